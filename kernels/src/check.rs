@@ -1,0 +1,84 @@
+//! Checks that every operation's tests share: random inputs, closeness, central differences in f64.
+
+use crate::Real;
+
+/// Deterministic numbers in (-1, 1) for tests and benches; not for training (see the engine's Philox generator).
+pub fn noise<T: Real>(n: usize, seed: u64) -> Vec<T> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..n)
+        .map(|_| {
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut z = state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            T::of(((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 52) as f64 - 1.0)
+        })
+        .collect()
+}
+
+/// Largest difference divided by the largest magnitude of `want` (by 1e-30 if that is smaller).
+///
+/// # Panics
+/// If the lengths differ.
+pub fn relative_error<T: Real>(got: &[T], want: &[T]) -> f64 {
+    assert_eq!(got.len(), want.len(), "lengths differ");
+    let scale = want.iter().map(|w| w.f64().abs()).fold(1e-30, f64::max);
+    let worst = got.iter().zip(want).map(|(g, w)| (g.f64() - w.f64()).abs());
+    // A NaN anywhere must not pass: fold with max would drop it.
+    worst.fold(0.0, |a: f64, b| if b.is_nan() || b > a { b } else { a }) / scale
+}
+
+/// Asserts that `got` lies within `tolerance` of `want`, relative to the largest value of `want`.
+///
+/// # Panics
+/// If it does not.
+pub fn assert_close<T: Real>(what: &str, got: &[T], want: &[T], tolerance: f64) {
+    let error = relative_error(got, want);
+    assert!(error <= tolerance, "{what}: relative error {error:.3e} above {tolerance:.1e}");
+}
+
+/// Compares `gradients` (one slice per input) with central differences of `objective` at `inputs`; returns the worst
+/// error relative to the largest gradient of its input.
+///
+/// # Panics
+/// If an error exceeds 1e-6, with the name of the operation, the input and the element.
+pub fn central_differences(
+    what: &str,
+    inputs: &[Vec<f64>],
+    gradients: &[Vec<f64>],
+    objective: impl Fn(&[Vec<f64>]) -> f64,
+) -> f64 {
+    const STEP: f64 = 1e-5;
+    let mut worst: f64 = 0.0;
+    for (i, gradient) in gradients.iter().enumerate() {
+        assert_eq!(
+            gradient.len(),
+            inputs[i].len(),
+            "{what}: gradient {i} has another length than its input"
+        );
+        let scale = gradient.iter().fold(1e-3, |a: f64, g| a.max(g.abs()));
+        let mut at = inputs.to_vec();
+        for j in 0..gradient.len() {
+            let x = inputs[i][j];
+            at[i][j] = x + STEP;
+            let above = objective(&at);
+            at[i][j] = x - STEP;
+            let below = objective(&at);
+            at[i][j] = x;
+            let numeric = (above - below) / (2.0 * STEP);
+            let error = (numeric - gradient[j]).abs() / scale;
+            assert!(
+                error <= 1e-6,
+                "{what}: gradient of input {i}, element {j} is {}, central difference {numeric}",
+                gradient[j]
+            );
+            worst = worst.max(error);
+        }
+    }
+    worst
+}
+
+/// `sum(x * y)`: the scalar objective of a gradient check with a random incoming gradient `y`.
+pub fn weighted_sum(x: &[f64], y: &[f64]) -> f64 {
+    x.iter().zip(y).map(|(a, b)| a * b).sum()
+}
