@@ -13,7 +13,12 @@ mod error;
 mod real;
 pub mod simd;
 
+pub mod activation;
+pub mod add;
 pub mod layer_norm;
+pub mod linear;
+pub mod matmul;
+pub mod residual;
 
 pub use error::{KernelError, Result, check_len};
 pub use real::{Real, f32s, f32s_mut};
