@@ -14,6 +14,9 @@ mod real;
 pub mod simd;
 
 pub mod layer_norm;
+pub mod ms_deform_attn;
+
+mod scratch;
 
 pub use error::{KernelError, Result, check_len};
 pub use real::{Real, f32s, f32s_mut};
