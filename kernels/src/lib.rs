@@ -19,6 +19,9 @@ pub mod layer_norm;
 pub mod linear;
 pub mod matmul;
 pub mod residual;
+pub mod ms_deform_attn;
+
+mod scratch;
 
 pub use error::{KernelError, Result, check_len};
 pub use real::{Real, f32s, f32s_mut};
