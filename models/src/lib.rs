@@ -1,1 +1,3 @@
 //! (crate doc)
+
+pub mod matching;

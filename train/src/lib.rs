@@ -1,1 +1,17 @@
 //! (crate doc)
+
+pub mod groups;
+pub mod schedule;
+
+/// JSON files of this name in the folders of `DRESSAGE_FIXTURES`, each with its path; none when it is not set.
+#[cfg(test)]
+pub(crate) fn recorded(name: &str) -> Vec<(String, serde_json::Value)> {
+    let dirs = std::env::var_os("DRESSAGE_FIXTURES").unwrap_or_default();
+    let files = std::env::split_paths(&dirs).map(|dir| dir.join(name)).filter(|p| p.is_file());
+    files
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).expect("readable fixture");
+            (path.display().to_string(), serde_json::from_str(&text).expect("JSON"))
+        })
+        .collect()
+}
