@@ -1,3 +1,12 @@
-//! (crate doc)
+//! Networks: shapes and formulas, weights in and out; nothing of data or time.
+//!
+//! Parameters carry the key names of the reference implementation, so its state dicts load unchanged.
 
+pub mod backbone;
+pub mod build;
+mod error;
+pub mod head;
 pub mod matching;
+pub mod weights;
+
+pub use error::{ModelError, Result};
