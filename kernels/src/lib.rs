@@ -11,15 +11,18 @@
 pub mod check;
 mod error;
 mod real;
+mod scratch;
 pub mod simd;
 
 pub mod activation;
 pub mod add;
+pub mod conv2d;
+pub mod group_norm;
 pub mod layer_norm;
 pub mod linear;
 pub mod matmul;
-pub mod residual;
 pub mod ms_deform_attn;
+pub mod residual;
 
 mod scratch;
 

@@ -1,26 +1,32 @@
-//! Memory that tasks use beside their arguments: reusable scratch and buffers that several tasks fill.
+//! Memory that tasks use beside their arguments: reusable scratch and buffers that several tasks
+//! fill.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
+use crate::Real;
+
 thread_local! {
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static KEPT: RefCell<Vec<f64>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `f` on `len` floats that stay allocated on this thread; their contents are whatever the last user left.
+/// Calls `f` with `len` elements of unspecified contents.
 ///
-/// Inside `f` no work may be handed to rayon: a thread that waits for others takes up another task, and that
-/// task would find the scratch in use. It then gets memory of its own, which is right but slow.
+/// A nested call on the same thread (rayon may run another task while one waits) gets memory of its own.
+pub fn with<T: Real, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
+    let mut memory = KEPT.take();
+    let needed = (len * size_of::<T>()).div_ceil(size_of::<f64>());
+    if memory.len() < needed {
+        memory.resize(needed, 0.0);
+    }
+    let result = f(&mut bytemuck::cast_slice_mut(&mut memory[..needed])[..len]);
+    KEPT.set(memory);
+    result
+}
+
+/// [`with`] for f32.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    SCRATCH.with(|cell| match cell.try_borrow_mut() {
-        Ok(mut scratch) => {
-            if scratch.len() < len {
-                scratch.resize(len, 0.0);
-            }
-            f(&mut scratch[..len])
-        }
-        Err(_) => f(&mut vec![0.0; len]),
-    })
+    with(len, f)
 }
 
 /// Cuts the first `len` elements off `rest`.
@@ -30,8 +36,8 @@ pub(crate) fn take<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
     head
 }
 
-/// A buffer of which parallel tasks write disjoint pieces that no `chunks_mut` can describe, such as one head's
-/// channels of every row.
+/// A buffer of which parallel tasks write disjoint pieces that no `chunks_mut` can describe, such
+/// as one head's channels of every row.
 pub(crate) struct Shared<'a> {
     start: *mut f32,
     len: usize,
@@ -59,7 +65,8 @@ impl<'a> Shared<'a> {
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn piece(&self, at: usize, len: usize) -> &mut [f32] {
         assert!(at <= self.len && len <= self.len - at, "piece outside of the buffer");
-        // SAFETY: within the buffer, as just checked; alone on these elements, as the caller promises.
+        // SAFETY: within the buffer, as just checked; alone on these elements, as the caller
+        // promises.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
     }
 }
