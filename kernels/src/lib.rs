@@ -9,10 +9,10 @@
 //! do not depend on the number of threads, so results are the same bits on any pool.
 
 pub mod check;
+pub mod simd;
 mod error;
 mod real;
 mod scratch;
-pub mod simd;
 
 pub mod activation;
 pub mod add;
@@ -23,8 +23,7 @@ pub mod linear;
 pub mod matmul;
 pub mod ms_deform_attn;
 pub mod residual;
-
-mod scratch;
+pub mod swiglu;
 
 pub use error::{KernelError, Result, check_len};
 pub use real::{Real, f32s, f32s_mut};

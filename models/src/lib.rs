@@ -7,6 +7,8 @@ pub mod build;
 mod error;
 pub mod head;
 pub mod matching;
+mod segmenter;
 pub mod weights;
 
 pub use error::{ModelError, Result};
+pub use segmenter::{Method, Segmenter, SegmenterConfig, semantic_scores};

@@ -1,9 +1,23 @@
-//! Differentiable operations, one file each: shape check, kernel, backward pass.
+//! Differentiable operations: shape check, kernel, backward pass, in one file per operation or close family.
 
+mod activation;
+mod add;
+mod conv;
+mod deform;
+mod join;
 mod layer_norm;
+mod linear;
+mod matmul;
 mod view;
 
+pub use activation::{gelu, relu, swiglu};
+pub use add::{add, residual};
+pub use conv::{conv2d, group_norm, patch_embed};
+pub use deform::ms_deform_attn;
+pub use join::{broadcast, concat, gather_rows, narrow, prepend};
 pub use layer_norm::layer_norm;
+pub use linear::linear;
+pub use matmul::matmul;
 pub use view::{reshape, rows};
 
 use crate::{EngineError, Result, Tensor};
