@@ -21,6 +21,7 @@ pub mod group_norm;
 pub mod layer_norm;
 pub mod linear;
 pub mod matmul;
+pub mod patch_embed;
 pub mod residual;
 
 pub use error::{KernelError, Result, check_len};
