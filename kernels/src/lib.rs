@@ -22,6 +22,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod matmul;
 pub mod ms_deform_attn;
+pub mod patch_embed;
 pub mod residual;
 pub mod swiglu;
 

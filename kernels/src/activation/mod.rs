@@ -15,7 +15,7 @@
 //! polynomial of degree 8 fitted here to `exp(z^2) erfc(z)` for the least relative error on `0 <= z <= 9.5`, 2e-8.
 //! A rational form of erf itself needs fewer operations but loses the tail in `1 + erf`, and the exponential is
 //! wanted by the derivative anyway. Absolute error of Phi and of the derivative: a few 1e-7 at most.
-//! Source: spec backbones §1.
+//! Source: spec backbones §1.1.
 
 mod cpu;
 pub mod reference;

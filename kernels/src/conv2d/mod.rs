@@ -18,7 +18,7 @@
 //! or two. A 1 x 1 kernel with stride 1 needs no unfolding and goes straight to the linear layer.
 //!
 //! Cost: `2 b ho wo co ci kh kw` FLOP forward and for each of `dx` (times `s^2`) and `dweight`.
-//! Source: spec mask2former §1 (pixel decoder: 1 x 1 and 3 x 3, padding 1).
+//! Source: spec mask2former §2.1 (1 x 1) and §2.7 (3 x 3, padding 1).
 
 mod cpu;
 pub mod reference;

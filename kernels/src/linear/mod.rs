@@ -15,7 +15,7 @@
 //!
 //! The bias costs one write: `y` starts as rows of it and the product is added. Adding it in a pass of its own after the
 //! product reads and writes `y` once more; the product itself already reads `y` back for every further block of depth.
-//! Source: spec backbones §1 (weights as the published checkpoints store them).
+//! Source: spec backbones §2.2 (every projection of a block; weights as the published checkpoints store them).
 
 mod cpu;
 pub mod reference;

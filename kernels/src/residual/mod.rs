@@ -12,7 +12,7 @@
 //! Shapes: `x`, `r`, `y`, `dy`, `dr` are `[n, c]`; `gamma`, `dgamma` `[c]`. Saved for the backward pass: `r`, and that
 //! only if `gamma` is trained.
 //! Cost: two FLOP an element; two reads and one write of `[n, c]`, so bandwidth decides.
-//! Source: spec backbones §1 (the LayerScale of DINOv2).
+//! Source: spec backbones §2.2 (the LayerScale of DINOv2).
 
 mod cpu;
 pub mod reference;
