@@ -14,6 +14,7 @@ mod real;
 pub mod simd;
 
 pub mod layer_norm;
+pub mod resize;
 
 pub use error::{KernelError, Result, check_len};
 pub use real::{Real, f32s, f32s_mut};
