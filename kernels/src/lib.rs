@@ -25,6 +25,7 @@ pub mod ms_deform_attn;
 pub mod patch_embed;
 pub mod residual;
 pub mod swiglu;
+pub mod resize;
 
 pub use error::{KernelError, Result, check_len};
 pub use real::{Real, f32s, f32s_mut};
