@@ -9,10 +9,10 @@
 //! do not depend on the number of threads, so results are the same bits on any pool.
 
 pub mod check;
-pub mod simd;
 mod error;
 mod real;
 mod scratch;
+pub mod simd;
 
 pub mod activation;
 pub mod add;
@@ -24,8 +24,8 @@ pub mod matmul;
 pub mod ms_deform_attn;
 pub mod patch_embed;
 pub mod residual;
-pub mod swiglu;
 pub mod resize;
+pub mod swiglu;
 
 pub use error::{KernelError, Result, check_len};
 pub use real::{Real, f32s, f32s_mut};

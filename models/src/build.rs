@@ -90,14 +90,8 @@ impl Scope {
     /// be there, and nothing may be left over in the end ([`Scope::finish`]).
     pub fn with_weights(dtype: DType, seed: u64, source: StateDict, strict: &[&str]) -> Scope {
         let strict = strict.iter().map(|s| s.to_string()).collect();
-        let state = State {
-            dtype,
-            seed,
-            source,
-            strict,
-            params: BTreeMap::new(),
-            problems: Vec::new(),
-        };
+        let state =
+            State { dtype, seed, source, strict, params: BTreeMap::new(), problems: Vec::new() };
         Scope { state: Rc::new(RefCell::new(state)), prefix: String::new(), trainable: true }
     }
 

@@ -81,7 +81,8 @@ impl Saved {
             d: self.value.dim(3),
             points: self.offsets.dim(4),
         };
-        let of = |edge: &Edge, like: &Tensor| edge.wants().then(|| Tensor::empty::<T>(like.shape()));
+        let of =
+            |edge: &Edge, like: &Tensor| edge.wants().then(|| Tensor::empty::<T>(like.shape()));
         let [to_value, to_offsets, to_logits] = &self.to;
         let mut dvalue = of(to_value, &self.value);
         let mut doffsets = of(to_offsets, &self.offsets);

@@ -2,22 +2,28 @@
 
 mod activation;
 mod add;
+mod attention;
 mod conv;
 mod deform;
 mod join;
 mod layer_norm;
 mod linear;
 mod matmul;
+mod resize;
 mod view;
 
 pub use activation::{gelu, relu, swiglu};
 pub use add::{add, residual};
+pub use attention::{attention, self_attention};
 pub use conv::{conv2d, group_norm, patch_embed};
 pub use deform::ms_deform_attn;
 pub use join::{broadcast, concat, gather_rows, narrow, prepend};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use matmul::matmul;
+pub use resize::{
+    resize_bicubic_antialiased, resize_bicubic_by_factor, resize_by_factor, resize_maps, resize_to,
+};
 pub use view::{reshape, rows};
 
 use crate::{EngineError, Result, Tensor};

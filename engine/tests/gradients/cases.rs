@@ -15,7 +15,7 @@ fn case(
 
 /// Every case.
 pub fn all() -> Vec<Case> {
-    [products(), pointwise(), norms_and_convolutions(), rows_and_views(), attention()]
+    [products(), pointwise(), norms_and_convolutions(), rows_and_views(), resampling(), attention()]
         .into_iter()
         .flatten()
         .collect()
@@ -49,9 +49,7 @@ fn pointwise() -> Vec<Case> {
         case("swiglu", &[&[3, 10]], 1e-5, |x| ops::swiglu(&x[0])),
         case("add", &[&[2, 3, 4], &[2, 3, 4]], 1e-6, |x| ops::add(&x[0], &x[1])),
         case("add, b broadcast", &[&[2, 3, 4], &[4]], 1e-6, |x| ops::add(&x[0], &x[1])),
-        case("residual", &[&[2, 3, 4], &[2, 3, 4]], 1e-6, |x| {
-            ops::residual(&x[0], &x[1], None)
-        }),
+        case("residual", &[&[2, 3, 4], &[2, 3, 4]], 1e-6, |x| ops::residual(&x[0], &x[1], None)),
         case("residual, layer scale", &[&[2, 3, 4], &[2, 3, 4], &[4]], 1e-6, |x| {
             ops::residual(&x[0], &x[1], Some(&x[2]))
         }),
@@ -99,6 +97,21 @@ fn rows_and_views() -> Vec<Case> {
                 let y = ops::layer_norm(&x[0], &w, &b, 1e-5)?;
                 ops::layer_norm(&y, &w, &b, 1e-5)
             })
+        }),
+    ]
+}
+
+fn resampling() -> Vec<Case> {
+    vec![
+        case("resize by 4", &[&[1, 3, 2, 3]], 1e-5, |x| ops::resize_by_factor(&x[0], 4.0)),
+        case("resize by 0.5, odd", &[&[2, 5, 7, 2]], 1e-5, |x| ops::resize_by_factor(&x[0], 0.5)),
+        case("resize to a size", &[&[1, 5, 3, 2]], 1e-5, |x| ops::resize_to(&x[0], 3, 7)),
+        case("resize planar maps", &[&[2, 2, 3, 5]], 1e-5, |x| ops::resize_maps(&x[0], [7, 4])),
+        case("resize bicubic by factor", &[&[1, 4, 4, 3]], 1e-5, |x| {
+            ops::resize_bicubic_by_factor(&x[0], [2.1 / 4.0, 5.1 / 4.0], [2, 5])
+        }),
+        case("resize bicubic antialiased", &[&[1, 6, 5, 2]], 1e-5, |x| {
+            ops::resize_bicubic_antialiased(&x[0], 4, 7)
         }),
     ]
 }

@@ -124,13 +124,7 @@ impl Block {
         let (c, hidden) = (config.embed_dim, config.hidden());
         // Truncated normal in the original; its tails beyond two sigma do not matter here.
         let linear = |name: &str, input: usize, output: usize| {
-            Linear::new(
-                &scope.sub(name),
-                input,
-                output,
-                Init::Normal(0.02),
-                Init::Constant(0.0),
-            )
+            Linear::new(&scope.sub(name), input, output, Init::Normal(0.02), Init::Constant(0.0))
         };
         let gamma = |name: &str| scope.sub(name).param("gamma", &[c], Init::Constant(1.0));
         let (up, down) = match config.ffn {

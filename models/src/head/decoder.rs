@@ -22,7 +22,11 @@ impl MultiHead {
         let out = Init::xavier_normal(c, c);
         MultiHead {
             // The framework takes the packed matrix as one with 3c outputs.
-            in_proj_weight: scope.param("in_proj_weight", &[3 * c, c], Init::xavier_normal(c, 3 * c)),
+            in_proj_weight: scope.param(
+                "in_proj_weight",
+                &[3 * c, c],
+                Init::xavier_normal(c, 3 * c),
+            ),
             in_proj_bias: scope.param("in_proj_bias", &[3 * c], zero.clone()),
             out_proj: Linear::new(&scope.sub("out_proj"), c, c, out, zero),
             heads,
@@ -42,7 +46,8 @@ impl MultiHead {
             let weight = ops::rows(&w, part * c, c)?;
             ops::linear(x, &weight, Some(&ops::rows(&b, part * c, c)?))
         };
-        let y = ops::attention(&project(q, 0)?, &project(k, 1)?, &project(v, 2)?, self.heads, blocked)?;
+        let y =
+            ops::attention(&project(q, 0)?, &project(k, 1)?, &project(v, 2)?, self.heads, blocked)?;
         self.out_proj.forward(&y)
     }
 }

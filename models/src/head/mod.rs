@@ -129,15 +129,13 @@ impl Head {
             )));
         }
         let decoder = scope.sub("transformer_decoder");
-        let table = |name: &str| {
-            scope.sub(name).param("weight", &[config.queries, c], Init::Normal(1.0))
-        };
+        let table =
+            |name: &str| scope.sub(name).param("weight", &[config.queries, c], Init::Normal(1.0));
         let mask_embed = scope.sub("mask_embed");
         let source = match config.source {
-            Queries::Own => QuerySource::Own {
-                position: table("query_embed"),
-                content: table("query_feat"),
-            },
+            Queries::Own => {
+                QuerySource::Own { position: table("query_embed"), content: table("query_feat") }
+            }
             Queries::LinkedPosition => QuerySource::LinkedPosition { content: table("query_feat") },
             Queries::Linked => QuerySource::Linked {
                 content: Linear::default_init(&scope.sub("querys2feat"), c, c),

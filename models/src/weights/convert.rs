@@ -10,7 +10,7 @@ fn bicubic(x: &Tensor, maps: usize, from: [usize; 2], to: [usize; 2], c: usize) 
     let rows = Axis::new(from[0], to[0], Mode::Bicubic, Step::Size)?;
     let cols = Axis::new(from[1], to[1], Mode::Bicubic, Step::Size)?;
     let mut y = Tensor::empty::<f32>(&[maps, to[0], to[1], c]);
-    Resize { maps, rows: &rows, cols: &cols, c }.forward(x.data::<f32>()?, y.data_mut()?)?;
+    Resize { n: maps, c, y: &rows, x: &cols }.forward(x.data::<f32>()?, y.data_mut()?)?;
     Ok(y)
 }
 
@@ -55,7 +55,8 @@ pub fn resize_pos_embed(table: &Tensor, grid: usize) -> Result<Tensor> {
     if g == grid {
         return Ok(table.clone());
     }
-    let map = dressage_engine::ops::rows(&dressage_engine::ops::reshape(table, &[n, c])?, 1, n - 1)?;
+    let map =
+        dressage_engine::ops::rows(&dressage_engine::ops::reshape(table, &[n, c])?, 1, n - 1)?;
     let map = bicubic(&map, 1, [g, g], [grid, grid], c)?;
     let mut y = Tensor::empty::<f32>(&[1, 1 + grid * grid, c]);
     let out = y.data_mut::<f32>()?;
