@@ -1,7 +1,23 @@
-//! (crate doc)
+//! Data, recipes, the optimiser, the loop, checkpoints and evaluation.
+//!
+//! This crate knows files and time. It never prints: errors are values, progress is reported through traits.
 
+pub mod augment;
+pub mod data;
+mod error;
 pub mod groups;
+pub mod palette;
+mod philox;
+pub mod pictures;
+mod raster;
+pub mod scenes;
 pub mod schedule;
+
+pub use error::{Result, TrainError};
+pub use raster::{Image, LabelMap};
+
+/// Label of pixels that no loss and no metric looks at.
+pub const IGNORE: u8 = 255;
 
 /// JSON files of this name in the folders of `DRESSAGE_FIXTURES`, each with its path; none when it is not set.
 #[cfg(test)]
@@ -15,21 +31,3 @@ pub(crate) fn recorded(name: &str) -> Vec<(String, serde_json::Value)> {
         })
         .collect()
 }
-//! Data, recipes, the optimiser, the loop, checkpoints and evaluation.
-//!
-//! This crate knows files and time. It never prints: errors are values, progress is reported through traits.
-
-pub mod augment;
-pub mod data;
-mod error;
-pub mod palette;
-mod philox;
-pub mod pictures;
-mod raster;
-pub mod scenes;
-
-pub use error::{Result, TrainError};
-pub use raster::{Image, LabelMap};
-
-/// Label of pixels that no loss and no metric looks at.
-pub const IGNORE: u8 = 255;
