@@ -8,7 +8,9 @@ mod deform;
 mod join;
 mod layer_norm;
 mod linear;
+mod losses;
 mod matmul;
+mod points;
 mod resize;
 mod view;
 
@@ -20,7 +22,9 @@ pub use deform::ms_deform_attn;
 pub use join::{broadcast, concat, gather_rows, narrow, prepend};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
+pub use losses::{class_loss, mask_loss, total};
 pub use matmul::matmul;
+pub use points::{mask_rows, point_sample};
 pub use resize::{
     resize_bicubic_antialiased, resize_bicubic_by_factor, resize_by_factor, resize_maps, resize_to,
 };
