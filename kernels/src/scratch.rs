@@ -1,4 +1,5 @@
-//! Memory that tasks use beside their arguments: reusable scratch and buffers that several tasks fill.
+//! Memory that tasks use beside their arguments: reusable scratch and buffers that several tasks
+//! fill.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -7,10 +8,12 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `f` on `len` floats that stay allocated on this thread; their contents are whatever the last user left.
+/// Runs `f` on `len` floats that stay allocated on this thread; their contents are whatever the
+/// last user left.
 ///
-/// Inside `f` no work may be handed to rayon: a thread that waits for others takes up another task, and that
-/// task would find the scratch in use. It then gets memory of its own, which is right but slow.
+/// Inside `f` no work may be handed to rayon: a thread that waits for others takes up another
+/// task, and that task would find the scratch in use. It then gets memory of its own, which is
+/// right but slow.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     SCRATCH.with(|cell| match cell.try_borrow_mut() {
         Ok(mut scratch) => {
@@ -30,8 +33,8 @@ pub(crate) fn take<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
     head
 }
 
-/// A buffer of which parallel tasks write disjoint pieces that no `chunks_mut` can describe, such as one head's
-/// channels of every row.
+/// A buffer of which parallel tasks write disjoint pieces that no `chunks_mut` can describe, such
+/// as one head's channels of every row.
 pub(crate) struct Shared<'a> {
     start: *mut f32,
     len: usize,
@@ -59,7 +62,8 @@ impl<'a> Shared<'a> {
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn piece(&self, at: usize, len: usize) -> &mut [f32] {
         assert!(at <= self.len && len <= self.len - at, "piece outside of the buffer");
-        // SAFETY: within the buffer, as just checked; alone on these elements, as the caller promises.
+        // SAFETY: within the buffer, as just checked; alone on these elements, as the caller
+        // promises.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
     }
 }
