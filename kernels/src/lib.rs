@@ -13,10 +13,12 @@ mod error;
 mod real;
 pub mod simd;
 
+pub mod attention;
 pub mod layer_norm;
 pub mod ms_deform_attn;
 
 mod scratch;
+mod tile;
 
 pub use error::{KernelError, Result, check_len};
 pub use real::{Real, f32s, f32s_mut};

@@ -15,7 +15,7 @@
 //! head:
 //! ```text
 //! da       = g . s                                 s = hy hx v1 + hy lx v2 + ly hx v3 + ly lx v4
-//! doff.x   = a g . (hy (v2 - v1) + ly (v4 - v3))   the W_l of loc and the 1/W_l of the offset cancel
+//! doff.x   = a g . (hy (v2 - v1) + ly (v4 - v3))   W_l of loc and 1/W_l of offsets cancel
 //! doff.y   = a g . (hx (v3 - v1) + lx (v4 - v2))
 //! dv(tap) += a w(tap) g
 //! dlogits  = a (da - sum_k a da)
