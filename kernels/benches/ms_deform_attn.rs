@@ -1,4 +1,5 @@
-//! Multi-scale deformable attention as the pixel decoder runs it: 8 heads of 32, three levels, four points.
+//! Multi-scale deformable attention as the pixel decoder runs it: 8 heads of 32, three levels,
+//! four points.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;

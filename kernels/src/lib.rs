@@ -9,13 +9,15 @@
 //! do not depend on the number of threads, so results are the same bits on any pool.
 
 pub mod check;
+pub mod simd;
 mod error;
 mod real;
 mod scratch;
-pub mod simd;
+mod tile;
 
 pub mod activation;
 pub mod add;
+pub mod attention;
 pub mod conv2d;
 pub mod group_norm;
 pub mod layer_norm;

@@ -1,4 +1,4 @@
-//! Multi-scale deformable attention in f32. Where the points fall is computed for many points at once, branch-free:
+//! Multi-scale deformable attention in f32. Where the points fall is computed without branches:
 //! taps outside of a level keep a legal address and get weight 0.
 
 use rayon::prelude::*;
@@ -47,8 +47,8 @@ struct Point {
 impl Point {
     #[inline(always)]
     fn tokens(&self) -> [usize; 4] {
-        let at = |r: usize, c: usize| (self.row[r] + self.column[c]) as usize;
-        [at(0, 0), at(0, 1), at(1, 0), at(1, 1)]
+        let ([r0, r1], [c0, c1]) = (self.row, self.column);
+        [(r0 + c0) as usize, (r0 + c1) as usize, (r1 + c0) as usize, (r1 + c1) as usize]
     }
 
     #[inline(always)]
@@ -56,6 +56,11 @@ impl Point {
         let (top, bottom) = (a * self.y[0], a * self.y[1]);
         [top * self.x[0], top * self.x[1], bottom * self.x[0], bottom * self.x[1]]
     }
+}
+
+#[inline(always)]
+fn keep(yes: bool, v: f32) -> f32 {
+    if yes { v } else { 0.0 }
 }
 
 #[inline(always)]
@@ -70,15 +75,15 @@ fn locate(table: &Table, reference: [f32; 2], offsets: &[f32], points: &mut [Poi
         let (lx, ly) = (px - fx, py - fy);
         // Comparisons first: a coordinate that is not a number ends outside.
         let (x0, y0) = if inside { (fx as i32, fy as i32) } else { (0, 0) };
-        let keep = |yes: bool, v: f32| if yes & inside { v } else { 0.0 };
-        let (left, right) = (x0 >= 0, x0 + 1 < isize[0]);
-        let (top, bottom) = (y0 >= 0, y0 + 1 < isize[1]);
+        let (left, right) = (inside & (x0 >= 0), inside & (x0 + 1 < isize[0]));
+        let (top, bottom) = (inside & (y0 >= 0), inside & (y0 + 1 < isize[1]));
         p.x = [keep(left, 1.0 - lx), keep(right, lx)];
         p.y = [keep(top, 1.0 - ly), keep(bottom, ly)];
         p.dx = [keep(left, -1.0), keep(right, 1.0)];
         p.dy = [keep(top, -1.0), keep(bottom, 1.0)];
         p.column = [x0.max(0), (x0 + 1).min(isize[0] - 1)];
-        p.row = [y0.max(0), (y0 + 1).min(isize[1] - 1)].map(|y| start + y * isize[0]);
+        p.row[0] = start + y0.max(0) * isize[0];
+        p.row[1] = start + (y0 + 1).min(isize[1] - 1) * isize[0];
     }
 }
 
@@ -105,7 +110,10 @@ fn gather<const FMA: bool, const W: usize>(
 
 #[inline(always)]
 fn softmax<const FMA: bool>(logits: &[f32], attn: &mut [f32]) {
-    let top = logits.iter().fold(f32::NEG_INFINITY, |a, &z| if z > a { z } else { a });
+    let mut top = logits[0];
+    for &z in logits {
+        top = if z > top { z } else { top };
+    }
     for (a, z) in attn.iter_mut().zip(logits) {
         *a = simd::exp::<FMA>(z - top);
     }
@@ -118,8 +126,8 @@ fn softmax<const FMA: bool>(logits: &[f32], attn: &mut [f32]) {
 simd! {
     /// Tokens `first..` of one image; `value` is that image's, the rest begins at `first`.
     fn forward_rows<FMA>(
-        s: &MsDeformAttn, table: &Table, first: usize, value: &[f32], offsets: &[f32], logits: &[f32],
-        out: &mut [f32], attn: &mut [f32],
+        s: &MsDeformAttn, table: &Table, first: usize, value: &[f32], offsets: &[f32],
+        logits: &[f32], out: &mut [f32], attn: &mut [f32],
     ) {
         let (c, n) = (s.heads * s.d, s.samples());
         let mut points = vec![Point::default(); s.heads * n];
@@ -218,21 +226,29 @@ simd! {
         }
     }
 
-    fn point_gradients<FMA>(row: &Row, points: &[Point], doffsets: Option<&mut [f32]>, dattn: &mut [f32]) {
+    fn point_gradients<FMA>(
+        row: &Row, points: &[Point], doffsets: Option<&mut [f32]>, dattn: &mut [f32],
+    ) {
         let mut doffsets = doffsets;
         for (k, (p, a)) in points.iter().zip(row.attn).enumerate() {
-            let [v1, v2, v3, v4] =
-                p.tokens().map(|token| dot::<FMA>(row.g, &row.value[token * row.stride..]));
-            let along = |x: [f32; 2], y: [f32; 2]| {
-                y[0] * (x[0] * v1 + x[1] * v2) + y[1] * (x[0] * v3 + x[1] * v4)
-            };
-            dattn[k] = along(p.x, p.y);
+            // A loop, not `map`: a closure would be compiled for the baseline, where `madd` is
+            // slow.
+            let (tokens, mut gv) = (p.tokens(), [0.0; 4]);
+            for tap in 0..4 {
+                gv[tap] = dot::<FMA>(row.g, &row.value[tokens[tap] * row.stride..]);
+            }
+            dattn[k] = bilinear(p.x, p.y, gv);
             if let Some(d) = &mut doffsets {
-                d[2 * k] = a * along(p.dx, p.y);
-                d[2 * k + 1] = a * along(p.x, p.dy);
+                d[2 * k] = a * bilinear(p.dx, p.y, gv);
+                d[2 * k + 1] = a * bilinear(p.x, p.dy, gv);
             }
         }
     }
+}
+
+#[inline(always)]
+fn bilinear(x: [f32; 2], y: [f32; 2], v: [f32; 4]) -> f32 {
+    y[0] * (x[0] * v[0] + x[1] * v[1]) + y[1] * (x[0] * v[2] + x[1] * v[3])
 }
 
 pub fn backward(

@@ -1,28 +1,31 @@
-//! Multi-scale deformable attention: every token reads a few points of every level, at places it chooses itself.
+//! Multi-scale deformable attention: every token reads a few points of every level, at places it
+//! chooses itself.
 //!
-//! The queries are the tokens of the levels themselves. Token (i, j) of a level of `h` by `w` looks from the reference
-//! point `ref = ((j + 0.5) / w, (i + 0.5) / h)`, the same for every sampled level. Per head, with `k = (l, p)`:
+//! The queries are the tokens of the levels themselves. Token (i, j) of a level of `h` by `w`
+//! looks from the reference point `ref = ((j + 0.5) / w, (i + 0.5) / h)`, the same for every
+//! sampled level. Per head, with `k = (l, p)`:
 //! ```text
 //! a[k]   = softmax over k of logits[k]
 //! loc[k] = ref + offsets[k] / (W_l, H_l)         px = loc.x W_l - 0.5      py = loc.y H_l - 0.5
 //! out    = sum_k a[k] bilinear(value_l, px[k], py[k])
 //! ```
-//! Bilinear with `lx = px - floor(px)`, `hx = 1 - lx` (y alike) and taps v1 = (y0, x0), v2 = (y0, x0 + 1),
-//! v3 = (y0 + 1, x0), v4 = (y0 + 1, x0 + 1); taps outside of the level read 0, and a point counts only where
-//! `-1 < px < W_l` and `-1 < py < H_l`. Backward, with `g = dout` of the head:
+//! Bilinear with `lx = px - floor(px)`, `hx = 1 - lx` (y alike) and taps v1 = (y0, x0), v2 = (y0,
+//! x0 + 1), v3 = (y0 + 1, x0), v4 = (y0 + 1, x0 + 1); taps outside of the level read 0, and a
+//! point counts only where `-1 < px < W_l` and `-1 < py < H_l`. Backward, with `g = dout` of the
+//! head:
 //! ```text
 //! da       = g . s                                 s = hy hx v1 + hy lx v2 + ly hx v3 + ly lx v4
-//! doff.x   = a g . (hy (v2 - v1) + ly (v4 - v3))   the W_l of loc and the 1/W_l of the offset cancel
+//! doff.x   = a g . (hy (v2 - v1) + ly (v4 - v3))   W_l of loc and 1/W_l of offsets cancel
 //! doff.y   = a g . (hx (v3 - v1) + lx (v4 - v2))
 //! dv(tap) += a w(tap) g
 //! dlogits  = a (da - sum_k a da)
 //! ```
 //! Shapes, with `s` the tokens of all levels in level order: `value` `[b, s, heads, d]`, `offsets`
-//! `[b, s, heads, levels, points, 2]` in xy order, `logits` and `attn` `[b, s, heads, levels, points]`,
-//! `out` `[b, s, heads * d]`. Saved for the backward pass: the inputs and `attn`.
-//! Cost: `8 b s heads levels points d` FLOP forward, three times that backward; every point reads four rows of `d`.
-//! The scatter into `dvalue` is done by one task per (image, head), each owning its channels, so the sum has one order.
-//! Source: spec mask2former §2.3-2.5.
+//! `[b, s, heads, levels, points, 2]` in xy order, `logits` and `attn` `[b, s, heads, levels,
+//! points]`, `out` `[b, s, heads * d]`. Saved for the backward pass: the inputs and `attn`. Cost:
+//! `8 b s heads levels points d` FLOP forward, three times that backward; every point reads four
+//! rows of `d`. The scatter into `dvalue` is done by one task per (image, head), each owning its
+//! channels, so the sum has one order. Source: spec mask2former §2.3-2.5.
 
 mod cpu;
 mod reference;

@@ -1,6 +1,9 @@
 use super::{MsDeformAttn, cpu, reference};
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
 
+/// Images, levels, heads, channels of a head, points.
+type Case = (usize, &'static [(usize, usize)], usize, usize, usize);
+
 /// Offsets of a few pixels, so that points fall on other rows, on the border and outside.
 fn inputs<T: crate::Real>(s: &MsDeformAttn) -> [Vec<T>; 4] {
     let rows = s.b * s.tokens() * s.heads;
@@ -11,7 +14,7 @@ fn inputs<T: crate::Real>(s: &MsDeformAttn) -> [Vec<T>; 4] {
 
 #[test]
 fn gradient_matches_central_differences() {
-    let cases: [(usize, &[(usize, usize)], usize, usize, usize); 3] = [
+    let cases: [Case; 3] = [
         (1, &[(1, 1)], 1, 1, 1),
         (2, &[(2, 3), (3, 2)], 2, 3, 2),
         (1, &[(1, 2), (2, 2), (3, 5)], 1, 2, 2),
@@ -35,7 +38,7 @@ fn gradient_matches_central_differences() {
 
 #[test]
 fn fast_form_matches_reference() {
-    let cases: [(usize, &[(usize, usize)], usize, usize, usize); 4] = [
+    let cases: [Case; 4] = [
         (1, &[(1, 1)], 1, 1, 1),
         (2, &[(3, 5), (7, 4)], 3, 13, 3),
         (2, &[(2, 3), (4, 6), (8, 12)], 8, 32, 4),
@@ -48,7 +51,7 @@ fn fast_form_matches_reference() {
         cpu::forward(&s, &value, &offsets, &logits, &mut out, &mut attn);
         let (mut out0, mut attn0) = (vec![0.0; value.len()], vec![0.0; logits.len()]);
         reference::forward(&s, &value, &offsets, &logits, &mut out0, &mut attn0);
-        // Both forms find the same pixels; what remains is the order of sums of at most a hundred terms.
+        // Both forms find the same pixels; what remains is the order of sums of a hundred terms.
         assert_close("out", &out, &out0, 2e-6);
         assert_close("attn", &attn, &attn0, 2e-6);
         let fresh = || [&value, &offsets, &logits].map(|x| vec![f32::NAN; x.len()]);
@@ -81,7 +84,7 @@ fn points_outside_contribute_nothing() {
     let (mut out, mut attn) = (vec![0.0; 8], vec![0.0; 8]);
     s.forward(&value, &offsets, &[0.0; 8], &mut out, &mut attn).unwrap();
     assert_close("out", &out, &[0.5; 8], 1e-6);
-    let mut doffsets = vec![f32::NAN; 16];
+    let mut doffsets = [f32::NAN; 16];
     let (dout, doff) = (noise(8, 5), Some(&mut doffsets[..]));
     s.backward(&value, &offsets, &attn, &dout, None, doff, None).unwrap();
     assert!(doffsets.chunks(4).all(|d| d[2] == 0.0 && d[3] == 0.0));
