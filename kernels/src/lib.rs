@@ -14,7 +14,9 @@ mod real;
 pub mod simd;
 
 pub mod layer_norm;
+pub mod point_sample;
 pub mod resize;
+pub mod uncertain_points;
 
 pub use error::{KernelError, Result, check_len};
 pub use real::{Real, f32s, f32s_mut};
