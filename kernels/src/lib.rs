@@ -10,10 +10,15 @@
 
 pub mod check;
 mod error;
+mod logistic;
+mod product;
 mod real;
 pub mod simd;
 
+pub mod class_loss;
 pub mod layer_norm;
+pub mod mask_loss;
+pub mod match_cost;
 pub mod point_sample;
 pub mod resize;
 pub mod uncertain_points;
