@@ -11,6 +11,8 @@
 pub mod check;
 pub mod simd;
 mod error;
+mod logistic;
+mod product;
 mod real;
 mod scratch;
 mod tile;
@@ -28,6 +30,13 @@ pub mod patch_embed;
 pub mod residual;
 pub mod resize;
 pub mod swiglu;
+pub mod class_loss;
+pub mod layer_norm;
+pub mod mask_loss;
+pub mod match_cost;
+pub mod point_sample;
+pub mod resize;
+pub mod uncertain_points;
 
 pub use error::{KernelError, Result, check_len};
 pub use real::{Real, f32s, f32s_mut};
