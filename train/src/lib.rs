@@ -6,7 +6,6 @@ pub mod augment;
 pub mod data;
 mod error;
 pub mod palette;
-mod philox;
 pub mod pictures;
 mod raster;
 pub mod scenes;

@@ -15,8 +15,8 @@ pub mod resize;
 #[cfg(test)]
 mod tests;
 
-use crate::philox::Philox;
 use crate::{Image, LabelMap, Result, TrainError};
+use dressage_engine::Philox;
 
 /// What is done to a training sample.
 #[derive(Debug, Clone, PartialEq)]
