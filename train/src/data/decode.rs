@@ -6,7 +6,7 @@
 //! palettes, hence labels go through `png` directly.
 
 use std::fs::File;
-use std::io::{BufReader, Read as _, Seek as _};
+use std::io::{BufReader, Cursor, Read as _, Seek as _};
 use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageReader};
@@ -31,15 +31,19 @@ fn damaged(path: &Path, what: impl std::fmt::Display) -> TrainError {
 /// # Errors
 /// [`TrainError::Read`] or [`TrainError::Decode`], naming the file.
 pub fn read_image(path: &Path) -> Result<Image> {
+    let bytes =
+        std::fs::read(path).map_err(|e| TrainError::Read { path: path.into(), source: e })?;
+    if is_cut_jpeg(&bytes) {
+        return Err(damaged(path, "the JPEG data ends before the end of the picture"));
+    }
     let decode = || -> image::ImageResult<DynamicImage> {
-        let reader = ImageReader::open(path)?.with_guessed_format()?;
+        let reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format()?;
         let mut decoder = reader.into_decoder()?;
         let orientation = decoder.orientation()?;
         let mut picture = DynamicImage::from_decoder(decoder)?;
         picture.apply_orientation(orientation);
         Ok(picture)
     };
-    open(path)?;
     let picture = decode().map_err(|error| damaged(path, error))?;
     let (w, h) = (picture.width() as usize, picture.height() as usize);
     let data = match &picture {
@@ -52,6 +56,18 @@ pub fn read_image(path: &Path) -> Result<Image> {
         _ => picture.into_rgb8().into_raw(),
     };
     Image::from_data(w, h, data)
+}
+
+/// Whether `bytes` is a JPEG file without its end marker. The decoder fills the rest of such a picture with grey and
+/// says nothing. Coded data never contains the byte pairs searched for, so only what follows the last start of scan
+/// counts: a thumbnail inside the header has markers of its own.
+fn is_cut_jpeg(bytes: &[u8]) -> bool {
+    let last = |marker: [u8; 2]| bytes.windows(2).rposition(|pair| pair == marker);
+    let ends = match (last([0xFF, 0xDA]), last([0xFF, 0xD9])) {
+        (Some(scan), Some(end)) => end > scan,
+        _ => false,
+    };
+    bytes.starts_with(&[0xFF, 0xD8]) && !ends
 }
 
 /// Numbers of a label file as they are stored.

@@ -79,7 +79,7 @@ impl Loader {
     pub fn start(source: Arc<dyn Source>, settings: LoaderSettings) -> Result<Self> {
         settings.augment.check()?;
         let fail = |setting, what: &str| Err(TrainError::Setting { setting, what: what.into() });
-        if source.len() == 0 {
+        if source.is_empty() {
             return fail("data", "a data set without samples");
         }
         if settings.batch == 0 {

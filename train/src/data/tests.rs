@@ -183,6 +183,48 @@ fn colour_labels_and_synthia_files() {
     assert_eq!(read_label(&path, &table("synthia")).unwrap().data, [13]);
 }
 
+/// A JPEG file, optionally with an EXIF segment that asks for a quarter turn.
+fn jpeg(turned: bool) -> Vec<u8> {
+    let data: Vec<u8> = (0..32 * 16).flat_map(|k| [if k % 32 < 16 { 250 } else { 5 }; 3]).collect();
+    let mut bytes = Vec::new();
+    let mut encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 95);
+    encoder.encode(&data, 32, 16, image::ExtendedColorType::Rgb8).unwrap();
+    if turned {
+        // One big-endian directory with one entry: tag 0x0112 (orientation), type short, value 6.
+        let mut app = b"\xFF\xE1\x00\x22Exif\0\0MM\0\x2A\0\0\0\x08\0\x01".to_vec();
+        app.extend(b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0");
+        bytes.splice(2..2, app);
+    }
+    bytes
+}
+
+#[test]
+fn exif_orientation_is_applied() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("picture.jpg");
+    std::fs::write(&path, jpeg(false)).unwrap();
+    let plain = read_image(&path).unwrap();
+    assert_eq!((plain.w, plain.h), (32, 16));
+    std::fs::write(&path, jpeg(true)).unwrap();
+    let turned = read_image(&path).unwrap();
+    assert_eq!((turned.w, turned.h), (16, 32));
+    // Orientation 6: the bright left half comes to lie on top.
+    assert!(turned.pixel(8, 2)[0] > 200 && turned.pixel(8, 30)[0] < 50);
+}
+
+/// The decoder would fill up a short JPEG file with grey.
+#[test]
+fn a_jpeg_that_was_cut_short_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("picture.jpg");
+    let bytes = jpeg(true);
+    for cut in [3, bytes.len() / 2, bytes.len() - 20, bytes.len() - 2] {
+        std::fs::write(&path, &bytes[..cut]).unwrap();
+        let error = read_image(&path).unwrap_err().to_string();
+        assert!(error.contains("picture.jpg"), "{cut}: {error}");
+    }
+}
+
 /// Every way a data set can be broken ends in a sentence that names the file.
 #[test]
 fn broken_data_sets_are_explained() {
