@@ -7,7 +7,6 @@ pub mod data;
 mod error;
 pub mod groups;
 pub mod palette;
-mod philox;
 pub mod pictures;
 mod raster;
 pub mod scenes;

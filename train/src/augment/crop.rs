@@ -3,8 +3,8 @@
 //! Source: spec training-and-data §2.2. A street scene is mostly road; windows of little else teach little.
 
 use super::resize::Window;
-use crate::philox::Philox;
 use crate::{IGNORE, LabelMap};
+use dressage_engine::Philox;
 
 /// Rejections after which the next window is taken unchecked.
 const TRIES: usize = 10;

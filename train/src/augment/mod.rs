@@ -15,8 +15,8 @@ pub mod resize;
 #[cfg(test)]
 mod tests;
 
-use crate::philox::Philox;
 use crate::{Image, LabelMap, Result, TrainError};
+use dressage_engine::Philox;
 
 /// What is done to a training sample.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,7 +63,7 @@ impl Augment {
         if self.shortest_edges.contains(&0) || self.max_edge == 0 {
             return fail("shortest_edges", "an edge of 0 pixels".into());
         }
-        if !(self.class_cap > 0.0) {
+        if self.class_cap.is_nan() || self.class_cap <= 0.0 {
             return fail("class_cap", format!("{} is not above 0", self.class_cap));
         }
         Ok(())

@@ -6,7 +6,7 @@
 use std::sync::LazyLock;
 
 use crate::Image;
-use crate::philox::Philox;
+use dressage_engine::Philox;
 
 /// Draws and applies the distortion in place. Order of draws: brightness coin, [its amount], mode, then in mode 1
 /// contrast coin, [its factor]; saturation coin, [its factor]; hue coin, [its shift]; in mode 0 contrast coin,
