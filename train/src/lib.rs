@@ -1,6 +1,7 @@
 //! (crate doc)
 
 pub mod groups;
+pub mod recipe;
 pub mod schedule;
 
 /// JSON files of this name in the folders of `DRESSAGE_FIXTURES`, each with its path; none when it is not set.
