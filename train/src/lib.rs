@@ -10,6 +10,7 @@ pub mod palette;
 pub mod pictures;
 mod raster;
 pub mod scenes;
+pub mod recipe;
 pub mod schedule;
 
 pub use error::{Result, TrainError};
