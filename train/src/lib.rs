@@ -9,8 +9,8 @@ pub mod groups;
 pub mod palette;
 pub mod pictures;
 mod raster;
-pub mod scenes;
 pub mod recipe;
+pub mod scenes;
 pub mod schedule;
 
 pub use error::{Result, TrainError};
