@@ -15,12 +15,17 @@ mod product;
 mod real;
 pub mod simd;
 
+pub mod adamw;
+pub mod attention_mask;
 pub mod class_loss;
 pub mod layer_norm;
 pub mod mask_loss;
 pub mod match_cost;
 pub mod point_sample;
+pub mod reduce;
 pub mod resize;
+pub mod semantic_scores;
+pub mod sine_position;
 pub mod uncertain_points;
 
 pub use error::{KernelError, Result, check_len};
