@@ -1,8 +1,12 @@
 //! (crate doc)
 
+pub mod files;
 pub mod groups;
+pub mod metrics;
 pub mod recipe;
+pub mod runlog;
 pub mod schedule;
+pub mod windows;
 
 /// JSON files of this name in the folders of `DRESSAGE_FIXTURES`, each with its path; none when it is not set.
 #[cfg(test)]
