@@ -1,1 +1,22 @@
-//! (crate doc)
+//! Tensors, reverse-mode differentiation, random numbers and memory accounting.
+//!
+//! The engine turns the kernels' arithmetic into differentiable operations: one file per operation under [`ops`], each
+//! with its shape check, its kernel call and its backward pass. It knows nothing of networks or files.
+
+mod dtype;
+mod error;
+mod graph;
+pub mod memory;
+pub mod ops;
+mod param;
+mod random;
+mod tensor;
+
+pub use dtype::{DType, Element, Float};
+pub use error::{EngineError, Result};
+pub use graph::{
+    Backward, Edge, Gradients, backward, backward_from, forbid_gradient, no_grad, recompute, record,
+};
+pub use param::Param;
+pub use random::{Philox, hash_name};
+pub use tensor::Tensor;

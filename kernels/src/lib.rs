@@ -9,11 +9,32 @@
 //! do not depend on the number of threads, so results are the same bits on any pool.
 
 pub mod check;
-mod error;
-mod real;
 pub mod simd;
+mod error;
+mod logistic;
+mod product;
+mod real;
+mod scratch;
+mod tile;
 
+pub mod activation;
+pub mod add;
+pub mod attention;
+pub mod class_loss;
+pub mod conv2d;
+pub mod group_norm;
 pub mod layer_norm;
+pub mod linear;
+pub mod mask_loss;
+pub mod match_cost;
+pub mod matmul;
+pub mod ms_deform_attn;
+pub mod patch_embed;
+pub mod point_sample;
+pub mod residual;
+pub mod resize;
+pub mod swiglu;
+pub mod uncertain_points;
 
 pub use error::{KernelError, Result, check_len};
 pub use real::{Real, f32s, f32s_mut};

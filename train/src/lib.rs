@@ -1,12 +1,28 @@
-//! (crate doc)
+//! Data, recipes, the optimiser, the loop, checkpoints and evaluation.
+//!
+//! This crate knows files and time. It never prints: errors are values, progress is reported through traits.
 
 pub mod files;
 pub mod groups;
 pub mod metrics;
+pub mod augment;
+pub mod data;
+mod error;
+pub mod groups;
+pub mod palette;
+pub mod pictures;
+mod raster;
+pub mod scenes;
 pub mod recipe;
 pub mod runlog;
 pub mod schedule;
 pub mod windows;
+
+pub use error::{Result, TrainError};
+pub use raster::{Image, LabelMap};
+
+/// Label of pixels that no loss and no metric looks at.
+pub const IGNORE: u8 = 255;
 
 /// JSON files of this name in the folders of `DRESSAGE_FIXTURES`, each with its path; none when it is not set.
 #[cfg(test)]

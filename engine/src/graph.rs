@@ -1,0 +1,332 @@
+//! Reverse-mode differentiation.
+//!
+//! An operation whose inputs need gradients leaves a [`Node`] with its typed saved state ([`Backward`]). Node numbers
+//! grow with time, so walking them from the largest to the smallest is a reverse topological order. The walk is pruned by
+//! construction: a node is visited only if a gradient arrived at it, and an operation asks [`Edge::wants`] before it does
+//! any work for an operand. State is freed as soon as a node has run.
+
+use std::cell::Cell;
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use crate::memory::{Category, with_category};
+use crate::{EngineError, Float, Result, Tensor, floats};
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// A number larger than all before it.
+pub(crate) fn fresh_id() -> u64 {
+    NEXT_ID.fetch_add(1, Relaxed)
+}
+
+/// What a tensor comes from.
+#[derive(Clone)]
+pub(crate) enum Origin {
+    Constant,
+    Leaf(u64),
+    Node(Arc<Node>),
+}
+
+/// One recorded operation.
+pub(crate) struct Node {
+    id: u64,
+    /// Taken when the backward pass reaches the node.
+    state: Mutex<Option<Box<dyn Backward>>>,
+}
+
+/// The saved state of an operation and the rule that turns the gradient of its output into those of its inputs.
+pub trait Backward: Send {
+    /// Name of the operation, for errors.
+    fn name(&self) -> &'static str;
+
+    /// Delivers the gradients of the inputs, given the output's gradient `dy`.
+    ///
+    /// # Errors
+    /// Whatever the kernels refuse.
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()>;
+}
+
+/// Where a gradient is to be delivered: an input of an operation, without its data.
+#[derive(Clone)]
+pub struct Edge {
+    origin: Origin,
+    len: usize,
+}
+
+impl Edge {
+    pub(crate) fn new(origin: Origin, len: usize) -> Edge {
+        Edge { origin, len }
+    }
+
+    /// Whether anybody waits for this gradient.
+    pub fn wants(&self) -> bool {
+        !matches!(self.origin, Origin::Constant)
+    }
+
+    fn id(&self) -> Option<u64> {
+        match &self.origin {
+            Origin::Constant => None,
+            Origin::Leaf(id) => Some(*id),
+            Origin::Node(node) => Some(node.id),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    Record,
+    /// Nothing is recorded; whether anything would have been is noted.
+    Off {
+        tracked_seen: bool,
+    },
+}
+
+thread_local! {
+    static MODE: Cell<Mode> = const { Cell::new(Mode::Record) };
+}
+
+struct RestoreMode(Mode);
+impl Drop for RestoreMode {
+    fn drop(&mut self) {
+        MODE.set(self.0);
+    }
+}
+
+/// Runs `f` without recording: results are constants.
+pub fn no_grad<R>(f: impl FnOnce() -> R) -> R {
+    unrecorded(f).0
+}
+
+/// As [`no_grad`]; also says whether any operation met a value that needs a gradient.
+fn unrecorded<R>(f: impl FnOnce() -> R) -> (R, bool) {
+    let restore = RestoreMode(MODE.replace(Mode::Off { tracked_seen: false }));
+    let result = f();
+    let seen = MODE.get() == (Mode::Off { tracked_seen: true });
+    drop(restore);
+    (result, seen)
+}
+
+/// Ties `out` into the graph if any of `inputs` needs a gradient; `state` is built only then.
+pub fn record<B: Backward + 'static>(
+    out: Tensor,
+    inputs: &[&Tensor],
+    state: impl FnOnce() -> B,
+) -> Tensor {
+    if !inputs.iter().any(|t| t.tracked()) {
+        return out;
+    }
+    if MODE.get() != Mode::Record {
+        MODE.set(Mode::Off { tracked_seen: true });
+        return out;
+    }
+    let state = Mutex::new(Some(Box::new(state()) as Box<dyn Backward>));
+    let node = Arc::new(Node { id: fresh_id(), state });
+    out.with_origin(Origin::Node(node))
+}
+
+/// Fails if a value that needs a gradient enters an operation without a backward pass while recording is on.
+///
+/// # Errors
+/// [`EngineError::NoBackward`].
+pub fn forbid_gradient(op: &'static str, arg: &'static str, x: &Tensor) -> Result<()> {
+    if x.tracked() && MODE.get() == Mode::Record {
+        return Err(EngineError::NoBackward { op, arg });
+    }
+    Ok(())
+}
+
+/// Runs `f` without keeping what it saves, and runs it again when its gradient is asked for.
+///
+/// Saves the memory of everything between `inputs` and the result for one more forward pass. Values that `f` captures
+/// get their gradients as well. `f` must give the same result both times.
+///
+/// # Errors
+/// Whatever `f` returns.
+pub fn recompute<F>(inputs: &[Tensor], f: F) -> Result<Tensor>
+where
+    F: Fn(&[Tensor]) -> Result<Tensor> + Send + 'static,
+{
+    let (out, tracked) = unrecorded(|| f(inputs));
+    let out = out?.detach();
+    if !tracked {
+        return Ok(out);
+    }
+    if MODE.get() != Mode::Record {
+        MODE.set(Mode::Off { tracked_seen: true });
+        return Ok(out);
+    }
+    let state = Recompute { inputs: inputs.to_vec(), f };
+    let state = Mutex::new(Some(Box::new(state) as Box<dyn Backward>));
+    let node = Arc::new(Node { id: fresh_id(), state });
+    Ok(out.with_origin(Origin::Node(node)))
+}
+
+struct Recompute<F> {
+    inputs: Vec<Tensor>,
+    f: F,
+}
+
+impl<F: Fn(&[Tensor]) -> Result<Tensor> + Send> Backward for Recompute<F> {
+    fn name(&self) -> &'static str {
+        "recompute"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
+        // Nodes made from here on belong to the segment; gradients of older ones wait in the same
+        // queue for the outer walk.
+        let floor = fresh_id();
+        let out = with_category(Category::Activations, || (self.f)(&self.inputs))?;
+        grads.add(&out.edge(), dy)?;
+        drop(out);
+        grads.run_down_to(floor)
+    }
+}
+
+/// Heap entry ordered by node number.
+struct Pending(Arc<Node>);
+impl PartialEq for Pending {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+impl Eq for Pending {}
+impl PartialOrd for Pending {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Pending {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.id.cmp(&other.0.id)
+    }
+}
+
+/// Gradients during and after a backward pass.
+#[derive(Default)]
+pub struct Gradients {
+    /// By number of node or leaf.
+    held: HashMap<u64, Tensor>,
+    pending: BinaryHeap<Pending>,
+}
+
+impl Gradients {
+    /// Adds `g` to what has arrived at `edge`.
+    ///
+    /// # Errors
+    /// If `g` has another number of elements than the value, or another type than what arrived before.
+    pub fn add(&mut self, edge: &Edge, g: Tensor) -> Result<()> {
+        let Some(id) = edge.id() else { return Ok(()) };
+        if g.len() != edge.len {
+            return Err(EngineError::Shape {
+                op: "backward",
+                arg: "gradient",
+                expected: format!("{} elements", edge.len),
+                found: g.shape().to_vec(),
+            });
+        }
+        match self.held.remove(&id) {
+            None => {
+                self.held.insert(id, g.detach());
+                self.announce(edge);
+            }
+            Some(mut sum) => {
+                floats!("backward", sum, T => add_into::<T>(&mut sum, &g))?;
+                self.held.insert(id, sum);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets `f` add to the gradient of `edge` in place; a first gradient starts at zero. For parameters, whose kernels
+    /// add rather than overwrite.
+    ///
+    /// # Errors
+    /// Whatever `f` returns; a type other than `T`.
+    pub fn accumulate<T: Float>(
+        &mut self,
+        edge: &Edge,
+        f: impl FnOnce(&mut [T]) -> Result<()>,
+    ) -> Result<()> {
+        let Some(id) = edge.id() else { return Ok(()) };
+        let mut sum = match self.held.remove(&id) {
+            Some(sum) => sum,
+            None => {
+                self.announce(edge);
+                Tensor::zeros(T::DTYPE, &[edge.len])
+            }
+        };
+        f(sum.make_mut::<T>()?)?;
+        self.held.insert(id, sum);
+        Ok(())
+    }
+
+    /// Queues the node behind an edge that receives its first gradient.
+    fn announce(&mut self, edge: &Edge) {
+        if let Origin::Node(node) = &edge.origin {
+            self.pending.push(Pending(node.clone()));
+        }
+    }
+
+    /// Runs pending nodes whose number is at least `floor`, latest first.
+    fn run_down_to(&mut self, floor: u64) -> Result<()> {
+        while self.pending.peek().is_some_and(|p| p.0.id >= floor) {
+            let Some(Pending(node)) = self.pending.pop() else { break };
+            let Some(dy) = self.held.remove(&node.id) else { continue };
+            let state = node.state.lock().ok().and_then(|mut s| s.take());
+            drop(node);
+            if let Some(state) = state {
+                state.backward(dy, self)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the gradient of a leaf, in the leaf's shape; `None` if none arrived.
+    pub fn take(&mut self, leaf: &Tensor) -> Option<Tensor> {
+        let id = leaf.edge().id()?;
+        self.held.remove(&id).map(|g| g.view(0, leaf.shape()))
+    }
+}
+
+fn add_into<T: Float>(sum: &mut Tensor, g: &Tensor) -> Result<()> {
+    let g = g.data::<T>()?;
+    for (s, g) in sum.make_mut::<T>()?.iter_mut().zip(g) {
+        *s += *g;
+    }
+    Ok(())
+}
+
+/// Differentiates a scalar `loss` with respect to everything it depends on that needs a gradient.
+///
+/// # Errors
+/// If `loss` is not one float or depends on nothing that needs a gradient.
+pub fn backward(loss: Tensor) -> Result<Gradients> {
+    let one = floats!("backward", loss, T => Ok(Tensor::full::<T>(loss.shape(), 1.0)))?;
+    loss.item_check()?;
+    backward_from(loss, one)
+}
+
+/// As [`backward`], from a value of any shape with its gradient `dy` given.
+///
+/// # Errors
+/// If `y` depends on nothing that needs a gradient, or `dy` does not fit it.
+pub fn backward_from(y: Tensor, dy: Tensor) -> Result<Gradients> {
+    if !y.tracked() {
+        return Err(EngineError::NotTracked);
+    }
+    with_category(Category::Gradients, || {
+        let mut grads = Gradients::default();
+        grads.add(&y.edge(), dy)?;
+        drop(y);
+        grads.run_down_to(0)?;
+        Ok(grads)
+    })
+}
+
+impl Tensor {
+    fn item_check(&self) -> Result<()> {
+        floats!("backward", self, T => self.item::<T>().map(|_| ()))
+    }
+}

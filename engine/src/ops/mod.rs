@@ -1,0 +1,56 @@
+//! Differentiable operations: shape check, kernel, backward pass, in one file per operation or close family.
+
+mod activation;
+mod add;
+mod attention;
+mod conv;
+mod deform;
+mod join;
+mod layer_norm;
+mod linear;
+mod losses;
+mod matmul;
+mod points;
+mod resize;
+mod view;
+
+pub use activation::{gelu, relu, swiglu};
+pub use add::{add, residual};
+pub use attention::{attention, self_attention};
+pub use conv::{conv2d, group_norm, patch_embed};
+pub use deform::ms_deform_attn;
+pub use join::{broadcast, concat, gather_rows, narrow, prepend};
+pub use layer_norm::layer_norm;
+pub use linear::linear;
+pub use losses::{class_loss, mask_loss, total};
+pub use matmul::matmul;
+pub use points::{mask_rows, point_sample};
+pub use resize::{
+    resize_bicubic_antialiased, resize_bicubic_by_factor, resize_by_factor, resize_maps, resize_to,
+};
+pub use view::{reshape, rows};
+
+use crate::{EngineError, Result, Tensor};
+
+/// Fails unless `x` has exactly this shape.
+pub(crate) fn expect_shape(
+    op: &'static str,
+    arg: &'static str,
+    x: &Tensor,
+    shape: &[usize],
+) -> Result<()> {
+    if x.shape() == shape {
+        return Ok(());
+    }
+    Err(EngineError::Shape { op, arg, expected: format!("{shape:?}"), found: x.shape().to_vec() })
+}
+
+/// An error that says in words which shape was expected.
+pub(crate) fn shape_error(
+    op: &'static str,
+    arg: &'static str,
+    expected: impl Into<String>,
+    x: &Tensor,
+) -> EngineError {
+    EngineError::Shape { op, arg, expected: expected.into(), found: x.shape().to_vec() }
+}

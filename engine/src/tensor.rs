@@ -1,0 +1,318 @@
+//! Tensors: contiguous, row-major, cheap to clone.
+
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+use crate::graph::{Edge, Origin, fresh_id};
+use crate::memory::Buffer;
+use crate::{DType, Element, EngineError, Result};
+
+/// Where the elements lie.
+enum Storage {
+    Pooled(Buffer),
+    /// A read-only file; the offset in bytes is added to the tensor's own.
+    Mapped(Arc<Mmap>),
+}
+
+impl Storage {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Storage::Pooled(buffer) => buffer.bytes(),
+            Storage::Mapped(map) => map,
+        }
+    }
+}
+
+/// A contiguous, row-major array with a place in the graph.
+///
+/// Cloning copies a pointer. `reshape` and [`Tensor::rows`] share the memory; everything else that changes the order
+/// of elements is an operation that copies.
+#[derive(Clone)]
+pub struct Tensor {
+    shape: Arc<[usize]>,
+    dtype: DType,
+    storage: Arc<Storage>,
+    /// Bytes from the start of the storage.
+    offset: usize,
+    pub(crate) origin: Origin,
+}
+
+impl Tensor {
+    /// A tensor whose content is not defined yet: recycled memory. Write all of it.
+    pub fn empty<T: Element>(shape: &[usize]) -> Tensor {
+        Self::empty_of(T::DTYPE, shape)
+    }
+
+    /// As [`Tensor::empty`], the type given as a value.
+    pub fn empty_of(dtype: DType, shape: &[usize]) -> Tensor {
+        Self::with_capacity(dtype, shape, shape.iter().product())
+    }
+
+    /// As [`Tensor::empty_of`], in a buffer that could hold `capacity` elements: for sizes that depend on the data,
+    /// so that the pool sees one size.
+    pub fn with_capacity(dtype: DType, shape: &[usize], capacity: usize) -> Tensor {
+        let n = shape.iter().product::<usize>().max(capacity);
+        let storage = Arc::new(Storage::Pooled(Buffer::take(n * dtype.size())));
+        Tensor { shape: shape.into(), dtype, storage, offset: 0, origin: Origin::Constant }
+    }
+
+    /// All elements `value`.
+    pub fn full<T: Element>(shape: &[usize], value: T) -> Tensor {
+        let mut t = Self::empty::<T>(shape);
+        t.owned_mut::<T>().fill(value);
+        t
+    }
+
+    /// All elements zero.
+    pub fn zeros(dtype: DType, shape: &[usize]) -> Tensor {
+        let mut t = Self::empty_of(dtype, shape);
+        t.owned_mut_bytes().fill(0);
+        t
+    }
+
+    /// A copy of `data`.
+    ///
+    /// # Errors
+    /// If `data` has another number of elements than `shape`.
+    pub fn from_slice<T: Element>(data: &[T], shape: &[usize]) -> Result<Tensor> {
+        if data.len() != shape.iter().product::<usize>() {
+            return Err(EngineError::Shape {
+                op: "from_slice",
+                arg: "shape",
+                expected: format!("a shape of {} elements", data.len()),
+                found: shape.to_vec(),
+            });
+        }
+        let mut t = Self::empty::<T>(shape);
+        t.owned_mut::<T>().copy_from_slice(data);
+        Ok(t)
+    }
+
+    /// A scalar, shape `[]`.
+    pub fn scalar<T: Element>(value: T) -> Tensor {
+        Self::full(&[], value)
+    }
+
+    /// A view of a memory-mapped file. `offset` is in bytes.
+    ///
+    /// # Errors
+    /// If the file is too short or the offset not aligned to the element type.
+    pub fn from_map(
+        map: Arc<Mmap>,
+        offset: usize,
+        dtype: DType,
+        shape: &[usize],
+    ) -> Result<Tensor> {
+        let bytes = shape.iter().product::<usize>().checked_mul(dtype.size());
+        let end = bytes.and_then(|b| b.checked_add(offset));
+        let aligned = (map.as_ptr() as usize + offset).is_multiple_of(dtype.size());
+        if !aligned || end.is_none_or(|end| end > map.len()) {
+            return Err(EngineError::Shape {
+                op: "from_map",
+                arg: "shape",
+                expected: format!("{} aligned bytes from {offset}", map.len()),
+                found: shape.to_vec(),
+            });
+        }
+        let storage = Arc::new(Storage::Mapped(map));
+        Ok(Tensor { shape: shape.into(), dtype, storage, offset, origin: Origin::Constant })
+    }
+
+    /// Sizes of the axes.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Size of axis `i`; 1 beyond the last.
+    pub fn dim(&self, i: usize) -> usize {
+        self.shape.get(i).copied().unwrap_or(1)
+    }
+
+    /// Size of the last axis; 1 for a scalar.
+    pub fn last_dim(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Type of the elements.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The elements.
+    ///
+    /// # Errors
+    /// If the tensor holds another type.
+    pub fn data<T: Element>(&self) -> Result<&[T]> {
+        if self.dtype != T::DTYPE {
+            return Err(EngineError::Type {
+                op: "data",
+                expected: type_name(T::DTYPE),
+                found: self.dtype,
+            });
+        }
+        Ok(bytemuck::cast_slice(self.bytes()))
+    }
+
+    /// The elements as raw bytes, native byte order.
+    pub fn bytes(&self) -> &[u8] {
+        &self.storage.bytes()[self.offset..self.offset + self.len() * self.dtype.size()]
+    }
+
+    /// The only element of a one-element tensor.
+    ///
+    /// # Errors
+    /// If the tensor holds another type or another number of elements.
+    pub fn item<T: Element>(&self) -> Result<T> {
+        match self.data::<T>()? {
+            [x] => Ok(*x),
+            _ => Err(EngineError::Shape {
+                op: "item",
+                arg: "tensor",
+                expected: "one element".into(),
+                found: self.shape.to_vec(),
+            }),
+        }
+    }
+
+    /// The elements, to be written in place.
+    ///
+    /// # Errors
+    /// If the memory is shared with another tensor or the type differs.
+    pub fn data_mut<T: Element>(&mut self) -> Result<&mut [T]> {
+        if self.dtype != T::DTYPE {
+            return Err(EngineError::Type {
+                op: "data_mut",
+                expected: type_name(T::DTYPE),
+                found: self.dtype,
+            });
+        }
+        let range = self.offset..self.offset + self.len() * self.dtype.size();
+        match Arc::get_mut(&mut self.storage) {
+            Some(Storage::Pooled(buffer)) => {
+                Ok(bytemuck::cast_slice_mut(&mut buffer.bytes_mut()[range]))
+            }
+            _ => Err(EngineError::Shared { op: "data_mut" }),
+        }
+    }
+
+    /// As [`Tensor::data_mut`]; shared memory is copied first.
+    ///
+    /// # Errors
+    /// If the type differs.
+    pub fn make_mut<T: Element>(&mut self) -> Result<&mut [T]> {
+        let unique = matches!(Arc::get_mut(&mut self.storage), Some(Storage::Pooled(_)));
+        if !unique {
+            let origin = self.origin.clone();
+            *self = Tensor { origin, ..self.deep_copy() };
+        }
+        self.data_mut()
+    }
+
+    /// A constant copy with memory of its own.
+    pub fn deep_copy(&self) -> Tensor {
+        let mut copy = Self::empty_of(self.dtype, &self.shape);
+        copy.owned_mut_bytes().copy_from_slice(self.bytes());
+        copy
+    }
+
+    /// Writes into a tensor that was just made, which nobody else can hold.
+    fn owned_mut_bytes(&mut self) -> &mut [u8] {
+        let n = self.len() * self.dtype.size();
+        match Arc::get_mut(&mut self.storage) {
+            Some(Storage::Pooled(buffer)) => &mut buffer.bytes_mut()[..n],
+            _ => &mut [],
+        }
+    }
+
+    fn owned_mut<T: Element>(&mut self) -> &mut [T] {
+        bytemuck::cast_slice_mut(self.owned_mut_bytes())
+    }
+
+    /// The same elements outside the graph.
+    pub fn detach(&self) -> Tensor {
+        Tensor { origin: Origin::Constant, ..self.clone() }
+    }
+
+    /// The same elements as a new leaf of the graph: a value whose gradient is wanted.
+    pub fn leaf(&self) -> Tensor {
+        Tensor { origin: Origin::Leaf(fresh_id()), ..self.clone() }
+    }
+
+    /// Whether a gradient is to flow to or through this value.
+    pub fn tracked(&self) -> bool {
+        !matches!(self.origin, Origin::Constant)
+    }
+
+    /// The handle through which an operation's backward pass delivers this value's gradient.
+    pub fn edge(&self) -> Edge {
+        Edge::new(self.origin.clone(), self.len())
+    }
+
+    pub(crate) fn with_origin(self, origin: Origin) -> Tensor {
+        Tensor { origin, ..self }
+    }
+
+    /// Shares the memory under another shape, outside the graph.
+    pub(crate) fn view(&self, offset: usize, shape: &[usize]) -> Tensor {
+        Tensor {
+            shape: shape.into(),
+            dtype: self.dtype,
+            storage: self.storage.clone(),
+            offset: self.offset + offset * self.dtype.size(),
+            origin: Origin::Constant,
+        }
+    }
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let graph = if self.tracked() { ", tracked" } else { "" };
+        write!(f, "Tensor({} {:?}{graph})", self.dtype, self.shape)
+    }
+}
+
+fn type_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "f32",
+        DType::F64 => "f64",
+        DType::Bf16 => "bf16",
+        DType::I32 => "i32",
+        DType::U8 => "u8",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writing_in_place_needs_sole_ownership() {
+        let mut a = Tensor::full(&[2, 3], 1.0f32);
+        a.data_mut::<f32>().unwrap()[0] = 5.0;
+        let b = a.clone();
+        assert!(matches!(a.data_mut::<f32>(), Err(EngineError::Shared { .. })));
+        a.make_mut::<f32>().unwrap()[0] = 7.0;
+        assert_eq!(b.data::<f32>().unwrap()[0], 5.0);
+        assert_eq!(a.data::<f32>().unwrap()[0], 7.0);
+    }
+
+    #[test]
+    fn another_type_is_refused() {
+        let a = Tensor::full(&[1], 1u8);
+        assert_eq!(
+            a.data::<f32>().unwrap_err().to_string(),
+            "data: element type is u8, expected f32"
+        );
+    }
+}

@@ -1,0 +1,190 @@
+//! Pictures and labels from files.
+//!
+//! Pictures become 8-bit RGB whatever they were: palettes are expanded, grey is repeated, alpha dropped, 16 bits cut to
+//! 8, and the orientation in EXIF applied. Labels are the opposite case: their numbers mean classes, so a palette PNG
+//! gives its INDEX and depths of 1, 2 and 4 bits are unpacked without scaling. The decoder behind `image` expands
+//! palettes, hence labels go through `png` directly.
+
+use std::fs::File;
+use std::io::{BufReader, Cursor, Read as _, Seek as _};
+use std::path::Path;
+
+use image::{DynamicImage, ImageDecoder, ImageReader};
+
+use super::table::Table;
+use crate::palette::train_id_of_colour;
+use crate::{IGNORE, Image, LabelMap, Result, TrainError};
+
+fn open(path: &Path) -> Result<BufReader<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(BufReader::new(file)),
+        Err(source) => Err(TrainError::Read { path: path.into(), source }),
+    }
+}
+
+fn damaged(path: &Path, what: impl std::fmt::Display) -> TrainError {
+    TrainError::Decode { path: path.into(), what: what.to_string() }
+}
+
+/// The PNG or JPEG picture in `path` as RGB.
+///
+/// # Errors
+/// [`TrainError::Read`] or [`TrainError::Decode`], naming the file.
+pub fn read_image(path: &Path) -> Result<Image> {
+    let bytes =
+        std::fs::read(path).map_err(|e| TrainError::Read { path: path.into(), source: e })?;
+    if is_cut_jpeg(&bytes) {
+        return Err(damaged(path, "the JPEG data ends before the end of the picture"));
+    }
+    let decode = || -> image::ImageResult<DynamicImage> {
+        let reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format()?;
+        let mut decoder = reader.into_decoder()?;
+        let orientation = decoder.orientation()?;
+        let mut picture = DynamicImage::from_decoder(decoder)?;
+        picture.apply_orientation(orientation);
+        Ok(picture)
+    };
+    let picture = decode().map_err(|error| damaged(path, error))?;
+    let (w, h) = (picture.width() as usize, picture.height() as usize);
+    let data = match &picture {
+        DynamicImage::ImageLuma16(_)
+        | DynamicImage::ImageLumaA16(_)
+        | DynamicImage::ImageRgb16(_)
+        | DynamicImage::ImageRgba16(_) => {
+            picture.into_rgb16().into_raw().into_iter().map(|v| (v >> 8) as u8).collect()
+        }
+        _ => picture.into_rgb8().into_raw(),
+    };
+    Image::from_data(w, h, data)
+}
+
+/// Whether `bytes` is a JPEG file without its end marker. The decoder fills the rest of such a picture with grey and
+/// says nothing. Coded data never contains the byte pairs searched for, so only what follows the last start of scan
+/// counts: a thumbnail inside the header has markers of its own.
+fn is_cut_jpeg(bytes: &[u8]) -> bool {
+    let last = |marker: [u8; 2]| bytes.windows(2).rposition(|pair| pair == marker);
+    let ends = match (last([0xFF, 0xDA]), last([0xFF, 0xD9])) {
+        (Some(scan), Some(end)) => end > scan,
+        _ => false,
+    };
+    bytes.starts_with(&[0xFF, 0xD8]) && !ends
+}
+
+/// Numbers of a label file as they are stored.
+enum Raw {
+    Index(Vec<u8>),
+    Wide(Vec<u16>),
+    Colour(Vec<u8>),
+}
+
+/// The label in the PNG file `path`, its values replaced by classes through `table`.
+///
+/// # Errors
+/// [`TrainError::Read`], [`TrainError::Decode`], [`TrainError::LabelFormat`] for a picture that holds no index per
+/// pixel, [`TrainError::LabelValue`] or [`TrainError::LabelColour`] with the first pixel that is no class.
+pub fn read_label(path: &Path, table: &Table) -> Result<LabelMap> {
+    let (w, h, raw) = read_raw(path, table)?;
+    let last = table.names().len().saturating_sub(1);
+    let wrong = |k: usize, value: u16| {
+        let (x, y) = (k % w, k / w);
+        TrainError::LabelValue { path: path.into(), x, y, value: value.into(), last }
+    };
+    let data = match raw {
+        Raw::Index(mut data) => {
+            let known: [u8; 256] = std::array::from_fn(|v| table.class(v as u16).unwrap_or(IGNORE));
+            let bad: [bool; 256] = std::array::from_fn(|v| table.class(v as u16).is_none());
+            if let Some(k) = data.iter().position(|&v| bad[v as usize]) {
+                return Err(wrong(k, data[k].into()));
+            }
+            data.iter_mut().for_each(|v| *v = known[*v as usize]);
+            data
+        }
+        Raw::Wide(data) => {
+            let classes = data.iter().enumerate();
+            classes
+                .map(|(k, &v)| table.class(v).ok_or_else(|| wrong(k, v)))
+                .collect::<Result<_>>()?
+        }
+        Raw::Colour(data) => from_colours(path, w, &data, table)?,
+    };
+    LabelMap::from_data(w, h, data)
+}
+
+fn from_colours(path: &Path, w: usize, data: &[u8], table: &Table) -> Result<Vec<u8>> {
+    // Neighbours mostly share a colour, so the last answer is kept.
+    let mut last = ([0; 3], IGNORE);
+    let pixels = data.as_chunks::<3>().0.iter().enumerate();
+    pixels
+        .map(|(k, &rgb)| {
+            if rgb != last.0 {
+                let Some(train_id) = train_id_of_colour(rgb) else {
+                    return Err(TrainError::LabelColour {
+                        path: path.into(),
+                        x: k % w,
+                        y: k / w,
+                        rgb,
+                    });
+                };
+                last = (rgb, table.grouped(train_id));
+            }
+            Ok(last.1)
+        })
+        .collect()
+}
+
+fn read_raw(path: &Path, table: &Table) -> Result<(usize, usize, Raw)> {
+    let mut file = open(path)?;
+    let read = |source| TrainError::Read { path: path.into(), source };
+    let mut signature = [0; 8];
+    let is_png = file.read_exact(&mut signature).is_ok() && signature == *b"\x89PNG\r\n\x1a\n";
+    if !is_png {
+        return Err(TrainError::LabelFormat { path: path.into(), found: "non-PNG".into() });
+    }
+    file.rewind().map_err(read)?;
+    let mut decoder = png::Decoder::new(file);
+    decoder.set_transformations(png::Transformations::IDENTITY);
+    let mut reader = decoder.read_info().map_err(|e| damaged(path, e))?;
+    let size = reader.output_buffer_size().ok_or_else(|| damaged(path, "too large"))?;
+    let mut bytes = vec![0; size];
+    let info = reader.next_frame(&mut bytes).map_err(|e| damaged(path, e))?;
+    bytes.truncate(info.buffer_size());
+    let (w, h) = (info.width as usize, info.height as usize);
+    use png::{BitDepth, ColorType};
+    let raw = match (info.color_type, info.bit_depth) {
+        (ColorType::Indexed | ColorType::Grayscale, BitDepth::Eight) => Raw::Index(bytes),
+        (ColorType::Grayscale, BitDepth::Sixteen) => Raw::Wide(wide(&bytes, 1)),
+        (ColorType::Indexed | ColorType::Grayscale, depth) => {
+            Raw::Index(unpack(&bytes, w, info.line_size, depth as usize))
+        }
+        (ColorType::Rgb, BitDepth::Sixteen) if table.red => Raw::Wide(wide(&bytes, 3)),
+        (ColorType::Rgba, BitDepth::Sixteen) if table.red => Raw::Wide(wide(&bytes, 4)),
+        (ColorType::Rgb, BitDepth::Eight) if table.colours => Raw::Colour(bytes),
+        (ColorType::Rgba, BitDepth::Eight) if table.colours => {
+            Raw::Colour(bytes.as_chunks::<4>().0.iter().flat_map(|p| [p[0], p[1], p[2]]).collect())
+        }
+        (colour, depth) => {
+            let found = format!("{colour:?} {}-bit", depth as u8);
+            return Err(TrainError::LabelFormat { path: path.into(), found });
+        }
+    };
+    Ok((w, h, raw))
+}
+
+/// First of `channels` big-endian 16-bit values of each pixel.
+fn wide(bytes: &[u8], channels: usize) -> Vec<u16> {
+    bytes.chunks_exact(2 * channels).map(|p| u16::from_be_bytes([p[0], p[1]])).collect()
+}
+
+/// Values of `depth` (1, 2 or 4) bits, the leftmost pixel in the highest bits, each row starting at a byte.
+fn unpack(bytes: &[u8], w: usize, line: usize, depth: usize) -> Vec<u8> {
+    let per_byte = 8 / depth;
+    let mask = (1u16 << depth) as u8 - 1;
+    let mut out = Vec::with_capacity(bytes.len() * per_byte);
+    for row in bytes.chunks_exact(line.max(1)) {
+        out.extend((0..w).map(|x| {
+            let shift = 8 - depth * (x % per_byte + 1);
+            (row[x / per_byte] >> shift) & mask
+        }));
+    }
+    out
+}

@@ -1,0 +1,192 @@
+//! Batches prepared ahead of the training loop.
+//!
+//! Sample number `i` (counted over the whole run) is prepared by worker `i mod workers`, and each worker has a bounded
+//! queue of its own. The consumer takes from the queues in turn, so batches arrive in order without a reordering
+//! buffer, and a slow consumer stops the workers instead of filling memory. Everything random about a sample is keyed
+//! by (seed, slot in the batch, step): the number of workers changes nothing.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use dressage_engine::Philox;
+
+use super::Source;
+use super::sampler::Sampler;
+use crate::augment::{Augment, normalise};
+use crate::{Result, TrainError};
+
+/// Purpose of the generator that augments.
+const PURPOSE: u32 = 0x4155_474D;
+
+/// Batches that may wait for the training loop.
+const AHEAD: usize = 2;
+
+/// How samples are drawn.
+#[derive(Debug, Clone)]
+pub struct LoaderSettings {
+    /// Samples per step.
+    pub batch: usize,
+    /// Worker threads.
+    pub workers: usize,
+    /// Seed of the order and of the augmentation.
+    pub seed: u64,
+    /// First step to deliver: a resumed run starts where it stopped.
+    pub start_step: u64,
+    /// What is done to each sample.
+    pub augment: Augment,
+}
+
+/// The samples of one training step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Step that these samples belong to.
+    pub step: u64,
+    /// Samples.
+    pub b: usize,
+    /// Height.
+    pub h: usize,
+    /// Width.
+    pub w: usize,
+    /// Normalised pictures, `[b, 3, h, w]`.
+    pub images: Vec<f32>,
+    /// Classes, `[b, h, w]`, 255 where there is none.
+    pub labels: Vec<u8>,
+    /// Where each sample came from.
+    pub names: Vec<String>,
+}
+
+struct Sample {
+    image: Vec<f32>,
+    label: Vec<u8>,
+    name: String,
+}
+
+/// Delivers batches in order. Dropping it ends its threads.
+pub struct Loader {
+    settings: LoaderSettings,
+    queues: Vec<Receiver<Result<Sample>>>,
+    workers: Vec<JoinHandle<()>>,
+    step: u64,
+    taken: u64,
+}
+
+impl Loader {
+    /// Starts the workers on `source`.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] for an empty source, batch or crop.
+    pub fn start(source: Arc<dyn Source>, settings: LoaderSettings) -> Result<Self> {
+        settings.augment.check()?;
+        let fail = |setting, what: &str| Err(TrainError::Setting { setting, what: what.into() });
+        if source.is_empty() {
+            return fail("data", "a data set without samples");
+        }
+        if settings.batch == 0 {
+            return fail("batch", "at least one sample a step is needed");
+        }
+        let count = settings.workers.max(1);
+        let depth = (AHEAD * settings.batch).div_ceil(count);
+        let (mut queues, mut workers) = (Vec::new(), Vec::new());
+        for worker in 0..count {
+            let (send, receive) = sync_channel(depth);
+            let (source, settings) = (Arc::clone(&source), settings.clone());
+            let run = move || work(&*source, &settings, worker, count, &send);
+            let thread = std::thread::Builder::new().name(format!("data {worker}")).spawn(run);
+            let what = |e: std::io::Error| TrainError::Setting {
+                setting: "workers",
+                what: format!("cannot start thread {worker}: {e}"),
+            };
+            workers.push(thread.map_err(what)?);
+            queues.push(receive);
+        }
+        let step = settings.start_step;
+        Ok(Self { settings, queues, workers, step, taken: 0 })
+    }
+
+    /// Step that [`Self::next_batch`] delivers next.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// Waits for the next batch.
+    ///
+    /// # Errors
+    /// What a worker met while it loaded a sample of this batch, or [`TrainError::WorkerEnded`].
+    pub fn next_batch(&mut self) -> Result<Batch> {
+        let (b, h, w) =
+            (self.settings.batch, self.settings.augment.crop_h, self.settings.augment.crop_w);
+        let mut batch = Batch {
+            step: self.step,
+            b,
+            h,
+            w,
+            images: Vec::with_capacity(b * 3 * h * w),
+            labels: Vec::with_capacity(b * h * w),
+            names: Vec::with_capacity(b),
+        };
+        for _ in 0..b {
+            let queue = &self.queues[(self.taken % self.queues.len() as u64) as usize];
+            let sample =
+                queue.recv().map_err(|_| TrainError::WorkerEnded { step: self.step })??;
+            self.taken += 1;
+            batch.images.extend_from_slice(&sample.image);
+            batch.labels.extend_from_slice(&sample.label);
+            batch.names.push(sample.name);
+        }
+        self.step += 1;
+        Ok(batch)
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        // Without a receiver the next send of every worker fails, which ends it.
+        self.queues.clear();
+        for worker in self.workers.drain(..) {
+            // A worker that panicked has already been reported as `WorkerEnded`.
+            let _ = worker.join();
+        }
+    }
+}
+
+fn work(
+    source: &dyn Source,
+    settings: &LoaderSettings,
+    worker: usize,
+    workers: usize,
+    send: &SyncSender<Result<Sample>>,
+) {
+    let mut sampler = Sampler::new(settings.seed, source.len());
+    let first = settings.start_step * settings.batch as u64;
+    for number in (worker as u64..).step_by(workers) {
+        let position = first + number;
+        let sample = prepare(source, settings, sampler.at(position), position);
+        let failed = sample.is_err();
+        if send.send(sample).is_err() || failed {
+            return;
+        }
+    }
+}
+
+/// Loads and augments sample `index` for `position` of the stream.
+fn prepare(
+    source: &dyn Source,
+    settings: &LoaderSettings,
+    index: usize,
+    position: u64,
+) -> Result<Sample> {
+    let b = settings.batch as u64;
+    let mut random = Philox::new(settings.seed, PURPOSE, position % b, position / b);
+    let (image, label) = source.load(index)?;
+    let (image, label) = settings.augment.sample(&image, &label, &mut random)?;
+    let (h, w) = (settings.augment.crop_h, settings.augment.crop_w);
+    let mut sample = Sample {
+        image: vec![0.0; 3 * h * w],
+        label: vec![0; h * w],
+        name: source.sample_name(index),
+    };
+    normalise::image_into(&image, h, w, &mut sample.image);
+    normalise::label_into(&label, h, w, &mut sample.label);
+    Ok(sample)
+}

@@ -1,0 +1,95 @@
+//! Samples: where they come from, in which order, and how they reach the training loop.
+
+mod dataset;
+mod decode;
+mod loader;
+mod sampler;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub use dataset::{Dataset, DatasetSpec, Pair};
+pub use decode::{read_image, read_label};
+pub use loader::{Batch, Loader, LoaderSettings};
+pub use sampler::Sampler;
+pub use table::{Groups, Ids, Table};
+
+use crate::{Image, LabelMap, Result, TrainError};
+
+/// Something that has labelled pictures: files, drawn scenes, or several of them.
+pub trait Source: Send + Sync {
+    /// Number of samples.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Name of each class.
+    fn class_names(&self) -> &[String];
+
+    /// Where sample `index` comes from.
+    fn sample_name(&self, index: usize) -> String;
+
+    /// Picture and label of sample `index`, of the same size.
+    ///
+    /// # Errors
+    /// A file that cannot be read or makes no sense.
+    fn load(&self, index: usize) -> Result<(Image, LabelMap)>;
+}
+
+/// Several sources one after the other, with the same classes.
+pub struct Joined {
+    parts: Vec<Arc<dyn Source>>,
+}
+
+impl Joined {
+    /// Joins `parts`.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] when there are none or their classes differ.
+    pub fn new(parts: Vec<Arc<dyn Source>>) -> Result<Self> {
+        let fail = |what| Err(TrainError::Setting { setting: "data", what });
+        let Some(first) = parts.first() else {
+            return fail("no data set is named".into());
+        };
+        for (k, part) in parts.iter().enumerate() {
+            if part.class_names() != first.class_names() {
+                return fail(format!("data set {k} has other classes than the first"));
+            }
+        }
+        Ok(Self { parts })
+    }
+
+    fn find(&self, mut index: usize) -> (&dyn Source, usize) {
+        let mut part = 0;
+        while part + 1 < self.parts.len() && index >= self.parts[part].len() {
+            index -= self.parts[part].len();
+            part += 1;
+        }
+        (&*self.parts[part], index)
+    }
+}
+
+impl Source for Joined {
+    fn len(&self) -> usize {
+        self.parts.iter().map(|part| part.len()).sum()
+    }
+
+    fn class_names(&self) -> &[String] {
+        self.parts[0].class_names()
+    }
+
+    fn sample_name(&self, index: usize) -> String {
+        let (part, index) = self.find(index);
+        part.sample_name(index)
+    }
+
+    fn load(&self, index: usize) -> Result<(Image, LabelMap)> {
+        let (part, index) = self.find(index);
+        part.load(index)
+    }
+}

@@ -1,0 +1,156 @@
+//! What can go wrong between the files of a data set and a trained network.
+
+use std::path::PathBuf;
+
+/// An error that a user can act on: it names the file or value and, where there is one, the way out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A file or folder that cannot be read.
+    #[error("cannot read {path}: {source}; check that it exists and that you may read it")]
+    Read {
+        /// File or folder.
+        path: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// A file that cannot be written.
+    #[error("cannot write {path}: {source}; check the free space and the rights of its folder")]
+    Write {
+        /// File.
+        path: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// A picture whose bytes make no sense.
+    #[error("cannot decode {path}: {what}; the file is damaged or cut short, copy it again")]
+    Decode {
+        /// File.
+        path: PathBuf,
+        /// What the decoder says.
+        what: String,
+    },
+    /// A label file that holds no class per pixel.
+    #[error(
+        "label {path} is a {found} picture; expected one index per pixel (grey or palette PNG)"
+    )]
+    LabelFormat {
+        /// File.
+        path: PathBuf,
+        /// Colour type and depth found.
+        found: String,
+    },
+    /// A pixel of a colour-coded label whose colour stands for no class.
+    #[error(
+        "label {path}, pixel ({x}, {y}): no class has the colour {rgb:?}; \
+         store indices instead of colours"
+    )]
+    LabelColour {
+        /// File.
+        path: PathBuf,
+        /// Column.
+        x: usize,
+        /// Row.
+        y: usize,
+        /// Colour found.
+        rgb: [u8; 3],
+    },
+    /// Image and label of different sizes.
+    #[error(
+        "{label} is {label_w}x{label_h} but its image {image} is {image_w}x{image_h}; \
+         remove the pair or export the label at the size of the image"
+    )]
+    SizeMismatch {
+        /// Image file.
+        image: PathBuf,
+        /// Label file.
+        label: PathBuf,
+        /// Width of the image.
+        image_w: usize,
+        /// Height of the image.
+        image_h: usize,
+        /// Width of the label.
+        label_w: usize,
+        /// Height of the label.
+        label_h: usize,
+    },
+    /// A label value that is no class.
+    #[error(
+        "label {path}, pixel ({x}, {y}): value {value} is neither a class (0 to {last}) nor 255; \
+         name the table of ids that this data set uses, for instance ids = \"cityscapes\""
+    )]
+    LabelValue {
+        /// File.
+        path: PathBuf,
+        /// Column.
+        x: usize,
+        /// Row.
+        y: usize,
+        /// Value found.
+        value: u32,
+        /// Highest class.
+        last: usize,
+    },
+    /// A folder without a single image of the data set.
+    #[error("no file ending in {suffix:?} below {path}; check the folder and `image_suffix`")]
+    EmptyFolder {
+        /// Folder.
+        path: PathBuf,
+        /// Suffix looked for.
+        suffix: String,
+    },
+    /// Images whose labels do not exist.
+    #[error(
+        "{count} of {total} images have no label, the first is {image} (expected {label}); \
+         check `labels` and `label_suffix`, or remove these images"
+    )]
+    MissingLabel {
+        /// Images without a label.
+        count: usize,
+        /// Images found.
+        total: usize,
+        /// First image without a label.
+        image: PathBuf,
+        /// Where its label was expected.
+        label: PathBuf,
+    },
+    /// A table of ids that does not exist or does not fit.
+    #[error("table of ids of data set {dataset:?}: {what}")]
+    IdTable {
+        /// Name of the data set.
+        dataset: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// A pixel array of another length than its size says.
+    #[error("{what} of {w}x{h} needs {expected} bytes, found {found}")]
+    Raster {
+        /// Which array.
+        what: &'static str,
+        /// Width.
+        w: usize,
+        /// Height.
+        h: usize,
+        /// Bytes that the size asks for.
+        expected: usize,
+        /// Bytes found.
+        found: usize,
+    },
+    /// A setting out of range.
+    #[error("{setting}: {what}")]
+    Setting {
+        /// Name of the setting.
+        setting: &'static str,
+        /// What is wrong, in words and numbers.
+        what: String,
+    },
+    /// A worker thread of the loader ended without a word.
+    #[error("a data worker stopped unexpectedly while preparing step {step}")]
+    WorkerEnded {
+        /// Step whose sample did not arrive.
+        step: u64,
+    },
+}
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, TrainError>;
