@@ -2,6 +2,9 @@
 //!
 //! This crate knows files and time. It never prints: errors are values, progress is reported through traits.
 
+pub mod files;
+pub mod groups;
+pub mod metrics;
 pub mod augment;
 pub mod data;
 mod error;
@@ -11,7 +14,9 @@ pub mod pictures;
 mod raster;
 pub mod recipe;
 pub mod scenes;
+pub mod runlog;
 pub mod schedule;
+pub mod windows;
 
 pub use error::{Result, TrainError};
 pub use raster::{Image, LabelMap};
