@@ -9,18 +9,18 @@
 //! do not depend on the number of threads, so results are the same bits on any pool.
 
 pub mod check;
+pub mod simd;
 mod error;
 mod logistic;
 mod product;
 mod real;
 mod scratch;
-pub mod simd;
 mod tile;
 
 pub mod activation;
+pub mod adamw;
 pub mod add;
 pub mod attention;
-pub mod adamw;
 pub mod attention_mask;
 pub mod class_loss;
 pub mod conv2d;
@@ -33,13 +33,12 @@ pub mod matmul;
 pub mod ms_deform_attn;
 pub mod patch_embed;
 pub mod point_sample;
-pub mod residual;
-pub mod resize;
-pub mod swiglu;
 pub mod reduce;
+pub mod residual;
 pub mod resize;
 pub mod semantic_scores;
 pub mod sine_position;
+pub mod swiglu;
 pub mod uncertain_points;
 
 pub use error::{KernelError, Result, check_len};
