@@ -16,6 +16,8 @@ pub mod simd;
 pub mod attention;
 pub mod layer_norm;
 pub mod ms_deform_attn;
+pub mod rein;
+pub mod token_link;
 
 mod scratch;
 mod tile;

@@ -5,7 +5,8 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 
 thread_local! {
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static TASK: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static CALL: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Runs `f` on `len` floats that stay allocated on this thread; their contents are whatever the
@@ -15,7 +16,16 @@ thread_local! {
 /// task, and that task would find the scratch in use. It then gets memory of its own, which is
 /// right but slow.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    SCRATCH.with(|cell| match cell.try_borrow_mut() {
+    TASK.with(|cell| lend(cell, len, f))
+}
+
+/// As [`with_scratch`], for what one call prepares and its parallel tasks read.
+pub(crate) fn with_call_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    CALL.with(|cell| lend(cell, len, f))
+}
+
+fn lend<R>(cell: &RefCell<Vec<f32>>, len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    match cell.try_borrow_mut() {
         Ok(mut scratch) => {
             if scratch.len() < len {
                 scratch.resize(len, 0.0);
@@ -23,7 +33,7 @@ pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R 
             f(&mut scratch[..len])
         }
         Err(_) => f(&mut vec![0.0; len]),
-    })
+    }
 }
 
 /// Cuts the first `len` elements off `rest`.
