@@ -34,11 +34,13 @@ pub mod ms_deform_attn;
 pub mod patch_embed;
 pub mod point_sample;
 pub mod reduce;
+pub mod rein;
 pub mod residual;
 pub mod resize;
 pub mod semantic_scores;
 pub mod sine_position;
 pub mod swiglu;
+pub mod token_link;
 pub mod uncertain_points;
 
 pub use error::{KernelError, Result, check_len};

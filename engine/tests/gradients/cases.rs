@@ -174,7 +174,7 @@ fn losses() -> Vec<Case> {
         }),
         case("mask_loss", &[&[3, 7]], 1e-5, |x| {
             let t: Vec<f64> = (0..21).map(|i| f64::from(i % 4) / 3.0).collect();
-            ops::mask_loss(&x[0], &like(&x[0], &t, &[3, 7])?, 3.0, 4)
+            ops::mask_loss(&x[0], &like(&x[0], &t, &[3, 7])?, 3.0, [5.0, 2.0], 4)
         }),
         case("class_loss", &[&[2, 3, 4]], 1e-5, |x| {
             ops::class_loss(&x[0], &[3, 0, 3, 2, 3, 1], &[1.0, 1.0, 1.0, 0.1], 2.0)
