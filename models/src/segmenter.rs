@@ -13,16 +13,29 @@ use crate::head::{Head, HeadConfig, HeadOutput, Queries};
 use crate::weights::{StateDict, fingerprint};
 use crate::{ModelError, Result};
 
-/// What is trained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// How a backbone is adapted; it decides what trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Method {
-    /// Rein and the head; the backbone is frozen.
+    /// Frozen backbone, trained Rein and head.
+    #[default]
     Rein,
-    /// The head only.
+    /// Frozen backbone, trained head.
     Freeze,
-    /// Everything.
+    /// Everything trains.
     Full,
+}
+
+impl Method {
+    /// Whether the parameter of this name trains (spec training-and-data §1.5). Names begin with `backbone.` or
+    /// `decode_head.`; Rein's contain `reins`.
+    pub fn trains(self, name: &str) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Freeze => !name.starts_with("backbone."),
+            Self::Rein => !name.starts_with("backbone.") || name.contains("reins"),
+        }
+    }
 }
 
 impl std::fmt::Display for Method {

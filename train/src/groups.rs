@@ -5,32 +5,7 @@
 //! (group, layer or batch norm) do not decay; everything else, biases included, decays in full.
 //! Source: spec training-and-data §1.4.
 
-/// How a backbone is adapted; it decides what trains and which list applies.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum Method {
-    /// Frozen backbone, trained Rein and head.
-    #[default]
-    Rein,
-    /// Frozen backbone, trained head.
-    Freeze,
-    /// Everything trains.
-    Full,
-}
-
-impl Method {
-    /// Whether the parameter of this name trains (spec training-and-data §1.5). Names begin with `backbone.` or
-    /// `decode_head.`; Rein's contain `reins`.
-    pub fn trains(self, name: &str) -> bool {
-        match self {
-            Self::Full => true,
-            Self::Freeze => !name.starts_with("backbone."),
-            Self::Rein => !name.starts_with("backbone.") || name.contains("reins"),
-        }
-    }
-}
+pub use dressage_models::Method;
 
 /// Multipliers of one tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -103,14 +78,14 @@ impl Groups {
     }
 }
 
+/// Whether a parameter belongs to a norm layer whose name does not say so: the group norms.
+pub fn in_norm(name: &str) -> bool {
+    name.contains(".gn.")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Group norms are the only norm layers whose names do not say so.
-    fn in_norm(name: &str) -> bool {
-        name.contains(".gn.")
-    }
 
     fn decays(groups: &Groups, name: &str) -> bool {
         groups.setting(name, in_norm(name)).decay_mult == 1.0
