@@ -18,11 +18,7 @@
 //! one order on any number of threads (`tests.rs` holds it to that, bit by bit). The cache sizes of the CPU do enter:
 //! two different machines may round differently.
 
-#[cfg(target_arch = "x86_64")]
-mod avx512;
 mod cpu;
-#[cfg(target_arch = "x86_64")]
-mod pack;
 pub mod reference;
 #[cfg(test)]
 mod tests;
@@ -146,11 +142,7 @@ impl MatMul {
             );
             return Err(KernelError::Size { op: "matmul", what });
         }
-        let start = match beta {
-            Beta::Overwrite => cpu::Start::Overwrite,
-            Beta::Add => cpu::Start::Add,
-        };
-        cpu::run(self, T::of(alpha), a, b, start, c);
+        cpu::run(self, T::of(alpha), a, b, beta, c);
         Ok(())
     }
 
