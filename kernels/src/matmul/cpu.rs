@@ -47,23 +47,22 @@ pub fn run<T: Real>(s: &MatMul, alpha: T, a: &[T], b: &[T], beta: Beta, c: &mut 
     }
     let at = Operands { a: a.as_ptr(), b: b.as_ptr(), c: c.as_mut_ptr() };
     let work = s.n * s.m * s.k;
-    if s.batch == 1 || s.stride_c == 0 {
-        let inside = if work < TASK { Parallelism::None } else { Parallelism::Rayon(0) };
+    // How the work is cut changes who computes a sum, never how.
+    let threads = rayon::current_num_threads();
+    let within = threads > 1 && work >= TASK;
+    if s.batch == 1 || s.stride_c == 0 || (within && s.batch < 2 * threads) {
+        let inside = if within { Parallelism::Rayon(0) } else { Parallelism::None };
         for p in 0..s.batch {
-            let beta = if p == 0 { beta } else { Beta::Add };
+            let beta = if p > 0 && s.stride_c == 0 { Beta::Add } else { beta };
             // SAFETY: `p < batch`; one product at a time writes to c.
             unsafe { product(s, alpha, at.of(s, p), beta, inside) };
         }
         return;
     }
-    // How the batch is cut changes who computes a product, never how.
-    let threads = rayon::current_num_threads();
-    let split = work >= TASK && s.batch < 2 * threads;
-    let inside = if split { Parallelism::Rayon(0) } else { Parallelism::None };
     let at = &at;
     (0..s.batch).into_par_iter().with_min_len(TASK.div_ceil(work.max(1))).for_each(|p| {
         // SAFETY: `p < batch`, and outputs lie at least n * m apart.
-        unsafe { product(s, alpha, at.of(s, p), beta, inside) };
+        unsafe { product(s, alpha, at.of(s, p), beta, Parallelism::None) };
     });
 }
 
