@@ -9,7 +9,7 @@ use dressage_kernels::reduce::{all_finite, column_sums, sum};
 
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("adamw");
-    for (name, n) in [("feed-forward weight 2048 x 256", 2048 * 256), ("decode head", 20_579_796)] {
+    for (name, n) in [("FFN weight 2048 x 256", 2048 * 256), ("decode head", 20_579_796)] {
         let (mut p, g) = (noise::<f32>(n, 1), noise::<f32>(n, 2));
         let (mut m, mut v) = (vec![0.0; n], vec![0.0; n]);
         let s = AdamW::default();

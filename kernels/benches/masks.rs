@@ -1,4 +1,5 @@
-//! What the mask decoder makes of its mask logits: attention masks and score maps of 512 px images.
+//! What the mask decoder makes of its mask logits: attention masks and score maps of 512 px
+//! images.
 
 use std::hint::black_box;
 

@@ -1,4 +1,5 @@
-//! Reading mask logits and labels at points, and choosing the uncertain ones, at the sizes of a 512 px training step.
+//! Reading mask logits and labels at points, and choosing the uncertain ones, at the sizes of a
+//! 512 px training step.
 
 use std::hint::black_box;
 

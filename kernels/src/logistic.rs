@@ -1,7 +1,9 @@
-//! Sigmoid and binary cross-entropy of logits, shared by the losses, the matching costs and the score maps.
+//! Sigmoid and binary cross-entropy of logits, shared by the losses, the matching costs and the
+//! score maps.
 //!
 //! ```text
-//! BCE(x, t) = max(x, 0) - x t + log(1 + exp(-|x|))        so BCE(x, 0) = softplus(x), BCE(x, 1) = softplus(-x)
+//! BCE(x, t) = max(x, 0) - x t + log(1 + exp(-|x|))
+//! BCE(x, 0) = max(x, 0) + log(1 + exp(-|x|))       BCE(x, 1) = max(-x, 0) + log(1 + exp(-|x|))
 //! ```
 
 use crate::Real;
@@ -14,8 +16,8 @@ pub(crate) fn bce<T: Real>(x: T, t: T) -> T {
 
 /// `(sigmoid(x), log(1 + exp(-|x|)))` from one exponential; vectorises.
 ///
-/// The logarithm is `2 artanh(e / (2 + e))` as a series: with e in (0, 1] the argument is at most 1/3, and seven terms
-/// leave a relative error of 2e-8.
+/// The logarithm is `2 artanh(e / (2 + e))` as a series: with e in (0, 1] the argument is at most
+/// 1/3, and seven terms leave a relative error of 2e-8.
 #[inline(always)]
 pub(crate) fn sigmoid_and_log<const FMA: bool>(x: f32) -> (f32, f32) {
     let e = simd::exp::<FMA>(-x.abs());

@@ -1,4 +1,5 @@
-//! One thread's matrix product on strided f32 views, for operations that multiply small tiles inside a task.
+//! One thread's matrix product on strided f32 views, for operations that multiply small tiles
+//! inside a task.
 
 use gemm::Parallelism;
 
@@ -10,7 +11,8 @@ pub(crate) struct View<'a> {
     pub cs: usize,
 }
 
-/// `c = a b`, or `c += a b` with `add`; `c` is `[m, n]` with rows `c_rs` apart, `a` `[m, k]`, `b` `[k, n]`.
+/// `c = a b`, or `c += a b` with `add`; `c` is `[m, n]` with rows `c_rs` apart, `a` `[m, k]`, `b`
+/// `[k, n]`.
 ///
 /// # Panics
 /// If a view does not hold its matrix.
@@ -31,7 +33,8 @@ pub(crate) fn product(
     assert!(end(m, k, a.rs, a.cs) <= a.data.len(), "a does not hold its matrix");
     assert!(end(k, n, b.rs, b.cs) <= b.data.len(), "b does not hold its matrix");
     assert!(end(m, n, c_rs, 1) <= c.len() && n <= c_rs, "c does not hold its matrix");
-    // SAFETY: the assertions keep every element the strides reach inside its slice; c does not overlap a or b.
+    // SAFETY: the assertions keep every element the strides reach inside its slice; c does not
+    // overlap a or b.
     unsafe {
         gemm::gemm(
             m,

@@ -1,16 +1,19 @@
-//! One AdamW update of one tensor: decoupled weight decay, then the step along the corrected moments.
+//! One AdamW update of one tensor: decoupled weight decay, then the step along the corrected
+//! moments.
 //!
 //! ```text
 //! p <- p (1 - lr wd)
 //! m <- beta1 m + (1 - beta1) g          v <- beta2 v + (1 - beta2) g^2
 //! p <- p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 //! ```
-//! with `t = 1, 2, ...`. Constants and bias corrections are computed in f64 and rounded once; the elementwise work runs in
-//! the element type in exactly this order, each operation rounded, so every machine gets the same bits.
+//! with `t = 1, 2, ...`. Constants and bias corrections are computed in f64 and rounded once; the
+//! elementwise work runs in the element type in exactly this order, each operation rounded, so
+//! every machine gets the same bits.
 //!
-//! Shapes: `p`, `m`, `v`, `g` have one length. Cost: 12 FLOP, a square root and a division an element against 28 bytes
-//! moved (f32), so bandwidth decides.
-//! Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization"; spec training-and-data §1.2.
+//! Shapes: `p`, `m`, `v`, `g` have one length. Cost: 12 FLOP, a square root and a division an
+//! element against 28 bytes moved (f32), so bandwidth decides.
+//! Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization"; spec training-and-data
+//! §1.2.
 
 use rayon::prelude::*;
 
@@ -55,7 +58,9 @@ struct Constants<T> {
 const TASK: usize = 1 << 14;
 
 simd! {
-    fn update_f32<FMA>(k: &Constants<f32>, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
+    fn update_f32<FMA>(
+        k: &Constants<f32>, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32],
+    ) {
         update(k, p, m, v, g);
     }
 }

@@ -5,11 +5,13 @@
 //! raw     = sigmoid(v) < 0.5
 //! used    = raw, except that a row with every key blocked becomes open
 //! ```
-//! `sigmoid(v) < 0.5` is taken as its correctly rounded f32 value: below zero, and not so near to it that the sigmoid
-//! rounds to one half. The neighbour of 0.5 lies 2^-25 below, the slope at zero is 1/4, so that is `v < -2^-24`.
+//! `sigmoid(v) < 0.5` is taken as its correctly rounded f32 value: below zero, and not so near to
+//! it that the sigmoid rounds to one half. The neighbour of 0.5 lies 2^-25 below, the slope at
+//! zero is 1/4, so that is `v < -2^-24`.
 //!
-//! Shapes: logits `[n, h, w]` with `n = b q`; flags `[n, ho, wo]` as bytes, 1 = blocked. A constant: no gradient.
-//! The resized map lives row by row; only the flags are written. Cost: see [`crate::resize`].
+//! Shapes: logits `[n, h, w]` with `n = b q`; flags `[n, ho, wo]` as bytes, 1 = blocked. A
+//! constant: no gradient. One resized map at a time is held; only the flags are
+//! written. Cost: see [`crate::resize`].
 //! Source: spec mask2former §3.3 and §3.4.
 
 use rayon::prelude::*;
@@ -32,7 +34,8 @@ pub struct AttentionMask<'a> {
 }
 
 impl AttentionMask<'_> {
-    /// Writes `used` `[n, ho, wo]` and, if asked for, `raw` of the same shape from before the rows were reset.
+    /// Writes `used` `[n, ho, wo]` and, if asked for, `raw` of the same shape from before the rows
+    /// were reset.
     ///
     /// # Errors
     /// A slice of another length than the sizes say.

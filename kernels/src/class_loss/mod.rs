@@ -4,12 +4,13 @@
 //! loss       = weight * sum_i w[y_i] (lse(x_i) - x[i, y_i]) / (sum_i w[y_i] + eps)
 //! dx[i, j]   = dloss * weight * w[y_i] (softmax(x_i)[j] - [j = y_i]) / (sum_i w[y_i] + eps)
 //! ```
-//! with `eps` the rounding unit of f32, 1.19e-7. Rows are the queries of a batch, `y` their matched class or the last one
-//! for "no object". The divisor belongs to this process alone.
+//! with `eps` the rounding unit of f32, 1.19e-7. Rows are the queries of a batch, `y` their
+//! matched class or the last one for "no object". The divisor belongs to this process alone.
 //!
-//! Shapes: `x`, `dx` `[n, k]` with `k` counting "no object"; `targets` `[n]`; `class_weights` `[k]`; the loss is one
-//! number. Nothing is saved, the softmax is computed again. Cost: 2 n k exponentials; with n = 400, k = 20 the plain
-//! loops take microseconds, so there is no other form.
+//! Shapes: `x`, `dx` `[n, k]` with `k` counting "no object"; `targets` `[n]`; `class_weights`
+//! `[k]`; the loss is one number. Nothing is saved, the softmax is computed again. Cost: 2 n k
+//! exponentials; with n = 400, k = 20 the plain loops take microseconds, so there is no other
+//! form.
 //! Source: spec mask2former §4.4, §4.5.
 
 use crate::{KernelError, Real, Result, check_len};

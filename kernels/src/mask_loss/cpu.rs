@@ -32,7 +32,9 @@ simd! {
         acc.map(sum_lanes)
     }
 
-    fn row_gradient<FMA>(x: &[f32], t: &[f32], mask: f32, dice: f32, top: f32, den: f32, dx: &mut [f32]) {
+    fn row_gradient<FMA>(
+        x: &[f32], t: &[f32], mask: f32, dice: f32, top: f32, den: f32, dx: &mut [f32],
+    ) {
         // dice * (2 t den - top) / den^2 = a t - b
         let (a, b) = (2.0 * dice / den, dice * top / (den * den));
         for ((&x, &t), dx) in x.iter().zip(t).zip(dx) {

@@ -10,10 +10,12 @@
 //! dx = dmask * mask_weight / (num P + eps) * (s - t)
 //!    - ddice * dice_weight / (num + eps) * s (1 - s) (2 t den - (2 I + 1)) / den^2
 //! ```
-//! `num` is the number of matched pairs averaged over processes (at least 1), `eps` the rounding unit of f32, 1.19e-7.
+//! `num` is the number of matched pairs averaged over processes (at least 1), `eps` the rounding
+//! unit of f32, 1.19e-7.
 //!
-//! Shapes: `x`, `t`, `dx` `[r, p]`; `sums` `[r, 3]` holds `S, U, I` of each pair and is all that is saved besides `x` and
-//! `t`. No pairs give zero losses. Cost: one exponential and about 20 FLOP a point each way.
+//! Shapes: `x`, `t`, `dx` `[r, p]`; `sums` `[r, 3]` holds `S, U, I` of each pair and is all that
+//! is saved besides `x` and `t`. No pairs give zero losses. Cost: one exponential and about 20
+//! FLOP a point each way.
 //! Source: spec mask2former §4.4, §4.5.
 
 mod cpu;
@@ -78,7 +80,8 @@ impl MaskLoss {
         Ok(MaskLosses { mask: total * T::of(scale.mask), dice: dice * T::of(scale.dice) })
     }
 
-    /// Writes `dx` `[r, p]` for the incoming gradients `dloss`, from the `sums` of the forward pass.
+    /// Writes `dx` `[r, p]` for the incoming gradients `dloss`, from the `sums` of the forward
+    /// pass.
     ///
     /// # Errors
     /// As [`MaskLoss::forward`].

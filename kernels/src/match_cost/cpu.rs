@@ -1,4 +1,5 @@
-//! Matching costs in f32: tiles of points, one product each for mask and dice, partial sums added in the order of tiles.
+//! Matching costs in f32: tiles of points, one product each for mask and dice, partial sums added
+//! in the order of tiles.
 
 use rayon::prelude::*;
 
@@ -7,14 +8,16 @@ use crate::logistic::sigmoid_and_log;
 use crate::product::{View, product};
 use crate::simd;
 
-/// Points a task takes: three tiles of 100 queries stay within the second-level cache. Fixed, as the sums depend on it.
+/// Points a task takes: three tiles of 100 queries stay within the second-level cache. Fixed, as
+/// the sums depend on it.
 const TILE: usize = 512;
 
 simd! {
     /// Writes `BCE(x, 1)`, `BCE(x, 0)` and `sigmoid(x)`; returns the sum of the last.
     fn logits_row<FMA>(x: &[f32], one: &mut [f32], zero: &mut [f32], sigma: &mut [f32]) -> f32 {
-        let (one, zero, sigma) = (&mut one[..x.len()], &mut zero[..x.len()], &mut sigma[..x.len()]);
-        for j in 0..x.len() {
+        let n = x.len();
+        let (one, zero, sigma) = (&mut one[..n], &mut zero[..n], &mut sigma[..n]);
+        for j in 0..n {
             let (s, log) = sigmoid_and_log::<FMA>(x[j]);
             one[j] = (-x[j]).max(0.0) + log;
             zero[j] = x[j].max(0.0) + log;

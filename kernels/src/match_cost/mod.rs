@@ -3,14 +3,18 @@
 //! ```text
 //! class[q, g] = -softmax(cls[q])[label[g]]
 //! mask[q, g]  = (1/P) sum_p [ t[g, p] BCE(x[q, p], 1) + (1 - t[g, p]) BCE(x[q, p], 0) ]
-//! dice[q, g]  = 1 - (2 sum_p s[q, p] t[g, p] + 1) / (sum_p s[q, p] + sum_p t[g, p] + 1)      s = sigmoid(x)
+//! s           = sigmoid(x)
+//! dice[q, g]  = 1 - (2 sum_p s[q, p] t[g, p] + 1) / (sum_p s[q, p] + sum_p t[g, p] + 1)
 //! cost        = class_weight * class + mask_weight * mask + dice_weight * dice
 //! ```
-//! `x` are the mask logits and `t` the masks, read at the same `P` random points. Mask and dice costs are matrix products
-//! over the points: `[BCE(x, 1), BCE(x, 0)] [t, 1 - t]^T / P` and `s t^T`.
+//! `x` are the mask logits and `t` the masks, read at the same `P` random points. Mask and dice
+//! costs are matrix products over the points: `[BCE(x, 1), BCE(x, 0)] [t, 1 - t]^T / P` and
+//! `s t^T`.
 //!
-//! Shapes: `cls` `[q, k + 1]`, `labels` `[g]`, `x` `[q, p]`, `t` `[g, p]`, `cost` `[q, g]`. No gradient flows.
-//! Cost: 6 q g p FLOP and two exponentials' worth of work on `q p` logits; 0.15 GFLOP at q = 100, g = 19, p = 12544.
+//! Shapes: `cls` `[q, k + 1]`, `labels` `[g]`, `x` `[q, p]`, `t` `[g, p]`, `cost` `[q, g]`. No
+//! gradient flows.
+//! Cost: 6 q g p FLOP and two exponentials' worth of work on `q p` logits; 0.15 GFLOP at q = 100,
+//! g = 19, p = 12544.
 //! Source: spec mask2former §4.3.
 
 mod cpu;
@@ -65,7 +69,8 @@ impl MatchCost {
         if self.p == 0 {
             return Err(KernelError::Size { op: "match_cost", what: "there are no points".into() });
         }
-        if let Some(label) = labels.iter().find(|l| !(0..self.k as i64).contains(&i64::from(**l))) {
+        let classes = 0..self.k as i64;
+        if let Some(label) = labels.iter().find(|l| !classes.contains(&i64::from(**l))) {
             let what = format!("label {label} is not one of {} classes", self.k);
             return Err(KernelError::Size { op: "match_cost", what });
         }

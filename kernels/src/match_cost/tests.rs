@@ -64,7 +64,8 @@ fn bad_arguments_are_named() {
     let s = MatchCost::new(1, 1, 2, 1);
     for label in [-1, 2] {
         let error = s.compute(&[0.0; 3], &[label], &[0.0f32], &[0.0], &mut [0.0]).unwrap_err();
-        assert_eq!(error.to_string(), format!("match_cost: label {label} is not one of 2 classes"));
+        let want = format!("match_cost: label {label} is not one of 2 classes");
+        assert_eq!(error.to_string(), want);
     }
     let s = MatchCost::new(1, 0, 2, 1);
     s.compute(&[0.0; 3], &[], &[0.0f32], &[], &mut []).unwrap();

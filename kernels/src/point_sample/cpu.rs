@@ -1,5 +1,6 @@
-//! Point sampling in f32. Each map is copied into a frame of zeros one pixel wide: then every tap of a valid point lies
-//! in memory, an invalid point becomes the corner of the frame with fractions 0, and no loop has a branch.
+//! Point sampling in f32. Each map is copied into a frame of zeros one pixel wide: then every tap
+//! of a valid point lies in memory, an invalid point becomes the corner of the frame with
+//! fractions 0, and no loop has a branch.
 
 use std::cell::RefCell;
 
@@ -36,11 +37,14 @@ impl FrameTaps {
 }
 
 simd! {
-    fn locate<FMA>(h: usize, w: usize, points: &[f32], base: &mut [u32], lx: &mut [f32], ly: &mut [f32]) {
+    fn locate<FMA>(
+        h: usize, w: usize, points: &[f32], base: &mut [u32], lx: &mut [f32], ly: &mut [f32],
+    ) {
         let (wf, hf) = (w as f32, h as f32);
         let (points, _) = points.as_chunks::<2>();
         for (j, point) in points.iter().enumerate() {
-            // Not fused: the reference rounds the product, and the floor must fall on the same side.
+            // Not fused: the reference rounds the product, and the floor must fall on the same
+            // side.
             let (px, py) = (point[0] * wf - 0.5, point[1] * hf - 0.5);
             let valid = px > -1.0 && py > -1.0 && px < wf && py < hf;
             let (fx, fy) = if valid { (px.floor(), py.floor()) } else { (-1.0, -1.0) };

@@ -17,7 +17,8 @@ pub struct LabelSample {
 }
 
 impl LabelSample {
-    /// Reads the masks of several classes of one label map `[h, w]` at the same points `[p, 2]`; writes `values` `[g, p]`.
+    /// Reads the masks of several classes of one label map `[h, w]` at the same points `[p, 2]`;
+    /// writes `values` `[g, p]`.
     ///
     /// Each point is looked up once, whatever the number of classes.
     ///
@@ -54,8 +55,8 @@ impl LabelSample {
         Ok(())
     }
 
-    /// Reads row `i` of `values` `[r, p]` from the mask of `classes[i]` in label map `images[i]` of `labels` `[b, h, w]`
-    /// at its own points, `[r, p, 2]`.
+    /// Reads row `i` of `values` `[r, p]` from the mask of `classes[i]` in label map `images[i]`
+    /// of `labels` `[b, h, w]` at its own points, `[r, p, 2]`.
     ///
     /// # Errors
     /// A slice of another length than the sizes say; an image that is not there.

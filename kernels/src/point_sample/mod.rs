@@ -1,17 +1,18 @@
 //! Bilinear reading of maps, and of class masks, at scattered points.
 //!
-//! A point `(x, y)` in `[0, 1]^2` is read at `px = x w - 0.5`, `py = y h - 0.5`. With `(x0, y0)` the floor, `lx, ly` the
-//! fractions, `hx = 1 - lx`, `hy = 1 - ly`:
+//! A point `(x, y)` in `[0, 1]^2` is read at `px = x w - 0.5`, `py = y h - 0.5`. With `(x0, y0)`
+//! the floor, `lx, ly` the fractions, `hx = 1 - lx`, `hy = 1 - ly`:
 //! ```text
 //! y = hy hx v[y0, x0] + hy lx v[y0, x0+1] + ly hx v[y0+1, x0] + ly lx v[y0+1, x0+1]
 //! ```
-//! where taps outside the map read 0 and a point with `px <= -1`, `py <= -1`, `px >= w` or `py >= h` gives 0.
-//! Backward: `dmap[tap] += weight(tap) * dy`, rows apart and points in order, so the sum has one order on any number of
-//! threads. Points are constants.
+//! where taps outside the map read 0 and a point with `px <= -1`, `py <= -1`, `px >= w` or
+//! `py >= h` gives 0.
+//! Backward: `dmap[tap] += weight(tap) * dy`, rows apart and points in order, so the sum has one
+//! order on any number of threads. Points are constants.
 //!
 //! Shapes: maps `[r, h, w]`; points `[r, p, 2]`, or `[p, 2]` read by every row; values `[r, p]`.
-//! [`LabelSample`] reads the binary masks `label == class` straight from the label map `[h, w]`, so that the masks at
-//! full size are never built.
+//! [`LabelSample`] reads the binary masks `label == class` straight from the label map `[h, w]`,
+//! so that the masks at full size are never built.
 //! Nothing is saved. Cost: about 20 FLOP and four scattered reads a point.
 //! Source: spec mask2former §2.4 (tap rule) and §4.2.
 

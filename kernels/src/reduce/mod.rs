@@ -1,8 +1,8 @@
 //! Sums and a search for damaged numbers over whole tensors.
 //!
-//! Sums are taken over pieces of a fixed size and the pieces added in order (pairwise for [`sum`]), so the result is the
-//! same bits on any number of threads. In f32 the pieces keep 16 partial sums, which also keeps the error of a long sum
-//! small.
+//! Sums are taken over pieces of a fixed size and the pieces added in order (pairwise for
+//! [`sum`]), so the result is the same bits on any number of threads. In f32 the pieces keep 16
+//! partial sums, which also keeps the error of a long sum small.
 //! Shapes: any; [`column_sums`] takes rows `[n, c]`. Cost: one read, bandwidth decides.
 
 use rayon::prelude::*;
@@ -29,7 +29,8 @@ simd! {
     }
 
     fn has_bad<FMA>(x: &[f32]) -> bool {
-        // All bits of the exponent set: infinite or not a number. No early exit, so that it vectorises.
+        // All bits of the exponent set: infinite or not a number. No early exit, so that it
+        // vectorises.
         x.iter().fold(false, |bad, v| bad | (v.to_bits() & 0x7f80_0000 == 0x7f80_0000))
     }
 }

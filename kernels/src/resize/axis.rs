@@ -5,9 +5,11 @@ use crate::{KernelError, Result};
 /// Interpolation rule of one axis (spec backbones §3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Two taps; the source coordinate is clamped below at 0, the upper neighbour at the last index.
+    /// Two taps; the source coordinate is clamped below at 0, the upper neighbour at the last
+    /// index.
     Bilinear,
-    /// Four taps of the cubic kernel with a = -0.75; indices are clamped, the coordinate is not. No antialiasing.
+    /// Four taps of the cubic kernel with a = -0.75; indices are clamped, the coordinate is not.
+    /// No antialiasing.
     Bicubic,
     /// Cubic kernel with a = -0.5, stretched when the axis shrinks, weights normalised to sum 1.
     BicubicAntialias,
@@ -18,14 +20,15 @@ pub enum Mode {
 pub enum Step {
     /// `n_in / n_out`: the caller asked for an output size.
     Size,
-    /// `1 / f`: the caller asked for the scale factor `f`; the output size is then `floor(n_in * f)`.
+    /// `1 / f`: the caller asked for the scale factor `f`; the output size is then `floor(n_in *
+    /// f)`.
     Factor(f64),
 }
 
 /// A sparse matrix `[n_out, n_in]` with a few entries a row.
 ///
-/// Rows are padded to `width` entries with weight 0 on an index the row reads anyway, so that loops over all outputs
-/// need no branch; `count` says how many entries are real.
+/// Rows are padded to `width` entries with weight 0 on an index the row reads anyway, so that
+/// loops over all outputs need no branch; `count` says how many entries are real.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Taps {
     pub n_in: usize,
@@ -85,11 +88,12 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// The taps that take `n_in` inputs to `n_out` outputs. Coordinates and weights are computed in f64.
+    /// The taps that take `n_in` inputs to `n_out` outputs. Coordinates and weights are computed
+    /// in f64.
     ///
     /// # Errors
-    /// A size of 0 or beyond 2^31, a factor that is not positive and finite, or one whose `floor(n_in * f)` is not
-    /// `n_out`.
+    /// A size of 0 or beyond 2^31, a factor that is not positive and finite, or one whose
+    /// `floor(n_in * f)` is not `n_out`.
     pub fn new(n_in: usize, n_out: usize, mode: Mode, step: Step) -> Result<Axis> {
         let fail = |what: String| Err(KernelError::Size { op: "resize", what });
         if n_in == 0 || n_out == 0 || n_in.max(n_out) > i32::MAX as usize {

@@ -1,5 +1,5 @@
-//! Resampling in f32, an output row at a time: first the rows that it reads are blended into one, then that one is
-//! resampled along its width. The blended row stays in the cache.
+//! Resampling in f32, an output row at a time: first the rows that it reads are blended into one,
+//! then that one is resampled along its width. The blended row stays in the cache.
 
 use std::cell::RefCell;
 
@@ -9,7 +9,8 @@ use super::Taps;
 use crate::simd;
 use crate::simd::{LANES, madd};
 
-/// Elements of output a task takes at least. Fixed, and every output element is computed alone anyway.
+/// Elements of output a task takes at least. Fixed, and every output element is computed alone
+/// anyway.
 const TASK: usize = 1 << 15;
 
 thread_local! {

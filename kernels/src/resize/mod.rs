@@ -4,16 +4,19 @@
 //! y[n, oy, ox, :] = sum_i sum_j wy[oy, i] * wx[ox, j] * x[n, i, j, :]
 //! dx[n, i, j, :]  = sum_oy sum_ox wy[oy, i] * wx[ox, j] * dy[n, oy, ox, :]
 //! ```
-//! The tables `wy`, `wx` hold a few taps a row and come from [`Axis::new`]: bilinear, bicubic (a = -0.75) or antialiased
-//! bicubic (a = -0.5), by output size or by scale factor, which place the samples differently. The backward pass runs
-//! the same loops over the transposed tables, so it gathers and needs no atomics.
+//! The tables `wy`, `wx` hold a few taps a row and come from [`Axis::new`]: bilinear, bicubic (a =
+//! -0.75) or antialiased bicubic (a = -0.5), by output size or by scale factor, which place the
+//! samples differently. The backward pass runs the same loops over the transposed tables, so it
+//! gathers and needs no atomics.
 //!
-//! Shapes: `x`, `dx` are `[n, h, w, c]`; `y`, `dy` `[n, ho, wo, c]`. Mask logits `[b, q, h, w]` are the case
-//! `n = b * q`, `c = 1`, which is vectorised along the width instead of the channels. The patch kernels `[o, i, 14, 14]`
-//! of a checkpoint are another.
-//! Nothing is saved. Cost forward with k taps: 2 k n ho c (w + wo) FLOP; one read of x and one write of y.
-//! Coordinates and weights are f64, rounded to the element type once; an implementation with f32 coordinates differs by
-//! about 1e-6. Source: spec backbones §3, mask2former (conventions) and §1.
+//! Shapes: `x`, `dx` are `[n, h, w, c]`; `y`, `dy` `[n, ho, wo, c]`. Mask logits `[b, q, h, w]`
+//! are the case `n = b * q`, `c = 1`, which is vectorised along the width instead of the channels.
+//! The patch kernels `[o, i, 14, 14]` of a checkpoint are another.
+//! Nothing is saved. Cost forward with k taps: 2 k n ho c (w + wo) FLOP; one read of x and one
+//! write of y.
+//! Coordinates and weights are f64, rounded to the element type once; an implementation with f32
+//! coordinates differs by about 1e-6.
+//! Source: spec backbones §3, mask2former (conventions) and §1.
 
 mod axis;
 mod cpu;

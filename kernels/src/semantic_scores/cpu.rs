@@ -58,7 +58,8 @@ fn tiles(scores: &mut [f32], n: usize, size: usize) -> Vec<Vec<&mut [f32]>> {
     tiles
 }
 
-/// Fills each tile of `size` pixels: `fill(first pixel, pixels, sigmas [q, pixels], row)`, then the product.
+/// Fills each tile of `size` pixels: `fill(first pixel, pixels, sigmas [q, pixels], row)`, then
+/// the product.
 fn for_each_tile(
     s: &SemanticScores,
     n: usize,

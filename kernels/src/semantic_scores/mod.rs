@@ -1,14 +1,16 @@
 //! Class scores of every pixel from the classes and masks of all queries.
 //!
 //! ```text
-//! prob[q, c]  = softmax(cls[q])[c]  for c < k, with "no object" taking part in the softmax and dropped afterwards
+//! prob[q, c]  = softmax(cls[q])[c]      over k + 1 entries, of which "no object" is then dropped
 //! score[c, n] = sum_q prob[q, c] sigmoid(mask[q, n])
 //! ```
-//! Scores are not normalised over the classes. [`SemanticScores::upsampled`] resizes the mask logits on the way, a row
-//! of pixels at a time, so that the masks of all queries at the size of the crop (105 MB for 100 queries at 512 px) are
-//! never built; the result is that of resizing first.
+//! Scores are not normalised over the classes. [`SemanticScores::upsampled`] resizes the mask
+//! logits on the way, a row of pixels at a time, so that the masks of all queries at the size of
+//! the crop (105 MB for 100 queries at 512 px) are never built; the result is that of resizing
+//! first.
 //!
-//! Shapes, one image: `cls` `[q, k + 1]`, masks `[q, n]` or `[q, h, w]`, scores `[k, n]` or `[k, ho, wo]`. No gradient.
+//! Shapes, one image: `cls` `[q, k + 1]`, masks `[q, n]` or `[q, h, w]`, scores `[k, n]` or `[k,
+//! ho, wo]`. No gradient.
 //! Cost: 2 q k n FLOP and q n sigmoids; 1 GFLOP at q = 100, k = 19, 512 px.
 //! Source: spec mask2former §5.
 
@@ -53,7 +55,8 @@ impl SemanticScores {
         Ok(())
     }
 
-    /// Writes `scores` `[k, ho, wo]` from mask logits `[q, h, w]`, resized by the tap tables `y` (rows) and `x` (columns).
+    /// Writes `scores` `[k, ho, wo]` from mask logits `[q, h, w]`, resized by the tap tables `y`
+    /// (rows) and `x` (columns).
     ///
     /// # Errors
     /// A slice of another length than the sizes say.

@@ -1,11 +1,13 @@
 //! The fixed position table of the mask decoder: sines and cosines of the row and the column.
 //!
 //! ```text
-//! y = 2 pi (i + 1) / (h + 1e-6)      x = 2 pi (j + 1) / (w + 1e-6)      t_k = 10000^(2 floor(k / 2) / (c / 2))
+//! y = 2 pi (i + 1) / (h + 1e-6)      x = 2 pi (j + 1) / (w + 1e-6)
+//! t_k = 10000^(2 floor(k / 2) / (c / 2))
 //! table[i, j, k]         = sin(y / t_k) for even k, cos(y / t_k) for odd k       k in 0..c/2
 //! table[i, j, c / 2 + k] = the same of x
 //! ```
-//! Counting starts at 1, so the last row and column lie at 2 pi. Quotients are taken in f32, as the published tables were.
+//! Counting starts at 1, so the last row and column lie at 2 pi. Quotients are taken in f32, as
+//! the published tables were.
 //! Shapes: `table` `[h w, c]`. No gradient; computed once for a size.
 //! Source: spec mask2former §2.2.
 
@@ -16,7 +18,7 @@ use crate::{KernelError, Real, Result, check_len};
 /// # Errors
 /// A `c` that is not a multiple of 4; a slice of another length.
 pub fn sine_position<T: Real>(h: usize, w: usize, c: usize, table: &mut [T]) -> Result<()> {
-    if c == 0 || c % 4 != 0 {
+    if c == 0 || !c.is_multiple_of(4) {
         let what = format!("{c} channels do not divide into sines and cosines of two axes");
         return Err(KernelError::Size { op: "sine_position", what });
     }

@@ -1,15 +1,17 @@
 //! Picks the points of a mask that the model is least sure about.
 //!
-//! Of `n_over` random points a row, those `keep` with the smallest `|logit|` are kept; `n_rand` fresh random points are
-//! appended:
+//! Of `n_over` random points a row, those `keep` with the smallest `|logit|` are kept; `n_rand`
+//! fresh random points are appended:
 //! ```text
 //! out[i] = points[i, j : (|logit[i, j]|, j) among the keep smallest], random[i]
 //! ```
-//! Ties go to the lower index, and kept points stay in their order, so the choice does not depend on how the selection is
-//! done. A logit that is not a number counts as most certain. No gradient.
+//! Ties go to the lower index, and kept points stay in their order, so the choice does not depend
+//! on how the selection is done. A logit that is not a number counts as most certain. No gradient.
 //!
-//! Shapes: logits `[r, n_over]`, points `[r, n_over, 2]`, random `[r, n_rand, 2]`, output `[r, keep + n_rand, 2]`.
-//! At the size of the recipe n_over = 37632, keep = 9408, n_rand = 3136; cost: a linear-time selection a row.
+//! Shapes: logits `[r, n_over]`, points `[r, n_over, 2]`, random `[r, n_rand, 2]`, output `[r,
+//! keep + n_rand, 2]`.
+//! At the size of the recipe n_over = 37632, keep = 9408, n_rand = 3136; cost: a linear-time
+//! selection a row.
 //! Source: spec mask2former §4.4.
 
 use std::cell::RefCell;
@@ -31,7 +33,8 @@ pub struct UncertainPoints {
     pub n_rand: usize,
 }
 
-/// What a candidate is ordered by: the bits of `|logit|`, which order like the numbers, then its index.
+/// What a candidate is ordered by: the bits of `|logit|`, which order like the numbers, then its
+/// index.
 type Key = (u64, u32);
 
 thread_local! {
