@@ -1,4 +1,5 @@
-//! Draws one contact sheet of scenes: `cargo run --release -p dressage-train --example scenes -- sheet.png`.
+//! Draws a contact sheet of scenes in every domain:
+//! `cargo run --release -p dressage-train --example scenes -- sheet.png [first] [width] [height]`.
 
 use dressage_train::palette::Palette;
 use dressage_train::pictures::{Sheet, SheetRow, colourise, write_image};
@@ -9,24 +10,18 @@ fn main() -> dressage_train::Result<()> {
     let number =
         |k: usize, other: u64| arguments.get(k).and_then(|a| a.parse().ok()).unwrap_or(other);
     let path = arguments.first().map_or("scenes.png", String::as_str);
-    let (first, w, h) = (number(1, 0), number(2, 384) as usize, number(3, 224) as usize);
+    let (first, w, h) = (number(1, 0), number(2, 320) as usize, number(3, 192) as usize);
     let palette = Palette::cityscapes();
-    let rows = (0..4)
-        .map(|row| {
-            let scene = |k: u64, domain| render(1, first + 2 * row + k, domain, w, h);
-            let domains = [Domain::ALL[row as usize + 1], Domain::ALL[(row as usize + 2) % 6]];
-            let (day, label) = scene(0, Domain::Day);
-            let images = vec![
-                day,
-                colourise(&label, &palette),
-                scene(0, domains[0]).0,
-                scene(1, Domain::Day).0,
-                scene(1, domains[1]).0,
-            ];
-            let caption = format!("scene {} day, label, {}", first + 2 * row, domains[0].name());
-            SheetRow { caption, images }
+    let columns = Domain::ALL.iter().map(|domain| domain.name().to_owned());
+    let columns = ["label".to_owned()].into_iter().chain(columns).collect();
+    let rows = (first..first + 4)
+        .map(|index| {
+            let label = colourise(&render(1, index, Domain::Day, w, h).1, &palette);
+            let domains = Domain::ALL.iter().map(|&domain| render(1, index, domain, w, h).0);
+            let images = [label].into_iter().chain(domains).collect();
+            SheetRow { caption: format!("scene {index}"), images }
         })
         .collect();
-    let sheet = Sheet { title: "Street scenes".into(), columns: Vec::new(), rows };
+    let sheet = Sheet { title: "Street scenes".into(), columns, rows, text_scale: 2 };
     write_image(path.as_ref(), &sheet.compose())
 }

@@ -28,6 +28,8 @@ pub struct Sheet {
     pub columns: Vec<String>,
     /// Rows from top to bottom.
     pub rows: Vec<SheetRow>,
+    /// Pixels a dot of the captions (the title is twice as large); 0 counts as 1.
+    pub text_scale: usize,
 }
 
 impl Sheet {
@@ -36,26 +38,27 @@ impl Sheet {
         let count = self.rows.iter().map(|row| row.images.len()).max().unwrap_or(0);
         let count = count.max(self.columns.len());
         let widths: Vec<usize> = (0..count).map(|k| self.column_width(k)).collect();
-        let line = GLYPH_H + GAP;
-        let title = if self.title.is_empty() { 0 } else { 2 * GLYPH_H + GAP };
+        let dot = self.text_scale.max(1);
+        let line = dot * GLYPH_H + GAP;
+        let title = if self.title.is_empty() { 0 } else { 2 * dot * GLYPH_H + GAP };
         let heads = if self.columns.is_empty() { 0 } else { line };
         let rows: usize = self.rows.iter().map(|row| line + row_height(row) + GAP).sum();
-        let captions = self.rows.iter().map(|row| text_width(&row.caption, 1)).max().unwrap_or(0);
+        let captions = self.rows.iter().map(|row| text_width(&row.caption, dot)).max().unwrap_or(0);
         let inner = (widths.iter().sum::<usize>() + GAP * count.saturating_sub(1))
-            .max(text_width(&self.title, 2))
+            .max(text_width(&self.title, 2 * dot))
             .max(captions);
         let mut out = Image::new(inner + 2 * GAP, GAP + title + heads + rows);
         out.data.as_chunks_mut::<3>().0.fill(BACKGROUND);
-        text(&mut out, GAP, GAP, &self.title, 2, BRIGHT);
+        text(&mut out, GAP, GAP, &self.title, 2 * dot, BRIGHT);
         let mut y = GAP + title;
         let lefts: Vec<usize> =
             (0..count).map(|k| GAP + widths[..k].iter().map(|w| w + GAP).sum::<usize>()).collect();
         for (heading, &x) in self.columns.iter().zip(&lefts) {
-            text(&mut out, x, y, heading, 1, DIM);
+            text(&mut out, x, y, heading, dot, DIM);
         }
         y += heads;
         for row in &self.rows {
-            text(&mut out, GAP, y, &row.caption, 1, BRIGHT);
+            text(&mut out, GAP, y, &row.caption, dot, BRIGHT);
             y += line;
             for (image, &x) in row.images.iter().zip(&lefts) {
                 paste(&mut out, image, x, y);
@@ -67,7 +70,8 @@ impl Sheet {
 
     fn column_width(&self, k: usize) -> usize {
         let pictures = self.rows.iter().filter_map(|row| row.images.get(k)).map(|image| image.w);
-        let heading = self.columns.get(k).map_or(0, |heading| text_width(heading, 1));
+        let heading =
+            self.columns.get(k).map_or(0, |heading| text_width(heading, self.text_scale.max(1)));
         pictures.max().unwrap_or(0).max(heading)
     }
 }

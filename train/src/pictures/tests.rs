@@ -65,6 +65,7 @@ fn a_sheet_holds_its_pictures_where_the_columns_say() {
         title: "Scenes".into(),
         columns: vec!["a".into(), "b".into()],
         rows: vec![row("day", vec![red.clone(), blue.clone()]), row("night", vec![blue, red])],
+        text_scale: 1,
     };
     let page = sheet.compose();
     let count = |rgb| page.data.as_chunks::<3>().0.iter().filter(|&&p| p == rgb).count();

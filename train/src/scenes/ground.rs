@@ -45,39 +45,61 @@ fn ground_row(
     let middle = camera.middle(z);
     for x in 0..canvas.w {
         let across = (x as f32 + 0.5 - camera.cx) * foot - middle;
-        let (class, surface) = ground_point(layout, style, across, z, foot, foot_z);
+        let (class, surface) = ground_point(layout, style, &Spot { across, z, foot, foot_z });
         canvas.put(y * canvas.w + x, 1.0, class, z, surface);
     }
 }
 
-/// Class and look of the ground at `across` metres from the middle of the road and `z` metres ahead.
-fn ground_point(
-    layout: &Layout,
-    style: &Style,
+/// What a pixel of the ground covers, in metres.
+struct Spot {
     across: f32,
     z: f32,
+    /// Width.
     foot: f32,
+    /// Length.
     foot_z: f32,
-) -> (u8, Surface) {
-    let side = if across < 0.0 { &layout.left } else { &layout.right };
-    let out = across.abs();
-    let fine = (0.06 / foot_z).min(1.0);
-    let shade = shadow(layout, style, across, z);
+}
+
+/// Class and look of the ground at `spot`; edges between materials are blended over one pixel.
+fn ground_point(layout: &Layout, style: &Style, spot: &Spot) -> (u8, Surface) {
+    let side = if spot.across < 0.0 { &layout.left } else { &layout.right };
+    let out = spot.across.abs();
+    let (class, mut surface) = material(layout, style, spot);
+    for edge in [layout.road, layout.road + KERB, layout.road + side.walk] {
+        let beyond = (out - edge) / spot.foot;
+        if beyond.abs() < 0.5 {
+            let step = if beyond < 0.0 { 0.02 } else { -0.02 };
+            let across = (edge + step) * spot.across.signum();
+            let (_, other) = material(layout, style, &Spot { across, ..*spot });
+            surface.rgb = mix(surface.rgb, other.rgb, 0.5 - beyond.abs());
+        }
+    }
+    surface.rgb = scale(surface.rgb, shadow(layout, style, spot.across, spot.z));
+    (class, surface)
+}
+
+/// Width of the kerb in metres.
+const KERB: f32 = 0.18;
+
+fn material(layout: &Layout, style: &Style, spot: &Spot) -> (u8, Surface) {
+    let side = if spot.across < 0.0 { &layout.left } else { &layout.right };
+    let (across, z, out) = (spot.across, spot.z, spot.across.abs());
+    let fine = (0.06 / spot.foot_z).min(1.0);
     let edge = layout.road;
-    let (class, rgb, up) = if out < edge {
-        (ROAD, road(layout, style, across, z, foot, foot_z, fine), road_snow(layout, across, z))
-    } else if out < edge + 0.18 {
-        (SIDEWALK, style.kerb, 0.6)
+    if out < edge {
+        let gutter = band(out, edge - 0.16, edge, spot.foot);
+        let rgb = scale(road(layout, style, spot, fine), 1.0 - 0.3 * gutter);
+        (ROAD, Surface::from(rgb).up(road_snow(layout, across, z)))
+    } else if out < edge + KERB {
+        (SIDEWALK, Surface::from(style.kerb).up(0.6))
     } else if out < edge + side.walk {
-        (SIDEWALK, paving(style, across, z, foot, foot_z, fine), 0.85)
+        (SIDEWALK, Surface::from(paving(style, spot, fine)).up(0.85))
     } else {
         let tuft = noise(across * 3.0, z * 2.0, style.texture ^ 0x6A) - 0.5;
         let patch = noise(across * 0.35, z * 0.25, style.texture ^ 0x6B) - 0.5;
-        (TERRAIN, scale(style.grass, 1.0 + 0.35 * tuft * fine + 0.25 * patch), 1.0)
-    };
-    let gutter = band(out, edge - 0.16, edge, foot);
-    let rgb = scale(rgb, shade * (1.0 - 0.22 * gutter));
-    (class, Surface::from(rgb).up(up))
+        let rgb = scale(style.grass, 1.0 + 0.35 * tuft * fine + 0.25 * patch);
+        (TERRAIN, Surface::from(rgb).up(1.0))
+    }
 }
 
 /// Wheel tracks stay free of snow.
@@ -89,15 +111,8 @@ fn road_snow(layout: &Layout, across: f32, z: f32) -> f32 {
     (0.5 * patch + 0.35) * (1.0 - 0.85 * track)
 }
 
-fn road(
-    layout: &Layout,
-    style: &Style,
-    across: f32,
-    z: f32,
-    foot: f32,
-    foot_z: f32,
-    fine: f32,
-) -> Rgb {
+fn road(layout: &Layout, style: &Style, spot: &Spot, fine: f32) -> Rgb {
+    let &Spot { across, z, foot, foot_z } = spot;
     let grain = chance((across * 30.0) as i32, (z * 30.0) as i32, style.texture) - 0.5;
     let patch = cloudy(across * 0.5, z * 0.15, style.texture ^ 0x21) - 0.5;
     let wear = noise(across * 1.4, z * 0.05, style.texture ^ 0x22) - 0.5;
@@ -124,7 +139,8 @@ fn road(
     mix(rgb, style.marking, paint * worn)
 }
 
-fn paving(style: &Style, across: f32, z: f32, foot: f32, foot_z: f32, fine: f32) -> Rgb {
+fn paving(style: &Style, spot: &Spot, fine: f32) -> Rgb {
+    let &Spot { across, z, foot, foot_z } = spot;
     let (u, v) = ((across + 50.0) / 0.75, z / 0.75);
     let stone = chance(u as i32, v as i32, style.texture ^ 0x31) - 0.5;
     let visible = (0.3 / foot_z).min(1.0);

@@ -64,6 +64,9 @@ impl Style {
         style.texture = random.next_u32();
         style.sun = if random.below(2) == 0 { -1.0 } else { 1.0 };
         style.jitter(&mut random);
+        if domain == Domain::Night {
+            style.contrast *= 0.15;
+        }
         if matches!(domain, Domain::Fog | Domain::Rain | Domain::Snow) {
             style.overcast();
         }

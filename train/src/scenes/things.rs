@@ -14,8 +14,8 @@ pub fn part(bits: u32, shift: u32) -> f32 {
 /// A crown of overlapping balls on a trunk.
 pub fn tree(canvas: &mut Canvas, camera: &Camera, style: &Style, item: &Item) {
     let (x, z, bits) = (item.x, item.z, item.bits);
-    let high = 4.5 + 3.5 * part(bits, 0);
-    let radius = 1.3 + 1.1 * part(bits, 8);
+    let radius = 1.3 + 0.9 * part(bits, 8);
+    let high = 2.0 + 2.0 * radius + 1.4 * part(bits, 0);
     let s = camera.scale(z);
     let foot = camera.project(x, 0.0, z);
     let crown = camera.project(x, high - radius, z);
@@ -62,8 +62,9 @@ fn ball(
     canvas.fill(low, high, VEGETATION, z, distance, |x, y| {
         let (u, v) = ((x - centre[0]) / radius, (y - centre[1]) / radius);
         let lit = (0.5 - 0.42 * v + 0.2 * u * sun).clamp(0.0, 1.0);
-        let fine = noise(u * 9.0 + 50.0, v * 9.0 + 50.0, seed ^ 5);
-        shade(fine, lit)
+        let leaves = 0.5 * noise(u * 7.0 + 50.0, v * 7.0 + 50.0, seed ^ 5)
+            + 0.5 * noise(u * 17.0 + 80.0, v * 17.0 + 80.0, seed ^ 9);
+        shade(leaves, lit)
     });
 }
 
@@ -138,7 +139,7 @@ pub fn sign(canvas: &mut Canvas, camera: &Camera, style: &Style, item: &Item) {
     let r = (0.38 * s).max(1.5);
     let (red, white) = ([0.8, 0.1, 0.12], [0.95, 0.95, 0.93]);
     let (blue, yellow) = ([0.1, 0.28, 0.68], [0.97, 0.78, 0.12]);
-    let flat = |rgb: [f32; 3]| move |_: f32, _: f32| Surface::from(rgb).emit(scale(rgb, 0.12));
+    let flat = |rgb: [f32; 3]| move |_: f32, _: f32| Surface::from(rgb).emit(scale(rgb, 0.3));
     let shape = |k: f32, points: &[[f32; 2]]| -> Vec<[f32; 2]> {
         points.iter().map(|p| [c[0] + p[0] * r * k, c[1] + p[1] * r * k]).collect()
     };

@@ -148,13 +148,14 @@ fn night(canvas: &mut Canvas, camera: &Camera, layout: &Layout, style: &Style) {
             let z = canvas.depth[at];
             let world_x = (px - camera.cx) * z / camera.f - camera.middle(z);
             let world_y = camera.height - (py - camera.horizon) * z / camera.f;
-            let mut light = scale([0.085, 0.1, 0.155], ambient);
+            let mut light = scale([0.13, 0.15, 0.22], ambient);
             for lamp in &lamps {
                 let (dx, dz, dy) = (world_x - lamp[0], z - lamp[1], world_y - 6.3);
                 let square = dx * dx + dz * dz + dy * dy;
-                let strength = 14.0 / (14.0 + square) * if dy > 0.3 { 0.15 } else { 1.0 };
+                let strength = 52.0 / (52.0 + square);
+                let strength = 1.5 * strength * strength * if dy > 0.3 { 0.3 } else { 1.0 };
                 for c in 0..3 {
-                    light[c] += [0.95, 0.72, 0.42][c] * strength * strength;
+                    light[c] += [0.95, 0.72, 0.42][c] * strength;
                 }
             }
             // The own headlights: two overlapping cones, cut off above.
