@@ -2,19 +2,19 @@
 //!
 //! This crate knows files and time. It never prints: errors are values, progress is reported through traits.
 
-pub mod files;
-pub mod groups;
-pub mod metrics;
 pub mod augment;
 pub mod data;
 mod error;
+pub mod files;
 pub mod groups;
+pub mod interrupt;
+pub mod metrics;
 pub mod palette;
 pub mod pictures;
 mod raster;
-pub mod scenes;
 pub mod recipe;
 pub mod runlog;
+pub mod scenes;
 pub mod schedule;
 pub mod windows;
 
