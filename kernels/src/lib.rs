@@ -18,8 +18,10 @@ mod scratch;
 mod tile;
 
 pub mod activation;
+pub mod adamw;
 pub mod add;
 pub mod attention;
+pub mod attention_mask;
 pub mod class_loss;
 pub mod conv2d;
 pub mod group_norm;
@@ -31,9 +33,14 @@ pub mod matmul;
 pub mod ms_deform_attn;
 pub mod patch_embed;
 pub mod point_sample;
+pub mod reduce;
+pub mod rein;
 pub mod residual;
 pub mod resize;
+pub mod semantic_scores;
+pub mod sine_position;
 pub mod swiglu;
+pub mod token_link;
 pub mod uncertain_points;
 
 pub use error::{KernelError, Result, check_len};

@@ -7,20 +7,21 @@ use std::marker::PhantomData;
 use crate::Real;
 
 thread_local! {
-    static KEPT: RefCell<Vec<f64>> = const { RefCell::new(Vec::new()) };
+    static IDLE: RefCell<Vec<Vec<f64>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `f` with `len` elements of unspecified contents.
+/// Calls `f` with `len` elements whose contents are whatever the last user left.
 ///
-/// A nested call on the same thread (rayon may run another task while one waits) gets memory of its own.
-pub fn with<T: Real, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
-    let mut memory = KEPT.take();
+/// The memory stays with the thread for the next call, so that a step after the first allocates none. A nested call, or
+/// another task that rayon runs on this thread while one waits, gets memory of its own, which is kept as well.
+pub(crate) fn with<T: Real, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
+    let mut memory = IDLE.with_borrow_mut(Vec::pop).unwrap_or_default();
     let needed = (len * size_of::<T>()).div_ceil(size_of::<f64>());
     if memory.len() < needed {
         memory.resize(needed, 0.0);
     }
     let result = f(&mut bytemuck::cast_slice_mut(&mut memory[..needed])[..len]);
-    KEPT.set(memory);
+    IDLE.with_borrow_mut(|idle| idle.push(memory));
     result
 }
 

@@ -26,6 +26,8 @@ pub struct CriterionConfig {
     pub importance: f64,
     /// Class weight of "no object".
     pub no_object: f64,
+    /// Weights of the class, mask and dice terms, in the losses and in the costs of matching.
+    pub weights: [f64; 3],
 }
 
 impl CriterionConfig {
@@ -37,6 +39,7 @@ impl CriterionConfig {
             oversample: 3.0,
             importance: 0.75,
             no_object: 0.1,
+            weights: [2.0, 5.0, 5.0],
         }
     }
 }
@@ -334,7 +337,9 @@ impl Criterion {
         let cls = ops::rows(&candidate.cls.detach(), image, 1)?;
         let ids: Vec<i32> = classes.iter().map(|&c| i32::from(c)).collect();
         let mut cost = vec![0.0; q * g];
-        let size = MatchCost::new(q, g, self.config.classes, p);
+        let [class_weight, mask_weight, dice_weight] = self.config.weights;
+        let k = self.config.classes;
+        let size = MatchCost { q, g, k, p, class_weight, mask_weight, dice_weight };
         size.compute(cls.data::<f32>()?, &ids, x.data()?, t.data()?, &mut cost)?;
         Ok(cost)
     }
@@ -347,7 +352,7 @@ impl Criterion {
         }
         let mut weights = vec![1.0; k];
         weights.push(self.config.no_object);
-        Ok(ops::class_loss(&candidate.cls, &labels, &weights, 2.0)?)
+        Ok(ops::class_loss(&candidate.cls, &labels, &weights, self.config.weights[0])?)
     }
 
     /// Mask and dice loss `[2]` and the points they read; `None` without pairs, where both are zero.
@@ -377,7 +382,9 @@ impl Criterion {
         let sample = LabelSample { h: labels.dim(1), w: labels.dim(2), p };
         let (at_data, t_data) = (at.data::<f32>()?, t.data_mut::<f32>()?);
         sample.each(labels.data::<u8>()?, &images, &classes, at_data, t_data)?;
-        let loss = ops::mask_loss(&x, &t, targets.num_masks(), capacity)?;
+        let [_, mask_weight, dice_weight] = self.config.weights;
+        let loss =
+            ops::mask_loss(&x, &t, targets.num_masks(), [mask_weight, dice_weight], capacity)?;
         Ok(Some((loss, at)))
     }
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use dressage_engine::{DType, Param, Tensor, no_grad, ops};
+use dressage_engine::{DType, Param, Tensor, no_grad};
+use dressage_kernels::resize::{Axis, Mode, Step};
 use dressage_kernels::semantic_scores::SemanticScores;
 use serde::{Deserialize, Serialize};
 
@@ -184,16 +185,20 @@ impl Segmenter {
 /// Shapes that do not fit; a type other than f32.
 pub fn semantic_scores(cls: &Tensor, mask: &Tensor, size: [usize; 2]) -> Result<Tensor> {
     let (b, q, k) = (cls.dim(0), cls.dim(1), cls.last_dim() - 1);
-    let n = size[0] * size[1];
+    let (h, w, n) = (mask.dim(2), mask.dim(3), size[0] * size[1]);
+    let y = Axis::new(h, size[0], Mode::Bilinear, Step::Size)?;
+    let x = Axis::new(w, size[1], Mode::Bilinear, Step::Size)?;
     let mut scores = Tensor::empty::<f32>(&[b, k, size[0], size[1]]);
     let out = scores.data_mut::<f32>()?;
-    let cls = cls.data::<f32>()?;
+    let (cls, mask) = (cls.data::<f32>()?, mask.data::<f32>()?);
     for i in 0..b {
-        // One image at a time: the resized logits of a hundred queries are the largest map there is.
-        let logits = ops::resize_maps(&ops::rows(mask, i, 1)?, size)?;
-        let cls = &cls[i * q * (k + 1)..][..q * (k + 1)];
-        let spec = SemanticScores { q, k, n };
-        spec.run(cls, logits.data::<f32>()?, &mut out[i * k * n..][..k * n])?;
+        SemanticScores { q, k }.upsampled(
+            &y,
+            &x,
+            &cls[i * q * (k + 1)..][..q * (k + 1)],
+            &mask[i * q * h * w..][..q * h * w],
+            &mut out[i * k * n..][..k * n],
+        )?;
     }
     Ok(scores)
 }

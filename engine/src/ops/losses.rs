@@ -7,16 +7,22 @@ use super::{expect_shape, shape_error};
 use crate::{Backward, DType, Edge, Float, Gradients, Result, Tensor, floats, record};
 
 /// Weighted binary cross-entropy and dice of logits `x` against targets `t`, both `[r, p]`: a tensor `[2]` with the two
-/// losses. `num` is the number of masks they are divided by. The gradient's buffer is taken for `capacity` rows.
+/// losses times `weights`. `num` is the number of masks they are divided by. The gradient's buffer is taken for `capacity` rows.
 ///
 /// # Errors
 /// Shapes that do not fit; a type other than f32 and f64.
-pub fn mask_loss(x: &Tensor, t: &Tensor, num: f64, capacity: usize) -> Result<Tensor> {
+pub fn mask_loss(
+    x: &Tensor,
+    t: &Tensor,
+    num: f64,
+    weights: [f64; 2],
+    capacity: usize,
+) -> Result<Tensor> {
     let &[r, p] = x.shape() else {
         return Err(shape_error("mask_loss", "x", "[r, p]", x));
     };
     expect_shape("mask_loss", "t", t, &[r, p])?;
-    let size = MaskLoss::new(r, p);
+    let size = MaskLoss { r, p, mask_weight: weights[0], dice_weight: weights[1] };
     floats!("mask_loss", x, T => {
         let mut sums = Tensor::with_capacity(x.dtype(), &[r, 3], 3 * capacity);
         let loss = size.forward(x.data::<T>()?, t.data()?, num, sums.data_mut()?)?;

@@ -9,8 +9,10 @@ mod join;
 mod layer_norm;
 mod linear;
 mod losses;
+mod masks;
 mod matmul;
 mod points;
+mod rein;
 mod resize;
 mod view;
 
@@ -23,8 +25,10 @@ pub use join::{broadcast, concat, gather_rows, narrow, prepend};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use losses::{class_loss, mask_loss, total};
+pub use masks::{attention_mask, sine_position};
 pub use matmul::matmul;
 pub use points::{mask_rows, point_sample};
+pub use rein::{ReinParts, rein, token_link};
 pub use resize::{
     resize_bicubic_antialiased, resize_bicubic_by_factor, resize_by_factor, resize_maps, resize_to,
 };

@@ -1,6 +1,6 @@
 //! The table of operations.
 
-use dressage_engine::{Result, Tensor, ops, recompute};
+use dressage_engine::{DType, Result, Tensor, ops, recompute};
 
 use crate::Case;
 
@@ -15,10 +15,18 @@ fn case(
 
 /// Every case.
 pub fn all() -> Vec<Case> {
-    [products(), pointwise(), norms_and_convolutions(), rows_and_views(), resampling(), attention()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        products(),
+        pointwise(),
+        norms_and_convolutions(),
+        rows_and_views(),
+        resampling(),
+        attention(),
+        losses(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn products() -> Vec<Case> {
@@ -117,10 +125,68 @@ fn resampling() -> Vec<Case> {
 }
 
 fn attention() -> Vec<Case> {
-    vec![case(
-        "ms_deform_attn",
-        &[&[1, 10, 2, 3], &[1, 10, 2, 2, 2, 2], &[1, 10, 2, 4]],
-        1e-5,
-        |x| ops::ms_deform_attn(&x[0], &x[1], &x[2], &[(1, 2), (2, 4)]),
-    )]
+    vec![
+        case("self_attention", &[&[2, 5, 3, 2, 4]], 1e-5, |x| ops::self_attention(&x[0])),
+        case("attention", &[&[2, 3, 6], &[2, 5, 6], &[2, 5, 6]], 1e-5, |x| {
+            ops::attention(&x[0], &x[1], &x[2], 2, None)
+        }),
+        case("attention, keys blocked", &[&[1, 3, 4], &[1, 4, 4], &[1, 4, 4]], 1e-5, |x| {
+            let blocked = [0u8, 1, 0, 0, 1, 1, 1, 0, 0, 0, 1, 0];
+            let blocked = Tensor::from_slice(&blocked, &[1, 3, 4])?;
+            ops::attention(&x[0], &x[1], &x[2], 2, Some(&blocked))
+        }),
+        case(
+            "ms_deform_attn",
+            &[&[1, 10, 2, 3], &[1, 10, 2, 2, 2, 2], &[1, 10, 2, 4]],
+            1e-5,
+            |x| ops::ms_deform_attn(&x[0], &x[1], &x[2], &[(1, 2), (2, 4)]),
+        ),
+        case("rein", REIN, 1e-5, |x| rein(x, true)),
+        case("rein, no softmax", REIN, 1e-5, |x| rein(x, false)),
+        case("token_link", &[&[3, 4, 5]], 1e-6, |x| ops::token_link(&x[0])),
+    ]
+}
+
+/// Features with one class row, five tokens, their values, W_f, b_f, scale.
+const REIN: &[&[usize]] = &[&[2, 1 + 4, 6], &[5, 6], &[4, 6], &[6, 6], &[6], &[]];
+
+fn rein(x: &[Tensor], softmax: bool) -> Result<Tensor> {
+    let parts = ops::ReinParts {
+        tokens: x[1].clone(),
+        values: x[2].clone(),
+        weight: &x[3],
+        bias: &x[4],
+        scale: &x[5],
+    };
+    ops::rein(&x[0], &parts, 1, softmax)
+}
+
+fn losses() -> Vec<Case> {
+    vec![
+        case("point_sample", &[&[2, 3, 4]], 1e-5, |x| {
+            // Inside, at the border and outside of the map.
+            let points = [0.31, 0.77, 0.02, 0.98, 0.5, 0.13, 0.999, 0.6, 1.3, 0.5, 0.71, 0.42];
+            let points = like(&x[0], &points, &[2, 3, 2])?;
+            ops::point_sample(&x[0], &points, 4)
+        }),
+        case("mask_rows", &[&[3, 4], &[2, 5, 4]], 1e-5, |x| {
+            ops::mask_rows(&x[0], &x[1], &[0, 1, 1], 4)
+        }),
+        case("mask_loss", &[&[3, 7]], 1e-5, |x| {
+            let t: Vec<f64> = (0..21).map(|i| f64::from(i % 4) / 3.0).collect();
+            ops::mask_loss(&x[0], &like(&x[0], &t, &[3, 7])?, 3.0, [5.0, 2.0], 4)
+        }),
+        case("class_loss", &[&[2, 3, 4]], 1e-5, |x| {
+            ops::class_loss(&x[0], &[3, 0, 3, 2, 3, 1], &[1.0, 1.0, 1.0, 0.1], 2.0)
+        }),
+        case("total", &[&[3], &[]], 1e-5, |x| ops::total(&[&x[0], &x[1]])),
+    ]
+}
+
+/// Constants in the type of `x`.
+fn like(x: &Tensor, values: &[f64], shape: &[usize]) -> Result<Tensor> {
+    match x.dtype() {
+        DType::F64 => Tensor::from_slice(values, shape),
+        _ => Tensor::from_slice(&values.iter().map(|&v| v as f32).collect::<Vec<_>>(), shape),
+    }
 }

@@ -83,3 +83,15 @@ impl Resize<'_> {
         }
     }
 }
+
+/// Resamples row `oy` of one planar map `[h, w]` into `out` `[wo]`; `row` is scratch.
+pub(crate) fn resample_row(
+    s: &Resize<'_>,
+    map: &[f32],
+    oy: usize,
+    row: &mut Vec<f32>,
+    out: &mut [f32],
+) {
+    row.resize(s.x.n_in(), 0.0);
+    cpu::one_row(1, &s.y.forward, &s.x.forward, map, oy, row, out);
+}

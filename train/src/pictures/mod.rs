@@ -1,1 +1,122 @@
-//! x
+//! Results to look at: coloured labels, overlays, label files, contact sheets.
+
+mod font;
+mod sheet;
+#[cfg(test)]
+mod tests;
+
+use std::io::Write as _;
+use std::path::Path;
+
+pub use font::{GLYPH_H, GLYPH_W, text, text_width};
+pub use sheet::{Sheet, SheetRow};
+
+use crate::palette::{Palette, id_of_train_id};
+use crate::{IGNORE, Image, LabelMap, Result, TrainError};
+
+/// The colour of each pixel's class.
+pub fn colourise(label: &LabelMap, palette: &Palette) -> Image {
+    let data = label.data.iter().flat_map(|&class| palette.colour(class)).collect();
+    Image { w: label.w, h: label.h, data }
+}
+
+/// `image` with the classes over it: `alpha` 0 shows the image, 1 the classes. Pixels without a class stay as they are.
+/// Where the sizes differ, the common part is blended.
+pub fn overlay(image: &Image, label: &LabelMap, palette: &Palette, alpha: f32) -> Image {
+    let mut out = image.clone();
+    for y in 0..image.h.min(label.h) {
+        for x in 0..image.w.min(label.w) {
+            let class = label.data[y * label.w + x];
+            if class == IGNORE {
+                continue;
+            }
+            let (below, above) = (image.pixel(x, y), palette.colour(class));
+            let blend = |c: usize| {
+                let (a, b) = (f32::from(below[c]), f32::from(above[c]));
+                (a + (b - a) * alpha + 0.5) as u8
+            };
+            out.set_pixel(x, y, [blend(0), blend(1), blend(2)]);
+        }
+    }
+    out
+}
+
+/// Numbers to store in a label file; the servers differ (spec training-and-data §7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Encoding {
+    /// TrainIds 0 to 18 and 255: ACDC, and what this crate reads by default.
+    TrainIds,
+    /// Cityscapes ids (7 road, ..., 33 bicycle, 0 for none): the Cityscapes server.
+    CityscapesIds,
+}
+
+/// `label` as 8-bit numbers without a palette, as the servers want them.
+///
+/// # Errors
+/// [`TrainError::Write`].
+pub fn write_submission(path: &Path, label: &LabelMap, encoding: Encoding) -> Result<()> {
+    let data = match encoding {
+        Encoding::TrainIds => label.data.clone(),
+        Encoding::CityscapesIds => label.data.iter().map(|&c| id_of_train_id(c)).collect(),
+    };
+    write_png(path, label.w, label.h, png::ColorType::Grayscale, None, &data)
+}
+
+/// `label` as an 8-bit palette PNG: the index is the class, the palette shows its colour.
+///
+/// # Errors
+/// [`TrainError::Write`].
+pub fn write_label(path: &Path, label: &LabelMap, palette: &Palette) -> Result<()> {
+    let colours = (0..=255).flat_map(|class| palette.colour(class)).collect();
+    write_png(path, label.w, label.h, png::ColorType::Indexed, Some(colours), &label.data)
+}
+
+/// `image` as an RGB PNG.
+///
+/// # Errors
+/// [`TrainError::Write`].
+pub fn write_image(path: &Path, image: &Image) -> Result<()> {
+    write_png(path, image.w, image.h, png::ColorType::Rgb, None, &image.data)
+}
+
+/// Writes a PNG under a temporary name in the same folder, then renames it: a reader sees all of it or nothing.
+fn write_png(
+    path: &Path,
+    w: usize,
+    h: usize,
+    colour: png::ColorType,
+    palette: Option<Vec<u8>>,
+    data: &[u8],
+) -> Result<()> {
+    let fail = |source| TrainError::Write { path: path.into(), source };
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, w as u32, h as u32);
+    encoder.set_color(colour);
+    encoder.set_depth(png::BitDepth::Eight);
+    if let Some(palette) = palette {
+        encoder.set_palette(palette);
+    }
+    let other = |error: png::EncodingError| fail(std::io::Error::other(error));
+    let mut writer = encoder.write_header().map_err(other)?;
+    writer.write_image_data(data).map_err(other)?;
+    writer.finish().map_err(other)?;
+    write_atomically(path, &bytes).map_err(fail)
+}
+
+fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let part = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
+    let write = || {
+        let mut file = std::fs::File::create(&part)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&part, path)
+    };
+    let result = write();
+    if result.is_err() {
+        // The first error is the one to report; a leftover part that cannot be removed adds nothing.
+        let _ = std::fs::remove_file(&part);
+    }
+    result
+}

@@ -1,0 +1,74 @@
+//! Scenes as a data set: drawn when asked for, or written to files.
+
+use std::path::Path;
+
+use super::{Domain, render};
+use crate::data::Source;
+use crate::palette::{CITYSCAPES, Palette};
+use crate::pictures::{write_image, write_label};
+use crate::{Image, LabelMap, Result, TrainError};
+
+/// `count` scenes of one domain, drawn when they are loaded.
+pub struct SceneSource {
+    seed: u64,
+    first: u64,
+    count: usize,
+    domain: Domain,
+    size: (usize, usize),
+    names: Vec<String>,
+}
+
+impl SceneSource {
+    /// Scenes `first` to `first + count` of `seed`, `size` = (width, height). Disjoint ranges make training and test
+    /// sets without a common scene.
+    pub fn new(seed: u64, first: u64, count: usize, domain: Domain, size: (usize, usize)) -> Self {
+        let names = CITYSCAPES.iter().map(|c| c.name.to_owned()).collect();
+        Self { seed, first, count, domain, size, names }
+    }
+}
+
+impl Source for SceneSource {
+    fn len(&self) -> usize {
+        self.count
+    }
+
+    fn class_names(&self) -> &[String] {
+        &self.names
+    }
+
+    fn sample_name(&self, index: usize) -> String {
+        format!("{}/{:05}", self.domain.name(), self.first + index as u64)
+    }
+
+    fn load(&self, index: usize) -> Result<(Image, LabelMap)> {
+        let (w, h) = self.size;
+        Ok(render(self.seed, self.first + index as u64, self.domain, w, h))
+    }
+}
+
+/// Writes `count` scenes of `domain` below `dir`: `images/<domain>/00000.png` and `labels/<domain>/00000.png`, `size` =
+/// (width, height). Labels are palette PNGs whose index is the trainId.
+///
+/// # Errors
+/// [`TrainError::Write`] for the first file that could not be written.
+pub fn write_dataset(
+    dir: &Path,
+    seed: u64,
+    domain: Domain,
+    count: usize,
+    size: (usize, usize),
+) -> Result<()> {
+    let folders = ["images", "labels"].map(|kind| dir.join(kind).join(domain.name()));
+    for folder in &folders {
+        std::fs::create_dir_all(folder)
+            .map_err(|source| TrainError::Write { path: folder.clone(), source })?;
+    }
+    let palette = Palette::cityscapes();
+    for index in 0..count {
+        let (image, label) = render(seed, index as u64, domain, size.0, size.1);
+        let name = format!("{index:05}.png");
+        write_image(&folders[0].join(&name), &image)?;
+        write_label(&folders[1].join(&name), &label, &palette)?;
+    }
+    Ok(())
+}
