@@ -7,6 +7,7 @@ pub mod data;
 mod error;
 pub mod files;
 pub mod groups;
+pub mod interrupt;
 pub mod metrics;
 pub mod palette;
 pub mod pictures;

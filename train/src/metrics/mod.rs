@@ -14,8 +14,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-/// Label of pixels that do not count.
-pub const IGNORE: u8 = 255;
+use crate::IGNORE;
 
 /// What cannot be counted.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

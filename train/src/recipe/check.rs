@@ -201,7 +201,11 @@ fn check_set(key: &str, set: &Set, classes: usize) -> Wrong {
             ensure(&format!("{key}.image_suffix"), !set.image_suffix.is_empty(), unset)?;
             ensure(&format!("{key}.label_suffix"), !set.label_suffix.is_empty(), unset)?;
         }
-        Source::Scenes => at_least_one(&[(&format!("{key}.count"), set.count)])?,
+        Source::Scenes => at_least_one(&[
+            (&format!("{key}.count"), set.count),
+            (&format!("{key}.size"), set.size[0]),
+            (&format!("{key}.size"), set.size[1]),
+        ])?,
     }
     groups(&format!("{key}.groups"), &set.groups, classes)
 }

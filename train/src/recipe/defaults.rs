@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use super::{
-    Augment, Data, Eval, EvalMode, EvalSet, Head, IdMap, Loss, Model, Precision, Recipe, Rein, Run,
-    Set, Source, Train,
+    Augment, Data, Eval, EvalMode, EvalSet, Head, Loss, Model, Precision, Recipe, Rein, Run, Set,
+    Source, Train,
 };
+use crate::data::Ids;
 use crate::groups::Method;
+use crate::palette::CITYSCAPES;
 
 /// Names that `model.backbone` takes.
 pub(super) const BACKBONES: &[&str] = &["dinov2-s", "dinov2-b", "dinov2-l", "custom"];
@@ -15,27 +17,8 @@ pub(super) const BACKBONES: &[&str] = &["dinov2-s", "dinov2-b", "dinov2-l", "cus
 pub(super) const ID_MAPS: &[&str] =
     &["train_ids", "cityscapes", "gtav", "mapillary", "synthia", "urbansyn"];
 
-const CITYSCAPES: [&str; 19] = [
-    "road",
-    "sidewalk",
-    "building",
-    "wall",
-    "fence",
-    "pole",
-    "traffic light",
-    "traffic sign",
-    "vegetation",
-    "terrain",
-    "sky",
-    "person",
-    "rider",
-    "car",
-    "truck",
-    "bus",
-    "train",
-    "motorcycle",
-    "bicycle",
-];
+/// Looks of drawn scenes, the one to train on first.
+pub(super) const DOMAINS: &[&str] = &["day", "night", "fog", "rain", "snow", "palette"];
 
 /// The published settings for a backbone of [`BACKBONES`] and a crop; no data, no weights.
 pub(super) fn published(backbone: &str, crop: usize) -> Recipe {
@@ -96,7 +79,7 @@ fn model(backbone: &str, crop: usize) -> Model {
 
 fn head() -> Head {
     Head {
-        classes: CITYSCAPES.map(str::to_owned).to_vec(),
+        classes: CITYSCAPES.iter().map(|class| class.name.to_owned()).collect(),
         width: 256,
         queries: 100,
         heads: 8,
@@ -140,10 +123,12 @@ pub(super) fn set() -> Set {
         labels: PathBuf::new(),
         image_suffix: ".png".to_owned(),
         label_suffix: ".png".to_owned(),
-        id_map: IdMap::Named("train_ids".to_owned()),
+        id_map: Ids::default(),
         groups: vec![],
         count: 0,
-        domain: String::new(),
+        first: 0,
+        size: [256, 128],
+        domain: DOMAINS[0].to_owned(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use toml::Value;
 
-use super::defaults::{BACKBONES, ID_MAPS};
+use super::defaults::{BACKBONES, DOMAINS, ID_MAPS};
 
 /// What a key takes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -102,7 +102,9 @@ pub const KEYS: &[Key] = &[
     key("data.train[].id_map", Kind::IdMap, "from label values to train ids"),
     key("data.train[].groups", Kind::Groups, "as data.groups, for this set"),
     key("data.train[].count", Kind::Count, "scenes to draw"),
-    key("data.train[].domain", Kind::Text, "look of the drawn scenes"),
+    key("data.train[].first", Kind::Count, "number of the first scene"),
+    key("data.train[].size", Kind::Pair, "[width, height] of a drawn scene"),
+    key("data.train[].domain", Kind::Choice(DOMAINS), "look of the drawn scenes"),
     key("data.eval[].name", Kind::Text, "name in tables"),
     key("data.eval[].source", Kind::Choice(SOURCES), "read files or draw scenes"),
     key("data.eval[].images", Kind::Folder, "folder of the images, searched recursively"),
@@ -112,7 +114,9 @@ pub const KEYS: &[Key] = &[
     key("data.eval[].id_map", Kind::IdMap, "from label values to train ids"),
     key("data.eval[].groups", Kind::Groups, "as data.groups, for this set"),
     key("data.eval[].count", Kind::Count, "scenes to draw"),
-    key("data.eval[].domain", Kind::Text, "look of the drawn scenes"),
+    key("data.eval[].first", Kind::Count, "number of the first scene"),
+    key("data.eval[].size", Kind::Pair, "[width, height] of a drawn scene"),
+    key("data.eval[].domain", Kind::Choice(DOMAINS), "look of the drawn scenes"),
     key(
         "data.eval[].box",
         Kind::Pair,

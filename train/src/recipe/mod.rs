@@ -21,22 +21,23 @@ mod resolve;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::{self, DatasetSpec, Ids};
 use crate::groups::{Groups, Method};
 use crate::schedule::{Schedule, ScheduleError};
+use crate::{IGNORE, augment};
 
 pub use embedded::{EMBEDDED, Embedded};
 pub use error::RecipeError;
 
+/// Train ids of Cityscapes.
+const TRAIN_IDS: usize = 19;
+
 /// The word that stands for random initial weights in `model.weights`.
 pub const RANDOM: &str = "random";
-
-/// Label of pixels that no class claims.
-pub const IGNORE: u8 = 255;
 
 /// A resolved recipe. Field names are key names; [`keys::KEYS`] says what each means and takes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -178,23 +179,17 @@ pub struct Set {
     /// What label names have in its place.
     pub label_suffix: String,
     /// What turns label values into train ids.
-    pub id_map: IdMap,
+    pub id_map: Ids,
     /// As `data.groups`, for this set.
     pub groups: Vec<Vec<usize>>,
     /// Scenes to draw.
     pub count: usize,
-    /// Look of the drawn scenes.
+    /// Number of the first scene; sets whose ranges do not meet share no scene.
+    pub first: u64,
+    /// Width and height of a drawn scene in pixels.
+    pub size: [usize; 2],
+    /// Look of the drawn scenes, the name of a [`crate::scenes`] domain.
     pub domain: String,
-}
-
-/// From the values in label files to train ids.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum IdMap {
-    /// A table of spec training-and-data §4 and §5 by name.
-    Named(String),
-    /// Train id of each value, written as text since TOML keys are text; other values are ignored.
-    Listed(BTreeMap<String, u8>),
 }
 
 /// See [`Set::source`].
@@ -411,6 +406,19 @@ impl Recipe {
 }
 
 impl Augment {
+    /// The settings as the sample pipeline takes them.
+    pub fn pipeline(&self) -> augment::Augment {
+        augment::Augment {
+            crop_h: self.crop,
+            crop_w: self.crop,
+            shortest_edges: self.short_edges(),
+            max_edge: self.max_long_edge,
+            class_cap: self.cat_max_ratio,
+            flip: self.flip,
+            photometric: self.photometric,
+        }
+    }
+
     /// Shortest edges in pixels that a sample is resized to one of.
     pub fn short_edges(&self) -> Vec<usize> {
         // The small addend keeps products such as 500 * 0.7 from falling below the whole number they stand for.
@@ -419,17 +427,17 @@ impl Augment {
 }
 
 impl Set {
-    /// Class of each train id by [`Set::groups`], [`crate::recipe::IGNORE`] for ids in no group; `None` without groups,
-    /// where the id is the class. Covers all 19 train ids at least.
-    pub fn class_of_id(&self) -> Option<Vec<u8>> {
+    /// The groups of the set as the data loader takes them: the class of each train id, 255 for ids in no group. `None`
+    /// without groups, where the id is the class.
+    fn merged(&self, classes: &[String]) -> Option<data::Groups> {
         let last = self.groups.iter().flatten().max()?;
-        let mut class_of = vec![IGNORE; (last + 1).max(19)];
+        let mut of = vec![IGNORE; (last + 1).max(TRAIN_IDS)];
         for (class, ids) in self.groups.iter().enumerate() {
             for &id in ids {
-                class_of[id] = class as u8;
+                of[id] = class as u8;
             }
         }
-        Some(class_of)
+        Some(data::Groups { names: classes.to_vec(), of })
     }
 }
 
@@ -437,5 +445,21 @@ impl Data {
     /// Folders of a set's images and labels.
     pub fn folders(&self, set: &Set) -> (PathBuf, PathBuf) {
         (self.root.join(&set.images), self.root.join(&set.labels))
+    }
+
+    /// A set of files as the data loader takes it; `classes` are the names in `head.classes`.
+    pub fn spec(&self, set: &Set, classes: &[String]) -> DatasetSpec {
+        let (images, labels) = self.folders(set);
+        let groups = set.merged(classes);
+        DatasetSpec {
+            name: set.name.clone(),
+            images,
+            labels,
+            image_suffix: set.image_suffix.clone(),
+            label_suffix: set.label_suffix.clone(),
+            ids: set.id_map.clone(),
+            classes: groups.as_ref().map_or(classes.len(), |groups| groups.of.len()),
+            groups,
+        }
     }
 }

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 
 const MINIMAL: &str = r#"
@@ -116,7 +118,7 @@ fn overrides_reach_every_place() {
     assert_eq!(r.data.train[0].images, Path::new("other"));
     assert_eq!(r.data.train[1].image_suffix, ".png");
     let listed = BTreeMap::from([("7".to_owned(), 0), ("8".to_owned(), 1)]);
-    assert_eq!(r.data.train[1].id_map, IdMap::Listed(listed));
+    assert_eq!(r.data.train[1].id_map, Ids::Map(listed));
     let e = &r.data.eval[0];
     assert_eq!((e.set.name.as_str(), e.test_box, e.crop, e.stride), ("e", [64, 32], 256, 171));
     assert!(!r.augment.flip);
@@ -210,11 +212,34 @@ fn senseless_values_are_named() {
 #[test]
 fn grouped_ids_make_a_class_table() {
     let r = Recipe::from_name("tracks", &[]).expect("valid");
-    let table = r.data.eval[2].set.class_of_id().expect("groups");
+    let spec = r.data.spec(&r.data.eval[2].set, &r.head.classes);
+    let groups = spec.groups.as_ref().expect("groups");
     let want = [0, 1, 2, 2, 3, 4, 5, 5, 6, 6, 7, 255, 255, 8, 8, 8, 255, 255, 255];
-    assert_eq!(table, want);
-    assert_eq!(r.classes(), 9);
-    assert_eq!(minimal(&[]).data.train[0].class_of_id(), None);
+    assert_eq!((groups.of.as_slice(), spec.classes, r.classes()), (want.as_slice(), 19, 9));
+    assert_eq!(groups.names, r.head.classes);
+    let table = data::Table::new("t", &spec.ids, spec.classes, spec.groups.as_ref());
+    let table = table.expect("the loader takes it");
+    assert_eq!(
+        [table.class(3), table.class(11), table.class(255)],
+        [Some(2), Some(255), Some(255)]
+    );
+    let plain = minimal(&[]);
+    let spec = plain.data.spec(&plain.data.train[0], &plain.head.classes);
+    assert_eq!((spec.groups, spec.classes), (None, 19));
+}
+
+#[test]
+fn words_that_other_modules_define_are_theirs() {
+    for name in defaults::ID_MAPS {
+        let table = data::Table::new("t", &Ids::Named((*name).to_owned()), 19, None);
+        assert!(table.is_ok(), "{name} is no table of ids");
+    }
+    let settings = minimal(&["augment.flip=false"]).augment.pipeline();
+    let published = augment::Augment { flip: false, ..augment::Augment::published(512) };
+    assert_eq!(settings, published);
+    assert_eq!(augment::Augment::published(1024).shortest_edges, {
+        minimal(&["augment.crop=1024"]).augment.short_edges()
+    });
 }
 
 #[test]
