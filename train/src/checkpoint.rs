@@ -124,12 +124,7 @@ pub fn open(path: &Path) -> Result<(Notes, StateDict)> {
 ///
 /// # Errors
 /// Another method, frozen weights other than those it was trained on, or tensors that are missing or of another shape.
-pub fn restore(
-    path: &Path,
-    notes: &Notes,
-    dict: &mut StateDict,
-    model: &Segmenter,
-) -> Result<()> {
+pub fn restore(path: &Path, notes: &Notes, dict: &mut StateDict, model: &Segmenter) -> Result<()> {
     let fail = |what: String| TrainError::Checkpoint { path: path.into(), what };
     if notes.method != model.method().to_string() {
         let (a, b) = (&notes.method, model.method());

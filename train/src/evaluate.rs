@@ -1,6 +1,5 @@
 //! Inference on whole images, and scores over data sets (spec mask2former §5, training-and-data §3, §6).
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use dressage_engine::memory::{Category, with_category};
@@ -8,13 +7,15 @@ use dressage_engine::{Tensor, no_grad, ops};
 use dressage_models::Segmenter;
 use rayon::prelude::*;
 
-use crate::augment::normalise::{self, MEAN};
-use crate::augment::resize::bilinear;
+use crate::augment::normalise::image_into;
+use crate::augment::resize::Window as Part;
+use crate::augment::resize::bilinear_window;
 use crate::data::Source;
-use crate::metrics::{Confusion, SetReport};
+use crate::interrupt::Interrupt;
+use crate::metrics::{Confusion, Report, SetReport};
 use crate::recipe::{Eval, EvalMode, EvalSet, Recipe};
 use crate::runlog::{Progress, Stage};
-use crate::windows::{ScoreMap, Window, padded, slide, test_size, whole};
+use crate::windows::{ScoreMap, padded, slide, test_size, whole};
 use crate::{Image, LabelMap, Result, TrainError, network};
 
 /// How an image is cut and resized for the network.
@@ -51,25 +52,18 @@ impl Inference {
     }
 }
 
-/// The class of every pixel of `image`, at its own size.
+/// The class of every pixel of `image`, at a size of `h` x `w`: its own, or that of its label.
 ///
 /// # Errors
 /// Windows that do not fit; whatever the network refuses.
-pub fn predict(model: &Segmenter, image: &Image, how: Inference) -> Result<LabelMap> {
-    predict_at(model, image, how, image.h, image.w)
-}
-
-/// As [`predict`], at a size of `h` x `w`: that of the label.
-fn predict_at(
+pub fn predict(
     model: &Segmenter,
     image: &Image,
     how: Inference,
     h: usize,
     w: usize,
 ) -> Result<LabelMap> {
-    let (th, tw) = test_size(image.h, image.w, how.test_box[0], how.test_box[1]);
-    let fitted = bilinear(image, th, tw);
-    let scores = window_scores(model, &fitted, how)?;
+    let scores = window_scores(model, image, how)?;
     let k = model.head().config().classes;
     let scores = no_grad(|| ops::resize_maps(&scores, [h, w]))?;
     Ok(LabelMap { w, h, data: argmax(scores.data::<f32>()?, k) })
@@ -93,41 +87,30 @@ fn argmax(scores: &[f32], k: usize) -> Vec<u8> {
 /// Scores `[k, h, w]` of an image at test size: the average over its windows.
 fn window_scores(model: &Segmenter, image: &Image, how: Inference) -> Result<Tensor> {
     let k = model.head().config().classes;
+    let (th, tw) = test_size(image.h, image.w, how.test_box[0], how.test_box[1]);
     let windows = match how.mode {
-        EvalMode::Slide => slide(image.h, image.w, how.crop, how.stride)?,
-        EvalMode::Whole => vec![whole(image.h, image.w)],
+        EvalMode::Slide => slide(th, tw, how.crop, how.stride)?,
+        EvalMode::Whole => vec![whole(th, tw)],
     };
     let patch = model.backbone().config().patch;
-    let mut sum = ScoreMap::new(k, image.h, image.w);
+    let mut sum = ScoreMap::new(k, th, tw);
     for group in windows.chunks(how.batch.max(1)) {
         // All windows of an image have one size.
         let (h, w) = (padded(group[0].h(), patch), padded(group[0].w(), patch));
-        let batch = with_category(Category::Data, || window_batch(image, group, h, w))?;
+        let mut batch =
+            with_category(Category::Data, || Tensor::empty::<f32>(&[group.len(), 3, h, w]));
+        for (window, out) in group.iter().zip(batch.data_mut::<f32>()?.chunks_exact_mut(3 * h * w))
+        {
+            let part = Part { x: window.x0, y: window.y0, w: window.w(), h: window.h() };
+            image_into(&bilinear_window(image, th, tw, part), h, w, out);
+        }
         let scores = model.scores(&batch)?;
         let each = scores.data::<f32>()?.chunks_exact(k * h * w);
         for (window, scores) in group.iter().zip(each) {
             sum.add(*window, scores, h, w)?;
         }
     }
-    Ok(Tensor::from_slice(&sum.finish()?, &[k, image.h, image.w])?)
-}
-
-/// Normalised windows `[b, 3, h, w]`, padded with the mean colour.
-fn window_batch(image: &Image, windows: &[Window], h: usize, w: usize) -> Result<Tensor> {
-    let mut batch = Tensor::full(&[windows.len(), 3, h, w], 0.0f32);
-    let size = 3 * h * w;
-    for (window, out) in windows.iter().zip(batch.data_mut::<f32>()?.chunks_exact_mut(size)) {
-        for (c, plane) in out.chunks_exact_mut(h * w).enumerate() {
-            for y in 0..window.h() {
-                for x in 0..window.w() {
-                    let value = image.pixel(window.x0 + x, window.y0 + y)[c];
-                    plane[y * w + x] = normalise::value(value, c);
-                }
-            }
-        }
-    }
-    debug_assert_eq!(MEAN.len(), 3);
-    Ok(batch)
+    Ok(Tensor::from_slice(&sum.finish()?, &[k, th, tw])?)
 }
 
 /// Scores of one set; `stop` ends it early with [`TrainError::Interrupted`].
@@ -140,18 +123,19 @@ pub fn evaluate_set(
     set: &EvalSet,
     eval: &Eval,
     progress: &dyn Progress,
-    stop: &AtomicBool,
+    stop: &Interrupt,
 ) -> Result<SetReport> {
     let how = Inference::of_set(eval, set);
     let mut counts = Confusion::new(model.head().config().classes)?;
-    let stage = Stage::new(progress, &format!("evaluate {}", set.set.name), Some(source.len() as u64));
+    let stage =
+        Stage::new(progress, &format!("evaluate {}", set.set.name), Some(source.len() as u64));
     let start = Instant::now();
     for i in 0..source.len() {
-        if stop.load(Ordering::Relaxed) {
+        if stop.requested() {
             return Err(TrainError::Interrupted);
         }
         let (image, label) = source.load(i)?;
-        let found = predict_at(model, &image, how, label.h, label.w)?;
+        let found = predict(model, &image, how, label.h, label.w)?;
         counts.add(&label.data, &found.data)?;
         let rate = (i + 1) as f64 / start.elapsed().as_secs_f64();
         stage.at(i as u64 + 1, &format!("{rate:.2} images/s"));
@@ -167,12 +151,12 @@ pub fn evaluate(
     model: &Segmenter,
     recipe: &Recipe,
     progress: &dyn Progress,
-    stop: &AtomicBool,
-) -> Result<crate::metrics::Report> {
+    stop: &Interrupt,
+) -> Result<Report> {
     let mut sets = Vec::new();
     for set in &recipe.data.eval {
-        let source = network::eval_source(recipe, &set.set)?;
+        let source = network::source(recipe, &set.set)?;
         sets.push(evaluate_set(model, &*source, set, &recipe.eval, progress, stop)?);
     }
-    Ok(crate::metrics::Report::new(recipe.head.classes.clone(), sets)?)
+    Ok(Report::new(recipe.head.classes.clone(), sets)?)
 }

@@ -3,12 +3,16 @@
 //! This crate knows files and time. It never prints: errors are values, progress is reported through traits.
 
 pub mod augment;
+pub mod checkpoint;
 pub mod data;
 mod error;
+pub mod evaluate;
 pub mod files;
 pub mod groups;
 pub mod interrupt;
 pub mod metrics;
+pub mod network;
+pub mod optimiser;
 pub mod palette;
 pub mod pictures;
 mod raster;
@@ -16,6 +20,7 @@ pub mod recipe;
 pub mod runlog;
 pub mod scenes;
 pub mod schedule;
+pub mod trainer;
 pub mod windows;
 
 pub use error::{Result, TrainError};

@@ -10,10 +10,9 @@ use dressage_models::head::{HeadConfig, Queries};
 use dressage_models::weights::{StateDict, dinov2};
 use dressage_models::{Method, Segmenter, SegmenterConfig};
 
-use crate::augment::Augment;
-use crate::data::{Dataset, DatasetSpec, Groups, Ids, Joined, Source};
+use crate::data::{Dataset, Joined, Source};
 use crate::optimiser::Optimiser;
-use crate::recipe::{self, IdMap, Recipe};
+use crate::recipe::{self, Recipe};
 use crate::scenes::{Domain, SceneSource};
 use crate::{Result, TrainError};
 
@@ -114,69 +113,32 @@ pub fn optimiser(recipe: &Recipe, model: &Segmenter) -> Optimiser {
     Optimiser::new(model.trainable(), &recipe.groups(), adamw)
 }
 
-/// What is done to training samples.
-pub fn augment(recipe: &Recipe) -> Augment {
-    let a = &recipe.augment;
-    Augment {
-        crop_h: a.crop,
-        crop_w: a.crop,
-        shortest_edges: a.short_edges(),
-        max_edge: a.max_long_edge,
-        class_cap: a.cat_max_ratio,
-        flip: a.flip,
-        photometric: a.photometric,
-    }
-}
-
 /// All training sets as one source.
 ///
 /// # Errors
 /// No set, a folder without images, images without labels.
 pub fn train_source(recipe: &Recipe) -> Result<Arc<dyn Source>> {
-    let open = |set: &recipe::Set| source(recipe, set, 0);
+    let open = |set: &recipe::Set| source(recipe, set);
     let parts = recipe.data.train.iter().map(open).collect::<Result<Vec<_>>>()?;
     Ok(Arc::new(Joined::new(parts)?))
 }
 
-/// Drawn scenes for evaluation begin here, so that training never sees them.
-const EVAL_SCENES: u64 = 1 << 32;
+/// Seed of drawn scenes; a constant, so that runs with other seeds see and are tested on the same ones.
+const SCENES: u64 = 1;
 
-/// The source of an evaluation set.
+/// The samples of one set.
 ///
 /// # Errors
-/// As [`train_source`].
-pub fn eval_source(recipe: &Recipe, set: &recipe::Set) -> Result<Arc<dyn Source>> {
-    source(recipe, set, EVAL_SCENES)
-}
-
-fn source(recipe: &Recipe, set: &recipe::Set, first_scene: u64) -> Result<Arc<dyn Source>> {
-    let names = &recipe.head.classes;
-    if set.source == recipe::Source::Scenes {
-        let domain = Domain::from_name(&set.domain).ok_or_else(|| TrainError::Setting {
-            setting: "domain",
-            what: format!("`{}` is none of day, night, fog, rain, snow, palette", set.domain),
-        })?;
-        let size = (set.size[0], set.size[1]);
-        let scenes =
-            SceneSource::new(recipe.train.seed, first_scene, set.count, domain, size);
-        return Ok(Arc::new(scenes));
+/// As [`train_source`]; an unknown domain of drawn scenes.
+pub fn source(recipe: &Recipe, set: &recipe::Set) -> Result<Arc<dyn Source>> {
+    let classes = &recipe.head.classes;
+    if set.source == recipe::Source::Files {
+        return Ok(Arc::new(Dataset::open(&recipe.data.spec(set, classes))?));
     }
-    let (images, labels) = recipe.data.folders(set);
-    let ids = match &set.id_map {
-        IdMap::Named(name) => Ids::Named(name.clone()),
-        IdMap::Listed(map) => Ids::Map(map.clone()),
-    };
-    let groups = set.class_of_id().map(|of| Groups { names: names.clone(), of });
-    let classes = groups.as_ref().map_or(names.len(), |g| g.of.len());
-    let spec = DatasetSpec {
-        name: set.name.clone(),
-        images,
-        labels,
-        image_suffix: set.image_suffix.clone(),
-        label_suffix: set.label_suffix.clone(),
-        ids,
-        classes,
-        groups,
-    };
-    Ok(Arc::new(Dataset::open(&spec)?))
+    let domain = Domain::from_name(&set.domain).ok_or_else(|| TrainError::Setting {
+        setting: "domain",
+        what: format!("`{}` is none of day, night, fog, rain, snow, palette", set.domain),
+    })?;
+    let size = (set.size[0], set.size[1]);
+    Ok(Arc::new(SceneSource::new(SCENES, set.first, set.count, domain, size)))
 }

@@ -35,9 +35,8 @@ impl Optimiser {
     pub fn new(params: Vec<Param>, groups: &Groups, adamw: AdamW) -> Optimiser {
         let slot = |param: Param| {
             let value = param.get();
-            let zeros = || {
-                with_category(Category::Optimiser, || Tensor::zeros(DType::F32, value.shape()))
-            };
+            let zeros =
+                || with_category(Category::Optimiser, || Tensor::zeros(DType::F32, value.shape()));
             let setting = groups.setting(param.name(), in_norm(param.name()));
             Slot { setting, m: zeros(), v: zeros(), t: 0, param }
         };
