@@ -10,7 +10,8 @@ thread_local! {
 
 /// Calls `f` with `len` elements of unspecified contents.
 ///
-/// A nested call on the same thread (rayon may run another task while one waits) gets memory of its own.
+/// A nested call on the same thread (rayon may run another task while one waits) gets memory of
+/// its own.
 pub fn with<T: Real, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     let mut memory = KEPT.take();
     let needed = (len * size_of::<T>()).div_ceil(size_of::<f64>());
