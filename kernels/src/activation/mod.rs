@@ -7,14 +7,16 @@
 //! ```
 //! Backward: `dx = dy f'(x)`. GELU is the exact one of the published backbones, not the tanh form.
 //!
-//! Shapes: any; `x`, `y`, `dy`, `dx` have one length. Saved for the backward pass: `x`. For the ReLU its output serves
-//! as well, since both are positive in the same places.
-//! Cost: one read and one write forward, two reads and one write backward; some thirty FLOP an element for GELU.
+//! Shapes: any; `x`, `y`, `dy`, `dx` have one length. Saved for the backward pass: `x`. For the
+//! ReLU its output serves as well, since both are positive in the same places.
+//! Cost: one read and one write forward, two reads and one write backward; some thirty FLOP an
+//! element for GELU.
 //!
-//! The fast GELU takes the upper tail `1 - Phi(|x|) = exp(-x^2 / 2) t P(t) / 2`, `t = 1 / (1 + 0.3 |x| / sqrt 2)`, with a
-//! polynomial of degree 8 fitted here to `exp(z^2) erfc(z)` for the least relative error on `0 <= z <= 9.5`, 2e-8.
-//! A rational form of erf itself needs fewer operations but loses the tail in `1 + erf`, and the exponential is
-//! wanted by the derivative anyway. Absolute error of Phi and of the derivative: a few 1e-7 at most.
+//! The fast GELU takes the upper tail `1 - Phi(|x|) = exp(-x^2 / 2) t P(t) / 2`, where
+//! `t = 1 / (1 + 0.3 |x| / sqrt 2)`, with a polynomial of degree 8 fitted here to
+//! `exp(z^2) erfc(z)` for the least relative error on `0 <= z <= 9.5`, 2e-8. A rational form of erf
+//! itself needs fewer operations but loses the tail in `1 + erf`, and the exponential is wanted by
+//! the derivative anyway. Absolute error of Phi and of the derivative: a few 1e-7 at most.
 //! Source: spec backbones §1.1.
 
 mod cpu;

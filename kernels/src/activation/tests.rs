@@ -29,7 +29,8 @@ fn fast_gelu_is_accurate_everywhere() {
         *want = 0.5 * x * libm::erfc(-x / std::f64::consts::SQRT_2);
     }
     for i in 0..x.len() {
-        // The tail is right to its own size: rounding x^2 / 2 before the exponential costs x^2 / 2 ulp.
+        // The tail is right to its own size: rounding x^2 / 2 before the exponential costs x^2 / 2
+        // ulp.
         let tolerance = 6e-7 * want[i].abs() * (1.0 + 0.5 * exact[i] * exact[i]) + 1e-36;
         let error = (f64::from(y[i]) - want[i]).abs();
         assert!(error <= tolerance, "gelu({}) = {}, not {}", x[i], y[i], want[i]);

@@ -1,18 +1,20 @@
-//! Addition with the second operand repeated over the leading axis, scaling by a constant, sums over the leading axis.
+//! Addition with the second operand repeated over the leading axis, scaling by a constant, sums
+//! over the leading axis.
 //!
 //! ```text
 //! y[i, j] = a[i, j] + b[j]                       forward
 //! da = dy            db[j] (+)= sum_i dy[i, j]   backward
 //! y[i] = factor * x[i]                           scale; its backward is the same with dy
 //! ```
-//! Two tensors of one shape are the case `n = 1`. `da` equals `dy`, so no function forms it: the caller hands `dy` on.
+//! Two tensors of one shape are the case `n = 1`. `da` equals `dy`, so no function forms it: the
+//! caller hands `dy` on.
 //!
 //! Shapes: `a`, `y`, `dy` are `[n, inner]`, `b`, `db` `[inner]`. Nothing is saved.
 //! Cost: one FLOP an element; two reads and one write, so bandwidth decides.
 //!
-//! The sum over the leading axis is cut into pieces that depend on the sizes alone and the partial sums are added from
-//! the first to the last: one result on any number of threads. Partial sums also keep the rounding error of a long
-//! column near that of its longest piece.
+//! The sum over the leading axis is cut into pieces that depend on the sizes alone and the partial
+//! sums are added from the first to the last: one result on any number of threads. Partial sums
+//! also keep the rounding error of a long column near that of its longest piece.
 
 mod cpu;
 pub mod reference;
@@ -46,7 +48,8 @@ impl Add {
         Ok(())
     }
 
-    /// Writes or, for a parameter, adds to the gradient of `b`: the sum of `dy` over its leading axis.
+    /// Writes or, for a parameter, adds to the gradient of `b`: the sum of `dy` over its leading
+    /// axis.
     ///
     /// # Errors
     /// A slice of another length than the sizes say.

@@ -2,7 +2,8 @@ use super::{Add, reference, scale};
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
 use crate::matmul::Beta;
 
-/// One element, primes, narrow and long (several tasks of rows), one row wider than a task, a position table.
+/// One element, primes, narrow and long (several tasks of rows), one row wider than a task, a
+/// position table.
 const SHAPES: [(usize, usize); 6] =
     [(1, 1), (7, 13), (5000, 19), (3, 20_011), (2, 1025 * 48), (1000, 256)];
 

@@ -9,8 +9,8 @@ use crate::{Real, Result, scratch};
 const BLOCK: usize = 1 << 20;
 const MIN_ROWS: usize = 128;
 
-/// Calls `f` with the first place and the unfolded rows of each block, from the first to the last. Block sizes depend on
-/// the sizes of the convolution alone, so sums over blocks have one order.
+/// Calls `f` with the first place and the unfolded rows of each block, from the first to the last.
+/// Block sizes depend on the sizes of the convolution alone, so sums over blocks have one order.
 fn blocks<T: Real>(
     unfold: &Unfold,
     images: usize,
@@ -29,7 +29,8 @@ fn blocks<T: Real>(
     })
 }
 
-/// The weight `[co, ci, kh, kw]` as `[kh, kw, ci, co]`, or for the backward pass `[kh, kw, co, ci]`.
+/// The weight `[co, ci, kh, kw]` as `[kh, kw, ci, co]`, for the backward pass as
+/// `[kh, kw, co, ci]`.
 fn by_taps<T: Real>(s: &Conv2d, weight: &[T], backward: bool) -> Vec<T> {
     let taps = s.kh * s.kw;
     let mut out = vec![T::ZERO; weight.len()];

@@ -1,21 +1,27 @@
 //! Convolution of channels-last maps.
 //!
 //! ```text
-//! y[b, oy, ox, o] = bias[o] + sum_{ky, kx, i} x[b, oy s + ky - p, ox s + kx - p, i] weight[o, i, ky, kx]
+//! y[b, oy, ox, o] = bias[o]
+//!     + sum_{ky, kx, i} x[b, oy s + ky - p, ox s + kx - p, i] weight[o, i, ky, kx]
 //! ```
-//! with `s` the stride and `p` the padding; `x` outside its map is 0. Backward, over all `oy, ky` that meet in `iy`:
+//! with `s` the stride and `p` the padding; `x` outside its map is 0. Backward, over all `oy, ky`
+//! that meet in `iy`:
 //! ```text
-//! dx[b, iy, ix, i] = sum_{ky, kx, o} dy[b, (iy + p - ky) / s, (ix + p - kx) / s, o] weight[o, i, ky, kx]
-//! dweight[o, i, ky, kx] += sum_{b, oy, ox} dy[b, oy, ox, o] x[b, oy s + ky - p, ox s + kx - p, i]
+//! dx[b, iy, ix, i] =
+//!     sum_{ky, kx, o} dy[b, (iy + p - ky) / s, (ix + p - kx) / s, o] weight[o, i, ky, kx]
+//! dweight[o, i, ky, kx] +=
+//!     sum_{b, oy, ox} dy[b, oy, ox, o] x[b, oy s + ky - p, ox s + kx - p, i]
 //! dbias[o] += sum_{b, oy, ox} dy[b, oy, ox, o]
 //! ```
-//! Shapes: `x`, `dx` are `[b, h, w, ci]`; `y`, `dy` `[b, ho, wo, co]` with `ho = (h + 2p - kh) / s + 1`; `weight` as
-//! published, `[co, ci, kh, kw]`; `bias` `[co]`. Saved for the backward pass: `x`, and that only if the weight is trained.
+//! Shapes: `x`, `dx` are `[b, h, w, ci]`; `y`, `dy` `[b, ho, wo, co]` where
+//! `ho = (h + 2p - kh) / s + 1`; `weight` as published, `[co, ci, kh, kw]`; `bias` `[co]`. Saved
+//! for the backward pass: `x`, and that only if the weight is trained.
 //!
-//! Every direction is a product of unfolded pixels, a block of output pixels at a time so that the unfolded rows stay in
-//! cache-sized scratch. The gradient of `x` unfolds `dy` instead of folding products back: a gather, each sum inside
-//! one product, nothing to race for. With a stride above 1 it multiplies zeros; the networks here stride only in a place
-//! or two. A 1 x 1 kernel with stride 1 needs no unfolding and goes straight to the linear layer.
+//! Every direction is a product of unfolded pixels, a block of output pixels at a time so that the
+//! unfolded rows stay in cache-sized scratch. The gradient of `x` unfolds `dy` instead of folding
+//! products back: a gather, each sum inside one product, nothing to race for. With a stride above
+//! 1 it multiplies zeros; the networks here stride only in a place or two. A 1 x 1 kernel with
+//! stride 1 needs no unfolding and goes straight to the linear layer.
 //!
 //! Cost: `2 b ho wo co ci kh kw` FLOP forward and for each of `dx` (times `s^2`) and `dweight`.
 //! Source: spec mask2former §2.1 (1 x 1) and §2.7 (3 x 3, padding 1).
@@ -96,7 +102,8 @@ impl Conv2d {
         }
     }
 
-    /// Writes `dx`, adds to `dweight` and `dbias`; each may be left out. `x` is needed for `dweight` alone.
+    /// Writes `dx`, adds to `dweight` and `dbias`; each may be left out. `x` is needed for
+    /// `dweight` alone.
     ///
     /// # Errors
     /// A slice of another length than the sizes say; `dweight` without `x`; as [`Conv2d::output`].

@@ -49,7 +49,8 @@ impl Unfold {
         images * self.places[0] * self.places[1]
     }
 
-    /// Writes `[rows, kh, kw, c]` for the places from `first` on, counted over all images; zeros off the map.
+    /// Writes `[rows, kh, kw, c]` for the places from `first` on, counted over all images; zeros
+    /// off the map.
     pub fn rows<T: Real>(&self, map: &[T], first: usize, rows: &mut [T]) {
         let width = self.width();
         if width == 0 {

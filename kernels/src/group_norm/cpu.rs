@@ -6,8 +6,9 @@ use super::{GroupNorm, Stats};
 use crate::simd;
 use crate::simd::madd;
 
-/// Pixels a task takes at once. Fixed, so that sums run in one order on any number of threads; 64 rows of 256
-/// channels stay in the second-level cache between the mean and the variance of a piece.
+/// Pixels a task takes at once. Fixed, so that sums run in one order on any number of threads; 64
+/// rows of 256 channels stay in the second-level cache between the mean and the variance of a
+/// piece.
 const ROWS: usize = 64;
 
 simd! {
@@ -47,7 +48,9 @@ simd! {
     }
 
     /// Adds sums over rows of `dy` and of `dy * xhat`.
-    fn gradient_sums<FMA>(x: &[f32], dy: &[f32], mean: &[f32], rstd: &[f32], sum: &mut [f32], sum_x: &mut [f32]) {
+    fn gradient_sums<FMA>(
+        x: &[f32], dy: &[f32], mean: &[f32], rstd: &[f32], sum: &mut [f32], sum_x: &mut [f32],
+    ) {
         let c = mean.len();
         let (rstd, sum, sum_x) = (&rstd[..c], &mut sum[..c], &mut sum_x[..c]);
         for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
@@ -59,7 +62,9 @@ simd! {
     }
 
     /// `dx = dy * a + (x - mean) * b + d` with everything per channel.
-    fn dx_rows<FMA>(x: &[f32], dy: &[f32], mean: &[f32], a: &[f32], b: &[f32], d: &[f32], dx: &mut [f32]) {
+    fn dx_rows<FMA>(
+        x: &[f32], dy: &[f32], mean: &[f32], a: &[f32], b: &[f32], d: &[f32], dx: &mut [f32],
+    ) {
         let c = mean.len();
         let (a, b, d) = (&a[..c], &b[..c], &d[..c]);
         for ((x, dy), dx) in x.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dx.chunks_exact_mut(c)) {

@@ -1,7 +1,8 @@
 //! Group norm of channels-last maps.
 //!
 //! ```text
-//! mean = sum(x) / N        rstd = 1 / sqrt(sum((x - mean)^2) / N + eps)       per image and group, N = hw c / groups
+//! mean = sum(x) / N        rstd = 1 / sqrt(sum((x - mean)^2) / N + eps)
+//!                                        per image and group, N = hw c / groups
 //! y    = (x - mean) * rstd * weight[c] + bias[c]
 //! ```
 //! Backward, with `xhat = (x - mean) * rstd` and `g = dy * weight[c]`:
@@ -9,10 +10,12 @@
 //! dx         = rstd * (g - mean_group(g) - xhat * mean_group(g * xhat))
 //! dweight[c] += sum_{b, hw}(dy * xhat)        dbias[c] += sum_{b, hw}(dy)
 //! ```
-//! Group `j` holds the channels `j c / groups ..` of every pixel of one image. The variance is taken around the mean of a
-//! piece of rows and the pieces are merged by Chan's formula, never as E[x^2] - E[x]^2, which cancels.
+//! Group `j` holds the channels `j c / groups ..` of every pixel of one image. The variance is
+//! taken around the mean of a piece of rows and the pieces are merged by Chan's formula, never as
+//! `E[x^2] - E[x]^2`, which cancels.
 //!
-//! Shapes: `x`, `y`, `dy`, `dx` are `[b, hw, c]`; `weight`, `bias` and their gradients `[c]`; `mean`, `rstd` `[b, groups]`.
+//! Shapes: `x`, `y`, `dy`, `dx` are `[b, hw, c]`; `weight`, `bias` and their gradients `[c]`;
+//! `mean`, `rstd` `[b, groups]`.
 //! Saved for the backward pass: `x` and `8 b groups` bytes of statistics.
 //! Cost: about 8 FLOP an element forward; two reads and one write, so bandwidth decides.
 //! Source: spec mask2former, conventions (32 groups, eps 1e-5, affine).

@@ -8,14 +8,16 @@
 //! dx[n, k] = sum_m dy[n, m] weight[m, k]
 //! dweight[m, k] += sum_n dy[n, m] x[n, k]        dbias[m] += sum_n dy[n, m]
 //! ```
-//! Saved for the backward pass: `x`, and that only if the weight is trained; the backward of a frozen layer is one
-//! product.
+//! Saved for the backward pass: `x`, and that only if the weight is trained; the backward of a
+//! frozen layer is one product.
 //!
 //! Cost: `2 n m k` FLOP forward and for each of `dx` and `dweight`.
 //!
-//! The bias costs one write: `y` starts as rows of it and the product is added. Adding it in a pass of its own after the
-//! product reads and writes `y` once more; the product itself already reads `y` back for every further block of depth.
-//! Source: spec backbones §2.2 (every projection of a block; weights as the published checkpoints store them).
+//! The bias costs one write: `y` starts as rows of it and the product is added. Adding it in a
+//! pass of its own after the product reads and writes `y` once more; the product itself already
+//! reads `y` back for every further block of depth.
+//! Source: spec backbones §2.2 (every projection of a block; weights as the published checkpoints
+//! store them).
 
 mod cpu;
 pub mod reference;
@@ -56,7 +58,8 @@ impl Linear {
         cpu::forward(self, x, weight, bias, y)
     }
 
-    /// Writes `dx`, adds to `dweight` and `dbias`; each may be left out. `x` is needed for `dweight` alone.
+    /// Writes `dx`, adds to `dweight` and `dbias`; each may be left out. `x` is needed for
+    /// `dweight` alone.
     ///
     /// # Errors
     /// A slice of another length than the sizes say; `dweight` without `x`.

@@ -4,25 +4,27 @@
 //! C[n, m]  = alpha * sum_k op(A)[n, k] op(B)[k, m]        Beta::Overwrite
 //! C[n, m] += alpha * sum_k op(A)[n, k] op(B)[k, m]        Beta::Add
 //! ```
-//! `A` is stored `[n, k]` or, with `trans_a`, `[k, n]`; `B` is stored `[k, m]` or, with `trans_b`, `[m, k]`: the layout
-//! of a linear layer's weight. A batch repeats this at fixed strides; stride 0 shares an operand. A shared `C` receives
-//! the sum over the batch, added in batch order.
+//! `A` is stored `[n, k]` or, with `trans_a`, `[k, n]`; `B` is stored `[k, m]` or, with `trans_b`,
+//! `[m, k]`: the layout of a linear layer's weight. A batch repeats this at fixed strides; stride
+//! 0 shares an operand. A shared `C` receives the sum over the batch, added in batch order.
 //!
-//! Backward: a product's gradients are products, `dA = dC op(B)^T` and `dB = op(A)^T dC`, so there is nothing to save
-//! and nothing to add here; the operations built on this one form them.
+//! Backward: a product's gradients are products, `dA = dC op(B)^T` and `dB = op(A)^T dC`, so there
+//! is nothing to save and nothing to add here; the operations built on this one form them.
 //!
 //! Cost: `2 batch n m k` FLOP.
 //!
-//! The work is done by the `gemm` crate for both f32 and f64. Its own split over threads cuts the output into register
-//! tiles and hands whole tiles to threads; the depth is cut by cache size alone, so every element of `C` is summed in
-//! one order on any number of threads (`tests.rs` holds it to that, bit by bit). The cache sizes of the CPU do enter:
-//! two different machines may round differently.
+//! The work is done by the `gemm` crate for both f32 and f64. Its own split over threads cuts the
+//! output into register tiles and hands whole tiles to threads; the depth is cut by cache size
+//! alone, so every element of `C` is summed in one order on any number of threads (`tests.rs`
+//! holds it to that, bit by bit). The cache sizes of the CPU do enter: two different machines may
+//! round differently.
 //!
-//! Tried and not kept: an f32 kernel of our own for AVX-512, both operands packed to strips under register tiles of 14 x 32.
-//! Its inner loop ran at the peak of the machine (Zen 4, two threads), but the whole did not: a little ahead for the large
-//! products with a transposed weight on one thread, even on two, and behind wherever `B` is stored `[k, m]`, which the
-//! crate reads in place without packing, or `C` is only a few columns wide. Nor did turning a transposed weight over first
-//! and handing the crate a plain one.
+//! Tried and not kept: an f32 kernel of our own for AVX-512, both operands packed to strips under
+//! register tiles of 14 x 32. Its inner loop ran at the peak of the machine (Zen 4, two threads),
+//! but the whole did not: a little ahead for the large products with a transposed weight on one
+//! thread, even on two, and behind wherever `B` is stored `[k, m]`, which the crate reads in place
+//! without packing, or `C` is only a few columns wide. Nor did turning a transposed weight over
+//! first and handing the crate a plain one.
 
 mod cpu;
 pub mod reference;
@@ -125,7 +127,8 @@ impl MatMul {
 
     /// Computes the product; `c` is overwritten or added to.
     ///
-    /// A slice may end with the last product or, where its stride leaves a gap, with the gap after it.
+    /// A slice may end with the last product or, where its stride leaves a gap, with the gap after
+    /// it.
     ///
     /// # Errors
     /// A slice of another length than the sizes say; products that would overlap in `c`.

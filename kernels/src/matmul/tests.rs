@@ -2,7 +2,8 @@ use super::{Beta, MatMul, reference};
 use crate::Real;
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
 
-/// n, m, k: ones, primes, neither a multiple of the lanes nor of a tile, a Rein-like sliver, more than one depth block.
+/// n, m, k: ones, primes, neither a multiple of the lanes nor of a tile, a Rein-like sliver, more
+/// than one depth block.
 const SHAPES: [(usize, usize, usize); 9] = [
     (1, 1, 1),
     (1, 37, 5),

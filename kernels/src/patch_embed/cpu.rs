@@ -6,7 +6,8 @@ use super::PatchEmbed;
 use crate::linear::Linear;
 use crate::{Real, Result, scratch};
 
-/// Calls `f` with the matching runs of `p` pixels of one row of patches: first in the patches' rows, then in the image.
+/// Calls `f` with the matching runs of `p` pixels of one row of patches: first in the patches'
+/// rows, then in the image.
 fn runs(s: &PatchEmbed, image: usize, gy: usize, mut f: impl FnMut(usize, usize)) {
     let (p, gw, row) = (s.p, s.w / s.p, s.channels * s.p * s.p);
     for (channel, py) in (0..s.channels).flat_map(|i| (0..p).map(move |py| (i, py))) {

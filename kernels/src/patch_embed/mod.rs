@@ -1,18 +1,22 @@
 //! Patch embedding: an image cut into squares, each mapped to a token.
 //!
 //! ```text
-//! y[b, gy gw + gx, o] = bias[o] + sum_{i, py, px} x[b, i, gy p + py, gx p + px] weight[o, i, py, px]
+//! y[b, gy gw + gx, o] =
+//!     bias[o] + sum_{i, py, px} x[b, i, gy p + py, gx p + px] weight[o, i, py, px]
 //! ```
-//! A convolution whose stride is its kernel size. The squares do not overlap, so a patch is a row of an `[n, channels p p]`
-//! matrix in the order of the published weight (channel, row, column), and the rest is a linear layer; its backward as
-//! well, and a pixel of `dx` comes from exactly one patch.
+//! A convolution whose stride is its kernel size. The squares do not overlap, so a patch is a row
+//! of an `[n, channels p p]` matrix in the order of the published weight (channel, row, column),
+//! and the rest is a linear layer; its backward as well, and a pixel of `dx` comes from exactly
+//! one patch.
 //!
-//! Shapes: image `x`, `dx` `[b, channels, h, w]`, the one place where channels come first; `y`, `dy` `[b, gh gw, c]` with
-//! `gh = h / p`, `gw = w / p`; `weight` as published, `[c, channels, p, p]`; `bias` `[c]`. Saved for the backward pass: `x`,
-//! and that only if the weight is trained. Frozen backbones need no gradient here at all.
+//! Shapes: image `x`, `dx` `[b, channels, h, w]`, the one place where channels come first; `y`,
+//! `dy` `[b, gh gw, c]` with `gh = h / p`, `gw = w / p`; `weight` as published, `[c, channels, p,
+//! p]`; `bias` `[c]`. Saved for the backward pass: `x`, and that only if the weight is trained.
+//! Frozen backbones need no gradient here at all.
 //!
 //! Cost: `2 b h w channels c` FLOP forward and for each of `dx` and `dweight`.
-//! Source: spec backbones §2.1 (patch vector in the order channel, row, column; h and w are multiples of p).
+//! Source: spec backbones §2.1 (patch vector in the order channel, row, column; h and w are
+//! multiples of p).
 
 mod cpu;
 pub mod reference;
@@ -71,10 +75,12 @@ impl PatchEmbed {
         cpu::forward(self, &linear, x, weight, bias, y)
     }
 
-    /// Writes `dx`, adds to `dweight` and `dbias`; each may be left out. `x` is needed for `dweight` alone.
+    /// Writes `dx`, adds to `dweight` and `dbias`; each may be left out. `x` is needed for
+    /// `dweight` alone.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; `dweight` without `x`; as [`PatchEmbed::grid`].
+    /// A slice of another length than the sizes say; `dweight` without `x`; as
+    /// [`PatchEmbed::grid`].
     pub fn backward<T: Real>(
         &self,
         x: Option<&[T]>,

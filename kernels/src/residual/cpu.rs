@@ -6,7 +6,8 @@ use super::Residual;
 use crate::simd;
 use crate::simd::madd;
 
-/// Rows a task takes at once. Fixed, so that the gradient of gamma is summed in one order on any number of threads.
+/// Rows a task takes at once. Fixed, so that the gradient of gamma is summed in one order on any
+/// number of threads.
 const ROWS: usize = 64;
 
 simd! {

@@ -7,10 +7,11 @@
 //! ```text
 //! dx = dy        dr = dy * gamma        dgamma[c] += sum_n dy[n, c] r[n, c]
 //! ```
-//! `dx` equals `dy`, so no function forms it: the caller hands `dy` on. Without `gamma` the same holds for `dr`.
+//! `dx` equals `dy`, so no function forms it: the caller hands `dy` on. Without `gamma` the same
+//! holds for `dr`.
 //!
-//! Shapes: `x`, `r`, `y`, `dy`, `dr` are `[n, c]`; `gamma`, `dgamma` `[c]`. Saved for the backward pass: `r`, and that
-//! only if `gamma` is trained.
+//! Shapes: `x`, `r`, `y`, `dy`, `dr` are `[n, c]`; `gamma`, `dgamma` `[c]`. Saved for the backward
+//! pass: `r`, and that only if `gamma` is trained.
 //! Cost: two FLOP an element; two reads and one write of `[n, c]`, so bandwidth decides.
 //! Source: spec backbones §2.2 (the LayerScale of DINOv2).
 
