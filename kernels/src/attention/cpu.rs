@@ -14,8 +14,8 @@ use crate::simd;
 use crate::simd::{LANES, madd, sum_lanes};
 use crate::tile::{Left, Product, ROW_STEP, pack, pack_transposed, padded, product};
 
-/// Floats a strip of scores should not exceed: 256 KiB, which leaves room for the packed keys.
-const STRIP: usize = 65_536;
+/// Floats a strip of scores should not exceed: half of a second-level cache of 1 MiB.
+const STRIP: usize = 131_072;
 /// Most queries a block takes.
 const BLOCK: usize = 64;
 /// Queries a forward task takes at about; packing keys and values for them costs a few per cent.
@@ -28,7 +28,7 @@ fn block_rows(s: &Attention) -> usize {
 
 /// 2^x for x <= 0, relative error below 2e-7; 0 below -125. Cephes coefficients.
 #[inline(always)]
-fn exp2<const FMA: bool>(x: f32) -> f32 {
+pub fn exp2<const FMA: bool>(x: f32) -> f32 {
     // Comparing this way round keeps a NaN.
     let y = if -125.0 > x { -125.0 } else { x };
     // 1.5 * 2^23: the sum's low bits are the nearest integer, ready for the exponent field.

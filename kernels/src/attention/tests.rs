@@ -156,3 +156,16 @@ fn sizes_that_do_not_fit_are_named() {
     let error = s.forward(&q, &kv, &kv, Some(&[0; 5]), &mut [0.0; 6], &mut [0.0; 3]).unwrap_err();
     assert_eq!(error.to_string(), "attention: blocked has 5 elements, its sizes ask for 6");
 }
+
+#[test]
+fn exp2_is_accurate_and_vanishes_at_the_end() {
+    for i in 0..125_000 {
+        let x = -i as f32 * 1e-3;
+        let want = f64::from(x).exp2();
+        for got in [cpu::exp2::<false>(x), cpu::exp2::<true>(x)] {
+            assert!((f64::from(got) - want).abs() <= 2e-7 * want, "2^{x} = {got}, not {want}");
+        }
+    }
+    assert_eq!([-125.1, f32::NEG_INFINITY].map(cpu::exp2::<true>), [0.0, 0.0]);
+    assert!(cpu::exp2::<true>(f32::NAN).is_nan());
+}

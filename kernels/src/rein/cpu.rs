@@ -264,7 +264,6 @@ pub fn backward(
         (0..blocks).into_par_iter().for_each(|k| {
             backward_block(s, k, [f, lse, dout], w.scale[0], &packed, wants, &kept, df.as_ref());
         });
-        drop(kept);
         let kept_rows = |x: &[f32], k: usize, ld: usize, from: usize, n: usize, out: &mut [f32]| {
             copy_columns(&x[k * ROWS * ld..], block(s, k).rows, ld, from, n, out);
         };
