@@ -148,6 +148,17 @@ fn bits_do_not_depend_on_threads() {
 }
 
 #[test]
+fn no_keys_give_zeros() {
+    let s = Attention { b: 1, heads: 2, d: 3, nq: 2, nk: 0 };
+    let (q, mut out, mut lse) = ([1.0f32; 12], [9.0; 12], [0.0; 4]);
+    s.forward(&q, &[], &[], None, &mut out, &mut lse).unwrap();
+    assert_eq!((out, lse), ([0.0; 12], [f32::INFINITY; 4]));
+    let mut dq = [9.0; 12];
+    s.backward(&q, &[], &[], None, &lse, &q, Some(&mut dq), None, Some(&mut [])).unwrap();
+    assert_eq!(dq, [0.0; 12]);
+}
+
+#[test]
 fn sizes_that_do_not_fit_are_named() {
     let s = Attention { b: 1, heads: 1, d: 2, nq: 3, nk: 2 };
     let error = s.forward_packed(&[0.0f32; 18], &mut [0.0; 6], &mut [0.0; 3]).unwrap_err();
