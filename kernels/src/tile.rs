@@ -45,22 +45,50 @@ pub(crate) fn pack(b: &[f32], stride: usize, k: usize, n: usize, scale: f32, out
     }
 }
 
-/// Packs the transpose of `x[n, k]`, whose rows begin `stride` apart, as [`pack`] would.
-pub(crate) fn pack_transposed(x: &[f32], stride: usize, k: usize, n: usize, out: &mut [f32]) {
-    for (p, panel) in out[..k * padded(n)].chunks_mut(PANEL * k.max(1)).enumerate() {
-        let width = panel.len() / k;
-        for j in 0..width {
-            let column = p * PANEL + j;
-            if column < n {
-                for (i, v) in x[column * stride..][..k].iter().enumerate() {
-                    panel[i * width + j] = *v;
-                }
-            } else {
-                for i in 0..k {
-                    panel[i * width + j] = 0.0;
+simd! {
+    /// Packs the transpose of `x[n, k]`, whose rows begin `stride` apart, as [`pack`] would.
+    pub(crate) fn pack_transposed<FMA>(
+        x: &[f32], stride: usize, k: usize, n: usize, out: &mut [f32],
+    ) {
+        let _ = FMA;
+        for (p, panel) in out[..k * padded(n)].chunks_mut(PANEL * k.max(1)).enumerate() {
+            let width = panel.len() / k;
+            let used = width.min(n - p * PANEL);
+            let x = &x[p * PANEL * stride..];
+            let (squares, deep) = (used - used % SQUARE, k - k % SQUARE);
+            for j in (0..squares).step_by(SQUARE) {
+                for i in (0..deep).step_by(SQUARE) {
+                    let to = &mut panel[i * width + j..];
+                    transpose_square(&x[j * stride + i..], stride, to, width);
                 }
             }
+            for j in 0..used {
+                for i in if j < squares { deep } else { 0 }..k {
+                    panel[i * width + j] = x[j * stride + i];
+                }
+            }
+            for row in panel.chunks_exact_mut(width) {
+                row[used..].fill(0.0);
+            }
         }
+    }
+}
+
+/// Side of the squares that are transposed in registers.
+const SQUARE: usize = 4;
+
+#[inline(always)]
+fn transpose_square(x: &[f32], ldx: usize, out: &mut [f32], ldo: usize) {
+    let mut rows = [[0.0f32; SQUARE]; SQUARE];
+    for j in 0..SQUARE {
+        rows[j].copy_from_slice(&x[j * ldx..][..SQUARE]);
+    }
+    for i in 0..SQUARE {
+        let mut column = [0.0f32; SQUARE];
+        for j in 0..SQUARE {
+            column[j] = rows[j][i];
+        }
+        out[i * ldo..][..SQUARE].copy_from_slice(&column);
     }
 }
 

@@ -14,8 +14,8 @@ use crate::simd;
 use crate::simd::{LANES, madd, sum_lanes};
 use crate::tile::{Left, Product, ROW_STEP, pack, pack_transposed, padded, product};
 
-/// Floats a strip of scores should not exceed: 256 KiB, which leaves room for the packed keys.
-const STRIP: usize = 65_536;
+/// Floats a strip of scores should not exceed: half of a second-level cache of 1 MiB.
+const STRIP: usize = 131_072;
 /// Most queries a block takes.
 const BLOCK: usize = 64;
 /// Queries a forward task takes at about; packing keys and values for them costs a few per cent.
@@ -28,7 +28,7 @@ fn block_rows(s: &Attention) -> usize {
 
 /// 2^x for x <= 0, relative error below 2e-7; 0 below -125. Cephes coefficients.
 #[inline(always)]
-fn exp2<const FMA: bool>(x: f32) -> f32 {
+pub fn exp2<const FMA: bool>(x: f32) -> f32 {
     // Comparing this way round keeps a NaN.
     let y = if -125.0 > x { -125.0 } else { x };
     // 1.5 * 2^23: the sum's low bits are the nearest integer, ready for the exponent field.
@@ -229,8 +229,12 @@ pub fn backward(
     x: Inputs<'_, f32>,
     lse: &[f32],
     dout: &[f32],
-    d: [Option<&mut [f32]>; 3],
+    mut d: [Option<&mut [f32]>; 3],
 ) {
+    if s.nk == 0 || s.nq == 0 {
+        d.iter_mut().flatten().for_each(|d| d.fill(0.0));
+        return;
+    }
     let shared = d.map(|d| d.map(Shared::new));
     let [dq, dk, dv] = &shared;
     let target = |x: &'_ Option<Shared<'_>>, n: usize| x.is_some().then(|| s.rows(n));
@@ -248,6 +252,9 @@ pub fn backward_packed(
     dout: &[f32],
     dqkv: &mut [f32],
 ) {
+    if s.nq == 0 {
+        return;
+    }
     let shared = Shared::new(dqkv);
     run_backward(s, &x, lse, dout, |part| Some(Target { x: &shared, rows: s.packed_rows(part) }));
 }
@@ -268,6 +275,27 @@ fn run_backward<'a>(
     });
 }
 
+/// What the backward pass of one head works on.
+struct Head<'a> {
+    image: usize,
+    head: usize,
+    /// Keys and values transposed, and keys as they are: right operands.
+    kt: &'a [f32],
+    vt: &'a [f32],
+    k: &'a [f32],
+    /// Sums over the queries so far, `[padded(nk), padded(d)]`; dk is in units of ln 2.
+    dk: &'a mut [f32],
+    dv: &'a mut [f32],
+    /// A block's scaled queries and incoming gradients, and the same as right operands.
+    q: &'a mut [f32],
+    g: &'a mut [f32],
+    right: &'a mut [f32],
+    /// Probabilities and score gradients of a block, `[rows, padded(nk)]`, and its dq.
+    p: &'a mut [f32],
+    ds: &'a mut [f32],
+    dq: &'a mut [f32],
+}
+
 fn backward_head(
     s: &Attention,
     x: &Inputs<'_, f32>,
@@ -275,83 +303,78 @@ fn backward_head(
     head: usize,
     lse: &[f32],
     dout: &View<'_, f32>,
-    [dq, dk, dv]: [Option<Target<'_>>; 3],
+    targets: [Option<Target<'_>>; 3],
 ) {
     let (rows, np, dp) = (block_rows(s), padded(s.nk), padded(s.d));
-    let scale = 1.0 / (s.d as f32).sqrt();
-    let (keys_len, sums_len) = (s.d * np, np * dp);
-    let sizes = [
-        keys_len,
-        keys_len,
-        s.nk * dp,
-        sums_len,
-        sums_len, // keys^T, values^T, keys, dk, dv
-        rows * s.d,
-        rows * s.d,
-        rows * dp,
-        rows * dp, // q, dout, and both as right operands
-        rows * np,
-        rows * np,
-        rows * dp, // probabilities, their gradient, dq
-    ];
+    let (keys, sums, narrow, strip) = (s.d * np, np * dp, rows * dp, rows * np);
+    let sizes =
+        [keys, keys, s.nk * dp, sums, sums, rows * s.d, rows * s.d, narrow, strip, strip, narrow];
     with_scratch(sizes.iter().sum(), |mut rest| {
-        let [kt, vt, k, dk_sum, dv_sum, q, g, q_right, g_right, p, ds, dq_sum] =
-            sizes.map(|len| take(&mut rest, len));
-        dk_sum.fill(0.0);
-        dv_sum.fill(0.0);
-        if s.nk > 0 && s.nq > 0 {
-            pack_transposed(head_rows(s, &x.k, image, head), x.k.rows.token, s.d, s.nk, kt);
-            pack_transposed(head_rows(s, &x.v, image, head), x.v.rows.token, s.d, s.nk, vt);
-            pack(head_rows(s, &x.k, image, head), x.k.rows.token, s.nk, s.d, 1.0, k);
-        }
+        let [kt, vt, k, dk, dv, q, g, right, p, ds, dq] = sizes.map(|len| take(&mut rest, len));
+        dk.fill(0.0);
+        dv.fill(0.0);
+        pack_transposed(head_rows(s, &x.k, image, head), x.k.rows.token, s.d, s.nk, kt);
+        pack_transposed(head_rows(s, &x.v, image, head), x.v.rows.token, s.d, s.nk, vt);
+        pack(head_rows(s, &x.k, image, head), x.k.rows.token, s.nk, s.d, 1.0, k);
+        let mut h = Head { image, head, kt, vt, k, dk, dv, q, g, right, p, ds, dq };
         for first in (0..s.nq).step_by(rows) {
             let n = rows.min(s.nq - first);
-            let m = n.next_multiple_of(ROW_STEP);
-            let at = (image, head, first);
-            if s.nk == 0 {
-                dq_sum.fill(0.0);
-                dq.iter().for_each(|d| d.write(s, at, n, 0.0, dq_sum));
-                continue;
-            }
-            copy_rows(s, &x.q, at, n, LOG2_E * scale, &mut q[..m * s.d]);
-            copy_rows(s, dout, at, n, 1.0, &mut g[..m * s.d]);
-            let (q_left, g_left) =
-                (Left { x: q, row: s.d, col: 1 }, Left { x: g, row: s.d, col: 1 });
-            // p = exp(q . k / sqrt(d) - lse)
-            let scores = Product { m, n: np, k: s.d, ldc: np, add: false };
-            product(scores, q_left, kt, p);
-            for i in 0..n {
-                let lse = lse[(image * s.heads + head) * s.nq + first + i] * LOG2_E;
-                let blocked = x.blocked_row(s, image, first + i);
-                probabilities(&mut p[i * np..][..s.nk], blocked, lse);
-            }
-            // out = p v
-            let keys_sum = Product { m: np, n: dp, k: n, ldc: dp, add: true };
-            if dv.is_some() {
-                pack(g, s.d, n, s.d, 1.0, g_right);
-                product(keys_sum, Left { x: p, row: 1, col: np }, g_right, dv_sum);
-            }
-            if dq.is_none() && dk.is_none() {
-                continue;
-            }
-            product(scores, g_left, vt, ds);
-            for i in 0..n {
-                let row = i * np..i * np + s.nk;
-                score_gradients(&p[row.clone()], &mut ds[row]);
-            }
-            // s = q . k / sqrt(d)
-            if let Some(dq) = &dq {
-                let sums = Product { m, n: dp, k: s.nk, ldc: dp, add: false };
-                product(sums, Left { x: ds, row: np, col: 1 }, k, dq_sum);
-                dq.write(s, at, n, scale, dq_sum);
-            }
-            if dk.is_some() {
-                pack(q, s.d, n, s.d, 1.0, q_right);
-                product(keys_sum, Left { x: ds, row: 1, col: np }, q_right, dk_sum);
-            }
+            h.add_queries(s, x, first, n, lse, dout, &targets);
         }
-        // q_right carries log2(e) / sqrt(d)
-        dk.iter().for_each(|d| d.write(s, (image, head, 0), s.nk, LN_2, dk_sum));
-        dv.iter().for_each(|d| d.write(s, (image, head, 0), s.nk, 1.0, dv_sum));
+        let [_, dk, dv] = &targets;
+        // The queries carried log2(e) / sqrt(d).
+        dk.iter().for_each(|d| d.write(s, (image, head, 0), s.nk, LN_2, h.dk));
+        dv.iter().for_each(|d| d.write(s, (image, head, 0), s.nk, 1.0, h.dv));
     });
+}
+
+impl Head<'_> {
+    /// Queries `first..first + n`: writes their dq, adds to dk and dv.
+    fn add_queries(
+        &mut self,
+        s: &Attention,
+        x: &Inputs<'_, f32>,
+        first: usize,
+        n: usize,
+        lse: &[f32],
+        dout: &View<'_, f32>,
+        [dq, dk, dv]: &[Option<Target<'_>>; 3],
+    ) {
+        let (np, dp, m) = (padded(s.nk), padded(s.d), n.next_multiple_of(ROW_STEP));
+        let (at, scale) = ((self.image, self.head, first), 1.0 / (s.d as f32).sqrt());
+        copy_rows(s, &x.q, at, n, LOG2_E * scale, &mut self.q[..m * s.d]);
+        copy_rows(s, dout, at, n, 1.0, &mut self.g[..m * s.d]);
+        // p = exp(q . k / sqrt(d) - lse)
+        let scores = Product { m, n: np, k: s.d, ldc: np, add: false };
+        product(scores, Left { x: self.q, row: s.d, col: 1 }, self.kt, self.p);
+        for i in 0..n {
+            let lse = lse[(self.image * s.heads + self.head) * s.nq + first + i] * LOG2_E;
+            let blocked = x.blocked_row(s, self.image, first + i);
+            probabilities(&mut self.p[i * np..][..s.nk], blocked, lse);
+        }
+        // out = p v
+        let to_keys = Product { m: np, n: dp, k: n, ldc: dp, add: true };
+        if dv.is_some() {
+            pack(self.g, s.d, n, s.d, 1.0, self.right);
+            product(to_keys, Left { x: self.p, row: 1, col: np }, self.right, self.dv);
+        }
+        if dq.is_none() && dk.is_none() {
+            return;
+        }
+        product(scores, Left { x: self.g, row: s.d, col: 1 }, self.vt, self.ds);
+        for i in 0..n {
+            let row = i * np..i * np + s.nk;
+            score_gradients(&self.p[row.clone()], &mut self.ds[row]);
+        }
+        // s = q . k / sqrt(d)
+        if let Some(dq) = dq {
+            let to_queries = Product { m, n: dp, k: s.nk, ldc: dp, add: false };
+            product(to_queries, Left { x: self.ds, row: np, col: 1 }, self.k, self.dq);
+            dq.write(s, at, n, scale, self.dq);
+        }
+        if dk.is_some() {
+            pack(self.q, s.d, n, s.d, 1.0, self.right);
+            product(to_keys, Left { x: self.ds, row: 1, col: np }, self.right, self.dk);
+        }
+    }
 }

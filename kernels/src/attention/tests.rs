@@ -148,6 +148,17 @@ fn bits_do_not_depend_on_threads() {
 }
 
 #[test]
+fn no_keys_give_zeros() {
+    let s = Attention { b: 1, heads: 2, d: 3, nq: 2, nk: 0 };
+    let (q, mut out, mut lse) = ([1.0f32; 12], [9.0; 12], [0.0; 4]);
+    s.forward(&q, &[], &[], None, &mut out, &mut lse).unwrap();
+    assert_eq!((out, lse), ([0.0; 12], [f32::INFINITY; 4]));
+    let mut dq = [9.0; 12];
+    s.backward(&q, &[], &[], None, &lse, &q, Some(&mut dq), None, Some(&mut [])).unwrap();
+    assert_eq!(dq, [0.0; 12]);
+}
+
+#[test]
 fn sizes_that_do_not_fit_are_named() {
     let s = Attention { b: 1, heads: 1, d: 2, nq: 3, nk: 2 };
     let error = s.forward_packed(&[0.0f32; 18], &mut [0.0; 6], &mut [0.0; 3]).unwrap_err();
@@ -155,4 +166,17 @@ fn sizes_that_do_not_fit_are_named() {
     let (q, kv) = ([0.0f32; 6], [0.0f32; 4]);
     let error = s.forward(&q, &kv, &kv, Some(&[0; 5]), &mut [0.0; 6], &mut [0.0; 3]).unwrap_err();
     assert_eq!(error.to_string(), "attention: blocked has 5 elements, its sizes ask for 6");
+}
+
+#[test]
+fn exp2_is_accurate_and_vanishes_at_the_end() {
+    for i in 0..125_000 {
+        let x = -i as f32 * 1e-3;
+        let want = f64::from(x).exp2();
+        for got in [cpu::exp2::<false>(x), cpu::exp2::<true>(x)] {
+            assert!((f64::from(got) - want).abs() <= 2e-7 * want, "2^{x} = {got}, not {want}");
+        }
+    }
+    assert_eq!([-125.1, f32::NEG_INFINITY].map(cpu::exp2::<true>), [0.0, 0.0]);
+    assert!(cpu::exp2::<true>(f32::NAN).is_nan());
 }

@@ -264,28 +264,8 @@ pub fn backward(
         (0..blocks).into_par_iter().for_each(|k| {
             backward_block(s, k, [f, lse, dout], w.scale[0], &packed, wants, &kept, df.as_ref());
         });
-        drop(kept);
-        let kept_rows = |x: &[f32], k: usize, ld: usize, from: usize, n: usize, out: &mut [f32]| {
-            copy_columns(&x[k * ROWS * ld..], block(s, k).rows, ld, from, n, out);
-        };
-        let patch_rows = |x: &[f32], k: usize, from: usize, n: usize, out: &mut [f32]| {
-            copy_columns(&x[block(s, k).at..], block(s, k).rows, c, from, n, out);
-        };
-        if let Some(d) = dweight {
-            let left = |k, from, n, out: &mut [f32]| patch_rows(dout, k, from, n, out);
-            let right = |k, from, n, out: &mut [f32]| kept_rows(x, k, cp, from, n, out);
-            sum_over_patches(s, c, w.scale[0], left, right, d);
-        }
-        if let Some(d) = dvalues {
-            let left = |k, from, n, out: &mut [f32]| kept_rows(weights, k, mp, from + 1, n, out);
-            let right = |k, from, n, out: &mut [f32]| kept_rows(dx, k, cp, from, n, out);
-            sum_over_patches(s, s.m - 1, 1.0, left, right, d);
-        }
-        if let Some(d) = dtokens {
-            let left = |k, from, n, out: &mut [f32]| kept_rows(dz, k, mp, from, n, out);
-            let right = |k, from, n, out: &mut [f32]| patch_rows(f, k, from, n, out);
-            sum_over_patches(s, s.m, 1.0, left, right, d);
-        }
+        let sums = Sums { s, features: f, dout, x, dx, weights, dz };
+        sums.add(w.scale[0], dweight, dvalues, dtokens);
         bias_and_scale(s, &w, dout, ds, dbias, dscale);
     });
 }
@@ -339,19 +319,7 @@ fn backward_block(
         if !(wants.df || wants.tokens) {
             return;
         }
-        // X = f + S[:, 1:] V; the dropped column gets no gradient from here
-        if s.m > 1 {
-            let back = Product { m: b.m, n: vp, k: c, ldc: vp, add: false };
-            product(back, Left { x: dx, row: cp, col: 1 }, packed.values_t, da);
-        }
-        dz.fill(0.0);
-        for i in 0..b.rows {
-            let dz = &mut dz[i * mp..][..s.m];
-            dz[1..].copy_from_slice(&da[i * vp..][..s.m - 1]);
-            if s.softmax {
-                score_gradients(&weights[i * mp..][..s.m], dz, s.score_scale());
-            }
-        }
+        through_scores(s, b, packed.values_t, weights, dx, da, dz);
         if wants.tokens {
             keep(&kept.dz, mp, dz);
         }
@@ -368,6 +336,79 @@ fn backward_block(
             }
         }
     });
+}
+
+/// `dz` from `dx`, the factor of the scores included; `da` is scratch.
+fn through_scores(
+    s: &Rein,
+    b: Block,
+    values_t: &[f32],
+    weights: &[f32],
+    dx: &[f32],
+    da: &mut [f32],
+    dz: &mut [f32],
+) {
+    let (cp, mp, vp) = (padded(s.c), padded(s.m), padded(s.m - 1));
+    // X = f + S[:, 1:] V; the dropped column gets no gradient from here
+    let back = Product { m: b.m, n: vp, k: s.c, ldc: vp, add: false };
+    product(back, Left { x: dx, row: cp, col: 1 }, values_t, da);
+    dz.fill(0.0);
+    for i in 0..b.rows {
+        let dz = &mut dz[i * mp..][..s.m];
+        dz[1..].copy_from_slice(&da[i * vp..][..s.m - 1]);
+        // S = softmax(z)
+        if s.softmax {
+            score_gradients(&weights[i * mp..][..s.m], dz, s.score_scale());
+        }
+    }
+}
+
+/// What the gradients summed over patches are made from; the last four as in [`Kept`].
+struct Sums<'a> {
+    s: &'a Rein,
+    features: &'a [f32],
+    dout: &'a [f32],
+    x: &'a [f32],
+    dx: &'a [f32],
+    weights: &'a [f32],
+    dz: &'a [f32],
+}
+
+impl Sums<'_> {
+    fn add(
+        &self,
+        scale: f32,
+        dweight: Option<&mut [f32]>,
+        dvalues: Option<&mut [f32]>,
+        dtokens: Option<&mut [f32]>,
+    ) {
+        let s = self.s;
+        let (c, cp, mp) = (s.c, padded(s.c), padded(s.m));
+        let kept = |x: &[f32], k: usize, ld: usize, from: usize, n: usize, out: &mut [f32]| {
+            copy_columns(&x[k * ROWS * ld..], block(s, k).rows, ld, from, n, out);
+        };
+        let patches = |x: &[f32], k: usize, from: usize, n: usize, out: &mut [f32]| {
+            copy_columns(&x[block(s, k).at..], block(s, k).rows, c, from, n, out);
+        };
+        // out = f + scale (X W_f^T + b_f)
+        if let Some(d) = dweight {
+            let left = |k, from, n, out: &mut [f32]| patches(self.dout, k, from, n, out);
+            let right = |k, from, n, out: &mut [f32]| kept(self.x, k, cp, from, n, out);
+            sum_over_patches(s, c, scale, left, right, d);
+        }
+        // X = f + S[:, 1:] V
+        if let Some(d) = dvalues {
+            let left = |k, from, n, out: &mut [f32]| kept(self.weights, k, mp, from + 1, n, out);
+            let right = |k, from, n, out: &mut [f32]| kept(self.dx, k, cp, from, n, out);
+            sum_over_patches(s, s.m - 1, 1.0, left, right, d);
+        }
+        // z = f T^T / sqrt(c)
+        if let Some(d) = dtokens {
+            let left = |k, from, n, out: &mut [f32]| kept(self.dz, k, mp, from, n, out);
+            let right = |k, from, n, out: &mut [f32]| patches(self.features, k, from, n, out);
+            sum_over_patches(s, s.m, 1.0, left, right, d);
+        }
+    }
 }
 
 /// Columns `from..from + n` of `rows` rows that begin `ld` apart, packed tightly.
