@@ -37,7 +37,8 @@ fn scenes_differ_from_each_other_and_repeat_exactly() {
     assert_ne!(render(2, 3, Domain::Day, W, H).1, render(1, 3, Domain::Day, W, H).1);
 }
 
-/// Over a few dozen scenes every drawn class occurs, the large ones in nearly every scene, and void stays rare.
+/// Over a few dozen scenes every drawn class occurs, the large ones in nearly every scene, and
+/// void stays rare.
 #[test]
 fn every_class_occurs() {
     let mut scenes = [0usize; 256];
@@ -65,7 +66,8 @@ fn every_class_occurs() {
     assert!(pixels[ROAD as usize] > total / 10 && pixels[ROAD as usize] < total / 2);
 }
 
-/// Labels lie where the shapes are: in a foggy picture far pixels are paler than near ones of the same class.
+/// Labels lie where the shapes are: in a foggy picture far pixels are paler than near ones of the
+/// same class.
 #[test]
 fn fog_follows_distance() {
     let mut wins = 0;

@@ -1,4 +1,5 @@
-//! Cars, trucks and buses: boxes in perspective, seen from behind on the right lane and from the front on the left.
+//! Cars, trucks and buses: boxes in perspective, seen from behind on the right lane and from the
+//! front on the left.
 
 use super::camera::Camera;
 use super::canvas::{Canvas, KEEP, Rgb, Surface, mix, scale, smooth};
