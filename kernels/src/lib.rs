@@ -10,10 +10,38 @@
 
 pub mod check;
 mod error;
+mod logistic;
+mod product;
 mod real;
+mod scratch;
 pub mod simd;
+mod tile;
 
+pub mod activation;
+pub mod adamw;
+pub mod add;
+pub mod attention;
+pub mod attention_mask;
+pub mod class_loss;
+pub mod conv2d;
+pub mod group_norm;
 pub mod layer_norm;
+pub mod linear;
+pub mod mask_loss;
+pub mod match_cost;
+pub mod matmul;
+pub mod ms_deform_attn;
+pub mod patch_embed;
+pub mod point_sample;
+pub mod reduce;
+pub mod rein;
+pub mod residual;
+pub mod resize;
+pub mod semantic_scores;
+pub mod sine_position;
+pub mod swiglu;
+pub mod token_link;
+pub mod uncertain_points;
 
 pub use error::{KernelError, Result, check_len};
 pub use real::{Real, f32s, f32s_mut};

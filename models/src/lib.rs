@@ -1,1 +1,15 @@
-//! (crate doc)
+//! Networks: shapes and formulas, weights in and out; nothing of data or time.
+//!
+//! Parameters carry the key names of the reference implementation, so its state dicts load unchanged.
+
+pub mod backbone;
+pub mod build;
+pub mod criterion;
+mod error;
+pub mod head;
+pub mod matching;
+mod segmenter;
+pub mod weights;
+
+pub use error::{ModelError, Result};
+pub use segmenter::{Method, Segmenter, SegmenterConfig, semantic_scores};

@@ -145,6 +145,61 @@ pub enum TrainError {
         /// What is wrong, in words and numbers.
         what: String,
     },
+    /// A checkpoint that cannot be used.
+    #[error("checkpoint {path}: {what}")]
+    Checkpoint {
+        /// File.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// A run folder that already holds a run, or none.
+    #[error("{path}: {what}")]
+    RunFolder {
+        /// Folder.
+        path: PathBuf,
+        /// What is wrong and the way out.
+        what: String,
+    },
+    /// A loss that is not a number.
+    #[error(
+        "step {step}: {what}; nothing was updated in this step, the state before it is in {kept}; \
+         lower train.lr or look at the samples {samples}"
+    )]
+    NotFinite {
+        /// Step.
+        step: u64,
+        /// Which loss or cost, of which prediction and image.
+        what: String,
+        /// Checkpoint of the state before the step.
+        kept: PathBuf,
+        /// Samples of the step.
+        samples: String,
+    },
+    /// Someone asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// From the network.
+    #[error(transparent)]
+    Model(#[from] dressage_models::ModelError),
+    /// From the engine.
+    #[error(transparent)]
+    Engine(#[from] dressage_engine::EngineError),
+    /// From writing a file.
+    #[error(transparent)]
+    File(#[from] crate::files::FileError),
+    /// From counting pixels.
+    #[error(transparent)]
+    Metric(#[from] crate::metrics::MetricError),
+    /// From cutting windows.
+    #[error(transparent)]
+    Window(#[from] crate::windows::WindowError),
+    /// From a recipe.
+    #[error(transparent)]
+    Recipe(#[from] crate::recipe::RecipeError),
+    /// From the learning rate's schedule.
+    #[error(transparent)]
+    Schedule(#[from] crate::schedule::ScheduleError),
     /// A worker thread of the loader ended without a word.
     #[error("a data worker stopped unexpectedly while preparing step {step}")]
     WorkerEnded {

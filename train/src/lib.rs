@@ -4,15 +4,41 @@
 //! through traits.
 
 pub mod augment;
+pub mod checkpoint;
 pub mod data;
 mod error;
+pub mod evaluate;
+pub mod files;
+pub mod groups;
+pub mod interrupt;
+pub mod metrics;
+pub mod network;
+pub mod optimiser;
 pub mod palette;
 pub mod pictures;
 mod raster;
+pub mod recipe;
+pub mod runlog;
 pub mod scenes;
+pub mod schedule;
+pub mod trainer;
+pub mod windows;
 
 pub use error::{Result, TrainError};
 pub use raster::{Image, LabelMap};
 
 /// Label of pixels that no loss and no metric looks at.
 pub const IGNORE: u8 = 255;
+
+/// JSON files of this name in the folders of `DRESSAGE_FIXTURES`, each with its path; none when it is not set.
+#[cfg(test)]
+pub(crate) fn recorded(name: &str) -> Vec<(String, serde_json::Value)> {
+    let dirs = std::env::var_os("DRESSAGE_FIXTURES").unwrap_or_default();
+    let files = std::env::split_paths(&dirs).map(|dir| dir.join(name)).filter(|p| p.is_file());
+    files
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).expect("readable fixture");
+            (path.display().to_string(), serde_json::from_str(&text).expect("JSON"))
+        })
+        .collect()
+}

@@ -1,9 +1,37 @@
-//! Differentiable operations, one file each: shape check, kernel, backward pass.
+//! Differentiable operations: shape check, kernel, backward pass, in one file per operation or close family.
 
+mod activation;
+mod add;
+mod attention;
+mod conv;
+mod deform;
+mod join;
 mod layer_norm;
+mod linear;
+mod losses;
+mod masks;
+mod matmul;
+mod points;
+mod rein;
+mod resize;
 mod view;
 
+pub use activation::{gelu, relu, swiglu};
+pub use add::{add, residual};
+pub use attention::{attention, self_attention};
+pub use conv::{conv2d, group_norm, patch_embed};
+pub use deform::ms_deform_attn;
+pub use join::{broadcast, concat, gather_rows, narrow, prepend};
 pub use layer_norm::layer_norm;
+pub use linear::linear;
+pub use losses::{class_loss, mask_loss, total};
+pub use masks::{attention_mask, sine_position};
+pub use matmul::matmul;
+pub use points::{mask_rows, point_sample};
+pub use rein::{ReinParts, rein, token_link};
+pub use resize::{
+    resize_bicubic_antialiased, resize_bicubic_by_factor, resize_by_factor, resize_maps, resize_to,
+};
 pub use view::{reshape, rows};
 
 use crate::{EngineError, Result, Tensor};

@@ -1,42 +1,192 @@
 //! The table of operations.
 
-use dressage_engine::{ops, recompute};
+use dressage_engine::{DType, Result, Tensor, ops, recompute};
 
 use crate::Case;
 
+fn case(
+    name: &'static str,
+    inputs: &[&[usize]],
+    tolerance: f64,
+    run: fn(&[Tensor]) -> Result<Tensor>,
+) -> Case {
+    Case { name, inputs: inputs.iter().map(|s| s.to_vec()).collect(), run, tolerance }
+}
+
 /// Every case.
 pub fn all() -> Vec<Case> {
-    vec![
-        Case {
-            name: "layer_norm",
-            inputs: vec![vec![2, 3, 7], vec![7], vec![7]],
-            run: |x| ops::layer_norm(&x[0], &x[1], &x[2], 1e-5),
-            tolerance: 1e-5,
-        },
-        Case {
-            name: "reshape",
-            inputs: vec![vec![2, 3, 4]],
-            run: |x| ops::reshape(&x[0], &[6, 4]),
-            tolerance: 1e-6,
-        },
-        Case {
-            name: "rows",
-            inputs: vec![vec![5, 3]],
-            run: |x| ops::rows(&x[0], 1, 3),
-            tolerance: 1e-6,
-        },
-        Case {
-            name: "recompute, one value captured",
-            inputs: vec![vec![4, 5], vec![5], vec![5]],
-            run: |x| {
-                let inner = ops::layer_norm(&x[0], &x[1], &x[2], 1e-5)?;
-                let (w, b) = (x[1].clone(), x[2].clone());
-                recompute(&[inner], move |x| {
-                    let y = ops::layer_norm(&x[0], &w, &b, 1e-5)?;
-                    ops::layer_norm(&y, &w, &b, 1e-5)
-                })
-            },
-            tolerance: 1e-5,
-        },
+    [
+        products(),
+        pointwise(),
+        norms_and_convolutions(),
+        rows_and_views(),
+        resampling(),
+        attention(),
+        losses(),
     ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn products() -> Vec<Case> {
+    vec![
+        case("linear", &[&[2, 3, 5], &[4, 5], &[4]], 1e-5, |x| {
+            ops::linear(&x[0], &x[1], Some(&x[2]))
+        }),
+        case("linear, no bias", &[&[7, 3], &[2, 3]], 1e-5, |x| ops::linear(&x[0], &x[1], None)),
+        case("matmul", &[&[2, 3, 5], &[2, 5, 4]], 1e-5, |x| {
+            ops::matmul(&x[0], &x[1], false, false)
+        }),
+        case("matmul, b transposed", &[&[2, 3, 5], &[2, 4, 5]], 1e-5, |x| {
+            ops::matmul(&x[0], &x[1], false, true)
+        }),
+        case("matmul, a transposed", &[&[5, 3], &[5, 4]], 1e-5, |x| {
+            ops::matmul(&x[0], &x[1], true, false)
+        }),
+        case("matmul, both transposed", &[&[5, 3], &[4, 5]], 1e-5, |x| {
+            ops::matmul(&x[0], &x[1], true, true)
+        }),
+    ]
+}
+
+fn pointwise() -> Vec<Case> {
+    vec![
+        case("gelu", &[&[3, 17]], 1e-5, |x| ops::gelu(&x[0])),
+        case("relu", &[&[3, 17]], 1e-6, |x| ops::relu(&x[0])),
+        case("swiglu", &[&[3, 10]], 1e-5, |x| ops::swiglu(&x[0])),
+        case("add", &[&[2, 3, 4], &[2, 3, 4]], 1e-6, |x| ops::add(&x[0], &x[1])),
+        case("add, b broadcast", &[&[2, 3, 4], &[4]], 1e-6, |x| ops::add(&x[0], &x[1])),
+        case("residual", &[&[2, 3, 4], &[2, 3, 4]], 1e-6, |x| ops::residual(&x[0], &x[1], None)),
+        case("residual, layer scale", &[&[2, 3, 4], &[2, 3, 4], &[4]], 1e-6, |x| {
+            ops::residual(&x[0], &x[1], Some(&x[2]))
+        }),
+    ]
+}
+
+fn norms_and_convolutions() -> Vec<Case> {
+    vec![
+        case("layer_norm", &[&[2, 3, 7], &[7], &[7]], 1e-5, |x| {
+            ops::layer_norm(&x[0], &x[1], &x[2], 1e-5)
+        }),
+        case("group_norm", &[&[2, 3, 2, 6], &[6], &[6]], 1e-5, |x| {
+            ops::group_norm(&x[0], &x[1], &x[2], 3, 1e-5)
+        }),
+        case("conv2d 3x3, pad 1", &[&[2, 4, 5, 3], &[2, 3, 3, 3], &[2]], 1e-5, |x| {
+            ops::conv2d(&x[0], &x[1], Some(&x[2]), 1, 1)
+        }),
+        case("conv2d 3x3, stride 2", &[&[1, 5, 6, 2], &[3, 2, 3, 3]], 1e-5, |x| {
+            ops::conv2d(&x[0], &x[1], None, 2, 1)
+        }),
+        case("conv2d 1x1", &[&[1, 3, 2, 4], &[3, 4, 1, 1], &[3]], 1e-5, |x| {
+            ops::conv2d(&x[0], &x[1], Some(&x[2]), 1, 0)
+        }),
+        case("patch_embed", &[&[2, 3, 4, 6], &[5, 3, 2, 2], &[5]], 1e-5, |x| {
+            ops::patch_embed(&x[0], &x[1], Some(&x[2]))
+        }),
+    ]
+}
+
+fn rows_and_views() -> Vec<Case> {
+    vec![
+        case("reshape", &[&[2, 3, 4]], 1e-6, |x| ops::reshape(&x[0], &[6, 4])),
+        case("rows", &[&[5, 3]], 1e-6, |x| ops::rows(&x[0], 1, 3)),
+        case("concat", &[&[2, 3, 4], &[2, 1, 4]], 1e-6, |x| ops::concat(&[&x[0], &x[1]], 1)),
+        case("narrow", &[&[2, 5, 3]], 1e-6, |x| ops::narrow(&x[0], 1, 2, 2)),
+        case("broadcast", &[&[3, 2]], 1e-6, |x| ops::broadcast(&x[0], 4)),
+        case("prepend", &[&[1, 3], &[2, 4, 3]], 1e-6, |x| ops::prepend(&x[0], &x[1])),
+        case("gather_rows, one twice", &[&[4, 3]], 1e-6, |x| {
+            ops::gather_rows(&x[0], &[2, 0, 2], 5)
+        }),
+        case("recompute, values captured", &[&[4, 5], &[5], &[5]], 1e-5, |x| {
+            let inner = ops::layer_norm(&x[0], &x[1], &x[2], 1e-5)?;
+            let (w, b) = (x[1].clone(), x[2].clone());
+            recompute(&[inner], move |x| {
+                let y = ops::layer_norm(&x[0], &w, &b, 1e-5)?;
+                ops::layer_norm(&y, &w, &b, 1e-5)
+            })
+        }),
+    ]
+}
+
+fn resampling() -> Vec<Case> {
+    vec![
+        case("resize by 4", &[&[1, 3, 2, 3]], 1e-5, |x| ops::resize_by_factor(&x[0], 4.0)),
+        case("resize by 0.5, odd", &[&[2, 5, 7, 2]], 1e-5, |x| ops::resize_by_factor(&x[0], 0.5)),
+        case("resize to a size", &[&[1, 5, 3, 2]], 1e-5, |x| ops::resize_to(&x[0], 3, 7)),
+        case("resize planar maps", &[&[2, 2, 3, 5]], 1e-5, |x| ops::resize_maps(&x[0], [7, 4])),
+        case("resize bicubic by factor", &[&[1, 4, 4, 3]], 1e-5, |x| {
+            ops::resize_bicubic_by_factor(&x[0], [2.1 / 4.0, 5.1 / 4.0], [2, 5])
+        }),
+        case("resize bicubic antialiased", &[&[1, 6, 5, 2]], 1e-5, |x| {
+            ops::resize_bicubic_antialiased(&x[0], 4, 7)
+        }),
+    ]
+}
+
+fn attention() -> Vec<Case> {
+    vec![
+        case("self_attention", &[&[2, 5, 3, 2, 4]], 1e-5, |x| ops::self_attention(&x[0])),
+        case("attention", &[&[2, 3, 6], &[2, 5, 6], &[2, 5, 6]], 1e-5, |x| {
+            ops::attention(&x[0], &x[1], &x[2], 2, None)
+        }),
+        case("attention, keys blocked", &[&[1, 3, 4], &[1, 4, 4], &[1, 4, 4]], 1e-5, |x| {
+            let blocked = [0u8, 1, 0, 0, 1, 1, 1, 0, 0, 0, 1, 0];
+            let blocked = Tensor::from_slice(&blocked, &[1, 3, 4])?;
+            ops::attention(&x[0], &x[1], &x[2], 2, Some(&blocked))
+        }),
+        case(
+            "ms_deform_attn",
+            &[&[1, 10, 2, 3], &[1, 10, 2, 2, 2, 2], &[1, 10, 2, 4]],
+            1e-5,
+            |x| ops::ms_deform_attn(&x[0], &x[1], &x[2], &[(1, 2), (2, 4)]),
+        ),
+        case("rein", REIN, 1e-5, |x| rein(x, true)),
+        case("rein, no softmax", REIN, 1e-5, |x| rein(x, false)),
+        case("token_link", &[&[3, 4, 5]], 1e-6, |x| ops::token_link(&x[0])),
+    ]
+}
+
+/// Features with one class row, five tokens, their values, W_f, b_f, scale.
+const REIN: &[&[usize]] = &[&[2, 1 + 4, 6], &[5, 6], &[4, 6], &[6, 6], &[6], &[]];
+
+fn rein(x: &[Tensor], softmax: bool) -> Result<Tensor> {
+    let parts = ops::ReinParts {
+        tokens: x[1].clone(),
+        values: x[2].clone(),
+        weight: &x[3],
+        bias: &x[4],
+        scale: &x[5],
+    };
+    ops::rein(&x[0], &parts, 1, softmax)
+}
+
+fn losses() -> Vec<Case> {
+    vec![
+        case("point_sample", &[&[2, 3, 4]], 1e-5, |x| {
+            // Inside, at the border and outside of the map.
+            let points = [0.31, 0.77, 0.02, 0.98, 0.5, 0.13, 0.999, 0.6, 1.3, 0.5, 0.71, 0.42];
+            let points = like(&x[0], &points, &[2, 3, 2])?;
+            ops::point_sample(&x[0], &points, 4)
+        }),
+        case("mask_rows", &[&[3, 4], &[2, 5, 4]], 1e-5, |x| {
+            ops::mask_rows(&x[0], &x[1], &[0, 1, 1], 4)
+        }),
+        case("mask_loss", &[&[3, 7]], 1e-5, |x| {
+            let t: Vec<f64> = (0..21).map(|i| f64::from(i % 4) / 3.0).collect();
+            ops::mask_loss(&x[0], &like(&x[0], &t, &[3, 7])?, 3.0, [5.0, 2.0], 4)
+        }),
+        case("class_loss", &[&[2, 3, 4]], 1e-5, |x| {
+            ops::class_loss(&x[0], &[3, 0, 3, 2, 3, 1], &[1.0, 1.0, 1.0, 0.1], 2.0)
+        }),
+        case("total", &[&[3], &[]], 1e-5, |x| ops::total(&[&x[0], &x[1]])),
+    ]
+}
+
+/// Constants in the type of `x`.
+fn like(x: &Tensor, values: &[f64], shape: &[usize]) -> Result<Tensor> {
+    match x.dtype() {
+        DType::F64 => Tensor::from_slice(values, shape),
+        _ => Tensor::from_slice(&values.iter().map(|&v| v as f32).collect::<Vec<_>>(), shape),
+    }
 }

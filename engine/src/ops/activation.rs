@@ -1,0 +1,94 @@
+//! Pointwise activations; the input is saved, nothing else.
+
+use dressage_kernels::activation::Activation;
+use dressage_kernels::swiglu::Swiglu;
+
+use super::shape_error;
+use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
+
+/// Exact GELU, `x/2 (1 + erf(x/√2))`.
+///
+/// # Errors
+/// A type other than f32 and f64.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    pointwise(Activation::Gelu, x)
+}
+
+/// `max(x, 0)`.
+///
+/// # Errors
+/// A type other than f32 and f64.
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    pointwise(Activation::Relu, x)
+}
+
+fn pointwise(kind: Activation, x: &Tensor) -> Result<Tensor> {
+    floats!("activation", x, T => {
+        let mut y = Tensor::empty::<T>(x.shape());
+        kind.forward(x.data::<T>()?, y.data_mut()?)?;
+        Ok(record(y, &[x], || Pointwise { kind, x: x.detach(), to: x.edge() }))
+    })
+}
+
+struct Pointwise {
+    kind: Activation,
+    x: Tensor,
+    to: Edge,
+}
+
+impl Backward for Pointwise {
+    fn name(&self) -> &'static str {
+        "activation"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
+        floats!("activation", dy, T => {
+            let mut dx = Tensor::empty::<T>(self.x.shape());
+            self.kind.backward(self.x.data::<T>()?, dy.data()?, dx.data_mut()?)?;
+            grads.add(&self.to, dx)
+        })
+    }
+}
+
+/// `silu(x[.., :h]) * x[.., h:]` for x `[.., 2h]`: the gate of DINOv2-g's MLP.
+///
+/// # Errors
+/// A last axis of odd length; a type other than f32 and f64.
+pub fn swiglu(x: &Tensor) -> Result<Tensor> {
+    let h = x.last_dim() / 2;
+    if x.last_dim() != 2 * h || h == 0 {
+        return Err(shape_error("swiglu", "x", "an even last axis", x));
+    }
+    let size = Swiglu { n: x.len() / (2 * h), h };
+    floats!("swiglu", x, T => swiglu_forward::<T>(size, x))
+}
+
+fn swiglu_forward<T: Float>(size: Swiglu, x: &Tensor) -> Result<Tensor> {
+    let mut shape = x.shape().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = size.h;
+    }
+    let mut y = Tensor::empty::<T>(&shape);
+    size.forward(x.data::<T>()?, y.data_mut()?)?;
+    Ok(record(y, &[x], || SwigluSaved { size, x: x.detach(), to: x.edge() }))
+}
+
+struct SwigluSaved {
+    size: Swiglu,
+    x: Tensor,
+    to: Edge,
+}
+
+impl Backward for SwigluSaved {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
+        floats!("swiglu", dy, T => {
+            let mut dx = Tensor::empty::<T>(self.x.shape());
+            self.size.backward(self.x.data::<T>()?, dy.data()?, dx.data_mut()?)?;
+            grads.add(&self.to, dx)
+        })
+    }
+}

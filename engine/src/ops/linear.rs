@@ -1,0 +1,92 @@
+//! Linear layer with the weight in the framework's layout `[out, in]`.
+
+use dressage_kernels::linear::Linear;
+
+use super::{expect_shape, shape_error};
+use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
+
+/// `y = x W^T + b` over the last axis: x `[.., k]`, weight `[m, k]`, bias `[m]`, y `[.., m]`. Saves `x` only if the
+/// weight needs a gradient; with a frozen weight the backward pass is one product.
+///
+/// # Errors
+/// Shapes that do not fit; a type other than f32 and f64.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let k = x.last_dim();
+    if weight.shape().len() != 2 || weight.dim(1) != k {
+        return Err(shape_error("linear", "weight", format!("[m, {k}]"), weight));
+    }
+    if let Some(bias) = bias {
+        expect_shape("linear", "bias", bias, &[weight.dim(0)])?;
+    }
+    let size = Linear { n: x.len() / k.max(1), m: weight.dim(0), k };
+    floats!("linear", x, T => forward::<T>(size, x, weight, bias))
+}
+
+fn forward<T: Float>(
+    size: Linear,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+) -> Result<Tensor> {
+    let mut shape = x.shape().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = size.m;
+    }
+    let mut y = Tensor::empty::<T>(&shape);
+    let b = bias.map(|b| b.data::<T>()).transpose()?;
+    size.forward(x.data::<T>()?, weight.data()?, b, y.data_mut()?)?;
+    let mut inputs = vec![x, weight];
+    inputs.extend(bias);
+    Ok(record(y, &inputs, || Saved {
+        size,
+        x: weight.tracked().then(|| x.detach()),
+        weight: weight.detach(),
+        x_shape: x.shape().to_vec(),
+        to_x: x.edge(),
+        to_weight: weight.edge(),
+        to_bias: bias.map(Tensor::edge),
+    }))
+}
+
+struct Saved {
+    size: Linear,
+    x: Option<Tensor>,
+    weight: Tensor,
+    x_shape: Vec<usize>,
+    to_x: Edge,
+    to_weight: Edge,
+    to_bias: Option<Edge>,
+}
+
+impl Backward for Saved {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
+        floats!("linear", dy, T => self.run::<T>(&dy, grads))
+    }
+}
+
+impl Saved {
+    fn run<T: Float>(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {
+        let (weight, dy) = (self.weight.data::<T>()?, dy.data::<T>()?);
+        if self.to_x.wants() {
+            let mut dx = Tensor::empty::<T>(&self.x_shape);
+            self.size.backward(None, weight, dy, Some(dx.data_mut()?), None, None)?;
+            grads.add(&self.to_x, dx)?;
+        }
+        if let Some(x) = &self.x {
+            let x = x.data::<T>()?;
+            grads.accumulate::<T>(&self.to_weight, |dw| {
+                Ok(self.size.backward(Some(x), weight, dy, None, Some(dw), None)?)
+            })?;
+        }
+        if let Some(to_bias) = &self.to_bias {
+            grads.accumulate::<T>(to_bias, |db| {
+                Ok(self.size.backward(None, weight, dy, None, None, Some(db))?)
+            })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,47 @@
+//! Matching costs and losses of one output at the sizes of a 512 px training step.
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use dressage_kernels::check::noise;
+use dressage_kernels::class_loss::ClassLoss;
+use dressage_kernels::mask_loss::{MaskLoss, MaskLosses};
+use dressage_kernels::match_cost::MatchCost;
+
+const P: usize = 12544;
+
+fn bench(c: &mut Criterion) {
+    let mut group = c.benchmark_group("mask_losses");
+    let unit = |n, seed| noise::<f32>(n, seed).iter().map(|v| v.abs()).collect::<Vec<_>>();
+    let (cls, x) = (noise::<f32>(100 * 20, 1), noise::<f32>(100 * P, 2));
+    for g in [8, 19] {
+        let s = MatchCost::new(100, g, 19, P);
+        let (labels, t) = ((0..g as i32).collect::<Vec<_>>(), unit(g * P, 3));
+        let mut cost = vec![0.0; 100 * g];
+        group.throughput(Throughput::Elements((6 * 100 * g * P) as u64));
+        group.bench_function(format!("costs of one image with {g} classes (FLOP)"), |b| {
+            b.iter(|| s.compute(&cls, &labels, black_box(&x), &t, &mut cost).expect("lengths"));
+        });
+    }
+    let s = MaskLoss::new(32, P);
+    let (x, t) = (&x[..32 * P], unit(32 * P, 4));
+    let (mut sums, mut dx) = (vec![0.0; 96], vec![0.0; 32 * P]);
+    group.throughput(Throughput::Elements((32 * P) as u64));
+    group.bench_function("mask and dice of 32 pairs, forward", |b| {
+        b.iter(|| s.forward(black_box(x), &t, 32.0, &mut sums).expect("lengths fit"));
+    });
+    let d = MaskLosses { mask: 1.0, dice: 1.0 };
+    group.bench_function("mask and dice of 32 pairs, backward", |b| {
+        b.iter(|| s.backward(black_box(x), &t, 32.0, &sums, d, &mut dx).expect("lengths fit"));
+    });
+    let s = ClassLoss { n: 400, k: 20, weight: 2.0 };
+    let (x, y) = (noise::<f32>(400 * 20, 5), (0..400).map(|i| i % 20).collect::<Vec<i32>>());
+    group.throughput(Throughput::Elements(400 * 20));
+    group.bench_function("classes of 400 queries, forward", |b| {
+        b.iter(|| s.forward(black_box(&x), &y, &[1.0; 20]).expect("lengths fit"));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);

@@ -1,0 +1,37 @@
+//! Activations by their formulas: the definition of right.
+
+use std::f64::consts::{PI, SQRT_2};
+
+use super::Activation;
+use crate::Real;
+
+fn normal<T: Real>(x: T) -> T {
+    T::of(0.5) * (T::ONE + (x / T::of(SQRT_2)).erf())
+}
+
+/// `y = f(x)`.
+pub fn forward<T: Real>(f: Activation, x: &[T], y: &mut [T]) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = match f {
+            Activation::Gelu => x * normal(x),
+            Activation::Relu => x.max(T::ZERO),
+        };
+    }
+}
+
+/// `dx = dy f'(x)`.
+pub fn backward<T: Real>(f: Activation, x: &[T], dy: &[T], dx: &mut [T]) {
+    for ((dx, &dy), &x) in dx.iter_mut().zip(dy).zip(x) {
+        let slope = match f {
+            // y = x * Phi(x)
+            Activation::Gelu => {
+                let density = (x * x * T::of(-0.5)).exp() / T::of((2.0 * PI).sqrt());
+                normal(x) + x * density
+            }
+            // y = max(x, 0)
+            Activation::Relu if x > T::ZERO => T::ONE,
+            Activation::Relu => T::ZERO,
+        };
+        *dx = dy * slope;
+    }
+}

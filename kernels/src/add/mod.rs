@@ -1,0 +1,72 @@
+//! Addition with the second operand repeated over the leading axis, scaling by a constant, sums over the leading axis.
+//!
+//! ```text
+//! y[i, j] = a[i, j] + b[j]                       forward
+//! da = dy            db[j] (+)= sum_i dy[i, j]   backward
+//! y[i] = factor * x[i]                           scale; its backward is the same with dy
+//! ```
+//! Two tensors of one shape are the case `n = 1`. `da` equals `dy`, so no function forms it: the caller hands `dy` on.
+//!
+//! Shapes: `a`, `y`, `dy` are `[n, inner]`, `b`, `db` `[inner]`. Nothing is saved.
+//! Cost: one FLOP an element; two reads and one write, so bandwidth decides.
+//!
+//! The sum over the leading axis is cut into pieces that depend on the sizes alone and the partial sums are added from
+//! the first to the last: one result on any number of threads. Partial sums also keep the rounding error of a long
+//! column near that of its longest piece.
+
+mod cpu;
+pub mod reference;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use cpu::add_column_sums;
+
+use crate::matmul::Beta;
+use crate::{Real, Result, check_len};
+
+/// Sizes of an addition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Add {
+    /// Times that `b` is repeated.
+    pub n: usize,
+    /// Elements of `b`.
+    pub inner: usize,
+}
+
+impl Add {
+    /// Writes `y = a + b`.
+    ///
+    /// # Errors
+    /// A slice of another length than the sizes say.
+    pub fn forward<T: Real>(&self, a: &[T], b: &[T], y: &mut [T]) -> Result<()> {
+        check_len("add", "a", a, self.n * self.inner)?;
+        check_len("add", "b", b, self.inner)?;
+        check_len("add", "y", y, self.n * self.inner)?;
+        cpu::add(self.inner, a, b, y);
+        Ok(())
+    }
+
+    /// Writes or, for a parameter, adds to the gradient of `b`: the sum of `dy` over its leading axis.
+    ///
+    /// # Errors
+    /// A slice of another length than the sizes say.
+    pub fn backward_b<T: Real>(&self, dy: &[T], beta: Beta, db: &mut [T]) -> Result<()> {
+        check_len("add", "dy", dy, self.n * self.inner)?;
+        check_len("add", "db", db, self.inner)?;
+        if beta == Beta::Overwrite {
+            db.fill(T::ZERO);
+        }
+        cpu::add_column_sums(self.inner, dy, db);
+        Ok(())
+    }
+}
+
+/// Writes `y = factor * x`.
+///
+/// # Errors
+/// Slices of different lengths.
+pub fn scale<T: Real>(factor: f64, x: &[T], y: &mut [T]) -> Result<()> {
+    check_len("scale", "y", y, x.len())?;
+    cpu::scale(T::of(factor), x, y);
+    Ok(())
+}

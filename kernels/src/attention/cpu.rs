@@ -1,0 +1,357 @@
+//! Attention in f32. A block of queries meets all keys of its head in a strip that stays in the
+//! second-level cache; both products run on packed operands (see `tile`).
+//!
+//! The scores are kept in units of ln 2: `log2(e)` is folded into the scale of `q`, so the softmax
+//! needs 2^x only, which is two products cheaper than e^x.
+
+use std::f32::consts::{LN_2, LOG2_E};
+
+use rayon::prelude::*;
+
+use super::{Attention, Inputs, Rows, View};
+use crate::scratch::{Shared, take, with_scratch};
+use crate::simd;
+use crate::simd::{LANES, madd, sum_lanes};
+use crate::tile::{Left, Product, ROW_STEP, pack, pack_transposed, padded, product};
+
+/// Floats a strip of scores should not exceed: 256 KiB, which leaves room for the packed keys.
+const STRIP: usize = 65_536;
+/// Most queries a block takes.
+const BLOCK: usize = 64;
+/// Queries a forward task takes at about; packing keys and values for them costs a few per cent.
+const CHUNK: usize = 512;
+
+/// Queries of a block: depends on the sizes only, so the order of sums does too.
+fn block_rows(s: &Attention) -> usize {
+    (STRIP / padded(s.nk).max(1) / ROW_STEP * ROW_STEP).clamp(ROW_STEP, BLOCK)
+}
+
+/// 2^x for x <= 0, relative error below 2e-7; 0 below -125. Cephes coefficients.
+#[inline(always)]
+fn exp2<const FMA: bool>(x: f32) -> f32 {
+    // Comparing this way round keeps a NaN.
+    let y = if -125.0 > x { -125.0 } else { x };
+    // 1.5 * 2^23: the sum's low bits are the nearest integer, ready for the exponent field.
+    let shifted = y + 12_582_912.0;
+    let r = y - (shifted - 12_582_912.0);
+    let mut p = 1.535_336_2e-4;
+    for c in [1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 0.240_226_48, LN_2, 1.0] {
+        p = madd::<FMA>(p, r, c);
+    }
+    let y = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
+    if x < -125.0 { 0.0 } else { y }
+}
+
+/// Scores that the softmax must not see become -inf.
+#[inline(always)]
+fn block_keys(row: &mut [f32], blocked: Option<&[u8]>) {
+    if let Some(blocked) = blocked {
+        for (s, b) in row.iter_mut().zip(blocked) {
+            *s = if *b == 0 { *s } else { f32::NEG_INFINITY };
+        }
+    }
+}
+
+#[inline(always)]
+fn row_max(row: &[f32]) -> f32 {
+    const WIDE: usize = 4 * LANES;
+    let mut acc = [f32::NEG_INFINITY; WIDE];
+    let (body, rest) = row.as_chunks::<WIDE>();
+    for chunk in body {
+        for l in 0..WIDE {
+            acc[l] = if chunk[l] > acc[l] { chunk[l] } else { acc[l] };
+        }
+    }
+    let mut top = f32::NEG_INFINITY;
+    for x in acc {
+        top = if x > top { x } else { top };
+    }
+    for &x in rest {
+        top = if x > top { x } else { top };
+    }
+    top
+}
+
+simd! {
+    /// Turns scores into `2^(s - max)`; returns the reciprocal of their sum and log2 of the sum of
+    /// `2^s`.
+    fn softmax_row<FMA>(row: &mut [f32], blocked: Option<&[u8]>) -> (f32, f32) {
+        block_keys(row, blocked);
+        let top = row_max(row);
+        if top == f32::NEG_INFINITY {
+            // -inf - -inf would be NaN.
+            row.fill(0.0);
+            return (0.0, f32::INFINITY);
+        }
+        let mut acc = [0.0; LANES];
+        let (body, rest) = row.as_chunks_mut::<LANES>();
+        for chunk in body {
+            for l in 0..LANES {
+                chunk[l] = exp2::<FMA>(chunk[l] - top);
+                acc[l] += chunk[l];
+            }
+        }
+        let mut total = sum_lanes(acc);
+        for x in rest {
+            *x = exp2::<FMA>(*x - top);
+            total += *x;
+        }
+        (1.0 / total, top + total.log2())
+    }
+
+    /// Turns scores into probabilities, given log2 of their sum.
+    fn probabilities<FMA>(row: &mut [f32], blocked: Option<&[u8]>, lse: f32) {
+        block_keys(row, blocked);
+        for x in row {
+            // Rounding may put a score a hair above the sum of a single key.
+            let y = *x - lse;
+            *x = exp2::<FMA>(if y > 0.0 { 0.0 } else { y });
+        }
+    }
+
+    /// `dp <- p (dp - sum(p dp))`
+    fn score_gradients<FMA>(p: &[f32], dp: &mut [f32]) {
+        let mean = simd::dot::<FMA>(p, dp);
+        for (d, p) in dp.iter_mut().zip(p) {
+            *d = p * (*d - mean);
+        }
+    }
+}
+
+/// Copies rows of a head, scaled, and zeros up to a whole number of row steps.
+fn copy_rows(
+    s: &Attention,
+    x: &View<'_, f32>,
+    at: (usize, usize, usize),
+    n: usize,
+    scale: f32,
+    out: &mut [f32],
+) {
+    let (image, head, first) = at;
+    let (used, rest) = out.split_at_mut(n * s.d);
+    for (i, row) in used.chunks_exact_mut(s.d).enumerate() {
+        for (o, x) in row.iter_mut().zip(x.row(s, image, head, first + i)) {
+            *o = scale * x;
+        }
+    }
+    rest.fill(0.0);
+}
+
+/// A head's rows as one strided slice.
+fn head_rows<'a>(s: &Attention, x: &View<'a, f32>, image: usize, head: usize) -> &'a [f32] {
+    &x.x[x.rows.at(s, image, head, 0)..]
+}
+
+pub fn forward(s: &Attention, x: Inputs<'_, f32>, out: &mut [f32], lse: &mut [f32]) {
+    if s.nq == 0 {
+        return;
+    }
+    if s.nk == 0 {
+        out.fill(0.0);
+        lse.fill(f32::INFINITY);
+        return;
+    }
+    let parts = ((s.nq + CHUNK / 2) / CHUNK).max(1);
+    let chunk = s.nq.div_ceil(parts);
+    let (out, lse) = (Shared::new(out), Shared::new(lse));
+    (0..s.b * s.heads * parts).into_par_iter().for_each(|task| {
+        let (image, head, part) = (task / parts / s.heads, task / parts % s.heads, task % parts);
+        let queries = part * chunk..s.nq.min((part + 1) * chunk);
+        forward_chunk(s, &x, image, head, queries, &out, &lse);
+    });
+}
+
+fn forward_chunk(
+    s: &Attention,
+    x: &Inputs<'_, f32>,
+    image: usize,
+    head: usize,
+    queries: std::ops::Range<usize>,
+    out: &Shared<'_>,
+    lse: &Shared<'_>,
+) {
+    let (rows, np, dp) = (block_rows(s), padded(s.nk), padded(s.d));
+    let scale = LOG2_E / (s.d as f32).sqrt();
+    let sizes = [s.d * np, s.nk * dp, rows * s.d, rows * np, rows * dp];
+    with_scratch(sizes.iter().sum(), |mut rest| {
+        let [keys, values, q, strip, o] = sizes.map(|len| take(&mut rest, len));
+        pack_transposed(head_rows(s, &x.k, image, head), x.k.rows.token, s.d, s.nk, keys);
+        pack(head_rows(s, &x.v, image, head), x.v.rows.token, s.nk, s.d, 1.0, values);
+        for first in queries.clone().step_by(rows) {
+            let n = rows.min(queries.end - first);
+            let m = n.next_multiple_of(ROW_STEP);
+            copy_rows(s, &x.q, (image, head, first), n, scale, &mut q[..m * s.d]);
+            let scores = Product { m, n: np, k: s.d, ldc: np, add: false };
+            product(scores, Left { x: q, row: s.d, col: 1 }, keys, strip);
+            let mut inverse = [0.0; BLOCK];
+            // SAFETY: the task alone writes these queries of its head.
+            let lse = unsafe { lse.piece((image * s.heads + head) * s.nq + first, n) };
+            for i in 0..n {
+                let blocked = x.blocked_row(s, image, first + i);
+                let (inv, log2) = softmax_row(&mut strip[i * np..][..s.nk], blocked);
+                (inverse[i], lse[i]) = (inv, log2 * LN_2);
+            }
+            let sums = Product { m, n: dp, k: s.nk, ldc: dp, add: false };
+            product(sums, Left { x: strip, row: np, col: 1 }, values, o);
+            for i in 0..n {
+                // SAFETY: as above.
+                let to = unsafe { out.piece(s.rows(s.nq).at(s, image, head, first + i), s.d) };
+                for (to, from) in to.iter_mut().zip(&o[i * dp..]) {
+                    *to = from * inverse[i];
+                }
+            }
+        }
+    });
+}
+
+/// Where a gradient goes.
+struct Target<'a> {
+    x: &'a Shared<'a>,
+    rows: Rows,
+}
+
+impl Target<'_> {
+    /// Writes `factor * from`, rows `first..`, for one head.
+    fn write(&self, s: &Attention, at: (usize, usize, usize), n: usize, factor: f32, from: &[f32]) {
+        let (image, head, first) = at;
+        for (i, from) in from.chunks_exact(padded(s.d)).take(n).enumerate() {
+            // SAFETY: rows of one head of one image, which one task alone writes, one at a time.
+            let to = unsafe { self.x.piece(self.rows.at(s, image, head, first + i), s.d) };
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = factor * from;
+            }
+        }
+    }
+}
+
+pub fn backward(
+    s: &Attention,
+    x: Inputs<'_, f32>,
+    lse: &[f32],
+    dout: &[f32],
+    d: [Option<&mut [f32]>; 3],
+) {
+    let shared = d.map(|d| d.map(Shared::new));
+    let [dq, dk, dv] = &shared;
+    let target = |x: &'_ Option<Shared<'_>>, n: usize| x.is_some().then(|| s.rows(n));
+    let rows = [target(dq, s.nq), target(dk, s.nk), target(dv, s.nk)];
+    run_backward(s, &x, lse, dout, |part| {
+        let x = shared[part].as_ref()?;
+        Some(Target { x, rows: rows[part]? })
+    });
+}
+
+pub fn backward_packed(
+    s: &Attention,
+    x: Inputs<'_, f32>,
+    lse: &[f32],
+    dout: &[f32],
+    dqkv: &mut [f32],
+) {
+    let shared = Shared::new(dqkv);
+    run_backward(s, &x, lse, dout, |part| Some(Target { x: &shared, rows: s.packed_rows(part) }));
+}
+
+/// One task per head: it alone sums the gradients of its keys and values, in the order of queries.
+fn run_backward<'a>(
+    s: &Attention,
+    x: &Inputs<'_, f32>,
+    lse: &[f32],
+    dout: &[f32],
+    target: impl Fn(usize) -> Option<Target<'a>> + Sync,
+) {
+    let dout = View { x: dout, rows: s.rows(s.nq) };
+    (0..s.b * s.heads).into_par_iter().for_each(|task| {
+        let (image, head) = (task / s.heads, task % s.heads);
+        let targets = [target(0), target(1), target(2)];
+        backward_head(s, x, image, head, lse, &dout, targets);
+    });
+}
+
+fn backward_head(
+    s: &Attention,
+    x: &Inputs<'_, f32>,
+    image: usize,
+    head: usize,
+    lse: &[f32],
+    dout: &View<'_, f32>,
+    [dq, dk, dv]: [Option<Target<'_>>; 3],
+) {
+    let (rows, np, dp) = (block_rows(s), padded(s.nk), padded(s.d));
+    let scale = 1.0 / (s.d as f32).sqrt();
+    let (keys_len, sums_len) = (s.d * np, np * dp);
+    let sizes = [
+        keys_len,
+        keys_len,
+        s.nk * dp,
+        sums_len,
+        sums_len, // keys^T, values^T, keys, dk, dv
+        rows * s.d,
+        rows * s.d,
+        rows * dp,
+        rows * dp, // q, dout, and both as right operands
+        rows * np,
+        rows * np,
+        rows * dp, // probabilities, their gradient, dq
+    ];
+    with_scratch(sizes.iter().sum(), |mut rest| {
+        let [kt, vt, k, dk_sum, dv_sum, q, g, q_right, g_right, p, ds, dq_sum] =
+            sizes.map(|len| take(&mut rest, len));
+        dk_sum.fill(0.0);
+        dv_sum.fill(0.0);
+        if s.nk > 0 && s.nq > 0 {
+            pack_transposed(head_rows(s, &x.k, image, head), x.k.rows.token, s.d, s.nk, kt);
+            pack_transposed(head_rows(s, &x.v, image, head), x.v.rows.token, s.d, s.nk, vt);
+            pack(head_rows(s, &x.k, image, head), x.k.rows.token, s.nk, s.d, 1.0, k);
+        }
+        for first in (0..s.nq).step_by(rows) {
+            let n = rows.min(s.nq - first);
+            let m = n.next_multiple_of(ROW_STEP);
+            let at = (image, head, first);
+            if s.nk == 0 {
+                dq_sum.fill(0.0);
+                dq.iter().for_each(|d| d.write(s, at, n, 0.0, dq_sum));
+                continue;
+            }
+            copy_rows(s, &x.q, at, n, LOG2_E * scale, &mut q[..m * s.d]);
+            copy_rows(s, dout, at, n, 1.0, &mut g[..m * s.d]);
+            let (q_left, g_left) =
+                (Left { x: q, row: s.d, col: 1 }, Left { x: g, row: s.d, col: 1 });
+            // p = exp(q . k / sqrt(d) - lse)
+            let scores = Product { m, n: np, k: s.d, ldc: np, add: false };
+            product(scores, q_left, kt, p);
+            for i in 0..n {
+                let lse = lse[(image * s.heads + head) * s.nq + first + i] * LOG2_E;
+                let blocked = x.blocked_row(s, image, first + i);
+                probabilities(&mut p[i * np..][..s.nk], blocked, lse);
+            }
+            // out = p v
+            let keys_sum = Product { m: np, n: dp, k: n, ldc: dp, add: true };
+            if dv.is_some() {
+                pack(g, s.d, n, s.d, 1.0, g_right);
+                product(keys_sum, Left { x: p, row: 1, col: np }, g_right, dv_sum);
+            }
+            if dq.is_none() && dk.is_none() {
+                continue;
+            }
+            product(scores, g_left, vt, ds);
+            for i in 0..n {
+                let row = i * np..i * np + s.nk;
+                score_gradients(&p[row.clone()], &mut ds[row]);
+            }
+            // s = q . k / sqrt(d)
+            if let Some(dq) = &dq {
+                let sums = Product { m, n: dp, k: s.nk, ldc: dp, add: false };
+                product(sums, Left { x: ds, row: np, col: 1 }, k, dq_sum);
+                dq.write(s, at, n, scale, dq_sum);
+            }
+            if dk.is_some() {
+                pack(q, s.d, n, s.d, 1.0, q_right);
+                product(keys_sum, Left { x: ds, row: 1, col: np }, q_right, dk_sum);
+            }
+        }
+        // q_right carries log2(e) / sqrt(d)
+        dk.iter().for_each(|d| d.write(s, (image, head, 0), s.nk, LN_2, dk_sum));
+        dv.iter().for_each(|d| d.write(s, (image, head, 0), s.nk, 1.0, dv_sum));
+    });
+}

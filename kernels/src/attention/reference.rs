@@ -1,0 +1,116 @@
+//! Attention in plain loops: the definition of right.
+
+use super::{Attention, Inputs};
+use crate::Real;
+
+/// Scores of one query against every key; none where the key is blocked.
+fn scores<T: Real>(
+    s: &Attention,
+    x: &Inputs<'_, T>,
+    image: usize,
+    head: usize,
+    i: usize,
+) -> Vec<Option<T>> {
+    let scale = T::ONE / T::of(s.d as f64).sqrt();
+    let (q, blocked) = (x.q.row(s, image, head, i), x.blocked_row(s, image, i));
+    let score = |j: usize| {
+        let k = x.k.row(s, image, head, j);
+        q.iter().zip(k).map(|(&q, &k)| q * k).sum::<T>() * scale
+    };
+    (0..s.nk).map(|j| blocked.is_none_or(|b| b[j] == 0).then(|| score(j))).collect()
+}
+
+/// Calls `f(image, head, i)` for every query of every head.
+fn each_query(s: &Attention, mut f: impl FnMut(usize, usize, usize)) {
+    for image in 0..s.b {
+        for head in 0..s.heads {
+            for i in 0..s.nq {
+                f(image, head, i);
+            }
+        }
+    }
+}
+
+pub fn forward<T: Real>(s: &Attention, x: Inputs<'_, T>, out: &mut [T], lse: &mut [T]) {
+    out.fill(T::ZERO);
+    each_query(s, |image, head, i| {
+        let scores = scores(s, &x, image, head, i);
+        let Some(top) = scores.iter().flatten().copied().reduce(T::max) else {
+            lse[(image * s.heads + head) * s.nq + i] = T::of(f64::INFINITY);
+            return;
+        };
+        let total: T = scores.iter().flatten().map(|&z| (z - top).exp()).sum();
+        lse[(image * s.heads + head) * s.nq + i] = top + total.ln();
+        let at = s.rows(s.nq).at(s, image, head, i);
+        for (j, z) in scores.into_iter().enumerate() {
+            let Some(z) = z else { continue };
+            let p = (z - top).exp() / total;
+            for (o, &v) in out[at..at + s.d].iter_mut().zip(x.v.row(s, image, head, j)) {
+                *o += p * v;
+            }
+        }
+    });
+}
+
+pub fn backward<T: Real>(
+    s: &Attention,
+    x: Inputs<'_, T>,
+    lse: &[T],
+    dout: &[T],
+    d: [Option<&mut [T]>; 3],
+) {
+    let scale = T::ONE / T::of(s.d as f64).sqrt();
+    let [mut dq, mut dk, mut dv] = d;
+    for d in [dq.as_deref_mut(), dk.as_deref_mut(), dv.as_deref_mut()].into_iter().flatten() {
+        d.fill(T::ZERO);
+    }
+    let add = |to: &mut [T], factor: T, from: &[T]| {
+        to.iter_mut().zip(from).for_each(|(t, &f)| *t += factor * f);
+    };
+    each_query(s, |image, head, i| {
+        let lse = lse[(image * s.heads + head) * s.nq + i];
+        let at_q = s.rows(s.nq).at(s, image, head, i);
+        let g = &dout[at_q..at_q + s.d];
+        // p = exp(s - lse)
+        let p: Vec<T> = scores(s, &x, image, head, i)
+            .into_iter()
+            .map(|z| z.map_or(T::ZERO, |z| (z - lse).exp()))
+            .collect();
+        // out = p v
+        let dp: Vec<T> = (0..s.nk)
+            .map(|j| g.iter().zip(x.v.row(s, image, head, j)).map(|(&g, &v)| g * v).sum())
+            .collect();
+        let mean: T = p.iter().zip(&dp).map(|(&p, &dp)| p * dp).sum();
+        for j in 0..s.nk {
+            let at_k = s.rows(s.nk).at(s, image, head, j);
+            let ds = p[j] * (dp[j] - mean);
+            if let Some(d) = &mut dv {
+                add(&mut d[at_k..at_k + s.d], p[j], g);
+            }
+            // s = q . k / sqrt(d)
+            if let Some(d) = &mut dq {
+                add(&mut d[at_q..at_q + s.d], ds * scale, x.k.row(s, image, head, j));
+            }
+            if let Some(d) = &mut dk {
+                add(&mut d[at_k..at_k + s.d], ds * scale, x.q.row(s, image, head, i));
+            }
+        }
+    });
+}
+
+pub fn backward_packed<T: Real>(
+    s: &Attention,
+    x: Inputs<'_, T>,
+    lse: &[T],
+    dout: &[T],
+    dqkv: &mut [T],
+) {
+    let c = s.width();
+    let mut parts = [0, 1, 2].map(|_| vec![T::ZERO; dout.len()]);
+    let [dq, dk, dv] = &mut parts;
+    backward(s, x, lse, dout, [Some(dq), Some(dk), Some(dv)]);
+    for (row, out) in dqkv.chunks_exact_mut(c).enumerate() {
+        let (token, part) = (row / 3, row % 3);
+        out.copy_from_slice(&parts[part][token * c..(token + 1) * c]);
+    }
+}

@@ -1,0 +1,158 @@
+use super::{Attention, cpu, reference};
+use crate::check::{assert_close, central_differences, noise, weighted_sum};
+
+/// One, primes, no multiples of the vector, SAM's head width, the mask decoder's and DINOv2's
+/// shapes.
+const SHAPES: [Attention; 7] = [
+    Attention { b: 1, heads: 1, d: 1, nq: 1, nk: 1 },
+    Attention { b: 2, heads: 3, d: 5, nq: 7, nk: 13 },
+    Attention { b: 1, heads: 2, d: 80, nq: 65, nk: 130 },
+    Attention { b: 1, heads: 2, d: 32, nq: 100, nk: 256 },
+    Attention { b: 2, heads: 1, d: 16, nq: 3, nk: 9000 },
+    Attention { b: 1, heads: 2, d: 64, nq: 257, nk: 257 },
+    Attention { b: 1, heads: 1, d: 64, nq: 1025, nk: 1025 },
+];
+
+/// q, k, v, dout; scores reach tens, so that the maximum must be taken out.
+fn inputs<T: crate::Real>(s: &Attention) -> [Vec<T>; 4] {
+    let c = s.heads * s.d;
+    let n = [s.nq, s.nk, s.nk, s.nq].map(|n| s.b * n * c);
+    let big = |x: Vec<T>| x.into_iter().map(|v| v * T::of(4.0)).collect();
+    [big(noise(n[0], 1)), big(noise(n[1], 2)), noise(n[2], 3), noise(n[3], 4)]
+}
+
+/// A third of the keys blocked; every query keeps key 0 unless `row` is blocked wholly.
+fn mask(s: &Attention, whole: Option<usize>) -> Vec<u8> {
+    let draw = noise::<f64>(s.b * s.nq * s.nk, 5);
+    let open = |k: usize| k.is_multiple_of(s.nk) || draw[k] > -0.33;
+    (0..draw.len()).map(|k| u8::from(whole == Some(k / s.nk) || !open(k))).collect()
+}
+
+fn interleave<T: crate::Real>(s: &Attention, parts: [&[T]; 3]) -> Vec<T> {
+    let c = s.heads * s.d;
+    (0..s.b * s.nq).flat_map(|t| parts.map(|p| p[t * c..(t + 1) * c].to_vec())).flatten().collect()
+}
+
+#[test]
+fn gradient_matches_central_differences() {
+    for s in &SHAPES[..2] {
+        let [q, k, v, dout] = inputs::<f64>(s);
+        let blocked = mask(s, (s.nq > 2).then_some(2));
+        for blocked in [None, Some(&blocked[..])] {
+            let run = |x: &[Vec<f64>]| {
+                let (mut out, mut lse) = (vec![0.0; dout.len()], vec![0.0; s.b * s.heads * s.nq]);
+                s.forward(&x[0], &x[1], &x[2], blocked, &mut out, &mut lse).unwrap();
+                (out, lse)
+            };
+            let x = [q.clone(), k.clone(), v.clone()];
+            let lse = run(&x).1;
+            let mut grads = [0, 1, 2].map(|i| vec![f64::NAN; x[i].len()]);
+            let [dq, dk, dv] = &mut grads;
+            let (dq, dk, dv) = (Some(&mut dq[..]), Some(&mut dk[..]), Some(&mut dv[..]));
+            s.backward(&x[0], &x[1], &x[2], blocked, &lse, &dout, dq, dk, dv).unwrap();
+            central_differences("attention", &x, &grads, |x| weighted_sum(&run(x).0, &dout));
+        }
+    }
+}
+
+#[test]
+fn packed_form_is_the_separate_form() {
+    let s = Attention { b: 2, heads: 3, d: 5, nq: 9, nk: 9 };
+    let [q, k, v, dout] = inputs::<f64>(&s);
+    let (mut out, mut lse) = (vec![0.0; dout.len()], vec![0.0; 54]);
+    s.forward(&q, &k, &v, None, &mut out, &mut lse).unwrap();
+    let mut d = [0, 1, 2].map(|_| vec![f64::NAN; q.len()]);
+    let [dq, dk, dv] = &mut d;
+    s.backward(&q, &k, &v, None, &lse, &dout, Some(dq), Some(dk), Some(dv)).unwrap();
+    let qkv = interleave(&s, [&q, &k, &v]);
+    let (mut out_p, mut lse_p, mut dqkv) = (out.clone(), lse.clone(), vec![f64::NAN; qkv.len()]);
+    s.forward_packed(&qkv, &mut out_p, &mut lse_p).unwrap();
+    s.backward_packed(&qkv, &lse, &dout, &mut dqkv).unwrap();
+    assert_eq!((out_p, lse_p), (out, lse));
+    assert_eq!(dqkv, interleave(&s, [&d[0], &d[1], &d[2]]));
+}
+
+#[test]
+fn fast_form_matches_reference() {
+    for s in &SHAPES {
+        let [q, k, v, dout] = inputs::<f32>(s);
+        let blocked = mask(s, (s.nq > 2).then_some(2));
+        for blocked in [None, Some(&blocked[..])] {
+            let x = s.separate(&q, &k, &v, blocked).unwrap();
+            let fresh = || (vec![f32::NAN; dout.len()], vec![f32::NAN; s.b * s.heads * s.nq]);
+            let ((mut out, mut lse), (mut out0, mut lse0)) = (fresh(), fresh());
+            cpu::forward(s, x, &mut out, &mut lse);
+            reference::forward(s, x, &mut out0, &mut lse0);
+            // A score of 30 carries 2e-6 of rounding, which the exponential turns into a relative
+            // error.
+            assert_close("out", &out, &out0, 2e-5);
+            let finite = |x: &[f32]| x.iter().map(|v| v.min(1e4)).collect::<Vec<f32>>();
+            assert_close("lse", &finite(&lse), &finite(&lse0), 1e-6);
+            let fresh = || [&q, &k, &v].map(|x| vec![f32::NAN; x.len()]);
+            let (mut fast, mut slow) = (fresh(), fresh());
+            cpu::backward(s, x, &lse0, &dout, fast.each_mut().map(|d| Some(&mut d[..])));
+            reference::backward(s, x, &lse0, &dout, slow.each_mut().map(|d| Some(&mut d[..])));
+            for (i, name) in ["dq", "dk", "dv"].into_iter().enumerate() {
+                assert_close(name, &fast[i], &slow[i], 5e-5);
+            }
+            for part in 0..3 {
+                let mut alone = fresh();
+                let mut i = 0;
+                let wanted = alone.each_mut().map(|d| {
+                    i += 1;
+                    (i == part + 1).then_some(&mut d[..])
+                });
+                cpu::backward(s, x, &lse0, &dout, wanted);
+                assert_eq!(alone[part], fast[part], "part {part} depends on which are wanted");
+            }
+        }
+    }
+}
+
+#[test]
+fn fast_packed_form_is_the_fast_separate_form() {
+    for s in SHAPES.iter().filter(|s| s.nq == s.nk) {
+        let [q, k, v, dout] = inputs::<f32>(s);
+        let (mut out, mut lse) = (vec![0.0; dout.len()], vec![0.0; s.b * s.heads * s.nq]);
+        s.forward(&q, &k, &v, None, &mut out, &mut lse).unwrap();
+        let mut d = [0, 1, 2].map(|_| vec![f32::NAN; q.len()]);
+        let [dq, dk, dv] = &mut d;
+        s.backward(&q, &k, &v, None, &lse, &dout, Some(dq), Some(dk), Some(dv)).unwrap();
+        let qkv = interleave(s, [&q, &k, &v]);
+        let (mut out_p, mut lse_p) = (vec![0.0; out.len()], vec![0.0; lse.len()]);
+        let mut dqkv = vec![f32::NAN; qkv.len()];
+        s.forward_packed(&qkv, &mut out_p, &mut lse_p).unwrap();
+        s.backward_packed(&qkv, &lse, &dout, &mut dqkv).unwrap();
+        assert_eq!((out_p, lse_p), (out, lse));
+        assert_eq!(dqkv, interleave(s, [&d[0], &d[1], &d[2]]));
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_threads() {
+    let s = Attention { b: 2, heads: 3, d: 32, nq: 800, nk: 70 };
+    let [q, k, v, dout] = inputs::<f32>(&s);
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let (mut out, mut lse) = (vec![0.0; dout.len()], vec![0.0; s.b * s.heads * s.nq]);
+            s.forward(&q, &k, &v, None, &mut out, &mut lse).unwrap();
+            let mut d = [&q, &k, &v].map(|x| vec![0.0; x.len()]);
+            let [dq, dk, dv] = &mut d;
+            s.backward(&q, &k, &v, None, &lse, &dout, Some(dq), Some(dk), Some(dv)).unwrap();
+            (out, lse, d)
+        })
+    };
+    let one = run(1);
+    assert!([2, 3, 5].into_iter().all(|threads| run(threads) == one));
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_named() {
+    let s = Attention { b: 1, heads: 1, d: 2, nq: 3, nk: 2 };
+    let error = s.forward_packed(&[0.0f32; 18], &mut [0.0; 6], &mut [0.0; 3]).unwrap_err();
+    assert_eq!(error.to_string(), "attention: packed, but 3 queries and 2 keys");
+    let (q, kv) = ([0.0f32; 6], [0.0f32; 4]);
+    let error = s.forward(&q, &kv, &kv, Some(&[0; 5]), &mut [0.0; 6], &mut [0.0; 3]).unwrap_err();
+    assert_eq!(error.to_string(), "attention: blocked has 5 elements, its sizes ask for 6");
+}

@@ -1,0 +1,99 @@
+//! Convolution as products of unfolded blocks.
+
+use super::Conv2d;
+use super::unfold::Unfold;
+use crate::matmul::{Beta, MatMul};
+use crate::{Real, Result, scratch};
+
+/// Elements of an unfolded block, about; a block has no fewer than `MIN_ROWS` rows.
+const BLOCK: usize = 1 << 20;
+const MIN_ROWS: usize = 128;
+
+/// Calls `f` with the first place and the unfolded rows of each block, from the first to the last. Block sizes depend on
+/// the sizes of the convolution alone, so sums over blocks have one order.
+fn blocks<T: Real>(
+    unfold: &Unfold,
+    images: usize,
+    map: &[T],
+    mut f: impl FnMut(usize, &[T]) -> Result<()>,
+) -> Result<()> {
+    let (width, places) = (unfold.width(), unfold.len(images));
+    let rows = (BLOCK / width.max(1)).max(MIN_ROWS).min(places);
+    scratch::with(rows * width, |block: &mut [T]| {
+        for first in (0..places).step_by(rows.max(1)) {
+            let block = &mut block[..rows.min(places - first) * width];
+            unfold.rows(map, first, block);
+            f(first, block)?;
+        }
+        Ok(())
+    })
+}
+
+/// The weight `[co, ci, kh, kw]` as `[kh, kw, ci, co]`, or for the backward pass `[kh, kw, co, ci]`.
+fn by_taps<T: Real>(s: &Conv2d, weight: &[T], backward: bool) -> Vec<T> {
+    let taps = s.kh * s.kw;
+    let mut out = vec![T::ZERO; weight.len()];
+    for (oi, kernel) in weight.chunks_exact(taps).enumerate() {
+        let (o, i) = (oi / s.ci, oi % s.ci);
+        let at = if backward { oi } else { i * s.co + o };
+        for (tap, v) in kernel.iter().enumerate() {
+            out[tap * s.co * s.ci + at] = *v;
+        }
+    }
+    out
+}
+
+/// `y = unfold(x) weight + bias`.
+pub fn forward<T: Real>(
+    s: &Conv2d,
+    x: &[T],
+    weight: &[T],
+    bias: Option<&[T]>,
+    y: &mut [T],
+) -> Result<()> {
+    let weight = by_taps(s, weight, false);
+    let unfold = Unfold::forward(s)?;
+    blocks(&unfold, s.b, x, |first, block| {
+        let rows = block.len() / unfold.width().max(1);
+        let y = &mut y[first * s.co..][..rows * s.co];
+        let beta = match bias {
+            Some(bias) if s.co > 0 => {
+                y.chunks_exact_mut(s.co).for_each(|row| row.copy_from_slice(bias));
+                Beta::Add
+            }
+            _ => Beta::Overwrite,
+        };
+        MatMul::new(rows, s.co, unfold.width()).run(1.0, block, &weight, beta, y)
+    })
+}
+
+/// `dx = unfold(dy) weight`, taps the other way round.
+pub fn dx<T: Real>(s: &Conv2d, weight: &[T], dy: &[T], dx: &mut [T]) -> Result<()> {
+    let weight = by_taps(s, weight, true);
+    let unfold = Unfold::backward(s)?;
+    blocks(&unfold, s.b, dy, |first, block| {
+        let rows = block.len() / unfold.width().max(1);
+        let dx = &mut dx[first * s.ci..][..rows * s.ci];
+        MatMul::new(rows, s.ci, unfold.width()).run(1.0, block, &weight, Beta::Overwrite, dx)
+    })
+}
+
+/// `dweight += dy^T unfold(x)`.
+pub fn dweight<T: Real>(s: &Conv2d, x: &[T], dy: &[T], dweight: &mut [T]) -> Result<()> {
+    let unfold = Unfold::forward(s)?;
+    let (width, taps) = (unfold.width(), s.kh * s.kw);
+    // [co, kh, kw, ci]
+    let mut sum = vec![T::ZERO; dweight.len()];
+    blocks(&unfold, s.b, x, |first, block| {
+        let rows = block.len() / width.max(1);
+        let dy = &dy[first * s.co..][..rows * s.co];
+        MatMul::new(s.co, width, rows).trans_a().run(1.0, dy, block, Beta::Add, &mut sum)
+    })?;
+    for (oi, kernel) in dweight.chunks_exact_mut(taps).enumerate() {
+        let (o, i) = (oi / s.ci, oi % s.ci);
+        for (tap, d) in kernel.iter_mut().enumerate() {
+            *d += sum[(o * taps + tap) * s.ci + i];
+        }
+    }
+    Ok(())
+}

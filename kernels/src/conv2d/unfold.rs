@@ -1,0 +1,96 @@
+//! Unfolding: the pixels that meet in one place, side by side, ready for a product.
+
+use rayon::prelude::*;
+
+use super::Conv2d;
+use crate::{Real, Result};
+
+/// Elements a task copies at once.
+const TASK: usize = 1 << 15;
+
+/// Which map is read and which places are described.
+#[derive(Debug, Clone, Copy)]
+pub struct Unfold {
+    /// Rows, columns and channels of the map that is read.
+    source: [usize; 3],
+    /// Rows and columns of the places.
+    places: [usize; 2],
+    kernel: [usize; 2],
+    stride: usize,
+    pad: usize,
+    /// Places are pixels of `x` and the map is `dy`, instead of the other way round.
+    backward: bool,
+}
+
+impl Unfold {
+    /// For each pixel of `y`, the pixels of `x` it sees.
+    pub fn forward(s: &Conv2d) -> Result<Self> {
+        let (ho, wo) = s.output()?;
+        let (source, places) = ([s.h, s.w, s.ci], [ho, wo]);
+        let (kernel, stride, pad) = ([s.kh, s.kw], s.stride, s.pad);
+        Ok(Self { source, places, kernel, stride, pad, backward: false })
+    }
+
+    /// For each pixel of `x`, the pixels of `y` that see it.
+    pub fn backward(s: &Conv2d) -> Result<Self> {
+        let (ho, wo) = s.output()?;
+        let (source, places) = ([ho, wo, s.co], [s.h, s.w]);
+        let (kernel, stride, pad) = ([s.kh, s.kw], s.stride, s.pad);
+        Ok(Self { source, places, kernel, stride, pad, backward: true })
+    }
+
+    /// Elements of a row: `kh * kw * c`.
+    pub fn width(&self) -> usize {
+        self.kernel[0] * self.kernel[1] * self.source[2]
+    }
+
+    /// Places in all of `images`.
+    pub fn len(&self, images: usize) -> usize {
+        images * self.places[0] * self.places[1]
+    }
+
+    /// Writes `[rows, kh, kw, c]` for the places from `first` on, counted over all images; zeros off the map.
+    pub fn rows<T: Real>(&self, map: &[T], first: usize, rows: &mut [T]) {
+        let width = self.width();
+        if width == 0 {
+            return;
+        }
+        let piece = (TASK / width).max(1);
+        rows.par_chunks_mut(piece * width).enumerate().for_each(|(k, rows)| {
+            for (r, row) in rows.chunks_exact_mut(width).enumerate() {
+                self.row(map, first + k * piece + r, row);
+            }
+        });
+    }
+
+    fn row<T: Real>(&self, map: &[T], place: usize, row: &mut [T]) {
+        let ([h, w, c], [_, kw]) = (self.source, self.kernel);
+        let [ph, pw] = self.places;
+        let (image, y, x) = (place / (ph * pw), place / pw % ph, place % pw);
+        let map = &map[image * h * w * c..][..h * w * c];
+        for (ky, taps) in row.chunks_exact_mut(kw * c).enumerate() {
+            let Some(sy) = self.read(y, ky, h) else {
+                taps.fill(T::ZERO);
+                continue;
+            };
+            let line = &map[sy * w * c..][..w * c];
+            for (kx, tap) in taps.chunks_exact_mut(c).enumerate() {
+                match self.read(x, kx, w) {
+                    Some(sx) => tap.copy_from_slice(&line[sx * c..][..c]),
+                    None => tap.fill(T::ZERO),
+                }
+            }
+        }
+    }
+
+    /// The row (or column) of the map that tap `k` of `place` reads, if it lies on the map.
+    fn read(&self, place: usize, k: usize, size: usize) -> Option<usize> {
+        let at = if self.backward {
+            let at = (place + self.pad).checked_sub(k)?;
+            at.is_multiple_of(self.stride).then_some(at / self.stride)?
+        } else {
+            (place * self.stride + k).checked_sub(self.pad)?
+        };
+        (at < size).then_some(at)
+    }
+}

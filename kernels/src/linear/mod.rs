@@ -1,0 +1,95 @@
+//! Linear layer: a product with a weight stored one row per output, plus a bias.
+//!
+//! ```text
+//! y[n, m] = sum_k x[n, k] weight[m, k] + bias[m]
+//! ```
+//! Backward:
+//! ```text
+//! dx[n, k] = sum_m dy[n, m] weight[m, k]
+//! dweight[m, k] += sum_n dy[n, m] x[n, k]        dbias[m] += sum_n dy[n, m]
+//! ```
+//! Saved for the backward pass: `x`, and that only if the weight is trained; the backward of a frozen layer is one
+//! product.
+//!
+//! Cost: `2 n m k` FLOP forward and for each of `dx` and `dweight`.
+//!
+//! The bias costs one write: `y` starts as rows of it and the product is added. Adding it in a pass of its own after the
+//! product reads and writes `y` once more; the product itself already reads `y` back for every further block of depth.
+//! Source: spec backbones §2.2 (every projection of a block; weights as the published checkpoints store them).
+
+mod cpu;
+pub mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::{KernelError, Real, Result, check_len};
+
+/// Sizes of a linear layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Linear {
+    /// Rows: tokens of all images.
+    pub n: usize,
+    /// Outputs.
+    pub m: usize,
+    /// Inputs.
+    pub k: usize,
+}
+
+impl Linear {
+    /// Writes `y`.
+    ///
+    /// # Errors
+    /// A slice of another length than the sizes say.
+    pub fn forward<T: Real>(
+        &self,
+        x: &[T],
+        weight: &[T],
+        bias: Option<&[T]>,
+        y: &mut [T],
+    ) -> Result<()> {
+        check_len("linear", "x", x, self.n * self.k)?;
+        check_len("linear", "weight", weight, self.m * self.k)?;
+        check_len("linear", "y", y, self.n * self.m)?;
+        if let Some(bias) = bias {
+            check_len("linear", "bias", bias, self.m)?;
+        }
+        cpu::forward(self, x, weight, bias, y)
+    }
+
+    /// Writes `dx`, adds to `dweight` and `dbias`; each may be left out. `x` is needed for `dweight` alone.
+    ///
+    /// # Errors
+    /// A slice of another length than the sizes say; `dweight` without `x`.
+    pub fn backward<T: Real>(
+        &self,
+        x: Option<&[T]>,
+        weight: &[T],
+        dy: &[T],
+        dx: Option<&mut [T]>,
+        dweight: Option<&mut [T]>,
+        dbias: Option<&mut [T]>,
+    ) -> Result<()> {
+        check_len("linear", "weight", weight, self.m * self.k)?;
+        check_len("linear", "dy", dy, self.n * self.m)?;
+        if let Some(x) = x {
+            check_len("linear", "x", x, self.n * self.k)?;
+        }
+        if let Some(dx) = dx {
+            check_len("linear", "dx", dx, self.n * self.k)?;
+            cpu::dx(self, weight, dy, dx)?;
+        }
+        if let Some(dweight) = dweight {
+            check_len("linear", "dweight", dweight, self.m * self.k)?;
+            let Some(x) = x else {
+                let what = "the gradient of the weight needs x".into();
+                return Err(KernelError::Size { op: "linear", what });
+            };
+            cpu::dweight(self, x, dy, dweight)?;
+        }
+        if let Some(dbias) = dbias {
+            check_len("linear", "dbias", dbias, self.m)?;
+            crate::add::add_column_sums(self.m, dy, dbias);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,140 @@
+//! Multi-scale deformable attention in plain loops: the definition of right.
+
+use super::MsDeformAttn;
+use crate::Real;
+
+/// Where one point falls on its level.
+struct Point<T> {
+    /// Weights of the four taps: (y0, x0), (y0, x0 + 1), (y0 + 1, x0), (y0 + 1, x0 + 1).
+    weights: [T; 4],
+    /// Derivative of each weight by px and by py.
+    slopes: [[T; 2]; 4],
+    /// Token of each tap within the image; none outside of the level.
+    tokens: [Option<usize>; 4],
+}
+
+fn locate<T: Real>(
+    reference: [T; 2],
+    offset: &[T],
+    level: (usize, usize),
+    start: usize,
+) -> Point<T> {
+    let (h, w) = level;
+    let (wf, hf) = (T::of(w as f64), T::of(h as f64));
+    let px = (reference[0] + offset[0] / wf) * wf - T::of(0.5);
+    let py = (reference[1] + offset[1] / hf) * hf - T::of(0.5);
+    let inside = px > -T::ONE && py > -T::ONE && px < wf && py < hf;
+    if !inside {
+        let (weights, slopes) = ([T::ZERO; 4], [[T::ZERO; 2]; 4]);
+        return Point { weights, slopes, tokens: [None; 4] };
+    }
+    let (lx, ly) = (px - px.floor(), py - py.floor());
+    let (hx, hy) = (T::ONE - lx, T::ONE - ly);
+    let (x0, y0) = (px.floor().f64() as i64, py.floor().f64() as i64);
+    let token = |y: i64, x: i64| {
+        let within = y >= 0 && x >= 0 && y < h as i64 && x < w as i64;
+        within.then(|| start + y as usize * w + x as usize)
+    };
+    Point {
+        weights: [hy * hx, hy * lx, ly * hx, ly * lx],
+        slopes: [[-hy, -hx], [hy, -lx], [-ly, hx], [ly, lx]],
+        tokens: [token(y0, x0), token(y0, x0 + 1), token(y0 + 1, x0), token(y0 + 1, x0 + 1)],
+    }
+}
+
+/// Calls `f(row, k, point)` for every point, where `row` counts (image, token, head).
+fn each_point<T: Real>(s: &MsDeformAttn, offsets: &[T], mut f: impl FnMut(usize, usize, Point<T>)) {
+    let (starts, refs, n) = (s.starts(), s.reference_points::<T>(), s.samples());
+    for row in 0..s.b * s.tokens() * s.heads {
+        let reference = refs[row / s.heads % s.tokens()];
+        for k in 0..n {
+            let (level, start) = (s.levels[k / s.points], starts[k / s.points]);
+            let offset = &offsets[(row * n + k) * 2..][..2];
+            f(row, k, locate(reference, offset, level, start));
+        }
+    }
+}
+
+/// First element of a token's channels in `value`, for the image and head of `row`.
+fn element(s: &MsDeformAttn, row: usize, token: usize) -> usize {
+    let (image, head) = (row / s.heads / s.tokens(), row % s.heads);
+    ((image * s.tokens() + token) * s.heads + head) * s.d
+}
+
+pub fn forward<T: Real>(
+    s: &MsDeformAttn,
+    value: &[T],
+    offsets: &[T],
+    logits: &[T],
+    out: &mut [T],
+    attn: &mut [T],
+) {
+    let n = s.samples();
+    for (a, z) in attn.chunks_exact_mut(n).zip(logits.chunks_exact(n)) {
+        let top = z.iter().copied().fold(z[0], T::max);
+        let total: T = z.iter().map(|&z| (z - top).exp()).sum();
+        for (a, &z) in a.iter_mut().zip(z) {
+            *a = (z - top).exp() / total;
+        }
+    }
+    out.fill(T::ZERO);
+    each_point(s, offsets, |row, k, point| {
+        for (token, weight) in point.tokens.into_iter().zip(point.weights) {
+            let Some(token) = token else { continue };
+            let at = element(s, row, token);
+            for j in 0..s.d {
+                out[row * s.d + j] += attn[row * n + k] * weight * value[at + j];
+            }
+        }
+    });
+}
+
+pub fn backward<T: Real>(
+    s: &MsDeformAttn,
+    value: &[T],
+    offsets: &[T],
+    attn: &[T],
+    dout: &[T],
+    mut dvalue: Option<&mut [T]>,
+    mut doffsets: Option<&mut [T]>,
+    mut dlogits: Option<&mut [T]>,
+) {
+    let n = s.samples();
+    for d in [dvalue.as_deref_mut(), doffsets.as_deref_mut(), dlogits.as_deref_mut()]
+        .into_iter()
+        .flatten()
+    {
+        d.fill(T::ZERO);
+    }
+    each_point(s, offsets, |row, k, point| {
+        let (g, a) = (&dout[row * s.d..(row + 1) * s.d], attn[row * n + k]);
+        for (tap, token) in point.tokens.into_iter().enumerate() {
+            let Some(token) = token else { continue };
+            let at = element(s, row, token);
+            // out += a * weight * value
+            if let Some(d) = &mut dvalue {
+                for j in 0..s.d {
+                    d[at + j] += a * point.weights[tap] * g[j];
+                }
+            }
+            let gv: T = (0..s.d).map(|j| g[j] * value[at + j]).sum();
+            if let Some(d) = &mut doffsets {
+                for axis in 0..2 {
+                    d[(row * n + k) * 2 + axis] += a * point.slopes[tap][axis] * gv;
+                }
+            }
+            if let Some(d) = &mut dlogits {
+                d[row * n + k] += point.weights[tap] * gv;
+            }
+        }
+    });
+    // a = softmax(logits); dlogits holds da so far
+    if let Some(d) = &mut dlogits {
+        for (d, a) in d.chunks_exact_mut(n).zip(attn.chunks_exact(n)) {
+            let mean: T = d.iter().zip(a).map(|(&d, &a)| d * a).sum();
+            for (d, &a) in d.iter_mut().zip(a) {
+                *d = a * (*d - mean);
+            }
+        }
+    }
+}

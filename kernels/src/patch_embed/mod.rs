@@ -1,0 +1,108 @@
+//! Patch embedding: an image cut into squares, each mapped to a token.
+//!
+//! ```text
+//! y[b, gy gw + gx, o] = bias[o] + sum_{i, py, px} x[b, i, gy p + py, gx p + px] weight[o, i, py, px]
+//! ```
+//! A convolution whose stride is its kernel size. The squares do not overlap, so a patch is a row of an `[n, channels p p]`
+//! matrix in the order of the published weight (channel, row, column), and the rest is a linear layer; its backward as
+//! well, and a pixel of `dx` comes from exactly one patch.
+//!
+//! Shapes: image `x`, `dx` `[b, channels, h, w]`, the one place where channels come first; `y`, `dy` `[b, gh gw, c]` with
+//! `gh = h / p`, `gw = w / p`; `weight` as published, `[c, channels, p, p]`; `bias` `[c]`. Saved for the backward pass: `x`,
+//! and that only if the weight is trained. Frozen backbones need no gradient here at all.
+//!
+//! Cost: `2 b h w channels c` FLOP forward and for each of `dx` and `dweight`.
+//! Source: spec backbones §2.1 (patch vector in the order channel, row, column; h and w are multiples of p).
+
+mod cpu;
+pub mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::linear::Linear;
+use crate::{KernelError, Real, Result, check_len};
+
+/// Sizes of a patch embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PatchEmbed {
+    /// Images.
+    pub b: usize,
+    /// Channels of the image.
+    pub channels: usize,
+    /// Rows of the image, pixels.
+    pub h: usize,
+    /// Columns of the image, pixels.
+    pub w: usize,
+    /// Side of a patch, pixels.
+    pub p: usize,
+    /// Width of a token.
+    pub c: usize,
+}
+
+impl PatchEmbed {
+    /// Rows and columns of patches.
+    ///
+    /// # Errors
+    /// An image whose sides are no multiples of the patch side.
+    pub fn grid(&self) -> Result<(usize, usize)> {
+        if self.p == 0 || !self.h.is_multiple_of(self.p) || !self.w.is_multiple_of(self.p) {
+            let what = format!(
+                "an image of {} x {} pixels does not divide into patches of {} x {}",
+                self.h, self.w, self.p, self.p
+            );
+            return Err(KernelError::Size { op: "patch_embed", what });
+        }
+        Ok((self.h / self.p, self.w / self.p))
+    }
+
+    /// Writes the tokens `y`.
+    ///
+    /// # Errors
+    /// A slice of another length than the sizes say; as [`PatchEmbed::grid`].
+    pub fn forward<T: Real>(
+        &self,
+        x: &[T],
+        weight: &[T],
+        bias: Option<&[T]>,
+        y: &mut [T],
+    ) -> Result<()> {
+        let linear = self.linear()?;
+        check_len("patch_embed", "x", x, linear.n * linear.k)?;
+        cpu::forward(self, &linear, x, weight, bias, y)
+    }
+
+    /// Writes `dx`, adds to `dweight` and `dbias`; each may be left out. `x` is needed for `dweight` alone.
+    ///
+    /// # Errors
+    /// A slice of another length than the sizes say; `dweight` without `x`; as [`PatchEmbed::grid`].
+    pub fn backward<T: Real>(
+        &self,
+        x: Option<&[T]>,
+        weight: &[T],
+        dy: &[T],
+        dx: Option<&mut [T]>,
+        dweight: Option<&mut [T]>,
+        dbias: Option<&mut [T]>,
+    ) -> Result<()> {
+        let linear = self.linear()?;
+        if let Some(x) = x {
+            check_len("patch_embed", "x", x, linear.n * linear.k)?;
+        }
+        if let Some(dx) = dx {
+            check_len("patch_embed", "dx", dx, linear.n * linear.k)?;
+            cpu::dx(self, &linear, weight, dy, dx)?;
+        }
+        match (x, dweight) {
+            (Some(x), Some(dweight)) => {
+                cpu::parameters(self, &linear, x, weight, dy, dweight, dbias)
+            }
+            (_, dweight) => linear.backward(None, weight, dy, None, dweight, dbias),
+        }
+    }
+
+    /// The layer applied to patches in rows.
+    fn linear(&self) -> Result<Linear> {
+        let (gh, gw) = self.grid()?;
+        Ok(Linear { n: self.b * gh * gw, m: self.c, k: self.channels * self.p * self.p })
+    }
+}

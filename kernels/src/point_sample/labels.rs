@@ -1,0 +1,107 @@
+//! Class masks read at points without being built: the bilinear value of `label == class`.
+
+use rayon::prelude::*;
+
+use super::{Taps, check_map};
+use crate::{KernelError, Real, Result, check_len};
+
+/// Sizes of a sampling of label maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LabelSample {
+    /// Rows of a label map.
+    pub h: usize,
+    /// Columns of a label map.
+    pub w: usize,
+    /// Points.
+    pub p: usize,
+}
+
+impl LabelSample {
+    /// Reads the masks of several classes of one label map `[h, w]` at the same points `[p, 2]`;
+    /// writes `values` `[g, p]`.
+    ///
+    /// Each point is looked up once, whatever the number of classes.
+    ///
+    /// # Errors
+    /// A slice of another length than the sizes say; a class given twice.
+    pub fn shared<T: Real>(
+        &self,
+        labels: &[u8],
+        classes: &[u8],
+        points: &[T],
+        values: &mut [T],
+    ) -> Result<()> {
+        check_map("sample_labels", self.h, self.w)?;
+        check_len("sample_labels", "labels", labels, self.h * self.w)?;
+        check_len("sample_labels", "points", points, self.p * 2)?;
+        check_len("sample_labels", "values", values, classes.len() * self.p)?;
+        let mut row_of = [None; 256];
+        for (row, &class) in classes.iter().enumerate() {
+            if row_of[usize::from(class)].replace(row * self.p).is_some() {
+                let what = format!("class {class} is asked for twice");
+                return Err(KernelError::Size { op: "sample_labels", what });
+            }
+        }
+        values.fill(T::ZERO);
+        for (j, point) in points.chunks_exact(2).enumerate() {
+            let Some(taps) = Taps::at(self.h, self.w, point[0], point[1]) else { continue };
+            for (at, weight) in taps.each(self.h, self.w) {
+                let row = at.and_then(|at| row_of[usize::from(labels[at])]);
+                if let Some(row) = row {
+                    values[row + j] += weight;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads row `i` of `values` `[r, p]` from the mask of `classes[i]` in label map `images[i]`
+    /// of `labels` `[b, h, w]` at its own points, `[r, p, 2]`.
+    ///
+    /// # Errors
+    /// A slice of another length than the sizes say; an image that is not there.
+    pub fn each<T: Real>(
+        &self,
+        labels: &[u8],
+        images: &[usize],
+        classes: &[u8],
+        points: &[T],
+        values: &mut [T],
+    ) -> Result<()> {
+        check_map("sample_labels", self.h, self.w)?;
+        let (r, map) = (images.len(), self.h * self.w);
+        let b = labels.len() / map;
+        check_len("sample_labels", "labels", labels, b * map)?;
+        check_len("sample_labels", "classes", classes, r)?;
+        check_len("sample_labels", "points", points, r * self.p * 2)?;
+        check_len("sample_labels", "values", values, r * self.p)?;
+        if let Some(image) = images.iter().find(|&&image| image >= b) {
+            let what = format!("image {image} of {b} label maps");
+            return Err(KernelError::Size { op: "sample_labels", what });
+        }
+        if self.p == 0 {
+            return Ok(());
+        }
+        let rows = values.par_chunks_mut(self.p).zip(points.par_chunks(self.p * 2));
+        rows.zip(images.par_iter().zip(classes)).for_each(|((values, points), (&i, &class))| {
+            let labels = &labels[i * map..][..map];
+            for (value, point) in values.iter_mut().zip(points.chunks_exact(2)) {
+                *value = self.value(labels, class, point[0], point[1]);
+            }
+        });
+        Ok(())
+    }
+
+    /// Bilinear value of `label == class` at one point.
+    #[inline(always)]
+    fn value<T: Real>(&self, labels: &[u8], class: u8, x: T, y: T) -> T {
+        let Some(taps) = Taps::at(self.h, self.w, x, y) else { return T::ZERO };
+        let mut value = T::ZERO;
+        for (at, weight) in taps.each(self.h, self.w) {
+            if at.is_some_and(|at| labels[at] == class) {
+                value += weight;
+            }
+        }
+        value
+    }
+}

@@ -1,0 +1,199 @@
+//! Tap tables: which inputs an output of one axis reads, and with which weights.
+
+use crate::{KernelError, Result};
+
+/// Interpolation rule of one axis (spec backbones §3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Two taps; the source coordinate is clamped below at 0, the upper neighbour at the last
+    /// index.
+    Bilinear,
+    /// Four taps of the cubic kernel with a = -0.75; indices are clamped, the coordinate is not.
+    /// No antialiasing.
+    Bicubic,
+    /// Cubic kernel with a = -0.5, stretched when the axis shrinks, weights normalised to sum 1.
+    BicubicAntialias,
+}
+
+/// How far apart two neighbouring outputs lie in the input, in input pixels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Step {
+    /// `n_in / n_out`: the caller asked for an output size.
+    Size,
+    /// `1 / f`: the caller asked for the scale factor `f`; the output size is then `floor(n_in *
+    /// f)`.
+    Factor(f64),
+}
+
+/// A sparse matrix `[n_out, n_in]` with a few entries a row.
+///
+/// Rows are padded to `width` entries with weight 0 on an index the row reads anyway, so that
+/// loops over all outputs need no branch; `count` says how many entries are real.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Taps {
+    pub n_in: usize,
+    pub n_out: usize,
+    pub width: usize,
+    pub count: Vec<u32>,
+    /// `[n_out, width]`
+    pub index: Vec<u32>,
+    /// `[n_out, width]`
+    pub weight: Vec<f64>,
+    /// `[width, n_out]`: the layout that loops along the outputs want.
+    pub index_by_tap: Vec<u32>,
+    /// `[width, n_out]`
+    pub weight_by_tap: Vec<f32>,
+}
+
+impl Taps {
+    fn new(n_in: usize, rows: &[Vec<(usize, f64)>]) -> Taps {
+        let n_out = rows.len();
+        let width = rows.iter().map(Vec::len).max().unwrap_or(0).max(1);
+        let mut taps = Taps {
+            n_in,
+            n_out,
+            width,
+            count: rows.iter().map(|r| r.len() as u32).collect(),
+            index: vec![0; n_out * width],
+            weight: vec![0.0; n_out * width],
+            index_by_tap: vec![0; n_out * width],
+            weight_by_tap: vec![0.0; n_out * width],
+        };
+        for (j, row) in rows.iter().enumerate() {
+            let last = row.last().map_or(0, |tap| tap.0);
+            for k in 0..width {
+                let (i, w) = row.get(k).copied().unwrap_or((last, 0.0));
+                taps.index[j * width + k] = i as u32;
+                taps.weight[j * width + k] = w;
+                taps.index_by_tap[k * n_out + j] = i as u32;
+                taps.weight_by_tap[k * n_out + j] = w as f32;
+            }
+        }
+        taps
+    }
+
+    /// Input indices and weights of output `j`.
+    pub fn row(&self, j: usize) -> (&[u32], &[f64]) {
+        let row = j * self.width..j * self.width + self.count[j] as usize;
+        (&self.index[row.clone()], &self.weight[row])
+    }
+}
+
+/// The taps of one axis, in both directions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Axis {
+    pub(super) forward: Taps,
+    /// The transposed table: what the backward pass gathers.
+    pub(super) backward: Taps,
+}
+
+impl Axis {
+    /// The taps that take `n_in` inputs to `n_out` outputs. Coordinates and weights are computed
+    /// in f64.
+    ///
+    /// # Errors
+    /// A size of 0 or beyond 2^31, a factor that is not positive and finite, or one whose
+    /// `floor(n_in * f)` is not `n_out`.
+    pub fn new(n_in: usize, n_out: usize, mode: Mode, step: Step) -> Result<Axis> {
+        let fail = |what: String| Err(KernelError::Size { op: "resize", what });
+        if n_in == 0 || n_out == 0 || n_in.max(n_out) > i32::MAX as usize {
+            return fail(format!("an axis of {n_in} cannot become one of {n_out}"));
+        }
+        let step = match step {
+            Step::Size => n_in as f64 / n_out as f64,
+            Step::Factor(f) => {
+                if !(f.is_finite() && f > 0.0) {
+                    return fail(format!("the scale factor is {f}"));
+                }
+                let want = (n_in as f64 * f).floor();
+                if want != n_out as f64 {
+                    return fail(format!("{n_in} times {f} gives {want} pixels, not {n_out}"));
+                }
+                1.0 / f
+            }
+        };
+        let rows: Vec<_> = (0..n_out)
+            .map(|j| {
+                merge(match mode {
+                    Mode::Bilinear => bilinear(n_in, step * (j as f64 + 0.5) - 0.5),
+                    Mode::Bicubic => bicubic(n_in, step * (j as f64 + 0.5) - 0.5),
+                    Mode::BicubicAntialias => antialias(n_in, step * (j as f64 + 0.5), step),
+                })
+            })
+            .collect();
+        let mut columns = vec![Vec::new(); n_in];
+        for (j, row) in rows.iter().enumerate() {
+            for &(i, w) in row {
+                columns[i].push((j, w));
+            }
+        }
+        Ok(Axis { forward: Taps::new(n_in, &rows), backward: Taps::new(n_out, &columns) })
+    }
+
+    /// Input length.
+    pub fn n_in(&self) -> usize {
+        self.forward.n_in
+    }
+
+    /// Output length.
+    pub fn n_out(&self) -> usize {
+        self.forward.n_out
+    }
+
+    /// Input indices and weights that output `j` reads, in ascending order of the index.
+    ///
+    /// # Panics
+    /// If `j` is not below [`Axis::n_out`].
+    pub fn taps(&self, j: usize) -> (&[u32], &[f64]) {
+        self.forward.row(j)
+    }
+}
+
+/// Adds up the weights of taps that clamping put on one index and drops those that are zero.
+fn merge(taps: Vec<(usize, f64)>) -> Vec<(usize, f64)> {
+    let mut merged: Vec<(usize, f64)> = Vec::with_capacity(taps.len());
+    for (i, w) in taps {
+        match merged.last_mut() {
+            Some(last) if last.0 == i => last.1 += w,
+            _ => merged.push((i, w)),
+        }
+    }
+    merged.retain(|tap| tap.1 != 0.0);
+    merged
+}
+
+fn bilinear(n: usize, u: f64) -> Vec<(usize, f64)> {
+    let u = u.max(0.0);
+    let i = (u.floor() as usize).min(n - 1);
+    let t = u - i as f64;
+    vec![(i, 1.0 - t), ((i + 1).min(n - 1), t)]
+}
+
+/// The cubic convolution kernel with parameter `a` at distance `x`.
+fn cubic(x: f64, a: f64) -> f64 {
+    let x = x.abs();
+    if x <= 1.0 {
+        ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        ((a * x - 5.0 * a) * x + 8.0 * a) * x - 4.0 * a
+    } else {
+        0.0
+    }
+}
+
+fn bicubic(n: usize, u: f64) -> Vec<(usize, f64)> {
+    let i = u.floor();
+    let clamp = |k: f64| k.clamp(0.0, (n - 1) as f64) as usize;
+    (-1..=2).map(f64::from).map(|k| (clamp(i + k), cubic(i + k - u, -0.75))).collect()
+}
+
+fn antialias(n: usize, centre: f64, step: f64) -> Vec<(usize, f64)> {
+    let stretch = step.max(1.0);
+    let support = 2.0 * stretch;
+    // The casts truncate towards zero, as the rule asks; negative values become 0.
+    let first = (centre - support + 0.5) as usize;
+    let end = ((centre + support + 0.5) as usize).min(n);
+    let weight = |k: usize| cubic((k as f64 - centre + 0.5) / stretch, -0.5);
+    let total: f64 = (first..end).map(weight).sum();
+    (first..end).map(|k| (k, weight(k) / total)).collect()
+}

@@ -1,0 +1,100 @@
+//! Separable resampling of feature maps without corner alignment.
+//!
+//! ```text
+//! y[n, oy, ox, :] = sum_i sum_j wy[oy, i] * wx[ox, j] * x[n, i, j, :]
+//! dx[n, i, j, :]  = sum_oy sum_ox wy[oy, i] * wx[ox, j] * dy[n, oy, ox, :]
+//! ```
+//! The tables `wy`, `wx` hold a few taps a row and come from [`Axis::new`]: bilinear, bicubic (a =
+//! -0.75) or antialiased bicubic (a = -0.5), by output size or by scale factor, which place the
+//! samples differently. The backward pass runs the same loops over the transposed tables, so it
+//! gathers and needs no atomics.
+//!
+//! Shapes: `x`, `dx` are `[n, h, w, c]`; `y`, `dy` `[n, ho, wo, c]`. Mask logits `[b, q, h, w]`
+//! are the case `n = b * q`, `c = 1`, which is vectorised along the width instead of the channels.
+//! The patch kernels `[o, i, 14, 14]` of a checkpoint are another.
+//! Nothing is saved. Cost forward with k taps: 2 k n ho c (w + wo) FLOP; one read of x and one
+//! write of y.
+//! Coordinates and weights are f64, rounded to the element type once; an implementation with f32
+//! coordinates differs by about 1e-6.
+//! Source: spec backbones §3, mask2former (conventions) and §1.
+
+mod axis;
+mod cpu;
+mod reference;
+#[cfg(test)]
+mod tests;
+
+pub use axis::{Axis, Mode, Step};
+
+use crate::{Real, Result, check_len, f32s, f32s_mut};
+use axis::Taps;
+
+/// Sizes and tap tables of a resampling.
+#[derive(Debug, Clone, Copy)]
+pub struct Resize<'a> {
+    /// Maps.
+    pub n: usize,
+    /// Channels, the fastest axis; 1 for planar maps `[n, h, w]`.
+    pub c: usize,
+    /// Rows: `h` to `ho`.
+    pub y: &'a Axis,
+    /// Columns: `w` to `wo`.
+    pub x: &'a Axis,
+}
+
+impl Resize<'_> {
+    /// Writes `y` `[n, ho, wo, c]` from `x` `[n, h, w, c]`.
+    ///
+    /// # Errors
+    /// A slice of another length than the sizes say.
+    pub fn forward<T: Real>(&self, x: &[T], y: &mut [T]) -> Result<()> {
+        check_len("resize", "x", x, self.input_len())?;
+        check_len("resize", "y", y, self.output_len())?;
+        self.apply(&self.y.forward, &self.x.forward, x, y);
+        Ok(())
+    }
+
+    /// Writes `dx` `[n, h, w, c]` from `dy` `[n, ho, wo, c]`.
+    ///
+    /// # Errors
+    /// A slice of another length than the sizes say.
+    pub fn backward<T: Real>(&self, dy: &[T], dx: &mut [T]) -> Result<()> {
+        check_len("resize", "dy", dy, self.output_len())?;
+        check_len("resize", "dx", dx, self.input_len())?;
+        self.apply(&self.y.backward, &self.x.backward, dy, dx);
+        Ok(())
+    }
+
+    /// Elements of the input, `n h w c`.
+    pub fn input_len(&self) -> usize {
+        self.n * self.y.n_in() * self.x.n_in() * self.c
+    }
+
+    /// Elements of the output, `n ho wo c`.
+    pub fn output_len(&self) -> usize {
+        self.n * self.y.n_out() * self.x.n_out() * self.c
+    }
+
+    fn apply<T: Real>(&self, y: &Taps, x: &Taps, input: &[T], output: &mut [T]) {
+        if input.is_empty() || output.is_empty() {
+            return;
+        }
+        if T::IS_F32 {
+            cpu::apply(self.c, y, x, f32s(input), f32s_mut(output));
+        } else {
+            reference::apply(self.n, self.c, y, x, input, output);
+        }
+    }
+}
+
+/// Resamples row `oy` of one planar map `[h, w]` into `out` `[wo]`; `row` is scratch.
+pub(crate) fn resample_row(
+    s: &Resize<'_>,
+    map: &[f32],
+    oy: usize,
+    row: &mut Vec<f32>,
+    out: &mut [f32],
+) {
+    row.resize(s.x.n_in(), 0.0);
+    cpu::one_row(1, &s.y.forward, &s.x.forward, map, oy, row, out);
+}

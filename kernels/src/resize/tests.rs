@@ -1,0 +1,131 @@
+use super::{Axis, Mode, Resize, Step, cpu, reference};
+use crate::check::{assert_close, central_differences, noise, weighted_sum};
+
+const MODES: [Mode; 3] = [Mode::Bilinear, Mode::Bicubic, Mode::BicubicAntialias];
+
+/// Input, output, step: identity, one pixel on either side, up, down, primes, DINOv2's run-time
+/// step.
+const AXES: [(usize, usize, Step); 9] = [
+    (5, 5, Step::Size),
+    (1, 4, Step::Size),
+    (7, 1, Step::Size),
+    (3, 7, Step::Size),
+    (13, 5, Step::Size),
+    (4, 16, Step::Factor(4.0)),
+    (7, 3, Step::Factor(0.5)),
+    (37, 32, Step::Size),
+    (37, 32, Step::Factor(32.1 / 37.0)),
+];
+
+fn axis(n_in: usize, n_out: usize, mode: Mode, step: Step) -> Axis {
+    Axis::new(n_in, n_out, mode, step).unwrap()
+}
+
+#[test]
+fn gradient_matches_central_differences() {
+    for mode in MODES {
+        for (c, y, x) in [(1, (3, 7), (5, 2)), (3, (4, 4), (2, 5)), (2, (1, 3), (3, 1))] {
+            let y = axis(y.0, y.1, mode, Step::Size);
+            let x = axis(x.0, x.1, mode, Step::Size);
+            let s = Resize { n: 2, c, y: &y, x: &x };
+            let inputs = [noise::<f64>(s.input_len(), 1)];
+            let dy = noise(s.output_len(), 2);
+            let mut dx = vec![f64::NAN; s.input_len()];
+            s.backward(&dy, &mut dx).unwrap();
+            central_differences("resize", &inputs, &[dx], |inputs| {
+                let mut out = vec![f64::NAN; s.output_len()];
+                s.forward(&inputs[0], &mut out).unwrap();
+                weighted_sum(&out, &dy)
+            });
+        }
+    }
+}
+
+#[test]
+fn fast_form_matches_reference_in_both_directions() {
+    for mode in MODES {
+        for (i, o, step) in AXES {
+            for c in [1, 3, 70] {
+                let y = axis(i, o, mode, step);
+                let x = axis(11, 17, mode, Step::Size);
+                for (y, x) in [(&y, &x), (&x, &y)] {
+                    let s = Resize { n: 3, c, y, x };
+                    for (ty, tx) in [(&y.forward, &x.forward), (&y.backward, &x.backward)] {
+                        let (from, to) =
+                            (s.n * ty.n_in * tx.n_in * c, s.n * ty.n_out * tx.n_out * c);
+                        let input = noise::<f32>(from, 1);
+                        let (mut fast, mut slow) = (vec![f32::NAN; to], vec![f32::NAN; to]);
+                        cpu::apply(c, ty, tx, &input, &mut fast);
+                        reference::apply(s.n, c, ty, tx, &input, &mut slow);
+                        assert_close("resize", &fast, &slow, 1e-6);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_of_an_output_sum_to_one() {
+    for mode in MODES {
+        for (i, o, step) in AXES {
+            let a = axis(i, o, mode, step);
+            for j in 0..o {
+                let total: f64 = a.taps(j).1.iter().sum();
+                assert!((total - 1.0).abs() < 1e-12, "{mode:?} {i}->{o}, output {j}: {total}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bicubic_halfway_taps_are_those_of_the_spec() {
+    // 8 -> 4 samples at 2 j + 0.5: halfway, and output 1 is clear of both borders.
+    let a = axis(8, 4, Mode::Bicubic, Step::Size);
+    assert_eq!(a.taps(1), (&[1, 2, 3, 4][..], &[-0.09375, 0.59375, 0.59375, -0.09375][..]));
+    // Output 0 reads -1, 0, 1, 2 of which -1 is clamped to 0.
+    assert_eq!(a.taps(0), (&[0, 1, 2][..], &[0.5, 0.59375, -0.09375][..]));
+}
+
+#[test]
+fn halving_is_the_mean_of_pairs() {
+    for n in [8, 9] {
+        let a = axis(n, n / 2, Mode::Bilinear, Step::Factor(0.5));
+        for j in 0..n / 2 {
+            assert_eq!(a.taps(j), (&[2 * j as u32, 2 * j as u32 + 1][..], &[0.5, 0.5][..]));
+        }
+    }
+}
+
+#[test]
+fn a_scale_factor_moves_the_samples() {
+    // Spec backbones §3.2: step 37/32.1 instead of 37/32.
+    let a = axis(37, 32, Mode::Bilinear, Step::Factor(32.1 / 37.0));
+    let u: f64 = 37.0 / 32.1 * 20.5 - 0.5;
+    let (index, weight) = a.taps(20);
+    assert_eq!(index, [u as u32, u as u32 + 1]);
+    assert!((weight[1] - u.fract()).abs() < 1e-12);
+}
+
+#[test]
+fn same_size_is_the_identity() {
+    for mode in [Mode::Bilinear, Mode::Bicubic] {
+        let a = axis(6, 6, mode, Step::Size);
+        for j in 0..6 {
+            assert_eq!(a.taps(j), (&[j as u32][..], &[1.0][..]));
+        }
+    }
+}
+
+#[test]
+fn impossible_sizes_are_refused() {
+    assert!(Axis::new(0, 4, Mode::Bilinear, Step::Size).is_err());
+    assert!(Axis::new(4, 0, Mode::Bilinear, Step::Size).is_err());
+    assert!(Axis::new(4, 8, Mode::Bilinear, Step::Factor(f64::NAN)).is_err());
+    let error = Axis::new(7, 4, Mode::Bilinear, Step::Factor(0.5)).unwrap_err();
+    assert_eq!(error.to_string(), "resize: 7 times 0.5 gives 3 pixels, not 4");
+    let a = axis(4, 8, Mode::Bilinear, Step::Size);
+    let s = Resize { n: 1, c: 2, y: &a, x: &a };
+    let error = s.forward(&[0.0f32; 31], &mut [0.0; 128]).unwrap_err();
+    assert_eq!(error.to_string(), "resize: x has 31 elements, its sizes ask for 32");
+}

@@ -1,0 +1,326 @@
+//! DINOv2 vision transformers of any size (spec backbones §2, §3.2, §4.1).
+
+use dressage_engine::{Param, Tensor, ops, recompute};
+use serde::{Deserialize, Serialize};
+
+use super::{Level, PYRAMID, ReinStep};
+use crate::build::{Affine, Init, Linear, Scope};
+use crate::{ModelError, Result};
+
+/// Form of the MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ffn {
+    /// fc1, exact GELU, fc2.
+    Mlp,
+    /// w12, silu(first half) * second half, w3 (DINOv2-g).
+    Swiglu,
+}
+
+/// What a block keeps for its backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    /// Everything that is needed.
+    None,
+    /// Its input only; the block runs again.
+    Block,
+}
+
+/// Sizes of a DINOv2 backbone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DinoConfig {
+    /// Width c.
+    pub embed_dim: usize,
+    /// Blocks.
+    pub depth: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Side of a patch in pixels.
+    pub patch: usize,
+    /// Side of the position table in patches.
+    pub grid: usize,
+    /// Form of the MLP.
+    pub ffn: Ffn,
+    /// MLP hidden width as a multiple of c, before the SwiGLU rule.
+    pub mlp_ratio: f64,
+    /// Register tokens; with them the position table is resized with antialiasing and without the 0.1 offset.
+    pub registers: usize,
+    /// Blocks whose output is tapped, zero-based.
+    pub taps: [usize; 4],
+    /// What blocks keep.
+    pub recompute: Recompute,
+}
+
+impl DinoConfig {
+    /// A published size: `s`, `b`, `l` or `g`, with patch 16 and a table of `grid` patches a side.
+    ///
+    /// # Errors
+    /// Another name.
+    pub fn named(size: &str, patch: usize, grid: usize) -> Result<DinoConfig> {
+        let (embed_dim, depth, heads, ffn) = match size {
+            "s" => (384, 12, 6, Ffn::Mlp),
+            "b" => (768, 12, 12, Ffn::Mlp),
+            "l" => (1024, 24, 16, Ffn::Mlp),
+            "g" => (1536, 40, 24, Ffn::Swiglu),
+            _ => {
+                let text = format!("backbone size `{size}` is none of s, b, l, g");
+                return Err(ModelError::Config(text));
+            }
+        };
+        Ok(DinoConfig {
+            embed_dim,
+            depth,
+            heads,
+            patch,
+            grid,
+            ffn,
+            mlp_ratio: 4.0,
+            registers: 0,
+            taps: Self::default_taps(depth),
+            recompute: Recompute::None,
+        })
+    }
+
+    /// Taps of a network of this depth: 7, 11, 15, 23 of 24 as released; thirds and quarters elsewhere.
+    pub fn default_taps(depth: usize) -> [usize; 4] {
+        match depth {
+            24 => [7, 11, 15, 23],
+            40 => [9, 19, 29, 39],
+            12 => [2, 5, 8, 11],
+            d => std::array::from_fn(|i| ((i + 1) * d / 4).saturating_sub(1)),
+        }
+    }
+
+    /// Hidden width of the MLP (of one branch for SwiGLU).
+    pub fn hidden(&self) -> usize {
+        let hidden = (self.embed_dim as f64 * self.mlp_ratio) as usize;
+        match self.ffn {
+            Ffn::Mlp => hidden,
+            Ffn::Swiglu => (hidden * 2 / 3).div_ceil(8) * 8,
+        }
+    }
+}
+
+struct Block {
+    norm1: Affine,
+    qkv: Linear,
+    proj: Linear,
+    ls1: Param,
+    norm2: Affine,
+    /// fc1 or w12.
+    up: Linear,
+    /// fc2 or w3.
+    down: Linear,
+    ls2: Param,
+    ffn: Ffn,
+    heads: usize,
+}
+
+const EPS: f64 = 1e-6;
+
+impl Block {
+    fn new(scope: &Scope, config: &DinoConfig) -> Block {
+        let (c, hidden) = (config.embed_dim, config.hidden());
+        // Truncated normal in the original; its tails beyond two sigma do not matter here.
+        let linear = |name: &str, input: usize, output: usize| {
+            Linear::new(&scope.sub(name), input, output, Init::Normal(0.02), Init::Constant(0.0))
+        };
+        let gamma = |name: &str| scope.sub(name).param("gamma", &[c], Init::Constant(1.0));
+        let (up, down) = match config.ffn {
+            Ffn::Mlp => (linear("mlp.fc1", c, hidden), linear("mlp.fc2", hidden, c)),
+            Ffn::Swiglu => (linear("mlp.w12", c, 2 * hidden), linear("mlp.w3", hidden, c)),
+        };
+        Block {
+            norm1: Affine::new(&scope.sub("norm1"), c),
+            qkv: linear("attn.qkv", c, 3 * c),
+            proj: linear("attn.proj", c, c),
+            ls1: gamma("ls1"),
+            norm2: Affine::new(&scope.sub("norm2"), c),
+            up,
+            down,
+            ls2: gamma("ls2"),
+            ffn: config.ffn,
+            heads: config.heads,
+        }
+    }
+
+    /// x + ls1 Attn(LN1 x), then + ls2 MLP(LN2 x); x is `[b, t, c]`.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, t, c) = (x.dim(0), x.dim(1), x.dim(2));
+        let qkv = self.qkv.forward(&self.norm1.layer_norm(x, EPS)?)?;
+        let qkv = ops::reshape(&qkv, &[b, t, 3, self.heads, c / self.heads])?;
+        let a = self.proj.forward(&ops::self_attention(&qkv)?)?;
+        let x = ops::residual(x, &a, Some(&self.ls1.get()))?;
+        let h = self.up.forward(&self.norm2.layer_norm(&x, EPS)?)?;
+        let h = match self.ffn {
+            Ffn::Mlp => ops::gelu(&h)?,
+            Ffn::Swiglu => ops::swiglu(&h)?,
+        };
+        Ok(ops::residual(&x, &self.down.forward(&h)?, Some(&self.ls2.get()))?)
+    }
+}
+
+/// A DINOv2 backbone.
+pub struct Dino {
+    config: DinoConfig,
+    patch_weight: Param,
+    patch_bias: Param,
+    cls_token: Param,
+    register_tokens: Option<Param>,
+    pos_embed: Param,
+    blocks: Vec<std::sync::Arc<Block>>,
+    norm: Affine,
+}
+
+impl Dino {
+    /// Asks `scope` for every parameter under the reference's names.
+    ///
+    /// # Errors
+    /// Sizes that do not fit together.
+    pub fn new(scope: &Scope, config: DinoConfig) -> Result<Dino> {
+        let (c, p) = (config.embed_dim, config.patch);
+        if config.heads == 0 || c % config.heads != 0 {
+            let text = format!("embed_dim {c} does not divide into {} heads", config.heads);
+            return Err(ModelError::Config(text));
+        }
+        let deepest = config.taps.iter().max().copied().unwrap_or(0);
+        if deepest >= config.depth {
+            let text = format!("tap {deepest} is beyond the last of {} blocks", config.depth);
+            return Err(ModelError::Config(text));
+        }
+        let patch = scope.sub("patch_embed").sub("proj");
+        let normal = Init::Normal(0.02);
+        let blocks = (0..config.depth)
+            .map(|i| std::sync::Arc::new(Block::new(&scope.sub("blocks").sub(i), &config)))
+            .collect();
+        let registers = config.registers;
+        Ok(Dino {
+            patch_weight: patch.param("weight", &[c, 3, p, p], normal.clone()),
+            patch_bias: patch.param("bias", &[c], Init::Constant(0.0)),
+            cls_token: scope.param("cls_token", &[1, 1, c], normal.clone()),
+            register_tokens: (registers > 0)
+                .then(|| scope.param("register_tokens", &[1, registers, c], normal.clone())),
+            pos_embed: scope.param("pos_embed", &[1, 1 + config.grid * config.grid, c], normal),
+            norm: Affine::new(&scope.sub("norm"), c),
+            blocks,
+            config,
+        })
+    }
+
+    /// Sizes.
+    pub fn config(&self) -> &DinoConfig {
+        &self.config
+    }
+
+    /// Tokens in front of the patches: the class token and registers.
+    pub fn lead(&self) -> usize {
+        1 + self.config.registers
+    }
+
+    /// Position table `[1 + gh*gw, c]` for a grid of patches. Used as stored if the grid is the table's own square,
+    /// otherwise resized: scale factor (n + 0.1)/g per axis, or with registers antialiased to the size.
+    fn positions(&self, gh: usize, gw: usize) -> Result<Tensor> {
+        let (g, c) = (self.config.grid, self.config.embed_dim);
+        let table = ops::reshape(&self.pos_embed.get(), &[1 + g * g, c])?;
+        // Also for a grid of equal count that is not square, as 2x8 for a table of 4x4.
+        if gh == g && gw == g {
+            return Ok(table);
+        }
+        let map = ops::reshape(&ops::rows(&table, 1, g * g)?, &[1, g, g, c])?;
+        let map = if self.config.registers > 0 {
+            ops::resize_bicubic_antialiased(&map, gh, gw)?
+        } else {
+            let factor = |n: usize| (n as f64 + 0.1) / g as f64;
+            ops::resize_bicubic_by_factor(&map, [factor(gh), factor(gw)], [gh, gw])?
+        };
+        let map = ops::reshape(&map, &[gh * gw, c])?;
+        Ok(ops::concat(&[&ops::rows(&table, 0, 1)?, &map], 0)?)
+    }
+
+    /// Tokens `[b, lead + n, c]` before the first block, and the grid of patches.
+    ///
+    /// # Errors
+    /// An image whose sides are not multiples of the patch.
+    pub fn embed(&self, image: &Tensor) -> Result<(Tensor, usize, usize)> {
+        let p = self.config.patch;
+        let &[_, 3, h, w] = image.shape() else {
+            let text = format!("image is {:?}, expected [b, 3, h, w]", image.shape());
+            return Err(ModelError::Config(text));
+        };
+        if h % p != 0 || w % p != 0 || h == 0 || w == 0 {
+            let text = format!("image is {h}x{w}, both sides must be multiples of the patch {p}");
+            return Err(ModelError::Config(text));
+        }
+        let (gh, gw, c) = (h / p, w / p, self.config.embed_dim);
+        let patches =
+            ops::patch_embed(image, &self.patch_weight.get(), Some(&self.patch_bias.get()))?;
+        let pos = self.positions(gh, gw)?;
+        let patches = ops::add(&patches, &ops::rows(&pos, 1, gh * gw)?)?;
+        let cls = ops::reshape(&self.cls_token.get(), &[1, c])?;
+        let mut lead = ops::add(&cls, &ops::rows(&pos, 0, 1)?)?;
+        if let Some(registers) = &self.register_tokens {
+            // After the positions: registers have none.
+            let registers = ops::reshape(&registers.get(), &[self.config.registers, c])?;
+            lead = ops::concat(&[&lead, &registers], 0)?;
+        }
+        Ok((ops::prepend(&lead, &patches)?, gh, gw))
+    }
+
+    /// Tokens after block `i` (Rein applied if given), `x` `[b, lead + n, c]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn block(&self, i: usize, x: &Tensor, rein: Option<&ReinStep>) -> Result<Tensor> {
+        let x = match self.config.recompute {
+            Recompute::None => self.blocks[i].forward(x)?,
+            Recompute::Block => {
+                let block = self.blocks[i].clone();
+                recompute(std::slice::from_ref(x), move |x| {
+                    block.forward(&x[0]).map_err(|error| match error {
+                        ModelError::Engine(error) => error,
+                        // A block calls nothing but the engine.
+                        other => dressage_engine::EngineError::Shape {
+                            op: "block",
+                            arg: "x",
+                            expected: other.to_string(),
+                            found: x[0].shape().to_vec(),
+                        },
+                    })
+                })?
+            }
+        };
+        match rein {
+            Some(step) => step.refine(i, &x, self.lead()),
+            None => Ok(x),
+        }
+    }
+
+    /// The final norm, which the tapped features never see.
+    ///
+    /// # Errors
+    /// If `x` has another width.
+    pub fn final_norm(&self, x: &Tensor) -> Result<Tensor> {
+        self.norm.layer_norm(x, EPS)
+    }
+
+    /// The pyramid of `image` `[b, 3, h, w]`: tapped patch maps with their resize factors.
+    ///
+    /// # Errors
+    /// An image whose sides are not multiples of the patch.
+    pub fn forward(&self, image: &Tensor, rein: Option<&ReinStep>) -> Result<Vec<Level>> {
+        let (mut x, gh, gw) = self.embed(image)?;
+        let (b, c, lead) = (x.dim(0), self.config.embed_dim, self.lead());
+        let mut levels = Vec::with_capacity(4);
+        for i in 0..self.config.depth {
+            x = self.block(i, &x, rein)?;
+            for (tap, factor) in self.config.taps.iter().zip(PYRAMID) {
+                if *tap == i {
+                    let map = ops::narrow(&x, 1, lead, gh * gw)?;
+                    levels.push(Level { map: ops::reshape(&map, &[b, gh, gw, c])?, factor });
+                }
+            }
+        }
+        Ok(levels)
+    }
+}

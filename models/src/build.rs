@@ -1,0 +1,248 @@
+//! Building networks: every parameter is asked for by its reference key and either initialised or taken from weights.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use dressage_engine::memory::{Category, with_category};
+use dressage_engine::{DType, Element, Param, Philox, Tensor, hash_name};
+use dressage_kernels::Real;
+
+use crate::weights::StateDict;
+use crate::{ModelError, Result};
+
+/// How a parameter starts when no weights are given.
+#[derive(Debug, Clone)]
+pub enum Init {
+    /// All one value.
+    Constant(f64),
+    /// Uniform in (-bound, bound).
+    Uniform(f64),
+    /// Normal with mean 0 and this standard deviation.
+    Normal(f64),
+    /// These values.
+    Values(Vec<f64>),
+}
+
+impl Init {
+    /// U(±1/√fan_in): the framework's default for the weight and bias of a linear layer.
+    pub fn default_linear(fan_in: usize) -> Init {
+        Init::Uniform(1.0 / (fan_in as f64).sqrt())
+    }
+
+    /// U(±√(6/(fan_in+fan_out))).
+    pub fn xavier_uniform(fan_in: usize, fan_out: usize) -> Init {
+        Init::Uniform((6.0 / (fan_in + fan_out) as f64).sqrt())
+    }
+
+    /// N(0, √(2/(fan_in+fan_out))).
+    pub fn xavier_normal(fan_in: usize, fan_out: usize) -> Init {
+        Init::Normal((2.0 / (fan_in + fan_out) as f64).sqrt())
+    }
+
+    /// U(±√(3/fan_in)): Kaiming uniform with a = 1.
+    pub fn kaiming_uniform(fan_in: usize) -> Init {
+        Init::Uniform((3.0 / fan_in as f64).sqrt())
+    }
+
+    /// Fills a tensor. The stream depends on seed and name only, so the order of building does not matter.
+    fn fill<T: Element + Real>(&self, name: &str, seed: u64, shape: &[usize]) -> Tensor {
+        const PURPOSE: u32 = 0x494E_4954;
+        let n = shape.iter().product();
+        let mut r = Philox::new(seed ^ hash_name(name), PURPOSE, 0, 0);
+        let values: Vec<T> = match self {
+            Init::Constant(v) => vec![T::of(*v); n],
+            Init::Uniform(bound) => {
+                (0..n).map(|_| T::of((2.0 * r.uniform() - 1.0) * bound)).collect()
+            }
+            Init::Normal(std) => (0..n).map(|_| T::of(r.normal() * std)).collect(),
+            Init::Values(v) => v.iter().map(|&x| T::of(x)).collect(),
+        };
+        Tensor::from_slice(&values, shape).unwrap_or_else(|_| Tensor::zeros(T::DTYPE, shape))
+    }
+}
+
+struct State {
+    dtype: DType,
+    seed: u64,
+    source: StateDict,
+    /// Names that begin with one of these must come from the source.
+    strict: Vec<String>,
+    params: BTreeMap<String, Param>,
+    problems: Vec<String>,
+}
+
+/// Collects the parameters of a network under construction.
+#[derive(Clone)]
+pub struct Scope {
+    state: Rc<RefCell<State>>,
+    prefix: String,
+    trainable: bool,
+}
+
+impl Scope {
+    /// A root scope that initialises everything from `seed`. `dtype` is f32, or f64 for checks.
+    pub fn new(dtype: DType, seed: u64) -> Scope {
+        Scope::with_weights(dtype, seed, StateDict::default(), &[])
+    }
+
+    /// A root scope that takes parameters from `source` where it has them. Names that begin with one of `strict` must
+    /// be there, and nothing may be left over in the end ([`Scope::finish`]).
+    pub fn with_weights(dtype: DType, seed: u64, source: StateDict, strict: &[&str]) -> Scope {
+        let strict = strict.iter().map(|s| s.to_string()).collect();
+        let state =
+            State { dtype, seed, source, strict, params: BTreeMap::new(), problems: Vec::new() };
+        Scope { state: Rc::new(RefCell::new(state)), prefix: String::new(), trainable: true }
+    }
+
+    /// The scope of a submodule.
+    pub fn sub(&self, name: impl std::fmt::Display) -> Scope {
+        let prefix = format!("{}{name}.", self.prefix);
+        Scope { prefix, ..self.clone() }
+    }
+
+    /// The same scope, its parameters trainable or frozen.
+    pub fn trainable(&self, trainable: bool) -> Scope {
+        Scope { trainable, ..self.clone() }
+    }
+
+    /// Element type of the parameters.
+    pub fn dtype(&self) -> DType {
+        self.state.borrow().dtype
+    }
+
+    /// A parameter of this scope. Problems with the source are collected for [`Scope::finish`].
+    pub fn param(&self, name: &str, shape: &[usize], init: Init) -> Param {
+        let name = format!("{}{name}", self.prefix);
+        let mut state = self.state.borrow_mut();
+        let found = state.source.take(&name);
+        let value = with_category(Category::Weights, || match found {
+            Some(t) if t.shape() == shape => t.to_float(state.dtype),
+            Some(t) => {
+                let problem = format!("{name} is {:?}, expected {shape:?}", t.shape());
+                state.problems.push(problem);
+                None
+            }
+            None if state.strict.iter().any(|s| name.starts_with(s.as_str())) => {
+                state.problems.push(format!("{name} {shape:?} is missing"));
+                None
+            }
+            None => Some(match state.dtype {
+                DType::F64 => init.fill::<f64>(&name, state.seed, shape),
+                _ => init.fill::<f32>(&name, state.seed, shape),
+            }),
+        });
+        let value = value.unwrap_or_else(|| Tensor::zeros(state.dtype, shape));
+        let param = Param::new(name.clone(), value, self.trainable);
+        state.params.insert(name, param.clone());
+        param
+    }
+
+    /// All parameters by name. `network` is named in the error, `ignored` lists names that may be left over.
+    ///
+    /// # Errors
+    /// [`ModelError::Mismatch`] with everything missing, left over or of another shape.
+    pub fn finish(&self, network: &str, ignored: &[&str]) -> Result<BTreeMap<String, Param>> {
+        let mut state = self.state.borrow_mut();
+        let left: Vec<String> = state
+            .source
+            .names()
+            .filter(|n| !ignored.iter().any(|i| n.as_str() == *i))
+            .map(|n| format!("{n} is left over"))
+            .collect();
+        state.problems.extend(left);
+        if state.problems.is_empty() {
+            return Ok(std::mem::take(&mut state.params));
+        }
+        Err(ModelError::Mismatch {
+            source_name: state.source.origin().to_string(),
+            network: network.to_string(),
+            difference: summary(&state.problems),
+        })
+    }
+}
+
+/// The first few problems in full, the rest as a count.
+fn summary(problems: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let mut text = problems.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    if problems.len() > SHOWN {
+        text.push_str(&format!("; and {} more", problems.len() - SHOWN));
+    }
+    text
+}
+
+/// A linear layer, `weight` `[out, in]`.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Param,
+    bias: Option<Param>,
+}
+
+impl Linear {
+    /// Weight and bias with the given initialisations.
+    pub fn new(scope: &Scope, input: usize, output: usize, weight: Init, bias: Init) -> Linear {
+        Linear {
+            weight: scope.param("weight", &[output, input], weight),
+            bias: Some(scope.param("bias", &[output], bias)),
+        }
+    }
+
+    /// The framework's default initialisation, U(±1/√fan_in) for both.
+    pub fn default_init(scope: &Scope, input: usize, output: usize) -> Linear {
+        Linear::new(scope, input, output, Init::default_linear(input), Init::default_linear(input))
+    }
+
+    /// A 1×1 convolution: the weight is stored `[out, in, 1, 1]`.
+    pub fn conv1x1(scope: &Scope, shape: [usize; 2], weight: Init, bias: Option<Init>) -> Linear {
+        let [output, input] = shape;
+        Linear {
+            weight: scope.param("weight", &[output, input, 1, 1], weight),
+            bias: bias.map(|b| scope.param("bias", &[output], b)),
+        }
+    }
+
+    /// `x W^T + b` over the last axis of `x`.
+    ///
+    /// # Errors
+    /// If the last axis has another length than the layer's input.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let weight = self.weight.get();
+        let weight = dressage_engine::ops::reshape(&weight, &[weight.dim(0), weight.dim(1)])?;
+        let bias = self.bias.as_ref().map(Param::get);
+        Ok(dressage_engine::ops::linear(x, &weight, bias.as_ref())?)
+    }
+}
+
+/// Weight and bias of a normalisation over `c` channels, starting at one and zero.
+#[derive(Debug, Clone)]
+pub struct Affine {
+    weight: Param,
+    bias: Param,
+}
+
+impl Affine {
+    /// Parameters `weight` and `bias` `[c]`.
+    pub fn new(scope: &Scope, c: usize) -> Affine {
+        Affine {
+            weight: scope.param("weight", &[c], Init::Constant(1.0)),
+            bias: scope.param("bias", &[c], Init::Constant(0.0)),
+        }
+    }
+
+    /// Layer norm over the last axis.
+    ///
+    /// # Errors
+    /// If the last axis does not have `c` channels.
+    pub fn layer_norm(&self, x: &Tensor, eps: f64) -> Result<Tensor> {
+        Ok(dressage_engine::ops::layer_norm(x, &self.weight.get(), &self.bias.get(), eps)?)
+    }
+
+    /// Group norm of channels-last maps `[b, h, w, c]`, eps 1e-5.
+    ///
+    /// # Errors
+    /// If the channels do not divide into `groups`.
+    pub fn group_norm(&self, x: &Tensor, groups: usize) -> Result<Tensor> {
+        Ok(dressage_engine::ops::group_norm(x, &self.weight.get(), &self.bias.get(), groups, 1e-5)?)
+    }
+}

@@ -1,0 +1,44 @@
+//! What can go wrong in building, loading and running a network.
+
+use std::path::PathBuf;
+
+use dressage_engine::EngineError;
+
+/// An error of the models; each names the file, tensor or setting.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// From the engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// From a kernel called directly.
+    #[error(transparent)]
+    Kernel(#[from] dressage_kernels::KernelError),
+    /// A file that cannot be read.
+    #[error("{path}: {cause}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+    /// Weights that do not fit the network: missing, left over or of another shape.
+    #[error("{source_name} does not fit {network}: {difference}")]
+    Mismatch {
+        /// Where the weights come from.
+        source_name: String,
+        /// What they were to fill.
+        network: String,
+        /// The difference, tensor by tensor.
+        difference: String,
+    },
+    /// A setting that cannot work.
+    #[error("{0}")]
+    Config(String),
+    /// No assignment, because a cost is not a number.
+    #[error("matching: {0}")]
+    Matching(String),
+}
+
+/// Result of a model call.
+pub type Result<T> = std::result::Result<T, ModelError>;

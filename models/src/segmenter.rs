@@ -1,0 +1,217 @@
+//! The whole network: backbone, adapter, head.
+
+use std::collections::BTreeMap;
+
+use dressage_engine::{DType, Param, Tensor, no_grad};
+use dressage_kernels::resize::{Axis, Mode, Step};
+use dressage_kernels::semantic_scores::SemanticScores;
+use serde::{Deserialize, Serialize};
+
+use crate::backbone::{Dino, DinoConfig, Rein, ReinConfig};
+use crate::build::Scope;
+use crate::head::{Head, HeadConfig, HeadOutput, Queries};
+use crate::weights::{StateDict, fingerprint};
+use crate::{ModelError, Result};
+
+/// How a backbone is adapted; it decides what trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// Frozen backbone, trained Rein and head.
+    #[default]
+    Rein,
+    /// Frozen backbone, trained head.
+    Freeze,
+    /// Everything trains.
+    Full,
+}
+
+impl Method {
+    /// Whether the parameter of this name trains (spec training-and-data §1.5). Names begin with `backbone.` or
+    /// `decode_head.`; Rein's contain `reins`.
+    pub fn trains(self, name: &str) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Freeze => !name.starts_with("backbone."),
+            Self::Rein => !name.starts_with("backbone.") || name.contains("reins"),
+        }
+    }
+}
+
+impl std::fmt::Display for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Method::Rein => "rein",
+            Method::Freeze => "freeze",
+            Method::Full => "full",
+        })
+    }
+}
+
+/// Sizes of a whole network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SegmenterConfig {
+    /// The backbone.
+    pub backbone: DinoConfig,
+    /// Rein, for [`Method::Rein`].
+    pub rein: Option<ReinConfig>,
+    /// The head.
+    pub head: HeadConfig,
+    /// What is trained.
+    pub method: Method,
+}
+
+impl SegmenterConfig {
+    /// The published head and adapter on `backbone`; the head takes Rein's queries where there are any.
+    pub fn published(backbone: DinoConfig, classes: usize, method: Method) -> SegmenterConfig {
+        let rein = (method == Method::Rein).then(|| ReinConfig {
+            patch: backbone.patch,
+            ..ReinConfig::published(backbone.depth, backbone.embed_dim)
+        });
+        let source = if rein.is_some() { Queries::Linked } else { Queries::Own };
+        let head = HeadConfig::published(backbone.embed_dim, classes, source);
+        SegmenterConfig { backbone, rein, head, method }
+    }
+}
+
+/// A segmentation network.
+pub struct Segmenter {
+    backbone: Dino,
+    rein: Option<Rein>,
+    head: Head,
+    method: Method,
+    params: BTreeMap<String, Param>,
+}
+
+/// Key that may be left over: used in masked pre-training only.
+const MASK_TOKEN: &str = "backbone.mask_token";
+
+impl Segmenter {
+    /// Builds the network. `weights` holds parameters under the reference's keys (`backbone.*`, `backbone.reins.*`,
+    /// `decode_head.*`); names that begin with one of `strict` must be there, the others are initialised from `seed`.
+    ///
+    /// # Errors
+    /// Sizes that do not fit together; weights that are missing, left over or of another shape.
+    pub fn new(
+        config: SegmenterConfig,
+        dtype: DType,
+        seed: u64,
+        weights: StateDict,
+        strict: &[&str],
+    ) -> Result<Segmenter> {
+        if let Some(rein) = &config.rein
+            && rein.link
+            && rein.tokens != config.head.queries
+        {
+            return Err(ModelError::Config(format!(
+                "linked Rein makes one query per token: {} tokens, but the head has {} queries",
+                rein.tokens, config.head.queries
+            )));
+        }
+        let root = Scope::with_weights(dtype, seed, weights, strict);
+        let frozen = root.sub("backbone").trainable(config.method == Method::Full);
+        let backbone = Dino::new(&frozen, config.backbone)?;
+        let linked = config.rein.as_ref().is_some_and(|r| r.link);
+        let rein = config
+            .rein
+            .map(|rein| Rein::new(&root.sub("backbone").sub("reins"), rein))
+            .transpose()?;
+        let head = Head::new(&root.sub("decode_head"), config.head)?;
+        // The reference keeps the two link layers even where the link is off.
+        let unused = ["transform.weight", "transform.bias", "merge.weight", "merge.bias"]
+            .map(|n| format!("backbone.reins.{n}"));
+        let mut ignored = vec![MASK_TOKEN];
+        if !linked {
+            ignored.extend(unused.iter().map(String::as_str));
+        }
+        let params = root.finish("the network", &ignored)?;
+        Ok(Segmenter { backbone, rein, head, method: config.method, params })
+    }
+
+    /// The backbone.
+    pub fn backbone(&self) -> &Dino {
+        &self.backbone
+    }
+
+    /// The adapter.
+    pub fn rein(&self) -> Option<&Rein> {
+        self.rein.as_ref()
+    }
+
+    /// The head.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// What is trained.
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
+    /// All parameters by reference key.
+    pub fn params(&self) -> &BTreeMap<String, Param> {
+        &self.params
+    }
+
+    /// Parameters the optimiser updates, by name.
+    pub fn trainable(&self) -> Vec<Param> {
+        self.params.values().filter(|p| p.trainable()).cloned().collect()
+    }
+
+    /// Fingerprint of the frozen part: the weights a checkpoint of the trained part belongs to.
+    pub fn backbone_fingerprint(&self) -> String {
+        fingerprint(self.params.values().filter(|p| !p.trainable()))
+    }
+
+    /// Predictions for `image` `[b, 3, h, w]` (normalised), differentiable.
+    ///
+    /// # Errors
+    /// An image whose sides are not multiples of the patch.
+    pub fn forward(&self, image: &Tensor, last_only: bool) -> Result<HeadOutput> {
+        let step = self.rein.as_ref().map(Rein::step).transpose()?;
+        let levels = match self.method {
+            // Nothing below the head learns: keep nothing of it.
+            Method::Freeze => no_grad(|| self.backbone.forward(image, None))?,
+            _ => self.backbone.forward(image, step.as_ref())?,
+        };
+        self.head.forward(&levels, step.as_ref().and_then(|s| s.queries.as_ref()), last_only)
+    }
+
+    /// Class scores of `image` `[b, 3, h, w]`: `[b, k, h, w]`, not normalised over classes (spec mask2former §5).
+    ///
+    /// # Errors
+    /// An image whose sides are not multiples of the patch.
+    pub fn scores(&self, image: &Tensor) -> Result<Tensor> {
+        no_grad(|| {
+            let output = self.forward(image, true)?;
+            let Some(last) = output.predictions.last() else {
+                return Err(ModelError::Config("the head made no prediction".into()));
+            };
+            semantic_scores(&last.cls, &last.mask, [image.dim(2), image.dim(3)])
+        })
+    }
+}
+
+/// Scores `[b, k, h, w]` from class logits `[b, q, k + 1]` and mask logits `[b, q, h', w']`, resized before the sigmoid.
+///
+/// # Errors
+/// Shapes that do not fit; a type other than f32.
+pub fn semantic_scores(cls: &Tensor, mask: &Tensor, size: [usize; 2]) -> Result<Tensor> {
+    let (b, q, k) = (cls.dim(0), cls.dim(1), cls.last_dim() - 1);
+    let (h, w, n) = (mask.dim(2), mask.dim(3), size[0] * size[1]);
+    let y = Axis::new(h, size[0], Mode::Bilinear, Step::Size)?;
+    let x = Axis::new(w, size[1], Mode::Bilinear, Step::Size)?;
+    let mut scores = Tensor::empty::<f32>(&[b, k, size[0], size[1]]);
+    let out = scores.data_mut::<f32>()?;
+    let (cls, mask) = (cls.data::<f32>()?, mask.data::<f32>()?);
+    for i in 0..b {
+        SemanticScores { q, k }.upsampled(
+            &y,
+            &x,
+            &cls[i * q * (k + 1)..][..q * (k + 1)],
+            &mask[i * q * h * w..][..q * h * w],
+            &mut out[i * k * n..][..k * n],
+        )?;
+    }
+    Ok(scores)
+}

@@ -1,0 +1,87 @@
+//! Published weights made fit: patch kernels and position tables resized on load (spec backbones §3.3).
+
+use dressage_engine::{DType, Tensor};
+use dressage_kernels::resize::{Axis, Mode, Resize, Step};
+
+use super::{StateDict, Stored};
+use crate::{ModelError, Result};
+
+fn bicubic(x: &Tensor, maps: usize, from: [usize; 2], to: [usize; 2], c: usize) -> Result<Tensor> {
+    let rows = Axis::new(from[0], to[0], Mode::Bicubic, Step::Size)?;
+    let cols = Axis::new(from[1], to[1], Mode::Bicubic, Step::Size)?;
+    let mut y = Tensor::empty::<f32>(&[maps, to[0], to[1], c]);
+    Resize { n: maps, c, y: &rows, x: &cols }.forward(x.data::<f32>()?, y.data_mut()?)?;
+    Ok(y)
+}
+
+/// Resizes a patch kernel `[c, 3, p, p]` to `[c, 3, patch, patch]`: bicubic, a = -0.75, per pair of channels, sum not
+/// renormalised.
+///
+/// # Errors
+/// If the kernel is not a square four-dimensional one.
+pub fn resize_patch_kernel(kernel: &Tensor, patch: usize) -> Result<Tensor> {
+    match *kernel.shape() {
+        [c, 3, p, q] if p == q && p == patch => {
+            Ok(dressage_engine::ops::reshape(kernel, &[c, 3, p, q])?)
+        }
+        [c, 3, p, q] if p == q => {
+            let y = bicubic(kernel, 3 * c, [p, p], [patch, patch], 1)?;
+            Ok(dressage_engine::ops::reshape(&y, &[c, 3, patch, patch])?)
+        }
+        _ => Err(ModelError::Config(format!(
+            "patch_embed.proj.weight is {:?}, expected [c, 3, p, p]",
+            kernel.shape()
+        ))),
+    }
+}
+
+/// Resizes a position table `[1, 1 + g*g, c]` to `[1, 1 + grid*grid, c]`: first row kept, the grid resized bicubically
+/// with the size given.
+///
+/// # Errors
+/// If the table is not a class row and a square grid.
+pub fn resize_pos_embed(table: &Tensor, grid: usize) -> Result<Tensor> {
+    let wrong = || {
+        ModelError::Config(format!(
+            "pos_embed is {:?}, expected [1, 1 + g*g, c] with a square grid",
+            table.shape()
+        ))
+    };
+    let &[1, n, c] = table.shape() else { return Err(wrong()) };
+    let g = (n.saturating_sub(1) as f64).sqrt().round() as usize;
+    if n < 2 || g * g + 1 != n {
+        return Err(wrong());
+    }
+    if g == grid {
+        return Ok(table.clone());
+    }
+    let map =
+        dressage_engine::ops::rows(&dressage_engine::ops::reshape(table, &[n, c])?, 1, n - 1)?;
+    let map = bicubic(&map, 1, [g, g], [grid, grid], c)?;
+    let mut y = Tensor::empty::<f32>(&[1, 1 + grid * grid, c]);
+    let out = y.data_mut::<f32>()?;
+    out[..c].copy_from_slice(&table.data::<f32>()?[..c]);
+    out[c..].copy_from_slice(map.data()?);
+    Ok(y)
+}
+
+/// DINOv2 weights under the reference's names (`backbone.` in front), patch kernel and position table brought to the
+/// sizes of the network.
+///
+/// # Errors
+/// If kernel or table are missing or of another form.
+pub fn dinov2(weights: StateDict, patch: usize, grid: usize) -> Result<StateDict> {
+    let mut dict = weights.renamed("", "backbone.");
+    // Used in masked pre-training only.
+    dict.take("backbone.mask_token");
+    let sized = |dict: &mut StateDict, name: &str, f: &dyn Fn(&Tensor) -> Result<Tensor>| {
+        // A missing tensor is reported with all others when the network is built.
+        match dict.take(name).and_then(|t| t.to_float(DType::F32)) {
+            Some(t) => f(&t).map(|t| dict.insert(name, Stored::Tensor(t))),
+            None => Ok(()),
+        }
+    };
+    sized(&mut dict, "backbone.patch_embed.proj.weight", &|t| resize_patch_kernel(t, patch))?;
+    sized(&mut dict, "backbone.pos_embed", &|t| resize_pos_embed(t, grid))?;
+    Ok(dict)
+}

@@ -1,0 +1,160 @@
+//! Checkpoints: what was trained, the optimiser, the step, and which frozen weights all that belongs to.
+//!
+//! One safetensors file per checkpoint, `checkpoints/step-000500.safetensors`. Random numbers are a function of seed and
+//! step, so these two are the whole random state, the order of samples included.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use dressage_engine::Param;
+use dressage_models::Segmenter;
+use dressage_models::weights::{StateDict, write_safetensors};
+use serde::{Deserialize, Serialize};
+
+use crate::optimiser::Optimiser;
+use crate::{Result, TrainError, files};
+
+/// What a checkpoint says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Notes {
+    /// Steps done.
+    pub step: u64,
+    /// Seed of the run.
+    pub seed: u64,
+    /// What is trained: `rein`, `freeze` or `full`.
+    pub method: String,
+    /// Fingerprint of the frozen weights.
+    pub backbone: String,
+    /// Updates of each parameter.
+    pub updates: BTreeMap<String, u64>,
+    /// Version of the program.
+    pub version: String,
+}
+
+/// Key of the notes in the file.
+const NOTES: &str = "dressage";
+
+/// Path of the checkpoint of `step` in a run folder.
+pub fn path_of(run: &Path, step: u64) -> PathBuf {
+    run.join("checkpoints").join(format!("step-{step:06}.safetensors"))
+}
+
+/// Steps of the checkpoints in a run folder, ascending.
+///
+/// # Errors
+/// A folder that cannot be read; one that does not exist holds none.
+pub fn list(run: &Path) -> Result<Vec<u64>> {
+    let dir = run.join("checkpoints");
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(TrainError::Read { path: dir, source }),
+    };
+    let mut steps: Vec<u64> = entries
+        .flatten()
+        .filter_map(|e| {
+            let name = e.file_name().into_string().ok()?;
+            name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok()
+        })
+        .collect();
+    steps.sort_unstable();
+    Ok(steps)
+}
+
+/// Writes model and optimiser after `step` steps to `path`, whole or not at all.
+///
+/// # Errors
+/// A file that cannot be written; what was there before survives.
+pub fn save(
+    path: &Path,
+    model: &Segmenter,
+    optimiser: &Optimiser,
+    step: u64,
+    seed: u64,
+) -> Result<()> {
+    let notes = Notes {
+        step,
+        seed,
+        method: model.method().to_string(),
+        backbone: model.backbone_fingerprint(),
+        updates: optimiser.counts(),
+        version: env!("CARGO_PKG_VERSION").to_string(),
+    };
+    let mut tensors: Vec<_> =
+        model.trainable().iter().map(|p: &Param| (p.name().to_string(), p.get())).collect();
+    tensors.extend(optimiser.tensors());
+    let notes = serde_json::to_string(&notes)
+        .map_err(|e| TrainError::Checkpoint { path: path.into(), what: e.to_string() })?;
+    files::write(path, |out| write_safetensors(&tensors, &[(NOTES, notes.clone())], out))?;
+    Ok(())
+}
+
+/// Removes all but the newest `keep` checkpoints of a run folder (0 keeps all).
+///
+/// # Errors
+/// A file that cannot be removed.
+pub fn prune(run: &Path, keep: usize) -> Result<()> {
+    let steps = list(run)?;
+    if keep == 0 || steps.len() <= keep {
+        return Ok(());
+    }
+    for step in &steps[..steps.len() - keep] {
+        let path = path_of(run, *step);
+        std::fs::remove_file(&path).map_err(|source| TrainError::Write { path, source })?;
+    }
+    Ok(())
+}
+
+/// Opens a checkpoint: its notes and its tensors.
+///
+/// # Errors
+/// A missing or damaged file, or one that is no checkpoint.
+pub fn open(path: &Path) -> Result<(Notes, StateDict)> {
+    let dict = StateDict::open(path)?;
+    let fail = |what: String| TrainError::Checkpoint { path: path.into(), what };
+    let text = dict
+        .metadata()
+        .get(NOTES)
+        .ok_or_else(|| fail("is a weights file, not a checkpoint of a run".into()))?;
+    let notes = serde_json::from_str(text).map_err(|e| fail(format!("notes are damaged: {e}")))?;
+    Ok((notes, dict))
+}
+
+/// Puts a checkpoint's values into a model that was built from the same recipe.
+///
+/// # Errors
+/// Another method, frozen weights other than those it was trained on, or tensors that are missing or of another shape.
+pub fn restore(path: &Path, notes: &Notes, dict: &mut StateDict, model: &Segmenter) -> Result<()> {
+    let fail = |what: String| TrainError::Checkpoint { path: path.into(), what };
+    if notes.method != model.method().to_string() {
+        let (a, b) = (&notes.method, model.method());
+        return Err(fail(format!("was trained with method `{a}`, the recipe says `{b}`")));
+    }
+    let found = model.backbone_fingerprint();
+    if notes.backbone != found {
+        return Err(fail(format!(
+            "belongs to a backbone with fingerprint {}, this one has {found}; set model.weights \
+             to the file it was trained on",
+            notes.backbone
+        )));
+    }
+    let float = |t: dressage_models::weights::Stored| t.to_float(dressage_engine::DType::F32);
+    for param in model.trainable() {
+        let name = param.name();
+        let value = dict
+            .take(name)
+            .and_then(float)
+            .ok_or_else(|| fail(format!("{name} {:?} is missing", param.get().shape())))?;
+        if value.shape() != param.get().shape() {
+            let (a, b) = (value.shape().to_vec(), param.get().shape().to_vec());
+            return Err(fail(format!("{name} is {a:?}, the network has {b:?}")));
+        }
+        // A copy: the file may be replaced while the run goes on.
+        let copy = dressage_engine::memory::with_category(
+            dressage_engine::memory::Category::Weights,
+            || value.deep_copy(),
+        );
+        param.set(&copy)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! How fast each trainable tensor learns and whether it decays.
+//!
+//! Every tensor is its own group. A list of name parts is tried, longest part first (equally long ones alphabetically);
+//! the first that the tensor's dotted name contains decides alone. Without a hit, the weight and bias of a norm layer
+//! (group, layer or batch norm) do not decay; everything else, biases included, decays in full.
+//! Source: spec training-and-data §1.4.
+
+pub use dressage_models::Method;
+
+/// Multipliers of one tensor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Setting {
+    /// Multiplies the learning rate of the step.
+    pub lr_mult: f64,
+    /// Multiplies the weight decay of the optimiser.
+    pub decay_mult: f64,
+}
+
+/// A name part and what it decides.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    /// Part of a parameter's name.
+    pub key: String,
+    /// What holds for names that contain it.
+    pub setting: Setting,
+}
+
+/// The rules of a training run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Groups {
+    /// Longest key first.
+    rules: Vec<Rule>,
+    /// Decay of norm layers that no rule names.
+    norm_decay_mult: f64,
+    /// Multiplies the learning rate of the backbone's own weights.
+    backbone_lr_mult: f64,
+}
+
+impl Groups {
+    /// Orders the rules; an empty key would match every name and is dropped.
+    pub fn new(mut rules: Vec<Rule>, norm_decay_mult: f64) -> Self {
+        rules.retain(|rule| !rule.key.is_empty());
+        rules.sort_by(|a, b| b.key.len().cmp(&a.key.len()).then_with(|| a.key.cmp(&b.key)));
+        Self { rules, norm_decay_mult, backbone_lr_mult: 1.0 }
+    }
+
+    /// The published list of a method. Only `Freeze` spares `query_feat` from decay; the list of `Full` is that of
+    /// `Rein`, so its class token, positions and layer scales decay.
+    pub fn of(method: Method) -> Self {
+        let keys: &[&str] = match method {
+            Method::Freeze => &["query_embed", "query_feat", "level_embed", "norm"],
+            Method::Rein | Method::Full => {
+                &["norm", "query_embed", "level_embed", "learnable_tokens", "reins.scale"]
+            }
+        };
+        let setting = Setting { lr_mult: 1.0, decay_mult: 0.0 };
+        let rules = keys.iter().map(|key| Rule { key: (*key).to_owned(), setting }).collect();
+        Self::new(rules, 0.0)
+    }
+
+    /// Slows the backbone's own weights (not Rein's) by `mult`, whatever rule they fall under. The paper trains `Full`
+    /// with 0.1, its published configuration leaves that out; a rule with the key `backbone` would also take their norms
+    /// out of the rule that spares norms from decay, hence a factor of its own.
+    pub fn with_backbone_lr_mult(mut self, mult: f64) -> Self {
+        self.backbone_lr_mult = mult;
+        self
+    }
+
+    /// What holds for the tensor `name`; `in_norm` tells whether its module is a group, layer or batch norm.
+    pub fn setting(&self, name: &str, in_norm: bool) -> Setting {
+        let hit = self.rules.iter().find(|rule| name.contains(&rule.key));
+        let decay_mult = if in_norm { self.norm_decay_mult } else { 1.0 };
+        let mut setting = hit.map_or(Setting { lr_mult: 1.0, decay_mult }, |rule| rule.setting);
+        if name.starts_with("backbone.") && !name.contains("reins") {
+            setting.lr_mult *= self.backbone_lr_mult;
+        }
+        setting
+    }
+}
+
+/// Whether a parameter belongs to a norm layer whose name does not say so: the group norms.
+pub fn in_norm(name: &str) -> bool {
+    name.contains(".gn.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decays(groups: &Groups, name: &str) -> bool {
+        groups.setting(name, in_norm(name)).decay_mult == 1.0
+    }
+
+    /// A part of the lists that the reference's optimiser builder makes.
+    #[test]
+    fn published_lists() {
+        let shared = [
+            ("decode_head.pixel_decoder.input_convs.0.conv.weight", true),
+            ("decode_head.pixel_decoder.input_convs.0.conv.bias", true),
+            ("decode_head.pixel_decoder.input_convs.0.gn.weight", false),
+            ("decode_head.pixel_decoder.encoder.layers.1.norms.0.bias", false),
+            ("decode_head.pixel_decoder.encoder.layers.1.self_attn.sampling_offsets.bias", true),
+            ("decode_head.pixel_decoder.level_encoding.weight", true),
+            ("decode_head.pixel_decoder.output_convs.0.gn.bias", false),
+            ("decode_head.transformer_decoder.layers.0.cross_attn.attn.in_proj_bias", true),
+            ("decode_head.transformer_decoder.post_norm.weight", false),
+            ("decode_head.level_embed.weight", false),
+            ("decode_head.query_embed.weight", false),
+            ("decode_head.cls_embed.bias", true),
+            ("decode_head.mask_embed.4.weight", true),
+        ];
+        let rein = [
+            ("backbone.reins.scale", false),
+            ("backbone.reins.learnable_tokens_a", false),
+            ("backbone.reins.learnable_tokens_b", false),
+            ("backbone.reins.learnable_tokens", false),
+            ("backbone.reins.mlp_token2feat.weight", true),
+            ("backbone.reins.merge.bias", true),
+            ("decode_head.querys2feat.weight", true),
+        ];
+        let full = [
+            ("backbone.cls_token", true),
+            ("backbone.pos_embed", true),
+            ("backbone.blocks.3.norm1.weight", false),
+            ("backbone.blocks.3.ls1.gamma", true),
+            ("backbone.blocks.3.attn.qkv.bias", true),
+            ("decode_head.query_feat.weight", true),
+        ];
+        let check = |method: Method, list: &[(&str, bool)]| {
+            for (name, decay) in shared.iter().chain(list) {
+                assert!(method.trains(name), "{method:?} {name}");
+                assert_eq!(decays(&Groups::of(method), name), *decay, "{method:?} {name}");
+            }
+        };
+        check(Method::Rein, &rein);
+        check(Method::Freeze, &[("decode_head.query_feat.weight", false)]);
+        check(Method::Full, &full);
+        assert!(full[..5].iter().all(|(name, _)| !Method::Freeze.trains(name)));
+        assert!(full[..5].iter().all(|(name, _)| !Method::Rein.trains(name)));
+        assert!(rein[..6].iter().all(|(name, _)| !Method::Freeze.trains(name)));
+    }
+
+    #[test]
+    fn the_longest_key_decides_alone() {
+        let rule = |key: &str, lr_mult: f64, decay_mult: f64| Rule {
+            key: key.to_owned(),
+            setting: Setting { lr_mult, decay_mult },
+        };
+        let rules =
+            vec![rule("head", 2.0, 0.5), rule("head.norm", 3.0, 1.0), rule("aaaa", 5.0, 1.0)];
+        let groups = Groups::new(rules, 0.0);
+        let at = |name: &str, norm: bool| {
+            let s = groups.setting(name, norm);
+            (s.lr_mult, s.decay_mult)
+        };
+        assert_eq!(at("head.norm.weight", true), (3.0, 1.0));
+        assert_eq!(at("head.weight", true), (2.0, 0.5));
+        assert_eq!(at("head.aaaa", false), (5.0, 1.0), "equal length: alphabetical");
+        assert_eq!(at("tail.weight", true), (1.0, 0.0));
+        assert_eq!(at("tail.weight", false), (1.0, 1.0));
+    }
+
+    #[test]
+    fn a_slow_backbone_keeps_its_decay() {
+        let groups = Groups::of(Method::Full).with_backbone_lr_mult(0.1);
+        let norm = groups.setting("backbone.blocks.0.norm1.weight", true);
+        assert_eq!((norm.lr_mult, norm.decay_mult), (0.1, 0.0));
+        assert_eq!(groups.setting("backbone.pos_embed", false).decay_mult, 1.0);
+        assert_eq!(groups.setting("backbone.reins.scale", false).lr_mult, 1.0);
+        assert_eq!(groups.setting("decode_head.cls_embed.bias", false).lr_mult, 1.0);
+    }
+
+    /// All tensors of the three full-size configurations, where the recorded lists are at hand.
+    #[test]
+    fn recorded_groups() {
+        for (file, json) in crate::recorded("schedule.json") {
+            for (config, recorded) in json["param_groups"].as_object().expect("configs") {
+                let tensors = recorded["groups"].as_array().expect("groups");
+                let has = |part: &str| {
+                    tensors.iter().any(|t| t["name"].as_str().is_some_and(|n| n.contains(part)))
+                };
+                let method = match (has("reins"), has("backbone.")) {
+                    (true, _) => Method::Rein,
+                    (false, true) => Method::Full,
+                    (false, false) => Method::Freeze,
+                };
+                let optimizer = &recorded["optimizer"];
+                for tensor in tensors {
+                    let name = tensor["name"].as_str().expect("name");
+                    let setting = Groups::of(method).setting(name, in_norm(name));
+                    let lr = optimizer["lr"].as_f64().expect("lr") * setting.lr_mult;
+                    let decay = optimizer["weight_decay"].as_f64().expect("decay");
+                    let decay = decay * setting.decay_mult;
+                    assert_eq!(tensor["lr"].as_f64(), Some(lr), "{file} {config} {name}");
+                    assert_eq!(tensor["weight_decay"].as_f64(), Some(decay), "{config} {name}");
+                    assert!(method.trains(name), "{config}: {name} does not train");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Values that have the right type and still make no sense.
+
+use std::path::Path;
+
+use super::{EvalMode, Recipe, RecipeError, Set, Source};
+use crate::groups::Method;
+
+/// Fails with the first key whose value cannot be carried out.
+pub(super) fn check(recipe: &Recipe) -> Result<(), RecipeError> {
+    let checks = [model, rein, head, loss, augment, train, eval];
+    let wrong = checks.iter().find_map(|check| check(recipe).err());
+    match wrong.or_else(|| data(recipe).err()) {
+        None => Ok(()),
+        Some((key, what)) => Err(RecipeError::Value { recipe: recipe.name.clone(), key, what }),
+    }
+}
+
+type Wrong = Result<(), (String, String)>;
+
+fn ensure(key: &str, holds: bool, what: impl FnOnce() -> String) -> Wrong {
+    if holds { Ok(()) } else { Err((key.to_owned(), what())) }
+}
+
+fn at_least_one(pairs: &[(&str, usize)]) -> Wrong {
+    pairs
+        .iter()
+        .try_for_each(|(key, n)| ensure(key, *n > 0, || "is 0, it must be 1 or more".into()))
+}
+
+fn not_negative(pairs: &[(&str, f64)]) -> Wrong {
+    pairs.iter().try_for_each(|(key, v)| {
+        ensure(key, v.is_finite() && *v >= 0.0, || format!("is {v}, it must be 0 or more"))
+    })
+}
+
+fn divides(key: &str, n: usize, what: &str, d: usize) -> Wrong {
+    ensure(key, n.is_multiple_of(d), || format!("is {n}, it must be a multiple of {what} ({d})"))
+}
+
+fn model(recipe: &Recipe) -> Wrong {
+    let m = &recipe.model;
+    ensure("model.weights", m.weights != Path::new(""), || {
+        "is not set: name the backbone's checkpoint, or `random` to train without one".to_owned()
+    })?;
+    at_least_one(&[
+        ("model.embed_dim", m.embed_dim),
+        ("model.depth", m.depth),
+        ("model.heads", m.heads),
+        ("model.ffn", m.ffn),
+        ("model.patch", m.patch),
+        ("model.image", m.image),
+    ])?;
+    divides("model.embed_dim", m.embed_dim, "model.heads", m.heads)?;
+    divides("model.image", m.image, "model.patch", m.patch)?;
+    let rising = m.taps.windows(2).all(|w| w[0] < w[1]);
+    let inside = m.taps.iter().all(|&t| t < m.depth);
+    ensure("model.taps", m.taps.len() == 4 && rising && inside, || {
+        format!("is {:?}, it must be four rising blocks below {}", m.taps, m.depth)
+    })
+}
+
+fn rein(recipe: &Recipe) -> Wrong {
+    let (r, queries) = (&recipe.rein, recipe.head.queries);
+    if recipe.model.method != Method::Rein {
+        return Ok(());
+    }
+    // The first token only absorbs softmax mass, so one token alone would refine nothing.
+    ensure("rein.tokens", r.tokens >= 2, || format!("is {}, it must be 2 or more", r.tokens))?;
+    ensure("rein.tokens", !r.link || r.tokens == queries, || {
+        format!("is {}, it must equal head.queries ({queries}) because rein.link is on", r.tokens)
+    })
+}
+
+fn head(recipe: &Recipe) -> Wrong {
+    let h = &recipe.head;
+    at_least_one(&[
+        ("head.width", h.width),
+        ("head.queries", h.queries),
+        ("head.heads", h.heads),
+        ("head.encoder_ffn", h.encoder_ffn),
+        ("head.deform_points", h.deform_points),
+        ("head.decoder_ffn", h.decoder_ffn),
+        ("head.norm_groups", h.norm_groups),
+    ])?;
+    divides("head.width", h.width, "head.heads", h.heads)?;
+    divides("head.width", h.width, "head.norm_groups", h.norm_groups)?;
+    // The sine positions give a sine and a cosine to each of two axes.
+    divides("head.width", h.width, "the parts of a position code", 4)?;
+    let k = h.classes.len();
+    ensure("head.classes", (1..=255).contains(&k), || {
+        format!("has {k} names, it must have 1 to 255")
+    })?;
+    ensure("head.queries", h.queries >= k, || {
+        format!("is {}, it must not be below the number of classes ({k})", h.queries)
+    })
+}
+
+fn loss(recipe: &Recipe) -> Wrong {
+    let l = &recipe.loss;
+    at_least_one(&[("loss.points", l.points)])?;
+    ensure("loss.oversample", l.oversample.is_finite() && l.oversample >= 1.0, || {
+        format!("is {}, it must be 1 or more", l.oversample)
+    })?;
+    ensure("loss.importance", (0.0..=1.0).contains(&l.importance), || {
+        format!("is {}, it must be between 0 and 1", l.importance)
+    })?;
+    not_negative(&[
+        ("loss.class_weight", l.class_weight),
+        ("loss.mask_weight", l.mask_weight),
+        ("loss.dice_weight", l.dice_weight),
+        ("loss.no_object", l.no_object),
+    ])
+}
+
+fn augment(recipe: &Recipe) -> Wrong {
+    let a = &recipe.augment;
+    at_least_one(&[("augment.crop", a.crop), ("augment.max_long_edge", a.max_long_edge)])?;
+    divides("augment.crop", a.crop, "model.patch", recipe.model.patch)?;
+    let edges = a.short_edges();
+    let usable = a.ratios.iter().all(|r| r.is_finite()) && edges.iter().all(|&e| e > 0);
+    ensure("augment.ratios", usable, || format!("gives the shortest edges {edges:?}"))?;
+    ensure("augment.cat_max_ratio", a.cat_max_ratio > 0.0, || {
+        format!("is {}, it must be above 0", a.cat_max_ratio)
+    })
+}
+
+fn train(recipe: &Recipe) -> Wrong {
+    let t = &recipe.train;
+    at_least_one(&[("train.batch", t.batch), ("train.keep", t.keep)])?;
+    ensure("train.steps", t.steps > 0, || "is 0, it must be 1 or more".to_owned())?;
+    ensure("train.log_every", t.log_every > 0, || "is 0, it must be 1 or more".to_owned())?;
+    ensure("train.warm_up_steps", t.warm_up_steps <= t.steps, || {
+        format!("is {}, it must not exceed train.steps ({})", t.warm_up_steps, t.steps)
+    })?;
+    for (key, beta) in [("train.beta1", t.beta1), ("train.beta2", t.beta2)] {
+        ensure(key, (0.0..1.0).contains(&beta), || {
+            format!("is {beta}, it must be at least 0 and below 1")
+        })?;
+    }
+    not_negative(&[
+        ("train.lr", t.lr),
+        ("train.weight_decay", t.weight_decay),
+        ("train.power", t.power),
+        ("train.lr_min", t.lr_min),
+        ("train.warm_up_start", t.warm_up_start),
+        ("train.backbone_lr_mult", t.backbone_lr_mult),
+    ])?;
+    ensure("train.eps", t.eps.is_finite() && t.eps > 0.0, || {
+        format!("is {}, it must be above 0", t.eps)
+    })?;
+    recipe.schedule().map(|_| ()).map_err(|error| ("train".to_owned(), error.to_string()))
+}
+
+fn eval(recipe: &Recipe) -> Wrong {
+    at_least_one(&[("eval.batch", recipe.eval.batch), ("run.workers", recipe.run.workers)])?;
+    let mut windows = vec![("eval".to_owned(), recipe.eval.crop, recipe.eval.stride)];
+    for (i, set) in recipe.data.eval.iter().enumerate() {
+        windows.push((format!("data.eval.{i}"), set.crop, set.stride));
+        let [w, h] = set.test_box;
+        ensure(&format!("data.eval.{i}.box"), (w == 0) == (h == 0), || {
+            format!("is [{w}, {h}], it must have two sides, or be [0, 0] to keep the size")
+        })?;
+    }
+    for (key, crop, stride) in windows {
+        at_least_one(&[(&format!("{key}.crop"), crop), (&format!("{key}.stride"), stride)])?;
+        if recipe.eval.mode == EvalMode::Slide {
+            divides(&format!("{key}.crop"), crop, "model.patch", recipe.model.patch)?;
+            ensure(&format!("{key}.stride"), stride <= crop, || {
+                format!("is {stride}, windows of {crop} would leave gaps")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn data(recipe: &Recipe) -> Wrong {
+    let data = &recipe.data;
+    ensure("data.train", !data.train.is_empty(), || "names no training set".to_owned())?;
+    groups("data.groups", &data.groups, recipe.classes())?;
+    for (i, set) in data.train.iter().enumerate() {
+        check_set(&format!("data.train.{i}"), set, recipe.classes())?;
+    }
+    for (i, eval) in data.eval.iter().enumerate() {
+        let key = format!("data.eval.{i}");
+        check_set(&key, &eval.set, recipe.classes())?;
+        let earlier = data.eval[..i].iter().any(|other| other.set.name == eval.set.name);
+        ensure(&format!("{key}.name"), !earlier, || {
+            format!("is {:?}, another evaluation set has this name", eval.set.name)
+        })?;
+    }
+    Ok(())
+}
+
+fn check_set(key: &str, set: &Set, classes: usize) -> Wrong {
+    let unset = || "is not set".to_owned();
+    ensure(&format!("{key}.name"), !set.name.is_empty(), unset)?;
+    match set.source {
+        Source::Files => {
+            ensure(&format!("{key}.images"), set.images != Path::new(""), unset)?;
+            ensure(&format!("{key}.labels"), set.labels != Path::new(""), unset)?;
+            ensure(&format!("{key}.image_suffix"), !set.image_suffix.is_empty(), unset)?;
+            ensure(&format!("{key}.label_suffix"), !set.label_suffix.is_empty(), unset)?;
+        }
+        Source::Scenes => at_least_one(&[
+            (&format!("{key}.count"), set.count),
+            (&format!("{key}.size"), set.size[0]),
+            (&format!("{key}.size"), set.size[1]),
+        ])?,
+    }
+    groups(&format!("{key}.groups"), &set.groups, classes)
+}
+
+fn groups(key: &str, groups: &[Vec<usize>], classes: usize) -> Wrong {
+    if groups.is_empty() {
+        return Ok(());
+    }
+    let n = groups.len();
+    ensure(key, n == classes, || format!("has {n} groups, head.classes has {classes} names"))?;
+    let mut seen = [false; 255];
+    for &id in groups.iter().flatten() {
+        ensure(key, id < 255, || format!("holds the id {id}, ids go from 0 to 254"))?;
+        ensure(key, !seen[id], || format!("holds the id {id} twice"))?;
+        seen[id] = true;
+    }
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! What can be wrong with a recipe.
+
+use std::path::PathBuf;
+
+use super::EMBEDDED;
+
+/// A recipe that cannot be used; the text names the file or override and the key.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecipeError {
+    /// The file cannot be read.
+    #[error("cannot read recipe {path}: {source}")]
+    Read {
+        /// File.
+        path: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// Not TOML.
+    #[error("{origin}: {what}")]
+    Syntax {
+        /// File or override.
+        origin: String,
+        /// The parser's words, with the line.
+        what: String,
+    },
+    /// A key that no recipe has.
+    #[error("{origin}: unknown key `{key}`{}", suggestion(.nearest))]
+    UnknownKey {
+        /// File or override.
+        origin: String,
+        /// The key.
+        key: String,
+        /// The nearest known key, if one is near.
+        nearest: Option<String>,
+    },
+    /// A value of another type than the key takes.
+    #[error("{origin}: `{key}` is {found}, it must be {expected}")]
+    WrongType {
+        /// File or override.
+        origin: String,
+        /// The key.
+        key: String,
+        /// What stands there.
+        found: String,
+        /// What the key takes.
+        expected: String,
+    },
+    /// A value of the right type that makes no sense.
+    #[error("recipe {recipe}: `{key}` {what}")]
+    Value {
+        /// Name of the recipe.
+        recipe: String,
+        /// The key.
+        key: String,
+        /// What is wrong, in words and numbers.
+        what: String,
+    },
+    /// An override that is not `key=value` or points at nothing.
+    #[error("override `{text}`: {what}")]
+    Override {
+        /// The override.
+        text: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// No embedded recipe of this name.
+    #[error("there is no recipe `{name}`{}; known: {}", suggestion(.nearest), known())]
+    UnknownRecipe {
+        /// The name asked for.
+        name: String,
+        /// The nearest known name, if one is near.
+        nearest: Option<String>,
+    },
+}
+
+fn suggestion(nearest: &Option<String>) -> String {
+    nearest.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default()
+}
+
+fn known() -> String {
+    EMBEDDED.iter().map(|recipe| recipe.name).collect::<Vec<_>>().join(", ")
+}
+
+impl RecipeError {
+    pub(super) fn unknown_recipe(name: &str) -> Self {
+        let names = EMBEDDED.iter().map(|recipe| recipe.name);
+        Self::UnknownRecipe { name: name.to_owned(), nearest: nearest(name, names) }
+    }
+}
+
+/// The candidate with the fewest edits, if those are few for the word's length; the first of equals.
+pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
+    known
+        .map(|k| (strsim::osa_distance(word, k), k))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, _)| *distance <= (word.chars().count() / 3).max(2))
+        .map(|(_, k)| k.to_owned())
+}

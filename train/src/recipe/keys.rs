@@ -1,0 +1,254 @@
+//! The catalogue of recipe keys: what each takes and means. It decides which keys exist, checks their types and is
+//! printed by `dressage train --help-recipe`.
+
+use std::fmt::Write as _;
+
+use toml::Value;
+
+use super::defaults::{BACKBONES, DOMAINS, ID_MAPS};
+
+/// What a key takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// Text.
+    Text,
+    /// A path, relative to the recipe file.
+    Path,
+    /// A path below `data.root`.
+    Folder,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// `true` or `false`.
+    Flag,
+    /// A whole number, 0 or more.
+    Count,
+    /// A number.
+    Real,
+    /// A list of texts.
+    Texts,
+    /// A list of whole numbers.
+    Counts,
+    /// A list of numbers.
+    Reals,
+    /// Two whole numbers.
+    Pair,
+    /// A list of lists of whole numbers.
+    Groups,
+    /// The name of a table of ids, or a table such as `{ 7 = 0, 8 = 1 }`.
+    IdMap,
+}
+
+/// A key of a recipe.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Dotted path; `[]` stands for the position in a list of tables.
+    pub path: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// What it means.
+    pub help: &'static str,
+}
+
+const fn key(path: &'static str, kind: Kind, help: &'static str) -> Key {
+    Key { path, kind, help }
+}
+
+const METHODS: &[&str] = &["rein", "freeze", "full"];
+
+/// Every key, in the order in which a recipe is written.
+pub const KEYS: &[Key] = &[
+    key("name", Kind::Text, "name of the recipe, by default that of its file"),
+    key("about", Kind::Text, "one line on what it trains"),
+    key("model.backbone", Kind::Choice(BACKBONES), "sets the dimensions below"),
+    key("model.weights", Kind::Path, "checkpoint of the backbone's authors, or `random`"),
+    key("model.method", Kind::Choice(METHODS), "what trains: Rein and head, the head, everything"),
+    key("model.embed_dim", Kind::Count, "channels"),
+    key("model.depth", Kind::Count, "blocks"),
+    key("model.heads", Kind::Count, "attention heads"),
+    key("model.ffn", Kind::Count, "hidden width of a block's MLP"),
+    key("model.patch", Kind::Count, "patch side in pixels"),
+    key("model.image", Kind::Count, "image side in pixels that the position table is made for"),
+    key("model.taps", Kind::Counts, "the four blocks, from 0, after which maps are taken"),
+    key("rein.tokens", Kind::Count, "tokens per layer; equals head.queries when linked"),
+    key("rein.rank", Kind::Count, "rank of the tokens' factors, 0 for whole tokens"),
+    key("rein.link", Kind::Flag, "make the head's queries from the tokens"),
+    key("rein.softmax", Kind::Flag, "softmax over the tokens"),
+    key("rein.zero_mlp_delta_f", Kind::Flag, "last MLP starts at zero, scale is the constant 1"),
+    key("head.classes", Kind::Texts, "class names in the order of their indices"),
+    key("head.width", Kind::Count, "channels of maps and queries"),
+    key("head.queries", Kind::Count, "queries"),
+    key("head.heads", Kind::Count, "attention heads"),
+    key("head.encoder_layers", Kind::Count, "layers of the pixel decoder's encoder"),
+    key("head.encoder_ffn", Kind::Count, "hidden width of the encoder's feed-forward part"),
+    key("head.deform_points", Kind::Count, "sampled points per head and level"),
+    key("head.decoder_layers", Kind::Count, "layers of the transformer decoder"),
+    key("head.decoder_ffn", Kind::Count, "hidden width of the decoder's feed-forward part"),
+    key("head.norm_groups", Kind::Count, "groups of the group norms"),
+    key("loss.points", Kind::Count, "points per mask for matching and losses"),
+    key("loss.oversample", Kind::Real, "candidates per point in the search for uncertain ones"),
+    key("loss.importance", Kind::Real, "share of the points chosen by uncertainty"),
+    key("loss.class_weight", Kind::Real, "weight of the class term"),
+    key("loss.mask_weight", Kind::Real, "weight of the mask term"),
+    key("loss.dice_weight", Kind::Real, "weight of the dice term"),
+    key("loss.no_object", Kind::Real, "weight of `no object` within the class term"),
+    key("data.root", Kind::Path, "folder that images and labels are relative to"),
+    key("data.groups", Kind::Groups, "label ids of each class, others ignored; empty: id = class"),
+    key("data.train[].name", Kind::Text, "name in logs"),
+    key("data.train[].source", Kind::Choice(SOURCES), "read files or draw scenes"),
+    key("data.train[].images", Kind::Folder, "folder of the images, searched recursively"),
+    key("data.train[].labels", Kind::Folder, "folder of the labels, of the same layout"),
+    key("data.train[].image_suffix", Kind::Text, "how image names end"),
+    key("data.train[].label_suffix", Kind::Text, "what label names have in its place"),
+    key("data.train[].id_map", Kind::IdMap, "from label values to train ids"),
+    key("data.train[].groups", Kind::Groups, "as data.groups, for this set"),
+    key("data.train[].count", Kind::Count, "scenes to draw"),
+    key("data.train[].first", Kind::Count, "number of the first scene"),
+    key("data.train[].size", Kind::Pair, "[width, height] of a drawn scene"),
+    key("data.train[].domain", Kind::Choice(DOMAINS), "look of the drawn scenes"),
+    key("data.eval[].name", Kind::Text, "name in tables"),
+    key("data.eval[].source", Kind::Choice(SOURCES), "read files or draw scenes"),
+    key("data.eval[].images", Kind::Folder, "folder of the images, searched recursively"),
+    key("data.eval[].labels", Kind::Folder, "folder of the labels, of the same layout"),
+    key("data.eval[].image_suffix", Kind::Text, "how image names end"),
+    key("data.eval[].label_suffix", Kind::Text, "what label names have in its place"),
+    key("data.eval[].id_map", Kind::IdMap, "from label values to train ids"),
+    key("data.eval[].groups", Kind::Groups, "as data.groups, for this set"),
+    key("data.eval[].count", Kind::Count, "scenes to draw"),
+    key("data.eval[].first", Kind::Count, "number of the first scene"),
+    key("data.eval[].size", Kind::Pair, "[width, height] of a drawn scene"),
+    key("data.eval[].domain", Kind::Choice(DOMAINS), "look of the drawn scenes"),
+    key(
+        "data.eval[].box",
+        Kind::Pair,
+        "[width, height] that images are fitted into; [0, 0]: as is",
+    ),
+    key("data.eval[].crop", Kind::Count, "side of the sliding window, by default eval.crop"),
+    key(
+        "data.eval[].stride",
+        Kind::Count,
+        "step of the window, by default eval.stride or 2/3 of its own crop",
+    ),
+    key("data.eval[].in_mean", Kind::Flag, "whether the mean over sets counts it"),
+    key("augment.crop", Kind::Count, "side of the square crop in pixels"),
+    key("augment.ratios", Kind::Reals, "shortest edges to resize to, as multiples of crop"),
+    key("augment.max_long_edge", Kind::Count, "longest edge after the resize"),
+    key("augment.cat_max_ratio", Kind::Real, "largest share of one class in a crop"),
+    key("augment.flip", Kind::Flag, "mirror half of the samples"),
+    key("augment.photometric", Kind::Flag, "distort brightness, contrast, saturation, hue"),
+    key("train.steps", Kind::Count, "steps"),
+    key("train.batch", Kind::Count, "images per step"),
+    key("train.lr", Kind::Real, "learning rate before the schedule"),
+    key("train.weight_decay", Kind::Real, "decay of AdamW"),
+    key("train.beta1", Kind::Real, "factor of AdamW's first moment"),
+    key("train.beta2", Kind::Real, "factor of AdamW's second moment"),
+    key("train.eps", Kind::Real, "added to the root of the second moment"),
+    key("train.power", Kind::Real, "exponent of the decay of the learning rate"),
+    key("train.lr_min", Kind::Real, "learning rate at the last step"),
+    key("train.warm_up_steps", Kind::Count, "steps of linear warm-up"),
+    key("train.warm_up_start", Kind::Real, "factor at the first step of the warm-up"),
+    key("train.backbone_lr_mult", Kind::Real, "rate of backbone weights when the method is full"),
+    key("train.seed", Kind::Count, "seed of every random number"),
+    key("train.eval_every", Kind::Count, "steps between evaluations, 0: only at the end"),
+    key("train.checkpoint_every", Kind::Count, "steps between checkpoints, 0: only the last"),
+    key("train.keep", Kind::Count, "checkpoints kept"),
+    key("train.log_every", Kind::Count, "steps between log lines"),
+    key("eval.mode", Kind::Choice(&["slide", "whole"]), "sliding windows or the whole image"),
+    key("eval.crop", Kind::Count, "side of the window for sets that name none"),
+    key(
+        "eval.stride",
+        Kind::Count,
+        "step of the window for sets that name none, by default 2/3 of it",
+    ),
+    key("eval.batch", Kind::Count, "windows computed together"),
+    key("run.dir", Kind::Path, "run folder, by default runs/NAME"),
+    key("run.threads", Kind::Count, "threads for arithmetic, 0: one per core"),
+    key("run.workers", Kind::Count, "threads that prepare samples"),
+    key("run.precision", Kind::Choice(&["f32", "bf16"]), "type of frozen weights and activations"),
+];
+
+const SOURCES: &[&str] = &["files", "scenes"];
+
+/// The key of this path, with `[]` for positions.
+pub(super) fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+impl Kind {
+    /// What the key takes, in words.
+    pub fn describe(self) -> String {
+        match self {
+            Self::Text => "a text".to_owned(),
+            Self::Path | Self::Folder => "a path".to_owned(),
+            Self::Choice(words) => format!("one of {}", words.join(", ")),
+            Self::Flag => "true or false".to_owned(),
+            Self::Count => "a whole number, 0 or more".to_owned(),
+            Self::Real => "a number".to_owned(),
+            Self::Texts => "a list of texts".to_owned(),
+            Self::Counts => "a list of whole numbers, 0 or more".to_owned(),
+            Self::Reals => "a list of numbers".to_owned(),
+            Self::Pair => "two whole numbers, 0 or more".to_owned(),
+            Self::Groups => "a list of lists of whole numbers, 0 or more".to_owned(),
+            Self::IdMap => {
+                format!("one of {}, or a table {{ value = train id }}", ID_MAPS.join(", "))
+            }
+        }
+    }
+
+    /// Whether the value is of this kind.
+    pub(super) fn takes(self, value: &Value) -> bool {
+        let list = |each: Self| value.as_array().is_some_and(|a| a.iter().all(|v| each.takes(v)));
+        match self {
+            Self::Text | Self::Path | Self::Folder => value.is_str(),
+            Self::Choice(words) => value.as_str().is_some_and(|v| words.contains(&v)),
+            Self::Flag => value.is_bool(),
+            Self::Count => value.as_integer().is_some_and(|v| v >= 0),
+            Self::Real => value.is_float() || value.is_integer(),
+            Self::Texts => list(Self::Text),
+            Self::Counts => list(Self::Count),
+            Self::Reals => list(Self::Real),
+            Self::Pair => list(Self::Count) && value.as_array().is_some_and(|a| a.len() == 2),
+            Self::Groups => list(Self::Counts),
+            Self::IdMap => match value {
+                Value::Table(table) => table.iter().all(|(from, to)| {
+                    from.parse::<u8>().is_ok()
+                        && to.as_integer().is_some_and(|id| (0..=255).contains(&id))
+                }),
+                _ => Self::Choice(ID_MAPS).takes(value),
+            },
+        }
+    }
+
+    /// Whether a bare word stands for a text of this kind.
+    pub(super) fn is_text(self) -> bool {
+        matches!(self, Self::Text | Self::Path | Self::Folder | Self::Choice(_) | Self::IdMap)
+    }
+}
+
+/// All keys with their kinds and meanings, by section, as plain text of `width` columns where the words allow.
+pub fn help(width: usize) -> String {
+    let mut text = String::new();
+    let mut section = "";
+    for key in KEYS {
+        let (head, leaf) = key.path.rsplit_once('.').unwrap_or(("", key.path));
+        if head != section {
+            let title = match head.strip_suffix("[]") {
+                Some(list) => format!("[[{list}]]"),
+                None => format!("[{head}]"),
+            };
+            let _ = writeln!(text, "\n{title}");
+            section = head;
+        }
+        let words = format!("{}. {}", key.help, key.kind.describe());
+        let mut line = format!("  {leaf:<18}");
+        for word in words.split(' ') {
+            if line.chars().count() + 1 + word.chars().count() > width && !line.trim().is_empty() {
+                let _ = writeln!(text, "{}", line.trim_end());
+                line = " ".repeat(20);
+            }
+            line.push(' ');
+            line.push_str(word);
+        }
+        let _ = writeln!(text, "{line}");
+    }
+    text
+}

@@ -1,0 +1,465 @@
+//! Recipes: everything a training run is told, as TOML.
+//!
+//! A recipe is resolved in layers: the published GTAV settings at 512 pixels, then a file (or an embedded recipe), then
+//! overrides such as `train.lr=6e-5` or `data.eval.0.name=night`. Some defaults follow others: the dimensions come from
+//! `model.backbone`; the position table, resize list, longest edge and test windows from `augment.crop`; the token count
+//! from `head.queries`. Every key of the result is written out by [`Recipe::to_toml`], which gives the same recipe when
+//! read again. An unknown key is refused with the nearest known one, a wrong type with its name.
+//!
+//! Paths written in a file are relative to that file, all others to the working directory; a resolved recipe holds
+//! absolute ones. Image and label folders are relative to `data.root`.
+//!
+//! Refused: inheriting from another recipe file. The defaults already are the published setting, so recipes stay short,
+//! and what a run used stands in one place.
+
+mod check;
+mod defaults;
+mod embedded;
+mod error;
+pub mod keys;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::{self, DatasetSpec, Ids};
+use crate::groups::{Groups, Method};
+use crate::schedule::{Schedule, ScheduleError};
+use crate::{IGNORE, augment};
+
+pub use embedded::{EMBEDDED, Embedded};
+pub use error::RecipeError;
+
+/// Train ids of Cityscapes.
+const TRAIN_IDS: usize = 19;
+
+/// The word that stands for random initial weights in `model.weights`.
+pub const RANDOM: &str = "random";
+
+/// A resolved recipe. Field names are key names; [`keys::KEYS`] says what each means and takes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// Name of the recipe, also of its run folder.
+    pub name: String,
+    /// One line on what it trains.
+    pub about: String,
+    /// Backbone and method.
+    pub model: Model,
+    /// Rein; only read when `model.method` is `rein`.
+    pub rein: Rein,
+    /// Mask2Former.
+    pub head: Head,
+    /// Weights of the loss terms and the points they are taken at.
+    pub loss: Loss,
+    /// Images and labels.
+    pub data: Data,
+    /// What is done to a training sample.
+    pub augment: Augment,
+    /// Optimiser, schedule, intervals.
+    pub train: Train,
+    /// Inference.
+    pub eval: Eval,
+    /// Where and how the run is carried out.
+    pub run: Run,
+}
+
+/// The backbone, a plain ViT with layer scale in DINOv2's form (spec backbones §1.1).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// `dinov2-s`, `dinov2-b`, `dinov2-l`, or `custom` (starts from the dimensions of `dinov2-s`).
+    pub backbone: String,
+    /// Checkpoint of the backbone's authors, or [`RANDOM`].
+    pub weights: PathBuf,
+    /// How it is adapted.
+    pub method: Method,
+    /// Channels c.
+    pub embed_dim: usize,
+    /// Blocks.
+    pub depth: usize,
+    /// Attention heads; c must be a multiple.
+    pub heads: usize,
+    /// Hidden width of a block's MLP.
+    pub ffn: usize,
+    /// Patch side in pixels; weights of another patch size are resized on load.
+    pub patch: usize,
+    /// Side in pixels of the square image that the position table is made for: `(image / patch)^2` positions.
+    pub image: usize,
+    /// Blocks (from 0) after which the four maps are taken.
+    pub taps: Vec<usize>,
+}
+
+/// Rein (spec backbones §5).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rein {
+    /// Tokens m per layer; equals `head.queries` when `link` is on.
+    pub tokens: usize,
+    /// Rank r of the tokens' factors; 0 keeps them whole.
+    pub rank: usize,
+    /// Make the head's queries from the tokens.
+    pub link: bool,
+    /// Softmax over the tokens in the attention of features to tokens.
+    pub softmax: bool,
+    /// The paper's literal form: `mlp_delta_f` starts at zero and `scale` is the constant 1.
+    pub zero_mlp_delta_f: bool,
+}
+
+/// Mask2Former with the deformable pixel decoder (spec mask2former §2, §3).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    /// Names of the classes, in the order of their indices; their number is K.
+    pub classes: Vec<String>,
+    /// Channels of maps and queries.
+    pub width: usize,
+    /// Queries.
+    pub queries: usize,
+    /// Attention heads of both decoders.
+    pub heads: usize,
+    /// Layers of the pixel decoder's encoder.
+    pub encoder_layers: usize,
+    /// Hidden width of its feed-forward part.
+    pub encoder_ffn: usize,
+    /// Sampled points per head and level.
+    pub deform_points: usize,
+    /// Layers of the transformer decoder.
+    pub decoder_layers: usize,
+    /// Hidden width of its feed-forward part.
+    pub decoder_ffn: usize,
+    /// Groups of the group norms.
+    pub norm_groups: usize,
+}
+
+/// Matching and losses (spec mask2former §4).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Loss {
+    /// Points per mask, for matching and losses.
+    pub points: usize,
+    /// Candidates per point among which the most uncertain are looked for.
+    pub oversample: f64,
+    /// Share of the points chosen by uncertainty; the rest is uniform.
+    pub importance: f64,
+    /// Weight of the class term.
+    pub class_weight: f64,
+    /// Weight of the mask term.
+    pub mask_weight: f64,
+    /// Weight of the dice term.
+    pub dice_weight: f64,
+    /// Weight of the class "no object" within the class term.
+    pub no_object: f64,
+}
+
+/// Data sets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Data {
+    /// Folder that the sets' folders are relative to.
+    pub root: PathBuf,
+    /// Label ids that make up each class, in the order of `head.classes`; ids in no group are ignored. Empty: id = class.
+    pub groups: Vec<Vec<usize>>,
+    /// Training sets; their samples form one list.
+    pub train: Vec<Set>,
+    /// Sets to evaluate on.
+    pub eval: Vec<EvalSet>,
+}
+
+/// Where the pictures and labels of a set come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Set {
+    /// Name in logs and tables.
+    pub name: String,
+    /// `files`, or `scenes` for pictures that Dressage draws itself.
+    pub source: Source,
+    /// Folder of the images, searched recursively.
+    pub images: PathBuf,
+    /// Folder of the labels, of the same layout.
+    pub labels: PathBuf,
+    /// How image names end.
+    pub image_suffix: String,
+    /// What label names have in its place.
+    pub label_suffix: String,
+    /// What turns label values into train ids.
+    pub id_map: Ids,
+    /// As `data.groups`, for this set.
+    pub groups: Vec<Vec<usize>>,
+    /// Scenes to draw.
+    pub count: usize,
+    /// Number of the first scene; sets whose ranges do not meet share no scene.
+    pub first: u64,
+    /// Width and height of a drawn scene in pixels.
+    pub size: [usize; 2],
+    /// Look of the drawn scenes, the name of a [`crate::scenes`] domain.
+    pub domain: String,
+}
+
+/// See [`Set::source`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// Image and label files.
+    #[default]
+    Files,
+    /// Drawn scenes.
+    Scenes,
+}
+
+/// A set to evaluate on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvalSet {
+    /// Pictures and labels.
+    #[serde(flatten)]
+    pub set: Set,
+    /// Width and height of the box that images are resized to fit, keeping their ratio; `[0, 0]` keeps the size.
+    #[serde(rename = "box")]
+    pub test_box: [usize; 2],
+    /// Side of the sliding window in pixels.
+    pub crop: usize,
+    /// Step of the sliding window in pixels.
+    pub stride: usize,
+    /// Whether the mean over sets counts this one.
+    pub in_mean: bool,
+}
+
+/// What is done to a training sample (spec training-and-data §2).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Augment {
+    /// Side of the square crop in pixels.
+    pub crop: usize,
+    /// Shortest edges to resize to, as multiples of `crop` rounded down; empty leaves the size as it is.
+    pub ratios: Vec<f64>,
+    /// Longest edge in pixels after the resize.
+    pub max_long_edge: usize,
+    /// Crops with a larger share of one class are drawn again, up to ten times.
+    pub cat_max_ratio: f64,
+    /// Mirror half of the samples.
+    pub flip: bool,
+    /// Distort brightness, contrast, saturation and hue.
+    pub photometric: bool,
+}
+
+/// Optimiser, schedule and intervals (spec training-and-data §1).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Train {
+    /// Steps.
+    pub steps: u64,
+    /// Images per step.
+    pub batch: usize,
+    /// Learning rate before the schedule.
+    pub lr: f64,
+    /// Decay of AdamW.
+    pub weight_decay: f64,
+    /// First moment's factor.
+    pub beta1: f64,
+    /// Second moment's factor.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Exponent of the decay.
+    pub power: f64,
+    /// Rate at the last step.
+    pub lr_min: f64,
+    /// Steps of linear warm-up.
+    pub warm_up_steps: u64,
+    /// Factor at the first step of the warm-up.
+    pub warm_up_start: f64,
+    /// Factor for the backbone's own weights when `model.method` is `full`.
+    pub backbone_lr_mult: f64,
+    /// Seed of every random number of the run.
+    pub seed: u64,
+    /// Steps between evaluations; 0 evaluates only at the end.
+    pub eval_every: u64,
+    /// Steps between checkpoints; 0 writes only the last.
+    pub checkpoint_every: u64,
+    /// Checkpoints kept.
+    pub keep: usize,
+    /// Steps between log lines.
+    pub log_every: u64,
+}
+
+/// Inference (spec mask2former §5).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Eval {
+    /// Sliding windows or the whole image at once.
+    pub mode: EvalMode,
+    /// Side of the window for sets that name none.
+    pub crop: usize,
+    /// Step of the window for sets that name none.
+    pub stride: usize,
+    /// Windows computed together.
+    pub batch: usize,
+}
+
+/// See [`Eval::mode`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EvalMode {
+    /// Overlapping windows, averaged.
+    #[default]
+    Slide,
+    /// One window, the image padded to a multiple of the patch.
+    Whole,
+}
+
+/// Where and how the run is carried out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Run folder.
+    pub dir: PathBuf,
+    /// Threads for arithmetic; 0 takes one per core. The result does not depend on it.
+    pub threads: usize,
+    /// Threads that prepare samples. The result does not depend on it.
+    pub workers: usize,
+    /// Type of the frozen weights and of the activations.
+    pub precision: Precision,
+}
+
+/// See [`Run::precision`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// 32 bits, as published.
+    #[default]
+    F32,
+    /// 16 bits; losses, statistics and trained weights stay in 32.
+    Bf16,
+}
+
+impl Recipe {
+    /// Reads a recipe file and applies `overrides`, each `key.sub=value`.
+    ///
+    /// # Errors
+    /// An unreadable file, invalid TOML, an unknown key, a wrong type, a value out of range.
+    pub fn from_file(path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
+        let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
+        let dir = path.parent().unwrap_or_else(|| Path::new(""));
+        let origin = path.display().to_string();
+        resolve::resolve(&stem.unwrap_or_default(), &origin, dir, &text, overrides)
+    }
+
+    /// Takes an embedded recipe and applies `overrides`.
+    ///
+    /// # Errors
+    /// An unknown name (the nearest known one is named); otherwise as [`Recipe::from_file`].
+    pub fn from_name(name: &str, overrides: &[String]) -> Result<Self, RecipeError> {
+        let found = EMBEDDED.iter().find(|recipe| recipe.name == name);
+        let recipe = found.ok_or_else(|| RecipeError::unknown_recipe(name))?;
+        let origin = format!("recipe {name}");
+        resolve::resolve(name, &origin, Path::new(""), recipe.text, overrides)
+    }
+
+    /// An embedded recipe if `what` is the name of one, else the file `what`. A word that is neither and does not look
+    /// like a path is taken for a misspelt name.
+    ///
+    /// # Errors
+    /// As [`Recipe::from_file`] and [`Recipe::from_name`].
+    pub fn find(what: &str, overrides: &[String]) -> Result<Self, RecipeError> {
+        let path = Path::new(what);
+        let like_a_path = path.exists() || path.extension().is_some() || what.contains('/');
+        if EMBEDDED.iter().any(|recipe| recipe.name == what) || !like_a_path {
+            Self::from_name(what, overrides)
+        } else {
+            Self::from_file(path, overrides)
+        }
+    }
+
+    /// The whole recipe as TOML, every key with its value.
+    ///
+    /// # Errors
+    /// [`RecipeError::Syntax`] when a path is not Unicode.
+    pub fn to_toml(&self) -> Result<String, RecipeError> {
+        toml::to_string(self).map_err(|error| RecipeError::Syntax {
+            origin: format!("recipe {}", self.name),
+            what: error.to_string(),
+        })
+    }
+
+    /// The learning rate over the steps.
+    ///
+    /// # Errors
+    /// As [`Schedule::poly`]; a resolved recipe has passed this.
+    pub fn schedule(&self) -> Result<Schedule, ScheduleError> {
+        let t = &self.train;
+        Schedule::poly(t.lr, t.steps, t.power, t.lr_min, t.warm_up_steps, t.warm_up_start)
+    }
+
+    /// Which tensors learn how fast and which decay.
+    pub fn groups(&self) -> Groups {
+        let groups = Groups::of(self.model.method);
+        match self.model.method {
+            Method::Full => groups.with_backbone_lr_mult(self.train.backbone_lr_mult),
+            Method::Rein | Method::Freeze => groups,
+        }
+    }
+
+    /// Number of classes K.
+    pub fn classes(&self) -> usize {
+        self.head.classes.len()
+    }
+
+    /// The weights file, or `None` for random initial weights.
+    pub fn weights(&self) -> Option<&Path> {
+        let weights = self.model.weights.as_path();
+        (weights != Path::new(RANDOM)).then_some(weights)
+    }
+}
+
+impl Augment {
+    /// The settings as the sample pipeline takes them.
+    pub fn pipeline(&self) -> augment::Augment {
+        augment::Augment {
+            crop_h: self.crop,
+            crop_w: self.crop,
+            shortest_edges: self.short_edges(),
+            max_edge: self.max_long_edge,
+            class_cap: self.cat_max_ratio,
+            flip: self.flip,
+            photometric: self.photometric,
+        }
+    }
+
+    /// Shortest edges in pixels that a sample is resized to one of.
+    pub fn short_edges(&self) -> Vec<usize> {
+        // The small addend keeps products such as 500 * 0.7 from falling below the whole number they stand for.
+        self.ratios.iter().map(|r| (self.crop as f64 * r + 1e-9) as usize).collect()
+    }
+}
+
+impl Set {
+    /// The groups of the set as the data loader takes them: the class of each train id, 255 for ids in no group. `None`
+    /// without groups, where the id is the class.
+    fn merged(&self, classes: &[String]) -> Option<data::Groups> {
+        let last = self.groups.iter().flatten().max()?;
+        let mut of = vec![IGNORE; (last + 1).max(TRAIN_IDS)];
+        for (class, ids) in self.groups.iter().enumerate() {
+            for &id in ids {
+                of[id] = class as u8;
+            }
+        }
+        Some(data::Groups { names: classes.to_vec(), of })
+    }
+}
+
+impl Data {
+    /// Folders of a set's images and labels.
+    pub fn folders(&self, set: &Set) -> (PathBuf, PathBuf) {
+        (self.root.join(&set.images), self.root.join(&set.labels))
+    }
+
+    /// A set of files as the data loader takes it; `classes` are the names in `head.classes`.
+    pub fn spec(&self, set: &Set, classes: &[String]) -> DatasetSpec {
+        let (images, labels) = self.folders(set);
+        let groups = set.merged(classes);
+        DatasetSpec {
+            name: set.name.clone(),
+            images,
+            labels,
+            image_suffix: set.image_suffix.clone(),
+            label_suffix: set.label_suffix.clone(),
+            ids: set.id_map.clone(),
+            classes: groups.as_ref().map_or(classes.len(), |groups| groups.of.len()),
+            groups,
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Layers of a recipe: defaults, file, overrides.
+
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use super::error::nearest;
+use super::keys::{KEYS, Key, Kind, find};
+use super::{RANDOM, Recipe, RecipeError, check, defaults};
+
+/// Builds the recipe `name` from the text of a file in `dir` and from overrides.
+pub(super) fn resolve(
+    name: &str,
+    origin: &str,
+    dir: &Path,
+    text: &str,
+    overrides: &[String],
+) -> Result<Recipe, RecipeError> {
+    let mut table: Table = toml::from_str(text).map_err(|error| RecipeError::Syntax {
+        origin: origin.to_owned(),
+        what: error.to_string().trim_end().to_owned(),
+    })?;
+    make_lists(&mut table);
+    let mut value = Value::Table(table);
+    walk(&mut value, "", &mut |key, path, value| {
+        accept(key, origin, path, value)?;
+        if key.kind == Kind::Path {
+            relative_to(value, dir);
+        }
+        Ok(())
+    })
+    .map_err(|error| error.at(origin))?;
+    for text in overrides {
+        apply(&mut value, text)?;
+    }
+    let recipe = with_defaults(name, origin, value)?;
+    check::check(&recipe)?;
+    Ok(recipe)
+}
+
+/// `[data.train]` with a single table is a list of one.
+fn make_lists(table: &mut Table) {
+    let Some(Value::Table(data)) = table.get_mut("data") else { return };
+    for list in ["train", "eval"] {
+        if let Some(value @ Value::Table(_)) = data.get_mut(list) {
+            *value = Value::Array(vec![value.clone()]);
+        }
+    }
+}
+
+/// What stands at a place where it cannot.
+enum Misfit {
+    Unknown(String),
+    Type { path: String, found: String, expected: &'static str },
+    Told(RecipeError),
+}
+
+impl Misfit {
+    fn at(self, origin: &str) -> RecipeError {
+        let origin = origin.to_owned();
+        match self {
+            Self::Told(error) => error,
+            Self::Unknown(key) => {
+                RecipeError::UnknownKey { nearest: nearest_key(&key), origin, key }
+            }
+            Self::Type { path: key, found, expected } => {
+                RecipeError::WrongType { origin, key, found, expected: expected.to_owned() }
+            }
+        }
+    }
+}
+
+impl From<RecipeError> for Misfit {
+    fn from(error: RecipeError) -> Self {
+        Self::Told(error)
+    }
+}
+
+type Visit<'a> = &'a mut dyn FnMut(&'static Key, &str, &mut Value) -> Result<(), RecipeError>;
+
+/// Calls `visit` with every value that belongs to a key of the catalogue; fails on anything else.
+fn walk(value: &mut Value, path: &str, visit: Visit<'_>) -> Result<(), Misfit> {
+    if let Some(key) = find(&pattern(path)) {
+        return Ok(visit(key, path, value)?);
+    }
+    let found = describe(value);
+    let list = format!("{}[].", pattern(path));
+    if KEYS.iter().any(|key| key.path.starts_with(&list)) {
+        let Value::Array(entries) = value else {
+            let (path, expected) = (path.to_owned(), "a list of tables");
+            return Err(Misfit::Type { path, found, expected });
+        };
+        for (i, entry) in entries.iter_mut().enumerate() {
+            walk(entry, &format!("{path}.{i}"), visit)?;
+        }
+        return Ok(());
+    }
+    let inside = format!("{}.", pattern(path));
+    if !path.is_empty() && !KEYS.iter().any(|key| key.path.starts_with(&inside)) {
+        return Err(Misfit::Unknown(path.to_owned()));
+    }
+    let Value::Table(table) = value else {
+        return Err(Misfit::Type { path: path.to_owned(), found, expected: "a table" });
+    };
+    for (name, value) in table.iter_mut() {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        walk(value, &path, visit)?;
+    }
+    Ok(())
+}
+
+/// `data.train.3.name` as the catalogue writes it: `data.train[].name`.
+fn pattern(path: &str) -> String {
+    let mut pattern = String::new();
+    for part in path.split('.') {
+        if !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) {
+            pattern.push_str("[]");
+        } else {
+            if !pattern.is_empty() {
+                pattern.push('.');
+            }
+            pattern.push_str(part);
+        }
+    }
+    pattern
+}
+
+/// The known key that was meant: few edits away as a whole, or of the same last part in another section.
+fn nearest_key(key: &str) -> Option<String> {
+    let wanted = pattern(key);
+    let paths = || KEYS.iter().map(|key| key.path);
+    let leaf = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
+    let same_leaf = || paths().find(|path| leaf(path) == leaf(&wanted)).map(str::to_owned);
+    let (section, last) = wanted.rsplit_once('.').unwrap_or(("", &wanted));
+    let in_section = paths().filter_map(|path| {
+        let (head, leaf) = path.rsplit_once('.').unwrap_or(("", path));
+        (head == section).then_some(leaf)
+    });
+    // A misspelt key in the right section, then the right key in another section, then anything near.
+    let full = |leaf: String| if section.is_empty() { leaf } else { format!("{section}.{leaf}") };
+    nearest(last, in_section)
+        .map(full)
+        .or_else(same_leaf)
+        .or_else(|| nearest(&wanted, paths()))
+        .or_else(|| nearest(section, paths().filter_map(|p| p.rsplit_once('.').map(|(s, _)| s))))
+}
+
+fn accept(
+    key: &'static Key,
+    origin: &str,
+    path: &str,
+    value: &mut Value,
+) -> Result<(), RecipeError> {
+    if key.kind.takes(value) {
+        return Ok(());
+    }
+    let mut expected = key.kind.describe();
+    let words = match key.kind {
+        Kind::Choice(words) => words,
+        Kind::IdMap => defaults::ID_MAPS,
+        _ => &[],
+    };
+    if let Some(near) = value.as_str().and_then(|word| nearest(word, words.iter().copied())) {
+        expected.push_str(&format!("; did you mean `{near}`?"));
+    }
+    let (origin, found) = (origin.to_owned(), describe(value));
+    Err(RecipeError::WrongType { origin, key: path.to_owned(), found, expected })
+}
+
+/// Type and, where it is short, text of a value.
+fn describe(value: &Value) -> String {
+    let text = value.to_string();
+    match value {
+        Value::Table(_) => "a table".to_owned(),
+        Value::Array(_) if text.len() > 40 => "a list of other things".to_owned(),
+        _ if text.chars().count() > 60 => {
+            format!("{}...", text.chars().take(60).collect::<String>())
+        }
+        _ => text,
+    }
+}
+
+fn relative_to(value: &mut Value, dir: &Path) {
+    if let Value::String(text) = value
+        && text != RANDOM
+        && !text.is_empty()
+        && !dir.as_os_str().is_empty()
+    {
+        *text = dir.join(&text).to_string_lossy().into_owned();
+    }
+}
+
+/// Carries out one `key.sub=value`.
+fn apply(root: &mut Value, text: &str) -> Result<(), RecipeError> {
+    let fail = |what: String| RecipeError::Override { text: text.to_owned(), what };
+    let origin = format!("override `{text}`");
+    let (path, word) =
+        text.split_once('=').ok_or_else(|| fail("it must have the form key=value".into()))?;
+    let (path, word) = (path.trim(), word.trim());
+    let key = find(&pattern(path));
+    let Some(key) = key else {
+        // Whole lists of tables may be replaced; anything else that is no key is refused by the walk.
+        let mut value = parse(word).map_err(fail)?;
+        walk(&mut value, path, &mut |key, path, value| accept(key, &origin, path, value))
+            .map_err(|error| error.at(&origin))?;
+        return place(root, path, value).map_err(fail);
+    };
+    let mut value = match parse(word) {
+        Ok(value) if value.is_str() || value.is_table() || !key.kind.is_text() => value,
+        // Texts that look like something else: a name of digits, a folder that looks like a date.
+        _ if key.kind.is_text() => Value::String(word.to_owned()),
+        Ok(value) => value,
+        Err(what) => return Err(fail(what)),
+    };
+    accept(key, &origin, path, &mut value)?;
+    place(root, path, value).map_err(fail)
+}
+
+/// A TOML value, or a bare word as a text.
+fn parse(word: &str) -> Result<Value, String> {
+    match toml::from_str::<Table>(&format!("value = {word}")) {
+        Ok(mut table) if table.len() == 1 => table.remove("value").ok_or_else(String::new),
+        _ if word.starts_with(['[', '{', '"', '\'']) => {
+            Err("the value is not valid TOML; quote it for the shell".to_owned())
+        }
+        _ => Ok(Value::String(word.to_owned())),
+    }
+}
+
+/// Sets the value at `path`, making tables on the way and list entries at the list's end.
+fn place(root: &mut Value, path: &str, value: Value) -> Result<(), String> {
+    let mut at = root;
+    let mut done = String::new();
+    let parts: Vec<&str> = path.split('.').collect();
+    for (i, part) in parts.iter().enumerate() {
+        if let Ok(index) = part.parse::<usize>() {
+            if at.as_table().is_some_and(Table::is_empty) {
+                *at = Value::Array(vec![]);
+            }
+            let Value::Array(entries) = at else {
+                return Err(format!("`{done}` has no numbered entries"));
+            };
+            if index > entries.len() {
+                return Err(format!("`{done}` has {} entries, counted from 0", entries.len()));
+            }
+            if index == entries.len() {
+                entries.push(Value::Table(Table::new()));
+            }
+            at = &mut entries[index];
+        } else {
+            let Value::Table(table) = at else {
+                return Err(format!("`{done}` is a list, name an entry: `{done}.0.{part}`"));
+            };
+            at = table.entry(*part).or_insert_with(|| Value::Table(Table::new()));
+        }
+        done = parts[..=i].join(".");
+    }
+    *at = value;
+    Ok(())
+}
+
+/// Fills in every key that nothing was said about.
+fn with_defaults(name: &str, origin: &str, mut told: Value) -> Result<Recipe, RecipeError> {
+    let broken = |what: String| RecipeError::Syntax { origin: origin.to_owned(), what };
+    let text_at = |told: &Value, a: &str, b: &str| told.get(a)?.get(b)?.as_str().map(str::to_owned);
+    let count_at = |told: &Value, a: &str, b: &str| {
+        told.get(a)?.get(b)?.as_integer().and_then(|v| usize::try_from(v).ok())
+    };
+    let backbone = text_at(&told, "model", "backbone").unwrap_or_else(|| "dinov2-l".to_owned());
+    let crop = count_at(&told, "augment", "crop").unwrap_or(512);
+    let mut base = defaults::published(&backbone, crop);
+    base.name = name.to_owned();
+    base.model.ffn =
+        count_at(&told, "model", "embed_dim").map_or(base.model.ffn, |c| c.saturating_mul(4));
+    base.rein.tokens = count_at(&told, "head", "queries").unwrap_or(base.rein.tokens);
+    base.eval.crop = count_at(&told, "eval", "crop").unwrap_or(base.eval.crop);
+    base.eval.stride =
+        count_at(&told, "eval", "stride").unwrap_or_else(|| defaults::stride(base.eval.crop));
+    let table = |value: Result<Table, toml::ser::Error>| value.map_err(|e| broken(e.to_string()));
+    let set = table(Table::try_from(defaults::set()))?;
+    let eval_set = table(Table::try_from(defaults::eval_set(&base.eval)))?;
+    for (list, entry) in [("train", set), ("eval", eval_set)] {
+        let entries = told.get_mut("data").and_then(|data| data.get_mut(list));
+        for told in entries.and_then(Value::as_array_mut).into_iter().flatten() {
+            let mut filled = Value::Table(entry.clone());
+            if let Some(crop) = told.get("crop").and_then(Value::as_integer)
+                && let Some(slot) = filled.get_mut("stride")
+                && let Ok(crop) = usize::try_from(crop)
+            {
+                *slot = Value::Integer(defaults::stride(crop) as i64);
+            }
+            merge(&mut filled, std::mem::replace(told, Value::Boolean(false)));
+            *told = filled;
+        }
+    }
+    let mut all = Value::Table(table(Table::try_from(base))?);
+    merge(&mut all, told);
+    let mut recipe: Recipe = all.try_into().map_err(|e: toml::de::Error| broken(e.to_string()))?;
+    settle(&mut recipe).map_err(|e| broken(format!("no working directory: {e}")))?;
+    Ok(recipe)
+}
+
+/// Makes paths absolute and hands common values down to the sets.
+fn settle(recipe: &mut Recipe) -> std::io::Result<()> {
+    if recipe.run.dir.as_os_str().is_empty() {
+        recipe.run.dir = PathBuf::from("runs").join(&recipe.name);
+    }
+    let weights = &mut recipe.model.weights;
+    if !weights.as_os_str().is_empty() && *weights != Path::new(RANDOM) {
+        *weights = std::path::absolute(&*weights)?;
+    }
+    recipe.run.dir = std::path::absolute(&recipe.run.dir)?;
+    if recipe.data.root.as_os_str().is_empty() {
+        recipe.data.root = PathBuf::from(".");
+    }
+    recipe.data.root = std::path::absolute(&recipe.data.root)?;
+    let data = &mut recipe.data;
+    let sets = data.train.iter_mut().chain(data.eval.iter_mut().map(|eval| &mut eval.set));
+    for set in sets {
+        if set.groups.is_empty() {
+            set.groups = data.groups.clone();
+        }
+    }
+    Ok(())
+}
+
+/// Puts `over` over `base`: tables key by key, everything else as a whole.
+fn merge(base: &mut Value, over: Value) {
+    match (base, over) {
+        (Value::Table(base), Value::Table(over)) => {
+            for (key, value) in over {
+                match base.get_mut(&key) {
+                    Some(slot) => merge(slot, value),
+                    None => {
+                        base.insert(key, value);
+                    }
+                }
+            }
+        }
+        (base, over) => *base = over,
+    }
+}

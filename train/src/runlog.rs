@@ -1,0 +1,238 @@
+//! What a run tells: lines of JSON in its folder, and progress to whoever is watching. The library prints nothing.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::files::{self, FileError};
+
+/// The log of a run, `log.jsonl`: one JSON object per line with at least `kind` and `step`, in the order of events.
+#[derive(Debug)]
+pub struct RunLog {
+    path: PathBuf,
+    file: File,
+}
+
+#[derive(Serialize)]
+struct Line<'a, T> {
+    kind: &'a str,
+    step: u64,
+    #[serde(flatten)]
+    fields: &'a T,
+}
+
+impl RunLog {
+    /// Opens the log at `path` for a run that continues at `step`; makes it if there is none. Lines of that step and
+    /// later ones, which the run is about to write again, are dropped, as is a last line that a power cut tore.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn open(path: &Path, step: u64) -> Result<Self, FileError> {
+        let failed = |action| {
+            let path = path.to_owned();
+            move |source| FileError { action, path, source }
+        };
+        match fs::read(path) {
+            Ok(old) => {
+                let kept = earlier(&String::from_utf8_lossy(&old), step);
+                if kept.as_bytes() != old {
+                    files::write_bytes(path, kept.as_bytes())?;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => files::write_bytes(path, b"")?,
+            Err(error) => return Err(failed("read")(error)),
+        }
+        let file = OpenOptions::new().append(true).open(path).map_err(failed("write"))?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Appends a line. `fields` serialises to an object; numbers that are not finite become `null`.
+    ///
+    /// # Errors
+    /// [`FileError`], also for fields that are no object.
+    pub fn write<T: Serialize>(
+        &mut self,
+        kind: &str,
+        step: u64,
+        fields: &T,
+    ) -> Result<(), FileError> {
+        let line = serde_json::to_string(&Line { kind, step, fields }).map_err(io::Error::from);
+        // One call for the whole line: a reader that follows the file never sees half of it.
+        line.and_then(|line| self.file.write_all(format!("{line}\n").as_bytes()))
+            .and_then(|()| self.file.flush())
+            .map_err(|source| FileError { action: "write", path: self.path.clone(), source })
+    }
+
+    /// Puts everything written so far on the disk; called with each checkpoint.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn sync(&self) -> Result<(), FileError> {
+        let failed = |source| FileError { action: "write", path: self.path.clone(), source };
+        self.file.sync_data().map_err(failed)
+    }
+}
+
+/// The whole lines of a log that belong to steps before `step`.
+fn earlier(text: &str, step: u64) -> String {
+    let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    lines
+        .filter(|line| {
+            let value: Option<Value> = serde_json::from_str(line).ok();
+            value.and_then(|v| v["step"].as_u64()).is_some_and(|at| at < step)
+        })
+        .collect()
+}
+
+/// Reads the objects of a log; a torn last line is left out.
+///
+/// # Errors
+/// [`FileError`] when it cannot be read or a whole line is no JSON.
+pub fn read_log(path: &Path) -> Result<Vec<Value>, FileError> {
+    let failed = |source| FileError { action: "read", path: path.to_owned(), source };
+    let text = fs::read_to_string(path).map_err(failed)?;
+    text.split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+        .map(|line| serde_json::from_str(line).map_err(|error| failed(error.into())))
+        .collect()
+}
+
+/// Someone who watches long work: a progress bar, a log, nobody. Calls come from the thread that does the work; stages
+/// do not nest.
+pub trait Progress: Send + Sync {
+    /// A stage begins, such as `training`; `total` steps if that is known.
+    fn begin(&self, stage: &str, total: Option<u64>);
+    /// The stage has done `position` steps; `rate` is a text such as `3.2 images/s`, empty where there is none.
+    fn at(&self, position: u64, rate: &str);
+    /// The stage is over, finished or not.
+    fn end(&self);
+    /// Something worth a line of its own.
+    fn note(&self, text: &str);
+}
+
+/// Nobody watches.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&self, _stage: &str, _total: Option<u64>) {}
+    fn at(&self, _position: u64, _rate: &str) {}
+    fn end(&self) {}
+    fn note(&self, _text: &str) {}
+}
+
+/// A stage that reports its end even when it is left by an error.
+pub struct Stage<'a> {
+    progress: &'a dyn Progress,
+}
+
+impl<'a> Stage<'a> {
+    /// Begins a stage.
+    pub fn new(progress: &'a dyn Progress, name: &str, total: Option<u64>) -> Self {
+        progress.begin(name, total);
+        Self { progress }
+    }
+
+    /// Reports a position.
+    pub fn at(&self, position: u64, rate: &str) {
+        self.progress.at(position, rate);
+    }
+}
+
+impl Drop for Stage<'_> {
+    fn drop(&mut self) {
+        self.progress.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Serialize)]
+    struct Step {
+        lr: f64,
+        loss: f32,
+    }
+
+    #[test]
+    fn lines_are_objects_and_a_resumed_run_continues_them() {
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("run/log.jsonl");
+        let mut log = RunLog::open(&path, 0).expect("opened");
+        for step in 0..5 {
+            log.write("step", step, &Step { lr: 1e-4, loss: step as f32 }).expect("written");
+        }
+        log.write("eval", 4, &serde_json::json!({ "mIoU": 41.25 })).expect("written");
+        log.sync().expect("synced");
+        drop(log);
+        // A power cut in the middle of a line.
+        let mut file = OpenOptions::new().append(true).open(&path).expect("log");
+        file.write_all(b"{\"kind\":\"step\",\"st").expect("written");
+        drop(file);
+        assert_eq!(read_log(&path).expect("log").len(), 6);
+        let mut log = RunLog::open(&path, 3).expect("opened");
+        log.write("step", 3, &Step { lr: 5e-5, loss: f32::NAN }).expect("written");
+        let lines = read_log(&path).expect("log");
+        let steps: Vec<_> = lines.iter().map(|l| l["step"].as_u64()).collect();
+        assert_eq!(steps, [Some(0), Some(1), Some(2), Some(3)]);
+        assert_eq!((&lines[3]["lr"], &lines[3]["loss"]), (&serde_json::json!(5e-5), &Value::Null));
+        assert_eq!(lines[1]["kind"], "step");
+    }
+
+    #[test]
+    fn what_cannot_be_logged_is_an_error() {
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("log.jsonl");
+        let mut log = RunLog::open(&path, 0).expect("opened");
+        assert!(log.write("step", 0, &3).is_err(), "a number has no fields");
+        assert_eq!(fs::read(&path).expect("log"), b"");
+        fs::write(&path, "no json\n").expect("written");
+        let error = read_log(&path).expect_err("damaged");
+        assert!(error.to_string().contains("log.jsonl"), "{error}");
+        assert!(RunLog::open(dir.path(), 0).is_err(), "a folder is no log");
+    }
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<String>>);
+
+    impl Heard {
+        fn push(&self, text: String) {
+            self.0.lock().expect("unpoisoned").push(text);
+        }
+    }
+
+    impl Progress for Heard {
+        fn begin(&self, stage: &str, total: Option<u64>) {
+            self.push(format!("begin {stage} {total:?}"));
+        }
+        fn at(&self, position: u64, rate: &str) {
+            self.push(format!("{position} {rate}"));
+        }
+        fn end(&self) {
+            self.push("end".to_owned());
+        }
+        fn note(&self, text: &str) {
+            self.push(text.to_owned());
+        }
+    }
+
+    #[test]
+    fn a_stage_ends_even_after_an_error() {
+        let heard = Heard::default();
+        let work = || -> Result<(), String> {
+            let stage = Stage::new(&heard, "training", Some(9));
+            stage.at(1, "2 images/s");
+            Err("out of memory".to_owned())
+        };
+        assert!(work().is_err());
+        heard.note("saved");
+        let heard = heard.0.into_inner().expect("unpoisoned");
+        assert_eq!(heard, ["begin training Some(9)", "1 2 images/s", "end", "saved"]);
+    }
+}
