@@ -5,6 +5,9 @@
 //! their numbers mean classes, so a palette PNG gives its INDEX and depths of 1, 2 and 4 bits are
 //! unpacked without scaling. The decoder behind `image` expands palettes, hence labels go through
 //! `png` directly.
+//!
+//! PNG pictures equal those of the published pipeline bit for bit. JPEG pictures may differ by a few
+//! steps in single pixels: decoders are free in how they round and enlarge the colour channels.
 
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read as _, Seek as _};
