@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-/// An error that a user can act on: it names the file or value and, where there is one, the way out.
+/// An error that a user can act on: it names the file or value and, where there is one, the way
+/// out.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {

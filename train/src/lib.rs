@@ -1,6 +1,7 @@
 //! Data, recipes, the optimiser, the loop, checkpoints and evaluation.
 //!
-//! This crate knows files and time. It never prints: errors are values, progress is reported through traits.
+//! This crate knows files and time. It never prints: errors are values, progress is reported
+//! through traits.
 
 pub mod augment;
 pub mod checkpoint;

@@ -1,4 +1,5 @@
-//! The nineteen Cityscapes classes, their colours, and the ids that other files and servers use for them.
+//! The nineteen Cityscapes classes, their colours, and the ids that other files and servers use
+//! for them.
 //!
 //! Source: spec training-and-data §4.
 
@@ -42,8 +43,8 @@ pub const CITYSCAPES: [Class; 19] = [
     class("bicycle", [119, 11, 32], 33),
 ];
 
-/// Colours that occur in colour-coded labels and stand for no class. The colours of pole groups and licence plates are
-/// those of poles and cars and count as such.
+/// Colours that occur in colour-coded labels and stand for no class. The colours of pole groups
+/// and licence plates are those of poles and cars and count as such.
 pub const VOID_COLOURS: [[u8; 3]; 10] = [
     [0, 0, 0],
     [111, 74, 0],

@@ -1,6 +1,7 @@
 //! A random window in which no class takes more than its share.
 //!
-//! Source: spec training-and-data §2.2. A street scene is mostly road; windows of little else teach little.
+//! Source: spec training-and-data §2.2. A street scene is mostly road; windows of little else
+//! teach little.
 
 use super::resize::Window;
 use crate::{IGNORE, LabelMap};
@@ -9,9 +10,9 @@ use dressage_engine::Philox;
 /// Rejections after which the next window is taken unchecked.
 const TRIES: usize = 10;
 
-/// Draws a window of at most `h x w` in `label`: row offset first, then column offset, each uniform. A window is
-/// accepted when it holds more than one class and the largest has less than `cap` of the labelled pixels. After ten
-/// rejections the eleventh draw is used unchecked.
+/// Draws a window of at most `h x w` in `label`: row offset first, then column offset, each
+/// uniform. A window is accepted when it holds more than one class and the largest has less than
+/// `cap` of the labelled pixels. After ten rejections the eleventh draw is used unchecked.
 pub fn choose(label: &LabelMap, h: usize, w: usize, cap: f64, random: &mut Philox) -> Window {
     let mut window = draw(label, h, w, random);
     for _ in 0..TRIES {
@@ -29,7 +30,8 @@ fn draw(label: &LabelMap, h: usize, w: usize, random: &mut Philox) -> Window {
     Window { x, y, w: w.min(label.w), h: h.min(label.h) }
 }
 
-/// Whether `window` holds more than one class, none of them with `cap` of the labelled pixels or more.
+/// Whether `window` holds more than one class, none of them with `cap` of the labelled pixels or
+/// more.
 pub fn acceptable(label: &LabelMap, window: Window, cap: f64) -> bool {
     let mut counts = [0u64; 256];
     for y in window.y..window.y + window.h {

@@ -1,12 +1,12 @@
 //! The training-sample pipeline: resize, crop, flip, photometric distortion, normalise, pad.
 //!
-//! The order is fixed and every step is bit for bit that of the published recipe (spec training-and-data §2). All
-//! randomness of a sample comes from one keyed generator in this order: index of the shortest edge; row and column
-//! offset of each crop tried; the coin of the flip; the draws of [`photometric::distort`]. The same key gives the same
-//! sample on any thread.
+//! The order is fixed and every step is bit for bit that of the published recipe (spec
+//! training-and-data §2). All randomness of a sample comes from one keyed generator in this order:
+//! index of the shortest edge; row and column offset of each crop tried; the coin of the flip; the
+//! draws of [`photometric::distort`]. The same key gives the same sample on any thread.
 //!
-//! One thing is done in another order without changing a bit: the label is resized and the crop chosen first, then only
-//! the chosen window of the picture is resized.
+//! One thing is done in another order without changing a bit: the label is resized and the crop
+//! chosen first, then only the chosen window of the picture is resized.
 
 pub mod crop;
 pub mod normalise;
@@ -69,7 +69,8 @@ impl Augment {
         Ok(())
     }
 
-    /// Draws one sample in 8 bits, at most `crop_h x crop_w`: everything but normalisation and padding.
+    /// Draws one sample in 8 bits, at most `crop_h x crop_w`: everything but normalisation and
+    /// padding.
     ///
     /// # Errors
     /// [`TrainError::Setting`] when image and label differ in size or are empty.

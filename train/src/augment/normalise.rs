@@ -15,8 +15,8 @@ static TABLES: LazyLock<[[f32; 256]; 3]> = LazyLock::new(|| {
     std::array::from_fn(|c| std::array::from_fn(|v| (v as f32 - MEAN[c]) / STD[c]))
 });
 
-/// Writes `image` as `[3, h, w]` floats `(v - mean) / std` into `out`. What lies right of or below the picture
-/// becomes 0, the mean colour; what does not fit is left out.
+/// Writes `image` as `[3, h, w]` floats `(v - mean) / std` into `out`. What lies right of or below
+/// the picture becomes 0, the mean colour; what does not fit is left out.
 ///
 /// # Panics
 /// When `out` has another length than `3 * h * w`.

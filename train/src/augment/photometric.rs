@@ -1,16 +1,17 @@
 //! Brightness, contrast, saturation and hue, each in 8 bits and each by its own coin.
 //!
-//! Source: spec training-and-data §2.4 and §2.5. Every sub-step ends in 8 bits as the published pipeline does, so two
-//! round trips through HSV lose what they lose there. Hue runs from 0 to 179 (two degrees a step), the others to 255.
+//! Source: spec training-and-data §2.4 and §2.5. Every sub-step ends in 8 bits as the published
+//! pipeline does, so two round trips through HSV lose what they lose there. Hue runs from 0 to 179
+//! (two degrees a step), the others to 255.
 
 use std::sync::LazyLock;
 
 use crate::Image;
 use dressage_engine::Philox;
 
-/// Draws and applies the distortion in place. Order of draws: brightness coin, [its amount], mode, then in mode 1
-/// contrast coin, [its factor]; saturation coin, [its factor]; hue coin, [its shift]; in mode 0 contrast coin,
-/// [its factor]. A bracketed draw happens only if its coin fell.
+/// Draws and applies the distortion in place. Order of draws: brightness coin, [its amount], mode,
+/// then in mode 1 contrast coin, [its factor]; saturation coin, [its factor]; hue coin, [its
+/// shift]; in mode 0 contrast coin, [its factor]. A bracketed draw happens only if its coin fell.
 pub fn distort(image: &mut Image, random: &mut Philox) {
     if coin(random) {
         shift(image, 1.0, (-32.0 + 64.0 * random.uniform()) as f32);
@@ -82,7 +83,8 @@ fn through_hsv(image: &mut Image, change: impl Fn([u8; 3]) -> [u8; 3]) {
     }
 }
 
-/// `round(x / i)` with 12 fractional bits for the divisions of the forward conversion; entry 0 is 0.
+/// `round(x / i)` with 12 fractional bits for the divisions of the forward conversion; entry 0 is
+/// 0.
 fn division_table(numerator: f64) -> [i32; 256] {
     std::array::from_fn(
         |i| {
@@ -113,10 +115,10 @@ pub fn rgb_to_hsv(rgb: [u8; 3]) -> [u8; 3] {
 
 /// How a float channel becomes a byte on the way back from HSV.
 ///
-/// OpenCV's vector loop takes 32 pixels of a row at a time and cuts the fraction off; what is left of the row goes
-/// through its scalar loop, which rounds. Crops of 512 or 1024 pixels are floored throughout; in a narrower picture the
-/// last `w % 32` columns differ. Both rules were compared with OpenCV 5.0 (AVX2) on all 11.8 million HSV values
-/// without a mismatch.
+/// OpenCV's vector loop takes 32 pixels of a row at a time and cuts the fraction off; what is left
+/// of the row goes through its scalar loop, which rounds. Crops of 512 or 1024 pixels are floored
+/// throughout; in a narrower picture the last `w % 32` columns differ. Both rules were compared
+/// with OpenCV 5.0 (AVX2) on all 11.8 million HSV values without a mismatch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
     /// Cut off, as in whole groups of 32 pixels.

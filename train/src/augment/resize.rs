@@ -1,7 +1,8 @@
 //! Sizes, bilinear pictures and nearest labels, bit for bit as OpenCV computes them on 8-bit data.
 //!
-//! Source: spec training-and-data §2.1, §2.6, §2.7. The picture is resized in two passes with integer weights of 11
-//! bits; floats would differ by one in about an eighth of the pixels. Only the window that the crop keeps is computed.
+//! Source: spec training-and-data §2.1, §2.6, §2.7. The picture is resized in two passes with
+//! integer weights of 11 bits; floats would differ by one in about an eighth of the pixels. Only
+//! the window that the crop keeps is computed.
 
 use crate::{Image, LabelMap};
 
@@ -23,8 +24,9 @@ fn round_half_up(v: f64) -> usize {
     (v + 0.5) as usize
 }
 
-/// Size `(h, w)` that shrinks or grows `h x w` to fit the box `(a, b)` without changing its shape: the long side fits
-/// the long side of the box, the short one the short one, the smaller factor wins. Spec training-and-data §3.
+/// Size `(h, w)` that shrinks or grows `h x w` to fit the box `(a, b)` without changing its shape:
+/// the long side fits the long side of the box, the short one the short one, the smaller factor
+/// wins. Spec training-and-data §3.
 pub fn fit_box(h: usize, w: usize, a: usize, b: usize) -> (usize, usize) {
     let long = a.max(b) as f64 / h.max(w) as f64;
     let short = a.min(b) as f64 / h.min(w) as f64;
@@ -32,8 +34,9 @@ pub fn fit_box(h: usize, w: usize, a: usize, b: usize) -> (usize, usize) {
     (round_half_up(h as f64 * g), round_half_up(w as f64 * g))
 }
 
-/// Size `(h, w)` of an `h x w` picture whose shorter edge becomes `s`, its longer one at most `max_edge`, followed by
-/// the keep-ratio step of the published pipeline, which may take a pixel away. Spec training-and-data §2.1.
+/// Size `(h, w)` of an `h x w` picture whose shorter edge becomes `s`, its longer one at most
+/// `max_edge`, followed by the keep-ratio step of the published pipeline, which may take a pixel
+/// away. Spec training-and-data §2.1.
 pub fn resized_size(h: usize, w: usize, s: usize, max_edge: usize) -> (usize, usize) {
     let (hf, wf, sf) = (h as f64, w as f64, s as f64);
     let f = sf / hf.min(wf);
@@ -49,7 +52,8 @@ pub fn resized_size(h: usize, w: usize, s: usize, max_edge: usize) -> (usize, us
     (oh.max(1), ow.max(1))
 }
 
-/// The sixteen shortest edges a recipe draws from: 0.5 to 2.0 times the crop in tenths, rounded down.
+/// The sixteen shortest edges a recipe draws from: 0.5 to 2.0 times the crop in tenths, rounded
+/// down.
 pub fn shortest_edges(crop: usize) -> Vec<usize> {
     (5..=20).map(|k| crop * k / 10).collect()
 }
@@ -61,7 +65,8 @@ struct Tap {
     weight: [i32; 2],
 }
 
-/// Position of output index `d` in the source: whole part and fraction, the latter in f32 as in the original.
+/// Position of output index `d` in the source: whole part and fraction, the latter in f32 as in
+/// the original.
 fn source_position(d: usize, input: usize, output: usize) -> (isize, f32) {
     let x = ((d as f64 + 0.5) * (input as f64 / output as f64) - 0.5) as f32;
     let i = x.floor();
@@ -84,15 +89,16 @@ fn column_tap(d: usize, input: usize, output: usize) -> Tap {
     Tap { at: [i, (i + 1).min(last)], weight: weights(a) }
 }
 
-/// Rows: beyond the border only the indices are clamped, the fraction stays; the sums differ from the column rule in
-/// their rounding.
+/// Rows: beyond the border only the indices are clamped, the fraction stays; the sums differ from
+/// the column rule in their rounding.
 fn row_tap(d: usize, input: usize, output: usize) -> Tap {
     let (i, a) = source_position(d, input, output);
     let clamp = |i: isize| i.clamp(0, input as isize - 1) as usize;
     Tap { at: [clamp(i), clamp(i + 1)], weight: weights(a) }
 }
 
-/// One source row at the columns of the window, scaled by 128 (11 bits less the 4 the vertical pass drops).
+/// One source row at the columns of the window, scaled by 128 (11 bits less the 4 the vertical
+/// pass drops).
 fn horizontal(row: &[u8], taps: &[Tap], out: &mut [u16]) {
     for (tap, out) in taps.iter().zip(out.chunks_exact_mut(3)) {
         let left = &row[tap.at[0] * 3..][..3];
@@ -157,7 +163,8 @@ pub fn bilinear(image: &Image, h: usize, w: usize) -> Image {
     bilinear_window(image, h, w, Window { x: 0, y: 0, w, h })
 }
 
-/// `label` resized to `h x w`: each output pixel takes the value at `min(floor(d * in / out), in - 1)`.
+/// `label` resized to `h x w`: each output pixel takes the value at `min(floor(d * in / out), in -
+/// 1)`.
 ///
 /// # Panics
 /// When the map is empty.

@@ -45,7 +45,8 @@ fn nearest_gives_the_recorded_values() {
     assert_eq!(nearest(&source, 5, 7), LabelMap { w: 7, h: 5, data: expected });
 }
 
-/// A window of a resized picture is that window of the whole one, also where rows are skipped or repeated.
+/// A window of a resized picture is that window of the whole one, also where rows are skipped or
+/// repeated.
 #[test]
 fn windows_agree_with_the_whole() {
     let (image, _) = noise(53, 31, 5, 1);

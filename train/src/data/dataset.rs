@@ -1,7 +1,7 @@
 //! Pairs of image and label files below two folders.
 //!
-//! Source: spec training-and-data §5: recursive scan for the image suffix, label path = image path with folder and
-//! suffix swapped, sorted by path.
+//! Source: spec training-and-data §5: recursive scan for the image suffix, label path = image path
+//! with folder and suffix swapped, sorted by path.
 
 use std::path::{Path, PathBuf};
 
@@ -62,7 +62,8 @@ impl Dataset {
     /// Scans the folders of `spec`.
     ///
     /// # Errors
-    /// A folder that cannot be read or holds no image, images without a label, or a table of ids that does not fit.
+    /// A folder that cannot be read or holds no image, images without a label, or a table of ids
+    /// that does not fit.
     pub fn open(spec: &DatasetSpec) -> Result<Self> {
         let table = Table::new(&spec.name, &spec.ids, spec.classes, spec.groups.as_ref())?;
         // With images and labels side by side, `_label.png` also ends in `.png`.

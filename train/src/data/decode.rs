@@ -1,9 +1,13 @@
 //! Pictures and labels from files.
 //!
-//! Pictures become 8-bit RGB whatever they were: palettes are expanded, grey is repeated, alpha dropped, 16 bits cut to
-//! 8, and the orientation in EXIF applied. Labels are the opposite case: their numbers mean classes, so a palette PNG
-//! gives its INDEX and depths of 1, 2 and 4 bits are unpacked without scaling. The decoder behind `image` expands
-//! palettes, hence labels go through `png` directly.
+//! Pictures become 8-bit RGB whatever they were: palettes are expanded, grey is repeated, alpha
+//! dropped, 16 bits cut to 8, and the orientation in EXIF applied. Labels are the opposite case:
+//! their numbers mean classes, so a palette PNG gives its INDEX and depths of 1, 2 and 4 bits are
+//! unpacked without scaling. The decoder behind `image` expands palettes, hence labels go through
+//! `png` directly.
+//!
+//! PNG pictures equal those of the published pipeline bit for bit. JPEG pictures may differ by a few
+//! steps in single pixels: decoders are free in how they round and enlarge the colour channels.
 
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read as _, Seek as _};
@@ -58,9 +62,10 @@ pub fn read_image(path: &Path) -> Result<Image> {
     Image::from_data(w, h, data)
 }
 
-/// Whether `bytes` is a JPEG file without its end marker. The decoder fills the rest of such a picture with grey and
-/// says nothing. Coded data never contains the byte pairs searched for, so only what follows the last start of scan
-/// counts: a thumbnail inside the header has markers of its own.
+/// Whether `bytes` is a JPEG file without its end marker. The decoder fills the rest of such a
+/// picture with grey and says nothing. Coded data never contains the byte pairs searched for, so
+/// only what follows the last start of scan counts: a thumbnail inside the header has markers of
+/// its own.
 fn is_cut_jpeg(bytes: &[u8]) -> bool {
     let last = |marker: [u8; 2]| bytes.windows(2).rposition(|pair| pair == marker);
     let ends = match (last([0xFF, 0xDA]), last([0xFF, 0xD9])) {
@@ -80,8 +85,9 @@ enum Raw {
 /// The label in the PNG file `path`, its values replaced by classes through `table`.
 ///
 /// # Errors
-/// [`TrainError::Read`], [`TrainError::Decode`], [`TrainError::LabelFormat`] for a picture that holds no index per
-/// pixel, [`TrainError::LabelValue`] or [`TrainError::LabelColour`] with the first pixel that is no class.
+/// [`TrainError::Read`], [`TrainError::Decode`], [`TrainError::LabelFormat`] for a picture that
+/// holds no index per pixel, [`TrainError::LabelValue`] or [`TrainError::LabelColour`] with the
+/// first pixel that is no class.
 pub fn read_label(path: &Path, table: &Table) -> Result<LabelMap> {
     let (w, h, raw) = read_raw(path, table)?;
     let last = table.names().len().saturating_sub(1);
@@ -175,7 +181,8 @@ fn wide(bytes: &[u8], channels: usize) -> Vec<u16> {
     bytes.chunks_exact(2 * channels).map(|p| u16::from_be_bytes([p[0], p[1]])).collect()
 }
 
-/// Values of `depth` (1, 2 or 4) bits, the leftmost pixel in the highest bits, each row starting at a byte.
+/// Values of `depth` (1, 2 or 4) bits, the leftmost pixel in the highest bits, each row starting
+/// at a byte.
 fn unpack(bytes: &[u8], w: usize, line: usize, depth: usize) -> Vec<u8> {
     let per_byte = 8 / depth;
     let mask = (1u16 << depth) as u8 - 1;

@@ -1,9 +1,10 @@
 //! Batches prepared ahead of the training loop.
 //!
-//! Sample number `i` (counted over the whole run) is prepared by worker `i mod workers`, and each worker has a bounded
-//! queue of its own. The consumer takes from the queues in turn, so batches arrive in order without a reordering
-//! buffer, and a slow consumer stops the workers instead of filling memory. Everything random about a sample is keyed
-//! by (seed, slot in the batch, step): the number of workers changes nothing.
+//! Sample number `i` (counted over the whole run) is prepared by worker `i mod workers`, and each
+//! worker has a bounded queue of its own. The consumer takes from the queues in turn, so batches
+//! arrive in order without a reordering buffer, and a slow consumer stops the workers instead of
+//! filling memory. Everything random about a sample is keyed by (seed, slot in the batch, step):
+//! the number of workers changes nothing.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};

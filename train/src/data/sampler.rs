@@ -5,8 +5,9 @@ use dressage_engine::Philox;
 /// Purpose of the generator that shuffles.
 const PURPOSE: u32 = 0x5348_5546;
 
-/// An endless stream of fresh random permutations of `0..n`: every sample once per pass, in a new order each pass
-/// (spec training-and-data §1.1). The order of a pass depends on seed and pass only, so any position can be asked for.
+/// An endless stream of fresh random permutations of `0..n`: every sample once per pass, in a new
+/// order each pass (spec training-and-data §1.1). The order of a pass depends on seed and pass
+/// only, so any position can be asked for.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     seed: u64,

@@ -11,9 +11,10 @@ use crate::{IGNORE, Result, TrainError};
 
 /// How a data set numbers its classes: the name of a built-in table or an explicit map.
 ///
-/// Names: `train_ids` (0 to classes - 1 and 255), `cityscapes` (ids of `*_labelIds.png`), `gtav` (the same ids, or the
-/// Cityscapes colours), `mapillary` (Vistas v1.2 indices), `synthia` (red channel of 16-bit files), `urbansyn`
-/// (trainIds with void 19). In an explicit map, values that are not named are void.
+/// Names: `train_ids` (0 to classes - 1 and 255), `cityscapes` (ids of `*_labelIds.png`), `gtav`
+/// (the same ids, or the Cityscapes colours), `mapillary` (Vistas v1.2 indices), `synthia` (red
+/// channel of 16-bit files), `urbansyn` (trainIds with void 19). In an explicit map, values that
+/// are not named are void.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Ids {
@@ -106,8 +107,8 @@ impl Table {
     /// The table of data set `dataset` with `classes` classes before grouping.
     ///
     /// # Errors
-    /// [`TrainError::IdTable`] for an unknown name, a key that is no value from 0 to 255, a class beyond the last, or
-    /// groups that do not cover the classes.
+    /// [`TrainError::IdTable`] for an unknown name, a key that is no value from 0 to 255, a class
+    /// beyond the last, or groups that do not cover the classes.
     pub fn new(dataset: &str, ids: &Ids, classes: usize, groups: Option<&Groups>) -> Result<Self> {
         let fail = |what: String| Err(TrainError::IdTable { dataset: dataset.into(), what });
         if classes == 0 || classes > IGNORE as usize {
@@ -139,7 +140,8 @@ impl Table {
         Ok(Self { map, colours, red: named == "synthia", names, groups })
     }
 
-    /// Class of a value in the file: [`IGNORE`] for void, `None` for a value that the table does not know.
+    /// Class of a value in the file: [`IGNORE`] for void, `None` for a value that the table does
+    /// not know.
     pub fn class(&self, value: u16) -> Option<u8> {
         let class = *self.map.get(value as usize)?;
         (class != UNKNOWN).then_some(class as u8)

@@ -41,7 +41,8 @@ fn spec(root: &Path) -> DatasetSpec {
     }
 }
 
-/// Five 8 x 6 pairs in two subfolders; the red channel and the label hold the number of the sample.
+/// Five 8 x 6 pairs in two subfolders; the red channel and the label hold the number of the
+/// sample.
 fn toy(root: &Path) -> DatasetSpec {
     use png::{BitDepth::Eight, ColorType};
     for k in 0..5u8 {

@@ -20,8 +20,8 @@ pub fn colourise(label: &LabelMap, palette: &Palette) -> Image {
     Image { w: label.w, h: label.h, data }
 }
 
-/// `image` with the classes over it: `alpha` 0 shows the image, 1 the classes. Pixels without a class stay as they are.
-/// Where the sizes differ, the common part is blended.
+/// `image` with the classes over it: `alpha` 0 shows the image, 1 the classes. Pixels without a
+/// class stay as they are. Where the sizes differ, the common part is blended.
 pub fn overlay(image: &Image, label: &LabelMap, palette: &Palette, alpha: f32) -> Image {
     let mut out = image.clone();
     for y in 0..image.h.min(label.h) {
@@ -80,7 +80,8 @@ pub fn write_image(path: &Path, image: &Image) -> Result<()> {
     write_png(path, image.w, image.h, png::ColorType::Rgb, None, &image.data)
 }
 
-/// Writes a PNG under a temporary name in the same folder, then renames it: a reader sees all of it or nothing.
+/// Writes a PNG under a temporary name in the same folder, then renames it: a reader sees all of
+/// it or nothing.
 fn write_png(
     path: &Path,
     w: usize,
@@ -115,7 +116,8 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     };
     let result = write();
     if result.is_err() {
-        // The first error is the one to report; a leftover part that cannot be removed adds nothing.
+        // The first error is the one to report; a leftover part that cannot be removed adds
+        // nothing.
         let _ = std::fs::remove_file(&part);
     }
     result

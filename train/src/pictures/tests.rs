@@ -70,7 +70,8 @@ fn a_sheet_holds_its_pictures_where_the_columns_say() {
     let page = sheet.compose();
     let count = |rgb| page.data.as_chunks::<3>().0.iter().filter(|&&p| p == rgb).count();
     assert_eq!((count([200, 0, 0]), count([0, 0, 200])), (12, 40));
-    // Title 24, headings 16, caption 16 below the margin of 8; the second column starts after 8 + 5 + 8.
+    // Title 24, headings 16, caption 16 below the margin of 8; the second column starts after 8 +
+    // 5 + 8.
     assert_eq!((page.pixel(8, 64), page.pixel(21, 64)), ([200, 0, 0], [0, 0, 200]));
     assert_eq!(Sheet::default().compose().data.len(), 16 * 8 * 3);
 }

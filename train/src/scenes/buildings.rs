@@ -1,7 +1,8 @@
 //! Houses, walls and fences along the street, and the town on the horizon.
 //!
-//! A house shows two faces: the long one along the street and the one turned to the camera. Both know the wall
-//! coordinates of a pixel exactly, so windows are drawn in metres and follow the perspective.
+//! A house shows two faces: the long one along the street and the one turned to the camera. Both
+//! know the wall coordinates of a pixel exactly, so windows are drawn in metres and follow the
+//! perspective.
 
 use super::camera::Camera;
 use super::canvas::{Canvas, Rgb, Surface, band, chance, cloudy, mix, noise, scale};
@@ -65,8 +66,8 @@ pub fn paint(canvas: &mut Canvas, camera: &Camera, layout: &Layout, style: &Styl
     }
 }
 
-/// A plane along the street at `x` metres from its middle, from height `y[0]` to `y[1]`. `shade` gets metres along and
-/// up and the metres that a pixel covers.
+/// A plane along the street at `x` metres from its middle, from height `y[0]` to `y[1]`. `shade`
+/// gets metres along and up and the metres that a pixel covers.
 fn upright(
     canvas: &mut Canvas,
     camera: &Camera,
@@ -173,7 +174,7 @@ fn facade(
     face: i32,
 ) -> Surface {
     let bits = plot.bits;
-    let stain = cloudy(u * 0.4, v * 0.4, style.texture ^ bits) - 0.5;
+    let stain = noise(u * 0.7, v * 0.6, style.texture ^ bits) - 0.5;
     let soot = 0.14 * (1.0 - v / 1.2).clamp(0.0, 1.0);
     let wall = scale(style.wall(bits), light * (1.0 + 0.16 * stain - soot));
     let trim = mix(wall, scale([1.0, 0.98, 0.94], light), 0.55);

@@ -1,7 +1,7 @@
 //! From metres to pixels.
 
-/// A camera over the road, looking along it. World: `x` to the right of the road's middle, `y` up from the ground, `z`
-/// away from the camera, all in metres.
+/// A camera over the road, looking along it. World: `x` to the right of the road's middle, `y` up
+/// from the ground, `z` away from the camera, all in metres.
 pub struct Camera {
     /// Focal length in pixels.
     pub f: f32,

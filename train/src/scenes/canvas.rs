@@ -1,8 +1,10 @@
-//! What a scene is painted on: colour, light of its own, distance, snow-bearing surface and class per pixel.
+//! What a scene is painted on: colour, light of its own, distance, snow-bearing surface and class
+//! per pixel.
 //!
-//! Shapes are signed distances in pixels (negative inside). The picture is blended by coverage, so edges are smooth;
-//! class and distance switch at half coverage, so labels are hard. Only additions, products, comparisons, `floor` and
-//! `sqrt` are used: the same seed gives the same bytes on every machine.
+//! Shapes are signed distances in pixels (negative inside). The picture is blended by coverage, so
+//! edges are smooth; class and distance switch at half coverage, so labels are hard. Only
+//! additions, products, comparisons, `floor` and `sqrt` are used: the same seed gives the same
+//! bytes on every machine.
 
 /// Red, green, blue, 0 to 1 and beyond for light.
 pub type Rgb = [f32; 3];
@@ -102,8 +104,8 @@ impl Canvas {
         distance: impl Fn(f32, f32) -> f32,
         shade: impl Fn(f32, f32) -> Surface,
     ) {
-        let start = |v: f32| (v - 1.0).floor().max(0.0) as usize;
-        let end = |v: f32, most: usize| ((v + 2.0).floor().max(0.0) as usize).min(most);
+        let start = |v: f32| (v - 1.0).max(0.0) as usize;
+        let end = |v: f32, most: usize| ((v + 2.0).max(0.0) as usize).min(most);
         for y in start(low[1])..end(high[1], self.h) {
             for x in start(low[0])..end(high[0], self.w) {
                 let (px, py) = (x as f32 + 0.5, y as f32 + 0.5);
@@ -280,11 +282,17 @@ pub fn chance(x: i32, y: i32, seed: u32) -> f32 {
     (hash(x, y, seed) >> 8) as f32 / 16_777_216.0
 }
 
+/// Largest integer not above `x`. Processors without SSE4.1 have no instruction for it, hence no
+/// `f32::floor` here.
+fn floor(x: f32) -> i32 {
+    let cut = x as i32;
+    cut - i32::from(cut as f32 > x)
+}
+
 /// Value noise in [0, 1): smooth between random lattice values.
 pub fn noise(x: f32, y: f32, seed: u32) -> f32 {
-    let (fx, fy) = (x.floor(), y.floor());
-    let (i, j) = (fx as i32, fy as i32);
-    let (u, v) = (x - fx, y - fy);
+    let (i, j) = (floor(x), floor(y));
+    let (u, v) = (x - i as f32, y - j as f32);
     let (u, v) = (u * u * (3.0 - 2.0 * u), v * v * (3.0 - 2.0 * v));
     let (a, b) = (chance(i, j, seed), chance(i + 1, j, seed));
     let (c, d) = (chance(i, j + 1, seed), chance(i + 1, j + 1, seed));

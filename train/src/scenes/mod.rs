@@ -1,8 +1,10 @@
-//! Drawn street scenes with exact labels: something to train on before any data set has been downloaded.
+//! Drawn street scenes with exact labels: something to train on before any data set has been
+//! downloaded.
 //!
-//! A scene is a function of (seed, index). It is laid out in metres, projected through a pinhole camera and painted back
-//! to front; the label is written by the same shapes. The domains share geometry and labels and differ in colours,
-//! light and weather only: training on [`Domain::Day`] and testing on the others is domain generalisation in small.
+//! A scene is a function of (seed, index). It is laid out in metres, projected through a pinhole
+//! camera and painted back to front; the label is written by the same shapes. The domains share
+//! geometry and labels and differ in colours, light and weather only: training on [`Domain::Day`]
+//! and testing on the others is domain generalisation in small.
 //!
 //! Nothing but basic arithmetic is used, so the bytes are the same on every machine.
 

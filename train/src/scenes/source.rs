@@ -19,8 +19,8 @@ pub struct SceneSource {
 }
 
 impl SceneSource {
-    /// Scenes `first` to `first + count` of `seed`, `size` = (width, height). Disjoint ranges make training and test
-    /// sets without a common scene.
+    /// Scenes `first` to `first + count` of `seed`, `size` = (width, height). Disjoint ranges make
+    /// training and test sets without a common scene.
     pub fn new(seed: u64, first: u64, count: usize, domain: Domain, size: (usize, usize)) -> Self {
         let names = CITYSCAPES.iter().map(|c| c.name.to_owned()).collect();
         Self { seed, first, count, domain, size, names }
@@ -46,8 +46,9 @@ impl Source for SceneSource {
     }
 }
 
-/// Writes `count` scenes of `domain` below `dir`: `images/<domain>/00000.png` and `labels/<domain>/00000.png`, `size` =
-/// (width, height). Labels are palette PNGs whose index is the trainId.
+/// Writes `count` scenes of `domain` below `dir`: `images/<domain>/00000.png` and
+/// `labels/<domain>/00000.png`, `size` = (width, height). Labels are palette PNGs whose index is
+/// the trainId.
 ///
 /// # Errors
 /// [`TrainError::Write`] for the first file that could not be written.

@@ -1,6 +1,7 @@
 //! What the things in a scene look like: one set of colours per picture.
 //!
-//! Layout and look are drawn from separate generators, so the same (seed, index) has the same labels in every domain.
+//! Layout and look are drawn from separate generators, so the same (seed, index) has the same
+//! labels in every domain.
 
 use dressage_engine::Philox;
 
@@ -173,8 +174,8 @@ fn northern() -> Style {
     }
 }
 
-/// Another city: ochre and pastel façades, pale concrete roads with yellow lines, red paving, olive and rust leaves, an
-/// evening sky.
+/// Another city: ochre and pastel façades, pale concrete roads with yellow lines, red paving,
+/// olive and rust leaves, an evening sky.
 fn southern() -> Style {
     Style {
         domain: Domain::Palette,

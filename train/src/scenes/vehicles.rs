@@ -1,4 +1,5 @@
-//! Cars, trucks and buses: boxes in perspective, seen from behind on the right lane and from the front on the left.
+//! Cars, trucks and buses: boxes in perspective, seen from behind on the right lane and from the
+//! front on the left.
 
 use super::camera::Camera;
 use super::canvas::{Canvas, KEEP, Rgb, Surface, mix, scale, smooth};
@@ -179,7 +180,6 @@ impl Vehicle<'_> {
     }
 
     fn saloon(&self, canvas: &mut Canvas, tall: f32) {
-        let (s, z) = (self.s(), self.z);
         let (belt, top) = (0.86, 1.42 + tall);
         let light = self.flank_light();
         let own = |k: f32| Surface::from(scale(self.paint, k));
@@ -208,6 +208,14 @@ impl Vehicle<'_> {
         ];
         self.side(canvas, post, own(light * 0.8));
         self.rims(canvas, 0.33, &[0.85, 3.45]);
+        self.ends(canvas, belt, top, screen, roof);
+    }
+
+    /// What a car shows across the street: deck, screen and roof edge, then the nose or tail below the
+    /// belt line.
+    fn ends(&self, canvas: &mut Canvas, belt: f32, top: f32, screen: f32, roof: f32) {
+        let (s, z) = (self.s(), self.z);
+        let own = |k: f32| Surface::from(scale(self.paint, k));
         // Deck between the face and the screen, then the screen with its frame.
         let half = self.half;
         self.face(

@@ -175,7 +175,8 @@ fn night(canvas: &mut Canvas, camera: &Camera, layout: &Layout, style: &Style) {
     grain(canvas, style.texture ^ 0x916, 0.03);
 }
 
-/// Where row `y` mirrors in wet ground: the image of what stands as far above the horizon as `y` lies below it.
+/// Where row `y` mirrors in wet ground: the image of what stands as far above the horizon as `y`
+/// lies below it.
 fn wet(canvas: &mut Canvas, camera: &Camera, style: &Style, strength: f32) {
     let source = canvas.rgb.clone();
     for y in 0..canvas.h {
