@@ -8,8 +8,8 @@
 //!
 //! Method: shortest augmenting paths with prices (Jonker and Volgenant 1987, without their column reduction). One row of
 //! the smaller side enters at a time; the cheapest path of reduced costs `cost - price - price` to a free column is found
-//! by Dijkstra's scan and the pairs along it are flipped. O(n^2 m) for n <= m: 100 x 19 looks at no more than 36,100 reduced costs.
-//! An auction or a greedy pass would be shorter, but not exact.
+//! by Dijkstra's scan and the pairs along it are flipped. O(n^2 m) for n <= m: 100 queries and 19 targets look at 19,000
+//! reduced costs at most. An auction or a greedy pass would be shorter, but not exact.
 //!
 //! The prices prove the result: no pair has a negative reduced cost, every chosen pair has zero, and the larger side's
 //! prices are at most zero and zero where nothing was paired, so no other assignment can be cheaper.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{EvalMode, Recipe, RecipeError, Set, Source};
 use crate::groups::Method;
+use crate::palette::CITYSCAPES;
 
 /// Fails with the first key whose value cannot be carried out.
 pub(super) fn check(recipe: &Recipe) -> Result<(), RecipeError> {
@@ -201,11 +202,17 @@ fn check_set(key: &str, set: &Set, classes: usize) -> Wrong {
             ensure(&format!("{key}.image_suffix"), !set.image_suffix.is_empty(), unset)?;
             ensure(&format!("{key}.label_suffix"), !set.label_suffix.is_empty(), unset)?;
         }
-        Source::Scenes => at_least_one(&[
-            (&format!("{key}.count"), set.count),
-            (&format!("{key}.size"), set.size[0]),
-            (&format!("{key}.size"), set.size[1]),
-        ])?,
+        Source::Scenes => {
+            at_least_one(&[
+                (&format!("{key}.count"), set.count),
+                (&format!("{key}.size"), set.size[0]),
+                (&format!("{key}.size"), set.size[1]),
+            ])?;
+            let drawn = CITYSCAPES.len();
+            ensure(&format!("{key}.source"), set.groups.is_empty() && classes == drawn, || {
+                format!("is scenes, which have the {drawn} Cityscapes classes, not grouped")
+            })?;
+        }
     }
     groups(&format!("{key}.groups"), &set.groups, classes)
 }

@@ -9,6 +9,7 @@ use super::{
 use crate::data::Ids;
 use crate::groups::Method;
 use crate::palette::CITYSCAPES;
+use crate::scenes::Domain;
 
 /// Names that `model.backbone` takes.
 pub(super) const BACKBONES: &[&str] = &["dinov2-s", "dinov2-b", "dinov2-l", "custom"];
@@ -17,7 +18,7 @@ pub(super) const BACKBONES: &[&str] = &["dinov2-s", "dinov2-b", "dinov2-l", "cus
 pub(super) const ID_MAPS: &[&str] =
     &["train_ids", "cityscapes", "gtav", "mapillary", "synthia", "urbansyn"];
 
-/// Looks of drawn scenes, the one to train on first.
+/// Names of the looks of drawn scenes.
 pub(super) const DOMAINS: &[&str] = &["day", "night", "fog", "rain", "snow", "palette"];
 
 /// The published settings for a backbone of [`BACKBONES`] and a crop; no data, no weights.
@@ -128,7 +129,7 @@ pub(super) fn set() -> Set {
         count: 0,
         first: 0,
         size: [256, 128],
-        domain: DOMAINS[0].to_owned(),
+        domain: Domain::Day,
     }
 }
 

@@ -91,7 +91,11 @@ pub const KEYS: &[Key] = &[
     key("loss.mask_weight", Kind::Real, "weight of the mask term"),
     key("loss.dice_weight", Kind::Real, "weight of the dice term"),
     key("loss.no_object", Kind::Real, "weight of `no object` within the class term"),
-    key("data.root", Kind::Path, "folder that images and labels are relative to"),
+    key(
+        "data.root",
+        Kind::Path,
+        "folder that images and labels are relative to, by default the recipe's",
+    ),
     key("data.groups", Kind::Groups, "label ids of each class, others ignored; empty: id = class"),
     key("data.train[].name", Kind::Text, "name in logs"),
     key("data.train[].source", Kind::Choice(SOURCES), "read files or draw scenes"),

@@ -22,13 +22,15 @@ mod resolve;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{self, DatasetSpec, Ids};
+use crate::data::{self, Dataset, DatasetSpec, Ids};
 use crate::groups::{Groups, Method};
+use crate::scenes::{Domain, SceneSource};
 use crate::schedule::{Schedule, ScheduleError};
-use crate::{IGNORE, augment};
+use crate::{IGNORE, TrainError, augment};
 
 pub use embedded::{EMBEDDED, Embedded};
 pub use error::RecipeError;
@@ -188,8 +190,8 @@ pub struct Set {
     pub first: u64,
     /// Width and height of a drawn scene in pixels.
     pub size: [usize; 2],
-    /// Look of the drawn scenes, the name of a [`crate::scenes`] domain.
-    pub domain: String,
+    /// Look of the drawn scenes.
+    pub domain: Domain,
 }
 
 /// See [`Set::source`].
@@ -445,6 +447,25 @@ impl Data {
     /// Folders of a set's images and labels.
     pub fn folders(&self, set: &Set) -> (PathBuf, PathBuf) {
         (self.root.join(&set.images), self.root.join(&set.labels))
+    }
+
+    /// Opens a set: scans its folders, or prepares to draw its scenes with `seed`. `classes` as for [`Data::spec`].
+    ///
+    /// # Errors
+    /// As [`Dataset::open`].
+    pub fn open(
+        &self,
+        set: &Set,
+        classes: &[String],
+        seed: u64,
+    ) -> Result<Arc<dyn data::Source>, TrainError> {
+        Ok(match set.source {
+            Source::Files => Arc::new(Dataset::open(&self.spec(set, classes))?),
+            Source::Scenes => {
+                let size = (set.size[0], set.size[1]);
+                Arc::new(SceneSource::new(seed, set.first, set.count, set.domain, size))
+            }
+        })
     }
 
     /// A set of files as the data loader takes it; `classes` are the names in `head.classes`.

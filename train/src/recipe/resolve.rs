@@ -33,7 +33,7 @@ pub(super) fn resolve(
     for text in overrides {
         apply(&mut value, text)?;
     }
-    let recipe = with_defaults(name, origin, value)?;
+    let recipe = with_defaults(name, origin, dir, value)?;
     check::check(&recipe)?;
     Ok(recipe)
 }
@@ -260,7 +260,12 @@ fn place(root: &mut Value, path: &str, value: Value) -> Result<(), String> {
 }
 
 /// Fills in every key that nothing was said about.
-fn with_defaults(name: &str, origin: &str, mut told: Value) -> Result<Recipe, RecipeError> {
+fn with_defaults(
+    name: &str,
+    origin: &str,
+    dir: &Path,
+    mut told: Value,
+) -> Result<Recipe, RecipeError> {
     let broken = |what: String| RecipeError::Syntax { origin: origin.to_owned(), what };
     let text_at = |told: &Value, a: &str, b: &str| told.get(a)?.get(b)?.as_str().map(str::to_owned);
     let count_at = |told: &Value, a: &str, b: &str| {
@@ -270,6 +275,7 @@ fn with_defaults(name: &str, origin: &str, mut told: Value) -> Result<Recipe, Re
     let crop = count_at(&told, "augment", "crop").unwrap_or(512);
     let mut base = defaults::published(&backbone, crop);
     base.name = name.to_owned();
+    base.data.root = dir.to_owned();
     base.model.ffn =
         count_at(&told, "model", "embed_dim").map_or(base.model.ffn, |c| c.saturating_mul(4));
     base.rein.tokens = count_at(&told, "head", "queries").unwrap_or(base.rein.tokens);

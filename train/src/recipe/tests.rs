@@ -133,6 +133,7 @@ fn paths_are_relative_to_where_they_are_written() {
     assert_eq!(r.data.folders(&r.data.train[0]).0, Path::new("/recipes/d/i"));
     assert_eq!(r.run.dir, std::env::current_dir().expect("folder").join("out"));
     let r = minimal(&["data.train.0.labels=/abs", "model.weights=random"]);
+    assert_eq!(r.data.folders(&r.data.train[0]).0, Path::new("/recipes/i"));
     assert_eq!(r.data.folders(&r.data.train[0]).1, Path::new("/abs"));
     assert_eq!((r.weights(), r.name.as_str()), (None, "mine"));
     assert!(r.run.dir.ends_with("runs/mine"));
@@ -229,11 +230,26 @@ fn grouped_ids_make_a_class_table() {
 }
 
 #[test]
+fn the_demo_opens_without_a_file() {
+    let r = Recipe::from_name("demo", &[]).expect("valid");
+    let open = |set: &Set| r.data.open(set, &r.head.classes, r.train.seed).expect("scenes");
+    let (train, night) = (open(&r.data.train[0]), open(&r.data.eval[1].set));
+    assert_eq!((train.len(), train.class_names()), (200, r.head.classes.as_slice()));
+    assert_eq!(night.sample_name(3), "night/01003");
+    let (image, label) = night.load(3).expect("drawn");
+    assert_eq!((image.w, image.h, label.data.len()), (256, 128, 256 * 128));
+    let missing = minimal(&[]);
+    let error = missing.data.open(&missing.data.train[0], &missing.head.classes, 0).err();
+    assert!(error.is_some_and(|e| e.to_string().contains("/recipes")), "the folder is named");
+}
+
+#[test]
 fn words_that_other_modules_define_are_theirs() {
     for name in defaults::ID_MAPS {
         let table = data::Table::new("t", &Ids::Named((*name).to_owned()), 19, None);
         assert!(table.is_ok(), "{name} is no table of ids");
     }
+    assert_eq!(defaults::DOMAINS, Domain::ALL.map(Domain::name));
     let settings = minimal(&["augment.flip=false"]).augment.pipeline();
     let published = augment::Augment { flip: false, ..augment::Augment::published(512) };
     assert_eq!(settings, published);
