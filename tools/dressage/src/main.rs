@@ -1,1 +1,64 @@
-fn main() {}
+//! The program `dressage`: trains, evaluates and applies segmentation networks on frozen backbones.
+//!
+//! Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage,
+//! 130 interrupted (what was reached is saved).
+
+mod commands;
+mod console;
+mod failure;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::console::complain;
+use crate::failure::Failure;
+
+/// Fine-tune frozen vision transformers for segmentation that holds in domains never trained on.
+///
+/// Start with `dressage demo`: it needs no data, takes minutes and shows everything once. Then write a recipe, or take
+/// one of those listed by `dressage train --list`, and train, evaluate and look at pictures:
+///
+///     dressage train gtav-s-rein data.root=/data train.batch=2
+///     dressage eval runs/gtav-s-rein
+///     dressage predict runs/gtav-s-rein street.jpg --out pictures
+#[derive(Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    verbatim_doc_comment,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted after saving."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Train(commands::train::Args),
+    Eval(commands::eval::Args),
+    Predict(commands::predict::Args),
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Train(args) => commands::train::run(&args),
+        Command::Eval(args) => commands::eval::run(&args),
+        Command::Predict(args) => commands::predict::run(&args),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            match &failure {
+                Failure::Interrupted(what) => complain(&format!("interrupted: {what}")),
+                other => complain(&format!("error: {other}")),
+            }
+            ExitCode::from(failure.code())
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! One module per command, and what they share.
+
+pub mod eval;
+pub mod predict;
+pub mod train;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use dressage_train::interrupt::Interrupt;
+use dressage_train::runlog::Progress as _;
+use dressage_train::{TrainError, checkpoint};
+
+use crate::console::complain;
+use crate::failure::Failure;
+use crate::progress::Watch;
+
+/// Settings given on the command line.
+#[derive(clap::Args)]
+pub struct Overrides {
+    /// Set a key of the recipe, such as train.lr=1e-4 or data.eval.0.name=night (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
+    set: Vec<String>,
+
+    /// Threads for arithmetic, 0 for one per core; the result does not depend on it
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+/// Accepts `key=value`; what the key takes is checked with the recipe.
+pub fn assignment(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((key, _)) if !key.trim().is_empty() => Ok(text.to_owned()),
+        _ => Err("settings have the form key=value, such as train.steps=2000".into()),
+    }
+}
+
+impl Overrides {
+    /// All settings, those of `more` (bare words) last.
+    pub fn all(&self, more: &[String]) -> Vec<String> {
+        let threads = self.threads.map(|n| format!("run.threads={n}"));
+        self.set.iter().chain(more).cloned().chain(threads).collect()
+    }
+}
+
+/// Makes the pool of arithmetic threads; 0 takes one per core.
+pub fn start_threads(threads: usize) -> Result<(), Failure> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .map_err(|e| Failure::Told(format!("cannot start {threads} threads: {e}")))
+}
+
+/// Someone to watch, and a request to stop that Ctrl-C sets; a second Ctrl-C ends the program at once. `first` is said
+/// at the first one.
+pub fn watched(first: &'static str) -> Result<(Arc<Watch>, Interrupt), Failure> {
+    let (watch, stop) = (Arc::new(Watch::new()), Interrupt::default());
+    let (seen, asked) = (Arc::clone(&watch), stop.clone());
+    ctrlc::set_handler(move || {
+        if asked.request() {
+            seen.note(first);
+        } else {
+            complain("ended at once");
+            std::process::exit(130);
+        }
+    })
+    .map_err(|e| Failure::Told(format!("cannot listen for Ctrl-C: {e}")))?;
+    Ok((watch, stop))
+}
+
+/// The checkpoint to use: `step`, or the newest of the run folder.
+pub fn checkpoint_step(run: &Path, step: Option<u64>) -> Result<u64, Failure> {
+    let found = checkpoint::list(run)?;
+    let missing = |what: String| TrainError::RunFolder { path: run.to_path_buf(), what };
+    let Some(last) = found.last() else {
+        let what = "holds no checkpoint; name the folder of a run, such as runs/demo";
+        return Err(missing(what.into()).into());
+    };
+    match step {
+        None => Ok(*last),
+        Some(step) if found.contains(&step) => Ok(step),
+        Some(step) => {
+            let known = found.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+            Err(missing(format!("holds no checkpoint of step {step}; there are {known}")).into())
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! `dressage predict`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::ValueEnum;
+use dressage_models::Segmenter;
+use dressage_train::data::read_image;
+use dressage_train::evaluate::{Inference, predict};
+use dressage_train::palette::Palette;
+use dressage_train::pictures::{self, write_image, write_label, write_submission};
+use dressage_train::recipe::Recipe;
+use dressage_train::runlog::Stage;
+use dressage_train::trainer::{RECIPE, load_run};
+use dressage_train::{LabelMap, TrainError};
+
+use super::{Overrides, checkpoint_step, start_threads, watched};
+use crate::console::say;
+use crate::failure::Failure;
+
+/// Segment images with a trained network
+///
+/// For each image NAME two files are written: NAME_overlay.png, the classes over the picture, and NAME_label.png with one
+/// class per pixel. Images in the subfolders of a given folder keep their subfolder.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  dressage predict runs/demo street.png
+  dressage predict runs/demo photos --out pictures --alpha 0.7
+  dressage predict runs/demo 'photos/*.jpg' --encoding cityscapes-ids --set eval.mode=whole")]
+pub struct Args {
+    /// Folder of the run
+    run_dir: PathBuf,
+
+    /// Images (PNG, JPEG), folders or patterns such as 'photos/*.jpg'
+    #[arg(required = true)]
+    input: Vec<String>,
+
+    /// Folder for the results, by default `predictions` in the run folder
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+
+    /// Step of the checkpoint to use, by default the newest
+    #[arg(long, value_name = "STEP")]
+    checkpoint: Option<u64>,
+
+    /// How strongly classes cover the picture in overlays, from 0 to 1
+    #[arg(long, default_value_t = 0.5, value_parser = share)]
+    alpha: f32,
+
+    /// What the numbers in label files mean
+    #[arg(long, value_enum, default_value_t = Encoding::Palette)]
+    encoding: Encoding,
+
+    /// Fit images into a box of this many pixels for the network, such as 1024x512
+    #[arg(long = "box", value_name = "WxH", value_parser = test_box)]
+    test_box: Option<[usize; 2]>,
+
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+/// Numbers in label files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Encoding {
+    /// Number of the class, shown in its colour by any viewer
+    Palette,
+    /// Number of the class in plain grey: the form that ACDC takes
+    TrainIds,
+    /// Ids of Cityscapes (7 road, 33 bicycle) in plain grey: the form that its server takes
+    CityscapesIds,
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("it must be a number from 0 to 1".into()),
+    }
+}
+
+fn test_box(text: &str) -> Result<[usize; 2], String> {
+    let sides = text.split_once('x').and_then(|(w, h)| Some([w.parse().ok()?, h.parse().ok()?]));
+    sides.filter(|s| s.iter().all(|n| *n > 0)).ok_or_else(|| "it must look like 1024x512".into())
+}
+
+/// Predicts.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let step = checkpoint_step(&args.run_dir, args.checkpoint)?;
+    let inputs = collect(&args.input)?;
+    let overrides = args.overrides.all(&[]);
+    let recipe = Recipe::from_file(&args.run_dir.join(RECIPE), &overrides)?;
+    start_threads(recipe.run.threads)?;
+    let (recipe, model) = load_run(&args.run_dir, Some(step), &overrides)?;
+    if args.encoding == Encoding::CityscapesIds && !is_cityscapes(&recipe) {
+        let what = "--encoding cityscapes-ids needs the 19 classes of Cityscapes, this run has \
+                    others; use --encoding train-ids for the numbers of its own classes";
+        return Err(Failure::Told(what.into()));
+    }
+    let out = args.out.clone().unwrap_or_else(|| args.run_dir.join("predictions"));
+    let (watch, stop) = watched("stopping after this image")?;
+    let stage = Stage::new(&*watch, "predict", Some(inputs.len() as u64));
+    let start = Instant::now();
+    for (i, (stem, file)) in inputs.iter().enumerate() {
+        if stop.requested() {
+            drop(stage);
+            let what = format!("{i} of {} images are done, in {}", inputs.len(), out.display());
+            return Err(Failure::Interrupted(what));
+        }
+        predict_one(args, &recipe, &model, file, &out.join(stem))?;
+        let rate = (i + 1) as f64 / start.elapsed().as_secs_f64();
+        stage.at(i as u64 + 1, &format!("{rate:.2} images/s"));
+    }
+    drop(stage);
+    say(&format!("{} images done, in {}", inputs.len(), out.display()));
+    Ok(())
+}
+
+fn is_cityscapes(recipe: &Recipe) -> bool {
+    recipe.head.classes == Palette::cityscapes().names
+}
+
+/// Reads `file` and writes `STEM_overlay.png` and `STEM_label.png`.
+fn predict_one(
+    args: &Args,
+    recipe: &Recipe,
+    model: &Segmenter,
+    file: &Path,
+    stem: &Path,
+) -> Result<(), Failure> {
+    let image = read_image(file)?;
+    let mut how = Inference::of_recipe(&recipe.eval);
+    how.test_box = args.test_box.unwrap_or(how.test_box);
+    let label = predict(model, &image, how, image.h, image.w)
+        .map_err(|e| Failure::Told(format!("{}: {e}", file.display())))?;
+    if let Some(dir) = stem.parent() {
+        let fail = |source| TrainError::Write { path: dir.to_path_buf(), source };
+        std::fs::create_dir_all(dir).map_err(fail)?;
+    }
+    let palette = Palette::for_names(&recipe.head.classes);
+    let over = pictures::overlay(&image, &label, &palette, args.alpha);
+    write_image(&with_end(stem, "_overlay.png"), &over)?;
+    write_encoded(&with_end(stem, "_label.png"), &label, &palette, args.encoding)?;
+    Ok(())
+}
+
+fn write_encoded(
+    path: &Path,
+    label: &LabelMap,
+    palette: &Palette,
+    encoding: Encoding,
+) -> Result<(), TrainError> {
+    match encoding {
+        Encoding::Palette => write_label(path, label, palette),
+        Encoding::TrainIds => write_submission(path, label, pictures::Encoding::TrainIds),
+        Encoding::CityscapesIds => write_submission(path, label, pictures::Encoding::CityscapesIds),
+    }
+}
+
+fn with_end(stem: &Path, end: &str) -> PathBuf {
+    let mut name = stem.as_os_str().to_owned();
+    name.push(end);
+    PathBuf::from(name)
+}
+
+/// Image files by the path of their results, relative to the output folder and without its end.
+fn collect(inputs: &[String]) -> Result<BTreeMap<PathBuf, PathBuf>, Failure> {
+    let mut found = BTreeMap::new();
+    for input in inputs {
+        let path = Path::new(input);
+        if path.is_dir() {
+            let mut files = Vec::new();
+            walk(path, &mut files)?;
+            if files.is_empty() {
+                let what = format!("{input} holds no image (.png, .jpg or .jpeg)");
+                return Err(Failure::Told(what));
+            }
+            for file in files {
+                let inside = file.strip_prefix(path).unwrap_or(&file).with_extension("");
+                insert(&mut found, inside, file)?;
+            }
+            continue;
+        }
+        for file in matches(input)? {
+            let stem = file.file_stem().map(PathBuf::from).unwrap_or_default();
+            insert(&mut found, stem, file)?;
+        }
+    }
+    Ok(found)
+}
+
+/// The file `input`, or the files that match it as a pattern.
+fn matches(input: &str) -> Result<Vec<PathBuf>, Failure> {
+    let pattern = input.contains(['*', '?', '[']);
+    if Path::new(input).exists() || !pattern {
+        return Ok(vec![PathBuf::from(input)]);
+    }
+    let told = |e: &dyn std::fmt::Display| Failure::Told(format!("pattern {input}: {e}"));
+    let paths = glob::glob(input).map_err(|e| told(&e))?;
+    let paths = paths.collect::<Result<Vec<_>, _>>().map_err(|e| told(&e))?;
+    let files: Vec<PathBuf> = paths.into_iter().filter(|p| p.is_file() && is_image(p)).collect();
+    if files.is_empty() {
+        return Err(Failure::Told(format!("no image (.png, .jpg or .jpeg) matches {input}")));
+    }
+    Ok(files)
+}
+
+fn insert(
+    found: &mut BTreeMap<PathBuf, PathBuf>,
+    stem: PathBuf,
+    file: PathBuf,
+) -> Result<(), Failure> {
+    match found.get(&stem) {
+        Some(other) if *other != file => Err(Failure::Told(format!(
+            "the results of {} and {} would have the same name; predict them into two folders",
+            other.display(),
+            file.display()
+        ))),
+        _ => {
+            found.insert(stem, file);
+            Ok(())
+        }
+    }
+}
+
+fn is_image(path: &Path) -> bool {
+    let end = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    ["png", "jpg", "jpeg"].iter().any(|known| end.eq_ignore_ascii_case(known))
+}
+
+/// All images below `dir`.
+fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), TrainError> {
+    let fail = |source| TrainError::Read { path: dir.to_path_buf(), source };
+    for entry in std::fs::read_dir(dir).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        if path.is_dir() {
+            walk(&path, files)?;
+        } else if is_image(&path) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}

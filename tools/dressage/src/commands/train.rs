@@ -1,0 +1,140 @@
+//! `dressage train`.
+
+use std::path::Path;
+
+use dressage_train::network;
+use dressage_train::recipe::{EMBEDDED, Recipe, Set, keys};
+use dressage_train::trainer::{Outcome, RECIPE, Trainer};
+
+use super::{Overrides, assignment, start_threads, watched};
+use crate::console::{grouped, say, width};
+use crate::failure::Failure;
+
+/// Train a network as a recipe says
+///
+/// RECIPE is a TOML file, the name of a recipe in the program (see --list), or the folder of a run to resume. Every key
+/// can be set on the command line; --help-recipe explains all of them. The run folder (run.dir, by default runs/NAME)
+/// receives recipe.toml with every key, log.jsonl with losses, rates and scores, and checkpoints/. Ctrl-C saves the state
+/// after the current step; --resume continues, with the same result as if nothing had happened.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  dressage train demo                                  drawn scenes, no data needed
+  dressage train my.toml train.steps=2000 run.dir=runs/short
+  dressage train runs/short --resume")]
+pub struct Args {
+    /// Recipe file, name of a recipe, or run folder
+    #[arg(required_unless_present_any = ["list", "help_recipe"])]
+    recipe: Option<String>,
+
+    /// Keys of the recipe to set
+    #[arg(value_name = "KEY=VALUE", value_parser = assignment)]
+    settings: Vec<String>,
+
+    #[command(flatten)]
+    overrides: Overrides,
+
+    /// Continue the run in the run folder at its newest checkpoint
+    #[arg(long)]
+    resume: bool,
+
+    /// List the recipes in the program and end
+    #[arg(long)]
+    list: bool,
+
+    /// Explain every key of a recipe and end
+    #[arg(long)]
+    help_recipe: bool,
+}
+
+/// Trains.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    if args.help_recipe {
+        say(keys::help(width()).trim_start());
+        return Ok(());
+    }
+    let Some(name) = args.recipe.as_deref().filter(|_| !args.list) else {
+        let longest = EMBEDDED.iter().map(|r| r.name.len()).max().unwrap_or(0);
+        EMBEDDED.iter().for_each(|r| say(&format!("{:longest$}  {}", r.name, r.about())));
+        return Ok(());
+    };
+    let recipe = find(name, &args.overrides.all(&args.settings))?;
+    start_threads(recipe.run.threads)?;
+    let (watch, stop) = watched("stopping after this step; the state will be saved")?;
+    let mut trainer = Trainer::new(recipe.clone(), args.resume)?;
+    describe(&recipe, &trainer)?;
+    let outcome = trainer.run(&*watch, &stop)?;
+    finish(name, &recipe, &outcome, stop.requested())
+}
+
+/// The recipe that `name` stands for; a run folder stands for the recipe in it.
+fn find(name: &str, overrides: &[String]) -> Result<Recipe, Failure> {
+    let inside = Path::new(name).join(RECIPE);
+    if inside.is_file() {
+        return Ok(Recipe::from_file(&inside, overrides)?);
+    }
+    if Path::new(name).is_dir() && !EMBEDDED.iter().any(|r| r.name == name) {
+        let what = format!("{name} is a folder without {RECIPE}, so it is not the folder of a run");
+        return Err(Failure::Told(what));
+    }
+    Ok(Recipe::find(name, overrides)?)
+}
+
+/// Says what is about to be trained, on what, and where; opens every data set, so that a wrong folder is found now and
+/// not after hours.
+fn describe(recipe: &Recipe, trainer: &Trainer) -> Result<(), Failure> {
+    let (m, t) = (&recipe.model, &recipe.train);
+    let (mut trained, mut frozen) = (0, 0);
+    for param in trainer.model().params().values() {
+        let sum = if param.trainable() { &mut trained } else { &mut frozen };
+        *sum += param.get().len();
+    }
+    say(&format!("{}: {}", recipe.name, recipe.about));
+    say(&format!("network   {} with {} px patches, method {}", m.backbone, m.patch, m.method));
+    say(&format!(
+        "          {} parameters train, {} are frozen",
+        grouped(trained),
+        grouped(frozen)
+    ));
+    for set in &recipe.data.train {
+        say(&format!("train on  {}", counted(recipe, set)?));
+    }
+    for set in &recipe.data.eval {
+        say(&format!("test on   {}", counted(recipe, &set.set)?));
+    }
+    let from = match trainer.step() {
+        0 => String::new(),
+        step => format!(", continuing after step {step}"),
+    };
+    let crop = recipe.augment.crop;
+    say(&format!("steps     {} of {} crops of {crop} px{from}", t.steps, t.batch));
+    say(&format!("run       {}", recipe.run.dir.display()));
+    Ok(())
+}
+
+fn counted(recipe: &Recipe, set: &Set) -> Result<String, Failure> {
+    let n = network::source(recipe, set)?.len();
+    Ok(format!("{}, {} images", set.name, grouped(n)))
+}
+
+fn finish(name: &str, recipe: &Recipe, outcome: &Outcome, stopped: bool) -> Result<(), Failure> {
+    let saved = outcome.checkpoint.display();
+    if outcome.interrupted {
+        let (step, dir) = (outcome.step, recipe.run.dir.display());
+        return Err(Failure::Interrupted(format!(
+            "step {step} is saved in {saved}; continue with: dressage train {dir} --resume"
+        )));
+    }
+    if stopped && outcome.report.is_none() {
+        return Err(Failure::Interrupted(format!(
+            "training is done and saved in {saved}, its evaluation is not; make up for it with: \
+             dressage eval {}",
+            recipe.run.dir.display()
+        )));
+    }
+    if let Some(report) = &outcome.report {
+        say(&format!("\nIoU in per cent after step {}:\n", outcome.step));
+        say(&report.table(width()));
+    }
+    say(&format!("\n{name} is trained: {saved}"));
+    Ok(())
+}

@@ -1,0 +1,56 @@
+//! Why a command ends without its result.
+
+use dressage_train::TrainError;
+use dressage_train::files::FileError;
+use dressage_train::recipe::RecipeError;
+
+/// An end that is no success; the text is one sentence for the user.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// From the libraries.
+    #[error(transparent)]
+    Train(TrainError),
+    /// From this program.
+    #[error("{0}")]
+    Told(String),
+    /// Someone pressed Ctrl-C; the text says what is kept.
+    #[error("{0}")]
+    Interrupted(String),
+}
+
+impl Failure {
+    /// Exit code of the process.
+    pub fn code(&self) -> u8 {
+        match self {
+            Failure::Train(_) | Failure::Told(_) => 1,
+            Failure::Interrupted(_) => 130,
+        }
+    }
+}
+
+impl From<TrainError> for Failure {
+    fn from(error: TrainError) -> Self {
+        match error {
+            TrainError::Interrupted => Failure::Interrupted("nothing was written".into()),
+            other => Failure::Train(other),
+        }
+    }
+}
+
+impl From<RecipeError> for Failure {
+    fn from(error: RecipeError) -> Self {
+        Failure::Train(error.into())
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Failure::Train(error.into())
+    }
+}
+
+impl From<dressage_models::ModelError> for Failure {
+    fn from(error: dressage_models::ModelError) -> Self {
+        Failure::Train(error.into())
+    }
+}
