@@ -10,10 +10,9 @@ use dressage_models::head::{HeadConfig, Queries};
 use dressage_models::weights::{StateDict, dinov2};
 use dressage_models::{Method, Segmenter, SegmenterConfig};
 
-use crate::data::{Dataset, Joined, Source};
+use crate::data::{Joined, Source};
 use crate::optimiser::Optimiser;
 use crate::recipe::{self, Recipe};
-use crate::scenes::{Domain, SceneSource};
 use crate::{Result, TrainError};
 
 /// Sizes of the network that a recipe describes.
@@ -129,16 +128,7 @@ const SCENES: u64 = 1;
 /// The samples of one set.
 ///
 /// # Errors
-/// As [`train_source`]; an unknown domain of drawn scenes.
+/// As [`train_source`].
 pub fn source(recipe: &Recipe, set: &recipe::Set) -> Result<Arc<dyn Source>> {
-    let classes = &recipe.head.classes;
-    if set.source == recipe::Source::Files {
-        return Ok(Arc::new(Dataset::open(&recipe.data.spec(set, classes))?));
-    }
-    let domain = Domain::from_name(&set.domain).ok_or_else(|| TrainError::Setting {
-        setting: "domain",
-        what: format!("`{}` is none of day, night, fog, rain, snow, palette", set.domain),
-    })?;
-    let size = (set.size[0], set.size[1]);
-    Ok(Arc::new(SceneSource::new(SCENES, set.first, set.count, domain, size)))
+    recipe.data.open(set, &recipe.head.classes, SCENES)
 }
