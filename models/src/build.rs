@@ -70,7 +70,12 @@ struct State {
     strict: Vec<String>,
     params: BTreeMap<String, Param>,
     problems: Vec<String>,
+    /// Shapes asked for, where only they are wanted.
+    outline: Option<Outline>,
 }
+
+/// Shape of each parameter by name, and whether it trains.
+pub type Outline = BTreeMap<String, (Vec<usize>, bool)>;
 
 /// Collects the parameters of a network under construction.
 #[derive(Clone)]
@@ -90,9 +95,22 @@ impl Scope {
     /// be there, and nothing may be left over in the end ([`Scope::finish`]).
     pub fn with_weights(dtype: DType, seed: u64, source: StateDict, strict: &[&str]) -> Scope {
         let strict = strict.iter().map(|s| s.to_string()).collect();
-        let state =
-            State { dtype, seed, source, strict, params: BTreeMap::new(), problems: Vec::new() };
+        let (params, problems, outline) = (BTreeMap::new(), Vec::new(), None);
+        let state = State { dtype, seed, source, strict, params, problems, outline };
         Scope { state: Rc::new(RefCell::new(state)), prefix: String::new(), trainable: true }
+    }
+
+    /// A root scope that notes shapes and hands out empty parameters: to count those of a network of any size without
+    /// its memory. What is built from it cannot compute.
+    pub fn outline() -> Scope {
+        let scope = Scope::new(DType::F32, 0);
+        scope.state.borrow_mut().outline = Some(Outline::new());
+        scope
+    }
+
+    /// What has been noted by a scope of [`Scope::outline`]; nothing for any other.
+    pub fn outlined(&self) -> Outline {
+        self.state.borrow_mut().outline.take().unwrap_or_default()
     }
 
     /// The scope of a submodule.
@@ -115,6 +133,10 @@ impl Scope {
     pub fn param(&self, name: &str, shape: &[usize], init: Init) -> Param {
         let name = format!("{}{name}", self.prefix);
         let mut state = self.state.borrow_mut();
+        if let Some(outline) = &mut state.outline {
+            outline.insert(name.clone(), (shape.to_vec(), self.trainable));
+            return Param::new(name, Tensor::zeros(DType::F32, &[0]), self.trainable);
+        }
         let found = state.source.take(&name);
         let value = with_category(Category::Weights, || match found {
             Some(t) if t.shape() == shape => t.to_float(state.dtype),
