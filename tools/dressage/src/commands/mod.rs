@@ -1,6 +1,7 @@
 //! One module per command, and what they share.
 
 pub mod eval;
+pub mod params;
 pub mod predict;
 pub mod train;
 
