@@ -40,7 +40,7 @@ fn done(output: Output) -> String {
 fn refused(output: Output, code: i32, words: &[&str]) {
     let text = err(&output);
     assert_eq!(output.status.code(), Some(code), "{text}");
-    assert!(text.starts_with("error: "), "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{text}");
     for word in words {
         assert!(text.contains(word), "{text:?} does not say {word:?}");
     }
