@@ -218,6 +218,30 @@ fn predictions(dir: &Path) {
     refused(run(&["predict", "runs/tiny", "in/bad.png"]), 1, &["bad.png", "damaged"]);
 }
 
+#[test]
+fn the_demo_needs_nothing_and_continues() {
+    let dir = tempfile::tempdir().expect("folder");
+    let args = ["demo", "--steps", "2", "--images", "1", "--out", "show"];
+    let said = done(dressage(dir.path(), &args));
+    for words in ["freeze", "rein", "palette", "mean unseen", "contact-sheet.png"] {
+        assert!(said.contains(words), "{said}");
+    }
+    let show = dir.path().join("show");
+    let sheet = read_image(&show.join("contact-sheet.png")).expect("sheet");
+    assert!(sheet.w >= 4 * 256 && sheet.h >= 6 * 128, "{} x {}", sheet.w, sheet.h);
+    let pictures = std::fs::read_dir(show.join("pictures")).expect("folder").count();
+    assert_eq!(pictures, 6 * 4);
+    // The same again finds everything done and says the same; other settings need another folder.
+    let again = done(dressage(dir.path(), &args));
+    let rows = |text: &str| {
+        let scored = text.lines().filter(|l| l.starts_with("rein") || l.starts_with("freeze"));
+        scored.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!((rows(&again), rows(&said).len()), (rows(&said), 2));
+    let other = ["demo", "--steps", "3", "--images", "1", "--out", "show"];
+    refused(dressage(dir.path(), &other), 1, &["other settings", "--out"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_saves_its_state_and_says_how_to_go_on() {

@@ -34,6 +34,10 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = STEPS, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
 
+    /// Test scenes of each look
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..))]
+    images: u64,
+
     /// Seed of weights, order and crops
     #[arg(long, value_name = "N", default_value_t = 42)]
     seed: u64,
@@ -46,8 +50,13 @@ pub struct Args {
 /// Steps of each network that make the demo end in about four minutes on two cores.
 const STEPS: u64 = 300;
 
+/// Steps of warm-up where there are enough steps for it.
+const WARM_UP: u64 = 20;
+
 const PRETRAIN: &str = include_str!("pretrain.toml");
 const FINETUNE: &str = include_str!("finetune.toml");
+/// Test sets in the second recipe.
+const LOOKS: usize = dressage_train::scenes::Domain::ALL.len();
 const METHODS: [&str; 2] = ["freeze", "rein"];
 
 /// A network of the demo after its training.
@@ -128,6 +137,7 @@ impl Stage<'_> {
         vec![
             format!("run.dir={}", dir.display()),
             format!("train.steps={steps}"),
+            format!("train.warm_up_steps={}", (steps / 2).min(WARM_UP)),
             format!("train.seed={}", self.args.seed),
         ]
     }
@@ -148,6 +158,8 @@ impl Stage<'_> {
     fn method(&self, method: &'static str) -> Result<Trained, Failure> {
         let mut settings = self.settings(method, self.args.steps);
         settings.push(format!("model.method={method}"));
+        let counts = (0..LOOKS).map(|k| format!("data.eval.{k}.count={}", self.args.images));
+        settings.extend(counts);
         let (recipe, trainer, report) = self.train("finetune.toml", &settings)?;
         let report = report.ok_or_else(|| Failure::Told("the demo has no test sets".into()))?;
         Ok(Trained { method, recipe, trainer, report })

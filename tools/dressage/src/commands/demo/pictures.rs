@@ -36,7 +36,8 @@ pub fn write(out: &Path, trained: &[Trained]) -> Result<PathBuf, Failure> {
         let mut caption = name.clone();
         let mut images = Vec::new();
         for t in trained {
-            let (image, label) = network::source(&t.recipe, &set.set)?.load(SCENE)?;
+            let source = network::source(&t.recipe, &set.set)?;
+            let (image, label) = source.load(SCENE.min(source.len() - 1))?;
             let how = Inference::of_set(&t.recipe.eval, set);
             let found = predict(t.trainer.model(), &image, how, image.h, image.w)?;
             if images.is_empty() {
