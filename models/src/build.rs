@@ -3,10 +3,12 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use dressage_engine::memory::{Category, with_category};
 use dressage_engine::{DType, Element, Param, Philox, Tensor, hash_name};
 use dressage_kernels::Real;
+use memmap2::MmapOptions;
 
 use crate::weights::StateDict;
 use crate::{ModelError, Result};
@@ -68,6 +70,8 @@ struct State {
     source: StateDict,
     /// Names that begin with one of these must come from the source.
     strict: Vec<String>,
+    /// Parameters are given no memory of their own.
+    outline: bool,
     params: BTreeMap<String, Param>,
     problems: Vec<String>,
 }
@@ -90,9 +94,17 @@ impl Scope {
     /// be there, and nothing may be left over in the end ([`Scope::finish`]).
     pub fn with_weights(dtype: DType, seed: u64, source: StateDict, strict: &[&str]) -> Scope {
         let strict = strict.iter().map(|s| s.to_string()).collect();
-        let state =
-            State { dtype, seed, source, strict, params: BTreeMap::new(), problems: Vec::new() };
+        let (params, problems) = (BTreeMap::new(), Vec::new());
+        let state = State { dtype, seed, source, strict, outline: false, params, problems };
         Scope { state: Rc::new(RefCell::new(state)), prefix: String::new(), trainable: true }
+    }
+
+    /// A root scope for names and shapes only: parameters read as zero and take no memory unless they are read, so
+    /// networks of any size can be counted.
+    pub fn outline(dtype: DType) -> Scope {
+        let scope = Scope::new(dtype, 0);
+        scope.state.borrow_mut().outline = true;
+        scope
     }
 
     /// The scope of a submodule.
@@ -127,6 +139,7 @@ impl Scope {
                 state.problems.push(format!("{name} {shape:?} is missing"));
                 None
             }
+            None if state.outline => Some(blank(state.dtype, shape)),
             None => Some(match state.dtype {
                 DType::F64 => init.fill::<f64>(&name, state.seed, shape),
                 _ => init.fill::<f32>(&name, state.seed, shape),
@@ -160,6 +173,15 @@ impl Scope {
             difference: summary(&state.problems),
         })
     }
+}
+
+/// Zeros in pages that the system supplies at the first read.
+fn blank(dtype: DType, shape: &[usize]) -> Tensor {
+    let bytes = shape.iter().product::<usize>() * dtype.size();
+    let map = MmapOptions::new().len(bytes.max(1)).map_anon();
+    let map = map.and_then(|map| map.make_read_only()).map(Arc::new);
+    let tensor = map.ok().and_then(|map| Tensor::from_map(map, 0, dtype, shape).ok());
+    tensor.unwrap_or_else(|| Tensor::zeros(dtype, shape))
 }
 
 /// The first few problems in full, the rest as a count.

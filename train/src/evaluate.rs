@@ -70,7 +70,7 @@ pub fn predict(
 }
 
 /// Class with the highest score per pixel, the first of equals; `scores` is `[k, n]`.
-fn argmax(scores: &[f32], k: usize) -> Vec<u8> {
+pub fn argmax(scores: &[f32], k: usize) -> Vec<u8> {
     let n = scores.len() / k.max(1);
     let best = |i: usize| {
         let mut top = 0;
