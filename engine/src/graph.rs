@@ -313,13 +313,22 @@ pub fn backward(loss: Tensor) -> Result<Gradients> {
 /// # Errors
 /// If `y` depends on nothing that needs a gradient, or `dy` does not fit it.
 pub fn backward_from(y: Tensor, dy: Tensor) -> Result<Gradients> {
-    if !y.tracked() {
+    backward_from_all(vec![(y, dy)])
+}
+
+/// As [`backward_from`], from several values at once.
+///
+/// # Errors
+/// If none of the values depends on anything that needs a gradient, or a gradient does not fit its value.
+pub fn backward_from_all(values: Vec<(Tensor, Tensor)>) -> Result<Gradients> {
+    if !values.iter().any(|(y, _)| y.tracked()) {
         return Err(EngineError::NotTracked);
     }
     with_category(Category::Gradients, || {
         let mut grads = Gradients::default();
-        grads.add(&y.edge(), dy)?;
-        drop(y);
+        for (y, dy) in values {
+            grads.add(&y.edge(), dy)?;
+        }
         grads.run_down_to(0)?;
         Ok(grads)
     })

@@ -15,7 +15,8 @@ mod tensor;
 pub use dtype::{DType, Element, Float};
 pub use error::{EngineError, Result};
 pub use graph::{
-    Backward, Edge, Gradients, backward, backward_from, forbid_gradient, no_grad, recompute, record,
+    Backward, Edge, Gradients, backward, backward_from, backward_from_all, forbid_gradient,
+    no_grad, recompute, record,
 };
 pub use param::Param;
 pub use random::{Philox, hash_name};

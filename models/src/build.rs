@@ -3,12 +3,10 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use dressage_engine::memory::{Category, with_category};
 use dressage_engine::{DType, Element, Param, Philox, Tensor, hash_name};
 use dressage_kernels::Real;
-use memmap2::MmapOptions;
 
 use crate::weights::StateDict;
 use crate::{ModelError, Result};
@@ -70,11 +68,14 @@ struct State {
     source: StateDict,
     /// Names that begin with one of these must come from the source.
     strict: Vec<String>,
-    /// Parameters are given no memory of their own.
-    outline: bool,
     params: BTreeMap<String, Param>,
     problems: Vec<String>,
+    /// Shapes asked for, where only they are wanted.
+    outline: Option<Outline>,
 }
+
+/// Shape of each parameter by name, and whether it trains.
+pub type Outline = BTreeMap<String, (Vec<usize>, bool)>;
 
 /// Collects the parameters of a network under construction.
 #[derive(Clone)]
@@ -94,17 +95,22 @@ impl Scope {
     /// be there, and nothing may be left over in the end ([`Scope::finish`]).
     pub fn with_weights(dtype: DType, seed: u64, source: StateDict, strict: &[&str]) -> Scope {
         let strict = strict.iter().map(|s| s.to_string()).collect();
-        let (params, problems) = (BTreeMap::new(), Vec::new());
-        let state = State { dtype, seed, source, strict, outline: false, params, problems };
+        let (params, problems, outline) = (BTreeMap::new(), Vec::new(), None);
+        let state = State { dtype, seed, source, strict, params, problems, outline };
         Scope { state: Rc::new(RefCell::new(state)), prefix: String::new(), trainable: true }
     }
 
-    /// A root scope for names and shapes only: parameters read as zero and take no memory unless they are read, so
-    /// networks of any size can be counted.
-    pub fn outline(dtype: DType) -> Scope {
-        let scope = Scope::new(dtype, 0);
-        scope.state.borrow_mut().outline = true;
+    /// A root scope that notes shapes and hands out empty parameters: to count those of a network of any size without
+    /// its memory. What is built from it cannot compute.
+    pub fn outline() -> Scope {
+        let scope = Scope::new(DType::F32, 0);
+        scope.state.borrow_mut().outline = Some(Outline::new());
         scope
+    }
+
+    /// What has been noted by a scope of [`Scope::outline`]; nothing for any other.
+    pub fn outlined(&self) -> Outline {
+        self.state.borrow_mut().outline.take().unwrap_or_default()
     }
 
     /// The scope of a submodule.
@@ -127,6 +133,10 @@ impl Scope {
     pub fn param(&self, name: &str, shape: &[usize], init: Init) -> Param {
         let name = format!("{}{name}", self.prefix);
         let mut state = self.state.borrow_mut();
+        if let Some(outline) = &mut state.outline {
+            outline.insert(name.clone(), (shape.to_vec(), self.trainable));
+            return Param::new(name, Tensor::zeros(DType::F32, &[0]), self.trainable);
+        }
         let found = state.source.take(&name);
         let value = with_category(Category::Weights, || match found {
             Some(t) if t.shape() == shape => t.to_float(state.dtype),
@@ -139,7 +149,6 @@ impl Scope {
                 state.problems.push(format!("{name} {shape:?} is missing"));
                 None
             }
-            None if state.outline => Some(blank(state.dtype, shape)),
             None => Some(match state.dtype {
                 DType::F64 => init.fill::<f64>(&name, state.seed, shape),
                 _ => init.fill::<f32>(&name, state.seed, shape),
@@ -173,15 +182,6 @@ impl Scope {
             difference: summary(&state.problems),
         })
     }
-}
-
-/// Zeros in pages that the system supplies at the first read.
-fn blank(dtype: DType, shape: &[usize]) -> Tensor {
-    let bytes = shape.iter().product::<usize>() * dtype.size();
-    let map = MmapOptions::new().len(bytes.max(1)).map_anon();
-    let map = map.and_then(|map| map.make_read_only()).map(Arc::new);
-    let tensor = map.ok().and_then(|map| Tensor::from_map(map, 0, dtype, shape).ok());
-    tensor.unwrap_or_else(|| Tensor::zeros(dtype, shape))
 }
 
 /// The first few problems in full, the rest as a count.

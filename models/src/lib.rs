@@ -4,6 +4,7 @@
 
 pub mod backbone;
 pub mod build;
+pub mod counts;
 pub mod criterion;
 mod error;
 pub mod head;

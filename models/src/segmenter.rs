@@ -8,7 +8,7 @@ use dressage_kernels::semantic_scores::SemanticScores;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::{Dino, DinoConfig, Rein, ReinConfig};
-use crate::build::Scope;
+use crate::build::{Outline, Scope};
 use crate::head::{Head, HeadConfig, HeadOutput, Queries};
 use crate::weights::{StateDict, fingerprint};
 use crate::{ModelError, Result};
@@ -99,6 +99,32 @@ impl Segmenter {
         weights: StateDict,
         strict: &[&str],
     ) -> Result<Segmenter> {
+        let linked = config.rein.as_ref().is_some_and(|r| r.link);
+        let method = config.method;
+        let root = Scope::with_weights(dtype, seed, weights, strict);
+        let (backbone, rein, head) = Self::modules(&root, config)?;
+        // The reference keeps the two link layers even where the link is off.
+        let unused = ["transform.weight", "transform.bias", "merge.weight", "merge.bias"]
+            .map(|n| format!("backbone.reins.{n}"));
+        let mut ignored = vec![MASK_TOKEN];
+        if !linked {
+            ignored.extend(unused.iter().map(String::as_str));
+        }
+        let params = root.finish("the network", &ignored)?;
+        Ok(Segmenter { backbone, rein, head, method, params })
+    }
+
+    /// Shapes of all parameters of a network, without building it.
+    ///
+    /// # Errors
+    /// Sizes that do not fit together.
+    pub fn outline(config: SegmenterConfig) -> Result<Outline> {
+        let root = Scope::outline();
+        Self::modules(&root, config)?;
+        Ok(root.outlined())
+    }
+
+    fn modules(root: &Scope, config: SegmenterConfig) -> Result<(Dino, Option<Rein>, Head)> {
         if let Some(rein) = &config.rein
             && rein.link
             && rein.tokens != config.head.queries
@@ -108,24 +134,14 @@ impl Segmenter {
                 rein.tokens, config.head.queries
             )));
         }
-        let root = Scope::with_weights(dtype, seed, weights, strict);
         let frozen = root.sub("backbone").trainable(config.method == Method::Full);
         let backbone = Dino::new(&frozen, config.backbone)?;
-        let linked = config.rein.as_ref().is_some_and(|r| r.link);
         let rein = config
             .rein
             .map(|rein| Rein::new(&root.sub("backbone").sub("reins"), rein))
             .transpose()?;
         let head = Head::new(&root.sub("decode_head"), config.head)?;
-        // The reference keeps the two link layers even where the link is off.
-        let unused = ["transform.weight", "transform.bias", "merge.weight", "merge.bias"]
-            .map(|n| format!("backbone.reins.{n}"));
-        let mut ignored = vec![MASK_TOKEN];
-        if !linked {
-            ignored.extend(unused.iter().map(String::as_str));
-        }
-        let params = root.finish("the network", &ignored)?;
-        Ok(Segmenter { backbone, rein, head, method: config.method, params })
+        Ok((backbone, rein, head))
     }
 
     /// The backbone.

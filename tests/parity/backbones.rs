@@ -1,4 +1,5 @@
-//! Cases of `backbones/`: computed in f64, settings in the notes of the file, every output with a random weight.
+//! Cases of `backbones/`: computed in f64, settings in the notes of the file, every output with a
+//! random weight.
 
 use dressage_engine::{DType, Tensor};
 use dressage_models::backbone::{Dino, DinoConfig, Recompute, Rein, ReinConfig};
@@ -31,7 +32,8 @@ impl Outputs<'_> {
         Ok(())
     }
 
-    /// Fails for recorded outputs that were not added, then compares the gradients of input and parameters.
+    /// Fails for recorded outputs that were not added, then compares the gradients of input and
+    /// parameters.
     fn finish(self, scope: &Scope, input: &Tensor) -> Outcome<()> {
         let recorded = self.fixture.names("output.").len();
         if self.pairs.len() != recorded {
@@ -55,16 +57,25 @@ fn scope(fixture: &Fixture, unused: &[&str]) -> Scope {
 
 fn dino_config(fixture: &Fixture) -> Outcome<DinoConfig> {
     let json = &fixture.json;
-    let (depth, patch) = (json.size("d")?, json.size("p")?);
+    let (depth, patch, width) = (json.size("d")?, json.size("p")?, json.size("w")?);
+    let registers = json.size("reg").unwrap_or(0);
+    if json.switch("aa", registers > 0) != (registers > 0) {
+        return Err("only networks with registers resize their positions antialiased".into());
+    }
+    let mlp_ratio = match fixture.shape("weight.blocks.0.mlp.fc1.weight") {
+        Ok(shape) => shape[0] as f64 / width as f64,
+        // The width of a SwiGLU is rounded; the ratio behind it is the official one.
+        Err(_) => 4.0,
+    };
     Ok(DinoConfig {
-        embed_dim: json.size("w")?,
+        embed_dim: width,
         depth,
         heads: json.size("h")?,
         patch,
         grid: json.size("img")? / patch,
         ffn: ffn(json.word("ffn")),
-        mlp_ratio: 4.0,
-        registers: json.size("reg").unwrap_or(0),
+        mlp_ratio,
+        registers,
         taps: match json.sizes("out") {
             Ok(taps) => taps.try_into().map_err(|t| format!("{t:?}: four taps are needed"))?,
             // Blocks are read one by one.
@@ -84,10 +95,11 @@ fn rein_config(fixture: &Fixture, layers: usize) -> Outcome<ReinConfig> {
         rank: if low_rank { json.size("r")? } else { 0 },
         query_dim: json.size("q")?,
         patch: 1,
-        link: json.switch("link_token_to_query", true),
+        link: fixture.has("output.queries"),
         softmax: json.switch("use_softmax", true),
         zero_mlp_delta_f: json.switch("zero_mlp_delta_f", false),
         share: true,
+        // Replaced by the recorded one.
         scale: 1.0,
     })
 }

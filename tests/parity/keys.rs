@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use dressage_engine::{DType, Param};
 use dressage_models::backbone::{Dino, DinoConfig, Ffn, Recompute, Rein, ReinConfig};
 use dressage_models::build::Scope;
 use dressage_models::head::{Head, HeadConfig, Queries};
@@ -17,11 +16,9 @@ type Shapes = BTreeMap<String, Vec<usize>>;
 
 /// Parameters that a network asks for; nothing is allocated.
 fn outline(build: impl FnOnce(&Scope) -> Outcome<()>) -> Outcome<Shapes> {
-    let scope = Scope::outline(DType::F32);
+    let scope = Scope::outline();
     build(&scope)?;
-    let params = scope.finish("the outline", &[])?;
-    let shape = |p: Param| p.get().shape().to_vec();
-    Ok(params.into_iter().map(|(name, p)| (name, shape(p))).collect())
+    Ok(scope.outlined().into_iter().map(|(name, (shape, _))| (name, shape)).collect())
 }
 
 fn count(shapes: &Shapes) -> usize {
@@ -196,7 +193,8 @@ pub fn counts(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
                 share: !entry.contains("unshared"),
                 ..ReinConfig::published(n, c)
             };
-            // The formula for layers of their own counts a scale for each of them; here one serves all.
+            // The formula for layers of their own counts a scale for each of them; here one
+            // serves all.
             let scales = if config.share { 0 } else { n - 1 };
             let ours = count(&outline(|s| Ok(Rein::new(s, config).map(|_| ())?))?) + scales;
             table.equal(&format!("{network}, {entry}"), &[ours as u64], &[recorded]);

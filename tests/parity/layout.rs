@@ -7,7 +7,7 @@ use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
 use dressage_tests::fixture::Fixture;
 
-/// `[a, m, n, ...]` to `[a, n, m, ...]` with the last `inner` elements kept together; outside the graph.
+/// `[a, m, n, inner]` as `[a, n, m, inner]`, outside the graph.
 fn swapped(x: &Tensor, [a, m, n, inner]: [usize; 4], shape: &[usize]) -> Outcome<Tensor> {
     let from = x.data::<f32>()?;
     let mut y = Tensor::empty::<f32>(shape);
@@ -51,7 +51,8 @@ pub fn gradients(outputs: &[(Tensor, Tensor)]) -> Outcome<Gradients> {
     Ok(backward_from(y, w)?)
 }
 
-/// Compares the gradient of every parameter with `grad.{prefix}{name}`; where none is recorded, none may arrive.
+/// Compares the gradient of every parameter with `grad.{prefix}{name}`; where none is recorded,
+/// none may arrive.
 pub fn parameter_gradients(
     fixture: &Fixture,
     table: &mut Table,

@@ -93,7 +93,8 @@ fn recorded_classes(fixture: &Fixture, image: usize) -> Outcome<Vec<i64>> {
     fixture.integers(&format!("output.gt_labels.image{image}"))
 }
 
-/// Our targets are the recorded ones: the same classes, and each mask is where the label map has its class.
+/// Our targets are the recorded ones: the same classes, and each mask is where the label map has
+/// its class.
 fn target_lists(fixture: &Fixture, table: &mut Table, targets: &Targets) -> Outcome<()> {
     let labels = fixture.integers("input.gt_sem_seg")?;
     let pixels = labels.len() / targets.classes().len().max(1);
@@ -179,7 +180,8 @@ fn matches(
     Ok(())
 }
 
-/// Points of each pair: the uncertain ones as a set, then the random ones in order, all bit by bit.
+/// Points of each pair: the uncertain ones as a set, then the random ones in order, all bit by
+/// bit.
 fn chosen_points(
     fixture: &Fixture,
     table: &mut Table,

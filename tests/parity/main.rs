@@ -1,8 +1,9 @@
-//! Parity with the public reference implementation: every recorded case is computed again and compared tensor by tensor,
-//! forward and backward.
+//! Parity with the public reference implementation: every recorded case is computed again and
+//! compared tensor by tensor, forward and backward.
 //!
-//! Cases lie in `tests/fixtures` and in the folders of `DRESSAGE_FIXTURES`; all sizes are read from them.
-//! `cargo test -p dressage-tests --release parity -- --nocapture` prints a line for each.
+//! Cases lie in `tests/fixtures` and in the folders of `DRESSAGE_FIXTURES`; all sizes are read
+//! from them. `cargo test -p dressage-tests --release parity -- --nocapture` prints a line for
+//! each.
 
 mod backbones;
 mod head;
@@ -21,6 +22,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use dressage_models::weights::Stored;
 use dressage_tests::Outcome;
 use dressage_tests::compare::{Table, Tolerance};
 use dressage_tests::fixture::{Fixture, Settings, list, name_of, roots};
@@ -125,7 +127,7 @@ fn report(name: &str, outcome: &Outcome<Verdict>) -> bool {
     failures.is_empty()
 }
 
-/// Runs every case of every folder once, a committed one before its namesakes elsewhere.
+/// Runs every case of every folder; all run before the first failure counts.
 #[test]
 fn parity_with_the_reference() {
     let (mut passed, mut failed, mut tensors) = (0, Vec::new(), 0);
@@ -163,4 +165,31 @@ fn parity_with_the_reference() {
         not_covered.len()
     );
     assert!(failed.is_empty(), "differ from the reference: {}", failed.join(", "));
+}
+
+/// A weight or prediction off by a thousandth must not pass, whichever kind of case it is in.
+#[test]
+fn parity_notices_a_wrong_number() {
+    const ALTERED: [&str; 5] =
+        ["mlp_delta_f.weight", "mask_feature.weight", "mlp.fc1.weight", "cls_pred.0", "cls_embed"];
+    let mut families = BTreeSet::new();
+    for path in list(&roots()[0]).unwrap_or_else(|e| panic!("{e}")) {
+        let mut fixture = Fixture::open(&path).unwrap_or_else(|e| panic!("{e}"));
+        let Some(check) = check_for(&fixture) else { continue };
+        let wanted = |n: &&String| {
+            (n.starts_with("param.") || n.starts_with("weight.") || n.starts_with("input."))
+                && ALTERED.iter().any(|a| n.contains(a))
+        };
+        let Some(name) = fixture.tensors.names().find(wanted).cloned() else { continue };
+        let mut tensor = fixture.floats(&name).unwrap_or_else(|e| panic!("{e}")).deep_copy();
+        for v in tensor.data_mut::<f32>().unwrap_or_else(|e| panic!("{e}")) {
+            *v *= 1.001;
+        }
+        fixture.tensors.insert(name.clone(), Stored::Tensor(tensor));
+        let mut table = Table::new(Tolerance::of(&fixture));
+        check(&fixture, &mut table).unwrap_or_else(|e| panic!("{}: {e}", fixture.name));
+        assert!(!table.failures().is_empty(), "{}: {name} altered unnoticed", fixture.name);
+        families.insert(fixture.name);
+    }
+    assert!(families.len() >= 8, "{families:?}");
 }

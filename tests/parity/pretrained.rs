@@ -11,7 +11,8 @@ use dressage_tests::Outcome;
 use dressage_tests::compare::{Bound, Table};
 use dressage_tests::fixture::Fixture;
 
-/// The weights of a case: `weights/<folder of the case>.safetensors` beside the folder of fixtures.
+/// The weights of a case: `weights/<folder of the case>.safetensors` beside the folder of
+/// fixtures.
 ///
 /// # Errors
 /// Where they were looked for, if they are not there.
@@ -51,14 +52,15 @@ fn config(weights: &StateDict, patch: Option<usize>, grid: Option<usize>) -> Out
     })
 }
 
-/// The bound of a tensor. The reference is f64; the same forward pass in f32 is off by up to 1.3e-6 of the largest value
-/// there (its notes), another order of summation by a few times that.
+/// The bound of a tensor. The reference is f64; its notes put the same forward pass in f32 at up
+/// to 1.3e-6 of the largest value after the last block; another order of summation adds to that.
 fn bound(want: &Tensor) -> Outcome<Bound> {
     let largest = want.data::<f32>()?.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     Ok(Bound::abs(1e-5 * f64::from(largest)))
 }
 
-/// Position table, patch kernel, tokens after some blocks and after the final norm, at the recorded tokens.
+/// Position table, patch kernel, tokens after some blocks and after the final norm, at the
+/// recorded tokens.
 pub fn tokens(fixture: &Fixture, weights: &Path, table: &mut Table) -> Outcome<()> {
     let weights = StateDict::open(weights)?;
     let native = config(&weights, None, None)?;
@@ -67,7 +69,8 @@ pub fn tokens(fixture: &Fixture, weights: &Path, table: &mut Table) -> Outcome<(
     let config = if patch == native.patch {
         native
     } else {
-        // Another patch: kernel and table were converted once, the table to the grid of the image.
+        // Another patch: kernel and table were converted once, the table to the grid of the
+        // image.
         let (rows, columns) = note("grid")?.split_once('x').ok_or("the grid is no `AxB`")?;
         if rows != columns {
             return Err("a table converted to a grid that is not square".into());

@@ -10,7 +10,8 @@ use dressage_tests::fixture::Fixture;
 use crate::layout::{batch_first, gradients, parameter_gradients};
 use crate::settings::{self, LINK};
 
-/// `Reins` and `LoRAReins`: each layer with a class token, the last one without, the queries; all gradients.
+/// `Reins` and `LoRAReins`: each layer with a class token, the last one without, the queries; all
+/// gradients.
 pub fn layers(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let config = settings::rein(&fixture.json["config"])?;
     let unused: &[&str] = if config.link { &[] } else { &LINK };

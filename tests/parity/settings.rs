@@ -57,7 +57,8 @@ pub fn rein(config: &Value) -> Outcome<ReinConfig> {
     })
 }
 
-/// `MSDeformAttnPixelDecoder`, `in_channels` and widths given beside it or in the head's settings `outer`.
+/// `MSDeformAttnPixelDecoder`, `in_channels` and widths given beside it or in the head's settings
+/// `outer`.
 pub fn pixel_decoder(config: &Value, outer: &Value) -> Outcome<HeadConfig> {
     let channels = outer.sizes("in_channels")?;
     let layer = "encoder/layer_cfg";

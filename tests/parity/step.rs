@@ -130,8 +130,9 @@ fn trained_tensors(fixture: &Fixture, table: &mut Table, optimiser: &Optimiser, 
     table.equal("param_groups", &ours, &recorded);
 }
 
-/// Parameters after the last step. Where the gradient is zero up to rounding, AdamW moves by about the rate in a
-/// direction that rounding decides; elsewhere (`clear_after`) the bound is tight.
+/// Parameters after the last step. Where the gradient is zero up to rounding, AdamW moves by
+/// about the rate in a direction that rounding decides; elsewhere (`clear_after`) the bound is
+/// tight.
 fn after(fixture: &Fixture, table: &mut Table, model: &Segmenter) -> Outcome<()> {
     const CLEAR: f64 = 2e-6;
     const UNCLEAR: f64 = 7e-4;
@@ -145,8 +146,17 @@ fn after(fixture: &Fixture, table: &mut Table, model: &Segmenter) -> Outcome<()>
             continue;
         }
         let clear = fixture.integers(&format!("output.clear_after{steps}.{name}"))?;
-        let bound = |i: usize| Bound::abs(if clear[i] == 1 { CLEAR } else { UNCLEAR });
+        let len = clear.len();
+        let tight = |i: usize| clear[i] == 1 && !is_key_bias(name, i, len);
+        let bound = |i: usize| Bound::abs(if tight(i) { CLEAR } else { UNCLEAR });
         table.within(&key, &param.get(), &fixture.floats(&key)?, bound)?;
     }
     Ok(())
+}
+
+/// Whether element `i` of a packed bias (rows q, k, v) adds to keys. It shifts all logits of a
+/// query alike, so its gradient is zero but for rounding (around 1e-9), and `clear_after` only
+/// says that two runs of the reference happened to round alike.
+fn is_key_bias(name: &str, i: usize, len: usize) -> bool {
+    name.ends_with("in_proj_bias") && (len / 3..2 * len / 3).contains(&i)
 }

@@ -1,4 +1,5 @@
-//! Recorded tensors: a safetensors file, with its settings beside it (JSON of the same name) or in its notes.
+//! Recorded tensors: a safetensors file, its settings beside it (JSON of the same name) or in its
+//! notes.
 
 use std::path::{Path, PathBuf};
 
@@ -21,11 +22,12 @@ pub struct Fixture {
     pub json: Value,
     /// All tensors; none for a JSON file alone.
     pub tensors: StateDict,
-    /// Whether the settings come from a file beside the tensors, which states errors tensor by tensor.
+    /// Whether the settings come from a file beside the tensors, which states errors by tensor.
     pub sidecar: bool,
 }
 
-/// Folders of fixtures: the committed ones, then those of `DRESSAGE_FIXTURES` (separated as in `PATH`).
+/// Folders of fixtures: the committed ones, then those of `DRESSAGE_FIXTURES` (separated as in
+/// `PATH`).
 pub fn roots() -> Vec<PathBuf> {
     let mut roots = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")];
     let more = std::env::var_os("DRESSAGE_FIXTURES").unwrap_or_default();
@@ -33,7 +35,8 @@ pub fn roots() -> Vec<PathBuf> {
     roots
 }
 
-/// Cases of one folder and its known subfolders, sorted by name; files of another kind are left out.
+/// Cases of one folder and its known subfolders, sorted by name; files of another kind are left
+/// out.
 ///
 /// # Errors
 /// A folder that cannot be read.
@@ -60,7 +63,8 @@ pub fn list(root: &Path) -> Outcome<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Name of a case: the file name without its ending, behind its folder's if that is a known subfolder.
+/// Name of a case: the file name without its ending, behind its folder's if that is a known
+/// subfolder.
 pub fn name_of(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let folder = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
@@ -150,7 +154,8 @@ impl Fixture {
         Ok(self.stored(name)?.shape())
     }
 
-    /// The tensors whose names begin with `prefix`, with `with` in its place; those named in `unused` are left out.
+    /// The tensors whose names begin with `prefix`, with `with` in its place, except those named
+    /// in `unused`.
     pub fn weights(&self, prefix: &str, with: &str, unused: &[&str]) -> StateDict {
         let mut weights = self.tensors.clone().renamed(prefix, with);
         for name in unused {

@@ -1,7 +1,7 @@
 //! What the integration tests share: recorded tensors on disk and their comparison with ours.
 //!
-//! The tests themselves lie in one folder a theme; `parity` compares with numbers that the public reference
-//! implementation computed.
+//! The tests themselves lie in one folder a theme; `parity` compares with numbers that the public
+//! reference implementation computed.
 
 pub mod compare;
 pub mod fixture;

@@ -1,6 +1,6 @@
 //! Reading and writing safetensors.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -27,6 +27,7 @@ pub fn open(path: &Path) -> Result<StateDict> {
     let mut dict = StateDict::new(path.display().to_string());
     if let Some(notes) = header.metadata() {
         dict.metadata.extend(notes.iter().map(|(k, v)| (k.clone(), v.clone())));
+        dict.metadata.extend(notes.get(OWN).map(|own| unpack(own)).unwrap_or_default());
     }
     for (name, view) in parsed.tensors() {
         let offset = view.data().as_ptr() as usize - base;
@@ -35,6 +36,14 @@ pub fn open(path: &Path) -> Result<StateDict> {
         dict.insert(name, stored);
     }
     Ok(dict)
+}
+
+/// Name of the one entry that holds this crate's notes: a map of several would be written in the order of a hash table.
+const OWN: &str = "dressage";
+
+/// Notes from the object that [`write_safetensors`] joined them to; none from anything else.
+fn unpack(own: &str) -> BTreeMap<String, String> {
+    serde_json::from_str(own).unwrap_or_default()
 }
 
 fn read(
@@ -130,13 +139,32 @@ pub fn write_safetensors(
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
     let views = tensors.iter().map(|(name, t)| (name.clone(), Bytes(t)));
-    // One note only: a map of several would be written in the order of a hash table.
     let joined: serde_json::Map<String, serde_json::Value> =
         notes.iter().map(|(k, v)| (k.to_string(), v.clone().into())).collect();
-    let notes = (!joined.is_empty()).then(|| {
-        HashMap::from([("dressage".to_string(), serde_json::Value::Object(joined).to_string())])
-    });
+    let joined = serde_json::Value::Object(joined).to_string();
+    let notes = (!notes.is_empty()).then(|| HashMap::from([(OWN.to_string(), joined)]));
     let bytes = safetensors::serialize(views, notes)
         .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e.to_string()))?;
     out.write_all(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_and_tensors_come_back() {
+        let path = std::env::temp_dir().join(format!("dressage-notes-{}", std::process::id()));
+        let tensor = Tensor::from_slice(&[1.5f32, -2.0], &[2]).expect("tensor");
+        let notes = [("dressage", "{\"step\":3}".to_string()), ("more", "words".to_string())];
+        let mut file = File::create(&path).expect("file");
+        write_safetensors(&[("a".to_string(), tensor)], &notes, &mut file).expect("written");
+        let mut dict = open(&path).expect("opened");
+        for (name, text) in &notes {
+            assert_eq!(dict.metadata().get(*name), Some(text), "{name}");
+        }
+        let read = dict.take("a").and_then(|t| t.to_float(DType::F32)).expect("tensor");
+        assert_eq!(read.data::<f32>().expect("f32"), [1.5, -2.0]);
+        std::fs::remove_file(&path).expect("removed");
+    }
 }

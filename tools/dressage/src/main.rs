@@ -40,6 +40,7 @@ enum Command {
     Train(commands::train::Args),
     Eval(commands::eval::Args),
     Predict(commands::predict::Args),
+    Params(commands::params::Args),
 }
 
 fn run(command: Command) -> Result<(), Failure> {
@@ -47,6 +48,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Train(args) => commands::train::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Predict(args) => commands::predict::run(&args),
+        Command::Params(args) => commands::params::run(&args),
     }
 }
 

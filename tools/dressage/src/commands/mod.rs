@@ -1,11 +1,13 @@
 //! One module per command, and what they share.
 
 pub mod eval;
+pub mod params;
 pub mod predict;
 pub mod train;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use dressage_train::interrupt::Interrupt;
 use dressage_train::runlog::Progress as _;
@@ -51,15 +53,20 @@ pub fn start_threads(threads: usize) -> Result<(), Failure> {
         .map_err(|e| Failure::Told(format!("cannot start {threads} threads: {e}")))
 }
 
+/// Programs such as `timeout` send a signal to the process and again to its group; that is one request, not two.
+const ECHO: Duration = Duration::from_millis(300);
+
 /// Someone to watch, and a request to stop that Ctrl-C sets; a second Ctrl-C ends the program at once. `first` is said
 /// at the first one.
 pub fn watched(first: &'static str) -> Result<(Arc<Watch>, Interrupt), Failure> {
     let (watch, stop) = (Arc::new(Watch::new()), Interrupt::default());
     let (seen, asked) = (Arc::clone(&watch), stop.clone());
+    let mut asked_at = None;
     ctrlc::set_handler(move || {
         if asked.request() {
+            asked_at = Some(Instant::now());
             seen.note(first);
-        } else {
+        } else if asked_at.is_none_or(|at: Instant| at.elapsed() > ECHO) {
             complain("ended at once");
             std::process::exit(130);
         }

@@ -1,0 +1,120 @@
+//! Numbers of parameters, taken from the code that builds the networks but without their memory.
+
+use crate::backbone::{Rein, ReinConfig};
+use crate::build::{Outline, Scope};
+use crate::{Result, Segmenter, SegmenterConfig};
+
+/// Parameters of a network by part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// The backbone without its adapter.
+    pub backbone: usize,
+    /// The adapter.
+    pub rein: usize,
+    /// The head.
+    pub head: usize,
+    /// What the optimiser updates.
+    pub trained: usize,
+}
+
+/// Counts the parameters of a network.
+///
+/// # Errors
+/// Sizes that do not fit together.
+pub fn network(config: SegmenterConfig) -> Result<Counts> {
+    let outline = Segmenter::outline(config)?;
+    let adapter = |name: &str| name.starts_with("backbone.reins.");
+    Ok(Counts {
+        backbone: sum(&outline, |name, _| name.starts_with("backbone.") && !adapter(name)),
+        rein: sum(&outline, |name, _| adapter(name)),
+        head: sum(&outline, |name, _| name.starts_with("decode_head.")),
+        trained: sum(&outline, |_, trainable| trainable),
+    })
+}
+
+/// Counts the parameters of an adapter alone, for backbones of any kind.
+///
+/// # Errors
+/// As [`Rein::new`].
+pub fn rein(config: ReinConfig) -> Result<usize> {
+    let root = Scope::outline();
+    Rein::new(&root, config)?;
+    Ok(sum(&root.outlined(), |_, _| true))
+}
+
+fn sum(outline: &Outline, counts: impl Fn(&str, bool) -> bool) -> usize {
+    let sizes = outline.iter().filter(|(name, (_, trainable))| counts(name, *trainable));
+    sizes.map(|(_, (shape, _))| shape.iter().product::<usize>()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Method;
+    use crate::backbone::DinoConfig;
+
+    /// Counted with the classes of the published code (spec peft-and-dgss); those of unshared layers by formula there,
+    /// with one scale per layer, where the code and this crate have one in all.
+    #[test]
+    fn adapters_have_the_published_sizes() {
+        let large = |rank| ReinConfig { rank, ..ReinConfig::published(24, 1024) };
+        let ranks = [(4, 2_666_369), (8, 2_774_273), (16, 2_990_081), (32, 3_421_697)];
+        for (rank, expected) in ranks.into_iter().chain([(64, 4_284_929), (0, 5_016_065)]) {
+            assert_eq!(rein(large(rank)).expect("counted"), expected, "rank {rank}");
+        }
+        let no_link = ReinConfig { link: false, ..large(16) };
+        assert_eq!(rein(no_link).expect("counted"), 2_530_817);
+        let core = ReinConfig { link: false, share: false, ..large(0) };
+        assert_eq!(rein(core).expect("counted"), 52_838_424 - 23);
+        let link = ReinConfig { share: false, ..large(0) };
+        assert_eq!(rein(link).expect("counted"), 59_332_888 - 23);
+        let others = [(32, 1280, 4_510_721), (12, 768, 1_741_569), (12, 384, 684_033)];
+        for (layers, c, expected) in others {
+            let found = rein(ReinConfig::published(layers, c)).expect("counted");
+            assert_eq!(found, expected, "{layers} layers of {c}");
+        }
+    }
+
+    #[test]
+    fn networks_have_the_published_sizes() {
+        let large = |method| {
+            let backbone = DinoConfig::named("l", 16, 32).expect("known");
+            network(SegmenterConfig::published(backbone, 19, method)).expect("counted")
+        };
+        // Without the mask token of the pre-training, which the published count includes.
+        let backbone = 304_199_680 - 1024;
+        let rein = large(Method::Rein);
+        assert_eq!((rein.backbone, rein.rein, rein.head), (backbone, 2_990_081, 20_579_796));
+        assert_eq!(rein.trained, 2_990_081 + 20_579_796);
+        let (freeze, full) = (large(Method::Freeze), large(Method::Full));
+        assert_eq!((freeze.rein, freeze.head, freeze.trained), (0, 20_565_204, 20_565_204));
+        assert_eq!(full.trained, backbone + 20_565_204);
+    }
+
+    /// The outline is the network: same names and shapes as one that was built.
+    #[test]
+    fn an_outline_has_the_parameters_of_the_network() {
+        let backbone = DinoConfig {
+            embed_dim: 12,
+            depth: 4,
+            heads: 3,
+            taps: [0, 1, 2, 3],
+            ..DinoConfig::named("s", 8, 2).expect("known")
+        };
+        let mut config = SegmenterConfig::published(backbone, 5, Method::Rein);
+        config.head.dim = 32;
+        if let Some(rein) = &mut config.rein {
+            rein.query_dim = 32;
+        }
+        let outline = Segmenter::outline(config.clone()).expect("outlined");
+        let weights = crate::weights::StateDict::default();
+        let built = Segmenter::new(config, dressage_engine::DType::F32, 1, weights, &[]);
+        let built = built.expect("built");
+        let shapes: Outline = built
+            .params()
+            .iter()
+            .map(|(name, p)| (name.clone(), (p.get().shape().to_vec(), p.trainable())))
+            .collect();
+        assert_eq!(outline, shapes);
+    }
+}

@@ -1,0 +1,128 @@
+//! `dressage params`.
+
+use clap::ValueEnum;
+use dressage_models::backbone::{DinoConfig, ReinConfig};
+use dressage_models::{Method, SegmenterConfig, counts};
+
+use crate::console::{grouped, say};
+use crate::failure::Failure;
+
+/// Count trained and frozen parameters, beside the numbers of the Rein paper
+///
+/// The counts come from the code that builds the networks, for 19 classes at 512 px; nothing is allocated or loaded.
+/// A number that equals the paper's at its number of digits is followed by `=`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Size of the backbone
+    #[arg(long, value_enum, default_value_t = Size::All)]
+    size: Size,
+}
+
+/// Backbones to count for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Size {
+    /// DINOv2 ViT-S
+    S,
+    /// DINOv2 ViT-B
+    B,
+    /// DINOv2 ViT-L
+    L,
+    /// ViT-H as in SAM, the adapter only
+    H,
+    /// All of these
+    All,
+}
+
+/// A line of a table: what, how many, and what the paper says in millions.
+struct Row {
+    what: String,
+    count: usize,
+    paper: Option<&'static str>,
+}
+
+fn row(what: impl Into<String>, count: usize, paper: Option<&'static str>) -> Row {
+    Row { what: what.into(), count, paper }
+}
+
+/// Counts.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let dino = [(Size::S, "s", "ViT-S"), (Size::B, "b", "ViT-B"), (Size::L, "l", "ViT-L")];
+    let wanted = |size| args.size == size || args.size == Size::All;
+    let mut tables = Vec::new();
+    for (size, name, title) in dino {
+        if wanted(size) {
+            let backbone = DinoConfig::named(name, 16, 32)?;
+            let (n, c) = (backbone.depth, backbone.embed_dim);
+            let large = size == Size::L;
+            let mut rows = network(&backbone, large)?;
+            rows.extend(adapters(n, c, large)?);
+            tables.push(table(&format!("DINOv2 {title} ({n} blocks of {c} channels)"), &rows));
+        }
+    }
+    if wanted(Size::H) {
+        let mut rows = vec![row("Rein", rein(ReinConfig::published(32, 1280))?, Some("4.51"))];
+        rows.extend(adapters(32, 1280, false)?);
+        tables.push(table("ViT-H as in SAM (32 blocks of 1280 channels)", &rows));
+    }
+    say(&tables.join("\n"));
+    Ok(())
+}
+
+fn rein(config: ReinConfig) -> Result<usize, Failure> {
+    Ok(counts::rein(config)?)
+}
+
+/// The parts of the network.
+fn network(backbone: &DinoConfig, large: bool) -> Result<Vec<Row>, Failure> {
+    let count = |method| counts::network(SegmenterConfig::published(backbone.clone(), 19, method));
+    let (with, plain) = (count(Method::Rein)?, count(Method::Freeze)?);
+    let paper = |text| Some(text).filter(|_| large);
+    Ok(vec![
+        row("backbone", with.backbone, paper("304.20")),
+        row("Rein", with.rein, paper("2.99")),
+        row("head with queries from Rein", with.head, paper("20.6")),
+        row("head with queries of its own", plain.head, paper("20.6")),
+        row("trained, method rein", with.trained, None),
+        row("trained, method freeze", plain.trained, None),
+        row("trained, method full", count(Method::Full)?.trained, None),
+    ])
+}
+
+/// The steps from the first form of Rein to the last, and its ranks.
+fn adapters(layers: usize, c: usize, large: bool) -> Result<Vec<Row>, Failure> {
+    let base = ReinConfig::published(layers, c);
+    let whole = ReinConfig { rank: 0, ..base.clone() };
+    let core = ReinConfig { link: false, share: false, ..whole.clone() };
+    let linked = ReinConfig { share: false, ..whole.clone() };
+    let paper = |text| Some(text).filter(|_| large);
+    let mut rows = vec![
+        row("Rein, whole tokens, MLPs per layer, no link", rein(core)?, paper("52.84")),
+        row("  + tokens linked to queries", rein(linked)?, paper("59.33")),
+        row("  + layers share MLPs", rein(whole)?, paper("5.02")),
+    ];
+    let ranks = [(4, "2.67"), (8, "2.77"), (16, "2.99"), (32, "3.42"), (64, "4.28")];
+    for (rank, text) in ranks {
+        let count = rein(ReinConfig { rank, ..base.clone() })?;
+        rows.push(row(format!("  + tokens of rank {rank}"), count, paper(text)));
+    }
+    let alone = rein(ReinConfig { link: false, ..base })?;
+    rows.push(row("Rein, rank 16, MLPs shared, no link", alone, paper("2.53")));
+    Ok(rows)
+}
+
+fn table(title: &str, rows: &[Row]) -> String {
+    let width = rows.iter().map(|r| r.what.chars().count()).max().unwrap_or(0);
+    let mut text =
+        format!("{title}\n{:width$}  {:>13}  {:>8}  {:>8}\n", "", "parameters", "M", "paper");
+    for Row { what, count, paper } in rows {
+        let said = paper.unwrap_or_default();
+        let digits = said.split_once('.').map_or(0, |(_, d)| d.len());
+        let millions = *count as f64 / 1e6;
+        let mark = if format!("{millions:.digits$}") == said { " =" } else { "" };
+        let line =
+            format!("{what:width$}  {:>13}  {millions:>8.2}  {said:>8}{mark}", grouped(*count));
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
