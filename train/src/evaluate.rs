@@ -63,14 +63,17 @@ pub fn predict(
     h: usize,
     w: usize,
 ) -> Result<LabelMap> {
-    let scores = window_scores(model, image, how)?;
-    let k = model.head().config().classes;
-    let scores = no_grad(|| ops::resize_maps(&scores, [h, w]))?;
-    Ok(LabelMap { w, h, data: argmax(scores.data::<f32>()?, k) })
+    // On a thread of the pool, as a training step.
+    rayon::scope(|_| {
+        let scores = window_scores(model, image, how)?;
+        let k = model.head().config().classes;
+        let scores = no_grad(|| ops::resize_maps(&scores, [h, w]))?;
+        Ok(LabelMap { w, h, data: argmax(scores.data::<f32>()?, k) })
+    })
 }
 
 /// Class with the highest score per pixel, the first of equals; `scores` is `[k, n]`.
-fn argmax(scores: &[f32], k: usize) -> Vec<u8> {
+pub fn argmax(scores: &[f32], k: usize) -> Vec<u8> {
     let n = scores.len() / k.max(1);
     let best = |i: usize| {
         let mut top = 0;

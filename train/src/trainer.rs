@@ -200,6 +200,11 @@ impl Trainer {
     /// # Errors
     /// A loss that is not a number (nothing is updated then, and the state is kept in a file of its own).
     pub fn step_on(&mut self, batch: &Batch) -> Result<StepLog> {
+        // On a thread of the pool, so that a parallel loop starts without waking anybody to hand the work over.
+        rayon::scope(|_| self.step_in_pool(batch))
+    }
+
+    fn step_in_pool(&mut self, batch: &Batch) -> Result<StepLog> {
         let mut clock = Clock::start();
         let (b, h, w) = (batch.b, batch.h, batch.w);
         let (image, labels) = with_category(Category::Data, || {

@@ -220,7 +220,10 @@ impl Dino {
 
     /// Position table `[1 + gh*gw, c]` for a grid of patches. Used as stored if the grid is the table's own square,
     /// otherwise resized: scale factor (n + 0.1)/g per axis, or with registers antialiased to the size.
-    fn positions(&self, gh: usize, gw: usize) -> Result<Tensor> {
+    ///
+    /// # Errors
+    /// Whatever the engine refuses.
+    pub fn positions(&self, gh: usize, gw: usize) -> Result<Tensor> {
         let (g, c) = (self.config.grid, self.config.embed_dim);
         let table = ops::reshape(&self.pos_embed.get(), &[1 + g * g, c])?;
         // Also for a grid of equal count that is not square, as 2x8 for a table of 4x4.

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    Augment, Data, Eval, EvalMode, EvalSet, Head, Loss, Model, Precision, Recipe, Rein, Run, Set,
-    Source, Train,
+    Augment, Data, Eval, EvalMode, EvalSet, Head, Loss, Model, Recipe, Rein, Run, Set, Source,
+    Train,
 };
 use crate::data::Ids;
 use crate::groups::Method;
@@ -49,7 +49,7 @@ pub(super) fn published(backbone: &str, crop: usize) -> Recipe {
         },
         train: train(),
         eval: Eval { mode: EvalMode::Slide, crop, stride: stride(crop), batch: 1 },
-        run: Run { dir: PathBuf::new(), threads: 0, workers: 2, precision: Precision::F32 },
+        run: Run { dir: PathBuf::new(), threads: 0, workers: 2 },
     }
 }
 

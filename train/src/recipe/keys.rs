@@ -167,7 +167,6 @@ pub const KEYS: &[Key] = &[
     key("run.dir", Kind::Path, "run folder, by default runs/NAME"),
     key("run.threads", Kind::Count, "threads for arithmetic, 0: one per core"),
     key("run.workers", Kind::Count, "threads that prepare samples"),
-    key("run.precision", Kind::Choice(&["f32", "bf16"]), "type of frozen weights and activations"),
 ];
 
 const SOURCES: &[&str] = &["files", "scenes"];

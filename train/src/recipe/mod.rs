@@ -311,19 +311,6 @@ pub struct Run {
     pub threads: usize,
     /// Threads that prepare samples. The result does not depend on it.
     pub workers: usize,
-    /// Type of the frozen weights and of the activations.
-    pub precision: Precision,
-}
-
-/// See [`Run::precision`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Precision {
-    /// 32 bits, as published.
-    #[default]
-    F32,
-    /// 16 bits; losses, statistics and trained weights stay in 32.
-    Bf16,
 }
 
 impl Recipe {

@@ -1,0 +1,53 @@
+//! Operations that are small beside the others: the SwiGLU gate, the token link, position codes, class scores.
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use dressage_kernels::check::noise;
+use dressage_kernels::class_loss::ClassLoss;
+use dressage_kernels::sine_position::sine_position;
+use dressage_kernels::swiglu::Swiglu;
+use dressage_kernels::token_link::TokenLink;
+
+fn operations(c: &mut Criterion) {
+    let mut group = c.benchmark_group("small f32");
+    group.sample_size(20);
+    let gate = Swiglu { n: 1025, h: 4096 };
+    let x = noise::<f32>(2 * gate.n * gate.h, 1);
+    let mut y = vec![0.0; gate.n * gate.h];
+    group.throughput(Throughput::Bytes(12 * (gate.n * gate.h) as u64));
+    group.bench_function("swiglu forward, ViT-g", |bench| bench.iter(|| gate.forward(&x, &mut y)));
+    let dy = noise::<f32>(gate.n * gate.h, 2);
+    let mut dx = vec![0.0; x.len()];
+    group.throughput(Throughput::Bytes(20 * (gate.n * gate.h) as u64));
+    group.bench_function("swiglu backward, ViT-g", |bench| {
+        bench.iter(|| gate.backward(&x, &dy, &mut dx));
+    });
+    let link = TokenLink { layers: 24, m: 100, c: 256 };
+    let q = noise::<f32>(24 * 100 * 256, 3);
+    let (mut out, mut dq) = (vec![0.0; 100 * 768], vec![0.0; q.len()]);
+    group.throughput(Throughput::Bytes(4 * q.len() as u64));
+    group.bench_function("token_link forward, ViT-L", |bench| {
+        bench.iter(|| link.forward(&q, &mut out));
+    });
+    group.bench_function("token_link backward, ViT-L", |bench| {
+        bench.iter(|| link.backward(&q, &out, &mut dq));
+    });
+    let mut table = vec![0.0f32; 64 * 64 * 256];
+    group.throughput(Throughput::Bytes(4 * table.len() as u64));
+    group.bench_function("sine_position, stride 8 of 512 px", |bench| {
+        bench.iter(|| sine_position(64, 64, 256, &mut table));
+    });
+    let loss = ClassLoss { n: 400, k: 20, weight: 2.0 };
+    let (logits, targets) = (noise::<f32>(400 * 20, 4), vec![19; 400]);
+    let (weights, mut dlogits) = (vec![1.0; 20], vec![0.0; 400 * 20]);
+    group.throughput(Throughput::Bytes(8 * 400 * 20));
+    group.bench_function("class_loss both ways, batch 4", |bench| {
+        bench.iter(|| {
+            loss.backward(&logits, &targets, &weights, 1.0, &mut dlogits)?;
+            loss.forward(&logits, &targets, &weights)
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, operations);
+criterion_main!(benches);

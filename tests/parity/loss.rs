@@ -1,0 +1,213 @@
+//! Matching and losses on recorded predictions, labels and random points.
+
+use dressage_engine::{Tensor, backward, ops};
+use dressage_models::criterion::{
+    Candidate, Criterion, CriterionConfig, IGNORE, LayerLoss, PointSource, Targets,
+};
+use dressage_models::{ModelError, Result};
+use dressage_tests::Outcome;
+use dressage_tests::compare::Table;
+use dressage_tests::fixture::Fixture;
+
+use crate::settings;
+
+/// The points that the reference drew, by name.
+pub struct Recorded<'a> {
+    pub fixture: &'a Fixture,
+    /// Beginning of the names, up to `layer`.
+    pub prefix: String,
+}
+
+impl Recorded<'_> {
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let name = format!("{}{name}", self.prefix);
+        let wrong = |text: String| ModelError::Config(format!("{name}: {text}"));
+        let points = self.fixture.floats(&name).map_err(|e| wrong(e.to_string()))?;
+        if points.len() != shape.iter().product::<usize>() {
+            return Err(wrong(format!("we draw {shape:?}, recorded {:?}", points.shape())));
+        }
+        // Recorded tensors lie in a mapped file; the shape there may have a leading 1.
+        Ok(ops::reshape(&points, shape)?)
+    }
+}
+
+impl PointSource for Recorded<'_> {
+    fn assign(&mut self, layer: usize, image: usize, n: usize) -> Result<Tensor> {
+        self.read(&format!("layer{layer}.assign.image{image}"), &[n, 2])
+    }
+
+    fn oversample(&mut self, layer: usize, rows: usize, n: usize) -> Result<Tensor> {
+        self.read(&format!("layer{layer}.oversample"), &[rows, n, 2])
+    }
+
+    fn random(&mut self, layer: usize, rows: usize, n: usize) -> Result<Tensor> {
+        self.read(&format!("layer{layer}.random"), &[rows, n, 2])
+    }
+}
+
+/// Targets from the recorded label maps.
+pub fn targets(fixture: &Fixture, classes: usize) -> Outcome<Targets> {
+    let labels = fixture.integers("input.gt_sem_seg")?;
+    let labels =
+        labels.iter().map(|&v| u8::try_from(v)).collect::<std::result::Result<Vec<_>, _>>();
+    let labels = Tensor::from_slice(&labels?, fixture.shape("input.gt_sem_seg")?)?;
+    Ok(Targets::new(labels, classes)?)
+}
+
+/// Costs, assignments, points, losses and gradients of given predictions.
+pub fn loss(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
+    let config = settings::criterion(&fixture.json["config"])?;
+    let targets = targets(fixture, config.classes)?;
+    target_lists(fixture, table, &targets)?;
+    let n = fixture.names("input.cls_pred.").len();
+    let mut candidates = Vec::new();
+    for i in 0..n {
+        let cls = fixture.floats(&format!("input.cls_pred.{i}"))?.leaf();
+        let mask = fixture.floats(&format!("input.mask_pred.{i}"))?.leaf();
+        candidates.push(Candidate { cls, mask, embed: None });
+    }
+    let mut points = Recorded { fixture, prefix: "input.rand.".into() };
+    let criterion = Criterion { config: config.clone() };
+    let loss = criterion.loss(&candidates, &targets, &mut points)?;
+    for (l, layer) in loss.layers.iter().enumerate() {
+        let queries = candidates[l].cls.dim(1);
+        costs(fixture, table, l, layer, &targets)?;
+        matches(fixture, table, l, layer, &targets, queries, &config)?;
+        chosen_points(fixture, table, l, layer, &config)?;
+    }
+    for (name, value) in loss.named() {
+        table.close(fixture, &format!("output.{name}"), &Tensor::scalar(value))?;
+    }
+    table.close(fixture, "output.total", &loss.total)?;
+    let mut grads = backward(loss.total)?;
+    for (i, c) in candidates.iter().enumerate() {
+        let (cls, mask) = (grads.take(&c.cls), grads.take(&c.mask));
+        table.gradient(fixture, &format!("grad.input.cls_pred.{i}"), cls.as_ref())?;
+        table.gradient(fixture, &format!("grad.input.mask_pred.{i}"), mask.as_ref())?;
+    }
+    Ok(())
+}
+
+/// Recorded classes of the targets of an image, in the reference's order.
+fn recorded_classes(fixture: &Fixture, image: usize) -> Outcome<Vec<i64>> {
+    fixture.integers(&format!("output.gt_labels.image{image}"))
+}
+
+/// Our targets are the recorded ones: the same classes, and each mask is where the label map has
+/// its class.
+fn target_lists(fixture: &Fixture, table: &mut Table, targets: &Targets) -> Outcome<()> {
+    let labels = fixture.integers("input.gt_sem_seg")?;
+    let pixels = labels.len() / targets.classes().len().max(1);
+    for (image, classes) in targets.classes().iter().enumerate() {
+        let recorded = recorded_classes(fixture, image)?;
+        let mut sorted = recorded.clone();
+        sorted.sort_unstable();
+        let ours: Vec<i64> = classes.iter().map(|&c| i64::from(c)).collect();
+        table.equal(&format!("gt_labels.image{image}"), &ours, &sorted);
+        let name = format!("output.gt_masks.image{image}");
+        let map = &labels[image * pixels..][..pixels];
+        let masks: Vec<i64> =
+            recorded.iter().flat_map(|c| map.iter().map(move |v| i64::from(v == c))).collect();
+        table.equal(&name, &masks, &fixture.integers(&name)?);
+        debug_assert!(classes.iter().all(|c| *c != IGNORE));
+    }
+    Ok(())
+}
+
+/// Weighted costs, our ascending classes put into the recorded order.
+fn costs(
+    fixture: &Fixture,
+    table: &mut Table,
+    l: usize,
+    layer: &LayerLoss,
+    targets: &Targets,
+) -> Outcome<()> {
+    for (image, costs) in layer.costs.iter().enumerate() {
+        let name = format!("output.layer{l}.cost.image{image}");
+        let (classes, order) = (&targets.classes()[image], recorded_classes(fixture, image)?);
+        if classes.is_empty() && !fixture.has(&name) {
+            continue;
+        }
+        let place = |c: &i64| classes.iter().position(|v| i64::from(*v) == *c);
+        let Some(order) = order.iter().map(place).collect::<Option<Vec<usize>>>() else {
+            table.fail(format!("{name}: other targets"));
+            continue;
+        };
+        let g = classes.len();
+        let ours: Vec<f32> =
+            costs.chunks_exact(g).flat_map(|row| order.iter().map(|&j| row[j])).collect();
+        table.close(fixture, &name, &Tensor::from_slice(&ours, &[costs.len() / g, g])?)?;
+    }
+    Ok(())
+}
+
+/// Which query answers for which target, and the labels that follow from it.
+fn matches(
+    fixture: &Fixture,
+    table: &mut Table,
+    l: usize,
+    layer: &LayerLoss,
+    targets: &Targets,
+    queries: usize,
+    config: &CriterionConfig,
+) -> Outcome<()> {
+    let b = targets.classes().len();
+    let mut labels = vec![config.classes as i64; b * queries];
+    let mut matched = vec![0i64; b * queries];
+    for pair in &layer.pairs {
+        labels[pair.image * queries + pair.query] = i64::from(pair.class);
+        matched[pair.image * queries + pair.query] = 1;
+    }
+    for (what, ours) in [("labels", &labels), ("matched", &matched)] {
+        let name = format!("output.layer{l}.{what}");
+        table.equal(&name, ours, &fixture.integers(&name)?);
+    }
+    for image in 0..b {
+        let name = format!("output.layer{l}.match_query.image{image}");
+        if !fixture.has(&name) {
+            continue;
+        }
+        let classes = recorded_classes(fixture, image)?;
+        let query = fixture.integers(&name)?;
+        let gt = fixture.integers(&format!("output.layer{l}.match_gt.image{image}"))?;
+        let mut recorded: Vec<(i64, i64)> =
+            query.iter().zip(&gt).map(|(q, g)| (*q, classes[*g as usize])).collect();
+        recorded.sort_unstable();
+        let ours = layer.pairs.iter().filter(|p| p.image == image);
+        let ours: Vec<(i64, i64)> = ours.map(|p| (p.query as i64, i64::from(p.class))).collect();
+        table.equal(&name, &ours, &recorded);
+    }
+    Ok(())
+}
+
+/// Points of each pair: the uncertain ones as a set, then the random ones in order, all bit by
+/// bit.
+fn chosen_points(
+    fixture: &Fixture,
+    table: &mut Table,
+    l: usize,
+    layer: &LayerLoss,
+    config: &CriterionConfig,
+) -> Outcome<()> {
+    let name = format!("output.layer{l}.points");
+    let Some(points) = &layer.points else {
+        if fixture.has(&name) {
+            table.fail(format!("{name}: we chose none"));
+        }
+        return Ok(());
+    };
+    let recorded = fixture.floats(&name)?;
+    let keep = (config.points as f64 * config.importance) as usize;
+    let ordered = |t: &Tensor| -> Outcome<Vec<[u32; 2]>> {
+        let mut all = Vec::with_capacity(t.len() / 2);
+        for row in t.data::<f32>()?.chunks_exact(2 * config.points) {
+            let mut row: Vec<[u32; 2]> =
+                row.chunks_exact(2).map(|p| [p[0].to_bits(), p[1].to_bits()]).collect();
+            row[..keep].sort_unstable();
+            all.extend(row);
+        }
+        Ok(all)
+    };
+    table.equal(&name, &ordered(points)?, &ordered(&recorded)?);
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! Parity with the public reference implementation: every recorded case is computed again and
+//! compared tensor by tensor, forward and backward.
+//!
+//! Cases lie in `tests/fixtures` and in the folders of `DRESSAGE_FIXTURES`; all sizes are read
+//! from them. `cargo test -p dressage-tests --release parity -- --nocapture` prints a line for
+//! each.
+
+mod backbones;
+mod head;
+mod keys;
+mod layout;
+mod loss;
+mod pretrained;
+mod rein;
+mod schedule;
+mod settings;
+mod slide;
+mod step;
+mod vit;
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use dressage_models::weights::Stored;
+use dressage_tests::Outcome;
+use dressage_tests::compare::{Table, Tolerance};
+use dressage_tests::fixture::{Fixture, Settings, list, name_of, roots};
+
+/// How one case went.
+enum Verdict {
+    Compared(Table),
+    /// No code for cases of this kind.
+    NotCovered,
+    /// Cannot run here, and why.
+    Absent(String),
+}
+
+type Check = fn(&Fixture, &mut Table) -> Outcome<()>;
+
+/// The comparison for a case, by what it says about itself.
+fn check_for(fixture: &Fixture) -> Option<Check> {
+    let family = match fixture.json.word("family") {
+        "vit_tiny" => Some(vit::plain as Check),
+        "rein_vit" => Some(vit::with_rein as Check),
+        "rein_core" => Some(rein::layers as Check),
+        "msdeform" => Some(head::pixel_decoder as Check),
+        "head" => Some(head::head as Check),
+        "loss" => Some(loss::loss as Check),
+        "step" => Some(step::step as Check),
+        "slide" => Some(slide::slide as Check),
+        _ => None,
+    };
+    let model = fixture.json.word("model");
+    let by_model = || match model {
+        "official DinoVisionTransformer" => Some(backbones::dino as Check),
+        "reference Reins" | "reference LoRAReins" => Some(backbones::rein as Check),
+        m if m.starts_with("reference ReinsDinoVisionTransformer") => {
+            Some(backbones::rein_dino as Check)
+        }
+        _ => None,
+    };
+    let json = &fixture.json;
+    let by_content = || {
+        if json["schedules"].is_object() {
+            Some(schedule::schedule as Check)
+        } else if json["configured_models"].is_object() {
+            Some(keys::counts as Check)
+        } else if json["ReinMask2FormerHead"]["keys"].is_array() {
+            Some(keys::keys as Check)
+        } else {
+            None
+        }
+    };
+    family.or_else(by_model).or_else(by_content)
+}
+
+fn run(path: &Path) -> Outcome<Verdict> {
+    if !path.extension().is_some_and(|e| e == "safetensors" || e == "json") {
+        return Ok(Verdict::NotCovered);
+    }
+    let fixture = Fixture::open(path)?;
+    let mut table = Table::new(Tolerance::of(&fixture));
+    if fixture.note("patch").is_some() && fixture.has("token_index") {
+        return match pretrained::weights_of(path) {
+            Ok(weights) => {
+                pretrained::tokens(&fixture, &weights, &mut table)?;
+                Ok(Verdict::Compared(table))
+            }
+            Err(why) => Ok(Verdict::Absent(why)),
+        };
+    }
+    let Some(check) = check_for(&fixture) else { return Ok(Verdict::NotCovered) };
+    check(&fixture, &mut table)?;
+    Ok(Verdict::Compared(table))
+}
+
+/// As [`run`]; a panic counts as an error of its case.
+fn run_guarded(path: &Path) -> Outcome<Verdict> {
+    catch_unwind(AssertUnwindSafe(|| run(path))).unwrap_or_else(|_| Err("panicked".into()))
+}
+
+/// Prints the line of a case; false if it failed.
+fn report(name: &str, outcome: &Outcome<Verdict>) -> bool {
+    let table = match outcome {
+        Err(error) => {
+            println!("{name:<46} FAIL  {error}");
+            return false;
+        }
+        Ok(Verdict::Compared(table)) => table,
+        Ok(_) => return true,
+    };
+    let worst = match table.worst() {
+        Some((error, tensor)) => format!("worst {error:.1e} of the largest ({tensor})"),
+        None => "exact".into(),
+    };
+    let failures = table.failures();
+    let verdict = if failures.is_empty() { "ok  " } else { "FAIL" };
+    println!("{name:<46} {verdict}  {:4} compared  {worst}", table.compared());
+    const SHOWN: usize = 12;
+    for failure in failures.iter().take(SHOWN) {
+        println!("        {failure}");
+    }
+    if failures.len() > SHOWN {
+        println!("        and {} more", failures.len() - SHOWN);
+    }
+    failures.is_empty()
+}
+
+/// Runs every case of every folder; all run before the first failure counts.
+#[test]
+fn parity_with_the_reference() {
+    let (mut passed, mut failed, mut tensors) = (0, Vec::new(), 0);
+    let (mut not_covered, mut absent) = (BTreeSet::new(), Vec::new());
+    for root in roots() {
+        let paths = list(&root).unwrap_or_else(|e| panic!("{e}"));
+        assert!(!paths.is_empty(), "{}: no fixtures", root.display());
+        println!("{}", root.display());
+        for path in paths {
+            let name = name_of(&path);
+            let outcome = run_guarded(&path);
+            let good = report(&name, &outcome);
+            match outcome {
+                Ok(Verdict::NotCovered) => _ = not_covered.insert(name),
+                Ok(Verdict::Absent(why)) => absent.push(format!("{name}: {why}")),
+                Ok(Verdict::Compared(table)) => {
+                    tensors += table.compared();
+                    if good { passed += 1 } else { failed.push(name) }
+                }
+                Err(_) => failed.push(name),
+            }
+        }
+    }
+    for line in &absent {
+        println!("not run: {line}");
+    }
+    if !not_covered.is_empty() {
+        let names: Vec<&str> = not_covered.iter().map(String::as_str).collect();
+        println!("not covered yet: {}", names.join(", "));
+    }
+    println!(
+        "{passed} passed, {} failed, {} not run, {} not covered; {tensors} tensors compared",
+        failed.len(),
+        absent.len(),
+        not_covered.len()
+    );
+    assert!(failed.is_empty(), "differ from the reference: {}", failed.join(", "));
+}
+
+/// A weight or prediction off by a thousandth must not pass, whichever kind of case it is in.
+#[test]
+fn parity_notices_a_wrong_number() {
+    const ALTERED: [&str; 5] =
+        ["mlp_delta_f.weight", "mask_feature.weight", "mlp.fc1.weight", "cls_pred.0", "cls_embed"];
+    let mut families = BTreeSet::new();
+    for path in list(&roots()[0]).unwrap_or_else(|e| panic!("{e}")) {
+        let mut fixture = Fixture::open(&path).unwrap_or_else(|e| panic!("{e}"));
+        let Some(check) = check_for(&fixture) else { continue };
+        let wanted = |n: &&String| {
+            (n.starts_with("param.") || n.starts_with("weight.") || n.starts_with("input."))
+                && ALTERED.iter().any(|a| n.contains(a))
+        };
+        let Some(name) = fixture.tensors.names().find(wanted).cloned() else { continue };
+        let mut tensor = fixture.floats(&name).unwrap_or_else(|e| panic!("{e}")).deep_copy();
+        for v in tensor.data_mut::<f32>().unwrap_or_else(|e| panic!("{e}")) {
+            *v *= 1.001;
+        }
+        fixture.tensors.insert(name.clone(), Stored::Tensor(tensor));
+        let mut table = Table::new(Tolerance::of(&fixture));
+        check(&fixture, &mut table).unwrap_or_else(|e| panic!("{}: {e}", fixture.name));
+        assert!(!table.failures().is_empty(), "{}: {name} altered unnoticed", fixture.name);
+        families.insert(fixture.name);
+    }
+    assert!(families.len() >= 8, "{families:?}");
+}

@@ -1,0 +1,232 @@
+//! Our tensors against recorded ones.
+
+use dressage_engine::Tensor;
+use serde_json::Value;
+
+use crate::Outcome;
+use crate::fixture::Fixture;
+
+/// How far a value may be from the recorded one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bound {
+    /// Absolute part.
+    pub abs: f64,
+    /// Part per unit of the recorded value itself.
+    pub element: f64,
+}
+
+impl Bound {
+    /// The same for every element.
+    pub fn abs(abs: f64) -> Bound {
+        Bound { abs, element: 0.0 }
+    }
+}
+
+/// Which bound holds for a tensor.
+pub enum Tolerance {
+    /// `10 * max_abs_err + 1e-5 * max_abs_value`, where the settings state both for each tensor
+    /// (the rounding of the f32 reference against its f64 self). For a tensor that is not listed
+    /// the error counts as 0 and its own largest value is taken.
+    Stated(Value),
+    /// Outputs to 1e-4 of the value plus 1e-5, gradients to 1e-3 of the largest value of the
+    /// tensor.
+    Float64,
+}
+
+impl Tolerance {
+    /// What a case states.
+    pub fn of(fixture: &Fixture) -> Tolerance {
+        match fixture.sidecar {
+            true => Tolerance::Stated(fixture.json["float32_error_vs_float64"].clone()),
+            false => Tolerance::Float64,
+        }
+    }
+
+    fn bound(&self, name: &str, largest: f64) -> Bound {
+        match self {
+            Tolerance::Stated(list) => {
+                let stated = |key: &str| list[name][key].as_f64();
+                let error = stated("max_abs_err").unwrap_or(0.0);
+                Bound::abs(10.0 * error + 1e-5 * stated("max_abs_value").unwrap_or(largest))
+            }
+            // A gradient that is zero throughout in f64 is rounding in f32.
+            Tolerance::Float64 if name.starts_with("grad.") => Bound::abs(1e-3 * largest + 1e-9),
+            Tolerance::Float64 => Bound { abs: 1e-5, element: 1e-4 },
+        }
+    }
+}
+
+/// Everything compared in one case.
+pub struct Table {
+    tolerance: Tolerance,
+    compared: usize,
+    worst: Option<(f64, String)>,
+    failures: Vec<String>,
+}
+
+impl Table {
+    /// Nothing compared yet.
+    pub fn new(tolerance: Tolerance) -> Table {
+        Table { tolerance, compared: 0, worst: None, failures: Vec::new() }
+    }
+
+    /// Tensors and lists compared.
+    pub fn compared(&self) -> usize {
+        self.compared
+    }
+
+    /// Largest error relative to the largest value of its tensor, and the name of the tensor.
+    pub fn worst(&self) -> Option<(f64, &str)> {
+        self.worst.as_ref().map(|(e, name)| (*e, name.as_str()))
+    }
+
+    /// What did not hold.
+    pub fn failures(&self) -> &[String] {
+        &self.failures
+    }
+
+    /// Notes something that does not hold.
+    pub fn fail(&mut self, what: impl Into<String>) {
+        self.failures.push(what.into());
+    }
+
+    /// Compares with the recorded tensor `name` within the bound that the case states.
+    ///
+    /// # Errors
+    /// A recorded tensor that is missing; tensors that hold no f32.
+    pub fn close(&mut self, fixture: &Fixture, name: &str, got: &Tensor) -> Outcome<()> {
+        let want = fixture.floats(name)?;
+        let bound = self.tolerance.bound(name, largest(want.data::<f32>()?));
+        self.within(name, got, &want, |_| bound)
+    }
+
+    /// As [`Table::close`], for a gradient: `None` is one that never arrived, which a recorded
+    /// zero allows.
+    ///
+    /// # Errors
+    /// As [`Table::close`].
+    pub fn gradient(&mut self, fixture: &Fixture, name: &str, got: Option<&Tensor>) -> Outcome<()> {
+        if let Some(got) = got {
+            return self.close(fixture, name, got);
+        }
+        self.compared += 1;
+        if largest(fixture.floats(name)?.data::<f32>()?) != 0.0 {
+            self.fail(format!("{name}: no gradient arrived"));
+        }
+        Ok(())
+    }
+
+    /// Compares element by element, `bound` giving the bound of element `i`. The worst error is
+    /// taken over the elements with the tightest bound.
+    ///
+    /// # Errors
+    /// Tensors that hold no f32.
+    pub fn within(
+        &mut self,
+        name: &str,
+        got: &Tensor,
+        want: &Tensor,
+        bound: impl Fn(usize) -> Bound,
+    ) -> Outcome<()> {
+        self.compared += 1;
+        // A scalar is recorded as [] or [1], depending on how the reference came to it.
+        let scalars = got.len() == 1 && want.len() == 1;
+        if got.shape() != want.shape() && !scalars {
+            self.fail(format!("{name}: shape {:?}, recorded {:?}", got.shape(), want.shape()));
+            return Ok(());
+        }
+        let (got, want) = (got.data::<f32>()?, want.data::<f32>()?);
+        let largest = largest(want);
+        let tightest = (0..want.len()).fold(f64::INFINITY, |m, i| m.min(bound(i).abs));
+        let (mut error, mut beyond, mut first) = (0.0f64, 0usize, None);
+        for (i, (&x, &y)) in got.iter().zip(want).enumerate() {
+            let (d, bound) = (f64::from(x) - f64::from(y), bound(i));
+            let d = if d.is_nan() { f64::INFINITY } else { d.abs() };
+            if bound.abs <= tightest {
+                error = error.max(d);
+            }
+            if d > bound.abs + bound.element * f64::from(y).abs() {
+                beyond += 1;
+                first = first.or(Some((i, x, y)));
+            }
+        }
+        let relative = if largest > 0.0 { error / largest } else { error };
+        if self.worst.as_ref().is_none_or(|(w, _)| relative > *w) {
+            self.worst = Some((relative, name.to_string()));
+        }
+        if let Some((i, x, y)) = first {
+            let n = got.len();
+            self.fail(format!(
+                "{name}: {beyond} of {n} beyond the bound, error up to {error:.2e} = {relative:.2e} \
+                 of {largest:.3e}; first at {i}: {x:e}, recorded {y:e}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Compares lists that must be equal.
+    pub fn equal<T: PartialEq + std::fmt::Debug>(&mut self, name: &str, got: &[T], want: &[T]) {
+        self.compared += 1;
+        if got.len() != want.len() {
+            self.fail(format!("{name}: {} elements, recorded {}", got.len(), want.len()));
+        } else if let Some(i) = (0..got.len()).find(|&i| got[i] != want[i]) {
+            let differ = got.iter().zip(want).filter(|(a, b)| a != b).count();
+            self.fail(format!(
+                "{name}: {differ} of {} differ; first at {i}: {:?}, recorded {:?}",
+                got.len(),
+                got[i],
+                want[i]
+            ));
+        }
+    }
+}
+
+fn largest(values: &[f32]) -> f64 {
+    values.iter().fold(0.0, |m, v| m.max(f64::from(v.abs())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn table() -> Table {
+        let list = json!({"output.x": {"max_abs_err": 1e-6, "max_abs_value": 2.0}});
+        Table::new(Tolerance::Stated(list))
+    }
+
+    fn check(got: &[f32], want: &[f32]) -> Table {
+        let mut table = table();
+        let (n, m) = (got.len(), want.len());
+        let got = Tensor::from_slice(got, &[n]).unwrap();
+        let want = Tensor::from_slice(want, &[m]).unwrap();
+        let bound = table.tolerance.bound("output.x", 2.0);
+        table.within("output.x", &got, &want, |_| bound).unwrap();
+        table
+    }
+
+    #[test]
+    fn parity_bound_is_ten_errors_and_a_share_of_the_largest() {
+        let bound = table().tolerance.bound("output.x", 7.0);
+        assert!((bound.abs - 3e-5).abs() < 1e-12, "{bound:?}");
+        // Not listed: the largest value recorded decides.
+        assert!((table().tolerance.bound("output.y", 7.0).abs - 7e-5).abs() < 1e-12);
+        assert_eq!(Tolerance::Float64.bound("output.x", 7.0), Bound { abs: 1e-5, element: 1e-4 });
+        assert!((Tolerance::Float64.bound("grad.x", 2.0).abs - 2e-3).abs() < 1e-8);
+    }
+
+    #[test]
+    fn parity_tells_right_from_wrong() {
+        assert!(check(&[1.0, 2.0], &[1.00002, 2.0]).failures().is_empty());
+        let wrong = check(&[1.0, 2.0], &[1.0001, 2.0]);
+        assert!(wrong.failures()[0].contains("1 of 2 beyond"), "{:?}", wrong.failures());
+        let (worst, name) = wrong.worst().unwrap();
+        assert!((worst - 5e-5).abs() < 1e-6 && name == "output.x");
+        assert!(!check(&[f32::NAN, 2.0], &[1.0, 2.0]).failures().is_empty());
+        assert!(check(&[1.0], &[1.0, 2.0]).failures()[0].contains("shape"));
+        let mut table = table();
+        table.equal("labels", &[1, 2, 3], &[1, 5, 3]);
+        table.equal("labels", &[1, 2], &[1, 2]);
+        assert_eq!((table.compared(), table.failures().len()), (2, 1));
+    }
+}

@@ -1,0 +1,222 @@
+//! Recorded tensors: a safetensors file, its settings beside it (JSON of the same name) or in its
+//! notes.
+
+use std::path::{Path, PathBuf};
+
+use dressage_engine::{DType, Tensor};
+use dressage_models::weights::{StateDict, Stored};
+use serde_json::Value;
+
+use crate::Outcome;
+
+/// Folders inside a folder of fixtures that are looked at as well.
+const SUBFOLDERS: [&str; 2] = ["backbones", "dinov2_vits14"];
+
+/// One recorded case.
+pub struct Fixture {
+    /// File name without its ending, behind the name of the subfolder if there is one.
+    pub name: String,
+    /// The safetensors file, or the JSON file where there is no other.
+    pub path: PathBuf,
+    /// The JSON beside it; else the JSON under `config` in the notes; else null.
+    pub json: Value,
+    /// All tensors; none for a JSON file alone.
+    pub tensors: StateDict,
+    /// Whether the settings come from a file beside the tensors, which states errors by tensor.
+    pub sidecar: bool,
+}
+
+/// Folders of fixtures: the committed ones, then those of `DRESSAGE_FIXTURES` (separated as in
+/// `PATH`).
+pub fn roots() -> Vec<PathBuf> {
+    let mut roots = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")];
+    let more = std::env::var_os("DRESSAGE_FIXTURES").unwrap_or_default();
+    roots.extend(std::env::split_paths(&more).filter(|p| !p.as_os_str().is_empty()));
+    roots
+}
+
+/// Cases of one folder and its known subfolders, sorted by name; files of another kind are left
+/// out.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn list(root: &Path) -> Outcome<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let folders = SUBFOLDERS.iter().map(|s| root.join(s)).filter(|p| p.is_dir());
+    for folder in std::iter::once(root.to_path_buf()).chain(folders) {
+        let entries = folder.read_dir().map_err(|e| format!("{}: {e}", folder.display()))?;
+        let mut files = Vec::new();
+        for entry in entries {
+            files.push(entry?.path());
+        }
+        files.retain(|p| {
+            let ending = p.extension().and_then(|e| e.to_str());
+            match ending {
+                Some("safetensors" | "pth" | "pt") => true,
+                Some("json") => !p.with_extension("safetensors").exists(),
+                _ => false,
+            }
+        });
+        files.sort();
+        found.extend(files);
+    }
+    Ok(found)
+}
+
+/// Name of a case: the file name without its ending, behind its folder's if that is a known
+/// subfolder.
+pub fn name_of(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let folder = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+    match SUBFOLDERS.contains(&folder.as_ref()) {
+        true => format!("{folder}/{stem}"),
+        false => stem.into_owned(),
+    }
+}
+
+impl Fixture {
+    /// Reads a case.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or settings that are no JSON.
+    pub fn open(path: &Path) -> Outcome<Fixture> {
+        let read = |p: &Path| -> Outcome<Value> {
+            let text = std::fs::read_to_string(p).map_err(|e| format!("{}: {e}", p.display()))?;
+            Ok(serde_json::from_str(&text).map_err(|e| format!("{}: {e}", p.display()))?)
+        };
+        let (name, path) = (name_of(path), path.to_path_buf());
+        if path.extension().is_some_and(|e| e == "json") {
+            let json = read(&path)?;
+            return Ok(Fixture { name, path, json, tensors: StateDict::default(), sidecar: true });
+        }
+        let tensors = StateDict::open(&path)?;
+        let beside = path.with_extension("json");
+        let sidecar = beside.exists();
+        let json = match tensors.metadata().get("config") {
+            _ if sidecar => read(&beside)?,
+            Some(text) => serde_json::from_str(text)?,
+            None => Value::Null,
+        };
+        Ok(Fixture { name, path, json, tensors, sidecar })
+    }
+
+    /// A note of the safetensors file.
+    pub fn note(&self, key: &str) -> Option<&str> {
+        self.tensors.metadata().get(key).map(String::as_str)
+    }
+
+    /// Whether there is such a tensor.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some()
+    }
+
+    /// Names that begin with `prefix`, without it.
+    pub fn names(&self, prefix: &str) -> Vec<String> {
+        self.tensors.names().filter_map(|n| n.strip_prefix(prefix)).map(String::from).collect()
+    }
+
+    fn stored(&self, name: &str) -> Outcome<&Stored> {
+        let missing = || format!("{}: no tensor {name}", self.name);
+        Ok(self.tensors.get(name).ok_or_else(missing)?)
+    }
+
+    /// A tensor of floats as f32.
+    ///
+    /// # Errors
+    /// If it is missing or holds integers.
+    pub fn floats(&self, name: &str) -> Outcome<Tensor> {
+        let wrong = || format!("{}: {name} holds no floats", self.name);
+        Ok(self.stored(name)?.to_float(DType::F32).ok_or_else(wrong)?)
+    }
+
+    /// A tensor of 64-bit or 32-bit integers or bytes.
+    ///
+    /// # Errors
+    /// If it is missing or holds floats.
+    pub fn integers(&self, name: &str) -> Outcome<Vec<i64>> {
+        match self.stored(name)? {
+            Stored::I64(values, _) => Ok(values.clone()),
+            Stored::Tensor(t) if t.dtype() == DType::U8 => {
+                Ok(t.data::<u8>()?.iter().map(|&v| i64::from(v)).collect())
+            }
+            Stored::Tensor(t) if t.dtype() == DType::I32 => {
+                Ok(t.data::<i32>()?.iter().map(|&v| i64::from(v)).collect())
+            }
+            _ => Err(format!("{}: {name} holds no integers", self.name).into()),
+        }
+    }
+
+    /// Sizes of a tensor's axes.
+    ///
+    /// # Errors
+    /// If it is missing.
+    pub fn shape(&self, name: &str) -> Outcome<&[usize]> {
+        Ok(self.stored(name)?.shape())
+    }
+
+    /// The tensors whose names begin with `prefix`, with `with` in its place, except those named
+    /// in `unused`.
+    pub fn weights(&self, prefix: &str, with: &str, unused: &[&str]) -> StateDict {
+        let mut weights = self.tensors.clone().renamed(prefix, with);
+        for name in unused {
+            weights.take(&format!("{with}{name}"));
+        }
+        weights
+    }
+}
+
+/// Reads of settings that say what is missing.
+pub trait Settings {
+    /// A count or size; `key` may lead through several objects, separated by `/`.
+    ///
+    /// # Errors
+    /// If there is none.
+    fn size(&self, key: &str) -> Outcome<usize>;
+    /// A number.
+    ///
+    /// # Errors
+    /// If there is none.
+    fn number(&self, key: &str) -> Outcome<f64>;
+    /// A list of sizes.
+    ///
+    /// # Errors
+    /// If there is none.
+    fn sizes(&self, key: &str) -> Outcome<Vec<usize>>;
+    /// A switch, `default` where it is not given.
+    fn switch(&self, key: &str, default: bool) -> bool;
+    /// A word, empty where it is not given.
+    fn word(&self, key: &str) -> &str;
+}
+
+fn lookup<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
+    key.split('/').try_fold(value, |v, k| match k.parse::<usize>() {
+        Ok(i) if v.is_array() => v.get(i),
+        _ => v.get(k),
+    })
+}
+
+impl Settings for Value {
+    fn size(&self, key: &str) -> Outcome<usize> {
+        let n = lookup(self, key).and_then(Value::as_f64).filter(|n| n.fract() == 0.0 && *n >= 0.0);
+        Ok(n.ok_or_else(|| format!("settings: no size `{key}`"))? as usize)
+    }
+
+    fn number(&self, key: &str) -> Outcome<f64> {
+        let n = lookup(self, key).and_then(Value::as_f64);
+        Ok(n.ok_or_else(|| format!("settings: no number `{key}`"))?)
+    }
+
+    fn sizes(&self, key: &str) -> Outcome<Vec<usize>> {
+        let list = lookup(self, key).and_then(Value::as_array);
+        let list = list.ok_or_else(|| format!("settings: no list `{key}`"))?;
+        (0..list.len()).map(|i| self.size(&format!("{key}/{i}"))).collect()
+    }
+
+    fn switch(&self, key: &str, default: bool) -> bool {
+        lookup(self, key).and_then(Value::as_bool).unwrap_or(default)
+    }
+
+    fn word(&self, key: &str) -> &str {
+        lookup(self, key).and_then(Value::as_str).unwrap_or_default()
+    }
+}
