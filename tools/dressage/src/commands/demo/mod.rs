@@ -30,7 +30,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "dressage-demo")]
     out: PathBuf,
 
-    /// Steps of each of the two networks; the stand-in gets four thirds of it
+    /// Steps of each of the two networks; the stand-in gets half as many again
     #[arg(long, value_name = "N", default_value_t = STEPS, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
 
@@ -48,7 +48,7 @@ pub struct Args {
 }
 
 /// Steps of each network that make the demo end in about four minutes on two cores.
-const STEPS: u64 = 300;
+const STEPS: u64 = 400;
 
 /// Steps of warm-up where there are enough steps for it.
 const WARM_UP: u64 = 20;
@@ -144,7 +144,7 @@ impl Stage<'_> {
 
     /// Trains the stand-in and writes its weights under DINOv2's names, so that a recipe can name them.
     fn backbone(&self) -> Result<(), Failure> {
-        let settings = self.settings("pretrain", self.args.steps * 4 / 3);
+        let settings = self.settings("pretrain", self.args.steps * 3 / 2);
         let (_, trainer, _) = self.train("pretrain.toml", &settings)?;
         let params = trainer.model().params().iter();
         let tensors: Vec<_> = params
