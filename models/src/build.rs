@@ -169,7 +169,7 @@ impl Scope {
         let left: Vec<String> = state
             .source
             .names()
-            .filter(|n| !ignored.iter().any(|i| n.as_str() == *i))
+            .filter(|n| !ignored.contains(&n.as_str()))
             .map(|n| format!("{n} is left over"))
             .collect();
         state.problems.extend(left);

@@ -232,6 +232,9 @@ impl Loss {
     }
 }
 
+/// Costs `[q, g]` of each image and the matched pairs of one prediction.
+type Matched = (Vec<Vec<f32>>, Vec<Pair>);
+
 /// Computes matching and losses.
 #[derive(Debug, Clone)]
 pub struct Criterion {
@@ -281,7 +284,7 @@ impl Criterion {
         candidates: &[Candidate],
         targets: &Targets,
         points: &mut dyn PointSource,
-    ) -> Result<Vec<(Vec<Vec<f32>>, Vec<Pair>)>> {
+    ) -> Result<Vec<Matched>> {
         let mut costs = Vec::new();
         for (l, candidate) in candidates.iter().enumerate() {
             let images = (0..targets.classes.len())

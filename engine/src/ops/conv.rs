@@ -125,10 +125,11 @@ impl ConvSaved {
         dbias: Option<&mut [T]>,
     ) -> Result<()> {
         let weight = self.weight.data::<T>()?;
-        Ok(match self.size {
+        match self.size {
             Size::Conv(s) => s.backward(x, weight, dy, dx, dweight, dbias)?,
             Size::Patch(s) => s.backward(x, weight, dy, dx, dweight, dbias)?,
-        })
+        }
+        Ok(())
     }
 
     fn run<T: Float>(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {

@@ -9,7 +9,7 @@
 //! dx      = rstd * (g - mean_c(g) - xhat * mean_c(g * xhat))
 //! dweight += sum_rows(dy * xhat)        dbias += sum_rows(dy)
 //! ```
-//! The variance is taken around the mean, not as E[x^2] - E[x]^2, which cancels for rows with a large mean.
+//! The variance is taken around the mean, not as the mean square less the squared mean, which cancels for rows with a large mean.
 //!
 //! Shapes: `x`, `y`, `dy`, `dx` are `[n, c]`; `weight`, `bias` and their gradients `[c]`; `mean`, `rstd` `[n]`.
 //! Saved for the backward pass: `x` (held by the caller anyway) and `8 n` bytes of statistics.

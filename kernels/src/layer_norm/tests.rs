@@ -26,6 +26,8 @@ fn gradient_matches_central_differences() {
     }
 }
 
+type Backward<'a> = &'a dyn Fn(Stats<'_, f32>, &mut [f32], &mut [f32], &mut [f32]);
+
 #[test]
 fn fast_form_matches_reference() {
     for (n, c) in SHAPES {
@@ -41,7 +43,7 @@ fn fast_form_matches_reference() {
         // The mean of about 100 carries 1e-5 of rounding, against values of order one after centring.
         assert_close("y", &y, &y0, 5e-5);
         assert_close("rstd", &rstd, &rstd0, 5e-5);
-        let run = |f: &dyn Fn(Stats<'_, f32>, &mut [f32], &mut [f32], &mut [f32])| {
+        let run = |f: Backward<'_>| {
             let (mut dx, mut dw, mut db) = (vec![0.0; n * c], noise(c, 5), noise(c, 6));
             f(Stats { mean: &mean0, rstd: &rstd0 }, &mut dx, &mut dw, &mut db);
             (dx, dw, db)

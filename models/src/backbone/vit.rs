@@ -180,7 +180,7 @@ impl Dino {
     /// Sizes that do not fit together.
     pub fn new(scope: &Scope, config: DinoConfig) -> Result<Dino> {
         let (c, p) = (config.embed_dim, config.patch);
-        if config.heads == 0 || c % config.heads != 0 {
+        if config.heads == 0 || !c.is_multiple_of(config.heads) {
             let text = format!("embed_dim {c} does not divide into {} heads", config.heads);
             return Err(ModelError::Config(text));
         }
@@ -251,7 +251,7 @@ impl Dino {
             let text = format!("image is {:?}, expected [b, 3, h, w]", image.shape());
             return Err(ModelError::Config(text));
         };
-        if h % p != 0 || w % p != 0 || h == 0 || w == 0 {
+        if !h.is_multiple_of(p) || !w.is_multiple_of(p) || h == 0 || w == 0 {
             let text = format!("image is {h}x{w}, both sides must be multiples of the patch {p}");
             return Err(ModelError::Config(text));
         }

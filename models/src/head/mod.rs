@@ -122,7 +122,7 @@ impl Head {
     /// Sizes that do not fit together.
     pub fn new(scope: &Scope, config: HeadConfig) -> Result<Head> {
         let c = config.dim;
-        if c % config.heads != 0 || c % config.groups != 0 || c % 4 != 0 {
+        if ![config.heads, config.groups, 4].iter().all(|&n| n > 0 && c.is_multiple_of(n)) {
             return Err(ModelError::Config(format!(
                 "head width {c} must divide into {} heads, {} groups and by 4",
                 config.heads, config.groups
