@@ -146,7 +146,8 @@ impl Trainer {
     pub fn run(&mut self, progress: &dyn Progress, stop: &Interrupt) -> Result<Outcome> {
         let recipe_text = self.recipe.to_toml()?;
         files::write_bytes(&self.dir.join(RECIPE), recipe_text.as_bytes())?;
-        let mut log = RunLog::open(&self.dir.join("log.jsonl"), self.step)?;
+        // Lines carry the number of steps done: that of this many is written, the next comes now.
+        let mut log = RunLog::open(&self.dir.join("log.jsonl"), self.step + 1)?;
         let mut loader = self.loader()?;
         let mut report = None;
         let steps = self.recipe.train.steps;

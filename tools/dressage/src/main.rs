@@ -17,8 +17,8 @@ use crate::failure::Failure;
 
 /// Fine-tune frozen vision transformers for segmentation that holds in domains never trained on.
 ///
-/// Start with `dressage demo`: it needs no data, takes minutes and shows everything once. Then write a recipe, or take
-/// one of those listed by `dressage train --list`, and train, evaluate and look at pictures:
+/// Start with `dressage demo`: it needs no data, takes minutes and shows everything once. Then write
+/// a recipe, or take one of those that `dressage train --list` names; train, score, look at pictures:
 ///
 ///     dressage train gtav-s-rein data.root=/data train.batch=2
 ///     dressage eval runs/gtav-s-rein
@@ -37,6 +37,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(commands::demo::Args),
     Train(commands::train::Args),
     Eval(commands::eval::Args),
     Predict(commands::predict::Args),
@@ -45,6 +46,7 @@ enum Command {
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
+        Command::Demo(args) => commands::demo::run(&args),
         Command::Train(args) => commands::train::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Predict(args) => commands::predict::run(&args),

@@ -9,8 +9,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::console::{complain, duration};
 
-/// Plain lines come no further apart than this.
+/// Plain lines come no further apart than this,
 const SILENCE: Duration = Duration::from_secs(30);
+
+/// and no closer than this.
+const BREATH: Duration = Duration::from_secs(3);
 
 /// Watches long work on standard error.
 #[derive(Default)]
@@ -79,7 +82,8 @@ impl Stage {
             Some(total) if total > 0 => self.position * 10 / total,
             _ => 0,
         };
-        if tenths == self.tenths && self.last_line.elapsed() < SILENCE {
+        let quiet = self.last_line.elapsed();
+        if quiet < BREATH || (tenths == self.tenths && quiet < SILENCE) {
             return;
         }
         (self.tenths, self.last_line) = (tenths, Instant::now());
@@ -137,7 +141,9 @@ impl Progress for Watch {
             }
             None => {
                 let took = duration(stage.start.elapsed().as_secs_f64());
-                complain(&format!("{}: {} done in {took}", stage.name, stage.position));
+                let rate = Some(&stage.rate).filter(|r| !r.is_empty());
+                let rate = rate.map(|r| format!(", {r}")).unwrap_or_default();
+                complain(&format!("{}: {} done in {took}{rate}", stage.name, stage.position));
             }
         }
     }

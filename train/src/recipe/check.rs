@@ -209,8 +209,11 @@ fn check_set(key: &str, set: &Set, classes: usize) -> Wrong {
                 (&format!("{key}.size"), set.size[1]),
             ])?;
             let drawn = CITYSCAPES.len();
-            ensure(&format!("{key}.source"), set.groups.is_empty() && classes == drawn, || {
-                format!("is scenes, which have the {drawn} Cityscapes classes, not grouped")
+            ensure(&format!("{key}.source"), !set.groups.is_empty() || classes == drawn, || {
+                format!(
+                    "is scenes, which have the {drawn} Cityscapes classes; for other classes say \
+                     in data.groups which of them belong together"
+                )
             })?;
         }
     }

@@ -450,7 +450,11 @@ impl Data {
             Source::Files => Arc::new(Dataset::open(&self.spec(set, classes))?),
             Source::Scenes => {
                 let size = (set.size[0], set.size[1]);
-                Arc::new(SceneSource::new(seed, set.first, set.count, set.domain, size))
+                let scenes = SceneSource::new(seed, set.first, set.count, set.domain, size);
+                Arc::new(match set.merged(classes) {
+                    Some(groups) => scenes.grouped(groups),
+                    None => scenes,
+                })
             }
         })
     }

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use super::{Domain, render};
-use crate::data::Source;
+use crate::data::{Groups, Source};
 use crate::palette::{CITYSCAPES, Palette};
 use crate::pictures::{write_image, write_label};
-use crate::{Image, LabelMap, Result, TrainError};
+use crate::{IGNORE, Image, LabelMap, Result, TrainError};
 
 /// `count` scenes of one domain, drawn when they are loaded.
 pub struct SceneSource {
@@ -16,6 +16,8 @@ pub struct SceneSource {
     domain: Domain,
     size: (usize, usize),
     names: Vec<String>,
+    /// Class of each trainId, where classes are taken together.
+    merged: Option<Vec<u8>>,
 }
 
 impl SceneSource {
@@ -23,7 +25,12 @@ impl SceneSource {
     /// training and test sets without a common scene.
     pub fn new(seed: u64, first: u64, count: usize, domain: Domain, size: (usize, usize)) -> Self {
         let names = CITYSCAPES.iter().map(|c| c.name.to_owned()).collect();
-        Self { seed, first, count, domain, size, names }
+        Self { seed, first, count, domain, size, names, merged: None }
+    }
+
+    /// The same scenes with classes taken together; trainIds beyond the groups' last have no class.
+    pub fn grouped(self, groups: Groups) -> Self {
+        Self { names: groups.names, merged: Some(groups.of), ..self }
     }
 }
 
@@ -42,7 +49,13 @@ impl Source for SceneSource {
 
     fn load(&self, index: usize) -> Result<(Image, LabelMap)> {
         let (w, h) = self.size;
-        Ok(render(self.seed, self.first + index as u64, self.domain, w, h))
+        let (image, mut label) = render(self.seed, self.first + index as u64, self.domain, w, h);
+        if let Some(of) = &self.merged {
+            for class in &mut label.data {
+                *class = of.get(usize::from(*class)).copied().unwrap_or(IGNORE);
+            }
+        }
+        Ok((image, label))
     }
 }
 

@@ -136,3 +136,27 @@ fn written_scenes_are_read_back() {
     let names: Vec<_> = Domain::ALL.iter().map(|d| Domain::from_name(d.name())).collect();
     assert_eq!(names, Domain::ALL.map(Some));
 }
+
+#[test]
+fn classes_can_be_taken_together() {
+    use crate::data::Groups;
+    let plain = SceneSource::new(3, 5, 2, Domain::Fog, (64, 48));
+    let mut of = vec![IGNORE; 19];
+    (of[ROAD as usize], of[SIDEWALK as usize], of[SKY as usize]) = (0, 0, 1);
+    let names = vec!["ground".to_owned(), "sky".to_owned()];
+    let merged = SceneSource::new(3, 5, 2, Domain::Fog, (64, 48));
+    let merged = merged.grouped(Groups { names: names.clone(), of });
+    assert_eq!(merged.class_names(), names);
+    let ((image, fine), (same, coarse)) =
+        (plain.load(1).expect("drawn"), merged.load(1).expect("drawn"));
+    assert_eq!(image, same);
+    for (fine, coarse) in fine.data.iter().zip(&coarse.data) {
+        let expected = match *fine {
+            ROAD | SIDEWALK => 0,
+            SKY => 1,
+            _ => IGNORE,
+        };
+        assert_eq!(*coarse, expected, "{fine}");
+    }
+    assert!(coarse.data.contains(&0) && coarse.data.contains(&1));
+}

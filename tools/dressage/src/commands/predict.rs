@@ -190,9 +190,13 @@ fn collect(inputs: &[String]) -> Result<BTreeMap<PathBuf, PathBuf>, Failure> {
 
 /// The file `input`, or the files that match it as a pattern.
 fn matches(input: &str) -> Result<Vec<PathBuf>, Failure> {
-    let pattern = input.contains(['*', '?', '[']);
-    if Path::new(input).exists() || !pattern {
-        return Ok(vec![PathBuf::from(input)]);
+    let (path, pattern) = (PathBuf::from(input), input.contains(['*', '?', '[']));
+    if !pattern || path.exists() {
+        // A missing file is reported before the first image is worked on.
+        return match path.metadata() {
+            Ok(_) => Ok(vec![path]),
+            Err(source) => Err(TrainError::Read { path, source }.into()),
+        };
     }
     let told = |e: &dyn std::fmt::Display| Failure::Told(format!("pattern {input}: {e}"));
     let paths = glob::glob(input).map_err(|e| told(&e))?;

@@ -1,0 +1,275 @@
+//! The program as a user meets it: words, files and exit codes.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use dressage_train::data::{Table, read_image, read_label};
+use dressage_train::pictures::write_image;
+use dressage_train::scenes::{Domain, render};
+
+/// Runs the program in `dir`.
+fn dressage(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_dressage"))
+        .args(args)
+        .current_dir(dir)
+        .env_remove("COLUMNS")
+        .output()
+        .expect("the program starts")
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("UTF-8")
+}
+
+/// Asserts success, with the program's words otherwise, and that nothing was written for a terminal only.
+fn done(output: Output) -> String {
+    let (said, noted) = (out(&output), err(&output));
+    assert_eq!(output.status.code(), Some(0), "{said}\n{noted}");
+    for text in [&said, &noted] {
+        let control = text.chars().find(|c| c.is_control() && *c != '\n');
+        assert_eq!(control, None, "{text:?}");
+    }
+    said
+}
+
+/// Asserts failure with `code` and one sentence that contains all of `words`.
+fn refused(output: Output, code: i32, words: &[&str]) {
+    let text = err(&output);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{text}");
+    for word in words {
+        assert!(text.contains(word), "{text:?} does not say {word:?}");
+    }
+}
+
+const TINY: &str = r#"
+about = "A network of a few thousand weights"
+
+[model]
+backbone = "custom"
+weights = "random"
+method = "rein"
+embed_dim = 24
+depth = 4
+heads = 2
+patch = 8
+taps = [0, 1, 2, 3]
+
+[head]
+width = 16
+queries = 20
+heads = 2
+encoder_layers = 1
+encoder_ffn = 16
+decoder_layers = 1
+decoder_ffn = 16
+norm_groups = 4
+
+[rein]
+rank = 4
+
+[loss]
+points = 32
+
+[augment]
+crop = 32
+ratios = [1.0]
+
+[train]
+steps = 3
+batch = 1
+log_every = 1
+
+[run]
+threads = 1
+workers = 1
+
+[[data.train]]
+name = "day"
+source = "scenes"
+count = 4
+size = [64, 32]
+
+[[data.eval]]
+name = "day"
+source = "scenes"
+count = 2
+first = 100
+size = [64, 32]
+
+[[data.eval]]
+name = "fog"
+source = "scenes"
+count = 1
+first = 100
+size = [64, 32]
+domain = "fog"
+"#;
+
+#[test]
+fn wrong_usage_is_told_apart_from_failure() {
+    let dir = tempfile::tempdir().expect("folder");
+    let run = |args: &[&str]| dressage(dir.path(), args);
+    refused(run(&["trian"]), 2, &["trian", "train"]);
+    refused(run(&["train"]), 2, &["RECIPE"]);
+    refused(run(&["train", "demo", "steps"]), 2, &["key=value"]);
+    refused(run(&["predict", "runs/x", "a.png", "--alpha", "2"]), 2, &["from 0 to 1"]);
+    refused(run(&["train", "demoo"]), 1, &["demoo", "did you mean `demo`"]);
+    refused(run(&["train", "demo", "train.step=3"]), 1, &["did you mean `train.steps`"]);
+    refused(run(&["train", "demo", "--set", "train.lr=fast"]), 1, &["train.lr", "a number"]);
+    refused(run(&["train", "absent.toml"]), 1, &["absent.toml"]);
+    refused(run(&["train", "demo", "--resume"]), 1, &["no checkpoint to resume from"]);
+    refused(run(&["train", "."]), 1, &["not the folder of a run"]);
+    refused(run(&["eval", "runs/none"]), 1, &["runs/none", "no checkpoint"]);
+    let left: Vec<_> = std::fs::read_dir(dir.path()).expect("folder").collect();
+    assert!(left.is_empty(), "refusals leave nothing behind: {left:?}");
+}
+
+#[test]
+fn help_names_every_command_recipe_and_key() {
+    let dir = tempfile::tempdir().expect("folder");
+    let help = done(dressage(dir.path(), &["--help"]));
+    for command in ["demo", "train", "eval", "predict", "params", "Exit codes"] {
+        assert!(help.contains(command), "{command}");
+    }
+    let list = done(dressage(dir.path(), &["train", "--list"]));
+    let recipes = dressage_train::recipe::EMBEDDED;
+    assert_eq!(list.lines().count(), recipes.len());
+    let keys = done(dressage(dir.path(), &["train", "--help-recipe"]));
+    for key in dressage_train::recipe::keys::KEYS {
+        let leaf = key.path.rsplit('.').next().expect("last part");
+        assert!(keys.contains(&format!(" {leaf} ")), "{leaf}");
+    }
+}
+
+#[test]
+fn parameters_agree_with_the_paper() {
+    let dir = tempfile::tempdir().expect("folder");
+    let text = done(dressage(dir.path(), &["params", "--size", "l"]));
+    for line in ["2,990,081      2.99      2.99 =", "20,579,796     20.58      20.6 ="] {
+        assert!(text.contains(line), "{text}");
+    }
+    let with_paper = text.lines().filter(|line| line.split_whitespace().count() > 1);
+    let agreeing = with_paper.filter(|line| line.ends_with('=')).count();
+    assert_eq!(agreeing, 13, "{text}");
+    let all = done(dressage(dir.path(), &["params"]));
+    assert!(all.contains("ViT-S") && all.contains("4.51      4.51 ="), "{all}");
+}
+
+#[test]
+fn a_run_is_trained_resumed_scored_and_applied() {
+    let dir = tempfile::tempdir().expect("folder");
+    let run = |args: &[&str]| dressage(dir.path(), args);
+    std::fs::write(dir.path().join("tiny.toml"), TINY).expect("written");
+    let said = done(run(&["train", "tiny.toml"]));
+    for words in ["method rein", "train on  day, 4 images", "test on   fog, 1 images", "mIoU"] {
+        assert!(said.contains(words), "{said}");
+    }
+    refused(run(&["train", "tiny.toml"]), 1, &["--resume", "run.dir"]);
+    let said = done(run(&["train", "runs/tiny", "--resume", "train.steps=5"]));
+    assert!(said.contains("continuing after step 3") && said.contains("step-000005"), "{said}");
+    let log = std::fs::read_to_string(dir.path().join("runs/tiny/log.jsonl")).expect("log");
+    let trained = log.lines().filter(|line| line.contains("\"kind\":\"train\"")).count();
+    assert_eq!(trained, 5, "{log}");
+
+    refused(run(&["eval", "runs/tiny", "--checkpoint", "4"]), 1, &["step 4", "there are 3, 5"]);
+    let table = done(run(&["eval", "runs/tiny", "data.eval.1.name=mist"]));
+    assert!(table.contains("mist") && table.contains("bicycle"), "{table}");
+    let json = std::fs::read_to_string(dir.path().join("runs/tiny/eval.json")).expect("scores");
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((&json["step"], &json["sets"][1]["name"]), (&5.into(), &"mist".into()));
+    assert!(json["mean"]["mIoU"].is_number(), "{json}");
+
+    predictions(dir.path());
+}
+
+/// A folder with a subfolder, a pattern, encodings, and what is refused.
+fn predictions(dir: &Path) {
+    let run = |args: &[&str]| dressage(dir, args);
+    let (image, _) = render(1, 7, Domain::Day, 70, 40);
+    std::fs::create_dir_all(dir.join("in/city")).expect("folder");
+    for name in ["in/a.png", "in/city/b.png"] {
+        write_image(&dir.join(name), &image).expect("written");
+    }
+    done(run(&["predict", "runs/tiny", "in", "--out", "out"]));
+    for name in ["out/a", "out/city/b"] {
+        let overlay = read_image(&dir.join(format!("{name}_overlay.png"))).expect("overlay");
+        assert_eq!((overlay.w, overlay.h), (70, 40));
+    }
+    let classes = Table::new("test", &Default::default(), 19, None).expect("table");
+    let read = |name: &str| read_label(&dir.join(name), &classes).expect("label").data;
+    let label = read("out/a_label.png");
+    assert_eq!(label.len(), 70 * 40);
+    assert!(label.iter().all(|class| *class < 19));
+    done(run(&["predict", "runs/tiny", "in/*.png", "--encoding", "train-ids", "--alpha", "0"]));
+    assert_eq!(read("runs/tiny/predictions/a_label.png"), label);
+    let plain = read_image(&dir.join("runs/tiny/predictions/a_overlay.png")).expect("overlay");
+    assert_eq!(plain, image, "alpha 0 is the picture itself");
+
+    refused(run(&["predict", "runs/tiny", "none.png"]), 1, &["none.png"]);
+    refused(run(&["predict", "runs/tiny", "*.jpg"]), 1, &["no image", "*.jpg"]);
+    std::fs::copy(dir.join("in/a.png"), dir.join("a.png")).expect("copied");
+    refused(run(&["predict", "runs/tiny", "in/a.png", "a.png"]), 1, &["same name"]);
+    std::fs::write(dir.join("in/bad.png"), "no picture").expect("written");
+    refused(run(&["predict", "runs/tiny", "in/bad.png"]), 1, &["bad.png", "damaged"]);
+}
+
+#[test]
+fn the_demo_needs_nothing_and_continues() {
+    let dir = tempfile::tempdir().expect("folder");
+    let args = ["demo", "--steps", "2", "--images", "1", "--out", "show"];
+    let said = done(dressage(dir.path(), &args));
+    for words in ["freeze", "rein", "palette", "mean unseen", "contact-sheet.png"] {
+        assert!(said.contains(words), "{said}");
+    }
+    let show = dir.path().join("show");
+    let sheet = read_image(&show.join("contact-sheet.png")).expect("sheet");
+    assert!(sheet.w >= 4 * 256 && sheet.h >= 6 * 128, "{} x {}", sheet.w, sheet.h);
+    let pictures = std::fs::read_dir(show.join("pictures")).expect("folder").count();
+    assert_eq!(pictures, 6 * 4);
+    // The same again finds everything done and says the same; other settings need another folder.
+    let again = done(dressage(dir.path(), &args));
+    let rows = |text: &str| {
+        let scored = text.lines().filter(|l| l.starts_with("rein") || l.starts_with("freeze"));
+        scored.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!((rows(&again), rows(&said).len()), (rows(&said), 2));
+    let other = ["demo", "--steps", "3", "--images", "1", "--out", "show"];
+    refused(dressage(dir.path(), &other), 1, &["other settings", "--out"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_saves_its_state_and_says_how_to_go_on() {
+    let dir = tempfile::tempdir().expect("folder");
+    std::fs::write(dir.path().join("tiny.toml"), TINY).expect("written");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dressage"))
+        .args(["train", "tiny.toml", "train.steps=100000000"])
+        .current_dir(dir.path())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let log = dir.path().join("runs/tiny/log.jsonl");
+    // The log has a line as soon as a step is done.
+    let begin = std::time::Instant::now();
+    while std::fs::metadata(&log).map_or(0, |m| m.len()) == 0 {
+        let ended = child.try_wait().expect("status");
+        assert!(ended.is_none() && begin.elapsed().as_secs() < 60, "no step was done: {ended:?}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.expect("kill").success());
+    let status = child.wait().expect("ended");
+    let mut words = String::new();
+    let mut stream = child.stderr.take().expect("standard error");
+    std::io::Read::read_to_string(&mut stream, &mut words).expect("words");
+    assert_eq!(status.code(), Some(130), "{words}");
+    assert!(words.contains("interrupted: step ") && words.contains("--resume"), "{words}");
+    let kept = dressage_train::checkpoint::list(&dir.path().join("runs/tiny")).expect("list");
+    assert_eq!(kept.len(), 1, "{words}");
+}
