@@ -146,7 +146,9 @@ impl Trainer {
     pub fn run(&mut self, progress: &dyn Progress, stop: &Interrupt) -> Result<Outcome> {
         let recipe_text = self.recipe.to_toml()?;
         files::write_bytes(&self.dir.join(RECIPE), recipe_text.as_bytes())?;
-        let mut log = RunLog::open(&self.dir.join("log.jsonl"), self.step)?;
+        // A run whose steps are all done is evaluated again.
+        let again: &[&str] = if self.step < self.recipe.train.steps { &[] } else { &["eval"] };
+        let mut log = RunLog::open(&self.dir.join("log.jsonl"), self.step, again)?;
         let mut loader = self.loader()?;
         let mut report = None;
         let steps = self.recipe.train.steps;
