@@ -139,7 +139,13 @@ impl Scope {
         }
         let found = state.source.take(&name);
         let value = with_category(Category::Weights, || match found {
-            Some(t) if t.shape() == shape => t.to_float(state.dtype),
+            Some(t) if t.shape() == shape => {
+                let float = t.to_float(state.dtype);
+                if float.is_none() {
+                    state.problems.push(format!("{name} holds whole numbers, expected floats"));
+                }
+                float
+            }
             Some(t) => {
                 let problem = format!("{name} is {:?}, expected {shape:?}", t.shape());
                 state.problems.push(problem);

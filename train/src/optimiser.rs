@@ -26,7 +26,10 @@ pub struct Optimiser {
     slots: Vec<Slot>,
 }
 
-/// Prefixes of the moments in a checkpoint.
+/// What all names of moments in a checkpoint begin with.
+pub(crate) const MOMENTS: &str = "optimiser.";
+
+/// Prefixes of the moments.
 const FIRST: &str = "optimiser.m.";
 const SECOND: &str = "optimiser.v.";
 

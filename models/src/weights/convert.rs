@@ -74,14 +74,20 @@ pub fn dinov2(weights: StateDict, patch: usize, grid: usize) -> Result<StateDict
     let mut dict = weights.renamed("", "backbone.");
     // Used in masked pre-training only.
     dict.take("backbone.mask_token");
-    let sized = |dict: &mut StateDict, name: &str, f: &dyn Fn(&Tensor) -> Result<Tensor>| {
-        // A missing tensor is reported with all others when the network is built.
-        match dict.take(name).and_then(|t| t.to_float(DType::F32)) {
-            Some(t) => f(&t).map(|t| dict.insert(name, Stored::Tensor(t))),
-            None => Ok(()),
-        }
-    };
     sized(&mut dict, "backbone.patch_embed.proj.weight", &|t| resize_patch_kernel(t, patch))?;
     sized(&mut dict, "backbone.pos_embed", &|t| resize_pos_embed(t, grid))?;
     Ok(dict)
+}
+
+/// Replaces a tensor by what `f` makes of it; a refusal names the file.
+fn sized(dict: &mut StateDict, name: &str, f: &dyn Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
+    // One that is missing or holds no floats is reported with all others when the network is built.
+    let Some(t) = dict.get(name).and_then(|t| t.to_float(DType::F32)) else { return Ok(()) };
+    let t = f(&t).map_err(|error| ModelError::Mismatch {
+        source_name: dict.origin().to_string(),
+        network: "the network".into(),
+        difference: error.to_string(),
+    })?;
+    dict.insert(name, Stored::Tensor(t));
+    Ok(())
 }

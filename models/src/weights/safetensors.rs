@@ -21,6 +21,9 @@ pub fn open(path: &Path) -> Result<StateDict> {
     // bus error, which no check here could prevent.
     let map = unsafe { Mmap::map(&file) }.map_err(|e| fail(format!("cannot map weights: {e}")))?;
     let map = Arc::new(map);
+    if PICKLES.iter().any(|magic| map.starts_with(magic)) {
+        return Err(fail("is a PyTorch file; save its tensors as safetensors first".into()));
+    }
     let parsed = SafeTensors::deserialize(&map).map_err(|e| fail(describe(&e)))?;
     let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| fail(describe(&e)))?;
     let base = map.as_ptr() as usize;
@@ -37,6 +40,9 @@ pub fn open(path: &Path) -> Result<StateDict> {
     }
     Ok(dict)
 }
+
+/// How PyTorch's own files begin: zip archives, and bare pickles of protocol 2 or later before them.
+const PICKLES: [&[u8]; 4] = [b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04"];
 
 /// Name of the one entry that holds this crate's notes: a map of several would be written in the order of a hash table.
 const OWN: &str = "dressage";

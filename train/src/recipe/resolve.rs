@@ -97,7 +97,7 @@ fn walk(value: &mut Value, path: &str, visit: Visit<'_>) -> Result<(), Misfit> {
     }
     let inside = format!("{}.", pattern(path));
     if !path.is_empty() && !KEYS.iter().any(|key| key.path.starts_with(&inside)) {
-        return Err(Misfit::Unknown(path.to_owned()));
+        return Err(Misfit::Unknown(first_key(path, value)));
     }
     let Value::Table(table) = value else {
         return Err(Misfit::Type { path: path.to_owned(), found, expected: "a table" });
@@ -107,6 +107,14 @@ fn walk(value: &mut Value, path: &str, visit: Visit<'_>) -> Result<(), Misfit> {
         walk(value, &path, visit)?;
     }
     Ok(())
+}
+
+/// The first key inside an unknown table, which says more than the table's name; `path` itself for anything else.
+fn first_key(path: &str, value: &Value) -> String {
+    match value.as_table().and_then(|table| table.iter().next()) {
+        Some((name, value)) => first_key(&format!("{path}.{name}"), value),
+        None => path.to_owned(),
+    }
 }
 
 /// `data.train.3.name` as the catalogue writes it: `data.train[].name`.
