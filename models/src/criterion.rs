@@ -216,7 +216,8 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// Terms under the reference's names: the last prediction's are `loss_*`, earlier ones' `d{i}.loss_*`.
+    /// Terms under the reference's names: the last prediction's are `loss_*`, earlier ones'
+    /// `d{i}.loss_*`.
     pub fn named(&self) -> Vec<(String, f32)> {
         let last = self.layers.len().saturating_sub(1);
         let name = |i: usize, term: &str| match i {
@@ -358,7 +359,8 @@ impl Criterion {
         Ok(ops::class_loss(&candidate.cls, &labels, &weights, self.config.weights[0])?)
     }
 
-    /// Mask and dice loss `[2]` and the points they read; `None` without pairs, where both are zero.
+    /// Mask and dice loss `[2]` and the points they read; `None` without pairs, where both are
+    /// zero.
     fn mask_term(
         &self,
         layer: usize,

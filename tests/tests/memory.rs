@@ -1,4 +1,5 @@
-//! What a step costs in memory: nothing new from the system after the first few, and nothing for what is frozen.
+//! What a step costs in memory: nothing new from the system after the first few, and nothing for
+//! what is frozen.
 
 mod common;
 
@@ -168,7 +169,8 @@ fn a_frozen_backbone_keeps_nothing_of_its_blocks() {
     assert!(deep > 1.2 * shallow, "trained: {shallow} bytes with 4 blocks, {deep} with 8");
 }
 
-/// Bytes that the first block leaves besides its output, and whether a gradient would flow into that.
+/// Bytes that the first block leaves besides its output, and whether a gradient would flow into
+/// that.
 fn kept_by_first_block(method: &str) -> (usize, bool) {
     let (_dir, recipe) = wide(method, 4);
     let model = network::build(&recipe).expect("network");

@@ -1,4 +1,5 @@
-//! What a run tells: lines of JSON in its folder, and progress to whoever is watching. The library prints nothing.
+//! What a run tells: lines of JSON in its folder, and progress to whoever is watching. The library
+//! prints nothing.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -9,7 +10,8 @@ use serde_json::Value;
 
 use crate::files::{self, FileError};
 
-/// The log of a run, `log.jsonl`: one JSON object per line with at least `kind` and `step`, in the order of events.
+/// The log of a run, `log.jsonl`: one JSON object per line with at least `kind` and `step`, in the
+/// order of events.
 #[derive(Debug)]
 pub struct RunLog {
     path: PathBuf,
@@ -25,9 +27,9 @@ struct Line<'a, T> {
 }
 
 impl RunLog {
-    /// Opens the log at `path` for a run that has done `step` steps; makes it if there is none. What the run is about
-    /// to write again is dropped: lines of later steps, and those of this step whose kind is in `again`. So is a last
-    /// line that a power cut tore.
+    /// Opens the log at `path` for a run that has done `step` steps; makes it if there is none.
+    /// What the run is about to write again is dropped: lines of later steps, and those of this
+    /// step whose kind is in `again`. So is a last line that a power cut tore.
     ///
     /// # Errors
     /// [`FileError`].
@@ -77,7 +79,8 @@ impl RunLog {
     }
 }
 
-/// The whole lines of a log that belong to steps up to `step`, without those of that step whose kind is in `again`.
+/// The whole lines of a log that belong to steps up to `step`, without those of that step whose
+/// kind is in `again`.
 fn earlier(text: &str, step: u64, again: &[&str]) -> String {
     let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     lines
@@ -102,12 +105,13 @@ pub fn read_log(path: &Path) -> Result<Vec<Value>, FileError> {
         .collect()
 }
 
-/// Someone who watches long work: a progress bar, a log, nobody. Calls come from the thread that does the work; stages
-/// do not nest.
+/// Someone who watches long work: a progress bar, a log, nobody. Calls come from the thread that
+/// does the work; stages do not nest.
 pub trait Progress: Send + Sync {
     /// A stage begins, such as `training`; `total` steps if that is known.
     fn begin(&self, stage: &str, total: Option<u64>);
-    /// The stage has done `position` steps; `rate` is a text such as `3.2 images/s`, empty where there is none.
+    /// The stage has done `position` steps; `rate` is a text such as `3.2 images/s`, empty where
+    /// there is none.
     fn at(&self, position: u64, rate: &str);
     /// The stage is over, finished or not.
     fn end(&self);

@@ -71,10 +71,12 @@ struct LogLine<'a> {
 pub const RECIPE: &str = "recipe.toml";
 
 impl Trainer {
-    /// Sets up a run in its folder: a fresh one, or with `resume` the continuation of what lies there.
+    /// Sets up a run in its folder: a fresh one, or with `resume` the continuation of what lies
+    /// there.
     ///
     /// # Errors
-    /// A folder that holds a run already (or none to resume); weights or a checkpoint that do not fit.
+    /// A folder that holds a run already (or none to resume); weights or a checkpoint that do not
+    /// fit.
     pub fn new(recipe: Recipe, resume: bool) -> Result<Trainer> {
         let dir = recipe.run.dir.clone();
         let last = checkpoint::list(&dir)?.last().copied();
@@ -139,11 +141,12 @@ impl Trainer {
         Loader::start(network::train_source(&self.recipe)?, settings)
     }
 
-    /// Trains to the last step of the recipe, or until someone asks to stop; either way the state is saved, also when a
-    /// sample cannot be read.
+    /// Trains to the last step of the recipe, or until someone asks to stop; either way the state
+    /// is saved, also when a sample cannot be read.
     ///
     /// # Errors
-    /// Samples that cannot be read, a loss that is not a number, a checkpoint that cannot be written.
+    /// Samples that cannot be read, a loss that is not a number, a checkpoint that cannot be
+    /// written.
     pub fn run(&mut self, progress: &dyn Progress, stop: &Interrupt) -> Result<Outcome> {
         let recipe_text = self.recipe.to_toml()?;
         files::write_bytes(&self.dir.join(RECIPE), recipe_text.as_bytes())?;
@@ -201,7 +204,8 @@ impl Trainer {
         if torn || matches!(error, TrainError::NotFinite { .. }) || self.step == from {
             return;
         }
-        // The error that ended the run is the one to report, not that of a disk which is full as well.
+        // The error that ended the run is the one to report, not that of a disk which is full as
+        // well.
         if let Ok(path) = self.save() {
             progress.note(&format!("step {} is saved in {}", self.step, path.display()));
         }
@@ -223,9 +227,11 @@ impl Trainer {
     /// One step on a batch.
     ///
     /// # Errors
-    /// A loss that is not a number (nothing is updated then, and the state is kept in a file of its own).
+    /// A loss that is not a number (nothing is updated then, and the state is kept in a file of
+    /// its own).
     pub fn step_on(&mut self, batch: &Batch) -> Result<StepLog> {
-        // On a thread of the pool, so that a parallel loop starts without waking anybody to hand the work over.
+        // On a thread of the pool, so that a parallel loop starts without waking anybody to hand
+        // the work over.
         rayon::scope(|_| self.step_in_pool(batch))
     }
 
@@ -264,7 +270,8 @@ impl Trainer {
         Ok(StepLog { loss: value, terms, lr, seconds: clock.laps })
     }
 
-    /// Turns a loss that is not a number into an error that says where it arose, after saving the state.
+    /// Turns a loss that is not a number into an error that says where it arose, after saving the
+    /// state.
     fn checked(&self, loss: std::result::Result<Loss, ModelError>, batch: &Batch) -> Result<Loss> {
         let what = match loss {
             Ok(loss) => match loss.named().iter().find(|(_, v)| !v.is_finite()) {

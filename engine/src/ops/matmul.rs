@@ -5,8 +5,8 @@ use dressage_kernels::matmul::{Beta, MatMul};
 use super::shape_error;
 use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
 
-/// `op(a) op(b)` for every leading index: a is `[.., n, k]` (`[.., k, n]` if `trans_a`), b `[.., k, m]` (`[.., m, k]` if
-/// `trans_b`), the result `[.., n, m]`. Both have the same leading axes.
+/// `op(a) op(b)` for every leading index: a is `[.., n, k]` (`[.., k, n]` if `trans_a`), b `[..,
+/// k, m]` (`[.., m, k]` if `trans_b`), the result `[.., n, m]`. Both have the same leading axes.
 ///
 /// # Errors
 /// Shapes that do not fit; a type other than f32 and f64.

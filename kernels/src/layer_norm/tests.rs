@@ -1,7 +1,8 @@
 use super::{LayerNorm, Stats, cpu, reference};
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
 
-/// Rows and channels: one, a prime, not a multiple of the lanes, ViT-S width with more rows than one task takes.
+/// Rows and channels: one, a prime, not a multiple of the lanes, ViT-S width with more rows than
+/// one task takes.
 const SHAPES: [(usize, usize); 4] = [(1, 1), (7, 13), (3, 48), (257, 384)];
 
 #[test]
@@ -40,7 +41,8 @@ fn fast_form_matches_reference() {
         cpu::forward(&s, &x, &w, &b, &mut y, &mut mean, &mut rstd);
         let (mut y0, mut mean0, mut rstd0) = zeros();
         reference::forward(&s, &x, &w, &b, &mut y0, &mut mean0, &mut rstd0);
-        // The mean of about 100 carries 1e-5 of rounding, against values of order one after centring.
+        // The mean of about 100 carries 1e-5 of rounding, against values of order one after
+        // centring.
         assert_close("y", &y, &y0, 5e-5);
         assert_close("rstd", &rstd, &rstd0, 5e-5);
         let run = |f: Backward<'_>| {

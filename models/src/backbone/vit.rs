@@ -44,7 +44,8 @@ pub struct DinoConfig {
     pub ffn: Ffn,
     /// MLP hidden width as a multiple of c, before the SwiGLU rule.
     pub mlp_ratio: f64,
-    /// Register tokens; with them the position table is resized with antialiasing and without the 0.1 offset.
+    /// Register tokens; with them the position table is resized with antialiasing and without the
+    /// 0.1 offset.
     pub registers: usize,
     /// Blocks whose output is tapped, zero-based.
     pub taps: [usize; 4],
@@ -82,7 +83,8 @@ impl DinoConfig {
         })
     }
 
-    /// Taps of a network of this depth: 7, 11, 15, 23 of 24 as released; thirds and quarters elsewhere.
+    /// Taps of a network of this depth: 7, 11, 15, 23 of 24 as released; thirds and quarters
+    /// elsewhere.
     pub fn default_taps(depth: usize) -> [usize; 4] {
         match depth {
             24 => [7, 11, 15, 23],
@@ -218,8 +220,9 @@ impl Dino {
         1 + self.config.registers
     }
 
-    /// Position table `[1 + gh*gw, c]` for a grid of patches. Used as stored if the grid is the table's own square,
-    /// otherwise resized: scale factor (n + 0.1)/g per axis, or with registers antialiased to the size.
+    /// Position table `[1 + gh*gw, c]` for a grid of patches. Used as stored if the grid is the
+    /// table's own square, otherwise resized: scale factor (n + 0.1)/g per axis, or with registers
+    /// antialiased to the size.
     ///
     /// # Errors
     /// Whatever the engine refuses.

@@ -1,4 +1,5 @@
-//! Whatever is wrong with files, recipes or numbers: one sentence that names the culprit, and nothing lost.
+//! Whatever is wrong with files, recipes or numbers: one sentence that names the culprit, and
+//! nothing lost.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -153,7 +153,8 @@ fn a_device_without_space_is_reported_and_the_run_can_go_on() {
     assert!(read(&saved) != bytes);
 }
 
-/// After a step that failed: the state in memory and the one that was kept are those before it, and the run goes on.
+/// After a step that failed: the state in memory and the one that was kept are those before it,
+/// and the run goes on.
 fn nothing_was_updated(recipe: &Recipe, trainer: &Trainer, saved: &Path, before: &[u8]) {
     let kept = recipe.run.dir.join("checkpoints/before-nan.safetensors");
     assert!(read(&kept) == before, "the kept state is not the one before the step");

@@ -109,7 +109,8 @@ fn walk(value: &mut Value, path: &str, visit: Visit<'_>) -> Result<(), Misfit> {
     Ok(())
 }
 
-/// The first key inside an unknown table, which says more than the table's name; `path` itself for anything else.
+/// The first key inside an unknown table, which says more than the table's name; `path` itself for
+/// anything else.
 fn first_key(path: &str, value: &Value) -> String {
     match value.as_table().and_then(|table| table.iter().next()) {
         Some((name, value)) => first_key(&format!("{path}.{name}"), value),
@@ -133,7 +134,8 @@ fn pattern(path: &str) -> String {
     pattern
 }
 
-/// The known key that was meant: few edits away as a whole, or of the same last part in another section.
+/// The known key that was meant: few edits away as a whole, or of the same last part in another
+/// section.
 fn nearest_key(key: &str) -> Option<String> {
     let wanted = pattern(key);
     let paths = || KEYS.iter().map(|key| key.path);
@@ -144,7 +146,8 @@ fn nearest_key(key: &str) -> Option<String> {
         let (head, leaf) = path.rsplit_once('.').unwrap_or(("", path));
         (head == section).then_some(leaf)
     });
-    // A misspelt key in the right section, then the right key in another section, then anything near.
+    // A misspelt key in the right section, then the right key in another section, then anything
+    // near.
     let full = |leaf: String| if section.is_empty() { leaf } else { format!("{section}.{leaf}") };
     nearest(last, in_section)
         .map(full)
@@ -207,7 +210,8 @@ fn apply(root: &mut Value, text: &str) -> Result<(), RecipeError> {
     let (path, word) = (path.trim(), word.trim());
     let key = find(&pattern(path));
     let Some(key) = key else {
-        // Whole lists of tables may be replaced; anything else that is no key is refused by the walk.
+        // Whole lists of tables may be replaced; anything else that is no key is refused by the
+        // walk.
         let mut value = parse(word).map_err(fail)?;
         walk(&mut value, path, &mut |key, path, value| accept(key, &origin, path, value))
             .map_err(|error| error.at(&origin))?;
