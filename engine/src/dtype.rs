@@ -68,7 +68,8 @@ pub trait Float: Element + dressage_kernels::Real {}
 impl Float for f32 {}
 impl Float for f64 {}
 
-/// Runs `$body` with `$t` bound to f32 or f64 according to a tensor's type; another type is an error of `$op`.
+/// Runs `$body` with `$t` bound to f32 or f64 according to a tensor's type; another type is an
+/// error of `$op`.
 #[macro_export]
 macro_rules! floats {
     ($op:expr, $tensor:expr, $t:ident => $body:expr) => {

@@ -1,9 +1,10 @@
 //! Reverse-mode differentiation.
 //!
-//! An operation whose inputs need gradients leaves a [`Node`] with its typed saved state ([`Backward`]). Node numbers
-//! grow with time, so walking them from the largest to the smallest is a reverse topological order. The walk is pruned by
-//! construction: a node is visited only if a gradient arrived at it, and an operation asks [`Edge::wants`] before it does
-//! any work for an operand. State is freed as soon as a node has run.
+//! An operation whose inputs need gradients leaves a [`Node`] with its typed saved state
+//! ([`Backward`]). Node numbers grow with time, so walking them from the largest to the smallest
+//! is a reverse topological order. The walk is pruned by construction: a node is visited only if a
+//! gradient arrived at it, and an operation asks [`Edge::wants`] before it does any work for an
+//! operand. State is freed as soon as a node has run.
 
 use std::cell::Cell;
 use std::cmp::Ordering;
@@ -36,7 +37,8 @@ pub(crate) struct Node {
     state: Mutex<Option<Box<dyn Backward>>>,
 }
 
-/// The saved state of an operation and the rule that turns the gradient of its output into those of its inputs.
+/// The saved state of an operation and the rule that turns the gradient of its output into those
+/// of its inputs.
 pub trait Backward: Send {
     /// Name of the operation, for errors.
     fn name(&self) -> &'static str;
@@ -126,7 +128,8 @@ pub fn record<B: Backward + 'static>(
     out.with_origin(Origin::Node(node))
 }
 
-/// Fails if a value that needs a gradient enters an operation without a backward pass while recording is on.
+/// Fails if a value that needs a gradient enters an operation without a backward pass while
+/// recording is on.
 ///
 /// # Errors
 /// [`EngineError::NoBackward`].
@@ -139,8 +142,8 @@ pub fn forbid_gradient(op: &'static str, arg: &'static str, x: &Tensor) -> Resul
 
 /// Runs `f` without keeping what it saves, and runs it again when its gradient is asked for.
 ///
-/// Saves the memory of everything between `inputs` and the result for one more forward pass. Values that `f` captures
-/// get their gradients as well. `f` must give the same result both times.
+/// Saves the memory of everything between `inputs` and the result for one more forward pass.
+/// Values that `f` captures get their gradients as well. `f` must give the same result both times.
 ///
 /// # Errors
 /// Whatever `f` returns.
@@ -215,7 +218,8 @@ impl Gradients {
     /// Adds `g` to what has arrived at `edge`.
     ///
     /// # Errors
-    /// If `g` has another number of elements than the value, or another type than what arrived before.
+    /// If `g` has another number of elements than the value, or another type than what arrived
+    /// before.
     pub fn add(&mut self, edge: &Edge, g: Tensor) -> Result<()> {
         let Some(id) = edge.id() else { return Ok(()) };
         if g.len() != edge.len {
@@ -239,8 +243,8 @@ impl Gradients {
         Ok(())
     }
 
-    /// Lets `f` add to the gradient of `edge` in place; a first gradient starts at zero. For parameters, whose kernels
-    /// add rather than overwrite.
+    /// Lets `f` add to the gradient of `edge` in place; a first gradient starts at zero. For
+    /// parameters, whose kernels add rather than overwrite.
     ///
     /// # Errors
     /// Whatever `f` returns; a type other than `T`.
@@ -319,7 +323,8 @@ pub fn backward_from(y: Tensor, dy: Tensor) -> Result<Gradients> {
 /// As [`backward_from`], from several values at once.
 ///
 /// # Errors
-/// If none of the values depends on anything that needs a gradient, or a gradient does not fit its value.
+/// If none of the values depends on anything that needs a gradient, or a gradient does not fit its
+/// value.
 pub fn backward_from_all(values: Vec<(Tensor, Tensor)>) -> Result<Gradients> {
     if !values.iter().any(|(y, _)| y.tracked()) {
         return Err(EngineError::NotTracked);

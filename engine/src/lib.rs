@@ -1,7 +1,8 @@
 //! Tensors, reverse-mode differentiation, random numbers and memory accounting.
 //!
-//! The engine turns the kernels' arithmetic into differentiable operations: one file per operation under [`ops`], each
-//! with its shape check, its kernel call and its backward pass. It knows nothing of networks or files.
+//! The engine turns the kernels' arithmetic into differentiable operations: one file per operation
+//! under [`ops`], each with its shape check, its kernel call and its backward pass. It knows
+//! nothing of networks or files.
 
 mod dtype;
 mod error;

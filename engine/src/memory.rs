@@ -1,8 +1,9 @@
 //! Tensor memory: a pool of recycled buffers and an account of who holds how much.
 //!
-//! A training step asks for the same sizes again and again. Freed buffers go to a pool and come back to the next request
-//! of about their size, so the steady state takes nothing from the system. Every buffer is booked under the category
-//! that was current on its thread when it was taken ([`with_category`]).
+//! A training step asks for the same sizes again and again. Freed buffers go to a pool and come
+//! back to the next request of about their size, so the steady state takes nothing from the
+//! system. Every buffer is booked under the category that was current on its thread when it was
+//! taken ([`with_category`]).
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -110,7 +111,8 @@ pub fn with_category<R>(category: Category, f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Sizes are rounded up to eighths of a power of two, so that sizes which vary a little share buffers.
+/// Sizes are rounded up to eighths of a power of two, so that sizes which vary a little share
+/// buffers.
 fn rounded(lines: usize) -> usize {
     let step = (lines.next_power_of_two() / 16).max(1);
     lines.div_ceil(step) * step

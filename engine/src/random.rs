@@ -1,8 +1,9 @@
 //! Philox 4x32-10: random numbers that are a pure function of what they are for.
 //!
-//! A generator is keyed by (seed, purpose) and counts from (sample, step). Two draws with the same key and counter are
-//! equal whatever happened between them, so results do not depend on threads, on resuming, or on the order of work.
-//! Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+//! A generator is keyed by (seed, purpose) and counts from (sample, step). Two draws with the same
+//! key and counter are equal whatever happened between them, so results do not depend on threads,
+//! on resuming, or on the order of work. Source: Salmon et al., "Parallel random numbers: as easy
+//! as 1, 2, 3", SC 2011.
 
 /// A stream of random numbers.
 #[derive(Debug, Clone)]
@@ -33,8 +34,8 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 }
 
 impl Philox {
-    /// The stream for `purpose` (a constant of the caller) at (`sample`, `step`) under `seed`. Streams of 2^24 blocks
-    /// do not overlap for samples below 2^40 and steps below 2^32.
+    /// The stream for `purpose` (a constant of the caller) at (`sample`, `step`) under `seed`.
+    /// Streams of 2^24 blocks do not overlap for samples below 2^40 and steps below 2^32.
     pub fn new(seed: u64, purpose: u32, sample: u64, step: u64) -> Philox {
         // The seed's high word is folded in through one block, so that all 64 bits matter.
         let mixed =

@@ -26,8 +26,8 @@ impl Storage {
 
 /// A contiguous, row-major array with a place in the graph.
 ///
-/// Cloning copies a pointer. `reshape` and [`Tensor::rows`] share the memory; everything else that changes the order
-/// of elements is an operation that copies.
+/// Cloning copies a pointer. `reshape` and [`Tensor::rows`] share the memory; everything else that
+/// changes the order of elements is an operation that copies.
 #[derive(Clone)]
 pub struct Tensor {
     shape: Arc<[usize]>,
@@ -49,8 +49,8 @@ impl Tensor {
         Self::with_capacity(dtype, shape, shape.iter().product())
     }
 
-    /// As [`Tensor::empty_of`], in a buffer that could hold `capacity` elements: for sizes that depend on the data,
-    /// so that the pool sees one size.
+    /// As [`Tensor::empty_of`], in a buffer that could hold `capacity` elements: for sizes that
+    /// depend on the data, so that the pool sees one size.
     pub fn with_capacity(dtype: DType, shape: &[usize], capacity: usize) -> Tensor {
         let n = shape.iter().product::<usize>().max(capacity);
         let storage = Arc::new(Storage::Pooled(Buffer::take(n * dtype.size())));

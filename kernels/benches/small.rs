@@ -1,4 +1,5 @@
-//! Operations that are small beside the others: the SwiGLU gate, the token link, position codes, class scores.
+//! Operations that are small beside the others: the SwiGLU gate, the token link, position codes,
+//! class scores.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;

@@ -2,7 +2,8 @@
 
 use crate::Real;
 
-/// Deterministic numbers in (-1, 1) for tests and benches; not for training (see the engine's Philox generator).
+/// Deterministic numbers in (-1, 1) for tests and benches; not for training (see the engine's
+/// Philox generator).
 pub fn noise<T: Real>(n: usize, seed: u64) -> Vec<T> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     (0..n)
@@ -37,8 +38,8 @@ pub fn assert_close<T: Real>(what: &str, got: &[T], want: &[T], tolerance: f64) 
     assert!(error <= tolerance, "{what}: relative error {error:.3e} above {tolerance:.1e}");
 }
 
-/// Compares `gradients` (one slice per input) with central differences of `objective` at `inputs`; returns the worst
-/// error relative to the largest gradient of its input.
+/// Compares `gradients` (one slice per input) with central differences of `objective` at `inputs`;
+/// returns the worst error relative to the largest gradient of its input.
 ///
 /// # Panics
 /// If an error exceeds 1e-6, with the name of the operation, the input and the element.

@@ -1,12 +1,13 @@
 //! The arithmetic of Dressage: slices and sizes in, slices out; no tensors, no graph, no files.
 //!
-//! Each operation has one folder: `mod.rs` states the contract and dispatches, `reference.rs` defines what is right in
-//! plain loops over f32 or f64, `cpu.rs` is the fast f32 form where one pays, `tests.rs` checks them against each other
-//! and against central differences.
+//! Each operation has one folder: `mod.rs` states the contract and dispatches, `reference.rs`
+//! defines what is right in plain loops over f32 or f64, `cpu.rs` is the fast f32 form where one
+//! pays, `tests.rs` checks them against each other and against central differences.
 //!
-//! Conventions: tensors are contiguous and row-major. Outputs and input gradients are overwritten; parameter gradients
-//! are added to. An operand that needs no gradient is passed as `None` and costs nothing. Work is split into pieces that
-//! do not depend on the number of threads, so results are the same bits on any pool.
+//! Conventions: tensors are contiguous and row-major. Outputs and input gradients are overwritten;
+//! parameter gradients are added to. An operand that needs no gradient is passed as `None` and
+//! costs nothing. Work is split into pieces that do not depend on the number of threads, so
+//! results are the same bits on any pool.
 
 pub mod check;
 mod error;

@@ -6,8 +6,8 @@ use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssi
 
 /// A floating-point element of a tensor: `f32` or `f64`.
 ///
-/// The reference form of every operation is generic over this trait; the fast forms exist for `f32` only and are
-/// reached through [`Real::IS_F32`] together with [`f32s`] and [`f32s_mut`].
+/// The reference form of every operation is generic over this trait; the fast forms exist for
+/// `f32` only and are reached through [`Real::IS_F32`] together with [`f32s`] and [`f32s_mut`].
 pub trait Real:
     bytemuck::Pod
     + PartialOrd

@@ -12,8 +12,9 @@ thread_local! {
 
 /// Calls `f` with `len` elements whose contents are whatever the last user left.
 ///
-/// The memory stays with the thread for the next call, so that a step after the first allocates none. A nested call, or
-/// another task that rayon runs on this thread while one waits, gets memory of its own, which is kept as well.
+/// The memory stays with the thread for the next call, so that a step after the first allocates
+/// none. A nested call, or another task that rayon runs on this thread while one waits, gets
+/// memory of its own, which is kept as well.
 pub(crate) fn with<T: Real, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     let mut memory = IDLE.with_borrow_mut(Vec::pop).unwrap_or_default();
     let needed = (len * size_of::<T>()).div_ceil(size_of::<f64>());

@@ -1,9 +1,10 @@
 //! Vector code chosen at run time, without a line of intrinsics where plain loops do.
 //!
-//! [`simd!`](crate::simd!) compiles one body three times: for AVX-512, for AVX2 with FMA and for the baseline of the
-//! target, and calls the best one this CPU can run. Inside the body `FMA` is a constant that says whether
-//! [`madd`] is one instruction. Helpers called from a body must be `#[inline(always)]`, or they are compiled for the
-//! baseline only. Reductions need explicit lanes (`[f32; LANES]`): the compiler may not reorder float additions.
+//! [`simd!`](crate::simd!) compiles one body three times: for AVX-512, for AVX2 with FMA and for
+//! the baseline of the target, and calls the best one this CPU can run. Inside the body `FMA` is a
+//! constant that says whether [`madd`] is one instruction. Helpers called from a body must be
+//! `#[inline(always)]`, or they are compiled for the baseline only. Reductions need explicit lanes
+//! (`[f32; LANES]`): the compiler may not reorder float additions.
 
 use std::sync::OnceLock;
 
@@ -48,7 +49,8 @@ pub const LANES: usize = 16;
 
 /// `a * b + c`, fused where the caller was compiled with FMA.
 ///
-/// Without the instruction a fused product is a library call, some fifty times slower, so the portable form rounds twice.
+/// Without the instruction a fused product is a library call, some fifty times slower, so the
+/// portable form rounds twice.
 #[inline(always)]
 pub fn madd<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
@@ -98,7 +100,8 @@ pub fn dot<const FMA: bool>(x: &[f32], y: &[f32]) -> f32 {
     sum_lanes(acc) + rest
 }
 
-/// e to the power of `x` in f32, relative error below 2e-7; 0 below -87.3, saturating above 88.7. Vectorises.
+/// e to the power of `x` in f32, relative error below 2e-7; 0 below -87.3, saturating above 88.7.
+/// Vectorises.
 ///
 /// Cody-Waite reduction by ln 2 and a degree-6 polynomial (Cephes coefficients) on [-ln2/2, ln2/2].
 #[inline(always)]

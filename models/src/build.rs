@@ -1,4 +1,5 @@
-//! Building networks: every parameter is asked for by its reference key and either initialised or taken from weights.
+//! Building networks: every parameter is asked for by its reference key and either initialised or
+//! taken from weights.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -45,7 +46,8 @@ impl Init {
         Init::Uniform((3.0 / fan_in as f64).sqrt())
     }
 
-    /// Fills a tensor. The stream depends on seed and name only, so the order of building does not matter.
+    /// Fills a tensor. The stream depends on seed and name only, so the order of building does not
+    /// matter.
     fn fill<T: Element + Real>(&self, name: &str, seed: u64, shape: &[usize]) -> Tensor {
         const PURPOSE: u32 = 0x494E_4954;
         let n = shape.iter().product();
@@ -91,8 +93,8 @@ impl Scope {
         Scope::with_weights(dtype, seed, StateDict::default(), &[])
     }
 
-    /// A root scope that takes parameters from `source` where it has them. Names that begin with one of `strict` must
-    /// be there, and nothing may be left over in the end ([`Scope::finish`]).
+    /// A root scope that takes parameters from `source` where it has them. Names that begin with
+    /// one of `strict` must be there, and nothing may be left over in the end ([`Scope::finish`]).
     pub fn with_weights(dtype: DType, seed: u64, source: StateDict, strict: &[&str]) -> Scope {
         let strict = strict.iter().map(|s| s.to_string()).collect();
         let (params, problems, outline) = (BTreeMap::new(), Vec::new(), None);
@@ -100,8 +102,8 @@ impl Scope {
         Scope { state: Rc::new(RefCell::new(state)), prefix: String::new(), trainable: true }
     }
 
-    /// A root scope that notes shapes and hands out empty parameters: to count those of a network of any size without
-    /// its memory. What is built from it cannot compute.
+    /// A root scope that notes shapes and hands out empty parameters: to count those of a network
+    /// of any size without its memory. What is built from it cannot compute.
     pub fn outline() -> Scope {
         let scope = Scope::new(DType::F32, 0);
         scope.state.borrow_mut().outline = Some(Outline::new());
@@ -139,7 +141,13 @@ impl Scope {
         }
         let found = state.source.take(&name);
         let value = with_category(Category::Weights, || match found {
-            Some(t) if t.shape() == shape => t.to_float(state.dtype),
+            Some(t) if t.shape() == shape => {
+                let float = t.to_float(state.dtype);
+                if float.is_none() {
+                    state.problems.push(format!("{name} holds whole numbers, expected floats"));
+                }
+                float
+            }
             Some(t) => {
                 let problem = format!("{name} is {:?}, expected {shape:?}", t.shape());
                 state.problems.push(problem);
@@ -160,7 +168,8 @@ impl Scope {
         param
     }
 
-    /// All parameters by name. `network` is named in the error, `ignored` lists names that may be left over.
+    /// All parameters by name. `network` is named in the error, `ignored` lists names that may be
+    /// left over.
     ///
     /// # Errors
     /// [`ModelError::Mismatch`] with everything missing, left over or of another shape.
@@ -169,7 +178,7 @@ impl Scope {
         let left: Vec<String> = state
             .source
             .names()
-            .filter(|n| !ignored.iter().any(|i| n.as_str() == *i))
+            .filter(|n| !ignored.contains(&n.as_str()))
             .map(|n| format!("{n} is left over"))
             .collect();
         state.problems.extend(left);

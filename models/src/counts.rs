@@ -53,8 +53,9 @@ mod tests {
     use crate::Method;
     use crate::backbone::DinoConfig;
 
-    /// Counted with the classes of the published code (spec peft-and-dgss); those of unshared layers by formula there,
-    /// with one scale per layer, where the code and this crate have one in all.
+    /// Counted with the classes of the published code (spec peft-and-dgss); those of unshared
+    /// layers by formula there, with one scale per layer, where the code and this crate have one
+    /// in all.
     #[test]
     fn adapters_have_the_published_sizes() {
         let large = |rank| ReinConfig { rank, ..ReinConfig::published(24, 1024) };

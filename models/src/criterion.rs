@@ -216,7 +216,8 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// Terms under the reference's names: the last prediction's are `loss_*`, earlier ones' `d{i}.loss_*`.
+    /// Terms under the reference's names: the last prediction's are `loss_*`, earlier ones'
+    /// `d{i}.loss_*`.
     pub fn named(&self) -> Vec<(String, f32)> {
         let last = self.layers.len().saturating_sub(1);
         let name = |i: usize, term: &str| match i {
@@ -231,6 +232,9 @@ impl Loss {
         self.layers.iter().enumerate().flat_map(named).collect()
     }
 }
+
+/// Costs `[q, g]` of each image and the matched pairs of one prediction.
+type Matched = (Vec<Vec<f32>>, Vec<Pair>);
 
 /// Computes matching and losses.
 #[derive(Debug, Clone)]
@@ -281,7 +285,7 @@ impl Criterion {
         candidates: &[Candidate],
         targets: &Targets,
         points: &mut dyn PointSource,
-    ) -> Result<Vec<(Vec<Vec<f32>>, Vec<Pair>)>> {
+    ) -> Result<Vec<Matched>> {
         let mut costs = Vec::new();
         for (l, candidate) in candidates.iter().enumerate() {
             let images = (0..targets.classes.len())
@@ -355,7 +359,8 @@ impl Criterion {
         Ok(ops::class_loss(&candidate.cls, &labels, &weights, self.config.weights[0])?)
     }
 
-    /// Mask and dice loss `[2]` and the points they read; `None` without pairs, where both are zero.
+    /// Mask and dice loss `[2]` and the points they read; `None` without pairs, where both are
+    /// zero.
     fn mask_term(
         &self,
         layer: usize,

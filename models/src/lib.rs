@@ -1,6 +1,7 @@
 //! Networks: shapes and formulas, weights in and out; nothing of data or time.
 //!
-//! Parameters carry the key names of the reference implementation, so its state dicts load unchanged.
+//! Parameters carry the key names of the reference implementation, so its state dicts load
+//! unchanged.
 
 pub mod backbone;
 pub mod build;

@@ -27,8 +27,8 @@ pub enum Method {
 }
 
 impl Method {
-    /// Whether the parameter of this name trains (spec training-and-data §1.5). Names begin with `backbone.` or
-    /// `decode_head.`; Rein's contain `reins`.
+    /// Whether the parameter of this name trains (spec training-and-data §1.5). Names begin with
+    /// `backbone.` or `decode_head.`; Rein's contain `reins`.
     pub fn trains(self, name: &str) -> bool {
         match self {
             Self::Full => true,
@@ -62,7 +62,8 @@ pub struct SegmenterConfig {
 }
 
 impl SegmenterConfig {
-    /// The published head and adapter on `backbone`; the head takes Rein's queries where there are any.
+    /// The published head and adapter on `backbone`; the head takes Rein's queries where there are
+    /// any.
     pub fn published(backbone: DinoConfig, classes: usize, method: Method) -> SegmenterConfig {
         let rein = (method == Method::Rein).then(|| ReinConfig {
             patch: backbone.patch,
@@ -87,8 +88,9 @@ pub struct Segmenter {
 const MASK_TOKEN: &str = "backbone.mask_token";
 
 impl Segmenter {
-    /// Builds the network. `weights` holds parameters under the reference's keys (`backbone.*`, `backbone.reins.*`,
-    /// `decode_head.*`); names that begin with one of `strict` must be there, the others are initialised from `seed`.
+    /// Builds the network. `weights` holds parameters under the reference's keys (`backbone.*`,
+    /// `backbone.reins.*`, `decode_head.*`); names that begin with one of `strict` must be there,
+    /// the others are initialised from `seed`.
     ///
     /// # Errors
     /// Sizes that do not fit together; weights that are missing, left over or of another shape.
@@ -193,7 +195,8 @@ impl Segmenter {
         self.head.forward(&levels, step.as_ref().and_then(|s| s.queries.as_ref()), last_only)
     }
 
-    /// Class scores of `image` `[b, 3, h, w]`: `[b, k, h, w]`, not normalised over classes (spec mask2former §5).
+    /// Class scores of `image` `[b, 3, h, w]`: `[b, k, h, w]`, not normalised over classes (spec
+    /// mask2former §5).
     ///
     /// # Errors
     /// An image whose sides are not multiples of the patch.
@@ -208,7 +211,8 @@ impl Segmenter {
     }
 }
 
-/// Scores `[b, k, h, w]` from class logits `[b, q, k + 1]` and mask logits `[b, q, h', w']`, resized before the sigmoid.
+/// Scores `[b, k, h, w]` from class logits `[b, q, k + 1]` and mask logits `[b, q, h', w']`,
+/// resized before the sigmoid.
 ///
 /// # Errors
 /// Shapes that do not fit; a type other than f32.

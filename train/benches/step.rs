@@ -4,11 +4,12 @@
 //! cargo bench -p dressage-train --bench step -- --part step --width 384 --heads 6 --size 256
 //! cargo bench -p dressage-train --bench step -- --suite --peer "python3 torch_step.py" --threads 2
 //! ```
-//! `--suite` runs ViT-S and ViT-B at 256 and 512 pixels, step and backbone. With `--peer` every round first runs the
-//! peer as a process of its own with the same sizes, then the same work here, so that both see the same machine; the table
-//! gives medians over all rounds, in milliseconds, and the ratio peer / here (above 1: faster here).
-//! The peer takes `--part --precision fp32 --device cpu --size --width --depth --heads --batch --iters --warmup --json`
-//! and writes `{part: {"ms": {name: {"median": ..}}}}`.
+//! `--suite` runs ViT-S and ViT-B at 256 and 512 pixels, step and backbone. With `--peer` every
+//! round first runs the peer as a process of its own with the same sizes, then the same work here,
+//! so that both see the same machine; the table gives medians over all rounds, in milliseconds,
+//! and the ratio peer / here (above 1: faster here). The peer takes `--part --precision fp32
+//! --device cpu --size --width --depth --heads --batch --iters --warmup --json` and writes `{part:
+//! {"ms": {name: {"median": ..}}}}`.
 
 use std::collections::BTreeMap;
 use std::error::Error;

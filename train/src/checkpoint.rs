@@ -1,7 +1,9 @@
-//! Checkpoints: what was trained, the optimiser, the step, and which frozen weights all that belongs to.
+//! Checkpoints: what was trained, the optimiser, the step, and which frozen weights all that
+//! belongs to.
 //!
-//! One safetensors file per checkpoint, `checkpoints/step-000500.safetensors`. Random numbers are a function of seed and
-//! step, so these two are the whole random state, the order of samples included.
+//! One safetensors file per checkpoint, `checkpoints/step-000500.safetensors`. Random numbers are
+//! a function of seed and step, so these two are the whole random state, the order of samples
+//! included.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +13,7 @@ use dressage_models::Segmenter;
 use dressage_models::weights::{StateDict, write_safetensors};
 use serde::{Deserialize, Serialize};
 
-use crate::optimiser::Optimiser;
+use crate::optimiser::{MOMENTS, Optimiser};
 use crate::{Result, TrainError, files};
 
 /// What a checkpoint says of itself.
@@ -123,7 +125,8 @@ pub fn open(path: &Path) -> Result<(Notes, StateDict)> {
 /// Puts a checkpoint's values into a model that was built from the same recipe.
 ///
 /// # Errors
-/// Another method, frozen weights other than those it was trained on, or tensors that are missing or of another shape.
+/// Another method, frozen weights other than those it was trained on, or tensors that are missing,
+/// left over or of another shape.
 pub fn restore(path: &Path, notes: &Notes, dict: &mut StateDict, model: &Segmenter) -> Result<()> {
     let fail = |what: String| TrainError::Checkpoint { path: path.into(), what };
     if notes.method != model.method().to_string() {
@@ -156,5 +159,8 @@ pub fn restore(path: &Path, notes: &Notes, dict: &mut StateDict, model: &Segment
         );
         param.set(&copy)?;
     }
-    Ok(())
+    match dict.names().find(|name| !name.starts_with(MOMENTS)) {
+        Some(name) => Err(fail(format!("{name} is left over: the network has no such tensor"))),
+        None => Ok(()),
+    }
 }

@@ -1,4 +1,5 @@
-//! Inference on whole images, and scores over data sets (spec mask2former §5, training-and-data §3, §6).
+//! Inference on whole images, and scores over data sets (spec mask2former §5, training-and-data
+//! §3, §6).
 
 use std::time::Instant;
 

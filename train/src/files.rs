@@ -1,8 +1,8 @@
 //! Files that are either there as a whole or not at all.
 //!
-//! A file is written under the name `NAME.partial` in its own folder, flushed to the disk, and only then renamed. A
-//! reader, or a run that starts after a power cut, sees the old file or the new one. If anything fails (a full disk), the
-//! partial file is removed and the old one stays.
+//! A file is written under the name `NAME.partial` in its own folder, flushed to the disk, and
+//! only then renamed. A reader, or a run that starts after a power cut, sees the old file or the
+//! new one. If anything fails (a full disk), the partial file is removed and the old one stays.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -40,7 +40,8 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileEr
 /// Writes a file through `fill`, which gets a buffered writer; makes the folder if there is none.
 ///
 /// # Errors
-/// [`FileError`] with the path and the cause, from the operating system or from `fill`; the old file is untouched.
+/// [`FileError`] with the path and the cause, from the operating system or from `fill`; the old
+/// file is untouched.
 pub fn write(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -73,8 +74,8 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write(path, |writer| writer.write_all(bytes))
 }
 
-/// Removes what interrupted writes have left in a folder; says how many files that were. A folder that does not exist
-/// holds none.
+/// Removes what interrupted writes have left in a folder; says how many files that were. A folder
+/// that does not exist holds none.
 ///
 /// # Errors
 /// [`FileError`] when the folder cannot be read or a file not be removed.
@@ -106,7 +107,8 @@ fn folder(path: &Path) -> Option<&Path> {
     path.parent().filter(|dir| !dir.as_os_str().is_empty())
 }
 
-/// Puts the new name itself on the disk. Best effort: some file systems cannot, and the file is whole either way.
+/// Puts the new name itself on the disk. Best effort: some file systems cannot, and the file is
+/// whole either way.
 fn sync_folder(path: &Path) {
     #[cfg(unix)]
     if let Ok(dir) = File::open(folder(path).unwrap_or(Path::new("."))) {

@@ -1,9 +1,9 @@
 //! How fast each trainable tensor learns and whether it decays.
 //!
-//! Every tensor is its own group. A list of name parts is tried, longest part first (equally long ones alphabetically);
-//! the first that the tensor's dotted name contains decides alone. Without a hit, the weight and bias of a norm layer
-//! (group, layer or batch norm) do not decay; everything else, biases included, decays in full.
-//! Source: spec training-and-data §1.4.
+//! Every tensor is its own group. A list of name parts is tried, longest part first (equally long
+//! ones alphabetically); the first that the tensor's dotted name contains decides alone. Without a
+//! hit, the weight and bias of a norm layer (group, layer or batch norm) do not decay; everything
+//! else, biases included, decays in full. Source: spec training-and-data §1.4.
 
 pub use dressage_models::Method;
 
@@ -44,8 +44,8 @@ impl Groups {
         Self { rules, norm_decay_mult, backbone_lr_mult: 1.0 }
     }
 
-    /// The published list of a method. Only `Freeze` spares `query_feat` from decay; the list of `Full` is that of
-    /// `Rein`, so its class token, positions and layer scales decay.
+    /// The published list of a method. Only `Freeze` spares `query_feat` from decay; the list of
+    /// `Full` is that of `Rein`, so its class token, positions and layer scales decay.
     pub fn of(method: Method) -> Self {
         let keys: &[&str] = match method {
             Method::Freeze => &["query_embed", "query_feat", "level_embed", "norm"],
@@ -58,15 +58,17 @@ impl Groups {
         Self::new(rules, 0.0)
     }
 
-    /// Slows the backbone's own weights (not Rein's) by `mult`, whatever rule they fall under. The paper trains `Full`
-    /// with 0.1, its published configuration leaves that out; a rule with the key `backbone` would also take their norms
-    /// out of the rule that spares norms from decay, hence a factor of its own.
+    /// Slows the backbone's own weights (not Rein's) by `mult`, whatever rule they fall under. The
+    /// paper trains `Full` with 0.1, its published configuration leaves that out; a rule with the
+    /// key `backbone` would also take their norms out of the rule that spares norms from decay,
+    /// hence a factor of its own.
     pub fn with_backbone_lr_mult(mut self, mult: f64) -> Self {
         self.backbone_lr_mult = mult;
         self
     }
 
-    /// What holds for the tensor `name`; `in_norm` tells whether its module is a group, layer or batch norm.
+    /// What holds for the tensor `name`; `in_norm` tells whether its module is a group, layer or
+    /// batch norm.
     pub fn setting(&self, name: &str, in_norm: bool) -> Setting {
         let hit = self.rules.iter().find(|rule| name.contains(&rule.key));
         let decay_mult = if in_norm { self.norm_decay_mult } else { 1.0 };

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A request to stop; clones share it. The binary sets it from a signal handler, long work looks at it between steps.
+/// A request to stop; clones share it. The binary sets it from a signal handler, long work looks
+/// at it between steps.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt(Arc<AtomicBool>);
 

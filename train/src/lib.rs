@@ -30,7 +30,8 @@ pub use raster::{Image, LabelMap};
 /// Label of pixels that no loss and no metric looks at.
 pub const IGNORE: u8 = 255;
 
-/// JSON files of this name in the folders of `DRESSAGE_FIXTURES`, each with its path; none when it is not set.
+/// JSON files of this name in the folders of `DRESSAGE_FIXTURES`, each with its path; none when it
+/// is not set.
 #[cfg(test)]
 pub(crate) fn recorded(name: &str) -> Vec<(String, serde_json::Value)> {
     let dirs = std::env::var_os("DRESSAGE_FIXTURES").unwrap_or_default();

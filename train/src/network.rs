@@ -65,7 +65,8 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
     Ok(SegmenterConfig { backbone, rein, head, method: m.method })
 }
 
-/// Builds the network; the backbone comes from the recipe's weights file, or from the seed if it says `random`.
+/// Builds the network; the backbone comes from the recipe's weights file, or from the seed if it
+/// says `random`.
 ///
 /// # Errors
 /// A weights file that is missing, damaged or does not fit; sizes that do not fit together.
@@ -122,7 +123,8 @@ pub fn train_source(recipe: &Recipe) -> Result<Arc<dyn Source>> {
     Ok(Arc::new(Joined::new(parts)?))
 }
 
-/// Seed of drawn scenes; a constant, so that runs with other seeds see and are tested on the same ones.
+/// Seed of drawn scenes; a constant, so that runs with other seeds see and are tested on the same
+/// ones.
 const SCENES: u64 = 1;
 
 /// The samples of one set.

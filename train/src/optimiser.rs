@@ -26,7 +26,10 @@ pub struct Optimiser {
     slots: Vec<Slot>,
 }
 
-/// Prefixes of the moments in a checkpoint.
+/// What all names of moments in a checkpoint begin with.
+pub(crate) const MOMENTS: &str = "optimiser.";
+
+/// Prefixes of the moments.
 const FIRST: &str = "optimiser.m.";
 const SECOND: &str = "optimiser.v.";
 
@@ -43,7 +46,8 @@ impl Optimiser {
         Optimiser { adamw, slots: params.into_iter().map(slot).collect() }
     }
 
-    /// Updates every parameter that has a gradient with learning rate `lr`; returns the names of those that had none.
+    /// Updates every parameter that has a gradient with learning rate `lr`; returns the names of
+    /// those that had none.
     ///
     /// # Errors
     /// A gradient of another type, or a parameter that a graph still holds.
@@ -62,7 +66,8 @@ impl Optimiser {
             };
             let (t, m, v) = (slot.t, &mut slot.m, &mut slot.v);
             slot.param.update(|p| {
-                // Weights that are still a file's pages get memory of their own at their first update.
+                // Weights that are still a file's pages get memory of their own at their first
+                // update.
                 let p = with_category(Category::Weights, || p.make_mut::<f32>())?;
                 adamw.update(t, p, m.data_mut()?, v.data_mut()?, g.data()?)?;
                 Ok(())

@@ -1,4 +1,5 @@
-//! What a run tells: lines of JSON in its folder, and progress to whoever is watching. The library prints nothing.
+//! What a run tells: lines of JSON in its folder, and progress to whoever is watching. The library
+//! prints nothing.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -9,7 +10,8 @@ use serde_json::Value;
 
 use crate::files::{self, FileError};
 
-/// The log of a run, `log.jsonl`: one JSON object per line with at least `kind` and `step`, in the order of events.
+/// The log of a run, `log.jsonl`: one JSON object per line with at least `kind` and `step`, in the
+/// order of events.
 #[derive(Debug)]
 pub struct RunLog {
     path: PathBuf,
@@ -25,19 +27,20 @@ struct Line<'a, T> {
 }
 
 impl RunLog {
-    /// Opens the log at `path` for a run that continues at `step`; makes it if there is none. Lines of that step and
-    /// later ones, which the run is about to write again, are dropped, as is a last line that a power cut tore.
+    /// Opens the log at `path` for a run that has done `step` steps; makes it if there is none.
+    /// What the run is about to write again is dropped: lines of later steps, and those of this
+    /// step whose kind is in `again`. So is a last line that a power cut tore.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn open(path: &Path, step: u64) -> Result<Self, FileError> {
+    pub fn open(path: &Path, step: u64, again: &[&str]) -> Result<Self, FileError> {
         let failed = |action| {
             let path = path.to_owned();
             move |source| FileError { action, path, source }
         };
         match fs::read(path) {
             Ok(old) => {
-                let kept = earlier(&String::from_utf8_lossy(&old), step);
+                let kept = earlier(&String::from_utf8_lossy(&old), step, again);
                 if kept.as_bytes() != old {
                     files::write_bytes(path, kept.as_bytes())?;
                 }
@@ -76,13 +79,15 @@ impl RunLog {
     }
 }
 
-/// The whole lines of a log that belong to steps before `step`.
-fn earlier(text: &str, step: u64) -> String {
+/// The whole lines of a log that belong to steps up to `step`, without those of that step whose
+/// kind is in `again`.
+fn earlier(text: &str, step: u64, again: &[&str]) -> String {
     let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     lines
         .filter(|line| {
-            let value: Option<Value> = serde_json::from_str(line).ok();
-            value.and_then(|v| v["step"].as_u64()).is_some_and(|at| at < step)
+            let Ok(value) = serde_json::from_str::<Value>(line) else { return false };
+            let repeated = || value["kind"].as_str().is_some_and(|kind| again.contains(&kind));
+            value["step"].as_u64().is_some_and(|at| at < step || (at == step && !repeated()))
         })
         .collect()
 }
@@ -100,12 +105,13 @@ pub fn read_log(path: &Path) -> Result<Vec<Value>, FileError> {
         .collect()
 }
 
-/// Someone who watches long work: a progress bar, a log, nobody. Calls come from the thread that does the work; stages
-/// do not nest.
+/// Someone who watches long work: a progress bar, a log, nobody. Calls come from the thread that
+/// does the work; stages do not nest.
 pub trait Progress: Send + Sync {
     /// A stage begins, such as `training`; `total` steps if that is known.
     fn begin(&self, stage: &str, total: Option<u64>);
-    /// The stage has done `position` steps; `rate` is a text such as `3.2 images/s`, empty where there is none.
+    /// The stage has done `position` steps; `rate` is a text such as `3.2 images/s`, empty where
+    /// there is none.
     fn at(&self, position: u64, rate: &str);
     /// The stage is over, finished or not.
     fn end(&self);
@@ -164,24 +170,27 @@ mod tests {
     fn lines_are_objects_and_a_resumed_run_continues_them() {
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join("run/log.jsonl");
-        let mut log = RunLog::open(&path, 0).expect("opened");
+        let mut log = RunLog::open(&path, 0, &[]).expect("opened");
         for step in 0..5 {
             log.write("step", step, &Step { lr: 1e-4, loss: step as f32 }).expect("written");
         }
-        log.write("eval", 4, &serde_json::json!({ "mIoU": 41.25 })).expect("written");
+        for step in [2, 3, 4] {
+            log.write("eval", step, &serde_json::json!({ "mIoU": 41.25 })).expect("written");
+        }
         log.sync().expect("synced");
         drop(log);
         // A power cut in the middle of a line.
         let mut file = OpenOptions::new().append(true).open(&path).expect("log");
         file.write_all(b"{\"kind\":\"step\",\"st").expect("written");
         drop(file);
-        assert_eq!(read_log(&path).expect("log").len(), 6);
-        let mut log = RunLog::open(&path, 3).expect("opened");
-        log.write("step", 3, &Step { lr: 5e-5, loss: f32::NAN }).expect("written");
+        assert_eq!(read_log(&path).expect("log").len(), 8);
+        let mut log = RunLog::open(&path, 3, &["eval"]).expect("opened");
+        log.write("step", 4, &Step { lr: 5e-5, loss: f32::NAN }).expect("written");
         let lines = read_log(&path).expect("log");
         let steps: Vec<_> = lines.iter().map(|l| l["step"].as_u64()).collect();
-        assert_eq!(steps, [Some(0), Some(1), Some(2), Some(3)]);
-        assert_eq!((&lines[3]["lr"], &lines[3]["loss"]), (&serde_json::json!(5e-5), &Value::Null));
+        assert_eq!(steps, [0, 1, 2, 3, 2, 4].map(Some));
+        assert_eq!(lines[4]["kind"], "eval");
+        assert_eq!((&lines[5]["lr"], &lines[5]["loss"]), (&serde_json::json!(5e-5), &Value::Null));
         assert_eq!(lines[1]["kind"], "step");
     }
 
@@ -189,13 +198,13 @@ mod tests {
     fn what_cannot_be_logged_is_an_error() {
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join("log.jsonl");
-        let mut log = RunLog::open(&path, 0).expect("opened");
+        let mut log = RunLog::open(&path, 0, &[]).expect("opened");
         assert!(log.write("step", 0, &3).is_err(), "a number has no fields");
         assert_eq!(fs::read(&path).expect("log"), b"");
         fs::write(&path, "no json\n").expect("written");
         let error = read_log(&path).expect_err("damaged");
         assert!(error.to_string().contains("log.jsonl"), "{error}");
-        assert!(RunLog::open(dir.path(), 0).is_err(), "a folder is no log");
+        assert!(RunLog::open(dir.path(), 0, &[]).is_err(), "a folder is no log");
     }
 
     #[derive(Default)]

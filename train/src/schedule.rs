@@ -4,12 +4,14 @@
 //! warm-up   lr(i) = lr * (start + (1 - start) * x)
 //! poly      lr(i) = (lr - floor) * (1 - x)^power + floor          x = (i - begin) / (end - begin - 1)
 //! ```
-//! `i` counts from 0. A segment acts from `begin` on and keeps its last value from `end - 1` on: the divisor is one less
-//! than the number of steps, so the last of 40,000 steps runs at exactly the floor. Segments act one after the other in
-//! the order of the list. Source: spec training-and-data §1.3; the reference multiplies from step to step instead, which
-//! differs from these formulas by rounding only (below 1e-11 of the value over 40,000 steps).
+//! `i` counts from 0. A segment acts from `begin` on and keeps its last value from `end - 1` on:
+//! the divisor is one less than the number of steps, so the last of 40,000 steps runs at exactly
+//! the floor. Segments act one after the other in the order of the list. Source: spec
+//! training-and-data §1.3; the reference multiplies from step to step instead, which differs from
+//! these formulas by rounding only (below 1e-11 of the value over 40,000 steps).
 //!
-//! Powers come from the `libm` crate, not from the platform, so that a rate has the same bits everywhere.
+//! Powers come from the `libm` crate, not from the platform, so that a rate has the same bits
+//! everywhere.
 
 /// One piece of a schedule; it acts on steps `begin..end`, end exclusive.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -110,8 +112,9 @@ impl Schedule {
         Ok(Self { base, segments })
     }
 
-    /// The published form: `warm_up` steps from `start` times `base`, then poly decay to `floor` at step `steps - 1`.
-    /// Without warm-up the decay begins at once; a warm-up as long as the run leaves no decay.
+    /// The published form: `warm_up` steps from `start` times `base`, then poly decay to `floor`
+    /// at step `steps - 1`. Without warm-up the decay begins at once; a warm-up as long as the run
+    /// leaves no decay.
     ///
     /// # Errors
     /// As [`Schedule::new`].
@@ -155,7 +158,8 @@ impl Segment {
     }
 }
 
-/// Share of the segment done at step `i`: 0 at its first step, 1 from its last step on, `None` before it.
+/// Share of the segment done at step `i`: 0 at its first step, 1 from its last step on, `None`
+/// before it.
 fn progress(i: u64, begin: u64, end: u64) -> Option<f64> {
     if i < begin {
         return None;

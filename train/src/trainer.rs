@@ -71,10 +71,12 @@ struct LogLine<'a> {
 pub const RECIPE: &str = "recipe.toml";
 
 impl Trainer {
-    /// Sets up a run in its folder: a fresh one, or with `resume` the continuation of what lies there.
+    /// Sets up a run in its folder: a fresh one, or with `resume` the continuation of what lies
+    /// there.
     ///
     /// # Errors
-    /// A folder that holds a run already (or none to resume); weights or a checkpoint that do not fit.
+    /// A folder that holds a run already (or none to resume); weights or a checkpoint that do not
+    /// fit.
     pub fn new(recipe: Recipe, resume: bool) -> Result<Trainer> {
         let dir = recipe.run.dir.clone();
         let last = checkpoint::list(&dir)?.last().copied();
@@ -139,17 +141,37 @@ impl Trainer {
         Loader::start(network::train_source(&self.recipe)?, settings)
     }
 
-    /// Trains to the last step of the recipe, or until someone asks to stop; either way the state is saved.
+    /// Trains to the last step of the recipe, or until someone asks to stop; either way the state
+    /// is saved, also when a sample cannot be read.
     ///
     /// # Errors
-    /// Samples that cannot be read, a loss that is not a number, a checkpoint that cannot be written.
+    /// Samples that cannot be read, a loss that is not a number, a checkpoint that cannot be
+    /// written.
     pub fn run(&mut self, progress: &dyn Progress, stop: &Interrupt) -> Result<Outcome> {
         let recipe_text = self.recipe.to_toml()?;
         files::write_bytes(&self.dir.join(RECIPE), recipe_text.as_bytes())?;
-        // Lines carry the number of steps done: that of this many is written, the next comes now.
-        let mut log = RunLog::open(&self.dir.join("log.jsonl"), self.step + 1)?;
-        let mut loader = self.loader()?;
+        let steps = self.recipe.train.steps;
+        // A run whose steps are all done is evaluated again.
+        let again: &[&str] = if self.step < steps { &[] } else { &["eval"] };
+        let mut log = RunLog::open(&self.dir.join("log.jsonl"), self.step, again)?;
+        let from = self.step;
+        if let Err(error) = self.steps(&mut log, progress, stop) {
+            self.keep(from, &error, progress);
+            return Err(error);
+        }
+        let saved = self.save()?;
+        let interrupted = self.step < steps;
         let mut report = None;
+        if !interrupted && !self.recipe.data.eval.is_empty() {
+            report = self.evaluate(&mut log, progress, stop)?;
+        }
+        log.sync()?;
+        Ok(Outcome { step: self.step, interrupted, checkpoint: saved, report })
+    }
+
+    /// The steps of [`Trainer::run`], with what is due between them.
+    fn steps(&mut self, log: &mut RunLog, progress: &dyn Progress, stop: &Interrupt) -> Result<()> {
+        let mut loader = self.loader()?;
         let steps = self.recipe.train.steps;
         let mut stage = Stage::new(progress, "train", Some(steps));
         let mut window = Window::start(self.step);
@@ -159,7 +181,7 @@ impl Trainer {
             window.add(&done);
             stage.at(self.step, &window.text(self.step));
             if every(self.recipe.train.log_every) || self.step == steps {
-                self.log_step(&mut log, &done, &window)?;
+                self.log_step(log, &done, &window)?;
                 window = Window::start(self.step);
             }
             if every(self.recipe.train.checkpoint_every) && self.step < steps {
@@ -167,19 +189,26 @@ impl Trainer {
             }
             if every(self.recipe.train.eval_every) && self.step < steps {
                 drop(stage);
-                self.evaluate(&mut log, progress, stop)?;
+                self.evaluate(log, progress, stop)?;
                 stage = Stage::new(progress, "train", Some(steps));
                 window = Window::start(self.step);
             }
         }
-        drop(stage);
-        let saved = self.save()?;
-        let interrupted = self.step < steps;
-        if !interrupted && !self.recipe.data.eval.is_empty() {
-            report = self.evaluate(&mut log, progress, stop)?;
+        Ok(())
+    }
+
+    /// Saves what has been learnt since step `from` before the run ends with `error`.
+    fn keep(&self, from: u64, error: &TrainError, progress: &dyn Progress) {
+        // The first may have met a step half done, the second has a file of its own.
+        let torn = matches!(error, TrainError::Engine(_) | TrainError::Model(_));
+        if torn || matches!(error, TrainError::NotFinite { .. }) || self.step == from {
+            return;
         }
-        log.sync()?;
-        Ok(Outcome { step: self.step, interrupted, checkpoint: saved, report })
+        // The error that ended the run is the one to report, not that of a disk which is full as
+        // well.
+        if let Ok(path) = self.save() {
+            progress.note(&format!("step {} is saved in {}", self.step, path.display()));
+        }
     }
 
     /// One step on the loader's next batch.
@@ -198,9 +227,11 @@ impl Trainer {
     /// One step on a batch.
     ///
     /// # Errors
-    /// A loss that is not a number (nothing is updated then, and the state is kept in a file of its own).
+    /// A loss that is not a number (nothing is updated then, and the state is kept in a file of
+    /// its own).
     pub fn step_on(&mut self, batch: &Batch) -> Result<StepLog> {
-        // On a thread of the pool, so that a parallel loop starts without waking anybody to hand the work over.
+        // On a thread of the pool, so that a parallel loop starts without waking anybody to hand
+        // the work over.
         rayon::scope(|_| self.step_in_pool(batch))
     }
 
@@ -239,7 +270,8 @@ impl Trainer {
         Ok(StepLog { loss: value, terms, lr, seconds: clock.laps })
     }
 
-    /// Turns a loss that is not a number into an error that says where it arose, after saving the state.
+    /// Turns a loss that is not a number into an error that says where it arose, after saving the
+    /// state.
     fn checked(&self, loss: std::result::Result<Loss, ModelError>, batch: &Batch) -> Result<Loss> {
         let what = match loss {
             Ok(loss) => match loss.named().iter().find(|(_, v)| !v.is_finite()) {

@@ -4,9 +4,9 @@
 //! n = max(L - c + s - 1, 0) div s + 1       windows along an axis of L pixels, crop c, stride s
 //! end = min(k s + c, L)    start = max(end - c, 0)       k = 0 .. n - 1
 //! ```
-//! The last window shifts back inside, so windows overlap more there; along an axis shorter than the crop the one window
-//! is the whole axis. Scores are added up where windows overlap and divided by the number of windows.
-//! Source: spec mask2former §5.3 and training-and-data §3.
+//! The last window shifts back inside, so windows overlap more there; along an axis shorter than
+//! the crop the one window is the whole axis. Scores are added up where windows overlap and
+//! divided by the number of windows. Source: spec mask2former §5.3 and training-and-data §3.
 
 /// A part of an image, in pixels; the ends are exclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,9 +125,9 @@ pub fn whole(h: usize, w: usize) -> Window {
     Window { y0: 0, y1: h, x0: 0, x1: w }
 }
 
-/// Height and width of an image of `h x w` fitted into a box of `box_w x box_h`, in either orientation: the longer side
-/// at most the box's longer, the shorter at most its shorter, the ratio kept, halves rounded up. A box of `0 x 0` keeps
-/// the size.
+/// Height and width of an image of `h x w` fitted into a box of `box_w x box_h`, in either
+/// orientation: the longer side at most the box's longer, the shorter at most its shorter, the
+/// ratio kept, halves rounded up. A box of `0 x 0` keeps the size.
 pub fn test_size(h: usize, w: usize, box_w: usize, box_h: usize) -> (usize, usize) {
     let (long, short) = (h.max(w), h.min(w));
     if (box_w == 0 && box_h == 0) || short == 0 {
@@ -140,9 +140,10 @@ pub fn test_size(h: usize, w: usize, box_w: usize, box_h: usize) -> (usize, usiz
     (scale(h), scale(w))
 }
 
-/// Smallest multiple of `patch` that is not below `n`. Windows of another size are padded at the right and the bottom
-/// with the mean colour (0 after normalisation) and the scores cut back. The reference instead fails on them: it happens
-/// with images wider than twice their height, and in whole mode.
+/// Smallest multiple of `patch` that is not below `n`. Windows of another size are padded at the
+/// right and the bottom with the mean colour (0 after normalisation) and the scores cut back. The
+/// reference instead fails on them: it happens with images wider than twice their height, and in
+/// whole mode.
 pub fn padded(n: usize, patch: usize) -> usize {
     n.next_multiple_of(patch.max(1))
 }
@@ -165,8 +166,8 @@ impl ScoreMap {
         Self { classes, h, w, sum: vec![0.0; classes * h * w], visits: vec![0; h * w] }
     }
 
-    /// Adds the scores of a window, `[classes, rows, columns]` with rows of `pitch` numbers and `pitch_rows` rows per
-    /// class: larger than the window where it was padded.
+    /// Adds the scores of a window, `[classes, rows, columns]` with rows of `pitch` numbers and
+    /// `pitch_rows` rows per class: larger than the window where it was padded.
     ///
     /// # Errors
     /// A window outside the image; scores of another length.

@@ -5,8 +5,8 @@ use dressage_kernels::attention::Attention;
 use super::{expect_shape, shape_error};
 use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, forbid_gradient, record};
 
-/// Self-attention of `qkv` `[b, t, 3, heads, d]`: `softmax(q k^T / √d) v`, `[b, t, heads * d]`. Saves `qkv` and the
-/// log-sum-exp of each row.
+/// Self-attention of `qkv` `[b, t, 3, heads, d]`: `softmax(q k^T / √d) v`, `[b, t, heads * d]`.
+/// Saves `qkv` and the log-sum-exp of each row.
 ///
 /// # Errors
 /// Another number of axes; a type other than f32 and f64.
@@ -45,8 +45,8 @@ impl Backward for Packed {
     }
 }
 
-/// Attention of queries `q` `[b, nq, heads * d]` to `k`, `v` `[b, nk, heads * d]`; keys with `blocked` `[b, nq, nk]` = 1
-/// (u8, the same for all heads) are not seen.
+/// Attention of queries `q` `[b, nq, heads * d]` to `k`, `v` `[b, nk, heads * d]`; keys with
+/// `blocked` `[b, nq, nk]` = 1 (u8, the same for all heads) are not seen.
 ///
 /// # Errors
 /// Shapes that do not fit; a type other than f32 and f64.

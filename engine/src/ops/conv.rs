@@ -7,8 +7,8 @@ use dressage_kernels::patch_embed::PatchEmbed;
 use super::{expect_shape, shape_error};
 use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
 
-/// Convolution of x `[b, h, w, ci]` with weight `[co, ci, kh, kw]` (the reference's layout) and bias `[co]`; result
-/// `[b, ho, wo, co]`.
+/// Convolution of x `[b, h, w, ci]` with weight `[co, ci, kh, kw]` (the reference's layout) and
+/// bias `[co]`; result `[b, ho, wo, co]`.
 ///
 /// # Errors
 /// Shapes that do not fit; a type other than f32 and f64.
@@ -41,8 +41,8 @@ pub fn conv2d(
     })
 }
 
-/// Non-overlapping patches of an image `[b, 3, h, w]` through a kernel `[c, 3, p, p]`: tokens `[b, (h/p)(w/p), c]`,
-/// row-major.
+/// Non-overlapping patches of an image `[b, 3, h, w]` through a kernel `[c, 3, p, p]`: tokens `[b,
+/// (h/p)(w/p), c]`, row-major.
 ///
 /// # Errors
 /// Shapes that do not fit; a type other than f32 and f64.
@@ -125,10 +125,11 @@ impl ConvSaved {
         dbias: Option<&mut [T]>,
     ) -> Result<()> {
         let weight = self.weight.data::<T>()?;
-        Ok(match self.size {
+        match self.size {
             Size::Conv(s) => s.backward(x, weight, dy, dx, dweight, dbias)?,
             Size::Patch(s) => s.backward(x, weight, dy, dx, dweight, dbias)?,
-        })
+        }
+        Ok(())
     }
 
     fn run<T: Float>(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {

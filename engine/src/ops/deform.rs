@@ -5,9 +5,10 @@ use dressage_kernels::ms_deform_attn::MsDeformAttn;
 use super::{expect_shape, shape_error};
 use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
 
-/// Samples `value` `[b, s, heads, d]` at `offsets` `[b, s, heads, levels, points, 2]` (pixels of the sampled level, xy)
-/// around each token's own place, weighted by the softmax of `logits` `[b, s, heads, levels * points]`; result
-/// `[b, s, heads * d]`. `sizes` are the levels' (h, w) in token order.
+/// Samples `value` `[b, s, heads, d]` at `offsets` `[b, s, heads, levels, points, 2]` (pixels of
+/// the sampled level, xy) around each token's own place, weighted by the softmax of `logits` `[b,
+/// s, heads, levels * points]`; result `[b, s, heads * d]`. `sizes` are the levels' (h, w) in
+/// token order.
 ///
 /// # Errors
 /// Shapes that do not fit; a type other than f32 and f64.

@@ -185,8 +185,9 @@ pub fn prepend(lead: &Tensor, x: &Tensor) -> Result<Tensor> {
     concat(&[&broadcast(lead, x.dim(0))?, x], 1)
 }
 
-/// Rows `indices` of the first axis, copied; a row may occur more than once. The buffer is taken for `capacity` rows, so
-/// that a number of rows which varies from step to step does not vary the memory.
+/// Rows `indices` of the first axis, copied; a row may occur more than once. The buffer is taken
+/// for `capacity` rows, so that a number of rows which varies from step to step does not vary the
+/// memory.
 ///
 /// # Errors
 /// An index beyond the axis; a type other than f32 and f64.

@@ -5,8 +5,9 @@ use dressage_kernels::linear::Linear;
 use super::{expect_shape, shape_error};
 use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
 
-/// `y = x W^T + b` over the last axis: x `[.., k]`, weight `[m, k]`, bias `[m]`, y `[.., m]`. Saves `x` only if the
-/// weight needs a gradient; with a frozen weight the backward pass is one product.
+/// `y = x W^T + b` over the last axis: x `[.., k]`, weight `[m, k]`, bias `[m]`, y `[.., m]`.
+/// Saves `x` only if the weight needs a gradient; with a frozen weight the backward pass is one
+/// product.
 ///
 /// # Errors
 /// Shapes that do not fit; a type other than f32 and f64.

@@ -6,8 +6,9 @@ use dressage_kernels::mask_loss::{MaskLoss, MaskLosses};
 use super::{expect_shape, shape_error};
 use crate::{Backward, DType, Edge, Float, Gradients, Result, Tensor, floats, record};
 
-/// Weighted binary cross-entropy and dice of logits `x` against targets `t`, both `[r, p]`: a tensor `[2]` with the two
-/// losses times `weights`. `num` is the number of masks they are divided by. The gradient's buffer is taken for `capacity` rows.
+/// Weighted binary cross-entropy and dice of logits `x` against targets `t`, both `[r, p]`: a
+/// tensor `[2]` with the two losses times `weights`. `num` is the number of masks they are divided
+/// by. The gradient's buffer is taken for `capacity` rows.
 ///
 /// # Errors
 /// Shapes that do not fit; a type other than f32 and f64.
@@ -73,8 +74,9 @@ impl MaskSaved {
     }
 }
 
-/// Weighted cross-entropy of class logits `[.., k]` (the last class is "no object") against `targets`, one per row,
-/// normalised by the sum of the rows' class weights: a scalar. `weight` multiplies the loss.
+/// Weighted cross-entropy of class logits `[.., k]` (the last class is "no object") against
+/// `targets`, one per row, normalised by the sum of the rows' class weights: a scalar. `weight`
+/// multiplies the loss.
 ///
 /// # Errors
 /// Shapes that do not fit, a target beyond the classes; a type other than f32 and f64.

@@ -7,9 +7,9 @@ use dressage_kernels::sine_position;
 use super::shape_error;
 use crate::{DType, EngineError, Result, Tensor, floats, forbid_gradient};
 
-/// Which keys a query does not attend to (spec mask2former §3.3, §3.4): mask logits `[b, q, h, w]` resized to `size`,
-/// 1 where the sigmoid is below one half. Returns the raw mask and the one in use, where rows that were blocked
-/// everywhere are open; both `[b, q, size]` (u8).
+/// Which keys a query does not attend to (spec mask2former §3.3, §3.4): mask logits `[b, q, h, w]`
+/// resized to `size`, 1 where the sigmoid is below one half. Returns the raw mask and the one in
+/// use, where rows that were blocked everywhere are open; both `[b, q, size]` (u8).
 ///
 /// # Errors
 /// Logits that need a gradient; another number of axes; a type other than f32 and f64.

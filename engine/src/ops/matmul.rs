@@ -5,8 +5,8 @@ use dressage_kernels::matmul::{Beta, MatMul};
 use super::shape_error;
 use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
 
-/// `op(a) op(b)` for every leading index: a is `[.., n, k]` (`[.., k, n]` if `trans_a`), b `[.., k, m]` (`[.., m, k]` if
-/// `trans_b`), the result `[.., n, m]`. Both have the same leading axes.
+/// `op(a) op(b)` for every leading index: a is `[.., n, k]` (`[.., k, n]` if `trans_a`), b `[..,
+/// k, m]` (`[.., m, k]` if `trans_b`), the result `[.., n, m]`. Both have the same leading axes.
 ///
 /// # Errors
 /// Shapes that do not fit; a type other than f32 and f64.
@@ -79,22 +79,22 @@ impl Saved {
             let b = b.data::<T>()?;
             // op(a) = dy op(b)^T; stored transposed if a was.
             grads.accumulate::<T>(&self.to[0], |da| {
-                Ok(if trans_a {
-                    product(batch, [k, n, m], [trans_b, true]).run(1.0, b, dy, Beta::Add, da)?
-                } else {
-                    product(batch, [n, k, m], [false, !trans_b]).run(1.0, dy, b, Beta::Add, da)?
-                })
+                let (product, x, y) = match trans_a {
+                    true => (product(batch, [k, n, m], [trans_b, true]), b, dy),
+                    false => (product(batch, [n, k, m], [false, !trans_b]), dy, b),
+                };
+                Ok(product.run(1.0, x, y, Beta::Add, da)?)
             })?;
         }
         if let Some(a) = &self.a {
             let a = a.data::<T>()?;
             // op(b) = op(a)^T dy
             grads.accumulate::<T>(&self.to[1], |db| {
-                Ok(if trans_b {
-                    product(batch, [m, k, n], [true, trans_a]).run(1.0, dy, a, Beta::Add, db)?
-                } else {
-                    product(batch, [k, m, n], [!trans_a, false]).run(1.0, a, dy, Beta::Add, db)?
-                })
+                let (product, x, y) = match trans_b {
+                    true => (product(batch, [m, k, n], [true, trans_a]), dy, a),
+                    false => (product(batch, [k, m, n], [!trans_a, false]), a, dy),
+                };
+                Ok(product.run(1.0, x, y, Beta::Add, db)?)
             })?;
         }
         Ok(())

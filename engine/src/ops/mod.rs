@@ -1,4 +1,5 @@
-//! Differentiable operations: shape check, kernel, backward pass, in one file per operation or close family.
+//! Differentiable operations: shape check, kernel, backward pass, in one file per operation or
+//! close family.
 
 mod activation;
 mod add;

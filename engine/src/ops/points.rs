@@ -8,8 +8,8 @@ use dressage_kernels::point_sample::PointSample;
 use super::shape_error;
 use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, forbid_gradient, record};
 
-/// Reads `maps` `[r, h, w]` bilinearly, zero outside, at `points` `[r, p, 2]` (x, y in [0, 1]; `[p, 2]` for all rows
-/// alike): `[r, p]`. The buffer is taken for `capacity` rows.
+/// Reads `maps` `[r, h, w]` bilinearly, zero outside, at `points` `[r, p, 2]` (x, y in [0, 1];
+/// `[p, 2]` for all rows alike): `[r, p]`. The buffer is taken for `capacity` rows.
 ///
 /// # Errors
 /// Shapes that do not fit; points that need a gradient; a type other than f32 and f64.
@@ -54,9 +54,10 @@ impl Backward for Saved {
     }
 }
 
-/// Mask logits of chosen queries: embeddings `e` `[r, c]`, row i belonging to image `images[i]` (ascending), times that
-/// image's pixel embeddings `feature` `[b, n, c]`: `[r, n]`. Only matched queries enter the mask losses, so only their
-/// rows are differentiated; the full `[b, q, n]` logits never get a gradient.
+/// Mask logits of chosen queries: embeddings `e` `[r, c]`, row i belonging to image `images[i]`
+/// (ascending), times that image's pixel embeddings `feature` `[b, n, c]`: `[r, n]`. Only matched
+/// queries enter the mask losses, so only their rows are differentiated; the full `[b, q, n]`
+/// logits never get a gradient.
 ///
 /// # Errors
 /// Shapes that do not fit, images not ascending; a type other than f32 and f64.

@@ -26,9 +26,9 @@ impl ReinParts<'_> {
     }
 }
 
-/// `f + s (X W_f^T + b_f)` with `X = f + S[:, 1:] V`, `S = softmax(f T^T / √c)` for all rows of f `[b, skip + n, c]` but
-/// the first `skip` of each image, which pass unchanged (Rein, eq. 2 to 7). Without `softmax`, `S = f T^T`. Saves f and
-/// the log-sum-exp of each row.
+/// `f + s (X W_f^T + b_f)` with `X = f + S[:, 1:] V`, `S = softmax(f T^T / √c)` for all rows of f
+/// `[b, skip + n, c]` but the first `skip` of each image, which pass unchanged (Rein, eq. 2 to 7).
+/// Without `softmax`, `S = f T^T`. Saves f and the log-sum-exp of each row.
 ///
 /// # Errors
 /// Shapes that do not fit; a type other than f32 and f64.
@@ -128,8 +128,8 @@ impl Saved {
     }
 }
 
-/// Maximum, mean and last layer of `q` `[layers, m, c]`, interleaved per channel: `[m, 3c]` (Rein, eq. 9). The maximum's
-/// gradient goes to the first layer that has it.
+/// Maximum, mean and last layer of `q` `[layers, m, c]`, interleaved per channel: `[m, 3c]` (Rein,
+/// eq. 9). The maximum's gradient goes to the first layer that has it.
 ///
 /// # Errors
 /// Another number of axes; a type other than f32 and f64.

@@ -5,8 +5,8 @@ use dressage_kernels::resize::{Axis, Mode, Resize, Step};
 use super::shape_error;
 use crate::{Backward, Edge, Gradients, Result, Tensor, floats, record};
 
-/// Bilinear resize of channels-last maps `[b, h, w, c]` by a scale factor: `floor(h * factor)` rows, sampled in steps of
-/// `1 / factor`.
+/// Bilinear resize of channels-last maps `[b, h, w, c]` by a scale factor: `floor(h * factor)`
+/// rows, sampled in steps of `1 / factor`.
 ///
 /// # Errors
 /// A tensor that is no map, or a result without pixels; a type other than f32 and f64.
@@ -41,8 +41,8 @@ pub fn resize_maps(x: &Tensor, size: [usize; 2]) -> Result<Tensor> {
     super::reshape(&y, &shape)
 }
 
-/// Bicubic (a = -0.75) resize of `[b, h, w, c]` with the scale factors given beside the size they lead to: DINOv2's
-/// position table, whose factor is (n + 0.1)/g.
+/// Bicubic (a = -0.75) resize of `[b, h, w, c]` with the scale factors given beside the size they
+/// lead to: DINOv2's position table, whose factor is (n + 0.1)/g.
 ///
 /// # Errors
 /// As [`resize_by_factor`].
@@ -50,7 +50,8 @@ pub fn resize_bicubic_by_factor(x: &Tensor, factor: [f64; 2], size: [usize; 2]) 
     resample(x, size, Mode::Bicubic, factor.map(Step::Factor))
 }
 
-/// Antialiased bicubic (a = -0.5) resize of `[b, h, w, c]` to a size: the position table of DINOv2 with registers.
+/// Antialiased bicubic (a = -0.5) resize of `[b, h, w, c]` to a size: the position table of DINOv2
+/// with registers.
 ///
 /// # Errors
 /// As [`resize_by_factor`].

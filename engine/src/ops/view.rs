@@ -28,7 +28,8 @@ impl Backward for Reshape {
     }
 }
 
-/// Rows `start..start + len` of the first axis. Free; the gradient lands in those rows of `x`'s gradient.
+/// Rows `start..start + len` of the first axis. Free; the gradient lands in those rows of `x`'s
+/// gradient.
 ///
 /// # Errors
 /// If the range leaves the axis.

@@ -1,8 +1,8 @@
 //! Every differentiable operation against central differences in f64.
 //!
-//! One table row per operation and variant. Each row is checked three ways: all gradients against central differences;
-//! each input tracked alone must give the very same gradient (an operand that is not wanted changes nothing); the f32
-//! result must agree with the f64 one.
+//! One table row per operation and variant. Each row is checked three ways: all gradients against
+//! central differences; each input tracked alone must give the very same gradient (an operand that
+//! is not wanted changes nothing); the f32 result must agree with the f64 one.
 
 mod cases;
 

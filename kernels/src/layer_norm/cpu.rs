@@ -6,7 +6,8 @@ use super::{LayerNorm, Stats};
 use crate::simd;
 use crate::simd::{LANES, madd, sum, sum_lanes};
 
-/// Rows a task takes at once. Fixed, so that parameter gradients are summed in one order on any number of threads.
+/// Rows a task takes at once. Fixed, so that parameter gradients are summed in one order on any
+/// number of threads.
 const ROWS: usize = 64;
 
 simd! {

@@ -9,12 +9,14 @@
 //! dx      = rstd * (g - mean_c(g) - xhat * mean_c(g * xhat))
 //! dweight += sum_rows(dy * xhat)        dbias += sum_rows(dy)
 //! ```
-//! The variance is taken around the mean, not as E[x^2] - E[x]^2, which cancels for rows with a large mean.
+//! The variance is taken around the mean, not as the mean square less the squared mean, which
+//! cancels for rows with a large mean.
 //!
-//! Shapes: `x`, `y`, `dy`, `dx` are `[n, c]`; `weight`, `bias` and their gradients `[c]`; `mean`, `rstd` `[n]`.
-//! Saved for the backward pass: `x` (held by the caller anyway) and `8 n` bytes of statistics.
-//! Cost: about 8 n c FLOP forward; one read and one write of `[n, c]`, so bandwidth decides.
-//! Source: spec backbones §2.2 (eps 1e-6 in DINOv2) and mask2former, conventions (eps 1e-5).
+//! Shapes: `x`, `y`, `dy`, `dx` are `[n, c]`; `weight`, `bias` and their gradients `[c]`; `mean`,
+//! `rstd` `[n]`. Saved for the backward pass: `x` (held by the caller anyway) and `8 n` bytes of
+//! statistics. Cost: about 8 n c FLOP forward; one read and one write of `[n, c]`, so bandwidth
+//! decides. Source: spec backbones §2.2 (eps 1e-6 in DINOv2) and mask2former, conventions (eps
+//! 1e-5).
 
 mod cpu;
 mod reference;

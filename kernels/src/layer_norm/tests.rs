@@ -1,7 +1,8 @@
 use super::{LayerNorm, Stats, cpu, reference};
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
 
-/// Rows and channels: one, a prime, not a multiple of the lanes, ViT-S width with more rows than one task takes.
+/// Rows and channels: one, a prime, not a multiple of the lanes, ViT-S width with more rows than
+/// one task takes.
 const SHAPES: [(usize, usize); 4] = [(1, 1), (7, 13), (3, 48), (257, 384)];
 
 #[test]
@@ -26,6 +27,8 @@ fn gradient_matches_central_differences() {
     }
 }
 
+type Backward<'a> = &'a dyn Fn(Stats<'_, f32>, &mut [f32], &mut [f32], &mut [f32]);
+
 #[test]
 fn fast_form_matches_reference() {
     for (n, c) in SHAPES {
@@ -38,10 +41,11 @@ fn fast_form_matches_reference() {
         cpu::forward(&s, &x, &w, &b, &mut y, &mut mean, &mut rstd);
         let (mut y0, mut mean0, mut rstd0) = zeros();
         reference::forward(&s, &x, &w, &b, &mut y0, &mut mean0, &mut rstd0);
-        // The mean of about 100 carries 1e-5 of rounding, against values of order one after centring.
+        // The mean of about 100 carries 1e-5 of rounding, against values of order one after
+        // centring.
         assert_close("y", &y, &y0, 5e-5);
         assert_close("rstd", &rstd, &rstd0, 5e-5);
-        let run = |f: &dyn Fn(Stats<'_, f32>, &mut [f32], &mut [f32], &mut [f32])| {
+        let run = |f: Backward<'_>| {
             let (mut dx, mut dw, mut db) = (vec![0.0; n * c], noise(c, 5), noise(c, 6));
             f(Stats { mean: &mean0, rstd: &rstd0 }, &mut dx, &mut dw, &mut db);
             (dx, dw, db)

@@ -5,8 +5,8 @@
 //! dx[j]     = dy[j] x[h + j] sigmoid(u) (1 + u (1 - sigmoid(u)))      with u = x[j]
 //! dx[h + j] = dy[j] silu(u)
 //! ```
-//! Shapes: `x`, `dx` `[n, 2h]`, `y`, `dy` `[n, h]`. Saved: `x`. Bandwidth decides: `3 n h` elements forward.
-//! Source: spec backbones §2.4 (DINOv2-g: the first half of w12 is the gate).
+//! Shapes: `x`, `dx` `[n, 2h]`, `y`, `dy` `[n, h]`. Saved: `x`. Bandwidth decides: `3 n h`
+//! elements forward. Source: spec backbones §2.4 (DINOv2-g: the first half of w12 is the gate).
 
 mod cpu;
 mod reference;

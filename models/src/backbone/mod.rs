@@ -12,9 +12,9 @@ use crate::Result;
 
 /// One level of the feature pyramid: a tapped map and the factor by which the reference resizes it.
 ///
-/// The resize is left to the reader of the level, who may project to fewer channels first: a 1×1 convolution with bias
-/// commutes with bilinear interpolation, and projecting 1024 to 256 channels before enlarging by 4 saves 15/16 of the
-/// work.
+/// The resize is left to the reader of the level, who may project to fewer channels first: a 1×1
+/// convolution with bias commutes with bilinear interpolation, and projecting 1024 to 256 channels
+/// before enlarging by 4 saves 15/16 of the work.
 #[derive(Debug, Clone)]
 pub struct Level {
     /// `[b, h, w, c]` as tapped.

@@ -1,5 +1,5 @@
-//! Rein: learnable tokens that refine a frozen backbone's features after every block (spec peft-and-dgss §1,
-//! backbones §5; equations of the paper).
+//! Rein: learnable tokens that refine a frozen backbone's features after every block (spec
+//! peft-and-dgss §1, backbones §5; equations of the paper).
 
 use dressage_engine::{Param, Tensor, ops};
 
@@ -25,9 +25,11 @@ pub struct ReinConfig {
     pub link: bool,
     /// Softmax over tokens with 1/√c (eq. 5); without it neither.
     pub softmax: bool,
-    /// The paper's form: W_f and b_f start at zero and the scale is the constant 1 instead of a parameter.
+    /// The paper's form: W_f and b_f start at zero and the scale is the constant 1 instead of a
+    /// parameter.
     pub zero_mlp_delta_f: bool,
-    /// One set of W_T, W_f, W_Q for all layers (eq. 11); the first two stages of the ablation have one per layer.
+    /// One set of W_T, W_f, W_Q for all layers (eq. 11); the first two stages of the ablation have
+    /// one per layer.
     pub share: bool,
     /// Initial value of the learnable scale.
     pub scale: f64,
@@ -115,7 +117,8 @@ pub struct Rein {
 }
 
 impl Rein {
-    /// Asks `scope` (the reference's `backbone.reins.`) for every parameter, initialised as spec backbones §5.1 says.
+    /// Asks `scope` (the reference's `backbone.reins.`) for every parameter, initialised as spec
+    /// backbones §5.1 says.
     ///
     /// # Errors
     /// Fewer than two tokens: the first never reaches the features.
@@ -165,7 +168,8 @@ impl Rein {
         }
     }
 
-    /// Everything that does not depend on the image, once a step: tokens, their values, the linked queries.
+    /// Everything that does not depend on the image, once a step: tokens, their values, the linked
+    /// queries.
     ///
     /// # Errors
     /// Whatever the engine refuses.
@@ -208,7 +212,8 @@ pub struct ReinStep {
 }
 
 impl ReinStep {
-    /// f + s Δf after block `i` for all rows but the first `lead` of each image; f is `[b, lead + n, c]` (eq. 2 to 7).
+    /// f + s Δf after block `i` for all rows but the first `lead` of each image; f is `[b, lead +
+    /// n, c]` (eq. 2 to 7).
     ///
     /// # Errors
     /// Shapes that do not fit.

@@ -44,7 +44,8 @@ pub struct DinoConfig {
     pub ffn: Ffn,
     /// MLP hidden width as a multiple of c, before the SwiGLU rule.
     pub mlp_ratio: f64,
-    /// Register tokens; with them the position table is resized with antialiasing and without the 0.1 offset.
+    /// Register tokens; with them the position table is resized with antialiasing and without the
+    /// 0.1 offset.
     pub registers: usize,
     /// Blocks whose output is tapped, zero-based.
     pub taps: [usize; 4],
@@ -82,7 +83,8 @@ impl DinoConfig {
         })
     }
 
-    /// Taps of a network of this depth: 7, 11, 15, 23 of 24 as released; thirds and quarters elsewhere.
+    /// Taps of a network of this depth: 7, 11, 15, 23 of 24 as released; thirds and quarters
+    /// elsewhere.
     pub fn default_taps(depth: usize) -> [usize; 4] {
         match depth {
             24 => [7, 11, 15, 23],
@@ -180,7 +182,7 @@ impl Dino {
     /// Sizes that do not fit together.
     pub fn new(scope: &Scope, config: DinoConfig) -> Result<Dino> {
         let (c, p) = (config.embed_dim, config.patch);
-        if config.heads == 0 || c % config.heads != 0 {
+        if config.heads == 0 || !c.is_multiple_of(config.heads) {
             let text = format!("embed_dim {c} does not divide into {} heads", config.heads);
             return Err(ModelError::Config(text));
         }
@@ -218,8 +220,9 @@ impl Dino {
         1 + self.config.registers
     }
 
-    /// Position table `[1 + gh*gw, c]` for a grid of patches. Used as stored if the grid is the table's own square,
-    /// otherwise resized: scale factor (n + 0.1)/g per axis, or with registers antialiased to the size.
+    /// Position table `[1 + gh*gw, c]` for a grid of patches. Used as stored if the grid is the
+    /// table's own square, otherwise resized: scale factor (n + 0.1)/g per axis, or with registers
+    /// antialiased to the size.
     ///
     /// # Errors
     /// Whatever the engine refuses.
@@ -251,7 +254,7 @@ impl Dino {
             let text = format!("image is {:?}, expected [b, 3, h, w]", image.shape());
             return Err(ModelError::Config(text));
         };
-        if h % p != 0 || w % p != 0 || h == 0 || w == 0 {
+        if !h.is_multiple_of(p) || !w.is_multiple_of(p) || h == 0 || w == 0 {
             let text = format!("image is {h}x{w}, both sides must be multiples of the patch {p}");
             return Err(ModelError::Config(text));
         }

@@ -1,4 +1,5 @@
-//! One layer of the transformer decoder: masked cross-attention, self-attention, feed-forward (spec mask2former §3.4).
+//! One layer of the transformer decoder: masked cross-attention, self-attention, feed-forward
+//! (spec mask2former §3.4).
 
 use dressage_engine::{Param, Tensor, ops};
 

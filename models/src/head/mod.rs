@@ -18,7 +18,8 @@ pub enum Queries {
     Own,
     /// Position from Rein, content from an own table.
     LinkedPosition,
-    /// Position from Rein, content a linear image of it (`replace_query_feat`, the published setting).
+    /// Position from Rein, content a linear image of it (`replace_query_feat`, the published
+    /// setting).
     Linked,
 }
 
@@ -82,8 +83,8 @@ pub struct Prediction {
     pub mask_embed: Tensor,
     /// Mask logits `[b, q, h, w]` at stride 4.
     pub mask: Tensor,
-    /// Attention mask made from `mask` for the next layer, 1 = not attended, before all-masked rows were opened;
-    /// absent where no layer follows.
+    /// Attention mask made from `mask` for the next layer, 1 = not attended, before all-masked
+    /// rows were opened; absent where no layer follows.
     pub attn_mask_raw: Option<Tensor>,
     /// The same after the reset: what the next layer used.
     pub attn_mask_used: Option<Tensor>,
@@ -116,13 +117,14 @@ pub struct Head {
 }
 
 impl Head {
-    /// Asks `scope` (the reference's `decode_head.`) for every parameter, initialised as spec mask2former §3.6 says.
+    /// Asks `scope` (the reference's `decode_head.`) for every parameter, initialised as spec
+    /// mask2former §3.6 says.
     ///
     /// # Errors
     /// Sizes that do not fit together.
     pub fn new(scope: &Scope, config: HeadConfig) -> Result<Head> {
         let c = config.dim;
-        if c % config.heads != 0 || c % config.groups != 0 || c % 4 != 0 {
+        if ![config.heads, config.groups, 4].iter().all(|&n| n > 0 && c.is_multiple_of(n)) {
             return Err(ModelError::Config(format!(
                 "head width {c} must divide into {} heads, {} groups and by 4",
                 config.heads, config.groups
@@ -183,8 +185,9 @@ impl Head {
         }
     }
 
-    /// Predictions from the pyramid (strides 4 to 32) and, for a linked head, Rein's queries `[q, c]`. With `last_only`
-    /// earlier predictions are dropped as soon as their attention mask is made.
+    /// Predictions from the pyramid (strides 4 to 32) and, for a linked head, Rein's queries `[q,
+    /// c]`. With `last_only` earlier predictions are dropped as soon as their attention mask is
+    /// made.
     ///
     /// # Errors
     /// Maps that do not fit, or missing queries.
@@ -222,7 +225,8 @@ impl Head {
         Ok(HeadOutput { predictions, mask_feature: feature })
     }
 
-    /// Values `[b, n, c]` (maps plus level embedding) and keys (values plus position code) of each level.
+    /// Values `[b, n, c]` (maps plus level embedding) and keys (values plus position code) of each
+    /// level.
     fn memories(&self, maps: &PixelMaps) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
         let embed = self.level_embed.get();
         let (mut values, mut keys) = (Vec::new(), Vec::new());
@@ -237,7 +241,8 @@ impl Head {
         Ok((values, keys))
     }
 
-    /// One prediction from content `x` `[b, q, c]`; `next` is the size of the level the next layer attends to.
+    /// One prediction from content `x` `[b, q, c]`; `next` is the size of the level the next layer
+    /// attends to.
     fn predict(
         &self,
         x: &Tensor,

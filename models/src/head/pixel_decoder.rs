@@ -84,8 +84,8 @@ pub(super) fn feed_forward(scope: &Scope, c: usize, hidden: usize) -> [Linear; 2
     [layer("0.0", c, hidden), layer("1", hidden, c)]
 }
 
-/// Initial bias of the sampling offsets, `[head, level, point, xy]`: head m looks into direction 2πm/heads, scaled to
-/// the unit square, point p at p + 1 times that.
+/// Initial bias of the sampling offsets, `[head, level, point, xy]`: head m looks into direction
+/// 2πm/heads, scaled to the unit square, point p at p + 1 times that.
 fn ring(heads: usize, points: usize) -> Vec<f64> {
     let mut bias = Vec::with_capacity(heads * LEVELS * points * 2);
     for m in 0..heads {
@@ -157,7 +157,8 @@ impl PixelDecoder {
         }
     }
 
-    /// A level through its 1×1 convolution and group norm, resized on the cheaper side of the convolution.
+    /// A level through its 1×1 convolution and group norm, resized on the cheaper side of the
+    /// convolution.
     fn project(&self, input: &InputConv, level: &Level) -> Result<Tensor> {
         let y = if level.factor > 1.0 {
             resize_by(&input.conv.forward(&level.map)?, level.factor)?
@@ -192,7 +193,8 @@ impl PixelDecoder {
         Ok(PixelMaps { mask_feature: self.mask_feature.forward(&y)?, memory })
     }
 
-    /// The deformable encoder over three levels given from stride 8 to 32; returns maps from stride 32 to 8.
+    /// The deformable encoder over three levels given from stride 8 to 32; returns maps from
+    /// stride 32 to 8.
     fn encode(&self, levels: &[Level]) -> Result<Vec<Tensor>> {
         let c = self.config.dim;
         let encoding = self.level_encoding.get();

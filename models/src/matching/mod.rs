@@ -3,19 +3,23 @@
 //! ```text
 //! minimise  sum over pairs (q, t) of cost[q, t]
 //! ```
-//! over all ways to pair every member of the smaller side (targets, as a rule: at most 19 against 100 queries) with a
-//! member of its own on the larger side. Source: spec mask2former §4.3, step 4.
+//! over all ways to pair every member of the smaller side (targets, as a rule: at most 19 against
+//! 100 queries) with a member of its own on the larger side. Source: spec mask2former §4.3, step
+//! 4.
 //!
-//! Method: shortest augmenting paths with prices (Jonker and Volgenant 1987, without their column reduction). One row of
-//! the smaller side enters at a time; the cheapest path of reduced costs `cost - price - price` to a free column is found
-//! by Dijkstra's scan and the pairs along it are flipped. O(n^2 m) for n <= m: 100 queries and 19 targets look at 19,000
-//! reduced costs at most. An auction or a greedy pass would be shorter, but not exact.
+//! Method: shortest augmenting paths with prices (Jonker and Volgenant 1987, without their column
+//! reduction). One row of the smaller side enters at a time; the cheapest path of reduced costs
+//! `cost - price - price` to a free column is found by Dijkstra's scan and the pairs along it are
+//! flipped. O(n^2 m) for n <= m: 100 queries and 19 targets look at 19,000 reduced costs at most.
+//! An auction or a greedy pass would be shorter, but not exact.
 //!
-//! The prices prove the result: no pair has a negative reduced cost, every chosen pair has zero, and the larger side's
-//! prices are at most zero and zero where nothing was paired, so no other assignment can be cheaper.
+//! The prices prove the result: no pair has a negative reduced cost, every chosen pair has zero,
+//! and the larger side's prices are at most zero and zero where nothing was paired, so no other
+//! assignment can be cheaper.
 //!
-//! Costs are f32 and all arithmetic is f64 additions and comparisons, so every platform finds the same pairs. Among
-//! equally cheap columns the scan takes the lowest index; with all costs equal, target `t` gets query `t`.
+//! Costs are f32 and all arithmetic is f64 additions and comparisons, so every platform finds the
+//! same pairs. Among equally cheap columns the scan takes the lowest index; with all costs equal,
+//! target `t` gets query `t`.
 
 mod solve;
 #[cfg(test)]
@@ -81,19 +85,21 @@ pub struct Costs<'a> {
 /// The cheapest assignment and the prices that prove it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assignment {
-    /// `[targets]`: the query of each target; `None` only where there are more targets than queries.
+    /// `[targets]`: the query of each target; `None` only where there are more targets than
+    /// queries.
     pub query_of: Vec<Option<usize>>,
     /// Sum of the chosen costs.
     pub total: f64,
-    /// `[queries]`: with [`Assignment::target_price`], `query_price[q] + target_price[t] <= cost[q, t]` everywhere, up
-    /// to rounding, with equality for the chosen pairs.
+    /// `[queries]`: with [`Assignment::target_price`], `query_price[q] + target_price[t] <=
+    /// cost[q, t]` everywhere, up to rounding, with equality for the chosen pairs.
     pub query_price: Vec<f64>,
     /// `[targets]`.
     pub target_price: Vec<f64>,
 }
 
 impl Assignment {
-    /// The `(query, target)` pairs by ascending query: the order in which the losses take them (spec mask2former §4.4).
+    /// The `(query, target)` pairs by ascending query: the order in which the losses take them
+    /// (spec mask2former §4.4).
     pub fn pairs(&self) -> Vec<(usize, usize)> {
         let mut pairs: Vec<(usize, usize)> =
             self.query_of.iter().enumerate().filter_map(|(t, q)| q.map(|q| (q, t))).collect();

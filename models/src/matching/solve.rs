@@ -21,13 +21,15 @@ struct Search {
     column_price: Vec<f64>,
     /// `[m]`: length of the shortest path known to each column.
     distance: Vec<f64>,
-    /// `[m]`: column before it on that path, `FREE` where the path comes straight from the entering row.
+    /// `[m]`: column before it on that path, `FREE` where the path comes straight from the
+    /// entering row.
     before: Vec<usize>,
     /// `[m]`: whether the path to the column is final.
     done: Vec<bool>,
 }
 
-/// Gives each of `n` rows a column of its own among `m >= n`, at the least sum of `cost(row, column)`.
+/// Gives each of `n` rows a column of its own among `m >= n`, at the least sum of `cost(row,
+/// column)`.
 pub(super) fn solve(n: usize, m: usize, cost: impl Fn(usize, usize) -> f64) -> Solution {
     debug_assert!(n <= m, "rows must be the smaller side");
     let mut search = Search {
@@ -53,8 +55,8 @@ pub(super) fn solve(n: usize, m: usize, cost: impl Fn(usize, usize) -> f64) -> S
 }
 
 impl Search {
-    /// Grows shortest paths from `start` until one ends at a free column, which is returned; moves the prices so that
-    /// all reduced costs stay at or above zero and the path's edges cost zero.
+    /// Grows shortest paths from `start` until one ends at a free column, which is returned; moves
+    /// the prices so that all reduced costs stay at or above zero and the path's edges cost zero.
     fn shortest_path(&mut self, start: usize, cost: &impl Fn(usize, usize) -> f64) -> usize {
         self.distance.fill(f64::INFINITY);
         self.before.fill(FREE);

@@ -12,7 +12,8 @@ fn noise(n: usize, seed: u64) -> Vec<f32> {
     dressage_kernels::check::noise(n, seed)
 }
 
-/// Cheapest way to give each row from `row` on a column of its own; each side's members at most once.
+/// Cheapest way to give each row from `row` on a column of its own; each side's members at most
+/// once.
 fn brute_force(n: usize, m: usize, cost: &dyn Fn(usize, usize) -> f64) -> f64 {
     fn from(row: usize, n: usize, used: &mut Vec<bool>, cost: &dyn Fn(usize, usize) -> f64) -> f64 {
         if row == n {
@@ -31,7 +32,8 @@ fn brute_force(n: usize, m: usize, cost: &dyn Fn(usize, usize) -> f64) -> f64 {
     from(0, n, &mut vec![false; m], cost)
 }
 
-/// Checks that pairs are one to one and complete, and that the prices prove the total to be the least.
+/// Checks that pairs are one to one and complete, and that the prices prove the total to be the
+/// least.
 fn certify(queries: usize, targets: usize, costs: &[f32], a: &Assignment) {
     let pairs = a.pairs();
     assert_eq!(pairs.len(), queries.min(targets));

@@ -1,4 +1,5 @@
-//! Published weights made fit: patch kernels and position tables resized on load (spec backbones §3.3).
+//! Published weights made fit: patch kernels and position tables resized on load (spec backbones
+//! §3.3).
 
 use dressage_engine::{DType, Tensor};
 use dressage_kernels::resize::{Axis, Mode, Resize, Step};
@@ -14,8 +15,8 @@ fn bicubic(x: &Tensor, maps: usize, from: [usize; 2], to: [usize; 2], c: usize) 
     Ok(y)
 }
 
-/// Resizes a patch kernel `[c, 3, p, p]` to `[c, 3, patch, patch]`: bicubic, a = -0.75, per pair of channels, sum not
-/// renormalised.
+/// Resizes a patch kernel `[c, 3, p, p]` to `[c, 3, patch, patch]`: bicubic, a = -0.75, per pair
+/// of channels, sum not renormalised.
 ///
 /// # Errors
 /// If the kernel is not a square four-dimensional one.
@@ -35,8 +36,8 @@ pub fn resize_patch_kernel(kernel: &Tensor, patch: usize) -> Result<Tensor> {
     }
 }
 
-/// Resizes a position table `[1, 1 + g*g, c]` to `[1, 1 + grid*grid, c]`: first row kept, the grid resized bicubically
-/// with the size given.
+/// Resizes a position table `[1, 1 + g*g, c]` to `[1, 1 + grid*grid, c]`: first row kept, the grid
+/// resized bicubically with the size given.
 ///
 /// # Errors
 /// If the table is not a class row and a square grid.
@@ -65,8 +66,8 @@ pub fn resize_pos_embed(table: &Tensor, grid: usize) -> Result<Tensor> {
     Ok(y)
 }
 
-/// DINOv2 weights under the reference's names (`backbone.` in front), patch kernel and position table brought to the
-/// sizes of the network.
+/// DINOv2 weights under the reference's names (`backbone.` in front), patch kernel and position
+/// table brought to the sizes of the network.
 ///
 /// # Errors
 /// If kernel or table are missing or of another form.
@@ -74,14 +75,20 @@ pub fn dinov2(weights: StateDict, patch: usize, grid: usize) -> Result<StateDict
     let mut dict = weights.renamed("", "backbone.");
     // Used in masked pre-training only.
     dict.take("backbone.mask_token");
-    let sized = |dict: &mut StateDict, name: &str, f: &dyn Fn(&Tensor) -> Result<Tensor>| {
-        // A missing tensor is reported with all others when the network is built.
-        match dict.take(name).and_then(|t| t.to_float(DType::F32)) {
-            Some(t) => f(&t).map(|t| dict.insert(name, Stored::Tensor(t))),
-            None => Ok(()),
-        }
-    };
     sized(&mut dict, "backbone.patch_embed.proj.weight", &|t| resize_patch_kernel(t, patch))?;
     sized(&mut dict, "backbone.pos_embed", &|t| resize_pos_embed(t, grid))?;
     Ok(dict)
+}
+
+/// Replaces a tensor by what `f` makes of it; a refusal names the file.
+fn sized(dict: &mut StateDict, name: &str, f: &dyn Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
+    // One that is missing or holds no floats is reported with all others when the network is built.
+    let Some(t) = dict.get(name).and_then(|t| t.to_float(DType::F32)) else { return Ok(()) };
+    let t = f(&t).map_err(|error| ModelError::Mismatch {
+        source_name: dict.origin().to_string(),
+        network: "the network".into(),
+        difference: error.to_string(),
+    })?;
+    dict.insert(name, Stored::Tensor(t));
+    Ok(())
 }

@@ -3,8 +3,8 @@
 use dressage_engine::{Param, hash_name};
 use rayon::prelude::*;
 
-/// 64-bit fingerprint of parameters, as 16 hexadecimal digits. Not a cryptographic hash: it tells files apart that were
-/// mixed up, not files that were forged.
+/// 64-bit fingerprint of parameters, as 16 hexadecimal digits. Not a cryptographic hash: it tells
+/// files apart that were mixed up, not files that were forged.
 pub fn fingerprint<'a>(params: impl IntoIterator<Item = &'a Param>) -> String {
     let params: Vec<&Param> = params.into_iter().collect();
     let each: Vec<u64> = params

@@ -17,10 +17,13 @@ use crate::{ModelError, Result};
 pub fn open(path: &Path) -> Result<StateDict> {
     let fail = |cause: String| ModelError::Read { path: path.to_path_buf(), cause };
     let file = File::open(path).map_err(|e| fail(format!("cannot open weights: {e}")))?;
-    // SAFETY: the map is read-only; a file that another process shortens while it is mapped ends this process with a
-    // bus error, which no check here could prevent.
+    // SAFETY: the map is read-only; a file that another process shortens while it is mapped ends
+    // this process with a bus error, which no check here could prevent.
     let map = unsafe { Mmap::map(&file) }.map_err(|e| fail(format!("cannot map weights: {e}")))?;
     let map = Arc::new(map);
+    if PICKLES.iter().any(|magic| map.starts_with(magic)) {
+        return Err(fail("is a PyTorch file; save its tensors as safetensors first".into()));
+    }
     let parsed = SafeTensors::deserialize(&map).map_err(|e| fail(describe(&e)))?;
     let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| fail(describe(&e)))?;
     let base = map.as_ptr() as usize;
@@ -38,7 +41,12 @@ pub fn open(path: &Path) -> Result<StateDict> {
     Ok(dict)
 }
 
-/// Name of the one entry that holds this crate's notes: a map of several would be written in the order of a hash table.
+/// How PyTorch's own files begin: zip archives, and bare pickles of protocol 2 or later before
+/// them.
+const PICKLES: [&[u8]; 4] = [b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04"];
+
+/// Name of the one entry that holds this crate's notes: a map of several would be written in the
+/// order of a hash table.
 const OWN: &str = "dressage";
 
 /// Notes from the object that [`write_safetensors`] joined them to; none from anything else.
@@ -128,8 +136,8 @@ impl View for Bytes<'_> {
     }
 }
 
-/// Writes tensors and notes as safetensors to `out`; the order of `tensors` decides nothing but equal input gives
-/// equal bytes.
+/// Writes tensors and notes as safetensors to `out`; the order of `tensors` decides nothing but
+/// equal input gives equal bytes.
 ///
 /// # Errors
 /// Whatever `out` fails with.

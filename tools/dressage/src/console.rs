@@ -1,5 +1,5 @@
-//! Words to standard output and standard error. A reader that goes away (`| head`) must not end a training run, so
-//! failures to write are ignored.
+//! Words to standard output and standard error. A reader that goes away (`| head`) must not end a
+//! training run, so failures to write are ignored.
 
 use std::io::Write as _;
 

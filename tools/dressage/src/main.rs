@@ -1,7 +1,7 @@
 //! The program `dressage`: trains, evaluates and applies segmentation networks on frozen backbones.
 //!
-//! Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage,
-//! 130 interrupted (what was reached is saved).
+//! Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1
+//! failed, 2 wrong usage, 130 interrupted (what was reached is saved).
 
 mod commands;
 mod console;
@@ -17,8 +17,9 @@ use crate::failure::Failure;
 
 /// Fine-tune frozen vision transformers for segmentation that holds in domains never trained on.
 ///
-/// Start with `dressage demo`: it needs no data, takes minutes and shows everything once. Then write
-/// a recipe, or take one of those that `dressage train --list` names; train, score, look at pictures:
+/// Start with `dressage demo`: it needs no data, takes minutes and shows everything once. Then
+/// write a recipe, or take one of those that `dressage train --list` names; train, score, look at
+/// pictures:
 ///
 ///     dressage train gtav-s-rein data.root=/data train.batch=2
 ///     dressage eval runs/gtav-s-rein

@@ -25,7 +25,8 @@ fn err(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).expect("UTF-8")
 }
 
-/// Asserts success, with the program's words otherwise, and that nothing was written for a terminal only.
+/// Asserts success, with the program's words otherwise, and that nothing was written for a
+/// terminal only.
 fn done(output: Output) -> String {
     let (said, noted) = (out(&output), err(&output));
     assert_eq!(output.status.code(), Some(0), "{said}\n{noted}");

@@ -6,8 +6,9 @@
 //! unpacked without scaling. The decoder behind `image` expands palettes, hence labels go through
 //! `png` directly.
 //!
-//! PNG pictures equal those of the published pipeline bit for bit. JPEG pictures may differ by a few
-//! steps in single pixels: decoders are free in how they round and enlarge the colour channels.
+//! PNG pictures equal those of the published pipeline bit for bit. JPEG pictures may differ by a
+//! few steps in single pixels: decoders are free in how they round and enlarge the colour
+//! channels.
 
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read as _, Seek as _};

@@ -3,10 +3,11 @@
 //! ```text
 //! IoU[c] = both / (labelled + predicted - both)     Acc[c] = both / labelled     aAcc = sum both / sum labelled
 //! ```
-//! over all pixels of a set whose label is not 255. mIoU and mAcc are means over the classes whose ratio is defined: a
-//! class that is neither labelled nor predicted counts nowhere; one that is predicted but never labelled has IoU 0 and
-//! no Acc. Values are per cent rounded to two decimals; the mean over several sets is the plain mean of the rounded
-//! values, as published. Source: spec training-and-data §6. The counts are integers, where the reference adds in f32.
+//! over all pixels of a set whose label is not 255. mIoU and mAcc are means over the classes whose
+//! ratio is defined: a class that is neither labelled nor predicted counts nowhere; one that is
+//! predicted but never labelled has IoU 0 and no Acc. Values are per cent rounded to two decimals;
+//! the mean over several sets is the plain mean of the rounded values, as published. Source: spec
+//! training-and-data §6. The counts are integers, where the reference adds in f32.
 
 mod table;
 #[cfg(test)]
@@ -78,8 +79,8 @@ impl Confusion {
     /// Counts a picture. On an error nothing of it is counted.
     ///
     /// # Errors
-    /// Different lengths; a label that is neither a class nor [`IGNORE`]; a prediction that is no class where the label
-    /// is one.
+    /// Different lengths; a label that is neither a class nor [`IGNORE`]; a prediction that is no
+    /// class where the label is one.
     pub fn add(&mut self, labels: &[u8], predictions: &[u8]) -> Result<(), MetricError> {
         let (expected, found) = (labels.len(), predictions.len());
         if expected != found {
@@ -115,8 +116,9 @@ impl Confusion {
         Ok(())
     }
 
-    /// The counts with classes taken together; pixels labelled with a class of no group no longer count, nor do those
-    /// predicted as one: compare networks only where all their classes are in groups.
+    /// The counts with classes taken together; pixels labelled with a class of no group no longer
+    /// count, nor do those predicted as one: compare networks only where all their classes are in
+    /// groups.
     ///
     /// # Errors
     /// A group that names a class beyond the last, or no group.
@@ -192,8 +194,8 @@ pub fn percent(ratio: f64) -> f64 {
 pub struct SetReport {
     /// Name of the set.
     pub name: String,
-    /// Width and height that images were fitted into for the test, `[0, 0]` for their own size: a number without it says
-    /// little, since the published ones are taken at half size.
+    /// Width and height that images were fitted into for the test, `[0, 0]` for their own size: a
+    /// number without it says little, since the published ones are taken at half size.
     #[serde(rename = "box")]
     pub test_box: [usize; 2],
     /// Images.
@@ -271,7 +273,8 @@ impl SetReport {
 }
 
 impl Report {
-    /// Puts sets together; sets without a single labelled pixel have no value and do not enter the mean.
+    /// Puts sets together; sets without a single labelled pixel have no value and do not enter the
+    /// mean.
     ///
     /// # Errors
     /// A set with another number of classes than names.

@@ -19,9 +19,9 @@ struct Column<'a> {
 }
 
 impl Report {
-    /// IoU per class and the means, in per cent, within `width` columns of text. Sets that do not fit beside each other
-    /// go into further blocks below; names that do not fit are cut and end in `…`. Six characters of a class name and one
-    /// set are shown even where `width` is less.
+    /// IoU per class and the means, in per cent, within `width` columns of text. Sets that do not
+    /// fit beside each other go into further blocks below; names that do not fit are cut and end
+    /// in `…`. Six characters of a class name and one set are shown even where `width` is less.
     pub fn table(&self, width: usize) -> String {
         let mut rows: Vec<&str> = self.classes.iter().map(String::as_str).collect();
         rows.extend(["mIoU", "mAcc", "aAcc"]);

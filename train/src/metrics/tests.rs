@@ -6,8 +6,9 @@ fn counted(k: usize, labels: &[u8], predictions: &[u8]) -> Confusion {
     c
 }
 
-/// Worked out by hand. Class 0: 2 right, 3 labelled, 3 predicted; class 1: 1 right, 2 labelled, 2 predicted; class 2 only
-/// predicted (once); class 3 nowhere; the pixel labelled 255 is predicted 3 and must not count.
+/// Worked out by hand. Class 0: 2 right, 3 labelled, 3 predicted; class 1: 1 right, 2 labelled, 2
+/// predicted; class 2 only predicted (once); class 3 nowhere; the pixel labelled 255 is predicted
+/// 3 and must not count.
 #[test]
 fn ratios_by_hand() {
     let c = counted(4, &[0, 0, 0, 1, 1, 255], &[0, 0, 1, 1, 2, 3]);
@@ -73,7 +74,8 @@ fn set(name: &str, in_mean: bool, labels: &[u8], predictions: &[u8]) -> SetRepor
 }
 
 fn report() -> Report {
-    // Accuracies 2/3, 1/3 and 1: 66.67 and 33.33 rounded, whose mean is 50 exactly; the third set is left out.
+    // Accuracies 2/3, 1/3 and 1: 66.67 and 33.33 rounded, whose mean is 50 exactly; the third set
+    // is left out.
     let sets = vec![
         set("cityscapes", true, &[0, 0, 0], &[0, 0, 1]),
         set("bdd", true, &[0, 0, 0], &[0, 1, 1]),

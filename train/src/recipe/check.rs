@@ -52,6 +52,8 @@ fn model(recipe: &Recipe) -> Wrong {
         ("model.image", m.image),
     ])?;
     divides("model.embed_dim", m.embed_dim, "model.heads", m.heads)?;
+    // `model.image` follows the crop unless it is set, so the crop is the one to name.
+    divides("augment.crop", recipe.augment.crop, "model.patch", m.patch)?;
     divides("model.image", m.image, "model.patch", m.patch)?;
     let rising = m.taps.windows(2).all(|w| w[0] < w[1]);
     let inside = m.taps.iter().all(|&t| t < m.depth);
@@ -116,7 +118,6 @@ fn loss(recipe: &Recipe) -> Wrong {
 fn augment(recipe: &Recipe) -> Wrong {
     let a = &recipe.augment;
     at_least_one(&[("augment.crop", a.crop), ("augment.max_long_edge", a.max_long_edge)])?;
-    divides("augment.crop", a.crop, "model.patch", recipe.model.patch)?;
     let edges = a.short_edges();
     let usable = a.ratios.iter().all(|r| r.is_finite()) && edges.iter().all(|&e| e > 0);
     ensure("augment.ratios", usable, || format!("gives the shortest edges {edges:?}"))?;

@@ -1,4 +1,5 @@
-//! The published settings, from which every recipe starts (spec training-and-data §1.1, backbones §1.1).
+//! The published settings, from which every recipe starts (spec training-and-data §1.1, backbones
+//! §1.1).
 
 use std::path::PathBuf;
 

@@ -89,7 +89,8 @@ impl RecipeError {
     }
 }
 
-/// The candidate with the fewest edits, if those are few for the word's length; the first of equals.
+/// The candidate with the fewest edits, if those are few for the word's length; the first of
+/// equals.
 pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
     known
         .map(|k| (strsim::osa_distance(word, k), k))

@@ -1,5 +1,5 @@
-//! The catalogue of recipe keys: what each takes and means. It decides which keys exist, checks their types and is
-//! printed by `dressage train --help-recipe`.
+//! The catalogue of recipe keys: what each takes and means. It decides which keys exist, checks
+//! their types and is printed by `dressage train --help-recipe`.
 
 use std::fmt::Write as _;
 
@@ -227,7 +227,8 @@ impl Kind {
     }
 }
 
-/// All keys with their kinds and meanings, by section, as plain text of `width` columns where the words allow.
+/// All keys with their kinds and meanings, by section, as plain text of `width` columns where the
+/// words allow.
 pub fn help(width: usize) -> String {
     let mut text = String::new();
     let mut section = "";

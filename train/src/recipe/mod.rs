@@ -1,16 +1,17 @@
 //! Recipes: everything a training run is told, as TOML.
 //!
-//! A recipe is resolved in layers: the published GTAV settings at 512 pixels, then a file (or an embedded recipe), then
-//! overrides such as `train.lr=6e-5` or `data.eval.0.name=night`. Some defaults follow others: the dimensions come from
-//! `model.backbone`; the position table, resize list, longest edge and test windows from `augment.crop`; the token count
-//! from `head.queries`. Every key of the result is written out by [`Recipe::to_toml`], which gives the same recipe when
+//! A recipe is resolved in layers: the published GTAV settings at 512 pixels, then a file (or an
+//! embedded recipe), then overrides such as `train.lr=6e-5` or `data.eval.0.name=night`. Some
+//! defaults follow others: the dimensions come from `model.backbone`; the position table, resize
+//! list, longest edge and test windows from `augment.crop`; the token count from `head.queries`.
+//! Every key of the result is written out by [`Recipe::to_toml`], which gives the same recipe when
 //! read again. An unknown key is refused with the nearest known one, a wrong type with its name.
 //!
-//! Paths written in a file are relative to that file, all others to the working directory; a resolved recipe holds
-//! absolute ones. Image and label folders are relative to `data.root`.
+//! Paths written in a file are relative to that file, all others to the working directory; a
+//! resolved recipe holds absolute ones. Image and label folders are relative to `data.root`.
 //!
-//! Refused: inheriting from another recipe file. The defaults already are the published setting, so recipes stay short,
-//! and what a run used stands in one place.
+//! Refused: inheriting from another recipe file. The defaults already are the published setting,
+//! so recipes stay short, and what a run used stands in one place.
 
 mod check;
 mod defaults;
@@ -87,7 +88,8 @@ pub struct Model {
     pub ffn: usize,
     /// Patch side in pixels; weights of another patch size are resized on load.
     pub patch: usize,
-    /// Side in pixels of the square image that the position table is made for: `(image / patch)^2` positions.
+    /// Side in pixels of the square image that the position table is made for: `(image / patch)^2`
+    /// positions.
     pub image: usize,
     /// Blocks (from 0) after which the four maps are taken.
     pub taps: Vec<usize>,
@@ -157,7 +159,8 @@ pub struct Loss {
 pub struct Data {
     /// Folder that the sets' folders are relative to.
     pub root: PathBuf,
-    /// Label ids that make up each class, in the order of `head.classes`; ids in no group are ignored. Empty: id = class.
+    /// Label ids that make up each class, in the order of `head.classes`; ids in no group are
+    /// ignored. Empty: id = class.
     pub groups: Vec<Vec<usize>>,
     /// Training sets; their samples form one list.
     pub train: Vec<Set>,
@@ -211,7 +214,8 @@ pub struct EvalSet {
     /// Pictures and labels.
     #[serde(flatten)]
     pub set: Set,
-    /// Width and height of the box that images are resized to fit, keeping their ratio; `[0, 0]` keeps the size.
+    /// Width and height of the box that images are resized to fit, keeping their ratio; `[0, 0]`
+    /// keeps the size.
     #[serde(rename = "box")]
     pub test_box: [usize; 2],
     /// Side of the sliding window in pixels.
@@ -227,7 +231,8 @@ pub struct EvalSet {
 pub struct Augment {
     /// Side of the square crop in pixels.
     pub crop: usize,
-    /// Shortest edges to resize to, as multiples of `crop` rounded down; empty leaves the size as it is.
+    /// Shortest edges to resize to, as multiples of `crop` rounded down; empty leaves the size as
+    /// it is.
     pub ratios: Vec<f64>,
     /// Longest edge in pixels after the resize.
     pub max_long_edge: usize,
@@ -338,8 +343,8 @@ impl Recipe {
         resolve::resolve(name, &origin, Path::new(""), recipe.text, overrides)
     }
 
-    /// An embedded recipe if `what` is the name of one, else the file `what`. A word that is neither and does not look
-    /// like a path is taken for a misspelt name.
+    /// An embedded recipe if `what` is the name of one, else the file `what`. A word that is
+    /// neither and does not look like a path is taken for a misspelt name.
     ///
     /// # Errors
     /// As [`Recipe::from_file`] and [`Recipe::from_name`].
@@ -410,14 +415,15 @@ impl Augment {
 
     /// Shortest edges in pixels that a sample is resized to one of.
     pub fn short_edges(&self) -> Vec<usize> {
-        // The small addend keeps products such as 500 * 0.7 from falling below the whole number they stand for.
+        // The small addend keeps products such as 500 * 0.7 from falling below the whole number
+        // they stand for.
         self.ratios.iter().map(|r| (self.crop as f64 * r + 1e-9) as usize).collect()
     }
 }
 
 impl Set {
-    /// The groups of the set as the data loader takes them: the class of each train id, 255 for ids in no group. `None`
-    /// without groups, where the id is the class.
+    /// The groups of the set as the data loader takes them: the class of each train id, 255 for
+    /// ids in no group. `None` without groups, where the id is the class.
     fn merged(&self, classes: &[String]) -> Option<data::Groups> {
         let last = self.groups.iter().flatten().max()?;
         let mut of = vec![IGNORE; (last + 1).max(TRAIN_IDS)];
@@ -436,7 +442,8 @@ impl Data {
         (self.root.join(&set.images), self.root.join(&set.labels))
     }
 
-    /// Opens a set: scans its folders, or prepares to draw its scenes with `seed`. `classes` as for [`Data::spec`].
+    /// Opens a set: scans its folders, or prepares to draw its scenes with `seed`. `classes` as
+    /// for [`Data::spec`].
     ///
     /// # Errors
     /// As [`Dataset::open`].

@@ -97,7 +97,7 @@ fn walk(value: &mut Value, path: &str, visit: Visit<'_>) -> Result<(), Misfit> {
     }
     let inside = format!("{}.", pattern(path));
     if !path.is_empty() && !KEYS.iter().any(|key| key.path.starts_with(&inside)) {
-        return Err(Misfit::Unknown(path.to_owned()));
+        return Err(Misfit::Unknown(first_key(path, value)));
     }
     let Value::Table(table) = value else {
         return Err(Misfit::Type { path: path.to_owned(), found, expected: "a table" });
@@ -107,6 +107,15 @@ fn walk(value: &mut Value, path: &str, visit: Visit<'_>) -> Result<(), Misfit> {
         walk(value, &path, visit)?;
     }
     Ok(())
+}
+
+/// The first key inside an unknown table, which says more than the table's name; `path` itself for
+/// anything else.
+fn first_key(path: &str, value: &Value) -> String {
+    match value.as_table().and_then(|table| table.iter().next()) {
+        Some((name, value)) => first_key(&format!("{path}.{name}"), value),
+        None => path.to_owned(),
+    }
 }
 
 /// `data.train.3.name` as the catalogue writes it: `data.train[].name`.
@@ -125,7 +134,8 @@ fn pattern(path: &str) -> String {
     pattern
 }
 
-/// The known key that was meant: few edits away as a whole, or of the same last part in another section.
+/// The known key that was meant: few edits away as a whole, or of the same last part in another
+/// section.
 fn nearest_key(key: &str) -> Option<String> {
     let wanted = pattern(key);
     let paths = || KEYS.iter().map(|key| key.path);
@@ -136,7 +146,8 @@ fn nearest_key(key: &str) -> Option<String> {
         let (head, leaf) = path.rsplit_once('.').unwrap_or(("", path));
         (head == section).then_some(leaf)
     });
-    // A misspelt key in the right section, then the right key in another section, then anything near.
+    // A misspelt key in the right section, then the right key in another section, then anything
+    // near.
     let full = |leaf: String| if section.is_empty() { leaf } else { format!("{section}.{leaf}") };
     nearest(last, in_section)
         .map(full)
@@ -199,7 +210,8 @@ fn apply(root: &mut Value, text: &str) -> Result<(), RecipeError> {
     let (path, word) = (path.trim(), word.trim());
     let key = find(&pattern(path));
     let Some(key) = key else {
-        // Whole lists of tables may be replaced; anything else that is no key is refused by the walk.
+        // Whole lists of tables may be replaced; anything else that is no key is refused by the
+        // walk.
         let mut value = parse(word).map_err(fail)?;
         walk(&mut value, path, &mut |key, path, value| accept(key, &origin, path, value))
             .map_err(|error| error.at(&origin))?;

@@ -211,8 +211,8 @@ impl Vehicle<'_> {
         self.ends(canvas, belt, top, screen, roof);
     }
 
-    /// What a car shows across the street: deck, screen and roof edge, then the nose or tail below the
-    /// belt line.
+    /// What a car shows across the street: deck, screen and roof edge, then the nose or tail below
+    /// the belt line.
     fn ends(&self, canvas: &mut Canvas, belt: f32, top: f32, screen: f32, roof: f32) {
         let (s, z) = (self.s(), self.z);
         let own = |k: f32| Surface::from(scale(self.paint, k));

@@ -14,8 +14,9 @@ use crate::failure::Failure;
 
 /// Score a trained network on the evaluation sets of its run
 ///
-/// Prints IoU per class and set with the means, and writes the same numbers to eval.json in the run folder. Sets can be
-/// added or changed on the command line, such as data.eval.0.box='[1024,512]'.
+/// Prints IoU per class and set with the means, and writes the same numbers to eval.json in the
+/// run folder. Sets can be added or changed on the command line, such as
+/// data.eval.0.box='[1024,512]'.
 #[derive(clap::Args)]
 pub struct Args {
     /// Folder of the run

@@ -54,11 +54,12 @@ pub fn start_threads(threads: usize) -> Result<(), Failure> {
         .map_err(|e| Failure::Told(format!("cannot start {threads} threads: {e}")))
 }
 
-/// Programs such as `timeout` send a signal to the process and again to its group; that is one request, not two.
+/// Programs such as `timeout` send a signal to the process and again to its group; that is one
+/// request, not two.
 const ECHO: Duration = Duration::from_millis(300);
 
-/// Someone to watch, and a request to stop that Ctrl-C sets; a second Ctrl-C ends the program at once. `first` is said
-/// at the first one.
+/// Someone to watch, and a request to stop that Ctrl-C sets; a second Ctrl-C ends the program at
+/// once. `first` is said at the first one.
 pub fn watched(first: &'static str) -> Result<(Arc<Watch>, Interrupt), Failure> {
     let (watch, stop) = (Arc::new(Watch::new()), Interrupt::default());
     let (seen, asked) = (Arc::clone(&watch), stop.clone());

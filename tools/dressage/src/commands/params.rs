@@ -9,8 +9,9 @@ use crate::failure::Failure;
 
 /// Count trained and frozen parameters, beside the numbers of the Rein paper
 ///
-/// The counts come from the code that builds the networks, for 19 classes at 512 px; nothing is allocated or loaded.
-/// A number that equals the paper's at its number of digits is followed by `=`.
+/// The counts come from the code that builds the networks, for 19 classes at 512 px; nothing is
+/// allocated or loaded. A number that equals the paper's at its number of digits is followed by
+/// `=`.
 #[derive(clap::Args)]
 pub struct Args {
     /// Size of the backbone

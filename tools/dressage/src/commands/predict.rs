@@ -21,8 +21,9 @@ use crate::failure::Failure;
 
 /// Segment images with a trained network
 ///
-/// For each image NAME two files are written: NAME_overlay.png, the classes over the picture, and NAME_label.png with one
-/// class per pixel. Images in the subfolders of a given folder keep their subfolder.
+/// For each image NAME two files are written: NAME_overlay.png, the classes over the picture, and
+/// NAME_label.png with one class per pixel. Images in the subfolders of a given folder keep their
+/// subfolder.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   dressage predict runs/demo street.png

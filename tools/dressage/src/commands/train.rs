@@ -12,10 +12,11 @@ use crate::failure::Failure;
 
 /// Train a network as a recipe says
 ///
-/// RECIPE is a TOML file, the name of a recipe in the program (see --list), or the folder of a run to resume. Every key
-/// can be set on the command line; --help-recipe explains all of them. The run folder (run.dir, by default runs/NAME)
-/// receives recipe.toml with every key, log.jsonl with losses, rates and scores, and checkpoints/. Ctrl-C saves the state
-/// after the current step; --resume continues, with the same result as if nothing had happened.
+/// RECIPE is a TOML file, the name of a recipe in the program (see --list), or the folder of a run
+/// to resume. Every key can be set on the command line; --help-recipe explains all of them. The
+/// run folder (run.dir, by default runs/NAME) receives recipe.toml with every key, log.jsonl with
+/// losses, rates and scores, and checkpoints/. Ctrl-C saves the state after the current step;
+/// --resume continues, with the same result as if nothing had happened.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   dressage train demo                                  drawn scenes, no data needed
@@ -79,8 +80,8 @@ fn find(name: &str, overrides: &[String]) -> Result<Recipe, Failure> {
     Ok(Recipe::find(name, overrides)?)
 }
 
-/// Says what is about to be trained, on what, and where; opens every data set, so that a wrong folder is found now and
-/// not after hours.
+/// Says what is about to be trained, on what, and where; opens every data set, so that a wrong
+/// folder is found now and not after hours.
 fn describe(recipe: &Recipe, trainer: &Trainer) -> Result<(), Failure> {
     let (m, t) = (&recipe.model, &recipe.train);
     let (mut trained, mut frozen) = (0, 0);

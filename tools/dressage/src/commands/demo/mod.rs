@@ -19,10 +19,11 @@ use crate::progress::Watch;
 
 /// Train on drawn street scenes and see how far it carries into night, fog, rain and snow
 ///
-/// Needs nothing: the scenes are drawn by the program. First a small vision transformer learns seven coarse categories
-/// on scenes of every look; it stands in for a foundation model, which nobody can train in minutes. Then it is frozen,
-/// and two networks learn the fine classes from daylight scenes alone: `freeze` trains a segmentation head, `rein` the
-/// head and Rein's tokens in every block. Both are tested on scenes of every look that neither was trained on. A broken
+/// Needs nothing: the scenes are drawn by the program. First a small vision transformer learns
+/// seven coarse categories on scenes of every look; it stands in for a foundation model, which
+/// nobody can train in minutes. Then it is frozen, and two networks learn the fine classes from
+/// daylight scenes alone: `freeze` trains a segmentation head, `rein` the head and Rein's tokens
+/// in every block. Both are tested on scenes of every look that neither was trained on. A broken
 /// off demo continues when the same command is given again.
 #[derive(clap::Args)]
 pub struct Args {
@@ -142,7 +143,8 @@ impl Stage<'_> {
         ]
     }
 
-    /// Trains the stand-in and writes its weights under DINOv2's names, so that a recipe can name them.
+    /// Trains the stand-in and writes its weights under DINOv2's names, so that a recipe can name
+    /// them.
     fn backbone(&self) -> Result<(), Failure> {
         let settings = self.settings("pretrain", self.args.steps * 3 / 2);
         let (_, trainer, _) = self.train("pretrain.toml", &settings)?;

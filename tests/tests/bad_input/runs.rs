@@ -1,0 +1,214 @@
+//! Checkpoints of other networks, full disks, losses that are no numbers, folders in use.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use dressage_engine::Tensor;
+use dressage_train::recipe::Recipe;
+use dressage_train::trainer::{Trainer, load_run};
+use dressage_train::{checkpoint, files};
+
+use crate::common::recipe;
+use crate::weights::{backbone, write};
+use crate::{names, told};
+
+/// Trains `steps` steps and saves.
+fn started(recipe: &Recipe, steps: usize) -> (Trainer, PathBuf) {
+    let mut trainer = Trainer::new(recipe.clone(), false).expect("trainer");
+    let mut loader = trainer.loader().expect("loader");
+    for _ in 0..steps {
+        trainer.step_with(&mut loader).expect("step");
+    }
+    let saved = trainer.save().expect("saved");
+    (trainer, saved)
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    fs::read(path).expect("file")
+}
+
+/// A run with `before` cannot be resumed with `after`, and its checkpoint stays as it is.
+fn no_resume(before: &[&str], after: &[&str], words: &[&str]) {
+    let dir = tempfile::tempdir().expect("folder");
+    let (_, saved) = started(&recipe(dir.path(), before), 1);
+    let bytes = read(&saved);
+    let result = Trainer::new(recipe(dir.path(), after), true).map(|_| ());
+    let error = told(result, words);
+    assert!(error.contains("step-000001.safetensors"), "{error:?} does not name the checkpoint");
+    assert!(read(&saved) == bytes, "the checkpoint changed");
+    Trainer::new(recipe(dir.path(), before), true).expect("its own recipe resumes it");
+}
+
+#[test]
+fn checkpoints_of_another_network_are_refused() {
+    let freeze = "model.method=freeze";
+    no_resume(&[], &[freeze], &["method `rein`", "`freeze`"]);
+    no_resume(&[], &["train.seed=8"], &["seed 42", "says 8"]);
+    let wider = [freeze, "head.width=64"];
+    no_resume(&[freeze], &wider, &["decode_head.", "is [20, 32], the network has [20, 64]"]);
+    let deeper = [freeze, "head.decoder_layers=3"];
+    no_resume(&[freeze], &deeper, &["decode_head.transformer_decoder.layers.2", "is missing"]);
+    no_resume(&deeper, &[freeze], &["decode_head.transformer_decoder.layers.2", "left over"]);
+    let tokens = ["head.queries=24"];
+    no_resume(&[], &tokens, &["backbone.reins.", "the network has [4, 24"]);
+}
+
+#[test]
+fn a_checkpoint_knows_the_backbone_it_was_trained_on() {
+    let dir = tempfile::tempdir().expect("folder");
+    let mut tensors = backbone(dir.path());
+    let weights = format!("model.weights={}", write(dir.path(), &tensors).display());
+    let recipe = recipe(dir.path(), &[&weights]);
+    let (trainer, saved) = started(&recipe, 1);
+    let fingerprint = trainer.model().backbone_fingerprint();
+    drop(trainer);
+    let bytes = read(&saved);
+    let changed = tensors.iter_mut().find(|(name, _)| name == "blocks.3.mlp.fc1.bias");
+    let mut values = changed.as_ref().expect("bias").1.data::<f32>().expect("f32").to_vec();
+    values[5] += 1e-6;
+    changed.expect("bias").1 = Tensor::from_slice(&values, &[values.len()]).expect("bias");
+    write(dir.path(), &tensors);
+    let result = Trainer::new(recipe, true).map(|_| ());
+    told(result, &["step-000001", "fingerprint", &fingerprint, "model.weights"]);
+    assert!(read(&saved) == bytes, "the checkpoint changed");
+}
+
+#[test]
+fn damaged_checkpoints_are_named() {
+    let dir = tempfile::tempdir().expect("folder");
+    let recipe = recipe(dir.path(), &["model.method=freeze"]);
+    let (trainer, saved) = started(&recipe, 1);
+    let bytes = read(&saved);
+    let resume = || Trainer::new(recipe.clone(), true).map(|_| ());
+    fs::write(&saved, &bytes[..bytes.len() - 100]).expect("written");
+    told(resume(), &["step-000001.safetensors", "truncated"]);
+    let tensors = backbone(dir.path());
+    fs::rename(write(dir.path(), &tensors), &saved).expect("moved");
+    told(resume(), &["step-000001.safetensors", "weights file, not a checkpoint"]);
+    fs::write(&saved, &bytes).expect("written");
+    resume().expect("whole again");
+    drop(trainer);
+}
+
+#[test]
+fn folders_in_use_and_folders_without_a_run() {
+    let dir = tempfile::tempdir().expect("folder");
+    let recipe = recipe(dir.path(), &[]);
+    let folder = recipe.run.dir.display().to_string();
+    let result = Trainer::new(recipe.clone(), true).map(|_| ());
+    told(result, &[&folder, "no checkpoint to resume from"]);
+    assert!(!recipe.run.dir.exists(), "asking leaves no folder");
+    let (trainer, saved) = started(&recipe, 1);
+    drop(trainer);
+    let bytes = read(&saved);
+    let result = Trainer::new(recipe.clone(), false).map(|_| ());
+    told(result, &[&folder, "--resume", "another run.dir"]);
+    assert!(read(&saved) == bytes, "the checkpoint changed");
+    let result = load_run(dir.path(), None, &[]).map(|_| ());
+    told(result, &[dir.path().to_str().expect("path"), "recipe.toml"]);
+}
+
+#[test]
+fn a_full_disk_costs_nothing_but_the_new_checkpoint() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (trainer, saved) = started(&recipe(dir.path(), &[]), 1);
+    let folder = saved.parent().expect("folder");
+    let bytes = read(&saved);
+    let result = files::write(&saved, |out| {
+        // More than the buffer holds, so that a part reaches the disk.
+        out.write_all(&vec![1; 3 << 20])?;
+        Err(ErrorKind::StorageFull.into())
+    });
+    told(result, &["step-000001.safetensors", "free some space", "untouched"]);
+    assert!(read(&saved) == bytes, "the old checkpoint changed");
+    assert_eq!(names(folder), ["step-000001.safetensors"]);
+    drop(trainer);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_device_without_space_is_reported_and_the_run_can_go_on() {
+    let dir = tempfile::tempdir().expect("folder");
+    let recipe = recipe(dir.path(), &["model.method=freeze"]);
+    let (mut trainer, saved) = started(&recipe, 1);
+    let folder = saved.parent().expect("folder").to_path_buf();
+    let bytes = read(&saved);
+    // Whatever is written under these names goes to the device that is always full.
+    let full = |step: u64| {
+        let path = checkpoint::path_of(&recipe.run.dir, step);
+        let partial = PathBuf::from(format!("{}.partial", path.display()));
+        std::os::unix::fs::symlink("/dev/full", partial).expect("link");
+    };
+    full(1);
+    told(trainer.save(), &["step-000001.safetensors", "No space left", "free some space"]);
+    let mut loader = trainer.loader().expect("loader");
+    trainer.step_with(&mut loader).expect("step");
+    full(2);
+    told(trainer.save(), &["step-000002.safetensors", "No space left"]);
+    assert!(read(&saved) == bytes, "the old checkpoint changed");
+    assert_eq!(names(&folder), ["step-000001.safetensors"]);
+    let saved = trainer.save().expect("there is space again");
+    assert_eq!(names(&folder), ["step-000001.safetensors", "step-000002.safetensors"]);
+    assert!(read(&saved) != bytes);
+}
+
+/// After a step that failed: the state in memory and the one that was kept are those before it,
+/// and the run goes on.
+fn nothing_was_updated(recipe: &Recipe, trainer: &Trainer, saved: &Path, before: &[u8]) {
+    let kept = recipe.run.dir.join("checkpoints/before-nan.safetensors");
+    assert!(read(&kept) == before, "the kept state is not the one before the step");
+    fs::remove_file(saved).expect("removed");
+    assert_eq!(trainer.save().expect("saved"), saved);
+    assert!(read(saved) == before, "memory is not as before the step");
+    // The kept file is a checkpoint like any other.
+    fs::rename(&kept, saved).expect("renamed");
+    let resumed = Trainer::new(recipe.clone(), true).expect("resumed");
+    assert_eq!(resumed.step(), trainer.step());
+}
+
+#[test]
+fn an_image_that_is_no_number_is_named_and_nothing_is_updated() {
+    let dir = tempfile::tempdir().expect("folder");
+    let recipe = recipe(dir.path(), &[]);
+    let (mut trainer, saved) = started(&recipe, 2);
+    let before = read(&saved);
+    let good = trainer.loader().expect("loader").next_batch().expect("batch");
+    let mut bad = good.clone();
+    let n = bad.images.len();
+    bad.images[n / 2 + 77] = f32::NAN;
+    let names: Vec<&str> = good.names.iter().map(String::as_str).collect();
+    let words = ["step 2", "prediction 0", "image 1 of the batch", "NaN", "before-nan", "train.lr"];
+    told(trainer.step_on(&bad), &[words.as_slice(), &names].concat());
+    nothing_was_updated(&recipe, &trainer, &saved, &before);
+    let mut other = Trainer::new(recipe, true).expect("resumed");
+    let [a, b] = [&mut trainer, &mut other].map(|t| t.step_on(&good).expect("step").loss);
+    assert!(a.is_finite() && a == b, "{a} after the failed step, {b} from the kept state");
+}
+
+#[test]
+fn a_parameter_that_is_no_number_is_noticed_at_the_next_step() {
+    for (name, words) in [
+        ("decode_head.cls_embed.bias", ["prediction 0", "NaN"]),
+        ("decode_head.mask_embed.4.weight", ["prediction 0", "NaN"]),
+        // It only reaches predictions behind the decoder's last layer.
+        ("decode_head.transformer_decoder.layers.1.ffn.layers.1.bias", ["prediction 2", "NaN"]),
+    ] {
+        let dir = tempfile::tempdir().expect("folder");
+        let recipe = recipe(dir.path(), &["model.method=freeze"]);
+        let (mut trainer, saved) = started(&recipe, 1);
+        let names: Vec<_> = trainer.model().params().keys().cloned().collect();
+        let param = trainer.model().params().get(name).unwrap_or_else(|| panic!("{names:?}"));
+        param
+            .update(|t| {
+                t.data_mut::<f32>()?.fill(f32::NAN);
+                Ok(())
+            })
+            .expect("poisoned");
+        trainer.save().expect("saved");
+        let before = read(&saved);
+        let batch = trainer.loader().expect("loader").next_batch().expect("batch");
+        told(trainer.step_on(&batch), &[["step 1"].as_slice(), &words, &["image 0"]].concat());
+        nothing_was_updated(&recipe, &trainer, &saved, &before);
+    }
+}

@@ -1,0 +1,162 @@
+//! A run is a function of its recipe: not of threads, data workers, or how often it was stopped.
+
+mod common;
+
+use std::path::Path;
+
+use common::recipe;
+use dressage_train::interrupt::Interrupt;
+use dressage_train::recipe::Recipe;
+use dressage_train::runlog::{Progress, Silent, read_log};
+use dressage_train::trainer::{Outcome, Trainer};
+use serde_json::Value;
+
+/// Trains a fresh run in a folder of its own; the bytes of its last checkpoint.
+fn trained(settings: &[&str]) -> Vec<u8> {
+    let dir = tempfile::tempdir().expect("folder");
+    let outcome = run(&recipe(dir.path(), settings), false);
+    std::fs::read(outcome.checkpoint).expect("checkpoint")
+}
+
+fn run(recipe: &Recipe, resume: bool) -> Outcome {
+    let mut trainer = Trainer::new(recipe.clone(), resume).expect("trainer");
+    trainer.run(&Silent, &Interrupt::default()).expect("trained")
+}
+
+fn on_threads<R: Send>(n: usize, f: impl FnOnce() -> R + Send) -> R {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("threads");
+    pool.install(f)
+}
+
+/// Byte-for-byte equality without printing half a megabyte.
+fn assert_same(a: &[u8], b: &[u8], what: &str) {
+    let at = a.iter().zip(b).position(|(a, b)| a != b);
+    assert!(a.len() == b.len() && at.is_none(), "{what}: first difference at byte {at:?}");
+}
+
+#[test]
+fn the_seed_decides_every_byte() {
+    let first = trained(&[]);
+    assert_same(&first, &trained(&[]), "same seed");
+    assert_ne!(first, trained(&["train.seed=43"]), "another seed gave the same bytes");
+}
+
+#[test]
+fn threads_and_workers_change_nothing() {
+    let one = on_threads(1, || trained(&["run.workers=1"]));
+    for (threads, workers) in [(2, "run.workers=1"), (2, "run.workers=2"), (3, "run.workers=5")] {
+        let other = on_threads(threads, || trained(&[workers]));
+        assert_same(&one, &other, &format!("{threads} threads, {workers}"));
+    }
+}
+
+#[test]
+fn threads_change_nothing_where_kernels_split_their_work() {
+    // Crops and points of more pieces than threads; two steps carry a difference into every moment.
+    let settings = [
+        "augment.crop=160",
+        "model.patch=8",
+        "model.method=full",
+        "loss.points=2000",
+        "train.steps=2",
+        "head.width=64",
+    ];
+    let one = on_threads(1, || trained(&settings));
+    for threads in [2, 5] {
+        let other = on_threads(threads, || trained(&settings));
+        assert_same(&one, &other, &format!("{threads} threads"));
+    }
+}
+
+/// Asks for a stop when a stage reaches a position.
+struct StopAt(&'static str, u64, Interrupt, std::sync::Mutex<String>);
+
+impl StopAt {
+    fn new(stage: &'static str, position: u64) -> StopAt {
+        StopAt(stage, position, Interrupt::default(), Default::default())
+    }
+
+    fn run(&self, trainer: &mut Trainer) -> Outcome {
+        trainer.run(self, &self.2).expect("stopped politely")
+    }
+}
+
+impl Progress for StopAt {
+    fn begin(&self, stage: &str, _total: Option<u64>) {
+        stage.clone_into(&mut self.3.lock().expect("unpoisoned"));
+    }
+    fn at(&self, position: u64, _rate: &str) {
+        if position == self.1 && *self.3.lock().expect("unpoisoned") == self.0 {
+            self.2.request();
+        }
+    }
+    fn end(&self) {}
+    fn note(&self, _text: &str) {}
+}
+
+/// Kind, step and losses of every line; the rest is time and memory.
+fn logged(dir: &Path) -> Vec<Value> {
+    let mut lines = read_log(&dir.join("run/log.jsonl")).expect("log");
+    for line in &mut lines {
+        let fields = line.as_object_mut().expect("object");
+        fields.retain(|key, _| !["seconds", "images_per_s", "memory_mib"].contains(&key.as_str()));
+    }
+    lines
+}
+
+fn stopped_and_resumed_equals_straight(method: &str) {
+    let method = format!("model.method={method}");
+    let dirs = [tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder")];
+    let [straight, broken] = dirs.each_ref().map(|dir| recipe(dir.path(), &[&method]));
+    let whole = run(&straight, false);
+    let first =
+        StopAt::new("train", 10).run(&mut Trainer::new(broken.clone(), false).expect("new"));
+    assert!(first.interrupted && first.step == 10, "{first:?}");
+    assert!(first.checkpoint.ends_with("step-000010.safetensors"), "{first:?}");
+    let trainer = Trainer::new(broken.clone(), true).expect("resumed");
+    assert_eq!(trainer.step(), 10);
+    drop(trainer);
+    let second = run(&broken, true);
+    assert!(!second.interrupted && second.step == 20);
+    let [a, b] = [whole, second].map(|o| std::fs::read(o.checkpoint).expect("checkpoint"));
+    assert_same(&a, &b, &format!("{method}, stopped after 10 of 20 steps"));
+    let [a, b] = dirs.each_ref().map(|dir| logged(dir.path()));
+    let steps = |lines: &[Value]| lines.iter().map(|l| l["step"].as_u64()).collect::<Vec<_>>();
+    assert_eq!(steps(&a), (1..=20).map(Some).collect::<Vec<_>>());
+    assert_eq!(steps(&a), steps(&b), "the resumed run's log");
+    a.iter().zip(&b).for_each(|(a, b)| assert_eq!(a, b));
+}
+
+#[test]
+fn stopping_changes_nothing_with_rein() {
+    stopped_and_resumed_equals_straight("rein");
+}
+
+#[test]
+fn stopping_changes_nothing_with_a_frozen_backbone() {
+    stopped_and_resumed_equals_straight("freeze");
+}
+
+#[test]
+fn stopping_changes_nothing_with_everything_trained() {
+    stopped_and_resumed_equals_straight("full");
+}
+
+#[test]
+fn an_evaluation_that_was_stopped_is_made_up_for() {
+    let dir = tempfile::tempdir().expect("folder");
+    let test =
+        "data.eval=[{name = 'fog', source = 'scenes', count = 3, first = 50, size = [96, 64]}]";
+    let recipe = recipe(dir.path(), &["train.steps=2", test]);
+    let stopped = StopAt::new("evaluate fog", 1);
+    let outcome = stopped.run(&mut Trainer::new(recipe.clone(), false).expect("new"));
+    assert!(!outcome.interrupted && outcome.report.is_none() && outcome.step == 2);
+    let kinds = |dir| logged(dir).iter().map(|l| l["kind"].clone()).collect::<Vec<_>>();
+    assert_eq!(kinds(dir.path()), ["train", "train"]);
+    let outcome = run(&recipe, true);
+    assert!(outcome.report.is_some());
+    assert_eq!(kinds(dir.path()), ["train", "train", "eval"]);
+    // Once more: the score is replaced, not doubled.
+    assert!(run(&recipe, true).report.is_some());
+    assert_eq!(kinds(dir.path()), ["train", "train", "eval"]);
+}

@@ -1,0 +1,202 @@
+//! What a step costs in memory: nothing new from the system after the first few, and nothing for
+//! what is frozen.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard};
+
+use common::recipe;
+use dressage_engine::memory::{self, CATEGORIES, Category, usage};
+use dressage_engine::{Gradients, Param, Tensor, backward};
+use dressage_models::Segmenter;
+use dressage_models::criterion::{Candidate, RandomPoints, Targets};
+use dressage_train::data::Batch;
+use dressage_train::network;
+use dressage_train::recipe::Recipe;
+use dressage_train::trainer::Trainer;
+
+/// The account belongs to the process, so only one test at a time may use memory.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let guard = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    memory::trim();
+    guard
+}
+
+fn held(category: Category) -> usize {
+    let at = CATEGORIES.iter().position(|c| *c == category).expect("category");
+    usage().bytes[at]
+}
+
+/// Classes of each image.
+fn classes(batch: &Batch) -> Vec<usize> {
+    let of = |map: &[u8]| map.iter().filter(|v| **v != 255).collect::<BTreeSet<_>>().len();
+    batch.labels.chunks_exact(batch.h * batch.w).map(of).collect()
+}
+
+fn steady(method: &str) {
+    let _alone = alone();
+    let dir = tempfile::tempdir().expect("folder");
+    let recipe = recipe(dir.path(), &[&format!("model.method={method}"), "train.steps=100"]);
+    let mut trainer = Trainer::new(recipe, false).expect("trainer");
+    let mut loader = trainer.loader().expect("loader");
+    let mut found = BTreeSet::new();
+    let mut seen = Vec::new();
+    for _ in 0..15 {
+        let batch = loader.next_batch().expect("batch");
+        found.extend(classes(&batch));
+        memory::reset_peak();
+        trainer.step_on(&batch).expect("step");
+        let usage = usage();
+        seen.push((usage.from_system, usage.peak, usage.total()));
+    }
+    assert!(found.len() >= 4, "the scenes hardly differ in their classes: {found:?}");
+    let (first, rest) = (seen[4], &seen[5..]);
+    for (i, now) in rest.iter().enumerate() {
+        let step = i + 6;
+        assert_eq!(now.0, first.0, "{method}: step {step} took buffers from the system: {seen:?}");
+        assert!(now.1 <= first.1, "{method}: the peak of step {step} grew: {seen:?}");
+        assert_eq!(now.2, first.2, "{method}: step {step} left something behind: {seen:?}");
+    }
+}
+
+#[test]
+fn steps_with_rein_reuse_their_memory() {
+    steady("rein");
+}
+
+#[test]
+fn steps_with_a_frozen_backbone_reuse_their_memory() {
+    steady("freeze");
+}
+
+#[test]
+fn steps_with_everything_trained_reuse_their_memory() {
+    steady("full");
+}
+
+/// A network whose backbone is far larger than its head, tapped down to its last block.
+fn wide(method: &str, depth: usize) -> (tempfile::TempDir, Recipe) {
+    let dir = tempfile::tempdir().expect("folder");
+    let settings = [
+        format!("model.method={method}"),
+        format!("model.depth={depth}"),
+        format!("model.taps={:?}", [1, 2, 3, 4].map(|i| i * depth / 4 - 1)),
+        "model.embed_dim=160".to_string(),
+        "train.batch=1".to_string(),
+    ];
+    let recipe = recipe(dir.path(), &settings.each_ref().map(String::as_str));
+    (dir, recipe)
+}
+
+fn image(recipe: &Recipe) -> (Tensor, Tensor) {
+    let trainer = Trainer::new(recipe.clone(), false).expect("trainer");
+    let batch = trainer.loader().expect("loader").next_batch().expect("batch");
+    let (b, h, w) = (batch.b, batch.h, batch.w);
+    let image = Tensor::from_slice(&batch.images, &[b, 3, h, w]).expect("image");
+    (image, Tensor::from_slice(&batch.labels, &[b, h, w]).expect("labels"))
+}
+
+/// Gradients of one step, the graph gone.
+fn gradients(recipe: &Recipe, model: &Segmenter) -> Gradients {
+    let (image, labels) = image(recipe);
+    let criterion = network::criterion(recipe);
+    let output = model.forward(&image, false).expect("forward");
+    let targets = Targets::new(labels, criterion.config.classes).expect("targets");
+    let mut points = RandomPoints { seed: 1, step: 0, capacity: criterion.config.classes };
+    let loss = criterion.loss(&Candidate::of(&output), &targets, &mut points).expect("loss");
+    drop(output);
+    backward(loss.total).expect("backward")
+}
+
+fn bytes(model: &Segmenter, trainable: bool) -> usize {
+    let params = model.params().values().filter(|p| p.trainable() == trainable);
+    params.map(|p| 4 * p.get().len()).sum()
+}
+
+#[test]
+fn only_what_trains_has_gradients() {
+    let _alone = alone();
+    for method in ["rein", "freeze", "full"] {
+        let (_dir, recipe) = wide(method, 4);
+        let model = network::build(&recipe).expect("network");
+        let (trained, frozen) = (bytes(&model, true), bytes(&model, false));
+        memory::trim();
+        assert_eq!(held(Category::Gradients), 0);
+        let mut grads = gradients(&recipe, &model);
+        let held = held(Category::Gradients);
+        let untold = |p: &&Param| grads.take(&p.get()).is_none();
+        let trainable = model.trainable();
+        let without: Vec<&Param> = trainable.iter().filter(untold).collect();
+        let names: Vec<_> = without.iter().map(|p| p.name()).collect();
+        match method {
+            // The taps lie before the backbone's last norm.
+            "full" => assert_eq!(names, ["backbone.norm.bias", "backbone.norm.weight"]),
+            _ => assert!(names.is_empty(), "{method}: no gradient arrived at {names:?}"),
+        }
+        let least = trained - without.iter().map(|p| 4 * p.get().len()).sum::<usize>();
+        // Buffers may be a quarter larger than asked for, and never smaller than a cache line.
+        let most = trained + trained / 4 + 128 * model.params().len();
+        assert!((least..most).contains(&held), "{method}: {held} bytes for {least}");
+        match method {
+            "full" => assert_eq!(frozen, 0),
+            // A gradient for the backbone could not hide in the bound above.
+            _ => assert!(frozen > 2 * (most - trained), "{method}: {frozen} bytes are frozen"),
+        }
+    }
+}
+
+/// Bytes of values that a forward pass leaves for its backward pass.
+fn kept_by_forward(method: &str, depth: usize) -> usize {
+    let (_dir, recipe) = wide(method, depth);
+    let model = network::build(&recipe).expect("network");
+    let (image, _labels) = image(&recipe);
+    memory::trim();
+    let before = held(Category::Activations);
+    let output = model.forward(&image, false).expect("forward");
+    let kept = held(Category::Activations) - before;
+    drop(output);
+    kept
+}
+
+#[test]
+fn a_frozen_backbone_keeps_nothing_of_its_blocks() {
+    let _alone = alone();
+    let [shallow, deep] = [4, 8].map(|depth| kept_by_forward("freeze", depth) as f64);
+    assert!(deep < 1.02 * shallow, "frozen: {shallow} bytes with 4 blocks, {deep} with 8");
+    let [shallow, deep] = [4, 8].map(|depth| kept_by_forward("full", depth) as f64);
+    assert!(deep > 1.2 * shallow, "trained: {shallow} bytes with 4 blocks, {deep} with 8");
+}
+
+/// Bytes that the first block leaves besides its output, and whether a gradient would flow into
+/// that.
+fn kept_by_first_block(method: &str) -> (usize, bool) {
+    let (_dir, recipe) = wide(method, 4);
+    let model = network::build(&recipe).expect("network");
+    let (image, _labels) = image(&recipe);
+    let (x, ..) = model.backbone().embed(&image).expect("tokens");
+    let copy = x.deep_copy();
+    memory::trim();
+    let before = held(Category::Activations);
+    let copied = { (copy.deep_copy(), held(Category::Activations) - before).1 };
+    memory::trim();
+    let y = model.backbone().block(0, &x, None).expect("block");
+    (held(Category::Activations) - before - copied, y.tracked())
+}
+
+#[test]
+fn nothing_below_the_first_rein_layer_is_kept() {
+    let _alone = alone();
+    let (kept, tracked) = kept_by_first_block("rein");
+    assert_eq!((kept, tracked), (0, false));
+    let (kept, tracked) = kept_by_first_block("full");
+    assert!(kept > 0 && tracked, "a trained block keeps what its gradient needs, found {kept}");
+    // From the first layer's output on, gradients flow: that is what Rein learns by.
+    let (_dir, recipe) = wide("rein", 4);
+    let model = network::build(&recipe).expect("network");
+    let (x, ..) = model.backbone().embed(&image(&recipe).0).expect("tokens");
+    let step = model.rein().expect("Rein").step().expect("tokens");
+    let refined = model.backbone().block(0, &x, Some(&step)).expect("block");
+    assert!(!x.tracked() && refined.tracked());
+}
