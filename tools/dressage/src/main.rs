@@ -1,4 +1,5 @@
-//! The program `dressage`: trains, evaluates and applies segmentation networks on frozen backbones.
+//! The program `dressage`: trains, evaluates and applies segmentation networks on frozen
+//! backbones.
 //!
 //! Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1
 //! failed, 2 wrong usage, 130 interrupted (what was reached is saved).

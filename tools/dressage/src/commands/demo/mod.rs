@@ -32,11 +32,11 @@ pub struct Args {
     out: PathBuf,
 
     /// Steps of each of the two networks; the stand-in gets half as many again
-    #[arg(long, value_name = "N", default_value_t = STEPS, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = STEPS, value_parser = positive)]
     steps: u64,
 
     /// Test scenes of each look
-    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = positive)]
     images: u64,
 
     /// Seed of weights, order and crops
@@ -59,6 +59,11 @@ const FINETUNE: &str = include_str!("finetune.toml");
 /// Test sets in the second recipe.
 const LOOKS: usize = dressage_train::scenes::Domain::ALL.len();
 const METHODS: [&str; 2] = ["freeze", "rein"];
+
+fn positive(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|n| *n > 0);
+    number.ok_or_else(|| "it must be a whole number, 1 or more".into())
+}
 
 /// A network of the demo after its training.
 struct Trained {
