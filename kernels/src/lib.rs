@@ -10,12 +10,12 @@
 //! results are the same bits on any pool.
 
 pub mod check;
-pub mod simd;
 mod error;
 mod logistic;
 mod product;
 mod real;
 mod scratch;
+pub mod simd;
 mod tile;
 
 pub mod activation;

@@ -11,6 +11,7 @@ use dressage_kernels::check::{central_differences, noise, relative_error, weight
 
 /// An operation under test.
 pub struct Case {
+    /// Operation and variant.
     pub name: &'static str,
     /// Shape of each differentiable input.
     pub inputs: Vec<Vec<usize>>,
