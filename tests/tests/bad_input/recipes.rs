@@ -19,7 +19,7 @@ fn slips_in_a_file_are_named_with_what_was_meant() {
         ("[train]\nlr = 'fast'", &["`train.lr` is \"fast\"", "a number"]),
         ("[train]\nbatch = -2", &["`train.batch` is -2", "0 or more"]),
         ("[head]\nqueries = 10.5", &["`head.queries` is 10.5", "whole number"]),
-        ("[run]\nprecision = 'f23'", &["`run.precision`", "f32", "did you mean `f32`"]),
+        ("[eval]\nmode = 'slyde'", &["`eval.mode`", "whole", "did you mean `slide`"]),
         ("train = 3", &["`train` is 3", "a table"]),
     ];
     for (text, words) in cases {
