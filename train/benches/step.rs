@@ -238,7 +238,10 @@ fn measure_peer(peer: &str, case: &Case, threads: usize) -> Result<Spans, Failur
 fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    match sorted.len() {
+        0 => f64::NAN,
+        n => (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0,
+    }
 }
 
 fn report(case: &Case, ours: &Spans, theirs: &Spans) {
