@@ -110,6 +110,15 @@ fn unrecorded<R>(f: impl FnOnce() -> R) -> (R, bool) {
     (result, seen)
 }
 
+/// Runs `f` as if nothing were around it: recording on, buffers booked as activations.
+///
+/// A thread of a pool that waits for a part of its work takes up other work meanwhile. Work that
+/// is handed to a pool whole begins with this, or it would inherit the mode of what it interrupts.
+pub fn isolated<R>(f: impl FnOnce() -> R) -> R {
+    let _restore = RestoreMode(MODE.replace(Mode::Record));
+    with_category(Category::Activations, f)
+}
+
 /// Ties `out` into the graph if any of `inputs` needs a gradient; `state` is built only then.
 pub fn record<B: Backward + 'static>(
     out: Tensor,
@@ -342,5 +351,26 @@ pub fn backward_from_all(values: Vec<(Tensor, Tensor)>) -> Result<Gradients> {
 impl Tensor {
     fn item_check(&self) -> Result<()> {
         floats!("backward", self, T => self.item::<T>().map(|_| ()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops;
+
+    #[test]
+    fn isolated_work_records_whatever_it_interrupts() {
+        let leaf = Tensor::full(&[2], 3.0f32).leaf();
+        let inside = no_grad(|| {
+            let quiet = ops::add(&leaf, &leaf).map(|y| y.tracked());
+            assert!(!quiet.unwrap());
+            let y = isolated(|| ops::add(&leaf, &leaf)).unwrap();
+            assert!(!ops::add(&leaf, &leaf).unwrap().tracked(), "the mode around it is back");
+            y
+        });
+        let dy = Tensor::full(&[2], 1.0f32);
+        let g = backward_from(inside, dy).unwrap().take(&leaf).unwrap();
+        assert_eq!(g.data::<f32>().unwrap(), [2.0, 2.0]);
     }
 }

@@ -17,7 +17,7 @@ pub use dtype::{DType, Element, Float};
 pub use error::{EngineError, Result};
 pub use graph::{
     Backward, Edge, Gradients, backward, backward_from, backward_from_all, forbid_gradient,
-    no_grad, recompute, record,
+    isolated, no_grad, recompute, record,
 };
 pub use param::Param;
 pub use random::{Philox, hash_name};

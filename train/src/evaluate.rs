@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use dressage_engine::memory::{Category, with_category};
-use dressage_engine::{Tensor, no_grad, ops};
+use dressage_engine::{Tensor, isolated, no_grad, ops};
 use dressage_models::Segmenter;
 use rayon::prelude::*;
 
@@ -65,12 +65,20 @@ pub fn predict(
     w: usize,
 ) -> Result<LabelMap> {
     // On a thread of the pool, as a training step.
-    rayon::scope(|_| {
-        let scores = window_scores(model, image, how)?;
-        let k = model.head().config().classes;
-        let scores = no_grad(|| ops::resize_maps(&scores, [h, w]))?;
-        Ok(LabelMap { w, h, data: argmax(scores.data::<f32>()?, k) })
-    })
+    rayon::scope(|_| isolated(|| predict_in_pool(model, image, how, h, w)))
+}
+
+fn predict_in_pool(
+    model: &Segmenter,
+    image: &Image,
+    how: Inference,
+    h: usize,
+    w: usize,
+) -> Result<LabelMap> {
+    let scores = window_scores(model, image, how)?;
+    let k = model.head().config().classes;
+    let scores = no_grad(|| ops::resize_maps(&scores, [h, w]))?;
+    Ok(LabelMap { w, h, data: argmax(scores.data::<f32>()?, k) })
 }
 
 /// Class with the highest score per pixel, the first of equals; `scores` is `[k, n]`.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use dressage_engine::memory::{Category, with_category};
-use dressage_engine::{Tensor, backward};
+use dressage_engine::{Tensor, backward, isolated};
 use dressage_models::criterion::{Candidate, Criterion, Loss, RandomPoints, Targets};
 use dressage_models::{ModelError, Segmenter};
 use serde::Serialize;
@@ -232,7 +232,7 @@ impl Trainer {
     pub fn step_on(&mut self, batch: &Batch) -> Result<StepLog> {
         // On a thread of the pool, so that a parallel loop starts without waking anybody to hand
         // the work over.
-        rayon::scope(|_| self.step_in_pool(batch))
+        rayon::scope(|_| isolated(|| self.step_in_pool(batch)))
     }
 
     fn step_in_pool(&mut self, batch: &Batch) -> Result<StepLog> {
