@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use dressage_engine::memory::{Category, with_category};
-use dressage_engine::{DType, Element, Param, Philox, Tensor, hash_name};
+use dressage_engine::{DType, Element, Param, Philox, Tensor, hash_name, ops};
 use dressage_kernels::Real;
 
 use crate::weights::StateDict;
@@ -238,10 +238,34 @@ impl Linear {
     /// # Errors
     /// If the last axis has another length than the layer's input.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let weight = self.weight.get();
-        let weight = dressage_engine::ops::reshape(&weight, &[weight.dim(0), weight.dim(1)])?;
         let bias = self.bias.as_ref().map(Param::get);
-        Ok(dressage_engine::ops::linear(x, &weight, bias.as_ref())?)
+        Ok(ops::linear(x, &self.matrix()?, bias.as_ref())?)
+    }
+
+    /// `norm(x) W^T + b` over the last axis of `x`.
+    ///
+    /// # Errors
+    /// If the last axis has another length than the layer's input.
+    pub fn after_norm(&self, norm: &Affine, x: &Tensor, eps: f64) -> Result<Tensor> {
+        let (weight, bias) = (norm.weight.get(), norm.bias.get());
+        let norm = ops::Norm { weight: &weight, bias: &bias, eps };
+        let bias = self.bias.as_ref().map(Param::get);
+        Ok(ops::norm_linear(x, &norm, &self.matrix()?, bias.as_ref())?)
+    }
+
+    /// `x + gamma (f(z) W^T + b)` over the last axis.
+    ///
+    /// # Errors
+    /// Axes of other lengths than the layer's.
+    pub fn onto(&self, x: &Tensor, z: &Tensor, f: ops::Activated, gamma: &Param) -> Result<Tensor> {
+        let (bias, gamma) = (self.bias.as_ref().map(Param::get), gamma.get());
+        Ok(ops::linear_residual(x, z, f, &self.matrix()?, bias.as_ref(), Some(&gamma))?)
+    }
+
+    /// The weight `[out, in]`.
+    fn matrix(&self) -> Result<Tensor> {
+        let weight = self.weight.get();
+        Ok(ops::reshape(&weight, &[weight.dim(0), weight.dim(1)])?)
     }
 }
 
@@ -266,7 +290,7 @@ impl Affine {
     /// # Errors
     /// If the last axis does not have `c` channels.
     pub fn layer_norm(&self, x: &Tensor, eps: f64) -> Result<Tensor> {
-        Ok(dressage_engine::ops::layer_norm(x, &self.weight.get(), &self.bias.get(), eps)?)
+        Ok(ops::layer_norm(x, &self.weight.get(), &self.bias.get(), eps)?)
     }
 
     /// Group norm of channels-last maps `[b, h, w, c]`, eps 1e-5.
@@ -274,6 +298,6 @@ impl Affine {
     /// # Errors
     /// If the channels do not divide into `groups`.
     pub fn group_norm(&self, x: &Tensor, groups: usize) -> Result<Tensor> {
-        Ok(dressage_engine::ops::group_norm(x, &self.weight.get(), &self.bias.get(), groups, 1e-5)?)
+        Ok(ops::group_norm(x, &self.weight.get(), &self.bias.get(), groups, 1e-5)?)
     }
 }

@@ -67,12 +67,10 @@ impl Saved {
         let (x, weight, dy) = (self.x.data::<T>()?, self.weight.data::<T>()?, dy.data::<T>()?);
         let (mean, rstd) = (self.mean.data::<T>()?, self.rstd.data::<T>()?);
         let [to_x, to_weight, to_bias] = &self.to;
-        if to_x.wants() {
-            let mut dx = Tensor::empty::<T>(self.x.shape());
+        grads.accumulate_or_write::<T>(to_x, |dx, beta| {
             let stats = Stats { mean, rstd };
-            self.size.backward(x, weight, stats, dy, Some(dx.data_mut()?), None, None)?;
-            grads.add(to_x, dx)?;
-        }
+            Ok(self.size.backward(x, weight, stats, dy, Some((dx, beta)), None, None)?)
+        })?;
         grads.accumulate::<T>(to_weight, |dw| {
             let stats = Stats { mean, rstd };
             Ok(self.size.backward(x, weight, stats, dy, None, Some(dw), None)?)
