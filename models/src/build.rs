@@ -8,8 +8,11 @@ use std::rc::Rc;
 use dressage_engine::memory::{Category, with_category};
 use dressage_engine::{DType, Element, Param, Philox, Tensor, hash_name, ops};
 use dressage_kernels::Real;
+use half::bf16;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use crate::weights::StateDict;
+use crate::weights::{Digests, StateDict, digest};
 use crate::{ModelError, Result};
 
 /// How a parameter starts when no weights are given.
@@ -64,8 +67,26 @@ impl Init {
     }
 }
 
+/// How the matrices of frozen linear layers are stored.
+///
+/// The arithmetic is f32 either way. With bf16 their memory halves and every weight is rounded to
+/// eight bits, a relative error of up to 2^-9. Everything else stays f32: what trains, norms,
+/// biases, layer scales, the patch kernel, position tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits.
+    Bf16,
+}
+
 struct State {
     dtype: DType,
+    precision: Precision,
+    /// Digests of the values that were rounded, by name.
+    digests: Digests,
     seed: u64,
     source: StateDict,
     /// Names that begin with one of these must come from the source.
@@ -97,8 +118,17 @@ impl Scope {
     /// one of `strict` must be there, and nothing may be left over in the end ([`Scope::finish`]).
     pub fn with_weights(dtype: DType, seed: u64, source: StateDict, strict: &[&str]) -> Scope {
         let strict = strict.iter().map(|s| s.to_string()).collect();
-        let (params, problems, outline) = (BTreeMap::new(), Vec::new(), None);
-        let state = State { dtype, seed, source, strict, params, problems, outline };
+        let state = State {
+            dtype,
+            precision: Precision::F32,
+            digests: Digests::new(),
+            seed,
+            source,
+            strict,
+            params: BTreeMap::new(),
+            problems: Vec::new(),
+            outline: None,
+        };
         Scope { state: Rc::new(RefCell::new(state)), prefix: String::new(), trainable: true }
     }
 
@@ -113,6 +143,18 @@ impl Scope {
     /// What has been noted by a scope of [`Scope::outline`]; nothing for any other.
     pub fn outlined(&self) -> Outline {
         self.state.borrow_mut().outline.take().unwrap_or_default()
+    }
+
+    /// The same scope and all that belong to it, frozen matrices stored as `precision` says from
+    /// now on. Has no effect on a network in f64.
+    pub fn precision(self, precision: Precision) -> Scope {
+        self.state.borrow_mut().precision = precision;
+        self
+    }
+
+    /// Digests of the parameters whose values were rounded on the way in, made before.
+    pub fn digests(&self) -> Digests {
+        std::mem::take(&mut self.state.borrow_mut().digests)
     }
 
     /// The scope of a submodule.
@@ -133,6 +175,16 @@ impl Scope {
 
     /// A parameter of this scope. Problems with the source are collected for [`Scope::finish`].
     pub fn param(&self, name: &str, shape: &[usize], init: Init) -> Param {
+        self.param_in(Precision::F32, name, shape, init)
+    }
+
+    /// The weight of a linear layer, stored in the scope's precision if it is frozen.
+    pub fn matrix(&self, name: &str, shape: &[usize], init: Init) -> Param {
+        let precision = self.state.borrow().precision;
+        self.param_in(if self.trainable { Precision::F32 } else { precision }, name, shape, init)
+    }
+
+    fn param_in(&self, p: Precision, name: &str, shape: &[usize], init: Init) -> Param {
         let name = format!("{}{name}", self.prefix);
         let mut state = self.state.borrow_mut();
         if let Some(outline) = &mut state.outline {
@@ -162,7 +214,13 @@ impl Scope {
                 _ => init.fill::<f32>(&name, state.seed, shape),
             }),
         });
-        let value = value.unwrap_or_else(|| Tensor::zeros(state.dtype, shape));
+        let mut value = value.unwrap_or_else(|| Tensor::zeros(state.dtype, shape));
+        if p == Precision::Bf16
+            && let Some(narrow) = with_category(Category::Weights, || narrowed(&value))
+        {
+            state.digests.insert(name.clone(), digest(&name, &value));
+            value = narrow;
+        }
         let param = Param::new(name.clone(), value, self.trainable);
         state.params.insert(name, param.clone());
         param
@@ -193,6 +251,15 @@ impl Scope {
     }
 }
 
+/// An f32 tensor rounded to bf16; `None` for any other.
+fn narrowed(x: &Tensor) -> Option<Tensor> {
+    let x32 = x.data::<f32>().ok()?;
+    let mut y = Tensor::empty::<bf16>(x.shape());
+    let out = y.data_mut::<bf16>().ok()?;
+    out.par_iter_mut().zip(x32).for_each(|(y, x)| *y = bf16::from_f32(*x));
+    Some(y)
+}
+
 /// The first few problems in full, the rest as a count.
 fn summary(problems: &[String]) -> String {
     const SHOWN: usize = 8;
@@ -214,7 +281,7 @@ impl Linear {
     /// Weight and bias with the given initialisations.
     pub fn new(scope: &Scope, input: usize, output: usize, weight: Init, bias: Init) -> Linear {
         Linear {
-            weight: scope.param("weight", &[output, input], weight),
+            weight: scope.matrix("weight", &[output, input], weight),
             bias: Some(scope.param("bias", &[output], bias)),
         }
     }
