@@ -47,6 +47,20 @@ fn detect() -> Level {
 /// Lanes of an explicit accumulator: one 512-bit or two 256-bit registers of f32.
 pub const LANES: usize = 16;
 
+/// Asks for the cache line of element `at`, which need not exist; for rows that lie too far apart
+/// for the CPU to guess the next one.
+#[inline(always)]
+pub fn prefetch(x: &[f32], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (x, at);
+}
+
 /// `a * b + c`, fused where the caller was compiled with FMA.
 ///
 /// Without the instruction a fused product is a library call, some fifty times slower, so the
@@ -107,9 +121,11 @@ pub fn dot<const FMA: bool>(x: &[f32], y: &[f32]) -> f32 {
 #[inline(always)]
 pub fn exp<const FMA: bool>(x: f32) -> f32 {
     let clamped = x.clamp(-87.336_54, 88.722_83);
-    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer without a call.
+    // Adding 1.5 * 2^23 rounds to the nearest integer, which the lowest bits of the sum then hold.
+    // A cast to an integer saturates and would be done one element at a time.
     const ROUND: f32 = 12_582_912.0;
-    let k = madd::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND) - ROUND;
+    let shifted = madd::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND);
+    let k = shifted - ROUND;
     let r = madd::<FMA>(k, -0.693_359_4, clamped);
     let r = madd::<FMA>(k, 2.121_944_4e-4, r);
     let mut p = 1.987_569_1e-4;
@@ -118,9 +134,10 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     }
     let y = madd::<FMA>(p, r * r, r) + 1.0;
     // k is in -126..=128; two factors keep the exponent field legal at both ends.
-    let half = (k as i32) >> 1;
-    let a = f32::from_bits(((half + 127) as u32) << 23);
-    let b = f32::from_bits(((k as i32 - half + 127) as u32) << 23);
+    let k = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+    let half = k >> 1;
+    let a = f32::from_bits((half.wrapping_add(127) as u32) << 23);
+    let b = f32::from_bits((k.wrapping_sub(half).wrapping_add(127) as u32) << 23);
     let y = y * a * b;
     if x < -87.336_54 { 0.0 } else { y }
 }

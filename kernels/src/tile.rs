@@ -5,6 +5,7 @@
 //! code of its own, and the left operand may be read along either axis, which makes the transposed
 //! products of the backward pass free of copies.
 
+use crate::matmul::transpose;
 use crate::simd;
 use crate::simd::{LANES, Level, madd};
 
@@ -16,6 +17,9 @@ pub(crate) const ROW_STEP: usize = 8;
 
 /// Depth that is multiplied before the next rows: a panel of this depth takes 32 KiB.
 const DEPTH: usize = 128;
+
+/// Rows that are asked for ahead of the one that is packed.
+const AHEAD: usize = 8;
 
 /// `n` padded to whole vectors.
 pub(crate) fn padded(n: usize) -> usize {
@@ -37,6 +41,9 @@ pub(crate) fn pack(b: &[f32], stride: usize, k: usize, n: usize, scale: f32, out
         let width = panel.len() / k;
         let used = width.min(n - p * PANEL);
         for (i, row) in panel.chunks_exact_mut(width).enumerate() {
+            for line in (0..used).step_by(LANES) {
+                simd::prefetch(b, (i + AHEAD) * stride + p * PANEL + line);
+            }
             for (o, v) in row.iter_mut().zip(&b[i * stride + p * PANEL..][..used]) {
                 *o = scale * v;
             }
@@ -55,11 +62,15 @@ simd! {
             let width = panel.len() / k;
             let used = width.min(n - p * PANEL);
             let x = &x[p * PANEL * stride..];
-            let (squares, deep) = (used - used % SQUARE, k - k % SQUARE);
-            for j in (0..squares).step_by(SQUARE) {
-                for i in (0..deep).step_by(SQUARE) {
-                    let to = &mut panel[i * width + j..];
-                    transpose_square(&x[j * stride + i..], stride, to, width);
+            let (squares, deep) = (used - used % LANES, k - k % LANES);
+            for j in (0..squares).step_by(LANES) {
+                for l in 0..LANES {
+                    for i in (0..deep).step_by(LANES) {
+                        simd::prefetch(x, (j + LANES + l) * stride + i);
+                    }
+                }
+                for i in (0..deep).step_by(LANES) {
+                    transpose(&x[j * stride + i..], stride, &mut panel[i * width + j..], width);
                 }
             }
             for j in 0..used {
@@ -71,24 +82,6 @@ simd! {
                 row[used..].fill(0.0);
             }
         }
-    }
-}
-
-/// Side of the squares that are transposed in registers.
-const SQUARE: usize = 4;
-
-#[inline(always)]
-fn transpose_square(x: &[f32], ldx: usize, out: &mut [f32], ldo: usize) {
-    let mut rows = [[0.0f32; SQUARE]; SQUARE];
-    for j in 0..SQUARE {
-        rows[j].copy_from_slice(&x[j * ldx..][..SQUARE]);
-    }
-    for i in 0..SQUARE {
-        let mut column = [0.0f32; SQUARE];
-        for j in 0..SQUARE {
-            column[j] = rows[j][i];
-        }
-        out[i * ldo..][..SQUARE].copy_from_slice(&column);
     }
 }
 

@@ -62,6 +62,7 @@ pub(crate) use blocked::Blocked;
 pub(crate) use finish::Finish;
 pub(crate) use left::Left;
 pub(crate) use right::{Right, Values};
+pub(crate) use square::transpose;
 
 use crate::{KernelError, Real, Result};
 
