@@ -69,10 +69,35 @@ mod tests {
         assert_eq!(rein(core).expect("counted"), 52_838_424 - 23);
         let link = ReinConfig { share: false, ..large(0) };
         assert_eq!(rein(link).expect("counted"), 59_332_888 - 23);
-        let others = [(32, 1280, 4_510_721), (12, 768, 1_741_569), (12, 384, 684_033)];
-        for (layers, c, expected) in others {
+        let small = [(12, 768, 1_741_569), (12, 384, 684_033)];
+        let large = [(32, 1280, 4_510_721), (40, 1536, 6_359_041)];
+        for (layers, c, expected) in small.into_iter().chain(large) {
             let found = rein(ReinConfig::published(layers, c)).expect("counted");
             assert_eq!(found, expected, "{layers} layers of {c}");
+        }
+    }
+
+    /// The published counts (spec backbones §1.2), which include the mask token of the
+    /// pre-training, one row of channels that no network here has.
+    #[test]
+    fn backbones_have_the_published_sizes() {
+        let sizes = [("s", 21_993_216), ("b", 86_453_760), ("l", 304_199_680)];
+        for (size, expected) in sizes.into_iter().chain([("g", 1_136_227_328)]) {
+            for (patch, grid, at) in [(16, 32, expected), (14, 37, native(size))] {
+                let backbone = DinoConfig::named(size, patch, grid).expect("known");
+                let mask_token = backbone.embed_dim;
+                let counted = network(SegmenterConfig::published(backbone, 19, Method::Rein));
+                assert_eq!(counted.expect("counted").backbone + mask_token, at, "{size}/{patch}");
+            }
+        }
+    }
+
+    fn native(size: &str) -> usize {
+        match size {
+            "s" => 22_056_576,
+            "b" => 86_580_480,
+            "l" => 304_368_640,
+            _ => 1_136_480_768,
         }
     }
 

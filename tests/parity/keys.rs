@@ -61,7 +61,7 @@ fn dino_config(keys: &Shapes, prefix: &str) -> Outcome<DinoConfig> {
         patch: keys.of(&name("patch_embed.proj.weight"), 2)?,
         grid: (positions as f64).sqrt().round() as usize,
         ffn: Ffn::Mlp,
-        mlp_ratio: keys.of(&name("blocks.0.mlp.fc1.weight"), 0)? as f64 / c as f64,
+        hidden: keys.of(&name("blocks.0.mlp.fc1.weight"), 0)?,
         registers: 0,
         taps: [depth - 1; 4],
         recompute: Recompute::None,

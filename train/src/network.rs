@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dressage_engine::DType;
 use dressage_kernels::adamw::AdamW;
-use dressage_models::backbone::{DinoConfig, Ffn, Recompute, ReinConfig};
+use dressage_models::backbone::{DinoConfig, Recompute, ReinConfig};
 use dressage_models::criterion::{Criterion, CriterionConfig};
 use dressage_models::head::{HeadConfig, Queries};
 use dressage_models::weights::{StateDict, dinov2};
@@ -31,9 +31,9 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         heads: m.heads,
         patch: m.patch,
         grid: m.image / m.patch,
-        ffn: Ffn::Mlp,
-        mlp_ratio: m.ffn as f64 / m.embed_dim as f64,
-        registers: 0,
+        ffn: m.ffn_form,
+        hidden: m.ffn,
+        registers: m.registers,
         taps,
         recompute: Recompute::None,
     };
@@ -77,7 +77,8 @@ pub fn build(recipe: &Recipe) -> Result<Segmenter> {
         Some(path) => {
             let dict = StateDict::open(path)?;
             let dict = dinov2(dict, config.backbone.patch, config.backbone.grid)?;
-            let strict = ["blocks.", "norm.", "patch_embed.", "cls_token", "pos_embed"];
+            let strict =
+                ["blocks.", "norm.", "patch_embed.", "cls_token", "register_tokens", "pos_embed"];
             (dict, strict.map(|s| format!("backbone.{s}")).to_vec())
         }
     };

@@ -17,6 +17,18 @@ pub enum Ffn {
     Swiglu,
 }
 
+impl Ffn {
+    /// Hidden width that DINOv2 gives channels `c` at a ratio of `ratio` (published: 4). A SwiGLU
+    /// has two branches of two thirds of it each, rounded up to a multiple of 8.
+    pub fn hidden(self, c: usize, ratio: f64) -> usize {
+        let hidden = (c as f64 * ratio) as usize;
+        match self {
+            Ffn::Mlp => hidden,
+            Ffn::Swiglu => (hidden * 2 / 3).div_ceil(8) * 8,
+        }
+    }
+}
+
 /// What a block keeps for its backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -42,8 +54,8 @@ pub struct DinoConfig {
     pub grid: usize,
     /// Form of the MLP.
     pub ffn: Ffn,
-    /// MLP hidden width as a multiple of c, before the SwiGLU rule.
-    pub mlp_ratio: f64,
+    /// Hidden width of the MLP, of one branch for SwiGLU.
+    pub hidden: usize,
     /// Register tokens; with them the position table is resized with antialiasing and without the
     /// 0.1 offset.
     pub registers: usize,
@@ -76,7 +88,7 @@ impl DinoConfig {
             patch,
             grid,
             ffn,
-            mlp_ratio: 4.0,
+            hidden: ffn.hidden(embed_dim, 4.0),
             registers: 0,
             taps: Self::default_taps(depth),
             recompute: Recompute::None,
@@ -91,15 +103,6 @@ impl DinoConfig {
             40 => [9, 19, 29, 39],
             12 => [2, 5, 8, 11],
             d => std::array::from_fn(|i| ((i + 1) * d / 4).saturating_sub(1)),
-        }
-    }
-
-    /// Hidden width of the MLP (of one branch for SwiGLU).
-    pub fn hidden(&self) -> usize {
-        let hidden = (self.embed_dim as f64 * self.mlp_ratio) as usize;
-        match self.ffn {
-            Ffn::Mlp => hidden,
-            Ffn::Swiglu => (hidden * 2 / 3).div_ceil(8) * 8,
         }
     }
 }
@@ -123,7 +126,7 @@ const EPS: f64 = 1e-6;
 
 impl Block {
     fn new(scope: &Scope, config: &DinoConfig) -> Block {
-        let (c, hidden) = (config.embed_dim, config.hidden());
+        let (c, hidden) = (config.embed_dim, config.hidden);
         // Truncated normal in the original; its tails beyond two sigma do not matter here.
         let linear = |name: &str, input: usize, output: usize| {
             Linear::new(&scope.sub(name), input, output, Init::Normal(0.02), Init::Constant(0.0))

@@ -53,6 +53,8 @@ const fn key(path: &'static str, kind: Kind, help: &'static str) -> Key {
     Key { path, kind, help }
 }
 
+const FFNS: &[&str] = &["mlp", "swiglu"];
+
 const METHODS: &[&str] = &["rein", "freeze", "full"];
 
 /// Every key, in the order in which a recipe is written.
@@ -65,7 +67,9 @@ pub const KEYS: &[Key] = &[
     key("model.embed_dim", Kind::Count, "channels"),
     key("model.depth", Kind::Count, "blocks"),
     key("model.heads", Kind::Count, "attention heads"),
-    key("model.ffn", Kind::Count, "hidden width of a block's MLP"),
+    key("model.ffn", Kind::Count, "hidden width of a block's MLP, of one branch of a SwiGLU"),
+    key("model.ffn_form", Kind::Choice(FFNS), "GELU between two layers, or a SwiGLU"),
+    key("model.registers", Kind::Count, "register tokens, 4 in weights that have them"),
     key("model.patch", Kind::Count, "patch side in pixels"),
     key("model.image", Kind::Count, "image side in pixels that the position table is made for"),
     key("model.taps", Kind::Counts, "the four blocks, from 0, after which maps are taken"),

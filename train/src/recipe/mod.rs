@@ -25,6 +25,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dressage_models::backbone::Ffn;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{self, Dataset, DatasetSpec, Ids};
@@ -72,7 +73,8 @@ pub struct Recipe {
 /// The backbone, a plain ViT with layer scale in DINOv2's form (spec backbones §1.1).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Model {
-    /// `dinov2-s`, `dinov2-b`, `dinov2-l`, or `custom` (starts from the dimensions of `dinov2-s`).
+    /// `dinov2-s`, `dinov2-b`, `dinov2-l`, `dinov2-g`, or `custom` (starts from the dimensions of
+    /// `dinov2-s`).
     pub backbone: String,
     /// Checkpoint of the backbone's authors, or [`RANDOM`].
     pub weights: PathBuf,
@@ -84,8 +86,12 @@ pub struct Model {
     pub depth: usize,
     /// Attention heads; c must be a multiple.
     pub heads: usize,
-    /// Hidden width of a block's MLP.
+    /// Hidden width of a block's MLP, of one branch of a SwiGLU.
     pub ffn: usize,
+    /// Form of the MLP: `mlp` (GELU between two layers) or `swiglu` (DINOv2-g).
+    pub ffn_form: Ffn,
+    /// Register tokens of the backbone: 4 in the published variants that have them.
+    pub registers: usize,
     /// Patch side in pixels; weights of another patch size are resized on load.
     pub patch: usize,
     /// Side in pixels of the square image that the position table is made for: `(image / patch)^2`
