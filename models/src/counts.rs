@@ -1,7 +1,9 @@
 //! Numbers of parameters, taken from the code that builds the networks but without their memory.
 
+use dressage_engine::{DType, Outline};
+
 use crate::backbone::{Rein, ReinConfig};
-use crate::build::{Outline, Scope};
+use crate::build::{Scope, Shapes};
 use crate::{Result, Segmenter, SegmenterConfig};
 
 /// Parameters of a network by part.
@@ -22,13 +24,13 @@ pub struct Counts {
 /// # Errors
 /// Sizes that do not fit together.
 pub fn network(config: SegmenterConfig) -> Result<Counts> {
-    let outline = Segmenter::outline(config)?;
+    let shapes = Segmenter::shapes(config)?;
     let adapter = |name: &str| name.starts_with("backbone.reins.");
     Ok(Counts {
-        backbone: sum(&outline, |name, _| name.starts_with("backbone.") && !adapter(name)),
-        rein: sum(&outline, |name, _| adapter(name)),
-        head: sum(&outline, |name, _| name.starts_with("decode_head.")),
-        trained: sum(&outline, |_, trainable| trainable),
+        backbone: sum(&shapes, |name, _| name.starts_with("backbone.") && !adapter(name)),
+        rein: sum(&shapes, |name, _| adapter(name)),
+        head: sum(&shapes, |name, _| name.starts_with("decode_head.")),
+        trained: sum(&shapes, |_, trainable| trainable),
     })
 }
 
@@ -37,13 +39,16 @@ pub fn network(config: SegmenterConfig) -> Result<Counts> {
 /// # Errors
 /// As [`Rein::new`].
 pub fn rein(config: ReinConfig) -> Result<usize> {
-    let root = Scope::outline();
-    Rein::new(&root, config)?;
-    Ok(sum(&root.outlined(), |_, _| true))
+    let shapes = Outline::new().run(|| {
+        let root = Scope::new(DType::F32, 0);
+        Rein::new(&root, config)?;
+        root.shapes()
+    })?;
+    Ok(sum(&shapes, |_, _| true))
 }
 
-fn sum(outline: &Outline, counts: impl Fn(&str, bool) -> bool) -> usize {
-    let sizes = outline.iter().filter(|(name, (_, trainable))| counts(name, *trainable));
+fn sum(shapes: &Shapes, counts: impl Fn(&str, bool) -> bool) -> usize {
+    let sizes = shapes.iter().filter(|(name, (_, trainable))| counts(name, *trainable));
     sizes.map(|(_, (shape, _))| shape.iter().product::<usize>()).sum()
 }
 
@@ -117,9 +122,9 @@ mod tests {
         assert_eq!(full.trained, backbone + 20_565_204);
     }
 
-    /// The outline is the network: same names and shapes as one that was built.
+    /// What is counted is the network: same names and shapes as one that was built.
     #[test]
-    fn an_outline_has_the_parameters_of_the_network() {
+    fn what_is_counted_are_the_parameters_of_the_network() {
         let backbone = DinoConfig {
             embed_dim: 12,
             depth: 4,
@@ -132,15 +137,15 @@ mod tests {
         if let Some(rein) = &mut config.rein {
             rein.query_dim = 32;
         }
-        let outline = Segmenter::outline(config.clone()).expect("outlined");
+        let counted = Segmenter::shapes(config.clone()).expect("outlined");
         let weights = crate::weights::StateDict::default();
         let built = Segmenter::new(config, dressage_engine::DType::F32, 1, weights, &[]);
         let built = built.expect("built");
-        let shapes: Outline = built
+        let shapes: Shapes = built
             .params()
             .iter()
             .map(|(name, p)| (name.clone(), (p.get().shape().to_vec(), p.trainable())))
             .collect();
-        assert_eq!(outline, shapes);
+        assert_eq!(counted, shapes);
     }
 }

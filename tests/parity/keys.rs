@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dressage_engine::{DType, Outline};
 use dressage_models::backbone::{Dino, DinoConfig, Ffn, Recompute, Rein, ReinConfig};
 use dressage_models::build::Scope;
 use dressage_models::head::{Head, HeadConfig, Queries};
@@ -16,9 +17,11 @@ type Shapes = BTreeMap<String, Vec<usize>>;
 
 /// Parameters that a network asks for; nothing is allocated.
 fn outline(build: impl FnOnce(&Scope) -> Outcome<()>) -> Outcome<Shapes> {
-    let scope = Scope::outline();
-    build(&scope)?;
-    Ok(scope.outlined().into_iter().map(|(name, (shape, _))| (name, shape)).collect())
+    Outline::new().run(|| {
+        let scope = Scope::new(DType::F32, 0);
+        build(&scope)?;
+        Ok(scope.shapes()?.into_iter().map(|(name, (shape, _))| (name, shape)).collect())
+    })
 }
 
 fn count(shapes: &Shapes) -> usize {

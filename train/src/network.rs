@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dressage_engine::DType;
 use dressage_kernels::adamw::AdamW;
-use dressage_models::backbone::{DinoConfig, Recompute, ReinConfig};
+use dressage_models::backbone::{DinoConfig, ReinConfig};
 use dressage_models::criterion::{Criterion, CriterionConfig};
 use dressage_models::head::{HeadConfig, Queries};
 use dressage_models::weights::{StateDict, dinov2};
@@ -35,7 +35,7 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         hidden: m.ffn,
         registers: m.registers,
         taps,
-        recompute: Recompute::None,
+        recompute: recipe.train.recompute,
     };
     let rein = (m.method == Method::Rein).then(|| ReinConfig {
         tokens: r.tokens,

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use dressage_models::backbone::{DinoConfig, Ffn};
+use dressage_models::backbone::{DinoConfig, Ffn, Recompute};
 
 use super::{
     Augment, Data, Eval, EvalMode, EvalSet, Head, Loss, Model, Recipe, Rein, Run, Set, Source,
@@ -55,7 +55,7 @@ pub(super) fn published(backbone: &str, crop: usize) -> Recipe {
         },
         train: train(),
         eval: Eval { mode: EvalMode::Slide, crop, stride: stride(crop), batch: 1 },
-        run: Run { dir: PathBuf::new(), threads: 0, workers: 2 },
+        run: Run { dir: PathBuf::new(), threads: 0, workers: 2, check_memory: true },
     }
 }
 
@@ -116,6 +116,7 @@ fn train() -> Train {
         warm_up_steps: 0,
         warm_up_start: 1e-6,
         backbone_lr_mult: 1.0,
+        recompute: Recompute::None,
         seed: 42,
         eval_every: 10_000,
         checkpoint_every: 4_000,

@@ -25,7 +25,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dressage_models::backbone::Ffn;
+use dressage_models::backbone::{Ffn, Recompute};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{self, Dataset, DatasetSpec, Ids};
@@ -277,6 +277,8 @@ pub struct Train {
     pub warm_up_start: f64,
     /// Factor for the backbone's own weights when `model.method` is `full`.
     pub backbone_lr_mult: f64,
+    /// What the forward pass keeps for the backward pass; the result does not depend on it.
+    pub recompute: Recompute,
     /// Seed of every random number of the run.
     pub seed: u64,
     /// Steps between evaluations; 0 evaluates only at the end.
@@ -322,6 +324,8 @@ pub struct Run {
     pub threads: usize,
     /// Threads that prepare samples. The result does not depend on it.
     pub workers: usize,
+    /// Do not start what would not fit into the memory of the machine.
+    pub check_memory: bool,
 }
 
 impl Recipe {
