@@ -30,7 +30,11 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn damaged(path: &Path, what: impl std::fmt::Display) -> TrainError {
-    TrainError::Decode { path: path.into(), what: what.to_string() }
+    let what = what.to_string();
+    // Some of the decoders' errors print their structures or bytes of the file.
+    let readable = what.len() < 200 && !what.contains(|c: char| c == '{' || c.is_control());
+    let what = if readable { what } else { "its data contradicts itself".into() };
+    TrainError::Decode { path: path.into(), what }
 }
 
 /// The PNG or JPEG picture in `path` as RGB.
