@@ -4,7 +4,7 @@
 use dressage_engine::{DType, Tensor};
 use dressage_kernels::resize::{Axis, Mode, Resize, Step};
 
-use super::{StateDict, Stored};
+use super::StateDict;
 use crate::{ModelError, Result};
 
 fn bicubic(x: &Tensor, maps: usize, from: [usize; 2], to: [usize; 2], c: usize) -> Result<Tensor> {
@@ -89,6 +89,6 @@ fn sized(dict: &mut StateDict, name: &str, f: &dyn Fn(&Tensor) -> Result<Tensor>
         network: "the network".into(),
         difference: error.to_string(),
     })?;
-    dict.insert(name, Stored::Tensor(t));
+    dict.insert(name, t);
     Ok(())
 }
