@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 use super::{Source, StateDict, Stored, names, safetensors, torch};
 use crate::{ModelError, Result};
@@ -53,6 +53,22 @@ pub fn open(path: &Path) -> Result<StateDict> {
     // SAFETY: the map is read-only; a file that another process shortens while it is mapped ends
     // this process with a bus error, which no check here could prevent.
     let map = unsafe { Mmap::map(&file) }.map_err(|e| fail(format!("cannot map weights: {e}")))?;
+    dictionary(map, path)
+}
+
+/// As [`open`], for a file that lies in memory: it is copied once, since tensors are views of maps.
+pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<StateDict> {
+    let fail = |e: std::io::Error| ModelError::Read {
+        path: path.to_path_buf(),
+        cause: format!("cannot map weights: {e}"),
+    };
+    let mut map = MmapMut::map_anon(bytes.len()).map_err(fail)?;
+    map.copy_from_slice(bytes);
+    dictionary(map.make_read_only().map_err(fail)?, path)
+}
+
+fn dictionary(map: Mmap, path: &Path) -> Result<StateDict> {
+    let fail = |cause: String| ModelError::Read { path: path.to_path_buf(), cause };
     let contents = read(&Arc::new(map)).map_err(fail)?;
     let Contents { container, mut tensors, mut wrapper, skipped, metadata } = contents;
     if names::strip_parallel(&mut tensors) {

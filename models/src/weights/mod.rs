@@ -92,6 +92,14 @@ impl StateDict {
         container::open(path)
     }
 
+    /// As [`StateDict::open`], for a file that lies in memory; `path` is named in errors only.
+    ///
+    /// # Errors
+    /// A truncated or malformed file, or an element type that is not supported.
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<StateDict> {
+        container::from_bytes(path, bytes)
+    }
+
     /// Where the tensors come from.
     pub fn origin(&self) -> &str {
         &self.origin

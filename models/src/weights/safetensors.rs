@@ -26,7 +26,7 @@ pub fn begins(bytes: &[u8]) -> bool {
 
 /// Reads the header of a mapped file; the tensors stay in the map.
 pub fn read(map: &Arc<Mmap>) -> Told<Contents> {
-    let (length, header) = SafeTensors::read_metadata(map).map_err(|e| describe(&e))?;
+    let (length, header) = SafeTensors::read_metadata(map).map_err(|e| describe(map, &e))?;
     let mut metadata = BTreeMap::new();
     if let Some(notes) = header.metadata() {
         metadata.extend(notes.iter().map(|(k, v)| (k.clone(), v.clone())));
@@ -93,18 +93,42 @@ fn dtype(kind: Kind) -> Dtype {
 }
 
 /// One sentence for a header that does not hold.
-fn describe(error: &safetensors::SafeTensorError) -> String {
+fn describe(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
     use safetensors::SafeTensorError as E;
-    match error {
-        E::MetadataIncompleteBuffer | E::InvalidHeaderLength => {
+    match (error, wrong(bytes)) {
+        (E::MetadataIncompleteBuffer | E::InvalidHeaderLength, _) => {
             "is truncated, or no safetensors file; fetch it again".into()
         }
+        (E::TensorInvalidInfo | E::ValidationOverflow, Some((name, info))) => format!(
+            "tensor {}: shape {} does not make the bytes {} to {} with elements of type {:?}; \
+             fetch the file again",
+            shown(&name),
+            shown(&format!("{:?}", info.shape)),
+            info.data_offsets.0,
+            info.data_offsets.1,
+            info.dtype
+        ),
         // Some causes quote the file.
-        other => format!(
+        (other, _) => format!(
             "is not a valid safetensors file ({}); fetch it again",
             shown(&other.to_string())
         ),
     }
+}
+
+/// The first tensor by name whose shape and type are not as long as its bytes.
+fn wrong(bytes: &[u8]) -> Option<(String, TensorInfo)> {
+    let length = usize::try_from(u64::from_le_bytes(*bytes.first_chunk::<LENGTH>()?)).ok()?;
+    let header = bytes.get(LENGTH..)?.get(..length)?;
+    let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
+    let tensors = header.into_iter().filter(|(name, _)| name != "__metadata__");
+    let mut infos = tensors.filter_map(|(name, v)| Some((name, serde_json::from_value(v).ok()?)));
+    infos.find(|(_, info): &(_, TensorInfo)| {
+        let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |n, axis| n.checked_mul(*axis));
+        let (start, end) = info.data_offsets;
+        let there = end.checked_sub(start).and_then(|n| n.checked_mul(8));
+        bits.is_none() || bits != there
+    })
 }
 
 /// A tensor to be written: its name, where it lies, and the type to write it in (floats only;
