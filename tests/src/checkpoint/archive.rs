@@ -48,8 +48,8 @@ impl<'a> Archive<'a> {
         let at = small(self.out.stream_position()?)?;
         let size = small(entry.written())?;
         let crc = match &entry.content {
-            Content::Zeros => crc_of_zeros(entry.written()),
             Content::Bytes(bytes) => crc32fast::hash(bytes),
+            _ => crc_of_zeros(entry.written()),
         };
         // An extra field of Zs moves the data to the next multiple of 64.
         let header = u64::from(at) + 30 + name.len() as u64 + 4;

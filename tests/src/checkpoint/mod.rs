@@ -1,7 +1,7 @@
 //! Checkpoints as their authors publish them, written for tests.
 //!
 //! Each writer takes the same list of [`Entry`] and streams it to its output, so a file of any
-//! size needs no memory. [`Content::Zeros`] are skipped over instead of written: in a file they
+//! size needs no memory. Zeros are skipped over instead of written: in a file they
 //! are holes that take neither disk nor time, which lets a test make a checkpoint of full size.
 //!
 //! | function | form |
@@ -86,6 +86,8 @@ impl Kind {
 pub enum Content {
     /// Zeros, as many as the shape says.
     Zeros,
+    /// So many bytes, all zero, whatever the shape says.
+    Hole(u64),
     /// These bytes, little-endian, whatever the shape says.
     Bytes(Vec<u8>),
 }
@@ -130,6 +132,7 @@ impl Entry {
     pub fn written(&self) -> u64 {
         match &self.content {
             Content::Zeros => self.len() * self.kind.size(),
+            Content::Hole(bytes) => *bytes,
             Content::Bytes(bytes) => bytes.len() as u64,
         }
     }
@@ -143,8 +146,8 @@ impl<T: Write + Seek> Out for T {}
 /// Writes the elements; zeros are skipped over, and so need something written behind them.
 fn put(out: &mut dyn Out, entry: &Entry) -> io::Result<()> {
     match &entry.content {
-        Content::Zeros => out.seek(SeekFrom::Current(entry.written() as i64)).map(|_| ()),
         Content::Bytes(bytes) => out.write_all(bytes),
+        _ => out.seek(SeekFrom::Current(entry.written() as i64)).map(|_| ()),
     }
 }
 

@@ -3,8 +3,10 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dressage_engine::memory;
+use dressage_models::weights::{OPEN_BASE, OPEN_BYTES, TENSOR_BYTES};
 use dressage_tests::samples::Form;
 
 struct Counting;
@@ -50,6 +52,12 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
+/// The account belongs to the process, so only one test at a time may use memory.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Starts a measurement. The pool is emptied, so that tensors have to be taken from the system.
 pub fn begin() {
     memory::trim();
@@ -64,16 +72,25 @@ pub fn taken() -> usize {
     PEAK.load(Ordering::Relaxed) - START.load(Ordering::Relaxed)
 }
 
-/// What reading takes whatever the file: names, sentences, tables of decoders.
-pub const FIXED: usize = 256 << 10;
+/// Most bytes that one tensor may take when its floats are widened from 16 to 32 bits.
+pub fn widened(bytes: usize) -> usize {
+    2 * TENSOR_BYTES * bytes + FIXED
+}
+
+/// What decoding takes whatever the file: tables of decoders, buffers of threads.
+const FIXED: usize = 256 << 10;
 
 /// Most bytes that reading a file may take, as its reader states.
 pub fn allowed(form: Form, bytes: &[u8]) -> usize {
     let n = bytes.len();
     match form {
-        Form::Safetensors => 32 * n + FIXED,
-        Form::Zip | Form::Legacy | Form::TorchScript => 32 * n + FIXED,
-        Form::Png | Form::Jpeg => 16 * pixels(form, bytes) + n + FIXED,
+        Form::Safetensors | Form::Zip | Form::Legacy | Form::TorchScript => {
+            OPEN_BYTES * n + OPEN_BASE
+        }
+        Form::Png | Form::Jpeg => {
+            let profile = if bytes.windows(4).any(|w| w == b"iCCP") { 2048 * n } else { 0 };
+            16 * pixels(form, bytes) + n + profile + FIXED
+        }
     }
 }
 

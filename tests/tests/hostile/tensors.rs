@@ -196,10 +196,13 @@ fn fields(add: Add) {
     for key in ["", "1", "00", "../data/0", "/etc/passwd", "0\0", "0/../0", "\u{660}", "-0"] {
         add(&format!("key {key:?}"), &set(&|v| v.key = text(key)), Expect::Refused);
     }
-    for class in ["DoubleStorage", "LongStorage", "ComplexDoubleStorage"] {
+    for class in ["DoubleStorage", "LongStorage"] {
         add(&format!("a {class} of 32 bytes"), &set(&|v| v.class = class), Expect::Refused);
     }
-    for class in ["UntypedStorage", "storage", "Tensor", "load", "__class__"] {
+    // Nothing here works with complex numbers: such tensors are passed over.
+    for class in
+        ["ComplexDoubleStorage", "UntypedStorage", "storage", "Tensor", "load", "__class__"]
+    {
         add(&format!("a {class} for a type"), &set(&|v| v.class = class), Expect::Either);
     }
 }

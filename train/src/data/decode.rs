@@ -14,12 +14,14 @@
 //! A header that promises more pixels than its file could code is refused before anything is
 //! allocated for them: deflate expands at most 1032 times, and each block of a JPEG takes a bit or
 //! more. So a file of `n` bytes holds at most 8256 `n` pixels (of one bit each), and reading it
-//! takes at most 16 bytes a pixel besides the file itself.
+//! takes at most 16 bytes a pixel besides the file itself. A colour profile inside, which nothing
+//! here looks at but the decoder unpacks, takes up to 2048 bytes for each of its own, and one of
+//! more than 64 MiB is not read.
 
 use std::io::Cursor;
 use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageReader};
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
 use super::table::Table;
 use crate::palette::train_id_of_colour;
@@ -54,8 +56,11 @@ pub fn decode_image(path: &Path, bytes: &[u8]) -> Result<Image> {
         return Err(damaged(path, "the JPEG data ends before the end of the picture"));
     }
     let header = || -> image::ImageResult<_> {
-        let mut decoder =
-            ImageReader::new(Cursor::new(bytes)).with_guessed_format()?.into_decoder()?;
+        let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
+        let mut limits = Limits::default();
+        limits.max_alloc = Some(BESIDES);
+        reader.limits(limits);
+        let mut decoder = reader.into_decoder()?;
         let orientation = decoder.orientation()?;
         Ok((decoder, orientation))
     };
@@ -76,6 +81,9 @@ pub fn decode_image(path: &Path, bytes: &[u8]) -> Result<Image> {
     };
     Image::from_data(w, h, data)
 }
+
+/// Most bytes that a decoder may take for what is no pixel.
+const BESIDES: u64 = 64 << 20;
 
 /// Most bytes that one byte of deflate expands to: 258 for two bits.
 const DEFLATE: u64 = 1032;
