@@ -14,7 +14,10 @@
 
 mod container;
 mod convert;
+mod difference;
+mod dinov2;
 mod fingerprint;
+mod known;
 mod names;
 mod pickle;
 mod safetensors;
@@ -26,8 +29,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use container::Container;
-pub use convert::{dinov2, resize_patch_kernel, resize_pos_embed};
-pub use fingerprint::fingerprint;
+pub use convert::{dinov2, resize_patch_kernel, resize_pos_embed, same_size};
+pub use difference::Difference;
+pub use fingerprint::{fingerprint, fingerprint_of};
+pub use known::{Family, Known, recognise, recognise_shapes};
 pub use safetensors::{Written, write, write_safetensors};
 pub use stored::{Kind, Stored};
 
@@ -125,9 +130,23 @@ impl StateDict {
         self.tensors.iter()
     }
 
+    /// Shapes by name.
+    pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
+        self.tensors.iter().map(|(name, t)| (name.clone(), t.shape().to_vec())).collect()
+    }
+
     /// A tensor by name.
     pub fn get(&self, name: &str) -> Option<&Stored> {
         self.tensors.get(name)
+    }
+
+    /// The same dictionary without its tensors.
+    fn emptied(&self) -> StateDict {
+        StateDict { tensors: BTreeMap::new(), ..self.clone() }
+    }
+
+    fn into_tensors(self) -> BTreeMap<String, Stored> {
+        self.tensors
     }
 
     /// Takes a tensor out.
