@@ -99,6 +99,31 @@ fn full_size_files_load_strictly_and_stay_where_they_are() {
     }
 }
 
+/// What the authors publish for patches of 14 and pictures of 518 pixels.
+#[test]
+fn the_authors_own_file_is_resized_on_load() {
+    let _alone = ALONE.write().expect("unpoisoned");
+    let dir = tempfile::tempdir().expect("folder");
+    let mut entries = backbone();
+    let mut set = |name: &str, shape: &[u64]| {
+        let entry = entries.iter_mut().find(|e| e.name == name).expect("a recorded name");
+        entry.shape = shape.to_vec();
+    };
+    set("patch_embed.proj.weight", &[1024, 3, 14, 14]);
+    set("pos_embed", &[1, 1 + 37 * 37, 1024]);
+    let (_, writer) = WRITERS[1];
+    let original = write(dir.path(), "dinov2_vitl14_pretrain.pth", writer, &entries);
+    let trained = write(dir.path(), "trained.pth", writer, &trained());
+    let before = usage().system_bytes;
+    let model = load(&original, &trained).expect("loaded");
+    let taken = usage().system_bytes - before;
+    // Kernel and table, at both sizes where the computation needs both.
+    assert!(taken < 32 << 20, "loading took {taken} bytes besides the files");
+    let shape = |name: &str| model.params()[&format!("backbone.{name}")].get().shape().to_vec();
+    assert_eq!(shape("patch_embed.proj.weight"), [1024, 3, PATCH, PATCH]);
+    assert_eq!(shape("pos_embed"), [1, 1 + GRID * GRID, 1024]);
+}
+
 /// What may be wrong with a tensor.
 #[derive(Debug, Clone, Copy)]
 enum Wrong {
