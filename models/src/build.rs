@@ -188,7 +188,7 @@ impl Scope {
 }
 
 /// The first few problems in full, the rest as a count.
-fn summary(problems: &[String]) -> String {
+pub(crate) fn summary(problems: &[String]) -> String {
     const SHOWN: usize = 8;
     let mut text = problems.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
     if problems.len() > SHOWN {

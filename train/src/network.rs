@@ -7,7 +7,7 @@ use dressage_kernels::adamw::AdamW;
 use dressage_models::backbone::{DinoConfig, ReinConfig};
 use dressage_models::criterion::{Criterion, CriterionConfig};
 use dressage_models::head::{HeadConfig, Queries};
-use dressage_models::weights::{StateDict, dinov2};
+use dressage_models::weights::{StateDict, dinov2, same_size};
 use dressage_models::{Method, Segmenter, SegmenterConfig};
 
 use crate::data::{Joined, Source};
@@ -76,6 +76,7 @@ pub fn build(recipe: &Recipe) -> Result<Segmenter> {
         None => (StateDict::default(), Vec::new()),
         Some(path) => {
             let dict = StateDict::open(path)?;
+            same_size(&dict, &config.backbone)?;
             let dict = dinov2(dict, config.backbone.patch, config.backbone.grid)?;
             let strict =
                 ["blocks.", "norm.", "patch_embed.", "cls_token", "register_tokens", "pos_embed"];
