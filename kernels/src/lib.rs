@@ -12,9 +12,10 @@
 pub mod check;
 mod error;
 mod logistic;
+pub mod outline;
 mod product;
 mod real;
-mod scratch;
+pub mod scratch;
 pub mod simd;
 mod tile;
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use dressage_engine::memory::{Category, with_category};
 use dressage_engine::{DType, Element, Param, Philox, Tensor, hash_name};
-use dressage_kernels::Real;
+use dressage_kernels::{Real, outline};
 
 use crate::weights::StateDict;
 use crate::{ModelError, Result};
@@ -50,6 +50,9 @@ impl Init {
     /// matter.
     fn fill<T: Element + Real>(&self, name: &str, seed: u64, shape: &[usize]) -> Tensor {
         const PURPOSE: u32 = 0x494E_4954;
+        if outline::skips("init") {
+            return Tensor::empty::<T>(shape);
+        }
         let n = shape.iter().product();
         let mut r = Philox::new(seed ^ hash_name(name), PURPOSE, 0, 0);
         let values: Vec<T> = match self {
@@ -72,12 +75,10 @@ struct State {
     strict: Vec<String>,
     params: BTreeMap<String, Param>,
     problems: Vec<String>,
-    /// Shapes asked for, where only they are wanted.
-    outline: Option<Outline>,
 }
 
 /// Shape of each parameter by name, and whether it trains.
-pub type Outline = BTreeMap<String, (Vec<usize>, bool)>;
+pub type Shapes = BTreeMap<String, (Vec<usize>, bool)>;
 
 /// Collects the parameters of a network under construction.
 #[derive(Clone)]
@@ -97,22 +98,19 @@ impl Scope {
     /// one of `strict` must be there, and nothing may be left over in the end ([`Scope::finish`]).
     pub fn with_weights(dtype: DType, seed: u64, source: StateDict, strict: &[&str]) -> Scope {
         let strict = strict.iter().map(|s| s.to_string()).collect();
-        let (params, problems, outline) = (BTreeMap::new(), Vec::new(), None);
-        let state = State { dtype, seed, source, strict, params, problems, outline };
+        let (params, problems) = (BTreeMap::new(), Vec::new());
+        let state = State { dtype, seed, source, strict, params, problems };
         Scope { state: Rc::new(RefCell::new(state)), prefix: String::new(), trainable: true }
     }
 
-    /// A root scope that notes shapes and hands out empty parameters: to count those of a network
-    /// of any size without its memory. What is built from it cannot compute.
-    pub fn outline() -> Scope {
-        let scope = Scope::new(DType::F32, 0);
-        scope.state.borrow_mut().outline = Some(Outline::new());
-        scope
-    }
-
-    /// What has been noted by a scope of [`Scope::outline`]; nothing for any other.
-    pub fn outlined(&self) -> Outline {
-        self.state.borrow_mut().outline.take().unwrap_or_default()
+    /// Shapes of the parameters asked for so far.
+    ///
+    /// # Errors
+    /// As [`Scope::finish`].
+    pub fn shapes(&self) -> Result<Shapes> {
+        let shape = |p: Param| (p.get().shape().to_vec(), p.trainable());
+        let params = self.finish("the network", &[])?;
+        Ok(params.into_iter().map(|(name, p)| (name, shape(p))).collect())
     }
 
     /// The scope of a submodule.
@@ -135,10 +133,6 @@ impl Scope {
     pub fn param(&self, name: &str, shape: &[usize], init: Init) -> Param {
         let name = format!("{}{name}", self.prefix);
         let mut state = self.state.borrow_mut();
-        if let Some(outline) = &mut state.outline {
-            outline.insert(name.clone(), (shape.to_vec(), self.trainable));
-            return Param::new(name, Tensor::zeros(DType::F32, &[0]), self.trainable);
-        }
         let found = state.source.take(&name);
         let value = with_category(Category::Weights, || match found {
             Some(t) if t.shape() == shape => {
@@ -194,7 +188,7 @@ impl Scope {
 }
 
 /// The first few problems in full, the rest as a count.
-fn summary(problems: &[String]) -> String {
+pub(crate) fn summary(problems: &[String]) -> String {
     const SHOWN: usize = 8;
     let mut text = problems.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
     if problems.len() > SHOWN {

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use dressage_engine::{DType, Param, Tensor, no_grad};
+use dressage_engine::{DType, Outline, Param, Tensor, no_grad};
 use dressage_kernels::resize::{Axis, Mode, Step};
 use dressage_kernels::semantic_scores::SemanticScores;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::{Dino, DinoConfig, Rein, ReinConfig};
-use crate::build::{Outline, Scope};
+use crate::build::{Scope, Shapes};
 use crate::head::{Head, HeadConfig, HeadOutput, Queries};
 use crate::weights::{StateDict, fingerprint};
 use crate::{ModelError, Result};
@@ -120,10 +120,12 @@ impl Segmenter {
     ///
     /// # Errors
     /// Sizes that do not fit together.
-    pub fn outline(config: SegmenterConfig) -> Result<Outline> {
-        let root = Scope::outline();
-        Self::modules(&root, config)?;
-        Ok(root.outlined())
+    pub fn shapes(config: SegmenterConfig) -> Result<Shapes> {
+        Outline::new().run(|| {
+            let root = Scope::new(DType::F32, 0);
+            Self::modules(&root, config)?;
+            root.shapes()
+        })
     }
 
     fn modules(root: &Scope, config: SegmenterConfig) -> Result<(Dino, Option<Rein>, Head)> {
@@ -186,6 +188,10 @@ impl Segmenter {
     /// # Errors
     /// An image whose sides are not multiples of the patch.
     pub fn forward(&self, image: &Tensor, last_only: bool) -> Result<HeadOutput> {
+        self.backbone.config().recompute.around(|| self.predict(image, last_only))
+    }
+
+    fn predict(&self, image: &Tensor, last_only: bool) -> Result<HeadOutput> {
         let step = self.rein.as_ref().map(Rein::step).transpose()?;
         let levels = match self.method {
             // Nothing below the head learns: keep nothing of it.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use dressage_engine::DType;
 use dressage_kernels::adamw::AdamW;
-use dressage_models::backbone::{DinoConfig, Ffn, Recompute, ReinConfig};
+use dressage_models::backbone::{DinoConfig, ReinConfig};
 use dressage_models::criterion::{Criterion, CriterionConfig};
 use dressage_models::head::{HeadConfig, Queries};
-use dressage_models::weights::{StateDict, dinov2};
+use dressage_models::weights::{StateDict, dinov2, same_size};
 use dressage_models::{Method, Segmenter, SegmenterConfig};
 
 use crate::data::{Joined, Source};
@@ -31,11 +31,11 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         heads: m.heads,
         patch: m.patch,
         grid: m.image / m.patch,
-        ffn: Ffn::Mlp,
-        mlp_ratio: m.ffn as f64 / m.embed_dim as f64,
-        registers: 0,
+        ffn: m.ffn_form,
+        hidden: m.ffn,
+        registers: m.registers,
         taps,
-        recompute: Recompute::None,
+        recompute: recipe.train.recompute,
     };
     let rein = (m.method == Method::Rein).then(|| ReinConfig {
         tokens: r.tokens,
@@ -76,8 +76,10 @@ pub fn build(recipe: &Recipe) -> Result<Segmenter> {
         None => (StateDict::default(), Vec::new()),
         Some(path) => {
             let dict = StateDict::open(path)?;
+            same_size(&dict, &config.backbone)?;
             let dict = dinov2(dict, config.backbone.patch, config.backbone.grid)?;
-            let strict = ["blocks.", "norm.", "patch_embed.", "cls_token", "pos_embed"];
+            let strict =
+                ["blocks.", "norm.", "patch_embed.", "cls_token", "register_tokens", "pos_embed"];
             (dict, strict.map(|s| format!("backbone.{s}")).to_vec())
         }
     };

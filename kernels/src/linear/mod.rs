@@ -24,7 +24,7 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::{KernelError, Real, Result, check_len};
+use crate::{KernelError, Real, Result, check_len, outline};
 
 /// Sizes of a linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,9 @@ impl Linear {
         check_len("linear", "y", y, self.n * self.m)?;
         if let Some(bias) = bias {
             check_len("linear", "bias", bias, self.m)?;
+        }
+        if outline::skips("linear") {
+            return Ok(());
         }
         cpu::forward(self, x, weight, bias, y)
     }
