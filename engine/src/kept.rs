@@ -8,25 +8,48 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use crate::{Result, Tensor, no_grad};
+use crate::{Result, Tensor, no_grad, recompute};
+
+/// How little is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thrift {
+    /// Not what is cheap to make again.
+    Cheap,
+    /// Nor anything inside of a [`segment`].
+    Segments,
+}
 
 thread_local! {
-    static THRIFTY: Cell<bool> = const { Cell::new(false) };
+    static THRIFT: Cell<Option<Thrift>> = const { Cell::new(None) };
 }
 
 /// How to make a value again.
 pub(crate) type Remake = Arc<dyn Fn() -> Result<Tensor> + Send + Sync>;
 
-/// Runs `f`, whose operations do not save what is cheap to make again.
-pub fn thrifty<R>(f: impl FnOnce() -> R) -> R {
-    struct Restore(bool);
+/// Runs `f`, whose operations save no more than `thrift` allows.
+pub fn thrifty<R>(thrift: Thrift, f: impl FnOnce() -> R) -> R {
+    struct Restore(Option<Thrift>);
     impl Drop for Restore {
         fn drop(&mut self) {
-            THRIFTY.set(self.0);
+            THRIFT.set(self.0);
         }
     }
-    let _restore = Restore(THRIFTY.replace(true));
+    let _restore = Restore(THRIFT.replace(Some(thrift)));
     f()
+}
+
+/// Runs `f` on `inputs`, a part of a network that may be recomputed as a whole: within
+/// [`Thrift::Segments`] as [`recompute`] does, otherwise plainly.
+///
+/// # Errors
+/// Whatever `f` returns.
+pub fn segment<F>(inputs: &[Tensor], f: F) -> Result<Tensor>
+where
+    F: Fn(&[Tensor]) -> Result<Tensor> + Send + 'static,
+{
+    // What no gradient enters keeps nothing on the way to the first parameter that has one.
+    let plain = THRIFT.get() != Some(Thrift::Segments) || !inputs.iter().any(Tensor::tracked);
+    if plain { f(inputs) } else { recompute(inputs, f) }
 }
 
 /// A value for the backward pass.
@@ -56,7 +79,7 @@ impl Tensor {
     where
         F: Fn() -> Result<Tensor> + Send + Sync + 'static,
     {
-        if !THRIFTY.get() || !self.tracked() {
+        if THRIFT.get().is_none() || !self.tracked() {
             return self;
         }
         self.with_remake(Arc::new(make()))

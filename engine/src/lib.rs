@@ -21,7 +21,7 @@ pub use graph::{
     Backward, Edge, Gradients, backward, backward_from, backward_from_all, forbid_gradient,
     isolated, no_grad, recompute, record,
 };
-pub use kept::thrifty;
+pub use kept::{Thrift, segment, thrifty};
 pub use outline::Outline;
 pub use param::Param;
 pub use random::{Philox, hash_name};

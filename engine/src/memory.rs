@@ -171,10 +171,11 @@ pub fn with_category<R>(category: Category, f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Sizes are rounded up to eighths of a power of two, so that sizes which vary a little share
-/// buffers.
+/// Sizes are rounded up to at most a thirty-second more: token counts lie just above powers of two,
+/// so coarser steps would waste much. Sizes that vary a little share buffers nonetheless, since a
+/// request takes one that is up to a quarter larger.
 fn rounded(lines: usize) -> usize {
-    let step = (lines.next_power_of_two() / 16).max(1);
+    let step = (lines.next_power_of_two() / 64).max(1);
     lines.div_ceil(step) * step
 }
 
@@ -276,10 +277,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_round_up_by_less_than_an_eighth() {
+    fn sizes_round_up_by_little() {
         for n in 1..5000 {
             let r = rounded(n);
-            assert!(r >= n && r as f64 <= n as f64 * 1.125 + 1.0, "{n} -> {r}");
+            assert!(r >= n && r as f64 <= n as f64 * (1.0 + 1.0 / 32.0) + 1.0, "{n} -> {r}");
             assert_eq!(rounded(r), r);
         }
     }

@@ -3,7 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use dressage_engine::memory::{self, Category, Usage, with_category};
-use dressage_engine::{DType, Outline, Result, Tensor, backward_from, ops, recompute, thrifty};
+use dressage_engine::{
+    DType, Outline, Result, Tensor, Thrift, backward_from, ops, segment, thrifty,
+};
 
 const ROWS: usize = 640;
 const C: usize = 96;
@@ -101,10 +103,10 @@ fn thrift_saves_what_it_can() {
     };
     // Input, middle, output; and per block the input of GELU.
     about(left(|| step(false)), 3 + 2 * 4);
-    about(left(|| thrifty(|| step(false))), 3);
+    about(left(|| thrifty(Thrift::Cheap, || step(false))), 3);
     // And per block the norm's output and that of GELU.
     about(left(|| step(true)), 3 + 2 * (4 + 1 + 4));
-    about(left(|| thrifty(|| step(true))), 3 + 2 * 4);
+    about(left(|| thrifty(Thrift::Cheap, || step(true))), 3 + 2 * 4);
 }
 
 #[test]
@@ -122,7 +124,12 @@ fn recomputed_blocks_give_the_same_bits() {
     let mlp = |x: &Tensor| Mlp::new(false).forward(x);
     let plain = run(mlp);
     assert!(plain.1.iter().any(|b| *b != 0));
-    assert!(plain == run(|x| thrifty(|| Mlp::new(false).forward(x))), "thrift");
-    let block = |x: &Tensor| recompute(std::slice::from_ref(x), |x| Mlp::new(false).forward(&x[0]));
-    assert!(plain == run(block), "recompute");
+    let cheap = run(|x| thrifty(Thrift::Cheap, || Mlp::new(false).forward(x)));
+    assert!(plain == cheap, "thrift");
+    fn block(x: &Tensor) -> Result<Tensor> {
+        segment(std::slice::from_ref(x), |x| Mlp::new(false).forward(&x[0]))
+    }
+    assert!(plain == run(block), "a segment that is kept");
+    let again = run(|x| thrifty(Thrift::Segments, || block(x)));
+    assert!(plain == again, "a segment that runs again");
 }

@@ -9,6 +9,7 @@
 //! costs nothing. Work is split into pieces that do not depend on the number of threads, so
 //! results are the same bits on any pool.
 
+pub mod ceiling;
 pub mod check;
 mod error;
 mod logistic;

@@ -1,7 +1,7 @@
 //! Outlines: what a computation would call and use, found out without computing.
 //!
-//! Within [`outline`] a kernel checks its arguments, is counted with the scratch memory it would
-//! take, and returns; it reads and writes nothing. A whole training step is gone through in
+//! Within [`outline`] a kernel checks its arguments, is counted with the arithmetic and the scratch
+//! memory it would take, and returns; it reads and writes nothing. A whole training step is gone through in
 //! milliseconds that way, on memory that is reserved but never touched.
 
 use std::cell::RefCell;
@@ -16,6 +16,9 @@ thread_local! {
 pub struct Tally {
     /// Calls by name of the kernel.
     pub calls: BTreeMap<&'static str, u64>,
+    /// Floating-point operations of products, a multiply-add counting as two. What takes one pass
+    /// over memory is left out: it is bound by that.
+    pub flops: u64,
     /// Most scratch memory that one call takes for itself, in bytes.
     pub call_scratch: usize,
     /// Most scratch memory that one of its tasks takes besides, in bytes.
@@ -51,26 +54,36 @@ pub fn on() -> bool {
     TALLY.with_borrow(Option::is_some)
 }
 
-/// Elements of scratch memory that a kernel takes in f32.
+/// What a call of a kernel takes.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Scratch {
-    /// For the call itself.
+pub(crate) struct Cost {
+    /// As [`Tally::flops`].
+    pub flops: usize,
+    /// Elements of scratch memory, in f32, for the call itself.
     pub call: usize,
-    /// For each of its tasks.
+    /// As many for each of its tasks.
     pub task: usize,
 }
 
-/// Counts a call of an operation that takes no scratch memory; true within an outline, where
-/// counting is all there is to do.
-pub fn skips(kernel: &'static str) -> bool {
-    skips_with(kernel, Scratch::default)
+impl Cost {
+    /// Products of so many multiply-adds in all, without scratch memory.
+    pub fn products(multiply_adds: usize) -> Cost {
+        Cost { flops: 2 * multiply_adds, ..Cost::default() }
+    }
 }
 
-/// As [`skips`], for a kernel that takes scratch memory.
-pub(crate) fn skips_with(kernel: &'static str, scratch: impl FnOnce() -> Scratch) -> bool {
+/// Counts a call of an operation that takes one pass over memory; true within an outline, where
+/// counting is all there is to do.
+pub fn skips(kernel: &'static str) -> bool {
+    skips_with(kernel, Cost::default)
+}
+
+/// As [`skips`], for a kernel that takes more.
+pub(crate) fn skips_with(kernel: &'static str, cost: impl FnOnce() -> Cost) -> bool {
     TALLY.with_borrow_mut(|tally| {
         let Some(tally) = tally else { return false };
-        let Scratch { call, task } = scratch();
+        let Cost { flops, call, task } = cost();
+        tally.flops += flops as u64;
         *tally.calls.entry(kernel).or_default() += 1;
         tally.call_scratch = tally.call_scratch.max(call * size_of::<f32>());
         tally.task_scratch = tally.task_scratch.max(task * size_of::<f32>());
@@ -102,6 +115,7 @@ mod tests {
         assert_eq!(c, [7.0; 2]);
         assert_eq!(tally.calls, BTreeMap::from([("matmul", 3), ("patch_embed", 1)]));
         assert_eq!((tally.scratch(4), tally.task_scratch), (48 * 4, 0));
+        assert_eq!(tally.flops, 3 * 12 + 2 * 4 * 12);
         MatMul::new(1, 2, 3).run(1.0, &[1.0f32; 3], &[1.0; 6], Beta::Overwrite, &mut c).unwrap();
         assert_eq!(c, [3.0; 2]);
     }

@@ -9,7 +9,7 @@ use std::f32::consts::{LN_2, LOG2_E};
 use rayon::prelude::*;
 
 use super::{Attention, Inputs, Rows, View};
-use crate::outline::Scratch;
+use crate::outline::Cost;
 use crate::scratch::{Shared, take, with_scratch};
 use crate::simd;
 use crate::simd::{LANES, madd, sum_lanes};
@@ -143,9 +143,9 @@ fn head_rows<'a>(s: &Attention, x: &View<'a, f32>, image: usize, head: usize) ->
     &x.x[x.rows.at(s, image, head, 0)..]
 }
 
-/// Scratch memory of the forward pass.
-pub fn forward_scratch(s: &Attention) -> Scratch {
-    Scratch { call: 0, task: forward_task(s).iter().sum() }
+/// What the forward pass takes: two products.
+pub fn forward_cost(s: &Attention) -> Cost {
+    Cost { task: forward_task(s).iter().sum(), ..Cost::products(2 * s.scores() * s.d) }
 }
 
 /// Keys and values of a head as right operands; a block's queries, scores and result.
@@ -287,9 +287,9 @@ fn run_backward<'a>(
     });
 }
 
-/// Scratch memory of the backward pass.
-pub fn backward_scratch(s: &Attention) -> Scratch {
-    Scratch { call: 0, task: backward_task(s).iter().sum() }
+/// What the backward pass takes: five products, the scores made again among them.
+pub fn backward_cost(s: &Attention) -> Cost {
+    Cost { task: backward_task(s).iter().sum(), ..Cost::products(5 * s.scores() * s.d) }
 }
 
 /// The slices of a [`Head`], in their order.

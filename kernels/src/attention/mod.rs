@@ -146,7 +146,7 @@ impl Attention {
                 check_len(OP, name, d, self.b * n * self.width())?;
             }
         }
-        if outline::skips_with(OP, || cpu::backward_scratch(self)) {
+        if outline::skips_with(OP, || cpu::backward_cost(self)) {
             return Ok(());
         }
         if T::IS_F32 {
@@ -173,7 +173,7 @@ impl Attention {
         let inputs = self.packed(qkv)?;
         self.check_saved(lse, dout)?;
         check_len(OP, "dqkv", dqkv, qkv.len())?;
-        if outline::skips_with(OP, || cpu::backward_scratch(self)) {
+        if outline::skips_with(OP, || cpu::backward_cost(self)) {
             return Ok(());
         }
         if T::IS_F32 {
@@ -193,7 +193,7 @@ impl Attention {
     ) -> Result<()> {
         check_len(OP, "out", out, self.b * self.nq * self.width())?;
         check_len(OP, "lse", lse, self.b * self.heads * self.nq)?;
-        if outline::skips_with(OP, || cpu::forward_scratch(self)) {
+        if outline::skips_with(OP, || cpu::forward_cost(self)) {
             return Ok(());
         }
         if T::IS_F32 {
@@ -207,6 +207,11 @@ impl Attention {
     fn check_saved<T: Real>(&self, lse: &[T], dout: &[T]) -> Result<()> {
         check_len(OP, "lse", lse, self.b * self.heads * self.nq)?;
         check_len(OP, "dout", dout, self.b * self.nq * self.width())
+    }
+
+    /// Pairs of a query and a key, over all heads and images.
+    fn scores(&self) -> usize {
+        self.b * self.heads * self.nq * self.nk
     }
 
     /// Channels of all heads.

@@ -3,7 +3,7 @@
 use super::Conv2d;
 use super::unfold::Unfold;
 use crate::matmul::{Beta, MatMul};
-use crate::outline::Scratch;
+use crate::outline::Cost;
 use crate::{Real, Result, scratch};
 
 /// Elements of an unfolded block, about; a block has no fewer than `MIN_ROWS` rows.
@@ -15,10 +15,14 @@ fn block_rows(places: usize, width: usize) -> usize {
     (BLOCK / width.max(1)).max(MIN_ROWS).min(places)
 }
 
-/// Scratch memory of each of the three passes, or a little more.
-pub fn scratch(s: &Conv2d) -> Scratch {
+/// What each of the three passes takes; scratch memory or a little less.
+pub fn cost(s: &Conv2d) -> Cost {
     let width = s.kh * s.kw * s.ci.max(s.co);
-    Scratch { call: block_rows(s.b * s.h * s.w, width) * width, task: 0 }
+    let (ho, wo) = s.output().unwrap_or((0, 0));
+    Cost {
+        call: block_rows(s.b * s.h * s.w, width) * width,
+        ..Cost::products(s.b * ho * wo * s.co * s.kh * s.kw * s.ci)
+    }
 }
 
 /// Calls `f` with the first place and the unfolded rows of each block, from the first to the last.

@@ -98,7 +98,7 @@ impl Conv2d {
         }
         match self.pointwise() {
             Some(linear) => linear.forward(x, weight, bias, y),
-            None if outline::skips_with("conv2d", || cpu::scratch(self)) => Ok(()),
+            None if outline::skips_with("conv2d", || cpu::cost(self)) => Ok(()),
             None => cpu::forward(self, x, weight, bias, y),
         }
     }
@@ -134,7 +134,7 @@ impl Conv2d {
         if let Some(linear) = self.pointwise() {
             return linear.backward(x, weight, dy, dx, dweight, dbias);
         }
-        let skips = || outline::skips_with("conv2d", || cpu::scratch(self));
+        let skips = || outline::skips_with("conv2d", || cpu::cost(self));
         if let Some(dx) = dx
             && !skips()
         {

@@ -24,6 +24,7 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
+use crate::outline::Cost;
 use crate::{KernelError, Real, Result, check_len, outline};
 
 /// Sizes of a linear layer.
@@ -55,7 +56,8 @@ impl Linear {
         if let Some(bias) = bias {
             check_len("linear", "bias", bias, self.m)?;
         }
-        if outline::skips("linear") {
+        let products = || Cost::products(self.n * self.m * self.k);
+        if outline::skips_with("linear", products) {
             return Ok(());
         }
         cpu::forward(self, x, weight, bias, y)

@@ -116,7 +116,7 @@ impl MsDeformAttn<'_> {
                 check_len(OP, name, d, len)?;
             }
         }
-        if outline::skips_with(OP, || cpu::backward_scratch(self)) {
+        if outline::skips_with(OP, || cpu::backward_cost(self)) {
             return Ok(());
         }
         if T::IS_F32 {

@@ -24,7 +24,7 @@ pub mod reference;
 mod tests;
 
 use crate::linear::Linear;
-use crate::outline::Scratch;
+use crate::outline::Cost;
 use crate::{KernelError, Real, Result, check_len, outline};
 
 /// Sizes of a patch embedding.
@@ -115,8 +115,10 @@ impl PatchEmbed {
 
     /// The image in rows of patches is the scratch memory of every pass.
     fn skips(&self, linear: &Linear) -> bool {
-        let scratch = || Scratch { call: linear.n * linear.k, task: 0 };
-        outline::skips_with("patch_embed", scratch)
+        outline::skips_with("patch_embed", || Cost {
+            call: linear.n * linear.k,
+            ..Cost::products(linear.n * linear.m * linear.k)
+        })
     }
 
     /// The layer applied to patches in rows.

@@ -4,7 +4,7 @@
 
 use rayon::prelude::*;
 
-use super::scratch::{
+use super::cost::{
     HEIGHT, Wants, backward_call, backward_task, forward_call, forward_task, sums_task,
 };
 use super::{Gradients, Rein, Weights};

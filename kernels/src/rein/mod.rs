@@ -25,9 +25,9 @@
 //! gradient; memory traffic of one read and one write of `f` forward. Source: Rein, eq. 2-7; spec
 //! peft-and-dgss §1-2, backbones §5.1.
 
+mod cost;
 mod cpu;
 mod reference;
-mod scratch;
 #[cfg(test)]
 mod tests;
 
@@ -106,7 +106,7 @@ impl Rein {
         self.check(f, &w)?;
         check_len(OP, "out", out, f.len())?;
         check_len(OP, "lse", lse, self.b * self.n)?;
-        if outline::skips_with(OP, || scratch::forward(self)) {
+        if outline::skips_with(OP, || cost::forward(self)) {
             return Ok(());
         }
         if T::IS_F32 {
@@ -144,7 +144,7 @@ impl Rein {
                 check_len(OP, name, d, len)?;
             }
         }
-        if outline::skips_with(OP, || scratch::backward(self)) {
+        if outline::skips_with(OP, || cost::backward(self)) {
             return Ok(());
         }
         if T::IS_F32 {

@@ -1,6 +1,6 @@
 //! DINOv2 vision transformers of any size (spec backbones §2, §3.2, §4.1).
 
-use dressage_engine::{EngineError, Param, Tensor, ops, recompute, thrifty};
+use dressage_engine::{Param, Tensor, Thrift, ops, segment, thrifty};
 use serde::{Deserialize, Serialize};
 
 use super::{Level, PYRAMID, ReinStep};
@@ -40,8 +40,8 @@ pub enum Recompute {
     /// nor, in a frozen block, the wide middle of the MLP, which costs one product. Of a frozen
     /// block with hidden width 4c and Rein, 6 of 10 maps `[t, c]` stay.
     Cheap,
-    /// In the backbone the input of each block only: block and Rein run again. As
-    /// [`Recompute::Cheap`] elsewhere.
+    /// The input of each block only: the backbone's blocks with Rein and the layers of the pixel
+    /// decoder's encoder run again. As [`Recompute::Cheap`] elsewhere.
     Block,
 }
 
@@ -53,7 +53,8 @@ impl Recompute {
     pub fn around<R>(self, f: impl FnOnce() -> R) -> R {
         match self {
             Recompute::None => f(),
-            Recompute::Cheap | Recompute::Block => thrifty(f),
+            Recompute::Cheap => thrifty(Thrift::Cheap, f),
+            Recompute::Block => thrifty(Thrift::Segments, f),
         }
     }
 }
@@ -326,22 +327,10 @@ impl Dino {
     /// Shapes that do not fit.
     pub fn block(&self, i: usize, x: &Tensor, rein: Option<&ReinStep>) -> Result<Tensor> {
         let (block, lead) = (self.blocks[i].clone(), self.lead());
-        // What no gradient enters keeps nothing of the block itself.
-        if self.config.recompute != Recompute::Block || !x.tracked() {
-            return refined(&block, i, x, rein, lead);
-        }
         let rein = rein.cloned();
-        Ok(recompute(std::slice::from_ref(x), move |x| {
-            refined(&block, i, &x[0], rein.as_ref(), lead).map_err(|error| match error {
-                ModelError::Engine(error) => error,
-                // A block calls nothing but the engine.
-                other => EngineError::Shape {
-                    op: "block",
-                    arg: "x",
-                    expected: other.to_string(),
-                    found: x[0].shape().to_vec(),
-                },
-            })
+        Ok(segment(std::slice::from_ref(x), move |x| {
+            let y = refined(&block, i, &x[0], rein.as_ref(), lead);
+            y.map_err(|error| error.into_engine("block", &x[0]))
         })?)
     }
 

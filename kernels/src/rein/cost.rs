@@ -1,8 +1,8 @@
-//! Scratch memory of both passes: what a call holds and what each of its tasks.
+//! What both passes take: arithmetic, and the scratch memory of a call and of each of its tasks.
 
 use super::Rein;
 use super::cpu::{ROWS, block_count};
-use crate::outline::Scratch;
+use crate::outline::Cost;
 use crate::tile::{PANEL, ROW_STEP, padded};
 
 /// Which gradients are wanted.
@@ -19,9 +19,15 @@ impl Wants {
     const ALL: Wants = Wants { df: true, tokens: true, values: true, weight: true, scale: true };
 }
 
-/// Scratch memory of the forward pass.
-pub fn forward(s: &Rein) -> Scratch {
-    Scratch { call: forward_call(s).iter().sum(), task: forward_task(s, ROWS).iter().sum() }
+/// Multiply-adds of a product with W_f, and of one with T or V.
+fn products(s: &Rein) -> [usize; 2] {
+    [s.b * s.n * s.c * s.c, s.b * s.n * s.m * s.c]
+}
+
+/// What the forward pass takes: one product with W_f, one each with T and V.
+pub fn forward(s: &Rein) -> Cost {
+    let ([square, narrow], task) = (products(s), forward_task(s, ROWS).iter().sum());
+    Cost { call: forward_call(s).iter().sum(), task, ..Cost::products(square + 2 * narrow) }
 }
 
 /// Packed tokens, values, weight.
@@ -36,11 +42,13 @@ pub fn forward_task(s: &Rein, rows: usize) -> [usize; 3] {
     [rows * cp, rows * mp, rows * cp]
 }
 
-/// Scratch memory of the backward pass, all gradients wanted.
-pub fn backward(s: &Rein) -> Scratch {
+/// What the backward pass takes, all gradients wanted: it repeats the products with T and V and
+/// adds two with W_f and four with T and V.
+pub fn backward(s: &Rein) -> Cost {
     let sums = sums_task(PANEL, HEIGHT).iter().sum();
     let task = backward_task(s, ROWS).iter().sum::<usize>().max(sums);
-    Scratch { call: backward_call(s, Wants::ALL).iter().sum(), task }
+    let ([square, narrow], call) = (products(s), backward_call(s, Wants::ALL).iter().sum());
+    Cost { call, task, ..Cost::products(2 * square + 6 * narrow) }
 }
 
 /// Packed tokens, values and weight; values and tokens as the backward pass multiplies by them;
