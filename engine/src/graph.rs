@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use dressage_kernels::matmul::Beta;
+use dressage_kernels::outline;
 
 use crate::memory::{Category, with_category};
 use crate::{EngineError, Float, Result, Tensor, floats};
@@ -329,8 +330,11 @@ impl Gradients {
 }
 
 fn add_into<T: Float>(sum: &mut Tensor, g: &Tensor) -> Result<()> {
-    let g = g.data::<T>()?;
-    for (s, g) in sum.make_mut::<T>()?.iter_mut().zip(g) {
+    let (sum, g) = (sum.make_mut::<T>()?, g.data::<T>()?);
+    if outline::skips("add_into") {
+        return Ok(());
+    }
+    for (s, g) in sum.iter_mut().zip(g) {
         *s += *g;
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use dressage_engine::memory::{Category, with_category};
 use dressage_engine::{DType, Element, Param, Philox, Tensor, hash_name, ops};
-use dressage_kernels::Real;
+use dressage_kernels::{Real, outline};
 use half::bf16;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -53,6 +53,9 @@ impl Init {
     /// matter.
     fn fill<T: Element + Real>(&self, name: &str, seed: u64, shape: &[usize]) -> Tensor {
         const PURPOSE: u32 = 0x494E_4954;
+        if outline::skips("init") {
+            return Tensor::empty::<T>(shape);
+        }
         let n = shape.iter().product();
         let mut r = Philox::new(seed ^ hash_name(name), PURPOSE, 0, 0);
         let values: Vec<T> = match self {
@@ -93,12 +96,10 @@ struct State {
     strict: Vec<String>,
     params: BTreeMap<String, Param>,
     problems: Vec<String>,
-    /// Shapes asked for, where only they are wanted.
-    outline: Option<Outline>,
 }
 
 /// Shape of each parameter by name, and whether it trains.
-pub type Outline = BTreeMap<String, (Vec<usize>, bool)>;
+pub type Shapes = BTreeMap<String, (Vec<usize>, bool)>;
 
 /// Collects the parameters of a network under construction.
 #[derive(Clone)]
@@ -127,22 +128,18 @@ impl Scope {
             strict,
             params: BTreeMap::new(),
             problems: Vec::new(),
-            outline: None,
         };
         Scope { state: Rc::new(RefCell::new(state)), prefix: String::new(), trainable: true }
     }
 
-    /// A root scope that notes shapes and hands out empty parameters: to count those of a network
-    /// of any size without its memory. What is built from it cannot compute.
-    pub fn outline() -> Scope {
-        let scope = Scope::new(DType::F32, 0);
-        scope.state.borrow_mut().outline = Some(Outline::new());
-        scope
-    }
-
-    /// What has been noted by a scope of [`Scope::outline`]; nothing for any other.
-    pub fn outlined(&self) -> Outline {
-        self.state.borrow_mut().outline.take().unwrap_or_default()
+    /// Shapes of the parameters asked for so far.
+    ///
+    /// # Errors
+    /// As [`Scope::finish`].
+    pub fn shapes(&self) -> Result<Shapes> {
+        let shape = |p: Param| (p.get().shape().to_vec(), p.trainable());
+        let params = self.finish("the network", &[])?;
+        Ok(params.into_iter().map(|(name, p)| (name, shape(p))).collect())
     }
 
     /// The same scope and all that belong to it, frozen matrices stored as `precision` says from
@@ -187,10 +184,6 @@ impl Scope {
     fn param_in(&self, p: Precision, name: &str, shape: &[usize], init: Init) -> Param {
         let name = format!("{}{name}", self.prefix);
         let mut state = self.state.borrow_mut();
-        if let Some(outline) = &mut state.outline {
-            outline.insert(name.clone(), (shape.to_vec(), self.trainable));
-            return Param::new(name, Tensor::zeros(DType::F32, &[0]), self.trainable);
-        }
         let found = state.source.take(&name);
         let value = with_category(Category::Weights, || match found {
             Some(t) if t.shape() == shape => {
@@ -218,7 +211,9 @@ impl Scope {
         if p == Precision::Bf16
             && let Some(narrow) = with_category(Category::Weights, || narrowed(&value))
         {
-            state.digests.insert(name.clone(), digest(&name, &value));
+            if !outline::on() {
+                state.digests.insert(name.clone(), digest(&name, &value));
+            }
             value = narrow;
         }
         let param = Param::new(name.clone(), value, self.trainable);
@@ -255,13 +250,16 @@ impl Scope {
 fn narrowed(x: &Tensor) -> Option<Tensor> {
     let x32 = x.data::<f32>().ok()?;
     let mut y = Tensor::empty::<bf16>(x.shape());
+    if outline::on() {
+        return Some(y);
+    }
     let out = y.data_mut::<bf16>().ok()?;
     out.par_iter_mut().zip(x32).for_each(|(y, x)| *y = bf16::from_f32(*x));
     Some(y)
 }
 
 /// The first few problems in full, the rest as a count.
-fn summary(problems: &[String]) -> String {
+pub(crate) fn summary(problems: &[String]) -> String {
     const SHOWN: usize = 8;
     let mut text = problems.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
     if problems.len() > SHOWN {

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use dressage_engine::{DType, Param, Tensor, no_grad};
+use dressage_engine::{DType, Outline, Param, Tensor, no_grad};
 use dressage_kernels::resize::{Axis, Mode, Step};
 use dressage_kernels::semantic_scores::SemanticScores;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::{Dino, DinoConfig, Rein, ReinConfig};
-use crate::build::{Outline, Precision, Scope};
+use crate::build::{Precision, Scope, Shapes};
 use crate::head::{Head, HeadConfig, HeadOutput, Queries};
 use crate::weights::{Digests, StateDict, fingerprint_with};
 use crate::{ModelError, Result};
@@ -104,30 +104,34 @@ impl Segmenter {
         weights: StateDict,
         strict: &[&str],
     ) -> Result<Segmenter> {
-        let linked = config.rein.as_ref().is_some_and(|r| r.link);
-        let method = config.method;
+        let (method, unused) = (config.method, Self::unused(&config));
         let precision = config.precision;
         let root = Scope::with_weights(dtype, seed, weights, strict).precision(precision);
         let (backbone, rein, head) = Self::modules(&root, config)?;
-        // The reference keeps the two link layers even where the link is off.
-        let unused = ["transform.weight", "transform.bias", "merge.weight", "merge.bias"]
-            .map(|n| format!("backbone.reins.{n}"));
-        let mut ignored = vec![MASK_TOKEN];
-        if !linked {
-            ignored.extend(unused.iter().map(String::as_str));
-        }
+        let ignored: Vec<&str> = unused.iter().map(String::as_str).collect();
         let params = root.finish("the network", &ignored)?;
         Ok(Segmenter { backbone, rein, head, method, params, digests: root.digests() })
+    }
+
+    /// Names of the reference that a network of this kind has no use for: the mask token, and the
+    /// two layers of the link, which the reference keeps where the link is off.
+    pub fn unused(config: &SegmenterConfig) -> Vec<String> {
+        let linked = config.rein.as_ref().is_some_and(|r| r.link);
+        let link = ["transform.weight", "transform.bias", "merge.weight", "merge.bias"];
+        let link = link.iter().filter(|_| !linked).map(|n| format!("backbone.reins.{n}"));
+        std::iter::once(MASK_TOKEN.to_string()).chain(link).collect()
     }
 
     /// Shapes of all parameters of a network, without building it.
     ///
     /// # Errors
     /// Sizes that do not fit together.
-    pub fn outline(config: SegmenterConfig) -> Result<Outline> {
-        let root = Scope::outline();
-        Self::modules(&root, config)?;
-        Ok(root.outlined())
+    pub fn shapes(config: SegmenterConfig) -> Result<Shapes> {
+        Outline::new().run(|| {
+            let root = Scope::new(DType::F32, 0);
+            Self::modules(&root, config)?;
+            root.shapes()
+        })
     }
 
     fn modules(root: &Scope, config: SegmenterConfig) -> Result<(Dino, Option<Rein>, Head)> {
@@ -191,6 +195,10 @@ impl Segmenter {
     /// # Errors
     /// An image whose sides are not multiples of the patch.
     pub fn forward(&self, image: &Tensor, last_only: bool) -> Result<HeadOutput> {
+        self.backbone.config().recompute.around(|| self.predict(image, last_only))
+    }
+
+    fn predict(&self, image: &Tensor, last_only: bool) -> Result<HeadOutput> {
         let step = self.rein.as_ref().map(Rein::step).transpose()?;
         let levels = match self.method {
             // Nothing below the head learns: keep nothing of it.

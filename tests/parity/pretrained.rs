@@ -46,7 +46,7 @@ fn config(weights: &StateDict, patch: Option<usize>, grid: Option<usize>) -> Out
         patch: patch.unwrap_or(kernel[2]),
         grid: grid.unwrap_or(native),
         ffn,
-        mlp_ratio: 4.0,
+        hidden: ffn.hidden(kernel[0], 4.0),
         registers: 0,
         taps: [depth - 1; 4],
         recompute: Recompute::None,

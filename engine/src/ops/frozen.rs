@@ -5,6 +5,7 @@ use dressage_kernels::layer_norm::{LayerNorm, Stats};
 use dressage_kernels::linear::{Input, Linear, Normed, Output, Weight};
 
 use super::{expect_shape, gelu, layer_norm, linear, residual, shape_error};
+use crate::kept::Kept;
 use crate::{Backward, DType, Edge, Float, Gradients, Result, Tensor, floats, record};
 
 /// Weight and bias `[c]` of a layer norm and the number added to the variance.
@@ -57,7 +58,8 @@ pub(super) fn layer(
 }
 
 /// `layer_norm(x) W^T + b` over the last axis: x `[.., k]`, W `[m, k]`, b `[m]`. Saves x and the
-/// statistics of its rows; the normalised rows exist only if a parameter needs a gradient.
+/// statistics of its rows; the normalised rows exist only if a parameter needs a gradient. The
+/// result can be made again by one product ([`crate::Thrift`]).
 ///
 /// # Errors
 /// Shapes that do not fit; a type other than f32 and f64.
@@ -90,15 +92,24 @@ pub fn norm_linear(
         let mut y = Tensor::empty::<T>(&shape);
         let b = bias.map(|b| b.data::<T>()).transpose()?;
         size.fused(input, weight_of(weight)?, b, Output::Plain, y.data_mut()?)?;
-        Ok(record(y, &[x], || NormLinear {
+        let y = record(y, &[x], || NormLinear {
             size,
             rows,
-            x: x.detach(),
+            x: x.keep(),
             mean,
             rstd,
             norm_weight: norm.weight.clone(),
             weight: weight.clone(),
             to: x.edge(),
+        });
+        Ok(y.again(|| {
+            let (x, eps) = (x.keep(), norm.eps);
+            let [w, b, weight] = [norm.weight, norm.bias, weight].map(Tensor::clone);
+            let bias = bias.cloned();
+            move || {
+                let norm = Norm { weight: &w, bias: &b, eps };
+                norm_linear(&x.get()?, &norm, &weight, bias.as_ref())
+            }
         }))
     })
 }
@@ -106,7 +117,7 @@ pub fn norm_linear(
 struct NormLinear {
     size: Linear,
     rows: LayerNorm,
-    x: Tensor,
+    x: Kept,
     mean: Tensor,
     rstd: Tensor,
     norm_weight: Tensor,
@@ -121,12 +132,13 @@ impl Backward for NormLinear {
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
         floats!("norm_linear", dy, T => {
-            let mut dv = Tensor::empty::<T>(self.x.shape());
+            let x = self.x.get()?;
+            let mut dv = Tensor::empty::<T>(x.shape());
             let weight = weight_of::<T>(&self.weight)?;
             self.size.fused_backward(weight, None, None, dy.data()?, dv.data_mut()?)?;
             drop(dy);
             let stats = Stats { mean: self.mean.data::<T>()?, rstd: self.rstd.data()? };
-            let (x, w) = (self.x.data::<T>()?, self.norm_weight.data()?);
+            let (x, w) = (x.data::<T>()?, self.norm_weight.data()?);
             grads.accumulate_or_write::<T>(&self.to, |dx, beta| {
                 let dx = Some((dx, beta));
                 Ok(self.rows.backward(x, w, stats, dv.data()?, dx, None, None)?)
@@ -169,7 +181,7 @@ pub fn linear_residual(
         size.fused(input, weight_of(weight)?, b?, output, y.data_mut()?)?;
         Ok(record(y, &[x, z], || LinearResidual {
             size,
-            z: (f == Activated::Gelu).then(|| z.detach()),
+            z: (f == Activated::Gelu).then(|| z.keep()),
             z_shape: z.shape().to_vec(),
             weight: weight.clone(),
             gamma: gamma.cloned(),
@@ -182,7 +194,7 @@ pub fn linear_residual(
 struct LinearResidual {
     size: Linear,
     /// Only under GELU.
-    z: Option<Tensor>,
+    z: Option<Kept>,
     z_shape: Vec<usize>,
     weight: Tensor,
     gamma: Option<Tensor>,
@@ -200,7 +212,8 @@ impl Backward for LinearResidual {
             if self.to_z.wants() {
                 let mut dz = Tensor::empty::<T>(&self.z_shape);
                 let gamma = self.gamma.as_ref().map(|g| g.data::<T>()).transpose()?;
-                let z = self.z.as_ref().map(|z| z.data::<T>()).transpose()?;
+                let z = self.z.as_ref().map(Kept::get).transpose()?;
+                let z = z.as_ref().map(|z| z.data::<T>()).transpose()?;
                 let weight = weight_of::<T>(&self.weight)?;
                 self.size.fused_backward(weight, gamma, z, dy.data()?, dz.data_mut()?)?;
                 grads.add(&self.to_z, dz)?;

@@ -5,17 +5,26 @@ use dressage_kernels::linear::{Input, Linear, Output, Weight};
 use dressage_kernels::matmul::Beta;
 
 use super::frozen::{layer, weight_of};
+use crate::kept::Kept;
 use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
 
 /// `y = x W^T + b` over the last axis: x `[.., k]`, weight `[m, k]`, bias `[m]`, y `[.., m]`.
 /// Saves `x` only if the weight needs a gradient; with a frozen weight the backward pass is one
-/// product. A frozen weight may be bf16; x and the result are not.
+/// product. The result of a frozen layer can be made again by one product: activations, which save
+/// it, make use of that ([`crate::Thrift`]). A frozen weight may be bf16; x and the result are not.
 ///
 /// # Errors
 /// Shapes that do not fit; a type other than f32 and f64.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (size, shape) = layer("linear", x, weight, bias)?;
-    floats!("linear", x, T => forward::<T>(size, &shape, x, weight, bias))
+    let y = floats!("linear", x, T => forward::<T>(size, &shape, x, weight, bias))?;
+    if weight.tracked() || bias.is_some_and(Tensor::tracked) {
+        return Ok(y);
+    }
+    Ok(y.again(|| {
+        let (x, weight, bias) = (x.keep(), weight.detach(), bias.map(Tensor::detach));
+        move || linear(&x.get()?, &weight, bias.as_ref())
+    }))
 }
 
 fn forward<T: Float>(
@@ -35,7 +44,7 @@ fn forward<T: Float>(
     inputs.extend(bias);
     Ok(record(y, &inputs, || Saved {
         size,
-        x: weight.tracked().then(|| x.detach()),
+        x: weight.tracked().then(|| x.keep()),
         weight: weight.detach(),
         x_shape: x.shape().to_vec(),
         to_x: x.edge(),
@@ -46,7 +55,7 @@ fn forward<T: Float>(
 
 struct Saved {
     size: Linear,
-    x: Option<Tensor>,
+    x: Option<Kept>,
     weight: Tensor,
     x_shape: Vec<usize>,
     to_x: Edge,
@@ -78,6 +87,7 @@ impl Saved {
             grads.add(&self.to_x, dx)?;
         }
         if let Some(x) = &self.x {
+            let x = x.get()?;
             let (x, weight) = (x.data::<T>()?, self.weight.data()?);
             grads.accumulate::<T>(&self.to_weight, |dw| {
                 Ok(self.size.backward(Some(x), weight, dy, None, Some(dw), None)?)

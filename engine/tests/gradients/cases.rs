@@ -19,6 +19,7 @@ fn case(
 pub fn all() -> Vec<Case> {
     [
         products(),
+        chains(),
         frozen(),
         pointwise(),
         norms_and_convolutions(),
@@ -49,6 +50,24 @@ fn products() -> Vec<Case> {
         }),
         case("matmul, both transposed", &[&[5, 3], &[4, 5]], 1e-5, |x| {
             ops::matmul(&x[0], &x[1], true, true)
+        }),
+    ]
+}
+
+fn chains() -> Vec<Case> {
+    vec![
+        case("norm, linear, gelu, linear", &[&[3, 4], &[4], &[4], &[6, 4], &[2, 6]], 1e-5, |x| {
+            let y = ops::layer_norm(&x[0], &x[1], &x[2], 1e-6)?;
+            ops::linear(&ops::gelu(&ops::linear(&y, &x[3], None)?)?, &x[4], None)
+        }),
+        case("norm, sum, linear, relu, linear", &[&[3, 4], &[4], &[4], &[5, 4]], 1e-5, |x| {
+            let y = ops::layer_norm(&x[0], &x[1], &x[2], 1e-6)?;
+            let y = ops::relu(&ops::linear(&ops::add(&y, &x[2])?, &x[3], None)?)?;
+            ops::linear(&y, &ops::reshape(&x[3], &[4, 5])?, None)
+        }),
+        case("norm of a norm", &[&[3, 4], &[4], &[4]], 1e-5, |x| {
+            let y = ops::layer_norm(&x[0], &x[1], &x[2], 1e-6)?;
+            ops::layer_norm(&y, &x[2], &x[1], 1e-6)
         }),
     ]
 }

@@ -24,7 +24,7 @@ mod reference;
 mod tests;
 
 use crate::matmul::Beta;
-use crate::{Real, Result, check_len, f32s, f32s_mut};
+use crate::{Real, Result, check_len, f32s, f32s_mut, outline};
 
 /// Sizes of a layer norm.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -65,6 +65,9 @@ impl LayerNorm {
         check_len("layer_norm", "y", y, self.n * self.c)?;
         check_len("layer_norm", "mean", mean, self.n)?;
         check_len("layer_norm", "rstd", rstd, self.n)?;
+        if outline::skips("layer_norm") {
+            return Ok(());
+        }
         if T::IS_F32 {
             let (mean, rstd) = (f32s_mut(mean), f32s_mut(rstd));
             cpu::forward(self, f32s(x), f32s(weight), f32s(bias), f32s_mut(y), mean, rstd);
@@ -82,6 +85,9 @@ impl LayerNorm {
         check_len("layer_norm", "x", x, self.n * self.c)?;
         check_len("layer_norm", "mean", mean, self.n)?;
         check_len("layer_norm", "rstd", rstd, self.n)?;
+        if outline::skips("layer_norm") {
+            return Ok(());
+        }
         if T::IS_F32 {
             cpu::stats(self, f32s(x), f32s_mut(mean), f32s_mut(rstd));
         } else {
@@ -116,6 +122,9 @@ impl LayerNorm {
             if let Some(d) = d {
                 check_len("layer_norm", name, d, self.c)?;
             }
+        }
+        if outline::skips("layer_norm") {
+            return Ok(());
         }
         if T::IS_F32 {
             let stats = Stats { mean: f32s(stats.mean), rstd: f32s(stats.rstd) };

@@ -21,7 +21,7 @@
 use half::bf16;
 
 use super::{Linear, cpu, reference};
-use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut};
+use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, matmul, outline};
 
 /// What is multiplied by the weight, `[n, k]`.
 #[derive(Debug, Clone, Copy)]
@@ -115,6 +115,9 @@ impl Linear {
                 check_len("linear", "gamma", gamma, self.m)?;
             }
         }
+        if outline::skips_with("linear", || matmul::cost(self.n, self.m, self.k)) {
+            return Ok(());
+        }
         if T::IS_F32 {
             cpu::fused(self, input.f32(), weight.f32(), bias.map(f32s), output.f32(), f32s_mut(y));
         } else {
@@ -143,6 +146,9 @@ impl Linear {
         }
         if let Some(z) = gelu {
             check_len("linear", "z", z, self.n * self.k)?;
+        }
+        if outline::skips_with("linear", || matmul::cost(self.n, self.k, self.m)) {
+            return Ok(());
         }
         if T::IS_F32 {
             let (gamma, gelu) = (gamma.map(f32s), gelu.map(f32s));

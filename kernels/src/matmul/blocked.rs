@@ -21,6 +21,7 @@ use super::finish::{Finish, Place};
 use super::left::{Left, Sizes};
 use super::micro::{LINE, Shape, TILE, shape, tile};
 use super::right::Right;
+use crate::outline::Cost;
 use crate::scratch::{Shared, aligned, take, with_scratch};
 use crate::simd::{self, Level};
 
@@ -44,6 +45,23 @@ pub(crate) struct Blocked<'a> {
     pub finish: Finish<'a>,
 }
 
+/// Rows and steps of depth that are packed at a time.
+fn blocks(n: usize, k: usize, shape: &Shape) -> (usize, usize) {
+    let depth = k.div_ceil(k.div_ceil(DEPTH).max(1)).next_multiple_of(LINE).max(LINE);
+    let rows = (STRIPS / depth).next_multiple_of(shape.rows);
+    (rows.min(n.next_multiple_of(shape.rows)), depth)
+}
+
+/// Multiply-adds of a product `[n, k] x [k, m]` and its scratch memory, or a little more.
+pub(crate) fn cost(n: usize, m: usize, k: usize) -> Cost {
+    let shape = shape(simd::level());
+    let (rows, depth) = blocks(n, k, &shape);
+    let panels = m.next_multiple_of(shape.columns) * depth;
+    let panels = panels.min(PANELS.max(shape.columns * depth));
+    let task = panels + shape.rows * depth + LINE;
+    Cost { call: rows * depth + LINE, task, ..Cost::products(n * m * k) }
+}
+
 impl Blocked<'_> {
     /// Writes `out` `[n, m]`, or adds to it if the finish says so.
     pub fn run(&self, out: &mut [f32]) {
@@ -57,9 +75,7 @@ impl Blocked<'_> {
         }
         let shape = shape(level);
         let (out, threads) = (Shared::new(out), rayon::current_num_threads());
-        let depth = self.k.div_ceil(self.k.div_ceil(DEPTH).max(1)).next_multiple_of(LINE).max(LINE);
-        let all = self.n.next_multiple_of(shape.rows);
-        let rows = (STRIPS / depth).next_multiple_of(shape.rows).min(all);
+        let (rows, depth) = blocks(self.n, self.k, &shape);
         for row in (0..self.n).step_by(rows) {
             for from in (0..self.k.max(1)).step_by(depth) {
                 let (row_end, to) = (self.n.min(row + rows), self.k.min(from + depth));

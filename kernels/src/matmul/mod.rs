@@ -58,13 +58,14 @@ mod square;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use blocked::Blocked;
+pub(crate) use blocked::{Blocked, cost};
 pub(crate) use finish::Finish;
 pub(crate) use left::Left;
 pub(crate) use right::{Right, Values};
 pub(crate) use square::transpose;
 
-use crate::{KernelError, Real, Result};
+use crate::outline::Cost;
+use crate::{KernelError, Real, Result, outline};
 
 /// What happens to the old contents of `C`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,6 +184,13 @@ impl MatMul {
                 self.stride_c
             );
             return Err(KernelError::Size { op: "matmul", what });
+        }
+        let products = || match self.blocked_wins() {
+            true => cost(self.n, self.m, self.k),
+            false => Cost::products(self.batch * self.n * self.m * self.k),
+        };
+        if outline::skips_with("matmul", products) {
+            return Ok(());
         }
         cpu::run(self, T::of(alpha), a, b, beta, c);
         Ok(())
