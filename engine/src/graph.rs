@@ -12,6 +12,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+use dressage_kernels::matmul::Beta;
 use dressage_kernels::outline;
 
 use crate::memory::{Category, with_category};
@@ -273,6 +274,29 @@ impl Gradients {
             }
         };
         f(sum.make_mut::<T>()?)?;
+        self.held.insert(id, sum);
+        Ok(())
+    }
+
+    /// As [`Gradients::accumulate`] for a kernel that can do either: a first gradient is to be
+    /// written over memory that holds anything.
+    ///
+    /// # Errors
+    /// Whatever `f` returns; a type other than `T`.
+    pub fn accumulate_or_write<T: Float>(
+        &mut self,
+        edge: &Edge,
+        f: impl FnOnce(&mut [T], Beta) -> Result<()>,
+    ) -> Result<()> {
+        let Some(id) = edge.id() else { return Ok(()) };
+        let (mut sum, beta) = match self.held.remove(&id) {
+            Some(sum) => (sum, Beta::Add),
+            None => {
+                self.announce(edge);
+                (Tensor::empty::<T>(&[edge.len]), Beta::Overwrite)
+            }
+        };
+        f(sum.make_mut::<T>()?, beta)?;
         self.held.insert(id, sum);
         Ok(())
     }

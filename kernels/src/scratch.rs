@@ -89,6 +89,12 @@ pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R 
     with(len, f)
 }
 
+/// The part of `x` that begins on a cache line; up to 15 elements in front of it are lost.
+pub(crate) fn aligned(x: &mut [f32]) -> &mut [f32] {
+    let skipped = x.as_ptr().align_offset(64).min(x.len());
+    &mut x[skipped..]
+}
+
 /// Cuts the first `len` elements off `rest`.
 pub(crate) fn take<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
     let (head, tail) = std::mem::take(rest).split_at_mut(len);

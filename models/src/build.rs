@@ -6,10 +6,13 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use dressage_engine::memory::{Category, with_category};
-use dressage_engine::{DType, Element, Param, Philox, Tensor, hash_name};
+use dressage_engine::{DType, Element, Param, Philox, Tensor, hash_name, ops};
 use dressage_kernels::{Real, outline};
+use half::bf16;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use crate::weights::StateDict;
+use crate::weights::{Digests, StateDict, digest};
 use crate::{ModelError, Result};
 
 /// How a parameter starts when no weights are given.
@@ -67,8 +70,26 @@ impl Init {
     }
 }
 
+/// How the matrices of frozen linear layers are stored.
+///
+/// The arithmetic is f32 either way. With bf16 their memory halves and every weight is rounded to
+/// eight bits, a relative error of up to 2^-9. Everything else stays f32: what trains, norms,
+/// biases, layer scales, the patch kernel, position tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits.
+    Bf16,
+}
+
 struct State {
     dtype: DType,
+    precision: Precision,
+    /// Digests of the values that were rounded, by name.
+    digests: Digests,
     seed: u64,
     source: StateDict,
     /// Names that begin with one of these must come from the source.
@@ -98,8 +119,16 @@ impl Scope {
     /// one of `strict` must be there, and nothing may be left over in the end ([`Scope::finish`]).
     pub fn with_weights(dtype: DType, seed: u64, source: StateDict, strict: &[&str]) -> Scope {
         let strict = strict.iter().map(|s| s.to_string()).collect();
-        let (params, problems) = (BTreeMap::new(), Vec::new());
-        let state = State { dtype, seed, source, strict, params, problems };
+        let state = State {
+            dtype,
+            precision: Precision::F32,
+            digests: Digests::new(),
+            seed,
+            source,
+            strict,
+            params: BTreeMap::new(),
+            problems: Vec::new(),
+        };
         Scope { state: Rc::new(RefCell::new(state)), prefix: String::new(), trainable: true }
     }
 
@@ -111,6 +140,18 @@ impl Scope {
         let shape = |p: Param| (p.get().shape().to_vec(), p.trainable());
         let params = self.finish("the network", &[])?;
         Ok(params.into_iter().map(|(name, p)| (name, shape(p))).collect())
+    }
+
+    /// The same scope and all that belong to it, frozen matrices stored as `precision` says from
+    /// now on. Has no effect on a network in f64.
+    pub fn precision(self, precision: Precision) -> Scope {
+        self.state.borrow_mut().precision = precision;
+        self
+    }
+
+    /// Digests of the parameters whose values were rounded on the way in, made before.
+    pub fn digests(&self) -> Digests {
+        std::mem::take(&mut self.state.borrow_mut().digests)
     }
 
     /// The scope of a submodule.
@@ -131,6 +172,16 @@ impl Scope {
 
     /// A parameter of this scope. Problems with the source are collected for [`Scope::finish`].
     pub fn param(&self, name: &str, shape: &[usize], init: Init) -> Param {
+        self.param_in(Precision::F32, name, shape, init)
+    }
+
+    /// The weight of a linear layer, stored in the scope's precision if it is frozen.
+    pub fn matrix(&self, name: &str, shape: &[usize], init: Init) -> Param {
+        let precision = self.state.borrow().precision;
+        self.param_in(if self.trainable { Precision::F32 } else { precision }, name, shape, init)
+    }
+
+    fn param_in(&self, p: Precision, name: &str, shape: &[usize], init: Init) -> Param {
         let name = format!("{}{name}", self.prefix);
         let mut state = self.state.borrow_mut();
         let found = state.source.take(&name);
@@ -156,7 +207,17 @@ impl Scope {
                 _ => init.fill::<f32>(&name, state.seed, shape),
             }),
         });
-        let value = value.unwrap_or_else(|| Tensor::zeros(state.dtype, shape));
+        let mut value = value.unwrap_or_else(|| Tensor::zeros(state.dtype, shape));
+        if p == Precision::Bf16
+            && let Some(narrow) = with_category(Category::Weights, || narrowed(&value))
+        {
+            if !outline::on() {
+                state.digests.insert(name.clone(), digest(&name, &value));
+                // The wide values are not read again.
+                value.release();
+            }
+            value = narrow;
+        }
         let param = Param::new(name.clone(), value, self.trainable);
         state.params.insert(name, param.clone());
         param
@@ -187,6 +248,18 @@ impl Scope {
     }
 }
 
+/// An f32 tensor rounded to bf16; `None` for any other.
+fn narrowed(x: &Tensor) -> Option<Tensor> {
+    let x32 = x.data::<f32>().ok()?;
+    let mut y = Tensor::empty::<bf16>(x.shape());
+    if outline::skips("narrow") {
+        return Some(y);
+    }
+    let out = y.data_mut::<bf16>().ok()?;
+    out.par_iter_mut().zip(x32).for_each(|(y, x)| *y = bf16::from_f32(*x));
+    Some(y)
+}
+
 /// The first few problems in full, the rest as a count.
 fn summary(problems: &[String]) -> String {
     const SHOWN: usize = 8;
@@ -208,7 +281,7 @@ impl Linear {
     /// Weight and bias with the given initialisations.
     pub fn new(scope: &Scope, input: usize, output: usize, weight: Init, bias: Init) -> Linear {
         Linear {
-            weight: scope.param("weight", &[output, input], weight),
+            weight: scope.matrix("weight", &[output, input], weight),
             bias: Some(scope.param("bias", &[output], bias)),
         }
     }
@@ -232,10 +305,34 @@ impl Linear {
     /// # Errors
     /// If the last axis has another length than the layer's input.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let weight = self.weight.get();
-        let weight = dressage_engine::ops::reshape(&weight, &[weight.dim(0), weight.dim(1)])?;
         let bias = self.bias.as_ref().map(Param::get);
-        Ok(dressage_engine::ops::linear(x, &weight, bias.as_ref())?)
+        Ok(ops::linear(x, &self.matrix()?, bias.as_ref())?)
+    }
+
+    /// `norm(x) W^T + b` over the last axis of `x`.
+    ///
+    /// # Errors
+    /// If the last axis has another length than the layer's input.
+    pub fn after_norm(&self, norm: &Affine, x: &Tensor, eps: f64) -> Result<Tensor> {
+        let (weight, bias) = (norm.weight.get(), norm.bias.get());
+        let norm = ops::Norm { weight: &weight, bias: &bias, eps };
+        let bias = self.bias.as_ref().map(Param::get);
+        Ok(ops::norm_linear(x, &norm, &self.matrix()?, bias.as_ref())?)
+    }
+
+    /// `x + gamma (f(z) W^T + b)` over the last axis.
+    ///
+    /// # Errors
+    /// Axes of other lengths than the layer's.
+    pub fn onto(&self, x: &Tensor, z: &Tensor, f: ops::Activated, gamma: &Param) -> Result<Tensor> {
+        let (bias, gamma) = (self.bias.as_ref().map(Param::get), gamma.get());
+        Ok(ops::linear_residual(x, z, f, &self.matrix()?, bias.as_ref(), Some(&gamma))?)
+    }
+
+    /// The weight `[out, in]`.
+    fn matrix(&self) -> Result<Tensor> {
+        let weight = self.weight.get();
+        Ok(ops::reshape(&weight, &[weight.dim(0), weight.dim(1)])?)
     }
 }
 
@@ -260,7 +357,7 @@ impl Affine {
     /// # Errors
     /// If the last axis does not have `c` channels.
     pub fn layer_norm(&self, x: &Tensor, eps: f64) -> Result<Tensor> {
-        Ok(dressage_engine::ops::layer_norm(x, &self.weight.get(), &self.bias.get(), eps)?)
+        Ok(ops::layer_norm(x, &self.weight.get(), &self.bias.get(), eps)?)
     }
 
     /// Group norm of channels-last maps `[b, h, w, c]`, eps 1e-5.
@@ -268,6 +365,6 @@ impl Affine {
     /// # Errors
     /// If the channels do not divide into `groups`.
     pub fn group_norm(&self, x: &Tensor, groups: usize) -> Result<Tensor> {
-        Ok(dressage_engine::ops::group_norm(x, &self.weight.get(), &self.bias.get(), groups, 1e-5)?)
+        Ok(ops::group_norm(x, &self.weight.get(), &self.bias.get(), groups, 1e-5)?)
     }
 }

@@ -8,9 +8,9 @@ use dressage_kernels::semantic_scores::SemanticScores;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::{Dino, DinoConfig, Rein, ReinConfig};
-use crate::build::{Scope, Shapes};
+use crate::build::{Precision, Scope, Shapes};
 use crate::head::{Head, HeadConfig, HeadOutput, Queries};
-use crate::weights::{StateDict, fingerprint};
+use crate::weights::{Digests, StateDict, fingerprint_with};
 use crate::{ModelError, Result};
 
 /// How a backbone is adapted; it decides what trains.
@@ -59,6 +59,8 @@ pub struct SegmenterConfig {
     pub head: HeadConfig,
     /// What is trained.
     pub method: Method,
+    /// How frozen matrices are stored.
+    pub precision: Precision,
 }
 
 impl SegmenterConfig {
@@ -71,7 +73,7 @@ impl SegmenterConfig {
         });
         let source = if rein.is_some() { Queries::Linked } else { Queries::Own };
         let head = HeadConfig::published(backbone.embed_dim, classes, source);
-        SegmenterConfig { backbone, rein, head, method }
+        SegmenterConfig { backbone, rein, head, method, precision: Precision::F32 }
     }
 }
 
@@ -82,6 +84,7 @@ pub struct Segmenter {
     head: Head,
     method: Method,
     params: BTreeMap<String, Param>,
+    digests: Digests,
 }
 
 /// Key that may be left over: used in masked pre-training only.
@@ -103,7 +106,8 @@ impl Segmenter {
     ) -> Result<Segmenter> {
         let linked = config.rein.as_ref().is_some_and(|r| r.link);
         let method = config.method;
-        let root = Scope::with_weights(dtype, seed, weights, strict);
+        let precision = config.precision;
+        let root = Scope::with_weights(dtype, seed, weights, strict).precision(precision);
         let (backbone, rein, head) = Self::modules(&root, config)?;
         // The reference keeps the two link layers even where the link is off.
         let unused = ["transform.weight", "transform.bias", "merge.weight", "merge.bias"]
@@ -113,7 +117,7 @@ impl Segmenter {
             ignored.extend(unused.iter().map(String::as_str));
         }
         let params = root.finish("the network", &ignored)?;
-        Ok(Segmenter { backbone, rein, head, method, params })
+        Ok(Segmenter { backbone, rein, head, method, params, digests: root.digests() })
     }
 
     /// Shapes of all parameters of a network, without building it.
@@ -178,9 +182,10 @@ impl Segmenter {
         self.params.values().filter(|p| p.trainable()).cloned().collect()
     }
 
-    /// Fingerprint of the frozen part: the weights a checkpoint of the trained part belongs to.
+    /// Fingerprint of the frozen part: the weights a checkpoint of the trained part belongs to. The
+    /// same for every precision, since it is that of the values before rounding.
     pub fn backbone_fingerprint(&self) -> String {
-        fingerprint(self.params.values().filter(|p| !p.trainable()))
+        fingerprint_with(self.params.values().filter(|p| !p.trainable()), &self.digests)
     }
 
     /// Predictions for `image` `[b, 3, h, w]` (normalised), differentiable.

@@ -3,7 +3,7 @@
 use dressage_models::backbone::{DinoConfig, Ffn, Recompute, ReinConfig};
 use dressage_models::criterion::CriterionConfig;
 use dressage_models::head::{HeadConfig, Queries};
-use dressage_models::{Method, SegmenterConfig};
+use dressage_models::{Method, Precision, SegmenterConfig};
 use dressage_tests::Outcome;
 use dressage_tests::fixture::Settings;
 use serde_json::Value;
@@ -141,5 +141,6 @@ pub fn segmenter(config: &Value) -> Outcome<SegmenterConfig> {
         rein: Some(rein(&backbone["reins_config"])?),
         head: head(&config["decode_head"])?,
         method: Method::Rein,
+        precision: Precision::F32,
     })
 }

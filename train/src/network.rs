@@ -8,7 +8,7 @@ use dressage_models::backbone::{DinoConfig, ReinConfig};
 use dressage_models::criterion::{Criterion, CriterionConfig};
 use dressage_models::head::{HeadConfig, Queries};
 use dressage_models::weights::{StateDict, dinov2};
-use dressage_models::{Method, Segmenter, SegmenterConfig};
+use dressage_models::{Method, Precision, Segmenter, SegmenterConfig};
 
 use crate::data::{Joined, Source};
 use crate::optimiser::Optimiser;
@@ -62,7 +62,8 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         decoder_ffn: h.decoder_ffn,
         source: if linked { Queries::Linked } else { Queries::Own },
     };
-    Ok(SegmenterConfig { backbone, rein, head, method: m.method })
+    let precision = Precision::F32;
+    Ok(SegmenterConfig { backbone, rein, head, method: m.method, precision })
 }
 
 /// Builds the network; the backbone comes from the recipe's weights file, or from the seed if it

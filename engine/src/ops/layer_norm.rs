@@ -71,16 +71,13 @@ impl Backward for Saved {
 impl Saved {
     fn run<T: Float>(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {
         let x = self.x.get()?;
-        let shape = x.shape();
         let (x, weight, dy) = (x.data::<T>()?, self.weight.data::<T>()?, dy.data::<T>()?);
         let (mean, rstd) = (self.mean.data::<T>()?, self.rstd.data::<T>()?);
         let [to_x, to_weight, to_bias] = &self.to;
-        if to_x.wants() {
-            let mut dx = Tensor::empty::<T>(shape);
+        grads.accumulate_or_write::<T>(to_x, |dx, beta| {
             let stats = Stats { mean, rstd };
-            self.size.backward(x, weight, stats, dy, Some(dx.data_mut()?), None, None)?;
-            grads.add(to_x, dx)?;
-        }
+            Ok(self.size.backward(x, weight, stats, dy, Some((dx, beta)), None, None)?)
+        })?;
         grads.accumulate::<T>(to_weight, |dw| {
             let stats = Stats { mean, rstd };
             Ok(self.size.backward(x, weight, stats, dy, None, Some(dw), None)?)

@@ -24,6 +24,8 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use cpu::{gelu, gelu_slope};
+
 use crate::{Real, Result, check_len, f32s, f32s_mut, outline};
 
 /// A pointwise nonlinearity.

@@ -1,5 +1,6 @@
 //! DINOv2 vision transformers of any size (spec backbones §2, §3.2, §4.1).
 
+use dressage_engine::ops::Activated;
 use dressage_engine::{Param, Tensor, Thrift, ops, segment, thrifty};
 use serde::{Deserialize, Serialize};
 
@@ -183,16 +184,15 @@ impl Block {
     /// x + ls1 Attn(LN1 x), then + ls2 MLP(LN2 x); x is `[b, t, c]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (b, t, c) = (x.dim(0), x.dim(1), x.dim(2));
-        let qkv = self.qkv.forward(&self.norm1.layer_norm(x, EPS)?)?;
+        let qkv = self.qkv.after_norm(&self.norm1, x, EPS)?;
         let qkv = ops::reshape(&qkv, &[b, t, 3, self.heads, c / self.heads])?;
-        let a = self.proj.forward(&ops::self_attention(&qkv)?)?;
-        let x = ops::residual(x, &a, Some(&self.ls1.get()))?;
-        let h = self.up.forward(&self.norm2.layer_norm(&x, EPS)?)?;
-        let h = match self.ffn {
-            Ffn::Mlp => ops::gelu(&h)?,
-            Ffn::Swiglu => ops::swiglu(&h)?,
-        };
-        Ok(ops::residual(&x, &self.down.forward(&h)?, Some(&self.ls2.get()))?)
+        let a = ops::self_attention(&qkv)?;
+        let x = self.proj.onto(x, &a, Activated::Plain, &self.ls1)?;
+        let h = self.up.after_norm(&self.norm2, &x, EPS)?;
+        match self.ffn {
+            Ffn::Mlp => self.down.onto(&x, &h, Activated::Gelu, &self.ls2),
+            Ffn::Swiglu => self.down.onto(&x, &ops::swiglu(&h)?, Activated::Plain, &self.ls2),
+        }
     }
 }
 

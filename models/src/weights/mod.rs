@@ -12,7 +12,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 pub use convert::{dinov2, resize_patch_kernel, resize_pos_embed};
-pub use fingerprint::fingerprint;
+pub use fingerprint::{Digests, digest, fingerprint, fingerprint_with};
 pub use safetensors::write_safetensors;
 
 use crate::Result;
