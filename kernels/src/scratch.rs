@@ -141,18 +141,6 @@ impl<'a> Shared<'a> {
 mod tests {
     use super::*;
 
-    /// Sizes that no kernel asks for, since other tests share the memory.
-    #[test]
-    fn large_memory_is_shared_and_counted() {
-        const LEN: usize = 7_777_777;
-        let at = with_scratch(LEN, |x| x.as_ptr() as usize);
-        assert!(held() >= LEN * size_of::<f32>());
-        let elsewhere = std::thread::spawn(|| with_scratch(LEN - 9, |x| x.as_ptr() as usize));
-        assert_eq!(elsewhere.join().expect("joined"), at);
-        trim();
-        assert!(large().iter().all(|memory| 2 * memory.len() < LEN));
-    }
-
     #[test]
     fn a_nested_call_has_memory_of_its_own() {
         with_scratch(10, |a| {

@@ -2,7 +2,7 @@
 
 use dressage_engine::{DType, Outline};
 
-use crate::backbone::{Rein, ReinConfig};
+use crate::backbone::{Dino, DinoConfig, Rein, ReinConfig};
 use crate::build::{Scope, Shapes};
 use crate::{Result, Segmenter, SegmenterConfig};
 
@@ -45,6 +45,18 @@ pub fn rein(config: ReinConfig) -> Result<usize> {
         root.shapes()
     })?;
     Ok(sum(&shapes, |_, _| true))
+}
+
+/// Shapes of all parameters of a backbone under the names of its authors' files.
+///
+/// # Errors
+/// As [`Dino::new`].
+pub fn backbone(config: DinoConfig) -> Result<Shapes> {
+    Outline::new().run(|| {
+        let root = Scope::new(DType::F32, 0);
+        Dino::new(&root, config)?;
+        root.shapes()
+    })
 }
 
 fn sum(shapes: &Shapes, counts: impl Fn(&str, bool) -> bool) -> usize {

@@ -6,12 +6,14 @@
 //! each.
 
 mod backbones;
+mod containers;
 mod head;
 mod keys;
 mod layout;
 mod loss;
 mod pretrained;
 mod rein;
+mod resize;
 mod schedule;
 mod settings;
 mod slide;
@@ -23,7 +25,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use dressage_models::Precision;
-use dressage_models::weights::Stored;
 use dressage_tests::Outcome;
 use dressage_tests::compare::{Table, Tolerance};
 use dressage_tests::fixture::{Fixture, Settings, list, name_of, roots};
@@ -73,13 +74,19 @@ fn check_for(fixture: &Fixture) -> Option<Check> {
             None
         }
     };
-    family.or_else(by_model).or_else(by_content)
+    let resize = || fixture.note("cases").is_some().then_some(resize::cases as Check);
+    family.or_else(by_model).or_else(by_content).or_else(resize)
 }
 
 /// The comparison at `path`; those with a published backbone also run with its weights in bf16.
 fn run(path: &Path, precision: Precision) -> Outcome<Verdict> {
-    if !path.extension().is_some_and(|e| e == "safetensors" || e == "json") {
-        return Ok(Verdict::NotCovered);
+    if path.extension().is_some_and(|e| e == "pth" || e == "pt") {
+        if precision != Precision::F32 {
+            return Ok(Verdict::NotCovered);
+        }
+        let mut table = Table::new(Tolerance::Float64);
+        containers::same_as_expected(path, &mut table)?;
+        return Ok(Verdict::Compared(table));
     }
     let fixture = Fixture::open(path)?;
     let mut table = Table::new(Tolerance::of(&fixture));
@@ -192,7 +199,7 @@ fn parity_notices_a_wrong_number() {
         for v in tensor.data_mut::<f32>().unwrap_or_else(|e| panic!("{e}")) {
             *v *= 1.001;
         }
-        fixture.tensors.insert(name.clone(), Stored::Tensor(tensor));
+        fixture.tensors.insert(name.clone(), tensor);
         let mut table = Table::new(Tolerance::of(&fixture));
         check(&fixture, &mut table).unwrap_or_else(|e| panic!("{}: {e}", fixture.name));
         assert!(!table.failures().is_empty(), "{}: {name} altered unnoticed", fixture.name);

@@ -1,6 +1,6 @@
 //! Our tensors against recorded ones.
 
-use dressage_engine::Tensor;
+use dressage_engine::{DType, Tensor};
 use serde_json::Value;
 
 use crate::Outcome;
@@ -120,7 +120,7 @@ impl Table {
     /// taken over the elements with the tightest bound.
     ///
     /// # Errors
-    /// Tensors that hold no f32.
+    /// Tensors that hold neither f32 nor f64.
     pub fn within(
         &mut self,
         name: &str,
@@ -135,17 +135,17 @@ impl Table {
             self.fail(format!("{name}: shape {:?}, recorded {:?}", got.shape(), want.shape()));
             return Ok(());
         }
-        let (got, want) = (got.data::<f32>()?, want.data::<f32>()?);
-        let largest = largest(want);
+        let (got, want) = (wide(got)?, wide(want)?);
+        let largest = want.iter().fold(0.0f64, |m, v| m.max(v.abs()));
         let tightest = (0..want.len()).fold(f64::INFINITY, |m, i| m.min(bound(i).abs));
         let (mut error, mut beyond, mut first) = (0.0f64, 0usize, None);
-        for (i, (&x, &y)) in got.iter().zip(want).enumerate() {
-            let (d, bound) = (f64::from(x) - f64::from(y), bound(i));
+        for (i, (&x, &y)) in got.iter().zip(&want).enumerate() {
+            let (d, bound) = (x - y, bound(i));
             let d = if d.is_nan() { f64::INFINITY } else { d.abs() };
             if bound.abs <= tightest {
                 error = error.max(d);
             }
-            if d > bound.abs + bound.element * f64::from(y).abs() {
+            if d > bound.abs + bound.element * y.abs() {
                 beyond += 1;
                 first = first.or(Some((i, x, y)));
             }
@@ -179,6 +179,14 @@ impl Table {
             ));
         }
     }
+}
+
+/// The values of a tensor of f32 or f64.
+fn wide(t: &Tensor) -> Outcome<Vec<f64>> {
+    Ok(match t.dtype() {
+        DType::F64 => t.data::<f64>()?.to_vec(),
+        _ => t.data::<f32>()?.iter().map(|v| f64::from(*v)).collect(),
+    })
 }
 
 fn largest(values: &[f32]) -> f64 {

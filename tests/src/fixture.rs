@@ -52,7 +52,11 @@ pub fn list(root: &Path) -> Outcome<Vec<PathBuf>> {
         files.retain(|p| {
             let ending = p.extension().and_then(|e| e.to_str());
             match ending {
-                Some("safetensors" | "pth" | "pt") => true,
+                // Some hold what a file of PyTorch beside them does.
+                Some("safetensors") => {
+                    p.with_extension("").extension().is_none_or(|e| e != "expected")
+                }
+                Some("pth" | "pt") => true,
                 Some("json") => !p.with_extension("safetensors").exists(),
                 _ => false,
             }
@@ -134,16 +138,8 @@ impl Fixture {
     /// # Errors
     /// If it is missing or holds floats.
     pub fn integers(&self, name: &str) -> Outcome<Vec<i64>> {
-        match self.stored(name)? {
-            Stored::I64(values, _) => Ok(values.clone()),
-            Stored::Tensor(t) if t.dtype() == DType::U8 => {
-                Ok(t.data::<u8>()?.iter().map(|&v| i64::from(v)).collect())
-            }
-            Stored::Tensor(t) if t.dtype() == DType::I32 => {
-                Ok(t.data::<i32>()?.iter().map(|&v| i64::from(v)).collect())
-            }
-            _ => Err(format!("{}: {name} holds no integers", self.name).into()),
-        }
+        let wrong = || format!("{}: {name} holds no integers", self.name);
+        Ok(self.stored(name)?.to_integers().ok_or_else(wrong)?)
     }
 
     /// Sizes of a tensor's axes.

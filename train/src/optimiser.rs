@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dressage_engine::memory::{Category, with_category};
 use dressage_engine::{DType, Gradients, Param, Tensor};
 use dressage_kernels::adamw::AdamW;
-use dressage_models::weights::{StateDict, Stored};
+use dressage_models::weights::{Kind, StateDict};
 
 use crate::groups::{Groups, Setting, in_norm};
 use crate::{Result, TrainError};
@@ -105,21 +105,16 @@ impl Optimiser {
             let name = slot.param.name();
             for (prefix, moment) in [(FIRST, &mut slot.m), (SECOND, &mut slot.v)] {
                 let key = format!("{prefix}{name}");
-                let fits = match dict.take(&key) {
-                    Some(Stored::Tensor(t))
-                        if t.shape() == moment.shape() && t.dtype() == DType::F32 =>
-                    {
-                        *moment = with_category(Category::Optimiser, || t.deep_copy());
-                        true
-                    }
-                    _ => false,
-                };
-                if !fits {
+                let stored = dict.take(&key);
+                let stored =
+                    stored.filter(|s| s.shape() == moment.shape() && s.kind() == Kind::F32);
+                let Some(value) = stored.and_then(|s| s.to_float(DType::F32)) else {
                     return Err(TrainError::Checkpoint {
                         path: origin.into(),
                         what: format!("{key} is missing or of another shape"),
                     });
-                }
+                };
+                *moment = with_category(Category::Optimiser, || value.deep_copy());
             }
             slot.t = counts.get(name).copied().unwrap_or(0);
         }

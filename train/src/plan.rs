@@ -171,8 +171,9 @@ pub fn mib(bytes: usize) -> String {
 fn outlined(recipe: &Recipe, level: Recompute, program: usize) -> Result<Needs> {
     let mut recipe = recipe.clone();
     recipe.train.recompute = level;
-    // Of the same sizes as those of the file.
+    // Of the same sizes as those of the files.
     recipe.model.weights = RANDOM.into();
+    recipe.model.checkpoint = "".into();
     let threads = match recipe.run.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,

@@ -59,7 +59,7 @@ pub(super) fn layer(
 
 /// `layer_norm(x) W^T + b` over the last axis: x `[.., k]`, W `[m, k]`, b `[m]`. Saves x and the
 /// statistics of its rows; the normalised rows exist only if a parameter needs a gradient. The
-/// result of a frozen layer can be made again as that of [`linear`].
+/// result can be made again by one product ([`crate::Thrift`]).
 ///
 /// # Errors
 /// Shapes that do not fit; a type other than f32 and f64.
@@ -77,7 +77,7 @@ pub fn norm_linear(
     let (size, shape) = layer("norm_linear", x, weight, bias)?;
     expect_shape("norm_linear", "weight of the norm", norm.weight, &[size.k])?;
     expect_shape("norm_linear", "bias of the norm", norm.bias, &[size.k])?;
-    let y = floats!("norm_linear", x, T => {
+    floats!("norm_linear", x, T => {
         let rows = LayerNorm { n: size.n, c: size.k, eps: norm.eps };
         let mut mean = Tensor::empty::<T>(&[size.n]);
         let mut rstd = Tensor::empty::<T>(&[size.n]);
@@ -92,7 +92,7 @@ pub fn norm_linear(
         let mut y = Tensor::empty::<T>(&shape);
         let b = bias.map(|b| b.data::<T>()).transpose()?;
         size.fused(input, weight_of(weight)?, b, Output::Plain, y.data_mut()?)?;
-        Ok(record(y, &[x], || NormLinear {
+        let y = record(y, &[x], || NormLinear {
             size,
             rows,
             x: x.keep(),
@@ -101,17 +101,17 @@ pub fn norm_linear(
             norm_weight: norm.weight.clone(),
             weight: weight.clone(),
             to: x.edge(),
+        });
+        Ok(y.again(|| {
+            let (x, eps) = (x.keep(), norm.eps);
+            let [w, b, weight] = [norm.weight, norm.bias, weight].map(Tensor::clone);
+            let bias = bias.cloned();
+            move || {
+                let norm = Norm { weight: &w, bias: &b, eps };
+                norm_linear(&x.get()?, &norm, &weight, bias.as_ref())
+            }
         }))
-    })?;
-    Ok(y.again(|| {
-        let (x, eps) = (x.keep(), norm.eps);
-        let [w, b, weight] = [norm.weight, norm.bias, weight].map(Tensor::detach);
-        let bias = bias.map(Tensor::detach);
-        move || {
-            let norm = Norm { weight: &w, bias: &b, eps };
-            norm_linear(&x.get()?, &norm, &weight, bias.as_ref())
-        }
-    }))
+    })
 }
 
 struct NormLinear {

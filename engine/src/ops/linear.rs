@@ -10,8 +10,8 @@ use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
 
 /// `y = x W^T + b` over the last axis: x `[.., k]`, weight `[m, k]`, bias `[m]`, y `[.., m]`.
 /// Saves `x` only if the weight needs a gradient; with a frozen weight the backward pass is one
-/// product. A frozen weight may be bf16; x and the result are not. The result of a frozen layer can
-/// be made again by one product: activations, which save it, make use of that ([`crate::Thrift`]).
+/// product. The result of a frozen layer can be made again by one product: activations, which save
+/// it, make use of that ([`crate::Thrift`]). A frozen weight may be bf16; x and the result are not.
 ///
 /// # Errors
 /// Shapes that do not fit; a type other than f32 and f64.

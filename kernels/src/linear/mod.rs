@@ -29,8 +29,7 @@ mod tests;
 
 pub use fused::{Input, Normed, Output, Weight};
 
-use crate::matmul::MatMul;
-use crate::{KernelError, Real, Result, check_len, outline};
+use crate::{KernelError, Real, Result, check_len, matmul, outline};
 
 /// Sizes of a linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +60,7 @@ impl Linear {
         if let Some(bias) = bias {
             check_len("linear", "bias", bias, self.m)?;
         }
-        let product = MatMul::new(self.n, self.m, self.k).trans_b();
-        if outline::skips_with("linear", || product.cost()) {
+        if outline::skips_with("linear", || matmul::cost(self.n, self.m, self.k)) {
             return Ok(());
         }
         cpu::forward(self, x, weight, bias, y)

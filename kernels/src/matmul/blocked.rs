@@ -45,6 +45,23 @@ pub(crate) struct Blocked<'a> {
     pub finish: Finish<'a>,
 }
 
+/// Rows and steps of depth that are packed at a time.
+fn blocks(n: usize, k: usize, shape: &Shape) -> (usize, usize) {
+    let depth = k.div_ceil(k.div_ceil(DEPTH).max(1)).next_multiple_of(LINE).max(LINE);
+    let rows = (STRIPS / depth).next_multiple_of(shape.rows);
+    (rows.min(n.next_multiple_of(shape.rows)), depth)
+}
+
+/// Multiply-adds of a product `[n, k] x [k, m]` and its scratch memory, or a little more.
+pub(crate) fn cost(n: usize, m: usize, k: usize) -> Cost {
+    let shape = shape(simd::level());
+    let (rows, depth) = blocks(n, k, &shape);
+    let panels = m.next_multiple_of(shape.columns) * depth;
+    let panels = panels.min(PANELS.max(shape.columns * depth));
+    let task = panels + shape.rows * depth + LINE;
+    Cost { call: rows * depth + LINE, task, ..Cost::products(n * m * k) }
+}
+
 impl Blocked<'_> {
     /// Writes `out` `[n, m]`, or adds to it if the finish says so.
     pub fn run(&self, out: &mut [f32]) {
@@ -58,7 +75,7 @@ impl Blocked<'_> {
         }
         let shape = shape(level);
         let (out, threads) = (Shared::new(out), rayon::current_num_threads());
-        let [rows, depth] = block_sizes(self.n, self.k, shape);
+        let (rows, depth) = blocks(self.n, self.k, &shape);
         for row in (0..self.n).step_by(rows) {
             for from in (0..self.k.max(1)).step_by(depth) {
                 let (row_end, to) = (self.n.min(row + rows), self.k.min(from + depth));
@@ -68,17 +85,6 @@ impl Blocked<'_> {
         }
     }
 
-    /// What a product `[n, k] x [k, m]` takes.
-    pub fn cost(n: usize, m: usize, k: usize) -> Cost {
-        if n == 0 || m == 0 {
-            return Cost::default();
-        }
-        let (level, threads) = (simd::level(), rayon::current_num_threads());
-        let [rows, depth] = block_sizes(n, k, shape(level));
-        let b = Block::new(level, 0..rows.min(n), 0..depth.min(k), m, threads);
-        Cost { call: b.shared_size(), task: b.task_size(), ..Cost::products(n * m * k) }
-    }
-
     fn block(&self, b: &Block, out: &Shared<'_>) {
         let tasks = (0..b.across * b.strips.div_ceil(b.down)).into_par_iter();
         // One task across packs each strip when it needs it, which then lies in L1 or L2.
@@ -86,7 +92,7 @@ impl Blocked<'_> {
             tasks.for_each(|task| self.task(b, task, None, out));
             return;
         }
-        with_scratch(b.shared_size(), |strips| {
+        with_scratch(b.strips * b.strip_size() + LINE, |strips| {
             let strips = &mut aligned(strips)[..b.strips * b.strip_size()];
             let few = TASK.div_ceil(16 * b.strip_size());
             strips
@@ -124,7 +130,7 @@ impl Blocked<'_> {
         let first = across * b.panels * width;
         let count = b.panels.min((self.m - first).div_ceil(width));
         let columns = |j: usize| first + j * width..self.m.min(first + (j + 1) * width);
-        with_scratch(b.task_size(), |memory| {
+        with_scratch(count * size + b.strip_size() + LINE, |memory| {
             let mut memory = aligned(memory);
             let panels = take(&mut memory, count * size);
             let own = take(&mut memory, b.strip_size());
@@ -162,13 +168,6 @@ impl Blocked<'_> {
             last: b.steps.end == self.k,
         }
     }
-}
-
-/// Rows and depth of a block at most.
-fn block_sizes(n: usize, k: usize, shape: Shape) -> [usize; 2] {
-    let depth = k.div_ceil(k.div_ceil(DEPTH).max(1)).next_multiple_of(LINE).max(LINE);
-    let all = n.next_multiple_of(shape.rows);
-    [(STRIPS / depth).next_multiple_of(shape.rows).min(all), depth]
 }
 
 /// A block of rows and depth, and how it is cut into tasks.
@@ -209,16 +208,6 @@ impl Block {
         let across = all.div_ceil(panels);
         let down = strips.div_ceil(tasks.div_ceil(across).min(strips.div_ceil(4)));
         Self { level, shape, rows, steps, depth, strips, down, panels, across }
-    }
-
-    /// Elements of the strips that all tasks share, if they do, with room to align them.
-    fn shared_size(&self) -> usize {
-        if self.across == 1 { 0 } else { self.strips * self.strip_size() + LINE }
-    }
-
-    /// Elements of a task's panels and of a strip of its own, with room to align them.
-    fn task_size(&self) -> usize {
-        self.panels * self.shape.columns * self.depth + self.strip_size() + LINE
     }
 
     /// Elements of a packed strip.

@@ -8,7 +8,6 @@ use super::finish::Finish;
 use super::left::Left;
 use super::right::{Right, Values};
 use super::{Beta, MatMul};
-use crate::outline::Cost;
 use crate::{Real, f32s, f32s_mut};
 
 /// Multiply-adds below which a thread is not worth waking.
@@ -49,16 +48,6 @@ impl MatMul {
         let large = self.n * self.m * self.k >= TASK;
         let turned = self.trans_b && !self.trans_a;
         self.batch == 1 && large && turned && (self.k >= 512 || self.n <= 256)
-    }
-}
-
-impl MatMul {
-    /// What the product takes in f32. The crate's own memory is not known.
-    pub(crate) fn cost(&self) -> Cost {
-        match self.blocked_wins() {
-            true => Blocked::cost(self.n, self.m, self.k),
-            false => Cost::products(self.batch * self.n * self.m * self.k),
-        }
     }
 }
 

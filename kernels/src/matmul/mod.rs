@@ -58,11 +58,12 @@ mod square;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use blocked::Blocked;
+pub(crate) use blocked::{Blocked, cost};
 pub(crate) use finish::Finish;
 pub(crate) use left::Left;
 pub(crate) use right::{Right, Values};
 
+use crate::outline::Cost;
 use crate::{KernelError, Real, Result, outline};
 
 /// What happens to the old contents of `C`.
@@ -183,7 +184,11 @@ impl MatMul {
             );
             return Err(KernelError::Size { op: "matmul", what });
         }
-        if outline::skips_with("matmul", || self.cost()) {
+        let products = || match self.blocked_wins() {
+            true => cost(self.n, self.m, self.k),
+            false => Cost::products(self.batch * self.n * self.m * self.k),
+        };
+        if outline::skips_with("matmul", products) {
             return Ok(());
         }
         cpu::run(self, T::of(alpha), a, b, beta, c);

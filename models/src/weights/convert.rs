@@ -4,7 +4,10 @@
 use dressage_engine::{DType, Tensor};
 use dressage_kernels::resize::{Axis, Mode, Resize, Step};
 
-use super::{StateDict, Stored};
+use super::StateDict;
+use super::dinov2::own_names;
+use super::known::{Family, recognise};
+use crate::backbone::DinoConfig;
 use crate::{ModelError, Result};
 
 fn bicubic(x: &Tensor, maps: usize, from: [usize; 2], to: [usize; 2], c: usize) -> Result<Tensor> {
@@ -66,12 +69,30 @@ pub fn resize_pos_embed(table: &Tensor, grid: usize) -> Result<Tensor> {
     Ok(y)
 }
 
-/// DINOv2 weights under the reference's names (`backbone.` in front), patch kernel and position
-/// table brought to the sizes of the network.
+/// Weights of a DINOv2 backbone as published, under the reference's names (`backbone.` in front),
+/// patch kernel and position table brought to other sizes.
 ///
 /// # Errors
-/// If kernel or table are missing or of another form.
+/// A backbone of another family; a kernel or table of another form. Anything else that does not fit
+/// is found when the network is built.
 pub fn dinov2(weights: StateDict, patch: usize, grid: usize) -> Result<StateDict> {
+    let weights = match recognise(&weights) {
+        None if weights.names().any(|n| n.starts_with("decode_head.") || n.contains("reins.")) => {
+            let difference = "it holds an adapter or a head without a backbone; name it in \
+                              model.checkpoint, and the backbone's own file in model.weights";
+            return Err(misfit(&weights, difference.into()));
+        }
+        // Names of nothing known are shown against those of the network.
+        None => weights,
+        Some(known) if known.family != Family::Dinov2 => {
+            let difference = format!(
+                "it holds {}, but networks exist for DINOv2 only; name a checkpoint of DINOv2",
+                known.title()
+            );
+            return Err(misfit(&weights, difference));
+        }
+        Some(known) => own_names(weights, &known)?,
+    };
     let mut dict = weights.renamed("", "backbone.");
     // Used in masked pre-training only.
     dict.take("backbone.mask_token");
@@ -80,15 +101,37 @@ pub fn dinov2(weights: StateDict, patch: usize, grid: usize) -> Result<StateDict
     Ok(dict)
 }
 
+/// Refuses weights of a published size for a network of another one, in fewer words than the list
+/// of all shapes that differ.
+///
+/// # Errors
+/// A DINOv2 of another published size than `config`.
+pub fn same_size(weights: &StateDict, config: &DinoConfig) -> Result<()> {
+    let Some(known) = recognise(weights) else { return Ok(()) };
+    let same = known.width == config.embed_dim && known.blocks == [config.depth];
+    let Some(name) = known.recipe_name().filter(|_| !same) else { return Ok(()) };
+    let difference = format!(
+        "it holds {} ({} blocks of {} channels), the network has {} blocks of {}; set \
+         model.backbone to {name}, or name another file",
+        known.title(),
+        known.blocks[0],
+        known.width,
+        config.depth,
+        config.embed_dim
+    );
+    Err(misfit(weights, difference))
+}
+
+fn misfit(weights: &StateDict, difference: String) -> ModelError {
+    let (source_name, network) = (weights.origin().to_string(), "the network".into());
+    ModelError::Mismatch { source_name, network, difference }
+}
+
 /// Replaces a tensor by what `f` makes of it; a refusal names the file.
 fn sized(dict: &mut StateDict, name: &str, f: &dyn Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
     // One that is missing or holds no floats is reported with all others when the network is built.
     let Some(t) = dict.get(name).and_then(|t| t.to_float(DType::F32)) else { return Ok(()) };
-    let t = f(&t).map_err(|error| ModelError::Mismatch {
-        source_name: dict.origin().to_string(),
-        network: "the network".into(),
-        difference: error.to_string(),
-    })?;
-    dict.insert(name, Stored::Tensor(t));
+    let t = f(&t).map_err(|error| misfit(dict, error.to_string()))?;
+    dict.insert(name, t);
     Ok(())
 }

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use dressage_engine::{Param, Tensor, hash_name};
+use dressage_engine::{DType, Param, Tensor, hash_name};
 use rayon::prelude::*;
+
+use super::StateDict;
 
 /// Numbers that stand for values, by name of the parameter.
 pub type Digests = BTreeMap<String, u64>;
@@ -21,24 +23,86 @@ pub fn fingerprint_with<'a>(
     known: &Digests,
 ) -> String {
     let params: Vec<&Param> = params.into_iter().collect();
-    let each: Vec<u64> = params
-        .par_iter()
-        .map(|p| match known.get(p.name()) {
-            Some(digest) => *digest,
-            None => digest(p.name(), &p.get()),
-        })
-        .collect();
-    format!("{:016x}", each.into_iter().fold(0, |h, x| mix(h ^ x)))
+    let each = params.par_iter().map(|p| match known.get(p.name()) {
+        Some(digest) => *digest,
+        None => digest(p.name(), &p.get()),
+    });
+    joined(each.collect())
 }
 
 /// What name, shape and values of one parameter add to the fingerprint.
 pub fn digest(name: &str, value: &Tensor) -> u64 {
-    let name = hash_name(&format!("{name} {:?}", value.shape()));
-    value.bytes().chunks(8).fold(name, |h, chunk| {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        mix(h ^ u64::from_le_bytes(word))
-    })
+    let mut hash = Hash::new(&format!("{name} {:?}", value.shape()));
+    hash.add(value.bytes());
+    hash.finish()
+}
+
+/// Fingerprint of the tensors of a file, which does not depend on its container, wrappers or notes.
+pub fn fingerprint_of(dict: &StateDict) -> String {
+    let tensors: Vec<_> = dict.iter().collect();
+    let each = tensors.par_iter().map(|(name, tensor)| {
+        let mut hash = Hash::new(&format!("{name} {} {:?}", tensor.kind(), tensor.shape()));
+        tensor.each_run(&mut |run| hash.add(run));
+        hash.finish()
+    });
+    joined(each.collect())
+}
+
+/// Fingerprint that parameters of f32 filled from a dictionary have ([`fingerprint`]); its tensors
+/// are converted one at a time. Tensors without floats are left out.
+pub fn fingerprint_of_floats(dict: &StateDict) -> String {
+    let tensors: Vec<_> = dict.iter().collect();
+    let each = tensors
+        .par_iter()
+        .filter_map(|(name, tensor)| Some(digest(name, &tensor.to_float(DType::F32)?)));
+    joined(each.collect())
+}
+
+fn joined(each: Vec<u64>) -> String {
+    format!("{:016x}", each.into_iter().fold(0, |h, x| mix(h ^ x)))
+}
+
+/// A running hash of words of eight bytes; the last word is filled with zeros.
+struct Hash {
+    state: u64,
+    /// Bytes of a word that is not full yet.
+    rest: [u8; 8],
+    filled: usize,
+}
+
+impl Hash {
+    fn new(name: &str) -> Hash {
+        Hash { state: hash_name(name), rest: [0; 8], filled: 0 }
+    }
+
+    fn add(&mut self, mut bytes: &[u8]) {
+        if self.filled > 0 {
+            let n = (8 - self.filled).min(bytes.len());
+            self.rest[self.filled..self.filled + n].copy_from_slice(&bytes[..n]);
+            self.filled += n;
+            bytes = &bytes[n..];
+            if self.filled < 8 {
+                return;
+            }
+            self.word(self.rest);
+        }
+        let (words, rest) = bytes.as_chunks::<8>();
+        words.iter().for_each(|word| self.word(*word));
+        self.rest = [0; 8];
+        self.rest[..rest.len()].copy_from_slice(rest);
+        self.filled = rest.len();
+    }
+
+    fn word(&mut self, word: [u8; 8]) {
+        self.state = mix(self.state ^ u64::from_le_bytes(word));
+    }
+
+    fn finish(mut self) -> u64 {
+        if self.filled > 0 {
+            self.word(self.rest);
+        }
+        self.state
+    }
 }
 
 /// One multiply-xorshift round (the finaliser of SplitMix64, shortened).
@@ -49,10 +113,31 @@ fn mix(x: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use dressage_engine::DType;
-
     use super::*;
     use crate::build::{Init, Linear, Precision, Scope};
+
+    #[test]
+    fn pieces_hash_like_the_whole() {
+        let bytes: Vec<u8> = (0..45).collect();
+        let whole = |bytes: &[u8]| {
+            let mut hash = Hash::new("a");
+            hash.add(bytes);
+            hash.finish()
+        };
+        // The definition: words of eight bytes, the last one filled up.
+        let want = bytes.chunks(8).fold(hash_name("a"), |h, chunk| {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            mix(h ^ u64::from_le_bytes(word))
+        });
+        assert_eq!(whole(&bytes), want);
+        for piece in [1, 2, 3, 7, 8, 9, 20] {
+            let mut hash = Hash::new("a");
+            bytes.chunks(piece).for_each(|p| hash.add(p));
+            assert_eq!(hash.finish(), want, "pieces of {piece}");
+        }
+        assert_ne!(whole(&bytes[..44]), want);
+    }
 
     /// A frozen and a trained layer, and the fingerprint of their parameters.
     fn layers(precision: Precision) -> (BTreeMap<String, Param>, String) {

@@ -1,71 +1,79 @@
 //! Weights in and out.
+//!
+//! [`StateDict::open`] reads files as their authors publish them: safetensors, `.pth` files of
+//! PyTorch in their zip and legacy forms, TorchScript archives. Files are told apart by their
+//! bytes, memory-mapped, and never executed: a pickle is read by a machine that knows a handful of
+//! names and runs none. Tensors stay where they lie until they are asked for, one at a time; f32
+//! tensors in row-major order are used in place.
+//!
+//! # What a file can cost
+//! Whatever it declares, opening a file takes at most [`OPEN_BYTES`] bytes of memory for each of
+//! its own, plus [`OPEN_BASE`]; a file of real weights takes about a thousandth of its size. The
+//! tensors that it declares are at most [`TENSOR_BYTES`] times as large as the file together (views
+//! may overlap, and one value may stand for many), else it is refused.
 
+mod container;
 mod convert;
+mod difference;
+mod dinov2;
 mod fingerprint;
+mod known;
+mod names;
+mod pickle;
 mod safetensors;
+mod stored;
+mod torch;
+mod trained;
+mod zip;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use dressage_engine::{DType, Element, Tensor};
-use half::{bf16, f16};
-use rayon::prelude::*;
-
-pub use convert::{dinov2, resize_patch_kernel, resize_pos_embed};
-pub use fingerprint::{Digests, digest, fingerprint, fingerprint_with};
-pub use safetensors::write_safetensors;
+pub use container::Container;
+pub use convert::{dinov2, resize_patch_kernel, resize_pos_embed, same_size};
+pub use difference::Difference;
+pub use fingerprint::{
+    Digests, digest, fingerprint, fingerprint_of, fingerprint_of_floats, fingerprint_with,
+};
+pub use known::{Family, Known, recognise, recognise_shapes};
+pub use safetensors::{Written, write, write_safetensors};
+pub use stored::{Kind, Stored};
+pub use trained::{fitted, has_head, is_backbone};
 
 use crate::Result;
 
-/// A tensor as a file holds it.
+#[cfg(target_endian = "big")]
+compile_error!("files of weights are little-endian and mapped as they are");
+
+/// Bytes of memory that opening a file may take for each byte of the file.
+pub const OPEN_BYTES: usize = 2 * pickle::PER_BYTE;
+
+/// Bytes of memory that opening a file may take beyond that.
+pub const OPEN_BASE: usize = 2 * pickle::BASE;
+
+/// Bytes of all tensors that a file may declare for each byte of the file.
+pub const TENSOR_BYTES: usize = 8;
+
+/// A name out of a file as a message shows it: in one line, long ones cut.
+pub fn shown(name: &str) -> String {
+    const LONGEST: usize = 120;
+    let text: String = name.escape_debug().take(LONGEST + 1).collect();
+    match text.char_indices().nth(LONGEST) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text,
+    }
+}
+
+/// What a dictionary was read from.
 #[derive(Debug, Clone)]
-pub enum Stored {
-    /// In a type the engine works with.
-    Tensor(Tensor),
-    /// 16-bit floats with their shape, to be widened.
-    Half(Vec<u16>, Vec<usize>),
-    /// 64-bit integers with their shape (labels and indices in recorded data).
-    I64(Vec<i64>, Vec<usize>),
-}
-
-impl Stored {
-    /// Sizes of the axes.
-    pub fn shape(&self) -> &[usize] {
-        match self {
-            Stored::Tensor(t) => t.shape(),
-            Stored::Half(_, shape) | Stored::I64(_, shape) => shape,
-        }
-    }
-
-    /// The values as f32 or f64; `None` for integers.
-    pub fn to_float(&self, dtype: DType) -> Option<Tensor> {
-        match (self, dtype) {
-            (Stored::Tensor(t), want) if t.dtype() == want => Some(t.clone()),
-            (Stored::Tensor(t), DType::F32) => match t.dtype() {
-                DType::F64 => map(t.data::<f64>().ok()?, t.shape(), |v| v as f32),
-                DType::Bf16 => map(t.data::<bf16>().ok()?, t.shape(), bf16::to_f32),
-                _ => None,
-            },
-            (Stored::Tensor(t), DType::F64) => match t.dtype() {
-                DType::F32 => map(t.data::<f32>().ok()?, t.shape(), f64::from),
-                DType::Bf16 => map(t.data::<bf16>().ok()?, t.shape(), bf16::to_f64),
-                _ => None,
-            },
-            (Stored::Half(v, s), DType::F32) => map(v, s, |x| f16::from_bits(x).to_f32()),
-            (Stored::Half(v, s), DType::F64) => map(v, s, |x| f16::from_bits(x).to_f64()),
-            _ => None,
-        }
-    }
-}
-
-fn map<A: Copy + Sync, B: Element>(
-    x: &[A],
-    shape: &[usize],
-    f: impl Fn(A) -> B + Sync,
-) -> Option<Tensor> {
-    let mut y = Tensor::empty::<B>(shape);
-    y.data_mut::<B>().ok()?.par_iter_mut().zip(x).for_each(|(y, x)| *y = f(*x));
-    Some(y)
+pub struct Source {
+    /// Form of the file.
+    pub container: Container,
+    /// Keys and prefixes that were around the weights, from the outside in, such as `state_dict`
+    /// or `module.`.
+    pub wrapper: Vec<&'static str>,
+    /// Names and classes of some objects that lay among the tensors and were passed over.
+    pub skipped: Vec<(String, String)>,
 }
 
 /// Named tensors, as a checkpoint holds them.
@@ -74,6 +82,7 @@ pub struct StateDict {
     origin: String,
     tensors: BTreeMap<String, Stored>,
     metadata: BTreeMap<String, String>,
+    source: Option<Source>,
 }
 
 impl StateDict {
@@ -82,17 +91,32 @@ impl StateDict {
         StateDict { origin: origin.into(), ..Default::default() }
     }
 
-    /// Reads a safetensors file, memory-mapped.
+    /// Opens a file of weights in any form of [`Container`], memory-mapped. Keys that wrap the
+    /// weights (`state_dict`, `model`, `module`, `model_ema`) are followed, and the `module.` of
+    /// data-parallel training is taken off.
     ///
     /// # Errors
     /// A missing, truncated or malformed file, or an element type that is not supported.
     pub fn open(path: &Path) -> Result<StateDict> {
-        safetensors::open(path)
+        container::open(path)
+    }
+
+    /// As [`StateDict::open`], for a file that lies in memory; `path` is named in errors only.
+    ///
+    /// # Errors
+    /// A truncated or malformed file, or an element type that is not supported.
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<StateDict> {
+        container::from_bytes(path, bytes)
     }
 
     /// Where the tensors come from.
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// The file they were read from; `None` for a dictionary made in memory.
+    pub fn source(&self) -> Option<&Source> {
+        self.source.as_ref()
     }
 
     /// The file's own notes.
@@ -105,9 +129,39 @@ impl StateDict {
         self.tensors.keys()
     }
 
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there is no tensor.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// Names and tensors, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &Stored)> {
+        self.tensors.iter()
+    }
+
+    /// Shapes by name.
+    pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
+        self.tensors.iter().map(|(name, t)| (name.clone(), t.shape().to_vec())).collect()
+    }
+
     /// A tensor by name.
     pub fn get(&self, name: &str) -> Option<&Stored> {
         self.tensors.get(name)
+    }
+
+    /// The same dictionary without its tensors.
+    fn emptied(&self) -> StateDict {
+        StateDict {
+            origin: self.origin.clone(),
+            tensors: BTreeMap::new(),
+            metadata: self.metadata.clone(),
+            source: self.source.clone(),
+        }
     }
 
     /// Takes a tensor out.
@@ -116,8 +170,26 @@ impl StateDict {
     }
 
     /// Puts a tensor in, replacing one of the same name.
-    pub fn insert(&mut self, name: impl Into<String>, tensor: Stored) {
-        self.tensors.insert(name.into(), tensor);
+    pub fn insert(&mut self, name: impl Into<String>, tensor: impl Into<Stored>) {
+        self.tensors.insert(name.into(), tensor.into());
+    }
+
+    /// Moves the tensors whose name satisfies `wanted` into a dictionary of the same origin.
+    pub fn part(&mut self, wanted: impl Fn(&str) -> bool) -> StateDict {
+        let all = std::mem::take(&mut self.tensors).into_iter();
+        let (part, rest) = all.partition(|(name, _)| wanted(name));
+        self.tensors = rest;
+        StateDict { tensors: part, ..self.emptied() }
+    }
+
+    /// Adds tensors, replacing those of the same names.
+    pub fn add(&mut self, tensors: impl IntoIterator<Item = (String, Stored)>) {
+        self.tensors.extend(tensors);
+    }
+
+    /// Keeps the tensors whose name satisfies `keep`.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.tensors.retain(|name, _| keep(name));
     }
 
     /// Tensors whose name begins with `prefix`, the prefix replaced by `with`.
@@ -138,5 +210,15 @@ impl StateDict {
             self.origin = format!("{} with {}", self.origin, other.origin);
         }
         self.tensors.extend(other.tensors);
+    }
+}
+
+impl IntoIterator for StateDict {
+    type Item = (String, Stored);
+    type IntoIter = std::collections::btree_map::IntoIter<String, Stored>;
+
+    /// Names and tensors, sorted by name.
+    fn into_iter(self) -> Self::IntoIter {
+        self.tensors.into_iter()
     }
 }

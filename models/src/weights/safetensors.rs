@@ -1,178 +1,238 @@
 //! Reading and writing safetensors.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::{self, Write};
 use std::sync::Arc;
 
-use dressage_engine::{DType, Tensor};
+use dressage_engine::Tensor;
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype, SafeTensors, View};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 
-use super::{StateDict, Stored};
-use crate::{ModelError, Result};
+use super::container::{Contents, Told};
+use super::stored::row_major;
+use super::{Container, Kind, Stored, shown};
 
-/// Opens a file; f32, bf16 and u8 tensors stay in the mapping.
-pub fn open(path: &Path) -> Result<StateDict> {
-    let fail = |cause: String| ModelError::Read { path: path.to_path_buf(), cause };
-    let file = File::open(path).map_err(|e| fail(format!("cannot open weights: {e}")))?;
-    // SAFETY: the map is read-only; a file that another process shortens while it is mapped ends
-    // this process with a bus error, which no check here could prevent.
-    let map = unsafe { Mmap::map(&file) }.map_err(|e| fail(format!("cannot map weights: {e}")))?;
-    let map = Arc::new(map);
-    if PICKLES.iter().any(|magic| map.starts_with(magic)) {
-        return Err(fail("is a PyTorch file; save its tensors as safetensors first".into()));
-    }
-    let parsed = SafeTensors::deserialize(&map).map_err(|e| fail(describe(&e)))?;
-    let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| fail(describe(&e)))?;
-    let base = map.as_ptr() as usize;
-    let mut dict = StateDict::new(path.display().to_string());
-    if let Some(notes) = header.metadata() {
-        dict.metadata.extend(notes.iter().map(|(k, v)| (k.clone(), v.clone())));
-        dict.metadata.extend(notes.get(OWN).map(|own| unpack(own)).unwrap_or_default());
-    }
-    for (name, view) in parsed.tensors() {
-        let offset = view.data().as_ptr() as usize - base;
-        let stored = read(&map, offset, view.dtype(), view.shape(), view.data())
-            .map_err(|cause| fail(format!("tensor {name}: {cause}")))?;
-        dict.insert(name, stored);
-    }
-    Ok(dict)
+/// Bytes of the length in front of the header.
+const LENGTH: usize = 8;
+
+/// Headers beyond this are refused, as by the format's own library.
+const LARGEST: u64 = 100_000_000;
+
+/// Whether the bytes begin like a safetensors file: a length and the header's brace.
+pub fn begins(bytes: &[u8]) -> bool {
+    let length = bytes.first_chunk::<LENGTH>().map(|b| u64::from_le_bytes(*b));
+    length.is_some_and(|n| n <= LARGEST) && bytes.get(LENGTH) == Some(&b'{')
 }
 
-/// How PyTorch's own files begin: zip archives, and bare pickles of protocol 2 or later before
-/// them.
-const PICKLES: [&[u8]; 4] = [b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04"];
+/// Reads the header of a mapped file; the tensors stay in the map.
+pub fn read(map: &Arc<Mmap>) -> Told<Contents> {
+    let (length, header) = SafeTensors::read_metadata(map).map_err(|e| describe(map, &e))?;
+    let mut metadata = BTreeMap::new();
+    if let Some(notes) = header.metadata() {
+        metadata.extend(notes.iter().map(|(k, v)| (k.clone(), v.clone())));
+        if let Some(own) = metadata.get(OWN).and_then(|own| unpack(own)) {
+            metadata.remove(OWN);
+            metadata.extend(own);
+        }
+    }
+    let mut tensors = BTreeMap::new();
+    for (name, info) in header.tensors() {
+        let kind = kind(info.dtype).ok_or_else(|| {
+            format!(
+                "tensor {}: element type {:?} is not supported; save it as F32, F16 or BF16",
+                shown(&name),
+                info.dtype
+            )
+        })?;
+        let start = LENGTH + length + info.data_offsets.0;
+        let (shape, strides) = (info.shape.clone(), row_major(&info.shape));
+        tensors.insert(name, Stored::mapped(map, kind, start, shape, strides));
+    }
+    let (wrapper, skipped) = (Vec::new(), Vec::new());
+    Ok(Contents { container: Container::Safetensors, tensors, wrapper, skipped, metadata })
+}
 
 /// Name of the one entry that holds this crate's notes: a map of several would be written in the
 /// order of a hash table.
 const OWN: &str = "dressage";
 
-/// Notes from the object that [`write_safetensors`] joined them to; none from anything else.
-fn unpack(own: &str) -> BTreeMap<String, String> {
-    serde_json::from_str(own).unwrap_or_default()
+/// Notes from the object that [`write`] joined them to; none from anything else.
+fn unpack(own: &str) -> Option<BTreeMap<String, String>> {
+    serde_json::from_str(own).ok()
 }
 
-fn read(
-    map: &Arc<Mmap>,
-    offset: usize,
-    dtype: Dtype,
-    shape: &[usize],
-    data: &[u8],
-) -> std::result::Result<Stored, String> {
-    let mapped = |t: DType| {
-        let view = Tensor::from_map(map.clone(), offset, t, shape);
-        // A header of odd length leaves the data unaligned: copy it then.
-        let copy = || copied(t, shape, data);
-        Ok(Stored::Tensor(view.unwrap_or_else(|_| copy())))
-    };
-    match dtype {
-        Dtype::F32 => mapped(DType::F32),
-        Dtype::F64 => mapped(DType::F64),
-        Dtype::BF16 => mapped(DType::Bf16),
-        Dtype::I32 => mapped(DType::I32),
-        Dtype::U8 | Dtype::BOOL => mapped(DType::U8),
-        Dtype::F16 => Ok(Stored::Half(bytemuck::pod_collect_to_vec(data), shape.to_vec())),
-        Dtype::I64 => Ok(Stored::I64(bytemuck::pod_collect_to_vec(data), shape.to_vec())),
-        other => Err(format!("element type {other:?} is not supported")),
+fn kind(dtype: Dtype) -> Option<Kind> {
+    Some(match dtype {
+        Dtype::F64 => Kind::F64,
+        Dtype::F32 => Kind::F32,
+        Dtype::F16 => Kind::F16,
+        Dtype::BF16 => Kind::Bf16,
+        Dtype::I64 => Kind::I64,
+        Dtype::I32 => Kind::I32,
+        Dtype::I16 => Kind::I16,
+        Dtype::I8 => Kind::I8,
+        Dtype::U8 => Kind::U8,
+        Dtype::BOOL => Kind::Bool,
+        _ => return None,
+    })
+}
+
+fn dtype(kind: Kind) -> Dtype {
+    match kind {
+        Kind::F64 => Dtype::F64,
+        Kind::F32 => Dtype::F32,
+        Kind::F16 => Dtype::F16,
+        Kind::Bf16 => Dtype::BF16,
+        Kind::I64 => Dtype::I64,
+        Kind::I32 => Dtype::I32,
+        Kind::I16 => Dtype::I16,
+        Kind::I8 => Dtype::I8,
+        Kind::U8 => Dtype::U8,
+        Kind::Bool => Dtype::BOOL,
     }
-}
-
-fn copied(dtype: DType, shape: &[usize], data: &[u8]) -> Tensor {
-    let mut t = Tensor::zeros(dtype, shape);
-    // A tensor that was just made is neither shared nor of another type; the arms cannot fail.
-    let done = match dtype {
-        DType::F32 => t.data_mut::<f32>().map(|d| write(d, data)),
-        DType::F64 => t.data_mut::<f64>().map(|d| write(d, data)),
-        DType::Bf16 => t.data_mut::<half::bf16>().map(|d| write(d, data)),
-        DType::I32 => t.data_mut::<i32>().map(|d| write(d, data)),
-        DType::U8 => t.data_mut::<u8>().map(|d| write(d, data)),
-    };
-    debug_assert!(done.is_ok());
-    t
-}
-
-fn write<T: bytemuck::Pod>(to: &mut [T], data: &[u8]) {
-    bytemuck::cast_slice_mut(to).copy_from_slice(data);
 }
 
 /// One sentence for a header that does not hold.
-fn describe(error: &safetensors::SafeTensorError) -> String {
+fn describe(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
     use safetensors::SafeTensorError as E;
-    match error {
-        E::HeaderTooSmall => "is too short to be a safetensors file".into(),
-        E::MetadataIncompleteBuffer | E::InvalidHeaderLength => {
-            "is truncated, or not a safetensors file; fetch it again".into()
+    match (error, wrong(bytes)) {
+        (E::MetadataIncompleteBuffer | E::InvalidHeaderLength, _) => {
+            "is truncated, or no safetensors file; fetch it again".into()
         }
-        E::HeaderTooLarge => "declares a header larger than any real one; not safetensors?".into(),
-        other => format!("is not a valid safetensors file ({other})"),
+        (E::TensorInvalidInfo | E::ValidationOverflow, Some((name, info))) => format!(
+            "tensor {}: shape {} does not make the bytes {} to {} with elements of type {:?}; \
+             fetch the file again",
+            shown(&name),
+            shown(&format!("{:?}", info.shape)),
+            info.data_offsets.0,
+            info.data_offsets.1,
+            info.dtype
+        ),
+        // Some causes quote the file.
+        (other, _) => format!(
+            "is not a valid safetensors file ({}); fetch it again",
+            shown(&other.to_string())
+        ),
     }
 }
 
-struct Bytes<'a>(&'a Tensor);
-
-impl View for Bytes<'_> {
-    fn dtype(&self) -> Dtype {
-        match self.0.dtype() {
-            DType::F32 => Dtype::F32,
-            DType::F64 => Dtype::F64,
-            DType::Bf16 => Dtype::BF16,
-            DType::I32 => Dtype::I32,
-            DType::U8 => Dtype::U8,
-        }
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.0.shape()
-    }
-
-    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
-        self.0.bytes().into()
-    }
-
-    fn data_len(&self) -> usize {
-        self.0.bytes().len()
-    }
+/// The first tensor by name whose shape and type are not as long as its bytes.
+fn wrong(bytes: &[u8]) -> Option<(String, TensorInfo)> {
+    let length = usize::try_from(u64::from_le_bytes(*bytes.first_chunk::<LENGTH>()?)).ok()?;
+    let header = bytes.get(LENGTH..)?.get(..length)?;
+    let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
+    let tensors = header.into_iter().filter(|(name, _)| name != "__metadata__");
+    let mut infos = tensors.filter_map(|(name, v)| Some((name, serde_json::from_value(v).ok()?)));
+    infos.find(|(_, info): &(_, TensorInfo)| {
+        let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |n, axis| n.checked_mul(*axis));
+        let (start, end) = info.data_offsets;
+        let there = end.checked_sub(start).and_then(|n| n.checked_mul(8));
+        bits.is_none() || bits != there
+    })
 }
 
-/// Writes tensors and notes as safetensors to `out`; the order of `tensors` decides nothing but
-/// equal input gives equal bytes.
+/// A tensor to be written: its name, where it lies, and the type to write it in (floats only;
+/// integers keep theirs).
+pub type Written<'a> = (&'a str, &'a Stored, Kind);
+
+/// Writes tensors and notes as safetensors to `out`, one tensor after the other. The order of
+/// `tensors` decides nothing; equal input gives equal bytes.
 ///
 /// # Errors
-/// Whatever `out` fails with.
-pub fn write_safetensors(
-    tensors: &[(String, Tensor)],
+/// Whatever `out` fails with; two tensors of one name.
+pub fn write(
+    mut tensors: Vec<Written<'_>>,
     notes: &[(&str, String)],
     out: &mut dyn Write,
-) -> std::io::Result<()> {
-    let views = tensors.iter().map(|(name, t)| (name.clone(), Bytes(t)));
+) -> io::Result<()> {
+    let invalid = |e: String| io::Error::new(io::ErrorKind::InvalidData, e);
+    // Wide types first, so that every tensor is aligned to its elements.
+    tensors.sort_by(|a, b| b.2.size().cmp(&a.2.size()).then(a.0.cmp(b.0)));
+    let mut infos = Vec::with_capacity(tensors.len());
+    let (mut at, mut names) = (0, BTreeSet::new());
+    for (name, stored, kind) in &tensors {
+        if !names.insert(*name) {
+            return Err(invalid(format!("two tensors are named {}", shown(name))));
+        }
+        let end = at + stored.len() * kind.size();
+        let (dtype, shape) = (dtype(*kind), stored.shape().to_vec());
+        infos.push((name.to_string(), TensorInfo { dtype, shape, data_offsets: (at, end) }));
+        at = end;
+    }
     let joined: serde_json::Map<String, serde_json::Value> =
         notes.iter().map(|(k, v)| (k.to_string(), v.clone().into())).collect();
     let joined = serde_json::Value::Object(joined).to_string();
     let notes = (!notes.is_empty()).then(|| HashMap::from([(OWN.to_string(), joined)]));
-    let bytes = safetensors::serialize(views, notes)
-        .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e.to_string()))?;
-    out.write_all(&bytes)
+    let header = Metadata::new(notes, infos).map_err(|e| invalid(e.to_string()))?;
+    let mut header = serde_json::to_vec(&header)?;
+    header.resize(header.len().next_multiple_of(LENGTH), b' ');
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    tensors.iter().try_for_each(|(name, stored, kind)| {
+        stored.write(*kind, out).map_err(|e| match e.kind() {
+            io::ErrorKind::InvalidData => invalid(format!("tensor {}: {e}", shown(name))),
+            _ => e,
+        })
+    })
+}
+
+/// As [`write`], for tensors in memory.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_safetensors(
+    tensors: &[(String, Tensor)],
+    notes: &[(&str, String)],
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let stored: Vec<(&str, Stored)> =
+        tensors.iter().map(|(name, t)| (name.as_str(), t.clone().into())).collect();
+    write(stored.iter().map(|(name, t)| (*name, t, t.kind())).collect(), notes, out)
 }
 
 #[cfg(test)]
 mod tests {
+    use dressage_engine::DType;
+
     use super::*;
+    use crate::weights::StateDict;
 
     #[test]
     fn notes_and_tensors_come_back() {
-        let path = std::env::temp_dir().join(format!("dressage-notes-{}", std::process::id()));
-        let tensor = Tensor::from_slice(&[1.5f32, -2.0], &[2]).expect("tensor");
+        let file = tempfile::NamedTempFile::new().expect("file");
+        let tensor = |v: &[f32]| Tensor::from_slice(v, &[v.len()]).expect("tensor");
+        let tensors = [("b".to_string(), tensor(&[1.5, -2.0])), ("a".to_string(), tensor(&[]))];
         let notes = [("dressage", "{\"step\":3}".to_string()), ("more", "words".to_string())];
-        let mut file = File::create(&path).expect("file");
-        write_safetensors(&[("a".to_string(), tensor)], &notes, &mut file).expect("written");
-        let mut dict = open(&path).expect("opened");
+        write_safetensors(&tensors, &notes, &mut file.as_file()).expect("written");
+        let mut dict = StateDict::open(file.path()).expect("opened");
+        assert_eq!(dict.metadata().len(), 2);
         for (name, text) in &notes {
             assert_eq!(dict.metadata().get(*name), Some(text), "{name}");
         }
-        let read = dict.take("a").and_then(|t| t.to_float(DType::F32)).expect("tensor");
+        let read = dict.take("b").and_then(|t| t.to_float(DType::F32)).expect("tensor");
         assert_eq!(read.data::<f32>().expect("f32"), [1.5, -2.0]);
-        std::fs::remove_file(&path).expect("removed");
+        assert_eq!(dict.take("a").expect("tensor").shape(), [0]);
+    }
+
+    #[test]
+    fn types_are_narrowed_on_the_way_and_lie_aligned() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        let floats = Stored::from(Tensor::from_slice(&[0.5f32, 3.0, -1.0], &[3]).expect("tensor"));
+        let flags = Stored::from(Tensor::from_slice(&[1u8, 0, 1], &[3]).expect("tensor"));
+        let tensors = vec![
+            ("flags", &flags, flags.kind()),
+            ("half", &floats, Kind::F16),
+            ("wide", &floats, Kind::F32),
+        ];
+        write(tensors, &[], &mut file.as_file()).expect("written");
+        let dict = StateDict::open(file.path()).expect("opened");
+        let kinds: Vec<_> = dict.names().filter_map(|n| Some(dict.get(n)?.kind())).collect();
+        assert_eq!(kinds, [Kind::U8, Kind::F16, Kind::F32]);
+        for name in ["half", "wide"] {
+            let t = dict.get(name).and_then(|t| t.to_float(DType::F32)).expect("floats");
+            assert_eq!(t.data::<f32>().expect("f32"), [0.5, 3.0, -1.0], "{name}");
+        }
+        let twice = vec![("a", &floats, Kind::F32), ("a", &floats, Kind::F32)];
+        assert!(write(twice, &[], &mut Vec::new()).is_err());
     }
 }

@@ -112,9 +112,10 @@ fn damaged(bytes: &[u8], words: &[&str]) {
 fn a_truncated_file_is_refused_wherever_it_was_cut() {
     let dir = tempfile::tempdir().expect("folder");
     let bytes = fs::read(write(dir.path(), &backbone(dir.path()))).expect("file");
-    damaged(&[], &["too short"]);
-    damaged(&bytes[..7], &["too short"]);
-    for keep in [8, 20, 1000, bytes.len() / 2, bytes.len() - 1] {
+    damaged(&[], &["empty"]);
+    damaged(&bytes[..7], &["only the start of one"]);
+    damaged(&bytes[..8], &["only the start of one"]);
+    for keep in [20, 1000, bytes.len() / 2, bytes.len() - 1] {
         damaged(&bytes[..keep], &["truncated"]);
     }
     let longer = [bytes.as_slice(), b"and more"].concat();
@@ -134,17 +135,21 @@ fn with_header(header: &str, data: usize) -> Vec<u8> {
 fn files_of_another_kind_are_refused() {
     let noise: Vec<u8> =
         (0..5000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    damaged(&noise, &["safetensors"]);
-    damaged(b"<!DOCTYPE html><html>404 not found</html>", &["safetensors"]);
-    damaged(b"PK\x03\x04 and then a zip archive", &["PyTorch", "safetensors"]);
-    damaged(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", &["PyTorch", "safetensors"]);
-    damaged(&with_header("no JSON at all", 64), &["not a valid safetensors file"]);
+    damaged(&noise, &["neither safetensors nor a PyTorch file"]);
+    damaged(b"<!DOCTYPE html><html>404 not found</html>", &["web page", "fetch it again"]);
+    damaged(b"version https://git-lfs.github.com/spec/v1\noid", &["Git LFS"]);
+    damaged(b"PK\x03\x04 and then a zip archive", &["directory at the end"]);
+    damaged(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", &["breaks off"]);
+    damaged(b"\x80\x04K\x01.", &["a pickle, but not one of PyTorch"]);
+    damaged(&with_header("{no JSON at all", 64), &["not a valid safetensors file"]);
 }
 
 #[test]
 fn headers_that_promise_too_much_are_refused_without_taking_the_memory() {
-    damaged(&[&u64::MAX.to_le_bytes(), [0u8; 64].as_slice()].concat(), &["header larger than any"]);
-    damaged(&[&90_000_000u64.to_le_bytes(), [0u8; 64].as_slice()].concat(), &["truncated"]);
+    let header = |n: u64| [n.to_le_bytes().as_slice(), b"{\"a\":"].concat();
+    damaged(&header(u64::MAX), &["neither safetensors nor"]);
+    damaged(&header(100_000_001), &["neither safetensors nor"]);
+    damaged(&header(90_000_000), &["truncated"]);
     let n = 1u64 << 40;
     let header = format!(r#"{{"a":{{"dtype":"F32","shape":[{n}],"data_offsets":[0,{}]}}}}"#, 4 * n);
     damaged(&with_header(&header, 64), &["truncated"]);
@@ -152,9 +157,9 @@ fn headers_that_promise_too_much_are_refused_without_taking_the_memory() {
         r#"{{"a":{{"dtype":"F32","shape":[{0},{0}],"data_offsets":[0,64]}}}}"#,
         u64::MAX / 2
     );
-    damaged(&with_header(&header, 64), &["not a valid safetensors file"]);
+    damaged(&with_header(&header, 64), &["tensor a", "does not make the bytes 0 to 64"]);
     let header = r#"{"a":{"dtype":"F32","shape":[20],"data_offsets":[0,64]}}"#;
-    damaged(&with_header(header, 64), &["not a valid safetensors file"]);
+    damaged(&with_header(header, 64), &["tensor a", "does not make the bytes 0 to 64"]);
     let header = r#"{"a":{"dtype":"F8_E4M3","shape":[64],"data_offsets":[0,64]}}"#;
     damaged(&with_header(header, 64), &["tensor a", "F8_E4M3", "not supported"]);
 }

@@ -9,26 +9,34 @@
 //! PNG pictures equal those of the published pipeline bit for bit. JPEG pictures may differ by a
 //! few steps in single pixels: decoders are free in how they round and enlarge the colour
 //! channels.
+//!
+//! # Memory
+//! A header that promises more pixels than its file could code is refused before anything is
+//! allocated for them: deflate expands at most 1032 times, and each block of a JPEG takes a bit or
+//! more. So a file of `n` bytes holds at most 8256 `n` pixels (of one bit each), and reading it
+//! takes at most 16 bytes a pixel besides the file itself. A colour profile inside, which nothing
+//! here looks at but the decoder unpacks, takes up to 2048 bytes for each of its own, and one of
+//! more than 64 MiB is not read.
 
-use std::fs::File;
-use std::io::{BufReader, Cursor, Read as _, Seek as _};
+use std::io::Cursor;
 use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageReader};
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
 use super::table::Table;
 use crate::palette::train_id_of_colour;
 use crate::{IGNORE, Image, LabelMap, Result, TrainError};
 
-fn open(path: &Path) -> Result<BufReader<File>> {
-    match File::open(path) {
-        Ok(file) => Ok(BufReader::new(file)),
-        Err(source) => Err(TrainError::Read { path: path.into(), source }),
-    }
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|source| TrainError::Read { path: path.into(), source })
 }
 
 fn damaged(path: &Path, what: impl std::fmt::Display) -> TrainError {
-    TrainError::Decode { path: path.into(), what: what.to_string() }
+    let what = what.to_string();
+    // Some of the decoders' errors print their structures or bytes of the file.
+    let readable = what.len() < 200 && !what.contains(|c: char| c == '{' || c.is_control());
+    let what = if readable { what } else { "its data contradicts itself".into() };
+    TrainError::Decode { path: path.into(), what }
 }
 
 /// The PNG or JPEG picture in `path` as RGB.
@@ -36,20 +44,31 @@ fn damaged(path: &Path, what: impl std::fmt::Display) -> TrainError {
 /// # Errors
 /// [`TrainError::Read`] or [`TrainError::Decode`], naming the file.
 pub fn read_image(path: &Path) -> Result<Image> {
-    let bytes =
-        std::fs::read(path).map_err(|e| TrainError::Read { path: path.into(), source: e })?;
-    if is_cut_jpeg(&bytes) {
+    decode_image(path, &read(path)?)
+}
+
+/// [`read_image`] for bytes at hand; `path` is named in errors only.
+///
+/// # Errors
+/// [`TrainError::Decode`], naming the file.
+pub fn decode_image(path: &Path, bytes: &[u8]) -> Result<Image> {
+    if is_cut_jpeg(bytes) {
         return Err(damaged(path, "the JPEG data ends before the end of the picture"));
     }
-    let decode = || -> image::ImageResult<DynamicImage> {
-        let reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format()?;
+    let header = || -> image::ImageResult<_> {
+        let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
+        let mut limits = Limits::default();
+        limits.max_alloc = Some(BESIDES);
+        reader.limits(limits);
         let mut decoder = reader.into_decoder()?;
         let orientation = decoder.orientation()?;
-        let mut picture = DynamicImage::from_decoder(decoder)?;
-        picture.apply_orientation(orientation);
-        Ok(picture)
+        Ok((decoder, orientation))
     };
-    let picture = decode().map_err(|error| damaged(path, error))?;
+    let (decoder, orientation) = header().map_err(|error| damaged(path, error))?;
+    let (w, h) = decoder.dimensions();
+    fits(bytes, w, h).map_err(|what| damaged(path, what))?;
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| damaged(path, error))?;
+    picture.apply_orientation(orientation);
     let (w, h) = (picture.width() as usize, picture.height() as usize);
     let data = match &picture {
         DynamicImage::ImageLuma16(_)
@@ -61,6 +80,38 @@ pub fn read_image(path: &Path) -> Result<Image> {
         _ => picture.into_rgb8().into_raw(),
     };
     Image::from_data(w, h, data)
+}
+
+/// Most bytes that a decoder may take for what is no pixel.
+const BESIDES: u64 = 64 << 20;
+
+/// Most bytes that one byte of deflate expands to: 258 for two bits.
+const DEFLATE: u64 = 1032;
+
+/// Most pixels that one byte of a JPEG stands for. A block of 8x8 takes a bit or more; 32x32 pixels
+/// have eight blocks at the least, where one component is sampled fully across and a quarter down
+/// and another the other way round.
+const JPEG: u64 = 1024;
+
+/// Whether a file of these bytes can hold `w` x `h` pixels.
+fn fits(bytes: &[u8], w: u32, h: u32) -> std::result::Result<(), String> {
+    let (pixels, file) = (u64::from(w) * u64::from(h), bytes.len() as u64);
+    let most = match bytes.get(24..26) {
+        // Depth and kind of colour, in the header that begins any PNG.
+        Some(&[depth, colour]) if is_png(bytes) => {
+            let channels = [1, 1, 3, 1, 2, 1, 4].get(usize::from(colour)).copied().unwrap_or(1);
+            8 * DEFLATE * file / (channels * u64::from(depth)).max(1)
+        }
+        _ => JPEG * file,
+    };
+    if pixels <= most {
+        return Ok(());
+    }
+    Err(format!("its header promises {w}x{h} pixels, more than {file} bytes can hold"))
+}
+
+fn is_png(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\x89PNG\r\n\x1a\n")
 }
 
 /// Whether `bytes` is a JPEG file without its end marker. The decoder fills the rest of such a
@@ -90,7 +141,15 @@ enum Raw {
 /// holds no index per pixel, [`TrainError::LabelValue`] or [`TrainError::LabelColour`] with the
 /// first pixel that is no class.
 pub fn read_label(path: &Path, table: &Table) -> Result<LabelMap> {
-    let (w, h, raw) = read_raw(path, table)?;
+    decode_label(path, &read(path)?, table)
+}
+
+/// [`read_label`] for bytes at hand; `path` is named in errors only.
+///
+/// # Errors
+/// As [`read_label`], but for [`TrainError::Read`].
+pub fn decode_label(path: &Path, bytes: &[u8], table: &Table) -> Result<LabelMap> {
+    let (w, h, raw) = raw(path, bytes, table)?;
     let last = table.names().len().saturating_sub(1);
     let wrong = |k: usize, value: u16| {
         let (x, y) = (k % w, k / w);
@@ -139,35 +198,31 @@ fn from_colours(path: &Path, w: usize, data: &[u8], table: &Table) -> Result<Vec
         .collect()
 }
 
-fn read_raw(path: &Path, table: &Table) -> Result<(usize, usize, Raw)> {
-    let mut file = open(path)?;
-    let read = |source| TrainError::Read { path: path.into(), source };
-    let mut signature = [0; 8];
-    let is_png = file.read_exact(&mut signature).is_ok() && signature == *b"\x89PNG\r\n\x1a\n";
-    if !is_png {
+fn raw(path: &Path, bytes: &[u8], table: &Table) -> Result<(usize, usize, Raw)> {
+    if !is_png(bytes) {
         return Err(TrainError::LabelFormat { path: path.into(), found: "non-PNG".into() });
     }
-    file.rewind().map_err(read)?;
-    let mut decoder = png::Decoder::new(file);
+    let mut decoder = png::Decoder::new(Cursor::new(bytes));
     decoder.set_transformations(png::Transformations::IDENTITY);
     let mut reader = decoder.read_info().map_err(|e| damaged(path, e))?;
+    fits(bytes, reader.info().width, reader.info().height).map_err(|what| damaged(path, what))?;
     let size = reader.output_buffer_size().ok_or_else(|| damaged(path, "too large"))?;
-    let mut bytes = vec![0; size];
-    let info = reader.next_frame(&mut bytes).map_err(|e| damaged(path, e))?;
-    bytes.truncate(info.buffer_size());
+    let mut data = vec![0; size];
+    let info = reader.next_frame(&mut data).map_err(|e| damaged(path, e))?;
+    data.truncate(info.buffer_size());
     let (w, h) = (info.width as usize, info.height as usize);
     use png::{BitDepth, ColorType};
     let raw = match (info.color_type, info.bit_depth) {
-        (ColorType::Indexed | ColorType::Grayscale, BitDepth::Eight) => Raw::Index(bytes),
-        (ColorType::Grayscale, BitDepth::Sixteen) => Raw::Wide(wide(&bytes, 1)),
+        (ColorType::Indexed | ColorType::Grayscale, BitDepth::Eight) => Raw::Index(data),
+        (ColorType::Grayscale, BitDepth::Sixteen) => Raw::Wide(wide(&data, 1)),
         (ColorType::Indexed | ColorType::Grayscale, depth) => {
-            Raw::Index(unpack(&bytes, w, info.line_size, depth as usize))
+            Raw::Index(unpack(&data, w, info.line_size, depth as usize))
         }
-        (ColorType::Rgb, BitDepth::Sixteen) if table.red => Raw::Wide(wide(&bytes, 3)),
-        (ColorType::Rgba, BitDepth::Sixteen) if table.red => Raw::Wide(wide(&bytes, 4)),
-        (ColorType::Rgb, BitDepth::Eight) if table.colours => Raw::Colour(bytes),
+        (ColorType::Rgb, BitDepth::Sixteen) if table.red => Raw::Wide(wide(&data, 3)),
+        (ColorType::Rgba, BitDepth::Sixteen) if table.red => Raw::Wide(wide(&data, 4)),
+        (ColorType::Rgb, BitDepth::Eight) if table.colours => Raw::Colour(data),
         (ColorType::Rgba, BitDepth::Eight) if table.colours => {
-            Raw::Colour(bytes.as_chunks::<4>().0.iter().flat_map(|p| [p[0], p[1], p[2]]).collect())
+            Raw::Colour(data.as_chunks::<4>().0.iter().flat_map(|p| [p[0], p[1], p[2]]).collect())
         }
         (colour, depth) => {
             let found = format!("{colour:?} {}-bit", depth as u8);

@@ -226,6 +226,63 @@ fn a_jpeg_that_was_cut_short_is_refused() {
     }
 }
 
+/// Size fields of a header made `w` x `h`; of a PNG with the checksum that belongs to it.
+fn promise(bytes: &mut [u8], w: u32, h: u32) {
+    if bytes.starts_with(&[0xFF, 0xD8]) {
+        let at = bytes.windows(2).position(|m| m == [0xFF, 0xC0]).unwrap();
+        bytes[at + 5..at + 7].copy_from_slice(&(h as u16).to_be_bytes());
+        bytes[at + 7..at + 9].copy_from_slice(&(w as u16).to_be_bytes());
+    } else {
+        bytes[16..20].copy_from_slice(&w.to_be_bytes());
+        bytes[20..24].copy_from_slice(&h.to_be_bytes());
+        let crc = bytes[12..29].iter().fold(!0u32, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |c, _| (c >> 1) ^ (0xEDB8_8320 * (c & 1)))
+        });
+        bytes[29..33].copy_from_slice(&(!crc).to_be_bytes());
+    }
+}
+
+/// Such a picture would take up to 2^62 bytes.
+#[test]
+fn headers_that_promise_more_than_the_file_holds_are_refused() {
+    use png::{BitDepth::*, ColorType::*};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("picture.png");
+    let refused = |result: Result<()>| {
+        let error = result.unwrap_err().to_string();
+        // The decoders themselves refuse what no machine could address.
+        let said = error.contains("promises") || error.contains("limit");
+        assert!(said && error.contains("picture."), "{error}");
+    };
+    write_png(&path, 5, 2, Grayscale, Eight, &[0; 10]);
+    let whole = std::fs::read(&path).unwrap();
+    for (w, h) in [(i32::MAX as u32, i32::MAX as u32), (1 << 20, 1 << 20), (100_000, 1)] {
+        let mut bytes = whole.clone();
+        promise(&mut bytes, w, h);
+        std::fs::write(&path, bytes).unwrap();
+        refused(read_image(&path).map(|_| ()));
+        refused(read_label(&path, &table("train_ids")).map(|_| ()));
+    }
+    let path = dir.path().join("picture.jpg");
+    let mut bytes = jpeg(false);
+    promise(&mut bytes, 65535, 65535);
+    std::fs::write(&path, bytes).unwrap();
+    refused(read_image(&path).map(|_| ()));
+}
+
+/// A blank picture of a bit per pixel is the smallest file for its size.
+#[test]
+fn blank_pictures_are_not_taken_for_empty_promises() {
+    use png::{BitDepth::One, ColorType::Grayscale};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("blank.png");
+    write_png(&path, 4096, 2048, Grayscale, One, &[0; 4096 * 2048 / 8]);
+    let file = std::fs::metadata(&path).unwrap().len();
+    assert!(file < 4096 * 2048 / 1024, "{file} bytes");
+    assert!(read_image(&path).unwrap().data.iter().all(|v| *v == 0));
+    assert!(read_label(&path, &table("train_ids")).unwrap().data.iter().all(|v| *v == 0));
+}
+
 /// Every way a data set can be broken ends in a sentence that names the file.
 #[test]
 fn broken_data_sets_are_explained() {

@@ -1,0 +1,435 @@
+//! Which published backbone is this? Told by a few names and shapes; one table for all of them
+//! (spec backbones §1.1, §4).
+
+use std::collections::BTreeMap;
+
+use super::StateDict;
+
+/// A family of published backbones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// DINOv2, with or without registers.
+    Dinov2,
+    /// Image tower of CLIP.
+    Clip,
+    /// Encoder of MAE, and plain ViTs, whose names are the same.
+    Mae,
+    /// EVA-02.
+    Eva02,
+    /// Image encoder of SAM.
+    Sam,
+    /// ResNet with bottlenecks.
+    ResNet,
+    /// ConvNeXt.
+    ConvNeXt,
+}
+
+/// How one source names a family's tensors. In patterns `{}` stands for a number.
+struct Layout {
+    family: Family,
+    /// Whose names these are.
+    names: &'static str,
+    /// What may stand in front of every name, the most specific first.
+    prefixes: &'static [&'static str],
+    /// Names that are all there,
+    has: &'static [&'static str],
+    /// and such that are not.
+    lacks: &'static [&'static str],
+    /// A name in each block, one pattern per stage; the first axis is the stage's width.
+    blocks: &'static [&'static str],
+    /// Patch kernel `[c, 3, p, p]`.
+    patch: &'static str,
+    /// Position table.
+    positions: &'static str,
+}
+
+const RESNET: &[&str] = &[
+    "layer1.{}.conv3.weight",
+    "layer2.{}.conv3.weight",
+    "layer3.{}.conv3.weight",
+    "layer4.{}.conv3.weight",
+];
+
+const LAYOUTS: &[Layout] = &[
+    Layout {
+        family: Family::Dinov2,
+        names: OFFICIAL,
+        prefixes: &["backbone.", ""],
+        has: &["blocks.{}.ls1.gamma", "patch_embed.proj.bias"],
+        lacks: &[],
+        blocks: &["blocks.{}.norm1.weight"],
+        patch: "patch_embed.proj.weight",
+        positions: "pos_embed",
+    },
+    Layout {
+        family: Family::Dinov2,
+        names: HUGGING_FACE,
+        prefixes: &["backbone.", "dinov2.", "dinov2_with_registers.", ""],
+        has: &["encoder.layer.{}.layer_scale1.lambda1", "embeddings.cls_token"],
+        lacks: &[],
+        blocks: &["encoder.layer.{}.norm1.weight"],
+        patch: "embeddings.patch_embeddings.projection.weight",
+        positions: "embeddings.position_embeddings",
+    },
+    Layout {
+        family: Family::Clip,
+        names: OFFICIAL,
+        prefixes: &["backbone.", "visual.", ""],
+        has: &["transformer.resblocks.{}.attn.in_proj_weight", "class_embedding", "conv1.weight"],
+        lacks: &[],
+        blocks: &["transformer.resblocks.{}.ln_1.weight"],
+        patch: "conv1.weight",
+        positions: "positional_embedding",
+    },
+    Layout {
+        family: Family::Clip,
+        names: HUGGING_FACE,
+        prefixes: &["backbone.", "vision_model.", ""],
+        has: &["encoder.layers.{}.self_attn.q_proj.weight", "pre_layrnorm.weight"],
+        lacks: &[],
+        blocks: &["encoder.layers.{}.layer_norm1.weight"],
+        patch: "embeddings.patch_embedding.weight",
+        positions: "embeddings.position_embedding.weight",
+    },
+    Layout {
+        family: Family::Eva02,
+        names: OFFICIAL,
+        prefixes: &["backbone.", ""],
+        has: &["blocks.{}.attn.q_bias", "blocks.{}.mlp.w1.weight"],
+        lacks: &[],
+        blocks: &["blocks.{}.norm1.weight"],
+        patch: "patch_embed.proj.weight",
+        positions: "pos_embed",
+    },
+    Layout {
+        family: Family::Eva02,
+        names: TIMM,
+        prefixes: &["backbone.", ""],
+        has: &["blocks.{}.attn.q_proj.weight", "blocks.{}.mlp.fc1_g.weight"],
+        lacks: &[],
+        blocks: &["blocks.{}.norm1.weight"],
+        patch: "patch_embed.proj.weight",
+        positions: "pos_embed",
+    },
+    Layout {
+        family: Family::Sam,
+        names: OFFICIAL,
+        prefixes: &["backbone.", "image_encoder.", ""],
+        has: &["blocks.{}.attn.rel_pos_h", "blocks.{}.mlp.lin1.weight"],
+        lacks: &[],
+        blocks: &["blocks.{}.norm1.weight"],
+        patch: "patch_embed.proj.weight",
+        positions: "pos_embed",
+    },
+    Layout {
+        family: Family::Sam,
+        names: HUGGING_FACE,
+        prefixes: &["backbone.", "vision_encoder.", ""],
+        has: &["layers.{}.attn.rel_pos_h", "layers.{}.mlp.lin1.weight"],
+        lacks: &[],
+        blocks: &["layers.{}.layer_norm1.weight"],
+        patch: "patch_embed.projection.weight",
+        positions: "pos_embed",
+    },
+    Layout {
+        family: Family::Mae,
+        names: OFFICIAL,
+        prefixes: &["backbone.", ""],
+        has: &["blocks.{}.attn.qkv.bias", "blocks.{}.mlp.fc1.weight", "cls_token", "pos_embed"],
+        lacks: &["blocks.{}.ls1.gamma", "blocks.{}.ls2.gamma", "blocks.{}.gamma_1"],
+        blocks: &["blocks.{}.norm1.weight"],
+        patch: "patch_embed.proj.weight",
+        positions: "pos_embed",
+    },
+    Layout {
+        family: Family::Mae,
+        names: HUGGING_FACE,
+        prefixes: &["backbone.", "vit.", ""],
+        has: &["encoder.layer.{}.layernorm_before.weight", "embeddings.position_embeddings"],
+        lacks: &["encoder.layer.{}.layer_scale1.lambda1", "encoder.layer.{}.lambda_1"],
+        blocks: &["encoder.layer.{}.layernorm_before.weight"],
+        patch: "embeddings.patch_embeddings.projection.weight",
+        positions: "embeddings.position_embeddings",
+    },
+    Layout {
+        family: Family::Mae,
+        names: OPEN_MMLAB,
+        prefixes: &["backbone.", ""],
+        has: &[
+            "layers.{}.attn.relative_position_bias_table",
+            "layers.{}.attn.qkv.bias",
+            "pos_embed",
+        ],
+        lacks: &[],
+        blocks: &["layers.{}.ln1.weight"],
+        patch: "patch_embed.projection.weight",
+        positions: "pos_embed",
+    },
+    Layout {
+        family: Family::ResNet,
+        names: "torchvision's names, 7x7 stem",
+        prefixes: &["backbone.", ""],
+        has: &["conv1.weight", "layer1.{}.conv3.weight"],
+        lacks: &[],
+        blocks: RESNET,
+        patch: "",
+        positions: "",
+    },
+    Layout {
+        family: Family::ResNet,
+        names: "OpenMMLab's names, V1c stem",
+        prefixes: &["backbone.", ""],
+        has: &["stem.{}.weight", "layer1.{}.conv3.weight"],
+        lacks: &[],
+        blocks: RESNET,
+        patch: "",
+        positions: "",
+    },
+    Layout {
+        family: Family::ResNet,
+        names: "timm's names, V1c stem",
+        prefixes: &["backbone.", ""],
+        has: &["conv1.{}.weight", "layer1.{}.conv3.weight"],
+        lacks: &[],
+        blocks: RESNET,
+        patch: "",
+        positions: "",
+    },
+    Layout {
+        family: Family::ConvNeXt,
+        names: OFFICIAL,
+        prefixes: &["backbone.", ""],
+        has: &["stages.0.{}.dwconv.weight"],
+        lacks: &[],
+        blocks: &[
+            "stages.0.{}.gamma",
+            "stages.1.{}.gamma",
+            "stages.2.{}.gamma",
+            "stages.3.{}.gamma",
+        ],
+        patch: "",
+        positions: "",
+    },
+    Layout {
+        family: Family::ConvNeXt,
+        names: OPEN_MMLAB,
+        prefixes: &["backbone.", ""],
+        has: &["stages.0.{}.depthwise_conv.weight"],
+        lacks: &[],
+        blocks: &[
+            "stages.0.{}.gamma",
+            "stages.1.{}.gamma",
+            "stages.2.{}.gamma",
+            "stages.3.{}.gamma",
+        ],
+        patch: "",
+        positions: "",
+    },
+    Layout {
+        family: Family::ConvNeXt,
+        names: TIMM,
+        prefixes: &["backbone.", ""],
+        has: &["stages.0.blocks.{}.conv_dw.weight"],
+        lacks: &[],
+        blocks: &[
+            "stages.0.blocks.{}.gamma",
+            "stages.1.blocks.{}.gamma",
+            "stages.2.blocks.{}.gamma",
+            "stages.3.blocks.{}.gamma",
+        ],
+        patch: "",
+        positions: "",
+    },
+];
+
+/// The names under which a family was published first.
+pub(super) const OFFICIAL: &str = "its authors' names";
+
+/// The names of the transformers library.
+pub(super) const HUGGING_FACE: &str = "Hugging Face's names";
+
+const TIMM: &str = "timm's names";
+const OPEN_MMLAB: &str = "OpenMMLab's names";
+
+/// A published backbone, as its names and shapes show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Family.
+    pub family: Family,
+    /// Whose names the tensors have.
+    pub names: &'static str,
+    /// What stands in front of its names; tensors without it belong to something else.
+    pub prefix: &'static str,
+    /// Channels, of the first stage where there are several.
+    pub width: usize,
+    /// Blocks of each stage; one stage for transformers.
+    pub blocks: Vec<usize>,
+    /// Side of a patch in pixels; 0 where there are none.
+    pub patch: usize,
+    /// Side of the position table in patches; 0 where there is none or it is not square.
+    pub grid: usize,
+    /// Register tokens.
+    pub registers: usize,
+}
+
+/// The known backbone that a dictionary holds.
+pub fn recognise(dict: &StateDict) -> Option<Known> {
+    recognise_shapes(&dict.shapes())
+}
+
+/// As [`recognise`], from names and shapes alone.
+pub fn recognise_shapes(shapes: &BTreeMap<String, Vec<usize>>) -> Option<Known> {
+    let read = |layout: &Layout| layout.prefixes.iter().find_map(|p| layout.read(shapes, p));
+    LAYOUTS.iter().find_map(read)
+}
+
+/// The number that stands at `{}` if `name` is of the pattern; 0 for a pattern without one.
+pub(super) fn number(pattern: &str, name: &str) -> Option<usize> {
+    match pattern.split_once("{}") {
+        None => (pattern == name).then_some(0),
+        Some((head, tail)) => {
+            let digits = name.strip_prefix(head)?.strip_suffix(tail)?;
+            let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+            digits.parse().ok().filter(|_| plain)
+        }
+    }
+}
+
+impl Layout {
+    fn read(&self, shapes: &BTreeMap<String, Vec<usize>>, prefix: &'static str) -> Option<Known> {
+        let own = || shapes.keys().filter_map(|name| name.strip_prefix(prefix));
+        let any = |pattern: &&&str| own().any(|name| number(pattern, name).is_some());
+        if !self.has.iter().all(|p| any(&p)) || self.lacks.iter().any(|p| any(&p)) {
+            return None;
+        }
+        let shape = |name: &str| shapes.get(&format!("{prefix}{name}"));
+        let count = |p: &&str| own().filter_map(|name| number(p, name)).max().map_or(0, |n| n + 1);
+        let first = self.blocks.first()?;
+        let width = own().find(|name| number(first, name).is_some());
+        let patch = shape(self.patch).and_then(|s| s.get(2));
+        let registers = ["register_tokens", "embeddings.register_tokens"];
+        let registers = registers.iter().find_map(|name| shape(name)?.get(1).copied());
+        Some(Known {
+            family: self.family,
+            names: self.names,
+            prefix,
+            width: width.and_then(|name| shape(name)?.first().copied())?,
+            blocks: self.blocks.iter().map(count).collect(),
+            patch: patch.copied().unwrap_or(0),
+            grid: shape(self.positions).map_or(0, |s| grid(s)),
+            registers: registers.unwrap_or(0),
+        })
+    }
+}
+
+/// Side of a square position table: a map `[1, g, g, c]`, or rows `[.., g*g, c]` with or without
+/// one for the class token.
+fn grid(shape: &[usize]) -> usize {
+    let rows = match *shape {
+        [1, h, w, _] if h == w => return h,
+        [1, n, _] | [n, _] => n,
+        _ => return 0,
+    };
+    let side = rows.isqrt();
+    let behind_class = rows.saturating_sub(1).isqrt();
+    match rows {
+        _ if behind_class * behind_class + 1 == rows => behind_class,
+        _ if side * side == rows => side,
+        _ => 0,
+    }
+}
+
+impl Known {
+    /// Letter or number of a published size; `None` for any other.
+    pub fn size(&self) -> Option<&'static str> {
+        let transformer = || match (self.width, self.blocks.as_slice()) {
+            (384, [12]) => Some("S"),
+            (768, [12]) => Some("B"),
+            (1024, [24]) => Some("L"),
+            (1280, [32]) => Some("H"),
+            (1536, [40]) => Some("g"),
+            _ => None,
+        };
+        match self.family {
+            Family::ResNet => match self.blocks.as_slice() {
+                [3, 4, 6, 3] => Some("50"),
+                [3, 4, 23, 3] => Some("101"),
+                [3, 8, 36, 3] => Some("152"),
+                _ => None,
+            },
+            Family::ConvNeXt => match (self.width, self.blocks.as_slice()) {
+                (96, [3, 3, 9, 3]) => Some("T"),
+                (96, [3, 3, 27, 3]) => Some("S"),
+                (128, [3, 3, 27, 3]) => Some("B"),
+                (192, [3, 3, 27, 3]) => Some("L"),
+                (256, [3, 3, 27, 3]) => Some("XL"),
+                _ => None,
+            },
+            _ => transformer(),
+        }
+    }
+
+    /// What `model.backbone` says for this one, where it can be trained on.
+    pub fn recipe_name(&self) -> Option<String> {
+        let size = self.size().filter(|_| self.family == Family::Dinov2)?;
+        Some(format!("dinov2-{}", size.to_lowercase()))
+    }
+
+    /// Name as people say it, such as `DINOv2 ViT-L/14`.
+    pub fn title(&self) -> String {
+        let (width, blocks) = (self.width, &self.blocks);
+        let size = self.size();
+        let vit = match size {
+            Some(size) => format!("ViT-{size}/{}", self.patch),
+            None => {
+                let n = blocks.first().copied().unwrap_or(0);
+                format!("ViT of {n} blocks of {width} channels, patch {}", self.patch)
+            }
+        };
+        let stages = |name: &str| match size {
+            Some(size) => format!("{name}-{size}"),
+            None => format!("{name} of {blocks:?} blocks"),
+        };
+        match (self.family, self.registers) {
+            (Family::Dinov2, 0) => format!("DINOv2 {vit}"),
+            (Family::Dinov2, n) => format!("DINOv2 {vit} with {n} registers"),
+            (Family::Clip, _) => format!("CLIP {vit} (image tower)"),
+            (Family::Mae, _) => format!("MAE {vit}"),
+            (Family::Eva02, _) => format!("EVA-02 {vit}"),
+            (Family::Sam, _) => format!("SAM {vit} (image encoder)"),
+            (Family::ResNet, _) => stages("ResNet"),
+            (Family::ConvNeXt, _) => stages("ConvNeXt"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_take_a_number_and_nothing_else() {
+        assert_eq!(number("blocks.{}.norm1.weight", "blocks.12.norm1.weight"), Some(12));
+        for name in ["blocks..norm1.weight", "blocks.+1.norm1.weight", "blocks.a.norm1.weight"] {
+            assert_eq!(number("blocks.{}.norm1.weight", name), None, "{name}");
+        }
+        assert_eq!(number("cls_token", "cls_token"), Some(0));
+        assert_eq!(number("cls_token", "cls_tokens"), None);
+    }
+
+    #[test]
+    fn sides_of_position_tables() {
+        for (shape, side) in [
+            (&[1, 1370, 1024][..], 37),
+            (&[257, 1024], 16),
+            (&[1, 64, 64, 1280], 64),
+            (&[1, 196, 768], 14),
+            (&[1, 2, 8], 1),
+            (&[1, 15, 8], 0),
+            (&[1, 4, 5, 8], 0),
+            (&[7], 0),
+        ] {
+            assert_eq!(grid(shape), side, "{shape:?}");
+        }
+    }
+}

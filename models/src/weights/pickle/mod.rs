@@ -1,0 +1,408 @@
+//! A restricted unpickler: reads the pickles of PyTorch files into values without running anything.
+//!
+//! A pickle is a program for a stack machine that can name any function and call it. Here the few
+//! names that rebuild tensors are understood ([`value::Global`]) and turned into descriptions;
+//! every other class becomes an opaque value that its arguments and state vanish into. Opcodes of
+//! protocols 2 to 5 are known, except those that refer outside the file.
+//!
+//! What a hostile pickle can cost is bounded by its own length: the machine keeps an account of
+//! all that it holds and stops at [`PER_BYTE`] bytes for each byte read so far, or at
+//! [`AT_MOST`] in all. Real checkpoints take about a dozen per byte, of a pickle that is a
+//! thousandth of its file.
+
+mod calls;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::collections::HashMap;
+
+pub use value::{Element, Tree, Value, View};
+use value::{Node, Span};
+
+/// A cause, without the file's name.
+type Told<T> = Result<T, String>;
+
+/// Bytes that values may take for each byte of the pickle.
+pub const PER_BYTE: usize = 64;
+
+/// Bytes that values may take beyond that, however short the pickle.
+pub const BASE: usize = 64 << 10;
+
+/// Bytes that values may take in any case.
+pub const AT_MOST: usize = 256 << 20;
+
+/// Longest name of a module or class.
+const LINE: usize = 4096;
+
+/// Reads the pickle at the start of `bytes`; more may follow it.
+pub fn read(bytes: &[u8]) -> Told<Tree<'_>> {
+    let tree = Tree {
+        bytes,
+        nodes: Vec::new(),
+        storages: Vec::new(),
+        views: Vec::new(),
+        classes: Vec::new(),
+        root: Value::None,
+        len: 0,
+    };
+    let machine = Machine {
+        bytes,
+        at: 0,
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+        tree,
+        spent: 0,
+        deepest: 0,
+    };
+    machine.run()
+}
+
+struct Machine<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    stack: Vec<Value>,
+    marks: Vec<usize>,
+    memo: HashMap<u32, Value>,
+    tree: Tree<'a>,
+    spent: usize,
+    /// Largest height of stack and marks so far.
+    deepest: usize,
+}
+
+impl<'a> Machine<'a> {
+    fn run(mut self) -> Told<Tree<'a>> {
+        loop {
+            let at = self.at;
+            let op = self.byte()?;
+            if op == b'.' {
+                self.tree.root = self.pop()?;
+                self.tree.len = self.at;
+                return Ok(self.tree);
+            }
+            let known = self.scalar(op)? || self.memory(op)? || self.group(op)? || self.call(op)?;
+            if !known {
+                return Err(format!(
+                    "its pickle has the opcode {op:#04x} at byte {at}, which PyTorch does not \
+                     write; fetch the file again"
+                ));
+            }
+        }
+    }
+
+    fn damaged(&self, what: &str) -> String {
+        format!("its pickle is damaged at byte {}: {what}; fetch the file again", self.at)
+    }
+
+    /// Books `bytes` of memory.
+    fn charge(&mut self, bytes: usize) -> Told<()> {
+        self.spent += bytes;
+        if self.spent > (self.at * PER_BYTE + BASE).min(AT_MOST) {
+            return Err("its pickle unfolds to far more than its size; no weights do that".into());
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, n: usize) -> Told<&'a [u8]> {
+        let end = self.at.checked_add(n).filter(|end| *end <= self.bytes.len());
+        let Some(end) = end else { return Err(self.damaged("it breaks off")) };
+        let taken = &self.bytes[self.at..end];
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn number<const N: usize>(&mut self) -> Told<[u8; N]> {
+        let taken = self.take(N)?;
+        taken.try_into().map_err(|_| self.damaged("it breaks off"))
+    }
+
+    fn byte(&mut self) -> Told<u8> {
+        self.number::<1>().map(|[b]| b)
+    }
+
+    fn u32(&mut self) -> Told<u32> {
+        self.number().map(u32::from_le_bytes)
+    }
+
+    /// A length of eight bytes.
+    fn long(&mut self) -> Told<usize> {
+        let n = self.number().map(u64::from_le_bytes)?;
+        usize::try_from(n).map_err(|_| self.damaged("it breaks off"))
+    }
+
+    /// The next `n` bytes as a piece.
+    fn span(&mut self, n: usize) -> Told<Span> {
+        let start = self.at;
+        self.take(n)?;
+        match (u32::try_from(start), u32::try_from(n)) {
+            (Ok(start), Ok(len)) => Ok(Span { start, len }),
+            _ => Err("its pickle is larger than 4 GiB; no weights are".into()),
+        }
+    }
+
+    /// The rest of the line.
+    fn line(&mut self) -> Told<Span> {
+        let rest = &self.bytes[self.at..];
+        let Some(n) = rest.iter().take(LINE).position(|b| *b == b'\n') else {
+            return Err(self.damaged("a name has no end"));
+        };
+        let span = self.span(n)?;
+        self.at += 1;
+        Ok(span)
+    }
+
+    fn height(&mut self) -> Told<()> {
+        let height = self.stack.len() + self.marks.len();
+        if height > self.deepest {
+            self.deepest = height;
+            self.charge(2 * size_of::<Value>())?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, value: Value) -> Told<()> {
+        self.stack.push(value);
+        self.height()
+    }
+
+    fn pop(&mut self) -> Told<Value> {
+        // What lies below a mark belongs to the group that it opened.
+        let floor = self.marks.last().copied().unwrap_or(0);
+        if self.stack.len() <= floor {
+            return Err(self.damaged("it takes more values than it has"));
+        }
+        self.stack.pop().ok_or_else(|| self.damaged("it takes more values than it has"))
+    }
+
+    /// All values above the last mark.
+    fn group_values(&mut self) -> Told<Vec<Value>> {
+        let mark = self.marks.pop().filter(|m| *m <= self.stack.len());
+        let Some(mark) = mark else { return Err(self.damaged("a group has no beginning")) };
+        Ok(self.stack.split_off(mark))
+    }
+
+    fn node(&mut self, node: Node) -> Told<Value> {
+        self.charge(2 * size_of::<Node>())?;
+        let Ok(at) = u32::try_from(self.tree.nodes.len()) else {
+            return Err(self.damaged("it holds too many values"));
+        };
+        self.tree.nodes.push(node);
+        Ok(Value::Node(at))
+    }
+
+    fn push_node(&mut self, node: Node) -> Told<()> {
+        let value = self.node(node)?;
+        self.push(value)
+    }
+
+    fn tuple(&mut self, items: Vec<Value>) -> Told<()> {
+        if items.is_empty() {
+            return self.push(Value::EmptyTuple);
+        }
+        self.charge(items.len() * size_of::<Value>())?;
+        self.push_node(Node::Tuple(items))
+    }
+
+    /// Numbers, texts and other values without parts.
+    fn scalar(&mut self, op: u8) -> Told<bool> {
+        let value = match op {
+            b'N' => Value::None,
+            0x88 => Value::Bool(true),
+            0x89 => Value::Bool(false),
+            b'J' => Value::Int(self.number().map(i32::from_le_bytes)?.into()),
+            b'K' => Value::Int(self.byte()?.into()),
+            b'M' => Value::Int(self.number().map(u16::from_le_bytes)?.into()),
+            b'G' => Value::Float(self.number().map(f64::from_be_bytes)?),
+            0x8a => {
+                let n = self.byte()?.into();
+                self.integer(n)?
+            }
+            0x8b => {
+                let n = self.u32()? as usize;
+                self.integer(n)?
+            }
+            _ => match self.text(op)? {
+                Some(value) => value,
+                None => return Ok(false),
+            },
+        };
+        self.push(value)?;
+        Ok(true)
+    }
+
+    fn text(&mut self, op: u8) -> Told<Option<Value>> {
+        let n = match op {
+            0x8c | b'U' | b'C' => self.byte()?.into(),
+            b'X' | b'T' | b'B' => self.u32()? as usize,
+            0x8d | 0x8e | 0x96 => self.long()?,
+            _ => return Ok(None),
+        };
+        let span = self.span(n)?;
+        Ok(Some(match op {
+            b'C' | b'B' | 0x8e | 0x96 => Value::Bytes(span),
+            _ => Value::Text(span),
+        }))
+    }
+
+    /// A little-endian integer in two's complement of `n` bytes.
+    fn integer(&mut self, n: usize) -> Told<Value> {
+        let span = self.span(n)?;
+        let digits = self.tree.piece(span);
+        if n > 8 {
+            return Ok(Value::Bytes(span));
+        }
+        let negative = digits.last().is_some_and(|b| b & 0x80 != 0);
+        let mut all = [if negative { 0xff } else { 0 }; 8];
+        all[..n].copy_from_slice(digits);
+        Ok(Value::Int(i64::from_le_bytes(all)))
+    }
+
+    /// The memo, the stack itself, and what has no effect.
+    fn memory(&mut self, op: u8) -> Told<bool> {
+        match op {
+            0x80 => {
+                let protocol = self.byte()?;
+                if protocol > 5 {
+                    return Err(self.damaged(&format!("there is no protocol {protocol}")));
+                }
+            }
+            // A frame only says how many bytes to read at once.
+            0x95 => _ = self.long()?,
+            b'q' => {
+                let key = self.byte()?.into();
+                self.remember(key)?;
+            }
+            b'r' => {
+                let key = self.u32()?;
+                self.remember(key)?;
+            }
+            0x94 => {
+                let key = self.memo.len() as u32;
+                self.remember(key)?;
+            }
+            b'h' => {
+                let key = self.byte()?.into();
+                self.recall(key)?;
+            }
+            b'j' => {
+                let key = self.u32()?;
+                self.recall(key)?;
+            }
+            b'(' => {
+                self.marks.push(self.stack.len());
+                self.height()?;
+            }
+            b'0' => match self.marks.last() {
+                // Python drops the mark if nothing lies on it.
+                Some(mark) if *mark == self.stack.len() => _ = self.marks.pop(),
+                _ => _ = self.pop()?,
+            },
+            b'1' => _ = self.group_values()?,
+            b'2' => {
+                let top = self.pop()?;
+                self.push(top)?;
+                self.push(top)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn remember(&mut self, key: u32) -> Told<()> {
+        let Some(top) = self.stack.last().copied() else {
+            return Err(self.damaged("it takes more values than it has"));
+        };
+        if self.memo.insert(key, top).is_none() {
+            self.charge(3 * size_of::<(u32, Value)>())?;
+        }
+        Ok(())
+    }
+
+    fn recall(&mut self, key: u32) -> Told<()> {
+        match self.memo.get(&key).copied() {
+            Some(value) => self.push(value),
+            None => Err(self.damaged("it recalls a value that it never had")),
+        }
+    }
+
+    /// Tuples, lists, dictionaries and sets; sets become lists and tuples.
+    fn group(&mut self, op: u8) -> Told<bool> {
+        match op {
+            b')' => self.push(Value::EmptyTuple)?,
+            0x85..=0x87 => {
+                let n = usize::from(op - 0x84);
+                let floor = self.marks.last().copied().unwrap_or(0);
+                let Some(from) = self.stack.len().checked_sub(n).filter(|at| *at >= floor) else {
+                    return Err(self.damaged("it takes more values than it has"));
+                };
+                let items = self.stack.split_off(from);
+                self.tuple(items)?;
+            }
+            b't' | 0x91 => {
+                let items = self.group_values()?;
+                self.tuple(items)?;
+            }
+            b']' | 0x8f => self.push_node(Node::List(Vec::new()))?,
+            b'l' => {
+                let items = self.group_values()?;
+                self.charge(items.len() * size_of::<Value>())?;
+                self.push_node(Node::List(items))?;
+            }
+            b'a' => {
+                let item = self.pop()?;
+                self.append(&[item])?;
+            }
+            b'e' | 0x90 => {
+                let items = self.group_values()?;
+                self.append(&items)?;
+            }
+            b'}' => self.push_node(Node::Dict(Vec::new()))?,
+            b'd' => {
+                let items = self.group_values()?;
+                self.push_node(Node::Dict(Vec::new()))?;
+                self.set(&items)?;
+            }
+            b's' => {
+                let value = self.pop()?;
+                let key = self.pop()?;
+                self.set(&[key, value])?;
+            }
+            b'u' => {
+                let items = self.group_values()?;
+                self.set(&items)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The node on top of the stack; none for an opaque value.
+    fn top(&mut self) -> Told<Option<&mut Node>> {
+        match self.stack.last() {
+            Some(Value::Node(at)) => Ok(self.tree.nodes.get_mut(*at as usize)),
+            Some(_) => Ok(None),
+            None => Err(self.damaged("it takes more values than it has")),
+        }
+    }
+
+    fn append(&mut self, items: &[Value]) -> Told<()> {
+        self.charge(2 * size_of_val(items))?;
+        if let Some(Node::List(list)) = self.top()? {
+            list.extend_from_slice(items);
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, items: &[Value]) -> Told<()> {
+        let (pairs, rest) = items.as_chunks::<2>();
+        if !rest.is_empty() {
+            return Err(self.damaged("a key has no value"));
+        }
+        self.charge(2 * size_of_val(items))?;
+        if let Some(Node::Dict(dict)) = self.top()? {
+            dict.extend(pairs.iter().map(|[key, value]| (*key, *value)));
+        }
+        Ok(())
+    }
+}

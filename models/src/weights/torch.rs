@@ -1,0 +1,297 @@
+//! PyTorch's own files: zip and legacy `.pth`, TorchScript archives (spec backbones §6.1-6.3).
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+use super::container::{Contents, Told};
+use super::pickle::{self, Element, Tree, Value, View};
+use super::stored::row_major;
+use super::zip::Archive;
+use super::{Container, Stored, TENSOR_BYTES, names, shown};
+
+/// Axes that a tensor may have; none of a network has more than five.
+const AXES: usize = 16;
+
+/// Depth of modules inside modules in a TorchScript archive.
+const DEPTH: usize = 64;
+
+/// Attributes that a walk over a TorchScript archive visits.
+const VISITS: usize = 1 << 20;
+
+/// Reads an archive of `torch.save` or `torch.jit.save`.
+pub fn archive(map: &Arc<Mmap>) -> Told<Contents> {
+    let archive = Archive::open(map)?;
+    let mut roots = archive.names().filter_map(|name| match name.strip_suffix("data.pkl") {
+        Some(root) if root.is_empty() || root.ends_with('/') => Some(root),
+        _ => None,
+    });
+    let (root, more) = (roots.next(), roots.next());
+    let Some(root) = root.filter(|_| more.is_none()) else {
+        return Err("is a zip archive, but not one of PyTorch: it should hold one data.pkl".into());
+    };
+    let entry = |name: &str| archive.get(&format!("{root}{name}"));
+    if let Some(order) = entry("byteorder")
+        && order?.trim_ascii() != b"little"
+    {
+        return Err("was written on a big-endian machine, which is not supported".into());
+    }
+    let script = entry("constants.pkl").is_some();
+    let pickled = entry("data.pkl").unwrap_or_else(|| Err("holds no data.pkl".into()))?;
+    let tree = pickle::read(pickled)?;
+    let locate = |key: &str| {
+        let range = archive.range(&format!("{root}data/{key}"));
+        range.unwrap_or_else(|| Err(format!("the archive has no entry data/{}", shown(key))))
+    };
+    let found = if script { modules(&tree)? } else { dictionary(&tree)? };
+    let container = if script { Container::TorchScript } else { Container::Zip };
+    collect(map, &tree, container, found, &locate)
+}
+
+/// The number that legacy files begin with, 0x1950a86a20f9469cfc6c.
+const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+
+/// Reads a file of `torch.save` before 1.6: five pickles, then the storages.
+pub fn legacy(map: &Arc<Mmap>) -> Told<Contents> {
+    let mut at = 0;
+    let mut next = || {
+        let tree = pickle::read(&map[at..])?;
+        at += tree.len;
+        Ok::<_, String>(tree)
+    };
+    let magic = next()?;
+    if magic.bytes(magic.root) != Some(&MAGIC) {
+        return Err("is a pickle, but not one of PyTorch; save it with torch.save".into());
+    }
+    let protocol = next()?;
+    if protocol.root != Value::Int(1001) {
+        return Err("has an unknown version of PyTorch's old format; save it anew".into());
+    }
+    let system = next()?;
+    let little = system.pairs(system.root).into_iter().flatten();
+    let mut little = little.filter(|(k, _)| system.text(*k).as_deref() == Some("little_endian"));
+    if little.next().is_some_and(|(_, v)| *v != Value::Bool(true)) {
+        return Err("was written on a big-endian machine, which is not supported".into());
+    }
+    let (tree, keys) = (next()?, next()?);
+    let storages = places(map, at, &tree, &keys)?;
+    let locate = |key: &str| {
+        let place = storages.get(key).cloned();
+        place.ok_or_else(|| "the file is cut short before its values; fetch it again".to_string())
+    };
+    let found = dictionary(&tree)?;
+    collect(map, &tree, Container::Legacy, found, &locate)
+}
+
+/// Where each storage of a legacy file lies, from byte `at` on; those behind the end of the file
+/// are left out.
+fn places(
+    map: &[u8],
+    mut at: usize,
+    tree: &Tree<'_>,
+    keys: &Tree<'_>,
+) -> Told<HashMap<String, Range<usize>>> {
+    let named = tree.storages().iter().filter_map(|s| Some((tree.key(s.key)?, s.element)));
+    let sizes: HashMap<_, Element> = named.collect();
+    let list = keys.items(keys.root).ok_or("has no list of its storages; fetch it again")?;
+    let mut places = HashMap::new();
+    for key in list {
+        let key = keys.key(*key).ok_or("has a storage without a name; fetch it again")?;
+        let Some(element) = sizes.get(key.as_ref()) else {
+            return Err(format!(
+                "holds the storage {}, which belongs to no tensor or is of an unknown type, so \
+                 what lies behind it cannot be found; save the checkpoint anew",
+                shown(&key)
+            ));
+        };
+        let count =
+            map.get(at..).and_then(|b| b.first_chunk::<8>()).map(|b| u64::from_le_bytes(*b));
+        let bytes = count.and_then(|n| usize::try_from(n).ok()?.checked_mul(element.size));
+        let end = bytes.and_then(|n| n.checked_add(at + 8)).filter(|end| *end <= map.len());
+        let Some(end) = end else { break };
+        places.insert(key.into_owned(), at + 8..end);
+        at = end;
+    }
+    Ok(places)
+}
+
+/// Tensors that were found by name, and what else was there.
+#[derive(Default)]
+struct Found {
+    views: Vec<(String, View)>,
+    wrapper: Vec<&'static str>,
+    /// Names and classes of objects that were passed over.
+    skipped: Vec<(String, String)>,
+}
+
+impl Found {
+    fn skip(&mut self, name: &str, class: String) {
+        const LISTED: usize = 64;
+        if self.skipped.len() < LISTED {
+            self.skipped.push((shown(name), shown(&class)));
+        }
+    }
+}
+
+/// The tensors of a pickled state dict.
+fn dictionary(tree: &Tree<'_>) -> Told<Found> {
+    let (dict, wrapper) = names::unwrapped(tree, tree.root);
+    let Some(pairs) = tree.pairs(dict) else {
+        return Err(match tree.class_of(dict) {
+            Some(class) => format!(
+                "holds an object of class {}, not a dictionary of tensors; save the model's \
+                 state_dict() instead of the model",
+                shown(&class)
+            ),
+            None => "holds no dictionary of tensors".into(),
+        });
+    };
+    let mut found = Found { wrapper, ..Default::default() };
+    for (key, value) in pairs {
+        let Some(name) = tree.key(*key) else { continue };
+        match (tree.view(*value), tree.class_of(*value)) {
+            (Some(view), _) => found.views.push((name.into_owned(), view)),
+            (None, Some(class)) => found.skip(&name, class),
+            (None, None) => {}
+        }
+    }
+    if found.views.is_empty() {
+        return Err(format!(
+            "holds no tensors where weights are looked for; its keys are {}",
+            names::keys(tree, dict)
+        ));
+    }
+    Ok(found)
+}
+
+/// The tensors of a tree of TorchScript modules, their names joined by dots.
+fn modules(tree: &Tree<'_>) -> Told<Found> {
+    let Some(attributes) = tree.attributes(tree.root) else {
+        return Err("is a TorchScript archive without a module at its root".into());
+    };
+    let mut found = Found::default();
+    // The names of modules above, and what is left of their attributes.
+    let mut path = vec![(String::new(), attributes.iter())];
+    let (mut visits, mut letters) = (0, 0);
+    while let Some((prefix, attributes)) = path.last_mut() {
+        let Some((key, value)) = attributes.next() else {
+            path.pop();
+            continue;
+        };
+        let Some(name) = tree.text(*key) else { continue };
+        let name = format!("{prefix}{name}");
+        visits += 1;
+        letters += name.len();
+        if path.len() >= DEPTH || visits > VISITS || letters > tree.len * 8 + (1 << 16) {
+            return Err(format!(
+                "nests its modules too deeply or in a circle, at {}; no network does that",
+                shown(&name)
+            ));
+        }
+        match (tree.view(*value), tree.attributes(*value), tree.class_of(*value)) {
+            (Some(view), ..) => found.views.push((name, view)),
+            (None, Some(inner), _) => path.push((format!("{name}."), inner.iter())),
+            (None, None, Some(class)) => found.skip(&name, class),
+            (None, None, None) => {}
+        }
+    }
+    match found.views.is_empty() {
+        true => Err("is a TorchScript archive without a single tensor".into()),
+        false => Ok(found),
+    }
+}
+
+/// Checks every tensor against the bytes that its storage really has.
+fn collect(
+    map: &Arc<Mmap>,
+    tree: &Tree<'_>,
+    container: Container,
+    mut found: Found,
+    locate: &dyn Fn(&str) -> Told<Range<usize>>,
+) -> Told<Contents> {
+    let mut tensors = BTreeMap::new();
+    let mut total = 0usize;
+    for (name, view) in std::mem::take(&mut found.views) {
+        let of = |cause: String| format!("tensor {}: {cause}", shown(&name));
+        match stored(map, tree, &view, locate).map_err(of)? {
+            Some(tensor) => {
+                total = total.saturating_add(tensor.len().saturating_mul(tensor.kind().size()));
+                if total > map.len().saturating_mul(TENSOR_BYTES) {
+                    return Err(of(format!(
+                        "the shapes up to here ask for more than {TENSOR_BYTES} times the file's \
+                         {} bytes; the file is damaged",
+                        map.len()
+                    )));
+                }
+                tensors.insert(name, tensor);
+            }
+            None => found.skip(&name, "a tensor of complex or quantised numbers".into()),
+        }
+    }
+    let Found { wrapper, skipped, .. } = found;
+    Ok(Contents { container, tensors, wrapper, skipped, metadata: BTreeMap::new() })
+}
+
+/// One tensor; `None` if its elements are of a type that nothing here works with.
+fn stored(
+    map: &Arc<Mmap>,
+    tree: &Tree<'_>,
+    view: &View,
+    locate: &dyn Fn(&str) -> Told<Range<usize>>,
+) -> Told<Option<Stored>> {
+    let storage = tree.storage(view);
+    let Some(kind) = storage.element.kind else { return Ok(None) };
+    let key = tree.key(storage.key).ok_or("its storage has no name")?;
+    let range = locate(&key)?;
+    let size = kind.size() as u64;
+    let there = range.len() as u64 / size;
+    let declared = storage.start.checked_add(storage.count);
+    if declared.is_none_or(|n| n > there) {
+        return Err(format!(
+            "its storage has {there} elements of type {kind}, {} were declared; the file is \
+             damaged, fetch it again",
+            storage.count
+        ));
+    }
+    let shape = axes(tree, view.size, "shape")?;
+    let strides = axes(tree, view.stride, "strides")?;
+    if shape.len() != strides.len() {
+        return Err("it has a shape and strides of different lengths; the file is damaged".into());
+    }
+    let offset = u64::try_from(view.offset).map_err(|_| "it begins before its storage")?;
+    if last(offset, &shape, &strides).is_none_or(|last| last > storage.count) {
+        return Err(format!(
+            "shape {shape:?} reaches beyond the {} elements of its storage; the file is damaged",
+            storage.count
+        ));
+    }
+    let empty = shape.contains(&0);
+    let start = if empty { 0 } else { (storage.start + offset) * size };
+    let strides = if empty { row_major(&shape) } else { strides };
+    Ok(Some(Stored::mapped(map, kind, range.start + start as usize, shape, strides)))
+}
+
+/// One behind the last element that a view touches; `None` if numbers overflow.
+fn last(offset: u64, shape: &[usize], strides: &[usize]) -> Option<u64> {
+    let elements = shape.iter().try_fold(1usize, |n, axis| n.checked_mul(*axis))?;
+    elements.checked_mul(8)?;
+    if elements == 0 {
+        return Some(0);
+    }
+    let axes = shape.iter().zip(strides);
+    axes.map(|(n, stride)| ((n - 1) as u64).checked_mul(*stride as u64))
+        .try_fold(offset, |at, step| at.checked_add(step?))?
+        .checked_add(1)
+}
+
+fn axes(tree: &Tree<'_>, tuple: Value, what: &str) -> Told<Vec<usize>> {
+    let items = tree.items(tuple).filter(|items| items.len() <= AXES);
+    let size = |v: &Value| match v {
+        Value::Int(n) => usize::try_from(*n).ok(),
+        _ => None,
+    };
+    let sizes = items.and_then(|items| items.iter().map(size).collect());
+    sizes.ok_or_else(|| format!("its {what} makes no sense; the file is damaged"))
+}

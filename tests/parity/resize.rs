@@ -1,0 +1,186 @@
+//! Resampling as PyTorch does it, in f32 and f64, forward and backward; what is resized on load
+//! and at run time is computed again by the code that does so.
+
+use dressage_engine::{DType, Element, Tensor};
+use dressage_kernels::Real;
+use dressage_kernels::resize::{Axis, Mode, Resize, Step};
+use dressage_models::backbone::{Dino, DinoConfig};
+use dressage_models::build::Scope;
+use dressage_models::weights::{StateDict, resize_patch_kernel, resize_pos_embed};
+use dressage_tests::Outcome;
+use dressage_tests::compare::{Bound, Table};
+use dressage_tests::fixture::{Fixture, Settings};
+use serde_json::Value;
+
+use crate::layout::{channels_first, channels_last};
+
+/// PyTorch's f32 kernels round their coordinates to f32, which moves values by up to a few
+/// millionths; ours agree with its f64 kernels.
+const F32: f64 = 2e-5;
+const F64: f64 = 1e-12;
+
+/// Every case that the notes list.
+pub fn cases(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
+    let cases: Value = serde_json::from_str(fixture.note("cases").unwrap_or("[]"))?;
+    for case in cases.as_array().ok_or("no list of cases")? {
+        let name = case.word("name");
+        let axes = axes(fixture, case).map_err(|e| format!("{name}: {e}"))?;
+        forward::<f32>(fixture, table, name, &axes, "output", F32)?;
+        if fixture.has(&format!("{name}.output_f64")) {
+            forward::<f64>(fixture, table, name, &axes, "output_f64", F64)?;
+        }
+        if case.switch("grad", false) {
+            let probe = fixture.floats(&format!("{name}.probe"))?;
+            let want = fixture.floats(&format!("{name}.grad_input"))?;
+            let lead = want.shape()[..2].iter().product();
+            let got = passes::<f32>(probe.data()?, lead, &axes, true)?;
+            let got = Tensor::from_slice(&got, want.shape())?;
+            table.within(&format!("{name}: gradient"), &got, &want, |_| Bound::abs(F32))?;
+        }
+        on_load(fixture, table, case)?;
+        at_run_time(fixture, table, case)?;
+    }
+    Ok(())
+}
+
+fn input(fixture: &Fixture, case: &Value) -> Outcome<Tensor> {
+    fixture.floats(&format!("{}.input", case.word("name")))
+}
+
+/// The axes behind the first two, as the case resizes them.
+fn axes(fixture: &Fixture, case: &Value) -> Outcome<Vec<Axis>> {
+    let shape = input(fixture, case)?.shape()[2..].to_vec();
+    let mode = match case.word("mode") {
+        "linear" | "bilinear" | "trilinear" => Mode::Bilinear,
+        "bicubic" if case.switch("antialias", false) => Mode::BicubicAntialias,
+        "bicubic" => Mode::Bicubic,
+        other => return Err(format!("mode {other:?} is unknown").into()),
+    };
+    let given = |key: &str, i: usize| {
+        let value = &case[key];
+        value.get(i).unwrap_or(value).as_f64()
+    };
+    let axis = |(i, n): (usize, &usize)| -> Outcome<Axis> {
+        let (to, step) = match (given("size", i), given("scale_factor", i)) {
+            (Some(to), None) => (to as usize, Step::Size),
+            (None, Some(f)) => ((*n as f64 * f).floor() as usize, Step::Factor(f)),
+            _ => return Err("neither a size nor a factor".into()),
+        };
+        Ok(Axis::new(*n, to, mode, step)?)
+    };
+    shape.iter().enumerate().map(axis).collect()
+}
+
+fn forward<T: Element + Real>(
+    fixture: &Fixture,
+    table: &mut Table,
+    name: &str,
+    axes: &[Axis],
+    output: &str,
+    bound: f64,
+) -> Outcome<()> {
+    let key = format!("{name}.{output}");
+    let stored = |key: &str| {
+        let tensor = fixture.tensors.get(key).and_then(|t| t.to_float(T::DTYPE));
+        tensor.ok_or_else(|| format!("no floats {key}"))
+    };
+    let (input, want) = (stored(&format!("{name}.input"))?, stored(&key)?);
+    let lead = input.shape()[..2].iter().product();
+    let got = passes::<T>(input.data()?, lead, axes, false)?;
+    table.within(&key, &Tensor::from_slice(&got, want.shape())?, &want, |_| Bound::abs(bound))
+}
+
+/// Resizes the last axes of `[lead, ..]`: the rule is separable, so volumes take their depth in a
+/// pass of its own and lines are maps of one row.
+fn passes<T: Real>(x: &[T], lead: usize, axes: &[Axis], back: bool) -> Outcome<Vec<T>> {
+    let one = Axis::new(1, 1, Mode::Bilinear, Step::Size)?;
+    let run = |x: &[T], pass: Resize<'_>| -> Outcome<Vec<T>> {
+        let n = if back { pass.input_len() } else { pass.output_len() };
+        let mut y = vec![T::ZERO; n];
+        if back {
+            pass.backward(x, &mut y)?
+        } else {
+            pass.forward(x, &mut y)?
+        }
+        Ok(y)
+    };
+    match axes {
+        [x_axis] => run(x, Resize { n: lead, c: 1, y: &one, x: x_axis }),
+        [y_axis, x_axis] => run(x, Resize { n: lead, c: 1, y: y_axis, x: x_axis }),
+        [depth, y_axis, x_axis] if !back => {
+            let maps = lead * depth.n_in();
+            let y = run(x, Resize { n: maps, c: 1, y: y_axis, x: x_axis })?;
+            run(&y, Resize { n: lead, c: y_axis.n_out() * x_axis.n_out(), y: depth, x: &one })
+        }
+        _ => Err("no pass for this many axes".into()),
+    }
+}
+
+/// Patch kernels and position tables as files of weights are brought to other sizes.
+fn on_load(fixture: &Fixture, table: &mut Table, case: &Value) -> Outcome<()> {
+    let square = case.sizes("size").ok().filter(|s| s.len() == 2 && s[0] == s[1]);
+    let plain = case.word("mode") == "bicubic" && !case.switch("antialias", false);
+    let (Some(size), true) = (square, plain) else { return Ok(()) };
+    let (name, x) = (case.word("name"), input(fixture, case)?);
+    let want = fixture.floats(&format!("{name}.output"))?;
+    let &[b, c, h, w] = x.shape() else { return Ok(()) };
+    if c == 3 {
+        let got = resize_patch_kernel(&x, size[0])?;
+        table.within(&format!("{name}, kernel on load"), &got, &want, |_| Bound::abs(F32))?;
+    }
+    if b == 1 && h == w {
+        let got = resize_pos_embed(&with_class_row(&x, c)?, size[0])?;
+        let (class, got) = without_class_row(&got, [size[0], size[0]], c)?;
+        table.equal(&format!("{name}: class row"), &class, &vec![7.0; c]);
+        table.within(&format!("{name}, table on load"), &got, &want, |_| Bound::abs(F32))?;
+    }
+    Ok(())
+}
+
+/// Position tables as the network resizes them for an image of another size.
+fn at_run_time(fixture: &Fixture, table: &mut Table, case: &Value) -> Outcome<()> {
+    let (name, x) = (case.word("name"), input(fixture, case)?);
+    let antialias = case.switch("antialias", false);
+    let &[1, c, g, w] = x.shape() else { return Ok(()) };
+    let want = fixture.floats(&format!("{name}.output"))?;
+    let &[_, _, rows, columns] = want.shape() else { return Ok(()) };
+    // The factors of DINOv2 are a tenth of a patch above the ratio.
+    let tenth =
+        |i: usize, n: usize| case["scale_factor"][i].as_f64() == Some((n as f64 + 0.1) / g as f64);
+    if g != w || !(antialias || (tenth(0, rows) && tenth(1, columns))) {
+        return Ok(());
+    }
+    let config = DinoConfig {
+        embed_dim: c,
+        depth: 1,
+        heads: 1,
+        taps: [0; 4],
+        registers: usize::from(antialias),
+        ..DinoConfig::named("s", 16, g)?
+    };
+    let mut weights = StateDict::new("the case");
+    weights.insert("pos_embed", with_class_row(&x, c)?);
+    let dino = Dino::new(&Scope::with_weights(DType::F32, 0, weights, &["pos_embed"]), config)?;
+    let (class, got) = without_class_row(&dino.positions(rows, columns)?, [rows, columns], c)?;
+    table.equal(&format!("{name}: class row"), &class, &vec![7.0; c]);
+    table.within(&format!("{name}, at run time"), &got, &want, |_| Bound::abs(F32))
+}
+
+/// A map `[1, c, g, g]` as a position table `[1, 1 + g*g, c]`, its first row all 7.
+fn with_class_row(x: &Tensor, c: usize) -> Outcome<Tensor> {
+    let mut values = vec![7.0f32; c];
+    values.extend(channels_last(x)?.data::<f32>()?);
+    let rows = values.len() / c;
+    Ok(Tensor::from_slice(&values, &[1, rows, c])?)
+}
+
+/// The first row of a table and the rest as a map `[1, c, rows, columns]`.
+fn without_class_row(
+    table: &Tensor,
+    [rows, columns]: [usize; 2],
+    c: usize,
+) -> Outcome<(Vec<f32>, Tensor)> {
+    let (class, map) = table.data::<f32>()?.split_at(c);
+    let map = Tensor::from_slice(map, &[1, rows, columns, c])?;
+    Ok((class.to_vec(), channels_first(&map)?))
+}

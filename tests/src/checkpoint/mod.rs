@@ -1,0 +1,186 @@
+//! Checkpoints as their authors publish them, written for tests.
+//!
+//! Each writer takes the same list of [`Entry`] and streams it to its output, so a file of any
+//! size needs no memory. Zeros are skipped over instead of written: in a file they
+//! are holes that take neither disk nor time, which lets a test make a checkpoint of full size.
+//!
+//! | function | form |
+//! |---|---|
+//! | [`zip`] | what `torch.save` writes today: an archive of a pickle and the raw storages |
+//! | [`legacy`] | what it wrote before 1.6: five pickles, then the storages |
+//! | [`torchscript`] | what `torch.jit.save` writes: a tree of modules in an archive, with code |
+//! | [`safetensors`] | a JSON header, then the data |
+
+mod archive;
+mod pickle;
+mod torch;
+
+use std::io::{self, Seek, SeekFrom, Write};
+
+pub use archive::Archive;
+pub use pickle::Pickle;
+pub use torch::{legacy, torchscript, torchscript_pickle, zip, zip_pickle};
+
+/// Types of elements that the formats name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// 64-bit floats.
+    F64,
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats.
+    F16,
+    /// The upper halves of 32-bit floats.
+    Bf16,
+    /// 64-bit integers.
+    I64,
+    /// 32-bit integers.
+    I32,
+    /// Bytes.
+    U8,
+    /// Truth values, a byte each.
+    Bool,
+}
+
+impl Kind {
+    /// Bytes of an element.
+    pub fn size(self) -> u64 {
+        match self {
+            Kind::F64 | Kind::I64 => 8,
+            Kind::F32 | Kind::I32 => 4,
+            Kind::F16 | Kind::Bf16 => 2,
+            Kind::U8 | Kind::Bool => 1,
+        }
+    }
+
+    /// PyTorch's class of a storage of such elements.
+    pub fn storage(self) -> &'static str {
+        match self {
+            Kind::F64 => "DoubleStorage",
+            Kind::F32 => "FloatStorage",
+            Kind::F16 => "HalfStorage",
+            Kind::Bf16 => "BFloat16Storage",
+            Kind::I64 => "LongStorage",
+            Kind::I32 => "IntStorage",
+            Kind::U8 => "ByteStorage",
+            Kind::Bool => "BoolStorage",
+        }
+    }
+
+    fn safetensors(self) -> &'static str {
+        match self {
+            Kind::F64 => "F64",
+            Kind::F32 => "F32",
+            Kind::F16 => "F16",
+            Kind::Bf16 => "BF16",
+            Kind::I64 => "I64",
+            Kind::I32 => "I32",
+            Kind::U8 => "U8",
+            Kind::Bool => "BOOL",
+        }
+    }
+}
+
+/// What a tensor holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Zeros, as many as the shape says.
+    Zeros,
+    /// So many bytes, all zero, whatever the shape says.
+    Hole(u64),
+    /// These bytes, little-endian, whatever the shape says.
+    Bytes(Vec<u8>),
+}
+
+/// One tensor of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Name in the state dict.
+    pub name: String,
+    /// Type of the elements.
+    pub kind: Kind,
+    /// Sizes of the axes.
+    pub shape: Vec<u64>,
+    /// The elements.
+    pub content: Content,
+}
+
+impl Entry {
+    /// 32-bit floats, all zero.
+    pub fn zeros(name: &str, shape: &[u64]) -> Entry {
+        let (name, shape) = (name.to_string(), shape.to_vec());
+        Entry { name, kind: Kind::F32, shape, content: Content::Zeros }
+    }
+
+    /// Elements with these little-endian bytes.
+    pub fn bytes(name: &str, kind: Kind, shape: &[u64], bytes: Vec<u8>) -> Entry {
+        let (name, shape) = (name.to_string(), shape.to_vec());
+        Entry { name, kind, shape, content: Content::Bytes(bytes) }
+    }
+
+    /// Number of elements that the shape promises.
+    pub fn len(&self) -> u64 {
+        self.shape.iter().product()
+    }
+
+    /// Whether the shape promises no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes that are written.
+    pub fn written(&self) -> u64 {
+        match &self.content {
+            Content::Zeros => self.len() * self.kind.size(),
+            Content::Hole(bytes) => *bytes,
+            Content::Bytes(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
+/// Whatever a checkpoint can be written to.
+pub trait Out: Write + Seek {}
+
+impl<T: Write + Seek> Out for T {}
+
+/// Writes the elements; zeros are skipped over, and so need something written behind them.
+fn put(out: &mut dyn Out, entry: &Entry) -> io::Result<()> {
+    match &entry.content {
+        Content::Bytes(bytes) => out.write_all(bytes),
+        _ => out.seek(SeekFrom::Current(entry.written() as i64)).map(|_| ()),
+    }
+}
+
+/// Ends an output that zeros were skipped to, by writing the last of them.
+fn end(out: &mut dyn Out) -> io::Result<()> {
+    let at = out.stream_position()?;
+    if out.seek(SeekFrom::End(0))? < at {
+        out.seek(SeekFrom::Start(at - 1))?;
+        out.write_all(&[0])?;
+    }
+    out.flush()
+}
+
+/// Writes a safetensors file.
+///
+/// # Errors
+/// Whatever `out` fails with.
+pub fn safetensors(out: &mut dyn Out, entries: &[Entry]) -> io::Result<()> {
+    let mut at = 0;
+    let mut header = serde_json::Map::new();
+    for entry in entries {
+        let next = at + entry.written();
+        let fields = serde_json::json!({
+            "dtype": entry.kind.safetensors(), "shape": entry.shape, "data_offsets": [at, next],
+        });
+        header.insert(entry.name.clone(), fields);
+        at = next;
+    }
+    let mut header = serde_json::Value::Object(header).to_string();
+    // Data begins at a multiple of eight, so that it can be used where it lies.
+    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(header.as_bytes())?;
+    entries.iter().try_for_each(|entry| put(out, entry))?;
+    end(out)
+}

@@ -1,0 +1,159 @@
+//! Small intact files of every form that is read from outside: what damaged ones are made from.
+
+use std::io::{self, Cursor};
+
+use image::{DynamicImage, ImageFormat};
+
+use crate::checkpoint::{self, Entry, Kind, Out};
+
+/// How a file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Form {
+    /// A zip archive of `torch.save`.
+    Zip,
+    /// What `torch.save` wrote before.
+    Legacy,
+    /// An archive of `torch.jit.save`.
+    TorchScript,
+    /// Header and data.
+    Safetensors,
+    /// A picture or label map.
+    Png,
+    /// A picture.
+    Jpeg,
+}
+
+/// All forms.
+pub const FORMS: [Form; 6] =
+    [Form::Zip, Form::Legacy, Form::TorchScript, Form::Safetensors, Form::Png, Form::Jpeg];
+
+impl Form {
+    /// Whether it holds tensors; pictures otherwise.
+    pub fn is_checkpoint(self) -> bool {
+        !matches!(self, Form::Png | Form::Jpeg)
+    }
+
+    /// The usual ending of a file name.
+    pub fn ending(self) -> &'static str {
+        match self {
+            Form::Zip | Form::Legacy => "pth",
+            Form::TorchScript => "pt",
+            Form::Safetensors => "safetensors",
+            Form::Png => "png",
+            Form::Jpeg => "jpg",
+        }
+    }
+}
+
+/// An intact file.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// What it is, one word.
+    pub name: &'static str,
+    /// How it is read.
+    pub form: Form,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Tensors of every kind that the formats know: maps, vectors, a scalar, an empty one.
+pub fn entries() -> Vec<Entry> {
+    let counting = |n: u64| (0..n).map(|i| (i * 37 % 251) as u8).collect::<Vec<u8>>();
+    let entry = |name: &str, kind: Kind, shape: &[u64]| {
+        let n = shape.iter().product::<u64>() * kind.size();
+        Entry::bytes(name, kind, shape, counting(n))
+    };
+    vec![
+        entry("cls_token", Kind::F32, &[1, 1, 8]),
+        entry("patch_embed.proj.weight", Kind::F32, &[4, 3, 2, 2]),
+        entry("blocks.0.attn.qkv.weight", Kind::F16, &[12, 4]),
+        entry("blocks.0.attn.qkv.bias", Kind::Bf16, &[12]),
+        entry("blocks.0.norm1.weight", Kind::F64, &[4]),
+        entry("bn.num_batches_tracked", Kind::I64, &[]),
+        entry("index", Kind::I32, &[5]),
+        entry("mask", Kind::U8, &[3, 3]),
+        Entry::bytes("flags", Kind::Bool, &[2], vec![1, 0]),
+        entry("nothing", Kind::F32, &[0, 4]),
+    ]
+}
+
+/// The bytes that a writer writes.
+///
+/// # Errors
+/// Whatever it fails with.
+pub fn written(write: impl FnOnce(&mut dyn Out) -> io::Result<()>) -> io::Result<Vec<u8>> {
+    let mut out = Cursor::new(Vec::new());
+    write(&mut out)?;
+    Ok(out.into_inner())
+}
+
+/// A picture whose neighbours differ, with transparency.
+fn picture(w: u32, h: u32) -> DynamicImage {
+    let pixel = |x: u32, y: u32| {
+        image::Rgba([(7 * x + y) as u8, (x * y) as u8, (3 * y) as u8, 255 - x as u8])
+    };
+    DynamicImage::ImageRgba8(image::RgbaImage::from_fn(w, h, pixel))
+}
+
+fn encoded(picture: &DynamicImage, format: ImageFormat) -> io::Result<Vec<u8>> {
+    written(|mut out| picture.write_to(&mut out, format).map_err(io::Error::other))
+}
+
+/// A map of 16x16 classes, `depth` bits each; with a palette or grey.
+fn labels(depth: png::BitDepth, palette: bool) -> io::Result<Vec<u8>> {
+    let line = 2 * depth as usize;
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, 16, 16);
+    encoder.set_depth(depth);
+    encoder.set_color(png::ColorType::Grayscale);
+    if palette {
+        encoder.set_color(png::ColorType::Indexed);
+        encoder.set_palette((0..48).map(|i| 5 * i).collect::<Vec<u8>>());
+    }
+    let data: Vec<u8> = (0..16 * line).map(|i| (i % 3) as u8).collect();
+    let mut writer = encoder.write_header().map_err(io::Error::other)?;
+    writer.write_image_data(&data).map_err(io::Error::other)?;
+    writer.finish().map_err(io::Error::other)?;
+    Ok(bytes)
+}
+
+/// One or more intact files of each form.
+///
+/// # Errors
+/// Never, unless an encoder fails.
+pub fn all() -> io::Result<Vec<Sample>> {
+    let entries = entries();
+    let sample =
+        |name, form, bytes: io::Result<Vec<u8>>| bytes.map(|bytes| Sample { name, form, bytes });
+    let grey = DynamicImage::from(picture(17, 9).to_luma8());
+    let wide = DynamicImage::from(picture(9, 5).to_rgb16());
+    let rgb = DynamicImage::from(picture(33, 18).to_rgb8());
+    [
+        sample("zip", Form::Zip, written(|out| checkpoint::zip(out, &entries, ""))),
+        sample("zip-wrapped", Form::Zip, written(|out| checkpoint::zip(out, &entries, "model"))),
+        sample("legacy", Form::Legacy, written(|out| checkpoint::legacy(out, &entries, ""))),
+        sample(
+            "legacy-wrapped",
+            Form::Legacy,
+            written(|out| checkpoint::legacy(out, &entries, "state_dict")),
+        ),
+        sample(
+            "torchscript",
+            Form::TorchScript,
+            written(|out| checkpoint::torchscript(out, &entries)),
+        ),
+        sample(
+            "safetensors",
+            Form::Safetensors,
+            written(|out| checkpoint::safetensors(out, &entries)),
+        ),
+        sample("rgba", Form::Png, encoded(&picture(21, 13), ImageFormat::Png)),
+        sample("rgb16", Form::Png, encoded(&wide, ImageFormat::Png)),
+        sample("label-palette", Form::Png, labels(png::BitDepth::Four, true)),
+        sample("label-grey", Form::Png, labels(png::BitDepth::Eight, false)),
+        sample("rgb", Form::Jpeg, encoded(&rgb, ImageFormat::Jpeg)),
+        sample("grey", Form::Jpeg, encoded(&grey, ImageFormat::Jpeg)),
+    ]
+    .into_iter()
+    .collect()
+}

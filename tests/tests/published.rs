@@ -1,0 +1,218 @@
+//! Files with exactly the published names and shapes at full size: they load strictly, and a
+//! single tensor that is wrong is named.
+//!
+//! The tensors are zeros that are holes in the files, and loading maps files instead of reading
+//! them, so 1.2 GB cost next to nothing.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::RwLock;
+
+use dressage_engine::DType;
+use dressage_engine::memory::usage;
+use dressage_models::backbone::DinoConfig;
+use dressage_models::weights::{StateDict, dinov2};
+use dressage_models::{Method, Result, Segmenter, SegmenterConfig};
+use dressage_tests::checkpoint::{self, Content, Entry, Out};
+use dressage_tests::fixture::{Fixture, Settings};
+
+/// Patches a side of the position table in `keys.json`: crops of 512 pixels in patches of 16.
+const GRID: usize = 32;
+const PATCH: usize = 16;
+const CLASSES: usize = 19;
+
+/// The tensors of a state dict in `keys.json`, zeros.
+fn recorded(network: &str) -> Vec<Entry> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/keys.json");
+    let fixture = Fixture::open(&path).expect("keys.json");
+    let keys = fixture.json[network]["keys"].as_array().expect("keys");
+    let sizes = |k: &serde_json::Value| k.sizes("shape").expect("shape");
+    let entry = |k: &serde_json::Value| {
+        let shape: Vec<u64> = sizes(k).iter().map(|n| *n as u64).collect();
+        Entry::zeros(k.word("key"), &shape)
+    };
+    keys.iter().map(entry).collect()
+}
+
+fn backbone() -> Vec<Entry> {
+    recorded("DinoVisionTransformer-L")
+}
+
+fn trained() -> Vec<Entry> {
+    recorded("rein_and_head_checkpoint")
+}
+
+type Writer = fn(&mut dyn Out, &[Entry]) -> io::Result<()>;
+
+/// The forms in which such files are published, by their ending. The older form of `.pth` is left
+/// out, since its storages lie at any byte and may have to be copied: this is no file for a test.
+const WRITERS: [(&str, Writer); 3] = [
+    ("safetensors", checkpoint::safetensors),
+    ("pth", |out, entries| checkpoint::zip(out, entries, "")),
+    ("wrapped.pth", |out, entries| checkpoint::zip(out, entries, "state_dict")),
+];
+
+/// Tests that count memory run alone.
+static ALONE: RwLock<()> = RwLock::new(());
+
+fn write(dir: &Path, name: &str, writer: Writer, entries: &[Entry]) -> PathBuf {
+    let path = dir.join(name);
+    let mut file = File::create(&path).expect("file");
+    writer(&mut file, entries).expect("written");
+    path
+}
+
+/// The published network on a backbone file and a file of Rein and head; nothing may be missing
+/// or left over.
+fn load(backbone: &Path, trained: &Path) -> Result<Segmenter> {
+    let mut weights = dinov2(StateDict::open(backbone)?, PATCH, GRID)?;
+    weights.extend(StateDict::open(trained)?);
+    let dino = DinoConfig::named("l", PATCH, GRID)?;
+    let config = SegmenterConfig::published(dino, CLASSES, Method::Rein);
+    Segmenter::new(config, DType::F32, 0, weights, &["backbone.", "decode_head."])
+}
+
+#[test]
+fn full_size_files_load_strictly_and_stay_where_they_are() {
+    let _alone = ALONE.write().expect("unpoisoned");
+    let dir = tempfile::tempdir().expect("folder");
+    let (backbone, trained) = (backbone(), trained());
+    let bytes: u64 = backbone.iter().chain(&trained).map(Entry::written).sum();
+    assert!(bytes > 1_300_000_000, "{bytes}");
+    for (ending, writer) in WRITERS {
+        let files = [("backbone", &backbone), ("trained", &trained)];
+        let [a, b] = files.map(|(n, e)| write(dir.path(), &format!("{n}.{ending}"), writer, e));
+        let before = usage().system_bytes;
+        let model = load(&a, &b).unwrap_or_else(|e| panic!("{ending}: {e}"));
+        let taken = usage().system_bytes - before;
+        assert!(taken < 1 << 20, "{ending}: loading took {taken} bytes besides the files");
+        let built: BTreeSet<String> = model.params().keys().cloned().collect();
+        let files: BTreeSet<String> = backbone
+            .iter()
+            .map(|e| format!("backbone.{}", e.name))
+            .filter(|n| n != "backbone.mask_token")
+            .chain(trained.iter().map(|e| e.name.clone()))
+            .collect();
+        assert_eq!(built, files, "{ending}");
+    }
+}
+
+/// What the authors publish for patches of 14 and pictures of 518 pixels.
+#[test]
+fn the_authors_own_file_is_resized_on_load() {
+    let _alone = ALONE.write().expect("unpoisoned");
+    let dir = tempfile::tempdir().expect("folder");
+    let mut entries = backbone();
+    let mut set = |name: &str, shape: &[u64]| {
+        let entry = entries.iter_mut().find(|e| e.name == name).expect("a recorded name");
+        entry.shape = shape.to_vec();
+    };
+    set("patch_embed.proj.weight", &[1024, 3, 14, 14]);
+    set("pos_embed", &[1, 1 + 37 * 37, 1024]);
+    let (_, writer) = WRITERS[1];
+    let original = write(dir.path(), "dinov2_vitl14_pretrain.pth", writer, &entries);
+    let trained = write(dir.path(), "trained.pth", writer, &trained());
+    let before = usage().system_bytes;
+    let model = load(&original, &trained).expect("loaded");
+    let taken = usage().system_bytes - before;
+    // Kernel and table, at both sizes where the computation needs both.
+    assert!(taken < 32 << 20, "loading took {taken} bytes besides the files");
+    let shape = |name: &str| model.params()[&format!("backbone.{name}")].get().shape().to_vec();
+    assert_eq!(shape("patch_embed.proj.weight"), [1024, 3, PATCH, PATCH]);
+    assert_eq!(shape("pos_embed"), [1, 1 + GRID * GRID, 1024]);
+}
+
+/// What may be wrong with a tensor.
+#[derive(Debug, Clone, Copy)]
+enum Wrong {
+    Removed,
+    Renamed,
+    Transposed,
+    /// A row less.
+    Truncated,
+    /// Of the shape that it should have, but with an element less behind it.
+    Cut,
+}
+
+impl Wrong {
+    const ALL: [Wrong; 5] =
+        [Wrong::Removed, Wrong::Renamed, Wrong::Transposed, Wrong::Truncated, Wrong::Cut];
+}
+
+/// Changes tensor `i`; what the refusal has to say, or nothing if the change cannot be seen.
+fn change(entries: &mut Vec<Entry>, i: usize, wrong: Wrong) -> Option<Vec<String>> {
+    let Entry { name, shape, .. } = entries[i].clone();
+    let found = match wrong {
+        Wrong::Removed => {
+            entries.remove(i);
+            return Some(vec![format!("{name} "), "is missing".into()]);
+        }
+        Wrong::Renamed => {
+            entries[i].name = format!("{name}_old");
+            return Some(vec![format!("{name} "), format!("{name}_old is left over")]);
+        }
+        // A square matrix shows nothing of it.
+        Wrong::Transposed => shape.iter().rev().copied().collect(),
+        Wrong::Cut => {
+            let bytes = entries[i].written() - entries[i].kind.size();
+            entries[i].content = Content::Hole(bytes);
+            return Some(vec![name]);
+        }
+        Wrong::Truncated if shape.is_empty() => vec![0],
+        Wrong::Truncated => [&[shape[0] - 1], &shape[1..]].concat(),
+    };
+    let seen = found != shape;
+    entries[i].shape = found.clone();
+    seen.then(|| vec![format!("{name} is {found:?}"), "expected".into()])
+}
+
+/// Loads the published files with every `step`th tensor of one of them wrong in turn.
+fn each_is_named(which: &str, (ending, writer): (&str, Writer), step: usize) {
+    let _shared = ALONE.read().expect("unpoisoned");
+    let dir = tempfile::tempdir().expect("folder");
+    let entries = [backbone(), trained()];
+    let at = usize::from(which == "trained");
+    let mut paths = [0, 1].map(|i| write(dir.path(), &format!("{i}"), writer, &entries[i]));
+    let mut refused = 0;
+    for i in (0..entries[at].len()).step_by(step) {
+        let name = &entries[at][i].name;
+        for wrong in Wrong::ALL {
+            let mut changed = entries[at].clone();
+            let words = change(&mut changed, i, wrong);
+            if name == "mask_token" {
+                continue;
+            }
+            // Never the same name: a file system writes a file that replaces another at once.
+            let file = format!("{i}-{wrong:?}.{ending}");
+            paths[at] = write(dir.path(), &file, writer, &changed);
+            let result = load(&paths[0], &paths[1]);
+            std::fs::remove_file(&paths[at]).expect("removed");
+            let Some(words) = words else {
+                assert!(result.is_ok(), "{name}: a square matrix is as good as its transpose");
+                continue;
+            };
+            let Err(error) = result else { panic!("{name} {wrong:?} was not refused") };
+            let text = error.to_string();
+            let names_file = text.contains(paths[at].to_str().expect("path"));
+            assert!(names_file && !text.contains('\n'), "{text:?}");
+            assert!(words.iter().all(|w| text.contains(w)), "{text:?} lacks one of {words:?}");
+            refused += 1;
+        }
+    }
+    println!("{which}.{ending}: {refused} files with one wrong tensor, all refused by its name");
+    assert!(refused > 4 * (entries[at].len() / step), "{refused}");
+}
+
+#[test]
+fn a_wrong_tensor_of_the_backbone_is_named() {
+    each_is_named("backbone", WRITERS[0], 1);
+    each_is_named("backbone", WRITERS[1], 8);
+}
+
+#[test]
+fn a_wrong_tensor_of_rein_or_the_head_is_named() {
+    each_is_named("trained", WRITERS[0], 1);
+    each_is_named("trained", WRITERS[1], 8);
+}
