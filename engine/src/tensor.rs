@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use dressage_kernels::outline;
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 
 use crate::graph::{Edge, Origin, fresh_id};
 use crate::kept::Remake;
@@ -179,6 +181,21 @@ impl Tensor {
     /// The elements as raw bytes, native byte order.
     pub fn bytes(&self) -> &[u8] {
         &self.storage.bytes()[self.offset..self.offset + self.len() * self.dtype.size()]
+    }
+
+    /// Lets go of the memory behind a part of a file that is not needed for now: it is read again
+    /// if it is. Nothing happens to a tensor in memory of its own, or where the system has no such
+    /// call.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Storage::Mapped(map) = &*self.storage {
+            let bytes = self.len() * self.dtype.size();
+            // SAFETY: the map is a file's and never written, so what is dropped can be read again.
+            // A failure leaves things as they are.
+            let _ = unsafe {
+                map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.offset, bytes)
+            };
+        }
     }
 
     /// The only element of a one-element tensor.

@@ -213,6 +213,8 @@ impl Scope {
         {
             if !outline::on() {
                 state.digests.insert(name.clone(), digest(&name, &value));
+                // The wide values are not read again.
+                value.release();
             }
             value = narrow;
         }
