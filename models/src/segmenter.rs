@@ -101,19 +101,21 @@ impl Segmenter {
         weights: StateDict,
         strict: &[&str],
     ) -> Result<Segmenter> {
-        let linked = config.rein.as_ref().is_some_and(|r| r.link);
-        let method = config.method;
+        let (method, unused) = (config.method, Self::unused(&config));
         let root = Scope::with_weights(dtype, seed, weights, strict);
         let (backbone, rein, head) = Self::modules(&root, config)?;
-        // The reference keeps the two link layers even where the link is off.
-        let unused = ["transform.weight", "transform.bias", "merge.weight", "merge.bias"]
-            .map(|n| format!("backbone.reins.{n}"));
-        let mut ignored = vec![MASK_TOKEN];
-        if !linked {
-            ignored.extend(unused.iter().map(String::as_str));
-        }
+        let ignored: Vec<&str> = unused.iter().map(String::as_str).collect();
         let params = root.finish("the network", &ignored)?;
         Ok(Segmenter { backbone, rein, head, method, params })
+    }
+
+    /// Names of the reference that a network of this kind has no use for: the mask token, and the
+    /// two layers of the link, which the reference keeps where the link is off.
+    pub fn unused(config: &SegmenterConfig) -> Vec<String> {
+        let linked = config.rein.as_ref().is_some_and(|r| r.link);
+        let link = ["transform.weight", "transform.bias", "merge.weight", "merge.bias"];
+        let link = link.iter().filter(|_| !linked).map(|n| format!("backbone.reins.{n}"));
+        std::iter::once(MASK_TOKEN.to_string()).chain(link).collect()
     }
 
     /// Shapes of all parameters of a network, without building it.

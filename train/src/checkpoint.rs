@@ -122,6 +122,12 @@ pub fn open(path: &Path) -> Result<(Notes, StateDict)> {
     Ok((notes, dict))
 }
 
+/// What was trained, without the state of the optimiser.
+pub fn trained(mut dict: StateDict) -> StateDict {
+    dict.retain(|name| !name.starts_with(MOMENTS));
+    dict
+}
+
 /// Puts a checkpoint's values into a model that was built from the same recipe.
 ///
 /// # Errors

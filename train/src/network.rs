@@ -1,5 +1,6 @@
 //! From a recipe to a network, its losses and its data.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dressage_engine::DType;
@@ -7,13 +8,15 @@ use dressage_kernels::adamw::AdamW;
 use dressage_models::backbone::{DinoConfig, Ffn, Recompute, ReinConfig};
 use dressage_models::criterion::{Criterion, CriterionConfig};
 use dressage_models::head::{HeadConfig, Queries};
-use dressage_models::weights::{StateDict, dinov2, same_size};
-use dressage_models::{Method, Segmenter, SegmenterConfig};
+use dressage_models::weights::{
+    Difference, StateDict, dinov2, fitted, has_head, is_backbone, recognise, same_size,
+};
+use dressage_models::{Method, ModelError, Segmenter, SegmenterConfig};
 
 use crate::data::{Joined, Source};
 use crate::optimiser::Optimiser;
 use crate::recipe::{self, Recipe};
-use crate::{Result, TrainError};
+use crate::{Result, TrainError, checkpoint};
 
 /// Sizes of the network that a recipe describes.
 ///
@@ -65,25 +68,64 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
     Ok(SegmenterConfig { backbone, rein, head, method: m.method })
 }
 
-/// Builds the network; the backbone comes from the recipe's weights file, or from the seed if it
-/// says `random`.
+/// Builds the network. The backbone comes from the recipe's weights file, or from the seed if it
+/// says `random`; adapter and head from its checkpoint, or from the seed if it names none.
 ///
 /// # Errors
-/// A weights file that is missing, damaged or does not fit; sizes that do not fit together.
+/// A file that is missing, damaged or does not fit; sizes that do not fit together.
 pub fn build(recipe: &Recipe) -> Result<Segmenter> {
     let config = config(recipe)?;
-    let (weights, strict): (_, Vec<String>) = match recipe.weights() {
-        None => (StateDict::default(), Vec::new()),
+    let trained = recipe.checkpoint().map(|path| trained(path, &config)).transpose()?;
+    let whole = trained.as_ref().is_some_and(|t| t.names().any(|name| is_backbone(name)));
+    let mut strict: Vec<String> = Vec::new();
+    let mut weights = match recipe.weights().filter(|_| !whole) {
+        None => StateDict::default(),
         Some(path) => {
             let dict = StateDict::open(path)?;
             same_size(&dict, &config.backbone)?;
-            let dict = dinov2(dict, config.backbone.patch, config.backbone.grid)?;
-            let strict = ["blocks.", "norm.", "patch_embed.", "cls_token", "pos_embed"];
-            (dict, strict.map(|s| format!("backbone.{s}")).to_vec())
+            let own = ["blocks.", "norm.", "patch_embed.", "cls_token", "pos_embed", "register_"];
+            strict.extend(own.map(|s| format!("backbone.{s}")));
+            dinov2(dict, config.backbone.patch, config.backbone.grid)?
         }
     };
+    // Checked against the network by itself, so that what is found now is the backbone's fault.
+    weights.add(trained.into_iter().flatten());
     let strict: Vec<&str> = strict.iter().map(String::as_str).collect();
     Ok(Segmenter::new(config, DType::F32, recipe.train.seed, weights, &strict)?)
+}
+
+/// As [`build`], for a network whose trained part is restored from a run's checkpoint next: the
+/// file that the run started from may be gone.
+///
+/// # Errors
+/// As [`build`].
+pub fn rebuild(recipe: &Recipe) -> Result<Segmenter> {
+    let mut recipe = recipe.clone();
+    if recipe.checkpoint().is_some_and(|file| !file.exists()) {
+        recipe.model.checkpoint = PathBuf::new();
+    }
+    build(&recipe)
+}
+
+/// Adapter and head from a released checkpoint, an exported or a run's own one; with the backbone
+/// if the file holds it.
+fn trained(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
+    let dict = StateDict::open(path)?;
+    if !has_head(&dict) {
+        let what = match recognise(&dict) {
+            Some(known) => format!("it holds {} and no head", known.title()),
+            None => "it holds no tensor of decode_head".to_string(),
+        };
+        return Err(ModelError::Mismatch {
+            source_name: dict.origin().to_string(),
+            network: "model.checkpoint".into(),
+            difference: format!("{what}; files of backbones belong in model.weights"),
+        }
+        .into());
+    }
+    let (dict, wanted) = fitted(checkpoint::trained(dict), config)?;
+    Difference::of(&dict, &wanted).none(&dict, "the network of the recipe")?;
+    Ok(dict)
 }
 
 /// The losses of a recipe.

@@ -92,7 +92,10 @@ impl Trainer {
             (None, true) => return refuse("holds no checkpoint to resume from"),
             _ => {}
         }
-        let model = network::build(&recipe)?;
+        let model = match last {
+            None => network::build(&recipe)?,
+            Some(_) => network::rebuild(&recipe)?,
+        };
         let optimiser = network::optimiser(&recipe, &model);
         let (criterion, schedule) = (network::criterion(&recipe), recipe.schedule()?);
         let mut trainer = Trainer { recipe, dir, model, criterion, optimiser, schedule, step: 0 };
@@ -331,29 +334,17 @@ impl Trainer {
     }
 }
 
-/// Loads the network of a run folder: its recipe and a checkpoint (the newest, or that of `step`).
+/// Loads the network of a run folder as it was after `step`; `recipe` is the one in the folder,
+/// perhaps with other settings for evaluation.
 ///
 /// # Errors
-/// A folder without recipe or checkpoint; a checkpoint that does not fit.
-pub fn load_run(
-    dir: &Path,
-    step: Option<u64>,
-    overrides: &[String],
-) -> Result<(Recipe, Segmenter)> {
-    let recipe = Recipe::from_file(&dir.join(RECIPE), overrides)?;
-    let found = checkpoint::list(dir)?;
-    let step = match step {
-        Some(step) => step,
-        None => *found.last().ok_or_else(|| TrainError::RunFolder {
-            path: dir.to_path_buf(),
-            what: "holds no checkpoint; train first, or name a run folder".into(),
-        })?,
-    };
-    let model = network::build(&recipe)?;
+/// A checkpoint that is not there or does not fit.
+pub fn load(recipe: &Recipe, dir: &Path, step: u64) -> Result<Segmenter> {
     let path = checkpoint::path_of(dir, step);
     let (notes, mut dict) = checkpoint::open(&path)?;
+    let model = network::rebuild(recipe)?;
     checkpoint::restore(&path, &notes, &mut dict, &model)?;
-    Ok((recipe, model))
+    Ok(model)
 }
 
 /// Laps of one step.

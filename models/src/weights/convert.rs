@@ -77,6 +77,11 @@ pub fn resize_pos_embed(table: &Tensor, grid: usize) -> Result<Tensor> {
 /// is found when the network is built.
 pub fn dinov2(weights: StateDict, patch: usize, grid: usize) -> Result<StateDict> {
     let weights = match recognise(&weights) {
+        None if weights.names().any(|n| n.starts_with("decode_head.") || n.contains("reins.")) => {
+            let difference = "it holds an adapter or a head without a backbone; name it in \
+                              model.checkpoint, and the backbone's own file in model.weights";
+            return Err(misfit(&weights, difference.into()));
+        }
         // Names of nothing known are shown against those of the network.
         None => weights,
         Some(known) if known.family != Family::Dinov2 => {

@@ -69,7 +69,7 @@ pub fn own_names(dict: StateDict, known: &Known) -> Result<StateDict> {
     }
     let mut ours = dict.emptied();
     let mut stacks = std::collections::BTreeMap::<String, [Option<(String, Stored)>; PARTS]>::new();
-    for (name, tensor) in dict.into_tensors() {
+    for (name, tensor) in dict {
         let rule = RULES.iter().find_map(|rule| Some((rule, number(rule.0, &name)?)));
         match rule {
             None => ours.insert(name, tensor),

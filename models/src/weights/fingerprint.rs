@@ -1,6 +1,6 @@
 //! Which weights are these? A number that depends on names, shapes and values.
 
-use dressage_engine::{Param, hash_name};
+use dressage_engine::{DType, Param, hash_name};
 use rayon::prelude::*;
 
 use super::StateDict;
@@ -25,6 +25,19 @@ pub fn fingerprint_of(dict: &StateDict) -> String {
         let mut hash = Hash::new(&format!("{name} {} {:?}", tensor.kind(), tensor.shape()));
         tensor.each_run(&mut |run| hash.add(run));
         hash.finish()
+    });
+    joined(each.collect())
+}
+
+/// Fingerprint that parameters of f32 filled from a dictionary have ([`fingerprint`]); its tensors
+/// are converted one at a time. Tensors without floats are left out.
+pub fn fingerprint_of_floats(dict: &StateDict) -> String {
+    let tensors: Vec<_> = dict.iter().collect();
+    let each = tensors.par_iter().filter_map(|(name, tensor)| {
+        let value = tensor.to_float(DType::F32)?;
+        let mut hash = Hash::new(&format!("{name} {:?}", value.shape()));
+        hash.add(value.bytes());
+        Some(hash.finish())
     });
     joined(each.collect())
 }

@@ -23,6 +23,7 @@ mod pickle;
 mod safetensors;
 mod stored;
 mod torch;
+mod trained;
 mod zip;
 
 use std::collections::BTreeMap;
@@ -31,10 +32,11 @@ use std::path::Path;
 pub use container::Container;
 pub use convert::{dinov2, resize_patch_kernel, resize_pos_embed, same_size};
 pub use difference::Difference;
-pub use fingerprint::{fingerprint, fingerprint_of};
+pub use fingerprint::{fingerprint, fingerprint_of, fingerprint_of_floats};
 pub use known::{Family, Known, recognise, recognise_shapes};
 pub use safetensors::{Written, write, write_safetensors};
 pub use stored::{Kind, Stored};
+pub use trained::{fitted, has_head, is_backbone};
 
 use crate::Result;
 
@@ -51,7 +53,7 @@ pub const OPEN_BASE: usize = 2 * pickle::BASE;
 pub const TENSOR_BYTES: usize = 8;
 
 /// A name out of a file as a message shows it: in one line, long ones cut.
-pub(crate) fn shown(name: &str) -> String {
+pub fn shown(name: &str) -> String {
     const LONGEST: usize = 120;
     let text: String = name.escape_debug().take(LONGEST + 1).collect();
     match text.char_indices().nth(LONGEST) {
@@ -125,6 +127,16 @@ impl StateDict {
         self.tensors.keys()
     }
 
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there is no tensor.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
     /// Names and tensors, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Stored)> {
         self.tensors.iter()
@@ -142,11 +154,12 @@ impl StateDict {
 
     /// The same dictionary without its tensors.
     fn emptied(&self) -> StateDict {
-        StateDict { tensors: BTreeMap::new(), ..self.clone() }
-    }
-
-    fn into_tensors(self) -> BTreeMap<String, Stored> {
-        self.tensors
+        StateDict {
+            origin: self.origin.clone(),
+            tensors: BTreeMap::new(),
+            metadata: self.metadata.clone(),
+            source: self.source.clone(),
+        }
     }
 
     /// Takes a tensor out.
@@ -157,6 +170,19 @@ impl StateDict {
     /// Puts a tensor in, replacing one of the same name.
     pub fn insert(&mut self, name: impl Into<String>, tensor: impl Into<Stored>) {
         self.tensors.insert(name.into(), tensor.into());
+    }
+
+    /// Moves the tensors whose name satisfies `wanted` into a dictionary of the same origin.
+    pub fn part(&mut self, wanted: impl Fn(&str) -> bool) -> StateDict {
+        let all = std::mem::take(&mut self.tensors).into_iter();
+        let (part, rest) = all.partition(|(name, _)| wanted(name));
+        self.tensors = rest;
+        StateDict { tensors: part, ..self.emptied() }
+    }
+
+    /// Adds tensors, replacing those of the same names.
+    pub fn add(&mut self, tensors: impl IntoIterator<Item = (String, Stored)>) {
+        self.tensors.extend(tensors);
     }
 
     /// Keeps the tensors whose name satisfies `keep`.
@@ -182,5 +208,15 @@ impl StateDict {
             self.origin = format!("{} with {}", self.origin, other.origin);
         }
         self.tensors.extend(other.tensors);
+    }
+}
+
+impl IntoIterator for StateDict {
+    type Item = (String, Stored);
+    type IntoIter = std::collections::btree_map::IntoIter<String, Stored>;
+
+    /// Names and tensors, sorted by name.
+    fn into_iter(self) -> Self::IntoIter {
+        self.tensors.into_iter()
     }
 }

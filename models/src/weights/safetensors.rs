@@ -168,7 +168,12 @@ pub fn write(
     header.resize(header.len().next_multiple_of(LENGTH), b' ');
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
-    tensors.iter().try_for_each(|(_, stored, kind)| stored.write(*kind, out))
+    tensors.iter().try_for_each(|(name, stored, kind)| {
+        stored.write(*kind, out).map_err(|e| match e.kind() {
+            io::ErrorKind::InvalidData => invalid(format!("tensor {}: {e}", shown(name))),
+            _ => e,
+        })
+    })
 }
 
 /// As [`write`], for tensors in memory.

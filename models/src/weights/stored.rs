@@ -231,7 +231,7 @@ impl Stored {
     /// are written as they are.
     ///
     /// # Errors
-    /// Whatever `out` fails with.
+    /// Whatever `out` fails with; a finite value beyond the range of f16.
     pub fn write(&self, kind: Kind, out: &mut dyn Write) -> io::Result<()> {
         const CHUNK: usize = 1 << 16;
         let mut done = Ok(());
@@ -249,8 +249,7 @@ impl Stored {
                 values.resize(run.len() / self.kind.size(), 0.0);
                 decode_run(self.kind, run, &mut values);
                 bytes.clear();
-                encode(kind, &values, &mut bytes);
-                done = out.write_all(&bytes);
+                done = encode(kind, &values, &mut bytes).and_then(|()| out.write_all(&bytes));
                 if done.is_err() {
                     return;
                 }
@@ -376,13 +375,21 @@ fn each<const N: usize, T: Element>(bytes: &[u8], out: &mut [T], f: impl Fn([u8;
     pieces.for_each(|(out, bytes)| piece(out, bytes));
 }
 
-fn encode(kind: Kind, values: &[f64], out: &mut Vec<u8>) {
+fn encode(kind: Kind, values: &[f64], out: &mut Vec<u8>) -> io::Result<()> {
     match kind {
         Kind::F64 => values.iter().for_each(|v| out.extend(v.to_le_bytes())),
         Kind::F32 => values.iter().for_each(|v| out.extend((*v as f32).to_le_bytes())),
         Kind::F16 => values.iter().for_each(|v| out.extend(f16::from_f64(*v).to_le_bytes())),
         Kind::Bf16 => values.iter().for_each(|v| out.extend(bf16::from_f64(*v).to_le_bytes())),
         _ => {}
+    }
+    let beyond = |v: &&f64| v.is_finite() && f16::from_f64(**v).is_infinite();
+    match values.iter().find(beyond).filter(|_| kind == Kind::F16) {
+        None => Ok(()),
+        Some(v) => {
+            let what = format!("a value of {v} is beyond f16, which ends at 65504; use bf16");
+            Err(io::Error::new(io::ErrorKind::InvalidData, what))
+        }
     }
 }
 
@@ -458,6 +465,9 @@ mod tests {
         assert_eq!(written(Kind::F32), t.bytes());
         assert_eq!(written(Kind::F16), [0x00, 0x3c, 0x00, 0xc1, 0xff, 0x7b]);
         assert_eq!(written(Kind::Bf16), [0x80, 0x3f, 0x20, 0xc0, 0x80, 0x47]);
+        let large = Stored::from(Tensor::full(&[2], 65_520.0f32));
+        let error = large.write(Kind::F16, &mut Vec::new()).expect_err("too large");
+        assert!(error.to_string().contains("65520"), "{error}");
         let flags = Stored::from(Tensor::from_slice(&[1u8, 0], &[2]).expect("tensor"));
         let mut out = Vec::new();
         flags.write(Kind::F32, &mut out).expect("written");

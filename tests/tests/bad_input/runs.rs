@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use dressage_engine::Tensor;
 use dressage_train::recipe::Recipe;
-use dressage_train::trainer::{Trainer, load_run};
+use dressage_train::trainer::{Trainer, load};
 use dressage_train::{checkpoint, files};
 
 use crate::common::recipe;
@@ -105,8 +105,8 @@ fn folders_in_use_and_folders_without_a_run() {
     let result = Trainer::new(recipe.clone(), false).map(|_| ());
     told(result, &[&folder, "--resume", "another run.dir"]);
     assert!(read(&saved) == bytes, "the checkpoint changed");
-    let result = load_run(dir.path(), None, &[]).map(|_| ());
-    told(result, &[dir.path().to_str().expect("path"), "recipe.toml"]);
+    let result = load(&recipe, dir.path(), 7).map(|_| ());
+    told(result, &[dir.path().to_str().expect("path"), "step-000007"]);
 }
 
 #[test]

@@ -43,6 +43,7 @@ enum Command {
     Train(commands::train::Args),
     Eval(commands::eval::Args),
     Predict(commands::predict::Args),
+    Weights(commands::weights::Args),
     Params(commands::params::Args),
 }
 
@@ -52,6 +53,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Train(args) => commands::train::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Predict(args) => commands::predict::run(&args),
+        Command::Weights(args) => commands::weights::run(&args),
         Command::Params(args) => commands::params::run(&args),
     }
 }

@@ -1,115 +1,15 @@
 //! The program as a user meets it: words, files and exit codes.
 
+mod common;
+
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use dressage_train::data::{Table, read_image, read_label};
 use dressage_train::pictures::write_image;
 use dressage_train::scenes::{Domain, render};
 
-/// Runs the program in `dir`.
-fn dressage(dir: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_dressage"))
-        .args(args)
-        .current_dir(dir)
-        .env_remove("COLUMNS")
-        .output()
-        .expect("the program starts")
-}
-
-fn out(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).expect("UTF-8")
-}
-
-fn err(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).expect("UTF-8")
-}
-
-/// Asserts success, with the program's words otherwise, and that nothing was written for a
-/// terminal only.
-fn done(output: Output) -> String {
-    let (said, noted) = (out(&output), err(&output));
-    assert_eq!(output.status.code(), Some(0), "{said}\n{noted}");
-    for text in [&said, &noted] {
-        let control = text.chars().find(|c| c.is_control() && *c != '\n');
-        assert_eq!(control, None, "{text:?}");
-    }
-    said
-}
-
-/// Asserts failure with `code` and one sentence that contains all of `words`.
-fn refused(output: Output, code: i32, words: &[&str]) {
-    let text = err(&output);
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    assert_eq!(text.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{text}");
-    for word in words {
-        assert!(text.contains(word), "{text:?} does not say {word:?}");
-    }
-}
-
-const TINY: &str = r#"
-about = "A network of a few thousand weights"
-
-[model]
-backbone = "custom"
-weights = "random"
-method = "rein"
-embed_dim = 24
-depth = 4
-heads = 2
-patch = 8
-taps = [0, 1, 2, 3]
-
-[head]
-width = 16
-queries = 20
-heads = 2
-encoder_layers = 1
-encoder_ffn = 16
-decoder_layers = 1
-decoder_ffn = 16
-norm_groups = 4
-
-[rein]
-rank = 4
-
-[loss]
-points = 32
-
-[augment]
-crop = 32
-ratios = [1.0]
-
-[train]
-steps = 3
-batch = 1
-log_every = 1
-
-[run]
-threads = 1
-workers = 1
-
-[[data.train]]
-name = "day"
-source = "scenes"
-count = 4
-size = [64, 32]
-
-[[data.eval]]
-name = "day"
-source = "scenes"
-count = 2
-first = 100
-size = [64, 32]
-
-[[data.eval]]
-name = "fog"
-source = "scenes"
-count = 1
-first = 100
-size = [64, 32]
-domain = "fog"
-"#;
+use common::{TINY, done, dressage, refused};
 
 #[test]
 fn wrong_usage_is_told_apart_from_failure() {
@@ -134,7 +34,7 @@ fn wrong_usage_is_told_apart_from_failure() {
 fn help_names_every_command_recipe_and_key() {
     let dir = tempfile::tempdir().expect("folder");
     let help = done(dressage(dir.path(), &["--help"]));
-    for command in ["demo", "train", "eval", "predict", "params", "Exit codes"] {
+    for command in ["demo", "train", "eval", "predict", "weights", "params", "Exit codes"] {
         assert!(help.contains(command), "{command}");
     }
     let list = done(dressage(dir.path(), &["train", "--list"]));

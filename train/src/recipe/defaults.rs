@@ -68,6 +68,7 @@ fn model(backbone: &str, crop: usize) -> Model {
     Model {
         backbone: backbone.to_owned(),
         weights: PathBuf::new(),
+        checkpoint: PathBuf::new(),
         method: Method::Rein,
         embed_dim,
         depth,

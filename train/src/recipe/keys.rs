@@ -61,6 +61,11 @@ pub const KEYS: &[Key] = &[
     key("about", Kind::Text, "one line on what it trains"),
     key("model.backbone", Kind::Choice(BACKBONES), "sets the dimensions below"),
     key("model.weights", Kind::Path, "checkpoint of the backbone's authors, or `random`"),
+    key(
+        "model.checkpoint",
+        Kind::Path,
+        "trained Rein and head to start from, such as a released checkpoint; none by default",
+    ),
     key("model.method", Kind::Choice(METHODS), "what trains: Rein and head, the head, everything"),
     key("model.embed_dim", Kind::Count, "channels"),
     key("model.depth", Kind::Count, "blocks"),

@@ -76,6 +76,9 @@ pub struct Model {
     pub backbone: String,
     /// Checkpoint of the backbone's authors, or [`RANDOM`].
     pub weights: PathBuf,
+    /// Trained adapter and head to start from (and the backbone, if it is in the file), under the
+    /// reference's names; empty to start from initial values.
+    pub checkpoint: PathBuf,
     /// How it is adapted.
     pub method: Method,
     /// Channels c.
@@ -396,6 +399,12 @@ impl Recipe {
     pub fn weights(&self) -> Option<&Path> {
         let weights = self.model.weights.as_path();
         (weights != Path::new(RANDOM)).then_some(weights)
+    }
+
+    /// The file of trained weights to start from, if there is one.
+    pub fn checkpoint(&self) -> Option<&Path> {
+        let checkpoint = self.model.checkpoint.as_path();
+        (checkpoint != Path::new("")).then_some(checkpoint)
     }
 }
 

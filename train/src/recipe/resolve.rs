@@ -323,9 +323,10 @@ fn settle(recipe: &mut Recipe) -> std::io::Result<()> {
     if recipe.run.dir.as_os_str().is_empty() {
         recipe.run.dir = PathBuf::from("runs").join(&recipe.name);
     }
-    let weights = &mut recipe.model.weights;
-    if !weights.as_os_str().is_empty() && *weights != Path::new(RANDOM) {
-        *weights = std::path::absolute(&*weights)?;
+    for file in [&mut recipe.model.weights, &mut recipe.model.checkpoint] {
+        if !file.as_os_str().is_empty() && *file != Path::new(RANDOM) {
+            *file = std::path::absolute(&*file)?;
+        }
     }
     recipe.run.dir = std::path::absolute(&recipe.run.dir)?;
     if recipe.data.root.as_os_str().is_empty() {

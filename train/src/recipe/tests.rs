@@ -284,6 +284,12 @@ fn a_file_names_itself_and_its_run() {
         Recipe::find(&path.display().to_string(), &["train.steps=7".to_owned()]).expect("valid");
     assert_eq!((r.name.as_str(), r.train.steps), ("night", 7));
     assert_eq!(r.model.weights, dir.path().join("w.pth"));
+    assert_eq!(r.checkpoint(), None);
+    let text = format!("{MINIMAL}\n[rein]\nrank = 8\n")
+        .replace("[model]", "[model]\ncheckpoint = \"rein.pth\"");
+    std::fs::write(&path, text).expect("written");
+    let r = Recipe::from_file(&path, &[]).expect("valid");
+    assert_eq!(r.checkpoint(), Some(dir.path().join("rein.pth").as_path()));
     let error = Recipe::from_file(&dir.path().join("none.toml"), &[]).expect_err("no such file");
     assert!(error.to_string().contains("none.toml"), "{error}");
 }

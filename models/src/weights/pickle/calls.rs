@@ -58,7 +58,7 @@ impl Machine<'_> {
             (b"collections", b"OrderedDict" | b"defaultdict") => Global::Dict,
             (b"torch", b"Size") => Global::Size,
             (b"torch.jit._pickle", b"restore_type_tag") => Global::TypeTag,
-            (b"torch", _) if element(n).is_some() => {
+            (b"torch" | b"torch.storage", _) if element(n).is_some() => {
                 element(n).map_or(Global::Size, Global::Storage)
             }
             _ => {
@@ -148,11 +148,15 @@ impl Machine<'_> {
     /// files with the place in another storage or nothing behind it.
     fn storage(&mut self, id: Value) -> Told<Value> {
         let items = self.first::<6>(id).unwrap_or_default();
-        let [Some(tag), Some(class), Some(key), Some(_), Some(Value::Int(count)), part] = items
-        else {
+        let tag = items[0].and_then(|tag| self.tree.text(tag));
+        // Legacy files of whole models name classes in this way.
+        if let (Some("module"), Some(class)) = (tag.as_deref(), items[1]) {
+            return Ok(class);
+        }
+        let [_, Some(class), Some(key), Some(_), Some(Value::Int(count)), part] = items else {
             return Err(self.damaged("a storage is not described as PyTorch does it"));
         };
-        if self.tree.text(tag).as_deref() != Some("storage") {
+        if tag.as_deref() != Some("storage") {
             return Err(self.damaged("a storage is not described as PyTorch does it"));
         }
         let element = match class {
@@ -193,7 +197,7 @@ fn element(class: &[u8]) -> Option<Element> {
         b"ComplexDoubleStorage" => other(16),
         b"ComplexFloatStorage" => other(8),
         b"QInt32Storage" => other(4),
-        b"QInt8Storage" | b"QUInt8Storage" => other(1),
+        b"QInt8Storage" | b"QUInt8Storage" | b"UntypedStorage" => other(1),
         _ => None,
     }
 }

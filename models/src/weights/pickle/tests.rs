@@ -91,6 +91,11 @@ fn what_is_unknown_is_passed_over_and_named() {
         assert!(matches!(tree.root, Value::Opaque(_)), "{:?}", tree.root);
         assert_eq!(tree.class_of(tree.root).as_deref(), Some("os.system"));
     }
+    // A class as legacy files of whole models name it.
+    let [tag, file, code] = ["module", "net.py", "class Net: ..."].map(text);
+    let bytes = pickle(&[b"(", &tag, b"cnet\nNet\n", &file, &code, b"tQ)\x81}b"]);
+    let tree = read(&bytes).expect("pickle");
+    assert_eq!(tree.class_of(tree.root).as_deref(), Some("net.Net"));
     let bytes = pickle(&[b"c__torch__.Net\nVit\n)\x81}", &text("a"), b"K\x01sb"]);
     let tree = read(&bytes).expect("pickle");
     assert_eq!(tree.class_of(tree.root).as_deref(), Some("__torch__.Net.Vit"));

@@ -4,23 +4,29 @@ use std::path::PathBuf;
 
 use dressage_train::evaluate::evaluate;
 use dressage_train::metrics::Report;
-use dressage_train::trainer::load_run;
 use dressage_train::{checkpoint, files};
 use serde::Serialize;
 
-use super::{Overrides, assignment, checkpoint_step, start_threads, watched};
+use super::{Overrides, Trained, assignment, start_threads, watched};
 use crate::console::{say, width};
 use crate::failure::Failure;
 
-/// Score a trained network on the evaluation sets of its run
+/// Score a trained network on the evaluation sets of its run or recipe
 ///
 /// Prints IoU per class and set with the means, and writes the same numbers to eval.json in the
 /// run folder. Sets can be added or changed on the command line, such as
-/// data.eval.0.box='[1024,512]'.
+/// data.eval.0.box='[1024,512]'. A released checkpoint needs no run folder: name a recipe, the
+/// backbone's file and the checkpoint.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  dressage eval runs/gtav-l-rein
+  dressage eval gtav-l-rein data.root=/data model.weights=dinov2_vitl14_pretrain.pth \\
+      model.checkpoint=rein_dinov2_gtav.pth --out scores.json")]
 pub struct Args {
-    /// Folder of the run
-    run_dir: PathBuf,
+    /// Folder of the run, or a recipe (a file, or a name that train --list shows) together with
+    /// model.checkpoint=FILE
+    #[arg(value_name = "RUN or RECIPE")]
+    trained: String,
 
     /// Keys of the recipe to set
     #[arg(value_name = "KEY=VALUE", value_parser = assignment)]
@@ -29,15 +35,21 @@ pub struct Args {
     #[command(flatten)]
     overrides: Overrides,
 
-    /// Step of the checkpoint to score, by default the newest
+    /// Step of the run's checkpoint to score, by default the newest
     #[arg(long, value_name = "STEP")]
     checkpoint: Option<u64>,
+
+    /// File for the scores as JSON, by default eval.json in the run folder; none for a recipe
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 /// What eval.json holds.
 #[derive(Serialize)]
 struct Scored<'a> {
-    step: u64,
+    /// Of a run's checkpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step: Option<u64>,
     checkpoint: PathBuf,
     #[serde(flatten)]
     report: &'a Report,
@@ -45,23 +57,27 @@ struct Scored<'a> {
 
 /// Evaluates.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let step = checkpoint_step(&args.run_dir, args.checkpoint)?;
     let overrides = args.overrides.all(&args.settings);
-    let recipe_file = args.run_dir.join(dressage_train::trainer::RECIPE);
-    let recipe = dressage_train::recipe::Recipe::from_file(&recipe_file, &overrides)?;
+    let (trained, recipe) = Trained::find(&args.trained, args.checkpoint, &overrides)?;
     start_threads(recipe.run.threads)?;
-    let (recipe, model) = load_run(&args.run_dir, Some(step), &overrides)?;
+    let model = trained.load(&recipe)?;
     if recipe.data.eval.is_empty() {
-        let what = "the recipe of this run names no evaluation set; add one with settings such as \
+        let what = "the recipe names no evaluation set; add one with settings such as \
                     data.eval.0.images=FOLDER data.eval.0.labels=FOLDER";
         return Err(Failure::Told(what.into()));
     }
     let (watch, stop) = watched("stopping after this image")?;
     let report = evaluate(&model, &recipe, &*watch, &stop)?;
-    say(&format!("IoU in per cent after step {step}:\n"));
+    let (step, checkpoint, of) = match &trained {
+        Trained::Run(dir, step) => {
+            (Some(*step), checkpoint::path_of(dir, *step), format!("after step {step}"))
+        }
+        Trained::Recipe(file) => (None, file.clone(), format!("of {}", file.display())),
+    };
+    say(&format!("IoU in per cent {of}:\n"));
     say(&report.table(width()));
-    let path = args.run_dir.join("eval.json");
-    let checkpoint = checkpoint::path_of(&args.run_dir, step);
+    let out = args.out.clone().or_else(|| Some(trained.folder()?.join("eval.json")));
+    let Some(path) = out else { return Ok(()) };
     let scored = Scored { step, checkpoint, report: &report };
     let mut json = serde_json::to_string_pretty(&scored)
         .map_err(|e| Failure::Told(format!("cannot write the scores as JSON: {e}")))?;

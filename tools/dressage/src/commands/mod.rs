@@ -5,14 +5,18 @@ pub mod eval;
 pub mod params;
 pub mod predict;
 pub mod train;
+pub mod weights;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dressage_models::Segmenter;
 use dressage_train::interrupt::Interrupt;
+use dressage_train::recipe::{EMBEDDED, Recipe};
 use dressage_train::runlog::Progress as _;
-use dressage_train::{TrainError, checkpoint};
+use dressage_train::trainer::{RECIPE, load};
+use dressage_train::{TrainError, checkpoint, network};
 
 use crate::console::complain;
 use crate::failure::Failure;
@@ -77,12 +81,67 @@ pub fn watched(first: &'static str) -> Result<(Arc<Watch>, Interrupt), Failure> 
     Ok((watch, stop))
 }
 
+/// Where a trained network comes from.
+pub enum Trained {
+    /// A run folder and the step of one of its checkpoints.
+    Run(PathBuf, u64),
+    /// A recipe with `model.checkpoint`; the file that it names.
+    Recipe(PathBuf),
+}
+
+impl Trained {
+    /// What `name` stands for, with its recipe: the folder of a run (`step`, or its newest
+    /// checkpoint), or a recipe that names trained weights.
+    pub fn find(
+        name: &str,
+        step: Option<u64>,
+        overrides: &[String],
+    ) -> Result<(Trained, Recipe), Failure> {
+        let path = Path::new(name);
+        let run = path.join(RECIPE).is_file();
+        let recipe = EMBEDDED.iter().any(|r| r.name == name) || path.is_file();
+        if run || !recipe {
+            let step = checkpoint_step(path, step)?;
+            let recipe = Recipe::from_file(&path.join(RECIPE), overrides)?;
+            return Ok((Trained::Run(path.into(), step), recipe));
+        }
+        let recipe = Recipe::find(name, overrides)?;
+        let told = |what: &str| Failure::Told(format!("recipe {name}: {what}"));
+        if step.is_some() {
+            return Err(told("--checkpoint is for run folders; set model.checkpoint=FILE"));
+        }
+        let Some(file) = recipe.checkpoint().map(Path::to_path_buf) else {
+            return Err(told(
+                "it names no trained weights; set model.checkpoint=FILE, or name the folder of a \
+                 run instead",
+            ));
+        };
+        Ok((Trained::Recipe(file), recipe))
+    }
+
+    /// Builds the network and takes the trained weights.
+    pub fn load(&self, recipe: &Recipe) -> Result<Segmenter, Failure> {
+        Ok(match self {
+            Trained::Run(dir, step) => load(recipe, dir, *step)?,
+            Trained::Recipe(_) => network::build(recipe)?,
+        })
+    }
+
+    /// The folder that results go to if nobody says where.
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Trained::Run(dir, _) => Some(dir),
+            Trained::Recipe(_) => None,
+        }
+    }
+}
+
 /// The checkpoint to use: `step`, or the newest of the run folder.
 pub fn checkpoint_step(run: &Path, step: Option<u64>) -> Result<u64, Failure> {
     let found = checkpoint::list(run)?;
     let missing = |what: String| TrainError::RunFolder { path: run.to_path_buf(), what };
     let Some(last) = found.last() else {
-        let what = "holds no checkpoint; name the folder of a run, such as runs/demo";
+        let what = "holds no checkpoint; name the folder of a run, such as runs/demo, or a recipe";
         return Err(missing(what.into()).into());
     };
     match step {

@@ -12,10 +12,9 @@ use dressage_train::palette::Palette;
 use dressage_train::pictures::{self, write_image, write_label, write_submission};
 use dressage_train::recipe::Recipe;
 use dressage_train::runlog::Stage;
-use dressage_train::trainer::{RECIPE, load_run};
 use dressage_train::{LabelMap, TrainError};
 
-use super::{Overrides, checkpoint_step, start_threads, watched};
+use super::{Overrides, Trained, start_threads, watched};
 use crate::console::say;
 use crate::failure::Failure;
 
@@ -28,20 +27,24 @@ use crate::failure::Failure;
 #[command(after_help = "Examples:
   dressage predict runs/demo street.png
   dressage predict runs/demo photos --out pictures --alpha 0.7
-  dressage predict runs/demo 'photos/*.jpg' --encoding cityscapes-ids --set eval.mode=whole")]
+  dressage predict runs/demo 'photos/*.jpg' --encoding cityscapes-ids --set eval.mode=whole
+  dressage predict gtav-l-rein photos --set model.weights=dinov2_vitl14_pretrain.pth \\
+      --set model.checkpoint=rein_dinov2_gtav.pth")]
 pub struct Args {
-    /// Folder of the run
-    run_dir: PathBuf,
+    /// Folder of the run, or a recipe (a file, or a name that train --list shows) together with
+    /// --set model.checkpoint=FILE
+    #[arg(value_name = "RUN or RECIPE")]
+    trained: String,
 
     /// Images (PNG, JPEG), folders or patterns such as 'photos/*.jpg'
     #[arg(required = true)]
     input: Vec<String>,
 
-    /// Folder for the results, by default `predictions` in the run folder
+    /// Folder for the results, by default `predictions` in the run folder, for a recipe here
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
-    /// Step of the checkpoint to use, by default the newest
+    /// Step of the run's checkpoint to use, by default the newest
     #[arg(long, value_name = "STEP")]
     checkpoint: Option<u64>,
 
@@ -86,18 +89,18 @@ fn test_box(text: &str) -> Result<[usize; 2], String> {
 
 /// Predicts.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let step = checkpoint_step(&args.run_dir, args.checkpoint)?;
-    let inputs = collect(&args.input)?;
     let overrides = args.overrides.all(&[]);
-    let recipe = Recipe::from_file(&args.run_dir.join(RECIPE), &overrides)?;
+    let (trained, recipe) = Trained::find(&args.trained, args.checkpoint, &overrides)?;
+    let inputs = collect(&args.input)?;
     start_threads(recipe.run.threads)?;
-    let (recipe, model) = load_run(&args.run_dir, Some(step), &overrides)?;
+    let model = trained.load(&recipe)?;
     if args.encoding == Encoding::CityscapesIds && !is_cityscapes(&recipe) {
         let what = "--encoding cityscapes-ids needs the 19 classes of Cityscapes, this run has \
                     others; use --encoding train-ids for the numbers of its own classes";
         return Err(Failure::Told(what.into()));
     }
-    let out = args.out.clone().unwrap_or_else(|| args.run_dir.join("predictions"));
+    let folder = trained.folder().unwrap_or(Path::new(""));
+    let out = args.out.clone().unwrap_or_else(|| folder.join("predictions"));
     let (watch, stop) = watched("stopping after this image")?;
     let stage = Stage::new(&*watch, "predict", Some(inputs.len() as u64));
     let start = Instant::now();

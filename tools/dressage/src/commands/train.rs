@@ -96,6 +96,9 @@ fn describe(recipe: &Recipe, trainer: &Trainer) -> Result<(), Failure> {
         grouped(trained),
         grouped(frozen)
     ));
+    if let (Some(file), 0) = (recipe.checkpoint(), trainer.step()) {
+        say(&format!("start     {}", file.display()));
+    }
     for set in &recipe.data.train {
         say(&format!("train on  {}", counted(recipe, set)?));
     }

@@ -1,0 +1,40 @@
+//! Checkpoints of what was trained: adapter and head, perhaps with the backbone around them.
+
+use std::collections::BTreeMap;
+
+use super::{StateDict, dinov2};
+use crate::{Result, Segmenter, SegmenterConfig};
+
+/// Whether a parameter is one of the backbone's own, under the reference's names.
+pub fn is_backbone(name: &str) -> bool {
+    name.starts_with("backbone.") && !name.starts_with("backbone.reins.")
+}
+
+/// Whether a dictionary holds a segmentation head.
+pub fn has_head(dict: &StateDict) -> bool {
+    dict.names().any(|name| name.starts_with("decode_head."))
+}
+
+/// Brings a checkpoint under the reference's names to the network of `config`: a backbone in it is
+/// resized as on load, what the network has no use for is dropped. Also returns the shapes that it
+/// is to fill: all of the network's, or those of adapter and head if the file holds no backbone.
+///
+/// # Errors
+/// Sizes of the network that do not fit together; a backbone of another family.
+pub fn fitted(
+    mut dict: StateDict,
+    config: &SegmenterConfig,
+) -> Result<(StateDict, BTreeMap<String, Vec<usize>>)> {
+    let mut wanted = Segmenter::outline(config.clone())?;
+    let backbone = dict.part(is_backbone);
+    if backbone.is_empty() {
+        wanted.retain(|name, _| !is_backbone(name));
+    } else {
+        let backbone = backbone.renamed("backbone.", "");
+        dict.add(dinov2(backbone, config.backbone.patch, config.backbone.grid)?);
+    }
+    for unused in Segmenter::unused(config) {
+        dict.take(&unused);
+    }
+    Ok((dict, wanted.into_iter().map(|(name, (shape, _))| (name, shape)).collect()))
+}

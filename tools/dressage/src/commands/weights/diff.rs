@@ -1,0 +1,105 @@
+//! `dressage weights diff`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use dressage_models::backbone::{Dino, DinoConfig};
+use dressage_models::build::Scope;
+use dressage_models::weights::{Difference, StateDict, dinov2, fitted, has_head};
+use dressage_models::{Method, SegmenterConfig};
+use dressage_train::checkpoint;
+
+use crate::console::say;
+use crate::failure::Failure;
+
+/// Compare a file with a backbone: what is missing, left over or of another shape
+///
+/// Names of other publishers are translated and patch kernel and position table resized first, as
+/// training does. A checkpoint of Rein is compared with the adapter and head on that backbone.
+/// Ends with exit code 1 if there is a difference.
+#[derive(clap::Args)]
+pub struct Args {
+    /// File of weights
+    file: PathBuf,
+
+    /// Backbone to compare with
+    #[arg(value_parser = NAMES)]
+    backbone: String,
+}
+
+const NAMES: [&str; 8] = [
+    "dinov2-s",
+    "dinov2-b",
+    "dinov2-l",
+    "dinov2-g",
+    "dinov2-s-reg",
+    "dinov2-b-reg",
+    "dinov2-l-reg",
+    "dinov2-g-reg",
+];
+
+/// Patch, and side of the position table in patches, that shapes are compared at.
+const PATCH: usize = 16;
+const GRID: usize = 32;
+
+/// Registers of the published variants that have any.
+const REGISTERS: usize = 4;
+
+/// Compares.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let size = args.backbone.trim_start_matches("dinov2-");
+    let (size, registers) = match size.strip_suffix("-reg") {
+        Some(size) => (size, REGISTERS),
+        None => (size, 0),
+    };
+    let config = DinoConfig { registers, ..DinoConfig::named(size, PATCH, GRID)? };
+    let dict = StateDict::open(&args.file)?;
+    let (dict, wanted, what) = match has_head(&dict) {
+        true => trained(dict, config, &args.backbone)?,
+        false => (
+            dinov2(dict, PATCH, GRID)?.renamed("backbone.", ""),
+            shapes(config)?,
+            args.backbone.clone(),
+        ),
+    };
+    let difference = Difference::of(&dict, &wanted);
+    let lines = difference.lines();
+    if lines.is_empty() {
+        say(&format!("{} fits {what}: {} tensors", dict.origin(), wanted.len()));
+        return Ok(());
+    }
+    say(&lines.join("\n"));
+    let count = |n: usize, what: &str| (n > 0).then(|| format!("{n} {what}"));
+    let counts = [
+        count(difference.missing.len(), "missing"),
+        count(difference.reshaped.len(), "of another shape"),
+        count(difference.integers.len(), "of whole numbers"),
+        count(difference.left_over.len(), "left over"),
+    ];
+    let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    Err(Failure::Told(format!("{} does not fit {what}: {counts}", dict.origin())))
+}
+
+type Shapes = BTreeMap<String, Vec<usize>>;
+
+fn shapes(config: DinoConfig) -> Result<Shapes, Failure> {
+    let scope = Scope::outline();
+    Dino::new(&scope, config)?;
+    Ok(scope.outlined().into_iter().map(|(name, (shape, _))| (name, shape)).collect())
+}
+
+/// Adapter and head of a checkpoint beside the published ones for its number of classes.
+fn trained(
+    dict: StateDict,
+    backbone: DinoConfig,
+    name: &str,
+) -> Result<(StateDict, Shapes, String), Failure> {
+    let rein = dict.names().any(|name| name.starts_with("backbone.reins."));
+    let bias = dict.get("decode_head.cls_embed.bias").and_then(|t| t.shape().first().copied());
+    let classes = bias.filter(|n| *n > 1).map_or(19, |n| n - 1);
+    let method = if rein { Method::Rein } else { Method::Freeze };
+    let config = SegmenterConfig::published(backbone, classes, method);
+    let (dict, wanted) = fitted(checkpoint::trained(dict), &config)?;
+    let adapter = if rein { "Rein and head" } else { "a head" };
+    Ok((dict, wanted, format!("{adapter} on {name}, {classes} classes")))
+}

@@ -1,0 +1,49 @@
+//! `dressage weights export`.
+
+use std::path::PathBuf;
+
+use dressage_models::weights::write;
+use dressage_train::{checkpoint, files};
+
+use super::super::checkpoint_step;
+use crate::console::{grouped, say};
+use crate::failure::Failure;
+
+/// Write what a run has trained under the names of the reference implementation
+///
+/// Rein's tensors are named backbone.reins.*, the head's decode_head.*, as in released
+/// checkpoints; the optimiser's state is left behind. The file is safetensors and can be named as
+/// model.checkpoint.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Folder of the run
+    run_dir: PathBuf,
+
+    /// Step of the checkpoint, by default the newest
+    #[arg(long, value_name = "STEP")]
+    checkpoint: Option<u64>,
+
+    /// File to write, by default weights-step-STEP.safetensors in the run folder
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// Exports.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let step = checkpoint_step(&args.run_dir, args.checkpoint)?;
+    let (notes, dict) = checkpoint::open(&checkpoint::path_of(&args.run_dir, step))?;
+    let dict = checkpoint::trained(dict);
+    let name = format!("weights-step-{step:06}.safetensors");
+    let out = args.out.clone().unwrap_or_else(|| args.run_dir.join(name));
+    let tensors: Vec<_> = dict.iter().map(|(name, t)| (name.as_str(), t, t.kind())).collect();
+    let (n, values) = (tensors.len(), tensors.iter().map(|(_, t, _)| t.len()).sum());
+    // What a person who gets only this file may want to know.
+    let about = [
+        ("method", notes.method),
+        ("step", notes.step.to_string()),
+        ("backbone fingerprint", notes.backbone),
+    ];
+    files::write(&out, |file| write(tensors, &about, file))?;
+    say(&format!("{}: {n} tensors, {} values, step {step}", out.display(), grouped(values)));
+    Ok(())
+}

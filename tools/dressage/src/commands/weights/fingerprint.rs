@@ -1,0 +1,46 @@
+//! `dressage weights fingerprint`.
+
+use std::path::PathBuf;
+
+use dressage_models::weights::{
+    Family, StateDict, dinov2, fingerprint_of, fingerprint_of_floats, recognise,
+};
+
+use crate::console::say;
+use crate::failure::Failure;
+
+/// Print a number that tells weights apart
+///
+/// The number of a file depends on names, types, shapes and values of its tensors, not on its
+/// form: a converted file keeps it as long as types are kept. For a DINOv2 backbone there is a
+/// second one, that of the frozen network made from it; checkpoints of runs name it.
+#[derive(clap::Args)]
+pub struct Args {
+    /// File of weights
+    file: PathBuf,
+
+    /// Patch side of the network (model.patch)
+    #[arg(long, default_value_t = 16)]
+    patch: usize,
+
+    /// Image side in pixels of its position table (model.image, by default augment.crop)
+    #[arg(long, default_value_t = 512)]
+    image: usize,
+}
+
+/// Prints the numbers.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let Args { patch, image, .. } = *args;
+    if patch == 0 || image == 0 || !image.is_multiple_of(patch) {
+        let what = format!("--image {image} is no multiple of --patch {patch}");
+        return Err(Failure::Told(what));
+    }
+    let dict = StateDict::open(&args.file)?;
+    say(&format!("{}  {}", fingerprint_of(&dict), dict.origin()));
+    if recognise(&dict).is_some_and(|known| known.family == Family::Dinov2) {
+        let network = dinov2(dict, patch, image / patch)?;
+        let of = format!("the frozen backbone with {patch} px patches for {image} px");
+        say(&format!("{}  {of}", fingerprint_of_floats(&network)));
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! `dressage weights inspect`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use dressage_models::weights::{Family, Known, StateDict, has_head, recognise, shown};
+use serde_json::{Value, json};
+
+use crate::console::{grouped, say};
+use crate::failure::Failure;
+
+/// Say what a file holds: its form, what it wraps, which backbone it is, every tensor
+#[derive(clap::Args)]
+pub struct Args {
+    /// File of weights
+    file: PathBuf,
+
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Inspects.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let dict = StateDict::open(&args.file)?;
+    let bytes = std::fs::metadata(&args.file).map_or(0, |m| m.len());
+    let text = match args.json {
+        true => format!("{:#}", as_json(&dict, bytes)),
+        false => as_text(&dict, bytes),
+    };
+    say(&text);
+    Ok(())
+}
+
+/// The adapter of a checkpoint of Rein: layers, tokens, rank (0 for whole tokens) and channels.
+fn adapter(dict: &StateDict) -> Option<[usize; 4]> {
+    let shape = |name: &str| Some(dict.get(&format!("backbone.reins.{name}"))?.shape().to_vec());
+    match (shape("learnable_tokens_a"), shape("learnable_tokens_b"), shape("learnable_tokens")) {
+        (Some(a), Some(b), _) if a.len() == 3 && b.len() == 3 => Some([a[0], a[1], a[2], b[2]]),
+        (_, _, Some(t)) if t.len() == 3 => Some([t[0], t[1], 0, t[2]]),
+        _ => None,
+    }
+}
+
+fn known_as_text(known: &Known) -> String {
+    let table = match known.grid {
+        0 => String::new(),
+        g => format!(", positions of {g}x{g} patches"),
+    };
+    let used = match (known.family, known.recipe_name()) {
+        (Family::Dinov2, Some(name)) => format!("; model.backbone is {name}"),
+        (Family::Dinov2, None) => "; model.backbone is custom".to_string(),
+        _ => "; networks exist for DINOv2 only, so nothing can be trained on it".to_string(),
+    };
+    format!("{}, {}{table}{used}", known.title(), known.names)
+}
+
+/// Lines of what the weights are.
+fn parts(dict: &StateDict) -> Vec<String> {
+    let mut parts = Vec::new();
+    parts.extend(recognise(dict).map(|known| known_as_text(&known)));
+    if let Some([layers, tokens, rank, channels]) = adapter(dict) {
+        let rank = if rank > 0 { format!(" of rank {rank}") } else { String::new() };
+        parts.push(format!("Rein, {layers} layers of {channels} channels, {tokens} tokens{rank}"));
+    }
+    if has_head(dict) {
+        let classes = dict.get("decode_head.cls_embed.bias").and_then(|t| t.shape().first());
+        let classes = classes.map(|n| format!(", {} classes", n.saturating_sub(1)));
+        parts.push(format!("Mask2Former head{}", classes.unwrap_or_default()));
+    }
+    if parts.is_empty() {
+        parts.push("none of the known backbones".into());
+    }
+    parts
+}
+
+fn as_text(dict: &StateDict, bytes: u64) -> String {
+    let mut text = format!("{}\n", dict.origin());
+    let mut line = |what: &str, words: &str| text.push_str(&format!("{what:<12}{words}\n"));
+    if let Some(source) = dict.source() {
+        line("form", &format!("{}, {} bytes", source.container, grouped(bytes as usize)));
+        if !source.wrapper.is_empty() {
+            line("inside", &source.wrapper.join(" > "));
+        }
+        for (name, class) in &source.skipped {
+            line("passed over", &format!("{name}: {class}"));
+        }
+    }
+    let parts = parts(dict);
+    parts.iter().enumerate().for_each(|(i, part)| line(if i == 0 { "holds" } else { "" }, part));
+    for (name, value) in dict.metadata() {
+        line("note", &format!("{}: {}", shown(name), shown(value)));
+    }
+    let mut kinds = BTreeMap::<String, usize>::new();
+    dict.iter().for_each(|(_, t)| *kinds.entry(t.kind().to_string()).or_default() += 1);
+    let kinds: Vec<String> = kinds.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+    let values: usize = dict.iter().map(|(_, t)| t.len()).sum();
+    let n = dict.len();
+    line("tensors", &format!("{n} ({}), {} values", kinds.join(", "), grouped(values)));
+    text.push('\n');
+    let width = dict.names().map(|name| shown(name).chars().count()).max().unwrap_or(0);
+    for (name, t) in dict.iter() {
+        let (name, kind, shape) = (shown(name), t.kind().to_string(), t.shape());
+        text.push_str(&format!("{name:width$}  {kind:<4}  {shape:?}\n"));
+    }
+    text
+}
+
+fn as_json(dict: &StateDict, bytes: u64) -> Value {
+    let known = recognise(dict).map(|k| {
+        json!({
+            "title": k.title(),
+            "names": k.names,
+            "prefix": k.prefix,
+            "recipe_name": k.recipe_name(),
+            "width": k.width,
+            "blocks": k.blocks,
+            "patch": k.patch,
+            "grid": k.grid,
+            "registers": k.registers,
+        })
+    });
+    let rein = adapter(dict).map(|[layers, tokens, rank, channels]| {
+        json!({ "layers": layers, "tokens": tokens, "rank": rank, "channels": channels })
+    });
+    let source = dict.source();
+    let skipped = source.map(|s| s.skipped.as_slice()).unwrap_or_default();
+    let skipped: Vec<Value> =
+        skipped.iter().map(|(name, class)| json!({ "name": name, "class": class })).collect();
+    let tensors: Vec<Value> = dict
+        .iter()
+        .map(|(name, t)| json!({"name": name, "type": t.kind().to_string(), "shape": t.shape()}))
+        .collect();
+    json!({
+        "file": dict.origin(),
+        "bytes": bytes,
+        "container": source.map(|s| s.container.to_string()),
+        "wrapper": source.map(|s| s.wrapper.clone()),
+        "skipped": skipped,
+        "backbone": known,
+        "rein": rein,
+        "head": has_head(dict),
+        "metadata": dict.metadata(),
+        "tensors": tensors,
+    })
+}
