@@ -7,8 +7,10 @@
 mod dtype;
 mod error;
 mod graph;
+mod kept;
 pub mod memory;
 pub mod ops;
+mod outline;
 mod param;
 mod random;
 mod tensor;
@@ -19,6 +21,8 @@ pub use graph::{
     Backward, Edge, Gradients, backward, backward_from, backward_from_all, forbid_gradient,
     isolated, no_grad, recompute, record,
 };
+pub use kept::{Thrift, segment, thrifty};
+pub use outline::Outline;
 pub use param::Param;
 pub use random::{Philox, hash_name};
 pub use tensor::Tensor;

@@ -5,10 +5,11 @@
 //! system. Every buffer is booked under the category that was current on its thread when it was
 //! taken ([`with_category`]).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use memmap2::{MmapMut, MmapOptions};
 
 /// What a buffer is held for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,29 +40,59 @@ pub const CATEGORIES: [Category; 5] = [
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
-/// An owned, recycled piece of memory.
-pub(crate) struct Buffer {
-    lines: Vec<Line>,
-    category: Category,
+/// Memory of a buffer.
+enum Memory {
+    Owned(Vec<Line>),
+    /// Address space of an outline, which the system backs with nothing until it is written.
+    Reserved(MmapMut),
 }
 
-static FREE: Mutex<BTreeMap<usize, Vec<Vec<Line>>>> = Mutex::new(BTreeMap::new());
-static HELD: [AtomicUsize; 5] = [const { AtomicUsize::new(0) }; 5];
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-static FROM_SYSTEM: AtomicU64 = AtomicU64::new(0);
-static SYSTEM_BYTES: AtomicUsize = AtomicUsize::new(0);
+impl Memory {
+    fn lines(&self) -> usize {
+        match self {
+            Memory::Owned(lines) => lines.len(),
+            Memory::Reserved(map) => map.len() / size_of::<Line>(),
+        }
+    }
+}
+
+/// Smaller buffers of an outline are real memory: a mapping takes a page at least.
+const RESERVE: usize = 1 << 10;
+
+/// An owned, recycled piece of memory.
+pub(crate) struct Buffer {
+    memory: Memory,
+    category: Category,
+    /// `None` for that of the process.
+    ledger: Option<Arc<Ledger>>,
+}
+
+/// Who holds how much, and the pool.
+pub(crate) struct Ledger(Mutex<State>);
+
+struct State {
+    /// Idle buffers by lines.
+    free: BTreeMap<usize, Vec<Memory>>,
+    usage: Usage,
+}
+
+static PROCESS: Ledger = Ledger::new();
 
 thread_local! {
     static CURRENT: Cell<Category> = const { Cell::new(Category::Activations) };
+    /// The ledger of the outline that this thread is in.
+    static OUTLINE: RefCell<Option<Arc<Ledger>>> = const { RefCell::new(None) };
 }
 
 /// A snapshot of the account. Bytes are those of tensors alive, not of the pool behind them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes held now, per category, in the order of [`CATEGORIES`].
     pub bytes: [usize; 5],
     /// Largest sum held at any time since the last [`reset_peak`].
     pub peak: usize,
+    /// Bytes per category at that time.
+    pub at_peak: [usize; 5],
     /// Buffers taken from the system since the process began.
     pub from_system: u64,
     /// Bytes taken from the system and not given back: live buffers and the pool.
@@ -69,34 +100,63 @@ pub struct Usage {
 }
 
 impl Usage {
+    const NONE: Usage =
+        Usage { bytes: [0; 5], peak: 0, at_peak: [0; 5], from_system: 0, system_bytes: 0 };
+
     /// Bytes held now in all categories.
     pub fn total(&self) -> usize {
         self.bytes.iter().sum()
     }
+
+    fn note_peak(&mut self) {
+        let total = self.total();
+        if total > self.peak {
+            (self.peak, self.at_peak) = (total, self.bytes);
+        }
+    }
 }
 
-/// The account now.
+/// The account now: that of the process, within an outline that of the outline.
 pub fn usage() -> Usage {
-    Usage {
-        bytes: std::array::from_fn(|i| HELD[i].load(Ordering::Relaxed)),
-        peak: PEAK.load(Ordering::Relaxed),
-        from_system: FROM_SYSTEM.load(Ordering::Relaxed),
-        system_bytes: SYSTEM_BYTES.load(Ordering::Relaxed),
-    }
+    with_ledger(|ledger, _| ledger.state().usage)
 }
 
 /// Starts a new measurement of the peak.
 pub fn reset_peak() {
-    PEAK.store(usage().total(), Ordering::Relaxed);
+    with_ledger(|ledger, _| {
+        let usage = &mut ledger.state().usage;
+        (usage.peak, usage.at_peak) = (usage.total(), usage.bytes);
+    });
 }
 
 /// Gives the pool's idle buffers back to the system.
 pub fn trim() {
-    if let Ok(mut free) = FREE.lock() {
-        let idle: usize = free.iter().map(|(n, list)| n * list.len() * 64).sum();
-        SYSTEM_BYTES.fetch_sub(idle, Ordering::Relaxed);
-        free.clear();
+    with_ledger(|ledger, _| {
+        let mut state = ledger.state();
+        let idle: usize = state.free.iter().map(|(n, list)| n * list.len()).sum();
+        state.usage.system_bytes -= idle * size_of::<Line>();
+        state.free.clear();
+    });
+}
+
+/// Calls `f` with the ledger in force, the second time as something to hold on to.
+fn with_ledger<R>(f: impl FnOnce(&Ledger, Option<&Arc<Ledger>>) -> R) -> R {
+    OUTLINE.with_borrow(|outline| match outline {
+        Some(ledger) => f(ledger, Some(ledger)),
+        None => f(&PROCESS, None),
+    })
+}
+
+/// Books everything that `f` does on this thread in `ledger`, with buffers that are only reserved.
+pub(crate) fn outlined<R>(ledger: &Arc<Ledger>, f: impl FnOnce() -> R) -> R {
+    struct Restore(Option<Arc<Ledger>>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            OUTLINE.set(self.0.take());
+        }
     }
+    let _restore = Restore(OUTLINE.replace(Some(Arc::clone(ledger))));
+    f()
 }
 
 /// Books the buffers that `f` takes on this thread under `category`.
@@ -111,61 +171,104 @@ pub fn with_category<R>(category: Category, f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Sizes are rounded up to eighths of a power of two, so that sizes which vary a little share
-/// buffers.
+/// Sizes are rounded up to at most a thirty-second more: token counts lie just above powers of two,
+/// so coarser steps would waste much. Sizes that vary a little share buffers nonetheless, since a
+/// request takes one that is up to a quarter larger.
 fn rounded(lines: usize) -> usize {
-    let step = (lines.next_power_of_two() / 16).max(1);
+    let step = (lines.next_power_of_two() / 64).max(1);
     lines.div_ceil(step) * step
+}
+
+impl Ledger {
+    pub(crate) const fn new() -> Ledger {
+        Ledger(Mutex::new(State { free: BTreeMap::new(), usage: Usage::NONE }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is complete before anything can panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        self.state().usage
+    }
+
+    /// An idle buffer of at least `want` lines or a fresh one; booked either way.
+    fn take(&self, want: usize, category: Category, reserve: bool) -> Memory {
+        let mut state = self.state();
+        let memory = state.recycled(want).unwrap_or_else(|| {
+            let n = rounded(want);
+            state.usage.from_system += 1;
+            state.usage.system_bytes += n * size_of::<Line>();
+            fresh(n, reserve && n >= RESERVE)
+        });
+        state.usage.bytes[category as usize] += memory.lines() * size_of::<Line>();
+        state.usage.note_peak();
+        memory
+    }
+}
+
+/// `n` lines of zeros.
+fn fresh(n: usize, reserve: bool) -> Memory {
+    let map = || MmapOptions::new().len(n * size_of::<Line>()).no_reserve_swap().map_anon().ok();
+    match reserve.then(map).flatten() {
+        Some(map) => Memory::Reserved(map),
+        None => Memory::Owned(bytemuck::zeroed_vec(n)),
+    }
+}
+
+impl State {
+    /// The smallest idle buffer of `want` lines or up to a quarter more.
+    fn recycled(&mut self, want: usize) -> Option<Memory> {
+        let size = *self.free.range(want..=want + want / 4 + 1).next()?.0;
+        let list = self.free.get_mut(&size)?;
+        let memory = list.pop();
+        if list.is_empty() {
+            self.free.remove(&size);
+        }
+        memory
+    }
 }
 
 impl Buffer {
     /// A buffer of at least `bytes` bytes. Recycled memory keeps its old content.
     pub(crate) fn take(bytes: usize) -> Buffer {
         let want = bytes.div_ceil(size_of::<Line>()).max(1);
-        let lines = recycled(want).unwrap_or_else(|| {
-            let n = rounded(want);
-            FROM_SYSTEM.fetch_add(1, Ordering::Relaxed);
-            SYSTEM_BYTES.fetch_add(n * size_of::<Line>(), Ordering::Relaxed);
-            bytemuck::zeroed_vec(n)
-        });
         let category = CURRENT.get();
-        HELD[category as usize].fetch_add(lines.len() * size_of::<Line>(), Ordering::Relaxed);
-        PEAK.fetch_max(usage().total(), Ordering::Relaxed);
-        Buffer { lines, category }
+        with_ledger(|ledger, outline| Buffer {
+            memory: ledger.take(want, category, outline.is_some()),
+            category,
+            ledger: outline.cloned(),
+        })
+    }
+
+    /// Whether there is no memory behind it yet, which reads as zeros.
+    pub(crate) fn reserved(&self) -> bool {
+        matches!(self.memory, Memory::Reserved(_))
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.lines)
+        match &self.memory {
+            Memory::Owned(lines) => bytemuck::cast_slice(lines),
+            Memory::Reserved(map) => map,
+        }
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(&mut self.lines)
+        match &mut self.memory {
+            Memory::Owned(lines) => bytemuck::cast_slice_mut(lines),
+            Memory::Reserved(map) => map,
+        }
     }
-}
-
-/// The smallest idle buffer of `want` lines or up to a quarter more.
-fn recycled(want: usize) -> Option<Vec<Line>> {
-    let mut free = FREE.lock().ok()?;
-    let size = *free.range(want..=want + want / 4 + 1).next()?.0;
-    let list = free.get_mut(&size)?;
-    let lines = list.pop();
-    if list.is_empty() {
-        free.remove(&size);
-    }
-    lines
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let lines = std::mem::take(&mut self.lines);
-        let bytes = lines.len() * size_of::<Line>();
-        HELD[self.category as usize].fetch_sub(bytes, Ordering::Relaxed);
-        match FREE.lock() {
-            Ok(mut free) => free.entry(lines.len()).or_default().push(lines),
-            Err(_) => {
-                SYSTEM_BYTES.fetch_sub(bytes, Ordering::Relaxed);
-            }
-        }
+        let memory = std::mem::replace(&mut self.memory, Memory::Owned(Vec::new()));
+        let mut state = self.ledger.as_deref().unwrap_or(&PROCESS).state();
+        let lines = memory.lines();
+        state.usage.bytes[self.category as usize] -= lines * size_of::<Line>();
+        state.free.entry(lines).or_default().push(memory);
     }
 }
 
@@ -174,10 +277,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_round_up_by_less_than_an_eighth() {
+    fn sizes_round_up_by_little() {
         for n in 1..5000 {
             let r = rounded(n);
-            assert!(r >= n && r as f64 <= n as f64 * 1.125 + 1.0, "{n} -> {r}");
+            assert!(r >= n && r as f64 <= n as f64 * (1.0 + 1.0 / 32.0) + 1.0, "{n} -> {r}");
             assert_eq!(rounded(r), r);
         }
     }

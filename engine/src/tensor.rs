@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use dressage_kernels::outline;
 use memmap2::Mmap;
 
 use crate::graph::{Edge, Origin, fresh_id};
+use crate::kept::Remake;
 use crate::memory::Buffer;
 use crate::{DType, Element, EngineError, Result};
 
@@ -22,6 +24,10 @@ impl Storage {
             Storage::Mapped(map) => map,
         }
     }
+
+    fn reserved(&self) -> bool {
+        matches!(self, Storage::Pooled(buffer) if buffer.reserved())
+    }
 }
 
 /// A contiguous, row-major array with a place in the graph.
@@ -36,6 +42,8 @@ pub struct Tensor {
     /// Bytes from the start of the storage.
     offset: usize,
     pub(crate) origin: Origin,
+    /// How those who save the value can make it again instead.
+    pub(crate) remake: Option<Remake>,
 }
 
 impl Tensor {
@@ -54,7 +62,8 @@ impl Tensor {
     pub fn with_capacity(dtype: DType, shape: &[usize], capacity: usize) -> Tensor {
         let n = shape.iter().product::<usize>().max(capacity);
         let storage = Arc::new(Storage::Pooled(Buffer::take(n * dtype.size())));
-        Tensor { shape: shape.into(), dtype, storage, offset: 0, origin: Origin::Constant }
+        let origin = Origin::Constant;
+        Tensor { shape: shape.into(), dtype, storage, offset: 0, origin, remake: None }
     }
 
     /// All elements `value`.
@@ -67,7 +76,9 @@ impl Tensor {
     /// All elements zero.
     pub fn zeros(dtype: DType, shape: &[usize]) -> Tensor {
         let mut t = Self::empty_of(dtype, shape);
-        t.owned_mut_bytes().fill(0);
+        if !t.storage.reserved() {
+            t.owned_mut_bytes().fill(0);
+        }
         t
     }
 
@@ -116,7 +127,8 @@ impl Tensor {
             });
         }
         let storage = Arc::new(Storage::Mapped(map));
-        Ok(Tensor { shape: shape.into(), dtype, storage, offset, origin: Origin::Constant })
+        let origin = Origin::Constant;
+        Ok(Tensor { shape: shape.into(), dtype, storage, offset, origin, remake: None })
     }
 
     /// Sizes of the axes.
@@ -198,6 +210,7 @@ impl Tensor {
             });
         }
         let range = self.offset..self.offset + self.len() * self.dtype.size();
+        self.remake = None;
         match Arc::get_mut(&mut self.storage) {
             Some(Storage::Pooled(buffer)) => {
                 Ok(bytemuck::cast_slice_mut(&mut buffer.bytes_mut()[range]))
@@ -222,6 +235,9 @@ impl Tensor {
     /// A constant copy with memory of its own.
     pub fn deep_copy(&self) -> Tensor {
         let mut copy = Self::empty_of(self.dtype, &self.shape);
+        if outline::skips("copy") {
+            return copy;
+        }
         copy.owned_mut_bytes().copy_from_slice(self.bytes());
         copy
     }
@@ -246,7 +262,7 @@ impl Tensor {
 
     /// The same elements as a new leaf of the graph: a value whose gradient is wanted.
     pub fn leaf(&self) -> Tensor {
-        Tensor { origin: Origin::Leaf(fresh_id()), ..self.clone() }
+        Tensor { origin: Origin::Leaf(fresh_id()), remake: None, ..self.clone() }
     }
 
     /// Whether a gradient is to flow to or through this value.
@@ -263,6 +279,10 @@ impl Tensor {
         Tensor { origin, ..self }
     }
 
+    pub(crate) fn with_remake(self, remake: Remake) -> Tensor {
+        Tensor { remake: Some(remake), ..self }
+    }
+
     /// Shares the memory under another shape, outside the graph.
     pub(crate) fn view(&self, offset: usize, shape: &[usize]) -> Tensor {
         Tensor {
@@ -271,6 +291,7 @@ impl Tensor {
             storage: self.storage.clone(),
             offset: self.offset + offset * self.dtype.size(),
             origin: Origin::Constant,
+            remake: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
 use dressage_kernels::layer_norm::{LayerNorm, Stats};
+use dressage_kernels::matmul::Beta;
 
 fn directions(c: &mut Criterion) {
     let mut group = c.benchmark_group("layer_norm f32");
@@ -21,14 +22,14 @@ fn directions(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("backward, frozen", name), |bench| {
             bench.iter(|| {
                 let stats = Stats { mean: &mean, rstd: &rstd };
-                s.backward(&x, &w, stats, &dy, Some(&mut y), None, None)
+                s.backward(&x, &w, stats, &dy, Some((&mut y, Beta::Overwrite)), None, None)
             });
         });
         group.bench_function(BenchmarkId::new("backward, trained", name), |bench| {
             bench.iter(|| {
                 let stats = Stats { mean: &mean, rstd: &rstd };
                 let (dw, db) = (Some(&mut dw[..]), Some(&mut db[..]));
-                s.backward(&x, &w, stats, &dy, Some(&mut y), dw, db)
+                s.backward(&x, &w, stats, &dy, Some((&mut y, Beta::Overwrite)), dw, db)
             });
         });
     }

@@ -9,12 +9,14 @@
 //! costs nothing. Work is split into pieces that do not depend on the number of threads, so
 //! results are the same bits on any pool.
 
+pub mod ceiling;
 pub mod check;
 mod error;
 mod logistic;
+pub mod outline;
 mod product;
 mod real;
-mod scratch;
+pub mod scratch;
 pub mod simd;
 mod tile;
 

@@ -3,32 +3,96 @@
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::Real;
 
+type Memory = Vec<f64>;
+
+/// Elements from which memory is shared by all threads. Smaller pieces stay with their thread, in
+/// whose caches they are; large ones would pile up on every thread that ever makes a large call.
+const LARGE: usize = 1 << 17;
+
+/// Idle memory of one thread.
+struct Idle(Vec<Memory>);
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        let bytes: usize = self.0.iter().map(|memory| size_of_val(&memory[..])).sum();
+        HELD.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
 thread_local! {
-    static IDLE: RefCell<Vec<Vec<f64>>> = const { RefCell::new(Vec::new()) };
+    static IDLE: RefCell<Idle> = const { RefCell::new(Idle(Vec::new())) };
+}
+
+static IDLE_LARGE: Mutex<Vec<Memory>> = Mutex::new(Vec::new());
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes of scratch memory that all threads together hold, idle or in use.
+pub fn held() -> usize {
+    HELD.load(Ordering::Relaxed)
+}
+
+/// Gives the idle scratch memory that all threads share back to the system.
+pub fn trim() {
+    let idle = std::mem::take(&mut *large());
+    let bytes: usize = idle.iter().map(|memory| size_of_val(&memory[..])).sum();
+    HELD.fetch_sub(bytes, Ordering::Relaxed);
+}
+
+fn large() -> std::sync::MutexGuard<'static, Vec<Memory>> {
+    IDLE_LARGE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Idle memory for `needed` elements, which may have to grow: of the large ones the smallest that
+/// suffices, else the largest.
+fn idle(needed: usize) -> Memory {
+    if needed < LARGE {
+        return IDLE.with_borrow_mut(|idle| idle.0.pop()).unwrap_or_default();
+    }
+    let mut idle = large();
+    let fits = |m: &&(usize, usize)| m.1 >= needed;
+    let sizes: Vec<(usize, usize)> = idle.iter().map(Vec::len).enumerate().collect();
+    let best = sizes.iter().filter(fits).min_by_key(|m| m.1);
+    let best = best.or_else(|| sizes.iter().max_by_key(|m| m.1));
+    best.map(|m| idle.swap_remove(m.0)).unwrap_or_default()
 }
 
 /// Calls `f` with `len` elements whose contents are whatever the last user left.
 ///
-/// The memory stays with the thread for the next call, so that a step after the first allocates
-/// none. A nested call, or another task that rayon runs on this thread while one waits, gets
-/// memory of its own, which is kept as well.
+/// The memory is kept for the next call, so that a step after the first allocates none. A nested
+/// call, or another task that rayon runs on this thread while one waits, gets memory of its own,
+/// which is kept as well.
 pub(crate) fn with<T: Real, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
-    let mut memory = IDLE.with_borrow_mut(Vec::pop).unwrap_or_default();
     let needed = (len * size_of::<T>()).div_ceil(size_of::<f64>());
+    let mut memory = idle(needed);
     if memory.len() < needed {
-        memory.resize(needed, 0.0);
+        let more = (needed - memory.len()) * size_of::<f64>();
+        // Not `resize`: the old contents need no copy, and room to grow would be of no use.
+        memory = vec![0.0; needed];
+        HELD.fetch_add(more, Ordering::Relaxed);
     }
     let result = f(&mut bytemuck::cast_slice_mut(&mut memory[..needed])[..len]);
-    IDLE.with_borrow_mut(|idle| idle.push(memory));
+    if memory.len() < LARGE {
+        IDLE.with_borrow_mut(|idle| idle.0.push(memory));
+    } else {
+        large().push(memory);
+    }
     result
 }
 
 /// [`with`] for f32.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     with(len, f)
+}
+
+/// The part of `x` that begins on a cache line; up to 15 elements in front of it are lost.
+pub(crate) fn aligned(x: &mut [f32]) -> &mut [f32] {
+    let skipped = x.as_ptr().align_offset(64).min(x.len());
+    &mut x[skipped..]
 }
 
 /// Cuts the first `len` elements off `rest`.
@@ -70,5 +134,19 @@ impl<'a> Shared<'a> {
         // SAFETY: within the buffer, as just checked; alone on these elements, as the caller
         // promises.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nested_call_has_memory_of_its_own() {
+        with_scratch(10, |a| {
+            a.fill(1.0);
+            with_scratch(10, |b| b.fill(2.0));
+            assert_eq!(a, [1.0; 10]);
+        });
     }
 }

@@ -6,10 +6,13 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use dressage_engine::memory::{Category, with_category};
-use dressage_engine::{DType, Element, Param, Philox, Tensor, hash_name};
-use dressage_kernels::Real;
+use dressage_engine::{DType, Element, Param, Philox, Tensor, hash_name, ops};
+use dressage_kernels::{Real, outline};
+use half::bf16;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use crate::weights::StateDict;
+use crate::weights::{Digests, StateDict, digest};
 use crate::{ModelError, Result};
 
 /// How a parameter starts when no weights are given.
@@ -50,6 +53,9 @@ impl Init {
     /// matter.
     fn fill<T: Element + Real>(&self, name: &str, seed: u64, shape: &[usize]) -> Tensor {
         const PURPOSE: u32 = 0x494E_4954;
+        if outline::skips("init") {
+            return Tensor::empty::<T>(shape);
+        }
         let n = shape.iter().product();
         let mut r = Philox::new(seed ^ hash_name(name), PURPOSE, 0, 0);
         let values: Vec<T> = match self {
@@ -64,20 +70,36 @@ impl Init {
     }
 }
 
+/// How the matrices of frozen linear layers are stored.
+///
+/// The arithmetic is f32 either way. With bf16 their memory halves and every weight is rounded to
+/// eight bits, a relative error of up to 2^-9. Everything else stays f32: what trains, norms,
+/// biases, layer scales, the patch kernel, position tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits.
+    Bf16,
+}
+
 struct State {
     dtype: DType,
+    precision: Precision,
+    /// Digests of the values that were rounded, by name.
+    digests: Digests,
     seed: u64,
     source: StateDict,
     /// Names that begin with one of these must come from the source.
     strict: Vec<String>,
     params: BTreeMap<String, Param>,
     problems: Vec<String>,
-    /// Shapes asked for, where only they are wanted.
-    outline: Option<Outline>,
 }
 
 /// Shape of each parameter by name, and whether it trains.
-pub type Outline = BTreeMap<String, (Vec<usize>, bool)>;
+pub type Shapes = BTreeMap<String, (Vec<usize>, bool)>;
 
 /// Collects the parameters of a network under construction.
 #[derive(Clone)]
@@ -97,22 +119,39 @@ impl Scope {
     /// one of `strict` must be there, and nothing may be left over in the end ([`Scope::finish`]).
     pub fn with_weights(dtype: DType, seed: u64, source: StateDict, strict: &[&str]) -> Scope {
         let strict = strict.iter().map(|s| s.to_string()).collect();
-        let (params, problems, outline) = (BTreeMap::new(), Vec::new(), None);
-        let state = State { dtype, seed, source, strict, params, problems, outline };
+        let state = State {
+            dtype,
+            precision: Precision::F32,
+            digests: Digests::new(),
+            seed,
+            source,
+            strict,
+            params: BTreeMap::new(),
+            problems: Vec::new(),
+        };
         Scope { state: Rc::new(RefCell::new(state)), prefix: String::new(), trainable: true }
     }
 
-    /// A root scope that notes shapes and hands out empty parameters: to count those of a network
-    /// of any size without its memory. What is built from it cannot compute.
-    pub fn outline() -> Scope {
-        let scope = Scope::new(DType::F32, 0);
-        scope.state.borrow_mut().outline = Some(Outline::new());
-        scope
+    /// Shapes of the parameters asked for so far.
+    ///
+    /// # Errors
+    /// As [`Scope::finish`].
+    pub fn shapes(&self) -> Result<Shapes> {
+        let shape = |p: Param| (p.get().shape().to_vec(), p.trainable());
+        let params = self.finish("the network", &[])?;
+        Ok(params.into_iter().map(|(name, p)| (name, shape(p))).collect())
     }
 
-    /// What has been noted by a scope of [`Scope::outline`]; nothing for any other.
-    pub fn outlined(&self) -> Outline {
-        self.state.borrow_mut().outline.take().unwrap_or_default()
+    /// The same scope and all that belong to it, frozen matrices stored as `precision` says from
+    /// now on. Has no effect on a network in f64.
+    pub fn precision(self, precision: Precision) -> Scope {
+        self.state.borrow_mut().precision = precision;
+        self
+    }
+
+    /// Digests of the parameters whose values were rounded on the way in, made before.
+    pub fn digests(&self) -> Digests {
+        std::mem::take(&mut self.state.borrow_mut().digests)
     }
 
     /// The scope of a submodule.
@@ -133,12 +172,18 @@ impl Scope {
 
     /// A parameter of this scope. Problems with the source are collected for [`Scope::finish`].
     pub fn param(&self, name: &str, shape: &[usize], init: Init) -> Param {
+        self.param_in(Precision::F32, name, shape, init)
+    }
+
+    /// The weight of a linear layer, stored in the scope's precision if it is frozen.
+    pub fn matrix(&self, name: &str, shape: &[usize], init: Init) -> Param {
+        let precision = self.state.borrow().precision;
+        self.param_in(if self.trainable { Precision::F32 } else { precision }, name, shape, init)
+    }
+
+    fn param_in(&self, p: Precision, name: &str, shape: &[usize], init: Init) -> Param {
         let name = format!("{}{name}", self.prefix);
         let mut state = self.state.borrow_mut();
-        if let Some(outline) = &mut state.outline {
-            outline.insert(name.clone(), (shape.to_vec(), self.trainable));
-            return Param::new(name, Tensor::zeros(DType::F32, &[0]), self.trainable);
-        }
         let found = state.source.take(&name);
         let value = with_category(Category::Weights, || match found {
             Some(t) if t.shape() == shape => {
@@ -162,7 +207,15 @@ impl Scope {
                 _ => init.fill::<f32>(&name, state.seed, shape),
             }),
         });
-        let value = value.unwrap_or_else(|| Tensor::zeros(state.dtype, shape));
+        let mut value = value.unwrap_or_else(|| Tensor::zeros(state.dtype, shape));
+        if p == Precision::Bf16
+            && let Some(narrow) = with_category(Category::Weights, || narrowed(&value))
+        {
+            if !outline::on() {
+                state.digests.insert(name.clone(), digest(&name, &value));
+            }
+            value = narrow;
+        }
         let param = Param::new(name.clone(), value, self.trainable);
         state.params.insert(name, param.clone());
         param
@@ -193,6 +246,18 @@ impl Scope {
     }
 }
 
+/// An f32 tensor rounded to bf16; `None` for any other.
+fn narrowed(x: &Tensor) -> Option<Tensor> {
+    let x32 = x.data::<f32>().ok()?;
+    let mut y = Tensor::empty::<bf16>(x.shape());
+    if outline::on() {
+        return Some(y);
+    }
+    let out = y.data_mut::<bf16>().ok()?;
+    out.par_iter_mut().zip(x32).for_each(|(y, x)| *y = bf16::from_f32(*x));
+    Some(y)
+}
+
 /// The first few problems in full, the rest as a count.
 pub(crate) fn summary(problems: &[String]) -> String {
     const SHOWN: usize = 8;
@@ -214,7 +279,7 @@ impl Linear {
     /// Weight and bias with the given initialisations.
     pub fn new(scope: &Scope, input: usize, output: usize, weight: Init, bias: Init) -> Linear {
         Linear {
-            weight: scope.param("weight", &[output, input], weight),
+            weight: scope.matrix("weight", &[output, input], weight),
             bias: Some(scope.param("bias", &[output], bias)),
         }
     }
@@ -238,10 +303,34 @@ impl Linear {
     /// # Errors
     /// If the last axis has another length than the layer's input.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let weight = self.weight.get();
-        let weight = dressage_engine::ops::reshape(&weight, &[weight.dim(0), weight.dim(1)])?;
         let bias = self.bias.as_ref().map(Param::get);
-        Ok(dressage_engine::ops::linear(x, &weight, bias.as_ref())?)
+        Ok(ops::linear(x, &self.matrix()?, bias.as_ref())?)
+    }
+
+    /// `norm(x) W^T + b` over the last axis of `x`.
+    ///
+    /// # Errors
+    /// If the last axis has another length than the layer's input.
+    pub fn after_norm(&self, norm: &Affine, x: &Tensor, eps: f64) -> Result<Tensor> {
+        let (weight, bias) = (norm.weight.get(), norm.bias.get());
+        let norm = ops::Norm { weight: &weight, bias: &bias, eps };
+        let bias = self.bias.as_ref().map(Param::get);
+        Ok(ops::norm_linear(x, &norm, &self.matrix()?, bias.as_ref())?)
+    }
+
+    /// `x + gamma (f(z) W^T + b)` over the last axis.
+    ///
+    /// # Errors
+    /// Axes of other lengths than the layer's.
+    pub fn onto(&self, x: &Tensor, z: &Tensor, f: ops::Activated, gamma: &Param) -> Result<Tensor> {
+        let (bias, gamma) = (self.bias.as_ref().map(Param::get), gamma.get());
+        Ok(ops::linear_residual(x, z, f, &self.matrix()?, bias.as_ref(), Some(&gamma))?)
+    }
+
+    /// The weight `[out, in]`.
+    fn matrix(&self) -> Result<Tensor> {
+        let weight = self.weight.get();
+        Ok(ops::reshape(&weight, &[weight.dim(0), weight.dim(1)])?)
     }
 }
 
@@ -266,7 +355,7 @@ impl Affine {
     /// # Errors
     /// If the last axis does not have `c` channels.
     pub fn layer_norm(&self, x: &Tensor, eps: f64) -> Result<Tensor> {
-        Ok(dressage_engine::ops::layer_norm(x, &self.weight.get(), &self.bias.get(), eps)?)
+        Ok(ops::layer_norm(x, &self.weight.get(), &self.bias.get(), eps)?)
     }
 
     /// Group norm of channels-last maps `[b, h, w, c]`, eps 1e-5.
@@ -274,6 +363,6 @@ impl Affine {
     /// # Errors
     /// If the channels do not divide into `groups`.
     pub fn group_norm(&self, x: &Tensor, groups: usize) -> Result<Tensor> {
-        Ok(dressage_engine::ops::group_norm(x, &self.weight.get(), &self.bias.get(), groups, 1e-5)?)
+        Ok(ops::group_norm(x, &self.weight.get(), &self.bias.get(), groups, 1e-5)?)
     }
 }

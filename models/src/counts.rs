@@ -1,7 +1,9 @@
 //! Numbers of parameters, taken from the code that builds the networks but without their memory.
 
-use crate::backbone::{Rein, ReinConfig};
-use crate::build::{Outline, Scope};
+use dressage_engine::{DType, Outline};
+
+use crate::backbone::{Dino, DinoConfig, Rein, ReinConfig};
+use crate::build::{Scope, Shapes};
 use crate::{Result, Segmenter, SegmenterConfig};
 
 /// Parameters of a network by part.
@@ -22,13 +24,13 @@ pub struct Counts {
 /// # Errors
 /// Sizes that do not fit together.
 pub fn network(config: SegmenterConfig) -> Result<Counts> {
-    let outline = Segmenter::outline(config)?;
+    let shapes = Segmenter::shapes(config)?;
     let adapter = |name: &str| name.starts_with("backbone.reins.");
     Ok(Counts {
-        backbone: sum(&outline, |name, _| name.starts_with("backbone.") && !adapter(name)),
-        rein: sum(&outline, |name, _| adapter(name)),
-        head: sum(&outline, |name, _| name.starts_with("decode_head.")),
-        trained: sum(&outline, |_, trainable| trainable),
+        backbone: sum(&shapes, |name, _| name.starts_with("backbone.") && !adapter(name)),
+        rein: sum(&shapes, |name, _| adapter(name)),
+        head: sum(&shapes, |name, _| name.starts_with("decode_head.")),
+        trained: sum(&shapes, |_, trainable| trainable),
     })
 }
 
@@ -37,13 +39,28 @@ pub fn network(config: SegmenterConfig) -> Result<Counts> {
 /// # Errors
 /// As [`Rein::new`].
 pub fn rein(config: ReinConfig) -> Result<usize> {
-    let root = Scope::outline();
-    Rein::new(&root, config)?;
-    Ok(sum(&root.outlined(), |_, _| true))
+    let shapes = Outline::new().run(|| {
+        let root = Scope::new(DType::F32, 0);
+        Rein::new(&root, config)?;
+        root.shapes()
+    })?;
+    Ok(sum(&shapes, |_, _| true))
 }
 
-fn sum(outline: &Outline, counts: impl Fn(&str, bool) -> bool) -> usize {
-    let sizes = outline.iter().filter(|(name, (_, trainable))| counts(name, *trainable));
+/// Shapes of all parameters of a backbone under the names of its authors' files.
+///
+/// # Errors
+/// As [`Dino::new`].
+pub fn backbone(config: DinoConfig) -> Result<Shapes> {
+    Outline::new().run(|| {
+        let root = Scope::new(DType::F32, 0);
+        Dino::new(&root, config)?;
+        root.shapes()
+    })
+}
+
+fn sum(shapes: &Shapes, counts: impl Fn(&str, bool) -> bool) -> usize {
+    let sizes = shapes.iter().filter(|(name, (_, trainable))| counts(name, *trainable));
     sizes.map(|(_, (shape, _))| shape.iter().product::<usize>()).sum()
 }
 
@@ -69,10 +86,35 @@ mod tests {
         assert_eq!(rein(core).expect("counted"), 52_838_424 - 23);
         let link = ReinConfig { share: false, ..large(0) };
         assert_eq!(rein(link).expect("counted"), 59_332_888 - 23);
-        let others = [(32, 1280, 4_510_721), (12, 768, 1_741_569), (12, 384, 684_033)];
-        for (layers, c, expected) in others {
+        let small = [(12, 768, 1_741_569), (12, 384, 684_033)];
+        let large = [(32, 1280, 4_510_721), (40, 1536, 6_359_041)];
+        for (layers, c, expected) in small.into_iter().chain(large) {
             let found = rein(ReinConfig::published(layers, c)).expect("counted");
             assert_eq!(found, expected, "{layers} layers of {c}");
+        }
+    }
+
+    /// The published counts (spec backbones §1.2), which include the mask token of the
+    /// pre-training, one row of channels that no network here has.
+    #[test]
+    fn backbones_have_the_published_sizes() {
+        let sizes = [("s", 21_993_216), ("b", 86_453_760), ("l", 304_199_680)];
+        for (size, expected) in sizes.into_iter().chain([("g", 1_136_227_328)]) {
+            for (patch, grid, at) in [(16, 32, expected), (14, 37, native(size))] {
+                let backbone = DinoConfig::named(size, patch, grid).expect("known");
+                let mask_token = backbone.embed_dim;
+                let counted = network(SegmenterConfig::published(backbone, 19, Method::Rein));
+                assert_eq!(counted.expect("counted").backbone + mask_token, at, "{size}/{patch}");
+            }
+        }
+    }
+
+    fn native(size: &str) -> usize {
+        match size {
+            "s" => 22_056_576,
+            "b" => 86_580_480,
+            "l" => 304_368_640,
+            _ => 1_136_480_768,
         }
     }
 
@@ -92,9 +134,9 @@ mod tests {
         assert_eq!(full.trained, backbone + 20_565_204);
     }
 
-    /// The outline is the network: same names and shapes as one that was built.
+    /// What is counted is the network: same names and shapes as one that was built.
     #[test]
-    fn an_outline_has_the_parameters_of_the_network() {
+    fn what_is_counted_are_the_parameters_of_the_network() {
         let backbone = DinoConfig {
             embed_dim: 12,
             depth: 4,
@@ -107,15 +149,15 @@ mod tests {
         if let Some(rein) = &mut config.rein {
             rein.query_dim = 32;
         }
-        let outline = Segmenter::outline(config.clone()).expect("outlined");
+        let counted = Segmenter::shapes(config.clone()).expect("outlined");
         let weights = crate::weights::StateDict::default();
         let built = Segmenter::new(config, dressage_engine::DType::F32, 1, weights, &[]);
         let built = built.expect("built");
-        let shapes: Outline = built
+        let shapes: Shapes = built
             .params()
             .iter()
             .map(|(name, p)| (name.clone(), (p.get().shape().to_vec(), p.trainable())))
             .collect();
-        assert_eq!(outline, shapes);
+        assert_eq!(counted, shapes);
     }
 }

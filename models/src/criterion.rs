@@ -3,6 +3,7 @@
 use dressage_engine::memory::{Category, with_category};
 use dressage_engine::{DType, Philox, Tensor, no_grad, ops};
 use dressage_kernels::match_cost::MatchCost;
+use dressage_kernels::outline;
 use dressage_kernels::point_sample::LabelSample;
 use dressage_kernels::uncertain_points::UncertainPoints;
 
@@ -76,6 +77,9 @@ pub struct RandomPoints {
 impl RandomPoints {
     fn draw(&self, purpose: u32, stream: u64, shape: &[usize], capacity: usize) -> Result<Tensor> {
         let mut t = Tensor::with_capacity(DType::F32, shape, capacity);
+        if outline::skips("points") {
+            return Ok(t);
+        }
         let mut r = Philox::new(self.seed, purpose, stream, self.step);
         t.data_mut::<f32>()?.fill_with(|| r.uniform_f32());
         Ok(t)
@@ -129,6 +133,13 @@ impl Targets {
         let maps = labels.data::<u8>()?.chunks_exact((h * w).max(1));
         let classes = maps.map(present).collect::<Result<_>>()?;
         Ok(Targets { labels, classes })
+    }
+
+    /// Targets of all `classes` in each of `b` images of side `s`, for an outline: no pixel is
+    /// looked at.
+    pub fn outlined(b: usize, s: usize, classes: usize) -> Targets {
+        let all: Vec<u8> = (0..=254u8).take(classes).collect();
+        Targets { labels: Tensor::empty::<u8>(&[b, s, s]), classes: vec![all; b] }
     }
 
     /// Classes present in each image, ascending.

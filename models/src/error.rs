@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use dressage_engine::EngineError;
+use dressage_engine::{EngineError, Tensor};
 
 /// An error of the models; each names the file, tensor or setting.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,21 @@ pub enum ModelError {
     /// No assignment, because a cost is not a number.
     #[error("matching: {0}")]
     Matching(String),
+}
+
+impl ModelError {
+    /// The same as an error of the engine, for a part `op` of a network that the engine calls again
+    /// on `x`. Such a part calls little but the engine.
+    pub(crate) fn into_engine(self, op: &'static str, x: &Tensor) -> EngineError {
+        match self {
+            ModelError::Engine(error) => error,
+            ModelError::Kernel(error) => error.into(),
+            other => {
+                let (expected, found) = (other.to_string(), x.shape().to_vec());
+                EngineError::Shape { op, arg: "x", expected, found }
+            }
+        }
+    }
 }
 
 /// Result of a model call.

@@ -13,5 +13,6 @@ pub mod matching;
 mod segmenter;
 pub mod weights;
 
+pub use build::Precision;
 pub use error::{ModelError, Result};
 pub use segmenter::{Method, Segmenter, SegmenterConfig, semantic_scores};

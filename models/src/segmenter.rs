@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use dressage_engine::{DType, Param, Tensor, no_grad};
+use dressage_engine::{DType, Outline, Param, Tensor, no_grad};
 use dressage_kernels::resize::{Axis, Mode, Step};
 use dressage_kernels::semantic_scores::SemanticScores;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::{Dino, DinoConfig, Rein, ReinConfig};
-use crate::build::{Outline, Scope};
+use crate::build::{Precision, Scope, Shapes};
 use crate::head::{Head, HeadConfig, HeadOutput, Queries};
-use crate::weights::{StateDict, fingerprint};
+use crate::weights::{Digests, StateDict, fingerprint_with};
 use crate::{ModelError, Result};
 
 /// How a backbone is adapted; it decides what trains.
@@ -59,6 +59,8 @@ pub struct SegmenterConfig {
     pub head: HeadConfig,
     /// What is trained.
     pub method: Method,
+    /// How frozen matrices are stored.
+    pub precision: Precision,
 }
 
 impl SegmenterConfig {
@@ -71,7 +73,7 @@ impl SegmenterConfig {
         });
         let source = if rein.is_some() { Queries::Linked } else { Queries::Own };
         let head = HeadConfig::published(backbone.embed_dim, classes, source);
-        SegmenterConfig { backbone, rein, head, method }
+        SegmenterConfig { backbone, rein, head, method, precision: Precision::F32 }
     }
 }
 
@@ -82,6 +84,7 @@ pub struct Segmenter {
     head: Head,
     method: Method,
     params: BTreeMap<String, Param>,
+    digests: Digests,
 }
 
 /// Key that may be left over: used in masked pre-training only.
@@ -102,11 +105,12 @@ impl Segmenter {
         strict: &[&str],
     ) -> Result<Segmenter> {
         let (method, unused) = (config.method, Self::unused(&config));
-        let root = Scope::with_weights(dtype, seed, weights, strict);
+        let precision = config.precision;
+        let root = Scope::with_weights(dtype, seed, weights, strict).precision(precision);
         let (backbone, rein, head) = Self::modules(&root, config)?;
         let ignored: Vec<&str> = unused.iter().map(String::as_str).collect();
         let params = root.finish("the network", &ignored)?;
-        Ok(Segmenter { backbone, rein, head, method, params })
+        Ok(Segmenter { backbone, rein, head, method, params, digests: root.digests() })
     }
 
     /// Names of the reference that a network of this kind has no use for: the mask token, and the
@@ -122,10 +126,12 @@ impl Segmenter {
     ///
     /// # Errors
     /// Sizes that do not fit together.
-    pub fn outline(config: SegmenterConfig) -> Result<Outline> {
-        let root = Scope::outline();
-        Self::modules(&root, config)?;
-        Ok(root.outlined())
+    pub fn shapes(config: SegmenterConfig) -> Result<Shapes> {
+        Outline::new().run(|| {
+            let root = Scope::new(DType::F32, 0);
+            Self::modules(&root, config)?;
+            root.shapes()
+        })
     }
 
     fn modules(root: &Scope, config: SegmenterConfig) -> Result<(Dino, Option<Rein>, Head)> {
@@ -178,9 +184,10 @@ impl Segmenter {
         self.params.values().filter(|p| p.trainable()).cloned().collect()
     }
 
-    /// Fingerprint of the frozen part: the weights a checkpoint of the trained part belongs to.
+    /// Fingerprint of the frozen part: the weights a checkpoint of the trained part belongs to. The
+    /// same for every precision, since it is that of the values before rounding.
     pub fn backbone_fingerprint(&self) -> String {
-        fingerprint(self.params.values().filter(|p| !p.trainable()))
+        fingerprint_with(self.params.values().filter(|p| !p.trainable()), &self.digests)
     }
 
     /// Predictions for `image` `[b, 3, h, w]` (normalised), differentiable.
@@ -188,6 +195,10 @@ impl Segmenter {
     /// # Errors
     /// An image whose sides are not multiples of the patch.
     pub fn forward(&self, image: &Tensor, last_only: bool) -> Result<HeadOutput> {
+        self.backbone.config().recompute.around(|| self.predict(image, last_only))
+    }
+
+    fn predict(&self, image: &Tensor, last_only: bool) -> Result<HeadOutput> {
         let step = self.rein.as_ref().map(Rein::step).transpose()?;
         let levels = match self.method {
             // Nothing below the head learns: keep nothing of it.

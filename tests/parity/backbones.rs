@@ -62,10 +62,11 @@ fn dino_config(fixture: &Fixture) -> Outcome<DinoConfig> {
     if json.switch("aa", registers > 0) != (registers > 0) {
         return Err("only networks with registers resize their positions antialiased".into());
     }
-    let mlp_ratio = match fixture.shape("weight.blocks.0.mlp.fc1.weight") {
-        Ok(shape) => shape[0] as f64 / width as f64,
-        // The width of a SwiGLU is rounded; the ratio behind it is the official one.
-        Err(_) => 4.0,
+    let ffn = ffn(json.word("ffn"));
+    let hidden = match fixture.shape("weight.blocks.0.mlp.fc1.weight") {
+        Ok(shape) => shape[0],
+        // From the official ratio, so that the rule which rounds a SwiGLU's width is tested.
+        Err(_) => ffn.hidden(width, 4.0),
     };
     Ok(DinoConfig {
         embed_dim: width,
@@ -73,8 +74,8 @@ fn dino_config(fixture: &Fixture) -> Outcome<DinoConfig> {
         heads: json.size("h")?,
         patch,
         grid: json.size("img")? / patch,
-        ffn: ffn(json.word("ffn")),
-        mlp_ratio,
+        ffn,
+        hidden,
         registers,
         taps: match json.sizes("out") {
             Ok(taps) => taps.try_into().map_err(|t| format!("{t:?}: four taps are needed"))?,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dressage_engine::{DType, Outline};
 use dressage_models::backbone::{Dino, DinoConfig, Ffn, Recompute, Rein, ReinConfig};
 use dressage_models::build::Scope;
 use dressage_models::head::{Head, HeadConfig, Queries};
@@ -16,9 +17,11 @@ type Shapes = BTreeMap<String, Vec<usize>>;
 
 /// Parameters that a network asks for; nothing is allocated.
 fn outline(build: impl FnOnce(&Scope) -> Outcome<()>) -> Outcome<Shapes> {
-    let scope = Scope::outline();
-    build(&scope)?;
-    Ok(scope.outlined().into_iter().map(|(name, (shape, _))| (name, shape)).collect())
+    Outline::new().run(|| {
+        let scope = Scope::new(DType::F32, 0);
+        build(&scope)?;
+        Ok(scope.shapes()?.into_iter().map(|(name, (shape, _))| (name, shape)).collect())
+    })
 }
 
 fn count(shapes: &Shapes) -> usize {
@@ -61,7 +64,7 @@ fn dino_config(keys: &Shapes, prefix: &str) -> Outcome<DinoConfig> {
         patch: keys.of(&name("patch_embed.proj.weight"), 2)?,
         grid: (positions as f64).sqrt().round() as usize,
         ffn: Ffn::Mlp,
-        mlp_ratio: keys.of(&name("blocks.0.mlp.fc1.weight"), 0)? as f64 / c as f64,
+        hidden: keys.of(&name("blocks.0.mlp.fc1.weight"), 0)?,
         registers: 0,
         taps: [depth - 1; 4],
         recompute: Recompute::None,

@@ -24,6 +24,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use dressage_models::Precision;
 use dressage_tests::Outcome;
 use dressage_tests::compare::{Table, Tolerance};
 use dressage_tests::fixture::{Fixture, Settings, list, name_of, roots};
@@ -77,8 +78,12 @@ fn check_for(fixture: &Fixture) -> Option<Check> {
     family.or_else(by_model).or_else(by_content).or_else(resize)
 }
 
-fn run(path: &Path) -> Outcome<Verdict> {
+/// The comparison at `path`; those with a published backbone also run with its weights in bf16.
+fn run(path: &Path, precision: Precision) -> Outcome<Verdict> {
     if path.extension().is_some_and(|e| e == "pth" || e == "pt") {
+        if precision != Precision::F32 {
+            return Ok(Verdict::NotCovered);
+        }
         let mut table = Table::new(Tolerance::Float64);
         containers::same_as_expected(path, &mut table)?;
         return Ok(Verdict::Compared(table));
@@ -88,20 +93,22 @@ fn run(path: &Path) -> Outcome<Verdict> {
     if fixture.note("patch").is_some() && fixture.has("token_index") {
         return match pretrained::weights_of(path) {
             Ok(weights) => {
-                pretrained::tokens(&fixture, &weights, &mut table)?;
+                pretrained::tokens(&fixture, &weights, precision, &mut table)?;
                 Ok(Verdict::Compared(table))
             }
             Err(why) => Ok(Verdict::Absent(why)),
         };
     }
-    let Some(check) = check_for(&fixture) else { return Ok(Verdict::NotCovered) };
+    let check = check_for(&fixture).filter(|_| precision == Precision::F32);
+    let Some(check) = check else { return Ok(Verdict::NotCovered) };
     check(&fixture, &mut table)?;
     Ok(Verdict::Compared(table))
 }
 
 /// As [`run`]; a panic counts as an error of its case.
-fn run_guarded(path: &Path) -> Outcome<Verdict> {
-    catch_unwind(AssertUnwindSafe(|| run(path))).unwrap_or_else(|_| Err("panicked".into()))
+fn run_guarded(path: &Path, precision: Precision) -> Outcome<Verdict> {
+    catch_unwind(AssertUnwindSafe(|| run(path, precision)))
+        .unwrap_or_else(|_| Err("panicked".into()))
 }
 
 /// Prints the line of a case; false if it failed.
@@ -140,11 +147,14 @@ fn parity_with_the_reference() {
         let paths = list(&root).unwrap_or_else(|e| panic!("{e}"));
         assert!(!paths.is_empty(), "{}: no fixtures", root.display());
         println!("{}", root.display());
-        for path in paths {
-            let name = name_of(&path);
-            let outcome = run_guarded(&path);
+        let both = |p| [(p, Precision::F32), (p, Precision::Bf16)];
+        for (path, precision) in paths.iter().flat_map(both) {
+            let narrow = precision == Precision::Bf16;
+            let name = name_of(path) + if narrow { ", bf16 weights" } else { "" };
+            let outcome = run_guarded(path, precision);
             let good = report(&name, &outcome);
             match outcome {
+                Ok(Verdict::NotCovered | Verdict::Absent(_)) if narrow => {}
                 Ok(Verdict::NotCovered) => _ = not_covered.insert(name),
                 Ok(Verdict::Absent(why)) => absent.push(format!("{name}: {why}")),
                 Ok(Verdict::Compared(table)) => {

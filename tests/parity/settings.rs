@@ -3,7 +3,7 @@
 use dressage_models::backbone::{DinoConfig, Ffn, Recompute, ReinConfig};
 use dressage_models::criterion::CriterionConfig;
 use dressage_models::head::{HeadConfig, Queries};
-use dressage_models::{Method, SegmenterConfig};
+use dressage_models::{Method, Precision, SegmenterConfig};
 use dressage_tests::Outcome;
 use dressage_tests::fixture::Settings;
 use serde_json::Value;
@@ -17,15 +17,16 @@ pub const LINK: [&str; 4] = ["transform.weight", "transform.bias", "merge.weight
 /// `DinoVisionTransformer` and its subclass with Rein.
 pub fn dino(config: &Value) -> Outcome<DinoConfig> {
     let taps = config.sizes("out_indices")?;
-    let patch = config.size("patch_size")?;
+    let (embed_dim, patch) = (config.size("embed_dim")?, config.size("patch_size")?);
+    let ffn = ffn(config.word("ffn_layer"));
     Ok(DinoConfig {
-        embed_dim: config.size("embed_dim")?,
+        embed_dim,
         depth: config.size("depth")?,
         heads: config.size("num_heads")?,
         patch,
         grid: config.size("img_size")? / patch,
-        ffn: ffn(config.word("ffn_layer")),
-        mlp_ratio: config.number("mlp_ratio")?,
+        ffn,
+        hidden: ffn.hidden(embed_dim, config.number("mlp_ratio")?),
         registers: config.size("num_register_tokens").unwrap_or(0),
         taps: taps.try_into().map_err(|t| format!("{t:?}: four taps are needed"))?,
         recompute: Recompute::None,
@@ -140,5 +141,6 @@ pub fn segmenter(config: &Value) -> Outcome<SegmenterConfig> {
         rein: Some(rein(&backbone["reins_config"])?),
         head: head(&config["decode_head"])?,
         method: Method::Rein,
+        precision: Precision::F32,
     })
 }

@@ -51,6 +51,21 @@ fn threads_and_workers_change_nothing() {
 }
 
 #[test]
+fn recomputing_changes_nothing() {
+    for settings in [
+        ["model.method=rein", "train.steps=3"],
+        ["model.method=full", "train.steps=3"],
+        ["model.ffn_form=swiglu", "train.steps=3"],
+    ] {
+        let with = |level| trained(&[settings[0], settings[1], level]);
+        let none = with("train.recompute=none");
+        for level in ["train.recompute=cheap", "train.recompute=block"] {
+            assert_same(&none, &with(level), &format!("{settings:?}, {level}"));
+        }
+    }
+}
+
+#[test]
 fn threads_change_nothing_where_kernels_split_their_work() {
     // Crops and points of more pieces than threads; two steps carry a difference into every moment.
     let settings = [
@@ -94,9 +109,10 @@ impl Progress for StopAt {
     fn note(&self, _text: &str) {}
 }
 
-/// Kind, step and losses of every line; the rest is time and memory.
+/// Kind, step and losses of every line about training and scores; the rest is time and memory.
 fn logged(dir: &Path) -> Vec<Value> {
     let mut lines = read_log(&dir.join("run/log.jsonl")).expect("log");
+    lines.retain(|line| line["kind"] != "memory");
     for line in &mut lines {
         let fields = line.as_object_mut().expect("object");
         fields.retain(|key, _| !["seconds", "images_per_s", "memory_mib"].contains(&key.as_str()));

@@ -21,6 +21,7 @@ fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     let guard = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     memory::trim();
+    memory::reset_peak();
     guard
 }
 
@@ -33,6 +34,69 @@ fn held(category: Category) -> usize {
 fn classes(batch: &Batch) -> Vec<usize> {
     let of = |map: &[u8]| map.iter().filter(|v| **v != 255).collect::<BTreeSet<_>>().len();
     batch.labels.chunks_exact(batch.h * batch.w).map(of).collect()
+}
+
+/// The last of a few steps at each level takes what was planned, to the byte.
+fn as_planned(settings: &[&str]) {
+    let _alone = alone();
+    for level in ["none", "cheap", "block"] {
+        memory::trim();
+        let dir = tempfile::tempdir().expect("folder");
+        let level = format!("train.recompute={level}");
+        let mut all = vec![level.as_str(), "augment.ratios=[]", "train.steps=100"];
+        all.extend(settings);
+        let (before, start) = (usage().system_bytes, usage().total());
+        memory::reset_peak();
+        let mut trainer = Trainer::new(recipe(dir.path(), &all), false).expect("trainer");
+        let planned = trainer.plan().expect("plan").chosen();
+        // Every class in every image, as the plan has it.
+        let (b, s) = (2, 64);
+        let labels = (0..b * s * s).map(|i| (i % 19) as u8).collect();
+        let (images, names) = (vec![0.5; b * 3 * s * s], vec!["drawn".into(); b]);
+        let batch = Batch { step: 0, b, h: s, w: s, images, labels, names };
+        for _ in 0..5 {
+            trainer.step_on(&batch).expect("step");
+        }
+        let found = usage();
+        let what = format!("{settings:?}, {level}");
+        assert_eq!(found.peak - start, planned.tensors(), "{what}");
+        assert_eq!(found.system_bytes - before - (found.peak - start), planned.pool, "{what}");
+        assert_eq!(found.at_peak.iter().sum::<usize>(), found.peak, "{what}");
+        assert_eq!(found.at_peak[1], planned.optimiser, "{what}");
+        assert_eq!(found.at_peak[3], planned.activations, "{what}");
+    }
+}
+
+#[test]
+fn rein_takes_what_was_planned() {
+    as_planned(&["model.method=rein"]);
+}
+
+#[test]
+fn a_trained_backbone_takes_what_was_planned() {
+    as_planned(&["model.method=full", "model.registers=2"]);
+}
+
+#[test]
+fn a_frozen_backbone_takes_what_was_planned() {
+    as_planned(&["model.method=freeze", "model.ffn_form=swiglu"]);
+}
+
+/// A batch with fewer classes takes the same or less.
+#[test]
+fn real_batches_stay_within_the_plan() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().expect("folder");
+    let mut trainer =
+        Trainer::new(recipe(dir.path(), &["train.steps=100"]), false).expect("trainer");
+    let planned = trainer.plan().expect("plan").chosen();
+    let mut loader = trainer.loader().expect("loader");
+    for _ in 0..5 {
+        trainer.step_with(&mut loader).expect("step");
+    }
+    let found = usage();
+    assert!(found.peak <= planned.tensors(), "{} of {planned:?}", found.peak);
+    assert!(found.peak > planned.tensors() * 9 / 10, "{} of {planned:?}", found.peak);
 }
 
 fn steady(method: &str) {

@@ -176,6 +176,19 @@ pub enum TrainError {
         /// Samples of the step.
         samples: String,
     },
+    /// A run that would not fit into the memory of the machine.
+    #[error(
+        "training needs {needed} and {available} are available; {ways}; \
+         run.check_memory=false starts anyway"
+    )]
+    Memory {
+        /// Memory that the plan asks for.
+        needed: String,
+        /// Memory that the process can still take.
+        available: String,
+        /// Settings that need less.
+        ways: String,
+    },
     /// Someone asked to stop.
     #[error("interrupted")]
     Interrupted,

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use dressage_engine::DType;
 use dressage_kernels::adamw::AdamW;
-use dressage_models::backbone::{DinoConfig, Ffn, Recompute, ReinConfig};
+use dressage_models::backbone::{DinoConfig, ReinConfig};
 use dressage_models::criterion::{Criterion, CriterionConfig};
 use dressage_models::head::{HeadConfig, Queries};
 use dressage_models::weights::{
     Difference, StateDict, dinov2, fitted, has_head, is_backbone, recognise, same_size,
 };
-use dressage_models::{Method, ModelError, Segmenter, SegmenterConfig};
+use dressage_models::{Method, ModelError, Precision, Segmenter, SegmenterConfig};
 
 use crate::data::{Joined, Source};
 use crate::optimiser::Optimiser;
@@ -34,11 +34,11 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         heads: m.heads,
         patch: m.patch,
         grid: m.image / m.patch,
-        ffn: Ffn::Mlp,
-        mlp_ratio: m.ffn as f64 / m.embed_dim as f64,
-        registers: 0,
+        ffn: m.ffn_form,
+        hidden: m.ffn,
+        registers: m.registers,
         taps,
-        recompute: Recompute::None,
+        recompute: recipe.train.recompute,
     };
     let rein = (m.method == Method::Rein).then(|| ReinConfig {
         tokens: r.tokens,
@@ -65,7 +65,8 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         decoder_ffn: h.decoder_ffn,
         source: if linked { Queries::Linked } else { Queries::Own },
     };
-    Ok(SegmenterConfig { backbone, rein, head, method: m.method })
+    let precision = Precision::F32;
+    Ok(SegmenterConfig { backbone, rein, head, method: m.method, precision })
 }
 
 /// Builds the network. The backbone comes from the recipe's weights file, or from the seed if it

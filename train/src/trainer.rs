@@ -13,6 +13,7 @@ use crate::data::{Batch, Loader, LoaderSettings};
 use crate::interrupt::Interrupt;
 use crate::metrics::Report;
 use crate::optimiser::Optimiser;
+use crate::plan::{Comparison, Plan};
 use crate::recipe::Recipe;
 use crate::runlog::{Progress, RunLog, Stage};
 use crate::schedule::Schedule;
@@ -28,6 +29,8 @@ pub struct Trainer {
     schedule: Schedule,
     /// Steps done.
     step: u64,
+    /// Memory that the steps take; made with the first trainer that is not itself an outline.
+    plan: Option<Plan>,
 }
 
 /// How a run ended.
@@ -41,6 +44,8 @@ pub struct Outcome {
     pub checkpoint: PathBuf,
     /// Scores of the last evaluation, if the run got there.
     pub report: Option<Report>,
+    /// Planned and found memory, if a step was done.
+    pub memory: Option<Comparison>,
 }
 
 /// What one step did.
@@ -75,8 +80,8 @@ impl Trainer {
     /// there.
     ///
     /// # Errors
-    /// A folder that holds a run already (or none to resume); weights or a checkpoint that do not
-    /// fit.
+    /// A folder that holds a run already (or none to resume); too little memory; weights or a
+    /// checkpoint that do not fit.
     pub fn new(recipe: Recipe, resume: bool) -> Result<Trainer> {
         let dir = recipe.run.dir.clone();
         let last = checkpoint::list(&dir)?.last().copied();
@@ -92,17 +97,32 @@ impl Trainer {
             (None, true) => return refuse("holds no checkpoint to resume from"),
             _ => {}
         }
+        let plan = Plan::new(&recipe)?;
+        if recipe.run.check_memory {
+            plan.check(&recipe)?;
+        }
         let model = match last {
             None => network::build(&recipe)?,
             Some(_) => network::rebuild(&recipe)?,
         };
-        let optimiser = network::optimiser(&recipe, &model);
-        let (criterion, schedule) = (network::criterion(&recipe), recipe.schedule()?);
-        let mut trainer = Trainer { recipe, dir, model, criterion, optimiser, schedule, step: 0 };
+        let mut trainer = Trainer { plan: Some(plan), ..Trainer::around(recipe, model)? };
         if let Some(step) = last {
             trainer.restore(step)?;
         }
         Ok(trainer)
+    }
+
+    /// A run before its first step, whatever its folder holds.
+    pub(crate) fn fresh(recipe: Recipe) -> Result<Trainer> {
+        let model = network::build(&recipe)?;
+        Trainer::around(recipe, model)
+    }
+
+    fn around(recipe: Recipe, model: Segmenter) -> Result<Trainer> {
+        let optimiser = network::optimiser(&recipe, &model);
+        let (criterion, schedule) = (network::criterion(&recipe), recipe.schedule()?);
+        let (dir, plan) = (recipe.run.dir.clone(), None);
+        Ok(Trainer { recipe, dir, model, criterion, optimiser, schedule, step: 0, plan })
     }
 
     fn restore(&mut self, step: u64) -> Result<()> {
@@ -129,19 +149,27 @@ impl Trainer {
         self.step
     }
 
+    /// Memory that the steps take.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
+    }
+
     /// Starts the data workers at the next step.
     ///
     /// # Errors
     /// Data sets that cannot be opened.
     pub fn loader(&self) -> Result<Loader> {
-        let settings = LoaderSettings {
+        Loader::start(network::train_source(&self.recipe)?, self.loader_settings())
+    }
+
+    pub(crate) fn loader_settings(&self) -> LoaderSettings {
+        LoaderSettings {
             batch: self.recipe.train.batch,
             workers: self.recipe.run.workers,
             seed: self.recipe.train.seed,
             start_step: self.step,
             augment: self.recipe.augment.pipeline(),
-        };
-        Loader::start(network::train_source(&self.recipe)?, settings)
+        }
     }
 
     /// Trains to the last step of the recipe, or until someone asks to stop; either way the state
@@ -158,10 +186,13 @@ impl Trainer {
         let again: &[&str] = if self.step < steps { &[] } else { &["eval"] };
         let mut log = RunLog::open(&self.dir.join("log.jsonl"), self.step, again)?;
         let from = self.step;
-        if let Err(error) = self.steps(&mut log, progress, stop) {
-            self.keep(from, &error, progress);
-            return Err(error);
-        }
+        let memory = match self.steps(&mut log, progress, stop) {
+            Ok(memory) => memory,
+            Err(error) => {
+                self.keep(from, &error, progress);
+                return Err(error);
+            }
+        };
         let saved = self.save()?;
         let interrupted = self.step < steps;
         let mut report = None;
@@ -169,11 +200,18 @@ impl Trainer {
             report = self.evaluate(&mut log, progress, stop)?;
         }
         log.sync()?;
-        Ok(Outcome { step: self.step, interrupted, checkpoint: saved, report })
+        Ok(Outcome { step: self.step, interrupted, checkpoint: saved, report, memory })
     }
 
     /// The steps of [`Trainer::run`], with what is due between them.
-    fn steps(&mut self, log: &mut RunLog, progress: &dyn Progress, stop: &Interrupt) -> Result<()> {
+    fn steps(
+        &mut self,
+        log: &mut RunLog,
+        progress: &dyn Progress,
+        stop: &Interrupt,
+    ) -> Result<Option<Comparison>> {
+        let mut memory = None;
+        let from = self.step;
         let mut loader = self.loader()?;
         let steps = self.recipe.train.steps;
         let mut stage = Stage::new(progress, "train", Some(steps));
@@ -192,12 +230,22 @@ impl Trainer {
             }
             if every(self.recipe.train.eval_every) && self.step < steps {
                 drop(stage);
+                // An evaluation has a peak of its own.
+                memory = memory.or_else(|| self.compare_memory());
                 self.evaluate(log, progress, stop)?;
                 stage = Stage::new(progress, "train", Some(steps));
                 window = Window::start(self.step);
             }
         }
-        Ok(())
+        memory = memory.or_else(|| self.compare_memory()).filter(|_| self.step > from);
+        if let Some(memory) = &memory {
+            log.write("memory", self.step, memory)?;
+        }
+        Ok(memory)
+    }
+
+    fn compare_memory(&self) -> Option<Comparison> {
+        self.plan.as_ref().map(|plan| Comparison::now(plan.chosen()))
     }
 
     /// Saves what has been learnt since step `from` before the run ends with `error`.
@@ -239,14 +287,33 @@ impl Trainer {
     }
 
     fn step_in_pool(&mut self, batch: &Batch) -> Result<StepLog> {
-        let mut clock = Clock::start();
-        let (b, h, w) = (batch.b, batch.h, batch.w);
-        let (image, labels) = with_category(Category::Data, || {
+        let (b, h, w, classes) = (batch.b, batch.h, batch.w, self.recipe.classes());
+        self.step_from(&batch.names, || {
             let image = Tensor::from_slice(&batch.images, &[b, 3, h, w])?;
-            Ok::<_, TrainError>((image, Tensor::from_slice(&batch.labels, &[b, h, w])?))
-        })?;
-        let classes = self.criterion.config.classes;
-        let targets = Targets::new(labels, classes)?;
+            let labels = Tensor::from_slice(&batch.labels, &[b, h, w])?;
+            Ok((image, Targets::new(labels, classes)?))
+        })
+    }
+
+    /// Goes through a step within an outline, with every class in every image.
+    pub(crate) fn outline_step(&mut self) -> Result<StepLog> {
+        let (b, s) = (self.recipe.train.batch, self.recipe.augment.crop);
+        let classes = self.recipe.classes();
+        self.step_from(&[], || {
+            let image = Tensor::empty::<f32>(&[b, 3, s, s]);
+            Ok((image, Targets::outlined(b, s, classes)))
+        })
+    }
+
+    /// A step on the images `[b, 3, h, w]` and targets that `data` makes of `samples`.
+    fn step_from(
+        &mut self,
+        samples: &[String],
+        data: impl FnOnce() -> Result<(Tensor, Targets)>,
+    ) -> Result<StepLog> {
+        let mut clock = Clock::start();
+        let (image, targets) = with_category(Category::Data, data)?;
+        let (b, classes) = (image.dim(0), self.criterion.config.classes);
         clock.lap();
         let output = self.model.forward(&image, false)?;
         clock.lap();
@@ -259,7 +326,7 @@ impl Trainer {
         let candidates = Candidate::of(&output);
         let loss = self.criterion.loss(&candidates, &targets, &mut points);
         drop((output, candidates));
-        let loss = self.checked(loss, batch)?;
+        let loss = self.checked(loss, samples)?;
         clock.lap();
         let (value, terms) = (loss.total.item::<f32>()?, loss.named());
         let mut grads = backward(loss.total)?;
@@ -275,7 +342,11 @@ impl Trainer {
 
     /// Turns a loss that is not a number into an error that says where it arose, after saving the
     /// state.
-    fn checked(&self, loss: std::result::Result<Loss, ModelError>, batch: &Batch) -> Result<Loss> {
+    fn checked(
+        &self,
+        loss: std::result::Result<Loss, ModelError>,
+        samples: &[String],
+    ) -> Result<Loss> {
         let what = match loss {
             Ok(loss) => match loss.named().iter().find(|(_, v)| !v.is_finite()) {
                 None => return Ok(loss),
@@ -287,7 +358,7 @@ impl Trainer {
         let kept = self.dir.join("checkpoints").join("before-nan.safetensors");
         let seed = self.recipe.train.seed;
         checkpoint::save(&kept, &self.model, &self.optimiser, self.step, seed)?;
-        let samples = batch.names.join(", ");
+        let samples = samples.join(", ");
         Err(TrainError::NotFinite { step: self.step, what, kept, samples })
     }
 

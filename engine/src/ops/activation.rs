@@ -1,9 +1,11 @@
-//! Pointwise activations; the input is saved, nothing else.
+//! Pointwise activations. GELU and SwiGLU save their input, the ReLU its output, which the layer
+//! after it saves anyway.
 
 use dressage_kernels::activation::Activation;
 use dressage_kernels::swiglu::Swiglu;
 
 use super::shape_error;
+use crate::kept::Kept;
 use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
 
 /// Exact GELU, `x/2 (1 + erf(x/√2))`.
@@ -11,7 +13,10 @@ use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
 /// # Errors
 /// A type other than f32 and f64.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    pointwise(Activation::Gelu, x)
+    Ok(pointwise(Activation::Gelu, x)?.again(|| {
+        let x = x.keep();
+        move || gelu(&x.get()?)
+    }))
 }
 
 /// `max(x, 0)`.
@@ -26,13 +31,19 @@ fn pointwise(kind: Activation, x: &Tensor) -> Result<Tensor> {
     floats!("activation", x, T => {
         let mut y = Tensor::empty::<T>(x.shape());
         kind.forward(x.data::<T>()?, y.data_mut()?)?;
-        Ok(record(y, &[x], || Pointwise { kind, x: x.detach(), to: x.edge() }))
+        let saved = match kind {
+            Activation::Gelu => x.keep(),
+            // Positive where the input is.
+            Activation::Relu => Kept::Held(y.detach()),
+        };
+        Ok(record(y, &[x], || Pointwise { kind, x: saved, to: x.edge() }))
     })
 }
 
 struct Pointwise {
     kind: Activation,
-    x: Tensor,
+    /// What the kernel's backward pass takes for the input.
+    x: Kept,
     to: Edge,
 }
 
@@ -43,8 +54,9 @@ impl Backward for Pointwise {
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
         floats!("activation", dy, T => {
-            let mut dx = Tensor::empty::<T>(self.x.shape());
-            self.kind.backward(self.x.data::<T>()?, dy.data()?, dx.data_mut()?)?;
+            let x = self.x.get()?;
+            let mut dx = Tensor::empty::<T>(x.shape());
+            self.kind.backward(x.data::<T>()?, dy.data()?, dx.data_mut()?)?;
             grads.add(&self.to, dx)
         })
     }
@@ -60,7 +72,11 @@ pub fn swiglu(x: &Tensor) -> Result<Tensor> {
         return Err(shape_error("swiglu", "x", "an even last axis", x));
     }
     let size = Swiglu { n: x.len() / (2 * h), h };
-    floats!("swiglu", x, T => swiglu_forward::<T>(size, x))
+    let y = floats!("swiglu", x, T => swiglu_forward::<T>(size, x))?;
+    Ok(y.again(|| {
+        let x = x.keep();
+        move || swiglu(&x.get()?)
+    }))
 }
 
 fn swiglu_forward<T: Float>(size: Swiglu, x: &Tensor) -> Result<Tensor> {
@@ -70,12 +86,12 @@ fn swiglu_forward<T: Float>(size: Swiglu, x: &Tensor) -> Result<Tensor> {
     }
     let mut y = Tensor::empty::<T>(&shape);
     size.forward(x.data::<T>()?, y.data_mut()?)?;
-    Ok(record(y, &[x], || SwigluSaved { size, x: x.detach(), to: x.edge() }))
+    Ok(record(y, &[x], || SwigluSaved { size, x: x.keep(), to: x.edge() }))
 }
 
 struct SwigluSaved {
     size: Swiglu,
-    x: Tensor,
+    x: Kept,
     to: Edge,
 }
 
@@ -86,8 +102,9 @@ impl Backward for SwigluSaved {
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
         floats!("swiglu", dy, T => {
-            let mut dx = Tensor::empty::<T>(self.x.shape());
-            self.size.backward(self.x.data::<T>()?, dy.data()?, dx.data_mut()?)?;
+            let x = self.x.get()?;
+            let mut dx = Tensor::empty::<T>(x.shape());
+            self.size.backward(x.data::<T>()?, dy.data()?, dx.data_mut()?)?;
             grads.add(&self.to, dx)
         })
     }

@@ -5,6 +5,7 @@ use dressage_kernels::matmul::Beta;
 use dressage_kernels::residual::Residual;
 
 use super::{expect_shape, shape_error};
+use crate::kept::Kept;
 use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
 
 /// `a + b`, where b's shape is the end of a's: b repeats over a's leading axes.
@@ -16,11 +17,19 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         return Err(shape_error("add", "b", format!("the end of {:?}", a.shape()), b));
     }
     let size = Add { n: a.len() / b.len().max(1), inner: b.len() };
-    floats!("add", a, T => {
+    let y = floats!("add", a, T => {
         let mut y = Tensor::empty::<T>(a.shape());
         size.forward(a.data::<T>()?, b.data()?, y.data_mut()?)?;
         Ok(record(y, &[a, b], || Sum { size, to: [a.edge(), b.edge()] }))
-    })
+    })?;
+    // Only where a is not memory that would be held for this alone.
+    match a.keep() {
+        Kept::Again(_) => Ok(y.again(|| {
+            let (a, b) = (a.keep(), b.keep());
+            move || add(&a.get()?, &b.get()?)
+        })),
+        Kept::Held(_) => Ok(y),
+    }
 }
 
 struct Sum {
@@ -75,7 +84,7 @@ fn residual_forward<T: Float>(
     inputs.extend(gamma);
     Ok(record(y, &inputs, || ResidualSaved {
         size,
-        r: gamma.is_some_and(Tensor::tracked).then(|| r.detach()),
+        r: gamma.is_some_and(Tensor::tracked).then(|| r.keep()),
         gamma: gamma.map(Tensor::detach),
         to: [x.edge(), r.edge()],
         to_gamma: gamma.map(Tensor::edge),
@@ -85,7 +94,7 @@ fn residual_forward<T: Float>(
 struct ResidualSaved {
     size: Residual,
     /// Only where gamma needs a gradient.
-    r: Option<Tensor>,
+    r: Option<Kept>,
     gamma: Option<Tensor>,
     to: [Edge; 2],
     to_gamma: Option<Edge>,
@@ -114,6 +123,7 @@ impl ResidualSaved {
             grads.add(to_r, dr)?;
         }
         if let (Some(to_gamma), Some(r)) = (&self.to_gamma, &self.r) {
+            let r = r.get()?;
             let r = r.data::<T>()?;
             grads.accumulate::<T>(to_gamma, |dg| {
                 Ok(self.size.backward(Some(r), gamma, d, None, Some(dg))?)

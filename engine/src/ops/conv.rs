@@ -5,6 +5,7 @@ use dressage_kernels::group_norm::{GroupNorm, Stats};
 use dressage_kernels::patch_embed::PatchEmbed;
 
 use super::{expect_shape, shape_error};
+use crate::kept::Kept;
 use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
 
 /// Convolution of x `[b, h, w, ci]` with weight `[co, ci, kh, kw]` (the reference's layout) and
@@ -85,7 +86,7 @@ fn conv_record(
     inputs.extend(bias);
     record(y, &inputs, || ConvSaved {
         size,
-        x: weight.tracked().then(|| x.detach()),
+        x: weight.tracked().then(|| x.keep()),
         x_shape: x.shape().to_vec(),
         weight: weight.detach(),
         to_x: x.edge(),
@@ -97,7 +98,7 @@ fn conv_record(
 struct ConvSaved {
     size: Size,
     /// Only where the weight needs a gradient.
-    x: Option<Tensor>,
+    x: Option<Kept>,
     x_shape: Vec<usize>,
     weight: Tensor,
     to_x: Edge,
@@ -140,6 +141,7 @@ impl ConvSaved {
             grads.add(&self.to_x, dx)?;
         }
         if let Some(x) = &self.x {
+            let x = x.get()?;
             let x = x.data::<T>()?;
             grads.accumulate::<T>(&self.to_weight, |dw| {
                 self.kernel(Some(x), dy, None, Some(dw), None)

@@ -1,11 +1,53 @@
 //! Operations that copy rows about: concatenation, slices, broadcast, selection.
 
+use dressage_kernels::outline;
+
 use super::shape_error;
 use crate::{Backward, DType, Edge, Float, Gradients, Result, Tensor, floats, record};
 
 /// Product of the axes before and after `axis`.
 fn around(shape: &[usize], axis: usize) -> (usize, usize) {
     (shape[..axis].iter().product(), shape[axis + 1..].iter().product())
+}
+
+/// Equal pieces of a slice, the first from element `start`, each `row` elements after the one
+/// before.
+#[derive(Clone, Copy)]
+struct Pieces {
+    start: usize,
+    row: usize,
+}
+
+/// `out = x` for `count` pieces of `n` elements each.
+fn copy_pieces<T: Float>(
+    op: &'static str,
+    [count, n]: [usize; 2],
+    (x, from): (&[T], Pieces),
+    (out, to): (&mut [T], Pieces),
+) {
+    if outline::skips(op) {
+        return;
+    }
+    for i in 0..count {
+        let x = &x[from.start + i * from.row..][..n];
+        out[to.start + i * to.row..][..n].copy_from_slice(x);
+    }
+}
+
+/// `out += x` for `count` pieces of `n` elements each.
+fn add_pieces<T: Float>(
+    op: &'static str,
+    [count, n]: [usize; 2],
+    (x, from): (&[T], Pieces),
+    (out, to): (&mut [T], Pieces),
+) {
+    if outline::skips(op) {
+        return;
+    }
+    for i in 0..count {
+        let x = &x[from.start + i * from.row..][..n];
+        out[to.start + i * to.row..][..n].iter_mut().zip(x).for_each(|(d, g)| *d += *g);
+    }
 }
 
 /// Joins tensors along `axis`; all other axes are equal.
@@ -38,10 +80,8 @@ fn concat_forward<T: Float>(parts: &[&Tensor], axis: usize) -> Result<Tensor> {
     let mut start = 0;
     for part in parts {
         let n = part.dim(axis) * inner;
-        let data = part.data::<T>()?;
-        for o in 0..outer {
-            out[o * row + start..][..n].copy_from_slice(&data[o * n..][..n]);
-        }
+        let (from, to) = (Pieces { start: 0, row: n }, Pieces { start, row });
+        copy_pieces("concat", [outer, n], (part.data()?, from), (&mut *out, to));
         start += n;
     }
     Ok(record(y, parts, || Concat {
@@ -75,10 +115,8 @@ impl Concat {
         for (to, shape, n) in &self.parts {
             if to.wants() {
                 let mut dx = Tensor::empty::<T>(shape);
-                let out = dx.data_mut::<T>()?;
-                for o in 0..self.outer {
-                    out[o * n..][..*n].copy_from_slice(&dy[o * self.row + start..][..*n]);
-                }
+                let (from, to_dx) = (Pieces { start, row: self.row }, Pieces { start: 0, row: *n });
+                copy_pieces("concat", [self.outer, *n], (dy, from), (dx.data_mut()?, to_dx));
                 grads.add(to, dx)?;
             }
             start += n;
@@ -102,10 +140,8 @@ pub fn narrow(x: &Tensor, axis: usize, start: usize, len: usize) -> Result<Tenso
     let (row, skip, n) = (x.dim(axis) * inner, start * inner, len * inner);
     floats!("narrow", x, T => {
         let mut y = Tensor::empty::<T>(&shape);
-        let (data, out) = (x.data::<T>()?, y.data_mut::<T>()?);
-        for o in 0..outer {
-            out[o * n..][..n].copy_from_slice(&data[o * row + skip..][..n]);
-        }
+        let (from, to) = (Pieces { start: skip, row }, Pieces { start: 0, row: n });
+        copy_pieces("narrow", [outer, n], (x.data::<T>()?, from), (y.data_mut()?, to));
         Ok(record(y, &[x], || Narrow { outer, row, skip, n, to: x.edge() }))
     })
 }
@@ -127,10 +163,9 @@ impl Backward for Narrow {
         floats!("narrow", dy, T => {
             let dy = dy.data::<T>()?;
             grads.accumulate::<T>(&self.to, |dx| {
-                for o in 0..self.outer {
-                    let dx = &mut dx[o * self.row + self.skip..][..self.n];
-                    dx.iter_mut().zip(&dy[o * self.n..]).for_each(|(d, g)| *d += *g);
-                }
+                let from = Pieces { start: 0, row: self.n };
+                let to = Pieces { start: self.skip, row: self.row };
+                add_pieces("narrow", [self.outer, self.n], (dy, from), (dx, to));
                 Ok(())
             })
         })
@@ -145,13 +180,15 @@ pub fn broadcast(x: &Tensor, b: usize) -> Result<Tensor> {
     let shape: Vec<usize> = std::iter::once(b).chain(x.shape().iter().copied()).collect();
     floats!("broadcast", x, T => {
         let mut y = Tensor::empty::<T>(&shape);
-        let data = x.data::<T>()?;
-        y.data_mut::<T>()?.chunks_exact_mut(x.len().max(1)).for_each(|c| c.copy_from_slice(data));
-        Ok(record(y, &[x], || Broadcast { n: x.len(), to: x.edge() }))
+        let n = x.len();
+        let (from, to) = (Pieces { start: 0, row: 0 }, Pieces { start: 0, row: n });
+        copy_pieces("broadcast", [b, n], (x.data::<T>()?, from), (y.data_mut()?, to));
+        Ok(record(y, &[x], || Broadcast { b, n, to: x.edge() }))
     })
 }
 
 struct Broadcast {
+    b: usize,
     n: usize,
     to: Edge,
 }
@@ -165,9 +202,8 @@ impl Backward for Broadcast {
         floats!("broadcast", dy, T => {
             let dy = dy.data::<T>()?;
             grads.accumulate::<T>(&self.to, |dx| {
-                for part in dy.chunks_exact(self.n.max(1)) {
-                    dx.iter_mut().zip(part).for_each(|(d, g)| *d += *g);
-                }
+                let (from, to) = (Pieces { start: 0, row: self.n }, Pieces { start: 0, row: 0 });
+                add_pieces("broadcast", [self.b, self.n], (dy, from), (dx, to));
                 Ok(())
             })
         })
@@ -201,8 +237,10 @@ pub fn gather_rows(x: &Tensor, indices: &[usize], capacity: usize) -> Result<Ten
     floats!("gather_rows", x, T => {
         let mut y = Tensor::with_capacity(x.dtype(), &shape, capacity * row);
         let (data, out) = (x.data::<T>()?, y.data_mut::<T>()?);
-        for (out, &i) in out.chunks_exact_mut(row.max(1)).zip(indices) {
-            out.copy_from_slice(&data[i * row..][..row]);
+        if !outline::skips("gather_rows") {
+            for (out, &i) in out.chunks_exact_mut(row.max(1)).zip(indices) {
+                out.copy_from_slice(&data[i * row..][..row]);
+            }
         }
         Ok(record(y, &[x], || Gather { indices: indices.to_vec(), row, to: x.edge() }))
     })
@@ -223,6 +261,9 @@ impl Backward for Gather {
         floats!("gather_rows", dy, T => {
             let dy = dy.data::<T>()?;
             grads.accumulate::<T>(&self.to, |dx| {
+                if outline::skips("gather_rows") {
+                    return Ok(());
+                }
                 for (part, &i) in dy.chunks_exact(self.row.max(1)).zip(&self.indices) {
                     let dx = &mut dx[i * self.row..][..self.row];
                     dx.iter_mut().zip(part).for_each(|(d, g)| *d += *g);

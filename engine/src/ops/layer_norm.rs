@@ -3,6 +3,7 @@
 use dressage_kernels::layer_norm::{LayerNorm, Stats};
 
 use super::expect_shape;
+use crate::kept::Kept;
 use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
 
 /// Normalises the last axis of `x` `[.., c]` and applies `weight` `[c]` and `bias` `[c]`.
@@ -13,7 +14,12 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     let c = x.last_dim();
     expect_shape("layer_norm", "weight", weight, &[c])?;
     expect_shape("layer_norm", "bias", bias, &[c])?;
-    floats!("layer_norm", x, T => forward::<T>(x, weight, bias, LayerNorm { n: x.len() / c, c, eps }))
+    let size = LayerNorm { n: x.len() / c, c, eps };
+    let y = floats!("layer_norm", x, T => forward::<T>(x, weight, bias, size))?;
+    Ok(y.again(|| {
+        let (x, weight, bias) = (x.keep(), weight.detach(), bias.detach());
+        move || layer_norm(&x.get()?, &weight, &bias, eps)
+    }))
 }
 
 fn forward<T: Float>(
@@ -35,7 +41,7 @@ fn forward<T: Float>(
     )?;
     Ok(record(y, &[x, weight, bias], || Saved {
         size,
-        x: x.detach(),
+        x: x.keep(),
         weight: weight.detach(),
         mean,
         rstd,
@@ -45,7 +51,7 @@ fn forward<T: Float>(
 
 struct Saved {
     size: LayerNorm,
-    x: Tensor,
+    x: Kept,
     weight: Tensor,
     mean: Tensor,
     rstd: Tensor,
@@ -64,15 +70,14 @@ impl Backward for Saved {
 
 impl Saved {
     fn run<T: Float>(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {
-        let (x, weight, dy) = (self.x.data::<T>()?, self.weight.data::<T>()?, dy.data::<T>()?);
+        let x = self.x.get()?;
+        let (x, weight, dy) = (x.data::<T>()?, self.weight.data::<T>()?, dy.data::<T>()?);
         let (mean, rstd) = (self.mean.data::<T>()?, self.rstd.data::<T>()?);
         let [to_x, to_weight, to_bias] = &self.to;
-        if to_x.wants() {
-            let mut dx = Tensor::empty::<T>(self.x.shape());
+        grads.accumulate_or_write::<T>(to_x, |dx, beta| {
             let stats = Stats { mean, rstd };
-            self.size.backward(x, weight, stats, dy, Some(dx.data_mut()?), None, None)?;
-            grads.add(to_x, dx)?;
-        }
+            Ok(self.size.backward(x, weight, stats, dy, Some((dx, beta)), None, None)?)
+        })?;
         grads.accumulate::<T>(to_weight, |dw| {
             let stats = Stats { mean, rstd };
             Ok(self.size.backward(x, weight, stats, dy, None, Some(dw), None)?)

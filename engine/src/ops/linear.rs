@@ -1,46 +1,50 @@
 //! Linear layer with the weight in the framework's layout `[out, in]`.
 
-use dressage_kernels::linear::Linear;
+use dressage_kernels::add::Add;
+use dressage_kernels::linear::{Input, Linear, Output, Weight};
+use dressage_kernels::matmul::Beta;
 
-use super::{expect_shape, shape_error};
+use super::frozen::{layer, weight_of};
+use crate::kept::Kept;
 use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
 
 /// `y = x W^T + b` over the last axis: x `[.., k]`, weight `[m, k]`, bias `[m]`, y `[.., m]`.
 /// Saves `x` only if the weight needs a gradient; with a frozen weight the backward pass is one
-/// product.
+/// product. The result of a frozen layer can be made again by one product: activations, which save
+/// it, make use of that ([`crate::Thrift`]). A frozen weight may be bf16; x and the result are not.
 ///
 /// # Errors
 /// Shapes that do not fit; a type other than f32 and f64.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let k = x.last_dim();
-    if weight.shape().len() != 2 || weight.dim(1) != k {
-        return Err(shape_error("linear", "weight", format!("[m, {k}]"), weight));
+    let (size, shape) = layer("linear", x, weight, bias)?;
+    let y = floats!("linear", x, T => forward::<T>(size, &shape, x, weight, bias))?;
+    if weight.tracked() || bias.is_some_and(Tensor::tracked) {
+        return Ok(y);
     }
-    if let Some(bias) = bias {
-        expect_shape("linear", "bias", bias, &[weight.dim(0)])?;
-    }
-    let size = Linear { n: x.len() / k.max(1), m: weight.dim(0), k };
-    floats!("linear", x, T => forward::<T>(size, x, weight, bias))
+    Ok(y.again(|| {
+        let (x, weight, bias) = (x.keep(), weight.detach(), bias.map(Tensor::detach));
+        move || linear(&x.get()?, &weight, bias.as_ref())
+    }))
 }
 
 fn forward<T: Float>(
     size: Linear,
+    shape: &[usize],
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let mut shape = x.shape().to_vec();
-    if let Some(last) = shape.last_mut() {
-        *last = size.m;
-    }
-    let mut y = Tensor::empty::<T>(&shape);
+    let mut y = Tensor::empty::<T>(shape);
     let b = bias.map(|b| b.data::<T>()).transpose()?;
-    size.forward(x.data::<T>()?, weight.data()?, b, y.data_mut()?)?;
+    match weight_of::<T>(weight)? {
+        Weight::Full(w) => size.forward(x.data::<T>()?, w, b, y.data_mut()?)?,
+        w => size.fused(Input::Plain(x.data()?), w, b, Output::Plain, y.data_mut()?)?,
+    }
     let mut inputs = vec![x, weight];
     inputs.extend(bias);
     Ok(record(y, &inputs, || Saved {
         size,
-        x: weight.tracked().then(|| x.detach()),
+        x: weight.tracked().then(|| x.keep()),
         weight: weight.detach(),
         x_shape: x.shape().to_vec(),
         to_x: x.edge(),
@@ -51,7 +55,7 @@ fn forward<T: Float>(
 
 struct Saved {
     size: Linear,
-    x: Option<Tensor>,
+    x: Option<Kept>,
     weight: Tensor,
     x_shape: Vec<usize>,
     to_x: Edge,
@@ -71,21 +75,28 @@ impl Backward for Saved {
 
 impl Saved {
     fn run<T: Float>(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {
-        let (weight, dy) = (self.weight.data::<T>()?, dy.data::<T>()?);
+        let dy = dy.data::<T>()?;
         if self.to_x.wants() {
             let mut dx = Tensor::empty::<T>(&self.x_shape);
-            self.size.backward(None, weight, dy, Some(dx.data_mut()?), None, None)?;
+            match weight_of::<T>(&self.weight)? {
+                Weight::Full(w) => {
+                    self.size.backward(None, w, dy, Some(dx.data_mut()?), None, None)?;
+                }
+                w => self.size.fused_backward(w, None, None, dy, dx.data_mut()?)?,
+            }
             grads.add(&self.to_x, dx)?;
         }
         if let Some(x) = &self.x {
-            let x = x.data::<T>()?;
+            let x = x.get()?;
+            let (x, weight) = (x.data::<T>()?, self.weight.data()?);
             grads.accumulate::<T>(&self.to_weight, |dw| {
                 Ok(self.size.backward(Some(x), weight, dy, None, Some(dw), None)?)
             })?;
         }
         if let Some(to_bias) = &self.to_bias {
             grads.accumulate::<T>(to_bias, |db| {
-                Ok(self.size.backward(None, weight, dy, None, None, Some(db))?)
+                let rows = Add { n: self.size.n, inner: self.size.m };
+                Ok(rows.backward_b(dy, Beta::Add, db)?)
             })?;
         }
         Ok(())

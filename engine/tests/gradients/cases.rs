@@ -1,6 +1,8 @@
 //! The table of operations.
 
+use dressage_engine::ops::Activated;
 use dressage_engine::{DType, Result, Tensor, ops, recompute};
+use dressage_kernels::check::noise;
 
 use crate::Case;
 
@@ -17,6 +19,8 @@ fn case(
 pub fn all() -> Vec<Case> {
     [
         products(),
+        chains(),
+        frozen(),
         pointwise(),
         norms_and_convolutions(),
         rows_and_views(),
@@ -48,6 +52,78 @@ fn products() -> Vec<Case> {
             ops::matmul(&x[0], &x[1], true, true)
         }),
     ]
+}
+
+fn chains() -> Vec<Case> {
+    vec![
+        case("norm, linear, gelu, linear", &[&[3, 4], &[4], &[4], &[6, 4], &[2, 6]], 1e-5, |x| {
+            let y = ops::layer_norm(&x[0], &x[1], &x[2], 1e-6)?;
+            ops::linear(&ops::gelu(&ops::linear(&y, &x[3], None)?)?, &x[4], None)
+        }),
+        case("norm, sum, linear, relu, linear", &[&[3, 4], &[4], &[4], &[5, 4]], 1e-5, |x| {
+            let y = ops::layer_norm(&x[0], &x[1], &x[2], 1e-6)?;
+            let y = ops::relu(&ops::linear(&ops::add(&y, &x[2])?, &x[3], None)?)?;
+            ops::linear(&y, &ops::reshape(&x[3], &[4, 5])?, None)
+        }),
+        case("norm of a norm", &[&[3, 4], &[4], &[4]], 1e-5, |x| {
+            let y = ops::layer_norm(&x[0], &x[1], &x[2], 1e-6)?;
+            ops::layer_norm(&y, &x[2], &x[1], 1e-6)
+        }),
+    ]
+}
+
+/// Fused layers: with frozen parameters, which are one kernel, and with trained ones.
+fn frozen() -> Vec<Case> {
+    vec![
+        case("norm_linear, frozen", &[&[2, 3, 5]], 1e-5, |x| {
+            norm_linear(&with_constants(x, NORM)?)
+        }),
+        case("norm_linear, trained", NORM, 1e-5, norm_linear),
+        case("norm_linear, norm trained", &[&[2, 3, 5], &[5], &[5]], 1e-5, |x| {
+            norm_linear(&with_constants(x, NORM)?)
+        }),
+        case("linear_residual, frozen", &[&[2, 3, 4], &[2, 3, 5]], 1e-5, |x| {
+            linear_residual(&with_constants(x, ONTO)?, Activated::Plain)
+        }),
+        case("linear_residual, GELU, frozen", &[&[2, 3, 4], &[2, 3, 5]], 1e-5, |x| {
+            linear_residual(&with_constants(x, ONTO)?, Activated::Gelu)
+        }),
+        case("linear_residual, GELU, trained", ONTO, 1e-5, |x| linear_residual(x, Activated::Gelu)),
+        case("linear_residual, no scale, frozen", &[&[2, 3, 4], &[2, 3, 5]], 1e-5, |x| {
+            let x = with_constants(x, ONTO)?;
+            ops::linear_residual(&x[0], &x[1], Activated::Plain, &x[2], Some(&x[3]), None)
+        }),
+        case("frozen block", &[&[2, 3, 5]], 1e-5, |x| {
+            // A value with two readers: its gradients meet in place.
+            let h = norm_linear(&with_constants(x, NORM)?)?;
+            let p = with_constants(&[x[0].clone(), h], DOWN)?;
+            linear_residual(&p, Activated::Gelu)
+        }),
+    ]
+}
+
+/// x, weight and bias of the norm, weight, bias.
+const NORM: &[&[usize]] = &[&[2, 3, 5], &[5], &[5], &[4, 5], &[4]];
+/// x, z, weight, bias, layer scale.
+const ONTO: &[&[usize]] = &[&[2, 3, 4], &[2, 3, 5], &[4, 5], &[4], &[4]];
+const DOWN: &[&[usize]] = &[&[2, 3, 5], &[2, 3, 4], &[5, 4], &[5], &[5]];
+
+/// `x` and constants for the shapes it does not reach.
+fn with_constants(x: &[Tensor], shapes: &[&[usize]]) -> Result<Vec<Tensor>> {
+    let mut all = x.to_vec();
+    for (i, shape) in shapes.iter().enumerate().skip(x.len()) {
+        all.push(like(&x[0], &noise(shape.iter().product(), 40 + i as u64), shape)?);
+    }
+    Ok(all)
+}
+
+fn norm_linear(x: &[Tensor]) -> Result<Tensor> {
+    let norm = ops::Norm { weight: &x[1], bias: &x[2], eps: 1e-5 };
+    ops::norm_linear(&x[0], &norm, &x[3], Some(&x[4]))
+}
+
+fn linear_residual(x: &[Tensor], f: Activated) -> Result<Tensor> {
+    ops::linear_residual(&x[0], &x[1], f, &x[2], Some(&x[3]), Some(&x[4]))
 }
 
 fn pointwise() -> Vec<Case> {

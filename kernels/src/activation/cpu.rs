@@ -34,20 +34,32 @@ fn tail<const FMA: bool>(x: f32) -> (f32, f32) {
     (0.5 * e * t * p, e)
 }
 
+/// Exact GELU.
+#[inline(always)]
+pub(crate) fn gelu<const FMA: bool>(x: f32) -> f32 {
+    let (tail, _) = tail::<FMA>(x);
+    x.max(0.0) - x.abs() * tail
+}
+
+/// Derivative of the exact GELU.
+#[inline(always)]
+pub(crate) fn gelu_slope<const FMA: bool>(x: f32) -> f32 {
+    const DENSITY: f32 = 0.398_942_3;
+    let (tail, e) = tail::<FMA>(x);
+    let normal = if x < 0.0 { tail } else { 1.0 - tail };
+    madd::<FMA>(x * DENSITY, e, normal)
+}
+
 simd! {
-    fn gelu<FMA>(x: &[f32], y: &mut [f32]) {
+    fn gelu_all<FMA>(x: &[f32], y: &mut [f32]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            let (tail, _) = tail::<FMA>(x);
-            *y = x.max(0.0) - x.abs() * tail;
+            *y = gelu::<FMA>(x);
         }
     }
 
     fn gelu_backward<FMA>(x: &[f32], dy: &[f32], dx: &mut [f32]) {
-        const DENSITY: f32 = 0.398_942_3;
         for ((dx, &dy), &x) in dx.iter_mut().zip(dy).zip(x) {
-            let (tail, e) = tail::<FMA>(x);
-            let normal = if x < 0.0 { tail } else { 1.0 - tail };
-            *dx = dy * madd::<FMA>(x * DENSITY, e, normal);
+            *dx = dy * gelu_slope::<FMA>(x);
         }
     }
 
@@ -66,7 +78,7 @@ simd! {
 
 pub fn forward(f: Activation, x: &[f32], y: &mut [f32]) {
     let piece = match f {
-        Activation::Gelu => gelu,
+        Activation::Gelu => gelu_all,
         Activation::Relu => relu,
     };
     y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| piece(x, y));

@@ -24,7 +24,9 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::{Real, Result, check_len, f32s, f32s_mut};
+pub(crate) use cpu::{gelu, gelu_slope};
+
+use crate::{Real, Result, check_len, f32s, f32s_mut, outline};
 
 /// A pointwise nonlinearity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +44,9 @@ impl Activation {
     /// Slices of different lengths.
     pub fn forward<T: Real>(self, x: &[T], y: &mut [T]) -> Result<()> {
         check_len("activation", "y", y, x.len())?;
+        if outline::skips("activation") {
+            return Ok(());
+        }
         if T::IS_F32 {
             cpu::forward(self, f32s(x), f32s_mut(y));
         } else {
@@ -57,6 +62,9 @@ impl Activation {
     pub fn backward<T: Real>(self, x: &[T], dy: &[T], dx: &mut [T]) -> Result<()> {
         check_len("activation", "dy", dy, x.len())?;
         check_len("activation", "dx", dx, x.len())?;
+        if outline::skips("activation") {
+            return Ok(());
+        }
         if T::IS_F32 {
             cpu::backward(self, f32s(x), f32s(dy), f32s_mut(dx));
         } else {

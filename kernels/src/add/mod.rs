@@ -24,7 +24,7 @@ mod tests;
 pub(crate) use cpu::add_column_sums;
 
 use crate::matmul::Beta;
-use crate::{Real, Result, check_len};
+use crate::{Real, Result, check_len, outline};
 
 /// Sizes of an addition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,9 @@ impl Add {
         check_len("add", "a", a, self.n * self.inner)?;
         check_len("add", "b", b, self.inner)?;
         check_len("add", "y", y, self.n * self.inner)?;
+        if outline::skips("add") {
+            return Ok(());
+        }
         cpu::add(self.inner, a, b, y);
         Ok(())
     }
@@ -56,6 +59,9 @@ impl Add {
     pub fn backward_b<T: Real>(&self, dy: &[T], beta: Beta, db: &mut [T]) -> Result<()> {
         check_len("add", "dy", dy, self.n * self.inner)?;
         check_len("add", "db", db, self.inner)?;
+        if outline::skips("add") {
+            return Ok(());
+        }
         if beta == Beta::Overwrite {
             db.fill(T::ZERO);
         }
@@ -70,6 +76,9 @@ impl Add {
 /// Slices of different lengths.
 pub fn scale<T: Real>(factor: f64, x: &[T], y: &mut [T]) -> Result<()> {
     check_len("scale", "y", y, x.len())?;
+    if outline::skips("scale") {
+        return Ok(());
+    }
     cpu::scale(T::of(factor), x, y);
     Ok(())
 }

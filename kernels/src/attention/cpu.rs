@@ -9,6 +9,7 @@ use std::f32::consts::{LN_2, LOG2_E};
 use rayon::prelude::*;
 
 use super::{Attention, Inputs, Rows, View};
+use crate::outline::Cost;
 use crate::scratch::{Shared, take, with_scratch};
 use crate::simd;
 use crate::simd::{LANES, madd, sum_lanes};
@@ -142,6 +143,17 @@ fn head_rows<'a>(s: &Attention, x: &View<'a, f32>, image: usize, head: usize) ->
     &x.x[x.rows.at(s, image, head, 0)..]
 }
 
+/// What the forward pass takes: two products.
+pub fn forward_cost(s: &Attention) -> Cost {
+    Cost { task: forward_task(s).iter().sum(), ..Cost::products(2 * s.scores() * s.d) }
+}
+
+/// Keys and values of a head as right operands; a block's queries, scores and result.
+fn forward_task(s: &Attention) -> [usize; 5] {
+    let (rows, np, dp) = (block_rows(s), padded(s.nk), padded(s.d));
+    [s.d * np, s.nk * dp, rows * s.d, rows * np, rows * dp]
+}
+
 pub fn forward(s: &Attention, x: Inputs<'_, f32>, out: &mut [f32], lse: &mut [f32]) {
     if s.nq == 0 {
         return;
@@ -172,7 +184,7 @@ fn forward_chunk(
 ) {
     let (rows, np, dp) = (block_rows(s), padded(s.nk), padded(s.d));
     let scale = LOG2_E / (s.d as f32).sqrt();
-    let sizes = [s.d * np, s.nk * dp, rows * s.d, rows * np, rows * dp];
+    let sizes = forward_task(s);
     with_scratch(sizes.iter().sum(), |mut rest| {
         let [keys, values, q, strip, o] = sizes.map(|len| take(&mut rest, len));
         pack_transposed(head_rows(s, &x.k, image, head), x.k.rows.token, s.d, s.nk, keys);
@@ -275,6 +287,18 @@ fn run_backward<'a>(
     });
 }
 
+/// What the backward pass takes: five products, the scores made again among them.
+pub fn backward_cost(s: &Attention) -> Cost {
+    Cost { task: backward_task(s).iter().sum(), ..Cost::products(5 * s.scores() * s.d) }
+}
+
+/// The slices of a [`Head`], in their order.
+fn backward_task(s: &Attention) -> [usize; 11] {
+    let (rows, np, dp) = (block_rows(s), padded(s.nk), padded(s.d));
+    let (keys, sums, narrow, strip) = (s.d * np, np * dp, rows * dp, rows * np);
+    [keys, keys, s.nk * dp, sums, sums, rows * s.d, rows * s.d, narrow, strip, strip, narrow]
+}
+
 /// What the backward pass of one head works on.
 struct Head<'a> {
     image: usize,
@@ -305,10 +329,7 @@ fn backward_head(
     dout: &View<'_, f32>,
     targets: [Option<Target<'_>>; 3],
 ) {
-    let (rows, np, dp) = (block_rows(s), padded(s.nk), padded(s.d));
-    let (keys, sums, narrow, strip) = (s.d * np, np * dp, rows * dp, rows * np);
-    let sizes =
-        [keys, keys, s.nk * dp, sums, sums, rows * s.d, rows * s.d, narrow, strip, strip, narrow];
+    let (rows, sizes) = (block_rows(s), backward_task(s));
     with_scratch(sizes.iter().sum(), |mut rest| {
         let [kt, vt, k, dk, dv, q, g, right, p, ds, dq] = sizes.map(|len| take(&mut rest, len));
         dk.fill(0.0);

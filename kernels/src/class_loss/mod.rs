@@ -13,7 +13,7 @@
 //! form.
 //! Source: spec mask2former §4.4, §4.5.
 
-use crate::{KernelError, Real, Result, check_len};
+use crate::{KernelError, Real, Result, check_len, outline};
 
 /// Sizes of a class loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,6 +33,9 @@ impl ClassLoss {
     /// A slice of another length than the sizes say; a target outside `0..k`.
     pub fn forward<T: Real>(&self, x: &[T], targets: &[i32], class_weights: &[T]) -> Result<T> {
         let scale = self.check(x, targets, class_weights)?;
+        if outline::skips("class_loss") {
+            return Ok(T::ZERO);
+        }
         let mut sum = T::ZERO;
         for (x, &y) in x.chunks_exact(self.k.max(1)).zip(targets) {
             let (top, total) = softmax_parts(x);
@@ -56,6 +59,9 @@ impl ClassLoss {
     ) -> Result<()> {
         let scale = self.check(x, targets, class_weights)? * dloss;
         check_len("class_loss", "dx", dx, self.n * self.k)?;
+        if outline::skips("class_loss") {
+            return Ok(());
+        }
         let rows = x.chunks_exact(self.k.max(1)).zip(dx.chunks_exact_mut(self.k.max(1)));
         for ((x, dx), &y) in rows.zip(targets) {
             let (top, total) = softmax_parts(x);

@@ -3,11 +3,27 @@
 use super::Conv2d;
 use super::unfold::Unfold;
 use crate::matmul::{Beta, MatMul};
+use crate::outline::Cost;
 use crate::{Real, Result, scratch};
 
 /// Elements of an unfolded block, about; a block has no fewer than `MIN_ROWS` rows.
 const BLOCK: usize = 1 << 20;
 const MIN_ROWS: usize = 128;
+
+/// Rows of an unfolded block of `places` rows of `width` elements.
+fn block_rows(places: usize, width: usize) -> usize {
+    (BLOCK / width.max(1)).max(MIN_ROWS).min(places)
+}
+
+/// What each of the three passes takes; scratch memory or a little less.
+pub fn cost(s: &Conv2d) -> Cost {
+    let width = s.kh * s.kw * s.ci.max(s.co);
+    let (ho, wo) = s.output().unwrap_or((0, 0));
+    Cost {
+        call: block_rows(s.b * s.h * s.w, width) * width,
+        ..Cost::products(s.b * ho * wo * s.co * s.kh * s.kw * s.ci)
+    }
+}
 
 /// Calls `f` with the first place and the unfolded rows of each block, from the first to the last.
 /// Block sizes depend on the sizes of the convolution alone, so sums over blocks have one order.
@@ -18,7 +34,7 @@ fn blocks<T: Real>(
     mut f: impl FnMut(usize, &[T]) -> Result<()>,
 ) -> Result<()> {
     let (width, places) = (unfold.width(), unfold.len(images));
-    let rows = (BLOCK / width.max(1)).max(MIN_ROWS).min(places);
+    let rows = block_rows(places, width);
     scratch::with(rows * width, |block: &mut [T]| {
         for first in (0..places).step_by(rows.max(1)) {
             let block = &mut block[..rows.min(places - first) * width];

@@ -25,7 +25,7 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut};
+use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};
 
 /// Sizes of a group norm.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -68,6 +68,9 @@ impl GroupNorm {
         self.check(x, weight, mean, rstd)?;
         check_len("group_norm", "bias", bias, self.c)?;
         check_len("group_norm", "y", y, x.len())?;
+        if outline::skips("group_norm") {
+            return Ok(());
+        }
         if T::IS_F32 {
             let (mean, rstd) = (f32s_mut(mean), f32s_mut(rstd));
             cpu::forward(self, f32s(x), f32s(weight), f32s(bias), f32s_mut(y), mean, rstd);
@@ -100,6 +103,9 @@ impl GroupNorm {
             if let Some(d) = d {
                 check_len("group_norm", name, d, self.c)?;
             }
+        }
+        if outline::skips("group_norm") {
+            return Ok(());
         }
         if T::IS_F32 {
             let stats = Stats { mean: f32s(stats.mean), rstd: f32s(stats.rstd) };

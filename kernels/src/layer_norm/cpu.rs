@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::{LayerNorm, Stats};
+use crate::matmul::Beta;
 use crate::simd;
 use crate::simd::{LANES, madd, sum, sum_lanes};
 
@@ -10,22 +11,34 @@ use crate::simd::{LANES, madd, sum, sum_lanes};
 /// number of threads.
 const ROWS: usize = 64;
 
+/// Mean and reciprocal standard deviation of a row, which stays in L1 between the two.
+#[inline(always)]
+fn row_stats<const FMA: bool>(s: &LayerNorm, row: &[f32]) -> (f32, f32) {
+    let inv_c = 1.0 / s.c as f32;
+    let m = sum(row) * inv_c;
+    let mut acc = [0.0; LANES];
+    let (body, rest) = row.as_chunks::<LANES>();
+    for chunk in body {
+        for l in 0..LANES {
+            acc[l] = madd::<FMA>(chunk[l] - m, chunk[l] - m, acc[l]);
+        }
+    }
+    let rest: f32 = rest.iter().map(|v| (v - m) * (v - m)).sum();
+    (m, 1.0 / ((sum_lanes(acc) + rest) * inv_c + s.eps as f32).sqrt())
+}
+
 simd! {
+    fn stats_rows<FMA>(s: &LayerNorm, x: &[f32], mean: &mut [f32], rstd: &mut [f32]) {
+        for (i, row) in x.chunks_exact(s.c).enumerate() {
+            (mean[i], rstd[i]) = row_stats::<FMA>(s, row);
+        }
+    }
+
     fn forward_rows<FMA>(
         s: &LayerNorm, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32], mean: &mut [f32], rstd: &mut [f32],
     ) {
-        let inv_c = 1.0 / s.c as f32;
         for (i, (row, out)) in x.chunks_exact(s.c).zip(y.chunks_exact_mut(s.c)).enumerate() {
-            let m = sum(row) * inv_c;
-            let mut acc = [0.0; LANES];
-            let (body, rest) = row.as_chunks::<LANES>();
-            for chunk in body {
-                for l in 0..LANES {
-                    acc[l] = madd::<FMA>(chunk[l] - m, chunk[l] - m, acc[l]);
-                }
-            }
-            let rest: f32 = rest.iter().map(|v| (v - m) * (v - m)).sum();
-            let r = 1.0 / ((sum_lanes(acc) + rest) * inv_c + s.eps as f32).sqrt();
+            let (m, r) = row_stats::<FMA>(s, row);
             for j in 0..s.c {
                 out[j] = madd::<FMA>((row[j] - m) * r, weight[j], bias[j]);
             }
@@ -33,7 +46,9 @@ simd! {
         }
     }
 
-    fn dx_row<FMA>(x: &[f32], weight: &[f32], mean: f32, rstd: f32, dy: &[f32], dx: &mut [f32]) {
+    fn dx_row<FMA>(
+        x: &[f32], weight: &[f32], mean: f32, rstd: f32, dy: &[f32], dx: &mut [f32], add: bool,
+    ) {
         let c = x.len();
         let (mut g_acc, mut gx_acc) = ([0.0; LANES], [0.0; LANES]);
         let full = c - c % LANES;
@@ -54,7 +69,8 @@ simd! {
         (mean_g, mean_gx) = (mean_g / c as f32, mean_gx / c as f32);
         for j in 0..c {
             let xhat = (x[j] - mean) * rstd;
-            dx[j] = rstd * (dy[j] * weight[j] - mean_g - xhat * mean_gx);
+            let old = if add { dx[j] } else { 0.0 };
+            dx[j] = old + rstd * (dy[j] * weight[j] - mean_g - xhat * mean_gx);
         }
     }
 
@@ -86,23 +102,31 @@ pub fn forward(
         .for_each(|((y, x), (mean, rstd))| forward_rows(s, x, weight, bias, y, mean, rstd));
 }
 
+pub fn stats(s: &LayerNorm, x: &[f32], mean: &mut [f32], rstd: &mut [f32]) {
+    x.par_chunks(ROWS * s.c)
+        .zip(mean.par_chunks_mut(ROWS).zip(rstd.par_chunks_mut(ROWS)))
+        .for_each(|(x, (mean, rstd))| stats_rows(s, x, mean, rstd));
+}
+
 pub fn backward(
     s: &LayerNorm,
     x: &[f32],
     weight: &[f32],
     stats: Stats<'_, f32>,
     dy: &[f32],
-    dx: Option<&mut [f32]>,
+    dx: Option<(&mut [f32], Beta)>,
     dweight: Option<&mut [f32]>,
     dbias: Option<&mut [f32]>,
 ) {
     let c = s.c;
-    if let Some(dx) = dx {
+    if let Some((dx, beta)) = dx {
         dx.par_chunks_mut(ROWS * c).enumerate().for_each(|(k, dx)| {
             for (r, dx) in dx.chunks_exact_mut(c).enumerate() {
                 let i = k * ROWS + r;
                 let row = i * c..(i + 1) * c;
-                dx_row(&x[row.clone()], weight, stats.mean[i], stats.rstd[i], &dy[row], dx);
+                let (mean, rstd) = (stats.mean[i], stats.rstd[i]);
+                let add = beta == Beta::Add;
+                dx_row(&x[row.clone()], weight, mean, rstd, &dy[row], dx, add);
             }
         });
     }

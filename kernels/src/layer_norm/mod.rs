@@ -23,7 +23,8 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::{Real, Result, check_len, f32s, f32s_mut};
+use crate::matmul::Beta;
+use crate::{Real, Result, check_len, f32s, f32s_mut, outline};
 
 /// Sizes of a layer norm.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,6 +65,9 @@ impl LayerNorm {
         check_len("layer_norm", "y", y, self.n * self.c)?;
         check_len("layer_norm", "mean", mean, self.n)?;
         check_len("layer_norm", "rstd", rstd, self.n)?;
+        if outline::skips("layer_norm") {
+            return Ok(());
+        }
         if T::IS_F32 {
             let (mean, rstd) = (f32s_mut(mean), f32s_mut(rstd));
             cpu::forward(self, f32s(x), f32s(weight), f32s(bias), f32s_mut(y), mean, rstd);
@@ -73,7 +77,27 @@ impl LayerNorm {
         Ok(())
     }
 
-    /// Writes `dx`, adds to `dweight` and `dbias`; each may be left out.
+    /// Writes `mean` and `rstd` alone, for a product that normalises its operand itself.
+    ///
+    /// # Errors
+    /// A slice of another length than the sizes say.
+    pub fn stats<T: Real>(&self, x: &[T], mean: &mut [T], rstd: &mut [T]) -> Result<()> {
+        check_len("layer_norm", "x", x, self.n * self.c)?;
+        check_len("layer_norm", "mean", mean, self.n)?;
+        check_len("layer_norm", "rstd", rstd, self.n)?;
+        if outline::skips("layer_norm") {
+            return Ok(());
+        }
+        if T::IS_F32 {
+            cpu::stats(self, f32s(x), f32s_mut(mean), f32s_mut(rstd));
+        } else {
+            reference::stats(self, x, mean, rstd);
+        }
+        Ok(())
+    }
+
+    /// Writes `dx` or, with [`Beta::Add`], adds to it; adds to `dweight` and `dbias`. Each may be
+    /// left out.
     ///
     /// # Errors
     /// A slice of another length than the sizes say.
@@ -83,7 +107,7 @@ impl LayerNorm {
         weight: &[T],
         stats: Stats<'_, T>,
         dy: &[T],
-        dx: Option<&mut [T]>,
+        dx: Option<(&mut [T], Beta)>,
         dweight: Option<&mut [T]>,
         dbias: Option<&mut [T]>,
     ) -> Result<()> {
@@ -91,7 +115,7 @@ impl LayerNorm {
         check_len("layer_norm", "mean", stats.mean, self.n)?;
         check_len("layer_norm", "rstd", stats.rstd, self.n)?;
         check_len("layer_norm", "dy", dy, self.n * self.c)?;
-        if let Some(dx) = &dx {
+        if let Some((dx, _)) = &dx {
             check_len("layer_norm", "dx", dx, self.n * self.c)?;
         }
         for (name, d) in [("dweight", &dweight), ("dbias", &dbias)] {
@@ -99,10 +123,13 @@ impl LayerNorm {
                 check_len("layer_norm", name, d, self.c)?;
             }
         }
+        if outline::skips("layer_norm") {
+            return Ok(());
+        }
         if T::IS_F32 {
             let stats = Stats { mean: f32s(stats.mean), rstd: f32s(stats.rstd) };
-            let (dx, dweight, dbias) =
-                (dx.map(f32s_mut), dweight.map(f32s_mut), dbias.map(f32s_mut));
+            let dx = dx.map(|(dx, beta)| (f32s_mut(dx), beta));
+            let (dweight, dbias) = (dweight.map(f32s_mut), dbias.map(f32s_mut));
             cpu::backward(self, f32s(x), f32s(weight), stats, f32s(dy), dx, dweight, dbias);
         } else {
             reference::backward(self, x, weight, stats, dy, dx, dweight, dbias);

@@ -2,6 +2,7 @@
 
 use super::{LayerNorm, Stats};
 use crate::Real;
+use crate::matmul::Beta;
 
 pub fn forward<T: Real>(
     s: &LayerNorm,
@@ -12,15 +13,21 @@ pub fn forward<T: Real>(
     mean: &mut [T],
     rstd: &mut [T],
 ) {
+    stats(s, x, mean, rstd);
+    for i in 0..s.n {
+        for j in 0..s.c {
+            y[i * s.c + j] = (x[i * s.c + j] - mean[i]) * rstd[i] * weight[j] + bias[j];
+        }
+    }
+}
+
+pub fn stats<T: Real>(s: &LayerNorm, x: &[T], mean: &mut [T], rstd: &mut [T]) {
     let inv_c = T::ONE / T::of(s.c as f64);
     for i in 0..s.n {
         let row = &x[i * s.c..(i + 1) * s.c];
         mean[i] = row.iter().copied().sum::<T>() * inv_c;
         let var = row.iter().map(|&v| (v - mean[i]) * (v - mean[i])).sum::<T>() * inv_c;
         rstd[i] = T::ONE / (var + T::of(s.eps)).sqrt();
-        for j in 0..s.c {
-            y[i * s.c + j] = (row[j] - mean[i]) * rstd[i] * weight[j] + bias[j];
-        }
     }
 }
 
@@ -30,7 +37,7 @@ pub fn backward<T: Real>(
     weight: &[T],
     stats: Stats<'_, T>,
     dy: &[T],
-    mut dx: Option<&mut [T]>,
+    mut dx: Option<(&mut [T], Beta)>,
     mut dweight: Option<&mut [T]>,
     mut dbias: Option<&mut [T]>,
 ) {
@@ -49,11 +56,13 @@ pub fn backward<T: Real>(
             }
         }
         // xhat = (x - mean) * rstd, where mean and rstd depend on every x of the row
-        if let Some(dx) = &mut dx {
+        if let Some((dx, beta)) = &mut dx {
             let mean_g = (0..s.c).map(g).sum::<T>() * inv_c;
             let mean_gx = (0..s.c).map(|j| g(j) * xhat(j)).sum::<T>() * inv_c;
             for j in 0..s.c {
-                dx[i * s.c + j] = rstd * (g(j) - mean_g - xhat(j) * mean_gx);
+                let d = rstd * (g(j) - mean_g - xhat(j) * mean_gx);
+                let dx = &mut dx[i * s.c + j];
+                *dx = if *beta == Beta::Add { *dx + d } else { d };
             }
         }
     }

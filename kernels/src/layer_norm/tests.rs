@@ -1,5 +1,6 @@
 use super::{LayerNorm, Stats, cpu, reference};
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
+use crate::matmul::Beta;
 
 /// Rows and channels: one, a prime, not a multiple of the lanes, ViT-S width with more rows than
 /// one task takes.
@@ -20,14 +21,15 @@ fn gradient_matches_central_differences() {
         let mut grads = [vec![0.0; n * c], vec![0.0; c], vec![0.0; c]];
         let [dx, dw, db] = &mut grads;
         let stats = Stats { mean: &mean, rstd: &rstd };
-        s.backward(&inputs[0], &inputs[1], stats, &dy, Some(dx), Some(dw), Some(db)).unwrap();
+        let dx = Some((&mut dx[..], Beta::Overwrite));
+        s.backward(&inputs[0], &inputs[1], stats, &dy, dx, Some(dw), Some(db)).unwrap();
         central_differences("layer_norm", &inputs, &grads, |inputs| {
             weighted_sum(&run(inputs).0, &dy)
         });
     }
 }
 
-type Backward<'a> = &'a dyn Fn(Stats<'_, f32>, &mut [f32], &mut [f32], &mut [f32]);
+type Backward<'a> = &'a dyn Fn(Stats<'_, f32>, (&mut [f32], Beta), &mut [f32], &mut [f32]);
 
 #[test]
 fn fast_form_matches_reference() {
@@ -45,10 +47,17 @@ fn fast_form_matches_reference() {
         // centring.
         assert_close("y", &y, &y0, 5e-5);
         assert_close("rstd", &rstd, &rstd0, 5e-5);
+        let mut stats = (vec![0.0; n], vec![0.0; n]);
+        s.stats(&x, &mut stats.0, &mut stats.1).unwrap();
+        assert_eq!(stats, (mean, rstd));
         let run = |f: Backward<'_>| {
-            let (mut dx, mut dw, mut db) = (vec![0.0; n * c], noise(c, 5), noise(c, 6));
-            f(Stats { mean: &mean0, rstd: &rstd0 }, &mut dx, &mut dw, &mut db);
-            (dx, dw, db)
+            // What is overwritten must not be read: 0 * NaN would stay NaN.
+            let (mut dx, mut sum) = (vec![f32::NAN; n * c], noise(n * c, 7));
+            let (mut dw, mut db) = (noise(c, 5), noise(c, 6));
+            let st = || Stats { mean: &mean0, rstd: &rstd0 };
+            f(st(), (&mut sum, Beta::Add), &mut [0.0; 384][..c], &mut [0.0; 384][..c]);
+            f(st(), (&mut dx, Beta::Overwrite), &mut dw, &mut db);
+            (dx, dw, db, sum)
         };
         let a =
             run(&|st, dx, dw, db| cpu::backward(&s, &x, &w, st, &dy, Some(dx), Some(dw), Some(db)));
@@ -58,6 +67,8 @@ fn fast_form_matches_reference() {
         assert_close("dx", &a.0, &r.0, 1e-5);
         assert_close("dweight", &a.1, &r.1, 1e-5);
         assert_close("dbias", &a.2, &r.2, 1e-5);
+        assert_close("dx added", &a.3, &r.3, 1e-5);
+        assert_ne!(a.0, a.3);
     }
 }
 

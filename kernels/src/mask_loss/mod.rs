@@ -23,7 +23,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut};
+use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};
 
 /// Sizes and weights of a mask loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,6 +66,9 @@ impl MaskLoss {
     ) -> Result<MaskLosses<T>> {
         self.check(x, t, num)?;
         check_len("mask_loss", "sums", sums, self.r * 3)?;
+        if outline::skips("mask_loss") {
+            return Ok(MaskLosses { mask: T::ZERO, dice: T::ZERO });
+        }
         let total = if T::IS_F32 {
             T::of(cpu::forward(self, f32s(x), f32s(t), f32s_mut(sums)).into())
         } else {
@@ -97,6 +100,9 @@ impl MaskLoss {
         self.check(x, t, num)?;
         check_len("mask_loss", "sums", sums, self.r * 3)?;
         check_len("mask_loss", "dx", dx, self.r * self.p)?;
+        if outline::skips("mask_loss") {
+            return Ok(());
+        }
         let scale = self.scales(num);
         let d_mask = dloss.mask * T::of(scale.mask);
         let d_dice = dloss.dice * T::of(scale.dice);

@@ -22,7 +22,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut};
+use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};
 
 /// Sizes and weights of a matching cost.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -73,6 +73,9 @@ impl MatchCost {
         if let Some(label) = labels.iter().find(|l| !classes.contains(&i64::from(**l))) {
             let what = format!("label {label} is not one of {} classes", self.k);
             return Err(KernelError::Size { op: "match_cost", what });
+        }
+        if outline::skips("match_cost") {
+            return Ok(());
         }
         if T::IS_F32 {
             cpu::compute(self, f32s(cls), labels, f32s(x), f32s(t), f32s_mut(cost));

@@ -3,8 +3,12 @@
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::blocked::Blocked;
+use super::finish::Finish;
+use super::left::Left;
+use super::right::{Right, Values};
 use super::{Beta, MatMul};
-use crate::Real;
+use crate::{Real, f32s, f32s_mut};
 
 /// Multiply-adds below which a thread is not worth waking.
 const TASK: usize = 1 << 18;
@@ -37,6 +41,16 @@ impl<T> Operands<T> {
     }
 }
 
+impl MatMul {
+    /// Whether the blocked product is the faster one in f32, by the table in the module's
+    /// documentation.
+    pub(crate) fn blocked_wins(&self) -> bool {
+        let large = self.n * self.m * self.k >= TASK;
+        let turned = self.trans_b && !self.trans_a;
+        self.batch == 1 && large && turned && (self.k >= 512 || self.n <= 256)
+    }
+}
+
 /// The product; lengths and the distance of outputs have been checked.
 pub fn run<T: Real>(s: &MatMul, alpha: T, a: &[T], b: &[T], beta: Beta, c: &mut [T]) {
     if s.batch == 0 && s.stride_c == 0 && beta == Beta::Overwrite {
@@ -45,8 +59,12 @@ pub fn run<T: Real>(s: &MatMul, alpha: T, a: &[T], b: &[T], beta: Beta, c: &mut 
     if s.batch == 0 || s.n * s.m == 0 {
         return;
     }
-    let at = Operands { a: a.as_ptr(), b: b.as_ptr(), c: c.as_mut_ptr() };
+    if T::IS_F32 && s.blocked_wins() {
+        blocked(s, f32s(&[alpha])[0], f32s(a), f32s(b), beta, f32s_mut(c));
+        return;
+    }
     let work = s.n * s.m * s.k;
+    let at = Operands { a: a.as_ptr(), b: b.as_ptr(), c: c.as_mut_ptr() };
     // How the work is cut changes who computes a sum, never how.
     let threads = rayon::current_num_threads();
     let within = threads > 1 && work >= TASK;
@@ -64,6 +82,19 @@ pub fn run<T: Real>(s: &MatMul, alpha: T, a: &[T], b: &[T], beta: Beta, c: &mut 
         // SAFETY: `p < batch`, and outputs lie at least n * m apart.
         unsafe { product(s, alpha, at.of(s, p), beta, Parallelism::None) };
     });
+}
+
+/// One large product in f32.
+fn blocked(s: &MatMul, alpha: f32, a: &[f32], b: &[f32], beta: Beta, c: &mut [f32]) {
+    let product = Blocked {
+        n: s.n,
+        m: s.m,
+        k: s.k,
+        left: if s.trans_a { Left::Columns(a) } else { Left::Rows(a) },
+        right: Right { values: Values::F32(b), transposed: s.trans_b },
+        finish: Finish::Scale { alpha, add: beta == Beta::Add },
+    };
+    product.run(c);
 }
 
 /// One product.

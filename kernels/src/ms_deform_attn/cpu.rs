@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use super::MsDeformAttn;
+use crate::outline::Cost;
 use crate::scratch::{Shared, take, with_scratch};
 use crate::simd;
 use crate::simd::{LANES, madd, sum_lanes};
@@ -249,6 +250,11 @@ simd! {
 #[inline(always)]
 fn bilinear(x: [f32; 2], y: [f32; 2], v: [f32; 4]) -> f32 {
     y[0] * (x[0] * v[0] + x[1] * v[1]) + y[1] * (x[0] * v[2] + x[1] * v[3])
+}
+
+/// What the backward pass takes: the gradient of a head's values and of one row of weights.
+pub fn backward_cost(s: &MsDeformAttn) -> Cost {
+    Cost { task: s.tokens() * s.d + s.samples(), ..Cost::default() }
 }
 
 pub fn backward(

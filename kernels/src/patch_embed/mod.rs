@@ -24,7 +24,8 @@ pub mod reference;
 mod tests;
 
 use crate::linear::Linear;
-use crate::{KernelError, Real, Result, check_len};
+use crate::outline::Cost;
+use crate::{KernelError, Real, Result, check_len, outline};
 
 /// Sizes of a patch embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +73,9 @@ impl PatchEmbed {
     ) -> Result<()> {
         let linear = self.linear()?;
         check_len("patch_embed", "x", x, linear.n * linear.k)?;
+        if self.skips(&linear) {
+            return Ok(());
+        }
         cpu::forward(self, &linear, x, weight, bias, y)
     }
 
@@ -96,14 +100,25 @@ impl PatchEmbed {
         }
         if let Some(dx) = dx {
             check_len("patch_embed", "dx", dx, linear.n * linear.k)?;
-            cpu::dx(self, &linear, weight, dy, dx)?;
+            if !self.skips(&linear) {
+                cpu::dx(self, &linear, weight, dy, dx)?;
+            }
         }
         match (x, dweight) {
+            (Some(_), Some(_)) if self.skips(&linear) => Ok(()),
             (Some(x), Some(dweight)) => {
                 cpu::parameters(self, &linear, x, weight, dy, dweight, dbias)
             }
             (_, dweight) => linear.backward(None, weight, dy, None, dweight, dbias),
         }
+    }
+
+    /// The image in rows of patches is the scratch memory of every pass.
+    fn skips(&self, linear: &Linear) -> bool {
+        outline::skips_with("patch_embed", || Cost {
+            call: linear.n * linear.k,
+            ..Cost::products(linear.n * linear.m * linear.k)
+        })
     }
 
     /// The layer applied to patches in rows.

@@ -24,7 +24,7 @@ mod tests;
 
 pub use labels::LabelSample;
 
-use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut};
+use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};
 
 /// Sizes of a point sampling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +92,9 @@ impl PointSample {
         check_len("point_sample", "maps", maps, self.r * self.h * self.w)?;
         self.check(points)?;
         check_len("point_sample", "values", values, self.r * self.p)?;
+        if outline::skips("point_sample") {
+            return Ok(());
+        }
         if T::IS_F32 {
             cpu::forward(self, f32s(maps), f32s(points), f32s_mut(values));
         } else {
@@ -108,6 +111,9 @@ impl PointSample {
         self.check(points)?;
         check_len("point_sample", "dvalues", dvalues, self.r * self.p)?;
         check_len("point_sample", "dmaps", dmaps, self.r * self.h * self.w)?;
+        if outline::skips("point_sample") {
+            return Ok(());
+        }
         if T::IS_F32 {
             cpu::backward(self, f32s(points), f32s(dvalues), f32s_mut(dmaps));
         } else {

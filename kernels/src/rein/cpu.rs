@@ -4,13 +4,16 @@
 
 use rayon::prelude::*;
 
+use super::cost::{
+    HEIGHT, Wants, backward_call, backward_task, forward_call, forward_task, sums_task,
+};
 use super::{Gradients, Rein, Weights};
 use crate::scratch::{Shared, take, with_scratch};
 use crate::simd;
 use crate::tile::{Left, PANEL, Product, ROW_STEP, pack, pack_transposed, padded, product};
 
 /// Patches of a block. Fixed, so that sums have one order on any number of threads.
-const ROWS: usize = 64;
+pub const ROWS: usize = 64;
 
 simd! {
     /// Scores of one patch to weights; returns their log-sum-exp.
@@ -61,7 +64,7 @@ struct Block {
     m: usize,
 }
 
-fn block_count(s: &Rein) -> usize {
+pub fn block_count(s: &Rein) -> usize {
     s.b * s.n.div_ceil(ROWS)
 }
 
@@ -138,9 +141,9 @@ fn weigh(
 }
 
 pub fn forward(s: &Rein, f: &[f32], w: Weights<'_, f32>, out: &mut [f32], lse: &mut [f32]) {
-    let (c, cp, mp) = (s.c, padded(s.c), padded(s.m));
+    let c = s.c;
     copy_skipped(s, f, out);
-    let sizes = [c * mp, (s.m - 1) * cp, c * cp];
+    let sizes = forward_call(s);
     with_scratch(sizes.iter().sum(), |mut rest| {
         let [tokens_t, values, weight] = sizes.map(|len| take(&mut rest, len));
         pack_transposed(w.tokens, c, c, s.m, tokens_t);
@@ -168,8 +171,8 @@ fn forward_block(
     out: &mut [f32],
     lse: &mut [f32],
 ) {
-    let (c, cp, mp) = (s.c, padded(s.c), padded(s.m));
-    let sizes = [b.m * cp, b.m * mp, b.m * cp];
+    let (c, cp) = (s.c, padded(s.c));
+    let sizes = forward_task(s, b.m);
     with_scratch(sizes.iter().sum(), |mut rest| {
         let [x, weights, y] = sizes.map(|len| take(&mut rest, len));
         copy_padded(f, c, cp, x);
@@ -200,16 +203,6 @@ struct Kept<'a> {
     dscale: Shared<'a>,
 }
 
-/// Which gradients are wanted.
-#[derive(Clone, Copy)]
-struct Wants {
-    df: bool,
-    tokens: bool,
-    values: bool,
-    weight: bool,
-    scale: bool,
-}
-
 pub fn backward(
     s: &Rein,
     f: &[f32],
@@ -218,7 +211,7 @@ pub fn backward(
     dout: &[f32],
     d: Gradients<'_, f32>,
 ) {
-    let (c, cp, mp, blocks) = (s.c, padded(s.c), padded(s.m), block_count(s));
+    let (c, blocks) = (s.c, block_count(s));
     let Gradients { mut df, dtokens, dvalues, dweight, dbias, dscale } = d;
     let wants = Wants {
         df: df.is_some(),
@@ -230,20 +223,7 @@ pub fn backward(
     if let Some(df) = &mut df {
         copy_skipped(s, dout, df);
     }
-    let if_wanted = |yes: bool, len: usize| if yes { len } else { 0 };
-    let (wide, narrow) = (blocks * ROWS * cp, blocks * ROWS * mp);
-    let sizes = [
-        c * mp,
-        (s.m - 1) * cp,
-        c * cp,
-        c * padded(s.m - 1),
-        s.m * cp,
-        if_wanted(wants.weight, wide),
-        if_wanted(wants.values, wide),
-        if_wanted(wants.values, narrow),
-        if_wanted(wants.tokens, narrow),
-        if_wanted(wants.scale, blocks),
-    ];
+    let sizes = backward_call(s, wants);
     with_scratch(sizes.iter().sum(), |mut rest| {
         let [tokens_t, values, weight, values_t, tokens, x, dx, weights, dz, ds] =
             sizes.map(|len| take(&mut rest, len));
@@ -281,9 +261,8 @@ fn backward_block(
     df: Option<&Shared<'_>>,
 ) {
     let (c, cp, mp, b) = (s.c, padded(s.c), padded(s.m), block(s, k));
-    let vp = padded(s.m - 1);
     let rows = b.at..b.at + b.rows * c;
-    let sizes = [b.m * cp, b.m * mp, b.m * cp, b.m * cp, b.m * vp, b.m * mp];
+    let sizes = backward_task(s, b.m);
     with_scratch(sizes.iter().sum(), |mut rest| {
         let [x, weights, g, dx, da, dz] = sizes.map(|len| take(&mut rest, len));
         copy_padded(&f[rows.clone()], c, cp, x);
@@ -428,15 +407,13 @@ fn sum_over_patches(
     right: impl Fn(usize, usize, usize, &mut [f32]) + Sync,
     out: &mut [f32],
 ) {
-    /// Rows of the result at once: with as many columns they stay in the first-level cache.
-    const HEIGHT: usize = 64;
     let (c, out) = (s.c, Shared::new(out));
     let pieces = height.div_ceil(HEIGHT);
     (0..c.div_ceil(PANEL) * pieces).into_par_iter().for_each(|task| {
         let (column, line) = (task / pieces * PANEL, task % pieces * HEIGHT);
         let (n, h) = (PANEL.min(c - column), HEIGHT.min(height - line));
         let (np, hp) = (padded(n), h.next_multiple_of(ROW_STEP));
-        let sizes = [ROWS * hp, ROWS * n, ROWS * np, hp * np];
+        let sizes = sums_task(n, h);
         with_scratch(sizes.iter().sum(), |mut rest| {
             let [a, b, b_packed, sum] = sizes.map(|len| take(&mut rest, len));
             sum.fill(0.0);

@@ -11,7 +11,7 @@
 //! Shapes: `table` `[h w, c]`. No gradient; computed once for a size.
 //! Source: spec mask2former §2.2.
 
-use crate::{KernelError, Real, Result, check_len};
+use crate::{KernelError, Real, Result, check_len, outline};
 
 /// Writes the table `[h w, c]`.
 ///
@@ -23,6 +23,9 @@ pub fn sine_position<T: Real>(h: usize, w: usize, c: usize, table: &mut [T]) -> 
         return Err(KernelError::Size { op: "sine_position", what });
     }
     check_len("sine_position", "table", table, h * w * c)?;
+    if outline::skips("sine_position") {
+        return Ok(());
+    }
     let half = c / 2;
     let rows = axis::<T>(h, half);
     let columns = axis::<T>(w, half);

@@ -14,7 +14,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::{KernelError, Real, Result, check_len};
+use crate::{KernelError, Real, Result, check_len, outline};
 
 const OP: &str = "token_link";
 
@@ -36,6 +36,9 @@ impl TokenLink {
     /// A slice of another length than the sizes say, or no layer.
     pub fn forward<T: Real>(&self, q: &[T], out: &mut [T]) -> Result<()> {
         self.check(q, "out", out)?;
+        if outline::skips(OP) {
+            return Ok(());
+        }
         let n = self.m * self.c;
         for (i, out) in out.chunks_exact_mut(3).enumerate() {
             let layers = || (0..self.layers).map(|l| q[l * n + i]);
@@ -53,6 +56,9 @@ impl TokenLink {
     pub fn backward<T: Real>(&self, q: &[T], dout: &[T], dq: &mut [T]) -> Result<()> {
         self.check(q, "dout", dout)?;
         check_len(OP, "dq", dq, q.len())?;
+        if outline::skips(OP) {
+            return Ok(());
+        }
         let n = self.m * self.c;
         for (i, d) in dout.chunks_exact(3).enumerate() {
             let share = d[1] / T::of(self.layers as f64);

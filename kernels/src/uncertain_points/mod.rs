@@ -18,7 +18,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use crate::{KernelError, Real, Result, check_len};
+use crate::{KernelError, Real, Result, check_len, outline};
 
 /// Sizes of a selection of uncertain points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,9 @@ impl UncertainPoints {
         check_len("uncertain_points", "points", points, self.r * self.n_over * 2)?;
         check_len("uncertain_points", "random", random, self.r * self.n_rand * 2)?;
         check_len("uncertain_points", "out", out, self.r * row)?;
+        if outline::skips("uncertain_points") {
+            return Ok(());
+        }
         if row == 0 {
             return Ok(());
         }

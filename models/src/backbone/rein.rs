@@ -198,6 +198,7 @@ impl Rein {
 }
 
 /// Rein for one step: the parts that are the same for every image.
+#[derive(Clone)]
 pub struct ReinStep {
     /// T `[l, m, c]`.
     tokens: Tensor,

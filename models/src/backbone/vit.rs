@@ -1,6 +1,7 @@
 //! DINOv2 vision transformers of any size (spec backbones §2, §3.2, §4.1).
 
-use dressage_engine::{Param, Tensor, ops, recompute};
+use dressage_engine::ops::Activated;
+use dressage_engine::{Param, Tensor, Thrift, ops, segment, thrifty};
 use serde::{Deserialize, Serialize};
 
 use super::{Level, PYRAMID, ReinStep};
@@ -17,14 +18,56 @@ pub enum Ffn {
     Swiglu,
 }
 
-/// What a block keeps for its backward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+impl Ffn {
+    /// Hidden width that DINOv2 gives channels `c` at a ratio of `ratio` (published: 4). A SwiGLU
+    /// has two branches of two thirds of it each, rounded up to a multiple of 8.
+    pub fn hidden(self, c: usize, ratio: f64) -> usize {
+        let hidden = (c as f64 * ratio) as usize;
+        match self {
+            Ffn::Mlp => hidden,
+            Ffn::Swiglu => (hidden * 2 / 3).div_ceil(8) * 8,
+        }
+    }
+}
+
+/// What the forward pass keeps for the backward pass; the rest is computed again, to the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recompute {
     /// Everything that is needed.
+    #[default]
     None,
-    /// Its input only; the block runs again.
+    /// Not what one pass over memory brings back (norms, sums, activations), in the whole network;
+    /// nor, in a frozen block, the wide middle of the MLP, which costs one product. Of a frozen
+    /// block with hidden width 4c and Rein, 6 of 10 maps `[t, c]` stay.
+    Cheap,
+    /// The input of each block only: the backbone's blocks with Rein and the layers of the pixel
+    /// decoder's encoder run again. As [`Recompute::Cheap`] elsewhere.
     Block,
+}
+
+impl Recompute {
+    /// All levels, from the most memory to the least.
+    pub const ALL: [Recompute; 3] = [Recompute::None, Recompute::Cheap, Recompute::Block];
+
+    /// Runs a forward pass at this level.
+    pub fn around<R>(self, f: impl FnOnce() -> R) -> R {
+        match self {
+            Recompute::None => f(),
+            Recompute::Cheap => thrifty(Thrift::Cheap, f),
+            Recompute::Block => thrifty(Thrift::Segments, f),
+        }
+    }
+}
+
+impl std::fmt::Display for Recompute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Recompute::None => "none",
+            Recompute::Cheap => "cheap",
+            Recompute::Block => "block",
+        })
+    }
 }
 
 /// Sizes of a DINOv2 backbone.
@@ -42,14 +85,14 @@ pub struct DinoConfig {
     pub grid: usize,
     /// Form of the MLP.
     pub ffn: Ffn,
-    /// MLP hidden width as a multiple of c, before the SwiGLU rule.
-    pub mlp_ratio: f64,
+    /// Hidden width of the MLP, of one branch for SwiGLU.
+    pub hidden: usize,
     /// Register tokens; with them the position table is resized with antialiasing and without the
     /// 0.1 offset.
     pub registers: usize,
     /// Blocks whose output is tapped, zero-based.
     pub taps: [usize; 4],
-    /// What blocks keep.
+    /// What the forward pass keeps.
     pub recompute: Recompute,
 }
 
@@ -76,7 +119,7 @@ impl DinoConfig {
             patch,
             grid,
             ffn,
-            mlp_ratio: 4.0,
+            hidden: ffn.hidden(embed_dim, 4.0),
             registers: 0,
             taps: Self::default_taps(depth),
             recompute: Recompute::None,
@@ -91,15 +134,6 @@ impl DinoConfig {
             40 => [9, 19, 29, 39],
             12 => [2, 5, 8, 11],
             d => std::array::from_fn(|i| ((i + 1) * d / 4).saturating_sub(1)),
-        }
-    }
-
-    /// Hidden width of the MLP (of one branch for SwiGLU).
-    pub fn hidden(&self) -> usize {
-        let hidden = (self.embed_dim as f64 * self.mlp_ratio) as usize;
-        match self.ffn {
-            Ffn::Mlp => hidden,
-            Ffn::Swiglu => (hidden * 2 / 3).div_ceil(8) * 8,
         }
     }
 }
@@ -123,7 +157,7 @@ const EPS: f64 = 1e-6;
 
 impl Block {
     fn new(scope: &Scope, config: &DinoConfig) -> Block {
-        let (c, hidden) = (config.embed_dim, config.hidden());
+        let (c, hidden) = (config.embed_dim, config.hidden);
         // Truncated normal in the original; its tails beyond two sigma do not matter here.
         let linear = |name: &str, input: usize, output: usize| {
             Linear::new(&scope.sub(name), input, output, Init::Normal(0.02), Init::Constant(0.0))
@@ -150,16 +184,30 @@ impl Block {
     /// x + ls1 Attn(LN1 x), then + ls2 MLP(LN2 x); x is `[b, t, c]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (b, t, c) = (x.dim(0), x.dim(1), x.dim(2));
-        let qkv = self.qkv.forward(&self.norm1.layer_norm(x, EPS)?)?;
+        let qkv = self.qkv.after_norm(&self.norm1, x, EPS)?;
         let qkv = ops::reshape(&qkv, &[b, t, 3, self.heads, c / self.heads])?;
-        let a = self.proj.forward(&ops::self_attention(&qkv)?)?;
-        let x = ops::residual(x, &a, Some(&self.ls1.get()))?;
-        let h = self.up.forward(&self.norm2.layer_norm(&x, EPS)?)?;
-        let h = match self.ffn {
-            Ffn::Mlp => ops::gelu(&h)?,
-            Ffn::Swiglu => ops::swiglu(&h)?,
-        };
-        Ok(ops::residual(&x, &self.down.forward(&h)?, Some(&self.ls2.get()))?)
+        let a = ops::self_attention(&qkv)?;
+        let x = self.proj.onto(x, &a, Activated::Plain, &self.ls1)?;
+        let h = self.up.after_norm(&self.norm2, &x, EPS)?;
+        match self.ffn {
+            Ffn::Mlp => self.down.onto(&x, &h, Activated::Gelu, &self.ls2),
+            Ffn::Swiglu => self.down.onto(&x, &ops::swiglu(&h)?, Activated::Plain, &self.ls2),
+        }
+    }
+}
+
+/// `x` through a block and the adapter's layer after it, which leaves the `lead` first rows alone.
+fn refined(
+    block: &Block,
+    i: usize,
+    x: &Tensor,
+    rein: Option<&ReinStep>,
+    lead: usize,
+) -> Result<Tensor> {
+    let f = block.forward(x)?;
+    match rein {
+        Some(step) => step.refine(i, &f, lead),
+        None => Ok(f),
     }
 }
 
@@ -278,28 +326,12 @@ impl Dino {
     /// # Errors
     /// Shapes that do not fit.
     pub fn block(&self, i: usize, x: &Tensor, rein: Option<&ReinStep>) -> Result<Tensor> {
-        let x = match self.config.recompute {
-            Recompute::None => self.blocks[i].forward(x)?,
-            Recompute::Block => {
-                let block = self.blocks[i].clone();
-                recompute(std::slice::from_ref(x), move |x| {
-                    block.forward(&x[0]).map_err(|error| match error {
-                        ModelError::Engine(error) => error,
-                        // A block calls nothing but the engine.
-                        other => dressage_engine::EngineError::Shape {
-                            op: "block",
-                            arg: "x",
-                            expected: other.to_string(),
-                            found: x[0].shape().to_vec(),
-                        },
-                    })
-                })?
-            }
-        };
-        match rein {
-            Some(step) => step.refine(i, &x, self.lead()),
-            None => Ok(x),
-        }
+        let (block, lead) = (self.blocks[i].clone(), self.lead());
+        let rein = rein.cloned();
+        Ok(segment(std::slice::from_ref(x), move |x| {
+            let y = refined(&block, i, &x[0], rein.as_ref(), lead);
+            y.map_err(|error| error.into_engine("block", &x[0]))
+        })?)
     }
 
     /// The final norm, which the tapped features never see.
@@ -315,6 +347,10 @@ impl Dino {
     /// # Errors
     /// An image whose sides are not multiples of the patch.
     pub fn forward(&self, image: &Tensor, rein: Option<&ReinStep>) -> Result<Vec<Level>> {
+        self.config.recompute.around(|| self.pyramid(image, rein))
+    }
+
+    fn pyramid(&self, image: &Tensor, rein: Option<&ReinStep>) -> Result<Vec<Level>> {
         let (mut x, gh, gw) = self.embed(image)?;
         let (b, c, lead) = (x.dim(0), self.config.embed_dim, self.lead());
         let mut levels = Vec::with_capacity(4);

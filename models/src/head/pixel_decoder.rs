@@ -1,6 +1,8 @@
 //! Multi-scale deformable attention pixel decoder (spec mask2former §2).
 
-use dressage_engine::{Param, Tensor, ops};
+use std::sync::Arc;
+
+use dressage_engine::{Param, Tensor, ops, segment};
 
 use super::{EPS, HeadConfig};
 use crate::backbone::{Level, resize_by};
@@ -105,7 +107,7 @@ fn ring(heads: usize, points: usize) -> Vec<f64> {
 pub struct PixelDecoder {
     config: HeadConfig,
     input_convs: Vec<InputConv>,
-    encoder: Vec<EncoderLayer>,
+    encoder: Vec<Arc<EncoderLayer>>,
     level_encoding: Param,
     lateral: InputConv,
     output_conv: Param,
@@ -135,7 +137,7 @@ impl PixelDecoder {
         PixelDecoder {
             input_convs,
             encoder: (0..config.encoder_layers)
-                .map(|l| EncoderLayer::new(&encoder.sub(l), config))
+                .map(|l| Arc::new(EncoderLayer::new(&encoder.sub(l), config)))
                 .collect(),
             level_encoding: scope.sub("level_encoding").param(
                 "weight",
@@ -211,7 +213,12 @@ impl PixelDecoder {
         let mut x = ops::concat(&tokens.iter().collect::<Vec<_>>(), 1)?;
         let pos = ops::concat(&positions.iter().collect::<Vec<_>>(), 0)?;
         for layer in &self.encoder {
-            x = layer.forward(&x, &pos, &sizes, &self.config)?;
+            let (layer, pos, sizes) = (layer.clone(), pos.clone(), sizes.clone());
+            let config = self.config.clone();
+            x = segment(&[x], move |x| {
+                let y = layer.forward(&x[0], &pos, &sizes, &config);
+                y.map_err(|error| error.into_engine("encoder", &x[0]))
+            })?;
         }
         let b = x.dim(0);
         let mut start = 0;

@@ -1,21 +1,40 @@
 //! Which weights are these? A number that depends on names, shapes and values.
 
-use dressage_engine::{DType, Param, hash_name};
+use std::collections::BTreeMap;
+
+use dressage_engine::{DType, Param, Tensor, hash_name};
 use rayon::prelude::*;
 
 use super::StateDict;
 
+/// Numbers that stand for values, by name of the parameter.
+pub type Digests = BTreeMap<String, u64>;
+
 /// 64-bit fingerprint of parameters, as 16 hexadecimal digits. Not a cryptographic hash: it tells
 /// files apart that were mixed up, not files that were forged.
 pub fn fingerprint<'a>(params: impl IntoIterator<Item = &'a Param>) -> String {
+    fingerprint_with(params, &Digests::new())
+}
+
+/// As [`fingerprint`], with `known` digests in place of the values of some parameters: those that
+/// were rounded since.
+pub fn fingerprint_with<'a>(
+    params: impl IntoIterator<Item = &'a Param>,
+    known: &Digests,
+) -> String {
     let params: Vec<&Param> = params.into_iter().collect();
-    let each = params.par_iter().map(|p| {
-        let value = p.get();
-        let mut hash = Hash::new(&format!("{} {:?}", p.name(), value.shape()));
-        hash.add(value.bytes());
-        hash.finish()
+    let each = params.par_iter().map(|p| match known.get(p.name()) {
+        Some(digest) => *digest,
+        None => digest(p.name(), &p.get()),
     });
     joined(each.collect())
+}
+
+/// What name, shape and values of one parameter add to the fingerprint.
+pub fn digest(name: &str, value: &Tensor) -> u64 {
+    let mut hash = Hash::new(&format!("{name} {:?}", value.shape()));
+    hash.add(value.bytes());
+    hash.finish()
 }
 
 /// Fingerprint of the tensors of a file, which does not depend on its container, wrappers or notes.
@@ -33,12 +52,9 @@ pub fn fingerprint_of(dict: &StateDict) -> String {
 /// are converted one at a time. Tensors without floats are left out.
 pub fn fingerprint_of_floats(dict: &StateDict) -> String {
     let tensors: Vec<_> = dict.iter().collect();
-    let each = tensors.par_iter().filter_map(|(name, tensor)| {
-        let value = tensor.to_float(DType::F32)?;
-        let mut hash = Hash::new(&format!("{name} {:?}", value.shape()));
-        hash.add(value.bytes());
-        Some(hash.finish())
-    });
+    let each = tensors
+        .par_iter()
+        .filter_map(|(name, tensor)| Some(digest(name, &tensor.to_float(DType::F32)?)));
     joined(each.collect())
 }
 
@@ -98,6 +114,7 @@ fn mix(x: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::build::{Init, Linear, Precision, Scope};
 
     #[test]
     fn pieces_hash_like_the_whole() {
@@ -120,5 +137,29 @@ mod tests {
             assert_eq!(hash.finish(), want, "pieces of {piece}");
         }
         assert_ne!(whole(&bytes[..44]), want);
+    }
+
+    /// A frozen and a trained layer, and the fingerprint of their parameters.
+    fn layers(precision: Precision) -> (BTreeMap<String, Param>, String) {
+        let root = Scope::new(DType::F32, 3).precision(precision);
+        let init = || Init::Normal(1.0);
+        Linear::new(&root.sub("frozen").trainable(false), 7, 5, init(), init());
+        Linear::new(&root.sub("trained"), 7, 5, init(), init());
+        let params = root.finish("layers", &[]).expect("built");
+        let fingerprint = fingerprint_with(params.values(), &root.digests());
+        (params, fingerprint)
+    }
+
+    #[test]
+    fn rounding_narrows_frozen_matrices_alone_and_keeps_the_fingerprint() {
+        let ((wide, before), (narrow, after)) = (layers(Precision::F32), layers(Precision::Bf16));
+        assert_eq!(before, after);
+        assert_ne!(fingerprint(wide.values()), fingerprint(narrow.values()));
+        for (name, param) in &narrow {
+            let rounded = name == "frozen.weight";
+            assert_eq!(param.get().dtype() == DType::Bf16, rounded, "{name}");
+            let same = param.get().bytes() == wide[name].get().bytes();
+            assert_eq!(same, !rounded, "{name}");
+        }
     }
 }

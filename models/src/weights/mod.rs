@@ -32,7 +32,9 @@ use std::path::Path;
 pub use container::Container;
 pub use convert::{dinov2, resize_patch_kernel, resize_pos_embed, same_size};
 pub use difference::Difference;
-pub use fingerprint::{fingerprint, fingerprint_of, fingerprint_of_floats};
+pub use fingerprint::{
+    Digests, digest, fingerprint, fingerprint_of, fingerprint_of_floats, fingerprint_with,
+};
 pub use known::{Family, Known, recognise, recognise_shapes};
 pub use safetensors::{Written, write, write_safetensors};
 pub use stored::{Kind, Stored};

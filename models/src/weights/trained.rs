@@ -25,7 +25,7 @@ pub fn fitted(
     mut dict: StateDict,
     config: &SegmenterConfig,
 ) -> Result<(StateDict, BTreeMap<String, Vec<usize>>)> {
-    let mut wanted = Segmenter::outline(config.clone())?;
+    let mut wanted = Segmenter::shapes(config.clone())?;
     let backbone = dict.part(is_backbone);
     if backbone.is_empty() {
         wanted.retain(|name, _| !is_backbone(name));

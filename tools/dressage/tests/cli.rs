@@ -23,6 +23,9 @@ fn wrong_usage_is_told_apart_from_failure() {
     refused(run(&["train", "demo", "train.step=3"]), 1, &["did you mean `train.steps`"]);
     refused(run(&["train", "demo", "--set", "train.lr=fast"]), 1, &["train.lr", "a number"]);
     refused(run(&["train", "absent.toml"]), 1, &["absent.toml"]);
+    refused(run(&["train", "demo", "--recompute", "all"]), 1, &["train.recompute", "cheap"]);
+    let huge = ["train", "demo", "train.batch=64", "augment.crop=8192"];
+    refused(run(&huge), 1, &["available", "train.batch", "run.check_memory=false"]);
     refused(run(&["train", "demo", "--resume"]), 1, &["no checkpoint to resume from"]);
     refused(run(&["train", "."]), 1, &["not the folder of a run"]);
     refused(run(&["eval", "runs/none"]), 1, &["runs/none", "no checkpoint"]);
@@ -57,6 +60,8 @@ fn parameters_agree_with_the_paper() {
     let with_paper = text.lines().filter(|line| line.split_whitespace().count() > 1);
     let agreeing = with_paper.filter(|line| line.ends_with('=')).count();
     assert_eq!(agreeing, 13, "{text}");
+    let giant = done(dressage(dir.path(), &["params", "--size", "g"]));
+    assert!(giant.contains("1,136,227,328") && giant.contains("6,359,041"), "{giant}");
     let all = done(dressage(dir.path(), &["params"]));
     assert!(all.contains("ViT-S") && all.contains("4.51      4.51 ="), "{all}");
 }
@@ -68,6 +73,9 @@ fn a_run_is_trained_resumed_scored_and_applied() {
     std::fs::write(dir.path().join("tiny.toml"), TINY).expect("written");
     let said = done(run(&["train", "tiny.toml"]));
     for words in ["method rein", "train on  day, 4 images", "test on   fog, 1 images", "mIoU"] {
+        assert!(said.contains(words), "{said}");
+    }
+    for words in ["none*    cheap    block", "activations ", "memory    process ", " planned, "] {
         assert!(said.contains(words), "{said}");
     }
     refused(run(&["train", "tiny.toml"]), 1, &["--resume", "run.dir"]);

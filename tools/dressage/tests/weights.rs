@@ -7,8 +7,8 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use dressage_models::backbone::{Dino, DinoConfig};
-use dressage_models::build::Scope;
+use dressage_models::backbone::DinoConfig;
+use dressage_models::counts;
 use dressage_models::weights::{Kind, StateDict};
 use serde_json::{Value, json};
 
@@ -110,10 +110,9 @@ fn zeros(path: &Path, shapes: &BTreeMap<String, Vec<usize>>) {
 #[test]
 fn diff_lists_what_differs_and_ends_with_one() {
     let dir = tempfile::tempdir().expect("folder");
-    let scope = Scope::outline();
-    Dino::new(&scope, DinoConfig::named("s", 14, 37).expect("size")).expect("network");
-    let mut shapes: BTreeMap<_, _> =
-        scope.outlined().into_iter().map(|(name, (shape, _))| (name, shape)).collect();
+    let shapes = counts::backbone(DinoConfig::named("s", 14, 37).expect("size"));
+    let shapes = shapes.expect("network").into_iter();
+    let mut shapes: BTreeMap<_, _> = shapes.map(|(name, (shape, _))| (name, shape)).collect();
     let file = dir.path().join("s.pth");
     let diff = |shapes: &BTreeMap<_, _>, backbone: &str| {
         zeros(&file, shapes);

@@ -38,6 +38,23 @@ pub struct LoaderSettings {
     pub augment: Augment,
 }
 
+impl LoaderSettings {
+    fn depth(&self) -> usize {
+        (AHEAD * self.batch).div_ceil(self.workers.max(1))
+    }
+
+    /// Bytes that a loader takes, about: samples that wait, one in work on each thread with its
+    /// picture at the largest size it is brought to, and the batch that was delivered last.
+    pub fn bytes(&self) -> usize {
+        let (a, workers) = (&self.augment, self.workers.max(1));
+        let pixels = a.crop_h * a.crop_w;
+        let sample = pixels * (3 * size_of::<f32>() + 1);
+        let short = a.shortest_edges.iter().max().copied().unwrap_or(a.crop_h.max(a.crop_w));
+        let picture = 3 * short * short.max(a.max_edge);
+        (workers * (self.depth() + 1) + self.batch) * sample + workers * picture
+    }
+}
+
 /// The samples of one training step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
@@ -87,7 +104,7 @@ impl Loader {
             return fail("batch", "at least one sample a step is needed");
         }
         let count = settings.workers.max(1);
-        let depth = (AHEAD * settings.batch).div_ceil(count);
+        let depth = settings.depth();
         let (mut queues, mut workers) = (Vec::new(), Vec::new());
         for worker in 0..count {
             let (send, receive) = sync_channel(depth);

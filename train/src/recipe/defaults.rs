@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use dressage_models::backbone::{DinoConfig, Ffn, Recompute};
+
 use super::{
     Augment, Data, Eval, EvalMode, EvalSet, Head, Loss, Model, Recipe, Rein, Run, Set, Source,
     Train,
@@ -13,7 +15,7 @@ use crate::palette::CITYSCAPES;
 use crate::scenes::Domain;
 
 /// Names that `model.backbone` takes.
-pub(super) const BACKBONES: &[&str] = &["dinov2-s", "dinov2-b", "dinov2-l", "custom"];
+pub(super) const BACKBONES: &[&str] = &["dinov2-s", "dinov2-b", "dinov2-l", "dinov2-g", "custom"];
 
 /// Tables that `id_map` takes (spec training-and-data §4, §5).
 pub(super) const ID_MAPS: &[&str] =
@@ -21,6 +23,9 @@ pub(super) const ID_MAPS: &[&str] =
 
 /// Names of the looks of drawn scenes.
 pub(super) const DOMAINS: &[&str] = &["day", "night", "fog", "rain", "snow", "palette"];
+
+/// Hidden width of an MLP as a multiple of the channels, before the rule for a SwiGLU.
+pub(super) const FFN_RATIO: f64 = 4.0;
 
 /// The published settings for a backbone of [`BACKBONES`] and a crop; no data, no weights.
 pub(super) fn published(backbone: &str, crop: usize) -> Recipe {
@@ -50,7 +55,7 @@ pub(super) fn published(backbone: &str, crop: usize) -> Recipe {
         },
         train: train(),
         eval: Eval { mode: EvalMode::Slide, crop, stride: stride(crop), batch: 1 },
-        run: Run { dir: PathBuf::new(), threads: 0, workers: 2 },
+        run: Run { dir: PathBuf::new(), threads: 0, workers: 2, check_memory: true },
     }
 }
 
@@ -60,10 +65,11 @@ pub(super) fn stride(crop: usize) -> usize {
 }
 
 fn model(backbone: &str, crop: usize) -> Model {
-    let (embed_dim, depth, heads, taps) = match backbone {
-        "dinov2-l" => (1024, 24, 16, [7, 11, 15, 23]),
-        "dinov2-b" => (768, 12, 12, [2, 5, 8, 11]),
-        _ => (384, 12, 6, [2, 5, 8, 11]),
+    let (embed_dim, depth, heads, ffn_form) = match backbone {
+        "dinov2-g" => (1536, 40, 24, Ffn::Swiglu),
+        "dinov2-l" => (1024, 24, 16, Ffn::Mlp),
+        "dinov2-b" => (768, 12, 12, Ffn::Mlp),
+        _ => (384, 12, 6, Ffn::Mlp),
     };
     Model {
         backbone: backbone.to_owned(),
@@ -73,10 +79,12 @@ fn model(backbone: &str, crop: usize) -> Model {
         embed_dim,
         depth,
         heads,
-        ffn: 4 * embed_dim,
+        ffn: ffn_form.hidden(embed_dim, FFN_RATIO),
+        ffn_form,
+        registers: 0,
         patch: 16,
         image: crop,
-        taps: taps.to_vec(),
+        taps: DinoConfig::default_taps(depth).to_vec(),
     }
 }
 
@@ -109,6 +117,7 @@ fn train() -> Train {
         warm_up_steps: 0,
         warm_up_start: 1e-6,
         backbone_lr_mult: 1.0,
+        recompute: Recompute::None,
         seed: 42,
         eval_every: 10_000,
         checkpoint_every: 4_000,

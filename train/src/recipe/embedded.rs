@@ -34,6 +34,7 @@ pub const EMBEDDED: &[Embedded] = embedded![
     "gtav-l-rein",
     "gtav-l-freeze",
     "gtav-l-full",
+    "gtav-g-rein",
     "citys-l-rein",
     "acdc-l-rein",
 ];

@@ -53,6 +53,10 @@ const fn key(path: &'static str, kind: Kind, help: &'static str) -> Key {
     Key { path, kind, help }
 }
 
+const FFNS: &[&str] = &["mlp", "swiglu"];
+
+const LEVELS: &[&str] = &["none", "cheap", "block"];
+
 const METHODS: &[&str] = &["rein", "freeze", "full"];
 
 /// Every key, in the order in which a recipe is written.
@@ -70,7 +74,9 @@ pub const KEYS: &[Key] = &[
     key("model.embed_dim", Kind::Count, "channels"),
     key("model.depth", Kind::Count, "blocks"),
     key("model.heads", Kind::Count, "attention heads"),
-    key("model.ffn", Kind::Count, "hidden width of a block's MLP"),
+    key("model.ffn", Kind::Count, "hidden width of a block's MLP, of one branch of a SwiGLU"),
+    key("model.ffn_form", Kind::Choice(FFNS), "GELU between two layers, or a SwiGLU"),
+    key("model.registers", Kind::Count, "register tokens, 4 in weights that have them"),
     key("model.patch", Kind::Count, "patch side in pixels"),
     key("model.image", Kind::Count, "image side in pixels that the position table is made for"),
     key("model.taps", Kind::Counts, "the four blocks, from 0, after which maps are taken"),
@@ -156,6 +162,7 @@ pub const KEYS: &[Key] = &[
     key("train.warm_up_steps", Kind::Count, "steps of linear warm-up"),
     key("train.warm_up_start", Kind::Real, "factor at the first step of the warm-up"),
     key("train.backbone_lr_mult", Kind::Real, "rate of backbone weights when the method is full"),
+    key("train.recompute", Kind::Choice(LEVELS), "less memory for more time, to the same bits"),
     key("train.seed", Kind::Count, "seed of every random number"),
     key("train.eval_every", Kind::Count, "steps between evaluations, 0: only at the end"),
     key("train.checkpoint_every", Kind::Count, "steps between checkpoints, 0: only the last"),
@@ -172,6 +179,7 @@ pub const KEYS: &[Key] = &[
     key("run.dir", Kind::Path, "run folder, by default runs/NAME"),
     key("run.threads", Kind::Count, "threads for arithmetic, 0: one per core"),
     key("run.workers", Kind::Count, "threads that prepare samples"),
+    key("run.check_memory", Kind::Flag, "do not start what would not fit into the memory"),
 ];
 
 const SOURCES: &[&str] = &["files", "scenes"];

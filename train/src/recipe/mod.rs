@@ -25,6 +25,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dressage_models::backbone::{Ffn, Recompute};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{self, Dataset, DatasetSpec, Ids};
@@ -72,7 +73,8 @@ pub struct Recipe {
 /// The backbone, a plain ViT with layer scale in DINOv2's form (spec backbones §1.1).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Model {
-    /// `dinov2-s`, `dinov2-b`, `dinov2-l`, or `custom` (starts from the dimensions of `dinov2-s`).
+    /// `dinov2-s`, `dinov2-b`, `dinov2-l`, `dinov2-g`, or `custom` (starts from the dimensions of
+    /// `dinov2-s`).
     pub backbone: String,
     /// Checkpoint of the backbone's authors, or [`RANDOM`].
     pub weights: PathBuf,
@@ -87,8 +89,12 @@ pub struct Model {
     pub depth: usize,
     /// Attention heads; c must be a multiple.
     pub heads: usize,
-    /// Hidden width of a block's MLP.
+    /// Hidden width of a block's MLP, of one branch of a SwiGLU.
     pub ffn: usize,
+    /// Form of the MLP: `mlp` (GELU between two layers) or `swiglu` (DINOv2-g).
+    pub ffn_form: Ffn,
+    /// Register tokens of the backbone: 4 in the published variants that have them.
+    pub registers: usize,
     /// Patch side in pixels; weights of another patch size are resized on load.
     pub patch: usize,
     /// Side in pixels of the square image that the position table is made for: `(image / patch)^2`
@@ -274,6 +280,8 @@ pub struct Train {
     pub warm_up_start: f64,
     /// Factor for the backbone's own weights when `model.method` is `full`.
     pub backbone_lr_mult: f64,
+    /// What the forward pass keeps for the backward pass; the result does not depend on it.
+    pub recompute: Recompute,
     /// Seed of every random number of the run.
     pub seed: u64,
     /// Steps between evaluations; 0 evaluates only at the end.
@@ -319,6 +327,8 @@ pub struct Run {
     pub threads: usize,
     /// Threads that prepare samples. The result does not depend on it.
     pub workers: usize,
+    /// Do not start what would not fit into the memory of the machine.
+    pub check_memory: bool,
 }
 
 impl Recipe {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use dressage_models::backbone::Ffn;
 use toml::{Table, Value};
 
 use super::error::nearest;
@@ -288,8 +289,13 @@ fn with_defaults(
     let mut base = defaults::published(&backbone, crop);
     base.name = name.to_owned();
     base.data.root = dir.to_owned();
-    base.model.ffn =
-        count_at(&told, "model", "embed_dim").map_or(base.model.ffn, |c| c.saturating_mul(4));
+    let form = match text_at(&told, "model", "ffn_form").as_deref() {
+        Some("swiglu") => Ffn::Swiglu,
+        Some(_) => Ffn::Mlp,
+        None => base.model.ffn_form,
+    };
+    let width = count_at(&told, "model", "embed_dim").unwrap_or(base.model.embed_dim);
+    base.model.ffn = form.hidden(width, defaults::FFN_RATIO);
     base.rein.tokens = count_at(&told, "head", "queries").unwrap_or(base.rein.tokens);
     base.eval.crop = count_at(&told, "eval", "crop").unwrap_or(base.eval.crop);
     base.eval.stride =

@@ -53,8 +53,33 @@ fn defaults_follow_backbone_crop_and_queries() {
     assert_eq!(r.model.taps, [2, 5, 8, 11]);
     let r = minimal(&["model.backbone=custom", "model.embed_dim=48", "model.heads=3"]);
     assert_eq!((r.model.ffn, r.model.depth), (192, 12));
+    let r = minimal(&["model.backbone=custom", "model.embed_dim=48", "model.ffn_form=swiglu"]);
+    assert_eq!((r.model.ffn, r.model.ffn_form), (128, Ffn::Swiglu));
+    let r = minimal(&["model.backbone=dinov2-g", "model.taps=[5, 15, 25, 39]"]);
+    assert_eq!((r.model.embed_dim, r.model.depth, r.model.heads), (1536, 40, 24));
+    assert_eq!((r.model.ffn, r.model.ffn_form), (4096, Ffn::Swiglu));
+    assert_eq!(r.model.taps, [5, 15, 25, 39]);
+    assert_eq!(minimal(&["model.backbone=dinov2-g"]).model.taps, [9, 19, 29, 39]);
     let r = minimal(&["augment.crop=256", "eval.stride=200"]);
     assert_eq!((r.eval.crop, r.eval.stride), (256, 200));
+}
+
+#[test]
+fn the_published_recipes_at_512_and_1024_differ() {
+    let recipe = |name| Recipe::from_name(name, &[]).expect(name);
+    for name in ["gtav-l-rein", "citys-l-rein", "gtav-g-rein"] {
+        let t = recipe(name).train;
+        assert_eq!((t.lr, t.batch, t.warm_up_steps, t.steps), (1e-4, 4, 0, 40_000), "{name}");
+    }
+    let r = recipe("acdc-l-rein");
+    let t = &r.train;
+    assert_eq!((t.lr, t.batch, t.warm_up_steps, t.steps), (6e-5, 8, 10_000, 40_000));
+    assert_eq!((t.warm_up_start, r.augment.crop, r.model.image), (1e-6, 1024, 1024));
+    // Spec training-and-data §1.3.
+    let schedule = r.schedule().expect("valid");
+    let at = |step: u64| 6e-5 * (1e-6 + (1.0 - 1e-6) * step as f64 / 9999.0);
+    assert!((schedule.lr(5000) - at(5000)).abs() < 1e-15);
+    assert_eq!(schedule.lr(39_999), 0.0);
 }
 
 #[test]

@@ -28,6 +28,8 @@ enum Size {
     B,
     /// DINOv2 ViT-L
     L,
+    /// DINOv2 ViT-g
+    G,
     /// ViT-H as in SAM, the adapter only
     H,
     /// All of these
@@ -47,7 +49,12 @@ fn row(what: impl Into<String>, count: usize, paper: Option<&'static str>) -> Ro
 
 /// Counts.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let dino = [(Size::S, "s", "ViT-S"), (Size::B, "b", "ViT-B"), (Size::L, "l", "ViT-L")];
+    let dino = [
+        (Size::S, "s", "ViT-S"),
+        (Size::B, "b", "ViT-B"),
+        (Size::L, "l", "ViT-L"),
+        (Size::G, "g", "ViT-g"),
+    ];
     let wanted = |size| args.size == size || args.size == Size::All;
     let mut tables = Vec::new();
     for (size, name, title) in dino {
@@ -80,6 +87,7 @@ fn network(backbone: &DinoConfig, large: bool) -> Result<Vec<Row>, Failure> {
     let paper = |text| Some(text).filter(|_| large);
     Ok(vec![
         row("backbone", with.backbone, paper("304.20")),
+        row("  + mask token of its pre-training", with.backbone + backbone.embed_dim, None),
         row("Rein", with.rein, paper("2.99")),
         row("head with queries from Rein", with.head, paper("20.6")),
         row("head with queries of its own", plain.head, paper("20.6")),

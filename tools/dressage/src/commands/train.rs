@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use dressage_train::network;
+use dressage_train::plan::Plan;
 use dressage_train::recipe::{EMBEDDED, Recipe, Set, keys};
 use dressage_train::trainer::{Outcome, RECIPE, Trainer};
 
@@ -15,7 +16,8 @@ use crate::failure::Failure;
 /// RECIPE is a TOML file, the name of a recipe in the program (see --list), or the folder of a run
 /// to resume. Every key can be set on the command line; --help-recipe explains all of them. The
 /// run folder (run.dir, by default runs/NAME) receives recipe.toml with every key, log.jsonl with
-/// losses, rates and scores, and checkpoints/. Ctrl-C saves the state after the current step;
+/// losses, rates and scores, and checkpoints/. The memory that training takes is told beforehand
+/// for each level of recomputation, and compared with what it took at the end. Ctrl-C saves the state after the current step;
 /// --resume continues, with the same result as if nothing had happened.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -33,6 +35,11 @@ pub struct Args {
 
     #[command(flatten)]
     overrides: Overrides,
+
+    /// Keep less for the backward pass and compute it again: none, cheap or block; the result does
+    /// not depend on it
+    #[arg(long, value_name = "LEVEL")]
+    recompute: Option<String>,
 
     /// Continue the run in the run folder at its newest checkpoint
     #[arg(long)]
@@ -58,7 +65,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         EMBEDDED.iter().for_each(|r| say(&format!("{:longest$}  {}", r.name, r.about())));
         return Ok(());
     };
-    let recipe = find(name, &args.overrides.all(&args.settings))?;
+    let mut settings = args.overrides.all(&args.settings);
+    settings.extend(args.recompute.iter().map(|level| format!("train.recompute={level}")));
+    let recipe = find(name, &settings)?;
     start_threads(recipe.run.threads)?;
     let (watch, stop) = watched("stopping after this step; the state will be saved")?;
     let mut trainer = Trainer::new(recipe.clone(), args.resume)?;
@@ -112,7 +121,34 @@ fn describe(recipe: &Recipe, trainer: &Trainer) -> Result<(), Failure> {
     let crop = recipe.augment.crop;
     say(&format!("steps     {} of {} crops of {crop} px{from}", t.steps, t.batch));
     say(&format!("run       {}", recipe.run.dir.display()));
+    if let Some(plan) = trainer.plan() {
+        say(&memory_table(plan));
+    }
     Ok(())
+}
+
+/// What training takes, in MiB, by level.
+fn memory_table(plan: &Plan) -> String {
+    let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+    let mut text = "memory    planned, in MiB".to_owned();
+    for (level, _) in &plan.levels {
+        let mark = if *level == plan.chosen { "*" } else { "" };
+        text.push_str(&format!("{:>9}", format!("{level}{mark}")));
+    }
+    let names = plan.chosen().named().map(|(name, _)| name);
+    for (i, name) in names.into_iter().enumerate() {
+        text.push_str(&format!("\n          {name:15}"));
+        for (_, needs) in &plan.levels {
+            text.push_str(&format!("{:>9}", grouped(mib(needs.named()[i].1))));
+        }
+    }
+    text.push_str("\n          in all         ");
+    for (_, needs) in &plan.levels {
+        text.push_str(&format!("{:>9}", grouped(mib(needs.total()))));
+    }
+    let free = plan.available.map(|free| format!("; {} MiB are available", grouped(mib(free))));
+    text.push_str("\n          * the level of this run (train.recompute)");
+    text + &free.unwrap_or_default()
 }
 
 fn counted(recipe: &Recipe, set: &Set) -> Result<String, Failure> {
@@ -138,6 +174,9 @@ fn finish(name: &str, recipe: &Recipe, outcome: &Outcome, stopped: bool) -> Resu
     if let Some(report) = &outcome.report {
         say(&format!("\nIoU in per cent after step {}:\n", outcome.step));
         say(&report.table(width()));
+    }
+    if let Some(memory) = &outcome.memory {
+        say(&format!("\nmemory    {}", memory.line()));
     }
     say(&format!("\n{name} is trained: {saved}"));
     Ok(())

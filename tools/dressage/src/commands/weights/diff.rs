@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use dressage_models::backbone::{Dino, DinoConfig};
-use dressage_models::build::Scope;
+use dressage_models::backbone::DinoConfig;
 use dressage_models::weights::{Difference, StateDict, dinov2, fitted, has_head};
-use dressage_models::{Method, SegmenterConfig};
+use dressage_models::{Method, SegmenterConfig, counts};
 use dressage_train::checkpoint;
 
 use crate::console::say;
@@ -83,9 +82,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 type Shapes = BTreeMap<String, Vec<usize>>;
 
 fn shapes(config: DinoConfig) -> Result<Shapes, Failure> {
-    let scope = Scope::outline();
-    Dino::new(&scope, config)?;
-    Ok(scope.outlined().into_iter().map(|(name, (shape, _))| (name, shape)).collect())
+    let shapes = counts::backbone(config)?;
+    Ok(shapes.into_iter().map(|(name, (shape, _))| (name, shape)).collect())
 }
 
 /// Adapter and head of a checkpoint beside the published ones for its number of classes.

@@ -1,0 +1,224 @@
+//! Linear layers taken together with what surrounds them in a transformer block. While their
+//! weights are frozen each pair is one kernel that keeps nothing of what lies between.
+
+use dressage_kernels::layer_norm::{LayerNorm, Stats};
+use dressage_kernels::linear::{Input, Linear, Normed, Output, Weight};
+
+use super::{expect_shape, gelu, layer_norm, linear, residual, shape_error};
+use crate::kept::Kept;
+use crate::{Backward, DType, Edge, Float, Gradients, Result, Tensor, floats, record};
+
+/// Weight and bias `[c]` of a layer norm and the number added to the variance.
+pub struct Norm<'a> {
+    /// Weight.
+    pub weight: &'a Tensor,
+    /// Bias.
+    pub bias: &'a Tensor,
+    /// Added to the variance.
+    pub eps: f64,
+}
+
+/// What a linear layer is applied to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activated {
+    /// Its input.
+    Plain,
+    /// The exact GELU of its input.
+    Gelu,
+}
+
+/// A weight in the type of the arithmetic or in bf16.
+pub(super) fn weight_of<T: Float>(weight: &Tensor) -> Result<Weight<'_, T>> {
+    Ok(match weight.dtype() {
+        DType::Bf16 => Weight::Bf16(weight.data()?),
+        _ => Weight::Full(weight.data()?),
+    })
+}
+
+/// Sizes of a layer with this weight on the last axis of `x`, and the shape of its result.
+pub(super) fn layer(
+    op: &'static str,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+) -> Result<(Linear, Vec<usize>)> {
+    let k = x.last_dim();
+    if weight.shape().len() != 2 || weight.dim(1) != k {
+        return Err(shape_error(op, "weight", format!("[m, {k}]"), weight));
+    }
+    let m = weight.dim(0);
+    if let Some(bias) = bias {
+        expect_shape(op, "bias", bias, &[m])?;
+    }
+    let mut shape = x.shape().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = m;
+    }
+    Ok((Linear { n: x.len() / k.max(1), m, k }, shape))
+}
+
+/// `layer_norm(x) W^T + b` over the last axis: x `[.., k]`, W `[m, k]`, b `[m]`. Saves x and the
+/// statistics of its rows; the normalised rows exist only if a parameter needs a gradient. The
+/// result can be made again by one product ([`crate::Thrift`]).
+///
+/// # Errors
+/// Shapes that do not fit; a type other than f32 and f64.
+pub fn norm_linear(
+    x: &Tensor,
+    norm: &Norm<'_>,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+) -> Result<Tensor> {
+    let trained = [Some(norm.weight), Some(norm.bias), Some(weight), bias];
+    if trained.into_iter().flatten().any(Tensor::tracked) {
+        let y = layer_norm(x, norm.weight, norm.bias, norm.eps)?;
+        return linear(&y, weight, bias);
+    }
+    let (size, shape) = layer("norm_linear", x, weight, bias)?;
+    expect_shape("norm_linear", "weight of the norm", norm.weight, &[size.k])?;
+    expect_shape("norm_linear", "bias of the norm", norm.bias, &[size.k])?;
+    floats!("norm_linear", x, T => {
+        let rows = LayerNorm { n: size.n, c: size.k, eps: norm.eps };
+        let mut mean = Tensor::empty::<T>(&[size.n]);
+        let mut rstd = Tensor::empty::<T>(&[size.n]);
+        rows.stats(x.data::<T>()?, mean.data_mut()?, rstd.data_mut()?)?;
+        let input = Input::Normed(Normed {
+            z: x.data::<T>()?,
+            mean: mean.data()?,
+            rstd: rstd.data()?,
+            weight: norm.weight.data()?,
+            bias: norm.bias.data()?,
+        });
+        let mut y = Tensor::empty::<T>(&shape);
+        let b = bias.map(|b| b.data::<T>()).transpose()?;
+        size.fused(input, weight_of(weight)?, b, Output::Plain, y.data_mut()?)?;
+        let y = record(y, &[x], || NormLinear {
+            size,
+            rows,
+            x: x.keep(),
+            mean,
+            rstd,
+            norm_weight: norm.weight.clone(),
+            weight: weight.clone(),
+            to: x.edge(),
+        });
+        Ok(y.again(|| {
+            let (x, eps) = (x.keep(), norm.eps);
+            let [w, b, weight] = [norm.weight, norm.bias, weight].map(Tensor::clone);
+            let bias = bias.cloned();
+            move || {
+                let norm = Norm { weight: &w, bias: &b, eps };
+                norm_linear(&x.get()?, &norm, &weight, bias.as_ref())
+            }
+        }))
+    })
+}
+
+struct NormLinear {
+    size: Linear,
+    rows: LayerNorm,
+    x: Kept,
+    mean: Tensor,
+    rstd: Tensor,
+    norm_weight: Tensor,
+    weight: Tensor,
+    to: Edge,
+}
+
+impl Backward for NormLinear {
+    fn name(&self) -> &'static str {
+        "norm_linear"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
+        floats!("norm_linear", dy, T => {
+            let x = self.x.get()?;
+            let mut dv = Tensor::empty::<T>(x.shape());
+            let weight = weight_of::<T>(&self.weight)?;
+            self.size.fused_backward(weight, None, None, dy.data()?, dv.data_mut()?)?;
+            drop(dy);
+            let stats = Stats { mean: self.mean.data::<T>()?, rstd: self.rstd.data()? };
+            let (x, w) = (x.data::<T>()?, self.norm_weight.data()?);
+            grads.accumulate_or_write::<T>(&self.to, |dx, beta| {
+                let dx = Some((dx, beta));
+                Ok(self.rows.backward(x, w, stats, dv.data()?, dx, None, None)?)
+            })
+        })
+    }
+}
+
+/// `x + gamma (f(z) W^T + b)` over the last axis: z `[.., k]`, W `[m, k]`, b and gamma `[m]`, x
+/// `[.., m]`; gamma left out is 1. Saves z if `f` is GELU, nothing else; the activated rows and the
+/// product exist only if a parameter needs a gradient.
+///
+/// # Errors
+/// Shapes that do not fit; a type other than f32 and f64.
+pub fn linear_residual(
+    x: &Tensor,
+    z: &Tensor,
+    f: Activated,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    gamma: Option<&Tensor>,
+) -> Result<Tensor> {
+    if [Some(weight), bias, gamma].into_iter().flatten().any(Tensor::tracked) {
+        let z = if f == Activated::Gelu { gelu(z)? } else { z.clone() };
+        return residual(x, &linear(&z, weight, bias)?, gamma);
+    }
+    let (size, shape) = layer("linear_residual", z, weight, bias)?;
+    expect_shape("linear_residual", "x", x, &shape)?;
+    if let Some(gamma) = gamma {
+        expect_shape("linear_residual", "gamma", gamma, &[size.m])?;
+    }
+    floats!("linear_residual", x, T => {
+        let mut y = Tensor::empty::<T>(&shape);
+        let input = match f {
+            Activated::Plain => Input::Plain(z.data::<T>()?),
+            Activated::Gelu => Input::Gelu(z.data::<T>()?),
+        };
+        let [b, g] = [bias, gamma].map(|p| p.map(|p| p.data::<T>()).transpose());
+        let output = Output::Residual { x: x.data()?, gamma: g? };
+        size.fused(input, weight_of(weight)?, b?, output, y.data_mut()?)?;
+        Ok(record(y, &[x, z], || LinearResidual {
+            size,
+            z: (f == Activated::Gelu).then(|| z.keep()),
+            z_shape: z.shape().to_vec(),
+            weight: weight.clone(),
+            gamma: gamma.cloned(),
+            to_x: x.edge(),
+            to_z: z.edge(),
+        }))
+    })
+}
+
+struct LinearResidual {
+    size: Linear,
+    /// Only under GELU.
+    z: Option<Kept>,
+    z_shape: Vec<usize>,
+    weight: Tensor,
+    gamma: Option<Tensor>,
+    to_x: Edge,
+    to_z: Edge,
+}
+
+impl Backward for LinearResidual {
+    fn name(&self) -> &'static str {
+        "linear_residual"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
+        floats!("linear_residual", dy, T => {
+            if self.to_z.wants() {
+                let mut dz = Tensor::empty::<T>(&self.z_shape);
+                let gamma = self.gamma.as_ref().map(|g| g.data::<T>()).transpose()?;
+                let z = self.z.as_ref().map(Kept::get).transpose()?;
+                let z = z.as_ref().map(|z| z.data::<T>()).transpose()?;
+                let weight = weight_of::<T>(&self.weight)?;
+                self.size.fused_backward(weight, gamma, z, dy.data()?, dz.data_mut()?)?;
+                grads.add(&self.to_z, dz)?;
+            }
+            grads.add(&self.to_x, dy)
+        })
+    }
+}

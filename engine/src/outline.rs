@@ -1,0 +1,44 @@
+//! Outlines: how much memory a computation takes and what it calls, found out without computing.
+
+use std::sync::Arc;
+
+use dressage_kernels::outline::{Tally, outline};
+
+use crate::memory::{Ledger, Usage, outlined};
+
+/// An account of its own for work that is only gone through.
+///
+/// Within [`Outline::run`] operations check shapes, take and free buffers and leave nodes in the
+/// graph as ever, but buffers are address space without memory behind it and kernels return at
+/// once. Since buffers go through the same pool in the same order, the account in the end is that
+/// of the real work to the byte, provided that no size depends on values: all values are zero.
+/// Copies of small things, such as labels, are made. Work handed to other threads is not part of
+/// an outline.
+pub struct Outline {
+    ledger: Arc<Ledger>,
+    tally: Tally,
+}
+
+impl Outline {
+    /// An empty account.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Outline {
+        Outline { ledger: Arc::new(Ledger::new()), tally: Tally::default() }
+    }
+
+    /// Goes through `f`. Tensors made in one call may be used in the next, but not outside.
+    pub fn run<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        let ledger = Arc::clone(&self.ledger);
+        outlined(&ledger, || outline(&mut self.tally, f))
+    }
+
+    /// The account now.
+    pub fn usage(&self) -> Usage {
+        self.ledger.usage()
+    }
+
+    /// Kernels called and scratch memory they take.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+}

@@ -1,0 +1,223 @@
+//! The blocked f32 product: operands packed piece by piece into cache, register tiles over them.
+//!
+//! ```text
+//! for rows of the left operand        as many as leave its strips some 8 MiB
+//!   for a block of depth              up to 1280 steps
+//!     pack the left operand's strips  in parallel, shared by all tasks
+//!     for panels, for rows            in parallel: a task packs its panels into L2 ...
+//!       for strips, for panels        ... and streams the strips past them
+//!         tile, then finish
+//! ```
+//! A panel of 32 columns and 1024 steps takes 128 KiB and stays in L2, the strips come from L3 at
+//! two bytes a cycle, and results are touched once per block of depth. Tasks are whole tiles and
+//! every element is summed block by block in order of depth, so neither the number of threads nor
+//! how the work is cut changes a bit.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::finish::{Finish, Place};
+use super::left::{Left, Sizes};
+use super::micro::{LINE, Shape, TILE, shape, tile};
+use super::right::Right;
+use crate::outline::Cost;
+use crate::scratch::{Shared, aligned, take, with_scratch};
+use crate::simd::{self, Level};
+
+/// Steps of depth in a block, at most.
+pub(super) const DEPTH: usize = 1280;
+/// Elements of packed strips, at most.
+const STRIPS: usize = 1 << 21;
+/// Elements of a task's panels, about.
+const PANELS: usize = 1 << 16;
+/// Multiply-adds that are worth a task of their own.
+const TASK: usize = 1 << 18;
+
+/// A product `[n, k] x [k, m]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Blocked<'a> {
+    pub n: usize,
+    pub m: usize,
+    pub k: usize,
+    pub left: Left<'a>,
+    pub right: Right<'a>,
+    pub finish: Finish<'a>,
+}
+
+/// Rows and steps of depth that are packed at a time.
+fn blocks(n: usize, k: usize, shape: &Shape) -> (usize, usize) {
+    let depth = k.div_ceil(k.div_ceil(DEPTH).max(1)).next_multiple_of(LINE).max(LINE);
+    let rows = (STRIPS / depth).next_multiple_of(shape.rows);
+    (rows.min(n.next_multiple_of(shape.rows)), depth)
+}
+
+/// Multiply-adds of a product `[n, k] x [k, m]` and its scratch memory, or a little more.
+pub(crate) fn cost(n: usize, m: usize, k: usize) -> Cost {
+    let shape = shape(simd::level());
+    let (rows, depth) = blocks(n, k, &shape);
+    let panels = m.next_multiple_of(shape.columns) * depth;
+    let panels = panels.min(PANELS.max(shape.columns * depth));
+    let task = panels + shape.rows * depth + LINE;
+    Cost { call: rows * depth + LINE, task, ..Cost::products(n * m * k) }
+}
+
+impl Blocked<'_> {
+    /// Writes `out` `[n, m]`, or adds to it if the finish says so.
+    pub fn run(&self, out: &mut [f32]) {
+        self.run_at(simd::level(), out);
+    }
+
+    /// As [`Blocked::run`], with the tiles of a given level, which the CPU must have.
+    pub(super) fn run_at(&self, level: Level, out: &mut [f32]) {
+        if self.n == 0 || self.m == 0 {
+            return;
+        }
+        let shape = shape(level);
+        let (out, threads) = (Shared::new(out), rayon::current_num_threads());
+        let (rows, depth) = blocks(self.n, self.k, &shape);
+        for row in (0..self.n).step_by(rows) {
+            for from in (0..self.k.max(1)).step_by(depth) {
+                let (row_end, to) = (self.n.min(row + rows), self.k.min(from + depth));
+                let b = Block::new(level, row..row_end, from..to, self.m, threads);
+                self.block(&b, &out);
+            }
+        }
+    }
+
+    fn block(&self, b: &Block, out: &Shared<'_>) {
+        let tasks = (0..b.across * b.strips.div_ceil(b.down)).into_par_iter();
+        // One task across packs each strip when it needs it, which then lies in L1 or L2.
+        if b.across == 1 {
+            tasks.for_each(|task| self.task(b, task, None, out));
+            return;
+        }
+        with_scratch(b.strips * b.strip_size() + LINE, |strips| {
+            let strips = &mut aligned(strips)[..b.strips * b.strip_size()];
+            let few = TASK.div_ceil(16 * b.strip_size());
+            strips
+                .par_chunks_exact_mut(b.strip_size())
+                .enumerate()
+                .with_min_len(few)
+                .for_each(|(i, strip)| self.pack_strip(b, i, strip));
+            let strips = &*strips;
+            tasks.for_each(|task| self.task(b, task, Some(strips), out));
+        });
+    }
+
+    fn pack_strip(&self, b: &Block, i: usize, strip: &mut [f32]) {
+        if b.steps.is_empty() {
+            strip.fill(0.0);
+            return;
+        }
+        let sizes = Sizes { n: self.n, k: self.k, strip: b.shape.rows };
+        self.left.pack(sizes, b.strip_rows(i), b.steps.clone(), strip);
+    }
+
+    fn pack_panel(&self, b: &Block, columns: Range<usize>, panel: &mut [f32]) {
+        if b.steps.is_empty() {
+            panel.fill(0.0);
+            return;
+        }
+        let sizes = (self.m, self.k);
+        self.right.pack(sizes, columns, b.steps.clone(), b.shape.columns, panel);
+    }
+
+    /// Some panels by some strips, which are packed here if they are not yet.
+    fn task(&self, b: &Block, task: usize, strips: Option<&[f32]>, out: &Shared<'_>) {
+        let (width, size) = (b.shape.columns, b.depth * b.shape.columns);
+        let (across, down) = (task % b.across, task / b.across);
+        let first = across * b.panels * width;
+        let count = b.panels.min((self.m - first).div_ceil(width));
+        let columns = |j: usize| first + j * width..self.m.min(first + (j + 1) * width);
+        with_scratch(count * size + b.strip_size() + LINE, |memory| {
+            let mut memory = aligned(memory);
+            let panels = take(&mut memory, count * size);
+            let own = take(&mut memory, b.strip_size());
+            for (j, panel) in panels.chunks_exact_mut(size).enumerate() {
+                self.pack_panel(b, columns(j), panel);
+            }
+            let mut sums = [0.0; TILE];
+            for i in down * b.down..b.strips.min((down + 1) * b.down) {
+                let strip = match strips {
+                    Some(strips) => &strips[i * b.strip_size()..][..b.strip_size()],
+                    None => {
+                        self.pack_strip(b, i, own);
+                        &*own
+                    }
+                };
+                for (j, panel) in panels.chunks_exact(size).enumerate() {
+                    let at = self.place(b, i, columns(j));
+                    tile(b.level, at.rows, strip, panel, &mut sums);
+                    // SAFETY: a tile belongs to one task, and blocks follow one another.
+                    unsafe { self.finish.store(at, width, &sums, out) };
+                }
+            }
+        });
+    }
+
+    fn place(&self, b: &Block, strip: usize, columns: Range<usize>) -> Place {
+        let rows = b.strip_rows(strip);
+        Place {
+            row: rows.start,
+            rows: rows.len(),
+            column: columns.start,
+            columns: columns.len(),
+            m: self.m,
+            first: b.steps.start == 0,
+            last: b.steps.end == self.k,
+        }
+    }
+}
+
+/// A block of rows and depth, and how it is cut into tasks.
+struct Block {
+    level: Level,
+    shape: Shape,
+    rows: Range<usize>,
+    steps: Range<usize>,
+    /// Steps with zeros up to a whole line.
+    depth: usize,
+    /// Strips of all tasks.
+    strips: usize,
+    /// Strips and panels of one task, and tasks side by side.
+    down: usize,
+    panels: usize,
+    across: usize,
+}
+
+impl Block {
+    /// Enough tasks for all threads to end at about one time, none smaller than is worth it.
+    fn new(
+        level: Level,
+        rows: Range<usize>,
+        steps: Range<usize>,
+        m: usize,
+        threads: usize,
+    ) -> Self {
+        let shape = shape(level);
+        let depth = steps.len().next_multiple_of(LINE).max(LINE);
+        let (strips, all) = (rows.len().div_ceil(shape.rows), m.div_ceil(shape.columns));
+        let tasks = match threads {
+            1 => 1,
+            _ => (8 * threads).min(rows.len() * m * depth / TASK).max(1),
+        };
+        // Cutting the longer side packs less of the other one several times.
+        let wanted = if rows.len() < m { all / tasks } else { all };
+        let panels = wanted.min(PANELS / (depth * shape.columns)).max(1);
+        let across = all.div_ceil(panels);
+        let down = strips.div_ceil(tasks.div_ceil(across).min(strips.div_ceil(4)));
+        Self { level, shape, rows, steps, depth, strips, down, panels, across }
+    }
+
+    /// Elements of a packed strip.
+    fn strip_size(&self) -> usize {
+        self.shape.rows * self.depth
+    }
+
+    /// Rows of strip `i`.
+    fn strip_rows(&self, i: usize) -> Range<usize> {
+        let first = self.rows.start + i * self.shape.rows;
+        first..self.rows.end.min(first + self.shape.rows)
+    }
+}

@@ -1,0 +1,186 @@
+//! The left operand: how it is stored and what happens to it on its way into strips.
+//!
+//! Packing reads every element once and writes it into memory that stays in cache, so a pointwise
+//! operation on the operand rides along instead of making a pass, and a tensor, of its own.
+
+use std::ops::Range;
+
+use super::micro::{LINE, load};
+use super::square::transpose;
+use crate::activation::gelu;
+use crate::linear::Normed;
+use crate::simd;
+use crate::simd::madd;
+
+/// A left operand `[n, k]`.
+#[derive(Clone, Copy)]
+pub(crate) enum Left<'a> {
+    /// `x[n, k]`.
+    Rows(&'a [f32]),
+    /// The transpose of `x[k, n]`.
+    Columns(&'a [f32]),
+    /// Layer norm of `z[n, k]`.
+    Normed(Normed<'a, f32>),
+    /// `gelu(x[n, k])`.
+    Gelu(&'a [f32]),
+    /// `x[n, k] gamma[k]`.
+    Scaled { x: &'a [f32], gamma: &'a [f32] },
+}
+
+/// Sizes of the operand and of its strips.
+#[derive(Clone, Copy)]
+pub struct Sizes {
+    pub n: usize,
+    pub k: usize,
+    /// Rows of a strip.
+    pub strip: usize,
+}
+
+impl Left<'_> {
+    /// Packs `rows` (of one strip) and `depth` into `out`, zeros up to a whole line. Rows that the
+    /// strip has no more of are not written.
+    pub fn pack(&self, s: Sizes, rows: Range<usize>, depth: Range<usize>, out: &mut [f32]) {
+        let part = rows.start * s.k..rows.end * s.k;
+        let columns = depth.clone();
+        match *self {
+            Self::Rows(x) => plain_rows(&x[part], s, depth, out),
+            Self::Columns(x) => turned(x, s, rows, depth, out),
+            Self::Normed(norm) => {
+                let norm = Normed {
+                    z: &norm.z[part],
+                    mean: &norm.mean[rows.clone()],
+                    rstd: &norm.rstd[rows],
+                    weight: &norm.weight[columns.clone()],
+                    bias: &norm.bias[columns],
+                };
+                normed_rows(norm, s, depth, out);
+            }
+            Self::Gelu(x) => gelu_rows(&x[part], s, depth, out),
+            Self::Scaled { x, gamma } => scaled_rows(&x[part], s, depth, &gamma[columns], out),
+        }
+    }
+}
+
+/// An operation on the elements of an operand while it is packed. A trait and not a closure,
+/// because closures are compiled without the vector instructions of the function around them
+/// unless the compiler happens to inline them.
+trait Change {
+    /// What becomes of a line `x` that begins at `column` of row `row` of the packed part.
+    fn line<const FMA: bool>(&self, row: usize, column: usize, x: [f32; LINE]) -> [f32; LINE];
+}
+
+struct Keep;
+impl Change for Keep {
+    #[inline(always)]
+    fn line<const FMA: bool>(&self, _: usize, _: usize, x: [f32; LINE]) -> [f32; LINE] {
+        x
+    }
+}
+
+struct Gelu;
+impl Change for Gelu {
+    #[inline(always)]
+    fn line<const FMA: bool>(&self, _: usize, _: usize, mut x: [f32; LINE]) -> [f32; LINE] {
+        for l in 0..LINE {
+            x[l] = gelu::<FMA>(x[l]);
+        }
+        x
+    }
+}
+
+impl Change for Normed<'_, f32> {
+    #[inline(always)]
+    fn line<const FMA: bool>(&self, row: usize, column: usize, x: [f32; LINE]) -> [f32; LINE] {
+        let (mean, rstd) = (self.mean[row], self.rstd[row]);
+        let (weight, bias) = (line_of(self.weight, column), line_of(self.bias, column));
+        let mut y = x;
+        for l in 0..LINE {
+            y[l] = madd::<FMA>((x[l] - mean) * rstd, weight[l], bias[l]);
+        }
+        y
+    }
+}
+
+struct Scale<'a>(&'a [f32]);
+impl Change for Scale<'_> {
+    #[inline(always)]
+    fn line<const FMA: bool>(&self, _: usize, column: usize, mut x: [f32; LINE]) -> [f32; LINE] {
+        let gamma = line_of(self.0, column);
+        for l in 0..LINE {
+            x[l] *= gamma[l];
+        }
+        x
+    }
+}
+
+/// Packs the columns `depth` of `x`, rows of `k`, to a strip.
+///
+/// Goes down the strip in steps of four lines: long enough for the CPU to see that rows are read on
+/// and on, short enough for what is written to stay in L1.
+#[inline(always)]
+fn fill<const FMA: bool>(
+    x: &[f32],
+    s: Sizes,
+    depth: Range<usize>,
+    out: &mut [f32],
+    change: impl Change,
+) {
+    const STEP: usize = 4;
+    for (q, lines) in out.chunks_mut(STEP * s.strip * LINE).enumerate() {
+        let lines = lines.as_chunks_mut().0;
+        for (i, row) in x.chunks_exact(s.k).enumerate() {
+            for (p, line) in lines[i..].iter_mut().step_by(s.strip).enumerate() {
+                let column = (q * STEP + p) * LINE;
+                let at = depth.start + column;
+                let deep = depth.end.saturating_sub(at).min(LINE);
+                *line = change.line::<FMA>(i, column, load(&row[at..at + deep]));
+                line[deep..].fill(0.0);
+            }
+        }
+    }
+}
+
+simd! {
+    fn plain_rows<FMA>(x: &[f32], s: Sizes, depth: Range<usize>, out: &mut [f32]) {
+        fill::<FMA>(x, s, depth, out, Keep);
+    }
+
+    fn normed_rows<FMA>(norm: Normed<f32>, s: Sizes, depth: Range<usize>, out: &mut [f32]) {
+        fill::<FMA>(norm.z, s, depth, out, norm);
+    }
+
+    fn gelu_rows<FMA>(x: &[f32], s: Sizes, depth: Range<usize>, out: &mut [f32]) {
+        fill::<FMA>(x, s, depth, out, Gelu);
+    }
+
+    fn scaled_rows<FMA>(x: &[f32], s: Sizes, depth: Range<usize>, gamma: &[f32], out: &mut [f32]) {
+        fill::<FMA>(x, s, depth, out, Scale(gamma));
+    }
+}
+
+/// The line of `x` that begins at `at`.
+#[inline(always)]
+fn line_of(x: &[f32], at: usize) -> [f32; LINE] {
+    load(&x[at..x.len().min(at + LINE)])
+}
+
+/// Rows `rows` and depth `depth` of the transpose of `x[k, n]`.
+fn turned(x: &[f32], s: Sizes, rows: Range<usize>, depth: Range<usize>, out: &mut [f32]) {
+    let mut square = [0.0; LINE * LINE];
+    for (q, p) in depth.clone().step_by(LINE).enumerate() {
+        let deep = LINE.min(depth.end - p);
+        let x = &x[p * s.n + rows.start..];
+        let lines = &mut out[q * s.strip * LINE..];
+        // A strip may be narrower than the square, and end before it.
+        if deep == LINE && rows.start + LINE <= s.n && rows.len() <= LINE {
+            transpose(x, s.n, &mut square, LINE);
+            lines[..rows.len() * LINE].copy_from_slice(&square[..rows.len() * LINE]);
+            continue;
+        }
+        for (i, line) in lines.chunks_exact_mut(LINE).take(rows.len()).enumerate() {
+            for (l, o) in line.iter_mut().enumerate() {
+                *o = if l < deep { x[l * s.n + i] } else { 0.0 };
+            }
+        }
+    }
+}

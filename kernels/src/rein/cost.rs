@@ -1,0 +1,88 @@
+//! What both passes take: arithmetic, and the scratch memory of a call and of each of its tasks.
+
+use super::Rein;
+use super::cpu::{ROWS, block_count};
+use crate::outline::Cost;
+use crate::tile::{PANEL, ROW_STEP, padded};
+
+/// Which gradients are wanted.
+#[derive(Clone, Copy)]
+pub struct Wants {
+    pub df: bool,
+    pub tokens: bool,
+    pub values: bool,
+    pub weight: bool,
+    pub scale: bool,
+}
+
+impl Wants {
+    const ALL: Wants = Wants { df: true, tokens: true, values: true, weight: true, scale: true };
+}
+
+/// Multiply-adds of a product with W_f, and of one with T or V.
+fn products(s: &Rein) -> [usize; 2] {
+    [s.b * s.n * s.c * s.c, s.b * s.n * s.m * s.c]
+}
+
+/// What the forward pass takes: one product with W_f, one each with T and V.
+pub fn forward(s: &Rein) -> Cost {
+    let ([square, narrow], task) = (products(s), forward_task(s, ROWS).iter().sum());
+    Cost { call: forward_call(s).iter().sum(), task, ..Cost::products(square + 2 * narrow) }
+}
+
+/// Packed tokens, values, weight.
+pub fn forward_call(s: &Rein) -> [usize; 3] {
+    let (cp, mp) = (padded(s.c), padded(s.m));
+    [s.c * mp, (s.m - 1) * cp, s.c * cp]
+}
+
+/// Features, weights and result of a block of `rows` rows.
+pub fn forward_task(s: &Rein, rows: usize) -> [usize; 3] {
+    let (cp, mp) = (padded(s.c), padded(s.m));
+    [rows * cp, rows * mp, rows * cp]
+}
+
+/// What the backward pass takes, all gradients wanted: it repeats the products with T and V and
+/// adds two with W_f and four with T and V.
+pub fn backward(s: &Rein) -> Cost {
+    let sums = sums_task(PANEL, HEIGHT).iter().sum();
+    let task = backward_task(s, ROWS).iter().sum::<usize>().max(sums);
+    let ([square, narrow], call) = (products(s), backward_call(s, Wants::ALL).iter().sum());
+    Cost { call, task, ..Cost::products(2 * square + 6 * narrow) }
+}
+
+/// Packed tokens, values and weight; values and tokens as the backward pass multiplies by them;
+/// what the sums over patches read: features, gradients, weights, score gradients; and each
+/// block's share of the scale's gradient.
+pub fn backward_call(s: &Rein, wants: Wants) -> [usize; 10] {
+    let (c, cp, mp, blocks) = (s.c, padded(s.c), padded(s.m), block_count(s));
+    let if_wanted = |yes: bool, len: usize| if yes { len } else { 0 };
+    let (wide, narrow) = (blocks * ROWS * cp, blocks * ROWS * mp);
+    [
+        c * mp,
+        (s.m - 1) * cp,
+        c * cp,
+        c * padded(s.m - 1),
+        s.m * cp,
+        if_wanted(wants.weight, wide),
+        if_wanted(wants.values, wide),
+        if_wanted(wants.values, narrow),
+        if_wanted(wants.tokens, narrow),
+        if_wanted(wants.scale, blocks),
+    ]
+}
+
+/// Features, weights, gradients and score gradients of a block of `rows` rows.
+pub fn backward_task(s: &Rein, rows: usize) -> [usize; 6] {
+    let (cp, mp, vp) = (padded(s.c), padded(s.m), padded(s.m - 1));
+    [rows * cp, rows * mp, rows * cp, rows * cp, rows * vp, rows * mp]
+}
+
+/// Rows of a sum over patches at once: with as many columns they stay in the first-level cache.
+pub const HEIGHT: usize = 64;
+
+/// Columns of both operands, the right one packed, and the sum, for `n` by `h` sums.
+pub fn sums_task(n: usize, h: usize) -> [usize; 4] {
+    let (np, hp) = (padded(n), h.next_multiple_of(ROW_STEP));
+    [ROWS * hp, ROWS * n, ROWS * np, hp * np]
+}

@@ -1,0 +1,30 @@
+//! The account of scratch memory, in a process of its own: every operation adds to it.
+
+use dressage_kernels::conv2d::Conv2d;
+use dressage_kernels::scratch;
+
+/// A convolution that unfolds 9 MiB of rows, on a new thread.
+fn convolve() {
+    let s = Conv2d { b: 1, h: 64, w: 64, ci: 64, co: 4, kh: 3, kw: 3, stride: 1, pad: 1 };
+    let run = move || {
+        let (x, weight) = (vec![1.0f32; 64 * 64 * 64], vec![1.0f32; 64 * 4 * 9]);
+        let mut y = vec![0.0f32; 64 * 64 * 4];
+        s.forward(&x, &weight, None, &mut y)
+    };
+    std::thread::spawn(run).join().expect("joined").expect("computed");
+}
+
+#[test]
+fn large_memory_is_shared_and_counted() {
+    const UNFOLDED: usize = (1 << 20) * size_of::<f32>();
+    assert_eq!(scratch::held(), 0);
+    convolve();
+    let held = scratch::held();
+    assert!(held > UNFOLDED / 2, "{held} bytes");
+    // The next thread takes what the last one left.
+    convolve();
+    assert_eq!(scratch::held(), held);
+    scratch::trim();
+    let kept = scratch::held();
+    assert!(kept + UNFOLDED / 2 < held, "{kept} bytes are left of {held}");
+}

@@ -1,0 +1,287 @@
+//! Memory of a training step, known before the first one.
+//!
+//! The plan is an outline: the network is built, and three steps are gone through, by the code that
+//! trains, on buffers that are only reserved ([`dressage_engine::Outline`]). So there are no
+//! formulas that could fall behind the network, and the numbers are those of the account at the end
+//! of a run to the byte, as long as every class occurs in every image; a batch with fewer classes
+//! takes the same or less.
+//!
+//! What is outside of tensors is added: scratch memory of the kernels, samples that wait for the
+//! loop, and the program as it is before anything is loaded. Evaluation is not part of the plan: it
+//! keeps no values for a backward pass, and takes less than a step for crops of one size.
+
+use dressage_engine::Outline;
+use dressage_engine::memory::{CATEGORIES, Category, Usage};
+use dressage_kernels::scratch;
+use dressage_models::backbone::Recompute;
+use serde::Serialize;
+
+use crate::recipe::{RANDOM, Recipe};
+use crate::trainer::Trainer;
+use crate::{Result, TrainError, machine};
+
+/// Steps after which the pool takes nothing more.
+const STEPS: usize = 3;
+
+/// Bytes that a run takes at its peak, by what they are for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Needs {
+    /// Parameters, frozen and trained.
+    pub weights: usize,
+    /// Moments of the optimiser.
+    pub optimiser: usize,
+    /// Gradients, and values of the backward pass.
+    pub gradients: usize,
+    /// Values of the forward pass: those saved for the backward pass and those in work.
+    pub activations: usize,
+    /// The batch as tensors, and the points of the losses.
+    pub data: usize,
+    /// Freed buffers that wait for a tensor of their size.
+    pub pool: usize,
+    /// Scratch memory of the kernels.
+    pub scratch: usize,
+    /// Samples prepared ahead.
+    pub loader: usize,
+    /// The program itself.
+    pub program: usize,
+}
+
+impl Needs {
+    /// Sum of all.
+    pub fn total(&self) -> usize {
+        self.named().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Sum of what tensors that are alive hold.
+    pub fn tensors(&self) -> usize {
+        self.weights + self.optimiser + self.gradients + self.activations + self.data
+    }
+
+    /// Each part with its name, in the order of a table.
+    pub fn named(&self) -> [(&'static str, usize); 9] {
+        [
+            ("weights", self.weights),
+            ("optimiser", self.optimiser),
+            ("gradients", self.gradients),
+            ("activations", self.activations),
+            ("data", self.data),
+            ("pool", self.pool),
+            ("scratch", self.scratch),
+            ("loader", self.loader),
+            ("program", self.program),
+        ]
+    }
+
+    /// The parts that an account of tensors knows.
+    fn of(usage: &Usage) -> Needs {
+        let of = |category: Category| {
+            let at = CATEGORIES.iter().position(|c| *c == category);
+            at.map_or(0, |at| usage.at_peak[at])
+        };
+        Needs {
+            weights: of(Category::Weights),
+            optimiser: of(Category::Optimiser),
+            gradients: of(Category::Gradients),
+            activations: of(Category::Activations),
+            data: of(Category::Data),
+            pool: usage.system_bytes.saturating_sub(usage.peak),
+            ..Needs::default()
+        }
+    }
+}
+
+/// What a recipe takes at every level of recomputation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// Levels with their needs, from the most memory to the least.
+    pub levels: Vec<(Recompute, Needs)>,
+    /// The level of the recipe.
+    pub chosen: Recompute,
+    /// Bytes that the process can take beyond what it has, if the system tells.
+    pub available: Option<usize>,
+}
+
+impl Plan {
+    /// Goes through a few steps of `recipe` at every level. Takes milliseconds and no memory.
+    ///
+    /// # Errors
+    /// Sizes that do not fit together.
+    pub fn new(recipe: &Recipe) -> Result<Plan> {
+        let program = machine::resident().unwrap_or(0);
+        let available = machine::available();
+        let needs = |level| Ok((level, outlined(recipe, level, program)?));
+        let levels = Recompute::ALL.into_iter().map(needs).collect::<Result<_>>()?;
+        Ok(Plan { levels, chosen: recipe.train.recompute, available })
+    }
+
+    /// The needs at the level of the recipe.
+    pub fn chosen(&self) -> Needs {
+        self.at(self.chosen)
+    }
+
+    fn at(&self, level: Recompute) -> Needs {
+        self.levels.iter().find(|(l, _)| *l == level).map_or(Needs::default(), |(_, n)| *n)
+    }
+
+    /// Fails if the machine has too little memory for the recipe as it is.
+    ///
+    /// # Errors
+    /// [`TrainError::Memory`], which names the ways out.
+    pub fn check(&self, recipe: &Recipe) -> Result<()> {
+        let Some(available) = self.available else { return Ok(()) };
+        let fits = |needs: &Needs| needs.total() - needs.program <= available;
+        if fits(&self.chosen()) {
+            return Ok(());
+        }
+        let first = self.levels.iter().find(|(_, needs)| fits(needs));
+        let mut ways = Vec::new();
+        match (first, self.levels.last()) {
+            (Some((level, needs)), _) => {
+                ways.push(format!("set train.recompute={level} ({})", mib(needs.total())));
+            }
+            (None, Some((level, needs))) if self.chosen != *level => {
+                let total = mib(needs.total());
+                ways.push(format!("set train.recompute={level} ({total}, still too much alone)"));
+            }
+            _ => {}
+        }
+        if recipe.train.batch > 1 {
+            ways.push(format!("lower train.batch ({})", recipe.train.batch));
+        }
+        ways.push(format!("lower augment.crop ({})", recipe.augment.crop));
+        let (needed, free) = (mib(self.chosen().total()), mib(available));
+        Err(TrainError::Memory { needed, available: free, ways: ways.join(", ") })
+    }
+}
+
+/// Bytes as `1,234 MiB`.
+pub fn mib(bytes: usize) -> String {
+    let digits = bytes.div_ceil(1 << 20).to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text + " MiB"
+}
+
+/// What training takes at one level.
+fn outlined(recipe: &Recipe, level: Recompute, program: usize) -> Result<Needs> {
+    let mut recipe = recipe.clone();
+    recipe.train.recompute = level;
+    // Of the same sizes as those of the files.
+    recipe.model.weights = RANDOM.into();
+    recipe.model.checkpoint = "".into();
+    let threads = match recipe.run.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    let mut outline = Outline::new();
+    let loader = outline.run(|| {
+        let mut trainer = Trainer::fresh(recipe)?;
+        for _ in 0..STEPS {
+            trainer.outline_step()?;
+        }
+        Ok::<usize, TrainError>(trainer.loader_settings().bytes())
+    })?;
+    let scratch = outline.tally().scratch(threads);
+    Ok(Needs { scratch, loader, program, ..Needs::of(&outline.usage()) })
+}
+
+/// What was planned beside what was found at the end of the steps.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Comparison {
+    /// The plan.
+    pub planned: Needs,
+    /// Sum of the plan in bytes.
+    pub planned_total: usize,
+    /// What the account says: tensors at their peak, the pool, scratch memory.
+    pub measured: Needs,
+    /// Most of the process in memory at once, in bytes, if the system tells.
+    pub peak_resident: Option<usize>,
+}
+
+impl Comparison {
+    /// Measures.
+    pub(crate) fn now(planned: Needs) -> Comparison {
+        let usage = dressage_engine::memory::usage();
+        let measured = Needs { scratch: scratch::held(), ..Needs::of(&usage) };
+        let peak_resident = machine::peak_resident();
+        Comparison { planned, planned_total: planned.total(), measured, peak_resident }
+    }
+
+    /// The comparison as one line.
+    pub fn line(&self) -> String {
+        let (planned, found) = (self.planned.tensors(), self.measured.tensors());
+        let tensors = format!("tensors {} planned, {} at the peak", mib(planned), mib(found));
+        let Some(peak) = self.peak_resident else { return tensors };
+        let off = 100.0 * (self.planned_total as f64 / peak as f64 - 1.0);
+        format!(
+            "process {} planned, {} at the peak ({off:+.1} %); {tensors}",
+            mib(self.planned_total),
+            mib(peak)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn demo(settings: &[&str]) -> Recipe {
+        let settings: Vec<String> = settings.iter().map(|s| s.to_string()).collect();
+        Recipe::from_name("demo", &settings).expect("recipe")
+    }
+
+    #[test]
+    fn levels_descend_and_batches_add_up() {
+        let of = |settings: &[&str]| Plan::new(&demo(settings)).expect("planned");
+        let one = of(&["train.batch=1"]);
+        let totals: Vec<usize> = one.levels.iter().map(|(_, n)| n.activations).collect();
+        assert!(totals.windows(2).all(|w| w[0] > w[1]), "{totals:?}");
+        let [a, b, c] = [1, 2, 3].map(|b| of(&[&format!("train.batch={b}")]).chosen());
+        assert_eq!((a.weights, a.optimiser), (c.weights, c.optimiser));
+        let (first, second) = (b.activations - a.activations, c.activations - b.activations);
+        assert!(first.abs_diff(second) < first / 10, "{first} and {second}");
+        assert!(
+            of(&["augment.crop=256", "train.batch=1"]).chosen().activations > 3 * a.activations
+        );
+        assert_eq!(one.chosen(), one.levels[0].1);
+        assert_eq!(a.total(), a.named().iter().map(|(_, n)| n).sum::<usize>());
+    }
+
+    #[test]
+    fn too_little_memory_is_refused_with_a_way_out() {
+        let recipe = demo(&[]);
+        let mut plan = Plan::new(&recipe).expect("planned");
+        plan.check(&recipe).expect("fits");
+        let of = |i: usize| plan.levels[i].1.total() - plan.levels[i].1.program;
+        let (none, cheap, block) = (of(0), of(1), of(2));
+        assert!(none > cheap && cheap > block);
+        let mut refusal = |available: usize| {
+            plan.available = Some(available);
+            plan.check(&recipe).expect_err("must be refused").to_string()
+        };
+        for (available, words) in [
+            (none - 1, "train.recompute=cheap ("),
+            (cheap - 1, "train.recompute=block ("),
+            (block - 1, "still too much alone"),
+        ] {
+            let text = refusal(available);
+            for words in [words, "lower train.batch (2)", "augment.crop (128)", "MiB"] {
+                assert!(text.contains(words), "{text:?} does not say {words:?}");
+            }
+        }
+        plan.available = Some(none);
+        plan.check(&recipe).expect("fits to the byte");
+        plan.available = None;
+        plan.check(&recipe).expect("nobody knows");
+    }
+
+    #[test]
+    fn sizes_read_easily() {
+        assert_eq!([mib(0), mib(1), mib(5 << 30)], ["0 MiB", "1 MiB", "5,120 MiB"]);
+    }
+}
