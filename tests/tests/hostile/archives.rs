@@ -42,20 +42,26 @@ fn values(width: usize) -> Vec<Vec<u8>> {
     all.iter().map(|v| v.to_le_bytes()[..width].to_vec()).collect()
 }
 
-/// Fields of a record of the directory: place and width.
-const LISTED: [(usize, usize); 9] =
+/// A field of a record: place and width.
+type Field = (usize, usize);
+
+/// A file of an archive: name and bytes.
+type File<'a> = (&'a str, &'a [u8]);
+
+/// Fields of a record of the directory.
+const LISTED: [Field; 9] =
     [(8, 2), (10, 2), (16, 4), (20, 4), (24, 4), (28, 2), (30, 2), (32, 2), (42, 4)];
 
 /// Fields of the header before an entry.
-const LOCAL: [(usize, usize); 7] = [(0, 4), (6, 2), (8, 2), (18, 4), (22, 4), (26, 2), (28, 2)];
+const LOCAL: [Field; 7] = [(0, 4), (6, 2), (8, 2), (18, 4), (22, 4), (26, 2), (28, 2)];
 
 /// Fields of the ends of the directory, 64-bit, its locator and the short one.
-const END_64: [(usize, usize); 5] = [(4, 8), (24, 8), (32, 8), (40, 8), (48, 8)];
-const LOCATOR: [(usize, usize); 3] = [(4, 4), (8, 8), (16, 4)];
-const END: [(usize, usize); 7] = [(4, 2), (6, 2), (8, 2), (10, 2), (12, 4), (16, 4), (20, 2)];
+const END_64: [Field; 5] = [(4, 8), (24, 8), (32, 8), (40, 8), (48, 8)];
+const LOCATOR: [Field; 3] = [(4, 4), (8, 8), (16, 4)];
+const END: [Field; 7] = [(4, 2), (6, 2), (8, 2), (10, 2), (12, 4), (16, 4), (20, 2)];
 
 fn fields(form: Form, name: &str, whole: &[u8], cases: &mut Vec<Case>) {
-    let records: [(&[u8], &[(usize, usize)]); 5] = [
+    let records: [(&[u8], &[Field]); 5] = [
         (b"PK\x01\x02", &LISTED),
         (b"PK\x03\x04", &LOCAL),
         (b"PK\x06\x06", &END_64),
@@ -109,7 +115,7 @@ fn ends(form: Form, name: &str, whole: &[u8], cases: &mut Vec<Case>) {
 }
 
 /// An archive with these files in the folder `archive`.
-fn archive(root: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
+fn archive(root: &str, files: &[File]) -> Vec<u8> {
     let mut out = Cursor::new(Vec::new());
     let mut archive = Archive::new(&mut out, root);
     for (name, bytes) in files {
@@ -129,11 +135,11 @@ fn names(cases: &mut Vec<Case>) {
     let roots =
         ["../../../../tmp/evil", "/etc", "C:\\Windows", "a/../../b", "\\\\host\\share", "."];
     for root in roots {
-        let files: [(&str, &[u8]); 2] = [("data.pkl", &pickle), ("data/0", &data)];
+        let files: [File; 2] = [("data.pkl", &pickle), ("data/0", &data)];
         add(root, archive(root, &files), Expect::Loads);
     }
     let long = "n".repeat(60_000);
-    let cases: [(&str, Vec<(&str, &[u8])>, Expect); 9] = [
+    let cases: [(&str, Vec<File>, Expect); 9] = [
         ("parent folder", vec![("../data.pkl", &pickle), ("../data/0", &data)], Expect::Loads),
         (
             "absolute storage",
@@ -208,7 +214,7 @@ fn overlapping() -> Vec<u8> {
     let entries: Vec<Entry> = (0..1000).map(|i| Entry::zeros(&format!("t{i}"), &[4096])).collect();
     let mut files: Vec<(String, Vec<u8>)> = vec![("data.pkl".into(), zip_pickle(&entries, ""))];
     files.extend((0..1000).map(|i| (format!("data/{i}"), Vec::new())));
-    let files: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (n.as_str(), &b[..])).collect();
+    let files: Vec<File> = files.iter().map(|(n, b)| (n.as_str(), &b[..])).collect();
     let mut bytes = archive("archive", &files);
     for at in marks(&bytes.clone(), b"PK\x01\x02").into_iter().skip(1) {
         bytes[at + 20..at + 24].copy_from_slice(&16384u32.to_le_bytes());
@@ -222,7 +228,7 @@ fn contents(cases: &mut Vec<Case>) {
     let entries = [Entry::zeros("a", &[4])];
     let (pickle, script, data) =
         (zip_pickle(&entries, ""), torchscript_pickle(&entries), [0u8; 16]);
-    let mut add = |form: Form, what: &str, files: &[(&str, &[u8])], expect: Expect| {
+    let mut add = |form: Form, what: &str, files: &[File], expect: Expect| {
         let bytes = archive("archive", files);
         cases.push(Case::new(form, format!("contents: {what}"), bytes, expect));
     };
@@ -259,6 +265,6 @@ fn contents(cases: &mut Vec<Case>) {
         &script_files(b"\x80\x02).", flat),
         Expect::Refused,
     );
-    let module: [(&str, &[u8]); 2] = [("data/0", &data), ("data.pkl", script)];
+    let module: [File; 2] = [("data/0", &data), ("data.pkl", script)];
     add(Form::TorchScript, "a module in a plain archive", &module, Expect::Either);
 }

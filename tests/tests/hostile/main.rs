@@ -109,8 +109,15 @@ fn sentence(text: &str, path: &Path) {
     }
 }
 
-/// Reads a case; whether it was refused, or what is wrong with how it ended.
-fn tried(case: &Case, path: &Path) -> Result<bool, String> {
+/// How a case ended as it should.
+struct Ended {
+    refused: bool,
+    /// Part of the memory that was allowed.
+    share: f64,
+}
+
+/// Reads a case; what is wrong with how it ended, if anything.
+fn tried(case: &Case, path: &Path) -> Result<Ended, String> {
     fs::write(path, &case.bytes).expect("written");
     let ended = catch_unwind(AssertUnwindSafe(|| {
         let (result, taken) = read(case.form, path);
@@ -130,7 +137,7 @@ fn tried(case: &Case, path: &Path) -> Result<bool, String> {
     match (case.expect, &result) {
         (Expect::Loads, Err(text)) => Err(format!("was refused: {text}")),
         (Expect::Refused, Ok(())) => Err("was not refused".into()),
-        _ => Ok(result.is_err()),
+        _ => Ok(Ended { refused: result.is_err(), share: taken as f64 / allowed as f64 }),
     }
 }
 
@@ -140,20 +147,27 @@ fn hostile_files_end_in_one_sentence() {
     let dir = tempfile::tempdir().expect("folder");
     let inner = dir.path().join("inner");
     fs::create_dir(&inner).expect("folder");
-    let mut counts: BTreeMap<Form, (usize, usize)> = BTreeMap::new();
+    let mut counts: BTreeMap<Form, (usize, usize, f64)> = BTreeMap::new();
     let mut wrong = Vec::new();
     for case in corpus() {
         let path = inner.join(format!("some.{}", case.form.ending()));
         let count = counts.entry(case.form).or_default();
         count.0 += 1;
         match tried(&case, &path) {
-            Ok(refused) => count.1 += usize::from(refused),
+            Ok(ended) => {
+                count.1 += usize::from(ended.refused);
+                count.2 = count.2.max(ended.share);
+            }
             Err(what) => wrong.push(format!("{:?} {}: {what}", case.form, case.name)),
         }
         fs::remove_file(&path).expect("removed");
     }
-    for (form, (tried, refused)) in &counts {
-        println!("{form:?}: {tried} files tried, {refused} refused");
+    for (form, (tried, refused, share)) in &counts {
+        let share = 100.0 * share;
+        println!(
+            "{form:?}: {tried} files tried, {refused} refused, up to {share:.0} % of the memory \
+             allowed"
+        );
         assert!(*tried >= 200, "{form:?}: {tried}");
     }
     let count = wrong.len();

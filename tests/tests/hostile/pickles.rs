@@ -216,15 +216,18 @@ fn shaped(shape: &[u8]) -> Vec<u8> {
     of.int(0).raw(shape).ints(&[1]).raw(b"\x89)tRu").stop()
 }
 
-/// A pickle of pieces, each as many times as it says.
-fn pieces(pieces: &[(&[u8], usize)]) -> Vec<u8> {
+/// Opcodes and how many times they stand there.
+type Piece<'a> = (&'a [u8], usize);
+
+/// A pickle of pieces.
+fn pieces(pieces: &[Piece]) -> Vec<u8> {
     let all: Vec<u8> = pieces.iter().flat_map(|(piece, n)| piece.repeat(*n)).collect();
     [b"\x80\x02", &all[..], b"."].concat()
 }
 
 fn nesting(add: Add) {
     const DEEP: usize = 50_000;
-    let cases: [(&str, &[(&[u8], usize)]); 12] = [
+    let cases: [(&str, &[Piece]); 12] = [
         ("marks", &[(b"(", DEEP)]),
         ("marks into tuples", &[(b"(", DEEP), (b"t", DEEP)]),
         ("tuples", &[(b"N", 1), (b"\x85", DEEP)]),

@@ -55,6 +55,9 @@ pub fn decode_image(path: &Path, bytes: &[u8]) -> Result<Image> {
     if is_cut_jpeg(bytes) {
         return Err(damaged(path, "the JPEG data ends before the end of the picture"));
     }
+    if is_png(bytes) && !has_whole_palette(bytes) {
+        return Err(damaged(path, "its palette ends within a colour"));
+    }
     let header = || -> image::ImageResult<_> {
         let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
         let mut limits = Limits::default();
@@ -112,6 +115,21 @@ fn fits(bytes: &[u8], w: u32, h: u32) -> std::result::Result<(), String> {
 
 fn is_png(bytes: &[u8]) -> bool {
     bytes.starts_with(b"\x89PNG\r\n\x1a\n")
+}
+
+/// Whether each palette in a PNG is made of whole colours: `png` 0.18.1 takes that for granted and
+/// panics where it is not.
+fn has_whole_palette(bytes: &[u8]) -> bool {
+    let mut rest = bytes.get(8..).unwrap_or_default();
+    while let Some((&[a, b, c, d, ref kind @ ..], behind)) = rest.split_first_chunk::<8>() {
+        let size = u32::from_be_bytes([a, b, c, d]) as usize;
+        if kind == b"PLTE" && !size.is_multiple_of(3) {
+            return false;
+        }
+        // A checksum of four bytes follows.
+        rest = behind.get(size.saturating_add(4)..).unwrap_or_default();
+    }
+    true
 }
 
 /// Whether `bytes` is a JPEG file without its end marker. The decoder fills the rest of such a
