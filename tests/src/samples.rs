@@ -96,7 +96,7 @@ fn picture(w: u32, h: u32) -> DynamicImage {
 }
 
 fn encoded(picture: &DynamicImage, format: ImageFormat) -> io::Result<Vec<u8>> {
-    written(|mut out| picture.write_to(&mut out, format).map_err(io::Error::other))
+    written(|out| picture.write_to(out, format).map_err(io::Error::other))
 }
 
 /// A map of 16x16 classes, `depth` bits each; with a palette or grey.
