@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use dressage_engine::{DType, Param, Tensor, ops};
 use dressage_models::backbone::{Dino, DinoConfig, Ffn};
 use dressage_models::build::Scope;
-use dressage_models::weights::{Known, StateDict, Stored, dinov2, recognise_shapes, same_size};
+use dressage_models::weights::{
+    Known, StateDict, Stored, dinov2, fingerprint, fingerprint_of_floats, recognise_shapes,
+    same_size,
+};
 use dressage_tests::fixture::{Fixture, Settings, list, roots};
 
 /// A DINOv2 of three blocks that has everything: `registers` tokens, either form of MLP.
@@ -81,6 +84,8 @@ fn hugging_face_names_fill_every_form_of_the_network() {
                 dict.insert("classifier.weight", Tensor::zeros(DType::F32, &[10, 24]));
             }
             let dict = dinov2(dict, config.patch, config.grid).expect("names");
+            // The number that checkpoints of runs know the network by.
+            assert_eq!(fingerprint_of_floats(&dict), fingerprint(want.values()));
             let got = params(&config, dict, &["backbone."]);
             for (name, param) in &want {
                 assert_eq!(got[name].get().bytes(), param.get().bytes(), "{name}");
