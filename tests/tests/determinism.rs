@@ -56,6 +56,7 @@ fn recomputing_changes_nothing() {
         ["model.method=rein", "train.steps=3"],
         ["model.method=full", "train.steps=3"],
         ["model.ffn_form=swiglu", "train.steps=3"],
+        ["model.precision=bf16", "train.steps=3"],
     ] {
         let with = |level| trained(&[settings[0], settings[1], level]);
         let none = with("train.recompute=none");

@@ -70,6 +70,7 @@ fn as_planned(settings: &[&str]) {
 #[test]
 fn rein_takes_what_was_planned() {
     as_planned(&["model.method=rein"]);
+    as_planned(&["model.method=rein", "model.precision=bf16"]);
 }
 
 #[test]

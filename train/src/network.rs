@@ -11,7 +11,7 @@ use dressage_models::head::{HeadConfig, Queries};
 use dressage_models::weights::{
     Difference, StateDict, dinov2, fitted, has_head, is_backbone, recognise, same_size,
 };
-use dressage_models::{Method, ModelError, Precision, Segmenter, SegmenterConfig};
+use dressage_models::{Method, ModelError, Segmenter, SegmenterConfig};
 
 use crate::data::{Joined, Source};
 use crate::optimiser::Optimiser;
@@ -65,8 +65,7 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         decoder_ffn: h.decoder_ffn,
         source: if linked { Queries::Linked } else { Queries::Own },
     };
-    let precision = Precision::F32;
-    Ok(SegmenterConfig { backbone, rein, head, method: m.method, precision })
+    Ok(SegmenterConfig { backbone, rein, head, method: m.method, precision: m.precision })
 }
 
 /// Builds the network. The backbone comes from the recipe's weights file, or from the seed if it

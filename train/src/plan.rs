@@ -14,6 +14,7 @@ use dressage_engine::Outline;
 use dressage_engine::memory::{CATEGORIES, Category, Usage};
 use dressage_kernels::scratch;
 use dressage_models::backbone::Recompute;
+use dressage_models::{Method, Precision};
 use serde::Serialize;
 
 use crate::recipe::{RANDOM, Recipe};
@@ -145,6 +146,10 @@ impl Plan {
             }
             _ => {}
         }
+        let frozen = recipe.model.method != Method::Full;
+        if frozen && recipe.model.precision == Precision::F32 {
+            ways.push("set model.precision=bf16".to_owned());
+        }
         if recipe.train.batch > 1 {
             ways.push(format!("lower train.batch ({})", recipe.train.batch));
         }
@@ -248,13 +253,16 @@ mod tests {
         assert!(
             of(&["augment.crop=256", "train.batch=1"]).chosen().activations > 3 * a.activations
         );
+        let narrow = of(&["model.method=rein", "model.precision=bf16"]).chosen();
+        let wide = of(&["model.method=rein"]).chosen();
+        assert!(narrow.weights < wide.weights && narrow.activations == wide.activations);
         assert_eq!(one.chosen(), one.levels[0].1);
         assert_eq!(a.total(), a.named().iter().map(|(_, n)| n).sum::<usize>());
     }
 
     #[test]
     fn too_little_memory_is_refused_with_a_way_out() {
-        let recipe = demo(&[]);
+        let recipe = demo(&["model.method=rein"]);
         let mut plan = Plan::new(&recipe).expect("planned");
         plan.check(&recipe).expect("fits");
         let of = |i: usize| plan.levels[i].1.total() - plan.levels[i].1.program;
@@ -270,7 +278,8 @@ mod tests {
             (block - 1, "still too much alone"),
         ] {
             let text = refusal(available);
-            for words in [words, "lower train.batch (2)", "augment.crop (128)", "MiB"] {
+            let others = ["lower train.batch (2)", "augment.crop (128)", "precision=bf16", "MiB"];
+            for words in others.into_iter().chain([words]) {
                 assert!(text.contains(words), "{text:?} does not say {words:?}");
             }
         }

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use dressage_models::Precision;
 use dressage_models::backbone::{DinoConfig, Ffn, Recompute};
 
 use super::{
@@ -76,6 +77,7 @@ fn model(backbone: &str, crop: usize) -> Model {
         weights: PathBuf::new(),
         checkpoint: PathBuf::new(),
         method: Method::Rein,
+        precision: Precision::F32,
         embed_dim,
         depth,
         heads,

@@ -57,6 +57,8 @@ const FFNS: &[&str] = &["mlp", "swiglu"];
 
 const LEVELS: &[&str] = &["none", "cheap", "block"];
 
+const PRECISIONS: &[&str] = &["f32", "bf16"];
+
 const METHODS: &[&str] = &["rein", "freeze", "full"];
 
 /// Every key, in the order in which a recipe is written.
@@ -71,6 +73,7 @@ pub const KEYS: &[Key] = &[
         "trained Rein and head to start from, such as a released checkpoint; none by default",
     ),
     key("model.method", Kind::Choice(METHODS), "what trains: Rein and head, the head, everything"),
+    key("model.precision", Kind::Choice(PRECISIONS), "how frozen matrices are stored"),
     key("model.embed_dim", Kind::Count, "channels"),
     key("model.depth", Kind::Count, "blocks"),
     key("model.heads", Kind::Count, "attention heads"),

@@ -19,26 +19,23 @@ mod embedded;
 mod error;
 pub mod keys;
 mod resolve;
+mod sets;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use dressage_models::Precision;
 use dressage_models::backbone::{Ffn, Recompute};
 use serde::{Deserialize, Serialize};
 
-use crate::data::{self, Dataset, DatasetSpec, Ids};
+use crate::augment;
 use crate::groups::{Groups, Method};
-use crate::scenes::{Domain, SceneSource};
 use crate::schedule::{Schedule, ScheduleError};
-use crate::{IGNORE, TrainError, augment};
 
 pub use embedded::{EMBEDDED, Embedded};
 pub use error::RecipeError;
-
-/// Train ids of Cityscapes.
-const TRAIN_IDS: usize = 19;
+pub use sets::{Data, EvalSet, Set, Source};
 
 /// The word that stands for random initial weights in `model.weights`.
 pub const RANDOM: &str = "random";
@@ -83,6 +80,8 @@ pub struct Model {
     pub checkpoint: PathBuf,
     /// How it is adapted.
     pub method: Method,
+    /// How frozen matrices are stored.
+    pub precision: Precision,
     /// Channels c.
     pub embed_dim: usize,
     /// Blocks.
@@ -161,78 +160,6 @@ pub struct Loss {
     pub dice_weight: f64,
     /// Weight of the class "no object" within the class term.
     pub no_object: f64,
-}
-
-/// Data sets.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Data {
-    /// Folder that the sets' folders are relative to.
-    pub root: PathBuf,
-    /// Label ids that make up each class, in the order of `head.classes`; ids in no group are
-    /// ignored. Empty: id = class.
-    pub groups: Vec<Vec<usize>>,
-    /// Training sets; their samples form one list.
-    pub train: Vec<Set>,
-    /// Sets to evaluate on.
-    pub eval: Vec<EvalSet>,
-}
-
-/// Where the pictures and labels of a set come from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Set {
-    /// Name in logs and tables.
-    pub name: String,
-    /// `files`, or `scenes` for pictures that Dressage draws itself.
-    pub source: Source,
-    /// Folder of the images, searched recursively.
-    pub images: PathBuf,
-    /// Folder of the labels, of the same layout.
-    pub labels: PathBuf,
-    /// How image names end.
-    pub image_suffix: String,
-    /// What label names have in its place.
-    pub label_suffix: String,
-    /// What turns label values into train ids.
-    pub id_map: Ids,
-    /// As `data.groups`, for this set.
-    pub groups: Vec<Vec<usize>>,
-    /// Scenes to draw.
-    pub count: usize,
-    /// Number of the first scene; sets whose ranges do not meet share no scene.
-    pub first: u64,
-    /// Width and height of a drawn scene in pixels.
-    pub size: [usize; 2],
-    /// Look of the drawn scenes.
-    pub domain: Domain,
-}
-
-/// See [`Set::source`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Source {
-    /// Image and label files.
-    #[default]
-    Files,
-    /// Drawn scenes.
-    Scenes,
-}
-
-/// A set to evaluate on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EvalSet {
-    /// Pictures and labels.
-    #[serde(flatten)]
-    pub set: Set,
-    /// Width and height of the box that images are resized to fit, keeping their ratio; `[0, 0]`
-    /// keeps the size.
-    #[serde(rename = "box")]
-    pub test_box: [usize; 2],
-    /// Side of the sliding window in pixels.
-    pub crop: usize,
-    /// Step of the sliding window in pixels.
-    pub stride: usize,
-    /// Whether the mean over sets counts this one.
-    pub in_mean: bool,
 }
 
 /// What is done to a training sample (spec training-and-data §2).
@@ -437,67 +364,5 @@ impl Augment {
         // The small addend keeps products such as 500 * 0.7 from falling below the whole number
         // they stand for.
         self.ratios.iter().map(|r| (self.crop as f64 * r + 1e-9) as usize).collect()
-    }
-}
-
-impl Set {
-    /// The groups of the set as the data loader takes them: the class of each train id, 255 for
-    /// ids in no group. `None` without groups, where the id is the class.
-    fn merged(&self, classes: &[String]) -> Option<data::Groups> {
-        let last = self.groups.iter().flatten().max()?;
-        let mut of = vec![IGNORE; (last + 1).max(TRAIN_IDS)];
-        for (class, ids) in self.groups.iter().enumerate() {
-            for &id in ids {
-                of[id] = class as u8;
-            }
-        }
-        Some(data::Groups { names: classes.to_vec(), of })
-    }
-}
-
-impl Data {
-    /// Folders of a set's images and labels.
-    pub fn folders(&self, set: &Set) -> (PathBuf, PathBuf) {
-        (self.root.join(&set.images), self.root.join(&set.labels))
-    }
-
-    /// Opens a set: scans its folders, or prepares to draw its scenes with `seed`. `classes` as
-    /// for [`Data::spec`].
-    ///
-    /// # Errors
-    /// As [`Dataset::open`].
-    pub fn open(
-        &self,
-        set: &Set,
-        classes: &[String],
-        seed: u64,
-    ) -> Result<Arc<dyn data::Source>, TrainError> {
-        Ok(match set.source {
-            Source::Files => Arc::new(Dataset::open(&self.spec(set, classes))?),
-            Source::Scenes => {
-                let size = (set.size[0], set.size[1]);
-                let scenes = SceneSource::new(seed, set.first, set.count, set.domain, size);
-                Arc::new(match set.merged(classes) {
-                    Some(groups) => scenes.grouped(groups),
-                    None => scenes,
-                })
-            }
-        })
-    }
-
-    /// A set of files as the data loader takes it; `classes` are the names in `head.classes`.
-    pub fn spec(&self, set: &Set, classes: &[String]) -> DatasetSpec {
-        let (images, labels) = self.folders(set);
-        let groups = set.merged(classes);
-        DatasetSpec {
-            name: set.name.clone(),
-            images,
-            labels,
-            image_suffix: set.image_suffix.clone(),
-            label_suffix: set.label_suffix.clone(),
-            ids: set.id_map.clone(),
-            classes: groups.as_ref().map_or(classes.len(), |groups| groups.of.len()),
-            groups,
-        }
     }
 }

@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::data::{self, Ids};
+use crate::scenes::Domain;
 
 const MINIMAL: &str = r#"
 [model]

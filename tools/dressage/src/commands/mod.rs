@@ -32,6 +32,11 @@ pub struct Overrides {
     /// Threads for arithmetic, 0 for one per core; the result does not depend on it
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+
+    /// Store the matrices of a frozen backbone as f32, or as bf16 in half the memory; the arithmetic
+    /// is f32 either way
+    #[arg(long, value_name = "TYPE")]
+    precision: Option<String>,
 }
 
 /// Accepts `key=value`; what the key takes is checked with the recipe.
@@ -46,7 +51,8 @@ impl Overrides {
     /// All settings, those of `more` (bare words) last.
     pub fn all(&self, more: &[String]) -> Vec<String> {
         let threads = self.threads.map(|n| format!("run.threads={n}"));
-        self.set.iter().chain(more).cloned().chain(threads).collect()
+        let precision = self.precision.iter().map(|p| format!("model.precision={p}"));
+        self.set.iter().chain(more).cloned().chain(threads).chain(precision).collect()
     }
 }
 

@@ -1,0 +1,147 @@
+//! Data sets of a recipe, and how they are opened.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::{self, Dataset, DatasetSpec, Ids};
+use crate::scenes::{Domain, SceneSource};
+use crate::{IGNORE, TrainError};
+
+/// Train ids of Cityscapes.
+const TRAIN_IDS: usize = 19;
+
+/// Data sets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Data {
+    /// Folder that the sets' folders are relative to.
+    pub root: PathBuf,
+    /// Label ids that make up each class, in the order of `head.classes`; ids in no group are
+    /// ignored. Empty: id = class.
+    pub groups: Vec<Vec<usize>>,
+    /// Training sets; their samples form one list.
+    pub train: Vec<Set>,
+    /// Sets to evaluate on.
+    pub eval: Vec<EvalSet>,
+}
+
+/// Where the pictures and labels of a set come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Set {
+    /// Name in logs and tables.
+    pub name: String,
+    /// `files`, or `scenes` for pictures that Dressage draws itself.
+    pub source: Source,
+    /// Folder of the images, searched recursively.
+    pub images: PathBuf,
+    /// Folder of the labels, of the same layout.
+    pub labels: PathBuf,
+    /// How image names end.
+    pub image_suffix: String,
+    /// What label names have in its place.
+    pub label_suffix: String,
+    /// What turns label values into train ids.
+    pub id_map: Ids,
+    /// As `data.groups`, for this set.
+    pub groups: Vec<Vec<usize>>,
+    /// Scenes to draw.
+    pub count: usize,
+    /// Number of the first scene; sets whose ranges do not meet share no scene.
+    pub first: u64,
+    /// Width and height of a drawn scene in pixels.
+    pub size: [usize; 2],
+    /// Look of the drawn scenes.
+    pub domain: Domain,
+}
+
+/// See [`Set::source`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// Image and label files.
+    #[default]
+    Files,
+    /// Drawn scenes.
+    Scenes,
+}
+
+/// A set to evaluate on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvalSet {
+    /// Pictures and labels.
+    #[serde(flatten)]
+    pub set: Set,
+    /// Width and height of the box that images are resized to fit, keeping their ratio; `[0, 0]`
+    /// keeps the size.
+    #[serde(rename = "box")]
+    pub test_box: [usize; 2],
+    /// Side of the sliding window in pixels.
+    pub crop: usize,
+    /// Step of the sliding window in pixels.
+    pub stride: usize,
+    /// Whether the mean over sets counts this one.
+    pub in_mean: bool,
+}
+
+impl Set {
+    /// The groups of the set as the data loader takes them: the class of each train id, 255 for
+    /// ids in no group. `None` without groups, where the id is the class.
+    fn merged(&self, classes: &[String]) -> Option<data::Groups> {
+        let last = self.groups.iter().flatten().max()?;
+        let mut of = vec![IGNORE; (last + 1).max(TRAIN_IDS)];
+        for (class, ids) in self.groups.iter().enumerate() {
+            for &id in ids {
+                of[id] = class as u8;
+            }
+        }
+        Some(data::Groups { names: classes.to_vec(), of })
+    }
+}
+
+impl Data {
+    /// Folders of a set's images and labels.
+    pub fn folders(&self, set: &Set) -> (PathBuf, PathBuf) {
+        (self.root.join(&set.images), self.root.join(&set.labels))
+    }
+
+    /// Opens a set: scans its folders, or prepares to draw its scenes with `seed`. `classes` as
+    /// for [`Data::spec`].
+    ///
+    /// # Errors
+    /// As [`Dataset::open`].
+    pub fn open(
+        &self,
+        set: &Set,
+        classes: &[String],
+        seed: u64,
+    ) -> Result<Arc<dyn data::Source>, TrainError> {
+        Ok(match set.source {
+            Source::Files => Arc::new(Dataset::open(&self.spec(set, classes))?),
+            Source::Scenes => {
+                let size = (set.size[0], set.size[1]);
+                let scenes = SceneSource::new(seed, set.first, set.count, set.domain, size);
+                Arc::new(match set.merged(classes) {
+                    Some(groups) => scenes.grouped(groups),
+                    None => scenes,
+                })
+            }
+        })
+    }
+
+    /// A set of files as the data loader takes it; `classes` are the names in `head.classes`.
+    pub fn spec(&self, set: &Set, classes: &[String]) -> DatasetSpec {
+        let (images, labels) = self.folders(set);
+        let groups = set.merged(classes);
+        DatasetSpec {
+            name: set.name.clone(),
+            images,
+            labels,
+            image_suffix: set.image_suffix.clone(),
+            label_suffix: set.label_suffix.clone(),
+            ids: set.id_map.clone(),
+            classes: groups.as_ref().map_or(classes.len(), |groups| groups.of.len()),
+            groups,
+        }
+    }
+}
