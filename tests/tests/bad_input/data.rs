@@ -191,3 +191,24 @@ fn a_run_that_meets_one_at_its_first_step_leaves_nothing_to_resume() {
     assert!(checkpoint::list(&files.recipe.run.dir).expect("list").is_empty());
     Trainer::new(files.recipe.clone(), false).expect("a second try needs no other folder");
 }
+
+/// Found by fuzzing: the JPEG decoder's code for AVX2 panics on it. CPUs without may decode it.
+#[test]
+fn a_picture_that_makes_its_decoder_panic_is_refused_like_any_other() {
+    let bytes = include_bytes!("../../fixtures/hostile/idct.jpg");
+    match dressage_train::data::decode_image(Path::new("street.jpg"), bytes) {
+        Err(error) => {
+            let error = error.to_string();
+            assert!(error.contains("street.jpg") && error.contains("malformed"), "{error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+        Ok(_) => assert!(!has_avx2(), "decoded, though AVX2 code panics on it"),
+    }
+}
+
+fn has_avx2() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx2");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}

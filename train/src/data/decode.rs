@@ -19,6 +19,7 @@
 //! more than 64 MiB is not read.
 
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
@@ -70,7 +71,11 @@ pub fn decode_image(path: &Path, bytes: &[u8]) -> Result<Image> {
     let (decoder, orientation) = header().map_err(|error| damaged(path, error))?;
     let (w, h) = decoder.dimensions();
     fits(bytes, w, h).map_err(|what| damaged(path, what))?;
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| damaged(path, error))?;
+    // `zune-jpeg` 0.5.15 panics on some malformed pictures. The decoder is given away, so nothing
+    // half done is left behind.
+    let decoded = catch_unwind(AssertUnwindSafe(|| DynamicImage::from_decoder(decoder)));
+    let decoded = decoded.map_err(|_| damaged(path, "its data is malformed"))?;
+    let mut picture = decoded.map_err(|error| damaged(path, error))?;
     picture.apply_orientation(orientation);
     let (w, h) = (picture.width() as usize, picture.height() as usize);
     let data = match &picture {
