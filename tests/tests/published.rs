@@ -13,7 +13,7 @@ use std::sync::RwLock;
 use dressage_engine::memory::usage;
 use dressage_models::Segmenter;
 use dressage_tests::checkpoint::{self, Content, Entry, Out};
-use dressage_tests::fixture::{Fixture, Settings};
+use dressage_tests::published::recorded;
 use dressage_train::recipe::Recipe;
 use dressage_train::{Result, network};
 
@@ -21,25 +21,12 @@ use dressage_train::{Result, network};
 const GRID: usize = 32;
 const PATCH: usize = 16;
 
-/// The tensors of a state dict in `keys.json`, zeros.
-fn recorded(network: &str) -> Vec<Entry> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/keys.json");
-    let fixture = Fixture::open(&path).expect("keys.json");
-    let keys = fixture.json[network]["keys"].as_array().expect("keys");
-    let sizes = |k: &serde_json::Value| k.sizes("shape").expect("shape");
-    let entry = |k: &serde_json::Value| {
-        let shape: Vec<u64> = sizes(k).iter().map(|n| *n as u64).collect();
-        Entry::zeros(k.word("key"), &shape)
-    };
-    keys.iter().map(entry).collect()
-}
-
 fn backbone() -> Vec<Entry> {
-    recorded("DinoVisionTransformer-L")
+    recorded("DinoVisionTransformer-L").expect("names")
 }
 
 fn trained() -> Vec<Entry> {
-    recorded("rein_and_head_checkpoint")
+    recorded("rein_and_head_checkpoint").expect("names")
 }
 
 type Writer = fn(&mut dyn Out, &[Entry]) -> io::Result<()>;
