@@ -11,9 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 
 use dressage_engine::memory::usage;
+use dressage_engine::{DType, Tensor};
 use dressage_models::Segmenter;
-use dressage_tests::checkpoint::{self, Content, Entry, Out};
+use dressage_models::weights::{StateDict, Stored};
+use dressage_tests::checkpoint::{self, Content, Entry, Kind, Out};
 use dressage_tests::published::recorded;
+use dressage_train::machine::resident;
 use dressage_train::recipe::Recipe;
 use dressage_train::{Result, network};
 
@@ -105,6 +108,28 @@ fn the_authors_own_file_is_resized_on_load() {
     let shape = |name: &str| model.params()[&format!("backbone.{name}")].get().shape().to_vec();
     assert_eq!(shape("patch_embed.proj.weight"), [1024, 3, PATCH, PATCH]);
     assert_eq!(shape("pos_embed"), [1, 1 + GRID * GRID, 1024]);
+}
+
+/// Values of another type are copied, and the file's pages are not kept beside the copy.
+#[test]
+fn pages_of_what_was_converted_are_let_go() {
+    let _alone = ALONE.write().expect("unpoisoned");
+    let dir = tempfile::tempdir().expect("folder");
+    let entry = |i| Entry { kind: Kind::F16, ..Entry::zeros(&format!("blocks.{i}"), &[1 << 20]) };
+    let entries: Vec<Entry> = (0..32).map(entry).collect();
+    let legacy: Writer = |out, entries| checkpoint::legacy(out, entries, "");
+    for (ending, writer) in [WRITERS[0], WRITERS[1], ("legacy.pth", legacy)] {
+        let path = write(dir.path(), &format!("halves.{ending}"), writer, &entries);
+        let dict = StateDict::open(&path).expect("opened");
+        // Where the system does not tell, there is nothing to see.
+        let Some(before) = resident() else { return };
+        let sum = |t: Tensor| t.data::<f32>().expect("f32").iter().sum::<f32>();
+        let floats = |t: &Stored| t.to_float(DType::F32).expect("floats");
+        assert!(dict.iter().all(|(_, t)| sum(floats(t)) == 0.0), "{ending}");
+        let kept = resident().expect("as before").saturating_sub(before);
+        // Most is the buffer of one tensor, four megabytes. The file has 64.
+        assert!(kept < 16 << 20, "{ending}: {kept} bytes are kept");
+    }
 }
 
 /// What may be wrong with a tensor.

@@ -4,9 +4,8 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use dressage_engine::{DType, Element, Tensor};
+use dressage_engine::{DType, Element, Pages, Tensor};
 use half::{bf16, f16};
-use memmap2::Mmap;
 use rayon::prelude::*;
 
 /// Type of the elements as a file holds them.
@@ -105,7 +104,7 @@ enum Values {
     /// Contiguous, in a type of the engine.
     Tensor(Tensor),
     /// Everything else in a file: another type, unaligned, or not in row-major order.
-    Strided { map: Arc<Mmap>, start: usize, strides: Vec<usize> },
+    Strided { map: Arc<Pages>, start: usize, strides: Vec<usize> },
     /// One after the other along the first axis, all of one kind.
     Rows(Vec<Stored>),
 }
@@ -130,7 +129,7 @@ impl Stored {
     /// A tensor in a mapped file: `start` in bytes, `strides` in elements. The caller has checked
     /// that every element lies inside the map.
     pub(super) fn mapped(
-        map: &Arc<Mmap>,
+        map: &Arc<Pages>,
         kind: Kind,
         start: usize,
         shape: Vec<usize>,
@@ -187,8 +186,8 @@ impl Stored {
         self.len() == 0
     }
 
-    /// The values as f32, f64 or bf16: the file's own pages where they are of that type already.
-    /// `None` for integers.
+    /// The values as f32, f64 or bf16: the file's own pages where they are of that type already,
+    /// else a copy, and the file's pages are let go. `None` for integers.
     pub fn to_float(&self, dtype: DType) -> Option<Tensor> {
         if !self.kind.is_float() {
             return None;
@@ -204,7 +203,22 @@ impl Stored {
             DType::Bf16 => self.decode(y.data_mut::<bf16>().ok()?),
             DType::I32 | DType::U8 => return None,
         }
+        self.release();
         Some(y)
+    }
+
+    /// Lets go of the pages of a file behind the values, which are elsewhere now. They are read
+    /// again if somebody asks again.
+    pub fn release(&self) {
+        match &self.values {
+            Values::Tensor(tensor) => tensor.release(),
+            Values::Rows(parts) => parts.iter().for_each(Stored::release),
+            Values::Strided { map, start, strides } => {
+                let axes = self.shape.iter().zip(strides);
+                let last: usize = axes.map(|(n, stride)| n.saturating_sub(1) * stride).sum();
+                map.release(*start..start + (last + 1) * self.kind.size());
+            }
+        }
     }
 
     /// The values as 64-bit integers, truth values as 0 and 1; `None` for floats.
@@ -398,14 +412,13 @@ mod tests {
     use super::*;
 
     /// The numbers 0, 1, 2 ... as f32 in a mapped file, `shift` bytes behind its start.
-    fn map(n: usize, shift: usize) -> Arc<Mmap> {
+    fn map(n: usize, shift: usize) -> Arc<Pages> {
         let mut file = tempfile::tempfile().expect("file");
         file.write_all(&vec![0; shift]).expect("written");
         for i in 0..n {
             file.write_all(&(i as f32).to_le_bytes()).expect("written");
         }
-        // SAFETY: nobody else knows the file.
-        Arc::new(unsafe { Mmap::map(&file) }.expect("map"))
+        Arc::new(Pages::of_file(&file).expect("map"))
     }
 
     fn floats(stored: &Stored) -> Vec<f32> {

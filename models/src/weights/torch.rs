@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use dressage_engine::Pages;
 
 use super::container::{Contents, Told};
 use super::pickle::{self, Element, Tree, Value, View};
@@ -22,7 +22,7 @@ const DEPTH: usize = 64;
 const VISITS: usize = 1 << 20;
 
 /// Reads an archive of `torch.save` or `torch.jit.save`.
-pub fn archive(map: &Arc<Mmap>) -> Told<Contents> {
+pub fn archive(map: &Arc<Pages>) -> Told<Contents> {
     let archive = Archive::open(map)?;
     let mut roots = archive.names().filter_map(|name| match name.strip_suffix("data.pkl") {
         Some(root) if root.is_empty() || root.ends_with('/') => Some(root),
@@ -54,7 +54,7 @@ pub fn archive(map: &Arc<Mmap>) -> Told<Contents> {
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
 /// Reads a file of `torch.save` before 1.6: five pickles, then the storages.
-pub fn legacy(map: &Arc<Mmap>) -> Told<Contents> {
+pub fn legacy(map: &Arc<Pages>) -> Told<Contents> {
     let mut at = 0;
     let mut next = || {
         let tree = pickle::read(&map[at..])?;
@@ -205,7 +205,7 @@ fn modules(tree: &Tree<'_>) -> Told<Found> {
 
 /// Checks every tensor against the bytes that its storage really has.
 fn collect(
-    map: &Arc<Mmap>,
+    map: &Arc<Pages>,
     tree: &Tree<'_>,
     container: Container,
     mut found: Found,
@@ -236,7 +236,7 @@ fn collect(
 
 /// One tensor; `None` if its elements are of a type that nothing here works with.
 fn stored(
-    map: &Arc<Mmap>,
+    map: &Arc<Pages>,
     tree: &Tree<'_>,
     view: &View,
     locate: &dyn Fn(&str) -> Told<Range<usize>>,
