@@ -112,6 +112,7 @@ fn load(path: &Path) -> Outcome<()> {
     let dict = dinov2(StateDict::open(path)?, PATCH, GRID)?;
     let mut tensors: Vec<Tensor> = Vec::new();
     for (name, stored) in dict {
+        stored.check()?;
         let floats = stored.to_float(DType::F32);
         tensors.push(floats.ok_or_else(|| format!("{name} holds no floats"))?);
     }

@@ -65,7 +65,7 @@ pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<StateDict> {
 
 fn dictionary(map: Pages, path: &Path) -> Result<StateDict> {
     let fail = |cause: String| ModelError::Read { path: path.to_path_buf(), cause };
-    let contents = read(&Arc::new(map)).map_err(fail)?;
+    let contents = read(&Arc::new(map), path).map_err(fail)?;
     let Contents { container, mut tensors, mut wrapper, skipped, metadata } = contents;
     if names::strip_parallel(&mut tensors) {
         wrapper.push("module.");
@@ -74,7 +74,7 @@ fn dictionary(map: Pages, path: &Path) -> Result<StateDict> {
     Ok(StateDict { origin: path.display().to_string(), tensors, metadata, source })
 }
 
-fn read(map: &Arc<Pages>) -> Told<Contents> {
+fn read(map: &Arc<Pages>, path: &Path) -> Told<Contents> {
     let bytes: &[u8] = map;
     // First, since the length of a header may look like the start of a pickle.
     if safetensors::begins(bytes) {
@@ -82,7 +82,7 @@ fn read(map: &Arc<Pages>) -> Told<Contents> {
     }
     match bytes {
         [] => Err("is empty; fetch it again".into()),
-        [b'P', b'K', 3 | 5, 4 | 6, ..] => torch::archive(map),
+        [b'P', b'K', 3 | 5, 4 | 6, ..] => torch::archive(map, path),
         [0x80, 2..=5, ..] => torch::legacy(map),
         _ => Err(unknown(bytes)),
     }

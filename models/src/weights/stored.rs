@@ -8,6 +8,9 @@ use dressage_engine::{DType, Element, Pages, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::member::Member;
+use crate::Result;
+
 /// Type of the elements as a file holds them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -97,6 +100,8 @@ pub struct Stored {
     kind: Kind,
     shape: Vec<usize>,
     values: Values,
+    /// The entry of an archive that holds the values.
+    member: Option<Arc<Member>>,
 }
 
 #[derive(Debug, Clone)]
@@ -112,7 +117,7 @@ enum Values {
 impl From<Tensor> for Stored {
     fn from(tensor: Tensor) -> Stored {
         let (kind, shape) = (tensor.dtype().into(), tensor.shape().to_vec());
-        Stored { kind, shape, values: Values::Tensor(tensor) }
+        Stored { kind, shape, values: Values::Tensor(tensor), member: None }
     }
 }
 
@@ -146,7 +151,24 @@ impl Stored {
             Some(tensor) => Values::Tensor(tensor),
             None => Values::Strided { map: map.clone(), start, strides },
         };
-        Stored { kind, shape, values }
+        Stored { kind, shape, values, member: None }
+    }
+
+    /// The same tensor as part of an entry of an archive.
+    pub(super) fn inside(self, member: Option<Arc<Member>>) -> Stored {
+        Stored { member, ..self }
+    }
+
+    /// Compares the values with the checksum that the file has of them, once for each entry of an
+    /// archive; other files have none. What follows asks for values without asking for this.
+    ///
+    /// # Errors
+    /// [`crate::ModelError::Read`] if they differ.
+    pub fn check(&self) -> Result<()> {
+        if let Values::Rows(parts) = &self.values {
+            parts.iter().try_for_each(Stored::check)?;
+        }
+        self.member.as_ref().map_or(Ok(()), |member| member.check())
     }
 
     /// Tensors of equal trailing shape as one, stacked along the first axis; parts of different
@@ -158,12 +180,15 @@ impl Stored {
             return None;
         }
         if parts.iter().any(|p| p.kind != kind) {
-            let widened = parts.iter().map(|p| p.to_float(DType::F32).map(Stored::from));
+            // What they were made from is checked when the whole is.
+            let widened = parts
+                .iter()
+                .map(|p| Some(Stored::from(p.to_float(DType::F32)?).inside(p.member.clone())));
             parts = widened.collect::<Option<_>>()?;
         }
         let rows = parts.iter().map(|p| p.shape[0]).sum();
         let shape = [vec![rows], tail].concat();
-        Some(Stored { kind: parts[0].kind, shape, values: Values::Rows(parts) })
+        Some(Stored { kind: parts[0].kind, shape, values: Values::Rows(parts), member: None })
     }
 
     /// Type of the elements.
@@ -192,9 +217,8 @@ impl Stored {
         if !self.kind.is_float() {
             return None;
         }
-        match &self.values {
-            Values::Tensor(t) if t.dtype() == dtype => return Some(t.clone()),
-            _ => {}
+        if let Some(view) = self.view(dtype) {
+            return Some(view.clone());
         }
         let mut y = Tensor::empty_of(dtype, &self.shape);
         match dtype {
@@ -205,6 +229,14 @@ impl Stored {
         }
         self.release();
         Some(y)
+    }
+
+    /// The values where they lie, if they are of this type already.
+    pub fn view(&self, dtype: DType) -> Option<&Tensor> {
+        match &self.values {
+            Values::Tensor(t) if t.dtype() == dtype => Some(t),
+            _ => None,
+        }
     }
 
     /// Lets go of the pages of a file behind the values, which are elsewhere now. They are read

@@ -64,7 +64,11 @@ fn read(form: Form, path: &Path) -> (Result<(), String>, usize) {
         memory::begin();
         let dict = StateDict::open(path).map_err(|e| e.to_string());
         let taken = memory::taken();
-        return (dict.map(|dict| touch(&dict, path)), taken);
+        let checked = |dict: StateDict| {
+            touch(&dict, path);
+            dict.check().map_err(|e| e.to_string())
+        };
+        return (dict.and_then(checked), taken);
     }
     memory::begin();
     let picture = read_image(path).map(|_| ()).map_err(|e| e.to_string());
