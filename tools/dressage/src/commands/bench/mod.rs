@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use self::case::{Case, Part};
 use self::figures::Figures;
 use self::program::Program;
-use self::table::Result as Row;
+use self::table::Row;
 use super::start_threads;
 use crate::console::say;
 use crate::failure::Failure;

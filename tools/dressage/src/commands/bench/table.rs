@@ -6,7 +6,7 @@ use super::case::Case;
 use super::figures::{Figures, Span, Stat};
 
 /// What was found for one case: a run of each program for each round.
-pub struct Result<'a> {
+pub struct Row<'a> {
     /// The case.
     pub case: &'a Case,
     /// This program.
@@ -58,7 +58,7 @@ fn titles(titles: &[&str]) -> String {
 }
 
 /// Runs of this program.
-pub fn alone(rows: &[Result<'_>], ceiling: &Ceiling) -> String {
+pub fn alone(rows: &[Row<'_>], ceiling: &Ceiling) -> String {
     let mut text = titles(&["what", "span", "ms: median (best-worst)", "rate", "of the limit"]);
     for row in rows {
         let found = row.here.iter();
@@ -76,7 +76,7 @@ pub fn alone(rows: &[Result<'_>], ceiling: &Ceiling) -> String {
 }
 
 /// Runs of this program beside those of a peer.
-pub fn beside(rows: &[Result<'_>], ceiling: &Ceiling) -> String {
+pub fn beside(rows: &[Row<'_>], ceiling: &Ceiling) -> String {
     let mut text = titles(&[
         "what",
         "span",
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn ratios_are_the_peers_time_by_ours() {
         let case = Case::new(Part::Block, "s", 64).expect("a case");
-        let figures = |median: f64, peak| Figures {
+        let figures = |median: f64, peak: usize| Figures {
             spans: vec![Span {
                 name: "inference".into(),
                 ms: Stat { median, min: median / 2.0, max: 2.0 * median },
@@ -137,7 +137,7 @@ mod tests {
         };
         let (here, peer) = (vec![figures(20.0, 10)], vec![figures(50.0, 40)]);
         let ceiling = Ceiling { gflops: 100.0, gbytes: 10.0 };
-        let rows = [Result { case: &case, here, peer }];
+        let rows = [Row { case: &case, here, peer }];
         let text = beside(&rows, &ceiling);
         let spans = "| inference | 20.0 (10.0-40.0) | 50 GFLOP/s | 50 % | 50.0 (25.0-100) | 2.50 |";
         assert!(text.contains(spans), "{text}");
