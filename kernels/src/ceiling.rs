@@ -4,10 +4,11 @@
 //! cores share power and memory. They are what a loop without any other work reaches, not what a
 //! data sheet says.
 
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use crate::matmul::{self, Shape, TILE, shape};
 use crate::simd;
-use crate::simd::{LANES, Level, madd};
 
 /// Runs of which the best counts.
 const RUNS: usize = 5;
@@ -15,14 +16,20 @@ const RUNS: usize = 5;
 /// Length of a run of arithmetic.
 const RUN: Duration = Duration::from_millis(40);
 
+/// Depth of the tile: 7 and 16 KiB of operands.
+const DEPTH: usize = 128;
+
+/// Tiles between two looks at the clock.
+const TURNS: usize = 64;
+
 /// Elements that are copied: twice this is beyond any cache.
 const COPIED: usize = 1 << 25;
 
 /// What the threads of the pool reach together.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ceiling {
-    /// 10^9 floating-point operations a second in f32: multiply-adds on registers, each counting
-    /// as two.
+    /// 10^9 floating-point operations a second in f32: multiply-adds of a register tile, each
+    /// counting as two.
     pub gflops: f64,
     /// 10^9 bytes a second that a copy moves, those read and those written.
     pub gbytes: f64,
@@ -41,7 +48,7 @@ fn arithmetic() -> f64 {
     let runs = rayon::broadcast(|_| {
         let (start, mut operations) = (Instant::now(), 0u64);
         while start.elapsed() < RUN {
-            operations += std::hint::black_box(turns(1 << 14));
+            operations += tile();
         }
         (operations, start.elapsed().as_secs_f64())
     });
@@ -50,38 +57,18 @@ fn arithmetic() -> f64 {
     operations as f64 / slowest * 1e-9
 }
 
-/// Operations done in `n` turns of a loop on registers.
-fn turns(n: u64) -> u64 {
-    let operands = std::hint::black_box([0.999_9f32, 1e-4]);
-    // As many independent sums as hide the latency of a multiply-add and fit the registers.
-    match simd::level() {
-        Level::Avx512 => spin_wide(n, operands),
-        Level::Avx2 | Level::Portable => spin_narrow(n, operands),
+/// Operations of a register tile, the fastest arithmetic there is here, on operands in L1.
+fn tile() -> u64 {
+    let level = simd::level();
+    let Shape { rows, columns } = shape(level);
+    let (strip, panel) = ([1.0; 14 * DEPTH], [0.5; 32 * DEPTH]);
+    let (strip, panel) = (&strip[..rows * DEPTH], &panel[..columns * DEPTH]);
+    let mut sums = [0.0; TILE];
+    for _ in 0..TURNS {
+        matmul::tile(level, rows, black_box(strip), black_box(panel), &mut sums);
+        black_box(&mut sums);
     }
-}
-
-simd! {
-    fn spin_wide<FMA>(n: u64, operands: [f32; 2]) -> u64 {
-        spin::<FMA, 12>(n, operands)
-    }
-
-    fn spin_narrow<FMA>(n: u64, operands: [f32; 2]) -> u64 {
-        spin::<FMA, 5>(n, operands)
-    }
-}
-
-#[inline(always)]
-fn spin<const FMA: bool, const R: usize>(n: u64, [factor, step]: [f32; 2]) -> u64 {
-    let mut sums = [[0.5f32; LANES]; R];
-    for _ in 0..n {
-        for sum in &mut sums {
-            for s in sum {
-                *s = madd::<FMA>(*s, factor, step);
-            }
-        }
-    }
-    std::hint::black_box(sums);
-    n * (2 * R * LANES) as u64
+    (TURNS * 2 * rows * columns * DEPTH) as u64
 }
 
 /// One copy on all threads.
@@ -94,7 +81,7 @@ fn copy(x: &[f32], y: &mut [f32]) -> f64 {
         }
     });
     let seconds = start.elapsed().as_secs_f64();
-    std::hint::black_box(y);
+    black_box(y);
     2.0 * size_of_val(x) as f64 / seconds * 1e-9
 }
 
@@ -104,7 +91,8 @@ mod tests {
 
     #[test]
     fn work_is_counted_and_done() {
-        assert_eq!(spin::<false, 3>(10, [1.0, 0.0]), 10 * 2 * 3 * 16);
+        let Shape { rows, columns } = shape(simd::level());
+        assert_eq!(tile(), (64 * 2 * 128 * rows * columns) as u64);
         let x: Vec<f32> = (0..1000).map(|i| i as f32).collect();
         let mut y = vec![0.0; 1000];
         assert!(copy(&x, &mut y) > 0.0);

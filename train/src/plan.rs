@@ -172,13 +172,29 @@ pub fn mib(bytes: usize) -> String {
     text + " MiB"
 }
 
-/// What training takes at one level.
-fn outlined(recipe: &Recipe, level: Recompute, program: usize) -> Result<Needs> {
+/// Floating-point operations of the products in one training step of `recipe`, with every class in
+/// every image; a multiply-add counts as two, and what is computed again counts again.
+///
+/// # Errors
+/// Sizes that do not fit together.
+pub fn flops(recipe: &Recipe) -> Result<u64> {
+    let mut outline = Outline::new();
+    outline.run(|| Trainer::fresh(without_files(recipe))?.outline_step())?;
+    Ok(outline.tally().flops)
+}
+
+/// `recipe` with parameters of the same sizes as those of its files.
+fn without_files(recipe: &Recipe) -> Recipe {
     let mut recipe = recipe.clone();
-    recipe.train.recompute = level;
-    // Of the same sizes as those of the files.
     recipe.model.weights = RANDOM.into();
     recipe.model.checkpoint = "".into();
+    recipe
+}
+
+/// What training takes at one level.
+fn outlined(recipe: &Recipe, level: Recompute, program: usize) -> Result<Needs> {
+    let mut recipe = without_files(recipe);
+    recipe.train.recompute = level;
     let threads = match recipe.run.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,

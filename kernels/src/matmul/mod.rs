@@ -61,6 +61,7 @@ mod tests;
 pub(crate) use blocked::{Blocked, cost};
 pub(crate) use finish::Finish;
 pub(crate) use left::Left;
+pub(crate) use micro::{Shape, TILE, shape, tile};
 pub(crate) use right::{Right, Values};
 pub(crate) use square::transpose;
 

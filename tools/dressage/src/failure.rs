@@ -54,3 +54,9 @@ impl From<dressage_models::ModelError> for Failure {
         Failure::Train(error.into())
     }
 }
+
+impl From<dressage_engine::EngineError> for Failure {
+    fn from(error: dressage_engine::EngineError) -> Self {
+        Failure::Train(error.into())
+    }
+}

@@ -46,6 +46,7 @@ enum Command {
     Predict(commands::predict::Args),
     Weights(commands::weights::Args),
     Params(commands::params::Args),
+    Bench(commands::bench::Args),
 }
 
 fn run(command: Command) -> Result<(), Failure> {
@@ -56,6 +57,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Predict(args) => commands::predict::run(&args),
         Command::Weights(args) => commands::weights::run(&args),
         Command::Params(args) => commands::params::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
     }
 }
 

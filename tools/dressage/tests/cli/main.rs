@@ -1,5 +1,7 @@
 //! The program as a user meets it: words, files and exit codes.
 
+mod bench;
+#[path = "../common/mod.rs"]
 mod common;
 
 use std::path::Path;

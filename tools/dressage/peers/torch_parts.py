@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""PyTorch beside `dressage bench forward` and `dressage bench block`: a frozen DINOv2-style ViT on random weights.
+
+    dressage bench forward block --model l --peer "python3 tools/dressage/peers/torch_parts.py"
+
+Takes the options that `dressage bench` hands to a peer and writes the medians, the best and the worst time in ms. The
+blocks are what a careful user writes: fused attention (`scaled_dot_product_attention`), layer scale, no gradient to any
+weight, inference mode where nothing is differentiated. Needs Python 3.10 and PyTorch 2.
+"""
+import argparse
+import json
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+PATCH = 16
+
+
+class Block(nn.Module):
+    """x + ls1 Attention(LN x), then x + ls2 MLP(LN x)."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.ls1, self.ls2 = nn.Parameter(torch.ones(width)), nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        b, n, c = x.shape
+        qkv = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(*qkv.unbind(0)).transpose(1, 2).reshape(b, n, c)
+        x = torch.addcmul(x, self.ls1, self.proj(y))
+        return torch.addcmul(x, self.ls2, self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+
+
+class Backbone(nn.Module):
+    """Patches, class token, positions, blocks; the patch rows of four blocks as maps."""
+
+    def __init__(self, a):
+        super().__init__()
+        self.grid = a.size // PATCH
+        self.taps = {(i + 1) * a.depth // 4 - 1 for i in range(4)}
+        self.patch = nn.Conv2d(3, a.width, PATCH, PATCH)
+        self.cls = nn.Parameter(torch.randn(1, 1, a.width) * 0.02)
+        self.pos = nn.Parameter(torch.randn(1, self.grid ** 2 + 1, a.width) * 0.02)
+        self.blocks = nn.ModuleList(Block(a.width, a.heads) for _ in range(a.depth))
+
+    def forward(self, image):
+        x = self.patch(image).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.pos
+        maps = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in self.taps:
+                maps.append(x[:, 1:].transpose(1, 2).unflatten(2, (self.grid, self.grid)).contiguous())
+        return maps
+
+
+def timed(a, work):
+    """Milliseconds of each run that counts."""
+    ms = []
+    for i in range(a.warmup + a.iters):
+        start = time.perf_counter()
+        work()
+        if i >= a.warmup:
+            ms.append((time.perf_counter() - start) * 1e3)
+    return {"median": statistics.median(ms), "min": min(ms), "max": max(ms)}
+
+
+def forward(a):
+    net = Backbone(a).requires_grad_(False)
+    image = torch.randn(a.batch, 3, a.size, a.size)
+    with torch.inference_mode():
+        return {"inference": timed(a, lambda: net(image))}
+
+
+def block(a):
+    net = Block(a.width, a.heads).requires_grad_(False)
+    x, dy = (torch.randn(a.batch, (a.size // PATCH) ** 2 + 1, a.width) for _ in range(2))
+    with torch.inference_mode():
+        inference = timed(a, lambda: net(x))
+    x.requires_grad_()
+    both = timed(a, lambda: torch.autograd.grad(net(x), x, dy))
+    return {"inference": inference, "forward+backward": both}
+
+
+def main():
+    parts = {"forward": forward, "block": block}
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--part", choices=tuple(parts), required=True)
+    p.add_argument("--precision", choices=("fp32",), default="fp32")
+    p.add_argument("--device", choices=("cpu",), default="cpu")
+    for name, value in (("batch", 1), ("size", 512), ("depth", 24), ("width", 1024), ("heads", 16), ("iters", 5), ("warmup", 1)):
+        p.add_argument(f"--{name}", type=int, default=value)
+    p.add_argument("--json", metavar="OUT")
+    a = p.parse_args()
+    torch.manual_seed(0)
+    result = {"args": vars(a), "environment": {"torch": torch.__version__, "threads": torch.get_num_threads()}}
+    result[a.part] = {"ms": parts[a.part](a)}
+    print(json.dumps(result[a.part]))
+    if a.json:
+        with open(a.json, "w") as f:
+            json.dump(result, f, indent=1)
+
+
+if __name__ == "__main__":
+    main()

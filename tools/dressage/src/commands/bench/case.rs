@@ -1,0 +1,172 @@
+//! What is measured, and at which sizes.
+
+use clap::ValueEnum;
+use dressage_models::Precision;
+use dressage_models::backbone::{DinoConfig, Ffn, Recompute};
+
+use crate::failure::Failure;
+
+/// Side of a patch, and the classes that labels have: those of the published recipes.
+pub const PATCH: usize = 16;
+
+/// Something to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// A whole training step: Rein and Mask2Former on a frozen backbone
+    Step,
+    /// The backbone with Rein: forward, backward, inference
+    Backbone,
+    /// The frozen backbone alone, inference
+    Forward,
+    /// One frozen block: forward, and forward with the gradient of its input
+    Block,
+    /// Matrix products at the sizes of the network, and a copy
+    Gemm,
+    /// Layer norms of the backbone and of the pixel decoder
+    Layernorm,
+    /// Self-attention of a block
+    Attention,
+    /// Masked cross-attention of the head, and its masks
+    #[value(name = "masked_attention")]
+    MaskedAttention,
+    /// Rein after one block, with the gradients of all it reads
+    Rein,
+    /// Multi-scale deformable attention of the pixel decoder
+    Deform,
+    /// The six single operations above
+    Kernels,
+}
+
+impl Part {
+    /// The single operations.
+    const KERNELS: [Part; 6] = [
+        Part::Gemm,
+        Part::Layernorm,
+        Part::Attention,
+        Part::MaskedAttention,
+        Part::Rein,
+        Part::Deform,
+    ];
+
+    /// Its name on the command line and in JSON.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
+    }
+
+    /// Parts that are measured one by one.
+    pub fn single(self) -> Vec<Part> {
+        if self == Part::Kernels { Part::KERNELS.to_vec() } else { vec![self] }
+    }
+}
+
+/// One measurement.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// What is measured.
+    pub part: Part,
+    /// `s`, `b`, `l` or `g`.
+    pub model: String,
+    /// The backbone, for images of `size`.
+    pub config: DinoConfig,
+    /// Side of the images in pixels.
+    pub size: usize,
+    /// Images.
+    pub batch: usize,
+    /// Runs that count.
+    pub iters: usize,
+    /// Runs before those.
+    pub warmup: usize,
+    /// How frozen matrices are stored.
+    pub precision: Precision,
+    /// What a step computes again.
+    pub recompute: Recompute,
+}
+
+impl Case {
+    /// The backbone `model` at its published sizes.
+    ///
+    /// # Errors
+    /// A size whose maps do not halve evenly, no images, no runs, an unknown model.
+    pub fn new(part: Part, model: &str, size: usize) -> Result<Case, Failure> {
+        if size == 0 || !size.is_multiple_of(2 * PATCH) {
+            let side = 2 * PATCH;
+            return Err(Failure::Told(format!("--size {size}: must be a multiple of {side}")));
+        }
+        let config = DinoConfig::named(model, PATCH, size / PATCH)?;
+        let (precision, recompute) = (Precision::F32, Recompute::None);
+        let model = model.to_owned();
+        let (batch, iters, warmup) = (1, 1, 1);
+        Ok(Case { part, model, config, size, batch, iters, warmup, precision, recompute })
+    }
+
+    /// `block, ViT-L, 512 px`.
+    pub fn title(&self) -> String {
+        let letter = if self.model == "g" { "g".into() } else { self.model.to_uppercase() };
+        let mut title = format!("{}, ViT-{letter}, {} px", self.part.name(), self.size);
+        if self.batch > 1 {
+            title += &format!(", batch {}", self.batch);
+        }
+        if self.precision == Precision::Bf16 {
+            title += ", bf16";
+        }
+        if self.recompute != Recompute::None {
+            title += &format!(", recompute {}", self.recompute);
+        }
+        title
+    }
+
+    /// Patches of an image.
+    pub fn patches(&self) -> usize {
+        (self.size / PATCH).pow(2)
+    }
+
+    /// Levels of the pixel decoder, from the smallest.
+    pub fn levels(&self) -> [(usize, usize); 3] {
+        [32, 16, 8].map(|stride| (self.size / stride, self.size / stride))
+    }
+
+    /// Options of a peer for the same work.
+    ///
+    /// # Errors
+    /// A backbone whose MLP the peers do not have.
+    pub fn peer_options(&self) -> Result<Vec<String>, Failure> {
+        if self.config.ffn != Ffn::Mlp && !Part::KERNELS.contains(&self.part) {
+            let text = format!("--model {}: peers have no SwiGLU; leave out --peer", self.model);
+            return Err(Failure::Told(text));
+        }
+        let mut options = vec!["--part".into(), self.part.name()];
+        options.extend(["--precision", "fp32", "--device", "cpu"].map(String::from));
+        for (key, value) in [
+            ("--size", self.size),
+            ("--width", self.config.embed_dim),
+            ("--depth", self.config.depth),
+            ("--heads", self.config.heads),
+            ("--batch", self.batch),
+            ("--iters", self.iters),
+            // The peers want at least one.
+            ("--warmup", self.warmup.max(1)),
+        ] {
+            options.extend([key.to_owned(), value.to_string()]);
+        }
+        Ok(options)
+    }
+
+    /// Options of this program for this case alone.
+    pub fn own_options(&self, threads: usize) -> Vec<String> {
+        let precision = if self.precision == Precision::Bf16 { "bf16" } else { "f32" };
+        let mut options = vec!["bench".into(), self.part.name()];
+        for (key, value) in [
+            ("--model", self.model.clone()),
+            ("--size", self.size.to_string()),
+            ("--batch", self.batch.to_string()),
+            ("--iters", self.iters.to_string()),
+            ("--warmup", self.warmup.to_string()),
+            ("--threads", threads.to_string()),
+            ("--precision", precision.to_owned()),
+            ("--recompute", self.recompute.to_string()),
+        ] {
+            options.extend([key.to_owned(), value]);
+        }
+        options
+    }
+}

@@ -1,0 +1,205 @@
+//! `dressage bench`.
+
+mod case;
+mod figures;
+mod kernels;
+mod program;
+mod table;
+mod whole;
+
+use std::path::{Path, PathBuf};
+
+use dressage_kernels::ceiling::{self, Ceiling};
+use dressage_models::Precision;
+use dressage_models::backbone::Recompute;
+use dressage_train::runlog::Stage;
+use dressage_train::{files, machine};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use self::case::{Case, Part};
+use self::figures::Figures;
+use self::program::Program;
+use self::table::Row;
+use super::start_threads;
+use crate::console::say;
+use crate::failure::Failure;
+use crate::progress::Watch;
+
+/// Measure steps, backbones and single operations, beside another program if one is named
+///
+/// Everything runs on random weights and images. The table gives medians with the best and the
+/// worst run, the rate of arithmetic, and its share of what a register tile reaches on this
+/// machine (for passes over memory: of what a copy reaches).
+///
+/// With --peer every round runs first the peer and then this program, each as a process of its own
+/// with the same sizes and threads, so that both see the same machine; ratios above 1 mean that
+/// this program is faster, or takes less memory. A peer takes --part --precision --device --size
+/// --width --depth --heads --batch --iters --warmup --json FILE, and writes
+/// {PART: {"ms": {SPAN: {"median", "min", "max"}}}}.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  dressage bench step --model s,b --size 256,512
+  dressage bench forward block --model l --precision bf16
+  dressage bench block forward --model l --peer \"python3 tools/dressage/peers/torch_parts.py\"")]
+pub struct Args {
+    /// What to measure
+    #[arg(value_enum, default_values_t = [Part::Step])]
+    parts: Vec<Part>,
+
+    /// Backbones: s, b, l, g
+    #[arg(long, value_delimiter = ',', default_value = "s")]
+    model: Vec<String>,
+
+    /// Sides of the images in pixels
+    #[arg(long, value_delimiter = ',', default_value = "512")]
+    size: Vec<usize>,
+
+    /// Images at a time
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+
+    /// Runs that count
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    iters: u32,
+
+    /// Runs before those
+    #[arg(long, default_value_t = 1)]
+    warmup: usize,
+
+    /// Processes of each program, with --peer
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+
+    /// Threads for arithmetic, 0 for one per core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+
+    /// Store the matrices of the frozen backbone as f32 or bf16
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = named::<Precision>)]
+    precision: Precision,
+
+    /// What a step computes again: none, cheap or block
+    #[arg(long, value_name = "LEVEL", default_value = "none", value_parser = named::<Recompute>)]
+    recompute: Recompute,
+
+    /// Program to measure beside this one
+    #[arg(long, value_name = "COMMAND")]
+    peer: Option<String>,
+
+    /// Write the figures to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// One of the names that a setting takes.
+fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_value(Value::String(text.into())).map_err(|e| e.to_string())
+}
+
+/// Measures.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let cases = cases(args)?;
+    let threads = match args.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    start_threads(threads)?;
+    if let Some(line) = &args.peer {
+        return paired(args, &cases, &Program::new(line)?, threads);
+    }
+    let mut rows = Vec::new();
+    let mut written = Vec::new();
+    let watch = Watch::new();
+    for case in &cases {
+        let stage = Stage::new(&watch, &case.title(), None);
+        let mut found = match case.part {
+            Part::Step | Part::Backbone | Part::Forward | Part::Block => whole::measure(case)?,
+            _ => kernels::measure(case)?,
+        };
+        // The peak is that of the process: what one case takes would count for the others.
+        found.peak = machine::peak_resident().filter(|_| cases.len() == 1);
+        drop(stage);
+        written.push(found.json(case, threads));
+        rows.push(Row { case, here: vec![found], peer: Vec::new() });
+    }
+    // After the work, so that what is copied does not count as memory of the work.
+    let ceiling = ceiling::measure();
+    say(&head(&ceiling, threads));
+    say(&table::alone(&rows, &ceiling));
+    if let Some(file) = &args.json {
+        let limits = json!({"gflops": ceiling.gflops, "gbytes_per_s": ceiling.gbytes});
+        written.iter_mut().for_each(|case| case["ceiling"] = limits.clone());
+        // One case has the form of a peer's file, several are a list of such.
+        let single = written.len() == 1;
+        write(file, &if single { written.swap_remove(0) } else { Value::Array(written) })?;
+    }
+    Ok(())
+}
+
+fn cases(args: &Args) -> Result<Vec<Case>, Failure> {
+    let mut cases = Vec::new();
+    for model in &args.model {
+        for size in &args.size {
+            for part in args.parts.iter().flat_map(|part| part.single()) {
+                let mut case = Case::new(part, model, *size)?;
+                (case.batch, case.iters) = (args.batch.max(1), args.iters as usize);
+                (case.precision, case.recompute) = (args.precision, args.recompute);
+                case.warmup = args.warmup;
+                cases.push(case);
+            }
+        }
+    }
+    Ok(cases)
+}
+
+fn head(ceiling: &Ceiling, threads: usize) -> String {
+    format!(
+        "{threads} threads, {:?}; a register tile reaches {:.0} GFLOP/s, a copy {:.1} GB/s\n",
+        dressage_kernels::simd::level(),
+        ceiling.gflops,
+        ceiling.gbytes
+    )
+}
+
+/// Rounds of both programs, each a process of its own.
+fn paired(args: &Args, cases: &[Case], peer: &Program, threads: usize) -> Result<(), Failure> {
+    let own = Program::own()?;
+    let ceiling = ceiling::measure();
+    let watch = Watch::new();
+    let stage = Stage::new(&watch, "rounds", Some(u64::from(args.rounds) * cases.len() as u64));
+    let (mut rows, mut failed) = (Vec::new(), None);
+    for (i, case) in cases.iter().enumerate() {
+        let options = case.peer_options()?;
+        let mut row = Row { case, here: Vec::new(), peer: Vec::new() };
+        for round in 0..args.rounds {
+            // What is measured already is shown even so.
+            match peer.measure(&options, threads, case.part) {
+                Ok(found) => row.peer.push(found),
+                Err(error) => failed = Some(error),
+            }
+            row.here.push(own.measure(&case.own_options(threads), threads, case.part)?);
+            let done = i as u64 * u64::from(args.rounds) + u64::from(round) + 1;
+            stage.at(done, &case.title());
+        }
+        rows.push(row);
+    }
+    drop(stage);
+    say(&head(&ceiling, threads));
+    say(&format!("{} rounds of {} runs\n", args.rounds, args.iters));
+    say(&table::beside(&rows, &ceiling));
+    if let Some(file) = &args.json {
+        let pair = |row: &Row| {
+            let all = |runs: &[Figures]| -> Vec<Value> {
+                runs.iter().map(|run| run.json(row.case, threads)).collect()
+            };
+            json!({"here": all(&row.here), "peer": all(&row.peer)})
+        };
+        write(file, &Value::Array(rows.iter().map(pair).collect()))?;
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn write(file: &Path, value: &Value) -> Result<(), Failure> {
+    Ok(files::write_bytes(file, format!("{value:#}\n").as_bytes())?)
+}

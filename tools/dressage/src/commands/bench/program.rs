@@ -1,0 +1,92 @@
+//! Another process that measures: a peer, or this program itself.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use dressage_train::machine::peak_resident_of;
+use serde_json::Value;
+
+use super::case::Part;
+use super::figures::Figures;
+use crate::failure::Failure;
+
+/// How often the memory of a process is looked at. Its peak only grows, so what is missed is what
+/// it takes in its last moments.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A program with the options that are always the same.
+#[derive(Debug, Clone)]
+pub struct Program {
+    words: Vec<String>,
+}
+
+impl Program {
+    /// A command line, its words separated by blanks.
+    ///
+    /// # Errors
+    /// No word.
+    pub fn new(line: &str) -> Result<Program, Failure> {
+        let words: Vec<String> = line.split_whitespace().map(String::from).collect();
+        match words.is_empty() {
+            true => Err(Failure::Told("--peer names no program".into())),
+            false => Ok(Program { words }),
+        }
+    }
+
+    /// This program.
+    ///
+    /// # Errors
+    /// A system that does not tell where it lies.
+    pub fn own() -> Result<Program, Failure> {
+        let failed = |e| Failure::Told(format!("cannot tell where this program lies: {e}"));
+        let path = std::env::current_exe().map_err(failed)?;
+        Ok(Program { words: vec![path.display().to_string()] })
+    }
+
+    /// Runs it with `options` on so many threads, and reads what it writes to the file that
+    /// `--json` names.
+    ///
+    /// # Errors
+    /// A program that cannot be started, fails, or writes no times of `part`.
+    pub fn measure(
+        &self,
+        options: &[String],
+        threads: usize,
+        part: Part,
+    ) -> Result<Figures, Failure> {
+        let told = |what: String| Failure::Told(format!("{}: {what}", self.words.join(" ")));
+        let name = format!("dressage-bench-{}-{}.json", std::process::id(), part.name());
+        let json = std::env::temp_dir().join(name);
+        let mut command = Command::new(&self.words[0]);
+        command.args(&self.words[1..]).args(options).arg("--json").arg(&json);
+        for key in ["OMP_NUM_THREADS", "MKL_NUM_THREADS"] {
+            command.env(key, threads.to_string());
+        }
+        let errors = json.with_extension("err");
+        let log = std::fs::File::create(&errors).map_err(|e| told(format!("no log: {e}")))?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let mut child = command.spawn().map_err(|e| told(format!("cannot be started: {e}")))?;
+        let mut peak = None;
+        let status = loop {
+            peak = peak_resident_of(child.id()).max(peak);
+            match child.try_wait().map_err(|e| told(format!("cannot be waited for: {e}")))? {
+                Some(status) => break status,
+                None => std::thread::sleep(LOOK),
+            }
+        };
+        let said = std::fs::read_to_string(&errors).unwrap_or_default();
+        let text = std::fs::read(&json);
+        // Scratch files: whether they can be removed changes nothing about the figures.
+        let _ = (std::fs::remove_file(&errors), std::fs::remove_file(&json));
+        if !status.success() {
+            let last = said.trim().lines().last().unwrap_or("it said nothing").to_owned();
+            return Err(told(format!("failed ({status}): {last}")));
+        }
+        let text = text.map_err(|e| told(format!("wrote no figures: {e}")))?;
+        let value: Value = serde_json::from_slice(&text)
+            .map_err(|e| told(format!("wrote figures that are no JSON: {e}")))?;
+        let found = Figures::read(&value, part)?;
+        // A program knows best when its work was done.
+        Ok(Figures { peak: found.peak.or(peak), ..found })
+    }
+}

@@ -1,0 +1,227 @@
+//! Whole networks and blocks: random weights, images and labels.
+
+use std::time::Instant;
+
+use dressage_engine::{DType, Outline, Philox, Tensor, backward_from, backward_from_all, no_grad};
+use dressage_models::Precision;
+use dressage_models::backbone::{Dino, DinoConfig, Rein, ReinConfig};
+use dressage_models::build::Scope;
+use dressage_train::data::Batch;
+use dressage_train::plan;
+use dressage_train::recipe::Recipe;
+use dressage_train::trainer::Trainer;
+
+use super::case::{Case, PATCH, Part};
+use super::figures::{Figures, Span, Stat};
+use crate::failure::Failure;
+
+/// Different batches that are used in turn.
+const BATCHES: u64 = 4;
+
+/// Times one part.
+///
+/// # Errors
+/// Sizes that do not fit together, or too little memory.
+pub fn measure(case: &Case) -> Result<Figures, Failure> {
+    let spans = match case.part {
+        Part::Step => step(case)?,
+        Part::Backbone => backbone(case)?,
+        Part::Forward => forward(case)?,
+        _ => block(case)?,
+    };
+    Ok(Figures { spans, peak: None })
+}
+
+/// Milliseconds of laps by name, in the order of their first mention.
+#[derive(Default)]
+struct Laps(Vec<(&'static str, Vec<f64>)>);
+
+impl Laps {
+    fn add(&mut self, name: &'static str, ms: f64) {
+        match self.0.iter_mut().find(|(n, _)| *n == name) {
+            Some((_, values)) => values.push(ms),
+            None => self.0.push((name, vec![ms])),
+        }
+    }
+
+    /// Each lap with its operations.
+    fn spans(self, flops: impl Fn(&str) -> u64) -> Vec<Span> {
+        let span = |(name, ms): (&str, Vec<f64>)| {
+            let (ms, flops) = (Stat::of(&ms), flops(name) as f64);
+            Span { name: name.into(), ms, flops, bytes: 0.0 }
+        };
+        self.0.into_iter().map(span).collect()
+    }
+}
+
+/// Normal noise, and blobs of ten classes, a fiftieth of the cells unlabelled.
+fn batch(case: &Case, step: u64) -> Batch {
+    let mut r = Philox::new(7, 0x4245_4E43, step % BATCHES, 0);
+    let (b, s) = (case.batch, case.size);
+    let images = (0..b * 3 * s * s).map(|_| r.normal() as f32).collect();
+    let mut labels = vec![0u8; b * s * s];
+    let side = s / PATCH;
+    for map in labels.chunks_exact_mut(s * s) {
+        let mut cell = || match r.below(50) {
+            0 => dressage_train::IGNORE,
+            _ => (r.below(10) * 19 / 10) as u8,
+        };
+        let cells: Vec<u8> = (0..side * side).map(|_| cell()).collect();
+        for (i, label) in map.iter_mut().enumerate() {
+            *label = cells[(i / s / PATCH) * side + i % s / PATCH];
+        }
+    }
+    Batch { step, b, h: s, w: s, images, labels, names: vec!["random".into(); b] }
+}
+
+fn recipe(case: &Case) -> Result<Recipe, Failure> {
+    let precision = if case.precision == Precision::Bf16 { "bf16" } else { "f32" };
+    // Nothing is written there.
+    let dir = std::env::temp_dir().join(format!("dressage-bench-{}", std::process::id()));
+    let settings = [
+        ("model.backbone", format!("dinov2-{}", case.model)),
+        ("model.weights", "random".into()),
+        ("model.precision", precision.into()),
+        ("augment.crop", case.size.to_string()),
+        ("train.batch", case.batch.to_string()),
+        ("train.recompute", case.recompute.to_string()),
+        ("run.dir", dir.display().to_string()),
+    ];
+    let settings = settings.map(|(key, value)| format!("{key}={value}"));
+    Ok(Recipe::from_name("gtav-s-rein", &settings)?)
+}
+
+fn step(case: &Case) -> Result<Vec<Span>, Failure> {
+    let recipe = recipe(case)?;
+    let flops = plan::flops(&recipe)?;
+    let mut trainer = Trainer::new(recipe, false)?;
+    let mut laps = Laps::default();
+    for i in 0..case.warmup + case.iters {
+        let done = trainer.step_on(&batch(case, i as u64))?;
+        if i < case.warmup {
+            continue;
+        }
+        let names = ["data", "forward", "loss+matching", "backward", "optimizer"];
+        for (name, seconds) in names.into_iter().zip(done.seconds).skip(1) {
+            laps.add(name, seconds * 1e3);
+        }
+        laps.add("step", done.seconds.iter().sum::<f64>() * 1e3);
+    }
+    Ok(laps.spans(|name| if name == "step" { flops } else { 0 }))
+}
+
+/// The frozen backbone, as far as a case needs it.
+fn frozen(case: &Case, config: DinoConfig) -> Result<Dino, Failure> {
+    let scope = Scope::new(DType::F32, 0).precision(case.precision).sub("backbone");
+    Ok(Dino::new(&scope.trainable(false), config)?)
+}
+
+/// Operations of products in `work`.
+fn counted<R>(work: impl Fn() -> Result<R, Failure>) -> Result<u64, Failure> {
+    let mut outline = Outline::new();
+    outline.run(|| work().map(drop))?;
+    Ok(outline.tally().flops)
+}
+
+fn image(case: &Case, i: usize) -> Result<Tensor, Failure> {
+    let shape = [case.batch, 3, case.size, case.size];
+    Ok(Tensor::from_slice(&batch(case, i as u64).images, &shape)?)
+}
+
+fn backbone(case: &Case) -> Result<Vec<Span>, Failure> {
+    let (depth, width) = (case.config.depth, case.config.embed_dim);
+    let net = frozen(case, case.config.clone())?;
+    let adapter = ReinConfig::published(depth, width);
+    let rein = Rein::new(&Scope::new(DType::F32, 0).sub("reins"), adapter)?;
+    let mut laps = Laps::default();
+    let mut run = |i: usize, timed: bool| -> Result<(), Failure> {
+        let image = image(case, i)?;
+        let mut note = |name, from: Instant| {
+            if timed {
+                laps.add(name, from.elapsed().as_secs_f64() * 1e3);
+            }
+        };
+        let start = Instant::now();
+        let values = pyramid(&net, &rein, &image)?;
+        note("forward", start);
+        let pair = |y: Tensor| gradient(&y).map(|dy| (y, dy));
+        let values = values.into_iter().map(pair).collect::<Result<Vec<_>, _>>()?;
+        let back = Instant::now();
+        drop(backward_from_all(values)?);
+        note("backward", back);
+        let inference = Instant::now();
+        no_grad(|| pyramid(&net, &rein, &image))?;
+        note("inference", inference);
+        Ok(())
+    };
+    for i in 0..case.warmup + case.iters {
+        run(i, i >= case.warmup)?;
+    }
+    let all: Vec<f64> = (0..case.iters).map(|i| laps.0.iter().map(|(_, v)| v[i]).sum()).collect();
+    all.into_iter().for_each(|ms| laps.add("all", ms));
+    let shape = [case.batch, 3, case.size, case.size];
+    let forward = counted(|| pyramid(&net, &rein, &Tensor::zeros(DType::F32, &shape)))?;
+    Ok(laps.spans(|name| if name == "inference" || name == "forward" { forward } else { 0 }))
+}
+
+/// Random numbers of the shape of `y`.
+fn gradient(y: &Tensor) -> dressage_engine::Result<Tensor> {
+    let mut r = Philox::new(3, 0, 0, 0);
+    let values: Vec<f32> = (0..y.len()).map(|_| r.uniform_f32() - 0.5).collect();
+    Tensor::from_slice(&values, y.shape())
+}
+
+/// The four resized maps and the queries, as the peer forms them.
+fn pyramid(net: &Dino, rein: &Rein, image: &Tensor) -> Result<Vec<Tensor>, Failure> {
+    let step = rein.step()?;
+    let levels = net.forward(image, Some(&step))?;
+    let mut out = levels.iter().map(|l| l.resized()).collect::<Result<Vec<_>, _>>()?;
+    out.extend(step.queries);
+    Ok(out)
+}
+
+fn forward(case: &Case) -> Result<Vec<Span>, Failure> {
+    let net = frozen(case, case.config.clone())?;
+    let mut laps = Laps::default();
+    for i in 0..case.warmup + case.iters {
+        let image = image(case, i)?;
+        let start = Instant::now();
+        drop(no_grad(|| net.forward(&image, None))?);
+        if i >= case.warmup {
+            laps.add("inference", start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    let shape = [case.batch, 3, case.size, case.size];
+    let run = || Ok(no_grad(|| net.forward(&Tensor::zeros(DType::F32, &shape), None))?);
+    let flops = counted(run)?;
+    Ok(laps.spans(|_| flops))
+}
+
+fn block(case: &Case) -> Result<Vec<Span>, Failure> {
+    let shape = [case.batch, 1 + case.patches(), case.config.embed_dim];
+    let net = frozen(case, DinoConfig { depth: 1, taps: [0; 4], ..case.config.clone() })?;
+    let x = gradient(&Tensor::zeros(DType::F32, &shape))?;
+    let dy = gradient(&x)?;
+    let inference = |x: &Tensor| Ok::<_, Failure>(no_grad(|| net.block(0, x, None))?);
+    let both = |x: &Tensor, dy: &Tensor| -> Result<Tensor, Failure> {
+        let x = x.leaf();
+        let mut gradients = backward_from(net.block(0, &x, None)?, dy.clone())?;
+        let missing = || Failure::Told("the block's input received no gradient".into());
+        gradients.take(&x).ok_or_else(missing)
+    };
+    let mut laps = Laps::default();
+    for i in 0..case.warmup + case.iters {
+        let start = Instant::now();
+        drop(inference(&x)?);
+        let middle = Instant::now();
+        drop(both(&x, &dy)?);
+        if i >= case.warmup {
+            laps.add("inference", (middle - start).as_secs_f64() * 1e3);
+            laps.add("forward+backward", middle.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    let zeros = || Tensor::zeros(DType::F32, &shape);
+    let forward = counted(|| inference(&zeros()))?;
+    let all = counted(|| both(&zeros(), &zeros()))?;
+    Ok(laps.spans(|name| if name == "inference" { forward } else { all }))
+}

@@ -1,0 +1,90 @@
+//! `dressage bench` as a user meets it, at sizes that take no time.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::common::{done, dressage, refused};
+
+fn json(path: &Path) -> Value {
+    let text = std::fs::read_to_string(path).expect("a file of figures");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+#[test]
+fn figures_of_every_part_are_told_and_written() {
+    let dir = tempfile::tempdir().expect("folder");
+    let small = ["--size", "64", "--iters", "2", "--warmup", "0", "--threads", "1"];
+    let parts = ["bench", "step", "backbone", "forward", "block", "kernels", "--json", "all.json"];
+    let text = done(dressage(dir.path(), &[&parts[..], &small[..]].concat()));
+    for words in ["GFLOP/s", "GB/s", "loss+matching", "forward+backward", "deform, backward"] {
+        assert!(text.contains(words), "{words} is missing in\n{text}");
+    }
+    let all = json(&dir.path().join("all.json"));
+    let cases = all.as_array().expect("several cases are a list");
+    assert_eq!(cases.len(), 10);
+    let whole = |part: &str| cases.iter().find(|c| c["args"]["part"] == part).expect(part);
+    for (part, span) in [("step", "optimizer"), ("backbone", "inference"), ("forward", "inference")]
+    {
+        let ms = &whole(part)[part]["ms"][span];
+        let of = |key: &str| ms[key].as_f64().expect(key);
+        assert!(0.0 < of("min") && of("min") <= of("median") && of("median") <= of("max"));
+    }
+    // 17 tokens of 384 channels: qkv, proj and both layers of the MLP, and attention of 6 heads.
+    let flops = 2.0 * 17.0 * 384.0 * 384.0 * 12.0 + 4.0 * 6.0 * 17.0 * 17.0 * 64.0;
+    assert_eq!(whole("block")["block"]["flops"]["inference"], flops);
+    let rows = whole("gemm")["gemm"].as_array().expect("rows");
+    assert!(rows.iter().any(|r| r["name"] == "y = x W'   rows 17, 384 -> 1152"));
+
+    let one = ["bench", "block", "--model", "b", "--precision", "bf16", "--json", "one.json"];
+    done(dressage(dir.path(), &[&one[..], &small[..]].concat()));
+    let one = json(&dir.path().join("one.json"));
+    assert_eq!(one["args"]["width"], 768);
+    assert!(one["ceiling"]["gflops"].as_f64().expect("a limit") > 0.1);
+    assert!(one["block"]["peak_rss_mib"].as_f64().expect("a peak") > 10.0);
+}
+
+/// A peer takes its options and writes its figures where it is told to.
+#[cfg(unix)]
+#[test]
+fn a_peer_stands_beside() {
+    let dir = tempfile::tempdir().expect("folder");
+    let script = r#"
+        while [ $# -gt 0 ]; do
+            case "$1" in --part) part="$2" ;; --json) file="$2" ;; --width) width="$2" ;; esac
+            shift 2
+        done
+        [ "$part" = block ] || { echo "no such part: $part" >&2; exit 3; }
+        [ "$width" = 384 ] || exit 4
+        echo '{"block": {"ms": {"inference": {"median": 9e9, "min": 8e9, "max": 9e9}}}}' > "$file"
+    "#;
+    std::fs::write(dir.path().join("peer.sh"), script).expect("written");
+    let run = |parts: &[&str], more: &[&str]| {
+        let small = ["--size", "32", "--iters", "1", "--rounds", "2", "--peer", "sh peer.sh"];
+        dressage(dir.path(), &[&["bench"], parts, &small[..], more].concat())
+    };
+    let text = done(run(&["block"], &["--json", "pair.json"]));
+    let row = text.lines().find(|l| l.contains("| inference |")).expect("a row");
+    assert!(row.contains("9000000000 (8000000000-9000000000)"), "{row}");
+    let pair = json(&dir.path().join("pair.json"));
+    assert_eq!(pair[0]["peer"].as_array().map(Vec::len), Some(2));
+    assert_eq!(pair[0]["here"].as_array().map(Vec::len), Some(2));
+    // What the peer does not know is refused, but not before what was measured is shown.
+    let failed = run(&["block", "forward"], &[]);
+    assert!(String::from_utf8_lossy(&failed.stdout).contains("forward, ViT-S, 32 px"));
+    refused(failed, 1, &["sh peer.sh", "no such part: forward"]);
+    refused(run(&["block"], &["--model", "g"]), 1, &["SwiGLU", "--peer"]);
+}
+
+#[test]
+fn sizes_that_cannot_be_are_refused() {
+    let dir = tempfile::tempdir().expect("folder");
+    let run = |args: &[&str]| dressage(dir.path(), &[&["bench"], args].concat());
+    refused(run(&["--size", "100"]), 1, &["--size 100", "multiple of 32"]);
+    refused(run(&["--model", "h"]), 1, &["`h`", "s, b, l, g"]);
+    refused(run(&["stride"]), 2, &["stride"]);
+    refused(run(&["--precision", "f8"]), 2, &["f8", "bf16"]);
+    refused(run(&["block", "--peer", " "]), 1, &["--peer names no program"]);
+    let absent = ["block", "--size", "32", "--iters", "1", "--peer", "no-such-program-here"];
+    refused(run(&absent), 1, &["no-such-program-here", "cannot be started"]);
+}
