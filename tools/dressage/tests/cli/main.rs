@@ -132,7 +132,7 @@ fn predictions(dir: &Path) {
 
 /// A picture on which code of the decoder for AVX2 panics: one sentence, as for any other.
 fn malformed(dir: &Path) {
-    let picture = include_bytes!("../../../tests/fixtures/hostile/idct.jpg");
+    let picture = include_bytes!("../../../../tests/fixtures/hostile/idct.jpg");
     std::fs::write(dir.join("in/bad.jpg"), picture).expect("written");
     let output = dressage(dir, &["predict", "runs/tiny", "in/bad.jpg"]);
     if output.status.success() {
