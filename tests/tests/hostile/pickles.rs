@@ -67,6 +67,11 @@ pub fn cases() -> Vec<Case> {
         let script = script(pickle);
         cases.push(Case::new(Form::TorchScript, format!("pickle: {name}"), script, Expect::Either));
     };
+    // Found by fuzzing: a refusal that listed them all was a page long.
+    let keys = (0..20).fold(Pickle::new().raw(b"}("), |p, i| {
+        p.text(&format!("{i}{}", "k".repeat(100))).raw(b"N")
+    });
+    add("long keys without a tensor", &keys.raw(b"u").stop(), Expect::Refused);
     opcodes(&mut add);
     code(&mut add);
     memo(&mut add);
