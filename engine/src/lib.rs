@@ -11,6 +11,7 @@ mod kept;
 pub mod memory;
 pub mod ops;
 mod outline;
+mod pages;
 mod param;
 mod random;
 mod tensor;
@@ -23,6 +24,7 @@ pub use graph::{
 };
 pub use kept::{Thrift, segment, thrifty};
 pub use outline::Outline;
+pub use pages::Pages;
 pub use param::Param;
 pub use random::{Philox, hash_name};
 pub use tensor::Tensor;

@@ -3,20 +3,17 @@
 use std::sync::Arc;
 
 use dressage_kernels::outline;
-use memmap2::Mmap;
-#[cfg(unix)]
-use memmap2::UncheckedAdvice;
 
 use crate::graph::{Edge, Origin, fresh_id};
 use crate::kept::Remake;
 use crate::memory::Buffer;
-use crate::{DType, Element, EngineError, Result};
+use crate::{DType, Element, EngineError, Pages, Result};
 
 /// Where the elements lie.
 enum Storage {
     Pooled(Buffer),
-    /// A read-only file; the offset in bytes is added to the tensor's own.
-    Mapped(Arc<Mmap>),
+    /// Pages, of a file as a rule.
+    Mapped(Arc<Pages>),
 }
 
 impl Storage {
@@ -107,12 +104,12 @@ impl Tensor {
         Self::full(&[], value)
     }
 
-    /// A view of a memory-mapped file. `offset` is in bytes.
+    /// A view of pages. `offset` is in bytes.
     ///
     /// # Errors
-    /// If the file is too short or the offset not aligned to the element type.
+    /// If they are too few or the offset not aligned to the element type.
     pub fn from_map(
-        map: Arc<Mmap>,
+        map: Arc<Pages>,
         offset: usize,
         dtype: DType,
         shape: &[usize],
@@ -183,18 +180,11 @@ impl Tensor {
         &self.storage.bytes()[self.offset..self.offset + self.len() * self.dtype.size()]
     }
 
-    /// Lets go of the memory behind a part of a file that is not needed for now: it is read again
-    /// if it is. Nothing happens to a tensor in memory of its own, or where the system has no such
-    /// call.
+    /// Lets go of the memory behind a view of a file that is not needed for now
+    /// ([`Pages::release`]).
     pub fn release(&self) {
-        #[cfg(unix)]
         if let Storage::Mapped(map) = &*self.storage {
-            let bytes = self.len() * self.dtype.size();
-            // SAFETY: the map is a file's and never written, so what is dropped can be read again.
-            // A failure leaves things as they are.
-            let _ = unsafe {
-                map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.offset, bytes)
-            };
+            map.release(self.offset..self.offset + self.len() * self.dtype.size());
         }
     }
 

@@ -17,6 +17,9 @@ pub fn weights(bytes: &[u8]) {
     match StateDict::from_bytes(Path::new(PATH), bytes) {
         Err(error) => sentence(&error.to_string()),
         Ok(dict) => {
+            if let Err(error) = dict.check() {
+                sentence(&error.to_string());
+            }
             for (name, stored) in dict.iter() {
                 let (float, whole) = (stored.to_float(DType::F32), stored.to_integers());
                 let found = float.map_or_else(|| whole.map_or(0, |v| v.len()), |t| t.len());

@@ -1,6 +1,20 @@
 //! PNG and JPEG, as pictures and as label maps.
+//!
+//! libFuzzer's hook ends the process at any panic, so also at one that the product turns into an
+//! error. The hook of this target ends it at every other panic.
 #![no_main]
 
+use dressage_train::data::panics_are_contained;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| dressage_fuzz::picture(bytes));
+fn end_at_panics() {
+    // In place of libFuzzer's, which was set before.
+    std::panic::set_hook(Box::new(|panic| {
+        if !panics_are_contained() {
+            eprintln!("{panic}\n{}", std::backtrace::Backtrace::force_capture());
+            std::process::abort();
+        }
+    }));
+}
+
+fuzz_target!(init: end_at_panics(), |bytes| dressage_fuzz::picture(bytes));

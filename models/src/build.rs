@@ -12,7 +12,7 @@ use half::bf16;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::weights::{Digests, StateDict, digest};
+use crate::weights::{Digests, StateDict, Stored, digest};
 use crate::{ModelError, Result};
 
 /// How a parameter starts when no weights are given.
@@ -96,6 +96,22 @@ struct State {
     strict: Vec<String>,
     params: BTreeMap<String, Param>,
     problems: Vec<String>,
+    /// What is used where it lies in a file, to be checked in the end.
+    views: Vec<Stored>,
+    /// The first that failed its check of those that are converted.
+    failed: Option<ModelError>,
+}
+
+impl State {
+    /// Compares values with the file's checksums: those that are converted now, while they are
+    /// read anyway, others only when it is known that all names and shapes fit.
+    fn check(&mut self, stored: &Stored, precision: Precision) {
+        if precision == Precision::F32 && stored.view(self.dtype).is_some() {
+            self.views.push(stored.clone());
+        } else if self.problems.is_empty() && self.failed.is_none() {
+            self.failed = stored.check().err();
+        }
+    }
 }
 
 /// Shape of each parameter by name, and whether it trains.
@@ -128,6 +144,8 @@ impl Scope {
             strict,
             params: BTreeMap::new(),
             problems: Vec::new(),
+            views: Vec::new(),
+            failed: None,
         };
         Scope { state: Rc::new(RefCell::new(state)), prefix: String::new(), trainable: true }
     }
@@ -187,6 +205,7 @@ impl Scope {
         let found = state.source.take(&name);
         let value = with_category(Category::Weights, || match found {
             Some(t) if t.shape() == shape => {
+                state.check(&t, p);
                 let float = t.to_float(state.dtype);
                 if float.is_none() {
                     state.problems.push(format!("{name} holds whole numbers, expected floats"));
@@ -227,7 +246,8 @@ impl Scope {
     /// left over.
     ///
     /// # Errors
-    /// [`ModelError::Mismatch`] with everything missing, left over or of another shape.
+    /// [`ModelError::Mismatch`] with everything missing, left over or of another shape;
+    /// [`ModelError::Read`] if values are not those that the file has checksums of.
     pub fn finish(&self, network: &str, ignored: &[&str]) -> Result<BTreeMap<String, Param>> {
         let mut state = self.state.borrow_mut();
         let left: Vec<String> = state
@@ -238,6 +258,10 @@ impl Scope {
             .collect();
         state.problems.extend(left);
         if state.problems.is_empty() {
+            if let Some(error) = state.failed.take() {
+                return Err(error);
+            }
+            std::mem::take(&mut state.views).par_iter().try_for_each(Stored::check)?;
             return Ok(std::mem::take(&mut state.params));
         }
         Err(ModelError::Mismatch {

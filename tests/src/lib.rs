@@ -7,6 +7,7 @@
 pub mod checkpoint;
 pub mod compare;
 pub mod fixture;
+pub mod published;
 pub mod samples;
 
 /// Result of a test's parts; the text says which file or tensor.

@@ -131,6 +131,7 @@ pub fn all() -> io::Result<Vec<Sample>> {
     [
         sample("zip", Form::Zip, written(|out| checkpoint::zip(out, &entries, ""))),
         sample("zip-wrapped", Form::Zip, written(|out| checkpoint::zip(out, &entries, "model"))),
+        sample("zip-unsummed", Form::Zip, written(|out| checkpoint::zip_unsummed(out, &entries))),
         sample("legacy", Form::Legacy, written(|out| checkpoint::legacy(out, &entries, ""))),
         sample(
             "legacy-wrapped",

@@ -11,6 +11,7 @@ use dressage_models::weights::{
     same_size,
 };
 use dressage_tests::fixture::{Fixture, Settings, list, roots};
+use dressage_tests::published;
 
 /// A DINOv2 of three blocks that has everything: `registers` tokens, either form of MLP.
 fn config(ffn: Ffn, registers: usize) -> DinoConfig {
@@ -35,37 +36,17 @@ fn params(config: &DinoConfig, weights: StateDict, strict: &[&str]) -> BTreeMap<
 
 /// The parameters of a random network under the transformers library's names.
 fn hugging_face(params: &BTreeMap<String, Param>, prefix: &str) -> StateDict {
-    const WORDS: [(&str, &str); 14] = [
-        ("cls_token", "embeddings.cls_token"),
-        ("pos_embed", "embeddings.position_embeddings"),
-        ("register_tokens", "embeddings.register_tokens"),
-        ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
-        ("blocks.", "encoder.layer."),
-        ("attn.proj", "attention.output.dense"),
-        ("ls1.gamma", "layer_scale1.lambda1"),
-        ("ls2.gamma", "layer_scale2.lambda1"),
-        ("mlp.w12", "mlp.weights_in"),
-        ("mlp.w3", "mlp.weights_out"),
-        (".norm1.", ".norm1#"),
-        (".norm2.", ".norm2#"),
-        ("norm.", "layernorm."),
-        ("#", "."),
-    ];
     let mut dict = StateDict::new("dinov2.safetensors");
     for (name, param) in params {
-        let mut theirs = name.strip_prefix("backbone.").expect("backbone").to_string();
-        for (ours, word) in WORDS {
-            theirs = theirs.replace(ours, word);
-        }
+        let names = published::hugging_face(name.strip_prefix("backbone.").expect("backbone"));
         let value = param.get().detach();
-        let Some((before, after)) = theirs.split_once("attn.qkv") else {
-            dict.insert(format!("{prefix}{theirs}"), value);
-            continue;
-        };
-        let rows = value.dim(0) / 3;
-        for (i, part) in ["query", "key", "value"].iter().enumerate() {
-            let name = format!("{prefix}{before}attention.attention.{part}{after}");
-            dict.insert(name, ops::rows(&value, i * rows, rows).expect("rows"));
+        let rows = value.dim(0) / names.len();
+        for (i, name) in names.iter().enumerate() {
+            let part = match names.len() {
+                1 => value.clone(),
+                _ => ops::rows(&value, i * rows, rows).expect("rows"),
+            };
+            dict.insert(format!("{prefix}{name}"), part);
         }
     }
     dict.insert(format!("{prefix}embeddings.mask_token"), Tensor::zeros(DType::F32, &[1, 12]));

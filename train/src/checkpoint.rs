@@ -163,6 +163,7 @@ pub fn restore(path: &Path, notes: &Notes, dict: &mut StateDict, model: &Segment
             dressage_engine::memory::Category::Weights,
             || value.deep_copy(),
         );
+        value.release();
         param.set(&copy)?;
     }
     match dict.names().find(|name| !name.starts_with(MOMENTS)) {

@@ -115,6 +115,7 @@ impl Optimiser {
                     });
                 };
                 *moment = with_category(Category::Optimiser, || value.deep_copy());
+                value.release();
             }
             slot.t = counts.get(name).copied().unwrap_or(0);
         }

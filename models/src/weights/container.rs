@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::{Mmap, MmapMut};
+use dressage_engine::Pages;
 
 use super::{Source, StateDict, Stored, names, safetensors, torch};
 use crate::{ModelError, Result};
@@ -50,26 +50,22 @@ pub struct Contents {
 pub fn open(path: &Path) -> Result<StateDict> {
     let fail = |cause: String| ModelError::Read { path: path.to_path_buf(), cause };
     let file = File::open(path).map_err(|e| fail(format!("cannot open weights: {e}")))?;
-    // SAFETY: the map is read-only; a file that another process shortens while it is mapped ends
-    // this process with a bus error, which no check here could prevent.
-    let map = unsafe { Mmap::map(&file) }.map_err(|e| fail(format!("cannot map weights: {e}")))?;
-    dictionary(map, path)
+    let pages = Pages::of_file(&file).map_err(|e| fail(format!("cannot map weights: {e}")))?;
+    dictionary(pages, path)
 }
 
-/// As [`open`], for a file that lies in memory: it is copied once, since tensors are views of maps.
+/// As [`open`], for a file that lies in memory: it is copied once, since tensors are views of pages.
 pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<StateDict> {
     let fail = |e: std::io::Error| ModelError::Read {
         path: path.to_path_buf(),
         cause: format!("cannot map weights: {e}"),
     };
-    let mut map = MmapMut::map_anon(bytes.len()).map_err(fail)?;
-    map.copy_from_slice(bytes);
-    dictionary(map.make_read_only().map_err(fail)?, path)
+    dictionary(Pages::of_bytes(bytes).map_err(fail)?, path)
 }
 
-fn dictionary(map: Mmap, path: &Path) -> Result<StateDict> {
+fn dictionary(map: Pages, path: &Path) -> Result<StateDict> {
     let fail = |cause: String| ModelError::Read { path: path.to_path_buf(), cause };
-    let contents = read(&Arc::new(map)).map_err(fail)?;
+    let contents = read(&Arc::new(map), path).map_err(fail)?;
     let Contents { container, mut tensors, mut wrapper, skipped, metadata } = contents;
     if names::strip_parallel(&mut tensors) {
         wrapper.push("module.");
@@ -78,7 +74,7 @@ fn dictionary(map: Mmap, path: &Path) -> Result<StateDict> {
     Ok(StateDict { origin: path.display().to_string(), tensors, metadata, source })
 }
 
-fn read(map: &Arc<Mmap>) -> Told<Contents> {
+fn read(map: &Arc<Pages>, path: &Path) -> Told<Contents> {
     let bytes: &[u8] = map;
     // First, since the length of a header may look like the start of a pickle.
     if safetensors::begins(bytes) {
@@ -86,7 +82,7 @@ fn read(map: &Arc<Mmap>) -> Told<Contents> {
     }
     match bytes {
         [] => Err("is empty; fetch it again".into()),
-        [b'P', b'K', 3 | 5, 4 | 6, ..] => torch::archive(map),
+        [b'P', b'K', 3 | 5, 4 | 6, ..] => torch::archive(map, path),
         [0x80, 2..=5, ..] => torch::legacy(map),
         _ => Err(unknown(bytes)),
     }

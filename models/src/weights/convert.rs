@@ -130,8 +130,13 @@ fn misfit(weights: &StateDict, difference: String) -> ModelError {
 /// Replaces a tensor by what `f` makes of it; a refusal names the file.
 fn sized(dict: &mut StateDict, name: &str, f: &dyn Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
     // One that is missing or holds no floats is reported with all others when the network is built.
-    let Some(t) = dict.get(name).and_then(|t| t.to_float(DType::F32)) else { return Ok(()) };
-    let t = f(&t).map_err(|error| misfit(dict, error.to_string()))?;
-    dict.insert(name, t);
+    let Some(stored) = dict.get(name) else { return Ok(()) };
+    stored.check()?;
+    let Some(t) = stored.to_float(DType::F32) else { return Ok(()) };
+    let made = f(&t).map_err(|error| misfit(dict, error.to_string()))?;
+    if made.shape() != t.shape() {
+        t.release();
+    }
+    dict.insert(name, made);
     Ok(())
 }

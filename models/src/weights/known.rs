@@ -50,6 +50,20 @@ const RESNET: &[&str] = &[
     "layer4.{}.conv3.weight",
 ];
 
+/// A ResNet; sources differ in the names of its stem.
+const fn resnet(names: &'static str, has: &'static [&'static str]) -> Layout {
+    Layout {
+        family: Family::ResNet,
+        names,
+        prefixes: &["backbone.", ""],
+        has,
+        lacks: &[],
+        blocks: RESNET,
+        patch: "",
+        positions: "",
+    }
+}
+
 const LAYOUTS: &[Layout] = &[
     Layout {
         family: Family::Dinov2,
@@ -165,36 +179,9 @@ const LAYOUTS: &[Layout] = &[
         patch: "patch_embed.projection.weight",
         positions: "pos_embed",
     },
-    Layout {
-        family: Family::ResNet,
-        names: "torchvision's names, 7x7 stem",
-        prefixes: &["backbone.", ""],
-        has: &["conv1.weight", "layer1.{}.conv3.weight"],
-        lacks: &[],
-        blocks: RESNET,
-        patch: "",
-        positions: "",
-    },
-    Layout {
-        family: Family::ResNet,
-        names: "OpenMMLab's names, V1c stem",
-        prefixes: &["backbone.", ""],
-        has: &["stem.{}.weight", "layer1.{}.conv3.weight"],
-        lacks: &[],
-        blocks: RESNET,
-        patch: "",
-        positions: "",
-    },
-    Layout {
-        family: Family::ResNet,
-        names: "timm's names, V1c stem",
-        prefixes: &["backbone.", ""],
-        has: &["conv1.{}.weight", "layer1.{}.conv3.weight"],
-        lacks: &[],
-        blocks: RESNET,
-        patch: "",
-        positions: "",
-    },
+    resnet("torchvision's names, 7x7 stem", &["conv1.weight", "layer1.{}.conv3.weight"]),
+    resnet("OpenMMLab's names, V1c stem", &["stem.{}.weight", "layer1.{}.conv3.weight"]),
+    resnet("timm's names, V1c stem", &["conv1.{}.weight", "layer1.{}.conv3.weight"]),
     Layout {
         family: Family::ConvNeXt,
         names: OFFICIAL,

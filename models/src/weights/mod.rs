@@ -6,6 +6,10 @@
 //! names and runs none. Tensors stay where they lie until they are asked for, one at a time; f32
 //! tensors in row-major order are used in place.
 //!
+//! Entries of zip archives have checksums. They are compared before an entry is first used, so
+//! that looking at names and shapes does not read the values: [`Stored::check`]. The other forms
+//! have none.
+//!
 //! # What a file can cost
 //! Whatever it declares, opening a file takes at most [`OPEN_BYTES`] bytes of memory for each of
 //! its own, plus [`OPEN_BASE`]; a file of real weights takes about a thousandth of its size. The
@@ -18,6 +22,7 @@ mod difference;
 mod dinov2;
 mod fingerprint;
 mod known;
+mod member;
 mod names;
 mod pickle;
 mod safetensors;
@@ -147,6 +152,14 @@ impl StateDict {
     /// Shapes by name.
     pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
         self.tensors.iter().map(|(name, t)| (name.clone(), t.shape().to_vec())).collect()
+    }
+
+    /// Compares the values with the file's checksums ([`Stored::check`]).
+    ///
+    /// # Errors
+    /// [`crate::ModelError::Read`] with the first that differs.
+    pub fn check(&self) -> Result<()> {
+        self.tensors.values().try_for_each(Stored::check)
     }
 
     /// A tensor by name.

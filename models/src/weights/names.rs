@@ -35,14 +35,19 @@ fn entry(tree: &Tree<'_>, dict: Value, key: &str) -> Option<Value> {
 /// The first few keys of a dictionary, for a message.
 pub fn keys(tree: &Tree<'_>, dict: Value) -> String {
     const SHOWN: usize = 8;
+    // No name is begun beyond: a sentence has room for one long name at most.
+    const LETTERS: usize = 160;
     let pairs = tree.pairs(dict).unwrap_or(&[]);
-    let names: Vec<String> = pairs
-        .iter()
-        .filter_map(|(key, _)| tree.text(*key))
-        .take(SHOWN)
-        .map(|key| shown(&key))
-        .collect();
-    let more = if pairs.len() > SHOWN { ", ..." } else { "" };
+    let (mut names, mut letters) = (Vec::new(), 0);
+    for key in pairs.iter().filter_map(|(key, _)| tree.text(*key)) {
+        if names.len() == SHOWN || letters > LETTERS {
+            break;
+        }
+        let name = shown(&key);
+        letters += name.chars().count();
+        names.push(name);
+    }
+    let more = if pairs.len() > names.len() { ", ..." } else { "" };
     format!("{}{more}", names.join(", "))
 }
 

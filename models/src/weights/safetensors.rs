@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use dressage_engine::Tensor;
-use memmap2::Mmap;
+use dressage_engine::{Pages, Tensor};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 
 use super::container::{Contents, Told};
@@ -25,7 +24,7 @@ pub fn begins(bytes: &[u8]) -> bool {
 }
 
 /// Reads the header of a mapped file; the tensors stay in the map.
-pub fn read(map: &Arc<Mmap>) -> Told<Contents> {
+pub fn read(map: &Arc<Pages>) -> Told<Contents> {
     let (length, header) = SafeTensors::read_metadata(map).map_err(|e| describe(map, &e))?;
     let mut metadata = BTreeMap::new();
     if let Some(notes) = header.metadata() {

@@ -4,10 +4,12 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use dressage_engine::{DType, Element, Tensor};
+use dressage_engine::{DType, Element, Pages, Tensor};
 use half::{bf16, f16};
-use memmap2::Mmap;
 use rayon::prelude::*;
+
+use super::member::Member;
+use crate::Result;
 
 /// Type of the elements as a file holds them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -98,6 +100,8 @@ pub struct Stored {
     kind: Kind,
     shape: Vec<usize>,
     values: Values,
+    /// The entry of an archive that holds the values.
+    member: Option<Arc<Member>>,
 }
 
 #[derive(Debug, Clone)]
@@ -105,7 +109,7 @@ enum Values {
     /// Contiguous, in a type of the engine.
     Tensor(Tensor),
     /// Everything else in a file: another type, unaligned, or not in row-major order.
-    Strided { map: Arc<Mmap>, start: usize, strides: Vec<usize> },
+    Strided { map: Arc<Pages>, start: usize, strides: Vec<usize> },
     /// One after the other along the first axis, all of one kind.
     Rows(Vec<Stored>),
 }
@@ -113,7 +117,7 @@ enum Values {
 impl From<Tensor> for Stored {
     fn from(tensor: Tensor) -> Stored {
         let (kind, shape) = (tensor.dtype().into(), tensor.shape().to_vec());
-        Stored { kind, shape, values: Values::Tensor(tensor) }
+        Stored { kind, shape, values: Values::Tensor(tensor), member: None }
     }
 }
 
@@ -130,7 +134,7 @@ impl Stored {
     /// A tensor in a mapped file: `start` in bytes, `strides` in elements. The caller has checked
     /// that every element lies inside the map.
     pub(super) fn mapped(
-        map: &Arc<Mmap>,
+        map: &Arc<Pages>,
         kind: Kind,
         start: usize,
         shape: Vec<usize>,
@@ -147,7 +151,24 @@ impl Stored {
             Some(tensor) => Values::Tensor(tensor),
             None => Values::Strided { map: map.clone(), start, strides },
         };
-        Stored { kind, shape, values }
+        Stored { kind, shape, values, member: None }
+    }
+
+    /// The same tensor as part of an entry of an archive.
+    pub(super) fn inside(self, member: Option<Arc<Member>>) -> Stored {
+        Stored { member, ..self }
+    }
+
+    /// Compares the values with the checksum that the file has of them, once for each entry of an
+    /// archive; other files have none. What follows asks for values without asking for this.
+    ///
+    /// # Errors
+    /// [`crate::ModelError::Read`] if they differ.
+    pub fn check(&self) -> Result<()> {
+        if let Values::Rows(parts) = &self.values {
+            parts.iter().try_for_each(Stored::check)?;
+        }
+        self.member.as_ref().map_or(Ok(()), |member| member.check())
     }
 
     /// Tensors of equal trailing shape as one, stacked along the first axis; parts of different
@@ -159,12 +180,15 @@ impl Stored {
             return None;
         }
         if parts.iter().any(|p| p.kind != kind) {
-            let widened = parts.iter().map(|p| p.to_float(DType::F32).map(Stored::from));
+            // What they were made from is checked when the whole is.
+            let widened = parts
+                .iter()
+                .map(|p| Some(Stored::from(p.to_float(DType::F32)?).inside(p.member.clone())));
             parts = widened.collect::<Option<_>>()?;
         }
         let rows = parts.iter().map(|p| p.shape[0]).sum();
         let shape = [vec![rows], tail].concat();
-        Some(Stored { kind: parts[0].kind, shape, values: Values::Rows(parts) })
+        Some(Stored { kind: parts[0].kind, shape, values: Values::Rows(parts), member: None })
     }
 
     /// Type of the elements.
@@ -187,15 +211,14 @@ impl Stored {
         self.len() == 0
     }
 
-    /// The values as f32, f64 or bf16: the file's own pages where they are of that type already.
-    /// `None` for integers.
+    /// The values as f32, f64 or bf16: the file's own pages where they are of that type already,
+    /// else a copy, and the file's pages are let go. `None` for integers.
     pub fn to_float(&self, dtype: DType) -> Option<Tensor> {
         if !self.kind.is_float() {
             return None;
         }
-        match &self.values {
-            Values::Tensor(t) if t.dtype() == dtype => return Some(t.clone()),
-            _ => {}
+        if let Some(view) = self.view(dtype) {
+            return Some(view.clone());
         }
         let mut y = Tensor::empty_of(dtype, &self.shape);
         match dtype {
@@ -204,7 +227,30 @@ impl Stored {
             DType::Bf16 => self.decode(y.data_mut::<bf16>().ok()?),
             DType::I32 | DType::U8 => return None,
         }
+        self.release();
         Some(y)
+    }
+
+    /// The values where they lie, if they are of this type already.
+    pub fn view(&self, dtype: DType) -> Option<&Tensor> {
+        match &self.values {
+            Values::Tensor(t) if t.dtype() == dtype => Some(t),
+            _ => None,
+        }
+    }
+
+    /// Lets go of the pages of a file behind the values, which are elsewhere now. They are read
+    /// again if somebody asks again.
+    pub fn release(&self) {
+        match &self.values {
+            Values::Tensor(tensor) => tensor.release(),
+            Values::Rows(parts) => parts.iter().for_each(Stored::release),
+            Values::Strided { map, start, strides } => {
+                let axes = self.shape.iter().zip(strides);
+                let last: usize = axes.map(|(n, stride)| n.saturating_sub(1) * stride).sum();
+                map.release(*start..start + (last + 1) * self.kind.size());
+            }
+        }
     }
 
     /// The values as 64-bit integers, truth values as 0 and 1; `None` for floats.
@@ -398,14 +444,13 @@ mod tests {
     use super::*;
 
     /// The numbers 0, 1, 2 ... as f32 in a mapped file, `shift` bytes behind its start.
-    fn map(n: usize, shift: usize) -> Arc<Mmap> {
+    fn map(n: usize, shift: usize) -> Arc<Pages> {
         let mut file = tempfile::tempfile().expect("file");
         file.write_all(&vec![0; shift]).expect("written");
         for i in 0..n {
             file.write_all(&(i as f32).to_le_bytes()).expect("written");
         }
-        // SAFETY: nobody else knows the file.
-        Arc::new(unsafe { Mmap::map(&file) }.expect("map"))
+        Arc::new(Pages::of_file(&file).expect("map"))
     }
 
     fn floats(stored: &Stored) -> Vec<f32> {

@@ -1,12 +1,16 @@
 //! PyTorch's own files: zip and legacy `.pth`, TorchScript archives (spec backbones §6.1-6.3).
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use memmap2::Mmap;
+use dressage_engine::Pages;
 
 use super::container::{Contents, Told};
+use super::member::Member;
 use super::pickle::{self, Element, Tree, Value, View};
 use super::stored::row_major;
 use super::zip::Archive;
@@ -22,7 +26,7 @@ const DEPTH: usize = 64;
 const VISITS: usize = 1 << 20;
 
 /// Reads an archive of `torch.save` or `torch.jit.save`.
-pub fn archive(map: &Arc<Mmap>) -> Told<Contents> {
+pub fn archive(map: &Arc<Pages>, path: &Path) -> Told<Contents> {
     let archive = Archive::open(map)?;
     let mut roots = archive.names().filter_map(|name| match name.strip_suffix("data.pkl") {
         Some(root) if root.is_empty() || root.ends_with('/') => Some(root),
@@ -41,9 +45,22 @@ pub fn archive(map: &Arc<Mmap>) -> Told<Contents> {
     let script = entry("constants.pkl").is_some();
     let pickled = entry("data.pkl").unwrap_or_else(|| Err("holds no data.pkl".into()))?;
     let tree = pickle::read(pickled)?;
+    let path: Arc<Path> = path.into();
+    // One for all tensors that share a storage.
+    let members = RefCell::new(HashMap::new());
     let locate = |key: &str| {
-        let range = archive.range(&format!("{root}data/{key}"));
-        range.unwrap_or_else(|| Err(format!("the archive has no entry data/{}", shown(key))))
+        let name = format!("{root}data/{key}");
+        let (Some(range), Some(sum)) = (archive.range(&name), archive.sum(&name)) else {
+            return Err(format!("the archive has no entry data/{}", shown(key)));
+        };
+        let range = range?;
+        let mut members = members.borrow_mut();
+        let member = members.entry(key.to_string()).or_insert_with(|| {
+            let (path, pages, range, good) =
+                (path.clone(), map.clone(), range.clone(), AtomicBool::new(false));
+            Arc::new(Member { path, name, pages, range, sum, good })
+        });
+        Ok(Place { range, member: Some(member.clone()) })
     };
     let found = if script { modules(&tree)? } else { dictionary(&tree)? };
     let container = if script { Container::TorchScript } else { Container::Zip };
@@ -54,7 +71,7 @@ pub fn archive(map: &Arc<Mmap>) -> Told<Contents> {
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
 /// Reads a file of `torch.save` before 1.6: five pickles, then the storages.
-pub fn legacy(map: &Arc<Mmap>) -> Told<Contents> {
+pub fn legacy(map: &Arc<Pages>) -> Told<Contents> {
     let mut at = 0;
     let mut next = || {
         let tree = pickle::read(&map[at..])?;
@@ -78,11 +95,18 @@ pub fn legacy(map: &Arc<Mmap>) -> Told<Contents> {
     let (tree, keys) = (next()?, next()?);
     let storages = places(map, at, &tree, &keys)?;
     let locate = |key: &str| {
-        let place = storages.get(key).cloned();
+        let range = storages.get(key).cloned();
+        let place = range.map(|range| Place { range, member: None });
         place.ok_or_else(|| "the file is cut short before its values; fetch it again".to_string())
     };
     let found = dictionary(&tree)?;
     collect(map, &tree, Container::Legacy, found, &locate)
+}
+
+/// Where a storage lies, and the entry of an archive that it is.
+struct Place {
+    range: Range<usize>,
+    member: Option<Arc<Member>>,
 }
 
 /// Where each storage of a legacy file lies, from byte `at` on; those behind the end of the file
@@ -205,11 +229,11 @@ fn modules(tree: &Tree<'_>) -> Told<Found> {
 
 /// Checks every tensor against the bytes that its storage really has.
 fn collect(
-    map: &Arc<Mmap>,
+    map: &Arc<Pages>,
     tree: &Tree<'_>,
     container: Container,
     mut found: Found,
-    locate: &dyn Fn(&str) -> Told<Range<usize>>,
+    locate: &dyn Fn(&str) -> Told<Place>,
 ) -> Told<Contents> {
     let mut tensors = BTreeMap::new();
     let mut total = 0usize;
@@ -236,15 +260,15 @@ fn collect(
 
 /// One tensor; `None` if its elements are of a type that nothing here works with.
 fn stored(
-    map: &Arc<Mmap>,
+    map: &Arc<Pages>,
     tree: &Tree<'_>,
     view: &View,
-    locate: &dyn Fn(&str) -> Told<Range<usize>>,
+    locate: &dyn Fn(&str) -> Told<Place>,
 ) -> Told<Option<Stored>> {
     let storage = tree.storage(view);
     let Some(kind) = storage.element.kind else { return Ok(None) };
     let key = tree.key(storage.key).ok_or("its storage has no name")?;
-    let range = locate(&key)?;
+    let Place { range, member } = locate(&key)?;
     let size = kind.size() as u64;
     let there = range.len() as u64 / size;
     let declared = storage.start.checked_add(storage.count);
@@ -270,7 +294,8 @@ fn stored(
     let empty = shape.contains(&0);
     let start = if empty { 0 } else { (storage.start + offset) * size };
     let strides = if empty { row_major(&shape) } else { strides };
-    Ok(Some(Stored::mapped(map, kind, range.start + start as usize, shape, strides)))
+    let stored = Stored::mapped(map, kind, range.start + start as usize, shape, strides);
+    Ok(Some(stored.inside(member)))
 }
 
 /// One behind the last element that a view touches; `None` if numbers overflow.

@@ -4,12 +4,12 @@
 //! nothing is unpacked, copied or written anywhere. A general zip crate brings decompressors,
 //! encryption and writing, and reads entries through a stream; what is wanted here, offsets with
 //! bounds, is the part below. Names are keys of a table, never paths: nothing of that name is
-//! opened. Checksums are not verified, as that would read the whole file at every start; PyTorch
-//! does not verify them either when it maps a file.
+//! opened. Checksums are compared when an entry is first used ([`super::member`]).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::member::{agrees, differs};
 use super::shown;
 
 /// A cause, without the file's name.
@@ -36,6 +36,7 @@ struct Entry {
     packed: u64,
     size: u64,
     header: u64,
+    sum: u32,
 }
 
 fn cut() -> String {
@@ -96,13 +97,22 @@ impl<'a> Archive<'a> {
         Some(self.locate(name, entry))
     }
 
-    /// The bytes of an entry.
+    /// The CRC-32 that the directory has of an entry.
+    pub fn sum(&self, name: &str) -> Option<u32> {
+        self.entries.get(name).map(|entry| entry.sum)
+    }
+
+    /// The bytes of an entry, compared with its checksum.
     pub fn get(&self, name: &str) -> Option<Told<&'a [u8]>> {
-        Some(self.range(name)?.map(|range| &self.bytes[range]))
+        let (range, sum) = (self.range(name)?, self.sum(name)?);
+        Some(range.and_then(|range| match agrees(&self.bytes[range.clone()], sum) {
+            true => Ok(&self.bytes[range]),
+            false => Err(differs(name)),
+        }))
     }
 
     fn locate(&self, name: &str, entry: &Entry) -> Told<Range<usize>> {
-        let Entry { flags, method, packed, size, header } = *entry;
+        let Entry { flags, method, packed, size, header, .. } = *entry;
         // Bit 0: encrypted.
         if flags & 1 != 0 || method != 0 || packed != size {
             return Err(format!(
@@ -180,6 +190,7 @@ fn entry(bytes: &[u8], at: usize) -> Option<Told<Found<'_>>> {
         packed: u32_at(record, 20)?.into(),
         size: u32_at(record, 24)?.into(),
         header: u32_at(record, 42)?.into(),
+        sum: u32_at(record, 16)?,
     };
     let name = record.get(46..46 + name_len)?;
     let extra = record.get(46 + name_len..46 + name_len + extra_len)?;

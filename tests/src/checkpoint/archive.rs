@@ -18,6 +18,7 @@ pub struct Archive<'a> {
     out: &'a mut dyn Out,
     root: String,
     listed: Vec<Listed>,
+    sums: bool,
 }
 
 /// PyTorch's choice: sizes stand behind the data (bit 3), names are UTF-8 (bit 11).
@@ -26,7 +27,12 @@ const FLAGS: u16 = 0x0808;
 impl<'a> Archive<'a> {
     /// An archive in whose folder `root` everything lies.
     pub fn new(out: &'a mut dyn Out, root: &str) -> Archive<'a> {
-        Archive { out, root: root.to_string(), listed: Vec::new() }
+        Archive { out, root: root.to_string(), listed: Vec::new(), sums: true }
+    }
+
+    /// The same without checksums, zeros in their place.
+    pub fn unsummed(self) -> Archive<'a> {
+        Archive { sums: false, ..self }
     }
 
     /// Adds a file of these bytes.
@@ -48,6 +54,7 @@ impl<'a> Archive<'a> {
         let at = small(self.out.stream_position()?)?;
         let size = small(entry.written())?;
         let crc = match &entry.content {
+            _ if !self.sums => 0,
             Content::Bytes(bytes) => crc32fast::hash(bytes),
             _ => crc_of_zeros(entry.written()),
         };

@@ -19,7 +19,7 @@ use std::io::{self, Seek, SeekFrom, Write};
 
 pub use archive::Archive;
 pub use pickle::Pickle;
-pub use torch::{legacy, torchscript, torchscript_pickle, zip, zip_pickle};
+pub use torch::{legacy, torchscript, torchscript_pickle, zip, zip_pickle, zip_unsummed};
 
 /// Types of elements that the formats name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -57,7 +57,18 @@ pub fn zip_pickle(entries: &[Entry], wrapper: &str) -> Vec<u8> {
 /// # Errors
 /// Whatever `out` fails with; more than 4 GiB in all.
 pub fn zip(out: &mut dyn Out, entries: &[Entry], wrapper: &str) -> io::Result<()> {
-    let mut archive = Archive::new(out, "archive");
+    zip_into(Archive::new(out, "archive"), entries, wrapper)
+}
+
+/// As [`zip`] without a wrapper and without checksums: `torch.save` leaves them out if told to.
+///
+/// # Errors
+/// As [`zip`].
+pub fn zip_unsummed(out: &mut dyn Out, entries: &[Entry]) -> io::Result<()> {
+    zip_into(Archive::new(out, "archive").unsummed(), entries, "")
+}
+
+fn zip_into(mut archive: Archive<'_>, entries: &[Entry], wrapper: &str) -> io::Result<()> {
     archive.file("data.pkl", &zip_pickle(entries, wrapper))?;
     archive.file(".format_version", b"1")?;
     archive.file(".storage_alignment", b"64")?;

@@ -3,7 +3,7 @@
 
 use std::io::{Cursor, Write};
 
-use dressage_tests::checkpoint::{Archive, Entry, torchscript_pickle, zip_pickle};
+use dressage_tests::checkpoint::{Archive, Content, Entry, torchscript_pickle, zip_pickle};
 use dressage_tests::samples::{self, Form};
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
@@ -16,6 +16,7 @@ pub fn cases() -> Vec<Case> {
         if matches!(sample.form, Form::Zip | Form::TorchScript) {
             fields(sample.form, sample.name, &sample.bytes, &mut cases);
             ends(sample.form, sample.name, &sample.bytes, &mut cases);
+            flips(sample.form, sample.name, &sample.bytes, &mut cases);
         }
     }
     names(&mut cases);
@@ -77,6 +78,21 @@ fn fields(form: Form, name: &str, whole: &[u8], cases: &mut Vec<Case>) {
                     cases.push(Case::new(form, what, bytes, Expect::Either));
                 }
             }
+        }
+    }
+}
+
+/// One bit of each byte of a value flipped, which checksums tell where there are any.
+fn flips(form: Form, name: &str, whole: &[u8], cases: &mut Vec<Case>) {
+    let expect = if name == "zip-unsummed" { Expect::Loads } else { Expect::Refused };
+    for entry in samples::entries() {
+        // Less might stand outside of values as well.
+        let Content::Bytes(values) = entry.content else { continue };
+        let starts = if values.len() < 8 { Vec::new() } else { marks(whole, &values) };
+        for (start, i) in starts.iter().flat_map(|start| (0..values.len()).map(|i| (*start, i))) {
+            let flipped = patched(whole, start + i, &[whole[start + i] ^ 1 << (i % 8)]);
+            let what = format!("{name} a bit of {} flipped at {}", entry.name, start + i);
+            cases.push(Case::new(form, what, flipped, expect));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Pickles that name code, unknown opcodes, circles, nesting without end, sizes beyond any memory.
 
 use std::io::Cursor;
+use std::path::PathBuf;
 
 use dressage_tests::checkpoint::{self, Archive, Entry, Pickle};
 use dressage_tests::samples::{self, Form};
@@ -8,7 +9,9 @@ use dressage_tests::samples::{self, Form};
 use super::{Case, Expect};
 
 /// What a pickle that runs commands would leave behind.
-pub const TRACE: &str = "/tmp/dressage-hostile-pickle-was-run";
+pub fn trace() -> PathBuf {
+    std::env::temp_dir().join("dressage-hostile-pickle-was-run")
+}
 
 /// A small intact state dict without its last opcode, after which anything may follow.
 fn intact() -> Vec<u8> {
@@ -64,6 +67,11 @@ pub fn cases() -> Vec<Case> {
         let script = script(pickle);
         cases.push(Case::new(Form::TorchScript, format!("pickle: {name}"), script, Expect::Either));
     };
+    // Found by fuzzing: a refusal that listed them all was a page long.
+    let keys = (0..20).fold(Pickle::new().raw(b"}("), |p, i| {
+        p.text(&format!("{i}{}", "k".repeat(100))).raw(b"N")
+    });
+    add("long keys without a tensor", &keys.raw(b"u").stop(), Expect::Refused);
     opcodes(&mut add);
     code(&mut add);
     memo(&mut add);
@@ -101,7 +109,7 @@ fn opcodes(add: Add) {
 /// Functions that do something when they are called. What is unknown is passed over, so the
 /// tensor beside it is still found.
 fn code(add: Add) {
-    let command = format!("touch {TRACE}");
+    let command = format!("touch {}", trace().display());
     let calls = [
         ("os", "system"),
         ("posix", "system"),

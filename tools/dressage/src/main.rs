@@ -12,6 +12,7 @@ mod progress;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use dressage_train::data::panics_are_contained;
 
 use crate::console::complain;
 use crate::failure::Failure;
@@ -60,7 +61,18 @@ fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
+/// Leaves the standard words out for panics that end as an error about a picture.
+fn hush_contained_panics() {
+    let standard = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !panics_are_contained() {
+            standard(panic);
+        }
+    }));
+}
+
 fn main() -> ExitCode {
+    hush_contained_panics();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

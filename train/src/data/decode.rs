@@ -18,6 +18,7 @@
 //! here looks at but the decoder unpacks, takes up to 2048 bytes for each of its own, and one of
 //! more than 64 MiB is not read.
 
+use std::cell::Cell;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -71,10 +72,8 @@ pub fn decode_image(path: &Path, bytes: &[u8]) -> Result<Image> {
     let (decoder, orientation) = header().map_err(|error| damaged(path, error))?;
     let (w, h) = decoder.dimensions();
     fits(bytes, w, h).map_err(|what| damaged(path, what))?;
-    // `zune-jpeg` 0.5.15 panics on some malformed pictures. The decoder is given away, so nothing
-    // half done is left behind.
-    let decoded = catch_unwind(AssertUnwindSafe(|| DynamicImage::from_decoder(decoder)));
-    let decoded = decoded.map_err(|_| damaged(path, "its data is malformed"))?;
+    let decoded = contained(|| DynamicImage::from_decoder(decoder));
+    let decoded = decoded.ok_or_else(|| damaged(path, "its data is malformed"))?;
     let mut picture = decoded.map_err(|error| damaged(path, error))?;
     picture.apply_orientation(orientation);
     let (w, h) = (picture.width() as usize, picture.height() as usize);
@@ -88,6 +87,25 @@ pub fn decode_image(path: &Path, bytes: &[u8]) -> Result<Image> {
         _ => picture.into_rgb8().into_raw(),
     };
     Image::from_data(w, h, data)
+}
+
+thread_local! {
+    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is inside a decoder whose panics become errors. A program's panic hook may
+/// stay silent then: what is to be said of the file is in the error.
+pub fn panics_are_contained() -> bool {
+    CONTAINED.get()
+}
+
+/// What `decode` returns; `None` if it panics, as `zune-jpeg` 0.5.15 does on some malformed
+/// pictures. The decoder is given away, so nothing half done is left behind.
+fn contained<T>(decode: impl FnOnce() -> T) -> Option<T> {
+    CONTAINED.set(true);
+    let decoded = catch_unwind(AssertUnwindSafe(decode));
+    CONTAINED.set(false);
+    decoded.ok()
 }
 
 /// Most bytes that a decoder may take for what is no pixel.

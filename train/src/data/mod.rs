@@ -11,7 +11,7 @@ mod tests;
 use std::sync::Arc;
 
 pub use dataset::{Dataset, DatasetSpec, Pair};
-pub use decode::{decode_image, decode_label, read_image, read_label};
+pub use decode::{decode_image, decode_label, panics_are_contained, read_image, read_label};
 pub use loader::{Batch, Loader, LoaderSettings};
 pub use sampler::Sampler;
 pub use table::{Groups, Ids, Table};

@@ -11,7 +11,7 @@ use dressage_train::data::{Table, read_image, read_label};
 use dressage_train::pictures::write_image;
 use dressage_train::scenes::{Domain, render};
 
-use common::{TINY, done, dressage, refused};
+use common::{TINY, done, dressage, err, refused};
 
 #[test]
 fn wrong_usage_is_told_apart_from_failure() {
@@ -127,6 +127,29 @@ fn predictions(dir: &Path) {
     refused(run(&["predict", "runs/tiny", "in/a.png", "a.png"]), 1, &["same name"]);
     std::fs::write(dir.join("in/bad.png"), "no picture").expect("written");
     refused(run(&["predict", "runs/tiny", "in/bad.png"]), 1, &["bad.png", "damaged"]);
+    malformed(dir);
+}
+
+/// A picture on which code of the decoder for AVX2 panics: one sentence, as for any other.
+fn malformed(dir: &Path) {
+    let picture = include_bytes!("../../../../tests/fixtures/hostile/idct.jpg");
+    std::fs::write(dir.join("in/bad.jpg"), picture).expect("written");
+    let output = dressage(dir, &["predict", "runs/tiny", "in/bad.jpg"]);
+    if output.status.success() {
+        assert!(!has_avx2(), "decoded, though AVX2 code panics on it");
+        return;
+    }
+    let said = err(&output);
+    let besides = said.lines().filter(|line| !line.starts_with("predict: "));
+    assert_eq!(besides.count(), 1, "{said}");
+    refused(output, 1, &["in/bad.jpg", "malformed"]);
+}
+
+fn has_avx2() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx2");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
 
 #[test]

@@ -63,6 +63,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             (name.as_str(), t, kind)
         })
         .collect();
+    dict.check()?;
     let n = tensors.len();
     let bytes: usize = tensors.iter().map(|(_, t, kind)| t.len() * kind.size()).sum();
     let notes: Vec<_> = dict.metadata().iter().map(|(k, v)| (k.as_str(), v.clone())).collect();

@@ -36,6 +36,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Err(Failure::Told(what));
     }
     let dict = StateDict::open(&args.file)?;
+    dict.check()?;
     say(&format!("{}  {}", fingerprint_of(&dict), dict.origin()));
     if recognise(&dict).is_some_and(|known| known.family == Family::Dinov2) {
         let network = dinov2(dict, patch, image / patch)?;
