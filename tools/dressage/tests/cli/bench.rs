@@ -85,10 +85,9 @@ fn sizes_that_cannot_be_are_refused() {
     refused(run(&["--size", "8192"]), 2, &["8192", "4096"]);
     refused(run(&["--batch", "0"]), 2, &["--batch"]);
     refused(run(&["--threads", "1000000"]), 2, &["--threads"]);
-    for part in ["forward", "backbone", "block", "step"] {
-        let huge = [part, "--size", "4096", "--batch", "256"];
-        refused(run(&huge), 1, &["MiB", "are available"]);
-    }
+    // Terabytes: no machine has them.
+    let huge = ["step", "--size", "4096", "--batch", "256"];
+    refused(run(&huge), 1, &["MiB", "are available"]);
     refused(run(&["--model", "h"]), 1, &["`h`", "s, b, l, g"]);
     refused(run(&["stride"]), 2, &["stride"]);
     refused(run(&["--precision", "f8"]), 2, &["f8", "bf16"]);
