@@ -6,8 +6,8 @@
 //!
 //! Conventions: tensors are contiguous and row-major. Outputs and input gradients are overwritten;
 //! parameter gradients are added to. An operand that needs no gradient is passed as `None` and
-//! costs nothing. Work is split into pieces that do not depend on the number of threads, so
-//! results are the same bits on any pool.
+//! costs nothing. Results are the same bits on any pool: where a cut parts a sum, it depends on the
+//! sizes alone; only who computes which whole sums may depend on the number of threads.
 
 pub mod ceiling;
 pub mod check;

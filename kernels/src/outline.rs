@@ -1,8 +1,8 @@
 //! Outlines: what a computation would call and use, found out without computing.
 //!
 //! Within [`outline`] a kernel checks its arguments, is counted with the arithmetic and the scratch
-//! memory it would take, and returns; it reads and writes nothing. A whole training step is gone through in
-//! milliseconds that way, on memory that is reserved but never touched.
+//! memory it would take, and returns; it reads and writes nothing. A whole training step is gone
+//! through in milliseconds that way, on memory that is reserved but never touched.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 //!
 //! [`simd!`](crate::simd!) compiles one body three times: for AVX-512, for AVX2 with FMA and for
 //! the baseline of the target, and calls the best one this CPU can run. Inside the body `FMA` is a
-//! constant that says whether [`madd`] is one instruction. Helpers called from a body must be
+//! constant that says whether [`madd`] is one instruction. Functions called from a body must be
 //! `#[inline(always)]`, or they are compiled for the baseline only. Reductions need explicit lanes
 //! (`[f32; LANES]`): the compiler may not reorder float additions.
 

@@ -73,8 +73,9 @@ impl Init {
 /// How the matrices of frozen linear layers are stored.
 ///
 /// The arithmetic is f32 either way. With bf16 their memory halves and every weight is rounded to
-/// eight bits, a relative error of up to 2^-9. Everything else stays f32: what trains, norms,
-/// biases, layer scales, the patch kernel, position tables.
+/// eight significant bits, to the nearest with ties to even, a relative error of up to 2^-8.
+/// Everything else stays f32: what trains, norms, biases, layer scales, the patch kernel, position
+/// tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

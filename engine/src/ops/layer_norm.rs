@@ -14,7 +14,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     let c = x.last_dim();
     expect_shape("layer_norm", "weight", weight, &[c])?;
     expect_shape("layer_norm", "bias", bias, &[c])?;
-    let size = LayerNorm { n: x.len() / c, c, eps };
+    let size = LayerNorm { n: x.len() / c.max(1), c, eps };
     let y = floats!("layer_norm", x, T => forward::<T>(x, weight, bias, size))?;
     Ok(y.again(|| {
         let (x, weight, bias) = (x.keep(), weight.detach(), bias.detach());

@@ -7,7 +7,7 @@
 
 mod cases;
 
-use dressage_engine::{DType, Result, Tensor, Thrift, backward_from, thrifty};
+use dressage_engine::{DType, Result, Tensor, Thrift, backward_from, ops, thrifty};
 use dressage_kernels::check::{central_differences, noise, relative_error, weighted_sum};
 
 /// An operation under test.
@@ -103,4 +103,15 @@ fn every_operation_matches_central_differences() {
         worst.0,
         worst.1
     );
+}
+
+#[test]
+fn a_norm_without_channels_is_refused() {
+    let nothing = |shape: &[usize]| Tensor::zeros(DType::F32, shape);
+    let (x, p, weight) = (nothing(&[2, 0]), nothing(&[0]), nothing(&[3, 0]));
+    let norm = ops::Norm { weight: &p, bias: &p, eps: 1e-6 };
+    for result in [ops::layer_norm(&x, &p, &p, 1e-6), ops::norm_linear(&x, &norm, &weight, None)] {
+        let error = result.map(|y| y.shape().to_vec()).expect_err("no mean").to_string();
+        assert!(error.contains("layer_norm"), "{error}");
+    }
 }

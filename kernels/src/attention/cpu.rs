@@ -83,7 +83,8 @@ simd! {
     fn softmax_row<FMA>(row: &mut [f32], blocked: Option<&[u8]>) -> (f32, f32) {
         block_keys(row, blocked);
         let top = row_max(row);
-        if top == f32::NEG_INFINITY {
+        // A row of NaN has no maximum either, and stays NaN.
+        if top == f32::NEG_INFINITY && !row.iter().any(|s| s.is_nan()) {
             // -inf - -inf would be NaN.
             row.fill(0.0);
             return (0.0, f32::INFINITY);

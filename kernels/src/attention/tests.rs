@@ -158,6 +158,28 @@ fn no_keys_give_zeros() {
     assert_eq!(dq, [0.0; 12]);
 }
 
+/// A query whose scores are all NaN has no largest one, just as a row that is blocked everywhere.
+#[test]
+fn nothing_hides_a_nan() {
+    let s = Attention { b: 1, heads: 1, d: 4, nq: 3, nk: 17 };
+    let [mut q, mut k, v, _] = inputs::<f32>(&s);
+    q[4] = f32::NAN;
+    let forward = |q: &[f32], k: &[f32], blocked: Option<&[u8]>| {
+        let (mut out, mut lse) = (vec![0.0; 12], vec![0.0; 3]);
+        s.forward(q, k, &v, blocked, &mut out, &mut lse).unwrap();
+        (out, lse)
+    };
+    let blocked = mask(&s, Some(2));
+    for blocked in [None, Some(&blocked[..])] {
+        let (out, lse) = forward(&q, &k, blocked);
+        assert!(out[4..8].iter().all(|v| v.is_nan()) && lse[1].is_nan(), "{out:?} {lse:?}");
+        assert!(out[..4].iter().chain(&out[8..]).all(|v| v.is_finite()), "{out:?}");
+    }
+    q[4] = 1.0;
+    k[0] = f32::NAN;
+    assert!(forward(&q, &k, None).0.iter().all(|v| v.is_nan()));
+}
+
 #[test]
 fn sizes_that_do_not_fit_are_named() {
     let s = Attention { b: 1, heads: 1, d: 2, nq: 3, nk: 2 };

@@ -55,7 +55,8 @@ impl GroupNorm {
     /// Writes `y`, `mean` and `rstd`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; channels that the groups do not divide.
+    /// A slice of another length than the sizes say; channels that the groups do not divide; images
+    /// without pixels or channels.
     pub fn forward<T: Real>(
         &self,
         x: &[T],
@@ -121,6 +122,10 @@ impl GroupNorm {
     fn check<T>(&self, x: &[T], weight: &[T], mean: &[T], rstd: &[T]) -> Result<()> {
         if self.groups == 0 || !self.c.is_multiple_of(self.groups) {
             let what = format!("{} channels do not divide into {} groups", self.c, self.groups);
+            return Err(KernelError::Size { op: "group_norm", what });
+        }
+        if self.hw * self.c == 0 {
+            let what = format!("{} pixels of {} channels have no mean", self.hw, self.c);
             return Err(KernelError::Size { op: "group_norm", what });
         }
         check_len("group_norm", "x", x, self.b * self.hw * self.c)?;

@@ -35,7 +35,8 @@ simd! {
     }
 
     fn forward_rows<FMA>(
-        s: &LayerNorm, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32], mean: &mut [f32], rstd: &mut [f32],
+        s: &LayerNorm, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32], mean: &mut [f32],
+        rstd: &mut [f32],
     ) {
         for (i, (row, out)) in x.chunks_exact(s.c).zip(y.chunks_exact_mut(s.c)).enumerate() {
             let (m, r) = row_stats::<FMA>(s, row);
@@ -74,7 +75,9 @@ simd! {
         }
     }
 
-    fn parameter_rows<FMA>(x: &[f32], mean: &[f32], rstd: &[f32], dy: &[f32], dweight: &mut [f32], dbias: &mut [f32]) {
+    fn parameter_rows<FMA>(
+        x: &[f32], mean: &[f32], rstd: &[f32], dy: &[f32], dweight: &mut [f32], dbias: &mut [f32],
+    ) {
         let c = dweight.len();
         for i in 0..mean.len() {
             let (m, r) = (mean[i], rstd[i]);

@@ -24,7 +24,7 @@ mod reference;
 mod tests;
 
 use crate::matmul::Beta;
-use crate::{Real, Result, check_len, f32s, f32s_mut, outline};
+use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};
 
 /// Sizes of a layer norm.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,7 +50,7 @@ impl LayerNorm {
     /// Writes `y`, `mean` and `rstd`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice of another length than the sizes say; rows without channels.
     pub fn forward<T: Real>(
         &self,
         x: &[T],
@@ -80,9 +80,9 @@ impl LayerNorm {
     /// Writes `mean` and `rstd` alone, for a product that normalises its operand itself.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice of another length than the sizes say; rows without channels.
     pub fn stats<T: Real>(&self, x: &[T], mean: &mut [T], rstd: &mut [T]) -> Result<()> {
-        check_len("layer_norm", "x", x, self.n * self.c)?;
+        self.check_rows(x)?;
         check_len("layer_norm", "mean", mean, self.n)?;
         check_len("layer_norm", "rstd", rstd, self.n)?;
         if outline::skips("layer_norm") {
@@ -100,7 +100,7 @@ impl LayerNorm {
     /// left out.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice of another length than the sizes say; rows without channels.
     pub fn backward<T: Real>(
         &self,
         x: &[T],
@@ -138,7 +138,15 @@ impl LayerNorm {
     }
 
     fn check<T: Real>(&self, x: &[T], weight: &[T]) -> Result<()> {
-        check_len("layer_norm", "x", x, self.n * self.c)?;
+        self.check_rows(x)?;
         check_len("layer_norm", "weight", weight, self.c)
+    }
+
+    fn check_rows<T: Real>(&self, x: &[T]) -> Result<()> {
+        if self.c == 0 {
+            let what = "rows of 0 channels have no mean".into();
+            return Err(KernelError::Size { op: "layer_norm", what });
+        }
+        check_len("layer_norm", "x", x, self.n * self.c)
     }
 }

@@ -187,7 +187,8 @@ struct Block {
 }
 
 impl Block {
-    /// Enough tasks for all threads to end at about one time, none smaller than is worth it.
+    /// Enough tasks for all threads to end at about one time, none smaller than is worth it. Their
+    /// number decides who computes a tile; where tiles and blocks of depth lie it does not touch.
     fn new(
         level: Level,
         rows: Range<usize>,

@@ -1,4 +1,5 @@
-//! Products through the `gemm` crate: the batch spread over threads, large products split within.
+//! Which product goes where; those through the `gemm` crate: the batch spread over threads, large
+//! products split within.
 
 use gemm::Parallelism;
 use rayon::prelude::*;

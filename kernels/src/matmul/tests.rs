@@ -79,8 +79,18 @@ fn batches_match_reference() {
 
 #[test]
 fn bits_do_not_depend_on_threads() {
-    let shapes =
-        [(257, 384, 1152), (100, 257, 1031), (1025, 65, 70), (61, 1111, 513), (9, 300, 300)];
+    // Those with a side of 1 or 2 are paths of their own in the crate.
+    let shapes = [
+        (257, 384, 1152),
+        (100, 257, 1031),
+        (1025, 65, 70),
+        (61, 1111, 513),
+        (9, 300, 300),
+        (1, 700, 900),
+        (900, 1, 700),
+        (700, 900, 1),
+        (700, 900, 2),
+    ];
     for (n, m, k) in shapes {
         for transposed in layouts() {
             for batch in [1, 3] {

@@ -97,7 +97,8 @@ pub struct DinoConfig {
 }
 
 impl DinoConfig {
-    /// A published size: `s`, `b`, `l` or `g`, with patch 16 and a table of `grid` patches a side.
+    /// A published size: `s`, `b`, `l` or `g`, with patches of `patch` pixels and a table of `grid`
+    /// patches a side.
     ///
     /// # Errors
     /// Another name.

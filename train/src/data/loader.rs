@@ -50,7 +50,7 @@ impl LoaderSettings {
         let pixels = a.crop_h * a.crop_w;
         let sample = pixels * (3 * size_of::<f32>() + 1);
         let short = a.shortest_edges.iter().max().copied().unwrap_or(a.crop_h.max(a.crop_w));
-        let picture = 3 * short * short.max(a.max_edge);
+        let picture = 3 * short.min(a.max_edge) * a.max_edge;
         (workers * (self.depth() + 1) + self.batch) * sample + workers * picture
     }
 }

@@ -8,7 +8,7 @@ use crate::palette::CITYSCAPES;
 
 /// Fails with the first key whose value cannot be carried out.
 pub(super) fn check(recipe: &Recipe) -> Result<(), RecipeError> {
-    let checks = [model, rein, head, loss, augment, train, eval];
+    let checks = [sizes, model, rein, head, loss, augment, train, eval];
     let wrong = checks.iter().find_map(|check| check(recipe).err());
     match wrong.or_else(|| data(recipe).err()) {
         None => Ok(()),
@@ -28,6 +28,12 @@ fn at_least_one(pairs: &[(&str, usize)]) -> Wrong {
         .try_for_each(|(key, n)| ensure(key, *n > 0, || "is 0, it must be 1 or more".into()))
 }
 
+fn at_most(most: usize, pairs: &[(&str, usize)]) -> Wrong {
+    pairs.iter().try_for_each(|(key, n)| {
+        ensure(key, *n <= most, || format!("is {n}, it must be at most {most}"))
+    })
+}
+
 fn not_negative(pairs: &[(&str, f64)]) -> Wrong {
     pairs.iter().try_for_each(|(key, v)| {
         ensure(key, v.is_finite() && *v >= 0.0, || format!("is {v}, it must be 0 or more"))
@@ -36,6 +42,56 @@ fn not_negative(pairs: &[(&str, f64)]) -> Wrong {
 
 fn divides(key: &str, n: usize, what: &str, d: usize) -> Wrong {
     ensure(key, n.is_multiple_of(d), || format!("is {n}, it must be a multiple of {what} ({d})"))
+}
+
+/// Bounds far beyond any network: one slip of a digit is to be named here, and not to end in sizes
+/// that overflow or that no address space holds.
+fn sizes(recipe: &Recipe) -> Wrong {
+    let (m, h, t) = (&recipe.model, &recipe.head, &recipe.train);
+    at_most(
+        1024,
+        &[
+            ("model.depth", m.depth),
+            ("model.registers", m.registers),
+            ("head.encoder_layers", h.encoder_layers),
+            ("head.deform_points", h.deform_points),
+            ("head.decoder_layers", h.decoder_layers),
+        ],
+    )?;
+    at_most(
+        4096,
+        &[
+            ("train.batch", t.batch),
+            ("eval.batch", recipe.eval.batch),
+            ("run.threads", recipe.run.threads),
+            ("run.workers", recipe.run.workers),
+        ],
+    )?;
+    at_most(
+        1 << 14,
+        &[
+            // Before those that follow it where they are not set; so are the queries.
+            ("augment.crop", recipe.augment.crop),
+            ("head.queries", h.queries),
+            ("model.embed_dim", m.embed_dim),
+            ("model.patch", m.patch),
+            ("model.image", m.image),
+            ("rein.tokens", recipe.rein.tokens),
+            ("rein.rank", recipe.rein.rank),
+            ("head.width", h.width),
+        ],
+    )?;
+    at_most(
+        1 << 20,
+        &[
+            ("model.ffn", m.ffn),
+            ("head.encoder_ffn", h.encoder_ffn),
+            ("head.decoder_ffn", h.decoder_ffn),
+            ("loss.points", recipe.loss.points),
+            ("augment.max_long_edge", recipe.augment.max_long_edge),
+            ("eval.crop", recipe.eval.crop),
+        ],
+    )
 }
 
 fn model(recipe: &Recipe) -> Wrong {
@@ -101,8 +157,8 @@ fn head(recipe: &Recipe) -> Wrong {
 fn loss(recipe: &Recipe) -> Wrong {
     let l = &recipe.loss;
     at_least_one(&[("loss.points", l.points)])?;
-    ensure("loss.oversample", l.oversample.is_finite() && l.oversample >= 1.0, || {
-        format!("is {}, it must be 1 or more", l.oversample)
+    ensure("loss.oversample", (1.0..=1024.0).contains(&l.oversample), || {
+        format!("is {}, it must be between 1 and 1024", l.oversample)
     })?;
     ensure("loss.importance", (0.0..=1.0).contains(&l.importance), || {
         format!("is {}, it must be between 0 and 1", l.importance)
@@ -162,6 +218,8 @@ fn eval(recipe: &Recipe) -> Wrong {
         ensure(&format!("data.eval.{i}.box"), (w == 0) == (h == 0), || {
             format!("is [{w}, {h}], it must have two sides, or be [0, 0] to keep the size")
         })?;
+        at_most(1 << 14, &[(&format!("data.eval.{i}.box"), w.max(h))])?;
+        at_most(1 << 20, &[(&format!("data.eval.{i}.crop"), set.crop)])?;
     }
     for (key, crop, stride) in windows {
         at_least_one(&[(&format!("{key}.crop"), crop), (&format!("{key}.stride"), stride)])?;
@@ -209,6 +267,9 @@ fn check_set(key: &str, set: &Set, classes: usize) -> Wrong {
                 (&format!("{key}.size"), set.size[0]),
                 (&format!("{key}.size"), set.size[1]),
             ])?;
+            let side = set.size[0].max(set.size[1]);
+            at_most(1 << 14, &[(&format!("{key}.size"), side)])?;
+            at_most(1 << 24, &[(&format!("{key}.count"), set.count)])?;
             let drawn = CITYSCAPES.len();
             ensure(&format!("{key}.source"), !set.groups.is_empty() || classes == drawn, || {
                 format!(

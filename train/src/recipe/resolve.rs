@@ -281,9 +281,10 @@ fn with_defaults(
 ) -> Result<Recipe, RecipeError> {
     let broken = |what: String| RecipeError::Syntax { origin: origin.to_owned(), what };
     let text_at = |told: &Value, a: &str, b: &str| told.get(a)?.get(b)?.as_str().map(str::to_owned);
-    let count_at = |told: &Value, a: &str, b: &str| {
-        told.get(a)?.get(b)?.as_integer().and_then(|v| usize::try_from(v).ok())
-    };
+    // What follows from a size beyond reason must not overflow before the check refuses the size.
+    let sane = |v: i64| usize::try_from(v.min(u32::MAX.into())).ok();
+    let count_at =
+        |told: &Value, a: &str, b: &str| told.get(a)?.get(b)?.as_integer().and_then(sane);
     let backbone = text_at(&told, "model", "backbone").unwrap_or_else(|| "dinov2-l".to_owned());
     let crop = count_at(&told, "augment", "crop").unwrap_or(512);
     let mut base = defaults::published(&backbone, crop);
@@ -309,7 +310,7 @@ fn with_defaults(
             let mut filled = Value::Table(entry.clone());
             if let Some(crop) = told.get("crop").and_then(Value::as_integer)
                 && let Some(slot) = filled.get_mut("stride")
-                && let Ok(crop) = usize::try_from(crop)
+                && let Some(crop) = sane(crop)
             {
                 *slot = Value::Integer(defaults::stride(crop) as i64);
             }

@@ -331,3 +331,27 @@ fn the_help_lists_every_key_within_its_width() {
     let words_fit = help.lines().all(|line| line.chars().count() <= 72);
     assert!(words_fit && help.contains("[[data.eval]]"), "{help}");
 }
+
+/// One slip of a digit ends here, not in an overflow or an allocation that fails.
+#[test]
+fn sizes_beyond_reason_are_refused() {
+    let huge = ["1000000000000", "9223372036854775807"];
+    for key in ["train.batch", "augment.crop", "model.depth", "model.ffn", "model.registers"]
+        .into_iter()
+        .chain(["head.queries", "head.encoder_ffn", "head.decoder_layers", "head.deform_points"])
+        .chain(["loss.points", "run.threads", "run.workers", "eval.batch", "rein.rank"])
+    {
+        for n in huge {
+            let error = resolve(MINIMAL, &[&format!("{key}={n}")]).expect_err(key).to_string();
+            assert!(error.contains(key) && error.contains(n), "{key}: {error}");
+        }
+    }
+    refused(MINIMAL, &["train.batch=4097"], &["train.batch", "4097", "at most 4096"]);
+    refused(MINIMAL, &["loss.oversample=1e300"], &["loss.oversample", "between 1 and 1024"]);
+    let scenes = ["data.train.0.source=scenes", "data.train.0.count=1000000000000"];
+    refused(MINIMAL, &scenes, &["data.train.0.count", "at most"]);
+    let wide =
+        ["data.train.0.source=scenes", "data.train.0.count=1", "data.train.0.size=[99999,2]"];
+    refused(MINIMAL, &wide, &["data.train.0.size", "99999"]);
+    minimal(&["train.batch=4096", "augment.crop=16384", "model.depth=1024"]);
+}

@@ -81,6 +81,13 @@ fn sizes_that_cannot_be_are_refused() {
     let dir = tempfile::tempdir().expect("folder");
     let run = |args: &[&str]| dressage(dir.path(), &[&["bench"], args].concat());
     refused(run(&["--size", "100"]), 1, &["--size 100", "multiple of 32"]);
+    refused(run(&["--size", "4294967296"]), 2, &["4294967296", "--size"]);
+    refused(run(&["--size", "8192"]), 2, &["8192", "4096"]);
+    refused(run(&["--batch", "0"]), 2, &["--batch"]);
+    refused(run(&["--threads", "1000000"]), 2, &["--threads"]);
+    // Terabytes: no machine has them.
+    let huge = ["step", "--size", "4096", "--batch", "256"];
+    refused(run(&huge), 1, &["MiB", "are available"]);
     refused(run(&["--model", "h"]), 1, &["`h`", "s, b, l, g"]);
     refused(run(&["stride"]), 2, &["stride"]);
     refused(run(&["--precision", "f8"]), 2, &["f8", "bf16"]);

@@ -6,7 +6,7 @@ use dressage_models::backbone::{DinoConfig, Ffn, Recompute};
 
 use crate::failure::Failure;
 
-/// Side of a patch, and the classes that labels have: those of the published recipes.
+/// Side of a patch in pixels: that of the published recipes.
 pub const PATCH: usize = 16;
 
 /// Something to measure.
@@ -83,10 +83,11 @@ pub struct Case {
 }
 
 impl Case {
-    /// The backbone `model` at its published sizes.
+    /// The backbone `model` at its published sizes; one image, one run that counts after one that
+    /// does not.
     ///
     /// # Errors
-    /// A size whose maps do not halve evenly, no images, no runs, an unknown model.
+    /// A size whose maps do not halve evenly, an unknown model.
     pub fn new(part: Part, model: &str, size: usize) -> Result<Case, Failure> {
         if size == 0 || !size.is_multiple_of(2 * PATCH) {
             let side = 2 * PATCH;

@@ -58,7 +58,7 @@ impl Rows<'_> {
         [flops, bytes]: [usize; 2],
         mut run: impl FnMut(usize) -> Done<()>,
     ) -> Done<()> {
-        let mut times = Vec::with_capacity(self.case.iters);
+        let mut times = Vec::new();
         for i in 0..self.case.warmup.max(1) + self.case.iters {
             let start = Instant::now();
             (0..SETS).try_for_each(&mut run)?;

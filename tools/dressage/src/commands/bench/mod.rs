@@ -51,13 +51,18 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', default_value = "s")]
     model: Vec<String>,
 
-    /// Sides of the images in pixels
-    #[arg(long, value_delimiter = ',', default_value = "512")]
-    size: Vec<usize>,
+    /// Sides of the images in pixels: multiples of 32, up to 4096
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "512",
+        value_parser = clap::value_parser!(u32).range(..=4096)
+    )]
+    size: Vec<u32>,
 
-    /// Images at a time
-    #[arg(long, default_value_t = 1)]
-    batch: usize,
+    /// Images at a time, up to 256
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    batch: u32,
 
     /// Runs that count
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
@@ -65,15 +70,20 @@ pub struct Args {
 
     /// Runs before those
     #[arg(long, default_value_t = 1)]
-    warmup: usize,
+    warmup: u32,
 
     /// Processes of each program, with --peer
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 
     /// Threads for arithmetic, 0 for one per core
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(..=4096)
+    )]
+    threads: u32,
 
     /// Store the matrices of the frozen backbone as f32 or bf16
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = named::<Precision>)]
@@ -102,7 +112,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let cases = cases(args)?;
     let threads = match args.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
-        n => n,
+        n => n as usize,
     };
     start_threads(threads)?;
     if let Some(line) = &args.peer {
@@ -142,10 +152,10 @@ fn cases(args: &Args) -> Result<Vec<Case>, Failure> {
     for model in &args.model {
         for size in &args.size {
             for part in args.parts.iter().flat_map(|part| part.single()) {
-                let mut case = Case::new(part, model, *size)?;
-                (case.batch, case.iters) = (args.batch.max(1), args.iters as usize);
+                let mut case = Case::new(part, model, *size as usize)?;
+                (case.batch, case.iters) = (args.batch as usize, args.iters as usize);
                 (case.precision, case.recompute) = (args.precision, args.recompute);
-                case.warmup = args.warmup;
+                case.warmup = args.warmup as usize;
                 cases.push(case);
             }
         }

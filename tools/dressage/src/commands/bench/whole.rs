@@ -7,9 +7,9 @@ use dressage_models::Precision;
 use dressage_models::backbone::{Dino, DinoConfig, Rein, ReinConfig};
 use dressage_models::build::Scope;
 use dressage_train::data::Batch;
-use dressage_train::plan;
 use dressage_train::recipe::Recipe;
 use dressage_train::trainer::Trainer;
+use dressage_train::{machine, plan};
 
 use super::case::{Case, PATCH, Part};
 use super::figures::{Figures, Span, Stat};
@@ -116,11 +116,22 @@ fn frozen(case: &Case, config: DinoConfig) -> Result<Dino, Failure> {
     Ok(Dino::new(&scope.trainable(false), config)?)
 }
 
-/// Operations of products in `work`.
+/// Operations of products in `work`, which is gone through without arithmetic or memory.
+///
+/// # Errors
+/// Less memory than `work` takes.
 fn counted<R>(work: impl Fn() -> Result<R, Failure>) -> Result<u64, Failure> {
     let mut outline = Outline::new();
     outline.run(|| work().map(drop))?;
-    Ok(outline.tally().flops)
+    let needed = outline.usage().system_bytes;
+    match machine::available().filter(|free| needed > *free) {
+        None => Ok(outline.tally().flops),
+        Some(free) => Err(Failure::Told(format!(
+            "the bench needs {} and {} are available; lower --size or --batch",
+            plan::mib(needed),
+            plan::mib(free)
+        ))),
+    }
 }
 
 fn image(case: &Case, i: usize) -> Result<Tensor, Failure> {
@@ -133,6 +144,8 @@ fn backbone(case: &Case) -> Result<Vec<Span>, Failure> {
     let net = frozen(case, case.config.clone())?;
     let adapter = ReinConfig::published(depth, width);
     let rein = Rein::new(&Scope::new(DType::F32, 0).sub("reins"), adapter)?;
+    let shape = [case.batch, 3, case.size, case.size];
+    let forward = counted(|| pyramid(&net, &rein, &Tensor::zeros(DType::F32, &shape)))?;
     let mut laps = Laps::default();
     let mut run = |i: usize, timed: bool| -> Result<(), Failure> {
         let image = image(case, i)?;
@@ -159,8 +172,6 @@ fn backbone(case: &Case) -> Result<Vec<Span>, Failure> {
     }
     let all: Vec<f64> = (0..case.iters).map(|i| laps.0.iter().map(|(_, v)| v[i]).sum()).collect();
     all.into_iter().for_each(|ms| laps.add("all", ms));
-    let shape = [case.batch, 3, case.size, case.size];
-    let forward = counted(|| pyramid(&net, &rein, &Tensor::zeros(DType::F32, &shape)))?;
     Ok(laps.spans(|name| if name == "inference" || name == "forward" { forward } else { 0 }))
 }
 
@@ -182,6 +193,9 @@ fn pyramid(net: &Dino, rein: &Rein, image: &Tensor) -> Result<Vec<Tensor>, Failu
 
 fn forward(case: &Case) -> Result<Vec<Span>, Failure> {
     let net = frozen(case, case.config.clone())?;
+    let shape = [case.batch, 3, case.size, case.size];
+    let run = || Ok(no_grad(|| net.forward(&Tensor::zeros(DType::F32, &shape), None))?);
+    let flops = counted(run)?;
     let mut laps = Laps::default();
     for i in 0..case.warmup + case.iters {
         let image = image(case, i)?;
@@ -191,17 +205,12 @@ fn forward(case: &Case) -> Result<Vec<Span>, Failure> {
             laps.add("inference", start.elapsed().as_secs_f64() * 1e3);
         }
     }
-    let shape = [case.batch, 3, case.size, case.size];
-    let run = || Ok(no_grad(|| net.forward(&Tensor::zeros(DType::F32, &shape), None))?);
-    let flops = counted(run)?;
     Ok(laps.spans(|_| flops))
 }
 
 fn block(case: &Case) -> Result<Vec<Span>, Failure> {
     let shape = [case.batch, 1 + case.patches(), case.config.embed_dim];
     let net = frozen(case, DinoConfig { depth: 1, taps: [0; 4], ..case.config.clone() })?;
-    let x = gradient(&Tensor::zeros(DType::F32, &shape))?;
-    let dy = gradient(&x)?;
     let inference = |x: &Tensor| Ok::<_, Failure>(no_grad(|| net.block(0, x, None))?);
     let both = |x: &Tensor, dy: &Tensor| -> Result<Tensor, Failure> {
         let x = x.leaf();
@@ -209,6 +218,11 @@ fn block(case: &Case) -> Result<Vec<Span>, Failure> {
         let missing = || Failure::Told("the block's input received no gradient".into());
         gradients.take(&x).ok_or_else(missing)
     };
+    let zeros = || Tensor::zeros(DType::F32, &shape);
+    let forward = counted(|| inference(&zeros()))?;
+    let all = counted(|| both(&zeros(), &zeros()))?;
+    let x = gradient(&zeros())?;
+    let dy = gradient(&x)?;
     let mut laps = Laps::default();
     for i in 0..case.warmup + case.iters {
         let start = Instant::now();
@@ -220,8 +234,5 @@ fn block(case: &Case) -> Result<Vec<Span>, Failure> {
             laps.add("forward+backward", middle.elapsed().as_secs_f64() * 1e3);
         }
     }
-    let zeros = || Tensor::zeros(DType::F32, &shape);
-    let forward = counted(|| inference(&zeros()))?;
-    let all = counted(|| both(&zeros(), &zeros()))?;
     Ok(laps.spans(|name| if name == "inference" { forward } else { all }))
 }
