@@ -20,6 +20,7 @@ mod container;
 mod convert;
 mod difference;
 mod dinov2;
+mod elements;
 mod fingerprint;
 mod known;
 mod member;

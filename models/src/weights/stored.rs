@@ -4,10 +4,10 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use dressage_engine::{DType, Element, Pages, Tensor};
-use half::{bf16, f16};
-use rayon::prelude::*;
+use dressage_engine::{DType, Pages, Tensor};
+use half::bf16;
 
+use super::elements::{Float, decode, encode};
 use super::member::Member;
 use crate::Result;
 
@@ -277,7 +277,7 @@ impl Stored {
     /// are written as they are.
     ///
     /// # Errors
-    /// Whatever `out` fails with; a finite value beyond the range of f16.
+    /// Whatever `out` fails with; a finite value beyond the largest of `kind`.
     pub fn write(&self, kind: Kind, out: &mut dyn Write) -> io::Result<()> {
         const CHUNK: usize = 1 << 16;
         let mut done = Ok(());
@@ -293,7 +293,7 @@ impl Stored {
             }
             for run in run.chunks(CHUNK * self.kind.size()) {
                 values.resize(run.len() / self.kind.size(), 0.0);
-                decode_run(self.kind, run, &mut values);
+                decode(self.kind, run, &mut values);
                 bytes.clear();
                 done = encode(kind, &values, &mut bytes).and_then(|()| out.write_all(&bytes));
                 if done.is_err() {
@@ -315,11 +315,11 @@ impl Stored {
         }
     }
 
-    fn decode<T: Widened>(&self, out: &mut [T]) {
+    fn decode<T: Float>(&self, out: &mut [T]) {
         let (size, mut at) = (self.kind.size(), 0);
         self.each_run(&mut |run| {
             let n = run.len() / size;
-            decode_run(self.kind, run, &mut out[at..at + n]);
+            decode(self.kind, run, &mut out[at..at + n]);
             at += n;
         });
     }
@@ -358,83 +358,6 @@ fn strided_runs(
             }
             at -= strides[axis] * shape[axis];
             index[axis] = 0;
-        }
-    }
-}
-
-/// A type that floats of a file are turned into.
-trait Widened: Element {
-    fn of_f32(v: f32) -> Self;
-    fn of_f64(v: f64) -> Self;
-}
-
-impl Widened for f32 {
-    fn of_f32(v: f32) -> f32 {
-        v
-    }
-    fn of_f64(v: f64) -> f32 {
-        v as f32
-    }
-}
-
-impl Widened for f64 {
-    fn of_f32(v: f32) -> f64 {
-        v.into()
-    }
-    fn of_f64(v: f64) -> f64 {
-        v
-    }
-}
-
-impl Widened for bf16 {
-    fn of_f32(v: f32) -> bf16 {
-        bf16::from_f32(v)
-    }
-    fn of_f64(v: f64) -> bf16 {
-        bf16::from_f64(v)
-    }
-}
-
-/// Decodes floats of `kind`; `bytes` holds exactly the elements of `out`.
-fn decode_run<T: Widened>(kind: Kind, bytes: &[u8], out: &mut [T]) {
-    match kind {
-        Kind::F64 => each(bytes, out, |b| T::of_f64(f64::from_le_bytes(b))),
-        Kind::F32 => each(bytes, out, |b| T::of_f32(f32::from_le_bytes(b))),
-        Kind::F16 => each(bytes, out, |b| T::of_f32(f16::from_le_bytes(b).to_f32())),
-        Kind::Bf16 => each(bytes, out, |b| T::of_f32(bf16::from_le_bytes(b).to_f32())),
-        _ => {}
-    }
-}
-
-fn each<const N: usize, T: Element>(bytes: &[u8], out: &mut [T], f: impl Fn([u8; N]) -> T + Sync) {
-    // Below this, handing work to other threads costs more than the work.
-    const PIECE: usize = 1 << 15;
-    let piece = |out: &mut [T], bytes: &[u8]| {
-        for (y, b) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
-            *y = f(*b);
-        }
-    };
-    if out.len() <= PIECE {
-        return piece(out, bytes);
-    }
-    let pieces = out.par_chunks_mut(PIECE).zip(bytes.par_chunks(PIECE * N));
-    pieces.for_each(|(out, bytes)| piece(out, bytes));
-}
-
-fn encode(kind: Kind, values: &[f64], out: &mut Vec<u8>) -> io::Result<()> {
-    match kind {
-        Kind::F64 => values.iter().for_each(|v| out.extend(v.to_le_bytes())),
-        Kind::F32 => values.iter().for_each(|v| out.extend((*v as f32).to_le_bytes())),
-        Kind::F16 => values.iter().for_each(|v| out.extend(f16::from_f64(*v).to_le_bytes())),
-        Kind::Bf16 => values.iter().for_each(|v| out.extend(bf16::from_f64(*v).to_le_bytes())),
-        _ => {}
-    }
-    let beyond = |v: &&f64| v.is_finite() && f16::from_f64(**v).is_infinite();
-    match values.iter().find(beyond).filter(|_| kind == Kind::F16) {
-        None => Ok(()),
-        Some(v) => {
-            let what = format!("a value of {v} is beyond f16, which ends at 65504; use bf16");
-            Err(io::Error::new(io::ErrorKind::InvalidData, what))
         }
     }
 }
