@@ -112,6 +112,51 @@ fn unknown_forms_are_told_and_stop_only_who_reaches_them() {
 }
 
 #[test]
+fn instructions_without_operands_are_unknown_forms() {
+    let names = [
+        "atom.global.add.u32",
+        "red.global.add.f32",
+        "ld.global.u32",
+        "st.shared.v4.f32",
+        "mov.b64",
+        "setp.lt.s32",
+        "selp.b32",
+        "cvt.u32.u64",
+        "fma.rn.f32",
+        "lop3.b32",
+        "prmt.b32",
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32",
+        "shfl.sync.up.b32",
+        "bar.sync",
+        "vote.sync.all.pred",
+        "match.any.sync.b32",
+        "redux.sync.add.s32",
+        "elect.sync",
+        "bra",
+        "ldmatrix.sync.aligned.m8n8.x4.shared.b16",
+        "cp.async.cg.shared.global",
+        "call",
+        "brx.idx",
+        "cp.async.wait_group",
+        "add.cc.u32",
+        "cvta.to.global.u64",
+        "isspacep.shared",
+        "and.pred",
+        "add.b128",
+        "cvt.b128.u32",
+        "st.global.b128",
+        "bar.red.popc.u32",
+        "dp4a.s32",
+        "set.lt.u32",
+    ];
+    let body: String = names.iter().map(|n| format!("{n};\n")).collect();
+    let module = Module::parse("x", &format!("{HEAD}.entry k() {{\n{body} ret; }}"));
+    let unknown = module.expect("it parses").unknown_forms();
+    let forms: Vec<&str> = unknown.iter().map(|u| u.form.as_str()).collect();
+    assert_eq!(forms, names);
+}
+
+#[test]
 fn endless_loops_and_deadlocks_end() {
     let text = format!(
         "{HEAD}.entry spin() {{ again: bra again; }}

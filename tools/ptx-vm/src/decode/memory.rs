@@ -188,7 +188,7 @@ impl Decoder<'_> {
             _ => return None,
         };
         let returns = parts[0] == "atom";
-        let rest = &ops[usize::from(returns)..];
+        let rest = ops.get(usize::from(returns)..)?;
         let (base, offset, space) = self.place_operand(rest.first()?, s.space)?;
         let list = match rest.get(1)? {
             Operand::Vector(list) => &list[..],

@@ -67,7 +67,7 @@ impl Warp {
         track.finish(self.index, inst.line, false, state);
     }
 
-    /// Reads the source bytes one by one: their number is free.
+    /// Reads the source: whole words at once, any other number of bytes one by one.
     fn source(
         &self,
         at: At,
@@ -76,14 +76,19 @@ impl Warp {
         launched: &Launched,
         state: &mut State,
     ) -> Option<()> {
-        let whole = at.bytes % 4 == 0;
-        let step = if whole { 4 } else { 1 };
-        for k in (0..at.bytes).step_by(step) {
-            let part = At { address: at.address + u64::from(k), bytes: step as u32, ..at };
+        if matches!(at.bytes, 4 | 8 | 16) {
+            let a = self.check_global(at, inst, launched, state)?;
+            let offset = at.address - a.base;
+            for k in (0..at.bytes as usize).step_by(4) {
+                let word = a.load(offset + k as u64, 4) as u32;
+                data[k..k + 4].copy_from_slice(&word.to_le_bytes());
+            }
+            return Some(());
+        }
+        for k in 0..at.bytes {
+            let part = At { address: at.address + u64::from(k), bytes: 1, ..at };
             let a = self.check_global(part, inst, launched, state)?;
-            let value = a.load(part.address - a.base, step as u32);
-            let to = k as usize..k as usize + step;
-            data[to].copy_from_slice(&value.to_le_bytes()[..step]);
+            data[k as usize] = a.load(part.address - a.base, 1) as u8;
         }
         Some(())
     }

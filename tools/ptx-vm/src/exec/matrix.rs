@@ -15,18 +15,45 @@ use crate::program::{Inst, Ldmatrix, Mma, MmaType};
 const M: usize = 16;
 /// Columns of B and D.
 const N: usize = 8;
+/// Most columns of A, rows of B.
+const K: usize = 16;
 
-/// Two elements of a 16-bit type as f32.
+/// Spreads the registers of A over its elements; `PER` of them are in a register.
 #[inline(always)]
-fn unpack(ty: MmaType, v: u32) -> [f32; 2] {
-    match ty {
-        MmaType::Bf16 => [f32::from_bits(v << 16), f32::from_bits(v & 0xFFFF_0000)],
-        MmaType::F16 => [
-            half::f16::from_bits(v as u16).to_f32(),
-            half::f16::from_bits((v >> 16) as u16).to_f32(),
-        ],
-        // The hardware reads the upper 19 bits.
-        MmaType::Tf32 => [f32::from_bits(v & 0xFFFF_E000), 0.0],
+fn fill_a<const PER: usize>(
+    m: &Mma,
+    w: &Warp,
+    a: &mut [[f32; M]; K],
+    unpack: impl Fn(u32) -> [f32; 2],
+) {
+    for (k, &row) in m.a.iter().enumerate() {
+        let row = w.r32[row as usize];
+        let (right, down) = (k / 2 * 4 * PER, k % 2 * 8);
+        for lane in 0..32 {
+            let values = unpack(row[lane]);
+            for e in 0..PER {
+                a[(right + lane % 4 * PER + e) % K][lane / 4 + down] = values[e];
+            }
+        }
+    }
+}
+
+/// Spreads the registers of B over its elements.
+#[inline(always)]
+fn fill_b<const PER: usize>(
+    m: &Mma,
+    w: &Warp,
+    b: &mut [[f32; N]; K],
+    unpack: impl Fn(u32) -> [f32; 2],
+) {
+    for (k, &row) in m.b.iter().enumerate() {
+        let row = w.r32[row as usize];
+        for lane in 0..32 {
+            let values = unpack(row[lane]);
+            for e in 0..PER {
+                b[(k * 4 * PER + lane % 4 * PER + e) % K][lane / 4] = values[e];
+            }
+        }
     }
 }
 
@@ -34,40 +61,47 @@ fn unpack(ty: MmaType, v: u32) -> [f32; 2] {
 /// starting from C. Hardware sums in an order that is not documented.
 #[inline(always)]
 fn product(m: &Mma, w: &mut Warp) {
-    let mut a = [[0f32; M]; 16];
-    let mut b = [[0f32; N]; 16];
-    let per = if m.ty == MmaType::Tf32 { 1 } else { 2 };
-    for (k, &row) in m.a.iter().enumerate() {
-        for lane in 0..32 {
-            let (group, thread) = (lane / 4, lane % 4);
-            let values = unpack(m.ty, w.r32[row as usize][lane]);
-            for (e, &value) in values[..per].iter().enumerate() {
-                a[thread * per + e + (k / 2) * 4 * per][group + (k % 2) * 8] = value;
-            }
+    let mut a = [[0f32; M]; K];
+    let mut b = [[0f32; N]; K];
+    match m.ty {
+        MmaType::Bf16 => {
+            let unpack = |v: u32| [f32::from_bits(v << 16), f32::from_bits(v & 0xFFFF_0000)];
+            fill_a::<2>(m, w, &mut a, unpack);
+            fill_b::<2>(m, w, &mut b, unpack);
         }
-    }
-    for (k, &row) in m.b.iter().enumerate() {
-        for lane in 0..32 {
-            let (group, thread) = (lane / 4, lane % 4);
-            let values = unpack(m.ty, w.r32[row as usize][lane]);
-            for (e, &value) in values[..per].iter().enumerate() {
-                b[thread * per + e + k * 4 * per][group] = value;
-            }
+        MmaType::F16 => {
+            let one = |v: u32| half::f16::from_bits(v as u16).to_f32();
+            let unpack = |v: u32| [one(v), one(v >> 16)];
+            fill_a::<2>(m, w, &mut a, unpack);
+            fill_b::<2>(m, w, &mut b, unpack);
+        }
+        MmaType::Tf32 => {
+            // The hardware reads the upper 19 bits.
+            let unpack = |v: u32| [f32::from_bits(v & 0xFFFF_E000), 0.0];
+            fill_a::<1>(m, w, &mut a, unpack);
+            fill_b::<1>(m, w, &mut b, unpack);
         }
     }
     let mut d = [[0f32; N]; M];
     for (k, &row) in m.c.iter().enumerate() {
+        let row = w.r32[row as usize];
         for lane in 0..32 {
-            let bits = w.r32[row as usize][lane];
-            d[lane / 4 + (k / 2) * 8][lane % 4 * 2 + k % 2] = f32::from_bits(bits);
+            d[lane / 4 + (k / 2 % 2) * 8][lane % 4 * 2 + k % 2] = f32::from_bits(row[lane]);
         }
     }
-    for k in 0..m.k as usize {
-        for i in 0..M {
-            for j in 0..N {
-                d[i][j] = a[k][i].mul_add(b[k][j], d[i][j]);
+    let depth = (m.k as usize).min(K);
+    // Eight rows at a time: their sums stay in registers.
+    for rows in [0, 8] {
+        let mut sums = [[0f32; N]; 8];
+        sums.copy_from_slice(&d[rows..rows + 8]);
+        for k in 0..depth {
+            for i in 0..8 {
+                for j in 0..N {
+                    sums[i][j] = a[k][rows + i].mul_add(b[k][j], sums[i][j]);
+                }
             }
         }
+        d[rows..rows + 8].copy_from_slice(&sums);
     }
     for (k, &row) in m.d.iter().enumerate() {
         for lane in 0..32 {

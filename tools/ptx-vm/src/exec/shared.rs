@@ -135,7 +135,7 @@ impl Shared {
         while at < from + bytes {
             let (word, first) = (at / 4, at % 4);
             let count = (4 - first).min(from + bytes - at);
-            let part = self.split[word] as usize;
+            let part = if self.parts.is_empty() { 0 } else { self.split[word] };
             let conflict = if count == 4 && part == 0 {
                 note(&mut self.marks[word], who, how, self.time, &self.clocks)
             } else {
@@ -171,7 +171,7 @@ impl Shared {
 }
 
 /// Checks an access against what the mark remembers, then remembers it.
-#[inline]
+#[inline(always)]
 fn note(
     mark: &mut Mark,
     who: Who,
