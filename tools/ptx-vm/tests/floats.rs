@@ -123,7 +123,7 @@ fn approximations_are_exact_to_the_last_bit_or_two() {
 }
 
 // With NaN, "not at least" is more than "less".
-#[allow(clippy::neg_cmp_op_on_partial_ord, clippy::nonminimal_bool)]
+#[allow(clippy::neg_cmp_op_on_partial_ord, clippy::nonminimal_bool, clippy::double_comparisons)]
 #[test]
 fn comparisons_with_nan() {
     type Pair = (&'static str, fn(f32, f32) -> bool);

@@ -21,8 +21,8 @@ fn sums_products_and_quotients() {
     check32("add.s32", 2, |a, b, _| a.wrapping_add(b));
     check32("sub.u32", 2, |a, b, _| a.wrapping_sub(b));
     check32("mul.lo.s32", 2, |a, b, _| a.wrapping_mul(b));
-    check32("mul.hi.u32", 2, |a, b, _| (u64::from(a) * u64::from(b) >> 32) as u32);
-    check32("mul.hi.s32", 2, |a, b, _| (i64::from(a as i32) * i64::from(b as i32) >> 32) as u32);
+    check32("mul.hi.u32", 2, |a, b, _| ((u64::from(a) * u64::from(b)) >> 32) as u32);
+    check32("mul.hi.s32", 2, |a, b, _| ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32);
     check32("mad.lo.u32", 3, |a, b, c| a.wrapping_mul(b).wrapping_add(c));
     check32("div.u32", 2, |a, b, _| a.checked_div(b).unwrap_or(u32::MAX));
     check32("rem.u32", 2, |a, b, _| a.checked_rem(b).unwrap_or(a));
@@ -48,7 +48,7 @@ fn sums_products_and_quotients() {
     check64("mad.wide.s32", "%r1, %r2, %rd3", |a, b, c| {
         (i64::from(a as i32) * i64::from(b as i32)).wrapping_add(c as i64) as u64
     });
-    check64("mul.hi.u64", "%rd1, %rd2", |a, b, _| (u128::from(a) * u128::from(b) >> 64) as u64);
+    check64("mul.hi.u64", "%rd1, %rd2", |a, b, _| ((u128::from(a) * u128::from(b)) >> 64) as u64);
     check64("div.s64", "%rd1, %rd2", |a, b, _| match b {
         0 => u64::MAX,
         b => (a as i64).wrapping_div(b as i64) as u64,

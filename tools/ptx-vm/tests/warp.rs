@@ -103,7 +103,7 @@ fn fragments_of_matrices() {
     let store = ".shared .align 16 .b8 tile[128];
         mov.u32 %r10, tile; mad.lo.u32 %r11, %r0, 4, %r10; st.shared.u32 [%r11], %r1;
         bar.warp.sync -1; and.b32 %r12, %r0, 7; mad.lo.u32 %r13, %r12, 16, %r10;";
-    let inputs: Vec<[u64; 3]> = (0..32u64).map(|i| [2 * i | (2 * i + 1) << 16, 0, 0]).collect();
+    let inputs: Vec<[u64; 3]> = (0..32u64).map(|i| [(2 * i) | ((2 * i + 1) << 16), 0, 0]).collect();
     let plain = format!(
         "{store} ldmatrix.sync.aligned.m8n8.x1.shared.b16 {{%r4}}, [%r13]; cvt.u64.u32 %rd0, %r4;"
     );
