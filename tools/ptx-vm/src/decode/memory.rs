@@ -84,7 +84,7 @@ impl Decoder<'_> {
             "cvta" => self.cvta(parts, ops, line),
             "isspacep" => {
                 let space = space(parts.get(1)?)?;
-                let (d, _) = self.predicate(ops.first()?)?;
+                let d = self.dest_p(ops.first()?)?;
                 let address = self.value(ops.get(1)?, Ty::U64)?;
                 self.emit(Op::IsSpace(d, address, space), Class::Integer, line);
                 Some(())
@@ -194,7 +194,8 @@ impl Decoder<'_> {
             Operand::Vector(list) => &list[..],
             one => std::slice::from_ref(one),
         };
-        let fine = list.len() == s.lanes && (s.lanes == 1 || !returns) && s.ty.bytes() >= 2;
+        let fine = list.len() == s.lanes && (s.lanes == 1 || !returns);
+        let fine = fine && matches!(s.ty.bytes(), 2 | 4 | 8);
         let float = s.ty.is_float() || s.ty.is_packed();
         (fine && (!float || matches!(op, AtomOp::Add | AtomOp::Min | AtomOp::Max))).then_some(())?;
         let mut values = Vec::new();

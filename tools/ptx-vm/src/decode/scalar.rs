@@ -4,9 +4,7 @@ use super::Decoder;
 use crate::ast::Operand;
 use crate::exec::scalar::{Cmp, Mods, Rounding, ScalarFn};
 use crate::exec::{convert, float, half, int};
-use crate::program::{
-    Carry, CarryKind, Class, Constant, Join, Op, Pack, PredOp, Reg, Scalar, Setp, Test,
-};
+use crate::program::{Carry, CarryKind, Class, Join, Op, Pack, PredOp, Reg, Scalar, Setp, Test};
 use crate::types::Ty;
 
 /// The suffixes of an arithmetic instruction, sorted.
@@ -24,6 +22,7 @@ impl<'a> Form<'a> {
         let (mut types, mut words) = (Vec::new(), Vec::new());
         for &part in &parts[1..] {
             if let Some(ty) = Ty::parse(part) {
+                (ty != Ty::B128).then_some(())?;
                 types.push(ty);
                 continue;
             }
@@ -79,6 +78,11 @@ impl Decoder<'_> {
                 let Operand::Int(table @ 0..=255) = *ops.get(4)? else { return None };
                 form.mods.mode = table as u8;
             }
+            "testp" => {
+                let names = ["finite", "infinite", "number", "notanumber", "normal", "subnormal"];
+                let [word] = form.words[..] else { return None };
+                form.mods.mode = names.iter().position(|n| *n == word)? as u8;
+            }
             _ => {}
         }
         let k = lookup(&mut form).or_else(|| float_lookup(&form))?;
@@ -98,7 +102,8 @@ impl Decoder<'_> {
         let d = match ops.first()? {
             Operand::Reg(r) if form.name == "cvt" && r.ty.bits() > k.d.bits() => {
                 form.mods.register = r.ty.bits();
-                self.register(*r)
+                let wider = self.register(*r);
+                (wider != Reg::None).then_some(wider)?
             }
             first => {
                 form.mods.register = k.d.bits();
@@ -119,23 +124,22 @@ impl Decoder<'_> {
         let ty = form.mods.ty;
         let [first, second] = ops else { return None };
         if ty == Ty::Pred {
-            let (d, _) = self.predicate(first)?;
-            let op = match second {
-                Operand::Int(v) => self.constant_predicate(d, *v != 0),
-                other => {
-                    let (p, negated) = self.predicate(other)?;
-                    Op::Pred(if negated { PredOp::Not } else { PredOp::Mov }, d, p, p)
-                }
-            };
+            let d = self.dest_p(first)?;
+            let (p, negated) = self.predicate(second)?;
+            let op = Op::Pred(if negated { PredOp::Not } else { PredOp::Mov }, d, p, p);
             self.emit(op, Class::Integer, line);
             return Some(());
         }
         let op = match (first, second) {
             (Operand::Vector(parts), whole) => {
-                Op::Unpack(Box::new(self.pack(whole, parts, ty, true)?))
+                let p = self.pack(whole, parts, ty, true)?;
+                let fast = super::vector::unpack(p.whole, &p.parts, p.bits);
+                fast.unwrap_or_else(|| Op::Unpack(Box::new(p)))
             }
             (whole, Operand::Vector(parts)) => {
-                Op::Pack(Box::new(self.pack(whole, parts, ty, false)?))
+                let p = self.pack(whole, parts, ty, false)?;
+                let fast = super::vector::pack(p.whole, &p.parts, p.bits);
+                fast.unwrap_or_else(|| Op::Pack(Box::new(p)))
             }
             (_, Operand::Special(name)) if is_clock(name) => Op::Clock(self.dest(first, ty)?),
             _ => {
@@ -146,20 +150,6 @@ impl Decoder<'_> {
         };
         self.emit(op, Class::Integer, line);
         Some(())
-    }
-
-    fn constant_predicate(&mut self, d: u32, truth: bool) -> Op {
-        let zero = self.constant(false, Constant::Bits(0));
-        let cmp = if truth { Cmp::Eq } else { Cmp::Ne };
-        Op::Setp(Box::new(Setp {
-            test: Test::U32(cmp),
-            d,
-            q: crate::program::NONE,
-            upper: None,
-            a: zero,
-            b: zero,
-            join: None,
-        }))
     }
 
     fn pack(&mut self, whole: &Operand, list: &[Operand], ty: Ty, unpack: bool) -> Option<Pack> {
@@ -199,7 +189,7 @@ impl Decoder<'_> {
     }
 
     fn between_predicates(&mut self, name: &str, ops: &[Operand], line: u32) -> Option<()> {
-        let (d, _) = self.predicate(ops.first()?)?;
+        let d = self.dest_p(ops.first()?)?;
         let (a, false) = self.predicate(ops.get(1)?)? else { return None };
         let (op, b) = match name {
             "not" => (PredOp::Not, a),
@@ -230,10 +220,10 @@ impl Decoder<'_> {
         };
         let (d, q) = match ops.first()? {
             Operand::Pair(d, q) => {
-                let q = if **q == Operand::Sink { None } else { Some(self.predicate(q)?.0) };
-                (self.predicate(d)?.0, q)
+                let q = if **q == Operand::Sink { None } else { Some(self.dest_p(q)?) };
+                (self.dest_p(d)?, q)
             }
-            d => (self.predicate(d)?.0, None),
+            d => (self.dest_p(d)?, None),
         };
         let test = match ty {
             Ty::S32 => Test::S32(mods.cmp),
@@ -465,8 +455,11 @@ fn float_lookup(form: &Form) -> Option<Known> {
         _ => return None,
     };
     let pick = |f: [Option<ScalarFn>; 3]| f[index];
+    if form.name == "testp" && index < 2 {
+        return known(float::testp, Ty::Pred, &one, Class::Float);
+    }
     let (class, special) = (Class::Float, Class::Special);
-    if !form.words.is_empty() && form.name != "testp" {
+    if !form.words.is_empty() {
         return None;
     }
     let all = |a: ScalarFn, b: ScalarFn, c: ScalarFn| pick([Some(a), Some(b), Some(c)]);

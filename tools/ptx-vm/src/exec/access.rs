@@ -1,6 +1,7 @@
 //! Loads and stores of every space, with their checks.
 
 use super::Launched;
+use super::shared::{Conflict, How, Who};
 use super::state::{Site, State};
 use super::warp::{Warp, lanes};
 use crate::ast::Space;
@@ -65,8 +66,11 @@ impl Warp {
         launched: &Launched,
         state: &mut State,
     ) {
+        if self.stream(access, mask, false, launched, state) {
+            return;
+        }
         let bytes = access.width * access.regs.len() as u32;
-        let mut track = Track::default();
+        let mut track = std::mem::take(&mut state.track);
         for lane in lanes(mask) {
             let address = self.address(access.base, access.offset, lane);
             let (space, address) = resolve(access.space, address);
@@ -96,8 +100,11 @@ impl Warp {
         launched: &Launched,
         state: &mut State,
     ) {
+        if self.stream(access, mask, true, launched, state) {
+            return;
+        }
         let bytes = access.width * access.regs.len() as u32;
-        let mut track = Track::default();
+        let mut track = std::mem::take(&mut state.track);
         for lane in lanes(mask) {
             let address = self.address(access.base, access.offset, lane);
             let (space, address) = resolve(access.space, address);
@@ -129,6 +136,7 @@ impl Warp {
         match space {
             Space::Shared => {
                 let from = self.check_shared(at, inst, launched, state)?;
+                self.check_race(at, How::Read, inst, launched, state);
                 read_bytes(&state.shared.bytes[from..], width, &mut values[..count]);
             }
             Space::Local => {
@@ -169,7 +177,14 @@ impl Warp {
         match space {
             Space::Shared => {
                 let from = self.check_shared(at, inst, launched, state)?;
-                write_bytes(&mut state.shared.bytes[from..], width, values);
+                let mut data = [0; 64];
+                let data = &mut data[..at.bytes as usize];
+                write_bytes(data, width, values);
+                let range = from..from + data.len();
+                let same = state.shared.bytes[range.clone()] == *data;
+                let how = if same { How::WriteSame } else { How::Write };
+                self.check_race(at, how, inst, launched, state);
+                state.shared.bytes[range].copy_from_slice(data);
             }
             Space::Local => {
                 let from = self.check_local(at, inst, launched, state)?;
@@ -237,7 +252,7 @@ impl Warp {
     ) -> Option<&'a Allocation> {
         let list = &launched.memory.list;
         let holds = |a: &Allocation| {
-            at.address >= a.base && at.address + u64::from(at.bytes) <= a.base + a.bytes
+            at.address >= a.base && at.address - a.base + u64::from(at.bytes) <= a.bytes
         };
         let found = match list.get(state.last).filter(|a| holds(a)) {
             Some(a) => a,
@@ -315,6 +330,61 @@ impl Warp {
         Some(from as usize)
     }
 
+    /// Notes a shared access that is in bounds; reports races and copies under way.
+    #[inline]
+    pub(crate) fn check_race(
+        &self,
+        at: At,
+        how: How,
+        inst: &Inst,
+        launched: &Launched,
+        state: &mut State,
+    ) {
+        let (from, bytes) = (at.address as usize, at.bytes as usize);
+        let who = self.who(at.lane, inst.line);
+        let conflict = state.shared.access(who, from, bytes, how);
+        if let Some(conflict) = conflict {
+            self.race(at, how, conflict, inst, launched, state);
+        }
+        if state.shared.in_flight[from..from + bytes].iter().any(|&n| n > 0) {
+            let place = self.near_shared(at.address, launched).map(|(name, by, _)| (name, by));
+            let site = Site { lane: at.lane, address: Some(at.address), place };
+            let verb = if how == How::Read { "reads" } else { "writes" };
+            state.report(launched, self, inst, FindingKind::CopyInFlight, site, || {
+                format!("{verb} {bytes} bytes whose cp.async has not been waited for")
+            });
+        }
+    }
+
+    /// This lane, for the shadow of shared memory.
+    pub(crate) fn who(&self, lane: usize, line: u32) -> Who {
+        Who { warp: self.index, lane, syncs: self.syncs, line }
+    }
+
+    #[cold]
+    pub(crate) fn race(
+        &self,
+        at: At,
+        how: How,
+        other: Conflict,
+        inst: &Inst,
+        launched: &Launched,
+        state: &mut State,
+    ) {
+        let place = self.near_shared(other.address, launched).map(|(name, by, _)| (name, by));
+        let site = Site { lane: at.lane, address: Some(other.address), place };
+        state.report(launched, self, inst, FindingKind::SharedRace, site, || {
+            let verb = if how == How::Read { "reads" } else { "writes" };
+            let did = if other.wrote { "wrote" } else { "read" };
+            let own = other.warp == self.index;
+            let missing = if own { "barrier or __syncwarp" } else { "barrier" };
+            format!(
+                "{verb} what warp {} lane {} {did} at line {}, with no {missing} in between",
+                other.warp, other.lane, other.line
+            )
+        });
+    }
+
     /// Name, offset and size of the shared variable at or before an address.
     pub(crate) fn near_shared(
         &self,
@@ -377,62 +447,4 @@ fn write_bytes(data: &mut [u8], width: u32, values: &[u64]) {
     for (value, bytes) in values.iter().zip(data.chunks_exact_mut(width)) {
         bytes.copy_from_slice(&value.to_le_bytes()[..width]);
     }
-}
-
-/// Sectors and banks that one instruction of a warp touches.
-#[derive(Default)]
-pub(crate) struct Track {
-    global: Vec<u64>,
-    global_bytes: u64,
-    shared: Vec<u64>,
-    shared_bytes: u64,
-}
-
-impl Track {
-    #[inline]
-    pub fn add(&mut self, space: Space, at: At) {
-        match space {
-            Space::Global => {
-                self.global_bytes += u64::from(at.bytes);
-                let (first, last) = (at.address / 32, (at.address + u64::from(at.bytes) - 1) / 32);
-                (first..=last).for_each(|s| {
-                    if self.global.last() != Some(&s) {
-                        self.global.push(s);
-                    }
-                });
-            }
-            Space::Shared => {
-                self.shared_bytes += u64::from(at.bytes);
-                let words = u64::from(at.bytes.div_ceil(4));
-                (0..words).for_each(|k| self.shared.push(at.address / 4 + k));
-            }
-            _ => {}
-        }
-    }
-
-    pub fn finish(mut self, state: &mut State) {
-        let counters = &mut state.counters;
-        if !self.global.is_empty() {
-            if !self.global.is_sorted() {
-                self.global.sort_unstable();
-            }
-            self.global.dedup();
-            counters.global_bytes += self.global_bytes;
-            counters.global_bytes_moved += 32 * self.global.len() as u64;
-        }
-        if !self.shared.is_empty() {
-            counters.shared_bytes += self.shared_bytes;
-            counters.bank_conflicts += conflicts(&mut self.shared);
-        }
-    }
-}
-
-/// Passes over the banks beyond those that the amount of data needs.
-fn conflicts(words: &mut Vec<u64>) -> u64 {
-    words.sort_unstable();
-    words.dedup();
-    let mut banks = [0u64; 32];
-    words.iter().for_each(|w| banks[(w % 32) as usize] += 1);
-    let passes = banks.iter().max().copied().unwrap_or(0);
-    passes.saturating_sub((words.len() as u64).div_ceil(32))
 }

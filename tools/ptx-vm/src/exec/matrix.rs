@@ -2,8 +2,9 @@
 //! figures show.
 
 use super::Launched;
-use super::access::{At, Track, resolve};
+use super::access::{At, resolve};
 use super::float::NAN32;
+use super::shared::How;
 use super::state::State;
 use super::vector::two_ways;
 use super::warp::{Warp, lanes};
@@ -92,7 +93,7 @@ impl Warp {
         state: &mut State,
     ) {
         let mut rows = [[0u16; 8]; 32];
-        let mut track = Track::default();
+        let mut track = std::mem::take(&mut state.track);
         for lane in lanes(there).filter(|&lane| lane < load.d.len() * 8) {
             let (_, address) = resolve(load.space, self.address(load.base, load.offset, lane));
             let at = At { lane, address, bytes: 16, write: false };
@@ -101,6 +102,7 @@ impl Warp {
                 continue;
             }
             let Some(from) = self.check_shared(at, inst, launched, state) else { continue };
+            self.check_race(at, How::Read, inst, launched, state);
             let (pairs, _) = state.shared.bytes[from..from + 16].as_chunks::<2>();
             for (value, pair) in rows[lane].iter_mut().zip(pairs) {
                 *value = u16::from_le_bytes(*pair);
