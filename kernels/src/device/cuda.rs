@@ -29,11 +29,24 @@ const LOG: usize = 8 << 10;
 
 pub(super) struct Cuda {
     name: String,
-    device: sys::CUdevice,
-    context: sys::CUcontext,
-    stream: sys::CUstream,
     loaded: Mutex<Loaded>,
     products: Mutex<Products>,
+    stream: sys::CUstream,
+    context: Context,
+}
+
+/// The primary context of a device, held.
+struct Context {
+    device: sys::CUdevice,
+    handle: sys::CUcontext,
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: retained once, released once. An error has no one to go to; the driver cleans up
+        // with the process.
+        let _ = unsafe { driver::primary_ctx::release(self.device) };
+    }
 }
 
 // SAFETY: the handles are the driver's, which lets any thread use them once the context is current
@@ -93,15 +106,16 @@ impl Cuda {
         present("libcublasLt.so (of CUDA 12 or 13)", lt_found)?;
         let device = driver::device::get(number).map_err(none)?;
         let name = driver::device::get_name(device).map_err(none)?;
-        // SAFETY: the device exists; the context is released in `drop`, after the stream.
-        let context = unsafe { driver::primary_ctx::retain(device) }.map_err(none)?;
+        // SAFETY: the device exists; the context is released when the value is dropped.
+        let handle = unsafe { driver::primary_ctx::retain(device) }.map_err(none)?;
+        let context = Context { device, handle };
         // SAFETY: the context was just retained.
-        unsafe { driver::ctx::set_current(context) }.map_err(none)?;
+        unsafe { driver::ctx::set_current(handle) }.map_err(none)?;
         let stream = driver::stream::create(driver::stream::StreamKind::NonBlocking);
         let stream = stream.map_err(none)?;
         let name = format!("{name} (number {ordinal})");
         let products = Mutex::new(Products::open(&name)?);
-        Ok(Cuda { name, device, context, stream, loaded: Mutex::default(), products })
+        Ok(Cuda { name, loaded: Mutex::default(), products, stream, context })
     }
 
     fn failed(&self, action: &'static str) -> impl Fn(DriverError) -> KernelError + '_ {
@@ -111,7 +125,7 @@ impl Cuda {
     /// Makes the context current on this thread.
     fn enter(&self) -> Result<()> {
         // SAFETY: the context lives as long as `self`.
-        unsafe { driver::ctx::set_current(self.context) }.map_err(self.failed("be used"))
+        unsafe { driver::ctx::set_current(self.context.handle) }.map_err(self.failed("be used"))
     }
 
     /// The kernel's handle, with room for the grid's dynamic shared memory.
@@ -282,14 +296,13 @@ impl Drop for Cuda {
         let products = self.products.get_mut().unwrap_or_else(PoisonError::into_inner);
         products.close();
         let loaded = self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: nothing uses the handles any more; the context goes last.
+        // SAFETY: nothing uses the handles any more; the context goes after them.
         unsafe {
             let _ = driver::stream::synchronize(self.stream);
             for &module in loaded.modules.values() {
                 let _ = driver::module::unload(module);
             }
             let _ = driver::stream::destroy(self.stream);
-            let _ = driver::primary_ctx::release(self.device);
         }
     }
 }

@@ -73,7 +73,11 @@ impl Products {
         let handle = calls::create_handle().map_err(|error| failed(format!("{error:?}")))?;
         // SAFETY: a context is current; cuBLASLt writes the workspace before it reads it.
         let workspace = unsafe { driver::malloc_sync(WORKSPACE) };
-        let workspace = workspace.map_err(|error| failed(format!("{error:?}")))?;
+        let workspace = workspace.map_err(|error| {
+            // SAFETY: nothing has used the handle.
+            let _ = unsafe { calls::destroy_handle(handle) };
+            failed(format!("{error:?}"))
+        })?;
         Ok(Products { device: device.into(), handle, workspace, plans: HashMap::new() })
     }
 

@@ -4,7 +4,7 @@ use super::Float;
 
 /// PTX of one operation, embedded in the binary.
 ///
-/// ```ignore
+/// ```text
 /// static PTX: Module = Module::new("layer_norm", include_str!("../../ptx/layer_norm.ptx"));
 /// let kernel = PTX.kernel_of::<T>("layer_norm_fwd");       // layer_norm_fwd_bf16 for bf16
 /// ```

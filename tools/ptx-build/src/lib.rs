@@ -39,7 +39,10 @@ pub enum Error {
         header: String,
     },
     /// Two sources would make one file.
-    #[error("{} and {} would both make {stem}.ptx: rename one", .first.display(), .second.display())]
+    #[error(
+        "{} and {} would both make {stem}.ptx: rename one",
+        .first.display(), .second.display()
+    )]
     Stem {
         /// File name without its extension.
         stem: String,
@@ -53,7 +56,8 @@ pub enum Error {
     Compiler(String),
     /// A compiler of another version.
     #[error(
-        "{} says \"{found}\", the committed PTX is made by release {}: other versions give other bytes",
+        "{} says \"{found}\", the committed PTX is made by release {}: other versions give other \
+         bytes",
         .path.display(), tool::VERSION
     )]
     Version {
