@@ -62,7 +62,7 @@ fn check<T: Float>(n: usize, c: usize, mean: f32) {
     assert_within(&format!("{what}, mean"), &got.1, &mean, |i| mean_error[i]);
     // The error of the mean enters the variance squared, that of x - mean relative.
     let rstd_error = |i: usize| rstd[i] * (depth * UNIT + (mean_error[i] * rstd[i]).powi(2));
-    assert_within(&format!("{what}, rstd"), &got.2, &rstd, |i| rstd_error(i));
+    assert_within(&format!("{what}, rstd"), &got.2, &rstd, rstd_error);
     let xhat = |at: usize| (exact_x[at] - mean[at / c]) * rstd[at / c];
     assert_within(&format!("{what}, forward"), &got.0, &y, |at| {
         let (i, w) = (at / c, w[at % c].abs());
