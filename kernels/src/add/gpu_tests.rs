@@ -50,7 +50,7 @@ fn casts<X: Float + PartialEq, Y: Float + PartialEq>() {
     let device = Device::virtual_gpu();
     let mut x = noise::<f32>(1031, 1);
     // Ties to even, overflow of bf16, a subnormal, the signs of zero, infinity.
-    let special = [1.003_906_25, 1.011_718_75, 3.4e38, 1e-40, -0.0, f32::INFINITY];
+    let special = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 3.4e38, 1e-40, -0.0, f32::INFINITY];
     x[..6].copy_from_slice(&special);
     let x: Vec<X> = x.iter().map(|&x| X::of(x)).collect();
     let source = device.upload("x", &x).unwrap();
