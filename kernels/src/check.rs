@@ -1,6 +1,7 @@
 //! Checks that every operation's tests share: random inputs, closeness, central differences in f64.
 
 use crate::Real;
+use crate::device::Float;
 
 /// Deterministic numbers in (-1, 1) for tests and benches; not for training (see the engine's
 /// Philox generator).
@@ -82,4 +83,35 @@ pub fn central_differences(
 /// `sum(x * y)`: the scalar objective of a gradient check with a random incoming gradient `y`.
 pub fn weighted_sum(x: &[f64], y: &[f64]) -> f64 {
     x.iter().zip(y).map(|(a, b)| a * b).sum()
+}
+
+/// The values of a storage type nearest to `x`, and these values as f64 for a reference.
+pub fn stored<T: Float>(x: &[f32]) -> (Vec<T>, Vec<f64>) {
+    let stored: Vec<T> = x.iter().map(|&x| T::of(x)).collect();
+    let exact = stored.iter().map(|x| f64::from(x.f32())).collect();
+    (stored, exact)
+}
+
+/// Unit roundoff of f32: the largest relative error of one operation.
+pub const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
+
+/// Asserts that every element of `got` lies within the rounding of its type, plus `bound(i)` for the
+/// arithmetic before it, of `want`. Prints the worst error in units of what is allowed.
+///
+/// # Panics
+/// If an element does not.
+pub fn assert_within<T: Float>(what: &str, got: &[T], want: &[f64], bound: impl Fn(usize) -> f64) {
+    assert_eq!(got.len(), want.len(), "{what}: lengths differ");
+    let mut worst: f64 = 0.0;
+    for (i, (got, &want)) in got.iter().zip(want).enumerate() {
+        let got = f64::from(got.f32());
+        // The rounding is of the computed value, which differs from `want` by the bound; and the
+        // least normal number, below which relative errors say nothing.
+        let bound = bound(i);
+        let allowed = bound + f64::from(T::ROUNDING) * (want.abs() + bound) + 1.2e-38;
+        let share = (got - want).abs() / allowed;
+        assert!(share <= 1.0, "{what}: element {i} is {got}, not {want} +- {allowed:.3e}");
+        worst = worst.max(share);
+    }
+    println!("{what}: {} values, worst error {worst:.3} of the bound", got.len());
 }

@@ -24,6 +24,43 @@ pub enum KernelError {
         /// What is wrong, in words and numbers.
         what: String,
     },
+    /// No device of the kind that was asked for.
+    #[error("no CUDA device: {0}")]
+    NoDevice(String),
+    /// A device that cannot do what it was asked for.
+    #[error("{device} cannot {action}: {what}")]
+    Device {
+        /// What the device calls itself.
+        device: String,
+        /// What was tried, a verb.
+        action: &'static str,
+        /// What the device says.
+        what: String,
+    },
+    /// A device without room for a buffer.
+    #[error("{device} has no room for {name} of {bytes} bytes beside the {live} bytes in use")]
+    OutOfMemory {
+        /// What the device calls itself.
+        device: String,
+        /// The buffer.
+        name: &'static str,
+        /// Bytes asked for.
+        bytes: usize,
+        /// Bytes in use.
+        live: usize,
+    },
+    /// A kernel that could not be launched or failed.
+    #[error("{kernel}, blocks {blocks:?} of threads {threads:?}: {what}")]
+    Launch {
+        /// The kernel.
+        kernel: String,
+        /// Blocks along x, y and z.
+        blocks: [usize; 3],
+        /// Threads of a block along x, y and z.
+        threads: [u32; 3],
+        /// What the device says.
+        what: String,
+    },
 }
 
 /// Result of a kernel call.
@@ -39,9 +76,18 @@ pub fn check_len<T>(
     slice: &[T],
     expected: usize,
 ) -> Result<()> {
-    if slice.len() == expected {
-        Ok(())
-    } else {
-        Err(KernelError::Length { op, arg, expected, found: slice.len() })
-    }
+    check_count(op, arg, slice.len(), expected)
+}
+
+/// Fails unless an argument has `expected` elements.
+///
+/// # Errors
+/// [`KernelError::Length`].
+pub fn check_count(
+    op: &'static str,
+    arg: &'static str,
+    found: usize,
+    expected: usize,
+) -> Result<()> {
+    if found == expected { Ok(()) } else { Err(KernelError::Length { op, arg, expected, found }) }
 }

@@ -11,6 +11,7 @@
 
 pub mod ceiling;
 pub mod check;
+pub mod device;
 mod error;
 mod logistic;
 pub mod outline;
@@ -46,5 +47,5 @@ pub mod swiglu;
 pub mod token_link;
 pub mod uncertain_points;
 
-pub use error::{KernelError, Result, check_len};
+pub use error::{KernelError, Result, check_count, check_len};
 pub use real::{Real, f32s, f32s_mut};

@@ -20,6 +20,9 @@
 //! Source: spec backbones §1.1.
 
 mod cpu;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 pub mod reference;
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,13 @@
 //! Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization"; spec training-and-data
 //! §1.2.
 
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
+
 use rayon::prelude::*;
+
+pub use gpu::{MultiAdamW, Tensor};
 
 use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline, simd};
 

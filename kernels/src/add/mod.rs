@@ -17,11 +17,15 @@
 //! also keep the rounding error of a long column near that of its longest piece.
 
 mod cpu;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 pub mod reference;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use cpu::add_column_sums;
+pub use gpu::{cast_gpu, scale_gpu};
 
 use crate::matmul::Beta;
 use crate::{Real, Result, check_len, outline};

@@ -21,9 +21,14 @@
 //! Source: spec mask2former, conventions (32 groups, eps 1e-5, affine).
 
 mod cpu;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 pub mod reference;
 #[cfg(test)]
 mod tests;
+
+pub use gpu::StatsGpu;
 
 use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};
 

@@ -19,9 +19,14 @@
 //! 1e-5).
 
 mod cpu;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub use gpu::StatsGpu;
 
 use crate::matmul::Beta;
 use crate::{Real, Result, check_len, f32s, f32s_mut, outline};

@@ -174,17 +174,7 @@ impl MatMul {
         beta: Beta,
         c: &mut [T],
     ) -> Result<()> {
-        self.check("a", a.len(), self.stride_a, self.n * self.k)?;
-        self.check("b", b.len(), self.stride_b, self.k * self.m)?;
-        self.check("c", c.len(), self.stride_c, self.n * self.m)?;
-        if self.batch > 1 && self.stride_c != 0 && self.stride_c < self.n * self.m {
-            let what = format!(
-                "products of {} elements overlap at a distance of {} in c",
-                self.n * self.m,
-                self.stride_c
-            );
-            return Err(KernelError::Size { op: "matmul", what });
-        }
+        self.check_lens(a.len(), b.len(), c.len())?;
         let products = || match self.blocked_wins() {
             true => cost(self.n, self.m, self.k),
             false => Cost::products(self.batch * self.n * self.m * self.k),
@@ -193,6 +183,22 @@ impl MatMul {
             return Ok(());
         }
         cpu::run(self, T::of(alpha), a, b, beta, c);
+        Ok(())
+    }
+
+    /// Fails unless the operands have these many elements.
+    pub(crate) fn check_lens(&self, a: usize, b: usize, c: usize) -> Result<()> {
+        self.check("a", a, self.stride_a, self.n * self.k)?;
+        self.check("b", b, self.stride_b, self.k * self.m)?;
+        self.check("c", c, self.stride_c, self.n * self.m)?;
+        if self.batch > 1 && self.stride_c != 0 && self.stride_c < self.n * self.m {
+            let what = format!(
+                "products of {} elements overlap at a distance of {} in c",
+                self.n * self.m,
+                self.stride_c
+            );
+            return Err(KernelError::Size { op: "matmul", what });
+        }
         Ok(())
     }
 

@@ -5,7 +5,14 @@
 //! partial sums, which also keeps the error of a long sum small.
 //! Shapes: any; [`column_sums`] takes rows `[n, c]`. Cost: one read, bandwidth decides.
 
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
+
 use rayon::prelude::*;
+
+pub(crate) use gpu::column_finish;
+pub use gpu::{all_finite_gpu, column_sums_gpu, sum_gpu};
 
 use crate::{Real, Result, check_len, f32s, f32s_mut, simd};
 

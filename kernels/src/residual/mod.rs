@@ -16,6 +16,9 @@
 //! Source: spec backbones §2.2 (the LayerScale of DINOv2).
 
 mod cpu;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 pub mod reference;
 #[cfg(test)]
 mod tests;

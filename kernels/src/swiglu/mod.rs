@@ -9,6 +9,9 @@
 //! elements forward. Source: spec backbones §2.4 (DINOv2-g: the first half of w12 is the gate).
 
 mod cpu;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 mod reference;
 #[cfg(test)]
 mod tests;

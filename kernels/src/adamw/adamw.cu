@@ -1,0 +1,54 @@
+// AdamW over many tensors in one launch: block i takes chunk i of a table, at most CHUNK elements
+// of one tensor. Every operation is rounded by itself and in the order of the contract (no fused
+// multiply-add), so the CPU gives the same bits. p, m, v are updated; the bf16 working copy is
+// overwritten.
+#include "strips.cuh"
+
+struct AdamW {
+    uint32_t chunks;
+    uint32_t groups;
+};
+
+struct Chunk {
+    float* p;
+    float* m;
+    float* v;
+    const float* g;
+    // The weight as the products read it; null where p itself serves.
+    bf16* copy;
+    uint32_t n;
+    // Which constants.
+    uint32_t group;
+};
+
+struct Constants {
+    float keep, beta1, rest1, beta2, rest2, step, root, eps;
+};
+
+extern "C" __global__ void __launch_bounds__(STRIP_THREADS) adamw_update(
+    AdamW s, const Chunk* __restrict__ table, const Constants* __restrict__ constants) {
+    const Chunk chunk = table[blockIdx.x];
+    const Constants k = constants[chunk.group];
+    const bool wide = aligned(chunk.p, chunk.m, chunk.v, chunk.g, chunk.copy);
+    for (uint32_t i = threadIdx.x * STRIP; i < chunk.n; i += STRIP_THREADS * STRIP) {
+        const int count = chunk.n - i < STRIP ? int(chunk.n - i) : STRIP;
+        const bool whole = wide && count == STRIP;
+        float p[STRIP], m[STRIP], v[STRIP], g[STRIP];
+        load(chunk.p + i, whole, count, p);
+        load(chunk.m + i, whole, count, m);
+        load(chunk.v + i, whole, count, v);
+        load(chunk.g + i, whole, count, g);
+#pragma unroll
+        for (int j = 0; j < STRIP; j++) {
+            const float decayed = __fmul_rn(p[j], k.keep);
+            m[j] = __fadd_rn(__fmul_rn(k.beta1, m[j]), __fmul_rn(k.rest1, g[j]));
+            v[j] = __fadd_rn(__fmul_rn(k.beta2, v[j]), __fmul_rn(k.rest2, __fmul_rn(g[j], g[j])));
+            const float root = __fadd_rn(__fdiv_rn(__fsqrt_rn(v[j]), k.root), k.eps);
+            p[j] = __fsub_rn(decayed, __fdiv_rn(__fmul_rn(k.step, m[j]), root));
+        }
+        store(chunk.p + i, whole, count, p);
+        store(chunk.m + i, whole, count, m);
+        store(chunk.v + i, whole, count, v);
+        if (chunk.copy != nullptr) store(chunk.copy + i, whole, count, p);
+    }
+}

@@ -1,0 +1,150 @@
+//! Launch of `adamw.cu`: all tensors of a step at once.
+
+use half::bf16;
+
+use super::AdamW;
+use crate::device::sizes::small;
+use crate::device::{Args, Buffer, Device, Grid, Module, View, ViewMut};
+use crate::{KernelError, Result, check_count};
+
+static PTX: Module = Module::new("adamw", include_str!("../../ptx/adamw.ptx"));
+
+/// Elements of a tensor that a block takes. A tensor of 256 x 256 then fills 16 blocks, and the
+/// table of the 20 million weights of a head is 300 KB.
+const CHUNK: usize = 4096;
+
+/// `AdamW` of `adamw.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Sizes {
+    chunks: u32,
+    groups: u32,
+}
+
+/// `Chunk` of `adamw.cu`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+struct Chunk {
+    p: u64,
+    m: u64,
+    v: u64,
+    g: u64,
+    copy: u64,
+    n: u32,
+    group: u32,
+}
+
+/// One tensor of a step; all views have one length.
+#[derive(Debug)]
+pub struct Tensor<'a> {
+    /// Weights, updated.
+    pub p: ViewMut<'a, f32>,
+    /// First moments, updated.
+    pub m: ViewMut<'a, f32>,
+    /// Second moments, updated.
+    pub v: ViewMut<'a, f32>,
+    /// Gradient.
+    pub g: View<'a, f32>,
+    /// The weights as the products read them, overwritten.
+    pub copy: Option<ViewMut<'a, bf16>>,
+    /// Which of the step's constants.
+    pub group: usize,
+}
+
+/// Updates many tensors in one launch. Holds the table of their addresses, which is uploaded again
+/// only when it changes, and the constants of the step.
+#[derive(Debug, Default)]
+pub struct MultiAdamW {
+    host: Vec<Chunk>,
+    table: Option<Buffer<u64>>,
+    constants: Option<Buffer<f32>>,
+}
+
+impl MultiAdamW {
+    /// Update number `t` (from 1) of all tensors: [`AdamW::update`] of each with the constants of
+    /// its group, to the same bits. One launch.
+    ///
+    /// # Errors
+    /// Views of different lengths; a group that is not there; `t` of 0; a failure of the device.
+    pub fn update(
+        &mut self,
+        device: &Device,
+        t: u64,
+        groups: &[AdamW],
+        tensors: &mut [Tensor<'_>],
+    ) -> Result<()> {
+        if t == 0 {
+            let what = "updates are counted from 1, not from 0".into();
+            return Err(KernelError::Size { op: "adamw", what });
+        }
+        let mut chunks = Vec::with_capacity(self.host.len());
+        for tensor in tensors.iter() {
+            cut(tensor, groups.len(), &mut chunks)?;
+        }
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        let words: Vec<f32> = groups.iter().flat_map(|group| group.words(t)).collect();
+        match self.constants.as_mut().filter(|old| old.len() == words.len()) {
+            Some(constants) => device.write(constants.view_mut(), &words)?,
+            None => self.constants = Some(device.upload("adamw.constants", &words)?),
+        }
+        if self.table.is_none() || self.host != chunks {
+            let words = bytemuck::cast_slice::<Chunk, u64>(&chunks);
+            self.table = Some(device.upload("adamw.table", words)?);
+            self.host = chunks;
+        }
+        let (Some(table), Some(constants)) = (&self.table, &self.constants) else { return Ok(()) };
+        let sizes = Sizes {
+            chunks: small("adamw", "chunks", self.host.len())?,
+            groups: small("adamw", "groups", groups.len())?,
+        };
+        let mut args = Args::new(&sizes).read(table.view()).read(constants.view());
+        for tensor in tensors {
+            // Not parameters of the kernel: the table holds their addresses.
+            args = args.behind(&tensor.p).behind(&tensor.m).behind(&tensor.v);
+            args = args.behind_view(&tensor.g);
+            if let Some(copy) = &tensor.copy {
+                args = args.behind(copy);
+            }
+        }
+        let grid = Grid::line(self.host.len(), 1, 256);
+        // SAFETY: block i takes chunk i, which lies within tensors that are borrowed here.
+        unsafe { device.launch(&PTX.kernel("adamw_update"), &grid, &args) }
+    }
+}
+
+/// Appends the chunks of one tensor.
+fn cut(tensor: &Tensor<'_>, groups: usize, into: &mut Vec<Chunk>) -> Result<()> {
+    let n = tensor.p.len();
+    check_count("adamw", "m", tensor.m.len(), n)?;
+    check_count("adamw", "v", tensor.v.len(), n)?;
+    check_count("adamw", "g", tensor.g.len(), n)?;
+    check_count("adamw", "copy", tensor.copy.as_ref().map_or(n, ViewMut::len), n)?;
+    if tensor.group >= groups {
+        let what = format!("group {} of {groups}; they are counted from 0", tensor.group);
+        return Err(KernelError::Size { op: "adamw", what });
+    }
+    for start in (0..n).step_by(CHUNK) {
+        let at = |address: u64, size: usize| address + (start * size) as u64;
+        let copy = tensor.copy.as_ref().map_or(0, |copy| at(copy.address(), 2));
+        into.push(Chunk {
+            p: at(tensor.p.address(), 4),
+            m: at(tensor.m.address(), 4),
+            v: at(tensor.v.address(), 4),
+            g: at(tensor.g.address(), 4),
+            copy,
+            n: (n - start).min(CHUNK) as u32,
+            group: tensor.group as u32,
+        });
+    }
+    Ok(())
+}
+
+impl AdamW {
+    /// `Constants` of `adamw.cu`.
+    fn words(&self, t: u64) -> [f32; 8] {
+        let k = self.constants::<f32>(t);
+        [k.keep, k.beta1, k.rest1, k.beta2, k.rest2, k.step, k.root, k.eps]
+    }
+}

@@ -1,0 +1,67 @@
+// Addition with b repeated over rows, and scaling by a constant. Sheets of [n, inner] and flat strips
+// (strips.cuh); y is overwritten and may be an operand. B is a parameter (f32) or, for two
+// activations, of the type of a.
+#include "strips.cuh"
+
+struct Add {
+    uint32_t n;
+    uint32_t inner;
+    // Rows of a piece.
+    uint32_t rows;
+};
+
+struct Scale {
+    uint64_t n;
+    float factor;
+    uint32_t unused;
+};
+
+template <typename T, typename B>
+__device__ __forceinline__ void add(const Add& s, const T* a, const B* b, T* y) {
+    const Strip strip(s.n, s.inner, s.rows);
+    if (strip.count == 0 || strip.first >= strip.last) return;
+    const bool wide = s.inner % STRIP == 0 && aligned(a, b, y);
+    float shift[STRIP];
+    load(b + strip.column, wide, strip.count, shift);
+    for (uint32_t row = strip.first; row < strip.last; row += SHEET_WARPS) {
+        const size_t at = size_t(row) * s.inner + strip.column;
+        float v[STRIP];
+        load(a + at, wide, strip.count, v);
+#pragma unroll
+        for (int k = 0; k < STRIP; k++) v[k] += shift[k];
+        store(y + at, wide, strip.count, v);
+    }
+}
+
+// y = factor * x, from one storage type to another: with factor 1 a cast.
+template <typename X, typename Y>
+__device__ __forceinline__ void scale(const Scale& s, const X* x, Y* y) {
+    const bool wide = aligned(x, y);
+    flat(s.n, [&](uint64_t i, bool whole, int count) {
+        float v[STRIP];
+        load(x + i, wide && whole, count, v);
+#pragma unroll
+        for (int k = 0; k < STRIP; k++) v[k] *= s.factor;
+        store(y + i, wide && whole, count, v);
+    });
+}
+
+#define ADD(T, B, NAME)                                                                           \
+    extern "C" __global__ void __launch_bounds__(STRIP_THREADS) NAME(                             \
+        Add s, const T* a, const B* b, T* y) {                                                    \
+        add<T, B>(s, a, b, y);                                                                    \
+    }
+
+#define SCALE(X, Y, NAME)                                                                         \
+    extern "C" __global__ void __launch_bounds__(STRIP_THREADS) NAME(                             \
+        Scale s, const X* x, Y* y) {                                                              \
+        scale<X, Y>(s, x, y);                                                                     \
+    }
+
+ADD(float, float, add_f32_f32)
+ADD(bf16, float, add_f32_bf16)
+ADD(bf16, bf16, add_bf16_bf16)
+SCALE(float, float, scale_f32_f32)
+SCALE(float, bf16, scale_f32_bf16)
+SCALE(bf16, float, scale_bf16_f32)
+SCALE(bf16, bf16, scale_bf16_bf16)

@@ -1,0 +1,49 @@
+//! What a device has to be able to do; the rest of the façade is common.
+
+use super::{Grid, Kernel};
+use crate::Result;
+use crate::matmul::{Beta, MatMul};
+
+/// The two storage types of a product's operand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Storage {
+    F32,
+    Bf16,
+}
+
+/// A product whose operands were checked: `C = alpha op(A) op(B)`, or added to `C`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Product {
+    pub sizes: MatMul,
+    pub alpha: f32,
+    pub beta: Beta,
+    /// Storage of `A` and `B`.
+    pub operands: Storage,
+    /// Storage of `C`.
+    pub result: Storage,
+    pub a: u64,
+    pub b: u64,
+    pub c: u64,
+}
+
+/// One device. Addresses are the device's; everything is queued in order of the calls.
+pub(super) trait Backend: Send + Sync {
+    /// What the device calls itself.
+    fn name(&self) -> String;
+    /// Reservations are rounded up to a multiple of this many bytes.
+    fn granularity(&self) -> usize;
+    /// New memory; `None` if there is none.
+    fn reserve(&self, name: &'static str, bytes: usize) -> Result<Option<u64>>;
+    /// Memory that was given back is handed out again for another purpose: its contents are
+    /// undefined from now on. Returns its address, which may be another.
+    fn renew(&self, name: &'static str, address: u64, bytes: usize) -> Result<u64>;
+    /// Ends a reservation. Called where nothing can be reported any more.
+    fn release(&self, address: u64, bytes: usize);
+    fn write(&self, to: u64, bytes: &[u8]) -> Result<()>;
+    fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()>;
+    fn zero(&self, to: u64, bytes: usize) -> Result<()>;
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()>;
+    fn wait(&self) -> Result<()>;
+    fn launch(&self, kernel: &Kernel, grid: &Grid, params: &[u8]) -> Result<()>;
+    fn product(&self, product: &Product) -> Result<()>;
+}

@@ -1,0 +1,294 @@
+//! A real device, through the driver that is loaded at run time.
+//!
+//! The bindings panic where a library is absent, and formatting their error type does too. So
+//! nothing of a library is touched before [`present`] has seen it, in this order: driver library,
+//! initialisation, number of devices, cuBLASLt library. Everything runs on one stream.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_void};
+use std::ptr::null_mut;
+use std::sync::{Mutex, PoisonError};
+
+use cudarc::cublaslt::sys as lt;
+use cudarc::driver::{DriverError, result as driver, sys};
+
+use super::backend::{Backend, Product};
+use super::cuda_product::Products;
+use super::module::Key;
+use super::{Grid, Kernel};
+use crate::{KernelError, Result};
+
+/// Rounding of reservations: the driver hands out whole pieces of this size or more anyway.
+const GRANULARITY: usize = 512;
+
+/// Dynamic shared memory that a kernel has without asking.
+const SHARED_UNASKED: usize = 48 << 10;
+
+/// Bytes kept for what the driver says about PTX that it refuses.
+const LOG: usize = 8 << 10;
+
+pub(super) struct Cuda {
+    name: String,
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    loaded: Mutex<Loaded>,
+    products: Mutex<Products>,
+}
+
+// SAFETY: the handles are the driver's, which lets any thread use them once the context is current
+// there; every method makes it current first.
+unsafe impl Send for Cuda {}
+// SAFETY: as above; what changes on this side of the driver is behind a mutex.
+unsafe impl Sync for Cuda {}
+
+#[derive(Default)]
+struct Loaded {
+    modules: HashMap<&'static str, sys::CUmodule>,
+    functions: HashMap<Key, Function>,
+}
+
+#[derive(Clone, Copy)]
+struct Function {
+    handle: sys::CUfunction,
+    /// Dynamic shared memory that was asked for.
+    shared: usize,
+}
+
+/// What the driver calls an error. Only for errors that the driver itself returned, since it asks
+/// the driver for the words.
+fn words(error: DriverError) -> String {
+    let text = |found: std::result::Result<&CStr, DriverError>| {
+        found.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    format!("{} ({})", text(error.error_string()), text(error.error_name()))
+}
+
+/// Whether a library can be loaded at all, without the panic of its bindings.
+fn present(name: &str, found: bool) -> Result<()> {
+    let what = format!(
+        "the library {name} was not found on the loader's path (LD_LIBRARY_PATH has to be set \
+         before the program starts)"
+    );
+    if found { Ok(()) } else { Err(KernelError::NoDevice(what)) }
+}
+
+impl Cuda {
+    /// Device number `ordinal`.
+    ///
+    /// # Errors
+    /// [`KernelError::NoDevice`] with what was looked for.
+    pub fn open(ordinal: usize) -> Result<Cuda> {
+        // SAFETY: tries to load the library, nothing else; loading runs its initialisers only.
+        let (driver_found, lt_found) = unsafe { (sys::is_culib_present(), lt::is_culib_present()) };
+        present("libcuda.so of the NVIDIA driver", driver_found)?;
+        let none = |error| KernelError::NoDevice(words(error));
+        driver::init().map_err(none)?;
+        let count = driver::device::get_count().map_err(none)?;
+        let number = i32::try_from(ordinal).ok().filter(|&number| number < count);
+        let Some(number) = number else {
+            let what = format!("number {ordinal} of {count}; they are counted from 0");
+            return Err(KernelError::NoDevice(what));
+        };
+        present("libcublasLt.so (of CUDA 12 or 13)", lt_found)?;
+        let device = driver::device::get(number).map_err(none)?;
+        let name = driver::device::get_name(device).map_err(none)?;
+        // SAFETY: the device exists; the context is released in `drop`, after the stream.
+        let context = unsafe { driver::primary_ctx::retain(device) }.map_err(none)?;
+        // SAFETY: the context was just retained.
+        unsafe { driver::ctx::set_current(context) }.map_err(none)?;
+        let stream = driver::stream::create(driver::stream::StreamKind::NonBlocking);
+        let stream = stream.map_err(none)?;
+        let name = format!("{name} (number {ordinal})");
+        let products = Mutex::new(Products::open(&name)?);
+        Ok(Cuda { name, device, context, stream, loaded: Mutex::default(), products })
+    }
+
+    fn failed(&self, action: &'static str) -> impl Fn(DriverError) -> KernelError + '_ {
+        move |error| KernelError::Device { device: self.name.clone(), action, what: words(error) }
+    }
+
+    /// Makes the context current on this thread.
+    fn enter(&self) -> Result<()> {
+        // SAFETY: the context lives as long as `self`.
+        unsafe { driver::ctx::set_current(self.context) }.map_err(self.failed("be used"))
+    }
+
+    /// The kernel's handle, with room for the grid's dynamic shared memory.
+    fn function(&self, kernel: &Kernel, grid: &Grid) -> Result<sys::CUfunction> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = |error| grid.refused(kernel, words(error));
+        let mut function = match loaded.functions.get(&kernel.key()) {
+            Some(&function) => function,
+            None => {
+                let module = self.module(&mut loaded, kernel, grid)?;
+                let name = CString::new(kernel.full_name())
+                    .map_err(|_| grid.refused(kernel, "its name holds a zero byte"))?;
+                // SAFETY: the module stays loaded as long as the context.
+                let handle = unsafe { driver::module::get_function(module, name) };
+                Function { handle: handle.map_err(refused)?, shared: SHARED_UNASKED }
+            }
+        };
+        if grid.shared > function.shared {
+            let attribute =
+                sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let bytes = grid.shared as i32;
+            // SAFETY: the handle is of a loaded function.
+            unsafe { driver::function::set_function_attribute(function.handle, attribute, bytes) }
+                .map_err(refused)?;
+            function.shared = grid.shared;
+        }
+        loaded.functions.insert(kernel.key(), function);
+        Ok(function.handle)
+    }
+
+    /// Translates the module's PTX for this device, unless that was done.
+    fn module(&self, loaded: &mut Loaded, kernel: &Kernel, grid: &Grid) -> Result<sys::CUmodule> {
+        let source = kernel.module;
+        if let Some(&module) = loaded.modules.get(source.name()) {
+            return Ok(module);
+        }
+        let text = CString::new(source.text())
+            .map_err(|_| grid.refused(kernel, "the PTX holds a zero byte"))?;
+        let mut log = vec![0u8; LOG];
+        let mut options = [
+            sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
+            sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+        ];
+        // The driver takes the size as the value of a pointer.
+        let mut values = [log.as_mut_ptr().cast::<c_void>(), LOG as *mut c_void];
+        let mut module = null_mut();
+        // SAFETY: the text ends in a zero byte; the log is as long as stated; both outlive the call.
+        let loading = unsafe {
+            let (options, values) = (options.as_mut_ptr(), values.as_mut_ptr());
+            sys::cuModuleLoadDataEx(&mut module, text.as_ptr().cast(), 2, options, values).result()
+        };
+        loading.map_err(|error| {
+            let end = log.iter().position(|&byte| byte == 0).unwrap_or(LOG);
+            let log = String::from_utf8_lossy(&log[..end]);
+            let what = format!("the driver refuses {}.ptx: {} {log}", source.name(), words(error));
+            grid.refused(kernel, what.trim_end())
+        })?;
+        loaded.modules.insert(source.name(), module);
+        Ok(module)
+    }
+}
+
+impl Backend for Cuda {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn granularity(&self) -> usize {
+        GRANULARITY
+    }
+
+    fn reserve(&self, _: &'static str, bytes: usize) -> Result<Option<u64>> {
+        self.enter()?;
+        // SAFETY: nothing reads the memory before it is written.
+        match unsafe { driver::malloc_sync(bytes) } {
+            Ok(address) => Ok(Some(address)),
+            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Ok(None),
+            Err(error) => Err(self.failed("reserve memory")(error)),
+        }
+    }
+
+    fn renew(&self, _: &'static str, address: u64, _: usize) -> Result<u64> {
+        Ok(address)
+    }
+
+    fn release(&self, address: u64, _: usize) {
+        // An error here has no one to go to: the memory goes back with the context.
+        if self.enter().is_ok() {
+            // SAFETY: the pool gives each address once; the driver waits for work on it.
+            let _ = unsafe { driver::free_sync(address) };
+        }
+    }
+
+    fn write(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the façade has checked the length. From pageable memory the driver has copied
+        // the bytes aside when the call returns, so the slice need not live longer.
+        unsafe { driver::memcpy_htod_async(to, bytes, self.stream) }.map_err(self.failed("write"))
+    }
+
+    fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the façade has checked the length; the slice is filled before this returns.
+        unsafe {
+            driver::memcpy_dtoh_async(bytes, from, self.stream).map_err(self.failed("read"))?;
+            driver::stream::synchronize(self.stream).map_err(self.failed("finish its work"))
+        }
+    }
+
+    fn zero(&self, to: u64, bytes: usize) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the façade has checked the length.
+        unsafe { driver::memset_d8_async(to, 0, bytes, self.stream) }.map_err(self.failed("zero"))
+    }
+
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the façade has checked both lengths.
+        unsafe { driver::memcpy_dtod_async(to, from, bytes, self.stream) }
+            .map_err(self.failed("copy"))
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { driver::stream::synchronize(self.stream) }.map_err(self.failed("finish its work"))
+    }
+
+    fn launch(&self, kernel: &Kernel, grid: &Grid, params: &[u8]) -> Result<()> {
+        self.enter()?;
+        let function = self.function(kernel, grid)?;
+        let mut bytes = params.len();
+        let mut extra = [
+            sys::CU_LAUNCH_PARAM_BUFFER_POINTER_AS_INT as usize as *mut c_void,
+            params.as_ptr().cast_mut().cast(),
+            sys::CU_LAUNCH_PARAM_BUFFER_SIZE_AS_INT as usize as *mut c_void,
+            (&raw mut bytes).cast(),
+            sys::CU_LAUNCH_PARAM_END_AS_INT as usize as *mut c_void,
+        ];
+        let [bx, by, bz] = grid.blocks.map(|n| n as u32);
+        let [tx, ty, tz] = grid.threads;
+        let (shared, stream) = (grid.shared as u32, self.stream);
+        // SAFETY: the caller of `Device::launch` answers for the kernel's arguments; the driver
+        // copies them before it returns.
+        unsafe {
+            let extra = extra.as_mut_ptr();
+            let no_list = null_mut();
+            sys::cuLaunchKernel(function, bx, by, bz, tx, ty, tz, shared, stream, no_list, extra)
+        }
+        .result()
+        .map_err(|error| grid.refused(kernel, words(error)))
+    }
+
+    fn product(&self, product: &Product) -> Result<()> {
+        self.enter()?;
+        let mut products = self.products.lock().unwrap_or_else(PoisonError::into_inner);
+        products.run(product, self.stream)
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // Errors have no one to go to; the driver cleans up with the process.
+        if self.enter().is_err() {
+            return;
+        }
+        let products = self.products.get_mut().unwrap_or_else(PoisonError::into_inner);
+        products.close();
+        let loaded = self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: nothing uses the handles any more; the context goes last.
+        unsafe {
+            let _ = driver::stream::synchronize(self.stream);
+            for &module in loaded.modules.values() {
+                let _ = driver::module::unload(module);
+            }
+            let _ = driver::stream::destroy(self.stream);
+            let _ = driver::primary_ctx::release(self.device);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Grids and arguments of a launch.
+
+use std::marker::PhantomData;
+
+use super::{Kernel, View, ViewMut};
+use crate::{KernelError, Result};
+
+/// Most dynamic shared memory of a block: what an A100 has, less 1 KiB that the system keeps.
+const SHARED: usize = 163 << 10;
+
+/// Blocks, threads of a block and dynamic shared memory of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grid {
+    /// Blocks along x, y and z.
+    pub blocks: [usize; 3],
+    /// Threads of a block along x, y and z: those of the kernel's `__launch_bounds__`.
+    pub threads: [u32; 3],
+    /// Dynamic shared memory of a block in bytes.
+    pub shared: usize,
+}
+
+impl Grid {
+    /// Blocks and threads along three axes, no dynamic shared memory.
+    pub const fn new(blocks: [usize; 3], threads: [u32; 3]) -> Grid {
+        Grid { blocks, threads, shared: 0 }
+    }
+
+    /// As many blocks along one axis as `items` need if each takes `per_block`.
+    pub const fn line(items: usize, per_block: usize, threads: u32) -> Grid {
+        Grid::new([items.div_ceil(per_block), 1, 1], [threads, 1, 1])
+    }
+
+    /// With so many bytes of dynamic shared memory.
+    #[must_use]
+    pub const fn shared(mut self, bytes: usize) -> Grid {
+        self.shared = bytes;
+        self
+    }
+
+    /// Fails for a grid that no device takes.
+    pub(super) fn check(&self, kernel: &Kernel) -> Result<()> {
+        let threads: u64 = self.threads.iter().map(|&n| u64::from(n)).product();
+        let what = if self.blocks[0] > i32::MAX as usize {
+            "more than 2147483647 blocks along x"
+        } else if self.blocks[1..].iter().any(|&n| n > 65535) {
+            "more than 65535 blocks along y or z"
+        } else if threads == 0 || threads > 1024 {
+            "a block has 1 to 1024 threads"
+        } else if self.shared > SHARED {
+            "more than 163 KiB of dynamic shared memory"
+        } else {
+            return Ok(());
+        };
+        Err(self.refused(kernel, what))
+    }
+
+    /// The error of a launch with this grid.
+    pub(super) fn refused(&self, kernel: &Kernel, what: impl Into<String>) -> KernelError {
+        KernelError::Launch {
+            kernel: kernel.full_name(),
+            blocks: self.blocks,
+            threads: self.threads,
+            what: what.into(),
+        }
+    }
+}
+
+/// Arguments of a kernel: one struct of sizes, then pointers.
+///
+/// They are packed as the kernel reads them: the struct at offset 0, each pointer at the next
+/// multiple of 8. Their types and order have to be those of the kernel's declaration.
+#[derive(Debug)]
+pub struct Args<'a> {
+    bytes: Vec<u8>,
+    devices: Vec<u32>,
+    memory: PhantomData<&'a ()>,
+}
+
+impl<'a> Args<'a> {
+    /// Begins with the sizes. `S` is `#[repr(C)]` without padding ([`bytemuck::Pod`] sees to that),
+    /// aligned to at most 8.
+    pub fn new<S: bytemuck::Pod>(sizes: &S) -> Args<'a> {
+        const { assert!(align_of::<S>() <= 8) };
+        let mut bytes = Vec::with_capacity(size_of::<S>() + 96);
+        bytes.extend_from_slice(bytemuck::bytes_of(sizes));
+        Args { bytes, devices: Vec::with_capacity(12), memory: PhantomData }
+    }
+
+    /// An operand that the kernel reads.
+    #[must_use]
+    pub fn read<T>(mut self, view: View<'a, T>) -> Self {
+        self.devices.push(view.id());
+        self.pointer(view.address())
+    }
+
+    /// An operand that the kernel writes.
+    #[must_use]
+    pub fn write<T>(mut self, view: ViewMut<'a, T>) -> Self {
+        self.devices.push(view.id());
+        self.pointer(view.address())
+    }
+
+    /// An operand that the kernel reads if it is there; else a null pointer.
+    #[must_use]
+    pub fn read_if<T>(self, view: Option<View<'a, T>>) -> Self {
+        match view {
+            Some(view) => self.read(view),
+            None => self.pointer(0),
+        }
+    }
+
+    /// An operand that the kernel writes if it is there; else a null pointer.
+    #[must_use]
+    pub fn write_if<T>(self, view: Option<ViewMut<'a, T>>) -> Self {
+        match view {
+            Some(view) => self.write(view),
+            None => self.pointer(0),
+        }
+    }
+
+    /// Memory that the kernel reaches through an address in its other arguments: no parameter of
+    /// its own, but it has to lie on the device.
+    #[must_use]
+    pub fn behind<T>(mut self, view: &ViewMut<'_, T>) -> Self {
+        self.devices.push(view.id());
+        self
+    }
+
+    /// As [`Args::behind`], for memory that is only read.
+    #[must_use]
+    pub fn behind_view<T>(mut self, view: &View<'_, T>) -> Self {
+        self.devices.push(view.id());
+        self
+    }
+
+    fn pointer(mut self, address: u64) -> Self {
+        self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
+        self.bytes.extend_from_slice(&address.to_ne_bytes());
+        self
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn devices(&self) -> impl Iterator<Item = u32> + '_ {
+        self.devices.iter().copied()
+    }
+}

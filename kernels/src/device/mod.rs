@@ -1,0 +1,289 @@
+//! The façade over a GPU: buffers, copies, launches of embedded PTX, matrix products.
+//!
+//! Two implementations stand behind it. `cuda` is a real device through the driver, loaded at run
+//! time; `virtual` executes the same PTX with the same grids and arguments on the CPU and checks
+//! every access. Everything above is the same code for both.
+//!
+//! Conventions that every kernel of this crate keeps:
+//!
+//! * Work is queued in order on one stream. A buffer that is dropped goes back to the pool at once
+//!   and may be handed out again: what was queued before runs before.
+//! * Only [`Device::read`], [`Device::download`] and [`Device::wait`] wait for the device;
+//!   [`Device::counters`] counts them.
+//! * A kernel's first parameter is a `#[repr(C)]` struct of sizes without padding, the others are
+//!   pointers: see [`Args`]. An absent operand is a null pointer.
+//! * Activations and their gradients are stored as f32 or bf16 ([`Float`]); parameters of one axis
+//!   (norm weights, biases, layer scales), statistics and all parameter gradients are f32. All
+//!   arithmetic is f32.
+//! * No floating-point atomics; sums run in an order that the sizes alone decide, so the same
+//!   input gives the same bytes.
+//!
+//! ```no_run
+//! use dressage_kernels::activation::Activation;
+//! use dressage_kernels::device::Device;
+//! let device = Device::cuda(0)?;
+//! let x = device.upload("x", &[-1.0f32, 0.0, 2.0])?;
+//! let mut y = device.alloc("y", 3)?;
+//! Activation::Relu.forward_gpu(&device, x.view(), y.view_mut())?;
+//! assert_eq!(device.download(y.view())?, [0.0, 0.0, 2.0]);
+//! # Ok::<(), dressage_kernels::KernelError>(())
+//! ```
+
+mod backend;
+mod buffer;
+mod cuda;
+mod cuda_product;
+mod element;
+mod launch;
+mod module;
+mod pool;
+mod product;
+pub(crate) mod sizes;
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use backend::Backend;
+pub use buffer::{Buffer, View, ViewMut};
+pub use element::{Element, Float};
+pub use launch::{Args, Grid};
+pub use module::{Kernel, Module};
+use pool::Pool;
+pub use pool::Usage;
+
+use crate::{KernelError, Result, check_count};
+
+/// A GPU, real or virtual. Clones are the same device.
+#[derive(Clone)]
+pub struct Device(Arc<Inner>);
+
+struct Inner {
+    id: u32,
+    backend: Box<dyn Backend>,
+    pool: Mutex<Pool>,
+    launches: AtomicU64,
+    products: AtomicU64,
+    waits: AtomicU64,
+}
+
+/// What a device was asked for so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Kernels launched.
+    pub launches: u64,
+    /// Matrix products.
+    pub products: u64,
+    /// Times that the host waited for the device.
+    pub waits: u64,
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Device({})", self.name())
+    }
+}
+
+impl Device {
+    /// The CUDA device of this number, counted from 0 as the driver does.
+    ///
+    /// # Errors
+    /// [`KernelError::NoDevice`] with what was looked for: no driver library, no GPU, no such
+    /// number, no cuBLASLt library.
+    pub fn cuda(ordinal: usize) -> Result<Device> {
+        Ok(Device::new(Box::new(cuda::Cuda::open(ordinal)?)))
+    }
+
+    fn new(backend: Box<dyn Backend>) -> Device {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let pool = Mutex::new(Pool::new(backend.granularity()));
+        let (launches, products, waits) = Default::default();
+        let id = NEXT.fetch_add(1, Relaxed);
+        Device(Arc::new(Inner { id, backend, pool, launches, products, waits }))
+    }
+
+    /// What the device calls itself.
+    pub fn name(&self) -> String {
+        self.0.backend.name()
+    }
+
+    /// Launches, products and waits since the device was opened.
+    pub fn counters(&self) -> Counters {
+        let of = |counter: &AtomicU64| counter.load(Relaxed);
+        let inner = &self.0;
+        Counters {
+            launches: of(&inner.launches),
+            products: of(&inner.products),
+            waits: of(&inner.waits),
+        }
+    }
+
+    /// Bytes in use, their high-water mark, and what is held for reuse.
+    pub fn usage(&self) -> Usage {
+        self.pool().usage()
+    }
+
+    /// Makes the present use the high-water mark.
+    pub fn reset_peak(&self) {
+        self.pool().reset_peak();
+    }
+
+    /// A buffer of `len` elements whose contents are undefined; `name` appears in errors.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn alloc<T: Element>(&self, name: &'static str, len: usize) -> Result<Buffer<T>> {
+        let bytes = len * size_of::<T>();
+        let backend = self.0.backend.as_ref();
+        let address = self.pool().take(backend, name, bytes)?;
+        Ok(Buffer::new(self.clone(), address, len))
+    }
+
+    /// A buffer of `len` zeros.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`]; a failure of the device.
+    pub fn zeros<T: Element>(&self, name: &'static str, len: usize) -> Result<Buffer<T>> {
+        let mut buffer = self.alloc(name, len)?;
+        self.zero(buffer.view_mut())?;
+        Ok(buffer)
+    }
+
+    /// A buffer with the elements of `host`.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`]; a failure of the device.
+    pub fn upload<T: Element>(&self, name: &'static str, host: &[T]) -> Result<Buffer<T>> {
+        let mut buffer = self.alloc(name, host.len())?;
+        self.write(buffer.view_mut(), host)?;
+        Ok(buffer)
+    }
+
+    /// Copies `host` to the device; `host` may be changed as soon as this returns.
+    ///
+    /// # Errors
+    /// Different lengths; another device's memory; a failure of the device.
+    pub fn write<T: Element>(&self, to: ViewMut<'_, T>, host: &[T]) -> Result<()> {
+        self.owns("write", to.id())?;
+        check_count("write", "host", host.len(), to.len())?;
+        if host.is_empty() {
+            return Ok(());
+        }
+        self.0.backend.write(to.address(), bytemuck::cast_slice(host))
+    }
+
+    /// Waits for everything queued before and copies to `host`.
+    ///
+    /// # Errors
+    /// Different lengths; another device's memory; a failure of the device, also one of a kernel
+    /// launched before.
+    pub fn read<T: Element>(&self, from: View<'_, T>, host: &mut [T]) -> Result<()> {
+        self.owns("read", from.id())?;
+        check_count("read", "host", host.len(), from.len())?;
+        if host.is_empty() {
+            return Ok(());
+        }
+        self.0.waits.fetch_add(1, Relaxed);
+        self.0.backend.read(from.address(), bytemuck::cast_slice_mut(host))
+    }
+
+    /// Waits for everything queued before and returns the elements.
+    ///
+    /// # Errors
+    /// As [`Device::read`].
+    pub fn download<T: Element>(&self, from: View<'_, T>) -> Result<Vec<T>> {
+        let mut host = vec![T::zeroed(); from.len()];
+        self.read(from, &mut host)?;
+        Ok(host)
+    }
+
+    /// Sets all bits to zero.
+    ///
+    /// # Errors
+    /// Another device's memory; a failure of the device.
+    pub fn zero<T: Element>(&self, to: ViewMut<'_, T>) -> Result<()> {
+        self.owns("zero", to.id())?;
+        if to.is_empty() {
+            return Ok(());
+        }
+        self.0.backend.zero(to.address(), to.len() * size_of::<T>())
+    }
+
+    /// Copies within the device.
+    ///
+    /// # Errors
+    /// Different lengths; another device's memory; a failure of the device.
+    pub fn copy<T: Element>(&self, from: View<'_, T>, to: ViewMut<'_, T>) -> Result<()> {
+        self.owns("copy", from.id())?;
+        self.owns("copy", to.id())?;
+        check_count("copy", "from", from.len(), to.len())?;
+        if to.is_empty() {
+            return Ok(());
+        }
+        self.0.backend.copy(from.address(), to.address(), to.len() * size_of::<T>())
+    }
+
+    /// Waits until everything queued before is done.
+    ///
+    /// # Errors
+    /// A failure of the device, also one of a kernel launched before.
+    pub fn wait(&self) -> Result<()> {
+        self.0.waits.fetch_add(1, Relaxed);
+        self.0.backend.wait()
+    }
+
+    /// Gives memory that is held for reuse back to the device.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn trim(&self) -> Result<()> {
+        let mut pool = self.pool();
+        self.0.backend.wait()?;
+        pool.trim(self.0.backend.as_ref());
+        Ok(())
+    }
+
+    /// Queues a kernel. A grid without blocks is nothing to do.
+    ///
+    /// # Errors
+    /// An argument on another device; a grid that no device takes; PTX that the device refuses; on
+    /// the virtual device every fault and finding of the kernel, with its place.
+    ///
+    /// # Safety
+    /// `args` are the kernel's parameters in order and type, and with them and `grid` the kernel
+    /// stays within the memory behind them. (The virtual device checks this; a real one does not.)
+    pub unsafe fn launch(&self, kernel: &Kernel, grid: &Grid, args: &Args<'_>) -> Result<()> {
+        if let Some(device) = args.devices().find(|&id| id != self.0.id) {
+            return Err(self.stranger("launch", device));
+        }
+        grid.check(kernel)?;
+        if grid.blocks.contains(&0) {
+            return Ok(());
+        }
+        self.0.launches.fetch_add(1, Relaxed);
+        self.0.backend.launch(kernel, grid, args.bytes())
+    }
+
+    fn give_back(&self, address: u64, bytes: usize) {
+        self.pool().give(address, bytes);
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.0.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn owns(&self, op: &'static str, id: u32) -> Result<()> {
+        if id == self.0.id { Ok(()) } else { Err(self.stranger(op, id)) }
+    }
+
+    fn stranger(&self, op: &'static str, id: u32) -> KernelError {
+        let what = format!("an argument lies on device number {id}, not on {}", self.name());
+        KernelError::Size { op, what }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let pool = self.pool.get_mut().unwrap_or_else(PoisonError::into_inner);
+        pool.trim(self.backend.as_ref());
+    }
+}

@@ -1,0 +1,260 @@
+// Group norm of channels-last maps [b, hw, c], forward and backward.
+//
+// Forward: group_norm_pieces leaves mean and sum of squares around it per image, piece of rows and
+// channel (a thread per channel, rows read twice, the second time from the cache);
+// group_norm_stats, a warp per image and group, merges pieces and channels by Chan's formula;
+// group_norm_fwd normalises (sheets, strips.cuh).
+// Backward: group_norm_columns leaves sums over rows of dy * xhat and dy per piece and channel,
+// group_norm_sums adds the pieces, group_norm_means forms the two means of each group (a warp per
+// image and group), group_norm_params adds the images to dweight and dbias, group_norm_bwd writes
+// dx. Overwritten: everything but dweight and dbias.
+#include "columns.cuh"
+#include "strips.cuh"
+
+struct GroupNorm {
+    uint32_t b;
+    uint32_t hw;
+    uint32_t c;
+    uint32_t groups;
+    float eps;
+    // Rows of a piece of the statistics or sums, and their number in an image.
+    uint32_t rows;
+    uint32_t pieces;
+    // Rows of a piece of a sheet.
+    uint32_t sheet_rows;
+};
+
+constexpr int CHANNEL_THREADS = 256;
+
+// Block (i, piece, image): 256 channels. partial is [b, pieces, 2, c].
+template <typename T>
+__device__ __forceinline__ void pieces(
+    const GroupNorm& s, const T* __restrict__ x, float* __restrict__ partial) {
+    const uint32_t j = blockIdx.x * CHANNEL_THREADS + threadIdx.x;
+    if (j >= s.c) return;
+    const uint32_t first = blockIdx.y * s.rows;
+    const uint32_t count = first + s.rows < s.hw ? s.rows : s.hw - first;
+    x += (size_t(blockIdx.z) * s.hw + first) * s.c + j;
+    float sum = 0.0f, squares = 0.0f;
+#pragma unroll 8
+    for (uint32_t i = 0; i < count; i++) sum += to_f32(x[size_t(i) * s.c]);
+    const float mean = sum / float(count);
+#pragma unroll 8
+    for (uint32_t i = 0; i < count; i++) {
+        const float d = to_f32(x[size_t(i) * s.c]) - mean;
+        squares += d * d;
+    }
+    partial += (size_t(blockIdx.z) * s.pieces + blockIdx.y) * 2 * s.c + j;
+    partial[0] = mean;
+    partial[s.c] = squares;
+}
+
+// Number, mean and sum of squares around the mean of a set.
+struct Moments {
+    float n, mean, squares;
+};
+
+// Chan, Golub and LeVeque: the moments of two sets together. Sets may be empty.
+__device__ __forceinline__ Moments merge(const Moments& a, const Moments& b) {
+    const float n = a.n + b.n;
+    if (n == 0.0f) return a;
+    const float d = b.mean - a.mean, share = b.n / n;
+    return Moments{n, a.mean + d * share, a.squares + b.squares + d * d * a.n * share};
+}
+
+// Which image and group a warp has; false for the warps beyond the last.
+__device__ __forceinline__ bool group_of_warp(
+    const GroupNorm& s, uint32_t& image, uint32_t& group) {
+    const uint32_t at = (blockIdx.x * CHANNEL_THREADS + threadIdx.x) / 32;
+    image = at / s.groups;
+    group = at % s.groups;
+    return image < s.b;
+}
+
+extern "C" __global__ void __launch_bounds__(CHANNEL_THREADS) group_norm_stats(
+    GroupNorm s, const float* __restrict__ partial, float* __restrict__ mean,
+    float* __restrict__ rstd) {
+    uint32_t image, group;
+    if (!group_of_warp(s, image, group)) return;
+    const uint32_t width = s.c / s.groups, lane = threadIdx.x % 32;
+    partial += size_t(image) * s.pieces * 2 * s.c + group * width;
+    Moments all = {0.0f, 0.0f, 0.0f};
+    for (uint32_t i = lane; i < s.pieces * width; i += 32) {
+        const uint32_t piece = i / width, j = i % width;
+        const uint32_t first = piece * s.rows;
+        const uint32_t count = first + s.rows < s.hw ? s.rows : s.hw - first;
+        const float* p = partial + size_t(piece) * 2 * s.c + j;
+        all = merge(all, Moments{float(count), p[0], p[s.c]});
+    }
+    // Each step merges neighbours at a doubled distance; the lower lane comes first in both, so
+    // all lanes end with the same bits.
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+        const Moments other = {
+            __shfl_xor_sync(ALL_LANES, all.n, step), __shfl_xor_sync(ALL_LANES, all.mean, step),
+            __shfl_xor_sync(ALL_LANES, all.squares, step)};
+        all = lane & step ? merge(other, all) : merge(all, other);
+    }
+    if (lane == 0) {
+        mean[image * s.groups + group] = all.mean;
+        rstd[image * s.groups + group] = 1.0f / sqrtf(all.squares / all.n + s.eps);
+    }
+}
+
+// A strip of the statistics that belong to its columns.
+__device__ __forceinline__ void group_values(
+    const GroupNorm& s, const Strip& strip, const float* p, float (&x)[STRIP]) {
+    const uint32_t width = s.c / s.groups;
+#pragma unroll
+    for (int k = 0; k < STRIP; k++)
+        x[k] = k < strip.count ? p[blockIdx.z * s.groups + (strip.column + k) / width] : 0.0f;
+}
+
+template <typename T>
+__device__ __forceinline__ void forward(
+    const GroupNorm& s, const T* __restrict__ x, const float* __restrict__ weight,
+    const float* __restrict__ bias, const float* __restrict__ mean,
+    const float* __restrict__ rstd, T* __restrict__ y) {
+    const Strip strip(s.hw, s.c, s.sheet_rows);
+    if (strip.count == 0) return;
+    const bool wide = s.c % STRIP == 0 && aligned(x, y, weight, bias);
+    float m[STRIP], r[STRIP], w[STRIP], b[STRIP];
+    group_values(s, strip, mean, m);
+    group_values(s, strip, rstd, r);
+    load(weight + strip.column, wide, strip.count, w);
+    load(bias + strip.column, wide, strip.count, b);
+    for (uint32_t row = strip.first; row < strip.last; row += SHEET_WARPS) {
+        const size_t at = (size_t(blockIdx.z) * s.hw + row) * s.c + strip.column;
+        float v[STRIP];
+        load(x + at, wide, strip.count, v);
+#pragma unroll
+        for (int k = 0; k < STRIP; k++) v[k] = (v[k] - m[k]) * r[k] * w[k] + b[k];
+        store(y + at, wide, strip.count, v);
+    }
+}
+
+// y = xhat * weight + bias. Block (i, piece, image); partial is [b, 2, pieces, c].
+template <typename T>
+__device__ __forceinline__ void columns(
+    const GroupNorm& s, const T* __restrict__ x, const float* __restrict__ mean,
+    const float* __restrict__ rstd, const T* __restrict__ dy, float* __restrict__ partial) {
+    const uint32_t image = blockIdx.z, width = s.c / s.groups;
+    const size_t start = size_t(image) * s.hw;
+    partial += size_t(image) * 2 * s.pieces * s.c;
+    column_pieces<2>(s.hw, s.c, s.rows, partial, [&](uint32_t row, uint32_t j, float (&out)[2]) {
+        const size_t at = (start + row) * s.c + j;
+        const uint32_t group = image * s.groups + j / width;
+        const float d = to_f32(dy[at]);
+        out[0] = d * ((to_f32(x[at]) - mean[group]) * rstd[group]);
+        out[1] = d;
+    });
+}
+
+// Sums over the pieces: [b, 2, pieces, c] to [b, 2, c]. Block (i, sum, image): 256 channels.
+extern "C" __global__ void __launch_bounds__(CHANNEL_THREADS) group_norm_sums(
+    GroupNorm s, const float* __restrict__ partial, float* __restrict__ sums) {
+    const uint32_t j = blockIdx.x * CHANNEL_THREADS + threadIdx.x;
+    if (j >= s.c) return;
+    const size_t which = size_t(blockIdx.z) * 2 + blockIdx.y;
+    partial += which * s.pieces * s.c + j;
+    float sum = 0.0f;
+#pragma unroll 8
+    for (uint32_t piece = 0; piece < s.pieces; piece++) sum += partial[size_t(piece) * s.c];
+    sums[which * s.c + j] = sum;
+}
+
+// mean(g * xhat) and mean(g) with g = dy * weight, per image and group: [2, b, groups].
+extern "C" __global__ void __launch_bounds__(CHANNEL_THREADS) group_norm_means(
+    GroupNorm s, const float* __restrict__ weight, const float* __restrict__ sums,
+    float* __restrict__ means) {
+    uint32_t image, group;
+    if (!group_of_warp(s, image, group)) return;
+    const uint32_t width = s.c / s.groups, lane = threadIdx.x % 32;
+    const float* of_image = sums + size_t(image) * 2 * s.c;
+    float gx = 0.0f, g = 0.0f;
+    for (uint32_t j = group * width + lane; j < (group + 1) * width; j += 32) {
+        gx += weight[j] * of_image[j];
+        g += weight[j] * of_image[s.c + j];
+    }
+    gx = warp_sum(gx);
+    g = warp_sum(g);
+    if (lane == 0) {
+        const float inv = 1.0f / (float(s.hw) * float(width));
+        means[image * s.groups + group] = gx * inv;
+        means[(s.b + image) * s.groups + group] = g * inv;
+    }
+}
+
+// Adds the images' sums to the gradients that are wanted.
+extern "C" __global__ void __launch_bounds__(CHANNEL_THREADS) group_norm_params(
+    GroupNorm s, const float* __restrict__ sums, float* __restrict__ dweight,
+    float* __restrict__ dbias) {
+    const uint32_t j = blockIdx.x * CHANNEL_THREADS + threadIdx.x;
+    if (j >= s.c) return;
+    float dw = 0.0f, db = 0.0f;
+    for (uint32_t image = 0; image < s.b; image++) {
+        dw += sums[size_t(image) * 2 * s.c + j];
+        db += sums[(size_t(image) * 2 + 1) * s.c + j];
+    }
+    if (dweight != nullptr) dweight[j] += dw;
+    if (dbias != nullptr) dbias[j] += db;
+}
+
+// dx = rstd * (g - mean(g) - xhat * mean(g * xhat))
+template <typename T>
+__device__ __forceinline__ void backward(
+    const GroupNorm& s, const T* __restrict__ x, const float* __restrict__ weight,
+    const float* __restrict__ mean, const float* __restrict__ rstd,
+    const float* __restrict__ means, const T* __restrict__ dy, T* __restrict__ dx) {
+    const Strip strip(s.hw, s.c, s.sheet_rows);
+    if (strip.count == 0) return;
+    const bool wide = s.c % STRIP == 0 && aligned(x, dy, dx, weight);
+    // The factors of dy and x - mean, and what is left: what depends on the column alone.
+    float m[STRIP], r[STRIP], of_dy[STRIP], of_x[STRIP], rest[STRIP];
+    group_values(s, strip, mean, m);
+    group_values(s, strip, rstd, r);
+    load(weight + strip.column, wide, strip.count, of_dy);
+    group_values(s, strip, means, of_x);
+    group_values(s, strip, means + s.b * s.groups, rest);
+#pragma unroll
+    for (int k = 0; k < STRIP; k++) {
+        of_dy[k] *= r[k];
+        of_x[k] *= r[k] * r[k];
+        rest[k] *= r[k];
+    }
+    for (uint32_t row = strip.first; row < strip.last; row += SHEET_WARPS) {
+        const size_t at = (size_t(blockIdx.z) * s.hw + row) * s.c + strip.column;
+        float v[STRIP], g[STRIP];
+        load(x + at, wide, strip.count, v);
+        load(dy + at, wide, strip.count, g);
+#pragma unroll
+        for (int k = 0; k < STRIP; k++)
+            v[k] = g[k] * of_dy[k] - rest[k] - (v[k] - m[k]) * of_x[k];
+        store(dx + at, wide, strip.count, v);
+    }
+}
+
+#define GROUP_NORM(T, SUFFIX)                                                                     \
+    extern "C" __global__ void __launch_bounds__(CHANNEL_THREADS) group_norm_pieces##SUFFIX(      \
+        GroupNorm s, const T* x, float* partial) {                                                \
+        pieces<T>(s, x, partial);                                                                 \
+    }                                                                                             \
+    extern "C" __global__ void __launch_bounds__(STRIP_THREADS) group_norm_fwd##SUFFIX(           \
+        GroupNorm s, const T* x, const float* weight, const float* bias, const float* mean,       \
+        const float* rstd, T* y) {                                                                \
+        forward<T>(s, x, weight, bias, mean, rstd, y);                                            \
+    }                                                                                             \
+    extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) group_norm_columns##SUFFIX(      \
+        GroupNorm s, const T* x, const float* mean, const float* rstd, const T* dy,               \
+        float* partial) {                                                                         \
+        columns<T>(s, x, mean, rstd, dy, partial);                                                \
+    }                                                                                             \
+    /* Two blocks a multiprocessor: with the compiler's own aim of three it spills a register. */ \
+    extern "C" __global__ void __launch_bounds__(STRIP_THREADS, 2) group_norm_bwd##SUFFIX(        \
+        GroupNorm s, const T* x, const float* weight, const float* mean, const float* rstd,       \
+        const float* means, const T* dy, T* dx) {                                                 \
+        backward<T>(s, x, weight, mean, rstd, means, dy, dx);                                     \
+    }
+
+GROUP_NORM(float, _f32)
+GROUP_NORM(bf16, _bf16)

@@ -1,0 +1,147 @@
+//! Turns `kernels/src/**/*.cu` into `kernels/ptx/*.ptx` with one pinned compiler, and says what each
+//! kernel takes of a multiprocessor.
+//!
+//! The generated PTX is committed: a machine with only a driver runs it and `cargo build` needs no
+//! toolkit. Each file records a hash of what it was made from ([`source`]), so that a test without
+//! any compiler sees a source that was changed but not regenerated. The alternative, a build
+//! script that calls nvcc, would give every machine its own bytes and most machines none.
+
+pub mod resources;
+pub mod source;
+pub mod tool;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// What stops a regeneration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder that cannot be read or written.
+    #[error("cannot {action} {}: {source}", .path.display())]
+    File {
+        /// What was tried, a verb.
+        action: &'static str,
+        /// File or folder.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// A header that a source includes and that is nowhere.
+    #[error("{} includes \"{header}\", which is neither beside it nor in kernels/src/cuda", .file.display())]
+    Header {
+        /// The source.
+        file: PathBuf,
+        /// The header as written.
+        header: String,
+    },
+    /// Two sources would make one file.
+    #[error("{} and {} would both make {stem}.ptx: rename one", .first.display(), .second.display())]
+    Stem {
+        /// File name without its extension.
+        stem: String,
+        /// One source.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// No compiler.
+    #[error("{0}")]
+    Compiler(String),
+    /// A compiler of another version.
+    #[error(
+        "{} says \"{found}\", the committed PTX is made by release {}: other versions give other bytes",
+        .path.display(), tool::VERSION
+    )]
+    Version {
+        /// The tool asked.
+        path: PathBuf,
+        /// Its answer.
+        found: String,
+    },
+    /// A source that does not compile or assemble.
+    #[error("{tool} refuses {}:\n{message}", .file.display())]
+    Refused {
+        /// nvcc or ptxas.
+        tool: &'static str,
+        /// What was being compiled.
+        file: PathBuf,
+        /// What the tool says.
+        message: String,
+    },
+    /// Output of a tool that is not as expected.
+    #[error("{tool} on {}: {what}", .file.display())]
+    Output {
+        /// nvcc or ptxas.
+        tool: &'static str,
+        /// What was being compiled.
+        file: PathBuf,
+        /// What is missing.
+        what: String,
+    },
+    /// Committed files that are not what the sources make.
+    #[error("out of date: {}; run `cargo run -p ptx-build` and commit the result", .0.join(", "))]
+    Stale(Vec<String>),
+    /// Kernels that keep registers in memory.
+    #[error("registers are spilled to memory by {}", .0.join(", "))]
+    Spills(Vec<String>),
+}
+
+/// Result of a step of the tool.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// The error of a file operation.
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::File { action, path, source }
+}
+
+/// Contents of a text file.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(failed("read", path))
+}
+
+/// Writes a text file under a temporary name beside it and renames it.
+///
+/// # Errors
+/// [`Error::File`]; an old file is then untouched.
+pub fn write(path: &Path, text: &str) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(failed("make the folder", folder))?;
+    let put = || -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        readable_by_all(file.path())?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    put().map_err(failed("write", path))
+}
+
+/// Temporary files start private; a committed file is not.
+#[cfg(unix)]
+fn readable_by_all(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(not(unix))]
+fn readable_by_all(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// The folder that holds `kernels/src`, looked for from `start` upwards.
+///
+/// # Errors
+/// There is none.
+pub fn project_root(start: &Path) -> Result<PathBuf> {
+    let found = start.ancestors().find(|dir| dir.join("kernels/src").is_dir());
+    found.map(Path::to_owned).ok_or_else(|| {
+        let what = format!("no folder kernels/src in {} or above it", start.display());
+        Error::Compiler(what)
+    })
+}
