@@ -1,0 +1,111 @@
+//! `cp.async`: the data is read when the copy is issued and delivered only when it is waited for,
+//! so that a kernel which waits too little sees old bytes.
+
+use super::Launched;
+use super::access::{At, Track, resolve};
+use super::state::State;
+use super::warp::{Copy, Warp, lanes};
+use crate::ast::Space;
+use crate::program::{CpAsync, Inst, NONE, Reg};
+
+impl Warp {
+    pub(crate) fn copy_async(
+        &mut self,
+        copy: &CpAsync,
+        inst: &Inst,
+        mask: u32,
+        launched: &Launched,
+        state: &mut State,
+    ) {
+        let mut track = Track::default();
+        for lane in lanes(mask) {
+            let (_, dst) = resolve(Space::Shared, self.address(copy.dst, copy.dst_offset, lane));
+            let mut size = match copy.size {
+                Reg::None => copy.bytes,
+                r => (self.get(r, lane) as u32).min(copy.bytes),
+            };
+            if let Some((p, negated)) = copy.ignore {
+                let ignored = (self.masks[p as usize] >> lane & 1 == 1) != negated;
+                size = if ignored { 0 } else { size };
+            }
+            let mut data = [0; 16];
+            let src = self.address(copy.src, copy.src_offset, lane);
+            if size > 0 {
+                let at = At { lane, address: src, bytes: copy.bytes, write: false };
+                track.add(Space::Global, At { bytes: size, ..at });
+                let aligned = self.check_alignment(at, inst, launched, state).is_some();
+                let at = At { bytes: size, ..at };
+                if !aligned || self.source(at, &mut data, inst, launched, state).is_none() {
+                    continue;
+                }
+            }
+            let at = At { lane, address: dst, bytes: copy.bytes, write: true };
+            track.add(Space::Shared, at);
+            if self.check_alignment(at, inst, launched, state).is_none() {
+                continue;
+            }
+            if self.check_shared(at, inst, launched, state).is_none() {
+                continue;
+            }
+            let range = dst as usize..dst as usize + copy.bytes as usize;
+            state.shared.in_flight[range].iter_mut().for_each(|n| *n = n.saturating_add(1));
+            self.copies.push(Copy {
+                lane: lane as u8,
+                bytes: copy.bytes as u8,
+                dst: dst as u32,
+                data,
+                group: self.committed[lane],
+                line: inst.line,
+            });
+        }
+        track.finish(state);
+    }
+
+    /// Reads the source bytes one by one: their number is free.
+    fn source(
+        &self,
+        at: At,
+        data: &mut [u8; 16],
+        inst: &Inst,
+        launched: &Launched,
+        state: &mut State,
+    ) -> Option<()> {
+        let whole = at.bytes % 4 == 0;
+        let step = if whole { 4 } else { 1 };
+        for k in (0..at.bytes).step_by(step) {
+            let part = At { address: at.address + u64::from(k), bytes: step as u32, ..at };
+            let a = self.check_global(part, inst, launched, state)?;
+            let value = a.load(part.address - a.base, step as u32);
+            let to = k as usize..k as usize + step;
+            data[to].copy_from_slice(&value.to_le_bytes()[..step]);
+        }
+        Some(())
+    }
+
+    /// Delivers what the lanes wait for: all but the last `open` groups.
+    pub(crate) fn wait_copies(
+        &mut self,
+        open: u32,
+        _inst: &Inst,
+        mask: u32,
+        _launched: &Launched,
+        state: &mut State,
+    ) {
+        let copies = std::mem::take(&mut self.copies);
+        for copy in copies {
+            let lane = usize::from(copy.lane);
+            // `wait_all` takes in what was never committed.
+            let due = open == NONE
+                || u64::from(copy.group) + u64::from(open) < u64::from(self.committed[lane]);
+            if mask >> lane & 1 == 0 || !due {
+                self.copies.push(copy);
+                continue;
+            }
+            let (from, bytes) = (copy.dst as usize, usize::from(copy.bytes));
+            state.shared.bytes[from..from + bytes].copy_from_slice(&copy.data[..bytes]);
+            for n in &mut state.shared.in_flight[from..from + bytes] {
+                *n = n.saturating_sub(1);
+            }
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Execution: blocks, warps in turn between barriers, groups of lanes inside a warp.
+
+mod access;
+mod async_copy;
+mod atomic;
+mod block;
+pub(crate) mod convert;
+pub(crate) mod float;
+pub(crate) mod half;
+pub(crate) mod int;
+mod matrix;
+pub(crate) mod scalar;
+mod shared;
+mod state;
+mod step;
+mod together;
+pub(crate) mod vector;
+mod warp;
+
+pub(crate) use block::{Block, Outcome};
+
+use crate::memory::Memory;
+use crate::program::Program;
+
+/// What all blocks of a launch share.
+pub(crate) struct Launched<'a> {
+    pub kernel: &'a str,
+    pub program: &'a Program,
+    /// Source lines, for findings
+    pub lines: &'a [String],
+    pub memory: &'a Memory,
+    /// Addresses of the module's variables
+    pub variables: &'a [u64],
+    pub params: &'a [u8],
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub threads: u32,
+    pub dynamic_shared: u32,
+    /// Steps of one block before it is stopped
+    pub limit: u64,
+    /// AVX2 with FMA is there
+    pub fast: bool,
+}

@@ -1,0 +1,368 @@
+//! Running a warp: the group of lanes with the smallest program counter goes first; groups that
+//! meet become one.
+
+use super::Launched;
+use super::state::{Site, State, Stop};
+use super::vector::{self, Compared};
+use super::warp::{Group, Warp, lanes};
+use crate::program::{Carry, CarryKind, Inst, Join, NONE, Op, PredOp, Reg, Scalar, Setp, Test};
+use crate::report::FindingKind;
+
+/// Why a warp gave up its turn.
+pub(crate) enum Pause {
+    /// All lanes have exited
+    Done,
+    /// At the barrier with this program counter
+    Barrier(u32),
+}
+
+/// Where a group goes after an instruction.
+enum Next {
+    Follow,
+    /// Lanes that jump
+    Jump(u32, u32),
+    /// Lanes that jump, out of those that all jump somewhere
+    Split(u32, u32, u32),
+    Exit(u32),
+    /// Lanes at a barrier or another instruction that needs several lanes at once, and the mask
+    /// of lanes that it needs
+    Together(u32, u32),
+}
+
+impl Warp {
+    /// Runs until the warp ends or waits at a barrier.
+    pub fn run(&mut self, launched: &Launched, state: &mut State) -> Result<Pause, Stop> {
+        loop {
+            let Some(group) = self.pick() else {
+                if self.groups.is_empty() {
+                    return Ok(Pause::Done);
+                }
+                if let Some(pause) = self.unblock(launched, state)? {
+                    return Ok(pause);
+                }
+                continue;
+            };
+            if let Some(pause) = self.run_group(group, launched, state)? {
+                return Ok(pause);
+            }
+        }
+    }
+
+    /// Takes the ready group with the smallest program counter.
+    fn pick(&mut self) -> Option<Group> {
+        let ready = self.groups.iter().enumerate().filter(|(_, g)| !g.waits);
+        let at = ready.min_by_key(|(_, g)| g.pc)?.0;
+        Some(self.groups.swap_remove(at))
+    }
+
+    /// Whether the group at `pc` must stop for another one.
+    fn is_passed(&self, pc: u32) -> bool {
+        self.groups.iter().any(|g| g.pc == pc || (!g.waits && g.pc < pc))
+    }
+
+    fn run_group(
+        &mut self,
+        group: Group,
+        launched: &Launched,
+        state: &mut State,
+    ) -> Result<Option<Pause>, Stop> {
+        let Group { mut pc, mut mask, .. } = group;
+        let code = &launched.program.code[..];
+        loop {
+            let inst = &code[pc as usize];
+            let active = match inst.guard {
+                NONE => mask,
+                p => mask & (self.masks[p as usize] ^ if inst.negated { u32::MAX } else { 0 }),
+            };
+            state.counters.count(inst.class, active.count_ones());
+            state.steps += 1;
+            if state.steps > launched.limit {
+                return Err(self.too_long(inst, mask, launched, state));
+            }
+            let next =
+                if active == 0 { Next::Follow } else { self.step(inst, active, launched, state)? };
+            match next {
+                Next::Follow => pc += 1,
+                Next::Jump(target, taken) if taken == mask => pc = target,
+                Next::Jump(target, taken) => {
+                    self.join(target, taken, false);
+                    self.join(pc + 1, mask & !taken, false);
+                    return Ok(None);
+                }
+                Next::Split(target, taken, gone) => {
+                    self.join(target, taken, false);
+                    self.join(pc + 1, mask & !gone, false);
+                    return Ok(None);
+                }
+                Next::Exit(gone) => {
+                    self.alive &= !gone;
+                    mask &= !gone;
+                    if mask == 0 {
+                        return Ok(None);
+                    }
+                    pc += 1;
+                }
+                Next::Together(there, needed) => {
+                    self.join(pc + 1, mask & !there, false);
+                    if needed & !there & self.alive == 0 {
+                        if matches!(inst.op, Op::Barrier(_)) {
+                            self.join(pc, there, true);
+                            return Ok(Some(Pause::Barrier(pc)));
+                        }
+                        self.together(inst, there, launched, state);
+                        self.join(pc + 1, there, false);
+                    } else {
+                        self.join(pc, there, true);
+                    }
+                    return Ok(None);
+                }
+            }
+            if !self.groups.is_empty() && self.is_passed(pc) {
+                self.join(pc, mask, false);
+                return Ok(None);
+            }
+        }
+    }
+
+    fn too_long(&self, inst: &Inst, mask: u32, launched: &Launched, state: &State) -> Stop {
+        let message = format!("the block did not end within {} steps", launched.limit);
+        let lane = mask.trailing_zeros() as usize % 32;
+        state.stop(launched, self.index, inst, FindingKind::InstructionLimit, lane, message)
+    }
+
+    /// All groups wait. One that has what it needs, since others ended, goes on; if there is none,
+    /// some wait in vain: reports it and lets them go on.
+    fn unblock(&mut self, launched: &Launched, state: &mut State) -> Result<Option<Pause>, Stop> {
+        let code = &launched.program.code[..];
+        self.groups.sort_by_key(|g| g.pc);
+        let is_barrier = |g: &Group| matches!(code[g.pc as usize].op, Op::Barrier(_));
+        let complete = |g: &Group| {
+            let inst = &code[g.pc as usize];
+            let needed = if is_barrier(g) { u32::MAX } else { self.member_mask(inst, g.mask) };
+            needed & self.alive & !g.mask == 0
+        };
+        let shuffle = self.groups.iter().position(|g| !is_barrier(g) && complete(g));
+        if let Some(at) = shuffle.or_else(|| self.groups.iter().position(|g| !is_barrier(g))) {
+            let group = self.groups.remove(at);
+            self.together(&code[group.pc as usize], group.mask, launched, state);
+            self.join(group.pc + 1, group.mask, false);
+            return Ok(None);
+        }
+        let group = self.groups[0];
+        let absent = self.alive & !group.mask;
+        if absent != 0 {
+            let lane = group.mask.trailing_zeros() as usize % 32;
+            let site = Site { lane, ..Site::default() };
+            let (kind, inst) = (FindingKind::DivergentBarrier, &code[group.pc as usize]);
+            state.report(launched, self, inst, kind, site, || {
+                let here = group.mask;
+                format!("lanes {here:#010x} are here while lanes {absent:#010x} are elsewhere")
+            });
+        }
+        Ok(Some(Pause::Barrier(group.pc)))
+    }
+
+    /// The barrier that the warp waits at.
+    pub fn barrier_pc(&self) -> u32 {
+        self.groups.iter().map(|g| g.pc).min().unwrap_or(0)
+    }
+
+    /// Moves all lanes behind the barriers they stand at; the first of them.
+    pub fn passed_barrier(&mut self) -> Option<u32> {
+        let first = self.groups.iter().map(|g| g.pc).min();
+        for group in std::mem::take(&mut self.groups) {
+            self.join(group.pc + 1, group.mask, false);
+        }
+        first
+    }
+
+    fn step(
+        &mut self,
+        inst: &Inst,
+        mask: u32,
+        launched: &Launched,
+        state: &mut State,
+    ) -> Result<Next, Stop> {
+        let fast = launched.fast;
+        match &inst.op {
+            Op::V32(op, d, s) => vector::v32(fast, *op, self, *d, *s, mask),
+            Op::V64(op, d, s) => vector::v64(fast, *op, self, *d, *s, mask),
+            Op::Selp32(d, a, b, p) => {
+                let truth = self.masks[*p as usize];
+                vector::select(fast, self, *d, [*a, *b], truth, mask, false);
+            }
+            Op::Selp64(d, a, b, p) => {
+                let truth = self.masks[*p as usize];
+                vector::select(fast, self, *d, [*a, *b], truth, mask, true);
+            }
+            Op::Setp(setp) => self.setp(setp, mask, fast),
+            Op::Pred(op, d, a, b) => {
+                let (a, b) = (self.masks[*a as usize], self.masks[*b as usize]);
+                let value = match op {
+                    PredOp::Mov => a,
+                    PredOp::Not => !a,
+                    PredOp::And => a & b,
+                    PredOp::Or => a | b,
+                    PredOp::Xor => a ^ b,
+                };
+                self.set_mask(*d, value, mask);
+            }
+            Op::Scalar(scalar) => self.scalar(scalar, mask),
+            Op::Carry(carry) => self.carry(carry, mask),
+            Op::Pack(pack) => {
+                for lane in lanes(mask) {
+                    let parts = pack.parts.iter().rev();
+                    let whole = parts.fold(0, |v, &r| v << pack.bits | self.get(r, lane));
+                    self.set(pack.whole, lane, whole);
+                }
+            }
+            Op::Unpack(pack) => {
+                for lane in lanes(mask) {
+                    let mut whole = self.get(pack.whole, lane);
+                    for &part in &pack.parts {
+                        self.set(part, lane, whole & ((1 << pack.bits) - 1));
+                        whole >>= pack.bits;
+                    }
+                }
+            }
+            Op::Branch(target) => return Ok(Next::Jump(*target, mask)),
+            Op::BranchIndex(row, targets) => return Ok(self.branch_index(*row, targets, mask)),
+            Op::Exit => return Ok(Next::Exit(mask)),
+            Op::Nop => {}
+            Op::Load(access) => self.load(access, inst, mask, launched, state),
+            Op::Store(access) => self.store(access, inst, mask, launched, state),
+            Op::Atomic(atomic) => self.atomic(atomic, inst, mask, launched, state),
+            Op::Ldmatrix(_)
+            | Op::Mma(_)
+            | Op::Movmatrix(..)
+            | Op::Shfl(_)
+            | Op::Vote(..)
+            | Op::Match(..)
+            | Op::Redux(..)
+            | Op::Elect(..)
+            | Op::WarpSync(_) => {
+                return Ok(Next::Together(mask, self.member_mask(inst, mask)));
+            }
+            Op::Barrier(_) => return Ok(Next::Together(mask, self.alive)),
+            Op::ActiveMask(d) => {
+                lanes(mask).for_each(|lane| self.r32[*d as usize][lane] = mask);
+            }
+            Op::CpAsync(copy) => self.copy_async(copy, inst, mask, launched, state),
+            Op::CpCommit => lanes(mask).for_each(|lane| self.committed[lane] += 1),
+            Op::CpWait(open) => self.wait_copies(*open, inst, mask, launched, state),
+            Op::Clock(d) => {
+                // Time that is the same in every run: the steps of the block so far.
+                lanes(mask).for_each(|lane| self.set(*d, lane, state.steps));
+            }
+            Op::IsSpace(d, address, space) => {
+                let holds = |lane: &usize| super::access::is_in(self.get(*address, *lane), *space);
+                let value = lanes(mask).filter(holds).fold(0, |m, lane| m | 1 << lane);
+                self.set_mask(*d, value, mask);
+            }
+            Op::Trap => {
+                let lane = mask.trailing_zeros() as usize % 32;
+                let message = "the kernel stopped itself".to_owned();
+                let kind = FindingKind::Trap;
+                return Err(state.stop(launched, self.index, inst, kind, lane, message));
+            }
+            Op::Unknown(_) => {
+                let lane = mask.trailing_zeros() as usize % 32;
+                return Err(state.unknown(launched, self.index, inst, lane));
+            }
+        }
+        Ok(Next::Follow)
+    }
+
+    /// The lanes of the first target jump; the others come back to this instruction.
+    fn branch_index(&mut self, row: u32, targets: &[u32], mask: u32) -> Next {
+        let index = self.r32[row as usize];
+        // An index past the table goes to its last entry.
+        let target = |lane: usize| targets[(index[lane] as usize).min(targets.len() - 1)];
+        let first = target(mask.trailing_zeros() as usize % 32);
+        for lane in lanes(mask) {
+            if target(lane) != first {
+                self.join(target(lane), 1 << lane, false);
+            }
+        }
+        let same = lanes(mask).filter(|&lane| target(lane) == first).fold(0, |m, l| m | 1 << l);
+        if same == mask {
+            return Next::Jump(first, mask);
+        }
+        Next::Split(first, same, mask)
+    }
+
+    fn setp(&mut self, setp: &Setp, mask: u32, fast: bool) {
+        let rows = |w: &Warp| match (setp.a, setp.b) {
+            (Reg::W(a), Reg::W(b)) => (w.r32[a as usize], w.r32[b as usize]),
+            _ => ([0; 32], [0; 32]),
+        };
+        let compared = |kind, cmp, w: &Warp| {
+            let (a, b) = rows(w);
+            vector::compare(fast, kind, cmp, &a, &b)
+        };
+        let lane_by_lane = |f: super::scalar::ScalarFn, mods, w: &Warp| {
+            let one = |lane| f(&mods, [w.get(setp.a, lane), w.get(setp.b, lane), 0, 0]);
+            lanes(mask).fold(0, |m, lane| m | (one(lane) as u32 & 1) << lane)
+        };
+        let mut other = None;
+        let value = match setp.test {
+            Test::S32(cmp) => compared(Compared::Signed, cmp, self),
+            Test::U32(cmp) => compared(Compared::Unsigned, cmp, self),
+            Test::F32(cmp, false) => compared(Compared::Float, cmp, self),
+            Test::F32(cmp, true) => compared(Compared::FloatFlushed, cmp, self),
+            Test::Scalar(f, mods) => {
+                other = setp.upper.map(|upper| lane_by_lane(upper, mods, self));
+                lane_by_lane(f, mods, self)
+            }
+        };
+        let joined = |v: u32| match setp.join {
+            None => v,
+            Some((op, p, negated)) => {
+                let third = self.masks[p as usize] ^ if negated { u32::MAX } else { 0 };
+                match op {
+                    Join::And => v & third,
+                    Join::Or => v | third,
+                    Join::Xor => v ^ third,
+                }
+            }
+        };
+        let (first, second) = (joined(value), joined(other.unwrap_or(!value)));
+        self.set_mask(setp.d, first, mask);
+        if setp.q != NONE {
+            self.set_mask(setp.q, second, mask);
+        }
+    }
+
+    fn scalar(&mut self, s: &Scalar, mask: u32) {
+        let keep = if s.bits >= 64 { u64::MAX } else { (1 << s.bits) - 1 };
+        for lane in lanes(mask) {
+            let args = s.s.map(|r| self.get(r, lane));
+            self.set(s.d, lane, (s.f)(&s.mods, args) & keep);
+        }
+    }
+
+    fn carry(&mut self, c: &Carry, mask: u32) {
+        let keep = if c.bits >= 64 { u64::MAX } else { (1 << c.bits) - 1 };
+        for lane in lanes(mask) {
+            let [a, b, add] = c.s.map(|r| u128::from(self.get(r, lane)));
+            let flag = u128::from(self.masks[c.flag as usize] >> lane & 1);
+            let carried = if c.carry_in { flag } else { 0 };
+            let signed = |v: u128| i128::from(super::int::sext(v as u64, c.bits));
+            let product = if c.signed && c.kind == CarryKind::MadHi {
+                (signed(a).wrapping_mul(signed(b))) as u128
+            } else {
+                a.wrapping_mul(b)
+            };
+            let total = match c.kind {
+                CarryKind::Add => a + b + carried,
+                CarryKind::Sub => a.wrapping_sub(b).wrapping_sub(carried),
+                CarryKind::MadLo => (product & u128::from(keep)) + add + carried,
+                CarryKind::MadHi => (product >> c.bits & u128::from(keep)) + add + carried,
+            };
+            self.set(c.d, lane, total as u64 & keep);
+            if c.carry_out {
+                self.set(Reg::P(c.flag), lane, (total >> c.bits) as u64 & 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! A virtual GPU: parses PTX and runs it on the CPU, warp by warp, checking every access.
+//!
+//! [`Module::parse`] reads the text that nvcc makes; [`Gpu`] holds memory and launches kernels;
+//! a launch returns a [`Report`] with the work counted and the faults found.
+
+mod ast;
+mod counters;
+mod decode;
+mod error;
+mod exec;
+mod gpu;
+mod launch;
+mod lexer;
+mod memory;
+mod module;
+mod parser;
+mod program;
+mod report;
+mod types;
+
+pub use counters::{Counters, Tally};
+pub use error::{Fault, MemoryError, ParseError};
+pub use gpu::{Address, Gpu};
+pub use launch::{Launch, Params};
+pub use memory::ALIGNMENT;
+pub use module::{Kernel, Module, Param, UnknownForm};
+pub use program::Class;
+pub use report::{Finding, FindingKind, MAX_FINDINGS, Report};
