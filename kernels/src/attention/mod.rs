@@ -20,9 +20,14 @@
 //! cache. Source: spec backbones §2.3; blocked keys: spec mask2former §3.4.
 
 mod cpu;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub use gpu::SavedGpu;
 
 use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};
 
