@@ -1,0 +1,228 @@
+use half::bf16;
+
+use super::{Args, Device, Grid, Module};
+use crate::check::{UNIT, assert_within, noise, stored};
+use crate::device::Float;
+use crate::matmul::{Beta, MatMul};
+
+#[test]
+fn without_a_driver_the_error_says_what_was_looked_for() {
+    let error = match Device::cuda(0) {
+        // A machine with a GPU: the number beyond the last is what is missing there.
+        Ok(device) => {
+            assert!(!device.name().is_empty());
+            Device::cuda(1000).unwrap_err()
+        }
+        Err(error) => error,
+    };
+    let text = error.to_string();
+    assert!(text.starts_with("no CUDA device: "), "{text}");
+    assert!(!text.contains('\n'), "{text}");
+    println!("{text}");
+}
+
+#[test]
+fn copies_arrive() {
+    let device = Device::virtual_gpu();
+    let host: Vec<u8> = (0..=255).collect();
+    let source = device.upload("source", &host).unwrap();
+    let mut copy = device.zeros::<u8>("copy", 256).unwrap();
+    device.copy(source.view().slice(1..100), copy.view_mut().slice(2..101)).unwrap();
+    let got = device.download(copy.view()).unwrap();
+    assert_eq!((&got[..2], &got[101..], &got[2..101]), (&[0, 0][..], &[0; 155][..], &host[1..100]));
+    device.zero(copy.view_mut().slice(3..4)).unwrap();
+    device.write(copy.view_mut().slice(0..1), &[9]).unwrap();
+    assert_eq!(device.download(copy.view().slice(0..5)).unwrap(), [9, 0, 1, 0, 3]);
+    let waits = device.counters().waits;
+    device.wait().unwrap();
+    assert_eq!(device.counters().waits, waits + 1);
+    let error = device.write(copy.view_mut(), &[1; 3]).unwrap_err();
+    assert_eq!(error.to_string(), "write: host has 3 elements, its sizes ask for 256");
+    let other = Device::virtual_gpu();
+    let error = other.download(copy.view()).unwrap_err().to_string();
+    assert!(error.starts_with("read: an argument lies on device number"), "{error}");
+}
+
+#[test]
+fn a_steady_state_reserves_nothing() {
+    let device = Device::virtual_gpu();
+    let step = || {
+        let a = device.alloc::<f32>("a", 1000).unwrap();
+        let b = device.alloc::<bf16>("b", 300).unwrap();
+        drop(a);
+        let c = device.alloc::<i32>("c", 1000).unwrap();
+        (b, c)
+    };
+    let held = step();
+    let first = device.usage();
+    assert_eq!((first.live, first.peak, first.reserved), (4600, 4600, 4600));
+    assert_eq!(first.reservations, 2);
+    drop(held);
+    for _ in 0..3 {
+        drop(step());
+    }
+    let steady = device.usage();
+    assert_eq!((steady.live, steady.peak, steady.reservations), (0, 4600, 2));
+    device.trim().unwrap();
+    assert_eq!(device.usage().reserved, 0);
+    device.reset_peak();
+    assert_eq!(device.usage().peak, 0);
+}
+
+/// Writes 2 x[i] to y[i] for all i < n; `y` may be shorter than it should be. The parameters are a
+/// struct of 4 bytes and two pointers, so the pointers lie at 8 and 16.
+static DOUBLE: Module = Module::new(
+    "double",
+    ".version 8.0
+.target sm_80
+.address_size 64
+.visible .entry double_f32(
+    .param .align 4 .b8 size[4],
+    .param .u64 x,
+    .param .u64 y
+)
+.maxntid 32, 1, 1
+{
+    .reg .pred %p<2>;
+    .reg .f32 %f<3>;
+    .reg .b32 %r<3>;
+    .reg .b64 %d<8>;
+    ld.param.u32 %r1, [size];
+    ld.param.u64 %d1, [x];
+    ld.param.u64 %d2, [y];
+    mov.u32 %r2, %tid.x;
+    setp.ge.u32 %p1, %r2, %r1;
+    @%p1 bra DONE;
+    cvta.to.global.u64 %d3, %d1;
+    cvta.to.global.u64 %d4, %d2;
+    mul.wide.u32 %d5, %r2, 4;
+    add.s64 %d6, %d3, %d5;
+    add.s64 %d7, %d4, %d5;
+    ld.global.f32 %f1, [%d6];
+    add.f32 %f2, %f1, %f1;
+    st.global.f32 [%d7], %f2;
+DONE:
+    ret;
+}
+",
+);
+
+fn double(device: &Device, x: &[f32], n: u32, out: usize) -> crate::Result<Vec<f32>> {
+    let x = device.upload("x", x)?;
+    let mut y = device.alloc("y", out)?;
+    let args = Args::new(&n).read(x.view()).write(y.view_mut());
+    // SAFETY: the virtual device checks every access.
+    unsafe { device.launch(&DOUBLE.kernel_of::<f32>("double"), &Grid::line(1, 1, 32), &args)? };
+    device.download(y.view())
+}
+
+#[test]
+fn a_kernel_runs_and_its_faults_are_errors() {
+    let device = Device::virtual_gpu();
+    assert_eq!(double(&device, &[1.0, -2.5, 3.0], 3, 3).unwrap(), [2.0, -5.0, 6.0]);
+    assert_eq!(device.counters().launches, 1);
+    // Three values read and written.
+    assert_eq!(device.work().unwrap().global_bytes, 24);
+    let error = double(&device, &[1.0; 5], 5, 4).unwrap_err().to_string();
+    assert!(error.starts_with("double_f32, blocks [1, 1, 1] of threads [32, 1, 1]: "), "{error}");
+    assert!(error.contains("out of bounds") && error.contains("`y`"), "{error}");
+    // What comes from the pool was never written, even if an earlier buffer was.
+    drop(device.upload("old", &[1.0f32; 6]).unwrap());
+    let x = device.alloc::<f32>("new", 6).unwrap();
+    let mut y = device.alloc::<f32>("y", 6).unwrap();
+    let args = Args::new(&6u32).read(x.view()).write(y.view_mut());
+    let kernel = DOUBLE.kernel("double_f32");
+    // SAFETY: the virtual device checks every access.
+    let error = unsafe { device.launch(&kernel, &Grid::line(1, 1, 32), &args) }.unwrap_err();
+    assert!(error.to_string().contains("never written"), "{error}");
+}
+
+#[test]
+fn bad_launches_are_refused() {
+    let device = Device::virtual_gpu();
+    let x = device.upload("x", &[1.0f32]).unwrap();
+    let launch = |device: &Device, name, grid: Grid, args: Args<'_>| {
+        // SAFETY: the virtual device checks every access.
+        unsafe { device.launch(&DOUBLE.kernel(name), &grid, &args) }
+    };
+    let args = || Args::new(&1u32).read(x.view()).read(x.view());
+    let refused = |grid, word: &str| {
+        let error = launch(&device, "double_f32", grid, args()).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    };
+    refused(Grid::line(1, 1, 2000), "1 to 1024 threads");
+    refused(Grid::new([1, 70_000, 1], [32, 1, 1]), "65535 blocks");
+    refused(Grid::line(1, 1, 32).shared(200 << 10), "163 KiB");
+    refused(Grid::line(1, 1, 64), "threads");
+    let error = launch(&device, "triple", Grid::line(1, 1, 32), args()).unwrap_err().to_string();
+    assert!(error.contains("triple"), "{error}");
+    let few = Args::new(&1u32).read(x.view());
+    assert!(launch(&device, "double_f32", Grid::line(1, 1, 32), few).is_err());
+    let other = Device::virtual_gpu();
+    let error = launch(&other, "double_f32", Grid::line(1, 1, 32), args()).unwrap_err();
+    assert!(error.to_string().starts_with("launch: an argument lies on"), "{error}");
+    let before = device.counters().launches;
+    launch(&device, "double_f32", Grid::line(0, 1, 32), args()).unwrap();
+    assert_eq!(device.counters().launches, before);
+}
+
+fn products<T: Float, C: Float>(sizes: MatMul, beta: Beta) {
+    let device = Device::virtual_gpu();
+    let MatMul { batch, n, m, k, stride_a, stride_b, stride_c, .. } = sizes;
+    let span = |stride: usize, size: usize| (batch - 1) * stride + size;
+    let (a, exact_a) = stored::<T>(&noise(span(stride_a, n * k), 1));
+    let (b, exact_b) = stored::<T>(&noise(span(stride_b, k * m), 2));
+    let (old, exact_old) = stored::<C>(&noise(span(stride_c, n * m), 3));
+    let (a, b) = (device.upload("a", &a).unwrap(), device.upload("b", &b).unwrap());
+    let mut c = device.upload("c", &old).unwrap();
+    device.matmul(&sizes, 0.5, a.view(), b.view(), beta, c.view_mut()).unwrap();
+    let got = device.download(c.view()).unwrap();
+    let mut want = exact_old.clone();
+    sizes.run(0.5, &exact_a, &exact_b, beta, &mut want).unwrap();
+    // Sums of k terms, each at most half of 1; a sum over the batch is longer.
+    let depth = (k * if stride_c == 0 { batch } else { 1 } + 2) as f64;
+    let what = format!("matmul{}{} {batch} x [{n}, {m}, {k}]", T::SUFFIX, C::SUFFIX);
+    assert_within(&what, &got, &want, |i| depth * UNIT * (0.5 * depth + exact_old[i].abs()));
+}
+
+#[test]
+fn products_match_f64() {
+    for beta in [Beta::Overwrite, Beta::Add] {
+        for sizes in [
+            MatMul::new(5, 7, 13),
+            MatMul::new(1, 33, 2).trans_b(),
+            MatMul::new(17, 3, 40).trans_a().batched(3),
+            MatMul::new(4, 4, 4).batched(2).shared_b(),
+        ] {
+            products::<f32, f32>(sizes, beta);
+            products::<bf16, f32>(sizes, beta);
+            products::<bf16, bf16>(sizes, beta);
+        }
+        products::<bf16, f32>(MatMul::new(6, 5, 4).trans_a().batched(3).summed(), beta);
+    }
+}
+
+#[test]
+fn products_that_would_round_too_often_are_refused() {
+    let device = Device::virtual_gpu();
+    let a = device.zeros::<bf16>("a", 8).unwrap();
+    let wide = device.zeros::<f32>("wide", 8).unwrap();
+    let mut c = device.zeros::<bf16>("c", 4).unwrap();
+    let sizes = MatMul::new(2, 2, 2).batched(2).summed();
+    let (a, wide) = (a.view(), wide.view());
+    let error = device.matmul(&sizes, 1.0, a, a, Beta::Overwrite, c.view_mut()).unwrap_err();
+    assert_eq!(error.to_string(), "matmul: a sum over a batch needs a result of f32");
+    let error = device.matmul(&sizes, 1.0, wide, wide, Beta::Overwrite, c.view_mut()).unwrap_err();
+    assert!(error.to_string().contains("operands of f32"), "{error}");
+    let short = device.matmul(&sizes, 1.0, a.slice(0..7), a, Beta::Add, c.view_mut());
+    assert_eq!(short.unwrap_err().to_string(), "matmul: a has 7 elements, its sizes ask for 8");
+    assert_eq!(device.counters().products, 0);
+    // Nothing to add up: zeros.
+    let mut c = device.upload("c", &[1.0f32; 4]).unwrap();
+    let none = MatMul::new(2, 2, 0);
+    let empty = a.slice(0..0);
+    device.matmul(&none, 1.0, empty, empty, Beta::Add, c.view_mut()).unwrap();
+    assert_eq!(device.download(c.view()).unwrap(), [1.0; 4]);
+    device.matmul(&none, 1.0, empty, empty, Beta::Overwrite, c.view_mut()).unwrap();
+    assert_eq!(device.download(c.view()).unwrap(), [0.0; 4]);
+}

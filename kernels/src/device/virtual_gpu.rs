@@ -1,0 +1,177 @@
+//! The virtual device: ptx-vm runs the PTX, the CPU's product stands in for cuBLASLt.
+//!
+//! A reservation is a memory of its own with a name and nothing beyond its end, and what is handed
+//! out again is a new one that nobody wrote: so an access that is out of bounds, that reads what
+//! was never written or that comes too late is found even where the pool would hide it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use half::bf16;
+use ptx_vm::{Address, Gpu, Launch, MemoryError, Module as Parsed};
+
+use super::backend::{Backend, Product, Storage};
+use super::{Grid, Kernel, Work};
+use crate::{KernelError, Result};
+
+pub(super) struct VirtualGpu {
+    state: Mutex<State>,
+}
+
+struct State {
+    gpu: Gpu,
+    modules: HashMap<&'static str, Parsed>,
+    work: Work,
+}
+
+fn failed(action: &'static str) -> impl Fn(MemoryError) -> KernelError {
+    move |error| KernelError::Device { device: NAME.into(), action, what: error.to_string() }
+}
+
+const NAME: &str = "the virtual GPU";
+
+impl VirtualGpu {
+    pub fn new() -> VirtualGpu {
+        let (gpu, modules, work) = (Gpu::new(), HashMap::new(), Work::default());
+        VirtualGpu { state: Mutex::new(State { gpu, modules, work }) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Backend for VirtualGpu {
+    fn name(&self) -> String {
+        NAME.into()
+    }
+
+    fn granularity(&self) -> usize {
+        1
+    }
+
+    fn reserve(&self, name: &'static str, bytes: usize) -> Result<Option<u64>> {
+        Ok(Some(self.state().gpu.alloc(name, bytes).0))
+    }
+
+    fn renew(&self, name: &'static str, address: u64, bytes: usize) -> Result<u64> {
+        let gpu = &mut self.state().gpu;
+        gpu.free(Address(address)).map_err(failed("reuse memory"))?;
+        Ok(gpu.alloc(name, bytes).0)
+    }
+
+    fn release(&self, address: u64, _: usize) {
+        // The pool gives each address back once; an error would have no one to go to.
+        let _ = self.state().gpu.free(Address(address));
+    }
+
+    fn write(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.state().gpu.write(Address(to), bytes).map_err(failed("write"))
+    }
+
+    fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        self.state().gpu.read(Address(from), bytes).map_err(failed("read"))
+    }
+
+    fn zero(&self, to: u64, bytes: usize) -> Result<()> {
+        self.state().gpu.fill(Address(to), 0, bytes).map_err(failed("zero"))
+    }
+
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        let gpu = &mut self.state().gpu;
+        let mut between = vec![0; bytes];
+        gpu.read(Address(from), &mut between).map_err(failed("copy"))?;
+        gpu.write(Address(to), &between).map_err(failed("copy"))
+    }
+
+    fn wait(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn launch(&self, kernel: &Kernel, grid: &Grid, params: &[u8]) -> Result<()> {
+        let State { gpu, modules, work } = &mut *self.state();
+        let source = kernel.module;
+        if !modules.contains_key(source.name()) {
+            let parsed = Parsed::parse(source.name(), source.text());
+            let parsed = parsed.map_err(|error| grid.refused(kernel, error.to_string()))?;
+            modules.insert(source.name(), parsed);
+        }
+        let launch = Launch {
+            grid: grid.blocks.map(|n| n as u32),
+            block: grid.threads,
+            dynamic_shared: grid.shared as u32,
+            params,
+        };
+        let name = kernel.full_name();
+        let report = gpu
+            .launch(&modules[source.name()], &name, &launch)
+            .map_err(|fault| grid.refused(kernel, fault.to_string()))?;
+        work.instructions += report.counters.thread_instructions();
+        work.global_bytes += report.counters.global_bytes;
+        work.global_bytes_moved += report.counters.global_bytes_moved;
+        work.bank_conflicts += report.counters.bank_conflicts;
+        match &report.findings[..] {
+            [] => Ok(()),
+            [first, rest @ ..] => {
+                let more = if rest.is_empty() {
+                    String::new()
+                } else {
+                    format!(" (and {} findings of other kinds or places)", rest.len())
+                };
+                Err(grid.refused(kernel, format!("{first}{more}")))
+            }
+        }
+    }
+
+    fn product(&self, p: &Product) -> Result<()> {
+        let s = &p.sizes;
+        let span = |stride: usize, size: usize| (s.batch - 1) * stride + size;
+        let gpu = &mut self.state().gpu;
+        let a = floats(gpu, p.operands, p.a, span(s.stride_a, s.n * s.k))?;
+        let b = floats(gpu, p.operands, p.b, span(s.stride_b, s.k * s.m))?;
+        // Read even if it is overwritten: gaps between the products of a batch stay as they are.
+        let mut c = floats(gpu, p.result, p.c, span(s.stride_c, s.n * s.m))?;
+        s.run(f64::from(p.alpha), &a, &b, p.beta, &mut c)?;
+        put(gpu, p, &c)
+    }
+
+    fn work(&self) -> Option<Work> {
+        Some(self.state().work)
+    }
+}
+
+/// Elements of a storage type as f32.
+fn floats(gpu: &Gpu, storage: Storage, from: u64, len: usize) -> Result<Vec<f32>> {
+    let from = Address(from);
+    match storage {
+        Storage::F32 => {
+            let mut x = vec![0.0f32; len];
+            gpu.read(from, bytemuck::cast_slice_mut(&mut x)).map_err(failed("multiply"))?;
+            Ok(x)
+        }
+        Storage::Bf16 => {
+            let mut x = vec![bf16::ZERO; len];
+            gpu.read(from, bytemuck::cast_slice_mut(&mut x)).map_err(failed("multiply"))?;
+            Ok(x.iter().map(|x| x.to_f32()).collect())
+        }
+    }
+}
+
+/// Writes the products of a batch and nothing between them.
+fn put(gpu: &mut Gpu, p: &Product, c: &[f32]) -> Result<()> {
+    let size = p.sizes.n * p.sizes.m;
+    for i in 0..p.sizes.batch {
+        let start = i * p.sizes.stride_c;
+        let c = &c[start..start + size];
+        let at = |width: usize| Address(p.c + (start * width) as u64);
+        match p.result {
+            Storage::F32 => gpu.write(at(4), bytemuck::cast_slice(c)),
+            Storage::Bf16 => {
+                let rounded: Vec<bf16> = c.iter().map(|&x| bf16::from_f32(x)).collect();
+                gpu.write(at(2), bytemuck::cast_slice(&rounded))
+            }
+        }
+        .map_err(failed("multiply"))?;
+    }
+    Ok(())
+}
