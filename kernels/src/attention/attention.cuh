@@ -388,13 +388,12 @@ __device__ __forceinline__ void attention_dkv(const typename P::T* q, const type
                     float& score = p[0][i / 4][i % 4];
                     const int col = c + i / 4 * 8 + i % 2;
                     const float base = number[col] * LOG2_E, mean = number[TILE + col];
-                    bool stop = false;
+                    score = exp2_fast(fmaf(score, scale, -base));
                     if (BLOCKED) {
                         const int query = tile * TILE + col + 2 * t, key = mine + i % 4 / 2 * 8 + g;
-                        stop = query < s.nq && key < s.nk &&
-                               head.blocked[size_t(query) * s.nk + key] != 0;
+                        const bool exists = query < s.nq && key < s.nk;
+                        if (exists && head.blocked[size_t(query) * s.nk + key] != 0) score = 0.0f;
                     }
-                    score = stop ? 0.0f : exp2_fast(fmaf(score, scale, -base));
                     dp[0][i / 4][i % 4] = score * (dp[0][i / 4][i % 4] - mean);
                 }
                 typename P::template Left<1, 16> left;
