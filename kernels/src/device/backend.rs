@@ -1,6 +1,6 @@
 //! What a device has to be able to do; the rest of the façade is common.
 
-use super::{Grid, Kernel};
+use super::{Grid, Kernel, Work};
 use crate::Result;
 use crate::matmul::{Beta, MatMul};
 
@@ -46,4 +46,8 @@ pub(super) trait Backend: Send + Sync {
     fn wait(&self) -> Result<()>;
     fn launch(&self, kernel: &Kernel, grid: &Grid, params: &[u8]) -> Result<()>;
     fn product(&self, product: &Product) -> Result<()>;
+    /// What the kernels did, where the device counts it.
+    fn work(&self) -> Option<Work> {
+        None
+    }
 }

@@ -5,7 +5,7 @@ use half::bf16;
 use super::backend::Storage;
 
 /// An element that a kernel may read or write.
-pub trait Element: bytemuck::Pod + Send + Sync {}
+pub trait Element: bytemuck::Pod + PartialEq + std::fmt::Debug + Send + Sync {}
 
 macro_rules! element {
     ($($t:ty),*) => { $(impl Element for $t {})* };

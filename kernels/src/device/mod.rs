@@ -18,10 +18,10 @@
 //! * No floating-point atomics; sums run in an order that the sizes alone decide, so the same
 //!   input gives the same bytes.
 //!
-//! ```no_run
+//! ```
 //! use dressage_kernels::activation::Activation;
 //! use dressage_kernels::device::Device;
-//! let device = Device::cuda(0)?;
+//! let device = Device::virtual_gpu();
 //! let x = device.upload("x", &[-1.0f32, 0.0, 2.0])?;
 //! let mut y = device.alloc("y", 3)?;
 //! Activation::Relu.forward_gpu(&device, x.view(), y.view_mut())?;
@@ -39,6 +39,9 @@ mod module;
 mod pool;
 mod product;
 pub(crate) mod sizes;
+#[cfg(test)]
+mod tests;
+mod virtual_gpu;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -77,6 +80,20 @@ pub struct Counters {
     pub waits: u64,
 }
 
+/// What the kernels of a virtual device did so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Instructions, one for each lane.
+    pub instructions: u64,
+    /// Bytes of global memory that lanes asked for.
+    pub global_bytes: u64,
+    /// Bytes moved for them, in sectors of 32 bytes for each warp and instruction. Caches count for
+    /// nothing here.
+    pub global_bytes_moved: u64,
+    /// Extra passes over shared memory.
+    pub bank_conflicts: u64,
+}
+
 impl std::fmt::Debug for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Device({})", self.name())
@@ -91,6 +108,12 @@ impl Device {
     /// number, no cuBLASLt library.
     pub fn cuda(ordinal: usize) -> Result<Device> {
         Ok(Device::new(Box::new(cuda::Cuda::open(ordinal)?)))
+    }
+
+    /// A device that executes PTX on the CPU and reports every access that a real one would not
+    /// survive, with line, block, warp and lane.
+    pub fn virtual_gpu() -> Device {
+        Device::new(Box::new(virtual_gpu::VirtualGpu::new()))
     }
 
     fn new(backend: Box<dyn Backend>) -> Device {
@@ -115,6 +138,11 @@ impl Device {
             products: of(&inner.products),
             waits: of(&inner.waits),
         }
+    }
+
+    /// What the kernels did so far; `None` on a real device, which does not count.
+    pub fn work(&self) -> Option<Work> {
+        self.0.backend.work()
     }
 
     /// Bytes in use, their high-water mark, and what is held for reuse.
