@@ -85,7 +85,6 @@ pub(crate) struct Variable {
     /// Bytes; zero for `extern` arrays of open size.
     pub size: u64,
     pub initial: Vec<Initial>,
-    pub line: u32,
 }
 
 /// An entry or a device function.

@@ -433,8 +433,8 @@ pub(crate) struct Program {
     pub masks: usize,
     pub constants32: Vec<(u32, Constant)>,
     pub constants64: Vec<(u32, Constant)>,
-    /// Rows that some path may read before it writes them: cleared for each block
-    pub undefined: Vec<Reg>,
+    /// Predicates that are constant
+    pub constant_masks: Vec<(u32, bool)>,
     pub shared: Vec<Placed>,
     /// Bytes before dynamic shared memory, in the padded layout
     pub shared_bytes: u64,

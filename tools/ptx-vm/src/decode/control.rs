@@ -153,7 +153,7 @@ impl<'f> Decoder<'f> {
             }
             ["match", mode @ ("any" | "all"), "sync", ty] => {
                 let (d, p) = match ops.first()? {
-                    Operand::Pair(d, p) => (self.dest_w(d)?, Some(self.predicate(p)?.0)),
+                    Operand::Pair(d, p) => (self.dest_w(d)?, Some(self.dest_p(p)?)),
                     d => (self.dest_w(d)?, (mode == "all").then_some(NONE)),
                 };
                 let value = self.value(ops.get(1)?, Ty::parse(ty)?)?;
@@ -178,7 +178,7 @@ impl<'f> Decoder<'f> {
             ["elect", "sync"] => {
                 let Operand::Pair(d, p) = ops.first()? else { return None };
                 let d = if **d == Operand::Sink { NONE } else { self.dest_w(d)? };
-                let (p, _) = self.predicate(p)?;
+                let p = self.dest_p(p)?;
                 Some(Op::Elect(d, p, self.w(ops.get(1)?, Ty::B32)?))
             }
             _ => None,
@@ -194,7 +194,7 @@ impl<'f> Decoder<'f> {
             _ => return None,
         };
         let (d, p) = match ops.first()? {
-            Operand::Pair(d, p) => (self.dest_w(d)?, self.predicate(p)?.0),
+            Operand::Pair(d, p) => (self.dest_w(d)?, self.dest_p(p)?),
             d => (self.dest_w(d)?, NONE),
         };
         let mut rows = [0; 4];

@@ -84,7 +84,7 @@ impl Decoder<'_> {
             "cvta" => self.cvta(parts, ops, line),
             "isspacep" => {
                 let space = space(parts.get(1)?)?;
-                let (d, _) = self.predicate(ops.first()?)?;
+                let d = self.dest_p(ops.first()?)?;
                 let address = self.value(ops.get(1)?, Ty::U64)?;
                 self.emit(Op::IsSpace(d, address, space), Class::Integer, line);
                 Some(())

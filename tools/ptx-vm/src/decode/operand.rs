@@ -111,12 +111,31 @@ impl Decoder<'_> {
         let (register, negated) = match operand {
             Operand::Reg(r) => (*r, false),
             Operand::Not(r) => (*r, true),
+            Operand::Int(v) => return Some((self.constant_mask(*v != 0), false)),
             _ => return None,
         };
         match self.register(register) {
             Reg::P(p) => Some((p, negated)),
             _ => None,
         }
+    }
+
+    /// A predicate that is written.
+    pub(super) fn dest_p(&mut self, operand: &Operand) -> Option<u32> {
+        matches!(operand, Operand::Reg(_)).then_some(())?;
+        self.predicate(operand).map(|(p, _)| p)
+    }
+
+    fn constant_mask(&mut self, truth: bool) -> u32 {
+        let program = &mut self.program;
+        let known = program.constant_masks.iter().find(|(_, t)| *t == truth);
+        if let Some(&(p, _)) = known {
+            return p;
+        }
+        program.masks += 1;
+        let p = program.masks as u32 - 1;
+        program.constant_masks.push((p, truth));
+        p
     }
 
     /// Address of a variable, in its own space or as a generic one.

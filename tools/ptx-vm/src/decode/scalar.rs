@@ -4,9 +4,7 @@ use super::Decoder;
 use crate::ast::Operand;
 use crate::exec::scalar::{Cmp, Mods, Rounding, ScalarFn};
 use crate::exec::{convert, float, half, int};
-use crate::program::{
-    Carry, CarryKind, Class, Constant, Join, Op, Pack, PredOp, Reg, Scalar, Setp, Test,
-};
+use crate::program::{Carry, CarryKind, Class, Join, Op, Pack, PredOp, Reg, Scalar, Setp, Test};
 use crate::types::Ty;
 
 /// The suffixes of an arithmetic instruction, sorted.
@@ -79,6 +77,11 @@ impl Decoder<'_> {
                 let Operand::Int(table @ 0..=255) = *ops.get(4)? else { return None };
                 form.mods.mode = table as u8;
             }
+            "testp" => {
+                let names = ["finite", "infinite", "number", "notanumber", "normal", "subnormal"];
+                let [word] = form.words[..] else { return None };
+                form.mods.mode = names.iter().position(|n| *n == word)? as u8;
+            }
             _ => {}
         }
         let k = lookup(&mut form).or_else(|| float_lookup(&form))?;
@@ -119,14 +122,9 @@ impl Decoder<'_> {
         let ty = form.mods.ty;
         let [first, second] = ops else { return None };
         if ty == Ty::Pred {
-            let (d, _) = self.predicate(first)?;
-            let op = match second {
-                Operand::Int(v) => self.constant_predicate(d, *v != 0),
-                other => {
-                    let (p, negated) = self.predicate(other)?;
-                    Op::Pred(if negated { PredOp::Not } else { PredOp::Mov }, d, p, p)
-                }
-            };
+            let d = self.dest_p(first)?;
+            let (p, negated) = self.predicate(second)?;
+            let op = Op::Pred(if negated { PredOp::Not } else { PredOp::Mov }, d, p, p);
             self.emit(op, Class::Integer, line);
             return Some(());
         }
@@ -146,20 +144,6 @@ impl Decoder<'_> {
         };
         self.emit(op, Class::Integer, line);
         Some(())
-    }
-
-    fn constant_predicate(&mut self, d: u32, truth: bool) -> Op {
-        let zero = self.constant(false, Constant::Bits(0));
-        let cmp = if truth { Cmp::Eq } else { Cmp::Ne };
-        Op::Setp(Box::new(Setp {
-            test: Test::U32(cmp),
-            d,
-            q: crate::program::NONE,
-            upper: None,
-            a: zero,
-            b: zero,
-            join: None,
-        }))
     }
 
     fn pack(&mut self, whole: &Operand, list: &[Operand], ty: Ty, unpack: bool) -> Option<Pack> {
@@ -199,7 +183,7 @@ impl Decoder<'_> {
     }
 
     fn between_predicates(&mut self, name: &str, ops: &[Operand], line: u32) -> Option<()> {
-        let (d, _) = self.predicate(ops.first()?)?;
+        let d = self.dest_p(ops.first()?)?;
         let (a, false) = self.predicate(ops.get(1)?)? else { return None };
         let (op, b) = match name {
             "not" => (PredOp::Not, a),
@@ -230,10 +214,10 @@ impl Decoder<'_> {
         };
         let (d, q) = match ops.first()? {
             Operand::Pair(d, q) => {
-                let q = if **q == Operand::Sink { None } else { Some(self.predicate(q)?.0) };
-                (self.predicate(d)?.0, q)
+                let q = if **q == Operand::Sink { None } else { Some(self.dest_p(q)?) };
+                (self.dest_p(d)?, q)
             }
-            d => (self.predicate(d)?.0, None),
+            d => (self.dest_p(d)?, None),
         };
         let test = match ty {
             Ty::S32 => Test::S32(mods.cmp),
@@ -465,8 +449,11 @@ fn float_lookup(form: &Form) -> Option<Known> {
         _ => return None,
     };
     let pick = |f: [Option<ScalarFn>; 3]| f[index];
+    if form.name == "testp" && index < 2 {
+        return known(float::testp, Ty::Pred, &one, Class::Float);
+    }
     let (class, special) = (Class::Float, Class::Special);
-    if !form.words.is_empty() && form.name != "testp" {
+    if !form.words.is_empty() {
         return None;
     }
     let all = |a: ScalarFn, b: ScalarFn, c: ScalarFn| pick([Some(a), Some(b), Some(c)]);

@@ -1,6 +1,7 @@
 //! Loads and stores of every space, with their checks.
 
 use super::Launched;
+use super::shared::{Conflict, How, Who};
 use super::state::{Site, State};
 use super::warp::{Warp, lanes};
 use crate::ast::Space;
@@ -129,6 +130,7 @@ impl Warp {
         match space {
             Space::Shared => {
                 let from = self.check_shared(at, inst, launched, state)?;
+                self.check_race(at, How::Read, inst, launched, state);
                 read_bytes(&state.shared.bytes[from..], width, &mut values[..count]);
             }
             Space::Local => {
@@ -169,7 +171,14 @@ impl Warp {
         match space {
             Space::Shared => {
                 let from = self.check_shared(at, inst, launched, state)?;
-                write_bytes(&mut state.shared.bytes[from..], width, values);
+                let mut data = [0; 64];
+                let data = &mut data[..at.bytes as usize];
+                write_bytes(data, width, values);
+                let range = from..from + data.len();
+                let same = state.shared.bytes[range.clone()] == *data;
+                let how = if same { How::WriteSame } else { How::Write };
+                self.check_race(at, how, inst, launched, state);
+                state.shared.bytes[range].copy_from_slice(data);
             }
             Space::Local => {
                 let from = self.check_local(at, inst, launched, state)?;
@@ -313,6 +322,61 @@ impl Warp {
             self.unwritten(at, place, inst, launched, state);
         }
         Some(from as usize)
+    }
+
+    /// Notes a shared access that is in bounds; reports races and copies under way.
+    #[inline]
+    pub(crate) fn check_race(
+        &self,
+        at: At,
+        how: How,
+        inst: &Inst,
+        launched: &Launched,
+        state: &mut State,
+    ) {
+        let (from, bytes) = (at.address as usize, at.bytes as usize);
+        let who = self.who(at.lane, inst.line);
+        let conflict = state.shared.access(who, from, bytes, how);
+        if let Some(conflict) = conflict {
+            self.race(at, how, conflict, inst, launched, state);
+        }
+        if state.shared.in_flight[from..from + bytes].iter().any(|&n| n > 0) {
+            let place = self.near_shared(at.address, launched).map(|(name, by, _)| (name, by));
+            let site = Site { lane: at.lane, address: Some(at.address), place };
+            let verb = if how == How::Read { "reads" } else { "writes" };
+            state.report(launched, self, inst, FindingKind::CopyInFlight, site, || {
+                format!("{verb} {bytes} bytes whose cp.async has not been waited for")
+            });
+        }
+    }
+
+    /// This lane, for the shadow of shared memory.
+    pub(crate) fn who(&self, lane: usize, line: u32) -> Who {
+        Who { warp: self.index, lane, syncs: self.syncs, line }
+    }
+
+    #[cold]
+    pub(crate) fn race(
+        &self,
+        at: At,
+        how: How,
+        other: Conflict,
+        inst: &Inst,
+        launched: &Launched,
+        state: &mut State,
+    ) {
+        let place = self.near_shared(other.address, launched).map(|(name, by, _)| (name, by));
+        let site = Site { lane: at.lane, address: Some(other.address), place };
+        state.report(launched, self, inst, FindingKind::SharedRace, site, || {
+            let verb = if how == How::Read { "reads" } else { "writes" };
+            let did = if other.wrote { "wrote" } else { "read" };
+            let own = other.warp == self.index;
+            let missing = if own { "barrier or __syncwarp" } else { "barrier" };
+            format!(
+                "{verb} what warp {} lane {} {did} at line {}, with no {missing} in between",
+                other.warp, other.lane, other.line
+            )
+        });
     }
 
     /// Name, offset and size of the shared variable at or before an address.

@@ -3,6 +3,7 @@
 
 use super::Launched;
 use super::access::{At, Track, resolve};
+use super::shared::How;
 use super::state::State;
 use super::warp::{Copy, Warp, lanes};
 use crate::ast::Space;
@@ -47,6 +48,11 @@ impl Warp {
             if self.check_shared(at, inst, launched, state).is_none() {
                 continue;
             }
+            let who = self.who(lane, inst.line);
+            let conflict = state.shared.access(who, dst as usize, copy.bytes as usize, How::Write);
+            if let Some(conflict) = conflict {
+                self.race(at, How::Write, conflict, inst, launched, state);
+            }
             let range = dst as usize..dst as usize + copy.bytes as usize;
             state.shared.in_flight[range].iter_mut().for_each(|n| *n = n.saturating_add(1));
             self.copies.push(Copy {
@@ -83,14 +89,7 @@ impl Warp {
     }
 
     /// Delivers what the lanes wait for: all but the last `open` groups.
-    pub(crate) fn wait_copies(
-        &mut self,
-        open: u32,
-        _inst: &Inst,
-        mask: u32,
-        _launched: &Launched,
-        state: &mut State,
-    ) {
+    pub(crate) fn wait_copies(&mut self, open: u32, mask: u32, state: &mut State) {
         let copies = std::mem::take(&mut self.copies);
         for copy in copies {
             let lane = usize::from(copy.lane);
@@ -102,6 +101,9 @@ impl Warp {
                 continue;
             }
             let (from, bytes) = (copy.dst as usize, usize::from(copy.bytes));
+            // The write happens now for those who read it; reads before now were reported as
+            // reads of bytes under way.
+            let _ = state.shared.access(self.who(lane, copy.line), from, bytes, How::Write);
             state.shared.bytes[from..from + bytes].copy_from_slice(&copy.data[..bytes]);
             for n in &mut state.shared.in_flight[from..from + bytes] {
                 *n = n.saturating_sub(1);

@@ -5,6 +5,7 @@ use super::access::{At, resolve};
 use super::float;
 use super::int;
 use super::scalar::Mods;
+use super::shared::How;
 use super::state::{Site, State};
 use super::warp::{Warp, lanes};
 use crate::ast::Space;
@@ -98,6 +99,7 @@ impl Warp {
         self.check_alignment(at, inst, launched, state)?;
         if space == Space::Shared {
             let from = self.check_shared(at, inst, launched, state)?;
+            self.check_race(at, How::Atomic, inst, launched, state);
             let bytes = &mut state.shared.bytes[from..from + at.bytes as usize];
             let old = bytes.iter().rev().fold(0, |v, &b| v << 8 | u64::from(b));
             bytes.copy_from_slice(&f(old).to_le_bytes()[..at.bytes as usize]);

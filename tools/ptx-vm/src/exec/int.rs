@@ -353,10 +353,6 @@ pub fn slct_f32(m: &Mods, s: [u64; 4]) -> u64 {
     if c >= 0.0 { s[0] } else { s[1] }
 }
 
-pub fn mov(_: &Mods, s: [u64; 4]) -> u64 {
-    s[0]
-}
-
 /// Adds the start of a window to an address; the start is the second operand.
 pub fn add_address(_: &Mods, s: [u64; 4]) -> u64 {
     s[0].wrapping_add(s[1])

@@ -4,6 +4,7 @@
 use super::Launched;
 use super::access::{At, Track, resolve};
 use super::float::NAN32;
+use super::shared::How;
 use super::state::State;
 use super::vector::two_ways;
 use super::warp::{Warp, lanes};
@@ -101,6 +102,7 @@ impl Warp {
                 continue;
             }
             let Some(from) = self.check_shared(at, inst, launched, state) else { continue };
+            self.check_race(at, How::Read, inst, launched, state);
             let (pairs, _) = state.shared.bytes[from..from + 16].as_chunks::<2>();
             for (value, pair) in rows[lane].iter_mut().zip(pairs) {
                 *value = u16::from_le_bytes(*pair);

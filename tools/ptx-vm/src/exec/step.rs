@@ -249,7 +249,7 @@ impl Warp {
             }
             Op::CpAsync(copy) => self.copy_async(copy, inst, mask, launched, state),
             Op::CpCommit => lanes(mask).for_each(|lane| self.committed[lane] += 1),
-            Op::CpWait(open) => self.wait_copies(*open, inst, mask, launched, state),
+            Op::CpWait(open) => self.wait_copies(*open, mask, state),
             Op::Clock(d) => {
                 // Time that is the same in every run: the steps of the block so far.
                 lanes(mask).for_each(|lane| self.set(*d, lane, state.steps));

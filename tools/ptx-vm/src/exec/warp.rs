@@ -81,6 +81,9 @@ impl Warp {
         self.r32.iter_mut().for_each(|row| *row = [0; 32]);
         self.r64.iter_mut().for_each(|row| *row = [0; 32]);
         self.masks.fill(0);
+        for &(p, truth) in &program.constant_masks {
+            self.masks[p as usize] = if truth { u32::MAX } else { 0 };
+        }
         for &(row, constant) in &program.constants32 {
             let value = self.constant(launched, constant, block);
             self.r32[row as usize] = value.map(|v| v as u32);

@@ -67,7 +67,6 @@ impl Parser<'_> {
         align: u64,
         external: bool,
     ) -> Result<Variable, ParseError> {
-        let line = self.line();
         let element = ty.bytes() as u64 * lanes;
         let mut size = element;
         let mut open = false;
@@ -94,7 +93,7 @@ impl Parser<'_> {
         if external && space == Space::Shared {
             size = 0;
         }
-        Ok(Variable { name, space, ty, align, size, initial, line })
+        Ok(Variable { name, space, ty, align, size, initial })
     }
 
     /// Values of an initialiser, flattened.
