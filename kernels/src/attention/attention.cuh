@@ -329,21 +329,22 @@ __device__ __forceinline__ void attention_dkv(const typename P::T* q, const type
                                               const typename P::T* dout, typename P::T* dk,
                                               typename P::T* dv, const AttentionSizes& s) {
     typedef typename P::T T;
-    constexpr int LD = D + P::PAD, ROWS = 64, STAGE = 2 * TILE * LD;
+    // A stage: queries, dout, then lse and delta of TILE queries.
+    constexpr int LD = D + P::PAD, ROWS = 64;
+    constexpr int STAGE = 2 * TILE * LD + 2 * TILE * sizeof(float) / sizeof(T);
     extern __shared__ __align__(16) unsigned char memory[];
     T* k_rows = reinterpret_cast<T*>(memory);
     T* v_rows = k_rows + ROWS * LD;
     T* stages = v_rows + ROWS * LD;
-    float* numbers = reinterpret_cast<float*>(stages + 2 * STAGE);  // [stage][lse, delta][TILE]
-    float* scratch = numbers + 4 * TILE;
+    float* scratch = reinterpret_cast<float*>(stages + 2 * STAGE);
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     scratch += warp * P::scratch(16, 16);
     const AttentionHead<T> head(q, k, v, blocked, s, D);
     const int first = blockIdx.x * ROWS, mine = first + warp * 16;
     const bool busy = mine < s.nk;
 
-    auto fetch = [&](int tile) {
-        T* stage = stages + tile % 2 * STAGE;
+    auto fetch = [&](int tile, T* stage) {
+        float* numbers = reinterpret_cast<float*>(stage + 2 * TILE * LD);
         const int row = tile * TILE, rows = s.nq - row;
         copy_rows<T, TILE, D, ATTENTION_THREADS>(stage, head.q + size_t(row) * s.q_token,
                                                  s.q_token, rows);
@@ -354,7 +355,7 @@ __device__ __forceinline__ void attention_dkv(const typename P::T* q, const type
         for (int i = threadIdx.x; i < 2 * TILE; i += ATTENTION_THREADS) {
             const bool valid = i % TILE < rows;
             const float* from = (i < TILE ? lse : delta) + head.rows + row;
-            copy_4(numbers + tile % 2 * 2 * TILE + i, from + (valid ? i % TILE : 0), valid);
+            copy_4(numbers + i, from + (valid ? i % TILE : 0), valid);
         }
         copies_commit();
     };
@@ -363,7 +364,7 @@ __device__ __forceinline__ void attention_dkv(const typename P::T* q, const type
     copy_rows<T, ROWS, D, ATTENTION_THREADS>(v_rows, head.v + size_t(first) * s.k_token, s.k_token,
                                              s.nk - first);
     const int tiles = (s.nq + TILE - 1) / TILE;
-    if (tiles > 0) fetch(0);
+    if (tiles > 0) fetch(0, stages);
     copies_wait();
     __syncthreads();
     typename P::template Left<1, D> k_left, v_left;
@@ -372,12 +373,13 @@ __device__ __forceinline__ void attention_dkv(const typename P::T* q, const type
 
     const float scale = s.scale * LOG2_E;
     float dk_sums[1][D / 8][4] = {}, dv_sums[1][D / 8][4] = {};
+    int now = 0;  // first element of the current stage
     for (int tile = 0; tile < tiles; tile++) {
-        if (tile + 1 < tiles) fetch(tile + 1);
+        if (tile + 1 < tiles) fetch(tile + 1, stages + STAGE - now);
         if (busy) {
-            const T* queries = stages + tile % 2 * STAGE;
+            const T* queries = stages + now;
             const T* grads = queries + TILE * LD;
-            const float* number = numbers + tile % 2 * 2 * TILE + 2 * t;
+            const float* number = reinterpret_cast<const float*>(grads + TILE * LD) + 2 * t;
 #pragma unroll P::UNROLL
             for (int c = 0; c < TILE; c += 16) {
                 float p[1][2][4] = {}, dp[1][2][4] = {};
@@ -403,6 +405,7 @@ __device__ __forceinline__ void attention_dkv(const typename P::T* q, const type
                 P::nn(dk_sums, left, queries + c * LD, LD);
             }
         }
+        now = STAGE - now;
         copies_wait();
         __syncthreads();
     }

@@ -27,9 +27,14 @@
 
 mod cost;
 mod cpu;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub use gpu::{GradientsGpu, WeightsGpu};
 
 use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};
 
