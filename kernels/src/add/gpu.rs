@@ -2,7 +2,7 @@
 
 use super::Add;
 use crate::device::sizes::{flat, sheet, small};
-use crate::device::{Args, Device, Float, Kernel, Module, View, ViewMut};
+use crate::device::{Args, Device, Float, Grid, Kernel, Module, View, ViewMut};
 use crate::matmul::Beta;
 use crate::{KernelError, Result, check_count, reduce};
 
@@ -43,23 +43,38 @@ impl Add {
         check_count("add", "a", a.len(), self.n * self.inner)?;
         check_count("add", "b", b.len(), self.inner)?;
         check_count("add", "y", y.len(), self.n * self.inner)?;
-        let kernel: Kernel = match (B::SUFFIX, T::SUFFIX) {
-            ("_f32", _) => PTX.kernel_of::<T>("add_f32"),
-            ("_bf16", "_bf16") => PTX.kernel_of::<T>("add_bf16"),
-            _ => {
-                let what = "b in bf16 is not added to a in f32".into();
-                return Err(KernelError::Size { op: "add", what });
-            }
-        };
+        let (grid, sizes) = self.sheet()?;
+        let args = Args::new(&sizes).read(a).read(b).write(y);
+        // SAFETY: the lengths were checked; threads beyond a row or the last row do nothing.
+        unsafe { device.launch(&kernel::<T, B>()?, &grid, &args) }
+    }
+
+    /// `y += b` on a device, with `b` repeated over the leading axis.
+    ///
+    /// # Errors
+    /// As [`Add::forward_gpu`].
+    pub fn in_place_gpu<T: Float, B: Float>(
+        &self,
+        device: &Device,
+        y: ViewMut<'_, T>,
+        b: View<'_, B>,
+    ) -> Result<()> {
+        check_count("add", "y", y.len(), self.n * self.inner)?;
+        check_count("add", "b", b.len(), self.inner)?;
+        let (grid, sizes) = self.sheet()?;
+        let args = Args::new(&sizes).alias(&y).read(b).write(y);
+        // SAFETY: as above; a thread reads its strip before it writes it.
+        unsafe { device.launch(&kernel::<T, B>()?, &grid, &args) }
+    }
+
+    fn sheet(&self) -> Result<(Grid, Sizes)> {
         let (grid, rows) = sheet(self.n, self.inner);
         let sizes = Sizes {
             n: small("add", "n", self.n)?,
             inner: small("add", "inner", self.inner)?,
             rows: small("add", "rows", rows)?,
         };
-        let args = Args::new(&sizes).read(a).read(b).write(y);
-        // SAFETY: the lengths were checked; threads beyond a row or the last row do nothing.
-        unsafe { device.launch(&kernel, &grid, &args) }
+        Ok((grid, sizes))
     }
 
     /// [`Add::backward_b`] on a device: the sum of `dy` over its leading axis, in f32.
@@ -79,6 +94,18 @@ impl Add {
             device.zero(db.reborrow())?;
         }
         reduce::column_sums_gpu(device, dy, self.n, db)
+    }
+}
+
+/// The kernel that adds a `b` of type `B` to an `a` of type `T`.
+fn kernel<T: Float, B: Float>() -> Result<Kernel> {
+    match (B::SUFFIX, T::SUFFIX) {
+        ("_f32", _) => Ok(PTX.kernel_of::<T>("add_f32")),
+        ("_bf16", "_bf16") => Ok(PTX.kernel_of::<T>("add_bf16")),
+        _ => {
+            let what = "b in bf16 is not added to a in f32".into();
+            Err(KernelError::Size { op: "add", what })
+        }
     }
 }
 

@@ -15,6 +15,10 @@ fn check<T: Float, B: Float>(n: usize, inner: usize) {
         let (a, b) = (device.upload("a", &a).unwrap(), device.upload("b", &b).unwrap());
         let mut y = device.alloc("y", n * inner).unwrap();
         s.forward_gpu(&device, a.view(), b.view(), y.view_mut()).unwrap();
+        let mut place = device.alloc("place", n * inner).unwrap();
+        device.copy(a.view(), place.view_mut()).unwrap();
+        s.in_place_gpu(&device, place.view_mut(), b.view()).unwrap();
+        assert_eq!(device.download(place.view()).unwrap(), device.download(y.view()).unwrap());
         let mut db = device.alloc("db", inner).unwrap();
         s.backward_b_gpu(&device, a.view(), Beta::Overwrite, db.view_mut()).unwrap();
         (device.download(y.view()).unwrap(), device.download(db.view()).unwrap())

@@ -14,7 +14,13 @@
 //! written. Cost: see [`crate::resize`].
 //! Source: spec mask2former §3.3 and §3.4.
 
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
+
 use rayon::prelude::*;
+
+pub use gpu::AttentionMaskGpu;
 
 use crate::resize::{Axis, Resize};
 use crate::{KernelError, Real, Result, check_len, outline};

@@ -13,6 +13,10 @@
 //! form.
 //! Source: spec mask2former §4.4, §4.5.
 
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
+
 use crate::{KernelError, Real, Result, check_len, outline};
 
 /// Sizes of a class loss.

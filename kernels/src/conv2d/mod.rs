@@ -27,6 +27,9 @@
 //! Source: spec mask2former §2.1 (1 x 1) and §2.7 (3 x 3, padding 1).
 
 mod cpu;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 pub mod reference;
 #[cfg(test)]
 mod tests;

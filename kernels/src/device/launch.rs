@@ -100,6 +100,14 @@ impl<'a> Args<'a> {
         self.pointer(view.address())
     }
 
+    /// An operand that the kernel reads and that is given to a later [`Args::write`] as well: work
+    /// in place.
+    #[must_use]
+    pub fn alias<T>(mut self, view: &ViewMut<'_, T>) -> Self {
+        self.devices.push(view.id());
+        self.pointer(view.address())
+    }
+
     /// An operand that the kernel reads if it is there; else a null pointer.
     #[must_use]
     pub fn read_if<T>(self, view: Option<View<'a, T>>) -> Self {

@@ -23,6 +23,9 @@
 
 mod cpu;
 mod fused;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 pub mod reference;
 #[cfg(test)]
 mod tests;

@@ -19,9 +19,14 @@
 //! Source: spec mask2former §4.4, §4.5.
 
 mod cpu;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub use gpu::Pairs;
 
 use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};
 

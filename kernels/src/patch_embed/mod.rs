@@ -19,6 +19,9 @@
 //! multiples of p).
 
 mod cpu;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 pub mod reference;
 #[cfg(test)]
 mod tests;

@@ -20,11 +20,15 @@
 
 mod axis;
 mod cpu;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 mod reference;
 #[cfg(test)]
 mod tests;
 
 pub use axis::{Axis, Mode, Step};
+pub use gpu::{AxisGpu, ResizeGpu};
 
 use crate::{Real, Result, check_len, f32s, f32s_mut, outline};
 use axis::Taps;

@@ -11,6 +11,9 @@
 //! Cost: one read of `q`; a few microseconds a step, so there is one form for all types.
 //! Source: Rein, eq. 9-10; spec backbones §5.1, peft-and-dgss §1.
 
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 #[cfg(test)]
 mod tests;
 
