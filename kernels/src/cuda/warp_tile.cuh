@@ -55,7 +55,7 @@ __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 
-// Copies ROWS rows of COLS elements, `pitch` elements apart, to rows of COLS + 16 bytes. Row `first`
+// Copies ROWS rows of COLS elements, `pitch` elements apart, to rows of COLS + 16 bytes. Row first
 // of the result is row 0 of `from`; rows before it, and from `last` on, become zeros.
 template <class T, int ROWS, int COLS, int THREADS>
 __device__ __forceinline__ void copy_rows(T* to, const T* from, long long pitch, int last,

@@ -88,7 +88,8 @@ struct DeformRow {
     }
 };
 
-// One point for one tap: `weight` and its slopes by px and py, and the token, -1 where there is none.
+// One point for one tap: `weight` and its slopes by px and py, and the token, -1 where there is
+// none.
 struct DeformTap {
     float weight, by_x, by_y;
     int token;
@@ -130,17 +131,17 @@ __device__ __forceinline__ void deform_forward(const DeformSizes& s, const T* va
 #pragma unroll
     for (int level = 0; level < DEFORM_LEVELS; level++)
         for (int p = 0; p < (level < s.levels ? s.points : 0); p++) {
-        const int k = level * s.points + p;
-        const float2 at = make_float2(__shfl_sync(ALL_LANES, place.x, k),
-                                      __shfl_sync(ALL_LANES, place.y, k));
-        const float share = __shfl_sync(ALL_LANES, a, k);
-        const DeformTap tap(s, level, r.tap, at);
-        if (tap.token < 0 || !r.within) continue;
-        const float w = share * tap.weight;
-        const float4 v = load_4(value + r.image + size_t(tap.token) * s.heads * s.d + r.channel);
-        sum.x = fmaf(w, v.x, sum.x), sum.y = fmaf(w, v.y, sum.y);
-        sum.z = fmaf(w, v.z, sum.z), sum.w = fmaf(w, v.w, sum.w);
-    }
+            const int k = level * s.points + p;
+            const float2 at = make_float2(__shfl_sync(ALL_LANES, place.x, k),
+                                          __shfl_sync(ALL_LANES, place.y, k));
+            const float share = __shfl_sync(ALL_LANES, a, k);
+            const DeformTap tap(s, level, r.tap, at);
+            if (tap.token < 0 || !r.within) continue;
+            const float w = share * tap.weight;
+            const float4 v = load_4(value + r.image + size_t(tap.token) * s.heads * s.d + r.channel);
+            sum.x = fmaf(w, v.x, sum.x), sum.y = fmaf(w, v.y, sum.y);
+            sum.z = fmaf(w, v.z, sum.z), sum.w = fmaf(w, v.w, sum.w);
+        }
     __syncwarp();
     sum.x = across_taps(sum.x), sum.y = across_taps(sum.y);
     sum.z = across_taps(sum.z), sum.w = across_taps(sum.w);
@@ -181,33 +182,33 @@ __device__ __forceinline__ void deform_backward(const DeformSizes& s, const T* v
 #pragma unroll
     for (int level = 0; level < DEFORM_LEVELS; level++)
         for (int p = 0; p < (level < s.levels ? s.points : 0); p++) {
-        const int k = level * s.points + p;
-        const float2 at = make_float2(__shfl_sync(ALL_LANES, place.x, k),
-                                      __shfl_sync(ALL_LANES, place.y, k));
-        const float share = __shfl_sync(ALL_LANES, a, k);
-        const DeformTap tap(s, level, r.tap, at);
-        float dot = 0.0f;
-        if (tap.token >= 0 && r.within) {
-            const size_t cell = r.image + size_t(tap.token) * s.heads * s.d + r.channel;
-            // out += a weight value
-            const float4 v = load_4(value + cell);
-            dot = fmaf(g.w, v.w, fmaf(g.z, v.z, fmaf(g.y, v.y, g.x * v.x)));
-            if (fixed != nullptr) {
-                const float w = share * tap.weight;
-                add_fixed(fixed + cell, w * g.x * unit);
-                add_fixed(fixed + cell + 1, w * g.y * unit);
-                add_fixed(fixed + cell + 2, w * g.z * unit);
-                add_fixed(fixed + cell + 3, w * g.w * unit);
+            const int k = level * s.points + p;
+            const float2 at = make_float2(__shfl_sync(ALL_LANES, place.x, k),
+                                          __shfl_sync(ALL_LANES, place.y, k));
+            const float share = __shfl_sync(ALL_LANES, a, k);
+            const DeformTap tap(s, level, r.tap, at);
+            float dot = 0.0f;
+            if (tap.token >= 0 && r.within) {
+                const size_t cell = r.image + size_t(tap.token) * s.heads * s.d + r.channel;
+                // out += a weight value
+                const float4 v = load_4(value + cell);
+                dot = fmaf(g.w, v.w, fmaf(g.z, v.z, fmaf(g.y, v.y, g.x * v.x)));
+                if (fixed != nullptr) {
+                    const float w = share * tap.weight;
+                    add_fixed(fixed + cell, w * g.x * unit);
+                    add_fixed(fixed + cell + 1, w * g.y * unit);
+                    add_fixed(fixed + cell + 2, w * g.z * unit);
+                    add_fixed(fixed + cell + 3, w * g.w * unit);
+                }
             }
-        }
-        __syncwarp();
+            __syncwarp();
 #pragma unroll
-        for (int step = 1; step < 8; step *= 2) dot += __shfl_xor_sync(ALL_LANES, dot, step);
-        const float by_a = across_taps(tap.token >= 0 ? tap.weight * dot : 0.0f);
-        const float by_x = across_taps(tap.token >= 0 ? tap.by_x * dot : 0.0f);
-        const float by_y = across_taps(tap.token >= 0 ? tap.by_y * dot : 0.0f);
-        if (r.lane == k) da = by_a, dx = share * by_x, dy = share * by_y;
-    }
+            for (int step = 1; step < 8; step *= 2) dot += __shfl_xor_sync(ALL_LANES, dot, step);
+            const float by_a = across_taps(tap.token >= 0 ? tap.weight * dot : 0.0f);
+            const float by_x = across_taps(tap.token >= 0 ? tap.by_x * dot : 0.0f);
+            const float by_y = across_taps(tap.token >= 0 ? tap.by_y * dot : 0.0f);
+            if (r.lane == k) da = by_a, dx = share * by_x, dy = share * by_y;
+        }
     // a = softmax(logits)
     const float mean = warp_sum(a * da);
     if (r.lane >= r.n) return;
@@ -235,7 +236,8 @@ __device__ __forceinline__ void deform_settle(const DeformSizes& s, const long l
     const size_t i = size_t(blockIdx.x) * 256 + threadIdx.x;
     if (i >= size_t(s.b) * s.tokens * s.heads * s.d) return;
     const bool finite = *peak < 0x7f800000u;
-    const float unit = finite ? power_of_two(-deform_exponent(s, *peak)) : __uint_as_float(0x7fffffff);
+    const float nan = __uint_as_float(0x7fffffffu);
+    const float unit = finite ? power_of_two(-deform_exponent(s, *peak)) : nan;
     dvalue[i] = from_f32<T>(__ll2float_rn(fixed[i]) * unit);
 }
 

@@ -150,7 +150,8 @@ __device__ __forceinline__ void rein_mix_backward(
                     const float2 x = load2(from);
                     a += x.x, b += x.y;
                     product = fmaf(b, d.y, fmaf(a, d.x, product));
-                    if (sx != nullptr) store2(sx + (patch + row) * s.c + at + 8 * n, by * a, by * b);
+                    if (sx != nullptr)
+                        store2(sx + (patch + row) * s.c + at + 8 * n, by * a, by * b);
                 } else if (df != nullptr) {
                     const float2 y = load2(from + 2 * REIN_ROWS * LD);
                     store2(df + feature + size_t(row) * s.c + at + 8 * n, y.x + fmaf(by, d.x, a),

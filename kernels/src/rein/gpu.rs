@@ -109,7 +109,7 @@ impl Rein {
         let kernel = PTX.kernel_of::<T>(entries.mix);
         // SAFETY: the lengths were checked; patches beyond n and tokens beyond m are not touched.
         unsafe { device.launch(&kernel, &self.by_patches(shared), &args)? };
-        let mut y = device.alloc("rein.y", features)?;
+        let mut y = device.alloc::<T>("rein.y", features)?;
         let product = MatMul::new(self.b * self.n, self.c, self.c).trans_b();
         device.matmul(&product, 1.0, x.view(), w.weight, Beta::Overwrite, y.view_mut())?;
         let args = Args::new(&sizes).read(f).read(y.view()).read(w.bias).read(w.scale).write(out);
@@ -326,7 +326,7 @@ impl<T: Float> Backward<'_, T> {
         dvalues: Option<ViewMut<'_, f32>>,
     ) -> Result<()> {
         let (s, width) = (self.s, self.entries.width);
-        let mut partial = self.device.alloc("rein.partial", 2 * s.pieces() * width * s.c)?;
+        let mut partial = self.device.alloc::<f32>("rein.partial", 2 * s.pieces() * width * s.c)?;
         let args = Args::new(&self.sizes).read(self.f).read(mixed.dx0.view());
         let args = args.read(mixed.weights.view()).read(mixed.dz.view()).write(partial.view_mut());
         let shared = 2 * DEPTH * (pitch::<T>(width) + pitch::<T>(COLUMNS));
@@ -345,7 +345,7 @@ impl<T: Float> Backward<'_, T> {
         dscale: Option<ViewMut<'_, f32>>,
     ) -> Result<()> {
         let s = self.s;
-        let mut columns = self.device.alloc("rein.columns", s.pieces() * s.c)?;
+        let mut columns = self.device.alloc::<f32>("rein.columns", s.pieces() * s.c)?;
         let args = Args::new(&self.sizes).read(self.dout).write(columns.view_mut());
         let grid = Grid::new([s.c / 32, s.pieces(), 1], [256, 1, 1]);
         self.launch(PTX.kernel_of::<T>("rein_columns"), grid, &args)?;

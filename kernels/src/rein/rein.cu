@@ -1,5 +1,20 @@
 // Entries of rein.cuh and backward.cuh, and the elementwise passes around them.
+// Shared memory as gpu.rs asks for it:
+// dynamic-shared rein_mix_112_bf16 64512
+// dynamic-shared rein_mix_backward_112_bf16 81920
+// dynamic-shared rein_sums_112_bf16 24576
+// dynamic-shared rein_mix_208_bf16 110592
+// dynamic-shared rein_mix_backward_208_bf16 137216
+// dynamic-shared rein_sums_208_bf16 36864
+// dynamic-shared rein_mix_112_f32 71680
+// dynamic-shared rein_mix_backward_112_f32 96256
+// dynamic-shared rein_sums_112_f32 47104
+// dynamic-shared rein_mix_208_f32 123904
+// dynamic-shared rein_mix_backward_208_f32 163840
+// dynamic-shared rein_sums_208_f32 71680
 #include "backward.cuh"
+
+static_assert(COLUMN_THREADS == 256, "rein_columns is launched with 256 threads");
 
 // out = f + s (Y + b_f) for patches, a copy for the rows before them; eight channels a thread.
 // `y` is [b, n, c].
@@ -33,29 +48,33 @@ __device__ __forceinline__ void rein_columns(const ReinSizes& s, const T* dout, 
     });
 }
 
+// Two blocks a multiprocessor: up to 255 registers of a thread.
+#define KERNEL extern "C" __global__ void __launch_bounds__(REIN_THREADS, 2)
+#define KERNEL_256 extern "C" __global__ void __launch_bounds__(256)
+
 #define MIX(P, T, NT, KC, KC_BACK, SUFFIX)                                                        \
-    extern "C" __global__ void __launch_bounds__(REIN_THREADS, 2) rein_mix_##SUFFIX(                 \
+    KERNEL rein_mix_##SUFFIX(                                                                     \
         ReinSizes s, const T* f, const T* tokens, const T* values, T* x, float* lse) {            \
         rein_mix<P, NT, KC>(s, f, tokens, values, x, lse);                                        \
     }                                                                                             \
-    extern "C" __global__ void __launch_bounds__(REIN_THREADS, 2) rein_mix_backward_##SUFFIX(        \
+    KERNEL rein_mix_backward_##SUFFIX(                                                            \
         ReinSizes s, const T* f, const T* tokens, const T* values, const float* scale,            \
         const float* lse, const T* dout, const T* dx0, T* df, T* sx, T* weights, T* dz,           \
         float* dscale) {                                                                          \
         rein_mix_backward<P, NT, KC_BACK>(s, f, tokens, values, scale, lse, dout, dx0, df, sx,    \
                                           weights, dz, dscale);                                   \
     }                                                                                             \
-    extern "C" __global__ void __launch_bounds__(REIN_THREADS, 2) rein_sums_##SUFFIX(                \
+    KERNEL rein_sums_##SUFFIX(                                                                    \
         ReinSizes s, const T* f, const T* dx0, const T* weights, const T* dz, float* partial) {   \
         rein_sums<P, NT>(s, f, dx0, weights, dz, partial);                                        \
     }
 
 #define FINISH(T, SUFFIX)                                                                         \
-    extern "C" __global__ void __launch_bounds__(256) rein_finish_##SUFFIX(                       \
+    KERNEL_256 rein_finish_##SUFFIX(                                                              \
         ReinSizes s, const T* f, const T* y, const float* bias, const float* scale, T* out) {     \
         rein_finish(s, f, y, bias, scale, out);                                                   \
     }                                                                                             \
-    extern "C" __global__ void __launch_bounds__(COLUMN_THREADS) rein_columns_##SUFFIX(           \
+    KERNEL_256 rein_columns_##SUFFIX(           \
         ReinSizes s, const T* dout, float* partial) {                                             \
         rein_columns(s, dout, partial);                                                           \
     }
@@ -69,7 +88,7 @@ FINISH(float, f32)
 
 // dT += sum over pieces, dV += s times the sum over pieces of rows 1..m; `partial` is
 // [2, pieces, width, c]. One thread an element of [2, m, c].
-extern "C" __global__ void __launch_bounds__(256) rein_add_tokens(
+KERNEL_256 rein_add_tokens(
     ReinSizes s, const float* partial, const float* scale, float* dtokens, float* dvalues) {
     const size_t n = size_t(s.m) * s.c, i = size_t(blockIdx.x) * 256 + threadIdx.x;
     if (i >= 2 * n) return;
@@ -86,7 +105,7 @@ extern "C" __global__ void __launch_bounds__(256) rein_add_tokens(
 
 // db_f += s colsum(G) and ds += <X, dX0> + <b_f, colsum(G)>, from pieces of the column sums
 // [pieces, c] and the shares of the `blocks` blocks of rein_mix_backward. One block.
-extern "C" __global__ void __launch_bounds__(256) rein_add_bias(
+KERNEL_256 rein_add_bias(
     ReinSizes s, const float* columns, const float* shares, const float* bias, const float* scale,
     float* dbias, float* dscale) {
     __shared__ float sums[8];
