@@ -240,15 +240,24 @@ impl Attention {
     fn entries<T: Float>(&self, blocked: bool) -> Result<Entries> {
         let half = size_of::<T>() == 2;
         let (forward, dq, dkv, delta) = match (self.d, blocked) {
-            (32, false) => {
-                ("attention_forward_32", "attention_dq_32", "attention_dkv_32", "attention_delta_32")
-            }
-            (64, false) => {
-                ("attention_forward_64", "attention_dq_64", "attention_dkv_64", "attention_delta_64")
-            }
-            (80, false) => {
-                ("attention_forward_80", "attention_dq_80", "attention_dkv_80", "attention_delta_80")
-            }
+            (32, false) => (
+                "attention_forward_32",
+                "attention_dq_32",
+                "attention_dkv_32",
+                "attention_delta_32",
+            ),
+            (64, false) => (
+                "attention_forward_64",
+                "attention_dq_64",
+                "attention_dkv_64",
+                "attention_delta_64",
+            ),
+            (80, false) => (
+                "attention_forward_80",
+                "attention_dq_80",
+                "attention_dkv_80",
+                "attention_delta_80",
+            ),
             (32, true) => (
                 "attention_forward_32_blocked",
                 "attention_dq_32_blocked",

@@ -82,10 +82,8 @@ fn row_bounds<T: Float>(
     let lse_error = score_error + depth * UNIT + exact_exp;
     e.lse[1][row] = lse_error + 4.0 * UNIT * if lse.is_finite() { lse.abs() } else { 0.0 };
     let weight_error = 2.0 * score_error + exact_exp + e.lse[1][row];
-    let p: Vec<f64> = keys
-        .iter()
-        .map(|&j| (dot(q, &k[at_k(j)..at_k(j) + d]) * scale - lse).exp())
-        .collect();
+    let p: Vec<f64> =
+        keys.iter().map(|&j| (dot(q, &k[at_k(j)..at_k(j) + d]) * scale - lse).exp()).collect();
     for (&j, p) in keys.iter().zip(&p) {
         let relative = wide + weight_error + depth * UNIT;
         add(&mut e.out[1][at_q..at_q + d], p * relative, &v[at_k(j)..at_k(j) + d]);
@@ -94,8 +92,11 @@ fn row_bounds<T: Float>(
     // delta = dout . out, from the stored out
     let (out, out_error) = (&e.out[0][at_q..at_q + d], &e.out[1][at_q..at_q + d]);
     let mean = dot(g, out);
-    let stored_error: Vec<f64> =
-        out.iter().zip(out_error).map(|(o, e)| e + f64::from(T::ROUNDING) * (o.abs() + e)).collect();
+    let stored_error: Vec<f64> = out
+        .iter()
+        .zip(out_error)
+        .map(|(o, e)| e + f64::from(T::ROUNDING) * (o.abs() + e))
+        .collect();
     let mean_error =
         dot_of_sizes(g, &stored_error) + (d as f64 + 2.0) * UNIT * dot_of_sizes(g, out);
     for (&j, p) in keys.iter().zip(&p) {
@@ -103,8 +104,7 @@ fn row_bounds<T: Float>(
         let dp = dot(g, value);
         let ds = p * (dp - mean);
         let dp_error = (d as f64 + 2.0) * UNIT * dot_of_sizes(g, value);
-        let error =
-            p * (dp_error + mean_error) + ds.abs() * (wide + weight_error + depth * UNIT);
+        let error = p * (dp_error + mean_error) + ds.abs() * (wide + weight_error + depth * UNIT);
         // Second order: errors of the weight and of dp - mean together.
         let error = error * (1.0 + wide + weight_error);
         add(&mut e.dq[1][at_q..at_q + d], error * scale, key);
@@ -123,7 +123,7 @@ fn interleave<T: Copy>(s: &Attention, parts: [&[T]; 3]) -> Vec<T> {
 fn run_separate<T: Float>(s: &Attention, x: [&[T]; 4], blocked: Option<&[u8]>) -> Results<T> {
     let device = Device::virtual_gpu();
     let up = |name, x: &[T]| device.upload(name, x).unwrap();
-    let [q, k, v, dout] = [("q", x[0]), ("k", x[1]), ("v", x[2]), ("dout", x[3])].map(|x| up(x.0, x.1));
+    let [q, k, v, dout] = [up("q", x[0]), up("k", x[1]), up("v", x[2]), up("dout", x[3])];
     let blocked = blocked.map(|b| device.upload("blocked", b).unwrap());
     let blocked = blocked.as_ref().map(Buffer::view);
     let mut out = device.alloc("out", x[0].len()).unwrap();
@@ -227,6 +227,27 @@ fn blocked_keys_get_no_weight() {
         let flags = flags(&s, nq - 1);
         check::<bf16>(&s, Some(&flags));
         check::<f32>(&s, Some(&flags));
+    }
+}
+
+/// What the layout of shared memory promises: eight rows of a tile meet all banks once, and every
+/// sector of global memory that is moved was asked for as a whole.
+#[test]
+fn tiles_meet_no_bank_twice() {
+    for d in [32, 64, 80] {
+        let s = Attention { b: 1, heads: 1, d, nq: 128, nk: 128 };
+        let device = Device::virtual_gpu();
+        let x = device.upload("qkv", &vec![bf16::ONE; 3 * 128 * d]).unwrap();
+        let mut out = device.alloc("out", 128 * d).unwrap();
+        let mut lse = device.alloc("lse", 128).unwrap();
+        s.forward_packed_gpu(&device, x.view(), out.view_mut(), lse.view_mut()).unwrap();
+        let forward = device.work().unwrap();
+        let mut dqkv = device.alloc("dqkv", 3 * 128 * d).unwrap();
+        let (saved, g) = (SavedGpu { out: out.view(), lse: lse.view() }, out.view());
+        s.backward_packed_gpu(&device, x.view(), saved, g, dqkv.view_mut()).unwrap();
+        let both = device.work().unwrap();
+        println!("d {d}: forward {forward:?}, both {both:?}");
+        assert_eq!(both.bank_conflicts, 0);
     }
 }
 

@@ -123,7 +123,10 @@ impl MsDeformAttn<'_> {
         let refused = if self.levels.len() > LEVELS {
             Some(format!("{} levels; the GPU kernel takes up to {LEVELS}", self.levels.len()))
         } else if self.samples() > POINTS {
-            Some(format!("{} points of a head; the GPU kernel takes up to {POINTS}", self.samples()))
+            Some(format!(
+                "{} points of a head; the GPU kernel takes up to {POINTS}",
+                self.samples()
+            ))
         } else if self.d > CHANNELS || !self.d.is_multiple_of(4) {
             Some(format!("heads of {} channels; the GPU kernel takes 4, 8, .. {CHANNELS}", self.d))
         } else {
@@ -176,12 +179,7 @@ impl FixedPoint {
         Ok(FixedPoint { peak, total })
     }
 
-    fn settle<T: Float>(
-        &self,
-        device: &Device,
-        sizes: &Sizes,
-        out: ViewMut<'_, T>,
-    ) -> Result<()> {
+    fn settle<T: Float>(&self, device: &Device, sizes: &Sizes, out: ViewMut<'_, T>) -> Result<()> {
         let grid = Grid::line(out.len(), 256, 256);
         let args = Args::new(sizes).read(self.total.view()).read(self.peak.view()).write(out);
         // SAFETY: one thread an element; threads beyond the last do nothing.

@@ -59,12 +59,20 @@ fn check<T: Float>(s: &MsDeformAttn<'_>) {
     let fresh = |n: usize| vec![0.0f64; n];
     let (mut out, mut attn) = (fresh(value.len()), fresh(logits.len()));
     reference::forward(s, &exact_value, &offsets, &logits, &mut out, &mut attn);
-    let (mut dv, mut doff, mut dz) = (fresh(value.len()), fresh(offsets.len()), fresh(logits.len()));
+    let (mut dv, mut doff, mut dz) =
+        (fresh(value.len()), fresh(offsets.len()), fresh(logits.len()));
     let grads = (Some(&mut dv[..]), Some(&mut doff[..]), Some(&mut dz[..]));
     let (v, g) = (&exact_value, &exact_dout);
     reference::backward(s, v, &offsets, &attn, g, grads.0, grads.1, grads.2);
-    let what = format!("ms_deform_attn{} b {} h {} d {} {:?} x {}", T::SUFFIX, s.b, s.heads, s.d,
-        s.levels, s.points);
+    let what = format!(
+        "ms_deform_attn{} b {} h {} d {} {:?} x {}",
+        T::SUFFIX,
+        s.b,
+        s.heads,
+        s.d,
+        s.levels,
+        s.points
+    );
     // px = (ref + offset / w) w - 0.5: four roundings of numbers up to the width and an offset.
     let side = s.levels.iter().map(|&(h, w)| h.max(w)).max().unwrap_or(1) as f64 + 3.0;
     let place = 4.0 * UNIT * side;

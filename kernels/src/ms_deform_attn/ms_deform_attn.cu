@@ -138,7 +138,8 @@ __device__ __forceinline__ void deform_forward(const DeformSizes& s, const T* va
             const DeformTap tap(s, level, r.tap, at);
             if (tap.token < 0 || !r.within) continue;
             const float w = share * tap.weight;
-            const float4 v = load_4(value + r.image + size_t(tap.token) * s.heads * s.d + r.channel);
+            const size_t cell = r.image + size_t(tap.token) * s.heads * s.d + r.channel;
+            const float4 v = load_4(value + cell);
             sum.x = fmaf(w, v.x, sum.x), sum.y = fmaf(w, v.y, sum.y);
             sum.z = fmaf(w, v.z, sum.z), sum.w = fmaf(w, v.w, sum.w);
         }

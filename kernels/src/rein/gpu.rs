@@ -22,8 +22,8 @@ const ROWS: usize = 32;
 const COLUMNS: usize = 64;
 const DEPTH: usize = 32;
 
-/// Patches of a piece of the sums over patches: at 4 images of 1024 patches that makes 8 pieces, 256
-/// blocks, and 7 MB of partial sums.
+/// Patches of a piece of the sums over patches: at 4 images of 1024 patches and 1024 channels that
+/// makes 8 pieces, 256 blocks, and 7 MB of partial sums.
 const PIECE: usize = 512;
 
 /// `ReinSizes` of `rein.cuh`.

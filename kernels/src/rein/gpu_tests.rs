@@ -33,8 +33,7 @@ fn run<T: Float>(s: &Rein, x: &Inputs<T>) -> Results<T> {
     let [f, t, v, w, g] = x.wide.each_ref().map(|x| device.upload("input", x).unwrap());
     let [bias, scale] = x.narrow.each_ref().map(|x| device.upload("bias", x).unwrap());
     let (tokens, values, weight) = (t.view(), v.view(), w.view());
-    let weights =
-        WeightsGpu { tokens, values, weight, bias: bias.view(), scale: scale.view() };
+    let weights = WeightsGpu { tokens, values, weight, bias: bias.view(), scale: scale.view() };
     let mut out = device.alloc("out", x.wide[0].len()).unwrap();
     let mut lse = device.alloc("lse", s.b * s.n).unwrap();
     s.forward_gpu(&device, f.view(), weights, out.view_mut(), lse.view_mut()).unwrap();
@@ -92,8 +91,7 @@ fn expected<T: Float>(s: &Rein, x: &Inputs<T>) -> Expected {
     reference::forward(s, f, w, &mut e.out[0], &mut e.lse[0]);
     let [dt, dv, dw, db, ds] = e.d.each_mut().map(|d| Some(&mut d[0][..]));
     let df = Some(&mut e.df[0][..]);
-    let wanted =
-        Gradients { df, dtokens: dt, dvalues: dv, dweight: dw, dbias: db, dscale: ds };
+    let wanted = Gradients { df, dtokens: dt, dvalues: dv, dweight: dw, dbias: db, dscale: ds };
     reference::backward(s, f, w, &e.lse[0], g, wanted);
     for r in 0..s.b * s.n {
         row_bounds::<T>(s, &mut e, x, r);
@@ -199,7 +197,8 @@ fn row_bounds<T: Float>(s: &Rein, e: &mut Expected, x: &Inputs<T>, r: usize) {
             e.d[0][1][j * c + k] += f[k].abs() * (dz_error[j] + rows * dz[j].abs());
             if j > 0 {
                 let product = (weights[j] * dx0[k]).abs();
-                let error = s_error[j] * (dx0[k].abs() + d_error[k]) + weights[j].abs() * d_error[k];
+                let error =
+                    s_error[j] * (dx0[k].abs() + d_error[k]) + weights[j].abs() * d_error[k];
                 e.d[1][1][(j - 1) * c + k] += by.abs() * (error + rows * product);
             }
         }
