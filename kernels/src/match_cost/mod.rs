@@ -18,6 +18,9 @@
 //! Source: spec mask2former §4.3.
 
 mod cpu;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 mod reference;
 #[cfg(test)]
 mod tests;

@@ -17,11 +17,15 @@
 //! Source: spec mask2former §2.4 (tap rule) and §4.2.
 
 mod cpu;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 mod labels;
 mod reference;
 #[cfg(test)]
 mod tests;
 
+pub use gpu::LabelRows;
 pub use labels::LabelSample;
 
 use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};

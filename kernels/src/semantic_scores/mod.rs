@@ -15,6 +15,9 @@
 //! Source: spec mask2former §5.
 
 mod cpu;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 mod reference;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,10 @@
 //! selection a row.
 //! Source: spec mask2former §4.4.
 
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
+
 use std::cell::RefCell;
 
 use rayon::prelude::*;

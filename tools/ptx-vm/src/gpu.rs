@@ -18,6 +18,8 @@ const DEFAULT_LIMIT: u64 = 1 << 32;
 /// Most threads of a block, and most shared memory of one (bytes), on GPUs of the years 2020-24.
 const MAX_THREADS: u64 = 1024;
 const MAX_SHARED: u64 = 227 * 1024;
+/// Most local memory of a thread, in bytes.
+const MAX_LOCAL: u64 = 512 * 1024;
 
 /// An address in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -285,6 +287,10 @@ fn check(module: &Module, index: usize, launch: &Launch) -> Result<(), String> {
     let shared = program.static_shared + u64::from(launch.dynamic_shared);
     if shared > MAX_SHARED {
         return Err(format!("{shared} bytes of shared memory, a block has {MAX_SHARED}"));
+    }
+    if program.local_bytes > MAX_LOCAL {
+        let local = program.local_bytes;
+        return Err(format!("{local} bytes of local memory, a thread has {MAX_LOCAL}"));
     }
     let given = launch.params.len() as u64;
     if given != program.param_bytes {

@@ -70,6 +70,25 @@ impl Allocation {
         }
     }
 
+    /// One whole word.
+    #[inline(always)]
+    pub fn word(&self, index: usize) -> u32 {
+        self.words[index].load(Relaxed)
+    }
+
+    /// Stores one whole word.
+    #[inline(always)]
+    pub fn set_word(&self, index: usize, value: u32) {
+        self.words[index].store(value, Relaxed);
+        self.written[index].store(15, Relaxed);
+    }
+
+    /// Whether `count` whole words were written.
+    #[inline(always)]
+    pub fn words_written(&self, index: usize, count: usize) -> bool {
+        self.written[index..index + count].iter().all(|w| w.load(Relaxed) == 15)
+    }
+
     /// Whether every byte was written.
     #[inline(always)]
     pub fn is_written(&self, offset: u64, width: u32) -> bool {

@@ -83,6 +83,20 @@ pub(crate) enum V32 {
     FAbs,
     FMin(bool),
     FMax(bool),
+    /// Two 16-bit halves, the first one lower
+    Pack16,
+    /// The lower half
+    Low16,
+    /// The upper half
+    High16,
+    /// Two f32 to bf16 to nearest even, the first one upper
+    Bf16x2,
+    /// f32 to bf16, to nearest even
+    Bf16,
+    /// Signed integer to f32, to nearest even
+    FromS32,
+    /// f32 to signed integer, towards zero, clamped, NaN to zero
+    ToS32,
 }
 
 /// Operations with 64-bit results.
@@ -107,6 +121,8 @@ pub(crate) enum V64 {
     /// 32-bit source
     ExtendS,
     ExtendU,
+    /// Two 32-bit sources, the first one lower
+    Pack32,
 }
 
 /// What a comparison compares.

@@ -194,7 +194,8 @@ impl Decoder<'_> {
             Operand::Vector(list) => &list[..],
             one => std::slice::from_ref(one),
         };
-        let fine = list.len() == s.lanes && (s.lanes == 1 || !returns) && s.ty.bytes() >= 2;
+        let fine = list.len() == s.lanes && (s.lanes == 1 || !returns);
+        let fine = fine && matches!(s.ty.bytes(), 2 | 4 | 8);
         let float = s.ty.is_float() || s.ty.is_packed();
         (fine && (!float || matches!(op, AtomOp::Add | AtomOp::Min | AtomOp::Max))).then_some(())?;
         let mut values = Vec::new();

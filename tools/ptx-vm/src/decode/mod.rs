@@ -16,7 +16,7 @@ use crate::types::Ty;
 /// Calls nested deeper than this are taken as recursion.
 const MAX_DEPTH: usize = 24;
 /// Programs longer than this (through copied functions) are refused.
-const MAX_CODE: usize = 1 << 22;
+const MAX_CODE: usize = 1 << 20;
 
 /// A function whose body is being copied.
 struct Frame<'f> {
@@ -73,6 +73,9 @@ pub(crate) fn decode(file: &File, function: &Function) -> Program {
 impl<'f> Decoder<'f> {
     fn finish(mut self) -> Program {
         self.emit(Op::Exit, Class::Control, self.last_line());
+        if self.program.code.len() > MAX_CODE {
+            self.unknown_at(0, "a kernel too long to decode, by its calls");
+        }
         let end = self.program.shared_bytes.next_multiple_of(self.program.dynamic_align);
         self.program.shared_bytes = end;
         self.program

@@ -22,6 +22,7 @@ impl<'a> Form<'a> {
         let (mut types, mut words) = (Vec::new(), Vec::new());
         for &part in &parts[1..] {
             if let Some(ty) = Ty::parse(part) {
+                (ty != Ty::B128).then_some(())?;
                 types.push(ty);
                 continue;
             }
@@ -101,7 +102,8 @@ impl Decoder<'_> {
         let d = match ops.first()? {
             Operand::Reg(r) if form.name == "cvt" && r.ty.bits() > k.d.bits() => {
                 form.mods.register = r.ty.bits();
-                self.register(*r)
+                let wider = self.register(*r);
+                (wider != Reg::None).then_some(wider)?
             }
             first => {
                 form.mods.register = k.d.bits();
@@ -130,10 +132,14 @@ impl Decoder<'_> {
         }
         let op = match (first, second) {
             (Operand::Vector(parts), whole) => {
-                Op::Unpack(Box::new(self.pack(whole, parts, ty, true)?))
+                let p = self.pack(whole, parts, ty, true)?;
+                let fast = super::vector::unpack(p.whole, &p.parts, p.bits);
+                fast.unwrap_or_else(|| Op::Unpack(Box::new(p)))
             }
             (whole, Operand::Vector(parts)) => {
-                Op::Pack(Box::new(self.pack(whole, parts, ty, false)?))
+                let p = self.pack(whole, parts, ty, false)?;
+                let fast = super::vector::pack(p.whole, &p.parts, p.bits);
+                fast.unwrap_or_else(|| Op::Pack(Box::new(p)))
             }
             (_, Operand::Special(name)) if is_clock(name) => Op::Clock(self.dest(first, ty)?),
             _ => {

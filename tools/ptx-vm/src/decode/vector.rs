@@ -14,6 +14,24 @@ pub(super) fn mov(d: Reg, s: Reg) -> Option<Op> {
     }
 }
 
+/// A register put together from two halves.
+pub(super) fn pack(whole: Reg, parts: &[Reg], bits: u32) -> Option<Op> {
+    match (whole, parts, bits) {
+        (Reg::W(d), &[Reg::W(a), Reg::W(b)], 16) => Some(Op::V32(V32::Pack16, d, [a, b, b])),
+        (Reg::D(d), &[Reg::W(a), Reg::W(b)], 32) => Some(Op::V64(V64::Pack32, d, [a, b, b])),
+        _ => None,
+    }
+}
+
+/// One half of a register taken out.
+pub(super) fn unpack(whole: Reg, parts: &[Reg], bits: u32) -> Option<Op> {
+    match (whole, parts, bits) {
+        (Reg::W(a), &[Reg::W(d), Reg::None], 16) => Some(Op::V32(V32::Low16, d, [a; 3])),
+        (Reg::W(a), &[Reg::None, Reg::W(d)], 16) => Some(Op::V32(V32::High16, d, [a; 3])),
+        _ => None,
+    }
+}
+
 fn row(r: Reg) -> u32 {
     match r {
         Reg::W(row) | Reg::D(row) | Reg::P(row) => row,
@@ -24,10 +42,15 @@ fn row(r: Reg) -> u32 {
 /// The operation for all lanes, where there is one for this form.
 pub(super) fn fast(form: &Form, d: Reg, s: &[Reg; 4]) -> Option<Op> {
     let m = &form.mods;
-    if m.sat || m.relu || m.rounding != Rounding::Nearest || m.register > 64 {
+    let rows = [row(s[0]), row(s[1]), row(s[2])];
+    let toward_zero = m.rounding == Rounding::Zero && m.integral;
+    if let (true, Ty::F32, Ty::S32, Reg::W(d)) = (toward_zero, m.from, m.ty, d) {
+        // Flushed or not, what is below 1 becomes 0.
+        return (form.name == "cvt" && !m.sat).then_some(Op::V32(V32::ToS32, d, rows));
+    }
+    if m.sat || m.relu || m.rounding != Rounding::Nearest {
         return None;
     }
-    let rows = [row(s[0]), row(s[1]), row(s[2])];
     match d {
         Reg::W(d) => Some(Op::V32(narrow(form, s)?, d, rows)),
         Reg::D(d) => Some(Op::V64(wide(form)?, d, rows)),
@@ -70,6 +93,12 @@ fn narrow(form: &Form, s: &[Reg; 4]) -> Option<V32> {
         ("min", []) if m.ty == Ty::F32 && !m.nan => V32::FMin(m.ftz),
         ("max", []) if m.ty == Ty::F32 && !m.nan => V32::FMax(m.ftz),
         ("cvt", []) if m.from.bits() == 32 && m.from.is_int() && bits32 => V32::Mov,
+        ("cvt", []) if m.from == Ty::S32 && m.ty == Ty::F32 => V32::FromS32,
+        ("cvt", []) if m.from == Ty::F32 && !m.ftz && !m.nan && m.register <= 32 => match m.ty {
+            Ty::Bf16 => V32::Bf16,
+            Ty::Bf16x2 => V32::Bf16x2,
+            _ => return None,
+        },
         _ => return None,
     })
 }

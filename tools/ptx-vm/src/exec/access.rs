@@ -66,8 +66,11 @@ impl Warp {
         launched: &Launched,
         state: &mut State,
     ) {
+        if self.stream(access, mask, false, launched, state) {
+            return;
+        }
         let bytes = access.width * access.regs.len() as u32;
-        let mut track = Track::default();
+        let mut track = std::mem::take(&mut state.track);
         for lane in lanes(mask) {
             let address = self.address(access.base, access.offset, lane);
             let (space, address) = resolve(access.space, address);
@@ -97,8 +100,11 @@ impl Warp {
         launched: &Launched,
         state: &mut State,
     ) {
+        if self.stream(access, mask, true, launched, state) {
+            return;
+        }
         let bytes = access.width * access.regs.len() as u32;
-        let mut track = Track::default();
+        let mut track = std::mem::take(&mut state.track);
         for lane in lanes(mask) {
             let address = self.address(access.base, access.offset, lane);
             let (space, address) = resolve(access.space, address);
@@ -246,7 +252,7 @@ impl Warp {
     ) -> Option<&'a Allocation> {
         let list = &launched.memory.list;
         let holds = |a: &Allocation| {
-            at.address >= a.base && at.address + u64::from(at.bytes) <= a.base + a.bytes
+            at.address >= a.base && at.address - a.base + u64::from(at.bytes) <= a.bytes
         };
         let found = match list.get(state.last).filter(|a| holds(a)) {
             Some(a) => a,
@@ -441,62 +447,4 @@ fn write_bytes(data: &mut [u8], width: u32, values: &[u64]) {
     for (value, bytes) in values.iter().zip(data.chunks_exact_mut(width)) {
         bytes.copy_from_slice(&value.to_le_bytes()[..width]);
     }
-}
-
-/// Sectors and banks that one instruction of a warp touches.
-#[derive(Default)]
-pub(crate) struct Track {
-    global: Vec<u64>,
-    global_bytes: u64,
-    shared: Vec<u64>,
-    shared_bytes: u64,
-}
-
-impl Track {
-    #[inline]
-    pub fn add(&mut self, space: Space, at: At) {
-        match space {
-            Space::Global => {
-                self.global_bytes += u64::from(at.bytes);
-                let (first, last) = (at.address / 32, (at.address + u64::from(at.bytes) - 1) / 32);
-                (first..=last).for_each(|s| {
-                    if self.global.last() != Some(&s) {
-                        self.global.push(s);
-                    }
-                });
-            }
-            Space::Shared => {
-                self.shared_bytes += u64::from(at.bytes);
-                let words = u64::from(at.bytes.div_ceil(4));
-                (0..words).for_each(|k| self.shared.push(at.address / 4 + k));
-            }
-            _ => {}
-        }
-    }
-
-    pub fn finish(mut self, state: &mut State) {
-        let counters = &mut state.counters;
-        if !self.global.is_empty() {
-            if !self.global.is_sorted() {
-                self.global.sort_unstable();
-            }
-            self.global.dedup();
-            counters.global_bytes += self.global_bytes;
-            counters.global_bytes_moved += 32 * self.global.len() as u64;
-        }
-        if !self.shared.is_empty() {
-            counters.shared_bytes += self.shared_bytes;
-            counters.bank_conflicts += conflicts(&mut self.shared);
-        }
-    }
-}
-
-/// Passes over the banks beyond those that the amount of data needs.
-fn conflicts(words: &mut Vec<u64>) -> u64 {
-    words.sort_unstable();
-    words.dedup();
-    let mut banks = [0u64; 32];
-    words.iter().for_each(|w| banks[(w % 32) as usize] += 1);
-    let passes = banks.iter().max().copied().unwrap_or(0);
-    passes.saturating_sub((words.len() as u64).div_ceil(32))
 }

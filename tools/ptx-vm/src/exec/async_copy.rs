@@ -2,7 +2,7 @@
 //! so that a kernel which waits too little sees old bytes.
 
 use super::Launched;
-use super::access::{At, Track, resolve};
+use super::access::{At, resolve};
 use super::shared::How;
 use super::state::State;
 use super::warp::{Copy, Warp, lanes};
@@ -18,7 +18,7 @@ impl Warp {
         launched: &Launched,
         state: &mut State,
     ) {
-        let mut track = Track::default();
+        let mut track = std::mem::take(&mut state.track);
         for lane in lanes(mask) {
             let (_, dst) = resolve(Space::Shared, self.address(copy.dst, copy.dst_offset, lane));
             let mut size = match copy.size {

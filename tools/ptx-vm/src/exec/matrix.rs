@@ -2,7 +2,7 @@
 //! figures show.
 
 use super::Launched;
-use super::access::{At, Track, resolve};
+use super::access::{At, resolve};
 use super::float::NAN32;
 use super::shared::How;
 use super::state::State;
@@ -93,7 +93,7 @@ impl Warp {
         state: &mut State,
     ) {
         let mut rows = [[0u16; 8]; 32];
-        let mut track = Track::default();
+        let mut track = std::mem::take(&mut state.track);
         for lane in lanes(there).filter(|&lane| lane < load.d.len() * 8) {
             let (_, address) = resolve(load.space, self.address(load.base, load.offset, lane));
             let at = At { lane, address, bytes: 16, write: false };

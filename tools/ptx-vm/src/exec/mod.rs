@@ -13,7 +13,9 @@ pub(crate) mod scalar;
 mod shared;
 mod state;
 mod step;
+mod stream;
 mod together;
+mod track;
 pub(crate) mod vector;
 mod warp;
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::Launched;
 use super::shared::Shared;
+use super::track::Track;
 use super::warp::Warp;
 use crate::counters::Counters;
 use crate::program::{Inst, Op};
@@ -22,6 +23,8 @@ pub(crate) struct State {
     pub steps: u64,
     /// Allocation of the last global access
     pub last: usize,
+    /// Lists that instructions use in turn
+    pub track: Track,
 }
 
 /// Where and on what a fault happened.
@@ -42,6 +45,7 @@ impl State {
             seen: HashMap::new(),
             steps: 0,
             last: 0,
+            track: Track::default(),
         }
     }
 

@@ -88,6 +88,13 @@ fn larger(a: f32, b: f32) -> f32 {
     if b.is_nan() || first { a } else { b }
 }
 
+/// To bf16, ties to even; every NaN becomes the one NaN of PTX.
+#[inline(always)]
+fn bf16(x: u32) -> u32 {
+    let rounded = x.wrapping_add(0x7FFF + (x >> 16 & 1)) >> 16;
+    if x & 0x7FFF_FFFF > 0x7F80_0000 { 0x7FFF } else { rounded }
+}
+
 #[inline(always)]
 fn lop3(a: &Row, b: &Row, c: &Row, table: u8) -> Row {
     let mut out = [0u32; 32];
@@ -137,6 +144,13 @@ fn v32_body(op: V32, d: &mut Row, s: [&Row; 3], mask: u32) {
         V32::FAbs => map1(a, |x| x & 0x7FFF_FFFF),
         V32::FMin(ftz) => float2(a, b, ftz, smaller),
         V32::FMax(ftz) => float2(a, b, ftz, larger),
+        V32::Pack16 => map2(a, b, |lo, hi| lo | hi << 16),
+        V32::Low16 => map1(a, |x| x & 0xFFFF),
+        V32::High16 => map1(a, |x| x >> 16),
+        V32::Bf16x2 => map2(a, b, |hi, lo| bf16(hi) << 16 | bf16(lo)),
+        V32::Bf16 => map1(a, bf16),
+        V32::FromS32 => map1(a, |x| (x as i32 as f32).to_bits()),
+        V32::ToS32 => map1(a, |x| f32::from_bits(x) as i32 as u32),
     };
     put(d, &v, mask);
 }
@@ -201,6 +215,10 @@ fn v64_body(op: V64, w: &mut Warp, d: u32, s: [u32; 3], mask: u32) {
         V64::MadWideU => add(product(&r32[a], &r32[b], false), &r64[c]),
         V64::ExtendS => widen(&r32[a], |x| i64::from(x as i32) as u64),
         V64::ExtendU => widen(&r32[a], u64::from),
+        V64::Pack32 => {
+            let (lo, hi) = (&r32[a], &r32[b]);
+            std::array::from_fn(|i| u64::from(lo[i]) | u64::from(hi[i]) << 32)
+        }
     };
     put(&mut w.r64[d as usize], &v, mask);
 }

@@ -21,7 +21,8 @@ pub(crate) fn parse(name: &str, source: &str) -> Result<File, ParseError> {
     if tokens.len() > MAX_TOKENS {
         return Err(ParseError::new(name, 1, "the file is too long"));
     }
-    let mut parser = Parser { name, tokens, at: 0, scopes: Vec::new(), registers: 0, unique: 0 };
+    let mut parser =
+        Parser { name, tokens, at: 0, scopes: Vec::new(), registers: 0, unique: 0, depth: 0 };
     parser.file()
 }
 
@@ -51,6 +52,8 @@ struct Parser<'a> {
     scopes: Vec<Scope>,
     registers: u64,
     unique: usize,
+    /// Of the operand that is being read
+    depth: usize,
 }
 
 impl<'a> Parser<'a> {

@@ -24,12 +24,16 @@ impl Parser<'_> {
     }
 
     pub(super) fn operand(&mut self) -> Result<Operand, ParseError> {
-        let first = self.single()?;
-        if self.take("|") {
-            let second = self.single()?;
-            return Ok(Operand::Pair(Box::new(first), Box::new(second)));
+        if self.depth >= 8 {
+            return Err(self.error("an operand nested too deeply"));
         }
-        Ok(first)
+        self.depth += 1;
+        let mut operand = self.single()?;
+        if self.take("|") {
+            operand = Operand::Pair(Box::new(operand), Box::new(self.single()?));
+        }
+        self.depth -= 1;
+        Ok(operand)
     }
 
     fn single(&mut self) -> Result<Operand, ParseError> {

@@ -1,0 +1,69 @@
+//! Counting what one instruction of a warp moves.
+
+use super::access::At;
+use super::state::State;
+use crate::ast::Space;
+
+/// Sectors and banks that one instruction of a warp touches.
+#[derive(Default)]
+pub(crate) struct Track {
+    global: Vec<u64>,
+    global_bytes: u64,
+    shared: Vec<u64>,
+    shared_bytes: u64,
+}
+
+impl Track {
+    #[inline]
+    pub fn add(&mut self, space: Space, at: At) {
+        match space {
+            Space::Global => {
+                self.global_bytes += u64::from(at.bytes);
+                let (first, last) =
+                    (at.address / 32, (at.address.saturating_add(u64::from(at.bytes) - 1)) / 32);
+                (first..=last).for_each(|s| {
+                    if self.global.last() != Some(&s) {
+                        self.global.push(s);
+                    }
+                });
+            }
+            Space::Shared => {
+                self.shared_bytes += u64::from(at.bytes);
+                let words = u64::from(at.bytes.div_ceil(4));
+                (0..words).for_each(|k| self.shared.push(at.address / 4 + k));
+            }
+            _ => {}
+        }
+    }
+
+    /// Adds up the instruction and hands the lists back for the next one.
+    pub fn finish(mut self, state: &mut State) {
+        let counters = &mut state.counters;
+        if !self.global.is_empty() {
+            if !self.global.is_sorted() {
+                self.global.sort_unstable();
+            }
+            self.global.dedup();
+            counters.global_bytes += self.global_bytes;
+            counters.global_bytes_moved += 32 * self.global.len() as u64;
+        }
+        if !self.shared.is_empty() {
+            counters.shared_bytes += self.shared_bytes;
+            counters.bank_conflicts += conflicts(&mut self.shared);
+        }
+        self.global.clear();
+        self.shared.clear();
+        (self.global_bytes, self.shared_bytes) = (0, 0);
+        state.track = self;
+    }
+}
+
+/// Passes over the banks beyond those that the amount of data needs.
+fn conflicts(words: &mut Vec<u64>) -> u64 {
+    words.sort_unstable();
+    words.dedup();
+    let mut banks = [0u64; 32];
+    words.iter().for_each(|w| banks[(w % 32) as usize] += 1);
+    let passes = banks.iter().max().copied().unwrap_or(0);
+    passes.saturating_sub((words.len() as u64).div_ceil(32))
+}
