@@ -25,7 +25,8 @@
 //! points]`, `out` `[b, s, heads * d]`. Saved for the backward pass: the inputs and `attn`. Cost:
 //! `8 b s heads levels points d` FLOP forward, three times that backward; every point reads four
 //! rows of `d`. The scatter into `dvalue` is done by one task per (image, head), each owning its
-//! channels, so the sum has one order. Source: spec mask2former §2.3-2.5.
+//! channels, so the sum has one order; on a device it is a sum of 64-bit integers, which has one
+//! result in any order. Source: spec mask2former §2.3-2.5.
 
 mod cpu;
 mod gpu;
