@@ -1,7 +1,7 @@
 use half::bf16;
 
 use super::{Attention, SavedGpu, reference};
-use crate::check::{UNIT, assert_within, noise, stored};
+use crate::check::{UNIT, assert_close, assert_within, noise, stored};
 use crate::device::{Buffer, Device, Float};
 
 /// Values of the reference, with the largest error that the kernels may make before the result is
@@ -162,6 +162,14 @@ fn flags(s: &Attention, whole: usize) -> Vec<u8> {
     (0..draw.len()).map(|i| u8::from(blocked(i))).collect()
 }
 
+/// Bounds are for the worst case. In f32 the kernels have to be as near as `cpu.rs` is.
+fn as_close_as_the_fast_form<T: Float>(what: &str, got: &[T], want: &[f64]) {
+    if size_of::<T>() == 4 {
+        let got: Vec<f64> = got.iter().map(|x| f64::from(x.f32())).collect();
+        assert_close(what, &got, want, 5e-5);
+    }
+}
+
 fn check<T: Float>(s: &Attention, blocked: Option<&[u8]>) {
     let c = s.heads * s.d;
     let sizes = [s.nq, s.nk, s.nk, s.nq].map(|n| s.b * n * c);
@@ -182,6 +190,7 @@ fn check<T: Float>(s: &Attention, blocked: Option<&[u8]>) {
     let what = format!("attention{} b {b} h {heads} d {width} {nq} x {nk}{with}", T::SUFFIX);
     let within = |part: &str, got: &[T], want: &[Vec<f64>; 2]| {
         assert_within(&format!("{what}, {part}"), got, &want[0], |i| want[1][i]);
+        as_close_as_the_fast_form(&format!("{what}, {part}"), got, &want[0]);
     };
     within("out", &out, &e.out);
     for (part, (got, want)) in ["dq", "dk", "dv"].iter().zip(d.iter().zip([&e.dq, &e.dk, &e.dv])) {
@@ -230,8 +239,9 @@ fn blocked_keys_get_no_weight() {
     }
 }
 
-/// What the layout of shared memory promises: eight rows of a tile meet all banks once, and every
-/// sector of global memory that is moved was asked for as a whole.
+/// What the layout of shared memory promises: the rows of a tile that are read together meet every
+/// bank once. At 80 channels, ten units of 16 bytes, a copy reaches into the next row, where one
+/// lane in eight meets another: one more pass for each copy.
 #[test]
 fn tiles_meet_no_bank_twice() {
     for d in [32, 64, 80] {
@@ -241,13 +251,15 @@ fn tiles_meet_no_bank_twice() {
         let mut out = device.alloc("out", 128 * d).unwrap();
         let mut lse = device.alloc("lse", 128).unwrap();
         s.forward_packed_gpu(&device, x.view(), out.view_mut(), lse.view_mut()).unwrap();
-        let forward = device.work().unwrap();
         let mut dqkv = device.alloc("dqkv", 3 * 128 * d).unwrap();
         let (saved, g) = (SavedGpu { out: out.view(), lse: lse.view() }, out.view());
         s.backward_packed_gpu(&device, x.view(), saved, g, dqkv.view_mut()).unwrap();
-        let both = device.work().unwrap();
-        println!("d {d}: forward {forward:?}, both {both:?}");
-        assert_eq!(both.bank_conflicts, 0);
+        let work = device.work().unwrap();
+        println!("attention, d {d}: {work:?}");
+        // Forward one block of 128 queries, dq and dkv two of 64 with two operands each.
+        let rows = (128 + 256) + 2 * (2 * (64 + 64) + 2 * 256);
+        let expected = if d == 80 { rows * 10 / 32 } else { 0 };
+        assert_eq!(work.bank_conflicts, expected);
     }
 }
 
