@@ -1,4 +1,5 @@
-//! Checks that every operation's tests share: random inputs, closeness, central differences in f64.
+//! Checks that every operation's tests share: random inputs, closeness, central differences in
+//! f64.
 
 use crate::Real;
 use crate::device::Float;
@@ -95,8 +96,8 @@ pub fn stored<T: Float>(x: &[f32]) -> (Vec<T>, Vec<f64>) {
 /// Unit roundoff of f32: the largest relative error of one operation.
 pub const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
 
-/// Asserts that every element of `got` lies within the rounding of its type, plus `bound(i)` for the
-/// arithmetic before it, of `want`. Prints the worst error in units of what is allowed.
+/// Asserts that every element of `got` lies within the rounding of its type, plus `bound(i)` for
+/// the arithmetic before it, of `want`. Prints the worst error in units of what is allowed.
 ///
 /// # Panics
 /// If an element does not.

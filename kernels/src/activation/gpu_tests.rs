@@ -27,8 +27,9 @@ fn check<T: Float>(f: Activation, n: usize, offset: usize) {
     let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
     reference::forward(f, x, &mut y);
     reference::backward(f, x, dy, &mut dx);
-    // erff and expf are within two units of f32 (CUDA C++ Programming Guide), of values up to 2 and
-    // 1; the argument's own rounding moves either by at most as much again. ReLU has no arithmetic.
+    // erff and expf are within two units of f32 (CUDA C++ Programming Guide), of values up to 2
+    // and 1; the argument's own rounding moves either by at most as much again. ReLU has no
+    // arithmetic.
     let units = if f == Activation::Gelu { 8.0 * UNIT } else { 0.0 };
     let what = format!("{f:?}{} [{n}] from {offset}", T::SUFFIX);
     assert_within(&format!("{what}, forward"), &got.0, &y, |i| units * x[i].abs());

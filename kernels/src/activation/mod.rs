@@ -12,11 +12,18 @@
 //! Cost: one read and one write forward, two reads and one write backward; some thirty FLOP an
 //! element for GELU.
 //!
-//! The fast GELU takes the upper tail `1 - Phi(|x|) = exp(-x^2 / 2) t P(t) / 2`, where
-//! `t = 1 / (1 + 0.3 |x| / sqrt 2)`, with a polynomial of degree 8 fitted here to
-//! `exp(z^2) erfc(z)` for the least relative error on `0 <= z <= 9.5`, 2e-8. A rational form of erf
-//! itself needs fewer operations but loses the tail in `1 + erf`, and the exponential is wanted by
-//! the derivative anyway. Absolute error of Phi and of the derivative: a few 1e-7 at most.
+//! The fast GELU takes the upper tail `1 - Phi(|x|) = exp(-x^2 / 2) t P(t) / 2`, where `t = 1 /
+//! (1 + 0.3 |x| / sqrt 2)`, with a polynomial of degree 8 fitted here to `exp(z^2) erfc(z)` for
+//! the least relative error on `0 <= z <= 9.5`, 2e-8. A rational form of erf itself needs fewer
+//! operations but loses the tail in `1 + erf`, and the exponential is wanted by the derivative
+//! anyway. Absolute error of Phi and of the derivative: a few 1e-7 at most.
+//!
+//! On a GPU: the hidden layer of ViT-L, `[4100, 4096]` bf16 for four images of 512 px, moves 67 MB
+//! forward and 101 MB backward: floor on an H200 (4.3 TB/s) 16 and 23 us, at some 30 FLOP an
+//! element. 256 threads of 8 elements each: one 16-byte access a thread and operand in bf16. GELU
+//! takes `erff` there: below -4 it loses relative accuracy, where the value is under 2e-4 of its
+//! argument.
+//!
 //! Source: spec backbones §1.1.
 
 mod cpu;

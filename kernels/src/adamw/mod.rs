@@ -12,6 +12,12 @@
 //!
 //! Shapes: `p`, `m`, `v`, `g` have one length. Cost: 12 FLOP, a square root and a division an
 //! element against 28 bytes moved (f32), so bandwidth decides.
+//!
+//! On a GPU: [`MultiAdamW`] updates all tensors in one launch, a block for each 4096 elements, and
+//! writes the bf16 working copies on the way: 30 bytes an element, 0.7 GB for the 23.5 million
+//! weights trained on ViT-L, floor on an H200 (4.3 TB/s) 0.16 ms. Each operation is rounded by
+//! itself, so the bits are the CPU's.
+//!
 //! Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization"; spec training-and-data
 //! §1.2.
 

@@ -1,5 +1,5 @@
-// Addition with b repeated over rows, and scaling by a constant. Sheets of [n, inner] and flat strips
-// (strips.cuh); y is overwritten and may be an operand. B is a parameter (f32) or, for two
+// Addition with b repeated over rows, and scaling by a constant. Sheets of [n, inner] and flat
+// strips (strips.cuh); y is overwritten and may be an operand. B is a parameter (f32) or, for two
 // activations, of the type of a.
 #include "strips.cuh"
 

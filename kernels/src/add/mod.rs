@@ -15,6 +15,10 @@
 //! The sum over the leading axis is cut into pieces that depend on the sizes alone and the partial
 //! sums are added from the first to the last: one result on any number of threads. Partial sums
 //! also keep the rounding error of a long column near that of its longest piece.
+//!
+//! On a GPU: a position table `[1025, 1024]` on four images in bf16 moves 19 MB: floor on an H200
+//! (4.3 TB/s) 4 us. A lane takes 8 columns of `b` and keeps them for the rows of its warp
+//! (`cuda/strips.cuh`). Scaling doubles as the cast between f32 and bf16.
 
 mod cpu;
 mod gpu;

@@ -1,6 +1,6 @@
 // Flags of keys that a query may not look at. One block of 256 threads a row [ho, wo]; a thread
-// takes every 256th key, resamples the logits at it (taps.cuh) and writes its flag. If no key of the
-// row is open, the row is written again as open. Overwritten: used, raw.
+// takes every 256th key, resamples the logits at it (taps.cuh) and writes its flag. If no key of
+// the row is open, the row is written again as open. Overwritten: used, raw.
 #include "taps.cuh"
 
 struct AttentionMask {

@@ -65,8 +65,8 @@ impl AttentionMaskGpu<'_> {
         };
         let args = x.read(y.read(Args::new(&sizes))).read(logits).write(used).write_if(raw);
         let kernel = PTX.kernel_of::<T>("attention_mask");
-        // SAFETY: the lengths were checked, the tables name rows and columns of the mask only; block
-        // i writes row i.
+        // SAFETY: the lengths were checked, the tables name rows and columns of the mask only;
+        // block i writes row i.
         unsafe { device.launch(&kernel, &Grid::line(self.n, 1, 256), &args) }
     }
 }

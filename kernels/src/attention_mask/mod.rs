@@ -12,6 +12,11 @@
 //! Shapes: logits `[n, h, w]` with `n = b q`; flags `[n, ho, wo]` as bytes, 1 = blocked. A
 //! constant: no gradient. One resized map at a time is held; only the flags are
 //! written. Cost: see [`crate::resize`].
+//!
+//! On a GPU: 400 rows of 128 x 128 f32 logits read 26 MB for a level: floor on an H200 (4.3 TB/s)
+//! 6 us, at 12 FLOP a key. A block a row, since all keys of a row have to be known before it can
+//! be opened; resizing and comparing are one pass.
+//!
 //! Source: spec mask2former §3.3 and §3.4.
 
 mod gpu;

@@ -32,8 +32,8 @@ fn check<T: Float>(n: usize, k: usize) {
     let mut dx = vec![0.0; n * k];
     s.backward(&exact, &targets, &exact_weights, 0.375, &mut dx).unwrap();
     let what = format!("class_loss{} [{n}, {k}]", T::SUFFIX);
-    // A sum over the classes and one over the rows of a warp and the warps; expf and logf are within
-    // two units; the arguments of expf are up to 12 and carry their rounding.
+    // A sum over the classes and one over the rows of a warp and the warps; expf and logf are
+    // within two units; the arguments of expf are up to 12 and carry their rounding.
     let row = k.div_ceil(32) as f64 + 5.0 + 2.0 + 12.0;
     let depth = row + n.div_ceil(8) as f64 + 8.0 + 4.0;
     assert_within(&format!("{what}, loss"), &got.0, &[loss], |_| depth * UNIT * (loss + 24.0));

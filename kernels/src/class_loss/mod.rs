@@ -11,6 +11,10 @@
 //! `[k]`; the loss is one number. Nothing is saved, the softmax is computed again. Cost: 2 n k
 //! exponentials; with n = 400, k = 20 the plain loops take microseconds, so there is no other
 //! form.
+//!
+//! On a GPU: 400 rows of 20 classes in f32 are 32 KB, far below what a launch costs; so the
+//! forward pass is one block, and only the backward pass spreads over the device, a warp a row.
+//!
 //! Source: spec mask2former §4.4, §4.5.
 
 mod gpu;

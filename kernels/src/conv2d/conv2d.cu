@@ -1,6 +1,6 @@
 // Unfolding for convolutions, and the weight in the order of unfolded rows. 256 threads a block.
-// conv2d_unfold: a thread copies 8 channels of one tap of one place; rows are [kh, kw, c], zeros off
-// the map. Forward, places are pixels of y and the map is x; backward the other way round.
+// conv2d_unfold: a thread copies 8 channels of one tap of one place; rows are [kh, kw, c], zeros
+// off the map. Forward, places are pixels of y and the map is x; backward the other way round.
 // conv2d_weight: [co, ci, kh, kw] to [co, kh, kw, ci]. conv2d_weight_back: the same for dx, to
 // [ci, kh, kw, co]. conv2d_dweight: adds the gradient in the first order to the published one.
 // Overwritten: rows and the reordered weights.

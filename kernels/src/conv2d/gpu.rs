@@ -85,7 +85,8 @@ impl Conv2d {
     /// unfolding and a product, then the bias.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; as [`Conv2d::output`]; a failure of the device.
+    /// A view of another length than the sizes say; as [`Conv2d::output`]; a failure of the
+    /// device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,

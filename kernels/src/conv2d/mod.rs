@@ -24,6 +24,13 @@
 //! stride 1 needs no unfolding and goes straight to the linear layer.
 //!
 //! Cost: `2 b ho wo co ci kh kw` FLOP forward and for each of `dx` (times `s^2`) and `dweight`.
+//!
+//! On a GPU: a 3 x 3 convolution of 256 channels over `[4, 128, 128]` is 77 GFLOP, 98 us on an
+//! H200 (790 TFLOP/s in bf16), but its unfolded pixels are 302 MB written and read, 140 us at 4.3
+//! TB/s: a product that unfolds on the fly would win more than any tuning of this form. Unfolded
+//! are blocks of 32 million elements, a thread for 8 channels of a tap, in the order `[kh, kw,
+//! c]` in which they lie side by side; the weight is reordered to it once a call.
+//!
 //! Source: spec mask2former §2.1 (1 x 1) and §2.7 (3 x 3, padding 1).
 
 mod cpu;

@@ -1,9 +1,9 @@
 // Sums over rows in two passes: a grid of blocks leaves partial sums, `column_finish` of reduce.cu
 // adds them up in order. Gradients of biases, norm weights and layer scales are made of it.
 //
-// First pass: block (i, piece) takes 32 columns and the rows of its piece; each of its 8 warps adds
-// every eighth row, then the warps are added in order. Partial sums are laid out
-// [outputs, pieces, c].
+// First pass: block (i, piece) takes 32 columns and the rows of its piece; each of its 8 warps
+// adds every eighth row, then the warps are added in order. Partial sums are laid out [outputs,
+// pieces, c].
 #pragma once
 
 #include "numbers.cuh"
@@ -12,7 +12,8 @@ constexpr int COLUMN_LANES = 32;
 constexpr int COLUMN_WARPS = 8;
 constexpr int COLUMN_THREADS = COLUMN_LANES * COLUMN_WARPS;
 
-// `term(row, column, out)` writes the K terms of one element; N outputs of pieces [pieces, c] each.
+// `term(row, column, out)` writes the K terms of one element; N outputs of pieces [pieces, c]
+// each.
 template <int K, typename Term>
 __device__ __forceinline__ void column_pieces(
     uint32_t n, uint32_t c, uint32_t rows, float* __restrict__ partial, Term term) {

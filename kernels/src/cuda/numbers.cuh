@@ -4,7 +4,8 @@
 // * Names end in the storage type, _f32 or _bf16; arithmetic is f32.
 // * The first parameter is a struct of sizes that `gpu.rs` beside the .cu declares with the same
 //   fields in the same order; the others are pointers, null where an operand is absent.
-// * Memory is read and written 16 bytes at a time where address and width allow it, else element by
+// * Memory is read and written 16 bytes at a time where address and width allow it, else element
+// by
 //   element; both ways give the same bytes.
 // * A sum runs in an order that the sizes alone decide. No floating-point atomics.
 // * Every kernel has __launch_bounds__: tools/ptx-build reads the size of a block from it.

@@ -1,9 +1,9 @@
 // How pointwise kernels map to threads.
 //
-// Flat (`STRIP` elements a thread): for arrays without structure.
-// Sheet: for [n, c] with something that depends on the column. Lane l of block (i, piece) takes the
-// columns (32 i + l) STRIP .., warp w the rows first + w, first + w + 8, ... of the piece, so what
-// depends on the column is loaded once and rows come in whole accesses if STRIP divides c.
+// Flat (`STRIP` elements a thread): for arrays without structure. Sheet: for [n, c] with
+// something that depends on the column. Lane l of block (i, piece) takes the columns (32 i + l)
+// STRIP .., warp w the rows first + w, first + w + 8, ... of the piece, so what depends on the
+// column is loaded once and rows come in whole accesses if STRIP divides c.
 #pragma once
 
 #include "numbers.cuh"

@@ -1,5 +1,5 @@
-// Resampling by tap tables: output j of an axis reads `width` inputs with their weights; entries that
-// pad a row to the width have weight 0 and an index that the row reads anyway.
+// Resampling by tap tables: output j of an axis reads `width` inputs with their weights; entries
+// that pad a row to the width have weight 0 and an index that the row reads anyway.
 #pragma once
 
 #include "numbers.cuh"

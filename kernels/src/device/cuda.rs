@@ -158,7 +158,8 @@ impl Cuda {
         // The driver takes the size as the value of a pointer.
         let mut values = [log.as_mut_ptr().cast::<c_void>(), LOG as *mut c_void];
         let mut module = null_mut();
-        // SAFETY: the text ends in a zero byte; the log is as long as stated; both outlive the call.
+        // SAFETY: the text ends in a zero byte; the log is as long as stated; both outlive the
+        // call.
         let loading = unsafe {
             let (options, values) = (options.as_mut_ptr(), values.as_mut_ptr());
             sys::cuModuleLoadDataEx(&mut module, text.as_ptr().cast(), 2, options, values).result()

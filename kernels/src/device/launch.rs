@@ -77,8 +77,8 @@ pub struct Args<'a> {
 }
 
 impl<'a> Args<'a> {
-    /// Begins with the sizes. `S` is `#[repr(C)]` without padding ([`bytemuck::Pod`] sees to that),
-    /// aligned to at most 8.
+    /// Begins with the sizes. `S` is `#[repr(C)]` without padding ([`bytemuck::Pod`] sees to
+    /// that), aligned to at most 8.
     pub fn new<S: bytemuck::Pod>(sizes: &S) -> Args<'a> {
         const { assert!(align_of::<S>() <= 8) };
         let mut bytes = Vec::with_capacity(size_of::<S>() + 96);

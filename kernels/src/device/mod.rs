@@ -87,8 +87,8 @@ pub struct Work {
     pub instructions: u64,
     /// Bytes of global memory that lanes asked for.
     pub global_bytes: u64,
-    /// Bytes moved for them, in sectors of 32 bytes for each warp and instruction. Caches count for
-    /// nothing here.
+    /// Bytes moved for them, in sectors of 32 bytes for each warp and instruction. Caches count
+    /// for nothing here.
     pub global_bytes_moved: u64,
     /// Extra passes over shared memory.
     pub bank_conflicts: u64,

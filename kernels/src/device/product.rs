@@ -1,9 +1,9 @@
 //! Plain matrix products on a device.
 //!
-//! The same contract as [`MatMul::run`]: `C = alpha op(A) op(B)` or added to `C`. `A` and `B` are of
-//! one type, f32 or bf16; `C` is f32 or of their type. Sums run in f32 whatever the storage. On a
-//! real device cuBLASLt computes it, on the virtual one the CPU's product of the f32 values, rounded
-//! once to the storage of `C`.
+//! The same contract as [`MatMul::run`]: `C = alpha op(A) op(B)` or added to `C`. `A` and `B` are
+//! of one type, f32 or bf16; `C` is f32 or of their type. Sums run in f32 whatever the storage.
+//! On a real device cuBLASLt computes it, on the virtual one the CPU's product of the f32 values,
+//! rounded once to the storage of `C`.
 
 use std::sync::atomic::Ordering::Relaxed;
 

@@ -75,8 +75,8 @@ impl GroupNorm {
         unsafe { device.launch(&PTX.kernel_of::<T>("group_norm_fwd"), &self.by_sheets(), &args) }
     }
 
-    /// [`GroupNorm::backward`] on a device: writes `dx`, adds to `dweight` and `dbias`; each may be
-    /// left out. Two launches for the sums and one or two for each that is wanted.
+    /// [`GroupNorm::backward`] on a device: writes `dx`, adds to `dweight` and `dbias`; each may
+    /// be left out. Two launches for the sums and one or two for each that is wanted.
     ///
     /// # Errors
     /// As [`GroupNorm::forward_gpu`].

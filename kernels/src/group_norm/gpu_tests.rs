@@ -21,33 +21,38 @@ fn group(s: &GroupNorm, i: usize) -> usize {
     i / (s.hw * s.c) * s.groups + i % s.c / (s.c / s.groups)
 }
 
-fn check<T: Float>(s: GroupNorm, mean: f32) {
+/// What the kernels leave: y, mean, rstd, dx, dweight, dbias. The gradients start as `old`.
+type Results<T> = (Vec<T>, Vec<f32>, Vec<f32>, Vec<T>, Vec<f32>, Vec<f32>);
+
+fn run<T: Float>(s: &GroupNorm, x: &[T], dy: &[T], [w, b, old]: [&[f32]; 3]) -> Results<T> {
     let device = Device::virtual_gpu();
+    let all = s.b * s.hw * s.c;
+    let (x, dy) = (device.upload("x", x).unwrap(), device.upload("dy", dy).unwrap());
+    let (w, b) = (device.upload("weight", w).unwrap(), device.upload("bias", b).unwrap());
+    let (mut y, mut dx) = (device.alloc("y", all).unwrap(), device.alloc("dx", all).unwrap());
+    let mut mean = device.alloc("mean", s.b * s.groups).unwrap();
+    let mut rstd = device.alloc("rstd", s.b * s.groups).unwrap();
+    let (m, r) = (mean.view_mut(), rstd.view_mut());
+    s.forward_gpu(&device, x.view(), w.view(), b.view(), y.view_mut(), m, r).unwrap();
+    let mut dw = device.upload("dweight", old).unwrap();
+    let mut db = device.upload("dbias", old).unwrap();
+    let stats = StatsGpu { mean: mean.view(), rstd: rstd.view() };
+    let (dw_out, db_out) = (Some(dw.view_mut()), Some(db.view_mut()));
+    let (x, dy, dx_out) = (x.view(), dy.view(), Some(dx.view_mut()));
+    s.backward_gpu(&device, x, w.view(), stats, dy, dx_out, dw_out, db_out).unwrap();
+    let down = |b: &crate::device::Buffer<f32>| device.download(b.view()).unwrap();
+    let big = |b: &crate::device::Buffer<T>| device.download(b.view()).unwrap();
+    (big(&y), down(&mean), down(&rstd), big(&dx), down(&dw), down(&db))
+}
+
+fn check<T: Float>(s: GroupNorm, mean: f32) {
     let all = s.b * s.hw * s.c;
     let x: Vec<f32> = noise::<f32>(all, 1).iter().map(|v| v + mean).collect();
     let (x, exact_x) = stored::<T>(&x);
     let (dy, exact_dy) = stored::<T>(&noise(all, 2));
     let (w, b, old) = (noise::<f32>(s.c, 3), noise::<f32>(s.c, 4), noise::<f32>(s.c, 5));
-    let run = || {
-        let (x, dy) = (device.upload("x", &x).unwrap(), device.upload("dy", &dy).unwrap());
-        let (w, b) = (device.upload("weight", &w).unwrap(), device.upload("bias", &b).unwrap());
-        let (mut y, mut dx) = (device.alloc("y", all).unwrap(), device.alloc("dx", all).unwrap());
-        let mut mean = device.alloc("mean", s.b * s.groups).unwrap();
-        let mut rstd = device.alloc("rstd", s.b * s.groups).unwrap();
-        let (m, r) = (mean.view_mut(), rstd.view_mut());
-        s.forward_gpu(&device, x.view(), w.view(), b.view(), y.view_mut(), m, r).unwrap();
-        let mut dw = device.upload("dweight", &old).unwrap();
-        let mut db = device.upload("dbias", &old).unwrap();
-        let stats = StatsGpu { mean: mean.view(), rstd: rstd.view() };
-        let (dw_out, db_out) = (Some(dw.view_mut()), Some(db.view_mut()));
-        let (x, dy, dx_out) = (x.view(), dy.view(), Some(dx.view_mut()));
-        s.backward_gpu(&device, x, w.view(), stats, dy, dx_out, dw_out, db_out).unwrap();
-        let down = |b: &crate::device::Buffer<f32>| device.download(b.view()).unwrap();
-        let big = |b: &crate::device::Buffer<T>| device.download(b.view()).unwrap();
-        (big(&y), down(&mean), down(&rstd), big(&dx), down(&dw), down(&db))
-    };
-    let got = run();
-    assert_eq!(got, run());
+    let got = run(&s, &x, &dy, [&w, &b, &old]);
+    assert!(got == run(&s, &x, &dy, [&w, &b, &old]), "two runs differ");
     let (w, b) = (wide(&w), wide(&b));
     let stats = s.b * s.groups;
     let (mut y, mut mean, mut rstd) = (vec![0.0; all], vec![0.0; stats], vec![0.0; stats]);

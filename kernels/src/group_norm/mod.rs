@@ -18,6 +18,13 @@
 //! `mean`, `rstd` `[b, groups]`.
 //! Saved for the backward pass: `x` and `8 b groups` bytes of statistics.
 //! Cost: about 8 FLOP an element forward; two reads and one write, so bandwidth decides.
+//!
+//! On a GPU: `[4, 16384, 256]` bf16, the finest map of the pixel decoder, is 34 MB; forward reads
+//! it twice and writes it once (floor on an H200, 4.3 TB/s: 23 us, 16 us if the second read comes
+//! from the L2 cache), backward reads `x` and `dy` twice and writes `dx` (39 us); 8 and 16 FLOP an
+//! element. A thread a channel for the statistics, so that lanes are neighbours in memory whatever
+//! the width of a group; pieces of rows fill the grid and are merged in a fixed order.
+//!
 //! Source: spec mask2former, conventions (32 groups, eps 1e-5, affine).
 
 mod cpu;

@@ -17,6 +17,13 @@
 //! statistics. Cost: about 8 n c FLOP forward; one read and one write of `[n, c]`, so bandwidth
 //! decides. Source: spec backbones §2.2 (eps 1e-6 in DINOv2) and mask2former, conventions (eps
 //! 1e-5).
+//!
+//! On a GPU: statistics, weight, bias and their gradients are f32. Tokens of four 512 px images of
+//! ViT-L, `[4100, 1024]` bf16: 17 MB forward (34 MFLOP), 25 MB for `dx`; floor on an H200 (4.3
+//! TB/s) 4 and 6 us. A warp a row, four rows a block: a row of 1024 is four accesses of 16 bytes a
+//! lane, held in registers between the passes over it, and nothing waits for another warp.
+//! `dweight` and `dbias` take two passes over pieces of rows, in an order that the sizes decide
+//! (`cuda/columns.cuh`).
 
 mod cpu;
 mod gpu;

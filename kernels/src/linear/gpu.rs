@@ -35,7 +35,8 @@ impl Linear {
     /// whatever the storage; each may be left out. `x` is needed for `dweight` alone.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; `dweight` without `x`; a failure of the device.
+    /// A view of another length than the sizes say; `dweight` without `x`; a failure of the
+    /// device.
     pub fn backward_gpu<T: Float>(
         &self,
         device: &Device,

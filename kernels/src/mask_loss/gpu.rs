@@ -33,8 +33,8 @@ pub struct Pairs<'a, T> {
 }
 
 impl MaskLoss {
-    /// [`MaskLoss::forward`] on a device: writes the losses, cross-entropy first, `[2]`, and `sums`
-    /// `[r, 4]`: those of the CPU's form and the cross-entropy of the pair. Two launches.
+    /// [`MaskLoss::forward`] on a device: writes the losses, cross-entropy first, `[2]`, and
+    /// `sums` `[r, 4]`: those of the CPU's form and the cross-entropy of the pair. Two launches.
     ///
     /// # Errors
     /// A view of another length than the sizes say; pairs without points; a failure of the device.

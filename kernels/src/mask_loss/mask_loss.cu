@@ -1,7 +1,8 @@
-// Binary cross-entropy and dice loss of pairs read at points: x, t [r, p].
-// mask_loss_rows: one block of 256 threads a pair; sums [r, 4] are sigmoid(x), t, their product and
-// the cross-entropy. mask_loss_finish: one block over the pairs. mask_loss_bwd: sheets (strips.cuh).
-// A pair counts with its weight (null: 1), so padding has weight 0. Overwritten: sums, losses, dx.
+// Binary cross-entropy and dice loss of pairs read at points: x, t [r, p]. mask_loss_rows: one
+// block of 256 threads a pair; sums [r, 4] are sigmoid(x), t, their product and the
+// cross-entropy. mask_loss_finish: one block over the pairs. mask_loss_bwd: sheets (strips.cuh).
+// A pair counts with its weight (null: 1), so padding has weight 0. Overwritten: sums, losses,
+// dx.
 #include "strips.cuh"
 
 struct MaskLoss {

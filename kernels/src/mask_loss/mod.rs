@@ -16,6 +16,11 @@
 //! Shapes: `x`, `t`, `dx` `[r, p]`; `sums` `[r, 3]` holds `S, U, I` of each pair and is all that
 //! is saved besides `x` and `t`. No pairs give zero losses. Cost: one exponential and about 20
 //! FLOP a point each way.
+//!
+//! On a GPU: 80 pairs of 12544 points in f32 read 8 MB forward and move 12 MB backward: floor on
+//! an H200 (4.3 TB/s) 2 and 3 us. A block a pair, then one block for the two sums; the number of
+//! pairs, the weights that mark padding and the incoming gradients stay on the device.
+//!
 //! Source: spec mask2former §4.4, §4.5.
 
 mod cpu;

@@ -1,8 +1,8 @@
-// Matching costs of a batch: cost [b, q, g]. Block (tile, query, image) of 256 threads takes a query
-// and TARGETS targets; a thread goes through every 256th point, reads the logit once and adds its
-// cross-entropy and overlap with each target. At 100 queries, 19 targets and 12544 points that is
-// 0.15 GFLOP over 6 MB, five times from the L2 cache: too little for tensor cores to matter.
-// A target whose label is no class (padding) costs 0. cost is overwritten.
+// Matching costs of a batch: cost [b, q, g]. Block (tile, query, image) of 256 threads takes a
+// query and TARGETS targets; a thread goes through every 256th point, reads the logit once and
+// adds its cross-entropy and overlap with each target. At 100 queries, 19 targets and 12544
+// points that is 0.15 GFLOP over 6 MB, five times from the L2 cache: too little for tensor cores
+// to matter. A target whose label is no class (padding) costs 0. cost is overwritten.
 #include "numbers.cuh"
 
 struct MatchCost {

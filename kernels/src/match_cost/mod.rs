@@ -15,6 +15,12 @@
 //! gradient flows.
 //! Cost: 6 q g p FLOP and two exponentials' worth of work on `q p` logits; 0.15 GFLOP at q = 100,
 //! g = 19, p = 12544.
+//!
+//! On a GPU: for ten outputs of four images, 40 x 100 queries, 19 targets and 12544 points, one
+//! launch reads 240 MB (floor on an H200, 4.3 TB/s: 56 us) and does 6 GFLOP outside the tensor
+//! cores. A block takes a query and four targets, so a logit is read, and its exponential taken,
+//! five times.
+//!
 //! Source: spec mask2former §4.3.
 
 mod cpu;

@@ -1,6 +1,6 @@
-// The squares of images [b, channels, h, w] as rows [b gh gw, channels p p] and back. A thread moves
-// one element, neighbours along a row of pixels; 14 or 16 pixels of a patch are 28 or 32 bytes in
-// bf16, so wider accesses would gain little. Overwritten: rows, x.
+// The squares of images [b, channels, h, w] as rows [b gh gw, channels p p] and back. A thread
+// moves one element, neighbours along a row of pixels; 14 or 16 pixels of a patch are 28 or 32
+// bytes in bf16, so wider accesses would gain little. Overwritten: rows, x.
 #include "numbers.cuh"
 
 struct PatchEmbed {

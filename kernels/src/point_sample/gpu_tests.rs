@@ -43,8 +43,8 @@ fn check<T: Float>(s: PointSample) {
     // a sum of four products of values below 1.
     let weight = 3.0 * UNIT * s.h.max(s.w) as f64;
     assert_within(&format!("{what}, forward"), &got.0, &values, |_| 4.0 * weight + 8.0 * UNIT);
-    // A pixel is touched by a tap of every point at worst; the integers add 2^-42 each, the rounding
-    // of the product one unit.
+    // A pixel is touched by a tap of every point at worst; the integers add 2^-42 each, the
+    // rounding of the product one unit.
     let mut touched = vec![0.0f64; dmaps.len()];
     s.backward(&wide(&at), &vec![1.0; s.r * s.p], &mut touched).unwrap();
     assert_within(&format!("{what}, backward"), &got.1, &dmaps, |i| {

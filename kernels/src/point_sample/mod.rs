@@ -14,6 +14,13 @@
 //! [`LabelSample`] reads the binary masks `label == class` straight from the label map `[h, w]`,
 //! so that the masks at full size are never built.
 //! Nothing is saved. Cost: about 20 FLOP and four scattered reads a point.
+//!
+//! On a GPU: 400 maps at 12544 shared points read four values each and write 20 MB; the maps, 26
+//! MB in f32, stay in the L2 cache, so its bandwidth decides; floor on an H200 (4.3 TB/s) for
+//! what has to come and go: 11 us, at 20 FLOP a point. A thread a point. The gradient is summed
+//! in 64-bit integers scaled by the largest value of the row, since their sum is the same in any
+//! order.
+//!
 //! Source: spec mask2former §2.4 (tap rule) and §4.2.
 
 mod cpu;

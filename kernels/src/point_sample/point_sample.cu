@@ -1,11 +1,11 @@
 // Reading of maps [r, h, w] and of class masks at points. A thread takes a point (256 a block).
 //
-// The gradient of a map is a scatter. It is summed in 64-bit integers, whose sum does not depend on
-// the order: point_sample_scale finds the largest |dvalue| of a row (one block a row) and with it a
-// power of two, point_sample_scatter adds the scaled values to `sums`, which start at zero, and
-// point_sample_gather scales them back. A sum is exact to 2^-42 of the largest value as long as a
-// pixel is touched less than 2^20 times. A row that holds a number that is none becomes such.
-// Overwritten: values, scale, dmaps.
+// The gradient of a map is a scatter. It is summed in 64-bit integers, whose sum does not depend
+// on the order: point_sample_scale finds the largest |dvalue| of a row (one block a row) and with
+// it a power of two, point_sample_scatter adds the scaled values to `sums`, which start at zero,
+// and point_sample_gather scales them back. A sum is exact to 2^-42 of the largest value as long
+// as a pixel is touched less than 2^20 times. A row that holds a number that is none becomes
+// such. Overwritten: values, scale, dmaps.
 #include "points.cuh"
 
 struct PointSample {

@@ -4,6 +4,10 @@
 //! [`sum`]), so the result is the same bits on any number of threads. In f32 the pieces keep 16
 //! partial sums, which also keeps the error of a long sum small.
 //! Shapes: any; [`column_sums`] takes rows `[n, c]`. Cost: one read, bandwidth decides.
+//!
+//! On a GPU: the bias gradient of `[4100, 4096]` bf16 reads 34 MB: floor on an H200 (4.3 TB/s) 8
+//! us. At most 128 pieces of rows, 32 columns a block (`cuda/columns.cuh`); whole tensors in
+//! pieces of 16384 elements, the partial sums by one block. The order depends on the sizes alone.
 
 mod gpu;
 #[cfg(test)]

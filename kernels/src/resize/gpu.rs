@@ -143,7 +143,7 @@ fn apply<T: Float>(
     let args = x.read(y.read(Args::new(&sizes))).read(from).write(to);
     let name = if c == 1 { "resize_planar" } else { "resize" };
     let grid = Grid::line(threads, THREADS as usize, THREADS);
-    // SAFETY: the lengths were checked, the tables name rows and columns of the input only; threads
-    // beyond the last pixel do nothing.
+    // SAFETY: the lengths were checked, the tables name rows and columns of the input only;
+    // threads beyond the last pixel do nothing.
     unsafe { device.launch(&PTX.kernel_of::<T>(name), &grid, &args) }
 }

@@ -26,8 +26,9 @@ fn check<T: Float>(q: usize, k: usize, [h, w, ho, wo]: [usize; 4]) {
     assert_eq!(got, run());
     let mut want = vec![0.0; k * ho * wo];
     s.upsampled(&y, &x, &exact_cls, &exact_masks, &mut want).unwrap();
-    // Probabilities: sums over a lane's classes and the warp, two exponentials whose arguments are
-    // up to 8. Sigmoids of values up to 4 with eight roundings and slope 1/4. Sums over the queries.
+    // Probabilities: sums over a lane's classes and the warp, two exponentials whose arguments
+    // are up to 8. Sigmoids of values up to 4 with eight roundings and slope 1/4. Sums over the
+    // queries.
     let prob = k.div_ceil(32) as f64 + 5.0 + 24.0;
     let bound = |score: f64| UNIT * ((prob + 8.0 + q as f64) * score + 8.0 * score.max(1.0));
     let what = format!("semantic_scores{} [{q}, {k}] {h}x{w} to {ho}x{wo}", T::SUFFIX);

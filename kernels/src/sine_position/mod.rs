@@ -9,6 +9,9 @@
 //! Counting starts at 1, so the last row and column lie at 2 pi. Quotients are taken in f32, as
 //! the published tables were.
 //! Shapes: `table` `[h w, c]`. No gradient; computed once for a size.
+//!
+//! On a GPU: the table is computed here and uploaded, once for a size; there is no kernel.
+//!
 //! Source: spec mask2former §2.2.
 
 use crate::{KernelError, Real, Result, check_len, outline};

@@ -23,8 +23,8 @@ fn check<T: Float>(n: usize, h: usize) {
     let (mut y, mut dx) = (vec![0.0; n * h], vec![0.0; 2 * n * h]);
     reference::forward(&s, &exact_x, &mut y);
     reference::backward(&s, &exact_x, &exact_dy, &mut dx);
-    // expf is within two units; sum, quotient and products add one each. 1 - sigmoid(u) cancels, so
-    // its error is one of the sigmoid, multiplied by u.
+    // expf is within two units; sum, quotient and products add one each. 1 - sigmoid(u) cancels,
+    // so its error is one of the sigmoid, multiplied by u.
     let what = format!("swiglu{} [{n}, {h}]", T::SUFFIX);
     assert_within(&format!("{what}, forward"), &got.0, &y, |i| 8.0 * UNIT * y[i].abs());
     assert_within(&format!("{what}, backward"), &got.1, &dx, |i| {

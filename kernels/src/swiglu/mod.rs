@@ -7,6 +7,11 @@
 //! ```
 //! Shapes: `x`, `dx` `[n, 2h]`, `y`, `dy` `[n, h]`. Saved: `x`. Bandwidth decides: `3 n h`
 //! elements forward. Source: spec backbones §2.4 (DINOv2-g: the first half of w12 is the gate).
+//!
+//! On a GPU: `[4100, 2 x 4096]` bf16 (DINOv2-g, four images of 518 px have more) moves 101 MB
+//! forward and 168 MB backward: floor on an H200 (4.3 TB/s) 23 and 39 us, at some 12 and 20 FLOP
+//! an element of `y`. A lane takes 8 columns of both halves of a row, a block 32 rows
+//! (`cuda/strips.cuh`).
 
 mod cpu;
 mod gpu;

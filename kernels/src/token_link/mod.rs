@@ -9,6 +9,10 @@
 //! parts, the last one's to the last layer. Shapes: `q`, `dq` `[layers, m, c]`, `out`, `dout`
 //! `[m, 3 c]`, interleaved as the released merge weights ask. Saved for the backward pass: `q`.
 //! Cost: one read of `q`; a few microseconds a step, so there is one form for all types.
+//!
+//! On a GPU: a thread an element of `[m, c]`, which goes through the layers. 24 layers of 100 x
+//! 256 in bf16 are 1.2 MB, 0.3 us at 4.3 TB/s: the launch is what it costs.
+//!
 //! Source: Rein, eq. 9-10; spec backbones §5.1, peft-and-dgss §1.
 
 mod gpu;

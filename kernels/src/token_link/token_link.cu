@@ -1,5 +1,5 @@
-// Queries of all layers folded into one vector a token: out [m, c, 3] from q [layers, m, c]. A thread
-// takes one element of [m, c] and goes through the layers. out and dq are overwritten.
+// Queries of all layers folded into one vector a token: out [m, c, 3] from q [layers, m, c]. A
+// thread takes one element of [m, c] and goes through the layers. out and dq are overwritten.
 #include "numbers.cuh"
 
 struct TokenLink {

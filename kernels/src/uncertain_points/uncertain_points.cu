@@ -2,9 +2,9 @@
 //
 // The keep smallest |logit| are found by their bits, which order like the numbers: four rounds of
 // counting (256 counters in shared memory, 8 bits a round, integer atomics) narrow the threshold
-// down to one value. Then the row is gone through once more in order: what lies below the threshold
-// is kept, and of what equals it the first ones; a prefix sum over the block gives the places, so
-// the order of the points stays. Overwritten: out.
+// down to one value. Then the row is gone through once more in order: what lies below the
+// threshold is kept, and of what equals it the first ones; a prefix sum over the block gives the
+// places, so the order of the points stays. Overwritten: out.
 #include "numbers.cuh"
 
 struct UncertainPoints {

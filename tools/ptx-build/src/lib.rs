@@ -1,5 +1,5 @@
-//! Turns `kernels/src/**/*.cu` into `kernels/ptx/*.ptx` with one pinned compiler, and says what each
-//! kernel takes of a multiprocessor.
+//! Turns `kernels/src/**/*.cu` into `kernels/ptx/*.ptx` with one pinned compiler, and says what
+//! each kernel takes of a multiprocessor.
 //!
 //! The generated PTX is committed: a machine with only a driver runs it and `cargo build` needs no
 //! toolkit. Each file records a hash of what it was made from ([`source`]), so that a test without
@@ -28,7 +28,10 @@ pub enum Error {
         source: io::Error,
     },
     /// A header that a source includes and that is nowhere.
-    #[error("{} includes \"{header}\", which is neither beside it nor in kernels/src/cuda", .file.display())]
+    #[error(
+        "{} includes \"{header}\", which is neither beside it nor in kernels/src/cuda",
+        .file.display()
+    )]
     Header {
         /// The source.
         file: PathBuf,

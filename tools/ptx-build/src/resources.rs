@@ -24,8 +24,8 @@ pub struct Multiprocessor {
     pub shared: usize,
 }
 
-/// The two that the table is made for, A100 and H100 or H200 (CUDA C++ Programming Guide, technical
-/// specifications per compute capability).
+/// The two that the table is made for, A100 and H100 or H200 (CUDA C++ Programming Guide,
+/// technical specifications per compute capability).
 pub const MULTIPROCESSORS: [Multiprocessor; 2] = [
     Multiprocessor { arch: "sm_80", warps: 64, blocks: 32, registers: 65536, shared: 164 << 10 },
     Multiprocessor { arch: "sm_90a", warps: 64, blocks: 32, registers: 65536, shared: 228 << 10 },

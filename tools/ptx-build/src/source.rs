@@ -9,8 +9,8 @@ use crate::{Error, Result, failed, read};
 /// products and asynchronous copies; the driver translates it for every later one.
 pub const FLAGS: [&str; 4] = ["-ptx", "-O3", "-std=c++17", "-arch=compute_80"];
 
-/// PTX version written into the files. nvcc writes its own, 9.0, which needs a driver of 2025; what
-/// the kernels use is in 8.0, which every driver from 525 on reads.
+/// PTX version written into the files. nvcc writes its own, 9.0, which needs a driver of 2025;
+/// what the kernels use is in 8.0, which every driver from 525 on reads.
 pub const PTX_VERSION: &str = "8.0";
 
 /// What the line with the hash starts with.
