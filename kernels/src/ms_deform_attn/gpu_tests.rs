@@ -43,9 +43,9 @@ fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
 }
 
-/// Same sizes everywhere: |value|, |dout| and the like at most 1, softmax weights, tap weights at
-/// most 1. A head's output is a sum of 4 n terms; a place has a rounding error of a few units of
-/// the level's width, which moves the weights of its taps by as much.
+/// Values of the reference: out, attn, dvalue, doffsets, dlogits.
+type Reference = [Vec<f64>; 5];
+
 fn check<T: Float>(s: &MsDeformAttn<'_>) {
     let rows = s.b * s.tokens() * s.heads;
     let (value, exact_value) = stored::<T>(&noise(rows * s.d, 1));
@@ -56,14 +56,13 @@ fn check<T: Float>(s: &MsDeformAttn<'_>) {
     let got = run(s, &value, [&offsets, &logits], &dout);
     assert!(got == run(s, &value, [&offsets, &logits], &dout), "two runs differ");
     let (offsets, logits) = (wide(&offsets), wide(&logits));
-    let fresh = |n: usize| vec![0.0f64; n];
-    let (mut out, mut attn) = (fresh(value.len()), fresh(logits.len()));
-    reference::forward(s, &exact_value, &offsets, &logits, &mut out, &mut attn);
-    let (mut dv, mut doff, mut dz) =
-        (fresh(value.len()), fresh(offsets.len()), fresh(logits.len()));
-    let grads = (Some(&mut dv[..]), Some(&mut doff[..]), Some(&mut dz[..]));
-    let (v, g) = (&exact_value, &exact_dout);
-    reference::backward(s, v, &offsets, &attn, g, grads.0, grads.1, grads.2);
+    let points = logits.len();
+    let sizes = [rows * s.d, points, rows * s.d, 2 * points, points];
+    let mut want = sizes.map(|n| vec![0.0f64; n]);
+    let [out, attn, dv, doff, dz] = &mut want;
+    reference::forward(s, &exact_value, &offsets, &logits, out, attn);
+    let (dv, doff, dz) = (Some(&mut dv[..]), Some(&mut doff[..]), Some(&mut dz[..]));
+    reference::backward(s, &exact_value, &offsets, attn, &exact_dout, dv, doff, dz);
     let what = format!(
         "ms_deform_attn{} b {} h {} d {} {:?} x {}",
         T::SUFFIX,
@@ -73,38 +72,47 @@ fn check<T: Float>(s: &MsDeformAttn<'_>) {
         s.levels,
         s.points
     );
+    within_bounds(s, &what, &got, &want, &offsets);
+    // Bounds are for the worst case. In f32 the kernels are nearly as close as `cpu.rs` is to the
+    // f32 reference; this one is in f64, whose places differ by the roundings of f32.
+    if size_of::<T>() == 4 {
+        let wide_t = |x: &[T]| x.iter().map(|x| f64::from(x.f32())).collect::<Vec<f64>>();
+        let got = [wide_t(&got.0), wide(&got.1), wide_t(&got.2), wide(&got.3), wide(&got.4)];
+        for (got, want) in got.iter().zip(&want) {
+            assert_close(&what, got, want, 1e-5);
+        }
+    }
+}
+
+/// |value| and |dout| are at most 1, softmax weights of a row sum to 1, weights of a point's taps
+/// too. A place has a rounding error of a few units of the level's width, which moves the weights
+/// of its taps by as much.
+fn within_bounds<T: Float>(
+    s: &MsDeformAttn<'_>,
+    what: &str,
+    got: &Results<T>,
+    [out, attn, dv, doff, dz]: &Reference,
+    offsets: &[f64],
+) {
     // px = (ref + offset / w) w - 0.5: four roundings of numbers up to the width and an offset.
     let side = s.levels.iter().map(|&(h, w)| h.max(w)).max().unwrap_or(1) as f64 + 3.0;
     let place = 4.0 * UNIT * side;
     let softmax = (s.samples() as f64 + 8.0) * UNIT;
-    assert_within(&format!("{what}, attn"), &got.1, &attn, |i| softmax * attn[i] + 1e-9);
-    // Tap weights move by `place` along each axis, for values of at most 1.
+    assert_within(&format!("{what}, attn"), &got.1, attn, |i| softmax * attn[i] + 1e-9);
+    // A head's output is a sum of 4 n terms.
     let terms = 4.0 * s.samples() as f64 * UNIT;
     let out_bound = 4.0 * place + softmax + terms;
-    assert_within(&format!("{what}, out"), &got.0, &out, |_| out_bound);
-    // dot products of d terms, gathered over four taps.
-    let dot = s.d as f64 * (4.0 * place + (s.d as f64 + 12.0) * UNIT);
-    assert_within(&format!("{what}, doffsets"), &got.3, &doff, |i| {
-        attn[i / 2] * (2.0 * dot + softmax * s.d as f64)
+    assert_within(&format!("{what}, out"), &got.0, out, |_| out_bound);
+    // Dot products of d terms, gathered over four taps.
+    let d = s.d as f64;
+    let dot = d * (4.0 * place + (d + 12.0) * UNIT);
+    assert_within(&format!("{what}, doffsets"), &got.3, doff, |i| {
+        attn[i / 2] * (2.0 * dot + softmax * d)
     });
-    assert_within(&format!("{what}, dlogits"), &got.4, &dz, |i| {
-        attn[i] * 2.0 * (dot + softmax * s.d as f64)
-    });
-    // Bounds are for the worst case. In f32 the kernels have to be nearly as close as `cpu.rs` is to
-    // the f32 reference; this one is in f64, whose places differ by the roundings of f32.
-    if size_of::<T>() == 4 {
-        let same = |what: &str, got: Vec<f64>, want: &[f64]| assert_close(what, &got, want, 1e-5);
-        let wide_t = |x: &[T]| x.iter().map(|x| f64::from(x.f32())).collect::<Vec<f64>>();
-        same("out", wide_t(&got.0), &out);
-        same("dvalue", wide_t(&got.2), &dv);
-        same("doffsets", wide(&got.3), &doff);
-        same("dlogits", wide(&got.4), &dz);
-    }
-    // Every row adds at most its weights, which sum to 1, on one value.
-    let reach = readers(s, &offsets, &attn);
-    assert_within(&format!("{what}, dvalue"), &got.2, &dv, |i| {
-        let weight = reach[i / s.d];
-        weight * (softmax + 3.0 * UNIT + 2.0 * place) + UNIT * dv[i].abs()
+    assert_within(&format!("{what}, dlogits"), &got.4, dz, |i| attn[i] * 2.0 * (dot + softmax * d));
+    let reach = readers(s, offsets, attn);
+    assert_within(&format!("{what}, dvalue"), &got.2, dv, |i| {
+        reach[i / s.d] * (softmax + 3.0 * UNIT + 2.0 * place) + UNIT * dv[i].abs()
     });
 }
 

@@ -112,89 +112,38 @@ fn column(x: &[f64], c: usize, k: usize) -> Vec<f64> {
     x.iter().skip(k).step_by(c).copied().collect()
 }
 
+/// One patch: exact values and the largest errors of what the kernels hold of it.
+struct Row {
+    /// Where it lies in the features.
+    at: usize,
+    /// S with column 0; its errors before and after it is stored.
+    weights: [Vec<f64>; 3],
+    /// X; its errors before and after it is stored.
+    mixed: [Vec<f64>; 3],
+    /// G W_f as stored, and its error.
+    dx0: [Vec<f64>; 2],
+}
+
 /// Adds what one patch contributes to the bounds. A sum of n terms in f32 has a relative error of
 /// n units against the sum of sizes; what is stored on the way (S, X, Y, dX0, dz, s X) is rounded
 /// to the storage type, `u`.
 fn row_bounds<T: Float>(s: &Rein, e: &mut Expected, x: &Inputs<T>, r: usize) {
-    let [f, tokens, values, weight, bias, scale, g] = &x.exact;
-    let (c, m, by, u) = (s.c, s.m, scale[0], f64::from(T::ROUNDING));
-    let row = (r + (r / s.n + 1) * s.skip) * c..(r + (r / s.n + 1) * s.skip + 1) * c;
-    let (f, g) = (&f[row.clone()], &g[row.clone()]);
-    let (long, rows) = ((c as f64 + 8.0) * UNIT, ((s.b * s.n) as f64 + 64.0) * UNIT);
-    let token = |j: usize| &tokens[j * c..(j + 1) * c];
-    let value = |j: usize| &values[(j - 1) * c..j * c];
-    let score_scale: f64 = s.score_scale();
-    let z: Vec<f64> = (0..m).map(|j| dot(f, token(j)) * score_scale).collect();
-    let z_error: Vec<f64> =
-        (0..m).map(|j| (long + 4.0 * UNIT) * sizes(f, token(j)) * score_scale).collect();
-    let worst = z_error.iter().fold(0.0, |a: f64, b| a.max(*b));
-    let softmax_error = 2.0 * worst + (m as f64 + 8.0) * UNIT + 0.5f64.powi(20);
-    e.lse[1][r] = if s.softmax { softmax_error + 4.0 * UNIT * e.lse[0][r].abs() } else { 0.0 };
-    let weights: Vec<f64> =
-        z.iter().map(|z| if s.softmax { (z - e.lse[0][r]).exp() } else { *z }).collect();
-    // Absolute errors of the weights, before and after they are stored.
-    let exact_weights: Vec<f64> = (0..m)
-        .map(|j| if s.softmax { weights[j] * (softmax_error + e.lse[1][r]) } else { z_error[j] })
-        .collect();
-    let s_error: Vec<f64> = (0..m).map(|j| exact_weights[j] + u * weights[j].abs()).collect();
-    let mut mixed = f.to_vec();
-    let mut x_error = vec![0.0; c];
-    for j in 1..m {
-        for k in 0..c {
-            let v = value(j)[k];
-            mixed[k] += weights[j] * v;
-            x_error[k] += v.abs() * (s_error[j] + (m as f64 + 2.0) * UNIT * weights[j].abs());
-        }
-    }
-    let x_error: Vec<f64> =
-        (0..c).map(|k| x_error[k] * (1.0 + u) + 2.0 * UNIT * mixed[k].abs()).collect();
-    let stored_x: Vec<f64> = (0..c).map(|k| x_error[k] + u * mixed[k].abs()).collect();
-    let mut d_error = vec![0.0; c];
-    let mut dx0 = vec![0.0; c];
-    for i in 0..c {
-        let w = &weight[i * c..(i + 1) * c];
-        let y = dot(&mixed, w);
-        let y_error = sizes(&stored_x, w) + long * sizes(&mixed, w);
-        let at = row.start + i;
-        e.out[1][at] = by.abs() * (y_error + u * (y.abs() + y_error))
-            + 4.0 * UNIT * (by * (y.abs() + bias[i].abs()) + f[i].abs());
-        let column = column(weight, c, i);
-        dx0[i] = dot(g, &column);
-        let error = long * sizes(g, &column);
-        d_error[i] = error + u * (dx0[i].abs() + error);
-    }
-    // dS, r and dz
-    let mut ds = vec![0.0; m];
-    let mut ds_error = vec![0.0; m];
-    for j in 1..m {
-        ds[j] = by * dot(&dx0, value(j));
-        ds_error[j] = by.abs() * (sizes(&d_error, value(j)) + long * sizes(&dx0, value(j)));
-    }
-    let mean = dot(&weights, &ds);
-    let mean_error = sizes(&weights, &ds_error)
-        + sizes(&exact_weights, &ds)
-        + (m as f64 + 8.0) * UNIT * sizes(&weights, &ds);
-    let (mut dz, mut dz_error) = (vec![0.0; m], vec![0.0; m]);
-    for j in 0..m {
-        let (v, error) = if s.softmax {
-            let error = weights[j] * (ds_error[j] + mean_error)
-                + exact_weights[j] * ((ds[j] - mean).abs() + ds_error[j] + mean_error)
-                + 4.0 * UNIT * weights[j] * (ds[j].abs() + mean.abs());
-            (weights[j] * (ds[j] - mean), error)
-        } else {
-            (ds[j], ds_error[j] + 2.0 * UNIT * ds[j].abs())
-        };
-        dz[j] = v * score_scale;
-        dz_error[j] = (error * (1.0 + u) + u * v.abs()) * score_scale;
-    }
+    let row = forward_bounds(s, e, x, r);
+    let dz = score_gradients(s, x, &row);
+    let [f, tokens, _, _, bias, scale, g] = &x.exact;
+    let (c, m, by) = (s.c, s.m, scale[0]);
+    let (f, g) = (&f[row.at..row.at + c], &g[row.at..row.at + c]);
+    let (long, rows) = (c as f64 * UNIT, ((s.b * s.n) as f64 + 64.0) * UNIT);
+    let [weights, _, s_error] = &row.weights;
+    let [mixed, x_error, stored_x] = &row.mixed;
+    let [dx0, d_error] = &row.dx0;
     for k in 0..c {
-        let at = row.start + k;
         let column = column(tokens, c, k);
-        e.df[1][at] = by.abs() * d_error[k]
-            + sizes(&dz_error, &column)
-            + (m as f64 + 4.0) * UNIT * (sizes(&dz, &column) + (by * dx0[k]).abs() + g[k].abs());
+        e.df[1][row.at + k] = by.abs() * d_error[k]
+            + sizes(&dz[1], &column)
+            + (m as f64 + 4.0) * UNIT * (sizes(&dz[0], &column) + (by * dx0[k]).abs() + g[k].abs());
         for j in 0..m {
-            e.d[0][1][j * c + k] += f[k].abs() * (dz_error[j] + rows * dz[j].abs());
+            e.d[0][1][j * c + k] += f[k].abs() * (dz[1][j] + rows * dz[0][j].abs());
             if j > 0 {
                 let product = (weights[j] * dx0[k]).abs();
                 let error =
@@ -213,6 +162,86 @@ fn row_bounds<T: Float>(s: &Rein, e: &mut Expected, x: &Inputs<T>, r: usize) {
             + x_error[k] * (dx0[k].abs() + d_error[k])
             + rows.max(long) * 2.0 * ((mixed[k] * dx0[k]).abs() + (bias[k] * g[k]).abs());
     }
+}
+
+/// Bounds of `out` and `lse`, and what the backward pass starts from.
+fn forward_bounds<T: Float>(s: &Rein, e: &mut Expected, x: &Inputs<T>, r: usize) -> Row {
+    let [f, tokens, values, weight, bias, scale, g] = &x.exact;
+    let (c, m, by, u) = (s.c, s.m, scale[0], f64::from(T::ROUNDING));
+    let at = (r + (r / s.n + 1) * s.skip) * c;
+    let (f, g, long) = (&f[at..at + c], &g[at..at + c], (c as f64 + 8.0) * UNIT);
+    let token = |j: usize| &tokens[j * c..(j + 1) * c];
+    let score_scale: f64 = s.score_scale();
+    let z: Vec<f64> = (0..m).map(|j| dot(f, token(j)) * score_scale).collect();
+    let z_error: Vec<f64> =
+        (0..m).map(|j| (long + 4.0 * UNIT) * sizes(f, token(j)) * score_scale).collect();
+    let worst = z_error.iter().fold(0.0, |a: f64, b| a.max(*b));
+    let softmax_error = 2.0 * worst + (m as f64 + 8.0) * UNIT + 0.5f64.powi(20);
+    e.lse[1][r] = if s.softmax { softmax_error + 4.0 * UNIT * e.lse[0][r].abs() } else { 0.0 };
+    let weights: Vec<f64> =
+        z.iter().map(|z| if s.softmax { (z - e.lse[0][r]).exp() } else { *z }).collect();
+    let exact: Vec<f64> = (0..m)
+        .map(|j| if s.softmax { weights[j] * (softmax_error + e.lse[1][r]) } else { z_error[j] })
+        .collect();
+    let s_error: Vec<f64> = (0..m).map(|j| exact[j] + u * weights[j].abs()).collect();
+    let (mut mixed, mut x_error) = (f.to_vec(), vec![0.0; c]);
+    for j in 1..m {
+        for k in 0..c {
+            let v = values[(j - 1) * c + k];
+            mixed[k] += weights[j] * v;
+            x_error[k] += v.abs() * (s_error[j] + (m as f64 + 2.0) * UNIT * weights[j].abs());
+        }
+    }
+    let x_error: Vec<f64> =
+        (0..c).map(|k| x_error[k] * (1.0 + u) + 2.0 * UNIT * mixed[k].abs()).collect();
+    let stored_x: Vec<f64> = (0..c).map(|k| x_error[k] + u * mixed[k].abs()).collect();
+    let (mut dx0, mut d_error) = (vec![0.0; c], vec![0.0; c]);
+    for i in 0..c {
+        let w = &weight[i * c..(i + 1) * c];
+        let y = dot(&mixed, w);
+        let y_error = sizes(&stored_x, w) + long * sizes(&mixed, w);
+        e.out[1][at + i] = by.abs() * (y_error + u * (y.abs() + y_error))
+            + 4.0 * UNIT * (by * (y.abs() + bias[i].abs()) + f[i].abs());
+        let column = column(weight, c, i);
+        dx0[i] = dot(g, &column);
+        let error = long * sizes(g, &column);
+        d_error[i] = error + u * (dx0[i].abs() + error);
+    }
+    let (weights, mixed) = ([weights, exact, s_error], [mixed, x_error, stored_x]);
+    Row { at, weights, mixed, dx0: [dx0, d_error] }
+}
+
+/// dz as stored, and its error.
+fn score_gradients<T: Float>(s: &Rein, x: &Inputs<T>, row: &Row) -> [Vec<f64>; 2] {
+    let [_, _, values, _, _, scale, _] = &x.exact;
+    let (c, m, by, u) = (s.c, s.m, scale[0], f64::from(T::ROUNDING));
+    let [weights, exact, _] = &row.weights;
+    let [dx0, d_error] = &row.dx0;
+    let (score_scale, long): (f64, f64) = (s.score_scale(), (c as f64 + 8.0) * UNIT);
+    let (mut ds, mut ds_error) = (vec![0.0; m], vec![0.0; m]);
+    for j in 1..m {
+        let v = &values[(j - 1) * c..j * c];
+        ds[j] = by * dot(dx0, v);
+        ds_error[j] = by.abs() * (sizes(d_error, v) + long * sizes(dx0, v));
+    }
+    let mean = dot(weights, &ds);
+    let mean_error = sizes(weights, &ds_error)
+        + sizes(exact, &ds)
+        + (m as f64 + 8.0) * UNIT * sizes(weights, &ds);
+    let (mut dz, mut dz_error) = (vec![0.0; m], vec![0.0; m]);
+    for j in 0..m {
+        let (v, error) = if s.softmax {
+            let error = weights[j] * (ds_error[j] + mean_error)
+                + exact[j] * ((ds[j] - mean).abs() + ds_error[j] + mean_error)
+                + 4.0 * UNIT * weights[j] * (ds[j].abs() + mean.abs());
+            (weights[j] * (ds[j] - mean), error)
+        } else {
+            (ds[j], ds_error[j] + 2.0 * UNIT * ds[j].abs())
+        };
+        dz[j] = v * score_scale;
+        dz_error[j] = (error * (1.0 + u) + u * v.abs()) * score_scale;
+    }
+    [dz, dz_error]
 }
 
 fn check<T: Float>(s: &Rein) {
