@@ -162,9 +162,10 @@ fn flags(s: &Attention, whole: usize) -> Vec<u8> {
     (0..draw.len()).map(|i| u8::from(blocked(i))).collect()
 }
 
-/// Bounds are for the worst case. In f32 the kernels have to be as near as `cpu.rs` is.
+/// Bounds are for the worst case. In f32 the kernels have to be as near as `cpu.rs` is. (With one
+/// key gradients of scores are 0, and relative errors say nothing.)
 fn as_close_as_the_fast_form<T: Float>(what: &str, got: &[T], want: &[f64]) {
-    if size_of::<T>() == 4 {
+    if size_of::<T>() == 4 && want.iter().any(|w| w.abs() > 1e-3) {
         let got: Vec<f64> = got.iter().map(|x| f64::from(x.f32())).collect();
         assert_close(what, &got, want, 5e-5);
     }
