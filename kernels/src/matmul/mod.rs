@@ -15,11 +15,11 @@
 //!
 //! f64, batches and small products are the `gemm` crate's. Large products in f32 whose right
 //! operand is stored the other way round, as the weight of a linear layer is, are the blocked
-//! product's of this folder ([`blocked`]); so are those of frozen layers in both directions,
-//! which take their neighbours along (see `linear`). Both cut the output into register tiles and
-//! hand whole tiles to threads; the depth is cut by sizes alone, so every element of `C` is
-//! summed in one order on any number of threads (`tests.rs` holds it to that, bit by bit). The
-//! crate looks at the cache sizes of the CPU: two different machines may round differently.
+//! product's of this folder ([`blocked`]); so are those of frozen layers in both directions, which
+//! take their neighbours along (see `linear`). Both cut the output into register tiles and hand
+//! whole tiles to threads; the depth is cut by sizes alone, so every element of `C` is summed in
+//! one order on any number of threads (`tests.rs` holds it to that, bit by bit). The crate looks at
+//! the cache sizes of the CPU: two different machines may round differently.
 //!
 //! Measured on two cores of a Zen 4 (AVX-512, 2 x 116 GFLOP/s), medians in GFLOP/s, `n x m x k`:
 //!
@@ -42,8 +42,7 @@
 //!   packing then transposes.
 //! * Inner products of vectors along the depth (5 x 5 accumulators, nothing packed or transposed):
 //!   48 GFLOP/s on one core against 117.
-//! * Prefetching the next strip, the next tile of `C`, or rows ahead of a transposition; huge
-//! pages:
+//! * Prefetching the next strip, the next tile of `C`, or rows ahead of a transposition; huge pages:
 //!   nothing beyond the noise.
 
 mod blocked;
