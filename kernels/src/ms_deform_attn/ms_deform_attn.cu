@@ -242,7 +242,7 @@ __device__ __forceinline__ void deform_settle(const DeformSizes& s, const long l
     const bool finite = *peak < 0x7f800000u;
     const float nan = __uint_as_float(0x7fffffffu);
     const float unit = finite ? power_of_two(-deform_exponent(s, *peak)) : nan;
-    const int channel = int(i % s.d), at = channel % 4 * (s.d / 4) + channel / 4;
+    const size_t d = s.d, channel = i % d, at = channel % 4 * (d / 4) + channel / 4;
     dvalue[i] = from_f32<T>(__ll2float_rn(fixed[i - channel + at]) * unit);
 }
 

@@ -43,10 +43,8 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Counts one instruction of a class, executed by some lanes.
-    #[inline]
-    pub(crate) fn count(&mut self, class: Class, lanes: u32) {
-        let tally = match class {
+    fn tally(&mut self, class: Class) -> &mut Tally {
+        match class {
             Class::Integer => &mut self.integer,
             Class::Float => &mut self.float,
             Class::Special => &mut self.special,
@@ -54,9 +52,22 @@ impl Counters {
             Class::Memory => &mut self.memory,
             Class::Warp => &mut self.warp,
             Class::Matrix => &mut self.matrix,
-        };
+        }
+    }
+
+    /// Counts one instruction of a class, executed by some lanes.
+    #[inline]
+    pub(crate) fn count(&mut self, class: Class, lanes: u32) {
+        let tally = self.tally(class);
         tally.warp += 1;
         tally.thread += u64::from(lanes);
+    }
+
+    /// Takes back what [`Self::count`] added.
+    pub(crate) fn uncount(&mut self, class: Class, lanes: u32) {
+        let tally = self.tally(class);
+        tally.warp -= 1;
+        tally.thread -= u64::from(lanes);
     }
 
     fn tallies(&self) -> [Tally; 7] {

@@ -11,7 +11,8 @@ use crate::exec::{Block, Launched, Outcome, vector};
 use crate::launch::Launch;
 use crate::memory::Memory;
 use crate::module::Module;
-use crate::report::{FindingKind, MAX_FINDINGS, Report};
+use crate::report::{Finding, FindingKind, MAX_FINDINGS, Report};
+use crate::touch::{self, Race};
 
 /// Steps of one block before it is stopped, unless set otherwise.
 const DEFAULT_LIMIT: u64 = 1 << 32;
@@ -39,6 +40,7 @@ pub struct Gpu {
     /// Addresses of variables by module
     variables: HashMap<u64, Vec<u64>>,
     limit: u64,
+    races: bool,
     fast: bool,
 }
 
@@ -55,6 +57,7 @@ impl Gpu {
             memory: Memory::new(),
             variables: HashMap::new(),
             limit: DEFAULT_LIMIT,
+            races: true,
             fast: vector::is_fast(),
         }
     }
@@ -62,6 +65,11 @@ impl Gpu {
     /// Sets after how many steps (instructions of its warps) a block is taken for endless.
     pub fn set_instruction_limit(&mut self, steps: u64) {
         self.limit = steps;
+    }
+
+    /// Turns the search for races between blocks on (as it is at the start) or off.
+    pub fn set_global_races(&mut self, on: bool) {
+        self.races = on;
     }
 
     /// Uses code for any CPU even where the CPU has AVX2; results are the same bits.
@@ -191,9 +199,10 @@ impl Gpu {
             threads: x * y * z,
             dynamic_shared: launch.dynamic_shared,
             limit: self.limit,
+            races: self.races && !program.global_atomics && launch.grid != [1; 3],
             fast: self.fast,
         };
-        merge(run(&launched))
+        merge(&launched, run(&launched))
     }
 }
 
@@ -242,7 +251,7 @@ fn run_range(
     sum
 }
 
-fn merge(outcomes: Vec<Outcome>) -> Result<Report, Fault> {
+fn merge(launched: &Launched, outcomes: Vec<Outcome>) -> Result<Report, Fault> {
     let mut sum = Outcome::default();
     for outcome in outcomes {
         sum.append(outcome);
@@ -250,7 +259,39 @@ fn merge(outcomes: Vec<Outcome>) -> Result<Report, Fault> {
             return Err(Fault::Stopped(finding));
         }
     }
+    for race in touch::races(std::mem::take(&mut sum.touches)) {
+        if sum.findings.len() < MAX_FINDINGS {
+            sum.findings.push(between_blocks(launched, &race));
+        }
+    }
     Ok(Report { counters: sum.counters, findings: sum.findings })
+}
+
+/// The finding about a race between blocks.
+fn between_blocks(launched: &Launched, race: &Race) -> Finding {
+    let [gx, gy, _] = launched.grid;
+    let index = |n: u32| [n % gx, n / gx % gy, n / (gx * gy)];
+    let (first, second) = (race.first, race.second);
+    let text = launched.lines.get(second.line.saturating_sub(1) as usize);
+    let near = launched.memory.at_or_before(race.address).map(|i| &launched.memory.list[i]);
+    let [x, y, z] = index(first.block);
+    let verb = if second.write { "writes" } else { "reads" };
+    Finding {
+        kind: FindingKind::GlobalRace,
+        kernel: launched.kernel.to_owned(),
+        line: second.line,
+        instruction: text.map_or(String::new(), |t| t.trim().to_owned()),
+        block: index(second.block),
+        warp: u32::from(second.warp),
+        lane: u32::from(second.lane),
+        address: Some(race.address),
+        place: near.map(|a| (a.name.clone(), race.address - a.base)),
+        message: format!(
+            "{verb} what block ({x}, {y}, {z}) writes at line {} in the same launch",
+            first.line
+        ),
+        count: 1,
+    }
 }
 
 impl Outcome {
@@ -258,13 +299,14 @@ impl Outcome {
     fn append(&mut self, other: Outcome) {
         self.counters.add(&other.counters);
         for finding in other.findings {
-            let key = |f: &crate::report::Finding| -> (FindingKind, u32) { (f.kind, f.line) };
+            let key = |f: &Finding| -> (FindingKind, u32) { (f.kind, f.line) };
             match self.findings.iter().position(|f| key(f) == key(&finding)) {
                 Some(known) => self.findings[known].count += finding.count,
                 None if self.findings.len() < MAX_FINDINGS => self.findings.push(finding),
                 None => {}
             }
         }
+        self.touches.extend(other.touches);
         self.stopped = other.stopped;
     }
 }

@@ -16,6 +16,7 @@ mod module;
 mod parser;
 mod program;
 mod report;
+mod touch;
 mod types;
 
 pub use counters::{Counters, Tally};

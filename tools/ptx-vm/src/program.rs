@@ -464,6 +464,8 @@ pub(crate) struct Program {
     pub unknown: Vec<(u32, String)>,
     /// Blocks must run one after another: atomics whose order shows in the result
     pub ordered: bool,
+    /// Atomics on memory that blocks share
+    pub global_atomics: bool,
 }
 
 /// Where generic addresses of shared memory begin.

@@ -165,3 +165,16 @@ fn use_after_free() {
     let report = run(&mut gpu, &module("small"), "scale4", 1, 32, 0, &p);
     assert_found(&report, FindingKind::OutOfBounds, &["reads 16 bytes"]);
 }
+
+#[test]
+fn blocks_that_write_one_element() {
+    let mut gpu = Gpu::new();
+    let (x, y) = (upload(&mut gpu, "x", &random(1, 64)), gpu.alloc("maxima", 32));
+    let mut p = Params::new();
+    p.address(x).address(y).i32(8);
+    let report = run(&mut gpu, &module("small"), "row_max", 8, 1, 0, &p);
+    assert_clean(&report);
+    let report = run(&mut gpu, &module("small-blocks"), "row_max", 8, 1, 0, &p);
+    let parts = ["`maxima` + 0", "block (1, 0, 0)", "what block (0, 0, 0) writes"];
+    assert_found(&report, FindingKind::GlobalRace, &parts);
+}

@@ -211,6 +211,7 @@ impl Decoder<'_> {
         // What an atomic returns, and sums of floats, depend on the order of the blocks.
         let shared = space == Space::Shared;
         let exchange = matches!(op, AtomOp::Exch | AtomOp::Cas);
+        self.program.global_atomics |= !shared;
         self.program.ordered |= !shared && (d != Reg::None || float || exchange);
         let b = values.remove(0);
         let atomic = Atomic { op, ty: s.ty, space, d, base, offset, b, c, more: values };

@@ -2,6 +2,7 @@
 //! that a kernel is one list of operations.
 
 mod control;
+mod forms;
 mod memory;
 mod operand;
 mod scalar;

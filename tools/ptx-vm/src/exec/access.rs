@@ -66,7 +66,7 @@ impl Warp {
         launched: &Launched,
         state: &mut State,
     ) {
-        if self.stream(access, mask, false, launched, state) {
+        if self.stream(access, inst, mask, false, launched, state) {
             return;
         }
         let bytes = access.width * access.regs.len() as u32;
@@ -89,7 +89,7 @@ impl Warp {
                 self.set(r, lane, value);
             }
         }
-        track.finish(state);
+        track.finish(self.index, inst.line, false, state);
     }
 
     pub(crate) fn store(
@@ -100,7 +100,7 @@ impl Warp {
         launched: &Launched,
         state: &mut State,
     ) {
-        if self.stream(access, mask, true, launched, state) {
+        if self.stream(access, inst, mask, true, launched, state) {
             return;
         }
         let bytes = access.width * access.regs.len() as u32;
@@ -117,7 +117,7 @@ impl Warp {
             let values = &values[..access.regs.len()];
             self.write(space, at, access.width, values, inst, launched, state);
         }
-        track.finish(state);
+        track.finish(self.index, inst.line, true, state);
     }
 
     /// Reads elements; `None` if the access is not possible, which has then been reported.

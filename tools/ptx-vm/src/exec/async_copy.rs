@@ -64,7 +64,7 @@ impl Warp {
                 line: inst.line,
             });
         }
-        track.finish(state);
+        track.finish(self.index, inst.line, false, state);
     }
 
     /// Reads the source bytes one by one: their number is free.

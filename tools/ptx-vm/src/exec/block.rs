@@ -7,6 +7,7 @@ use super::warp::{Status, Warp, lanes};
 use crate::counters::Counters;
 use crate::program::{BarKind, Barrier, NONE, Op, Reg};
 use crate::report::{Finding, FindingKind};
+use crate::touch::Touch;
 
 /// Barriers that a block has.
 const BARRIERS: usize = 16;
@@ -17,6 +18,7 @@ pub(crate) struct Outcome {
     pub counters: Counters,
     pub findings: Vec<Finding>,
     pub stopped: Option<Box<Finding>>,
+    pub touches: Vec<Touch>,
 }
 
 /// Who has come to a barrier.
@@ -56,10 +58,13 @@ impl Block {
         self.barriers = [Arrivals::default(); BARRIERS];
         self.warps.iter_mut().for_each(|warp| warp.start(launched, block));
         let stopped = self.turns(launched).err().map(|stop| stop.0);
+        let [gx, gy, _] = launched.grid;
+        let number = block[0] + gx * (block[1] + gy * block[2]);
         Outcome {
             counters: self.state.counters,
             findings: std::mem::take(&mut self.state.findings),
             stopped,
+            touches: self.state.touches.take(number),
         }
     }
 
@@ -115,6 +120,8 @@ impl Block {
         if !barrier.arrive {
             arrivals.waiting |= 1 << index;
             warp.status = Status::Waiting(id);
+        } else {
+            warp.passed_barrier();
         }
         self.release(launched, id);
         Ok(())

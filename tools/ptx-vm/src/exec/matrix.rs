@@ -108,7 +108,7 @@ impl Warp {
                 *value = u16::from_le_bytes(*pair);
             }
         }
-        track.finish(state);
+        track.finish(self.index, inst.line, false, state);
         for (i, &d) in load.d.iter().enumerate() {
             for lane in lanes(there) {
                 let (r, c) = (lane / 4, lane % 4 * 2);

@@ -4,6 +4,7 @@ mod access;
 mod async_copy;
 mod atomic;
 mod block;
+mod compute;
 pub(crate) mod convert;
 pub(crate) mod float;
 pub(crate) mod half;
@@ -40,6 +41,8 @@ pub(crate) struct Launched<'a> {
     pub dynamic_shared: u32,
     /// Steps of one block before it is stopped
     pub limit: u64,
+    /// Whether races between blocks are looked for
+    pub races: bool,
     /// AVX2 with FMA is there
     pub fast: bool,
 }

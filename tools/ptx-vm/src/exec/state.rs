@@ -9,6 +9,7 @@ use super::warp::Warp;
 use crate::counters::Counters;
 use crate::program::{Inst, Op};
 use crate::report::{Finding, FindingKind, MAX_FINDINGS};
+use crate::touch::Touches;
 
 /// The block cannot go on.
 pub(crate) struct Stop(pub Box<Finding>);
@@ -25,6 +26,9 @@ pub(crate) struct State {
     pub last: usize,
     /// Lists that instructions use in turn
     pub track: Track,
+    /// Whether races between blocks are looked for, and what this block touched
+    pub races: bool,
+    pub touches: Touches,
 }
 
 /// Where and on what a fault happened.
@@ -46,6 +50,8 @@ impl State {
             steps: 0,
             last: 0,
             track: Track::default(),
+            races: launched.races,
+            touches: Touches::default(),
         }
     }
 

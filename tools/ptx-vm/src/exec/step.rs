@@ -3,9 +3,8 @@
 
 use super::Launched;
 use super::state::{Site, State, Stop};
-use super::vector::{self, Compared};
 use super::warp::{Group, Warp, lanes};
-use crate::program::{Carry, CarryKind, Inst, Join, NONE, Op, PredOp, Reg, Scalar, Setp, Test};
+use crate::program::{Inst, NONE, Op};
 use crate::report::FindingKind;
 
 /// Why a warp gave up its turn.
@@ -112,6 +111,8 @@ impl Warp {
                         self.together(inst, there, launched, state);
                         self.join(pc + 1, there, false);
                     } else {
+                        // It is counted when all lanes have come.
+                        state.counters.uncount(inst.class, there.count_ones());
                         self.join(pc, there, true);
                     }
                     return Ok(None);
@@ -144,6 +145,7 @@ impl Warp {
         let shuffle = self.groups.iter().position(|g| !is_barrier(g) && complete(g));
         if let Some(at) = shuffle.or_else(|| self.groups.iter().position(|g| !is_barrier(g))) {
             let group = self.groups.remove(at);
+            state.counters.count(code[group.pc as usize].class, group.mask.count_ones());
             self.together(&code[group.pc as usize], group.mask, launched, state);
             self.join(group.pc + 1, group.mask, false);
             return Ok(None);
@@ -183,52 +185,10 @@ impl Warp {
         launched: &Launched,
         state: &mut State,
     ) -> Result<Next, Stop> {
-        let fast = launched.fast;
         match &inst.op {
-            Op::V32(op, d, s) => vector::v32(fast, *op, self, *d, *s, mask),
-            Op::V64(op, d, s) => vector::v64(fast, *op, self, *d, *s, mask),
-            Op::Selp32(d, a, b, p) => {
-                let truth = self.masks[*p as usize];
-                vector::select(fast, self, *d, [*a, *b], truth, mask, false);
-            }
-            Op::Selp64(d, a, b, p) => {
-                let truth = self.masks[*p as usize];
-                vector::select(fast, self, *d, [*a, *b], truth, mask, true);
-            }
-            Op::Setp(setp) => self.setp(setp, mask, fast),
-            Op::Pred(op, d, a, b) => {
-                let (a, b) = (self.masks[*a as usize], self.masks[*b as usize]);
-                let value = match op {
-                    PredOp::Mov => a,
-                    PredOp::Not => !a,
-                    PredOp::And => a & b,
-                    PredOp::Or => a | b,
-                    PredOp::Xor => a ^ b,
-                };
-                self.set_mask(*d, value, mask);
-            }
-            Op::Scalar(scalar) => self.scalar(scalar, mask),
-            Op::Carry(carry) => self.carry(carry, mask),
-            Op::Pack(pack) => {
-                for lane in lanes(mask) {
-                    let parts = pack.parts.iter().rev();
-                    let whole = parts.fold(0, |v, &r| v << pack.bits | self.get(r, lane));
-                    self.set(pack.whole, lane, whole);
-                }
-            }
-            Op::Unpack(pack) => {
-                for lane in lanes(mask) {
-                    let mut whole = self.get(pack.whole, lane);
-                    for &part in &pack.parts {
-                        self.set(part, lane, whole & ((1 << pack.bits) - 1));
-                        whole >>= pack.bits;
-                    }
-                }
-            }
             Op::Branch(target) => return Ok(Next::Jump(*target, mask)),
             Op::BranchIndex(row, targets) => return Ok(self.branch_index(*row, targets, mask)),
             Op::Exit => return Ok(Next::Exit(mask)),
-            Op::Nop => {}
             Op::Load(access) => self.load(access, inst, mask, launched, state),
             Op::Store(access) => self.store(access, inst, mask, launched, state),
             Op::Atomic(atomic) => self.atomic(atomic, inst, mask, launched, state),
@@ -244,21 +204,9 @@ impl Warp {
                 return Ok(Next::Together(mask, self.member_mask(inst, mask)));
             }
             Op::Barrier(_) => return Ok(Next::Together(mask, self.alive)),
-            Op::ActiveMask(d) => {
-                lanes(mask).for_each(|lane| self.r32[*d as usize][lane] = mask);
-            }
             Op::CpAsync(copy) => self.copy_async(copy, inst, mask, launched, state),
             Op::CpCommit => lanes(mask).for_each(|lane| self.committed[lane] += 1),
             Op::CpWait(open) => self.wait_copies(*open, mask, state),
-            Op::Clock(d) => {
-                // Time that is the same in every run: the steps of the block so far.
-                lanes(mask).for_each(|lane| self.set(*d, lane, state.steps));
-            }
-            Op::IsSpace(d, address, space) => {
-                let holds = |lane: &usize| super::access::is_in(self.get(*address, *lane), *space);
-                let value = lanes(mask).filter(holds).fold(0, |m, lane| m | 1 << lane);
-                self.set_mask(*d, value, mask);
-            }
             Op::Trap => {
                 let lane = mask.trailing_zeros() as usize % 32;
                 let message = "the kernel stopped itself".to_owned();
@@ -269,6 +217,7 @@ impl Warp {
                 let lane = mask.trailing_zeros() as usize % 32;
                 return Err(state.unknown(launched, self.index, inst, lane));
             }
+            op => self.compute(op, mask, state.steps, launched.fast),
         }
         Ok(Next::Follow)
     }
@@ -289,80 +238,5 @@ impl Warp {
             return Next::Jump(first, mask);
         }
         Next::Split(first, same, mask)
-    }
-
-    fn setp(&mut self, setp: &Setp, mask: u32, fast: bool) {
-        let rows = |w: &Warp| match (setp.a, setp.b) {
-            (Reg::W(a), Reg::W(b)) => (w.r32[a as usize], w.r32[b as usize]),
-            _ => ([0; 32], [0; 32]),
-        };
-        let compared = |kind, cmp, w: &Warp| {
-            let (a, b) = rows(w);
-            vector::compare(fast, kind, cmp, &a, &b)
-        };
-        let lane_by_lane = |f: super::scalar::ScalarFn, mods, w: &Warp| {
-            let one = |lane| f(&mods, [w.get(setp.a, lane), w.get(setp.b, lane), 0, 0]);
-            lanes(mask).fold(0, |m, lane| m | (one(lane) as u32 & 1) << lane)
-        };
-        let mut other = None;
-        let value = match setp.test {
-            Test::S32(cmp) => compared(Compared::Signed, cmp, self),
-            Test::U32(cmp) => compared(Compared::Unsigned, cmp, self),
-            Test::F32(cmp, false) => compared(Compared::Float, cmp, self),
-            Test::F32(cmp, true) => compared(Compared::FloatFlushed, cmp, self),
-            Test::Scalar(f, mods) => {
-                other = setp.upper.map(|upper| lane_by_lane(upper, mods, self));
-                lane_by_lane(f, mods, self)
-            }
-        };
-        let joined = |v: u32| match setp.join {
-            None => v,
-            Some((op, p, negated)) => {
-                let third = self.masks[p as usize] ^ if negated { u32::MAX } else { 0 };
-                match op {
-                    Join::And => v & third,
-                    Join::Or => v | third,
-                    Join::Xor => v ^ third,
-                }
-            }
-        };
-        let (first, second) = (joined(value), joined(other.unwrap_or(!value)));
-        self.set_mask(setp.d, first, mask);
-        if setp.q != NONE {
-            self.set_mask(setp.q, second, mask);
-        }
-    }
-
-    fn scalar(&mut self, s: &Scalar, mask: u32) {
-        let keep = if s.bits >= 64 { u64::MAX } else { (1 << s.bits) - 1 };
-        for lane in lanes(mask) {
-            let args = s.s.map(|r| self.get(r, lane));
-            self.set(s.d, lane, (s.f)(&s.mods, args) & keep);
-        }
-    }
-
-    fn carry(&mut self, c: &Carry, mask: u32) {
-        let keep = if c.bits >= 64 { u64::MAX } else { (1 << c.bits) - 1 };
-        for lane in lanes(mask) {
-            let [a, b, add] = c.s.map(|r| u128::from(self.get(r, lane)));
-            let flag = u128::from(self.masks[c.flag as usize] >> lane & 1);
-            let carried = if c.carry_in { flag } else { 0 };
-            let signed = |v: u128| i128::from(super::int::sext(v as u64, c.bits));
-            let product = if c.signed && c.kind == CarryKind::MadHi {
-                (signed(a).wrapping_mul(signed(b))) as u128
-            } else {
-                a.wrapping_mul(b)
-            };
-            let total = match c.kind {
-                CarryKind::Add => a + b + carried,
-                CarryKind::Sub => a.wrapping_sub(b).wrapping_sub(carried),
-                CarryKind::MadLo => (product & u128::from(keep)) + add + carried,
-                CarryKind::MadHi => (product >> c.bits & u128::from(keep)) + add + carried,
-            };
-            self.set(c.d, lane, total as u64 & keep);
-            if c.carry_out {
-                self.set(Reg::P(c.flag), lane, (total >> c.bits) as u64 & 1);
-            }
-        }
     }
 }

@@ -8,13 +8,14 @@ use super::state::State;
 use super::vector::Row;
 use super::warp::{Warp, lanes};
 use crate::ast::Space;
-use crate::program::{Access, Reg};
+use crate::program::{Access, Inst, Reg};
 
 impl Warp {
     /// Whether the access was done.
     pub(crate) fn stream(
         &mut self,
         access: &Access,
+        inst: &Inst,
         mask: u32,
         write: bool,
         launched: &Launched,
@@ -70,7 +71,7 @@ impl Warp {
             let address = addresses[lane];
             track.add(Space::Global, At { lane, address, bytes: bytes as u32, write });
         }
-        track.finish(state);
+        track.finish(self.index, inst.line, write, state);
         true
     }
 }

@@ -3,6 +3,7 @@
 use super::access::At;
 use super::state::State;
 use crate::ast::Space;
+use crate::touch::Touch;
 
 /// Sectors and banks that one instruction of a warp touches.
 #[derive(Default)]
@@ -11,6 +12,8 @@ pub(crate) struct Track {
     global_bytes: u64,
     shared: Vec<u64>,
     shared_bytes: u64,
+    /// Stretches of global memory, with the lane that starts each
+    runs: Vec<(u64, u64, usize)>,
 }
 
 impl Track {
@@ -19,8 +22,12 @@ impl Track {
         match space {
             Space::Global => {
                 self.global_bytes += u64::from(at.bytes);
-                let (first, last) =
-                    (at.address / 32, (at.address.saturating_add(u64::from(at.bytes) - 1)) / 32);
+                let end = at.address.saturating_add(u64::from(at.bytes));
+                match self.runs.last_mut() {
+                    Some((_, last, _)) if *last == at.address => *last = end,
+                    _ => self.runs.push((at.address, end, at.lane)),
+                }
+                let (first, last) = (at.address / 32, (end - 1) / 32);
                 (first..=last).for_each(|s| {
                     if self.global.last() != Some(&s) {
                         self.global.push(s);
@@ -37,7 +44,14 @@ impl Track {
     }
 
     /// Adds up the instruction and hands the lists back for the next one.
-    pub fn finish(mut self, state: &mut State) {
+    pub fn finish(mut self, warp: u32, line: u32, write: bool, state: &mut State) {
+        if state.races {
+            for &(start, end, lane) in &self.runs {
+                let (warp, lane) = (warp as u16, lane as u16);
+                state.touches.push(Touch { write, line, start, end, warp, lane, block: 0 });
+            }
+        }
+        self.runs.clear();
         let counters = &mut state.counters;
         if !self.global.is_empty() {
             if !self.global.is_sorted() {
