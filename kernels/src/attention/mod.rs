@@ -17,12 +17,19 @@
 //! Saved for the backward pass: the inputs and `lse`; neither the matrix nor `out`, because a
 //! block of rows meets all keys at once and so finds `sum_j(p dp)` itself. Cost: `4 b heads nq nk
 //! d` FLOP forward, `10 b heads nq nk d` backward, all of it in products of operands that lie in
-//! cache. Source: spec backbones §2.3; blocked keys: spec mask2former §3.4.
+//! cache. On a device ([`Attention::forward_gpu`]) the backward pass also reads `out` and forms the
+//! scores twice, `14 b heads nq nk d` FLOP; shapes, floors and limits are in docs/kernels.md.
+//! Source: spec backbones §2.3; blocked keys: spec mask2former §3.4.
 
 mod cpu;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub use gpu::SavedGpu;
 
 use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};
 

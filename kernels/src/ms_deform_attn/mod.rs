@@ -25,9 +25,13 @@
 //! points]`, `out` `[b, s, heads * d]`. Saved for the backward pass: the inputs and `attn`. Cost:
 //! `8 b s heads levels points d` FLOP forward, three times that backward; every point reads four
 //! rows of `d`. The scatter into `dvalue` is done by one task per (image, head), each owning its
-//! channels, so the sum has one order. Source: spec mask2former §2.3-2.5.
+//! channels, so the sum has one order; on a device it is a sum of 64-bit integers, which has one
+//! result in any order. Source: spec mask2former §2.3-2.5.
 
 mod cpu;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 mod reference;
 #[cfg(test)]
 mod tests;
@@ -132,6 +136,14 @@ impl MsDeformAttn<'_> {
 
     /// Elements of `[b, s, heads, d]` and of `[b, s, heads, levels, points]`.
     fn check<T: Real>(&self, value: &[T], offsets: &[T]) -> Result<[usize; 2]> {
+        self.check_sizes()?;
+        let rows = self.b * self.tokens() * self.heads;
+        check_len(OP, "value", value, rows * self.d)?;
+        check_len(OP, "offsets", offsets, rows * self.samples() * 2)?;
+        Ok([rows * self.d, rows * self.samples()])
+    }
+
+    fn check_sizes(&self) -> Result<()> {
         if let Some((h, w)) = self.levels.iter().find(|(h, w)| h * w == 0) {
             let what = format!("a level of {h} by {w} has no token to sample");
             return Err(KernelError::Size { op: OP, what });
@@ -146,10 +158,7 @@ impl MsDeformAttn<'_> {
             );
             return Err(KernelError::Size { op: OP, what });
         }
-        let rows = self.b * self.tokens() * self.heads;
-        check_len(OP, "value", value, rows * self.d)?;
-        check_len(OP, "offsets", offsets, rows * self.samples() * 2)?;
-        Ok([rows * self.d, rows * self.samples()])
+        Ok(())
     }
 
     /// Row of each level's first token within an image.

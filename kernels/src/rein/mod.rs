@@ -22,14 +22,20 @@
 //! c]`, `tokens` `[m, c]`, `values` `[m - 1, c]`, `weight` `[c, c]`, `bias` `[c]`, `scale` one
 //! element, `lse` `[b, n]`. Saved for the backward pass: `f`, which the caller holds anyway, and
 //! `lse`. Cost: `2 b n c (c + 2 m)` FLOP forward, about three times that backward with every
-//! gradient; memory traffic of one read and one write of `f` forward. Source: Rein, eq. 2-7; spec
-//! peft-and-dgss §1-2, backbones §5.1.
+//! gradient; memory traffic of one read and one write of `f` forward. On a device the forward pass
+//! is two kernels around one product, which move seven times the bytes of `f`; docs/kernels.md has
+//! floors and limits. Source: Rein, eq. 2-7; spec peft-and-dgss §1-2, backbones §5.1.
 
 mod cost;
 mod cpu;
+mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub use gpu::{GradientsGpu, WeightsGpu};
 
 use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};
 

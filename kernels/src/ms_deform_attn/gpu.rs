@@ -1,0 +1,188 @@
+//! Launches of `ms_deform_attn.cu`.
+//!
+//! Features (`value`, `out` and their gradients) are stored as f32 or bf16; offsets, logits and
+//! weights, from which coordinates are made, are f32. `dvalue` is summed in 64-bit integers: the
+//! backward pass takes a workspace of 8 bytes an element and one atomic addition for each tap and
+//! channel. docs/kernels.md works out what that costs and what the alternatives are.
+
+use super::{MsDeformAttn, OP};
+use crate::device::sizes::small;
+use crate::device::{Args, Buffer, Device, Float, Grid, Module, View, ViewMut};
+use crate::{KernelError, Result, check_count};
+
+static PTX: Module = Module::new("ms_deform_attn", include_str!("../../ptx/ms_deform_attn.ptx"));
+
+/// `DEFORM_LEVELS`: levels that the kernels have room for.
+const LEVELS: usize = 4;
+
+/// Points of a head: one for each lane of a warp.
+const POINTS: usize = 32;
+
+/// Channels of a head: four for each of the eight lanes that read a tap.
+const CHANNELS: usize = 32;
+
+/// `DEFORM_ROWS`: rows of (image, token, head) of a block.
+const ROWS: usize = 8;
+
+/// `DeformSizes` of `ms_deform_attn.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Sizes {
+    b: u32,
+    tokens: u32,
+    heads: u32,
+    d: u32,
+    levels: u32,
+    points: u32,
+    h: [u32; LEVELS],
+    w: [u32; LEVELS],
+    start: [u32; LEVELS],
+}
+
+impl MsDeformAttn<'_> {
+    /// [`MsDeformAttn::forward`] on a device: writes `out` and `attn`. Up to 4 levels, 32 points
+    /// of a head over all levels, 32 channels of a head in multiples of 4; views begin at multiples
+    /// of 16 bytes.
+    ///
+    /// # Errors
+    /// A view of another length than the sizes say; sizes without a kernel; a failure of the
+    /// device.
+    pub fn forward_gpu<T: Float>(
+        &self,
+        device: &Device,
+        value: View<'_, T>,
+        offsets: View<'_, f32>,
+        logits: View<'_, f32>,
+        out: ViewMut<'_, T>,
+        attn: ViewMut<'_, f32>,
+    ) -> Result<()> {
+        let (sizes, [features, points]) = self.check_gpu(value.len(), offsets.len())?;
+        check_count(OP, "logits", logits.len(), points)?;
+        check_count(OP, "out", out.len(), features)?;
+        check_count(OP, "attn", attn.len(), points)?;
+        let args = Args::new(&sizes).read(value).read(offsets).read(logits).write(out).write(attn);
+        let kernel = PTX.kernel_of::<T>("ms_deform_attn_forward");
+        // SAFETY: the lengths were checked; a warp beyond the last row does nothing, and a tap
+        // outside of its level reads nothing.
+        unsafe { device.launch(&kernel, &self.by_rows(), &args) }
+    }
+
+    /// [`MsDeformAttn::backward`] on a device: writes `dvalue`, `doffsets` and `dlogits`; each may
+    /// be left out. A `dout` with an infinite or undefined element makes all of `dvalue` NaN.
+    ///
+    /// # Errors
+    /// As [`MsDeformAttn::forward_gpu`].
+    pub fn backward_gpu<T: Float>(
+        &self,
+        device: &Device,
+        value: View<'_, T>,
+        offsets: View<'_, f32>,
+        attn: View<'_, f32>,
+        dout: View<'_, T>,
+        dvalue: Option<ViewMut<'_, T>>,
+        doffsets: Option<ViewMut<'_, f32>>,
+        dlogits: Option<ViewMut<'_, f32>>,
+    ) -> Result<()> {
+        let (sizes, [features, points]) = self.check_gpu(value.len(), offsets.len())?;
+        let length = |d: &Option<ViewMut<'_, f32>>, n: usize| d.as_ref().map_or(n, ViewMut::len);
+        let dvalue_len = dvalue.as_ref().map_or(features, ViewMut::len);
+        check_count(OP, "attn", attn.len(), points)?;
+        check_count(OP, "dout", dout.len(), features)?;
+        check_count(OP, "dvalue", dvalue_len, features)?;
+        check_count(OP, "doffsets", length(&doffsets, 2 * points), 2 * points)?;
+        check_count(OP, "dlogits", length(&dlogits, points), points)?;
+        if dvalue.is_none() && doffsets.is_none() && dlogits.is_none() {
+            return Ok(());
+        }
+        let mut sum = match dvalue {
+            Some(_) => Some(FixedPoint::new(device, &sizes, dout)?),
+            None => None,
+        };
+        let (peak, fixed) = match &mut sum {
+            Some(sum) => (Some(sum.peak.view()), Some(sum.total.view_mut())),
+            None => (None, None),
+        };
+        let args = Args::new(&sizes).read(value).read(offsets).read(attn).read(dout).read_if(peak);
+        let args = args.write_if(fixed).write_if(doffsets).write_if(dlogits);
+        let kernel = PTX.kernel_of::<T>("ms_deform_attn_backward");
+        // SAFETY: as in the forward pass; the integers have the layout of `value`.
+        unsafe { device.launch(&kernel, &self.by_rows(), &args)? };
+        match (sum, dvalue) {
+            (Some(sum), Some(dvalue)) => sum.settle(device, &sizes, dvalue),
+            _ => Ok(()),
+        }
+    }
+
+    fn by_rows(&self) -> Grid {
+        Grid::line(self.b * self.tokens() * self.heads, ROWS, 32 * ROWS as u32)
+    }
+
+    /// Sizes for the kernels, and elements as [`MsDeformAttn::check`] gives them.
+    fn check_gpu(&self, value: usize, offsets: usize) -> Result<(Sizes, [usize; 2])> {
+        self.check_sizes()?;
+        let refused = if self.levels.len() > LEVELS {
+            Some(format!("{} levels; the GPU kernel takes up to {LEVELS}", self.levels.len()))
+        } else if self.samples() > POINTS {
+            Some(format!(
+                "{} points of a head; the GPU kernel takes up to {POINTS}",
+                self.samples()
+            ))
+        } else if self.d > CHANNELS || !self.d.is_multiple_of(4) {
+            Some(format!("heads of {} channels; the GPU kernel takes 4, 8, .. {CHANNELS}", self.d))
+        } else {
+            None
+        };
+        if let Some(what) = refused {
+            return Err(KernelError::Size { op: OP, what });
+        }
+        let rows = self.b * self.tokens() * self.heads;
+        let (features, points) = (rows * self.d, rows * self.samples());
+        check_count(OP, "value", value, features)?;
+        check_count(OP, "offsets", offsets, 2 * points)?;
+        let mut sizes = Sizes {
+            b: small(OP, "b", self.b)?,
+            tokens: small(OP, "the number of tokens", self.tokens().saturating_mul(2))? / 2,
+            heads: small(OP, "heads", self.heads)?,
+            d: self.d as u32,
+            levels: self.levels.len() as u32,
+            points: self.points as u32,
+            h: [0; LEVELS],
+            w: [0; LEVELS],
+            start: [0; LEVELS],
+        };
+        for (l, (&(h, w), start)) in self.levels.iter().zip(self.starts()).enumerate() {
+            (sizes.h[l], sizes.w[l], sizes.start[l]) = (h as u32, w as u32, start as u32);
+        }
+        Ok((sizes, [features, points]))
+    }
+}
+
+/// A sum in 64-bit integers: the same bits in any order of its terms.
+struct FixedPoint {
+    /// Largest magnitude of what is summed, as the bits of an f32.
+    peak: Buffer<u32>,
+    total: Buffer<u64>,
+}
+
+/// Most blocks that look for the largest magnitude; each takes a share of all elements.
+const PEAK_BLOCKS: usize = 1024;
+
+impl FixedPoint {
+    fn new<T: Float>(device: &Device, sizes: &Sizes, dout: View<'_, T>) -> Result<FixedPoint> {
+        let mut peak = device.zeros("ms_deform_attn.peak", 1)?;
+        let total = device.zeros("ms_deform_attn.fixed", dout.len())?;
+        let blocks = dout.len().div_ceil(256).min(PEAK_BLOCKS);
+        let args = Args::new(sizes).read(dout).write(peak.view_mut());
+        let kernel = PTX.kernel_of::<T>("ms_deform_attn_peak");
+        // SAFETY: the kernel reads the elements that the sizes say, which were checked.
+        unsafe { device.launch(&kernel, &Grid::new([blocks, 1, 1], [256, 1, 1]), &args)? };
+        Ok(FixedPoint { peak, total })
+    }
+
+    fn settle<T: Float>(&self, device: &Device, sizes: &Sizes, out: ViewMut<'_, T>) -> Result<()> {
+        let grid = Grid::line(out.len(), 256, 256);
+        let args = Args::new(sizes).read(self.total.view()).read(self.peak.view()).write(out);
+        // SAFETY: one thread an element; threads beyond the last do nothing.
+        unsafe { device.launch(&PTX.kernel_of::<T>("ms_deform_attn_settle"), &grid, &args) }
+    }
+}

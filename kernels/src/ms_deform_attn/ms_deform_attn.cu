@@ -1,0 +1,272 @@
+// Multi-scale deformable attention, forward and backward.
+//
+// One warp a row (image, token, head), eight rows a block: the heads of a token lie side by side
+// and look at neighbouring places. Lane k < n holds what belongs to point k: its logit, its
+// offset, its place. For the channels a lane is tap = lane / 8 and channels 4 (lane % 8) ..
+// + 3, so one load instruction of the warp fetches all four taps of a point, each as one
+// aligned run of a head's channels (128 bytes in f32). The limits: at most 32 points over all
+// levels, at most 32 channels of a head, a multiple of 4.
+//
+// The places are computed with separate roundings, as on the CPU: both forms agree on every pixel.
+//
+// dvalue is a scatter: a value is read by any number of points. Its sum is formed in 64-bit
+// integers, whose additions commute exactly, by atomics: the same bytes in any order of the blocks.
+// The unit is a power of two chosen from the largest |dout| (`peak`): at most 2^ceil(log2 tokens)
+// rows add at most peak each, because the weights of a row sum to 1, so with peak < 2^e sums stay
+// below 2^61 at a unit of 2^(e + ceil(log2 tokens) - 61). With 5376 tokens (512 px) that leaves 48
+// bits below the peak; a term is rounded at 2^-49 of it, finer than f32 does to the sum.
+#include "numbers.cuh"
+
+#define DEFORM_LEVELS 4
+#define DEFORM_ROWS 8
+
+// Sizes of a call; the twin of `Sizes` in gpu.rs.
+struct DeformSizes {
+    int b, tokens, heads, d, levels, points;
+    int h[DEFORM_LEVELS], w[DEFORM_LEVELS], start[DEFORM_LEVELS];
+};
+
+// Four channels.
+__device__ __forceinline__ float4 load_4(const float* p) {
+    return *reinterpret_cast<const float4*>(p);
+}
+__device__ __forceinline__ float4 load_4(const bf16* p) {
+    const uint2 v = *reinterpret_cast<const uint2*>(p);
+    return make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u),
+                       __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u));
+}
+__device__ __forceinline__ void store_4(float* p, float4 x) { *reinterpret_cast<float4*>(p) = x; }
+__device__ __forceinline__ void store_4(bf16* p, float4 x) {
+    p[0] = from_f32<bf16>(x.x), p[1] = from_f32<bf16>(x.y);
+    p[2] = from_f32<bf16>(x.z), p[3] = from_f32<bf16>(x.w);
+}
+
+// What a warp works on.
+struct DeformRow {
+    size_t row;         // of [b, tokens, heads]
+    int token, head;    // of the row
+    size_t image;       // first element of the image and head in [b, tokens, heads, d]
+    int n, lane, tap, channel;
+    bool within;        // whether the channels of this lane exist
+
+    __device__ __forceinline__ DeformRow(const DeformSizes& s) {
+        row = size_t(blockIdx.x) * DEFORM_ROWS + threadIdx.x / 32;
+        head = int(row % s.heads);
+        token = int(row / s.heads % s.tokens);
+        image = row / s.heads / s.tokens * s.tokens * s.heads * s.d + head * s.d;
+        n = s.levels * s.points;
+        lane = threadIdx.x % 32;
+        tap = lane / 8;
+        channel = lane % 8 * 4;
+        within = channel < s.d;
+    }
+
+    __device__ __forceinline__ bool exists(const DeformSizes& s) const {
+        return row < size_t(s.b) * s.tokens * s.heads;
+    }
+
+    // Pixel coordinates of this lane's point; far outside for lanes without one.
+    __device__ __forceinline__ float2 place(const DeformSizes& s, const float* offsets) const {
+        if (lane >= n) return make_float2(-8.0f, -8.0f);
+        // Read before they are chosen: chosen by index, the table would move to local memory.
+        int own_h = 1, own_w = 1, start = 0;  // of the level that the token belongs to
+        float h = 1.0f, w = 1.0f;             // of the level that the point looks at
+#pragma unroll
+        for (int l = 0; l < DEFORM_LEVELS; l++) {
+            const int of_h = s.h[l], of_w = s.w[l], from = s.start[l];
+            if (l < s.levels && token >= from) own_h = of_h, own_w = of_w, start = from;
+            if (l == lane / s.points) h = float(of_h), w = float(of_w);
+        }
+        const int at = token - start;
+        const float2 offset = reinterpret_cast<const float2*>(offsets)[row * n + lane];
+        const float x = __fdiv_rn(float(at % own_w) + 0.5f, float(own_w));
+        const float y = __fdiv_rn(float(at / own_w) + 0.5f, float(own_h));
+        const float lx = __fadd_rn(x, __fdiv_rn(offset.x, w));
+        const float ly = __fadd_rn(y, __fdiv_rn(offset.y, h));
+        return make_float2(__fadd_rn(__fmul_rn(lx, w), -0.5f),
+                           __fadd_rn(__fmul_rn(ly, h), -0.5f));
+    }
+};
+
+// One point for one tap: `weight` and its slopes by px and py, and the token, -1 where there is
+// none.
+struct DeformTap {
+    float weight, by_x, by_y;
+    int token;
+
+    __device__ __forceinline__ DeformTap(const DeformSizes& s, int level, int tap, float2 at) {
+        const int h = s.h[level], w = s.w[level];
+        const float fx = floorf(at.x), fy = floorf(at.y);
+        const bool right = tap & 1, low = tap & 2;
+        const float wx = right ? at.x - fx : 1.0f - (at.x - fx);
+        const float wy = low ? at.y - fy : 1.0f - (at.y - fy);
+        weight = wx * wy;
+        by_x = right ? wy : -wy;
+        by_y = low ? wx : -wx;
+        // The bounds also keep the conversion to int within its range.
+        const bool inside = at.x > -1.0f && at.y > -1.0f && at.x < float(w) && at.y < float(h);
+        const int x = (inside ? int(fx) : -2) + right, y = (inside ? int(fy) : -2) + low;
+        const bool exists = x >= 0 && y >= 0 && x < w && y < h;
+        token = exists ? s.start[level] + y * w + x : -1;
+    }
+};
+
+__device__ __forceinline__ float across_taps(float x) {
+    x += __shfl_xor_sync(ALL_LANES, x, 8);
+    return x + __shfl_xor_sync(ALL_LANES, x, 16);
+}
+
+template <class T>
+__device__ __forceinline__ void deform_forward(const DeformSizes& s, const T* value,
+                                               const float* offsets, const float* logits, T* out,
+                                               float* attn) {
+    const DeformRow r(s);
+    if (!r.exists(s)) return;
+    const float2 place = r.place(s, offsets);
+    const float logit = r.lane < r.n ? logits[r.row * r.n + r.lane] : -INFINITY;
+    const float e = expf(logit - warp_max(logit));
+    const float a = e / warp_sum(e);
+    if (r.lane < r.n) attn[r.row * r.n + r.lane] = a;
+    float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+    for (int level = 0; level < DEFORM_LEVELS; level++)
+        for (int p = 0; p < (level < s.levels ? s.points : 0); p++) {
+            const int k = level * s.points + p;
+            const float2 at = make_float2(__shfl_sync(ALL_LANES, place.x, k),
+                                          __shfl_sync(ALL_LANES, place.y, k));
+            const float share = __shfl_sync(ALL_LANES, a, k);
+            const DeformTap tap(s, level, r.tap, at);
+            if (tap.token < 0 || !r.within) continue;
+            const float w = share * tap.weight;
+            const size_t cell = r.image + size_t(tap.token) * s.heads * s.d + r.channel;
+            const float4 v = load_4(value + cell);
+            sum.x = fmaf(w, v.x, sum.x), sum.y = fmaf(w, v.y, sum.y);
+            sum.z = fmaf(w, v.z, sum.z), sum.w = fmaf(w, v.w, sum.w);
+        }
+    __syncwarp();
+    sum.x = across_taps(sum.x), sum.y = across_taps(sum.y);
+    sum.z = across_taps(sum.z), sum.w = across_taps(sum.w);
+    if (r.tap == 0 && r.within) store_4(out + r.row * s.d + r.channel, sum);
+}
+
+// Exponent k of the integers: a value v is kept as v 2^k. 126 at most, so that both powers are
+// normal numbers.
+__device__ __forceinline__ int deform_exponent(const DeformSizes& s, uint32_t peak) {
+    const int above = int(peak >> 23) - 126;  // peak < 2^above
+    const int rows = 32 - __clz(s.tokens - 1);
+    return min(61 - rows - above, 126);
+}
+
+__device__ __forceinline__ float power_of_two(int k) {
+    return __uint_as_float(uint32_t(127 + k) << 23);
+}
+
+__device__ __forceinline__ void add_fixed(unsigned long long* to, float x) {
+    atomicAdd(to, static_cast<unsigned long long>(__float2ll_rn(x)));
+}
+
+// Writes doffsets and dlogits and adds to `fixed`; any may be absent. `fixed` is [b, tokens, heads,
+// 4, d / 4], the first of each four channels before the second: what the lanes add at once then
+// lies side by side, two sectors of 32 bytes a tap instead of eight.
+template <class T>
+__device__ __forceinline__ void deform_backward(const DeformSizes& s, const T* value,
+                                                const float* offsets, const float* attn,
+                                                const T* dout, const uint32_t* peak,
+                                                unsigned long long* fixed, float* doffsets,
+                                                float* dlogits) {
+    const DeformRow r(s);
+    if (!r.exists(s)) return;
+    const float2 place = r.place(s, offsets);
+    const float a = r.lane < r.n ? attn[r.row * r.n + r.lane] : 0.0f;
+    float4 g = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (r.within) g = load_4(dout + r.row * s.d + r.channel);
+    const float unit = fixed == nullptr ? 0.0f : power_of_two(deform_exponent(s, *peak));
+    float da = 0.0f, dx = 0.0f, dy = 0.0f;  // of this lane's point
+#pragma unroll
+    for (int level = 0; level < DEFORM_LEVELS; level++)
+        for (int p = 0; p < (level < s.levels ? s.points : 0); p++) {
+            const int k = level * s.points + p;
+            const float2 at = make_float2(__shfl_sync(ALL_LANES, place.x, k),
+                                          __shfl_sync(ALL_LANES, place.y, k));
+            const float share = __shfl_sync(ALL_LANES, a, k);
+            const DeformTap tap(s, level, r.tap, at);
+            float dot = 0.0f;
+            if (tap.token >= 0 && r.within) {
+                const size_t cell = r.image + size_t(tap.token) * s.heads * s.d + r.channel;
+                // out += a weight value
+                const float4 v = load_4(value + cell);
+                dot = fmaf(g.w, v.w, fmaf(g.z, v.z, fmaf(g.y, v.y, g.x * v.x)));
+                if (fixed != nullptr) {
+                    const float w = share * tap.weight;
+                    unsigned long long* to = fixed + cell - r.channel + r.channel / 4;
+                    add_fixed(to, w * g.x * unit);
+                    add_fixed(to + s.d / 4, w * g.y * unit);
+                    add_fixed(to + s.d / 4 * 2, w * g.z * unit);
+                    add_fixed(to + s.d / 4 * 3, w * g.w * unit);
+                }
+            }
+            __syncwarp();
+#pragma unroll
+            for (int step = 1; step < 8; step *= 2) dot += __shfl_xor_sync(ALL_LANES, dot, step);
+            const float by_a = across_taps(tap.token >= 0 ? tap.weight * dot : 0.0f);
+            const float by_x = across_taps(tap.token >= 0 ? tap.by_x * dot : 0.0f);
+            const float by_y = across_taps(tap.token >= 0 ? tap.by_y * dot : 0.0f);
+            if (r.lane == k) da = by_a, dx = share * by_x, dy = share * by_y;
+        }
+    // a = softmax(logits)
+    const float mean = warp_sum(a * da);
+    if (r.lane >= r.n) return;
+    if (dlogits != nullptr) dlogits[r.row * r.n + r.lane] = a * (da - mean);
+    if (doffsets != nullptr)
+        reinterpret_cast<float2*>(doffsets)[r.row * r.n + r.lane] = make_float2(dx, dy);
+}
+
+// peak = largest |x|, as bits (which order like the numbers; NaN is above all). `peak` starts at 0.
+template <class T>
+__device__ __forceinline__ void deform_peak(const DeformSizes& s, const T* x, uint32_t* peak) {
+    const size_t n = size_t(s.b) * s.tokens * s.heads * s.d;
+    uint32_t top = 0;
+    for (size_t i = size_t(blockIdx.x) * 256 + threadIdx.x; i < n; i += size_t(gridDim.x) * 256)
+        top = max(top, __float_as_uint(to_f32(x[i])) & 0x7fffffffu);
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) top = max(top, __shfl_xor_sync(ALL_LANES, top, step));
+    if (threadIdx.x % 32 == 0) atomicMax(peak, top);
+}
+
+// dvalue from the integers; NaN throughout if dout holds NaN or infinity.
+template <class T>
+__device__ __forceinline__ void deform_settle(const DeformSizes& s, const long long* fixed,
+                                              const uint32_t* peak, T* dvalue) {
+    const size_t i = size_t(blockIdx.x) * 256 + threadIdx.x;
+    if (i >= size_t(s.b) * s.tokens * s.heads * s.d) return;
+    const bool finite = *peak < 0x7f800000u;
+    const float nan = __uint_as_float(0x7fffffffu);
+    const float unit = finite ? power_of_two(-deform_exponent(s, *peak)) : nan;
+    const size_t d = s.d, channel = i % d, at = channel % 4 * (d / 4) + channel / 4;
+    dvalue[i] = from_f32<T>(__ll2float_rn(fixed[i - channel + at]) * unit);
+}
+
+#define ENTRIES(T, SUFFIX)                                                                        \
+    extern "C" __global__ void __launch_bounds__(32 * DEFORM_ROWS)                                \
+        ms_deform_attn_forward_##SUFFIX(DeformSizes s, const T* value, const float* offsets,      \
+                                        const float* logits, T* out, float* attn) {               \
+        deform_forward(s, value, offsets, logits, out, attn);                                     \
+    }                                                                                             \
+    extern "C" __global__ void __launch_bounds__(32 * DEFORM_ROWS)                                \
+        ms_deform_attn_backward_##SUFFIX(DeformSizes s, const T* value, const float* offsets,     \
+                                         const float* attn, const T* dout, const uint32_t* peak,  \
+                                         unsigned long long* fixed, float* doffsets,              \
+                                         float* dlogits) {                                        \
+        deform_backward(s, value, offsets, attn, dout, peak, fixed, doffsets, dlogits);           \
+    }                                                                                             \
+    extern "C" __global__ void __launch_bounds__(256)                                             \
+        ms_deform_attn_peak_##SUFFIX(DeformSizes s, const T* x, uint32_t* peak) {                 \
+        deform_peak(s, x, peak);                                                                  \
+    }                                                                                             \
+    extern "C" __global__ void __launch_bounds__(256) ms_deform_attn_settle_##SUFFIX(             \
+        DeformSizes s, const long long* fixed, const uint32_t* peak, T* dvalue) {                 \
+        deform_settle(s, fixed, peak, dvalue);                                                    \
+    }
+
+ENTRIES(float, f32)
+ENTRIES(bf16, bf16)
