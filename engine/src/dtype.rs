@@ -9,7 +9,7 @@ pub enum DType {
     F32,
     /// 64-bit float: gradient checks.
     F64,
-    /// 16-bit brain float: storage of frozen weights.
+    /// 16-bit brain float: storage of frozen weights, and of activations on a device.
     Bf16,
     /// 32-bit signed integer: indices.
     I32,
@@ -27,22 +27,35 @@ impl DType {
             DType::U8 => 1,
         }
     }
-}
 
-impl std::fmt::Display for DType {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+    /// Its name, as in `f32`.
+    pub fn name(self) -> &'static str {
+        match self {
             DType::F32 => "f32",
             DType::F64 => "f64",
             DType::Bf16 => "bf16",
             DType::I32 => "i32",
             DType::U8 => "u8",
-        })
+        }
+    }
+
+    /// Type of what is summed over values of this type: statistics, and gradients of parameters.
+    pub fn of_sums(self) -> DType {
+        match self {
+            DType::Bf16 => DType::F32,
+            other => other,
+        }
+    }
+}
+
+impl std::fmt::Display for DType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 
 /// A Rust type that can be a tensor's element.
-pub trait Element: bytemuck::Pod + Send + Sync {
+pub trait Element: dressage_kernels::device::Element {
     /// The tag of this type.
     const DTYPE: DType;
 }
@@ -68,21 +81,61 @@ pub trait Float: Element + dressage_kernels::Real {}
 impl Float for f32 {}
 impl Float for f64 {}
 
-/// Runs `$body` with `$t` bound to f32 or f64 according to a tensor's type; another type is an
-/// error of `$op`.
+/// Runs `$body` with `$t` bound to f32 or f64 according to the type of a tensor in host memory;
+/// another type, or a tensor on a device, is an error of `$op`.
 #[macro_export]
 macro_rules! floats {
     ($op:expr, $tensor:expr, $t:ident => $body:expr) => {
-        match $tensor.dtype() {
-            $crate::DType::F32 => {
+        match ($tensor.device(), $tensor.dtype()) {
+            (Some(device), _) => {
+                Err($crate::EngineError::NoDeviceForm { op: $op, device: device.name() })
+            }
+            (None, $crate::DType::F32) => {
                 type $t = f32;
                 $body
             }
-            $crate::DType::F64 => {
+            (None, $crate::DType::F64) => {
                 type $t = f64;
                 $body
             }
-            found => Err($crate::EngineError::Type { op: $op, expected: "f32 or f64", found }),
+            (None, found) => {
+                Err($crate::EngineError::Type { op: $op, expected: "f32 or f64", found })
+            }
         }
     };
 }
+
+/// Runs the kernel for the place where a tensor lies: `host` with `$t` bound to f32 or f64, or the
+/// other arm with `$t` bound to f32 or bf16 and `$device` to the device. Another type is an error
+/// of `$op`.
+macro_rules! kernel {
+    ($op:expr, $x:expr, $t:ident, host => $host:expr, $device:ident => $launch:expr $(,)?) => {
+        match ($x.device(), $x.dtype()) {
+            (None, $crate::DType::F32) => {
+                #[allow(dead_code)]
+                type $t = f32;
+                $host.map_err($crate::EngineError::from)
+            }
+            (None, $crate::DType::F64) => {
+                #[allow(dead_code)]
+                type $t = f64;
+                $host.map_err($crate::EngineError::from)
+            }
+            (Some($device), $crate::DType::F32) => {
+                #[allow(dead_code)]
+                type $t = f32;
+                $launch.map_err($crate::EngineError::from)
+            }
+            (Some($device), $crate::DType::Bf16) => {
+                #[allow(dead_code)]
+                type $t = half::bf16;
+                $launch.map_err($crate::EngineError::from)
+            }
+            (place, found) => {
+                let expected = if place.is_some() { "f32 or bf16" } else { "f32 or f64" };
+                Err($crate::EngineError::Type { op: $op, expected, found })
+            }
+        }
+    };
+}
+pub(crate) use kernel;

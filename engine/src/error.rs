@@ -40,6 +40,34 @@ pub enum EngineError {
         /// Argument.
         arg: &'static str,
     },
+    /// The host asked for the elements of a tensor that lies on a device.
+    #[error("{op}: the tensor lies on {device}, not in host memory; to_host copies it there")]
+    OnDevice {
+        /// Operation.
+        op: &'static str,
+        /// What the device calls itself.
+        device: String,
+    },
+    /// A kernel of a device was given a tensor that lies in host memory.
+    #[error("{op}: the tensor lies in host memory, not on a device; to_device copies it there")]
+    OnHost {
+        /// Operation.
+        op: &'static str,
+    },
+    /// An operation that runs on the host alone was given a tensor that lies on a device.
+    #[error("{op}: has no form for {device}; its operands have to lie in host memory (to_host)")]
+    NoDeviceForm {
+        /// Operation.
+        op: &'static str,
+        /// What the device calls itself.
+        device: String,
+    },
+    /// A tensor was to be made on a device within an outline, which knows host memory alone.
+    #[error("outline: work on {device} cannot be gone through without being done")]
+    NoOutline {
+        /// What the device calls itself.
+        device: String,
+    },
     /// A backward pass was asked of something that leads to no trainable value.
     #[error("backward: the result depends on no value that needs a gradient")]
     NotTracked,

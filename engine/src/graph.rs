@@ -12,11 +12,14 @@ use std::collections::{BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+use dressage_kernels::add::Add;
+use dressage_kernels::device::Device;
 use dressage_kernels::matmul::Beta;
 use dressage_kernels::outline;
 
+use crate::dtype::kernel;
 use crate::memory::{Category, with_category};
-use crate::{EngineError, Float, Result, Tensor, floats};
+use crate::{DType, EngineError, Float, Result, Tensor, floats};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -58,11 +61,15 @@ pub trait Backward: Send {
 pub struct Edge {
     origin: Origin,
     len: usize,
+    /// Type and place of the value.
+    dtype: DType,
+    device: Option<Device>,
 }
 
 impl Edge {
-    pub(crate) fn new(origin: Origin, len: usize) -> Edge {
-        Edge { origin, len }
+    pub(crate) fn new(value: &Tensor) -> Edge {
+        let (origin, device) = (value.origin.clone(), value.device().cloned());
+        Edge { origin, len: value.len(), dtype: value.dtype(), device }
     }
 
     /// Whether anybody waits for this gradient.
@@ -75,6 +82,14 @@ impl Edge {
             Origin::Constant => None,
             Origin::Leaf(id) => Some(*id),
             Origin::Node(node) => Some(node.id),
+        }
+    }
+
+    /// Type of the gradient: that of the value, but at a leaf that of sums.
+    fn gradient_dtype(&self) -> DType {
+        match self.origin {
+            Origin::Leaf(_) => self.dtype.of_sums(),
+            _ => self.dtype,
         }
     }
 }
@@ -242,13 +257,17 @@ impl Gradients {
                 found: g.shape().to_vec(),
             });
         }
+        let g = match g.device() {
+            Some(device) => g.cast_on(device, edge.gradient_dtype())?,
+            None => g,
+        };
         match self.held.remove(&id) {
             None => {
                 self.held.insert(id, g.detach());
                 self.announce(edge);
             }
             Some(mut sum) => {
-                floats!("backward", sum, T => add_into::<T>(&mut sum, &g))?;
+                add_into(&mut sum, &g)?;
                 self.held.insert(id, sum);
             }
         }
@@ -256,47 +275,87 @@ impl Gradients {
     }
 
     /// Lets `f` add to the gradient of `edge` in place; a first gradient starts at zero. For
-    /// parameters, whose kernels add rather than overwrite.
+    /// parameters, whose kernels add rather than overwrite, in the type of sums over the value
+    /// ([`DType::of_sums`]).
     ///
     /// # Errors
-    /// Whatever `f` returns; a type other than `T`.
-    pub fn accumulate<T: Float>(
+    /// Whatever `f` returns; no room on the device.
+    pub fn accumulate(
         &mut self,
         edge: &Edge,
-        f: impl FnOnce(&mut [T]) -> Result<()>,
+        f: impl FnOnce(&mut Tensor) -> Result<()>,
     ) -> Result<()> {
-        let Some(id) = edge.id() else { return Ok(()) };
-        let mut sum = match self.held.remove(&id) {
-            Some(sum) => sum,
-            None => {
-                self.announce(edge);
-                Tensor::zeros(T::DTYPE, &[edge.len])
+        let Some(mut sum) = self.lend(edge)? else { return Ok(()) };
+        f(&mut sum)?;
+        self.add(edge, sum)
+    }
+
+    /// As [`Gradients::accumulate`] for two parameters whose gradients one kernel forms together;
+    /// `None` for one that is not wanted.
+    ///
+    /// # Errors
+    /// As [`Gradients::accumulate`].
+    pub fn accumulate_both(
+        &mut self,
+        edges: [&Edge; 2],
+        f: impl FnOnce([Option<&mut Tensor>; 2]) -> Result<()>,
+    ) -> Result<()> {
+        let mut sums = [self.lend(edges[0])?, self.lend(edges[1])?];
+        if sums.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        f(sums.each_mut().map(Option::as_mut))?;
+        for (edge, sum) in edges.into_iter().zip(sums) {
+            if let Some(sum) = sum {
+                self.add(edge, sum)?;
             }
-        };
-        f(sum.make_mut::<T>()?)?;
-        self.held.insert(id, sum);
+        }
         Ok(())
     }
 
-    /// As [`Gradients::accumulate`] for a kernel that can do either: a first gradient is to be
-    /// written over memory that holds anything.
+    /// What has arrived at `edge` so far, to be added to and given back; `None` if nobody waits.
+    fn lend(&mut self, edge: &Edge) -> Result<Option<Tensor>> {
+        let Some(id) = edge.id() else { return Ok(None) };
+        let dtype = edge.dtype.of_sums();
+        // What flows on to another operation in bf16 is rounded once, when the kernel is done.
+        let held = match dtype == edge.gradient_dtype() {
+            true => self.held.remove(&id),
+            false => None,
+        };
+        let mut sum = match held {
+            Some(sum) => sum,
+            None => Tensor::zeros_on(edge.device.as_ref(), dtype, &[edge.len])?,
+        };
+        sum.make_own()?;
+        Ok(Some(sum))
+    }
+
+    /// As [`Gradients::accumulate`] for a kernel that writes the value's type and can do either: a
+    /// first gradient is to be written over memory that holds anything.
     ///
     /// # Errors
-    /// Whatever `f` returns; a type other than `T`.
-    pub fn accumulate_or_write<T: Float>(
+    /// Whatever `f` returns; no room on the device.
+    pub fn accumulate_or_write(
         &mut self,
         edge: &Edge,
-        f: impl FnOnce(&mut [T], Beta) -> Result<()>,
+        f: impl FnOnce(&mut Tensor, Beta) -> Result<()>,
     ) -> Result<()> {
         let Some(id) = edge.id() else { return Ok(()) };
+        let empty = || Tensor::empty_on(edge.device.as_ref(), edge.dtype, &[edge.len]);
+        if edge.dtype != edge.gradient_dtype() {
+            let mut g = empty()?;
+            f(&mut g, Beta::Overwrite)?;
+            return self.add(edge, g);
+        }
         let (mut sum, beta) = match self.held.remove(&id) {
             Some(sum) => (sum, Beta::Add),
             None => {
                 self.announce(edge);
-                (Tensor::empty::<T>(&[edge.len]), Beta::Overwrite)
+                (empty()?, Beta::Overwrite)
             }
         };
-        f(sum.make_mut::<T>()?, beta)?;
+        sum.make_own()?;
+        f(&mut sum, beta)?;
         self.held.insert(id, sum);
         Ok(())
     }
@@ -325,17 +384,25 @@ impl Gradients {
     /// Takes the gradient of a leaf, in the leaf's shape; `None` if none arrived.
     pub fn take(&mut self, leaf: &Tensor) -> Option<Tensor> {
         let id = leaf.edge().id()?;
-        self.held.remove(&id).map(|g| g.view(0, leaf.shape()))
+        self.held.remove(&id).map(|g| g.part(0, leaf.shape()))
     }
 }
 
-fn add_into<T: Float>(sum: &mut Tensor, g: &Tensor) -> Result<()> {
-    let (sum, g) = (sum.make_mut::<T>()?, g.data::<T>()?);
-    if outline::skips("add_into") {
-        return Ok(());
-    }
-    for (s, g) in sum.iter_mut().zip(g) {
-        *s += *g;
+/// `sum += g`, in place where nobody else holds the memory.
+fn add_into(sum: &mut Tensor, g: &Tensor) -> Result<()> {
+    kernel!("backward", g, T,
+        host => add_slices::<T>(sum.make_mut()?, g.data()?),
+        device => {
+            sum.make_own()?;
+            let size = Add { n: 1, inner: g.len() };
+            size.in_place_gpu(device, sum.view_mut::<T>()?, g.view::<T>()?)
+        },
+    )
+}
+
+fn add_slices<T: Float>(sum: &mut [T], g: &[T]) -> Result<()> {
+    if !outline::skips("add_into") {
+        sum.iter_mut().zip(g).for_each(|(s, g)| *s += *g);
     }
     Ok(())
 }
@@ -345,8 +412,11 @@ fn add_into<T: Float>(sum: &mut Tensor, g: &Tensor) -> Result<()> {
 /// # Errors
 /// If `loss` is not one float or depends on nothing that needs a gradient.
 pub fn backward(loss: Tensor) -> Result<Gradients> {
-    let one = floats!("backward", loss, T => Ok(Tensor::full::<T>(loss.shape(), 1.0)))?;
-    loss.item_check()?;
+    loss.expect_one("backward")?;
+    let one = match (loss.device(), loss.dtype()) {
+        (Some(device), dtype) => Tensor::full(loss.shape(), 1.0f32).to_device(device, dtype)?,
+        (None, _) => floats!("backward", loss, T => Ok(Tensor::full::<T>(loss.shape(), 1.0)))?,
+    };
     backward_from(loss, one)
 }
 
@@ -375,12 +445,6 @@ pub fn backward_from_all(values: Vec<(Tensor, Tensor)>) -> Result<Gradients> {
         grads.run_down_to(0)?;
         Ok(grads)
     })
-}
-
-impl Tensor {
-    fn item_check(&self) -> Result<()> {
-        floats!("backward", self, T => self.item::<T>().map(|_| ()))
-    }
 }
 
 #[cfg(test)]

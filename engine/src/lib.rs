@@ -4,6 +4,7 @@
 //! under [`ops`], each with its shape check, its kernel call and its backward pass. It knows
 //! nothing of networks or files.
 
+mod device;
 mod dtype;
 mod error;
 mod graph;
@@ -16,6 +17,7 @@ mod param;
 mod random;
 mod tensor;
 
+pub use dressage_kernels::device::Device;
 pub use dtype::{DType, Element, Float};
 pub use error::{EngineError, Result};
 pub use graph::{
@@ -25,6 +27,6 @@ pub use graph::{
 pub use kept::{Thrift, segment, thrifty};
 pub use outline::Outline;
 pub use pages::Pages;
-pub use param::Param;
+pub use param::{Param, Values};
 pub use random::{Philox, hash_name};
 pub use tensor::Tensor;

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use memmap2::{MmapMut, MmapOptions};
 
+pub use crate::device::{reset_peak_on, usage_on};
+
 /// What a buffer is held for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Category {
@@ -24,6 +26,24 @@ pub enum Category {
     Activations,
     /// Batches, labels, sampled points.
     Data,
+}
+
+impl Category {
+    /// Its name, for errors.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Category::Weights => "weights",
+            Category::Optimiser => "optimiser",
+            Category::Gradients => "gradients",
+            Category::Activations => "activations",
+            Category::Data => "data",
+        }
+    }
+}
+
+/// The category in force on this thread.
+pub(crate) fn current_category() -> Category {
+    CURRENT.get()
 }
 
 /// All categories, in the order of [`Usage::bytes`].
@@ -108,6 +128,21 @@ impl Usage {
         self.bytes.iter().sum()
     }
 
+    /// A buffer was taken.
+    pub(crate) fn book(&mut self, category: Category, bytes: usize) {
+        self.bytes[category as usize] += bytes;
+        self.note_peak();
+    }
+
+    /// A buffer was given back.
+    pub(crate) fn unbook(&mut self, category: Category, bytes: usize) {
+        self.bytes[category as usize] -= bytes;
+    }
+
+    pub(crate) fn reset_peak(&mut self) {
+        (self.peak, self.at_peak) = (self.total(), self.bytes);
+    }
+
     fn note_peak(&mut self) {
         let total = self.total();
         if total > self.peak {
@@ -123,10 +158,7 @@ pub fn usage() -> Usage {
 
 /// Starts a new measurement of the peak.
 pub fn reset_peak() {
-    with_ledger(|ledger, _| {
-        let usage = &mut ledger.state().usage;
-        (usage.peak, usage.at_peak) = (usage.total(), usage.bytes);
-    });
+    with_ledger(|ledger, _| ledger.state().usage.reset_peak());
 }
 
 /// Gives the pool's idle buffers back to the system.
@@ -202,8 +234,7 @@ impl Ledger {
             state.usage.system_bytes += n * size_of::<Line>();
             fresh(n, reserve && n >= RESERVE)
         });
-        state.usage.bytes[category as usize] += memory.lines() * size_of::<Line>();
-        state.usage.note_peak();
+        state.usage.book(category, memory.lines() * size_of::<Line>());
         memory
     }
 }
@@ -267,7 +298,7 @@ impl Drop for Buffer {
         let memory = std::mem::replace(&mut self.memory, Memory::Owned(Vec::new()));
         let mut state = self.ledger.as_deref().unwrap_or(&PROCESS).state();
         let lines = memory.lines();
-        state.usage.bytes[self.category as usize] -= lines * size_of::<Line>();
+        state.usage.unbook(self.category, lines * size_of::<Line>());
         state.free.entry(lines).or_default().push(memory);
     }
 }

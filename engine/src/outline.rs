@@ -13,7 +13,7 @@ use crate::memory::{Ledger, Usage, outlined};
 /// once. Since buffers go through the same pool in the same order, the account in the end is that
 /// of the real work to the byte, provided that no size depends on values: all values are zero.
 /// Copies of small things, such as labels, are made. Work handed to other threads is not part of
-/// an outline.
+/// an outline, and work on a device is refused in one.
 pub struct Outline {
     ledger: Arc<Ledger>,
     tally: Tally,

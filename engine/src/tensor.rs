@@ -1,26 +1,32 @@
 //! Tensors: contiguous, row-major, cheap to clone.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use dressage_kernels::outline;
 
+use crate::device::DeviceBuffer;
 use crate::graph::{Edge, Origin, fresh_id};
 use crate::kept::Remake;
 use crate::memory::Buffer;
 use crate::{DType, Element, EngineError, Pages, Result};
 
 /// Where the elements lie.
-enum Storage {
+pub(crate) enum Storage {
     Pooled(Buffer),
     /// Pages, of a file as a rule.
     Mapped(Arc<Pages>),
+    /// Memory of a device, which the host cannot address.
+    Device(DeviceBuffer),
 }
 
 impl Storage {
-    fn bytes(&self) -> &[u8] {
+    /// `None` for memory of a device.
+    fn bytes(&self) -> Option<&[u8]> {
         match self {
-            Storage::Pooled(buffer) => buffer.bytes(),
-            Storage::Mapped(map) => map,
+            Storage::Pooled(buffer) => Some(buffer.bytes()),
+            Storage::Mapped(map) => Some(map),
+            Storage::Device(_) => None,
         }
     }
 
@@ -37,7 +43,7 @@ impl Storage {
 pub struct Tensor {
     shape: Arc<[usize]>,
     dtype: DType,
-    storage: Arc<Storage>,
+    pub(crate) storage: Arc<Storage>,
     /// Bytes from the start of the storage.
     offset: usize,
     pub(crate) origin: Origin,
@@ -60,8 +66,12 @@ impl Tensor {
     /// depend on the data, so that the pool sees one size.
     pub fn with_capacity(dtype: DType, shape: &[usize], capacity: usize) -> Tensor {
         let n = shape.iter().product::<usize>().max(capacity);
-        let storage = Arc::new(Storage::Pooled(Buffer::take(n * dtype.size())));
-        let origin = Origin::Constant;
+        Self::in_storage(Storage::Pooled(Buffer::take(n * dtype.size())), dtype, shape)
+    }
+
+    /// A constant at the start of memory that holds at least its elements.
+    pub(crate) fn in_storage(storage: Storage, dtype: DType, shape: &[usize]) -> Tensor {
+        let (storage, origin) = (Arc::new(storage), Origin::Constant);
         Tensor { shape: shape.into(), dtype, storage, offset: 0, origin, remake: None }
     }
 
@@ -163,21 +173,34 @@ impl Tensor {
     /// The elements.
     ///
     /// # Errors
-    /// If the tensor holds another type.
+    /// If the tensor holds another type or lies on a device.
     pub fn data<T: Element>(&self) -> Result<&[T]> {
-        if self.dtype != T::DTYPE {
-            return Err(EngineError::Type {
-                op: "data",
-                expected: type_name(T::DTYPE),
-                found: self.dtype,
-            });
+        self.expect_type::<T>("data")?;
+        match self.storage.bytes() {
+            Some(bytes) => Ok(bytemuck::cast_slice(&bytes[self.span()])),
+            None => Err(self.not_on_host("data")),
         }
-        Ok(bytemuck::cast_slice(self.bytes()))
     }
 
     /// The elements as raw bytes, native byte order.
+    ///
+    /// # Panics
+    /// If the tensor lies on a device ([`Tensor::device`]), whose bytes have no address here.
     pub fn bytes(&self) -> &[u8] {
-        &self.storage.bytes()[self.offset..self.offset + self.len() * self.dtype.size()]
+        let bytes = self.storage.bytes();
+        &bytes.expect("bytes of a tensor in host memory")[self.span()]
+    }
+
+    /// Bytes of the elements in the storage.
+    pub(crate) fn span(&self) -> Range<usize> {
+        self.offset..self.offset + self.len() * self.dtype.size()
+    }
+
+    pub(crate) fn expect_type<T: Element>(&self, op: &'static str) -> Result<()> {
+        if self.dtype == T::DTYPE {
+            return Ok(());
+        }
+        Err(EngineError::Type { op, expected: T::DTYPE.name(), found: self.dtype })
     }
 
     /// Lets go of the memory behind a view of a file that is not needed for now
@@ -188,39 +211,40 @@ impl Tensor {
         }
     }
 
-    /// The only element of a one-element tensor.
+    /// The only element of a one-element tensor. Waits for the device if it lies on one.
     ///
     /// # Errors
-    /// If the tensor holds another type or another number of elements.
+    /// If the tensor holds another type or another number of elements; a failure of the device.
     pub fn item<T: Element>(&self) -> Result<T> {
-        match self.data::<T>()? {
-            [x] => Ok(*x),
-            _ => Err(EngineError::Shape {
-                op: "item",
-                arg: "tensor",
-                expected: "one element".into(),
-                found: self.shape.to_vec(),
-            }),
-        }
+        self.expect_one("item")?;
+        let host = self.detach().to_host()?;
+        host.data::<T>()?.first().copied().ok_or_else(|| self.not_one("item"))
+    }
+
+    /// Fails unless there is one element.
+    pub(crate) fn expect_one(&self, op: &'static str) -> Result<()> {
+        if self.len() == 1 { Ok(()) } else { Err(self.not_one(op)) }
+    }
+
+    fn not_one(&self, op: &'static str) -> EngineError {
+        let (expected, found) = ("one element".into(), self.shape.to_vec());
+        EngineError::Shape { op, arg: "tensor", expected, found }
     }
 
     /// The elements, to be written in place.
     ///
     /// # Errors
-    /// If the memory is shared with another tensor or the type differs.
+    /// If the memory is shared with another tensor or a device's, or the type differs.
     pub fn data_mut<T: Element>(&mut self) -> Result<&mut [T]> {
-        if self.dtype != T::DTYPE {
-            return Err(EngineError::Type {
-                op: "data_mut",
-                expected: type_name(T::DTYPE),
-                found: self.dtype,
-            });
+        self.expect_type::<T>("data_mut")?;
+        if self.device().is_some() {
+            return Err(self.not_on_host("data_mut"));
         }
-        let range = self.offset..self.offset + self.len() * self.dtype.size();
+        let span = self.span();
         self.remake = None;
         match Arc::get_mut(&mut self.storage) {
             Some(Storage::Pooled(buffer)) => {
-                Ok(bytemuck::cast_slice_mut(&mut buffer.bytes_mut()[range]))
+                Ok(bytemuck::cast_slice_mut(&mut buffer.bytes_mut()[span]))
             }
             _ => Err(EngineError::Shared { op: "data_mut" }),
         }
@@ -229,28 +253,41 @@ impl Tensor {
     /// As [`Tensor::data_mut`]; shared memory is copied first.
     ///
     /// # Errors
-    /// If the type differs.
+    /// If the type differs or the tensor lies on a device.
     pub fn make_mut<T: Element>(&mut self) -> Result<&mut [T]> {
-        let unique = matches!(Arc::get_mut(&mut self.storage), Some(Storage::Pooled(_)));
-        if !unique {
-            let origin = self.origin.clone();
-            *self = Tensor { origin, ..self.deep_copy() };
-        }
+        self.make_own()?;
         self.data_mut()
     }
 
-    /// A constant copy with memory of its own.
-    pub fn deep_copy(&self) -> Tensor {
-        let mut copy = Self::empty_of(self.dtype, &self.shape);
-        if outline::skips("copy") {
-            return copy;
+    /// Copies memory that is shared or a file's, so that it can be written in place.
+    ///
+    /// # Errors
+    /// No room for a copy on the device.
+    pub(crate) fn make_own(&mut self) -> Result<()> {
+        let storage = Arc::get_mut(&mut self.storage);
+        if !matches!(storage, Some(Storage::Pooled(_) | Storage::Device(_))) {
+            let origin = self.origin.clone();
+            *self = Tensor { origin, ..self.deep_copy()? };
         }
-        copy.owned_mut_bytes().copy_from_slice(self.bytes());
-        copy
+        Ok(())
+    }
+
+    /// A constant copy with memory of its own, where this is.
+    ///
+    /// # Errors
+    /// No room for it on the device; a failure of the device.
+    pub fn deep_copy(&self) -> Result<Tensor> {
+        let mut copy = self.empty_like(&self.shape)?;
+        if self.device().is_some() {
+            self.copy_on_device(&mut copy)?;
+        } else if !outline::skips("copy") {
+            copy.owned_mut_bytes().copy_from_slice(self.bytes());
+        }
+        Ok(copy)
     }
 
     /// Writes into a tensor that was just made, which nobody else can hold.
-    fn owned_mut_bytes(&mut self) -> &mut [u8] {
+    pub(crate) fn owned_mut_bytes(&mut self) -> &mut [u8] {
         let n = self.len() * self.dtype.size();
         match Arc::get_mut(&mut self.storage) {
             Some(Storage::Pooled(buffer)) => &mut buffer.bytes_mut()[..n],
@@ -279,7 +316,7 @@ impl Tensor {
 
     /// The handle through which an operation's backward pass delivers this value's gradient.
     pub fn edge(&self) -> Edge {
-        Edge::new(self.origin.clone(), self.len())
+        Edge::new(self)
     }
 
     pub(crate) fn with_origin(self, origin: Origin) -> Tensor {
@@ -291,7 +328,7 @@ impl Tensor {
     }
 
     /// Shares the memory under another shape, outside the graph.
-    pub(crate) fn view(&self, offset: usize, shape: &[usize]) -> Tensor {
+    pub(crate) fn part(&self, offset: usize, shape: &[usize]) -> Tensor {
         Tensor {
             shape: shape.into(),
             dtype: self.dtype,
@@ -306,17 +343,8 @@ impl Tensor {
 impl std::fmt::Debug for Tensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let graph = if self.tracked() { ", tracked" } else { "" };
-        write!(f, "Tensor({} {:?}{graph})", self.dtype, self.shape)
-    }
-}
-
-fn type_name(dtype: DType) -> &'static str {
-    match dtype {
-        DType::F32 => "f32",
-        DType::F64 => "f64",
-        DType::Bf16 => "bf16",
-        DType::I32 => "i32",
-        DType::U8 => "u8",
+        let place = self.device().map(|d| format!(" on {}", d.name())).unwrap_or_default();
+        write!(f, "Tensor({} {:?}{place}{graph})", self.dtype, self.shape)
     }
 }
 

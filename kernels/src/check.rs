@@ -1,6 +1,8 @@
 //! Checks that every operation's tests share: random inputs, closeness, central differences in
 //! f64.
 
+use std::path::{Path, PathBuf};
+
 use crate::Real;
 use crate::device::Float;
 
@@ -115,4 +117,15 @@ pub fn assert_within<T: Float>(what: &str, got: &[T], want: &[f64], bound: impl 
         worst = worst.max(share);
     }
     println!("{what}: {} values, worst error {worst:.3} of the bound", got.len());
+}
+
+/// Folders of recorded numbers that `DRESSAGE_FIXTURES` names, separated as in `PATH`. Relative ones
+/// are meant from the root of the project, where the tests are called: cargo runs those of each
+/// package in its own folder.
+pub fn fixture_dirs() -> Vec<PathBuf> {
+    let named = std::env::var_os("DRESSAGE_FIXTURES").unwrap_or_default();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    let dirs = std::env::split_paths(&named).filter(|dir| !dir.as_os_str().is_empty());
+    // An absolute folder replaces the root.
+    dirs.map(|dir| root.join(dir)).collect()
 }

@@ -195,7 +195,8 @@ fn parity_notices_a_wrong_number() {
                 && ALTERED.iter().any(|a| n.contains(a))
         };
         let Some(name) = fixture.tensors.names().find(wanted).cloned() else { continue };
-        let mut tensor = fixture.floats(&name).unwrap_or_else(|e| panic!("{e}")).deep_copy();
+        let mut tensor =
+            fixture.floats(&name).unwrap_or_else(|e| panic!("{e}")).deep_copy().expect("a copy");
         for v in tensor.data_mut::<f32>().unwrap_or_else(|e| panic!("{e}")) {
             *v *= 1.001;
         }

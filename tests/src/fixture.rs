@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use dressage_engine::{DType, Tensor};
+use dressage_kernels::check::fixture_dirs;
 use dressage_models::weights::{StateDict, Stored};
 use serde_json::Value;
 
@@ -26,12 +27,10 @@ pub struct Fixture {
     pub sidecar: bool,
 }
 
-/// Folders of fixtures: the committed ones, then those of `DRESSAGE_FIXTURES` (separated as in
-/// `PATH`).
+/// Folders of fixtures: the committed ones, then those of `DRESSAGE_FIXTURES`.
 pub fn roots() -> Vec<PathBuf> {
     let mut roots = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")];
-    let more = std::env::var_os("DRESSAGE_FIXTURES").unwrap_or_default();
-    roots.extend(std::env::split_paths(&more).filter(|p| !p.as_os_str().is_empty()));
+    roots.extend(fixture_dirs());
     roots
 }
 

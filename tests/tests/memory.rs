@@ -241,10 +241,10 @@ fn kept_by_first_block(method: &str) -> (usize, bool) {
     let model = network::build(&recipe).expect("network");
     let (image, _labels) = image(&recipe);
     let (x, ..) = model.backbone().embed(&image).expect("tokens");
-    let copy = x.deep_copy();
+    let copy = x.deep_copy().unwrap();
     memory::trim();
     let before = held(Category::Activations);
-    let copied = { (copy.deep_copy(), held(Category::Activations) - before).1 };
+    let copied = { (copy.deep_copy().unwrap(), held(Category::Activations) - before).1 };
     memory::trim();
     let y = model.backbone().block(0, &x, None).expect("block");
     (held(Category::Activations) - before - copied, y.tracked())

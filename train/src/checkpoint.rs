@@ -162,7 +162,7 @@ pub fn restore(path: &Path, notes: &Notes, dict: &mut StateDict, model: &Segment
         let copy = dressage_engine::memory::with_category(
             dressage_engine::memory::Category::Weights,
             || value.deep_copy(),
-        );
+        )?;
         value.release();
         param.set(&copy)?;
     }

@@ -36,8 +36,8 @@ pub const IGNORE: u8 = 255;
 /// is not set.
 #[cfg(test)]
 pub(crate) fn recorded(name: &str) -> Vec<(String, serde_json::Value)> {
-    let dirs = std::env::var_os("DRESSAGE_FIXTURES").unwrap_or_default();
-    let files = std::env::split_paths(&dirs).map(|dir| dir.join(name)).filter(|p| p.is_file());
+    let dirs = dressage_kernels::check::fixture_dirs();
+    let files = dirs.into_iter().map(|dir| dir.join(name)).filter(|p| p.is_file());
     files
         .map(|path| {
             let text = std::fs::read_to_string(&path).expect("readable fixture");

@@ -114,7 +114,7 @@ impl Optimiser {
                         what: format!("{key} is missing or of another shape"),
                     });
                 };
-                *moment = with_category(Category::Optimiser, || value.deep_copy());
+                *moment = with_category(Category::Optimiser, || value.deep_copy())?;
                 value.release();
             }
             slot.t = counts.get(name).copied().unwrap_or(0);

@@ -5,13 +5,14 @@ use dressage_kernels::activation::Activation;
 use dressage_kernels::swiglu::Swiglu;
 
 use super::shape_error;
+use crate::dtype::kernel;
 use crate::kept::Kept;
-use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
+use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
 /// Exact GELU, `x/2 (1 + erf(x/√2))`.
 ///
 /// # Errors
-/// A type other than f32 and f64.
+/// A type without a kernel.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     Ok(pointwise(Activation::Gelu, x)?.again(|| {
         let x = x.keep();
@@ -22,22 +23,23 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 /// `max(x, 0)`.
 ///
 /// # Errors
-/// A type other than f32 and f64.
+/// A type without a kernel.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
     pointwise(Activation::Relu, x)
 }
 
 fn pointwise(kind: Activation, x: &Tensor) -> Result<Tensor> {
-    floats!("activation", x, T => {
-        let mut y = Tensor::empty::<T>(x.shape());
-        kind.forward(x.data::<T>()?, y.data_mut()?)?;
-        let saved = match kind {
-            Activation::Gelu => x.keep(),
-            // Positive where the input is.
-            Activation::Relu => Kept::Held(y.detach()),
-        };
-        Ok(record(y, &[x], || Pointwise { kind, x: saved, to: x.edge() }))
-    })
+    let mut y = x.empty_like(x.shape())?;
+    kernel!("activation", x, T,
+        host => kind.forward(x.data::<T>()?, y.data_mut()?),
+        device => kind.forward_gpu(device, x.view::<T>()?, y.view_mut()?),
+    )?;
+    let saved = match kind {
+        Activation::Gelu => x.keep(),
+        // Positive where the input is.
+        Activation::Relu => Kept::Held(y.detach()),
+    };
+    Ok(record(y, &[x], || Pointwise { kind, x: saved, to: x.edge() }))
 }
 
 struct Pointwise {
@@ -53,40 +55,42 @@ impl Backward for Pointwise {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("activation", dy, T => {
-            let x = self.x.get()?;
-            let mut dx = Tensor::empty::<T>(x.shape());
-            self.kind.backward(x.data::<T>()?, dy.data()?, dx.data_mut()?)?;
-            grads.add(&self.to, dx)
-        })
+        let x = self.x.get()?;
+        let mut dx = x.empty_like(x.shape())?;
+        kernel!("activation", x, T,
+            host => self.kind.backward(x.data::<T>()?, dy.data()?, dx.data_mut()?),
+            device => {
+                self.kind.backward_gpu(device, x.view::<T>()?, dy.view()?, dx.view_mut()?)
+            },
+        )?;
+        grads.add(&self.to, dx)
     }
 }
 
 /// `silu(x[.., :h]) * x[.., h:]` for x `[.., 2h]`: the gate of DINOv2-g's MLP.
 ///
 /// # Errors
-/// A last axis of odd length; a type other than f32 and f64.
+/// A last axis of odd length; a type without a kernel.
 pub fn swiglu(x: &Tensor) -> Result<Tensor> {
     let h = x.last_dim() / 2;
     if x.last_dim() != 2 * h || h == 0 {
         return Err(shape_error("swiglu", "x", "an even last axis", x));
     }
     let size = Swiglu { n: x.len() / (2 * h), h };
-    let y = floats!("swiglu", x, T => swiglu_forward::<T>(size, x))?;
+    let mut shape = x.shape().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = h;
+    }
+    let mut y = x.empty_like(&shape)?;
+    kernel!("swiglu", x, T,
+        host => size.forward(x.data::<T>()?, y.data_mut()?),
+        device => size.forward_gpu(device, x.view::<T>()?, y.view_mut()?),
+    )?;
+    let y = record(y, &[x], || SwigluSaved { size, x: x.keep(), to: x.edge() });
     Ok(y.again(|| {
         let x = x.keep();
         move || swiglu(&x.get()?)
     }))
-}
-
-fn swiglu_forward<T: Float>(size: Swiglu, x: &Tensor) -> Result<Tensor> {
-    let mut shape = x.shape().to_vec();
-    if let Some(last) = shape.last_mut() {
-        *last = size.h;
-    }
-    let mut y = Tensor::empty::<T>(&shape);
-    size.forward(x.data::<T>()?, y.data_mut()?)?;
-    Ok(record(y, &[x], || SwigluSaved { size, x: x.keep(), to: x.edge() }))
 }
 
 struct SwigluSaved {
@@ -101,11 +105,14 @@ impl Backward for SwigluSaved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("swiglu", dy, T => {
-            let x = self.x.get()?;
-            let mut dx = Tensor::empty::<T>(x.shape());
-            self.size.backward(x.data::<T>()?, dy.data()?, dx.data_mut()?)?;
-            grads.add(&self.to, dx)
-        })
+        let x = self.x.get()?;
+        let mut dx = x.empty_like(x.shape())?;
+        kernel!("swiglu", x, T,
+            host => self.size.backward(x.data::<T>()?, dy.data()?, dx.data_mut()?),
+            device => {
+                self.size.backward_gpu(device, x.view::<T>()?, dy.view()?, dx.view_mut()?)
+            },
+        )?;
+        grads.add(&self.to, dx)
     }
 }

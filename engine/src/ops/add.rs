@@ -5,23 +5,31 @@ use dressage_kernels::matmul::Beta;
 use dressage_kernels::residual::Residual;
 
 use super::{expect_shape, shape_error};
+use crate::dtype::kernel;
 use crate::kept::Kept;
-use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
+use crate::{Backward, DType, Edge, EngineError, Gradients, Result, Tensor, record};
 
 /// `a + b`, where b's shape is the end of a's: b repeats over a's leading axes.
 ///
 /// # Errors
-/// Shapes that do not fit; a type other than f32 and f64.
+/// Shapes that do not fit; a type without a kernel.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if !a.shape().ends_with(b.shape()) {
         return Err(shape_error("add", "b", format!("the end of {:?}", a.shape()), b));
     }
     let size = Add { n: a.len() / b.len().max(1), inner: b.len() };
-    let y = floats!("add", a, T => {
-        let mut y = Tensor::empty::<T>(a.shape());
-        size.forward(a.data::<T>()?, b.data()?, y.data_mut()?)?;
-        Ok(record(y, &[a, b], || Sum { size, to: [a.edge(), b.edge()] }))
-    })?;
+    let mut y = a.empty_like(a.shape())?;
+    kernel!("add", a, T,
+        host => size.forward(a.data::<T>()?, b.data()?, y.data_mut()?),
+        device => match b.dtype() {
+            // A parameter, whatever the type of a.
+            DType::F32 => {
+                size.forward_gpu(device, a.view::<T>()?, b.view::<f32>()?, y.view_mut()?)
+            }
+            _ => size.forward_gpu(device, a.view::<T>()?, b.view::<T>()?, y.view_mut()?),
+        },
+    )?;
+    let y = record(y, &[a, b], || Sum { size, to: [a.edge(), b.edge()] });
     // Only where a is not memory that would be held for this alone.
     match a.keep() {
         Kept::Again(_) => Ok(y.again(|| {
@@ -47,10 +55,14 @@ impl Backward for Sum {
         if self.size.n == 1 {
             grads.add(to_b, dy.clone())?;
         } else {
-            floats!("add", dy, T => {
-                grads.accumulate::<T>(to_b, |db| {
-                    Ok(self.size.backward_b(dy.data::<T>()?, Beta::Add, db)?)
-                })
+            grads.accumulate(to_b, |db| {
+                kernel!("add", dy, T,
+                    host => self.size.backward_b(dy.data::<T>()?, Beta::Add, db.data_mut()?),
+                    device => {
+                        let (dy, db) = (dy.view::<T>()?, db.view_mut()?);
+                        self.size.backward_b_gpu(device, dy, Beta::Add, db)
+                    },
+                )
             })?;
         }
         grads.add(to_a, dy)
@@ -60,26 +72,39 @@ impl Backward for Sum {
 /// `x + gamma * r` over the last axis, x and r of one shape, gamma `[c]` or absent for 1.
 ///
 /// # Errors
-/// Shapes that do not fit; a type other than f32 and f64.
+/// Shapes that do not fit; a type without a kernel.
 pub fn residual(x: &Tensor, r: &Tensor, gamma: Option<&Tensor>) -> Result<Tensor> {
+    biased_residual(x, r, None, gamma)
+}
+
+/// `x + gamma (r + bias)`, bias `[c]` without a gradient: the frozen layer before it leaves its
+/// bias to the kernel of a device, which alone has it.
+pub(super) fn biased_residual(
+    x: &Tensor,
+    r: &Tensor,
+    bias: Option<&Tensor>,
+    gamma: Option<&Tensor>,
+) -> Result<Tensor> {
     expect_shape("residual", "r", r, x.shape())?;
     let c = x.last_dim();
     if let Some(gamma) = gamma {
         expect_shape("residual", "gamma", gamma, &[c])?;
     }
     let size = Residual { n: x.len() / c.max(1), c };
-    floats!("residual", x, T => residual_forward::<T>(size, x, r, gamma))
-}
-
-fn residual_forward<T: Float>(
-    size: Residual,
-    x: &Tensor,
-    r: &Tensor,
-    gamma: Option<&Tensor>,
-) -> Result<Tensor> {
-    let mut y = Tensor::empty::<T>(x.shape());
-    let g = gamma.map(|g| g.data::<T>()).transpose()?;
-    size.forward(x.data()?, r.data()?, g, y.data_mut()?)?;
+    let mut y = x.empty_like(x.shape())?;
+    kernel!("residual", x, T,
+        host => match bias {
+            Some(_) => return Err(EngineError::OnHost { op: "residual" }),
+            None => {
+                let gamma = gamma.map(Tensor::data).transpose()?;
+                size.forward(x.data::<T>()?, r.data()?, gamma, y.data_mut()?)
+            }
+        },
+        device => {
+            let [bias, gamma] = [bias, gamma].map(|p| p.map(Tensor::view).transpose());
+            size.forward_gpu(device, x.view::<T>()?, r.view()?, bias?, gamma?, y.view_mut()?)
+        },
+    )?;
     let mut inputs = vec![x, r];
     inputs.extend(gamma);
     Ok(record(y, &inputs, || ResidualSaved {
@@ -106,29 +131,48 @@ impl Backward for ResidualSaved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("residual", dy, T => self.run::<T>(&dy, grads))
-    }
-}
-
-impl ResidualSaved {
-    fn run<T: Float>(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {
         let [to_x, to_r] = &self.to;
-        let gamma = self.gamma.as_ref().map(|g| g.data::<T>()).transpose()?;
-        let d = dy.data::<T>()?;
-        if gamma.is_none() {
+        if self.gamma.is_none() {
             grads.add(to_r, dy.clone())?;
         } else if to_r.wants() {
-            let mut dr = Tensor::empty::<T>(dy.shape());
-            self.size.backward(None, gamma, d, Some(dr.data_mut()?), None)?;
+            let mut dr = dy.empty_like(dy.shape())?;
+            self.kernel(None, &dy, Some(&mut dr), None)?;
             grads.add(to_r, dr)?;
         }
         if let (Some(to_gamma), Some(r)) = (&self.to_gamma, &self.r) {
             let r = r.get()?;
-            let r = r.data::<T>()?;
-            grads.accumulate::<T>(to_gamma, |dg| {
-                Ok(self.size.backward(Some(r), gamma, d, None, Some(dg))?)
-            })?;
+            grads.accumulate(to_gamma, |dg| self.kernel(Some(&r), &dy, None, Some(dg)))?;
         }
-        grads.add(to_x, dy.clone())
+        grads.add(to_x, dy)
+    }
+}
+
+impl ResidualSaved {
+    fn kernel(
+        &self,
+        r: Option<&Tensor>,
+        dy: &Tensor,
+        dr: Option<&mut Tensor>,
+        dgamma: Option<&mut Tensor>,
+    ) -> Result<()> {
+        let gamma = self.gamma.as_ref();
+        kernel!("residual", dy, T,
+            host => self.size.backward(
+                r.map(Tensor::data::<T>).transpose()?,
+                gamma.map(Tensor::data).transpose()?,
+                dy.data()?,
+                dr.map(Tensor::data_mut).transpose()?,
+                dgamma.map(Tensor::data_mut).transpose()?,
+            ),
+            device => self.size.backward_gpu(
+                device,
+                r.map(Tensor::view::<T>).transpose()?,
+                None,
+                gamma.map(Tensor::view).transpose()?,
+                dy.view()?,
+                dr.map(Tensor::view_mut).transpose()?,
+                dgamma.map(Tensor::view_mut).transpose()?,
+            ),
+        )
     }
 }

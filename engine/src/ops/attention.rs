@@ -1,31 +1,41 @@
 //! Softmax attention, packed and with separate operands; the n×n matrix is never in memory.
 
-use dressage_kernels::attention::Attention;
+use dressage_kernels::attention::{Attention, SavedGpu};
 
 use super::{expect_shape, shape_error};
-use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, forbid_gradient, record};
+use crate::dtype::kernel;
+use crate::{
+    Backward, Edge, Element, EngineError, Gradients, Result, Tensor, forbid_gradient, record,
+};
 
 /// Self-attention of `qkv` `[b, t, 3, heads, d]`: `softmax(q k^T / √d) v`, `[b, t, heads * d]`.
 /// Saves `qkv` and the log-sum-exp of each row.
 ///
 /// # Errors
-/// Another number of axes; a type other than f32 and f64.
+/// Another number of axes; a type without a kernel.
 pub fn self_attention(qkv: &Tensor) -> Result<Tensor> {
     let &[b, t, 3, heads, d] = qkv.shape() else {
         return Err(shape_error("self_attention", "qkv", "[b, t, 3, heads, d]", qkv));
     };
     let size = Attention { b, heads, d, nq: t, nk: t };
-    floats!("self_attention", qkv, T => {
-        let mut out = Tensor::empty::<T>(&[b, t, heads * d]);
-        let mut lse = Tensor::empty::<T>(&[b, heads, t]);
-        size.forward_packed(qkv.data::<T>()?, out.data_mut()?, lse.data_mut()?)?;
-        Ok(record(out, &[qkv], || Packed { size, qkv: qkv.detach(), lse, to: qkv.edge() }))
-    })
+    let mut out = qkv.empty_like(&[b, t, heads * d])?;
+    let mut lse = qkv.empty_sums(&[b, heads, t])?;
+    kernel!("self_attention", qkv, T,
+        host => size.forward_packed(qkv.data::<T>()?, out.data_mut()?, lse.data_mut()?),
+        device => {
+            let (out, lse) = (out.view_mut()?, lse.view_mut()?);
+            size.forward_packed_gpu(device, qkv.view::<T>()?, out, lse)
+        },
+    )?;
+    let saved = out.device().map(|_| out.detach());
+    Ok(record(out, &[qkv], || Packed { size, qkv: qkv.detach(), out: saved, lse, to: qkv.edge() }))
 }
 
 struct Packed {
     size: Attention,
     qkv: Tensor,
+    /// Only on a device, whose kernel reads it.
+    out: Option<Tensor>,
     lse: Tensor,
     to: Edge,
 }
@@ -36,12 +46,19 @@ impl Backward for Packed {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("self_attention", dy, T => {
-            let mut dqkv = Tensor::empty::<T>(self.qkv.shape());
-            let (qkv, lse) = (self.qkv.data::<T>()?, self.lse.data::<T>()?);
-            self.size.backward_packed(qkv, lse, dy.data()?, dqkv.data_mut()?)?;
-            grads.add(&self.to, dqkv)
-        })
+        let Packed { size, qkv, out, lse, to } = &*self;
+        let mut dqkv = qkv.empty_like(qkv.shape())?;
+        kernel!("self_attention", qkv, T,
+            host => {
+                size.backward_packed(qkv.data::<T>()?, lse.data()?, dy.data()?, dqkv.data_mut()?)
+            },
+            device => {
+                let saved = saved_on_device(out.as_ref(), lse)?;
+                let (dy, dqkv) = (dy.view()?, dqkv.view_mut()?);
+                size.backward_packed_gpu(device, qkv.view::<T>()?, saved, dy, dqkv)
+            },
+        )?;
+        grads.add(to, dqkv)
     }
 }
 
@@ -49,7 +66,7 @@ impl Backward for Packed {
 /// `blocked` `[b, nq, nk]` = 1 (u8, the same for all heads) are not seen.
 ///
 /// # Errors
-/// Shapes that do not fit; a type other than f32 and f64.
+/// Shapes that do not fit; a type without a kernel.
 pub fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -71,32 +88,47 @@ pub fn attention(
         forbid_gradient("attention", "blocked", blocked)?;
     }
     let size = Attention { b, heads, d: c / heads, nq, nk };
-    floats!("attention", q, T => forward::<T>(size, [q, k, v], blocked))
-}
-
-fn forward<T: Float>(
-    size: Attention,
-    qkv: [&Tensor; 3],
-    blocked: Option<&Tensor>,
-) -> Result<Tensor> {
-    let mut out = Tensor::empty::<T>(qkv[0].shape());
-    let mut lse = Tensor::empty::<T>(&[size.b, size.heads, size.nq]);
-    let mask = blocked.map(|m| m.data::<u8>()).transpose()?;
-    let [q, k, v] = [qkv[0].data::<T>()?, qkv[1].data::<T>()?, qkv[2].data::<T>()?];
-    size.forward(q, k, v, mask, out.data_mut()?, lse.data_mut()?)?;
+    let mut out = q.empty_like(q.shape())?;
+    let mut lse = q.empty_sums(&[b, heads, nq])?;
+    kernel!("attention", q, T,
+        host => {
+            let mask = blocked.map(Tensor::data).transpose()?;
+            let (q, k, v) = (q.data::<T>()?, k.data()?, v.data()?);
+            size.forward(q, k, v, mask, out.data_mut()?, lse.data_mut()?)
+        },
+        device => {
+            let mask = blocked.map(Tensor::view).transpose()?;
+            let (q, k, v) = (q.view::<T>()?, k.view()?, v.view()?);
+            size.forward_gpu(device, q, k, v, mask, out.view_mut()?, lse.view_mut()?)
+        },
+    )?;
+    let saved = out.device().map(|_| out.detach());
+    let qkv = [q, k, v];
     Ok(record(out, &qkv, || Separate {
         size,
         qkv: qkv.map(Tensor::detach),
         blocked: blocked.cloned(),
+        out: saved,
         lse,
         to: qkv.map(Tensor::edge),
     }))
+}
+
+/// What the backward pass of a device reads of the forward pass.
+fn saved_on_device<'a, T: Element>(
+    out: Option<&'a Tensor>,
+    lse: &'a Tensor,
+) -> Result<SavedGpu<'a, T>> {
+    let out = out.ok_or(EngineError::OnHost { op: "attention" })?;
+    Ok(SavedGpu { out: out.view()?, lse: lse.view()? })
 }
 
 struct Separate {
     size: Attention,
     qkv: [Tensor; 3],
     blocked: Option<Tensor>,
+    /// Only on a device, whose kernel reads it.
+    out: Option<Tensor>,
     lse: Tensor,
     to: [Edge; 3],
 }
@@ -107,27 +139,43 @@ impl Backward for Separate {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("attention", dy, T => self.run::<T>(&dy, grads))
-    }
-}
-
-impl Separate {
-    fn run<T: Float>(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {
-        let empty = |i: usize| self.to[i].wants().then(|| Tensor::empty::<T>(self.qkv[i].shape()));
-        let (mut dq, mut dk, mut dv) = (empty(0), empty(1), empty(2));
-        let [q, k, v] = &self.qkv;
-        self.size.backward(
-            q.data::<T>()?,
-            k.data()?,
-            v.data()?,
-            self.blocked.as_ref().map(|m| m.data::<u8>()).transpose()?,
-            self.lse.data()?,
-            dy.data()?,
-            dq.as_mut().map(|t| t.data_mut()).transpose()?,
-            dk.as_mut().map(|t| t.data_mut()).transpose()?,
-            dv.as_mut().map(|t| t.data_mut()).transpose()?,
+        let Separate { size, qkv: [q, k, v], blocked, out, lse, to } = &*self;
+        // A device forms the gradients of keys and values together.
+        let both = dy.device().is_some() && (to[1].wants() || to[2].wants());
+        let like = |i: usize, x: &Tensor| {
+            let wanted = to[i].wants() || (both && i > 0);
+            wanted.then(|| x.empty_like(x.shape())).transpose()
+        };
+        let (mut dq, mut dk, mut dv) = (like(0, q)?, like(1, k)?, like(2, v)?);
+        kernel!("attention", q, T,
+            host => size.backward(
+                q.data::<T>()?,
+                k.data()?,
+                v.data()?,
+                blocked.as_ref().map(Tensor::data).transpose()?,
+                lse.data()?,
+                dy.data()?,
+                dq.as_mut().map(Tensor::data_mut).transpose()?,
+                dk.as_mut().map(Tensor::data_mut).transpose()?,
+                dv.as_mut().map(Tensor::data_mut).transpose()?,
+            ),
+            device => {
+                let dk = dk.as_mut().map(Tensor::view_mut).transpose()?;
+                let dv = dv.as_mut().map(Tensor::view_mut).transpose()?;
+                size.backward_gpu(
+                    device,
+                    q.view::<T>()?,
+                    k.view()?,
+                    v.view()?,
+                    blocked.as_ref().map(Tensor::view).transpose()?,
+                    saved_on_device(out.as_ref(), lse)?,
+                    dy.view()?,
+                    dq.as_mut().map(Tensor::view_mut).transpose()?,
+                    dk.zip(dv),
+                )
+            },
         )?;
-        for (to, d) in self.to.iter().zip([dq, dk, dv]) {
+        for (to, d) in to.iter().zip([dq, dk, dv]) {
             if let Some(d) = d {
                 grads.add(to, d)?;
             }

@@ -1,18 +1,19 @@
 //! Convolutions of channels-last maps and group norm.
 
 use dressage_kernels::conv2d::Conv2d;
-use dressage_kernels::group_norm::{GroupNorm, Stats};
+use dressage_kernels::group_norm::{GroupNorm, Stats, StatsGpu};
 use dressage_kernels::patch_embed::PatchEmbed;
 
 use super::{expect_shape, shape_error};
+use crate::dtype::kernel;
 use crate::kept::Kept;
-use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
+use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
 /// Convolution of x `[b, h, w, ci]` with weight `[co, ci, kh, kw]` (the reference's layout) and
 /// bias `[co]`; result `[b, ho, wo, co]`.
 ///
 /// # Errors
-/// Shapes that do not fit; a type other than f32 and f64.
+/// Shapes that do not fit; a type without a kernel.
 pub fn conv2d(
     x: &Tensor,
     weight: &Tensor,
@@ -34,19 +35,25 @@ pub fn conv2d(
     }
     let size = Conv2d { b, h, w, ci, co, kh, kw, stride, pad };
     let (ho, wo) = size.output()?;
-    floats!("conv2d", x, T => {
-        let mut y = Tensor::empty::<T>(&[b, ho, wo, co]);
-        let data = bias.map(|b| b.data::<T>()).transpose()?;
-        size.forward(x.data()?, weight.data()?, data, y.data_mut()?)?;
-        Ok(conv_record(Size::Conv(size), y, x, weight, bias))
-    })
+    let mut y = x.empty_like(&[b, ho, wo, co])?;
+    kernel!("conv2d", x, T,
+        host => {
+            let bias = bias.map(Tensor::data).transpose()?;
+            size.forward(x.data::<T>()?, weight.data()?, bias, y.data_mut()?)
+        },
+        device => {
+            let bias = bias.map(Tensor::view).transpose()?;
+            size.forward_gpu(device, x.view::<T>()?, weight.view()?, bias, y.view_mut()?)
+        },
+    )?;
+    Ok(conv_record(Size::Conv(size), y, x, weight, bias))
 }
 
 /// Non-overlapping patches of an image `[b, 3, h, w]` through a kernel `[c, 3, p, p]`: tokens `[b,
 /// (h/p)(w/p), c]`, row-major.
 ///
 /// # Errors
-/// Shapes that do not fit; a type other than f32 and f64.
+/// Shapes that do not fit; a type without a kernel.
 pub fn patch_embed(image: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let &[b, 3, h, w] = image.shape() else {
         return Err(shape_error("patch_embed", "image", "[b, 3, h, w]", image));
@@ -61,12 +68,18 @@ pub fn patch_embed(image: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Re
         expect_shape("patch_embed", "bias", bias, &[c])?;
     }
     let size = PatchEmbed { b, channels: 3, h, w, p, c };
-    floats!("patch_embed", image, T => {
-        let mut y = Tensor::empty::<T>(&[b, (h / p) * (w / p), c]);
-        let data = bias.map(|b| b.data::<T>()).transpose()?;
-        size.forward(image.data()?, weight.data()?, data, y.data_mut()?)?;
-        Ok(conv_record(Size::Patch(size), y, image, weight, bias))
-    })
+    let mut y = image.empty_like(&[b, (h / p) * (w / p), c])?;
+    kernel!("patch_embed", image, T,
+        host => {
+            let bias = bias.map(Tensor::data).transpose()?;
+            size.forward(image.data::<T>()?, weight.data()?, bias, y.data_mut()?)
+        },
+        device => {
+            let bias = bias.map(Tensor::view).transpose()?;
+            size.forward_gpu(device, image.view::<T>()?, weight.view()?, bias, y.view_mut()?)
+        },
+    )?;
+    Ok(conv_record(Size::Patch(size), y, image, weight, bias))
 }
 
 #[derive(Clone, Copy)]
@@ -112,52 +125,62 @@ impl Backward for ConvSaved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("conv2d", dy, T => self.run::<T>(&dy, grads))
-    }
-}
-
-impl ConvSaved {
-    fn kernel<T: Float>(
-        &self,
-        x: Option<&[T]>,
-        dy: &[T],
-        dx: Option<&mut [T]>,
-        dweight: Option<&mut [T]>,
-        dbias: Option<&mut [T]>,
-    ) -> Result<()> {
-        let weight = self.weight.data::<T>()?;
-        match self.size {
-            Size::Conv(s) => s.backward(x, weight, dy, dx, dweight, dbias)?,
-            Size::Patch(s) => s.backward(x, weight, dy, dx, dweight, dbias)?,
-        }
-        Ok(())
-    }
-
-    fn run<T: Float>(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {
-        let dy = dy.data::<T>()?;
         if self.to_x.wants() {
-            let mut dx = Tensor::empty::<T>(&self.x_shape);
-            self.kernel(None, dy, Some(dx.data_mut()?), None, None)?;
+            let mut dx = dy.empty_like(&self.x_shape)?;
+            self.kernel(None, &dy, Some(&mut dx), None, None)?;
             grads.add(&self.to_x, dx)?;
         }
         if let Some(x) = &self.x {
             let x = x.get()?;
-            let x = x.data::<T>()?;
-            grads.accumulate::<T>(&self.to_weight, |dw| {
-                self.kernel(Some(x), dy, None, Some(dw), None)
+            grads.accumulate(&self.to_weight, |dw| {
+                self.kernel(Some(&x), &dy, None, Some(dw), None)
             })?;
         }
         if let Some(to_bias) = &self.to_bias {
-            grads.accumulate::<T>(to_bias, |db| self.kernel(None, dy, None, None, Some(db)))?;
+            grads.accumulate(to_bias, |db| self.kernel(None, &dy, None, None, Some(db)))?;
         }
         Ok(())
+    }
+}
+
+impl ConvSaved {
+    fn kernel(
+        &self,
+        x: Option<&Tensor>,
+        dy: &Tensor,
+        dx: Option<&mut Tensor>,
+        dw: Option<&mut Tensor>,
+        db: Option<&mut Tensor>,
+    ) -> Result<()> {
+        kernel!("conv2d", dy, T,
+            host => {
+                let (x, weight) = (x.map(Tensor::data::<T>).transpose()?, self.weight.data()?);
+                let (dy, dx) = (dy.data()?, dx.map(Tensor::data_mut).transpose()?);
+                let dw = dw.map(Tensor::data_mut).transpose()?;
+                let db = db.map(Tensor::data_mut).transpose()?;
+                match self.size {
+                    Size::Conv(s) => s.backward(x, weight, dy, dx, dw, db),
+                    Size::Patch(s) => s.backward(x, weight, dy, dx, dw, db),
+                }
+            },
+            device => {
+                let (x, weight) = (x.map(Tensor::view::<T>).transpose()?, self.weight.view()?);
+                let (dy, dx) = (dy.view()?, dx.map(Tensor::view_mut).transpose()?);
+                let dw = dw.map(Tensor::view_mut).transpose()?;
+                let db = db.map(Tensor::view_mut).transpose()?;
+                match self.size {
+                    Size::Conv(s) => s.backward_gpu(device, x, weight, dy, dx, dw, db),
+                    Size::Patch(s) => s.backward_gpu(device, x, weight, dy, dx, dw, db),
+                }
+            },
+        )
     }
 }
 
 /// Group norm of channels-last maps `[b, .., c]` with weight and bias `[c]`.
 ///
 /// # Errors
-/// Channels that do not divide into `groups`; a type other than f32 and f64.
+/// Channels that do not divide into `groups`; a type without a kernel.
 pub fn group_norm(
     x: &Tensor,
     weight: &Tensor,
@@ -173,25 +196,27 @@ pub fn group_norm(
     expect_shape("group_norm", "weight", weight, &[c])?;
     expect_shape("group_norm", "bias", bias, &[c])?;
     let size = GroupNorm { b, hw: x.len() / (b * c).max(1), c, groups, eps };
-    floats!("group_norm", x, T => norm_forward::<T>(size, x, weight, bias))
-}
-
-fn norm_forward<T: Float>(
-    size: GroupNorm,
-    x: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-) -> Result<Tensor> {
-    let mut y = Tensor::empty::<T>(x.shape());
-    let mut mean = Tensor::empty::<T>(&[size.b, size.groups]);
-    let mut rstd = Tensor::empty::<T>(&[size.b, size.groups]);
-    size.forward(
-        x.data::<T>()?,
-        weight.data()?,
-        bias.data()?,
-        y.data_mut()?,
-        mean.data_mut()?,
-        rstd.data_mut()?,
+    let mut y = x.empty_like(x.shape())?;
+    let mut mean = x.empty_sums(&[b, groups])?;
+    let mut rstd = x.empty_sums(&[b, groups])?;
+    kernel!("group_norm", x, T,
+        host => size.forward(
+            x.data::<T>()?,
+            weight.data()?,
+            bias.data()?,
+            y.data_mut()?,
+            mean.data_mut()?,
+            rstd.data_mut()?,
+        ),
+        device => size.forward_gpu(
+            device,
+            x.view::<T>()?,
+            weight.view()?,
+            bias.view()?,
+            y.view_mut()?,
+            mean.view_mut()?,
+            rstd.view_mut()?,
+        ),
     )?;
     Ok(record(y, &[x, weight, bias], || NormSaved {
         size,
@@ -218,28 +243,45 @@ impl Backward for NormSaved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("group_norm", dy, T => self.run::<T>(&dy, grads))
+        let [to_x, to_weight, to_bias] = &self.to;
+        if to_x.wants() {
+            let mut dx = self.x.empty_like(self.x.shape())?;
+            self.kernel(&dy, Some(&mut dx), None, None)?;
+            grads.add(to_x, dx)?;
+        }
+        grads.accumulate_both([to_weight, to_bias], |[dw, db]| self.kernel(&dy, None, dw, db))
     }
 }
 
 impl NormSaved {
-    fn run<T: Float>(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {
-        let (x, weight, dy) = (self.x.data::<T>()?, self.weight.data::<T>()?, dy.data::<T>()?);
-        let (mean, rstd) = (self.mean.data::<T>()?, self.rstd.data::<T>()?);
-        let [to_x, to_weight, to_bias] = &self.to;
-        if to_x.wants() {
-            let mut dx = Tensor::empty::<T>(self.x.shape());
-            let stats = Stats { mean, rstd };
-            self.size.backward(x, weight, stats, dy, Some(dx.data_mut()?), None, None)?;
-            grads.add(to_x, dx)?;
-        }
-        grads.accumulate::<T>(to_weight, |dw| {
-            let stats = Stats { mean, rstd };
-            Ok(self.size.backward(x, weight, stats, dy, None, Some(dw), None)?)
-        })?;
-        grads.accumulate::<T>(to_bias, |db| {
-            let stats = Stats { mean, rstd };
-            Ok(self.size.backward(x, weight, stats, dy, None, None, Some(db))?)
-        })
+    fn kernel(
+        &self,
+        dy: &Tensor,
+        dx: Option<&mut Tensor>,
+        dw: Option<&mut Tensor>,
+        db: Option<&mut Tensor>,
+    ) -> Result<()> {
+        let NormSaved { size, x, weight, mean, rstd, .. } = self;
+        kernel!("group_norm", x, T,
+            host => size.backward(
+                x.data::<T>()?,
+                weight.data()?,
+                Stats { mean: mean.data()?, rstd: rstd.data()? },
+                dy.data()?,
+                dx.map(Tensor::data_mut).transpose()?,
+                dw.map(Tensor::data_mut).transpose()?,
+                db.map(Tensor::data_mut).transpose()?,
+            ),
+            device => size.backward_gpu(
+                device,
+                x.view::<T>()?,
+                weight.view()?,
+                StatsGpu { mean: mean.view()?, rstd: rstd.view()? },
+                dy.view()?,
+                dx.map(Tensor::view_mut).transpose()?,
+                dw.map(Tensor::view_mut).transpose()?,
+                db.map(Tensor::view_mut).transpose()?,
+            ),
+        )
     }
 }

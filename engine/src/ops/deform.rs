@@ -2,8 +2,9 @@
 
 use dressage_kernels::ms_deform_attn::MsDeformAttn;
 
-use super::{expect_shape, shape_error};
-use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
+use super::{cast, expect_shape, shape_error};
+use crate::dtype::kernel;
+use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
 /// Samples `value` `[b, s, heads, d]` at `offsets` `[b, s, heads, levels, points, 2]` (pixels of
 /// the sampled level, xy) around each token's own place, weighted by the softmax of `logits` `[b,
@@ -11,7 +12,7 @@ use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
 /// token order.
 ///
 /// # Errors
-/// Shapes that do not fit; a type other than f32 and f64.
+/// Shapes that do not fit; a type without a kernel.
 pub fn ms_deform_attn(
     value: &Tensor,
     offsets: &Tensor,
@@ -31,22 +32,23 @@ pub fn ms_deform_attn(
     };
     expect_shape(op, "offsets", offsets, &[b, s, heads, sizes.len(), points, 2])?;
     expect_shape(op, "logits", logits, &[b, s, heads, sizes.len() * points])?;
-    floats!(op, value, T => forward::<T>(
-        MsDeformAttn { b, levels: sizes, heads, d, points }, value, offsets, logits,
-    ))
-}
-
-fn forward<T: Float>(
-    size: MsDeformAttn<'_>,
-    value: &Tensor,
-    offsets: &Tensor,
-    logits: &Tensor,
-) -> Result<Tensor> {
-    let mut out = Tensor::empty::<T>(&[size.b, size.tokens(), size.heads * size.d]);
-    let mut attn = Tensor::empty::<T>(logits.shape());
-    let (v, o, l) = (value.data::<T>()?, offsets.data::<T>()?, logits.data::<T>()?);
-    size.forward(v, o, l, out.data_mut()?, attn.data_mut()?)?;
-    Ok(record(out, &[value, offsets, logits], || Saved {
+    let size = MsDeformAttn { b, levels: sizes, heads, d, points };
+    // Coordinates are f32 whatever the features are.
+    let exact = value.dtype().of_sums();
+    let (offsets, logits) = (cast(offsets, exact)?, cast(logits, exact)?);
+    let mut out = value.empty_like(&[b, s, heads * d])?;
+    let mut attn = logits.empty_like(logits.shape())?;
+    kernel!(op, value, T,
+        host => {
+            let (v, o, l) = (value.data::<T>()?, offsets.data()?, logits.data()?);
+            size.forward(v, o, l, out.data_mut()?, attn.data_mut()?)
+        },
+        device => {
+            let (v, o, l) = (value.view::<T>()?, offsets.view()?, logits.view()?);
+            size.forward_gpu(device, v, o, l, out.view_mut()?, attn.view_mut()?)
+        },
+    )?;
+    Ok(record(out, &[value, &offsets, &logits], || Saved {
         levels: size.levels.to_vec(),
         value: value.detach(),
         offsets: offsets.detach(),
@@ -69,35 +71,40 @@ impl Backward for Saved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("ms_deform_attn", dy, T => self.run::<T>(&dy, grads))
-    }
-}
-
-impl Saved {
-    fn run<T: Float>(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {
+        let Saved { levels, value, offsets, attn, to } = &*self;
         let size = MsDeformAttn {
-            b: self.value.dim(0),
-            levels: &self.levels,
-            heads: self.value.dim(2),
-            d: self.value.dim(3),
-            points: self.offsets.dim(4),
+            b: value.dim(0),
+            levels,
+            heads: value.dim(2),
+            d: value.dim(3),
+            points: offsets.dim(4),
         };
-        let of =
-            |edge: &Edge, like: &Tensor| edge.wants().then(|| Tensor::empty::<T>(like.shape()));
-        let [to_value, to_offsets, to_logits] = &self.to;
-        let mut dvalue = of(to_value, &self.value);
-        let mut doffsets = of(to_offsets, &self.offsets);
-        let mut dlogits = of(to_logits, &self.attn);
-        size.backward(
-            self.value.data::<T>()?,
-            self.offsets.data()?,
-            self.attn.data()?,
-            dy.data()?,
-            dvalue.as_mut().map(|t| t.data_mut()).transpose()?,
-            doffsets.as_mut().map(|t| t.data_mut()).transpose()?,
-            dlogits.as_mut().map(|t| t.data_mut()).transpose()?,
+        let like =
+            |i: usize, x: &Tensor| to[i].wants().then(|| x.empty_like(x.shape())).transpose();
+        let (mut dvalue, mut doffsets) = (like(0, value)?, like(1, offsets)?);
+        let mut dlogits = like(2, attn)?;
+        kernel!("ms_deform_attn", value, T,
+            host => size.backward(
+                value.data::<T>()?,
+                offsets.data()?,
+                attn.data()?,
+                dy.data()?,
+                dvalue.as_mut().map(Tensor::data_mut).transpose()?,
+                doffsets.as_mut().map(Tensor::data_mut).transpose()?,
+                dlogits.as_mut().map(Tensor::data_mut).transpose()?,
+            ),
+            device => size.backward_gpu(
+                device,
+                value.view::<T>()?,
+                offsets.view()?,
+                attn.view()?,
+                dy.view()?,
+                dvalue.as_mut().map(Tensor::view_mut).transpose()?,
+                doffsets.as_mut().map(Tensor::view_mut).transpose()?,
+                dlogits.as_mut().map(Tensor::view_mut).transpose()?,
+            ),
         )?;
-        for (to, d) in self.to.iter().zip([dvalue, doffsets, dlogits]) {
+        for (to, d) in to.iter().zip([dvalue, doffsets, dlogits]) {
             if let Some(d) = d {
                 grads.add(to, d)?;
             }

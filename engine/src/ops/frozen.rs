@@ -4,6 +4,7 @@
 use dressage_kernels::layer_norm::{LayerNorm, Stats};
 use dressage_kernels::linear::{Input, Linear, Normed, Output, Weight};
 
+use super::add::biased_residual;
 use super::{expect_shape, gelu, layer_norm, linear, residual, shape_error};
 use crate::kept::Kept;
 use crate::{Backward, DType, Edge, Float, Gradients, Result, Tensor, floats, record};
@@ -62,7 +63,7 @@ pub(super) fn layer(
 /// result can be made again by one product ([`crate::Thrift`]).
 ///
 /// # Errors
-/// Shapes that do not fit; a type other than f32 and f64.
+/// Shapes that do not fit; a type without a kernel.
 pub fn norm_linear(
     x: &Tensor,
     norm: &Norm<'_>,
@@ -70,7 +71,8 @@ pub fn norm_linear(
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
     let trained = [Some(norm.weight), Some(norm.bias), Some(weight), bias];
-    if trained.into_iter().flatten().any(Tensor::tracked) {
+    // A device has no kernel for both; the norm saves x, the frozen product nothing.
+    if x.device().is_some() || trained.into_iter().flatten().any(Tensor::tracked) {
         let y = layer_norm(x, norm.weight, norm.bias, norm.eps)?;
         return linear(&y, weight, bias);
     }
@@ -139,8 +141,8 @@ impl Backward for NormLinear {
             drop(dy);
             let stats = Stats { mean: self.mean.data::<T>()?, rstd: self.rstd.data()? };
             let (x, w) = (x.data::<T>()?, self.norm_weight.data()?);
-            grads.accumulate_or_write::<T>(&self.to, |dx, beta| {
-                let dx = Some((dx, beta));
+            grads.accumulate_or_write(&self.to, |dx, beta| {
+                let dx = Some((dx.data_mut()?, beta));
                 Ok(self.rows.backward(x, w, stats, dv.data()?, dx, None, None)?)
             })
         })
@@ -152,7 +154,7 @@ impl Backward for NormLinear {
 /// product exist only if a parameter needs a gradient.
 ///
 /// # Errors
-/// Shapes that do not fit; a type other than f32 and f64.
+/// Shapes that do not fit; a type without a kernel.
 pub fn linear_residual(
     x: &Tensor,
     z: &Tensor,
@@ -161,9 +163,14 @@ pub fn linear_residual(
     bias: Option<&Tensor>,
     gamma: Option<&Tensor>,
 ) -> Result<Tensor> {
-    if [Some(weight), bias, gamma].into_iter().flatten().any(Tensor::tracked) {
+    let trained = [Some(weight), bias, gamma].into_iter().flatten().any(Tensor::tracked);
+    // A device has no kernel for all of it; what is saved is the same.
+    if trained || x.device().is_some() {
         let z = if f == Activated::Gelu { gelu(z)? } else { z.clone() };
-        return residual(x, &linear(&z, weight, bias)?, gamma);
+        return match trained {
+            true => residual(x, &linear(&z, weight, bias)?, gamma),
+            false => biased_residual(x, &linear(&z, weight, None)?, bias, gamma),
+        };
     }
     let (size, shape) = layer("linear_residual", z, weight, bias)?;
     expect_shape("linear_residual", "x", x, &shape)?;

@@ -1,59 +1,77 @@
 //! Operations that copy rows about: concatenation, slices, broadcast, selection.
 
+use dressage_kernels::add::Add;
 use dressage_kernels::outline;
 
 use super::shape_error;
-use crate::{Backward, DType, Edge, Float, Gradients, Result, Tensor, floats, record};
+use crate::dtype::kernel;
+use crate::{Backward, DType, Edge, EngineError, Gradients, Result, Tensor, record};
 
 /// Product of the axes before and after `axis`.
 fn around(shape: &[usize], axis: usize) -> (usize, usize) {
     (shape[..axis].iter().product(), shape[axis + 1..].iter().product())
 }
 
-/// Equal pieces of a slice, the first from element `start`, each `row` elements after the one
-/// before.
-#[derive(Clone, Copy)]
-struct Pieces {
-    start: usize,
-    row: usize,
+/// Copies pieces of `n` elements from `x` to `out`; `starts` are where each begins in the two. On a
+/// device each piece is a copy of its own.
+fn copy_pieces(
+    op: &'static str,
+    n: usize,
+    mut starts: impl Iterator<Item = (usize, usize)>,
+    x: &Tensor,
+    out: &mut Tensor,
+) -> Result<()> {
+    kernel!(op, x, T,
+        host => {
+            let (x, out) = (x.data::<T>()?, out.data_mut::<T>()?);
+            if !outline::skips(op) {
+                starts.for_each(|(i, o)| out[o..o + n].copy_from_slice(&x[i..i + n]));
+            }
+            Ok::<_, EngineError>(())
+        },
+        device => {
+            let (x, mut out) = (x.view::<T>()?, out.view_mut::<T>()?);
+            starts.try_for_each(|(i, o)| {
+                device.copy(x.slice(i..i + n), out.reborrow().slice(o..o + n))
+            })
+        },
+    )
 }
 
-/// `out = x` for `count` pieces of `n` elements each.
-fn copy_pieces<T: Float>(
+/// As [`copy_pieces`], added to `out`. On a device `out` is f32 whatever x is, and each piece is a
+/// launch.
+pub(super) fn add_pieces(
     op: &'static str,
-    [count, n]: [usize; 2],
-    (x, from): (&[T], Pieces),
-    (out, to): (&mut [T], Pieces),
-) {
-    if outline::skips(op) {
-        return;
-    }
-    for i in 0..count {
-        let x = &x[from.start + i * from.row..][..n];
-        out[to.start + i * to.row..][..n].copy_from_slice(x);
-    }
-}
-
-/// `out += x` for `count` pieces of `n` elements each.
-fn add_pieces<T: Float>(
-    op: &'static str,
-    [count, n]: [usize; 2],
-    (x, from): (&[T], Pieces),
-    (out, to): (&mut [T], Pieces),
-) {
-    if outline::skips(op) {
-        return;
-    }
-    for i in 0..count {
-        let x = &x[from.start + i * from.row..][..n];
-        out[to.start + i * to.row..][..n].iter_mut().zip(x).for_each(|(d, g)| *d += *g);
-    }
+    n: usize,
+    mut starts: impl Iterator<Item = (usize, usize)>,
+    x: &Tensor,
+    out: &mut Tensor,
+) -> Result<()> {
+    kernel!(op, x, T,
+        host => {
+            let (x, out) = (x.data::<T>()?, out.data_mut::<T>()?);
+            if !outline::skips(op) {
+                starts.for_each(|(i, o)| {
+                    out[o..o + n].iter_mut().zip(&x[i..i + n]).for_each(|(d, g)| *d += *g);
+                });
+            }
+            Ok::<_, EngineError>(())
+        },
+        device => {
+            let wide = x.cast_on(device, DType::F32)?;
+            let (x, mut out) = (wide.view::<f32>()?, out.view_mut::<f32>()?);
+            let size = Add { n: 1, inner: n };
+            starts.try_for_each(|(i, o)| {
+                size.in_place_gpu(device, out.reborrow().slice(o..o + n), x.slice(i..i + n))
+            })
+        },
+    )
 }
 
 /// Joins tensors along `axis`; all other axes are equal.
 ///
 /// # Errors
-/// No tensors, or axes that differ; a type other than f32 and f64.
+/// No tensors, or axes that differ; a type without a kernel.
 pub fn concat(parts: &[&Tensor], axis: usize) -> Result<Tensor> {
     let Some(first) = parts.first() else {
         let empty = Tensor::zeros(DType::F32, &[0]);
@@ -67,21 +85,16 @@ pub fn concat(parts: &[&Tensor], axis: usize) -> Result<Tensor> {
         let like = format!("{:?} but for axis {axis}", first.shape());
         return Err(shape_error("concat", "part", like, odd));
     }
-    floats!("concat", first, T => concat_forward::<T>(parts, axis))
-}
-
-fn concat_forward<T: Float>(parts: &[&Tensor], axis: usize) -> Result<Tensor> {
-    let mut shape = parts[0].shape().to_vec();
+    let mut shape = first.shape().to_vec();
     shape[axis] = parts.iter().map(|t| t.dim(axis)).sum();
     let (outer, inner) = around(&shape, axis);
-    let mut y = Tensor::empty::<T>(&shape);
+    let mut y = first.empty_like(&shape)?;
     let row = shape[axis] * inner;
-    let out = y.data_mut::<T>()?;
     let mut start = 0;
     for part in parts {
         let n = part.dim(axis) * inner;
-        let (from, to) = (Pieces { start: 0, row: n }, Pieces { start, row });
-        copy_pieces("concat", [outer, n], (part.data()?, from), (&mut *out, to));
+        let starts = (0..outer).map(|i| (i * n, start + i * row));
+        copy_pieces("concat", n, starts, part, &mut y)?;
         start += n;
     }
     Ok(record(y, parts, || Concat {
@@ -104,19 +117,12 @@ impl Backward for Concat {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("concat", dy, T => self.run::<T>(&dy, grads))
-    }
-}
-
-impl Concat {
-    fn run<T: Float>(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {
-        let dy = dy.data::<T>()?;
         let mut start = 0;
         for (to, shape, n) in &self.parts {
             if to.wants() {
-                let mut dx = Tensor::empty::<T>(shape);
-                let (from, to_dx) = (Pieces { start, row: self.row }, Pieces { start: 0, row: *n });
-                copy_pieces("concat", [self.outer, *n], (dy, from), (dx.data_mut()?, to_dx));
+                let mut dx = dy.empty_like(shape)?;
+                let starts = (0..self.outer).map(|i| (start + i * self.row, i * n));
+                copy_pieces("concat", *n, starts, &dy, &mut dx)?;
                 grads.add(to, dx)?;
             }
             start += n;
@@ -128,7 +134,7 @@ impl Concat {
 /// `start..start + len` of `axis`, copied.
 ///
 /// # Errors
-/// If the range leaves the axis; a type other than f32 and f64.
+/// If the range leaves the axis; a type without a kernel.
 pub fn narrow(x: &Tensor, axis: usize, start: usize, len: usize) -> Result<Tensor> {
     if axis >= x.shape().len() || start + len > x.dim(axis) {
         let range = format!("{start}..{} on axis {axis}", start + len);
@@ -138,12 +144,9 @@ pub fn narrow(x: &Tensor, axis: usize, start: usize, len: usize) -> Result<Tenso
     let mut shape = x.shape().to_vec();
     shape[axis] = len;
     let (row, skip, n) = (x.dim(axis) * inner, start * inner, len * inner);
-    floats!("narrow", x, T => {
-        let mut y = Tensor::empty::<T>(&shape);
-        let (from, to) = (Pieces { start: skip, row }, Pieces { start: 0, row: n });
-        copy_pieces("narrow", [outer, n], (x.data::<T>()?, from), (y.data_mut()?, to));
-        Ok(record(y, &[x], || Narrow { outer, row, skip, n, to: x.edge() }))
-    })
+    let mut y = x.empty_like(&shape)?;
+    copy_pieces("narrow", n, (0..outer).map(|i| (skip + i * row, i * n)), x, &mut y)?;
+    Ok(record(y, &[x], || Narrow { outer, row, skip, n, to: x.edge() }))
 }
 
 struct Narrow {
@@ -160,14 +163,9 @@ impl Backward for Narrow {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("narrow", dy, T => {
-            let dy = dy.data::<T>()?;
-            grads.accumulate::<T>(&self.to, |dx| {
-                let from = Pieces { start: 0, row: self.n };
-                let to = Pieces { start: self.skip, row: self.row };
-                add_pieces("narrow", [self.outer, self.n], (dy, from), (dx, to));
-                Ok(())
-            })
+        grads.accumulate(&self.to, |dx| {
+            let starts = (0..self.outer).map(|i| (i * self.n, self.skip + i * self.row));
+            add_pieces("narrow", self.n, starts, &dy, dx)
         })
     }
 }
@@ -175,16 +173,13 @@ impl Backward for Narrow {
 /// Repeats `x` `[..]` as `[b, ..]`; the gradient is the sum over b.
 ///
 /// # Errors
-/// A type other than f32 and f64.
+/// A type without a kernel.
 pub fn broadcast(x: &Tensor, b: usize) -> Result<Tensor> {
     let shape: Vec<usize> = std::iter::once(b).chain(x.shape().iter().copied()).collect();
-    floats!("broadcast", x, T => {
-        let mut y = Tensor::empty::<T>(&shape);
-        let n = x.len();
-        let (from, to) = (Pieces { start: 0, row: 0 }, Pieces { start: 0, row: n });
-        copy_pieces("broadcast", [b, n], (x.data::<T>()?, from), (y.data_mut()?, to));
-        Ok(record(y, &[x], || Broadcast { b, n, to: x.edge() }))
-    })
+    let mut y = x.empty_like(&shape)?;
+    let n = x.len();
+    copy_pieces("broadcast", n, (0..b).map(|i| (0, i * n)), x, &mut y)?;
+    Ok(record(y, &[x], || Broadcast { b, n, to: x.edge() }))
 }
 
 struct Broadcast {
@@ -199,13 +194,8 @@ impl Backward for Broadcast {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("broadcast", dy, T => {
-            let dy = dy.data::<T>()?;
-            grads.accumulate::<T>(&self.to, |dx| {
-                let (from, to) = (Pieces { start: 0, row: self.n }, Pieces { start: 0, row: 0 });
-                add_pieces("broadcast", [self.b, self.n], (dy, from), (dx, to));
-                Ok(())
-            })
+        grads.accumulate(&self.to, |dx| {
+            add_pieces("broadcast", self.n, (0..self.b).map(|i| (i * self.n, 0)), &dy, dx)
         })
     }
 }
@@ -213,7 +203,7 @@ impl Backward for Broadcast {
 /// Puts the rows `lead` `[r, c]` in front of every image's tokens `x` `[b, n, c]`: `[b, r + n, c]`.
 ///
 /// # Errors
-/// Shapes that do not fit; a type other than f32 and f64.
+/// Shapes that do not fit; a type without a kernel.
 pub fn prepend(lead: &Tensor, x: &Tensor) -> Result<Tensor> {
     if x.shape().len() != 3 || lead.shape().len() != 2 || lead.dim(1) != x.dim(2) {
         return Err(shape_error("prepend", "lead", format!("[r, {}]", x.last_dim()), lead));
@@ -226,7 +216,7 @@ pub fn prepend(lead: &Tensor, x: &Tensor) -> Result<Tensor> {
 /// memory.
 ///
 /// # Errors
-/// An index beyond the axis; a type other than f32 and f64.
+/// An index beyond the axis; a type without a kernel.
 pub fn gather_rows(x: &Tensor, indices: &[usize], capacity: usize) -> Result<Tensor> {
     if let Some(bad) = indices.iter().find(|&&i| i >= x.dim(0)) {
         return Err(shape_error("gather_rows", "x", format!("more than {bad} rows"), x));
@@ -234,16 +224,10 @@ pub fn gather_rows(x: &Tensor, indices: &[usize], capacity: usize) -> Result<Ten
     let row = x.len() / x.dim(0).max(1);
     let mut shape = x.shape().to_vec();
     shape[0] = indices.len();
-    floats!("gather_rows", x, T => {
-        let mut y = Tensor::with_capacity(x.dtype(), &shape, capacity * row);
-        let (data, out) = (x.data::<T>()?, y.data_mut::<T>()?);
-        if !outline::skips("gather_rows") {
-            for (out, &i) in out.chunks_exact_mut(row.max(1)).zip(indices) {
-                out.copy_from_slice(&data[i * row..][..row]);
-            }
-        }
-        Ok(record(y, &[x], || Gather { indices: indices.to_vec(), row, to: x.edge() }))
-    })
+    let mut y = Tensor::with_capacity_on(x.device(), x.dtype(), &shape, capacity * row)?;
+    let starts = indices.iter().enumerate().map(|(to, from)| (from * row, to * row));
+    copy_pieces("gather_rows", row, starts, x, &mut y)?;
+    Ok(record(y, &[x], || Gather { indices: indices.to_vec(), row, to: x.edge() }))
 }
 
 struct Gather {
@@ -258,18 +242,10 @@ impl Backward for Gather {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("gather_rows", dy, T => {
-            let dy = dy.data::<T>()?;
-            grads.accumulate::<T>(&self.to, |dx| {
-                if outline::skips("gather_rows") {
-                    return Ok(());
-                }
-                for (part, &i) in dy.chunks_exact(self.row.max(1)).zip(&self.indices) {
-                    let dx = &mut dx[i * self.row..][..self.row];
-                    dx.iter_mut().zip(part).for_each(|(d, g)| *d += *g);
-                }
-                Ok(())
-            })
+        let (row, indices) = (self.row, &self.indices);
+        grads.accumulate(&self.to, |dx| {
+            let starts = indices.iter().enumerate().map(|(from, to)| (from * row, to * row));
+            add_pieces("gather_rows", row, starts, &dy, dx)
         })
     }
 }

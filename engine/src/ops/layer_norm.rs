@@ -1,51 +1,55 @@
 //! Layer norm over the last axis; see the kernel for formulas.
 
-use dressage_kernels::layer_norm::{LayerNorm, Stats};
+use dressage_kernels::layer_norm::{LayerNorm, Stats, StatsGpu};
+use dressage_kernels::matmul::Beta;
 
 use super::expect_shape;
+use crate::dtype::kernel;
 use crate::kept::Kept;
-use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
+use crate::{Backward, Edge, EngineError, Gradients, Result, Tensor, record};
 
 /// Normalises the last axis of `x` `[.., c]` and applies `weight` `[c]` and `bias` `[c]`.
 ///
 /// # Errors
-/// Shapes that do not fit; a type other than f32 and f64.
+/// Shapes that do not fit; a type without a kernel.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let c = x.last_dim();
     expect_shape("layer_norm", "weight", weight, &[c])?;
     expect_shape("layer_norm", "bias", bias, &[c])?;
     let size = LayerNorm { n: x.len() / c.max(1), c, eps };
-    let y = floats!("layer_norm", x, T => forward::<T>(x, weight, bias, size))?;
-    Ok(y.again(|| {
-        let (x, weight, bias) = (x.keep(), weight.detach(), bias.detach());
-        move || layer_norm(&x.get()?, &weight, &bias, eps)
-    }))
-}
-
-fn forward<T: Float>(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-    size: LayerNorm,
-) -> Result<Tensor> {
-    let mut y = Tensor::empty::<T>(x.shape());
-    let mut mean = Tensor::empty::<T>(&[size.n]);
-    let mut rstd = Tensor::empty::<T>(&[size.n]);
-    size.forward(
-        x.data::<T>()?,
-        weight.data()?,
-        bias.data()?,
-        y.data_mut()?,
-        mean.data_mut()?,
-        rstd.data_mut()?,
+    let mut y = x.empty_like(x.shape())?;
+    let mut mean = x.empty_sums(&[size.n])?;
+    let mut rstd = x.empty_sums(&[size.n])?;
+    kernel!("layer_norm", x, T,
+        host => size.forward(
+            x.data::<T>()?,
+            weight.data()?,
+            bias.data()?,
+            y.data_mut()?,
+            mean.data_mut()?,
+            rstd.data_mut()?,
+        ),
+        device => size.forward_gpu(
+            device,
+            x.view::<T>()?,
+            weight.view()?,
+            bias.view()?,
+            y.view_mut()?,
+            mean.view_mut()?,
+            rstd.view_mut()?,
+        ),
     )?;
-    Ok(record(y, &[x, weight, bias], || Saved {
+    let y = record(y, &[x, weight, bias], || Saved {
         size,
         x: x.keep(),
         weight: weight.detach(),
         mean,
         rstd,
         to: [x.edge(), weight.edge(), bias.edge()],
+    });
+    Ok(y.again(|| {
+        let (x, weight, bias) = (x.keep(), weight.detach(), bias.detach());
+        move || layer_norm(&x.get()?, &weight, &bias, eps)
     }))
 }
 
@@ -64,27 +68,45 @@ impl Backward for Saved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("layer_norm", dy, T => self.run::<T>(&dy, grads))
+        let x = self.x.get()?;
+        let [to_x, to_weight, to_bias] = &self.to;
+        grads.accumulate_or_write(to_x, |dx, beta| {
+            self.kernel(&x, &dy, Some((dx, beta)), None, None)
+        })?;
+        grads.accumulate_both([to_weight, to_bias], |[dw, db]| self.kernel(&x, &dy, None, dw, db))
     }
 }
 
 impl Saved {
-    fn run<T: Float>(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {
-        let x = self.x.get()?;
-        let (x, weight, dy) = (x.data::<T>()?, self.weight.data::<T>()?, dy.data::<T>()?);
-        let (mean, rstd) = (self.mean.data::<T>()?, self.rstd.data::<T>()?);
-        let [to_x, to_weight, to_bias] = &self.to;
-        grads.accumulate_or_write::<T>(to_x, |dx, beta| {
-            let stats = Stats { mean, rstd };
-            Ok(self.size.backward(x, weight, stats, dy, Some((dx, beta)), None, None)?)
-        })?;
-        grads.accumulate::<T>(to_weight, |dw| {
-            let stats = Stats { mean, rstd };
-            Ok(self.size.backward(x, weight, stats, dy, None, Some(dw), None)?)
-        })?;
-        grads.accumulate::<T>(to_bias, |db| {
-            let stats = Stats { mean, rstd };
-            Ok(self.size.backward(x, weight, stats, dy, None, None, Some(db))?)
-        })
+    fn kernel(
+        &self,
+        x: &Tensor,
+        dy: &Tensor,
+        dx: Option<(&mut Tensor, Beta)>,
+        dw: Option<&mut Tensor>,
+        db: Option<&mut Tensor>,
+    ) -> Result<()> {
+        let Saved { size, weight, mean, rstd, .. } = self;
+        kernel!("layer_norm", dy, T,
+            host => size.backward(
+                x.data::<T>()?,
+                weight.data()?,
+                Stats { mean: mean.data()?, rstd: rstd.data()? },
+                dy.data()?,
+                dx.map(|(dx, beta)| Ok::<_, EngineError>((dx.data_mut()?, beta))).transpose()?,
+                dw.map(Tensor::data_mut).transpose()?,
+                db.map(Tensor::data_mut).transpose()?,
+            ),
+            device => size.backward_gpu(
+                device,
+                x.view::<T>()?,
+                weight.view()?,
+                StatsGpu { mean: mean.view()?, rstd: rstd.view()? },
+                dy.view()?,
+                dx.map(|(dx, beta)| Ok::<_, EngineError>((dx.view_mut()?, beta))).transpose()?,
+                dw.map(Tensor::view_mut).transpose()?,
+                db.map(Tensor::view_mut).transpose()?,
+            ),
+        )
     }
 }

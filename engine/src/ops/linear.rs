@@ -5,44 +5,37 @@ use dressage_kernels::linear::{Input, Linear, Output, Weight};
 use dressage_kernels::matmul::Beta;
 
 use super::frozen::{layer, weight_of};
+use crate::dtype::kernel;
 use crate::kept::Kept;
-use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
+use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
 /// `y = x W^T + b` over the last axis: x `[.., k]`, weight `[m, k]`, bias `[m]`, y `[.., m]`.
 /// Saves `x` only if the weight needs a gradient; with a frozen weight the backward pass is one
 /// product. The result of a frozen layer can be made again by one product: activations, which save
-/// it, make use of that ([`crate::Thrift`]). A frozen weight may be bf16; x and the result are not.
+/// it, make use of that ([`crate::Thrift`]). On the host a frozen weight may be bf16 beside x of
+/// f32.
 ///
 /// # Errors
-/// Shapes that do not fit; a type other than f32 and f64.
+/// Shapes that do not fit; a type without a kernel.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (size, shape) = layer("linear", x, weight, bias)?;
-    let y = floats!("linear", x, T => forward::<T>(size, &shape, x, weight, bias))?;
-    if weight.tracked() || bias.is_some_and(Tensor::tracked) {
-        return Ok(y);
-    }
-    Ok(y.again(|| {
-        let (x, weight, bias) = (x.keep(), weight.detach(), bias.map(Tensor::detach));
-        move || linear(&x.get()?, &weight, bias.as_ref())
-    }))
-}
-
-fn forward<T: Float>(
-    size: Linear,
-    shape: &[usize],
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-) -> Result<Tensor> {
-    let mut y = Tensor::empty::<T>(shape);
-    let b = bias.map(|b| b.data::<T>()).transpose()?;
-    match weight_of::<T>(weight)? {
-        Weight::Full(w) => size.forward(x.data::<T>()?, w, b, y.data_mut()?)?,
-        w => size.fused(Input::Plain(x.data()?), w, b, Output::Plain, y.data_mut()?)?,
-    }
+    let mut y = x.empty_like(&shape)?;
+    kernel!("linear", x, T,
+        host => {
+            let (x, b) = (x.data::<T>()?, bias.map(Tensor::data).transpose()?);
+            match weight_of::<T>(weight)? {
+                Weight::Full(w) => size.forward(x, w, b, y.data_mut()?),
+                w => size.fused(Input::Plain(x), w, b, Output::Plain, y.data_mut()?),
+            }
+        },
+        device => {
+            let b = bias.map(Tensor::view).transpose()?;
+            size.forward_gpu(device, x.view::<T>()?, weight.view()?, b, y.view_mut()?)
+        },
+    )?;
     let mut inputs = vec![x, weight];
     inputs.extend(bias);
-    Ok(record(y, &inputs, || Saved {
+    let y = record(y, &inputs, || Saved {
         size,
         x: weight.tracked().then(|| x.keep()),
         weight: weight.detach(),
@@ -50,6 +43,13 @@ fn forward<T: Float>(
         to_x: x.edge(),
         to_weight: weight.edge(),
         to_bias: bias.map(Tensor::edge),
+    });
+    if weight.tracked() || bias.is_some_and(Tensor::tracked) {
+        return Ok(y);
+    }
+    Ok(y.again(|| {
+        let (x, weight, bias) = (x.keep(), weight.detach(), bias.map(Tensor::detach));
+        move || linear(&x.get()?, &weight, bias.as_ref())
     }))
 }
 
@@ -69,36 +69,70 @@ impl Backward for Saved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("linear", dy, T => self.run::<T>(&dy, grads))
-    }
-}
-
-impl Saved {
-    fn run<T: Float>(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {
-        let dy = dy.data::<T>()?;
         if self.to_x.wants() {
-            let mut dx = Tensor::empty::<T>(&self.x_shape);
-            match weight_of::<T>(&self.weight)? {
-                Weight::Full(w) => {
-                    self.size.backward(None, w, dy, Some(dx.data_mut()?), None, None)?;
-                }
-                w => self.size.fused_backward(w, None, None, dy, dx.data_mut()?)?,
-            }
+            let mut dx = dy.empty_like(&self.x_shape)?;
+            self.input(&dy, &mut dx)?;
             grads.add(&self.to_x, dx)?;
         }
         if let Some(x) = &self.x {
             let x = x.get()?;
-            let (x, weight) = (x.data::<T>()?, self.weight.data()?);
-            grads.accumulate::<T>(&self.to_weight, |dw| {
-                Ok(self.size.backward(Some(x), weight, dy, None, Some(dw), None)?)
-            })?;
+            grads
+                .accumulate(&self.to_weight, |dw| self.parameters(Some(&x), &dy, Some(dw), None))?;
         }
         if let Some(to_bias) = &self.to_bias {
-            grads.accumulate::<T>(to_bias, |db| {
-                let rows = Add { n: self.size.n, inner: self.size.m };
-                Ok(rows.backward_b(dy, Beta::Add, db)?)
-            })?;
+            grads.accumulate(to_bias, |db| self.parameters(None, &dy, None, Some(db)))?;
         }
         Ok(())
+    }
+}
+
+impl Saved {
+    /// `dx = dy W`
+    fn input(&self, dy: &Tensor, dx: &mut Tensor) -> Result<()> {
+        let (size, weight) = (&self.size, &self.weight);
+        kernel!("linear", dy, T,
+            host => match weight_of::<T>(weight)? {
+                Weight::Full(w) => {
+                    size.backward(None, w, dy.data()?, Some(dx.data_mut()?), None, None)
+                }
+                w => size.fused_backward(w, None, None, dy.data()?, dx.data_mut()?),
+            },
+            device => {
+                let (w, dy, dx) = (weight.view::<T>()?, dy.view()?, dx.view_mut()?);
+                size.backward_gpu(device, None, w, dy, Some(dx), None, None)
+            },
+        )
+    }
+
+    fn parameters(
+        &self,
+        x: Option<&Tensor>,
+        dy: &Tensor,
+        dw: Option<&mut Tensor>,
+        db: Option<&mut Tensor>,
+    ) -> Result<()> {
+        let (size, weight) = (&self.size, &self.weight);
+        kernel!("linear", dy, T,
+            host => match (dw, db) {
+                (Some(dw), _) => {
+                    let (x, dw) = (x.map(Tensor::data::<T>).transpose()?, Some(dw.data_mut()?));
+                    size.backward(x, weight.data()?, dy.data()?, None, dw, None)
+                }
+                (None, Some(db)) => {
+                    let rows = Add { n: size.n, inner: size.m };
+                    rows.backward_b(dy.data::<T>()?, Beta::Add, db.data_mut()?)
+                }
+                (None, None) => Ok(()),
+            },
+            device => size.backward_gpu(
+                device,
+                x.map(Tensor::view).transpose()?,
+                weight.view::<T>()?,
+                dy.view()?,
+                None,
+                dw.map(Tensor::view_mut).transpose()?,
+                db.map(Tensor::view_mut).transpose()?,
+            ),
+        )
     }
 }

@@ -1,18 +1,19 @@
 //! Attention masks and position codes: no gradients.
 
-use dressage_kernels::attention_mask::AttentionMask;
-use dressage_kernels::resize::{Axis, Mode, Step};
+use dressage_kernels::attention_mask::{AttentionMask, AttentionMaskGpu};
+use dressage_kernels::resize::{Axis, AxisGpu, Mode, Step};
 use dressage_kernels::sine_position;
 
 use super::shape_error;
-use crate::{DType, EngineError, Result, Tensor, floats, forbid_gradient};
+use crate::dtype::kernel;
+use crate::{DType, EngineError, Result, Tensor, forbid_gradient};
 
 /// Which keys a query does not attend to (spec mask2former §3.3, §3.4): mask logits `[b, q, h, w]`
 /// resized to `size`, 1 where the sigmoid is below one half. Returns the raw mask and the one in
 /// use, where rows that were blocked everywhere are open; both `[b, q, size]` (u8).
 ///
 /// # Errors
-/// Logits that need a gradient; another number of axes; a type other than f32 and f64.
+/// Logits that need a gradient; another number of axes; a type without a kernel.
 pub fn attention_mask(logits: &Tensor, size: [usize; 2]) -> Result<(Tensor, Tensor)> {
     forbid_gradient("attention_mask", "logits", logits)?;
     let &[b, q, h, w] = logits.shape() else {
@@ -20,27 +21,39 @@ pub fn attention_mask(logits: &Tensor, size: [usize; 2]) -> Result<(Tensor, Tens
     };
     let y = Axis::new(h, size[0], Mode::Bilinear, Step::Size)?;
     let x = Axis::new(w, size[1], Mode::Bilinear, Step::Size)?;
-    let mut raw = Tensor::empty::<u8>(&[b, q, size[0] * size[1]]);
-    let mut used = Tensor::empty::<u8>(&[b, q, size[0] * size[1]]);
-    floats!("attention_mask", logits, T => {
-        let mask = AttentionMask { n: b * q, y: &y, x: &x };
-        mask.compute(logits.data::<T>()?, used.data_mut()?, Some(raw.data_mut()?))?;
-        Ok((raw, used))
-    })
+    let place = logits.device();
+    let mut raw = Tensor::empty_on(place, DType::U8, &[b, q, size[0] * size[1]])?;
+    let mut used = Tensor::empty_on(place, DType::U8, &[b, q, size[0] * size[1]])?;
+    kernel!("attention_mask", logits, T,
+        host => {
+            let mask = AttentionMask { n: b * q, y: &y, x: &x };
+            mask.compute(logits.data::<T>()?, used.data_mut()?, Some(raw.data_mut()?))
+        },
+        device => {
+            let (y, x) = (AxisGpu::new(device, &y)?, AxisGpu::new(device, &x)?);
+            let mask = AttentionMaskGpu { n: b * q, y: &y, x: &x };
+            mask.compute(device, logits.view::<T>()?, used.view_mut()?, Some(raw.view_mut()?))
+        },
+    )?;
+    Ok((raw, used))
 }
 
-/// Sine position code of an h×w map, `[h * w, c]` (spec mask2former §2.2).
+/// Sine position code of an h×w map, `[h * w, c]`, where `like` lies and of its type (spec
+/// mask2former §2.2). Computed on the host.
 ///
 /// # Errors
-/// Channels that do not divide by 4; a type other than f32 and f64.
-pub fn sine_position(h: usize, w: usize, c: usize, dtype: DType) -> Result<Tensor> {
-    let mut code = Tensor::empty_of(dtype, &[h * w, c]);
-    match dtype {
+/// Channels that do not divide by 4; a type without floats; no room on the device.
+pub fn sine_position(h: usize, w: usize, c: usize, like: &Tensor) -> Result<Tensor> {
+    let mut code = Tensor::empty_of(like.dtype().of_sums(), &[h * w, c]);
+    match code.dtype() {
         DType::F32 => sine_position::sine_position(h, w, c, code.data_mut::<f32>()?)?,
         DType::F64 => sine_position::sine_position(h, w, c, code.data_mut::<f64>()?)?,
         found => {
             return Err(EngineError::Type { op: "sine_position", expected: "f32 or f64", found });
         }
     }
-    Ok(code)
+    match like.device() {
+        Some(device) => code.to_device(device, like.dtype()),
+        None => Ok(code),
+    }
 }

@@ -3,13 +3,14 @@
 use dressage_kernels::matmul::{Beta, MatMul};
 
 use super::shape_error;
-use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
+use crate::dtype::kernel;
+use crate::{Backward, DType, Edge, Gradients, Result, Tensor, record};
 
 /// `op(a) op(b)` for every leading index: a is `[.., n, k]` (`[.., k, n]` if `trans_a`), b `[..,
 /// k, m]` (`[.., m, k]` if `trans_b`), the result `[.., n, m]`. Both have the same leading axes.
 ///
 /// # Errors
-/// Shapes that do not fit; a type other than f32 and f64.
+/// Shapes that do not fit; a type without a kernel.
 pub fn matmul(a: &Tensor, b: &Tensor, trans_a: bool, trans_b: bool) -> Result<Tensor> {
     let (ra, rb) = (a.shape().len(), b.shape().len());
     if ra < 2 {
@@ -28,21 +29,30 @@ pub fn matmul(a: &Tensor, b: &Tensor, trans_a: bool, trans_b: bool) -> Result<Te
     }
     let mut product = MatMul::new(n, m, k).batched(a.shape()[..ra - 2].iter().product());
     (product.trans_a, product.trans_b) = (trans_a, trans_b);
-    floats!("matmul", a, T => forward::<T>(product, a, b))
-}
-
-fn forward<T: Float>(product: MatMul, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let mut shape = a.shape().to_vec();
-    let r = shape.len();
-    (shape[r - 2], shape[r - 1]) = (product.n, product.m);
-    let mut c = Tensor::empty::<T>(&shape);
-    product.run(1.0, a.data::<T>()?, b.data()?, Beta::Overwrite, c.data_mut()?)?;
+    (shape[ra - 2], shape[ra - 1]) = (n, m);
+    let mut c = a.empty_like(&shape)?;
+    run(&product, a, b, Beta::Overwrite, &mut c)?;
     Ok(record(c, &[a, b], || Saved {
         product,
         a: b.tracked().then(|| a.detach()),
         b: a.tracked().then(|| b.detach()),
         to: [a.edge(), b.edge()],
     }))
+}
+
+/// `c = a b`, or added to `c`, which on a device may be f32 for operands of bf16.
+fn run(product: &MatMul, a: &Tensor, b: &Tensor, beta: Beta, c: &mut Tensor) -> Result<()> {
+    kernel!("matmul", a, T,
+        host => product.run(1.0, a.data::<T>()?, b.data()?, beta, c.data_mut()?),
+        device => {
+            let (a, b) = (a.view::<T>()?, b.view()?);
+            match c.dtype() {
+                DType::F32 => device.matmul(product, 1.0, a, b, beta, c.view_mut::<f32>()?),
+                _ => device.matmul(product, 1.0, a, b, beta, c.view_mut::<T>()?),
+            }
+        },
+    )
 }
 
 struct Saved {
@@ -59,7 +69,22 @@ impl Backward for Saved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("matmul", dy, T => self.run::<T>(&dy, grads))
+        let MatMul { batch, n, m, k, trans_a, trans_b, .. } = self.product;
+        if let Some(b) = &self.b {
+            // op(a) = dy op(b)^T; stored transposed if a was.
+            grads.accumulate(&self.to[0], |da| match trans_a {
+                true => run(&product(batch, [k, n, m], [trans_b, true]), b, &dy, Beta::Add, da),
+                false => run(&product(batch, [n, k, m], [false, !trans_b]), &dy, b, Beta::Add, da),
+            })?;
+        }
+        if let Some(a) = &self.a {
+            // op(b) = op(a)^T dy
+            grads.accumulate(&self.to[1], |db| match trans_b {
+                true => run(&product(batch, [m, k, n], [true, trans_a]), &dy, a, Beta::Add, db),
+                false => run(&product(batch, [k, m, n], [!trans_a, false]), a, &dy, Beta::Add, db),
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -69,34 +94,4 @@ fn product(batch: usize, sizes: [usize; 3], trans: [bool; 2]) -> MatMul {
     let mut p = MatMul::new(n, m, k).batched(batch);
     (p.trans_a, p.trans_b) = (trans[0], trans[1]);
     p
-}
-
-impl Saved {
-    fn run<T: Float>(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {
-        let MatMul { batch, n, m, k, trans_a, trans_b, .. } = self.product;
-        let dy = dy.data::<T>()?;
-        if let Some(b) = &self.b {
-            let b = b.data::<T>()?;
-            // op(a) = dy op(b)^T; stored transposed if a was.
-            grads.accumulate::<T>(&self.to[0], |da| {
-                let (product, x, y) = match trans_a {
-                    true => (product(batch, [k, n, m], [trans_b, true]), b, dy),
-                    false => (product(batch, [n, k, m], [false, !trans_b]), dy, b),
-                };
-                Ok(product.run(1.0, x, y, Beta::Add, da)?)
-            })?;
-        }
-        if let Some(a) = &self.a {
-            let a = a.data::<T>()?;
-            // op(b) = op(a)^T dy
-            grads.accumulate::<T>(&self.to[1], |db| {
-                let (product, x, y) = match trans_b {
-                    true => (product(batch, [m, k, n], [true, trans_a]), dy, a),
-                    false => (product(batch, [k, m, n], [!trans_a, false]), a, dy),
-                };
-                Ok(product.run(1.0, x, y, Beta::Add, db)?)
-            })?;
-        }
-        Ok(())
-    }
 }

@@ -1,9 +1,14 @@
 //! Differentiable operations: shape check, kernel, backward pass, in one file per operation or
 //! close family.
+//!
+//! Results are made where the operands lie. Kernels of the host take f32 and f64 ([`crate::floats`]
+//! in operations that run there alone); those of a device f32 and bf16, as `device.rs` says. An
+//! operation without a form for devices refuses a tensor that lies on one, by name.
 
 mod activation;
 mod add;
 mod attention;
+mod cast;
 mod conv;
 mod deform;
 mod frozen;
@@ -21,6 +26,7 @@ mod view;
 pub use activation::{gelu, relu, swiglu};
 pub use add::{add, residual};
 pub use attention::{attention, self_attention};
+pub use cast::cast;
 pub use conv::{conv2d, group_norm, patch_embed};
 pub use deform::ms_deform_attn;
 pub use frozen::{Activated, Norm, linear_residual, norm_linear};

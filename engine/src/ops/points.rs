@@ -4,15 +4,17 @@ use std::ops::Range;
 
 use dressage_kernels::matmul::{Beta, MatMul};
 use dressage_kernels::point_sample::PointSample;
+use half::bf16;
 
 use super::shape_error;
-use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, forbid_gradient, record};
+use crate::dtype::kernel;
+use crate::{Backward, DType, Edge, Gradients, Result, Tensor, floats, forbid_gradient, record};
 
 /// Reads `maps` `[r, h, w]` bilinearly, zero outside, at `points` `[r, p, 2]` (x, y in [0, 1];
 /// `[p, 2]` for all rows alike): `[r, p]`. The buffer is taken for `capacity` rows.
 ///
 /// # Errors
-/// Shapes that do not fit; points that need a gradient; a type other than f32 and f64.
+/// Shapes that do not fit; points that need a gradient; a type without a kernel.
 pub fn point_sample(maps: &Tensor, points: &Tensor, capacity: usize) -> Result<Tensor> {
     let &[r, h, w] = maps.shape() else {
         return Err(shape_error("point_sample", "maps", "[r, h, w]", maps));
@@ -24,16 +26,28 @@ pub fn point_sample(maps: &Tensor, points: &Tensor, capacity: usize) -> Result<T
     };
     forbid_gradient("point_sample", "points", points)?;
     let size = PointSample { r, h, w, p, shared };
-    floats!("point_sample", maps, T => {
-        let mut y = Tensor::with_capacity(maps.dtype(), &[r, p], capacity * p);
-        size.forward(maps.data::<T>()?, points.data()?, y.data_mut()?)?;
-        let capacity = capacity * h * w;
-        Ok(record(y, &[maps], || Saved { size, points: points.clone(), capacity, to: maps.edge() }))
-    })
+    // Coordinates and what is read are f32 whatever the maps are.
+    let exact = maps.dtype().of_sums();
+    let mut y = Tensor::with_capacity_on(maps.device(), exact, &[r, p], capacity * p)?;
+    kernel!("point_sample", maps, T,
+        host => size.forward(maps.data::<T>()?, points.data()?, y.data_mut()?),
+        device => {
+            size.forward_gpu(device, maps.view::<T>()?, points.view()?, y.view_mut()?)
+        },
+    )?;
+    Ok(record(y, &[maps], || Saved {
+        size,
+        dtype: maps.dtype(),
+        points: points.clone(),
+        capacity: capacity * h * w,
+        to: maps.edge(),
+    }))
 }
 
 struct Saved {
     size: PointSample,
+    /// Of the maps.
+    dtype: DType,
     points: Tensor,
     capacity: usize,
     to: Edge,
@@ -45,12 +59,23 @@ impl Backward for Saved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        let PointSample { r, h, w, .. } = self.size;
-        floats!("point_sample", dy, T => {
-            let mut dx = Tensor::with_capacity(dy.dtype(), &[r, h, w], self.capacity);
-            self.size.backward(self.points.data::<T>()?, dy.data()?, dx.data_mut()?)?;
-            grads.add(&self.to, dx)
-        })
+        let Saved { size, dtype, points, capacity, to } = &*self;
+        let shape = [size.r, size.h, size.w];
+        let mut dx = Tensor::with_capacity_on(dy.device(), *dtype, &shape, *capacity)?;
+        match (dy.device(), dtype) {
+            (None, _) => floats!("point_sample", dy, T => {
+                Ok(size.backward(points.data::<T>()?, dy.data()?, dx.data_mut()?)?)
+            })?,
+            (Some(device), DType::Bf16) => {
+                let dx = dx.view_mut::<bf16>()?;
+                size.backward_gpu(device, points.view()?, dy.view()?, dx)?;
+            }
+            (Some(device), _) => {
+                let dx = dx.view_mut::<f32>()?;
+                size.backward_gpu(device, points.view()?, dy.view()?, dx)?;
+            }
+        }
+        grads.add(to, dx)
     }
 }
 
@@ -60,7 +85,7 @@ impl Backward for Saved {
 /// logits never get a gradient.
 ///
 /// # Errors
-/// Shapes that do not fit, images not ascending; a type other than f32 and f64.
+/// Shapes that do not fit, images not ascending; a type without a kernel.
 pub fn mask_rows(
     e: &Tensor,
     feature: &Tensor,
@@ -76,22 +101,47 @@ pub fn mask_rows(
     if !images.is_sorted() || images.last().is_some_and(|&i| i >= b) {
         return Err(shape_error("mask_rows", "feature", "ascending images of the batch", feature));
     }
-    floats!("mask_rows", e, T => {
-        let mut y = Tensor::with_capacity(e.dtype(), &[images.len(), n], capacity * n);
-        let (rows, maps, out) = (e.data::<T>()?, feature.data::<T>()?, y.data_mut::<T>()?);
-        for (image, at) in segments(images) {
-            let product = MatMul::new(at.len(), n, c).trans_b();
-            let map = &maps[image * n * c..][..n * c];
-            let out = &mut out[at.start * n..at.end * n];
-            product.run(1.0, &rows[at.start * c..at.end * c], map, Beta::Overwrite, out)?;
-        }
-        Ok(record(y, &[e, feature], || Rows {
-            images: images.to_vec(),
-            e: e.detach(),
-            feature: feature.detach(),
-            to: [e.edge(), feature.edge()],
-        }))
-    })
+    let shape = [images.len(), n];
+    let mut y = Tensor::with_capacity_on(e.device(), e.dtype(), &shape, capacity * n)?;
+    for (image, at) in segments(images) {
+        let product = MatMul::new(at.len(), n, c).trans_b();
+        let (rows, map) = ((e, at.start * c), (feature, image * n * c));
+        part_of(&product, rows, map, Beta::Overwrite, (&mut y, at.start * n))?;
+    }
+    Ok(record(y, &[e, feature], || Rows {
+        images: images.to_vec(),
+        e: e.detach(),
+        feature: feature.detach(),
+        to: [e.edge(), feature.edge()],
+    }))
+}
+
+/// The product of parts of tensors, each given with the element it begins at.
+fn part_of(
+    product: &MatMul,
+    (a, start_a): (&Tensor, usize),
+    (b, start_b): (&Tensor, usize),
+    beta: Beta,
+    (c, start_c): (&mut Tensor, usize),
+) -> Result<()> {
+    let MatMul { n, m, k, .. } = *product;
+    let (in_a, in_b) = (start_a..start_a + n * k, start_b..start_b + k * m);
+    let in_c = start_c..start_c + n * m;
+    kernel!("mask_rows", a, T,
+        host => {
+            let (a, b) = (&a.data::<T>()?[in_a], &b.data::<T>()?[in_b]);
+            product.run(1.0, a, b, beta, &mut c.data_mut::<T>()?[in_c])
+        },
+        device => {
+            let (a, b) = (a.view::<T>()?.slice(in_a), b.view::<T>()?.slice(in_b));
+            match c.dtype() {
+                DType::F32 => {
+                    device.matmul(product, 1.0, a, b, beta, c.view_mut::<f32>()?.slice(in_c))
+                }
+                _ => device.matmul(product, 1.0, a, b, beta, c.view_mut::<T>()?.slice(in_c)),
+            }
+        },
+    )
 }
 
 /// Runs of equal images and the rows they span.
@@ -119,32 +169,22 @@ impl Backward for Rows {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("mask_rows", dy, T => self.run::<T>(&dy, grads))
-    }
-}
-
-impl Rows {
-    fn run<T: Float>(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {
         let (n, c) = (self.feature.dim(1), self.feature.dim(2));
-        let (e, maps, dy) = (self.e.data::<T>()?, self.feature.data::<T>()?, dy.data::<T>()?);
-        let runs = segments(&self.images);
+        let (e, maps, runs) = (&self.e, &self.feature, segments(&self.images));
         if self.to[0].wants() {
-            let mut de = Tensor::empty::<T>(self.e.shape());
-            let out = de.data_mut::<T>()?;
+            let mut de = e.empty_like(e.shape())?;
             for (image, at) in &runs {
                 let product = MatMul::new(at.len(), c, n);
-                let map = &maps[image * n * c..][..n * c];
-                let out = &mut out[at.start * c..at.end * c];
-                product.run(1.0, &dy[at.start * n..at.end * n], map, Beta::Overwrite, out)?;
+                let (rows, map) = ((&dy, at.start * n), (maps, image * n * c));
+                part_of(&product, rows, map, Beta::Overwrite, (&mut de, at.start * c))?;
             }
             grads.add(&self.to[0], de)?;
         }
-        grads.accumulate::<T>(&self.to[1], |df| {
+        grads.accumulate(&self.to[1], |df| {
             for (image, at) in &runs {
                 let product = MatMul::new(n, c, at.len()).trans_a();
-                let df = &mut df[image * n * c..][..n * c];
-                let rows = &e[at.start * c..at.end * c];
-                product.run(1.0, &dy[at.start * n..at.end * n], rows, Beta::Add, df)?;
+                let (rows, into) = ((e, at.start * c), (&mut *df, image * n * c));
+                part_of(&product, (&dy, at.start * n), rows, Beta::Add, into)?;
             }
             Ok(())
         })

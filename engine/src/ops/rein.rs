@@ -1,10 +1,11 @@
 //! Rein's refinement of features and the link from tokens to queries.
 
-use dressage_kernels::rein::{Gradients as Parts, Rein, Weights};
+use dressage_kernels::rein::{Gradients as Parts, GradientsGpu, Rein, Weights, WeightsGpu};
 use dressage_kernels::token_link::TokenLink;
 
 use super::{expect_shape, shape_error};
-use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
+use crate::dtype::kernel;
+use crate::{Backward, Edge, Element, Float, Gradients, Result, Tensor, record};
 
 /// What refines the features after one block.
 pub struct ReinParts<'a> {
@@ -31,7 +32,7 @@ impl ReinParts<'_> {
 /// Without `softmax`, `S = f T^T`. Saves f and the log-sum-exp of each row.
 ///
 /// # Errors
-/// Shapes that do not fit; a type other than f32 and f64.
+/// Shapes that do not fit; a type without a kernel.
 pub fn rein(f: &Tensor, parts: &ReinParts<'_>, skip: usize, softmax: bool) -> Result<Tensor> {
     let &[b, t, c] = f.shape() else {
         return Err(shape_error("rein", "f", "[b, t, c]", f));
@@ -46,14 +47,18 @@ pub fn rein(f: &Tensor, parts: &ReinParts<'_>, skip: usize, softmax: bool) -> Re
     expect_shape("rein", "bias", parts.bias, &[c])?;
     expect_shape("rein", "scale", parts.scale, &[])?;
     let size = Rein { b, skip, n: t - skip, c, m, softmax };
-    floats!("rein", f, T => forward::<T>(size, f, parts))
-}
-
-fn forward<T: Float>(size: Rein, f: &Tensor, parts: &ReinParts<'_>) -> Result<Tensor> {
-    let mut out = Tensor::empty::<T>(f.shape());
-    let mut lse = Tensor::empty::<T>(&[size.b, size.n]);
+    let mut out = f.empty_like(f.shape())?;
+    let mut lse = f.empty_sums(&[b, size.n])?;
     let saved = parts.all().map(Tensor::detach);
-    size.forward(f.data::<T>()?, weights(&saved)?, out.data_mut()?, lse.data_mut()?)?;
+    kernel!("rein", f, T,
+        host => {
+            size.forward(f.data::<T>()?, weights(&saved)?, out.data_mut()?, lse.data_mut()?)
+        },
+        device => {
+            let (w, out, lse) = (weights_gpu(&saved)?, out.view_mut()?, lse.view_mut()?);
+            size.forward_gpu(device, f.view::<T>()?, w, out, lse)
+        },
+    )?;
     let [tokens, values, weight, bias, scale] = parts.all();
     Ok(record(out, &[f, tokens, values, weight, bias, scale], || Saved {
         size,
@@ -76,6 +81,17 @@ fn weights<T: Float>(parts: &[Tensor; 5]) -> Result<Weights<'_, T>> {
     })
 }
 
+fn weights_gpu<T: Element>(parts: &[Tensor; 5]) -> Result<WeightsGpu<'_, T>> {
+    let [tokens, values, weight, bias, scale] = parts;
+    Ok(WeightsGpu {
+        tokens: tokens.view()?,
+        values: values.view()?,
+        weight: weight.view()?,
+        bias: bias.view()?,
+        scale: scale.view()?,
+    })
+}
+
 struct Saved {
     size: Rein,
     f: Tensor,
@@ -92,30 +108,17 @@ impl Backward for Saved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("rein", dy, T => self.run::<T>(&dy, grads))
-    }
-}
-
-impl Saved {
-    fn run<T: Float>(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {
-        let mut df = self.to_f.wants().then(|| Tensor::empty::<T>(self.f.shape()));
+        let mut df = match self.to_f.wants() {
+            true => Some(self.f.empty_like(self.f.shape())?),
+            false => None,
+        };
         // One kernel call fills all of them; shared parameters then cost one addition each.
         let mut sums: Vec<Option<Tensor>> = Vec::new();
         for (to, part) in self.to.iter().zip(&self.parts) {
-            sums.push(to.wants().then(|| Tensor::zeros(T::DTYPE, part.shape())));
+            let zeros = || Tensor::zeros_on(part.device(), part.dtype().of_sums(), part.shape());
+            sums.push(to.wants().then(zeros).transpose()?);
         }
-        let mut slices = sums.iter_mut().map(|t| t.as_mut().map(|t| t.data_mut::<T>()).transpose());
-        let mut next = || slices.next().transpose().map(Option::flatten);
-        let gradients = Parts {
-            df: df.as_mut().map(|t| t.data_mut()).transpose()?,
-            dtokens: next()?,
-            dvalues: next()?,
-            dweight: next()?,
-            dbias: next()?,
-            dscale: next()?,
-        };
-        let (f, lse) = (self.f.data::<T>()?, self.lse.data::<T>()?);
-        self.size.backward(f, weights(&self.parts)?, lse, dy.data()?, gradients)?;
+        self.kernel(&dy, df.as_mut(), &mut sums)?;
         for (to, sum) in self.to.iter().zip(sums) {
             if let Some(sum) = sum {
                 grads.add(to, sum)?;
@@ -128,21 +131,60 @@ impl Saved {
     }
 }
 
+impl Saved {
+    fn kernel(
+        &self,
+        dy: &Tensor,
+        df: Option<&mut Tensor>,
+        sums: &mut [Option<Tensor>],
+    ) -> Result<()> {
+        let Saved { size, f, parts, lse, .. } = self;
+        let mut sums = sums.iter_mut().map(Option::as_mut);
+        let mut next = || sums.next().flatten();
+        kernel!("rein", f, T,
+            host => {
+                let gradients = Parts {
+                    df: df.map(Tensor::data_mut::<T>).transpose()?,
+                    dtokens: next().map(Tensor::data_mut).transpose()?,
+                    dvalues: next().map(Tensor::data_mut).transpose()?,
+                    dweight: next().map(Tensor::data_mut).transpose()?,
+                    dbias: next().map(Tensor::data_mut).transpose()?,
+                    dscale: next().map(Tensor::data_mut).transpose()?,
+                };
+                size.backward(f.data()?, weights(parts)?, lse.data()?, dy.data()?, gradients)
+            },
+            device => {
+                let gradients = GradientsGpu {
+                    df: df.map(Tensor::view_mut::<T>).transpose()?,
+                    dtokens: next().map(Tensor::view_mut).transpose()?,
+                    dvalues: next().map(Tensor::view_mut).transpose()?,
+                    dweight: next().map(Tensor::view_mut).transpose()?,
+                    dbias: next().map(Tensor::view_mut).transpose()?,
+                    dscale: next().map(Tensor::view_mut).transpose()?,
+                };
+                let (f, w, lse) = (f.view()?, weights_gpu(parts)?, lse.view()?);
+                size.backward_gpu(device, f, w, lse, dy.view()?, gradients)
+            },
+        )
+    }
+}
+
 /// Maximum, mean and last layer of `q` `[layers, m, c]`, interleaved per channel: `[m, 3c]` (Rein,
 /// eq. 9). The maximum's gradient goes to the first layer that has it.
 ///
 /// # Errors
-/// Another number of axes; a type other than f32 and f64.
+/// Another number of axes; a type without a kernel.
 pub fn token_link(q: &Tensor) -> Result<Tensor> {
     let &[layers, m, c] = q.shape() else {
         return Err(shape_error("token_link", "q", "[layers, m, c]", q));
     };
     let size = TokenLink { layers, m, c };
-    floats!("token_link", q, T => {
-        let mut y = Tensor::empty::<T>(&[m, 3 * c]);
-        size.forward(q.data::<T>()?, y.data_mut()?)?;
-        Ok(record(y, &[q], || Link { size, q: q.detach(), to: q.edge() }))
-    })
+    let mut y = q.empty_like(&[m, 3 * c])?;
+    kernel!("token_link", q, T,
+        host => size.forward(q.data::<T>()?, y.data_mut()?),
+        device => size.forward_gpu(device, q.view::<T>()?, y.view_mut()?),
+    )?;
+    Ok(record(y, &[q], || Link { size, q: q.detach(), to: q.edge() }))
 }
 
 struct Link {
@@ -157,10 +199,12 @@ impl Backward for Link {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("token_link", dy, T => {
-            let mut dq = Tensor::empty::<T>(self.q.shape());
-            self.size.backward(self.q.data::<T>()?, dy.data()?, dq.data_mut()?)?;
-            grads.add(&self.to, dq)
-        })
+        let Link { size, q, to } = &*self;
+        let mut dq = q.empty_like(q.shape())?;
+        kernel!("token_link", q, T,
+            host => size.backward(q.data::<T>()?, dy.data()?, dq.data_mut()?),
+            device => size.backward_gpu(device, q.view::<T>()?, dy.view()?, dq.view_mut()?),
+        )?;
+        grads.add(to, dq)
     }
 }

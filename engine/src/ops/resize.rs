@@ -1,15 +1,16 @@
 //! Resampling of maps; see the kernel for the tap tables.
 
-use dressage_kernels::resize::{Axis, Mode, Resize, Step};
+use dressage_kernels::resize::{Axis, AxisGpu, Mode, Resize, ResizeGpu, Step};
 
 use super::shape_error;
-use crate::{Backward, Edge, Gradients, Result, Tensor, floats, record};
+use crate::dtype::kernel;
+use crate::{Backward, Edge, EngineError, Gradients, Result, Tensor, record};
 
 /// Bilinear resize of channels-last maps `[b, h, w, c]` by a scale factor: `floor(h * factor)`
 /// rows, sampled in steps of `1 / factor`.
 ///
 /// # Errors
-/// A tensor that is no map, or a result without pixels; a type other than f32 and f64.
+/// A tensor that is no map, or a result without pixels; a type without a kernel.
 pub fn resize_by_factor(x: &Tensor, factor: f64) -> Result<Tensor> {
     let size = |n: usize| (n as f64 * factor).floor() as usize;
     let to = [size(x.dim(1)), size(x.dim(2))];
@@ -64,19 +65,38 @@ fn resample(x: &Tensor, to: [usize; 2], mode: Mode, step: [Step; 2]) -> Result<T
         return Err(shape_error("resize", "x", "[b, h, w, c]", x));
     };
     let axes = [Axis::new(h, to[0], mode, step[0])?, Axis::new(w, to[1], mode, step[1])?];
-    floats!("resize", x, T => {
-        let mut y = Tensor::empty::<T>(&[n, to[0], to[1], c]);
-        let size = Resize { n, c, y: &axes[0], x: &axes[1] };
-        size.forward(x.data::<T>()?, y.data_mut()?)?;
-        Ok(record(y, &[x], || Saved { n, c, axes, to: x.edge() }))
-    })
+    let mut y = x.empty_like(&[n, to[0], to[1], c])?;
+    let tables = match x.device() {
+        Some(device) => Some([AxisGpu::new(device, &axes[0])?, AxisGpu::new(device, &axes[1])?]),
+        None => None,
+    };
+    let saved = Saved { n, c, axes, tables, to: x.edge() };
+    kernel!("resize", x, T,
+        host => saved.on_host().forward(x.data::<T>()?, y.data_mut()?),
+        device => saved.on_device()?.forward(device, x.view::<T>()?, y.view_mut()?),
+    )?;
+    Ok(record(y, &[x], || saved))
 }
 
 struct Saved {
     n: usize,
     c: usize,
     axes: [Axis; 2],
+    /// The same on the device, if the maps lie on one.
+    tables: Option<[AxisGpu; 2]>,
     to: Edge,
+}
+
+impl Saved {
+    fn on_host(&self) -> Resize<'_> {
+        let [y, x] = &self.axes;
+        Resize { n: self.n, c: self.c, y, x }
+    }
+
+    fn on_device(&self) -> Result<ResizeGpu<'_>> {
+        let [y, x] = self.tables.as_ref().ok_or(EngineError::OnHost { op: "resize" })?;
+        Ok(ResizeGpu { n: self.n, c: self.c, y, x })
+    }
 }
 
 impl Backward for Saved {
@@ -86,11 +106,11 @@ impl Backward for Saved {
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
         let [rows, cols] = &self.axes;
-        let size = Resize { n: self.n, c: self.c, y: rows, x: cols };
-        floats!("resize", dy, T => {
-            let mut dx = Tensor::empty::<T>(&[self.n, rows.n_in(), cols.n_in(), self.c]);
-            size.backward(dy.data::<T>()?, dx.data_mut()?)?;
-            grads.add(&self.to, dx)
-        })
+        let mut dx = dy.empty_like(&[self.n, rows.n_in(), cols.n_in(), self.c])?;
+        kernel!("resize", dy, T,
+            host => self.on_host().backward(dy.data::<T>()?, dx.data_mut()?),
+            device => self.on_device()?.backward(device, dy.view::<T>()?, dx.view_mut()?),
+        )?;
+        grads.add(&self.to, dx)
     }
 }

@@ -1,9 +1,8 @@
 //! Views that share memory: another shape, or a range of the first axis.
 
-use dressage_kernels::outline;
-
+use super::join::add_pieces;
 use super::shape_error;
-use crate::{Backward, Edge, Float, Gradients, Result, Tensor, floats, record};
+use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
 /// The same elements under another shape of the same size. Free.
 ///
@@ -13,7 +12,7 @@ pub fn reshape(x: &Tensor, shape: &[usize]) -> Result<Tensor> {
     if shape.iter().product::<usize>() != x.len() {
         return Err(shape_error("reshape", "x", format!("as many elements as {shape:?}"), x));
     }
-    Ok(record(x.view(0, shape), &[x], || Reshape { to: x.edge() }))
+    Ok(record(x.part(0, shape), &[x], || Reshape { to: x.edge() }))
 }
 
 struct Reshape {
@@ -42,7 +41,7 @@ pub fn rows(x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
     let row = x.len() / x.dim(0).max(1);
     let mut shape = x.shape().to_vec();
     shape[0] = len;
-    let y = x.view(start * row, &shape);
+    let y = x.part(start * row, &shape);
     Ok(record(y, &[x], || Rows { offset: start * row, to: x.edge() }))
 }
 
@@ -57,20 +56,8 @@ impl Backward for Rows {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        floats!("rows", dy, T => self.run::<T>(&dy, grads))
-    }
-}
-
-impl Rows {
-    fn run<T: Float>(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {
-        let dy = dy.data::<T>()?;
-        grads.accumulate::<T>(&self.to, |dx| {
-            if outline::skips("rows") {
-                return Ok(());
-            }
-            let dx = &mut dx[self.offset..self.offset + dy.len()];
-            dx.iter_mut().zip(dy).for_each(|(d, g)| *d += *g);
-            Ok(())
+        grads.accumulate(&self.to, |dx| {
+            add_pieces("rows", dy.len(), std::iter::once((0, self.offset)), &dy, dx)
         })
     }
 }

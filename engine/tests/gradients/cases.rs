@@ -65,6 +65,9 @@ fn chains() -> Vec<Case> {
             let y = ops::relu(&ops::linear(&ops::add(&y, &x[2])?, &x[3], None)?)?;
             ops::linear(&y, &ops::reshape(&x[3], &[4, 5])?, None)
         }),
+        case("norm, one parameter for both", &[&[3, 4], &[4]], 1e-5, |x| {
+            ops::layer_norm(&x[0], &x[1], &x[1], 1e-6)
+        }),
         case("norm of a norm", &[&[3, 4], &[4], &[4]], 1e-5, |x| {
             let y = ops::layer_norm(&x[0], &x[1], &x[2], 1e-6)?;
             ops::layer_norm(&y, &x[2], &x[1], 1e-6)

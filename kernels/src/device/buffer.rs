@@ -124,6 +124,41 @@ impl<'a, T> View<'a, T> {
     }
 }
 
+/// Elements of `T` in so many bytes at an address.
+///
+/// # Panics
+/// If the bytes are no whole number of aligned elements.
+fn elements<T>(address: u64, bytes: usize) -> usize {
+    let whole = bytes.is_multiple_of(size_of::<T>());
+    let aligned = address.is_multiple_of(align_of::<T>() as u64);
+    assert!(whole && aligned, "{bytes} bytes at {address:#x} are no elements");
+    bytes / size_of::<T>()
+}
+
+impl<'a> View<'a, u8> {
+    /// The bytes as elements of another type.
+    ///
+    /// # Panics
+    /// If they are no whole number of aligned elements.
+    #[must_use]
+    pub fn cast<T: Element>(self) -> View<'a, T> {
+        let len = elements::<T>(self.address, self.len);
+        View { id: self.id, address: self.address, len, memory: PhantomData }
+    }
+}
+
+impl<'a> ViewMut<'a, u8> {
+    /// The bytes as elements of another type.
+    ///
+    /// # Panics
+    /// If they are no whole number of aligned elements.
+    #[must_use]
+    pub fn cast<T: Element>(self) -> ViewMut<'a, T> {
+        let len = elements::<T>(self.address, self.len);
+        ViewMut { id: self.id, address: self.address, len, memory: PhantomData }
+    }
+}
+
 impl<'a, T> ViewMut<'a, T> {
     /// Elements.
     pub fn len(&self) -> usize {

@@ -94,6 +94,14 @@ pub struct Work {
     pub bank_conflicts: u64,
 }
 
+impl PartialEq for Device {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+
+impl Eq for Device {}
+
 impl std::fmt::Debug for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Device({})", self.name())
@@ -122,6 +130,11 @@ impl Device {
         let (launches, products, waits) = Default::default();
         let id = NEXT.fetch_add(1, Relaxed);
         Device(Arc::new(Inner { id, backend, pool, launches, products, waits }))
+    }
+
+    /// Number of this device among those that the process opened.
+    pub fn id(&self) -> u32 {
+        self.0.id
     }
 
     /// What the device calls itself.

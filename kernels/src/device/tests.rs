@@ -44,6 +44,33 @@ fn copies_arrive() {
 }
 
 #[test]
+fn bytes_are_elements_of_any_type() {
+    let device = Device::virtual_gpu();
+    let mut bytes = device.alloc::<u8>("bytes", 12).unwrap();
+    let part = bytes.view_mut().slice(4..12).cast::<f32>();
+    device.write(part, &[1.5, -2.0]).unwrap();
+    let back = bytes.view().slice(8..12).cast::<f32>();
+    assert_eq!(device.download(back).unwrap(), [-2.0]);
+    assert!(device == device.clone() && device != Device::virtual_gpu());
+}
+
+#[test]
+#[should_panic(expected = "are no elements")]
+fn bytes_that_end_within_an_element_are_refused() {
+    let device = Device::virtual_gpu();
+    let bytes = device.alloc::<u8>("bytes", 12).unwrap();
+    let _ = bytes.view().slice(0..10).cast::<f32>();
+}
+
+#[test]
+#[should_panic(expected = "are no elements")]
+fn bytes_beside_the_alignment_are_refused() {
+    let device = Device::virtual_gpu();
+    let bytes = device.alloc::<u8>("bytes", 12).unwrap();
+    let _ = bytes.view().slice(2..10).cast::<f32>();
+}
+
+#[test]
 fn a_steady_state_reserves_nothing() {
     let device = Device::virtual_gpu();
     let step = || {

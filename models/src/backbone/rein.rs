@@ -1,7 +1,7 @@
 //! Rein: learnable tokens that refine a frozen backbone's features after every block (spec
 //! peft-and-dgss §1, backbones §5; equations of the paper).
 
-use dressage_engine::{Param, Tensor, ops};
+use dressage_engine::{DType, Param, Tensor, ops};
 
 use crate::build::{Init, Linear, Scope};
 use crate::{ModelError, Result};
@@ -188,9 +188,10 @@ impl Rein {
         let delta_f = (0..n).map(|i| self.delta_f.of_layer(i)).collect::<Result<_>>()?;
         let scale = match &self.scale {
             Some(scale) => scale.get(),
-            None => match tokens.dtype() {
-                dressage_engine::DType::F64 => Tensor::scalar(1.0f64),
-                _ => Tensor::scalar(1.0f32),
+            None => match (tokens.device(), tokens.dtype()) {
+                (None, DType::F64) => Tensor::scalar(1.0f64),
+                (None, _) => Tensor::scalar(1.0f32),
+                (Some(device), _) => Tensor::scalar(1.0f32).to_device(device, DType::F32)?,
             },
         };
         Ok(ReinStep { tokens, values, delta_f, scale, queries, softmax: self.config.softmax })

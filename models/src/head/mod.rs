@@ -235,7 +235,7 @@ impl Head {
             let tokens = ops::reshape(map, &[b, h * w, c])?;
             let level = ops::reshape(&ops::rows(&embed, i, 1)?, &[c])?;
             let value = ops::add(&tokens, &level)?;
-            keys.push(ops::add(&value, &ops::sine_position(h, w, c, map.dtype())?)?);
+            keys.push(ops::add(&value, &ops::sine_position(h, w, c, map)?)?);
             values.push(value);
         }
         Ok((values, keys))

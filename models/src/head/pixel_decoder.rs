@@ -204,7 +204,7 @@ impl PixelDecoder {
         for (i, (input, level)) in self.input_convs.iter().zip(levels.iter().rev()).enumerate() {
             let map = self.project(input, level)?;
             let (b, h, w) = (map.dim(0), map.dim(1), map.dim(2));
-            let code = ops::sine_position(h, w, c, map.dtype())?;
+            let code = ops::sine_position(h, w, c, &map)?;
             let level_row = ops::reshape(&ops::rows(&encoding, i, 1)?, &[c])?;
             positions.push(ops::add(&code, &level_row)?);
             tokens.push(ops::reshape(&map, &[b, h * w, c])?);

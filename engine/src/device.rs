@@ -1,0 +1,263 @@
+//! Tensors in the memory of a device.
+//!
+//! The same model code runs on the host and on a device: an operation makes its results where its
+//! operands lie ([`Tensor::empty_like`]) and calls the kernel of that place (`kernel!`). Nothing
+//! moves by itself. What a device holds is of these types:
+//!
+//! * activations and matrices: the working type, f32 or bf16;
+//! * parameters of at most one axis, statistics, gradients of parameters: f32.
+//!
+//! A gradient on its way has the type of its value; where it arrives at a leaf it is f32.
+//!
+//! An operation gets a form for devices by making its results with `empty_like` and `empty_sums`,
+//! calling its kernels through `kernel!` and having a row in `tests/device/cases.rs`.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use dressage_kernels::add;
+use dressage_kernels::device::{Buffer, Device, View, ViewMut};
+use dressage_kernels::outline;
+use half::bf16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::memory::{Category, Usage, current_category};
+use crate::tensor::Storage;
+use crate::{DType, Element, EngineError, Result, Tensor, forbid_gradient};
+
+/// Memory of a device that is booked under a category.
+pub(crate) struct DeviceBuffer {
+    memory: Buffer<u8>,
+    category: Category,
+}
+
+/// Accounts by number of the device.
+static ACCOUNTS: Mutex<BTreeMap<u32, Usage>> = Mutex::new(BTreeMap::new());
+
+fn accounts() -> MutexGuard<'static, BTreeMap<u32, Usage>> {
+    // Every change is complete before anything can panic.
+    ACCOUNTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl DeviceBuffer {
+    fn take(device: &Device, bytes: usize) -> Result<DeviceBuffer> {
+        if outline::on() {
+            return Err(EngineError::NoOutline { device: device.name() });
+        }
+        let category = current_category();
+        let memory = device.alloc(category.name(), bytes)?;
+        accounts().entry(device.id()).or_default().book(category, bytes);
+        Ok(DeviceBuffer { memory, category })
+    }
+}
+
+impl Drop for DeviceBuffer {
+    fn drop(&mut self) {
+        if let Some(usage) = accounts().get_mut(&self.memory.device().id()) {
+            usage.unbook(self.category, self.memory.len());
+        }
+    }
+}
+
+/// The account of the tensors on a device, as [`crate::memory::usage`] gives it for the host.
+/// `from_system` and `system_bytes` are those of the device's pool, which also lends kernels their
+/// workspace.
+pub fn usage_on(device: &Device) -> Usage {
+    let usage = accounts().get(&device.id()).copied().unwrap_or_default();
+    let pool = device.usage();
+    Usage { from_system: pool.reservations, system_bytes: pool.reserved, ..usage }
+}
+
+/// Starts a new measurement of the peak on a device.
+pub fn reset_peak_on(device: &Device) {
+    accounts().entry(device.id()).or_default().reset_peak();
+}
+
+impl Tensor {
+    /// The device that the elements lie on; `None` for the host.
+    pub fn device(&self) -> Option<&Device> {
+        match &*self.storage {
+            Storage::Device(buffer) => Some(buffer.memory.device()),
+            _ => None,
+        }
+    }
+
+    /// A tensor on `device`, or in host memory without one, whose content is not defined yet. Write
+    /// all of it.
+    ///
+    /// # Errors
+    /// No room on the device; an outline.
+    pub fn empty_on(device: Option<&Device>, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        Self::with_capacity_on(device, dtype, shape, 0)
+    }
+
+    /// As [`Tensor::empty_on`], in a buffer that could hold `capacity` elements
+    /// ([`Tensor::with_capacity`]).
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn with_capacity_on(
+        device: Option<&Device>,
+        dtype: DType,
+        shape: &[usize],
+        capacity: usize,
+    ) -> Result<Tensor> {
+        let Some(device) = device else {
+            return Ok(Tensor::with_capacity(dtype, shape, capacity));
+        };
+        let bytes = shape.iter().product::<usize>().max(capacity) * dtype.size();
+        let storage = Storage::Device(DeviceBuffer::take(device, bytes)?);
+        Ok(Tensor::in_storage(storage, dtype, shape))
+    }
+
+    /// A tensor of this one's type where this one lies. Write all of it.
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn empty_like(&self, shape: &[usize]) -> Result<Tensor> {
+        Self::empty_on(self.device(), self.dtype(), shape)
+    }
+
+    /// As [`Tensor::empty_like`], of the type of sums over this one ([`DType::of_sums`]).
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn empty_sums(&self, shape: &[usize]) -> Result<Tensor> {
+        Self::empty_on(self.device(), self.dtype().of_sums(), shape)
+    }
+
+    /// As [`Tensor::empty_on`], all bits zero.
+    ///
+    /// # Errors
+    /// No room on the device; a failure of the device.
+    pub fn zeros_on(device: Option<&Device>, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        let Some(device) = device else { return Ok(Tensor::zeros(dtype, shape)) };
+        let mut zeros = Self::empty_on(Some(device), dtype, shape)?;
+        device.zero(zeros.raw_mut("zeros")?)?;
+        Ok(zeros)
+    }
+
+    /// A constant with these elements on `device` as `dtype`: rounded or widened if both types are
+    /// of f32 and bf16. Shares the memory if it already lies there.
+    ///
+    /// # Errors
+    /// Other types that differ; a value that needs a gradient; no room on the device.
+    pub fn to_device(&self, device: &Device, dtype: DType) -> Result<Tensor> {
+        forbid_gradient("to_device", "tensor", self)?;
+        match self.device() {
+            Some(here) if here == device => return self.cast_on(device, dtype),
+            Some(_) => return self.to_host()?.to_device(device, dtype),
+            None => {}
+        }
+        match (self.dtype(), dtype) {
+            (found, wanted) if found == wanted => {
+                let mut copy = Self::empty_on(Some(device), dtype, self.shape())?;
+                device.write(copy.raw_mut("to_device")?, self.bytes())?;
+                Ok(copy)
+            }
+            (DType::F32, DType::Bf16) => {
+                let mut narrow = vec![bf16::ZERO; self.len()];
+                narrow.convert_from_f32_slice(self.data()?);
+                upload(device, &narrow, self.shape())
+            }
+            (DType::Bf16, DType::F32) => {
+                let mut wide = vec![0.0f32; self.len()];
+                self.data::<bf16>()?.convert_to_f32_slice(&mut wide);
+                upload(device, &wide, self.shape())
+            }
+            (found, wanted) => {
+                Err(EngineError::Type { op: "to_device", expected: wanted.name(), found })
+            }
+        }
+    }
+
+    /// A constant with these elements in host memory, of the same type. Waits for the device once;
+    /// shares the memory if it already lies there.
+    ///
+    /// # Errors
+    /// A value that needs a gradient; a failure of the device, also one of a kernel launched
+    /// before.
+    pub fn to_host(&self) -> Result<Tensor> {
+        forbid_gradient("to_host", "tensor", self)?;
+        let Some(device) = self.device() else { return Ok(self.detach()) };
+        let mut copy = Tensor::empty_of(self.dtype(), self.shape());
+        device.read(self.raw("to_host")?, copy.owned_mut_bytes())?;
+        Ok(copy)
+    }
+
+    /// The elements as `dtype` on the device they lie on, outside the graph: of f32 and bf16, or
+    /// shared.
+    pub(crate) fn cast_on(&self, device: &Device, dtype: DType) -> Result<Tensor> {
+        if self.dtype() == dtype {
+            return Ok(self.detach());
+        }
+        let mut y = Self::empty_on(Some(device), dtype, self.shape())?;
+        match (self.dtype(), dtype) {
+            (DType::F32, DType::Bf16) => {
+                add::cast_gpu(device, self.view::<f32>()?, y.view_mut::<bf16>()?)?;
+            }
+            (DType::Bf16, DType::F32) => {
+                add::cast_gpu(device, self.view::<bf16>()?, y.view_mut::<f32>()?)?;
+            }
+            (found, wanted) => {
+                return Err(EngineError::Type { op: "cast", expected: wanted.name(), found });
+            }
+        }
+        Ok(y)
+    }
+
+    /// The elements, for kernels to read.
+    ///
+    /// # Errors
+    /// If the tensor holds another type or lies in host memory.
+    pub fn view<T: Element>(&self) -> Result<View<'_, T>> {
+        self.expect_type::<T>("view")?;
+        Ok(self.raw("view")?.cast())
+    }
+
+    /// The elements, for kernels to write.
+    ///
+    /// # Errors
+    /// If the tensor holds another type, lies in host memory or shares its memory with another.
+    pub fn view_mut<T: Element>(&mut self) -> Result<ViewMut<'_, T>> {
+        self.expect_type::<T>("view_mut")?;
+        Ok(self.raw_mut("view_mut")?.cast())
+    }
+
+    fn raw(&self, op: &'static str) -> Result<View<'_, u8>> {
+        match &*self.storage {
+            Storage::Device(buffer) => Ok(buffer.memory.view().slice(self.span())),
+            _ => Err(EngineError::OnHost { op }),
+        }
+    }
+
+    fn raw_mut(&mut self, op: &'static str) -> Result<ViewMut<'_, u8>> {
+        let span = self.span();
+        self.remake = None;
+        if self.device().is_none() {
+            return Err(EngineError::OnHost { op });
+        }
+        match std::sync::Arc::get_mut(&mut self.storage) {
+            Some(Storage::Device(buffer)) => Ok(buffer.memory.view_mut().slice(span)),
+            _ => Err(EngineError::Shared { op }),
+        }
+    }
+
+    /// Copies the elements into `to`, which lies on the same device.
+    pub(crate) fn copy_on_device(&self, to: &mut Tensor) -> Result<()> {
+        let Some(device) = self.device() else { return Err(EngineError::OnHost { op: "copy" }) };
+        Ok(device.copy(self.raw("copy")?, to.raw_mut("copy")?)?)
+    }
+
+    /// The error of an access that needs host memory.
+    pub(crate) fn not_on_host(&self, op: &'static str) -> EngineError {
+        let device = self.device().map(Device::name).unwrap_or_default();
+        EngineError::OnDevice { op, device }
+    }
+}
+
+fn upload<T: Element>(device: &Device, data: &[T], shape: &[usize]) -> Result<Tensor> {
+    let mut y = Tensor::empty_on(Some(device), T::DTYPE, shape)?;
+    device.write(y.view_mut()?, data)?;
+    Ok(y)
+}

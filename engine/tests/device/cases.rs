@@ -1,0 +1,230 @@
+//! The table of operations with a form for devices.
+
+use dressage_engine::ops::Activated;
+use dressage_engine::{DType, Result, Tensor, ops, recompute};
+
+/// An operation under test.
+pub struct Case {
+    /// Operation and variant.
+    pub name: &'static str,
+    /// Shape of each differentiable input; of one axis or none for parameters in f32.
+    pub inputs: Vec<Vec<usize>>,
+    /// The largest error in bf16 that is allowed, in units of 2^-8 of the largest value: the number
+    /// of roundings that an element goes through, each of at most half a unit. In a chain they are
+    /// random in sign, so that the error grows as the root of their number.
+    pub roundings: f64,
+    /// The operation.
+    pub run: fn(&[Tensor]) -> Result<Tensor>,
+}
+
+fn case(
+    name: &'static str,
+    inputs: &[&[usize]],
+    roundings: f64,
+    run: fn(&[Tensor]) -> Result<Tensor>,
+) -> Case {
+    Case { name, inputs: inputs.iter().map(|s| s.to_vec()).collect(), roundings, run }
+}
+
+pub fn products() -> Vec<Case> {
+    vec![
+        // The product, then with the bias.
+        case("linear", &[&[2, 3, 5], &[4, 5], &[4]], 2.0, |x| {
+            ops::linear(&x[0], &x[1], Some(&x[2]))
+        }),
+        case("linear, no bias", &[&[7, 3], &[2, 3]], 1.0, |x| ops::linear(&x[0], &x[1], None)),
+        case("matmul", &[&[2, 3, 5], &[2, 5, 4]], 1.0, |x| ops::matmul(&x[0], &x[1], false, false)),
+        case("matmul, b transposed", &[&[2, 3, 5], &[2, 4, 5]], 1.0, |x| {
+            ops::matmul(&x[0], &x[1], false, true)
+        }),
+        case("matmul, a transposed", &[&[5, 3], &[5, 4]], 1.0, |x| {
+            ops::matmul(&x[0], &x[1], true, false)
+        }),
+        case("matmul, both transposed", &[&[5, 3], &[4, 5]], 1.0, |x| {
+            ops::matmul(&x[0], &x[1], true, true)
+        }),
+    ]
+}
+
+/// x, weight and bias of a norm, weight and bias of a layer, layer scale.
+const BLOCK: &[&[usize]] = &[&[2, 3, 8], &[8], &[8], &[8, 8], &[8], &[8]];
+
+pub fn chains() -> Vec<Case> {
+    vec![
+        // Product, bias, norm, activation, sum, and as many back; a gradient that meets another.
+        case("linear, norm, gelu, residual", BLOCK, 4.0, |x| {
+            let y = ops::linear(&x[0], &x[3], Some(&x[4]))?;
+            let y = ops::layer_norm(&y, &x[1], &x[2], 1e-6)?;
+            ops::residual(&x[0], &ops::gelu(&y)?, Some(&x[5]))
+        }),
+        case("a matrix and a bias that are used twice", BLOCK, 4.0, |x| {
+            let y = ops::linear(&x[0], &x[3], Some(&x[4]))?;
+            let y = ops::linear(&ops::relu(&y)?, &x[3], Some(&x[4]))?;
+            ops::layer_norm(&ops::residual(&y, &x[0], Some(&x[5]))?, &x[1], &x[2], 1e-3)
+        }),
+        case("norm_linear and linear_residual, trained", BLOCK, 4.0, |x| {
+            // Trained in every run, so that each takes the same way.
+            let w = if x[3].tracked() { x[3].clone() } else { x[3].leaf() };
+            let norm = ops::Norm { weight: &x[1], bias: &x[2], eps: 1e-5 };
+            let y = ops::norm_linear(&x[0], &norm, &w, Some(&x[4]))?;
+            ops::linear_residual(&x[0], &y, Activated::Gelu, &w, Some(&x[4]), Some(&x[5]))
+        }),
+        case("a norm with one parameter for both", &[&[3, 8], &[8]], 2.0, |x| {
+            ops::gelu(&ops::layer_norm(&x[0], &x[1], &x[1], 1e-5)?)
+        }),
+        case("frozen layers between", &[&[2, 3, 8], &[8, 8], &[8]], 4.0, |x| {
+            let (w, g) = (x[1].detach(), x[2].detach());
+            let norm = ops::Norm { weight: &g, bias: &g, eps: 1e-5 };
+            let y = ops::norm_linear(&x[0], &norm, &w, Some(&g))?;
+            let y = ops::linear_residual(&x[0], &y, Activated::Gelu, &w, Some(&g), None)?;
+            ops::linear(&y, &x[1], Some(&x[2]))
+        }),
+    ]
+}
+
+pub fn pointwise() -> Vec<Case> {
+    vec![
+        case("gelu", &[&[3, 17]], 1.0, |x| ops::gelu(&x[0])),
+        case("relu", &[&[3, 17]], 1.0, |x| ops::relu(&x[0])),
+        case("swiglu", &[&[3, 10]], 1.0, |x| ops::swiglu(&x[0])),
+        case("add", &[&[2, 3, 4], &[2, 3, 4]], 1.0, |x| ops::add(&x[0], &x[1])),
+        case("add, a parameter", &[&[2, 3, 4], &[4]], 1.0, |x| ops::add(&x[0], &x[1])),
+        case("add, rows of the same type", &[&[2, 3, 4], &[3, 4]], 1.0, |x| ops::add(&x[0], &x[1])),
+        // The gradients meet: twice rounded and their sum.
+        case("add, to itself", &[&[3, 5]], 2.0, |x| {
+            let y = ops::add(&x[0], &x[0])?;
+            ops::add(&y, &ops::gelu(&x[0])?)
+        }),
+        case("residual", &[&[2, 3, 4], &[2, 3, 4]], 1.0, |x| ops::residual(&x[0], &x[1], None)),
+        case("residual, layer scale", &[&[2, 3, 4], &[2, 3, 4], &[4]], 1.0, |x| {
+            ops::residual(&x[0], &x[1], Some(&x[2]))
+        }),
+    ]
+}
+
+pub fn norms_and_convolutions() -> Vec<Case> {
+    vec![
+        case("layer_norm", &[&[2, 3, 7], &[7], &[7]], 1.0, |x| {
+            ops::layer_norm(&x[0], &x[1], &x[2], 1e-5)
+        }),
+        case("group_norm", &[&[2, 3, 2, 6], &[6], &[6]], 1.0, |x| {
+            ops::group_norm(&x[0], &x[1], &x[2], 3, 1e-5)
+        }),
+        case("conv2d 3x3, pad 1", &[&[2, 4, 5, 3], &[2, 3, 3, 3], &[2]], 2.0, |x| {
+            ops::conv2d(&x[0], &x[1], Some(&x[2]), 1, 1)
+        }),
+        case("conv2d 3x3, stride 2", &[&[1, 5, 6, 2], &[3, 2, 3, 3]], 2.0, |x| {
+            ops::conv2d(&x[0], &x[1], None, 2, 1)
+        }),
+        case("conv2d 1x1", &[&[1, 3, 2, 4], &[3, 4, 1, 1], &[3]], 2.0, |x| {
+            ops::conv2d(&x[0], &x[1], Some(&x[2]), 1, 0)
+        }),
+        case("patch_embed", &[&[2, 3, 4, 6], &[5, 3, 2, 2], &[5]], 2.0, |x| {
+            ops::patch_embed(&x[0], &x[1], Some(&x[2]))
+        }),
+    ]
+}
+
+pub fn copies_and_resampling() -> Vec<Case> {
+    vec![
+        case("reshape", &[&[2, 3, 4]], 1.0, |x| ops::reshape(&x[0], &[6, 4])),
+        case("rows", &[&[5, 3]], 1.0, |x| ops::rows(&x[0], 1, 3)),
+        case("concat", &[&[2, 3, 4], &[2, 1, 4]], 1.0, |x| ops::concat(&[&x[0], &x[1]], 1)),
+        case("narrow", &[&[2, 5, 3]], 1.0, |x| ops::narrow(&x[0], 1, 2, 2)),
+        case("broadcast", &[&[3, 2]], 1.0, |x| ops::broadcast(&x[0], 4)),
+        case("prepend", &[&[1, 3], &[2, 4, 3]], 1.0, |x| ops::prepend(&x[0], &x[1])),
+        case("a sum of parts", &[&[2, 4, 3]], 2.0, |x| {
+            let front = ops::narrow(&x[0], 1, 0, 2)?;
+            ops::add(&front, &ops::narrow(&x[0], 1, 1, 2)?)
+        }),
+        case("recompute, values captured", &[&[4, 5], &[5], &[5]], 4.0, |x| {
+            let (w, b) = (x[1].clone(), x[2].clone());
+            recompute(&x[..1], move |x| ops::gelu(&ops::layer_norm(&x[0], &w, &b, 1e-3)?))
+        }),
+        case("resize by 4", &[&[1, 3, 2, 3]], 1.0, |x| ops::resize_by_factor(&x[0], 4.0)),
+        case("resize by 0.5, odd", &[&[2, 5, 7, 2]], 1.0, |x| ops::resize_by_factor(&x[0], 0.5)),
+        case("resize to a size", &[&[1, 5, 3, 2]], 1.0, |x| ops::resize_to(&x[0], 3, 7)),
+        case("resize planar maps", &[&[2, 2, 3, 5]], 1.0, |x| ops::resize_maps(&x[0], [7, 4])),
+        case("resize bicubic by factor", &[&[1, 4, 4, 3]], 1.0, |x| {
+            ops::resize_bicubic_by_factor(&x[0], [2.1 / 4.0, 5.1 / 4.0], [2, 5])
+        }),
+        case("resize bicubic antialiased", &[&[1, 6, 5, 2]], 1.0, |x| {
+            ops::resize_bicubic_antialiased(&x[0], 4, 7)
+        }),
+    ]
+}
+
+pub fn attention() -> Vec<Case> {
+    vec![
+        // Probabilities, the result, and its gradient.
+        case("self_attention", &[&[2, 5, 3, 2, 32]], 3.0, |x| ops::self_attention(&x[0])),
+        case("attention", &[&[2, 3, 64], &[2, 5, 64], &[2, 5, 64]], 3.0, |x| {
+            ops::attention(&x[0], &x[1], &x[2], 2, None)
+        }),
+        case("attention, keys blocked", &[&[1, 3, 64], &[1, 4, 64], &[1, 4, 64]], 3.0, |x| {
+            let blocked = [0u8, 1, 0, 0, 1, 1, 1, 0, 0, 0, 1, 0];
+            let mut blocked = Tensor::from_slice(&blocked, &[1, 3, 4])?;
+            if let Some(device) = x[0].device() {
+                blocked = blocked.to_device(device, blocked.dtype())?;
+            }
+            ops::attention(&x[0], &x[1], &x[2], 2, Some(&blocked))
+        }),
+        case("ms_deform_attn", &[&[1, 10, 2, 4], &[1, 10, 2, 2, 2, 2], &[1, 10, 2, 4]], 2.0, |x| {
+            ops::ms_deform_attn(&x[0], &x[1], &x[2], &[(1, 2), (2, 4)])
+        }),
+        // Probabilities, the mixed features, the product, the result, and as many back.
+        case("rein", REIN, 3.0, |x| rein(x, true)),
+        case("rein, no softmax", REIN, 3.0, |x| rein(x, false)),
+        case("token_link", &[&[3, 4, 8]], 1.0, |x| ops::token_link(&x[0])),
+    ]
+}
+
+/// Features with one class row, five tokens, their values, W_f, b_f, scale.
+const REIN: &[&[usize]] = &[&[2, 1 + 4, 64], &[5, 64], &[4, 64], &[64, 64], &[64], &[]];
+
+fn rein(x: &[Tensor], softmax: bool) -> Result<Tensor> {
+    let parts = ops::ReinParts {
+        tokens: x[1].clone(),
+        values: x[2].clone(),
+        weight: &x[3],
+        bias: &x[4],
+        scale: &x[5],
+    };
+    ops::rein(&x[0], &parts, 1, softmax)
+}
+
+/// Constants where `x` lies, of f32 there, of the type of `x` on the host.
+fn like(x: &Tensor, values: &[f64], shape: &[usize]) -> Result<Tensor> {
+    let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+    let narrow = Tensor::from_slice(&narrow, shape)?;
+    match (x.device(), x.dtype()) {
+        (Some(device), _) => narrow.to_device(device, DType::F32),
+        (None, DType::F64) => {
+            let wide: Vec<f64> = values.iter().map(|&v| f64::from(v as f32)).collect();
+            Tensor::from_slice(&wide, shape)
+        }
+        _ => Ok(narrow),
+    }
+}
+
+pub fn losses() -> Vec<Case> {
+    vec![
+        case("total", &[&[3, 4], &[2], &[]], 1.0, |x| ops::total(&[&x[0], &x[1], &x[2]])),
+        case("point_sample", &[&[2, 3, 4]], 1.0, |x| {
+            // Inside, at the border and outside of the map.
+            let points = [0.31, 0.77, 0.02, 0.98, 0.5, 0.13, 0.999, 0.6, 1.3, 0.5, 0.71, 0.42];
+            ops::point_sample(&x[0], &like(&x[0], &points, &[2, 3, 2])?, 4)
+        }),
+        case("gather_rows, one twice", &[&[4, 3]], 2.0, |x| ops::gather_rows(&x[0], &[2, 0, 2], 5)),
+        case("mask_rows", &[&[3, 4], &[2, 5, 4]], 1.0, |x| {
+            ops::mask_rows(&x[0], &x[1], &[0, 1, 1], 4)
+        }),
+        case("mask_loss", &[&[3, 7]], 1.0, |x| {
+            let t: Vec<f64> = (0..21).map(|i| f64::from(i % 4) / 4.0).collect();
+            ops::mask_loss(&x[0], &like(&x[0], &t, &[3, 7])?, 3.0, [5.0, 2.0], 4)
+        }),
+        case("class_loss", &[&[2, 3, 4]], 1.0, |x| {
+            ops::class_loss(&x[0], &[3, 0, 3, 2, 3, 1], &[1.0, 1.0, 1.0, 0.1], 2.0)
+        }),
+    ]
+}
