@@ -1,6 +1,6 @@
 //! Launches of `group_norm.cu`.
 
-use super::GroupNorm;
+use super::{GroupNorm, StatsGpu};
 use crate::device::sizes::{Pieces, sheet, small};
 use crate::device::{Args, Device, Float, Grid, Module, View, ViewMut};
 use crate::{KernelError, Result, check_count};
@@ -22,15 +22,6 @@ struct Sizes {
     rows: u32,
     pieces: u32,
     sheet_rows: u32,
-}
-
-/// [`super::Stats`] on a device, `[b, groups]` each.
-#[derive(Debug, Clone, Copy)]
-pub struct StatsGpu<'a> {
-    /// Mean of each group.
-    pub mean: View<'a, f32>,
-    /// Reciprocal standard deviation of each group.
-    pub rstd: View<'a, f32>,
 }
 
 impl GroupNorm {

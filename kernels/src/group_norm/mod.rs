@@ -35,7 +35,8 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
-pub use gpu::StatsGpu;
+/// Of the groups, `[b, groups]` each.
+pub use crate::layer_norm::{Stats, StatsGpu};
 
 use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};
 
@@ -52,15 +53,6 @@ pub struct GroupNorm {
     pub groups: usize,
     /// Added to the variance.
     pub eps: f64,
-}
-
-/// What the forward pass leaves for the backward pass, `[b, groups]` each.
-#[derive(Debug)]
-pub struct Stats<'a, T> {
-    /// Mean of each group.
-    pub mean: &'a [T],
-    /// Reciprocal standard deviation of each group.
-    pub rstd: &'a [T],
 }
 
 impl GroupNorm {

@@ -23,12 +23,12 @@ struct Sizes {
     add: u32,
 }
 
-/// [`super::Stats`] on a device, `[n]` each.
+/// [`super::Stats`] on a device.
 #[derive(Debug, Clone, Copy)]
 pub struct StatsGpu<'a> {
-    /// Mean of each row.
+    /// Mean of each set.
     pub mean: View<'a, f32>,
-    /// Reciprocal standard deviation of each row.
+    /// Reciprocal standard deviation of each set.
     pub rstd: View<'a, f32>,
 }
 

@@ -49,12 +49,13 @@ pub struct LayerNorm {
     pub eps: f64,
 }
 
-/// What the forward pass leaves for the backward pass, `[n]` each.
+/// What the forward pass of a norm leaves for the backward pass: `[n]` each, or as many as it has
+/// sets of elements with statistics of their own.
 #[derive(Debug)]
 pub struct Stats<'a, T> {
-    /// Mean of each row.
+    /// Mean of each set.
     pub mean: &'a [T],
-    /// Reciprocal standard deviation of each row.
+    /// Reciprocal standard deviation of each set.
     pub rstd: &'a [T],
 }
 

@@ -148,8 +148,7 @@ fn names(cases: &mut Vec<Case>) {
         cases.push(Case::new(Form::Zip, format!("names: {what}"), bytes, expect));
     };
     // Nothing of these names is opened or written, so they do no harm.
-    let roots =
-        ["../../../../tmp/evil", "/etc", "C:\\Windows", "a/../../b", "\\\\host\\share", "."];
+    let roots = ["../../../../evil", "/", "C:\\Windows", "a/../../b", "\\\\host\\share", "."];
     for root in roots {
         let files: [File; 2] = [("data.pkl", &pickle), ("data/0", &data)];
         add(root, archive(root, &files), Expect::Loads);

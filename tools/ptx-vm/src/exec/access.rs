@@ -58,6 +58,15 @@ impl Warp {
         }
     }
 
+    /// Where a lane's access goes.
+    #[inline]
+    fn place(&self, access: &Access, lane: usize, write: bool) -> (Space, At) {
+        let address = self.address(access.base, access.offset, lane);
+        let (space, address) = resolve(access.space, address);
+        let bytes = access.width * access.regs.len() as u32;
+        (space, At { lane, address, bytes, write })
+    }
+
     pub(crate) fn load(
         &mut self,
         access: &Access,
@@ -69,12 +78,9 @@ impl Warp {
         if self.stream(access, inst, mask, false, launched, state) {
             return;
         }
-        let bytes = access.width * access.regs.len() as u32;
         let mut track = std::mem::take(&mut state.track);
         for lane in lanes(mask) {
-            let address = self.address(access.base, access.offset, lane);
-            let (space, address) = resolve(access.space, address);
-            let at = At { lane, address, bytes, write: false };
+            let (space, at) = self.place(access, lane, false);
             track.add(space, at);
             let mut values = [0u64; 8];
             if self.read(space, at, access.width, &mut values, inst, launched, state).is_none() {
@@ -103,12 +109,9 @@ impl Warp {
         if self.stream(access, inst, mask, true, launched, state) {
             return;
         }
-        let bytes = access.width * access.regs.len() as u32;
         let mut track = std::mem::take(&mut state.track);
         for lane in lanes(mask) {
-            let address = self.address(access.base, access.offset, lane);
-            let (space, address) = resolve(access.space, address);
-            let at = At { lane, address, bytes, write: true };
+            let (space, at) = self.place(access, lane, true);
             track.add(space, at);
             let mut values = [0u64; 8];
             for (value, &r) in values.iter_mut().zip(&access.regs) {
