@@ -75,7 +75,7 @@ pub fn loss(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         matches(fixture, table, l, layer, &targets, queries, &config)?;
         chosen_points(fixture, table, l, layer, &config)?;
     }
-    for (name, value) in loss.named() {
+    for (name, value) in loss.named()? {
         table.close(fixture, &format!("output.{name}"), &Tensor::scalar(value))?;
     }
     table.close(fixture, "output.total", &loss.total)?;

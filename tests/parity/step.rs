@@ -72,7 +72,7 @@ pub fn step(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         let candidates = Candidate::of(&output);
         let prefix = format!("input.rand.step{s}.");
         let loss = criterion.loss(&candidates, &targets, &mut Recorded { fixture, prefix })?;
-        for (name, value) in loss.named() {
+        for (name, value) in loss.named()? {
             let name = format!("output.step{s}.decode.{name}");
             table.close(fixture, &name, &Tensor::scalar(value))?;
         }

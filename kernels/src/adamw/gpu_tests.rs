@@ -65,8 +65,7 @@ fn a_loss_that_is_not_finite_changes_nothing() {
         let guard = device.upload("loss", &[loss]).unwrap();
         let [p, m, v, g] = &mut b;
         let (p, m, v) = (p.view_mut(), m.view_mut(), v.view_mut());
-        let mut tensors =
-            [Tensor { p, m, v, g: g.view(), copy: Some(copy.view_mut()), group: 0 }];
+        let mut tensors = [Tensor { p, m, v, g: g.view(), copy: Some(copy.view_mut()), group: 0 }];
         let groups = [AdamW::default()];
         step.update(&device, 2, &groups, &mut tensors, Some(guard.view())).unwrap();
         let copy = device.download(copy.view()).unwrap();

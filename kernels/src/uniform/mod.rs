@@ -24,7 +24,7 @@ mod philox;
 
 pub use philox::{Philox, hash_name};
 
-use crate::{KernelError, Result, check_len};
+use crate::{Result, check_len};
 
 /// Which numbers are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,10 @@ mod tests {
         s.fill(11, Some(&[2, -1, 0]), &mut spread).unwrap();
         for stream in 0..2 {
             let (got, all) = (&spread[21 * stream..][..21], &all[21 * stream..][..21]);
-            assert_eq!((&got[..7], &got[7..14], &got[14..]), (&all[14..], &[0.0; 7][..], &all[..7]));
+            assert_eq!(
+                (&got[..7], &got[7..14], &got[14..]),
+                (&all[14..], &[0.0; 7][..], &all[..7])
+            );
         }
         let error = s.fill(0, Some(&[0]), &mut all).unwrap_err();
         assert_eq!(error.to_string(), "uniform: rows has 1 elements, its sizes ask for 3");
