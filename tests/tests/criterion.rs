@@ -28,7 +28,7 @@ fn labels(present: &[&[u8]]) -> Tensor {
     for classes in present {
         let class = |at: usize| match classes.len() {
             0 => 255,
-            n => [classes[(at / 3) % n], 255][usize::from(at % 11 == 0)],
+            n => [classes[(at / 3) % n], 255][usize::from(at.is_multiple_of(11))],
         };
         all.extend((0..LABELS * LABELS).map(class));
     }
