@@ -16,6 +16,7 @@ mod error;
 mod logistic;
 pub mod outline;
 mod product;
+pub mod proof;
 mod real;
 pub mod scratch;
 pub mod simd;
