@@ -166,6 +166,20 @@ pub struct Timed<'a> {
     pub run: Box<dyn FnMut() -> Result<()> + 'a>,
 }
 
+impl<'a> Timed<'a> {
+    /// `run` asks for so many operations and bytes.
+    pub fn new(
+        name: &'static str,
+        shape: impl Into<String>,
+        flops: usize,
+        bytes: usize,
+        run: impl FnMut() -> Result<()> + 'a,
+    ) -> Timed<'a> {
+        let (flops, bytes) = (flops as u64, bytes as u64);
+        Timed { name, shape: shape.into(), flops, bytes, run: Box::new(run) }
+    }
+}
+
 impl Debug for Timed<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Timed({} {})", self.name, self.shape)

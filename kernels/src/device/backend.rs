@@ -50,4 +50,8 @@ pub(super) trait Backend: Send + Sync {
     fn work(&self) -> Option<Work> {
         None
     }
+    /// Names of the kernels that were launched, where the device keeps them.
+    fn launched(&self) -> Vec<String> {
+        Vec::new()
+    }
 }

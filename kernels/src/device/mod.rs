@@ -158,6 +158,12 @@ impl Device {
         self.0.backend.work()
     }
 
+    /// Names of the kernels that a virtual device ran so far, each once, in alphabetical order;
+    /// a real device does not keep them.
+    pub fn launched(&self) -> Vec<String> {
+        self.0.backend.launched()
+    }
+
     /// Bytes in use, their high-water mark, and what is held for reuse.
     pub fn usage(&self) -> Usage {
         self.pool().usage()

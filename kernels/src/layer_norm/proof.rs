@@ -167,7 +167,7 @@ fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let all = s.n * s.c;
     let shape = format!("[{}, {}]", s.n, s.c);
     // x, y, dy and dx of two bytes; two statistics a row; parameters are little beside.
-    let (values, stats, params) = (2 * all as u64, 8 * s.n as u64, 4 * s.c as u64);
+    let (values, stats, params) = (2 * all, 8 * s.n, 4 * s.c);
     let x = filled::<bf16>(device, "x", all, 1)?;
     let weight = filled::<f32>(device, "weight", s.c, 2)?;
     let bias = filled::<f32>(device, "bias", s.c, 3)?;
@@ -190,20 +190,9 @@ fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
         let (dw, db) = (Some(dweight.view_mut()), Some(dbias.view_mut()));
         s.backward_gpu(device, x.view(), weight.view(), stats, dy.view(), dx, dw, db)
     };
+    let bytes = [2 * values + stats + 2 * params, 3 * values + stats + 5 * params];
     Ok(vec![
-        Timed {
-            name: "layer_norm_fwd_bf16",
-            shape: shape.clone(),
-            flops: 8 * all as u64,
-            bytes: 2 * values + stats + 2 * params,
-            run: Box::new(forward),
-        },
-        Timed {
-            name: "layer_norm_bwd_bf16",
-            shape,
-            flops: 14 * all as u64,
-            bytes: 3 * values + stats + 5 * params,
-            run: Box::new(backward),
-        },
+        Timed::new("layer_norm_fwd_bf16", shape.clone(), 8 * all, bytes[0], forward),
+        Timed::new("layer_norm_bwd_bf16", shape, 14 * all, bytes[1], backward),
     ])
 }
