@@ -31,7 +31,10 @@ use std::fmt::Debug;
 use crate::Result;
 use crate::check::noise;
 use crate::device::{Buffer, Device, Float};
-use crate::layer_norm;
+use crate::{
+    adamw, add, attention_mask, class_loss, conv2d, group_norm, layer_norm, linear, mask_loss,
+    match_cost, matmul,
+};
 
 /// What one comparison of a kernel with its reference found.
 #[derive(Debug, Clone, PartialEq)]
@@ -224,7 +227,19 @@ pub fn filled<T: Float>(
     device.upload(name, &host)
 }
 
-/// Every folder with kernels, by name.
+/// Every folder with kernels, by name, and the products of libraries.
 pub fn all() -> Vec<Kernels> {
-    vec![layer_norm::proof::KERNELS]
+    vec![
+        add::proof::KERNELS,
+        adamw::proof::KERNELS,
+        attention_mask::proof::KERNELS,
+        class_loss::proof::KERNELS,
+        conv2d::proof::KERNELS,
+        group_norm::proof::KERNELS,
+        layer_norm::proof::KERNELS,
+        linear::proof::KERNELS,
+        mask_loss::proof::KERNELS,
+        match_cost::proof::KERNELS,
+        matmul::proof::KERNELS,
+    ]
 }
