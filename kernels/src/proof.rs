@@ -213,6 +213,21 @@ impl Kernels {
     }
 }
 
+/// The shapes that each kernel was compared at, in order: the cases of `outcomes`, which are
+/// `KERNEL SHAPE`.
+pub fn shapes(outcomes: &[Outcome]) -> Vec<(&str, Vec<&str>)> {
+    let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
+    for outcome in outcomes {
+        let (kernel, shape) = outcome.case().split_once(' ').unwrap_or((outcome.case(), ""));
+        match found.iter_mut().find(|(name, _)| *name == kernel) {
+            Some((_, shapes)) if shapes.contains(&shape) => {}
+            Some((_, shapes)) => shapes.push(shape),
+            None => found.push((kernel, vec![shape])),
+        }
+    }
+    found
+}
+
 /// A buffer of deterministic numbers in (-1, 1), for launches to be timed.
 ///
 /// # Errors
