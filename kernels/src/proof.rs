@@ -26,6 +26,8 @@
 //! }
 //! ```
 
+pub mod cpu;
+
 use std::fmt::Debug;
 
 use crate::Result;

@@ -39,7 +39,8 @@ impl Stat {
         Stat { median: of(|s| s.median).median, min: of(|s| s.min).min, max: of(|s| s.max).max }
     }
 
-    fn json(&self, factor: f64) -> Value {
+    /// The three, each times `factor`.
+    pub fn json(&self, factor: f64) -> Value {
         let [median, min, max] = [self.median, self.min, self.max].map(|v| v * factor);
         json!({"median": median, "min": min, "max": max})
     }

@@ -1,10 +1,10 @@
 //! `dressage bench`.
 
 mod case;
-mod figures;
+pub(crate) mod figures;
 mod kernels;
 mod program;
-mod table;
+pub(crate) mod table;
 mod whole;
 
 use std::path::{Path, PathBuf};

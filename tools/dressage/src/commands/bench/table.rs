@@ -48,11 +48,13 @@ fn mib(bytes: usize) -> String {
     format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-fn line(cells: &[String]) -> String {
+/// A row.
+pub fn line(cells: &[String]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-fn titles(titles: &[&str]) -> String {
+/// The first two rows.
+pub fn titles(titles: &[&str]) -> String {
     let rule = vec!["---"; titles.len()].join("|");
     format!("| {} |\n|{rule}|\n", titles.join(" | "))
 }
