@@ -191,13 +191,16 @@ impl Debug for Timed<'_> {
     }
 }
 
+/// Compares every kernel of a folder.
+pub type Prove = fn(&mut Proof<'_>) -> Result<()>;
+
 /// The kernels of one folder: what proves and what times them.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels {
     /// The folder.
     pub name: &'static str,
     /// Compares every kernel of the folder with its reference.
-    pub prove: fn(&mut Proof<'_>) -> Result<()>,
+    pub prove: Prove,
     /// Launches to be timed; their operands are made when this is called.
     pub timed: for<'a> fn(&'a Device) -> Result<Vec<Timed<'a>>>,
 }

@@ -4,7 +4,7 @@
 //! rest as well. Inputs are f32 numbers, exact in both; errors are relative to the largest value
 //! of a result, since sums of one result have terms of one size.
 
-use super::{Kernels, Proof};
+use super::{Kernels, Proof, Prove};
 use crate::activation::Activation;
 use crate::attention::Attention;
 use crate::check::noise;
@@ -24,7 +24,7 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// Every operation with a proof; there is nothing to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let proofs: [(&'static str, fn(&mut Proof<'_>) -> Result<()>); 11] = [
+    let proofs: [(&'static str, Prove); 11] = [
         ("activation", activation),
         ("attention", attention),
         ("conv2d", conv2d),
