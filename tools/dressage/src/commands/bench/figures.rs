@@ -112,8 +112,13 @@ impl Figures {
 
     /// The whole of a file.
     pub fn json(&self, case: &Case, threads: usize) -> Value {
+        self.json_on("cpu", case, threads)
+    }
+
+    /// The whole of a file, of runs on another device.
+    pub fn json_on(&self, device: &str, case: &Case, threads: usize) -> Value {
         let args = json!({
-            "part": case.part.name(), "precision": case.precision, "device": "cpu",
+            "part": case.part.name(), "precision": case.precision, "device": device,
             "batch": case.batch, "size": case.size, "depth": case.config.depth,
             "width": case.config.embed_dim, "heads": case.config.heads, "iters": case.iters,
             "warmup": case.warmup, "recompute": case.recompute, "model": case.model,
