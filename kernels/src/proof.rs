@@ -31,7 +31,10 @@ use std::fmt::Debug;
 use crate::Result;
 use crate::check::noise;
 use crate::device::{Buffer, Device, Float};
-use crate::layer_norm;
+use crate::{
+    layer_norm, ms_deform_attn, patch_embed, point_sample, reduce, rein, residual, resize,
+    semantic_scores, swiglu, token_link, uncertain_points,
+};
 
 /// What one comparison of a kernel with its reference found.
 #[derive(Debug, Clone, PartialEq)]
@@ -226,5 +229,18 @@ pub fn filled<T: Float>(
 
 /// Every folder with kernels, by name.
 pub fn all() -> Vec<Kernels> {
-    vec![layer_norm::proof::KERNELS]
+    vec![
+        layer_norm::proof::KERNELS,
+        ms_deform_attn::proof::KERNELS,
+        patch_embed::proof::KERNELS,
+        point_sample::proof::KERNELS,
+        reduce::proof::KERNELS,
+        rein::proof::KERNELS,
+        residual::proof::KERNELS,
+        resize::proof::KERNELS,
+        semantic_scores::proof::KERNELS,
+        swiglu::proof::KERNELS,
+        token_link::proof::KERNELS,
+        uncertain_points::proof::KERNELS,
+    ]
 }
