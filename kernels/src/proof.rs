@@ -32,7 +32,8 @@ use crate::Result;
 use crate::check::noise;
 use crate::device::{Buffer, Device, Float};
 use crate::{
-    layer_norm, ms_deform_attn, patch_embed, point_sample, reduce, rein, residual, resize,
+    adamw, add, attention_mask, class_loss, conv2d, group_norm, layer_norm, linear, mask_loss,
+    match_cost, matmul, ms_deform_attn, patch_embed, point_sample, reduce, rein, residual, resize,
     semantic_scores, swiglu, token_link, uncertain_points,
 };
 
@@ -213,6 +214,21 @@ impl Kernels {
     }
 }
 
+/// The shapes that each kernel was compared at, in order: the cases of `outcomes`, which are
+/// `KERNEL SHAPE`.
+pub fn shapes(outcomes: &[Outcome]) -> Vec<(&str, Vec<&str>)> {
+    let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
+    for outcome in outcomes {
+        let (kernel, shape) = outcome.case().split_once(' ').unwrap_or((outcome.case(), ""));
+        match found.iter_mut().find(|(name, _)| *name == kernel) {
+            Some((_, shapes)) if shapes.contains(&shape) => {}
+            Some((_, shapes)) => shapes.push(shape),
+            None => found.push((kernel, vec![shape])),
+        }
+    }
+    found
+}
+
 /// A buffer of deterministic numbers in (-1, 1), for launches to be timed.
 ///
 /// # Errors
@@ -227,10 +243,20 @@ pub fn filled<T: Float>(
     device.upload(name, &host)
 }
 
-/// Every folder with kernels, by name.
+/// Every folder with kernels, by name, and the products of libraries.
 pub fn all() -> Vec<Kernels> {
     vec![
+        add::proof::KERNELS,
+        adamw::proof::KERNELS,
+        attention_mask::proof::KERNELS,
+        class_loss::proof::KERNELS,
+        conv2d::proof::KERNELS,
+        group_norm::proof::KERNELS,
         layer_norm::proof::KERNELS,
+        linear::proof::KERNELS,
+        mask_loss::proof::KERNELS,
+        match_cost::proof::KERNELS,
+        matmul::proof::KERNELS,
         ms_deform_attn::proof::KERNELS,
         patch_embed::proof::KERNELS,
         point_sample::proof::KERNELS,

@@ -26,7 +26,9 @@ struct Found {
 fn run(kernels: &Kernels) -> Found {
     let device = Device::virtual_gpu();
     let outcomes = kernels.run(&device);
-    Found { name: kernels.name, outcomes, launched: device.launched() }
+    let journal = device.journal().expect("the virtual GPU keeps a journal");
+    let launched = journal.by_kernel().into_keys().map(str::to_owned).collect();
+    Found { name: kernels.name, outcomes, launched }
 }
 
 /// Prints one folder; whether all of it holds.
@@ -37,10 +39,12 @@ fn report(found: &Found, every: bool) -> bool {
     let (worst, place) = worst.map_or((0.0, ""), |o| (o.worst, &o.what));
     let count = outcomes.len();
     println!("{name}: {count} comparisons of {values} values, worst {worst:.3} ({place})");
-    println!("    kernels: {}", launched.join(", "));
-    let mut cases: Vec<&str> = outcomes.iter().map(Outcome::case).collect();
-    cases.dedup();
-    println!("    at: {}", cases.join(", "));
+    if !launched.is_empty() {
+        println!("    kernels: {}", launched.join(", "));
+    }
+    for (kernel, shapes) in proof::shapes(outcomes) {
+        println!("    {kernel} at {}", shapes.join(", "));
+    }
     for Outcome { what, values, worst, failure } in outcomes {
         if let Some(failure) = failure {
             println!("    FAILED {what}: {failure}");
@@ -64,40 +68,55 @@ fn shipped() -> BTreeSet<String> {
     names
 }
 
+/// Whether every shipped kernel was launched; prints those that were not.
+fn complete(found: &[Found]) -> bool {
+    let launched: BTreeSet<&String> = found.iter().flat_map(|f| &f.launched).collect();
+    let shipped = shipped();
+    let (yes, no): (Vec<&String>, Vec<&String>) =
+        shipped.iter().partition(|n| launched.contains(n));
+    println!("{} of {} shipped kernels were launched", yes.len(), shipped.len());
+    if !no.is_empty() {
+        println!("FAILED, no proof launches {no:?}");
+    }
+    no.is_empty() && !shipped.is_empty()
+}
+
+/// Goes through the launches to be timed without executing them: their arguments fit together.
+fn timed(folders: &[Kernels]) -> bool {
+    let mut holds = true;
+    for kernels in folders {
+        let device = Device::dry_run();
+        let gone_through = (kernels.timed)(&device).and_then(|mut all| {
+            let none = all.is_empty();
+            let empty = all.iter().any(|t| t.flops == 0 && t.bytes == 0);
+            all.iter_mut().try_for_each(|timed| (timed.run)())?;
+            Ok(!none && !empty)
+        });
+        if gone_through != Ok(true) {
+            println!("FAILED {}: nothing to time, or {gone_through:?}", kernels.name);
+            holds = false;
+        }
+    }
+    holds
+}
+
 fn main() -> ExitCode {
-    let (flags, words): (Vec<_>, Vec<_>) =
-        std::env::args().skip(1).partition(|a| a.starts_with('-'));
-    let has = |flag: &str| flags.iter().any(|f| f == flag);
-    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word));
+    let words = |flag: bool| std::env::args().skip(1).filter(move |a| a.starts_with('-') == flag);
+    let has = |flag: &str| words(true).any(|word| word == flag);
+    let wanted = |name: &str| words(false).count() == 0 || words(false).any(|w| name.contains(&w));
     let folders: Vec<Kernels> = proof::all().into_iter().filter(|k| wanted(k.name)).collect();
     if has("--list") {
         folders.iter().for_each(|kernels| println!("{}: test", kernels.name));
         return ExitCode::SUCCESS;
     }
-    println!(
-        "\nproofs of {} folders of kernels, the worst error in units of its bound",
-        folders.len()
-    );
+    println!("\nkernels beside their references, the worst error in units of its bound:");
     let found: Vec<Found> = folders.par_iter().map(run).collect();
-    let mut holds = true;
-    for found in &found {
-        holds &= report(found, has("--nocapture"));
-    }
+    let held = found.iter().filter(|found| report(found, has("--nocapture"))).count();
     println!("checked at every instruction: {CHECKS}");
-    if words.is_empty() {
-        let launched: BTreeSet<&String> = found.iter().flat_map(|f| &f.launched).collect();
-        let shipped = shipped();
-        let missing: Vec<_> = shipped.iter().filter(|name| !launched.contains(name)).collect();
-        println!(
-            "{} of {} shipped kernels were launched",
-            shipped.len() - missing.len(),
-            shipped.len()
-        );
-        for name in &missing {
-            println!("FAILED {name}: no proof launches it");
-        }
-        holds &= missing.is_empty() && !shipped.is_empty();
+    let mut holds = held == folders.len() && timed(&folders);
+    if words(false).count() == 0 {
+        holds &= complete(&found);
     }
-    println!("proofs: {}\n", if holds { "all hold" } else { "FAILED" });
+    println!("{held} of {} folders hold\n", folders.len());
     if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -46,12 +46,12 @@ pub(super) trait Backend: Send + Sync {
     fn wait(&self) -> Result<()>;
     fn launch(&self, kernel: &Kernel, grid: &Grid, params: &[u8]) -> Result<()>;
     fn product(&self, product: &Product) -> Result<()>;
+    /// Whether nothing is executed.
+    fn is_dry_run(&self) -> bool {
+        false
+    }
     /// What the kernels did, where the device counts it.
     fn work(&self) -> Option<Work> {
         None
-    }
-    /// Names of the kernels that were launched, where the device keeps them.
-    fn launched(&self) -> Vec<String> {
-        Vec::new()
     }
 }

@@ -4,7 +4,7 @@
 //! out again is a new one that nobody wrote: so an access that is out of bounds, that reads what
 //! was never written or that comes too late is found even where the pool would hide it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
@@ -22,7 +22,6 @@ struct State {
     gpu: Gpu,
     modules: HashMap<&'static str, Parsed>,
     work: Work,
-    launched: BTreeSet<String>,
 }
 
 fn failed(action: &'static str) -> impl Fn(MemoryError) -> KernelError {
@@ -33,8 +32,8 @@ const NAME: &str = "the virtual GPU";
 
 impl VirtualGpu {
     pub fn new() -> VirtualGpu {
-        let (modules, work, launched) = Default::default();
-        VirtualGpu { state: Mutex::new(State { gpu: Gpu::new(), modules, work, launched }) }
+        let (gpu, modules, work) = (Gpu::new(), HashMap::new(), Work::default());
+        VirtualGpu { state: Mutex::new(State { gpu, modules, work }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -90,7 +89,7 @@ impl Backend for VirtualGpu {
     }
 
     fn launch(&self, kernel: &Kernel, grid: &Grid, params: &[u8]) -> Result<()> {
-        let State { gpu, modules, work, launched } = &mut *self.state();
+        let State { gpu, modules, work } = &mut *self.state();
         let source = kernel.module;
         if !modules.contains_key(source.name()) {
             let parsed = Parsed::parse(source.name(), source.text());
@@ -107,7 +106,6 @@ impl Backend for VirtualGpu {
         let report = gpu
             .launch(&modules[source.name()], &name, &launch)
             .map_err(|fault| grid.refused(kernel, fault.to_string()))?;
-        launched.insert(name);
         work.instructions += report.counters.thread_instructions();
         work.global_bytes += report.counters.global_bytes;
         work.global_bytes_moved += report.counters.global_bytes_moved;
@@ -139,10 +137,6 @@ impl Backend for VirtualGpu {
 
     fn work(&self) -> Option<Work> {
         Some(self.state().work)
-    }
-
-    fn launched(&self) -> Vec<String> {
-        self.state().launched.iter().cloned().collect()
     }
 }
 

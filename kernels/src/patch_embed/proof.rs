@@ -99,6 +99,6 @@ fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
         [2 * (pixels + weights + tokens) + 4 * s.c, 2 * (pixels + tokens) + 8 * (weights + s.c)];
     Ok(vec![
         Timed::new("patch_embed_fwd_bf16", shape.clone(), flops, bytes[0], forward),
-        Timed::new("patch_embed_bwd_bf16, dweight", shape, flops, bytes[1], backward),
+        Timed::new("patch_embed_bwd_bf16", shape, flops, bytes[1], backward),
     ])
 }

@@ -64,9 +64,9 @@ fn check<T: Float>(proof: &mut Proof<'_>, s: &Resize<'_>) -> Result<()> {
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let mut list = Vec::new();
     for (name, n, from, to, c, forward) in [
-        ("resize_bf16", 4, 32, 128, 1024, true),
-        ("resize_bf16, dx", 4, 32, 128, 1024, false),
-        ("resize_planar_bf16", 400, 128, 512, 1, true),
+        ("resize_fwd_bf16", 4, 32, 128, 1024, true),
+        ("resize_bwd_bf16", 4, 32, 128, 1024, false),
+        ("resize_planar_fwd_bf16", 400, 128, 512, 1, true),
     ] {
         let axis = AxisGpu::new(device, &Axis::new(from, to, Mode::Bilinear, Step::Size)?)?;
         let (small, large) = (n * from * from * c, n * to * to * c);
