@@ -46,7 +46,7 @@ pub fn run(args: &Args, number: usize) -> Result<(), Failure> {
     let mut spans = Vec::new();
     for (i, folder) in folders.iter().enumerate() {
         spans.extend(spans_of(folder, &device, case.iters).map_err(failed)?);
-        stage.at(i as u64 + 1, folder.name);
+        stage.at(i as u64 + 1, if i + 1 < folders.len() { folder.name } else { "" });
     }
     drop(stage);
     let found = Figures { spans, peak: None };

@@ -207,7 +207,8 @@ fn examine(
     let (watch, done) = (Watch::new(), AtomicU64::new(0));
     let stage = Stage::new(&watch, "kernels", Some(folders.len() as u64));
     let told = |found: Found| {
-        stage.at(done.fetch_add(1, Relaxed) + 1, found.name);
+        let done = done.fetch_add(1, Relaxed) + 1;
+        stage.at(done, if done < folders.len() as u64 { found.name } else { "" });
         found
     };
     let proven = |kernels: &Kernels, device: &Device| Found::new(kernels.name, kernels.run(device));

@@ -52,13 +52,17 @@ fn few(shapes: &[&str]) -> String {
     }
 }
 
+fn flops(gflops: f64) -> String {
+    match gflops >= 1000.0 {
+        true => format!("{:.1} TFLOP/s", gflops * 1e-3),
+        false => format!("{gflops:.0} GFLOP/s"),
+    }
+}
+
 /// Times, rates and shares of the limits.
 pub fn times(found: &[Found], limit: &Ceiling) -> String {
-    let mut text = format!(
-        "limits: arithmetic {:.1} TFLOP/s, a copy {:.0} GB/s\n",
-        limit.gflops * 1e-3,
-        limit.gbytes
-    );
+    let mut text =
+        format!("limits: arithmetic {}, a copy {:.0} GB/s\n", flops(limit.gflops), limit.gbytes);
     let times: Vec<&Time> = found.iter().flat_map(|found| &found.times).collect();
     if times.is_empty() {
         return text;
@@ -70,7 +74,7 @@ pub fn times(found: &[Found], limit: &Ceiling) -> String {
         let spread = format!("{} ({}-{})", us(time.ms.median), us(time.ms.min), us(time.ms.max));
         let (bound, share) = time.share(limit);
         let rate = match bound {
-            Bound::Arithmetic => format!("{:.1} TFLOP/s", time.gflops() * 1e-3),
+            Bound::Arithmetic => flops(time.gflops()),
             Bound::Memory => format!("{:.0} GB/s", time.gbytes()),
         };
         let share = format!("{:.0} %", 100.0 * share);
