@@ -16,7 +16,7 @@ mod pages;
 mod param;
 mod tensor;
 
-pub use dressage_kernels::device::Device;
+pub use dressage_kernels::device::{Device, Range, range};
 pub use dressage_kernels::uniform::{Philox, hash_name};
 pub use dtype::{DType, Element, Float};
 pub use error::{EngineError, Result};

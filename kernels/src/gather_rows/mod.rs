@@ -12,8 +12,7 @@
 //! device, so that the host does not decide what is launched.
 
 mod gpu;
-#[cfg(test)]
-mod gpu_tests;
+pub(crate) mod proof;
 
 use crate::{Real, Result, check_len, outline};
 

@@ -28,6 +28,7 @@ mod gpu;
 #[cfg(test)]
 mod gpu_tests;
 mod labels;
+pub(crate) mod proof;
 mod reference;
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,7 @@ mod gpu;
 #[cfg(test)]
 mod gpu_tests;
 mod philox;
+pub(crate) mod proof;
 
 pub use philox::{Philox, hash_name};
 
