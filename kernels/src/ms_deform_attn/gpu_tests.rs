@@ -36,3 +36,24 @@ fn sizes_without_a_kernel_are_named() {
     let want = "ms_deform_attn: heads of 6 channels; the GPU kernel takes 4, 8, .. 32";
     assert_eq!(error.to_string(), want);
 }
+
+#[test]
+fn sizes_and_places_that_kernels_cannot_take_are_named() {
+    let device = Device::virtual_gpu();
+    let s = MsDeformAttn { b: 1, levels: &[(1, 1)], heads: 1, d: 4, points: 1 };
+    let x = device.zeros::<f32>("x", 8).unwrap();
+    let (mut y, mut z) = (device.alloc("y", 4).unwrap(), device.alloc("z", 1).unwrap());
+    let (x, y, z) = (x.view(), y.view_mut(), z.view_mut());
+    let (value, offsets, logit) = (x.slice(2..6), x.slice(0..2), x.slice(0..1));
+    let error = s.forward_gpu(&device, value, offsets, logit, y, z).unwrap_err();
+    let want = "ms_deform_attn: value does not begin at a multiple of 16 bytes; copy it";
+    assert_eq!(error.to_string(), want);
+    // No image, so that there is no memory to take.
+    let s = MsDeformAttn { b: 0, levels: &[(1 << 16, 1 << 15)], ..s };
+    let none = x.slice(0..0);
+    let (mut y, mut z) = (device.alloc("y", 0).unwrap(), device.alloc("z", 0).unwrap());
+    let error = s.forward_gpu(&device, none, none, none, y.view_mut(), z.view_mut()).unwrap_err();
+    let want =
+        "ms_deform_attn: the number of tokens is 2147483648; a GPU kernel counts it in 31 bits";
+    assert_eq!(error.to_string(), want);
+}

@@ -33,3 +33,29 @@ fn sizes_without_a_kernel_are_named() {
     let want = "rein: 1 tokens of 48 channels; the GPU kernel takes 1 to 208 of a multiple of 64";
     assert_eq!(error.to_string(), want);
 }
+
+#[test]
+fn sizes_and_places_that_kernels_cannot_take_are_named() {
+    let device = Device::virtual_gpu();
+    let x = device.zeros::<f32>("x", 64 * 64 + 4).unwrap();
+    let part = |from: usize, rows: usize| x.view().slice(from..from + rows * 64);
+    let w = WeightsGpu {
+        tokens: part(0, 1),
+        values: part(0, 0),
+        weight: part(0, 64),
+        bias: part(0, 1),
+        scale: x.view().slice(0..1),
+    };
+    let (mut out, mut lse) = (device.alloc("out", 64).unwrap(), device.alloc("lse", 1).unwrap());
+    let s = Rein { b: 1, skip: 0, n: 1, c: 64, m: 1, softmax: true };
+    let error = s.forward_gpu(&device, part(1, 1), w, out.view_mut(), lse.view_mut()).unwrap_err();
+    let want = "rein: f does not begin at a multiple of 16 bytes; copy it";
+    assert_eq!(error.to_string(), want);
+    // No image, so that there is no memory to take.
+    let s = Rein { b: 0, skip: 1 << 31, ..s };
+    let (out, lse) = (out.view_mut().slice(0..0), lse.view_mut().slice(0..0));
+    let error = s.forward_gpu(&device, part(0, 0), w, out, lse).unwrap_err();
+    let want =
+        "rein: the number of rows of an image is 2147483649; a GPU kernel counts it in 31 bits";
+    assert_eq!(error.to_string(), want);
+}
