@@ -41,7 +41,7 @@ fn expected<T: Float>(s: &Attention, x: [&[f64]; 4], blocked: Option<&[u8]>) -> 
     let inputs = s.separate(q, k, v, blocked).unwrap();
     reference::forward(s, inputs, &mut e.out[0], &mut e.lse[0]);
     let grads = [&mut e.dq[0], &mut e.dk[0], &mut e.dv[0]].map(|d| Some(&mut d[..]));
-    reference::backward(s, inputs, &e.lse[0], dout, grads);
+    reference::backward(s, inputs, &e.lse[0], dout, grads, None);
     for image in 0..s.b {
         for head in 0..s.heads {
             for i in 0..s.nq {
