@@ -95,6 +95,11 @@ pub fn stored<T: Float>(x: &[f32]) -> (Vec<T>, Vec<f64>) {
     (stored, exact)
 }
 
+/// Values of f32 as f64, exactly.
+pub fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
+}
+
 /// Unit roundoff of f32: the largest relative error of one operation.
 pub const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
 

@@ -16,9 +16,11 @@ mod error;
 mod logistic;
 pub mod outline;
 mod product;
+pub mod proof;
 mod real;
 pub mod scratch;
 pub mod simd;
+pub mod stopwatch;
 mod tile;
 
 pub mod activation;

@@ -1,50 +1,8 @@
 use half::bf16;
 
-use super::{Add, cast_gpu, reference, scale_gpu};
-use crate::check::{UNIT, assert_within, noise, stored};
-use crate::device::sizes::Pieces;
+use super::{cast_gpu, scale_gpu};
+use crate::check::noise;
 use crate::device::{Device, Float};
-use crate::matmul::Beta;
-
-fn check<T: Float, B: Float>(n: usize, inner: usize) {
-    let device = Device::virtual_gpu();
-    let s = Add { n, inner };
-    let (a, exact_a) = stored::<T>(&noise(n * inner, 1));
-    let (b, exact_b) = stored::<B>(&noise(inner, 2));
-    let run = || {
-        let (a, b) = (device.upload("a", &a).unwrap(), device.upload("b", &b).unwrap());
-        let mut y = device.alloc("y", n * inner).unwrap();
-        s.forward_gpu(&device, a.view(), b.view(), y.view_mut()).unwrap();
-        let mut place = device.alloc("place", n * inner).unwrap();
-        device.copy(a.view(), place.view_mut()).unwrap();
-        s.in_place_gpu(&device, place.view_mut(), b.view()).unwrap();
-        assert_eq!(device.download(place.view()).unwrap(), device.download(y.view()).unwrap());
-        let mut db = device.alloc("db", inner).unwrap();
-        s.backward_b_gpu(&device, a.view(), Beta::Overwrite, db.view_mut()).unwrap();
-        (device.download(y.view()).unwrap(), device.download(db.view()).unwrap())
-    };
-    let got = run();
-    assert_eq!(got, run());
-    let (mut y, mut db) = (vec![0.0; n * inner], vec![0.0; inner]);
-    reference::forward(&s, &exact_a, &exact_b, &mut y);
-    reference::backward_b(&s, &exact_a, &mut db);
-    let what = format!("add{}{} [{n}, {inner}]", T::SUFFIX, B::SUFFIX);
-    // One operation; the rounding to the storage is counted beside it.
-    assert_within(&format!("{what}, forward"), &got.0, &y, |i| UNIT * y[i].abs());
-    let depth = Pieces::of(n).depth();
-    assert_within(&format!("{what}, backward"), &got.1, &db, |j| {
-        depth * UNIT * (0..n).map(|i| exact_a[i * inner + j].abs()).sum::<f64>()
-    });
-}
-
-#[test]
-fn kernels_match_the_reference() {
-    for (n, inner) in [(1, 1), (7, 13), (70, 40), (2, 5001), (1, 2048)] {
-        check::<f32, f32>(n, inner);
-        check::<bf16, f32>(n, inner);
-        check::<bf16, bf16>(n, inner);
-    }
-}
 
 fn casts<X: Float + PartialEq, Y: Float + PartialEq>() {
     let device = Device::virtual_gpu();

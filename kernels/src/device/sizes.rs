@@ -63,7 +63,6 @@ impl Pieces {
 
     /// Additions on the way of one element through both passes, for error bounds: rows of a warp,
     /// warps, pieces of a warp, warps, and what was there.
-    #[cfg(test)]
     pub fn depth(&self) -> f64 {
         (self.rows.div_ceil(8) + 8 + self.count.div_ceil(8) + 8 + 1) as f64
     }
