@@ -33,7 +33,8 @@ use crate::check::noise;
 use crate::device::{Buffer, Device, Float};
 use crate::{
     adamw, add, attention_mask, class_loss, conv2d, group_norm, layer_norm, linear, mask_loss,
-    match_cost, matmul,
+    match_cost, matmul, ms_deform_attn, patch_embed, point_sample, reduce, rein, residual, resize,
+    semantic_scores, swiglu, token_link, uncertain_points,
 };
 
 /// What one comparison of a kernel with its reference found.
@@ -276,6 +277,17 @@ pub fn all() -> Vec<Kernels> {
         mask_loss::proof::KERNELS,
         match_cost::proof::KERNELS,
         matmul::proof::KERNELS,
+        ms_deform_attn::proof::KERNELS,
+        patch_embed::proof::KERNELS,
+        point_sample::proof::KERNELS,
+        reduce::proof::KERNELS,
+        rein::proof::KERNELS,
+        residual::proof::KERNELS,
+        resize::proof::KERNELS,
+        semantic_scores::proof::KERNELS,
+        swiglu::proof::KERNELS,
+        token_link::proof::KERNELS,
+        uncertain_points::proof::KERNELS,
     ]
 }
 

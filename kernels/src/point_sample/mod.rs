@@ -25,9 +25,8 @@
 
 mod cpu;
 mod gpu;
-#[cfg(test)]
-mod gpu_tests;
 mod labels;
+pub(crate) mod proof;
 mod reference;
 #[cfg(test)]
 mod tests;

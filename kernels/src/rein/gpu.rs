@@ -72,6 +72,13 @@ pub struct GradientsGpu<'a, T> {
     pub dscale: Option<ViewMut<'a, f32>>,
 }
 
+impl<T> Default for GradientsGpu<'_, T> {
+    fn default() -> Self {
+        let (df, dtokens, dvalues) = (None, None, None);
+        Self { df, dtokens, dvalues, dweight: None, dbias: None, dscale: None }
+    }
+}
+
 /// Kernels for so many tokens.
 struct Entries {
     mix: &'static str,

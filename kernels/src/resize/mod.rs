@@ -26,8 +26,7 @@
 mod axis;
 mod cpu;
 mod gpu;
-#[cfg(test)]
-mod gpu_tests;
+pub(crate) mod proof;
 mod reference;
 #[cfg(test)]
 mod tests;

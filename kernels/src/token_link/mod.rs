@@ -16,8 +16,7 @@
 //! Source: Rein, eq. 9-10; spec backbones §5.1, peft-and-dgss §1.
 
 mod gpu;
-#[cfg(test)]
-mod gpu_tests;
+pub(crate) mod proof;
 #[cfg(test)]
 mod tests;
 

@@ -23,6 +23,7 @@
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
+pub(crate) mod proof;
 
 use std::cell::RefCell;
 
