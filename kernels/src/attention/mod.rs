@@ -33,6 +33,8 @@ mod cpu;
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
+pub(crate) mod proof;
+mod proof_bounds;
 mod reference;
 #[cfg(test)]
 mod tests;
