@@ -256,7 +256,7 @@ impl Attention {
 
     /// Cuts the keys into parts where a call has few rows: by its sizes alone, so that the same call
     /// gives the same bits everywhere.
-    pub(super) fn split(&self, sizes: &mut Sizes, rows: usize, tile: usize) -> usize {
+    fn split(&self, sizes: &mut Sizes, rows: usize, tile: usize) -> usize {
         let (blocks, tiles) =
             (self.nq.div_ceil(rows) * self.heads * self.b, self.nk.div_ceil(tile));
         let most = if self.d == 32 { tiles / PART_TILES } else { 1 };

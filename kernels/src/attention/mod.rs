@@ -341,7 +341,13 @@ impl Attention {
             check_len(OP, "blocked", blocked, self.b * self.nq * self.nk)?;
         }
         let view = |x, n| View { x, rows: self.rows(n) };
-        Ok(Inputs { q: view(q, self.nq), k: view(k, self.nk), v: view(v, self.nk), blocked, relative: None })
+        Ok(Inputs {
+            q: view(q, self.nq),
+            k: view(k, self.nk),
+            v: view(v, self.nk),
+            blocked,
+            relative: None,
+        })
     }
 
     fn packed<'a, T: Real>(&self, qkv: &'a [T]) -> Result<Inputs<'a, T>> {

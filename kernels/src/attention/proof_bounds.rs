@@ -96,8 +96,7 @@ fn row_bounds<T: Float>(
     };
     let score_error = keys.iter().map(|&j| {
         let [y, x] = added(j);
-        (d as f64 + 6.0) * UNIT * dot_of_sizes(q, key(j)) * scale
-            + 6.0 * UNIT * (y.abs() + x.abs())
+        (d as f64 + 6.0) * UNIT * dot_of_sizes(q, key(j)) * scale + 6.0 * UNIT * (y.abs() + x.abs())
     });
     let exact_exp = 2.0 * 0.5f64.powi(21);
     let score_error = score_error.fold(0.0, f64::max);

@@ -27,9 +27,10 @@ fn check<T: Float>(proof: &mut Proof<'_>, s: Rotary) -> Result<()> {
     let table: Vec<f32> = noise((t - skip) * d / 2, 2).into_iter().flat_map(turn).collect();
     let (x, exact) = stored::<T>(&noise(b * t * 3 * heads * d, 1));
     for (turn, name) in [(Turn::Forward, "forward"), (Turn::Back, "back")] {
-        let what = format!("rotary{} [{b}, {t}, 3, {heads}, {d}] from {skip}", T::SUFFIX);
+        let shape = format!("[{b}, {t}, 3, {heads}, {d}] from {skip}");
+        let what = format!("rotary{} {shape} {name}", T::SUFFIX);
         let device = proof.device();
-        let got = proof.twice(&format!("{what} {name}"), || {
+        let got = proof.twice(&what, || {
             let (mut qkv, table) = (device.upload("qkv", &x)?, device.upload("table", &table)?);
             s.apply_gpu(device, qkv.view_mut(), table.view(), turn)?;
             device.download(qkv.view())
@@ -37,7 +38,7 @@ fn check<T: Float>(proof: &mut Proof<'_>, s: Rotary) -> Result<()> {
         let mut want = exact.clone();
         reference::apply(&s, &mut want, &wide(&table), turn);
         // Two products and a sum, each rounded; the other of a pair is the neighbour.
-        proof.within(&format!("{what}: {name}"), &got, &want, |i| {
+        proof.within(&format!("{what}: qkv"), &got, &want, |i| {
             2.0 * UNIT * (exact[i].abs() + exact[i ^ 1].abs())
         });
     }
