@@ -173,7 +173,7 @@ pub fn attention() -> Vec<Case> {
             }
             ops::attention(&x[0], &x[1], &x[2], 2, Some(&blocked))
         }),
-        case("attention, keys blocked, 64 channels", &[&[1, 3, 64]; 3], 3.0, |x| {
+        case("attention, keys blocked, 64 channels", ONE_HEAD, 3.0, |x| {
             let blocked = Tensor::from_slice(&[0u8, 1, 0, 0, 0, 1, 1, 0, 0], &[1, 3, 3])?;
             let blocked = match x[0].device() {
                 Some(device) => blocked.to_device(device, blocked.dtype())?,
@@ -204,6 +204,9 @@ pub fn attention() -> Vec<Case> {
         case("token_link", &[&[3, 4, 8]], 1.0, |x| ops::token_link(&x[0])),
     ]
 }
+
+/// Queries, keys and values of one head of 64 channels.
+const ONE_HEAD: &[&[usize]] = &[&[1, 3, 64], &[1, 3, 64], &[1, 3, 64]];
 
 /// Features with one class row, five tokens, their values, W_f, b_f, scale.
 const REIN: &[&[usize]] = &[&[2, 1 + 4, 64], &[5, 64], &[4, 64], &[64, 64], &[64], &[]];

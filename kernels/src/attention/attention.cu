@@ -17,4 +17,4 @@
 ENTRIES(bf16, Bf16, bf16, 32, 1, 64, 1, 64, false, true)
 ENTRIES(bf16, Bf16, bf16, 64, 2, 64, 2, 64, false, false)
 ENTRIES(bf16, Bf16, bf16, 80, 2, 32, 1, 64, true, false)
-SUMS(bf16, bf16)
+ROWS(bf16, bf16)

@@ -14,4 +14,4 @@
 ENTRIES(float, F32, f32, 32, 1, 32, 1, 32, false, true)
 ENTRIES(float, F32, f32, 64, 1, 32, 1, 32, false, false)
 ENTRIES(float, F32, f32, 80, 1, 32, 1, 32, true, false)
-SUMS(float, f32)
+ROWS(float, f32)

@@ -11,6 +11,7 @@ __device__ __forceinline__ void attention_delta(const T* out, const T* dout, flo
     const size_t row = size_t(blockIdx.x) * warps + threadIdx.x / 32;  // of [b, nq, heads]
     if (row >= size_t(s.b) * s.nq * s.heads) return;
     float sum = 0.0f;
+#pragma unroll 1
     for (int c = 2 * lane; c < s.d; c += 64) {
         const float2 x = load2(out + row * s.d + c), y = load2(dout + row * s.d + c);
         sum = fmaf(x.y, y.y, fmaf(x.x, y.x, sum));
@@ -20,8 +21,9 @@ __device__ __forceinline__ void attention_delta(const T* out, const T* dout, flo
     if (lane == 0) delta[(token / s.nq * s.heads + head) * s.nq + token % s.nq] = sum;
 }
 
-// A chunk's gradients of scores, summed to those of `rel`: over the rows of the grid into `columns`
-// in shared memory, where each number belongs to one lane, and over its columns into `row`.
+// A chunk's gradients of scores, summed to those of `rel`: over the rows of the grid into
+// `columns` in shared memory, where each number belongs to one lane, and over its columns into
+// `row`.
 template <int MT>
 __device__ __forceinline__ void add_relative(const float (&ds)[MT][2][4], float* columns,
                                              int pitch, float (&row)[MT][2]) {
@@ -199,7 +201,8 @@ __device__ __forceinline__ void attention_dq(const typename P::T* q, const typen
             const int row = mine + 16 * m + 8 * i + g;
             if (row >= s.nq) continue;
             if (SPLIT && s.parts > 1) {
-                const size_t rows = size_t(s.b) * s.heads * s.nq, at = part * rows + head.rows + row;
+                const size_t rows = size_t(s.b) * s.heads * s.nq;
+                const size_t at = part * rows + head.rows + row;
 #pragma unroll
                 for (int n = 0; n < D / 8; n++)
                     store2(partial + at * D + 8 * n + 2 * t, sums[m][n][2 * i],

@@ -136,7 +136,8 @@ __device__ __forceinline__ void attention_forward(const typename P::T* q, const 
             const int row = mine + 16 * m + 8 * i + g;
             if (row >= s.nq) continue;
             if (SPLIT && s.parts > 1) {
-                const size_t rows = size_t(s.b) * s.heads * s.nq, at = part * rows + head.rows + row;
+                const size_t rows = size_t(s.b) * s.heads * s.nq;
+                const size_t at = part * rows + head.rows + row;
                 if (t == 0) store2(partial + s.parts * rows * D + 2 * at, top[m][i], sum);
 #pragma unroll
                 for (int n = 0; n < D / 8; n++)

@@ -19,8 +19,8 @@
 //! On a GPU (d = 80) a block takes 64 queries of a head and multiplies them with whole tables on
 //! tensor cores, `2 (h + w)` rows of which each query needs half: the other half is cheaper than a
 //! product for each row of the grid. At 512 px and four images that is 1.3 GFLOP for a global
-//! block of SAM-H (1024 tokens), floor 1.7 us, beside 16.8 MB of queries read and `rel` written in
-//! bf16, 4.3 us. Gradients of tables are summed over pieces of the queries and those in order.
+//! block of SAM-H (1024 tokens), floor 1.7 us, beside 18.9 MB of queries read and `rel` written in
+//! bf16, 4.4 us. Gradients of tables are summed over pieces of the queries and those in order.
 //!
 //! Source: spec backbones §4.5 (SAM).
 
