@@ -226,13 +226,23 @@ fn compare<T: Float>(
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let packed = |b, heads, d, n| Attention { b, heads, d, nq: n, nk: n };
     let vit = packed(4, 16, 64, 1025);
-    let mut all = timed_packed(device, vit, None, ["forward_64", "backward_64"])?;
+    let mut all = timed_packed(
+        device,
+        vit,
+        None,
+        ["attention_forward_64_bf16", "attention_backward_64_bf16"],
+    )?;
     for nk in [4096, 16_384] {
         all.extend(timed_masked(device, Attention { b: 4, heads: 8, d: 32, nq: 100, nk })?);
     }
     for (b, grid) in [(4, [32, 32]), (36, [14, 14])] {
         let s = packed(b, 16, 80, grid[0] * grid[1]);
-        all.extend(timed_packed(device, s, Some(grid), ["relative_80", "relative_backward_80"])?);
+        all.extend(timed_packed(
+            device,
+            s,
+            Some(grid),
+            ["attention_forward_80_bf16", "attention_backward_80_bf16"],
+        )?);
     }
     Ok(all)
 }
@@ -330,7 +340,7 @@ fn timed_masked(device: &Device, s: Attention) -> Result<Vec<Timed<'_>>> {
     };
     let bytes = [2 * (2 * n + 2 * m) + flags, 2 * (4 * n + 4 * m) + flags];
     Ok(vec![
-        Timed::new("masked_32", shape.clone(), products(&s, 2), bytes[0], forward),
-        Timed::new("masked_backward_32", shape, products(&s, 5), bytes[1], backward),
+        Timed::new("attention_forward_32_bf16", shape.clone(), products(&s, 2), bytes[0], forward),
+        Timed::new("attention_backward_32_bf16", shape, products(&s, 5), bytes[1], backward),
     ])
 }
