@@ -249,7 +249,7 @@ impl Backward for NormSaved {
             self.kernel(&dy, Some(&mut dx), None, None)?;
             grads.add(to_x, dx)?;
         }
-        grads.accumulate_both([to_weight, to_bias], |[dw, db]| self.kernel(&dy, None, dw, db))
+        grads.accumulate_all([to_weight, to_bias], |[dw, db]| self.kernel(&dy, None, dw, db))
     }
 }
 

@@ -73,7 +73,7 @@ impl Backward for Saved {
         grads.accumulate_or_write(to_x, |dx, beta| {
             self.kernel(&x, &dy, Some((dx, beta)), None, None)
         })?;
-        grads.accumulate_both([to_weight, to_bias], |[dw, db]| self.kernel(&x, &dy, None, dw, db))
+        grads.accumulate_all([to_weight, to_bias], |[dw, db]| self.kernel(&x, &dy, None, dw, db))
     }
 }
 

@@ -112,16 +112,25 @@ impl Backward for Saved {
             true => Some(self.f.empty_like(self.f.shape())?),
             false => None,
         };
-        // One kernel call fills all of them; shared parameters then cost one addition each.
-        let mut sums: Vec<Option<Tensor>> = Vec::new();
-        for (to, part) in self.to.iter().zip(&self.parts) {
-            let zeros = || Tensor::zeros_on(part.device(), part.dtype().of_sums(), part.shape());
-            sums.push(to.wants().then(zeros).transpose()?);
-        }
-        self.kernel(&dy, df.as_mut(), &mut sums)?;
-        for (to, sum) in self.to.iter().zip(sums) {
-            if let Some(sum) = sum {
-                grads.add(to, sum)?;
+        if dy.device().is_some() {
+            // The kernels add: to what other layers have left for the parameters that they share.
+            let mut sums = |sums: [Option<&mut Tensor>; 5]| self.kernel(&dy, df.as_mut(), sums);
+            match self.to.iter().any(Edge::wants) {
+                true => grads.accumulate_all(self.to.each_ref(), sums)?,
+                false => sums([const { None }; 5])?,
+            }
+        } else {
+            // One kernel call fills all of them; shared parameters then cost one addition each.
+            let mut sums: [Option<Tensor>; 5] = [const { None }; 5];
+            for ((sum, to), part) in sums.iter_mut().zip(&self.to).zip(&self.parts) {
+                let zeros = || Tensor::zeros_on(None, part.dtype().of_sums(), part.shape());
+                *sum = to.wants().then(zeros).transpose()?;
+            }
+            self.kernel(&dy, df.as_mut(), sums.each_mut().map(Option::as_mut))?;
+            for (to, sum) in self.to.iter().zip(sums) {
+                if let Some(sum) = sum {
+                    grads.add(to, sum)?;
+                }
             }
         }
         match df {
@@ -136,10 +145,10 @@ impl Saved {
         &self,
         dy: &Tensor,
         df: Option<&mut Tensor>,
-        sums: &mut [Option<Tensor>],
+        sums: [Option<&mut Tensor>; 5],
     ) -> Result<()> {
         let Saved { size, f, parts, lse, .. } = self;
-        let mut sums = sums.iter_mut().map(Option::as_mut);
+        let mut sums = sums.into_iter();
         let mut next = || sums.next().flatten();
         kernel!("rein", f, T,
             host => {

@@ -173,11 +173,8 @@ impl Writer {
     pub fn read(&self) -> Journal {
         let name = |(_, name, suffix): &Key| [*name, *suffix].concat();
         let kernels = self.kernels.iter().map(|((place, key), n)| ((place.clone(), name(key)), *n));
-        let mut journal = Journal {
-            parts: self.parts.clone(),
-            kernels: kernels.collect(),
-            ..Journal::default()
-        };
+        let mut journal =
+            Journal { parts: self.parts.clone(), kernels: kernels.collect(), ..Journal::default() };
         if let Some(memory) = &self.memory {
             journal.peak = memory.peak;
             for held in memory.buffers(memory.peak_at).into_values() {

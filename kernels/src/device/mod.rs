@@ -31,6 +31,7 @@
 
 mod backend;
 mod buffer;
+mod constant;
 mod cuda;
 mod cuda_product;
 mod dry_run;
@@ -52,6 +53,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use backend::Backend;
 pub use buffer::{Buffer, View, ViewMut};
+pub use constant::Constant;
 pub use element::{Element, Float};
 pub use journal::{Asked, Held, Journal};
 pub use launch::{Args, Grid};
@@ -70,6 +72,7 @@ struct Inner {
     id: u32,
     backend: Box<dyn Backend>,
     pool: Mutex<Pool>,
+    tables: Mutex<constant::Tables>,
     /// Not of a real device.
     journal: Option<Mutex<journal::Writer>>,
     launches: AtomicU64,
@@ -144,10 +147,10 @@ impl Device {
     fn new(backend: Box<dyn Backend>, journal: Option<journal::Writer>) -> Device {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let pool = Mutex::new(Pool::new(backend.granularity()));
-        let (launches, products, waits) = Default::default();
+        let (tables, launches, products, waits) = Default::default();
         let id = NEXT.fetch_add(1, Relaxed);
         let journal = journal.map(Mutex::new);
-        Device(Arc::new(Inner { id, backend, pool, journal, launches, products, waits }))
+        Device(Arc::new(Inner { id, backend, pool, tables, journal, launches, products, waits }))
     }
 
     /// Number of this device among those that the process opened.
@@ -207,10 +210,7 @@ impl Device {
     /// # Errors
     /// [`KernelError::OutOfMemory`].
     pub fn alloc<T: Element>(&self, name: &'static str, len: usize) -> Result<Buffer<T>> {
-        let bytes = len * size_of::<T>();
-        let backend = self.0.backend.as_ref();
-        let address = self.pool().take(backend, name, bytes)?;
-        self.in_journal(|journal| journal.took(name, address, bytes));
+        let address = self.take(name, len * size_of::<T>())?;
         Ok(Buffer::new(self.clone(), address, len))
     }
 
@@ -244,11 +244,7 @@ impl Device {
         if host.is_empty() {
             return Ok(());
         }
-        self.note(|asked| {
-            asked.uploads += 1;
-            asked.uploaded += size_of_val(host) as u64;
-        });
-        self.0.backend.write(to.address(), bytemuck::cast_slice(host))
+        self.put(to.address(), bytemuck::cast_slice(host))
     }
 
     /// Waits for everything queued before and copies to `host`.
@@ -354,6 +350,20 @@ impl Device {
         self.0.backend.launch(kernel, grid, args.bytes())
     }
 
+    fn take(&self, name: &'static str, bytes: usize) -> Result<u64> {
+        let address = self.pool().take(self.0.backend.as_ref(), name, bytes)?;
+        self.in_journal(|journal| journal.took(name, address, bytes));
+        Ok(address)
+    }
+
+    fn put(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.note(|asked| {
+            asked.uploads += 1;
+            asked.uploaded += bytes.len() as u64;
+        });
+        self.0.backend.write(to, bytes)
+    }
+
     fn give_back(&self, address: u64, bytes: usize) {
         self.in_journal(|journal| journal.gave(address, bytes));
         self.pool().give(address, bytes);
@@ -397,6 +407,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Drop for Inner {
     fn drop(&mut self) {
         let pool = self.pool.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let tables = self.tables.get_mut().unwrap_or_else(PoisonError::into_inner);
+        tables.drain().into_iter().for_each(|(address, bytes)| pool.give(address, bytes));
         pool.trim(self.backend.as_ref());
     }
 }
