@@ -31,7 +31,11 @@
 
 mod backend;
 mod buffer;
+mod capture;
 mod cuda;
+mod cuda_error;
+mod cuda_graph;
+mod cuda_pinned;
 mod cuda_product;
 mod element;
 mod launch;
@@ -42,12 +46,15 @@ pub(crate) mod sizes;
 #[cfg(test)]
 mod tests;
 mod virtual_gpu;
+mod virtual_graph;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use backend::Backend;
 pub use buffer::{Buffer, View, ViewMut};
+use capture::Capture;
+pub use capture::{Graph, GraphMemory};
 pub use element::{Element, Float};
 pub use launch::{Args, Grid};
 pub use module::{Kernel, Module};
@@ -64,20 +71,26 @@ struct Inner {
     id: u32,
     backend: Box<dyn Backend>,
     pool: Mutex<Pool>,
+    capture: RwLock<Capture>,
+    /// Graph memories so far.
+    memories: AtomicU32,
     launches: AtomicU64,
     products: AtomicU64,
     waits: AtomicU64,
+    graphs: AtomicU64,
 }
 
 /// What a device was asked for so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Kernels launched.
+    /// Kernels launched, those of replayed graphs among them.
     pub launches: u64,
-    /// Matrix products.
+    /// Matrix products, those of replayed graphs among them.
     pub products: u64,
     /// Times that the host waited for the device.
     pub waits: u64,
+    /// Graphs replayed.
+    pub graphs: u64,
 }
 
 /// What the kernels of a virtual device did so far.
@@ -127,9 +140,20 @@ impl Device {
     fn new(backend: Box<dyn Backend>) -> Device {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let pool = Mutex::new(Pool::new(backend.granularity()));
-        let (launches, products, waits) = Default::default();
+        let (launches, products, waits, graphs) = Default::default();
+        let (capture, memories) = Default::default();
         let id = NEXT.fetch_add(1, Relaxed);
-        Device(Arc::new(Inner { id, backend, pool, launches, products, waits }))
+        Device(Arc::new(Inner {
+            id,
+            backend,
+            pool,
+            capture,
+            memories,
+            launches,
+            products,
+            waits,
+            graphs,
+        }))
     }
 
     /// Number of this device among those that the process opened.
@@ -142,7 +166,7 @@ impl Device {
         self.0.backend.name()
     }
 
-    /// Launches, products and waits since the device was opened.
+    /// Launches, products, waits and replays since the device was opened.
     pub fn counters(&self) -> Counters {
         let of = |counter: &AtomicU64| counter.load(Relaxed);
         let inner = &self.0;
@@ -150,6 +174,7 @@ impl Device {
             launches: of(&inner.launches),
             products: of(&inner.products),
             waits: of(&inner.waits),
+            graphs: of(&inner.graphs),
         }
     }
 
@@ -160,7 +185,7 @@ impl Device {
 
     /// Bytes in use, their high-water mark, and what is held for reuse.
     pub fn usage(&self) -> Usage {
-        self.pool().usage()
+        Usage { pinned: self.0.backend.pinned(), ..self.pool().usage() }
     }
 
     /// Makes the present use the high-water mark.
@@ -171,10 +196,12 @@ impl Device {
     /// A buffer of `len` elements whose contents are undefined; `name` appears in errors.
     ///
     /// # Errors
-    /// [`KernelError::OutOfMemory`].
+    /// [`KernelError::OutOfMemory`]; during a capture [`KernelError::Capture`] if the pool holds no
+    /// free block of the size.
     pub fn alloc<T: Element>(&self, name: &'static str, len: usize) -> Result<Buffer<T>> {
         let bytes = len * size_of::<T>();
         let backend = self.0.backend.as_ref();
+        let _gate = self.gate(&[])?;
         let address = self.pool().take(backend, name, bytes)?;
         Ok(Buffer::new(self.clone(), address, len))
     }
@@ -209,6 +236,7 @@ impl Device {
         if host.is_empty() {
             return Ok(());
         }
+        let _gate = self.beside_captures("writes")?;
         self.0.backend.write(to.address(), bytemuck::cast_slice(host))
     }
 
@@ -223,6 +251,7 @@ impl Device {
         if host.is_empty() {
             return Ok(());
         }
+        let _gate = self.beside_captures("reads")?;
         self.0.waits.fetch_add(1, Relaxed);
         self.0.backend.read(from.address(), bytemuck::cast_slice_mut(host))
     }
@@ -246,6 +275,7 @@ impl Device {
         if to.is_empty() {
             return Ok(());
         }
+        let _gate = self.gate(&[to.address()])?;
         self.0.backend.zero(to.address(), to.len() * size_of::<T>())
     }
 
@@ -260,6 +290,7 @@ impl Device {
         if to.is_empty() {
             return Ok(());
         }
+        let _gate = self.gate(&[from.address(), to.address()])?;
         self.0.backend.copy(from.address(), to.address(), to.len() * size_of::<T>())
     }
 
@@ -268,6 +299,7 @@ impl Device {
     /// # Errors
     /// A failure of the device, also one of a kernel launched before.
     pub fn wait(&self) -> Result<()> {
+        let _gate = self.beside_captures("waits")?;
         self.0.waits.fetch_add(1, Relaxed);
         self.0.backend.wait()
     }
@@ -277,6 +309,7 @@ impl Device {
     /// # Errors
     /// A failure of the device.
     pub fn trim(&self) -> Result<()> {
+        let _gate = self.beside_captures("releases memory")?;
         let mut pool = self.pool();
         self.0.backend.wait()?;
         pool.trim(self.0.backend.as_ref());
@@ -293,19 +326,24 @@ impl Device {
     /// `args` are the kernel's parameters in order and type, and with them and `grid` the kernel
     /// stays within the memory behind them. (The virtual device checks this; a real one does not.)
     pub unsafe fn launch(&self, kernel: &Kernel, grid: &Grid, args: &Args<'_>) -> Result<()> {
-        if let Some(device) = args.devices().find(|&id| id != self.0.id) {
+        if let Some(&device) = args.devices().iter().find(|&&id| id != self.0.id) {
             return Err(self.stranger("launch", device));
         }
         grid.check(kernel)?;
         if grid.blocks.contains(&0) {
             return Ok(());
         }
-        self.0.launches.fetch_add(1, Relaxed);
+        let gate = self.gate(args.addresses())?;
+        if gate.capturing() {
+            gate.count_launch();
+        } else {
+            self.0.launches.fetch_add(1, Relaxed);
+        }
         self.0.backend.launch(kernel, grid, args.bytes())
     }
 
-    fn give_back(&self, address: u64, bytes: usize) {
-        self.pool().give(address, bytes);
+    fn give_back(&self, address: u64) {
+        self.pool().give(address);
     }
 
     fn pool(&self) -> MutexGuard<'_, Pool> {

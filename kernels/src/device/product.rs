@@ -65,7 +65,12 @@ impl Device {
     }
 
     fn product(&self, product: &Product) -> Result<()> {
-        self.0.products.fetch_add(1, Relaxed);
+        let gate = self.gate(&[product.a, product.b, product.c])?;
+        if gate.capturing() {
+            gate.count_product();
+        } else {
+            self.0.products.fetch_add(1, Relaxed);
+        }
         self.0.backend.product(product)
     }
 }
