@@ -32,6 +32,8 @@
 mod backend;
 mod buffer;
 mod capture;
+#[cfg(test)]
+mod capture_tests;
 mod cuda;
 mod cuda_error;
 mod cuda_graph;

@@ -67,17 +67,18 @@ impl Graphs {
 impl State {
     /// Runs a step, or records it during a capture.
     pub fn queue(&mut self, step: Step) -> Result<()> {
-        if self.graphs.recording().is_none() {
-            return self.run(&step);
-        }
-        if let Step::Launch { kernel, .. } = &step
-            && !self.launched.contains(&kernel.key())
-        {
+        let State { graphs, launched, .. } = self;
+        let Some(steps) = graphs.recording() else { return self.run(&step) };
+        match &step {
             // A real device would have to load it, which it does not do during a capture.
-            return Err(unloaded(kernel));
+            Step::Launch { kernel, .. } if !launched.contains(&kernel.key()) => {
+                Err(unloaded(kernel))
+            }
+            _ => {
+                steps.push(step);
+                Ok(())
+            }
         }
-        self.graphs.recording().into_iter().for_each(|steps| steps.push(step));
-        Ok(())
     }
 
     pub fn run(&mut self, step: &Step) -> Result<()> {
