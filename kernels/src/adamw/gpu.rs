@@ -13,6 +13,9 @@ static PTX: Module = Module::new("adamw", include_str!("../../ptx/adamw.ptx"));
 /// table of the 20 million weights of a head is 300 KB.
 const CHUNK: usize = 4096;
 
+/// Numbers of a group in `Constants` of `adamw.cu`.
+const WORDS: usize = 8;
+
 /// `AdamW` of `adamw.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -51,21 +54,19 @@ pub struct Tensor<'a> {
     pub group: usize,
 }
 
-/// Updates many tensors in one launch. Holds the table of their addresses, which is uploaded again
-/// only when it changes, and the constants of the step.
+/// Updates many tensors in one launch. Holds the constants of the step where a captured launch
+/// finds them.
 #[derive(Debug, Default)]
 pub struct MultiAdamW {
-    host: Vec<Chunk>,
-    table: Option<Buffer<u64>>,
     constants: Option<Buffer<f32>>,
 }
 
 impl MultiAdamW {
     /// Update number `t` (from 1) of all tensors: [`AdamW::update`] of each with the constants of
-    /// its group, to the same bits. One launch.
+    /// its group, to the same bits. [`MultiAdamW::prepare`], then [`MultiAdamW::launch`].
     ///
     /// # Errors
-    /// Views of different lengths; a group that is not there; `t` of 0; a failure of the device.
+    /// Those of both.
     pub fn update(
         &mut self,
         device: &Device,
@@ -73,31 +74,50 @@ impl MultiAdamW {
         groups: &[AdamW],
         tensors: &mut [Tensor<'_>],
     ) -> Result<()> {
+        self.prepare(device, t, groups)?;
+        self.launch(device, tensors)
+    }
+
+    /// Writes the constants of update number `t` (from 1). Before a replay of a graph that holds
+    /// the launch it changes the update, as long as the number of groups stays.
+    ///
+    /// # Errors
+    /// `t` of 0; a failure of the device.
+    pub fn prepare(&mut self, device: &Device, t: u64, groups: &[AdamW]) -> Result<()> {
         if t == 0 {
             let what = "updates are counted from 1, not from 0".into();
             return Err(KernelError::Size { op: "adamw", what });
         }
-        let mut chunks = Vec::with_capacity(self.host.len());
-        for tensor in tensors.iter() {
-            cut(tensor, groups.len(), &mut chunks)?;
-        }
-        if chunks.is_empty() {
-            return Ok(());
-        }
         let words: Vec<f32> = groups.iter().flat_map(|group| group.words(t)).collect();
         match self.constants.as_mut().filter(|old| old.len() == words.len()) {
-            Some(constants) => device.write(constants.view_mut(), &words)?,
-            None => self.constants = Some(device.upload("adamw.constants", &words)?),
+            Some(constants) => device.write(constants.view_mut(), &words),
+            None => {
+                self.constants = Some(device.upload("adamw.constants", &words)?);
+                Ok(())
+            }
         }
-        if self.table.is_none() || self.host != chunks {
-            let words = bytemuck::cast_slice::<Chunk, u64>(&chunks);
-            self.table = Some(device.upload("adamw.table", words)?);
-            self.host = chunks;
+    }
+
+    /// Updates all tensors with the constants that were written last. One launch, which may be
+    /// captured: the table of addresses then is a constant of the graph.
+    ///
+    /// # Errors
+    /// Views of different lengths; a group that is not there; a failure of the device.
+    pub fn launch(&self, device: &Device, tensors: &mut [Tensor<'_>]) -> Result<()> {
+        let groups = self.constants.as_ref().map_or(0, |constants| constants.len() / WORDS);
+        let mut chunks = Vec::new();
+        for tensor in tensors.iter() {
+            cut(tensor, groups, &mut chunks)?;
         }
-        let (Some(table), Some(constants)) = (&self.table, &self.constants) else { return Ok(()) };
+        let Some(constants) = self.constants.as_ref().filter(|_| !chunks.is_empty()) else {
+            return Ok(());
+        };
+        let words = bytemuck::cast_slice::<Chunk, u64>(&chunks);
+        let mut table = device.alloc("adamw.table", words.len())?;
+        device.write_constant(table.view_mut(), words)?;
         let sizes = Sizes {
-            chunks: small("adamw", "chunks", self.host.len())?,
-            groups: small("adamw", "groups", groups.len())?,
+            chunks: small("adamw", "chunks", chunks.len())?,
+            groups: small("adamw", "groups", groups)?,
         };
         let mut args = Args::new(&sizes).read(table.view()).read(constants.view());
         for tensor in tensors {
@@ -108,7 +128,7 @@ impl MultiAdamW {
                 args = args.behind(copy);
             }
         }
-        let grid = Grid::line(self.host.len(), 1, 256);
+        let grid = Grid::line(chunks.len(), 1, 256);
         // SAFETY: block i takes chunk i, which lies within tensors that are borrowed here.
         unsafe { device.launch(&PTX.kernel("adamw_update"), &grid, &args) }
     }
@@ -143,7 +163,7 @@ fn cut(tensor: &Tensor<'_>, groups: usize, into: &mut Vec<Chunk>) -> Result<()> 
 
 impl AdamW {
     /// `Constants` of `adamw.cu`.
-    fn words(&self, t: u64) -> [f32; 8] {
+    fn words(&self, t: u64) -> [f32; WORDS] {
         let k = self.constants::<f32>(t);
         [k.keep, k.beta1, k.rest1, k.beta2, k.rest2, k.step, k.root, k.eps]
     }

@@ -1,8 +1,11 @@
 //! What a device has to be able to do; the rest of the façade is common.
 
 use super::{Grid, Kernel, Work};
-use crate::Result;
 use crate::matmul::{Beta, MatMul};
+use crate::{KernelError, Result};
+
+/// Number of a graph among those of its device.
+pub(super) type GraphId = u64;
 
 /// The two storage types of a product's operand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +52,38 @@ pub(super) trait Backend: Send + Sync {
     /// Whether nothing is executed.
     fn is_dry_run(&self) -> bool {
         false
+    }
+    /// Begins to record what is queued by this thread instead of running it. Until the end nothing
+    /// is reserved, released, read, written or waited for.
+    fn begin_capture(&self) -> Result<()> {
+        Err(KernelError::Capture(format!("{} records nothing", self.name())))
+    }
+    /// Ends recording; `None` if it was broken off and nothing is to be kept.
+    fn end_capture(&self, keep: bool) -> Result<Option<GraphId>> {
+        let _ = keep;
+        Ok(None)
+    }
+    /// While recording: memory changes its purpose here, its contents are undefined from this
+    /// place of the sequence on. The address stays.
+    fn record_renewal(&self, name: &'static str, address: u64) {
+        let _ = (name, address);
+    }
+    /// While recording: a copy of these bytes, the same at every replay.
+    fn record_write(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.write(to, bytes)
+    }
+    /// Queues what was recorded.
+    fn replay(&self, graph: GraphId) -> Result<()> {
+        let _ = graph;
+        Err(KernelError::Capture(format!("{} has no graphs", self.name())))
+    }
+    /// Ends the life of a graph; may be called while recording.
+    fn forget(&self, graph: GraphId) {
+        let _ = graph;
+    }
+    /// Bytes of page-locked host memory that copies go through.
+    fn pinned(&self) -> usize {
+        0
     }
     /// What the kernels did, where the device counts it.
     fn work(&self) -> Option<Work> {

@@ -48,7 +48,7 @@ impl<T: Element> Buffer<T> {
 
 impl<T: Element> Drop for Buffer<T> {
     fn drop(&mut self) {
-        self.device.give_back(self.address, self.len * size_of::<T>());
+        self.device.give_back(self.address);
     }
 }
 

@@ -29,22 +29,22 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Everything, as `(address, bytes)`, when the device closes.
-    pub fn drain(&mut self) -> Vec<(u64, usize)> {
-        self.kept.drain().map(|(_, table)| (table.address, table.bytes)).collect()
+    /// Addresses of everything, when the device closes.
+    pub fn drain(&mut self) -> Vec<u64> {
+        self.kept.drain().map(|(_, table)| table.address).collect()
     }
 
-    /// Removes what nobody holds, as `(address, bytes)`.
-    fn unused(&mut self) -> Vec<(u64, usize)> {
+    /// Removes what nobody holds; its addresses.
+    fn unused(&mut self) -> Vec<u64> {
         let mut gone = Vec::new();
         self.kept.retain(|_, table| {
             let held = Arc::strong_count(table) > 1;
             if !held {
-                gone.push((table.address, table.bytes));
+                gone.push(table.address);
+                self.bytes -= table.bytes;
             }
             held
         });
-        self.bytes -= gone.iter().map(|(_, bytes)| bytes).sum::<usize>();
         gone
     }
 }
@@ -87,9 +87,7 @@ impl Device {
             Some(table) => Arc::clone(table),
             None => {
                 if tables.bytes > KEPT {
-                    for (address, bytes) in tables.unused() {
-                        self.give_back(address, bytes);
-                    }
+                    tables.unused().into_iter().for_each(|address| self.give_back(address));
                 }
                 let table = Arc::new(self.keep(name, &make()?)?);
                 tables.bytes += table.bytes;
@@ -109,7 +107,7 @@ impl Device {
             _ => self.put(address, bytemuck::cast_slice(host)),
         };
         if let Err(error) = written {
-            self.give_back(address, bytes);
+            self.give_back(address);
             return Err(error);
         }
         Ok(Table { address, bytes })
