@@ -57,7 +57,7 @@ pub fn step(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let image = fixture.floats("input.image")?;
     let adamw = adamw(&case["optim_wrapper"]["optimizer"])?;
     let groups = groups(&case["paramwise_cfg"])?;
-    let mut optimiser = Optimiser::new(model.trainable(), &groups, adamw);
+    let mut optimiser = Optimiser::new(model.trainable(), &groups, adamw)?;
     trained_tensors(fixture, table, &optimiser, &adamw);
     let poly = &case["poly_lr"];
     let segment = Segment::Poly {
