@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dressage_engine::{DType, Tensor, backward};
+use dressage_engine::{DType, Device, EngineError, Tensor, backward};
 use dressage_kernels::adamw::AdamW;
 use dressage_models::Segmenter;
 use dressage_models::criterion::{Candidate, Criterion};
@@ -72,11 +72,12 @@ pub fn step(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         let candidates = Candidate::of(&output);
         let prefix = format!("input.rand.step{s}.");
         let loss = criterion.loss(&candidates, &targets, &mut Recorded { fixture, prefix })?;
-        for (name, value) in loss.named() {
+        for (name, value) in loss.named()? {
             let name = format!("output.step{s}.decode.{name}");
             table.close(fixture, &name, &Tensor::scalar(value))?;
         }
         table.close(fixture, &format!("output.step{s}.total"), &loss.total)?;
+        losses_on_device(fixture, table, &criterion, &candidates, s)?;
         let mut grads = backward(loss.total)?;
         if s == 0 {
             parameter_gradients(fixture, table, model.params(), &mut grads, "")?;
@@ -88,12 +89,36 @@ pub fn step(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         if (lr - recorded).abs() > 1e-12 * recorded {
             table.fail(format!("learning rate of step {s}: {lr:e}, recorded {recorded:e}"));
         }
-        let without = optimiser.step(lr, &mut grads)?;
+        let without = optimiser.step(lr, &mut grads, None)?;
         if !without.is_empty() {
             table.fail(format!("step {s}: no gradient for {}", without.join(", ")));
         }
     }
     after(fixture, table, &model)
+}
+
+/// The losses of the same predictions on the virtual GPU.
+fn losses_on_device(
+    fixture: &Fixture,
+    table: &mut Table,
+    criterion: &Criterion,
+    candidates: &[Candidate],
+    s: usize,
+) -> Outcome<()> {
+    let device = Device::virtual_gpu();
+    let put = |x: &Tensor| x.detach().to_device(&device, DType::F32);
+    let mut there = Vec::new();
+    for c in candidates {
+        let embed = c.embed.as_ref().map(|(e, f)| Ok::<_, EngineError>((put(e)?, put(f)?)));
+        there.push(Candidate { cls: put(&c.cls)?, mask: put(&c.mask)?, embed: embed.transpose()? });
+    }
+    let targets = targets(fixture, criterion.config.classes)?.to_device(&device)?;
+    let mut points = Recorded { fixture, prefix: format!("input.rand.step{s}.") };
+    let loss = criterion.loss(&there, &targets, &mut points)?;
+    for (name, value) in loss.named()? {
+        table.close(fixture, &format!("output.step{s}.decode.{name}"), &Tensor::scalar(value))?;
+    }
+    table.close(fixture, &format!("output.step{s}.total"), &loss.total.to_host()?)
 }
 
 /// The gradients of step 0 once more.

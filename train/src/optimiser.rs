@@ -5,9 +5,10 @@
 //! follow in the same launch.
 
 use std::collections::BTreeMap;
+use std::sync::RwLockWriteGuard;
 
 use dressage_engine::memory::{Category, with_category};
-use dressage_engine::{DType, Device, Gradients, Param, Tensor};
+use dressage_engine::{DType, Device, EngineError, Gradients, Param, Tensor, Values};
 use dressage_kernels::adamw::{self, AdamW, MultiAdamW};
 use dressage_models::weights::{Kind, StateDict};
 
@@ -71,12 +72,18 @@ impl Optimiser {
     }
 
     /// Updates every parameter that has a gradient with learning rate `lr`; returns the names of
-    /// those that had none.
+    /// those that had none. On a device nothing changes if `guard`, one number there, is infinite or
+    /// not a number ([`MultiAdamW::update`]); the host, which knows its loss, needs none.
     ///
     /// # Errors
     /// A gradient of another type, or a parameter that a graph still holds; a failure of the
     /// device.
-    pub fn step(&mut self, lr: f64, grads: &mut Gradients) -> Result<Vec<String>> {
+    pub fn step(
+        &mut self,
+        lr: f64,
+        grads: &mut Gradients,
+        guard: Option<&Tensor>,
+    ) -> Result<Vec<String>> {
         let mut without = Vec::new();
         let mut found = Vec::new();
         for (i, slot) in self.slots.iter_mut().enumerate() {
@@ -91,7 +98,7 @@ impl Optimiser {
         self.updated = found.iter().map(|(i, _)| *i).collect();
         let device = self.slots.first().and_then(|s| s.param.master().device().cloned());
         match device {
-            Some(device) => self.step_on(&device, lr, found)?,
+            Some(device) => self.step_on(&device, lr, found, guard)?,
             None => self.step_on_host(lr, found)?,
         }
         Ok(without)
@@ -121,7 +128,13 @@ impl Optimiser {
         Ok(())
     }
 
-    fn step_on(&mut self, device: &Device, lr: f64, found: Vec<(usize, Tensor)>) -> Result<()> {
+    fn step_on(
+        &mut self,
+        device: &Device,
+        lr: f64,
+        found: Vec<(usize, Tensor)>,
+        guard: Option<&Tensor>,
+    ) -> Result<()> {
         let groups: Vec<AdamW> = self.settings.iter().map(|s| self.constants(lr, *s)).collect();
         let mut by_count: BTreeMap<u64, Vec<(&mut Slot, Tensor)>> = BTreeMap::new();
         let mut found = found.into_iter().peekable();
@@ -132,7 +145,10 @@ impl Optimiser {
         }
         self.launches.resize_with(by_count.len().max(self.launches.len()), MultiAdamW::default);
         for ((t, slots), launch) in by_count.into_iter().zip(&mut self.launches) {
-            update_all(device, launch, t, &groups, &self.settings, slots)?;
+            let guard = guard.map(Tensor::view).transpose()?;
+            let mut tensors = held(&self.settings, slots)?;
+            let mut views = tensors.iter_mut().map(Held::views).collect::<Result<Vec<_>>>()?;
+            launch.update(device, t, &groups, &mut views, guard).map_err(EngineError::from)?;
         }
         Ok(())
     }
@@ -201,33 +217,34 @@ impl Optimiser {
     }
 }
 
-/// Update number `t` of all `slots` with their gradients, in one launch.
-fn update_all(
-    device: &Device,
-    launch: &mut MultiAdamW,
-    t: u64,
-    groups: &[AdamW],
-    settings: &[Setting],
-    slots: Vec<(&mut Slot, Tensor)>,
-) -> Result<()> {
-    // Everything is held until the launch is queued.
-    let mut held = Vec::with_capacity(slots.len());
-    for (Slot { param, setting, m, v, .. }, g) in slots {
+/// A parameter that nobody else can reach until its update is queued.
+struct Held<'a> {
+    values: RwLockWriteGuard<'a, Values>,
+    m: &'a mut Tensor,
+    v: &'a mut Tensor,
+    g: Tensor,
+    group: usize,
+}
+
+fn held<'a>(settings: &[Setting], slots: Vec<(&'a mut Slot, Tensor)>) -> Result<Vec<Held<'a>>> {
+    let hold = |(slot, g): (&'a mut Slot, Tensor)| {
+        let Slot { param, setting, m, v, .. } = slot;
         let group = settings.iter().position(|s| s == setting).unwrap_or(0);
-        held.push((param.write()?, m, v, g, group));
+        Ok(Held { values: param.write()?, m, v, g, group })
+    };
+    slots.into_iter().map(hold).collect()
+}
+
+impl Held<'_> {
+    fn views(&mut self) -> Result<adamw::Tensor<'_>> {
+        let Values { value, working } = &mut *self.values;
+        Ok(adamw::Tensor {
+            p: value.view_mut()?,
+            m: self.m.view_mut()?,
+            v: self.v.view_mut()?,
+            g: self.g.view()?,
+            copy: working.as_mut().map(Tensor::view_mut).transpose()?,
+            group: self.group,
+        })
     }
-    let mut tensors = Vec::with_capacity(held.len());
-    for (values, m, v, g, group) in &mut held {
-        let values = &mut **values;
-        tensors.push(adamw::Tensor {
-            p: values.value.view_mut()?,
-            m: m.view_mut()?,
-            v: v.view_mut()?,
-            g: g.view()?,
-            copy: values.working.as_mut().map(Tensor::view_mut).transpose()?,
-            group: *group,
-        });
-    }
-    launch.update(device, t, groups, &mut tensors).map_err(dressage_engine::EngineError::from)?;
-    Ok(())
 }

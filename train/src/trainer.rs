@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use dressage_engine::memory::{usage, usage_on};
 use dressage_models::Segmenter;
-use dressage_models::criterion::Criterion;
+use dressage_models::criterion::{Criterion, DevicePoints};
 use serde::Serialize;
 
 use crate::data::{Loader, LoaderSettings};
@@ -28,6 +28,8 @@ pub struct Trainer {
     pub(crate) place: Place,
     pub(crate) model: Segmenter,
     pub(crate) criterion: Criterion,
+    /// Random points of a device.
+    pub(crate) points: Option<DevicePoints>,
     pub(crate) optimiser: Optimiser,
     pub(crate) schedule: Schedule,
     /// Steps done.
@@ -132,6 +134,8 @@ impl Trainer {
         let model = place.take(model)?;
         let optimiser = network::optimiser(&recipe, &model)?;
         let (criterion, schedule) = (network::criterion(&recipe), recipe.schedule()?);
+        let points = |device| DevicePoints::new(device, recipe.train.seed);
+        let points = place.device().map(points).transpose()?;
         let (dir, step, pending, plan) = (recipe.run.dir.clone(), 0, None, None);
         Ok(Trainer {
             recipe,
@@ -139,6 +143,7 @@ impl Trainer {
             place,
             model,
             criterion,
+            points,
             optimiser,
             schedule,
             step,

@@ -64,15 +64,26 @@ impl MultiAdamW {
     /// Update number `t` (from 1) of all tensors: [`AdamW::update`] of each with the constants of
     /// its group, to the same bits. One launch.
     ///
+    /// If `guard` `[1]`, the loss of the step, is infinite or not a number, nothing changes. The
+    /// device has to decide that by itself: the host learns the loss only with the next step's
+    /// costs, since a step waits for the device once and the loss is not known by then. It stops
+    /// there, with weights that the bad step has not touched.
+    ///
+    /// The constants of the step are written before the launch, to the same address in every step
+    /// with as many groups.
+    ///
     /// # Errors
-    /// Views of different lengths; a group that is not there; `t` of 0; a failure of the device.
+    /// Views of different lengths; a group that is not there; `t` of 0; a guard that is not one
+    /// number; a failure of the device.
     pub fn update(
         &mut self,
         device: &Device,
         t: u64,
         groups: &[AdamW],
         tensors: &mut [Tensor<'_>],
+        guard: Option<View<'_, f32>>,
     ) -> Result<()> {
+        check_count("adamw", "guard", guard.map_or(1, |guard| guard.len()), 1)?;
         if t == 0 {
             let what = "updates are counted from 1, not from 0".into();
             return Err(KernelError::Size { op: "adamw", what });
@@ -99,7 +110,7 @@ impl MultiAdamW {
             chunks: small("adamw", "chunks", self.host.len())?,
             groups: small("adamw", "groups", groups.len())?,
         };
-        let mut args = Args::new(&sizes).read(table.view()).read(constants.view());
+        let mut args = Args::new(&sizes).read(table.view()).read(constants.view()).read_if(guard);
         for tensor in tensors {
             // Not parameters of the kernel: the table holds their addresses.
             args = args.behind(&tensor.p).behind(&tensor.m).behind(&tensor.v);

@@ -36,7 +36,7 @@ fn one_launch_gives_the_bits_of_the_cpu() {
             let copy = (i != 1).then(|| copy.view_mut());
             tensors.push(Tensor { p, m, v, g: g.view(), copy, group: i % 2 });
         }
-        step.update(&device, t, &groups, &mut tensors).unwrap();
+        step.update(&device, t, &groups, &mut tensors, None).unwrap();
         assert_eq!(device.counters().launches, t);
         for (i, [p, m, v, g]) in host.iter_mut().enumerate() {
             groups[i % 2].update(t, p, m, v, g).unwrap();
@@ -55,6 +55,36 @@ fn one_launch_gives_the_bits_of_the_cpu() {
 }
 
 #[test]
+fn a_loss_that_is_not_finite_changes_nothing() {
+    let device = Device::virtual_gpu();
+    let start = state(4100, 3);
+    let mut step = MultiAdamW::default();
+    let mut run = |loss: f32| {
+        let mut b = start.clone().map(|x| device.upload("state", &x).unwrap());
+        let mut copy = device.upload("copy", &[bf16::ONE; 4100]).unwrap();
+        let guard = device.upload("loss", &[loss]).unwrap();
+        let [p, m, v, g] = &mut b;
+        let (p, m, v) = (p.view_mut(), m.view_mut(), v.view_mut());
+        let mut tensors = [Tensor { p, m, v, g: g.view(), copy: Some(copy.view_mut()), group: 0 }];
+        let groups = [AdamW::default()];
+        step.update(&device, 2, &groups, &mut tensors, Some(guard.view())).unwrap();
+        let copy = device.download(copy.view()).unwrap();
+        (b.map(|x| device.download(x.view()).unwrap()), copy)
+    };
+    for loss in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let (after, copy) = run(loss);
+        assert!(after == start && copy == [bf16::ONE; 4100], "{loss}");
+    }
+    let mut want = start.clone();
+    let [p, m, v, g] = &mut want;
+    AdamW::default().update(2, p, m, v, g).unwrap();
+    for loss in [0.0, -3.0, f32::MAX] {
+        let (after, copy) = run(loss);
+        assert!(after == want && copy != [bf16::ONE; 4100], "{loss}");
+    }
+}
+
+#[test]
 fn bad_arguments_are_named() {
     let device = Device::virtual_gpu();
     let mut b: Vec<Buffer<f32>> = (0..4).map(|i| device.zeros("b", 2 + i / 3).unwrap()).collect();
@@ -63,7 +93,7 @@ fn bad_arguments_are_named() {
         let (p, m, v) = (p.view_mut(), m.view_mut(), v.view_mut());
         let g = if long { g.view() } else { g.view().slice(0..2) };
         let mut tensors = [Tensor { p, m, v, g, copy: None, group }];
-        MultiAdamW::default().update(&device, t, &[AdamW::default()], &mut tensors)
+        MultiAdamW::default().update(&device, t, &[AdamW::default()], &mut tensors, None)
     };
     let error = update(0, 0, false).unwrap_err();
     assert_eq!(error.to_string(), "adamw: updates are counted from 1, not from 0");
