@@ -42,6 +42,7 @@ pub mod reduce;
 pub mod rein;
 pub mod residual;
 pub mod resize;
+pub mod row_width;
 pub mod semantic_scores;
 pub mod sine_position;
 pub mod swiglu;

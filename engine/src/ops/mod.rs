@@ -22,6 +22,7 @@ mod matmul;
 mod points;
 mod rein;
 mod resize;
+mod row_width;
 mod view;
 
 pub use activation::{gelu, relu, swiglu};
@@ -43,6 +44,7 @@ pub use rein::{ReinParts, rein, token_link};
 pub use resize::{
     resize_bicubic_antialiased, resize_bicubic_by_factor, resize_by_factor, resize_maps, resize_to,
 };
+pub use row_width::row_width;
 pub use view::{reshape, rows};
 
 use crate::{EngineError, Result, Tensor};

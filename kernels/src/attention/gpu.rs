@@ -59,6 +59,12 @@ struct Entries {
     tiles: [usize; 2],
 }
 
+/// Head widths that have kernels, ascending; others are widened with zeros.
+pub const WIDTHS: &[usize] = &[32, 64, 80];
+
+/// Those that have kernels with blocked keys.
+pub const BLOCKED_WIDTHS: &[usize] = &[32];
+
 /// Rows of a block of `attention_dkv`.
 const KEY_ROWS: usize = 64;
 

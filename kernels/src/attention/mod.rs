@@ -29,7 +29,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-pub use gpu::SavedGpu;
+pub use gpu::{BLOCKED_WIDTHS, SavedGpu, WIDTHS};
 
 use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};
 
