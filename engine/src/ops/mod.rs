@@ -32,7 +32,7 @@ pub use deform::ms_deform_attn;
 pub use frozen::{Activated, Norm, linear_residual, norm_linear};
 pub use join::{broadcast, concat, gather_rows, narrow, prepend};
 pub use layer_norm::layer_norm;
-pub use linear::linear;
+pub use linear::{linear, linear_relu};
 pub use losses::{class_loss, mask_loss, total};
 pub use masks::{attention_mask, sine_position};
 pub use matmul::matmul;

@@ -62,6 +62,7 @@ pub use launch::{Args, Grid};
 pub use module::{Kernel, Module};
 use pool::Pool;
 pub use pool::Usage;
+pub use product::Epilogue;
 
 use crate::{KernelError, Result, check_count};
 
@@ -131,6 +132,12 @@ impl Device {
     /// number, no cuBLASLt library.
     pub fn cuda(ordinal: usize) -> Result<Device> {
         Ok(Device::new(Box::new(cuda::Cuda::open(ordinal)?)))
+    }
+
+    /// The virtual device as one whose products have no epilogues.
+    #[cfg(test)]
+    pub(crate) fn virtual_without_epilogues() -> Device {
+        Device::new(Box::new(virtual_gpu::VirtualGpu::without_epilogues()))
     }
 
     /// A device that executes PTX on the CPU and reports every access that a real one would not
