@@ -435,6 +435,34 @@ impl Gradients {
         Ok(())
     }
 
+    /// As [`Gradients::accumulate`] for products, which write either type of a device: the sum is of
+    /// the gradient's type, so that what flows on in bf16 takes no memory in f32. A first gradient
+    /// is to be written over memory that holds anything.
+    ///
+    /// # Errors
+    /// Whatever `f` returns; no room on the device.
+    pub fn accumulate_product(
+        &mut self,
+        edge: &Edge,
+        f: impl FnOnce(&mut Tensor, Beta) -> Result<()>,
+    ) -> Result<()> {
+        let Some(id) = edge.id() else { return Ok(()) };
+        let (mut sum, beta) = match self.held.remove(&id) {
+            Some(sum) => (sum, Beta::Add),
+            None => {
+                let dtype = edge.gradient_dtype();
+                (Tensor::empty_on(edge.device.as_ref(), dtype, &[edge.len])?, Beta::Overwrite)
+            }
+        };
+        sum.make_own()?;
+        f(&mut sum, beta)?;
+        if beta == Beta::Overwrite {
+            self.announce(edge);
+        }
+        self.held.insert(id, sum);
+        Ok(())
+    }
+
     /// Queues the node behind an edge that receives its first gradient.
     fn announce(&mut self, edge: &Edge) {
         if let Origin::Node(node) = &edge.origin {

@@ -344,6 +344,17 @@ impl Linear {
         Ok(ops::linear(x, &self.matrix()?, bias.as_ref())?)
     }
 
+    /// `max(x W^T + b, 0)` over the last axis of `x`.
+    ///
+    /// # Errors
+    /// If the last axis has another length than the layer's input.
+    pub fn forward_relu(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.bias {
+            Some(bias) => Ok(ops::linear_relu(x, &self.matrix()?, &bias.get())?),
+            None => Ok(ops::relu(&self.forward(x)?)?),
+        }
+    }
+
     /// `norm(x) W^T + b` over the last axis of `x`.
     ///
     /// # Errors

@@ -35,7 +35,7 @@ pub use frozen::{Activated, Norm, linear_residual, norm_linear};
 pub use gather::gather_rows_at;
 pub use join::{broadcast, concat, gather_rows, narrow, prepend};
 pub use layer_norm::layer_norm;
-pub use linear::linear;
+pub use linear::{linear, linear_relu};
 pub use losses::{class_loss, class_loss_at, mask_loss, mask_loss_at, total};
 pub use masks::{attention_mask, sine_position};
 pub use matmul::matmul;

@@ -28,11 +28,15 @@ fn case(
 
 pub fn products() -> Vec<Case> {
     vec![
-        // The product, then with the bias.
+        // The bias and the sum with it.
         case("linear", &[&[2, 3, 5], &[4, 5], &[4]], 2.0, |x| {
             ops::linear(&x[0], &x[1], Some(&x[2]))
         }),
         case("linear, no bias", &[&[7, 3], &[2, 3]], 1.0, |x| ops::linear(&x[0], &x[1], None)),
+        // The gradient passes where the result is positive.
+        case("linear_relu", &[&[2, 3, 5], &[4, 5], &[4]], 2.0, |x| {
+            ops::linear_relu(&x[0], &x[1], &x[2])
+        }),
         case("matmul", &[&[2, 3, 5], &[2, 5, 4]], 1.0, |x| ops::matmul(&x[0], &x[1], false, false)),
         case("matmul, b transposed", &[&[2, 3, 5], &[2, 4, 5]], 1.0, |x| {
             ops::matmul(&x[0], &x[1], false, true)

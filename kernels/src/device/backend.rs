@@ -14,6 +14,19 @@ pub enum Storage {
     Bf16,
 }
 
+/// What a product does beside multiplying, with the address of its vector, which is of the type of
+/// `C`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fused {
+    Nothing,
+    /// Adds a vector `[m]` to every row.
+    Bias(u64),
+    /// The same, then the larger of that and 0.
+    BiasRelu(u64),
+    /// Writes the sums of the rows of `op(A)`, `[n]`.
+    RowSums(u64),
+}
+
 /// A product whose operands were checked: `C = alpha op(A) op(B)`, or added to `C`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Product {
@@ -27,6 +40,7 @@ pub(super) struct Product {
     pub a: u64,
     pub b: u64,
     pub c: u64,
+    pub fused: Fused,
 }
 
 /// One device. Addresses are the device's; everything is queued in order of the calls.
@@ -52,6 +66,10 @@ pub(super) trait Backend: Send + Sync {
     /// Whether nothing is executed.
     fn is_dry_run(&self) -> bool {
         false
+    }
+    /// Whether the device can do what is fused with this product.
+    fn fits(&self, product: &Product) -> Result<bool> {
+        Ok(product.fused == Fused::Nothing)
     }
     /// Begins to record what is queued by this thread instead of running it. Until the end nothing
     /// is reserved, released, read, written or waited for.

@@ -1,5 +1,6 @@
 //! Typed memory of a device, and views of it that are to a buffer what a slice is to a vector.
 
+use std::any::TypeId;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -115,6 +116,20 @@ impl<'a, T> View<'a, T> {
     pub fn slice(self, range: Range<usize>) -> View<'a, T> {
         let address = offset::<T>(self.address, self.len, &range);
         View { address, len: range.len(), ..self }
+    }
+
+    /// The view, if `U` is its type of elements: for code that is generic over it.
+    pub(crate) fn of_type<U: Element>(self) -> Option<View<'a, U>>
+    where
+        T: Element,
+    {
+        let same = TypeId::of::<T>() == TypeId::of::<U>();
+        same.then_some(View {
+            id: self.id,
+            address: self.address,
+            len: self.len,
+            memory: PhantomData,
+        })
     }
 
     pub(super) fn id(&self) -> u32 {

@@ -339,6 +339,11 @@ impl Backend for Cuda {
         products.run(product, self.stream)
     }
 
+    fn fits(&self, product: &Product) -> Result<bool> {
+        self.enter()?;
+        self.products.lock().unwrap_or_else(PoisonError::into_inner).fit(product)
+    }
+
     fn begin_capture(&self) -> Result<()> {
         self.enter()?;
         // SAFETY: the stream lives as long as `self`.

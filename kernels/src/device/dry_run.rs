@@ -74,6 +74,10 @@ impl Backend for DryRun {
         Ok(())
     }
 
+    fn fits(&self, _: &Product) -> Result<bool> {
+        Ok(true)
+    }
+
     fn begin_capture(&self) -> Result<()> {
         Ok(())
     }

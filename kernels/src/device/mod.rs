@@ -69,6 +69,7 @@ pub use launch::{Args, Grid};
 pub use module::{Kernel, Module};
 use pool::Pool;
 pub use pool::Usage;
+pub use product::Epilogue;
 pub use ranges::{Phase, Place, Range, part, range, resume};
 
 use crate::{KernelError, Result, check_count};
@@ -144,6 +145,12 @@ impl Device {
         let device = Device::new(Box::new(cuda::Cuda::open(ordinal)?), None);
         nvtx::load();
         Ok(device)
+    }
+
+    /// The virtual device as one whose products have no epilogues.
+    #[cfg(test)]
+    pub(crate) fn virtual_without_epilogues() -> Device {
+        Device::new(Box::new(virtual_gpu::VirtualGpu::without_epilogues()), None)
     }
 
     /// A device that executes PTX on the CPU and reports every access that a real one would not

@@ -10,10 +10,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use half::bf16;
 use ptx_vm::{Address, Gpu, Launch, MemoryError, Module as Parsed};
 
-use super::backend::{Backend, GraphId, Product, Storage};
+use super::backend::{Backend, Fused, GraphId, Product, Storage};
 use super::module::Key;
 use super::virtual_graph::{Graphs, Step};
 use super::{Grid, Kernel, Work};
+use crate::matmul::MatMul;
 use crate::{KernelError, Result};
 
 pub(super) struct VirtualGpu {
@@ -26,6 +27,8 @@ pub(super) struct State {
     pub graphs: Graphs,
     /// Kernels that ran at least once.
     pub launched: HashSet<Key>,
+    /// Whether products come without epilogues.
+    unfused: bool,
     modules: HashMap<&'static str, Parsed>,
     work: Work,
 }
@@ -39,6 +42,12 @@ const NAME: &str = "the virtual GPU";
 impl VirtualGpu {
     pub fn new() -> VirtualGpu {
         VirtualGpu { state: Mutex::default() }
+    }
+
+    /// A device whose products have no epilogues.
+    #[cfg(test)]
+    pub fn without_epilogues() -> VirtualGpu {
+        VirtualGpu { state: Mutex::new(State { unfused: true, ..State::default() }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -97,6 +106,10 @@ impl Backend for VirtualGpu {
 
     fn product(&self, product: &Product) -> Result<()> {
         self.state().queue(Step::Product(*product))
+    }
+
+    fn fits(&self, product: &Product) -> Result<bool> {
+        Ok(product.fused == Fused::Nothing || !self.state().unfused)
     }
 
     fn begin_capture(&self) -> Result<()> {
@@ -178,6 +191,18 @@ impl State {
         // Read even if it is overwritten: gaps between the products of a batch stay as they are.
         let mut c = floats(gpu, p.result, p.c, span(s.stride_c, s.n * s.m))?;
         s.run(f64::from(p.alpha), &a, &b, p.beta, &mut c)?;
+        match p.fused {
+            Fused::Nothing => {}
+            Fused::Bias(bias) => {
+                let bias = floats(gpu, p.result, bias, s.m)?;
+                c.chunks_mut(s.m).for_each(|row| finish(row, &bias, |y| y));
+            }
+            Fused::BiasRelu(bias) => {
+                let bias = floats(gpu, p.result, bias, s.m)?;
+                c.chunks_mut(s.m).for_each(|row| finish(row, &bias, |y| y.max(0.0)));
+            }
+            Fused::RowSums(sums) => store(gpu, p.result, sums, &row_sums(s, &a))?,
+        }
         put(gpu, p, &c)
     }
 }
@@ -205,15 +230,33 @@ fn put(gpu: &mut Gpu, p: &Product, c: &[f32]) -> Result<()> {
     for i in 0..p.sizes.batch {
         let start = i * p.sizes.stride_c;
         let c = &c[start..start + size];
-        let at = |width: usize| Address(p.c + (start * width) as u64);
-        match p.result {
-            Storage::F32 => gpu.write(at(4), bytemuck::cast_slice(c)),
-            Storage::Bf16 => {
-                let rounded: Vec<bf16> = c.iter().map(|&x| bf16::from_f32(x)).collect();
-                gpu.write(at(2), bytemuck::cast_slice(&rounded))
-            }
-        }
-        .map_err(failed("multiply"))?;
+        let width = match p.result {
+            Storage::F32 => 4,
+            Storage::Bf16 => 2,
+        };
+        store(gpu, p.result, p.c + (start * width) as u64, c)?;
     }
     Ok(())
+}
+
+/// Writes values, rounded to the storage type.
+fn store(gpu: &mut Gpu, storage: Storage, to: u64, x: &[f32]) -> Result<()> {
+    match storage {
+        Storage::F32 => gpu.write(Address(to), bytemuck::cast_slice(x)),
+        Storage::Bf16 => {
+            let rounded: Vec<bf16> = x.iter().map(|&x| bf16::from_f32(x)).collect();
+            gpu.write(Address(to), bytemuck::cast_slice(&rounded))
+        }
+    }
+    .map_err(failed("multiply"))
+}
+
+fn finish(row: &mut [f32], bias: &[f32], f: impl Fn(f32) -> f32) {
+    row.iter_mut().zip(bias).for_each(|(y, b)| *y = f(*y + b));
+}
+
+/// Sums of the rows of `op(A)`, in order of the depth.
+fn row_sums(s: &MatMul, a: &[f32]) -> Vec<f32> {
+    let at = |i: usize, j: usize| if s.trans_a { a[j * s.n + i] } else { a[i * s.k + j] };
+    (0..s.n).map(|i| (0..s.k).map(|j| at(i, j)).sum()).collect()
 }

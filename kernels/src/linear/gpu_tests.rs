@@ -9,8 +9,7 @@ fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
 }
 
-fn check<T: Float>(n: usize, m: usize, k: usize) {
-    let device = Device::virtual_gpu();
+fn check<T: Float>(device: &Device, n: usize, m: usize, k: usize) {
     let s = Linear { n, m, k };
     let (x, exact_x) = stored::<T>(&noise(n * k, 1));
     let (weight, exact_weight) = stored::<T>(&noise(m * k, 2));
@@ -22,16 +21,18 @@ fn check<T: Float>(n: usize, m: usize, k: usize) {
         let bias = device.upload("bias", &bias).unwrap();
         let mut y = device.alloc("y", n * m).unwrap();
         let (x, weight, dy) = (x.view(), weight.view(), dy.view());
-        s.forward_gpu(&device, x, weight, Some(bias.view()), y.view_mut()).unwrap();
+        s.forward_gpu(device, x, weight, Some(bias.view()), y.view_mut()).unwrap();
+        let mut positive = device.alloc("positive", n * m).unwrap();
+        s.forward_relu_gpu(device, x, weight, bias.view(), positive.view_mut()).unwrap();
         let mut dx = device.alloc("dx", n * k).unwrap();
         let mut dweight = device.upload("dweight", &old).unwrap();
         let mut dbias = device.upload("dbias", &old[..m]).unwrap();
         let (dx_out, dw) = (Some(dx.view_mut()), Some(dweight.view_mut()));
         let db = Some(dbias.view_mut());
-        s.backward_gpu(&device, Some(x), weight, dy, dx_out, dw, db).unwrap();
+        s.backward_gpu(device, Some(x), weight, dy, dx_out, dw, db).unwrap();
         let down = |b: &crate::device::Buffer<f32>| device.download(b.view()).unwrap();
         let big = |b: &crate::device::Buffer<T>| device.download(b.view()).unwrap();
-        (big(&y), big(&dx), down(&dweight), down(&dbias))
+        (big(&y), big(&dx), down(&dweight), down(&dbias), big(&positive))
     };
     let got = run();
     assert_eq!(got, run());
@@ -48,23 +49,28 @@ fn check<T: Float>(n: usize, m: usize, k: usize) {
     )
     .unwrap();
     let what = format!("linear{} [{n}, {m}, {k}]", T::SUFFIX);
-    // Sums of so many products below 1; the product is stored before the bias is added.
+    // Sums of so many products below 1. With an epilogue the bias is rounded to the type and the
+    // sum with it, without one the product and the sum.
     let sum = |terms: usize| (terms + 2) as f64 * UNIT * (terms + 1) as f64;
     let twice = f64::from(T::ROUNDING);
-    assert_within(&format!("{what}, forward"), &got.0, &y, |i| {
-        sum(k) + twice * (y[i].abs() + f64::from(bias[i % m].abs()) + sum(k))
-    });
+    let forward = |i: usize| sum(k) + twice * (y[i].abs() + f64::from(bias[i % m].abs()) + sum(k));
+    assert_within(&format!("{what}, forward"), &got.0, &y, forward);
+    let positive: Vec<f64> = y.iter().map(|y| y.max(0.0)).collect();
+    assert_within(&format!("{what}, with relu"), &got.4, &positive, forward);
     assert_within(&format!("{what}, dx"), &got.1, &dx, |_| sum(m));
     assert_within(&format!("{what}, dweight"), &got.2, &dweight, |_| sum(n));
-    let depth = Pieces::of(n).depth();
+    // One after the other or in pieces.
+    let depth = Pieces::of(n).depth().max(n as f64) + 1.0;
     assert_within(&format!("{what}, dbias"), &got.3, &dbias, |_| depth * UNIT * (n + 1) as f64);
 }
 
 #[test]
 fn products_and_biases_match_the_reference() {
-    for (n, m, k) in [(1, 1, 1), (7, 13, 5), (70, 24, 40)] {
-        check::<f32>(n, m, k);
-        check::<bf16>(n, m, k);
+    for device in [Device::virtual_gpu(), Device::virtual_without_epilogues()] {
+        for (n, m, k) in [(1, 1, 1), (7, 13, 5), (70, 24, 40)] {
+            check::<f32>(&device, n, m, k);
+            check::<bf16>(&device, n, m, k);
+        }
     }
     let device = Device::virtual_gpu();
     let x = device.zeros::<f32>("x", 6).unwrap();
@@ -73,4 +79,40 @@ fn products_and_biases_match_the_reference() {
     let dw = Some(dweight.view_mut());
     let error = s.backward_gpu(&device, None, x.view(), x.view(), None, dw, None).unwrap_err();
     assert_eq!(error.to_string(), "linear: the gradient of the weight needs x");
+}
+
+/// Products and launches of a forward pass and of the parameters' gradients.
+fn counts<T: Float>(device: &Device) -> [(u64, u64); 2] {
+    let s = Linear { n: 3, m: 4, k: 2 };
+    let (x, weight) = (device.zeros::<T>("x", 6).unwrap(), device.zeros::<T>("w", 8).unwrap());
+    let mut y = device.zeros::<T>("y", 12).unwrap();
+    let mut parameters = [8, 4].map(|n| device.zeros::<f32>("parameter", n).unwrap());
+    let counted = |work: &mut dyn FnMut()| {
+        let before = device.counters();
+        work();
+        let after = device.counters();
+        (after.products - before.products, after.launches - before.launches)
+    };
+    let [dw, db] = &mut parameters;
+    let forward = counted(&mut || {
+        let bias = Some(db.view());
+        s.forward_gpu(device, x.view(), weight.view(), bias, y.view_mut()).unwrap();
+    });
+    let backward = counted(&mut || {
+        let (dw, db) = (Some(dw.view_mut()), Some(db.view_mut()));
+        s.backward_gpu(device, Some(x.view()), weight.view(), y.view(), None, dw, db).unwrap();
+    });
+    [forward, backward]
+}
+
+#[test]
+fn what_the_product_takes_along_is_not_launched() {
+    let device = Device::virtual_gpu();
+    // In f32 nothing but the sum of the bias's gradient with what was there; in bf16 the bias is
+    // rounded.
+    assert_eq!(counts::<f32>(&device), [(1, 0), (1, 1)]);
+    assert_eq!(counts::<bf16>(&device), [(1, 1), (1, 1)]);
+    let device = Device::virtual_without_epilogues();
+    // The bias; two passes over dy.
+    assert_eq!(counts::<f32>(&device), [(1, 1), (1, 2)]);
 }
