@@ -78,6 +78,7 @@ impl Tensor {
     pub fn device(&self) -> Option<&Device> {
         match &*self.storage {
             Storage::Device(buffer) => Some(buffer.memory.device()),
+            Storage::Table(table) => Some(table.device()),
             _ => None,
         }
     }
@@ -108,6 +109,36 @@ impl Tensor {
         let bytes = shape.iter().product::<usize>().max(capacity) * dtype.size();
         let storage = Storage::Device(DeviceBuffer::take(device, bytes)?);
         Ok(Tensor::in_storage(storage, dtype, shape))
+    }
+
+    /// A constant that the device keeps: `make` is called for the elements, of type f32 on the host,
+    /// when a table of this `name`, these `numbers` and this type is asked for the first time.
+    ///
+    /// # Errors
+    /// Whatever `make` returns; another type than f32 and bf16; no room on the device.
+    pub(crate) fn table(
+        device: &Device,
+        dtype: DType,
+        shape: &[usize],
+        (name, numbers): (&'static str, &[u64]),
+        make: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let bytes = || {
+            let host = make()?;
+            let x = host.data::<f32>()?;
+            match dtype {
+                DType::F32 => Ok(bytemuck::cast_slice(x).to_vec()),
+                DType::Bf16 => {
+                    let mut narrow = vec![bf16::ZERO; x.len()];
+                    narrow.convert_from_f32_slice(x);
+                    Ok(bytemuck::cast_slice(&narrow).to_vec())
+                }
+                found => Err(EngineError::Type { op: name, expected: "f32 or bf16", found }),
+            }
+        };
+        let numbers = [numbers, &[dtype.size() as u64]].concat();
+        let table = device.constant(name, &numbers, bytes)?;
+        Ok(Tensor::in_storage(Storage::Table(table), dtype, shape))
     }
 
     /// A tensor of this one's type where this one lies. Write all of it.
@@ -259,6 +290,7 @@ impl Tensor {
     fn raw(&self, op: &'static str) -> Result<View<'_, u8>> {
         match &*self.storage {
             Storage::Device(buffer) => Ok(buffer.memory.view().slice(self.span())),
+            Storage::Table(table) => Ok(table.view().slice(self.span())),
             _ => Err(EngineError::OnHost { op }),
         }
     }

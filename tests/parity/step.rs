@@ -58,7 +58,7 @@ pub fn step(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let image = fixture.floats("input.image")?;
     let adamw = adamw(&case["optim_wrapper"]["optimizer"])?;
     let groups = groups(&case["paramwise_cfg"])?;
-    let mut optimiser = Optimiser::new(model.trainable(), &groups, adamw);
+    let mut optimiser = Optimiser::new(model.trainable(), &groups, adamw)?;
     trained_tensors(fixture, table, &optimiser, &adamw);
     let poly = &case["poly_lr"];
     let segment = Segment::Poly {
@@ -90,7 +90,7 @@ pub fn step(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         if (lr - recorded).abs() > 1e-12 * recorded {
             table.fail(format!("learning rate of step {s}: {lr:e}, recorded {recorded:e}"));
         }
-        let without = optimiser.step(lr, &mut grads)?;
+        let without = optimiser.step(lr, &mut grads, None)?;
         if !without.is_empty() {
             table.fail(format!("step {s}: no gradient for {}", without.join(", ")));
         }
