@@ -53,7 +53,7 @@ pub fn sine_position(h: usize, w: usize, c: usize, like: &Tensor) -> Result<Tens
         }
     }
     match like.device() {
-        Some(device) => code.to_device(device, like.dtype()),
+        Some(device) => code.constant_on(device, like.dtype()),
         None => Ok(code),
     }
 }

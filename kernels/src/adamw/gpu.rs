@@ -113,8 +113,7 @@ impl MultiAdamW {
             return Ok(());
         };
         let words = bytemuck::cast_slice::<Chunk, u64>(&chunks);
-        let mut table = device.alloc("adamw.table", words.len())?;
-        device.write_constant(table.view_mut(), words)?;
+        let table = device.upload_constant("adamw.table", words)?;
         let sizes = Sizes {
             chunks: small("adamw", "chunks", chunks.len())?,
             groups: small("adamw", "groups", groups)?,

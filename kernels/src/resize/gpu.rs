@@ -44,8 +44,8 @@ impl TapsGpu {
             n_in: taps.n_in,
             n_out: taps.n_out,
             width: taps.width,
-            index: device.upload("resize.index", &taps.index)?,
-            weight: device.upload("resize.weight", &weight)?,
+            index: device.upload_constant("resize.index", &taps.index)?,
+            weight: device.upload_constant("resize.weight", &weight)?,
         })
     }
 
