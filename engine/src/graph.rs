@@ -537,7 +537,7 @@ fn add_slices<T: Float>(sum: &mut [T], g: &[T]) -> Result<()> {
 pub fn backward(loss: Tensor) -> Result<Gradients> {
     loss.expect_one("backward")?;
     let one = match (loss.device(), loss.dtype()) {
-        (Some(device), dtype) => Tensor::full(loss.shape(), 1.0f32).to_device(device, dtype)?,
+        (Some(device), dtype) => Tensor::full(loss.shape(), 1.0f32).constant_on(device, dtype)?,
         (None, _) => floats!("backward", loss, T => Ok(Tensor::full::<T>(loss.shape(), 1.0)))?,
     };
     backward_from(loss, one)
