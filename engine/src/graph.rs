@@ -19,7 +19,7 @@ use dressage_kernels::outline;
 
 use crate::dtype::kernel;
 use crate::memory::{Category, with_category};
-use crate::{DType, EngineError, Float, Result, Tensor, floats};
+use crate::{DType, EngineError, Float, Result, Tensor, floats, rounded};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -143,6 +143,7 @@ pub fn record<B: Backward + 'static>(
     inputs: &[&Tensor],
     state: impl FnOnce() -> B,
 ) -> Tensor {
+    let out = rounded::stored(out);
     if !inputs.iter().any(|t| t.tracked()) {
         return out;
     }
@@ -259,6 +260,7 @@ impl Gradients {
         }
         let g = match g.device() {
             Some(device) => g.cast_on(device, edge.gradient_dtype())?,
+            None if matches!(edge.origin, Origin::Node(_)) => rounded::stored(g),
             None => g,
         };
         match self.held.remove(&id) {
