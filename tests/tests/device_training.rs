@@ -19,12 +19,10 @@ use serde_json::Value;
 const VIRTUAL: [&str; 2] = ["run.device=virtual", "run.precision=f32"];
 
 /// As little of everything as there can be.
-const SMALL: [&str; 7] = [
-    "model.depth=4",
+const SMALL: [&str; 5] = [
     "augment.crop=32",
     "train.batch=2",
     "head.decoder_layers=1",
-    "head.queries=8",
     "loss.points=32",
     "train.steps=100",
 ];
