@@ -28,7 +28,7 @@ fn labels(present: &[&[u8]]) -> Tensor {
     for classes in present {
         let class = |at: usize| match classes.len() {
             0 => 255,
-            n => [classes[(at / 3) % n], 255][usize::from(at % 11 == 0)],
+            n => [classes[(at / 3) % n], 255][usize::from(at.is_multiple_of(11))],
         };
         all.extend((0..LABELS * LABELS).map(class));
     }
@@ -255,7 +255,11 @@ fn a_step_waits_once_and_does_the_same_work_whatever_the_targets() {
     assert!(work.iter().all(|w| *w == work[0]), "{work:?}");
     assert_eq!(reserved[2], reserved[0], "memory taken from the device after the first step");
     // Points, masks and labels at the points, costs.
-    assert_eq!(work[0][0], [4 * LAYERS as u64, 0, 0]);
+    let l = LAYERS as u64;
+    assert_eq!(work[0][0], [4 * l, 0, 0]);
+    // Classes; embeddings; candidates, logits there, other points, the choice; masks and labels at
+    // the points; losses of pairs, their sum. The total is one more sum.
+    assert_eq!(work[0][1], [10 * l + 2, l, 0]);
     // An image without a target counts as one mask; its masks and dice are 0.
     assert!(said.iter().all(|v| v.is_finite() && *v > 0.0));
     assert_eq!(named_terms(&said)[1].0, "d0.loss_mask");

@@ -2,6 +2,7 @@
 
 use dressage_kernels::add::Add;
 use dressage_kernels::class_loss::ClassLoss;
+use dressage_kernels::device::ViewMut;
 use dressage_kernels::mask_loss::{MaskLoss, MaskLosses, Pairs};
 use dressage_kernels::reduce::sum_gpu;
 use half::bf16;
@@ -333,20 +334,28 @@ pub fn total(parts: &[&Tensor]) -> Result<Tensor> {
             y.data_mut::<T>()?.fill(sum);
             Ok(())
         })?,
-        Some(device) => {
-            let mut sums = first.empty_sums(&[parts.len()])?;
-            for (i, part) in parts.iter().enumerate() {
-                let out = sums.view_mut::<f32>()?.slice(i..i + 1);
-                match part.dtype() {
-                    DType::Bf16 => sum_gpu(device, part.view::<bf16>()?, out)?,
-                    _ => sum_gpu(device, part.view::<f32>()?, out)?,
+        Some(device) => match parts {
+            [part] => sum_on(device, part, y.view_mut()?)?,
+            _ => {
+                let mut sums = first.empty_sums(&[parts.len()])?;
+                for (i, part) in parts.iter().enumerate() {
+                    sum_on(device, part, sums.view_mut::<f32>()?.slice(i..i + 1))?;
                 }
+                sum_gpu(device, sums.view::<f32>()?, y.view_mut()?)?;
             }
-            sum_gpu(device, sums.view::<f32>()?, y.view_mut()?)?;
-        }
+        },
     }
     let to = || parts.iter().map(|t| (t.edge(), t.shape().to_vec())).collect();
     Ok(record(y, parts, || Total { to: to() }))
+}
+
+/// Writes the sum of `part` to `out` `[1]`.
+fn sum_on(device: &Device, part: &Tensor, out: ViewMut<'_, f32>) -> Result<()> {
+    let summed = match part.dtype() {
+        DType::Bf16 => sum_gpu(device, part.view::<bf16>()?, out),
+        _ => sum_gpu(device, part.view::<f32>()?, out),
+    };
+    Ok(summed?)
 }
 
 struct Total {

@@ -259,6 +259,7 @@ pub fn losses() -> Vec<Case> {
             ops::class_loss_at(&x[0], &table(&x[0], &[3, 0, 3, 2, 3, 1])?, &weights, 2.0)
         }),
         case("total", &[&[3, 4], &[2], &[]], 1.0, |x| ops::total(&[&x[0], &x[1], &x[2]])),
+        case("total of one", &[&[3, 4]], 1.0, |x| ops::total(&[&x[0]])),
         case("point_sample", &[&[2, 3, 4]], 1.0, |x| {
             // Inside, at the border and outside of the map.
             let points = [0.31, 0.77, 0.02, 0.98, 0.5, 0.13, 0.999, 0.6, 1.3, 0.5, 0.71, 0.42];

@@ -101,4 +101,9 @@ fn bad_arguments_are_named() {
     assert_eq!(error.to_string(), "adamw: group 1 of 1; they are counted from 0");
     let error = update(1, 0, true).unwrap_err();
     assert_eq!(error.to_string(), "adamw: g has 3 elements, its sizes ask for 2");
+    let [p, m, v, g] = &mut b[..] else { panic!("four buffers") };
+    let (p, m, v, g) = (p.view_mut(), m.view_mut(), v.view_mut(), g.view().slice(0..2));
+    let mut tensors = [Tensor { p, m, v, g, copy: None, group: 0 }];
+    let error = MultiAdamW::default().launch(&device, &mut tensors, None).unwrap_err();
+    assert_eq!(error.to_string(), "adamw: group 0 of 0; they are counted from 0");
 }

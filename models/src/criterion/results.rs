@@ -55,7 +55,8 @@ pub struct Loss {
 
 /// The losses of predictions on a device whose assignment the host need not know.
 pub struct Terms {
-    /// Sum of all terms, differentiable.
+    /// Sum of all terms, differentiable. `dressage_engine::backward` copies the number it starts
+    /// from to the device; `backward_from` with one that lies there copies nothing.
     pub total: Tensor,
     /// `[3 * layers]`, f32: weighted losses of each prediction: class, mask, dice.
     pub values: Tensor,
