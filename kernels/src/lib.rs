@@ -20,6 +20,7 @@ pub mod proof;
 mod real;
 pub mod scratch;
 pub mod simd;
+pub mod stopwatch;
 mod tile;
 
 pub mod activation;

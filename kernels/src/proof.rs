@@ -26,10 +26,12 @@
 //! }
 //! ```
 
+pub mod cpu;
+
 use std::fmt::Debug;
 
 use crate::Result;
-use crate::check::noise;
+use crate::check::{noise, worst_error};
 use crate::device::{Buffer, Device, Float};
 use crate::{
     adamw, add, attention_mask, class_loss, conv2d, group_norm, layer_norm, linear, mask_loss,
@@ -93,21 +95,7 @@ impl<'a> Proof<'a> {
         if self.other_length(what, got.len(), want.len()) {
             return;
         }
-        let (mut worst, mut failure) = (0.0, None);
-        for (i, (got, &want)) in got.iter().zip(want).enumerate() {
-            let got = f64::from(got.f32());
-            // The rounding is of the computed value, which differs from `want` by the bound; and
-            // the least normal number, below which relative errors say nothing.
-            let bound = bound(i);
-            let allowed = bound + f64::from(T::ROUNDING) * (want.abs() + bound) + 1.2e-38;
-            let share = (got - want).abs() / allowed;
-            // A NaN is beyond every bound.
-            let share = if share.is_nan() { f64::INFINITY } else { share };
-            if share > 1.0 && failure.is_none() {
-                failure = Some(format!("element {i} is {got}, not {want} +- {allowed:.3e}"));
-            }
-            worst = share.max(worst);
-        }
+        let (worst, failure) = worst_error(got, want, bound);
         self.note(what, got.len(), worst, failure);
     }
 
@@ -190,13 +178,16 @@ impl Debug for Timed<'_> {
     }
 }
 
+/// Compares every kernel of a folder.
+pub type Prove = fn(&mut Proof<'_>) -> Result<()>;
+
 /// The kernels of one folder: what proves and what times them.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels {
     /// The folder.
     pub name: &'static str,
     /// Compares every kernel of the folder with its reference.
-    pub prove: fn(&mut Proof<'_>) -> Result<()>,
+    pub prove: Prove,
     /// Launches to be timed; their operands are made when this is called.
     pub timed: for<'a> fn(&'a Device) -> Result<Vec<Timed<'a>>>,
 }
@@ -214,17 +205,37 @@ impl Kernels {
     }
 }
 
-/// The shapes that each kernel was compared at, in order: the cases of `outcomes`, which are
-/// `KERNEL SHAPE`.
-pub fn shapes(outcomes: &[Outcome]) -> Vec<(&str, Vec<&str>)> {
-    let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
+/// Everything found about one kernel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary<'a> {
+    /// The kernel, as its cases call it.
+    pub kernel: &'a str,
+    /// Shapes it was compared at, in order.
+    pub shapes: Vec<&'a str>,
+    /// Values compared.
+    pub values: usize,
+    /// Worst error in units of what is allowed.
+    pub worst: f64,
+    /// Whether all comparisons hold.
+    pub holds: bool,
+}
+
+/// Outcomes by kernel, in the order in which kernels come first.
+pub fn summary(outcomes: &[Outcome]) -> Vec<Summary<'_>> {
+    let mut found: Vec<Summary<'_>> = Vec::new();
     for outcome in outcomes {
         let (kernel, shape) = outcome.case().split_once(' ').unwrap_or((outcome.case(), ""));
-        match found.iter_mut().find(|(name, _)| *name == kernel) {
-            Some((_, shapes)) if shapes.contains(&shape) => {}
-            Some((_, shapes)) => shapes.push(shape),
-            None => found.push((kernel, vec![shape])),
+        let at = found.iter().position(|s| s.kernel == kernel).unwrap_or_else(|| {
+            found.push(Summary { kernel, shapes: vec![], values: 0, worst: 0.0, holds: true });
+            found.len() - 1
+        });
+        let summary = &mut found[at];
+        if !shape.is_empty() && !summary.shapes.contains(&shape) {
+            summary.shapes.push(shape);
         }
+        summary.values += outcome.values;
+        summary.worst = summary.worst.max(outcome.worst);
+        summary.holds &= outcome.failure.is_none();
     }
     found
 }
@@ -269,4 +280,59 @@ pub fn all() -> Vec<Kernels> {
         token_link::proof::KERNELS,
         uncertain_points::proof::KERNELS,
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::KernelError;
+
+    fn failures(proof: Proof<'_>) -> Vec<String> {
+        proof.into_outcomes().into_iter().filter_map(|o| o.failure).collect()
+    }
+
+    #[test]
+    fn what_is_beyond_its_bound_fails() {
+        let device = Device::virtual_gpu();
+        let mut proof = Proof::new(&device);
+        proof.within("k_f32 [2]: y", &[1.0f32, 2.0], &[1.0, 2.0], |_| 0.0);
+        proof.within("k_f32 [2]: y", &[1.0f32, 2.0], &[1.0, 2.125], |_| 0.25);
+        proof.same("k_f32 [3]: z", &[1, 2], &[1, 2]);
+        proof.holds("k_bf16 [3]: fits", true);
+        let outcomes = proof.into_outcomes();
+        assert!(outcomes.iter().all(|o| o.failure.is_none()));
+        assert!((outcomes[1].worst - 0.5).abs() < 1e-6, "{:?}", outcomes[1]);
+        let [f32s, bf16s] = &summary(&outcomes)[..] else { panic!("two kernels") };
+        assert_eq!((f32s.kernel, &f32s.shapes[..], f32s.values), ("k_f32", &["[2]", "[3]"][..], 6));
+        assert_eq!((f32s.worst, bf16s.shapes.len()), (outcomes[1].worst, 1));
+        let mut proof = Proof::new(&device);
+        proof.within("a", &[1.0f32, 2.0], &[1.0, 2.25], |_| 0.125);
+        proof.within("b", &[f32::NAN], &[0.0], |_| 1e9);
+        proof.within("c", &[1.0f32], &[1.0, 1.0], |_| 1.0);
+        proof.same("d", &[f32::NAN], &[f32::NAN]);
+        proof.same("e", &[1], &[1, 2]);
+        proof.holds("f", false);
+        let mut flips = 0;
+        let first = proof.twice("g", || {
+            flips += 1;
+            Ok(flips)
+        });
+        assert_eq!(first, Ok(1));
+        let all = failures(proof);
+        assert_eq!(all.len(), 7, "{all:?}");
+        assert!(all[0].starts_with("element 1 is 2, not 2.25"), "{all:?}");
+    }
+
+    #[test]
+    fn an_error_ends_a_proof_and_is_told() {
+        fn prove(proof: &mut Proof<'_>) -> Result<()> {
+            proof.holds("broken [1]: starts", true);
+            Err(KernelError::Size { op: "broken", what: "no such size".into() })
+        }
+        let broken = Kernels { name: "broken", prove, timed: |_| Ok(Vec::new()) };
+        let outcomes = broken.run(&Device::virtual_gpu());
+        assert_eq!(outcomes.len(), 2);
+        assert_eq!(outcomes[1].failure.as_deref(), Some("broken: no such size"));
+        assert!(summary(&outcomes).iter().any(|s| !s.holds));
+    }
 }

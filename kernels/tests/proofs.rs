@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use dressage_kernels::device::Device;
-use dressage_kernels::proof::{self, Kernels, Outcome};
+use dressage_kernels::proof::{self, Kernels, Outcome, Summary};
 use rayon::prelude::*;
 
 /// What the virtual GPU looks for at every instruction of every kernel.
@@ -42,8 +42,8 @@ fn report(found: &Found, every: bool) -> bool {
     if !launched.is_empty() {
         println!("    kernels: {}", launched.join(", "));
     }
-    for (kernel, shapes) in proof::shapes(outcomes) {
-        println!("    {kernel} at {}", shapes.join(", "));
+    for Summary { kernel, shapes, worst, .. } in proof::summary(outcomes) {
+        println!("    {kernel}: worst {worst:.3} at {}", shapes.join(", "));
     }
     for Outcome { what, values, worst, failure } in outcomes {
         if let Some(failure) = failure {

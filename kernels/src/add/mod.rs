@@ -22,8 +22,6 @@
 
 mod cpu;
 mod gpu;
-#[cfg(test)]
-mod gpu_tests;
 pub(crate) mod proof;
 pub mod reference;
 #[cfg(test)]

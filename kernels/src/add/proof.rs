@@ -1,8 +1,8 @@
-//! Addition on a device beside its reference.
+//! Addition, scaling and casts on a device beside their references.
 
 use half::bf16;
 
-use super::{Add, reference};
+use super::{Add, cast_gpu, reference, scale_gpu};
 use crate::Result;
 use crate::check::{UNIT, noise, stored};
 use crate::device::sizes::Pieces;
@@ -18,7 +18,10 @@ fn prove(proof: &mut Proof<'_>) -> Result<()> {
         check::<bf16, f32>(proof, n, inner)?;
         check::<bf16, bf16>(proof, n, inner)?;
     }
-    Ok(())
+    casts::<f32, f32>(proof)?;
+    casts::<f32, bf16>(proof)?;
+    casts::<bf16, f32>(proof)?;
+    casts::<bf16, bf16>(proof)
 }
 
 /// What the kernels leave.
@@ -65,7 +68,31 @@ fn check<T: Float, B: Float>(proof: &mut Proof<'_>, n: usize, inner: usize) -> R
     Ok(())
 }
 
-/// The position table on the tokens of four 512 px images of ViT-L, and the gradient of a bias.
+/// Casts and scaled copies give the bits that the CPU rounds to.
+fn casts<X: Float, Y: Float>(proof: &mut Proof<'_>) -> Result<()> {
+    const FACTOR: f32 = -3.0;
+    let mut x = noise::<f32>(1031, 1);
+    // Ties to even, overflow of bf16, a subnormal, the signs of zero, infinity.
+    let special = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 3.4e38, 1e-40, -0.0, f32::INFINITY];
+    x[..special.len()].copy_from_slice(&special);
+    let x: Vec<X> = x.into_iter().map(X::of).collect();
+    let what = format!("scale{}{} [{}]", X::SUFFIX, Y::SUFFIX, x.len());
+    let device = proof.device();
+    let (cast, scaled) = proof.twice(&what, || {
+        let source = device.upload("x", &x)?;
+        let (mut cast, mut scaled) = (device.alloc("y", x.len())?, device.alloc("y", x.len())?);
+        cast_gpu(device, source.view(), cast.view_mut())?;
+        scale_gpu(device, FACTOR, source.view(), scaled.view_mut())?;
+        Ok((device.download(cast.view())?, device.download(scaled.view())?))
+    })?;
+    let want = |factor: f32| x.iter().map(|x| Y::of(factor * x.f32())).collect::<Vec<Y>>();
+    proof.same(&format!("{what}: cast"), &cast, &want(1.0));
+    proof.same(&format!("{what}: times {FACTOR}"), &scaled, &want(FACTOR));
+    Ok(())
+}
+
+/// The position table on the tokens of four 512 px images of ViT-L, and the cast of as many values
+/// as these tokens have.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let (tokens, c) = (1025, 1024);
     let table = Add { n: 4, inner: tokens * c };
@@ -74,14 +101,12 @@ fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let b = filled::<f32>(device, "b", table.inner, 2)?;
     let mut y = device.alloc::<bf16>("y", all)?;
     let forward = move || table.forward_gpu(device, a.view(), b.view(), y.view_mut());
-    let bias = Add { n: 4 * tokens, inner: c };
-    let dy = filled::<bf16>(device, "dy", all, 3)?;
-    let mut db = device.alloc::<f32>("db", c)?;
-    let backward = move || bias.backward_b_gpu(device, dy.view(), Beta::Overwrite, db.view_mut());
-    let shape = |s: Add| format!("[{}, {}]", s.n, s.inner);
-    let bytes = [4 * all + 4 * table.inner, 2 * all + 4 * c];
+    let x = filled::<f32>(device, "x", all, 4)?;
+    let mut rounded = device.alloc::<bf16>("rounded", all)?;
+    let cast = move || cast_gpu(device, x.view(), rounded.view_mut());
+    let shape = format!("[{}, {}]", table.n, table.inner);
     Ok(vec![
-        Timed::new("add_f32_bf16", shape(table), all, bytes[0], forward),
-        Timed::new("column_sums_bf16", shape(bias), all, bytes[1], backward),
+        Timed::new("add_f32_bf16", shape, all, 4 * all + 4 * table.inner, forward),
+        Timed::new("scale_f32_bf16", format!("[{all}]"), all, 6 * all, cast),
     ])
 }

@@ -32,6 +32,7 @@
 mod backend;
 mod buffer;
 mod cuda;
+mod cuda_events;
 mod cuda_product;
 mod dry_run;
 mod element;
@@ -40,6 +41,7 @@ mod launch;
 mod module;
 mod nvtx;
 mod pool;
+pub mod probe;
 mod product;
 mod ranges;
 pub(crate) mod sizes;
@@ -319,6 +321,18 @@ impl Device {
         self.0.waits.fetch_add(1, Relaxed);
         self.note(|asked| asked.waits += 1);
         self.0.backend.wait()
+    }
+
+    /// Seconds that the device takes for what `work` queues. A real device measures between two
+    /// events in its own queue, so that neither what was queued before nor the host's waiting
+    /// counts; a virtual one works while `work` runs. Waits for the end.
+    ///
+    /// # Errors
+    /// Those of `work`; a failure of the device.
+    pub fn time(&self, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+        self.0.waits.fetch_add(1, Relaxed);
+        self.note(|asked| asked.waits += 1);
+        self.0.backend.time(&mut work)
     }
 
     /// Gives memory that is held for reuse back to the device.
