@@ -31,7 +31,7 @@ pub mod cpu;
 use std::fmt::Debug;
 
 use crate::Result;
-use crate::check::noise;
+use crate::check::{noise, worst_error};
 use crate::device::{Buffer, Device, Float};
 use crate::{
     activation, adamw, add, attention, attention_mask, class_loss, conv2d, gather_rows, group_norm,
@@ -96,21 +96,7 @@ impl<'a> Proof<'a> {
         if self.other_length(what, got.len(), want.len()) {
             return;
         }
-        let (mut worst, mut failure) = (0.0, None);
-        for (i, (got, &want)) in got.iter().zip(want).enumerate() {
-            let got = f64::from(got.f32());
-            // The rounding is of the computed value, which differs from `want` by the bound; and
-            // the least normal number, below which relative errors say nothing.
-            let bound = bound(i);
-            let allowed = bound + f64::from(T::ROUNDING) * (want.abs() + bound) + 1.2e-38;
-            let share = (got - want).abs() / allowed;
-            // A NaN is beyond every bound.
-            let share = if share.is_nan() { f64::INFINITY } else { share };
-            if share > 1.0 && failure.is_none() {
-                failure = Some(format!("element {i} is {got}, not {want} +- {allowed:.3e}"));
-            }
-            worst = share.max(worst);
-        }
+        let (worst, failure) = worst_error(got, want, bound);
         self.note(what, got.len(), worst, failure);
     }
 
