@@ -34,9 +34,10 @@ use crate::Result;
 use crate::check::{noise, worst_error};
 use crate::device::{Buffer, Device, Float};
 use crate::{
-    adamw, add, attention_mask, class_loss, conv2d, group_norm, layer_norm, linear, mask_loss,
-    match_cost, matmul, ms_deform_attn, patch_embed, point_sample, reduce, rein, residual, resize,
-    semantic_scores, swiglu, token_link, uncertain_points,
+    activation, adamw, add, attention, attention_mask, class_loss, conv2d, group_norm, layer_norm,
+    linear, mask_loss, match_cost, matmul, ms_deform_attn, patch_embed, point_sample, reduce, rein,
+    relative_position, residual, resize, rotary, semantic_scores, softmax, swiglu, token_link,
+    uncertain_points,
 };
 
 /// What one comparison of a kernel with its reference found.
@@ -257,8 +258,10 @@ pub fn filled<T: Float>(
 /// Every folder with kernels, by name, and the products of libraries.
 pub fn all() -> Vec<Kernels> {
     vec![
+        activation::proof::KERNELS,
         add::proof::KERNELS,
         adamw::proof::KERNELS,
+        attention::proof::KERNELS,
         attention_mask::proof::KERNELS,
         class_loss::proof::KERNELS,
         conv2d::proof::KERNELS,
@@ -273,9 +276,12 @@ pub fn all() -> Vec<Kernels> {
         point_sample::proof::KERNELS,
         reduce::proof::KERNELS,
         rein::proof::KERNELS,
+        relative_position::proof::KERNELS,
         residual::proof::KERNELS,
         resize::proof::KERNELS,
+        rotary::proof::KERNELS,
         semantic_scores::proof::KERNELS,
+        softmax::proof::KERNELS,
         swiglu::proof::KERNELS,
         token_link::proof::KERNELS,
         uncertain_points::proof::KERNELS,
