@@ -175,6 +175,34 @@ impl Tensor {
         }
     }
 
+    /// Writes `data` over the elements of a tensor on a device, at the address that it has: for what
+    /// changes from step to step while the launches that read it stay the same. Does not wait.
+    ///
+    /// # Errors
+    /// If the tensor holds another type or number of elements, lies in host memory or shares its
+    /// memory with another; a failure of the device.
+    pub fn overwrite<T: Element>(&mut self, data: &[T]) -> Result<()> {
+        self.expect_type::<T>("overwrite")?;
+        let Some(device) = self.device().cloned() else {
+            return Err(EngineError::OnHost { op: "overwrite" });
+        };
+        Ok(device.write(self.raw_mut("overwrite")?.cast::<T>(), data)?)
+    }
+
+    /// The same bits as elements of another type of the same size, sharing the memory: for tables
+    /// that hold indices and weights side by side.
+    ///
+    /// # Errors
+    /// A type of another size; a value that needs a gradient.
+    pub fn bits_as(&self, dtype: DType) -> Result<Tensor> {
+        forbid_gradient("bits_as", "tensor", self)?;
+        if dtype.size() != self.dtype().size() {
+            let expected = dtype.name();
+            return Err(EngineError::Type { op: "bits_as", expected, found: self.dtype() });
+        }
+        Ok(self.part(0, self.shape()).with_dtype(dtype))
+    }
+
     /// A constant with these elements in host memory, of the same type. Waits for the device once;
     /// shares the memory if it already lies there.
     ///

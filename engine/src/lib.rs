@@ -14,10 +14,10 @@ pub mod ops;
 mod outline;
 mod pages;
 mod param;
-mod random;
 mod tensor;
 
 pub use dressage_kernels::device::{Device, Range, range};
+pub use dressage_kernels::uniform::{Philox, hash_name};
 pub use dtype::{DType, Element, Float};
 pub use error::{EngineError, Result};
 pub use graph::{
@@ -28,5 +28,4 @@ pub use kept::{Thrift, segment, thrifty};
 pub use outline::Outline;
 pub use pages::Pages;
 pub use param::{Param, Values};
-pub use random::{Philox, hash_name};
 pub use tensor::Tensor;

@@ -323,6 +323,10 @@ impl Tensor {
         Tensor { origin, ..self }
     }
 
+    pub(crate) fn with_dtype(self, dtype: DType) -> Tensor {
+        Tensor { dtype, ..self }
+    }
+
     pub(crate) fn with_remake(self, remake: Remake) -> Tensor {
         Tensor { remake: Some(remake), ..self }
     }

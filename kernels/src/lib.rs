@@ -30,6 +30,7 @@ pub mod attention;
 pub mod attention_mask;
 pub mod class_loss;
 pub mod conv2d;
+pub mod gather_rows;
 pub mod group_norm;
 pub mod layer_norm;
 pub mod linear;
@@ -51,6 +52,7 @@ pub mod softmax;
 pub mod swiglu;
 pub mod token_link;
 pub mod uncertain_points;
+pub mod uniform;
 
 pub use error::{KernelError, Result, check_count, check_len};
 pub use real::{Real, f32s, f32s_mut};

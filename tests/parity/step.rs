@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use dressage_engine::{DType, Tensor, backward};
+use dressage_engine::{DType, Device, EngineError, Tensor, backward};
 use dressage_kernels::adamw::AdamW;
+use dressage_kernels::check::relative_error;
 use dressage_models::Segmenter;
 use dressage_models::criterion::{Candidate, Criterion};
 use dressage_tests::Outcome;
@@ -72,11 +73,12 @@ pub fn step(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         let candidates = Candidate::of(&output);
         let prefix = format!("input.rand.step{s}.");
         let loss = criterion.loss(&candidates, &targets, &mut Recorded { fixture, prefix })?;
-        for (name, value) in loss.named() {
+        for (name, value) in loss.named()? {
             let name = format!("output.step{s}.decode.{name}");
             table.close(fixture, &name, &Tensor::scalar(value))?;
         }
         table.close(fixture, &format!("output.step{s}.total"), &loss.total)?;
+        losses_on_device(fixture, table, &criterion, &candidates, s)?;
         let mut grads = backward(loss.total)?;
         if s == 0 {
             parameter_gradients(fixture, table, model.params(), &mut grads, "")?;
@@ -94,6 +96,55 @@ pub fn step(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         }
     }
     after(fixture, table, &model)
+}
+
+/// The losses of the same predictions on the virtual GPU, and their gradients against the host's.
+fn losses_on_device(
+    fixture: &Fixture,
+    table: &mut Table,
+    criterion: &Criterion,
+    candidates: &[Candidate],
+    s: usize,
+) -> Outcome<()> {
+    let device = Device::virtual_gpu();
+    let (mut here, mut there) = (Vec::new(), Vec::new());
+    for c in candidates {
+        let put =
+            |x: &Tensor| Ok::<_, EngineError>(x.detach().to_device(&device, DType::F32)?.leaf());
+        let embed = c.embed.as_ref();
+        let moved = embed.map(|(e, f)| Ok::<_, EngineError>((put(e)?, put(f)?))).transpose()?;
+        there.push(Candidate { cls: put(&c.cls)?, mask: put(&c.mask)?, embed: moved });
+        let leaf = |x: &Tensor| x.detach().leaf();
+        let embed = embed.map(|(e, f)| (leaf(e), leaf(f)));
+        here.push(Candidate { cls: leaf(&c.cls), mask: c.mask.detach(), embed });
+    }
+    let targets = targets(fixture, criterion.config.classes)?;
+    let mut points = Recorded { fixture, prefix: format!("input.rand.step{s}.") };
+    let host = criterion.loss(&here, &targets, &mut points)?;
+    let loss = criterion.loss(&there, &targets.to_device(&device)?, &mut points)?;
+    for (name, value) in loss.named()? {
+        table.close(fixture, &format!("output.step{s}.decode.{name}"), &Tensor::scalar(value))?;
+    }
+    table.close(fixture, &format!("output.step{s}.total"), &loss.total.detach().to_host()?)?;
+    let (mut want, mut got) = (backward(host.total)?, backward(loss.total)?);
+    for (l, (here, there)) in here.iter().zip(&there).enumerate() {
+        let leaves = |c: &Candidate| {
+            let embed = c.embed.iter().flat_map(|(e, f)| [e.clone(), f.clone()]);
+            std::iter::once(c.cls.clone()).chain(embed).collect::<Vec<_>>()
+        };
+        for (i, (here, there)) in leaves(here).iter().zip(&leaves(there)).enumerate() {
+            let what = format!("step {s}, prediction {l}, gradient {i} on the virtual GPU");
+            let (Some(want), Some(got)) = (want.take(here), got.take(there)) else {
+                table.fail(format!("{what}: none"));
+                continue;
+            };
+            let error = relative_error(got.to_host()?.data::<f32>()?, want.data()?);
+            if error > 1e-5 {
+                table.fail(format!("{what}: {error:.1e} of the largest off the host's"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The gradients of step 0 once more.

@@ -328,7 +328,7 @@ impl Trainer {
         drop((output, candidates));
         let loss = self.checked(loss, samples)?;
         clock.lap();
-        let (value, terms) = (loss.total.item::<f32>()?, loss.named());
+        let (value, terms) = (loss.total.item::<f32>()?, loss.named()?);
         let mut grads = backward(loss.total)?;
         drop(loss.layers);
         clock.lap();
@@ -348,7 +348,7 @@ impl Trainer {
         samples: &[String],
     ) -> Result<Loss> {
         let what = match loss {
-            Ok(loss) => match loss.named().iter().find(|(_, v)| !v.is_finite()) {
+            Ok(loss) => match loss.named()?.iter().find(|(_, v)| !v.is_finite()) {
                 None => return Ok(loss),
                 Some((name, value)) => format!("{name} is {value}"),
             },

@@ -236,9 +236,45 @@ fn like(x: &Tensor, values: &[f64], shape: &[usize]) -> Result<Tensor> {
     }
 }
 
+/// A table where `x` lies.
+fn table(x: &Tensor, values: &[i32]) -> Result<Tensor> {
+    let values = Tensor::from_slice(values, &[values.len()])?;
+    match x.device() {
+        Some(device) => values.to_device(device, DType::I32),
+        None => Ok(values),
+    }
+}
+
+/// Mask losses of three pairs, the last of which only pads: the host gets the others alone.
+fn padded_mask_loss(x: &Tensor) -> Result<Tensor> {
+    let t: Vec<f64> = (0..21).map(|i| f64::from(i % 4) / 4.0).collect();
+    if x.device().is_none() {
+        let pairs = ops::narrow(x, 0, 0, 2)?;
+        return ops::mask_loss(&pairs, &like(x, &t[..14], &[2, 7])?, 3.0, [5.0, 2.0], 3);
+    }
+    let (num, pairs) = (like(x, &[3.0], &[1])?, like(x, &[1.0, 1.0, 0.0], &[3])?);
+    ops::mask_loss_at(x, &like(x, &t, &[3, 7])?, &num, &pairs, [5.0, 2.0])
+}
+
 pub fn losses() -> Vec<Case> {
     vec![
+        case("point_sample, points by image", &[&[4, 3, 2]], 1.0, |x| {
+            let points = [0.31, 0.77, 0.02, 0.98, 0.5, 0.13, 0.999, 0.6];
+            ops::point_sample(&x[0], &like(&x[0], &points, &[2, 2, 2])?, 4)
+        }),
+        case("gather_rows_at, one twice, padding", &[&[4, 3]], 2.0, |x| {
+            ops::gather_rows_at(&x[0], &table(&x[0], &[2, -1, 0, 2, 4])?)
+        }),
+        case("mask_loss_at", &[&[3, 7]], 1.0, |x| padded_mask_loss(&x[0])),
+        case("class_loss_at", &[&[2, 3, 4]], 1.0, |x| {
+            let mut weights = Tensor::from_slice(&[1.0f32, 1.0, 1.0, 0.1], &[4])?;
+            if let Some(device) = x[0].device() {
+                weights = weights.to_device(device, DType::F32)?;
+            }
+            ops::class_loss_at(&x[0], &table(&x[0], &[3, 0, 3, 2, 3, 1])?, &weights, 2.0)
+        }),
         case("total", &[&[3, 4], &[2], &[]], 1.0, |x| ops::total(&[&x[0], &x[1], &x[2]])),
+        case("total of one", &[&[3, 4]], 1.0, |x| ops::total(&[&x[0]])),
         case("point_sample", &[&[2, 3, 4]], 1.0, |x| {
             // Inside, at the border and outside of the map.
             let points = [0.31, 0.77, 0.02, 0.98, 0.5, 0.13, 0.999, 0.6, 1.3, 0.5, 0.71, 0.42];
