@@ -65,63 +65,81 @@ pub fn expected<T: Float>(s: &Attention, x: [&[f64]; 5], form: &Form) -> Expecte
     e
 }
 
-/// Adds what one query contributes to the bounds.
-///
+/// A query, its keys that are open, and what its scores may be off by.
+struct Row<'a> {
+    place: [usize; 3],
+    /// Index in `[b, heads, nq]`.
+    query: usize,
+    q: &'a [f64],
+    keys: Vec<usize>,
+    /// Exact weights of the keys.
+    p: Vec<f64>,
+    /// Largest relative error of a weight, and that of the log-sum-exp.
+    weight_error: f64,
+    lse_error: f64,
+}
+
 /// A score is a sum of d products, and so is dp; each sum over n terms in f32 has a relative error
 /// of n units against the sum of sizes. What is added to a score is rounded a few times. An error
 /// of a score is a relative error of its weight; 2^-21 is that of an exponential, of which a weight
 /// meets two where keys are split.
+fn row<'a>(s: &Attention, x: &super::Inputs<'a, f64>, lse: &[f64], place: [usize; 3]) -> Row<'a> {
+    let [image, head, i] = place;
+    let (d, scale) = (s.d as f64, 1.0 / (s.d as f64).sqrt());
+    let query = (image * s.heads + head) * s.nq + i;
+    let (q, lse) = (x.q.row(s, image, head, i), lse[query]);
+    let blocked = x.blocked_row(s, image, i);
+    let open = |j: &usize| blocked.is_none_or(|blocked| blocked[*j] == 0);
+    let keys: Vec<usize> = (0..s.nk).filter(open).collect();
+    let relative = x.relative_row(s, image, head, i);
+    let score = |&j: &usize| {
+        let key = x.k.row(s, image, head, j);
+        let [y, x] = relative.map_or([0.0; 2], |(rows, columns)| {
+            [rows[j / columns.len()], columns[j % columns.len()]]
+        });
+        let sizes = (d + 6.0) * dot_of_sizes(q, key) * scale + 6.0 * (y.abs() + x.abs());
+        (dot(q, key) * scale + y + x, UNIT * sizes)
+    };
+    let scores: Vec<(f64, f64)> = keys.iter().map(score).collect();
+    let score_error = scores.iter().fold(0.0, |worst: f64, (_, error)| worst.max(*error));
+    let exact_exp = 2.0 * 0.5f64.powi(21);
+    let lse_size = if lse.is_finite() { lse.abs() } else { 0.0 };
+    let lse_error = score_error + depth(s) * UNIT + exact_exp + 4.0 * UNIT * lse_size;
+    let weight_error = 2.0 * score_error + exact_exp + lse_error;
+    let p = scores.iter().map(|(score, _)| (score - lse).exp()).collect();
+    Row { place, query, q, keys, p, weight_error, lse_error }
+}
+
+/// Additions on the way of a sum over keys or queries.
+fn depth(s: &Attention) -> f64 {
+    s.nk.max(s.nq) as f64 + 16.0
+}
+
+/// Adds what one query contributes to the bounds.
 fn row_bounds<T: Float>(
     s: &Attention,
     e: &mut Expected,
     x: &super::Inputs<'_, f64>,
     dout: &[f64],
-    [image, head, i]: [usize; 3],
+    place: [usize; 3],
 ) {
-    let (d, scale) = (s.d, 1.0 / (s.d as f64).sqrt());
+    let Row { place: [image, head, i], query, q, keys, p, weight_error, lse_error } =
+        row(s, x, &e.lse[0], place);
+    e.lse[1][query] = lse_error;
+    let (d, scale, wide) = (s.d, 1.0 / (s.d as f64).sqrt(), weight_rounding::<T>());
     let at_q = s.rows(s.nq).at(s, image, head, i);
     let at_k = |j: usize| s.rows(s.nk).at(s, image, head, j);
-    let (q, g) = (x.q.row(s, image, head, i), &dout[at_q..at_q + d]);
-    let row = (image * s.heads + head) * s.nq + i;
-    let lse = e.lse[0][row];
-    let blocked = x.blocked_row(s, image, i);
-    let keys: Vec<usize> =
-        (0..s.nk).filter(|&j| blocked.is_none_or(|blocked| blocked[j] == 0)).collect();
-    let key = |j: usize| x.k.row(s, image, head, j);
-    let added = |j: usize| {
-        let relative = x.relative_row(s, image, head, i);
-        relative.map_or([0.0; 2], |(rows, columns)| {
-            [rows[j / columns.len()], columns[j % columns.len()]]
-        })
-    };
-    let score_error = keys.iter().map(|&j| {
-        let [y, x] = added(j);
-        (d as f64 + 6.0) * UNIT * dot_of_sizes(q, key(j)) * scale + 6.0 * UNIT * (y.abs() + x.abs())
-    });
-    let exact_exp = 2.0 * 0.5f64.powi(21);
-    let score_error = score_error.fold(0.0, f64::max);
-    let (depth, wide) = (s.nk.max(s.nq) as f64 + 16.0, weight_rounding::<T>());
-    let lse_error = score_error + depth * UNIT + exact_exp;
-    e.lse[1][row] = lse_error + 4.0 * UNIT * if lse.is_finite() { lse.abs() } else { 0.0 };
-    let weight_error = 2.0 * score_error + exact_exp + e.lse[1][row];
-    let weight = |&j: &usize| {
-        let [y, x] = added(j);
-        (dot(q, key(j)) * scale + y + x - lse).exp()
-    };
-    let p: Vec<f64> = keys.iter().map(weight).collect();
+    let g = &dout[at_q..at_q + d];
+    let relative = wide + weight_error + depth(s) * UNIT;
     for (&j, p) in keys.iter().zip(&p) {
-        let relative = wide + weight_error + depth * UNIT;
         add(&mut e.out[1][at_q..at_q + d], p * relative, x.v.row(s, image, head, j));
         add(&mut e.dv[1][at_k(j)..at_k(j) + d], p * relative, g);
     }
     // delta = dout . out, from the stored out
     let (out, out_error) = (&e.out[0][at_q..at_q + d], &e.out[1][at_q..at_q + d]);
     let mean = dot(g, out);
-    let stored_error: Vec<f64> = out
-        .iter()
-        .zip(out_error)
-        .map(|(o, e)| e + f64::from(T::ROUNDING) * (o.abs() + e))
-        .collect();
+    let stored_error = |(o, e): (&f64, &f64)| e + f64::from(T::ROUNDING) * (o.abs() + e);
+    let stored_error: Vec<f64> = out.iter().zip(out_error).map(stored_error).collect();
     let mean_error =
         dot_of_sizes(g, &stored_error) + (d as f64 + 2.0) * UNIT * dot_of_sizes(g, out);
     for (&j, p) in keys.iter().zip(&p) {
@@ -129,13 +147,14 @@ fn row_bounds<T: Float>(
         let dp = dot(g, value);
         let ds = p * (dp - mean);
         let dp_error = (d as f64 + 2.0) * UNIT * dot_of_sizes(g, value);
-        let error = p * (dp_error + mean_error) + ds.abs() * (wide + weight_error + depth * UNIT);
+        let error = p * (dp_error + mean_error) + ds.abs() * relative;
         // Second order: errors of the weight and of dp - mean together.
         let error = error * (1.0 + wide + weight_error);
-        add(&mut e.dq[1][at_q..at_q + d], error * scale, key(j));
+        let key = x.k.row(s, image, head, j);
+        add(&mut e.dq[1][at_q..at_q + d], error * scale, key);
         add(&mut e.dk[1][at_k(j)..at_k(j) + d], error * scale, q);
         if let Some(r) = &x.relative {
-            let numbers = &mut e.drel[1][row * r.len()..];
+            let numbers = &mut e.drel[1][query * r.len()..];
             numbers[j / r.grid[1]] += error;
             numbers[r.grid[0] + j % r.grid[1]] += error;
         }
