@@ -92,3 +92,20 @@ fn keys_are_split_where_queries_are_few() {
     assert_eq!(launches(448), (1, 2));
     assert_eq!(launches(449), (2, 3));
 }
+
+/// Neither does the join of split keys: one NaN makes its row NaN and no other.
+#[test]
+fn nothing_hides_a_nan() {
+    let s = Attention { b: 1, heads: 1, d: 32, nq: 3, nk: 601 };
+    let device = Device::virtual_gpu();
+    let mut x = vec![1.0f32; 3 * 32];
+    x[32 + 5] = f32::NAN;
+    let q = device.upload("q", &x).unwrap();
+    let k = device.upload("k", &vec![1.0f32; s.nk * 32]).unwrap();
+    let (mut out, mut lse) = (device.alloc("out", 96).unwrap(), device.alloc("lse", 3).unwrap());
+    let (qv, kv) = (q.view(), k.view());
+    s.forward_gpu(&device, qv, kv, kv, None, out.view_mut(), lse.view_mut()).unwrap();
+    let out: Vec<f32> = device.download(out.view()).unwrap();
+    assert!(out[32..64].iter().all(|x| x.is_nan()), "{:?}", &out[32..64]);
+    assert!(out[..32].iter().chain(&out[64..]).all(|x| (x - 1.0).abs() < 1e-6));
+}
