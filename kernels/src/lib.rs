@@ -46,6 +46,7 @@ pub mod relative_position;
 pub mod residual;
 pub mod resize;
 pub mod rotary;
+pub mod row_width;
 pub mod semantic_scores;
 pub mod sine_position;
 pub mod softmax;

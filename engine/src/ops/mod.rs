@@ -14,15 +14,16 @@ mod deform;
 mod frozen;
 mod gather;
 mod join;
-mod layer_norm;
 mod linear;
 mod losses;
 mod masks;
 mod matmul;
+mod norm;
 mod points;
 mod position;
 mod rein;
 mod resize;
+mod row_width;
 mod softmax;
 mod view;
 
@@ -30,22 +31,23 @@ pub use activation::{gelu, quick_gelu, relu, swiglu};
 pub use add::{add, residual};
 pub use attention::{attention, self_attention};
 pub use cast::cast;
-pub use conv::{conv2d, group_norm, patch_embed};
+pub use conv::{conv2d, patch_embed};
 pub use deform::ms_deform_attn;
 pub use frozen::{Activated, Norm, linear_residual, norm_linear};
 pub use gather::gather_rows_at;
 pub use join::{broadcast, concat, gather_rows, narrow, prepend};
-pub use layer_norm::layer_norm;
-pub use linear::linear;
+pub use linear::{linear, linear_relu};
 pub use losses::{class_loss, class_loss_at, mask_loss, mask_loss_at, total};
 pub use masks::{attention_mask, sine_position};
 pub use matmul::matmul;
+pub use norm::{group_norm, layer_norm};
 pub use points::{mask_rows, point_sample};
 pub use position::{relative_attention, relative_position, rotary};
 pub use rein::{ReinParts, rein, token_link};
 pub use resize::{
     resize_bicubic_antialiased, resize_bicubic_by_factor, resize_by_factor, resize_maps, resize_to,
 };
+pub use row_width::row_width;
 pub use softmax::softmax;
 pub use view::{reshape, rows};
 

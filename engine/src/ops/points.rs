@@ -214,11 +214,15 @@ impl Backward for Rows {
             }
             grads.add(&self.to[0], de)?;
         }
-        grads.accumulate(&self.to[1], |df| {
+        grads.accumulate_product(&self.to[1], |df, beta| {
+            if beta == Beta::Overwrite && runs.len() < self.feature.dim(0) {
+                // Images without rows are not written below.
+                *df = Tensor::zeros_on(df.device(), df.dtype(), df.shape())?;
+            }
             for (image, at) in &runs {
                 let product = MatMul::new(n, c, at.len()).trans_a();
                 let (rows, into) = ((e, at.start * c), (&mut *df, image * n * c));
-                part_of(&product, (&dy, at.start * n), rows, Beta::Add, into)?;
+                part_of(&product, (&dy, at.start * n), rows, beta, into)?;
             }
             Ok(())
         })

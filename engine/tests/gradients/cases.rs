@@ -200,6 +200,8 @@ fn resampling() -> Vec<Case> {
         case("resize by 0.5, odd", &[&[2, 5, 7, 2]], 1e-5, |x| ops::resize_by_factor(&x[0], 0.5)),
         case("resize to a size", &[&[1, 5, 3, 2]], 1e-5, |x| ops::resize_to(&x[0], 3, 7)),
         case("resize planar maps", &[&[2, 2, 3, 5]], 1e-5, |x| ops::resize_maps(&x[0], [7, 4])),
+        case("row_width, wider", &[&[2, 3, 5]], 1e-6, |x| ops::row_width(&x[0], 8)),
+        case("row_width, narrower", &[&[2, 3, 5]], 1e-6, |x| ops::row_width(&x[0], 3)),
         case("resize bicubic by factor", &[&[1, 4, 4, 3]], 1e-5, |x| {
             ops::resize_bicubic_by_factor(&x[0], [2.1 / 4.0, 5.1 / 4.0], [2, 5])
         }),

@@ -1,16 +1,8 @@
 use half::bf16;
 
+use super::proof::state;
 use super::{AdamW, MultiAdamW, Tensor};
-use crate::check::noise;
 use crate::device::{Buffer, Device};
-
-/// Weights, moments and gradient of one tensor.
-type State = [Vec<f32>; 4];
-
-fn state(n: usize, seed: u64) -> State {
-    let v = noise::<f32>(n, seed + 2).iter().map(|v| v * v).collect();
-    [noise(n, seed), noise(n, seed + 1), v, noise(n, seed + 3)]
-}
 
 #[test]
 fn a_loss_that_is_not_finite_changes_nothing() {

@@ -22,7 +22,8 @@ const ALONE: usize = 1;
 /// Weights, moments and gradient of one tensor.
 type State = [Vec<f32>; 4];
 
-fn state(n: usize, seed: u64) -> State {
+/// Numbers for a tensor of `n` weights.
+pub(super) fn state(n: usize, seed: u64) -> State {
     let v = noise::<f32>(n, seed + 2).iter().map(|v| v * v).collect();
     [noise(n, seed), noise(n, seed + 1), v, noise(n, seed + 3)]
 }

@@ -1,16 +1,7 @@
 use super::PointSample;
+use super::proof::points;
 use crate::check::noise;
 use crate::device::Device;
-
-/// Points in and around the unit square, and some that are none.
-fn points(n: usize, seed: u64) -> Vec<f32> {
-    let mut points: Vec<f32> = noise::<f32>(2 * n, seed).iter().map(|x| 0.6 * x + 0.5).collect();
-    if n > 4 {
-        points[0] = f32::NAN;
-        points[2..6].copy_from_slice(&[1.0, 1.0, 0.0, 0.0]);
-    }
-    points
-}
 
 #[test]
 fn the_maps_of_an_image_read_its_points() {
