@@ -365,8 +365,10 @@ impl Device {
     /// counts; a virtual one works while `work` runs. Waits for the end.
     ///
     /// # Errors
-    /// Those of `work`; a failure of the device.
+    /// Those of `work`; a capture that has not ended; a failure of the device.
     pub fn time(&self, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+        // Not held: what `work` queues passes the gate by itself.
+        drop(self.beside_captures("waits")?);
         self.0.waits.fetch_add(1, Relaxed);
         self.note(|asked| asked.waits += 1);
         self.0.backend.time(&mut work)

@@ -1,8 +1,7 @@
 use half::bf16;
 
 use super::{Args, Device, Epilogue, Grid, Module};
-use crate::check::{UNIT, assert_within, noise, stored};
-use crate::device::Float;
+use crate::check::{noise, stored};
 use crate::matmul::{Beta, MatMul};
 
 #[test]
