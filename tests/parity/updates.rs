@@ -89,7 +89,7 @@ fn schedule(case: &Value, lr: f64) -> Outcome<Schedule> {
 }
 
 /// Replaces what products read of matrices by what bf16 holds of them.
-fn round_matrices(model: &Segmenter) -> Outcome<()> {
+pub fn round_matrices(model: &Segmenter) -> Outcome<()> {
     for param in model.params().values().filter(|p| p.master().shape().len() > 1) {
         let mut values = param.write()?;
         values.working = Some(rounded::to_bf16(&values.value.detach())?);
