@@ -263,6 +263,7 @@ impl Trainer {
             if every(self.recipe.train.log_every) || step == steps {
                 if let Some(last) = self.settle()? {
                     window.add(Some(&last));
+                    stage.at(self.step, &window.text(self.step));
                     done = Some(last);
                 }
                 if let Some(done) = &done {
@@ -369,8 +370,8 @@ impl Trainer {
     }
 }
 
-/// Loads the network of a run folder into host memory as it was after `step`; `recipe` is the one in the folder,
-/// perhaps with other settings for evaluation.
+/// Loads the network of a run folder into host memory, as it was after `step`; `recipe` is the one
+/// in the folder, perhaps with other settings for evaluation.
 ///
 /// # Errors
 /// A checkpoint that is not there or does not fit.
