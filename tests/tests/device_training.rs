@@ -12,7 +12,7 @@ use dressage_engine::memory::usage_on;
 use dressage_train::interrupt::Interrupt;
 use dressage_train::recipe::Recipe;
 use dressage_train::runlog::Silent;
-use dressage_train::trainer::{StepLog, Trainer};
+use dressage_train::trainer::{Memory, StepLog, Trainer};
 use dressage_train::{TrainError, checkpoint};
 use serde_json::Value;
 
@@ -189,9 +189,39 @@ fn log_lines_hold_what_those_of_the_host_hold() {
         }
         assert!(b["memory_mib"].as_f64().expect("number") > 0.0);
     }
-    assert!(planned.memory.is_some() && planned.device_memory.is_none());
-    let found = measured.device_memory.expect("memory of the device");
-    assert!(measured.memory.is_none(), "the plan is one of the host");
+    assert!(matches!(planned.memory, Some(Memory::Host(_))), "the plan is one of the host");
+    let Some(Memory::Device(found)) = measured.memory else { panic!("{:?}", measured.memory) };
     assert!(found.tensors > 0 && found.reserved >= found.tensors, "{found:?}");
     assert_eq!(of(&there, "memory")[0]["tensors"], found.tensors);
+}
+
+#[test]
+fn every_method_trains_as_on_the_host() {
+    for method in ["model.method=full", "model.method=freeze"] {
+        let dir = tempfile::tempdir().expect("folder");
+        let mut host = trainer(dir.path(), &[method], false);
+        let mut there = trainer(dir.path(), &[&VIRTUAL[..], &[method]].concat(), false);
+        let mut loader = host.loader().expect("loader");
+        for step in 0..2 {
+            let batch = loader.next_batch().expect("batch");
+            let [a, b] = [&mut host, &mut there].map(|t| t.step_on(&batch).expect("step").loss);
+            assert!((a - b).abs() <= 2e-4 * a, "{method}, step {step}: {a} here, {b} there");
+        }
+    }
+}
+
+#[test]
+fn levels_of_recomputation_give_the_same_bits() {
+    let run = |level: &str| {
+        let dir = tempfile::tempdir().expect("folder");
+        let level = format!("train.recompute={level}");
+        let mut trainer = trainer(dir.path(), &["run.device=virtual", &level], false);
+        let mut loader = trainer.loader().expect("loader");
+        trainer.step_with(&mut loader).expect("step");
+        bytes(&trainer.save().expect("saved"))
+    };
+    let none = run("none");
+    for level in ["cheap", "block"] {
+        assert!(run(level) == none, "{level} differs from none");
+    }
 }

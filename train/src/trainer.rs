@@ -12,7 +12,7 @@ use crate::data::{Loader, LoaderSettings};
 use crate::interrupt::Interrupt;
 use crate::metrics::Report;
 use crate::optimiser::Optimiser;
-use crate::place::Place;
+use crate::place::{DeviceMemory, Place};
 use crate::plan::{Comparison, Plan};
 use crate::recipe::Recipe;
 use crate::runlog::{Progress, RunLog, Stage};
@@ -52,21 +52,28 @@ pub struct Outcome {
     pub checkpoint: PathBuf,
     /// Scores of the last evaluation, if the run got there.
     pub report: Option<Report>,
-    /// Planned and found memory, if a step was done on the host.
-    pub memory: Option<Comparison>,
-    /// Memory found on a device, if a step was done on one.
-    pub device_memory: Option<DeviceMemory>,
+    /// Memory of the steps, if one was done.
+    pub memory: Option<Memory>,
 }
 
-/// What a run took of a device's memory.
+/// What the steps of a run took.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct DeviceMemory {
-    /// What the device calls itself.
-    pub device: String,
-    /// Bytes of tensors at their peak.
-    pub tensors: usize,
-    /// Bytes reserved from the device: those, workspace of kernels, and what waits for reuse.
-    pub reserved: usize,
+#[serde(untagged)]
+pub enum Memory {
+    /// Of the host, beside the plan.
+    Host(Comparison),
+    /// Of a device, for which there is no plan.
+    Device(DeviceMemory),
+}
+
+impl Memory {
+    /// What was taken, as one line.
+    pub fn line(&self) -> String {
+        match self {
+            Memory::Host(comparison) => comparison.line(),
+            Memory::Device(taken) => taken.line(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -227,17 +234,12 @@ impl Trainer {
         };
         let saved = self.save()?;
         let interrupted = self.step < steps;
-        let device_memory = self.device_memory().filter(|_| self.step > from);
-        if let Some(memory) = &device_memory {
-            log.write("memory", self.step, memory)?;
-        }
         let mut report = None;
         if !interrupted && !self.recipe.data.eval.is_empty() {
             report = self.evaluate(&mut log, progress, stop)?;
         }
         log.sync()?;
-        let step = self.step;
-        Ok(Outcome { step, interrupted, checkpoint: saved, report, memory, device_memory })
+        Ok(Outcome { step: self.step, interrupted, checkpoint: saved, report, memory })
     }
 
     /// The steps of [`Trainer::run`], with what is due between them.
@@ -246,7 +248,7 @@ impl Trainer {
         log: &mut RunLog,
         progress: &dyn Progress,
         stop: &Interrupt,
-    ) -> Result<Option<Comparison>> {
+    ) -> Result<Option<Memory>> {
         let mut memory = None;
         let from = self.step;
         let mut loader = self.loader()?;
@@ -263,6 +265,7 @@ impl Trainer {
             if every(self.recipe.train.log_every) || step == steps {
                 if let Some(last) = self.settle()? {
                     window.add(Some(&last));
+                    stage.at(self.step, &window.text(self.step));
                     done = Some(last);
                 }
                 if let Some(done) = &done {
@@ -278,29 +281,25 @@ impl Trainer {
                 window.add(self.settle()?.as_ref());
                 drop(stage);
                 // An evaluation has a peak of its own.
-                memory = memory.or_else(|| self.compare_memory());
+                memory = memory.or_else(|| self.memory());
                 self.evaluate(log, progress, stop)?;
                 stage = Stage::new(progress, "train", Some(steps));
                 window = Window::start(self.step);
             }
         }
         self.settle()?;
-        memory = memory.or_else(|| self.compare_memory()).filter(|_| self.step > from);
+        memory = memory.or_else(|| self.memory()).filter(|_| self.step > from);
         if let Some(memory) = &memory {
             log.write("memory", self.step, memory)?;
         }
         Ok(memory)
     }
 
-    fn device_memory(&self) -> Option<DeviceMemory> {
-        let device = self.place.device()?;
-        let usage = usage_on(device);
-        let (device, tensors, reserved) = (device.name(), usage.peak, usage.system_bytes);
-        Some(DeviceMemory { device, tensors, reserved })
-    }
-
-    fn compare_memory(&self) -> Option<Comparison> {
-        self.plan.as_ref().map(|plan| Comparison::now(plan.chosen()))
+    fn memory(&self) -> Option<Memory> {
+        match self.place.device() {
+            Some(device) => Some(Memory::Device(DeviceMemory::now(device))),
+            None => Some(Memory::Host(Comparison::now(self.plan.as_ref()?.chosen()))),
+        }
     }
 
     /// Saves what has been learnt since step `from` before the run ends with `error`.
@@ -369,8 +368,8 @@ impl Trainer {
     }
 }
 
-/// Loads the network of a run folder into host memory as it was after `step`; `recipe` is the one in the folder,
-/// perhaps with other settings for evaluation.
+/// Loads the network of a run folder into host memory, as it was after `step`; `recipe` is the one
+/// in the folder, perhaps with other settings for evaluation.
 ///
 /// # Errors
 /// A checkpoint that is not there or does not fit.
