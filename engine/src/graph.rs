@@ -340,24 +340,12 @@ impl Gradients {
         edge: &Edge,
         f: impl FnOnce(&mut Tensor, Beta) -> Result<()>,
     ) -> Result<()> {
-        let Some(id) = edge.id() else { return Ok(()) };
-        let empty = || Tensor::empty_on(edge.device.as_ref(), edge.dtype, &[edge.len]);
-        if edge.dtype != edge.gradient_dtype() {
-            let mut g = empty()?;
+        if edge.wants() && edge.dtype != edge.gradient_dtype() {
+            let mut g = Tensor::empty_on(edge.device.as_ref(), edge.dtype, &[edge.len])?;
             f(&mut g, Beta::Overwrite)?;
             return self.add(edge, g);
         }
-        let (mut sum, beta) = match self.held.remove(&id) {
-            Some(sum) => (sum, Beta::Add),
-            None => {
-                self.announce(edge);
-                (empty()?, Beta::Overwrite)
-            }
-        };
-        sum.make_own()?;
-        f(&mut sum, beta)?;
-        self.held.insert(id, sum);
-        Ok(())
+        self.accumulate_product(edge, f)
     }
 
     /// As [`Gradients::accumulate`] for products, which write either type of a device: the sum is of

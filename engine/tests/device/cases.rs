@@ -37,6 +37,11 @@ pub fn products() -> Vec<Case> {
         case("linear_relu", &[&[2, 3, 5], &[4, 5], &[4]], 2.0, |x| {
             ops::linear_relu(&x[0], &x[1], &x[2])
         }),
+        // The hidden layer and the result; the gradient in the middle.
+        case("feed_forward", &[&[2, 3, 5], &[9, 5], &[9], &[4, 9], &[4]], 3.0, |x| {
+            let layer = |i| ops::Layer { weight: &x[i], bias: &x[i + 1] };
+            ops::feed_forward(&x[0], layer(1), layer(3))
+        }),
         case("matmul", &[&[2, 3, 5], &[2, 5, 4]], 1.0, |x| ops::matmul(&x[0], &x[1], false, false)),
         case("matmul, b transposed", &[&[2, 3, 5], &[2, 4, 5]], 1.0, |x| {
             ops::matmul(&x[0], &x[1], false, true)

@@ -85,7 +85,7 @@ impl DecoderLayer {
         let q = ops::add(&x, position)?;
         let a = self.self_attn.forward(&q, &q, &x, None)?;
         let x = self.norms[1].layer_norm(&ops::residual(&x, &a, None)?, EPS)?;
-        let f = self.ffn[1].forward(&self.ffn[0].forward_relu(&x)?)?;
+        let f = Linear::feed_forward(&self.ffn, &x)?;
         self.norms[2].layer_norm(&ops::residual(&x, &f, None)?, EPS)
     }
 }
