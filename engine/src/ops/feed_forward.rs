@@ -61,8 +61,8 @@ fn run<T: Element + Float>(
     let bytes = Epilogue::mask_len(size.n, size.m);
     let mut mask = Tensor::empty_on(Some(device), DType::U8, &[bytes])?;
     let (x, w, b) = (x.view::<T>()?, first.weight.view()?, first.bias.view()?);
-    let bits = Some(mask.view_mut()?);
-    let written = size.forward_relu_gpu(device, x, w, b, bits, h.view_mut()?)?;
+    let bits = mask.view_mut()?;
+    let written = size.forward_relu_mask_gpu(device, x, w, b, bits, h.view_mut()?)?;
     let (w, b) = (second.weight.view()?, Some(second.bias.view()?));
     next.forward_gpu(device, h.view::<T>()?, w, b, y.view_mut()?)?;
     Ok(written.then_some(mask))

@@ -72,8 +72,7 @@ fn rectified<T: Element + Float>(
     y: &mut Tensor,
 ) -> Result<()> {
     let (x, w, b) = (x.view::<T>()?, weight.view()?, bias.view()?);
-    size.forward_relu_gpu(device, x, w, b, None, y.view_mut()?)?;
-    Ok(())
+    Ok(size.forward_relu_gpu(device, x, w, b, y.view_mut()?)?)
 }
 
 /// The result with what its backward pass needs.

@@ -45,9 +45,30 @@ impl Linear {
         Add { n: self.n, inner: self.m }.in_place_gpu(device, y, bias)
     }
 
-    /// `y = max(x weight^T + bias, 0)`: [`Linear::forward_gpu`] and a ReLU in one. `mask`
-    /// ([`Epilogue::mask_len`] bytes) is for [`Linear::dx_before_relu_gpu`]; returns whether it was
-    /// written, which a device without the epilogue does not do.
+    /// As [`Linear::forward_relu_gpu`], with a `mask` ([`Epilogue::mask_len`] bytes) for
+    /// [`Linear::dx_before_relu_gpu`]; returns whether it was written, which a device without the
+    /// epilogue does not do.
+    ///
+    /// # Errors
+    /// As [`Linear::forward_gpu`].
+    pub fn forward_relu_mask_gpu<T: Float>(
+        &self,
+        device: &Device,
+        x: View<'_, T>,
+        weight: View<'_, T>,
+        bias: View<'_, f32>,
+        mask: ViewMut<'_, u8>,
+        mut y: ViewMut<'_, T>,
+    ) -> Result<bool> {
+        self.check_gpu(x.len(), weight.len(), y.len())?;
+        if self.biased(device, x, weight, bias, Behind::ReluMask(mask), y.reborrow())? {
+            return Ok(true);
+        }
+        self.forward_relu_gpu(device, x, weight, bias, y)?;
+        Ok(false)
+    }
+
+    /// `y = max(x weight^T + bias, 0)`: [`Linear::forward_gpu`] and a ReLU in one.
     ///
     /// # Errors
     /// As [`Linear::forward_gpu`].
@@ -57,25 +78,18 @@ impl Linear {
         x: View<'_, T>,
         weight: View<'_, T>,
         bias: View<'_, f32>,
-        mask: Option<ViewMut<'_, u8>>,
         mut y: ViewMut<'_, T>,
-    ) -> Result<bool> {
+    ) -> Result<()> {
         self.check_gpu(x.len(), weight.len(), y.len())?;
-        if let Some(mask) = mask
-            && self.biased(device, x, weight, bias, Behind::ReluMask(mask), y.reborrow())?
-        {
-            return Ok(true);
-        }
         if self.biased(device, x, weight, bias, Behind::Relu, y.reborrow())? {
-            return Ok(false);
+            return Ok(());
         }
         let mut before = device.alloc("linear.before_relu", y.len())?;
         let product = MatMul::new(self.n, self.m, self.k).trans_b();
         device.matmul(&product, 1.0, x, weight, Beta::Overwrite, before.view_mut())?;
         let rows = Add { n: self.n, inner: self.m };
         rows.in_place_gpu(device, before.view_mut(), bias)?;
-        Activation::Relu.forward_gpu(device, before.view(), y)?;
-        Ok(false)
+        Activation::Relu.forward_gpu(device, before.view(), y)
     }
 
     /// `dx = dy weight` where the ReLU that gave `x` was positive, else 0: the gradient before that

@@ -23,7 +23,7 @@ fn check<T: Float>(device: &Device, n: usize, m: usize, k: usize) {
         let (x, weight, dy) = (x.view(), weight.view(), dy.view());
         s.forward_gpu(device, x, weight, Some(bias.view()), y.view_mut()).unwrap();
         let mut positive = device.alloc("positive", n * m).unwrap();
-        s.forward_relu_gpu(device, x, weight, bias.view(), None, positive.view_mut()).unwrap();
+        s.forward_relu_gpu(device, x, weight, bias.view(), positive.view_mut()).unwrap();
         let mut dx = device.alloc("dx", n * k).unwrap();
         let mut dweight = device.upload("dweight", &old).unwrap();
         let mut dbias = device.upload("dbias", &old[..m]).unwrap();
@@ -127,9 +127,10 @@ fn feed_forward<T: Float>(device: &Device, fused: bool) {
     let mut mask = device.alloc("mask", Epilogue::mask_len(n, m)).unwrap();
     let (mut h, mut plain) = (device.alloc("h", n * m).unwrap(), device.alloc("h", n * m).unwrap());
     let (x, w1, b) = (x.view(), w1.view(), bias.view());
-    let written = first.forward_relu_gpu(device, x, w1, b, Some(mask.view_mut()), h.view_mut());
+    let bits = mask.view_mut();
+    let written = first.forward_relu_mask_gpu(device, x, w1, b, bits, h.view_mut());
     assert_eq!(written.unwrap(), fused);
-    assert!(!first.forward_relu_gpu(device, x, w1, b, None, plain.view_mut()).unwrap());
+    first.forward_relu_gpu(device, x, w1, b, plain.view_mut()).unwrap();
     let h: Vec<T> = device.download(h.view()).unwrap();
     assert_eq!(h, device.download(plain.view()).unwrap());
     let mut kept = device.alloc::<T>("dh", n * m).unwrap();
