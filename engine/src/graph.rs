@@ -13,13 +13,15 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use dressage_kernels::add::Add;
-use dressage_kernels::device::Device;
+use dressage_kernels::device::{Device, Phase, Range, part, resume};
 use dressage_kernels::matmul::Beta;
 use dressage_kernels::outline;
+use half::bf16;
 
 use crate::dtype::kernel;
 use crate::memory::{Category, with_category};
-use crate::{DType, EngineError, Float, Result, Tensor, floats};
+use crate::tensor::Extent;
+use crate::{DType, EngineError, Float, Result, Tensor, floats, rounded};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -34,13 +36,31 @@ pub(crate) enum Origin {
     Constant,
     Leaf(u64),
     Node(Arc<Node>),
+    Part(Arc<Part>),
+}
+
+/// Some of the elements of a value, in its memory: their gradient lands in that of the value.
+pub(crate) struct Part {
+    /// A leaf or a node.
+    of: Origin,
+    start: usize,
+    /// Elements of the value.
+    whole: usize,
 }
 
 /// One recorded operation.
 pub(crate) struct Node {
     id: u64,
+    /// The part of the network that recorded it, to which its backward work is booked.
+    part: Arc<str>,
     /// Taken when the backward pass reaches the node.
     state: Mutex<Option<Box<dyn Backward>>>,
+}
+
+impl Node {
+    fn new(state: Box<dyn Backward>) -> Arc<Node> {
+        Arc::new(Node { id: fresh_id(), part: part(), state: Mutex::new(Some(state)) })
+    }
 }
 
 /// The saved state of an operation and the rule that turns the gradient of its output into those
@@ -59,8 +79,12 @@ pub trait Backward: Send {
 /// Where a gradient is to be delivered: an input of an operation, without its data.
 #[derive(Clone)]
 pub struct Edge {
+    /// A leaf or a node.
     origin: Origin,
     len: usize,
+    /// Where the elements begin in the value that the origin stands for, and how many that has.
+    start: usize,
+    whole: usize,
     /// Type and place of the value.
     dtype: DType,
     device: Option<Device>,
@@ -68,8 +92,12 @@ pub struct Edge {
 
 impl Edge {
     pub(crate) fn new(value: &Tensor) -> Edge {
-        let (origin, device) = (value.origin.clone(), value.device().cloned());
-        Edge { origin, len: value.len(), dtype: value.dtype(), device }
+        let (len, dtype, device) = (value.len(), value.dtype(), value.device().cloned());
+        let (origin, start, whole) = match &value.origin {
+            Origin::Part(part) => (part.of.clone(), part.start, part.whole),
+            origin => (origin.clone(), 0, len),
+        };
+        Edge { origin, len, start, whole, dtype, device }
     }
 
     /// Whether anybody waits for this gradient.
@@ -79,10 +107,16 @@ impl Edge {
 
     fn id(&self) -> Option<u64> {
         match &self.origin {
-            Origin::Constant => None,
             Origin::Leaf(id) => Some(*id),
             Origin::Node(node) => Some(node.id),
+            // An edge leads to what a part is of.
+            Origin::Constant | Origin::Part(_) => None,
         }
+    }
+
+    /// Whether this is not the whole value.
+    fn partial(&self) -> bool {
+        self.len != self.whole
     }
 
     /// Type of the gradient: that of the value, but at a leaf that of sums.
@@ -128,12 +162,14 @@ fn unrecorded<R>(f: impl FnOnce() -> R) -> (R, bool) {
     (result, seen)
 }
 
-/// Runs `f` as if nothing were around it: recording on, buffers booked as activations.
+/// Runs `f` as if nothing were around it: recording on, buffers booked as activations, in no
+/// range.
 ///
 /// A thread of a pool that waits for a part of its work takes up other work meanwhile. Work that
 /// is handed to a pool whole begins with this, or it would inherit the mode of what it interrupts.
 pub fn isolated<R>(f: impl FnOnce() -> R) -> R {
     let _restore = RestoreMode(MODE.replace(Mode::Record));
+    let _range = resume(Phase::Forward, &Arc::from(""));
     with_category(Category::Activations, f)
 }
 
@@ -143,6 +179,7 @@ pub fn record<B: Backward + 'static>(
     inputs: &[&Tensor],
     state: impl FnOnce() -> B,
 ) -> Tensor {
+    let out = rounded::stored(out);
     if !inputs.iter().any(|t| t.tracked()) {
         return out;
     }
@@ -150,9 +187,25 @@ pub fn record<B: Backward + 'static>(
         MODE.set(Mode::Off { tracked_seen: true });
         return out;
     }
-    let state = Mutex::new(Some(Box::new(state()) as Box<dyn Backward>));
-    let node = Arc::new(Node { id: fresh_id(), state });
+    let node = Node::new(Box::new(state()));
     out.with_origin(Origin::Node(node))
+}
+
+/// Ties `out`, which holds elements of `x` from `start` on in the memory of `x`, to the gradient of
+/// `x`: a view leaves no node.
+pub(crate) fn record_view(out: Tensor, x: &Tensor, start: usize) -> Tensor {
+    if !x.tracked() {
+        return out;
+    }
+    if MODE.get() != Mode::Record {
+        MODE.set(Mode::Off { tracked_seen: true });
+        return out;
+    }
+    let Edge { origin, start: before, whole, .. } = x.edge();
+    if out.len() == whole {
+        return out.with_origin(origin);
+    }
+    out.with_origin(Origin::Part(Arc::new(Part { of: origin, start: before + start, whole })))
 }
 
 /// Fails if a value that needs a gradient enters an operation without a backward pass while
@@ -187,9 +240,7 @@ where
         MODE.set(Mode::Off { tracked_seen: true });
         return Ok(out);
     }
-    let state = Recompute { inputs: inputs.to_vec(), f };
-    let state = Mutex::new(Some(Box::new(state) as Box<dyn Backward>));
-    let node = Arc::new(Node { id: fresh_id(), state });
+    let node = Node::new(Box::new(Recompute { inputs: inputs.to_vec(), f }));
     Ok(out.with_origin(Origin::Node(node)))
 }
 
@@ -207,7 +258,9 @@ impl<F: Fn(&[Tensor]) -> Result<Tensor> + Send> Backward for Recompute<F> {
         // Nodes made from here on belong to the segment; gradients of older ones wait in the same
         // queue for the outer walk.
         let floor = fresh_id();
+        let again = resume(Phase::Again, &part());
         let out = with_category(Category::Activations, || (self.f)(&self.inputs))?;
+        drop(again);
         grads.add(&out.edge(), dy)?;
         drop(out);
         grads.run_down_to(floor)
@@ -257,21 +310,36 @@ impl Gradients {
                 found: g.shape().to_vec(),
             });
         }
-        let g = match g.device() {
-            Some(device) => g.cast_on(device, edge.gradient_dtype())?,
-            None => g,
+        let g = match (g.device(), &edge.origin) {
+            (None, Origin::Node(_)) => rounded::stored(g),
+            _ => g,
         };
         match self.held.remove(&id) {
+            None if edge.partial() => {
+                let mut sum = self.zeros(edge, edge.gradient_dtype(), edge.whole)?;
+                sum.within(edge.start, edge.len, |part| add_into(part, &g))?;
+                self.held.insert(id, sum);
+                self.announce(edge);
+            }
             None => {
+                let g = match g.device() {
+                    Some(device) => g.cast_on(device, edge.gradient_dtype())?,
+                    None => g,
+                };
                 self.held.insert(id, g.detach());
                 self.announce(edge);
             }
             Some(mut sum) => {
-                add_into(&mut sum, &g)?;
+                sum.make_own()?;
+                sum.within(edge.start, edge.len, |part| add_into(part, &g))?;
                 self.held.insert(id, sum);
             }
         }
         Ok(())
+    }
+
+    fn zeros(&self, edge: &Edge, dtype: DType, len: usize) -> Result<Tensor> {
+        Tensor::zeros_on(edge.device.as_ref(), dtype, &[len])
     }
 
     /// Lets `f` add to the gradient of `edge` in place; a first gradient starts at zero. For
@@ -285,49 +353,61 @@ impl Gradients {
         edge: &Edge,
         f: impl FnOnce(&mut Tensor) -> Result<()>,
     ) -> Result<()> {
-        let Some(mut sum) = self.lend(edge)? else { return Ok(()) };
-        f(&mut sum)?;
-        self.add(edge, sum)
+        let Some(mut lent) = self.lend(edge)? else { return Ok(()) };
+        f(&mut lent.sum)?;
+        self.settle(edge, lent)
     }
 
-    /// As [`Gradients::accumulate`] for two parameters whose gradients one kernel forms together;
-    /// `None` for one that is not wanted.
+    /// As [`Gradients::accumulate`] for parameters whose gradients one kernel forms together;
+    /// `None` for one that is not wanted. Without any that is wanted `f` is not called.
     ///
     /// # Errors
     /// As [`Gradients::accumulate`].
-    pub fn accumulate_both(
+    pub fn accumulate_all<const N: usize>(
         &mut self,
-        edges: [&Edge; 2],
-        f: impl FnOnce([Option<&mut Tensor>; 2]) -> Result<()>,
+        edges: [&Edge; N],
+        f: impl FnOnce([Option<&mut Tensor>; N]) -> Result<()>,
     ) -> Result<()> {
-        let mut sums = [self.lend(edges[0])?, self.lend(edges[1])?];
-        if sums.iter().all(Option::is_none) {
+        let mut lent: [Option<Lent>; N] = [const { None }; N];
+        for (lent, edge) in lent.iter_mut().zip(edges) {
+            *lent = self.lend(edge)?;
+        }
+        if lent.iter().all(Option::is_none) {
             return Ok(());
         }
-        f(sums.each_mut().map(Option::as_mut))?;
-        for (edge, sum) in edges.into_iter().zip(sums) {
-            if let Some(sum) = sum {
-                self.add(edge, sum)?;
+        f(lent.each_mut().map(|lent| lent.as_mut().map(|lent| &mut lent.sum)))?;
+        for (edge, lent) in edges.into_iter().zip(lent) {
+            if let Some(lent) = lent {
+                self.settle(edge, lent)?;
             }
         }
         Ok(())
     }
 
     /// What has arrived at `edge` so far, to be added to and given back; `None` if nobody waits.
-    fn lend(&mut self, edge: &Edge) -> Result<Option<Tensor>> {
+    fn lend(&mut self, edge: &Edge) -> Result<Option<Lent>> {
         let Some(id) = edge.id() else { return Ok(None) };
         let dtype = edge.dtype.of_sums();
         // What flows on to another operation in bf16 is rounded once, when the kernel is done.
-        let held = match dtype == edge.gradient_dtype() {
-            true => self.held.remove(&id),
-            false => None,
-        };
-        let mut sum = match held {
+        if dtype != edge.gradient_dtype() {
+            return Ok(Some(Lent { sum: self.zeros(edge, dtype, edge.len)?, around: None }));
+        }
+        let mut sum = match self.held.remove(&id) {
             Some(sum) => sum,
-            None => Tensor::zeros_on(edge.device.as_ref(), dtype, &[edge.len])?,
+            None => self.zeros(edge, dtype, edge.whole)?,
         };
         sum.make_own()?;
-        Ok(Some(sum))
+        let around = edge.partial().then(|| sum.focus(edge.start, edge.len));
+        Ok(Some(Lent { sum, around }))
+    }
+
+    /// Takes back what [`Gradients::lend`] gave.
+    fn settle(&mut self, edge: &Edge, lent: Lent) -> Result<()> {
+        let Lent { mut sum, around } = lent;
+        let Some(around) = around else { return self.add(edge, sum) };
+        sum.restore(around);
+        let whole = Edge { start: 0, len: edge.whole, ..edge.clone() };
+        self.add(&whole, sum)
     }
 
     /// As [`Gradients::accumulate`] for a kernel that writes the value's type and can do either: a
@@ -340,12 +420,24 @@ impl Gradients {
         edge: &Edge,
         f: impl FnOnce(&mut Tensor, Beta) -> Result<()>,
     ) -> Result<()> {
-        if edge.wants() && edge.dtype != edge.gradient_dtype() {
-            let mut g = Tensor::empty_on(edge.device.as_ref(), edge.dtype, &[edge.len])?;
+        let Some(id) = edge.id() else { return Ok(()) };
+        let empty = || Tensor::empty_on(edge.device.as_ref(), edge.dtype, &[edge.len]);
+        if edge.dtype != edge.gradient_dtype() || edge.partial() {
+            let mut g = empty()?;
             f(&mut g, Beta::Overwrite)?;
             return self.add(edge, g);
         }
-        self.accumulate_product(edge, f)
+        let (mut sum, beta) = match self.held.remove(&id) {
+            Some(sum) => (sum, Beta::Add),
+            None => {
+                self.announce(edge);
+                (empty()?, Beta::Overwrite)
+            }
+        };
+        sum.make_own()?;
+        f(&mut sum, beta)?;
+        self.held.insert(id, sum);
+        Ok(())
     }
 
     /// As [`Gradients::accumulate`] for products, which write either type of a device: the sum is of
@@ -360,18 +452,24 @@ impl Gradients {
         f: impl FnOnce(&mut Tensor, Beta) -> Result<()>,
     ) -> Result<()> {
         let Some(id) = edge.id() else { return Ok(()) };
+        if edge.device.is_none() {
+            return self.accumulate(edge, |sum| f(sum, Beta::Add));
+        }
+        let empty = || Tensor::empty_on(edge.device.as_ref(), edge.gradient_dtype(), &[edge.len]);
+        if edge.partial() {
+            let mut g = empty()?;
+            f(&mut g, Beta::Overwrite)?;
+            return self.add(edge, g);
+        }
         let (mut sum, beta) = match self.held.remove(&id) {
             Some(sum) => (sum, Beta::Add),
             None => {
-                let dtype = edge.gradient_dtype();
-                (Tensor::empty_on(edge.device.as_ref(), dtype, &[edge.len])?, Beta::Overwrite)
+                self.announce(edge);
+                (empty()?, Beta::Overwrite)
             }
         };
         sum.make_own()?;
         f(&mut sum, beta)?;
-        if beta == Beta::Overwrite {
-            self.announce(edge);
-        }
         self.held.insert(id, sum);
         Ok(())
     }
@@ -385,9 +483,15 @@ impl Gradients {
 
     /// Runs pending nodes whose number is at least `floor`, latest first.
     fn run_down_to(&mut self, floor: u64) -> Result<()> {
+        let mut within: Option<(Arc<str>, Range)> = None;
         while self.pending.peek().is_some_and(|p| p.0.id >= floor) {
             let Some(Pending(node)) = self.pending.pop() else { break };
             let Some(dy) = self.held.remove(&node.id) else { continue };
+            if within.as_ref().is_none_or(|(part, _)| *part != node.part) {
+                // The range before ends first: they close in the reverse order of their opening.
+                drop(within.take());
+                within = Some((node.part.clone(), resume(Phase::Backward, &node.part)));
+            }
             let state = node.state.lock().ok().and_then(|mut s| s.take());
             drop(node);
             if let Some(state) = state {
@@ -404,14 +508,28 @@ impl Gradients {
     }
 }
 
-/// `sum += g`, in place where nobody else holds the memory.
+/// A gradient on loan.
+struct Lent {
+    sum: Tensor,
+    /// The whole, if `sum` shows a part of it.
+    around: Option<Extent>,
+}
+
+/// `sum += g`, in place; nobody else holds the memory of `sum`. On a device the sum may be bf16
+/// and `g` f32, or the other way round.
 fn add_into(sum: &mut Tensor, g: &Tensor) -> Result<()> {
+    let g = match (g.device(), g.dtype(), sum.dtype()) {
+        (Some(device), DType::Bf16, DType::F32) => g.cast_on(device, DType::F32)?,
+        _ => g.detach(),
+    };
     kernel!("backward", g, T,
-        host => add_slices::<T>(sum.make_mut()?, g.data()?),
+        host => add_slices::<T>(sum.data_mut()?, g.data()?),
         device => {
-            sum.make_own()?;
             let size = Add { n: 1, inner: g.len() };
-            size.in_place_gpu(device, sum.view_mut::<T>()?, g.view::<T>()?)
+            match sum.dtype() {
+                DType::Bf16 => size.in_place_gpu(device, sum.view_mut::<bf16>()?, g.view::<T>()?),
+                _ => size.in_place_gpu(device, sum.view_mut::<T>()?, g.view::<T>()?),
+            }
         },
     )
 }

@@ -8,6 +8,8 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use dressage_kernels::device::{Phase, part, resume};
+
 use crate::{Result, Tensor, no_grad, recompute};
 
 /// How little is kept.
@@ -18,6 +20,10 @@ pub enum Thrift {
     /// Nor anything inside of a [`segment`].
     Segments,
 }
+
+/// Bytes below which a value on a device is kept all the same: all that the queries of a decoder
+/// layer leave behind is a few megabytes, and to launch a kernel takes as long as to move ten.
+const SMALL: usize = 1 << 20;
 
 thread_local! {
     static THRIFT: Cell<Option<Thrift>> = const { Cell::new(None) };
@@ -66,7 +72,10 @@ impl Kept {
     pub(crate) fn get(&self) -> Result<Tensor> {
         match self {
             Kept::Held(x) => Ok(x.clone()),
-            Kept::Again(make) => no_grad(|| make()),
+            Kept::Again(make) => {
+                let _again = resume(Phase::Again, &part());
+                no_grad(|| make())
+            }
         }
     }
 }
@@ -79,7 +88,8 @@ impl Tensor {
     where
         F: Fn() -> Result<Tensor> + Send + Sync + 'static,
     {
-        if THRIFT.get().is_none() || !self.tracked() {
+        let small = self.device().is_some() && self.len() * self.dtype().size() < SMALL;
+        if THRIFT.get().is_none() || !self.tracked() || small {
             return self;
         }
         self.with_remake(Arc::new(make()))

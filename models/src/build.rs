@@ -86,6 +86,16 @@ pub enum Precision {
     Bf16,
 }
 
+impl Precision {
+    /// The element type.
+    pub fn dtype(self) -> DType {
+        match self {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::Bf16,
+        }
+    }
+}
+
 struct State {
     dtype: DType,
     precision: Precision,

@@ -1,7 +1,6 @@
-//! Convolutions of channels-last maps and group norm.
+//! Convolutions of channels-last maps.
 
 use dressage_kernels::conv2d::Conv2d;
-use dressage_kernels::group_norm::{GroupNorm, Stats, StatsGpu};
 use dressage_kernels::patch_embed::PatchEmbed;
 
 use super::{expect_shape, shape_error};
@@ -173,115 +172,6 @@ impl ConvSaved {
                     Size::Patch(s) => s.backward_gpu(device, x, weight, dy, dx, dw, db),
                 }
             },
-        )
-    }
-}
-
-/// Group norm of channels-last maps `[b, .., c]` with weight and bias `[c]`.
-///
-/// # Errors
-/// Channels that do not divide into `groups`; a type without a kernel.
-pub fn group_norm(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-    groups: usize,
-    eps: f64,
-) -> Result<Tensor> {
-    let (b, c) = (x.dim(0), x.last_dim());
-    if x.shape().len() < 3 || groups == 0 || c % groups != 0 {
-        let want = format!("[b, .., c] with c divisible into {groups} groups");
-        return Err(shape_error("group_norm", "x", want, x));
-    }
-    expect_shape("group_norm", "weight", weight, &[c])?;
-    expect_shape("group_norm", "bias", bias, &[c])?;
-    let size = GroupNorm { b, hw: x.len() / (b * c).max(1), c, groups, eps };
-    let mut y = x.empty_like(x.shape())?;
-    let mut mean = x.empty_sums(&[b, groups])?;
-    let mut rstd = x.empty_sums(&[b, groups])?;
-    kernel!("group_norm", x, T,
-        host => size.forward(
-            x.data::<T>()?,
-            weight.data()?,
-            bias.data()?,
-            y.data_mut()?,
-            mean.data_mut()?,
-            rstd.data_mut()?,
-        ),
-        device => size.forward_gpu(
-            device,
-            x.view::<T>()?,
-            weight.view()?,
-            bias.view()?,
-            y.view_mut()?,
-            mean.view_mut()?,
-            rstd.view_mut()?,
-        ),
-    )?;
-    Ok(record(y, &[x, weight, bias], || NormSaved {
-        size,
-        x: x.detach(),
-        weight: weight.detach(),
-        mean,
-        rstd,
-        to: [x.edge(), weight.edge(), bias.edge()],
-    }))
-}
-
-struct NormSaved {
-    size: GroupNorm,
-    x: Tensor,
-    weight: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    to: [Edge; 3],
-}
-
-impl Backward for NormSaved {
-    fn name(&self) -> &'static str {
-        "group_norm"
-    }
-
-    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        let [to_x, to_weight, to_bias] = &self.to;
-        if to_x.wants() {
-            let mut dx = self.x.empty_like(self.x.shape())?;
-            self.kernel(&dy, Some(&mut dx), None, None)?;
-            grads.add(to_x, dx)?;
-        }
-        grads.accumulate_both([to_weight, to_bias], |[dw, db]| self.kernel(&dy, None, dw, db))
-    }
-}
-
-impl NormSaved {
-    fn kernel(
-        &self,
-        dy: &Tensor,
-        dx: Option<&mut Tensor>,
-        dw: Option<&mut Tensor>,
-        db: Option<&mut Tensor>,
-    ) -> Result<()> {
-        let NormSaved { size, x, weight, mean, rstd, .. } = self;
-        kernel!("group_norm", x, T,
-            host => size.backward(
-                x.data::<T>()?,
-                weight.data()?,
-                Stats { mean: mean.data()?, rstd: rstd.data()? },
-                dy.data()?,
-                dx.map(Tensor::data_mut).transpose()?,
-                dw.map(Tensor::data_mut).transpose()?,
-                db.map(Tensor::data_mut).transpose()?,
-            ),
-            device => size.backward_gpu(
-                device,
-                x.view::<T>()?,
-                weight.view()?,
-                StatsGpu { mean: mean.view()?, rstd: rstd.view()? },
-                dy.view()?,
-                dx.map(Tensor::view_mut).transpose()?,
-                dw.map(Tensor::view_mut).transpose()?,
-                db.map(Tensor::view_mut).transpose()?,
-            ),
         )
     }
 }

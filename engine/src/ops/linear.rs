@@ -146,7 +146,7 @@ impl Saved {
         if let (Some(x), Some(to_bias), Some(_)) = (&self.x, &self.to_bias, dy.device()) {
             // On a device one product forms both.
             let x = x.get()?;
-            return grads.accumulate_both([&self.to_weight, to_bias], |[dw, db]| {
+            return grads.accumulate_all([&self.to_weight, to_bias], |[dw, db]| {
                 self.parameters(Some(&x), dy, dw, db)
             });
         }

@@ -2,6 +2,7 @@
 
 use dressage_engine::ops::Activated;
 use dressage_engine::{DType, Result, Tensor, ops, recompute};
+use dressage_kernels::rotary;
 
 /// An operation under test.
 pub struct Case {
@@ -94,6 +95,9 @@ pub fn chains() -> Vec<Case> {
 pub fn pointwise() -> Vec<Case> {
     vec![
         case("gelu", &[&[3, 17]], 1.0, |x| ops::gelu(&x[0])),
+        case("quick_gelu", &[&[3, 17]], 1.0, |x| ops::quick_gelu(&x[0])),
+        // The result is rounded before its gradient is formed from it.
+        case("softmax", &[&[3, 17]], 2.0, |x| ops::softmax(&x[0])),
         case("relu", &[&[3, 17]], 1.0, |x| ops::relu(&x[0])),
         case("swiglu", &[&[3, 10]], 1.0, |x| ops::swiglu(&x[0])),
         case("add", &[&[2, 3, 4], &[2, 3, 4]], 1.0, |x| ops::add(&x[0], &x[1])),
@@ -150,6 +154,8 @@ pub fn copies_and_resampling() -> Vec<Case> {
             let (w, b) = (x[1].clone(), x[2].clone());
             recompute(&x[..1], move |x| ops::gelu(&ops::layer_norm(&x[0], &w, &b, 1e-3)?))
         }),
+        case("row_width, wider", &[&[2, 3, 5]], 1.0, |x| ops::row_width(&x[0], 8)),
+        case("row_width, narrower", &[&[2, 3, 5]], 1.0, |x| ops::row_width(&x[0], 3)),
         case("resize by 4", &[&[1, 3, 2, 3]], 1.0, |x| ops::resize_by_factor(&x[0], 4.0)),
         case("resize by 0.5, odd", &[&[2, 5, 7, 2]], 1.0, |x| ops::resize_by_factor(&x[0], 0.5)),
         case("resize to a size", &[&[1, 5, 3, 2]], 1.0, |x| ops::resize_to(&x[0], 3, 7)),
@@ -170,6 +176,13 @@ pub fn attention() -> Vec<Case> {
         case("attention", &[&[2, 3, 64], &[2, 5, 64], &[2, 5, 64]], 3.0, |x| {
             ops::attention(&x[0], &x[1], &x[2], 2, None)
         }),
+        // And the roundings of the widened operands.
+        case("self_attention, heads of 12", &[&[2, 5, 3, 2, 12]], 4.0, |x| {
+            ops::self_attention(&x[0])
+        }),
+        case("attention, heads of 8", &[&[2, 3, 16], &[2, 5, 16], &[2, 5, 16]], 4.0, |x| {
+            ops::attention(&x[0], &x[1], &x[2], 2, None)
+        }),
         case("attention, keys blocked", &[&[1, 3, 64], &[1, 4, 64], &[1, 4, 64]], 3.0, |x| {
             let blocked = [0u8, 1, 0, 0, 1, 1, 1, 0, 0, 0, 1, 0];
             let mut blocked = Tensor::from_slice(&blocked, &[1, 3, 4])?;
@@ -178,18 +191,48 @@ pub fn attention() -> Vec<Case> {
             }
             ops::attention(&x[0], &x[1], &x[2], 2, Some(&blocked))
         }),
+        case("attention, keys blocked, 64 channels", ONE_HEAD, 3.0, |x| {
+            let blocked = Tensor::from_slice(&[0u8, 1, 0, 0, 0, 1, 1, 0, 0], &[1, 3, 3])?;
+            let blocked = match x[0].device() {
+                Some(device) => blocked.to_device(device, blocked.dtype())?,
+                None => blocked,
+            };
+            ops::attention(&x[0], &x[1], &x[2], 1, Some(&blocked))
+        }),
+        // Rotated and rounded, then as attention; an operand that others hold, and one that is free.
+        case("rotary", &[&[2, 5, 3, 2, 32]], 4.0, |x| {
+            let table = like(&x[0], &rotary::table([2, 2], 16, 32)?, &[4, 16, 2])?;
+            let y = ops::rotary(x[0].clone(), &table, 1)?;
+            ops::self_attention(&ops::rotary(y, &table, 1)?)
+        }),
+        // Their numbers are rounded before the probabilities, so errors of scores count as well.
+        case("relative attention", &[&[1, 6, 3, 2, 80], &[5, 80], &[3, 80]], 8.0, |x| {
+            let rel = ops::relative_position(&x[0], &x[1], &x[2], [3, 2])?;
+            ops::relative_attention(&x[0], &rel, [3, 2])
+        }),
+        case("relative_position", &[&[1, 6, 3, 2, 80], &[5, 80], &[3, 80]], 1.0, |x| {
+            ops::relative_position(&x[0], &x[1], &x[2], [3, 2])
+        }),
         case("ms_deform_attn", &[&[1, 10, 2, 4], &[1, 10, 2, 2, 2, 2], &[1, 10, 2, 4]], 2.0, |x| {
             ops::ms_deform_attn(&x[0], &x[1], &x[2], &[(1, 2), (2, 4)])
         }),
         // Probabilities, the mixed features, the product, the result, and as many back.
         case("rein", REIN, 3.0, |x| rein(x, true)),
         case("rein, no softmax", REIN, 3.0, |x| rein(x, false)),
+        case("rein, 48 channels", REIN_48, 4.0, |x| rein(x, true)),
+        case("rein, 48 channels, no softmax", REIN_48, 4.0, |x| rein(x, false)),
         case("token_link", &[&[3, 4, 8]], 1.0, |x| ops::token_link(&x[0])),
     ]
 }
 
+/// Queries, keys and values of one head of 64 channels.
+const ONE_HEAD: &[&[usize]] = &[&[1, 3, 64], &[1, 3, 64], &[1, 3, 64]];
+
 /// Features with one class row, five tokens, their values, W_f, b_f, scale.
 const REIN: &[&[usize]] = &[&[2, 1 + 4, 64], &[5, 64], &[4, 64], &[64, 64], &[64], &[]];
+
+/// As [`REIN`], of channels that the kernel does not take.
+const REIN_48: &[&[usize]] = &[&[2, 1 + 4, 48], &[5, 48], &[4, 48], &[48, 48], &[48], &[]];
 
 fn rein(x: &[Tensor], softmax: bool) -> Result<Tensor> {
     let parts = ops::ReinParts {
@@ -216,9 +259,45 @@ fn like(x: &Tensor, values: &[f64], shape: &[usize]) -> Result<Tensor> {
     }
 }
 
+/// A table where `x` lies.
+fn table(x: &Tensor, values: &[i32]) -> Result<Tensor> {
+    let values = Tensor::from_slice(values, &[values.len()])?;
+    match x.device() {
+        Some(device) => values.to_device(device, DType::I32),
+        None => Ok(values),
+    }
+}
+
+/// Mask losses of three pairs, the last of which only pads: the host gets the others alone.
+fn padded_mask_loss(x: &Tensor) -> Result<Tensor> {
+    let t: Vec<f64> = (0..21).map(|i| f64::from(i % 4) / 4.0).collect();
+    if x.device().is_none() {
+        let pairs = ops::narrow(x, 0, 0, 2)?;
+        return ops::mask_loss(&pairs, &like(x, &t[..14], &[2, 7])?, 3.0, [5.0, 2.0], 3);
+    }
+    let (num, pairs) = (like(x, &[3.0], &[1])?, like(x, &[1.0, 1.0, 0.0], &[3])?);
+    ops::mask_loss_at(x, &like(x, &t, &[3, 7])?, &num, &pairs, [5.0, 2.0])
+}
+
 pub fn losses() -> Vec<Case> {
     vec![
+        case("point_sample, points by image", &[&[4, 3, 2]], 1.0, |x| {
+            let points = [0.31, 0.77, 0.02, 0.98, 0.5, 0.13, 0.999, 0.6];
+            ops::point_sample(&x[0], &like(&x[0], &points, &[2, 2, 2])?, 4)
+        }),
+        case("gather_rows_at, one twice, padding", &[&[4, 3]], 2.0, |x| {
+            ops::gather_rows_at(&x[0], &table(&x[0], &[2, -1, 0, 2, 4])?)
+        }),
+        case("mask_loss_at", &[&[3, 7]], 1.0, |x| padded_mask_loss(&x[0])),
+        case("class_loss_at", &[&[2, 3, 4]], 1.0, |x| {
+            let mut weights = Tensor::from_slice(&[1.0f32, 1.0, 1.0, 0.1], &[4])?;
+            if let Some(device) = x[0].device() {
+                weights = weights.to_device(device, DType::F32)?;
+            }
+            ops::class_loss_at(&x[0], &table(&x[0], &[3, 0, 3, 2, 3, 1])?, &weights, 2.0)
+        }),
         case("total", &[&[3, 4], &[2], &[]], 1.0, |x| ops::total(&[&x[0], &x[1], &x[2]])),
+        case("total of one", &[&[3, 4]], 1.0, |x| ops::total(&[&x[0]])),
         case("point_sample", &[&[2, 3, 4]], 1.0, |x| {
             // Inside, at the border and outside of the map.
             let points = [0.31, 0.77, 0.02, 0.98, 0.5, 0.13, 0.999, 0.6, 1.3, 0.5, 0.71, 0.42];

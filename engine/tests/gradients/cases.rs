@@ -3,6 +3,7 @@
 use dressage_engine::ops::Activated;
 use dressage_engine::{DType, Result, Tensor, ops, recompute};
 use dressage_kernels::check::noise;
+use dressage_kernels::rotary;
 
 use crate::Case;
 
@@ -131,6 +132,8 @@ fn linear_residual(x: &[Tensor], f: Activated) -> Result<Tensor> {
 
 fn pointwise() -> Vec<Case> {
     vec![
+        case("quick_gelu", &[&[3, 17]], 1e-5, |x| ops::quick_gelu(&x[0])),
+        case("softmax", &[&[3, 17]], 1e-5, |x| ops::softmax(&x[0])),
         case("gelu", &[&[3, 17]], 1e-5, |x| ops::gelu(&x[0])),
         case("relu", &[&[3, 17]], 1e-6, |x| ops::relu(&x[0])),
         case("swiglu", &[&[3, 10]], 1e-5, |x| ops::swiglu(&x[0])),
@@ -174,6 +177,9 @@ fn rows_and_views() -> Vec<Case> {
         case("narrow", &[&[2, 5, 3]], 1e-6, |x| ops::narrow(&x[0], 1, 2, 2)),
         case("broadcast", &[&[3, 2]], 1e-6, |x| ops::broadcast(&x[0], 4)),
         case("prepend", &[&[1, 3], &[2, 4, 3]], 1e-6, |x| ops::prepend(&x[0], &x[1])),
+        case("gather_rows_at, one twice, padding", &[&[4, 3]], 1e-6, |x| {
+            ops::gather_rows_at(&x[0], &Tensor::from_slice(&[2i32, -1, 0, 2, 4], &[5])?)
+        }),
         case("gather_rows, one twice", &[&[4, 3]], 1e-6, |x| {
             ops::gather_rows(&x[0], &[2, 0, 2], 5)
         }),
@@ -194,6 +200,8 @@ fn resampling() -> Vec<Case> {
         case("resize by 0.5, odd", &[&[2, 5, 7, 2]], 1e-5, |x| ops::resize_by_factor(&x[0], 0.5)),
         case("resize to a size", &[&[1, 5, 3, 2]], 1e-5, |x| ops::resize_to(&x[0], 3, 7)),
         case("resize planar maps", &[&[2, 2, 3, 5]], 1e-5, |x| ops::resize_maps(&x[0], [7, 4])),
+        case("row_width, wider", &[&[2, 3, 5]], 1e-6, |x| ops::row_width(&x[0], 8)),
+        case("row_width, narrower", &[&[2, 3, 5]], 1e-6, |x| ops::row_width(&x[0], 3)),
         case("resize bicubic by factor", &[&[1, 4, 4, 3]], 1e-5, |x| {
             ops::resize_bicubic_by_factor(&x[0], [2.1 / 4.0, 5.1 / 4.0], [2, 5])
         }),
@@ -220,6 +228,19 @@ fn attention() -> Vec<Case> {
             1e-5,
             |x| ops::ms_deform_attn(&x[0], &x[1], &x[2], &[(1, 2), (2, 4)]),
         ),
+        case("rotary", &[&[2, 5, 3, 2, 4]], 1e-5, |x| {
+            let table = like(&x[0], &rotary::table([2, 2], 16, 4)?, &[4, 2, 2])?;
+            // What others hold is copied, what is free is turned in place.
+            let y = ops::rotary(x[0].clone(), &table, 1)?;
+            ops::self_attention(&ops::rotary(y, &table, 1)?)
+        }),
+        case("relative_position", &[&[2, 6, 3, 2, 4], &[5, 4], &[3, 4]], 1e-5, |x| {
+            ops::relative_position(&x[0], &x[1], &x[2], [3, 2])
+        }),
+        case("relative attention", &[&[2, 6, 3, 2, 4], &[5, 4], &[3, 4]], 1e-5, |x| {
+            let rel = ops::relative_position(&x[0], &x[1], &x[2], [3, 2])?;
+            ops::relative_attention(&x[0], &rel, [3, 2])
+        }),
         case("rein", REIN, 1e-5, |x| rein(x, true)),
         case("rein, no softmax", REIN, 1e-5, |x| rein(x, false)),
         case("token_link", &[&[3, 4, 5]], 1e-6, |x| ops::token_link(&x[0])),
@@ -247,6 +268,10 @@ fn losses() -> Vec<Case> {
             let points = [0.31, 0.77, 0.02, 0.98, 0.5, 0.13, 0.999, 0.6, 1.3, 0.5, 0.71, 0.42];
             let points = like(&x[0], &points, &[2, 3, 2])?;
             ops::point_sample(&x[0], &points, 4)
+        }),
+        case("point_sample, points by image", &[&[4, 3, 2]], 1e-5, |x| {
+            let points = [0.31, 0.77, 0.02, 0.98, 0.5, 0.13, 0.999, 0.6];
+            ops::point_sample(&x[0], &like(&x[0], &points, &[2, 2, 2])?, 4)
         }),
         case("mask_rows", &[&[3, 4], &[2, 5, 4]], 1e-5, |x| {
             ops::mask_rows(&x[0], &x[1], &[0, 1, 1], 4)

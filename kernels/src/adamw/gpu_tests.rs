@@ -1,56 +1,36 @@
 use half::bf16;
 
+use super::proof::state;
 use super::{AdamW, MultiAdamW, Tensor};
-use crate::check::noise;
 use crate::device::{Buffer, Device};
 
-/// Weights, moments and gradient of one tensor.
-type State = [Vec<f32>; 4];
-
-fn state(n: usize, seed: u64) -> State {
-    let v = noise::<f32>(n, seed + 2).iter().map(|v| v * v).collect();
-    [noise(n, seed), noise(n, seed + 1), v, noise(n, seed + 3)]
-}
-
 #[test]
-fn one_launch_gives_the_bits_of_the_cpu() {
+fn a_loss_that_is_not_finite_changes_nothing() {
     let device = Device::virtual_gpu();
-    let groups = [
-        AdamW::default(),
-        AdamW { lr: 3e-3, beta1: 0.8, weight_decay: 0.0, eps: 1e-6, ..AdamW::default() },
-    ];
-    // One element, a prime, whole and broken chunks.
-    let mut host: Vec<State> =
-        [1, 13, 4096, 9001].iter().zip([0, 10, 20, 30]).map(|(&n, seed)| state(n, seed)).collect();
-    let mut buffers: Vec<[Buffer<f32>; 4]> = host
-        .iter()
-        .map(|s| std::array::from_fn(|i| device.upload("state", &s[i]).unwrap()))
-        .collect();
-    let mut copies: Vec<Buffer<bf16>> =
-        host.iter().map(|s| device.alloc("copy", s[0].len()).unwrap()).collect();
+    let start = state(4100, 3);
     let mut step = MultiAdamW::default();
-    for t in 1..=3 {
-        let mut tensors = Vec::new();
-        for (i, ([p, m, v, g], copy)) in buffers.iter_mut().zip(&mut copies).enumerate() {
-            let (p, m, v) = (p.view_mut(), m.view_mut(), v.view_mut());
-            let copy = (i != 1).then(|| copy.view_mut());
-            tensors.push(Tensor { p, m, v, g: g.view(), copy, group: i % 2 });
-        }
-        step.update(&device, t, &groups, &mut tensors).unwrap();
-        assert_eq!(device.counters().launches, t);
-        for (i, [p, m, v, g]) in host.iter_mut().enumerate() {
-            groups[i % 2].update(t, p, m, v, g).unwrap();
-        }
+    let mut run = |loss: f32| {
+        let mut b = start.clone().map(|x| device.upload("state", &x).unwrap());
+        let mut copy = device.upload("copy", &[bf16::ONE; 4100]).unwrap();
+        let guard = device.upload("loss", &[loss]).unwrap();
+        let [p, m, v, g] = &mut b;
+        let (p, m, v) = (p.view_mut(), m.view_mut(), v.view_mut());
+        let mut tensors = [Tensor { p, m, v, g: g.view(), copy: Some(copy.view_mut()), group: 0 }];
+        let groups = [AdamW::default()];
+        step.update(&device, 2, &groups, &mut tensors, Some(guard.view())).unwrap();
+        let copy = device.download(copy.view()).unwrap();
+        (b.map(|x| device.download(x.view()).unwrap()), copy)
+    };
+    for loss in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let (after, copy) = run(loss);
+        assert!(after == start && copy == [bf16::ONE; 4100], "{loss}");
     }
-    for (i, (host, device_state)) in host.iter().zip(&buffers).enumerate() {
-        for (host, buffer) in host.iter().zip(device_state) {
-            assert!(device.download(buffer.view()).unwrap() == *host, "tensor {i}");
-        }
-        if i != 1 {
-            let want: Vec<bf16> = host[0].iter().map(|&p| bf16::from_f32(p)).collect();
-            assert!(device.download(copies[i].view()).unwrap() == want, "copy {i}");
-        }
-        println!("adamw_update [{}]: the CPU's bits after 3 steps", host[0].len());
+    let mut want = start.clone();
+    let [p, m, v, g] = &mut want;
+    AdamW::default().update(2, p, m, v, g).unwrap();
+    for loss in [0.0, -3.0, f32::MAX] {
+        let (after, copy) = run(loss);
+        assert!(after == want && copy != [bf16::ONE; 4100], "{loss}");
     }
 }
 
@@ -63,7 +43,7 @@ fn bad_arguments_are_named() {
         let (p, m, v) = (p.view_mut(), m.view_mut(), v.view_mut());
         let g = if long { g.view() } else { g.view().slice(0..2) };
         let mut tensors = [Tensor { p, m, v, g, copy: None, group }];
-        MultiAdamW::default().update(&device, t, &[AdamW::default()], &mut tensors)
+        MultiAdamW::default().update(&device, t, &[AdamW::default()], &mut tensors, None)
     };
     let error = update(0, 0, false).unwrap_err();
     assert_eq!(error.to_string(), "adamw: updates are counted from 1, not from 0");
@@ -71,4 +51,9 @@ fn bad_arguments_are_named() {
     assert_eq!(error.to_string(), "adamw: group 1 of 1; they are counted from 0");
     let error = update(1, 0, true).unwrap_err();
     assert_eq!(error.to_string(), "adamw: g has 3 elements, its sizes ask for 2");
+    let [p, m, v, g] = &mut b[..] else { panic!("four buffers") };
+    let (p, m, v, g) = (p.view_mut(), m.view_mut(), v.view_mut(), g.view().slice(0..2));
+    let mut tensors = [Tensor { p, m, v, g, copy: None, group: 0 }];
+    let error = MultiAdamW::default().launch(&device, &mut tensors, None).unwrap_err();
+    assert_eq!(error.to_string(), "adamw: group 0 of 0; they are counted from 0");
 }

@@ -1,5 +1,7 @@
 //! What a device has to be able to do; the rest of the façade is common.
 
+use std::time::Instant;
+
 use super::{Grid, Kernel, Work};
 use crate::matmul::{Beta, MatMul};
 use crate::{KernelError, Result};
@@ -91,6 +93,18 @@ pub(super) trait Backend: Send + Sync {
     fn wait(&self) -> Result<()>;
     fn launch(&self, kernel: &Kernel, grid: &Grid, params: &[u8]) -> Result<()>;
     fn product(&self, product: &Product) -> Result<()>;
+    /// Whether nothing is executed.
+    fn is_dry_run(&self) -> bool {
+        false
+    }
+    /// Seconds that what `work` queues takes, until it is done.
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        self.wait()?;
+        let start = Instant::now();
+        work()?;
+        self.wait()?;
+        Ok(start.elapsed().as_secs_f64())
+    }
     /// Whether the device can do what is fused with this product.
     fn fits(&self, product: &Product) -> Result<bool> {
         Ok(product.fused == Fused::Nothing)

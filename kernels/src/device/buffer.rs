@@ -94,6 +94,10 @@ fn offset<T>(address: u64, len: usize, range: &Range<usize>) -> u64 {
 }
 
 impl<'a, T> View<'a, T> {
+    pub(super) fn at(id: u32, address: u64, len: usize) -> View<'a, T> {
+        View { id, address, len, memory: PhantomData }
+    }
+
     /// Elements.
     pub fn len(&self) -> usize {
         self.len

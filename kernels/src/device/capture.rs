@@ -213,6 +213,10 @@ impl Device {
         inner.launches.fetch_add(graph.work.launches, Relaxed);
         inner.products.fetch_add(graph.work.products, Relaxed);
         inner.graphs.fetch_add(1, Relaxed);
+        self.note(|asked| {
+            asked.launches += graph.work.launches;
+            asked.products += graph.work.products;
+        });
         inner.backend.replay(graph.id)?;
         order.replayed = Some(graph.number);
         Ok(())
@@ -232,10 +236,10 @@ impl Device {
         let gate = self.gate(&[to.address()])?;
         let bytes = bytemuck::cast_slice(host);
         if gate.capturing() {
-            self.0.backend.record_write(to.address(), bytes)
-        } else {
-            self.0.backend.write(to.address(), bytes)
+            return self.0.backend.record_write(to.address(), bytes);
         }
+        drop(gate);
+        self.put(to.address(), bytes)
     }
 
     /// A buffer with the elements of `host`, written by [`Device::write_constant`].

@@ -40,7 +40,7 @@ impl Step {
 
     fn prepare(&mut self, t: u64) {
         self.device.write(self.x.view_mut(), &noise(N * C, 10 + t)).unwrap();
-        self.optimiser.prepare(&self.device, t, &[AdamW::default()]).unwrap();
+        self.optimiser.set_step(&self.device, t, &[AdamW::default()]).unwrap();
     }
 
     /// First part: the norm of `x` and its product with the weights, `[N, M]`.
@@ -76,7 +76,7 @@ impl Step {
         let (p, m, v) = (p.view_mut(), m.view_mut(), v.view_mut());
         let copy = Some(self.working.view_mut());
         let mut tensors = [Tensor { p, m, v, g: g.view(), copy, group: 0 }];
-        self.optimiser.launch(device, &mut tensors)
+        self.optimiser.launch(device, &mut tensors, None)
     }
 
     fn direct(&mut self, t: u64) -> Vec<f32> {

@@ -19,6 +19,7 @@ use cudarc::driver::{DriverError, result as driver, sys};
 use super::backend::{Backend, GraphId, Product};
 use super::capture::unloaded;
 use super::cuda_error::{is_of_a_kernel, of_a_kernel, words};
+use super::cuda_events;
 use super::cuda_graph::Graphs;
 use super::cuda_pinned::Staging;
 use super::cuda_product::Products;
@@ -83,7 +84,7 @@ struct Function {
 }
 
 /// Whether a library can be loaded at all, without the panic of its bindings.
-fn present(name: &str, found: bool) -> Result<()> {
+pub(super) fn present(name: &str, found: bool) -> Result<()> {
     let what = format!(
         "the library {name} was not found on the loader's path (LD_LIBRARY_PATH has to be set \
          before the program starts)"
@@ -305,6 +306,12 @@ impl Backend for Cuda {
         self.enter()?;
         // SAFETY: the stream lives as long as `self`.
         unsafe { driver::stream::synchronize(self.stream) }.map_err(self.failed("finish its work"))
+    }
+
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        self.enter()?;
+        // SAFETY: the context is current, and the stream lives as long as `self`.
+        unsafe { cuda_events::time(self.stream, work, &self.failed("time its work")) }
     }
 
     fn launch(&self, kernel: &Kernel, grid: &Grid, params: &[u8]) -> Result<()> {

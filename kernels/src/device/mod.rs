@@ -36,16 +36,23 @@ mod buffer;
 mod capture;
 #[cfg(test)]
 mod capture_tests;
+mod constant;
 mod cuda;
 mod cuda_error;
+mod cuda_events;
 mod cuda_graph;
 mod cuda_pinned;
 mod cuda_product;
+mod dry_run;
 mod element;
+mod journal;
 mod launch;
 mod module;
+mod nvtx;
 mod pool;
+pub mod probe;
 mod product;
+mod ranges;
 pub(crate) mod sizes;
 #[cfg(test)]
 mod tests;
@@ -59,12 +66,15 @@ use backend::Backend;
 pub use buffer::{Buffer, View, ViewMut};
 use capture::Capture;
 pub use capture::{Graph, GraphMemory};
+pub use constant::Constant;
 pub use element::{Element, Float};
+pub use journal::{Asked, Held, Journal};
 pub use launch::{Args, Grid};
 pub use module::{Kernel, Module};
 use pool::Pool;
 pub use pool::Usage;
 pub use product::Epilogue;
+pub use ranges::{Phase, Place, Range, part, range, resume};
 
 use crate::{KernelError, Result, check_count};
 
@@ -76,6 +86,9 @@ struct Inner {
     id: u32,
     backend: Box<dyn Backend>,
     pool: Mutex<Pool>,
+    tables: Mutex<constant::Tables>,
+    /// Not of a real device.
+    journal: Option<Mutex<journal::Writer>>,
     capture: RwLock<Capture>,
     /// Graph memories so far.
     memories: AtomicU32,
@@ -133,31 +146,43 @@ impl Device {
     /// [`KernelError::NoDevice`] with what was looked for: no driver library, no GPU, no such
     /// number, no cuBLASLt library.
     pub fn cuda(ordinal: usize) -> Result<Device> {
-        Ok(Device::new(Box::new(cuda::Cuda::open(ordinal)?)))
+        let device = Device::new(Box::new(cuda::Cuda::open(ordinal)?), None);
+        nvtx::load();
+        Ok(device)
     }
 
     /// The virtual device as one whose products have no epilogues.
     #[cfg(test)]
     pub(crate) fn virtual_without_epilogues() -> Device {
-        Device::new(Box::new(virtual_gpu::VirtualGpu::without_epilogues()))
+        Device::new(Box::new(virtual_gpu::VirtualGpu::without_epilogues()), None)
     }
 
     /// A device that executes PTX on the CPU and reports every access that a real one would not
     /// survive, with line, block, warp and lane.
     pub fn virtual_gpu() -> Device {
-        Device::new(Box::new(virtual_gpu::VirtualGpu::new()))
+        let journal = journal::Writer::new(false);
+        Device::new(Box::new(virtual_gpu::VirtualGpu::new()), Some(journal))
     }
 
-    fn new(backend: Box<dyn Backend>) -> Device {
+    /// A device without memory that executes nothing and counts everything: see
+    /// [`Device::journal`].
+    pub fn dry_run() -> Device {
+        Device::new(Box::new(dry_run::DryRun::new()), Some(journal::Writer::new(true)))
+    }
+
+    fn new(backend: Box<dyn Backend>, journal: Option<journal::Writer>) -> Device {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let pool = Mutex::new(Pool::new(backend.granularity()));
-        let (launches, products, waits, graphs) = Default::default();
+        let (tables, launches, products, waits, graphs) = Default::default();
         let (capture, memories) = Default::default();
         let id = NEXT.fetch_add(1, Relaxed);
+        let journal = journal.map(Mutex::new);
         Device(Arc::new(Inner {
             id,
             backend,
             pool,
+            tables,
+            journal,
             capture,
             memories,
             launches,
@@ -194,6 +219,22 @@ impl Device {
         self.0.backend.work()
     }
 
+    /// What the device was asked for since it was opened or [`Device::restart_journal`] was called;
+    /// `None` on a real device, which has a profiler for that.
+    pub fn journal(&self) -> Option<Journal> {
+        self.0.journal.as_ref().map(|journal| lock(journal).read())
+    }
+
+    /// Begins the journal anew.
+    pub fn restart_journal(&self) {
+        self.in_journal(journal::Writer::restart);
+    }
+
+    /// Whether this is a [`Device::dry_run`]: nothing is executed and all values are zero.
+    pub fn is_dry_run(&self) -> bool {
+        self.0.backend.is_dry_run()
+    }
+
     /// Bytes in use, their high-water mark, and what is held for reuse.
     pub fn usage(&self) -> Usage {
         Usage { pinned: self.0.backend.pinned(), ..self.pool().usage() }
@@ -210,10 +251,7 @@ impl Device {
     /// [`KernelError::OutOfMemory`]; during a capture [`KernelError::Capture`] if the pool holds no
     /// free block of the size.
     pub fn alloc<T: Element>(&self, name: &'static str, len: usize) -> Result<Buffer<T>> {
-        let bytes = len * size_of::<T>();
-        let backend = self.0.backend.as_ref();
-        let _gate = self.gate(&[])?;
-        let address = self.pool().take(backend, name, bytes)?;
+        let address = self.take(name, len * size_of::<T>())?;
         Ok(Buffer::new(self.clone(), address, len))
     }
 
@@ -247,8 +285,7 @@ impl Device {
         if host.is_empty() {
             return Ok(());
         }
-        let _gate = self.beside_captures("writes")?;
-        self.0.backend.write(to.address(), bytemuck::cast_slice(host))
+        self.put(to.address(), bytemuck::cast_slice(host))
     }
 
     /// Waits for everything queued before and copies to `host`.
@@ -264,6 +301,11 @@ impl Device {
         }
         let _gate = self.beside_captures("reads")?;
         self.0.waits.fetch_add(1, Relaxed);
+        self.note(|asked| {
+            asked.waits += 1;
+            asked.downloads += 1;
+            asked.downloaded += size_of_val(host) as u64;
+        });
         self.0.backend.read(from.address(), bytemuck::cast_slice_mut(host))
     }
 
@@ -286,8 +328,10 @@ impl Device {
         if to.is_empty() {
             return Ok(());
         }
-        let _gate = self.gate(&[to.address()])?;
-        self.0.backend.zero(to.address(), to.len() * size_of::<T>())
+        let bytes = to.len() * size_of::<T>();
+        let gate = self.gate(&[to.address()])?;
+        self.note_copy(&gate, bytes);
+        self.0.backend.zero(to.address(), bytes)
     }
 
     /// Copies within the device.
@@ -301,8 +345,10 @@ impl Device {
         if to.is_empty() {
             return Ok(());
         }
-        let _gate = self.gate(&[from.address(), to.address()])?;
-        self.0.backend.copy(from.address(), to.address(), to.len() * size_of::<T>())
+        let bytes = to.len() * size_of::<T>();
+        let gate = self.gate(&[from.address(), to.address()])?;
+        self.note_copy(&gate, bytes);
+        self.0.backend.copy(from.address(), to.address(), bytes)
     }
 
     /// Waits until everything queued before is done.
@@ -312,7 +358,20 @@ impl Device {
     pub fn wait(&self) -> Result<()> {
         let _gate = self.beside_captures("waits")?;
         self.0.waits.fetch_add(1, Relaxed);
+        self.note(|asked| asked.waits += 1);
         self.0.backend.wait()
+    }
+
+    /// Seconds that the device takes for what `work` queues. A real device measures between two
+    /// events in its own queue, so that neither what was queued before nor the host's waiting
+    /// counts; a virtual one works while `work` runs. Waits for the end.
+    ///
+    /// # Errors
+    /// Those of `work`; a failure of the device.
+    pub fn time(&self, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+        self.0.waits.fetch_add(1, Relaxed);
+        self.note(|asked| asked.waits += 1);
+        self.0.backend.time(&mut work)
     }
 
     /// Gives memory that is held for reuse back to the device.
@@ -349,16 +408,53 @@ impl Device {
             gate.count_launch();
         } else {
             self.0.launches.fetch_add(1, Relaxed);
+            self.in_journal(|journal| journal.launched(kernel.key()));
         }
         self.0.backend.launch(kernel, grid, args.bytes())
     }
 
+    fn take(&self, name: &'static str, bytes: usize) -> Result<u64> {
+        let _gate = self.gate(&[])?;
+        let address = self.pool().take(self.0.backend.as_ref(), name, bytes)?;
+        self.in_journal(|journal| journal.took(name, address, bytes));
+        Ok(address)
+    }
+
+    fn put(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        let _gate = self.beside_captures("writes")?;
+        self.note(|asked| {
+            asked.uploads += 1;
+            asked.uploaded += bytes.len() as u64;
+        });
+        self.0.backend.write(to, bytes)
+    }
+
     fn give_back(&self, address: u64) {
+        self.in_journal(|journal| journal.gave(address));
         self.pool().give(address);
     }
 
     fn pool(&self) -> MutexGuard<'_, Pool> {
-        self.0.pool.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.pool)
+    }
+
+    fn in_journal(&self, f: impl FnOnce(&mut journal::Writer)) {
+        if let Some(journal) = &self.0.journal {
+            f(&mut lock(journal));
+        }
+    }
+
+    fn note(&self, f: impl FnOnce(&mut Asked)) {
+        self.in_journal(|journal| journal.note(f));
+    }
+
+    fn note_copy(&self, gate: &capture::Gate<'_>, bytes: usize) {
+        if !gate.capturing() {
+            self.note(|asked| {
+                asked.copies += 1;
+                asked.copied += bytes as u64;
+            });
+        }
     }
 
     fn owns(&self, op: &'static str, id: u32) -> Result<()> {
@@ -371,9 +467,15 @@ impl Device {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         let pool = self.pool.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let tables = self.tables.get_mut().unwrap_or_else(PoisonError::into_inner);
+        tables.drain().into_iter().for_each(|address| pool.give(address));
         pool.trim(self.backend.as_ref());
     }
 }

@@ -32,6 +32,7 @@ mod fused;
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
+pub(crate) mod proof;
 pub mod reference;
 #[cfg(test)]
 mod tests;

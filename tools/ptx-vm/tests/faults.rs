@@ -49,7 +49,7 @@ fn missing_barrier_in_a_block_reduction() {
 #[test]
 fn missing_barrier_before_shared_memory_is_used_again() {
     let report = layer_norm(&module("layer_norm-war"), 3, 3, 128, 130).0;
-    assert_found(&report, FindingKind::SharedRace, &["partial", "wrote at line", "no barrier"]);
+    assert_found(&report, FindingKind::SharedRace, &["partial", "read at line", "no barrier"]);
 }
 
 #[test]
@@ -141,16 +141,25 @@ fn plain_increments_where_atomics_belong() {
     assert_found(&report, FindingKind::SharedRace, &["bins"]);
 }
 
-#[test]
-fn exchange_inside_a_warp_without_syncwarp() {
+fn exchange_inside_a_warp(module_name: &str) -> Report {
     let mut gpu = Gpu::new();
-    let x = upload_u32(&mut gpu, "x", &[3; 32]);
-    let x2: Vec<u32> = (0..32).collect();
-    gpu.write(x, &bytes(&x2, u32::to_le_bytes)).expect("it fits");
-    let y = gpu.alloc("y", 128);
+    let numbers: Vec<u32> = (0..32).collect();
+    let (x, y) = (upload_u32(&mut gpu, "x", &numbers), gpu.alloc("y", 128));
     let mut p = Params::new();
     p.address(x).address(y);
-    let report = run(&mut gpu, &module("small-syncwarp"), "neighbour", 1, 32, 0, &p);
+    run(&mut gpu, &module(module_name), "neighbour", 1, 32, 0, &p)
+}
+
+#[test]
+fn exchange_inside_a_warp_without_syncwarp() {
+    assert_clean(&exchange_inside_a_warp("small"));
+    let report = exchange_inside_a_warp("small-syncwarp");
+    assert_found(&report, FindingKind::SharedRace, &["no barrier or __syncwarp in between"]);
+}
+
+#[test]
+fn shuffle_taken_for_a_memory_barrier() {
+    let report = exchange_inside_a_warp("small-shuffle");
     assert_found(&report, FindingKind::SharedRace, &["no barrier or __syncwarp in between"]);
 }
 

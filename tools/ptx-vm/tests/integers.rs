@@ -209,6 +209,13 @@ fn conversions_between_integers() {
     check(&narrow("s32", "s16", "%rs1"), &t, |[a, ..]| u64::from(a as i16 as i32 as u32));
     check("cvt.s64.s32 %rd0, %r1;", &t, |[a, ..]| a as i32 as i64 as u64);
     check("cvt.u64.u32 %rd0, %r1;", &t, |[a, ..]| a & 0xFFFF_FFFF);
+    // Of a source register that is wider than the type, the low bits count.
+    check("cvt.s64.s32 %rd0, %rd1;", &t, |[a, ..]| a as i32 as i64 as u64);
+    check("cvt.u64.u16 %rd0, %rd1;", &t, |[a, ..]| a & 0xFFFF);
+    check("cvt.rn.f32.s32 %f4, %rd1; mov.b32 %r4, %f4; cvt.u64.u32 %rd0, %r4;", &t, |[a, ..]| {
+        u64::from((a as i32 as f32).to_bits())
+    });
+    check("cvt.u32.u16 %r4, %r1; cvt.u64.u32 %rd0, %r4;", &t, |[a, ..]| a & 0xFFFF);
     check("cvt.sat.s32.s64 %r4, %rd1; cvt.s64.s32 %rd0, %r4;", &t, |[a, ..]| {
         (a as i64).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as u64
     });

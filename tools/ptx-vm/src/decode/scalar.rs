@@ -82,9 +82,7 @@ impl Decoder<'_> {
         for ((row, operand), ty) in s.iter_mut().zip(given).zip(&k.s) {
             *row = match (operand, form.name) {
                 // A conversion may read a register wider than its source type.
-                (Operand::Reg(r), "cvt") if ty.bits() < r.ty.bits() && r.ty.bits() <= 32 => {
-                    self.register(*r)
-                }
+                (Operand::Reg(r), "cvt") if ty.bits() < r.ty.bits() => self.register(*r),
                 _ => self.value(operand, *ty)?,
             };
         }
@@ -99,7 +97,9 @@ impl Decoder<'_> {
                 self.dest(first, k.d)?
             }
         };
-        if let Some(op) = super::vector::fast(&form, d, &s) {
+        // The fast forms take each source from the rows of its type.
+        let low_half = matches!((s[0], k.s.first()), (Reg::D(_), Some(ty)) if ty.bits() < 64);
+        if let (false, Some(op)) = (low_half, super::vector::fast(&form, d, &s)) {
             self.emit(op, k.class, line);
             return Some(());
         }

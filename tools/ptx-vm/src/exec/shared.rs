@@ -2,8 +2,8 @@
 //!
 //! Each word remembers its last write and the reads since. Two accesses by different warps are
 //! ordered only by barriers that both warps take part in, followed by a vector clock per warp;
-//! two lanes of one warp only by something that synchronises the warp (`bar.warp.sync`, shuffles,
-//! votes, barriers). A word that is accessed in parts is remembered byte by byte from then on:
+//! two lanes of one warp only by `bar.warp.sync` or a barrier (shuffles and votes order nothing in
+//! memory). A word that is accessed in parts is remembered byte by byte from then on:
 //! neighbouring 16-bit values belong to different threads in many kernels.
 
 use super::Launched;

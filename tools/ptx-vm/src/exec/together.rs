@@ -69,8 +69,9 @@ impl Warp {
             Op::Movmatrix(d, s) => self.movmatrix(*d, *s),
             _ => {}
         }
-        // Matrix products and loads of fragments do not order accesses to memory.
-        if Self::member_row(inst).is_some() {
+        // Shuffles, votes and matrix instructions bring lanes together, but only the barrier of the
+        // warp orders what they do to memory.
+        if matches!(inst.op, Op::WarpSync(_)) {
             self.syncs += 1;
         }
     }

@@ -51,7 +51,7 @@ pub(crate) struct Warp {
     pub copies: Vec<Copy>,
     /// Groups committed by each lane
     pub committed: [u32; 32],
-    /// Counts synchronisations inside the warp
+    /// Counts what orders the lanes' accesses to memory
     pub syncs: u32,
 }
 

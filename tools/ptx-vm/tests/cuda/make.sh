@@ -16,4 +16,4 @@ make_one() {
 mkdir -p ptx
 for f in "" wait barrier war; do make_one gemm $f; done
 for f in "" mask barrier slot war row divergent exited; do make_one layer_norm $f; done
-for f in "" vector writes syncwarp blocks; do make_one small $f; done
+for f in "" vector writes syncwarp shuffle blocks; do make_one small $f; done

@@ -51,10 +51,13 @@ extern "C" __global__ void neighbour(const int* x, int* y) {
     __shared__ volatile int line[64];
     const int lane = threadIdx.x;
     line[lane] = x[lane];
-#if !defined(FAULT_SYNCWARP)
+    int extra = 0;
+#if defined(FAULT_SHUFFLE)
+    extra = __shfl_xor_sync(0xffffffff, lane, 1) - (lane ^ 1);
+#elif !defined(FAULT_SYNCWARP)
     __syncwarp();
 #endif
-    y[lane] = line[lane ^ 1];
+    y[lane] = line[lane ^ 1] + extra;
 }
 
 // Halves of bf16 pairs written by different threads: no race, though words are shared.

@@ -1,0 +1,178 @@
+//! Layer norm over the last axis and group norm of channels-last maps; see the kernels for
+//! formulas. Both keep a mean and a reciprocal deviation, so they share their tape entry.
+
+use dressage_kernels::group_norm::GroupNorm;
+use dressage_kernels::layer_norm::{LayerNorm, Stats, StatsGpu};
+use dressage_kernels::matmul::Beta;
+
+use super::{expect_shape, shape_error};
+use crate::dtype::kernel;
+use crate::kept::Kept;
+use crate::{Backward, Edge, EngineError, Gradients, Result, Tensor, record};
+
+/// Normalises the last axis of `x` `[.., c]` and applies `weight` `[c]` and `bias` `[c]`.
+///
+/// # Errors
+/// Shapes that do not fit; a type without a kernel.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let c = x.last_dim();
+    let n = x.len() / c.max(1);
+    let y = normalise(Size::Layer(LayerNorm { n, c, eps }), &[n], x, weight, bias)?;
+    Ok(y.again(|| {
+        let (x, weight, bias) = (x.keep(), weight.detach(), bias.detach());
+        move || layer_norm(&x.get()?, &weight, &bias, eps)
+    }))
+}
+
+/// Group norm of channels-last maps `[b, .., c]` with weight and bias `[c]`.
+///
+/// # Errors
+/// Channels that do not divide into `groups`; a type without a kernel.
+pub fn group_norm(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    groups: usize,
+    eps: f64,
+) -> Result<Tensor> {
+    let c = x.last_dim();
+    if x.shape().len() < 3 || groups == 0 || c % groups != 0 {
+        let want = format!("[b, .., c] with c divisible into {groups} groups");
+        return Err(shape_error("group_norm", "x", want, x));
+    }
+    let b = x.dim(0);
+    let size = GroupNorm { b, hw: x.len() / (b * c).max(1), c, groups, eps };
+    normalise(Size::Group(size), &[b, groups], x, weight, bias)
+}
+
+/// What is normalised together.
+#[derive(Clone, Copy)]
+enum Size {
+    Layer(LayerNorm),
+    Group(GroupNorm),
+}
+
+impl Size {
+    fn name(&self) -> &'static str {
+        match self {
+            Size::Layer(_) => "layer_norm",
+            Size::Group(_) => "group_norm",
+        }
+    }
+}
+
+/// The norm of `x` with statistics of shape `stats`.
+fn normalise(
+    size: Size,
+    stats: &[usize],
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+) -> Result<Tensor> {
+    let c = x.last_dim();
+    expect_shape(size.name(), "weight", weight, &[c])?;
+    expect_shape(size.name(), "bias", bias, &[c])?;
+    let mut y = x.empty_like(x.shape())?;
+    let (mut mean, mut rstd) = (x.empty_sums(stats)?, x.empty_sums(stats)?);
+    kernel!(size.name(), x, T,
+        host => {
+            let (x, weight, bias) = (x.data::<T>()?, weight.data()?, bias.data()?);
+            let (y, mean, rstd) = (y.data_mut()?, mean.data_mut()?, rstd.data_mut()?);
+            match size {
+                Size::Layer(s) => s.forward(x, weight, bias, y, mean, rstd),
+                Size::Group(s) => s.forward(x, weight, bias, y, mean, rstd),
+            }
+        },
+        device => {
+            let (x, weight, bias) = (x.view::<T>()?, weight.view()?, bias.view()?);
+            let (y, mean, rstd) = (y.view_mut()?, mean.view_mut()?, rstd.view_mut()?);
+            match size {
+                Size::Layer(s) => s.forward_gpu(device, x, weight, bias, y, mean, rstd),
+                Size::Group(s) => s.forward_gpu(device, x, weight, bias, y, mean, rstd),
+            }
+        },
+    )?;
+    Ok(record(y, &[x, weight, bias], || Saved {
+        size,
+        x: x.keep(),
+        weight: weight.detach(),
+        mean,
+        rstd,
+        to: [x.edge(), weight.edge(), bias.edge()],
+    }))
+}
+
+struct Saved {
+    size: Size,
+    x: Kept,
+    weight: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    to: [Edge; 3],
+}
+
+impl Backward for Saved {
+    fn name(&self) -> &'static str {
+        self.size.name()
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
+        let x = self.x.get()?;
+        let [to_x, to_weight, to_bias] = &self.to;
+        match self.size {
+            Size::Layer(_) => grads.accumulate_or_write(to_x, |dx, beta| {
+                self.kernel(&x, &dy, Some((dx, beta)), None, None)
+            })?,
+            Size::Group(_) if to_x.wants() => {
+                let mut dx = x.empty_like(x.shape())?;
+                self.kernel(&x, &dy, Some((&mut dx, Beta::Overwrite)), None, None)?;
+                grads.add(to_x, dx)?;
+            }
+            Size::Group(_) => {}
+        }
+        grads.accumulate_all([to_weight, to_bias], |[dw, db]| self.kernel(&x, &dy, None, dw, db))
+    }
+}
+
+impl Saved {
+    /// Writes or adds to `dx` (group norm: only writes), adds to `dw` and `db`.
+    fn kernel(
+        &self,
+        x: &Tensor,
+        dy: &Tensor,
+        dx: Option<(&mut Tensor, Beta)>,
+        dw: Option<&mut Tensor>,
+        db: Option<&mut Tensor>,
+    ) -> Result<()> {
+        let Saved { size, weight, mean, rstd, .. } = self;
+        kernel!(size.name(), dy, T,
+            host => {
+                let (x, weight, dy) = (x.data::<T>()?, weight.data()?, dy.data()?);
+                let stats = Stats { mean: mean.data()?, rstd: rstd.data()? };
+                let dx = dx.map(|(dx, beta)| Ok::<_, EngineError>((dx.data_mut()?, beta)));
+                let dx = dx.transpose()?;
+                let dw = dw.map(Tensor::data_mut).transpose()?;
+                let db = db.map(Tensor::data_mut).transpose()?;
+                match size {
+                    Size::Layer(s) => s.backward(x, weight, stats, dy, dx, dw, db),
+                    Size::Group(s) => s.backward(x, weight, stats, dy, dx.map(|d| d.0), dw, db),
+                }
+            },
+            device => {
+                let (x, weight, dy) = (x.view::<T>()?, weight.view()?, dy.view()?);
+                let stats = StatsGpu { mean: mean.view()?, rstd: rstd.view()? };
+                let dx = dx.map(|(dx, beta)| Ok::<_, EngineError>((dx.view_mut()?, beta)));
+                let dx = dx.transpose()?;
+                let dw = dw.map(Tensor::view_mut).transpose()?;
+                let db = db.map(Tensor::view_mut).transpose()?;
+                match size {
+                    Size::Layer(s) => s.backward_gpu(device, x, weight, stats, dy, dx, dw, db),
+                    Size::Group(s) => {
+                        let dx = dx.map(|(dx, _)| dx);
+                        s.backward_gpu(device, x, weight, stats, dy, dx, dw, db)
+                    }
+                }
+            },
+        )
+    }
+}
