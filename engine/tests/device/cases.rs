@@ -50,6 +50,10 @@ pub fn products() -> Vec<Case> {
         case("matmul, a transposed", &[&[5, 3], &[5, 4]], 1.0, |x| {
             ops::matmul(&x[0], &x[1], true, false)
         }),
+        // The gradients of two parts meet in one value.
+        case("matmul, parts of one value", &[&[6, 5]], 2.0, |x| {
+            ops::matmul(&ops::rows(&x[0], 0, 3)?, &ops::rows(&x[0], 3, 3)?, false, true)
+        }),
         case("matmul, both transposed", &[&[5, 3], &[4, 5]], 1.0, |x| {
             ops::matmul(&x[0], &x[1], true, true)
         }),
