@@ -452,18 +452,24 @@ impl Gradients {
         f: impl FnOnce(&mut Tensor, Beta) -> Result<()>,
     ) -> Result<()> {
         let Some(id) = edge.id() else { return Ok(()) };
+        if edge.device.is_none() {
+            return self.accumulate(edge, |sum| f(sum, Beta::Add));
+        }
+        let empty = || Tensor::empty_on(edge.device.as_ref(), edge.gradient_dtype(), &[edge.len]);
+        if edge.partial() {
+            let mut g = empty()?;
+            f(&mut g, Beta::Overwrite)?;
+            return self.add(edge, g);
+        }
         let (mut sum, beta) = match self.held.remove(&id) {
             Some(sum) => (sum, Beta::Add),
             None => {
-                let dtype = edge.gradient_dtype();
-                (Tensor::empty_on(edge.device.as_ref(), dtype, &[edge.len])?, Beta::Overwrite)
+                self.announce(edge);
+                (empty()?, Beta::Overwrite)
             }
         };
         sum.make_own()?;
         f(&mut sum, beta)?;
-        if beta == Beta::Overwrite {
-            self.announce(edge);
-        }
         self.held.insert(id, sum);
         Ok(())
     }

@@ -38,12 +38,21 @@ pub fn products() -> Vec<Case> {
         case("linear_relu", &[&[2, 3, 5], &[4, 5], &[4]], 2.0, |x| {
             ops::linear_relu(&x[0], &x[1], &x[2])
         }),
+        // The hidden layer and the result; the gradient in the middle.
+        case("feed_forward", &[&[2, 3, 5], &[9, 5], &[9], &[4, 9], &[4]], 3.0, |x| {
+            let layer = |i| ops::Layer { weight: &x[i], bias: &x[i + 1] };
+            ops::feed_forward(&x[0], layer(1), layer(3))
+        }),
         case("matmul", &[&[2, 3, 5], &[2, 5, 4]], 1.0, |x| ops::matmul(&x[0], &x[1], false, false)),
         case("matmul, b transposed", &[&[2, 3, 5], &[2, 4, 5]], 1.0, |x| {
             ops::matmul(&x[0], &x[1], false, true)
         }),
         case("matmul, a transposed", &[&[5, 3], &[5, 4]], 1.0, |x| {
             ops::matmul(&x[0], &x[1], true, false)
+        }),
+        // The gradients of two parts meet in one value.
+        case("matmul, parts of one value", &[&[6, 5]], 2.0, |x| {
+            ops::matmul(&ops::rows(&x[0], 0, 3)?, &ops::rows(&x[0], 3, 3)?, false, true)
         }),
         case("matmul, both transposed", &[&[5, 3], &[4, 5]], 1.0, |x| {
             ops::matmul(&x[0], &x[1], true, true)

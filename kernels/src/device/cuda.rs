@@ -63,8 +63,8 @@ impl Drop for Context {
     }
 }
 
-// SAFETY: the handles are the driver's, which lets any thread use them once the context is current
-// there; every method makes it current first.
+// SAFETY: the handles are the driver's and cuBLASLt's, which let any thread use them once the
+// context is current there; every method makes it current first. Page-locked memory has one owner.
 unsafe impl Send for Cuda {}
 // SAFETY: as above; what changes on this side of the driver is behind a mutex.
 unsafe impl Sync for Cuda {}
