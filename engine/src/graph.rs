@@ -21,7 +21,7 @@ use half::bf16;
 use crate::dtype::kernel;
 use crate::memory::{Category, with_category};
 use crate::tensor::Extent;
-use crate::{DType, EngineError, Float, Result, Tensor, floats};
+use crate::{DType, EngineError, Float, Result, Tensor, floats, rounded};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -179,6 +179,7 @@ pub fn record<B: Backward + 'static>(
     inputs: &[&Tensor],
     state: impl FnOnce() -> B,
 ) -> Tensor {
+    let out = rounded::stored(out);
     if !inputs.iter().any(|t| t.tracked()) {
         return out;
     }
@@ -309,6 +310,10 @@ impl Gradients {
                 found: g.shape().to_vec(),
             });
         }
+        let g = match (g.device(), &edge.origin) {
+            (None, Origin::Node(_)) => rounded::stored(g),
+            _ => g,
+        };
         match self.held.remove(&id) {
             None if edge.partial() => {
                 let mut sum = self.zeros(edge, edge.gradient_dtype(), edge.whole)?;

@@ -14,6 +14,7 @@ pub mod ops;
 mod outline;
 mod pages;
 mod param;
+pub mod rounded;
 mod tensor;
 
 pub use dressage_kernels::device::{Device, Range, range};

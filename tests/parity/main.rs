@@ -18,6 +18,7 @@ mod schedule;
 mod settings;
 mod slide;
 mod step;
+mod updates;
 mod vit;
 
 use std::collections::BTreeSet;

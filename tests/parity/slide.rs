@@ -7,7 +7,7 @@ use dressage_tests::fixture::{Fixture, Settings};
 use dressage_train::evaluate::argmax;
 use dressage_train::windows::{ScoreMap, Window, slide as windows, whole};
 
-use crate::step::network;
+use crate::updates::network;
 
 /// The part of `image` `[1, 3, h, w]` under a window.
 fn cut(image: &Tensor, window: &Window) -> Outcome<Tensor> {

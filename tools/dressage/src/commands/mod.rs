@@ -4,6 +4,7 @@ pub mod bench;
 pub mod demo;
 pub mod eval;
 pub mod params;
+pub mod plan;
 pub mod predict;
 pub mod train;
 pub mod weights;
