@@ -11,6 +11,7 @@ mod head;
 mod keys;
 mod layout;
 mod loss;
+mod narrow;
 mod pretrained;
 mod rein;
 mod resize;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use dressage_engine::{DType, Device, Tensor, backward, no_grad, ops, rounded};
 use dressage_kernels::adamw::AdamW;
 use dressage_models::Segmenter;
-use dressage_models::criterion::{Candidate, Criterion, named_terms};
+use dressage_models::criterion::{Assignment, Candidate, Criterion, named_terms};
 use dressage_tests::Outcome;
 use dressage_tests::fixture::{Fixture, Settings};
 use dressage_train::groups::{Groups, Rule, Setting};
@@ -42,6 +42,8 @@ pub struct Updates {
     pub rates: Vec<f64>,
     /// Rate and decay by trained parameter.
     pub settings: BTreeMap<String, Setting>,
+    /// Which query answered for which target, by step.
+    pub assignments: Vec<Assignment>,
     /// Times that each step waited for the device, and the reservations of memory so far.
     pub waits: Vec<(u64, u64)>,
 }
@@ -99,6 +101,8 @@ fn round_matrices(model: &Segmenter) -> Outcome<()> {
 struct Run<'a> {
     fixture: &'a Fixture,
     place: Place<'a>,
+    /// Assignments to take in place of those found, by step.
+    given: &'a [Assignment],
     model: Segmenter,
     criterion: Criterion,
     optimiser: Optimiser,
@@ -106,7 +110,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(fixture: &'a Fixture, place: Place<'a>) -> Outcome<Run<'a>> {
+    fn new(fixture: &'a Fixture, place: Place<'a>, given: &'a [Assignment]) -> Outcome<Run<'a>> {
         let case = &fixture.json["case"];
         let mut model = network(fixture)?;
         if let Place::Device(device, working) = place {
@@ -116,7 +120,8 @@ impl<'a> Run<'a> {
         let adamw = adamw(&case["optim_wrapper"]["optimizer"])?;
         let optimiser = Optimiser::new(model.trainable(), &groups(&case["paramwise_cfg"])?, adamw)?;
         let schedule = schedule(case, adamw.lr)?;
-        Ok(Run { fixture, place, model, criterion: Criterion { config }, optimiser, schedule })
+        let criterion = Criterion { config };
+        Ok(Run { fixture, place, given, model, criterion, optimiser, schedule })
     }
 
     /// One step; `told` is what the one before left to be told, and what this one does.
@@ -146,8 +151,10 @@ impl<'a> Run<'a> {
         let candidates = Candidate::of(&output);
         let mut points = Recorded { fixture: self.fixture, prefix: format!("input.rand.step{s}.") };
         let costs = self.criterion.costs(&candidates, &targets, &mut points, told.as_ref())?;
-        let (assignment, previous) = self.criterion.assign(&costs, &targets)?;
+        let (found, previous) = self.criterion.assign(&costs, &targets)?;
         all.learn(&previous);
+        let assignment = self.given.get(s).cloned().unwrap_or(found);
+        all.assignments.push(assignment.clone());
         let loss = self.criterion.losses(&candidates, &targets, assignment, &mut points)?;
         drop((output, candidates, costs));
         let total = ops::reshape(&loss.total.detach(), &[1])?;
@@ -189,7 +196,12 @@ impl Updates {
 
 /// As many steps as the case says.
 pub fn updates(fixture: &Fixture, place: Place<'_>) -> Outcome<Updates> {
-    let mut run = Run::new(fixture, place)?;
+    updates_with(fixture, place, &[])
+}
+
+/// As [`updates`], with assignments to take in place of those found, by step.
+pub fn updates_with(fixture: &Fixture, place: Place<'_>, given: &[Assignment]) -> Outcome<Updates> {
+    let mut run = Run::new(fixture, place, given)?;
     let mut all = Updates {
         losses: Vec::new(),
         gradients: BTreeMap::new(),
@@ -197,6 +209,7 @@ pub fn updates(fixture: &Fixture, place: Place<'_>) -> Outcome<Updates> {
         without: Vec::new(),
         rates: Vec::new(),
         settings: run.optimiser.settings(),
+        assignments: Vec::new(),
         waits: Vec::new(),
     };
     let mut told = None;

@@ -351,10 +351,11 @@ pub fn total(parts: &[&Tensor]) -> Result<Tensor> {
 
 /// Writes the sum of `part` to `out` `[1]`.
 fn sum_on(device: &Device, part: &Tensor, out: ViewMut<'_, f32>) -> Result<()> {
-    Ok(match part.dtype() {
-        DType::Bf16 => sum_gpu(device, part.view::<bf16>()?, out)?,
-        _ => sum_gpu(device, part.view::<f32>()?, out)?,
-    })
+    let summed = match part.dtype() {
+        DType::Bf16 => sum_gpu(device, part.view::<bf16>()?, out),
+        _ => sum_gpu(device, part.view::<f32>()?, out),
+    };
+    Ok(summed?)
 }
 
 struct Total {

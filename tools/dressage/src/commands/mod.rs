@@ -136,10 +136,12 @@ impl Trained {
     }
 
     /// Builds the network, takes the trained weights and brings it to where it is to run, which is
-    /// told `watch`.
+    /// told `watch` unless it is the CPU because someone said so.
     pub fn load(&self, recipe: &Recipe, watch: &Watch) -> Result<Segmenter, Failure> {
         let place = Place::of(&recipe.run)?;
-        watch.note(&format!("on {}", place.said()));
+        if recipe.run.device != "cpu" {
+            watch.note(&format!("on {}", place.said()));
+        }
         Ok(place.take(match self {
             Trained::Run(dir, step) => load(recipe, dir, *step)?,
             Trained::Recipe(_) => network::build(recipe)?,

@@ -3,6 +3,7 @@
 mod bench;
 #[path = "../common/mod.rs"]
 mod common;
+mod device;
 
 use std::path::Path;
 use std::process::Command;
