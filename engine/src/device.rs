@@ -320,6 +320,37 @@ impl Tensor {
     }
 }
 
+impl Tensor {
+    /// A constant with these elements of the host on `device` as `dtype`, as [`Tensor::to_device`]
+    /// makes it. May be part of a graph: every replay copies the elements of the capture. For what
+    /// sizes alone decide, not for what changes from step to step.
+    ///
+    /// # Errors
+    /// Elements that lie on a device; types that differ, but for f32 as bf16; a value that needs a
+    /// gradient; no room on the device.
+    pub fn constant_on(&self, device: &Device, dtype: DType) -> Result<Tensor> {
+        forbid_gradient("constant_on", "tensor", self)?;
+        if self.device().is_some() {
+            return Err(self.not_on_host("constant_on"));
+        }
+        let mut copy = Self::empty_on(Some(device), dtype, self.shape())?;
+        let to = copy.raw_mut("constant_on")?;
+        match (self.dtype(), dtype) {
+            (found, wanted) if found == wanted => device.write_constant(to, self.bytes())?,
+            (DType::F32, DType::Bf16) => {
+                let mut narrow = vec![bf16::ZERO; self.len()];
+                narrow.convert_from_f32_slice(self.data()?);
+                device.write_constant(to.cast(), &narrow)?;
+            }
+            (found, wanted) => {
+                let expected = wanted.name();
+                return Err(EngineError::Type { op: "constant_on", expected, found });
+            }
+        }
+        Ok(copy)
+    }
+}
+
 fn upload<T: Element>(device: &Device, data: &[T], shape: &[usize]) -> Result<Tensor> {
     let mut y = Tensor::empty_on(Some(device), T::DTYPE, shape)?;
     device.write(y.view_mut()?, data)?;

@@ -7,6 +7,7 @@
 //! gradients at leaves are f32.
 
 mod cases;
+mod graphs;
 
 use std::slice::from_ref;
 

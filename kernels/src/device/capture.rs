@@ -40,7 +40,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLockReadGuard};
 
 use super::backend::GraphId;
 use super::pool::MemoryId;
-use super::{Device, Element, Kernel, ViewMut};
+use super::{Buffer, Device, Element, Kernel, ViewMut};
 use crate::{KernelError, Result, check_count};
 
 /// Memory of graphs that are replayed one after the other. Clones are the same memory; it goes back
@@ -240,6 +240,16 @@ impl Device {
         }
         drop(gate);
         self.put(to.address(), bytes)
+    }
+
+    /// A buffer with the elements of `host`, written by [`Device::write_constant`].
+    ///
+    /// # Errors
+    /// As [`Device::alloc`]; a failure of the device.
+    pub fn upload_constant<T: Element>(&self, name: &'static str, host: &[T]) -> Result<Buffer<T>> {
+        let mut buffer = self.alloc(name, host.len())?;
+        self.write_constant(buffer.view_mut(), host)?;
+        Ok(buffer)
     }
 
     /// Lets work be queued that touches these addresses.
