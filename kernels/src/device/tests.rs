@@ -1,6 +1,6 @@
 use half::bf16;
 
-use super::{Args, Device, Epilogue, Grid, Module};
+use super::{Args, Asked, Device, Epilogue, Grid, Module};
 use crate::check::{UNIT, assert_within, noise, stored};
 use crate::device::Float;
 use crate::matmul::{Beta, MatMul};
