@@ -225,7 +225,11 @@ fn a_dry_run_counts_what_the_virtual_gpu_does() {
         let kept = journal.parts.iter().filter(|(place, _)| !differs(&place.part));
         kept.map(|(place, asked)| (place.to_string(), *asked)).collect::<Vec<_>>()
     };
-    assert_eq!(parts(&found), parts(&planned.journal));
+    let (found_parts, planned_parts) = (parts(&found), parts(&planned.journal));
+    for (found, planned) in found_parts.iter().zip(&planned_parts) {
+        assert_eq!(found, planned);
+    }
+    assert_eq!(found_parts.len(), planned_parts.len());
     let (usage, needs) = (usage_on(&device), planned.needs);
     let tensors = [needs.weights, needs.optimiser, needs.gradients, needs.activations, needs.data];
     assert_eq!(usage.at_peak, tensors);

@@ -121,10 +121,13 @@ impl Trainer {
     pub(crate) fn outline_step(&mut self) -> Result<()> {
         let (b, s) = (self.recipe.train.batch, self.recipe.augment.crop);
         let classes = self.recipe.classes();
-        self.step_from(&[], || {
+        let (done, _) = self.step_from(&[], || {
             let image = Tensor::empty::<f32>(&[b, 3, s, s]);
             Ok((image, Targets::outlined(b, s, classes)))
         })?;
+        if let Step::Queued(pending) = done {
+            self.pending = Some(pending);
+        }
         Ok(())
     }
 
