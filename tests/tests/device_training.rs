@@ -9,6 +9,8 @@ use std::path::Path;
 use common::recipe;
 use dressage_engine::Device;
 use dressage_engine::memory::usage_on;
+use dressage_kernels::device::Journal;
+use dressage_train::device_plan::DeviceStep;
 use dressage_train::interrupt::Interrupt;
 use dressage_train::recipe::Recipe;
 use dressage_train::runlog::Silent;
@@ -223,5 +225,48 @@ fn levels_of_recomputation_give_the_same_bits() {
     let none = run("none");
     for level in ["cheap", "block"] {
         assert!(run(level) == none, "{level} differs from none");
+    }
+}
+
+#[test]
+fn a_dry_run_counts_what_the_virtual_gpu_does() {
+    let dir = tempfile::tempdir().expect("folder");
+    let settings = ["run.device=virtual", "train.recompute=cheap"];
+    let recipe = small(dir.path(), &settings);
+    let planned = DeviceStep::new(&recipe, recipe.train.recompute).expect("planned");
+    let mut there = Trainer::new(recipe, false).expect("trainer");
+    let device = device(&there);
+    let mut loader = there.loader().expect("loader");
+    for _ in 0..3 {
+        let batch = loader.next_batch().expect("batch");
+        there.queue(&batch).expect("queued");
+    }
+    device.restart_journal();
+    let batch = loader.next_batch().expect("batch");
+    there.queue(&batch).expect("queued");
+    let found = device.journal().expect("a journal");
+    assert_eq!(found.total().waits, 1);
+    assert_eq!(planned.reservations, 0);
+    assert_eq!(found.kernels, planned.journal.kernels);
+    // The table of addresses goes up again where a gradient has moved, and the two pools round
+    // differently.
+    let differs = |part: &str| part == "optimiser";
+    let parts = |journal: &Journal| {
+        let kept = journal.parts.iter().filter(|(place, _)| !differs(&place.part));
+        kept.map(|(place, asked)| (place.to_string(), *asked)).collect::<Vec<_>>()
+    };
+    let (found_parts, planned_parts) = (parts(&found), parts(&planned.journal));
+    for (found, planned) in found_parts.iter().zip(&planned_parts) {
+        assert_eq!(found, planned);
+    }
+    assert_eq!(found_parts.len(), planned_parts.len());
+    let (usage, needs) = (usage_on(&device), planned.needs);
+    let tensors = [needs.weights, needs.optimiser, needs.gradients, needs.activations, needs.data];
+    assert_eq!(usage.at_peak, tensors);
+    for part in ["backbone.block 0 / rein", "head.layer 0 / mlp", "losses", "optimiser"] {
+        assert!(
+            found.parts.keys().any(|place| &*place.part == part),
+            "nothing is booked to {part}"
+        );
     }
 }

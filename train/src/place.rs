@@ -59,6 +59,12 @@ impl Place {
         Place { device: None, working: DType::F32, said: "the CPU".into() }
     }
 
+    /// A device that executes nothing, for the plan of a step ([`crate::device_plan`]).
+    pub(crate) fn rehearsal(device: &Device, run: &Run) -> Place {
+        let (device, working) = (Some(device.clone()), run.precision.dtype());
+        Place { device, working, said: "the dry run".into() }
+    }
+
     /// What the settings of a run ask for.
     ///
     /// # Errors

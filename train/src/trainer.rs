@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use dressage_engine::Device;
 use dressage_engine::memory::{usage, usage_on};
 use dressage_models::Segmenter;
 use dressage_models::criterion::{Criterion, DevicePoints};
 use serde::Serialize;
 
 use crate::data::{Loader, LoaderSettings};
+use crate::device_plan::DevicePlan;
 use crate::interrupt::Interrupt;
 use crate::metrics::Report;
 use crate::optimiser::Optimiser;
@@ -39,6 +41,8 @@ pub struct Trainer {
     /// Memory that the steps take; made with the first trainer that is not itself an outline. Not
     /// on a device: an outline knows the host alone.
     plan: Option<Plan>,
+    /// The same for a device that tells how much of its memory is free.
+    device_plan: Option<DevicePlan>,
 }
 
 /// How a run ended.
@@ -117,14 +121,17 @@ impl Trainer {
             None => Some(Plan::new(&recipe)?),
             Some(_) => None,
         };
-        if let Some(plan) = plan.as_ref().filter(|_| recipe.run.check_memory) {
-            plan.check(&recipe)?;
+        let free = place.device().and_then(Device::free_memory);
+        let device_plan = free.map(|free| DevicePlan::new(&recipe, Some(free))).transpose()?;
+        if recipe.run.check_memory {
+            plan.as_ref().map_or(Ok(()), |plan| plan.check(&recipe))?;
+            device_plan.as_ref().map_or(Ok(()), |plan| plan.check(&recipe))?;
         }
         let model = match last {
             None => network::build(&recipe)?,
             Some(_) => network::rebuild(&recipe)?,
         };
-        let mut trainer = Trainer { plan, ..Trainer::around(recipe, model, place)? };
+        let mut trainer = Trainer { plan, device_plan, ..Trainer::around(recipe, model, place)? };
         if let Some(step) = last {
             trainer.restore(step)?;
         }
@@ -137,13 +144,19 @@ impl Trainer {
         Trainer::around(recipe, model, Place::host())
     }
 
+    /// A run on a device that executes nothing, within an outline.
+    pub(crate) fn rehearsal(recipe: Recipe, device: &Device) -> Result<Trainer> {
+        let (model, place) = (network::build(&recipe)?, Place::rehearsal(device, &recipe.run));
+        Trainer::around(recipe, model, place)
+    }
+
     fn around(recipe: Recipe, model: Segmenter, place: Place) -> Result<Trainer> {
         let model = place.take(model)?;
         let optimiser = network::optimiser(&recipe, &model)?;
         let (criterion, schedule) = (network::criterion(&recipe), recipe.schedule()?);
         let points = |device| DevicePoints::new(device, recipe.train.seed);
         let points = place.device().map(points).transpose()?;
-        let (dir, step, pending, plan) = (recipe.run.dir.clone(), 0, None, None);
+        let (dir, step, pending) = (recipe.run.dir.clone(), 0, None);
         Ok(Trainer {
             recipe,
             dir,
@@ -155,7 +168,8 @@ impl Trainer {
             schedule,
             step,
             pending,
-            plan,
+            plan: None,
+            device_plan: None,
         })
     }
 
@@ -188,9 +202,14 @@ impl Trainer {
         &self.place
     }
 
-    /// Memory that the steps take; not known for a device.
+    /// Memory that the steps take on the host; not known for a device.
     pub fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()
+    }
+
+    /// Memory that the steps take on a device that tells how much is free.
+    pub fn device_plan(&self) -> Option<&DevicePlan> {
+        self.device_plan.as_ref()
     }
 
     /// Starts the data workers at the next step.

@@ -93,6 +93,10 @@ pub(super) trait Backend: Send + Sync {
     fn wait(&self) -> Result<()>;
     fn launch(&self, kernel: &Kernel, grid: &Grid, params: &[u8]) -> Result<()>;
     fn product(&self, product: &Product) -> Result<()>;
+    /// Bytes that can still be reserved, where the device tells.
+    fn free_memory(&self) -> Option<usize> {
+        None
+    }
     /// Whether nothing is executed.
     fn is_dry_run(&self) -> bool {
         false

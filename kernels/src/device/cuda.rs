@@ -340,6 +340,11 @@ impl Backend for Cuda {
         .map_err(|error| self.refused(kernel, grid, latest, error))
     }
 
+    fn free_memory(&self) -> Option<usize> {
+        self.enter().ok()?;
+        driver::mem_get_info().ok().map(|(free, _)| free)
+    }
+
     fn product(&self, product: &Product) -> Result<()> {
         self.enter()?;
         let mut products = self.products.lock().unwrap_or_else(PoisonError::into_inner);

@@ -230,6 +230,12 @@ impl Device {
         self.in_journal(journal::Writer::restart);
     }
 
+    /// Bytes that can still be reserved; `None` where the device does not tell. Others that use the
+    /// device may take them.
+    pub fn free_memory(&self) -> Option<usize> {
+        self.0.backend.free_memory()
+    }
+
     /// Whether this is a [`Device::dry_run`]: nothing is executed and all values are zero.
     pub fn is_dry_run(&self) -> bool {
         self.0.backend.is_dry_run()
