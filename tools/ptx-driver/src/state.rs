@@ -138,7 +138,7 @@ impl<T> Table<T> {
             Some((known, _)) if *known == self.kind && number <= self.made => {
                 fatal(&format!("{wanted} number {number} is used after it was destroyed"))
             }
-            Some((_, name)) => fatal(&format!("a {name} is given where a {wanted} is expected")),
+            Some((_, name)) => fatal(&format!("{handle:#x} is given as a {wanted}, kind: {name}")),
             None => fatal(&format!("{handle:#x} is given as a {wanted} and is none")),
         }
     }
@@ -148,13 +148,6 @@ impl<T> Table<T> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Allocation {
     pub bytes: u64,
-    pub context: Handle,
-}
-
-/// Page-locked memory of the host.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Pinned {
-    pub bytes: usize,
     pub context: Handle,
 }
 
@@ -240,7 +233,8 @@ pub(crate) struct Driver {
     pub memory: BTreeMap<u64, Allocation>,
     /// Sizes and contexts of what was freed lately, for better sentences.
     pub freed: VecDeque<(u64, u64)>,
-    pub pinned: BTreeMap<usize, Pinned>,
+    /// Page-locked memory of the host: bytes by address.
+    pub pinned: BTreeMap<usize, usize>,
     pub modules: Table<Loaded>,
     pub functions: Table<Function>,
     pub streams: Table<Stream>,
@@ -324,9 +318,7 @@ impl Driver {
     /// The page-locked allocation that holds all of `bytes` bytes of the host.
     pub fn is_pinned(&self, host: usize, bytes: usize) -> bool {
         let below = self.pinned.range(..=host).next_back();
-        below.is_some_and(|(start, pinned)| {
-            host - start < pinned.bytes && bytes <= pinned.bytes - (host - start)
-        })
+        below.is_some_and(|(start, held)| host - start < *held && bytes <= held - (host - start))
     }
 
     /// Takes a context apart; lists what was left in it.
@@ -337,18 +329,13 @@ impl Driver {
         let mut left = Vec::new();
         let mut note = |count: usize, what: &str| {
             if count > 0 {
-                left.push(format!("{count} {what}"));
+                left.push(format!("{what}: {count}"));
             }
         };
-        note(gone.len(), &format!("allocations of {bytes} bytes"));
+        note(gone.len(), &format!("allocations ({bytes} bytes)"));
         for address in gone {
             self.free(address);
         }
-        let pinned: Vec<usize> = (self.pinned.iter())
-            .filter(|(_, pinned)| pinned.context == context)
-            .map(|(&start, _)| start)
-            .collect();
-        note(pinned.len(), "page-locked allocations");
         note(self.modules.drop_of(|m| m.context == context), "modules");
         let legacy = self.contexts.get(context)?.legacy;
         self.streams.remove(legacy)?;
@@ -389,7 +376,7 @@ impl Driver {
         let mut found = self.leaked.clone();
         let mut note = |count: usize, what: &str| {
             if count > 0 {
-                found.push(format!("{count} {what} at the end of the process"));
+                found.push(format!("{what} until the process ended: {count}"));
             }
         };
         note(self.contexts.len(), "contexts never released");

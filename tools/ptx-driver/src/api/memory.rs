@@ -5,7 +5,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use crate::code::{Code, Refused, refuse};
 use crate::entry::{call_in, call_unsafe, store};
 use crate::fatal;
-use crate::state::{Allocation, Driver, Handle, Pinned, rounded};
+use crate::state::{Allocation, Driver, Handle, rounded};
 use crate::work::Work;
 
 /// Page-locked memory begins at a page.
@@ -68,7 +68,7 @@ pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) ->
 /// As the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemHostAlloc(host: *mut usize, bytes: usize, flags: u32) -> u32 {
-    call_unsafe("cuMemHostAlloc", |driver, context| {
+    call_unsafe("cuMemHostAlloc", |driver, _| {
         if bytes == 0 || flags > 7 {
             let why = format!("{bytes} bytes of page-locked memory with flags {flags}");
             return refuse(Code::INVALID_VALUE, why);
@@ -84,7 +84,7 @@ pub unsafe extern "C" fn cuMemHostAlloc(host: *mut usize, bytes: usize, flags: u
         // A real driver gives memory with whatever it held.
         // SAFETY: as many bytes were just reserved.
         unsafe { start.write_bytes(0xCD, bytes) };
-        driver.pinned.insert(start as usize, Pinned { bytes, context });
+        driver.pinned.insert(start as usize, bytes);
         store(host, start as usize)
     })
 }
@@ -93,7 +93,7 @@ pub unsafe extern "C" fn cuMemHostAlloc(host: *mut usize, bytes: usize, flags: u
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFreeHost(host: usize) -> u32 {
     call_unsafe("cuMemFreeHost", |driver, _| {
-        let Some(&Pinned { bytes, .. }) = driver.pinned.get(&host) else {
+        let Some(&bytes) = driver.pinned.get(&host) else {
             let why = format!("{host:#x} is not the start of page-locked memory");
             return refuse(Code::INVALID_VALUE, why);
         };
