@@ -112,7 +112,10 @@ impl Preference {
             }
             1 => self.workspace = value.u64("MAX_WORKSPACE_BYTES")?,
             3 => {
-                value.u32("REDUCTION_SCHEME_MASK")?;
+                let mask = value.u32("REDUCTION_SCHEME_MASK")?;
+                if mask > 7 {
+                    return invalid(format!("a mask {mask} of reduction schemes"));
+                }
             }
             5..=8 => {
                 let bytes = value.u32("MIN_ALIGNMENT")?;

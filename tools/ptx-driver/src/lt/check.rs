@@ -12,8 +12,10 @@ pub(crate) struct Epilogue {
     pub bias: bool,
     pub relu: bool,
     pub gelu: bool,
-    /// Stores what goes into the GELU.
+    /// Stores what goes into the GELU, or which values ReLU keeps, a bit for each.
     pub aux_out: bool,
+    /// Keeps the values whose bit of the auxiliary matrix is set.
+    pub d_relu: bool,
     /// Multiplies by the derivative of GELU at the auxiliary matrix.
     pub d_gelu: bool,
     /// Sums the result over its columns.
@@ -39,9 +41,10 @@ impl Epilogue {
             208 => Epilogue { d_gelu: true, bias_gradient: true, ..none },
             256 => Epilogue { gradient_a: true, ..none },
             512 => Epilogue { gradient_b: true, ..none },
-            130 | 134 | 136 | 152 => {
-                return unsupported("epilogues with a bit mask of ReLU are not modelled");
-            }
+            130 => Epilogue { relu: true, aux_out: true, ..none },
+            134 => Epilogue { relu: true, aux_out: true, bias: true, ..none },
+            136 => Epilogue { d_relu: true, ..none },
+            152 => Epilogue { d_relu: true, bias_gradient: true, ..none },
             _ => return invalid(format!("epilogue {number}")),
         })
     }
@@ -53,7 +56,17 @@ impl Epilogue {
 
     /// The matrix behind `EPILOGUE_AUX_POINTER` is used.
     pub fn matrix(self) -> bool {
-        self.aux_out || self.d_gelu
+        self.aux_out || self.d_gelu || self.d_relu
+    }
+
+    /// The auxiliary matrix holds bits.
+    pub fn bits(self) -> bool {
+        self.d_relu || self.relu && self.aux_out
+    }
+
+    /// Bytes that so many elements of the auxiliary matrix take.
+    pub fn aux_bytes(self, elements: u64, kind: u32) -> u64 {
+        if self.bits() { elements.div_ceil(8) } else { elements * width(kind) }
     }
 }
 
@@ -186,19 +199,21 @@ fn epilogue(product: &Description, d: &Layout) -> Answer {
     if !epilogue.matrix() {
         return Ok(());
     }
-    if kind(product.aux_kind) != d.kind {
+    if !epilogue.bits() && kind(product.aux_kind) != d.kind {
         let aux = product.aux_kind;
         return unsupported(format!("an auxiliary matrix of type {aux} for D of {}", d.kind));
     }
-    if product.aux_ld % 8 != 0 || product.aux_ld < d.rows as i64 {
+    // Elements of a mask are bits.
+    let of = if epilogue.bits() { 128 } else { 8 };
+    if product.aux_ld % of != 0 || product.aux_ld < d.rows as i64 {
         return invalid(format!(
-            "the auxiliary matrix has a leading dimension of {}: it has to be a multiple of 8 and \
-             at least {}",
+            "the auxiliary matrix has a leading dimension of {}: it has to be a multiple of {of} \
+             and at least {}",
             product.aux_ld, d.rows
         ));
     }
     let long = product.aux_ld * (d.columns as i64 - 1) + d.rows as i64;
-    if d.batch > 1 && (product.aux_stride % 8 != 0 || product.aux_stride < long) {
+    if d.batch > 1 && (product.aux_stride % of != 0 || product.aux_stride < long) {
         return invalid(format!("auxiliary matrices {} elements apart", product.aux_stride));
     }
     Ok(())

@@ -339,7 +339,8 @@ impl Product {
             aligned(description.aux, alignment[1], d.kind, "the auxiliary matrix")?;
             let one = description.aux_ld as u64 * (d.columns - 1) + d.rows;
             let count = others * description.aux_stride as u64 + one;
-            areas.push((description.aux, count * width(d.kind), "the auxiliary matrix"));
+            let bytes = self.epilogue.aux_bytes(count, d.kind);
+            areas.push((description.aux, bytes, "the auxiliary matrix"));
         }
         Ok(())
     }

@@ -81,6 +81,11 @@ fn turned(
     rows
 }
 
+/// A bit for each of up to eight values, the first the lowest: whether ReLU keeps it.
+fn positive(values: &[f32]) -> u8 {
+    values.iter().enumerate().map(|(i, &x)| u8::from(x > 0.0) << i).sum()
+}
+
 impl Product {
     /// Computes it; sums are f64 in the order of `k`, rounded once to f32.
     pub fn run(&self, gpu: &mut Gpu) -> Result<(), Failed> {
@@ -150,8 +155,11 @@ impl Product {
         let (epilogue, description) = (self.epilogue, &self.description);
         let kind = self.layouts[3].kind;
         let vector = matrix(description.bias, index, description.bias_stride, kind);
-        let aux = matrix(description.aux, index, description.aux_stride, kind);
-        let aux_column = |j: usize| aux + j as u64 * description.aux_ld as u64 * width(kind);
+        let aux_column = |j: usize| {
+            let at = index as u64 * description.aux_stride as u64;
+            let at = at + j as u64 * description.aux_ld as u64;
+            description.aux + epilogue.aux_bytes(at, kind)
+        };
         if epilogue.bias {
             let bias = load(gpu, vector, m, kind, "the bias")?;
             for column in out.chunks_mut(m) {
@@ -160,7 +168,21 @@ impl Product {
         }
         if epilogue.aux_out {
             for (j, column) in out.chunks(m).enumerate() {
-                save(gpu, aux_column(j), column, kind, "the auxiliary matrix")?;
+                if epilogue.bits() {
+                    let mask: Vec<u8> = column.chunks(8).map(positive).collect();
+                    gpu.write(Address(aux_column(j)), &mask).map_err(illegal("the mask"))?;
+                } else {
+                    save(gpu, aux_column(j), column, kind, "the auxiliary matrix")?;
+                }
+            }
+        }
+        if epilogue.d_relu {
+            let mut mask = vec![0; m.div_ceil(8)];
+            for (j, column) in out.chunks_mut(m).enumerate() {
+                gpu.read(Address(aux_column(j)), &mut mask).map_err(illegal("the mask"))?;
+                for (i, x) in column.iter_mut().enumerate() {
+                    *x = if mask[i / 8] >> (i % 8) & 1 == 1 { *x } else { 0.0 };
+                }
             }
         }
         if epilogue.relu {

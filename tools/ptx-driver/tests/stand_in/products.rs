@@ -247,6 +247,26 @@ fn child_epilogues() {
     let gradient = put(&[7.0; 2], F32);
     close(&run(208, gradient, aux), &slopes);
     close(&get(gradient, 2, F32), &[slopes[0] + slopes[2], slopes[1] + slopes[3]]);
+    // ReLU with its mask, a bit for each row in lines of 128 bits, and back.
+    let mask = memory(64);
+    let run_masked = |epilogue: u32, bias: u64| {
+        let call = Call::new(shape);
+        fine(call.set(Of::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue));
+        fine(call.set(Of::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias));
+        fine(call.set(Of::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, mask));
+        fine(call.set(Of::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, 128i64));
+        let d = put(&[9.0; 4], F32);
+        fine(call.run(1.0, 0.0, [a, b, d, d], 256, WORKSPACE));
+        get(d, 4, F32)
+    };
+    let other = put(&[2.0, -1.5], F32);
+    close(&run_masked(134, other), &[2.5, 0.0, 1.0, 0.0]);
+    let mut bits = [0u8; 17];
+    // SAFETY: see `put`.
+    unsafe { ok(sys::cuMemcpyDtoH_v2(bits.as_mut_ptr().cast(), mask, 17)) };
+    assert_eq!((bits[0], bits[16]), (1, 1));
+    close(&run_masked(152, gradient), &[0.5, 0.0, -1.0, 0.0]);
+    close(&get(gradient, 2, F32), &[-0.5, 0.0]);
     // Sums over k of op(A), a value a row, and of op(B), a value a column.
     close(&run(256, gradient, 0), &product);
     close(&get(gradient, 2, F32), &[1.0, 2.0]);
