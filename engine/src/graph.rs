@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use dressage_kernels::add::Add;
-use dressage_kernels::device::Device;
+use dressage_kernels::device::{Device, Phase, Range, part, resume};
 use dressage_kernels::matmul::Beta;
 use dressage_kernels::outline;
 
@@ -39,8 +39,16 @@ pub(crate) enum Origin {
 /// One recorded operation.
 pub(crate) struct Node {
     id: u64,
+    /// The part of the network that recorded it, to which its backward work is booked.
+    part: Arc<str>,
     /// Taken when the backward pass reaches the node.
     state: Mutex<Option<Box<dyn Backward>>>,
+}
+
+impl Node {
+    fn new(state: Box<dyn Backward>) -> Arc<Node> {
+        Arc::new(Node { id: fresh_id(), part: part(), state: Mutex::new(Some(state)) })
+    }
 }
 
 /// The saved state of an operation and the rule that turns the gradient of its output into those
@@ -128,12 +136,14 @@ fn unrecorded<R>(f: impl FnOnce() -> R) -> (R, bool) {
     (result, seen)
 }
 
-/// Runs `f` as if nothing were around it: recording on, buffers booked as activations.
+/// Runs `f` as if nothing were around it: recording on, buffers booked as activations, in no
+/// range.
 ///
 /// A thread of a pool that waits for a part of its work takes up other work meanwhile. Work that
 /// is handed to a pool whole begins with this, or it would inherit the mode of what it interrupts.
 pub fn isolated<R>(f: impl FnOnce() -> R) -> R {
     let _restore = RestoreMode(MODE.replace(Mode::Record));
+    let _range = resume(Phase::Forward, &Arc::from(""));
     with_category(Category::Activations, f)
 }
 
@@ -150,8 +160,7 @@ pub fn record<B: Backward + 'static>(
         MODE.set(Mode::Off { tracked_seen: true });
         return out;
     }
-    let state = Mutex::new(Some(Box::new(state()) as Box<dyn Backward>));
-    let node = Arc::new(Node { id: fresh_id(), state });
+    let node = Node::new(Box::new(state()));
     out.with_origin(Origin::Node(node))
 }
 
@@ -187,9 +196,7 @@ where
         MODE.set(Mode::Off { tracked_seen: true });
         return Ok(out);
     }
-    let state = Recompute { inputs: inputs.to_vec(), f };
-    let state = Mutex::new(Some(Box::new(state) as Box<dyn Backward>));
-    let node = Arc::new(Node { id: fresh_id(), state });
+    let node = Node::new(Box::new(Recompute { inputs: inputs.to_vec(), f }));
     Ok(out.with_origin(Origin::Node(node)))
 }
 
@@ -207,7 +214,9 @@ impl<F: Fn(&[Tensor]) -> Result<Tensor> + Send> Backward for Recompute<F> {
         // Nodes made from here on belong to the segment; gradients of older ones wait in the same
         // queue for the outer walk.
         let floor = fresh_id();
+        let again = resume(Phase::Again, &part());
         let out = with_category(Category::Activations, || (self.f)(&self.inputs))?;
+        drop(again);
         grads.add(&out.edge(), dy)?;
         drop(out);
         grads.run_down_to(floor)
@@ -369,9 +378,15 @@ impl Gradients {
 
     /// Runs pending nodes whose number is at least `floor`, latest first.
     fn run_down_to(&mut self, floor: u64) -> Result<()> {
+        let mut within: Option<(Arc<str>, Range)> = None;
         while self.pending.peek().is_some_and(|p| p.0.id >= floor) {
             let Some(Pending(node)) = self.pending.pop() else { break };
             let Some(dy) = self.held.remove(&node.id) else { continue };
+            if within.as_ref().is_none_or(|(part, _)| *part != node.part) {
+                // The range before ends first: they close in the reverse order of their opening.
+                drop(within.take());
+                within = Some((node.part.clone(), resume(Phase::Backward, &node.part)));
+            }
             let state = node.state.lock().ok().and_then(|mut s| s.take());
             drop(node);
             if let Some(state) = state {

@@ -8,6 +8,8 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use dressage_kernels::device::{Phase, part, resume};
+
 use crate::{Result, Tensor, no_grad, recompute};
 
 /// How little is kept.
@@ -66,7 +68,10 @@ impl Kept {
     pub(crate) fn get(&self) -> Result<Tensor> {
         match self {
             Kept::Held(x) => Ok(x.clone()),
-            Kept::Again(make) => no_grad(|| make()),
+            Kept::Again(make) => {
+                let _again = resume(Phase::Again, &part());
+                no_grad(|| make())
+            }
         }
     }
 }

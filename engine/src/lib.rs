@@ -17,7 +17,7 @@ mod param;
 mod random;
 mod tensor;
 
-pub use dressage_kernels::device::Device;
+pub use dressage_kernels::device::{Device, Range, range};
 pub use dtype::{DType, Element, Float};
 pub use error::{EngineError, Result};
 pub use graph::{

@@ -13,7 +13,8 @@ use crate::memory::{Ledger, Usage, outlined};
 /// once. Since buffers go through the same pool in the same order, the account in the end is that
 /// of the real work to the byte, provided that no size depends on values: all values are zero.
 /// Copies of small things, such as labels, are made. Work handed to other threads is not part of
-/// an outline, and work on a device is refused in one.
+/// an outline. Work on a device is refused in one, unless the device is itself a dry run
+/// ([`crate::Device::dry_run`]): then the outline stands for the host beside it.
 pub struct Outline {
     ledger: Arc<Ledger>,
     tally: Tally,

@@ -11,7 +11,7 @@ fn directions(c: &mut Criterion) {
         let x: Vec<f32> = noise::<f32>(n, 1).iter().map(|v| 4.0 * v).collect();
         let dy = noise::<f32>(n, 2);
         let mut out = vec![0.0; n];
-        for f in [Activation::Gelu, Activation::Relu] {
+        for f in [Activation::Gelu, Activation::QuickGelu, Activation::Relu] {
             group.throughput(Throughput::Bytes(8 * n as u64));
             group.bench_function(BenchmarkId::new(format!("{f:?} forward"), name), |bench| {
                 bench.iter(|| f.forward(&x, &mut out));

@@ -25,11 +25,11 @@ const TURNS: usize = 64;
 /// Elements that are copied: twice this is beyond any cache.
 const COPIED: usize = 1 << 25;
 
-/// What the threads of the pool reach together.
+/// What the threads of the pool reach together, or a GPU (see [`crate::stopwatch::ceiling`]).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ceiling {
-    /// 10^9 floating-point operations a second in f32: multiply-adds of a register tile, each
-    /// counting as two.
+    /// 10^9 floating-point operations a second, a multiply-add counting as two: of a register tile
+    /// in f32, on a GPU of a large product in bf16.
     pub gflops: f64,
     /// 10^9 bytes a second that a copy moves, those read and those written.
     pub gbytes: f64,

@@ -95,17 +95,23 @@ pub fn stored<T: Float>(x: &[f32]) -> (Vec<T>, Vec<f64>) {
     (stored, exact)
 }
 
+/// Values of f32 as f64, exactly.
+pub fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
+}
+
 /// Unit roundoff of f32: the largest relative error of one operation.
 pub const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
 
-/// Asserts that every element of `got` lies within the rounding of its type, plus `bound(i)` for
-/// the arithmetic before it, of `want`. Prints the worst error in units of what is allowed.
-///
-/// # Panics
-/// If an element does not.
-pub fn assert_within<T: Float>(what: &str, got: &[T], want: &[f64], bound: impl Fn(usize) -> f64) {
-    assert_eq!(got.len(), want.len(), "{what}: lengths differ");
-    let mut worst: f64 = 0.0;
+/// Compares: every element of `got` may lie the rounding of its type, plus `bound(i)` for the
+/// arithmetic before it, beside `want`. Returns the worst error in units of what is allowed, and
+/// the first element beyond it in words. Only as many elements are compared as both have.
+pub fn worst_error<T: Float>(
+    got: &[T],
+    want: &[f64],
+    bound: impl Fn(usize) -> f64,
+) -> (f64, Option<String>) {
+    let (mut worst, mut failure) = (0.0, None);
     for (i, (got, &want)) in got.iter().zip(want).enumerate() {
         let got = f64::from(got.f32());
         // The rounding is of the computed value, which differs from `want` by the bound; and the
@@ -113,9 +119,25 @@ pub fn assert_within<T: Float>(what: &str, got: &[T], want: &[f64], bound: impl 
         let bound = bound(i);
         let allowed = bound + f64::from(T::ROUNDING) * (want.abs() + bound) + 1.2e-38;
         let share = (got - want).abs() / allowed;
-        assert!(share <= 1.0, "{what}: element {i} is {got}, not {want} +- {allowed:.3e}");
-        worst = worst.max(share);
+        // A NaN is beyond every bound.
+        let share = if share.is_nan() { f64::INFINITY } else { share };
+        if share > 1.0 && failure.is_none() {
+            failure = Some(format!("element {i} is {got}, not {want} +- {allowed:.3e}"));
+        }
+        worst = share.max(worst);
     }
+    (worst, failure)
+}
+
+/// Asserts that every element of `got` lies within its bound of `want`, as [`worst_error`] takes
+/// it. Prints the worst error in units of what is allowed.
+///
+/// # Panics
+/// If an element does not.
+pub fn assert_within<T: Float>(what: &str, got: &[T], want: &[f64], bound: impl Fn(usize) -> f64) {
+    assert_eq!(got.len(), want.len(), "{what}: lengths differ");
+    let (worst, failure) = worst_error(got, want, bound);
+    assert_eq!(failure, None, "{what}");
     println!("{what}: {} values, worst error {worst:.3} of the bound", got.len());
 }
 

@@ -1,4 +1,4 @@
-//! Pointwise activations. GELU and SwiGLU save their input, the ReLU its output, which the layer
+//! Pointwise activations. GELU, QuickGELU and SwiGLU save their input, the ReLU its output, which the layer
 //! after it saves anyway.
 
 use dressage_kernels::activation::Activation;
@@ -20,6 +20,17 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
     }))
 }
 
+/// QuickGELU, `x sigmoid(1.702 x)`: CLIP's.
+///
+/// # Errors
+/// A type without a kernel.
+pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
+    Ok(pointwise(Activation::QuickGelu, x)?.again(|| {
+        let x = x.keep();
+        move || quick_gelu(&x.get()?)
+    }))
+}
+
 /// `max(x, 0)`.
 ///
 /// # Errors
@@ -35,7 +46,7 @@ fn pointwise(kind: Activation, x: &Tensor) -> Result<Tensor> {
         device => kind.forward_gpu(device, x.view::<T>()?, y.view_mut()?),
     )?;
     let saved = match kind {
-        Activation::Gelu => x.keep(),
+        Activation::Gelu | Activation::QuickGelu => x.keep(),
         // Positive where the input is.
         Activation::Relu => Kept::Held(y.detach()),
     };

@@ -19,11 +19,13 @@ mod masks;
 mod matmul;
 mod norm;
 mod points;
+mod position;
 mod rein;
 mod resize;
+mod softmax;
 mod view;
 
-pub use activation::{gelu, relu, swiglu};
+pub use activation::{gelu, quick_gelu, relu, swiglu};
 pub use add::{add, residual};
 pub use attention::{attention, self_attention};
 pub use cast::cast;
@@ -37,10 +39,12 @@ pub use masks::{attention_mask, sine_position};
 pub use matmul::matmul;
 pub use norm::{group_norm, layer_norm};
 pub use points::{mask_rows, point_sample};
+pub use position::{relative_attention, relative_position, rotary};
 pub use rein::{ReinParts, rein, token_link};
 pub use resize::{
     resize_bicubic_antialiased, resize_bicubic_by_factor, resize_by_factor, resize_maps, resize_to,
 };
+pub use softmax::softmax;
 pub use view::{reshape, rows};
 
 use crate::{EngineError, Result, Tensor};

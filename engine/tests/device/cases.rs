@@ -2,6 +2,7 @@
 
 use dressage_engine::ops::Activated;
 use dressage_engine::{DType, Result, Tensor, ops, recompute};
+use dressage_kernels::rotary;
 
 /// An operation under test.
 pub struct Case {
@@ -85,6 +86,9 @@ pub fn chains() -> Vec<Case> {
 pub fn pointwise() -> Vec<Case> {
     vec![
         case("gelu", &[&[3, 17]], 1.0, |x| ops::gelu(&x[0])),
+        case("quick_gelu", &[&[3, 17]], 1.0, |x| ops::quick_gelu(&x[0])),
+        // The result is rounded before its gradient is formed from it.
+        case("softmax", &[&[3, 17]], 2.0, |x| ops::softmax(&x[0])),
         case("relu", &[&[3, 17]], 1.0, |x| ops::relu(&x[0])),
         case("swiglu", &[&[3, 10]], 1.0, |x| ops::swiglu(&x[0])),
         case("add", &[&[2, 3, 4], &[2, 3, 4]], 1.0, |x| ops::add(&x[0], &x[1])),
@@ -169,6 +173,28 @@ pub fn attention() -> Vec<Case> {
             }
             ops::attention(&x[0], &x[1], &x[2], 2, Some(&blocked))
         }),
+        case("attention, keys blocked, 64 channels", ONE_HEAD, 3.0, |x| {
+            let blocked = Tensor::from_slice(&[0u8, 1, 0, 0, 0, 1, 1, 0, 0], &[1, 3, 3])?;
+            let blocked = match x[0].device() {
+                Some(device) => blocked.to_device(device, blocked.dtype())?,
+                None => blocked,
+            };
+            ops::attention(&x[0], &x[1], &x[2], 1, Some(&blocked))
+        }),
+        // Rotated and rounded, then as attention; an operand that others hold, and one that is free.
+        case("rotary", &[&[2, 5, 3, 2, 32]], 4.0, |x| {
+            let table = like(&x[0], &rotary::table([2, 2], 16, 32)?, &[4, 16, 2])?;
+            let y = ops::rotary(x[0].clone(), &table, 1)?;
+            ops::self_attention(&ops::rotary(y, &table, 1)?)
+        }),
+        // Their numbers are rounded before the probabilities, so errors of scores count as well.
+        case("relative attention", &[&[1, 6, 3, 2, 80], &[5, 80], &[3, 80]], 8.0, |x| {
+            let rel = ops::relative_position(&x[0], &x[1], &x[2], [3, 2])?;
+            ops::relative_attention(&x[0], &rel, [3, 2])
+        }),
+        case("relative_position", &[&[1, 6, 3, 2, 80], &[5, 80], &[3, 80]], 1.0, |x| {
+            ops::relative_position(&x[0], &x[1], &x[2], [3, 2])
+        }),
         case("ms_deform_attn", &[&[1, 10, 2, 4], &[1, 10, 2, 2, 2, 2], &[1, 10, 2, 4]], 2.0, |x| {
             ops::ms_deform_attn(&x[0], &x[1], &x[2], &[(1, 2), (2, 4)])
         }),
@@ -178,6 +204,9 @@ pub fn attention() -> Vec<Case> {
         case("token_link", &[&[3, 4, 8]], 1.0, |x| ops::token_link(&x[0])),
     ]
 }
+
+/// Queries, keys and values of one head of 64 channels.
+const ONE_HEAD: &[&[usize]] = &[&[1, 3, 64], &[1, 3, 64], &[1, 3, 64]];
 
 /// Features with one class row, five tokens, their values, W_f, b_f, scale.
 const REIN: &[&[usize]] = &[&[2, 1 + 4, 64], &[5, 64], &[4, 64], &[64, 64], &[64], &[]];

@@ -3,6 +3,7 @@
 use dressage_engine::ops::Activated;
 use dressage_engine::{DType, Result, Tensor, ops, recompute};
 use dressage_kernels::check::noise;
+use dressage_kernels::rotary;
 
 use crate::Case;
 
@@ -131,6 +132,8 @@ fn linear_residual(x: &[Tensor], f: Activated) -> Result<Tensor> {
 
 fn pointwise() -> Vec<Case> {
     vec![
+        case("quick_gelu", &[&[3, 17]], 1e-5, |x| ops::quick_gelu(&x[0])),
+        case("softmax", &[&[3, 17]], 1e-5, |x| ops::softmax(&x[0])),
         case("gelu", &[&[3, 17]], 1e-5, |x| ops::gelu(&x[0])),
         case("relu", &[&[3, 17]], 1e-6, |x| ops::relu(&x[0])),
         case("swiglu", &[&[3, 10]], 1e-5, |x| ops::swiglu(&x[0])),
@@ -220,6 +223,19 @@ fn attention() -> Vec<Case> {
             1e-5,
             |x| ops::ms_deform_attn(&x[0], &x[1], &x[2], &[(1, 2), (2, 4)]),
         ),
+        case("rotary", &[&[2, 5, 3, 2, 4]], 1e-5, |x| {
+            let table = like(&x[0], &rotary::table([2, 2], 16, 4)?, &[4, 2, 2])?;
+            // What others hold is copied, what is free is turned in place.
+            let y = ops::rotary(x[0].clone(), &table, 1)?;
+            ops::self_attention(&ops::rotary(y, &table, 1)?)
+        }),
+        case("relative_position", &[&[2, 6, 3, 2, 4], &[5, 4], &[3, 4]], 1e-5, |x| {
+            ops::relative_position(&x[0], &x[1], &x[2], [3, 2])
+        }),
+        case("relative attention", &[&[2, 6, 3, 2, 4], &[5, 4], &[3, 4]], 1e-5, |x| {
+            let rel = ops::relative_position(&x[0], &x[1], &x[2], [3, 2])?;
+            ops::relative_attention(&x[0], &rel, [3, 2])
+        }),
         case("rein", REIN, 1e-5, |x| rein(x, true)),
         case("rein, no softmax", REIN, 1e-5, |x| rein(x, false)),
         case("token_link", &[&[3, 4, 5]], 1e-6, |x| ops::token_link(&x[0])),

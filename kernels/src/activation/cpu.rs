@@ -3,8 +3,11 @@
 use rayon::prelude::*;
 
 use super::Activation;
+use crate::logistic::sigmoid;
 use crate::simd;
 use crate::simd::{exp, madd};
+
+const QUICK: f32 = super::QUICK as f32;
 
 /// Elements a task takes at once.
 const TASK: usize = 1 << 13;
@@ -63,6 +66,19 @@ simd! {
         }
     }
 
+    fn quick_gelu<FMA>(x: &[f32], y: &mut [f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x * sigmoid::<FMA>(QUICK * x);
+        }
+    }
+
+    fn quick_gelu_backward<FMA>(x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        for ((dx, &dy), &x) in dx.iter_mut().zip(dy).zip(x) {
+            let z = QUICK * x;
+            *dx = dy * (sigmoid::<FMA>(z) * madd::<FMA>(z, sigmoid::<FMA>(-z), 1.0));
+        }
+    }
+
     fn relu<FMA>(x: &[f32], y: &mut [f32]) {
         for (y, &x) in y.iter_mut().zip(x) {
             *y = if 0.0 > x { 0.0 } else { x };
@@ -79,6 +95,7 @@ simd! {
 pub fn forward(f: Activation, x: &[f32], y: &mut [f32]) {
     let piece = match f {
         Activation::Gelu => gelu_all,
+        Activation::QuickGelu => quick_gelu,
         Activation::Relu => relu,
     };
     y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| piece(x, y));
@@ -87,6 +104,7 @@ pub fn forward(f: Activation, x: &[f32], y: &mut [f32]) {
 pub fn backward(f: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) {
     let piece = match f {
         Activation::Gelu => gelu_backward,
+        Activation::QuickGelu => quick_gelu_backward,
         Activation::Relu => relu_backward,
     };
     dx.par_chunks_mut(TASK)

@@ -28,6 +28,7 @@ impl Activation {
         check_count("activation", "y", y.len(), x.len())?;
         let name = match self {
             Activation::Gelu => "gelu_fwd",
+            Activation::QuickGelu => "quick_gelu_fwd",
             Activation::Relu => "relu_fwd",
         };
         let args = Args::new(&Sizes { n: x.len() as u64 }).read(x).write(y);
@@ -50,6 +51,7 @@ impl Activation {
         check_count("activation", "dx", dx.len(), x.len())?;
         let name = match self {
             Activation::Gelu => "gelu_bwd",
+            Activation::QuickGelu => "quick_gelu_bwd",
             Activation::Relu => "relu_bwd",
         };
         let args = Args::new(&Sizes { n: x.len() as u64 }).read(x).read(dy).write(dx);

@@ -3,9 +3,12 @@
 //! ```text
 //! gelu(x)  = x Phi(x)                 Phi(x) = (1 + erf(x / sqrt 2)) / 2
 //! gelu'(x) = Phi(x) + x phi(x)        phi(x) = exp(-x^2 / 2) / sqrt(2 pi)
+//! quick_gelu(x)  = x s(1.702 x)           s(z) = 1 / (1 + exp(-z))
+//! quick_gelu'(x) = s(z) (1 + z s(-z))     z = 1.702 x
 //! relu(x)  = max(x, 0)                relu'(x) = 1 where x > 0, else 0
 //! ```
-//! Backward: `dx = dy f'(x)`. GELU is the exact one of the published backbones, not the tanh form.
+//! Backward: `dx = dy f'(x)`. GELU is the exact one of the published backbones, not the tanh form;
+//! QuickGELU is the approximation that CLIP was trained with.
 //!
 //! Shapes: any; `x`, `y`, `dy`, `dx` have one length. Saved for the backward pass: `x`. For the
 //! ReLU its output serves as well, since both are positive in the same places.
@@ -27,8 +30,7 @@
 
 mod cpu;
 mod gpu;
-#[cfg(test)]
-mod gpu_tests;
+pub(crate) mod proof;
 pub mod reference;
 #[cfg(test)]
 mod tests;
@@ -37,11 +39,16 @@ pub(crate) use cpu::{gelu, gelu_slope};
 
 use crate::{Real, Result, check_len, f32s, f32s_mut, outline};
 
+/// Factor of QuickGELU's argument.
+const QUICK: f64 = 1.702;
+
 /// A pointwise nonlinearity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// `x Phi(x)` with the exact normal distribution function.
     Gelu,
+    /// `x sigmoid(1.702 x)`.
+    QuickGelu,
     /// `max(x, 0)`.
     Relu,
 }

@@ -2,7 +2,7 @@
 
 use std::f64::consts::{PI, SQRT_2};
 
-use super::Activation;
+use super::{Activation, QUICK};
 use crate::Real;
 
 fn normal<T: Real>(x: T) -> T {
@@ -26,6 +26,7 @@ pub fn forward<T: Real>(f: Activation, x: &[T], y: &mut [T]) {
     for (y, &x) in y.iter_mut().zip(x) {
         *y = match f {
             Activation::Gelu => gelu(x),
+            Activation::QuickGelu => x * (T::of(QUICK) * x).sigmoid(),
             Activation::Relu => x.max(T::ZERO),
         };
     }
@@ -36,6 +37,11 @@ pub fn backward<T: Real>(f: Activation, x: &[T], dy: &[T], dx: &mut [T]) {
     for ((dx, &dy), &x) in dx.iter_mut().zip(dy).zip(x) {
         let slope = match f {
             Activation::Gelu => gelu_slope(x),
+            // y = x sigmoid(z)
+            Activation::QuickGelu => {
+                let z = T::of(QUICK) * x;
+                z.sigmoid() * (T::ONE + z * (-z).sigmoid())
+            }
             // y = max(x, 0)
             Activation::Relu if x > T::ZERO => T::ONE,
             Activation::Relu => T::ZERO,

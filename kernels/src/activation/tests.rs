@@ -1,10 +1,10 @@
-use super::Activation::{Gelu, Relu};
+use super::Activation::{Gelu, QuickGelu, Relu};
 use super::{cpu, reference};
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
 
 #[test]
 fn gradient_matches_central_differences() {
-    for f in [Gelu, Relu] {
+    for f in [Gelu, QuickGelu, Relu] {
         // Away from the kink of the ReLU, where a difference quotient means nothing.
         let x: Vec<f64> = noise(41, 1).iter().map(|v: &f64| 3.0 * v + 0.01 * v.signum()).collect();
         let dy = noise(41, 2);
@@ -50,7 +50,7 @@ fn fast_form_matches_reference() {
     for n in [1, 7, 16, 131, 100_003] {
         let x: Vec<f32> = noise(n, 1).iter().map(|v: &f32| 6.0 * v).collect();
         let dy = noise::<f32>(n, 2);
-        for f in [Gelu, Relu] {
+        for f in [Gelu, QuickGelu, Relu] {
             let (mut got, mut want) = (vec![f32::NAN; n], vec![f32::NAN; n]);
             cpu::forward(f, &x, &mut got);
             reference::forward(f, &x, &mut want);
@@ -68,8 +68,10 @@ fn ends_are_sane() {
     let mut y = [f32::NAN; 6];
     Gelu.forward(&x, &mut y).unwrap();
     assert_eq!(y, [0.0, 0.0, 0.0, 0.0, 100.0, 1e30]);
+    QuickGelu.forward(&x, &mut y).unwrap();
+    assert_eq!(y[1..], [-100.0 * (1.0 / (1.0 + 170.2f64.exp())) as f32, 0.0, 0.0, 100.0, 1e30]);
     let mut y = [0.0f32];
-    for f in [Gelu, Relu] {
+    for f in [Gelu, QuickGelu, Relu] {
         f.forward(&[f32::NAN], &mut y).unwrap();
         assert!(y[0].is_nan(), "{f:?} hides a NaN");
     }

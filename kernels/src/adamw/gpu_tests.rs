@@ -1,58 +1,5 @@
-use half::bf16;
-
 use super::{AdamW, MultiAdamW, Tensor};
-use crate::check::noise;
 use crate::device::{Buffer, Device};
-
-/// Weights, moments and gradient of one tensor.
-type State = [Vec<f32>; 4];
-
-fn state(n: usize, seed: u64) -> State {
-    let v = noise::<f32>(n, seed + 2).iter().map(|v| v * v).collect();
-    [noise(n, seed), noise(n, seed + 1), v, noise(n, seed + 3)]
-}
-
-#[test]
-fn one_launch_gives_the_bits_of_the_cpu() {
-    let device = Device::virtual_gpu();
-    let groups = [
-        AdamW::default(),
-        AdamW { lr: 3e-3, beta1: 0.8, weight_decay: 0.0, eps: 1e-6, ..AdamW::default() },
-    ];
-    // One element, a prime, whole and broken chunks.
-    let mut host: Vec<State> =
-        [1, 13, 4096, 9001].iter().zip([0, 10, 20, 30]).map(|(&n, seed)| state(n, seed)).collect();
-    let mut buffers: Vec<[Buffer<f32>; 4]> = host
-        .iter()
-        .map(|s| std::array::from_fn(|i| device.upload("state", &s[i]).unwrap()))
-        .collect();
-    let mut copies: Vec<Buffer<bf16>> =
-        host.iter().map(|s| device.alloc("copy", s[0].len()).unwrap()).collect();
-    let mut step = MultiAdamW::default();
-    for t in 1..=3 {
-        let mut tensors = Vec::new();
-        for (i, ([p, m, v, g], copy)) in buffers.iter_mut().zip(&mut copies).enumerate() {
-            let (p, m, v) = (p.view_mut(), m.view_mut(), v.view_mut());
-            let copy = (i != 1).then(|| copy.view_mut());
-            tensors.push(Tensor { p, m, v, g: g.view(), copy, group: i % 2 });
-        }
-        step.update(&device, t, &groups, &mut tensors).unwrap();
-        assert_eq!(device.counters().launches, t);
-        for (i, [p, m, v, g]) in host.iter_mut().enumerate() {
-            groups[i % 2].update(t, p, m, v, g).unwrap();
-        }
-    }
-    for (i, (host, device_state)) in host.iter().zip(&buffers).enumerate() {
-        for (host, buffer) in host.iter().zip(device_state) {
-            assert!(device.download(buffer.view()).unwrap() == *host, "tensor {i}");
-        }
-        if i != 1 {
-            let want: Vec<bf16> = host[0].iter().map(|&p| bf16::from_f32(p)).collect();
-            assert!(device.download(copies[i].view()).unwrap() == want, "copy {i}");
-        }
-        println!("adamw_update [{}]: the CPU's bits after 3 steps", host[0].len());
-    }
-}
 
 #[test]
 fn bad_arguments_are_named() {

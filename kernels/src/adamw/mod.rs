@@ -24,6 +24,7 @@
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
+pub(crate) mod proof;
 
 use rayon::prelude::*;
 

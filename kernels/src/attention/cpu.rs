@@ -57,6 +57,19 @@ fn block_keys(row: &mut [f32], blocked: Option<&[u8]>) {
     }
 }
 
+/// Adds relative positions, in units of ln 2 as the scores are.
+#[inline(always)]
+fn add_relative<const FMA: bool>(row: &mut [f32], relative: Option<(&[f32], &[f32])>) {
+    if let Some((rows, columns)) = relative {
+        for (part, y) in row.chunks_exact_mut(columns.len()).zip(rows) {
+            let y = y * LOG2_E;
+            for (s, x) in part.iter_mut().zip(columns) {
+                *s += madd::<FMA>(*x, LOG2_E, y);
+            }
+        }
+    }
+}
+
 #[inline(always)]
 fn row_max(row: &[f32]) -> f32 {
     const WIDE: usize = 4 * LANES;
@@ -80,7 +93,12 @@ fn row_max(row: &[f32]) -> f32 {
 simd! {
     /// Turns scores into `2^(s - max)`; returns the reciprocal of their sum and log2 of the sum of
     /// `2^s`.
-    fn softmax_row<FMA>(row: &mut [f32], blocked: Option<&[u8]>) -> (f32, f32) {
+    fn softmax_row<FMA>(
+        row: &mut [f32],
+        blocked: Option<&[u8]>,
+        relative: Option<(&[f32], &[f32])>,
+    ) -> (f32, f32) {
+        add_relative::<FMA>(row, relative);
         block_keys(row, blocked);
         let top = row_max(row);
         // A row of NaN has no maximum either, and stays NaN.
@@ -106,7 +124,13 @@ simd! {
     }
 
     /// Turns scores into probabilities, given log2 of their sum.
-    fn probabilities<FMA>(row: &mut [f32], blocked: Option<&[u8]>, lse: f32) {
+    fn probabilities<FMA>(
+        row: &mut [f32],
+        blocked: Option<&[u8]>,
+        relative: Option<(&[f32], &[f32])>,
+        lse: f32,
+    ) {
+        add_relative::<FMA>(row, relative);
         block_keys(row, blocked);
         for x in row {
             // Rounding may put a score a hair above the sum of a single key.
@@ -120,6 +144,17 @@ simd! {
         let mean = simd::dot::<FMA>(p, dp);
         for (d, p) in dp.iter_mut().zip(p) {
             *d = p * (*d - mean);
+        }
+    }
+
+    /// Sums of a row's score gradients over the rows and over the columns of the grid.
+    fn relative_sums<FMA>(ds: &[f32], rows: &mut [f32], columns: &mut [f32]) {
+        columns.fill(0.0);
+        for (part, y) in ds.chunks_exact(columns.len()).zip(rows) {
+            *y = simd::sum(part);
+            for (x, ds) in columns.iter_mut().zip(part) {
+                *x += *ds;
+            }
         }
     }
 }
@@ -208,7 +243,8 @@ fn forward_chunk(
             let lse = unsafe { lse.piece((image * s.heads + head) * s.nq + first, n) };
             for i in 0..n {
                 let blocked = x.blocked_row(s, image, first + i);
-                let (inv, log2) = softmax_row(&mut strip[i * np..][..s.nk], blocked);
+                let relative = x.relative_row(s, image, head, first + i);
+                let (inv, log2) = softmax_row(&mut strip[i * np..][..s.nk], blocked, relative);
                 (inverse[i], lse[i]) = (inv, log2 * LN_2);
             }
             let sums = Product { m, n: dp, k: s.nk, ldc: dp, add: false };
@@ -259,7 +295,7 @@ pub fn backward(
     let [dq, dk, dv] = &shared;
     let target = |x: &'_ Option<Shared<'_>>, n: usize| x.is_some().then(|| s.rows(n));
     let rows = [target(dq, s.nq), target(dk, s.nk), target(dv, s.nk)];
-    run_backward(s, &x, lse, dout, |part| {
+    run_backward(s, &x, lse, dout, None, |part| {
         let x = shared[part].as_ref()?;
         Some(Target { x, rows: rows[part]? })
     });
@@ -271,12 +307,15 @@ pub fn backward_packed(
     lse: &[f32],
     dout: &[f32],
     dqkv: &mut [f32],
+    drel: Option<&mut [f32]>,
 ) {
     if s.nq == 0 {
         return;
     }
-    let shared = Shared::new(dqkv);
-    run_backward(s, &x, lse, dout, |part| Some(Target { x: &shared, rows: s.packed_rows(part) }));
+    let (shared, drel) = (Shared::new(dqkv), drel.map(Shared::new));
+    run_backward(s, &x, lse, dout, drel.as_ref(), |part| {
+        Some(Target { x: &shared, rows: s.packed_rows(part) })
+    });
 }
 
 /// One task per head: it alone sums the gradients of its keys and values, in the order of queries.
@@ -285,13 +324,14 @@ fn run_backward<'a>(
     x: &Inputs<'_, f32>,
     lse: &[f32],
     dout: &[f32],
+    drel: Option<&Shared<'_>>,
     target: impl Fn(usize) -> Option<Target<'a>> + Sync,
 ) {
     let dout = View { x: dout, rows: s.rows(s.nq) };
     (0..s.b * s.heads).into_par_iter().for_each(|task| {
         let (image, head) = (task / s.heads, task % s.heads);
         let targets = [target(0), target(1), target(2)];
-        backward_head(s, x, image, head, lse, &dout, targets);
+        backward_head(s, x, image, head, lse, &dout, drel, targets);
     });
 }
 
@@ -335,6 +375,7 @@ fn backward_head(
     head: usize,
     lse: &[f32],
     dout: &View<'_, f32>,
+    drel: Option<&Shared<'_>>,
     targets: [Option<Target<'_>>; 3],
 ) {
     let (rows, sizes) = (block_rows(s), backward_task(s));
@@ -348,7 +389,7 @@ fn backward_head(
         let mut h = Head { image, head, kt, vt, k, dk, dv, q, g, right, p, ds, dq };
         for first in (0..s.nq).step_by(rows) {
             let n = rows.min(s.nq - first);
-            h.add_queries(s, x, first, n, lse, dout, &targets);
+            h.add_queries(s, x, first, n, lse, dout, drel, &targets);
         }
         let [_, dk, dv] = &targets;
         // The queries carried log2(e) / sqrt(d).
@@ -367,6 +408,7 @@ impl Head<'_> {
         n: usize,
         lse: &[f32],
         dout: &View<'_, f32>,
+        drel: Option<&Shared<'_>>,
         [dq, dk, dv]: &[Option<Target<'_>>; 3],
     ) {
         let (np, dp, m) = (padded(s.nk), padded(s.d), n.next_multiple_of(ROW_STEP));
@@ -379,7 +421,8 @@ impl Head<'_> {
         for i in 0..n {
             let lse = lse[(self.image * s.heads + self.head) * s.nq + first + i] * LOG2_E;
             let blocked = x.blocked_row(s, self.image, first + i);
-            probabilities(&mut self.p[i * np..][..s.nk], blocked, lse);
+            let relative = x.relative_row(s, self.image, self.head, first + i);
+            probabilities(&mut self.p[i * np..][..s.nk], blocked, relative, lse);
         }
         // out = p v
         let to_keys = Product { m: np, n: dp, k: n, ldc: dp, add: true };
@@ -393,7 +436,14 @@ impl Head<'_> {
         product(scores, Left { x: self.g, row: s.d, col: 1 }, self.vt, self.ds);
         for i in 0..n {
             let row = i * np..i * np + s.nk;
-            score_gradients(&self.p[row.clone()], &mut self.ds[row]);
+            score_gradients(&self.p[row.clone()], &mut self.ds[row.clone()]);
+            if let (Some(drel), Some(r)) = (drel, &x.relative) {
+                let query = (self.image * s.heads + self.head) * s.nq + first + i;
+                // SAFETY: the task alone writes the queries of its head.
+                let to = unsafe { drel.piece(query * r.len(), r.len()) };
+                let (rows, columns) = to.split_at_mut(r.grid[0]);
+                relative_sums(&self.ds[row], rows, columns);
+            }
         }
         // s = q . k / sqrt(d)
         if let Some(dq) = dq {

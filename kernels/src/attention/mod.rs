@@ -12,6 +12,14 @@
 //! Two forms share one core. Packed: `qkv` and `dqkv` `[b, t, 3, heads, d]`, as one linear layer
 //! writes them. Separate: `q`, `out` `[b, nq, heads * d]`, `k`, `v` `[b, nk, heads * d]`, with an
 //! optional `blocked` `[b, nq, nk]` of 0 and 1 that all heads share. `lse` is `[b, heads, nq]`.
+//!
+//! Relative positions, for packed tokens that are the cells of a grid `[h, w]` row by row: `rel`
+//! `[b, heads, t, h + w]` holds what is added to the scores of the keys of each row and of each
+//! column of the grid, `s[i, (y, x)] += rel[i, y] + rel[i, h + x]` (see `relative_position`, which
+//! forms it). Its gradient is the sum of `ds` over a row or a column:
+//! ```text
+//! drel[i, y] = sum_x ds[i, (y, x)]        drel[i, h + x] = sum_y ds[i, (y, x)]
+//! ```
 //! A row that is blocked everywhere gives zeros and an `lse` of +inf, and has no gradient.
 //!
 //! Saved for the backward pass: the inputs and `lse`; neither the matrix nor `out`, because a
@@ -19,19 +27,21 @@
 //! d` FLOP forward, `10 b heads nq nk d` backward, all of it in products of operands that lie in
 //! cache. On a device ([`Attention::forward_gpu`]) the backward pass also reads `out` and forms the
 //! scores twice, `14 b heads nq nk d` FLOP; shapes, floors and limits are in docs/kernels.md.
-//! Source: spec backbones §2.3; blocked keys: spec mask2former §3.4.
+//! Source: spec backbones §2.3; relative positions: §4.5; blocked keys: spec mask2former §3.4.
 
 mod cpu;
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
+pub(crate) mod proof;
+mod proof_bounds;
 mod reference;
 #[cfg(test)]
 mod tests;
 
 pub use gpu::SavedGpu;
 
-use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};
+use crate::{KernelError, Real, Result, check_count, check_len, f32s, f32s_mut, outline};
 
 const OP: &str = "attention";
 
@@ -89,11 +99,44 @@ struct Inputs<'a, T> {
     k: View<'a, T>,
     v: View<'a, T>,
     blocked: Option<&'a [u8]>,
+    relative: Option<Relative<'a, T>>,
+}
+
+/// What is added to the scores, and the grid of the keys.
+#[derive(Debug, Clone, Copy)]
+struct Relative<'a, T> {
+    rel: &'a [T],
+    grid: [usize; 2],
+}
+
+impl<'a, T: Real> Relative<'a, T> {
+    /// Numbers of a query.
+    fn len(&self) -> usize {
+        self.grid[0] + self.grid[1]
+    }
+
+    /// Numbers of the query of this index in `[b, heads, t]`: of rows and of columns.
+    fn row(&self, query: usize) -> (&'a [T], &'a [T]) {
+        self.rel[query * self.len()..][..self.len()].split_at(self.grid[0])
+    }
 }
 
 impl<'a, T: Real> Inputs<'a, T> {
     fn f32(self) -> Inputs<'a, f32> {
-        Inputs { q: self.q.f32(), k: self.k.f32(), v: self.v.f32(), blocked: self.blocked }
+        let relative = self.relative.map(|r| Relative { rel: f32s(r.rel), grid: r.grid });
+        let (q, k, v) = (self.q.f32(), self.k.f32(), self.v.f32());
+        Inputs { q, k, v, blocked: self.blocked, relative }
+    }
+
+    /// Relative positions of a query, if there are any.
+    fn relative_row(
+        &self,
+        s: &Attention,
+        image: usize,
+        head: usize,
+        i: usize,
+    ) -> Option<(&'a [T], &'a [T])> {
+        self.relative.map(|r| r.row((image * s.heads + head) * s.nq + i))
     }
 
     /// Row of the mask, if there is one.
@@ -130,6 +173,22 @@ impl Attention {
         self.run_forward(inputs, out, lse)
     }
 
+    /// Packed form with relative positions `rel` `[b, heads, t, h + w]` on a grid `[h, w]` of the
+    /// tokens: writes `out` and `lse`.
+    ///
+    /// # Errors
+    /// As [`Attention::forward_packed`]; a grid that does not hold the tokens.
+    pub fn forward_relative<T: Real>(
+        &self,
+        qkv: &[T],
+        rel: &[T],
+        grid: [usize; 2],
+        out: &mut [T],
+        lse: &mut [T],
+    ) -> Result<()> {
+        self.run_forward(self.with_relative(qkv, rel, grid)?, out, lse)
+    }
+
     /// Separate form: writes `dq`, `dk` and `dv`; each may be left out.
     ///
     /// # Errors
@@ -160,7 +219,7 @@ impl Attention {
             let d = [dq, dk, dv].map(|d| d.map(f32s_mut));
             cpu::backward(self, inputs.f32(), f32s(lse), f32s(dout), d);
         } else {
-            reference::backward(self, inputs, lse, dout, [dq, dk, dv]);
+            reference::backward(self, inputs, lse, dout, [dq, dk, dv], None);
         }
         Ok(())
     }
@@ -177,17 +236,47 @@ impl Attention {
         dout: &[T],
         dqkv: &mut [T],
     ) -> Result<()> {
-        let inputs = self.packed(qkv)?;
+        self.run_packed(self.packed(qkv)?, qkv.len(), lse, dout, dqkv, None)
+    }
+
+    /// Packed form with relative positions: writes `dqkv` and `drel`.
+    ///
+    /// # Errors
+    /// As [`Attention::forward_relative`].
+    pub fn backward_relative<T: Real>(
+        &self,
+        qkv: &[T],
+        rel: &[T],
+        grid: [usize; 2],
+        lse: &[T],
+        dout: &[T],
+        dqkv: &mut [T],
+        drel: &mut [T],
+    ) -> Result<()> {
+        let inputs = self.with_relative(qkv, rel, grid)?;
+        check_len(OP, "drel", drel, rel.len())?;
+        self.run_packed(inputs, qkv.len(), lse, dout, dqkv, Some(drel))
+    }
+
+    fn run_packed<T: Real>(
+        &self,
+        inputs: Inputs<'_, T>,
+        len: usize,
+        lse: &[T],
+        dout: &[T],
+        dqkv: &mut [T],
+        drel: Option<&mut [T]>,
+    ) -> Result<()> {
         self.check_saved(lse, dout)?;
-        check_len(OP, "dqkv", dqkv, qkv.len())?;
+        check_len(OP, "dqkv", dqkv, len)?;
         if outline::skips_with(OP, || cpu::backward_cost(self)) {
             return Ok(());
         }
         if T::IS_F32 {
-            let dqkv = f32s_mut(dqkv);
-            cpu::backward_packed(self, inputs.f32(), f32s(lse), f32s(dout), dqkv);
+            let (dqkv, drel) = (f32s_mut(dqkv), drel.map(f32s_mut));
+            cpu::backward_packed(self, inputs.f32(), f32s(lse), f32s(dout), dqkv, drel);
         } else {
-            reference::backward_packed(self, inputs, lse, dout, dqkv);
+            reference::backward_packed(self, inputs, lse, dout, dqkv, drel);
         }
         Ok(())
     }
@@ -252,7 +341,13 @@ impl Attention {
             check_len(OP, "blocked", blocked, self.b * self.nq * self.nk)?;
         }
         let view = |x, n| View { x, rows: self.rows(n) };
-        Ok(Inputs { q: view(q, self.nq), k: view(k, self.nk), v: view(v, self.nk), blocked })
+        Ok(Inputs {
+            q: view(q, self.nq),
+            k: view(k, self.nk),
+            v: view(v, self.nk),
+            blocked,
+            relative: None,
+        })
     }
 
     fn packed<'a, T: Real>(&self, qkv: &'a [T]) -> Result<Inputs<'a, T>> {
@@ -263,7 +358,25 @@ impl Attention {
         }
         check_len(OP, "qkv", qkv, self.b * self.nq * 3 * self.width())?;
         let [q, k, v] = [0, 1, 2].map(|part| View { x: qkv, rows: self.packed_rows(part) });
-        Ok(Inputs { q, k, v, blocked: None })
+        Ok(Inputs { q, k, v, blocked: None, relative: None })
+    }
+
+    fn with_relative<'a, T: Real>(
+        &self,
+        qkv: &'a [T],
+        rel: &'a [T],
+        grid: [usize; 2],
+    ) -> Result<Inputs<'a, T>> {
+        self.check_grid(rel.len(), grid)?;
+        Ok(Inputs { relative: Some(Relative { rel, grid }), ..self.packed(qkv)? })
+    }
+
+    fn check_grid(&self, rel: usize, [h, w]: [usize; 2]) -> Result<()> {
+        if h.checked_mul(w) != Some(self.nk) {
+            let what = format!("{} tokens are not a grid of {h} rows of {w}", self.nk);
+            return Err(KernelError::Size { op: OP, what });
+        }
+        check_count(OP, "rel", rel, self.b * self.heads * self.nq * (h + w))
     }
 
     fn check_heads(&self) -> Result<()> {

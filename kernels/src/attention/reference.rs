@@ -13,9 +13,14 @@ fn scores<T: Real>(
 ) -> Vec<Option<T>> {
     let scale = T::ONE / T::of(s.d as f64).sqrt();
     let (q, blocked) = (x.q.row(s, image, head, i), x.blocked_row(s, image, i));
+    let relative = x.relative_row(s, image, head, i);
     let score = |j: usize| {
         let k = x.k.row(s, image, head, j);
-        q.iter().zip(k).map(|(&q, &k)| q * k).sum::<T>() * scale
+        let score = q.iter().zip(k).map(|(&q, &k)| q * k).sum::<T>() * scale;
+        relative.map_or(score, |(rows, columns)| {
+            let w = columns.len();
+            score + rows[j / w] + columns[j % w]
+        })
     };
     (0..s.nk).map(|j| blocked.is_none_or(|b| b[j] == 0).then(|| score(j))).collect()
 }
@@ -58,17 +63,18 @@ pub fn backward<T: Real>(
     lse: &[T],
     dout: &[T],
     d: [Option<&mut [T]>; 3],
+    mut drel: Option<&mut [T]>,
 ) {
     let scale = T::ONE / T::of(s.d as f64).sqrt();
     let [mut dq, mut dk, mut dv] = d;
-    for d in [dq.as_deref_mut(), dk.as_deref_mut(), dv.as_deref_mut()].into_iter().flatten() {
-        d.fill(T::ZERO);
-    }
+    let all = [dq.as_deref_mut(), dk.as_deref_mut(), dv.as_deref_mut(), drel.as_deref_mut()];
+    all.into_iter().flatten().for_each(|d| d.fill(T::ZERO));
     let add = |to: &mut [T], factor: T, from: &[T]| {
         to.iter_mut().zip(from).for_each(|(t, &f)| *t += factor * f);
     };
     each_query(s, |image, head, i| {
-        let lse = lse[(image * s.heads + head) * s.nq + i];
+        let query = (image * s.heads + head) * s.nq + i;
+        let lse = lse[query];
         let at_q = s.rows(s.nq).at(s, image, head, i);
         let g = &dout[at_q..at_q + s.d];
         // p = exp(s - lse)
@@ -87,7 +93,12 @@ pub fn backward<T: Real>(
             if let Some(d) = &mut dv {
                 add(&mut d[at_k..at_k + s.d], p[j], g);
             }
-            // s = q . k / sqrt(d)
+            // s = q . k / sqrt(d) + rel[y] + rel[h + x]
+            if let (Some(d), Some(r)) = (&mut drel, &x.relative) {
+                let ([h, w], d) = (r.grid, &mut d[query * r.len()..]);
+                d[j / w] += ds;
+                d[h + j % w] += ds;
+            }
             if let Some(d) = &mut dq {
                 add(&mut d[at_q..at_q + s.d], ds * scale, x.k.row(s, image, head, j));
             }
@@ -104,11 +115,12 @@ pub fn backward_packed<T: Real>(
     lse: &[T],
     dout: &[T],
     dqkv: &mut [T],
+    drel: Option<&mut [T]>,
 ) {
     let c = s.width();
     let mut parts = [0, 1, 2].map(|_| vec![T::ZERO; dout.len()]);
     let [dq, dk, dv] = &mut parts;
-    backward(s, x, lse, dout, [Some(dq), Some(dk), Some(dv)]);
+    backward(s, x, lse, dout, [Some(dq), Some(dk), Some(dv)], drel);
     for (row, out) in dqkv.chunks_exact_mut(c).enumerate() {
         let (token, part) = (row / 3, row % 3);
         out.copy_from_slice(&parts[part][token * c..(token + 1) * c]);

@@ -20,8 +20,7 @@
 //! Source: spec mask2former §3.3 and §3.4.
 
 mod gpu;
-#[cfg(test)]
-mod gpu_tests;
+pub(crate) mod proof;
 
 use rayon::prelude::*;
 

@@ -1,5 +1,7 @@
 //! What a device has to be able to do; the rest of the façade is common.
 
+use std::time::Instant;
+
 use super::{Grid, Kernel, Work};
 use crate::Result;
 use crate::matmul::{Beta, MatMul};
@@ -46,6 +48,18 @@ pub(super) trait Backend: Send + Sync {
     fn wait(&self) -> Result<()>;
     fn launch(&self, kernel: &Kernel, grid: &Grid, params: &[u8]) -> Result<()>;
     fn product(&self, product: &Product) -> Result<()>;
+    /// Whether nothing is executed.
+    fn is_dry_run(&self) -> bool {
+        false
+    }
+    /// Seconds that what `work` queues takes, until it is done.
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        self.wait()?;
+        let start = Instant::now();
+        work()?;
+        self.wait()?;
+        Ok(start.elapsed().as_secs_f64())
+    }
     /// What the kernels did, where the device counts it.
     fn work(&self) -> Option<Work> {
         None

@@ -13,6 +13,7 @@ use cudarc::cublaslt::sys as lt;
 use cudarc::driver::{DriverError, result as driver, sys};
 
 use super::backend::{Backend, Product};
+use super::cuda_events;
 use super::cuda_product::Products;
 use super::module::Key;
 use super::{Grid, Kernel};
@@ -70,7 +71,7 @@ struct Function {
 
 /// What the driver calls an error. Only for errors that the driver itself returned, since it asks
 /// the driver for the words.
-fn words(error: DriverError) -> String {
+pub(super) fn words(error: DriverError) -> String {
     let text = |found: std::result::Result<&CStr, DriverError>| {
         found.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
     };
@@ -78,7 +79,7 @@ fn words(error: DriverError) -> String {
 }
 
 /// Whether a library can be loaded at all, without the panic of its bindings.
-fn present(name: &str, found: bool) -> Result<()> {
+pub(super) fn present(name: &str, found: bool) -> Result<()> {
     let what = format!(
         "the library {name} was not found on the loader's path (LD_LIBRARY_PATH has to be set \
          before the program starts)"
@@ -253,6 +254,12 @@ impl Backend for Cuda {
         self.enter()?;
         // SAFETY: the stream lives as long as `self`.
         unsafe { driver::stream::synchronize(self.stream) }.map_err(self.failed("finish its work"))
+    }
+
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        self.enter()?;
+        // SAFETY: the context is current, and the stream lives as long as `self`.
+        unsafe { cuda_events::time(self.stream, work, &self.failed("time its work")) }
     }
 
     fn launch(&self, kernel: &Kernel, grid: &Grid, params: &[u8]) -> Result<()> {

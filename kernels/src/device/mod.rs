@@ -32,12 +32,18 @@
 mod backend;
 mod buffer;
 mod cuda;
+mod cuda_events;
 mod cuda_product;
+mod dry_run;
 mod element;
+mod journal;
 mod launch;
 mod module;
+mod nvtx;
 mod pool;
+pub mod probe;
 mod product;
+mod ranges;
 pub(crate) mod sizes;
 #[cfg(test)]
 mod tests;
@@ -49,10 +55,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use backend::Backend;
 pub use buffer::{Buffer, View, ViewMut};
 pub use element::{Element, Float};
+pub use journal::{Asked, Held, Journal};
 pub use launch::{Args, Grid};
 pub use module::{Kernel, Module};
 use pool::Pool;
 pub use pool::Usage;
+pub use ranges::{Phase, Place, Range, part, range, resume};
 
 use crate::{KernelError, Result, check_count};
 
@@ -64,6 +72,8 @@ struct Inner {
     id: u32,
     backend: Box<dyn Backend>,
     pool: Mutex<Pool>,
+    /// Not of a real device.
+    journal: Option<Mutex<journal::Writer>>,
     launches: AtomicU64,
     products: AtomicU64,
     waits: AtomicU64,
@@ -115,21 +125,31 @@ impl Device {
     /// [`KernelError::NoDevice`] with what was looked for: no driver library, no GPU, no such
     /// number, no cuBLASLt library.
     pub fn cuda(ordinal: usize) -> Result<Device> {
-        Ok(Device::new(Box::new(cuda::Cuda::open(ordinal)?)))
+        let device = Device::new(Box::new(cuda::Cuda::open(ordinal)?), None);
+        nvtx::load();
+        Ok(device)
     }
 
     /// A device that executes PTX on the CPU and reports every access that a real one would not
     /// survive, with line, block, warp and lane.
     pub fn virtual_gpu() -> Device {
-        Device::new(Box::new(virtual_gpu::VirtualGpu::new()))
+        let journal = journal::Writer::new(false);
+        Device::new(Box::new(virtual_gpu::VirtualGpu::new()), Some(journal))
     }
 
-    fn new(backend: Box<dyn Backend>) -> Device {
+    /// A device without memory that executes nothing and counts everything: see
+    /// [`Device::journal`].
+    pub fn dry_run() -> Device {
+        Device::new(Box::new(dry_run::DryRun::new()), Some(journal::Writer::new(true)))
+    }
+
+    fn new(backend: Box<dyn Backend>, journal: Option<journal::Writer>) -> Device {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let pool = Mutex::new(Pool::new(backend.granularity()));
         let (launches, products, waits) = Default::default();
         let id = NEXT.fetch_add(1, Relaxed);
-        Device(Arc::new(Inner { id, backend, pool, launches, products, waits }))
+        let journal = journal.map(Mutex::new);
+        Device(Arc::new(Inner { id, backend, pool, journal, launches, products, waits }))
     }
 
     /// Number of this device among those that the process opened.
@@ -158,6 +178,22 @@ impl Device {
         self.0.backend.work()
     }
 
+    /// What the device was asked for since it was opened or [`Device::restart_journal`] was called;
+    /// `None` on a real device, which has a profiler for that.
+    pub fn journal(&self) -> Option<Journal> {
+        self.0.journal.as_ref().map(|journal| lock(journal).read())
+    }
+
+    /// Begins the journal anew.
+    pub fn restart_journal(&self) {
+        self.in_journal(journal::Writer::restart);
+    }
+
+    /// Whether this is a [`Device::dry_run`]: nothing is executed and all values are zero.
+    pub fn is_dry_run(&self) -> bool {
+        self.0.backend.is_dry_run()
+    }
+
     /// Bytes in use, their high-water mark, and what is held for reuse.
     pub fn usage(&self) -> Usage {
         self.pool().usage()
@@ -176,6 +212,7 @@ impl Device {
         let bytes = len * size_of::<T>();
         let backend = self.0.backend.as_ref();
         let address = self.pool().take(backend, name, bytes)?;
+        self.in_journal(|journal| journal.took(name, address, bytes));
         Ok(Buffer::new(self.clone(), address, len))
     }
 
@@ -209,6 +246,10 @@ impl Device {
         if host.is_empty() {
             return Ok(());
         }
+        self.note(|asked| {
+            asked.uploads += 1;
+            asked.uploaded += size_of_val(host) as u64;
+        });
         self.0.backend.write(to.address(), bytemuck::cast_slice(host))
     }
 
@@ -224,6 +265,11 @@ impl Device {
             return Ok(());
         }
         self.0.waits.fetch_add(1, Relaxed);
+        self.note(|asked| {
+            asked.waits += 1;
+            asked.downloads += 1;
+            asked.downloaded += size_of_val(host) as u64;
+        });
         self.0.backend.read(from.address(), bytemuck::cast_slice_mut(host))
     }
 
@@ -246,7 +292,9 @@ impl Device {
         if to.is_empty() {
             return Ok(());
         }
-        self.0.backend.zero(to.address(), to.len() * size_of::<T>())
+        let bytes = to.len() * size_of::<T>();
+        self.note_copy(bytes);
+        self.0.backend.zero(to.address(), bytes)
     }
 
     /// Copies within the device.
@@ -260,7 +308,9 @@ impl Device {
         if to.is_empty() {
             return Ok(());
         }
-        self.0.backend.copy(from.address(), to.address(), to.len() * size_of::<T>())
+        let bytes = to.len() * size_of::<T>();
+        self.note_copy(bytes);
+        self.0.backend.copy(from.address(), to.address(), bytes)
     }
 
     /// Waits until everything queued before is done.
@@ -269,7 +319,20 @@ impl Device {
     /// A failure of the device, also one of a kernel launched before.
     pub fn wait(&self) -> Result<()> {
         self.0.waits.fetch_add(1, Relaxed);
+        self.note(|asked| asked.waits += 1);
         self.0.backend.wait()
+    }
+
+    /// Seconds that the device takes for what `work` queues. A real device measures between two
+    /// events in its own queue, so that neither what was queued before nor the host's waiting
+    /// counts; a virtual one works while `work` runs. Waits for the end.
+    ///
+    /// # Errors
+    /// Those of `work`; a failure of the device.
+    pub fn time(&self, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+        self.0.waits.fetch_add(1, Relaxed);
+        self.note(|asked| asked.waits += 1);
+        self.0.backend.time(&mut work)
     }
 
     /// Gives memory that is held for reuse back to the device.
@@ -301,15 +364,34 @@ impl Device {
             return Ok(());
         }
         self.0.launches.fetch_add(1, Relaxed);
+        self.in_journal(|journal| journal.launched(kernel.key()));
         self.0.backend.launch(kernel, grid, args.bytes())
     }
 
     fn give_back(&self, address: u64, bytes: usize) {
+        self.in_journal(|journal| journal.gave(address, bytes));
         self.pool().give(address, bytes);
     }
 
     fn pool(&self) -> MutexGuard<'_, Pool> {
-        self.0.pool.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.pool)
+    }
+
+    fn in_journal(&self, f: impl FnOnce(&mut journal::Writer)) {
+        if let Some(journal) = &self.0.journal {
+            f(&mut lock(journal));
+        }
+    }
+
+    fn note(&self, f: impl FnOnce(&mut Asked)) {
+        self.in_journal(|journal| journal.note(f));
+    }
+
+    fn note_copy(&self, bytes: usize) {
+        self.note(|asked| {
+            asked.copies += 1;
+            asked.copied += bytes as u64;
+        });
     }
 
     fn owns(&self, op: &'static str, id: u32) -> Result<()> {
@@ -320,6 +402,10 @@ impl Device {
         let what = format!("an argument lies on device number {id}, not on {}", self.name());
         KernelError::Size { op, what }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Inner {

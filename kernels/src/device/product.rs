@@ -66,6 +66,11 @@ impl Device {
 
     fn product(&self, product: &Product) -> Result<()> {
         self.0.products.fetch_add(1, Relaxed);
+        let MatMul { batch, n, m, k, .. } = product.sizes;
+        self.note(|asked| {
+            asked.products += 1;
+            asked.flops += 2 * (batch * n * m * k) as u64;
+        });
         self.0.backend.product(product)
     }
 }

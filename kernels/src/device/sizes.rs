@@ -1,23 +1,44 @@
-//! Grids that several operations share, and sizes in the 32 bits that kernels count with.
+//! Grids that several operations share, and what kernels ask of sizes and addresses.
 
-use super::Grid;
+use super::{Grid, ViewMut};
 use crate::{KernelError, Result};
 
-/// A size as the kernels take it.
+/// A size as the kernels take it: below 2^31, so that it is the same number signed or not and the
+/// sum of two of them, such as the end of a piece of rows, does not wrap around.
 ///
 /// # Errors
-/// It needs more than 32 bits.
+/// It is larger.
 pub(crate) fn small(op: &'static str, name: &'static str, n: usize) -> Result<u32> {
-    u32::try_from(n).map_err(|_| KernelError::Size {
+    i32::try_from(n).map(i32::unsigned_abs).map_err(|_| KernelError::Size {
         op,
-        what: format!("{name} is {n}; a GPU kernel counts it in 32 bits"),
+        what: format!("{name} is {n}; a GPU kernel counts it in 31 bits"),
     })
+}
+
+/// Fails unless each address is a multiple of 16: for kernels that move 16 bytes at a time whatever
+/// the sizes are.
+///
+/// # Errors
+/// The name of the first operand that does not lie so.
+pub(crate) fn aligned(op: &'static str, all: &[(&'static str, u64)]) -> Result<()> {
+    match all.iter().find(|(_, address)| !address.is_multiple_of(16)) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let what = format!("{name} does not begin at a multiple of 16 bytes; copy it");
+            Err(KernelError::Size { op, what })
+        }
+    }
+}
+
+/// Elements of an operand that may be absent: as many as `expected` then.
+pub(crate) fn length<T>(operand: &Option<ViewMut<'_, T>>, expected: usize) -> usize {
+    operand.as_ref().map_or(expected, ViewMut::len)
 }
 
 /// Elements of a strip of `strips.cuh`.
 const STRIP: usize = 8;
 
-/// Threads of a block of `strips.cuh` and `columns.cuh`.
+/// Threads of a block of `strips.cuh` and `columns.cuh`, and of [`each`].
 const THREADS: u32 = 256;
 
 /// Rows of a sheet that a block takes: four for each of its warps, which pays for loading what
@@ -26,6 +47,11 @@ const SHEET_ROWS: usize = 32;
 
 /// Most blocks along y.
 const MOST: usize = 65535;
+
+/// Grid of a kernel that takes a thread for each of `n` items.
+pub(crate) fn each(n: usize) -> Grid {
+    Grid::line(n, THREADS as usize, THREADS)
+}
 
 /// Grid of a flat kernel over `n` elements.
 pub(crate) fn flat(n: usize) -> Grid {
@@ -63,8 +89,32 @@ impl Pieces {
 
     /// Additions on the way of one element through both passes, for error bounds: rows of a warp,
     /// warps, pieces of a warp, warps, and what was there.
-    #[cfg(test)]
     pub fn depth(&self) -> f64 {
         (self.rows.div_ceil(8) + 8 + self.count.div_ceil(8) + 8 + 1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+
+    #[test]
+    fn sizes_that_kernels_cannot_count_are_named() {
+        assert_eq!(small("add", "n", (1 << 31) - 1), Ok((1 << 31) - 1));
+        let error = small("add", "n", 1 << 31).unwrap_err();
+        let want = "add: n is 2147483648; a GPU kernel counts it in 31 bits";
+        assert_eq!(error.to_string(), want);
+    }
+
+    #[test]
+    fn operands_that_begin_between_accesses_are_named() {
+        let device = Device::virtual_gpu();
+        let x = device.zeros::<f32>("x", 8).unwrap();
+        let address = |at: usize| x.view().slice(at..8).address();
+        assert_eq!(aligned("add", &[("x", address(4)), ("y", 0)]), Ok(()));
+        let error = aligned("add", &[("x", address(4)), ("y", address(3))]).unwrap_err();
+        let want = "add: y does not begin at a multiple of 16 bytes; copy it";
+        assert_eq!(error.to_string(), want);
     }
 }

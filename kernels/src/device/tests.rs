@@ -1,8 +1,6 @@
 use half::bf16;
 
 use super::{Args, Device, Grid, Module};
-use crate::check::{UNIT, assert_within, noise, stored};
-use crate::device::Float;
 use crate::matmul::{Beta, MatMul};
 
 #[test]
@@ -191,42 +189,6 @@ fn bad_launches_are_refused() {
     let before = device.counters().launches;
     launch(&device, "double_f32", Grid::line(0, 1, 32), args()).unwrap();
     assert_eq!(device.counters().launches, before);
-}
-
-fn products<T: Float, C: Float>(sizes: MatMul, beta: Beta) {
-    let device = Device::virtual_gpu();
-    let MatMul { batch, n, m, k, stride_a, stride_b, stride_c, .. } = sizes;
-    let span = |stride: usize, size: usize| (batch - 1) * stride + size;
-    let (a, exact_a) = stored::<T>(&noise(span(stride_a, n * k), 1));
-    let (b, exact_b) = stored::<T>(&noise(span(stride_b, k * m), 2));
-    let (old, exact_old) = stored::<C>(&noise(span(stride_c, n * m), 3));
-    let (a, b) = (device.upload("a", &a).unwrap(), device.upload("b", &b).unwrap());
-    let mut c = device.upload("c", &old).unwrap();
-    device.matmul(&sizes, 0.5, a.view(), b.view(), beta, c.view_mut()).unwrap();
-    let got = device.download(c.view()).unwrap();
-    let mut want = exact_old.clone();
-    sizes.run(0.5, &exact_a, &exact_b, beta, &mut want).unwrap();
-    // Sums of k terms, each at most half of 1; a sum over the batch is longer.
-    let depth = (k * if stride_c == 0 { batch } else { 1 } + 2) as f64;
-    let what = format!("matmul{}{} {batch} x [{n}, {m}, {k}]", T::SUFFIX, C::SUFFIX);
-    assert_within(&what, &got, &want, |i| depth * UNIT * (0.5 * depth + exact_old[i].abs()));
-}
-
-#[test]
-fn products_match_f64() {
-    for beta in [Beta::Overwrite, Beta::Add] {
-        for sizes in [
-            MatMul::new(5, 7, 13),
-            MatMul::new(1, 33, 2).trans_b(),
-            MatMul::new(17, 3, 40).trans_a().batched(3),
-            MatMul::new(4, 4, 4).batched(2).shared_b(),
-        ] {
-            products::<f32, f32>(sizes, beta);
-            products::<bf16, f32>(sizes, beta);
-            products::<bf16, bf16>(sizes, beta);
-        }
-        products::<bf16, f32>(MatMul::new(6, 5, 4).trans_a().batched(3).summed(), beta);
-    }
 }
 
 #[test]

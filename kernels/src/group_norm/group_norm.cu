@@ -200,7 +200,22 @@ extern "C" __global__ void __launch_bounds__(CHANNEL_THREADS) group_norm_params(
     if (dbias != nullptr) dbias[j] += db;
 }
 
-// dx = rstd * (g - mean(g) - xhat * mean(g * xhat))
+// What dx takes of a group: the mean of x, the factor of x - mean, and what is subtracted.
+struct OfGroup {
+    float mean, rstd, of_x, rest;
+
+    __device__ __forceinline__ OfGroup(const GroupNorm& s, const float* means, const float* mean_,
+                                       const float* rstd_, uint32_t group) {
+        mean = mean_[group];
+        rstd = rstd_[group];
+        of_x = means[group] * rstd * rstd;
+        rest = means[s.b * s.groups + group] * rstd;
+    }
+};
+
+// dx = rstd * (g - mean(g) - xhat * mean(g * xhat)). A strip has one group if STRIP divides the
+// width of groups, as with 256 channels in 32 of them; else the numbers of each column's group are
+// read again for each row, which costs time where no network has it and not registers everywhere.
 template <typename T>
 __device__ __forceinline__ void backward(
     const GroupNorm& s, const T* __restrict__ x, const float* __restrict__ weight,
@@ -209,27 +224,29 @@ __device__ __forceinline__ void backward(
     const Strip strip(s.hw, s.c, s.sheet_rows);
     if (strip.count == 0) return;
     const bool wide = s.c % STRIP == 0 && aligned(x, dy, dx, weight);
-    // The factors of dy and x - mean, and what is left: what depends on the column alone.
-    float m[STRIP], r[STRIP], of_dy[STRIP], of_x[STRIP], rest[STRIP];
-    group_values(s, strip, mean, m);
-    group_values(s, strip, rstd, r);
-    load(weight + strip.column, wide, strip.count, of_dy);
-    group_values(s, strip, means, of_x);
-    group_values(s, strip, means + s.b * s.groups, rest);
-#pragma unroll
-    for (int k = 0; k < STRIP; k++) {
-        of_dy[k] *= r[k];
-        of_x[k] *= r[k] * r[k];
-        rest[k] *= r[k];
-    }
+    const uint32_t width = s.c / s.groups, groups = blockIdx.z * s.groups;
+    float w[STRIP];
+    load(weight + strip.column, wide, strip.count, w);
+    const bool one = width % STRIP == 0;
+    const OfGroup whole(s, means, mean, rstd, groups + strip.column / width);
+#pragma unroll 1
     for (uint32_t row = strip.first; row < strip.last; row += SHEET_WARPS) {
         const size_t at = (size_t(blockIdx.z) * s.hw + row) * s.c + strip.column;
         float v[STRIP], g[STRIP];
         load(x + at, wide, strip.count, v);
         load(dy + at, wide, strip.count, g);
+        if (one) {
 #pragma unroll
-        for (int k = 0; k < STRIP; k++)
-            v[k] = g[k] * of_dy[k] - rest[k] - (v[k] - m[k]) * of_x[k];
+            for (int k = 0; k < STRIP; k++)
+                v[k] = g[k] * (w[k] * whole.rstd) - whole.rest - (v[k] - whole.mean) * whole.of_x;
+        } else {
+#pragma unroll
+            for (int k = 0; k < STRIP; k++) {
+                if (k >= strip.count) continue;
+                const OfGroup own(s, means, mean, rstd, groups + (strip.column + k) / width);
+                v[k] = g[k] * (w[k] * own.rstd) - own.rest - (v[k] - own.mean) * own.of_x;
+            }
+        }
         store(dx + at, wide, strip.count, v);
     }
 }
@@ -249,8 +266,7 @@ __device__ __forceinline__ void backward(
         float* partial) {                                                                         \
         columns<T>(s, x, mean, rstd, dy, partial);                                                \
     }                                                                                             \
-    /* Two blocks a multiprocessor: with the compiler's own aim of three it spills a register. */ \
-    extern "C" __global__ void __launch_bounds__(STRIP_THREADS, 2) group_norm_bwd##SUFFIX(        \
+    extern "C" __global__ void __launch_bounds__(STRIP_THREADS) group_norm_bwd##SUFFIX(           \
         GroupNorm s, const T* x, const float* weight, const float* mean, const float* rstd,       \
         const float* means, const T* dy, T* dx) {                                                 \
         backward<T>(s, x, weight, mean, rstd, means, dy, dx);                                     \

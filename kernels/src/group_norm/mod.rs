@@ -31,6 +31,7 @@ mod cpu;
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
+pub(crate) mod proof;
 pub mod reference;
 #[cfg(test)]
 mod tests;

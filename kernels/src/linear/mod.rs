@@ -30,6 +30,7 @@ mod fused;
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
+pub(crate) mod proof;
 pub mod reference;
 #[cfg(test)]
 mod tests;

@@ -52,6 +52,7 @@ mod cpu;
 mod finish;
 mod left;
 mod micro;
+pub(crate) mod proof;
 pub mod reference;
 mod right;
 mod square;

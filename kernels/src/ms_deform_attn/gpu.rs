@@ -6,7 +6,7 @@
 //! channel. docs/kernels.md works out what that costs and what the alternatives are.
 
 use super::{MsDeformAttn, OP};
-use crate::device::sizes::small;
+use crate::device::sizes::{aligned, each, length, small};
 use crate::device::{Args, Buffer, Device, Float, Grid, Module, View, ViewMut};
 use crate::{KernelError, Result, check_count};
 
@@ -60,6 +60,10 @@ impl MsDeformAttn<'_> {
         check_count(OP, "logits", logits.len(), points)?;
         check_count(OP, "out", out.len(), features)?;
         check_count(OP, "attn", attn.len(), points)?;
+        aligned(
+            OP,
+            &[("value", value.address()), ("offsets", offsets.address()), ("out", out.address())],
+        )?;
         let args = Args::new(&sizes).read(value).read(offsets).read(logits).write(out).write(attn);
         let kernel = PTX.kernel_of::<T>("ms_deform_attn_forward");
         // SAFETY: the lengths were checked; a warp beyond the last row does nothing, and a tap
@@ -84,13 +88,20 @@ impl MsDeformAttn<'_> {
         dlogits: Option<ViewMut<'_, f32>>,
     ) -> Result<()> {
         let (sizes, [features, points]) = self.check_gpu(value.len(), offsets.len())?;
-        let length = |d: &Option<ViewMut<'_, f32>>, n: usize| d.as_ref().map_or(n, ViewMut::len);
-        let dvalue_len = dvalue.as_ref().map_or(features, ViewMut::len);
-        check_count(OP, "attn", attn.len(), points)?;
-        check_count(OP, "dout", dout.len(), features)?;
-        check_count(OP, "dvalue", dvalue_len, features)?;
-        check_count(OP, "doffsets", length(&doffsets, 2 * points), 2 * points)?;
-        check_count(OP, "dlogits", length(&dlogits, points), points)?;
+        for (name, found, expected) in [
+            ("attn", attn.len(), points),
+            ("dout", dout.len(), features),
+            ("dvalue", length(&dvalue, features), features),
+            ("doffsets", length(&doffsets, 2 * points), 2 * points),
+            ("dlogits", length(&dlogits, points), points),
+        ] {
+            check_count(OP, name, found, expected)?;
+        }
+        aligned(
+            OP,
+            &[("value", value.address()), ("offsets", offsets.address()), ("dout", dout.address())],
+        )?;
+        aligned(OP, &[("doffsets", doffsets.as_ref().map_or(0, ViewMut::address))])?;
         if dvalue.is_none() && doffsets.is_none() && dlogits.is_none() {
             return Ok(());
         }
@@ -137,11 +148,12 @@ impl MsDeformAttn<'_> {
         }
         let rows = self.b * self.tokens() * self.heads;
         let (features, points) = (rows * self.d, rows * self.samples());
+        small(OP, "the number of features", features)?;
         check_count(OP, "value", value, features)?;
         check_count(OP, "offsets", offsets, 2 * points)?;
         let mut sizes = Sizes {
             b: small(OP, "b", self.b)?,
-            tokens: small(OP, "the number of tokens", self.tokens().saturating_mul(2))? / 2,
+            tokens: small(OP, "the number of tokens", self.tokens())?,
             heads: small(OP, "heads", self.heads)?,
             d: self.d as u32,
             levels: self.levels.len() as u32,
@@ -180,7 +192,7 @@ impl FixedPoint {
     }
 
     fn settle<T: Float>(&self, device: &Device, sizes: &Sizes, out: ViewMut<'_, T>) -> Result<()> {
-        let grid = Grid::line(out.len(), 256, 256);
+        let grid = each(out.len());
         let args = Args::new(sizes).read(self.total.view()).read(self.peak.view()).write(out);
         // SAFETY: one thread an element; threads beyond the last do nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>("ms_deform_attn_settle"), &grid, &args) }

@@ -4,8 +4,9 @@
 // and look at neighbouring places. Lane k < n holds what belongs to point k: its logit, its
 // offset, its place. For the channels a lane is tap = lane / 8 and channels 4 (lane % 8) ..
 // + 3, so one load instruction of the warp fetches all four taps of a point, each as one
-// aligned run of a head's channels (128 bytes in f32). The limits: at most 32 points over all
-// levels, at most 32 channels of a head, a multiple of 4.
+// aligned run of a head's channels (128 bytes in f32). Before that the lanes share out the taps of
+// eight points, so that no weight is worked out more than once. The limits: at most 32 points over
+// all levels, at most 32 channels of a head, a multiple of 4.
 //
 // The places are computed with separate roundings, as on the CPU: both forms agree on every pixel.
 //
@@ -41,73 +42,87 @@ __device__ __forceinline__ void store_4(bf16* p, float4 x) {
     p[2] = from_f32<bf16>(x.z), p[3] = from_f32<bf16>(x.w);
 }
 
-// What a warp works on.
+// What a warp works on. There are less than 2^31 features (gpu.rs), so rows are found in 32 bits.
 struct DeformRow {
     size_t row;         // of [b, tokens, heads]
     int token, head;    // of the row
     size_t image;       // first element of the image and head in [b, tokens, heads, d]
     int n, lane, tap, channel;
+    bool exists;
     bool within;        // whether the channels of this lane exist
 
     __device__ __forceinline__ DeformRow(const DeformSizes& s) {
-        row = size_t(blockIdx.x) * DEFORM_ROWS + threadIdx.x / 32;
-        head = int(row % s.heads);
-        token = int(row / s.heads % s.tokens);
-        image = row / s.heads / s.tokens * s.tokens * s.heads * s.d + head * s.d;
+        const uint32_t at = blockIdx.x * DEFORM_ROWS + threadIdx.x / 32, of_image = at / s.heads;
+        exists = at < uint32_t(s.b) * s.tokens * s.heads;
+        row = at;
+        head = at % s.heads;
+        token = of_image % s.tokens;
+        image = size_t(of_image / s.tokens) * s.tokens * s.heads * s.d + head * s.d;
         n = s.levels * s.points;
         lane = threadIdx.x % 32;
         tap = lane / 8;
         channel = lane % 8 * 4;
         within = channel < s.d;
     }
+};
 
-    __device__ __forceinline__ bool exists(const DeformSizes& s) const {
-        return row < size_t(s.b) * s.tokens * s.heads;
-    }
+// A point in pixels of the level that it looks at.
+struct DeformPoint {
+    float x, y;
+    int h, w, start;
 
-    // Pixel coordinates of this lane's point; far outside for lanes without one.
-    __device__ __forceinline__ float2 place(const DeformSizes& s, const float* offsets) const {
-        if (lane >= n) return make_float2(-8.0f, -8.0f);
+    // This lane's point; far outside for lanes without one.
+    __device__ __forceinline__ DeformPoint(const DeformSizes& s, const DeformRow& r,
+                                           const float* offsets) {
+        x = -8.0f, y = -8.0f, h = 1, w = 1, start = 0;
+        if (r.lane >= r.n) return;
         // Read before they are chosen: chosen by index, the table would move to local memory.
-        int own_h = 1, own_w = 1, start = 0;  // of the level that the token belongs to
-        float h = 1.0f, w = 1.0f;             // of the level that the point looks at
+        int own_h = 1, own_w = 1, from = 0;  // of the level that the token belongs to
+        const int level = r.lane / s.points;
 #pragma unroll
         for (int l = 0; l < DEFORM_LEVELS; l++) {
-            const int of_h = s.h[l], of_w = s.w[l], from = s.start[l];
-            if (l < s.levels && token >= from) own_h = of_h, own_w = of_w, start = from;
-            if (l == lane / s.points) h = float(of_h), w = float(of_w);
+            const int of_h = s.h[l], of_w = s.w[l], first = s.start[l];
+            if (l < s.levels && r.token >= first) own_h = of_h, own_w = of_w, from = first;
+            if (l == level) h = of_h, w = of_w, start = first;
         }
-        const int at = token - start;
-        const float2 offset = reinterpret_cast<const float2*>(offsets)[row * n + lane];
-        const float x = __fdiv_rn(float(at % own_w) + 0.5f, float(own_w));
-        const float y = __fdiv_rn(float(at / own_w) + 0.5f, float(own_h));
-        const float lx = __fadd_rn(x, __fdiv_rn(offset.x, w));
-        const float ly = __fadd_rn(y, __fdiv_rn(offset.y, h));
-        return make_float2(__fadd_rn(__fmul_rn(lx, w), -0.5f),
-                           __fadd_rn(__fmul_rn(ly, h), -0.5f));
+        const int at = r.token - from;
+        const float2 offset = reinterpret_cast<const float2*>(offsets)[r.row * r.n + r.lane];
+        const float wide = float(w), high = float(h);
+        const float rx = __fdiv_rn(float(at % own_w) + 0.5f, float(own_w));
+        const float ry = __fdiv_rn(float(at / own_w) + 0.5f, float(own_h));
+        const float lx = __fadd_rn(rx, __fdiv_rn(offset.x, wide));
+        const float ly = __fadd_rn(ry, __fdiv_rn(offset.y, high));
+        x = __fadd_rn(__fmul_rn(lx, wide), -0.5f);
+        y = __fadd_rn(__fmul_rn(ly, high), -0.5f);
     }
 };
 
-// One point for one tap: `weight` and its slopes by px and py, and the token, -1 where there is
-// none.
+// The taps of eight points at a time, one a lane: lane 4 j + t has tap t of point 8 round + j, its
+// weight with slopes by px and py, and its token, -1 where there is none. Each is worked out once;
+// the lanes that read a tap are then handed two numbers.
 struct DeformTap {
     float weight, by_x, by_y;
     int token;
 
-    __device__ __forceinline__ DeformTap(const DeformSizes& s, int level, int tap, float2 at) {
-        const int h = s.h[level], w = s.w[level];
-        const float fx = floorf(at.x), fy = floorf(at.y);
-        const bool right = tap & 1, low = tap & 2;
-        const float wx = right ? at.x - fx : 1.0f - (at.x - fx);
-        const float wy = low ? at.y - fy : 1.0f - (at.y - fy);
+    __device__ __forceinline__ DeformTap(const DeformPoint& own, int round) {
+        const int point = 8 * round + threadIdx.x % 32 / 4;
+        const float px = __shfl_sync(ALL_LANES, own.x, point);
+        const float py = __shfl_sync(ALL_LANES, own.y, point);
+        const int h = __shfl_sync(ALL_LANES, own.h, point);
+        const int w = __shfl_sync(ALL_LANES, own.w, point);
+        const int start = __shfl_sync(ALL_LANES, own.start, point);
+        const float fx = floorf(px), fy = floorf(py);
+        const bool right = threadIdx.x & 1, low = threadIdx.x & 2;
+        const float wx = right ? px - fx : 1.0f - (px - fx);
+        const float wy = low ? py - fy : 1.0f - (py - fy);
         weight = wx * wy;
         by_x = right ? wy : -wy;
         by_y = low ? wx : -wx;
         // The bounds also keep the conversion to int within its range.
-        const bool inside = at.x > -1.0f && at.y > -1.0f && at.x < float(w) && at.y < float(h);
+        const bool inside = px > -1.0f && py > -1.0f && px < float(w) && py < float(h);
         const int x = (inside ? int(fx) : -2) + right, y = (inside ? int(fy) : -2) + low;
         const bool exists = x >= 0 && y >= 0 && x < w && y < h;
-        token = exists ? s.start[level] + y * w + x : -1;
+        token = exists ? start + y * w + x : -1;
     }
 };
 
@@ -121,29 +136,29 @@ __device__ __forceinline__ void deform_forward(const DeformSizes& s, const T* va
                                                const float* offsets, const float* logits, T* out,
                                                float* attn) {
     const DeformRow r(s);
-    if (!r.exists(s)) return;
-    const float2 place = r.place(s, offsets);
+    if (!r.exists) return;
+    const DeformPoint point(s, r, offsets);
     const float logit = r.lane < r.n ? logits[r.row * r.n + r.lane] : -INFINITY;
     const float e = expf(logit - warp_max(logit));
     const float a = e / warp_sum(e);
     if (r.lane < r.n) attn[r.row * r.n + r.lane] = a;
+    const uint32_t pitch = s.heads * s.d;
+    value += r.image + r.channel;
     float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-    for (int level = 0; level < DEFORM_LEVELS; level++)
-        for (int p = 0; p < (level < s.levels ? s.points : 0); p++) {
-            const int k = level * s.points + p;
-            const float2 at = make_float2(__shfl_sync(ALL_LANES, place.x, k),
-                                          __shfl_sync(ALL_LANES, place.y, k));
-            const float share = __shfl_sync(ALL_LANES, a, k);
-            const DeformTap tap(s, level, r.tap, at);
-            if (tap.token < 0 || !r.within) continue;
-            const float w = share * tap.weight;
-            const size_t cell = r.image + size_t(tap.token) * s.heads * s.d + r.channel;
-            const float4 v = load_4(value + cell);
+    for (int round = 0; 8 * round < r.n; round++) {
+        const DeformTap tap(point, round);
+        const float share = __shfl_sync(ALL_LANES, a, 8 * round + r.lane / 4) * tap.weight;
+        const int count = min(8, r.n - 8 * round);
+        for (int j = 0; j < count; j++) {
+            const float w = __shfl_sync(ALL_LANES, share, 4 * j + r.tap);
+            const int token = __shfl_sync(ALL_LANES, tap.token, 4 * j + r.tap);
+            if (token < 0 || !r.within) continue;
+            const float4 v = load_4(value + size_t(token) * pitch);
             sum.x = fmaf(w, v.x, sum.x), sum.y = fmaf(w, v.y, sum.y);
             sum.z = fmaf(w, v.z, sum.z), sum.w = fmaf(w, v.w, sum.w);
         }
-    __syncwarp();
+        __syncwarp();
+    }
     sum.x = across_taps(sum.x), sum.y = across_taps(sum.y);
     sum.z = across_taps(sum.z), sum.w = across_taps(sum.w);
     if (r.tap == 0 && r.within) store_4(out + r.row * s.d + r.channel, sum);
@@ -175,30 +190,32 @@ __device__ __forceinline__ void deform_backward(const DeformSizes& s, const T* v
                                                 unsigned long long* fixed, float* doffsets,
                                                 float* dlogits) {
     const DeformRow r(s);
-    if (!r.exists(s)) return;
-    const float2 place = r.place(s, offsets);
+    if (!r.exists) return;
+    const DeformPoint point(s, r, offsets);
     const float a = r.lane < r.n ? attn[r.row * r.n + r.lane] : 0.0f;
     float4 g = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (r.within) g = load_4(dout + r.row * s.d + r.channel);
     const float unit = fixed == nullptr ? 0.0f : power_of_two(deform_exponent(s, *peak));
+    const uint32_t pitch = s.heads * s.d;
+    value += r.image + r.channel;
+    if (fixed != nullptr) fixed += r.image + r.channel / 4;
     float da = 0.0f, dx = 0.0f, dy = 0.0f;  // of this lane's point
-#pragma unroll
-    for (int level = 0; level < DEFORM_LEVELS; level++)
-        for (int p = 0; p < (level < s.levels ? s.points : 0); p++) {
-            const int k = level * s.points + p;
-            const float2 at = make_float2(__shfl_sync(ALL_LANES, place.x, k),
-                                          __shfl_sync(ALL_LANES, place.y, k));
-            const float share = __shfl_sync(ALL_LANES, a, k);
-            const DeformTap tap(s, level, r.tap, at);
+    for (int round = 0; 8 * round < r.n; round++) {
+        const DeformTap tap(point, round);
+        const float share = __shfl_sync(ALL_LANES, a, 8 * round + r.lane / 4);
+        float own = 0.0f;  // g . v of the tap that this lane worked out
+        const int count = min(8, r.n - 8 * round);
+        for (int j = 0; j < count; j++) {
+            const float w = __shfl_sync(ALL_LANES, share * tap.weight, 4 * j + r.tap);
+            const int token = __shfl_sync(ALL_LANES, tap.token, 4 * j + r.tap);
             float dot = 0.0f;
-            if (tap.token >= 0 && r.within) {
-                const size_t cell = r.image + size_t(tap.token) * s.heads * s.d + r.channel;
+            if (token >= 0 && r.within) {
                 // out += a weight value
+                const size_t cell = size_t(token) * pitch;
                 const float4 v = load_4(value + cell);
                 dot = fmaf(g.w, v.w, fmaf(g.z, v.z, fmaf(g.y, v.y, g.x * v.x)));
                 if (fixed != nullptr) {
-                    const float w = share * tap.weight;
-                    unsigned long long* to = fixed + cell - r.channel + r.channel / 4;
+                    unsigned long long* to = fixed + cell;
                     add_fixed(to, w * g.x * unit);
                     add_fixed(to + s.d / 4, w * g.y * unit);
                     add_fixed(to + s.d / 4 * 2, w * g.z * unit);
@@ -208,11 +225,24 @@ __device__ __forceinline__ void deform_backward(const DeformSizes& s, const T* v
             __syncwarp();
 #pragma unroll
             for (int step = 1; step < 8; step *= 2) dot += __shfl_xor_sync(ALL_LANES, dot, step);
-            const float by_a = across_taps(tap.token >= 0 ? tap.weight * dot : 0.0f);
-            const float by_x = across_taps(tap.token >= 0 ? tap.by_x * dot : 0.0f);
-            const float by_y = across_taps(tap.token >= 0 ? tap.by_y * dot : 0.0f);
-            if (r.lane == k) da = by_a, dx = share * by_x, dy = share * by_y;
+            // From the lanes that read tap t to the one that worked it out.
+            dot = __shfl_sync(ALL_LANES, dot, r.lane % 4 * 8);
+            if (r.lane / 4 == j) own = dot;
         }
+        if (tap.token < 0) own = 0.0f;
+        float by_a = tap.weight * own, by_x = tap.by_x * own, by_y = tap.by_y * own;
+#pragma unroll
+        for (int step = 1; step < 4; step *= 2) {
+            by_a += __shfl_xor_sync(ALL_LANES, by_a, step);
+            by_x += __shfl_xor_sync(ALL_LANES, by_x, step);
+            by_y += __shfl_xor_sync(ALL_LANES, by_y, step);
+        }
+        // From the taps of a point to the lane that has it.
+        by_a = __shfl_sync(ALL_LANES, by_a, r.lane % 8 * 4);
+        by_x = __shfl_sync(ALL_LANES, share * by_x, r.lane % 8 * 4);
+        by_y = __shfl_sync(ALL_LANES, share * by_y, r.lane % 8 * 4);
+        if (r.lane / 8 == round) da = by_a, dx = by_x, dy = by_y;
+    }
     // a = softmax(logits)
     const float mean = warp_sum(a * da);
     if (r.lane >= r.n) return;
@@ -237,12 +267,12 @@ __device__ __forceinline__ void deform_peak(const DeformSizes& s, const T* x, ui
 template <class T>
 __device__ __forceinline__ void deform_settle(const DeformSizes& s, const long long* fixed,
                                               const uint32_t* peak, T* dvalue) {
-    const size_t i = size_t(blockIdx.x) * 256 + threadIdx.x;
-    if (i >= size_t(s.b) * s.tokens * s.heads * s.d) return;
+    const uint32_t i = blockIdx.x * 256 + threadIdx.x;
+    if (i >= uint32_t(s.b) * s.tokens * s.heads * s.d) return;
     const bool finite = *peak < 0x7f800000u;
     const float nan = __uint_as_float(0x7fffffffu);
     const float unit = finite ? power_of_two(-deform_exponent(s, *peak)) : nan;
-    const size_t d = s.d, channel = i % d, at = channel % 4 * (d / 4) + channel / 4;
+    const uint32_t d = s.d, channel = i % d, at = channel % 4 * (d / 4) + channel / 4;
     dvalue[i] = from_f32<T>(__ll2float_rn(fixed[i - channel + at]) * unit);
 }
 

@@ -1,7 +1,7 @@
 //! Patch embedding on a device: launches of `patch_embed.cu` around a linear layer.
 
 use super::PatchEmbed;
-use crate::device::sizes::small;
+use crate::device::sizes::{each, small};
 use crate::device::{Args, Buffer, Device, Float, Grid, Module, View, ViewMut};
 use crate::{KernelError, Result, check_count};
 
@@ -16,7 +16,6 @@ struct Sizes {
     h: u32,
     w: u32,
     p: u32,
-    unused: u32,
 }
 
 impl PatchEmbed {
@@ -87,19 +86,18 @@ impl PatchEmbed {
     }
 
     fn by_pixels(&self) -> Grid {
-        Grid::line(self.b * self.channels * self.h * self.w, 256, 256)
+        each(self.b * self.channels * self.h * self.w)
     }
 
     fn sizes(&self) -> Result<Sizes> {
         let size = |name, n| small("patch_embed", name, n);
-        size("planes", self.b * self.channels)?;
+        size("the number of pixels", self.b * self.channels * self.h * self.w)?;
         Ok(Sizes {
             b: size("b", self.b)?,
             channels: size("channels", self.channels)?,
             h: size("h", self.h)?,
             w: size("w", self.w)?,
             p: size("p", self.p)?,
-            unused: 0,
         })
     }
 }

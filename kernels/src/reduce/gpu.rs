@@ -1,13 +1,11 @@
 //! Launches of `reduce.cu`.
 
+use super::PIECE;
 use crate::device::sizes::{Pieces, flat, small};
 use crate::device::{Args, Buffer, Device, Float, Grid, Module, View, ViewMut};
 use crate::{Result, check_count};
 
 static PTX: Module = Module::new("reduce", include_str!("../../ptx/reduce.ptx"));
-
-/// Elements that a block sums: `PIECE` of `reduce.cu`.
-const PIECE: usize = 1 << 14;
 
 /// `Columns` of `reduce.cu`.
 #[repr(C)]
@@ -99,16 +97,26 @@ pub fn sum_gpu<T: Float>(device: &Device, x: View<'_, T>, out: ViewMut<'_, f32>)
 /// # Errors
 /// A failure of the device.
 pub fn all_finite_gpu<T: Float>(device: &Device, x: View<'_, T>) -> Result<Option<usize>> {
-    let blocks = x.len().div_ceil(PIECE);
-    let mut partial = device.alloc::<u64>("all_finite.partial", blocks)?;
     let mut lowest = device.alloc::<u64>("all_finite.lowest", 1)?;
-    pass(device, "damaged_pieces", x, &mut partial)?;
-    let sizes = Whole { n: blocks as u64 };
-    let args = Args::new(&sizes).read(partial.view()).write(lowest.view_mut());
-    // SAFETY: the kernel reads `blocks` partial results and writes one number.
-    unsafe { device.launch(&PTX.kernel("damaged_finish"), &Grid::line(1, 1, 256), &args)? };
+    lowest_damaged(device, x, lowest.view_mut())?;
     let found = device.download(lowest.view())?[0];
     Ok((found != u64::MAX).then_some(found as usize))
+}
+
+/// Writes the index of the first element that is infinite or not a number to `lowest` `[1]`, all
+/// bits set for none; does not wait.
+pub(super) fn lowest_damaged<T: Float>(
+    device: &Device,
+    x: View<'_, T>,
+    lowest: ViewMut<'_, u64>,
+) -> Result<()> {
+    check_count("all_finite", "lowest", lowest.len(), 1)?;
+    let blocks = x.len().div_ceil(PIECE);
+    let mut partial = device.alloc::<u64>("all_finite.partial", blocks)?;
+    pass(device, "damaged_pieces", x, &mut partial)?;
+    let args = Args::new(&Whole { n: blocks as u64 }).read(partial.view()).write(lowest);
+    // SAFETY: the kernel reads `blocks` partial results and writes one number.
+    unsafe { device.launch(&PTX.kernel("damaged_finish"), &Grid::line(1, 1, 256), &args) }
 }
 
 /// First pass over pieces of [`PIECE`] elements.

@@ -12,6 +12,7 @@
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
+pub(crate) mod proof;
 
 use rayon::prelude::*;
 
@@ -20,7 +21,7 @@ pub use gpu::{all_finite_gpu, column_sums_gpu, sum_gpu};
 
 use crate::{Real, Result, check_len, f32s, f32s_mut, simd};
 
-/// Elements of a piece.
+/// Elements of a piece: `PIECE` of `reduce.cu`.
 const PIECE: usize = 1 << 14;
 
 /// Least rows of a piece of a column sum.

@@ -7,7 +7,7 @@
 //! of the features; docs/kernels.md has the arithmetic.
 
 use super::{OP, Rein};
-use crate::device::sizes::small;
+use crate::device::sizes::{aligned, each, length, small};
 use crate::device::{Args, Buffer, Device, Float, Grid, Kernel, Module, View, ViewMut};
 use crate::matmul::{Beta, MatMul};
 use crate::{KernelError, Result, check_count};
@@ -72,6 +72,13 @@ pub struct GradientsGpu<'a, T> {
     pub dscale: Option<ViewMut<'a, f32>>,
 }
 
+impl<T> Default for GradientsGpu<'_, T> {
+    fn default() -> Self {
+        let (df, dtokens, dvalues) = (None, None, None);
+        Self { df, dtokens, dvalues, dweight: None, dbias: None, dscale: None }
+    }
+}
+
 /// Kernels for so many tokens.
 struct Entries {
     mix: &'static str,
@@ -96,9 +103,10 @@ impl Rein {
         out: ViewMut<'_, T>,
         lse: ViewMut<'_, f32>,
     ) -> Result<()> {
-        let (sizes, entries) = self.check_gpu(f.len(), &w)?;
+        let (sizes, entries) = self.check_gpu(f, &w)?;
         check_count(OP, "out", out.len(), f.len())?;
         check_count(OP, "lse", lse.len(), self.b * self.n)?;
+        aligned(OP, &[("out", out.address())])?;
         let features = self.b * self.n * self.c;
         let mut x = device.alloc("rein.x", features)?;
         let shared = 2 * (entries.width + ROWS) * pitch::<T>(chunk::<T>())
@@ -113,7 +121,7 @@ impl Rein {
         let product = MatMul::new(self.b * self.n, self.c, self.c).trans_b();
         device.matmul(&product, 1.0, x.view(), w.weight, Beta::Overwrite, y.view_mut())?;
         let args = Args::new(&sizes).read(f).read(y.view()).read(w.bias).read(w.scale).write(out);
-        let grid = Grid::line(f.len() / 8, 256, 256);
+        let grid = each(f.len() / 8);
         // SAFETY: eight elements a thread, and c is a multiple of eight.
         unsafe { device.launch(&PTX.kernel_of::<T>("rein_finish"), &grid, &args) }
     }
@@ -132,9 +140,10 @@ impl Rein {
         dout: View<'_, T>,
         d: GradientsGpu<'_, T>,
     ) -> Result<()> {
-        let (sizes, entries) = self.check_gpu(f.len(), &w)?;
+        let (sizes, entries) = self.check_gpu(f, &w)?;
         check_count(OP, "lse", lse.len(), self.b * self.n)?;
         check_count(OP, "dout", dout.len(), f.len())?;
+        aligned(OP, &[("dout", dout.address())])?;
         self.check_gradients(f.len(), &d)?;
         let mut df = d.df;
         if let Some(df) = &mut df {
@@ -176,7 +185,11 @@ impl Rein {
         Ok(())
     }
 
-    fn check_gpu<T: Float>(&self, f: usize, w: &WeightsGpu<'_, T>) -> Result<(Sizes, Entries)> {
+    fn check_gpu<T: Float>(
+        &self,
+        f: View<'_, T>,
+        w: &WeightsGpu<'_, T>,
+    ) -> Result<(Sizes, Entries)> {
         let entries = if self.m <= 112 {
             let (mix, backward) = ("rein_mix_112", "rein_mix_backward_112");
             Entries { mix, backward, sums: "rein_sums_112", width: 112 }
@@ -192,7 +205,7 @@ impl Rein {
             return Err(KernelError::Size { op: OP, what });
         }
         for (name, found, expected) in [
-            ("f", f, self.b * (self.skip + self.n) * self.c),
+            ("f", f.len(), self.b * (self.skip + self.n) * self.c),
             ("tokens", w.tokens.len(), self.m * self.c),
             ("values", w.values.len(), (self.m - 1) * self.c),
             ("weight", w.weight.len(), self.c * self.c),
@@ -201,10 +214,22 @@ impl Rein {
         ] {
             check_count(OP, name, found, expected)?;
         }
+        aligned(
+            OP,
+            &[
+                ("f", f.address()),
+                ("tokens", w.tokens.address()),
+                ("values", w.values.address()),
+                ("bias", w.bias.address()),
+            ],
+        )?;
+        // Kernels add these up.
+        small(OP, "the number of rows of an image", self.skip + self.n)?;
+        small(OP, "the number of patches", self.b * self.n)?;
         let sizes = Sizes {
             b: small(OP, "b", self.b)?,
             skip: small(OP, "skip", self.skip)?,
-            n: small(OP, "n", self.n.saturating_mul(2))? / 2,
+            n: small(OP, "n", self.n)?,
             c: small(OP, "c", self.c)?,
             m: self.m as u32,
             softmax: u32::from(self.softmax),
@@ -215,7 +240,8 @@ impl Rein {
     }
 
     fn check_gradients<T: Float>(&self, f: usize, d: &GradientsGpu<'_, T>) -> Result<()> {
-        check_count(OP, "df", d.df.as_ref().map_or(f, ViewMut::len), f)?;
+        check_count(OP, "df", length(&d.df, f), f)?;
+        aligned(OP, &[("df", d.df.as_ref().map_or(0, ViewMut::address))])?;
         for (name, d, expected) in [
             ("dtokens", &d.dtokens, self.m * self.c),
             ("dvalues", &d.dvalues, (self.m - 1) * self.c),
@@ -223,7 +249,7 @@ impl Rein {
             ("dbias", &d.dbias, self.c),
             ("dscale", &d.dscale, 1),
         ] {
-            check_count(OP, name, d.as_ref().map_or(expected, ViewMut::len), expected)?;
+            check_count(OP, name, length(d, expected), expected)?;
         }
         Ok(())
     }
@@ -335,7 +361,7 @@ impl<T: Float> Backward<'_, T> {
         drop(args);
         let args = Args::new(&self.sizes).read(partial.view()).read(self.w.scale);
         let args = args.write_if(dtokens).write_if(dvalues);
-        self.launch(PTX.kernel("rein_add_tokens"), Grid::line(2 * s.m * s.c, 256, 256), &args)
+        self.launch(PTX.kernel("rein_add_tokens"), each(2 * s.m * s.c), &args)
     }
 
     fn bias(

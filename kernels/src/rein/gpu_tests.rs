@@ -1,305 +1,22 @@
-use half::bf16;
+use super::{GradientsGpu, Rein, WeightsGpu};
+use crate::check::noise;
+use crate::device::Device;
 
-use super::{Gradients, GradientsGpu, Rein, Weights, WeightsGpu, reference};
-use crate::check::{UNIT, assert_close, assert_within, noise, stored};
-use crate::device::{Buffer, Device, Float};
-
-/// Inputs in their storage type and, exactly, in f64: f, tokens, values, weight; bias, scale; dout.
-struct Inputs<T> {
-    wide: [Vec<T>; 5],
-    narrow: [Vec<f32>; 2],
-    exact: [Vec<f64>; 7],
-}
-
-fn inputs<T: Float>(s: &Rein) -> Inputs<T> {
-    let all = s.b * (s.skip + s.n) * s.c;
-    let shrink = |x: Vec<f32>, by: f32| x.iter().map(|x| x * by).collect::<Vec<f32>>();
-    // Tokens of this size spread the softmax, so that a lost column would show.
-    let tokens = shrink(noise(s.m * s.c, 2), if s.softmax { 3.0 } else { 0.2 });
-    let weight = shrink(noise(s.c * s.c, 4), 1.0 / (s.c as f32).sqrt());
-    let drawn = [noise(all, 1), tokens, noise((s.m - 1) * s.c, 3), weight, noise(all, 7)];
-    let [f, t, v, w, g] = drawn.map(|x| stored::<T>(&x));
-    let narrow = [noise::<f32>(s.c, 5), vec![0.7]];
-    let [bias, scale] = narrow.each_ref().map(|x| x.iter().map(|&x| f64::from(x)).collect());
-    let exact = [f.1, t.1, v.1, w.1, bias, scale, g.1];
-    Inputs { wide: [f.0, t.0, v.0, w.0, g.0], narrow, exact }
-}
-
-/// out, lse, df, then dtokens, dvalues, dweight, dbias, dscale, which start at 0.25.
-type Results<T> = (Vec<T>, Vec<f32>, Vec<T>, [Vec<f32>; 5]);
-
-fn run<T: Float>(s: &Rein, x: &Inputs<T>) -> Results<T> {
+#[test]
+fn the_gradient_of_the_features_alone_is_one_kernel() {
     let device = Device::virtual_gpu();
-    let [f, t, v, w, g] = x.wide.each_ref().map(|x| device.upload("input", x).unwrap());
-    let [bias, scale] = x.narrow.each_ref().map(|x| device.upload("bias", x).unwrap());
-    let (tokens, values, weight) = (t.view(), v.view(), w.view());
-    let weights = WeightsGpu { tokens, values, weight, bias: bias.view(), scale: scale.view() };
-    let mut out = device.alloc("out", x.wide[0].len()).unwrap();
-    let mut lse = device.alloc("lse", s.b * s.n).unwrap();
-    s.forward_gpu(&device, f.view(), weights, out.view_mut(), lse.view_mut()).unwrap();
-    let sizes = [s.m * s.c, (s.m - 1) * s.c, s.c * s.c, s.c, 1];
-    let mut df = device.alloc("df", x.wide[0].len()).unwrap();
-    let mut d = sizes.map(|n| device.upload("gradient", &vec![0.25f32; n]).unwrap());
-    let [dt, dv, dw, db, ds] = d.each_mut().map(|d| Some(d.view_mut()));
-    let wanted = GradientsGpu {
-        df: Some(df.view_mut()),
-        dtokens: dt,
-        dvalues: dv,
-        dweight: dw,
-        dbias: db,
-        dscale: ds,
-    };
-    s.backward_gpu(&device, f.view(), weights, lse.view(), g.view(), wanted).unwrap();
-    let mut alone = device.alloc("df", x.wide[0].len()).unwrap();
+    let s = Rein { b: 1, skip: 1, n: 3, c: 64, m: 2, softmax: true };
+    let x = device.upload("x", &noise::<f32>(64 * 64, 1)).unwrap();
+    let part = |rows: usize| x.view().slice(0..rows * 64);
+    let (tokens, values, bias) = (part(2), part(1), part(1));
+    let w = WeightsGpu { tokens, values, weight: x.view(), bias, scale: bias.slice(0..1) };
+    let (mut out, mut lse) = (device.alloc("out", 256).unwrap(), device.alloc("lse", 3).unwrap());
+    s.forward_gpu(&device, part(4), w, out.view_mut(), lse.view_mut()).unwrap();
     let launches = device.counters().launches;
-    let only = GradientsGpu {
-        df: Some(alone.view_mut()),
-        dtokens: None,
-        dvalues: None,
-        dweight: None,
-        dbias: None,
-        dscale: None,
-    };
-    s.backward_gpu(&device, f.view(), weights, lse.view(), g.view(), only).unwrap();
-    assert_eq!(device.counters().launches, launches + 1, "df alone is one kernel");
-    let down = |b: &Buffer<T>| device.download(b.view()).unwrap();
-    assert!(down(&alone) == down(&df), "df depends on which gradients are wanted");
-    let d = d.map(|d| device.download(d.view()).unwrap());
-    (down(&out), device.download(lse.view()).unwrap(), down(&df), d)
-}
-
-/// Values of the reference and the largest errors of the kernels before a result is stored.
-struct Expected {
-    out: [Vec<f64>; 2],
-    lse: [Vec<f64>; 2],
-    df: [Vec<f64>; 2],
-    d: [[Vec<f64>; 2]; 5],
-}
-
-fn expected<T: Float>(s: &Rein, x: &Inputs<T>) -> Expected {
-    let [f, tokens, values, weight, bias, scale, g] = &x.exact;
-    let w = Weights { tokens, values, weight, bias, scale };
-    let zeros = |n: usize| vec![0.0f64; n];
-    let pair = |n: usize| [zeros(n), zeros(n)];
-    let sizes = [tokens.len(), values.len(), weight.len(), s.c, 1];
-    let mut e = Expected {
-        out: pair(f.len()),
-        lse: pair(s.b * s.n),
-        df: pair(f.len()),
-        d: sizes.map(|n| [vec![0.25; n], vec![0.0; n]]),
-    };
-    reference::forward(s, f, w, &mut e.out[0], &mut e.lse[0]);
-    let [dt, dv, dw, db, ds] = e.d.each_mut().map(|d| Some(&mut d[0][..]));
-    let df = Some(&mut e.df[0][..]);
-    let wanted = Gradients { df, dtokens: dt, dvalues: dv, dweight: dw, dbias: db, dscale: ds };
-    reference::backward(s, f, w, &e.lse[0], g, wanted);
-    for r in 0..s.b * s.n {
-        row_bounds::<T>(s, &mut e, x, r);
-    }
-    e
-}
-
-fn dot(x: &[f64], y: &[f64]) -> f64 {
-    x.iter().zip(y).map(|(x, y)| x * y).sum()
-}
-
-fn sizes(x: &[f64], y: &[f64]) -> f64 {
-    x.iter().zip(y).map(|(x, y)| (x * y).abs()).sum()
-}
-
-/// Column `k` of a matrix of `c` columns.
-fn column(x: &[f64], c: usize, k: usize) -> Vec<f64> {
-    x.iter().skip(k).step_by(c).copied().collect()
-}
-
-/// One patch: exact values and the largest errors of what the kernels hold of it.
-struct Row {
-    /// Where it lies in the features.
-    at: usize,
-    /// S with column 0; its errors before and after it is stored.
-    weights: [Vec<f64>; 3],
-    /// X; its errors before and after it is stored.
-    mixed: [Vec<f64>; 3],
-    /// G W_f as stored, and its error.
-    dx0: [Vec<f64>; 2],
-}
-
-/// Adds what one patch contributes to the bounds. A sum of n terms in f32 has a relative error of
-/// n units against the sum of sizes; what is stored on the way (S, X, Y, dX0, dz, s X) is rounded
-/// to the storage type, `u`.
-fn row_bounds<T: Float>(s: &Rein, e: &mut Expected, x: &Inputs<T>, r: usize) {
-    let row = forward_bounds(s, e, x, r);
-    let dz = score_gradients(s, x, &row);
-    let [f, tokens, _, _, bias, scale, g] = &x.exact;
-    let (c, m, by) = (s.c, s.m, scale[0]);
-    let (f, g) = (&f[row.at..row.at + c], &g[row.at..row.at + c]);
-    let (long, rows) = (c as f64 * UNIT, ((s.b * s.n) as f64 + 64.0) * UNIT);
-    let [weights, _, s_error] = &row.weights;
-    let [mixed, x_error, stored_x] = &row.mixed;
-    let [dx0, d_error] = &row.dx0;
-    for k in 0..c {
-        let column = column(tokens, c, k);
-        e.df[1][row.at + k] = by.abs() * d_error[k]
-            + sizes(&dz[1], &column)
-            + (m as f64 + 4.0) * UNIT * (sizes(&dz[0], &column) + (by * dx0[k]).abs() + g[k].abs());
-        for j in 0..m {
-            e.d[0][1][j * c + k] += f[k].abs() * (dz[1][j] + rows * dz[0][j].abs());
-            if j > 0 {
-                let product = (weights[j] * dx0[k]).abs();
-                let error =
-                    s_error[j] * (dx0[k].abs() + d_error[k]) + weights[j].abs() * d_error[k];
-                e.d[1][1][(j - 1) * c + k] += by.abs() * (error + rows * product);
-            }
-        }
-        // s X, stored
-        let error = by.abs() * stored_x[k] + UNIT * (by * mixed[k]).abs();
-        for i in 0..c {
-            let product = (g[i] * by * mixed[k]).abs();
-            e.d[2][1][i * c + k] += g[i].abs() * error + rows * product;
-        }
-        e.d[3][1][k] += rows * (by * g[k]).abs();
-        e.d[4][1][0] += mixed[k].abs() * d_error[k]
-            + x_error[k] * (dx0[k].abs() + d_error[k])
-            + rows.max(long) * 2.0 * ((mixed[k] * dx0[k]).abs() + (bias[k] * g[k]).abs());
-    }
-}
-
-/// Bounds of `out` and `lse`, and what the backward pass starts from.
-fn forward_bounds<T: Float>(s: &Rein, e: &mut Expected, x: &Inputs<T>, r: usize) -> Row {
-    let [f, tokens, values, weight, bias, scale, g] = &x.exact;
-    let (c, m, by, u) = (s.c, s.m, scale[0], f64::from(T::ROUNDING));
-    let at = (r + (r / s.n + 1) * s.skip) * c;
-    let (f, g, long) = (&f[at..at + c], &g[at..at + c], (c as f64 + 8.0) * UNIT);
-    let token = |j: usize| &tokens[j * c..(j + 1) * c];
-    let score_scale: f64 = s.score_scale();
-    let z: Vec<f64> = (0..m).map(|j| dot(f, token(j)) * score_scale).collect();
-    let z_error: Vec<f64> =
-        (0..m).map(|j| (long + 4.0 * UNIT) * sizes(f, token(j)) * score_scale).collect();
-    let worst = z_error.iter().fold(0.0, |a: f64, b| a.max(*b));
-    let softmax_error = 2.0 * worst + (m as f64 + 8.0) * UNIT + 0.5f64.powi(20);
-    e.lse[1][r] = if s.softmax { softmax_error + 4.0 * UNIT * e.lse[0][r].abs() } else { 0.0 };
-    let weights: Vec<f64> =
-        z.iter().map(|z| if s.softmax { (z - e.lse[0][r]).exp() } else { *z }).collect();
-    let exact: Vec<f64> = (0..m)
-        .map(|j| if s.softmax { weights[j] * (softmax_error + e.lse[1][r]) } else { z_error[j] })
-        .collect();
-    let s_error: Vec<f64> = (0..m).map(|j| exact[j] + u * weights[j].abs()).collect();
-    let (mut mixed, mut x_error) = (f.to_vec(), vec![0.0; c]);
-    for j in 1..m {
-        for k in 0..c {
-            let v = values[(j - 1) * c + k];
-            mixed[k] += weights[j] * v;
-            x_error[k] += v.abs() * (s_error[j] + (m as f64 + 2.0) * UNIT * weights[j].abs());
-        }
-    }
-    let x_error: Vec<f64> =
-        (0..c).map(|k| x_error[k] * (1.0 + u) + 2.0 * UNIT * mixed[k].abs()).collect();
-    let stored_x: Vec<f64> = (0..c).map(|k| x_error[k] + u * mixed[k].abs()).collect();
-    let (mut dx0, mut d_error) = (vec![0.0; c], vec![0.0; c]);
-    for i in 0..c {
-        let w = &weight[i * c..(i + 1) * c];
-        let y = dot(&mixed, w);
-        let y_error = sizes(&stored_x, w) + long * sizes(&mixed, w);
-        e.out[1][at + i] = by.abs() * (y_error + u * (y.abs() + y_error))
-            + 4.0 * UNIT * (by * (y.abs() + bias[i].abs()) + f[i].abs());
-        let column = column(weight, c, i);
-        dx0[i] = dot(g, &column);
-        let error = long * sizes(g, &column);
-        d_error[i] = error + u * (dx0[i].abs() + error);
-    }
-    let (weights, mixed) = ([weights, exact, s_error], [mixed, x_error, stored_x]);
-    Row { at, weights, mixed, dx0: [dx0, d_error] }
-}
-
-/// dz as stored, and its error.
-fn score_gradients<T: Float>(s: &Rein, x: &Inputs<T>, row: &Row) -> [Vec<f64>; 2] {
-    let [_, _, values, _, _, scale, _] = &x.exact;
-    let (c, m, by, u) = (s.c, s.m, scale[0], f64::from(T::ROUNDING));
-    let [weights, exact, _] = &row.weights;
-    let [dx0, d_error] = &row.dx0;
-    let (score_scale, long): (f64, f64) = (s.score_scale(), (c as f64 + 8.0) * UNIT);
-    let (mut ds, mut ds_error) = (vec![0.0; m], vec![0.0; m]);
-    for j in 1..m {
-        let v = &values[(j - 1) * c..j * c];
-        ds[j] = by * dot(dx0, v);
-        ds_error[j] = by.abs() * (sizes(d_error, v) + long * sizes(dx0, v));
-    }
-    let mean = dot(weights, &ds);
-    let mean_error = sizes(weights, &ds_error)
-        + sizes(exact, &ds)
-        + (m as f64 + 8.0) * UNIT * sizes(weights, &ds);
-    let (mut dz, mut dz_error) = (vec![0.0; m], vec![0.0; m]);
-    for j in 0..m {
-        let (v, error) = if s.softmax {
-            let error = weights[j] * (ds_error[j] + mean_error)
-                + exact[j] * ((ds[j] - mean).abs() + ds_error[j] + mean_error)
-                + 4.0 * UNIT * weights[j] * (ds[j].abs() + mean.abs());
-            (weights[j] * (ds[j] - mean), error)
-        } else {
-            (ds[j], ds_error[j] + 2.0 * UNIT * ds[j].abs())
-        };
-        dz[j] = v * score_scale;
-        dz_error[j] = (error * (1.0 + u) + u * v.abs()) * score_scale;
-    }
-    [dz, dz_error]
-}
-
-fn check<T: Float>(s: &Rein) {
-    let x = inputs::<T>(s);
-    let got = run(s, &x);
-    assert!(got == run(s, &x), "two runs differ");
-    let e = expected(s, &x);
-    let Rein { b, skip, n, c, m, softmax } = *s;
-    let form = if softmax { "" } else { ", no softmax" };
-    let what = format!("rein{} b {b} {skip}+{n} x {c}, {m} tokens{form}", T::SUFFIX);
-    assert_within(&format!("{what}, out"), &got.0, &e.out[0], |i| e.out[1][i]);
-    assert_within(&format!("{what}, lse"), &got.1, &e.lse[0], |i| e.lse[1][i]);
-    assert_within(&format!("{what}, df"), &got.2, &e.df[0], |i| e.df[1][i]);
-    let names = ["dtokens", "dvalues", "dweight", "dbias", "dscale"];
-    for ((name, got), e) in names.iter().zip(&got.3).zip(&e.d) {
-        // Added to 0.25, which rounds once more.
-        assert_within(&format!("{what}, {name}"), got, &e[0], |i| e[1][i] + 2.0 * UNIT);
-    }
-    // Bounds are for the worst case. In f32 the kernels have to be as near as `cpu.rs` is.
-    if size_of::<T>() == 4 {
-        let wide = |x: &[T]| x.iter().map(|x| f64::from(x.f32())).collect::<Vec<f64>>();
-        assert_close("out", &wide(&got.0), &e.out[0], 2e-5);
-        assert_close("df", &wide(&got.2), &e.df[0], 1e-4);
-        for ((name, got), e) in names.iter().zip(&got.3).zip(&e.d) {
-            let got: Vec<f64> = got.iter().map(|&x| f64::from(x)).collect();
-            assert_close(name, &got, &e[0], 1e-4);
-        }
-    }
-    let image = (skip + n) * c;
-    for i in 0..b {
-        let rows = i * image..i * image + skip * c;
-        assert!(got.0[rows.clone()] == x.wide[0][rows.clone()], "a skipped row changed");
-        assert!(got.2[rows.clone()] == x.wide[4][rows], "a skipped row's gradient changed");
-    }
-}
-
-#[test]
-fn kernels_match_the_reference() {
-    // One token and patch; no multiple of a tile; several chunks; the wide form; no softmax.
-    for (b, skip, n, c, m, softmax) in [
-        (1, 0, 1, 64, 1, true),
-        (2, 1, 3, 64, 4, true),
-        (2, 5, 67, 64, 25, true),
-        (1, 1, 33, 192, 100, true),
-        (1, 0, 35, 64, 113, true),
-        (2, 0, 40, 128, 17, false),
-    ] {
-        let s = Rein { b, skip, n, c, m, softmax };
-        check::<f32>(&s);
-        check::<bf16>(&s);
-    }
-}
-
-#[test]
-fn sums_over_more_than_one_piece_of_an_image() {
-    let s = Rein { b: 1, skip: 1, n: 530, c: 64, m: 5, softmax: true };
-    check::<f32>(&s);
-    check::<bf16>(&s);
+    let mut df = device.alloc("df", 256).unwrap();
+    let only = GradientsGpu { df: Some(df.view_mut()), ..GradientsGpu::default() };
+    s.backward_gpu(&device, part(4), w, lse.view(), out.view(), only).unwrap();
+    assert_eq!(device.counters().launches, launches + 1);
 }
 
 #[test]
@@ -314,5 +31,31 @@ fn sizes_without_a_kernel_are_named() {
     let (mut out, mut lse) = (device.alloc("out", 48).unwrap(), device.alloc("lse", 1).unwrap());
     let error = s.forward_gpu(&device, f, w, out.view_mut(), lse.view_mut()).unwrap_err();
     let want = "rein: 1 tokens of 48 channels; the GPU kernel takes 1 to 208 of a multiple of 64";
+    assert_eq!(error.to_string(), want);
+}
+
+#[test]
+fn sizes_and_places_that_kernels_cannot_take_are_named() {
+    let device = Device::virtual_gpu();
+    let x = device.zeros::<f32>("x", 64 * 64 + 4).unwrap();
+    let part = |from: usize, rows: usize| x.view().slice(from..from + rows * 64);
+    let w = WeightsGpu {
+        tokens: part(0, 1),
+        values: part(0, 0),
+        weight: part(0, 64),
+        bias: part(0, 1),
+        scale: x.view().slice(0..1),
+    };
+    let (mut out, mut lse) = (device.alloc("out", 64).unwrap(), device.alloc("lse", 1).unwrap());
+    let s = Rein { b: 1, skip: 0, n: 1, c: 64, m: 1, softmax: true };
+    let error = s.forward_gpu(&device, part(1, 1), w, out.view_mut(), lse.view_mut()).unwrap_err();
+    let want = "rein: f does not begin at a multiple of 16 bytes; copy it";
+    assert_eq!(error.to_string(), want);
+    // No image, so that there is no memory to take.
+    let s = Rein { b: 0, skip: 1 << 31, ..s };
+    let (out, lse) = (out.view_mut().slice(0..0), lse.view_mut().slice(0..0));
+    let error = s.forward_gpu(&device, part(0, 0), w, out, lse).unwrap_err();
+    let want =
+        "rein: the number of rows of an image is 2147483649; a GPU kernel counts it in 31 bits";
     assert_eq!(error.to_string(), want);
 }

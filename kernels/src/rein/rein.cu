@@ -74,8 +74,7 @@ __device__ __forceinline__ void rein_columns(const ReinSizes& s, const T* dout, 
         ReinSizes s, const T* f, const T* y, const float* bias, const float* scale, T* out) {     \
         rein_finish(s, f, y, bias, scale, out);                                                   \
     }                                                                                             \
-    KERNEL_256 rein_columns_##SUFFIX(           \
-        ReinSizes s, const T* dout, float* partial) {                                             \
+    KERNEL_256 rein_columns_##SUFFIX(ReinSizes s, const T* dout, float* partial) {                \
         rein_columns(s, dout, partial);                                                           \
     }
 

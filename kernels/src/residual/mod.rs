@@ -12,11 +12,12 @@
 //!
 //! Shapes: `x`, `r`, `y`, `dy`, `dr` are `[n, c]`; `gamma`, `dgamma` `[c]`. Saved for the backward
 //! pass: `r`, and that only if `gamma` is trained.
-//! Cost: two FLOP an element; two reads and one write of `[n, c]`, so bandwidth decides.
+//! Cost: two FLOP an element forward, one for `dr`, two for `dgamma` (a bias adds one to the first
+//! and the last); two reads and one write of `[n, c]`, so bandwidth decides.
 //!
 //! On a GPU the bias of the product before it can be taken along, `y = x + gamma (r + bias)`,
-//! which saves a pass. `[4100, 1024]` bf16 moves 25 MB forward and 17 MB for `dr`: floor on an
-//! H200 (4.3 TB/s) 6 and 4 us. A lane takes 8 columns, so `gamma` and `bias` are loaded once for
+//! which saves a pass. `[4100, 1024]` bf16 moves 25 MB forward and 17 MB each for `dr` and
+//! `dgamma`: floor on an H200 (4.3 TB/s) 6 and 4 us. A lane takes 8 columns, so `gamma` and `bias` are loaded once for
 //! the four rows of a warp (`cuda/strips.cuh`); `dgamma` takes two passes in a fixed order
 //! (`cuda/columns.cuh`).
 //!
@@ -26,6 +27,7 @@ mod cpu;
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
+pub(crate) mod proof;
 pub mod reference;
 #[cfg(test)]
 mod tests;

@@ -15,8 +15,7 @@
 
 mod cpu;
 mod gpu;
-#[cfg(test)]
-mod gpu_tests;
+pub(crate) mod proof;
 mod reference;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! Launches of `token_link.cu`.
 
 use super::{OP, TokenLink};
-use crate::device::sizes::small;
+use crate::device::sizes::{each, small};
 use crate::device::{Args, Device, Float, Grid, Module, View, ViewMut};
 use crate::{KernelError, Result, check_count};
 
@@ -51,7 +51,7 @@ impl TokenLink {
     }
 
     fn grid(&self) -> Grid {
-        Grid::line(self.m * self.c, 256, 256)
+        each(self.m * self.c)
     }
 
     fn sizes(&self, q: usize, name: &'static str, out: usize) -> Result<Sizes> {

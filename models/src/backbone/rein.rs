@@ -1,7 +1,7 @@
 //! Rein: learnable tokens that refine a frozen backbone's features after every block (spec
 //! peft-and-dgss §1, backbones §5; equations of the paper).
 
-use dressage_engine::{DType, Param, Tensor, ops};
+use dressage_engine::{DType, Param, Tensor, ops, range};
 
 use crate::build::{Init, Linear, Scope};
 use crate::{ModelError, Result};
@@ -174,6 +174,7 @@ impl Rein {
     /// # Errors
     /// Whatever the engine refuses.
     pub fn step(&self) -> Result<ReinStep> {
+        let _range = range("rein.tokens");
         let (m, n) = (self.config.tokens, self.config.layers);
         let tokens = self.all_tokens()?;
         // Row 0 absorbs attention and adds nothing: it has no value (eq. 6).
@@ -220,6 +221,7 @@ impl ReinStep {
     /// # Errors
     /// Shapes that do not fit.
     pub fn refine(&self, i: usize, f: &Tensor, lead: usize) -> Result<Tensor> {
+        let _range = range("rein");
         let layer = |t: &Tensor| ops::reshape(&ops::rows(t, i, 1)?, &t.shape()[1..]);
         let (tokens, values) = (layer(&self.tokens)?, layer(&self.values)?);
         let (weight, bias) = &self.delta_f[i];

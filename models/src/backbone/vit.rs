@@ -1,7 +1,7 @@
 //! DINOv2 vision transformers of any size (spec backbones §2, §3.2, §4.1).
 
 use dressage_engine::ops::Activated;
-use dressage_engine::{Param, Tensor, Thrift, ops, segment, thrifty};
+use dressage_engine::{Param, Tensor, Thrift, ops, range, segment, thrifty};
 use serde::{Deserialize, Serialize};
 
 use super::{Level, PYRAMID, ReinStep};
@@ -185,10 +185,13 @@ impl Block {
     /// x + ls1 Attn(LN1 x), then + ls2 MLP(LN2 x); x is `[b, t, c]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (b, t, c) = (x.dim(0), x.dim(1), x.dim(2));
+        let part = range("attention");
         let qkv = self.qkv.after_norm(&self.norm1, x, EPS)?;
         let qkv = ops::reshape(&qkv, &[b, t, 3, self.heads, c / self.heads])?;
         let a = ops::self_attention(&qkv)?;
         let x = self.proj.onto(x, &a, Activated::Plain, &self.ls1)?;
+        drop(part);
+        let _part = range("mlp");
         let h = self.up.after_norm(&self.norm2, &x, EPS)?;
         match self.ffn {
             Ffn::Mlp => self.down.onto(&x, &h, Activated::Gelu, &self.ls2),
@@ -329,6 +332,7 @@ impl Dino {
     pub fn block(&self, i: usize, x: &Tensor, rein: Option<&ReinStep>) -> Result<Tensor> {
         let (block, lead) = (self.blocks[i].clone(), self.lead());
         let rein = rein.cloned();
+        let _range = range(format_args!("backbone.block {i}"));
         Ok(segment(std::slice::from_ref(x), move |x| {
             let y = refined(&block, i, &x[0], rein.as_ref(), lead);
             y.map_err(|error| error.into_engine("block", &x[0]))
@@ -352,7 +356,9 @@ impl Dino {
     }
 
     fn pyramid(&self, image: &Tensor, rein: Option<&ReinStep>) -> Result<Vec<Level>> {
+        let embedding = range("backbone.embed");
         let (mut x, gh, gw) = self.embed(image)?;
+        drop(embedding);
         let (b, c, lead) = (x.dim(0), self.config.embed_dim, self.lead());
         let mut levels = Vec::with_capacity(4);
         for i in 0..self.config.depth {

@@ -1,7 +1,7 @@
 //! One layer of the transformer decoder: masked cross-attention, self-attention, feed-forward
 //! (spec mask2former §3.4).
 
-use dressage_engine::{Param, Tensor, ops};
+use dressage_engine::{Param, Tensor, ops, range};
 
 use super::pixel_decoder::feed_forward;
 use super::{EPS, HeadConfig};
@@ -80,11 +80,16 @@ impl DecoderLayer {
         value: &Tensor,
         blocked: Option<&Tensor>,
     ) -> Result<Tensor> {
+        let part = range("cross-attention");
         let a = self.cross_attn.forward(&ops::add(x, position)?, key, value, blocked)?;
         let x = self.norms[0].layer_norm(&ops::residual(x, &a, None)?, EPS)?;
+        drop(part);
+        let part = range("self-attention");
         let q = ops::add(&x, position)?;
         let a = self.self_attn.forward(&q, &q, &x, None)?;
         let x = self.norms[1].layer_norm(&ops::residual(&x, &a, None)?, EPS)?;
+        drop(part);
+        let _part = range("mlp");
         let f = self.ffn[1].forward(&ops::relu(&self.ffn[0].forward(&x)?)?)?;
         self.norms[2].layer_norm(&ops::residual(&x, &f, None)?, EPS)
     }

@@ -3,7 +3,7 @@
 mod decoder;
 mod pixel_decoder;
 
-use dressage_engine::{Param, Tensor, ops};
+use dressage_engine::{Param, Tensor, ops, range};
 
 use crate::backbone::Level;
 use crate::build::{Affine, Init, Linear, Scope};
@@ -197,7 +197,10 @@ impl Head {
         linked: Option<&Tensor>,
         last_only: bool,
     ) -> Result<HeadOutput> {
+        let pixels = range("head.pixel_decoder");
         let maps = self.pixel_decoder.forward(levels)?;
+        drop(pixels);
+        let setting_up = range("head.queries_and_memories");
         let b = maps.mask_feature.dim(0);
         let (position, content) = self.queries(linked)?;
         let c = self.config.dim;
@@ -205,11 +208,13 @@ impl Head {
         let (h, w) = (maps.mask_feature.dim(1), maps.mask_feature.dim(2));
         let feature = ops::reshape(&maps.mask_feature, &[b, h * w, c])?;
         let mut x = ops::broadcast(&content, b)?;
+        drop(setting_up);
         let mut predictions = Vec::new();
         for (i, layer) in self.layers.iter().enumerate() {
             let level = i % maps.memory.len();
             let next = [maps.memory[level].dim(1), maps.memory[level].dim(2)];
-            let prediction = self.predict(&x, &feature, [h, w], Some(next))?;
+            let prediction = self.predict(i, &x, &feature, [h, w], Some(next))?;
+            let _range = range(format_args!("head.layer {i}"));
             x = layer.forward(
                 &x,
                 &position,
@@ -221,7 +226,7 @@ impl Head {
                 predictions.push(prediction);
             }
         }
-        predictions.push(self.predict(&x, &feature, [h, w], None)?);
+        predictions.push(self.predict(self.layers.len(), &x, &feature, [h, w], None)?);
         Ok(HeadOutput { predictions, mask_feature: feature })
     }
 
@@ -241,15 +246,17 @@ impl Head {
         Ok((values, keys))
     }
 
-    /// One prediction from content `x` `[b, q, c]`; `next` is the size of the level the next layer
+    /// Prediction `i`, from content `x` `[b, q, c]`; `next` is the size of the level the next layer
     /// attends to.
     fn predict(
         &self,
+        i: usize,
         x: &Tensor,
         feature: &Tensor,
         size: [usize; 2],
         next: Option<[usize; 2]>,
     ) -> Result<Prediction> {
+        let _range = range(format_args!("head.prediction {i}"));
         let z = self.post_norm.layer_norm(x, EPS)?;
         let cls = self.cls_embed.forward(&z)?;
         let mut e = self.mask_embed[0].forward(&z)?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dressage_engine::{Param, Tensor, ops, segment};
+use dressage_engine::{Param, Tensor, ops, range, segment};
 
 use super::{EPS, HeadConfig};
 use crate::backbone::{Level, resize_by};
@@ -183,6 +183,7 @@ impl PixelDecoder {
             return Err(ModelError::Config(text));
         }
         let memory = self.encode(rest)?;
+        let _range = range("mask_feature");
         let y = self.project(&self.lateral, finest)?;
         let (h, w) = (y.dim(1), y.dim(2));
         let top = memory.last().map(|m| ops::resize_to(m, h, w)).transpose()?;
@@ -212,7 +213,8 @@ impl PixelDecoder {
         }
         let mut x = ops::concat(&tokens.iter().collect::<Vec<_>>(), 1)?;
         let pos = ops::concat(&positions.iter().collect::<Vec<_>>(), 0)?;
-        for layer in &self.encoder {
+        for (i, layer) in self.encoder.iter().enumerate() {
+            let _range = range(format_args!("layer {i}"));
             let (layer, pos, sizes) = (layer.clone(), pos.clone(), sizes.clone());
             let config = self.config.clone();
             x = segment(&[x], move |x| {

@@ -47,6 +47,7 @@ enum Command {
     Weights(commands::weights::Args),
     Params(commands::params::Args),
     Bench(commands::bench::Args),
+    Doctor(commands::doctor::Args),
 }
 
 fn run(command: Command) -> Result<(), Failure> {
@@ -58,6 +59,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Weights(args) => commands::weights::run(&args),
         Command::Params(args) => commands::params::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Doctor(args) => commands::doctor::run(&args),
     }
 }
 

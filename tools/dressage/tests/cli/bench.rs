@@ -91,6 +91,10 @@ fn sizes_that_cannot_be_are_refused() {
     refused(run(&["--model", "h"]), 1, &["`h`", "s, b, l, g"]);
     refused(run(&["stride"]), 2, &["stride"]);
     refused(run(&["--precision", "f8"]), 2, &["f8", "bf16"]);
+    refused(run(&["kernels", "--device", "cpu"]), 2, &["--device", "cuda:N"]);
+    refused(run(&["step", "--device", "cuda"]), 1, &["--device", "only `kernels`"]);
+    refused(run(&["kernels", "--device", "cuda:1000"]), 1, &["no CUDA device: "]);
+    refused(run(&["kernels", "--device", "cuda", "--peer", "x"]), 2, &["--device", "--peer"]);
     refused(run(&["block", "--peer", " "]), 1, &["--peer names no program"]);
     let absent = ["block", "--size", "32", "--iters", "1", "--peer", "no-such-program-here"];
     refused(run(&absent), 1, &["no-such-program-here", "cannot be started"]);

@@ -3,6 +3,7 @@
 mod bench;
 #[path = "../common/mod.rs"]
 mod common;
+mod doctor;
 
 use std::path::Path;
 use std::process::Command;
@@ -39,7 +40,8 @@ fn wrong_usage_is_told_apart_from_failure() {
 fn help_names_every_command_recipe_and_key() {
     let dir = tempfile::tempdir().expect("folder");
     let help = done(dressage(dir.path(), &["--help"]));
-    for command in ["demo", "train", "eval", "predict", "weights", "params", "Exit codes"] {
+    for command in ["demo", "train", "eval", "predict", "weights", "params", "doctor", "Exit codes"]
+    {
         assert!(help.contains(command), "{command}");
     }
     let list = done(dressage(dir.path(), &["train", "--list"]));

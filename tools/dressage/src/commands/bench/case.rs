@@ -33,7 +33,8 @@ pub enum Part {
     Rein,
     /// Multi-scale deformable attention of the pixel decoder
     Deform,
-    /// The six single operations above
+    /// The six single operations above; with --device cuda every kernel there is
+    #[value(alias = "kernel")]
     Kernels,
 }
 

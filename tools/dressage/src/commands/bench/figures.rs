@@ -39,7 +39,8 @@ impl Stat {
         Stat { median: of(|s| s.median).median, min: of(|s| s.min).min, max: of(|s| s.max).max }
     }
 
-    fn json(&self, factor: f64) -> Value {
+    /// The three, each times `factor`.
+    pub fn json(&self, factor: f64) -> Value {
         let [median, min, max] = [self.median, self.min, self.max].map(|v| v * factor);
         json!({"median": median, "min": min, "max": max})
     }
@@ -111,8 +112,13 @@ impl Figures {
 
     /// The whole of a file.
     pub fn json(&self, case: &Case, threads: usize) -> Value {
+        self.json_on("cpu", case, threads)
+    }
+
+    /// The whole of a file, of runs on another device.
+    pub fn json_on(&self, device: &str, case: &Case, threads: usize) -> Value {
         let args = json!({
-            "part": case.part.name(), "precision": case.precision, "device": "cpu",
+            "part": case.part.name(), "precision": case.precision, "device": device,
             "batch": case.batch, "size": case.size, "depth": case.config.depth,
             "width": case.config.embed_dim, "heads": case.config.heads, "iters": case.iters,
             "warmup": case.warmup, "recompute": case.recompute, "model": case.model,

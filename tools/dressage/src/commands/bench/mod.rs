@@ -1,10 +1,11 @@
 //! `dressage bench`.
 
 mod case;
-mod figures;
+mod device;
+pub(crate) mod figures;
 mod kernels;
 mod program;
-mod table;
+pub(crate) mod table;
 mod whole;
 
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ use crate::progress::Watch;
 #[command(after_help = "Examples:
   dressage bench step --model s,b --size 256,512
   dressage bench forward block --model l --precision bf16
+  dressage bench kernels --device cuda --iters 20
   dressage bench block forward --model l --peer \"python3 tools/dressage/peers/torch_parts.py\"")]
 pub struct Args {
     /// What to measure
@@ -93,6 +95,11 @@ pub struct Args {
     #[arg(long, value_name = "LEVEL", default_value = "none", value_parser = named::<Recompute>)]
     recompute: Recompute,
 
+    /// Measure `kernels` on this GPU, cuda or cuda:N, at sizes that are fixed: ViT-L, four images of
+    /// 512 px
+    #[arg(long, value_name = "DEVICE", value_parser = device::number, conflicts_with = "peer")]
+    device: Option<usize>,
+
     /// Program to measure beside this one
     #[arg(long, value_name = "COMMAND")]
     peer: Option<String>,
@@ -109,6 +116,9 @@ fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 
 /// Measures.
 pub fn run(args: &Args) -> Result<(), Failure> {
+    if let Some(number) = args.device {
+        return device::run(args, number);
+    }
     let cases = cases(args)?;
     let threads = match args.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),

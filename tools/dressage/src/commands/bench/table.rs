@@ -20,7 +20,8 @@ fn ms(value: f64) -> String {
     match value {
         v if v >= 100.0 => format!("{v:.0}"),
         v if v >= 10.0 => format!("{v:.1}"),
-        v => format!("{v:.2}"),
+        v if v >= 1.0 => format!("{v:.2}"),
+        v => format!("{v:.4}"),
     }
 }
 
@@ -32,27 +33,31 @@ fn spread(s: &Stat) -> String {
 /// The rate of a span and its share of what the machine reaches.
 fn rate(span: &Span, median: f64, ceiling: &Ceiling) -> [String; 2] {
     let per_second = |amount: f64| amount / median * 1e-6;
-    let share = |rate: f64, of: f64| format!("{:.0} %", 100.0 * rate / of);
-    if span.flops > 0.0 {
-        let rate = per_second(span.flops);
-        return [format!("{rate:.0} GFLOP/s"), share(rate, ceiling.gflops)];
+    let (flops, bytes) = (per_second(span.flops), per_second(span.bytes));
+    let (arithmetic, memory) = (flops / ceiling.gflops, bytes / ceiling.gbytes);
+    // The nearer limit is the one that bounds.
+    let (rate, share) = if arithmetic >= memory {
+        (format!("{flops:.0} GFLOP/s"), arithmetic)
+    } else {
+        (format!("{bytes:.1} GB/s"), memory)
+    };
+    match share > 0.0 {
+        true => [rate, format!("{:.0} %", 100.0 * share)],
+        false => ["".into(), "".into()],
     }
-    if span.bytes > 0.0 {
-        let rate = per_second(span.bytes);
-        return [format!("{rate:.1} GB/s"), share(rate, ceiling.gbytes)];
-    }
-    ["".into(), "".into()]
 }
 
 fn mib(bytes: usize) -> String {
     format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-fn line(cells: &[String]) -> String {
+/// A row.
+pub fn line(cells: &[String]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-fn titles(titles: &[&str]) -> String {
+/// The first two rows.
+pub fn titles(titles: &[&str]) -> String {
     let rule = vec!["---"; titles.len()].join("|");
     format!("| {} |\n|{rule}|\n", titles.join(" | "))
 }

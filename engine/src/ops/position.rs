@@ -1,0 +1,266 @@
+//! Positions that enter attention: rotation of queries and keys, and what a query adds to the
+//! scores of the rows and columns of a grid.
+
+use dressage_kernels::attention::{Attention, SavedGpu};
+use dressage_kernels::device::Device;
+use dressage_kernels::matmul::Beta;
+use dressage_kernels::outline;
+use dressage_kernels::relative_position::RelativePosition;
+use dressage_kernels::rotary::{Rotary, Turn};
+
+use super::{expect_shape, shape_error};
+use crate::dtype::kernel;
+use crate::{
+    Backward, DType, Edge, EngineError, Gradients, Result, Tensor, forbid_gradient, record,
+};
+
+/// Queries and keys of `qkv` `[b, t, 3, heads, d]` turned by the angles of their tokens; values and
+/// the first `skip` tokens are left alone. `table` `[t - skip, d / 2, 2]` holds cosines and sines
+/// ([`dressage_kernels::rotary::table`]), on a device in f32. Works in the memory of `qkv` if nobody
+/// else holds it; saves nothing.
+///
+/// # Errors
+/// Shapes that do not fit; a table that needs a gradient; a type without a kernel.
+pub fn rotary(qkv: Tensor, table: &Tensor, skip: usize) -> Result<Tensor> {
+    let &[b, t, 3, heads, d] = qkv.shape() else {
+        return Err(shape_error("rotary", "qkv", "[b, t, 3, heads, d]", &qkv));
+    };
+    expect_shape("rotary", "table", table, &[t.saturating_sub(skip), d / 2, 2])?;
+    forbid_gradient("rotary", "table", table)?;
+    let size = Rotary { b, t, heads, d, skip };
+    let mut y = qkv;
+    turn(&size, &mut y, table, Turn::Forward)?;
+    Ok(record(y.detach(), &[&y], || Turned { size, table: table.clone(), to: y.edge() }))
+}
+
+/// Where a tensor lies that is written meanwhile.
+struct Place(Option<Device>, DType);
+
+impl Place {
+    fn device(&self) -> Option<&Device> {
+        self.0.as_ref()
+    }
+
+    fn dtype(&self) -> DType {
+        self.1
+    }
+}
+
+fn turn(size: &Rotary, x: &mut Tensor, table: &Tensor, turn: Turn) -> Result<()> {
+    x.make_own()?;
+    let place = Place(x.device().cloned(), x.dtype());
+    kernel!("rotary", place, T,
+        host => size.apply(x.data_mut::<T>()?, table.data()?, turn),
+        device => size.apply_gpu(device, x.view_mut::<T>()?, table.view()?, turn),
+    )
+}
+
+struct Turned {
+    size: Rotary,
+    table: Tensor,
+    to: Edge,
+}
+
+impl Backward for Turned {
+    fn name(&self) -> &'static str {
+        "rotary"
+    }
+
+    fn backward(self: Box<Self>, mut dy: Tensor, grads: &mut Gradients) -> Result<()> {
+        turn(&self.size, &mut dy, &self.table, Turn::Back)?;
+        grads.add(&self.to, dy)
+    }
+}
+
+/// What the queries of `qkv` `[b, h w, 3, heads, d]` add to the scores of the keys of each row and
+/// column of the grid `[h, w]`: `[b, heads, h w, h + w]`, from the tables `rows` `[2 h - 1, d]` and
+/// `columns` `[2 w - 1, d]` at the distance of query and key. Saves its inputs.
+///
+/// # Errors
+/// Shapes that do not fit; a type without a kernel.
+pub fn relative_position(
+    qkv: &Tensor,
+    rows: &Tensor,
+    columns: &Tensor,
+    [h, w]: [usize; 2],
+) -> Result<Tensor> {
+    let (b, heads, d) = on_grid("relative_position", qkv, [h, w])?;
+    expect_shape("relative_position", "rows", rows, &[(2 * h).saturating_sub(1), d])?;
+    expect_shape("relative_position", "columns", columns, &[(2 * w).saturating_sub(1), d])?;
+    let size = RelativePosition { b, heads, d, h, w };
+    let mut rel = qkv.empty_like(&[b, heads, h * w, h + w])?;
+    kernel!("relative_position", qkv, T,
+        host => {
+            let tables = [rows.data::<T>()?, columns.data()?];
+            size.forward(qkv.data()?, tables, rel.data_mut()?)
+        },
+        device => {
+            let tables = [rows.view::<T>()?, columns.view()?];
+            size.forward_gpu(device, qkv.view()?, tables, rel.view_mut()?)
+        },
+    )?;
+    Ok(record(rel, &[qkv, rows, columns], || Relative {
+        size,
+        qkv: qkv.detach(),
+        tables: [rows, columns].map(Tensor::detach),
+        to: qkv.edge(),
+        to_tables: [rows, columns].map(Tensor::edge),
+    }))
+}
+
+/// Images, heads and channels of packed tokens that fill a grid.
+fn on_grid(op: &'static str, qkv: &Tensor, [h, w]: [usize; 2]) -> Result<(usize, usize, usize)> {
+    match *qkv.shape() {
+        [b, t, 3, heads, d] if h.checked_mul(w) == Some(t) => Ok((b, heads, d)),
+        _ => Err(shape_error(op, "qkv", format!("[b, {h} * {w}, 3, heads, d]"), qkv)),
+    }
+}
+
+struct Relative {
+    size: RelativePosition,
+    qkv: Tensor,
+    tables: [Tensor; 2],
+    to: Edge,
+    to_tables: [Edge; 2],
+}
+
+impl Backward for Relative {
+    fn name(&self) -> &'static str {
+        "relative_position"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
+        // Attention was before: its gradient of qkv is there, and the queries' part is added to.
+        grads.accumulate_or_write(&self.to, |dqkv, beta| {
+            if beta == Beta::Overwrite {
+                clear(dqkv)?;
+            }
+            self.kernel(&dy, Some(dqkv), [None, None])
+        })?;
+        let [rows, columns] = &self.to_tables;
+        grads.accumulate_both([rows, columns], |d| self.kernel(&dy, None, d))
+    }
+}
+
+impl Relative {
+    fn kernel(
+        &self,
+        drel: &Tensor,
+        dqkv: Option<&mut Tensor>,
+        [drows, dcolumns]: [Option<&mut Tensor>; 2],
+    ) -> Result<()> {
+        let (size, qkv, [rows, columns]) = (&self.size, &self.qkv, &self.tables);
+        kernel!("relative_position", qkv, T,
+            host => {
+                let tables = [rows.data::<T>()?, columns.data()?];
+                let dtables = [
+                    drows.map(Tensor::data_mut).transpose()?,
+                    dcolumns.map(Tensor::data_mut).transpose()?,
+                ];
+                let dqkv = dqkv.map(Tensor::data_mut).transpose()?;
+                size.backward(qkv.data()?, tables, drel.data()?, dqkv, dtables)
+            },
+            device => {
+                let tables = [rows.view::<T>()?, columns.view()?];
+                let dtables = [
+                    drows.map(Tensor::view_mut).transpose()?,
+                    dcolumns.map(Tensor::view_mut).transpose()?,
+                ];
+                let dqkv = dqkv.map(Tensor::view_mut).transpose()?;
+                size.backward_gpu(device, qkv.view()?, tables, drel.view()?, dqkv, dtables)
+            },
+        )
+    }
+}
+
+/// Writes zeros.
+fn clear(x: &mut Tensor) -> Result<()> {
+    let place = Place(x.device().cloned(), x.dtype());
+    kernel!("clear", place, T,
+        host => {
+            let x = x.data_mut::<T>()?;
+            if !outline::skips("clear") {
+                x.fill(0.0);
+            }
+            Ok::<_, EngineError>(())
+        },
+        device => device.zero(x.view_mut::<T>()?),
+    )
+}
+
+/// Self-attention of `qkv` `[b, h w, 3, heads, d]` on a grid `[h, w]`, where the score of a key in
+/// row `y` and column `x` is `q . k / √d + rel[.., y] + rel[.., h + x]` with `rel` `[b, heads, h w,
+/// h + w]` ([`relative_position`]): `[b, h w, heads * d]`. Saves both and the log-sum-exp of each
+/// row.
+///
+/// # Errors
+/// Shapes that do not fit; a type without a kernel.
+pub fn relative_attention(qkv: &Tensor, rel: &Tensor, grid: [usize; 2]) -> Result<Tensor> {
+    let (b, heads, d) = on_grid("relative_attention", qkv, grid)?;
+    let t = grid[0] * grid[1];
+    expect_shape("relative_attention", "rel", rel, &[b, heads, t, grid[0] + grid[1]])?;
+    let size = Attention { b, heads, d, nq: t, nk: t };
+    let mut out = qkv.empty_like(&[b, t, heads * d])?;
+    let mut lse = qkv.empty_sums(&[b, heads, t])?;
+    kernel!("relative_attention", qkv, T,
+        host => {
+            let (qkv, rel) = (qkv.data::<T>()?, rel.data()?);
+            size.forward_relative(qkv, rel, grid, out.data_mut()?, lse.data_mut()?)
+        },
+        device => {
+            let (qkv, rel) = (qkv.view::<T>()?, rel.view()?);
+            let (out, lse) = (out.view_mut()?, lse.view_mut()?);
+            size.forward_relative_gpu(device, qkv, rel, grid, out, lse)
+        },
+    )?;
+    let saved = out.device().map(|_| out.detach());
+    Ok(record(out, &[qkv, rel], || Attended {
+        size,
+        grid,
+        qkv: qkv.detach(),
+        rel: rel.detach(),
+        out: saved,
+        lse,
+        to: [qkv, rel].map(Tensor::edge),
+    }))
+}
+
+struct Attended {
+    size: Attention,
+    grid: [usize; 2],
+    qkv: Tensor,
+    rel: Tensor,
+    /// Only on a device, whose kernel reads it.
+    out: Option<Tensor>,
+    lse: Tensor,
+    to: [Edge; 2],
+}
+
+impl Backward for Attended {
+    fn name(&self) -> &'static str {
+        "relative_attention"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
+        let Attended { size, grid, qkv, rel, out, lse, to } = &*self;
+        let mut dqkv = qkv.empty_like(qkv.shape())?;
+        let mut drel = rel.empty_like(rel.shape())?;
+        kernel!("relative_attention", qkv, T,
+            host => {
+                let (x, r, lse, dy) = (qkv.data::<T>()?, rel.data()?, lse.data()?, dy.data()?);
+                let (dqkv, drel) = (dqkv.data_mut()?, drel.data_mut()?);
+                size.backward_relative(x, r, *grid, lse, dy, dqkv, drel)
+            },
+            device => {
+                let out = out.as_ref().ok_or(EngineError::OnHost { op: "relative_attention" })?;
+                let saved = SavedGpu { out: out.view()?, lse: lse.view()? };
+                let (x, r, dy) = (qkv.view::<T>()?, rel.view()?, dy.view()?);
+                let (dqkv, drel) = (dqkv.view_mut()?, drel.view_mut()?);
+                size.backward_relative_gpu(device, x, r, *grid, saved, dy, dqkv, drel)
+            },
+        )?;
+        let [to_qkv, to_rel] = to;
+        grads.add(to_qkv, dqkv)?;
+        grads.add(to_rel, drel)
+    }
+}

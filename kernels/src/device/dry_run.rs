@@ -1,0 +1,79 @@
+//! A device that does nothing: what it is asked for is checked and counted by the façade.
+//!
+//! Addresses are handed out without memory behind them, what is read is zero, and a launch is done
+//! when it is queued. So a training step of any size is gone through in the time of its calls: how
+//! many launches, products and waits, how much memory. Sizes must not depend on values, which are
+//! all zero.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::backend::{Backend, Product};
+use super::{Grid, Kernel};
+use crate::Result;
+
+/// Rounding of reservations: that of the CUDA device, so that pools grow alike.
+const GRANULARITY: usize = 512;
+
+pub(super) struct DryRun {
+    /// The next address; far from null, which means an absent operand.
+    next: AtomicU64,
+}
+
+impl DryRun {
+    pub fn new() -> DryRun {
+        DryRun { next: AtomicU64::new(1 << 40) }
+    }
+}
+
+impl Backend for DryRun {
+    fn name(&self) -> String {
+        "the dry run".into()
+    }
+
+    fn granularity(&self) -> usize {
+        GRANULARITY
+    }
+
+    fn reserve(&self, _: &'static str, bytes: usize) -> Result<Option<u64>> {
+        Ok(Some(self.next.fetch_add(bytes as u64, Relaxed)))
+    }
+
+    fn renew(&self, _: &'static str, address: u64, _: usize) -> Result<u64> {
+        Ok(address)
+    }
+
+    fn release(&self, _: u64, _: usize) {}
+
+    fn write(&self, _: u64, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn read(&self, _: u64, bytes: &mut [u8]) -> Result<()> {
+        bytes.fill(0);
+        Ok(())
+    }
+
+    fn zero(&self, _: u64, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn copy(&self, _: u64, _: u64, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn launch(&self, _: &Kernel, _: &Grid, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn product(&self, _: &Product) -> Result<()> {
+        Ok(())
+    }
+
+    fn is_dry_run(&self) -> bool {
+        true
+    }
+}

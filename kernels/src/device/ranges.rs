@@ -1,0 +1,136 @@
+//! Names for what a device is busy with.
+//!
+//! A range is a name that holds on its thread while a guard is alive, and nests. It does no work
+//! and knows no device: what is asked of a device meanwhile is booked under it
+//! ([`super::Journal`]), and once a CUDA device is open ranges are NVTX ranges too, so that Nsight
+//! Systems shows `backbone.block 7 / attention` above the kernels of it.
+//!
+//! A backward pass has no guards of its own: it enters the range in which the forward pass recorded
+//! an operation ([`resume`]), as another [`Phase`] of the same part.
+
+use std::cell::RefCell;
+use std::fmt::{Display, Formatter};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use super::nvtx;
+
+/// Which pass over a part of a network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Forward, and everything that is no pass at all.
+    #[default]
+    Forward,
+    /// Forward once more, for a backward pass that did not find it kept.
+    Again,
+    /// Backward.
+    Backward,
+}
+
+impl Display for Phase {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Phase::Forward => "forward",
+            Phase::Again => "again",
+            Phase::Backward => "backward",
+        })
+    }
+}
+
+/// A phase of a part.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// Names of the ranges from the outermost to the innermost, ` / ` between them; empty outside
+    /// of all.
+    pub part: Arc<str>,
+    /// The phase.
+    pub phase: Phase,
+}
+
+impl Display for Place {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        match self.phase {
+            Phase::Forward => f.write_str(&self.part),
+            phase => write!(f, "{phase}: {}", self.part),
+        }
+    }
+}
+
+thread_local! {
+    static CURRENT: RefCell<Place> =
+        RefCell::new(Place { part: Arc::from(""), phase: Phase::Forward });
+}
+
+/// Where this thread is.
+pub fn place() -> Place {
+    CURRENT.with_borrow(Clone::clone)
+}
+
+/// Keeps a range open. Guards of a thread close in the reverse order of their opening, as locals
+/// do by themselves.
+#[must_use = "the range ends when this is dropped"]
+#[derive(Debug)]
+pub struct Range {
+    before: Option<Place>,
+    shown: bool,
+    /// Stays on its thread.
+    thread: PhantomData<*const ()>,
+}
+
+impl Drop for Range {
+    fn drop(&mut self) {
+        if let Some(before) = self.before.take() {
+            CURRENT.set(before);
+        }
+        if self.shown {
+            nvtx::pop();
+        }
+    }
+}
+
+fn enter(place: Place) -> Range {
+    let shown = nvtx::push(&place);
+    Range { before: Some(CURRENT.replace(place)), shown, thread: PhantomData }
+}
+
+/// Opens a range within the present one.
+pub fn range(name: impl Display) -> Range {
+    let Place { part, phase } = place();
+    let part = if part.is_empty() { name.to_string() } else { format!("{part} / {name}") };
+    enter(Place { part: part.into(), phase })
+}
+
+/// Opens a range in the place of the present one: `part` in this phase.
+pub fn resume(phase: Phase, part: &Arc<str>) -> Range {
+    enter(Place { part: Arc::clone(part), phase })
+}
+
+/// The part that this thread is in.
+pub fn part() -> Arc<str> {
+    CURRENT.with_borrow(|place| Arc::clone(&place.part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_nest_and_end() {
+        assert_eq!(&*part(), "");
+        let outer = range("block 7");
+        let inner = range(format_args!("attention {}", 1));
+        assert_eq!(place().to_string(), "block 7 / attention 1");
+        let recorded = part();
+        drop(inner);
+        assert_eq!(&*part(), "block 7");
+        drop(outer);
+        let other = range("losses");
+        let back = resume(Phase::Backward, &recorded);
+        assert_eq!(place().to_string(), "backward: block 7 / attention 1");
+        assert_eq!(range("more").before, Some(place()));
+        drop(back);
+        assert_eq!(place().to_string(), "losses");
+        drop(other);
+        assert_eq!(&*part(), "");
+    }
+}

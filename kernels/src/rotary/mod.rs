@@ -1,0 +1,117 @@
+//! Rotary position of queries and keys, in place on packed `qkv`.
+//!
+//! ```text
+//! y[2 k]     = x[2 k] cos(a) - x[2 k + 1] sin(a)          a = angle[token, k],  k < d / 2
+//! y[2 k + 1] = x[2 k + 1] cos(a) + x[2 k] sin(a)
+//! ```
+//! Neighbouring channels form a pair (not channel and channel + d / 2). The first `skip` tokens,
+//! the class token and registers, are left alone, and so are the values. Backward: a rotation keeps
+//! lengths, so its transpose is its inverse, the same with `-a`; nothing is saved.
+//!
+//! Shapes: `qkv` `[b, t, 3, heads, d]` with an even `d`; `table` `[t - skip, d / 2, 2]` of cosine
+//! and sine, shared by images and heads ([`table`]; f32 on a device).
+//! Cost: `2 b (t - skip) heads d` elements read and written, three FLOP each.
+//!
+//! On a GPU: four images of ViT-L at 512 px in bf16 move 33.6 MB: floor on an H200 (4.3 TB/s) 7.8
+//! us. A block takes 256 strips of 8 channels of one token and goes through the images with them,
+//! so that cosines and sines are read once. Why this is a kernel and not a part of the
+//! attention's is worked out in docs/kernels.md.
+//!
+//! Source: spec backbones §4.4 (EVA02).
+
+mod gpu;
+pub(crate) mod proof;
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::{KernelError, Real, Result, check_count, check_len, outline};
+
+const OP: &str = "rotary";
+
+/// Base of the frequencies.
+const THETA: f64 = 10_000.0;
+
+/// Sizes of a rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rotary {
+    /// Images.
+    pub b: usize,
+    /// Tokens.
+    pub t: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Channels of a head, even.
+    pub d: usize,
+    /// Tokens at the front that are left alone.
+    pub skip: usize,
+}
+
+/// Which way to turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// By the angles: the forward pass.
+    Forward,
+    /// By their negatives: the inverse and the backward pass.
+    Back,
+}
+
+impl Rotary {
+    /// Turns the queries and keys of `qkv` where they are.
+    ///
+    /// # Errors
+    /// A slice of another length than the sizes say; heads of an odd number of channels; more
+    /// tokens left alone than there are.
+    pub fn apply<T: Real>(&self, qkv: &mut [T], table: &[T], turn: Turn) -> Result<()> {
+        self.check(qkv.len())?;
+        check_len(OP, "table", table, self.table_len())?;
+        if !outline::skips(OP) {
+            reference::apply(self, qkv, table, turn);
+        }
+        Ok(())
+    }
+
+    /// Elements of the table.
+    fn table_len(&self) -> usize {
+        (self.t - self.skip) * self.d
+    }
+
+    fn check(&self, qkv: usize) -> Result<()> {
+        let Rotary { b, t, heads, d, skip } = *self;
+        let what = if !d.is_multiple_of(2) {
+            format!("heads of {d} channels do not divide into pairs")
+        } else if skip > t {
+            format!("{skip} of {t} tokens are to be left alone")
+        } else {
+            return check_count(OP, "qkv", qkv, b * t * 3 * heads * d);
+        };
+        Err(KernelError::Size { op: OP, what })
+    }
+}
+
+/// Cosines and sines `[h w, d / 2, 2]` for the cells of a grid `[h, w]`, row by row: the first half
+/// of the pairs turns with the row, the second with the column. Row `y` counts as `y side / h`, so
+/// that any grid spans what `side` rows spanned in pre-training, and columns likewise; the
+/// frequencies of a half are `10000^(-2 k / (d / 2))`.
+///
+/// # Errors
+/// `d` is not a multiple of 4.
+pub fn table([h, w]: [usize; 2], side: usize, d: usize) -> Result<Vec<f64>> {
+    if !d.is_multiple_of(4) {
+        let what = format!("heads of {d} channels do not divide into pairs for two axes");
+        return Err(KernelError::Size { op: OP, what });
+    }
+    let half = d / 4;
+    let frequency = |k: usize| THETA.powf(-((4 * k) as f64) / d as f64);
+    let place = |i: usize, n: usize| i as f64 / n as f64 * side as f64;
+    let mut table = Vec::with_capacity(h * w * d);
+    for cell in 0..h * w {
+        for at in [place(cell / w, h), place(cell % w, w)] {
+            for k in 0..half {
+                let (sin, cos) = (at * frequency(k)).sin_cos();
+                table.extend([cos, sin]);
+            }
+        }
+    }
+    Ok(table)
+}

@@ -1,0 +1,90 @@
+use super::{Rotary, Turn, table};
+use crate::check::{central_differences, noise, weighted_sum};
+
+const SIZE: Rotary = Rotary { b: 2, t: 7, heads: 3, d: 8, skip: 1 };
+
+fn angles(s: &Rotary) -> Vec<f64> {
+    let turn = |x: f64| [(5.0 * x).cos(), (5.0 * x).sin()];
+    noise::<f64>((s.t - s.skip) * s.d / 2, 9).into_iter().flat_map(turn).collect()
+}
+
+#[test]
+fn the_gradient_is_the_inverse_rotation() {
+    let (s, table) = (SIZE, angles(&SIZE));
+    let x = noise::<f64>(s.b * s.t * 3 * s.heads * s.d, 1);
+    let dy = noise::<f64>(x.len(), 2);
+    let mut dx = dy.clone();
+    s.apply(&mut dx, &table, Turn::Back).unwrap();
+    central_differences("rotary", std::slice::from_ref(&x), &[dx], |x| {
+        let mut y = x[0].clone();
+        s.apply(&mut y, &table, Turn::Forward).unwrap();
+        weighted_sum(&y, &dy)
+    });
+}
+
+#[test]
+fn values_and_the_first_tokens_stay() {
+    let (s, table) = (SIZE, angles(&SIZE));
+    let row = s.heads * s.d;
+    let x = noise::<f64>(s.b * s.t * 3 * row, 1);
+    let mut y = x.clone();
+    s.apply(&mut y, &table, Turn::Forward).unwrap();
+    for (i, (x, y)) in x.iter().zip(&y).enumerate() {
+        let (token, part) = (i / (3 * row) % s.t, i / row % 3);
+        assert_eq!(x == y, token < s.skip || part == 2, "element {i}");
+    }
+    s.apply(&mut y, &table, Turn::Back).unwrap();
+    assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() < 1e-14));
+}
+
+/// A pair whose score with another depends on their distance alone: what the rotation is for.
+#[test]
+fn scores_depend_on_distance_alone() {
+    let (d, grid) = (8, [3, 5]);
+    let table = table(grid, 16, d).unwrap();
+    let (q, k) = (noise::<f64>(d, 1), noise::<f64>(d, 2));
+    let turned = |x: &[f64], cell: usize| {
+        let s = Rotary { b: 1, t: 1, heads: 1, d, skip: 0 };
+        let mut qkv = [x, x, x].concat();
+        s.apply(&mut qkv, &table[cell * d..][..d], Turn::Forward).unwrap();
+        qkv[..d].to_vec()
+    };
+    let score = |i: usize, j: usize| weighted_sum(&turned(&q, i), &turned(&k, j));
+    // One row down and two columns on, from two places.
+    assert!((score(0, 7) - score(6, 13)).abs() < 1e-13);
+    assert!((score(0, 7) - score(0, 8)).abs() > 1e-3);
+}
+
+#[test]
+fn the_table_is_that_of_the_formula() {
+    // Spec backbones §4.4: 16 frequencies an axis at d = 64, t = j / 32 * 16.
+    let table = table([32, 32], 16, 64).unwrap();
+    let at = |cell: usize, pair: usize| table[(cell * 32 + pair) * 2..][..2].to_vec();
+    let angle = |x: f64| vec![x.cos(), x.sin()];
+    assert_eq!(at(0, 5), angle(0.0));
+    // Row 3, column 6.
+    let cell = 3 * 32 + 6;
+    assert_eq!(at(cell, 0), angle(1.5));
+    assert_eq!(at(cell, 16), angle(3.0));
+    let f = 10_000f64.powf(-2.0 * 5.0 / 32.0);
+    let [cos, sin] = [at(cell, 21)[0], at(cell, 21)[1]];
+    assert!((cos - (3.0 * f).cos()).abs() < 1e-15 && (sin - (3.0 * f).sin()).abs() < 1e-15);
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_named() {
+    let mut x = vec![0.0f32; 9];
+    let says = |s: Rotary, x: &mut [f32], table: &[f32], sentence: &str| {
+        let error = s.apply(x, table, Turn::Forward).unwrap_err();
+        assert_eq!(error.to_string(), sentence);
+    };
+    let s = Rotary { b: 1, t: 1, heads: 1, d: 3, skip: 0 };
+    says(s, &mut x, &[], "rotary: heads of 3 channels do not divide into pairs");
+    let s = Rotary { d: 2, skip: 2, ..s };
+    says(s, &mut x, &[], "rotary: 2 of 1 tokens are to be left alone");
+    let s = Rotary { skip: 0, ..s };
+    says(s, &mut x, &[0.0; 2], "rotary: qkv has 9 elements, its sizes ask for 6");
+    says(s, &mut x[..6], &[0.0; 3], "rotary: table has 3 elements, its sizes ask for 2");
+    let error = table([2, 2], 16, 6).unwrap_err().to_string();
+    assert_eq!(error, "rotary: heads of 6 channels do not divide into pairs for two axes");
+}

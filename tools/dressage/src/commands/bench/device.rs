@@ -1,0 +1,105 @@
+//! Every kernel on a GPU, at the sizes that its folder states.
+
+use dressage_engine::EngineError;
+use dressage_kernels::Result as Done;
+use dressage_kernels::device::Device;
+use dressage_kernels::proof;
+use dressage_kernels::stopwatch::{self, Stopwatch};
+use dressage_models::Precision;
+use dressage_train::runlog::Stage;
+use serde_json::json;
+
+use super::case::{Case, Part};
+use super::figures::{Figures, Span, Stat};
+use super::table::{self, Row};
+use super::{Args, write};
+use crate::console::say;
+use crate::failure::Failure;
+use crate::progress::Watch;
+
+/// What a device is called on the command line.
+pub fn number(text: &str) -> Result<usize, String> {
+    let digits = |n: &&str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit());
+    let number = if text == "cuda" { Some("0") } else { text.strip_prefix("cuda:").filter(digits) };
+    number.and_then(|n| n.parse().ok()).ok_or_else(|| {
+        "it must be cuda or cuda:N (a GPU by its number); the CPU is the default".into()
+    })
+}
+
+/// Measures and tells.
+pub fn run(args: &Args, number: usize) -> Result<(), Failure> {
+    if args.parts != [Part::Kernels] {
+        let what = "--device: only `kernels` are measured on a GPU; name that part alone";
+        return Err(Failure::Told(what.into()));
+    }
+    let failed = |error| Failure::from(EngineError::from(error));
+    let device = Device::cuda(number).map_err(failed)?;
+    // The sizes that the folders state.
+    let mut case = Case::new(Part::Kernels, "l", 512)?;
+    (case.batch, case.precision) = (4, Precision::Bf16);
+    (case.iters, case.warmup) = (args.iters as usize, args.warmup as usize);
+    let limit = stopwatch::ceiling(&device).map_err(failed)?;
+    device.trim().map_err(failed)?;
+    let watch = Watch::new();
+    let folders = proof::all();
+    let stage = Stage::new(&watch, "kernels", Some(folders.len() as u64));
+    let mut spans = Vec::new();
+    for (i, folder) in folders.iter().enumerate() {
+        spans.extend(spans_of(folder, &device, case.iters).map_err(failed)?);
+        stage.at(i as u64 + 1, if i + 1 < folders.len() { folder.name } else { "" });
+    }
+    drop(stage);
+    let found = Figures { spans, peak: None };
+    if let Some(file) = &args.json {
+        let mut all = found.json_on(&format!("cuda:{number}"), &case, 1);
+        all["environment"]["gpu"] = json!(device.name());
+        all["ceiling"] = json!({"gflops": limit.gflops, "gbytes_per_s": limit.gbytes});
+        write(file, &all)?;
+    }
+    say(&format!(
+        "{}; a product in bf16 reaches {:.1} TFLOP/s, a copy {:.0} GB/s\n",
+        device.name(),
+        limit.gflops * 1e-3,
+        limit.gbytes
+    ));
+    say(&table::alone(&[Row { case: &case, here: vec![found], peer: Vec::new() }], &limit));
+    Ok(())
+}
+
+fn spans_of(folder: &proof::Kernels, device: &Device, runs: usize) -> Done<Vec<Span>> {
+    let mut watch = Stopwatch::new(device)?;
+    let mut spans = Vec::new();
+    for timed in &mut (folder.timed)(device)? {
+        let ms: Vec<f64> = watch.runs(timed, runs)?.iter().map(|s| s * 1e3).collect();
+        let name = format!("{} {}", timed.name, timed.shape);
+        let (flops, bytes) = (timed.flops as f64, timed.bytes as f64);
+        spans.push(Span { name, ms: Stat::of(&ms), flops, bytes });
+    }
+    drop(watch);
+    device.trim()?;
+    Ok(spans)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_gpus_have_a_number() {
+        assert_eq!(number("cuda"), Ok(0));
+        assert_eq!(number("cuda:3"), Ok(3));
+        for wrong in ["cpu", "cuda:", "cuda:-1", "virtual", "3"] {
+            assert!(number(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn every_folder_gives_spans() {
+        let device = Device::dry_run();
+        for folder in proof::all() {
+            let spans = spans_of(&folder, &device, 2).expect("launches fit their sizes");
+            assert!(!spans.is_empty(), "{}", folder.name);
+            assert!(spans.iter().all(|s| s.flops + s.bytes > 0.0), "{}", folder.name);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What was found about the kernels of one folder.
+
+use dressage_kernels::KernelError;
+use dressage_kernels::ceiling::Ceiling;
+use dressage_kernels::proof::{self, Outcome, Timed};
+use serde_json::{Value, json};
+
+use crate::commands::bench::figures::Stat;
+
+/// Proofs and times of one folder.
+pub struct Found {
+    /// The folder.
+    pub name: &'static str,
+    /// Everything compared.
+    pub outcomes: Vec<Outcome>,
+    /// What was timed; none but on a real GPU.
+    pub times: Vec<Time>,
+    /// Why the times end there.
+    pub untimed: Option<String>,
+}
+
+/// How long a kernel took.
+pub struct Time {
+    /// The kernel.
+    pub name: &'static str,
+    /// Its sizes.
+    pub shape: String,
+    /// Milliseconds.
+    pub ms: Stat,
+    flops: f64,
+    bytes: f64,
+}
+
+/// What keeps a kernel from being faster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// Operations.
+    Arithmetic,
+    /// Bytes.
+    Memory,
+}
+
+impl Time {
+    /// Of runs that took so many seconds.
+    pub fn new(timed: &Timed<'_>, seconds: &[f64]) -> Time {
+        let ms: Vec<f64> = seconds.iter().map(|s| s * 1e3).collect();
+        let (flops, bytes) = (timed.flops as f64, timed.bytes as f64);
+        Time { name: timed.name, shape: timed.shape.clone(), ms: Stat::of(&ms), flops, bytes }
+    }
+
+    /// 10^9 operations a second.
+    pub fn gflops(&self) -> f64 {
+        self.flops / self.ms.median * 1e-6
+    }
+
+    /// 10^9 bytes a second.
+    pub fn gbytes(&self) -> f64 {
+        self.bytes / self.ms.median * 1e-6
+    }
+
+    /// What decides at these limits, and how much of it is reached.
+    pub fn share(&self, limit: &Ceiling) -> (Bound, f64) {
+        let (arithmetic, memory) = (self.gflops() / limit.gflops, self.gbytes() / limit.gbytes);
+        match arithmetic > memory {
+            true => (Bound::Arithmetic, arithmetic),
+            false => (Bound::Memory, memory),
+        }
+    }
+
+    fn json(&self, limit: Option<&Ceiling>) -> Value {
+        json!({
+            "name": self.name,
+            "shape": self.shape,
+            "ms": self.ms.json(1.0),
+            "flops": self.flops,
+            "bytes": self.bytes,
+            "tflops": self.gflops() * 1e-3,
+            "gbytes_per_s": self.gbytes(),
+            "of_the_limit": limit.map(|limit| self.share(limit).1),
+        })
+    }
+}
+
+impl Found {
+    /// Without times.
+    pub fn new(name: &'static str, outcomes: Vec<Outcome>) -> Found {
+        Found { name, outcomes, times: Vec::new(), untimed: None }
+    }
+
+    /// Adds times, or why there are none.
+    pub fn time(&mut self, times: Result<Vec<Time>, KernelError>) {
+        match times {
+            Ok(times) => self.times = times,
+            Err(error) => self.untimed = Some(error.to_string()),
+        }
+    }
+
+    /// Whether every comparison holds and every kernel that was to be timed ran.
+    pub fn holds(&self) -> bool {
+        let proven = !self.outcomes.is_empty() && self.failures().next().is_none();
+        proven && self.untimed.is_none()
+    }
+
+    /// What does not hold.
+    pub fn failures(&self) -> impl Iterator<Item = (&str, &str)> {
+        let wrong = |o: &'_ Outcome| o.failure.is_some();
+        let wrong = self.outcomes.iter().filter(move |o| wrong(o));
+        wrong.map(|o| (o.what.as_str(), o.failure.as_deref().unwrap_or_default()))
+    }
+
+    /// For programs; errors beyond all measure are null.
+    pub fn json(&self, limit: Option<&Ceiling>) -> Value {
+        let kernels = proof::summary(&self.outcomes);
+        let kernels = kernels.iter().map(|s| {
+            json!({
+                "kernel": s.kernel, "shapes": s.shapes, "values": s.values,
+                "worst": s.worst, "holds": s.holds,
+            })
+        });
+        let failures = self.failures().map(|(what, why)| json!({"what": what, "why": why}));
+        json!({
+            "folder": self.name,
+            "holds": self.holds(),
+            "comparisons": self.outcomes.len(),
+            "kernels": kernels.collect::<Vec<_>>(),
+            "failures": failures.collect::<Vec<_>>(),
+            "timed": self.times.iter().map(|t| t.json(limit)).collect::<Vec<_>>(),
+            "not_timed": self.untimed,
+        })
+    }
+}

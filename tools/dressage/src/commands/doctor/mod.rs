@@ -1,0 +1,281 @@
+//! `dressage doctor`.
+
+mod found;
+mod machine;
+mod table;
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use dressage_engine::EngineError;
+use dressage_kernels::KernelError;
+use dressage_kernels::ceiling::{self, Ceiling};
+use dressage_kernels::device::Device;
+use dressage_kernels::proof::{self, Kernels};
+use dressage_kernels::stopwatch::{self, Stopwatch};
+use dressage_train::runlog::Stage;
+use rayon::prelude::*;
+use serde_json::{Value, json};
+
+use self::found::{Found, Time};
+use self::machine::Machine;
+use super::start_threads;
+use crate::console::say;
+use crate::failure::Failure;
+use crate::progress::Watch;
+
+/// Tell what this machine has, and prove every kernel on it
+///
+/// Lists the system, the GPUs and the libraries of CUDA with their versions and where they were
+/// looked for. Then every kernel computes beside its reference in f64: the worst error is given in
+/// units of its bound, so all is well up to 1, and two runs have to give the same bytes. On a real
+/// GPU every kernel is also timed at sizes of ViT-L (four images of 512 px) and held against what
+/// a copy and a large product reach in the same run. The virtual GPU executes the same PTX and
+/// checks every access; it is not timed.
+#[derive(clap::Args)]
+#[command(after_help = "Exit code 1 if a kernel is wrong, or if the device is not there.
+
+Examples:
+  dressage doctor
+  dressage doctor --device virtual --kernels norm
+  dressage doctor --device cuda:0 --json > doctor.json")]
+pub struct Args {
+    /// Where the kernels run: auto (CUDA if it works, else the virtual GPU), cuda, cuda:N, virtual,
+    /// or cpu for the forms that the CPU computes with
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = choice)]
+    device: Choice,
+
+    /// Only kernels of folders whose names contain this, or are like it if it has a `*` or `?`
+    #[arg(long, value_name = "PATTERN")]
+    kernels: Option<String>,
+
+    /// Times that a kernel is timed; the median counts
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 20,
+        value_parser = clap::value_parser!(u32).range(1..=10000)
+    )]
+    runs: u32,
+
+    /// Threads for arithmetic, 0 for one per core
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(..=4096)
+    )]
+    threads: u32,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--device` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    Auto,
+    Cpu,
+    Cuda(usize),
+    Virtual,
+}
+
+fn choice(text: &str) -> Result<Choice, String> {
+    let number = |n: &str| n.parse().ok().filter(|_| n.bytes().all(|b| b.is_ascii_digit()));
+    match (text, text.strip_prefix("cuda:")) {
+        ("auto", _) => Ok(Choice::Auto),
+        ("cpu", _) => Ok(Choice::Cpu),
+        ("cuda", _) => Ok(Choice::Cuda(0)),
+        ("virtual", _) => Ok(Choice::Virtual),
+        (_, Some(n)) if number(n).is_some() => Ok(Choice::Cuda(number(n).unwrap_or(0))),
+        _ => Err("it must be auto, cpu, cuda, cuda:N (a GPU by its number) or virtual".into()),
+    }
+}
+
+/// Where the kernels run.
+enum Place {
+    Cpu,
+    Virtual { why: Option<String> },
+    Cuda(Device),
+}
+
+impl Place {
+    fn of(choice: Choice) -> Result<Place, KernelError> {
+        Ok(match choice {
+            Choice::Cpu => Place::Cpu,
+            Choice::Virtual => Place::Virtual { why: None },
+            Choice::Cuda(n) => Place::Cuda(Device::cuda(n)?),
+            Choice::Auto => match Device::cuda(0) {
+                Ok(device) => Place::Cuda(device),
+                Err(error) => Place::Virtual { why: Some(error.to_string()) },
+            },
+        })
+    }
+
+    fn said(&self) -> String {
+        match self {
+            Place::Cpu => "the CPU".into(),
+            Place::Virtual { why: None } => "the virtual GPU".into(),
+            Place::Virtual { why: Some(why) } => format!("the virtual GPU, since: {why}"),
+            Place::Cuda(device) => device.name(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let kind = match self {
+            Place::Cpu => "cpu",
+            Place::Virtual { .. } => "virtual",
+            Place::Cuda(_) => "cuda",
+        };
+        json!({"kind": kind, "said": self.said()})
+    }
+
+    /// Folders that there are to prove.
+    fn folders(&self) -> Vec<Kernels> {
+        if matches!(self, Place::Cpu) { proof::cpu::all() } else { proof::all() }
+    }
+}
+
+/// Looks at everything.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    start_threads(args.threads as usize)?;
+    let machine = Machine::look();
+    if !args.json {
+        say(&machine.text());
+    }
+    let place = match Place::of(args.device) {
+        Ok(place) => place,
+        Err(error) => {
+            if args.json {
+                say(&format!("{:#}", json!({"machine": machine.json(), "holds": false})));
+            }
+            return Err(EngineError::from(error).into());
+        }
+    };
+    let folders = chosen(place.folders(), args.kernels.as_deref())?;
+    if !args.json {
+        say(&format!("kernels        on {}\n", place.said()));
+    }
+    let (found, ceiling) = examine(&place, &folders, args.runs as usize)?;
+    if args.json {
+        let all = json!({
+            "machine": machine.json(),
+            "device": place.json(),
+            "ceiling": ceiling.map(|c| json!({"gflops": c.gflops, "gbytes_per_s": c.gbytes})),
+            "kernels": found.iter().map(|f| f.json(ceiling.as_ref())).collect::<Vec<_>>(),
+            "holds": found.iter().all(Found::holds),
+        });
+        say(&format!("{all:#}"));
+    } else {
+        say(&table::proofs(&found));
+        if let Some(ceiling) = &ceiling {
+            say(&table::times(&found, ceiling));
+        }
+    }
+    let wrong: Vec<&str> = found.iter().filter(|f| !f.holds()).map(|f| f.name).collect();
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => {
+            let (n, names) = (wrong.len(), wrong.join(", "));
+            let what = format!("{n} of {} folders of kernels are wrong: {names}", found.len());
+            Err(Failure::Told(what))
+        }
+    }
+}
+
+/// The folders that a pattern names.
+fn chosen(all: Vec<Kernels>, pattern: Option<&str>) -> Result<Vec<Kernels>, Failure> {
+    let Some(pattern) = pattern else { return Ok(all) };
+    let names: Vec<&str> = all.iter().map(|kernels| kernels.name).collect();
+    let told = |what: String| Failure::Told(format!("--kernels {pattern}: {what}"));
+    let like = glob::Pattern::new(pattern).map_err(|e| told(e.to_string()))?;
+    let plain = !pattern.contains(['*', '?', '[']);
+    let fits = |name: &str| if plain { name.contains(pattern) } else { like.matches(name) };
+    let fitting: Vec<Kernels> = all.iter().filter(|k| fits(k.name)).copied().collect();
+    match fitting.is_empty() {
+        true => Err(told(format!("no kernels of this name; there are {}", names.join(", ")))),
+        false => Ok(fitting),
+    }
+}
+
+/// Proves the folders and, on a real GPU, times them; with the limits of what is timed.
+fn examine(
+    place: &Place,
+    folders: &[Kernels],
+    runs: usize,
+) -> Result<(Vec<Found>, Option<Ceiling>), Failure> {
+    let (watch, done) = (Watch::new(), AtomicU64::new(0));
+    let stage = Stage::new(&watch, "kernels", Some(folders.len() as u64));
+    let told = |found: Found| {
+        let done = done.fetch_add(1, Relaxed) + 1;
+        stage.at(done, if done < folders.len() as u64 { found.name } else { "" });
+        found
+    };
+    let proven = |kernels: &Kernels, device: &Device| Found::new(kernels.name, kernels.run(device));
+    match place {
+        Place::Cpu => {
+            // What runs on the CPU needs no device.
+            let found = folders.iter().map(|k| told(proven(k, &Device::dry_run()))).collect();
+            Ok((found, Some(ceiling::measure())))
+        }
+        Place::Virtual { .. } => {
+            let one = |k: &Kernels| told(proven(k, &Device::virtual_gpu()));
+            Ok((folders.par_iter().map(one).collect(), None))
+        }
+        Place::Cuda(device) => {
+            let failed = |error| Failure::from(EngineError::from(error));
+            let limits = stopwatch::ceiling(device).map_err(failed)?;
+            device.trim().map_err(failed)?;
+            let one = |k: &Kernels| {
+                let mut found = proven(k, device);
+                found.time(times(k, device, runs));
+                told(found)
+            };
+            Ok((folders.iter().map(one).collect(), Some(limits)))
+        }
+    }
+}
+
+fn times(kernels: &Kernels, device: &Device, runs: usize) -> Result<Vec<Time>, KernelError> {
+    let mut watch = Stopwatch::new(device)?;
+    let mut found = Vec::new();
+    for timed in &mut (kernels.timed)(device)? {
+        let seconds = watch.runs(timed, runs)?;
+        found.push(Time::new(timed, &seconds));
+    }
+    drop(watch);
+    device.trim()?;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named() {
+        assert_eq!(choice("auto"), Ok(Choice::Auto));
+        assert_eq!(choice("cpu"), Ok(Choice::Cpu));
+        assert_eq!(choice("cuda"), Ok(Choice::Cuda(0)));
+        assert_eq!(choice("cuda:12"), Ok(Choice::Cuda(12)));
+        assert_eq!(choice("virtual"), Ok(Choice::Virtual));
+        for wrong in ["", "gpu", "cuda:", "cuda:-1", "cuda:+1", "cuda:x", "cuda0", "CUDA"] {
+            assert!(choice(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn patterns_choose_folders() {
+        let names = |pattern| -> Vec<&str> {
+            let chosen = chosen(proof::all(), Some(pattern)).expect("folders");
+            chosen.iter().map(|k| k.name).collect()
+        };
+        assert_eq!(names("norm"), ["group_norm", "layer_norm"]);
+        assert_eq!(names("layer_*"), ["layer_norm"]);
+        assert_eq!(names("add"), ["add"]);
+        let Err(error) = chosen(proof::all(), Some("nothing")) else { panic!("no folder") };
+        let text = error.to_string();
+        assert!(text.starts_with("--kernels nothing: ") && text.contains("layer_norm"), "{text}");
+        assert!(chosen(proof::all(), Some("[")).is_err());
+    }
+}
