@@ -6,6 +6,7 @@ mod delay;
 mod facade;
 mod launches;
 mod products;
+mod proofs;
 mod rules;
 
 use std::path::{Path, PathBuf};
