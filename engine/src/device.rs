@@ -78,6 +78,7 @@ impl Tensor {
     pub fn device(&self) -> Option<&Device> {
         match &*self.storage {
             Storage::Device(buffer) => Some(buffer.memory.device()),
+            Storage::Table(table) => Some(table.device()),
             _ => None,
         }
     }
@@ -108,6 +109,36 @@ impl Tensor {
         let bytes = shape.iter().product::<usize>().max(capacity) * dtype.size();
         let storage = Storage::Device(DeviceBuffer::take(device, bytes)?);
         Ok(Tensor::in_storage(storage, dtype, shape))
+    }
+
+    /// A constant that the device keeps: `make` is called for the elements, of type f32 on the host,
+    /// when a table of this `name`, these `numbers` and this type is asked for the first time.
+    ///
+    /// # Errors
+    /// Whatever `make` returns; another type than f32 and bf16; no room on the device.
+    pub(crate) fn table(
+        device: &Device,
+        dtype: DType,
+        shape: &[usize],
+        (name, numbers): (&'static str, &[u64]),
+        make: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let bytes = || {
+            let host = make()?;
+            let x = host.data::<f32>()?;
+            match dtype {
+                DType::F32 => Ok(bytemuck::cast_slice(x).to_vec()),
+                DType::Bf16 => {
+                    let mut narrow = vec![bf16::ZERO; x.len()];
+                    narrow.convert_from_f32_slice(x);
+                    Ok(bytemuck::cast_slice(&narrow).to_vec())
+                }
+                found => Err(EngineError::Type { op: name, expected: "f32 or bf16", found }),
+            }
+        };
+        let numbers = [numbers, &[dtype.size() as u64]].concat();
+        let table = device.constant(name, &numbers, bytes)?;
+        Ok(Tensor::in_storage(Storage::Table(table), dtype, shape))
     }
 
     /// A tensor of this one's type where this one lies. Write all of it.
@@ -175,6 +206,34 @@ impl Tensor {
         }
     }
 
+    /// Writes `data` over the elements of a tensor on a device, at the address that it has: for what
+    /// changes from step to step while the launches that read it stay the same. Does not wait.
+    ///
+    /// # Errors
+    /// If the tensor holds another type or number of elements, lies in host memory or shares its
+    /// memory with another; a failure of the device.
+    pub fn overwrite<T: Element>(&mut self, data: &[T]) -> Result<()> {
+        self.expect_type::<T>("overwrite")?;
+        let Some(device) = self.device().cloned() else {
+            return Err(EngineError::OnHost { op: "overwrite" });
+        };
+        Ok(device.write(self.raw_mut("overwrite")?.cast::<T>(), data)?)
+    }
+
+    /// The same bits as elements of another type of the same size, sharing the memory: for tables
+    /// that hold indices and weights side by side.
+    ///
+    /// # Errors
+    /// A type of another size; a value that needs a gradient.
+    pub fn bits_as(&self, dtype: DType) -> Result<Tensor> {
+        forbid_gradient("bits_as", "tensor", self)?;
+        if dtype.size() != self.dtype().size() {
+            let expected = dtype.name();
+            return Err(EngineError::Type { op: "bits_as", expected, found: self.dtype() });
+        }
+        Ok(self.part(0, self.shape()).with_dtype(dtype))
+    }
+
     /// A constant with these elements in host memory, of the same type. Waits for the device once;
     /// shares the memory if it already lies there.
     ///
@@ -231,6 +290,7 @@ impl Tensor {
     fn raw(&self, op: &'static str) -> Result<View<'_, u8>> {
         match &*self.storage {
             Storage::Device(buffer) => Ok(buffer.memory.view().slice(self.span())),
+            Storage::Table(table) => Ok(table.view().slice(self.span())),
             _ => Err(EngineError::OnHost { op }),
         }
     }
@@ -257,6 +317,37 @@ impl Tensor {
     pub(crate) fn not_on_host(&self, op: &'static str) -> EngineError {
         let device = self.device().map(Device::name).unwrap_or_default();
         EngineError::OnDevice { op, device }
+    }
+}
+
+impl Tensor {
+    /// A constant with these elements of the host on `device` as `dtype`, as [`Tensor::to_device`]
+    /// makes it. May be part of a graph: every replay copies the elements of the capture. For what
+    /// sizes alone decide, not for what changes from step to step.
+    ///
+    /// # Errors
+    /// Elements that lie on a device; types that differ, but for f32 as bf16; a value that needs a
+    /// gradient; no room on the device.
+    pub fn constant_on(&self, device: &Device, dtype: DType) -> Result<Tensor> {
+        forbid_gradient("constant_on", "tensor", self)?;
+        if self.device().is_some() {
+            return Err(self.not_on_host("constant_on"));
+        }
+        let mut copy = Self::empty_on(Some(device), dtype, self.shape())?;
+        let to = copy.raw_mut("constant_on")?;
+        match (self.dtype(), dtype) {
+            (found, wanted) if found == wanted => device.write_constant(to, self.bytes())?,
+            (DType::F32, DType::Bf16) => {
+                let mut narrow = vec![bf16::ZERO; self.len()];
+                narrow.convert_from_f32_slice(self.data()?);
+                device.write_constant(to.cast(), &narrow)?;
+            }
+            (found, wanted) => {
+                let expected = wanted.name();
+                return Err(EngineError::Type { op: "constant_on", expected, found });
+            }
+        }
+        Ok(copy)
     }
 }
 

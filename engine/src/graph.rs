@@ -16,10 +16,12 @@ use dressage_kernels::add::Add;
 use dressage_kernels::device::{Device, Phase, Range, part, resume};
 use dressage_kernels::matmul::Beta;
 use dressage_kernels::outline;
+use half::bf16;
 
 use crate::dtype::kernel;
 use crate::memory::{Category, with_category};
-use crate::{DType, EngineError, Float, Result, Tensor, floats};
+use crate::tensor::Extent;
+use crate::{DType, EngineError, Float, Result, Tensor, floats, rounded};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -34,6 +36,16 @@ pub(crate) enum Origin {
     Constant,
     Leaf(u64),
     Node(Arc<Node>),
+    Part(Arc<Part>),
+}
+
+/// Some of the elements of a value, in its memory: their gradient lands in that of the value.
+pub(crate) struct Part {
+    /// A leaf or a node.
+    of: Origin,
+    start: usize,
+    /// Elements of the value.
+    whole: usize,
 }
 
 /// One recorded operation.
@@ -67,8 +79,12 @@ pub trait Backward: Send {
 /// Where a gradient is to be delivered: an input of an operation, without its data.
 #[derive(Clone)]
 pub struct Edge {
+    /// A leaf or a node.
     origin: Origin,
     len: usize,
+    /// Where the elements begin in the value that the origin stands for, and how many that has.
+    start: usize,
+    whole: usize,
     /// Type and place of the value.
     dtype: DType,
     device: Option<Device>,
@@ -76,8 +92,12 @@ pub struct Edge {
 
 impl Edge {
     pub(crate) fn new(value: &Tensor) -> Edge {
-        let (origin, device) = (value.origin.clone(), value.device().cloned());
-        Edge { origin, len: value.len(), dtype: value.dtype(), device }
+        let (len, dtype, device) = (value.len(), value.dtype(), value.device().cloned());
+        let (origin, start, whole) = match &value.origin {
+            Origin::Part(part) => (part.of.clone(), part.start, part.whole),
+            origin => (origin.clone(), 0, len),
+        };
+        Edge { origin, len, start, whole, dtype, device }
     }
 
     /// Whether anybody waits for this gradient.
@@ -87,10 +107,16 @@ impl Edge {
 
     fn id(&self) -> Option<u64> {
         match &self.origin {
-            Origin::Constant => None,
             Origin::Leaf(id) => Some(*id),
             Origin::Node(node) => Some(node.id),
+            // An edge leads to what a part is of.
+            Origin::Constant | Origin::Part(_) => None,
         }
+    }
+
+    /// Whether this is not the whole value.
+    fn partial(&self) -> bool {
+        self.len != self.whole
     }
 
     /// Type of the gradient: that of the value, but at a leaf that of sums.
@@ -153,6 +179,7 @@ pub fn record<B: Backward + 'static>(
     inputs: &[&Tensor],
     state: impl FnOnce() -> B,
 ) -> Tensor {
+    let out = rounded::stored(out);
     if !inputs.iter().any(|t| t.tracked()) {
         return out;
     }
@@ -162,6 +189,23 @@ pub fn record<B: Backward + 'static>(
     }
     let node = Node::new(Box::new(state()));
     out.with_origin(Origin::Node(node))
+}
+
+/// Ties `out`, which holds elements of `x` from `start` on in the memory of `x`, to the gradient of
+/// `x`: a view leaves no node.
+pub(crate) fn record_view(out: Tensor, x: &Tensor, start: usize) -> Tensor {
+    if !x.tracked() {
+        return out;
+    }
+    if MODE.get() != Mode::Record {
+        MODE.set(Mode::Off { tracked_seen: true });
+        return out;
+    }
+    let Edge { origin, start: before, whole, .. } = x.edge();
+    if out.len() == whole {
+        return out.with_origin(origin);
+    }
+    out.with_origin(Origin::Part(Arc::new(Part { of: origin, start: before + start, whole })))
 }
 
 /// Fails if a value that needs a gradient enters an operation without a backward pass while
@@ -266,21 +310,36 @@ impl Gradients {
                 found: g.shape().to_vec(),
             });
         }
-        let g = match g.device() {
-            Some(device) => g.cast_on(device, edge.gradient_dtype())?,
-            None => g,
+        let g = match (g.device(), &edge.origin) {
+            (None, Origin::Node(_)) => rounded::stored(g),
+            _ => g,
         };
         match self.held.remove(&id) {
+            None if edge.partial() => {
+                let mut sum = self.zeros(edge, edge.gradient_dtype(), edge.whole)?;
+                sum.within(edge.start, edge.len, |part| add_into(part, &g))?;
+                self.held.insert(id, sum);
+                self.announce(edge);
+            }
             None => {
+                let g = match g.device() {
+                    Some(device) => g.cast_on(device, edge.gradient_dtype())?,
+                    None => g,
+                };
                 self.held.insert(id, g.detach());
                 self.announce(edge);
             }
             Some(mut sum) => {
-                add_into(&mut sum, &g)?;
+                sum.make_own()?;
+                sum.within(edge.start, edge.len, |part| add_into(part, &g))?;
                 self.held.insert(id, sum);
             }
         }
         Ok(())
+    }
+
+    fn zeros(&self, edge: &Edge, dtype: DType, len: usize) -> Result<Tensor> {
+        Tensor::zeros_on(edge.device.as_ref(), dtype, &[len])
     }
 
     /// Lets `f` add to the gradient of `edge` in place; a first gradient starts at zero. For
@@ -294,49 +353,61 @@ impl Gradients {
         edge: &Edge,
         f: impl FnOnce(&mut Tensor) -> Result<()>,
     ) -> Result<()> {
-        let Some(mut sum) = self.lend(edge)? else { return Ok(()) };
-        f(&mut sum)?;
-        self.add(edge, sum)
+        let Some(mut lent) = self.lend(edge)? else { return Ok(()) };
+        f(&mut lent.sum)?;
+        self.settle(edge, lent)
     }
 
-    /// As [`Gradients::accumulate`] for two parameters whose gradients one kernel forms together;
-    /// `None` for one that is not wanted.
+    /// As [`Gradients::accumulate`] for parameters whose gradients one kernel forms together;
+    /// `None` for one that is not wanted. Without any that is wanted `f` is not called.
     ///
     /// # Errors
     /// As [`Gradients::accumulate`].
-    pub fn accumulate_both(
+    pub fn accumulate_all<const N: usize>(
         &mut self,
-        edges: [&Edge; 2],
-        f: impl FnOnce([Option<&mut Tensor>; 2]) -> Result<()>,
+        edges: [&Edge; N],
+        f: impl FnOnce([Option<&mut Tensor>; N]) -> Result<()>,
     ) -> Result<()> {
-        let mut sums = [self.lend(edges[0])?, self.lend(edges[1])?];
-        if sums.iter().all(Option::is_none) {
+        let mut lent: [Option<Lent>; N] = [const { None }; N];
+        for (lent, edge) in lent.iter_mut().zip(edges) {
+            *lent = self.lend(edge)?;
+        }
+        if lent.iter().all(Option::is_none) {
             return Ok(());
         }
-        f(sums.each_mut().map(Option::as_mut))?;
-        for (edge, sum) in edges.into_iter().zip(sums) {
-            if let Some(sum) = sum {
-                self.add(edge, sum)?;
+        f(lent.each_mut().map(|lent| lent.as_mut().map(|lent| &mut lent.sum)))?;
+        for (edge, lent) in edges.into_iter().zip(lent) {
+            if let Some(lent) = lent {
+                self.settle(edge, lent)?;
             }
         }
         Ok(())
     }
 
     /// What has arrived at `edge` so far, to be added to and given back; `None` if nobody waits.
-    fn lend(&mut self, edge: &Edge) -> Result<Option<Tensor>> {
+    fn lend(&mut self, edge: &Edge) -> Result<Option<Lent>> {
         let Some(id) = edge.id() else { return Ok(None) };
         let dtype = edge.dtype.of_sums();
         // What flows on to another operation in bf16 is rounded once, when the kernel is done.
-        let held = match dtype == edge.gradient_dtype() {
-            true => self.held.remove(&id),
-            false => None,
-        };
-        let mut sum = match held {
+        if dtype != edge.gradient_dtype() {
+            return Ok(Some(Lent { sum: self.zeros(edge, dtype, edge.len)?, around: None }));
+        }
+        let mut sum = match self.held.remove(&id) {
             Some(sum) => sum,
-            None => Tensor::zeros_on(edge.device.as_ref(), dtype, &[edge.len])?,
+            None => self.zeros(edge, dtype, edge.whole)?,
         };
         sum.make_own()?;
-        Ok(Some(sum))
+        let around = edge.partial().then(|| sum.focus(edge.start, edge.len));
+        Ok(Some(Lent { sum, around }))
+    }
+
+    /// Takes back what [`Gradients::lend`] gave.
+    fn settle(&mut self, edge: &Edge, lent: Lent) -> Result<()> {
+        let Lent { mut sum, around } = lent;
+        let Some(around) = around else { return self.add(edge, sum) };
+        sum.restore(around);
+        let whole = Edge { start: 0, len: edge.whole, ..edge.clone() };
+        self.add(&whole, sum)
     }
 
     /// As [`Gradients::accumulate`] for a kernel that writes the value's type and can do either: a
@@ -351,7 +422,7 @@ impl Gradients {
     ) -> Result<()> {
         let Some(id) = edge.id() else { return Ok(()) };
         let empty = || Tensor::empty_on(edge.device.as_ref(), edge.dtype, &[edge.len]);
-        if edge.dtype != edge.gradient_dtype() {
+        if edge.dtype != edge.gradient_dtype() || edge.partial() {
             let mut g = empty()?;
             f(&mut g, Beta::Overwrite)?;
             return self.add(edge, g);
@@ -365,6 +436,34 @@ impl Gradients {
         };
         sum.make_own()?;
         f(&mut sum, beta)?;
+        self.held.insert(id, sum);
+        Ok(())
+    }
+
+    /// As [`Gradients::accumulate`] for products, which write either type of a device: the sum is of
+    /// the gradient's type, so that what flows on in bf16 takes no memory in f32. A first gradient
+    /// is to be written over memory that holds anything.
+    ///
+    /// # Errors
+    /// Whatever `f` returns; no room on the device.
+    pub fn accumulate_product(
+        &mut self,
+        edge: &Edge,
+        f: impl FnOnce(&mut Tensor, Beta) -> Result<()>,
+    ) -> Result<()> {
+        let Some(id) = edge.id() else { return Ok(()) };
+        let (mut sum, beta) = match self.held.remove(&id) {
+            Some(sum) => (sum, Beta::Add),
+            None => {
+                let dtype = edge.gradient_dtype();
+                (Tensor::empty_on(edge.device.as_ref(), dtype, &[edge.len])?, Beta::Overwrite)
+            }
+        };
+        sum.make_own()?;
+        f(&mut sum, beta)?;
+        if beta == Beta::Overwrite {
+            self.announce(edge);
+        }
         self.held.insert(id, sum);
         Ok(())
     }
@@ -403,14 +502,28 @@ impl Gradients {
     }
 }
 
-/// `sum += g`, in place where nobody else holds the memory.
+/// A gradient on loan.
+struct Lent {
+    sum: Tensor,
+    /// The whole, if `sum` shows a part of it.
+    around: Option<Extent>,
+}
+
+/// `sum += g`, in place; nobody else holds the memory of `sum`. On a device the sum may be bf16
+/// and `g` f32, or the other way round.
 fn add_into(sum: &mut Tensor, g: &Tensor) -> Result<()> {
+    let g = match (g.device(), g.dtype(), sum.dtype()) {
+        (Some(device), DType::Bf16, DType::F32) => g.cast_on(device, DType::F32)?,
+        _ => g.detach(),
+    };
     kernel!("backward", g, T,
-        host => add_slices::<T>(sum.make_mut()?, g.data()?),
+        host => add_slices::<T>(sum.data_mut()?, g.data()?),
         device => {
-            sum.make_own()?;
             let size = Add { n: 1, inner: g.len() };
-            size.in_place_gpu(device, sum.view_mut::<T>()?, g.view::<T>()?)
+            match sum.dtype() {
+                DType::Bf16 => size.in_place_gpu(device, sum.view_mut::<bf16>()?, g.view::<T>()?),
+                _ => size.in_place_gpu(device, sum.view_mut::<T>()?, g.view::<T>()?),
+            }
         },
     )
 }
@@ -429,7 +542,7 @@ fn add_slices<T: Float>(sum: &mut [T], g: &[T]) -> Result<()> {
 pub fn backward(loss: Tensor) -> Result<Gradients> {
     loss.expect_one("backward")?;
     let one = match (loss.device(), loss.dtype()) {
-        (Some(device), dtype) => Tensor::full(loss.shape(), 1.0f32).to_device(device, dtype)?,
+        (Some(device), dtype) => Tensor::full(loss.shape(), 1.0f32).constant_on(device, dtype)?,
         (None, _) => floats!("backward", loss, T => Ok(Tensor::full::<T>(loss.shape(), 1.0)))?,
     };
     backward_from(loss, one)

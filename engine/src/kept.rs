@@ -21,6 +21,10 @@ pub enum Thrift {
     Segments,
 }
 
+/// Bytes below which a value on a device is kept all the same: all that the queries of a decoder
+/// layer leave behind is a few megabytes, and to launch a kernel takes as long as to move ten.
+const SMALL: usize = 1 << 20;
+
 thread_local! {
     static THRIFT: Cell<Option<Thrift>> = const { Cell::new(None) };
 }
@@ -84,7 +88,8 @@ impl Tensor {
     where
         F: Fn() -> Result<Tensor> + Send + Sync + 'static,
     {
-        if THRIFT.get().is_none() || !self.tracked() {
+        let small = self.device().is_some() && self.len() * self.dtype().size() < SMALL;
+        if THRIFT.get().is_none() || !self.tracked() || small {
             return self;
         }
         self.with_remake(Arc::new(make()))

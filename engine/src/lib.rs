@@ -14,10 +14,11 @@ pub mod ops;
 mod outline;
 mod pages;
 mod param;
-mod random;
+pub mod rounded;
 mod tensor;
 
 pub use dressage_kernels::device::{Device, Range, range};
+pub use dressage_kernels::uniform::{Philox, hash_name};
 pub use dtype::{DType, Element, Float};
 pub use error::{EngineError, Result};
 pub use graph::{
@@ -28,5 +29,4 @@ pub use kept::{Thrift, segment, thrifty};
 pub use outline::Outline;
 pub use pages::Pages;
 pub use param::{Param, Values};
-pub use random::{Philox, hash_name};
 pub use tensor::Tensor;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use dressage_kernels::device::Constant;
 use dressage_kernels::outline;
 
 use crate::device::DeviceBuffer;
@@ -18,6 +19,8 @@ pub(crate) enum Storage {
     Mapped(Arc<Pages>),
     /// Memory of a device, which the host cannot address.
     Device(DeviceBuffer),
+    /// A table that a device keeps.
+    Table(Constant<u8>),
 }
 
 impl Storage {
@@ -26,7 +29,7 @@ impl Storage {
         match self {
             Storage::Pooled(buffer) => Some(buffer.bytes()),
             Storage::Mapped(map) => Some(map),
-            Storage::Device(_) => None,
+            Storage::Device(_) | Storage::Table(_) => None,
         }
     }
 
@@ -49,6 +52,12 @@ pub struct Tensor {
     pub(crate) origin: Origin,
     /// How those who save the value can make it again instead.
     pub(crate) remake: Option<Remake>,
+}
+
+/// Which elements of its storage a tensor shows.
+pub(crate) struct Extent {
+    shape: Arc<[usize]>,
+    offset: usize,
 }
 
 impl Tensor {
@@ -323,8 +332,39 @@ impl Tensor {
         Tensor { origin, ..self }
     }
 
+    pub(crate) fn with_dtype(self, dtype: DType) -> Tensor {
+        Tensor { dtype, ..self }
+    }
+
     pub(crate) fn with_remake(self, remake: Remake) -> Tensor {
         Tensor { remake: Some(remake), ..self }
+    }
+
+    /// Shows `len` elements from `start` on as `[len]`, in the memory as it is held; returns what
+    /// [`Tensor::restore`] needs.
+    pub(crate) fn focus(&mut self, start: usize, len: usize) -> Extent {
+        let before = Extent { shape: self.shape.clone(), offset: self.offset };
+        self.shape = [len].into();
+        self.offset += start * self.dtype.size();
+        before
+    }
+
+    /// Undoes [`Tensor::focus`].
+    pub(crate) fn restore(&mut self, before: Extent) {
+        (self.shape, self.offset) = (before.shape, before.offset);
+    }
+
+    /// Lets `f` work on `len` elements from `start` on alone.
+    pub(crate) fn within<R>(
+        &mut self,
+        start: usize,
+        len: usize,
+        f: impl FnOnce(&mut Tensor) -> R,
+    ) -> R {
+        let before = self.focus(start, len);
+        let result = f(self);
+        self.restore(before);
+        result
     }
 
     /// Shares the memory under another shape, outside the graph.

@@ -37,6 +37,9 @@ pub enum KernelError {
         /// What the device says.
         what: String,
     },
+    /// Work that cannot be part of a graph, or a graph that cannot run.
+    #[error("graph capture: {0}")]
+    Capture(String),
     /// A device without room for a buffer.
     #[error("{device} has no room for {name} of {bytes} bytes beside the {live} bytes in use")]
     OutOfMemory {

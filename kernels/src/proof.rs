@@ -34,10 +34,10 @@ use crate::Result;
 use crate::check::{noise, worst_error};
 use crate::device::{Buffer, Device, Float};
 use crate::{
-    activation, adamw, add, attention, attention_mask, class_loss, conv2d, group_norm, layer_norm,
-    linear, mask_loss, match_cost, matmul, ms_deform_attn, patch_embed, point_sample, reduce, rein,
-    relative_position, residual, resize, rotary, semantic_scores, softmax, swiglu, token_link,
-    uncertain_points,
+    activation, adamw, add, attention, attention_mask, class_loss, conv2d, gather_rows, group_norm,
+    layer_norm, linear, mask_loss, match_cost, matmul, ms_deform_attn, patch_embed, point_sample,
+    reduce, rein, relative_position, residual, resize, rotary, semantic_scores, softmax, swiglu,
+    token_link, uncertain_points, uniform,
 };
 
 /// What one comparison of a kernel with its reference found.
@@ -265,6 +265,7 @@ pub fn all() -> Vec<Kernels> {
         attention_mask::proof::KERNELS,
         class_loss::proof::KERNELS,
         conv2d::proof::KERNELS,
+        gather_rows::proof::KERNELS,
         group_norm::proof::KERNELS,
         layer_norm::proof::KERNELS,
         linear::proof::KERNELS,
@@ -285,6 +286,7 @@ pub fn all() -> Vec<Kernels> {
         swiglu::proof::KERNELS,
         token_link::proof::KERNELS,
         uncertain_points::proof::KERNELS,
+        uniform::proof::KERNELS,
     ]
 }
 

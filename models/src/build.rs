@@ -86,6 +86,16 @@ pub enum Precision {
     Bf16,
 }
 
+impl Precision {
+    /// The element type.
+    pub fn dtype(self) -> DType {
+        match self {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::Bf16,
+        }
+    }
+}
+
 struct State {
     dtype: DType,
     precision: Precision,
@@ -332,6 +342,17 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let bias = self.bias.as_ref().map(Param::get);
         Ok(ops::linear(x, &self.matrix()?, bias.as_ref())?)
+    }
+
+    /// `max(x W^T + b, 0)` over the last axis of `x`.
+    ///
+    /// # Errors
+    /// If the last axis has another length than the layer's input.
+    pub fn forward_relu(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.bias {
+            Some(bias) => Ok(ops::linear_relu(x, &self.matrix()?, &bias.get())?),
+            None => Ok(ops::relu(&self.forward(x)?)?),
+        }
     }
 
     /// `norm(x) W^T + b` over the last axis of `x`.

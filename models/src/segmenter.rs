@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use dressage_engine::{DType, Outline, Param, Tensor, no_grad};
-use dressage_kernels::resize::{Axis, Mode, Step};
+use dressage_engine::memory::{self, Category, with_category};
+use dressage_engine::{DType, Device, Element, Outline, Param, Tensor, no_grad};
+use dressage_kernels::device::Float;
+use dressage_kernels::resize::{Axis, AxisGpu, Mode, Step};
 use dressage_kernels::semantic_scores::SemanticScores;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::{Dino, DinoConfig, Rein, ReinConfig};
 use crate::build::{Precision, Scope, Shapes};
 use crate::head::{Head, HeadConfig, HeadOutput, Queries};
-use crate::weights::{Digests, StateDict, fingerprint_with};
+use crate::weights::{Digests, StateDict, digest, fingerprint_with};
 use crate::{ModelError, Result};
 
 /// How a backbone is adapted; it decides what trains.
@@ -85,6 +87,8 @@ pub struct Segmenter {
     method: Method,
     params: BTreeMap<String, Param>,
     digests: Digests,
+    /// The device that the parameters lie on and the type of activations there.
+    place: Option<(Device, DType)>,
 }
 
 /// Key that may be left over: used in masked pre-training only.
@@ -110,7 +114,48 @@ impl Segmenter {
         let (backbone, rein, head) = Self::modules(&root, config)?;
         let ignored: Vec<&str> = unused.iter().map(String::as_str).collect();
         let params = root.finish("the network", &ignored)?;
-        Ok(Segmenter { backbone, rein, head, method, params, digests: root.digests() })
+        let (digests, place) = (root.digests(), None);
+        Ok(Segmenter { backbone, rein, head, method, params, digests, place })
+    }
+
+    /// Moves all parameters to `device`, where activations and matrices are stored as `working`,
+    /// f32 or bf16 ([`Param::to_device`]). Nothing of them stays in host memory: pages of a weights
+    /// file are let go of one parameter after the other, and copies return to the system.
+    ///
+    /// # Errors
+    /// No room on the device; a failure of the device.
+    pub fn to_device(&mut self, device: &Device, working: DType) -> Result<()> {
+        for (name, param) in &self.params {
+            let old = param.master();
+            // The fingerprint is that of the values before rounding; later they are out of reach.
+            if !param.trainable() && old.device().is_none() && !self.digests.contains_key(name) {
+                self.digests.insert(name.clone(), digest(name, &old));
+            }
+            param.to_device(device, working)?;
+            old.release();
+        }
+        memory::trim();
+        self.place = Some((device.clone(), working));
+        Ok(())
+    }
+
+    /// The device that the parameters lie on; `None` for the host.
+    pub fn device(&self) -> Option<&Device> {
+        self.place.as_ref().map(|(device, _)| device)
+    }
+
+    /// An image in host memory as the network takes it: brought to its device in the type of
+    /// activations there.
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn image(&self, image: Tensor) -> Result<Tensor> {
+        match &self.place {
+            Some((device, working)) => {
+                Ok(with_category(Category::Data, || image.to_device(device, *working))?)
+            }
+            None => Ok(image),
+        }
     }
 
     /// Names of the reference that a network of this kind has no use for: the mask token, and the
@@ -224,27 +269,65 @@ impl Segmenter {
     }
 }
 
-/// Scores `[b, k, h, w]` from class logits `[b, q, k + 1]` and mask logits `[b, q, h', w']`,
+/// Scores `[b, k, h, w]` in f32 from class logits `[b, q, k + 1]` and mask logits `[b, q, h', w']`,
 /// resized before the sigmoid.
 ///
 /// # Errors
-/// Shapes that do not fit; a type other than f32.
+/// Shapes that do not fit; a type other than f32, on a device also bf16.
 pub fn semantic_scores(cls: &Tensor, mask: &Tensor, size: [usize; 2]) -> Result<Tensor> {
-    let (b, q, k) = (cls.dim(0), cls.dim(1), cls.last_dim() - 1);
-    let (h, w, n) = (mask.dim(2), mask.dim(3), size[0] * size[1]);
-    let y = Axis::new(h, size[0], Mode::Bilinear, Step::Size)?;
-    let x = Axis::new(w, size[1], Mode::Bilinear, Step::Size)?;
-    let mut scores = Tensor::empty::<f32>(&[b, k, size[0], size[1]]);
-    let out = scores.data_mut::<f32>()?;
-    let (cls, mask) = (cls.data::<f32>()?, mask.data::<f32>()?);
-    for i in 0..b {
-        SemanticScores { q, k }.upsampled(
-            &y,
-            &x,
-            &cls[i * q * (k + 1)..][..q * (k + 1)],
-            &mask[i * q * h * w..][..q * h * w],
-            &mut out[i * k * n..][..k * n],
-        )?;
+    let (b, k) = (cls.dim(0), cls.last_dim() - 1);
+    let axes = [(mask.dim(2), size[0]), (mask.dim(3), size[1])];
+    let [y, x] = axes.map(|(from, to)| Axis::new(from, to, Mode::Bilinear, Step::Size));
+    let axes = [y?, x?];
+    let mut scores = Tensor::empty_on(cls.device(), DType::F32, &[b, k, size[0], size[1]])?;
+    match (cls.device(), cls.dtype()) {
+        (None, _) => scores_on_host(cls, mask, &axes, &mut scores)?,
+        (Some(device), DType::Bf16) => {
+            scores_on::<half::bf16>(device, cls, mask, &axes, &mut scores)?;
+        }
+        (Some(device), _) => scores_on::<f32>(device, cls, mask, &axes, &mut scores)?,
     }
     Ok(scores)
+}
+
+/// Elements of one image in class logits and masks, and the sizes of its scores.
+fn per_image(cls: &Tensor, mask: &Tensor) -> (usize, usize, SemanticScores) {
+    let (q, k) = (cls.dim(1), cls.last_dim() - 1);
+    (q * (k + 1), q * mask.dim(2) * mask.dim(3), SemanticScores { q, k })
+}
+
+fn scores_on_host(
+    cls: &Tensor,
+    mask: &Tensor,
+    [y, x]: &[Axis; 2],
+    scores: &mut Tensor,
+) -> Result<()> {
+    let (c, m, kernel) = per_image(cls, mask);
+    let n = scores.len() / cls.dim(0).max(1);
+    let out = scores.data_mut::<f32>()?;
+    let (cls, mask) = (cls.data::<f32>()?, mask.data::<f32>()?);
+    for (i, out) in out.chunks_exact_mut(n.max(1)).enumerate() {
+        kernel.upsampled(y, x, &cls[i * c..][..c], &mask[i * m..][..m], out)?;
+    }
+    Ok(())
+}
+
+fn scores_on<T: Float + Element>(
+    device: &Device,
+    cls: &Tensor,
+    mask: &Tensor,
+    axes: &[Axis; 2],
+    scores: &mut Tensor,
+) -> Result<()> {
+    let (b, (c, m, kernel)) = (cls.dim(0), per_image(cls, mask));
+    let n = scores.len() / b.max(1);
+    let [y, x] = [AxisGpu::new(device, &axes[0])?, AxisGpu::new(device, &axes[1])?];
+    let (cls, mask) = (cls.view::<T>()?, mask.view::<T>()?);
+    let mut out = scores.view_mut::<f32>()?;
+    for i in 0..b {
+        let (cls, mask) = (cls.slice(i * c..(i + 1) * c), mask.slice(i * m..(i + 1) * m));
+        let out = out.reborrow().slice(i * n..(i + 1) * n);
+        kernel.upsampled_gpu(device, &y, &x, cls, mask, out)?;
+    }
+    Ok(())
 }

@@ -60,11 +60,26 @@ pub fn parameter_gradients(
     grads: &mut Gradients,
     prefix: &str,
 ) -> Outcome<()> {
+    let names: Vec<&str> = params.keys().map(String::as_str).collect();
+    parameter_gradients_of(fixture, table, &names, prefix, |name| {
+        params.get(name).and_then(|param| grads.take(&param.get()))
+    })
+}
+
+/// As [`parameter_gradients`], the gradients given by name of the parameter.
+pub fn parameter_gradients_of(
+    fixture: &Fixture,
+    table: &mut Table,
+    names: &[&str],
+    prefix: &str,
+    mut gradient: impl FnMut(&str) -> Option<Tensor>,
+) -> Outcome<()> {
     let mut left: Vec<String> = fixture.names("grad.");
     left.retain(|n| !n.starts_with("input.") && n != "input");
-    for (name, param) in params {
+    for name in names {
+        let got = gradient(name);
         let name = format!("{prefix}{name}");
-        let (key, got) = (format!("grad.{name}"), grads.take(&param.get()));
+        let key = format!("grad.{name}");
         left.retain(|n| *n != name);
         match (fixture.has(&key), &got) {
             (true, got) => table.gradient(fixture, &key, got.as_ref())?,

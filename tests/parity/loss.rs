@@ -1,6 +1,6 @@
 //! Matching and losses on recorded predictions, labels and random points.
 
-use dressage_engine::{Tensor, backward, ops};
+use dressage_engine::{DType, Device, Tensor, backward, ops};
 use dressage_models::criterion::{
     Candidate, Criterion, CriterionConfig, IGNORE, LayerLoss, PointSource, Targets,
 };
@@ -54,36 +54,65 @@ pub fn targets(fixture: &Fixture, classes: usize) -> Outcome<Targets> {
     Ok(Targets::new(labels, classes)?)
 }
 
-/// Costs, assignments, points, losses and gradients of given predictions.
+/// Costs, assignments, points, losses and gradients of given predictions, on the host and on the
+/// virtual GPU.
 pub fn loss(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let config = settings::criterion(&fixture.json["config"])?;
     let targets = targets(fixture, config.classes)?;
     target_lists(fixture, table, &targets)?;
+    loss_at(fixture, table, &config, &targets, None)?;
+    let device = Device::virtual_gpu();
+    let there = targets.to_device(&device)?;
+    loss_at(fixture, table, &config, &there, Some(&device))
+}
+
+/// The same where `targets` lie.
+fn loss_at(
+    fixture: &Fixture,
+    table: &mut Table,
+    config: &CriterionConfig,
+    targets: &Targets,
+    device: Option<&Device>,
+) -> Outcome<()> {
     let n = fixture.names("input.cls_pred.").len();
+    let input = |name: String| -> Outcome<Tensor> {
+        let x = fixture.floats(&name)?;
+        Ok(match device {
+            Some(device) => x.to_device(device, DType::F32)?.leaf(),
+            None => x.leaf(),
+        })
+    };
     let mut candidates = Vec::new();
     for i in 0..n {
-        let cls = fixture.floats(&format!("input.cls_pred.{i}"))?.leaf();
-        let mask = fixture.floats(&format!("input.mask_pred.{i}"))?.leaf();
+        let cls = input(format!("input.cls_pred.{i}"))?;
+        let mask = input(format!("input.mask_pred.{i}"))?;
         candidates.push(Candidate { cls, mask, embed: None });
     }
     let mut points = Recorded { fixture, prefix: "input.rand.".into() };
     let criterion = Criterion { config: config.clone() };
-    let loss = criterion.loss(&candidates, &targets, &mut points)?;
+    let waits = || device.map_or(0, |device| device.counters().waits);
+    let before = waits();
+    let loss = criterion.loss(&candidates, targets, &mut points)?;
+    if waits() - before != u64::from(device.is_some()) {
+        table.fail(format!("the losses waited {} times for the device", waits() - before));
+    }
     for (l, layer) in loss.layers.iter().enumerate() {
         let queries = candidates[l].cls.dim(1);
-        costs(fixture, table, l, layer, &targets)?;
-        matches(fixture, table, l, layer, &targets, queries, &config)?;
-        chosen_points(fixture, table, l, layer, &config)?;
+        costs(fixture, table, l, layer, targets)?;
+        matches(fixture, table, l, layer, targets, queries, config)?;
+        let slots = device.map(|_| config.classes.min(queries));
+        chosen_points(fixture, table, l, layer, config, slots)?;
     }
-    for (name, value) in loss.named() {
+    for (name, value) in loss.named()? {
         table.close(fixture, &format!("output.{name}"), &Tensor::scalar(value))?;
     }
-    table.close(fixture, "output.total", &loss.total)?;
+    table.close(fixture, "output.total", &loss.total.detach().to_host()?)?;
     let mut grads = backward(loss.total)?;
     for (i, c) in candidates.iter().enumerate() {
-        let (cls, mask) = (grads.take(&c.cls), grads.take(&c.mask));
-        table.gradient(fixture, &format!("grad.input.cls_pred.{i}"), cls.as_ref())?;
-        table.gradient(fixture, &format!("grad.input.mask_pred.{i}"), mask.as_ref())?;
+        for (name, leaf) in [("cls", &c.cls), ("mask", &c.mask)] {
+            let g = grads.take(leaf).map(|g| g.to_host()).transpose()?;
+            table.gradient(fixture, &format!("grad.input.{name}_pred.{i}"), g.as_ref())?;
+        }
     }
     Ok(())
 }
@@ -181,16 +210,18 @@ fn matches(
 }
 
 /// Points of each pair: the uncertain ones as a set, then the random ones in order, all bit by
-/// bit.
+/// bit. On a device each image has so many `slots`.
 fn chosen_points(
     fixture: &Fixture,
     table: &mut Table,
     l: usize,
     layer: &LayerLoss,
     config: &CriterionConfig,
+    slots: Option<usize>,
 ) -> Outcome<()> {
     let name = format!("output.layer{l}.points");
-    let Some(points) = &layer.points else {
+    let pairs = layer.points.as_ref().map(|points| of_pairs(points, layer, slots)).transpose()?;
+    let Some(points) = &pairs.filter(|points| !points.is_empty()) else {
         if fixture.has(&name) {
             table.fail(format!("{name}: we chose none"));
         }
@@ -210,4 +241,16 @@ fn chosen_points(
     };
     table.equal(&name, &ordered(points)?, &ordered(&recorded)?);
     Ok(())
+}
+
+/// Rows of `points` that belong to pairs, in their order.
+fn of_pairs(points: &Tensor, layer: &LayerLoss, slots: Option<usize>) -> Outcome<Tensor> {
+    let Some(slots) = slots else { return Ok(points.clone()) };
+    let before = |i: usize| {
+        let image = layer.pairs[i].image;
+        (image, layer.pairs[..i].iter().filter(|p| p.image == image).count())
+    };
+    let row = |i: usize| before(i).0 * slots + before(i).1;
+    let rows: Vec<usize> = (0..layer.pairs.len()).map(row).collect();
+    Ok(ops::gather_rows(&points.to_host()?, &rows, rows.len())?)
 }

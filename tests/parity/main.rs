@@ -11,6 +11,7 @@ mod head;
 mod keys;
 mod layout;
 mod loss;
+mod narrow;
 mod pretrained;
 mod rein;
 mod resize;
@@ -18,6 +19,7 @@ mod schedule;
 mod settings;
 mod slide;
 mod step;
+mod updates;
 mod vit;
 
 use std::collections::BTreeSet;

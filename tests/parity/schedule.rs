@@ -8,7 +8,7 @@ use dressage_train::groups::{Groups, Method, in_norm};
 use dressage_train::schedule::{Schedule, Segment};
 use serde_json::Value;
 
-use crate::step::groups;
+use crate::updates::groups;
 
 /// All recorded schedules and parameter groups.
 pub fn schedule(fixture: &Fixture, table: &mut Table) -> Outcome<()> {

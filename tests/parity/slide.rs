@@ -1,13 +1,14 @@
 //! Inference: windows, their average, the resize to the original size, the classes.
 
-use dressage_engine::{Tensor, ops};
+use dressage_engine::{DType, Device, Tensor, ops};
+use dressage_models::Segmenter;
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
 use dressage_tests::fixture::{Fixture, Settings};
 use dressage_train::evaluate::argmax;
 use dressage_train::windows::{ScoreMap, Window, slide as windows, whole};
 
-use crate::step::network;
+use crate::updates::network;
 
 /// The part of `image` `[1, 3, h, w]` under a window.
 fn cut(image: &Tensor, window: &Window) -> Outcome<Tensor> {
@@ -37,9 +38,15 @@ fn grid([h, w]: [usize; 2], crop: &[usize], stride: &[usize]) -> Outcome<Vec<Win
     Ok(rows.iter().flat_map(across).collect())
 }
 
-/// `EncoderDecoder` at test time.
+/// `EncoderDecoder` at test time, on the host and on the virtual GPU.
 pub fn slide(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
-    let model = network(fixture)?;
+    slide_with(fixture, table, &network(fixture)?)?;
+    let mut there = network(fixture)?;
+    there.to_device(&Device::virtual_gpu(), DType::F32)?;
+    slide_with(fixture, table, &there)
+}
+
+fn slide_with(fixture: &Fixture, table: &mut Table, model: &Segmenter) -> Outcome<()> {
     let classes = model.head().config().classes;
     let image = fixture.floats("input.image")?;
     let (h, w) = (image.dim(2), image.dim(3));
@@ -54,7 +61,7 @@ pub fn slide(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     table.equal("windows", &[windows.len()], &[fixture.json.size("windows")?]);
     let mut sum = ScoreMap::new(classes, h, w);
     for (i, window) in windows.iter().enumerate() {
-        let scores = model.scores(&cut(&image, window)?)?;
+        let scores = model.scores(&model.image(cut(&image, window)?)?)?.to_host()?;
         let name = format!("output.window.{i}");
         if fixture.has(&name) {
             table.close(fixture, &name, &scores)?;

@@ -1,119 +1,55 @@
-//! Whole training steps: forward, losses, backward, AdamW.
+//! Whole training steps: forward, losses, backward, AdamW; on the host and on the virtual GPU.
 
-use std::collections::BTreeMap;
-
-use dressage_engine::{DType, Tensor, backward};
-use dressage_kernels::adamw::AdamW;
-use dressage_models::Segmenter;
-use dressage_models::criterion::{Candidate, Criterion};
+use dressage_engine::{DType, Device, Tensor};
 use dressage_tests::Outcome;
 use dressage_tests::compare::{Bound, Table};
 use dressage_tests::fixture::{Fixture, Settings};
-use dressage_train::groups::{Groups, Rule, Setting};
-use dressage_train::optimiser::Optimiser;
-use dressage_train::schedule::{Schedule, Segment};
-use serde_json::Value;
 
-use crate::layout::parameter_gradients;
-use crate::loss::{Recorded, targets};
-use crate::settings;
-
-/// The whole network with a case's weights.
-pub fn network(fixture: &Fixture) -> Outcome<Segmenter> {
-    let config = settings::segmenter(&fixture.json["config"])?;
-    let weights = fixture.weights("param.", "", &["backbone.mask_token"]);
-    Ok(Segmenter::new(config, DType::F32, 0, weights, &[""])?)
-}
-
-/// Rules of the reference's optimiser settings.
-pub fn groups(paramwise: &Value) -> Outcome<Groups> {
-    let mut rules = Vec::new();
-    for (key, mult) in paramwise["custom_keys"].as_object().into_iter().flatten() {
-        let number = |name: &str| mult.number(name).unwrap_or(1.0);
-        let setting = Setting { lr_mult: number("lr_mult"), decay_mult: number("decay_mult") };
-        rules.push(Rule { key: key.clone(), setting });
-    }
-    Ok(Groups::new(rules, paramwise.number("norm_decay_mult").unwrap_or(1.0)))
-}
-
-/// AdamW of the reference's optimiser settings.
-pub fn adamw(optimizer: &Value) -> Outcome<AdamW> {
-    Ok(AdamW {
-        lr: optimizer.number("lr")?,
-        beta1: optimizer.number("betas/0")?,
-        beta2: optimizer.number("betas/1")?,
-        eps: optimizer.number("eps")?,
-        weight_decay: optimizer.number("weight_decay")?,
-    })
-}
+use crate::layout::parameter_gradients_of;
+use crate::updates::{Place, Updates, adamw, network, updates};
 
 /// A few steps: losses before each, gradients of the first, parameters after the last.
 pub fn step(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
-    let case = &fixture.json["case"];
-    let model = network(fixture)?;
-    let criterion =
-        Criterion { config: settings::criterion(&fixture.json["config"]["decode_head"])? };
-    let targets = targets(fixture, criterion.config.classes)?;
-    let image = fixture.floats("input.image")?;
-    let adamw = adamw(&case["optim_wrapper"]["optimizer"])?;
-    let groups = groups(&case["paramwise_cfg"])?;
-    let mut optimiser = Optimiser::new(model.trainable(), &groups, adamw);
-    trained_tensors(fixture, table, &optimiser, &adamw);
-    let poly = &case["poly_lr"];
-    let segment = Segment::Poly {
-        power: poly.number("power")?,
-        floor: poly.number("eta_min")?,
-        begin: poly.size("begin")? as u64,
-        end: poly.size("end")? as u64,
-    };
-    let schedule = Schedule::new(adamw.lr, vec![segment])?;
-    for s in 0..case.size("steps")? {
-        let output = model.forward(&image, false)?;
-        let candidates = Candidate::of(&output);
-        let prefix = format!("input.rand.step{s}.");
-        let loss = criterion.loss(&candidates, &targets, &mut Recorded { fixture, prefix })?;
-        for (name, value) in loss.named() {
+    compare(fixture, table, &updates(fixture, Place::Host)?)?;
+    let device = Device::virtual_gpu();
+    let there = updates(fixture, Place::Device(&device, DType::F32))?;
+    compare(fixture, table, &there)?;
+    for (s, (waits, _)) in there.waits.iter().enumerate() {
+        table.equal(&format!("waits of step {s}"), &[*waits], &[1]);
+    }
+    Ok(())
+}
+
+/// The steps of one place beside the recorded ones.
+fn compare(fixture: &Fixture, table: &mut Table, found: &Updates) -> Outcome<()> {
+    trained_tensors(fixture, table, found)?;
+    for (s, (total, terms)) in found.losses.iter().enumerate() {
+        for (name, value) in terms {
             let name = format!("output.step{s}.decode.{name}");
-            table.close(fixture, &name, &Tensor::scalar(value))?;
+            table.close(fixture, &name, &Tensor::scalar(*value))?;
         }
-        table.close(fixture, &format!("output.step{s}.total"), &loss.total)?;
-        let mut grads = backward(loss.total)?;
-        if s == 0 {
-            parameter_gradients(fixture, table, model.params(), &mut grads, "")?;
-            // Comparing took them out.
-            grads = again(&model, &criterion, &targets, &image, fixture)?;
-        }
-        let recorded = fixture.json.number(&format!("steps/{s}/lr"))?;
-        let lr = schedule.lr(s as u64);
+        table.close(fixture, &format!("output.step{s}.total"), &Tensor::scalar(*total))?;
+        let (lr, recorded) = (found.rates[s], fixture.json.number(&format!("steps/{s}/lr"))?);
         if (lr - recorded).abs() > 1e-12 * recorded {
             table.fail(format!("learning rate of step {s}: {lr:e}, recorded {recorded:e}"));
         }
-        let without = optimiser.step(lr, &mut grads)?;
-        if !without.is_empty() {
-            table.fail(format!("step {s}: no gradient for {}", without.join(", ")));
+        if !found.without[s].is_empty() {
+            table.fail(format!("step {s}: no gradient for {}", found.without[s].join(", ")));
         }
     }
-    after(fixture, table, &model)
-}
-
-/// The gradients of step 0 once more.
-fn again(
-    model: &Segmenter,
-    criterion: &Criterion,
-    targets: &dressage_models::criterion::Targets,
-    image: &Tensor,
-    fixture: &Fixture,
-) -> Outcome<dressage_engine::Gradients> {
-    let candidates = Candidate::of(&model.forward(image, false)?);
-    let mut points = Recorded { fixture, prefix: "input.rand.step0.".into() };
-    Ok(backward(criterion.loss(&candidates, targets, &mut points)?.total)?)
+    table.equal("steps", &[found.losses.len()], &[fixture.json.size("case/steps")?]);
+    let model = network(fixture)?;
+    let names: Vec<&str> = model.params().keys().map(String::as_str).collect();
+    parameter_gradients_of(fixture, table, &names, "", |name| found.gradients.get(name).cloned())?;
+    after(fixture, table, &names, found)
 }
 
 /// The tensors that train, each with its rate and decay.
-fn trained_tensors(fixture: &Fixture, table: &mut Table, optimiser: &Optimiser, adamw: &AdamW) {
+fn trained_tensors(fixture: &Fixture, table: &mut Table, found: &Updates) -> Outcome<()> {
+    let adamw = adamw(&fixture.json["case"]["optim_wrapper"]["optimizer"])?;
     let describe = |name: &str, lr: f64, decay: f64| format!("{name} lr {lr:e} decay {decay}");
-    let settings: BTreeMap<String, Setting> = optimiser.settings();
-    let ours: Vec<String> = settings
+    let ours: Vec<String> = found
+        .settings
         .iter()
         .map(|(n, s)| describe(n, adamw.lr * s.lr_mult, adamw.weight_decay * s.decay_mult))
         .collect();
@@ -128,28 +64,29 @@ fn trained_tensors(fixture: &Fixture, table: &mut Table, optimiser: &Optimiser, 
         .collect();
     recorded.sort();
     table.equal("param_groups", &ours, &recorded);
+    Ok(())
 }
 
 /// Parameters after the last step. Where the gradient is zero up to rounding, AdamW moves by
 /// about the rate in a direction that rounding decides; elsewhere (`clear_after`) the bound is
 /// tight.
-fn after(fixture: &Fixture, table: &mut Table, model: &Segmenter) -> Outcome<()> {
+fn after(fixture: &Fixture, table: &mut Table, names: &[&str], found: &Updates) -> Outcome<()> {
     const CLEAR: f64 = 2e-6;
     const UNCLEAR: f64 = 7e-4;
     let steps = fixture.json.size("case/steps")?;
-    for (name, param) in model.params() {
+    for name in names {
         let key = format!("output.param_after{steps}.{name}");
-        if !param.trainable() {
+        let Some(value) = found.after.get(*name) else {
             if fixture.has(&key) {
                 table.fail(format!("{name}: frozen here, trained in the reference"));
             }
             continue;
-        }
+        };
         let clear = fixture.integers(&format!("output.clear_after{steps}.{name}"))?;
         let len = clear.len();
         let tight = |i: usize| clear[i] == 1 && !is_key_bias(name, i, len);
         let bound = |i: usize| Bound::abs(if tight(i) { CLEAR } else { UNCLEAR });
-        table.within(&key, &param.get(), &fixture.floats(&key)?, bound)?;
+        table.within(&key, value, &fixture.floats(&key)?, bound)?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard};
 
 use common::recipe;
-use dressage_engine::memory::{self, CATEGORIES, Category, usage};
+use dressage_engine::memory::{self, CATEGORIES, Category, usage, usage_on};
 use dressage_engine::{Gradients, Param, Tensor, backward};
 use dressage_models::Segmenter;
 use dressage_models::criterion::{Candidate, RandomPoints, Targets};
@@ -264,4 +264,25 @@ fn nothing_below_the_first_rein_layer_is_kept() {
     let step = model.rein().expect("Rein").step().expect("tokens");
     let refined = model.backbone().block(0, &x, Some(&step)).expect("block");
     assert!(!x.tracked() && refined.tracked());
+}
+
+/// A network that moved to a device, built from random numbers or from a file that is used where it
+/// lies, takes no memory of the host any more.
+#[test]
+fn weights_on_a_device_leave_the_host() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().expect("folder");
+    let host = Trainer::new(recipe(dir.path(), &[]), false).expect("trainer");
+    assert!(held(Category::Weights) >= bytes(host.model(), true) + bytes(host.model(), false));
+    drop(host);
+    assert_eq!(held(Category::Weights), 0);
+    memory::trim();
+    let there = recipe(dir.path(), &["run.device=virtual"]);
+    let trainer = Trainer::new(there, false).expect("trainer");
+    assert_eq!((held(Category::Weights), held(Category::Optimiser)), (0, 0));
+    assert_eq!(usage().system_bytes, usage().total(), "freed buffers went back to the system");
+    let device = trainer.place().device().expect("a device");
+    let at = CATEGORIES.iter().position(|c| *c == Category::Weights).expect("category");
+    // Of what trains a master in f32, and of matrices a copy in bf16 besides.
+    assert!(usage_on(device).bytes[at] > bytes(trainer.model(), true));
 }

@@ -63,10 +63,11 @@ pub fn list(run: &Path) -> Result<Vec<u64>> {
     Ok(steps)
 }
 
-/// Writes model and optimiser after `step` steps to `path`, whole or not at all.
+/// Writes model and optimiser after `step` steps to `path`, whole or not at all. The file is the
+/// same wherever they lie: on a device the f32 weights and moments are fetched, one wait for each.
 ///
 /// # Errors
-/// A file that cannot be written; what was there before survives.
+/// A file that cannot be written; what was there before survives. A failure of the device.
 pub fn save(
     path: &Path,
     model: &Segmenter,
@@ -82,9 +83,9 @@ pub fn save(
         updates: optimiser.counts(),
         version: env!("CARGO_PKG_VERSION").to_string(),
     };
-    let mut tensors: Vec<_> =
-        model.trainable().iter().map(|p: &Param| (p.name().to_string(), p.get())).collect();
-    tensors.extend(optimiser.tensors());
+    let stored = |p: &Param| Ok((p.name().to_string(), p.master().detach().to_host()?));
+    let mut tensors = model.trainable().iter().map(stored).collect::<Result<Vec<_>>>()?;
+    tensors.extend(optimiser.tensors()?);
     let notes = serde_json::to_string(&notes)
         .map_err(|e| TrainError::Checkpoint { path: path.into(), what: e.to_string() })?;
     files::write(path, |out| write_safetensors(&tensors, &[(NOTES, notes.clone())], out))?;

@@ -189,6 +189,12 @@ pub enum TrainError {
         /// Settings that need less.
         ways: String,
     },
+    /// A device that cannot be used.
+    #[error("{source}; run.device=cpu (--device cpu) works everywhere")]
+    Device {
+        /// What was looked for.
+        source: dressage_kernels::KernelError,
+    },
     /// Someone asked to stop.
     #[error("interrupted")]
     Interrupted,

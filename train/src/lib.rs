@@ -17,12 +17,14 @@ pub mod network;
 pub mod optimiser;
 pub mod palette;
 pub mod pictures;
+pub mod place;
 pub mod plan;
 mod raster;
 pub mod recipe;
 pub mod runlog;
 pub mod scenes;
 pub mod schedule;
+mod step;
 pub mod trainer;
 pub mod windows;
 

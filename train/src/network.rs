@@ -144,7 +144,10 @@ pub fn criterion(recipe: &Recipe) -> Criterion {
 }
 
 /// The optimiser of a recipe over what `model` trains.
-pub fn optimiser(recipe: &Recipe, model: &Segmenter) -> Optimiser {
+///
+/// # Errors
+/// No room for its moments on the device of the model.
+pub fn optimiser(recipe: &Recipe, model: &Segmenter) -> Result<Optimiser> {
     let t = &recipe.train;
     let adamw = AdamW {
         lr: t.lr,

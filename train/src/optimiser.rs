@@ -1,10 +1,15 @@
 //! AdamW over all trainable parameters, each its own group (spec training-and-data §1.2, §1.4).
+//!
+//! Moments lie where their parameter does. On a device one launch updates all parameters that have
+//! had as many updates, which as a rule are all, to the bits of the host; their working copies
+//! follow in the same launch.
 
 use std::collections::BTreeMap;
+use std::sync::RwLockWriteGuard;
 
 use dressage_engine::memory::{Category, with_category};
-use dressage_engine::{DType, Gradients, Param, Tensor};
-use dressage_kernels::adamw::AdamW;
+use dressage_engine::{DType, Device, EngineError, Gradients, Param, Tensor, Values};
+use dressage_kernels::adamw::{self, AdamW, MultiAdamW};
 use dressage_models::weights::{Kind, StateDict};
 
 use crate::groups::{Groups, Setting, in_norm};
@@ -24,6 +29,12 @@ struct Slot {
 pub struct Optimiser {
     adamw: AdamW,
     slots: Vec<Slot>,
+    /// Which of them the last step updated.
+    updated: Vec<usize>,
+    /// Settings that occur, each with one set of constants in a launch.
+    settings: Vec<Setting>,
+    /// Tables of the launches, one for each number of updates that occurs.
+    launches: Vec<MultiAdamW>,
 }
 
 /// What all names of moments in a checkpoint begin with.
@@ -34,46 +45,120 @@ const FIRST: &str = "optimiser.m.";
 const SECOND: &str = "optimiser.v.";
 
 impl Optimiser {
-    /// Moments of zero for `params`. The learning rate of `adamw` is set anew at every step.
-    pub fn new(params: Vec<Param>, groups: &Groups, adamw: AdamW) -> Optimiser {
+    /// Moments of zero for `params`, where those lie. The learning rate of `adamw` is set anew at
+    /// every step.
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn new(params: Vec<Param>, groups: &Groups, adamw: AdamW) -> Result<Optimiser> {
         let slot = |param: Param| {
-            let value = param.get();
-            let zeros =
-                || with_category(Category::Optimiser, || Tensor::zeros(DType::F32, value.shape()));
+            let value = param.master();
+            let zeros = || {
+                with_category(Category::Optimiser, || {
+                    Tensor::zeros_on(value.device(), DType::F32, value.shape())
+                })
+            };
             let setting = groups.setting(param.name(), in_norm(param.name()));
-            Slot { setting, m: zeros(), v: zeros(), t: 0, param }
+            Ok(Slot { setting, m: zeros()?, v: zeros()?, t: 0, param })
         };
-        Optimiser { adamw, slots: params.into_iter().map(slot).collect() }
+        let slots = params.into_iter().map(slot).collect::<Result<Vec<Slot>>>()?;
+        let mut settings: Vec<Setting> = Vec::new();
+        for slot in &slots {
+            if !settings.contains(&slot.setting) {
+                settings.push(slot.setting);
+            }
+        }
+        Ok(Optimiser { adamw, slots, updated: Vec::new(), settings, launches: Vec::new() })
     }
 
     /// Updates every parameter that has a gradient with learning rate `lr`; returns the names of
-    /// those that had none.
+    /// those that had none. On a device nothing changes if `guard`, one number there, is infinite or
+    /// not a number ([`MultiAdamW::update`]); the host, which knows its loss, needs none.
     ///
     /// # Errors
-    /// A gradient of another type, or a parameter that a graph still holds.
-    pub fn step(&mut self, lr: f64, grads: &mut Gradients) -> Result<Vec<String>> {
+    /// A gradient of another type, or a parameter that a graph still holds; a failure of the
+    /// device.
+    pub fn step(
+        &mut self,
+        lr: f64,
+        grads: &mut Gradients,
+        guard: Option<&Tensor>,
+    ) -> Result<Vec<String>> {
         let mut without = Vec::new();
-        for slot in &mut self.slots {
-            let Some(g) = grads.take(&slot.param.get()) else {
-                without.push(slot.param.name().to_string());
-                continue;
-            };
-            slot.t += 1;
-            let adamw = AdamW {
-                lr: lr * slot.setting.lr_mult,
-                weight_decay: self.adamw.weight_decay * slot.setting.decay_mult,
-                ..self.adamw
-            };
-            let (t, m, v) = (slot.t, &mut slot.m, &mut slot.v);
-            slot.param.update(|p| {
+        let mut found = Vec::new();
+        for (i, slot) in self.slots.iter_mut().enumerate() {
+            match grads.take(&slot.param.get()) {
+                Some(g) => {
+                    slot.t += 1;
+                    found.push((i, g));
+                }
+                None => without.push(slot.param.name().to_string()),
+            }
+        }
+        self.updated = found.iter().map(|(i, _)| *i).collect();
+        let device = self.slots.first().and_then(|s| s.param.master().device().cloned());
+        match device {
+            Some(device) => self.step_on(&device, lr, found, guard)?,
+            None => self.step_on_host(lr, found)?,
+        }
+        Ok(without)
+    }
+
+    /// Constants of a setting.
+    fn constants(&self, lr: f64, setting: Setting) -> AdamW {
+        AdamW {
+            lr: lr * setting.lr_mult,
+            weight_decay: self.adamw.weight_decay * setting.decay_mult,
+            ..self.adamw
+        }
+    }
+
+    fn step_on_host(&mut self, lr: f64, found: Vec<(usize, Tensor)>) -> Result<()> {
+        for (i, g) in found {
+            let adamw = self.constants(lr, self.slots[i].setting);
+            let Slot { param, m, v, t, .. } = &mut self.slots[i];
+            param.update(|p| {
                 // Weights that are still a file's pages get memory of their own at their first
                 // update.
                 let p = with_category(Category::Weights, || p.make_mut::<f32>())?;
-                adamw.update(t, p, m.data_mut()?, v.data_mut()?, g.data()?)?;
+                adamw.update(*t, p, m.data_mut()?, v.data_mut()?, g.data()?)?;
                 Ok(())
             })?;
         }
-        Ok(without)
+        Ok(())
+    }
+
+    fn step_on(
+        &mut self,
+        device: &Device,
+        lr: f64,
+        found: Vec<(usize, Tensor)>,
+        guard: Option<&Tensor>,
+    ) -> Result<()> {
+        let groups: Vec<AdamW> = self.settings.iter().map(|s| self.constants(lr, *s)).collect();
+        let mut by_count: BTreeMap<u64, Vec<(&mut Slot, Tensor)>> = BTreeMap::new();
+        let mut found = found.into_iter().peekable();
+        for (i, slot) in self.slots.iter_mut().enumerate() {
+            if let Some((_, g)) = found.next_if(|(at, _)| *at == i) {
+                by_count.entry(slot.t).or_default().push((slot, g));
+            }
+        }
+        self.launches.resize_with(by_count.len().max(self.launches.len()), MultiAdamW::default);
+        for ((t, slots), launch) in by_count.into_iter().zip(&mut self.launches) {
+            let guard = guard.map(Tensor::view).transpose()?;
+            let mut tensors = held(&self.settings, slots)?;
+            let mut views = tensors.iter_mut().map(Held::views).collect::<Result<Vec<_>>>()?;
+            launch.update(device, t, &groups, &mut views, guard).map_err(EngineError::from)?;
+        }
+        Ok(())
+    }
+
+    /// Takes back the count of the last step, which the device did not carry out because its loss
+    /// was not a number.
+    pub(crate) fn take_back(&mut self) {
+        for i in std::mem::take(&mut self.updated) {
+            self.slots[i].t -= 1;
+        }
     }
 
     /// Learning rate multiplier and weight decay of each parameter, by name.
@@ -81,13 +166,18 @@ impl Optimiser {
         self.slots.iter().map(|s| (s.param.name().to_string(), s.setting)).collect()
     }
 
-    /// Moments under their checkpoint names.
-    pub fn tensors(&self) -> Vec<(String, Tensor)> {
-        let both = |s: &Slot| {
+    /// Moments under their checkpoint names, in host memory.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
+        let mut all = Vec::with_capacity(2 * self.slots.len());
+        for s in &self.slots {
             let name = s.param.name();
-            [(format!("{FIRST}{name}"), s.m.clone()), (format!("{SECOND}{name}"), s.v.clone())]
-        };
-        self.slots.iter().flat_map(both).collect()
+            all.push((format!("{FIRST}{name}"), s.m.to_host()?));
+            all.push((format!("{SECOND}{name}"), s.v.to_host()?));
+        }
+        Ok(all)
     }
 
     /// Updates so far of each parameter.
@@ -114,11 +204,47 @@ impl Optimiser {
                         what: format!("{key} is missing or of another shape"),
                     });
                 };
-                *moment = with_category(Category::Optimiser, || value.deep_copy())?;
+                *moment = with_category(Category::Optimiser, || match moment.device() {
+                    Some(device) => value.to_device(device, DType::F32),
+                    None => value.deep_copy(),
+                })?;
                 value.release();
             }
             slot.t = counts.get(name).copied().unwrap_or(0);
         }
+        self.updated.clear();
         Ok(())
+    }
+}
+
+/// A parameter that nobody else can reach until its update is queued.
+struct Held<'a> {
+    values: RwLockWriteGuard<'a, Values>,
+    m: &'a mut Tensor,
+    v: &'a mut Tensor,
+    g: Tensor,
+    group: usize,
+}
+
+fn held<'a>(settings: &[Setting], slots: Vec<(&'a mut Slot, Tensor)>) -> Result<Vec<Held<'a>>> {
+    let hold = |(slot, g): (&'a mut Slot, Tensor)| {
+        let Slot { param, setting, m, v, .. } = slot;
+        let group = settings.iter().position(|s| s == setting).unwrap_or(0);
+        Ok(Held { values: param.write()?, m, v, g, group })
+    };
+    slots.into_iter().map(hold).collect()
+}
+
+impl Held<'_> {
+    fn views(&mut self) -> Result<adamw::Tensor<'_>> {
+        let Values { value, working } = &mut *self.values;
+        Ok(adamw::Tensor {
+            p: value.view_mut()?,
+            m: self.m.view_mut()?,
+            v: self.v.view_mut()?,
+            g: self.g.view()?,
+            copy: working.as_mut().map(Tensor::view_mut).transpose()?,
+            group: self.group,
+        })
     }
 }

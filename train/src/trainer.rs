@@ -3,33 +3,41 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use dressage_engine::memory::{Category, with_category};
-use dressage_engine::{Tensor, backward, isolated};
-use dressage_models::criterion::{Candidate, Criterion, Loss, RandomPoints, Targets};
-use dressage_models::{ModelError, Segmenter};
+use dressage_engine::memory::{usage, usage_on};
+use dressage_models::Segmenter;
+use dressage_models::criterion::{Criterion, DevicePoints};
 use serde::Serialize;
 
-use crate::data::{Batch, Loader, LoaderSettings};
+use crate::data::{Loader, LoaderSettings};
 use crate::interrupt::Interrupt;
 use crate::metrics::Report;
 use crate::optimiser::Optimiser;
+use crate::place::Place;
 use crate::plan::{Comparison, Plan};
 use crate::recipe::Recipe;
 use crate::runlog::{Progress, RunLog, Stage};
 use crate::schedule::Schedule;
+use crate::step::Pending;
+pub use crate::step::StepLog;
 use crate::{Result, TrainError, checkpoint, evaluate, files, network};
 
 /// A run: a network on its way through the steps of a recipe.
 pub struct Trainer {
-    recipe: Recipe,
-    dir: PathBuf,
-    model: Segmenter,
-    criterion: Criterion,
-    optimiser: Optimiser,
-    schedule: Schedule,
+    pub(crate) recipe: Recipe,
+    pub(crate) dir: PathBuf,
+    pub(crate) place: Place,
+    pub(crate) model: Segmenter,
+    pub(crate) criterion: Criterion,
+    /// Random points of a device.
+    pub(crate) points: Option<DevicePoints>,
+    pub(crate) optimiser: Optimiser,
+    pub(crate) schedule: Schedule,
     /// Steps done.
-    step: u64,
-    /// Memory that the steps take; made with the first trainer that is not itself an outline.
+    pub(crate) step: u64,
+    /// The last step, if its loss is on a device still.
+    pub(crate) pending: Option<Pending>,
+    /// Memory that the steps take; made with the first trainer that is not itself an outline. Not
+    /// on a device: an outline knows the host alone.
     plan: Option<Plan>,
 }
 
@@ -44,21 +52,21 @@ pub struct Outcome {
     pub checkpoint: PathBuf,
     /// Scores of the last evaluation, if the run got there.
     pub report: Option<Report>,
-    /// Planned and found memory, if a step was done.
+    /// Planned and found memory, if a step was done on the host.
     pub memory: Option<Comparison>,
+    /// Memory found on a device, if a step was done on one.
+    pub device_memory: Option<DeviceMemory>,
 }
 
-/// What one step did.
-#[derive(Debug, Clone, Serialize)]
-pub struct StepLog {
-    /// Sum of all losses.
-    pub loss: f32,
-    /// Every term under the reference's name, without its `decode.`.
-    pub terms: Vec<(String, f32)>,
-    /// Learning rate.
-    pub lr: f64,
-    /// Seconds for data, forward, losses, backward, update.
-    pub seconds: [f64; 5],
+/// What a run took of a device's memory.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DeviceMemory {
+    /// What the device calls itself.
+    pub device: String,
+    /// Bytes of tensors at their peak.
+    pub tensors: usize,
+    /// Bytes reserved from the device: those, workspace of kernels, and what waits for reuse.
+    pub reserved: usize,
 }
 
 #[derive(Serialize)]
@@ -97,32 +105,51 @@ impl Trainer {
             (None, true) => return refuse("holds no checkpoint to resume from"),
             _ => {}
         }
-        let plan = Plan::new(&recipe)?;
-        if recipe.run.check_memory {
+        let place = Place::of(&recipe.run)?;
+        let plan = match place.device() {
+            None => Some(Plan::new(&recipe)?),
+            Some(_) => None,
+        };
+        if let Some(plan) = plan.as_ref().filter(|_| recipe.run.check_memory) {
             plan.check(&recipe)?;
         }
         let model = match last {
             None => network::build(&recipe)?,
             Some(_) => network::rebuild(&recipe)?,
         };
-        let mut trainer = Trainer { plan: Some(plan), ..Trainer::around(recipe, model)? };
+        let mut trainer = Trainer { plan, ..Trainer::around(recipe, model, place)? };
         if let Some(step) = last {
             trainer.restore(step)?;
         }
         Ok(trainer)
     }
 
-    /// A run before its first step, whatever its folder holds.
+    /// A run on the host before its first step, whatever its folder holds.
     pub(crate) fn fresh(recipe: Recipe) -> Result<Trainer> {
         let model = network::build(&recipe)?;
-        Trainer::around(recipe, model)
+        Trainer::around(recipe, model, Place::host())
     }
 
-    fn around(recipe: Recipe, model: Segmenter) -> Result<Trainer> {
-        let optimiser = network::optimiser(&recipe, &model);
+    fn around(recipe: Recipe, model: Segmenter, place: Place) -> Result<Trainer> {
+        let model = place.take(model)?;
+        let optimiser = network::optimiser(&recipe, &model)?;
         let (criterion, schedule) = (network::criterion(&recipe), recipe.schedule()?);
-        let (dir, plan) = (recipe.run.dir.clone(), None);
-        Ok(Trainer { recipe, dir, model, criterion, optimiser, schedule, step: 0, plan })
+        let points = |device| DevicePoints::new(device, recipe.train.seed);
+        let points = place.device().map(points).transpose()?;
+        let (dir, step, pending, plan) = (recipe.run.dir.clone(), 0, None, None);
+        Ok(Trainer {
+            recipe,
+            dir,
+            place,
+            model,
+            criterion,
+            points,
+            optimiser,
+            schedule,
+            step,
+            pending,
+            plan,
+        })
     }
 
     fn restore(&mut self, step: u64) -> Result<()> {
@@ -149,7 +176,12 @@ impl Trainer {
         self.step
     }
 
-    /// Memory that the steps take.
+    /// Where the steps are done.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Memory that the steps take; not known for a device.
     pub fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()
     }
@@ -195,12 +227,17 @@ impl Trainer {
         };
         let saved = self.save()?;
         let interrupted = self.step < steps;
+        let device_memory = self.device_memory().filter(|_| self.step > from);
+        if let Some(memory) = &device_memory {
+            log.write("memory", self.step, memory)?;
+        }
         let mut report = None;
         if !interrupted && !self.recipe.data.eval.is_empty() {
             report = self.evaluate(&mut log, progress, stop)?;
         }
         log.sync()?;
-        Ok(Outcome { step: self.step, interrupted, checkpoint: saved, report, memory })
+        let step = self.step;
+        Ok(Outcome { step, interrupted, checkpoint: saved, report, memory, device_memory })
     }
 
     /// The steps of [`Trainer::run`], with what is due between them.
@@ -217,18 +254,28 @@ impl Trainer {
         let mut stage = Stage::new(progress, "train", Some(steps));
         let mut window = Window::start(self.step);
         while self.step < steps && !stop.requested() {
-            let done = self.step_with(&mut loader)?;
-            let every = |n: u64| n > 0 && self.step.is_multiple_of(n);
-            window.add(&done);
+            let batch = loader.next_batch()?;
+            let mut done = self.queue(&batch)?;
+            window.add(done.as_ref());
             stage.at(self.step, &window.text(self.step));
-            if every(self.recipe.train.log_every) || self.step == steps {
-                self.log_step(log, &done, &window)?;
+            let step = self.step;
+            let every = |n: u64| n > 0 && step.is_multiple_of(n);
+            if every(self.recipe.train.log_every) || step == steps {
+                if let Some(last) = self.settle()? {
+                    window.add(Some(&last));
+                    done = Some(last);
+                }
+                if let Some(done) = &done {
+                    self.log_step(log, done, &window)?;
+                }
                 window = Window::start(self.step);
             }
             if every(self.recipe.train.checkpoint_every) && self.step < steps {
+                window.add(self.settle()?.as_ref());
                 self.save()?;
             }
             if every(self.recipe.train.eval_every) && self.step < steps {
+                window.add(self.settle()?.as_ref());
                 drop(stage);
                 // An evaluation has a peak of its own.
                 memory = memory.or_else(|| self.compare_memory());
@@ -237,6 +284,7 @@ impl Trainer {
                 window = Window::start(self.step);
             }
         }
+        self.settle()?;
         memory = memory.or_else(|| self.compare_memory()).filter(|_| self.step > from);
         if let Some(memory) = &memory {
             log.write("memory", self.step, memory)?;
@@ -244,15 +292,25 @@ impl Trainer {
         Ok(memory)
     }
 
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        let device = self.place.device()?;
+        let usage = usage_on(device);
+        let (device, tensors, reserved) = (device.name(), usage.peak, usage.system_bytes);
+        Some(DeviceMemory { device, tensors, reserved })
+    }
+
     fn compare_memory(&self) -> Option<Comparison> {
         self.plan.as_ref().map(|plan| Comparison::now(plan.chosen()))
     }
 
     /// Saves what has been learnt since step `from` before the run ends with `error`.
-    fn keep(&self, from: u64, error: &TrainError, progress: &dyn Progress) {
+    fn keep(&mut self, from: u64, error: &TrainError, progress: &dyn Progress) {
         // The first may have met a step half done, the second has a file of its own.
         let torn = matches!(error, TrainError::Engine(_) | TrainError::Model(_));
         if torn || matches!(error, TrainError::NotFinite { .. }) || self.step == from {
+            return;
+        }
+        if self.settle().is_err() {
             return;
         }
         // The error that ended the run is the one to report, not that of a disk which is full as
@@ -262,107 +320,8 @@ impl Trainer {
         }
     }
 
-    /// One step on the loader's next batch.
-    ///
-    /// # Errors
-    /// As [`Trainer::run`].
-    pub fn step_with(&mut self, loader: &mut Loader) -> Result<StepLog> {
-        let start = Instant::now();
-        let batch = loader.next_batch()?;
-        let waited = start.elapsed().as_secs_f64();
-        let mut done = self.step_on(&batch)?;
-        done.seconds[0] += waited;
-        Ok(done)
-    }
-
-    /// One step on a batch.
-    ///
-    /// # Errors
-    /// A loss that is not a number (nothing is updated then, and the state is kept in a file of
-    /// its own).
-    pub fn step_on(&mut self, batch: &Batch) -> Result<StepLog> {
-        // On a thread of the pool, so that a parallel loop starts without waking anybody to hand
-        // the work over.
-        rayon::scope(|_| isolated(|| self.step_in_pool(batch)))
-    }
-
-    fn step_in_pool(&mut self, batch: &Batch) -> Result<StepLog> {
-        let (b, h, w, classes) = (batch.b, batch.h, batch.w, self.recipe.classes());
-        self.step_from(&batch.names, || {
-            let image = Tensor::from_slice(&batch.images, &[b, 3, h, w])?;
-            let labels = Tensor::from_slice(&batch.labels, &[b, h, w])?;
-            Ok((image, Targets::new(labels, classes)?))
-        })
-    }
-
-    /// Goes through a step within an outline, with every class in every image.
-    pub(crate) fn outline_step(&mut self) -> Result<StepLog> {
-        let (b, s) = (self.recipe.train.batch, self.recipe.augment.crop);
-        let classes = self.recipe.classes();
-        self.step_from(&[], || {
-            let image = Tensor::empty::<f32>(&[b, 3, s, s]);
-            Ok((image, Targets::outlined(b, s, classes)))
-        })
-    }
-
-    /// A step on the images `[b, 3, h, w]` and targets that `data` makes of `samples`.
-    fn step_from(
-        &mut self,
-        samples: &[String],
-        data: impl FnOnce() -> Result<(Tensor, Targets)>,
-    ) -> Result<StepLog> {
-        let mut clock = Clock::start();
-        let (image, targets) = with_category(Category::Data, data)?;
-        let (b, classes) = (image.dim(0), self.criterion.config.classes);
-        clock.lap();
-        let output = self.model.forward(&image, false)?;
-        clock.lap();
-        let queries = self.model.head().config().queries;
-        let mut points = RandomPoints {
-            seed: self.recipe.train.seed,
-            step: self.step,
-            capacity: b * classes.min(queries),
-        };
-        let candidates = Candidate::of(&output);
-        let loss = self.criterion.loss(&candidates, &targets, &mut points);
-        drop((output, candidates));
-        let loss = self.checked(loss, samples)?;
-        clock.lap();
-        let (value, terms) = (loss.total.item::<f32>()?, loss.named());
-        let mut grads = backward(loss.total)?;
-        drop(loss.layers);
-        clock.lap();
-        let lr = self.schedule.lr(self.step);
-        self.optimiser.step(lr, &mut grads)?;
-        drop(grads);
-        clock.lap();
-        self.step += 1;
-        Ok(StepLog { loss: value, terms, lr, seconds: clock.laps })
-    }
-
-    /// Turns a loss that is not a number into an error that says where it arose, after saving the
-    /// state.
-    fn checked(
-        &self,
-        loss: std::result::Result<Loss, ModelError>,
-        samples: &[String],
-    ) -> Result<Loss> {
-        let what = match loss {
-            Ok(loss) => match loss.named().iter().find(|(_, v)| !v.is_finite()) {
-                None => return Ok(loss),
-                Some((name, value)) => format!("{name} is {value}"),
-            },
-            Err(ModelError::Matching(what)) => what,
-            Err(other) => return Err(other.into()),
-        };
-        let kept = self.dir.join("checkpoints").join("before-nan.safetensors");
-        let seed = self.recipe.train.seed;
-        checkpoint::save(&kept, &self.model, &self.optimiser, self.step, seed)?;
-        let samples = samples.join(", ");
-        Err(TrainError::NotFinite { step: self.step, what, kept, samples })
-    }
-
-    /// Writes a checkpoint and removes the oldest beyond those to keep.
+    /// Writes a checkpoint and removes the oldest beyond those to keep. A loss that is on a device
+    /// still has to be looked at before ([`Trainer::settle`]).
     ///
     /// # Errors
     /// A file that cannot be written; earlier checkpoints survive.
@@ -374,6 +333,11 @@ impl Trainer {
         Ok(path)
     }
 
+    /// Bytes of tensors at their peak, where the steps are done.
+    fn peak(&self) -> usize {
+        self.place.device().map_or_else(usage, usage_on).peak
+    }
+
     fn log_step(&self, log: &mut RunLog, done: &StepLog, window: &Window) -> Result<()> {
         let per_step = window.seconds_per_step(self.step);
         let line = LogLine {
@@ -381,7 +345,7 @@ impl Trainer {
             lr: done.lr,
             seconds: per_step,
             images_per_s: self.recipe.train.batch as f64 / per_step,
-            memory_mib: dressage_engine::memory::usage().peak as f64 / f64::from(1 << 20),
+            memory_mib: self.peak() as f64 / f64::from(1 << 20),
             terms: done.terms.iter().map(|(k, v)| (k.as_str(), *v)).collect(),
         };
         Ok(log.write("train", self.step, &line)?)
@@ -405,7 +369,7 @@ impl Trainer {
     }
 }
 
-/// Loads the network of a run folder as it was after `step`; `recipe` is the one in the folder,
+/// Loads the network of a run folder into host memory as it was after `step`; `recipe` is the one in the folder,
 /// perhaps with other settings for evaluation.
 ///
 /// # Errors
@@ -416,27 +380,6 @@ pub fn load(recipe: &Recipe, dir: &Path, step: u64) -> Result<Segmenter> {
     let model = network::rebuild(recipe)?;
     checkpoint::restore(&path, &notes, &mut dict, &model)?;
     Ok(model)
-}
-
-/// Laps of one step.
-struct Clock {
-    last: Instant,
-    laps: [f64; 5],
-    next: usize,
-}
-
-impl Clock {
-    fn start() -> Clock {
-        Clock { last: Instant::now(), laps: [0.0; 5], next: 0 }
-    }
-
-    fn lap(&mut self) {
-        let now = Instant::now();
-        if let Some(lap) = self.laps.get_mut(self.next) {
-            *lap = (now - self.last).as_secs_f64();
-        }
-        (self.last, self.next) = (now, self.next + 1);
-    }
 }
 
 /// Steps since the last log line.
@@ -452,9 +395,11 @@ impl Window {
         Window { from, start: Instant::now(), sum: 0.0, n: 0 }
     }
 
-    fn add(&mut self, done: &StepLog) {
-        self.sum += f64::from(done.loss);
-        self.n += 1;
+    fn add(&mut self, done: Option<&StepLog>) {
+        if let Some(done) = done {
+            self.sum += f64::from(done.loss);
+            self.n += 1;
+        }
     }
 
     fn mean_loss(&self) -> f32 {
@@ -466,6 +411,8 @@ impl Window {
     }
 
     fn text(&self, step: u64) -> String {
-        format!("loss {:.2}, {:.2} s/step", self.mean_loss(), self.seconds_per_step(step))
+        let pace = format!("{:.2} s/step", self.seconds_per_step(step));
+        // The first loss of a window may be on a device still.
+        if self.n == 0 { pace } else { format!("loss {:.2}, {pace}", self.mean_loss()) }
     }
 }

@@ -53,6 +53,20 @@ fn pointwise(kind: Activation, x: &Tensor) -> Result<Tensor> {
     Ok(record(y, &[x], || Pointwise { kind, x: saved, to: x.edge() }))
 }
 
+/// `dy` where the result `y` of a ReLU is positive.
+pub(super) fn relu_backward(y: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    backward(Activation::Relu, y, dy)
+}
+
+fn backward(kind: Activation, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    let mut dx = x.empty_like(x.shape())?;
+    kernel!("activation", x, T,
+        host => kind.backward(x.data::<T>()?, dy.data()?, dx.data_mut()?),
+        device => kind.backward_gpu(device, x.view::<T>()?, dy.view()?, dx.view_mut()?),
+    )?;
+    Ok(dx)
+}
+
 struct Pointwise {
     kind: Activation,
     /// What the kernel's backward pass takes for the input.
@@ -66,15 +80,7 @@ impl Backward for Pointwise {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        let x = self.x.get()?;
-        let mut dx = x.empty_like(x.shape())?;
-        kernel!("activation", x, T,
-            host => self.kind.backward(x.data::<T>()?, dy.data()?, dx.data_mut()?),
-            device => {
-                self.kind.backward_gpu(device, x.view::<T>()?, dy.view()?, dx.view_mut()?)
-            },
-        )?;
-        grads.add(&self.to, dx)
+        grads.add(&self.to, backward(self.kind, &self.x.get()?, &dy)?)
     }
 }
 

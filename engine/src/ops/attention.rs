@@ -1,15 +1,17 @@
 //! Softmax attention, packed and with separate operands; the n×n matrix is never in memory.
 
-use dressage_kernels::attention::{Attention, SavedGpu};
+use dressage_kernels::attention::{Attention, SavedGpu, WIDTHS};
 
-use super::{expect_shape, shape_error};
+use super::row_width::{row_width, row_width_scaled};
+use super::{expect_shape, reshape, shape_error};
 use crate::dtype::kernel;
 use crate::{
     Backward, Edge, Element, EngineError, Gradients, Result, Tensor, forbid_gradient, record,
 };
 
 /// Self-attention of `qkv` `[b, t, 3, heads, d]`: `softmax(q k^T / √d) v`, `[b, t, heads * d]`.
-/// Saves `qkv` and the log-sum-exp of each row.
+/// Saves `qkv` and the log-sum-exp of each row. On a device heads of a width without a kernel are
+/// widened with zeros.
 ///
 /// # Errors
 /// Another number of axes; a type without a kernel.
@@ -17,6 +19,12 @@ pub fn self_attention(qkv: &Tensor) -> Result<Tensor> {
     let &[b, t, 3, heads, d] = qkv.shape() else {
         return Err(shape_error("self_attention", "qkv", "[b, t, 3, heads, d]", qkv));
     };
+    if let Some(width) = widened(qkv, d) {
+        let rows = [heads, 3 * heads];
+        let wide = row_width_scaled(qkv, width, rows, (width as f64 / d as f64).sqrt())?;
+        let out = reshape(&self_attention(&wide)?, &[b, t, heads, width])?;
+        return reshape(&row_width(&out, d)?, &[b, t, heads * d]);
+    }
     let size = Attention { b, heads, d, nq: t, nk: t };
     let mut out = qkv.empty_like(&[b, t, heads * d])?;
     let mut lse = qkv.empty_sums(&[b, heads, t])?;
@@ -63,7 +71,8 @@ impl Backward for Packed {
 }
 
 /// Attention of queries `q` `[b, nq, heads * d]` to `k`, `v` `[b, nk, heads * d]`; keys with
-/// `blocked` `[b, nq, nk]` = 1 (u8, the same for all heads) are not seen.
+/// `blocked` `[b, nq, nk]` = 1 (u8, the same for all heads) are not seen. On a device heads of a
+/// width without a kernel are widened with zeros.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -87,7 +96,16 @@ pub fn attention(
         expect_shape("attention", "blocked", blocked, &[b, nq, nk])?;
         forbid_gradient("attention", "blocked", blocked)?;
     }
-    let size = Attention { b, heads, d: c / heads, nq, nk };
+    let d = c / heads;
+    if let Some(width) = widened(q, d) {
+        // The kernel divides by the root of its own width.
+        let q = to_heads(q, [heads, d, width], (width as f64 / d as f64).sqrt())?;
+        let [k, v] = [k, v].map(|x| to_heads(x, [heads, d, width], 1.0));
+        let out = attention(&q, &k?, &v?, heads, blocked)?;
+        let out = reshape(&out, &[b, nq, heads, width])?;
+        return reshape(&row_width(&out, d)?, &[b, nq, c]);
+    }
+    let size = Attention { b, heads, d, nq, nk };
     let mut out = q.empty_like(q.shape())?;
     let mut lse = q.empty_sums(&[b, heads, nq])?;
     kernel!("attention", q, T,
@@ -112,6 +130,19 @@ pub fn attention(
         lse,
         to: qkv.map(Tensor::edge),
     }))
+}
+
+/// The width that a device's kernels take in place of heads of `d` channels, if it is another.
+fn widened(x: &Tensor, d: usize) -> Option<usize> {
+    x.device()?;
+    WIDTHS.iter().copied().find(|&width| width >= d).filter(|&width| width != d)
+}
+
+/// `x` `[b, n, heads * d]` times `factor` with heads of `width` channels.
+fn to_heads(x: &Tensor, [heads, d, width]: [usize; 3], factor: f64) -> Result<Tensor> {
+    let apart = reshape(x, &[x.dim(0), x.dim(1), heads, d])?;
+    let wide = row_width_scaled(&apart, width, [1, 1], factor)?;
+    reshape(&wide, &[x.dim(0), x.dim(1), heads * width])
 }
 
 /// What the backward pass of a device reads of the forward pass.

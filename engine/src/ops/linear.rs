@@ -1,13 +1,15 @@
 //! Linear layer with the weight in the framework's layout `[out, in]`.
 
 use dressage_kernels::add::Add;
+use dressage_kernels::device::Float;
 use dressage_kernels::linear::{Input, Linear, Output, Weight};
 use dressage_kernels::matmul::Beta;
+use half::bf16;
 
 use super::frozen::{layer, weight_of};
-use crate::dtype::kernel;
+use crate::dtype::{Element, kernel};
 use crate::kept::Kept;
-use crate::{Backward, Edge, Gradients, Result, Tensor, record};
+use crate::{Backward, DType, Device, Edge, Gradients, Result, Tensor, record};
 
 /// `y = x W^T + b` over the last axis: x `[.., k]`, weight `[m, k]`, bias `[m]`, y `[.., m]`.
 /// Saves `x` only if the weight needs a gradient; with a frozen weight the backward pass is one
@@ -33,17 +35,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
             size.forward_gpu(device, x.view::<T>()?, weight.view()?, b, y.view_mut()?)
         },
     )?;
-    let mut inputs = vec![x, weight];
-    inputs.extend(bias);
-    let y = record(y, &inputs, || Saved {
-        size,
-        x: weight.tracked().then(|| x.keep()),
-        weight: weight.detach(),
-        x_shape: x.shape().to_vec(),
-        to_x: x.edge(),
-        to_weight: weight.edge(),
-        to_bias: bias.map(Tensor::edge),
-    });
+    let y = saved(size, y, x, weight, bias, false);
     if weight.tracked() || bias.is_some_and(Tensor::tracked) {
         return Ok(y);
     }
@@ -53,8 +45,64 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     }))
 }
 
+/// `max(x W^T + b, 0)`: [`linear`] and [`super::relu`]. On a device the product does both; saves x
+/// as [`linear`] does, and its result, as the layer after it does anyway.
+///
+/// # Errors
+/// Shapes that do not fit; a type without a kernel.
+pub fn linear_relu(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let Some(device) = x.device() else {
+        return super::relu(&linear(x, weight, Some(bias))?);
+    };
+    let (size, shape) = layer("linear", x, weight, Some(bias))?;
+    let mut y = x.empty_like(&shape)?;
+    match x.dtype() {
+        DType::Bf16 => rectified::<bf16>(&size, device, x, weight, bias, &mut y)?,
+        _ => rectified::<f32>(&size, device, x, weight, bias, &mut y)?,
+    }
+    Ok(saved(size, y, x, weight, Some(bias), true))
+}
+
+fn rectified<T: Element + Float>(
+    size: &Linear,
+    device: &Device,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    y: &mut Tensor,
+) -> Result<()> {
+    let (x, w, b) = (x.view::<T>()?, weight.view()?, bias.view()?);
+    Ok(size.forward_relu_gpu(device, x, w, b, y.view_mut()?)?)
+}
+
+/// The result with what its backward pass needs.
+fn saved(
+    size: Linear,
+    y: Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    rectified: bool,
+) -> Tensor {
+    let mut inputs = vec![x, weight];
+    inputs.extend(bias);
+    let result = rectified.then(|| y.detach());
+    record(y, &inputs, || Saved {
+        size,
+        rectified: result,
+        x: weight.tracked().then(|| x.keep()),
+        weight: weight.detach(),
+        x_shape: x.shape().to_vec(),
+        to_x: x.edge(),
+        to_weight: weight.edge(),
+        to_bias: bias.map(Tensor::edge),
+    })
+}
+
 struct Saved {
     size: Linear,
+    /// The result behind a ReLU: positive where what came before it was.
+    rectified: Option<Tensor>,
     x: Option<Kept>,
     weight: Tensor,
     x_shape: Vec<usize>,
@@ -69,10 +117,21 @@ impl Backward for Saved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
+        let dy = match &self.rectified {
+            Some(y) => super::activation::relu_backward(y, &dy)?,
+            None => dy,
+        };
         if self.to_x.wants() {
             let mut dx = dy.empty_like(&self.x_shape)?;
             self.input(&dy, &mut dx)?;
             grads.add(&self.to_x, dx)?;
+        }
+        if let (Some(x), Some(to_bias), Some(_)) = (&self.x, &self.to_bias, dy.device()) {
+            // On a device one product forms both.
+            let x = x.get()?;
+            return grads.accumulate_all([&self.to_weight, to_bias], |[dw, db]| {
+                self.parameters(Some(&x), &dy, dw, db)
+            });
         }
         if let Some(x) = &self.x {
             let x = x.get()?;

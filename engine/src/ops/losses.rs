@@ -1,8 +1,8 @@
 //! Losses over points and classes, and their sum.
 
-use dressage_kernels::KernelError;
 use dressage_kernels::add::Add;
 use dressage_kernels::class_loss::ClassLoss;
+use dressage_kernels::device::ViewMut;
 use dressage_kernels::mask_loss::{MaskLoss, MaskLosses, Pairs};
 use dressage_kernels::reduce::sum_gpu;
 use half::bf16;
@@ -32,30 +32,92 @@ pub fn mask_loss(
     };
     expect_shape("mask_loss", "t", t, &[r, p])?;
     let size = MaskLoss { r, p, mask_weight: weights[0], dice_weight: weights[1] };
+    let divisor = match x.device() {
+        Some(device) => {
+            Divisor::Device(Tensor::scalar(num as f32).to_device(device, DType::F32)?, None)
+        }
+        None => Divisor::Host(num),
+    };
+    mask_loss_of(size, x, t, divisor, capacity)
+}
+
+/// [`mask_loss`] on a device that holds the number of masks, `num` `[1]`, and the weight of each
+/// pair, `pair_weights` `[r]`, 0 for one that only pads; both f32. The host sees neither.
+///
+/// # Errors
+/// Shapes that do not fit; tensors in host memory; a type without a kernel.
+pub fn mask_loss_at(
+    x: &Tensor,
+    t: &Tensor,
+    num: &Tensor,
+    pair_weights: &Tensor,
+    weights: [f64; 2],
+) -> Result<Tensor> {
+    let &[r, p] = x.shape() else {
+        return Err(shape_error("mask_loss", "x", "[r, p]", x));
+    };
+    expect_shape("mask_loss", "t", t, &[r, p])?;
+    expect_shape("mask_loss", "num", num, &[1])?;
+    expect_shape("mask_loss", "pair_weights", pair_weights, &[r])?;
+    if x.device().is_none() {
+        return Err(EngineError::OnHost { op: "mask_loss" });
+    }
+    let size = MaskLoss { r, p, mask_weight: weights[0], dice_weight: weights[1] };
+    mask_loss_of(size, x, t, Divisor::Device(num.clone(), Some(pair_weights.clone())), 0)
+}
+
+/// What the sums are divided by, where the logits lie.
+enum Divisor {
+    Host(f64),
+    /// The number of masks, and the weight of each pair.
+    Device(Tensor, Option<Tensor>),
+}
+
+impl Divisor {
+    fn host(&self) -> Result<f64> {
+        match self {
+            Divisor::Host(num) => Ok(*num),
+            Divisor::Device(num, _) => Err(num.not_on_host("mask_loss")),
+        }
+    }
+
+    /// What the kernels of a device read.
+    fn pairs<'a, T: Element>(&'a self, x: &'a Tensor, t: &'a Tensor) -> Result<Pairs<'a, T>> {
+        let Divisor::Device(num, weights) = self else {
+            return Err(EngineError::OnHost { op: "mask_loss" });
+        };
+        let weights = weights.as_ref().map(Tensor::view).transpose()?;
+        Ok(Pairs { x: x.view()?, t: t.view()?, weights, num: num.view()? })
+    }
+}
+
+fn mask_loss_of(
+    size: MaskLoss,
+    x: &Tensor,
+    t: &Tensor,
+    divisor: Divisor,
+    capacity: usize,
+) -> Result<Tensor> {
     let exact = x.dtype().of_sums();
     // A device keeps the cross-entropy of each pair as well.
     let kept = if x.device().is_some() { 4 } else { 3 };
-    let mut sums = Tensor::with_capacity_on(x.device(), exact, &[r, kept], kept * capacity)?;
+    let mut sums = Tensor::with_capacity_on(x.device(), exact, &[size.r, kept], kept * capacity)?;
     let mut y = x.empty_sums(&[2])?;
-    let count = match x.device() {
-        Some(device) => Some(Tensor::scalar(num as f32).to_device(device, DType::F32)?),
-        None => None,
-    };
     kernel!("mask_loss", x, T,
         host => {
+            let num = divisor.host()?;
             let loss = size.forward(x.data::<T>()?, t.data()?, num, sums.data_mut()?)?;
             y.data_mut::<T>()?.copy_from_slice(&[loss.mask, loss.dice]);
             Ok::<_, EngineError>(())
         },
         device => {
-            let pairs = pairs::<T>(x, t, count.as_ref())?;
+            let pairs = divisor.pairs::<T>(x, t)?;
             size.forward_gpu(device, pairs, sums.view_mut()?, y.view_mut()?)
         },
     )?;
     Ok(record(y, &[x], || MaskSaved {
         size,
-        num,
-        count,
+        divisor,
         capacity,
         x: x.detach(),
         t: t.detach(),
@@ -64,21 +126,9 @@ pub fn mask_loss(
     }))
 }
 
-/// What the kernels of a device read; `count` holds the number that divides the losses.
-fn pairs<'a, T: Element>(
-    x: &'a Tensor,
-    t: &'a Tensor,
-    count: Option<&'a Tensor>,
-) -> Result<Pairs<'a, T>> {
-    let num = count.ok_or(EngineError::OnHost { op: "mask_loss" })?.view()?;
-    Ok(Pairs { x: x.view()?, t: t.view()?, weights: None, num })
-}
-
 struct MaskSaved {
     size: MaskLoss,
-    num: f64,
-    /// `num` on the device, if the logits lie on one.
-    count: Option<Tensor>,
+    divisor: Divisor,
     capacity: usize,
     x: Tensor,
     t: Tensor,
@@ -92,7 +142,7 @@ impl Backward for MaskSaved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        let MaskSaved { size, num, count, capacity, x, t, sums, to } = &*self;
+        let MaskSaved { size, divisor, capacity, x, t, sums, to } = &*self;
         let capacity = capacity * size.p;
         let mut dx = Tensor::with_capacity_on(x.device(), x.dtype(), x.shape(), capacity)?;
         kernel!("mask_loss", x, T,
@@ -100,11 +150,12 @@ impl Backward for MaskSaved {
                 let &[mask, dice] = dy.data::<T>()? else {
                     return Err(shape_error("mask_loss", "dy", "[2]", &dy));
                 };
-                let upstream = MaskLosses { mask, dice };
-                size.backward(x.data()?, t.data()?, *num, sums.data()?, upstream, dx.data_mut()?)
+                let (num, upstream) = (divisor.host()?, MaskLosses { mask, dice });
+                let (x, t, dx) = (x.data()?, t.data()?, dx.data_mut()?);
+                Ok::<_, EngineError>(size.backward(x, t, num, sums.data()?, upstream, dx)?)
             },
             device => {
-                let pairs = pairs::<T>(x, t, count.as_ref())?;
+                let pairs = divisor.pairs::<T>(x, t)?;
                 size.backward_gpu(device, pairs, sums.view()?, dy.view()?, dx.view_mut()?)
             },
         )?;
@@ -124,24 +175,71 @@ pub fn class_loss(
     class_weights: &[f64],
     weight: f64,
 ) -> Result<Tensor> {
-    let k = logits.last_dim();
-    let size = ClassLoss { n: logits.len() / k.max(1), k, weight };
+    let size = class_sizes(logits, weight);
     let tables = match logits.device() {
-        Some(device) => Some(ClassTables::new(device, &size, targets, class_weights)?),
+        Some(device) => {
+            size.check_targets(targets)?;
+            let weights: Vec<f32> = class_weights.iter().map(|&w| w as f32).collect();
+            let targets = Tensor::from_slice(targets, &[targets.len()])?;
+            let weights = Tensor::from_slice(&weights, &[weights.len()])?;
+            let targets = targets.to_device(device, DType::I32)?;
+            Some(ClassTables::new(device, targets, weights.to_device(device, DType::F32)?)?)
+        }
         None => None,
     };
-    let mut saved = ClassSaved {
-        size,
-        targets: targets.to_vec(),
-        class_weights: class_weights.to_vec(),
-        tables,
+    class_loss_of(
+        ClassSaved {
+            size,
+            targets: targets.to_vec(),
+            class_weights: class_weights.to_vec(),
+            tables,
+            logits: logits.detach(),
+            to: logits.edge(),
+        },
+        logits,
+    )
+}
+
+/// [`class_loss`] with `targets` `[n]` (i32) and `class_weights` `[k]` (f32) where the logits lie.
+/// On a device the host does not see the targets: a row whose target is no class counts for
+/// nothing there.
+///
+/// # Errors
+/// As [`class_loss`].
+pub fn class_loss_at(
+    logits: &Tensor,
+    targets: &Tensor,
+    class_weights: &Tensor,
+    weight: f64,
+) -> Result<Tensor> {
+    let Some(device) = logits.device() else {
+        let wide: Vec<f64> = class_weights.data::<f32>()?.iter().map(|&w| w.into()).collect();
+        return class_loss(logits, targets.data()?, &wide, weight);
+    };
+    let tables = ClassTables::new(device, targets.clone(), class_weights.clone())?;
+    let saved = ClassSaved {
+        size: class_sizes(logits, weight),
+        targets: Vec::new(),
+        class_weights: Vec::new(),
+        tables: Some(tables),
         logits: logits.detach(),
         to: logits.edge(),
     };
+    class_loss_of(saved, logits)
+}
+
+fn class_sizes(logits: &Tensor, weight: f64) -> ClassLoss {
+    let k = logits.last_dim();
+    ClassLoss { n: logits.len() / k.max(1), k, weight }
+}
+
+fn class_loss_of(mut saved: ClassSaved, logits: &Tensor) -> Result<Tensor> {
+    let size = saved.size;
     let mut y = logits.empty_sums(&[])?;
     kernel!("class_loss", logits, T,
         host => {
-            let loss = size.forward(logits.data::<T>()?, targets, &saved.weights::<T>())?;
+            let (x, weights) = (logits.data::<T>()?, saved.weights::<T>());
+            let loss = size.forward(x, &saved.targets, &weights)?;
             y.data_mut::<T>()?.fill(loss);
             Ok::<_, EngineError>(())
         },
@@ -164,21 +262,9 @@ struct ClassTables {
 }
 
 impl ClassTables {
-    /// Refuses a target beyond the classes, which the kernel would leave out.
-    fn new(device: &Device, size: &ClassLoss, targets: &[i32], weights: &[f64]) -> Result<Self> {
-        let classes = 0..size.k as i64;
-        if let Some(bad) = targets.iter().find(|y| !classes.contains(&i64::from(**y))) {
-            let what = format!("target {bad} is not one of {} classes", size.k);
-            return Err(KernelError::Size { op: "class_loss", what }.into());
-        }
-        let weights: Vec<f32> = weights.iter().map(|&w| w as f32).collect();
-        let targets = Tensor::from_slice(targets, &[targets.len()])?;
-        let weights = Tensor::from_slice(&weights, &[weights.len()])?;
-        Ok(ClassTables {
-            targets: targets.to_device(device, DType::I32)?,
-            weights: weights.to_device(device, DType::F32)?,
-            scale: Tensor::empty_on(Some(device), DType::F32, &[])?,
-        })
+    fn new(device: &Device, targets: Tensor, weights: Tensor) -> Result<Self> {
+        let scale = Tensor::empty_on(Some(device), DType::F32, &[])?;
+        Ok(ClassTables { targets, weights, scale })
     }
 }
 
@@ -248,20 +334,28 @@ pub fn total(parts: &[&Tensor]) -> Result<Tensor> {
             y.data_mut::<T>()?.fill(sum);
             Ok(())
         })?,
-        Some(device) => {
-            let mut sums = first.empty_sums(&[parts.len()])?;
-            for (i, part) in parts.iter().enumerate() {
-                let out = sums.view_mut::<f32>()?.slice(i..i + 1);
-                match part.dtype() {
-                    DType::Bf16 => sum_gpu(device, part.view::<bf16>()?, out)?,
-                    _ => sum_gpu(device, part.view::<f32>()?, out)?,
+        Some(device) => match parts {
+            [part] => sum_on(device, part, y.view_mut()?)?,
+            _ => {
+                let mut sums = first.empty_sums(&[parts.len()])?;
+                for (i, part) in parts.iter().enumerate() {
+                    sum_on(device, part, sums.view_mut::<f32>()?.slice(i..i + 1))?;
                 }
+                sum_gpu(device, sums.view::<f32>()?, y.view_mut()?)?;
             }
-            sum_gpu(device, sums.view::<f32>()?, y.view_mut()?)?;
-        }
+        },
     }
     let to = || parts.iter().map(|t| (t.edge(), t.shape().to_vec())).collect();
     Ok(record(y, parts, || Total { to: to() }))
+}
+
+/// Writes the sum of `part` to `out` `[1]`.
+fn sum_on(device: &Device, part: &Tensor, out: ViewMut<'_, f32>) -> Result<()> {
+    let summed = match part.dtype() {
+        DType::Bf16 => sum_gpu(device, part.view::<bf16>()?, out),
+        _ => sum_gpu(device, part.view::<f32>()?, out),
+    };
+    Ok(summed?)
 }
 
 struct Total {

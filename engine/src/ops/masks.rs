@@ -39,21 +39,25 @@ pub fn attention_mask(logits: &Tensor, size: [usize; 2]) -> Result<(Tensor, Tens
 }
 
 /// Sine position code of an h×w map, `[h * w, c]`, where `like` lies and of its type (spec
-/// mask2former §2.2). Computed on the host.
+/// mask2former §2.2). Computed on the host; a device keeps it.
 ///
 /// # Errors
 /// Channels that do not divide by 4; a type without floats; no room on the device.
 pub fn sine_position(h: usize, w: usize, c: usize, like: &Tensor) -> Result<Tensor> {
-    let mut code = Tensor::empty_of(like.dtype().of_sums(), &[h * w, c]);
-    match code.dtype() {
-        DType::F32 => sine_position::sine_position(h, w, c, code.data_mut::<f32>()?)?,
-        DType::F64 => sine_position::sine_position(h, w, c, code.data_mut::<f64>()?)?,
-        found => {
-            return Err(EngineError::Type { op: "sine_position", expected: "f32 or f64", found });
+    let dtype = like.dtype().of_sums();
+    let compute = || {
+        let mut code = Tensor::empty_of(dtype, &[h * w, c]);
+        match dtype {
+            DType::F32 => sine_position::sine_position(h, w, c, code.data_mut::<f32>()?)?,
+            DType::F64 => sine_position::sine_position(h, w, c, code.data_mut::<f64>()?)?,
+            found => {
+                let expected = "f32 or f64";
+                return Err(EngineError::Type { op: "sine_position", expected, found });
+            }
         }
-    }
-    match like.device() {
-        Some(device) => code.to_device(device, like.dtype()),
-        None => Ok(code),
-    }
+        Ok(code)
+    };
+    let Some(device) = like.device() else { return compute() };
+    let numbers = [h, w, c].map(|n| n as u64);
+    Tensor::table(device, like.dtype(), &[h * w, c], ("sine_position", &numbers), compute)
 }

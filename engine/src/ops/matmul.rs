@@ -72,16 +72,16 @@ impl Backward for Saved {
         let MatMul { batch, n, m, k, trans_a, trans_b, .. } = self.product;
         if let Some(b) = &self.b {
             // op(a) = dy op(b)^T; stored transposed if a was.
-            grads.accumulate(&self.to[0], |da| match trans_a {
-                true => run(&product(batch, [k, n, m], [trans_b, true]), b, &dy, Beta::Add, da),
-                false => run(&product(batch, [n, k, m], [false, !trans_b]), &dy, b, Beta::Add, da),
+            grads.accumulate_product(&self.to[0], |da, beta| match trans_a {
+                true => run(&product(batch, [k, n, m], [trans_b, true]), b, &dy, beta, da),
+                false => run(&product(batch, [n, k, m], [false, !trans_b]), &dy, b, beta, da),
             })?;
         }
         if let Some(a) = &self.a {
             // op(b) = op(a)^T dy
-            grads.accumulate(&self.to[1], |db| match trans_b {
-                true => run(&product(batch, [m, k, n], [true, trans_a]), &dy, a, Beta::Add, db),
-                false => run(&product(batch, [k, m, n], [!trans_a, false]), a, &dy, Beta::Add, db),
+            grads.accumulate_product(&self.to[1], |db, beta| match trans_b {
+                true => run(&product(batch, [m, k, n], [true, trans_a]), &dy, a, beta, db),
+                false => run(&product(batch, [k, m, n], [!trans_a, false]), a, &dy, beta, db),
             })?;
         }
         Ok(())

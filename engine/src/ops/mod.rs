@@ -12,6 +12,7 @@ mod cast;
 mod conv;
 mod deform;
 mod frozen;
+mod gather;
 mod join;
 mod linear;
 mod losses;
@@ -22,6 +23,7 @@ mod points;
 mod position;
 mod rein;
 mod resize;
+mod row_width;
 mod softmax;
 mod view;
 
@@ -32,9 +34,10 @@ pub use cast::cast;
 pub use conv::{conv2d, patch_embed};
 pub use deform::ms_deform_attn;
 pub use frozen::{Activated, Norm, linear_residual, norm_linear};
+pub use gather::gather_rows_at;
 pub use join::{broadcast, concat, gather_rows, narrow, prepend};
-pub use linear::linear;
-pub use losses::{class_loss, mask_loss, total};
+pub use linear::{linear, linear_relu};
+pub use losses::{class_loss, class_loss_at, mask_loss, mask_loss_at, total};
 pub use masks::{attention_mask, sine_position};
 pub use matmul::matmul;
 pub use norm::{group_norm, layer_norm};
@@ -44,6 +47,7 @@ pub use rein::{ReinParts, rein, token_link};
 pub use resize::{
     resize_bicubic_antialiased, resize_bicubic_by_factor, resize_by_factor, resize_maps, resize_to,
 };
+pub use row_width::row_width;
 pub use softmax::softmax;
 pub use view::{reshape, rows};
 

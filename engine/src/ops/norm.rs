@@ -130,7 +130,7 @@ impl Backward for Saved {
             }
             Size::Group(_) => {}
         }
-        grads.accumulate_both([to_weight, to_bias], |[dw, db]| self.kernel(&x, &dy, None, dw, db))
+        grads.accumulate_all([to_weight, to_bias], |[dw, db]| self.kernel(&x, &dy, None, dw, db))
     }
 }
 

@@ -11,7 +11,8 @@ use crate::dtype::kernel;
 use crate::{Backward, DType, Edge, Gradients, Result, Tensor, floats, forbid_gradient, record};
 
 /// Reads `maps` `[r, h, w]` bilinearly, zero outside, at `points` `[r, p, 2]` (x, y in [0, 1];
-/// `[p, 2]` for all rows alike): `[r, p]`. The buffer is taken for `capacity` rows.
+/// `[p, 2]` for all rows alike; `[sets, p, 2]`, each set for `r / sets` consecutive rows, as those
+/// of an image are): `[r, p]`. The buffer is taken for `capacity` rows.
 ///
 /// # Errors
 /// Shapes that do not fit; points that need a gradient; a type without a kernel.
@@ -19,24 +20,31 @@ pub fn point_sample(maps: &Tensor, points: &Tensor, capacity: usize) -> Result<T
     let &[r, h, w] = maps.shape() else {
         return Err(shape_error("point_sample", "maps", "[r, h, w]", maps));
     };
-    let (p, shared) = match *points.shape() {
-        [p, 2] => (p, true),
-        [rows, p, 2] if rows == r => (p, false),
+    let (p, sets) = match *points.shape() {
+        [p, 2] => (p, Some(1)),
+        [rows, p, 2] if rows == r => (p, None),
+        [sets, p, 2] if sets > 0 && r.is_multiple_of(sets) => (p, Some(sets)),
         _ => return Err(shape_error("point_sample", "points", format!("[{r}, p, 2]"), points)),
     };
     forbid_gradient("point_sample", "points", points)?;
-    let size = PointSample { r, h, w, p, shared };
+    let size = PointSample { r, h, w, p, shared: sets.is_some() };
+    let sets = Sets { count: sets.unwrap_or(1), all: size };
     // Coordinates and what is read are f32 whatever the maps are.
     let exact = maps.dtype().of_sums();
     let mut y = Tensor::with_capacity_on(maps.device(), exact, &[r, p], capacity * p)?;
     kernel!("point_sample", maps, T,
-        host => size.forward(maps.data::<T>()?, points.data()?, y.data_mut()?),
+        host => {
+            let (maps, points, y) = (maps.data::<T>()?, points.data::<T>()?, y.data_mut::<T>()?);
+            sets.each().try_for_each(|(size, [m, p, v])| {
+                size.forward(&maps[m], &points[p], &mut y[v])
+            })
+        },
         device => {
             size.forward_gpu(device, maps.view::<T>()?, points.view()?, y.view_mut()?)
         },
     )?;
     Ok(record(y, &[maps], || Saved {
-        size,
+        sets,
         dtype: maps.dtype(),
         points: points.clone(),
         capacity: capacity * h * w,
@@ -44,8 +52,30 @@ pub fn point_sample(maps: &Tensor, points: &Tensor, capacity: usize) -> Result<T
     }))
 }
 
+/// Sets of points and what they read.
+#[derive(Clone, Copy)]
+struct Sets {
+    count: usize,
+    /// Sizes of all maps together.
+    all: PointSample,
+}
+
+impl Sets {
+    /// Sizes of each set, and its part of maps, points and values. A kernel of the host takes one
+    /// set at a time, one of a device all of them.
+    fn each(self) -> impl Iterator<Item = (PointSample, [Range<usize>; 3])> {
+        let PointSample { r, h, w, p, shared } = self.all;
+        let one = PointSample { r: r / self.count, ..self.all };
+        let rows = if shared { 1 } else { r };
+        let part = |i: usize, n: usize| i * n..(i + 1) * n;
+        (0..self.count).map(move |i| {
+            (one, [part(i, one.r * h * w), part(i, rows * p * 2), part(i, one.r * p)])
+        })
+    }
+}
+
 struct Saved {
-    size: PointSample,
+    sets: Sets,
     /// Of the maps.
     dtype: DType,
     points: Tensor,
@@ -59,12 +89,16 @@ impl Backward for Saved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        let Saved { size, dtype, points, capacity, to } = &*self;
+        let Saved { sets, dtype, points, capacity, to } = &*self;
+        let size = sets.all;
         let shape = [size.r, size.h, size.w];
         let mut dx = Tensor::with_capacity_on(dy.device(), *dtype, &shape, *capacity)?;
         match (dy.device(), dtype) {
             (None, _) => floats!("point_sample", dy, T => {
-                Ok(size.backward(points.data::<T>()?, dy.data()?, dx.data_mut()?)?)
+                let (points, dy, dx) = (points.data::<T>()?, dy.data::<T>()?, dx.data_mut::<T>()?);
+                Ok(sets.each().try_for_each(|(size, [m, p, v])| {
+                    size.backward(&points[p], &dy[v], &mut dx[m])
+                })?)
             })?,
             (Some(device), DType::Bf16) => {
                 let dx = dx.view_mut::<bf16>()?;
@@ -180,11 +214,15 @@ impl Backward for Rows {
             }
             grads.add(&self.to[0], de)?;
         }
-        grads.accumulate(&self.to[1], |df| {
+        grads.accumulate_product(&self.to[1], |df, beta| {
+            if beta == Beta::Overwrite && runs.len() < self.feature.dim(0) {
+                // Images without rows are not written below.
+                *df = Tensor::zeros_on(df.device(), df.dtype(), df.shape())?;
+            }
             for (image, at) in &runs {
                 let product = MatMul::new(n, c, at.len()).trans_a();
                 let (rows, into) = ((e, at.start * c), (&mut *df, image * n * c));
-                part_of(&product, (&dy, at.start * n), rows, Beta::Add, into)?;
+                part_of(&product, (&dy, at.start * n), rows, beta, into)?;
             }
             Ok(())
         })

@@ -138,7 +138,7 @@ impl Backward for Relative {
             self.kernel(&dy, Some(dqkv), [None, None])
         })?;
         let [rows, columns] = &self.to_tables;
-        grads.accumulate_both([rows, columns], |d| self.kernel(&dy, None, d))
+        grads.accumulate_all([rows, columns], |d| self.kernel(&dy, None, d))
     }
 }
 

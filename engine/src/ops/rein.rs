@@ -1,9 +1,12 @@
 //! Rein's refinement of features and the link from tokens to queries.
 
-use dressage_kernels::rein::{Gradients as Parts, GradientsGpu, Rein, Weights, WeightsGpu};
+use dressage_kernels::rein::{
+    CHANNELS, Gradients as Parts, GradientsGpu, Rein, Weights, WeightsGpu,
+};
 use dressage_kernels::token_link::TokenLink;
 
-use super::{expect_shape, shape_error};
+use super::row_width::{row_width, row_width_scaled};
+use super::{expect_shape, reshape, shape_error};
 use crate::dtype::kernel;
 use crate::{Backward, Edge, Element, Float, Gradients, Result, Tensor, record};
 
@@ -29,7 +32,8 @@ impl ReinParts<'_> {
 
 /// `f + s (X W_f^T + b_f)` with `X = f + S[:, 1:] V`, `S = softmax(f T^T / √c)` for all rows of f
 /// `[b, skip + n, c]` but the first `skip` of each image, which pass unchanged (Rein, eq. 2 to 7).
-/// Without `softmax`, `S = f T^T`. Saves f and the log-sum-exp of each row.
+/// Without `softmax`, `S = f T^T`. Saves f and the log-sum-exp of each row. On a device channels
+/// that its kernel does not take are filled up with zeros.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -46,6 +50,9 @@ pub fn rein(f: &Tensor, parts: &ReinParts<'_>, skip: usize, softmax: bool) -> Re
     expect_shape("rein", "weight", parts.weight, &[c, c])?;
     expect_shape("rein", "bias", parts.bias, &[c])?;
     expect_shape("rein", "scale", parts.scale, &[])?;
+    if f.device().is_some() && !c.is_multiple_of(CHANNELS) {
+        return widened(f, parts, skip, softmax);
+    }
     let size = Rein { b, skip, n: t - skip, c, m, softmax };
     let mut out = f.empty_like(f.shape())?;
     let mut lse = f.empty_sums(&[b, size.n])?;
@@ -68,6 +75,25 @@ pub fn rein(f: &Tensor, parts: &ReinParts<'_>, skip: usize, softmax: bool) -> Re
         to_f: f.edge(),
         to: parts.all().map(Tensor::edge),
     }))
+}
+
+/// [`rein`] with channels filled up to a multiple of [`CHANNELS`].
+fn widened(f: &Tensor, parts: &ReinParts<'_>, skip: usize, softmax: bool) -> Result<Tensor> {
+    let c = f.last_dim();
+    let width = c.next_multiple_of(CHANNELS);
+    // The kernel divides scores by the root of its own width.
+    let factor = if softmax { (width as f64 / c as f64).sqrt() } else { 1.0 };
+    // Rows of W_f are filled up by those of zeros that follow them in memory.
+    let weight = reshape(&row_width(parts.weight, width)?, &[1, c * width])?;
+    let weight = reshape(&row_width(&weight, width * width)?, &[width, width])?;
+    let parts = ReinParts {
+        tokens: row_width_scaled(&parts.tokens, width, [1, 1], factor)?,
+        values: row_width(&parts.values, width)?,
+        weight: &weight,
+        bias: &row_width(parts.bias, width)?,
+        scale: parts.scale,
+    };
+    row_width(&rein(&row_width(f, width)?, &parts, skip, softmax)?, c)
 }
 
 fn weights<T: Float>(parts: &[Tensor; 5]) -> Result<Weights<'_, T>> {
@@ -112,16 +138,25 @@ impl Backward for Saved {
             true => Some(self.f.empty_like(self.f.shape())?),
             false => None,
         };
-        // One kernel call fills all of them; shared parameters then cost one addition each.
-        let mut sums: Vec<Option<Tensor>> = Vec::new();
-        for (to, part) in self.to.iter().zip(&self.parts) {
-            let zeros = || Tensor::zeros_on(part.device(), part.dtype().of_sums(), part.shape());
-            sums.push(to.wants().then(zeros).transpose()?);
-        }
-        self.kernel(&dy, df.as_mut(), &mut sums)?;
-        for (to, sum) in self.to.iter().zip(sums) {
-            if let Some(sum) = sum {
-                grads.add(to, sum)?;
+        if dy.device().is_some() {
+            // The kernels add: to what other layers have left for the parameters that they share.
+            let mut sums = |sums: [Option<&mut Tensor>; 5]| self.kernel(&dy, df.as_mut(), sums);
+            match self.to.iter().any(Edge::wants) {
+                true => grads.accumulate_all(self.to.each_ref(), sums)?,
+                false => sums([const { None }; 5])?,
+            }
+        } else {
+            // One kernel call fills all of them; shared parameters then cost one addition each.
+            let mut sums: [Option<Tensor>; 5] = [const { None }; 5];
+            for ((sum, to), part) in sums.iter_mut().zip(&self.to).zip(&self.parts) {
+                let zeros = || Tensor::zeros_on(None, part.dtype().of_sums(), part.shape());
+                *sum = to.wants().then(zeros).transpose()?;
+            }
+            self.kernel(&dy, df.as_mut(), sums.each_mut().map(Option::as_mut))?;
+            for (to, sum) in self.to.iter().zip(sums) {
+                if let Some(sum) = sum {
+                    grads.add(to, sum)?;
+                }
             }
         }
         match df {
@@ -136,10 +171,10 @@ impl Saved {
         &self,
         dy: &Tensor,
         df: Option<&mut Tensor>,
-        sums: &mut [Option<Tensor>],
+        sums: [Option<&mut Tensor>; 5],
     ) -> Result<()> {
         let Saved { size, f, parts, lse, .. } = self;
-        let mut sums = sums.iter_mut().map(Option::as_mut);
+        let mut sums = sums.into_iter();
         let mut next = || sums.next().flatten();
         kernel!("rein", f, T,
             host => {

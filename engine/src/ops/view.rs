@@ -1,8 +1,9 @@
-//! Views that share memory: another shape, or a range of the first axis.
+//! Views that share memory: another shape, or a range of the first axis. Their gradients are those
+//! of the value itself or a part of them, so they leave nothing in the graph.
 
-use super::join::add_pieces;
 use super::shape_error;
-use crate::{Backward, Edge, Gradients, Result, Tensor, record};
+use crate::graph::record_view;
+use crate::{Result, Tensor};
 
 /// The same elements under another shape of the same size. Free.
 ///
@@ -12,21 +13,7 @@ pub fn reshape(x: &Tensor, shape: &[usize]) -> Result<Tensor> {
     if shape.iter().product::<usize>() != x.len() {
         return Err(shape_error("reshape", "x", format!("as many elements as {shape:?}"), x));
     }
-    Ok(record(x.part(0, shape), &[x], || Reshape { to: x.edge() }))
-}
-
-struct Reshape {
-    to: Edge,
-}
-
-impl Backward for Reshape {
-    fn name(&self) -> &'static str {
-        "reshape"
-    }
-
-    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        grads.add(&self.to, dy)
-    }
+    Ok(record_view(x.part(0, shape), x, 0))
 }
 
 /// Rows `start..start + len` of the first axis. Free; the gradient lands in those rows of `x`'s
@@ -41,23 +28,5 @@ pub fn rows(x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
     let row = x.len() / x.dim(0).max(1);
     let mut shape = x.shape().to_vec();
     shape[0] = len;
-    let y = x.part(start * row, &shape);
-    Ok(record(y, &[x], || Rows { offset: start * row, to: x.edge() }))
-}
-
-struct Rows {
-    offset: usize,
-    to: Edge,
-}
-
-impl Backward for Rows {
-    fn name(&self) -> &'static str {
-        "rows"
-    }
-
-    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        grads.accumulate(&self.to, |dx| {
-            add_pieces("rows", dy.len(), std::iter::once((0, self.offset)), &dy, dx)
-        })
-    }
+    Ok(record_view(x.part(start * row, &shape), x, start * row))
 }

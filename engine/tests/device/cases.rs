@@ -29,11 +29,15 @@ fn case(
 
 pub fn products() -> Vec<Case> {
     vec![
-        // The product, then with the bias.
+        // The bias and the sum with it.
         case("linear", &[&[2, 3, 5], &[4, 5], &[4]], 2.0, |x| {
             ops::linear(&x[0], &x[1], Some(&x[2]))
         }),
         case("linear, no bias", &[&[7, 3], &[2, 3]], 1.0, |x| ops::linear(&x[0], &x[1], None)),
+        // The gradient passes where the result is positive.
+        case("linear_relu", &[&[2, 3, 5], &[4, 5], &[4]], 2.0, |x| {
+            ops::linear_relu(&x[0], &x[1], &x[2])
+        }),
         case("matmul", &[&[2, 3, 5], &[2, 5, 4]], 1.0, |x| ops::matmul(&x[0], &x[1], false, false)),
         case("matmul, b transposed", &[&[2, 3, 5], &[2, 4, 5]], 1.0, |x| {
             ops::matmul(&x[0], &x[1], false, true)
@@ -145,6 +149,8 @@ pub fn copies_and_resampling() -> Vec<Case> {
             let (w, b) = (x[1].clone(), x[2].clone());
             recompute(&x[..1], move |x| ops::gelu(&ops::layer_norm(&x[0], &w, &b, 1e-3)?))
         }),
+        case("row_width, wider", &[&[2, 3, 5]], 1.0, |x| ops::row_width(&x[0], 8)),
+        case("row_width, narrower", &[&[2, 3, 5]], 1.0, |x| ops::row_width(&x[0], 3)),
         case("resize by 4", &[&[1, 3, 2, 3]], 1.0, |x| ops::resize_by_factor(&x[0], 4.0)),
         case("resize by 0.5, odd", &[&[2, 5, 7, 2]], 1.0, |x| ops::resize_by_factor(&x[0], 0.5)),
         case("resize to a size", &[&[1, 5, 3, 2]], 1.0, |x| ops::resize_to(&x[0], 3, 7)),
@@ -163,6 +169,13 @@ pub fn attention() -> Vec<Case> {
         // Probabilities, the result, and its gradient.
         case("self_attention", &[&[2, 5, 3, 2, 32]], 3.0, |x| ops::self_attention(&x[0])),
         case("attention", &[&[2, 3, 64], &[2, 5, 64], &[2, 5, 64]], 3.0, |x| {
+            ops::attention(&x[0], &x[1], &x[2], 2, None)
+        }),
+        // And the roundings of the widened operands.
+        case("self_attention, heads of 12", &[&[2, 5, 3, 2, 12]], 4.0, |x| {
+            ops::self_attention(&x[0])
+        }),
+        case("attention, heads of 8", &[&[2, 3, 16], &[2, 5, 16], &[2, 5, 16]], 4.0, |x| {
             ops::attention(&x[0], &x[1], &x[2], 2, None)
         }),
         case("attention, keys blocked", &[&[1, 3, 64], &[1, 4, 64], &[1, 4, 64]], 3.0, |x| {
@@ -201,6 +214,8 @@ pub fn attention() -> Vec<Case> {
         // Probabilities, the mixed features, the product, the result, and as many back.
         case("rein", REIN, 3.0, |x| rein(x, true)),
         case("rein, no softmax", REIN, 3.0, |x| rein(x, false)),
+        case("rein, 48 channels", REIN_48, 4.0, |x| rein(x, true)),
+        case("rein, 48 channels, no softmax", REIN_48, 4.0, |x| rein(x, false)),
         case("token_link", &[&[3, 4, 8]], 1.0, |x| ops::token_link(&x[0])),
     ]
 }
@@ -210,6 +225,9 @@ const ONE_HEAD: &[&[usize]] = &[&[1, 3, 64], &[1, 3, 64], &[1, 3, 64]];
 
 /// Features with one class row, five tokens, their values, W_f, b_f, scale.
 const REIN: &[&[usize]] = &[&[2, 1 + 4, 64], &[5, 64], &[4, 64], &[64, 64], &[64], &[]];
+
+/// As [`REIN`], of channels that the kernel does not take.
+const REIN_48: &[&[usize]] = &[&[2, 1 + 4, 48], &[5, 48], &[4, 48], &[48, 48], &[48], &[]];
 
 fn rein(x: &[Tensor], softmax: bool) -> Result<Tensor> {
     let parts = ops::ReinParts {
@@ -236,9 +254,45 @@ fn like(x: &Tensor, values: &[f64], shape: &[usize]) -> Result<Tensor> {
     }
 }
 
+/// A table where `x` lies.
+fn table(x: &Tensor, values: &[i32]) -> Result<Tensor> {
+    let values = Tensor::from_slice(values, &[values.len()])?;
+    match x.device() {
+        Some(device) => values.to_device(device, DType::I32),
+        None => Ok(values),
+    }
+}
+
+/// Mask losses of three pairs, the last of which only pads: the host gets the others alone.
+fn padded_mask_loss(x: &Tensor) -> Result<Tensor> {
+    let t: Vec<f64> = (0..21).map(|i| f64::from(i % 4) / 4.0).collect();
+    if x.device().is_none() {
+        let pairs = ops::narrow(x, 0, 0, 2)?;
+        return ops::mask_loss(&pairs, &like(x, &t[..14], &[2, 7])?, 3.0, [5.0, 2.0], 3);
+    }
+    let (num, pairs) = (like(x, &[3.0], &[1])?, like(x, &[1.0, 1.0, 0.0], &[3])?);
+    ops::mask_loss_at(x, &like(x, &t, &[3, 7])?, &num, &pairs, [5.0, 2.0])
+}
+
 pub fn losses() -> Vec<Case> {
     vec![
+        case("point_sample, points by image", &[&[4, 3, 2]], 1.0, |x| {
+            let points = [0.31, 0.77, 0.02, 0.98, 0.5, 0.13, 0.999, 0.6];
+            ops::point_sample(&x[0], &like(&x[0], &points, &[2, 2, 2])?, 4)
+        }),
+        case("gather_rows_at, one twice, padding", &[&[4, 3]], 2.0, |x| {
+            ops::gather_rows_at(&x[0], &table(&x[0], &[2, -1, 0, 2, 4])?)
+        }),
+        case("mask_loss_at", &[&[3, 7]], 1.0, |x| padded_mask_loss(&x[0])),
+        case("class_loss_at", &[&[2, 3, 4]], 1.0, |x| {
+            let mut weights = Tensor::from_slice(&[1.0f32, 1.0, 1.0, 0.1], &[4])?;
+            if let Some(device) = x[0].device() {
+                weights = weights.to_device(device, DType::F32)?;
+            }
+            ops::class_loss_at(&x[0], &table(&x[0], &[3, 0, 3, 2, 3, 1])?, &weights, 2.0)
+        }),
         case("total", &[&[3, 4], &[2], &[]], 1.0, |x| ops::total(&[&x[0], &x[1], &x[2]])),
+        case("total of one", &[&[3, 4]], 1.0, |x| ops::total(&[&x[0]])),
         case("point_sample", &[&[2, 3, 4]], 1.0, |x| {
             // Inside, at the border and outside of the map.
             let points = [0.31, 0.77, 0.02, 0.98, 0.5, 0.13, 0.999, 0.6, 1.3, 0.5, 0.71, 0.42];

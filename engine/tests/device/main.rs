@@ -7,6 +7,7 @@
 //! gradients at leaves are f32.
 
 mod cases;
+mod graphs;
 
 use std::slice::from_ref;
 
@@ -210,6 +211,27 @@ fn a_tensor_goes_to_a_device_and_back() {
     let labels = Tensor::from_slice(&[1u8, 2, 3], &[3]).unwrap();
     let there = labels.to_device(&device, DType::U8).unwrap();
     assert_eq!(there.to_host().unwrap().data::<u8>().unwrap(), [1, 2, 3]);
+}
+
+#[test]
+fn a_table_is_written_at_its_address_and_read_as_another_type() {
+    let device = Device::virtual_gpu();
+    let mut table = Tensor::zeros_on(Some(&device), DType::I32, &[4]).unwrap();
+    let bits = 0.75f32.to_bits() as i32;
+    table.overwrite(&[3, -1, bits, 7]).unwrap();
+    let weight = ops::rows(&table, 2, 1).unwrap().bits_as(DType::F32).unwrap();
+    assert_eq!(wide(&weight), [0.75]);
+    assert_eq!(table.to_host().unwrap().data::<i32>().unwrap(), [3, -1, bits, 7]);
+    assert!(matches!(table.overwrite(&[0; 4]), Err(EngineError::Shared { .. })));
+    drop(weight);
+    let (launches, waits) = (device.counters().launches, device.counters().waits);
+    table.overwrite(&[0, 1, 2, 3]).unwrap();
+    assert_eq!((device.counters().launches, device.counters().waits), (launches, waits));
+    assert_eq!(table.to_host().unwrap().data::<i32>().unwrap(), [0, 1, 2, 3]);
+    let error = table.overwrite(&[0; 3]).unwrap_err().to_string();
+    assert_eq!(error, "write: host has 3 elements, its sizes ask for 4");
+    let error = table.bits_as(DType::U8).unwrap_err().to_string();
+    assert_eq!(error, "bits_as: element type is i32, expected u8");
 }
 
 #[test]

@@ -177,6 +177,9 @@ fn rows_and_views() -> Vec<Case> {
         case("narrow", &[&[2, 5, 3]], 1e-6, |x| ops::narrow(&x[0], 1, 2, 2)),
         case("broadcast", &[&[3, 2]], 1e-6, |x| ops::broadcast(&x[0], 4)),
         case("prepend", &[&[1, 3], &[2, 4, 3]], 1e-6, |x| ops::prepend(&x[0], &x[1])),
+        case("gather_rows_at, one twice, padding", &[&[4, 3]], 1e-6, |x| {
+            ops::gather_rows_at(&x[0], &Tensor::from_slice(&[2i32, -1, 0, 2, 4], &[5])?)
+        }),
         case("gather_rows, one twice", &[&[4, 3]], 1e-6, |x| {
             ops::gather_rows(&x[0], &[2, 0, 2], 5)
         }),
@@ -197,6 +200,8 @@ fn resampling() -> Vec<Case> {
         case("resize by 0.5, odd", &[&[2, 5, 7, 2]], 1e-5, |x| ops::resize_by_factor(&x[0], 0.5)),
         case("resize to a size", &[&[1, 5, 3, 2]], 1e-5, |x| ops::resize_to(&x[0], 3, 7)),
         case("resize planar maps", &[&[2, 2, 3, 5]], 1e-5, |x| ops::resize_maps(&x[0], [7, 4])),
+        case("row_width, wider", &[&[2, 3, 5]], 1e-6, |x| ops::row_width(&x[0], 8)),
+        case("row_width, narrower", &[&[2, 3, 5]], 1e-6, |x| ops::row_width(&x[0], 3)),
         case("resize bicubic by factor", &[&[1, 4, 4, 3]], 1e-5, |x| {
             ops::resize_bicubic_by_factor(&x[0], [2.1 / 4.0, 5.1 / 4.0], [2, 5])
         }),
@@ -263,6 +268,10 @@ fn losses() -> Vec<Case> {
             let points = [0.31, 0.77, 0.02, 0.98, 0.5, 0.13, 0.999, 0.6, 1.3, 0.5, 0.71, 0.42];
             let points = like(&x[0], &points, &[2, 3, 2])?;
             ops::point_sample(&x[0], &points, 4)
+        }),
+        case("point_sample, points by image", &[&[4, 3, 2]], 1e-5, |x| {
+            let points = [0.31, 0.77, 0.02, 0.98, 0.5, 0.13, 0.999, 0.6];
+            ops::point_sample(&x[0], &like(&x[0], &points, &[2, 2, 2])?, 4)
         }),
         case("mask_rows", &[&[3, 4], &[2, 5, 4]], 1e-5, |x| {
             ops::mask_rows(&x[0], &x[1], &[0, 1, 1], 4)

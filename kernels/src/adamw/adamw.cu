@@ -1,7 +1,7 @@
 // AdamW over many tensors in one launch: block i takes chunk i of a table, at most CHUNK elements
 // of one tensor. Every operation is rounded by itself and in the order of the contract (no fused
 // multiply-add), so the CPU gives the same bits. p, m, v are updated; the bf16 working copy is
-// overwritten.
+// overwritten. Nothing is touched if there is a guard and it is not finite.
 #include "strips.cuh"
 
 struct AdamW {
@@ -26,7 +26,9 @@ struct Constants {
 };
 
 extern "C" __global__ void __launch_bounds__(STRIP_THREADS) adamw_update(
-    AdamW s, const Chunk* __restrict__ table, const Constants* __restrict__ constants) {
+    AdamW s, const Chunk* __restrict__ table, const Constants* __restrict__ constants,
+    const float* __restrict__ guard) {
+    if (guard != nullptr && (__float_as_uint(guard[0]) & 0x7f800000u) == 0x7f800000u) return;
     const Chunk chunk = table[blockIdx.x];
     const Constants k = constants[chunk.group];
     const bool wide = aligned(chunk.p, chunk.m, chunk.v, chunk.g, chunk.copy);

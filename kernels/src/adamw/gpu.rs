@@ -13,6 +13,9 @@ static PTX: Module = Module::new("adamw", include_str!("../../ptx/adamw.ptx"));
 /// table of the 20 million weights of a head is 300 KB.
 const CHUNK: usize = 4096;
 
+/// Numbers of `Constants` of `adamw.cu`.
+const CONSTANTS: usize = 8;
+
 /// `AdamW` of `adamw.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -62,44 +65,80 @@ pub struct MultiAdamW {
 
 impl MultiAdamW {
     /// Update number `t` (from 1) of all tensors: [`AdamW::update`] of each with the constants of
-    /// its group, to the same bits. One launch.
+    /// its group, to the same bits. [`MultiAdamW::set_step`] and [`MultiAdamW::launch`].
     ///
     /// # Errors
-    /// Views of different lengths; a group that is not there; `t` of 0; a failure of the device.
+    /// As these two.
     pub fn update(
         &mut self,
         device: &Device,
         t: u64,
         groups: &[AdamW],
         tensors: &mut [Tensor<'_>],
+        guard: Option<View<'_, f32>>,
     ) -> Result<()> {
+        self.set_step(device, t, groups)?;
+        self.launch(device, tensors, guard)
+    }
+
+    /// Writes the constants that launches from here on read: those of update `t` (from 1), for each
+    /// group. One copy, to the same address in every step with as many groups; does not wait.
+    ///
+    /// # Errors
+    /// `t` of 0; a failure of the device.
+    pub fn set_step(&mut self, device: &Device, t: u64, groups: &[AdamW]) -> Result<()> {
         if t == 0 {
             let what = "updates are counted from 1, not from 0".into();
             return Err(KernelError::Size { op: "adamw", what });
-        }
-        let mut chunks = Vec::with_capacity(self.host.len());
-        for tensor in tensors.iter() {
-            cut(tensor, groups.len(), &mut chunks)?;
-        }
-        if chunks.is_empty() {
-            return Ok(());
         }
         let words: Vec<f32> = groups.iter().flat_map(|group| group.words(t)).collect();
         match self.constants.as_mut().filter(|old| old.len() == words.len()) {
             Some(constants) => device.write(constants.view_mut(), &words)?,
             None => self.constants = Some(device.upload("adamw.constants", &words)?),
         }
+        Ok(())
+    }
+
+    /// Updates all tensors with the constants that were written last. One launch, after a copy of
+    /// the table of addresses where these have changed.
+    ///
+    /// If `guard` `[1]`, the loss of the step, is infinite or not a number, nothing changes. The
+    /// device has to decide that by itself: the host learns the loss only with the next step's
+    /// costs, since a step waits for the device once and the loss is not known by then. It stops
+    /// there, with weights that the bad step has not touched.
+    ///
+    /// # Errors
+    /// Views of different lengths; a group that is not there; constants that were never written; a
+    /// guard that is not one number; a failure of the device.
+    pub fn launch(
+        &mut self,
+        device: &Device,
+        tensors: &mut [Tensor<'_>],
+        guard: Option<View<'_, f32>>,
+    ) -> Result<()> {
+        check_count("adamw", "guard", guard.map_or(1, |guard| guard.len()), 1)?;
+        let groups = self.constants.as_ref().map_or(0, |words| words.len() / CONSTANTS);
+        let mut chunks = Vec::with_capacity(self.host.len());
+        for tensor in tensors.iter() {
+            cut(tensor, groups, &mut chunks)?;
+        }
+        if chunks.is_empty() {
+            return Ok(());
+        }
         if self.table.is_none() || self.host != chunks {
             let words = bytemuck::cast_slice::<Chunk, u64>(&chunks);
-            self.table = Some(device.upload("adamw.table", words)?);
+            let mut table = device.alloc("adamw.table", words.len())?;
+            // In a graph the table is a constant: the addresses of its own buffers.
+            device.write_constant(table.view_mut(), words)?;
+            self.table = Some(table);
             self.host = chunks;
         }
         let (Some(table), Some(constants)) = (&self.table, &self.constants) else { return Ok(()) };
         let sizes = Sizes {
             chunks: small("adamw", "chunks", self.host.len())?,
-            groups: small("adamw", "groups", groups.len())?,
+            groups: small("adamw", "groups", groups)?,
         };
-        let mut args = Args::new(&sizes).read(table.view()).read(constants.view());
+        let mut args = Args::new(&sizes).read(table.view()).read(constants.view()).read_if(guard);
         for tensor in tensors {
             // Not parameters of the kernel: the table holds their addresses.
             args = args.behind(&tensor.p).behind(&tensor.m).behind(&tensor.v);
@@ -109,7 +148,8 @@ impl MultiAdamW {
             }
         }
         let grid = Grid::line(self.host.len(), 1, 256);
-        // SAFETY: block i takes chunk i, which lies within tensors that are borrowed here.
+        // SAFETY: block i takes chunk i, which lies within tensors that are borrowed here, with the
+        // constants of a group that is there.
         unsafe { device.launch(&PTX.kernel("adamw_update"), &grid, &args) }
     }
 }
@@ -143,7 +183,7 @@ fn cut(tensor: &Tensor<'_>, groups: usize, into: &mut Vec<Chunk>) -> Result<()> 
 
 impl AdamW {
     /// `Constants` of `adamw.cu`.
-    fn words(&self, t: u64) -> [f32; 8] {
+    fn words(&self, t: u64) -> [f32; CONSTANTS] {
         let k = self.constants::<f32>(t);
         [k.keep, k.beta1, k.rest1, k.beta2, k.rest2, k.step, k.root, k.eps]
     }

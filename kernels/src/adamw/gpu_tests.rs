@@ -1,5 +1,38 @@
+use half::bf16;
+
+use super::proof::state;
 use super::{AdamW, MultiAdamW, Tensor};
 use crate::device::{Buffer, Device};
+
+#[test]
+fn a_loss_that_is_not_finite_changes_nothing() {
+    let device = Device::virtual_gpu();
+    let start = state(4100, 3);
+    let mut step = MultiAdamW::default();
+    let mut run = |loss: f32| {
+        let mut b = start.clone().map(|x| device.upload("state", &x).unwrap());
+        let mut copy = device.upload("copy", &[bf16::ONE; 4100]).unwrap();
+        let guard = device.upload("loss", &[loss]).unwrap();
+        let [p, m, v, g] = &mut b;
+        let (p, m, v) = (p.view_mut(), m.view_mut(), v.view_mut());
+        let mut tensors = [Tensor { p, m, v, g: g.view(), copy: Some(copy.view_mut()), group: 0 }];
+        let groups = [AdamW::default()];
+        step.update(&device, 2, &groups, &mut tensors, Some(guard.view())).unwrap();
+        let copy = device.download(copy.view()).unwrap();
+        (b.map(|x| device.download(x.view()).unwrap()), copy)
+    };
+    for loss in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let (after, copy) = run(loss);
+        assert!(after == start && copy == [bf16::ONE; 4100], "{loss}");
+    }
+    let mut want = start.clone();
+    let [p, m, v, g] = &mut want;
+    AdamW::default().update(2, p, m, v, g).unwrap();
+    for loss in [0.0, -3.0, f32::MAX] {
+        let (after, copy) = run(loss);
+        assert!(after == want && copy != [bf16::ONE; 4100], "{loss}");
+    }
+}
 
 #[test]
 fn bad_arguments_are_named() {
@@ -10,7 +43,7 @@ fn bad_arguments_are_named() {
         let (p, m, v) = (p.view_mut(), m.view_mut(), v.view_mut());
         let g = if long { g.view() } else { g.view().slice(0..2) };
         let mut tensors = [Tensor { p, m, v, g, copy: None, group }];
-        MultiAdamW::default().update(&device, t, &[AdamW::default()], &mut tensors)
+        MultiAdamW::default().update(&device, t, &[AdamW::default()], &mut tensors, None)
     };
     let error = update(0, 0, false).unwrap_err();
     assert_eq!(error.to_string(), "adamw: updates are counted from 1, not from 0");
@@ -18,4 +51,9 @@ fn bad_arguments_are_named() {
     assert_eq!(error.to_string(), "adamw: group 1 of 1; they are counted from 0");
     let error = update(1, 0, true).unwrap_err();
     assert_eq!(error.to_string(), "adamw: g has 3 elements, its sizes ask for 2");
+    let [p, m, v, g] = &mut b[..] else { panic!("four buffers") };
+    let (p, m, v, g) = (p.view_mut(), m.view_mut(), v.view_mut(), g.view().slice(0..2));
+    let mut tensors = [Tensor { p, m, v, g, copy: None, group: 0 }];
+    let error = MultiAdamW::default().launch(&device, &mut tensors, None).unwrap_err();
+    assert_eq!(error.to_string(), "adamw: group 0 of 0; they are counted from 0");
 }

@@ -22,7 +22,8 @@ const ALONE: usize = 1;
 /// Weights, moments and gradient of one tensor.
 type State = [Vec<f32>; 4];
 
-fn state(n: usize, seed: u64) -> State {
+/// Numbers for a tensor of `n` weights.
+pub(super) fn state(n: usize, seed: u64) -> State {
     let v = noise::<f32>(n, seed + 2).iter().map(|v| v * v).collect();
     [noise(n, seed), noise(n, seed + 1), v, noise(n, seed + 3)]
 }
@@ -49,7 +50,7 @@ fn run(device: &Device, host: &[State]) -> Result<(Vec<State>, Vec<Vec<bf16>>)> 
             let copy = (i != ALONE).then(|| copy.view_mut());
             tensors.push(Tensor { p, m, v, g: g.view(), copy, group: i % 2 });
         }
-        step.update(device, t, &groups(), &mut tensors)?;
+        step.update(device, t, &groups(), &mut tensors, None)?;
     }
     let down = |b: &Buffer<f32>| device.download(b.view());
     let states = states.iter().map(|[p, m, v, g]| Ok([down(p)?, down(m)?, down(v)?, down(g)?]));
@@ -103,7 +104,7 @@ fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
             let (p, m, v) = (p.view_mut(), m.view_mut(), v.view_mut());
             tensors.push(Tensor { p, m, v, g: g.view(), copy: Some(copy.view_mut()), group: 0 });
         }
-        step.update(device, t, &[AdamW::default()], &mut tensors)
+        step.update(device, t, &[AdamW::default()], &mut tensors, None)
     };
     let all = TENSORS * EACH;
     // Three values read and written, the gradient read, the copy written.

@@ -1,5 +1,5 @@
-// Addition with b repeated over rows, and scaling by a constant. Sheets of [n, inner] and flat
-// strips (strips.cuh); y is overwritten and may be an operand. B is a parameter (f32) or, for two
+// Addition with b repeated over rows, and scaling by a constant. Sheets of [n, inner], or flat
+// strips for one row and for scaling (strips.cuh); y is overwritten and may be an operand. B is a parameter (f32) or, for two
 // activations, of the type of a.
 #include "strips.cuh"
 
@@ -18,6 +18,18 @@ struct Scale {
 
 template <typename T, typename B>
 __device__ __forceinline__ void add(const Add& s, const T* a, const B* b, T* y) {
+    if (s.n == 1) {
+        const bool wide = aligned(a, b, y);
+        flat(s.inner, [&](uint64_t i, bool whole, int count) {
+            float v[STRIP], w[STRIP];
+            load(a + i, wide && whole, count, v);
+            load(b + i, wide && whole, count, w);
+#pragma unroll
+            for (int k = 0; k < STRIP; k++) v[k] += w[k];
+            store(y + i, wide && whole, count, v);
+        });
+        return;
+    }
     const Strip strip(s.n, s.inner, s.rows);
     if (strip.count == 0 || strip.first >= strip.last) return;
     const bool wide = s.inner % STRIP == 0 && aligned(a, b, y);

@@ -68,7 +68,11 @@ impl Add {
     }
 
     fn sheet(&self) -> Result<(Grid, Sizes)> {
-        let (grid, rows) = sheet(self.n, self.inner);
+        // Of one row a sheet would give work to one warp of each block.
+        let (grid, rows) = match self.n {
+            1 => (flat(self.inner), 1),
+            n => sheet(n, self.inner),
+        };
         let sizes = Sizes {
             n: small("add", "n", self.n)?,
             inner: small("add", "inner", self.inner)?,

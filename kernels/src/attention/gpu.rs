@@ -84,6 +84,9 @@ struct Relative<'a, T> {
     grid: [usize; 2],
 }
 
+/// Head widths that have kernels, ascending; others are widened with zeros.
+pub const WIDTHS: &[usize] = &[32, 64, 80];
+
 /// Rows of a block of `attention_dkv`.
 const KEY_ROWS: usize = 64;
 

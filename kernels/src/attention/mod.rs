@@ -39,7 +39,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-pub use gpu::SavedGpu;
+pub use gpu::{SavedGpu, WIDTHS};
 
 use crate::{KernelError, Real, Result, check_count, check_len, f32s, f32s_mut, outline};
 

@@ -3,14 +3,30 @@
 use std::time::Instant;
 
 use super::{Grid, Kernel, Work};
-use crate::Result;
 use crate::matmul::{Beta, MatMul};
+use crate::{KernelError, Result};
+
+/// Number of a graph among those of its device.
+pub(super) type GraphId = u64;
 
 /// The two storage types of a product's operand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Storage {
     F32,
     Bf16,
+}
+
+/// What a product does beside multiplying, with the address of its vector, which is of the type of
+/// `C`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fused {
+    Nothing,
+    /// Adds a vector `[m]` to every row.
+    Bias(u64),
+    /// The same, then the larger of that and 0.
+    BiasRelu(u64),
+    /// Writes the sums of the rows of `op(A)`, `[n]`.
+    RowSums(u64),
 }
 
 /// A product whose operands were checked: `C = alpha op(A) op(B)`, or added to `C`.
@@ -26,6 +42,7 @@ pub(super) struct Product {
     pub a: u64,
     pub b: u64,
     pub c: u64,
+    pub fused: Fused,
 }
 
 /// One device. Addresses are the device's; everything is queued in order of the calls.
@@ -59,6 +76,42 @@ pub(super) trait Backend: Send + Sync {
         work()?;
         self.wait()?;
         Ok(start.elapsed().as_secs_f64())
+    }
+    /// Whether the device can do what is fused with this product.
+    fn fits(&self, product: &Product) -> Result<bool> {
+        Ok(product.fused == Fused::Nothing)
+    }
+    /// Begins to record what is queued by this thread instead of running it. Until the end nothing
+    /// is reserved, released, read, written or waited for.
+    fn begin_capture(&self) -> Result<()> {
+        Err(KernelError::Capture(format!("{} records nothing", self.name())))
+    }
+    /// Ends recording; `None` if it was broken off and nothing is to be kept.
+    fn end_capture(&self, keep: bool) -> Result<Option<GraphId>> {
+        let _ = keep;
+        Ok(None)
+    }
+    /// While recording: memory changes its purpose here, its contents are undefined from this
+    /// place of the sequence on. The address stays.
+    fn record_renewal(&self, name: &'static str, address: u64) {
+        let _ = (name, address);
+    }
+    /// While recording: a copy of these bytes, the same at every replay.
+    fn record_write(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.write(to, bytes)
+    }
+    /// Queues what was recorded.
+    fn replay(&self, graph: GraphId) -> Result<()> {
+        let _ = graph;
+        Err(KernelError::Capture(format!("{} has no graphs", self.name())))
+    }
+    /// Ends the life of a graph; may be called while recording.
+    fn forget(&self, graph: GraphId) {
+        let _ = graph;
+    }
+    /// Bytes of page-locked host memory that copies go through.
+    fn pinned(&self) -> usize {
+        0
     }
     /// What the kernels did, where the device counts it.
     fn work(&self) -> Option<Work> {

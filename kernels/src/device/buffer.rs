@@ -1,5 +1,6 @@
 //! Typed memory of a device, and views of it that are to a buffer what a slice is to a vector.
 
+use std::any::TypeId;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -48,7 +49,7 @@ impl<T: Element> Buffer<T> {
 
 impl<T: Element> Drop for Buffer<T> {
     fn drop(&mut self) {
-        self.device.give_back(self.address, self.len * size_of::<T>());
+        self.device.give_back(self.address);
     }
 }
 
@@ -93,6 +94,10 @@ fn offset<T>(address: u64, len: usize, range: &Range<usize>) -> u64 {
 }
 
 impl<'a, T> View<'a, T> {
+    pub(super) fn at(id: u32, address: u64, len: usize) -> View<'a, T> {
+        View { id, address, len, memory: PhantomData }
+    }
+
     /// Elements.
     pub fn len(&self) -> usize {
         self.len
@@ -111,6 +116,20 @@ impl<'a, T> View<'a, T> {
     pub fn slice(self, range: Range<usize>) -> View<'a, T> {
         let address = offset::<T>(self.address, self.len, &range);
         View { address, len: range.len(), ..self }
+    }
+
+    /// The view, if `U` is its type of elements: for code that is generic over it.
+    pub(crate) fn of_type<U: Element>(self) -> Option<View<'a, U>>
+    where
+        T: Element,
+    {
+        let same = TypeId::of::<T>() == TypeId::of::<U>();
+        same.then_some(View {
+            id: self.id,
+            address: self.address,
+            len: self.len,
+            memory: PhantomData,
+        })
     }
 
     pub(super) fn id(&self) -> u32 {

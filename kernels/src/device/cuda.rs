@@ -2,18 +2,26 @@
 //!
 //! The bindings panic where a library is absent, and formatting their error type does too. So
 //! nothing of a library is touched before [`present`] has seen it, in this order: driver library,
-//! initialisation, number of devices, cuBLASLt library. Everything runs on one stream.
+//! its version (they panic as well where an old driver lacks a function), initialisation, number of
+//! devices, cuBLASLt library. Everything runs on one stream.
+//!
+//! Kernels run while the host goes on. When one fails, the next call to the driver returns its
+//! error, whatever that call is for: [`of_a_kernel`] says so.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CString, c_void};
 use std::ptr::null_mut;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cudarc::cublaslt::sys as lt;
 use cudarc::driver::{DriverError, result as driver, sys};
 
-use super::backend::{Backend, Product};
+use super::backend::{Backend, GraphId, Product};
+use super::capture::unloaded;
+use super::cuda_error::{is_of_a_kernel, of_a_kernel, words};
 use super::cuda_events;
+use super::cuda_graph::Graphs;
+use super::cuda_pinned::Staging;
 use super::cuda_product::Products;
 use super::module::Key;
 use super::{Grid, Kernel};
@@ -25,6 +33,9 @@ const GRANULARITY: usize = 512;
 /// Dynamic shared memory that a kernel has without asking.
 const SHARED_UNASKED: usize = 48 << 10;
 
+/// The CUDA version that a driver has to be of at least: that of PTX 8.0, which the kernels are.
+const VERSION: i32 = 12_000;
+
 /// Bytes kept for what the driver says about PTX that it refuses.
 const LOG: usize = 8 << 10;
 
@@ -32,6 +43,8 @@ pub(super) struct Cuda {
     name: String,
     loaded: Mutex<Loaded>,
     products: Mutex<Products>,
+    graphs: Graphs,
+    staging: Mutex<Option<Staging>>,
     stream: sys::CUstream,
     context: Context,
 }
@@ -60,6 +73,7 @@ unsafe impl Sync for Cuda {}
 struct Loaded {
     modules: HashMap<&'static str, sys::CUmodule>,
     functions: HashMap<Key, Function>,
+    latest: Option<Kernel>,
 }
 
 #[derive(Clone, Copy)]
@@ -67,15 +81,6 @@ struct Function {
     handle: sys::CUfunction,
     /// Dynamic shared memory that was asked for.
     shared: usize,
-}
-
-/// What the driver calls an error. Only for errors that the driver itself returned, since it asks
-/// the driver for the words.
-pub(super) fn words(error: DriverError) -> String {
-    let text = |found: std::result::Result<&CStr, DriverError>| {
-        found.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
-    };
-    format!("{} ({})", text(error.error_string()), text(error.error_name()))
 }
 
 /// Whether a library can be loaded at all, without the panic of its bindings.
@@ -97,6 +102,7 @@ impl Cuda {
         let (driver_found, lt_found) = unsafe { (sys::is_culib_present(), lt::is_culib_present()) };
         present("libcuda.so of the NVIDIA driver", driver_found)?;
         let none = |error| KernelError::NoDevice(words(error));
+        recent()?;
         driver::init().map_err(none)?;
         let count = driver::device::get_count().map_err(none)?;
         let number = i32::try_from(ordinal).ok().filter(|&number| number < count);
@@ -115,12 +121,26 @@ impl Cuda {
         let stream = driver::stream::create(driver::stream::StreamKind::NonBlocking);
         let stream = stream.map_err(none)?;
         let name = format!("{name} (number {ordinal})");
-        let products = Mutex::new(Products::open(&name)?);
-        Ok(Cuda { name, loaded: Mutex::default(), products, stream, context })
+        let products = Products::open(&name).inspect_err(|_| {
+            // SAFETY: just made, nothing is queued.
+            let _ = unsafe { driver::stream::destroy(stream) };
+        })?;
+        let (loaded, graphs, staging) = Default::default();
+        let products = Mutex::new(products);
+        Ok(Cuda { name, loaded, products, graphs, staging, stream, context })
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, Loaded> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failed(&self, action: &'static str) -> impl Fn(DriverError) -> KernelError + '_ {
-        move |error| KernelError::Device { device: self.name.clone(), action, what: words(error) }
+        move |error| {
+            if is_of_a_kernel(error) {
+                return of_a_kernel(&self.name, error, self.loaded().latest.as_ref());
+            }
+            KernelError::Device { device: self.name.clone(), action, what: words(error) }
+        }
     }
 
     /// Makes the context current on this thread.
@@ -129,12 +149,26 @@ impl Cuda {
         unsafe { driver::ctx::set_current(self.context.handle) }.map_err(self.failed("be used"))
     }
 
+    /// With the memory that copies go through, reserved at the first.
+    fn staged<T>(&self, copy: impl FnOnce(&mut Staging) -> Result<T>) -> Result<T> {
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        copy(match &mut *staging {
+            Some(staging) => staging,
+            none => {
+                let reserved = Staging::new().map_err(self.failed("reserve page-locked memory"))?;
+                none.insert(reserved)
+            }
+        })
+    }
+
     /// The kernel's handle, with room for the grid's dynamic shared memory.
     fn function(&self, kernel: &Kernel, grid: &Grid) -> Result<sys::CUfunction> {
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        let refused = |error| grid.refused(kernel, words(error));
+        let mut loaded = self.loaded();
+        let latest = loaded.latest;
+        let refused = |error| self.refused(kernel, grid, latest, error);
         let mut function = match loaded.functions.get(&kernel.key()) {
             Some(&function) => function,
+            None if self.graphs.recording() => return Err(unloaded(kernel)),
             None => {
                 let module = self.module(&mut loaded, kernel, grid)?;
                 let name = CString::new(kernel.full_name())
@@ -154,7 +188,22 @@ impl Cuda {
             function.shared = grid.shared;
         }
         loaded.functions.insert(kernel.key(), function);
+        loaded.latest = Some(*kernel);
         Ok(function.handle)
+    }
+
+    /// The error of a call for a launch, which may be that of an earlier kernel.
+    fn refused(
+        &self,
+        kernel: &Kernel,
+        grid: &Grid,
+        latest: Option<Kernel>,
+        error: DriverError,
+    ) -> KernelError {
+        if is_of_a_kernel(error) {
+            return of_a_kernel(&self.name, error, latest.as_ref());
+        }
+        grid.refused(kernel, words(error))
     }
 
     /// Translates the module's PTX for this device, unless that was done.
@@ -180,6 +229,9 @@ impl Cuda {
             sys::cuModuleLoadDataEx(&mut module, text.as_ptr().cast(), 2, options, values).result()
         };
         loading.map_err(|error| {
+            if is_of_a_kernel(error) {
+                return of_a_kernel(&self.name, error, loaded.latest.as_ref());
+            }
             let end = log.iter().position(|&byte| byte == 0).unwrap_or(LOG);
             let log = String::from_utf8_lossy(&log[..end]);
             let what = format!("the driver refuses {}.ptx: {} {log}", source.name(), words(error));
@@ -223,18 +275,18 @@ impl Backend for Cuda {
 
     fn write(&self, to: u64, bytes: &[u8]) -> Result<()> {
         self.enter()?;
-        // SAFETY: the façade has checked the length. From pageable memory the driver has copied
-        // the bytes aside when the call returns, so the slice need not live longer.
-        unsafe { driver::memcpy_htod_async(to, bytes, self.stream) }.map_err(self.failed("write"))
+        self.staged(|staging| {
+            // SAFETY: the façade has checked the length; the stream lives as long as `self`.
+            unsafe { staging.write(to, bytes, self.stream) }.map_err(self.failed("write"))
+        })
     }
 
     fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
         self.enter()?;
-        // SAFETY: the façade has checked the length; the slice is filled before this returns.
-        unsafe {
-            driver::memcpy_dtoh_async(bytes, from, self.stream).map_err(self.failed("read"))?;
-            driver::stream::synchronize(self.stream).map_err(self.failed("finish its work"))
-        }
+        self.staged(|staging| {
+            // SAFETY: as above.
+            unsafe { staging.read(from, bytes, self.stream) }.map_err(self.failed("read"))
+        })
     }
 
     fn zero(&self, to: u64, bytes: usize) -> Result<()> {
@@ -264,6 +316,7 @@ impl Backend for Cuda {
 
     fn launch(&self, kernel: &Kernel, grid: &Grid, params: &[u8]) -> Result<()> {
         self.enter()?;
+        let latest = self.loaded().latest;
         let function = self.function(kernel, grid)?;
         let mut bytes = params.len();
         let mut extra = [
@@ -284,7 +337,7 @@ impl Backend for Cuda {
             sys::cuLaunchKernel(function, bx, by, bz, tx, ty, tz, shared, stream, no_list, extra)
         }
         .result()
-        .map_err(|error| grid.refused(kernel, words(error)))
+        .map_err(|error| self.refused(kernel, grid, latest, error))
     }
 
     fn product(&self, product: &Product) -> Result<()> {
@@ -292,6 +345,66 @@ impl Backend for Cuda {
         let mut products = self.products.lock().unwrap_or_else(PoisonError::into_inner);
         products.run(product, self.stream)
     }
+
+    fn fits(&self, product: &Product) -> Result<bool> {
+        self.enter()?;
+        self.products.lock().unwrap_or_else(PoisonError::into_inner).fit(product)
+    }
+
+    fn begin_capture(&self) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { self.graphs.begin(self.stream) }.map_err(self.failed("begin a capture"))
+    }
+
+    fn end_capture(&self, keep: bool) -> Result<Option<GraphId>> {
+        self.enter()?;
+        // SAFETY: the façade ends a capture on the thread that began it.
+        unsafe { self.graphs.end(self.stream, keep) }.map_err(self.failed("capture this work"))
+    }
+
+    fn record_write(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the façade has checked the length.
+        unsafe { self.graphs.write(to, bytes, self.stream) }.map_err(self.failed("capture a copy"))
+    }
+
+    fn replay(&self, graph: GraphId) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the graph's memory is reserved as long as the graph lives.
+        let launched = unsafe { self.graphs.replay(graph, self.stream) };
+        let none = || KernelError::Capture(format!("there is no graph {graph}"));
+        launched.ok_or_else(none)?.map_err(self.failed("launch a graph"))
+    }
+
+    fn forget(&self, graph: GraphId) {
+        // An error has no one to go to: the graph goes with the context.
+        if self.enter().is_ok() {
+            // SAFETY: the façade forgets a graph once.
+            unsafe { self.graphs.forget(graph, self.stream) };
+        }
+    }
+
+    fn pinned(&self) -> usize {
+        let staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        if staging.is_some() { Staging::BYTES } else { 0 }
+    }
+}
+
+/// Fails for a driver that is too old for the kernels and for the functions that are called here.
+fn recent() -> Result<()> {
+    let mut version = 0;
+    // SAFETY: every driver has this function, and it needs no initialisation.
+    unsafe { sys::cuDriverGetVersion(&mut version).result() }
+        .map_err(|error| KernelError::NoDevice(words(error)))?;
+    if version < VERSION {
+        return Err(KernelError::NoDevice(format!(
+            "the driver is of CUDA {}.{}; 12.0 or newer is needed (driver 525)",
+            version / 1000,
+            version % 1000 / 10
+        )));
+    }
+    Ok(())
 }
 
 impl Drop for Cuda {
@@ -300,12 +413,19 @@ impl Drop for Cuda {
         if self.enter().is_err() {
             return;
         }
+        // SAFETY: the stream is alive. Nothing is taken apart while kernels are at work.
+        let _ = unsafe { driver::stream::synchronize(self.stream) };
+        // SAFETY: no capture is under way, since that borrows the device.
+        unsafe { self.graphs.close(self.stream) };
+        let staging = self.staging.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mut staging) = staging.take() {
+            staging.close();
+        }
         let products = self.products.get_mut().unwrap_or_else(PoisonError::into_inner);
         products.close();
         let loaded = self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: nothing uses the handles any more; the context goes after them.
         unsafe {
-            let _ = driver::stream::synchronize(self.stream);
             for &module in loaded.modules.values() {
                 let _ = driver::module::unload(module);
             }

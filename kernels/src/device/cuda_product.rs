@@ -2,8 +2,20 @@
 //!
 //! The library stores matrices by columns. A row-major `C[n, m] = A B` is, read by columns, `C^T =
 //! B^T A^T`: the same bytes with the operands exchanged, so `B` goes first and nothing is copied.
+//! Where the library's words are used below, its `A` is our `B`, its `B` our `A`, its `D[m, n]` our
+//! `C[n, m]`. For the epilogues that means:
+//!
+//! | here | there | length by its documentation |
+//! |---|---|---|
+//! | bias `[m]`, added to every row of `C` | `BIAS`, `RELU_BIAS` | rows of `D`: m |
+//! | sums of the rows of `op(A)`, `[n]` | `BGRADB` | columns of `D`: n, summed over the depth |
+//!
+//! The vector is of the type of `C`, the only one that the library takes for each pair of types.
+//!
 //! What cuBLASLt needs to know about a product (descriptors, layouts, the algorithm it prefers) is
 //! asked once for each set of sizes and kept: the same sizes then always take the same algorithm.
+//! Sums that are split over blocks are put together in f32 in the scratch memory: the other ways
+//! that the library has add in the type of `C`, which rounds bf16 once for each part.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -12,9 +24,12 @@ use cudarc::cublaslt::result::{self as calls, CublasError};
 use cudarc::cublaslt::sys as lt;
 use cudarc::driver::{result as driver, sys};
 
-use super::backend::{Product, Storage};
+use super::backend::{Fused, Product, Storage};
+use super::cuda_error::words;
 use crate::matmul::{Beta, MatMul};
 use crate::{KernelError, Result};
+
+type Done<T> = std::result::Result<T, CublasError>;
 
 /// Scratch memory that an algorithm may use: what NVIDIA recommends for Hopper.
 const WORKSPACE: usize = 32 << 20;
@@ -24,7 +39,8 @@ pub(super) struct Products {
     device: String,
     handle: lt::cublasLtHandle_t,
     workspace: u64,
-    plans: HashMap<Asked, Plan>,
+    /// `None` where the library has no algorithm.
+    plans: HashMap<Asked, Option<Plan>>,
 }
 
 /// What a plan depends on. Alignment counts: the fastest algorithms need 16 bytes.
@@ -33,25 +49,39 @@ struct Asked {
     sizes: [usize; 7],
     transposed: [bool; 2],
     storage: [Storage; 2],
-    alignment: [u32; 3],
+    epilogue: lt::cublasLtEpilogue_t,
+    alignment: [u32; 4],
 }
 
 /// Everything but the addresses.
 struct Plan {
-    product: lt::cublasLtMatmulDesc_t,
+    product: Descriptor,
     /// Of the first operand (`B`), the second (`A`) and the result.
-    layouts: [lt::cublasLtMatrixLayout_t; 3],
+    layouts: [Layout; 3],
     algorithm: lt::cublasLtMatmulAlgo_t,
+}
+
+/// Kind of the epilogue and its vector.
+fn epilogue(fused: Fused) -> (lt::cublasLtEpilogue_t, u64) {
+    use lt::cublasLtEpilogue_t as Of;
+    match fused {
+        Fused::Nothing => (Of::CUBLASLT_EPILOGUE_DEFAULT, 0),
+        Fused::Bias(bias) => (Of::CUBLASLT_EPILOGUE_BIAS, bias),
+        Fused::BiasRelu(bias) => (Of::CUBLASLT_EPILOGUE_RELU_BIAS, bias),
+        Fused::RowSums(sums) => (Of::CUBLASLT_EPILOGUE_BGRADB, sums),
+    }
 }
 
 fn asked(p: &Product) -> Asked {
     let MatMul { batch, n, m, k, trans_a, trans_b, stride_a, stride_b, stride_c } = p.sizes;
     let alignment = |address: u64| 1 << address.trailing_zeros().min(8);
+    let (epilogue, vector) = epilogue(p.fused);
     Asked {
         sizes: [batch, n, m, k, stride_a, stride_b, stride_c],
         transposed: [trans_a, trans_b],
         storage: [p.operands, p.result],
-        alignment: [alignment(p.b), alignment(p.a), alignment(p.c)],
+        epilogue,
+        alignment: [alignment(p.b), alignment(p.a), alignment(p.c), alignment(vector)],
     }
 }
 
@@ -70,66 +100,79 @@ impl Products {
             action: "prepare matrix products",
             what,
         };
-        let handle = calls::create_handle().map_err(|error| failed(format!("{error:?}")))?;
+        let handle = calls::create_handle().map_err(|error| failed(error.to_string()))?;
         // SAFETY: a context is current; cuBLASLt writes the workspace before it reads it.
         let workspace = unsafe { driver::malloc_sync(WORKSPACE) };
         let workspace = workspace.map_err(|error| {
             // SAFETY: nothing has used the handle.
             let _ = unsafe { calls::destroy_handle(handle) };
-            failed(format!("{error:?}"))
+            failed(words(error))
         })?;
         Ok(Products { device: device.into(), handle, workspace, plans: HashMap::new() })
     }
 
-    pub fn run(&mut self, p: &Product, stream: sys::CUstream) -> Result<()> {
-        let key = asked(p);
-        let device = self.device.clone();
-        let failed = move |error: CublasError| KernelError::Device {
-            device,
+    fn failed(&self, p: &Product, error: CublasError) -> KernelError {
+        let MatMul { batch, n, m, k, .. } = p.sizes;
+        KernelError::Device {
+            device: self.device.clone(),
             action: "multiply",
-            what: format!(
-                "[{}, {}] x [{}, {}], {} times: {error:?}",
-                p.sizes.n, p.sizes.k, p.sizes.k, p.sizes.m, p.sizes.batch
-            ),
-        };
-        if !self.plans.contains_key(&key) {
-            let plan = Plan::new(self.handle, &key).map_err(failed.clone())?;
-            self.plans.insert(key, plan);
+            what: format!("[{n}, {k}] x [{k}, {m}], {batch} times: {error}"),
         }
-        let plan = &self.plans[&key];
-        let beta: f32 = if p.beta == Beta::Add { 1.0 } else { 0.0 };
-        let [first, second, result] = plan.layouts;
-        let at = |address: u64| address as *mut c_void;
-        // SAFETY: the façade has checked that the operands are as long as the sizes say; the
-        // scalars are read before the call returns.
-        unsafe {
-            calls::matmul(
-                self.handle,
-                plan.product,
-                (&raw const p.alpha).cast(),
-                (&raw const beta).cast(),
-                at(p.b),
-                first,
-                at(p.a),
-                second,
-                at(p.c),
-                result,
-                at(p.c),
-                result,
-                &plan.algorithm,
-                at(self.workspace),
-                WORKSPACE,
-                stream.cast(),
-            )
-        }
-        .map_err(failed)
     }
 
-    /// Frees everything; a context has to be current.
-    pub fn close(&mut self) {
-        for (_, plan) in self.plans.drain() {
-            plan.free();
+    /// Whether the library has an algorithm for this product.
+    pub fn fit(&mut self, p: &Product) -> Result<bool> {
+        let key = asked(p);
+        if !self.plans.contains_key(&key) {
+            let plan = match Plan::new(self.handle, &key, p.fused) {
+                Ok(plan) => Some(plan),
+                Err(CublasError(lt::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => None,
+                Err(error) => return Err(self.failed(p, error)),
+            };
+            self.plans.insert(key, plan);
         }
+        Ok(matches!(self.plans.get(&key), Some(Some(_))))
+    }
+
+    pub fn run(&mut self, p: &Product, stream: sys::CUstream) -> Result<()> {
+        self.fit(p)?;
+        let Some(Some(plan)) = self.plans.get(&asked(p)) else {
+            let none = CublasError(lt::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED);
+            return Err(self.failed(p, none));
+        };
+        let beta: f32 = if p.beta == Beta::Add { 1.0 } else { 0.0 };
+        let [first, second, result] = [0, 1, 2].map(|i| plan.layouts[i].0);
+        let at = |address: u64| address as *mut c_void;
+        let pointed = plan.product.point(p.fused);
+        // SAFETY: the façade has checked that the operands are as long as the sizes say; the
+        // scalars are read before the call returns.
+        pointed
+            .and_then(|()| unsafe {
+                calls::matmul(
+                    self.handle,
+                    plan.product.0,
+                    (&raw const p.alpha).cast(),
+                    (&raw const beta).cast(),
+                    at(p.b),
+                    first,
+                    at(p.a),
+                    second,
+                    at(p.c),
+                    result,
+                    at(p.c),
+                    result,
+                    &plan.algorithm,
+                    at(self.workspace),
+                    WORKSPACE,
+                    stream.cast(),
+                )
+            })
+            .map_err(|error| self.failed(p, error))
+    }
+
+    /// Frees everything; a context has to be current and nothing under way.
+    pub fn close(&mut self) {
+        self.plans.clear();
         // SAFETY: nothing uses the handle or the memory any more.
         unsafe {
             let _ = calls::destroy_handle(self.handle);
@@ -139,106 +182,162 @@ impl Products {
 }
 
 impl Plan {
-    fn new(handle: lt::cublasLtHandle_t, asked: &Asked) -> std::result::Result<Plan, CublasError> {
+    fn new(handle: lt::cublasLtHandle_t, asked: &Asked, fused: Fused) -> Done<Plan> {
         let [batch, n, m, k, stride_a, stride_b, stride_c] = asked.sizes;
         let [trans_a, trans_b] = asked.transposed;
         let [operands, result] = asked.storage.map(data_type);
-        // True f32 sums: the faster TF32 would round the operands to 11 bits.
-        let compute = lt::cublasComputeType_t::CUBLAS_COMPUTE_32F;
-        let product = calls::create_matmul_desc(compute, lt::cudaDataType_t::CUDA_R_32F)?;
         use lt::cublasLtMatmulDescAttributes_t as Of;
-        for (attribute, transposed) in
-            [(Of::CUBLASLT_MATMUL_DESC_TRANSA, trans_b), (Of::CUBLASLT_MATMUL_DESC_TRANSB, trans_a)]
-        {
-            let operation: i32 = if transposed { 1 } else { 0 };
-            let (value, size) = ((&raw const operation).cast(), size_of::<i32>());
-            // SAFETY: the descriptor was just made; the value is read before the call returns.
-            unsafe { calls::set_matmul_desc_attribute(product, attribute, value, size)? };
+        let product = Descriptor::new()?;
+        let operation = |transposed: bool| i32::from(transposed);
+        product.set(Of::CUBLASLT_MATMUL_DESC_TRANSA, &operation(trans_b))?;
+        product.set(Of::CUBLASLT_MATMUL_DESC_TRANSB, &operation(trans_a))?;
+        if fused != Fused::Nothing {
+            product.set(Of::CUBLASLT_MATMUL_DESC_EPILOGUE, &(asked.epilogue as u32))?;
+            product.set(Of::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &(result as i32))?;
+            // The choice of an algorithm looks at it as well.
+            product.point(fused)?;
         }
         // Rows and columns as stored, read by columns: a row-major [r, c] is [c, r] there.
         let stored = |transposed: bool, rows: usize, columns: usize| {
             if transposed { (rows, columns) } else { (columns, rows) }
         };
         let layouts = [
-            layout(operands, stored(trans_b, k, m), batch, stride_b)?,
-            layout(operands, stored(trans_a, n, k), batch, stride_a)?,
-            layout(result, (m, n), batch, stride_c)?,
+            Layout::new(operands, stored(trans_b, k, m), batch, stride_b)?,
+            Layout::new(operands, stored(trans_a, n, k), batch, stride_a)?,
+            Layout::new(result, (m, n), batch, stride_c)?,
         ];
-        let algorithm = choose(handle, product, layouts, asked.alignment)?;
+        let algorithm = choose(handle, &product, &layouts, asked.alignment)?;
         Ok(Plan { product, layouts, algorithm })
     }
+}
 
-    fn free(self) {
-        // SAFETY: made in `new`, used by nothing any more.
-        unsafe {
-            for layout in self.layouts {
-                let _ = calls::destroy_matrix_layout(layout);
-            }
-            let _ = calls::destroy_matmul_desc(self.product);
+/// What is multiplied how.
+struct Descriptor(lt::cublasLtMatmulDesc_t);
+
+// SAFETY: a handle of the library's that only its owner uses.
+unsafe impl Send for Descriptor {}
+
+impl Descriptor {
+    fn new() -> Done<Descriptor> {
+        // True f32 sums: the faster TF32 would round the operands to 11 bits.
+        let compute = lt::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        calls::create_matmul_desc(compute, lt::cudaDataType_t::CUDA_R_32F).map(Descriptor)
+    }
+
+    fn set<V: Copy>(&self, attribute: lt::cublasLtMatmulDescAttributes_t, value: &V) -> Done<()> {
+        let value = std::ptr::from_ref(value);
+        // SAFETY: the descriptor is alive; the value is read before the call returns.
+        unsafe { calls::set_matmul_desc_attribute(self.0, attribute, value.cast(), size_of::<V>()) }
+    }
+
+    /// Sets the address of the epilogue's vector.
+    fn point(&self, fused: Fused) -> Done<()> {
+        if fused == Fused::Nothing {
+            return Ok(());
         }
+        let (_, vector) = epilogue(fused);
+        self.set(lt::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &vector)
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        // SAFETY: made in `new`, used by nothing any more.
+        let _ = unsafe { calls::destroy_matmul_desc(self.0) };
     }
 }
 
 /// A batch of column-major matrices without padding.
-fn layout(
-    kind: lt::cudaDataType,
-    (rows, columns): (usize, usize),
-    batch: usize,
-    stride: usize,
-) -> std::result::Result<lt::cublasLtMatrixLayout_t, CublasError> {
-    use lt::cublasLtMatrixLayoutAttribute_t as Of;
-    let made = calls::create_matrix_layout(kind, rows as u64, columns as u64, rows as i64)?;
-    if batch > 1 {
-        let (count, stride) = (batch as i32, stride as i64);
-        // SAFETY: the layout was just made; the values are read before the calls return.
-        unsafe {
-            let (attribute, value) = (Of::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &raw const count);
-            calls::set_matrix_layout_attribute(made, attribute, value.cast(), size_of::<i32>())?;
-            let attribute = Of::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET;
-            let value = (&raw const stride).cast();
-            calls::set_matrix_layout_attribute(made, attribute, value, size_of::<i64>())?;
+struct Layout(lt::cublasLtMatrixLayout_t);
+
+// SAFETY: as for a descriptor.
+unsafe impl Send for Layout {}
+
+impl Layout {
+    fn new(
+        kind: lt::cudaDataType,
+        (rows, columns): (usize, usize),
+        batch: usize,
+        stride: usize,
+    ) -> Done<Layout> {
+        use lt::cublasLtMatrixLayoutAttribute_t as Of;
+        let made = calls::create_matrix_layout(kind, rows as u64, columns as u64, rows as i64)?;
+        let made = Layout(made);
+        if batch > 1 {
+            made.set(Of::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &(batch as i32))?;
+            made.set(Of::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &(stride as i64))?;
         }
+        Ok(made)
     }
-    Ok(made)
+
+    fn set<V: Copy>(&self, attribute: lt::cublasLtMatrixLayoutAttribute_t, value: &V) -> Done<()> {
+        let (value, size) = (std::ptr::from_ref(value).cast(), size_of::<V>());
+        // SAFETY: the layout is alive; the value is read before the call returns.
+        unsafe { calls::set_matrix_layout_attribute(self.0, attribute, value, size) }
+    }
+}
+
+impl Drop for Layout {
+    fn drop(&mut self) {
+        // SAFETY: made in `new`, used by nothing any more.
+        let _ = unsafe { calls::destroy_matrix_layout(self.0) };
+    }
+}
+
+/// What an algorithm is chosen by.
+struct Preference(lt::cublasLtMatmulPreference_t);
+
+impl Preference {
+    fn set<V: Copy>(
+        &self,
+        attribute: lt::cublasLtMatmulPreferenceAttributes_t,
+        value: &V,
+    ) -> Done<()> {
+        let value = std::ptr::from_ref(value);
+        // SAFETY: the preference is alive; the value is read before the call returns.
+        unsafe { calls::set_matmul_pref_attribute(self.0, attribute, value.cast(), size_of::<V>()) }
+    }
+}
+
+impl Drop for Preference {
+    fn drop(&mut self) {
+        // SAFETY: made in `choose`, used by nothing any more.
+        let _ = unsafe { calls::destroy_matmul_pref(self.0) };
+    }
 }
 
 /// The algorithm that the library thinks fastest.
 fn choose(
     handle: lt::cublasLtHandle_t,
-    product: lt::cublasLtMatmulDesc_t,
-    [first, second, result]: [lt::cublasLtMatrixLayout_t; 3],
-    [align_first, align_second, align_result]: [u32; 3],
-) -> std::result::Result<lt::cublasLtMatmulAlgo_t, CublasError> {
+    product: &Descriptor,
+    layouts: &[Layout; 3],
+    [align_first, align_second, align_result, _]: [u32; 4],
+) -> Done<lt::cublasLtMatmulAlgo_t> {
     use lt::cublasLtMatmulPreferenceAttributes_t as Of;
-    let preference = calls::create_matmul_pref()?;
-    let workspace = WORKSPACE;
-    // SAFETY: all objects were made by the callers of this function and are alive; values are read
-    // before each call returns.
+    let preference = Preference(calls::create_matmul_pref()?);
+    preference.set(Of::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WORKSPACE)?;
+    let sums = lt::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+    preference.set(Of::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &sums)?;
+    for (attribute, bytes) in [
+        (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, align_first),
+        (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, align_second),
+        (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, align_result),
+        (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, align_result),
+    ] {
+        preference.set(attribute, &bytes)?;
+    }
+    let [first, second, result] = [0, 1, 2].map(|i| layouts[i].0);
+    // SAFETY: all objects are alive.
     let found = unsafe {
-        let set = |attribute, value: *const c_void, size| {
-            calls::set_matmul_pref_attribute(preference, attribute, value, size)
-        };
-        let value = (&raw const workspace).cast();
-        set(Of::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, value, size_of::<usize>())
-            .and_then(|()| {
-                [
-                    (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, align_first),
-                    (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, align_second),
-                    (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, align_result),
-                    (Of::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, align_result),
-                ]
-                .iter()
-                .try_for_each(|(attribute, bytes)| {
-                    set(*attribute, (&raw const *bytes).cast(), size_of::<u32>())
-                })
-            })
-            .and_then(|()| {
-                calls::get_matmul_algo_heuristic(
-                    handle, product, first, second, result, result, preference,
-                )
-            })
+        calls::get_matmul_algo_heuristic(
+            handle,
+            product.0,
+            first,
+            second,
+            result,
+            result,
+            preference.0,
+        )
     };
-    // SAFETY: made above, not used any more.
-    unsafe { calls::destroy_matmul_pref(preference)? };
     found.map(|found| found.algo)
 }

@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::backend::{Backend, Product};
+use super::backend::{Backend, GraphId, Product};
 use super::{Grid, Kernel};
 use crate::Result;
 
@@ -17,11 +17,12 @@ const GRANULARITY: usize = 512;
 pub(super) struct DryRun {
     /// The next address; far from null, which means an absent operand.
     next: AtomicU64,
+    graphs: AtomicU64,
 }
 
 impl DryRun {
     pub fn new() -> DryRun {
-        DryRun { next: AtomicU64::new(1 << 40) }
+        DryRun { next: AtomicU64::new(1 << 40), graphs: AtomicU64::new(0) }
     }
 }
 
@@ -70,6 +71,22 @@ impl Backend for DryRun {
     }
 
     fn product(&self, _: &Product) -> Result<()> {
+        Ok(())
+    }
+
+    fn fits(&self, _: &Product) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn begin_capture(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn end_capture(&self, keep: bool) -> Result<Option<GraphId>> {
+        Ok(keep.then(|| self.graphs.fetch_add(1, Relaxed)))
+    }
+
+    fn replay(&self, _: GraphId) -> Result<()> {
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! The virtual device and the dry run keep one; a real device does not, since it has a profiler. The
 //! dry run also remembers each buffer, which tells what the peak consists of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::AddAssign;
 
 use super::module::Key;
@@ -117,6 +117,8 @@ struct Memory {
     /// In use when the journal was begun, by address.
     before: BTreeMap<u64, Held>,
     events: Vec<Event>,
+    /// Bytes by address of what is in use.
+    sizes: HashMap<u64, usize>,
     live: usize,
     peak: usize,
     /// Events up to the peak.
@@ -131,9 +133,10 @@ impl Writer {
 
     /// Begins anew; what is in use stays known.
     pub fn restart(&mut self) {
-        let memory = self.memory.as_ref().map(|memory| {
+        let memory = self.memory.take().map(|memory| {
             let before = memory.buffers(memory.events.len());
-            Memory { before, live: memory.live, peak: memory.live, ..Memory::default() }
+            let (live, sizes) = (memory.live, memory.sizes);
+            Memory { before, sizes, live, peak: live, ..Memory::default() }
         });
         *self = Writer { memory, ..Writer::default() };
     }
@@ -155,6 +158,7 @@ impl Writer {
         });
         if let Some(memory) = &mut self.memory {
             memory.events.push(Event::Taken(address, Held { place: place(), name, bytes }));
+            memory.sizes.insert(address, bytes);
             memory.live += bytes;
             if memory.live > memory.peak {
                 (memory.peak, memory.peak_at) = (memory.live, memory.events.len());
@@ -162,10 +166,10 @@ impl Writer {
         }
     }
 
-    pub fn gave(&mut self, address: u64, bytes: usize) {
+    pub fn gave(&mut self, address: u64) {
         if let Some(memory) = &mut self.memory {
             memory.events.push(Event::Given(address));
-            memory.live -= bytes;
+            memory.live -= memory.sizes.remove(&address).unwrap_or(0);
         }
     }
 

@@ -73,6 +73,7 @@ impl Grid {
 pub struct Args<'a> {
     bytes: Vec<u8>,
     devices: Vec<u32>,
+    addresses: Vec<u64>,
     memory: PhantomData<&'a ()>,
 }
 
@@ -83,20 +84,21 @@ impl<'a> Args<'a> {
         const { assert!(align_of::<S>() <= 8) };
         let mut bytes = Vec::with_capacity(size_of::<S>() + 96);
         bytes.extend_from_slice(bytemuck::bytes_of(sizes));
-        Args { bytes, devices: Vec::with_capacity(12), memory: PhantomData }
+        let (devices, addresses) = (Vec::with_capacity(12), Vec::with_capacity(12));
+        Args { bytes, devices, addresses, memory: PhantomData }
     }
 
     /// An operand that the kernel reads.
     #[must_use]
     pub fn read<T>(mut self, view: View<'a, T>) -> Self {
-        self.devices.push(view.id());
+        self.lies(view.id(), view.address());
         self.pointer(view.address())
     }
 
     /// An operand that the kernel writes.
     #[must_use]
     pub fn write<T>(mut self, view: ViewMut<'a, T>) -> Self {
-        self.devices.push(view.id());
+        self.lies(view.id(), view.address());
         self.pointer(view.address())
     }
 
@@ -104,7 +106,7 @@ impl<'a> Args<'a> {
     /// in place.
     #[must_use]
     pub fn alias<T>(mut self, view: &ViewMut<'_, T>) -> Self {
-        self.devices.push(view.id());
+        self.lies(view.id(), view.address());
         self.pointer(view.address())
     }
 
@@ -130,15 +132,20 @@ impl<'a> Args<'a> {
     /// its own, but it has to lie on the device.
     #[must_use]
     pub fn behind<T>(mut self, view: &ViewMut<'_, T>) -> Self {
-        self.devices.push(view.id());
+        self.lies(view.id(), view.address());
         self
     }
 
     /// As [`Args::behind`], for memory that is only read.
     #[must_use]
     pub fn behind_view<T>(mut self, view: &View<'_, T>) -> Self {
-        self.devices.push(view.id());
+        self.lies(view.id(), view.address());
         self
+    }
+
+    fn lies(&mut self, device: u32, address: u64) {
+        self.devices.push(device);
+        self.addresses.push(address);
     }
 
     fn pointer(mut self, address: u64) -> Self {
@@ -151,7 +158,12 @@ impl<'a> Args<'a> {
         &self.bytes
     }
 
-    pub(super) fn devices(&self) -> impl Iterator<Item = u32> + '_ {
-        self.devices.iter().copied()
+    pub(super) fn devices(&self) -> &[u32] {
+        &self.devices
+    }
+
+    /// Where the kernel's memory lies, tables' targets included.
+    pub(super) fn addresses(&self) -> &[u64] {
+        &self.addresses
     }
 }

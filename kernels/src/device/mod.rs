@@ -31,8 +31,15 @@
 
 mod backend;
 mod buffer;
+mod capture;
+#[cfg(test)]
+mod capture_tests;
+mod constant;
 mod cuda;
+mod cuda_error;
 mod cuda_events;
+mod cuda_graph;
+mod cuda_pinned;
 mod cuda_product;
 mod dry_run;
 mod element;
@@ -48,18 +55,23 @@ pub(crate) mod sizes;
 #[cfg(test)]
 mod tests;
 mod virtual_gpu;
+mod virtual_graph;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use backend::Backend;
 pub use buffer::{Buffer, View, ViewMut};
+use capture::Capture;
+pub use capture::{Graph, GraphMemory};
+pub use constant::Constant;
 pub use element::{Element, Float};
 pub use journal::{Asked, Held, Journal};
 pub use launch::{Args, Grid};
 pub use module::{Kernel, Module};
 use pool::Pool;
 pub use pool::Usage;
+pub use product::Epilogue;
 pub use ranges::{Phase, Place, Range, part, range, resume};
 
 use crate::{KernelError, Result, check_count};
@@ -72,22 +84,29 @@ struct Inner {
     id: u32,
     backend: Box<dyn Backend>,
     pool: Mutex<Pool>,
+    tables: Mutex<constant::Tables>,
     /// Not of a real device.
     journal: Option<Mutex<journal::Writer>>,
+    capture: RwLock<Capture>,
+    /// Graph memories so far.
+    memories: AtomicU32,
     launches: AtomicU64,
     products: AtomicU64,
     waits: AtomicU64,
+    graphs: AtomicU64,
 }
 
 /// What a device was asked for so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Kernels launched.
+    /// Kernels launched, those of replayed graphs among them.
     pub launches: u64,
-    /// Matrix products.
+    /// Matrix products, those of replayed graphs among them.
     pub products: u64,
     /// Times that the host waited for the device.
     pub waits: u64,
+    /// Graphs replayed.
+    pub graphs: u64,
 }
 
 /// What the kernels of a virtual device did so far.
@@ -130,6 +149,12 @@ impl Device {
         Ok(device)
     }
 
+    /// The virtual device as one whose products have no epilogues.
+    #[cfg(test)]
+    pub(crate) fn virtual_without_epilogues() -> Device {
+        Device::new(Box::new(virtual_gpu::VirtualGpu::without_epilogues()), None)
+    }
+
     /// A device that executes PTX on the CPU and reports every access that a real one would not
     /// survive, with line, block, warp and lane.
     pub fn virtual_gpu() -> Device {
@@ -146,10 +171,23 @@ impl Device {
     fn new(backend: Box<dyn Backend>, journal: Option<journal::Writer>) -> Device {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let pool = Mutex::new(Pool::new(backend.granularity()));
-        let (launches, products, waits) = Default::default();
+        let (tables, launches, products, waits, graphs) = Default::default();
+        let (capture, memories) = Default::default();
         let id = NEXT.fetch_add(1, Relaxed);
         let journal = journal.map(Mutex::new);
-        Device(Arc::new(Inner { id, backend, pool, journal, launches, products, waits }))
+        Device(Arc::new(Inner {
+            id,
+            backend,
+            pool,
+            tables,
+            journal,
+            capture,
+            memories,
+            launches,
+            products,
+            waits,
+            graphs,
+        }))
     }
 
     /// Number of this device among those that the process opened.
@@ -162,7 +200,7 @@ impl Device {
         self.0.backend.name()
     }
 
-    /// Launches, products and waits since the device was opened.
+    /// Launches, products, waits and replays since the device was opened.
     pub fn counters(&self) -> Counters {
         let of = |counter: &AtomicU64| counter.load(Relaxed);
         let inner = &self.0;
@@ -170,6 +208,7 @@ impl Device {
             launches: of(&inner.launches),
             products: of(&inner.products),
             waits: of(&inner.waits),
+            graphs: of(&inner.graphs),
         }
     }
 
@@ -196,7 +235,7 @@ impl Device {
 
     /// Bytes in use, their high-water mark, and what is held for reuse.
     pub fn usage(&self) -> Usage {
-        self.pool().usage()
+        Usage { pinned: self.0.backend.pinned(), ..self.pool().usage() }
     }
 
     /// Makes the present use the high-water mark.
@@ -207,12 +246,10 @@ impl Device {
     /// A buffer of `len` elements whose contents are undefined; `name` appears in errors.
     ///
     /// # Errors
-    /// [`KernelError::OutOfMemory`].
+    /// [`KernelError::OutOfMemory`]; during a capture [`KernelError::Capture`] if the pool holds no
+    /// free block of the size.
     pub fn alloc<T: Element>(&self, name: &'static str, len: usize) -> Result<Buffer<T>> {
-        let bytes = len * size_of::<T>();
-        let backend = self.0.backend.as_ref();
-        let address = self.pool().take(backend, name, bytes)?;
-        self.in_journal(|journal| journal.took(name, address, bytes));
+        let address = self.take(name, len * size_of::<T>())?;
         Ok(Buffer::new(self.clone(), address, len))
     }
 
@@ -246,11 +283,7 @@ impl Device {
         if host.is_empty() {
             return Ok(());
         }
-        self.note(|asked| {
-            asked.uploads += 1;
-            asked.uploaded += size_of_val(host) as u64;
-        });
-        self.0.backend.write(to.address(), bytemuck::cast_slice(host))
+        self.put(to.address(), bytemuck::cast_slice(host))
     }
 
     /// Waits for everything queued before and copies to `host`.
@@ -264,6 +297,7 @@ impl Device {
         if host.is_empty() {
             return Ok(());
         }
+        let _gate = self.beside_captures("reads")?;
         self.0.waits.fetch_add(1, Relaxed);
         self.note(|asked| {
             asked.waits += 1;
@@ -293,7 +327,8 @@ impl Device {
             return Ok(());
         }
         let bytes = to.len() * size_of::<T>();
-        self.note_copy(bytes);
+        let gate = self.gate(&[to.address()])?;
+        self.note_copy(&gate, bytes);
         self.0.backend.zero(to.address(), bytes)
     }
 
@@ -309,7 +344,8 @@ impl Device {
             return Ok(());
         }
         let bytes = to.len() * size_of::<T>();
-        self.note_copy(bytes);
+        let gate = self.gate(&[from.address(), to.address()])?;
+        self.note_copy(&gate, bytes);
         self.0.backend.copy(from.address(), to.address(), bytes)
     }
 
@@ -318,6 +354,7 @@ impl Device {
     /// # Errors
     /// A failure of the device, also one of a kernel launched before.
     pub fn wait(&self) -> Result<()> {
+        let _gate = self.beside_captures("waits")?;
         self.0.waits.fetch_add(1, Relaxed);
         self.note(|asked| asked.waits += 1);
         self.0.backend.wait()
@@ -340,6 +377,7 @@ impl Device {
     /// # Errors
     /// A failure of the device.
     pub fn trim(&self) -> Result<()> {
+        let _gate = self.beside_captures("releases memory")?;
         let mut pool = self.pool();
         self.0.backend.wait()?;
         pool.trim(self.0.backend.as_ref());
@@ -356,21 +394,42 @@ impl Device {
     /// `args` are the kernel's parameters in order and type, and with them and `grid` the kernel
     /// stays within the memory behind them. (The virtual device checks this; a real one does not.)
     pub unsafe fn launch(&self, kernel: &Kernel, grid: &Grid, args: &Args<'_>) -> Result<()> {
-        if let Some(device) = args.devices().find(|&id| id != self.0.id) {
+        if let Some(&device) = args.devices().iter().find(|&&id| id != self.0.id) {
             return Err(self.stranger("launch", device));
         }
         grid.check(kernel)?;
         if grid.blocks.contains(&0) {
             return Ok(());
         }
-        self.0.launches.fetch_add(1, Relaxed);
-        self.in_journal(|journal| journal.launched(kernel.key()));
+        let gate = self.gate(args.addresses())?;
+        if gate.capturing() {
+            gate.count_launch();
+        } else {
+            self.0.launches.fetch_add(1, Relaxed);
+            self.in_journal(|journal| journal.launched(kernel.key()));
+        }
         self.0.backend.launch(kernel, grid, args.bytes())
     }
 
-    fn give_back(&self, address: u64, bytes: usize) {
-        self.in_journal(|journal| journal.gave(address, bytes));
-        self.pool().give(address, bytes);
+    fn take(&self, name: &'static str, bytes: usize) -> Result<u64> {
+        let _gate = self.gate(&[])?;
+        let address = self.pool().take(self.0.backend.as_ref(), name, bytes)?;
+        self.in_journal(|journal| journal.took(name, address, bytes));
+        Ok(address)
+    }
+
+    fn put(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        let _gate = self.beside_captures("writes")?;
+        self.note(|asked| {
+            asked.uploads += 1;
+            asked.uploaded += bytes.len() as u64;
+        });
+        self.0.backend.write(to, bytes)
+    }
+
+    fn give_back(&self, address: u64) {
+        self.in_journal(|journal| journal.gave(address));
+        self.pool().give(address);
     }
 
     fn pool(&self) -> MutexGuard<'_, Pool> {
@@ -387,11 +446,13 @@ impl Device {
         self.in_journal(|journal| journal.note(f));
     }
 
-    fn note_copy(&self, bytes: usize) {
-        self.note(|asked| {
-            asked.copies += 1;
-            asked.copied += bytes as u64;
-        });
+    fn note_copy(&self, gate: &capture::Gate<'_>, bytes: usize) {
+        if !gate.capturing() {
+            self.note(|asked| {
+                asked.copies += 1;
+                asked.copied += bytes as u64;
+            });
+        }
     }
 
     fn owns(&self, op: &'static str, id: u32) -> Result<()> {
@@ -411,6 +472,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Drop for Inner {
     fn drop(&mut self) {
         let pool = self.pool.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let tables = self.tables.get_mut().unwrap_or_else(PoisonError::into_inner);
+        tables.drain().into_iter().for_each(|address| pool.give(address));
         pool.trim(self.backend.as_ref());
     }
 }

@@ -4,8 +4,13 @@
 //! step repeat from step to step, so after the first one nothing is reserved any more; splitting
 //! and merging blocks would save little and make the addresses depend on history. What is
 //! dropped is reusable at once, since all work of a device runs in one order.
+//!
+//! While a graph is captured the pool serves it from what it holds free, and what it hands out
+//! then belongs to the graph's memory: it goes back there when it is dropped, for this graph and
+//! the later ones of that memory, and to the pool only when the memory ends. A block from elsewhere
+//! that captured work touches is held as well, but never reused: a replay touches it again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::backend::Backend;
 use crate::{KernelError, Result};
@@ -21,17 +26,53 @@ pub struct Usage {
     pub reserved: usize,
     /// Reservations made so far, which a steady state no longer makes.
     pub reservations: u64,
+    /// Not in use, but kept for the replays of graphs.
+    pub graphs: usize,
+    /// Page-locked memory of the host that copies go through: reserved at the first copy, never
+    /// more. Constants of graphs ([`Device::write_constant`](super::Device::write_constant)) are
+    /// not among it.
+    pub pinned: usize,
 }
+
+/// Number of a graph memory among those of its device.
+pub(super) type MemoryId = u32;
+
+/// Free blocks by size.
+type Free = BTreeMap<usize, Vec<u64>>;
 
 pub(super) struct Pool {
     granularity: usize,
-    free: BTreeMap<usize, Vec<u64>>,
+    free: Free,
+    blocks: BTreeMap<u64, Block>,
+    memories: HashMap<MemoryId, Free>,
+    capturing: Option<MemoryId>,
     usage: Usage,
+}
+
+/// A reservation.
+struct Block {
+    size: usize,
+    state: State,
+    /// The graph memory that it belongs to.
+    home: Option<MemoryId>,
+    /// Other graph memories whose graphs touch it.
+    holders: Vec<MemoryId>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// A buffer.
+    Live,
+    /// In the pool's list.
+    Free,
+    /// No buffer any more, but graphs touch it.
+    Kept,
 }
 
 impl Pool {
     pub fn new(granularity: usize) -> Pool {
-        Pool { granularity, free: BTreeMap::new(), usage: Usage::default() }
+        let (free, blocks, memories) = Default::default();
+        Pool { granularity, free, blocks, memories, capturing: None, usage: Usage::default() }
     }
 
     pub fn usage(&self) -> Usage {
@@ -45,30 +86,134 @@ impl Pool {
     /// Address of `bytes` bytes with undefined contents.
     pub fn take(&mut self, backend: &dyn Backend, name: &'static str, bytes: usize) -> Result<u64> {
         let size = self.rounded(bytes);
-        let address = match self.free.get_mut(&size).and_then(Vec::pop) {
-            Some(address) => backend.renew(name, address, size)?,
-            None => self.reserve(backend, name, size)?,
+        let address = match self.capturing {
+            Some(memory) => self.take_captured(memory, backend, name, size)?,
+            None => match pop(&mut self.free, size) {
+                Some(address) => self.renew(backend, name, address, size)?,
+                None => self.reserve(backend, name, size)?,
+            },
         };
         self.usage.live += size;
         self.usage.peak = self.usage.peak.max(self.usage.live);
         Ok(address)
     }
 
-    /// Takes back what [`Pool::take`] gave for so many bytes.
-    pub fn give(&mut self, address: u64, bytes: usize) {
-        let size = self.rounded(bytes);
-        self.usage.live -= size;
+    fn take_captured(
+        &mut self,
+        memory: MemoryId,
+        backend: &dyn Backend,
+        name: &'static str,
+        size: usize,
+    ) -> Result<u64> {
+        let own = pop(self.memories.entry(memory).or_default(), size);
+        let address = if let Some(address) = own {
+            self.usage.graphs -= size;
+            address
+        } else if let Some(address) = pop(&mut self.free, size) {
+            self.renew(backend, name, address, size)?
+        } else {
+            return Err(KernelError::Capture(format!(
+                "the pool holds no free block of {size} bytes for {name}, and nothing is reserved \
+                 during a capture: run the same work once before"
+            )));
+        };
+        backend.record_renewal(name, address);
+        if let Some(block) = self.blocks.get_mut(&address) {
+            block.state = State::Live;
+            block.home = Some(memory);
+        }
+        Ok(address)
+    }
+
+    /// Takes back what [`Pool::take`] gave.
+    pub fn give(&mut self, address: u64) {
+        let Some(block) = self.blocks.get_mut(&address) else { return };
+        self.usage.live -= block.size;
+        block.state = State::Kept;
+        self.usage.graphs += block.size;
+        self.settle(address);
+    }
+
+    /// Puts a block that is no buffer any more where it may be reused.
+    fn settle(&mut self, address: u64) {
+        let Some(block) = self.blocks.get_mut(&address) else { return };
+        if block.state != State::Kept || !block.holders.is_empty() {
+            return;
+        }
+        let size = block.size;
+        if let Some(memory) = block.home {
+            self.memories.entry(memory).or_default().entry(size).or_default().push(address);
+            return;
+        }
+        block.state = State::Free;
+        self.usage.graphs -= size;
         self.free.entry(size).or_default().push(address);
     }
 
-    /// Gives everything that is not in use back to the device.
+    /// From now on blocks belong to this graph memory; `None` ends it.
+    pub fn capture(&mut self, memory: Option<MemoryId>) {
+        self.capturing = memory;
+    }
+
+    /// During a capture: a replay touches the block that holds this address.
+    pub fn hold(&mut self, address: u64) {
+        let Some(memory) = self.capturing else { return };
+        let Some((&base, block)) = self.blocks.range_mut(..=address).next_back() else { return };
+        let within = address - base < block.size as u64;
+        if within && block.home != Some(memory) && !block.holders.contains(&memory) {
+            block.holders.push(memory);
+        }
+    }
+
+    /// Ends a graph memory: nothing of it is replayed any more.
+    pub fn end_memory(&mut self, memory: MemoryId) {
+        self.memories.remove(&memory);
+        let mut idle = Vec::new();
+        for (&address, block) in &mut self.blocks {
+            let before = block.holders.len();
+            block.holders.retain(|&holder| holder != memory);
+            let was_home = block.home == Some(memory);
+            if was_home {
+                block.home = None;
+            }
+            // Beside another home it was listed there, unless this memory held it.
+            if was_home || block.holders.len() < before {
+                idle.push(address);
+            }
+        }
+        for address in idle {
+            self.settle(address);
+        }
+    }
+
+    /// Gives everything that is held for reuse back to the device.
     pub fn trim(&mut self, backend: &dyn Backend) {
         for (size, addresses) in std::mem::take(&mut self.free) {
             for address in addresses {
                 backend.release(address, size);
+                self.blocks.remove(&address);
                 self.usage.reserved -= size;
             }
         }
+    }
+
+    /// A block of the pool's list, for another purpose.
+    fn renew(
+        &mut self,
+        backend: &dyn Backend,
+        name: &'static str,
+        old: u64,
+        size: usize,
+    ) -> Result<u64> {
+        let address = backend.renew(name, old, size)?;
+        self.blocks.remove(&old);
+        self.insert(address, size);
+        Ok(address)
+    }
+
+    fn insert(&mut self, address: u64, size: usize) {
+        let block = Block { size, state: State::Live, home: None, holders: Vec::new() };
+        self.blocks.insert(address, block);
     }
 
     fn reserve(&mut self, backend: &dyn Backend, name: &'static str, size: usize) -> Result<u64> {
@@ -83,6 +228,7 @@ impl Pool {
             let (device, live) = (backend.name(), self.usage.live);
             return Err(KernelError::OutOfMemory { device, name, bytes: size, live });
         };
+        self.insert(address, size);
         self.usage.reserved += size;
         self.usage.reservations += 1;
         Ok(address)
@@ -92,4 +238,8 @@ impl Pool {
     fn rounded(&self, bytes: usize) -> usize {
         bytes.max(1).next_multiple_of(self.granularity)
     }
+}
+
+fn pop(free: &mut Free, size: usize) -> Option<u64> {
+    free.get_mut(&size).and_then(Vec::pop)
 }

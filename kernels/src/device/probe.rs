@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use cudarc::cublaslt::sys as lt;
 use cudarc::driver::{result as driver, sys};
 
-use super::cuda::{present, words};
+use super::cuda::present;
+use super::cuda_error::words;
 use crate::{KernelError, Result};
 
 /// A library that is opened at run time.

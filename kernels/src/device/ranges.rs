@@ -127,7 +127,9 @@ mod tests {
         let other = range("losses");
         let back = resume(Phase::Backward, &recorded);
         assert_eq!(place().to_string(), "backward: block 7 / attention 1");
-        assert_eq!(range("more").before, Some(place()));
+        let more = range("more");
+        assert_eq!(place().to_string(), "backward: block 7 / attention 1 / more");
+        drop(more);
         drop(back);
         assert_eq!(place().to_string(), "losses");
         drop(other);

@@ -1,6 +1,8 @@
 use half::bf16;
 
-use super::{Args, Device, Grid, Module};
+use super::{Args, Device, Epilogue, Grid, Module};
+use crate::check::{UNIT, assert_within, noise, stored};
+use crate::device::Float;
 use crate::matmul::{Beta, MatMul};
 
 #[test]
@@ -214,4 +216,43 @@ fn products_that_would_round_too_often_are_refused() {
     assert_eq!(device.download(c.view()).unwrap(), [1.0; 4]);
     device.matmul(&none, 1.0, empty, empty, Beta::Overwrite, c.view_mut()).unwrap();
     assert_eq!(device.download(c.view()).unwrap(), [0.0; 4]);
+}
+
+#[test]
+fn an_epilogue_rounds_once() {
+    let device = Device::virtual_gpu();
+    let (n, m, k) = (5, 7, 11);
+    let (a, _) = stored::<bf16>(&noise(n * k, 1));
+    let (b, _) = stored::<bf16>(&noise(k * m, 2));
+    let (bias, wide) = stored::<bf16>(&noise(m, 3));
+    let [a, b, bias] = [&a, &b, &bias].map(|host| device.upload("operand", host).unwrap());
+    let sizes = MatMul::new(n, m, k).trans_a();
+    let mut exact = device.alloc::<f32>("exact", n * m).unwrap();
+    let (a, b, over) = (a.view(), b.view(), Beta::Overwrite);
+    device.matmul(&sizes, 1.0, a, b, over, exact.view_mut()).unwrap();
+    let exact = device.download(exact.view()).unwrap();
+    let mut c = device.alloc::<bf16>("c", n * m).unwrap();
+    let sum = |i: usize| exact[i] + wide[i % m] as f32;
+    let fused = Epilogue::Bias(bias.view());
+    assert!(device.matmul_with(&sizes, 1.0, a, b, over, fused, c.view_mut()).unwrap());
+    let got = device.download(c.view()).unwrap();
+    (0..n * m).for_each(|i| assert_eq!(got[i], bf16::from_f32(sum(i))));
+    let fused = Epilogue::BiasRelu(bias.view());
+    assert!(device.matmul_with(&sizes, 1.0, a, b, over, fused, c.view_mut()).unwrap());
+    let got = device.download(c.view()).unwrap();
+    (0..n * m).for_each(|i| assert_eq!(got[i], bf16::from_f32(sum(i).max(0.0))));
+    assert!(got.contains(&bf16::ZERO) && got.iter().any(|&c| c > bf16::ZERO));
+    // What is refused, and what is nothing to do.
+    let short = Epilogue::Bias(bias.view().slice(1..m));
+    let error = device.matmul_with(&sizes, 1.0, a, b, over, short, c.view_mut()).unwrap_err();
+    let said = "matmul: vector of the epilogue has 6 elements, its sizes ask for 7";
+    assert_eq!(error.to_string(), said);
+    let twice = MatMul::new(1, m, k).batched(n).shared_b();
+    let fused = Epilogue::Bias(bias.view());
+    let error = device.matmul_with(&twice, 1.0, a, b, over, fused, c.view_mut()).unwrap_err();
+    assert!(error.to_string().contains("not to a batch"), "{error}");
+    let none = MatMul::new(n, m, 0);
+    let (empty, fused) = (a.slice(0..0), Epilogue::Bias(bias.view()));
+    assert!(!device.matmul_with(&none, 1.0, empty, empty, over, fused, c.view_mut()).unwrap());
+    assert_eq!(device.counters().products, 3);
 }

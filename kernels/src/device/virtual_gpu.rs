@@ -4,27 +4,36 @@
 //! out again is a new one that nobody wrote: so an access that is out of bounds, that reads what
 //! was never written or that comes too late is found even where the pool would hide it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
 use ptx_vm::{Address, Gpu, Launch, MemoryError, Module as Parsed};
 
-use super::backend::{Backend, Product, Storage};
+use super::backend::{Backend, Fused, GraphId, Product, Storage};
+use super::module::Key;
+use super::virtual_graph::{Graphs, Step};
 use super::{Grid, Kernel, Work};
+use crate::matmul::MatMul;
 use crate::{KernelError, Result};
 
 pub(super) struct VirtualGpu {
     state: Mutex<State>,
 }
 
-struct State {
-    gpu: Gpu,
+#[derive(Default)]
+pub(super) struct State {
+    pub gpu: Gpu,
+    pub graphs: Graphs,
+    /// Kernels that ran at least once.
+    pub launched: HashSet<Key>,
+    /// Whether products come without epilogues.
+    unfused: bool,
     modules: HashMap<&'static str, Parsed>,
     work: Work,
 }
 
-fn failed(action: &'static str) -> impl Fn(MemoryError) -> KernelError {
+pub(super) fn failed(action: &'static str) -> impl Fn(MemoryError) -> KernelError {
     move |error| KernelError::Device { device: NAME.into(), action, what: error.to_string() }
 }
 
@@ -32,8 +41,13 @@ const NAME: &str = "the virtual GPU";
 
 impl VirtualGpu {
     pub fn new() -> VirtualGpu {
-        let (gpu, modules, work) = (Gpu::new(), HashMap::new(), Work::default());
-        VirtualGpu { state: Mutex::new(State { gpu, modules, work }) }
+        VirtualGpu { state: Mutex::default() }
+    }
+
+    /// A device whose products have no epilogues.
+    #[cfg(test)]
+    pub fn without_epilogues() -> VirtualGpu {
+        VirtualGpu { state: Mutex::new(State { unfused: true, ..State::default() }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -74,14 +88,11 @@ impl Backend for VirtualGpu {
     }
 
     fn zero(&self, to: u64, bytes: usize) -> Result<()> {
-        self.state().gpu.fill(Address(to), 0, bytes).map_err(failed("zero"))
+        self.state().queue(Step::Zero { to, bytes })
     }
 
     fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
-        let gpu = &mut self.state().gpu;
-        let mut between = vec![0; bytes];
-        gpu.read(Address(from), &mut between).map_err(failed("copy"))?;
-        gpu.write(Address(to), &between).map_err(failed("copy"))
+        self.state().queue(Step::Copy { from, to, bytes })
     }
 
     fn wait(&self) -> Result<()> {
@@ -89,7 +100,54 @@ impl Backend for VirtualGpu {
     }
 
     fn launch(&self, kernel: &Kernel, grid: &Grid, params: &[u8]) -> Result<()> {
-        let State { gpu, modules, work } = &mut *self.state();
+        let (kernel, grid, params) = (*kernel, *grid, params.into());
+        self.state().queue(Step::Launch { kernel, grid, params })
+    }
+
+    fn product(&self, product: &Product) -> Result<()> {
+        self.state().queue(Step::Product(*product))
+    }
+
+    fn fits(&self, product: &Product) -> Result<bool> {
+        Ok(product.fused == Fused::Nothing || !self.state().unfused)
+    }
+
+    fn begin_capture(&self) -> Result<()> {
+        self.state().graphs.begin();
+        Ok(())
+    }
+
+    fn end_capture(&self, keep: bool) -> Result<Option<GraphId>> {
+        Ok(self.state().graphs.end(keep))
+    }
+
+    fn record_renewal(&self, name: &'static str, address: u64) {
+        let state = &mut *self.state();
+        state.graphs.recording().into_iter().for_each(|s| s.push(Step::Renew { name, address }));
+    }
+
+    fn record_write(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.state().queue(Step::Write { to, bytes: bytes.into() })
+    }
+
+    fn replay(&self, graph: GraphId) -> Result<()> {
+        let state = &mut *self.state();
+        let steps = state.graphs.get(graph)?;
+        steps.iter().try_for_each(|step| state.run(step))
+    }
+
+    fn forget(&self, graph: GraphId) {
+        self.state().graphs.forget(graph);
+    }
+
+    fn work(&self) -> Option<Work> {
+        Some(self.state().work)
+    }
+}
+
+impl State {
+    pub fn launch(&mut self, kernel: &Kernel, grid: &Grid, params: &[u8]) -> Result<()> {
+        let State { gpu, modules, work, launched, .. } = self;
         let source = kernel.module;
         if !modules.contains_key(source.name()) {
             let parsed = Parsed::parse(source.name(), source.text());
@@ -106,6 +164,7 @@ impl Backend for VirtualGpu {
         let report = gpu
             .launch(&modules[source.name()], &name, &launch)
             .map_err(|fault| grid.refused(kernel, fault.to_string()))?;
+        launched.insert(kernel.key());
         work.instructions += report.counters.thread_instructions();
         work.global_bytes += report.counters.global_bytes;
         work.global_bytes_moved += report.counters.global_bytes_moved;
@@ -123,20 +182,28 @@ impl Backend for VirtualGpu {
         }
     }
 
-    fn product(&self, p: &Product) -> Result<()> {
+    pub fn product(&mut self, p: &Product) -> Result<()> {
         let s = &p.sizes;
         let span = |stride: usize, size: usize| (s.batch - 1) * stride + size;
-        let gpu = &mut self.state().gpu;
+        let gpu = &mut self.gpu;
         let a = floats(gpu, p.operands, p.a, span(s.stride_a, s.n * s.k))?;
         let b = floats(gpu, p.operands, p.b, span(s.stride_b, s.k * s.m))?;
         // Read even if it is overwritten: gaps between the products of a batch stay as they are.
         let mut c = floats(gpu, p.result, p.c, span(s.stride_c, s.n * s.m))?;
         s.run(f64::from(p.alpha), &a, &b, p.beta, &mut c)?;
+        match p.fused {
+            Fused::Nothing => {}
+            Fused::Bias(bias) => {
+                let bias = floats(gpu, p.result, bias, s.m)?;
+                c.chunks_mut(s.m).for_each(|row| finish(row, &bias, |y| y));
+            }
+            Fused::BiasRelu(bias) => {
+                let bias = floats(gpu, p.result, bias, s.m)?;
+                c.chunks_mut(s.m).for_each(|row| finish(row, &bias, |y| y.max(0.0)));
+            }
+            Fused::RowSums(sums) => store(gpu, p.result, sums, &row_sums(s, &a))?,
+        }
         put(gpu, p, &c)
-    }
-
-    fn work(&self) -> Option<Work> {
-        Some(self.state().work)
     }
 }
 
@@ -163,15 +230,33 @@ fn put(gpu: &mut Gpu, p: &Product, c: &[f32]) -> Result<()> {
     for i in 0..p.sizes.batch {
         let start = i * p.sizes.stride_c;
         let c = &c[start..start + size];
-        let at = |width: usize| Address(p.c + (start * width) as u64);
-        match p.result {
-            Storage::F32 => gpu.write(at(4), bytemuck::cast_slice(c)),
-            Storage::Bf16 => {
-                let rounded: Vec<bf16> = c.iter().map(|&x| bf16::from_f32(x)).collect();
-                gpu.write(at(2), bytemuck::cast_slice(&rounded))
-            }
-        }
-        .map_err(failed("multiply"))?;
+        let width = match p.result {
+            Storage::F32 => 4,
+            Storage::Bf16 => 2,
+        };
+        store(gpu, p.result, p.c + (start * width) as u64, c)?;
     }
     Ok(())
+}
+
+/// Writes values, rounded to the storage type.
+fn store(gpu: &mut Gpu, storage: Storage, to: u64, x: &[f32]) -> Result<()> {
+    match storage {
+        Storage::F32 => gpu.write(Address(to), bytemuck::cast_slice(x)),
+        Storage::Bf16 => {
+            let rounded: Vec<bf16> = x.iter().map(|&x| bf16::from_f32(x)).collect();
+            gpu.write(Address(to), bytemuck::cast_slice(&rounded))
+        }
+    }
+    .map_err(failed("multiply"))
+}
+
+fn finish(row: &mut [f32], bias: &[f32], f: impl Fn(f32) -> f32) {
+    row.iter_mut().zip(bias).for_each(|(y, b)| *y = f(*y + b));
+}
+
+/// Sums of the rows of `op(A)`, in order of the depth.
+fn row_sums(s: &MatMul, a: &[f32]) -> Vec<f32> {
+    let at = |i: usize, j: usize| if s.trans_a { a[j * s.n + i] } else { a[i * s.k + j] };
+    (0..s.n).map(|i| (0..s.k).map(|j| at(i, j)).sum()).collect()
 }

@@ -1,14 +1,20 @@
-//! Linear layers on a device: products by [`Device::matmul`], biases by [`Add`].
+//! Linear layers on a device: products by [`Device::matmul_with`], which takes the bias, a ReLU
+//! and the gradient of the bias along.
+//!
+//! The bias is a parameter and f32; beside activations of bf16 the product takes it in bf16, so a
+//! copy of `m` elements is rounded first. Where the device cannot fuse, the bias and its gradient
+//! are launches of their own.
 
 use super::Linear;
-use crate::add::Add;
-use crate::device::{Device, Float, View, ViewMut};
+use crate::activation::Activation;
+use crate::add::{Add, cast_gpu};
+use crate::device::{Device, Epilogue, Float, View, ViewMut};
 use crate::matmul::{Beta, MatMul};
 use crate::{KernelError, Result, check_count, reduce};
 
 impl Linear {
-    /// [`Linear::forward`] on a device: one product and, with a bias, one launch that adds it in
-    /// place.
+    /// [`Linear::forward`] on a device: one product, and for a bias beside bf16 a launch that
+    /// rounds it.
     ///
     /// # Errors
     /// A view of another length than the sizes say; a failure of the device.
@@ -20,19 +26,76 @@ impl Linear {
         bias: Option<View<'_, f32>>,
         mut y: ViewMut<'_, T>,
     ) -> Result<()> {
-        check_count("linear", "x", x.len(), self.n * self.k)?;
-        check_count("linear", "weight", weight.len(), self.m * self.k)?;
-        check_count("linear", "y", y.len(), self.n * self.m)?;
+        self.check_gpu(x.len(), weight.len(), y.len())?;
         let product = MatMul::new(self.n, self.m, self.k).trans_b();
-        device.matmul(&product, 1.0, x, weight, Beta::Overwrite, y.reborrow())?;
-        match bias {
-            Some(bias) => Add { n: self.n, inner: self.m }.in_place_gpu(device, y, bias),
-            None => Ok(()),
+        let Some(bias) = bias else {
+            return device.matmul(&product, 1.0, x, weight, Beta::Overwrite, y);
+        };
+        if self.biased(device, x, weight, bias, |b| Epilogue::Bias(b), y.reborrow())? {
+            return Ok(());
         }
+        device.matmul(&product, 1.0, x, weight, Beta::Overwrite, y.reborrow())?;
+        Add { n: self.n, inner: self.m }.in_place_gpu(device, y, bias)
+    }
+
+    /// `y = max(x weight^T + bias, 0)`: [`Linear::forward_gpu`] and a ReLU in one.
+    ///
+    /// # Errors
+    /// As [`Linear::forward_gpu`].
+    pub fn forward_relu_gpu<T: Float>(
+        &self,
+        device: &Device,
+        x: View<'_, T>,
+        weight: View<'_, T>,
+        bias: View<'_, f32>,
+        mut y: ViewMut<'_, T>,
+    ) -> Result<()> {
+        self.check_gpu(x.len(), weight.len(), y.len())?;
+        if self.biased(device, x, weight, bias, |b| Epilogue::BiasRelu(b), y.reborrow())? {
+            return Ok(());
+        }
+        let mut before = device.alloc("linear.before_relu", y.len())?;
+        let product = MatMul::new(self.n, self.m, self.k).trans_b();
+        device.matmul(&product, 1.0, x, weight, Beta::Overwrite, before.view_mut())?;
+        let rows = Add { n: self.n, inner: self.m };
+        rows.in_place_gpu(device, before.view_mut(), bias)?;
+        Activation::Relu.forward_gpu(device, before.view(), y)
+    }
+
+    /// The product with an epilogue that takes the bias; `false` if the device has none.
+    fn biased<T: Float>(
+        &self,
+        device: &Device,
+        x: View<'_, T>,
+        weight: View<'_, T>,
+        bias: View<'_, f32>,
+        epilogue: impl FnOnce(View<'_, T>) -> Epilogue<'_, T>,
+        y: ViewMut<'_, T>,
+    ) -> Result<bool> {
+        check_count("linear", "bias", bias.len(), self.m)?;
+        let product = MatMul::new(self.n, self.m, self.k).trans_b();
+        let narrow;
+        let vector = match bias.of_type::<T>() {
+            Some(bias) => bias,
+            None => {
+                let mut rounded = device.alloc("linear.bias", self.m)?;
+                cast_gpu(device, bias, rounded.view_mut())?;
+                narrow = rounded;
+                narrow.view()
+            }
+        };
+        device.matmul_with(&product, 1.0, x, weight, Beta::Overwrite, epilogue(vector), y)
+    }
+
+    fn check_gpu(&self, x: usize, weight: usize, y: usize) -> Result<()> {
+        check_count("linear", "x", x, self.n * self.k)?;
+        check_count("linear", "weight", weight, self.m * self.k)?;
+        check_count("linear", "y", y, self.n * self.m)
     }
 
     /// [`Linear::backward`] on a device: writes `dx`, adds to `dweight` and `dbias`, which are f32
-    /// whatever the storage; each may be left out. `x` is needed for `dweight` alone.
+    /// whatever the storage; each may be left out. `x` is needed for `dweight` alone, whose product
+    /// forms the gradient of the bias as well.
     ///
     /// # Errors
     /// A view of another length than the sizes say; `dweight` without `x`; a failure of the
@@ -49,26 +112,50 @@ impl Linear {
     ) -> Result<()> {
         check_count("linear", "weight", weight.len(), self.m * self.k)?;
         check_count("linear", "dy", dy.len(), self.n * self.m)?;
+        if let Some(dbias) = &dbias {
+            check_count("linear", "dbias", dbias.len(), self.m)?;
+        }
         if let Some(dx) = dx {
             check_count("linear", "dx", dx.len(), self.n * self.k)?;
             // y = x weight^T
             let product = MatMul::new(self.n, self.k, self.m);
             device.matmul(&product, 1.0, dy, weight, Beta::Overwrite, dx)?;
         }
-        if let Some(dweight) = dweight {
-            check_count("linear", "dweight", dweight.len(), self.m * self.k)?;
-            let Some(x) = x else {
-                let what = "the gradient of the weight needs x".into();
-                return Err(KernelError::Size { op: "linear", what });
+        let Some(dweight) = dweight else {
+            return match dbias {
+                Some(dbias) => reduce::column_sums_gpu(device, dy, self.n, dbias),
+                None => Ok(()),
             };
-            check_count("linear", "x", x.len(), self.n * self.k)?;
-            let product = MatMul::new(self.m, self.k, self.n).trans_a();
-            device.matmul(&product, 1.0, dy, x, Beta::Add, dweight)?;
+        };
+        check_count("linear", "dweight", dweight.len(), self.m * self.k)?;
+        let Some(x) = x else {
+            let what = "the gradient of the weight needs x".into();
+            return Err(KernelError::Size { op: "linear", what });
+        };
+        check_count("linear", "x", x.len(), self.n * self.k)?;
+        self.parameters(device, x, dy, dweight, dbias)
+    }
+
+    fn parameters<T: Float>(
+        &self,
+        device: &Device,
+        x: View<'_, T>,
+        dy: View<'_, T>,
+        mut dweight: ViewMut<'_, f32>,
+        dbias: Option<ViewMut<'_, f32>>,
+    ) -> Result<()> {
+        // y = x weight^T + bias
+        let product = MatMul::new(self.m, self.k, self.n).trans_a();
+        let Some(dbias) = dbias else {
+            return device.matmul(&product, 1.0, dy, x, Beta::Add, dweight);
+        };
+        let mut sums = device.alloc("linear.dbias", self.m)?;
+        let rows = Epilogue::RowSums(sums.view_mut());
+        let into = dweight.reborrow();
+        if device.matmul_with(&product, 1.0, dy, x, Beta::Add, rows, into)? {
+            return Add { n: 1, inner: self.m }.in_place_gpu(device, dbias, sums.view());
         }
-        if let Some(dbias) = dbias {
-            check_count("linear", "dbias", dbias.len(), self.m)?;
-            reduce::column_sums_gpu(device, dy, self.n, dbias)?;
-        }
-        Ok(())
+        device.matmul(&product, 1.0, dy, x, Beta::Add, dweight)?;
+        reduce::column_sums_gpu(device, dy, self.n, dbias)
     }
 }

@@ -32,6 +32,8 @@ struct Inputs<T> {
 #[derive(PartialEq)]
 struct Outputs<T> {
     y: Vec<T>,
+    /// `y` with ReLU
+    positive: Vec<T>,
     dx: Vec<T>,
     dweight: Vec<f32>,
     dbias: Vec<f32>,
@@ -45,10 +47,13 @@ fn run<T: Float>(device: &Device, s: &Linear, of: &Inputs<T>) -> Result<Outputs<
     let mut dbias = device.upload("dbias", &of.old[..s.m])?;
     let (x, weight, dy) = (x.view(), weight.view(), dy.view());
     s.forward_gpu(device, x, weight, Some(bias.view()), y.view_mut())?;
+    let mut positive = device.alloc("positive", of.dy.len())?;
+    s.forward_relu_gpu(device, x, weight, bias.view(), positive.view_mut())?;
     let (dw, db) = (Some(dweight.view_mut()), Some(dbias.view_mut()));
     s.backward_gpu(device, Some(x), weight, dy, Some(dx.view_mut()), dw, db)?;
     Ok(Outputs {
         y: device.download(y.view())?,
+        positive: device.download(positive.view())?,
         dx: device.download(dx.view())?,
         dweight: device.download(dweight.view())?,
         dbias: device.download(dbias.view())?,
@@ -70,14 +75,18 @@ fn check<T: Float>(proof: &mut Proof<'_>, n: usize, m: usize, k: usize) -> Resul
     reference::forward(&s, &exact_x, &exact_weight, Some(&bias), &mut y);
     let (dx_out, dw, db) = (Some(&mut dx[..]), Some(&mut dweight[..]), Some(&mut dbias[..]));
     s.backward(Some(&exact_x), &exact_weight, &exact_dy, dx_out, dw, db)?;
-    // Sums of so many products below 1; the product is stored before the bias is added.
+    // Sums of so many products below 1. With an epilogue the bias is rounded to the type and the
+    // sum with it, without one the product and the sum.
     let sum = |terms: usize| (terms + 2) as f64 * UNIT * (terms + 1) as f64;
-    proof.within(&format!("{what}: y"), &got.y, &y, |i| {
-        sum(k) + f64::from(T::ROUNDING) * (y[i].abs() + bias[i % m].abs() + sum(k))
-    });
+    let twice = f64::from(T::ROUNDING);
+    let forward = |i: usize| sum(k) + twice * (y[i].abs() + bias[i % m].abs() + sum(k));
+    proof.within(&format!("{what}: y"), &got.y, &y, forward);
+    let positive: Vec<f64> = y.iter().map(|y| y.max(0.0)).collect();
+    proof.within(&format!("{what}: y with ReLU"), &got.positive, &positive, forward);
     proof.within(&format!("{what}: dx"), &got.dx, &dx, |_| sum(m));
     proof.within(&format!("{what}: dweight"), &got.dweight, &dweight, |_| sum(n));
-    let depth = Pieces::of(n).depth();
+    // One after the other or in pieces.
+    let depth = Pieces::of(n).depth().max(n as f64) + 1.0;
     let bound = |_| depth * UNIT * (n + 1) as f64;
     proof.within(&format!("{what}: dbias"), &got.dbias, &dbias, bound);
     Ok(())

@@ -21,7 +21,7 @@ struct Sizes {
     h: u32,
     w: u32,
     p: u32,
-    shared: u32,
+    maps: u32,
 }
 
 /// `LabelSample` of `point_sample.cu`.
@@ -41,7 +41,9 @@ fn grid(items: usize) -> Grid {
 }
 
 impl PointSample {
-    /// [`PointSample::forward`] on a device; points and values are f32 whatever the maps are.
+    /// [`PointSample::forward`] on a device; points and values are f32 whatever the maps are. If
+    /// points are shared there may be several sets `[sets, p, 2]`, each read by the same number of
+    /// consecutive maps: those of an image.
     ///
     /// # Errors
     /// A view of another length than the sizes say; a map without pixels; a failure of the device.
@@ -106,8 +108,13 @@ impl PointSample {
 
     fn sizes(&self, points: usize) -> Result<Sizes> {
         check_map("point_sample", self.h, self.w)?;
-        let rows = if self.shared { 1 } else { self.r };
-        check_count("point_sample", "points", points, rows * self.p * 2)?;
+        let sets = match self.shared {
+            true => points / (2 * self.p).max(1),
+            false => self.r,
+        };
+        let divides = sets > 0 && self.r.is_multiple_of(sets);
+        let sets = if self.shared && !divides { 1 } else { sets };
+        check_count("point_sample", "points", points, sets * self.p * 2)?;
         let size = |name, n| small("point_sample", name, n);
         size("points of all maps", self.r * self.p)?;
         Ok(Sizes {
@@ -115,7 +122,7 @@ impl PointSample {
             h: size("h", self.h)?,
             w: size("w", self.w)?,
             p: size("p", self.p)?,
-            shared: u32::from(self.shared),
+            maps: size("maps", self.r / sets.max(1))?.max(1),
         })
     }
 }

@@ -26,6 +26,8 @@
 
 mod cpu;
 mod gpu;
+#[cfg(test)]
+mod gpu_tests;
 mod labels;
 pub(crate) mod proof;
 mod reference;
@@ -48,7 +50,8 @@ pub struct PointSample {
     pub w: usize,
     /// Points read from each map.
     pub p: usize,
-    /// Whether the points are `[p, 2]`, read by every map, instead of `[r, p, 2]`.
+    /// Whether the points are `[p, 2]`, read by every map, instead of `[r, p, 2]`; on a device also
+    /// `[sets, p, 2]`, each set read by `r / sets` consecutive maps.
     pub shared: bool,
 }
 

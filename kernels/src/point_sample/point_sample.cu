@@ -10,8 +10,8 @@
 
 struct PointSample {
     uint32_t r, h, w, p;
-    // Whether the points are [p, 2], read by every map.
-    uint32_t shared;
+    // Consecutive maps that read the same points: 1 or more.
+    uint32_t maps;
 };
 
 struct LabelSample {
@@ -38,7 +38,7 @@ __device__ __forceinline__ void forward(
     float* __restrict__ values) {
     uint32_t row, point;
     if (!point_of_thread(s.r, s.p, row, point)) return;
-    const float* at = points + (size_t(s.shared ? 0 : row) * s.p + point) * 2;
+    const float* at = points + (size_t(row / s.maps) * s.p + point) * 2;
     maps += size_t(row) * s.h * s.w;
     PointTaps taps;
     float value = 0.0f;
@@ -89,7 +89,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) point_sample_scatter(
     const float* __restrict__ scale, unsigned long long* __restrict__ sums) {
     uint32_t row, point;
     if (!point_of_thread(s.r, s.p, row, point)) return;
-    const float* at = points + (size_t(s.shared ? 0 : row) * s.p + point) * 2;
+    const float* at = points + (size_t(row / s.maps) * s.p + point) * 2;
     const float factor = scale[row], d = dvalues[size_t(row) * s.p + point];
     // Zero, or the comparison with what is not a number: nothing to add.
     if (!(factor > 0.0f)) return;

@@ -24,7 +24,7 @@ fn prove(proof: &mut Proof<'_>) -> Result<()> {
 }
 
 /// Points in and around the unit square, and some that are none.
-fn points(n: usize, seed: u64) -> Vec<f32> {
+pub(super) fn points(n: usize, seed: u64) -> Vec<f32> {
     let mut points: Vec<f32> = noise::<f32>(2 * n, seed).iter().map(|x| 0.6 * x + 0.5).collect();
     if n > 4 {
         points[0] = f32::NAN;

@@ -18,6 +18,9 @@ static PTX: Module = Module::new("rein", include_str!("../../ptx/rein.ptx"));
 const THREADS: u32 = 128;
 const ROWS: usize = 32;
 
+/// What channels are a multiple of; others are filled up with zeros.
+pub const CHANNELS: usize = 64;
+
 /// Columns of a block of `rein_sums`, and the patches that it multiplies at a time.
 const COLUMNS: usize = 64;
 const DEPTH: usize = 32;
@@ -197,7 +200,7 @@ impl Rein {
             let (mix, backward) = ("rein_mix_208", "rein_mix_backward_208");
             Entries { mix, backward, sums: "rein_sums_208", width: 208 }
         };
-        if self.m == 0 || self.m > 208 || self.c == 0 || !self.c.is_multiple_of(64) {
+        if self.m == 0 || self.m > 208 || self.c == 0 || !self.c.is_multiple_of(CHANNELS) {
             let what = format!(
                 "{} tokens of {} channels; the GPU kernel takes 1 to 208 of a multiple of 64",
                 self.m, self.c

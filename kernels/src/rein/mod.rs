@@ -41,7 +41,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-pub use gpu::{GradientsGpu, WeightsGpu};
+pub use gpu::{CHANNELS, GradientsGpu, WeightsGpu};
 
 use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};
 

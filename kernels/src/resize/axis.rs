@@ -85,6 +85,8 @@ pub struct Axis {
     pub(super) forward: Taps,
     /// The transposed table: what the backward pass gathers.
     pub(super) backward: Taps,
+    /// What both follow from.
+    pub(super) numbers: [u64; 4],
 }
 
 impl Axis {
@@ -127,7 +129,9 @@ impl Axis {
                 columns[i].push((j, w));
             }
         }
-        Ok(Axis { forward: Taps::new(n_in, &rows), backward: Taps::new(n_out, &columns) })
+        let numbers = [n_in as u64, n_out as u64, mode as u64, step.to_bits()];
+        let (forward, backward) = (Taps::new(n_in, &rows), Taps::new(n_out, &columns));
+        Ok(Axis { forward, backward, numbers })
     }
 
     /// Input length.

@@ -2,8 +2,8 @@
 
 use super::{Axis, Taps};
 use crate::device::sizes::small;
-use crate::device::{Args, Buffer, Device, Float, Grid, Module, View, ViewMut};
-use crate::{Result, check_count};
+use crate::device::{Args, Constant, Device, Float, Grid, Module, View, ViewMut};
+use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("resize", include_str!("../../ptx/resize.ptx"));
 
@@ -32,20 +32,22 @@ pub(crate) struct TapsGpu {
     pub n_out: usize,
     pub width: usize,
     /// `[n_out, width]`
-    pub index: Buffer<u32>,
+    pub index: Constant<u32>,
     /// `[n_out, width]`
-    pub weight: Buffer<f32>,
+    pub weight: Constant<f32>,
 }
 
 impl TapsGpu {
-    fn new(device: &Device, taps: &Taps) -> Result<TapsGpu> {
-        let weight: Vec<f32> = taps.weight.iter().map(|&w| w as f32).collect();
+    fn new(device: &Device, taps: &Taps, numbers: &[u64]) -> Result<TapsGpu> {
+        let index = || Ok::<_, KernelError>(taps.index.clone());
+        let weight =
+            || Ok::<_, KernelError>(taps.weight.iter().map(|&w| w as f32).collect::<Vec<_>>());
         Ok(TapsGpu {
             n_in: taps.n_in,
             n_out: taps.n_out,
             width: taps.width,
-            index: device.upload("resize.index", &taps.index)?,
-            weight: device.upload("resize.weight", &weight)?,
+            index: device.constant("resize.index", numbers, index)?,
+            weight: device.constant("resize.weight", numbers, weight)?,
         })
     }
 
@@ -55,7 +57,7 @@ impl TapsGpu {
     }
 }
 
-/// The tap tables of an [`Axis`] on a device, in both directions; made once for a size.
+/// The tap tables of an [`Axis`] on a device, in both directions; the device keeps them.
 #[derive(Debug)]
 pub struct AxisGpu {
     pub(crate) forward: TapsGpu,
@@ -63,13 +65,14 @@ pub struct AxisGpu {
 }
 
 impl AxisGpu {
-    /// Copies the tables to the device.
+    /// Copies the tables to the device unless it has them.
     ///
     /// # Errors
     /// A failure of the device.
     pub fn new(device: &Device, axis: &Axis) -> Result<AxisGpu> {
-        let forward = TapsGpu::new(device, &axis.forward)?;
-        let backward = TapsGpu::new(device, &axis.backward)?;
+        let numbers = |way: u64| [&axis.numbers[..], &[way]].concat();
+        let forward = TapsGpu::new(device, &axis.forward, &numbers(0))?;
+        let backward = TapsGpu::new(device, &axis.backward, &numbers(1))?;
         Ok(AxisGpu { forward, backward })
     }
 }

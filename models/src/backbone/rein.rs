@@ -192,7 +192,7 @@ impl Rein {
             None => match (tokens.device(), tokens.dtype()) {
                 (None, DType::F64) => Tensor::scalar(1.0f64),
                 (None, _) => Tensor::scalar(1.0f32),
-                (Some(device), _) => Tensor::scalar(1.0f32).to_device(device, DType::F32)?,
+                (Some(device), _) => Tensor::scalar(1.0f32).constant_on(device, DType::F32)?,
             },
         };
         Ok(ReinStep { tokens, values, delta_f, scale, queries, softmax: self.config.softmax })

@@ -259,10 +259,8 @@ impl Head {
         let _range = range(format_args!("head.prediction {i}"));
         let z = self.post_norm.layer_norm(x, EPS)?;
         let cls = self.cls_embed.forward(&z)?;
-        let mut e = self.mask_embed[0].forward(&z)?;
-        for layer in &self.mask_embed[1..] {
-            e = layer.forward(&ops::relu(&e)?)?;
-        }
+        let [first, second, last] = &self.mask_embed;
+        let e = last.forward(&second.forward_relu(&first.forward_relu(&z)?)?)?;
         let mask = ops::matmul(&e, feature, false, true)?;
         let mask = ops::reshape(&mask, &[x.dim(0), x.dim(1), size[0], size[1]])?;
         let (attn_mask_raw, attn_mask_used) = match next {

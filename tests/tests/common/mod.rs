@@ -52,7 +52,8 @@ size = [128, 64]
 pub fn recipe(dir: &Path, settings: &[&str]) -> Recipe {
     let file = dir.join("tiny.toml");
     std::fs::write(&file, TINY).expect("recipe file");
-    let mut all = vec![format!("run.dir={}", dir.join("run").display())];
+    let run = format!("run.dir={}", dir.join("run").display());
+    let mut all = vec![run, "run.device=cpu".to_owned()];
     all.extend(settings.iter().map(|s| s.to_string()));
     Recipe::from_file(&file, &all).expect("recipe")
 }

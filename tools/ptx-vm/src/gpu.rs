@@ -90,6 +90,16 @@ impl Gpu {
         self.memory.free(address.0)
     }
 
+    /// Gives an allocation another name where it lies; all its bytes count as never written again.
+    /// So memory can change its purpose at a fixed address, as it does in a recorded sequence of
+    /// launches; where the address is free, [`Gpu::free`] and [`Gpu::alloc`] find more.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotAStart`] if nothing is allocated at `address`.
+    pub fn renew(&mut self, address: Address, name: &str) -> Result<(), MemoryError> {
+        self.memory.renew(address.0, name)
+    }
+
     /// Copies to the device.
     ///
     /// # Errors

@@ -153,6 +153,16 @@ impl Memory {
         Ok(())
     }
 
+    /// Marks an allocation as never written, under another name.
+    pub fn renew(&mut self, address: u64, name: &str) -> Result<(), MemoryError> {
+        let found = self.list.iter_mut().find(|a| a.base == address);
+        let found = found.ok_or(MemoryError::NotAStart { address })?;
+        name.clone_into(&mut found.name);
+        found.words.iter_mut().for_each(|word| *word.get_mut() = FILL);
+        found.written.iter_mut().for_each(|bits| *bits.get_mut() = 0);
+        Ok(())
+    }
+
     /// Index of the last allocation that starts at or before `address`.
     pub fn at_or_before(&self, address: u64) -> Option<usize> {
         self.list.partition_point(|a| a.base <= address).checked_sub(1)

@@ -5,10 +5,11 @@ use std::path::Path;
 use super::{EvalMode, Recipe, RecipeError, Set, Source};
 use crate::groups::Method;
 use crate::palette::CITYSCAPES;
+use crate::place::Choice;
 
 /// Fails with the first key whose value cannot be carried out.
 pub(super) fn check(recipe: &Recipe) -> Result<(), RecipeError> {
-    let checks = [sizes, model, rein, head, loss, augment, train, eval];
+    let checks = [sizes, model, rein, head, loss, augment, train, eval, run];
     let wrong = checks.iter().find_map(|check| check(recipe).err());
     match wrong.or_else(|| data(recipe).err()) {
         None => Ok(()),
@@ -92,6 +93,16 @@ fn sizes(recipe: &Recipe) -> Wrong {
             ("eval.crop", recipe.eval.crop),
         ],
     )
+}
+
+fn run(recipe: &Recipe) -> Wrong {
+    let device = &recipe.run.device;
+    match device.parse::<Choice>() {
+        Ok(_) => Ok(()),
+        Err(expected) => {
+            ensure("run.device", false, || format!("is `{device}`, it must be {expected}"))
+        }
+    }
 }
 
 fn model(recipe: &Recipe) -> Wrong {

@@ -56,7 +56,14 @@ pub(super) fn published(backbone: &str, crop: usize) -> Recipe {
         },
         train: train(),
         eval: Eval { mode: EvalMode::Slide, crop, stride: stride(crop), batch: 1 },
-        run: Run { dir: PathBuf::new(), threads: 0, workers: 2, check_memory: true },
+        run: Run {
+            dir: PathBuf::new(),
+            device: "auto".to_owned(),
+            precision: Precision::Bf16,
+            threads: 0,
+            workers: 2,
+            check_memory: true,
+        },
     }
 }
 

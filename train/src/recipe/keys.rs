@@ -180,6 +180,16 @@ pub const KEYS: &[Key] = &[
     ),
     key("eval.batch", Kind::Count, "windows computed together"),
     key("run.dir", Kind::Path, "run folder, by default runs/NAME"),
+    key(
+        "run.device",
+        Kind::Text,
+        "auto (a GPU if it can be used, else the CPU), cpu, cuda, cuda:N or virtual (for checks)",
+    ),
+    key(
+        "run.precision",
+        Kind::Choice(PRECISIONS),
+        "how activations and matrices are stored on a device; trained weights are f32 besides",
+    ),
     key("run.threads", Kind::Count, "threads for arithmetic, 0: one per core"),
     key("run.workers", Kind::Count, "threads that prepare samples"),
     key("run.check_memory", Kind::Flag, "do not start what would not fit into the memory"),

@@ -250,6 +250,11 @@ pub enum EvalMode {
 pub struct Run {
     /// Run folder.
     pub dir: PathBuf,
+    /// Where the work is done ([`crate::place::Choice`]).
+    pub device: String,
+    /// How activations and matrices are stored on a device; trained weights and moments are f32
+    /// besides. Nothing to the host, which computes in f32.
+    pub precision: Precision,
     /// Threads for arithmetic; 0 takes one per core. The result does not depend on it.
     pub threads: usize,
     /// Threads that prepare samples. The result does not depend on it.

@@ -60,13 +60,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let overrides = args.overrides.all(&args.settings);
     let (trained, recipe) = Trained::find(&args.trained, args.checkpoint, &overrides)?;
     start_threads(recipe.run.threads)?;
-    let model = trained.load(&recipe)?;
     if recipe.data.eval.is_empty() {
         let what = "the recipe names no evaluation set; add one with settings such as \
                     data.eval.0.images=FOLDER data.eval.0.labels=FOLDER";
         return Err(Failure::Told(what.into()));
     }
     let (watch, stop) = watched("stopping after this image")?;
+    let model = trained.load(&recipe, &watch)?;
     let report = evaluate(&model, &recipe, &*watch, &stop)?;
     let (step, checkpoint, of) = match &trained {
         Trained::Run(dir, step) => {

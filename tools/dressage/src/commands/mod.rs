@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use dressage_models::Segmenter;
 use dressage_train::interrupt::Interrupt;
+use dressage_train::place::Place;
 use dressage_train::recipe::{EMBEDDED, Recipe};
 use dressage_train::runlog::Progress as _;
 use dressage_train::trainer::{RECIPE, load};
@@ -39,6 +40,11 @@ pub struct Overrides {
     /// is f32 either way
     #[arg(long, value_name = "TYPE")]
     precision: Option<String>,
+
+    /// Where the work is done: auto, cpu, cuda, cuda:N (a GPU by its number) or virtual (the GPU's
+    /// kernels executed and checked on the CPU: slow)
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
 }
 
 /// Accepts `key=value`; what the key takes is checked with the recipe.
@@ -54,7 +60,9 @@ impl Overrides {
     pub fn all(&self, more: &[String]) -> Vec<String> {
         let threads = self.threads.map(|n| format!("run.threads={n}"));
         let precision = self.precision.iter().map(|p| format!("model.precision={p}"));
-        self.set.iter().chain(more).cloned().chain(threads).chain(precision).collect()
+        let device = self.device.iter().map(|device| format!("run.device={device}"));
+        let given = self.set.iter().chain(more).cloned();
+        given.chain(threads).chain(precision).chain(device).collect()
     }
 }
 
@@ -127,12 +135,17 @@ impl Trained {
         Ok((Trained::Recipe(file), recipe))
     }
 
-    /// Builds the network and takes the trained weights.
-    pub fn load(&self, recipe: &Recipe) -> Result<Segmenter, Failure> {
-        Ok(match self {
+    /// Builds the network, takes the trained weights and brings it to where it is to run, which is
+    /// told `watch` unless it is the CPU because someone said so.
+    pub fn load(&self, recipe: &Recipe, watch: &Watch) -> Result<Segmenter, Failure> {
+        let place = Place::of(&recipe.run)?;
+        if recipe.run.device != "cpu" {
+            watch.note(&format!("on {}", place.said()));
+        }
+        Ok(place.take(match self {
             Trained::Run(dir, step) => load(recipe, dir, *step)?,
             Trained::Recipe(_) => network::build(recipe)?,
-        })
+        })?)
     }
 
     /// The folder that results go to if nobody says where.

@@ -93,7 +93,6 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let (trained, recipe) = Trained::find(&args.trained, args.checkpoint, &overrides)?;
     let inputs = collect(&args.input)?;
     start_threads(recipe.run.threads)?;
-    let model = trained.load(&recipe)?;
     if args.encoding == Encoding::CityscapesIds && !is_cityscapes(&recipe) {
         let what = "--encoding cityscapes-ids needs the 19 classes of Cityscapes, this run has \
                     others; use --encoding train-ids for the numbers of its own classes";
@@ -102,6 +101,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let folder = trained.folder().unwrap_or(Path::new(""));
     let out = args.out.clone().unwrap_or_else(|| folder.join("predictions"));
     let (watch, stop) = watched("stopping after this image")?;
+    let model = trained.load(&recipe, &watch)?;
     let stage = Stage::new(&*watch, "predict", Some(inputs.len() as u64));
     let start = Instant::now();
     for (i, (stem, file)) in inputs.iter().enumerate() {

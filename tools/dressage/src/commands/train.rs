@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dressage_train::network;
-use dressage_train::plan::Plan;
+use dressage_train::plan::{Plan, mib};
 use dressage_train::recipe::{EMBEDDED, Recipe, Set, keys};
 use dressage_train::trainer::{Outcome, RECIPE, Trainer};
 
@@ -121,6 +121,7 @@ fn describe(recipe: &Recipe, trainer: &Trainer) -> Result<(), Failure> {
     let crop = recipe.augment.crop;
     say(&format!("steps     {} of {} crops of {crop} px{from}", t.steps, t.batch));
     say(&format!("run       {}", recipe.run.dir.display()));
+    say(&format!("device    {}", trainer.place().said()));
     if let Some(plan) = trainer.plan() {
         say(&memory_table(plan));
     }
@@ -129,7 +130,7 @@ fn describe(recipe: &Recipe, trainer: &Trainer) -> Result<(), Failure> {
 
 /// What training takes, in MiB, by level.
 fn memory_table(plan: &Plan) -> String {
-    let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+    let mib = |bytes: usize| grouped(bytes.div_ceil(1 << 20));
     let mut text = "memory    planned, in MiB".to_owned();
     for (level, _) in &plan.levels {
         let mark = if *level == plan.chosen { "*" } else { "" };
@@ -139,14 +140,14 @@ fn memory_table(plan: &Plan) -> String {
     for (i, name) in names.into_iter().enumerate() {
         text.push_str(&format!("\n          {name:15}"));
         for (_, needs) in &plan.levels {
-            text.push_str(&format!("{:>9}", grouped(mib(needs.named()[i].1))));
+            text.push_str(&format!("{:>9}", mib(needs.named()[i].1)));
         }
     }
     text.push_str("\n          in all         ");
     for (_, needs) in &plan.levels {
-        text.push_str(&format!("{:>9}", grouped(mib(needs.total()))));
+        text.push_str(&format!("{:>9}", mib(needs.total())));
     }
-    let free = plan.available.map(|free| format!("; {} MiB are available", grouped(mib(free))));
+    let free = plan.available.map(|free| format!("; {} MiB are available", mib(free)));
     text.push_str("\n          * the level of this run (train.recompute)");
     text + &free.unwrap_or_default()
 }
@@ -177,6 +178,11 @@ fn finish(name: &str, recipe: &Recipe, outcome: &Outcome, stopped: bool) -> Resu
     }
     if let Some(memory) = &outcome.memory {
         say(&format!("\nmemory    {}", memory.line()));
+    }
+    if let Some(memory) = &outcome.device_memory {
+        let (tensors, reserved) = (mib(memory.tensors), mib(memory.reserved));
+        let device = &memory.device;
+        say(&format!("\nmemory    {tensors} of tensors at the peak, {reserved} taken of {device}"));
     }
     say(&format!("\n{name} is trained: {saved}"));
     Ok(())

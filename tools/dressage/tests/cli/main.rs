@@ -3,6 +3,7 @@
 mod bench;
 #[path = "../common/mod.rs"]
 mod common;
+mod device;
 mod doctor;
 
 use std::path::Path;

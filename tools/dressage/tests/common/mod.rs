@@ -84,6 +84,7 @@ batch = 1
 log_every = 1
 
 [run]
+device = "cpu"
 threads = 1
 workers = 1
 

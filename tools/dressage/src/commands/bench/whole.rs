@@ -86,6 +86,7 @@ fn recipe(case: &Case) -> Result<Recipe, Failure> {
         ("train.batch", case.batch.to_string()),
         ("train.recompute", case.recompute.to_string()),
         ("run.dir", dir.display().to_string()),
+        ("run.device", "cpu".into()),
     ];
     let settings = settings.map(|(key, value)| format!("{key}={value}"));
     Ok(Recipe::from_name("gtav-s-rein", &settings)?)
@@ -102,10 +103,10 @@ fn step(case: &Case) -> Result<Vec<Span>, Failure> {
             continue;
         }
         let names = ["data", "forward", "loss+matching", "backward", "optimizer"];
-        for (name, seconds) in names.into_iter().zip(done.seconds).skip(1) {
+        for (name, seconds) in names.into_iter().zip(done.laps.into_iter().flatten()).skip(1) {
             laps.add(name, seconds * 1e3);
         }
-        laps.add("step", done.seconds.iter().sum::<f64>() * 1e3);
+        laps.add("step", done.seconds * 1e3);
     }
     Ok(laps.spans(|name| if name == "step" { flops } else { 0 }))
 }

@@ -142,6 +142,8 @@ impl Stage<'_> {
         let dir = self.args.out.join(dir);
         vec![
             format!("run.dir={}", dir.display()),
+            // Networks too small for a GPU to pay, and numbers that are to be those of the README.
+            "run.device=cpu".to_owned(),
             format!("train.steps={steps}"),
             format!("train.warm_up_steps={}", (steps / 2).min(WARM_UP)),
             format!("train.seed={}", self.args.seed),
@@ -154,9 +156,11 @@ impl Stage<'_> {
         let settings = self.settings("pretrain", self.args.steps * 3 / 2);
         let (_, trainer, _) = self.train("pretrain.toml", &settings)?;
         let params = trainer.model().params().iter();
-        let tensors: Vec<_> = params
-            .filter_map(|(name, p)| Some((name.strip_prefix("backbone.")?.to_owned(), p.get())))
-            .collect();
+        let stored = params.filter_map(|(name, p)| {
+            let name = name.strip_prefix("backbone.")?.to_owned();
+            Some(p.master().detach().to_host().map(|value| (name, value)))
+        });
+        let tensors = stored.collect::<Result<Vec<_>, _>>()?;
         let path = self.args.out.join("backbone.safetensors");
         files::write(&path, |out| write_safetensors(&tensors, &[], out))?;
         Ok(())

@@ -37,11 +37,26 @@ impl Philox {
     /// The stream for `purpose` (a constant of the caller) at (`sample`, `step`) under `seed`.
     /// Streams of 2^24 blocks do not overlap for samples below 2^40 and steps below 2^32.
     pub fn new(seed: u64, purpose: u32, sample: u64, step: u64) -> Philox {
+        let counter = [0, (sample << 8) as u32, (sample >> 24) as u32, step as u32];
+        Philox { key: Self::key(seed, purpose), counter, block: [0; 4], used: 4 }
+    }
+
+    /// The key of all streams for `purpose` under `seed`.
+    pub(super) fn key(seed: u64, purpose: u32) -> [u32; 2] {
         // The seed's high word is folded in through one block, so that all 64 bits matter.
         let mixed =
             philox([seed as u32, (seed >> 32) as u32, purpose, 0], [0x4452_4553, 0x5341_4745]);
-        let counter = [0, (sample << 8) as u32, (sample >> 24) as u32, step as u32];
-        Philox { key: [mixed[0], mixed[1]], counter, block: [0; 4], used: 4 }
+        [mixed[0], mixed[1]]
+    }
+
+    /// Leaves out the first `n` numbers of a stream from which nothing was drawn yet.
+    pub(super) fn skip(&mut self, n: u64) {
+        let block = n / 4;
+        self.counter[0] = block as u32;
+        self.counter[1] = self.counter[1].wrapping_add((block >> 32) as u32);
+        for _ in 0..n % 4 {
+            self.next_u32();
+        }
     }
 
     /// 32 random bits.

@@ -1,0 +1,63 @@
+//! Rows chosen by a table that is itself a tensor.
+
+use dressage_kernels::gather_rows::GatherRows;
+
+use super::{expect_shape, shape_error};
+use crate::dtype::kernel;
+use crate::{Backward, Edge, Gradients, Result, Tensor, record};
+
+/// Rows of the first axis of `x` that `indices` `[r]` (i32, where `x` lies) name; zeros where the
+/// index is no row, which is padding. Unlike [`super::gather_rows`] it does the same work whatever
+/// the indices are, and on a device the host never sees them.
+///
+/// # Errors
+/// Shapes that do not fit; a type without a kernel.
+pub fn gather_rows_at(x: &Tensor, indices: &Tensor) -> Result<Tensor> {
+    if x.shape().is_empty() {
+        return Err(shape_error("gather_rows", "x", "at least one axis", x));
+    }
+    let r = indices.len();
+    expect_shape("gather_rows", "indices", indices, &[r])?;
+    let c = x.shape()[1..].iter().product();
+    let size = GatherRows { n: x.dim(0), r, c };
+    let mut shape = x.shape().to_vec();
+    shape[0] = r;
+    let mut y = x.empty_like(&shape)?;
+    kernel!("gather_rows", x, T,
+        host => size.forward(x.data::<T>()?, indices.data()?, y.data_mut()?),
+        device => {
+            size.forward_gpu(device, x.view::<T>()?, indices.view()?, y.view_mut()?)
+        },
+    )?;
+    Ok(record(y, &[x], || Saved {
+        size,
+        shape: x.shape().to_vec(),
+        indices: indices.clone(),
+        to: x.edge(),
+    }))
+}
+
+struct Saved {
+    size: GatherRows,
+    shape: Vec<usize>,
+    indices: Tensor,
+    to: Edge,
+}
+
+impl Backward for Saved {
+    fn name(&self) -> &'static str {
+        "gather_rows"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
+        let Saved { size, shape, indices, to } = &*self;
+        let mut dx = dy.empty_like(shape)?;
+        kernel!("gather_rows", dy, T,
+            host => size.backward(indices.data()?, dy.data::<T>()?, dx.data_mut()?),
+            device => {
+                size.backward_gpu(device, indices.view()?, dy.view::<T>()?, dx.view_mut()?)
+            },
+        )?;
+        grads.add(to, dx)
+    }
+}

@@ -1,0 +1,63 @@
+//! Rows of another width, for kernels of devices that take certain widths alone.
+
+use dressage_kernels::row_width::RowWidth;
+
+use crate::dtype::kernel;
+use crate::{Backward, Edge, Gradients, Result, Tensor, record};
+
+/// `x` `[.., c]` as `[.., to]`: zeros appended, or the end cut off.
+///
+/// # Errors
+/// A type without a kernel.
+pub fn row_width(x: &Tensor, to: usize) -> Result<Tensor> {
+    let from = x.last_dim();
+    refit(x, RowWidth::new(x.len() / from.max(1), from, to))
+}
+
+/// As [`row_width`], the first `scaled` of every `period` rows multiplied by `factor`.
+pub(super) fn row_width_scaled(
+    x: &Tensor,
+    to: usize,
+    [scaled, period]: [usize; 2],
+    factor: f64,
+) -> Result<Tensor> {
+    let from = x.last_dim();
+    let size = RowWidth::new(x.len() / from.max(1), from, to);
+    refit(x, size.scaled(scaled, period, factor as f32))
+}
+
+fn refit(x: &Tensor, size: RowWidth) -> Result<Tensor> {
+    let mut shape = x.shape().to_vec();
+    match shape.last_mut() {
+        Some(last) => *last = size.to,
+        None => shape.push(size.to),
+    }
+    let y = apply(x, size, &shape)?;
+    Ok(record(y, &[x], || Saved { size, shape: x.shape().to_vec(), to: x.edge() }))
+}
+
+fn apply(x: &Tensor, size: RowWidth, shape: &[usize]) -> Result<Tensor> {
+    let mut y = x.empty_like(shape)?;
+    kernel!("row_width", x, T,
+        host => size.run(x.data::<T>()?, y.data_mut()?),
+        device => size.run_gpu(device, x.view::<T>()?, y.view_mut()?),
+    )?;
+    Ok(y)
+}
+
+struct Saved {
+    size: RowWidth,
+    /// Of x.
+    shape: Vec<usize>,
+    to: Edge,
+}
+
+impl Backward for Saved {
+    fn name(&self) -> &'static str {
+        "row_width"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
+        grads.add(&self.to, apply(&dy, self.size.backward(), &self.shape)?)
+    }
+}

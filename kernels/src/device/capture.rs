@@ -1,0 +1,311 @@
+//! Work that is queued once and runs many times: graphs.
+//!
+//! [`Device::capture`] records what a closure queues instead of running it; [`Device::replay`] runs
+//! it, as one launch on a real device. Addresses, sizes and host values are those of the capture,
+//! so what changes from replay to replay lies in buffers with fixed addresses that are written
+//! before a replay.
+//!
+//! * Nothing is reserved during a capture. The same work has to have run once before; its memory
+//!   then lies in the pool and its kernels are loaded.
+//! * The host does not wait, read or write during a capture. What is the same at every replay, a
+//!   table of addresses for instance, goes through [`Device::write_constant`].
+//! * The memory that captured work takes belongs to a [`GraphMemory`] from then on, also when its
+//!   buffers are dropped, because a replay writes to it again. Within the graph, and in later graphs
+//!   of the same memory, it is reused as usual.
+//! * Graphs of one memory are parts of one sequence: a buffer that was made while the first was
+//!   captured may be read while the second is, and dropped there. So they are replayed in the order
+//!   of their capture, beginning with the first; another order is refused.
+//! * Buffers made elsewhere that captured work touches stay reserved as long as the graph memory,
+//!   even when they are dropped.
+//!
+//! ```
+//! use dressage_kernels::activation::Activation;
+//! use dressage_kernels::device::Device;
+//! let device = Device::virtual_gpu();
+//! let mut x = device.upload("x", &[-1.0f32, 2.0])?;
+//! let mut y = device.zeros("y", 2)?;
+//! Activation::Relu.forward_gpu(&device, x.view(), y.view_mut())?;
+//! let memory = device.graph_memory();
+//! let (graph, ()) =
+//!     device.capture(&memory, || Activation::Relu.forward_gpu(&device, x.view(), y.view_mut()))?;
+//! device.write(x.view_mut(), &[3.0, -4.0])?;
+//! device.replay(&graph)?;
+//! assert_eq!(device.download(y.view())?, [3.0, 0.0]);
+//! # Ok::<(), dressage_kernels::KernelError>(())
+//! ```
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLockReadGuard};
+
+use super::backend::GraphId;
+use super::pool::MemoryId;
+use super::{Buffer, Device, Element, Kernel, ViewMut};
+use crate::{KernelError, Result, check_count};
+
+/// Memory of graphs that are replayed one after the other. Clones are the same memory; it goes back
+/// to the pool when its last clone and its last graph are dropped.
+#[derive(Debug, Clone)]
+pub struct GraphMemory(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    device: Device,
+    id: MemoryId,
+    order: Mutex<Order>,
+}
+
+/// Graphs of a memory are numbered from 0.
+#[derive(Debug, Default)]
+struct Order {
+    captured: u32,
+    replayed: Option<u32>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.device.pool().end_memory(self.id);
+    }
+}
+
+/// A recorded sequence of launches, products, copies and zeroings.
+#[derive(Debug)]
+pub struct Graph {
+    memory: Arc<Shared>,
+    number: u32,
+    id: GraphId,
+    work: Recorded,
+}
+
+impl Graph {
+    /// Kernels that a replay launches.
+    pub fn launches(&self) -> u64 {
+        self.work.launches
+    }
+
+    /// Matrix products that a replay forms.
+    pub fn products(&self) -> u64 {
+        self.work.products
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        self.memory.device.0.backend.forget(self.id);
+    }
+}
+
+/// What a graph holds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Recorded {
+    launches: u64,
+    products: u64,
+}
+
+/// Who captures, and what was recorded so far.
+#[derive(Default)]
+pub(super) struct Capture {
+    /// Number of the capturing thread, 0 without one.
+    thread: u64,
+    launches: AtomicU64,
+    products: AtomicU64,
+}
+
+/// Number of this thread among those that asked, from 1.
+fn this_thread() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    thread_local! {
+        static NUMBER: Cell<u64> = const { Cell::new(0) };
+    }
+    NUMBER.with(|number| {
+        if number.get() == 0 {
+            number.set(NEXT.fetch_add(1, Relaxed));
+        }
+        number.get()
+    })
+}
+
+/// Held while something is queued, so that a capture does not begin or end meanwhile.
+pub(super) struct Gate<'a>(RwLockReadGuard<'a, Capture>);
+
+impl Gate<'_> {
+    pub fn capturing(&self) -> bool {
+        self.0.thread != 0
+    }
+
+    /// Counts a launch of this capture.
+    pub fn count_launch(&self) {
+        self.0.launches.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a product of this capture.
+    pub fn count_product(&self) {
+        self.0.products.fetch_add(1, Relaxed);
+    }
+}
+
+/// Ends a capture that was left by an error or a panic.
+struct Unfinished<'a>(&'a Device);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        // There is an error on its way already.
+        let _ = self.0.end_capture(false);
+    }
+}
+
+impl Device {
+    /// Memory for graphs of this device; empty.
+    pub fn graph_memory(&self) -> GraphMemory {
+        let id = self.0.memories.fetch_add(1, Relaxed);
+        GraphMemory(Arc::new(Shared { device: self.clone(), id, order: Mutex::default() }))
+    }
+
+    /// Records what `work` queues on this device; nothing of it runs before [`Device::replay`].
+    /// Returns what `work` returns as well: buffers it made hold the results of the latest replay.
+    ///
+    /// # Errors
+    /// Those of `work`; another device's memory; a capture within a capture; a failure of the
+    /// device. In `work` an allocation that the pool cannot serve, a kernel that was never
+    /// launched and everything that copies from or to the host or waits is refused; meanwhile other
+    /// threads cannot queue work.
+    pub fn capture<R, E: From<KernelError>>(
+        &self,
+        memory: &GraphMemory,
+        work: impl FnOnce() -> std::result::Result<R, E>,
+    ) -> std::result::Result<(Graph, R), E> {
+        let shared = &memory.0;
+        self.owns("capture", shared.device.id())?;
+        self.begin_capture(shared.id)?;
+        let unfinished = Unfinished(self);
+        let result = work()?;
+        std::mem::forget(unfinished);
+        let Some((id, work)) = self.end_capture(true)? else {
+            return Err(KernelError::Capture("nothing was recorded".into()).into());
+        };
+        let mut order = shared.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = order.captured;
+        order.captured += 1;
+        Ok((Graph { memory: shared.clone(), number, id, work }, result))
+    }
+
+    /// Queues what was captured.
+    ///
+    /// # Errors
+    /// Another device's graph; a graph whose predecessor in their memory was not the last to be
+    /// replayed; a capture that is under way; a failure of the device, on the virtual one every
+    /// fault and finding of a kernel.
+    pub fn replay(&self, graph: &Graph) -> Result<()> {
+        let shared = &graph.memory;
+        self.owns("replay", shared.device.id())?;
+        let _gate = self.beside_captures("replays")?;
+        let mut order = shared.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = graph.number.checked_sub(1);
+        if before.is_some() && before != order.replayed {
+            return Err(KernelError::Capture(format!(
+                "graph {} of its memory reads what graph {} leaves behind: replay that one before",
+                graph.number,
+                graph.number - 1
+            )));
+        }
+        order.replayed = None;
+        let inner = &self.0;
+        inner.launches.fetch_add(graph.work.launches, Relaxed);
+        inner.products.fetch_add(graph.work.products, Relaxed);
+        inner.graphs.fetch_add(1, Relaxed);
+        self.note(|asked| {
+            asked.launches += graph.work.launches;
+            asked.products += graph.work.products;
+        });
+        inner.backend.replay(graph.id)?;
+        order.replayed = Some(graph.number);
+        Ok(())
+    }
+
+    /// Copies `host` to the device, as [`Device::write`] does, and may be captured: every replay
+    /// then copies the elements that `host` had at the capture. For tables of sizes and addresses.
+    ///
+    /// # Errors
+    /// Different lengths; another device's memory; a failure of the device.
+    pub fn write_constant<T: Element>(&self, to: ViewMut<'_, T>, host: &[T]) -> Result<()> {
+        self.owns("write", to.id())?;
+        check_count("write", "host", host.len(), to.len())?;
+        if host.is_empty() {
+            return Ok(());
+        }
+        let gate = self.gate(&[to.address()])?;
+        let bytes = bytemuck::cast_slice(host);
+        if gate.capturing() {
+            return self.0.backend.record_write(to.address(), bytes);
+        }
+        drop(gate);
+        self.put(to.address(), bytes)
+    }
+
+    /// A buffer with the elements of `host`, written by [`Device::write_constant`].
+    ///
+    /// # Errors
+    /// As [`Device::alloc`]; a failure of the device.
+    pub fn upload_constant<T: Element>(&self, name: &'static str, host: &[T]) -> Result<Buffer<T>> {
+        let mut buffer = self.alloc(name, host.len())?;
+        self.write_constant(buffer.view_mut(), host)?;
+        Ok(buffer)
+    }
+
+    /// Lets work be queued that touches these addresses.
+    pub(super) fn gate(&self, addresses: &[u64]) -> Result<Gate<'_>> {
+        let capture = self.0.capture.read().unwrap_or_else(PoisonError::into_inner);
+        if capture.thread != 0 {
+            if capture.thread != this_thread() {
+                return Err(KernelError::Capture(
+                    "another thread captures a graph on this device; queue work before or after it"
+                        .into(),
+                ));
+            }
+            let mut pool = self.pool();
+            addresses.iter().for_each(|&address| pool.hold(address));
+        }
+        Ok(Gate(capture))
+    }
+
+    /// Lets something be done that cannot be captured; `what` the host does, a verb.
+    pub(super) fn beside_captures(&self, what: &str) -> Result<Gate<'_>> {
+        let gate = self.gate(&[])?;
+        if gate.capturing() {
+            return Err(KernelError::Capture(format!(
+                "the host {what} during a capture; do it before or after, with buffers whose \
+                 addresses stay"
+            )));
+        }
+        Ok(gate)
+    }
+
+    fn begin_capture(&self, memory: MemoryId) -> Result<()> {
+        let mut capture = self.0.capture.write().unwrap_or_else(PoisonError::into_inner);
+        if capture.thread != 0 {
+            return Err(KernelError::Capture("a capture is under way on this device".into()));
+        }
+        self.0.backend.begin_capture()?;
+        *capture = Capture { thread: this_thread(), ..Capture::default() };
+        self.pool().capture(Some(memory));
+        Ok(())
+    }
+
+    fn end_capture(&self, keep: bool) -> Result<Option<(GraphId, Recorded)>> {
+        let mut capture = self.0.capture.write().unwrap_or_else(PoisonError::into_inner);
+        let done = std::mem::take(&mut *capture);
+        self.pool().capture(None);
+        let id = self.0.backend.end_capture(keep)?;
+        let (launches, products) = (done.launches.into_inner(), done.products.into_inner());
+        Ok(id.map(|id| (id, Recorded { launches, products })))
+    }
+}
+
+/// The refusal of a kernel that was never launched, during a capture.
+pub(super) fn unloaded(kernel: &Kernel) -> KernelError {
+    KernelError::Capture(format!(
+        "{} was never launched, and nothing is loaded during a capture: run the same work once \
+         before",
+        kernel.full_name()
+    ))
+}

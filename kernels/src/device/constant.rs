@@ -1,0 +1,115 @@
+//! Tables that a device keeps: uploaded at their first use, so that a steady step uploads none.
+
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use super::{Device, Element, View, lock};
+use crate::Result;
+
+/// Bytes up to which tables are kept that nobody holds. Those of a training step are a few
+/// megabytes; whole images of many sizes would make ever new ones.
+const KEPT: usize = 64 << 20;
+
+/// What tells tables apart: what they are, and the numbers that they follow from.
+type Key = (&'static str, Vec<u64>);
+
+/// Where a table lies.
+#[derive(Debug)]
+struct Table {
+    address: u64,
+    bytes: usize,
+}
+
+/// The tables of a device.
+#[derive(Default)]
+pub(super) struct Tables {
+    kept: HashMap<Key, Arc<Table>>,
+    bytes: usize,
+}
+
+impl Tables {
+    /// Addresses of everything, when the device closes.
+    pub fn drain(&mut self) -> Vec<u64> {
+        self.kept.drain().map(|(_, table)| table.address).collect()
+    }
+
+    /// Removes what nobody holds; its addresses.
+    fn unused(&mut self) -> Vec<u64> {
+        let mut gone = Vec::new();
+        self.kept.retain(|_, table| {
+            let held = Arc::strong_count(table) > 1;
+            if !held {
+                gone.push(table.address);
+                self.bytes -= table.bytes;
+            }
+            held
+        });
+        gone
+    }
+}
+
+/// A table that a device keeps, to read.
+#[derive(Clone, Debug)]
+pub struct Constant<T: Element> {
+    device: Device,
+    table: Arc<Table>,
+    element: PhantomData<T>,
+}
+
+impl<T: Element> Constant<T> {
+    /// The device it lies on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The whole table.
+    pub fn view(&self) -> View<'_, T> {
+        View::at(self.device.id(), self.table.address, self.table.bytes / size_of::<T>())
+    }
+}
+
+impl Device {
+    /// The table `name` for these `numbers`, from which `make` makes the same one every time; it is
+    /// called and the table uploaded if the device does not keep it yet.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::OutOfMemory`]; a failure of the device; whatever `make` returns.
+    pub fn constant<T: Element, E: From<crate::KernelError>>(
+        &self,
+        name: &'static str,
+        numbers: &[u64],
+        make: impl FnOnce() -> std::result::Result<Vec<T>, E>,
+    ) -> std::result::Result<Constant<T>, E> {
+        let mut tables = lock(&self.0.tables);
+        let key = (name, numbers.to_vec());
+        let table = match tables.kept.get(&key) {
+            Some(table) => Arc::clone(table),
+            None => {
+                if tables.bytes > KEPT {
+                    tables.unused().into_iter().for_each(|address| self.give_back(address));
+                }
+                let table = Arc::new(self.keep(name, &make()?)?);
+                tables.bytes += table.bytes;
+                tables.kept.insert(key, Arc::clone(&table));
+                table
+            }
+        };
+        Ok(Constant { device: self.clone(), table, element: PhantomData })
+    }
+
+    /// Memory of the pool that no buffer owns: a buffer would hold the device that keeps it.
+    fn keep<T: Element>(&self, name: &'static str, host: &[T]) -> Result<Table> {
+        let bytes = size_of_val(host);
+        let address = self.take(name, bytes)?;
+        let written = match bytes {
+            0 => Ok(()),
+            _ => self.put(address, bytemuck::cast_slice(host)),
+        };
+        if let Err(error) = written {
+            self.give_back(address);
+            return Err(error);
+        }
+        Ok(Table { address, bytes })
+    }
+}

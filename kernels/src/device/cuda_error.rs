@@ -1,0 +1,52 @@
+//! What the driver and cuBLASLt say, in words.
+
+use std::ffi::CStr;
+
+use cudarc::driver::{DriverError, sys};
+
+use super::Kernel;
+use crate::KernelError;
+
+/// What the driver calls an error. Only for errors that the driver itself returned, since it asks
+/// the driver for the words.
+pub(super) fn words(error: DriverError) -> String {
+    let text = |found: std::result::Result<&CStr, DriverError>| {
+        found.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    format!("{} ({})", text(error.error_string()), text(error.error_name()))
+}
+
+/// Whether the error is of a kernel that ran earlier: kernels run while the host goes on, so the
+/// first call after the failure reports it, and every call after that.
+pub(super) fn is_of_a_kernel(error: DriverError) -> bool {
+    use sys::CUresult as Is;
+    matches!(
+        error.0,
+        Is::CUDA_ERROR_ECC_UNCORRECTABLE
+            | Is::CUDA_ERROR_CONTAINED
+            | Is::CUDA_ERROR_ILLEGAL_ADDRESS
+            | Is::CUDA_ERROR_LAUNCH_TIMEOUT
+            | Is::CUDA_ERROR_ASSERT
+            | Is::CUDA_ERROR_HARDWARE_STACK_ERROR
+            | Is::CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | Is::CUDA_ERROR_MISALIGNED_ADDRESS
+            | Is::CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | Is::CUDA_ERROR_INVALID_PC
+            | Is::CUDA_ERROR_LAUNCH_FAILED
+    )
+}
+
+/// The error of a kernel that ran earlier; `latest` was launched last.
+pub(super) fn of_a_kernel(
+    device: &str,
+    error: DriverError,
+    latest: Option<&Kernel>,
+) -> KernelError {
+    let latest = latest.map_or("none yet".into(), Kernel::full_name);
+    let what = format!(
+        "a kernel failed, the latest launched or one before it ({latest}): {}; this process can \
+         use the device no more, and CUDA_LAUNCH_BLOCKING=1 tells which kernel it is",
+        words(error)
+    );
+    KernelError::Device { device: device.into(), action: "go on", what }
+}

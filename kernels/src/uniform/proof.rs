@@ -1,0 +1,56 @@
+//! Random numbers on a device beside the host's: the same bits.
+
+use super::Uniform;
+use crate::Result;
+use crate::device::Device;
+use crate::proof::{Kernels, Proof, Timed};
+
+pub(crate) const KERNELS: Kernels = Kernels { name: "uniform", prove, timed };
+
+fn prove(proof: &mut Proof<'_>) -> Result<()> {
+    for (streams, rows, draws) in [(1, 1, 1), (3, 1, 26), (1, 7, 13), (2, 5, 1030)] {
+        let (seed, purpose, first) = (0x1234_5678_9ABC, 0x4153, 9 << 20);
+        let s = Uniform { seed, purpose, first, streams, rows, draws };
+        check(proof, s, 3, None)?;
+        // Rows of a table out of order, one twice, one padding, one far behind.
+        let table = [5, 0, -1, 5, 1 << 30, 2, 1];
+        check(proof, s, u64::from(u32::MAX) + 7, Some(&table[..rows]))?;
+    }
+    Ok(())
+}
+
+fn check(proof: &mut Proof<'_>, s: Uniform, step: u64, rows: Option<&[i32]>) -> Result<()> {
+    let Uniform { streams, rows: r, draws, .. } = s;
+    let by = if rows.is_some() { "by a table" } else { "in order" };
+    let what = format!("uniform_fill [{streams}, {r}, {draws}] {by}");
+    let device = proof.device();
+    let got = proof.twice(&what, || {
+        let step = device.upload("step", &[step as u32 as i32])?;
+        let table = rows.map(|rows| device.upload("rows", rows)).transpose()?;
+        let mut out = device.alloc("out", streams * r * draws)?;
+        let table = table.as_ref().map(|table| table.view());
+        s.fill_gpu(device, step.view(), table, out.view_mut())?;
+        device.download(out.view())
+    })?;
+    let mut want = vec![f32::NAN; got.len()];
+    s.fill(step, rows, &mut want)?;
+    proof.same(&format!("{what}: numbers"), &got, &want);
+    Ok(())
+}
+
+/// Candidates for the uncertain points of 76 pairs: three times 12544, two numbers each.
+fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
+    let s = Uniform { seed: 1, purpose: 2, first: 0, streams: 1, rows: 76, draws: 2 * 37632 };
+    let n = s.rows * s.draws;
+    let step = device.upload("step", &[7])?;
+    let mut out = device.alloc("out", n)?;
+    let run = move || s.fill_gpu(device, step.view(), None, out.view_mut());
+    // Integer operations: 25 a number.
+    Ok(vec![Timed::new(
+        "uniform_fill",
+        format!("[1, {}, {}]", s.rows, s.draws),
+        25 * n,
+        4 * n,
+        run,
+    )])
+}

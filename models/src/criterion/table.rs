@@ -1,0 +1,157 @@
+//! An assignment in the memory of a device.
+
+use dressage_engine::{DType, Device, Tensor, ops};
+
+use super::points::Slots;
+use super::{Assignment, CriterionConfig, Pair};
+use crate::{ModelError, Result};
+
+/// What the losses of a device read of the matching, at addresses that stay: one table of all
+/// predictions that one copy fills, and the class weights.
+///
+/// Each image has a slot for as many pairs as there can be, `s = min(k, q)`; pairs fill them by
+/// ascending query and the rest pads. By prediction the table holds, 32 bits an entry:
+///
+/// ```text
+/// labels  [b, q]   class that each query answers for, k = no object
+/// queries [b, s]   query of each slot, counted over the batch; -1 = padding, as below
+/// images  [b, s]
+/// classes [b, s]
+/// rows    [b, s]   place of the pair among those of the prediction
+/// weights [b, s]   f32: 1, or 0 for padding
+/// ```
+pub struct DeviceAssignment {
+    /// `[layers * (b q + 5 b s)]`, i32.
+    table: Tensor,
+    /// `[k + 1]`, f32.
+    class_weights: Tensor,
+    layers: usize,
+    b: usize,
+    q: usize,
+    k: usize,
+    /// Pairs of each prediction.
+    filled: Vec<usize>,
+}
+
+/// The table's part of one prediction.
+pub(super) struct Matched {
+    pub labels: Tensor,
+    pub queries: Tensor,
+    pub images: Tensor,
+    pub classes: Tensor,
+    pub weights: Tensor,
+    pub slots: Slots,
+}
+
+impl DeviceAssignment {
+    /// Room for assignments of `layers` predictions of `q` queries for `b` images; until one is
+    /// uploaded nothing is matched.
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn new(
+        device: &Device,
+        config: &CriterionConfig,
+        [layers, b, q]: [usize; 3],
+    ) -> Result<DeviceAssignment> {
+        let k = config.classes;
+        let mut weights = vec![1.0f32; k];
+        weights.push(config.no_object as f32);
+        let class_weights =
+            Tensor::from_slice(&weights, &[k + 1])?.to_device(device, DType::F32)?;
+        let words = layers * (b * q + 5 * b * k.min(q));
+        let table = Tensor::empty_on(Some(device), DType::I32, &[words])?;
+        let filled = vec![0; layers];
+        let mut empty = DeviceAssignment { table, class_weights, layers, b, q, k, filled };
+        empty.write(&vec![&[][..]; layers])?;
+        Ok(empty)
+    }
+
+    /// Writes an assignment over the one before. One copy; does not wait.
+    ///
+    /// # Errors
+    /// Another number of predictions; a pair that there is no place for; a part of the table that
+    /// losses still hold; a failure of the device.
+    pub fn upload(&mut self, assignment: &Assignment) -> Result<()> {
+        let pairs: Vec<&[Pair]> = assignment.layers.iter().map(|l| &l.pairs[..]).collect();
+        self.write(&pairs)
+    }
+
+    /// Predictions, images and queries that there is room for.
+    pub fn sizes(&self) -> [usize; 3] {
+        [self.layers, self.b, self.q]
+    }
+
+    /// Slots of an image.
+    pub fn slots(&self) -> usize {
+        self.k.min(self.q)
+    }
+
+    fn write(&mut self, layers: &[&[Pair]]) -> Result<()> {
+        if layers.len() != self.layers {
+            let text = format!("{} predictions matched, room for {}", layers.len(), self.layers);
+            return Err(ModelError::Config(text));
+        }
+        let mut words = Vec::with_capacity(self.table.len());
+        for pairs in layers {
+            self.append(pairs, &mut words)?;
+        }
+        self.table.overwrite(&words)?;
+        self.filled = layers.iter().map(|pairs| pairs.len()).collect();
+        Ok(())
+    }
+
+    /// Appends the part of one prediction.
+    fn append(&self, pairs: &[Pair], words: &mut Vec<i32>) -> Result<()> {
+        let (b, q, s) = (self.b, self.q, self.slots());
+        let start = words.len();
+        words.resize(start + b * q, self.k as i32);
+        words.resize(start + b * q + 4 * b * s, -1);
+        words.resize(start + b * q + 5 * b * s, 0);
+        let (labels, slots) = words[start..].split_at_mut(b * q);
+        let mut next: Vec<usize> = (0..b).map(|image| image * s).collect();
+        for (row, pair) in pairs.iter().enumerate() {
+            let fits = pair.image < b && pair.query < q && usize::from(pair.class) < self.k;
+            let slot = match fits.then(|| &mut next[pair.image]) {
+                Some(slot) if *slot < (pair.image + 1) * s => slot,
+                _ => {
+                    let text = format!(
+                        "{pair:?} has no place among {b} images of {q} queries and {} classes",
+                        self.k
+                    );
+                    return Err(ModelError::Config(text));
+                }
+            };
+            let query = pair.image * q + pair.query;
+            labels[query] = i32::from(pair.class);
+            let weight = 1.0f32.to_bits() as i32;
+            let entries =
+                [query as i32, pair.image as i32, i32::from(pair.class), row as i32, weight];
+            for (i, entry) in entries.into_iter().enumerate() {
+                slots[i * b * s + *slot] = entry;
+            }
+            *slot += 1;
+        }
+        Ok(())
+    }
+
+    /// `[k + 1]`, f32.
+    pub(super) fn class_weights(&self) -> &Tensor {
+        &self.class_weights
+    }
+
+    /// The part of prediction `l`.
+    pub(super) fn layer(&self, l: usize) -> Result<Matched> {
+        let (labels, slots) = (self.b * self.q, self.b * self.slots());
+        let start = l * (labels + 5 * slots);
+        let part = |i: usize| ops::rows(&self.table, start + labels + i * slots, slots);
+        Ok(Matched {
+            labels: ops::rows(&self.table, start, labels)?,
+            queries: part(0)?,
+            images: part(1)?,
+            classes: part(2)?,
+            weights: part(4)?.bits_as(DType::F32)?,
+            slots: Slots { rows: part(3)?, filled: self.filled[l] },
+        })
+    }
+}

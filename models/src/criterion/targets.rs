@@ -1,0 +1,156 @@
+//! What the network should have said.
+
+use dressage_engine::{DType, Device, Tensor, ops};
+
+use crate::{ModelError, Result};
+
+/// Label of pixels that no loss looks at.
+pub const IGNORE: u8 = 255;
+
+/// What the network should have said.
+pub struct Targets {
+    /// `[b, H, W]` u8, 255 = ignore.
+    labels: Tensor,
+    /// Classes present in each image, ascending; each is one target.
+    classes: Vec<Vec<u8>>,
+    /// Classes that there are.
+    k: usize,
+    /// Beside labels on a device: see [`Places`].
+    table: Option<Tensor>,
+}
+
+/// Targets on a device, padded to the number of classes.
+pub(super) struct Places {
+    /// `[b * k]`, i32: image of each target, -1 where it pads.
+    pub images: Tensor,
+    /// `[b * k]`, i32: class of each target, -1 where it pads.
+    pub classes: Tensor,
+    /// `[1]`, f32: what the mask losses are divided by.
+    pub num: Tensor,
+}
+
+impl Targets {
+    /// Targets from label maps `[b, H, W]` (u8).
+    ///
+    /// # Errors
+    /// Another shape or type; a label that is neither a class nor 255.
+    pub fn new(labels: Tensor, classes: usize) -> Result<Targets> {
+        let &[_, h, w] = labels.shape() else {
+            let text = format!("labels are {:?}, expected [b, H, W]", labels.shape());
+            return Err(ModelError::Config(text));
+        };
+        let present = |map: &[u8]| {
+            let mut seen = [false; 256];
+            map.iter().for_each(|&v| seen[v as usize] = true);
+            let found: Vec<u8> = (0..=254u8).filter(|&v| seen[v as usize]).collect();
+            match found.iter().find(|&&v| v as usize >= classes) {
+                Some(v) => Err(ModelError::Config(format!(
+                    "label value {v} is not one of the {classes} classes (or 255)"
+                ))),
+                None => Ok(found),
+            }
+        };
+        let maps = labels.data::<u8>()?.chunks_exact((h * w).max(1));
+        let found = maps.map(present).collect::<Result<_>>()?;
+        Ok(Targets { labels, classes: found, k: classes, table: None })
+    }
+
+    /// Targets of all `classes` in each of `b` images of side `s`, for an outline: no pixel is
+    /// looked at.
+    pub fn outlined(b: usize, s: usize, classes: usize) -> Targets {
+        let all: Vec<u8> = (0..=254u8).take(classes).collect();
+        let labels = Tensor::empty::<u8>(&[b, s, s]);
+        Targets { labels, classes: vec![all; b], k: classes, table: None }
+    }
+
+    /// The same targets on a device. Two copies; does not wait.
+    ///
+    /// # Errors
+    /// Labels that lie on a device already; no room there.
+    pub fn to_device(&self, device: &Device) -> Result<Targets> {
+        let mut there = Targets {
+            labels: Tensor::empty_on(Some(device), DType::U8, self.labels.shape())?,
+            classes: Vec::new(),
+            k: self.k,
+            table: Some(Tensor::empty_on(Some(device), DType::I32, &[self.places()])?),
+        };
+        there.overwrite(self)?;
+        Ok(there)
+    }
+
+    /// Makes these targets, which lie on a device, those of `from` in host memory. They keep their
+    /// addresses, so launches that read them stay the same. Two copies; does not wait.
+    ///
+    /// # Errors
+    /// Images of another number or size, another number of classes; a part of these targets that is
+    /// still in use; a failure of the device.
+    pub fn overwrite(&mut self, from: &Targets) -> Result<()> {
+        let labels = from.labels.data::<u8>()?;
+        let Some(table) = self.table.as_mut() else { return Err(not_placed("")) };
+        if self.labels.shape() != from.labels.shape() || self.k != from.k {
+            let text = format!(
+                "targets of {:?} and {} classes do not take the place of {:?} and {}",
+                from.labels.shape(),
+                from.k,
+                self.labels.shape(),
+                self.k
+            );
+            return Err(ModelError::Config(text));
+        }
+        let slots = from.classes.len() * from.k;
+        let mut words = vec![-1; 2 * slots];
+        for (image, classes) in from.classes.iter().enumerate() {
+            for (j, &class) in classes.iter().enumerate() {
+                words[image * from.k + j] = image as i32;
+                words[slots + image * from.k + j] = i32::from(class);
+            }
+        }
+        words.push((from.num_masks() as f32).to_bits() as i32);
+        self.labels.overwrite(labels)?;
+        table.overwrite(&words)?;
+        self.classes.clone_from(&from.classes);
+        Ok(())
+    }
+
+    /// Words of the table.
+    fn places(&self) -> usize {
+        2 * self.labels.dim(0) * self.k + 1
+    }
+
+    /// The parts of the table on a device.
+    pub(super) fn on(&self, device: &Device) -> Result<Places> {
+        let table = self.table.as_ref().filter(|table| table.device() == Some(device));
+        let table = table.ok_or_else(|| not_placed(&device.name()))?;
+        let slots = self.labels.dim(0) * self.k;
+        Ok(Places {
+            images: ops::rows(table, 0, slots)?,
+            classes: ops::rows(table, slots, slots)?,
+            num: ops::rows(table, 2 * slots, 1)?.bits_as(DType::F32)?,
+        })
+    }
+
+    /// `[b, H, W]`, u8.
+    pub(super) fn labels(&self) -> &Tensor {
+        &self.labels
+    }
+
+    /// Classes that there are.
+    pub(super) fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Classes present in each image, ascending.
+    pub fn classes(&self) -> &[Vec<u8>] {
+        &self.classes
+    }
+
+    /// What the mask losses are divided by: targets, an image without any counting as one.
+    pub fn num_masks(&self) -> f64 {
+        self.classes.iter().map(|c| c.len().max(1)).sum::<usize>().max(1) as f64
+    }
+}
+
+fn not_placed(device: &str) -> ModelError {
+    let place = if device.is_empty() { "a device" } else { device };
+    ModelError::Config(format!("the targets do not lie on {place}; Targets::to_device copies them"))
+}

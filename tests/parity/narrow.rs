@@ -1,0 +1,154 @@
+//! The recorded training steps on the virtual GPU in bf16, held against the rounding of bf16 alone:
+//! the same steps on the host in f32, with everything rounded that a device stores in bf16
+//! ([`dressage_engine::rounded`]). Both are compared with the host in f32, and a device may be off
+//! by three times what rounding alone makes.
+//!
+//! Rounding is also met by decisions: which query answers for which target, which keys a mask
+//! blocks, which points are uncertain. Two roundings decide some of them differently, so one tensor
+//! by itself can be near in one run and far in the other. Errors are therefore the root of the mean
+//! square over many tensors: over all of them where matching is part of the run, over those of
+//! each part of the network where the pairs are given.
+
+use std::collections::BTreeMap;
+
+use dressage_engine::{DType, Device, Tensor};
+use dressage_tests::fixture::{Fixture, list, roots};
+
+use crate::updates::{Place, Updates, updates, updates_with};
+
+/// What a device may be off by, in units of the error of rounding.
+const ALLOWED: f64 = 3.0;
+
+/// The recorded training steps of the committed folder.
+fn fixture() -> Fixture {
+    let named = |p: &std::path::PathBuf| p.file_stem().is_some_and(|stem| stem == "step");
+    let path = list(&roots()[0]).expect("fixtures").into_iter().find(named);
+    Fixture::open(&path.expect("recorded steps")).expect("readable")
+}
+
+fn steps(fixture: &Fixture, place: Place<'_>) -> Updates {
+    updates(fixture, place).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Errors of tensors by part of the network: sum of squares and number.
+#[derive(Default)]
+struct Errors(BTreeMap<String, (f64, f64)>);
+
+impl Errors {
+    /// Adds the error of a tensor relative to its own size.
+    fn add(&mut self, part: String, found: &[f32], exact: &[f32]) {
+        assert_eq!(found.len(), exact.len(), "{part}");
+        let square = |x: f64| x * x;
+        let pairs = found.iter().zip(exact).map(|(a, b)| (f64::from(*a), f64::from(*b)));
+        let (error, size) =
+            pairs.fold((0.0, 0.0), |(e, s), (a, b)| (e + square(a - b), s + square(b)));
+        // A gradient that is zero throughout has no size to compare with.
+        if size > 0.0 {
+            let (sum, n) = self.0.entry(part).or_default();
+            (*sum, *n) = (*sum + error / size, *n + 1.0);
+        }
+    }
+
+    fn root_mean_square(&self, part: &str) -> f64 {
+        let (sum, n) = self.0[part];
+        (sum / n).sqrt()
+    }
+}
+
+fn floats(x: &Tensor) -> &[f32] {
+    x.data().expect("f32")
+}
+
+/// Name of the part that a parameter belongs to: adapter, pixel decoder, each decoder layer, ...
+fn part_of(name: &str) -> String {
+    let pieces: Vec<&str> = name.split('.').collect();
+    let n = if pieces.get(2) == Some(&"layers") { 4 } else { 2 };
+    pieces[..n.min(pieces.len())].join(".")
+}
+
+/// Errors of losses of all steps, gradients of the first, changes of parameters over all.
+fn errors(found: &Updates, exact: &Updates, start: &Fixture, by_part: bool) -> Errors {
+    let mut all = Errors::default();
+    let label = |what: &str, name: &str| match by_part {
+        true => format!("{what} of {}", part_of(name)),
+        false => what.to_owned(),
+    };
+    for (s, (found, exact)) in found.losses.iter().zip(&exact.losses).enumerate() {
+        for ((name, a), (_, b)) in found.1.iter().zip(&exact.1) {
+            all.add("losses".into(), &[*a], &[*b]);
+            // Made before any mask was applied, so that nothing was decided but the pairs.
+            if s == 0 && by_part && name.starts_with("d0.") {
+                all.add("losses of the first prediction".into(), &[*a], &[*b]);
+            }
+        }
+    }
+    for (name, exact) in &exact.gradients {
+        let found = found.gradients.get(name).unwrap_or_else(|| panic!("no gradient of {name}"));
+        all.add(label("gradients", name), floats(found), floats(exact));
+    }
+    for (name, exact) in &exact.after {
+        let before = start.floats(&format!("param.{name}")).expect("parameter");
+        let change = |after: &Tensor| -> Vec<f32> {
+            floats(after).iter().zip(floats(&before)).map(|(a, b)| a - b).collect()
+        };
+        all.add(label("changes", name), &change(&found.after[name]), &change(exact));
+    }
+    all
+}
+
+/// Fails unless the errors of `found` are those of `reference`, or three times as large.
+fn within(found: &Errors, reference: &Errors) {
+    let mut beyond = Vec::new();
+    for part in reference.0.keys() {
+        let (error, rounding) = (found.root_mean_square(part), reference.root_mean_square(part));
+        println!("{part:60} rounding {rounding:.2e}, device {error:.2e}");
+        if error > ALLOWED * rounding {
+            beyond.push(part);
+        }
+    }
+    assert!(beyond.is_empty(), "errors of more than {ALLOWED} times those of rounding: {beyond:?}");
+    assert!(found.0.keys().eq(reference.0.keys()));
+}
+
+/// Everything that came of some steps, in one order.
+fn bytes(found: &Updates) -> Vec<u8> {
+    let mut all = Vec::new();
+    for (total, terms) in &found.losses {
+        all.extend(total.to_bits().to_le_bytes());
+        terms.iter().for_each(|(_, value)| all.extend(value.to_bits().to_le_bytes()));
+    }
+    for value in found.gradients.values().chain(found.after.values()) {
+        all.extend_from_slice(value.bytes());
+    }
+    all
+}
+
+#[test]
+fn steps_in_bf16_are_off_by_its_rounding() {
+    let fixture = fixture();
+    let exact = steps(&fixture, Place::Host);
+    let device = Device::virtual_gpu();
+    let place = Place::Device(&device, DType::Bf16);
+    let there = steps(&fixture, place);
+    let rounded = steps(&fixture, Place::Rounded);
+    let of = |found: &Updates| errors(found, &exact, &fixture, false);
+    within(&of(&there), &of(&rounded));
+
+    let given = &exact.assignments;
+    let with = |place| updates_with(&fixture, place, given).unwrap_or_else(|e| panic!("{e}"));
+    let of = |found: &Updates| errors(found, &exact, &fixture, true);
+    within(&of(&with(place)), &of(&with(Place::Rounded)));
+
+    let again = steps(&fixture, Place::Device(&Device::virtual_gpu(), DType::Bf16));
+    assert!(bytes(&again) == bytes(&there), "the same steps twice differ");
+    let f32_twice = [(); 2].map(|()| {
+        let device = Device::virtual_gpu();
+        steps(&fixture, Place::Device(&device, DType::F32))
+    });
+    assert!(bytes(&f32_twice[0]) == bytes(&f32_twice[1]), "the same steps twice differ in f32");
+    for found in [&there, &again, &f32_twice[0]] {
+        let waits: Vec<u64> = found.waits.iter().map(|w| w.0).collect();
+        assert_eq!(waits, [1; 3], "waits of each step");
+        assert_eq!(found.waits[1].1, found.waits[2].1, "reservations after the second step");
+    }
+}

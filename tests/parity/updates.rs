@@ -1,0 +1,227 @@
+//! A few training steps of a recorded network, on the host or on a device, as the trainer takes
+//! them: the losses of a step come with the costs of the next.
+
+use std::collections::BTreeMap;
+
+use dressage_engine::{DType, Device, Tensor, backward, no_grad, ops, rounded};
+use dressage_kernels::adamw::AdamW;
+use dressage_models::Segmenter;
+use dressage_models::criterion::{Assignment, Candidate, Criterion, named_terms};
+use dressage_tests::Outcome;
+use dressage_tests::fixture::{Fixture, Settings};
+use dressage_train::groups::{Groups, Rule, Setting};
+use dressage_train::optimiser::Optimiser;
+use dressage_train::schedule::{Schedule, Segment};
+use serde_json::Value;
+
+use crate::loss::{Recorded, targets};
+use crate::settings;
+
+/// Where the steps are taken.
+#[derive(Clone, Copy)]
+pub enum Place<'a> {
+    Host,
+    /// On the host, with everything rounded to bf16 that a device stores so ([`rounded`]): matrices
+    /// before each step, results of operations, gradients on their way.
+    Rounded,
+    /// On a device whose activations and matrices are of this type.
+    Device(&'a Device, DType),
+}
+
+/// What came of the steps, all in host memory.
+pub struct Updates {
+    /// Sum and terms by step.
+    pub losses: Vec<(f32, Vec<(String, f32)>)>,
+    /// Gradients of the first step.
+    pub gradients: BTreeMap<String, Tensor>,
+    /// Parameters after the last.
+    pub after: BTreeMap<String, Tensor>,
+    /// Names of trained parameters without a gradient, by step.
+    pub without: Vec<Vec<String>>,
+    /// Learning rates by step.
+    pub rates: Vec<f64>,
+    /// Rate and decay by trained parameter.
+    pub settings: BTreeMap<String, Setting>,
+    /// Which query answered for which target, by step.
+    pub assignments: Vec<Assignment>,
+    /// Times that each step waited for the device, and the reservations of memory so far.
+    pub waits: Vec<(u64, u64)>,
+}
+
+/// The whole network with a case's weights.
+pub fn network(fixture: &Fixture) -> Outcome<Segmenter> {
+    let config = settings::segmenter(&fixture.json["config"])?;
+    let weights = fixture.weights("param.", "", &["backbone.mask_token"]);
+    Ok(Segmenter::new(config, DType::F32, 0, weights, &[""])?)
+}
+
+/// Rules of the reference's optimiser settings.
+pub fn groups(paramwise: &Value) -> Outcome<Groups> {
+    let mut rules = Vec::new();
+    for (key, mult) in paramwise["custom_keys"].as_object().into_iter().flatten() {
+        let number = |name: &str| mult.number(name).unwrap_or(1.0);
+        let setting = Setting { lr_mult: number("lr_mult"), decay_mult: number("decay_mult") };
+        rules.push(Rule { key: key.clone(), setting });
+    }
+    Ok(Groups::new(rules, paramwise.number("norm_decay_mult").unwrap_or(1.0)))
+}
+
+/// AdamW of the reference's optimiser settings.
+pub fn adamw(optimizer: &Value) -> Outcome<AdamW> {
+    Ok(AdamW {
+        lr: optimizer.number("lr")?,
+        beta1: optimizer.number("betas/0")?,
+        beta2: optimizer.number("betas/1")?,
+        eps: optimizer.number("eps")?,
+        weight_decay: optimizer.number("weight_decay")?,
+    })
+}
+
+fn schedule(case: &Value, lr: f64) -> Outcome<Schedule> {
+    let poly = &case["poly_lr"];
+    let segment = Segment::Poly {
+        power: poly.number("power")?,
+        floor: poly.number("eta_min")?,
+        begin: poly.size("begin")? as u64,
+        end: poly.size("end")? as u64,
+    };
+    Ok(Schedule::new(lr, vec![segment])?)
+}
+
+/// Replaces what products read of matrices by what bf16 holds of them.
+fn round_matrices(model: &Segmenter) -> Outcome<()> {
+    for param in model.params().values().filter(|p| p.master().shape().len() > 1) {
+        let mut values = param.write()?;
+        values.working = Some(rounded::to_bf16(&values.value.detach())?);
+    }
+    Ok(())
+}
+
+/// Everything that the steps share.
+struct Run<'a> {
+    fixture: &'a Fixture,
+    place: Place<'a>,
+    /// Assignments to take in place of those found, by step.
+    given: &'a [Assignment],
+    model: Segmenter,
+    criterion: Criterion,
+    optimiser: Optimiser,
+    schedule: Schedule,
+}
+
+impl<'a> Run<'a> {
+    fn new(fixture: &'a Fixture, place: Place<'a>, given: &'a [Assignment]) -> Outcome<Run<'a>> {
+        let case = &fixture.json["case"];
+        let mut model = network(fixture)?;
+        if let Place::Device(device, working) = place {
+            model.to_device(device, working)?;
+        }
+        let config = settings::criterion(&fixture.json["config"]["decode_head"])?;
+        let adamw = adamw(&case["optim_wrapper"]["optimizer"])?;
+        let optimiser = Optimiser::new(model.trainable(), &groups(&case["paramwise_cfg"])?, adamw)?;
+        let schedule = schedule(case, adamw.lr)?;
+        let criterion = Criterion { config };
+        Ok(Run { fixture, place, given, model, criterion, optimiser, schedule })
+    }
+
+    /// One step; `told` is what the one before left to be told, and what this one does.
+    fn step(&mut self, s: usize, told: &mut Option<Tensor>, all: &mut Updates) -> Outcome<()> {
+        let device = match self.place {
+            Place::Device(device, _) => Some(device),
+            _ => None,
+        };
+        let counters = || device.map_or((0, 0), |d| (d.counters().waits, d.usage().reservations));
+        let before = counters();
+        let image = self.model.image(self.fixture.floats("input.image")?)?;
+        let mut targets = targets(self.fixture, self.criterion.config.classes)?;
+        if let Some(device) = device {
+            targets = targets.to_device(device)?;
+        }
+        let bf16 = matches!(self.place, Place::Rounded);
+        if bf16 {
+            round_matrices(&self.model)?;
+        }
+        let rounding = |f: &mut dyn FnMut() -> Outcome<()>| match bf16 {
+            true => rounded::rounded(f),
+            false => f(),
+        };
+        let mut output = None;
+        rounding(&mut || Ok(output = Some(self.model.forward(&image, false)?)))?;
+        let output = output.ok_or("no output")?;
+        let candidates = Candidate::of(&output);
+        let mut points = Recorded { fixture: self.fixture, prefix: format!("input.rand.step{s}.") };
+        let costs = self.criterion.costs(&candidates, &targets, &mut points, told.as_ref())?;
+        let (found, previous) = self.criterion.assign(&costs, &targets)?;
+        all.learn(&previous);
+        let assignment = self.given.get(s).cloned().unwrap_or(found);
+        all.assignments.push(assignment.clone());
+        let loss = self.criterion.losses(&candidates, &targets, assignment, &mut points)?;
+        drop((output, candidates, costs));
+        let total = ops::reshape(&loss.total.detach(), &[1])?;
+        *told = Some(no_grad(|| ops::concat(&[&total, &loss.values.detach()], 0))?);
+        let (mut result, mut sum) = (None, Some(loss.total));
+        rounding(&mut || {
+            let total = sum.take().ok_or("no loss")?;
+            Ok(result = Some(backward(total)?))
+        })?;
+        let mut grads = result.ok_or("no gradients")?;
+        let mut kept = Vec::new();
+        for (name, param) in self.model.params().iter().filter(|_| s == 0) {
+            if let Some(g) = grads.take(&param.get()) {
+                grads.add(&param.get().edge(), g.clone())?;
+                kept.push((name.clone(), g));
+            }
+        }
+        let lr = self.schedule.lr(s as u64);
+        let guard = device.map(|_| &total);
+        all.without.push(self.optimiser.step(lr, &mut grads, guard)?);
+        all.rates.push(lr);
+        let after = counters();
+        all.waits.push((after.0 - before.0, after.1));
+        for (name, g) in kept {
+            all.gradients.insert(name, g.to_host()?);
+        }
+        Ok(())
+    }
+}
+
+impl Updates {
+    /// Takes in what a step left to be told: the sum of its losses, then each.
+    fn learn(&mut self, told: &[f32]) {
+        if let Some((total, values)) = told.split_first() {
+            self.losses.push((*total, named_terms(values)));
+        }
+    }
+}
+
+/// As many steps as the case says.
+pub fn updates(fixture: &Fixture, place: Place<'_>) -> Outcome<Updates> {
+    updates_with(fixture, place, &[])
+}
+
+/// As [`updates`], with assignments to take in place of those found, by step.
+pub fn updates_with(fixture: &Fixture, place: Place<'_>, given: &[Assignment]) -> Outcome<Updates> {
+    let mut run = Run::new(fixture, place, given)?;
+    let mut all = Updates {
+        losses: Vec::new(),
+        gradients: BTreeMap::new(),
+        after: BTreeMap::new(),
+        without: Vec::new(),
+        rates: Vec::new(),
+        settings: run.optimiser.settings(),
+        assignments: Vec::new(),
+        waits: Vec::new(),
+    };
+    let mut told = None;
+    for s in 0..fixture.json.size("case/steps")? {
+        run.step(s, &mut told, &mut all)?;
+    }
+    if let Some(told) = told {
+        all.learn(told.to_host()?.data()?);
+    }
+    for param in run.model.trainable() {
+        let value = param.master().detach().to_host()?;
+        all.after.insert(param.name().to_owned(), value);
+    }
+    Ok(all)
+}

@@ -1,0 +1,197 @@
+//! Training on the virtual GPU beside training on the host: the same losses, one wait a step, no
+//! new memory, checkpoints that go from one to the other, a bad loss that changes nothing.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::recipe;
+use dressage_engine::Device;
+use dressage_engine::memory::usage_on;
+use dressage_train::interrupt::Interrupt;
+use dressage_train::recipe::Recipe;
+use dressage_train::runlog::Silent;
+use dressage_train::trainer::{StepLog, Trainer};
+use dressage_train::{TrainError, checkpoint};
+use serde_json::Value;
+
+const VIRTUAL: [&str; 2] = ["run.device=virtual", "run.precision=f32"];
+
+/// As little of everything as there can be.
+const SMALL: [&str; 5] = [
+    "augment.crop=32",
+    "train.batch=2",
+    "head.decoder_layers=1",
+    "loss.points=32",
+    "train.steps=100",
+];
+
+fn small(dir: &Path, more: &[&str]) -> Recipe {
+    recipe(dir, &[&SMALL[..], more].concat())
+}
+
+fn trainer(dir: &Path, more: &[&str], resume: bool) -> Trainer {
+    Trainer::new(small(dir, more), resume).expect("trainer")
+}
+
+fn device(trainer: &Trainer) -> Device {
+    trainer.place().device().expect("a device").clone()
+}
+
+/// The loss and its terms.
+fn values(log: &StepLog) -> Vec<f64> {
+    let terms = log.terms.iter().map(|(_, v)| f64::from(*v));
+    std::iter::once(f64::from(log.loss)).chain(terms).collect()
+}
+
+#[test]
+fn steps_give_the_losses_of_the_host_and_wait_once() {
+    let dir = tempfile::tempdir().expect("folder");
+    let mut host = trainer(dir.path(), &[], false);
+    let mut there = trainer(dir.path(), &VIRTUAL, false);
+    let device = device(&there);
+    let mut loader = host.loader().expect("loader");
+    let batches: Vec<_> = (0..4).map(|_| loader.next_batch().expect("batch")).collect();
+    let mut logs = Vec::new();
+    let mut reservations = Vec::new();
+    for batch in &batches {
+        let before = device.counters().waits;
+        logs.extend(there.queue(batch).expect("queued"));
+        assert_eq!(device.counters().waits - before, 1, "waits of step {}", there.step());
+        reservations.push(device.usage().reservations);
+    }
+    logs.extend(there.settle().expect("settled"));
+    assert_eq!(logs.len(), batches.len());
+    assert!(there.settle().expect("nothing is left").is_none());
+    for (step, (batch, found)) in batches.iter().zip(&logs).enumerate() {
+        let want = host.step_on(batch).expect("step");
+        assert_eq!((found.lr, found.laps), (want.lr, None));
+        let names = |log: &StepLog| -> Vec<String> {
+            log.terms.iter().map(|(name, _)| name.clone()).collect()
+        };
+        assert_eq!(names(found), names(&want));
+        for (a, b) in values(found).into_iter().zip(values(&want)) {
+            assert!((a - b).abs() <= 2e-4 * b.abs() + 1e-6, "step {step}: {a} there, {b} here");
+        }
+    }
+    assert_eq!(reservations[1..], [reservations[1]; 3], "{reservations:?}");
+    let usage = usage_on(&device);
+    assert!(usage.peak > 0 && usage.system_bytes >= usage.total());
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    fs::read(path).expect("checkpoint")
+}
+
+#[test]
+fn a_run_goes_on_elsewhere_from_the_same_state() {
+    let dir = tempfile::tempdir().expect("folder");
+    let mut there = trainer(dir.path(), &["run.device=virtual"], false);
+    let mut loader = there.loader().expect("loader");
+    for _ in 0..2 {
+        there.step_with(&mut loader).expect("step");
+    }
+    let saved = there.save().expect("saved");
+    let state = bytes(&saved);
+    drop((there, loader));
+    // Written again from wherever it was restored to, the file is the same.
+    for place in [&["run.device=cpu"][..], &["run.device=virtual"], &VIRTUAL] {
+        let resumed = trainer(dir.path(), place, true);
+        assert_eq!(resumed.step(), 2);
+        fs::remove_file(&saved).expect("removed");
+        assert_eq!(resumed.save().expect("saved"), saved);
+        assert!(bytes(&saved) == state, "{place:?}");
+    }
+    // And each goes on: the host from the device's state, a device from the host's.
+    let mut here = trainer(dir.path(), &[], true);
+    let mut loader = here.loader().expect("loader");
+    let batch = loader.next_batch().expect("batch");
+    let mut there = trainer(dir.path(), &VIRTUAL, true);
+    let [a, b] = [&mut here, &mut there].map(|t| t.step_on(&batch).expect("step").loss);
+    assert!((a - b).abs() <= 2e-4 * a, "{a} here, {b} there");
+    here.save().expect("saved");
+    let back = trainer(dir.path(), &VIRTUAL, true);
+    assert_eq!(back.step(), 3);
+    let kept = bytes(&checkpoint::path_of(&dir.path().join("run"), 3));
+    back.save().expect("saved");
+    assert!(bytes(&checkpoint::path_of(&dir.path().join("run"), 3)) == kept);
+}
+
+#[test]
+fn the_same_run_twice_is_the_same_bytes() {
+    let run = || {
+        let dir = tempfile::tempdir().expect("folder");
+        let mut trainer = trainer(dir.path(), &["run.device=virtual"], false);
+        let mut loader = trainer.loader().expect("loader");
+        let losses: Vec<u32> =
+            (0..2).map(|_| trainer.step_with(&mut loader).expect("step").loss.to_bits()).collect();
+        (losses, bytes(&trainer.save().expect("saved")))
+    };
+    let (first, again) = (run(), run());
+    assert!(first.0 == again.0 && first.1 == again.1);
+}
+
+/// Costs are finite with this weight, and the sum of the losses is not.
+const BAD: &str = "loss.class_weight=3e38";
+
+#[test]
+fn a_bad_loss_is_told_with_the_next_step_and_changes_nothing() {
+    let dir = tempfile::tempdir().expect("folder");
+    let mut there = trainer(dir.path(), &["run.device=virtual", BAD], false);
+    let mut loader = there.loader().expect("loader");
+    let before = bytes(&there.save().expect("saved"));
+    let [first, second] = [(); 2].map(|()| loader.next_batch().expect("batch"));
+    assert_ne!(first.names, second.names);
+    assert!(there.queue(&first).expect("not known yet").is_none());
+    let error = there.queue(&second).expect_err("the loss is infinite");
+    let TrainError::NotFinite { step, kept, samples, .. } = &error else { panic!("{error}") };
+    assert_eq!((*step, samples), (0, &first.names.join(", ")));
+    assert!(error.to_string().contains("loss_cls is inf"), "{error}");
+    assert!(bytes(kept) == before, "the kept state is not the one before the step");
+    // As it is on the host, and when the loss is asked for.
+    assert_eq!(there.step(), 0);
+    assert!(bytes(&there.save().expect("saved")) == before);
+    assert!(matches!(there.step_on(&first), Err(TrainError::NotFinite { step: 0, .. })));
+    assert!(bytes(&there.save().expect("saved")) == before);
+    let mut here = trainer(dir.path(), &[BAD], true);
+    let same = here.step_on(&first).expect_err("the loss is infinite").to_string();
+    assert_eq!(same, error.to_string());
+}
+
+/// Lines of a run's log.
+fn lines(dir: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(dir.join("run/log.jsonl")).expect("log");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[test]
+fn log_lines_hold_what_those_of_the_host_hold() {
+    let run = |more: &[&str]| {
+        let dir = tempfile::tempdir().expect("folder");
+        let settings = [&["train.steps=3", "train.log_every=2"], more].concat();
+        let mut trainer = trainer(dir.path(), &settings, false);
+        let outcome = trainer.run(&Silent, &Interrupt::default()).expect("run");
+        (lines(dir.path()), outcome)
+    };
+    let ((here, planned), (there, measured)) = (run(&[]), run(&VIRTUAL));
+    let of = |lines: &[Value], kind: &str| -> Vec<Value> {
+        lines.iter().filter(|line| line["kind"] == kind).cloned().collect()
+    };
+    let (a, b) = (of(&here, "train"), of(&there, "train"));
+    assert_eq!((a.len(), b.len()), (2, 2));
+    for (a, b) in a.iter().zip(&b) {
+        let (a, b) = (a.as_object().expect("object"), b.as_object().expect("object"));
+        assert!(a.keys().eq(b.keys()));
+        for (key, a) in a.iter().filter(|(key, _)| key.contains("loss") || *key == "lr") {
+            let (a, b) = (a.as_f64().expect("number"), b[key].as_f64().expect("number"));
+            assert!((a - b).abs() <= 2e-4 * a.abs() + 1e-6, "{key}: {a} here, {b} there");
+        }
+        assert!(b["memory_mib"].as_f64().expect("number") > 0.0);
+    }
+    assert!(planned.memory.is_some() && planned.device_memory.is_none());
+    let found = measured.device_memory.expect("memory of the device");
+    assert!(measured.memory.is_none(), "the plan is one of the host");
+    assert!(found.tensors > 0 && found.reserved >= found.tensors, "{found:?}");
+    assert_eq!(of(&there, "memory")[0]["tensors"], found.tensors);
+}

@@ -1,0 +1,157 @@
+//! Where a network is trained or applied: the host, a GPU, or the virtual GPU.
+
+use std::str::FromStr;
+
+use dressage_engine::{DType, Device};
+use dressage_models::Segmenter;
+
+use crate::recipe::Run;
+use crate::{Result, TrainError};
+
+/// What `run.device` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// The first CUDA device if it can be used, else the host.
+    Auto,
+    /// The host.
+    Cpu,
+    /// The CUDA device of this number.
+    Cuda(usize),
+    /// A device that executes the same kernels on the CPU and checks every access: slow, for
+    /// checks.
+    Virtual,
+}
+
+impl FromStr for Choice {
+    /// What it should have been.
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> std::result::Result<Choice, &'static str> {
+        match text {
+            "auto" => Ok(Choice::Auto),
+            "cpu" => Ok(Choice::Cpu),
+            "cuda" => Ok(Choice::Cuda(0)),
+            "virtual" => Ok(Choice::Virtual),
+            _ => text
+                .strip_prefix("cuda:")
+                .filter(|n| n.bytes().all(|b| b.is_ascii_digit()))
+                .and_then(|n| n.parse().ok())
+                .map(Choice::Cuda)
+                .ok_or("auto, cpu, cuda, cuda:N (a GPU by its number, from 0) or virtual"),
+        }
+    }
+}
+
+/// Where the work is done.
+#[derive(Debug, Clone)]
+pub struct Place {
+    device: Option<Device>,
+    working: DType,
+    said: String,
+}
+
+impl Place {
+    /// Host memory.
+    pub fn host() -> Place {
+        Place { device: None, working: DType::F32, said: "the CPU".into() }
+    }
+
+    /// What the settings of a run ask for.
+    ///
+    /// # Errors
+    /// A device that cannot be used, with what was looked for; a word that names none.
+    pub fn of(run: &Run) -> Result<Place> {
+        let open = |device: Device, more: &str| {
+            let (working, name) = (run.precision.dtype(), device.name());
+            let said = format!("{name}, activations in {working}{more}");
+            Place { device: Some(device), working, said }
+        };
+        let choice = run.device.parse().map_err(|expected| TrainError::Setting {
+            setting: "run.device",
+            what: format!("is `{}`, it must be {expected}", run.device),
+        })?;
+        Ok(match choice {
+            Choice::Cpu => Place::host(),
+            Choice::Virtual => {
+                open(Device::virtual_gpu(), "; it checks every access and is slow by design")
+            }
+            Choice::Cuda(n) => {
+                open(Device::cuda(n).map_err(|source| TrainError::Device { source })?, "")
+            }
+            Choice::Auto => match Device::cuda(0) {
+                Ok(device) => open(device, " (run.device=auto)"),
+                Err(why) => Place { said: format!("the CPU; {why}"), ..Place::host() },
+            },
+        })
+    }
+
+    /// The device; `None` for the host.
+    pub fn device(&self) -> Option<&Device> {
+        self.device.as_ref()
+    }
+
+    /// What was taken and why, for people.
+    pub fn said(&self) -> &str {
+        &self.said
+    }
+
+    /// Moves a network there.
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn take(&self, mut model: Segmenter) -> Result<Segmenter> {
+        if let Some(device) = &self.device {
+            model.to_device(device, self.working)?;
+        }
+        Ok(model)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(device: &str) -> Run {
+        let run = crate::recipe::Recipe::from_name("demo", &[]).expect("recipe").run;
+        Run { device: device.into(), ..run }
+    }
+
+    #[test]
+    fn words_name_places() {
+        for (text, choice) in [
+            ("auto", Choice::Auto),
+            ("cpu", Choice::Cpu),
+            ("cuda", Choice::Cuda(0)),
+            ("cuda:0", Choice::Cuda(0)),
+            ("cuda:13", Choice::Cuda(13)),
+            ("virtual", Choice::Virtual),
+        ] {
+            assert_eq!(text.parse(), Ok(choice), "{text}");
+        }
+        for text in ["", "gpu", "CPU", "cuda:", "cuda:-1", "cuda:+1", "cuda:99999999999999999999"] {
+            assert!(text.parse::<Choice>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_choice_says_what_it_took() {
+        assert!(Place::of(&run("cpu")).expect("host").device().is_none());
+        let place = Place::of(&run("virtual")).expect("virtual");
+        assert!(place.device().is_some());
+        for words in ["the virtual GPU", "bf16", "slow"] {
+            assert!(place.said().contains(words), "{}", place.said());
+        }
+        let error = Place::of(&run("nonsense")).expect_err("refused").to_string();
+        assert!(error.contains("run.device") && error.contains("cuda:N"), "{error}");
+        match Device::cuda(0) {
+            Ok(_) => assert!(Place::of(&run("auto")).expect("a GPU").device().is_some()),
+            Err(why) => {
+                let place = Place::of(&run("auto")).expect("the host");
+                assert!(place.device().is_none());
+                assert_eq!(place.said(), format!("the CPU; {why}"));
+                let error = Place::of(&run("cuda")).expect_err("refused").to_string();
+                assert!(error.contains(&why.to_string()) && error.contains("run.device=cpu"));
+            }
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! One training step: forward pass, costs, assignment, losses, backward pass, update.
+//!
+//! On a device the host queues work and waits once a step, for the costs of the matching; the
+//! losses of the step before come with them. So a loss is known one step late, or when
+//! [`Trainer::settle`] asks for it. A loss that is not a number is caught where it arises: the
+//! update reads it on the device and leaves everything as it was.
+
+use std::time::Instant;
+
+use dressage_engine::memory::{Category, with_category};
+use dressage_engine::{Tensor, backward, isolated, no_grad, ops};
+use dressage_models::ModelError;
+use dressage_models::criterion::{
+    Candidate, Loss, PointSource, RandomPoints, Targets, named_terms,
+};
+use serde::Serialize;
+
+use crate::data::{Batch, Loader};
+use crate::trainer::Trainer;
+use crate::{Result, TrainError, checkpoint};
+
+/// What one step did.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepLog {
+    /// Sum of all losses.
+    pub loss: f32,
+    /// Every term under the reference's name, without its `decode.`.
+    pub terms: Vec<(String, f32)>,
+    /// Learning rate.
+    pub lr: f64,
+    /// Seconds that the host spent on the step, waiting for data and for a device included.
+    pub seconds: f64,
+    /// Of these, seconds for data, forward, losses, backward, update. Not on a device, which works
+    /// on after the host has queued a part.
+    pub laps: Option<[f64; 5]>,
+}
+
+/// A step whose loss is on a device still.
+pub(crate) struct Pending {
+    step: u64,
+    samples: Vec<String>,
+    lr: f64,
+    seconds: f64,
+    /// `[1 + 3 * layers]`: the sum of all losses, then each.
+    told: Tensor,
+}
+
+/// A step that was carried out, or queued on a device.
+enum Step {
+    Known(StepLog),
+    Queued(Pending),
+}
+
+/// The loss of a step: in host memory, sum and terms; or on a device, the sum and [`told`].
+enum State {
+    Known(f32, Vec<(String, f32)>),
+    Queued(Tensor, Tensor),
+}
+
+impl Trainer {
+    /// One step on the loader's next batch, its loss known.
+    ///
+    /// # Errors
+    /// As [`Trainer::run`].
+    pub fn step_with(&mut self, loader: &mut Loader) -> Result<StepLog> {
+        let start = Instant::now();
+        let batch = loader.next_batch()?;
+        let waited = start.elapsed().as_secs_f64();
+        let mut done = self.step_on(&batch)?;
+        done.seconds += waited;
+        if let Some(laps) = &mut done.laps {
+            laps[0] += waited;
+        }
+        Ok(done)
+    }
+
+    /// One step on a batch, its loss known; on a device the host waits for that. Of a step before
+    /// whose loss nobody asked for nothing is told but that it was not a number.
+    ///
+    /// # Errors
+    /// A loss that is not a number (nothing is updated then, and the state is kept in a file of
+    /// its own).
+    pub fn step_on(&mut self, batch: &Batch) -> Result<StepLog> {
+        match self.step_in_pool(batch)?.0 {
+            Step::Known(done) => Ok(done),
+            Step::Queued(pending) => {
+                let told = pending.told.to_host()?;
+                self.read(pending, told.data()?)
+            }
+        }
+    }
+
+    /// As [`Trainer::step_on`], but does not wait for the loss: on a device what is returned is the
+    /// step before, if its loss was not known yet.
+    ///
+    /// # Errors
+    /// As [`Trainer::step_on`], on a device also for the step before.
+    pub fn queue(&mut self, batch: &Batch) -> Result<Option<StepLog>> {
+        Ok(match self.step_in_pool(batch)? {
+            (Step::Known(done), _) => Some(done),
+            (Step::Queued(pending), before) => {
+                self.pending = Some(pending);
+                before
+            }
+        })
+    }
+
+    fn step_in_pool(&mut self, batch: &Batch) -> Result<(Step, Option<StepLog>)> {
+        let (b, h, w, classes) = (batch.b, batch.h, batch.w, self.recipe.classes());
+        let data = || {
+            let image = Tensor::from_slice(&batch.images, &[b, 3, h, w])?;
+            let labels = Tensor::from_slice(&batch.labels, &[b, h, w])?;
+            Ok((image, Targets::new(labels, classes)?))
+        };
+        // On a thread of the pool, so that a parallel loop starts without waking anybody to hand
+        // the work over.
+        rayon::scope(|_| isolated(|| self.step_from(&batch.names, data)))
+    }
+
+    /// Goes through a step within an outline, with every class in every image.
+    pub(crate) fn outline_step(&mut self) -> Result<()> {
+        let (b, s) = (self.recipe.train.batch, self.recipe.augment.crop);
+        let classes = self.recipe.classes();
+        self.step_from(&[], || {
+            let image = Tensor::empty::<f32>(&[b, 3, s, s]);
+            Ok((image, Targets::outlined(b, s, classes)))
+        })?;
+        Ok(())
+    }
+
+    /// A step on the images `[b, 3, h, w]` and targets that `data` makes of `samples`; with it
+    /// comes the step before, if its loss was not known yet.
+    fn step_from(
+        &mut self,
+        samples: &[String],
+        data: impl FnOnce() -> Result<(Tensor, Targets)>,
+    ) -> Result<(Step, Option<StepLog>)> {
+        let mut clock = Clock::start();
+        let (image, targets) = with_category(Category::Data, || self.brought(data()?))?;
+        clock.lap();
+        let output = self.model.forward(&image, false)?;
+        clock.lap();
+        let candidates = Candidate::of(&output);
+        let (loss, before) = self.losses(&candidates, &targets, samples)?;
+        drop((output, candidates));
+        let state = match self.place.device() {
+            Some(_) => State::Queued(loss.total.detach(), told(&loss)?),
+            None => self.checked(&loss, samples)?,
+        };
+        clock.lap();
+        let mut grads = backward(loss.total)?;
+        drop(loss.layers);
+        clock.lap();
+        let (step, lr) = (self.step, self.schedule.lr(self.step));
+        let guard = match &state {
+            State::Known(..) => None,
+            State::Queued(total, _) => Some(total),
+        };
+        self.optimiser.step(lr, &mut grads, guard)?;
+        drop(grads);
+        clock.lap();
+        self.step += 1;
+        let (seconds, laps) = (clock.laps.iter().sum(), Some(clock.laps));
+        let done = match state {
+            State::Known(loss, terms) => Step::Known(StepLog { loss, terms, lr, seconds, laps }),
+            State::Queued(_, told) => {
+                Step::Queued(Pending { step, samples: samples.to_vec(), lr, seconds, told })
+            }
+        };
+        Ok((done, before))
+    }
+
+    /// A batch where the network lies.
+    fn brought(&self, (image, targets): (Tensor, Targets)) -> Result<(Tensor, Targets)> {
+        Ok(match self.place.device() {
+            Some(device) => (self.model.image(image)?, targets.to_device(device)?),
+            None => (image, targets),
+        })
+    }
+
+    /// Matches and compares. With it arrives the step before, if its loss was not known yet.
+    fn losses(
+        &mut self,
+        candidates: &[Candidate],
+        targets: &Targets,
+        samples: &[String],
+    ) -> Result<(Loss, Option<StepLog>)> {
+        if let Some(mut points) = self.points.take() {
+            let found = points.set_step(self.step).map_err(TrainError::from);
+            let found =
+                found.and_then(|()| self.compare(candidates, targets, &mut points, samples));
+            self.points = Some(points);
+            return found;
+        }
+        let (b, k) = (targets.classes().len(), self.criterion.config.classes);
+        let mut points = RandomPoints {
+            seed: self.recipe.train.seed,
+            step: self.step,
+            capacity: b * k.min(self.model.head().config().queries),
+        };
+        self.compare(candidates, targets, &mut points, samples)
+    }
+
+    fn compare(
+        &mut self,
+        candidates: &[Candidate],
+        targets: &Targets,
+        points: &mut dyn PointSource,
+        samples: &[String],
+    ) -> Result<(Loss, Option<StepLog>)> {
+        let previous = self.pending.as_ref().map(|pending| &pending.told);
+        let costs = self.criterion.costs(candidates, targets, points, previous)?;
+        let (assignment, previous) = match self.criterion.assign(&costs, targets) {
+            Ok(found) => found,
+            Err(ModelError::Matching(what)) => {
+                // If the step before was bad as well, it was the first.
+                self.settle()?;
+                return Err(self.not_finite(what, self.step, samples)?);
+            }
+            Err(other) => return Err(other.into()),
+        };
+        let before = match self.pending.take() {
+            Some(pending) => Some(self.read(pending, &previous)?),
+            None => None,
+        };
+        Ok((self.criterion.losses(candidates, targets, assignment, points)?, before))
+    }
+
+    /// Waits for the loss of the last step if it is on a device still.
+    ///
+    /// # Errors
+    /// A loss that is not a number: as [`Trainer::step_on`].
+    pub fn settle(&mut self) -> Result<Option<StepLog>> {
+        let Some(pending) = self.pending.take() else { return Ok(None) };
+        let told = pending.told.to_host()?;
+        self.read(pending, told.data()?).map(Some)
+    }
+
+    /// Makes of what a device told of a step its log, or an error if its loss was not a number: the
+    /// device has left weights and moments as they were then.
+    fn read(&mut self, pending: Pending, told: &[f32]) -> Result<StepLog> {
+        let Pending { step, samples, lr, seconds, .. } = pending;
+        let (loss, values) = told.split_first().map_or((f32::NAN, told), |(l, v)| (*l, v));
+        let terms = named_terms(values);
+        if loss.is_finite() {
+            return Ok(StepLog { loss, terms, lr, seconds, laps: None });
+        }
+        self.optimiser.take_back();
+        self.step = step;
+        let what = bad_term(&terms).unwrap_or_else(|| format!("the sum of losses is {loss}"));
+        Err(self.not_finite(what, step, &samples)?)
+    }
+
+    /// The values of a loss in host memory; one that is not a number becomes an error that says
+    /// where it arose, after the state is saved.
+    fn checked(&self, loss: &Loss, samples: &[String]) -> Result<State> {
+        let terms = loss.named()?;
+        match bad_term(&terms) {
+            None => Ok(State::Known(loss.total.item()?, terms)),
+            Some(what) => Err(self.not_finite(what, self.step, samples)?),
+        }
+    }
+
+    /// Saves the state before `step`, whose loss was not a number, and says so.
+    fn not_finite(&self, what: String, step: u64, samples: &[String]) -> Result<TrainError> {
+        let kept = self.dir.join("checkpoints").join("before-nan.safetensors");
+        let seed = self.recipe.train.seed;
+        checkpoint::save(&kept, &self.model, &self.optimiser, step, seed)?;
+        Ok(TrainError::NotFinite { step, what, kept, samples: samples.join(", ") })
+    }
+}
+
+/// The first term that is not a number, in words.
+fn bad_term(terms: &[(String, f32)]) -> Option<String> {
+    let bad = terms.iter().find(|(_, value)| !value.is_finite());
+    bad.map(|(name, value)| format!("{name} is {value}"))
+}
+
+/// What the host is to know of a loss on a device, as one tensor.
+fn told(loss: &Loss) -> Result<Tensor> {
+    with_category(Category::Data, || {
+        let total = ops::reshape(&loss.total.detach(), &[1])?;
+        Ok(no_grad(|| ops::concat(&[&total, &loss.values.detach()], 0))?)
+    })
+}
+
+/// Laps of one step.
+struct Clock {
+    last: Instant,
+    laps: [f64; 5],
+    next: usize,
+}
+
+impl Clock {
+    fn start() -> Clock {
+        Clock { last: Instant::now(), laps: [0.0; 5], next: 0 }
+    }
+
+    fn lap(&mut self) {
+        let now = Instant::now();
+        if let Some(lap) = self.laps.get_mut(self.next) {
+            *lap = (now - self.last).as_secs_f64();
+        }
+        (self.last, self.next) = (now, self.next + 1);
+    }
+}
