@@ -4,6 +4,7 @@
 mod capture;
 mod delay;
 mod facade;
+mod graphs;
 mod launches;
 mod products;
 mod proofs;
