@@ -112,40 +112,49 @@ unsafe fn packed(
         }
         return Ok(bytes);
     }
-    let (mut buffer, mut size) = (std::ptr::null::<u8>(), None);
+    // SAFETY: the caller's.
+    let (buffer, size) = unsafe { listed(kernel, extra)? };
+    if size != needed {
+        let count = kernel.params.len();
+        return invalid(format!("{size} bytes of arguments; its {count} parameters are {needed}"));
+    }
+    if needed == 0 {
+        return Ok(Vec::new());
+    }
+    if buffer.is_null() {
+        return invalid("the buffer of arguments is null".into());
+    }
+    // SAFETY: the caller's: the buffer is as long as it says.
+    Ok(unsafe { std::slice::from_raw_parts(buffer, size) }.to_vec())
+}
+
+/// Buffer and size in the list `extra`.
+///
+/// # Safety
+/// The list has an end, and a value behind each entry before.
+unsafe fn listed(kernel: &Described, extra: *const *const c_void) -> Done<(*const u8, usize)> {
+    let invalid = |why: String| refuse(Code::INVALID_VALUE, format!("{}: {why}", kernel.name));
+    let (mut buffer, mut size) = (std::ptr::null::<u8>(), 0);
     let mut at = extra;
     loop {
-        // SAFETY: the caller's: the list goes on until its end.
+        // SAFETY: the caller's.
         let (what, value) = unsafe { (at.read() as usize, at.add(1)) };
         match what {
-            END => break,
-            // SAFETY: as above, each entry has a value behind it.
+            END => return Ok((buffer, size)),
+            // SAFETY: the caller's.
             BUFFER => buffer = unsafe { value.read() }.cast(),
             BUFFER_BYTES => {
-                // SAFETY: as above; the value points to a size.
+                // SAFETY: the caller's; the value points to a size.
                 let from = unsafe { value.read() }.cast::<usize>();
                 if from.is_null() {
                     return invalid("the pointer to the size of the arguments is null".into());
                 }
                 // SAFETY: as above.
-                size = Some(unsafe { from.read_unaligned() });
+                size = unsafe { from.read_unaligned() };
             }
             other => return invalid(format!("entry {other} in the list `extra`")),
         }
-        // SAFETY: as above.
+        // SAFETY: the caller's.
         at = unsafe { at.add(2) };
     }
-    let size = size.unwrap_or(0);
-    if size != needed {
-        let count = kernel.params.len();
-        return invalid(format!("{size} bytes of arguments; its {count} parameters are {needed}"));
-    }
-    if buffer.is_null() && needed > 0 {
-        return invalid("the buffer of arguments is null".into());
-    }
-    if needed == 0 {
-        return Ok(Vec::new());
-    }
-    // SAFETY: the caller's: the buffer is as long as it says.
-    Ok(unsafe { std::slice::from_raw_parts(buffer, size) }.to_vec())
 }

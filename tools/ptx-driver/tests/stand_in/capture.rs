@@ -109,6 +109,22 @@ fn child_forbidden() {
         begin(stream, LOCAL);
         gives(sys::cuMemcpyHtoDAsync_v2(to, host.as_ptr().cast(), 8, stream), unsupported);
         end(stream).unwrap();
+    }
+}
+
+#[test]
+fn threads_and_events_of_a_capture_keep_their_rules() {
+    run("capture::child_threads", &[]).well();
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn child_threads() {
+    context();
+    let (stream, other, first) = (stream(), stream(), event(0));
+    let unsupported = Is::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    // SAFETY: see `begin`.
+    unsafe {
         // The other thread is not restricted by a capture of this one, nor is a relaxed thread.
         begin(stream, LOCAL);
         let (context, shared) = (context() as usize, stream as usize);

@@ -247,9 +247,28 @@ fn child_epilogues() {
     let gradient = put(&[7.0; 2], F32);
     close(&run(208, gradient, aux), &slopes);
     close(&get(gradient, 2, F32), &[slopes[0] + slopes[2], slopes[1] + slopes[3]]);
-    // ReLU with its mask, a bit for each row in lines of 128 bits, and back.
+    // Sums over k of op(A), a value a row, and of op(B), a value a column.
+    close(&run(256, gradient, 0), &product);
+    close(&get(gradient, 2, F32), &[1.0, 2.0]);
+    close(&run(512, gradient, 0), &product);
+    close(&get(gradient, 2, F32), &[0.5, -1.0]);
+}
+
+#[test]
+fn relu_keeps_a_mask_of_bits() {
+    run("products::child_mask", &[]).quietly();
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn child_mask() {
+    context();
+    let (a, b) = (put(&[1.0, 2.0], F32), put(&[0.5, -1.0], F32));
+    let shape = [(2, 1, 2, F32), (1, 2, 1, F32), (2, 2, 2, F32), (2, 2, 2, F32)];
+    let gradient = put(&[7.0; 2], F32);
+    // A bit for each row, in lines of 128.
     let mask = memory(64);
-    let run_masked = |epilogue: u32, bias: u64| {
+    let run = |epilogue: u32, bias: u64| {
         let call = Call::new(shape);
         fine(call.set(Of::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue));
         fine(call.set(Of::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias));
@@ -260,18 +279,13 @@ fn child_epilogues() {
         get(d, 4, F32)
     };
     let other = put(&[2.0, -1.5], F32);
-    close(&run_masked(134, other), &[2.5, 0.0, 1.0, 0.0]);
+    assert_eq!(run(134, other), [2.5, 0.0, 1.0, 0.0]);
     let mut bits = [0u8; 17];
     // SAFETY: see `put`.
     unsafe { ok(sys::cuMemcpyDtoH_v2(bits.as_mut_ptr().cast(), mask, 17)) };
     assert_eq!((bits[0], bits[16]), (1, 1));
-    close(&run_masked(152, gradient), &[0.5, 0.0, -1.0, 0.0]);
-    close(&get(gradient, 2, F32), &[-0.5, 0.0]);
-    // Sums over k of op(A), a value a row, and of op(B), a value a column.
-    close(&run(256, gradient, 0), &product);
-    close(&get(gradient, 2, F32), &[1.0, 2.0]);
-    close(&run(512, gradient, 0), &product);
-    close(&get(gradient, 2, F32), &[0.5, -1.0]);
+    assert_eq!(run(152, gradient), [0.5, 0.0, -1.0, 0.0]);
+    assert_eq!(get(gradient, 2, F32), [-0.5, 0.0]);
 }
 
 #[test]
@@ -319,6 +333,22 @@ fn child_refusals() {
         fine(call.layout(at, Layout::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, 2i32));
     }
     assert_eq!(status(call), invalid);
+}
+
+#[test]
+fn epilogues_and_algorithms_that_do_not_fit_are_refused() {
+    run("products::child_wrong_epilogues", &[]).well();
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn child_wrong_epilogues() {
+    context();
+    let (invalid, no) = (Is::CUBLAS_STATUS_INVALID_VALUE, Is::CUBLAS_STATUS_NOT_SUPPORTED);
+    let [a, b, d] = [put(&[1.0; 200], F32), put(&[1.0; 200], F32), put(&[1.0; 200], F32)];
+    let (left, right, both) = ((2, 3, 2, F32), (3, 2, 3, F32), (2, 2, 2, F32));
+    let fits = || Call::new([left, right, both, both]);
+    let status = |call: Call| call.run(1.0, 0.0, [a, b, d, d], 4, WORKSPACE);
     // Epilogues: no pointer, a leading dimension that is no multiple of 8, D by rows.
     let with = |epilogue: u32| {
         let call = fits();
