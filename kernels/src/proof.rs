@@ -40,6 +40,12 @@ use crate::{
     token_link, uncertain_points, uniform,
 };
 
+/// What the virtual GPU looks for at every instruction of a kernel; a finding is an error of the
+/// launch.
+pub const CHECKS: &str = "bounds of every buffer, alignment, bytes never written, races in shared \
+                          and in global memory, copies under way, divergent barriers, absent \
+                          lanes, floating-point atomics, unknown instructions, traps, deadlocks";
+
 /// What one comparison of a kernel with its reference found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {

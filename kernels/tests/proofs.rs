@@ -9,13 +9,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use dressage_kernels::device::Device;
-use dressage_kernels::proof::{self, Kernels, Outcome, Summary};
+use dressage_kernels::proof::{self, CHECKS, Kernels, Outcome, Summary};
 use rayon::prelude::*;
-
-/// What the virtual GPU looks for at every instruction of every kernel.
-const CHECKS: &str = "bounds of every buffer, alignment, bytes never written, races in shared and \
-                      in global memory, copies under way, divergent barriers, absent lanes, \
-                      floating-point atomics, unknown instructions, traps, deadlocks";
 
 struct Found {
     name: &'static str,

@@ -9,7 +9,7 @@ fn kernels_are_proven_on_the_virtual_gpu() {
     let dir = tempfile::tempdir().expect("folder");
     let args = ["doctor", "--device", "virtual", "--kernels", "layer_norm"];
     let text = done(dressage(dir.path(), &args));
-    for words in ["processor", "cuBLASLt", "PTX", "on the virtual GPU", "1 of 1 folders"] {
+    for words in ["processor", "cuBLASLt", "PTX", "on the virtual GPU", "1 of 1 folders", "races"] {
         assert!(text.contains(words), "{words} is missing in\n{text}");
     }
     let row = text.lines().find(|line| line.starts_with("| layer_norm_bf16 |")).expect("a row");

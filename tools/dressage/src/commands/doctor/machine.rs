@@ -108,6 +108,9 @@ fn told(gpu: &Gpu) -> String {
         "{name}, compute capability {major}.{minor}, {multiprocessors} multiprocessors, {} MiB",
         grouped(memory >> 20)
     );
+    if *major < 8 {
+        text += ", too old: the kernels need 8.0";
+    }
     if let Some(clock) = gpu.clock {
         text += &format!(", up to {clock} MHz");
     }
@@ -169,6 +172,12 @@ mod tests {
     }
 
     #[test]
+    fn the_embedded_ptx_is_for_8_0() {
+        let ptx = include_str!("../../../../../kernels/ptx/add.ptx");
+        assert!(ptx.lines().any(|line| line.trim() == ".target sm_80"));
+    }
+
+    #[test]
     fn a_gpu_is_told_with_what_is_known() {
         let gpu = Gpu {
             ordinal: 1,
@@ -186,5 +195,6 @@ mod tests {
             text,
             "NVIDIA X, compute capability 9.0, 132 multiprocessors, 81,920 MiB, up to 1980 MHz"
         );
+        assert!(told(&Gpu { compute: (7, 5), ..gpu }).contains("too old"));
     }
 }

@@ -161,6 +161,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let all = json!({
             "machine": machine.json(),
             "device": place.json(),
+            "checks": matches!(place, Place::Virtual { .. }).then_some(proof::CHECKS),
             "ceiling": ceiling.map(|c| json!({"gflops": c.gflops, "gbytes_per_s": c.gbytes})),
             "kernels": found.iter().map(|f| f.json(ceiling.as_ref())).collect::<Vec<_>>(),
             "holds": found.iter().all(Found::holds),
@@ -168,6 +169,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         say(&format!("{all:#}"));
     } else {
         say(&table::proofs(&found));
+        if matches!(place, Place::Virtual { .. }) {
+            say(&format!("checked at every instruction: {}", proof::CHECKS));
+        }
         if let Some(ceiling) = &ceiling {
             say(&table::times(&found, ceiling));
         }
