@@ -1,0 +1,77 @@
+//! The choice of an algorithm. There is one; it remembers what it was chosen for.
+
+use super::check::{Epilogue, check};
+use super::{Algorithm, Answer, Description, Layout, Lt, Preference, invalid};
+
+/// Scratch memory that the algorithm takes if it may: written over, so that memory which is too
+/// short or in use elsewhere is found.
+const WORKSPACE: u64 = 64 << 10;
+
+/// First word of a `cublasLtMatmulAlgo_t` that was made here.
+const MARK: u64 = u64::from_ne_bytes(*b"ptx-algo");
+
+/// `cublasLtMatmulAlgo_t`: opaque, copied by programs.
+pub(super) type Opaque = [u64; 8];
+
+/// `cublasLtMatmulHeuristicResult_t`
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Found {
+    algorithm: Opaque,
+    workspace: usize,
+    state: u32,
+    waves: f32,
+    reserved: [i32; 4],
+}
+
+impl Found {
+    pub(super) fn algorithm(&self) -> &Opaque {
+        &self.algorithm
+    }
+}
+
+impl Lt {
+    /// Chooses for descriptors.
+    pub(super) fn choose(
+        &mut self,
+        description: Description,
+        layouts: [Layout; 4],
+        preference: &Preference,
+    ) -> Answer<Found> {
+        check(&description, &layouts)?;
+        let epilogue = Epilogue::of(description.epilogue)?;
+        // The pointers' own alignment counts, as the documentation of the attributes says.
+        let aligned = |used: bool, address: u64| {
+            if used && address != 0 { 1 << address.trailing_zeros().min(4) } else { 16 }
+        };
+        let epilogue_alignment = [
+            aligned(epilogue.vector(), description.bias),
+            aligned(epilogue.matrix(), description.aux),
+        ];
+        let workspace = preference.workspace.min(WORKSPACE);
+        let alignment = preference.alignment;
+        let chosen = Algorithm { description, layouts, alignment, epilogue_alignment, workspace };
+        self.algorithms.push(chosen);
+        let mut algorithm = [0; 8];
+        (algorithm[0], algorithm[1]) = (MARK, self.algorithms.len() as u64);
+        let workspace = workspace as usize;
+        Ok(Found { algorithm, workspace, state: 0, waves: 1.0, reserved: [0; 4] })
+    }
+
+    /// What an algorithm was chosen for.
+    pub(super) fn chosen(&self, algorithm: &Opaque) -> Answer<&Algorithm> {
+        let number = (algorithm[1] as usize).wrapping_sub(1);
+        match self.algorithms.get(number) {
+            Some(found) if algorithm[0] == MARK => Ok(found),
+            _ => invalid("the algorithm is none that cublasLtMatmulAlgoGetHeuristic gave"),
+        }
+    }
+}
+
+impl Algorithm {
+    /// Whether descriptors are those that it was chosen for; pointers may be others.
+    pub(super) fn is_for(&self, product: &Description, layouts: &[Layout; 4]) -> bool {
+        let (bias, aux) = (self.description.bias, self.description.aux);
+        self.layouts == *layouts && self.description == Description { bias, aux, ..*product }
+    }
+}

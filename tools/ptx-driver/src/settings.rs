@@ -1,0 +1,84 @@
+//! What environment variables set, read once.
+
+use crate::fatal;
+
+/// Settings of a process; the README lists the variables.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Devices there are.
+    pub devices: usize,
+    /// Bytes of memory of all devices together.
+    pub memory: u64,
+    /// Compute capability times ten.
+    pub capability: u32,
+    /// What the driver says its version is.
+    pub version: i32,
+    /// Work waits for the next call that synchronises.
+    pub delay: bool,
+    /// What was not freed is listed at the end.
+    pub leaks: bool,
+    /// A launch returns the error of its own kernel.
+    pub blocking: bool,
+}
+
+impl Settings {
+    pub fn read() -> Settings {
+        Settings {
+            devices: number("PTX_DRIVER_DEVICES", 1) as usize,
+            memory: number("PTX_DRIVER_MEMORY", 8192).saturating_mul(1 << 20),
+            capability: capability(),
+            version: number("PTX_DRIVER_VERSION", 13000) as i32,
+            delay: flag("PTX_DRIVER_DELAY"),
+            leaks: flag("PTX_DRIVER_LEAKS"),
+            blocking: flag("CUDA_LAUNCH_BLOCKING"),
+        }
+    }
+
+    /// Most shared memory of a block after asking (CUDA programming guide, compute capabilities).
+    pub fn shared_most(&self) -> u64 {
+        match self.capability {
+            80 => 163 << 10,
+            86 | 89 => 99 << 10,
+            _ => 227 << 10,
+        }
+    }
+
+    /// The newest PTX that a driver of this version takes: major times ten plus minor.
+    pub fn ptx(&self) -> u32 {
+        match self.version {
+            13000.. => 90,
+            12090.. => 88,
+            12080.. => 87,
+            12050.. => 85,
+            version => 80 + (version.max(12000) as u32 - 12000) / 10,
+        }
+    }
+}
+
+fn text(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn flag(name: &str) -> bool {
+    text(name).is_some_and(|value| value != "0")
+}
+
+fn number(name: &str, unset: u64) -> u64 {
+    let Some(value) = text(name) else { return unset };
+    let Ok(number) = value.trim().parse() else {
+        fatal(&format!("{name} is `{value}`, it has to be a whole number"))
+    };
+    number
+}
+
+fn capability() -> u32 {
+    match text("PTX_DRIVER_CAPABILITY").as_deref() {
+        None | Some("9.0") => 90,
+        Some("8.0") => 80,
+        Some("8.6") => 86,
+        Some("8.9") => 89,
+        Some(other) => {
+            fatal(&format!("PTX_DRIVER_CAPABILITY is `{other}`, it may be 8.0, 8.6, 8.9 or 9.0"))
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! Everything that the driver holds: devices, contexts, and the objects in them by handle.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use ptx_vm::{Gpu, Module};
+
+use crate::code::{Code, Done, refuse};
+use crate::fatal;
+use crate::lt::Lt;
+use crate::settings::Settings;
+use crate::work::Work;
+
+/// Handles are numbers that point nowhere: a program that looks behind one fails at once, and one
+/// that was destroyed is never given again.
+pub(crate) type Handle = usize;
+
+/// What a handle is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Kind {
+    Context = 1,
+    Module,
+    Function,
+    Stream,
+    Event,
+    Graph,
+    Executable,
+    LtHandle,
+    LtProduct,
+    LtLayout,
+    LtPreference,
+}
+
+const KINDS: [(Kind, &str); 11] = [
+    (Kind::Context, "context"),
+    (Kind::Module, "module"),
+    (Kind::Function, "function"),
+    (Kind::Stream, "stream"),
+    (Kind::Event, "event"),
+    (Kind::Graph, "graph"),
+    (Kind::Executable, "executable graph"),
+    (Kind::LtHandle, "cuBLASLt handle"),
+    (Kind::LtProduct, "matmul descriptor"),
+    (Kind::LtLayout, "matrix layout"),
+    (Kind::LtPreference, "matmul preference"),
+];
+
+/// Above every address of a process, so that no pointer is taken for a handle.
+const TAG: usize = 0x7d << 56;
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        KINDS[self as usize - 1].1
+    }
+}
+
+/// Objects of one kind.
+#[derive(Debug)]
+pub(crate) struct Table<T> {
+    kind: Kind,
+    alive: BTreeMap<Handle, T>,
+    made: usize,
+}
+
+impl<T> Table<T> {
+    fn new(kind: Kind) -> Table<T> {
+        Table { kind, alive: BTreeMap::new(), made: 0 }
+    }
+
+    /// Keeps an object under a new handle.
+    pub fn add(&mut self, object: T) -> Handle {
+        self.made += 1;
+        let handle = TAG | (self.kind as usize) << 40 | self.made << 4;
+        self.alive.insert(handle, object);
+        handle
+    }
+
+    /// The object, or null's error; the process ends for what never was or no longer is one, since
+    /// a real driver reads freed memory then.
+    pub fn get(&mut self, handle: Handle) -> Done<&mut T> {
+        if !self.alive.contains_key(&handle) {
+            self.not_alive(handle)?;
+        }
+        match self.alive.get_mut(&handle) {
+            Some(object) => Ok(object),
+            None => refuse(Code::INVALID_HANDLE, "the handle is null"),
+        }
+    }
+
+    /// Ends the object.
+    pub fn remove(&mut self, handle: Handle) -> Done<T> {
+        self.get(handle)?;
+        match self.alive.remove(&handle) {
+            Some(object) => Ok(object),
+            None => refuse(Code::INVALID_HANDLE, "the handle is null"),
+        }
+    }
+
+    /// The object if there is one.
+    pub fn find(&self, handle: Handle) -> Option<&T> {
+        self.alive.get(&handle)
+    }
+
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.alive.values_mut()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (Handle, &T)> {
+        self.alive.iter().map(|(&handle, object)| (handle, object))
+    }
+
+    /// How the object is called in sentences.
+    pub fn name(&self, handle: Handle) -> String {
+        format!("{} number {}", self.kind.name(), (handle & 0xff_ffff_ffff) >> 4)
+    }
+
+    pub fn len(&self) -> usize {
+        self.alive.len()
+    }
+
+    /// Drops what belongs to a context; returns how many there were.
+    fn drop_of(&mut self, is: impl Fn(&T) -> bool) -> usize {
+        let before = self.alive.len();
+        self.alive.retain(|_, object| !is(object));
+        before - self.alive.len()
+    }
+
+    fn not_alive(&self, handle: Handle) -> Done {
+        let wanted = self.kind.name();
+        if handle == 0 {
+            return refuse(Code::INVALID_HANDLE, format!("the {wanted} is null"));
+        }
+        let kind = (handle ^ TAG) >> 40;
+        let number = (handle & 0xff_ffff_ffff) >> 4;
+        match KINDS.iter().find(|(known, _)| *known as usize == kind) {
+            Some((known, _)) if *known == self.kind && number <= self.made => {
+                fatal(&format!("{wanted} number {number} is used after it was destroyed"))
+            }
+            Some((_, name)) => fatal(&format!("{handle:#x} is given as a {wanted}, kind: {name}")),
+            None => fatal(&format!("{handle:#x} is given as a {wanted} and is none")),
+        }
+    }
+}
+
+/// Memory of a device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Allocation {
+    pub bytes: u64,
+    pub context: Handle,
+}
+
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub module: Arc<Module>,
+    pub context: Handle,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Function {
+    /// Handle of its module.
+    pub from: Handle,
+    pub module: Arc<Module>,
+    /// Number of the kernel in its module.
+    pub index: usize,
+    /// Most dynamic shared memory that a launch may ask for.
+    pub dynamic_most: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub context: Handle,
+    /// Does not wait for the legacy stream, nor that for it.
+    pub non_blocking: bool,
+    pub queue: VecDeque<Work>,
+    pub capture: Option<Capture>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Capture {
+    /// `CUstreamCaptureMode`
+    pub mode: u32,
+    pub thread: std::thread::ThreadId,
+    pub nodes: Vec<Work>,
+    pub invalidated: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Event {
+    pub context: Handle,
+    pub timing: bool,
+    /// Number of the last record that was queued, and the stream it is in.
+    pub recorded: u64,
+    pub stream: Handle,
+    /// Number of the last record that has passed, and when.
+    pub passed: u64,
+    pub at: Option<Instant>,
+    /// Last recorded in a stream that captured.
+    pub captured: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Graph {
+    pub nodes: Arc<Vec<Work>>,
+    pub context: Handle,
+}
+
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub device: usize,
+    /// The stream that a null handle means.
+    pub legacy: Handle,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Device {
+    pub primary: Option<Handle>,
+    pub retained: u32,
+    /// A kernel's error: every later call returns it, until the process ends.
+    pub failed: Option<Code>,
+}
+
+/// The driver of a process.
+pub(crate) struct Driver {
+    pub settings: Settings,
+    pub initialised: bool,
+    /// One machine for all devices, so that addresses are unique as on a real system.
+    pub gpu: Gpu,
+    pub used: u64,
+    pub devices: Vec<Device>,
+    pub contexts: Table<Context>,
+    pub memory: BTreeMap<u64, Allocation>,
+    /// Sizes and contexts of what was freed lately, for better sentences.
+    pub freed: VecDeque<(u64, u64)>,
+    /// Page-locked memory of the host: bytes by address.
+    pub pinned: BTreeMap<usize, usize>,
+    pub modules: Table<Loaded>,
+    pub functions: Table<Function>,
+    pub streams: Table<Stream>,
+    pub events: Table<Event>,
+    pub graphs: Table<Graph>,
+    pub executables: Table<Graph>,
+    pub lt: Lt,
+    /// Leaks of contexts that are gone.
+    pub leaked: Vec<String>,
+}
+
+impl Driver {
+    pub fn new() -> Driver {
+        let settings = Settings::read();
+        let devices = (0..settings.devices).map(|_| Device::default()).collect();
+        Driver {
+            settings,
+            initialised: false,
+            gpu: Gpu::new(),
+            used: 0,
+            devices,
+            contexts: Table::new(Kind::Context),
+            memory: BTreeMap::new(),
+            freed: VecDeque::new(),
+            pinned: BTreeMap::new(),
+            modules: Table::new(Kind::Module),
+            functions: Table::new(Kind::Function),
+            streams: Table::new(Kind::Stream),
+            events: Table::new(Kind::Event),
+            graphs: Table::new(Kind::Graph),
+            executables: Table::new(Kind::Executable),
+            lt: Lt {
+                handles: Table::new(Kind::LtHandle),
+                products: Table::new(Kind::LtProduct),
+                layouts: Table::new(Kind::LtLayout),
+                preferences: Table::new(Kind::LtPreference),
+                algorithms: Vec::new(),
+            },
+            leaked: Vec::new(),
+        }
+    }
+
+    /// The stream that a handle means in a context: null and 1 are the legacy stream.
+    pub fn stream(&mut self, context: Handle, handle: Handle) -> Done<Handle> {
+        if handle <= 1 {
+            return Ok(self.contexts.get(context)?.legacy);
+        }
+        if handle == 2 {
+            return refuse(Code::NOT_SUPPORTED, "streams of threads are not modelled here");
+        }
+        let of = self.streams.get(handle)?.context;
+        if of != context {
+            return refuse(Code::INVALID_HANDLE, "the stream is of another context");
+        }
+        Ok(handle)
+    }
+
+    /// The allocation that holds `bytes` bytes at an address.
+    ///
+    /// # Errors
+    /// `CUDA_ERROR_INVALID_VALUE` if none does.
+    pub fn holds(&self, address: u64, bytes: u64, what: &str) -> Done {
+        let none = |why: String| refuse(Code::INVALID_VALUE, why);
+        let below = self.memory.range(..=address).next_back();
+        let Some((&start, found)) = below.filter(|(start, a)| address - *start < a.bytes) else {
+            let held = |&&(start, bytes): &&(u64, u64)| (start..start + bytes).contains(&address);
+            let freed = self.freed.iter().rev().find(held);
+            let was = freed.map_or("", |_| ", which was freed");
+            return none(format!("{what} {address:#x} lies in no allocation{was}"));
+        };
+        if bytes > found.bytes - (address - start) {
+            return none(format!(
+                "{bytes} bytes at {what} {address:#x}, which is offset {} of an allocation of {}",
+                address - start,
+                found.bytes
+            ));
+        }
+        Ok(())
+    }
+
+    /// The page-locked allocation that holds all of `bytes` bytes of the host.
+    pub fn is_pinned(&self, host: usize, bytes: usize) -> bool {
+        let below = self.pinned.range(..=host).next_back();
+        below.is_some_and(|(start, held)| host - start < *held && bytes <= held - (host - start))
+    }
+
+    /// Takes a context apart; lists what was left in it.
+    pub fn destroy(&mut self, context: Handle) -> Done {
+        self.synchronize_context(context)?;
+        let gone: Vec<u64> = self.in_context(context);
+        let bytes: u64 = gone.iter().map(|address| self.memory[address].bytes).sum();
+        let mut left = Vec::new();
+        let mut note = |count: usize, what: &str| {
+            if count > 0 {
+                left.push(format!("{what}: {count}"));
+            }
+        };
+        note(gone.len(), &format!("allocations ({bytes} bytes)"));
+        for address in gone {
+            self.free(address);
+        }
+        note(self.modules.drop_of(|m| m.context == context), "modules");
+        let legacy = self.contexts.get(context)?.legacy;
+        self.streams.remove(legacy)?;
+        note(self.streams.drop_of(|s| s.context == context), "streams");
+        note(self.events.drop_of(|e| e.context == context), "events");
+        note(self.graphs.drop_of(|g| g.context == context), "graphs");
+        note(self.executables.drop_of(|g| g.context == context), "executable graphs");
+        let modules = &self.modules;
+        self.functions.drop_of(|f| modules.find(f.from).is_none());
+        let name = self.contexts.name(context);
+        let device = self.contexts.remove(context)?.device;
+        self.devices[device].primary = None;
+        if !left.is_empty() {
+            self.leaked.push(format!("{name} was released with {}", left.join(", ")));
+        }
+        Ok(())
+    }
+
+    fn in_context(&self, context: Handle) -> Vec<u64> {
+        let of = self.memory.iter().filter(|(_, a)| a.context == context);
+        of.map(|(&address, _)| address).collect()
+    }
+
+    /// Gives memory back that is known to be allocated.
+    pub fn free(&mut self, address: u64) {
+        let Some(allocation) = self.memory.remove(&address) else { return };
+        self.used -= rounded(allocation.bytes);
+        self.freed.push_back((address, allocation.bytes));
+        if self.freed.len() > 1024 {
+            self.freed.pop_front();
+        }
+        // The table above holds what the machine holds.
+        let _ = self.gpu.free(ptx_vm::Address(address));
+    }
+
+    /// What was never freed, a sentence each.
+    pub fn leaks(&self) -> Vec<String> {
+        let mut found = self.leaked.clone();
+        let mut note = |count: usize, what: &str| {
+            if count > 0 {
+                found.push(format!("{what} until the process ended: {count}"));
+            }
+        };
+        note(self.contexts.len(), "contexts never released");
+        note(self.memory.len(), "allocations of device memory never freed");
+        note(self.pinned.len(), "page-locked allocations never freed");
+        note(self.modules.len(), "modules never unloaded");
+        // A context has one stream of its own.
+        note(self.streams.len() - self.contexts.len(), "streams never destroyed");
+        note(self.events.len(), "events never destroyed");
+        note(self.graphs.len(), "graphs never destroyed");
+        note(self.executables.len(), "executable graphs never destroyed");
+        note(self.lt.handles.len(), "cuBLASLt handles never destroyed");
+        note(self.lt.products.len(), "matmul descriptors never destroyed");
+        note(self.lt.layouts.len(), "matrix layouts never destroyed");
+        note(self.lt.preferences.len(), "matmul preferences never destroyed");
+        found
+    }
+}
+
+/// What a reservation takes: the driver hands out pieces of 512 bytes.
+pub(crate) fn rounded(bytes: u64) -> u64 {
+    bytes.next_multiple_of(512)
+}

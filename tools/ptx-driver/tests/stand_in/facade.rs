@@ -1,0 +1,307 @@
+//! The CUDA backend of `dressage-kernels`, which is written for a GPU, on the stand-in.
+
+use dressage_kernels::activation::Activation;
+use dressage_kernels::attention::{Attention, SavedGpu};
+use dressage_kernels::device::{Args, Buffer, Device, Element, Float, Grid, Module};
+use dressage_kernels::layer_norm::{LayerNorm, StatsGpu};
+use dressage_kernels::matmul::{Beta, MatMul};
+use dressage_kernels::{KernelError, Result, reduce};
+use half::bf16;
+
+use crate::{run, run_at};
+
+/// Numbers in (-1, 1) that look random and are the same everywhere.
+fn noise<T: Float>(len: usize, seed: u32) -> Vec<T> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        T::of(state as f32 / 2f32.powi(31) - 1.0)
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn bytes<T: Element>(device: &Device, buffer: &Buffer<T>) -> Result<Vec<u8>> {
+    Ok(bytemuck::cast_slice(&device.download(buffer.view())?).to_vec())
+}
+
+/// Kernels with and without much shared memory, forward and backward.
+fn kernels<T: Float>(device: &Device) -> Result<Vec<Vec<u8>>> {
+    let s = Attention { b: 2, heads: 2, d: 64, nq: 70, nk: 70 };
+    let (n, width) = (s.b * s.nq, s.heads * s.d);
+    let put = |name, seed| device.upload(name, &noise::<T>(n * width, seed));
+    let (q, k, v, dout) = (put("q", 1)?, put("k", 2)?, put("v", 3)?, put("dout", 4)?);
+    let mut out = device.alloc("out", n * width)?;
+    let mut lse = device.alloc("lse", s.b * s.heads * s.nq)?;
+    let (q, k, v) = (q.view(), k.view(), v.view());
+    s.forward_gpu(device, q, k, v, None, out.view_mut(), lse.view_mut())?;
+    let [mut dq, mut dk, mut dv] = [
+        device.alloc("dq", n * width)?,
+        device.alloc("dk", n * width)?,
+        device.alloc("dv", n * width)?,
+    ];
+    let saved = SavedGpu { out: out.view(), lse: lse.view() };
+    let dkv = Some((dk.view_mut(), dv.view_mut()));
+    s.backward_gpu(device, q, k, v, None, saved, dout.view(), Some(dq.view_mut()), dkv)?;
+    let norm = LayerNorm { n, c: width, eps: 1e-6 };
+    let weight = device.upload("weight", &noise::<f32>(width, 5))?;
+    let bias = device.upload("bias", &noise::<f32>(width, 6))?;
+    let (mut y, mut mean, mut rstd) =
+        (device.alloc("y", n * width)?, device.alloc("mean", n)?, device.alloc("rstd", n)?);
+    let stats = (mean.view_mut(), rstd.view_mut());
+    norm.forward_gpu(device, q, weight.view(), bias.view(), y.view_mut(), stats.0, stats.1)?;
+    let mut dx = device.zeros("dx", n * width)?;
+    let (mut dw, mut db) = (device.zeros("dw", width)?, device.zeros("db", width)?);
+    let stats = StatsGpu { mean: mean.view(), rstd: rstd.view() };
+    let to = Some((dx.view_mut(), Beta::Add));
+    let parameters = (Some(dw.view_mut()), Some(db.view_mut()));
+    norm.backward_gpu(
+        device,
+        q,
+        weight.view(),
+        stats,
+        dout.view(),
+        to,
+        parameters.0,
+        parameters.1,
+    )?;
+    let mut copy = device.alloc("copy", n * width)?;
+    device.copy(y.view(), copy.view_mut())?;
+    Activation::Gelu.forward_gpu(device, copy.view(), y.view_mut())?;
+    let mut sum = device.zeros("sum", 1)?;
+    reduce::sum_gpu(device, y.view(), sum.view_mut())?;
+    let mut all = Vec::new();
+    for buffer in [&out, &dq, &dk, &dv, &dx, &copy, &y] {
+        all.push(bytes(device, buffer)?);
+    }
+    for buffer in [&lse, &mean, &rstd, &dw, &db, &sum] {
+        all.push(bytes(device, buffer)?);
+    }
+    Ok(all)
+}
+
+#[test]
+fn kernels_give_the_bytes_of_the_virtual_gpu() {
+    let variables = [("PTX_DRIVER_LEAKS", "1")];
+    run("facade::child_kernels", &variables).quietly();
+}
+
+#[test]
+fn kernels_give_the_same_bytes_when_work_is_delayed() {
+    let variables = [("PTX_DRIVER_LEAKS", "1"), ("PTX_DRIVER_DELAY", "1")];
+    run("facade::child_kernels", &variables).quietly();
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn child_kernels() {
+    let cuda = Device::cuda(0).unwrap();
+    assert_eq!(cuda.name(), "ptx-vm, not a GPU (number 0)");
+    let here = Device::virtual_gpu();
+    assert_eq!(kernels::<f32>(&cuda).unwrap(), kernels::<f32>(&here).unwrap());
+    assert_eq!(kernels::<bf16>(&cuda).unwrap(), kernels::<bf16>(&here).unwrap());
+    // Again, with memory from the pool.
+    assert_eq!(kernels::<bf16>(&cuda).unwrap(), kernels::<bf16>(&here).unwrap());
+    cuda.trim().unwrap();
+}
+
+/// A product on both devices; the largest difference in units of what rounding allows.
+fn product<T: Float, C: Float>(cuda: &Device, sizes: MatMul, beta: Beta) {
+    let MatMul { batch, n, m, k, stride_a, stride_b, stride_c, .. } = sizes;
+    let span = |stride: usize, one: usize| (batch - 1) * stride + one;
+    let a = noise::<T>(span(stride_a, n * k), 1);
+    let b = noise::<T>(span(stride_b, k * m), 2);
+    let old = noise::<C>(span(stride_c, n * m), 3);
+    let on = |device: &Device| {
+        let (a, b) = (device.upload("a", &a).unwrap(), device.upload("b", &b).unwrap());
+        let mut c = device.upload("c", &old).unwrap();
+        device.matmul(&sizes, 0.5, a.view(), b.view(), beta, c.view_mut()).unwrap();
+        device.download(c.view()).unwrap()
+    };
+    let (got, want) = (on(cuda), on(&Device::virtual_gpu()));
+    let depth = (k * batch + 2) as f32;
+    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+        let (got, want) = (got.f32(), want.f32());
+        // Both round sums of that many terms below 1, and then to the type.
+        let allowed = depth * depth * f32::EPSILON + 2.0 * C::ROUNDING * want.abs();
+        assert!((got - want).abs() <= allowed, "{sizes:?} {beta:?} element {i}: {got}, not {want}");
+    }
+}
+
+#[test]
+fn products_are_those_of_the_virtual_gpu() {
+    let variables = [("PTX_DRIVER_LEAKS", "1")];
+    run("facade::child_products", &variables).quietly();
+    run("facade::child_products", &[("PTX_DRIVER_DELAY", "1")]).quietly();
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn child_products() {
+    let cuda = Device::cuda(0).unwrap();
+    for beta in [Beta::Overwrite, Beta::Add] {
+        for sizes in [
+            MatMul::new(5, 7, 13),
+            MatMul::new(1, 1, 1),
+            MatMul::new(64, 40, 32).trans_b(),
+            MatMul::new(1, 33, 2).trans_b(),
+            MatMul::new(33, 1, 2).trans_a(),
+            MatMul::new(6, 5, 4).trans_a().trans_b(),
+            MatMul::new(17, 3, 40).trans_a().batched(3),
+            MatMul::new(4, 6, 5).batched(2).shared_b(),
+        ] {
+            product::<f32, f32>(&cuda, sizes, beta);
+            product::<bf16, f32>(&cuda, sizes, beta);
+            product::<bf16, bf16>(&cuda, sizes, beta);
+        }
+        product::<bf16, f32>(&cuda, MatMul::new(6, 5, 4).trans_a().batched(3).summed(), beta);
+    }
+}
+
+#[test]
+fn without_a_gpu_or_a_library_one_sentence_says_so() {
+    let none = [("PTX_DRIVER_DEVICES", "0"), ("CHILD_EXPECTS", "no CUDA-capable device")];
+    run("facade::child_no_device", &none).quietly();
+    let beyond = [("CHILD_ORDINAL", "1"), ("CHILD_EXPECTS", "number 1 of 1")];
+    run("facade::child_no_device", &beyond).quietly();
+    // The driver alone: no cuBLASLt.
+    let alone = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("driver-alone");
+    std::fs::create_dir_all(&alone).unwrap();
+    let _ = std::fs::remove_file(alone.join("libcuda.so"));
+    let library = ptx_driver::built().unwrap();
+    std::os::unix::fs::symlink(library, alone.join("libcuda.so")).unwrap();
+    let expects = [("CHILD_EXPECTS", "libcublasLt.so"), ("CHILD_MAY_WORK", "1")];
+    run_at(Some(&alone), "facade::child_no_device", &expects).quietly();
+    let expects = [("CHILD_EXPECTS", "libcuda.so"), ("CHILD_MAY_WORK", "1")];
+    run_at(None, "facade::child_no_device", &expects).quietly();
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn child_no_device() {
+    let of = |name| std::env::var(name).ok();
+    let ordinal = of("CHILD_ORDINAL").map_or(0, |text| text.parse().unwrap());
+    match Device::cuda(ordinal) {
+        Ok(_) => assert!(of("CHILD_MAY_WORK").is_some(), "there is a device"),
+        Err(error) => {
+            let text = error.to_string();
+            assert!(text.starts_with("no CUDA device: ") && !text.contains('\n'), "{text}");
+            assert!(text.contains(&of("CHILD_EXPECTS").unwrap()), "{text}");
+        }
+    }
+}
+
+#[test]
+fn memory_that_runs_out_is_an_error_and_the_pool_is_tried_first() {
+    // cuBLASLt's workspace of 32 MiB comes off first.
+    run("facade::child_memory", &[("PTX_DRIVER_MEMORY", "64"), ("PTX_DRIVER_LEAKS", "1")])
+        .quietly();
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn child_memory() {
+    let device = Device::cuda(0).unwrap();
+    let held = device.alloc::<u8>("held", 4 << 20).unwrap();
+    drop(device.alloc::<u8>("first", 16 << 20).unwrap());
+    // Only what the pool holds can make room.
+    let other = device.alloc::<u8>("other", 20 << 20).unwrap();
+    let error = device.alloc::<u8>("too much", 20 << 20).unwrap_err();
+    assert!(matches!(error, KernelError::OutOfMemory { name: "too much", .. }), "{error}");
+    assert!(!error.to_string().contains('\n'), "{error}");
+    drop((held, other));
+}
+
+/// Writes beyond the end of what it is given: `n` values to a buffer that may be shorter.
+static STORE: Module = Module::new(
+    "store",
+    ".version 8.0
+.target sm_80
+.address_size 64
+.visible .entry store(.param .align 4 .b8 size[4], .param .u64 to)
+{
+    .reg .pred %p<2>;
+    .reg .b32 %r<3>;
+    .reg .b64 %d<5>;
+    ld.param.u32 %r1, [size];
+    ld.param.u64 %d1, [to];
+    mov.u32 %r2, %tid.x;
+    setp.ge.u32 %p1, %r2, %r1;
+    @%p1 bra DONE;
+    cvta.to.global.u64 %d2, %d1;
+    mul.wide.u32 %d3, %r2, 4;
+    add.s64 %d4, %d2, %d3;
+    st.global.u32 [%d4], %r2;
+DONE:
+    ret;
+}
+",
+);
+
+#[test]
+fn the_error_of_a_kernel_stays() {
+    for variables in [&[][..], &[("PTX_DRIVER_DELAY", "1")], &[("CUDA_LAUNCH_BLOCKING", "1")]] {
+        let said = run("facade::child_fault", variables).well();
+        let [said] = &said[..] else { panic!("{said:?}") };
+        let begin = "the device fails with CUDA_ERROR_ILLEGAL_ADDRESS: out of bounds: store, line ";
+        assert!(said.starts_with(begin), "{said}");
+    }
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn child_fault() {
+    let device = Device::cuda(0).unwrap();
+    let mut to = device.alloc::<u32>("to", 8).unwrap();
+    let mut store = |n: u32| {
+        let args = Args::new(&n).write(to.view_mut());
+        // SAFETY: none for n above 128, which is what is tried; the stand-in finds it.
+        unsafe { device.launch(&STORE.kernel("store"), &Grid::line(1, 1, 256), &args) }
+    };
+    // Reservations are of 512 bytes.
+    store(128).unwrap();
+    device.wait().unwrap();
+    let launched = store(129);
+    let blocking = std::env::var("CUDA_LAUNCH_BLOCKING").is_ok();
+    assert_eq!(launched.is_err(), blocking, "a launch does not wait for its kernel");
+    let check = |error: KernelError| {
+        let text = error.to_string();
+        assert!(text.contains("CUDA_ERROR_ILLEGAL_ADDRESS") && !text.contains('\n'), "{text}");
+    };
+    check(device.wait().unwrap_err());
+    check(device.download(to.view()).unwrap_err());
+    check(device.upload("new", &[1.0f32]).unwrap_err());
+    // Another device of the process is the same GPU.
+    assert!(Device::cuda(0).is_err());
+}
+
+#[test]
+fn threads_share_a_device_and_devices_share_a_gpu() {
+    run("facade::child_threads", &[("PTX_DRIVER_LEAKS", "1")]).quietly();
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn child_threads() {
+    let sum = |device: &Device, by: f32| {
+        let x = device.upload("x", &[by; 100]).unwrap();
+        let mut out = device.zeros("out", 1).unwrap();
+        reduce::sum_gpu(device, x.view(), out.view_mut()).unwrap();
+        assert_eq!(device.download(out.view()).unwrap(), [100.0 * by]);
+    };
+    let device = Device::cuda(0).unwrap();
+    std::thread::scope(|scope| {
+        for i in 0..4 {
+            let device = &device;
+            scope.spawn(move || (0..8).for_each(|_| sum(device, i as f32)));
+        }
+    });
+    let second = Device::cuda(0).unwrap();
+    sum(&second, 2.0);
+    drop(device);
+    // The context lives as long as one of them.
+    sum(&second, 3.0);
+    drop(second);
+    sum(&Device::cuda(0).unwrap(), 4.0);
+}

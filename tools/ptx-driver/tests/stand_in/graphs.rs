@@ -1,0 +1,125 @@
+//! Graphs, page-locked copies and epilogues of the CUDA backend.
+
+use dressage_kernels::Result;
+use dressage_kernels::activation::Activation;
+use dressage_kernels::device::{Buffer, Device, Epilogue};
+use dressage_kernels::matmul::{Beta, MatMul};
+
+use crate::run;
+
+const N: usize = 4;
+const M: usize = 5;
+const K: usize = 3;
+
+/// Operands and results of a small step; all numbers are whole, so that sums are exact.
+struct Step {
+    device: Device,
+    x: Buffer<f32>,
+    weight: Buffer<f32>,
+    bias: Buffer<f32>,
+    y: Buffer<f32>,
+    z: Buffer<f32>,
+    sums: Buffer<f32>,
+    table: Buffer<u32>,
+}
+
+fn whole(len: usize, seed: usize) -> Vec<f32> {
+    (0..len).map(|i| ((i * 7 + seed * 5) % 11) as f32 - 5.0).collect()
+}
+
+impl Step {
+    fn new(device: Device) -> Result<Step> {
+        Ok(Step {
+            x: device.zeros("x", N * K)?,
+            weight: device.upload("weight", &whole(K * M, 1))?,
+            bias: device.upload("bias", &whole(M, 2))?,
+            y: device.zeros("y", N * M)?,
+            z: device.zeros("z", N * M)?,
+            sums: device.zeros("sums", N)?,
+            table: device.zeros("table", 3)?,
+            device,
+        })
+    }
+
+    /// Products with epilogues, a kernel, a copy, zeros and a constant.
+    fn queue(&mut self) -> Result<()> {
+        let (sizes, over) = (MatMul::new(N, M, K), Beta::Overwrite);
+        let (x, weight) = (self.x.view(), self.weight.view());
+        let mut raw = self.device.alloc("raw", N * M)?;
+        let sums = Epilogue::RowSums(self.sums.view_mut());
+        assert!(self.device.matmul_with(&sizes, 1.0, x, weight, over, sums, raw.view_mut())?);
+        let bias = Epilogue::BiasRelu(self.bias.view());
+        assert!(self.device.matmul_with(&sizes, 1.0, x, weight, over, bias, self.y.view_mut())?);
+        self.device.zero(self.z.view_mut())?;
+        Activation::Gelu.forward_gpu(&self.device, self.y.view(), self.z.view_mut())?;
+        self.device.copy(raw.view(), self.y.view_mut())?;
+        self.device.write_constant(self.table.view_mut(), &[3, 1, 2])
+    }
+
+    fn results(&self) -> Result<(Vec<f32>, Vec<f32>, Vec<f32>, Vec<u32>)> {
+        let down = |buffer: &Buffer<f32>| self.device.download(buffer.view());
+        let table = self.device.download(self.table.view())?;
+        Ok((down(&self.y)?, down(&self.z)?, down(&self.sums)?, table))
+    }
+}
+
+#[test]
+fn a_captured_step_gives_the_bits_of_the_virtual_gpu() {
+    run("graphs::child_step", &[("PTX_DRIVER_LEAKS", "1")]).quietly();
+    run("graphs::child_step", &[("PTX_DRIVER_DELAY", "1")]).quietly();
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn child_step() {
+    let replayed = |device: Device| -> Result<Vec<_>> {
+        let mut step = Step::new(device.clone())?;
+        step.device.write(step.x.view_mut(), &whole(N * K, 3))?;
+        step.queue()?;
+        let mut seen = vec![step.results()?];
+        let memory = device.graph_memory();
+        let (graph, ()) = device.capture(&memory, || step.queue())?;
+        for seed in 4..7 {
+            step.device.write(step.x.view_mut(), &whole(N * K, seed))?;
+            device.zero(step.table.view_mut())?;
+            device.replay(&graph)?;
+            seen.push(step.results()?);
+        }
+        Ok(seen)
+    };
+    let got = replayed(Device::cuda(0).unwrap()).unwrap();
+    assert_eq!(got, replayed(Device::virtual_gpu()).unwrap());
+    // By hand: the first row of x for the first seed is [-1, -5, 2], the sums of its rows -4.
+    assert_eq!((got[0].2[0], &got[0].3[..]), (-4.0, &[3, 1, 2][..]));
+}
+
+#[test]
+fn long_copies_through_page_locked_memory_arrive() {
+    run("graphs::child_copies", &[("PTX_DRIVER_LEAKS", "1")]).quietly();
+    run("graphs::child_copies", &[("PTX_DRIVER_DELAY", "1")]).quietly();
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn child_copies() {
+    // More than the page-locked slots hold together, in pieces of many sizes.
+    let device = Device::cuda(0).unwrap();
+    let words: Vec<u32> = (0..9_000_011u32).map(|i| i.wrapping_mul(2_654_435_761)).collect();
+    let whole = device.upload("whole", &words).unwrap();
+    let mut parts = device.alloc::<u32>("parts", words.len()).unwrap();
+    let (mut at, mut size) = (0, 1);
+    while at < words.len() {
+        let end = words.len().min(at + size);
+        device.write(parts.view_mut().slice(at..end), &words[at..end]).unwrap();
+        (at, size) = (end, size * 3 + 1);
+    }
+    assert!(device.download(whole.view()).unwrap() == words);
+    assert!(device.download(parts.view()).unwrap() == words);
+    assert_eq!(device.download(parts.view().slice(77..80)).unwrap(), words[77..80]);
+}
+
+#[test]
+fn a_driver_that_is_too_old_is_refused() {
+    let variables = [("PTX_DRIVER_VERSION", "11080"), ("CHILD_EXPECTS", "CUDA 11.8")];
+    run("facade::child_no_device", &variables).quietly();
+}
