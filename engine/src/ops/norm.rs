@@ -36,7 +36,7 @@ pub fn group_norm(
     eps: f64,
 ) -> Result<Tensor> {
     let c = x.last_dim();
-    if x.shape().len() < 3 || groups == 0 || c % groups != 0 {
+    if x.shape().len() < 3 || groups == 0 || !c.is_multiple_of(groups) {
         let want = format!("[b, .., c] with c divisible into {groups} groups");
         return Err(shape_error("group_norm", "x", want, x));
     }
