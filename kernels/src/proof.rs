@@ -36,8 +36,8 @@ use crate::device::{Buffer, Device, Float};
 use crate::{
     activation, adamw, add, attention, attention_mask, class_loss, conv2d, gather_rows, group_norm,
     layer_norm, linear, mask_loss, match_cost, matmul, ms_deform_attn, patch_embed, point_sample,
-    reduce, rein, relative_position, residual, resize, rotary, semantic_scores, softmax, swiglu,
-    token_link, uncertain_points, uniform,
+    reduce, rein, relative_position, residual, resize, rotary, row_width, semantic_scores, softmax,
+    swiglu, token_link, uncertain_points, uniform,
 };
 
 /// What the virtual GPU looks for at every instruction of a kernel; a finding is an error of the
@@ -287,6 +287,7 @@ pub fn all() -> Vec<Kernels> {
         residual::proof::KERNELS,
         resize::proof::KERNELS,
         rotary::proof::KERNELS,
+        row_width::proof::KERNELS,
         semantic_scores::proof::KERNELS,
         softmax::proof::KERNELS,
         swiglu::proof::KERNELS,

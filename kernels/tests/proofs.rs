@@ -95,10 +95,29 @@ fn timed(folders: &[Kernels]) -> bool {
     holds
 }
 
+/// Options of the usual harness that take a word, which is no name of a folder then.
+const VALUED: [&str; 5] = ["--skip", "--test-threads", "--color", "--format", "-Z"];
+
+/// Options and names of the command line.
+fn arguments() -> [Vec<String>; 2] {
+    let (mut flags, mut names) = (Vec::new(), Vec::new());
+    let mut all = std::env::args().skip(1);
+    while let Some(word) = all.next() {
+        if VALUED.contains(&word.as_str()) {
+            all.next();
+        } else if word.starts_with('-') {
+            flags.push(word);
+        } else {
+            names.push(word);
+        }
+    }
+    [flags, names]
+}
+
 fn main() -> ExitCode {
-    let words = |flag: bool| std::env::args().skip(1).filter(move |a| a.starts_with('-') == flag);
-    let has = |flag: &str| words(true).any(|word| word == flag);
-    let wanted = |name: &str| words(false).count() == 0 || words(false).any(|w| name.contains(&w));
+    let [flags, names] = arguments();
+    let has = |flag: &str| flags.iter().any(|word| word == flag);
+    let wanted = |folder: &str| names.is_empty() || names.iter().any(|name| folder.contains(name));
     let folders: Vec<Kernels> = proof::all().into_iter().filter(|k| wanted(k.name)).collect();
     if has("--list") {
         folders.iter().for_each(|kernels| println!("{}: test", kernels.name));
@@ -109,7 +128,7 @@ fn main() -> ExitCode {
     let held = found.iter().filter(|found| report(found, has("--nocapture"))).count();
     println!("checked at every instruction: {CHECKS}");
     let mut holds = held == folders.len() && timed(&folders);
-    if words(false).count() == 0 {
+    if names.is_empty() {
         holds &= complete(&found);
     }
     println!("{held} of {} folders hold\n", folders.len());

@@ -355,6 +355,20 @@ impl Linear {
         }
     }
 
+    /// Two layers with a ReLU between them, over the last axis of `x`.
+    ///
+    /// # Errors
+    /// If a layer's input has another length than the axis before it.
+    pub fn feed_forward(layers: &[Linear; 2], x: &Tensor) -> Result<Tensor> {
+        let [first, second] = layers;
+        let (Some(b1), Some(b2)) = (&first.bias, &second.bias) else {
+            return second.forward(&first.forward_relu(x)?);
+        };
+        let (w1, b1, w2, b2) = (first.matrix()?, b1.get(), second.matrix()?, b2.get());
+        let layer = |weight, bias| ops::Layer { weight, bias };
+        Ok(ops::feed_forward(x, layer(&w1, &b1), layer(&w2, &b2))?)
+    }
+
     /// `norm(x) W^T + b` over the last axis of `x`.
     ///
     /// # Errors

@@ -11,19 +11,19 @@
 
 use std::collections::BTreeMap;
 
-use dressage_engine::{DType, Device, Tensor};
+use dressage_engine::{DType, Device, Tensor, rounded};
 use dressage_tests::fixture::{Fixture, list, roots};
 
-use crate::updates::{Place, Updates, updates, updates_with};
+use crate::updates::{Place, Updates, network, round_matrices, updates, updates_with};
 
 /// What a device may be off by, in units of the error of rounding.
 const ALLOWED: f64 = 3.0;
 
-/// The recorded training steps of the committed folder.
-fn fixture() -> Fixture {
-    let named = |p: &std::path::PathBuf| p.file_stem().is_some_and(|stem| stem == "step");
+/// A recorded case of the committed folder.
+fn fixture(name: &str) -> Fixture {
+    let named = |p: &std::path::PathBuf| p.file_stem().is_some_and(|stem| stem == name);
     let path = list(&roots()[0]).expect("fixtures").into_iter().find(named);
-    Fixture::open(&path.expect("recorded steps")).expect("readable")
+    Fixture::open(&path.expect("a recorded case")).expect("readable")
 }
 
 fn steps(fixture: &Fixture, place: Place<'_>) -> Updates {
@@ -125,7 +125,7 @@ fn bytes(found: &Updates) -> Vec<u8> {
 
 #[test]
 fn steps_in_bf16_are_off_by_its_rounding() {
-    let fixture = fixture();
+    let fixture = fixture("step");
     let exact = steps(&fixture, Place::Host);
     let device = Device::virtual_gpu();
     let place = Place::Device(&device, DType::Bf16);
@@ -151,4 +151,26 @@ fn steps_in_bf16_are_off_by_its_rounding() {
         assert_eq!(waits, [1; 3], "waits of each step");
         assert_eq!(found.waits[1].1, found.waits[2].1, "reservations after the second step");
     }
+}
+
+#[test]
+fn scores_in_bf16_are_off_by_its_rounding() {
+    let fixture = fixture("slide.whole");
+    let image = fixture.floats("input.image").expect("image");
+    let model = || network(&fixture).unwrap_or_else(|e| panic!("{e}"));
+    let exact = model().scores(&image).expect("scores");
+    let narrow = model();
+    round_matrices(&narrow).unwrap_or_else(|e| panic!("{e}"));
+    let reference = rounded::rounded(|| narrow.scores(&image)).expect("scores");
+    let device = Device::virtual_gpu();
+    let mut there = model();
+    there.to_device(&device, DType::Bf16).expect("moved");
+    let found = there.image(image).and_then(|image| there.scores(&image)).expect("scores");
+    let found = found.to_host().expect("copied");
+    let of = |scores: &Tensor| {
+        let mut errors = Errors::default();
+        errors.add("scores".into(), floats(scores), floats(&exact));
+        errors
+    };
+    within(&of(&found), &of(&reference));
 }

@@ -28,6 +28,15 @@ pub enum Place<'a> {
     Device(&'a Device, DType),
 }
 
+impl Place<'_> {
+    fn rounding<R>(self, f: impl FnOnce() -> R) -> R {
+        match self {
+            Place::Rounded => rounded::rounded(f),
+            _ => f(),
+        }
+    }
+}
+
 /// What came of the steps, all in host memory.
 pub struct Updates {
     /// Sum and terms by step.
@@ -89,7 +98,7 @@ fn schedule(case: &Value, lr: f64) -> Outcome<Schedule> {
 }
 
 /// Replaces what products read of matrices by what bf16 holds of them.
-fn round_matrices(model: &Segmenter) -> Outcome<()> {
+pub fn round_matrices(model: &Segmenter) -> Outcome<()> {
     for param in model.params().values().filter(|p| p.master().shape().len() > 1) {
         let mut values = param.write()?;
         values.working = Some(rounded::to_bf16(&values.value.detach())?);
@@ -137,17 +146,10 @@ impl<'a> Run<'a> {
         if let Some(device) = device {
             targets = targets.to_device(device)?;
         }
-        let bf16 = matches!(self.place, Place::Rounded);
-        if bf16 {
+        if matches!(self.place, Place::Rounded) {
             round_matrices(&self.model)?;
         }
-        let rounding = |f: &mut dyn FnMut() -> Outcome<()>| match bf16 {
-            true => rounded::rounded(f),
-            false => f(),
-        };
-        let mut output = None;
-        rounding(&mut || Ok(output = Some(self.model.forward(&image, false)?)))?;
-        let output = output.ok_or("no output")?;
+        let output = self.place.rounding(|| self.model.forward(&image, false))?;
         let candidates = Candidate::of(&output);
         let mut points = Recorded { fixture: self.fixture, prefix: format!("input.rand.step{s}.") };
         let costs = self.criterion.costs(&candidates, &targets, &mut points, told.as_ref())?;
@@ -159,12 +161,7 @@ impl<'a> Run<'a> {
         drop((output, candidates, costs));
         let total = ops::reshape(&loss.total.detach(), &[1])?;
         *told = Some(no_grad(|| ops::concat(&[&total, &loss.values.detach()], 0))?);
-        let (mut result, mut sum) = (None, Some(loss.total));
-        rounding(&mut || {
-            let total = sum.take().ok_or("no loss")?;
-            Ok(result = Some(backward(total)?))
-        })?;
-        let mut grads = result.ok_or("no gradients")?;
+        let mut grads = self.place.rounding(|| backward(loss.total))?;
         let mut kept = Vec::new();
         for (name, param) in self.model.params().iter().filter(|_| s == 0) {
             if let Some(g) = grads.take(&param.get()) {

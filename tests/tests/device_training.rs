@@ -9,10 +9,12 @@ use std::path::Path;
 use common::recipe;
 use dressage_engine::Device;
 use dressage_engine::memory::usage_on;
+use dressage_kernels::device::Journal;
+use dressage_train::device_plan::DeviceStep;
 use dressage_train::interrupt::Interrupt;
 use dressage_train::recipe::Recipe;
 use dressage_train::runlog::Silent;
-use dressage_train::trainer::{StepLog, Trainer};
+use dressage_train::trainer::{Memory, StepLog, Trainer};
 use dressage_train::{TrainError, checkpoint};
 use serde_json::Value;
 
@@ -189,9 +191,82 @@ fn log_lines_hold_what_those_of_the_host_hold() {
         }
         assert!(b["memory_mib"].as_f64().expect("number") > 0.0);
     }
-    assert!(planned.memory.is_some() && planned.device_memory.is_none());
-    let found = measured.device_memory.expect("memory of the device");
-    assert!(measured.memory.is_none(), "the plan is one of the host");
+    assert!(matches!(planned.memory, Some(Memory::Host(_))), "the plan is one of the host");
+    let Some(Memory::Device(found)) = measured.memory else { panic!("{:?}", measured.memory) };
     assert!(found.tensors > 0 && found.reserved >= found.tensors, "{found:?}");
     assert_eq!(of(&there, "memory")[0]["tensors"], found.tensors);
+}
+
+#[test]
+fn every_method_trains_as_on_the_host() {
+    for method in ["model.method=full", "model.method=freeze"] {
+        let dir = tempfile::tempdir().expect("folder");
+        let mut host = trainer(dir.path(), &[method], false);
+        let mut there = trainer(dir.path(), &[&VIRTUAL[..], &[method]].concat(), false);
+        let mut loader = host.loader().expect("loader");
+        for step in 0..2 {
+            let batch = loader.next_batch().expect("batch");
+            let [a, b] = [&mut host, &mut there].map(|t| t.step_on(&batch).expect("step").loss);
+            assert!((a - b).abs() <= 2e-4 * a, "{method}, step {step}: {a} here, {b} there");
+        }
+    }
+}
+
+#[test]
+fn levels_of_recomputation_give_the_same_bits() {
+    let run = |level: &str| {
+        let dir = tempfile::tempdir().expect("folder");
+        let level = format!("train.recompute={level}");
+        let mut trainer = trainer(dir.path(), &["run.device=virtual", &level], false);
+        let mut loader = trainer.loader().expect("loader");
+        trainer.step_with(&mut loader).expect("step");
+        bytes(&trainer.save().expect("saved"))
+    };
+    let none = run("none");
+    for level in ["cheap", "block"] {
+        assert!(run(level) == none, "{level} differs from none");
+    }
+}
+
+#[test]
+fn a_dry_run_counts_what_the_virtual_gpu_does() {
+    let dir = tempfile::tempdir().expect("folder");
+    let settings = ["run.device=virtual", "train.recompute=cheap"];
+    let recipe = small(dir.path(), &settings);
+    let planned = DeviceStep::new(&recipe, recipe.train.recompute).expect("planned");
+    let mut there = Trainer::new(recipe, false).expect("trainer");
+    let device = device(&there);
+    let mut loader = there.loader().expect("loader");
+    for _ in 0..3 {
+        let batch = loader.next_batch().expect("batch");
+        there.queue(&batch).expect("queued");
+    }
+    device.restart_journal();
+    let batch = loader.next_batch().expect("batch");
+    there.queue(&batch).expect("queued");
+    let found = device.journal().expect("a journal");
+    assert_eq!(found.total().waits, 1);
+    assert_eq!(planned.reservations, 0);
+    assert_eq!(found.kernels, planned.journal.kernels);
+    // The table of addresses goes up again where a gradient has moved, and the two pools round
+    // differently.
+    let differs = |part: &str| part == "optimiser";
+    let parts = |journal: &Journal| {
+        let kept = journal.parts.iter().filter(|(place, _)| !differs(&place.part));
+        kept.map(|(place, asked)| (place.to_string(), *asked)).collect::<Vec<_>>()
+    };
+    let (found_parts, planned_parts) = (parts(&found), parts(&planned.journal));
+    for (found, planned) in found_parts.iter().zip(&planned_parts) {
+        assert_eq!(found, planned);
+    }
+    assert_eq!(found_parts.len(), planned_parts.len());
+    let (usage, needs) = (usage_on(&device), planned.needs);
+    let tensors = [needs.weights, needs.optimiser, needs.gradients, needs.activations, needs.data];
+    assert_eq!(usage.at_peak, tensors);
+    for part in ["backbone.block 0 / rein", "head.layer 0 / mlp", "losses", "optimiser"] {
+        assert!(
+            found.parts.keys().any(|place| &*place.part == part),
+            "nothing is booked to {part}"
+        );
+    }
 }

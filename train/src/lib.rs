@@ -6,6 +6,7 @@
 pub mod augment;
 pub mod checkpoint;
 pub mod data;
+pub mod device_plan;
 mod error;
 pub mod evaluate;
 pub mod files;

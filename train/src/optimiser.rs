@@ -72,8 +72,8 @@ impl Optimiser {
     }
 
     /// Updates every parameter that has a gradient with learning rate `lr`; returns the names of
-    /// those that had none. On a device nothing changes if `guard`, one number there, is infinite or
-    /// not a number ([`MultiAdamW::update`]); the host, which knows its loss, needs none.
+    /// those that had none. On a device nothing changes if `guard`, one number there, is infinite
+    /// or not a number ([`MultiAdamW::update`]); the host, which knows its loss, needs none.
     ///
     /// # Errors
     /// A gradient of another type, or a parameter that a graph still holds; a failure of the

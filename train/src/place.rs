@@ -2,9 +2,12 @@
 
 use std::str::FromStr;
 
+use dressage_engine::memory::usage_on;
 use dressage_engine::{DType, Device};
 use dressage_models::Segmenter;
+use serde::Serialize;
 
+use crate::plan::mib;
 use crate::recipe::Run;
 use crate::{Result, TrainError};
 
@@ -56,6 +59,12 @@ impl Place {
         Place { device: None, working: DType::F32, said: "the CPU".into() }
     }
 
+    /// A device that executes nothing, for the plan of a step ([`crate::device_plan`]).
+    pub(crate) fn rehearsal(device: &Device, run: &Run) -> Place {
+        let (device, working) = (Some(device.clone()), run.precision.dtype());
+        Place { device, working, said: "the dry run".into() }
+    }
+
     /// What the settings of a run ask for.
     ///
     /// # Errors
@@ -104,6 +113,31 @@ impl Place {
             model.to_device(device, self.working)?;
         }
         Ok(model)
+    }
+}
+
+/// What a run took of a device's memory.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DeviceMemory {
+    /// What the device calls itself.
+    pub device: String,
+    /// Bytes of tensors at their peak.
+    pub tensors: usize,
+    /// Bytes reserved from the device: those, workspace of kernels, and what waits for reuse.
+    pub reserved: usize,
+}
+
+impl DeviceMemory {
+    pub(crate) fn now(device: &Device) -> DeviceMemory {
+        let usage = usage_on(device);
+        let (tensors, reserved) = (usage.peak, usage.system_bytes);
+        DeviceMemory { device: device.name(), tensors, reserved }
+    }
+
+    /// As one line.
+    pub fn line(&self) -> String {
+        let (tensors, reserved) = (mib(self.tensors), mib(self.reserved));
+        format!("{tensors} of tensors at the peak, {reserved} taken of {}", self.device)
     }
 }
 

@@ -130,33 +130,54 @@ impl Plan {
     /// [`TrainError::Memory`], which names the ways out.
     pub fn check(&self, recipe: &Recipe) -> Result<()> {
         let Some(available) = self.available else { return Ok(()) };
-        let fits = |needs: &Needs| needs.total() - needs.program <= available;
-        if fits(&self.chosen()) {
-            return Ok(());
-        }
-        let first = self.levels.iter().find(|(_, needs)| fits(needs));
-        let mut ways = Vec::new();
-        match (first, self.levels.last()) {
-            (Some((level, needs)), _) => {
-                ways.push(format!("set train.recompute={level} ({})", mib(needs.total())));
-            }
-            (None, Some((level, needs))) if self.chosen != *level => {
-                let total = mib(needs.total());
-                ways.push(format!("set train.recompute={level} ({total}, still too much alone)"));
-            }
-            _ => {}
-        }
-        let frozen = recipe.model.method != Method::Full;
-        if frozen && recipe.model.precision == Precision::F32 {
-            ways.push("set model.precision=bf16".to_owned());
-        }
-        if recipe.train.batch > 1 {
-            ways.push(format!("lower train.batch ({})", recipe.train.batch));
-        }
-        ways.push(format!("lower augment.crop ({})", recipe.augment.crop));
-        let (needed, free) = (mib(self.chosen().total()), mib(available));
-        Err(TrainError::Memory { needed, available: free, ways: ways.join(", ") })
+        let level = |(level, needs): &(Recompute, Needs)| {
+            let total = needs.total();
+            Level { level: *level, taken: total - needs.program, total }
+        };
+        let levels: Vec<Level> = self.levels.iter().map(level).collect();
+        refuse(recipe, &levels, self.chosen, available)
     }
+}
+
+/// What one level takes.
+pub(crate) struct Level {
+    pub level: Recompute,
+    /// Bytes beyond those in use already.
+    pub taken: usize,
+    /// Bytes to tell.
+    pub total: usize,
+}
+
+/// Fails if the level `chosen` takes more than is available, with the ways out.
+pub(crate) fn refuse(
+    recipe: &Recipe,
+    levels: &[Level],
+    chosen: Recompute,
+    available: usize,
+) -> Result<()> {
+    let fits = |level: &Level| level.taken <= available;
+    let Some(own) = levels.iter().find(|l| l.level == chosen && !fits(l)) else { return Ok(()) };
+    let mut ways = Vec::new();
+    match (levels.iter().find(|level| fits(level)), levels.last()) {
+        (Some(Level { level, total, .. }), _) => {
+            ways.push(format!("set train.recompute={level} ({})", mib(*total)));
+        }
+        (None, Some(Level { level, total, .. })) if chosen != *level => {
+            let total = mib(*total);
+            ways.push(format!("set train.recompute={level} ({total}, still too much alone)"));
+        }
+        _ => {}
+    }
+    let frozen = recipe.model.method != Method::Full;
+    if frozen && recipe.model.precision == Precision::F32 {
+        ways.push("set model.precision=bf16".to_owned());
+    }
+    if recipe.train.batch > 1 {
+        ways.push(format!("lower train.batch ({})", recipe.train.batch));
+    }
+    ways.push(format!("lower augment.crop ({})", recipe.augment.crop));
+    let (needed, free) = (mib(own.total), mib(available));
+    Err(TrainError::Memory { needed, available: free, ways: ways.join(", ") })
 }
 
 /// Bytes as `1,234 MiB`.
@@ -184,7 +205,7 @@ pub fn flops(recipe: &Recipe) -> Result<u64> {
 }
 
 /// `recipe` with parameters of the same sizes as those of its files.
-fn without_files(recipe: &Recipe) -> Recipe {
+pub(crate) fn without_files(recipe: &Recipe) -> Recipe {
     let mut recipe = recipe.clone();
     recipe.model.weights = RANDOM.into();
     recipe.model.checkpoint = "".into();

@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use dressage_engine::memory::{Category, with_category};
-use dressage_engine::{Tensor, backward, isolated, no_grad, ops};
+use dressage_engine::{Tensor, backward, isolated, no_grad, ops, range};
 use dressage_models::ModelError;
 use dressage_models::criterion::{
     Candidate, Loss, PointSource, RandomPoints, Targets, named_terms,
@@ -121,10 +121,13 @@ impl Trainer {
     pub(crate) fn outline_step(&mut self) -> Result<()> {
         let (b, s) = (self.recipe.train.batch, self.recipe.augment.crop);
         let classes = self.recipe.classes();
-        self.step_from(&[], || {
+        let (done, _) = self.step_from(&[], || {
             let image = Tensor::empty::<f32>(&[b, 3, s, s]);
             Ok((image, Targets::outlined(b, s, classes)))
         })?;
+        if let Step::Queued(pending) = done {
+            self.pending = Some(pending);
+        }
         Ok(())
     }
 
@@ -156,7 +159,9 @@ impl Trainer {
             State::Known(..) => None,
             State::Queued(total, _) => Some(total),
         };
+        let updating = range("optimiser");
         self.optimiser.step(lr, &mut grads, guard)?;
+        drop(updating);
         drop(grads);
         clock.lap();
         self.step += 1;
@@ -172,6 +177,7 @@ impl Trainer {
 
     /// A batch where the network lies.
     fn brought(&self, (image, targets): (Tensor, Targets)) -> Result<(Tensor, Targets)> {
+        let _range = range("data");
         Ok(match self.place.device() {
             Some(device) => (self.model.image(image)?, targets.to_device(device)?),
             None => (image, targets),
@@ -209,6 +215,7 @@ impl Trainer {
         samples: &[String],
     ) -> Result<(Loss, Option<StepLog>)> {
         let previous = self.pending.as_ref().map(|pending| &pending.told);
+        let matching = range("matching");
         let costs = self.criterion.costs(candidates, targets, points, previous)?;
         let (assignment, previous) = match self.criterion.assign(&costs, targets) {
             Ok(found) => found,
@@ -219,6 +226,7 @@ impl Trainer {
             }
             Err(other) => return Err(other.into()),
         };
+        drop(matching);
         let before = match self.pending.take() {
             Some(pending) => Some(self.read(pending, &previous)?),
             None => None,

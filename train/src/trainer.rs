@@ -3,16 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use dressage_engine::Device;
 use dressage_engine::memory::{usage, usage_on};
 use dressage_models::Segmenter;
 use dressage_models::criterion::{Criterion, DevicePoints};
 use serde::Serialize;
 
 use crate::data::{Loader, LoaderSettings};
+use crate::device_plan::DevicePlan;
 use crate::interrupt::Interrupt;
 use crate::metrics::Report;
 use crate::optimiser::Optimiser;
-use crate::place::Place;
+use crate::place::{DeviceMemory, Place};
 use crate::plan::{Comparison, Plan};
 use crate::recipe::Recipe;
 use crate::runlog::{Progress, RunLog, Stage};
@@ -39,6 +41,8 @@ pub struct Trainer {
     /// Memory that the steps take; made with the first trainer that is not itself an outline. Not
     /// on a device: an outline knows the host alone.
     plan: Option<Plan>,
+    /// The same for a device that tells how much of its memory is free.
+    device_plan: Option<DevicePlan>,
 }
 
 /// How a run ended.
@@ -52,21 +56,28 @@ pub struct Outcome {
     pub checkpoint: PathBuf,
     /// Scores of the last evaluation, if the run got there.
     pub report: Option<Report>,
-    /// Planned and found memory, if a step was done on the host.
-    pub memory: Option<Comparison>,
-    /// Memory found on a device, if a step was done on one.
-    pub device_memory: Option<DeviceMemory>,
+    /// Memory of the steps, if one was done.
+    pub memory: Option<Memory>,
 }
 
-/// What a run took of a device's memory.
+/// What the steps of a run took.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct DeviceMemory {
-    /// What the device calls itself.
-    pub device: String,
-    /// Bytes of tensors at their peak.
-    pub tensors: usize,
-    /// Bytes reserved from the device: those, workspace of kernels, and what waits for reuse.
-    pub reserved: usize,
+#[serde(untagged)]
+pub enum Memory {
+    /// Of the host, beside the plan.
+    Host(Comparison),
+    /// Of a device, for which there is no plan.
+    Device(DeviceMemory),
+}
+
+impl Memory {
+    /// What was taken, as one line.
+    pub fn line(&self) -> String {
+        match self {
+            Memory::Host(comparison) => comparison.line(),
+            Memory::Device(taken) => taken.line(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -110,14 +121,17 @@ impl Trainer {
             None => Some(Plan::new(&recipe)?),
             Some(_) => None,
         };
-        if let Some(plan) = plan.as_ref().filter(|_| recipe.run.check_memory) {
-            plan.check(&recipe)?;
+        let free = place.device().and_then(Device::free_memory);
+        let device_plan = free.map(|free| DevicePlan::new(&recipe, Some(free))).transpose()?;
+        if recipe.run.check_memory {
+            plan.as_ref().map_or(Ok(()), |plan| plan.check(&recipe))?;
+            device_plan.as_ref().map_or(Ok(()), |plan| plan.check(&recipe))?;
         }
         let model = match last {
             None => network::build(&recipe)?,
             Some(_) => network::rebuild(&recipe)?,
         };
-        let mut trainer = Trainer { plan, ..Trainer::around(recipe, model, place)? };
+        let mut trainer = Trainer { plan, device_plan, ..Trainer::around(recipe, model, place)? };
         if let Some(step) = last {
             trainer.restore(step)?;
         }
@@ -130,13 +144,19 @@ impl Trainer {
         Trainer::around(recipe, model, Place::host())
     }
 
+    /// A run on a device that executes nothing, within an outline.
+    pub(crate) fn rehearsal(recipe: Recipe, device: &Device) -> Result<Trainer> {
+        let (model, place) = (network::build(&recipe)?, Place::rehearsal(device, &recipe.run));
+        Trainer::around(recipe, model, place)
+    }
+
     fn around(recipe: Recipe, model: Segmenter, place: Place) -> Result<Trainer> {
         let model = place.take(model)?;
         let optimiser = network::optimiser(&recipe, &model)?;
         let (criterion, schedule) = (network::criterion(&recipe), recipe.schedule()?);
         let points = |device| DevicePoints::new(device, recipe.train.seed);
         let points = place.device().map(points).transpose()?;
-        let (dir, step, pending, plan) = (recipe.run.dir.clone(), 0, None, None);
+        let (dir, step, pending) = (recipe.run.dir.clone(), 0, None);
         Ok(Trainer {
             recipe,
             dir,
@@ -148,7 +168,8 @@ impl Trainer {
             schedule,
             step,
             pending,
-            plan,
+            plan: None,
+            device_plan: None,
         })
     }
 
@@ -181,9 +202,14 @@ impl Trainer {
         &self.place
     }
 
-    /// Memory that the steps take; not known for a device.
+    /// Memory that the steps take on the host; not known for a device.
     pub fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()
+    }
+
+    /// Memory that the steps take on a device that tells how much is free.
+    pub fn device_plan(&self) -> Option<&DevicePlan> {
+        self.device_plan.as_ref()
     }
 
     /// Starts the data workers at the next step.
@@ -227,17 +253,12 @@ impl Trainer {
         };
         let saved = self.save()?;
         let interrupted = self.step < steps;
-        let device_memory = self.device_memory().filter(|_| self.step > from);
-        if let Some(memory) = &device_memory {
-            log.write("memory", self.step, memory)?;
-        }
         let mut report = None;
         if !interrupted && !self.recipe.data.eval.is_empty() {
             report = self.evaluate(&mut log, progress, stop)?;
         }
         log.sync()?;
-        let step = self.step;
-        Ok(Outcome { step, interrupted, checkpoint: saved, report, memory, device_memory })
+        Ok(Outcome { step: self.step, interrupted, checkpoint: saved, report, memory })
     }
 
     /// The steps of [`Trainer::run`], with what is due between them.
@@ -246,7 +267,7 @@ impl Trainer {
         log: &mut RunLog,
         progress: &dyn Progress,
         stop: &Interrupt,
-    ) -> Result<Option<Comparison>> {
+    ) -> Result<Option<Memory>> {
         let mut memory = None;
         let from = self.step;
         let mut loader = self.loader()?;
@@ -263,6 +284,7 @@ impl Trainer {
             if every(self.recipe.train.log_every) || step == steps {
                 if let Some(last) = self.settle()? {
                     window.add(Some(&last));
+                    stage.at(self.step, &window.text(self.step));
                     done = Some(last);
                 }
                 if let Some(done) = &done {
@@ -278,29 +300,25 @@ impl Trainer {
                 window.add(self.settle()?.as_ref());
                 drop(stage);
                 // An evaluation has a peak of its own.
-                memory = memory.or_else(|| self.compare_memory());
+                memory = memory.or_else(|| self.memory());
                 self.evaluate(log, progress, stop)?;
                 stage = Stage::new(progress, "train", Some(steps));
                 window = Window::start(self.step);
             }
         }
         self.settle()?;
-        memory = memory.or_else(|| self.compare_memory()).filter(|_| self.step > from);
+        memory = memory.or_else(|| self.memory()).filter(|_| self.step > from);
         if let Some(memory) = &memory {
             log.write("memory", self.step, memory)?;
         }
         Ok(memory)
     }
 
-    fn device_memory(&self) -> Option<DeviceMemory> {
-        let device = self.place.device()?;
-        let usage = usage_on(device);
-        let (device, tensors, reserved) = (device.name(), usage.peak, usage.system_bytes);
-        Some(DeviceMemory { device, tensors, reserved })
-    }
-
-    fn compare_memory(&self) -> Option<Comparison> {
-        self.plan.as_ref().map(|plan| Comparison::now(plan.chosen()))
+    fn memory(&self) -> Option<Memory> {
+        match self.place.device() {
+            Some(device) => Some(Memory::Device(DeviceMemory::now(device))),
+            None => Some(Memory::Host(Comparison::now(self.plan.as_ref()?.chosen()))),
+        }
     }
 
     /// Saves what has been learnt since step `from` before the run ends with `error`.
@@ -369,8 +387,8 @@ impl Trainer {
     }
 }
 
-/// Loads the network of a run folder into host memory as it was after `step`; `recipe` is the one in the folder,
-/// perhaps with other settings for evaluation.
+/// Loads the network of a run folder into host memory, as it was after `step`; `recipe` is the one
+/// in the folder, perhaps with other settings for evaluation.
 ///
 /// # Errors
 /// A checkpoint that is not there or does not fit.

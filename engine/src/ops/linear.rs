@@ -87,19 +87,11 @@ fn saved(
     let mut inputs = vec![x, weight];
     inputs.extend(bias);
     let result = rectified.then(|| y.detach());
-    record(y, &inputs, || Saved {
-        size,
-        rectified: result,
-        x: weight.tracked().then(|| x.keep()),
-        weight: weight.detach(),
-        x_shape: x.shape().to_vec(),
-        to_x: x.edge(),
-        to_weight: weight.edge(),
-        to_bias: bias.map(Tensor::edge),
-    })
+    record(y, &inputs, || Saved { rectified: result, ..Saved::of(size, x, weight, bias) })
 }
 
-struct Saved {
+/// What the backward pass of a layer needs.
+pub(super) struct Saved {
     size: Linear,
     /// The result behind a ReLU: positive where what came before it was.
     rectified: Option<Tensor>,
@@ -122,32 +114,79 @@ impl Backward for Saved {
             None => dy,
         };
         if self.to_x.wants() {
-            let mut dx = dy.empty_like(&self.x_shape)?;
-            self.input(&dy, &mut dx)?;
-            grads.add(&self.to_x, dx)?;
+            grads.add(&self.to_x, self.input(&dy)?)?;
         }
+        self.to_parameters(&dy, grads)
+    }
+}
+
+impl Saved {
+    /// Of `x W^T + b`.
+    pub fn of(size: Linear, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Saved {
+        Saved {
+            size,
+            rectified: None,
+            x: weight.tracked().then(|| x.keep()),
+            weight: weight.detach(),
+            x_shape: x.shape().to_vec(),
+            to_x: x.edge(),
+            to_weight: weight.edge(),
+            to_bias: bias.map(Tensor::edge),
+        }
+    }
+
+    /// Whether anybody waits for a gradient.
+    pub fn wants(&self) -> bool {
+        let bias = self.to_bias.as_ref().is_some_and(Edge::wants);
+        self.to_x.wants() || self.to_weight.wants() || bias
+    }
+
+    /// Gradients of weight and bias.
+    pub fn to_parameters(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {
         if let (Some(x), Some(to_bias), Some(_)) = (&self.x, &self.to_bias, dy.device()) {
             // On a device one product forms both.
             let x = x.get()?;
             return grads.accumulate_all([&self.to_weight, to_bias], |[dw, db]| {
-                self.parameters(Some(&x), &dy, dw, db)
+                self.parameters(Some(&x), dy, dw, db)
             });
         }
         if let Some(x) = &self.x {
             let x = x.get()?;
             grads
-                .accumulate(&self.to_weight, |dw| self.parameters(Some(&x), &dy, Some(dw), None))?;
+                .accumulate(&self.to_weight, |dw| self.parameters(Some(&x), dy, Some(dw), None))?;
         }
         if let Some(to_bias) = &self.to_bias {
-            grads.accumulate(to_bias, |db| self.parameters(None, &dy, None, Some(db)))?;
+            grads.accumulate(to_bias, |db| self.parameters(None, dy, None, Some(db)))?;
         }
         Ok(())
     }
-}
 
-impl Saved {
+    /// `dx = dy W` where the mask of the ReLU that gave `x` has a bit; `None` if the device cannot
+    /// do both at once.
+    pub fn input_before_relu(&self, dy: &Tensor, mask: &Tensor) -> Result<Option<Tensor>> {
+        let Some(device) = dy.device() else { return Ok(None) };
+        let mut dx = dy.empty_like(&self.x_shape)?;
+        let done = match dy.dtype() {
+            DType::Bf16 => self.masked::<bf16>(device, dy, mask, &mut dx)?,
+            _ => self.masked::<f32>(device, dy, mask, &mut dx)?,
+        };
+        Ok(done.then_some(dx))
+    }
+
+    fn masked<T: Element + Float>(
+        &self,
+        device: &Device,
+        dy: &Tensor,
+        mask: &Tensor,
+        dx: &mut Tensor,
+    ) -> Result<bool> {
+        let (w, dy, bits) = (self.weight.view::<T>()?, dy.view()?, mask.view()?);
+        Ok(self.size.dx_before_relu_gpu(device, w, dy, bits, dx.view_mut()?)?)
+    }
+
     /// `dx = dy W`
-    fn input(&self, dy: &Tensor, dx: &mut Tensor) -> Result<()> {
+    pub fn input(&self, dy: &Tensor) -> Result<Tensor> {
+        let mut dx = dy.empty_like(&self.x_shape)?;
         let (size, weight) = (&self.size, &self.weight);
         kernel!("linear", dy, T,
             host => match weight_of::<T>(weight)? {
@@ -160,7 +199,8 @@ impl Saved {
                 let (w, dy, dx) = (weight.view::<T>()?, dy.view()?, dx.view_mut()?);
                 size.backward_gpu(device, None, w, dy, Some(dx), None, None)
             },
-        )
+        )?;
+        Ok(dx)
     }
 
     fn parameters(

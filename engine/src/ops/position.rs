@@ -8,11 +8,15 @@ use dressage_kernels::outline;
 use dressage_kernels::relative_position::RelativePosition;
 use dressage_kernels::rotary::{Rotary, Turn};
 
-use super::{expect_shape, shape_error};
+use super::row_width::{row_width, row_width_scaled};
+use super::{expect_shape, reshape, shape_error};
 use crate::dtype::kernel;
 use crate::{
     Backward, DType, Edge, EngineError, Gradients, Result, Tensor, forbid_gradient, record,
 };
+
+/// Channels of a head for which devices have kernels of relative positions.
+const RELATIVE_WIDTH: usize = 80;
 
 /// Queries and keys of `qkv` `[b, t, 3, heads, d]` turned by the angles of their tokens; values and
 /// the first `skip` tokens are left alone. `table` `[t - skip, d / 2, 2]` holds cosines and sines
@@ -74,7 +78,8 @@ impl Backward for Turned {
 
 /// What the queries of `qkv` `[b, h w, 3, heads, d]` add to the scores of the keys of each row and
 /// column of the grid `[h, w]`: `[b, heads, h w, h + w]`, from the tables `rows` `[2 h - 1, d]` and
-/// `columns` `[2 w - 1, d]` at the distance of query and key. Saves its inputs.
+/// `columns` `[2 w - 1, d]` at the distance of query and key. Saves its inputs. On a device heads of
+/// less than 80 channels are widened with zeros.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -87,6 +92,10 @@ pub fn relative_position(
     let (b, heads, d) = on_grid("relative_position", qkv, [h, w])?;
     expect_shape("relative_position", "rows", rows, &[(2 * h).saturating_sub(1), d])?;
     expect_shape("relative_position", "columns", columns, &[(2 * w).saturating_sub(1), d])?;
+    if let Some(width) = widened(qkv, d) {
+        let [qkv, rows, columns] = [qkv, rows, columns].map(|x| row_width(x, width));
+        return relative_position(&qkv?, &rows?, &columns?, [h, w]);
+    }
     let size = RelativePosition { b, heads, d, h, w };
     let mut rel = qkv.empty_like(&[b, heads, h * w, h + w])?;
     kernel!("relative_position", qkv, T,
@@ -106,6 +115,12 @@ pub fn relative_position(
         to: qkv.edge(),
         to_tables: [rows, columns].map(Tensor::edge),
     }))
+}
+
+/// The width of the kernels of a device, if heads of `d` channels are narrower.
+fn widened(x: &Tensor, d: usize) -> Option<usize> {
+    x.device()?;
+    (d < RELATIVE_WIDTH).then_some(RELATIVE_WIDTH)
 }
 
 /// Images, heads and channels of packed tokens that fill a grid.
@@ -191,7 +206,7 @@ fn clear(x: &mut Tensor) -> Result<()> {
 /// Self-attention of `qkv` `[b, h w, 3, heads, d]` on a grid `[h, w]`, where the score of a key in
 /// row `y` and column `x` is `q . k / √d + rel[.., y] + rel[.., h + x]` with `rel` `[b, heads, h w,
 /// h + w]` ([`relative_position`]): `[b, h w, heads * d]`. Saves both and the log-sum-exp of each
-/// row.
+/// row. On a device heads of less than 80 channels are widened with zeros.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -199,6 +214,13 @@ pub fn relative_attention(qkv: &Tensor, rel: &Tensor, grid: [usize; 2]) -> Resul
     let (b, heads, d) = on_grid("relative_attention", qkv, grid)?;
     let t = grid[0] * grid[1];
     expect_shape("relative_attention", "rel", rel, &[b, heads, t, grid[0] + grid[1]])?;
+    if let Some(width) = widened(qkv, d) {
+        // The kernel divides by the root of its own width.
+        let factor = (width as f64 / d as f64).sqrt();
+        let wide = row_width_scaled(qkv, width, [heads, 3 * heads], factor)?;
+        let out = reshape(&relative_attention(&wide, rel, grid)?, &[b, t, heads, width])?;
+        return reshape(&row_width(&out, d)?, &[b, t, heads * d]);
+    }
     let size = Attention { b, heads, d, nq: t, nk: t };
     let mut out = qkv.empty_like(&[b, t, heads * d])?;
     let mut lse = qkv.empty_sums(&[b, heads, t])?;

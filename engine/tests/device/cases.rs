@@ -38,12 +38,21 @@ pub fn products() -> Vec<Case> {
         case("linear_relu", &[&[2, 3, 5], &[4, 5], &[4]], 2.0, |x| {
             ops::linear_relu(&x[0], &x[1], &x[2])
         }),
+        // The hidden layer and the result; the gradient in the middle.
+        case("feed_forward", &[&[2, 3, 5], &[9, 5], &[9], &[4, 9], &[4]], 3.0, |x| {
+            let layer = |i| ops::Layer { weight: &x[i], bias: &x[i + 1] };
+            ops::feed_forward(&x[0], layer(1), layer(3))
+        }),
         case("matmul", &[&[2, 3, 5], &[2, 5, 4]], 1.0, |x| ops::matmul(&x[0], &x[1], false, false)),
         case("matmul, b transposed", &[&[2, 3, 5], &[2, 4, 5]], 1.0, |x| {
             ops::matmul(&x[0], &x[1], false, true)
         }),
         case("matmul, a transposed", &[&[5, 3], &[5, 4]], 1.0, |x| {
             ops::matmul(&x[0], &x[1], true, false)
+        }),
+        // The gradients of two parts meet in one value.
+        case("matmul, parts of one value", &[&[6, 5]], 2.0, |x| {
+            ops::matmul(&ops::rows(&x[0], 0, 3)?, &ops::rows(&x[0], 3, 3)?, false, true)
         }),
         case("matmul, both transposed", &[&[5, 3], &[4, 5]], 1.0, |x| {
             ops::matmul(&x[0], &x[1], true, true)
@@ -202,6 +211,11 @@ pub fn attention() -> Vec<Case> {
         }),
         // Their numbers are rounded before the probabilities, so errors of scores count as well.
         case("relative attention", &[&[1, 6, 3, 2, 80], &[5, 80], &[3, 80]], 8.0, |x| {
+            let rel = ops::relative_position(&x[0], &x[1], &x[2], [3, 2])?;
+            ops::relative_attention(&x[0], &rel, [3, 2])
+        }),
+        // Heads narrower than those of the kernels; one more rounding of queries.
+        case("relative attention, widened", &[&[1, 6, 3, 2, 20], &[5, 20], &[3, 20]], 8.0, |x| {
             let rel = ops::relative_position(&x[0], &x[1], &x[2], [3, 2])?;
             ops::relative_attention(&x[0], &rel, [3, 2])
         }),

@@ -127,8 +127,10 @@ impl MultiAdamW {
         }
         if self.table.is_none() || self.host != chunks {
             let words = bytemuck::cast_slice::<Chunk, u64>(&chunks);
+            // Given back first, so that a capture, which reserves nothing, finds its block. In a
+            // graph the table is a constant: the addresses of its own buffers.
+            self.table = None;
             let mut table = device.alloc("adamw.table", words.len())?;
-            // In a graph the table is a constant: the addresses of its own buffers.
             device.write_constant(table.view_mut(), words)?;
             self.table = Some(table);
             self.host = chunks;

@@ -1,7 +1,7 @@
 use half::bf16;
 
 use super::{Attention, SavedGpu};
-use crate::device::Device;
+use crate::device::{Device, Float};
 
 /// What the layout of shared memory promises: the rows of a tile that are read together meet every
 /// bank once. At 80 channels, ten units of 16 bytes, a copy reaches into the next row, where one
@@ -91,4 +91,47 @@ fn keys_are_split_where_queries_are_few() {
     // Seven tiles of 64 keys are one part, eight are two.
     assert_eq!(launches(448), (1, 2));
     assert_eq!(launches(449), (2, 3));
+}
+
+/// Neither does the join of split keys: one NaN makes its row NaN and no other.
+#[test]
+fn nothing_hides_a_nan() {
+    let s = Attention { b: 1, heads: 1, d: 32, nq: 3, nk: 601 };
+    let device = Device::virtual_gpu();
+    let mut x = vec![1.0f32; 3 * 32];
+    x[32 + 5] = f32::NAN;
+    let q = device.upload("q", &x).unwrap();
+    let k = device.upload("k", &vec![1.0f32; s.nk * 32]).unwrap();
+    let (mut out, mut lse) = (device.alloc("out", 96).unwrap(), device.alloc("lse", 3).unwrap());
+    let (qv, kv) = (q.view(), k.view());
+    s.forward_gpu(&device, qv, kv, kv, None, out.view_mut(), lse.view_mut()).unwrap();
+    let out: Vec<f32> = device.download(out.view()).unwrap();
+    assert!(out[32..64].iter().all(|x| x.is_nan()), "{:?}", &out[32..64]);
+    assert!(out[..32].iter().chain(&out[64..]).all(|x| (x - 1.0).abs() < 1e-6));
+}
+
+fn relative_launches<T: Float>(grid: [usize; 2]) -> crate::Result<u64> {
+    let n = grid[0] * grid[1];
+    let s = Attention { b: 1, heads: 16, d: 80, nq: n, nk: n };
+    let device = Device::dry_run();
+    let all = n * s.width();
+    let (qkv, dout) = (device.alloc::<T>("qkv", 3 * all)?, device.alloc::<T>("dout", all)?);
+    let rel = device.alloc::<T>("rel", 16 * n * (grid[0] + grid[1]))?;
+    let (mut out, mut lse) = (device.alloc("out", all)?, device.alloc("lse", 16 * n)?);
+    let (x, r) = (qkv.view(), rel.view());
+    s.forward_relative_gpu(&device, x, r, grid, out.view_mut(), lse.view_mut())?;
+    let (mut dqkv, mut drel) = (device.alloc("d", 3 * all)?, device.alloc("d", rel.len())?);
+    let saved = SavedGpu { out: out.view(), lse: lse.view() };
+    let (to, to_rel) = (dqkv.view_mut(), drel.view_mut());
+    s.backward_relative_gpu(&device, x, r, grid, saved, dout.view(), to, to_rel)?;
+    Ok(device.counters().launches)
+}
+
+/// The numbers of a block's queries lie in shared memory: enough for the largest grid of SAM.
+#[test]
+fn grids_that_shared_memory_holds() {
+    assert_eq!(relative_launches::<bf16>([64, 64]), Ok(4));
+    assert_eq!(relative_launches::<f32>([64, 64]), Ok(4));
+    let error = relative_launches::<f32>([160, 160]).unwrap_err().to_string();
+    assert!(error.contains("more than 163 KiB of dynamic shared memory"), "{error}");
 }

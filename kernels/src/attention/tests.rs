@@ -135,6 +135,59 @@ fn fast_packed_form_is_the_fast_separate_form() {
     }
 }
 
+/// qkv, rel, dout; relative positions reach tens as the scores do.
+fn relative_inputs<T: crate::Real>(s: &Attention, [h, w]: [usize; 2]) -> [Vec<T>; 3] {
+    let [q, k, v, dout] = inputs::<T>(s);
+    let rel = noise::<T>(s.b * s.heads * s.nq * (h + w), 6);
+    let rel = rel.into_iter().map(|x| x * T::of(4.0)).collect();
+    [interleave(s, [&q, &k, &v]), rel, dout]
+}
+
+const GRIDS: [(Attention, [usize; 2]); 4] = [
+    (Attention { b: 2, heads: 2, d: 3, nq: 6, nk: 6 }, [3, 2]),
+    (Attention { b: 1, heads: 1, d: 2, nq: 5, nk: 5 }, [1, 5]),
+    (Attention { b: 1, heads: 2, d: 80, nq: 196, nk: 196 }, [14, 14]),
+    (Attention { b: 2, heads: 1, d: 16, nq: 407, nk: 407 }, [37, 11]),
+];
+
+#[test]
+fn gradient_of_relative_positions_matches_central_differences() {
+    for (s, grid) in &GRIDS[..2] {
+        let [qkv, rel, dout] = relative_inputs::<f64>(s, *grid);
+        let run = |x: &[Vec<f64>]| {
+            let (mut out, mut lse) = (vec![0.0; dout.len()], vec![0.0; s.b * s.heads * s.nq]);
+            s.forward_relative(&x[0], &x[1], *grid, &mut out, &mut lse).unwrap();
+            (out, lse)
+        };
+        let x = [qkv, rel];
+        let lse = run(&x).1;
+        let mut grads = x.each_ref().map(|x| vec![f64::NAN; x.len()]);
+        let [dqkv, drel] = &mut grads;
+        s.backward_relative(&x[0], &x[1], *grid, &lse, &dout, dqkv, drel).unwrap();
+        central_differences("attention, relative", &x, &grads, |x| weighted_sum(&run(x).0, &dout));
+    }
+}
+
+#[test]
+fn fast_form_of_relative_positions_matches_reference() {
+    for (s, grid) in &GRIDS {
+        let [qkv, rel, dout] = relative_inputs::<f32>(s, *grid);
+        let x = s.with_relative(&qkv, &rel, *grid).unwrap();
+        let fresh = || (vec![f32::NAN; dout.len()], vec![f32::NAN; s.b * s.heads * s.nq]);
+        let ((mut out, mut lse), (mut out0, mut lse0)) = (fresh(), fresh());
+        cpu::forward(s, x, &mut out, &mut lse);
+        reference::forward(s, x, &mut out0, &mut lse0);
+        assert_close("out", &out, &out0, 2e-5);
+        assert_close("lse", &lse, &lse0, 1e-6);
+        let fresh = || (vec![f32::NAN; qkv.len()], vec![f32::NAN; rel.len()]);
+        let ((mut d, mut drel), (mut d0, mut drel0)) = (fresh(), fresh());
+        cpu::backward_packed(s, x, &lse0, &dout, &mut d, Some(&mut drel));
+        reference::backward_packed(s, x, &lse0, &dout, &mut d0, Some(&mut drel0));
+        assert_close("dqkv", &d, &d0, 5e-5);
+        assert_close("drel", &drel, &drel0, 5e-5);
+    }
+}
+
 #[test]
 fn bits_do_not_depend_on_threads() {
     let s = Attention { b: 2, heads: 3, d: 32, nq: 800, nk: 70 };

@@ -25,8 +25,36 @@ pub(super) enum Fused {
     Bias(u64),
     /// The same, then the larger of that and 0.
     BiasRelu(u64),
+    /// The same, and writes a mask of bits (address of the bias, of the mask).
+    BiasReluMask(u64, u64),
+    /// Zeros where the mask has no bit.
+    ReluBackward(u64),
     /// Writes the sums of the rows of `op(A)`, `[n]`.
     RowSums(u64),
+}
+
+impl Fused {
+    /// Address of its vector.
+    pub fn vector(self) -> Option<u64> {
+        match self {
+            Fused::Nothing | Fused::ReluBackward(_) => None,
+            Fused::Bias(at) | Fused::BiasRelu(at) | Fused::BiasReluMask(at, _) => Some(at),
+            Fused::RowSums(at) => Some(at),
+        }
+    }
+
+    /// Address of its mask.
+    pub fn mask(self) -> Option<u64> {
+        match self {
+            Fused::BiasReluMask(_, at) | Fused::ReluBackward(at) => Some(at),
+            _ => None,
+        }
+    }
+}
+
+/// Bytes of a row of `m` bits in a mask: cuBLASLt wants a multiple of 128 bits.
+pub(super) const fn mask_row(m: usize) -> usize {
+    m.next_multiple_of(128) / 8
 }
 
 /// A product whose operands were checked: `C = alpha op(A) op(B)`, or added to `C`.
@@ -65,6 +93,10 @@ pub(super) trait Backend: Send + Sync {
     fn wait(&self) -> Result<()>;
     fn launch(&self, kernel: &Kernel, grid: &Grid, params: &[u8]) -> Result<()>;
     fn product(&self, product: &Product) -> Result<()>;
+    /// Bytes that can still be reserved, where the device tells.
+    fn free_memory(&self) -> Option<usize> {
+        None
+    }
     /// Whether nothing is executed.
     fn is_dry_run(&self) -> bool {
         false

@@ -10,8 +10,8 @@
 //! * The host does not wait, read or write during a capture. What is the same at every replay, a
 //!   table of addresses for instance, goes through [`Device::write_constant`].
 //! * The memory that captured work takes belongs to a [`GraphMemory`] from then on, also when its
-//!   buffers are dropped, because a replay writes to it again. Within the graph, and in later graphs
-//!   of the same memory, it is reused as usual.
+//!   buffers are dropped, because a replay writes to it again. Within the graph, and in later
+//!   graphs of the same memory, it is reused as usual.
 //! * Graphs of one memory are parts of one sequence: a buffer that was made while the first was
 //!   captured may be read while the second is, and dropped there. So they are replayed in the order
 //!   of their capture, beginning with the first; another order is refused.

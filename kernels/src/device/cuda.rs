@@ -63,8 +63,8 @@ impl Drop for Context {
     }
 }
 
-// SAFETY: the handles are the driver's, which lets any thread use them once the context is current
-// there; every method makes it current first.
+// SAFETY: the handles are the driver's and cuBLASLt's, which let any thread use them once the
+// context is current there; every method makes it current first. Page-locked memory has one owner.
 unsafe impl Send for Cuda {}
 // SAFETY: as above; what changes on this side of the driver is behind a mutex.
 unsafe impl Sync for Cuda {}
@@ -338,6 +338,11 @@ impl Backend for Cuda {
         }
         .result()
         .map_err(|error| self.refused(kernel, grid, latest, error))
+    }
+
+    fn free_memory(&self) -> Option<usize> {
+        self.enter().ok()?;
+        driver::mem_get_info().ok().map(|(free, _)| free)
     }
 
     fn product(&self, product: &Product) -> Result<()> {

@@ -79,7 +79,8 @@ impl Graphs {
         let _ = unsafe { driver::graph::destroy(graph) };
         let Some(handle) = handle.transpose()? else { return Ok(None) };
         let executable = Executable { handle, constants };
-        // SAFETY: just made, and the stream captures no longer. Moves the launch's preparation here.
+        // Prepares the first launch here.
+        // SAFETY: just made, and the stream captures no longer.
         if let Err(error) = unsafe { driver::graph::upload(handle, stream) } {
             // SAFETY: never launched.
             unsafe { executable.free(stream) };

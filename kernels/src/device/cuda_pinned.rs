@@ -28,9 +28,6 @@ pub(super) struct Pinned {
     len: usize,
 }
 
-// SAFETY: plain memory with one owner.
-unsafe impl Send for Pinned {}
-
 impl Pinned {
     /// `len` zeros; a context has to be current.
     pub fn new(len: usize) -> Done<Pinned> {
@@ -71,9 +68,6 @@ struct Slot {
     /// Behind the last copy from it.
     passed: sys::CUevent,
 }
-
-// SAFETY: an event is a handle of the driver's, which any thread may use.
-unsafe impl Send for Staging {}
 
 impl Staging {
     /// Page-locked bytes of a device that has copied.

@@ -7,7 +7,8 @@
 //!
 //! | here | there | length by its documentation |
 //! |---|---|---|
-//! | bias `[m]`, added to every row of `C` | `BIAS`, `RELU_BIAS` | rows of `D`: m |
+//! | bias `[m]`, added to every row of `C` | `BIAS`, `RELU_BIAS`, `.._AUX_BIAS` | rows of `D`: m |
+//! | bits where `C` is positive | `AUX` of `RELU_AUX_BIAS`, `DRELU` | a row: whole 128 bits |
 //! | sums of the rows of `op(A)`, `[n]` | `BGRADB` | columns of `D`: n, summed over the depth |
 //!
 //! The vector is of the type of `C`, the only one that the library takes for each pair of types.
@@ -24,7 +25,7 @@ use cudarc::cublaslt::result::{self as calls, CublasError};
 use cudarc::cublaslt::sys as lt;
 use cudarc::driver::{result as driver, sys};
 
-use super::backend::{Fused, Product, Storage};
+use super::backend::{Fused, Product, Storage, mask_row};
 use super::cuda_error::words;
 use crate::matmul::{Beta, MatMul};
 use crate::{KernelError, Result};
@@ -50,7 +51,7 @@ struct Asked {
     transposed: [bool; 2],
     storage: [Storage; 2],
     epilogue: lt::cublasLtEpilogue_t,
-    alignment: [u32; 4],
+    alignment: [u32; 5],
 }
 
 /// Everything but the addresses.
@@ -61,27 +62,29 @@ struct Plan {
     algorithm: lt::cublasLtMatmulAlgo_t,
 }
 
-/// Kind of the epilogue and its vector.
-fn epilogue(fused: Fused) -> (lt::cublasLtEpilogue_t, u64) {
+fn epilogue(fused: Fused) -> lt::cublasLtEpilogue_t {
     use lt::cublasLtEpilogue_t as Of;
     match fused {
-        Fused::Nothing => (Of::CUBLASLT_EPILOGUE_DEFAULT, 0),
-        Fused::Bias(bias) => (Of::CUBLASLT_EPILOGUE_BIAS, bias),
-        Fused::BiasRelu(bias) => (Of::CUBLASLT_EPILOGUE_RELU_BIAS, bias),
-        Fused::RowSums(sums) => (Of::CUBLASLT_EPILOGUE_BGRADB, sums),
+        Fused::Nothing => Of::CUBLASLT_EPILOGUE_DEFAULT,
+        Fused::Bias(_) => Of::CUBLASLT_EPILOGUE_BIAS,
+        Fused::BiasRelu(_) => Of::CUBLASLT_EPILOGUE_RELU_BIAS,
+        Fused::BiasReluMask(..) => Of::CUBLASLT_EPILOGUE_RELU_AUX_BIAS,
+        Fused::ReluBackward(_) => Of::CUBLASLT_EPILOGUE_DRELU,
+        Fused::RowSums(_) => Of::CUBLASLT_EPILOGUE_BGRADB,
     }
 }
 
 fn asked(p: &Product) -> Asked {
     let MatMul { batch, n, m, k, trans_a, trans_b, stride_a, stride_b, stride_c } = p.sizes;
     let alignment = |address: u64| 1 << address.trailing_zeros().min(8);
-    let (epilogue, vector) = epilogue(p.fused);
+    // Without one there is nothing to align.
+    let [vector, mask] = [p.fused.vector(), p.fused.mask()].map(|at| alignment(at.unwrap_or(0)));
     Asked {
         sizes: [batch, n, m, k, stride_a, stride_b, stride_c],
         transposed: [trans_a, trans_b],
         storage: [p.operands, p.result],
-        epilogue,
-        alignment: [alignment(p.b), alignment(p.a), alignment(p.c), alignment(vector)],
+        epilogue: epilogue(p.fused),
+        alignment: [alignment(p.b), alignment(p.a), alignment(p.c), vector, mask],
     }
 }
 
@@ -193,7 +196,13 @@ impl Plan {
         product.set(Of::CUBLASLT_MATMUL_DESC_TRANSB, &operation(trans_a))?;
         if fused != Fused::Nothing {
             product.set(Of::CUBLASLT_MATMUL_DESC_EPILOGUE, &(asked.epilogue as u32))?;
-            product.set(Of::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &(result as i32))?;
+            if fused.vector().is_some() {
+                product.set(Of::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &(result as i32))?;
+            }
+            if fused.mask().is_some() {
+                let bits = 8 * mask_row(m) as i64;
+                product.set(Of::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &bits)?;
+            }
             // The choice of an algorithm looks at it as well.
             product.point(fused)?;
         }
@@ -214,9 +223,6 @@ impl Plan {
 /// What is multiplied how.
 struct Descriptor(lt::cublasLtMatmulDesc_t);
 
-// SAFETY: a handle of the library's that only its owner uses.
-unsafe impl Send for Descriptor {}
-
 impl Descriptor {
     fn new() -> Done<Descriptor> {
         // True f32 sums: the faster TF32 would round the operands to 11 bits.
@@ -230,13 +236,16 @@ impl Descriptor {
         unsafe { calls::set_matmul_desc_attribute(self.0, attribute, value.cast(), size_of::<V>()) }
     }
 
-    /// Sets the address of the epilogue's vector.
+    /// Sets the addresses of the epilogue.
     fn point(&self, fused: Fused) -> Done<()> {
-        if fused == Fused::Nothing {
-            return Ok(());
+        use lt::cublasLtMatmulDescAttributes_t as Of;
+        if let Some(vector) = fused.vector() {
+            self.set(Of::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &vector)?;
         }
-        let (_, vector) = epilogue(fused);
-        self.set(lt::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &vector)
+        match fused.mask() {
+            Some(mask) => self.set(Of::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &mask),
+            None => Ok(()),
+        }
     }
 }
 
@@ -249,9 +258,6 @@ impl Drop for Descriptor {
 
 /// A batch of column-major matrices without padding.
 struct Layout(lt::cublasLtMatrixLayout_t);
-
-// SAFETY: as for a descriptor.
-unsafe impl Send for Layout {}
 
 impl Layout {
     fn new(
@@ -311,7 +317,7 @@ fn choose(
     handle: lt::cublasLtHandle_t,
     product: &Descriptor,
     layouts: &[Layout; 3],
-    [align_first, align_second, align_result, _]: [u32; 4],
+    [align_first, align_second, align_result, ..]: [u32; 5],
 ) -> Done<lt::cublasLtMatmulAlgo_t> {
     use lt::cublasLtMatmulPreferenceAttributes_t as Of;
     let preference = Preference(calls::create_matmul_pref()?);

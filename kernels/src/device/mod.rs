@@ -10,6 +10,8 @@
 //!   and may be handed out again: what was queued before runs before.
 //! * Only [`Device::read`], [`Device::download`] and [`Device::wait`] wait for the device;
 //!   [`Device::counters`] counts them.
+//! * What is queued can be recorded once and run many times: [`Device::capture`]. During a capture
+//!   the host neither copies nor waits, and only the pool's free blocks are handed out.
 //! * A kernel's first parameter is a `#[repr(C)]` struct of sizes without padding, the others are
 //!   pointers: see [`Args`]. An absent operand is a null pointer.
 //! * Activations and their gradients are stored as f32 or bf16 ([`Float`]); parameters of one axis
@@ -228,6 +230,12 @@ impl Device {
         self.in_journal(journal::Writer::restart);
     }
 
+    /// Bytes that can still be reserved; `None` where the device does not tell. Others that use the
+    /// device may take them.
+    pub fn free_memory(&self) -> Option<usize> {
+        self.0.backend.free_memory()
+    }
+
     /// Whether this is a [`Device::dry_run`]: nothing is executed and all values are zero.
     pub fn is_dry_run(&self) -> bool {
         self.0.backend.is_dry_run()
@@ -276,7 +284,7 @@ impl Device {
     /// Copies `host` to the device; `host` may be changed as soon as this returns.
     ///
     /// # Errors
-    /// Different lengths; another device's memory; a failure of the device.
+    /// Different lengths; another device's memory; a capture; a failure of the device.
     pub fn write<T: Element>(&self, to: ViewMut<'_, T>, host: &[T]) -> Result<()> {
         self.owns("write", to.id())?;
         check_count("write", "host", host.len(), to.len())?;
@@ -289,8 +297,8 @@ impl Device {
     /// Waits for everything queued before and copies to `host`.
     ///
     /// # Errors
-    /// Different lengths; another device's memory; a failure of the device, also one of a kernel
-    /// launched before.
+    /// Different lengths; another device's memory; a capture; a failure of the device, also one of
+    /// a kernel launched before.
     pub fn read<T: Element>(&self, from: View<'_, T>, host: &mut [T]) -> Result<()> {
         self.owns("read", from.id())?;
         check_count("read", "host", host.len(), from.len())?;
@@ -352,7 +360,7 @@ impl Device {
     /// Waits until everything queued before is done.
     ///
     /// # Errors
-    /// A failure of the device, also one of a kernel launched before.
+    /// A capture; a failure of the device, also one of a kernel launched before.
     pub fn wait(&self) -> Result<()> {
         let _gate = self.beside_captures("waits")?;
         self.0.waits.fetch_add(1, Relaxed);
@@ -365,8 +373,10 @@ impl Device {
     /// counts; a virtual one works while `work` runs. Waits for the end.
     ///
     /// # Errors
-    /// Those of `work`; a failure of the device.
+    /// Those of `work`; a capture that has not ended; a failure of the device.
     pub fn time(&self, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+        // Not held: what `work` queues passes the gate by itself.
+        drop(self.beside_captures("waits")?);
         self.0.waits.fetch_add(1, Relaxed);
         self.note(|asked| asked.waits += 1);
         self.0.backend.time(&mut work)
@@ -375,7 +385,7 @@ impl Device {
     /// Gives memory that is held for reuse back to the device.
     ///
     /// # Errors
-    /// A failure of the device.
+    /// A capture; a failure of the device.
     pub fn trim(&self) -> Result<()> {
         let _gate = self.beside_captures("releases memory")?;
         let mut pool = self.pool();

@@ -11,7 +11,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::backend::{Fused, Product, Storage};
+use super::backend::{Fused, Product, Storage, mask_row};
 use super::{Device, Float, View, ViewMut};
 use crate::matmul::{Beta, MatMul};
 use crate::{KernelError, Result, check_count};
@@ -23,9 +23,22 @@ pub enum Epilogue<'a, C> {
     Bias(View<'a, C>),
     /// Adds a vector `[m]` to every row of `C` and takes the larger of that and 0.
     BiasRelu(View<'a, C>),
+    /// The same, and writes a mask of bits for the backward pass, [`Epilogue::mask_len`] bytes that
+    /// only [`Epilogue::ReluBackward`] understands.
+    BiasReluMask(View<'a, C>, ViewMut<'a, u8>),
+    /// Keeps the elements of `C` where the mask has a bit; the others are 0. Of `dx = dy weight`
+    /// the gradient before the ReLU that gave `x`.
+    ReluBackward(View<'a, u8>),
     /// Writes the sums of the rows of `op(A)`, `[n]`: of `dweight = dy^T x` the gradient of the
     /// bias.
     RowSums(ViewMut<'a, C>),
+}
+
+impl Epilogue<'_, f32> {
+    /// Bytes of a mask for `C` `[n, m]`.
+    pub const fn mask_len(n: usize, m: usize) -> usize {
+        n * mask_row(m)
+    }
 }
 
 impl Device {
@@ -87,13 +100,7 @@ impl Device {
         c: ViewMut<'_, C>,
     ) -> Result<bool> {
         self.check_product(sizes, a, b, &c)?;
-        let (id, fused, len, expected) = match &epilogue {
-            Epilogue::Bias(b) => (b.id(), Fused::Bias(b.address()), b.len(), sizes.m),
-            Epilogue::BiasRelu(b) => (b.id(), Fused::BiasRelu(b.address()), b.len(), sizes.m),
-            Epilogue::RowSums(s) => (s.id(), Fused::RowSums(s.address()), s.len(), sizes.n),
-        };
-        self.owns("matmul", id)?;
-        check_count("matmul", "vector of the epilogue", len, expected)?;
+        let fused = self.fused(sizes, &epilogue)?;
         if sizes.batch != 1 {
             let what = "an epilogue belongs to one product, not to a batch".into();
             return Err(KernelError::Size { op: "matmul", what });
@@ -109,6 +116,32 @@ impl Device {
         }
         self.product(&product)?;
         Ok(true)
+    }
+
+    /// Checks what an epilogue reads and writes.
+    fn fused<C: Float>(&self, sizes: &MatMul, epilogue: &Epilogue<'_, C>) -> Result<Fused> {
+        let mask = |id, len| {
+            self.owns("matmul", id)?;
+            let expected = Epilogue::mask_len(sizes.n, sizes.m);
+            check_count("matmul", "mask of the epilogue", len, expected)
+        };
+        let (id, len, expected, fused) = match epilogue {
+            Epilogue::Bias(b) => (b.id(), b.len(), sizes.m, Fused::Bias(b.address())),
+            Epilogue::BiasRelu(b) => (b.id(), b.len(), sizes.m, Fused::BiasRelu(b.address())),
+            Epilogue::BiasReluMask(b, bits) => {
+                mask(bits.id(), bits.len())?;
+                let fused = Fused::BiasReluMask(b.address(), bits.address());
+                (b.id(), b.len(), sizes.m, fused)
+            }
+            Epilogue::ReluBackward(bits) => {
+                mask(bits.id(), bits.len())?;
+                return Ok(Fused::ReluBackward(bits.address()));
+            }
+            Epilogue::RowSums(s) => (s.id(), s.len(), sizes.n, Fused::RowSums(s.address())),
+        };
+        self.owns("matmul", id)?;
+        check_count("matmul", "vector of the epilogue", len, expected)?;
+        Ok(fused)
     }
 
     fn check_product<T: Float, C: Float>(
@@ -133,12 +166,10 @@ impl Device {
     }
 
     fn product(&self, product: &Product) -> Result<()> {
-        let vector = match product.fused {
-            // None of its own: an operand stands in.
-            Fused::Nothing => product.c,
-            Fused::Bias(vector) | Fused::BiasRelu(vector) | Fused::RowSums(vector) => vector,
-        };
-        let gate = self.gate(&[product.a, product.b, product.c, vector])?;
+        // Where the epilogue has none, an operand stands in.
+        let [vector, mask] =
+            [product.fused.vector(), product.fused.mask()].map(|at| at.unwrap_or(product.c));
+        let gate = self.gate(&[product.a, product.b, product.c, vector, mask])?;
         if gate.capturing() {
             gate.count_product();
         } else {

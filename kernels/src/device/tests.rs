@@ -1,8 +1,7 @@
 use half::bf16;
 
-use super::{Args, Device, Epilogue, Grid, Module};
-use crate::check::{UNIT, assert_within, noise, stored};
-use crate::device::Float;
+use super::{Args, Asked, Device, Epilogue, Grid, Module};
+use crate::check::{noise, stored};
 use crate::matmul::{Beta, MatMul};
 
 #[test]
@@ -255,4 +254,69 @@ fn an_epilogue_rounds_once() {
     let (empty, fused) = (a.slice(0..0), Epilogue::Bias(bias.view()));
     assert!(!device.matmul_with(&none, 1.0, empty, empty, over, fused, c.view_mut()).unwrap());
     assert_eq!(device.counters().products, 3);
+}
+
+#[test]
+fn a_dry_run_checks_and_counts_and_executes_nothing() {
+    let device = Device::dry_run();
+    assert!(device.is_dry_run() && !Device::virtual_gpu().is_dry_run());
+    let part = super::range("layer 3");
+    assert_eq!(double(&device, &[1.0, -2.5, 3.0], 3, 3).unwrap(), [0.0; 3]);
+    drop(part);
+    let a = device.zeros::<bf16>("a", 6).unwrap();
+    let mut c = device.alloc::<f32>("c", 4).unwrap();
+    let sizes = MatMul::new(2, 2, 3);
+    device.matmul(&sizes, 1.0, a.view(), a.view(), Beta::Overwrite, c.view_mut()).unwrap();
+    let journal = device.journal().unwrap();
+    let named: Vec<_> = journal.parts.keys().map(|place| place.to_string()).collect();
+    assert_eq!(named, ["", "layer 3"]);
+    let expected = Asked {
+        launches: 1,
+        allocations: 2,
+        allocated: 24,
+        uploads: 1,
+        uploaded: 12,
+        downloads: 1,
+        downloaded: 12,
+        waits: 1,
+        ..Asked::default()
+    };
+    assert_eq!(journal.parts.values().last(), Some(&expected));
+    let total = journal.total();
+    assert_eq!((total.products, total.flops, total.copies, total.copied), (1, 24, 1, 12));
+    assert_eq!(journal.by_kernel().into_iter().collect::<Vec<_>>(), [("double_f32", 1)]);
+    // Both buffers of the launch were in use at once, then both of the product.
+    assert_eq!(journal.peak, 28);
+    let held: Vec<_> =
+        journal.at_peak.iter().map(|(held, n)| (held.name, held.bytes, *n)).collect();
+    assert_eq!(held, [("a", 12, 1), ("c", 16, 1)]);
+    device.restart_journal();
+    let journal = device.journal().unwrap();
+    assert_eq!((journal.total(), journal.peak), (Asked::default(), 28));
+    // What a real device refuses is refused.
+    let x = device.upload("x", &[1.0f32]).unwrap();
+    let args = Args::new(&1u32).read(x.view()).read(x.view());
+    // SAFETY: nothing is executed.
+    let refused =
+        unsafe { device.launch(&DOUBLE.kernel("double_f32"), &Grid::line(1, 1, 2000), &args) };
+    assert!(refused.unwrap_err().to_string().contains("1 to 1024 threads"));
+}
+
+#[test]
+fn a_device_keeps_its_tables() {
+    let device = Device::virtual_gpu();
+    let table = |numbers: &[u64], value: f32| {
+        let table =
+            device.constant("table", numbers, || Ok::<_, crate::KernelError>(vec![value; 3]));
+        device.download(table.unwrap().view()).unwrap()
+    };
+    assert_eq!(table(&[1], 2.0), [2.0; 3]);
+    // Kept, so that nothing is made again.
+    assert_eq!(table(&[1], 9.0), [2.0; 3]);
+    assert_eq!(table(&[2], 9.0), [9.0; 3]);
+    assert_eq!(device.journal().unwrap().total().uploads, 2);
+    let bad = device.constant("bad", &[], || {
+        Err::<Vec<u8>, _>(crate::KernelError::Size { op: "table", what: "no such table".into() })
+    });
+    assert!(bad.unwrap_err().to_string().contains("no such table"));
 }

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use half::bf16;
 use ptx_vm::{Address, Gpu, Launch, MemoryError, Module as Parsed};
 
-use super::backend::{Backend, Fused, GraphId, Product, Storage};
+use super::backend::{Backend, Fused, GraphId, Product, Storage, mask_row};
 use super::module::Key;
 use super::virtual_graph::{Graphs, Step};
 use super::{Grid, Kernel, Work};
@@ -197,9 +197,23 @@ impl State {
                 let bias = floats(gpu, p.result, bias, s.m)?;
                 c.chunks_mut(s.m).for_each(|row| finish(row, &bias, |y| y));
             }
-            Fused::BiasRelu(bias) => {
+            Fused::BiasRelu(bias) | Fused::BiasReluMask(bias, _) => {
                 let bias = floats(gpu, p.result, bias, s.m)?;
                 c.chunks_mut(s.m).for_each(|row| finish(row, &bias, |y| y.max(0.0)));
+                if let Some(to) = p.fused.mask() {
+                    gpu.write(Address(to), &mask(&c, s.m)).map_err(failed("multiply"))?;
+                }
+            }
+            Fused::ReluBackward(from) => {
+                let mut bits = vec![0; s.n * mask_row(s.m)];
+                gpu.read(Address(from), &mut bits).map_err(failed("multiply"))?;
+                for (row, bits) in c.chunks_mut(s.m).zip(bits.chunks(mask_row(s.m))) {
+                    let kept = |j: usize| bits[j / 8] >> (j % 8) & 1 == 1;
+                    row.iter_mut()
+                        .enumerate()
+                        .filter(|&(j, _)| !kept(j))
+                        .for_each(|(_, y)| *y = 0.0);
+                }
             }
             Fused::RowSums(sums) => store(gpu, p.result, sums, &row_sums(s, &a))?,
         }
@@ -253,6 +267,17 @@ fn store(gpu: &mut Gpu, storage: Storage, to: u64, x: &[f32]) -> Result<()> {
 
 fn finish(row: &mut [f32], bias: &[f32], f: impl Fn(f32) -> f32) {
     row.iter_mut().zip(bias).for_each(|(y, b)| *y = f(*y + b));
+}
+
+/// Bits where values are positive, in rows of whole bytes.
+fn mask(c: &[f32], m: usize) -> Vec<u8> {
+    let mut bits = vec![0; c.len() / m * mask_row(m)];
+    for (row, bits) in c.chunks(m).zip(bits.chunks_mut(mask_row(m))) {
+        for (j, _) in row.iter().enumerate().filter(|&(_, &y)| y > 0.0) {
+            bits[j / 8] |= 1 << (j % 8);
+        }
+    }
+    bits
 }
 
 /// Sums of the rows of `op(A)`, in order of the depth.

@@ -12,6 +12,13 @@ use crate::device::{Device, Epilogue, Float, View, ViewMut};
 use crate::matmul::{Beta, MatMul};
 use crate::{KernelError, Result, check_count, reduce};
 
+/// What follows the bias.
+enum Behind<'a> {
+    Nothing,
+    Relu,
+    ReluMask(ViewMut<'a, u8>),
+}
+
 impl Linear {
     /// [`Linear::forward`] on a device: one product, and for a bias beside bf16 a launch that
     /// rounds it.
@@ -31,11 +38,34 @@ impl Linear {
         let Some(bias) = bias else {
             return device.matmul(&product, 1.0, x, weight, Beta::Overwrite, y);
         };
-        if self.biased(device, x, weight, bias, |b| Epilogue::Bias(b), y.reborrow())? {
+        if self.biased(device, x, weight, bias, Behind::Nothing, y.reborrow())? {
             return Ok(());
         }
         device.matmul(&product, 1.0, x, weight, Beta::Overwrite, y.reborrow())?;
         Add { n: self.n, inner: self.m }.in_place_gpu(device, y, bias)
+    }
+
+    /// As [`Linear::forward_relu_gpu`], with a `mask` ([`Epilogue::mask_len`] bytes) for
+    /// [`Linear::dx_before_relu_gpu`]; returns whether it was written, which a device without the
+    /// epilogue does not do.
+    ///
+    /// # Errors
+    /// As [`Linear::forward_gpu`].
+    pub fn forward_relu_mask_gpu<T: Float>(
+        &self,
+        device: &Device,
+        x: View<'_, T>,
+        weight: View<'_, T>,
+        bias: View<'_, f32>,
+        mask: ViewMut<'_, u8>,
+        mut y: ViewMut<'_, T>,
+    ) -> Result<bool> {
+        self.check_gpu(x.len(), weight.len(), y.len())?;
+        if self.biased(device, x, weight, bias, Behind::ReluMask(mask), y.reborrow())? {
+            return Ok(true);
+        }
+        self.forward_relu_gpu(device, x, weight, bias, y)?;
+        Ok(false)
     }
 
     /// `y = max(x weight^T + bias, 0)`: [`Linear::forward_gpu`] and a ReLU in one.
@@ -51,7 +81,7 @@ impl Linear {
         mut y: ViewMut<'_, T>,
     ) -> Result<()> {
         self.check_gpu(x.len(), weight.len(), y.len())?;
-        if self.biased(device, x, weight, bias, |b| Epilogue::BiasRelu(b), y.reborrow())? {
+        if self.biased(device, x, weight, bias, Behind::Relu, y.reborrow())? {
             return Ok(());
         }
         let mut before = device.alloc("linear.before_relu", y.len())?;
@@ -62,6 +92,26 @@ impl Linear {
         Activation::Relu.forward_gpu(device, before.view(), y)
     }
 
+    /// `dx = dy weight` where the ReLU that gave `x` was positive, else 0: the gradient before that
+    /// ReLU, whose layer wrote the mask. `false` if the device cannot do it: nothing is queued.
+    ///
+    /// # Errors
+    /// A view of another length than the sizes say; a failure of the device.
+    pub fn dx_before_relu_gpu<T: Float>(
+        &self,
+        device: &Device,
+        weight: View<'_, T>,
+        dy: View<'_, T>,
+        mask: View<'_, u8>,
+        dx: ViewMut<'_, T>,
+    ) -> Result<bool> {
+        self.check_gpu(dx.len(), weight.len(), dy.len())?;
+        // y = x weight^T
+        let product = MatMul::new(self.n, self.k, self.m);
+        let epilogue = Epilogue::ReluBackward(mask);
+        device.matmul_with(&product, 1.0, dy, weight, Beta::Overwrite, epilogue, dx)
+    }
+
     /// The product with an epilogue that takes the bias; `false` if the device has none.
     fn biased<T: Float>(
         &self,
@@ -69,7 +119,7 @@ impl Linear {
         x: View<'_, T>,
         weight: View<'_, T>,
         bias: View<'_, f32>,
-        epilogue: impl FnOnce(View<'_, T>) -> Epilogue<'_, T>,
+        behind: Behind<'_>,
         y: ViewMut<'_, T>,
     ) -> Result<bool> {
         check_count("linear", "bias", bias.len(), self.m)?;
@@ -84,7 +134,12 @@ impl Linear {
                 narrow.view()
             }
         };
-        device.matmul_with(&product, 1.0, x, weight, Beta::Overwrite, epilogue(vector), y)
+        let epilogue = match behind {
+            Behind::Nothing => Epilogue::Bias(vector),
+            Behind::Relu => Epilogue::BiasRelu(vector),
+            Behind::ReluMask(mask) => Epilogue::BiasReluMask(vector, mask),
+        };
+        device.matmul_with(&product, 1.0, x, weight, Beta::Overwrite, epilogue, y)
     }
 
     fn check_gpu(&self, x: usize, weight: usize, y: usize) -> Result<()> {

@@ -2,7 +2,8 @@ use half::bf16;
 
 use super::Linear;
 use super::proof::KERNELS;
-use crate::device::{Device, Float};
+use crate::check::{noise, stored};
+use crate::device::{Device, Epilogue, Float};
 
 #[test]
 fn a_gradient_of_the_weight_needs_x() {
@@ -49,6 +50,52 @@ fn what_the_product_takes_along_is_not_launched() {
     let device = Device::virtual_without_epilogues();
     // The bias; two passes over dy.
     assert_eq!(counts::<f32>(&device), [(1, 1), (1, 2)]);
+}
+
+fn feed_forward<T: Float>(device: &Device, fused: bool) {
+    let (n, m, k, out) = (7, 133, 5, 3);
+    let up = |name, len, seed| device.upload(name, &stored::<T>(&noise(len, seed)).0).unwrap();
+    let (x, w1, w2) = (up("x", n * k, 1), up("w1", m * k, 2), up("w2", out * m, 3));
+    let (dy, bias) = (up("dy", n * out, 4), device.upload("b", &noise::<f32>(m, 5)).unwrap());
+    let first = Linear { n, m, k };
+    let second = Linear { n, m: out, k: m };
+    let mut mask = device.alloc("mask", Epilogue::mask_len(n, m)).unwrap();
+    let (mut h, mut plain) = (device.alloc("h", n * m).unwrap(), device.alloc("h", n * m).unwrap());
+    let (x, w1, b) = (x.view(), w1.view(), bias.view());
+    let bits = mask.view_mut();
+    let written = first.forward_relu_mask_gpu(device, x, w1, b, bits, h.view_mut());
+    assert_eq!(written.unwrap(), fused);
+    first.forward_relu_gpu(device, x, w1, b, plain.view_mut()).unwrap();
+    let h: Vec<T> = device.download(h.view()).unwrap();
+    assert_eq!(h, device.download(plain.view()).unwrap());
+    let mut kept = device.alloc::<T>("dh", n * m).unwrap();
+    let (w2, dy) = (w2.view(), dy.view());
+    if !fused {
+        let done = second.dx_before_relu_gpu(device, w2, dy, mask.view(), kept.view_mut());
+        assert!(!done.unwrap());
+        return;
+    }
+    assert!(second.dx_before_relu_gpu(device, w2, dy, mask.view(), kept.view_mut()).unwrap());
+    let mut all = device.alloc::<T>("all", n * m).unwrap();
+    second.backward_gpu(device, None, w2, dy, Some(all.view_mut()), None, None).unwrap();
+    let (dh, all) = (device.download(kept.view()).unwrap(), device.download(all.view()).unwrap());
+    let zero = T::of(0.0);
+    for i in 0..n * m {
+        assert_eq!(dh[i], if h[i].f32() > 0.0 { all[i] } else { zero }, "element {i}");
+    }
+    assert!(h.contains(&zero) && h.iter().any(|h| h.f32() > 0.0));
+    let short = mask.view().slice(1..mask.len());
+    let error = second.dx_before_relu_gpu(device, w2, dy, short, kept.view_mut());
+    let said = "matmul: mask of the epilogue has 223 elements, its sizes ask for 224";
+    assert_eq!(error.unwrap_err().to_string(), said);
+}
+
+#[test]
+fn a_mask_of_bits_serves_the_backward_pass_of_the_relu() {
+    let device = Device::virtual_gpu();
+    feed_forward::<f32>(&device, true);
+    feed_forward::<bf16>(&device, true);
+    feed_forward::<bf16>(&Device::virtual_without_epilogues(), false);
 }
 
 #[test]

@@ -20,8 +20,9 @@
 //! connection behind.
 //!
 //! On a GPU: cuBLASLt, which adds the bias while it stores the result, applies a ReLU there if one
-//! follows, and forms the gradient of the bias in the product of `dweight`. An MLP product of ViT-L for four
-//! images of 512 px, 4100 x 4096 x 1024, is 34 GFLOP: 44 us on an H200 (790 TFLOP/s in bf16).
+//! follows, and forms the gradient of the bias in the product of `dweight`. An MLP product of ViT-L
+//! for four images of 512 px, 4100 x 4096 x 1024, is 34 GFLOP: 44 us on an H200 (790 TFLOP/s in
+//! bf16).
 //!
 //! Source: spec backbones §2.2 (every projection of a block; weights as the published checkpoints
 //! store them).

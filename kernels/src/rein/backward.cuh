@@ -49,7 +49,8 @@ __device__ __forceinline__ void rein_score_gradients(float (&z)[1][NT][4], const
 
 // df = G + s dX0 + dz T, and what the sums over patches need: s X `[b, n, c]`, S and dz
 // `[b, n, 8 NT]` (dz with the scale of the scores in it), and each block's share of <X, dX0>.
-// One half of the warps forms scores and X, the other the gradients of weights and df.
+// One half of the warps forms scores and X, the other the gradients of weights and df. Rows before
+// the patches hand their gradient on: the first block of an image copies them.
 template <class P, int NT, int KC>
 __device__ __forceinline__ void rein_mix_backward(
     const ReinSizes& s, const typename P::T* f, const typename P::T* tokens,
@@ -88,6 +89,14 @@ __device__ __forceinline__ void rein_mix_backward(
         copies_commit();
     };
     fetch(0);
+    if (df != nullptr && blockIdx.x == 0) {
+        const size_t image = feature - size_t(s.skip) * s.c;
+        for (int i = threadIdx.x * 8; i < s.skip * s.c; i += REIN_THREADS * 8) {
+            float x[8];
+            load(dout + image + i, true, 8, x);
+            store(df + image + i, true, 8, x);
+        }
+    }
     copies_wait();
     __syncthreads();
     float z[1][NT][4] = {};

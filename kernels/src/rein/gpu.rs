@@ -148,15 +148,12 @@ impl Rein {
         check_count(OP, "dout", dout.len(), f.len())?;
         aligned(OP, &[("dout", dout.address())])?;
         self.check_gradients(f.len(), &d)?;
-        let mut df = d.df;
-        if let Some(df) = &mut df {
-            self.copy_skipped(device, dout, df)?;
-        }
         if f.is_empty() || self.n == 0 {
-            return Ok(());
+            // Without patches the gradient passes unchanged.
+            return d.df.map_or(Ok(()), |df| device.copy(dout, df));
         }
         let pass = Backward { s: self, device, sizes, entries, f, w, lse, dout };
-        let mixed = pass.mix(df, d.dweight.is_some())?;
+        let mixed = pass.mix(d.df, d.dweight.is_some())?;
         if let (Some(dweight), Some(sx)) = (d.dweight, &mixed.sx) {
             pass.weight(sx.view(), dweight)?;
         }
@@ -171,21 +168,6 @@ impl Rein {
 
     fn by_patches(&self, shared: usize) -> Grid {
         Grid::new([self.n.div_ceil(ROWS), self.b, 1], [THREADS, 1, 1]).shared(shared)
-    }
-
-    /// Rows that pass unchanged hand their gradient on.
-    fn copy_skipped<T: Float>(
-        &self,
-        device: &Device,
-        from: View<'_, T>,
-        to: &mut ViewMut<'_, T>,
-    ) -> Result<()> {
-        let (image, rows) = ((self.skip + self.n) * self.c, self.skip * self.c);
-        for start in (0..self.b).map(|i| i * image) {
-            let range = start..start + rows;
-            device.copy(from.slice(range.clone()), to.reborrow().slice(range))?;
-        }
-        Ok(())
     }
 
     fn check_gpu<T: Float>(

@@ -18,6 +18,8 @@ fn prove(proof: &mut Proof<'_>) -> Result<()> {
         check::<f32>(proof, s)?;
         check::<bf16>(proof, s)?;
     }
+    // Pieces of more than one chunk of queries.
+    check::<bf16>(proof, RelativePosition { b: 43, heads: 3, d: 80, h: 1, w: 2 })?;
     Ok(())
 }
 

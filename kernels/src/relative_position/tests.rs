@@ -55,6 +55,24 @@ fn fast_form_matches_reference() {
     }
 }
 
+#[test]
+fn bits_do_not_depend_on_threads() {
+    let s = SHAPES[2];
+    let [qkv, rows, columns, drel] = inputs::<f32>(&s);
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let mut d = [&qkv, &rows, &columns].map(|x| vec![0.0; x.len()]);
+            let [dqkv, drows, dcolumns] = &mut d;
+            let dtables = [Some(&mut drows[..]), Some(&mut dcolumns[..])];
+            s.backward(&qkv, [&rows, &columns], &drel, Some(dqkv), dtables).unwrap();
+            d
+        })
+    };
+    let one = run(1);
+    assert!([2, 3].into_iter().all(|threads| run(threads) == one));
+}
+
 /// The definition of SAM in one sum: score plus the rows of both tables at the distance of query and
 /// key, softmax, values.
 #[test]

@@ -1,42 +1,5 @@
-use half::bf16;
-
 use super::RowWidth;
-use crate::check::{assert_close, noise, stored};
-use crate::device::{Device, Float};
-
-fn check<T: Float>(s: RowWidth) {
-    let device = Device::virtual_gpu();
-    let (x, exact) = stored::<T>(&noise(s.n * s.from, 1));
-    let run = || {
-        let x = device.upload("x", &x).unwrap();
-        let mut y = device.alloc("y", s.n * s.to).unwrap();
-        s.run_gpu(&device, x.view(), y.view_mut()).unwrap();
-        device.download(y.view()).unwrap()
-    };
-    let got = run();
-    assert_eq!(got, run());
-    let mut want = vec![0.0f64; s.n * s.to];
-    s.run(&exact, &mut want).unwrap();
-    // One product, rounded once; without a factor the very values.
-    let want: Vec<T> = want.iter().map(|&y| T::of(y as f32)).collect();
-    assert_eq!(got, want, "row_width{} {s:?}", T::SUFFIX);
-    println!("row_width{} {s:?}: the rounded values", T::SUFFIX);
-}
-
-#[test]
-fn kernel_gives_the_rounded_values_of_the_reference() {
-    for s in [
-        RowWidth::new(1, 1, 1),
-        RowWidth::new(7, 13, 32).scaled(2, 6, 2.0),
-        RowWidth::new(96, 32, 13),
-        RowWidth::new(50, 48, 64).scaled(1, 1, 0.5),
-        RowWidth::new(3, 5, 0),
-        RowWidth::new(4, 0, 3),
-    ] {
-        check::<f32>(s);
-        check::<bf16>(s);
-    }
-}
+use crate::check::{assert_close, noise};
 
 #[test]
 fn backward_is_the_transposed_map() {

@@ -18,6 +18,7 @@
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
+pub(crate) mod proof;
 
 use crate::{KernelError, Real, Result, check_len, outline};
 

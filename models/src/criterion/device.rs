@@ -2,7 +2,7 @@
 //! targets are padded to the number of classes, pairs to the slots of a [`DeviceAssignment`].
 
 use dressage_engine::memory::{Category, with_category};
-use dressage_engine::{DType, Device, Tensor, no_grad, ops};
+use dressage_engine::{DType, Device, Tensor, no_grad, ops, range};
 use dressage_kernels::match_cost::MatchCost;
 use dressage_kernels::point_sample::{LabelRows, LabelSample};
 use dressage_kernels::uncertain_points::UncertainPoints;
@@ -22,6 +22,7 @@ pub(super) fn costs(
     previous: Option<&Tensor>,
 ) -> Result<Tensor> {
     check(criterion, candidates, targets)?;
+    let _range = range("costs");
     let (b, k) = (targets.classes().len(), targets.k());
     let counts: Vec<usize> = candidates.iter().map(|c| b * c.cls.dim(1) * k).collect();
     let costs: usize = counts.iter().sum();
@@ -103,6 +104,7 @@ pub(super) fn terms(
     points: &mut dyn PointSource,
 ) -> Result<Terms> {
     check(criterion, candidates, targets)?;
+    let _range = range("losses");
     let b = targets.classes().len();
     let sizes = [candidates.len(), b, candidates.first().map_or(0, |c| c.cls.dim(1))];
     if sizes != assigned.sizes() {

@@ -21,7 +21,7 @@ mod table;
 mod targets;
 
 use dressage_engine::memory::{Category, with_category};
-use dressage_engine::{DType, Device, Tensor, no_grad, ops};
+use dressage_engine::{DType, Device, Tensor, no_grad, ops, range};
 use dressage_kernels::match_cost::MatchCost;
 use dressage_kernels::point_sample::LabelSample;
 use dressage_kernels::uncertain_points::UncertainPoints;
@@ -235,8 +235,10 @@ impl Criterion {
         };
         let queries = candidates.first().map_or(0, |c| c.cls.dim(1));
         let sizes = [candidates.len(), targets.classes().len(), queries];
+        let assigning = range("losses");
         let mut table = DeviceAssignment::new(device, &self.config, sizes)?;
         table.upload(&assignment)?;
+        drop(assigning);
         let terms = self.terms(candidates, targets, &table, points)?;
         let layer = |(of, at): (LayerMatch, Tensor)| LayerLoss {
             costs: of.costs,

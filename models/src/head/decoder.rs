@@ -90,7 +90,7 @@ impl DecoderLayer {
         let x = self.norms[1].layer_norm(&ops::residual(&x, &a, None)?, EPS)?;
         drop(part);
         let _part = range("mlp");
-        let f = self.ffn[1].forward(&self.ffn[0].forward_relu(&x)?)?;
+        let f = Linear::feed_forward(&self.ffn, &x)?;
         self.norms[2].layer_norm(&ops::residual(&x, &f, None)?, EPS)
     }
 }

@@ -72,7 +72,7 @@ impl EncoderLayer {
         let o = ops::ms_deform_attn(&value, &offsets, &logits, sizes)?;
         let h = ops::residual(h, &self.output_proj.forward(&o)?, None)?;
         let h = self.norms[0].layer_norm(&h, EPS)?;
-        let f = self.ffn[1].forward(&self.ffn[0].forward_relu(&h)?)?;
+        let f = Linear::feed_forward(&self.ffn, &h)?;
         self.norms[1].layer_norm(&ops::residual(&h, &f, None)?, EPS)
     }
 }

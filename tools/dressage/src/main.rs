@@ -46,6 +46,7 @@ enum Command {
     Predict(commands::predict::Args),
     Weights(commands::weights::Args),
     Params(commands::params::Args),
+    Plan(commands::plan::Args),
     Bench(commands::bench::Args),
     Doctor(commands::doctor::Args),
 }
@@ -58,6 +59,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Predict(args) => commands::predict::run(&args),
         Command::Weights(args) => commands::weights::run(&args),
         Command::Params(args) => commands::params::run(&args),
+        Command::Plan(args) => commands::plan::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
     }

@@ -176,6 +176,18 @@ fn use_after_free() {
 }
 
 #[test]
+fn memory_that_was_renewed_counts_as_never_written() {
+    let mut gpu = Gpu::new();
+    let (x, y) = (upload(&mut gpu, "x", &random(1, 64)), gpu.alloc("y", 256));
+    gpu.renew(x, "next owner").expect("it is allocated");
+    assert!(gpu.renew(x.offset(4), "x").is_err());
+    let mut p = Params::new();
+    p.address(x).address(y).i32(64).f32(2.0);
+    let report = run(&mut gpu, &module("small"), "scale4", 1, 32, 0, &p);
+    assert_found(&report, FindingKind::Uninitialised, &["`next owner`"]);
+}
+
+#[test]
 fn blocks_that_write_one_element() {
     let mut gpu = Gpu::new();
     let (x, y) = (upload(&mut gpu, "x", &random(1, 64)), gpu.alloc("maxima", 32));

@@ -5,6 +5,7 @@ pub mod demo;
 pub mod doctor;
 pub mod eval;
 pub mod params;
+pub mod plan;
 pub mod predict;
 pub mod train;
 pub mod weights;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dressage_train::network;
-use dressage_train::plan::{Plan, mib};
+use dressage_train::plan::Plan;
 use dressage_train::recipe::{EMBEDDED, Recipe, Set, keys};
 use dressage_train::trainer::{Outcome, RECIPE, Trainer};
 
@@ -178,11 +178,6 @@ fn finish(name: &str, recipe: &Recipe, outcome: &Outcome, stopped: bool) -> Resu
     }
     if let Some(memory) = &outcome.memory {
         say(&format!("\nmemory    {}", memory.line()));
-    }
-    if let Some(memory) = &outcome.device_memory {
-        let (tensors, reserved) = (mib(memory.tensors), mib(memory.reserved));
-        let device = &memory.device;
-        say(&format!("\nmemory    {tensors} of tensors at the peak, {reserved} taken of {device}"));
     }
     say(&format!("\n{name} is trained: {saved}"));
     Ok(())

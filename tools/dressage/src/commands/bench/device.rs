@@ -6,6 +6,7 @@ use dressage_kernels::device::Device;
 use dressage_kernels::proof;
 use dressage_kernels::stopwatch::{self, Stopwatch};
 use dressage_models::Precision;
+use dressage_train::place::Choice;
 use dressage_train::runlog::Stage;
 use serde_json::json;
 
@@ -19,11 +20,10 @@ use crate::progress::Watch;
 
 /// What a device is called on the command line.
 pub fn number(text: &str) -> Result<usize, String> {
-    let digits = |n: &&str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit());
-    let number = if text == "cuda" { Some("0") } else { text.strip_prefix("cuda:").filter(digits) };
-    number.and_then(|n| n.parse().ok()).ok_or_else(|| {
-        "it must be cuda or cuda:N (a GPU by its number); the CPU is the default".into()
-    })
+    match text.parse() {
+        Ok(Choice::Cuda(number)) => Ok(number),
+        _ => Err("it must be cuda or cuda:N (a GPU by its number); the CPU is the default".into()),
+    }
 }
 
 /// Measures and tells.

@@ -12,6 +12,7 @@ use dressage_kernels::ceiling::{self, Ceiling};
 use dressage_kernels::device::Device;
 use dressage_kernels::proof::{self, Kernels};
 use dressage_kernels::stopwatch::{self, Stopwatch};
+use dressage_train::place::Choice;
 use dressage_train::runlog::Stage;
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -71,25 +72,8 @@ pub struct Args {
     json: bool,
 }
 
-/// What `--device` asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Choice {
-    Auto,
-    Cpu,
-    Cuda(usize),
-    Virtual,
-}
-
 fn choice(text: &str) -> Result<Choice, String> {
-    let number = |n: &str| n.parse().ok().filter(|_| n.bytes().all(|b| b.is_ascii_digit()));
-    match (text, text.strip_prefix("cuda:")) {
-        ("auto", _) => Ok(Choice::Auto),
-        ("cpu", _) => Ok(Choice::Cpu),
-        ("cuda", _) => Ok(Choice::Cuda(0)),
-        ("virtual", _) => Ok(Choice::Virtual),
-        (_, Some(n)) if number(n).is_some() => Ok(Choice::Cuda(number(n).unwrap_or(0))),
-        _ => Err("it must be auto, cpu, cuda, cuda:N (a GPU by its number) or virtual".into()),
-    }
+    text.parse().map_err(|expected: &str| format!("it must be {expected}"))
 }
 
 /// Where the kernels run.
@@ -255,18 +239,6 @@ fn times(kernels: &Kernels, device: &Device, runs: usize) -> Result<Vec<Time>, K
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn devices_are_named() {
-        assert_eq!(choice("auto"), Ok(Choice::Auto));
-        assert_eq!(choice("cpu"), Ok(Choice::Cpu));
-        assert_eq!(choice("cuda"), Ok(Choice::Cuda(0)));
-        assert_eq!(choice("cuda:12"), Ok(Choice::Cuda(12)));
-        assert_eq!(choice("virtual"), Ok(Choice::Virtual));
-        for wrong in ["", "gpu", "cuda:", "cuda:-1", "cuda:+1", "cuda:x", "cuda0", "CUDA"] {
-            assert!(choice(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn patterns_choose_folders() {

@@ -1,0 +1,290 @@
+//! Gradients on their way through a backward pass, and where they arrive.
+
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+
+use dressage_kernels::add::Add;
+use dressage_kernels::device::{Phase, Range, resume};
+use dressage_kernels::matmul::Beta;
+use dressage_kernels::outline;
+use half::bf16;
+
+use super::{Edge, Node, Origin};
+use crate::dtype::kernel;
+use crate::tensor::Extent;
+use crate::{DType, EngineError, Float, Result, Tensor, rounded};
+
+/// Heap entry ordered by node number.
+struct Pending(Arc<Node>);
+impl PartialEq for Pending {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+impl Eq for Pending {}
+impl PartialOrd for Pending {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Pending {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.id.cmp(&other.0.id)
+    }
+}
+
+/// Gradients during and after a backward pass.
+#[derive(Default)]
+pub struct Gradients {
+    /// By number of node or leaf.
+    held: HashMap<u64, Tensor>,
+    pending: BinaryHeap<Pending>,
+}
+
+impl Gradients {
+    /// Adds `g` to what has arrived at `edge`.
+    ///
+    /// # Errors
+    /// If `g` has another number of elements than the value, or another type than what arrived
+    /// before.
+    pub fn add(&mut self, edge: &Edge, g: Tensor) -> Result<()> {
+        let Some(id) = edge.id() else { return Ok(()) };
+        if g.len() != edge.len {
+            return Err(EngineError::Shape {
+                op: "backward",
+                arg: "gradient",
+                expected: format!("{} elements", edge.len),
+                found: g.shape().to_vec(),
+            });
+        }
+        let g = match (g.device(), &edge.origin) {
+            (None, Origin::Node(_)) => rounded::stored(g),
+            _ => g,
+        };
+        match self.held.remove(&id) {
+            None if edge.partial() => {
+                let mut sum = self.zeros(edge, edge.gradient_dtype(), edge.whole)?;
+                sum.within(edge.start, edge.len, |part| add_into(part, &g))?;
+                self.held.insert(id, sum);
+                self.announce(edge);
+            }
+            None => {
+                let g = match g.device() {
+                    Some(device) => g.cast_on(device, edge.gradient_dtype())?,
+                    None => g,
+                };
+                self.held.insert(id, g.detach());
+                self.announce(edge);
+            }
+            Some(mut sum) => {
+                sum.make_own()?;
+                sum.within(edge.start, edge.len, |part| add_into(part, &g))?;
+                self.held.insert(id, sum);
+            }
+        }
+        Ok(())
+    }
+
+    fn zeros(&self, edge: &Edge, dtype: DType, len: usize) -> Result<Tensor> {
+        Tensor::zeros_on(edge.device.as_ref(), dtype, &[len])
+    }
+
+    /// Lets `f` add to the gradient of `edge` in place; a first gradient starts at zero. For
+    /// parameters, whose kernels add rather than overwrite, in the type of sums over the value
+    /// ([`DType::of_sums`]).
+    ///
+    /// # Errors
+    /// Whatever `f` returns; no room on the device.
+    pub fn accumulate(
+        &mut self,
+        edge: &Edge,
+        f: impl FnOnce(&mut Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let Some(mut lent) = self.lend(edge)? else { return Ok(()) };
+        f(&mut lent.sum)?;
+        self.settle(edge, lent)
+    }
+
+    /// As [`Gradients::accumulate`] for parameters whose gradients one kernel forms together;
+    /// `None` for one that is not wanted. Without any that is wanted `f` is not called.
+    ///
+    /// # Errors
+    /// As [`Gradients::accumulate`].
+    pub fn accumulate_all<const N: usize>(
+        &mut self,
+        edges: [&Edge; N],
+        f: impl FnOnce([Option<&mut Tensor>; N]) -> Result<()>,
+    ) -> Result<()> {
+        let mut lent: [Option<Lent>; N] = [const { None }; N];
+        for (lent, edge) in lent.iter_mut().zip(edges) {
+            *lent = self.lend(edge)?;
+        }
+        if lent.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        f(lent.each_mut().map(|lent| lent.as_mut().map(|lent| &mut lent.sum)))?;
+        for (edge, lent) in edges.into_iter().zip(lent) {
+            if let Some(lent) = lent {
+                self.settle(edge, lent)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What has arrived at `edge` so far, to be added to and given back; `None` if nobody waits.
+    fn lend(&mut self, edge: &Edge) -> Result<Option<Lent>> {
+        let Some(id) = edge.id() else { return Ok(None) };
+        let dtype = edge.dtype.of_sums();
+        // What flows on to another operation in bf16 is rounded once, when the kernel is done.
+        if dtype != edge.gradient_dtype() {
+            return Ok(Some(Lent { sum: self.zeros(edge, dtype, edge.len)?, around: None }));
+        }
+        let mut sum = match self.held.remove(&id) {
+            Some(sum) => sum,
+            None => self.zeros(edge, dtype, edge.whole)?,
+        };
+        sum.make_own()?;
+        let around = edge.partial().then(|| sum.focus(edge.start, edge.len));
+        Ok(Some(Lent { sum, around }))
+    }
+
+    /// Takes back what [`Gradients::lend`] gave.
+    fn settle(&mut self, edge: &Edge, lent: Lent) -> Result<()> {
+        let Lent { mut sum, around } = lent;
+        let Some(around) = around else { return self.add(edge, sum) };
+        sum.restore(around);
+        let whole = Edge { start: 0, len: edge.whole, ..edge.clone() };
+        self.add(&whole, sum)
+    }
+
+    /// As [`Gradients::accumulate`] for a kernel that writes the value's type and can do either: a
+    /// first gradient is to be written over memory that holds anything.
+    ///
+    /// # Errors
+    /// Whatever `f` returns; no room on the device.
+    pub fn accumulate_or_write(
+        &mut self,
+        edge: &Edge,
+        f: impl FnOnce(&mut Tensor, Beta) -> Result<()>,
+    ) -> Result<()> {
+        let Some(id) = edge.id() else { return Ok(()) };
+        let empty = || Tensor::empty_on(edge.device.as_ref(), edge.dtype, &[edge.len]);
+        if edge.dtype != edge.gradient_dtype() || edge.partial() {
+            let mut g = empty()?;
+            f(&mut g, Beta::Overwrite)?;
+            return self.add(edge, g);
+        }
+        let (mut sum, beta) = match self.held.remove(&id) {
+            Some(sum) => (sum, Beta::Add),
+            None => {
+                self.announce(edge);
+                (empty()?, Beta::Overwrite)
+            }
+        };
+        sum.make_own()?;
+        f(&mut sum, beta)?;
+        self.held.insert(id, sum);
+        Ok(())
+    }
+
+    /// As [`Gradients::accumulate`] for products, which write either type of a device: the sum is of
+    /// the gradient's type, so that what flows on in bf16 takes no memory in f32. A first gradient
+    /// is to be written over memory that holds anything.
+    ///
+    /// # Errors
+    /// Whatever `f` returns; no room on the device.
+    pub fn accumulate_product(
+        &mut self,
+        edge: &Edge,
+        f: impl FnOnce(&mut Tensor, Beta) -> Result<()>,
+    ) -> Result<()> {
+        let Some(id) = edge.id() else { return Ok(()) };
+        if edge.device.is_none() {
+            return self.accumulate(edge, |sum| f(sum, Beta::Add));
+        }
+        let empty = || Tensor::empty_on(edge.device.as_ref(), edge.gradient_dtype(), &[edge.len]);
+        if edge.partial() {
+            let mut g = empty()?;
+            f(&mut g, Beta::Overwrite)?;
+            return self.add(edge, g);
+        }
+        let (mut sum, beta) = match self.held.remove(&id) {
+            Some(sum) => (sum, Beta::Add),
+            None => {
+                self.announce(edge);
+                (empty()?, Beta::Overwrite)
+            }
+        };
+        sum.make_own()?;
+        f(&mut sum, beta)?;
+        self.held.insert(id, sum);
+        Ok(())
+    }
+
+    /// Queues the node behind an edge that receives its first gradient.
+    fn announce(&mut self, edge: &Edge) {
+        if let Origin::Node(node) = &edge.origin {
+            self.pending.push(Pending(node.clone()));
+        }
+    }
+
+    /// Runs pending nodes whose number is at least `floor`, latest first.
+    pub(super) fn run_down_to(&mut self, floor: u64) -> Result<()> {
+        let mut within: Option<(Arc<str>, Range)> = None;
+        while self.pending.peek().is_some_and(|p| p.0.id >= floor) {
+            let Some(Pending(node)) = self.pending.pop() else { break };
+            let Some(dy) = self.held.remove(&node.id) else { continue };
+            if within.as_ref().is_none_or(|(part, _)| *part != node.part) {
+                // The range before ends first: they close in the reverse order of their opening.
+                drop(within.take());
+                within = Some((node.part.clone(), resume(Phase::Backward, &node.part)));
+            }
+            let state = node.state.lock().ok().and_then(|mut s| s.take());
+            drop(node);
+            if let Some(state) = state {
+                state.backward(dy, self)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the gradient of a leaf, in the leaf's shape; `None` if none arrived.
+    pub fn take(&mut self, leaf: &Tensor) -> Option<Tensor> {
+        let id = leaf.edge().id()?;
+        self.held.remove(&id).map(|g| g.part(0, leaf.shape()))
+    }
+}
+
+/// A gradient on loan.
+struct Lent {
+    sum: Tensor,
+    /// The whole, if `sum` shows a part of it.
+    around: Option<Extent>,
+}
+
+/// `sum += g`, in place; nobody else holds the memory of `sum`. On a device the sum may be bf16
+/// and `g` f32, or the other way round.
+fn add_into(sum: &mut Tensor, g: &Tensor) -> Result<()> {
+    let g = match (g.device(), g.dtype(), sum.dtype()) {
+        (Some(device), DType::Bf16, DType::F32) => g.cast_on(device, DType::F32)?,
+        _ => g.detach(),
+    };
+    kernel!("backward", g, T,
+        host => add_slices::<T>(sum.data_mut()?, g.data()?),
+        device => {
+            let size = Add { n: 1, inner: g.len() };
+            match sum.dtype() {
+                DType::Bf16 => size.in_place_gpu(device, sum.view_mut::<bf16>()?, g.view::<T>()?),
+                _ => size.in_place_gpu(device, sum.view_mut::<T>()?, g.view::<T>()?),
+            }
+        },
+    )
+}
+
+fn add_slices<T: Float>(sum: &mut [T], g: &[T]) -> Result<()> {
+    if !outline::skips("add_into") {
+        sum.iter_mut().zip(g).for_each(|(s, g)| *s += *g);
+    }
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! `dressage plan`.
+
+use std::collections::BTreeMap;
+
+use dressage_kernels::device::Asked;
+use dressage_train::device_plan::{DevicePlan, DeviceStep};
+use dressage_train::recipe::Recipe;
+use serde_json::{Value, json};
+
+use super::{Overrides, assignment};
+use crate::console::{grouped, say};
+use crate::failure::Failure;
+
+/// Tell what a training step asks of a GPU, and the memory it takes, without a GPU
+///
+/// The step is gone through by the code that trains, on a device that executes nothing. Told are
+/// launches, matrix products, copies and waits by part of the network, forward, `again` (what the
+/// level of recomputation computes once more) and backward; and the memory at each level. Parts
+/// that differ by a number only, such as the blocks of the backbone, are told together.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  dressage plan gtav-l-rein
+  dressage plan my.toml train.batch=8 train.recompute=block --each")]
+pub struct Args {
+    /// Recipe file or name of a recipe
+    recipe: String,
+
+    /// Keys of the recipe to set
+    #[arg(value_name = "KEY=VALUE", value_parser = assignment)]
+    settings: Vec<String>,
+
+    #[command(flatten)]
+    overrides: Overrides,
+
+    /// Tell every block and layer by itself
+    #[arg(long)]
+    each: bool,
+
+    /// Tell the largest buffers in use at the peak as well
+    #[arg(long)]
+    buffers: bool,
+
+    /// Print everything as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Plans.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let recipe = Recipe::find(&args.recipe, &args.overrides.all(&args.settings))?;
+    let plan = DevicePlan::new(&recipe, None)?;
+    if args.json {
+        say(&format!("{:#}", as_json(&plan)));
+        return Ok(());
+    }
+    let (t, crop) = (&recipe.train, recipe.augment.crop);
+    say(&format!(
+        "{}: {} crops of {crop} px a step, activations in {}, recompute {}\n",
+        recipe.name,
+        t.batch,
+        recipe.run.precision.dtype(),
+        t.recompute
+    ));
+    if let Some(step) = plan.chosen() {
+        say(&parts_table(step, args.each));
+        say(&reservations(step));
+    }
+    say(&format!("\n{}", memory_table(&plan)));
+    if let Some(step) = plan.chosen().filter(|_| args.buffers) {
+        say(&format!("\n{}", buffers_table(step)));
+    }
+    Ok(())
+}
+
+/// A part with its numbers left open: `backbone.block * / mlp`.
+fn family(part: &str) -> String {
+    let mut text = String::new();
+    for c in part.chars() {
+        match c {
+            '0'..='9' if text.ends_with('*') => {}
+            '0'..='9' => text.push('*'),
+            other => text.push(other),
+        }
+    }
+    text
+}
+
+/// What each part asks for, in the order of their names.
+fn rows(step: &DeviceStep, each: bool) -> Vec<(String, Asked)> {
+    let mut rows: BTreeMap<_, Asked> = BTreeMap::new();
+    for (place, asked) in &step.journal.parts {
+        let part = if each { place.part.to_string() } else { family(&place.part) };
+        *rows.entry((part, place.phase)).or_default() += *asked;
+    }
+    let named = |((part, phase), asked): ((String, dressage_kernels::device::Phase), Asked)| {
+        let part = if part.is_empty() { "elsewhere".to_owned() } else { part };
+        let phase = phase.to_string();
+        (if phase == "forward" { part } else { format!("{part}, {phase}") }, asked)
+    };
+    rows.into_iter().map(named).collect()
+}
+
+fn parts_table(step: &DeviceStep, each: bool) -> String {
+    let mut rows = rows(step, each);
+    rows.push(("in all".to_owned(), step.journal.total()));
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let mb = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
+    let mut text = format!(
+        "{:width$} {:>8} {:>8} {:>8} {:>6} {:>8} {:>8} {:>7} {:>7} {:>5}\n",
+        "",
+        "launches",
+        "products",
+        "GFLOP",
+        "copies",
+        "MB",
+        "MB taken",
+        "uploads",
+        "MB up",
+        "waits"
+    );
+    for (name, a) in &rows {
+        let (gflop, copied, taken) = (a.flops as f64 / 1e9, mb(a.copied), mb(a.allocated));
+        text.push_str(&format!(
+            "{name:width$} {:>8} {:>8} {gflop:>8.1} {:>6} {copied:>8} {taken:>8} {:>7} {:>7} {:>5}\n",
+            a.launches,
+            a.products,
+            a.copies,
+            a.uploads,
+            mb(a.uploaded),
+            a.waits
+        ));
+    }
+    text
+}
+
+fn reservations(step: &DeviceStep) -> String {
+    match step.reservations {
+        0 => "A step after the first ones reserves no memory.".to_owned(),
+        n => format!("A step after the first ones reserves memory {n} times."),
+    }
+}
+
+fn memory_table(plan: &DevicePlan) -> String {
+    let mut text = format!("{:15}", "memory in MB");
+    for step in &plan.steps {
+        let mark = if step.level == plan.chosen { "*" } else { "" };
+        text.push_str(&format!("{:>9}", format!("{}{mark}", step.level)));
+    }
+    let line = |name: &str, of: &dyn Fn(&DeviceStep) -> usize| {
+        let mut line = format!("\n{name:15}");
+        for step in &plan.steps {
+            line.push_str(&format!("{:>9}", grouped(of(step).div_ceil(1_000_000))));
+        }
+        line
+    };
+    let names = plan.steps.first().map(|step| step.needs.named().map(|(name, _)| name));
+    for (i, name) in names.into_iter().flatten().enumerate() {
+        text.push_str(&line(name, &|step| step.needs.named()[i].1));
+    }
+    text.push_str(&line("in all", &|step| step.needs.total()));
+    text.push_str(&line("launches", &|step| step.journal.total().launches as usize * 1_000_000));
+    text
+}
+
+/// Most lines of the table of buffers.
+const LINES: usize = 40;
+
+fn buffers_table(step: &DeviceStep) -> String {
+    let mut sums: BTreeMap<(String, &str, usize), usize> = BTreeMap::new();
+    for (held, n) in step.at_peak() {
+        let place = family(&held.place.to_string());
+        *sums.entry((place, held.name, held.bytes)).or_default() += n;
+    }
+    let mut sums: Vec<_> = sums.into_iter().collect();
+    sums.sort_by_key(|((_, _, bytes), n)| std::cmp::Reverse(bytes * n));
+    let mut text = "in use at the peak\n".to_owned();
+    for ((place, name, bytes), n) in sums.into_iter().take(LINES) {
+        let mb = (bytes * n) as f64 / 1e6;
+        text.push_str(&format!(
+            "{mb:9.1} MB = {n:4} x {:>11}  {name:12} {place}\n",
+            grouped(bytes)
+        ));
+    }
+    text
+}
+
+fn asked_json(a: &Asked) -> Value {
+    json!({
+        "launches": a.launches, "products": a.products, "flops": a.flops,
+        "allocations": a.allocations, "allocated": a.allocated,
+        "copies": a.copies, "copied": a.copied, "uploads": a.uploads, "uploaded": a.uploaded,
+        "downloads": a.downloads, "downloaded": a.downloaded, "waits": a.waits,
+    })
+}
+
+fn as_json(plan: &DevicePlan) -> Value {
+    let step = |step: &DeviceStep| {
+        let parts = step.journal.parts.iter().map(|(place, asked)| {
+            let phase = place.phase.to_string();
+            json!({"part": &*place.part, "phase": phase, "asked": asked_json(asked)})
+        });
+        let buffers = step.at_peak().into_iter().map(|(held, n)| {
+            let place = held.place.to_string();
+            json!({"place": place, "name": held.name, "bytes": held.bytes, "count": n})
+        });
+        json!({
+            "level": step.level.to_string(),
+            "memory": step.needs,
+            "memory_total": step.needs.total(),
+            "reservations": step.reservations,
+            "total": asked_json(&step.journal.total()),
+            "parts": parts.collect::<Vec<_>>(),
+            "kernels": step.journal.by_kernel(),
+            "at_peak": buffers.collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "chosen": plan.chosen.to_string(),
+        "levels": plan.steps.iter().map(step).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_left_open() {
+        assert_eq!(family("backbone.block 17 / attention"), "backbone.block * / attention");
+        assert_eq!(family(""), "");
+    }
+}

@@ -1,0 +1,210 @@
+//! A training step on a device, known before the first one: what is launched, copied and waited
+//! for, and the memory that it takes.
+//!
+//! The step is gone through by the code that trains, on a [`Device::dry_run`] beside an
+//! [`Outline`] for the host. So launches, copies and bytes are those of the real step, as long as
+//! nothing depends on values, and on a device nothing does: targets are padded to the number of
+//! classes. The first steps fill the pool; what is told is the step after them.
+
+use dressage_engine::memory::{CATEGORIES, Category, usage_on};
+use dressage_engine::{Device, Outline};
+use dressage_kernels::device::{Held, Journal};
+use dressage_models::backbone::Recompute;
+use serde::Serialize;
+
+use crate::plan::{self, Level};
+use crate::recipe::Recipe;
+use crate::trainer::Trainer;
+use crate::{Result, TrainError};
+
+/// Steps after which the pool takes nothing more, and the one that is told.
+const STEPS: usize = 3;
+
+/// Bytes of a device that a run takes at its peak, by what they are for. The context of the driver
+/// and the scratch memory of cuBLASLt, which are there before the plan is compared with what is
+/// free, are not among them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct DeviceNeeds {
+    /// Parameters, frozen and trained, with the working copies of the latter.
+    pub weights: usize,
+    /// Moments of the optimiser.
+    pub optimiser: usize,
+    /// Gradients, and values of the backward pass.
+    pub gradients: usize,
+    /// Values of the forward pass: those saved for the backward pass and those in work.
+    pub activations: usize,
+    /// The batch as tensors, and the points of the losses.
+    pub data: usize,
+    /// Scratch memory of the kernels, tables, and what rounding adds to each buffer.
+    pub workspace: usize,
+    /// Freed blocks that wait for a buffer of their size.
+    pub pool: usize,
+}
+
+impl DeviceNeeds {
+    /// Sum of all.
+    pub fn total(&self) -> usize {
+        self.named().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Each part with its name, in the order of a table.
+    pub fn named(&self) -> [(&'static str, usize); 7] {
+        [
+            ("weights", self.weights),
+            ("optimiser", self.optimiser),
+            ("gradients", self.gradients),
+            ("activations", self.activations),
+            ("data", self.data),
+            ("workspace", self.workspace),
+            ("pool", self.pool),
+        ]
+    }
+
+    /// What the accounts of a device say.
+    fn of(device: &Device) -> DeviceNeeds {
+        let (usage, pool) = (usage_on(device), device.usage());
+        let of = |category: Category| {
+            let at = CATEGORIES.iter().position(|c| *c == category);
+            at.map_or(0, |at| usage.at_peak[at])
+        };
+        DeviceNeeds {
+            weights: of(Category::Weights),
+            optimiser: of(Category::Optimiser),
+            gradients: of(Category::Gradients),
+            activations: of(Category::Activations),
+            data: of(Category::Data),
+            workspace: pool.peak.saturating_sub(usage.peak),
+            pool: pool.reserved.saturating_sub(pool.peak),
+        }
+    }
+}
+
+/// A step at one level of recomputation.
+#[derive(Debug, Clone)]
+pub struct DeviceStep {
+    /// The level.
+    pub level: Recompute,
+    /// Memory.
+    pub needs: DeviceNeeds,
+    /// What the step asks of the device, by part.
+    pub journal: Journal,
+    /// Reservations that the step makes.
+    pub reservations: u64,
+}
+
+impl DeviceStep {
+    /// Goes through steps of `recipe` at a level. Takes some tenths of a second and no memory.
+    ///
+    /// # Errors
+    /// Sizes that do not fit together.
+    pub fn new(recipe: &Recipe, level: Recompute) -> Result<DeviceStep> {
+        let mut recipe = plan::without_files(recipe);
+        recipe.train.recompute = level;
+        let device = Device::dry_run();
+        let reservations = Outline::new().run(|| {
+            let mut trainer = Trainer::rehearsal(recipe, &device)?;
+            for _ in 0..STEPS {
+                trainer.outline_step()?;
+            }
+            device.restart_journal();
+            let before = device.usage().reservations;
+            trainer.outline_step()?;
+            Ok::<u64, TrainError>(device.usage().reservations - before)
+        })?;
+        let journal = device.journal().unwrap_or_default();
+        Ok(DeviceStep { level, needs: DeviceNeeds::of(&device), journal, reservations })
+    }
+
+    /// Buffers that were in use at the peak with their number, largest sum first.
+    pub fn at_peak(&self) -> Vec<(&Held, usize)> {
+        let mut held: Vec<_> = self.journal.at_peak.iter().map(|(held, n)| (held, *n)).collect();
+        held.sort_by_key(|(held, n)| std::cmp::Reverse(held.bytes * n));
+        held
+    }
+}
+
+/// What a recipe takes of a device at every level of recomputation.
+#[derive(Debug, Clone)]
+pub struct DevicePlan {
+    /// Steps, from the most memory to the least.
+    pub steps: Vec<DeviceStep>,
+    /// The level of the recipe.
+    pub chosen: Recompute,
+    /// Bytes that are free on the device, if there is one that tells.
+    pub available: Option<usize>,
+}
+
+impl DevicePlan {
+    /// Goes through a few steps of `recipe` at every level; `available` is compared with what they
+    /// take.
+    ///
+    /// # Errors
+    /// Sizes that do not fit together.
+    pub fn new(recipe: &Recipe, available: Option<usize>) -> Result<DevicePlan> {
+        let step = |level| DeviceStep::new(recipe, level);
+        let steps = Recompute::ALL.into_iter().map(step).collect::<Result<_>>()?;
+        Ok(DevicePlan { steps, chosen: recipe.train.recompute, available })
+    }
+
+    /// The step at the level of the recipe.
+    pub fn chosen(&self) -> Option<&DeviceStep> {
+        self.steps.iter().find(|step| step.level == self.chosen)
+    }
+
+    /// Fails if the device has too little memory for the recipe as it is.
+    ///
+    /// # Errors
+    /// [`TrainError::Memory`], which names the ways out.
+    pub fn check(&self, recipe: &Recipe) -> Result<()> {
+        let Some(available) = self.available else { return Ok(()) };
+        let level = |step: &DeviceStep| {
+            let total = step.needs.total();
+            Level { level: step.level, taken: total, total }
+        };
+        let levels: Vec<Level> = self.steps.iter().map(level).collect();
+        plan::refuse(recipe, &levels, self.chosen, available)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn demo(settings: &[&str]) -> Recipe {
+        let settings: Vec<String> = settings.iter().map(|s| s.to_string()).collect();
+        Recipe::from_name("demo", &settings).expect("recipe")
+    }
+
+    #[test]
+    fn a_step_waits_once_and_reserves_nothing() {
+        let plan = DevicePlan::new(&demo(&["model.method=rein"]), None).expect("planned");
+        for step in &plan.steps {
+            let total = step.journal.total();
+            assert_eq!((total.waits, total.downloads), (1, 1), "{}", step.level);
+            assert_eq!(step.reservations, 0, "{}", step.level);
+            assert!(total.launches > 0 && total.products > 0);
+            // Images, labels, classes, assignment, its class weights, step, constants of the update.
+            assert!(total.uploads <= 16, "{} uploads", total.uploads);
+            let held: usize = step.at_peak().iter().map(|(held, n)| held.bytes * n).sum();
+            assert_eq!(held, step.journal.peak);
+        }
+        let activations: Vec<usize> = plan.steps.iter().map(|s| s.needs.activations).collect();
+        assert!(activations.windows(2).all(|w| w[0] > w[1]), "{activations:?}");
+    }
+
+    #[test]
+    fn too_little_memory_of_a_device_is_refused_with_a_way_out() {
+        let recipe = demo(&["model.method=rein"]);
+        let mut plan = DevicePlan::new(&recipe, None).expect("planned");
+        plan.check(&recipe).expect("nobody knows");
+        let total = |plan: &DevicePlan, i: usize| plan.steps[i].needs.total();
+        plan.available = Some(total(&plan, 0));
+        plan.check(&recipe).expect("fits to the byte");
+        plan.available = Some(total(&plan, 0) - 1);
+        let text = plan.check(&recipe).expect_err("refused").to_string();
+        assert!(text.contains("train.recompute=cheap ("), "{text}");
+        plan.available = Some(1);
+        let text = plan.check(&recipe).expect_err("refused").to_string();
+        assert!(text.contains("still too much alone"), "{text}");
+    }
+}
