@@ -5,8 +5,11 @@
 //! so what changes from replay to replay lies in buffers with fixed addresses that are written
 //! before a replay.
 //!
-//! * Nothing is reserved during a capture. The same work has to have run once before; its memory
-//!   then lies in the pool and its kernels are loaded.
+//! * Nothing is reserved during a capture. The same work has to have run before until it reserves
+//!   nothing ([`Usage`](super::Usage) counts reservations); its memory then lies in the pool and
+//!   its kernels are loaded. Once may be too little: what the first run keeps (the table of an
+//!   update) can lie in a block that the run itself had used and dropped, and on a real device
+//!   sizes are rounded to 512 bytes, so that more of them share blocks.
 //! * The host does not wait, read or write during a capture. What is the same at every replay, a
 //!   table of addresses for instance, goes through [`Device::write_constant`].
 //! * The memory that captured work takes belongs to a [`GraphMemory`] from then on, also when its

@@ -313,7 +313,7 @@ fn what_a_graph_cannot_hold_is_refused() {
     refused(
         &mut |_| device.alloc::<u32>("new", 77).map(drop),
         "the pool holds no free block of 308 bytes for new, and nothing is reserved during a \
-         capture: run the same work once before",
+         capture: run the same work before, until it reserves nothing",
     );
     refused(
         &mut |_| device.capture(&memory, || Ok::<(), KernelError>(())).map(drop),

@@ -114,7 +114,7 @@ impl Pool {
         } else {
             return Err(KernelError::Capture(format!(
                 "the pool holds no free block of {size} bytes for {name}, and nothing is reserved \
-                 during a capture: run the same work once before"
+                 during a capture: run the same work before, until it reserves nothing"
             )));
         };
         backend.record_renewal(name, address);

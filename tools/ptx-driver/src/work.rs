@@ -149,14 +149,14 @@ impl Driver {
     pub fn perform(&mut self, stream: Handle, work: &Work) -> Done {
         let context = self.streams.get(stream)?.context;
         let device = self.contexts.get(context)?.device;
-        match work {
-            &Work::Record { event, number } => {
+        match *work {
+            Work::Record { event, number } => {
                 if let Ok(event) = self.event_if_alive(event) {
                     (event.passed, event.at) = (number, Some(Instant::now()));
                 }
                 return Ok(());
             }
-            &Work::Wait { event, number } => return self.pass(event, number),
+            Work::Wait { event, number } => return self.pass(event, number),
             _ => {}
         }
         if self.devices[device].failed.is_some() {

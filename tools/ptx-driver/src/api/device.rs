@@ -181,7 +181,7 @@ fn of_device(attribute: u32, settings: &Settings) -> Option<i32> {
     let shared_most = settings.shared_most() as i32;
     Some(match attribute {
         // Threads of a block, and its sides.
-        1 | 2 | 3 => 1024,
+        1..=3 => 1024,
         4 => 64,
         5 => i32::MAX,
         6 | 7 => 65535,

@@ -94,6 +94,35 @@ fn child_step() {
 }
 
 #[test]
+fn a_run_that_keeps_memory_has_to_run_again_before_its_capture() {
+    run("graphs::child_kept", &[("PTX_DRIVER_LEAKS", "1")]).quietly();
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn child_kept() {
+    let device = Device::cuda(0).unwrap();
+    let mut kept = None;
+    let mut run = || -> Result<()> {
+        let first = device.zeros::<u32>("first", 8)?;
+        let _second = device.zeros::<u32>("second", 100)?;
+        drop(first);
+        if kept.is_none() {
+            // The block of `first`: both sizes are rounded to 512 bytes.
+            kept = Some(device.zeros::<u32>("kept", 4)?);
+        }
+        Ok(())
+    };
+    run().unwrap();
+    let error = device.capture(&device.graph_memory(), &mut run).unwrap_err().to_string();
+    assert!(error.contains("run the same work before, until it reserves nothing"), "{error}");
+    run().unwrap();
+    let (graph, ()) = device.capture(&device.graph_memory(), &mut run).unwrap();
+    device.replay(&graph).unwrap();
+    device.wait().unwrap();
+}
+
+#[test]
 fn long_copies_through_page_locked_memory_arrive() {
     run("graphs::child_copies", &[("PTX_DRIVER_LEAKS", "1")]).quietly();
     run("graphs::child_copies", &[("PTX_DRIVER_DELAY", "1")]).quietly();
