@@ -23,6 +23,9 @@ struct Step {
     table: Buffer<u32>,
 }
 
+/// `y`, `z`, the sums of rows and the table.
+type Results = (Vec<f32>, Vec<f32>, Vec<f32>, Vec<u32>);
+
 fn whole(len: usize, seed: usize) -> Vec<f32> {
     (0..len).map(|i| ((i * 7 + seed * 5) % 11) as f32 - 5.0).collect()
 }
@@ -56,7 +59,7 @@ impl Step {
         self.device.write_constant(self.table.view_mut(), &[3, 1, 2])
     }
 
-    fn results(&self) -> Result<(Vec<f32>, Vec<f32>, Vec<f32>, Vec<u32>)> {
+    fn results(&self) -> Result<Results> {
         let down = |buffer: &Buffer<f32>| self.device.download(buffer.view());
         let table = self.device.download(self.table.view())?;
         Ok((down(&self.y)?, down(&self.z)?, down(&self.sums)?, table))
