@@ -183,7 +183,7 @@ mod tests {
             assert_eq!((total.waits, total.downloads), (1, 1), "{}", step.level);
             assert_eq!(step.reservations, 0, "{}", step.level);
             assert!(total.launches > 0 && total.products > 0);
-            // Images, labels, classes, assignment, its class weights, step, constants of the update.
+            // Images, labels, classes, assignment, class weights, step, constants of the update.
             assert!(total.uploads <= 16, "{} uploads", total.uploads);
             let held: usize = step.at_peak().iter().map(|(held, n)| held.bytes * n).sum();
             assert_eq!(held, step.journal.peak);
