@@ -111,8 +111,8 @@ impl Tensor {
         Ok(Tensor::in_storage(storage, dtype, shape))
     }
 
-    /// A constant that the device keeps: `make` is called for the elements, of type f32 on the host,
-    /// when a table of this `name`, these `numbers` and this type is asked for the first time.
+    /// A constant that the device keeps: `make` is called for the elements, f32 in host memory, when
+    /// a table of this `name`, these `numbers` and this type is asked for the first time.
     ///
     /// # Errors
     /// Whatever `make` returns; another type than f32 and bf16; no room on the device.

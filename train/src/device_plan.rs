@@ -183,13 +183,15 @@ mod tests {
             assert_eq!((total.waits, total.downloads), (1, 1), "{}", step.level);
             assert_eq!(step.reservations, 0, "{}", step.level);
             assert!(total.launches > 0 && total.products > 0);
-            // Images, labels, classes, assignment, its class weights, step, constants of the update.
+            // Images, labels, classes, assignment, class weights, step, constants of the update.
             assert!(total.uploads <= 16, "{} uploads", total.uploads);
             let held: usize = step.at_peak().iter().map(|(held, n)| held.bytes * n).sum();
             assert_eq!(held, step.journal.peak);
         }
+        // What `cheap` would make again is small here, and small values are kept on a device.
         let activations: Vec<usize> = plan.steps.iter().map(|s| s.needs.activations).collect();
-        assert!(activations.windows(2).all(|w| w[0] > w[1]), "{activations:?}");
+        let [none, cheap, block] = activations[..] else { panic!("{activations:?}") };
+        assert!(none >= cheap && cheap > block, "{activations:?}");
     }
 
     #[test]
@@ -202,7 +204,7 @@ mod tests {
         plan.check(&recipe).expect("fits to the byte");
         plan.available = Some(total(&plan, 0) - 1);
         let text = plan.check(&recipe).expect_err("refused").to_string();
-        assert!(text.contains("train.recompute=cheap ("), "{text}");
+        assert!(text.contains("train.recompute=block ("), "{text}");
         plan.available = Some(1);
         let text = plan.check(&recipe).expect_err("refused").to_string();
         assert!(text.contains("still too much alone"), "{text}");

@@ -40,7 +40,7 @@ fn backward_work_is_booked_where_the_forward_pass_was() {
     let leaf = Tensor::full(&[4], 1.0f32).to_device(&device, DType::F32).unwrap().leaf();
     let inside = || {
         let _range = crate::range("part");
-        recompute(&[leaf.clone()], |x| {
+        recompute(std::slice::from_ref(&leaf), |x| {
             let _range = crate::range("inner");
             ops::relu(&x[0])
         })

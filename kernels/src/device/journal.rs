@@ -1,7 +1,7 @@
 //! What a device was asked for, by part and by kernel, and which memory was in use at the peak.
 //!
-//! The virtual device and the dry run keep one; a real device does not, since it has a profiler. The
-//! dry run also remembers each buffer, which tells what the peak consists of.
+//! The virtual device and the dry run keep one; a real device does not, since it has a profiler.
+//! The dry run also remembers each buffer, which tells what the peak consists of.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::AddAssign;

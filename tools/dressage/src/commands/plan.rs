@@ -120,14 +120,11 @@ fn parts_table(step: &DeviceStep, each: bool) -> String {
     );
     for (name, a) in &rows {
         let (gflop, copied, taken) = (a.flops as f64 / 1e9, mb(a.copied), mb(a.allocated));
+        let (launches, products, uploads, up) = (a.launches, a.products, a.uploads, mb(a.uploaded));
         text.push_str(&format!(
-            "{name:width$} {:>8} {:>8} {gflop:>8.1} {:>6} {copied:>8} {taken:>8} {:>7} {:>7} {:>5}\n",
-            a.launches,
-            a.products,
-            a.copies,
-            a.uploads,
-            mb(a.uploaded),
-            a.waits
+            "{name:width$} {launches:>8} {products:>8} {gflop:>8.1} {:>6} {copied:>8} \
+             {taken:>8} {uploads:>7} {up:>7} {:>5}\n",
+            a.copies, a.waits
         ));
     }
     text
@@ -140,7 +137,8 @@ fn reservations(step: &DeviceStep) -> String {
     }
 }
 
-fn memory_table(plan: &DevicePlan) -> String {
+/// What training takes of a device, in MB, by level.
+pub fn memory_table(plan: &DevicePlan) -> String {
     let mut text = format!("{:15}", "memory in MB");
     for step in &plan.steps {
         let mark = if step.level == plan.chosen { "*" } else { "" };
@@ -158,8 +156,9 @@ fn memory_table(plan: &DevicePlan) -> String {
         text.push_str(&line(name, &|step| step.needs.named()[i].1));
     }
     text.push_str(&line("in all", &|step| step.needs.total()));
-    text.push_str(&line("launches", &|step| step.journal.total().launches as usize * 1_000_000));
-    text
+    let free = plan.available.map(|free| format!("; {} MB are free", grouped(free / 1_000_000)));
+    text.push_str("\n* the level of this recipe (train.recompute)");
+    text + &free.unwrap_or_default()
 }
 
 /// Most lines of the table of buffers.

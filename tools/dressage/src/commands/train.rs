@@ -125,6 +125,9 @@ fn describe(recipe: &Recipe, trainer: &Trainer) -> Result<(), Failure> {
     if let Some(plan) = trainer.plan() {
         say(&memory_table(plan));
     }
+    if let Some(plan) = trainer.device_plan() {
+        say(&super::plan::memory_table(plan));
+    }
     Ok(())
 }
 
