@@ -103,6 +103,23 @@ pub fn wide(x: &[f32]) -> Vec<f64> {
 /// Unit roundoff of f32: the largest relative error of one operation.
 pub const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
 
+/// Largest relative error of `expf` on a GPU, in [`UNIT`]s: by NVIDIA's documentation two units in
+/// the last place, of up to two [`UNIT`]s each, beside the nearest number, which is half a one off.
+/// `ex2.approx`, which it is made of, is within that. (The virtual GPU is exact there.)
+pub const EXPF: f64 = 5.0;
+
+/// What a sum of `n` products of operands of type `T` may be off by, in [`UNIT`]s of the sum of
+/// their magnitudes.
+///
+/// In f32 each addition rounds once. Products of bf16 go through tensor cores, of which NVIDIA
+/// documents nothing; on an A100 they shift eight products and the sum so far to the exponent of
+/// the largest, keep one bit more than f32 has, and cut off the rest, there and in the result (Fasi
+/// et al., Numerical behavior of NVIDIA tensor cores, 2021). That is nine cuts of a unit and one of
+/// two for eight products; H100 is finer.
+pub fn sum_error<T: Float>(n: usize) -> f64 {
+    if T::ROUNDING > f32::ROUNDING { 1.5 * n as f64 + 4.0 } else { n as f64 }
+}
+
 /// Compares: every element of `got` may lie the rounding of its type, plus `bound(i)` for the
 /// arithmetic before it, beside `want`. Returns the worst error in units of what is allowed, and
 /// the first element beyond it in words. Only as many elements are compared as both have.

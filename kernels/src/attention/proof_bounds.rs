@@ -2,7 +2,7 @@
 
 use super::proof::Form;
 use super::{Attention, reference};
-use crate::check::UNIT;
+use crate::check::{UNIT, sum_error};
 use crate::device::Float;
 
 /// Values of the reference, with the largest error that the kernels may make before the result is
@@ -79,13 +79,18 @@ struct Row<'a> {
     lse_error: f64,
 }
 
-/// A score is a sum of d products, and so is dp; each sum over n terms in f32 has a relative error
-/// of n units against the sum of sizes. What is added to a score is rounded a few times. An error
-/// of a score is a relative error of its weight; 2^-21 is that of an exponential, of which a weight
-/// meets two where keys are split.
-fn row<'a>(s: &Attention, x: &super::Inputs<'a, f64>, lse: &[f64], place: [usize; 3]) -> Row<'a> {
+/// A score is a sum of d products, and so is dp; what a sum over n terms is off by is
+/// [`sum_error`]. What is added to a score is rounded a few times. An error of a score is a relative
+/// error of its weight; 2^-21 is more than that of an exponential, of which a weight meets two where
+/// keys are split.
+fn row<'a, T: Float>(
+    s: &Attention,
+    x: &super::Inputs<'a, f64>,
+    lse: &[f64],
+    place: [usize; 3],
+) -> Row<'a> {
     let [image, head, i] = place;
-    let (d, scale) = (s.d as f64, 1.0 / (s.d as f64).sqrt());
+    let (sum, scale) = (sum_error::<T>(s.d), 1.0 / (s.d as f64).sqrt());
     let query = (image * s.heads + head) * s.nq + i;
     let (q, lse) = (x.q.row(s, image, head, i), lse[query]);
     let blocked = x.blocked_row(s, image, i);
@@ -97,22 +102,22 @@ fn row<'a>(s: &Attention, x: &super::Inputs<'a, f64>, lse: &[f64], place: [usize
         let [y, x] = relative.map_or([0.0; 2], |(rows, columns)| {
             [rows[j / columns.len()], columns[j % columns.len()]]
         });
-        let sizes = (d + 6.0) * dot_of_sizes(q, key) * scale + 6.0 * (y.abs() + x.abs());
+        let sizes = (sum + 6.0) * dot_of_sizes(q, key) * scale + 6.0 * (y.abs() + x.abs());
         (dot(q, key) * scale + y + x, UNIT * sizes)
     };
     let scores: Vec<(f64, f64)> = keys.iter().map(score).collect();
     let score_error = scores.iter().fold(0.0, |worst: f64, (_, error)| worst.max(*error));
     let exact_exp = 2.0 * 0.5f64.powi(21);
     let lse_size = if lse.is_finite() { lse.abs() } else { 0.0 };
-    let lse_error = score_error + depth(s) * UNIT + exact_exp + 4.0 * UNIT * lse_size;
+    let lse_error = score_error + depth::<T>(s) * UNIT + exact_exp + 4.0 * UNIT * lse_size;
     let weight_error = 2.0 * score_error + exact_exp + lse_error;
     let p = scores.iter().map(|(score, _)| (score - lse).exp()).collect();
     Row { place, query, q, keys, p, weight_error, lse_error }
 }
 
-/// Additions on the way of a sum over keys or queries.
-fn depth(s: &Attention) -> f64 {
-    s.nk.max(s.nq) as f64 + 16.0
+/// What a sum over keys or queries may be off by.
+fn depth<T: Float>(s: &Attention) -> f64 {
+    sum_error::<T>(s.nk.max(s.nq)) + 16.0
 }
 
 /// Adds what one query contributes to the bounds.
@@ -124,13 +129,13 @@ fn row_bounds<T: Float>(
     place: [usize; 3],
 ) {
     let Row { place: [image, head, i], query, q, keys, p, weight_error, lse_error } =
-        row(s, x, &e.lse[0], place);
+        row::<T>(s, x, &e.lse[0], place);
     e.lse[1][query] = lse_error;
     let (d, scale, wide) = (s.d, 1.0 / (s.d as f64).sqrt(), weight_rounding::<T>());
     let at_q = s.rows(s.nq).at(s, image, head, i);
     let at_k = |j: usize| s.rows(s.nk).at(s, image, head, j);
     let g = &dout[at_q..at_q + d];
-    let relative = wide + weight_error + depth(s) * UNIT;
+    let relative = wide + weight_error + depth::<T>(s) * UNIT;
     for (&j, p) in keys.iter().zip(&p) {
         add(&mut e.out[1][at_q..at_q + d], p * relative, x.v.row(s, image, head, j));
         add(&mut e.dv[1][at_k(j)..at_k(j) + d], p * relative, g);
@@ -146,7 +151,7 @@ fn row_bounds<T: Float>(
         let value = x.v.row(s, image, head, j);
         let dp = dot(g, value);
         let ds = p * (dp - mean);
-        let dp_error = (d as f64 + 2.0) * UNIT * dot_of_sizes(g, value);
+        let dp_error = (sum_error::<T>(d) + 2.0) * UNIT * dot_of_sizes(g, value);
         let error = p * (dp_error + mean_error) + ds.abs() * relative;
         // Second order: errors of the weight and of dp - mean together.
         let error = error * (1.0 + wide + weight_error);

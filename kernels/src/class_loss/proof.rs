@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::ClassLoss;
 use crate::Result;
-use crate::check::{UNIT, noise, stored};
+use crate::check::{EXPF, UNIT, noise, stored};
 use crate::device::{Device, Float};
 use crate::proof::{Kernels, Proof, Timed, filled};
 
@@ -53,9 +53,9 @@ fn check<T: Float>(proof: &mut Proof<'_>, n: usize, k: usize) -> Result<()> {
     let loss = s.forward(&exact, &targets, &exact_weights)?;
     let mut dx = vec![0.0; n * k];
     s.backward(&exact, &targets, &exact_weights, f64::from(DLOSS), &mut dx)?;
-    // A sum over the classes and one over the rows of a warp and the warps; expf and logf are
-    // within two units; the arguments of expf are up to 12 and carry their rounding.
-    let row = k.div_ceil(32) as f64 + 5.0 + 2.0 + 12.0;
+    // A sum over the classes and one over the rows of a warp and the warps; the arguments of expf
+    // are up to 12 and carry their rounding.
+    let row = k.div_ceil(32) as f64 + 5.0 + EXPF + 12.0;
     let depth = row + n.div_ceil(8) as f64 + 8.0 + 4.0;
     proof.within(&format!("{what}: loss"), &got, &[loss], |_| depth * UNIT * (loss + 24.0));
     proof.within(&format!("{what}: dx"), &got_dx, &dx, |i| {

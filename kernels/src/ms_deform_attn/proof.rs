@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::{MsDeformAttn, reference};
 use crate::Result;
-use crate::check::{UNIT, noise, stored, wide};
+use crate::check::{EXPF, UNIT, noise, stored, wide};
 use crate::device::{Device, Float};
 use crate::proof::{Kernels, Proof, Timed, filled};
 
@@ -133,7 +133,9 @@ fn compare<T: Float>(
     // px = (ref + offset / w) w - 0.5: four roundings of numbers up to the width and an offset.
     let side = s.levels.iter().map(|&(h, w)| h.max(w)).max().unwrap_or(1) as f64 + 3.0;
     let place = 4.0 * UNIT * side;
-    let softmax = (s.samples() as f64 + 8.0) * UNIT;
+    // Arguments up to 2 and their expf, above and below the line; five additions, a quotient. Sums
+    // over the points have more terms than that.
+    let softmax = (s.samples() as f64 + 2.0 * (2.0 + EXPF) + 6.0) * UNIT;
     proof.within(&format!("{what}: attn"), &got.attn, attn, |i| softmax * attn[i] + 1e-9);
     // A head's output is a sum of 4 n terms.
     let terms = 4.0 * s.samples() as f64 * UNIT;

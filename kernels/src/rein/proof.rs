@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::{Gradients, GradientsGpu, Rein, Weights, WeightsGpu, reference};
 use crate::Result;
-use crate::check::{UNIT, noise, stored};
+use crate::check::{UNIT, noise, stored, sum_error};
 use crate::device::{Buffer, Device, Float};
 use crate::proof::{Kernels, Proof, Timed, filled};
 
@@ -161,16 +161,16 @@ struct Row {
     dx0: [Vec<f64>; 2],
 }
 
-/// Adds what one patch contributes to the bounds. A sum of n terms in f32 has a relative error of
-/// n units against the sum of sizes; what is stored on the way (S, X, Y, dX0, dz, s X) is rounded
-/// to the storage type, `u`.
+/// Adds what one patch contributes to the bounds. A sum of n terms is off by [`sum_error`] against
+/// the sum of sizes; what is stored on the way (S, X, Y, dX0, dz, s X) is rounded to the storage
+/// type, `u`.
 fn row_bounds<T: Float>(s: &Rein, e: &mut Expected, x: &Inputs<T>, r: usize) {
     let row = forward_bounds(s, e, x, r);
     let dz = score_gradients(s, x, &row);
     let [f, tokens, _, _, bias, scale, g] = &x.exact;
     let (c, m, by) = (s.c, s.m, scale[0]);
     let (f, g) = (&f[row.at..row.at + c], &g[row.at..row.at + c]);
-    let (long, rows) = (c as f64 * UNIT, ((s.b * s.n) as f64 + 64.0) * UNIT);
+    let (long, rows) = (c as f64 * UNIT, (sum_error::<T>(s.b * s.n) + 64.0) * UNIT);
     let [weights, _, s_error] = &row.weights;
     let [mixed, x_error, stored_x] = &row.mixed;
     let [dx0, d_error] = &row.dx0;
@@ -178,7 +178,9 @@ fn row_bounds<T: Float>(s: &Rein, e: &mut Expected, x: &Inputs<T>, r: usize) {
         let column = column(tokens, c, k);
         e.df[1][row.at + k] = by.abs() * d_error[k]
             + sizes(&dz[1], &column)
-            + (m as f64 + 4.0) * UNIT * (sizes(&dz[0], &column) + (by * dx0[k]).abs() + g[k].abs());
+            + (sum_error::<T>(m) + 4.0)
+                * UNIT
+                * (sizes(&dz[0], &column) + (by * dx0[k]).abs() + g[k].abs());
         for j in 0..m {
             e.d[0][1][j * c + k] += f[k].abs() * (dz[1][j] + rows * dz[0][j].abs());
             if j > 0 {
@@ -206,7 +208,7 @@ fn forward_bounds<T: Float>(s: &Rein, e: &mut Expected, x: &Inputs<T>, r: usize)
     let [f, tokens, values, weight, bias, scale, g] = &x.exact;
     let (c, m, by, u) = (s.c, s.m, scale[0], f64::from(T::ROUNDING));
     let at = (r + (r / s.n + 1) * s.skip) * c;
-    let (f, g, long) = (&f[at..at + c], &g[at..at + c], (c as f64 + 8.0) * UNIT);
+    let (f, g, long) = (&f[at..at + c], &g[at..at + c], (sum_error::<T>(c) + 8.0) * UNIT);
     let token = |j: usize| &tokens[j * c..(j + 1) * c];
     let score_scale: f64 = s.score_scale();
     let z: Vec<f64> = (0..m).map(|j| dot(f, token(j)) * score_scale).collect();
@@ -226,7 +228,8 @@ fn forward_bounds<T: Float>(s: &Rein, e: &mut Expected, x: &Inputs<T>, r: usize)
         for k in 0..c {
             let v = values[(j - 1) * c + k];
             mixed[k] += weights[j] * v;
-            x_error[k] += v.abs() * (s_error[j] + (m as f64 + 2.0) * UNIT * weights[j].abs());
+            x_error[k] +=
+                v.abs() * (s_error[j] + (sum_error::<T>(m) + 2.0) * UNIT * weights[j].abs());
         }
     }
     let x_error: Vec<f64> =
@@ -254,7 +257,7 @@ fn score_gradients<T: Float>(s: &Rein, x: &Inputs<T>, row: &Row) -> [Vec<f64>; 2
     let (c, m, by, u) = (s.c, s.m, scale[0], f64::from(T::ROUNDING));
     let [weights, exact, _] = &row.weights;
     let [dx0, d_error] = &row.dx0;
-    let (score_scale, long): (f64, f64) = (s.score_scale(), (c as f64 + 8.0) * UNIT);
+    let (score_scale, long): (f64, f64) = (s.score_scale(), (sum_error::<T>(c) + 8.0) * UNIT);
     let (mut ds, mut ds_error) = (vec![0.0; m], vec![0.0; m]);
     for j in 1..m {
         let v = &values[(j - 1) * c..j * c];

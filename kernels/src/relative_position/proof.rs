@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::{OP, RelativePosition, reference};
 use crate::Result;
-use crate::check::{UNIT, noise, stored, wide};
+use crate::check::{UNIT, noise, stored, sum_error, wide};
 use crate::device::{Device, Float};
 use crate::proof::{Kernels, Proof, Timed, filled};
 
@@ -96,19 +96,18 @@ fn compare<T: Float>(
     let old = wide(old);
     let start = [old_dqkv, &old[..rows.len()], &old[..columns.len()]];
     let want = all(qkv, rows, columns, drel, start);
-    // The same sums over the sizes of their terms. Each of n terms in f32 is off by at most n units
-    // of that; what enters a product is stored as it is.
+    // The same sums over the sizes of their terms; what enters a product is stored as it is.
     let size = |x: &[f64]| x.iter().map(|x| x.abs()).collect::<Vec<f64>>();
     let [q, r, c, g] = [qkv, rows, columns, drel].map(size);
     let start = start.map(size);
     let sizes = all(&q, &r, &c, &g, start.each_ref().map(|x| &x[..]));
-    let queries = (s.b * s.heads * s.h * s.w) as f64;
-    let within = |i: usize, depth: f64| {
-        let sizes = &sizes[i];
-        move |at: usize| (depth + 4.0) * UNIT * sizes[at]
+    let queries = s.b * s.heads * s.h * s.w;
+    let within = |i: usize, terms: usize| {
+        let (sizes, depth) = (&sizes[i], sum_error::<T>(terms) + 4.0);
+        move |at: usize| depth * UNIT * sizes[at]
     };
-    proof.within(&format!("{what}: rel"), &got.rel, &want[0], within(0, s.d as f64));
-    proof.within(&format!("{what}: dqkv"), &got.dqkv, &want[1], within(1, s.width() as f64));
+    proof.within(&format!("{what}: rel"), &got.rel, &want[0], within(0, s.d));
+    proof.within(&format!("{what}: dqkv"), &got.dqkv, &want[1], within(1, s.width()));
     let (dr, dc) = (&got.dtables[0], &got.dtables[1]);
     proof.within(&format!("{what}: dR"), dr, &want[2], within(2, queries));
     proof.within(&format!("{what}: dC"), dc, &want[3], within(3, queries));

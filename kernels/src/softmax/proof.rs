@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::{OP, Softmax, reference};
 use crate::Result;
-use crate::check::{UNIT, noise, stored};
+use crate::check::{EXPF, UNIT, noise, stored};
 use crate::device::{Device, Float};
 use crate::proof::{Kernels, Proof, Timed, filled};
 
@@ -36,10 +36,10 @@ fn check<T: Float>(proof: &mut Proof<'_>, s: Softmax) -> Result<()> {
     reference::forward(&s, &exact_x, &mut want_y);
     let got_y: Vec<f64> = y.iter().map(|y| f64::from(y.f32())).collect();
     reference::backward(&s, &got_y, &exact_dy, &mut want_dx);
-    // x - top is rounded, by at most a unit of 40; expf is within two units. Additions of a lane
-    // and of the warp; the quotient, two operations.
+    // x - top is rounded, by at most a unit of 40, and so is expf, both above and below the line.
+    // Additions of a lane and of the warp; the quotient, two operations.
     let depth = s.c.div_ceil(32) as f64 + 5.0;
-    let unit = (40.0 + 2.0) * 2.0 * UNIT + (depth + 4.0) * UNIT;
+    let unit = (2.0 * (40.0 + EXPF) + depth + 2.0) * UNIT;
     proof.within(&format!("{what}: y"), &y, &want_y, |i| unit * want_y[i]);
     // From the y of the device: an inner product, a difference, a product.
     proof.within(&format!("{what}: dx"), &dx, &want_dx, |i| {
