@@ -169,23 +169,7 @@ impl Gradients {
         f: impl FnOnce(&mut Tensor, Beta) -> Result<()>,
     ) -> Result<()> {
         let Some(id) = edge.id() else { return Ok(()) };
-        let empty = || Tensor::empty_on(edge.device.as_ref(), edge.dtype, &[edge.len]);
-        if edge.dtype != edge.gradient_dtype() || edge.partial() {
-            let mut g = empty()?;
-            f(&mut g, Beta::Overwrite)?;
-            return self.add(edge, g);
-        }
-        let (mut sum, beta) = match self.held.remove(&id) {
-            Some(sum) => (sum, Beta::Add),
-            None => {
-                self.announce(edge);
-                (empty()?, Beta::Overwrite)
-            }
-        };
-        sum.make_own()?;
-        f(&mut sum, beta)?;
-        self.held.insert(id, sum);
-        Ok(())
+        self.add_or_write(edge, id, edge.dtype, f)
     }
 
     /// As [`Gradients::accumulate`] for products, which write either type of a device: the sum is of
@@ -203,8 +187,20 @@ impl Gradients {
         if edge.device.is_none() {
             return self.accumulate(edge, |sum| f(sum, Beta::Add));
         }
-        let empty = || Tensor::empty_on(edge.device.as_ref(), edge.gradient_dtype(), &[edge.len]);
-        if edge.partial() {
+        self.add_or_write(edge, id, edge.gradient_dtype(), f)
+    }
+
+    /// Lets `f` write a first gradient of type `dtype` or add to the sum so far; where the sum is of
+    /// another type or belongs to more than this edge, the gradient is added to it afterwards.
+    fn add_or_write(
+        &mut self,
+        edge: &Edge,
+        id: u64,
+        dtype: DType,
+        f: impl FnOnce(&mut Tensor, Beta) -> Result<()>,
+    ) -> Result<()> {
+        let empty = || Tensor::empty_on(edge.device.as_ref(), dtype, &[edge.len]);
+        if dtype != edge.gradient_dtype() || edge.partial() {
             let mut g = empty()?;
             f(&mut g, Beta::Overwrite)?;
             return self.add(edge, g);
