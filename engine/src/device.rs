@@ -111,8 +111,8 @@ impl Tensor {
         Ok(Tensor::in_storage(storage, dtype, shape))
     }
 
-    /// A constant that the device keeps: `make` is called for the elements, f32 in host memory, when
-    /// a table of this `name`, these `numbers` and this type is asked for the first time.
+    /// A constant that the device keeps: `make` is called for the elements, f32 in host memory,
+    /// when a table of this `name`, these `numbers` and this type is asked for the first time.
     ///
     /// # Errors
     /// Whatever `make` returns; another type than f32 and bf16; no room on the device.
@@ -206,8 +206,8 @@ impl Tensor {
         }
     }
 
-    /// Writes `data` over the elements of a tensor on a device, at the address that it has: for what
-    /// changes from step to step while the launches that read it stay the same. Does not wait.
+    /// Writes `data` over the elements of a tensor on a device, at the address that it has: for
+    /// what changes from step to step while the launches that read it stay the same. Does not wait.
     ///
     /// # Errors
     /// If the tensor holds another type or number of elements, lies in host memory or shares its

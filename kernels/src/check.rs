@@ -158,9 +158,9 @@ pub fn assert_within<T: Float>(what: &str, got: &[T], want: &[f64], bound: impl 
     println!("{what}: {} values, worst error {worst:.3} of the bound", got.len());
 }
 
-/// Folders of recorded numbers that `DRESSAGE_FIXTURES` names, separated as in `PATH`. Relative ones
-/// are meant from the root of the project, where the tests are called: cargo runs those of each
-/// package in its own folder.
+/// Folders of recorded numbers that `DRESSAGE_FIXTURES` names, separated as in `PATH`. Relative
+/// ones are meant from the root of the project, where the tests are called: cargo runs those of
+/// each package in its own folder.
 pub fn fixture_dirs() -> Vec<PathBuf> {
     let named = std::env::var_os("DRESSAGE_FIXTURES").unwrap_or_default();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));

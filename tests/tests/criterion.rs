@@ -223,7 +223,6 @@ fn a_step_waits_once_and_does_the_same_work_whatever_the_targets() {
         let placed = targets.to_device(&device).unwrap();
         let fresh = criterion.loss(&candidates, &placed, &mut random(step as u64)).unwrap();
         let fresh = outcome(fresh, &predictions);
-
         let before = device.counters();
         kept.targets.overwrite(targets).unwrap();
         kept.points.set_step(step as u64).unwrap();
@@ -236,10 +235,9 @@ fn a_step_waits_once_and_does_the_same_work_whatever_the_targets() {
         assigned.upload(&assignment).unwrap();
         let terms = criterion.terms(&candidates, targets, assigned, points).unwrap();
         let phase3 = since(&device, middle);
-        let values = terms.values.clone();
-        let loss = Loss { total: terms.total, values, layers: Vec::new() };
         *previous = terms.values.clone();
-        drop((terms.values, terms.points, costs));
+        let loss = Loss { total: terms.total, values: terms.values, layers: Vec::new() };
+        drop((terms.points, costs));
         let start = device.counters();
         let one = Tensor::full(&[], 1.0f32).to_device(&device, DType::F32).unwrap();
         drop(dressage_engine::backward_from(loss.total.clone(), one).unwrap());

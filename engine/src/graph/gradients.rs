@@ -172,9 +172,9 @@ impl Gradients {
         self.add_or_write(edge, id, edge.dtype, f)
     }
 
-    /// As [`Gradients::accumulate`] for products, which write either type of a device: the sum is of
-    /// the gradient's type, so that what flows on in bf16 takes no memory in f32. A first gradient
-    /// is to be written over memory that holds anything.
+    /// As [`Gradients::accumulate`] for products, which write either type of a device: the sum is
+    /// of the gradient's type, so that what flows on in bf16 takes no memory in f32. A first
+    /// gradient is to be written over memory that holds anything.
     ///
     /// # Errors
     /// Whatever `f` returns; no room on the device.
@@ -190,8 +190,8 @@ impl Gradients {
         self.add_or_write(edge, id, edge.gradient_dtype(), f)
     }
 
-    /// Lets `f` write a first gradient of type `dtype` or add to the sum so far; where the sum is of
-    /// another type or belongs to more than this edge, the gradient is added to it afterwards.
+    /// Lets `f` write a first gradient of type `dtype` or add to the sum so far; where the sum is
+    /// of another type or belongs to more than this edge, the gradient is added to it afterwards.
     fn add_or_write(
         &mut self,
         edge: &Edge,

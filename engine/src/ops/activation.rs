@@ -1,5 +1,5 @@
-//! Pointwise activations. GELU, QuickGELU and SwiGLU save their input, the ReLU its output, which the layer
-//! after it saves anyway.
+//! Pointwise activations. GELU, QuickGELU and SwiGLU save their input, the ReLU its output, which
+//! the layer after it saves anyway.
 
 use dressage_kernels::activation::Activation;
 use dressage_kernels::swiglu::Swiglu;

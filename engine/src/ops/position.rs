@@ -20,8 +20,8 @@ const RELATIVE_WIDTH: usize = 80;
 
 /// Queries and keys of `qkv` `[b, t, 3, heads, d]` turned by the angles of their tokens; values and
 /// the first `skip` tokens are left alone. `table` `[t - skip, d / 2, 2]` holds cosines and sines
-/// ([`dressage_kernels::rotary::table`]), on a device in f32. Works in the memory of `qkv` if nobody
-/// else holds it; saves nothing.
+/// ([`dressage_kernels::rotary::table`]), on a device in f32. Works in the memory of `qkv` if
+/// nobody else holds it; saves nothing.
 ///
 /// # Errors
 /// Shapes that do not fit; a table that needs a gradient; a type without a kernel.
@@ -78,8 +78,8 @@ impl Backward for Turned {
 
 /// What the queries of `qkv` `[b, h w, 3, heads, d]` add to the scores of the keys of each row and
 /// column of the grid `[h, w]`: `[b, heads, h w, h + w]`, from the tables `rows` `[2 h - 1, d]` and
-/// `columns` `[2 w - 1, d]` at the distance of query and key. Saves its inputs. On a device heads of
-/// less than 80 channels are widened with zeros.
+/// `columns` `[2 w - 1, d]` at the distance of query and key. Saves its inputs. On a device heads
+/// of less than 80 channels are widened with zeros.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.

@@ -203,7 +203,8 @@ pub fn attention() -> Vec<Case> {
             };
             ops::attention(&x[0], &x[1], &x[2], 1, Some(&blocked))
         }),
-        // Rotated and rounded, then as attention; an operand that others hold, and one that is free.
+        // Rotated and rounded, then as attention; an operand that others hold, and one that is
+        // free.
         case("rotary", &[&[2, 5, 3, 2, 32]], 4.0, |x| {
             let table = like(&x[0], &rotary::table([2, 2], 16, 32)?, &[4, 16, 2])?;
             let y = ops::rotary(x[0].clone(), &table, 1)?;

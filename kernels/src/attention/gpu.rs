@@ -257,8 +257,8 @@ impl Attention {
         unsafe { device.launch(&kernel::<T>("attention_join"), &grid, &args) }
     }
 
-    /// Cuts the keys into parts where a call has few rows: by its sizes alone, so that the same call
-    /// gives the same bits everywhere.
+    /// Cuts the keys into parts where a call has few rows: by its sizes alone, so that the same
+    /// call gives the same bits everywhere.
     fn split(&self, sizes: &mut Sizes, rows: usize, tile: usize) -> usize {
         let (blocks, tiles) =
             (self.nq.div_ceil(rows) * self.heads * self.b, self.nk.div_ceil(tile));

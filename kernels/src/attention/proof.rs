@@ -202,8 +202,8 @@ fn compare<T: Float>(
     ];
     for (part, got, want) in parts.into_iter().filter(|(.., want)| !want[0].is_empty()) {
         proof.within(&format!("{what}: {part}"), got, &want[0], |i| want[1][i]);
-        // Bounds are for the worst case. In f32 the kernels have to be as near as `cpu.rs` is. (With
-        // one key gradients of scores are 0, and relative errors say nothing.)
+        // Bounds are for the worst case. In f32 the kernels have to be as near as `cpu.rs` is.
+        // (With one key gradients of scores are 0, and relative errors say nothing.)
         if size_of::<T>() == 4 && want[0].iter().any(|w| w.abs() > 1e-3) {
             let got: Vec<f64> = got.iter().map(|x| f64::from(x.f32())).collect();
             let near = got.len() == want[0].len() && relative_error(&got, &want[0]) <= 5e-5;

@@ -80,9 +80,9 @@ struct Row<'a> {
 }
 
 /// A score is a sum of d products, and so is dp; what a sum over n terms is off by is
-/// [`sum_error`]. What is added to a score is rounded a few times. An error of a score is a relative
-/// error of its weight; 2^-21 is more than that of an exponential, of which a weight meets two where
-/// keys are split.
+/// [`sum_error`]. What is added to a score is rounded a few times. An error of a score is a
+/// relative error of its weight; 2^-21 is more than that of an exponential, of which a weight meets
+/// two where keys are split.
 fn row<'a, T: Float>(
     s: &Attention,
     x: &super::Inputs<'a, f64>,

@@ -348,7 +348,9 @@ impl Backend for Cuda {
     fn product(&self, product: &Product) -> Result<()> {
         self.enter()?;
         let mut products = self.products.lock().unwrap_or_else(PoisonError::into_inner);
-        products.run(product, self.stream)
+        let Err(error) = products.run(product, self.stream) else { return Ok(()) };
+        // cuBLASLt's words do not tell that a kernel failed before; the driver's do.
+        if self.graphs.recording() { Err(error) } else { Err(self.wait().err().unwrap_or(error)) }
     }
 
     fn fits(&self, product: &Product) -> Result<bool> {

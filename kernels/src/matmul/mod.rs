@@ -42,8 +42,8 @@
 //!   packing then transposes.
 //! * Inner products of vectors along the depth (5 x 5 accumulators, nothing packed or transposed):
 //!   48 GFLOP/s on one core against 117.
-//! * Prefetching the next strip, the next tile of `C`, or rows ahead of a transposition; huge pages:
-//!   nothing beyond the noise.
+//! * Prefetching the next strip, the next tile of `C`, or rows ahead of a transposition; huge
+//!   pages: nothing beyond the noise.
 
 mod blocked;
 #[cfg(test)]

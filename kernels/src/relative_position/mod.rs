@@ -5,8 +5,8 @@
 //! rel[i, k]     = q[i] . R[y(i) - k + h - 1]        k < h,  i = (y(i), x(i)) on a grid [h, w]
 //! rel[i, h + k] = q[i] . C[x(i) - k + w - 1]        k < w
 //! ```
-//! with `q` as it is, not scaled. [`crate::attention`] adds `rel[i, y] + rel[i, h + x]` to the score
-//! of the key `(y, x)`. Backward:
+//! with `q` as it is, not scaled. [`crate::attention`] adds `rel[i, y] + rel[i, h + x]` to the
+//! score of the key `(y, x)`. Backward:
 //! ```text
 //! dq[i] += sum_k drel[i, k] R[..] + sum_k drel[i, h + k] C[..]
 //! dR[m] += sum_i drel[i, y(i) + h - 1 - m] q[i]     dC likewise; sums over images and heads too

@@ -73,8 +73,8 @@ fn bits_do_not_depend_on_threads() {
     assert!([2, 3].into_iter().all(|threads| run(threads) == one));
 }
 
-/// The definition of SAM in one sum: score plus the rows of both tables at the distance of query and
-/// key, softmax, values.
+/// The definition of SAM in one sum: score plus the rows of both tables at the distance of query
+/// and key, softmax, values.
 #[test]
 fn attention_adds_the_tables_at_the_distance_of_query_and_key() {
     let s = RelativePosition { b: 1, heads: 2, d: 4, h: 3, w: 2 };

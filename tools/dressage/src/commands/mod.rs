@@ -37,8 +37,8 @@ pub struct Overrides {
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 
-    /// Store the matrices of a frozen backbone as f32, or as bf16 in half the memory; the arithmetic
-    /// is f32 either way
+    /// Store the matrices of a frozen backbone as f32, or as bf16 in half the memory; the
+    /// arithmetic is f32 either way
     #[arg(long, value_name = "TYPE")]
     precision: Option<String>,
 

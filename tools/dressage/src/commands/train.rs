@@ -17,8 +17,9 @@ use crate::failure::Failure;
 /// to resume. Every key can be set on the command line; --help-recipe explains all of them. The
 /// run folder (run.dir, by default runs/NAME) receives recipe.toml with every key, log.jsonl with
 /// losses, rates and scores, and checkpoints/. The memory that training takes is told beforehand
-/// for each level of recomputation, and compared with what it took at the end. Ctrl-C saves the state after the current step;
-/// --resume continues, with the same result as if nothing had happened.
+/// for each level of recomputation, and compared with what it took at the end. Ctrl-C saves the
+/// state after the current step; --resume continues, with the same result as if nothing had
+/// happened.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   dressage train demo                                  drawn scenes, no data needed

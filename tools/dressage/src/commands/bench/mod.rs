@@ -95,8 +95,8 @@ pub struct Args {
     #[arg(long, value_name = "LEVEL", default_value = "none", value_parser = named::<Recompute>)]
     recompute: Recompute,
 
-    /// Measure `kernels` on this GPU, cuda or cuda:N, at sizes that are fixed: ViT-L, four images of
-    /// 512 px
+    /// Measure `kernels` on this GPU, cuda or cuda:N, at sizes that are fixed: ViT-L, four images
+    /// of 512 px
     #[arg(long, value_name = "DEVICE", value_parser = device::number, conflicts_with = "peer")]
     device: Option<usize>,
 
