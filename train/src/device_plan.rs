@@ -6,13 +6,12 @@
 //! nothing depends on values, and on a device nothing does: targets are padded to the number of
 //! classes. The first steps fill the pool; what is told is the step after them.
 
-use dressage_engine::memory::{CATEGORIES, Category, usage_on};
+use dressage_engine::memory::usage_on;
 use dressage_engine::{Device, Outline};
 use dressage_kernels::device::{Held, Journal};
 use dressage_models::backbone::Recompute;
-use serde::Serialize;
 
-use crate::plan::{self, Level};
+use crate::plan::{self, Level, Needs};
 use crate::recipe::Recipe;
 use crate::trainer::Trainer;
 use crate::{Result, TrainError};
@@ -20,61 +19,15 @@ use crate::{Result, TrainError};
 /// Steps after which the pool takes nothing more, and the one that is told.
 const STEPS: usize = 3;
 
-/// Bytes of a device that a run takes at its peak, by what they are for. The context of the driver
-/// and the scratch memory of cuBLASLt, which are there before the plan is compared with what is
-/// free, are not among them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct DeviceNeeds {
-    /// Parameters, frozen and trained, with the working copies of the latter.
-    pub weights: usize,
-    /// Moments of the optimiser.
-    pub optimiser: usize,
-    /// Gradients, and values of the backward pass.
-    pub gradients: usize,
-    /// Values of the forward pass: those saved for the backward pass and those in work.
-    pub activations: usize,
-    /// The batch as tensors, and the points of the losses.
-    pub data: usize,
-    /// Scratch memory of the kernels, tables, and what rounding adds to each buffer.
-    pub workspace: usize,
-    /// Freed blocks that wait for a buffer of their size.
-    pub pool: usize,
-}
-
-impl DeviceNeeds {
-    /// Sum of all.
-    pub fn total(&self) -> usize {
-        self.named().iter().map(|(_, bytes)| bytes).sum()
-    }
-
-    /// Each part with its name, in the order of a table.
-    pub fn named(&self) -> [(&'static str, usize); 7] {
-        [
-            ("weights", self.weights),
-            ("optimiser", self.optimiser),
-            ("gradients", self.gradients),
-            ("activations", self.activations),
-            ("data", self.data),
-            ("workspace", self.workspace),
-            ("pool", self.pool),
-        ]
-    }
-
-    /// What the accounts of a device say.
-    fn of(device: &Device) -> DeviceNeeds {
+impl Needs {
+    /// What a run takes of a device at its peak. The context of the driver and the scratch memory of
+    /// cuBLASLt, which are there before the plan is compared with what is free, are not in it.
+    fn of_device(device: &Device) -> Needs {
         let (usage, pool) = (usage_on(device), device.usage());
-        let of = |category: Category| {
-            let at = CATEGORIES.iter().position(|c| *c == category);
-            at.map_or(0, |at| usage.at_peak[at])
-        };
-        DeviceNeeds {
-            weights: of(Category::Weights),
-            optimiser: of(Category::Optimiser),
-            gradients: of(Category::Gradients),
-            activations: of(Category::Activations),
-            data: of(Category::Data),
-            workspace: pool.peak.saturating_sub(usage.peak),
+        Needs {
+            scratch: pool.peak.saturating_sub(usage.peak),
             pool: pool.reserved.saturating_sub(pool.peak),
+            ..Needs::of(&usage)
         }
     }
 }
@@ -85,7 +38,7 @@ pub struct DeviceStep {
     /// The level.
     pub level: Recompute,
     /// Memory.
-    pub needs: DeviceNeeds,
+    pub needs: Needs,
     /// What the step asks of the device, by part.
     pub journal: Journal,
     /// Reservations that the step makes.
@@ -112,7 +65,7 @@ impl DeviceStep {
             Ok::<u64, TrainError>(device.usage().reservations - before)
         })?;
         let journal = device.journal().unwrap_or_default();
-        Ok(DeviceStep { level, needs: DeviceNeeds::of(&device), journal, reservations })
+        Ok(DeviceStep { level, needs: Needs::of_device(&device), journal, reservations })
     }
 
     /// Buffers that were in use at the peak with their number, largest sum first.

@@ -39,7 +39,8 @@ pub struct Needs {
     pub data: usize,
     /// Freed buffers that wait for a tensor of their size.
     pub pool: usize,
-    /// Scratch memory of the kernels.
+    /// Scratch memory of the kernels; on a device also tables, and what rounding adds to each
+    /// buffer.
     pub scratch: usize,
     /// Samples prepared ahead.
     pub loader: usize,
@@ -74,7 +75,7 @@ impl Needs {
     }
 
     /// The parts that an account of tensors knows.
-    fn of(usage: &Usage) -> Needs {
+    pub(crate) fn of(usage: &Usage) -> Needs {
         let of = |category: Category| {
             let at = CATEGORIES.iter().position(|c| *c == category);
             at.map_or(0, |at| usage.at_peak[at])

@@ -153,7 +153,10 @@ pub fn memory_table(plan: &DevicePlan) -> String {
     };
     let names = plan.steps.first().map(|step| step.needs.named().map(|(name, _)| name));
     for (i, name) in names.into_iter().flatten().enumerate() {
-        text.push_str(&line(name, &|step| step.needs.named()[i].1));
+        // A loader and the program take nothing of a device.
+        if plan.steps.iter().any(|step| step.needs.named()[i].1 > 0) {
+            text.push_str(&line(name, &|step| step.needs.named()[i].1));
+        }
     }
     text.push_str(&line("in all", &|step| step.needs.total()));
     let free = plan.available.map(|free| format!("; {} MB are free", grouped(free / 1_000_000)));
