@@ -130,6 +130,13 @@ impl Products {
             let plan = match Plan::new(self.handle, &key, p.fused) {
                 Ok(plan) => Some(plan),
                 Err(CublasError(lt::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => None,
+                // What is fused with a product can also be done by itself, so an answer that blames
+                // the arguments of such a product is no more than a no.
+                Err(CublasError(lt::cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE))
+                    if p.fused != Fused::Nothing =>
+                {
+                    None
+                }
                 Err(error) => return Err(self.failed(p, error)),
             };
             self.plans.insert(key, plan);
