@@ -212,6 +212,11 @@ impl Optimiser {
         }
     }
 
+    /// Where the moments lie, on a device.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = Option<u64>> {
+        self.slots.iter().flat_map(|s| [s.m.address(), s.v.address()])
+    }
+
     /// Learning rate multiplier and weight decay of each parameter, by name.
     pub fn settings(&self) -> BTreeMap<String, Setting> {
         self.slots.iter().map(|s| (s.param.name().to_string(), s.setting)).collect()
