@@ -187,8 +187,8 @@ fn a_bad_loss_in_a_replay_is_told_and_changes_nothing() {
     }
     pair.compare();
     let name = "decode_head.cls_embed.bias";
-    let good = pair.trainers[0].model().params()[name].master();
-    let good = good.detach().to_host().expect("bias");
+    let good = &pair.trainers[0].model().params()[name];
+    let good = good.master().detach().to_host().expect("bias");
     let good = good.data::<f32>().expect("f32").to_vec();
     // The costs of such logits are finite, their cross-entropy is not.
     let mut bad = good.clone();
