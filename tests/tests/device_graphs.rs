@@ -44,8 +44,10 @@ fn batches(trainer: &Trainer, n: usize) -> Vec<Batch> {
     (0..n).map(|_| loader.next_batch().expect("batch")).collect()
 }
 
-/// Step, loss, terms and learning rate, to the bit.
-fn bits(log: &StepLog) -> (u32, u64, Vec<(String, u32)>) {
+/// Loss, learning rate and terms, to the bit.
+type Bits = (u32, u64, Vec<(String, u32)>);
+
+fn bits(log: &StepLog) -> Bits {
     let terms = log.terms.iter().map(|(name, v)| (name.clone(), v.to_bits())).collect();
     (log.loss.to_bits(), log.lr.to_bits(), terms)
 }
@@ -58,7 +60,7 @@ fn state(trainer: &Trainer) -> Vec<u8> {
 /// A trainer with graphs and one without, over the same batches.
 struct Pair {
     trainers: [Trainer; 2],
-    logs: [Vec<(u32, u64, Vec<(String, u32)>)>; 2],
+    logs: [Vec<Bits>; 2],
     _dirs: [tempfile::TempDir; 2],
 }
 
