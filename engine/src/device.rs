@@ -220,6 +220,38 @@ impl Tensor {
         Ok(device.write(self.raw_mut("overwrite")?.cast::<T>(), data)?)
     }
 
+    /// As [`Tensor::overwrite`], with the elements of a tensor in host memory of the same shape;
+    /// those of an f32 one are rounded if this one is bf16.
+    ///
+    /// # Errors
+    /// As [`Tensor::overwrite`]; another shape.
+    pub fn overwrite_from(&mut self, host: &Tensor) -> Result<()> {
+        if self.shape() != host.shape() {
+            return Err(EngineError::Shape {
+                op: "overwrite",
+                arg: "host",
+                expected: format!("{:?}", self.shape()),
+                found: host.shape().to_vec(),
+            });
+        }
+        match (host.dtype(), self.dtype()) {
+            (DType::F32, DType::Bf16) => {
+                let mut narrow = vec![bf16::ZERO; host.len()];
+                narrow.convert_from_f32_slice(host.data()?);
+                self.overwrite(&narrow)
+            }
+            (DType::F32, _) => self.overwrite(host.data::<f32>()?),
+            (found, _) => Err(EngineError::Type { op: "overwrite", expected: "f32", found }),
+        }
+    }
+
+    /// Where the elements lie on the device; `None` in host memory. Tells whether a tensor has
+    /// moved since its address was taken into a graph, whose memory nobody else is given.
+    pub fn address(&self) -> Option<u64> {
+        self.device()?;
+        self.raw("address").ok().map(|view| view.address())
+    }
+
     /// The same bits as elements of another type of the same size, sharing the memory: for tables
     /// that hold indices and weights side by side.
     ///

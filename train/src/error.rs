@@ -227,5 +227,11 @@ pub enum TrainError {
     },
 }
 
+impl From<dressage_kernels::KernelError> for TrainError {
+    fn from(error: dressage_kernels::KernelError) -> TrainError {
+        TrainError::Engine(error.into())
+    }
+}
+
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, TrainError>;

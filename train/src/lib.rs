@@ -10,6 +10,7 @@ pub mod device_plan;
 mod error;
 pub mod evaluate;
 pub mod files;
+mod graphs;
 pub mod groups;
 pub mod interrupt;
 pub mod machine;

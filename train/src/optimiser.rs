@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::RwLockWriteGuard;
 
 use dressage_engine::memory::{Category, with_category};
-use dressage_engine::{DType, Device, EngineError, Gradients, Param, Tensor, Values};
+use dressage_engine::{DType, Device, Gradients, Param, Tensor, Values};
+use dressage_kernels::KernelError;
 use dressage_kernels::adamw::{self, AdamW, MultiAdamW};
 use dressage_models::weights::{Kind, StateDict};
 
@@ -36,6 +37,9 @@ pub struct Optimiser {
     /// Tables of the launches, one for each number of updates that occurs.
     launches: Vec<MultiAdamW>,
 }
+
+/// Positions of the parameters that each launch of a captured update takes.
+pub(crate) struct Recorded(Vec<Vec<usize>>);
 
 /// What all names of moments in a checkpoint begin with.
 pub(crate) const MOMENTS: &str = "optimiser.";
@@ -135,20 +139,67 @@ impl Optimiser {
         found: Vec<(usize, Tensor)>,
         guard: Option<&Tensor>,
     ) -> Result<()> {
-        let groups: Vec<AdamW> = self.settings.iter().map(|s| self.constants(lr, *s)).collect();
-        let mut by_count: BTreeMap<u64, Vec<(&mut Slot, Tensor)>> = BTreeMap::new();
-        let mut found = found.into_iter().peekable();
-        for (i, slot) in self.slots.iter_mut().enumerate() {
-            if let Some((_, g)) = found.next_if(|(at, _)| *at == i) {
-                by_count.entry(slot.t).or_default().push((slot, g));
-            }
-        }
+        let groups = self.all_constants(lr);
+        let by_count = by_count(&mut self.slots, found);
         self.launches.resize_with(by_count.len().max(self.launches.len()), MultiAdamW::default);
         for ((t, slots), launch) in by_count.into_iter().zip(&mut self.launches) {
-            let guard = guard.map(Tensor::view).transpose()?;
-            let mut tensors = held(&self.settings, slots)?;
-            let mut views = tensors.iter_mut().map(Held::views).collect::<Result<Vec<_>>>()?;
-            launch.update(device, t, &groups, &mut views, guard).map_err(EngineError::from)?;
+            launch.set_step(device, t, &groups)?;
+            queue(launch, device, &self.settings, slots, guard)?;
+        }
+        Ok(())
+    }
+
+    /// Constants of every setting.
+    fn all_constants(&self, lr: f64) -> Vec<AdamW> {
+        self.settings.iter().map(|s| self.constants(lr, *s)).collect()
+    }
+
+    /// Queues the update of [`Optimiser::step`] within a capture, which writes no constants and
+    /// counts nothing: [`Optimiser::advance`] does, before each replay. Needs an update of the same
+    /// parameters before.
+    ///
+    /// # Errors
+    /// As [`Optimiser::step`].
+    pub(crate) fn record(
+        &mut self,
+        device: &Device,
+        grads: &mut Gradients,
+        guard: &Tensor,
+    ) -> Result<Recorded> {
+        let slots = self.slots.iter().enumerate();
+        let found = slots.filter_map(|(i, s)| Some((i, grads.take(&s.param.get())?))).collect();
+        let mut recorded = Vec::new();
+        for (n, slots) in by_count(&mut self.slots, found).into_values().enumerate() {
+            recorded.push(slots.iter().map(|(i, ..)| *i).collect());
+            let Some(launch) = self.launches.get_mut(n) else {
+                return Err(KernelError::Capture("an update was never queued before".into()).into());
+            };
+            queue(launch, device, &self.settings, slots, Some(guard))?;
+        }
+        Ok(Recorded(recorded))
+    }
+
+    /// Whether the parameters of each recorded launch still have had as many updates.
+    pub(crate) fn fits(&self, recorded: &Recorded) -> bool {
+        let t = |i: &usize| self.slots[*i].t;
+        recorded.0.iter().all(|launch| launch.windows(2).all(|two| t(&two[0]) == t(&two[1])))
+    }
+
+    /// Counts a recorded update and writes its constants, with learning rate `lr`, where its
+    /// launches read them. Does not wait.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub(crate) fn advance(&mut self, device: &Device, recorded: &Recorded, lr: f64) -> Result<()> {
+        let groups = self.all_constants(lr);
+        self.updated = recorded.0.concat();
+        for i in &self.updated {
+            self.slots[*i].t += 1;
+        }
+        for (slots, launch) in recorded.0.iter().zip(&mut self.launches) {
+            if let Some(first) = slots.first() {
+                launch.set_step(device, self.slots[*first].t, &groups)?;
+            }
         }
         Ok(())
     }
@@ -159,6 +210,11 @@ impl Optimiser {
         for i in std::mem::take(&mut self.updated) {
             self.slots[i].t -= 1;
         }
+    }
+
+    /// Where the moments lie, on a device.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = Option<u64>> {
+        self.slots.iter().flat_map(|s| [s.m.address(), s.v.address()])
     }
 
     /// Learning rate multiplier and weight decay of each parameter, by name.
@@ -226,8 +282,39 @@ struct Held<'a> {
     group: usize,
 }
 
-fn held<'a>(settings: &[Setting], slots: Vec<(&'a mut Slot, Tensor)>) -> Result<Vec<Held<'a>>> {
-    let hold = |(slot, g): (&'a mut Slot, Tensor)| {
+/// Parameters with their gradients, by the number of their updates.
+type ByCount<'a> = BTreeMap<u64, Vec<(usize, &'a mut Slot, Tensor)>>;
+
+fn by_count(slots: &mut [Slot], found: Vec<(usize, Tensor)>) -> ByCount<'_> {
+    let mut all = ByCount::new();
+    let mut found = found.into_iter().peekable();
+    for (i, slot) in slots.iter_mut().enumerate() {
+        if let Some((_, g)) = found.next_if(|(at, _)| *at == i) {
+            all.entry(slot.t).or_default().push((i, slot, g));
+        }
+    }
+    all
+}
+
+/// Queues the update of parameters that have had as many.
+fn queue(
+    launch: &mut MultiAdamW,
+    device: &Device,
+    settings: &[Setting],
+    slots: Vec<(usize, &mut Slot, Tensor)>,
+    guard: Option<&Tensor>,
+) -> Result<()> {
+    let guard = guard.map(Tensor::view).transpose()?;
+    let mut tensors = held(settings, slots)?;
+    let mut views = tensors.iter_mut().map(Held::views).collect::<Result<Vec<_>>>()?;
+    Ok(launch.launch(device, &mut views, guard)?)
+}
+
+fn held<'a>(
+    settings: &[Setting],
+    slots: Vec<(usize, &'a mut Slot, Tensor)>,
+) -> Result<Vec<Held<'a>>> {
+    let hold = |(_, slot, g): (usize, &'a mut Slot, Tensor)| {
         let Slot { param, setting, m, v, .. } = slot;
         let group = settings.iter().position(|s| s == setting).unwrap_or(0);
         Ok(Held { values: param.write()?, m, v, g, group })

@@ -11,7 +11,7 @@ use dressage_engine::memory::{Category, with_category};
 use dressage_engine::{Tensor, backward, isolated, no_grad, ops, range};
 use dressage_models::ModelError;
 use dressage_models::criterion::{
-    Candidate, Loss, PointSource, RandomPoints, Targets, named_terms,
+    Assignment, Candidate, Loss, PointSource, RandomPoints, StepCosts, Targets, named_terms,
 };
 use serde::Serialize;
 
@@ -37,16 +37,16 @@ pub struct StepLog {
 
 /// A step whose loss is on a device still.
 pub(crate) struct Pending {
-    step: u64,
-    samples: Vec<String>,
-    lr: f64,
-    seconds: f64,
+    pub step: u64,
+    pub samples: Vec<String>,
+    pub lr: f64,
+    pub seconds: f64,
     /// `[1 + 3 * layers]`: the sum of all losses, then each.
-    told: Tensor,
+    pub told: Tensor,
 }
 
 /// A step that was carried out, or queued on a device.
-enum Step {
+pub(crate) enum Step {
     Known(StepLog),
     Queued(Pending),
 }
@@ -106,15 +106,39 @@ impl Trainer {
     }
 
     fn step_in_pool(&mut self, batch: &Batch) -> Result<(Step, Option<StepLog>)> {
-        let (b, h, w, classes) = (batch.b, batch.h, batch.w, self.recipe.classes());
-        let data = || {
-            let image = Tensor::from_slice(&batch.images, &[b, 3, h, w])?;
-            let labels = Tensor::from_slice(&batch.labels, &[b, h, w])?;
-            Ok((image, Targets::new(labels, classes)?))
-        };
         // On a thread of the pool, so that a parallel loop starts without waking anybody to hand
         // the work over.
-        rayon::scope(|_| isolated(|| self.step_from(&batch.names, data)))
+        rayon::scope(|_| isolated(|| self.step_through(batch)))
+    }
+
+    /// A step through graphs where they are on and take the batch, else launch by launch.
+    fn step_through(&mut self, batch: &Batch) -> Result<(Step, Option<StepLog>)> {
+        let mut before = None;
+        if let Some(mut graphs) = self.graphs.take_if(|graphs| graphs.take(batch)) {
+            match self.step_in(&mut graphs, batch, &mut before) {
+                // Dropped, and their memory is there for what follows.
+                Ok(None) => {}
+                Ok(Some(step)) => {
+                    self.graphs = Some(graphs);
+                    return Ok((step, before));
+                }
+                Err(error) => {
+                    self.graphs = Some(graphs);
+                    return Err(error);
+                }
+            }
+        }
+        let data = self.on_host(batch);
+        let (step, last) = self.step_from(&batch.names, || data)?;
+        Ok((step, before.or(last)))
+    }
+
+    /// A batch as tensors.
+    pub(crate) fn on_host(&self, batch: &Batch) -> Result<(Tensor, Targets)> {
+        let (b, h, w) = (batch.b, batch.h, batch.w);
+        let image = Tensor::from_slice(&batch.images, &[b, 3, h, w])?;
+        let labels = Tensor::from_slice(&batch.labels, &[b, h, w])?;
+        Ok((image, Targets::new(labels, self.recipe.classes())?))
     }
 
     /// Goes through a step within an outline, with every class in every image.
@@ -176,7 +200,7 @@ impl Trainer {
     }
 
     /// A batch where the network lies.
-    fn brought(&self, (image, targets): (Tensor, Targets)) -> Result<(Tensor, Targets)> {
+    pub(crate) fn brought(&self, (image, targets): (Tensor, Targets)) -> Result<(Tensor, Targets)> {
         let _range = range("data");
         Ok(match self.place.device() {
             Some(device) => (self.model.image(image)?, targets.to_device(device)?),
@@ -217,7 +241,20 @@ impl Trainer {
         let previous = self.pending.as_ref().map(|pending| &pending.told);
         let matching = range("matching");
         let costs = self.criterion.costs(candidates, targets, points, previous)?;
-        let (assignment, previous) = match self.criterion.assign(&costs, targets) {
+        let (assignment, before) = self.matched(&costs, targets, samples)?;
+        drop(matching);
+        Ok((self.criterion.losses(candidates, targets, assignment, points)?, before))
+    }
+
+    /// Matches; on a device the wait of the step, with which the step before arrives, if its loss
+    /// was not known yet.
+    pub(crate) fn matched(
+        &mut self,
+        costs: &StepCosts,
+        targets: &Targets,
+        samples: &[String],
+    ) -> Result<(Assignment, Option<StepLog>)> {
+        let (assignment, previous) = match self.criterion.assign(costs, targets) {
             Ok(found) => found,
             Err(ModelError::Matching(what)) => {
                 // If the step before was bad as well, it was the first.
@@ -226,12 +263,11 @@ impl Trainer {
             }
             Err(other) => return Err(other.into()),
         };
-        drop(matching);
         let before = match self.pending.take() {
             Some(pending) => Some(self.read(pending, &previous)?),
             None => None,
         };
-        Ok((self.criterion.losses(candidates, targets, assignment, points)?, before))
+        Ok((assignment, before))
     }
 
     /// Waits for the loss of the last step if it is on a device still.

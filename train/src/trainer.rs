@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::data::{Loader, LoaderSettings};
 use crate::device_plan::DevicePlan;
+use crate::graphs::Graphs;
 use crate::interrupt::Interrupt;
 use crate::metrics::Report;
 use crate::optimiser::Optimiser;
@@ -38,6 +39,10 @@ pub struct Trainer {
     pub(crate) step: u64,
     /// The last step, if its loss is on a device still.
     pub(crate) pending: Option<Pending>,
+    /// On a device, if its steps go through graphs.
+    pub(crate) graphs: Option<Graphs>,
+    /// What whoever watches is still to be told.
+    pub(crate) note: Option<String>,
     /// Memory that the steps take; made with the first trainer that is not itself an outline. Not
     /// on a device: an outline knows the host alone.
     plan: Option<Plan>,
@@ -156,6 +161,9 @@ impl Trainer {
         let (criterion, schedule) = (network::criterion(&recipe), recipe.schedule()?);
         let points = |device| DevicePoints::new(device, recipe.train.seed);
         let points = place.device().map(points).transpose()?;
+        let graphs = place.device().filter(|device| recipe.run.graphs && !device.is_dry_run());
+        let (batch, crop) = (recipe.train.batch, recipe.augment.crop);
+        let graphs = graphs.map(|device| Graphs::new(device, [batch, crop, crop]));
         let (dir, step, pending) = (recipe.run.dir.clone(), 0, None);
         Ok(Trainer {
             recipe,
@@ -168,6 +176,8 @@ impl Trainer {
             schedule,
             step,
             pending,
+            graphs,
+            note: None,
             plan: None,
             device_plan: None,
         })
@@ -277,6 +287,9 @@ impl Trainer {
         while self.step < steps && !stop.requested() {
             let batch = loader.next_batch()?;
             let mut done = self.queue(&batch)?;
+            if let Some(note) = self.note.take() {
+                progress.note(&note);
+            }
             window.add(done.as_ref());
             stage.at(self.step, &window.text(self.step));
             let step = self.step;
@@ -370,11 +383,13 @@ impl Trainer {
     }
 
     fn evaluate(
-        &self,
+        &mut self,
         log: &mut RunLog,
         progress: &dyn Progress,
         stop: &Interrupt,
     ) -> Result<Option<Report>> {
+        // What graphs hold of the memory is needed here.
+        self.graphs.iter_mut().for_each(Graphs::release);
         match evaluate::evaluate(&self.model, &self.recipe, progress, stop) {
             Ok(report) => {
                 log.write("eval", self.step, &report)?;

@@ -58,6 +58,7 @@ pub struct Tensor<'a> {
 /// only when it changes, and the constants of the step.
 #[derive(Debug, Default)]
 pub struct MultiAdamW {
+    /// What `table` holds; empty if it is not known to hold anything.
     host: Vec<Chunk>,
     table: Option<Buffer<u64>>,
     constants: Option<Buffer<f32>>,
@@ -100,7 +101,7 @@ impl MultiAdamW {
     }
 
     /// Updates all tensors with the constants that were written last. One launch, after a copy of
-    /// the table of addresses where these have changed.
+    /// the table of addresses where these have changed. In a capture the copy is part of the graph.
     ///
     /// If `guard` `[1]`, the loss of the step, is infinite or not a number, nothing changes. The
     /// device has to decide that by itself: the host learns the loss only with the next step's
@@ -125,6 +126,7 @@ impl MultiAdamW {
         if chunks.is_empty() {
             return Ok(());
         }
+        let count = chunks.len();
         if self.table.is_none() || self.host != chunks {
             let words = bytemuck::cast_slice::<Chunk, u64>(&chunks);
             // Given back first, so that a capture, which reserves nothing, finds its block. In a
@@ -133,11 +135,13 @@ impl MultiAdamW {
             let mut table = device.alloc("adamw.table", words.len())?;
             device.write_constant(table.view_mut(), words)?;
             self.table = Some(table);
-            self.host = chunks;
+            // What is captured lies there only after a replay, which may never come: the next
+            // launch writes a table of its own.
+            self.host = if device.is_capturing() { Vec::new() } else { chunks };
         }
         let (Some(table), Some(constants)) = (&self.table, &self.constants) else { return Ok(()) };
         let sizes = Sizes {
-            chunks: small("adamw", "chunks", self.host.len())?,
+            chunks: small("adamw", "chunks", count)?,
             groups: small("adamw", "groups", groups)?,
         };
         let mut args = Args::new(&sizes).read(table.view()).read(constants.view()).read_if(guard);
@@ -149,7 +153,7 @@ impl MultiAdamW {
                 args = args.behind(copy);
             }
         }
-        let grid = Grid::line(self.host.len(), 1, 256);
+        let grid = Grid::line(count, 1, 256);
         // SAFETY: block i takes chunk i, which lies within tensors that are borrowed here, with the
         // constants of a group that is there.
         unsafe { device.launch(&PTX.kernel("adamw_update"), &grid, &args) }

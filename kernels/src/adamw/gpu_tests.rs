@@ -57,3 +57,40 @@ fn bad_arguments_are_named() {
     let error = MultiAdamW::default().launch(&device, &mut tensors, None).unwrap_err();
     assert_eq!(error.to_string(), "adamw: group 0 of 0; they are counted from 0");
 }
+
+#[test]
+fn a_captured_table_counts_as_written_only_for_its_graph() {
+    let device = Device::virtual_gpu();
+    let start = [4100, 700].map(|n| state(n, 5));
+    let mut step = MultiAdamW::default();
+    let mut there = start.clone().map(|s| s.map(|x| device.upload("state", &x).unwrap()));
+    step.set_step(&device, 1, &[AdamW::default()]).unwrap();
+    let launch = |step: &mut MultiAdamW, b: &mut [Buffer<f32>; 4]| {
+        let [p, m, v, g] = b;
+        let (p, m, v) = (p.view_mut(), m.view_mut(), v.view_mut());
+        let mut tensors = [Tensor { p, m, v, g: g.view(), copy: None, group: 0 }];
+        step.launch(&device, &mut tensors, None)
+    };
+    let read = |b: &[Buffer<f32>; 4]| b.each_ref().map(|x| device.download(x.view()).unwrap());
+    let mut want = start.clone();
+    let update = |[p, m, v, g]: &mut [Vec<f32>; 4]| {
+        AdamW::default().update(1, p, m, v, g).unwrap();
+    };
+    // Loads the kernel, and leaves a table of other tensors.
+    launch(&mut step, &mut there[0]).unwrap();
+    drop(device.zeros::<u64>("room for the table", 6).unwrap());
+    let memory = device.graph_memory();
+    let (graph, ()) = device.capture(&memory, || launch(&mut step, &mut there[1])).unwrap();
+    assert!(read(&there[1]) == start[1], "a capture runs nothing");
+    // The addresses of the capture, whose table nobody has written.
+    launch(&mut step, &mut there[1]).unwrap();
+    update(&mut want[1]);
+    assert!(read(&there[1]) == want[1]);
+    // And the graph still has its own, whatever was launched since.
+    launch(&mut step, &mut there[0]).unwrap();
+    device.replay(&graph).unwrap();
+    update(&mut want[0]);
+    update(&mut want[0]);
+    update(&mut want[1]);
+    assert!([read(&there[0]), read(&there[1])] == want);
+}

@@ -136,9 +136,9 @@ impl<'a, T> View<'a, T> {
         self.id
     }
 
-    /// Address on the device, for tables of addresses that a kernel reads. Only as long as the
-    /// view is borrowed.
-    pub(crate) fn address(&self) -> u64 {
+    /// Address on the device, for tables of addresses that a kernel reads and to tell whether
+    /// something has moved. Elements lie there only as long as the view is borrowed.
+    pub fn address(&self) -> u64 {
         self.address
     }
 }

@@ -255,6 +255,11 @@ impl Device {
         Ok(buffer)
     }
 
+    /// Whether what this thread queues is recorded instead of run.
+    pub fn is_capturing(&self) -> bool {
+        self.0.capture.read().unwrap_or_else(PoisonError::into_inner).thread == this_thread()
+    }
+
     /// Lets work be queued that touches these addresses.
     pub(super) fn gate(&self, addresses: &[u64]) -> Result<Gate<'_>> {
         let capture = self.0.capture.read().unwrap_or_else(PoisonError::into_inner);

@@ -60,6 +60,7 @@ pub(super) fn published(backbone: &str, crop: usize) -> Recipe {
             dir: PathBuf::new(),
             device: "auto".to_owned(),
             precision: Precision::Bf16,
+            graphs: true,
             threads: 0,
             workers: 2,
             check_memory: true,

@@ -190,6 +190,7 @@ pub const KEYS: &[Key] = &[
         Kind::Choice(PRECISIONS),
         "how activations and matrices are stored on a device; trained weights are f32 besides",
     ),
+    key("run.graphs", Kind::Flag, "queue the steps of a device as captured graphs"),
     key("run.threads", Kind::Count, "threads for arithmetic, 0: one per core"),
     key("run.workers", Kind::Count, "threads that prepare samples"),
     key("run.check_memory", Kind::Flag, "do not start what would not fit into the memory"),

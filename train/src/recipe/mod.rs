@@ -255,6 +255,9 @@ pub struct Run {
     /// How activations and matrices are stored on a device; trained weights and moments are f32
     /// besides. Nothing to the host, which computes in f32.
     pub precision: Precision,
+    /// Queue the step of a device as two captured graphs instead of launch by launch. The result
+    /// does not depend on it. Nothing to the host.
+    pub graphs: bool,
     /// Threads for arithmetic; 0 takes one per core. The result does not depend on it.
     pub threads: usize,
     /// Threads that prepare samples. The result does not depend on it.

@@ -1,0 +1,352 @@
+//! Steps on the virtual GPU as captured graphs beside the same steps launch by launch: the same
+//! bits, one wait, nothing reserved, and what happens when a graph does not fit any more.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+
+use common::recipe;
+use dressage_engine::{Device, Param, Tensor};
+use dressage_kernels::device::Buffer;
+use dressage_train::TrainError;
+use dressage_train::data::Batch;
+use dressage_train::interrupt::Interrupt;
+use dressage_train::runlog::Progress;
+use dressage_train::trainer::{StepLog, Trainer};
+
+/// As little of everything as there can be.
+const SMALL: [&str; 7] = [
+    "augment.crop=32",
+    "train.batch=2",
+    "head.decoder_layers=1",
+    "loss.points=32",
+    "train.steps=100",
+    "run.device=virtual",
+    "run.precision=f32",
+];
+
+/// Steps that are queued launch by launch before the first capture.
+const WARM: usize = 2;
+
+fn trainer(dir: &Path, graphs: bool, more: &[&str], resume: bool) -> Trainer {
+    let graphs = if graphs { "run.graphs=true" } else { "run.graphs=false" };
+    let recipe = recipe(dir, &[&SMALL[..], &[graphs], more].concat());
+    Trainer::new(recipe, resume).expect("trainer")
+}
+
+fn device(trainer: &Trainer) -> Device {
+    trainer.place().device().expect("a device").clone()
+}
+
+fn batches(trainer: &Trainer, n: usize) -> Vec<Batch> {
+    let mut loader = trainer.loader().expect("loader");
+    (0..n).map(|_| loader.next_batch().expect("batch")).collect()
+}
+
+/// Loss, learning rate and terms, to the bit.
+type Bits = (u32, u64, Vec<(String, u32)>);
+
+fn bits(log: &StepLog) -> Bits {
+    let terms = log.terms.iter().map(|(name, v)| (name.clone(), v.to_bits())).collect();
+    (log.loss.to_bits(), log.lr.to_bits(), terms)
+}
+
+/// What was saved of the state that the trainer is in.
+fn state(trainer: &Trainer) -> Vec<u8> {
+    fs::read(trainer.save().expect("saved")).expect("checkpoint")
+}
+
+/// A trainer with graphs and one without, over the same batches.
+struct Pair {
+    trainers: [Trainer; 2],
+    logs: [Vec<Bits>; 2],
+    _dirs: [tempfile::TempDir; 2],
+}
+
+impl Pair {
+    fn new(more: &[&str]) -> Pair {
+        let dirs = [(); 2].map(|()| tempfile::tempdir().expect("folder"));
+        let trainers = [true, false].map(|on| {
+            let dir = if on { &dirs[0] } else { &dirs[1] };
+            trainer(dir.path(), on, more, false)
+        });
+        Pair { trainers, logs: Default::default(), _dirs: dirs }
+    }
+
+    /// Queues a step on each; the graphs that the first one replayed.
+    fn queue(&mut self, batch: &Batch) -> u64 {
+        let device = device(&self.trainers[0]);
+        let before = device.counters();
+        for (trainer, logs) in self.trainers.iter_mut().zip(&mut self.logs) {
+            logs.extend(trainer.queue(batch).expect("queued").as_ref().map(bits));
+        }
+        let after = device.counters();
+        assert_eq!(after.waits - before.waits, 1, "waits of step {}", self.trainers[0].step());
+        after.graphs - before.graphs
+    }
+
+    /// Losses and states are equal.
+    fn compare(&mut self) {
+        for (trainer, logs) in self.trainers.iter_mut().zip(&mut self.logs) {
+            logs.extend(trainer.settle().expect("settled").as_ref().map(bits));
+        }
+        assert!(!self.logs[1].is_empty());
+        assert_eq!(self.logs[0], self.logs[1]);
+        let [with, without] = self.trainers.each_ref().map(state);
+        assert!(with == without, "the states differ");
+        assert_eq!(device(&self.trainers[1]).counters().graphs, 0);
+    }
+}
+
+#[test]
+fn steps_as_graphs_give_the_bits_of_direct_steps() {
+    for more in [
+        &["run.precision=f32"][..],
+        &["run.precision=bf16"],
+        &["run.precision=bf16", "train.recompute=cheap"],
+        &["run.precision=bf16", "train.recompute=block"],
+        &["model.method=full"],
+    ] {
+        let mut pair = Pair::new(more);
+        let [there, directly] = pair.trainers.each_ref().map(device);
+        let mut reservations = Vec::new();
+        for (step, batch) in batches(&pair.trainers[0], 6).iter().enumerate() {
+            [&there, &directly].into_iter().for_each(Device::restart_journal);
+            let graphs = pair.queue(batch);
+            assert_eq!(graphs, if step < WARM { 0 } else { 2 }, "{more:?}, step {step}");
+            reservations.push(there.usage().reservations);
+            let [with, without] = [&there, &directly].map(|d| d.journal().expect("a journal"));
+            if step > WARM {
+                // Nothing but the two launches, the copies up and the one down.
+                let (asked, before) = (with.total(), without.total());
+                assert!(with.kernels.is_empty(), "{:?}", with.kernels);
+                assert_eq!((asked.copies, asked.allocations, asked.downloads), (0, 0, 1));
+                assert!(asked.uploads <= 7, "{} uploads", asked.uploads);
+                assert_eq!(asked.products, before.products);
+                let direct = before.launches + before.products + before.copies + before.uploads;
+                println!(
+                    "{more:?}, step {step}: {} calls directly ({} launches, {} products, {} \
+                     copies, {} uploads, {} downloads), {} with graphs (2 graphs of {} launches \
+                     and {} products, {} uploads, {} downloads)",
+                    direct + before.downloads,
+                    before.launches,
+                    before.products,
+                    before.copies,
+                    before.uploads,
+                    before.downloads,
+                    2 + asked.uploads + asked.downloads,
+                    asked.launches,
+                    asked.products,
+                    asked.uploads,
+                    asked.downloads,
+                );
+            }
+        }
+        assert_eq!(reservations[WARM - 1..], [reservations[WARM]; 5], "{more:?}");
+        pair.compare();
+    }
+}
+
+#[test]
+fn a_run_that_was_saved_and_resumed_ends_in_the_same_state() {
+    let dir = tempfile::tempdir().expect("folder");
+    let mut first = trainer(dir.path(), true, &[], false);
+    for batch in batches(&first, 4) {
+        first.queue(&batch).expect("queued");
+    }
+    first.settle().expect("settled");
+    // A checkpoint in between moves nothing.
+    first.save().expect("saved");
+    let rest = batches(&first, 4);
+    let mut resumed = trainer(dir.path(), true, &[], true);
+    let mut directly = trainer(dir.path(), false, &[], true);
+    let graphs = device(&first).counters().graphs;
+    for trainer in [&mut first, &mut resumed, &mut directly] {
+        for batch in &rest {
+            trainer.queue(batch).expect("queued");
+        }
+        trainer.settle().expect("settled");
+    }
+    assert_eq!(device(&first).counters().graphs, graphs + 8);
+    assert_eq!(device(&resumed).counters().graphs, 4);
+    let want = state(&directly);
+    assert!(state(&first) == want && state(&resumed) == want);
+}
+
+/// Writes over the class bias of the network, where it lies.
+fn spoil(trainer: &Trainer, bias: &[f32]) {
+    let param = &trainer.model().params()["decode_head.cls_embed.bias"];
+    param.update(|value| value.overwrite(bias)).expect("written");
+}
+
+#[test]
+fn a_bad_loss_in_a_replay_is_told_and_changes_nothing() {
+    let mut pair = Pair::new(&[]);
+    let all = batches(&pair.trainers[0], 8);
+    for batch in &all[..4] {
+        pair.queue(batch);
+    }
+    pair.compare();
+    let name = "decode_head.cls_embed.bias";
+    let good = &pair.trainers[0].model().params()[name];
+    let good = good.master().detach().to_host().expect("bias");
+    let good = good.data::<f32>().expect("f32").to_vec();
+    // The costs of such logits are finite, their cross-entropy is not.
+    let mut bad = good.clone();
+    bad[0] = 3e38;
+    pair.trainers.iter().for_each(|trainer| spoil(trainer, &bad));
+    let before = pair.trainers.each_ref().map(state);
+    assert_eq!(pair.queue(&all[4]), 2, "the bias has not moved");
+    let graphs = device(&pair.trainers[0]).counters().graphs;
+    let errors = pair.trainers.each_mut().map(|t| t.queue(&all[5]).expect_err("infinite"));
+    assert_eq!(device(&pair.trainers[0]).counters().graphs, graphs + 1, "no update follows");
+    for (error, before) in errors.iter().zip(&before) {
+        let TrainError::NotFinite { step, kept, samples, .. } = error else { panic!("{error}") };
+        assert_eq!((*step, samples), (4, &all[4].names.join(", ")));
+        assert!(fs::read(kept).expect("kept") == *before);
+    }
+    for (trainer, before) in pair.trainers.iter().zip(&before) {
+        assert_eq!(trainer.step(), 4);
+        assert!(state(trainer) == *before);
+    }
+    // Once the fault is mended the run goes on, through the same graphs.
+    pair.trainers.iter().for_each(|trainer| spoil(trainer, &good));
+    for batch in &all[6..] {
+        assert_eq!(pair.queue(batch), 2);
+    }
+    pair.compare();
+}
+
+/// The first image of a batch.
+fn one_of(batch: &Batch) -> Batch {
+    let (image, map) = (batch.images.len() / batch.b, batch.labels.len() / batch.b);
+    Batch {
+        step: batch.step,
+        b: 1,
+        h: batch.h,
+        w: batch.w,
+        images: batch.images[..image].to_vec(),
+        labels: batch.labels[..map].to_vec(),
+        names: batch.names[..1].to_vec(),
+    }
+}
+
+#[test]
+fn batches_of_another_size_are_queued_directly() {
+    let mut pair = Pair::new(&["run.precision=bf16"]);
+    let all = batches(&pair.trainers[0], 8);
+    let graphs: Vec<u64> = all
+        .iter()
+        .enumerate()
+        .map(|(i, batch)| match i {
+            0 | 4 | 5 => pair.queue(&one_of(batch)),
+            _ => pair.queue(batch),
+        })
+        .collect();
+    assert_eq!(graphs, [0, 0, 0, 2, 0, 0, 2, 2]);
+    pair.compare();
+}
+
+#[test]
+fn a_parameter_that_was_set_is_not_read_from_where_it_was() {
+    let mut pair = Pair::new(&["run.precision=bf16"]);
+    let all = batches(&pair.trainers[0], 7);
+    for batch in &all[..4] {
+        pair.queue(batch);
+    }
+    // One trained, with a working copy, and one frozen.
+    for trainable in [true, false] {
+        for trainer in &pair.trainers {
+            let mut matrices = trainer.model().params().values();
+            let wanted = |p: &&Param| p.trainable() == trainable && p.master().shape().len() > 1;
+            let param = matrices.find(wanted).expect("a matrix");
+            let old = param.master();
+            let other = Tensor::zeros_on(old.device(), old.dtype(), old.shape()).expect("zeros");
+            param.set(&other).expect("set");
+        }
+    }
+    let graphs: Vec<u64> = all[4..].iter().map(|batch| pair.queue(batch)).collect();
+    assert_eq!(graphs, [0, 2, 2]);
+    pair.compare();
+}
+
+/// What is done to the pool after every step.
+#[derive(Clone, Copy, PartialEq)]
+enum Harm {
+    None,
+    /// All that is held for reuse goes.
+    Trim,
+    /// So do the blocks of this size.
+    Take(usize),
+}
+
+/// Does harm, and keeps the notes.
+struct Watcher {
+    device: Device,
+    harm: Harm,
+    taken: Mutex<Vec<Buffer<u8>>>,
+    notes: Mutex<Vec<String>>,
+}
+
+impl Progress for Watcher {
+    fn begin(&self, _: &str, _: Option<u64>) {}
+    fn at(&self, _: u64, _: &str) {
+        match self.harm {
+            Harm::None => {}
+            Harm::Trim => self.device.trim().expect("trimmed"),
+            Harm::Take(bytes) => {
+                let before = self.device.usage().reservations;
+                while self.device.usage().reservations == before {
+                    let block = self.device.alloc("taken", bytes).expect("taken");
+                    self.taken.lock().expect("blocks").push(block);
+                }
+            }
+        }
+    }
+    fn end(&self) {}
+    fn note(&self, text: &str) {
+        self.notes.lock().expect("notes").push(text.to_owned());
+    }
+}
+
+/// Seven steps with an evaluation after the fourth and the last one.
+const RUN: [&str; 4] = [
+    "train.steps=7",
+    "train.log_every=2",
+    "train.eval_every=4",
+    "data.eval=[{name = 'fog', source = 'scenes', count = 1, first = 50, size = [32, 32]}]",
+];
+
+/// The state after a run, its notes and the graphs that were replayed.
+fn run(graphs: bool, harm: Harm) -> (Vec<u8>, Vec<String>, u64) {
+    let dir = tempfile::tempdir().expect("folder");
+    let mut trainer = trainer(dir.path(), graphs, &RUN, false);
+    let device = device(&trainer);
+    let (taken, notes) = Default::default();
+    let watcher = Watcher { device: device.clone(), harm, taken, notes };
+    let done = trainer.run(&watcher, &Interrupt::default()).expect("run");
+    assert!(done.report.is_some(), "the run was evaluated");
+    let notes = watcher.notes.into_inner().expect("notes");
+    (fs::read(done.checkpoint).expect("checkpoint"), notes, device.counters().graphs)
+}
+
+#[test]
+fn an_evaluation_lets_go_of_graphs_and_a_failed_capture_goes_on_without() {
+    let (want, notes, graphs) = run(false, Harm::None);
+    assert_eq!((notes.len(), graphs), (0, 0));
+    // Two direct steps, two in graphs, the evaluation, one direct step, two in graphs.
+    let (found, notes, graphs) = run(true, Harm::None);
+    assert!(found == want);
+    assert_eq!((notes.len(), graphs), (0, 8), "{notes:?}");
+    // The first capture fails; or the second, which lacks room for the candidates of points, three
+    // times 32 in each of 19 slots of two images, after the first one has run.
+    for (harm, replayed) in [(Harm::Trim, 0), (Harm::Take(2 * 19 * 96 * 2 * 4), 1)] {
+        let (found, notes, graphs) = run(true, harm);
+        assert!(found == want);
+        assert_eq!(graphs, replayed);
+        let [note] = &notes[..] else { panic!("{notes:?}") };
+        assert!(note.contains("run.graphs=false") && note.contains("no free block"), "{note}");
+    }
+}

@@ -1,0 +1,309 @@
+//! The step on a device as two captured graphs around the matching (`run.graphs`).
+//!
+//! The first is the forward pass and the costs, with the loss of the step before behind them; then
+//! the host waits, matches and uploads; the second is losses, backward pass and update. What
+//! changes from step to step lies in buffers that stay where they are ([`Fixed`]), so that a replay
+//! needs nothing but a few copies before it.
+//!
+//! The first steps are queued launch by launch, over the same buffers, so that kernels are loaded
+//! and the pool holds what a capture takes. A batch of another size is queued that way as well. So
+//! is the next step when a parameter or moment lies elsewhere than at the capture; the one after it
+//! is captured anew. A capture that fails ends the attempts, and the run goes on without graphs.
+
+use std::time::Instant;
+
+use dressage_engine::memory::{Category, with_category};
+use dressage_engine::{DType, Device, Gradients, Tensor, backward_from, range};
+use dressage_kernels::device::{Graph, ViewMut};
+use dressage_models::ModelError;
+use dressage_models::criterion::{Candidate, DeviceAssignment, DevicePoints, StepCosts, Targets};
+
+use crate::data::Batch;
+use crate::optimiser::{Optimiser, Recorded};
+use crate::step::{Pending, Step, StepLog};
+use crate::trainer::Trainer;
+use crate::{Result, TrainError};
+
+/// Direct steps before the first capture: kernels are loaded and tables made in the first.
+const WARM: u32 = 2;
+
+/// Direct steps before another capture: after an evaluation the pool may hold less.
+const WARM_AGAIN: u32 = 1;
+
+/// The steps of a run that go through graphs.
+pub(crate) struct Graphs {
+    device: Device,
+    /// Images, height and width of the batches.
+    size: [usize; 3],
+    fixed: Option<Fixed>,
+    state: State,
+}
+
+enum State {
+    /// So many steps are queued directly before a capture.
+    Direct(u32),
+    Captured(Box<Captured>),
+}
+
+/// What graphs read and write beside weights and moments, at addresses that stay.
+struct Fixed {
+    image: Tensor,
+    targets: Targets,
+    assigned: DeviceAssignment,
+    /// `[1 + 3 * layers]`: the sum of all losses of the last step, then each.
+    told: Tensor,
+    /// What the backward pass starts from.
+    one: Tensor,
+}
+
+/// A captured step.
+struct Captured {
+    first: Graph,
+    costs: StepCosts,
+    second: Graph,
+    updated: Recorded,
+    /// Where weights and moments lay.
+    addresses: Vec<Option<u64>>,
+}
+
+impl Graphs {
+    pub fn new(device: &Device, size: [usize; 3]) -> Graphs {
+        Graphs { device: device.clone(), size, fixed: None, state: State::Direct(WARM) }
+    }
+
+    /// Whether steps on this batch go through graphs.
+    pub fn take(&self, batch: &Batch) -> bool {
+        self.size == [batch.b, batch.h, batch.w]
+    }
+
+    /// Gives the memory of the graphs back to the pool; a later step is captured anew.
+    pub fn release(&mut self) {
+        if let State::Captured(_) = self.state {
+            self.state = State::Direct(WARM_AGAIN);
+        }
+    }
+}
+
+impl Fixed {
+    /// Writes a batch over the one before. Does not wait.
+    fn write(&mut self, (image, targets): &(Tensor, Targets)) -> Result<()> {
+        let _range = range("data");
+        self.image.overwrite_from(image)?;
+        Ok(self.targets.overwrite(targets)?)
+    }
+
+    /// Makes `told` what the host is to know of a loss.
+    fn tell(&mut self, device: &Device, total: &Tensor, values: &Tensor) -> Result<()> {
+        let told = |told: &mut Tensor, from: &Tensor, start: usize| {
+            let to: ViewMut<'_, f32> = told.view_mut()?;
+            Ok::<_, TrainError>(device.copy(from.view()?, to.slice(start..start + from.len()))?)
+        };
+        told(&mut self.told, total, 0)?;
+        told(&mut self.told, values, 1)
+    }
+}
+
+/// What a step in graphs needs to know beside the network.
+struct Now<'a> {
+    device: &'a Device,
+    samples: &'a [String],
+    lr: f64,
+}
+
+impl Trainer {
+    /// A step through graphs, or one that prepares them. `None` if a capture failed: the step has
+    /// to be done in another way then, and `graphs` be dropped. `before` becomes the step before,
+    /// if its loss was not known yet.
+    pub(crate) fn step_in(
+        &mut self,
+        graphs: &mut Graphs,
+        batch: &Batch,
+        before: &mut Option<StepLog>,
+    ) -> Result<Option<Step>> {
+        let start = Instant::now();
+        let Graphs { device, fixed, state, .. } = graphs;
+        let (step, samples) = (self.step, batch.names.clone());
+        let now = Now { device, samples: &samples, lr: self.schedule.lr(step) };
+        let fixed = self.prepare(&now, fixed, batch)?;
+        if let State::Captured(captured) = state
+            && !(captured.addresses == self.addresses() && self.optimiser.fits(&captured.updated))
+        {
+            *state = State::Direct(WARM_AGAIN);
+        }
+        match state {
+            State::Captured(captured) => self.replay(&now, fixed, captured, before)?,
+            State::Direct(0) => match self.capture(&now, fixed, before)? {
+                Some(captured) => *state = State::Captured(Box::new(captured)),
+                None => return Ok(None),
+            },
+            State::Direct(left) => {
+                self.direct(&now, fixed, before)?;
+                *left -= 1;
+            }
+        }
+        self.step += 1;
+        let (lr, seconds, told) = (now.lr, start.elapsed().as_secs_f64(), fixed.told.clone());
+        Ok(Some(Step::Queued(Pending { step, samples, lr, seconds, told })))
+    }
+
+    /// Brings a batch, the number of the step and the loss of the step before to where graphs read
+    /// them.
+    fn prepare<'a>(
+        &mut self,
+        now: &Now<'_>,
+        fixed: &'a mut Option<Fixed>,
+        batch: &Batch,
+    ) -> Result<&'a mut Fixed> {
+        let device = now.device;
+        let fixed = with_category(Category::Data, || {
+            let data = self.on_host(batch)?;
+            match fixed {
+                Some(fixed) => {
+                    fixed.write(&data)?;
+                    Ok::<_, TrainError>(fixed)
+                }
+                none => Ok(none.insert(self.fixed(device, data)?)),
+            }
+        })?;
+        // Of a step that was done in another way.
+        if let Some(pending) = &self.pending
+            && pending.told.address() != fixed.told.address()
+        {
+            device.copy(pending.told.view::<f32>()?, fixed.told.view_mut()?)?;
+        }
+        let step = self.step;
+        self.points()?.set_step(step)?;
+        Ok(fixed)
+    }
+
+    fn fixed(&self, device: &Device, data: (Tensor, Targets)) -> Result<Fixed> {
+        let (image, targets) = self.brought(data)?;
+        let head = self.model.head().config();
+        let sizes = [head.decoder_layers + 1, image.dim(0), head.queries];
+        Ok(Fixed {
+            assigned: DeviceAssignment::new(device, &self.criterion.config, sizes)?,
+            told: Tensor::zeros_on(Some(device), DType::F32, &[1 + 3 * sizes[0]])?,
+            one: Tensor::scalar(1.0f32).to_device(device, DType::F32)?,
+            image,
+            targets,
+        })
+    }
+
+    /// Where weights and moments lie.
+    fn addresses(&self) -> Vec<Option<u64>> {
+        let weights = self.model.params().values();
+        let weights = weights.flat_map(|p| [p.master().address(), p.get().address()]);
+        weights.chain(self.optimiser.addresses()).collect()
+    }
+
+    /// Forward pass and costs.
+    fn first(&mut self, fixed: &Fixed) -> Result<(Vec<Candidate>, StepCosts)> {
+        let output = self.model.forward(&fixed.image, false)?;
+        let candidates = Candidate::of(&output);
+        drop(output);
+        let _range = range("matching");
+        let (criterion, told) = (self.criterion.clone(), Some(&fixed.told));
+        let costs = criterion.costs(&candidates, &fixed.targets, self.points()?, told)?;
+        Ok((candidates, costs))
+    }
+
+    /// The wait for the costs, the matching, and its way up.
+    fn between(
+        &mut self,
+        now: &Now<'_>,
+        costs: &StepCosts,
+        fixed: &mut Fixed,
+    ) -> Result<Option<StepLog>> {
+        let _range = range("matching");
+        let (assignment, before) = self.matched(costs, &fixed.targets, now.samples)?;
+        fixed.assigned.upload(&assignment)?;
+        Ok(before)
+    }
+
+    /// Losses, backward pass, and `update` with the gradients and the loss that guards it.
+    fn second<R>(
+        &mut self,
+        device: &Device,
+        fixed: &mut Fixed,
+        candidates: Vec<Candidate>,
+        update: impl FnOnce(&mut Optimiser, &mut Gradients, &Tensor) -> Result<R>,
+    ) -> Result<R> {
+        let criterion = self.criterion.clone();
+        let terms =
+            criterion.terms(&candidates, &fixed.targets, &fixed.assigned, self.points()?)?;
+        drop((candidates, terms.points));
+        let guard = terms.total.detach();
+        fixed.tell(device, &guard, &terms.values)?;
+        let mut grads = backward_from(terms.total, fixed.one.clone())?;
+        let _range = range("optimiser");
+        update(&mut self.optimiser, &mut grads, &guard)
+    }
+
+    /// The step launch by launch.
+    fn direct(
+        &mut self,
+        now: &Now<'_>,
+        fixed: &mut Fixed,
+        before: &mut Option<StepLog>,
+    ) -> Result<()> {
+        let (candidates, costs) = self.first(fixed)?;
+        *before = self.between(now, &costs, fixed)?;
+        self.second(now.device, fixed, candidates, |optimiser, grads, guard| {
+            optimiser.step(now.lr, grads, Some(guard)).map(drop)
+        })
+    }
+
+    fn replay(
+        &mut self,
+        now: &Now<'_>,
+        fixed: &mut Fixed,
+        captured: &Captured,
+        before: &mut Option<StepLog>,
+    ) -> Result<()> {
+        now.device.replay(&captured.first)?;
+        *before = self.between(now, &captured.costs, fixed)?;
+        self.optimiser.advance(now.device, &captured.updated, now.lr)?;
+        Ok(now.device.replay(&captured.second)?)
+    }
+
+    /// The step while it is captured; `None` if the device refuses, which a note explains. Nothing
+    /// runs in a capture, so weights and moments are then those before the step.
+    fn capture(
+        &mut self,
+        now: &Now<'_>,
+        fixed: &mut Fixed,
+        before: &mut Option<StepLog>,
+    ) -> Result<Option<Captured>> {
+        let (device, memory) = (now.device, now.device.graph_memory());
+        let (first, (candidates, costs)) = match device.capture(&memory, || self.first(fixed)) {
+            Ok(done) => done,
+            Err(why) => return Ok(self.no_graphs(&why)),
+        };
+        device.replay(&first)?;
+        *before = self.between(now, &costs, fixed)?;
+        let second = device.capture(&memory, || {
+            self.second(device, fixed, candidates, |optimiser, grads, guard| {
+                optimiser.record(device, grads, guard)
+            })
+        });
+        let (second, updated) = match second {
+            Ok(done) => done,
+            Err(why) => return Ok(self.no_graphs(&why)),
+        };
+        self.optimiser.advance(device, &updated, now.lr)?;
+        device.replay(&second)?;
+        Ok(Some(Captured { first, costs, second, updated, addresses: self.addresses() }))
+    }
+
+    fn no_graphs(&mut self, why: &TrainError) -> Option<Captured> {
+        self.note = Some(format!(
+            "the steps go on without graphs, launch by launch, as with run.graphs=false: {why}"
+        ));
+        None
+    }
+
+    fn points(&mut self) -> Result<&mut DevicePoints> {
+        let none = || ModelError::Config("the random points of a device are not there".into());
+        Ok(self.points.as_mut().ok_or_else(none)?)
+    }
+}
