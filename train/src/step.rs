@@ -128,8 +128,7 @@ impl Trainer {
                 }
             }
         }
-        let data = self.on_host(batch);
-        let (step, last) = self.step_from(&batch.names, || data)?;
+        let (step, last) = self.step_from(&batch.names, |trainer| trainer.on_host(batch))?;
         Ok((step, before.or(last)))
     }
 
@@ -145,7 +144,7 @@ impl Trainer {
     pub(crate) fn outline_step(&mut self) -> Result<()> {
         let (b, s) = (self.recipe.train.batch, self.recipe.augment.crop);
         let classes = self.recipe.classes();
-        let (done, _) = self.step_from(&[], || {
+        let (done, _) = self.step_from(&[], |_| {
             let image = Tensor::empty::<f32>(&[b, 3, s, s]);
             Ok((image, Targets::outlined(b, s, classes)))
         })?;
@@ -160,10 +159,10 @@ impl Trainer {
     fn step_from(
         &mut self,
         samples: &[String],
-        data: impl FnOnce() -> Result<(Tensor, Targets)>,
+        data: impl FnOnce(&Trainer) -> Result<(Tensor, Targets)>,
     ) -> Result<(Step, Option<StepLog>)> {
         let mut clock = Clock::start();
-        let (image, targets) = with_category(Category::Data, || self.brought(data()?))?;
+        let (image, targets) = with_category(Category::Data, || self.brought(data(self)?))?;
         clock.lap();
         let output = self.model.forward(&image, false)?;
         clock.lap();
