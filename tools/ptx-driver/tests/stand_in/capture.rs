@@ -29,9 +29,7 @@ fn a_graph_does_what_was_captured() {
     run("capture::child_replay", &[("PTX_DRIVER_DELAY", "1")]).quietly();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_replay() {
+pub fn child_replay() {
     context();
     let ((module, function), stream) = (sum(), stream());
     let (to, copy, other) = (memory(8), memory(8), memory(8));
@@ -75,9 +73,7 @@ fn calls_that_a_capture_forbids_are_refused_and_end_it() {
     run("capture::child_forbidden", &[]).well();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_forbidden() {
+pub fn child_forbidden() {
     context();
     let (stream, other, first, to) = (stream(), stream(), event(0), memory(8));
     let host = [0u8; 8];
@@ -117,9 +113,7 @@ fn threads_and_events_of_a_capture_keep_their_rules() {
     run("capture::child_threads", &[]).well();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_threads() {
+pub fn child_threads() {
     context();
     let (stream, other, first) = (stream(), stream(), event(0));
     let unsupported = Is::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
@@ -176,9 +170,7 @@ fn graph(stream: sys::CUstream, queue: impl FnOnce()) -> sys::CUgraphExec {
     executable
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_unloaded() {
+pub fn child_unloaded() {
     context();
     let ((module, function), stream, to) = (sum(), stream(), memory(8));
     let launched = || ok(launch(function, [1; 3], [1; 3], 0, stream, &arguments(5, 6, to)));
@@ -190,9 +182,7 @@ fn child_unloaded() {
     }
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_freed_source() {
+pub fn child_freed_source() {
     context();
     let (stream, to, host) = (stream(), memory(8), pinned(8));
     let from = host.as_mut_ptr();
@@ -205,9 +195,7 @@ fn child_freed_source() {
     }
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_freed_memory() {
+pub fn child_freed_memory() {
     context();
     let ((_, function), stream, to) = (sum(), stream(), memory(8));
     let launched = || ok(launch(function, [1; 3], [1; 3], 0, stream, &arguments(5, 6, to)));

@@ -13,9 +13,7 @@ fn results_are_there_after_a_wait_and_not_before() {
     run("delay::child_order", &DELAY).quietly();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_order() {
+pub fn child_order() {
     context();
     let ((_, function), first, second) = (sum(), stream(), stream());
     let (a, b) = (memory(8), memory(8));
@@ -66,9 +64,7 @@ fn page_locked_memory_that_changes_or_goes_too_early_is_found() {
     run("delay::child_changed", &[]).quietly();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_changed() {
+pub fn child_changed() {
     context();
     let (stream, to, host) = (stream(), memory(8), pinned(8));
     // SAFETY: see `child_order`.
@@ -77,9 +73,7 @@ fn child_changed() {
     value(to, stream);
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_freed() {
+pub fn child_freed() {
     context();
     let (stream, from, host) = (stream(), memory(8), pinned(8));
     let to = host.as_mut_ptr();
@@ -90,9 +84,7 @@ fn child_freed() {
     }
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_unloaded() {
+pub fn child_unloaded() {
     context();
     let ((module, function), stream, to) = (sum(), stream(), memory(8));
     ok(launch(function, [1; 3], [1; 3], 0, stream, &arguments(5, 6, to)));
@@ -105,9 +97,7 @@ fn events_measure_only_what_they_recorded() {
     run("delay::child_events", &[]).well();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_events() {
+pub fn child_events() {
     context();
     let (stream, start, end, silent) = (stream(), event(0), event(0), event(2));
     let mut ms = -1.0;

@@ -93,9 +93,7 @@ fn kernels_give_the_same_bytes_when_work_is_delayed() {
     run("facade::child_kernels", &variables).quietly();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_kernels() {
+pub fn child_kernels() {
     let cuda = Device::cuda(0).unwrap();
     assert_eq!(cuda.name(), "ptx-vm, not a GPU (number 0)");
     let here = Device::virtual_gpu();
@@ -136,9 +134,7 @@ fn products_are_those_of_the_virtual_gpu() {
     run("facade::child_products", &[("PTX_DRIVER_DELAY", "1")]).quietly();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_products() {
+pub fn child_products() {
     let cuda = Device::cuda(0).unwrap();
     for beta in [Beta::Overwrite, Beta::Add] {
         for sizes in [
@@ -177,9 +173,7 @@ fn without_a_gpu_or_a_library_one_sentence_says_so() {
     run_at(None, "facade::child_no_device", &expects).quietly();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_no_device() {
+pub fn child_no_device() {
     let of = |name| std::env::var(name).ok();
     let ordinal = of("CHILD_ORDINAL").map_or(0, |text| text.parse().unwrap());
     match Device::cuda(ordinal) {
@@ -199,9 +193,7 @@ fn memory_that_runs_out_is_an_error_and_the_pool_is_tried_first() {
         .quietly();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_memory() {
+pub fn child_memory() {
     let device = Device::cuda(0).unwrap();
     let held = device.alloc::<u8>("held", 4 << 20).unwrap();
     drop(device.alloc::<u8>("first", 16 << 20).unwrap());
@@ -249,9 +241,7 @@ fn the_error_of_a_kernel_stays() {
     }
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_fault() {
+pub fn child_fault() {
     let device = Device::cuda(0).unwrap();
     let mut to = device.alloc::<u32>("to", 8).unwrap();
     let mut store = |n: u32| {
@@ -281,9 +271,7 @@ fn threads_share_a_device_and_devices_share_a_gpu() {
     run("facade::child_threads", &[("PTX_DRIVER_LEAKS", "1")]).quietly();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_threads() {
+pub fn child_threads() {
     let sum = |device: &Device, by: f32| {
         let x = device.upload("x", &[by; 100]).unwrap();
         let mut out = device.zeros("out", 1).unwrap();

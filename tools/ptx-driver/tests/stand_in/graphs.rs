@@ -72,9 +72,7 @@ fn a_captured_step_gives_the_bits_of_the_virtual_gpu() {
     run("graphs::child_step", &[("PTX_DRIVER_DELAY", "1")]).quietly();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_step() {
+pub fn child_step() {
     let replayed = |device: Device| -> Result<Vec<_>> {
         let mut step = Step::new(device.clone())?;
         step.device.write(step.x.view_mut(), &whole(N * K, 3))?;
@@ -101,9 +99,7 @@ fn a_run_that_keeps_memory_has_to_run_again_before_its_capture() {
     run("graphs::child_kept", &[("PTX_DRIVER_LEAKS", "1")]).quietly();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_kept() {
+pub fn child_kept() {
     let device = Device::cuda(0).unwrap();
     let mut kept = None;
     let mut run = || -> Result<()> {
@@ -131,9 +127,7 @@ fn long_copies_through_page_locked_memory_arrive() {
     run("graphs::child_copies", &[("PTX_DRIVER_DELAY", "1")]).quietly();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_copies() {
+pub fn child_copies() {
     // More than the page-locked slots hold together, in pieces of many sizes.
     let device = Device::cuda(0).unwrap();
     let words: Vec<u32> = (0..9_000_011u32).map(|i| i.wrapping_mul(2_654_435_761)).collect();

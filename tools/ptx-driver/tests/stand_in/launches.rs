@@ -122,9 +122,7 @@ fn arguments_come_in_two_forms_and_have_to_fit() {
     assert!(said.iter().any(|line| line == size), "{said:#?}");
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_arguments() {
+pub fn child_arguments() {
     context();
     let ((module, function), stream, to) = (sum(), stream(), memory(8));
     let one = [1; 3];
@@ -156,9 +154,7 @@ fn grids_blocks_and_shared_memory_have_limits() {
     run("launches::child_limits", &a100).well();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_limits() {
+pub fn child_limits() {
     context();
     let ((_, function), stream, to) = (sum(), stream(), memory(8));
     let packed = arguments(1, 2, to);
@@ -198,9 +194,7 @@ fn only_ptx_for_the_device_and_the_driver_is_taken() {
     run("launches::child_ptx", &[("PTX_DRIVER_VERSION", "12000")]).well();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_ptx() {
+pub fn child_ptx() {
     context();
     let (module, code, _) = load(SUM);
     ok(code);

@@ -10,6 +10,7 @@ mod products;
 mod proofs;
 mod rules;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -56,7 +57,71 @@ fn folder() -> &'static Path {
     })
 }
 
-/// Runs an ignored test of this program in a process of its own.
+/// Names what a started process is to do.
+const CHILD: &str = "PTX_DRIVER_TEST_CHILD";
+
+/// A table of functions by their paths.
+macro_rules! table {
+    ($($module:ident :: $function:ident,)*) => {
+        &[$((concat!(stringify!($module), "::", stringify!($function)), $module::$function),)*]
+    };
+}
+
+/// What runs in processes of its own, since the loader's path and the state of the library belong
+/// to a process.
+const CHILDREN: &[(&str, fn())] = table![
+    capture::child_replay,
+    capture::child_forbidden,
+    capture::child_threads,
+    capture::child_unloaded,
+    capture::child_freed_source,
+    capture::child_freed_memory,
+    delay::child_order,
+    delay::child_changed,
+    delay::child_freed,
+    delay::child_unloaded,
+    delay::child_events,
+    facade::child_kernels,
+    facade::child_products,
+    facade::child_no_device,
+    facade::child_memory,
+    facade::child_fault,
+    facade::child_threads,
+    graphs::child_step,
+    graphs::child_kept,
+    graphs::child_copies,
+    launches::child_arguments,
+    launches::child_limits,
+    launches::child_ptx,
+    products::child_meaning,
+    products::child_epilogues,
+    products::child_mask,
+    products::child_refusals,
+    products::child_wrong_epilogues,
+    proofs::child_proofs,
+    rules::child_codes,
+    rules::child_destroyed_stream,
+    rules::child_destroyed_event,
+    rules::child_wrong_kind,
+    rules::child_no_handle,
+    rules::child_leaks,
+    rules::child_words,
+];
+
+/// Where a started process begins. In the one that starts the others it looks whether the table
+/// names each of them once.
+#[test]
+fn child() {
+    let Ok(name) = std::env::var(CHILD) else {
+        let names: BTreeSet<&str> = CHILDREN.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names.len(), CHILDREN.len());
+        return;
+    };
+    let found = CHILDREN.iter().find(|(known, _)| *known == name);
+    found.unwrap_or_else(|| panic!("there is no child {name}")).1();
+}
+
+/// Runs a function of [`CHILDREN`] in a process of its own.
 fn run(test: &str, variables: &[(&str, &str)]) -> Ended {
     run_at(Some(folder()), test, variables)
 }
@@ -65,7 +130,7 @@ fn run(test: &str, variables: &[(&str, &str)]) -> Ended {
 fn run_at(folder: Option<&Path>, test: &str, variables: &[(&str, &str)]) -> Ended {
     let program = std::env::current_exe().expect("a test knows where it is");
     let mut command = Command::new(program);
-    command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"]);
+    command.args(["--exact", "child", "--nocapture", "--test-threads=1"]).env(CHILD, test);
     command.env_remove("LD_LIBRARY_PATH").env_remove("CUDA_LAUNCH_BLOCKING");
     if let Some(folder) = folder {
         command.env("LD_LIBRARY_PATH", folder);
@@ -74,7 +139,8 @@ fn run_at(folder: Option<&Path>, test: &str, variables: &[(&str, &str)]) -> Ende
     let output = command.output().expect("a test can be started");
     let (out, errors) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(out.contains("running 1 test"), "there is no test {test}: {out}");
+    assert!(out.contains("running 1 test"), "no process took {test}: {out}");
+    assert!(!errors.contains("there is no child"), "{errors}");
     let said = errors.lines().filter_map(|line| line.strip_prefix("ptx-driver: "));
     let said = said.map(str::to_owned).collect();
     Ended { passed: output.status.success(), said, text: format!("{test}\n{out}\n{errors}") }

@@ -156,9 +156,7 @@ fn descriptors_mean_what_is_documented() {
     run("products::child_meaning", &[]).quietly();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_meaning() {
+pub fn child_meaning() {
     context();
     // By columns, with gaps: A is [2, 3] in lines of 4, B [3, 2] in lines of 3, D [2, 2] of 5.
     let a = put(&[1., 2., -9., -9., 3., 4., -9., -9., 5., 6.], F32);
@@ -208,9 +206,7 @@ fn gelu(x: f64) -> [f64; 2] {
     [0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope]
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_epilogues() {
+pub fn child_epilogues() {
     context();
     // op(A) op(B) = [1; 2] [0.5 -1] = [0.5 -1; 1 -2], by columns 0.5, 1, -1, -2.
     let product = [0.5f64, 1.0, -1.0, -2.0];
@@ -259,9 +255,7 @@ fn relu_keeps_a_mask_of_bits() {
     run("products::child_mask", &[]).quietly();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_mask() {
+pub fn child_mask() {
     context();
     let (a, b) = (put(&[1.0, 2.0], F32), put(&[0.5, -1.0], F32));
     let shape = [(2, 1, 2, F32), (1, 2, 1, F32), (2, 2, 2, F32), (2, 2, 2, F32)];
@@ -297,9 +291,7 @@ fn what_does_not_fit_is_refused() {
     }
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_refusals() {
+pub fn child_refusals() {
     let mut handle = null_mut();
     // SAFETY: see `put`.
     unsafe { assert_eq!(lt::cublasLtCreate(&mut handle), Is::CUBLAS_STATUS_NOT_INITIALIZED) };
@@ -340,9 +332,7 @@ fn epilogues_and_algorithms_that_do_not_fit_are_refused() {
     run("products::child_wrong_epilogues", &[]).well();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_wrong_epilogues() {
+pub fn child_wrong_epilogues() {
     context();
     let (invalid, no) = (Is::CUBLAS_STATUS_INVALID_VALUE, Is::CUBLAS_STATUS_NOT_SUPPORTED);
     let [a, b, d] = [put(&[1.0; 200], F32), put(&[1.0; 200], F32), put(&[1.0; 200], F32)];

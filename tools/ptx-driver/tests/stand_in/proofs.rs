@@ -19,9 +19,7 @@ fn proofs_hold_when_work_is_delayed() {
     run("proofs::child_proofs", &[("PTX_DRIVER_DELAY", "1")]).quietly();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_proofs() {
+pub fn child_proofs() {
     let (cuda, here) = (Device::cuda(0).unwrap(), Device::virtual_gpu());
     let (mut same, mut near) = (0, 0);
     let all = std::env::var_os("PTX_DRIVER_TEST_ALL").is_some();

@@ -73,9 +73,7 @@ fn misuse_gives_the_documented_codes() {
     }
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_codes() {
+pub fn child_codes() {
     let mut address = 0;
     // SAFETY: see `context`.
     unsafe {
@@ -126,9 +124,7 @@ fn what_is_used_after_its_end_ends_the_process() {
     run("rules::child_no_handle", &[]).undefined("0x12345 is given as a module and is none");
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_destroyed_stream() {
+pub fn child_destroyed_stream() {
     context();
     let stream = stream();
     // SAFETY: see `context`.
@@ -138,9 +134,7 @@ fn child_destroyed_stream() {
     }
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_destroyed_event() {
+pub fn child_destroyed_event() {
     context();
     let event = event(0);
     // SAFETY: see `context`.
@@ -150,17 +144,13 @@ fn child_destroyed_event() {
     }
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_wrong_kind() {
+pub fn child_wrong_kind() {
     context();
     // SAFETY: see `context`.
     unsafe { sys::cuStreamSynchronize(event(0).cast()) };
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_no_handle() {
+pub fn child_no_handle() {
     context();
     let mut function = null_mut();
     // SAFETY: see `context`.
@@ -178,9 +168,7 @@ fn leaks_are_listed_where_that_is_asked_for() {
     assert!(second.starts_with("leak: page-locked allocations never freed"), "{second}");
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_leaks() {
+pub fn child_leaks() {
     context();
     memory(100);
     stream();
@@ -194,9 +182,7 @@ fn errors_have_names_and_words() {
     run("rules::child_words", &[]).quietly();
 }
 
-#[test]
-#[ignore = "runs in a process of its own"]
-fn child_words() {
+pub fn child_words() {
     let text = format!("{:?}", cudarc::driver::DriverError(Is::CUDA_ERROR_ILLEGAL_ADDRESS));
     assert!(text.contains("an illegal memory access was encountered"), "{text}");
     let mut name = null();
