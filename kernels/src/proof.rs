@@ -247,6 +247,16 @@ pub fn summary(outcomes: &[Outcome]) -> Vec<Summary<'_>> {
     found
 }
 
+/// What a layer with weight and bias is proven on; the gradients of the parameters start as the
+/// first elements of `old`.
+pub(crate) struct LayerInputs<T> {
+    pub x: Vec<T>,
+    pub weight: Vec<T>,
+    pub dy: Vec<T>,
+    pub bias: Vec<f32>,
+    pub old: Vec<f32>,
+}
+
 /// A buffer of deterministic numbers in (-1, 1), for launches to be timed.
 ///
 /// # Errors

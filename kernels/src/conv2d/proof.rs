@@ -6,7 +6,7 @@ use super::{Conv2d, reference};
 use crate::Result;
 use crate::check::{UNIT, noise, stored, wide};
 use crate::device::{Device, Float};
-use crate::proof::{Kernels, Proof, Timed, filled};
+use crate::proof::{Kernels, LayerInputs, Proof, Timed, filled};
 
 pub(crate) const KERNELS: Kernels = Kernels { name: "conv2d", prove, timed };
 
@@ -26,15 +26,6 @@ fn prove(proof: &mut Proof<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What goes in; the gradients of weight and bias start as the first elements of `old`.
-struct Inputs<T> {
-    x: Vec<T>,
-    weight: Vec<T>,
-    dy: Vec<T>,
-    bias: Vec<f32>,
-    old: Vec<f32>,
-}
-
 /// What the kernels leave.
 #[derive(PartialEq)]
 struct Outputs<T> {
@@ -44,7 +35,7 @@ struct Outputs<T> {
     dbias: Vec<f32>,
 }
 
-fn run<T: Float>(device: &Device, s: &Conv2d, of: &Inputs<T>) -> Result<Outputs<T>> {
+fn run<T: Float>(device: &Device, s: &Conv2d, of: &LayerInputs<T>) -> Result<Outputs<T>> {
     let (x, weight) = (device.upload("x", &of.x)?, device.upload("weight", &of.weight)?);
     let (dy, bias) = (device.upload("dy", &of.dy)?, device.upload("bias", &of.bias)?);
     let (mut y, mut dx) = (device.alloc("y", of.dy.len())?, device.alloc("dx", of.x.len())?);
@@ -69,7 +60,7 @@ fn check<T: Float>(proof: &mut Proof<'_>, s: Conv2d) -> Result<()> {
     let (dy, exact_dy) = stored::<T>(&noise(places * s.co, 2));
     let (weight, exact_weight) = stored::<T>(&noise(s.co * s.ci * taps, 3));
     let (bias, old) = (noise::<f32>(s.co, 4), noise::<f32>(weight.len(), 5));
-    let of = Inputs { x, weight, dy, bias, old };
+    let of = LayerInputs { x, weight, dy, bias, old };
     let what = name::<T>(&s);
     let device = proof.device();
     let got = proof.twice(&what, || run(device, &s, &of))?;

@@ -7,7 +7,7 @@ use crate::Result;
 use crate::check::{UNIT, noise, stored, wide};
 use crate::device::sizes::Pieces;
 use crate::device::{Device, Float};
-use crate::proof::{Kernels, Proof, Timed, filled};
+use crate::proof::{Kernels, LayerInputs, Proof, Timed, filled};
 
 pub(crate) const KERNELS: Kernels = Kernels { name: "linear", prove, timed };
 
@@ -17,15 +17,6 @@ fn prove(proof: &mut Proof<'_>) -> Result<()> {
         check::<bf16>(proof, n, m, k)?;
     }
     Ok(())
-}
-
-/// What goes in; the gradients of weight and bias start as the first elements of `old`.
-struct Inputs<T> {
-    x: Vec<T>,
-    weight: Vec<T>,
-    dy: Vec<T>,
-    bias: Vec<f32>,
-    old: Vec<f32>,
 }
 
 /// What the kernels leave.
@@ -39,7 +30,7 @@ struct Outputs<T> {
     dbias: Vec<f32>,
 }
 
-fn run<T: Float>(device: &Device, s: &Linear, of: &Inputs<T>) -> Result<Outputs<T>> {
+fn run<T: Float>(device: &Device, s: &Linear, of: &LayerInputs<T>) -> Result<Outputs<T>> {
     let (x, weight) = (device.upload("x", &of.x)?, device.upload("weight", &of.weight)?);
     let (dy, bias) = (device.upload("dy", &of.dy)?, device.upload("bias", &of.bias)?);
     let (mut y, mut dx) = (device.alloc("y", of.dy.len())?, device.alloc("dx", of.x.len())?);
@@ -65,7 +56,7 @@ fn check<T: Float>(proof: &mut Proof<'_>, n: usize, m: usize, k: usize) -> Resul
     let (x, exact_x) = stored::<T>(&noise(n * k, 1));
     let (weight, exact_weight) = stored::<T>(&noise(m * k, 2));
     let (dy, exact_dy) = stored::<T>(&noise(n * m, 3));
-    let of = Inputs { x, weight, dy, bias: noise(m, 4), old: noise(m * k, 5) };
+    let of = LayerInputs { x, weight, dy, bias: noise(m, 4), old: noise(m * k, 5) };
     let what = format!("linear{} [{n}, {m}, {k}]", T::SUFFIX);
     let device = proof.device();
     let got = proof.twice(&what, || run(device, &s, &of))?;

@@ -6,7 +6,7 @@ use super::{PatchEmbed, reference};
 use crate::Result;
 use crate::check::{UNIT, noise, stored, wide};
 use crate::device::{Device, Float};
-use crate::proof::{Kernels, Proof, Timed, filled};
+use crate::proof::{Kernels, LayerInputs, Proof, Timed, filled};
 
 pub(crate) const KERNELS: Kernels = Kernels { name: "patch_embed", prove, timed };
 
@@ -20,19 +20,10 @@ fn prove(proof: &mut Proof<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What goes in; `old` is where the gradients of weight and, with its first elements, bias start.
-struct Inputs<T> {
-    x: Vec<T>,
-    weight: Vec<T>,
-    dy: Vec<T>,
-    bias: Vec<f32>,
-    old: Vec<f32>,
-}
-
 /// y, dx, dweight, dbias.
 type Outputs<T> = (Vec<T>, Vec<T>, Vec<f32>, Vec<f32>);
 
-fn run<T: Float>(device: &Device, s: &PatchEmbed, of: &Inputs<T>) -> Result<Outputs<T>> {
+fn run<T: Float>(device: &Device, s: &PatchEmbed, of: &LayerInputs<T>) -> Result<Outputs<T>> {
     let (x, dy) = (device.upload("x", &of.x)?, device.upload("dy", &of.dy)?);
     let (weight, bias) = (device.upload("weight", &of.weight)?, device.upload("bias", &of.bias)?);
     let (x, weight, dy) = (x.view(), weight.view(), dy.view());
@@ -52,7 +43,7 @@ fn check<T: Float>(proof: &mut Proof<'_>, s: PatchEmbed) -> Result<()> {
     let (x, exact_x) = stored::<T>(&noise(tokens * width, 1));
     let (dy, exact_dy) = stored::<T>(&noise(tokens * s.c, 2));
     let (weight, exact_weight) = stored::<T>(&noise(s.c * width, 3));
-    let of = Inputs { x, weight, dy, bias: noise(s.c, 4), old: noise(s.c * width, 5) };
+    let of = LayerInputs { x, weight, dy, bias: noise(s.c, 4), old: noise(s.c * width, 5) };
     let PatchEmbed { b, channels, h, w, p, c } = s;
     let what = format!("patch_embed{} {b} x {channels} x {h}x{w}, {p}x{p} to {c}", T::SUFFIX);
     let device = proof.device();
