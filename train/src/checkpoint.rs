@@ -36,9 +36,14 @@ pub struct Notes {
 /// Key of the notes in the file.
 const NOTES: &str = "dressage";
 
+/// Folder of the checkpoints in a run folder.
+pub fn folder(run: &Path) -> PathBuf {
+    run.join("checkpoints")
+}
+
 /// Path of the checkpoint of `step` in a run folder.
 pub fn path_of(run: &Path, step: u64) -> PathBuf {
-    run.join("checkpoints").join(format!("step-{step:06}.safetensors"))
+    folder(run).join(format!("step-{step:06}.safetensors"))
 }
 
 /// Steps of the checkpoints in a run folder, ascending.
@@ -46,7 +51,7 @@ pub fn path_of(run: &Path, step: u64) -> PathBuf {
 /// # Errors
 /// A folder that cannot be read; one that does not exist holds none.
 pub fn list(run: &Path) -> Result<Vec<u64>> {
-    let dir = run.join("checkpoints");
+    let dir = folder(run);
     let entries = match std::fs::read_dir(&dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

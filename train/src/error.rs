@@ -2,13 +2,23 @@
 
 use std::path::PathBuf;
 
+use crate::files::hint;
+
+fn read_hint(source: &std::io::Error) -> &'static str {
+    hint(source).unwrap_or("; check that it exists and that you may read it")
+}
+
+fn write_hint(source: &std::io::Error) -> &'static str {
+    hint(source).unwrap_or("; check the free space and the rights of its folder")
+}
+
 /// An error that a user can act on: it names the file or value and, where there is one, the way
 /// out.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
     /// A file or folder that cannot be read.
-    #[error("cannot read {path}: {source}; check that it exists and that you may read it")]
+    #[error("cannot read {path}: {source}{}", read_hint(.source))]
     Read {
         /// File or folder.
         path: PathBuf,
@@ -16,7 +26,7 @@ pub enum TrainError {
         source: std::io::Error,
     },
     /// A file that cannot be written.
-    #[error("cannot write {path}: {source}; check the free space and the rights of its folder")]
+    #[error("cannot write {path}: {source}{}", write_hint(.source))]
     Write {
         /// File.
         path: PathBuf,

@@ -1,6 +1,8 @@
 //! Inference on whole images, and scores over data sets (spec mask2former §5, training-and-data
 //! §3, §6).
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use dressage_engine::memory::{Category, with_category};
@@ -16,6 +18,7 @@ use crate::interrupt::Interrupt;
 use crate::metrics::{Confusion, Report, SetReport};
 use crate::recipe::{Eval, EvalMode, EvalSet, Recipe};
 use crate::runlog::{Progress, Stage};
+use crate::wait::Waiting;
 use crate::windows::{ScoreMap, padded, slide, test_size, whole};
 use crate::{Image, LabelMap, Result, TrainError, network};
 
@@ -135,7 +138,7 @@ fn window_scores(model: &Segmenter, image: &Image, how: Inference) -> Result<Ten
 /// A sample that cannot be read; an interruption.
 pub fn evaluate_set(
     model: &Segmenter,
-    source: &dyn Source,
+    source: &Arc<dyn Source>,
     set: &EvalSet,
     eval: &Eval,
     progress: &dyn Progress,
@@ -150,7 +153,9 @@ pub fn evaluate_set(
         if stop.requested() {
             return Err(TrainError::Interrupted);
         }
-        let (image, label) = source.load(i)?;
+        let (from, name) = (Arc::clone(source), source.sample_name(i));
+        let waiting = Waiting::new(progress, stop);
+        let (image, label) = waiting.read(Path::new(&name), move || from.load(i))?;
         let found = predict(model, &image, how, label.h, label.w)?;
         counts.add(&label.data, &found.data)?;
         let rate = (i + 1) as f64 / start.elapsed().as_secs_f64();
@@ -171,8 +176,8 @@ pub fn evaluate(
 ) -> Result<Report> {
     let mut sets = Vec::new();
     for set in &recipe.data.eval {
-        let source = network::source(recipe, &set.set)?;
-        sets.push(evaluate_set(model, &*source, set, &recipe.eval, progress, stop)?);
+        let source = network::source_unless(recipe, &set.set, Waiting::new(progress, stop))?;
+        sets.push(evaluate_set(model, &source, set, &recipe.eval, progress, stop)?);
     }
     Ok(Report::new(recipe.head.classes.clone(), sets)?)
 }

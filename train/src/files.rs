@@ -3,18 +3,26 @@
 //! A file is written under the name `NAME.partial` in its own folder, flushed to the disk, and
 //! only then renamed. A reader, or a run that starts after a power cut, sees the old file or the
 //! new one. If anything fails (a full disk), the partial file is removed and the old one stays.
+//!
+//! A link stays a link: the file at its end is replaced. A device or a pipe is written as it is.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use crate::lock::{self, Locked};
+use crate::output::{self, Output};
+
 /// What a file name ends in while it is being written.
 const PARTIAL: &str = "partial";
 
+/// Bytes that are gathered before they are written.
+const BUFFER: usize = 1 << 20;
+
 /// A file that could not be read, written or removed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {}: {source}{}", .path.display(), hint(.source))]
+#[error("cannot {action} {}: {source}{}", .path.display(), written_hint(.source))]
 pub struct FileError {
     /// What was tried, a verb.
     pub action: &'static str,
@@ -24,11 +32,33 @@ pub struct FileError {
     pub source: io::Error,
 }
 
-fn hint(source: &io::Error) -> &'static str {
+fn written_hint(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::StorageFull => "; free some space, what was there before is untouched",
         io::ErrorKind::PermissionDenied => "; check the rights of its folder",
-        _ => "",
+        _ => hint(source).unwrap_or(""),
+    }
+}
+
+/// What helps against limits of the process and of the user.
+pub fn hint(source: &io::Error) -> Option<&'static str> {
+    #[cfg(unix)]
+    {
+        use rustix::io::Errno;
+
+        let is = |errno: Errno| source.raw_os_error() == Some(errno.raw_os_error());
+        if is(Errno::MFILE) || is(Errno::NFILE) {
+            return Some("; raise the limit of open files (ulimit -n)");
+        }
+    }
+    match source.kind() {
+        io::ErrorKind::FileTooLarge => {
+            Some("; raise the limit of file sizes (ulimit -f), what was there before is untouched")
+        }
+        io::ErrorKind::QuotaExceeded => {
+            Some("; free some space of your quota, what was there before is untouched")
+        }
+        _ => None,
     }
 }
 
@@ -41,29 +71,65 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileEr
 ///
 /// # Errors
 /// [`FileError`] with the path and the cause, from the operating system or from `fill`; the old
-/// file is untouched.
+/// file is untouched. A folder, a disk or a socket of this name.
 pub fn write(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), FileError> {
-    if let Some(dir) = folder(path) {
+    match output::find(path).map_err(failed("write", path))? {
+        Output::File(file) => replace(&file, path, fill),
+        Output::Stream => stream(path, fill).map_err(failed("write", path)),
+    }
+}
+
+/// Replaces `file` as a whole; it is what `named` leads to.
+fn replace(
+    file: &Path,
+    named: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), FileError> {
+    if let Some(dir) = folder(file) {
         fs::create_dir_all(dir).map_err(failed("make the folder", dir))?;
     }
-    let partial = partial_name(path);
-    let written = File::create(&partial).and_then(|file| {
-        let mut writer = BufWriter::with_capacity(1 << 20, file);
-        fill(&mut writer)?;
-        // Renaming before the data is on the disk could leave an empty file after a power cut.
-        writer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
-    });
-    let done = written.and_then(|()| fs::rename(&partial, path));
+    let (partial, opened) = open_partial(file).map_err(failed("write", named))?;
+    // Renaming before the data is on the disk could leave an empty file after a power cut.
+    let written = filled(&opened, fill).and_then(|()| opened.sync_all());
+    let done = written.and_then(|()| fs::rename(&partial, file));
     if let Err(error) = done {
         // The first error is the one to report; a partial file that stays is swept later.
         let _ = fs::remove_file(&partial);
-        return Err(failed("write", path)(error));
+        return Err(failed("write", named)(error));
     }
-    sync_folder(path);
+    sync_folder(file);
     Ok(())
+}
+
+/// An empty partial file of `path`, locked so that nobody sweeps it; a second one if another
+/// process is writing the same file.
+fn open_partial(path: &Path) -> io::Result<(PathBuf, File)> {
+    let mut others = 0;
+    loop {
+        let partial = partial_name(path, others);
+        match lock::lock(&partial)? {
+            Locked::Busy => others += 1,
+            Locked::Held(file) | Locked::Unknown(file) => {
+                if file.metadata()?.is_file() {
+                    file.set_len(0)?;
+                }
+                return Ok((partial, file));
+            }
+        }
+    }
+}
+
+fn stream(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    filled(&output::open_stream(path)?, fill)
+}
+
+fn filled(file: &File, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut writer = BufWriter::with_capacity(BUFFER, file);
+    fill(&mut writer)?;
+    writer.flush()
 }
 
 /// [`write`] for bytes at hand.
@@ -74,12 +140,12 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write(path, |writer| writer.write_all(bytes))
 }
 
-/// Removes what interrupted writes have left in a folder; says how many files that were. A folder
-/// that does not exist holds none.
+/// Removes what interrupted writes have left in a folder of the files whose names `of` accepts,
+/// and counts them. A file that somebody is writing stays. A folder that does not exist holds none.
 ///
 /// # Errors
 /// [`FileError`] when the folder cannot be read or a file not be removed.
-pub fn sweep(dir: &Path) -> Result<usize, FileError> {
+pub fn sweep(dir: &Path, of: impl Fn(&str) -> bool) -> Result<usize, FileError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -88,16 +154,29 @@ pub fn sweep(dir: &Path) -> Result<usize, FileError> {
     let mut removed = 0;
     for entry in entries {
         let path = entry.map_err(failed("read the folder", dir))?.path();
-        if path.extension().is_some_and(|e| e == PARTIAL) && path.is_file() {
-            fs::remove_file(&path).map_err(failed("remove", &path))?;
-            removed += 1;
+        let is_partial = path.extension().is_some_and(|e| e == PARTIAL)
+            && path.file_stem().and_then(|stem| stem.to_str()).is_some_and(&of)
+            && fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file());
+        if !is_partial {
+            continue;
+        }
+        match lock::lock(&path).map_err(failed("remove", &path))? {
+            Locked::Busy => {}
+            Locked::Held(_) | Locked::Unknown(_) => {
+                fs::remove_file(&path).map_err(failed("remove", &path))?;
+                removed += 1;
+            }
         }
     }
     Ok(removed)
 }
 
-fn partial_name(path: &Path) -> PathBuf {
+/// `NAME.partial`, `NAME.1.partial` and so on.
+fn partial_name(path: &Path, others: u32) -> PathBuf {
     let mut name = OsString::from(path.as_os_str());
+    if others > 0 {
+        name.push(format!(".{others}"));
+    }
     name.push(".");
     name.push(PARTIAL);
     PathBuf::from(name)
@@ -119,8 +198,15 @@ fn sync_folder(path: &Path) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A named pipe.
+    #[cfg(unix)]
+    pub fn make_pipe(path: &Path) {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("a pipe");
+    }
 
     fn names(dir: &Path) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(dir)
@@ -171,7 +257,7 @@ mod tests {
         // A link that leads the partial file to the device that is always full.
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join("log");
-        std::os::unix::fs::symlink("/dev/full", partial_name(&path)).expect("link");
+        std::os::unix::fs::symlink("/dev/full", partial_name(&path, 0)).expect("link");
         let error = write_bytes(&path, b"text").expect_err("no space");
         assert_eq!(error.source.kind(), io::ErrorKind::StorageFull, "{error}");
         assert!(names(dir.path()).is_empty());
@@ -192,11 +278,103 @@ mod tests {
     #[test]
     fn rests_of_killed_runs_are_swept() {
         let dir = tempfile::tempdir().expect("folder");
-        for name in ["step-10", "step-20.partial", "partial", "notes.partial.txt"] {
+        for name in ["step-10", "step-20.partial", "partial", "notes.partial.txt", "my.partial"] {
             fs::write(dir.path().join(name), "x").expect("written");
         }
-        assert_eq!(sweep(dir.path()).expect("swept"), 1);
-        assert_eq!(names(dir.path()), ["notes.partial.txt", "partial", "step-10"]);
-        assert_eq!(sweep(&dir.path().join("none")).expect("nothing there"), 0);
+        let of_runs = |name: &str| name.starts_with("step-");
+        write(&dir.path().join("step-30"), |w| {
+            w.write_all(b"x")?;
+            // Of two partial files the one that is being written stays.
+            assert_eq!(sweep(dir.path(), of_runs).expect("swept"), 1);
+            Ok(())
+        })
+        .expect("written");
+        assert_eq!(
+            names(dir.path()),
+            ["my.partial", "notes.partial.txt", "partial", "step-10", "step-30"]
+        );
+        assert_eq!(sweep(&dir.path().join("none"), of_runs).expect("nothing there"), 0);
+    }
+
+    #[test]
+    fn two_who_write_the_same_file_leave_one_of_theirs_whole() {
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("eval.json");
+        write(&path, |first| {
+            first.write_all(b"fir")?;
+            write_bytes(&path, b"second").expect("written meanwhile");
+            assert_eq!(fs::read(&path)?, b"second");
+            first.write_all(b"st")
+        })
+        .expect("written");
+        assert_eq!(fs::read(&path).expect("file"), b"first");
+        assert_eq!(names(dir.path()), ["eval.json"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_stay_and_what_they_lead_to_is_replaced() {
+        use std::os::unix::fs::symlink;
+
+        let dir = tempfile::tempdir().expect("folder");
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("far")).expect("folder");
+        fs::write(at("far/real"), "old").expect("written");
+        symlink("far/real", at("link")).expect("link");
+        symlink("link", at("twice")).expect("link");
+        symlink("far", at("folder")).expect("link");
+        symlink("far/new", at("dangling")).expect("link");
+        symlink("loop", at("loop")).expect("link");
+        for name in ["link", "twice", "folder/real"] {
+            write_bytes(&at(name), name.as_bytes()).expect("written");
+            assert_eq!(fs::read(at("far/real")).expect("file"), name.as_bytes());
+        }
+        write_bytes(&at("dangling"), b"new").expect("written");
+        assert_eq!(fs::read(at("far/new")).expect("file"), b"new");
+        for name in ["link", "twice", "folder", "dangling"] {
+            assert!(at(name).is_symlink(), "{name}");
+        }
+        let error = write_bytes(&at("loop"), b"x").expect_err("leads nowhere").to_string();
+        assert!(error.contains("loop"), "{error}");
+        assert_eq!(names(&at("far")), ["new", "real"]);
+        // A write that fails leaves what is behind the link, too.
+        let full = write(&at("twice"), |_| Err(io::ErrorKind::StorageFull.into()));
+        assert!(full.is_err() && fs::read(at("far/real")).expect("file") == b"folder/real");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn devices_and_pipes_are_written_as_they_are() {
+        use std::os::unix::fs::{FileTypeExt as _, symlink};
+
+        let dir = tempfile::tempdir().expect("folder");
+        let pipe = dir.path().join("pipe");
+        make_pipe(&pipe);
+        symlink("pipe", dir.path().join("to-pipe")).expect("link");
+        for name in ["pipe", "to-pipe"] {
+            let path = dir.path().join(name);
+            let reader = std::thread::spawn({
+                let pipe = pipe.clone();
+                move || fs::read(pipe)
+            });
+            let bytes: Vec<u8> = (0..3u32 << 20).map(|i| (i * 7 >> 3) as u8).collect();
+            write_bytes(&path, &bytes).expect("written");
+            assert!(reader.join().expect("thread").expect("read") == bytes);
+        }
+        assert!(fs::symlink_metadata(&pipe).expect("pipe").file_type().is_fifo());
+        for (device, holds) in [("/dev/null", true), ("/dev/full", false)] {
+            let path = dir.path().join("device");
+            symlink(device, &path).expect("link");
+            assert_eq!(write_bytes(&path, b"text").is_ok(), holds, "{device}");
+            assert!(path.is_symlink());
+            assert!(fs::metadata(device).expect("device").file_type().is_char_device());
+            fs::remove_file(&path).expect("removed");
+        }
+        assert_eq!(names(dir.path()), ["pipe", "to-pipe"]);
+        let socket = dir.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("socket");
+        let error = write_bytes(&socket, b"x").expect_err("a socket").to_string();
+        assert!(error.contains("socket") && error.contains("name a file"), "{error}");
+        assert!(write_bytes(dir.path(), b"x").is_err(), "a folder");
     }
 }

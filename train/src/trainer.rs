@@ -18,16 +18,20 @@ use crate::optimiser::Optimiser;
 use crate::place::{DeviceMemory, Place};
 use crate::plan::{Comparison, Plan};
 use crate::recipe::Recipe;
+use crate::run_folder::{LOG, RunFolder};
 use crate::runlog::{Progress, RunLog, Stage};
 use crate::schedule::Schedule;
 use crate::step::Pending;
 pub use crate::step::StepLog;
-use crate::{Result, TrainError, checkpoint, evaluate, files, network};
+use crate::wait::Waiting;
+use crate::{Result, TrainError, checkpoint, evaluate, network};
 
 /// A run: a network on its way through the steps of a recipe.
 pub struct Trainer {
     pub(crate) recipe: Recipe,
     pub(crate) dir: PathBuf,
+    /// Its folder, but for an outline.
+    folder: Option<RunFolder>,
     pub(crate) place: Place,
     pub(crate) model: Segmenter,
     pub(crate) criterion: Criterion,
@@ -96,31 +100,16 @@ struct LogLine<'a> {
     terms: std::collections::BTreeMap<&'a str, f32>,
 }
 
-/// Name of the resolved recipe in a run folder.
-pub const RECIPE: &str = "recipe.toml";
-
 impl Trainer {
     /// Sets up a run in its folder: a fresh one, or with `resume` the continuation of what lies
     /// there.
     ///
     /// # Errors
-    /// A folder that holds a run already (or none to resume); too little memory; weights or a
-    /// checkpoint that do not fit.
+    /// A folder that holds a run already (or none to resume), or that another process trains in;
+    /// too little memory; weights or a checkpoint that do not fit.
     pub fn new(recipe: Recipe, resume: bool) -> Result<Trainer> {
-        let dir = recipe.run.dir.clone();
-        let last = checkpoint::list(&dir)?.last().copied();
-        let refuse =
-            |what: &str| Err(TrainError::RunFolder { path: dir.clone(), what: what.to_string() });
-        match (last, resume) {
-            (Some(_), false) => {
-                return refuse(
-                    "holds checkpoints of an earlier run; continue it with --resume, or choose \
-                     another run.dir",
-                );
-            }
-            (None, true) => return refuse("holds no checkpoint to resume from"),
-            _ => {}
-        }
+        let folder = RunFolder::open(&recipe.run.dir, resume)?;
+        let last = checkpoint::list(&recipe.run.dir)?.last().copied();
         let place = Place::of(&recipe.run)?;
         let plan = match place.device() {
             None => Some(Plan::new(&recipe)?),
@@ -136,7 +125,10 @@ impl Trainer {
             None => network::build(&recipe)?,
             Some(_) => network::rebuild(&recipe)?,
         };
-        let mut trainer = Trainer { plan, device_plan, ..Trainer::around(recipe, model, place)? };
+        let around = Trainer::around(recipe, model, place)?;
+        let note = folder.note();
+        let folder = Some(folder);
+        let mut trainer = Trainer { folder, note, plan, device_plan, ..around };
         if let Some(step) = last {
             trainer.restore(step)?;
         }
@@ -168,6 +160,7 @@ impl Trainer {
         Ok(Trainer {
             recipe,
             dir,
+            folder: None,
             place,
             model,
             criterion,
@@ -247,12 +240,11 @@ impl Trainer {
     /// Samples that cannot be read, a loss that is not a number, a checkpoint that cannot be
     /// written.
     pub fn run(&mut self, progress: &dyn Progress, stop: &Interrupt) -> Result<Outcome> {
-        let recipe_text = self.recipe.to_toml()?;
-        files::write_bytes(&self.dir.join(RECIPE), recipe_text.as_bytes())?;
+        self.begin(progress)?;
         let steps = self.recipe.train.steps;
         // A run whose steps are all done is evaluated again.
         let again: &[&str] = if self.step < steps { &[] } else { &["eval"] };
-        let mut log = RunLog::open(&self.dir.join("log.jsonl"), self.step, again)?;
+        let mut log = RunLog::open(&self.dir.join(LOG), self.step, again)?;
         let from = self.step;
         let memory = match self.steps(&mut log, progress, stop) {
             Ok(memory) => memory,
@@ -261,6 +253,10 @@ impl Trainer {
                 return Err(error);
             }
         };
+        if self.step == 0 && steps > 0 {
+            // A checkpoint without a step would refuse another start with better settings.
+            return Err(TrainError::Interrupted);
+        }
         let saved = self.save()?;
         let interrupted = self.step < steps;
         let mut report = None;
@@ -269,6 +265,23 @@ impl Trainer {
         }
         log.sync()?;
         Ok(Outcome { step: self.step, interrupted, checkpoint: saved, report, memory })
+    }
+
+    /// Writes what a run folder holds before the first step.
+    fn begin(&self, progress: &dyn Progress) -> Result<()> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let checkpoints = checkpoint::folder(&self.dir);
+        std::fs::create_dir_all(&checkpoints)
+            .map_err(|source| TrainError::Write { path: checkpoints, source })?;
+        if let Some(old) = folder.write_recipe(&self.recipe)? {
+            progress.note(&format!("the recipe that was there is now {}", old.display()));
+        }
+        if checkpoint::list(&self.dir)?.is_empty()
+            && let Some(old) = folder.set_log_aside()?
+        {
+            progress.note(&format!("the log of an earlier start is now {}", old.display()));
+        }
+        Ok(())
     }
 
     /// The steps of [`Trainer::run`], with what is due between them.
@@ -280,12 +293,17 @@ impl Trainer {
     ) -> Result<Option<Memory>> {
         let mut memory = None;
         let from = self.step;
-        let mut loader = self.loader()?;
+        let waiting = Waiting::new(progress, stop);
+        let source = network::train_source_unless(&self.recipe, waiting)?;
+        let mut loader = Loader::start(source, self.loader_settings())?;
         let steps = self.recipe.train.steps;
         let mut stage = Stage::new(progress, "train", Some(steps));
         let mut window = Window::start(self.step);
         while self.step < steps && !stop.requested() {
-            let batch = loader.next_batch()?;
+            let batch = match loader.next_batch_unless(waiting) {
+                Err(TrainError::Interrupted) => break,
+                batch => batch?,
+            };
             let mut done = self.queue(&batch)?;
             if let Some(note) = self.note.take() {
                 progress.note(&note);

@@ -4,6 +4,8 @@ use dressage_train::TrainError;
 use dressage_train::files::FileError;
 use dressage_train::recipe::RecipeError;
 
+use crate::signals;
+
 /// An end that is no success; the text is one sentence for the user.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -13,7 +15,7 @@ pub enum Failure {
     /// From this program.
     #[error("{0}")]
     Told(String),
-    /// Someone pressed Ctrl-C; the text says what is kept.
+    /// A signal asked for the end; the text says what is saved.
     #[error("{0}")]
     Interrupted(String),
 }
@@ -23,7 +25,7 @@ impl Failure {
     pub fn code(&self) -> u8 {
         match self {
             Failure::Train(_) | Failure::Told(_) => 1,
-            Failure::Interrupted(_) => 130,
+            Failure::Interrupted(_) => signals::exit_code(),
         }
     }
 }

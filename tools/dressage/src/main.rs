@@ -2,12 +2,13 @@
 //! backbones.
 //!
 //! Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1
-//! failed, 2 wrong usage, 130 interrupted (what was reached is saved).
+//! failed, 2 wrong usage, 128 and its number after a signal (what was reached is saved).
 
 mod commands;
 mod console;
 mod failure;
 mod progress;
+mod signals;
 
 use std::process::ExitCode;
 
@@ -31,7 +32,8 @@ use crate::failure::Failure;
     version,
     max_term_width = 100,
     verbatim_doc_comment,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted after saving."
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 128 + N ended by signal N after saving \
+                  (130 after Ctrl-C)."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -77,6 +79,7 @@ fn hush_contained_panics() {
 
 fn main() -> ExitCode {
     hush_contained_panics();
+    signals::report_file_limits();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

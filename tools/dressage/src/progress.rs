@@ -42,6 +42,12 @@ impl Watch {
         Watch { terminal: std::io::stderr().is_terminal(), stage: Mutex::new(None) }
     }
 
+    /// How far the stage is, such as ` in train at 37`; empty between stages.
+    pub fn reached(&self) -> String {
+        let text = |stage: &Stage| format!(" in {} at {}", stage.name, stage.position);
+        self.stage().as_ref().map(text).unwrap_or_default()
+    }
+
     fn stage(&self) -> MutexGuard<'_, Option<Stage>> {
         // A panic elsewhere must not silence the progress.
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)

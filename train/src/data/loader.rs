@@ -9,12 +9,14 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use dressage_engine::Philox;
 
 use super::Source;
 use super::sampler::Sampler;
 use crate::augment::{Augment, normalise};
+use crate::wait::{Missed, Waiting};
 use crate::{Result, TrainError};
 
 /// Purpose of the generator that augments.
@@ -22,6 +24,10 @@ const PURPOSE: u32 = 0x4155_474D;
 
 /// Batches that may wait for the training loop.
 const AHEAD: usize = 2;
+
+/// How long the end of a loader waits for workers that are in the middle of a sample. One that hangs
+/// in a read is left to itself.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How samples are drawn.
 #[derive(Debug, Clone)]
@@ -80,9 +86,10 @@ struct Sample {
     name: String,
 }
 
-/// Delivers batches in order. Dropping it ends its threads.
+/// Delivers batches in order. Dropping it ends its threads, but for one that hangs in a read.
 pub struct Loader {
     settings: LoaderSettings,
+    source: Arc<dyn Source>,
     queues: Vec<Receiver<Result<Sample>>>,
     workers: Vec<JoinHandle<()>>,
     step: u64,
@@ -119,7 +126,7 @@ impl Loader {
             queues.push(receive);
         }
         let step = settings.start_step;
-        Ok(Self { settings, queues, workers, step, taken: 0 })
+        Ok(Self { settings, source, queues, workers, step, taken: 0 })
     }
 
     /// Step that [`Self::next_batch`] delivers next.
@@ -132,6 +139,29 @@ impl Loader {
     /// # Errors
     /// What a worker met while it loaded a sample of this batch, or [`TrainError::WorkerEnded`].
     pub fn next_batch(&mut self) -> Result<Batch> {
+        let take = |queue: &Receiver<_>, _| queue.recv().map_err(|_| Missed::Ended);
+        self.batch_through(take)
+    }
+
+    /// As [`Self::next_batch`], for as long as nobody asks to stop.
+    ///
+    /// # Errors
+    /// As [`Self::next_batch`], and [`TrainError::Interrupted`]. No batch can be taken after either.
+    pub fn next_batch_unless(&mut self, waiting: Waiting) -> Result<Batch> {
+        let (source, settings) = (Arc::clone(&self.source), self.settings.clone());
+        let name = |number| {
+            let position = settings.start_step * settings.batch as u64 + number;
+            let index = Sampler::new(settings.seed, source.len()).at(position);
+            format!("{} or its label", source.sample_name(index))
+        };
+        self.batch_through(|queue, number| waiting.receive(queue, || name(number)))
+    }
+
+    /// A batch of the samples that `take` gets from a queue; it also gets their numbers.
+    fn batch_through(
+        &mut self,
+        take: impl Fn(&Receiver<Result<Sample>>, u64) -> std::result::Result<Result<Sample>, Missed>,
+    ) -> Result<Batch> {
         let (b, h, w) =
             (self.settings.batch, self.settings.augment.crop_h, self.settings.augment.crop_w);
         let mut batch = Batch {
@@ -145,8 +175,10 @@ impl Loader {
         };
         for _ in 0..b {
             let queue = &self.queues[(self.taken % self.queues.len() as u64) as usize];
-            let sample =
-                queue.recv().map_err(|_| TrainError::WorkerEnded { step: self.step })??;
+            let sample = take(queue, self.taken).map_err(|missed| match missed {
+                Missed::Stopped => TrainError::Interrupted,
+                Missed::Ended => TrainError::WorkerEnded { step: self.step },
+            })??;
             self.taken += 1;
             batch.images.extend_from_slice(&sample.image);
             batch.labels.extend_from_slice(&sample.label);
@@ -161,9 +193,15 @@ impl Drop for Loader {
     fn drop(&mut self) {
         // Without a receiver the next send of every worker fails, which ends it.
         self.queues.clear();
+        let begin = Instant::now();
         for worker in self.workers.drain(..) {
-            // A worker that panicked has already been reported as `WorkerEnded`.
-            let _ = worker.join();
+            while !worker.is_finished() && begin.elapsed() < GRACE {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if worker.is_finished() {
+                // A worker that panicked has already been reported as `WorkerEnded`.
+                let _ = worker.join();
+            }
         }
     }
 }

@@ -5,14 +5,13 @@ mod sheet;
 #[cfg(test)]
 mod tests;
 
-use std::io::Write as _;
 use std::path::Path;
 
 pub use font::{GLYPH_H, GLYPH_W, text, text_width};
 pub use sheet::{Sheet, SheetRow};
 
 use crate::palette::{Palette, id_of_train_id};
-use crate::{IGNORE, Image, LabelMap, Result, TrainError};
+use crate::{IGNORE, Image, LabelMap, Result, TrainError, files};
 
 /// The colour of each pixel's class.
 pub fn colourise(label: &LabelMap, palette: &Palette) -> Image {
@@ -54,7 +53,7 @@ pub enum Encoding {
 /// `label` as 8-bit numbers without a palette, as the servers want them.
 ///
 /// # Errors
-/// [`TrainError::Write`].
+/// A file that cannot be written.
 pub fn write_submission(path: &Path, label: &LabelMap, encoding: Encoding) -> Result<()> {
     let data = match encoding {
         Encoding::TrainIds => label.data.clone(),
@@ -66,7 +65,7 @@ pub fn write_submission(path: &Path, label: &LabelMap, encoding: Encoding) -> Re
 /// `label` as an 8-bit palette PNG: the index is the class, the palette shows its colour.
 ///
 /// # Errors
-/// [`TrainError::Write`].
+/// A file that cannot be written.
 pub fn write_label(path: &Path, label: &LabelMap, palette: &Palette) -> Result<()> {
     let colours = (0..=255).flat_map(|class| palette.colour(class)).collect();
     write_png(path, label.w, label.h, png::ColorType::Indexed, Some(colours), &label.data)
@@ -75,13 +74,12 @@ pub fn write_label(path: &Path, label: &LabelMap, palette: &Palette) -> Result<(
 /// `image` as an RGB PNG.
 ///
 /// # Errors
-/// [`TrainError::Write`].
+/// A file that cannot be written.
 pub fn write_image(path: &Path, image: &Image) -> Result<()> {
     write_png(path, image.w, image.h, png::ColorType::Rgb, None, &image.data)
 }
 
-/// Writes a PNG under a temporary name in the same folder, then renames it: a reader sees all of
-/// it or nothing.
+/// Writes a PNG; a reader sees all of it or nothing.
 fn write_png(
     path: &Path,
     w: usize,
@@ -102,23 +100,5 @@ fn write_png(
     let mut writer = encoder.write_header().map_err(other)?;
     writer.write_image_data(data).map_err(other)?;
     writer.finish().map_err(other)?;
-    write_atomically(path, &bytes).map_err(fail)
-}
-
-fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let part = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
-    let write = || {
-        let mut file = std::fs::File::create(&part)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&part, path)
-    };
-    let result = write();
-    if result.is_err() {
-        // The first error is the one to report; a leftover part that cannot be removed adds
-        // nothing.
-        let _ = std::fs::remove_file(&part);
-    }
-    result
+    Ok(files::write_bytes(path, &bytes)?)
 }

@@ -7,8 +7,8 @@ use dressage_models::Precision;
 use dressage_models::backbone::{DinoConfig, Ffn, Recompute};
 
 use super::{
-    Augment, Data, Eval, EvalMode, EvalSet, Head, Loss, Model, Recipe, Rein, Run, Set, Source,
-    Train,
+    Augment, Data, Eval, EvalMode, EvalSet, Head, Loss, Model, Recipe, Rein, Run, SaveSignal, Set,
+    Source, Train,
 };
 use crate::data::Ids;
 use crate::groups::Method;
@@ -133,6 +133,7 @@ fn train() -> Train {
         checkpoint_every: 4_000,
         keep: 3,
         log_every: 50,
+        save_signal: SaveSignal::None,
     }
 }
 

@@ -59,6 +59,8 @@ const LEVELS: &[&str] = &["none", "cheap", "block"];
 
 const PRECISIONS: &[&str] = &["f32", "bf16"];
 
+const SIGNALS: &[&str] = &["none", "usr1", "usr2"];
+
 const METHODS: &[&str] = &["rein", "freeze", "full"];
 
 /// Every key, in the order in which a recipe is written.
@@ -171,6 +173,11 @@ pub const KEYS: &[Key] = &[
     key("train.checkpoint_every", Kind::Count, "steps between checkpoints, 0: only the last"),
     key("train.keep", Kind::Count, "checkpoints kept"),
     key("train.log_every", Kind::Count, "steps between log lines"),
+    key(
+        "train.save_signal",
+        Kind::Choice(SIGNALS),
+        "one more signal that saves and ends, as SIGINT, SIGTERM and SIGHUP do",
+    ),
     key("eval.mode", Kind::Choice(&["slide", "whole"]), "sliding windows or the whole image"),
     key("eval.crop", Kind::Count, "side of the window for sets that name none"),
     key(

@@ -219,6 +219,21 @@ pub struct Train {
     pub keep: usize,
     /// Steps between log lines.
     pub log_every: u64,
+    /// A signal that saves and ends besides those that always do.
+    pub save_signal: SaveSignal,
+}
+
+/// See [`Train::save_signal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SaveSignal {
+    /// None.
+    #[default]
+    None,
+    /// SIGUSR1.
+    Usr1,
+    /// SIGUSR2.
+    Usr2,
 }
 
 /// Inference (spec mask2former §5).

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use dressage_train::evaluate::evaluate;
 use dressage_train::metrics::Report;
+use dressage_train::recipe::SaveSignal;
 use dressage_train::{checkpoint, files};
 use serde::Serialize;
 
-use super::{Overrides, Trained, assignment, start_threads, watched};
+use super::{Overrides, Trained, Wanted, assignment, start_threads};
 use crate::console::{say, width};
 use crate::failure::Failure;
+use crate::signals::{Words, watched};
 
 /// Score a trained network on the evaluation sets of its run or recipe
 ///
@@ -58,18 +60,19 @@ struct Scored<'a> {
 /// Evaluates.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let overrides = args.overrides.all(&args.settings);
-    let (trained, recipe) = Trained::find(&args.trained, args.checkpoint, &overrides)?;
+    let (mut trained, recipe) = Trained::find(&args.trained, args.checkpoint, &overrides)?;
     start_threads(recipe.run.threads)?;
     if recipe.data.eval.is_empty() {
         let what = "the recipe names no evaluation set; add one with settings such as \
                     data.eval.0.images=FOLDER data.eval.0.labels=FOLDER";
         return Err(Failure::Told(what.into()));
     }
-    let (watch, stop) = watched("stopping after this image")?;
+    let words = Words { first: "stopping after this image", lost: "the scores are not written" };
+    let (watch, stop) = watched(words, SaveSignal::None)?;
     let model = trained.load(&recipe, &watch)?;
     let report = evaluate(&model, &recipe, &*watch, &stop)?;
     let (step, checkpoint, of) = match &trained {
-        Trained::Run(dir, step) => {
+        Trained::Run(dir, Wanted { step, .. }) => {
             (Some(*step), checkpoint::path_of(dir, *step), format!("after step {step}"))
         }
         Trained::Recipe(file) => (None, file.clone(), format!("of {}", file.display())),

@@ -11,18 +11,15 @@ pub mod train;
 pub mod weights;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use dressage_models::Segmenter;
-use dressage_train::interrupt::Interrupt;
 use dressage_train::place::Place;
 use dressage_train::recipe::{EMBEDDED, Recipe};
+use dressage_train::run_folder;
 use dressage_train::runlog::Progress as _;
-use dressage_train::trainer::{RECIPE, load};
+use dressage_train::trainer::load;
 use dressage_train::{TrainError, checkpoint, network};
 
-use crate::console::complain;
 use crate::failure::Failure;
 use crate::progress::Watch;
 
@@ -75,33 +72,10 @@ pub fn start_threads(threads: usize) -> Result<(), Failure> {
         .map_err(|e| Failure::Told(format!("cannot start {threads} threads: {e}")))
 }
 
-/// Programs such as `timeout` send a signal to the process and again to its group; that is one
-/// request, not two.
-const ECHO: Duration = Duration::from_millis(300);
-
-/// Someone to watch, and a request to stop that Ctrl-C sets; a second Ctrl-C ends the program at
-/// once. `first` is said at the first one.
-pub fn watched(first: &'static str) -> Result<(Arc<Watch>, Interrupt), Failure> {
-    let (watch, stop) = (Arc::new(Watch::new()), Interrupt::default());
-    let (seen, asked) = (Arc::clone(&watch), stop.clone());
-    let mut asked_at = None;
-    ctrlc::set_handler(move || {
-        if asked.request() {
-            asked_at = Some(Instant::now());
-            seen.note(first);
-        } else if asked_at.is_none_or(|at: Instant| at.elapsed() > ECHO) {
-            complain("ended at once");
-            std::process::exit(130);
-        }
-    })
-    .map_err(|e| Failure::Told(format!("cannot listen for Ctrl-C: {e}")))?;
-    Ok((watch, stop))
-}
-
 /// Where a trained network comes from.
 pub enum Trained {
-    /// A run folder and the step of one of its checkpoints.
-    Run(PathBuf, u64),
+    /// A run folder and a checkpoint in it.
+    Run(PathBuf, Wanted),
     /// A recipe with `model.checkpoint`; the file that it names.
     Recipe(PathBuf),
 }
@@ -115,12 +89,13 @@ impl Trained {
         overrides: &[String],
     ) -> Result<(Trained, Recipe), Failure> {
         let path = Path::new(name);
-        let run = path.join(RECIPE).is_file();
+        let run = run_folder::find(path);
         let recipe = EMBEDDED.iter().any(|r| r.name == name) || path.is_file();
-        if run || !recipe {
-            let step = checkpoint_step(path, step)?;
-            let recipe = Recipe::from_file(&path.join(RECIPE), overrides)?;
-            return Ok((Trained::Run(path.into(), step), recipe));
+        if run.is_some() || !recipe {
+            let dir = run.unwrap_or(path);
+            let wanted = Wanted::find(dir, step)?;
+            let recipe = run_folder::recipe_of(dir, overrides)?;
+            return Ok((Trained::Run(dir.into(), wanted), recipe));
         }
         let recipe = Recipe::find(name, overrides)?;
         let told = |what: &str| Failure::Told(format!("recipe {name}: {what}"));
@@ -138,13 +113,13 @@ impl Trained {
 
     /// Builds the network, takes the trained weights and brings it to where it is to run, which is
     /// told `watch` unless it is the CPU because someone said so.
-    pub fn load(&self, recipe: &Recipe, watch: &Watch) -> Result<Segmenter, Failure> {
+    pub fn load(&mut self, recipe: &Recipe, watch: &Watch) -> Result<Segmenter, Failure> {
         let place = Place::of(&recipe.run)?;
         if recipe.run.device != "cpu" {
             watch.note(&format!("on {}", place.said()));
         }
         Ok(place.take(match self {
-            Trained::Run(dir, step) => load(recipe, dir, *step)?,
+            Trained::Run(dir, wanted) => wanted.open(dir, |step| load(recipe, dir, step))?,
             Trained::Recipe(_) => network::build(recipe)?,
         })?)
     }
@@ -158,20 +133,49 @@ impl Trained {
     }
 }
 
-/// The checkpoint to use: `step`, or the newest of the run folder.
-pub fn checkpoint_step(run: &Path, step: Option<u64>) -> Result<u64, Failure> {
-    let found = checkpoint::list(run)?;
-    let missing = |what: String| TrainError::RunFolder { path: run.to_path_buf(), what };
-    let Some(last) = found.last() else {
-        let what = "holds no checkpoint; name the folder of a run, such as runs/demo, or a recipe";
-        return Err(missing(what.into()).into());
-    };
-    match step {
-        None => Ok(*last),
-        Some(step) if found.contains(&step) => Ok(step),
-        Some(step) => {
-            let known = found.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-            Err(missing(format!("holds no checkpoint of step {step}; there are {known}")).into())
+/// The checkpoint of a run that a command works with.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Step of the checkpoint.
+    pub step: u64,
+    /// Whether it was chosen because it is the newest.
+    newest: bool,
+}
+
+impl Wanted {
+    /// The checkpoint of `step`, or the newest of the run folder.
+    pub fn find(run: &Path, step: Option<u64>) -> Result<Wanted, Failure> {
+        let found = checkpoint::list(run)?;
+        let missing = |what: String| TrainError::RunFolder { path: run.to_path_buf(), what };
+        let Some(last) = found.last() else {
+            let what =
+                "holds no checkpoint; name the folder of a run, such as runs/demo, or a recipe";
+            return Err(missing(what.into()).into());
+        };
+        match step {
+            None => Ok(Wanted { step: *last, newest: true }),
+            Some(step) if found.contains(&step) => Ok(Wanted { step, newest: false }),
+            Some(step) => {
+                let known = found.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+                let what = format!("holds no checkpoint of step {step}; there are {known}");
+                Err(missing(what).into())
+            }
+        }
+    }
+
+    /// Opens the checkpoint. A training beside may have removed it since it was found: then the
+    /// newest is opened, unless its step was asked for.
+    pub fn open<T>(
+        &mut self,
+        run: &Path,
+        open: impl Fn(u64) -> Result<T, TrainError>,
+    ) -> Result<T, Failure> {
+        loop {
+            let opened = open(self.step);
+            if opened.is_ok() || !self.newest || checkpoint::path_of(run, self.step).exists() {
+                return Ok(opened?);
+            }
+            *self = Wanted::find(run, None)?;
         }
     }
 }

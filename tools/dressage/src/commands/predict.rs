@@ -10,13 +10,15 @@ use dressage_train::data::read_image;
 use dressage_train::evaluate::{Inference, predict};
 use dressage_train::palette::Palette;
 use dressage_train::pictures::{self, write_image, write_label, write_submission};
-use dressage_train::recipe::Recipe;
+use dressage_train::recipe::{Recipe, SaveSignal};
 use dressage_train::runlog::Stage;
-use dressage_train::{LabelMap, TrainError};
+use dressage_train::wait::Waiting;
+use dressage_train::{Image, LabelMap, TrainError};
 
-use super::{Overrides, Trained, start_threads, watched};
+use super::{Overrides, Trained, start_threads};
 use crate::console::say;
 use crate::failure::Failure;
+use crate::signals::{Words, watched};
 
 /// Segment images with a trained network
 ///
@@ -90,7 +92,7 @@ fn test_box(text: &str) -> Result<[usize; 2], String> {
 /// Predicts.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let overrides = args.overrides.all(&[]);
-    let (trained, recipe) = Trained::find(&args.trained, args.checkpoint, &overrides)?;
+    let (mut trained, recipe) = Trained::find(&args.trained, args.checkpoint, &overrides)?;
     let inputs = collect(&args.input)?;
     start_threads(recipe.run.threads)?;
     if args.encoding == Encoding::CityscapesIds && !is_cityscapes(&recipe) {
@@ -100,17 +102,20 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let folder = trained.folder().unwrap_or(Path::new(""));
     let out = args.out.clone().unwrap_or_else(|| folder.join("predictions"));
-    let (watch, stop) = watched("stopping after this image")?;
+    let words = Words { first: "stopping after this image", lost: "this image is not written" };
+    let (watch, stop) = watched(words, SaveSignal::None)?;
     let model = trained.load(&recipe, &watch)?;
     let stage = Stage::new(&*watch, "predict", Some(inputs.len() as u64));
     let start = Instant::now();
     for (i, (stem, file)) in inputs.iter().enumerate() {
+        let (from, waiting) = (file.clone(), Waiting::new(&*watch, &stop));
+        let image = waiting.read(file, move || read_image(&from));
         if stop.requested() {
             drop(stage);
             let what = format!("{i} of {} images are done, in {}", inputs.len(), out.display());
             return Err(Failure::Interrupted(what));
         }
-        predict_one(args, &recipe, &model, file, &out.join(stem))?;
+        predict_one(args, &recipe, &model, (file, &image?), &out.join(stem))?;
         let rate = (i + 1) as f64 / start.elapsed().as_secs_f64();
         stage.at(i as u64 + 1, &format!("{rate:.2} images/s"));
     }
@@ -123,25 +128,24 @@ fn is_cityscapes(recipe: &Recipe) -> bool {
     recipe.head.classes == Palette::cityscapes().names
 }
 
-/// Reads `file` and writes `STEM_overlay.png` and `STEM_label.png`.
+/// Writes `STEM_overlay.png` and `STEM_label.png` of an image of `file`.
 fn predict_one(
     args: &Args,
     recipe: &Recipe,
     model: &Segmenter,
-    file: &Path,
+    (file, image): (&Path, &Image),
     stem: &Path,
 ) -> Result<(), Failure> {
-    let image = read_image(file)?;
     let mut how = Inference::of_recipe(&recipe.eval);
     how.test_box = args.test_box.unwrap_or(how.test_box);
-    let label = predict(model, &image, how, image.h, image.w)
+    let label = predict(model, image, how, image.h, image.w)
         .map_err(|e| Failure::Told(format!("{}: {e}", file.display())))?;
     if let Some(dir) = stem.parent() {
         let fail = |source| TrainError::Write { path: dir.to_path_buf(), source };
         std::fs::create_dir_all(dir).map_err(fail)?;
     }
     let palette = Palette::for_names(&recipe.head.classes);
-    let over = pictures::overlay(&image, &label, &palette, args.alpha);
+    let over = pictures::overlay(image, &label, &palette, args.alpha);
     write_image(&with_end(stem, "_overlay.png"), &over)?;
     write_encoded(&with_end(stem, "_label.png"), &label, &palette, args.encoding)?;
     Ok(())

@@ -5,11 +5,15 @@ use std::path::Path;
 use dressage_train::network;
 use dressage_train::plan::Plan;
 use dressage_train::recipe::{EMBEDDED, Recipe, Set, keys};
-use dressage_train::trainer::{Outcome, RECIPE, Trainer};
+use dressage_train::run_folder::{self, RECIPE};
+use dressage_train::trainer::{Outcome, Trainer};
+use dressage_train::wait::Waiting;
+use dressage_train::{TrainError, checkpoint};
 
-use super::{Overrides, assignment, start_threads, watched};
+use super::{Overrides, assignment, start_threads};
 use crate::console::{grouped, say, width};
 use crate::failure::Failure;
+use crate::signals::{Words, watched};
 
 /// Train a network as a recipe says
 ///
@@ -17,9 +21,10 @@ use crate::failure::Failure;
 /// to resume. Every key can be set on the command line; --help-recipe explains all of them. The
 /// run folder (run.dir, by default runs/NAME) receives recipe.toml with every key, log.jsonl with
 /// losses, rates and scores, and checkpoints/. The memory that training takes is told beforehand
-/// for each level of recomputation, and compared with what it took at the end. Ctrl-C saves the
-/// state after the current step; --resume continues, with the same result as if nothing had
-/// happened.
+/// for each level of recomputation, and compared with what it took at the end. One process at a
+/// time trains in a run folder; a copied or moved one is a run like any other. SIGINT (Ctrl-C),
+/// SIGTERM, SIGHUP and train.save_signal save the state after the current step and end with 128 and
+/// the number of the signal; --resume continues, with the same result as if nothing had happened.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   dressage train demo                                  drawn scenes, no data needed
@@ -70,18 +75,24 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     settings.extend(args.recompute.iter().map(|level| format!("train.recompute={level}")));
     let recipe = find(name, &settings)?;
     start_threads(recipe.run.threads)?;
-    let (watch, stop) = watched("stopping after this step; the state will be saved")?;
+    let words = Words {
+        first: "stopping after this step; the state will be saved",
+        lost: "what was learnt since the last checkpoint is not saved",
+    };
+    let (watch, stop) = watched(words, recipe.train.save_signal)?;
     let mut trainer = Trainer::new(recipe.clone(), args.resume)?;
-    describe(&recipe, &trainer)?;
-    let outcome = trainer.run(&*watch, &stop)?;
+    let mut run = || -> Result<Outcome, TrainError> {
+        describe(&recipe, &trainer, Waiting::new(&*watch, &stop))?;
+        trainer.run(&*watch, &stop)
+    };
+    let outcome = run().map_err(|error| before_a_step(error, &recipe))?;
     finish(name, &recipe, &outcome, stop.requested())
 }
 
 /// The recipe that `name` stands for; a run folder stands for the recipe in it.
 fn find(name: &str, overrides: &[String]) -> Result<Recipe, Failure> {
-    let inside = Path::new(name).join(RECIPE);
-    if inside.is_file() {
-        return Ok(Recipe::from_file(&inside, overrides)?);
+    if let Some(dir) = run_folder::find(Path::new(name)) {
+        return Ok(run_folder::recipe_of(dir, overrides)?);
     }
     if Path::new(name).is_dir() && !EMBEDDED.iter().any(|r| r.name == name) {
         let what = format!("{name} is a folder without {RECIPE}, so it is not the folder of a run");
@@ -92,7 +103,7 @@ fn find(name: &str, overrides: &[String]) -> Result<Recipe, Failure> {
 
 /// Says what is about to be trained, on what, and where; opens every data set, so that a wrong
 /// folder is found now and not after hours.
-fn describe(recipe: &Recipe, trainer: &Trainer) -> Result<(), Failure> {
+fn describe(recipe: &Recipe, trainer: &Trainer, waiting: Waiting) -> Result<(), TrainError> {
     let (m, t) = (&recipe.model, &recipe.train);
     let (mut trained, mut frozen) = (0, 0);
     for param in trainer.model().params().values() {
@@ -110,10 +121,10 @@ fn describe(recipe: &Recipe, trainer: &Trainer) -> Result<(), Failure> {
         say(&format!("start     {}", file.display()));
     }
     for set in &recipe.data.train {
-        say(&format!("train on  {}", counted(recipe, set)?));
+        say(&format!("train on  {}", counted(recipe, set, waiting)?));
     }
     for set in &recipe.data.eval {
-        say(&format!("test on   {}", counted(recipe, &set.set)?));
+        say(&format!("test on   {}", counted(recipe, &set.set, waiting)?));
     }
     let from = match trainer.step() {
         0 => String::new(),
@@ -156,9 +167,19 @@ fn memory_table(plan: &Plan) -> String {
     text + &free.unwrap_or_default()
 }
 
-fn counted(recipe: &Recipe, set: &Set) -> Result<String, Failure> {
-    let n = network::source(recipe, set)?.len();
+fn counted(recipe: &Recipe, set: &Set, waiting: Waiting) -> Result<String, TrainError> {
+    let n = network::source_unless(recipe, set, waiting)?.len();
     Ok(format!("{}, {} images", set.name, grouped(n)))
+}
+
+/// What is told of a run that was stopped before it did a step: there is nothing to save.
+fn before_a_step(error: TrainError, recipe: &Recipe) -> Failure {
+    let TrainError::Interrupted = error else { return error.into() };
+    let again = match checkpoint::list(&recipe.run.dir) {
+        Ok(steps) if steps.is_empty() => "start it again with the same command",
+        _ => "its checkpoints are as they were",
+    };
+    Failure::Interrupted(format!("no step was done, {again}"))
 }
 
 fn finish(name: &str, recipe: &Recipe, outcome: &Outcome, stopped: bool) -> Result<(), Failure> {

@@ -2,20 +2,22 @@
 
 mod pictures;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dressage_models::weights::write_safetensors;
 use dressage_train::interrupt::Interrupt;
 use dressage_train::metrics::Report;
-use dressage_train::recipe::Recipe;
+use dressage_train::recipe::{Recipe, SaveSignal};
+use dressage_train::run_folder;
 use dressage_train::runlog::Progress as _;
-use dressage_train::trainer::{RECIPE, Trainer};
+use dressage_train::trainer::Trainer;
 use dressage_train::{checkpoint, files};
 
-use super::{start_threads, watched};
+use super::start_threads;
 use crate::console::{duration, grouped, say};
 use crate::failure::Failure;
 use crate::progress::Watch;
+use crate::signals::{Words, watched};
 
 /// Train on drawn street scenes and see how far it carries into night, fog, rain and snow
 ///
@@ -84,10 +86,14 @@ struct Stage<'a> {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let begin = std::time::Instant::now();
     start_threads(args.threads)?;
-    let (watch, stop) = watched("stopping after this step; the state will be saved")?;
+    let words = Words {
+        first: "stopping after this step; the state will be saved",
+        lost: "what was learnt since the last checkpoint is not saved",
+    };
+    let (watch, stop) = watched(words, SaveSignal::None)?;
     let stage = Stage { args, watch: &watch, stop: &stop };
     for (name, text) in [("pretrain.toml", PRETRAIN), ("finetune.toml", FINETUNE)] {
-        files::write_bytes(&args.out.join(name), text.as_bytes())?;
+        write_recipe(&args.out.join(name), text)?;
     }
     watch.note(
         "1/3  a small transformer learns coarse categories, as a stand-in for a foundation model",
@@ -123,7 +129,7 @@ impl Stage<'_> {
         let recipe = Recipe::from_file(&self.args.out.join(file), settings)?;
         let dir = &recipe.run.dir;
         let resume = !checkpoint::list(dir)?.is_empty();
-        if resume && std::fs::read_to_string(dir.join(RECIPE)).ok() != Some(recipe.to_toml()?) {
+        if resume && !run_folder::holds(dir, &recipe)? {
             return Err(Failure::Told(format!(
                 "{} holds a demo with other settings; choose another folder with --out",
                 self.args.out.display()
@@ -174,6 +180,19 @@ impl Stage<'_> {
         let (recipe, trainer, report) = self.train("finetune.toml", &settings)?;
         let report = report.ok_or_else(|| Failure::Told("the demo has no test sets".into()))?;
         Ok(Trained { method, recipe, trainer, report })
+    }
+}
+
+/// Writes one of the demo's recipes, unless somebody has changed it.
+fn write_recipe(path: &Path, text: &str) -> Result<(), Failure> {
+    match std::fs::read(path) {
+        Ok(old) if old == text.as_bytes() => Ok(()),
+        Ok(_) => {
+            let file = path.display();
+            let what = format!("{file} is not the demo's; choose another folder with --out");
+            Err(Failure::Told(what))
+        }
+        Err(_) => Ok(files::write_bytes(path, text.as_bytes())?),
     }
 }
 

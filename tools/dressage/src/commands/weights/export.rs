@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use dressage_models::weights::write;
 use dressage_train::{checkpoint, files};
 
-use super::super::checkpoint_step;
+use super::super::Wanted;
 use crate::console::{grouped, say};
 use crate::failure::Failure;
 
@@ -30,8 +30,10 @@ pub struct Args {
 
 /// Exports.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let step = checkpoint_step(&args.run_dir, args.checkpoint)?;
-    let (notes, dict) = checkpoint::open(&checkpoint::path_of(&args.run_dir, step))?;
+    let mut wanted = Wanted::find(&args.run_dir, args.checkpoint)?;
+    let open = |step| checkpoint::open(&checkpoint::path_of(&args.run_dir, step));
+    let (notes, dict) = wanted.open(&args.run_dir, open)?;
+    let step = wanted.step;
     let dict = checkpoint::trained(dict);
     let name = format!("weights-step-{step:06}.safetensors");
     let out = args.out.clone().unwrap_or_else(|| args.run_dir.join(name));

@@ -1,0 +1,264 @@
+//! The folder of a run: who trains in it, and what of it may be replaced.
+//!
+//! A run folder stands on its own. Its `recipe.toml` does not say where it lies, so a folder that
+//! was copied or moved is a run like any other. The first line of that file holds a checksum of
+//! the others: what somebody else wrote or changed is told apart and never replaced.
+
+mod hold;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use hold::LOCK;
+
+use crate::recipe::{Recipe, RecipeError};
+use crate::runlog::read_log;
+use crate::{Result, TrainError, checkpoint, files};
+
+/// Name of the resolved recipe in a run folder.
+pub const RECIPE: &str = "recipe.toml";
+
+/// Name of the log in a run folder.
+pub const LOG: &str = "log.jsonl";
+
+/// Begin of the first line of a recipe that a run wrote.
+const WRITTEN: &str = "# Written by dressage ";
+
+/// What stands before the checksum in that line.
+const CHECKSUM: &str = "; checksum ";
+
+/// The folder of a run that this process trains in.
+pub struct RunFolder {
+    dir: PathBuf,
+    hold: Arc<hold::Hold>,
+}
+
+impl RunFolder {
+    /// Takes `dir` for this process until the value is dropped, and removes what broken-off writes
+    /// have left in it. If nothing is written, no folder stays behind.
+    ///
+    /// # Errors
+    /// [`TrainError::RunFolder`] for a folder that another process trains in, or with `resume` one
+    /// without a checkpoint; for a new run one that holds a run already, or files of somebody else.
+    pub fn open(dir: &Path, resume: bool) -> Result<RunFolder> {
+        let refuse = |what: String| Err(TrainError::RunFolder { path: dir.to_path_buf(), what });
+        let nothing = || refuse("holds no checkpoint to resume from".into());
+        if resume && !dir.exists() {
+            return nothing();
+        }
+        let folder = RunFolder { dir: dir.to_path_buf(), hold: hold::Hold::of(dir)? };
+        match (checkpoint::list(dir)?.is_empty(), resume) {
+            (true, true) => return nothing(),
+            (false, false) => {
+                let what = "holds checkpoints of an earlier run; continue it with --resume, or \
+                            choose another run.dir";
+                return refuse(what.into());
+            }
+            (true, false) => folder.check_free()?,
+            (false, true) => {}
+        }
+        files::sweep(dir, |name| {
+            let of_runs = ["recipe", "log", "eval.json", "weights-step-"];
+            of_runs.iter().any(|begin| name.starts_with(begin))
+        })?;
+        files::sweep(&checkpoint::folder(dir), |_| true)?;
+        Ok(folder)
+    }
+
+    /// What whoever starts a run here should know, if anything.
+    pub fn note(&self) -> Option<String> {
+        let dir = self.dir.display();
+        let text = format!(
+            "the file system of {dir} knows no locks: make sure that nothing else trains there"
+        );
+        (!self.hold.is_locked()).then_some(text)
+    }
+
+    /// Refuses files that are not left over from a start that came to nothing.
+    fn check_free(&self) -> Result<()> {
+        let refuse = |what: String| Err(TrainError::RunFolder { path: self.dir.clone(), what });
+        let written = match text_of(&self.dir.join(RECIPE))? {
+            Some(text) if !is_as_written(&text) => {
+                return refuse(format!(
+                    "holds a {RECIPE} that was written or changed by hand, which the run would \
+                     replace; choose another run.dir, or give the file another name"
+                ));
+            }
+            other => other,
+        };
+        if text_of(&self.dir.join(LOG))?.is_none_or(|log| log.is_empty()) {
+            return Ok(());
+        }
+        // A run makes the folder of its checkpoints before it logs anything.
+        let has_checkpoints = checkpoint::folder(&self.dir).is_dir();
+        match written {
+            Some(recipe) if has_checkpoints && !has_saved(&self.dir.join(LOG), &recipe) => Ok(()),
+            _ => refuse(format!(
+                "holds the {LOG} of a run whose checkpoints are gone; put them back, give the log \
+                 another name, or choose another run.dir"
+            )),
+        }
+    }
+
+    /// Writes the recipe of the run. One that somebody changed by hand and that says something
+    /// else stays under another name, which is returned.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub(crate) fn write_recipe(&self, recipe: &Recipe) -> Result<Option<PathBuf>> {
+        let (path, text) = (self.dir.join(RECIPE), stored(recipe)?);
+        let mut aside = None;
+        if let Some(old) = text_of(&path)?.filter(|old| !is_as_written(old)) {
+            if same_values(&old, &text) {
+                return Ok(None);
+            }
+            let other = free_name(&path);
+            files::write_bytes(&other, old.as_bytes())?;
+            aside = Some(other);
+        }
+        files::write_bytes(&path, text.as_bytes())?;
+        Ok(aside)
+    }
+
+    /// Gives the log of a start that came to nothing another name, which is returned.
+    ///
+    /// # Errors
+    /// A file that cannot be renamed.
+    pub(crate) fn set_log_aside(&self) -> Result<Option<PathBuf>> {
+        let path = self.dir.join(LOG);
+        if text_of(&path)?.is_none_or(|log| log.is_empty()) {
+            return Ok(None);
+        }
+        let other = free_name(&path);
+        fs::rename(&path, &other).map_err(|source| TrainError::Write { path, source })?;
+        Ok(Some(other))
+    }
+}
+
+/// The recipe of the run in `dir`, with `overrides`. Its run folder is `dir`, wherever it lay when
+/// the file was written.
+///
+/// # Errors
+/// As [`Recipe::from_file`]; an override that names another run folder.
+pub fn recipe_of(dir: &Path, overrides: &[String]) -> Result<Recipe> {
+    let path = dir.join(RECIPE);
+    let mut recipe = Recipe::from_file(&path, overrides)?;
+    let here = std::path::absolute(dir)
+        .map_err(|source| TrainError::Read { path: dir.to_path_buf(), source })?;
+    let names_dir = |text: &&String| {
+        let key = text.split('=').next().unwrap_or_default().trim();
+        key == "run.dir" || key == "run"
+    };
+    if let Some(text) = overrides.iter().rfind(names_dir) {
+        let stored = Recipe::from_file(&path, &[])?.run.dir;
+        let given = &recipe.run.dir;
+        let moves = text.trim_start().starts_with("run.dir") || *given != stored;
+        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        if moves && real(given) != real(&here) {
+            let what = format!(
+                "the run of {} is in that folder; to go on elsewhere, copy the folder and name \
+                 the copy",
+                dir.display()
+            );
+            return Err(RecipeError::Override { text: text.clone(), what }.into());
+        }
+    }
+    recipe.run.dir = here;
+    Ok(recipe)
+}
+
+/// The run folder that `path` stands for: one that holds a recipe, or that a recipe which a run
+/// wrote lies in.
+pub fn find(path: &Path) -> Option<&Path> {
+    if path.join(RECIPE).is_file() {
+        return Some(path);
+    }
+    let is_recipe = path.file_name().is_some_and(|name| name == RECIPE);
+    let written = || fs::read_to_string(path).is_ok_and(|text| text.starts_with(WRITTEN));
+    let dir = path.parent().filter(|_| is_recipe && path.is_file() && written())?;
+    Some(if dir.as_os_str().is_empty() { Path::new(".") } else { dir })
+}
+
+/// Whether the run in `dir` was started with `recipe`.
+///
+/// # Errors
+/// A recipe that TOML cannot hold.
+pub fn holds(dir: &Path, recipe: &Recipe) -> Result<bool> {
+    let text = stored(recipe)?;
+    Ok(fs::read_to_string(dir.join(RECIPE)).is_ok_and(|old| same_values(&old, &text)))
+}
+
+/// The text of a run's recipe, without the folder it lies in.
+fn stored(recipe: &Recipe) -> Result<String> {
+    let mut recipe = recipe.clone();
+    recipe.run.dir = PathBuf::new();
+    let text = recipe.to_toml()?;
+    let (version, sum) = (env!("CARGO_PKG_VERSION"), crc32fast::hash(text.as_bytes()));
+    Ok(format!("{WRITTEN}{version}{CHECKSUM}{sum:08x}\n{text}"))
+}
+
+/// Whether nobody has changed what [`stored`] gave.
+fn is_as_written(text: &str) -> bool {
+    let Some((head, rest)) = text.split_once('\n') else { return false };
+    let sum = head.strip_prefix(WRITTEN).and_then(|head| head.split_once(CHECKSUM));
+    sum.is_some_and(|(_, sum)| sum == format!("{:08x}", crc32fast::hash(rest.as_bytes())))
+}
+
+/// Whether two recipes say the same but for the run folder.
+fn same_values(a: &str, b: &str) -> bool {
+    let parsed = |text: &str| {
+        let mut table: toml::Table = toml::from_str(text).ok()?;
+        if let Some(toml::Value::Table(run)) = table.get_mut("run") {
+            run.remove("dir");
+        }
+        Some(table)
+    };
+    parsed(a).is_some_and(|a| Some(a) == parsed(b))
+}
+
+/// Whether a log tells of a state that was saved: of scores at the first checkpoint or later, or of
+/// steps after it. A log that makes no sense is taken for one.
+fn has_saved(path: &Path, recipe: &str) -> bool {
+    let table: toml::Table = toml::from_str(recipe).unwrap_or_default();
+    let number = |key: &str| table.get("train")?.get(key)?.as_integer().filter(|n| *n > 0);
+    let first = number("checkpoint_every").into_iter().chain(number("steps")).min().unwrap_or(0);
+    let is_before = |line: &serde_json::Value| {
+        let last = if line["kind"] == "eval" { first - 1 } else { first };
+        line["step"].as_i64().is_some_and(|step| step <= last)
+    };
+    !read_log(path).is_ok_and(|lines| lines.iter().all(is_before))
+}
+
+/// The text of a file, `None` if there is none.
+fn text_of(path: &Path) -> Result<Option<String>> {
+    let failed = |source| TrainError::Read { path: path.to_path_buf(), source };
+    match path.metadata() {
+        Ok(found) if !found.is_file() => {
+            Err(failed(std::io::Error::new(ErrorKind::InvalidInput, "it is no regular file")))
+        }
+        Ok(_) => {
+            let bytes = fs::read(path).map_err(failed)?;
+            Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// `log-1.jsonl` for `log.jsonl`, or the next that is free.
+fn free_name(path: &Path) -> PathBuf {
+    let part = |part: Option<&OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+    let (stem, end) = (part(path.file_stem()), part(path.extension()));
+    let named = |n: u32| path.with_file_name(format!("{stem}-{n}.{end}"));
+    let mut n = 1;
+    while fs::symlink_metadata(named(n)).is_ok() {
+        n += 1;
+    }
+    named(n)
+}
+
+#[cfg(test)]
+mod tests;
