@@ -58,7 +58,10 @@ impl RunFolder {
                 return refuse(what.into());
             }
             (true, false) => folder.check_free()?,
-            (false, true) => {}
+            // Both are read later on, and a pipe would never end.
+            (false, true) => {
+                [RECIPE, LOG].iter().try_for_each(|name| text_of(&dir.join(name)).map(drop))?
+            }
         }
         files::sweep(dir, |name| {
             let of_runs = ["recipe", "log", "eval.json", "weights-step-"];
@@ -170,16 +173,20 @@ pub fn recipe_of(dir: &Path, overrides: &[String]) -> Result<Recipe> {
     Ok(recipe)
 }
 
-/// The run folder that `path` stands for: one that holds a recipe, or that a recipe which a run
-/// wrote lies in.
+/// The run folder that `path` stands for: it holds checkpoints or a recipe that a run wrote, or it
+/// is the folder of such a recipe.
 pub fn find(path: &Path) -> Option<&Path> {
-    if path.join(RECIPE).is_file() {
-        return Some(path);
+    let is_run = |dir: &Path| {
+        let file = dir.join(RECIPE);
+        let written = || fs::read_to_string(&file).is_ok_and(|text| text.starts_with(WRITTEN));
+        file.is_file() && (written() || checkpoint::list(dir).is_ok_and(|steps| !steps.is_empty()))
+    };
+    if path.is_dir() {
+        return Some(path).filter(|dir| is_run(dir));
     }
-    let is_recipe = path.file_name().is_some_and(|name| name == RECIPE);
-    let written = || fs::read_to_string(path).is_ok_and(|text| text.starts_with(WRITTEN));
-    let dir = path.parent().filter(|_| is_recipe && path.is_file() && written())?;
-    Some(if dir.as_os_str().is_empty() { Path::new(".") } else { dir })
+    let dir = path.parent().filter(|_| path.file_name().is_some_and(|name| name == RECIPE))?;
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    Some(dir).filter(|dir| is_run(dir))
 }
 
 /// Whether the run in `dir` was started with `recipe`.

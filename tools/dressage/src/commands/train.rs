@@ -95,7 +95,14 @@ fn find(name: &str, overrides: &[String]) -> Result<Recipe, Failure> {
         return Ok(run_folder::recipe_of(dir, overrides)?);
     }
     if Path::new(name).is_dir() && !EMBEDDED.iter().any(|r| r.name == name) {
-        let what = format!("{name} is a folder without {RECIPE}, so it is not the folder of a run");
+        let inside = Path::new(name).join(RECIPE);
+        let what = match inside.is_file() {
+            true => format!(
+                "{} was not written by a run; name the file itself to train as it says",
+                inside.display()
+            ),
+            false => format!("{name} is a folder without {RECIPE}, so not the folder of a run"),
+        };
         return Err(Failure::Told(what));
     }
     Ok(Recipe::find(name, overrides)?)

@@ -76,7 +76,7 @@ fn batch(case: &Case, step: u64) -> Batch {
 
 fn recipe(case: &Case) -> Result<Recipe, Failure> {
     let precision = if case.precision == Precision::Bf16 { "bf16" } else { "f32" };
-    // Nothing is written there.
+    // Nothing stays there.
     let dir = std::env::temp_dir().join(format!("dressage-bench-{}", std::process::id()));
     let settings = [
         ("model.backbone", format!("dinov2-{}", case.model)),
