@@ -69,7 +69,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut settings = args.overrides.all(&args.settings);
     settings.extend(args.recompute.iter().map(|level| format!("train.recompute={level}")));
     let recipe = find(name, &settings)?;
-    start_threads(recipe.run.threads)?;
+    start_threads(&recipe.run)?;
     let (watch, stop) = watched("stopping after this step; the state will be saved")?;
     let mut trainer = Trainer::new(recipe.clone(), args.resume)?;
     describe(&recipe, &trainer)?;

@@ -5,6 +5,7 @@ mod bench;
 mod common;
 mod device;
 mod doctor;
+mod machine;
 
 use std::path::Path;
 use std::process::Command;
