@@ -3,12 +3,15 @@
 //! A training step asks for the same sizes again and again. Freed buffers go to a pool and come
 //! back to the next request of about their size, so the steady state takes nothing from the
 //! system. Every buffer is booked under the category that was current on its thread when it was
-//! taken ([`with_category`]).
+//! taken ([`with_category`]). A buffer that the system refuses, also after all idle ones were given
+//! back, unwinds ([`dressage_kernels::allocate`]).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use dressage_kernels::allocate::{OutOfMemory, unwind, zeroed};
+use dressage_kernels::scratch;
 use memmap2::{MmapMut, MmapOptions};
 
 pub use crate::device::{reset_peak_on, usage_on};
@@ -163,12 +166,7 @@ pub fn reset_peak() {
 
 /// Gives the pool's idle buffers back to the system.
 pub fn trim() {
-    with_ledger(|ledger, _| {
-        let mut state = ledger.state();
-        let idle: usize = state.free.iter().map(|(n, list)| n * list.len()).sum();
-        state.usage.system_bytes -= idle * size_of::<Line>();
-        state.free.clear();
-    });
+    with_ledger(|ledger, _| ledger.state().give_back());
 }
 
 /// Calls `f` with the ledger in force, the second time as something to hold on to.
@@ -228,27 +226,51 @@ impl Ledger {
     /// An idle buffer of at least `want` lines or a fresh one; booked either way.
     fn take(&self, want: usize, category: Category, reserve: bool) -> Memory {
         let mut state = self.state();
-        let memory = state.recycled(want).unwrap_or_else(|| {
-            let n = rounded(want);
-            state.usage.from_system += 1;
-            state.usage.system_bytes += n * size_of::<Line>();
-            fresh(n, reserve && n >= RESERVE)
-        });
+        let memory = match state.recycled(want) {
+            Some(memory) => memory,
+            None => match state.taken(rounded(want), reserve) {
+                Ok(memory) => memory,
+                Err(refused) => {
+                    drop(state);
+                    unwind(refused)
+                }
+            },
+        };
         state.usage.book(category, memory.lines() * size_of::<Line>());
         memory
     }
 }
 
 /// `n` lines of zeros.
-fn fresh(n: usize, reserve: bool) -> Memory {
+fn fresh(n: usize, reserve: bool) -> Result<Memory, OutOfMemory> {
     let map = || MmapOptions::new().len(n * size_of::<Line>()).no_reserve_swap().map_anon().ok();
     match reserve.then(map).flatten() {
-        Some(map) => Memory::Reserved(map),
-        None => Memory::Owned(bytemuck::zeroed_vec(n)),
+        Some(map) => Ok(Memory::Reserved(map)),
+        None => zeroed(n).map(Memory::Owned),
     }
 }
 
 impl State {
+    /// A fresh buffer of `n` lines; where the system has no more, what lies idle goes back first.
+    fn taken(&mut self, n: usize, reserve: bool) -> Result<Memory, OutOfMemory> {
+        let reserve = reserve && n >= RESERVE;
+        let memory = fresh(n, reserve).or_else(|_| {
+            self.give_back();
+            scratch::trim();
+            fresh(n, reserve)
+        })?;
+        self.usage.from_system += 1;
+        self.usage.system_bytes += n * size_of::<Line>();
+        Ok(memory)
+    }
+
+    /// Gives idle buffers back to the system.
+    fn give_back(&mut self) {
+        let idle: usize = self.free.iter().map(|(n, list)| n * list.len()).sum();
+        self.usage.system_bytes -= idle * size_of::<Line>();
+        self.free.clear();
+    }
+
     /// The smallest idle buffer of `want` lines or up to a quarter more.
     fn recycled(&mut self, want: usize) -> Option<Memory> {
         let size = *self.free.range(want..=want + want / 4 + 1).next()?.0;
@@ -305,6 +327,8 @@ impl Drop for Buffer {
 
 #[cfg(test)]
 mod tests {
+    use dressage_kernels::allocate::catch;
+
     use super::*;
 
     #[test]
@@ -314,6 +338,18 @@ mod tests {
             assert!(r >= n && r as f64 <= n as f64 * (1.0 + 1.0 / 32.0) + 1.0, "{n} -> {r}");
             assert_eq!(rounded(r), r);
         }
+    }
+
+    #[test]
+    fn a_refused_buffer_leaves_the_account_as_it_was() {
+        let ledger = Ledger::new();
+        let lines = ledger.take(100, Category::Data, false).lines();
+        let before = ledger.usage();
+        assert_eq!(before.system_bytes, lines * size_of::<Line>());
+        let huge = 1 << 52;
+        let refused = catch(|| ledger.take(huge, Category::Data, false).lines());
+        assert_eq!(refused, Err(OutOfMemory { bytes: huge * size_of::<Line>() }));
+        assert_eq!(ledger.usage(), before);
     }
 
     #[test]

@@ -24,6 +24,14 @@ pub enum KernelError {
         /// What is wrong, in words and numbers.
         what: String,
     },
+    /// Code that this CPU cannot run.
+    #[error("this CPU cannot run {wanted} code; it can run {can}")]
+    Vectors {
+        /// The level asked for.
+        wanted: crate::simd::Level,
+        /// Levels that it has.
+        can: String,
+    },
     /// No device of the kind that was asked for.
     #[error("no CUDA device: {0}")]
     NoDevice(String),

@@ -9,6 +9,7 @@
 //! costs nothing. Results are the same bits on any pool: where a cut parts a sum, it depends on the
 //! sizes alone; only who computes which whole sums may depend on the number of threads.
 
+pub mod allocate;
 pub mod ceiling;
 pub mod check;
 pub mod device;

@@ -3,6 +3,9 @@
 
 use gemm::Parallelism;
 
+use crate::simd;
+use crate::simd::{LANES, madd};
+
 /// A matrix inside a slice: element `(i, j)` is `data[i * rs + j * cs]`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct View<'a> {
@@ -33,6 +36,10 @@ pub(crate) fn product(
     assert!(end(m, k, a.rs, a.cs) <= a.data.len(), "a does not hold its matrix");
     assert!(end(k, n, b.rs, b.cs) <= b.data.len(), "b does not hold its matrix");
     assert!(end(m, n, c_rs, 1) <= c.len() && n <= c_rs, "c does not hold its matrix");
+    if simd::own_products() {
+        own((m, n, k), a, b, c, c_rs, add);
+        return;
+    }
     // SAFETY: the assertions keep every element the strides reach inside its slice; c does not
     // overlap a or b.
     unsafe {
@@ -60,6 +67,51 @@ pub(crate) fn product(
     }
 }
 
+/// Columns that are summed at once.
+const COLUMNS: usize = 4 * LANES;
+
+simd! {
+    /// As [`product`]; every sum runs in the order of its depth, or in that of [`simd::dot`] where
+    /// both operands lie along it.
+    fn own<FMA>(
+        size: (usize, usize, usize), a: View, b: View, c: &mut [f32], c_rs: usize, add: bool,
+    ) {
+        let (m, n, k) = size;
+        for i in 0..m {
+            let row = &mut c[i * c_rs..][..n];
+            if !add {
+                row.fill(0.0);
+            }
+            if a.cs == 1 && b.rs == 1 && b.cs != 1 {
+                let a = &a.data[i * a.rs..][..k];
+                for (j, c) in row.iter_mut().enumerate() {
+                    *c += simd::dot::<FMA>(a, &b.data[j * b.cs..][..k]);
+                }
+                continue;
+            }
+            for (at, out) in row.chunks_mut(COLUMNS).enumerate() {
+                let mut sum = [0.0f32; COLUMNS];
+                for l in 0..k {
+                    let x = a.data[i * a.rs + l * a.cs];
+                    let first = l * b.rs + at * COLUMNS * b.cs;
+                    if let (1, Some(b)) = (b.cs, b.data[first..].first_chunk::<COLUMNS>()) {
+                        for j in 0..COLUMNS {
+                            sum[j] = madd::<FMA>(x, b[j], sum[j]);
+                        }
+                    } else {
+                        for j in 0..out.len() {
+                            sum[j] = madd::<FMA>(x, b.data[first + j * b.cs], sum[j]);
+                        }
+                    }
+                }
+                for (c, sum) in out.iter_mut().zip(&sum) {
+                    *c += sum;
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,22 +119,33 @@ mod tests {
 
     #[test]
     fn strides_and_addition() {
-        let (m, n, k) = (5, 7, 3);
-        let (a, b) = (noise::<f32>(k * m, 1), noise::<f32>(n * k, 2));
-        let start = noise::<f32>(m * 9, 3);
-        for add in [false, true] {
-            let mut c = start.clone();
-            // a and b are stored transposed; rows of c are 9 apart.
-            let (av, bv) = (View { data: &a, rs: 1, cs: m }, View { data: &b, rs: 1, cs: k });
-            product((m, n, k), av, bv, &mut c, 9, add);
-            let mut want = start.clone();
-            for i in 0..m {
-                for j in 0..n {
-                    let dot: f32 = (0..k).map(|l| a[l * m + i] * b[j * k + l]).sum();
-                    want[i * 9 + j] = dot + if add { start[i * 9 + j] } else { 0.0 };
+        type Form = fn((usize, usize, usize), View, View, &mut [f32], usize, bool);
+        for (m, n, k) in [(5, 7, 3), (3, 150, 40), (1, 64, 17)] {
+            let ldc = n + 2;
+            let (a, b) = (noise::<f32>(k * m, 1), noise::<f32>(n * k, 2));
+            let turn = |x: &[f32], rows: usize, columns: usize| -> Vec<f32> {
+                (0..x.len()).map(|i| x[i % rows * columns + i / rows]).collect()
+            };
+            let (at, bt) = (turn(&a, m, k), turn(&b, n, k));
+            let start = noise::<f32>(m * ldc, 3);
+            for add in [false, true] {
+                let mut want = start.clone();
+                for i in 0..m {
+                    for j in 0..n {
+                        let dot: f32 = (0..k).map(|l| a[i * k + l] * b[j * k + l]).sum();
+                        want[i * ldc + j] = dot + if add { start[i * ldc + j] } else { 0.0 };
+                    }
+                }
+                for av in [View { data: &a, rs: k, cs: 1 }, View { data: &at, rs: 1, cs: m }] {
+                    for bv in [View { data: &b, rs: 1, cs: k }, View { data: &bt, rs: n, cs: 1 }] {
+                        for form in [product as Form, own] {
+                            let mut c = start.clone();
+                            form((m, n, k), av, bv, &mut c, ldc, add);
+                            assert_close("product", &c, &want, 1e-5);
+                        }
+                    }
                 }
             }
-            assert_close("product", &c, &want, 1e-6);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::Real;
+use crate::allocate::{zeroed, zeroed_or_unwind};
 
 type Memory = Vec<f64>;
 
@@ -61,6 +62,14 @@ fn idle(needed: usize) -> Memory {
     best.map(|m| idle.swap_remove(m.0)).unwrap_or_default()
 }
 
+/// Memory from the system; where that has no more, what lies idle goes back first.
+fn fresh(needed: usize) -> Memory {
+    zeroed(needed).unwrap_or_else(|_| {
+        trim();
+        zeroed_or_unwind(needed)
+    })
+}
+
 /// Calls `f` with `len` elements whose contents are whatever the last user left.
 ///
 /// The memory is kept for the next call, so that a step after the first allocates none. A nested
@@ -70,10 +79,11 @@ pub(crate) fn with<T: Real, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     let needed = (len * size_of::<T>()).div_ceil(size_of::<f64>());
     let mut memory = idle(needed);
     if memory.len() < needed {
-        let more = (needed - memory.len()) * size_of::<f64>();
         // Not `resize`: the old contents need no copy, and room to grow would be of no use.
-        memory = vec![0.0; needed];
-        HELD.fetch_add(more, Ordering::Relaxed);
+        HELD.fetch_sub(size_of_val(&memory[..]), Ordering::Relaxed);
+        drop(memory);
+        memory = fresh(needed);
+        HELD.fetch_add(size_of_val(&memory[..]), Ordering::Relaxed);
     }
     let result = f(&mut bytemuck::cast_slice_mut(&mut memory[..needed])[..len]);
     if memory.len() < LARGE {

@@ -6,7 +6,11 @@
 //! `#[inline(always)]`, or they are compiled for the baseline only. Reductions need explicit lanes
 //! (`[f32; LANES]`): the compiler may not reorder float additions.
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::OnceLock;
+
+use crate::{KernelError, Result};
 
 /// What the CPU offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,10 +23,108 @@ pub enum Level {
     Avx512,
 }
 
-/// The level of this CPU, found once.
+impl Level {
+    /// From the least to the most.
+    pub const ALL: [Level; 3] = [Level::Portable, Level::Avx2, Level::Avx512];
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Level::Portable => "portable",
+            Level::Avx2 => "avx2",
+            Level::Avx512 => "avx512",
+        })
+    }
+}
+
+/// Which code a process runs, chosen once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Choice {
+    /// The fastest that this CPU can run, with the `gemm` crate for the products that it does
+    /// faster. The crate cuts sums by the size of the caches, so bits depend on the CPU.
+    #[default]
+    Auto,
+    /// The code of a level, and no other crate's: the same bits on any CPU that can run it, and
+    /// the same for AVX2 as for AVX-512.
+    Fixed(Level),
+}
+
+impl FromStr for Choice {
+    /// What it should have been.
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> std::result::Result<Choice, &'static str> {
+        let fixed = Level::ALL.into_iter().find(|level| level.to_string() == text);
+        match (fixed, text) {
+            (Some(level), _) => Ok(Choice::Fixed(level)),
+            (None, "auto") => Ok(Choice::Auto),
+            (None, _) => Err("auto, avx512, avx2 or portable"),
+        }
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Choice::Auto => f.write_str("auto"),
+            Choice::Fixed(level) => level.fmt(f),
+        }
+    }
+}
+
+static CHOSEN: OnceLock<(Choice, Level)> = OnceLock::new();
+
+fn chosen() -> (Choice, Level) {
+    *CHOSEN.get_or_init(|| (Choice::Auto, detect()))
+}
+
+/// Chooses the code of this process. Comes before any arithmetic, which else chooses
+/// [`Choice::Auto`].
+///
+/// # Errors
+/// A level that this CPU lacks; another choice than the one that was made.
+pub fn choose(choice: Choice) -> Result<()> {
+    let best = detect();
+    let level = match choice {
+        Choice::Auto => best,
+        Choice::Fixed(level) => level,
+    };
+    if level > best {
+        let can: Vec<_> = Level::ALL.into_iter().filter(|l| *l <= best).collect();
+        let can = can.iter().map(Level::to_string).collect::<Vec<_>>().join(" and ");
+        return Err(KernelError::Vectors { wanted: level, can });
+    }
+    match *CHOSEN.get_or_init(|| (choice, level)) {
+        (made, _) if made == choice => Ok(()),
+        (made, _) => Err(KernelError::Size {
+            op: "cpu",
+            what: format!("this process runs {made} code already and cannot change to {choice}"),
+        }),
+    }
+}
+
+/// The choice in force.
+pub fn choice() -> Choice {
+    chosen().0
+}
+
+/// The level in force; never more than this CPU has.
 pub fn level() -> Level {
-    static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(detect)
+    chosen().1
+}
+
+/// The code in force in a word or two: `avx2`, or `auto (avx512)`.
+pub fn described() -> String {
+    match chosen() {
+        (Choice::Auto, level) => format!("auto ({level})"),
+        (Choice::Fixed(level), _) => level.to_string(),
+    }
+}
+
+/// Whether products are left to the code of this crate alone ([`Choice::Fixed`]).
+pub(crate) fn own_products() -> bool {
+    choice() != Choice::Auto
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -115,7 +115,7 @@ impl DevicePlan {
             Level { level: step.level, taken: total, total }
         };
         let levels: Vec<Level> = self.steps.iter().map(level).collect();
-        plan::refuse(recipe, &levels, self.chosen, available)
+        plan::refuse(recipe, &levels, self.chosen, available, None)
     }
 }
 

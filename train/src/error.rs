@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use dressage_kernels::allocate::OutOfMemory;
+
 use crate::files::hint;
+use crate::machine;
 
 fn read_hint(source: &std::io::Error) -> &'static str {
     hint(source).unwrap_or("; check that it exists and that you may read it")
@@ -40,6 +43,16 @@ pub enum TrainError {
         path: PathBuf,
         /// What the decoder says.
         what: String,
+    },
+    /// A picture that is too large for the memory of the process.
+    #[error("{path} takes {needed} to decode, and {available}; make the picture smaller")]
+    Picture {
+        /// File.
+        path: PathBuf,
+        /// Memory that it takes.
+        needed: String,
+        /// Memory that there is, in words.
+        available: String,
     },
     /// A label file that holds no class per pixel.
     #[error(
@@ -188,7 +201,7 @@ pub enum TrainError {
     },
     /// A run that would not fit into the memory of the machine.
     #[error(
-        "training needs {needed} and {available} are available; {ways}; \
+        "training needs {needed} and {available} are available{limit}; {ways}; \
          run.check_memory=false starts anyway"
     )]
     Memory {
@@ -196,8 +209,44 @@ pub enum TrainError {
         needed: String,
         /// Memory that the process can still take.
         available: String,
+        /// What ends it, if that is known.
+        limit: String,
         /// Settings that need less.
         ways: String,
+    },
+    /// Work whose plan alone goes beyond the address space of the process.
+    #[error(
+        "this needs more than {needed} of memory, and {available}; raise the limit, or make batch, \
+         crop or window smaller"
+    )]
+    AddressSpace {
+        /// Memory up to the buffer that was refused.
+        needed: String,
+        /// What the process has, in words.
+        available: String,
+    },
+    /// A buffer that the system refused.
+    #[error(
+        "no more memory{limit}: a buffer of {bytes} bytes was refused; raise the limit, or make \
+         batch, crop or window smaller"
+    )]
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: usize,
+        /// Which limit holds, if that is known.
+        limit: String,
+    },
+    /// An inference that would not fit into the memory of the machine.
+    #[error("the network needs {needed} for {what}, and {available}; {ways}")]
+    Inference {
+        /// What the network is to see at once.
+        what: String,
+        /// Memory that it takes.
+        needed: String,
+        /// Memory that there is, in words.
+        available: String,
+        /// What needs less.
+        ways: &'static str,
     },
     /// A device that cannot be used.
     #[error("{source}; run.device=cpu (--device cpu) works everywhere")]
@@ -240,6 +289,13 @@ pub enum TrainError {
 impl From<dressage_kernels::KernelError> for TrainError {
     fn from(error: dressage_kernels::KernelError) -> TrainError {
         TrainError::Engine(error.into())
+    }
+}
+
+impl From<OutOfMemory> for TrainError {
+    fn from(refused: OutOfMemory) -> TrainError {
+        let limit = machine::room().map(|room| format!(" {}", room.limit)).unwrap_or_default();
+        TrainError::OutOfMemory { bytes: refused.bytes, limit }
     }
 }
 

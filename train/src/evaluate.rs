@@ -5,22 +5,25 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use dressage_engine::memory::{Category, with_category};
-use dressage_engine::{Tensor, isolated, no_grad, ops};
+use dressage_engine::memory::{self, Category, with_category};
+use dressage_engine::{Outline, Tensor, isolated};
+use dressage_kernels::{allocate, scratch};
 use dressage_models::Segmenter;
 use rayon::prelude::*;
 
 use crate::augment::normalise::image_into;
 use crate::augment::resize::Window as Part;
 use crate::augment::resize::bilinear_window;
+use crate::classes::Classes;
 use crate::data::Source;
 use crate::interrupt::Interrupt;
 use crate::metrics::{Confusion, Report, SetReport};
+use crate::plan::{mib, rehearsed};
 use crate::recipe::{Eval, EvalMode, EvalSet, Recipe};
 use crate::runlog::{Progress, Stage};
 use crate::wait::Waiting;
-use crate::windows::{ScoreMap, padded, slide, test_size, whole};
-use crate::{Image, LabelMap, Result, TrainError, network};
+use crate::windows::{ScoreMap, Window, padded, slide, test_size, whole};
+use crate::{Image, LabelMap, Result, TrainError, machine, network};
 
 /// How an image is cut and resized for the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +61,10 @@ impl Inference {
 
 /// The class of every pixel of `image`, at a size of `h` x `w`: its own, or that of its label.
 ///
+/// Takes memory for the rows of scores that a window has, whatever the height of the image.
+///
 /// # Errors
-/// Windows that do not fit; whatever the network refuses.
+/// Windows that do not fit; too little memory; whatever the network refuses.
 pub fn predict(
     model: &Segmenter,
     image: &Image,
@@ -68,7 +73,8 @@ pub fn predict(
     w: usize,
 ) -> Result<LabelMap> {
     // On a thread of the pool, as a training step.
-    rayon::scope(|_| isolated(|| predict_in_pool(model, image, how, h, w)))
+    let found = || rayon::scope(|_| isolated(|| predict_in_pool(model, image, how, h, w)));
+    allocate::catch(found)?
 }
 
 fn predict_in_pool(
@@ -78,10 +84,95 @@ fn predict_in_pool(
     h: usize,
     w: usize,
 ) -> Result<LabelMap> {
-    let scores = window_scores(model, image, how)?;
     let k = model.head().config().classes;
-    let scores = no_grad(|| ops::resize_maps(&scores, [h, w]))?;
-    Ok(LabelMap { w, h, data: argmax(scores.data::<f32>()?, k) })
+    let (th, tw) = test_size(image.h, image.w, how.test_box[0], how.test_box[1]);
+    let windows = match how.mode {
+        EvalMode::Slide => slide(th, tw, how.crop, how.stride)?,
+        EvalMode::Whole => vec![whole(th, tw)],
+    };
+    // All windows of an image have one size. The row above them stays for the pixels between.
+    let rows = windows.first().map_or(0, |window| window.h() + 1);
+    let patch = model.backbone().config().patch;
+    let group = Group::new(&windows, how.batch.max(1), patch);
+    check_room(model, group, k * rows.min(th) * tw)?;
+    let mut map = ScoreMap::of_rows(k, th, tw, rows);
+    let mut classes = Classes::new(k, [th, tw], [h, w])?;
+    window_scores(model, image, &windows, group, [th, tw], |window, scores| {
+        if window.y0 > map.finished() {
+            advance(&mut map, &mut classes, window.y0)?;
+        }
+        Ok(map.add(window, scores, group.h, group.w)?)
+    })?;
+    advance(&mut map, &mut classes, th)?;
+    Ok(classes.label())
+}
+
+/// Finds the classes that rows above `end` decide, to which no window comes any more, and drops
+/// the scores.
+fn advance(map: &mut ScoreMap, classes: &mut Classes, end: usize) -> Result<()> {
+    map.finish_rows(end)?;
+    classes.take(map)?;
+    map.drop_rows(classes.needs());
+    Ok(())
+}
+
+/// Windows that the network sees at once.
+#[derive(Clone, Copy)]
+struct Group {
+    n: usize,
+    /// Height, padded to whole patches.
+    h: usize,
+    /// Width, padded to whole patches.
+    w: usize,
+}
+
+impl Group {
+    fn new(windows: &[Window], batch: usize, patch: usize) -> Group {
+        let [h, w] = windows.first().map_or([0; 2], |window| [window.h(), window.w()]);
+        Group { n: batch.min(windows.len()), h: padded(h, patch), w: padded(w, patch) }
+    }
+}
+
+/// Scores of an image from which its memory is planned before it is begun.
+const LARGE: usize = 1 << 26;
+
+/// Fails if a group of windows and `map` scores do not fit into the memory of the host. A device
+/// tells by itself.
+fn check_room(model: &Segmenter, group: Group, map: usize) -> Result<()> {
+    let k = model.head().config().classes;
+    if model.device().is_some() || map.max(k * group.n * group.h * group.w) < LARGE {
+        return Ok(());
+    }
+    let mut outline = Outline::new();
+    let gone_through = rehearsed(&mut outline, || {
+        let batch = Tensor::empty::<f32>(&[group.n, 3, group.h, group.w]);
+        Ok(drop(model.scores(&batch)?))
+    });
+    let too_large = |needed: String, available: String| {
+        Err(TrainError::Inference {
+            what: format!("{} windows of {}x{} pixels at once", group.n, group.w, group.h),
+            needed,
+            available,
+            ways: "set eval.mode=slide, or lower eval.crop, eval.batch or the box that images \
+                   are fitted to",
+        })
+    };
+    match gone_through {
+        Err(TrainError::AddressSpace { needed, available }) => {
+            return too_large(format!("more than {needed}"), available);
+        }
+        other => other?,
+    }
+    let Some(room) = machine::room() else { return Ok(()) };
+    let planned = outline.usage().system_bytes + outline.tally().scratch(machine::threads(0));
+    let needed = planned + map * size_of::<f32>();
+    // Buffers of the images before serve again.
+    let usage = memory::usage();
+    let free = room.bytes + usage.system_bytes - usage.total() + scratch::held();
+    if needed <= free {
+        return Ok(());
+    }
+    too_large(mib(needed), format!("{} are available {}", mib(free), room.limit))
 }
 
 /// Class with the highest score per pixel, the first of equals; `scores` is `[k, n]`.
@@ -99,23 +190,20 @@ pub fn argmax(scores: &[f32], k: usize) -> Vec<u8> {
     (0..n).into_par_iter().map(best).collect()
 }
 
-/// Scores `[k, h, w]` of an image at test size: the average over its windows.
+/// Hands on the scores `[k, h, w]` of each window of an image at test size, in their order.
 ///
 /// A device computes the scores of a group of windows and hands them over in one copy, 20 MB for
-/// 19 classes at 512 px; they are added up here, in the same order and to the same bits as those of
-/// the host.
-fn window_scores(model: &Segmenter, image: &Image, how: Inference) -> Result<Tensor> {
+/// 19 classes at 512 px; they are added up on the host, in the same order and to the same bits.
+fn window_scores(
+    model: &Segmenter,
+    image: &Image,
+    windows: &[Window],
+    Group { n, h, w }: Group,
+    [th, tw]: [usize; 2],
+    mut found: impl FnMut(Window, &[f32]) -> Result<()>,
+) -> Result<()> {
     let k = model.head().config().classes;
-    let (th, tw) = test_size(image.h, image.w, how.test_box[0], how.test_box[1]);
-    let windows = match how.mode {
-        EvalMode::Slide => slide(th, tw, how.crop, how.stride)?,
-        EvalMode::Whole => vec![whole(th, tw)],
-    };
-    let patch = model.backbone().config().patch;
-    let mut sum = ScoreMap::new(k, th, tw);
-    for group in windows.chunks(how.batch.max(1)) {
-        // All windows of an image have one size.
-        let (h, w) = (padded(group[0].h(), patch), padded(group[0].w(), patch));
+    for group in windows.chunks(n.max(1)) {
         let mut batch =
             with_category(Category::Data, || Tensor::empty::<f32>(&[group.len(), 3, h, w]));
         for (window, out) in group.iter().zip(batch.data_mut::<f32>()?.chunks_exact_mut(3 * h * w))
@@ -126,10 +214,10 @@ fn window_scores(model: &Segmenter, image: &Image, how: Inference) -> Result<Ten
         let scores = model.scores(&model.image(batch)?)?.to_host()?;
         let each = scores.data::<f32>()?.chunks_exact(k * h * w);
         for (window, scores) in group.iter().zip(each) {
-            sum.add(*window, scores, h, w)?;
+            found(*window, scores)?;
         }
     }
-    Ok(Tensor::from_slice(&sum.finish()?, &[k, th, tw])?)
+    Ok(())
 }
 
 /// Scores of one set; `stop` ends it early with [`TrainError::Interrupted`].

@@ -5,6 +5,7 @@
 
 pub mod augment;
 pub mod checkpoint;
+mod classes;
 pub mod data;
 pub mod device_plan;
 mod error;

@@ -1,15 +1,103 @@
 //! What the operating system says about memory: how much is free, and how much this process has.
 //! Linux tells; elsewhere the answer is `None`.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
+
+use serde::Serialize;
+
+use crate::plan::mib;
+
+/// What the memory of this process is limited by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Limit {
+    /// What the machine has free.
+    Machine,
+    /// A control group of so many bytes.
+    Group(usize),
+    /// Address space of so many bytes (`ulimit -v`).
+    AddressSpace(usize),
+    /// Writable memory of so many bytes (`ulimit -d`).
+    Data(usize),
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Limit::Machine => f.write_str("in the memory of this machine"),
+            Limit::Group(bytes) => write!(f, "within the control group's limit of {}", mib(bytes)),
+            Limit::AddressSpace(bytes) => {
+                write!(f, "within the limit of {} of address space (ulimit -v)", mib(bytes))
+            }
+            Limit::Data(bytes) => {
+                write!(f, "within the limit of {} of data (ulimit -d)", mib(bytes))
+            }
+        }
+    }
+}
+
+/// Memory that this process can still take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes.
+    pub bytes: usize,
+    /// What ends them.
+    pub limit: Limit,
+}
+
+/// Address space that is left to the stacks of threads and to the allocator.
+const SPARE: usize = 16 << 20;
+
+/// The least room of all limits that hold for this process.
+pub fn room() -> Option<Room> {
+    let machine = fs::read_to_string("/proc/meminfo").ok();
+    let machine = machine.and_then(|text| kib(&text, "MemAvailable:"));
+    let machine = machine.map(|bytes| Room { bytes, limit: Limit::Machine });
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = room_of_groups(Path::new("/sys/fs/cgroup"), &groups);
+    let [space, data] = rooms_of_process();
+    [machine, group, space, data].into_iter().flatten().min_by_key(|room| room.bytes)
+}
+
+/// Room within the limits of the process.
+fn rooms_of_process() -> [Option<Room>; 2] {
+    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let room = |(limit, spare): (Option<usize>, usize), key, of: fn(usize) -> Limit| {
+        let limit = limit?;
+        let bytes = limit.saturating_sub(kib(&text, key)?).saturating_sub(spare);
+        Some(Room { bytes, limit: of(limit) })
+    };
+    let [space, data] = limits();
+    [room((space, SPARE), "VmSize:", Limit::AddressSpace), room((data, 0), "VmData:", Limit::Data)]
+}
+
+/// Limits of address space and data, in bytes.
+#[cfg(unix)]
+pub fn limits() -> [Option<usize>; 2] {
+    use rustix::process::{Resource, getrlimit};
+    [Resource::As, Resource::Data]
+        .map(|what| getrlimit(what).current.and_then(|bytes| usize::try_from(bytes).ok()))
+}
+
+/// Limits of address space and data: none are known.
+#[cfg(not(unix))]
+pub fn limits() -> [Option<usize>; 2] {
+    [None; 2]
+}
 
 /// Bytes that this process can still take: what the machine has available, or less where a control
-/// group limits it.
+/// group or a limit of the process says so.
 pub fn available() -> Option<usize> {
-    let machine = kib(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:");
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    [machine, room_of_groups(Path::new("/sys/fs/cgroup"), &groups)].into_iter().flatten().min()
+    room().map(|room| room.bytes)
+}
+
+/// Threads of a core, at most: more of them only wait for one another.
+const PER_CORE: usize = 8;
+
+/// Threads that are worth starting where `wanted` are asked for: at most a few for each core.
+pub fn threads(wanted: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if wanted == 0 { cores } else { wanted.min(PER_CORE * cores) }
 }
 
 /// Bytes of this process in memory now.
@@ -39,8 +127,8 @@ fn kib(text: &str, key: &str) -> Option<usize> {
 
 /// The least room in the control groups of this process, version 2 or 1, mounted at `root`.
 /// `groups` is `/proc/self/cgroup`. A container often sees its own group as the root.
-fn room_of_groups(root: &Path, groups: &str) -> Option<usize> {
-    let mut room = None;
+fn room_of_groups(root: &Path, groups: &str) -> Option<Room> {
+    let mut room: Option<Room> = None;
     for line in groups.lines() {
         let mut parts = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
@@ -53,13 +141,14 @@ fn room_of_groups(root: &Path, groups: &str) -> Option<usize> {
         let base = root.join(base);
         let folder = base.join(path.trim_start_matches('/'));
         let within = folder.ancestors().take_while(|f| f.starts_with(&base));
-        room = within.filter_map(|f| room_of(f, limit, current)).chain(room).min();
+        let rooms = within.filter_map(|f| room_of(f, limit, current)).chain(room);
+        room = rooms.min_by_key(|room| room.bytes);
     }
     room
 }
 
 /// Limit less use; pages of files that were not touched lately make way and do not count as used.
-fn room_of(group: &Path, limit: &str, current: &str) -> Option<usize> {
+fn room_of(group: &Path, limit: &str, current: &str) -> Option<Room> {
     let number = |file: PathBuf| fs::read_to_string(file).ok()?.trim().parse::<usize>().ok();
     let (limit, current) = (number(group.join(limit))?, number(group.join(current))?);
     let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
@@ -67,7 +156,8 @@ fn room_of(group: &Path, limit: &str, current: &str) -> Option<usize> {
     let idle = idle.iter().find_map(|key| {
         stat.lines().find_map(|line| line.strip_prefix(key))?.trim().parse::<usize>().ok()
     });
-    Some(limit.saturating_sub(current.saturating_sub(idle.unwrap_or(0))))
+    let bytes = limit.saturating_sub(current.saturating_sub(idle.unwrap_or(0)));
+    Some(Room { bytes, limit: Limit::Group(limit) })
 }
 
 #[cfg(test)]
@@ -87,6 +177,13 @@ mod tests {
     }
 
     #[test]
+    fn threads_are_no_more_than_the_cores_can_use() {
+        let cores = threads(0);
+        assert_eq!((threads(1), threads(usize::MAX)), (1, PER_CORE * cores));
+        assert_eq!(threads(cores + 1), cores + 1);
+    }
+
+    #[test]
     fn control_groups_limit_what_is_available() {
         let dir = tempfile::tempdir().expect("folder");
         let write = |group: &str, files: &[(&str, &str)]| {
@@ -94,7 +191,11 @@ mod tests {
             fs::create_dir_all(&group).expect("folder");
             files.iter().for_each(|(name, text)| fs::write(group.join(name), text).expect(name));
         };
-        let room = |groups: &str| room_of_groups(dir.path(), groups);
+        let room = |groups: &str| {
+            let room = room_of_groups(dir.path(), groups)?;
+            assert!(matches!(room.limit, Limit::Group(1000 | 90)), "{room:?}");
+            Some(room.bytes)
+        };
         assert_eq!(room("0::/\n"), None);
         write("a/b", &[("memory.max", "max\n"), ("memory.current", "10\n")]);
         assert_eq!(room("0::/a/b\n"), None, "no limit");

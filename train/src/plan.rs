@@ -12,14 +12,16 @@
 
 use dressage_engine::Outline;
 use dressage_engine::memory::{CATEGORIES, Category, Usage};
+use dressage_kernels::allocate;
 use dressage_kernels::scratch;
 use dressage_models::backbone::Recompute;
 use dressage_models::{Method, Precision};
 use serde::Serialize;
 
+use crate::machine::{self, Limit};
 use crate::recipe::{RANDOM, Recipe};
 use crate::trainer::Trainer;
-use crate::{Result, TrainError, machine};
+use crate::{Result, TrainError};
 
 /// Steps after which the pool takes nothing more.
 const STEPS: usize = 3;
@@ -101,6 +103,8 @@ pub struct Plan {
     pub chosen: Recompute,
     /// Bytes that the process can take beyond what it has, if the system tells.
     pub available: Option<usize>,
+    /// What ends them.
+    pub limit: Option<Limit>,
 }
 
 impl Plan {
@@ -110,10 +114,11 @@ impl Plan {
     /// Sizes that do not fit together.
     pub fn new(recipe: &Recipe) -> Result<Plan> {
         let program = machine::resident().unwrap_or(0);
-        let available = machine::available();
+        let room = machine::room();
         let needs = |level| Ok((level, outlined(recipe, level, program)?));
         let levels = Recompute::ALL.into_iter().map(needs).collect::<Result<_>>()?;
-        Ok(Plan { levels, chosen: recipe.train.recompute, available })
+        let (available, limit) = (room.map(|r| r.bytes), room.map(|r| r.limit));
+        Ok(Plan { levels, chosen: recipe.train.recompute, available, limit })
     }
 
     /// The needs at the level of the recipe.
@@ -136,7 +141,7 @@ impl Plan {
             Level { level: *level, taken: total - needs.program, total }
         };
         let levels: Vec<Level> = self.levels.iter().map(level).collect();
-        refuse(recipe, &levels, self.chosen, available)
+        refuse(recipe, &levels, self.chosen, available, self.limit)
     }
 }
 
@@ -155,9 +160,23 @@ pub(crate) fn refuse(
     levels: &[Level],
     chosen: Recompute,
     available: usize,
+    limit: Option<Limit>,
 ) -> Result<()> {
     let fits = |level: &Level| level.taken <= available;
     let Some(own) = levels.iter().find(|l| l.level == chosen && !fits(l)) else { return Ok(()) };
+    let (needed, free) = (mib(own.total), mib(available));
+    let limit = limit.map(|limit| format!(" {limit}")).unwrap_or_default();
+    let ways = ways_out(recipe, levels, chosen, fits).join(", ");
+    Err(TrainError::Memory { needed, available: free, limit, ways })
+}
+
+/// Settings that need less memory.
+fn ways_out(
+    recipe: &Recipe,
+    levels: &[Level],
+    chosen: Recompute,
+    fits: impl Fn(&Level) -> bool,
+) -> Vec<String> {
     let mut ways = Vec::new();
     match (levels.iter().find(|level| fits(level)), levels.last()) {
         (Some(Level { level, total, .. }), _) => {
@@ -177,8 +196,7 @@ pub(crate) fn refuse(
         ways.push(format!("lower train.batch ({})", recipe.train.batch));
     }
     ways.push(format!("lower augment.crop ({})", recipe.augment.crop));
-    let (needed, free) = (mib(own.total), mib(available));
-    Err(TrainError::Memory { needed, available: free, ways: ways.join(", ") })
+    ways
 }
 
 /// Bytes as `1,234 MiB`.
@@ -217,20 +235,31 @@ pub(crate) fn without_files(recipe: &Recipe) -> Recipe {
 fn outlined(recipe: &Recipe, level: Recompute, program: usize) -> Result<Needs> {
     let mut recipe = without_files(recipe);
     recipe.train.recompute = level;
-    let threads = match recipe.run.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        n => n,
-    };
     let mut outline = Outline::new();
-    let loader = outline.run(|| {
+    let threads = machine::threads(recipe.run.threads);
+    let loader = rehearsed(&mut outline, || {
         let mut trainer = Trainer::fresh(recipe)?;
         for _ in 0..STEPS {
             trainer.outline_step()?;
         }
-        Ok::<usize, TrainError>(trainer.loader_settings().bytes())
+        Ok(trainer.loader_settings().bytes())
     })?;
     let scratch = outline.tally().scratch(threads);
     Ok(Needs { scratch, loader, program, ..Needs::of(&outline.usage()) })
+}
+
+/// Goes through `f` within an outline. Its buffers take address space, and a process may have less
+/// of it than they need.
+///
+/// # Errors
+/// Those of `f`; [`TrainError::AddressSpace`], with what was needed until then.
+pub(crate) fn rehearsed<R>(outline: &mut Outline, f: impl FnOnce() -> Result<R>) -> Result<R> {
+    let limit =
+        machine::room().map(|room| format!("{} are available {}", mib(room.bytes), room.limit));
+    allocate::catch(|| outline.run(f)).unwrap_or_else(|refused| {
+        let needed = mib(outline.usage().system_bytes.saturating_add(refused.bytes));
+        Err(TrainError::AddressSpace { needed, available: limit.unwrap_or_default() })
+    })
 }
 
 /// What was planned beside what was found at the end of the steps.
@@ -321,6 +350,10 @@ mod tests {
                 assert!(text.contains(words), "{text:?} does not say {words:?}");
             }
         }
+        plan.limit = Some(Limit::AddressSpace(200 << 20));
+        plan.available = Some(block - 1);
+        let text = plan.check(&recipe).expect_err("must be refused").to_string();
+        assert!(text.contains("limit of 200 MiB of address space (ulimit -v)"), "{text}");
         plan.available = Some(none);
         plan.check(&recipe).expect("fits to the byte");
         plan.available = None;

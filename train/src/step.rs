@@ -106,9 +106,13 @@ impl Trainer {
     }
 
     fn step_in_pool(&mut self, batch: &Batch) -> Result<(Step, Option<StepLog>)> {
+        // A device may work on what a step has begun.
+        self.torn = self.place.device().is_some();
         // On a thread of the pool, so that a parallel loop starts without waking anybody to hand
         // the work over.
-        rayon::scope(|_| isolated(|| self.step_through(batch)))
+        let step = rayon::scope(|_| isolated(|| self.step_through(batch)));
+        self.torn = false;
+        step
     }
 
     /// A step through graphs where they are on and take the batch, else launch by launch.
@@ -183,11 +187,13 @@ impl Trainer {
             State::Queued(total, _) => Some(total),
         };
         let updating = range("optimiser");
+        self.torn = true;
         self.optimiser.step(lr, &mut grads, guard)?;
         drop(updating);
         drop(grads);
         clock.lap();
         self.step += 1;
+        self.torn = false;
         let (seconds, laps) = (clock.laps.iter().sum(), Some(clock.laps));
         let done = match state {
             State::Known(loss, terms) => Step::Known(StepLog { loss, terms, lr, seconds, laps }),

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use dressage_engine::Device;
-use dressage_engine::memory::{usage, usage_on};
+use dressage_engine::memory::{self, usage, usage_on};
+use dressage_kernels::{allocate, scratch, simd};
 use dressage_models::Segmenter;
 use dressage_models::criterion::{Criterion, DevicePoints};
 use serde::Serialize;
@@ -24,7 +25,7 @@ use crate::schedule::Schedule;
 use crate::step::Pending;
 pub use crate::step::StepLog;
 use crate::wait::Waiting;
-use crate::{Result, TrainError, checkpoint, evaluate, network};
+use crate::{Result, TrainError, checkpoint, evaluate, machine, network};
 
 /// A run: a network on its way through the steps of a recipe.
 pub struct Trainer {
@@ -45,6 +46,8 @@ pub struct Trainer {
     pub(crate) pending: Option<Pending>,
     /// On a device, if its steps go through graphs.
     pub(crate) graphs: Option<Graphs>,
+    /// Whether an update has begun and not ended: nothing of it may be saved.
+    pub(crate) torn: bool,
     /// What whoever watches is still to be told.
     pub(crate) note: Option<String>,
     /// Memory that the steps take; made with the first trainer that is not itself an outline. Not
@@ -96,6 +99,8 @@ struct LogLine<'a> {
     seconds: f64,
     images_per_s: f64,
     memory_mib: f64,
+    /// Code of the host's CPU.
+    cpu: String,
     #[serde(flatten)]
     terms: std::collections::BTreeMap<&'a str, f32>,
 }
@@ -111,9 +116,9 @@ impl Trainer {
         let folder = RunFolder::open(&recipe.run.dir, resume)?;
         let last = checkpoint::list(&recipe.run.dir)?.last().copied();
         let place = Place::of(&recipe.run)?;
-        let plan = match place.device() {
-            None => Some(Plan::new(&recipe)?),
-            Some(_) => None,
+        let plan = match place.device().map_or_else(|| Plan::new(&recipe).map(Some), |_| Ok(None)) {
+            Err(TrainError::AddressSpace { .. }) if !recipe.run.check_memory => None,
+            plan => plan?,
         };
         let free = place.device().and_then(Device::free_memory);
         let device_plan = free.map(|free| DevicePlan::new(&recipe, Some(free))).transpose()?;
@@ -170,6 +175,7 @@ impl Trainer {
             step,
             pending,
             graphs,
+            torn: false,
             note: None,
             plan: None,
             device_plan: None,
@@ -226,7 +232,7 @@ impl Trainer {
     pub(crate) fn loader_settings(&self) -> LoaderSettings {
         LoaderSettings {
             batch: self.recipe.train.batch,
-            workers: self.recipe.run.workers,
+            workers: machine::threads(self.recipe.run.workers),
             seed: self.recipe.train.seed,
             start_step: self.step,
             augment: self.recipe.augment.pipeline(),
@@ -246,7 +252,8 @@ impl Trainer {
         let again: &[&str] = if self.step < steps { &[] } else { &["eval"] };
         let mut log = RunLog::open(&self.dir.join(LOG), self.step, again)?;
         let from = self.step;
-        let memory = match self.steps(&mut log, progress, stop) {
+        let trained = allocate::catch(|| self.steps(&mut log, progress, stop));
+        let memory = match trained.unwrap_or_else(|refused| Err(refused.into())) {
             Ok(memory) => memory,
             Err(error) => {
                 self.keep(from, &error, progress);
@@ -355,16 +362,17 @@ impl Trainer {
     /// Saves what has been learnt since step `from` before the run ends with `error`.
     fn keep(&mut self, from: u64, error: &TrainError, progress: &dyn Progress) {
         // The first may have met a step half done, the second has a file of its own.
-        let torn = matches!(error, TrainError::Engine(_) | TrainError::Model(_));
+        let torn = self.torn || matches!(error, TrainError::Engine(_) | TrainError::Model(_));
         if torn || matches!(error, TrainError::NotFinite { .. }) || self.step == from {
             return;
         }
-        if self.settle().is_err() {
-            return;
-        }
+        // What the steps have used is of use to the file now.
+        memory::trim();
+        scratch::trim();
         // The error that ended the run is the one to report, not that of a disk which is full as
         // well.
-        if let Ok(path) = self.save() {
+        let saved = allocate::catch(|| self.settle().and_then(|_| self.save()));
+        if let Ok(Ok(path)) = saved {
             progress.note(&format!("step {} is saved in {}", self.step, path.display()));
         }
     }
@@ -395,6 +403,7 @@ impl Trainer {
             seconds: per_step,
             images_per_s: self.recipe.train.batch as f64 / per_step,
             memory_mib: self.peak() as f64 / f64::from(1 << 20),
+            cpu: simd::described(),
             terms: done.terms.iter().map(|(k, v)| (k.as_str(), *v)).collect(),
         };
         Ok(log.write("train", self.step, &line)?)

@@ -8,6 +8,8 @@
 //! the crop the one window is the whole axis. Scores are added up where windows overlap and
 //! divided by the number of windows. Source: spec mask2former §5.3 and training-and-data §3.
 
+use dressage_kernels::allocate::zeroed_or_unwind;
+
 /// A part of an image, in pixels; the ends are exclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
@@ -148,29 +150,46 @@ pub fn padded(n: usize, patch: usize) -> usize {
     n.next_multiple_of(patch.max(1))
 }
 
-/// Sum of the scores of all windows of an image.
+/// Sum of the scores of the windows of an image. Windows come row by row, so only the rows that
+/// some window may still change need to be held.
 #[derive(Debug, Clone)]
 pub struct ScoreMap {
     classes: usize,
     h: usize,
     w: usize,
-    /// `[classes, h, w]`.
+    /// First row held.
+    top: usize,
+    /// Rows held, or room for them.
+    rows: usize,
+    /// Rows from the top of the image that hold means: no window comes to them any more.
+    finished: usize,
+    /// `[classes, rows, w]`.
     sum: Vec<f32>,
-    /// `[h, w]`: windows that cover each pixel.
+    /// `[rows, w]`: windows that cover each pixel.
     visits: Vec<u32>,
 }
 
 impl ScoreMap {
-    /// No window yet.
+    /// No window yet, and room for the whole image. Unwinds if there is no memory for it
+    /// ([`dressage_kernels::allocate`]).
     pub fn new(classes: usize, h: usize, w: usize) -> Self {
-        Self { classes, h, w, sum: vec![0.0; classes * h * w], visits: vec![0; h * w] }
+        Self::of_rows(classes, h, w, h)
+    }
+
+    /// As [`ScoreMap::new`], with room for `rows` rows at a time.
+    pub fn of_rows(classes: usize, h: usize, w: usize, rows: usize) -> Self {
+        let rows = rows.min(h);
+        let sum = zeroed_or_unwind(classes * rows * w);
+        let visits = zeroed_or_unwind(rows * w);
+        Self { classes, h, w, top: 0, rows, finished: 0, sum, visits }
     }
 
     /// Adds the scores of a window, `[classes, rows, columns]` with rows of `pitch` numbers and
     /// `pitch_rows` rows per class: larger than the window where it was padded.
     ///
     /// # Errors
-    /// A window outside the image; scores of another length.
+    /// A window outside the image, or in rows that are finished or not held; scores of another
+    /// length.
     pub fn add(
         &mut self,
         window: Window,
@@ -179,7 +198,8 @@ impl ScoreMap {
         pitch: usize,
     ) -> Result<(), WindowError> {
         let Window { y0, y1, x0, x1 } = window;
-        let inside = y0 < y1 && y1 <= self.h && x0 < x1 && x1 <= self.w;
+        let held = self.finished <= y0 && y1 <= self.h.min(self.top + self.rows);
+        let inside = y0 < y1 && held && x0 < x1 && x1 <= self.w;
         if !inside || pitch_rows < window.h() || pitch < window.w() {
             let (h, w, rows) = (self.h, self.w, pitch_rows);
             return Err(WindowError::Outside { window, h, w, rows, pitch });
@@ -190,7 +210,7 @@ impl ScoreMap {
         }
         for class in 0..classes {
             for y in y0..y1 {
-                let to = (class * self.h + y) * self.w;
+                let to = (class * self.rows + y - self.top) * self.w;
                 let from = (class * pitch_rows + y - y0) * pitch;
                 let sums = &mut self.sum[to + x0..to + x1];
                 let scores = &scores[from..from + window.w()];
@@ -198,10 +218,56 @@ impl ScoreMap {
             }
         }
         for y in y0..y1 {
-            let row = y * self.w;
+            let row = (y - self.top) * self.w;
             self.visits[row + x0..row + x1].iter_mut().for_each(|n| *n += 1);
         }
         Ok(())
+    }
+
+    /// Makes means of the sums in all rows above `end`; no window may come to them any more.
+    ///
+    /// # Errors
+    /// A pixel that no window covers.
+    pub fn finish_rows(&mut self, end: usize) -> Result<(), WindowError> {
+        let rows =
+            self.finished - self.top..end.clamp(self.finished, self.top + self.rows) - self.top;
+        let part = rows.start * self.w..rows.end * self.w;
+        let visits = &self.visits[part.clone()];
+        if let Some(i) = visits.iter().position(|&n| n == 0) {
+            return Err(WindowError::Uncovered { y: self.finished + i / self.w, x: i % self.w });
+        }
+        for plane in self.sum.chunks_exact_mut((self.rows * self.w).max(1)) {
+            let sums = plane[part.clone()].iter_mut();
+            sums.zip(visits).for_each(|(sum, &n)| *sum /= n as f32);
+        }
+        self.finished = self.top + rows.end;
+        Ok(())
+    }
+
+    /// Rows from the top of the image that hold means.
+    pub fn finished(&self) -> usize {
+        self.finished
+    }
+
+    /// What is held, `[classes, rows, w]`, with the first row and the number of rows.
+    pub fn held(&self) -> (&[f32], (usize, usize)) {
+        (&self.sum, (self.top, self.rows))
+    }
+
+    /// Drops the finished rows above `top`, which makes room for as many at the bottom.
+    pub fn drop_rows(&mut self, top: usize) {
+        let gone = top.min(self.finished).saturating_sub(self.top);
+        let (from, all) = (gone * self.w, self.rows * self.w);
+        if gone == 0 {
+            return;
+        }
+        for plane in self.sum.chunks_exact_mut(all) {
+            plane.copy_within(from.., 0);
+            plane[all - from..].fill(0.0);
+        }
+        self.visits.copy_within(from.., 0);
+        self.visits[all - from..].fill(0);
+        self.top += gone;
     }
 
     /// Mean scores, `[classes, h, w]`.
@@ -209,12 +275,7 @@ impl ScoreMap {
     /// # Errors
     /// A pixel that no window covers.
     pub fn finish(mut self) -> Result<Vec<f32>, WindowError> {
-        if let Some(i) = self.visits.iter().position(|&n| n == 0) {
-            return Err(WindowError::Uncovered { y: i / self.w, x: i % self.w });
-        }
-        for plane in self.sum.chunks_exact_mut((self.h * self.w).max(1)) {
-            plane.iter_mut().zip(&self.visits).for_each(|(sum, &n)| *sum /= n as f32);
-        }
+        self.finish_rows(self.h)?;
         Ok(self.sum)
     }
 }
@@ -317,6 +378,41 @@ mod tests {
         let mut map = ScoreMap::new(2, 2, 5);
         assert!(map.add(windows[0], &[0.0; 11], 2, 3).is_err());
         assert!(map.add(Window { y0: 0, y1: 3, x0: 0, x1: 3 }, &[0.0; 18], 3, 3).is_err());
+    }
+
+    /// Rows that are handed on as soon as they are done are those of the whole map.
+    #[test]
+    fn few_rows_at_a_time_give_the_same_means() {
+        let (classes, h, w, crop) = (3, 23, 17, 8);
+        let windows = slide(h, w, crop, 5).expect("valid");
+        let scores = |i: usize| -> Vec<f32> {
+            (0..classes * crop * crop).map(|k| ((i * 977 + k) as f32 * 0.37).sin()).collect()
+        };
+        let mut whole = ScoreMap::new(classes, h, w);
+        let mut strip = ScoreMap::of_rows(classes, h, w, crop + 1);
+        let mut rows = vec![Vec::new(); classes];
+        let mut seen = 0;
+        let mut hand_on = |strip: &mut ScoreMap, end: usize| {
+            strip.finish_rows(end).expect("covered");
+            let (held, (top, n)) = strip.held();
+            for (class, rows) in rows.iter_mut().enumerate() {
+                let plane = &held[class * n * w..][..n * w];
+                rows.extend_from_slice(&plane[(seen - top) * w..(end - top) * w]);
+            }
+            seen = end;
+            // One row stays, as for the pixels between two rows.
+            strip.drop_rows(end.saturating_sub(1));
+        };
+        for (i, window) in windows.iter().enumerate() {
+            whole.add(*window, &scores(i), crop, crop).expect("fits");
+            if window.y0 > strip.finished() {
+                hand_on(&mut strip, window.y0);
+            }
+            strip.add(*window, &scores(i), crop, crop).expect("fits");
+        }
+        hand_on(&mut strip, h);
+        assert_eq!(rows.concat(), whole.finish().expect("covered"));
+        assert!(strip.add(windows[0], &scores(0), crop, crop).is_err(), "rows that are gone");
     }
 
     /// Window logits and their average, where the recorded tensors are at hand.

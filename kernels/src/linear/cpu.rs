@@ -20,7 +20,7 @@ pub fn forward<T: Real>(
 ) -> Result<()> {
     let product = MatMul::new(s.n, s.m, s.k).trans_b();
     let Some(bias) = bias else { return product.run(1.0, x, weight, Beta::Overwrite, y) };
-    if T::IS_F32 && product.blocked_wins() {
+    if T::IS_F32 && product.blocked() {
         let (x, weight, bias) = (Input::Plain(f32s(x)), Weight::Full(f32s(weight)), f32s(bias));
         fused(s, x, weight, Some(bias), Output::Plain, f32s_mut(y));
         return Ok(());

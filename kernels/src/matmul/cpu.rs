@@ -9,7 +9,7 @@ use super::finish::Finish;
 use super::left::Left;
 use super::right::{Right, Values};
 use super::{Beta, MatMul};
-use crate::{Real, f32s, f32s_mut};
+use crate::{Real, f32s, f32s_mut, simd};
 
 /// Multiply-adds below which a thread is not worth waking.
 const TASK: usize = 1 << 18;
@@ -45,10 +45,15 @@ impl<T> Operands<T> {
 impl MatMul {
     /// Whether the blocked product is the faster one in f32, by the table in the module's
     /// documentation.
-    pub(crate) fn blocked_wins(&self) -> bool {
+    fn blocked_wins(&self) -> bool {
         let large = self.n * self.m * self.k >= TASK;
         let turned = self.trans_b && !self.trans_a;
         self.batch == 1 && large && turned && (self.k >= 512 || self.n <= 256)
+    }
+
+    /// Whether a product in f32 is the blocked one.
+    pub(crate) fn blocked(&self) -> bool {
+        simd::own_products() || self.blocked_wins()
     }
 }
 
@@ -60,7 +65,7 @@ pub fn run<T: Real>(s: &MatMul, alpha: T, a: &[T], b: &[T], beta: Beta, c: &mut 
     if s.batch == 0 || s.n * s.m == 0 {
         return;
     }
-    if T::IS_F32 && s.blocked_wins() {
+    if T::IS_F32 && s.blocked() {
         blocked(s, f32s(&[alpha])[0], f32s(a), f32s(b), beta, f32s_mut(c));
         return;
     }
@@ -85,17 +90,21 @@ pub fn run<T: Real>(s: &MatMul, alpha: T, a: &[T], b: &[T], beta: Beta, c: &mut 
     });
 }
 
-/// One large product in f32.
+/// Products in f32, one after the other: each is spread over the threads.
 fn blocked(s: &MatMul, alpha: f32, a: &[f32], b: &[f32], beta: Beta, c: &mut [f32]) {
-    let product = Blocked {
-        n: s.n,
-        m: s.m,
-        k: s.k,
-        left: if s.trans_a { Left::Columns(a) } else { Left::Rows(a) },
-        right: Right { values: Values::F32(b), transposed: s.trans_b },
-        finish: Finish::Scale { alpha, add: beta == Beta::Add },
-    };
-    product.run(c);
+    for p in 0..s.batch {
+        let (a, b) = (&a[p * s.stride_a..][..s.n * s.k], &b[p * s.stride_b..][..s.k * s.m]);
+        let add = beta == Beta::Add || (p > 0 && s.stride_c == 0);
+        let product = Blocked {
+            n: s.n,
+            m: s.m,
+            k: s.k,
+            left: if s.trans_a { Left::Columns(a) } else { Left::Rows(a) },
+            right: Right { values: Values::F32(b), transposed: s.trans_b },
+            finish: Finish::Scale { alpha, add },
+        };
+        product.run(&mut c[p * s.stride_c..][..s.n * s.m]);
+    }
 }
 
 /// One product.

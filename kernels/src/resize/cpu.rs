@@ -2,6 +2,7 @@
 //! then that one is resampled along its width. The blended row stays in the cache.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -21,16 +22,18 @@ thread_local! {
 const BLOCK: usize = 4 * LANES;
 
 simd! {
-    /// `out = sum_k weight[k] * input[index[k] * stride..]`, over the length of `out`.
-    fn blend<FMA>(input: &[f32], stride: usize, index: &[u32], weight: &[f64], out: &mut [f32]) {
-        blend_body::<FMA>(input, stride, index, weight, out);
+    /// `out = sum_k weight[k] * input[(index[k] - first) * stride..]`, over the length of `out`.
+    fn blend<FMA>(
+        input: &[f32], stride: usize, first: usize, index: &[u32], weight: &[f64], out: &mut [f32],
+    ) {
+        blend_body::<FMA>(input, stride, first, index, weight, out);
     }
 
     /// Resamples one row of pixels with `c` channels.
     fn along_channels<FMA>(x: &Taps, c: usize, row: &[f32], out: &mut [f32]) {
         for (j, out) in out.chunks_exact_mut(c).enumerate() {
             let (index, weight) = x.row(j);
-            blend_body::<FMA>(row, c, index, weight, out);
+            blend_body::<FMA>(row, c, 0, index, weight, out);
         }
     }
 
@@ -60,6 +63,7 @@ simd! {
 fn blend_body<const FMA: bool>(
     input: &[f32],
     stride: usize,
+    first: usize,
     index: &[u32],
     weight: &[f64],
     out: &mut [f32],
@@ -68,7 +72,7 @@ fn blend_body<const FMA: bool>(
     for at in (0..full).step_by(BLOCK) {
         let mut acc = [0.0; BLOCK];
         for (&i, &w) in index.iter().zip(weight) {
-            let from = &input[i as usize * stride + at..][..BLOCK];
+            let from = &input[(i as usize - first) * stride + at..][..BLOCK];
             for l in 0..BLOCK {
                 acc[l] = madd::<FMA>(w as f32, from[l], acc[l]);
             }
@@ -78,38 +82,49 @@ fn blend_body<const FMA: bool>(
     let rest = &mut out[full..];
     rest.fill(0.0);
     for (&i, &w) in index.iter().zip(weight) {
-        let from = &input[i as usize * stride + full..][..rest.len()];
+        let from = &input[(i as usize - first) * stride + full..][..rest.len()];
         for (o, v) in rest.iter_mut().zip(from) {
             *o = madd::<FMA>(w as f32, *v, *o);
         }
     }
 }
 
-/// Resamples row `oy` of one map `[h, w, c]` into `out` `[wo, c]`, with `row` `[w, c]` as scratch.
+/// Which rows of a map are made, and which of its rows there are to make them of.
+pub struct Strip {
+    pub rows: Range<usize>,
+    /// First row of the input that is held.
+    pub first: usize,
+    /// Rows of the input that are held.
+    pub held: usize,
+}
+
+/// Resamples row `oy` of one map, of which `map` holds the rows from `first` on, `[held, w, c]`,
+/// into `out` `[wo, c]`, with `row` `[w, c]` as scratch.
 pub fn one_row(
     c: usize,
     y: &Taps,
     x: &Taps,
     map: &[f32],
-    oy: usize,
+    (oy, first): (usize, usize),
     row: &mut [f32],
     out: &mut [f32],
 ) {
     let (index, weight) = y.row(oy);
-    blend(map, x.n_in * c, index, weight, row);
+    blend(map, x.n_in * c, first, index, weight, row);
     if c == 1 { along_width(x, row, out) } else { along_channels(x, c, row, out) }
 }
 
-/// Applies the tap tables to non-empty maps `[n, h, w, c]`.
-pub fn apply(c: usize, y: &Taps, x: &Taps, input: &[f32], output: &mut [f32]) {
-    let (map, out_row) = (y.n_in * x.n_in * c, x.n_out * c);
+/// Applies the tap tables to strips of non-empty maps `[n, held, w, c]`.
+pub fn apply(c: usize, y: &Taps, x: &Taps, strip: &Strip, input: &[f32], output: &mut [f32]) {
+    let (map, out_row, n_out) = (strip.held * x.n_in * c, x.n_out * c, strip.rows.len());
     let rows = TASK.div_ceil(out_row);
     output.par_chunks_mut(rows * out_row).enumerate().for_each(|(task, out)| {
         ROW.with_borrow_mut(|row| {
             row.resize(x.n_in * c, 0.0);
             for (k, out) in out.chunks_exact_mut(out_row).enumerate() {
-                let (n, oy) = ((task * rows + k) / y.n_out, (task * rows + k) % y.n_out);
-                one_row(c, y, x, &input[n * map..][..map], oy, row, out);
+                let (n, oy) = ((task * rows + k) / n_out, (task * rows + k) % n_out);
+                let at = (strip.rows.start + oy, strip.first);
+                one_row(c, y, x, &input[n * map..][..map], at, row, out);
             }
         });
     });

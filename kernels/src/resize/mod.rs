@@ -35,7 +35,9 @@ mod tests;
 pub use axis::{Axis, Mode, Step};
 pub use gpu::{AxisGpu, ResizeGpu};
 
-use crate::{Real, Result, check_len, f32s, f32s_mut, outline};
+use std::ops::Range;
+
+use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};
 use axis::Taps;
 
 /// Sizes and tap tables of a resampling.
@@ -80,6 +82,35 @@ impl Resize<'_> {
         Ok(())
     }
 
+    /// Writes rows `rows` of every map of `y`, `[n, rows, wo, c]`, from `x` `[n, held, w, c]`, which
+    /// holds rows `first..first + held` of every map. Bits are those of [`Resize::forward`].
+    ///
+    /// # Errors
+    /// A slice of another length than the sizes say; rows that read others than are held.
+    pub fn forward_rows(
+        &self,
+        rows: Range<usize>,
+        x: &[f32],
+        (first, held): (usize, usize),
+        y: &mut [f32],
+    ) -> Result<()> {
+        check_len("resize", "x", x, self.n * held * self.x.n_in() * self.c)?;
+        check_len("resize", "y", y, self.n * rows.len() * self.x.n_out() * self.c)?;
+        let within = |oy: usize| {
+            let (index, _) = self.y.taps(oy);
+            index.iter().all(|&i| (first..first + held).contains(&(i as usize)))
+        };
+        if rows.end > self.y.n_out() || !rows.clone().all(within) {
+            let what = format!("rows {rows:?} need more than rows {first} and the {held} behind");
+            return Err(KernelError::Size { op: "resize", what });
+        }
+        if !y.is_empty() {
+            let strip = cpu::Strip { rows: rows.clone(), first, held };
+            cpu::apply(self.c, &self.y.forward, &self.x.forward, &strip, x, y);
+        }
+        Ok(())
+    }
+
     /// Elements of the input, `n h w c`.
     pub fn input_len(&self) -> usize {
         self.n * self.y.n_in() * self.x.n_in() * self.c
@@ -95,7 +126,8 @@ impl Resize<'_> {
             return;
         }
         if T::IS_F32 {
-            cpu::apply(self.c, y, x, f32s(input), f32s_mut(output));
+            let whole = cpu::Strip { rows: 0..y.n_out, first: 0, held: y.n_in };
+            cpu::apply(self.c, y, x, &whole, f32s(input), f32s_mut(output));
         } else {
             reference::apply(self.n, self.c, y, x, input, output);
         }
@@ -111,5 +143,5 @@ pub(crate) fn resample_row(
     out: &mut [f32],
 ) {
     row.resize(s.x.n_in(), 0.0);
-    cpu::one_row(1, &s.y.forward, &s.x.forward, map, oy, row, out);
+    cpu::one_row(1, &s.y.forward, &s.x.forward, map, (oy, 0), row, out);
 }

@@ -4,6 +4,7 @@
 //! Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1
 //! failed, 2 wrong usage, 128 and its number after a signal (what was reached is saved).
 
+mod allocator;
 mod commands;
 mod console;
 mod failure;
@@ -13,6 +14,7 @@ mod signals;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use dressage_kernels::allocate;
 use dressage_train::data::panics_are_contained;
 
 use crate::console::complain;
@@ -77,10 +79,17 @@ fn hush_contained_panics() {
     }));
 }
 
-fn main() -> ExitCode {
-    hush_contained_panics();
+#[global_allocator]
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
+
+/// Stack of the thread that does the work, whatever the limit of the first one is (`ulimit -s`).
+const STACK: usize = 8 << 20;
+
+fn work() -> ExitCode {
     signals::report_file_limits();
-    match run(Cli::parse().command) {
+    let command = Cli::parse().command;
+    let done = allocate::catch(|| run(command));
+    match done.unwrap_or_else(|refused| Err(Failure::Train(refused.into()))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             match &failure {
@@ -88,6 +97,19 @@ fn main() -> ExitCode {
                 other => complain(&format!("error: {other}")),
             }
             ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    allocator::spare_address_space();
+    hush_contained_panics();
+    let thread = std::thread::Builder::new().name("main".into()).stack_size(STACK).spawn(work);
+    match thread {
+        Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        Err(error) => {
+            complain(&format!("error: {}", commands::no_thread(&error)));
+            ExitCode::FAILURE
         }
     }
 }

@@ -65,7 +65,11 @@ fn bar(name: &str, total: Option<u64>) -> ProgressBar {
     });
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.set_prefix(name.to_owned());
-    bar.enable_steady_tick(Duration::from_millis(500));
+    // The bar's thread ends the program where none can be started; without one it moves with the
+    // work alone.
+    if std::thread::Builder::new().spawn(|| ()).is_ok_and(|thread| thread.join().is_ok()) {
+        bar.enable_steady_tick(Duration::from_millis(500));
+    }
     bar
 }
 

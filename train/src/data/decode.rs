@@ -23,11 +23,13 @@ use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use dressage_kernels::allocate::zeroed;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
 use super::table::Table;
 use crate::palette::train_id_of_colour;
-use crate::{IGNORE, Image, LabelMap, Result, TrainError};
+use crate::plan::mib;
+use crate::{IGNORE, Image, LabelMap, Result, TrainError, machine};
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|source| TrainError::Read { path: path.into(), source })
@@ -72,6 +74,7 @@ pub fn decode_image(path: &Path, bytes: &[u8]) -> Result<Image> {
     let (decoder, orientation) = header().map_err(|error| damaged(path, error))?;
     let (w, h) = decoder.dimensions();
     fits(bytes, w, h).map_err(|what| damaged(path, what))?;
+    has_room(path, decoder.total_bytes().saturating_add(3 * u64::from(w) * u64::from(h)))?;
     let decoded = contained(|| DynamicImage::from_decoder(decoder));
     let decoded = decoded.ok_or_else(|| damaged(path, "its data is malformed"))?;
     let mut picture = decoded.map_err(|error| damaged(path, error))?;
@@ -134,6 +137,18 @@ fn fits(bytes: &[u8], w: u32, h: u32) -> std::result::Result<(), String> {
         return Ok(());
     }
     Err(format!("its header promises {w}x{h} pixels, more than {file} bytes can hold"))
+}
+
+/// Bytes of a picture from which the memory for it is looked for before it is decoded.
+const LARGE: u64 = 64 << 20;
+
+/// Fails if a picture that takes `bytes` is more than this process can take.
+fn has_room(path: &Path, bytes: u64) -> Result<()> {
+    let room = (bytes >= LARGE).then(machine::room).flatten();
+    let Some(room) = room.filter(|room| (room.bytes as u64) < bytes) else { return Ok(()) };
+    let needed = mib(usize::try_from(bytes).unwrap_or(usize::MAX));
+    let available = format!("{} are available {}", mib(room.bytes), room.limit);
+    Err(TrainError::Picture { path: path.into(), needed, available })
 }
 
 fn is_png(bytes: &[u8]) -> bool {
@@ -248,7 +263,8 @@ fn raw(path: &Path, bytes: &[u8], table: &Table) -> Result<(usize, usize, Raw)> 
     let mut reader = decoder.read_info().map_err(|e| damaged(path, e))?;
     fits(bytes, reader.info().width, reader.info().height).map_err(|what| damaged(path, what))?;
     let size = reader.output_buffer_size().ok_or_else(|| damaged(path, "too large"))?;
-    let mut data = vec![0; size];
+    has_room(path, 2 * size as u64)?;
+    let mut data = zeroed(size)?;
     let info = reader.next_frame(&mut data).map_err(|e| damaged(path, e))?;
     data.truncate(info.buffer_size());
     let (w, h) = (info.width as usize, info.height as usize);

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dressage_engine::Philox;
+use dressage_kernels::allocate::zeroed;
 
 use super::Source;
 use super::sampler::Sampler;
@@ -169,19 +170,19 @@ impl Loader {
             b,
             h,
             w,
-            images: Vec::with_capacity(b * 3 * h * w),
-            labels: Vec::with_capacity(b * h * w),
+            images: zeroed(b * 3 * h * w)?,
+            labels: zeroed(b * h * w)?,
             names: Vec::with_capacity(b),
         };
-        for _ in 0..b {
+        for i in 0..b {
             let queue = &self.queues[(self.taken % self.queues.len() as u64) as usize];
             let sample = take(queue, self.taken).map_err(|missed| match missed {
                 Missed::Stopped => TrainError::Interrupted,
                 Missed::Ended => TrainError::WorkerEnded { step: self.step },
             })??;
             self.taken += 1;
-            batch.images.extend_from_slice(&sample.image);
-            batch.labels.extend_from_slice(&sample.label);
+            batch.images[i * 3 * h * w..][..3 * h * w].copy_from_slice(&sample.image);
+            batch.labels[i * h * w..][..h * w].copy_from_slice(&sample.label);
             batch.names.push(sample.name);
         }
         self.step += 1;
@@ -238,8 +239,8 @@ fn prepare(
     let (image, label) = settings.augment.sample(&image, &label, &mut random)?;
     let (h, w) = (settings.augment.crop_h, settings.augment.crop_w);
     let mut sample = Sample {
-        image: vec![0.0; 3 * h * w],
-        label: vec![0; h * w],
+        image: zeroed(3 * h * w)?,
+        label: zeroed(h * w)?,
         name: source.sample_name(index),
     };
     normalise::image_into(&image, h, w, &mut sample.image);

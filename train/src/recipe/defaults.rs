@@ -61,6 +61,7 @@ pub(super) fn published(backbone: &str, crop: usize) -> Recipe {
             device: "auto".to_owned(),
             precision: Precision::Bf16,
             graphs: true,
+            cpu: "auto".to_owned(),
             threads: 0,
             workers: 2,
             check_memory: true,

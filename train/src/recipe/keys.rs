@@ -60,6 +60,7 @@ const LEVELS: &[&str] = &["none", "cheap", "block"];
 const PRECISIONS: &[&str] = &["f32", "bf16"];
 
 const SIGNALS: &[&str] = &["none", "usr1", "usr2"];
+const CPUS: &[&str] = &["auto", "avx512", "avx2", "portable"];
 
 const METHODS: &[&str] = &["rein", "freeze", "full"];
 
@@ -198,6 +199,11 @@ pub const KEYS: &[Key] = &[
         "how activations and matrices are stored on a device; trained weights are f32 besides",
     ),
     key("run.graphs", Kind::Flag, "queue the steps of a device as captured graphs"),
+    key(
+        "run.cpu",
+        Kind::Choice(CPUS),
+        "code of the CPU: the fastest, or one whose bits are the same on every CPU that has it",
+    ),
     key("run.threads", Kind::Count, "threads for arithmetic, 0: one per core"),
     key("run.workers", Kind::Count, "threads that prepare samples"),
     key("run.check_memory", Kind::Flag, "do not start what would not fit into the memory"),

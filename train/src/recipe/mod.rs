@@ -273,6 +273,8 @@ pub struct Run {
     /// Queue the step of a device as two captured graphs instead of launch by launch. The result
     /// does not depend on it. Nothing to the host.
     pub graphs: bool,
+    /// Code that the CPU runs ([`dressage_kernels::simd::Choice`]).
+    pub cpu: String,
     /// Threads for arithmetic; 0 takes one per core. The result does not depend on it.
     pub threads: usize,
     /// Threads that prepare samples. The result does not depend on it.

@@ -61,7 +61,7 @@ struct Scored<'a> {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let overrides = args.overrides.all(&args.settings);
     let (mut trained, recipe) = Trained::find(&args.trained, args.checkpoint, &overrides)?;
-    start_threads(recipe.run.threads)?;
+    start_threads(&recipe.run)?;
     if recipe.data.eval.is_empty() {
         let what = "the recipe names no evaluation set; add one with settings such as \
                     data.eval.0.images=FOLDER data.eval.0.labels=FOLDER";

@@ -12,14 +12,16 @@ pub mod weights;
 
 use std::path::{Path, PathBuf};
 
+use dressage_kernels::simd::{self, Choice};
 use dressage_models::Segmenter;
 use dressage_train::place::Place;
-use dressage_train::recipe::{EMBEDDED, Recipe};
+use dressage_train::recipe::{EMBEDDED, Recipe, Run};
 use dressage_train::run_folder;
 use dressage_train::runlog::Progress as _;
 use dressage_train::trainer::load;
-use dressage_train::{TrainError, checkpoint, network};
+use dressage_train::{TrainError, checkpoint, machine, network};
 
+use crate::console::complain;
 use crate::failure::Failure;
 use crate::progress::Watch;
 
@@ -33,6 +35,11 @@ pub struct Overrides {
     /// Threads for arithmetic, 0 for one per core; the result does not depend on it
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+
+    /// Code of the CPU: auto (the fastest), avx512, avx2 or portable; with other than auto, bits are
+    /// the same on every CPU that can run it
+    #[arg(long, value_name = "CODE")]
+    cpu: Option<String>,
 
     /// Store the matrices of a frozen backbone as f32, or as bf16 in half the memory; the
     /// arithmetic is f32 either way
@@ -57,19 +64,74 @@ impl Overrides {
     /// All settings, those of `more` (bare words) last.
     pub fn all(&self, more: &[String]) -> Vec<String> {
         let threads = self.threads.map(|n| format!("run.threads={n}"));
+        let cpu = self.cpu.iter().map(|code| format!("run.cpu={code}"));
         let precision = self.precision.iter().map(|p| format!("model.precision={p}"));
         let device = self.device.iter().map(|device| format!("run.device={device}"));
         let given = self.set.iter().chain(more).cloned();
-        given.chain(threads).chain(precision).chain(device).collect()
+        given.chain(threads).chain(cpu).chain(precision).chain(device).collect()
     }
 }
 
-/// Makes the pool of arithmetic threads; 0 takes one per core.
-pub fn start_threads(threads: usize) -> Result<(), Failure> {
+/// Settings of the CPU for commands without a recipe.
+#[derive(clap::Args)]
+pub struct Cpu {
+    /// Threads for arithmetic, 0 for one per core; the result does not depend on it
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
+
+    /// Code of the CPU: auto (the fastest), avx512, avx2 or portable
+    #[arg(long = "cpu", value_name = "CODE", default_value_t = Choice::Auto, value_parser = code)]
+    code: Choice,
+}
+
+fn code(text: &str) -> Result<Choice, String> {
+    text.parse().map_err(|expected| format!("it must be {expected}"))
+}
+
+impl Cpu {
+    /// As [`start_threads`].
+    pub fn start(&self) -> Result<(), Failure> {
+        start(self.threads, self.code)
+    }
+}
+
+/// Chooses the code of the CPU and makes the pool of arithmetic threads as a recipe says.
+pub fn start_threads(run: &Run) -> Result<(), Failure> {
+    let code = run.cpu.parse().map_err(|expected| TrainError::Setting {
+        setting: "run.cpu",
+        what: format!("is `{}`, it must be {expected}", run.cpu),
+    })?;
+    capped("run.workers", run.workers);
+    start(run.threads, code)
+}
+
+/// Starts `threads` threads, or one per core for 0.
+pub fn start(threads: usize, code: Choice) -> Result<(), Failure> {
+    simd::choose(code)
+        .map_err(|e| TrainError::Setting { setting: "run.cpu", what: e.to_string() })?;
+    let threads = capped("run.threads", threads);
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()
-        .map_err(|e| Failure::Told(format!("cannot start {threads} threads: {e}")))
+        .map_err(|e| Failure::Told(no_thread(&e)))
+}
+
+/// What to say where the system starts no thread.
+pub fn no_thread(error: &dyn std::fmt::Display) -> String {
+    format!(
+        "cannot start a thread: {error}; the limit of address space (ulimit -v) or of processes \
+         (ulimit -u) is too low"
+    )
+}
+
+/// Threads to start where `wanted` are asked for; tells if those are fewer.
+fn capped(key: &str, wanted: usize) -> usize {
+    let threads = machine::threads(wanted);
+    if threads < wanted {
+        let cores = machine::threads(0);
+        complain(&format!("{key}={wanted} is of no use to {cores} cores; {threads} are taken"));
+    }
+    threads
 }
 
 /// Where a trained network comes from.

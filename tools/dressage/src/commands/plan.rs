@@ -7,7 +7,7 @@ use dressage_train::device_plan::{DevicePlan, DeviceStep};
 use dressage_train::recipe::Recipe;
 use serde_json::{Value, json};
 
-use super::{Overrides, assignment};
+use super::{Overrides, assignment, start_threads};
 use crate::console::{grouped, say};
 use crate::failure::Failure;
 
@@ -48,6 +48,7 @@ pub struct Args {
 /// Plans.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let recipe = Recipe::find(&args.recipe, &args.overrides.all(&args.settings))?;
+    start_threads(&recipe.run)?;
     let plan = DevicePlan::new(&recipe, None)?;
     if args.json {
         say(&format!("{:#}", as_json(&plan)));

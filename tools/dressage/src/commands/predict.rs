@@ -94,7 +94,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let overrides = args.overrides.all(&[]);
     let (mut trained, recipe) = Trained::find(&args.trained, args.checkpoint, &overrides)?;
     let inputs = collect(&args.input)?;
-    start_threads(recipe.run.threads)?;
+    start_threads(&recipe.run)?;
     if args.encoding == Encoding::CityscapesIds && !is_cityscapes(&recipe) {
         let what = "--encoding cityscapes-ids needs the 19 classes of Cityscapes, this run has \
                     others; use --encoding train-ids for the numbers of its own classes";

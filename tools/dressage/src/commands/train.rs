@@ -74,7 +74,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut settings = args.overrides.all(&args.settings);
     settings.extend(args.recompute.iter().map(|level| format!("train.recompute={level}")));
     let recipe = find(name, &settings)?;
-    start_threads(recipe.run.threads)?;
+    start_threads(&recipe.run)?;
     let words = Words {
         first: "stopping after this step; the state will be saved",
         lost: "what was learnt since the last checkpoint is not saved",

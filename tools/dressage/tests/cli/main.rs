@@ -5,6 +5,7 @@ mod bench;
 mod common;
 mod device;
 mod doctor;
+mod machine;
 mod runs;
 
 use std::path::Path;

@@ -126,7 +126,7 @@ impl Figures {
         let environment = json!({
             "dressage": env!("CARGO_PKG_VERSION"), "threads": threads,
             "os": std::env::consts::OS, "arch": std::env::consts::ARCH,
-            "vectors": format!("{:?}", dressage_kernels::simd::level()).to_lowercase(),
+            "vectors": dressage_kernels::simd::level().to_string(),
         });
         let mut all = Map::new();
         all.insert("args".into(), args);

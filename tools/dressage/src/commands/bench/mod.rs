@@ -22,7 +22,7 @@ use self::case::{Case, Part};
 use self::figures::Figures;
 use self::program::Program;
 use self::table::Row;
-use super::start_threads;
+use super::Cpu;
 use crate::console::say;
 use crate::failure::Failure;
 use crate::progress::Watch;
@@ -78,14 +78,8 @@ pub struct Args {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 
-    /// Threads for arithmetic, 0 for one per core
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 0,
-        value_parser = clap::value_parser!(u32).range(..=4096)
-    )]
-    threads: u32,
+    #[command(flatten)]
+    cpu: Cpu,
 
     /// Store the matrices of the frozen backbone as f32 or bf16
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = named::<Precision>)]
@@ -120,11 +114,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return device::run(args, number);
     }
     let cases = cases(args)?;
-    let threads = match args.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        n => n as usize,
-    };
-    start_threads(threads)?;
+    args.cpu.start()?;
+    let threads = machine::threads(args.cpu.threads);
     if let Some(line) = &args.peer {
         return paired(args, &cases, &Program::new(line)?, threads);
     }
@@ -175,8 +166,8 @@ fn cases(args: &Args) -> Result<Vec<Case>, Failure> {
 
 fn head(ceiling: &Ceiling, threads: usize) -> String {
     format!(
-        "{threads} threads, {:?}; a register tile reaches {:.0} GFLOP/s, a copy {:.1} GB/s\n",
-        dressage_kernels::simd::level(),
+        "{threads} threads, {}; a register tile reaches {:.0} GFLOP/s, a copy {:.1} GB/s\n",
+        dressage_kernels::simd::described(),
         ceiling.gflops,
         ceiling.gbytes
     )

@@ -13,7 +13,7 @@ use dressage_train::runlog::Progress as _;
 use dressage_train::trainer::Trainer;
 use dressage_train::{checkpoint, files};
 
-use super::start_threads;
+use super::Cpu;
 use crate::console::{duration, grouped, say};
 use crate::failure::Failure;
 use crate::progress::Watch;
@@ -45,9 +45,8 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 42)]
     seed: u64,
 
-    /// Threads for arithmetic, 0 for one per core; the result does not depend on it
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
+    #[command(flatten)]
+    cpu: Cpu,
 }
 
 /// Steps of each network that make the demo end in about four minutes on two cores.
@@ -85,7 +84,7 @@ struct Stage<'a> {
 /// Runs the demo.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let begin = std::time::Instant::now();
-    start_threads(args.threads)?;
+    args.cpu.start()?;
     let words = Words {
         first: "stopping after this step; the state will be saved",
         lost: "what was learnt since the last checkpoint is not saved",

@@ -39,7 +39,7 @@ impl Machine {
         let mut lines = vec![
             format!("system         {}", self.system),
             format!("processor      {}, {} cores for this process", self.processor, self.cores),
-            format!("vectors        {}; {:?} is used", self.vectors.join(" "), simd::level()),
+            format!("vectors        {}; {} is used", self.vectors.join(" "), simd::described()),
         ];
         let gib = |bytes: usize| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
         let memory = self.memory.map_or_else(|| "unknown".into(), gib);
@@ -90,7 +90,7 @@ impl Machine {
             "processor": self.processor,
             "cores": self.cores,
             "vectors": self.vectors,
-            "vectors_used": format!("{:?}", simd::level()).to_lowercase(),
+            "vectors_used": simd::level().to_string(),
             "memory": self.memory,
             "available": self.available,
             "libraries": self.libraries.iter().map(library).collect::<Vec<_>>(),

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use self::found::{Found, Time};
 use self::machine::Machine;
-use super::start_threads;
+use super::Cpu;
 use crate::console::say;
 use crate::failure::Failure;
 use crate::progress::Watch;
@@ -58,14 +58,8 @@ pub struct Args {
     )]
     runs: u32,
 
-    /// Threads for arithmetic, 0 for one per core
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 0,
-        value_parser = clap::value_parser!(u32).range(..=4096)
-    )]
-    threads: u32,
+    #[command(flatten)]
+    cpu: Cpu,
 
     /// Print JSON
     #[arg(long)]
@@ -122,7 +116,7 @@ impl Place {
 
 /// Looks at everything.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    start_threads(args.threads as usize)?;
+    args.cpu.start()?;
     let machine = Machine::look();
     if !args.json {
         say(&machine.text());

@@ -7,6 +7,7 @@ mod fingerprint;
 mod inspect;
 
 use clap::Subcommand;
+use dressage_kernels::simd::Choice;
 
 use crate::failure::Failure;
 
@@ -31,6 +32,7 @@ enum Command {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
+    super::start(0, Choice::Auto)?;
     match &args.command {
         Command::Inspect(args) => inspect::run(args),
         Command::Diff(args) => diff::run(args),

@@ -1,0 +1,96 @@
+//! Memory that the system may refuse.
+//!
+//! A `Vec` whose memory is refused ends the process. Large buffers are asked for here instead: a
+//! refusal is an error, or unwinds to whoever can name it ([`catch`]), past code that has no use
+//! for an error of its own, such as that of a kernel's scratch memory. The payload runs no panic
+//! hook: nothing is printed on its way.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use bytemuck::Zeroable;
+
+/// A buffer that the system has no memory for, or that a limit of the process forbids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no memory for a buffer of {bytes} bytes")]
+pub struct OutOfMemory {
+    /// Bytes asked for.
+    pub bytes: usize,
+}
+
+thread_local! {
+    static EXPECTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the allocation that this thread makes now may be refused. An allocator that ends the
+/// process where memory is refused must return null instead then.
+pub fn refusal_expected() -> bool {
+    // A thread that ends may have no such variable any more, and expects nothing.
+    EXPECTED.try_with(Cell::get).unwrap_or(false)
+}
+
+/// `len` elements of zeros.
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub fn zeroed<T: Zeroable>(len: usize) -> Result<Vec<T>, OutOfMemory> {
+    let outer = EXPECTED.replace(true);
+    let memory = bytemuck::try_zeroed_vec(len);
+    EXPECTED.set(outer);
+    memory.map_err(|()| OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) })
+}
+
+/// As [`zeroed`]; a refusal unwinds to [`catch`].
+pub fn zeroed_or_unwind<T: Zeroable>(len: usize) -> Vec<T> {
+    zeroed(len).unwrap_or_else(|refused| unwind(refused))
+}
+
+/// Unwinds to [`catch`].
+pub fn unwind(refused: OutOfMemory) -> ! {
+    resume_unwind(Box::new(refused))
+}
+
+/// Calls `f`, also across the threads of a pool. Values that `f` changes may be left half changed
+/// by a refusal.
+///
+/// # Errors
+/// The refusal that ended `f`; a panic goes on.
+pub fn catch<R>(f: impl FnOnce() -> R) -> Result<R, OutOfMemory> {
+    catch_unwind(AssertUnwindSafe(f)).map_err(|payload: Box<dyn Any + Send>| {
+        match payload.downcast::<OutOfMemory>() {
+            Ok(refused) => *refused,
+            Err(panic) => resume_unwind(panic),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use rayon::prelude::*;
+
+    use super::*;
+
+    /// More than any address space holds.
+    const HUGE: usize = 1 << 58;
+
+    #[test]
+    fn refusals_are_errors_on_any_thread() {
+        assert_eq!(zeroed::<f64>(3), Ok(vec![0.0; 3]));
+        assert_eq!(zeroed::<f64>(HUGE), Err(OutOfMemory { bytes: 8 * HUGE }));
+        assert_eq!(zeroed::<f64>(usize::MAX), Err(OutOfMemory { bytes: usize::MAX }));
+        assert!(!refusal_expected());
+        let refused = catch(|| {
+            (0..8).into_par_iter().map(|i| zeroed_or_unwind::<u8>(i * HUGE).len()).sum::<usize>()
+        });
+        assert!(matches!(refused, Err(OutOfMemory { bytes }) if bytes.is_multiple_of(HUGE)));
+        assert_eq!(catch(|| zeroed_or_unwind::<u8>(7).len()), Ok(7));
+    }
+
+    #[test]
+    fn a_panic_is_no_refusal() {
+        let panic = catch_unwind(|| catch(|| resume_unwind(Box::new("a slip"))));
+        let payload = panic.expect_err("goes on").downcast::<&str>().expect("the same payload");
+        assert_eq!(*payload, "a slip");
+    }
+}
