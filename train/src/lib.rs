@@ -21,6 +21,7 @@ pub mod palette;
 pub mod pictures;
 pub mod place;
 pub mod plan;
+pub mod proven;
 mod raster;
 pub mod recipe;
 pub mod runlog;

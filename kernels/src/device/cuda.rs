@@ -3,7 +3,7 @@
 //! The bindings panic where a library is absent, and formatting their error type does too. So
 //! nothing of a library is touched before [`present`] has seen it, in this order: driver library,
 //! its version (they panic as well where an old driver lacks a function), initialisation, number of
-//! devices, cuBLASLt library. Everything runs on one stream.
+//! devices. cuBLASLt has bindings of its own ([`super::cublaslt`]). Everything runs on one stream.
 //!
 //! Kernels run while the host goes on. When one fails, the next call to the driver returns its
 //! error, whatever that call is for: [`of_a_kernel`] says so.
@@ -13,7 +13,6 @@ use std::ffi::{CString, c_void};
 use std::ptr::null_mut;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cudarc::cublaslt::sys as lt;
 use cudarc::driver::{DriverError, result as driver, sys};
 
 use super::backend::{Backend, GraphId, Product};
@@ -23,6 +22,7 @@ use super::cuda_events;
 use super::cuda_graph::Graphs;
 use super::cuda_pinned::Staging;
 use super::cuda_product::Products;
+use super::library_search::Search;
 use super::module::Key;
 use super::{Grid, Kernel};
 use crate::{KernelError, Result};
@@ -36,11 +36,20 @@ const SHARED_UNASKED: usize = 48 << 10;
 /// The CUDA version that a driver has to be of at least: that of PTX 8.0, which the kernels are.
 const VERSION: i32 = 12_000;
 
+/// The compute capability that a GPU has to be of at least: the target of the PTX.
+pub(super) const CAPABILITY: (u32, u32) = (8, 0);
+
+/// Environment variables with which NVIDIA's libraries round the operands of products in f32,
+/// whatever a program asks for. Unset, empty and 0 leave products alone.
+const ROUNDING: [&str; 2] = ["NVIDIA_TF32_OVERRIDE", "CUBLAS_EMULATE_SINGLE_PRECISION"];
+
 /// Bytes kept for what the driver says about PTX that it refuses.
 const LOG: usize = 8 << 10;
 
 pub(super) struct Cuda {
     name: String,
+    /// Libraries and architecture, in words.
+    software: String,
     loaded: Mutex<Loaded>,
     products: Mutex<Products>,
     graphs: Graphs,
@@ -98,11 +107,11 @@ impl Cuda {
     /// # Errors
     /// [`KernelError::NoDevice`] with what was looked for.
     pub fn open(ordinal: usize) -> Result<Cuda> {
+        exact(|name| std::env::var(name).ok())?;
         // SAFETY: tries to load the library, nothing else; loading runs its initialisers only.
-        let (driver_found, lt_found) = unsafe { (sys::is_culib_present(), lt::is_culib_present()) };
-        present("libcuda.so of the NVIDIA driver", driver_found)?;
+        present("libcuda.so of the NVIDIA driver", unsafe { sys::is_culib_present() })?;
         let none = |error| KernelError::NoDevice(words(error));
-        recent()?;
+        let version = recent()?;
         driver::init().map_err(none)?;
         let count = driver::device::get_count().map_err(none)?;
         let number = i32::try_from(ordinal).ok().filter(|&number| number < count);
@@ -110,9 +119,11 @@ impl Cuda {
             let what = format!("number {ordinal} of {count}; they are counted from 0");
             return Err(KernelError::NoDevice(what));
         };
-        present("libcublasLt.so (of CUDA 12 or 13)", lt_found)?;
+        let gpu = super::probe::gpu(number).map_err(none)?;
+        capable(&gpu.name, gpu.compute)?;
+        let mut search = Search::new(Some(version));
+        let library = search.next().ok_or_else(|| search.nothing())?;
         let device = driver::device::get(number).map_err(none)?;
-        let name = driver::device::get_name(device).map_err(none)?;
         // SAFETY: the device exists; the context is released when the value is dropped.
         let handle = unsafe { driver::primary_ctx::retain(device) }.map_err(none)?;
         let context = Context { device, handle };
@@ -120,14 +131,25 @@ impl Cuda {
         unsafe { driver::ctx::set_current(handle) }.map_err(none)?;
         let stream = driver::stream::create(driver::stream::StreamKind::NonBlocking);
         let stream = stream.map_err(none)?;
-        let name = format!("{name} (number {ordinal})");
-        let products = Products::open(&name).inspect_err(|_| {
+        let name = format!("{} (number {ordinal})", gpu.name);
+        let products = Products::open(&name, library, &mut search).inspect_err(|_| {
             // SAFETY: just made, nothing is queued.
             let _ = unsafe { driver::stream::destroy(stream) };
         })?;
+        let (major, minor) = gpu.compute;
+        let software = format!(
+            "{}, compute capability {major}.{minor}, {}, cuBLASLt {}",
+            gpu.name,
+            super::probe::driver_version(),
+            products.library().dotted()
+        );
         let (loaded, graphs, staging) = Default::default();
         let products = Mutex::new(products);
-        Ok(Cuda { name, loaded, products, graphs, staging, stream, context })
+        Ok(Cuda { name, software, loaded, products, graphs, staging, stream, context })
+    }
+
+    fn products(&self) -> MutexGuard<'_, Products> {
+        self.products.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn loaded(&self) -> MutexGuard<'_, Loaded> {
@@ -345,17 +367,25 @@ impl Backend for Cuda {
         driver::mem_get_info().ok().map(|(free, _)| free)
     }
 
-    fn product(&self, product: &Product) -> Result<()> {
+    fn product(&self, product: &Product) -> Result<bool> {
         self.enter()?;
-        let mut products = self.products.lock().unwrap_or_else(PoisonError::into_inner);
-        let Err(error) = products.run(product, self.stream) else { return Ok(()) };
+        let found = self.products().run(product, self.stream);
+        let Err(error) = found else { return found };
         // cuBLASLt's words do not tell that a kernel failed before; the driver's do.
         if self.graphs.recording() { Err(error) } else { Err(self.wait().err().unwrap_or(error)) }
     }
 
     fn fits(&self, product: &Product) -> Result<bool> {
         self.enter()?;
-        self.products.lock().unwrap_or_else(PoisonError::into_inner).fit(product)
+        self.products().fit(product)
+    }
+
+    fn unfused(&self) -> Vec<String> {
+        self.products().unfused()
+    }
+
+    fn software(&self) -> Option<String> {
+        Some(self.software.clone())
     }
 
     fn begin_capture(&self) -> Result<()> {
@@ -398,20 +428,46 @@ impl Backend for Cuda {
     }
 }
 
-/// Fails for a driver that is too old for the kernels and for the functions that are called here.
-fn recent() -> Result<()> {
+/// Fails where the environment makes products in f32 inexact.
+fn exact(variable: impl Fn(&str) -> Option<String>) -> Result<()> {
+    let set = |name: &&str| variable(name).filter(|value| !["", "0"].contains(&value.trim()));
+    match ROUNDING.iter().find_map(|name| Some((name, set(name)?))) {
+        None => Ok(()),
+        Some((name, value)) => Err(KernelError::NoDevice(format!(
+            "the environment sets {name}={value}, with which cuBLASLt rounds the operands of \
+             products in f32; unset it, or set it to 0"
+        ))),
+    }
+}
+
+/// Fails for a GPU that is too old for the kernels.
+fn capable(name: &str, compute: (u32, u32)) -> Result<()> {
+    if compute >= CAPABILITY {
+        return Ok(());
+    }
+    let ((major, minor), (needed, point)) = (compute, CAPABILITY);
+    Err(KernelError::NoDevice(format!(
+        "{name} has compute capability {major}.{minor}; the kernels need {needed}.{point} or newer \
+         (Ampere, 2020)"
+    )))
+}
+
+/// The version of the driver; fails for one that is too old for the kernels and for the functions
+/// that are called here.
+fn recent() -> Result<i32> {
     let mut version = 0;
     // SAFETY: every driver has this function, and it needs no initialisation.
     unsafe { sys::cuDriverGetVersion(&mut version).result() }
         .map_err(|error| KernelError::NoDevice(words(error)))?;
     if version < VERSION {
         return Err(KernelError::NoDevice(format!(
-            "the driver is of CUDA {}.{}; 12.0 or newer is needed (driver 525)",
+            "the NVIDIA driver {}is of CUDA {}.{} and too old: 525 or newer (CUDA 12.0) is needed",
+            super::probe::kernel_module().map_or(String::new(), |module| format!("{module} ")),
             version / 1000,
             version % 1000 / 10
         )));
     }
-    Ok(())
+    Ok(version)
 }
 
 impl Drop for Cuda {
@@ -437,6 +493,36 @@ impl Drop for Cuda {
                 let _ = driver::module::unload(module);
             }
             let _ = driver::stream::destroy(self.stream);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_environment_that_rounds_products_is_refused_by_name() {
+        let with = |value: Option<&str>| {
+            exact(|name| value.filter(|_| name == ROUNDING[0]).map(str::to_owned))
+        };
+        for harmless in [None, Some(""), Some("0"), Some(" 0 ")] {
+            assert_eq!(with(harmless), Ok(()), "{harmless:?}");
+        }
+        for rounding in ["1", "2", "on", "00x"] {
+            let text = with(Some(rounding)).unwrap_err().to_string();
+            assert!(text.contains(&format!("{}={rounding}", ROUNDING[0])), "{text}");
+        }
+    }
+
+    #[test]
+    fn gpus_before_8_0_are_refused_by_name() {
+        for compute in [(8, 0), (8, 6), (9, 0), (12, 0)] {
+            assert_eq!(capable("X", compute), Ok(()));
+        }
+        for compute in [(7, 5), (7, 0), (6, 1)] {
+            let text = capable("Tesla X", compute).unwrap_err().to_string();
+            assert!(text.contains("Tesla X") && text.contains("need 8.0"), "{text}");
         }
     }
 }

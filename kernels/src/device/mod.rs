@@ -37,6 +37,7 @@ mod capture;
 #[cfg(test)]
 mod capture_tests;
 mod constant;
+mod cublaslt;
 mod cuda;
 mod cuda_error;
 mod cuda_events;
@@ -47,6 +48,7 @@ mod dry_run;
 mod element;
 mod journal;
 mod launch;
+mod library_search;
 mod module;
 mod nvtx;
 mod pool;
@@ -228,6 +230,18 @@ impl Device {
     /// Begins the journal anew.
     pub fn restart_journal(&self) {
         self.in_journal(journal::Writer::restart);
+    }
+
+    /// What was asked for fused with a product and was done apart, since the library cannot fuse it:
+    /// a line for each.
+    pub fn unfused(&self) -> Vec<String> {
+        self.0.backend.unfused()
+    }
+
+    /// Model, driver and library of a real device with their versions: what has to be equal for a
+    /// kernel to give the same; `None` for others.
+    pub fn software(&self) -> Option<String> {
+        self.0.backend.software()
     }
 
     /// Bytes that can still be reserved; `None` where the device does not tell. Others that use the

@@ -62,7 +62,7 @@ pub(super) fn published(backbone: &str, crop: usize) -> Recipe {
             precision: Precision::Bf16,
             graphs: true,
             threads: 0,
-            workers: 2,
+            workers: 0,
             check_memory: true,
         },
     }

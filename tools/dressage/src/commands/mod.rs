@@ -22,7 +22,7 @@ use dressage_train::runlog::Progress as _;
 use dressage_train::trainer::{RECIPE, load};
 use dressage_train::{TrainError, checkpoint, network};
 
-use crate::console::complain;
+use crate::console::{complain, warn};
 use crate::failure::Failure;
 use crate::progress::Watch;
 
@@ -139,10 +139,11 @@ impl Trained {
     /// Builds the network, takes the trained weights and brings it to where it is to run, which is
     /// told `watch` unless it is the CPU because someone said so.
     pub fn load(&self, recipe: &Recipe, watch: &Watch) -> Result<Segmenter, Failure> {
-        let place = Place::of(&recipe.run)?;
+        let place = Place::of(&recipe.run, watch)?;
         if recipe.run.device != "cpu" {
             watch.note(&format!("on {}", place.said()));
         }
+        place.warning().into_iter().for_each(warn);
         Ok(place.take(match self {
             Trained::Run(dir, step) => load(recipe, dir, *step)?,
             Trained::Recipe(_) => network::build(recipe)?,

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use dressage_train::network;
-use dressage_train::plan::Plan;
+use dressage_train::plan::{Plan, mib};
 use dressage_train::recipe::{EMBEDDED, Recipe, Set, keys};
 use dressage_train::trainer::{Outcome, RECIPE, Trainer};
 
 use super::{Overrides, assignment, start_threads, watched};
-use crate::console::{grouped, say, width};
+use crate::console::{grouped, say, warn, width};
 use crate::failure::Failure;
 
 /// Train a network as a recipe says
@@ -71,9 +71,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let recipe = find(name, &settings)?;
     start_threads(recipe.run.threads)?;
     let (watch, stop) = watched("stopping after this step; the state will be saved")?;
-    let mut trainer = Trainer::new(recipe.clone(), args.resume)?;
+    let mut trainer = Trainer::watched(recipe.clone(), args.resume, &*watch)?;
     describe(&recipe, &trainer)?;
+    trainer.place().warning().into_iter().for_each(warn);
     let outcome = trainer.run(&*watch, &stop)?;
+    // Again, since the first one has long scrolled away.
+    trainer.place().warning().into_iter().for_each(warn);
     finish(name, &recipe, &outcome, stop.requested())
 }
 
@@ -123,6 +126,14 @@ fn describe(recipe: &Recipe, trainer: &Trainer) -> Result<(), Failure> {
     say(&format!("steps     {} of {} crops of {crop} px{from}", t.steps, t.batch));
     say(&format!("run       {}", recipe.run.dir.display()));
     say(&format!("device    {}", trainer.place().said()));
+    if trainer.place().is_gpu() {
+        let loader = trainer.loader_settings();
+        say(&format!(
+            "samples   prepared by {} threads in {} of host memory (run.workers)",
+            loader.workers,
+            mib(loader.bytes())
+        ));
+    }
     if let Some(plan) = trainer.plan() {
         say(&memory_table(plan));
     }

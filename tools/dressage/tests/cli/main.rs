@@ -5,6 +5,8 @@ mod bench;
 mod common;
 mod device;
 mod doctor;
+#[cfg(target_os = "linux")]
+mod stand_in;
 
 use std::path::Path;
 use std::process::Command;
