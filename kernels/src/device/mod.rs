@@ -39,6 +39,7 @@ mod capture_tests;
 mod constant;
 mod cublaslt;
 mod cuda;
+mod cuda_checks;
 mod cuda_error;
 mod cuda_events;
 mod cuda_graph;

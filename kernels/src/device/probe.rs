@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use cudarc::driver::{result as driver, sys};
 
-use super::cuda::present;
+use super::cuda_checks::present;
 use super::cuda_error::words;
 use super::library_search::Search;
 use super::nvtx;
