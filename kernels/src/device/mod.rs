@@ -233,8 +233,8 @@ impl Device {
         self.in_journal(journal::Writer::restart);
     }
 
-    /// What was asked for fused with a product and was done apart, since the library cannot fuse it:
-    /// a line for each.
+    /// What was to be fused with a product and was done apart, since the library cannot: a line for
+    /// each.
     pub fn unfused(&self) -> Vec<String> {
         self.0.backend.unfused()
     }

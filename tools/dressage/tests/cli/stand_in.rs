@@ -1,5 +1,5 @@
-//! The program on a GPU, for which the stand-in of `ptx-driver` stands: what it finds and takes, and
-//! what it says where something is wrong.
+//! The program on a GPU, for which `ptx-driver` stands in: what it finds, what it takes, and what it
+//! says where something is wrong.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

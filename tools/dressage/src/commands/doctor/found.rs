@@ -140,7 +140,10 @@ impl Found {
 
     /// Every comparison, for programs.
     pub fn outcomes_json(&self) -> Value {
-        let outcome = |o: &Outcome| json!({"what": o.what, "values": o.values, "worst": o.worst, "failure": o.failure});
+        let outcome = |o: &Outcome| {
+            let (what, failure) = (&o.what, &o.failure);
+            json!({"what": what, "values": o.values, "worst": o.worst, "failure": failure})
+        };
         Value::Array(self.outcomes.iter().map(outcome).collect())
     }
 
