@@ -116,7 +116,9 @@ fn logged(dir: &Path) -> Vec<Value> {
     lines.retain(|line| line["kind"] != "memory");
     for line in &mut lines {
         let fields = line.as_object_mut().expect("object");
-        fields.retain(|key, _| !["seconds", "images_per_s", "memory_mib"].contains(&key.as_str()));
+        fields.retain(|key, _| {
+            !["seconds", "waited", "images_per_s", "memory_mib"].contains(&key.as_str())
+        });
     }
     lines
 }

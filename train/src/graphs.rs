@@ -37,6 +37,8 @@ pub(crate) struct Graphs {
     size: [usize; 3],
     fixed: Option<Fixed>,
     state: State,
+    /// The batch that lies on the device is used again, whatever is given: for measurements.
+    pub held: bool,
 }
 
 enum State {
@@ -68,7 +70,8 @@ struct Captured {
 
 impl Graphs {
     pub fn new(device: &Device, size: [usize; 3]) -> Graphs {
-        Graphs { device: device.clone(), size, fixed: None, state: State::Direct(WARM) }
+        let (device, state) = (device.clone(), State::Direct(WARM));
+        Graphs { device, size, fixed: None, state, held: false }
     }
 
     /// Whether steps on this batch go through graphs.
@@ -121,10 +124,10 @@ impl Trainer {
         before: &mut Option<StepLog>,
     ) -> Result<Option<Step>> {
         let start = Instant::now();
-        let Graphs { device, fixed, state, .. } = graphs;
+        let Graphs { device, fixed, state, held, .. } = graphs;
         let (step, samples) = (self.step, batch.names.clone());
         let now = Now { device, samples: &samples, lr: self.schedule.lr(step) };
-        let fixed = self.prepare(&now, fixed, batch)?;
+        let fixed = self.prepare(&now, fixed, (!*held).then_some(batch))?;
         if let State::Captured(captured) = state
             && !(captured.addresses == self.addresses() && self.optimiser.fits(&captured.updated))
         {
@@ -147,22 +150,23 @@ impl Trainer {
     }
 
     /// Brings a batch, the number of the step and the loss of the step before to where graphs read
-    /// them.
+    /// them. Without a batch the one that lies there stays.
     fn prepare<'a>(
         &mut self,
         now: &Now<'_>,
         fixed: &'a mut Option<Fixed>,
-        batch: &Batch,
+        batch: Option<&Batch>,
     ) -> Result<&'a mut Fixed> {
         let device = now.device;
-        let fixed = with_category(Category::Data, || {
-            let data = self.on_host(batch)?;
-            match fixed {
-                Some(fixed) => {
-                    fixed.write(&data)?;
-                    Ok::<_, TrainError>(fixed)
-                }
-                none => Ok(none.insert(self.fixed(device, data)?)),
+        let fixed = with_category(Category::Data, || match (fixed, batch) {
+            (Some(fixed), None) => Ok::<_, TrainError>(fixed),
+            (Some(fixed), Some(batch)) => {
+                fixed.write(&self.on_host(batch)?)?;
+                Ok(fixed)
+            }
+            (none, Some(batch)) => Ok(none.insert(self.fixed(device, self.on_host(batch)?)?)),
+            (None, None) => {
+                Err(ModelError::Config("no batch lies on the device to be used again".into()))?
             }
         })?;
         // Of a step that was done in another way.

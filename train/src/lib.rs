@@ -24,6 +24,7 @@ pub mod palette;
 pub mod pictures;
 pub mod place;
 pub mod plan;
+pub mod proven;
 mod raster;
 pub mod recipe;
 pub mod run_folder;

@@ -7,8 +7,12 @@ use dressage_engine::{DType, Device};
 use dressage_models::Segmenter;
 use serde::Serialize;
 
+use dressage_kernels::device::probe;
+
 use crate::plan::mib;
+use crate::proven;
 use crate::recipe::Run;
+use crate::runlog::Progress;
 use crate::{Result, TrainError};
 
 /// What `run.device` asks for.
@@ -51,29 +55,31 @@ pub struct Place {
     device: Option<Device>,
     working: DType,
     said: String,
+    warning: Option<String>,
 }
 
 impl Place {
     /// Host memory.
     pub fn host() -> Place {
-        Place { device: None, working: DType::F32, said: "the CPU".into() }
+        Place { device: None, working: DType::F32, said: "the CPU".into(), warning: None }
     }
 
     /// A device that executes nothing, for the plan of a step ([`crate::device_plan`]).
     pub(crate) fn rehearsal(device: &Device, run: &Run) -> Place {
         let (device, working) = (Some(device.clone()), run.precision.dtype());
-        Place { device, working, said: "the dry run".into() }
+        Place { device, working, said: "the dry run".into(), warning: None }
     }
 
-    /// What the settings of a run ask for.
+    /// What the settings of a run ask for. A GPU that `auto` takes proves its kernels before, once
+    /// for each kind of GPU, driver and build of this program, which `progress` is told.
     ///
     /// # Errors
     /// A device that cannot be used, with what was looked for; a word that names none.
-    pub fn of(run: &Run) -> Result<Place> {
+    pub fn of(run: &Run, progress: &dyn Progress) -> Result<Place> {
         let open = |device: Device, more: &str| {
             let (working, name) = (run.precision.dtype(), device.name());
             let said = format!("{name}, activations in {working}{more}");
-            Place { device: Some(device), working, said }
+            Place { device: Some(device), working, said, warning: None }
         };
         let choice = run.device.parse().map_err(|expected| TrainError::Setting {
             setting: "run.device",
@@ -85,18 +91,50 @@ impl Place {
                 open(Device::virtual_gpu(), "; it checks every access and is slow by design")
             }
             Choice::Cuda(n) => {
-                open(Device::cuda(n).map_err(|source| TrainError::Device { source })?, "")
+                let device = Device::cuda(n).map_err(|source| TrainError::Device { source })?;
+                let unproven = "; its kernels were not verified on this GPU (dressage doctor does)";
+                let more = if proven::is_proven(&device) { "" } else { unproven };
+                open(device, more)
             }
-            Choice::Auto => match Device::cuda(0) {
-                Ok(device) => open(device, " (run.device=auto)"),
-                Err(why) => Place { said: format!("the CPU; {why}"), ..Place::host() },
-            },
+            Choice::Auto => {
+                let found = Device::cuda(0).map_err(|error| error.to_string());
+                match found.and_then(|gpu| proven::ensure(&gpu, progress).map(|()| gpu)) {
+                    Ok(device) => open(device, " (run.device=auto)"),
+                    Err(why) => Place::instead(&why),
+                }
+            }
         })
+    }
+
+    /// The host, since no GPU can be used.
+    fn instead(why: &str) -> Place {
+        let mut gpus = probe::installed();
+        if let (true, Ok(all)) = (gpus.is_empty(), probe::gpus()) {
+            gpus.extend(all.into_iter().map(|gpu| gpu.name));
+        }
+        let warning = gpus.first().map(|gpu| {
+            format!(
+                "this machine has a GPU ({gpu}) that is NOT USED, so the work is done by the CPU, \
+                 many times slower: {why}; `dressage doctor` tells more, and run.device=cpu \
+                 (--device cpu) is without this warning"
+            )
+        });
+        Place { said: format!("the CPU; {why}"), warning, ..Place::host() }
+    }
+
+    /// What nobody should overlook: a GPU that is there and not used.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
     }
 
     /// The device; `None` for the host.
     pub fn device(&self) -> Option<&Device> {
         self.device.as_ref()
+    }
+
+    /// Whether it is a real GPU.
+    pub fn is_gpu(&self) -> bool {
+        self.device.as_ref().is_some_and(|device| device.software().is_some())
     }
 
     /// What was taken and why, for people.
@@ -125,25 +163,38 @@ pub struct DeviceMemory {
     pub tensors: usize,
     /// Bytes reserved from the device: those, workspace of kernels, and what waits for reuse.
     pub reserved: usize,
+    /// What the library did not fuse with a product, so that launches and memory differ from the
+    /// plan.
+    pub unfused: Vec<String>,
 }
 
 impl DeviceMemory {
     pub(crate) fn now(device: &Device) -> DeviceMemory {
         let usage = usage_on(device);
         let (tensors, reserved) = (usage.peak, usage.system_bytes);
-        DeviceMemory { device: device.name(), tensors, reserved }
+        DeviceMemory { device: device.name(), tensors, reserved, unfused: device.unfused() }
     }
 
     /// As one line.
     pub fn line(&self) -> String {
         let (tensors, reserved) = (mib(self.tensors), mib(self.reserved));
-        format!("{tensors} of tensors at the peak, {reserved} taken of {}", self.device)
+        let line = format!("{tensors} of tensors at the peak, {reserved} taken of {}", self.device);
+        match &self.unfused[..] {
+            [] => line,
+            all => format!("{line}\nnot fused by cuBLASLt, done apart: {}", all.join("; ")),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::runlog::Silent;
+
+    fn of(run: &Run) -> Result<Place> {
+        Place::of(run, &Silent)
+    }
 
     fn run(device: &str) -> Run {
         let run = crate::recipe::Recipe::from_name("demo", &[]).expect("recipe").run;
@@ -169,21 +220,21 @@ mod tests {
 
     #[test]
     fn every_choice_says_what_it_took() {
-        assert!(Place::of(&run("cpu")).expect("host").device().is_none());
-        let place = Place::of(&run("virtual")).expect("virtual");
+        assert!(of(&run("cpu")).expect("host").device().is_none());
+        let place = of(&run("virtual")).expect("virtual");
         assert!(place.device().is_some());
         for words in ["the virtual GPU", "bf16", "slow"] {
             assert!(place.said().contains(words), "{}", place.said());
         }
-        let error = Place::of(&run("nonsense")).expect_err("refused").to_string();
+        let error = of(&run("nonsense")).expect_err("refused").to_string();
         assert!(error.contains("run.device") && error.contains("cuda:N"), "{error}");
         match Device::cuda(0) {
-            Ok(_) => assert!(Place::of(&run("auto")).expect("a GPU").device().is_some()),
+            Ok(_) => assert!(of(&run("auto")).expect("a GPU").device().is_some()),
             Err(why) => {
-                let place = Place::of(&run("auto")).expect("the host");
+                let place = of(&run("auto")).expect("the host");
                 assert!(place.device().is_none());
                 assert_eq!(place.said(), format!("the CPU; {why}"));
-                let error = Place::of(&run("cuda")).expect_err("refused").to_string();
+                let error = of(&run("cuda")).expect_err("refused").to_string();
                 assert!(error.contains(&why.to_string()) && error.contains("run.device=cpu"));
             }
         }

@@ -90,6 +90,14 @@ impl Trainer {
         }
     }
 
+    /// Makes all later steps use the batch that lies on the device, whatever they are given.
+    /// So they can be measured without its way there; steps through graphs can, and it returns
+    /// whether they do.
+    pub fn hold_batch(&mut self) -> bool {
+        self.graphs.iter_mut().for_each(|graphs| graphs.held = true);
+        self.graphs.is_some()
+    }
+
     /// As [`Trainer::step_on`], but does not wait for the loss: on a device what is returned is the
     /// step before, if its loss was not known yet.
     ///

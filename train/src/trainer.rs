@@ -10,7 +10,7 @@ use dressage_models::Segmenter;
 use dressage_models::criterion::{Criterion, DevicePoints};
 use serde::Serialize;
 
-use crate::data::{Loader, LoaderSettings};
+use crate::data::{BESIDE_HOST, Loader, LoaderSettings};
 use crate::device_plan::DevicePlan;
 use crate::graphs::Graphs;
 use crate::interrupt::Interrupt;
@@ -20,7 +20,7 @@ use crate::place::{DeviceMemory, Place};
 use crate::plan::{Comparison, Plan};
 use crate::recipe::Recipe;
 use crate::run_folder::{LOG, RunFolder};
-use crate::runlog::{Progress, RunLog, Stage};
+use crate::runlog::{Progress, RunLog, Silent, Stage};
 use crate::schedule::Schedule;
 use crate::step::Pending;
 pub use crate::step::StepLog;
@@ -97,6 +97,8 @@ struct LogLine<'a> {
     loss: f32,
     lr: f64,
     seconds: f64,
+    /// Of these, seconds of waiting for samples.
+    waited: f64,
     images_per_s: f64,
     memory_mib: f64,
     /// Code of the host's CPU.
@@ -105,6 +107,8 @@ struct LogLine<'a> {
     terms: std::collections::BTreeMap<&'a str, f32>,
 }
 
+/// The share of a step above which waiting for samples is told: `run.workers` are too few then.
+const WORTH_TELLING: f64 = 0.1;
 impl Trainer {
     /// Sets up a run in its folder: a fresh one, or with `resume` the continuation of what lies
     /// there.
@@ -113,9 +117,19 @@ impl Trainer {
     /// A folder that holds a run already (or none to resume), or that another process trains in;
     /// too little memory; weights or a checkpoint that do not fit.
     pub fn new(recipe: Recipe, resume: bool) -> Result<Trainer> {
+        Trainer::watched(recipe, resume, &Silent)
+    }
+
+    /// As [`Trainer::new`], with someone who is told what takes time before the first step: a GPU
+    /// proves its kernels once ([`Place::of`]).
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn watched(mut recipe: Recipe, resume: bool, progress: &dyn Progress) -> Result<Trainer> {
         let folder = RunFolder::open(&recipe.run.dir, resume)?;
         let last = checkpoint::list(&recipe.run.dir)?.last().copied();
-        let place = Place::of(&recipe.run)?;
+        let place = Place::of(&recipe.run, progress)?;
+        recipe.run.workers = workers(&recipe, &place);
         let plan = match place.device().map_or_else(|| Plan::new(&recipe).map(Some), |_| Ok(None)) {
             Err(TrainError::AddressSpace { .. }) if !recipe.run.check_memory => None,
             plan => plan?,
@@ -229,14 +243,9 @@ impl Trainer {
         Loader::start(network::train_source(&self.recipe)?, self.loader_settings())
     }
 
-    pub(crate) fn loader_settings(&self) -> LoaderSettings {
-        LoaderSettings {
-            batch: self.recipe.train.batch,
-            workers: machine::threads(self.recipe.run.workers),
-            seed: self.recipe.train.seed,
-            start_step: self.step,
-            augment: self.recipe.augment.pipeline(),
-        }
+    /// How the data workers draw samples.
+    pub fn loader_settings(&self) -> LoaderSettings {
+        loader_settings(&self.recipe, self.step)
     }
 
     /// Trains to the last step of the recipe, or until someone asks to stop; either way the state
@@ -307,10 +316,12 @@ impl Trainer {
         let mut stage = Stage::new(progress, "train", Some(steps));
         let mut window = Window::start(self.step);
         while self.step < steps && !stop.requested() {
+            let start = Instant::now();
             let batch = match loader.next_batch_unless(waiting) {
                 Err(TrainError::Interrupted) => break,
                 batch => batch?,
             };
+            window.waited += start.elapsed().as_secs_f64();
             let mut done = self.queue(&batch)?;
             if let Some(note) = self.note.take() {
                 progress.note(&note);
@@ -401,6 +412,7 @@ impl Trainer {
             loss: window.mean_loss(),
             lr: done.lr,
             seconds: per_step,
+            waited: window.waited_per_step(self.step),
             images_per_s: self.recipe.train.batch as f64 / per_step,
             memory_mib: self.peak() as f64 / f64::from(1 << 20),
             cpu: simd::described(),
@@ -429,6 +441,32 @@ impl Trainer {
     }
 }
 
+fn loader_settings(recipe: &Recipe, start_step: u64) -> LoaderSettings {
+    LoaderSettings {
+        batch: recipe.train.batch,
+        workers: match recipe.run.workers {
+            0 => BESIDE_HOST,
+            n => machine::threads(n),
+        },
+        seed: recipe.train.seed,
+        start_step,
+        augment: recipe.augment.pipeline(),
+    }
+}
+
+/// Data workers of a run: those of the recipe, or what suits the machine.
+fn workers(recipe: &Recipe, place: &Place) -> usize {
+    match recipe.run.workers {
+        0 => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            // What samples need beside everything else of a run.
+            let room = machine::available().map(|free| free / 4);
+            loader_settings(recipe, 0).workers_for(place.is_gpu(), cores, room)
+        }
+        n => machine::threads(n),
+    }
+}
+
 /// Loads the network of a run folder into host memory, as it was after `step`; `recipe` is the one
 /// in the folder, perhaps with other settings for evaluation.
 ///
@@ -448,11 +486,13 @@ struct Window {
     start: Instant,
     sum: f64,
     n: u32,
+    /// Seconds of waiting for samples.
+    waited: f64,
 }
 
 impl Window {
     fn start(from: u64) -> Window {
-        Window { from, start: Instant::now(), sum: 0.0, n: 0 }
+        Window { from, start: Instant::now(), sum: 0.0, n: 0, waited: 0.0 }
     }
 
     fn add(&mut self, done: Option<&StepLog>) {
@@ -470,8 +510,16 @@ impl Window {
         self.start.elapsed().as_secs_f64() / (step - self.from).max(1) as f64
     }
 
+    fn waited_per_step(&self, step: u64) -> f64 {
+        self.waited / (step - self.from).max(1) as f64
+    }
+
     fn text(&self, step: u64) -> String {
-        let pace = format!("{:.2} s/step", self.seconds_per_step(step));
+        let (seconds, waited) = (self.seconds_per_step(step), self.waited_per_step(step));
+        let mut pace = format!("{seconds:.2} s/step");
+        if waited > WORTH_TELLING * seconds {
+            pace += &format!(", {:.0} % of it waiting for samples", 100.0 * waited / seconds);
+        }
         // The first loss of a window may be on a device still.
         if self.n == 0 { pace } else { format!("loss {:.2}, {pace}", self.mean_loss()) }
     }

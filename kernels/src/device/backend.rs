@@ -92,7 +92,13 @@ pub(super) trait Backend: Send + Sync {
     fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()>;
     fn wait(&self) -> Result<()>;
     fn launch(&self, kernel: &Kernel, grid: &Grid, params: &[u8]) -> Result<()>;
-    fn product(&self, product: &Product) -> Result<()>;
+    /// Queues a product; `false` if it turns out that the device cannot do what is fused with it:
+    /// nothing is queued then, and it does not [fit](Backend::fits) from then on.
+    fn product(&self, product: &Product) -> Result<bool>;
+    /// What was asked for fused with a product and could not be, in words.
+    fn unfused(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// Bytes that can still be reserved, where the device tells.
     fn free_memory(&self) -> Option<usize> {
         None
@@ -144,6 +150,10 @@ pub(super) trait Backend: Send + Sync {
     /// Bytes of page-locked host memory that copies go through.
     fn pinned(&self) -> usize {
         0
+    }
+    /// The libraries behind the device, with their versions.
+    fn software(&self) -> Option<String> {
+        None
     }
     /// What the kernels did, where the device counts it.
     fn work(&self) -> Option<Work> {

@@ -3,7 +3,7 @@
 //! The bindings panic where a library is absent, and formatting their error type does too. So
 //! nothing of a library is touched before [`present`] has seen it, in this order: driver library,
 //! its version (they panic as well where an old driver lacks a function), initialisation, number of
-//! devices, cuBLASLt library. Everything runs on one stream.
+//! devices. cuBLASLt has bindings of its own ([`super::cublaslt`]). Everything runs on one stream.
 //!
 //! Kernels run while the host goes on. When one fails, the next call to the driver returns its
 //! error, whatever that call is for: [`of_a_kernel`] says so.
@@ -13,16 +13,17 @@ use std::ffi::{CString, c_void};
 use std::ptr::null_mut;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cudarc::cublaslt::sys as lt;
 use cudarc::driver::{DriverError, result as driver, sys};
 
 use super::backend::{Backend, GraphId, Product};
 use super::capture::unloaded;
+use super::cuda_checks::{capable, exact, present, recent};
 use super::cuda_error::{is_of_a_kernel, of_a_kernel, words};
 use super::cuda_events;
 use super::cuda_graph::Graphs;
 use super::cuda_pinned::Staging;
 use super::cuda_product::Products;
+use super::library_search::Search;
 use super::module::Key;
 use super::{Grid, Kernel};
 use crate::{KernelError, Result};
@@ -33,14 +34,13 @@ const GRANULARITY: usize = 512;
 /// Dynamic shared memory that a kernel has without asking.
 const SHARED_UNASKED: usize = 48 << 10;
 
-/// The CUDA version that a driver has to be of at least: that of PTX 8.0, which the kernels are.
-const VERSION: i32 = 12_000;
-
 /// Bytes kept for what the driver says about PTX that it refuses.
 const LOG: usize = 8 << 10;
 
 pub(super) struct Cuda {
     name: String,
+    /// Libraries and architecture, in words.
+    software: String,
     loaded: Mutex<Loaded>,
     products: Mutex<Products>,
     graphs: Graphs,
@@ -83,26 +83,17 @@ struct Function {
     shared: usize,
 }
 
-/// Whether a library can be loaded at all, without the panic of its bindings.
-pub(super) fn present(name: &str, found: bool) -> Result<()> {
-    let what = format!(
-        "the library {name} was not found on the loader's path (LD_LIBRARY_PATH has to be set \
-         before the program starts)"
-    );
-    if found { Ok(()) } else { Err(KernelError::NoDevice(what)) }
-}
-
 impl Cuda {
     /// Device number `ordinal`.
     ///
     /// # Errors
     /// [`KernelError::NoDevice`] with what was looked for.
     pub fn open(ordinal: usize) -> Result<Cuda> {
+        exact(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))?;
         // SAFETY: tries to load the library, nothing else; loading runs its initialisers only.
-        let (driver_found, lt_found) = unsafe { (sys::is_culib_present(), lt::is_culib_present()) };
-        present("libcuda.so of the NVIDIA driver", driver_found)?;
+        present("libcuda.so of the NVIDIA driver", unsafe { sys::is_culib_present() })?;
         let none = |error| KernelError::NoDevice(words(error));
-        recent()?;
+        let version = recent()?;
         driver::init().map_err(none)?;
         let count = driver::device::get_count().map_err(none)?;
         let number = i32::try_from(ordinal).ok().filter(|&number| number < count);
@@ -110,9 +101,11 @@ impl Cuda {
             let what = format!("number {ordinal} of {count}; they are counted from 0");
             return Err(KernelError::NoDevice(what));
         };
-        present("libcublasLt.so (of CUDA 12 or 13)", lt_found)?;
+        let gpu = super::probe::gpu(number).map_err(none)?;
+        capable(&gpu.name, gpu.compute)?;
+        let mut search = Search::new(Some(version));
+        let library = search.next().ok_or_else(|| search.nothing())?;
         let device = driver::device::get(number).map_err(none)?;
-        let name = driver::device::get_name(device).map_err(none)?;
         // SAFETY: the device exists; the context is released when the value is dropped.
         let handle = unsafe { driver::primary_ctx::retain(device) }.map_err(none)?;
         let context = Context { device, handle };
@@ -120,14 +113,25 @@ impl Cuda {
         unsafe { driver::ctx::set_current(handle) }.map_err(none)?;
         let stream = driver::stream::create(driver::stream::StreamKind::NonBlocking);
         let stream = stream.map_err(none)?;
-        let name = format!("{name} (number {ordinal})");
-        let products = Products::open(&name).inspect_err(|_| {
+        let name = format!("{} (number {ordinal})", gpu.name);
+        let products = Products::open(&name, library, &mut search).inspect_err(|_| {
             // SAFETY: just made, nothing is queued.
             let _ = unsafe { driver::stream::destroy(stream) };
         })?;
+        let (major, minor) = gpu.compute;
+        let software = format!(
+            "{}, compute capability {major}.{minor}, {}, cuBLASLt {}",
+            gpu.name,
+            super::probe::driver_version(),
+            products.library().dotted()
+        );
         let (loaded, graphs, staging) = Default::default();
         let products = Mutex::new(products);
-        Ok(Cuda { name, loaded, products, graphs, staging, stream, context })
+        Ok(Cuda { name, software, loaded, products, graphs, staging, stream, context })
+    }
+
+    fn products(&self) -> MutexGuard<'_, Products> {
+        self.products.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn loaded(&self) -> MutexGuard<'_, Loaded> {
@@ -345,17 +349,25 @@ impl Backend for Cuda {
         driver::mem_get_info().ok().map(|(free, _)| free)
     }
 
-    fn product(&self, product: &Product) -> Result<()> {
+    fn product(&self, product: &Product) -> Result<bool> {
         self.enter()?;
-        let mut products = self.products.lock().unwrap_or_else(PoisonError::into_inner);
-        let Err(error) = products.run(product, self.stream) else { return Ok(()) };
+        let found = self.products().run(product, self.stream);
+        let Err(error) = found else { return found };
         // cuBLASLt's words do not tell that a kernel failed before; the driver's do.
         if self.graphs.recording() { Err(error) } else { Err(self.wait().err().unwrap_or(error)) }
     }
 
     fn fits(&self, product: &Product) -> Result<bool> {
         self.enter()?;
-        self.products.lock().unwrap_or_else(PoisonError::into_inner).fit(product)
+        self.products().fit(product)
+    }
+
+    fn unfused(&self) -> Vec<String> {
+        self.products().unfused()
+    }
+
+    fn software(&self) -> Option<String> {
+        Some(self.software.clone())
     }
 
     fn begin_capture(&self) -> Result<()> {
@@ -396,22 +408,6 @@ impl Backend for Cuda {
         let staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
         if staging.is_some() { Staging::BYTES } else { 0 }
     }
-}
-
-/// Fails for a driver that is too old for the kernels and for the functions that are called here.
-fn recent() -> Result<()> {
-    let mut version = 0;
-    // SAFETY: every driver has this function, and it needs no initialisation.
-    unsafe { sys::cuDriverGetVersion(&mut version).result() }
-        .map_err(|error| KernelError::NoDevice(words(error)))?;
-    if version < VERSION {
-        return Err(KernelError::NoDevice(format!(
-            "the driver is of CUDA {}.{}; 12.0 or newer is needed (driver 525)",
-            version / 1000,
-            version % 1000 / 10
-        )));
-    }
-    Ok(())
 }
 
 impl Drop for Cuda {

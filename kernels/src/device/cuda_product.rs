@@ -20,17 +20,18 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
+use std::ptr::null_mut;
 
-use cudarc::cublaslt::result::{self as calls, CublasError};
 use cudarc::cublaslt::sys as lt;
 use cudarc::driver::{result as driver, sys};
 
 use super::backend::{Fused, Product, Storage, mask_row};
+use super::cublaslt::{Done, Library, Status, done};
 use super::cuda_error::words;
+use super::library_search::Search;
 use crate::matmul::{Beta, MatMul};
 use crate::{KernelError, Result};
-
-type Done<T> = std::result::Result<T, CublasError>;
 
 /// Scratch memory that an algorithm may use: what NVIDIA recommends for Hopper.
 const WORKSPACE: usize = 32 << 20;
@@ -38,15 +39,17 @@ const WORKSPACE: usize = 32 << 20;
 /// Handle, scratch memory and what is known of each product.
 pub(super) struct Products {
     device: String,
+    library: &'static Library,
     handle: lt::cublasLtHandle_t,
     workspace: u64,
-    /// `None` where the library has no algorithm.
+    /// `None` where the library cannot do what is asked for.
     plans: HashMap<Asked, Option<Plan>>,
 }
 
 /// What a plan depends on. Alignment counts: the fastest algorithms need 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Asked {
+    /// Batch, n, m, k, and the strides of the three operands.
     sizes: [usize; 7],
     transposed: [bool; 2],
     storage: [Storage; 2],
@@ -95,31 +98,70 @@ fn data_type(storage: Storage) -> lt::cudaDataType {
     }
 }
 
-impl Products {
-    /// Needs the library to be present and a context to be current.
-    pub fn open(device: &str) -> Result<Products> {
-        let failed = |what: String| KernelError::Device {
-            device: device.into(),
-            action: "prepare matrix products",
-            what,
+impl Asked {
+    /// `bias + ReLU of [100, 256] x [256, 19], bf16 to bf16`
+    fn words(&self) -> String {
+        use lt::cublasLtEpilogue_t as Of;
+        let fused = match self.epilogue {
+            Of::CUBLASLT_EPILOGUE_BIAS => "bias",
+            Of::CUBLASLT_EPILOGUE_RELU_BIAS => "bias + ReLU",
+            Of::CUBLASLT_EPILOGUE_RELU_AUX_BIAS => "bias + ReLU with mask",
+            Of::CUBLASLT_EPILOGUE_DRELU => "gradient of a ReLU",
+            Of::CUBLASLT_EPILOGUE_BGRADB => "gradient of a bias",
+            _ => "product",
         };
-        let handle = calls::create_handle().map_err(|error| failed(error.to_string()))?;
+        let [_, n, m, k, ..] = self.sizes;
+        let [operands, result] = self.storage.map(|storage| match storage {
+            Storage::F32 => "f32",
+            Storage::Bf16 => "bf16",
+        });
+        format!("{fused} of [{n}, {k}] x [{k}, {m}], {operands} to {result}")
+    }
+}
+
+impl Products {
+    /// Takes the first library of the search that starts, beginning with `library`. Needs a context
+    /// to be current.
+    pub fn open(
+        device: &str,
+        mut library: &'static Library,
+        search: &mut Search,
+    ) -> Result<Products> {
+        let handle = loop {
+            let mut handle = null_mut();
+            // SAFETY: a context is current; the library writes one handle.
+            match done(unsafe { (library.calls.create)(&mut handle) }) {
+                Ok(()) => break handle,
+                Err(status) => search.pass_over(library, &format!("does not start: {status}")),
+            }
+            library = search.next().ok_or_else(|| search.nothing())?;
+        };
         // SAFETY: a context is current; cuBLASLt writes the workspace before it reads it.
         let workspace = unsafe { driver::malloc_sync(WORKSPACE) };
         let workspace = workspace.map_err(|error| {
             // SAFETY: nothing has used the handle.
-            let _ = unsafe { calls::destroy_handle(handle) };
-            failed(words(error))
+            let _ = unsafe { (library.calls.destroy)(handle) };
+            KernelError::Device {
+                device: device.into(),
+                action: "prepare matrix products",
+                what: words(error),
+            }
         })?;
-        Ok(Products { device: device.into(), handle, workspace, plans: HashMap::new() })
+        let plans = HashMap::new();
+        Ok(Products { device: device.into(), library, handle, workspace, plans })
     }
 
-    fn failed(&self, p: &Product, error: CublasError) -> KernelError {
+    /// The library, for reports.
+    pub fn library(&self) -> &'static Library {
+        self.library
+    }
+
+    fn failed(&self, p: &Product, status: Status) -> KernelError {
         let MatMul { batch, n, m, k, .. } = p.sizes;
         KernelError::Device {
             device: self.device.clone(),
             action: "multiply",
-            what: format!("[{n}, {k}] x [{k}, {m}], {batch} times: {error}"),
+            what: format!("[{n}, {k}] x [{k}, {m}], {batch} times: {status}"),
         }
     }
 
@@ -127,57 +169,77 @@ impl Products {
     pub fn fit(&mut self, p: &Product) -> Result<bool> {
         let key = asked(p);
         if !self.plans.contains_key(&key) {
-            let plan = match Plan::new(self.handle, &key, p.fused) {
+            let plan = match Plan::new(self.library, self.handle, &key, p.fused) {
                 Ok(plan) => Some(plan),
-                Err(CublasError(lt::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => None,
+                Err(Status::NOT_SUPPORTED) => None,
                 // What is fused with a product can also be done by itself, so an answer that blames
                 // the arguments of such a product is no more than a no.
-                Err(CublasError(lt::cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE))
-                    if p.fused != Fused::Nothing =>
-                {
-                    None
-                }
-                Err(error) => return Err(self.failed(p, error)),
+                Err(Status::INVALID_VALUE) if p.fused != Fused::Nothing => None,
+                Err(status) => return Err(self.failed(p, status)),
             };
             self.plans.insert(key, plan);
         }
         Ok(matches!(self.plans.get(&key), Some(Some(_))))
     }
 
-    pub fn run(&mut self, p: &Product, stream: sys::CUstream) -> Result<()> {
-        self.fit(p)?;
+    /// Queues a product; `false` if the library cannot do what is fused with it. It may say so at
+    /// the call only: that is remembered, and nothing is queued.
+    pub fn run(&mut self, p: &Product, stream: sys::CUstream) -> Result<bool> {
+        let fused = p.fused != Fused::Nothing;
+        let status = match self.fit(p)? {
+            true => self.call(p, stream),
+            false => Err(Status::NOT_SUPPORTED),
+        };
+        match status {
+            Ok(()) => Ok(true),
+            Err(_) if fused => {
+                self.plans.insert(asked(p), None);
+                Ok(false)
+            }
+            Err(status) => Err(self.failed(p, status)),
+        }
+    }
+
+    /// Calls the library for a product that has a plan.
+    fn call(&self, p: &Product, stream: sys::CUstream) -> Done<()> {
         let Some(Some(plan)) = self.plans.get(&asked(p)) else {
-            let none = CublasError(lt::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED);
-            return Err(self.failed(p, none));
+            return Err(Status::NOT_SUPPORTED);
         };
         let beta: f32 = if p.beta == Beta::Add { 1.0 } else { 0.0 };
-        let [first, second, result] = [0, 1, 2].map(|i| plan.layouts[i].0);
+        let [first, second, result] = [0, 1, 2].map(|i| plan.layouts[i].handle);
         let at = |address: u64| address as *mut c_void;
-        let pointed = plan.product.point(p.fused);
+        plan.product.point(p.fused)?;
         // SAFETY: the façade has checked that the operands are as long as the sizes say; the
         // scalars are read before the call returns.
-        pointed
-            .and_then(|()| unsafe {
-                calls::matmul(
-                    self.handle,
-                    plan.product.0,
-                    (&raw const p.alpha).cast(),
-                    (&raw const beta).cast(),
-                    at(p.b),
-                    first,
-                    at(p.a),
-                    second,
-                    at(p.c),
-                    result,
-                    at(p.c),
-                    result,
-                    &plan.algorithm,
-                    at(self.workspace),
-                    WORKSPACE,
-                    stream.cast(),
-                )
-            })
-            .map_err(|error| self.failed(p, error))
+        done(unsafe {
+            (self.library.calls.multiply)(
+                self.handle,
+                plan.product.handle,
+                (&raw const p.alpha).cast(),
+                at(p.b),
+                first,
+                at(p.a),
+                second,
+                (&raw const beta).cast(),
+                at(p.c),
+                result,
+                at(p.c),
+                result,
+                &plan.algorithm,
+                at(self.workspace),
+                WORKSPACE,
+                stream.cast(),
+            )
+        })
+    }
+
+    /// What was asked for fused with a product and could not be, in words.
+    pub fn unfused(&self) -> Vec<String> {
+        let none = |(key, plan): (&Asked, &Option<Plan>)| plan.is_none().then(|| key.words());
+        let mut all: Vec<String> = self.plans.iter().filter_map(none).collect();
+        all.sort();
+        all.dedup();
+        all
     }
 
     /// Frees everything; a context has to be current and nothing under way.
@@ -185,19 +247,24 @@ impl Products {
         self.plans.clear();
         // SAFETY: nothing uses the handle or the memory any more.
         unsafe {
-            let _ = calls::destroy_handle(self.handle);
+            let _ = (self.library.calls.destroy)(self.handle);
             let _ = driver::free_sync(self.workspace);
         }
     }
 }
 
 impl Plan {
-    fn new(handle: lt::cublasLtHandle_t, asked: &Asked, fused: Fused) -> Done<Plan> {
+    fn new(
+        library: &'static Library,
+        handle: lt::cublasLtHandle_t,
+        asked: &Asked,
+        fused: Fused,
+    ) -> Done<Plan> {
         let [batch, n, m, k, stride_a, stride_b, stride_c] = asked.sizes;
         let [trans_a, trans_b] = asked.transposed;
         let [operands, result] = asked.storage.map(data_type);
         use lt::cublasLtMatmulDescAttributes_t as Of;
-        let product = Descriptor::new()?;
+        let product = Descriptor::new(library)?;
         let operation = |transposed: bool| i32::from(transposed);
         product.set(Of::CUBLASLT_MATMUL_DESC_TRANSA, &operation(trans_b))?;
         product.set(Of::CUBLASLT_MATMUL_DESC_TRANSB, &operation(trans_a))?;
@@ -218,9 +285,9 @@ impl Plan {
             if transposed { (rows, columns) } else { (columns, rows) }
         };
         let layouts = [
-            Layout::new(operands, stored(trans_b, k, m), batch, stride_b)?,
-            Layout::new(operands, stored(trans_a, n, k), batch, stride_a)?,
-            Layout::new(result, (m, n), batch, stride_c)?,
+            Layout::new(library, operands, stored(trans_b, k, m), batch, stride_b)?,
+            Layout::new(library, operands, stored(trans_a, n, k), batch, stride_a)?,
+            Layout::new(library, result, (m, n), batch, stride_c)?,
         ];
         let algorithm = choose(handle, &product, &layouts, asked.alignment)?;
         Ok(Plan { product, layouts, algorithm })
@@ -228,19 +295,26 @@ impl Plan {
 }
 
 /// What is multiplied how.
-struct Descriptor(lt::cublasLtMatmulDesc_t);
+struct Descriptor {
+    library: &'static Library,
+    handle: lt::cublasLtMatmulDesc_t,
+}
 
 impl Descriptor {
-    fn new() -> Done<Descriptor> {
+    fn new(library: &'static Library) -> Done<Descriptor> {
         // True f32 sums: the faster TF32 would round the operands to 11 bits.
         let compute = lt::cublasComputeType_t::CUBLAS_COMPUTE_32F;
-        calls::create_matmul_desc(compute, lt::cudaDataType_t::CUDA_R_32F).map(Descriptor)
+        let scale = lt::cudaDataType_t::CUDA_R_32F;
+        let mut handle = null_mut();
+        // SAFETY: the library writes one handle.
+        done(unsafe { (library.calls.create_product)(&mut handle, compute, scale) })?;
+        Ok(Descriptor { library, handle })
     }
 
     fn set<V: Copy>(&self, attribute: lt::cublasLtMatmulDescAttributes_t, value: &V) -> Done<()> {
-        let value = std::ptr::from_ref(value);
+        let (value, size) = (std::ptr::from_ref(value).cast(), size_of::<V>());
         // SAFETY: the descriptor is alive; the value is read before the call returns.
-        unsafe { calls::set_matmul_desc_attribute(self.0, attribute, value.cast(), size_of::<V>()) }
+        done(unsafe { (self.library.calls.set_product)(self.handle, attribute, value, size) })
     }
 
     /// Sets the addresses of the epilogue.
@@ -259,23 +333,29 @@ impl Descriptor {
 impl Drop for Descriptor {
     fn drop(&mut self) {
         // SAFETY: made in `new`, used by nothing any more.
-        let _ = unsafe { calls::destroy_matmul_desc(self.0) };
+        let _ = unsafe { (self.library.calls.destroy_product)(self.handle) };
     }
 }
 
 /// A batch of column-major matrices without padding.
-struct Layout(lt::cublasLtMatrixLayout_t);
+struct Layout {
+    library: &'static Library,
+    handle: lt::cublasLtMatrixLayout_t,
+}
 
 impl Layout {
     fn new(
+        library: &'static Library,
         kind: lt::cudaDataType,
         (rows, columns): (usize, usize),
         batch: usize,
         stride: usize,
     ) -> Done<Layout> {
         use lt::cublasLtMatrixLayoutAttribute_t as Of;
-        let made = calls::create_matrix_layout(kind, rows as u64, columns as u64, rows as i64)?;
-        let made = Layout(made);
+        let (mut handle, create) = (null_mut(), library.calls.create_layout);
+        // SAFETY: the library writes one handle.
+        done(unsafe { create(&mut handle, kind, rows as u64, columns as u64, rows as i64) })?;
+        let made = Layout { library, handle };
         if batch > 1 {
             made.set(Of::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &(batch as i32))?;
             made.set(Of::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &(stride as i64))?;
@@ -286,36 +366,46 @@ impl Layout {
     fn set<V: Copy>(&self, attribute: lt::cublasLtMatrixLayoutAttribute_t, value: &V) -> Done<()> {
         let (value, size) = (std::ptr::from_ref(value).cast(), size_of::<V>());
         // SAFETY: the layout is alive; the value is read before the call returns.
-        unsafe { calls::set_matrix_layout_attribute(self.0, attribute, value, size) }
+        done(unsafe { (self.library.calls.set_layout)(self.handle, attribute, value, size) })
     }
 }
 
 impl Drop for Layout {
     fn drop(&mut self) {
         // SAFETY: made in `new`, used by nothing any more.
-        let _ = unsafe { calls::destroy_matrix_layout(self.0) };
+        let _ = unsafe { (self.library.calls.destroy_layout)(self.handle) };
     }
 }
 
 /// What an algorithm is chosen by.
-struct Preference(lt::cublasLtMatmulPreference_t);
+struct Preference {
+    library: &'static Library,
+    handle: lt::cublasLtMatmulPreference_t,
+}
 
 impl Preference {
+    fn new(library: &'static Library) -> Done<Preference> {
+        let mut handle = null_mut();
+        // SAFETY: the library writes one handle.
+        done(unsafe { (library.calls.create_preference)(&mut handle) })?;
+        Ok(Preference { library, handle })
+    }
+
     fn set<V: Copy>(
         &self,
         attribute: lt::cublasLtMatmulPreferenceAttributes_t,
         value: &V,
     ) -> Done<()> {
-        let value = std::ptr::from_ref(value);
+        let (value, size) = (std::ptr::from_ref(value).cast(), size_of::<V>());
         // SAFETY: the preference is alive; the value is read before the call returns.
-        unsafe { calls::set_matmul_pref_attribute(self.0, attribute, value.cast(), size_of::<V>()) }
+        done(unsafe { (self.library.calls.set_preference)(self.handle, attribute, value, size) })
     }
 }
 
 impl Drop for Preference {
     fn drop(&mut self) {
-        // SAFETY: made in `choose`, used by nothing any more.
-        let _ = unsafe { calls::destroy_matmul_pref(self.0) };
+        // SAFETY: made in `new`, used by nothing any more.
+        let _ = unsafe { (self.library.calls.destroy_preference)(self.handle) };
     }
 }
 
@@ -327,7 +417,8 @@ fn choose(
     [align_first, align_second, align_result, ..]: [u32; 5],
 ) -> Done<lt::cublasLtMatmulAlgo_t> {
     use lt::cublasLtMatmulPreferenceAttributes_t as Of;
-    let preference = Preference(calls::create_matmul_pref()?);
+    let library = product.library;
+    let preference = Preference::new(library)?;
     preference.set(Of::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WORKSPACE)?;
     let sums = lt::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
     preference.set(Of::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &sums)?;
@@ -339,18 +430,36 @@ fn choose(
     ] {
         preference.set(attribute, &bytes)?;
     }
-    let [first, second, result] = [0, 1, 2].map(|i| layouts[i].0);
-    // SAFETY: all objects are alive.
-    let found = unsafe {
-        calls::get_matmul_algo_heuristic(
+    let [first, second, result] = [0, 1, 2].map(|i| layouts[i].handle);
+    let (mut found, mut count) = (MaybeUninit::<Found>::zeroed(), 0);
+    // SAFETY: all objects are alive; there is room for the one answer that is asked for.
+    done(unsafe {
+        (library.calls.choose)(
             handle,
-            product.0,
+            product.handle,
             first,
             second,
             result,
             result,
-            preference.0,
+            preference.handle,
+            1,
+            found.as_mut_ptr().cast(),
+            &mut count,
         )
-    };
-    found.map(|found| found.algo)
+    })?;
+    // SAFETY: any bytes are one, and zeros were there before.
+    let found = unsafe { found.assume_init() };
+    if count < 1 { Err(Status::NOT_SUPPORTED) } else { done(found.state).map(|()| found.algorithm) }
 }
+
+/// `cublasLtMatmulHeuristicResult_t`, with the status as the number that it is.
+#[repr(C)]
+struct Found {
+    algorithm: lt::cublasLtMatmulAlgo_t,
+    _workspace: usize,
+    state: u32,
+    _waves: f32,
+    _reserved: [i32; 4],
+}
+
+const _: () = assert!(size_of::<Found>() == size_of::<lt::cublasLtMatmulHeuristicResult_t>());

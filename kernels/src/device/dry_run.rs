@@ -70,8 +70,8 @@ impl Backend for DryRun {
         Ok(())
     }
 
-    fn product(&self, _: &Product) -> Result<()> {
-        Ok(())
+    fn product(&self, _: &Product) -> Result<bool> {
+        Ok(true)
     }
 
     fn fits(&self, _: &Product) -> Result<bool> {

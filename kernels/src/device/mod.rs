@@ -37,7 +37,9 @@ mod capture;
 #[cfg(test)]
 mod capture_tests;
 mod constant;
+mod cublaslt;
 mod cuda;
+mod cuda_checks;
 mod cuda_error;
 mod cuda_events;
 mod cuda_graph;
@@ -47,6 +49,7 @@ mod dry_run;
 mod element;
 mod journal;
 mod launch;
+mod library_search;
 mod module;
 mod nvtx;
 mod pool;
@@ -228,6 +231,18 @@ impl Device {
     /// Begins the journal anew.
     pub fn restart_journal(&self) {
         self.in_journal(journal::Writer::restart);
+    }
+
+    /// What was to be fused with a product and was done apart, since the library cannot: a line for
+    /// each.
+    pub fn unfused(&self) -> Vec<String> {
+        self.0.backend.unfused()
+    }
+
+    /// Model, driver and library of a real device with their versions: what has to be equal for a
+    /// kernel to give the same; `None` for others.
+    pub fn software(&self) -> Option<String> {
+        self.0.backend.software()
     }
 
     /// Bytes that can still be reserved; `None` where the device does not tell. Others that use the

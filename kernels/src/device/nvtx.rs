@@ -12,10 +12,10 @@ use super::ranges::Place;
 
 static PRESENT: OnceLock<bool> = OnceLock::new();
 
-/// Looks for the library.
-pub(super) fn load() {
+/// Looks for the library, and returns whether it is there.
+pub(super) fn load() -> bool {
     // SAFETY: tries to load the library, nothing else; loading runs its initialisers only.
-    PRESENT.get_or_init(|| unsafe { sys::is_culib_present() });
+    *PRESENT.get_or_init(|| unsafe { sys::is_culib_present() })
 }
 
 /// Opens a range on this thread; whether anybody can see it, and it has to be closed.

@@ -3,13 +3,14 @@
 //! Nothing here needs a device to be open, and nothing panics where something is missing: libraries
 //! are looked for before a call is made into them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use cudarc::cublaslt::sys as lt;
 use cudarc::driver::{result as driver, sys};
 
-use super::cuda::present;
+use super::cuda_checks::present;
 use super::cuda_error::words;
+use super::library_search::Search;
+use super::nvtx;
 use crate::{KernelError, Result};
 
 /// A library that is opened at run time.
@@ -17,12 +18,16 @@ use crate::{KernelError, Result};
 pub struct Library {
     /// What it is.
     pub name: &'static str,
-    /// Version, as it tells itself; `None` if it was not found.
+    /// Version, as it tells itself; `None` if none that can be used was found.
     pub version: Option<String>,
     /// File it was loaded from, where the system tells.
     pub path: Option<PathBuf>,
-    /// File names that were tried, in this order, on the loader's path.
+    /// File names on the loader's path, then folders, in the order in which they were tried.
     pub looked_for: Vec<String>,
+    /// What was found and cannot be used, with the reason.
+    pub passed_over: Vec<String>,
+    /// What is missing without it.
+    pub without: &'static str,
 }
 
 /// A GPU, as its driver describes it.
@@ -48,56 +53,103 @@ pub struct Gpu {
     pub l2: Option<u32>,
 }
 
-/// Looks for the driver and for cuBLASLt.
-pub fn libraries() -> [Library; 2] {
+/// Looks for the driver, for cuBLASLt and for NVTX.
+pub fn libraries() -> [Library; 3] {
     let candidates = |names: &[&str]| {
         names.iter().flat_map(|name| cudarc::get_lib_name_candidates(name)).collect()
     };
-    // SAFETY: tries to load the libraries, nothing else; loading runs their initialisers only.
-    let (driver_found, lt_found) = unsafe { (sys::is_culib_present(), lt::is_culib_present()) };
-    [
-        Library {
-            name: "CUDA driver",
-            version: driver_found.then(driver_version),
-            path: loaded("libcuda.so").filter(|_| driver_found),
-            looked_for: candidates(&["cuda", "nvcuda"]),
-        },
-        Library {
-            name: "cuBLASLt",
-            version: lt_found.then(cublaslt_version),
-            path: loaded("libcublasLt.so").filter(|_| lt_found),
-            looked_for: candidates(&["cublasLt"]),
-        },
-    ]
+    // SAFETY: tries to load the library, nothing else; loading runs its initialisers only.
+    let found = unsafe { sys::is_culib_present() };
+    let driver = Library {
+        name: "CUDA driver",
+        version: found.then(driver_version),
+        path: loaded("libcuda.so").filter(|_| found),
+        looked_for: candidates(&["cuda", "nvcuda"]),
+        passed_over: Vec::new(),
+        without: "no GPU can be used",
+    };
+    let mut search = Search::new(found.then(driver_number).flatten());
+    let library = search.next();
+    let products = Library {
+        name: "cuBLASLt",
+        version: library.map(|library| library.dotted()),
+        path: library.map(|library| library.path.clone()),
+        looked_for: search.looked_for(),
+        passed_over: search.passed_over,
+        without: "no GPU can be used",
+    };
+    let found = nvtx::load();
+    let ranges = Library {
+        name: "NVTX",
+        version: found.then(|| "found".to_owned()),
+        path: loaded("libnvToolsExt").filter(|_| found),
+        looked_for: candidates(&["nvToolsExt"]),
+        passed_over: Vec::new(),
+        without: "profilers show kernels without the parts of the network; CUDA 13 has it no more",
+    };
+    [driver, products, ranges]
 }
 
-/// `CUDA 13.0` with the version of the kernel's module. Only where the library is present.
-fn driver_version() -> String {
+/// The CUDA version of the driver as it gives it. Only where the library is present.
+fn driver_number() -> Option<i32> {
     let mut version = 0;
     // SAFETY: the library is present; the call needs no initialisation and writes one number.
     let found = unsafe { sys::cuDriverGetVersion(&mut version) };
-    let mut text = match found {
-        sys::CUresult::CUDA_SUCCESS => format!("CUDA {}.{}", version / 1000, version % 1000 / 10),
-        _ => "unknown".to_owned(),
+    (found == sys::CUresult::CUDA_SUCCESS).then_some(version)
+}
+
+/// Version of the driver's part in the kernel of the system, where that tells.
+pub(super) fn kernel_module() -> Option<String> {
+    let version = std::fs::read_to_string("/sys/module/nvidia/version").ok()?;
+    Some(version.trim().to_owned())
+}
+
+/// Names of the GPUs of NVIDIA in this machine, as far as the system tells without CUDA.
+pub fn installed() -> Vec<String> {
+    installed_in(Path::new("/"))
+}
+
+fn installed_in(root: &Path) -> Vec<String> {
+    let entries = |path: &str| std::fs::read_dir(root.join(path)).into_iter().flatten().flatten();
+    let named = entries("proc/driver/nvidia/gpus").filter_map(|entry| {
+        let text = std::fs::read_to_string(entry.path().join("information")).ok()?;
+        let model = text.lines().find_map(|line| line.strip_prefix("Model:"))?;
+        Some(model.trim().to_owned())
+    });
+    let named: Vec<String> = named.collect();
+    if !named.is_empty() {
+        return named;
+    }
+    // Without NVIDIA's driver: controllers of displays (class 3) of NVIDIA on the bus.
+    let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    entries("sys/bus/pci/devices")
+        .filter(|entry| read(entry.path().join("vendor")).trim() == "0x10de")
+        .filter(|entry| read(entry.path().join("class")).starts_with("0x03"))
+        .map(|entry| format!("NVIDIA GPU at {}", entry.file_name().to_string_lossy()))
+        .collect()
+}
+
+/// `CUDA 13.0` with the version of the kernel's module. Only where the library is present.
+pub(super) fn driver_version() -> String {
+    let mut text = match driver_number() {
+        Some(version) => format!("CUDA {}.{}", version / 1000, version % 1000 / 10),
+        None => "unknown".to_owned(),
     };
-    if let Ok(module) = std::fs::read_to_string("/sys/module/nvidia/version") {
-        text += &format!(", driver {}", module.trim());
+    if let Some(module) = kernel_module() {
+        text += &format!(", driver {module}");
     }
     text
 }
 
-/// Only where the library is present.
-fn cublaslt_version() -> String {
-    // SAFETY: the library is present; the call takes nothing and needs no context.
-    let version = unsafe { lt::cublasLtGetVersion() };
-    dotted(version)
-}
-
-/// Versions are written with two digits for each of the last two parts from 12 on, and were with
-/// three digits together before.
-fn dotted(version: usize) -> String {
-    let [major, minor] = if version >= 100_000 { [10_000, 100] } else { [1000, 100] };
-    format!("{}.{}.{}", version / major, version % major / minor, version % minor)
+/// The file whose code lies at this address of the process.
+pub(super) fn mapped(address: usize) -> Option<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let line = maps.lines().find(|line| {
+        let range = line.split_whitespace().next().and_then(|range| range.split_once('-'));
+        let ends = range.map(|(from, to)| [from, to].map(|end| usize::from_str_radix(end, 16)));
+        matches!(ends, Some([Ok(from), Ok(to)]) if (from..to).contains(&address))
+    })?;
+    line.find('/').map(|at| PathBuf::from(&line[at..]))
 }
 
 /// The file of a library that this process has loaded.
@@ -123,7 +175,8 @@ pub fn gpus() -> Result<Vec<Gpu>> {
     (0..count).map(|number| gpu(number).map_err(none)).collect()
 }
 
-fn gpu(number: i32) -> std::result::Result<Gpu, driver::DriverError> {
+/// The GPU of this number. Only after the driver was initialised.
+pub(super) fn gpu(number: i32) -> std::result::Result<Gpu, driver::DriverError> {
     use sys::CUdevice_attribute as Of;
     let device = driver::device::get(number)?;
     // SAFETY: the device was just returned by the driver.
@@ -159,10 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read() {
-        assert_eq!(dotted(130_103), "13.1.3");
-        assert_eq!(dotted(120_000), "12.0.0");
-        assert_eq!(dotted(11_805), "11.8.5");
+    fn the_version_of_the_ptx_is_read() {
         assert_eq!(ptx_version(), "8.0");
     }
 
@@ -183,5 +233,33 @@ mod tests {
     fn a_loaded_library_is_found() {
         assert!(loaded("libc.so").is_some_and(|path| path.is_absolute()));
         assert_eq!(loaded("libnothing.so"), None);
+        let here = mapped(a_loaded_library_is_found as fn() as usize);
+        assert_eq!(here, std::env::current_exe().ok());
+        assert_eq!(mapped(0), None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn gpus_are_seen_without_a_driver() {
+        let root = std::env::temp_dir().join(format!("probe-{}", std::process::id()));
+        let write = |path: &str, text: &str| {
+            let path = root.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        assert!(installed_in(&root).is_empty());
+        for (bus, vendor, class) in [
+            ("01", "0x10de", "0x030200"),
+            ("02", "0x10de", "0x040300"),
+            ("03", "0x8086", "0x030000"),
+        ] {
+            write(&format!("sys/bus/pci/devices/{bus}/vendor"), &format!("{vendor}\n"));
+            write(&format!("sys/bus/pci/devices/{bus}/class"), &format!("{class}\n"));
+        }
+        assert_eq!(installed_in(&root), ["NVIDIA GPU at 01"]);
+        let information = "Model: \t\t NVIDIA H100\nIRQ: 1\n";
+        write("proc/driver/nvidia/gpus/0000:01:00.0/information", information);
+        assert_eq!(installed_in(&root), ["NVIDIA H100"]);
+        std::fs::remove_dir_all(&root).unwrap();
     }
 }

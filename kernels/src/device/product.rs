@@ -72,7 +72,7 @@ impl Device {
         let (sizes, fused) = (*sizes, Fused::Nothing);
         let whole = Product { sizes, alpha, beta, operands, result, a, b, c, fused };
         if !summed {
-            return self.product(&whole);
+            return self.product(&whole).map(drop);
         }
         for i in 0..sizes.batch {
             let at = |address: u64, stride: usize| address + (i * stride * size_of::<T>()) as u64;
@@ -114,8 +114,7 @@ impl Device {
         if !self.0.backend.fits(&product)? {
             return Ok(false);
         }
-        self.product(&product)?;
-        Ok(true)
+        self.product(&product)
     }
 
     /// Checks what an epilogue reads and writes.
@@ -165,11 +164,15 @@ impl Device {
         Ok(())
     }
 
-    fn product(&self, product: &Product) -> Result<()> {
+    /// Products with nothing fused are always queued.
+    fn product(&self, product: &Product) -> Result<bool> {
         // Where the epilogue has none, an operand stands in.
         let [vector, mask] =
             [product.fused.vector(), product.fused.mask()].map(|at| at.unwrap_or(product.c));
         let gate = self.gate(&[product.a, product.b, product.c, vector, mask])?;
+        if !self.0.backend.product(product)? {
+            return Ok(false);
+        }
         if gate.capturing() {
             gate.count_product();
         } else {
@@ -180,6 +183,6 @@ impl Device {
                 asked.flops += 2 * (batch * n * m * k) as u64;
             });
         }
-        self.0.backend.product(product)
+        Ok(true)
     }
 }

@@ -104,8 +104,8 @@ impl Backend for VirtualGpu {
         self.state().queue(Step::Launch { kernel, grid, params })
     }
 
-    fn product(&self, product: &Product) -> Result<()> {
-        self.state().queue(Step::Product(*product))
+    fn product(&self, product: &Product) -> Result<bool> {
+        self.state().queue(Step::Product(*product)).map(|()| true)
     }
 
     fn fits(&self, product: &Product) -> Result<bool> {

@@ -15,6 +15,12 @@ pub fn complain(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
+/// A warning on standard error that nobody overlooks.
+pub fn warn(text: &str) {
+    let line = "!".repeat(width().min(100));
+    complain(&format!("{line}\nWARNING: {text}\n{line}"));
+}
+
 /// Columns that tables may take: `COLUMNS` where a shell exports it, else 100.
 pub fn width() -> usize {
     let columns = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());

@@ -19,6 +19,27 @@ pub(crate) struct Settings {
     pub leaks: bool,
     /// A launch returns the error of its own kernel.
     pub blocking: bool,
+    /// Kernels whose names begin so fail with an illegal address.
+    pub fails: Option<String>,
+    /// Kernels whose names begin so do nothing.
+    pub skips: Option<String>,
+    /// What cuBLASLt says its version is.
+    pub lt_version: usize,
+    /// cuBLASLt does not start.
+    pub lt_broken: bool,
+    /// Where cuBLASLt refuses epilogues.
+    pub epilogues: Epilogues,
+}
+
+/// Where cuBLASLt refuses a product with an epilogue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Epilogues {
+    /// Nowhere.
+    Taken,
+    /// At the choice of an algorithm.
+    RefusedAtChoice,
+    /// At the call, after it has given an algorithm.
+    RefusedAtCall,
 }
 
 impl Settings {
@@ -31,12 +52,19 @@ impl Settings {
             delay: flag("PTX_DRIVER_DELAY"),
             leaks: flag("PTX_DRIVER_LEAKS"),
             blocking: flag("CUDA_LAUNCH_BLOCKING"),
+            fails: text("PTX_DRIVER_FAIL"),
+            skips: text("PTX_DRIVER_SKIP"),
+            lt_version: number("PTX_DRIVER_CUBLASLT", 130_000) as usize,
+            lt_broken: flag("PTX_DRIVER_CUBLASLT_BROKEN"),
+            epilogues: epilogues(),
         }
     }
 
     /// Most shared memory of a block after asking (CUDA programming guide, compute capabilities).
     pub fn shared_most(&self) -> u64 {
         match self.capability {
+            70 => 96 << 10,
+            75 => 64 << 10,
             80 => 163 << 10,
             86 | 89 => 99 << 10,
             _ => 227 << 10,
@@ -74,11 +102,25 @@ fn number(name: &str, unset: u64) -> u64 {
 fn capability() -> u32 {
     match text("PTX_DRIVER_CAPABILITY").as_deref() {
         None | Some("9.0") => 90,
+        Some("7.0") => 70,
+        Some("7.5") => 75,
         Some("8.0") => 80,
         Some("8.6") => 86,
         Some("8.9") => 89,
         Some(other) => {
-            fatal(&format!("PTX_DRIVER_CAPABILITY is `{other}`, it may be 8.0, 8.6, 8.9 or 9.0"))
+            let known = "7.0, 7.5, 8.0, 8.6, 8.9 or 9.0";
+            fatal(&format!("PTX_DRIVER_CAPABILITY is `{other}`, it may be {known}"))
+        }
+    }
+}
+
+fn epilogues() -> Epilogues {
+    match text("PTX_DRIVER_EPILOGUES").as_deref() {
+        None => Epilogues::Taken,
+        Some("choice") => Epilogues::RefusedAtChoice,
+        Some("call") => Epilogues::RefusedAtCall,
+        Some(other) => {
+            fatal(&format!("PTX_DRIVER_EPILOGUES is `{other}`, it may be choice or call"))
         }
     }
 }

@@ -227,6 +227,14 @@ impl Driver {
     /// Runs a kernel; the first finding is the device's error, all are said.
     fn run(&mut self, kernel: &Kernel) -> Result<(), (Code, String)> {
         let name = &kernel.module.kernels()[kernel.index].name;
+        let begins = |with: &Option<String>| with.as_ref().is_some_and(|it| name.starts_with(it));
+        if begins(&self.settings.fails) {
+            let why = format!("{name} fails, as PTX_DRIVER_FAIL asks for");
+            return Err((Code::ILLEGAL_ADDRESS, why));
+        }
+        if begins(&self.settings.skips) {
+            return Ok(());
+        }
         let launch = Launch {
             grid: kernel.grid,
             block: kernel.block,

@@ -45,7 +45,26 @@ pub struct LoaderSettings {
     pub augment: Augment,
 }
 
+/// Threads that prepare samples beside a step on the host, which takes all cores.
+pub(crate) const BESIDE_HOST: usize = 2;
+
+/// Most threads that are started for a GPU unless a recipe asks for more.
+const FOR_GPU: usize = 16;
+
 impl LoaderSettings {
+    /// Threads that a machine of so many `cores` gives to preparing samples where a recipe leaves it
+    /// open: a step on a GPU needs one core, so the others decode and augment, as long as `room`
+    /// bytes hold what they work on ([`LoaderSettings::bytes`]).
+    pub fn workers_for(&self, gpu: bool, cores: usize, room: Option<usize>) -> usize {
+        if !gpu {
+            return BESIDE_HOST;
+        }
+        let most = cores.saturating_sub(1).clamp(BESIDE_HOST, FOR_GPU);
+        let bytes = |workers| LoaderSettings { workers, ..self.clone() }.bytes();
+        let fits = |workers: &usize| room.is_none_or(|room| bytes(*workers) <= room);
+        (BESIDE_HOST..=most).rev().find(fits).unwrap_or(BESIDE_HOST)
+    }
+
     fn depth(&self) -> usize {
         (AHEAD * self.batch).div_ceil(self.workers.max(1))
     }

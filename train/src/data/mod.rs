@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 pub use dataset::{Dataset, DatasetSpec, Pair};
 pub use decode::{decode_image, decode_label, panics_are_contained, read_image, read_label};
+pub(crate) use loader::BESIDE_HOST;
 pub use loader::{Batch, Loader, LoaderSettings};
 pub use sampler::Sampler;
 pub use table::{Groups, Ids, Table};

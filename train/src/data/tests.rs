@@ -432,3 +432,18 @@ fn joined_sources_follow_each_other() {
     assert!(Joined::new(vec![Arc::new(numbers(2, None)), Arc::new(other)]).is_err());
     assert_eq!(joined.load(0).unwrap().1.data.iter().filter(|&&c| c == IGNORE).count(), 0);
 }
+
+#[test]
+fn workers_suit_the_machine() {
+    let settings = settings(0, 0);
+    assert_eq!(settings.workers_for(false, 64, None), 2);
+    for (cores, workers) in [(1, 2), (2, 2), (4, 3), (16, 15), (128, 16)] {
+        assert_eq!(settings.workers_for(true, cores, None), workers, "{cores} cores");
+    }
+    // What they hold at once has to fit.
+    let eight = LoaderSettings { workers: 8, ..settings.clone() }.bytes();
+    let chosen = settings.workers_for(true, 16, Some(eight));
+    assert!((8..15).contains(&chosen), "{chosen}");
+    assert!(LoaderSettings { workers: chosen, ..settings.clone() }.bytes() <= eight);
+    assert_eq!(settings.workers_for(true, 16, Some(1)), 2);
+}

@@ -221,7 +221,7 @@ fn train(recipe: &Recipe) -> Wrong {
 }
 
 fn eval(recipe: &Recipe) -> Wrong {
-    at_least_one(&[("eval.batch", recipe.eval.batch), ("run.workers", recipe.run.workers)])?;
+    at_least_one(&[("eval.batch", recipe.eval.batch)])?;
     let mut windows = vec![("eval".to_owned(), recipe.eval.crop, recipe.eval.stride)];
     for (i, set) in recipe.data.eval.iter().enumerate() {
         windows.push((format!("data.eval.{i}"), set.crop, set.stride));

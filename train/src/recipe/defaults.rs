@@ -63,7 +63,7 @@ pub(super) fn published(backbone: &str, crop: usize) -> Recipe {
             graphs: true,
             cpu: "auto".to_owned(),
             threads: 0,
-            workers: 2,
+            workers: 0,
             check_memory: true,
         },
     }

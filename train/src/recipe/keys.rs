@@ -205,7 +205,11 @@ pub const KEYS: &[Key] = &[
         "code of the CPU: the fastest, or one whose bits are the same on every CPU that has it",
     ),
     key("run.threads", Kind::Count, "threads for arithmetic, 0: one per core"),
-    key("run.workers", Kind::Count, "threads that prepare samples"),
+    key(
+        "run.workers",
+        Kind::Count,
+        "threads that prepare samples, 0: 2 for the CPU, for a GPU all cores but one, up to 16",
+    ),
     key("run.check_memory", Kind::Flag, "do not start what would not fit into the memory"),
 ];
 

@@ -277,7 +277,9 @@ pub struct Run {
     pub cpu: String,
     /// Threads for arithmetic; 0 takes one per core. The result does not depend on it.
     pub threads: usize,
-    /// Threads that prepare samples. The result does not depend on it.
+    /// Threads that prepare samples; 0 chooses by the machine when a run starts
+    /// ([`LoaderSettings::workers_for`](crate::data::LoaderSettings::workers_for)), and the run's
+    /// own recipe has the number. The result does not depend on it.
     pub workers: usize,
     /// Do not start what would not fit into the memory of the machine.
     pub check_memory: bool,

@@ -214,12 +214,13 @@ fn is_as_written(text: &str) -> bool {
     sum.is_some_and(|(_, sum)| sum == format!("{:08x}", crc32fast::hash(rest.as_bytes())))
 }
 
-/// Whether two recipes say the same but for the run folder.
+/// Whether two recipes say the same but for the run folder and the data workers.
 fn same_values(a: &str, b: &str) -> bool {
     let parsed = |text: &str| {
         let mut table: toml::Table = toml::from_str(text).ok()?;
         if let Some(toml::Value::Table(run)) = table.get_mut("run") {
-            run.remove("dir");
+            // Workers may have been chosen for the machine.
+            ["dir", "workers"].iter().for_each(|key| drop(run.remove(*key)));
         }
         Some(table)
     };

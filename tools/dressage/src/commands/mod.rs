@@ -21,7 +21,7 @@ use dressage_train::runlog::Progress as _;
 use dressage_train::trainer::load;
 use dressage_train::{TrainError, checkpoint, machine, network};
 
-use crate::console::complain;
+use crate::console::{complain, warn};
 use crate::failure::Failure;
 use crate::progress::Watch;
 
@@ -176,10 +176,11 @@ impl Trained {
     /// Builds the network, takes the trained weights and brings it to where it is to run, which is
     /// told `watch` unless it is the CPU because someone said so.
     pub fn load(&mut self, recipe: &Recipe, watch: &Watch) -> Result<Segmenter, Failure> {
-        let place = Place::of(&recipe.run)?;
+        let place = Place::of(&recipe.run, watch)?;
         if recipe.run.device != "cpu" {
             watch.note(&format!("on {}", place.said()));
         }
+        place.warning().into_iter().for_each(warn);
         Ok(place.take(match self {
             Trained::Run(dir, wanted) => wanted.open(dir, |step| load(recipe, dir, step))?,
             Trained::Recipe(_) => network::build(recipe)?,

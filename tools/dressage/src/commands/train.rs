@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dressage_train::network;
-use dressage_train::plan::Plan;
+use dressage_train::plan::{Plan, mib};
 use dressage_train::recipe::{EMBEDDED, Recipe, Set, keys};
 use dressage_train::run_folder::{self, RECIPE};
 use dressage_train::trainer::{Outcome, Trainer};
@@ -11,7 +11,7 @@ use dressage_train::wait::Waiting;
 use dressage_train::{TrainError, checkpoint};
 
 use super::{Overrides, assignment, start_threads};
-use crate::console::{grouped, say, width};
+use crate::console::{grouped, say, warn, width};
 use crate::failure::Failure;
 use crate::signals::{Words, watched};
 
@@ -80,12 +80,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         lost: "what was learnt since the last checkpoint is not saved",
     };
     let (watch, stop) = watched(words, recipe.train.save_signal)?;
-    let mut trainer = Trainer::new(recipe.clone(), args.resume)?;
+    let mut trainer = Trainer::watched(recipe.clone(), args.resume, &*watch)?;
     let mut run = || -> Result<Outcome, TrainError> {
         describe(&recipe, &trainer, Waiting::new(&*watch, &stop))?;
+        trainer.place().warning().into_iter().for_each(warn);
         trainer.run(&*watch, &stop)
     };
     let outcome = run().map_err(|error| before_a_step(error, &recipe))?;
+    // Again, since the first one has long scrolled away.
+    trainer.place().warning().into_iter().for_each(warn);
     finish(name, &recipe, &outcome, stop.requested())
 }
 
@@ -141,6 +144,14 @@ fn describe(recipe: &Recipe, trainer: &Trainer, waiting: Waiting) -> Result<(), 
     say(&format!("steps     {} of {} crops of {crop} px{from}", t.steps, t.batch));
     say(&format!("run       {}", recipe.run.dir.display()));
     say(&format!("device    {}", trainer.place().said()));
+    if trainer.place().is_gpu() {
+        let loader = trainer.loader_settings();
+        say(&format!(
+            "samples   prepared by {} threads in {} of host memory (run.workers)",
+            loader.workers,
+            mib(loader.bytes())
+        ));
+    }
     if let Some(plan) = trainer.plan() {
         say(&memory_table(plan));
     }

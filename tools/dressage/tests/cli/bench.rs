@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::common::{done, dressage, refused};
 
-fn json(path: &Path) -> Value {
+pub fn json(path: &Path) -> Value {
     let text = std::fs::read_to_string(path).expect("a file of figures");
     serde_json::from_str(&text).expect("JSON")
 }
@@ -92,10 +92,66 @@ fn sizes_that_cannot_be_are_refused() {
     refused(run(&["stride"]), 2, &["stride"]);
     refused(run(&["--precision", "f8"]), 2, &["f8", "bf16"]);
     refused(run(&["kernels", "--device", "cpu"]), 2, &["--device", "cuda:N"]);
-    refused(run(&["step", "--device", "cuda"]), 1, &["--device", "only `kernels`"]);
+    refused(run(&["block", "--device", "cuda"]), 1, &["--device", "`step`, `backbone`"]);
+    refused(run(&["kernels", "--device", "virtual"]), 1, &["--device", "cuda:N"]);
+    refused(run(&["step", "--device", "cuda:1000"]), 1, &["no CUDA device: "]);
+    refused(run(&["step", "--no-graphs"]), 2, &["--device"]);
     refused(run(&["kernels", "--device", "cuda:1000"]), 1, &["no CUDA device: "]);
     refused(run(&["kernels", "--device", "cuda", "--peer", "x"]), 2, &["--device", "--peer"]);
     refused(run(&["block", "--peer", " "]), 1, &["--peer names no program"]);
     let absent = ["block", "--size", "32", "--iters", "1", "--peer", "no-such-program-here"];
     refused(run(&absent), 1, &["no-such-program-here", "cannot be started"]);
+}
+
+/// Keys of the JSON that peers write for a step.
+const STEP: [&str; 9] = [
+    "params",
+    "ms",
+    "first_step_s",
+    "wall_ms_per_step",
+    "images_per_s",
+    "losses",
+    "peak_allocated_mib",
+    "peak_reserved_mib",
+    "flops",
+];
+
+pub fn check_device_figures(all: &Value, iters: usize) {
+    let part = |name: &str| {
+        let found = all.as_array().expect("two parts").iter().find(|c| c["args"]["part"] == name);
+        &found.expect(name)[name]
+    };
+    let step = part("step");
+    for key in STEP {
+        assert!(!step[key].is_null(), "{key} is missing in {step:#}");
+    }
+    let losses = step["losses"].as_array().expect("losses");
+    assert!(losses.len() > iters && losses.iter().all(|l| l.as_f64().is_some_and(f64::is_finite)));
+    assert!(step["ms"]["step"]["median"].as_f64().is_some_and(|ms| ms > 0.0));
+    assert_eq!(step["batch_on_device"], true);
+    assert!(step["flops"]["step"].as_f64().is_some_and(|flops| flops > 0.0));
+    for span in ["forward", "backward", "inference", "all"] {
+        assert!(part("backbone")["ms"][span]["min"].as_f64().is_some_and(|ms| ms > 0.0), "{span}");
+    }
+}
+
+#[test]
+fn steps_and_backbones_are_measured_on_a_device() {
+    let dir = tempfile::tempdir().expect("folder");
+    let sizes = ["--model", "tiny", "--size", "32", "--iters", "2", "--threads", "1"];
+    let what = ["bench", "step", "backbone", "--device", "virtual", "--json", "all.json"];
+    let text = done(dressage(dir.path(), &[&what[..], &sizes[..]].concat()));
+    assert!(text.contains("step, ViT-tiny, 32 px, bf16"), "{text}");
+    let all = json(&dir.path().join("all.json"));
+    check_device_figures(&all, 2);
+    assert_eq!(all[0]["args"]["device"], "virtual");
+    // Launch by launch, in f32: nothing of it lies on the device before.
+    let what = ["bench", "step", "--device", "virtual", "--no-graphs", "--precision", "f32"];
+    let what = [&what[..], &["--json", "step.json"], &sizes[..]].concat();
+    done(dressage(dir.path(), &what));
+    let one = json(&dir.path().join("step.json"));
+    assert_eq!(
+        (&one["step"]["batch_on_device"], &one["args"]["graphs"]),
+        (&false.into(), &false.into())
+    );
 }

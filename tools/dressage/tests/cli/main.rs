@@ -7,6 +7,8 @@ mod device;
 mod doctor;
 mod machine;
 mod runs;
+#[cfg(target_os = "linux")]
+mod stand_in;
 
 use std::path::Path;
 use std::process::Command;

@@ -9,14 +9,23 @@ use super::{
     Answer, Description, F32, Layout, Preference, Product, Status, frame, handle, invalid,
     of_driver, width,
 };
-use crate::entry::store;
+use crate::entry::{always, store};
+use crate::settings::Epilogues;
 use crate::state::{Driver, Handle};
 use crate::work::Work;
+
+/// `CUBLASLT_EPILOGUE_DEFAULT`: nothing beside the product.
+const PLAIN: u32 = 1;
 
 /// `cublasLtGetVersion`
 #[unsafe(no_mangle)]
 pub extern "C" fn cublasLtGetVersion() -> usize {
-    130_000
+    let mut version = 0;
+    always("cublasLtGetVersion", |driver| {
+        version = driver.settings.lt_version;
+        Ok(())
+    });
+    version
 }
 
 /// `cublasLtCreate`
@@ -26,6 +35,9 @@ pub extern "C" fn cublasLtGetVersion() -> usize {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtCreate(new: *mut Handle) -> u32 {
     frame("cublasLtCreate", |driver| {
+        if driver.settings.lt_broken {
+            return Err((Status::NOT_INITIALIZED, String::new()));
+        }
         let made = driver.lt.handles.add(());
         of_driver(store(new, made))
     })
@@ -211,6 +223,10 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
         let description = *of_driver(driver.lt.products.get(product))?;
         let layouts = layouts(driver, [a, b, c, d])?;
         let preference = *of_driver(driver.lt.preferences.get(preference))?;
+        if description.epilogue != PLAIN && driver.settings.epilogues == Epilogues::RefusedAtChoice
+        {
+            return Err((Status::NOT_SUPPORTED, String::new()));
+        }
         let found = driver.lt.choose(description, layouts, &preference)?;
         of_driver(store(results, found))?;
         of_driver(store(count, 1))
@@ -260,6 +276,9 @@ pub unsafe extern "C" fn cublasLtMatmul(
         // SAFETY: the caller gives an algorithm or null.
         let algorithm = unsafe { algorithm.as_ref() };
         product.fits(driver, algorithm)?;
+        if description.epilogue != PLAIN && driver.settings.epilogues == Epilogues::RefusedAtCall {
+            return Err((Status::NOT_SUPPORTED, String::new()));
+        }
         let stream = of_driver(driver.stream(context, stream))?;
         of_driver(driver.enqueue(stream, Work::Product(product.into())))?;
         if driver.settings.blocking && of_driver(driver.streams.get(stream))?.capture.is_none() {

@@ -2,10 +2,10 @@
 
 use dressage_kernels::activation::Activation;
 use dressage_kernels::attention::{Attention, SavedGpu};
-use dressage_kernels::device::{Args, Buffer, Device, Element, Float, Grid, Module};
+use dressage_kernels::device::{Args, Buffer, Device, Element, Epilogue, Float, Grid, Module};
 use dressage_kernels::layer_norm::{LayerNorm, StatsGpu};
 use dressage_kernels::matmul::{Beta, MatMul};
-use dressage_kernels::{KernelError, Result, reduce};
+use dressage_kernels::{KernelError, Result, proof, reduce};
 use half::bf16;
 
 use crate::{run, run_at};
@@ -161,6 +161,16 @@ fn without_a_gpu_or_a_library_one_sentence_says_so() {
     run("facade::child_no_device", &none).quietly();
     let beyond = [("CHILD_ORDINAL", "1"), ("CHILD_EXPECTS", "number 1 of 1")];
     run("facade::child_no_device", &beyond).quietly();
+    let old = [("PTX_DRIVER_CAPABILITY", "7.5"), ("CHILD_EXPECTS", "compute capability 7.5")];
+    run("facade::child_no_device", &old).quietly();
+    let old = [("PTX_DRIVER_VERSION", "11080"), ("CHILD_EXPECTS", "525 or newer")];
+    run("facade::child_no_device", &old).quietly();
+    let tf32 = [("NVIDIA_TF32_OVERRIDE", "1"), ("CHILD_EXPECTS", "NVIDIA_TF32_OVERRIDE=1")];
+    run("facade::child_no_device", &tf32).quietly();
+    let newer = [("PTX_DRIVER_VERSION", "12080"), ("CHILD_EXPECTS", "580 or newer")];
+    run("facade::child_no_device", &newer).quietly();
+    let broken = [("PTX_DRIVER_CUBLASLT_BROKEN", "1"), ("CHILD_EXPECTS", "does not start")];
+    run("facade::child_no_device", &broken).quietly();
     // The driver alone: no cuBLASLt.
     let alone = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("driver-alone");
     std::fs::create_dir_all(&alone).unwrap();
@@ -292,4 +302,34 @@ pub fn child_threads() {
     sum(&second, 3.0);
     drop(second);
     sum(&Device::cuda(0).unwrap(), 4.0);
+}
+
+#[test]
+fn epilogues_that_the_library_refuses_are_done_apart() {
+    for at in ["choice", "call"] {
+        let variables = [("PTX_DRIVER_EPILOGUES", at), ("PTX_DRIVER_LEAKS", "1")];
+        run("facade::child_unfused", &variables).quietly();
+    }
+}
+
+pub fn child_unfused() {
+    let device = Device::cuda(0).unwrap();
+    let sizes = MatMul::new(2, 3, 1);
+    let (a, b) = (device.upload("a", &[1.0f32, 2.0]).unwrap(), device.zeros("b", 3).unwrap());
+    let bias = device.upload("bias", &[1.0f32, 2.0, 3.0]).unwrap();
+    let mut c = device.upload("c", &[7.0f32; 6]).unwrap();
+    for _ in 0..2 {
+        let epilogue = Epilogue::Bias(bias.view());
+        let (beta, to) = (Beta::Overwrite, c.view_mut());
+        let fused = device.matmul_with(&sizes, 1.0, a.view(), b.view(), beta, epilogue, to);
+        assert_eq!(fused, Ok(false));
+        assert_eq!(device.unfused(), ["bias of [2, 1] x [1, 3], f32 to f32"]);
+    }
+    assert_eq!(device.download(c.view()).unwrap(), [7.0; 6], "nothing was queued");
+    assert_eq!(device.counters().products, 0);
+    device.matmul(&sizes, 1.0, a.view(), b.view(), Beta::Overwrite, c.view_mut()).unwrap();
+    assert_eq!(device.download(c.view()).unwrap(), [0.0; 6]);
+    let linear = proof::all().into_iter().find(|kernels| kernels.name == "linear").unwrap();
+    let outcomes = linear.run(&device);
+    assert!(outcomes.iter().all(|outcome| outcome.failure.is_none()), "{outcomes:?}");
 }

@@ -87,6 +87,7 @@ const CHILDREN: &[(&str, fn())] = table![
     facade::child_memory,
     facade::child_fault,
     facade::child_threads,
+    facade::child_unfused,
     graphs::child_step,
     graphs::child_kept,
     graphs::child_copies,

@@ -9,6 +9,9 @@ use crate::failure::Failure;
 /// Side of a patch in pixels: that of the published recipes.
 pub const PATCH: usize = 16;
 
+/// A network of a few thousand weights, to try a device out.
+pub const TINY: &str = "tiny";
+
 /// Something to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Part {
@@ -65,7 +68,7 @@ impl Part {
 pub struct Case {
     /// What is measured.
     pub part: Part,
-    /// `s`, `b`, `l` or `g`.
+    /// `s`, `b`, `l`, `g`, or [`TINY`].
     pub model: String,
     /// The backbone, for images of `size`.
     pub config: DinoConfig,
@@ -94,7 +97,10 @@ impl Case {
             let side = 2 * PATCH;
             return Err(Failure::Told(format!("--size {size}: must be a multiple of {side}")));
         }
-        let config = DinoConfig::named(model, PATCH, size / PATCH)?;
+        let config = match model {
+            TINY => tiny(size / PATCH)?,
+            _ => DinoConfig::named(model, PATCH, size / PATCH)?,
+        };
         let (precision, recompute) = (Precision::F32, Recompute::None);
         let model = model.to_owned();
         let (batch, iters, warmup) = (1, 1, 1);
@@ -103,7 +109,10 @@ impl Case {
 
     /// `block, ViT-L, 512 px`.
     pub fn title(&self) -> String {
-        let letter = if self.model == "g" { "g".into() } else { self.model.to_uppercase() };
+        let letter = match self.model.as_str() {
+            small @ ("g" | TINY) => small.to_owned(),
+            model => model.to_uppercase(),
+        };
         let mut title = format!("{}, ViT-{letter}, {} px", self.part.name(), self.size);
         if self.batch > 1 {
             title += &format!(", batch {}", self.batch);
@@ -171,4 +180,12 @@ impl Case {
         }
         options
     }
+}
+
+/// Four blocks of 24 channels.
+fn tiny(grid: usize) -> Result<DinoConfig, Failure> {
+    let (embed_dim, depth, heads) = (24, 4, 2);
+    let (hidden, taps) = (Ffn::Mlp.hidden(embed_dim, 4.0), DinoConfig::default_taps(depth));
+    let small = DinoConfig::named("s", PATCH, grid)?;
+    Ok(DinoConfig { embed_dim, depth, heads, hidden, taps, ..small })
 }

@@ -13,25 +13,38 @@ use serde_json::json;
 use super::case::{Case, Part};
 use super::figures::{Figures, Span, Stat};
 use super::table::{self, Row};
-use super::{Args, write};
+use super::{Args, gpu, write};
 use crate::console::say;
 use crate::failure::Failure;
 use crate::progress::Watch;
 
 /// What a device is called on the command line.
-pub fn number(text: &str) -> Result<usize, String> {
+pub fn choice(text: &str) -> Result<Choice, String> {
     match text.parse() {
-        Ok(Choice::Cuda(number)) => Ok(number),
-        _ => Err("it must be cuda or cuda:N (a GPU by its number); the CPU is the default".into()),
+        Ok(choice @ (Choice::Cuda(_) | Choice::Virtual)) => Ok(choice),
+        _ => Err("it must be cuda, cuda:N (a GPU by its number) or virtual; the CPU is the \
+                  default"
+            .into()),
     }
 }
 
 /// Measures and tells.
-pub fn run(args: &Args, number: usize) -> Result<(), Failure> {
-    if args.parts != [Part::Kernels] {
-        let what = "--device: only `kernels` are measured on a GPU; name that part alone";
-        return Err(Failure::Told(what.into()));
+pub fn run(args: &Args, choice: Choice) -> Result<(), Failure> {
+    match (&args.parts[..], choice) {
+        ([Part::Kernels], Choice::Cuda(number)) => kernels(args, number),
+        ([Part::Kernels], _) => {
+            Err(Failure::Told("--device: kernels are timed on a GPU alone, cuda or cuda:N".into()))
+        }
+        (parts, _) if parts.iter().all(|p| matches!(p, Part::Step | Part::Backbone)) => {
+            gpu::run(args, choice)
+        }
+        _ => Err(Failure::Told(
+            "--device: `step`, `backbone`, or `kernels` alone, are measured on a device".into(),
+        )),
     }
+}
+
+fn kernels(args: &Args, number: usize) -> Result<(), Failure> {
     let failed = |error| Failure::from(EngineError::from(error));
     let device = Device::cuda(number).map_err(failed)?;
     // The sizes that the folders state.
@@ -85,11 +98,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_gpus_have_a_number() {
-        assert_eq!(number("cuda"), Ok(0));
-        assert_eq!(number("cuda:3"), Ok(3));
-        for wrong in ["cpu", "cuda:", "cuda:-1", "virtual", "3"] {
-            assert!(number(wrong).is_err(), "{wrong}");
+    fn the_host_is_no_device() {
+        assert_eq!(choice("cuda"), Ok(Choice::Cuda(0)));
+        assert_eq!(choice("cuda:3"), Ok(Choice::Cuda(3)));
+        assert_eq!(choice("virtual"), Ok(Choice::Virtual));
+        for wrong in ["cpu", "auto", "cuda:", "cuda:-1", "3"] {
+            assert!(choice(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -45,7 +45,8 @@ impl Stat {
         json!({"median": median, "min": min, "max": max})
     }
 
-    fn read(value: &Value, factor: f64) -> Option<Stat> {
+    /// Of what [`Stat::json`] wrote.
+    pub fn read(value: &Value, factor: f64) -> Option<Stat> {
         let of = |key: &str| Some(value.get(key)?.as_f64()? * factor);
         Some(Stat { median: of("median")?, min: of("min")?, max: of("max")? })
     }

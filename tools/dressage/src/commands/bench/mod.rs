@@ -3,6 +3,7 @@
 mod case;
 mod device;
 pub(crate) mod figures;
+mod gpu;
 mod kernels;
 mod program;
 pub(crate) mod table;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use dressage_kernels::ceiling::{self, Ceiling};
 use dressage_models::Precision;
 use dressage_models::backbone::Recompute;
+use dressage_train::place::Choice;
 use dressage_train::runlog::Stage;
 use dressage_train::{files, machine};
 use serde::de::DeserializeOwned;
@@ -43,13 +45,14 @@ use crate::progress::Watch;
   dressage bench step --model s,b --size 256,512
   dressage bench forward block --model l --precision bf16
   dressage bench kernels --device cuda --iters 20
+  dressage bench step backbone --device cuda --model l --batch 4 --iters 20 --json step.json
   dressage bench block forward --model l --peer \"python3 tools/dressage/peers/torch_parts.py\"")]
 pub struct Args {
     /// What to measure
     #[arg(value_enum, default_values_t = [Part::Step])]
     parts: Vec<Part>,
 
-    /// Backbones: s, b, l, g
+    /// Backbones: s, b, l, g, or tiny (a few thousand weights, to try a device out)
     #[arg(long, value_delimiter = ',', default_value = "s")]
     model: Vec<String>,
 
@@ -81,18 +84,28 @@ pub struct Args {
     #[command(flatten)]
     cpu: Cpu,
 
-    /// Store the matrices of the frozen backbone as f32 or bf16
-    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = named::<Precision>)]
-    precision: Precision,
+    /// Store the matrices of the frozen backbone as f32 or bf16; on a device activations as well,
+    /// and bf16 is the default there
+    #[arg(long, value_name = "TYPE", value_parser = named::<Precision>)]
+    precision: Option<Precision>,
 
     /// What a step computes again: none, cheap or block
     #[arg(long, value_name = "LEVEL", default_value = "none", value_parser = named::<Recompute>)]
     recompute: Recompute,
 
-    /// Measure `kernels` on this GPU, cuda or cuda:N, at sizes that are fixed: ViT-L, four images
-    /// of 512 px
-    #[arg(long, value_name = "DEVICE", value_parser = device::number, conflicts_with = "peer")]
-    device: Option<usize>,
+    /// Measure `step` and `backbone` on this device, cuda, cuda:N or virtual, with one batch that
+    /// lies there; or all `kernels` of a GPU, at sizes that are fixed: ViT-L, four images of 512 px
+    #[arg(long, value_name = "DEVICE", value_parser = device::choice, conflicts_with = "peer")]
+    device: Option<Choice>,
+
+    /// On a device, queue a step launch by launch instead of as graphs; the batch is brought there
+    /// in every step then
+    #[arg(long, requires = "device")]
+    no_graphs: bool,
+
+    /// On a device, leave out what a copy and a large product reach, which takes 2.5 GB
+    #[arg(long, requires = "device")]
+    no_limits: bool,
 
     /// Program to measure beside this one
     #[arg(long, value_name = "COMMAND")]
@@ -110,8 +123,8 @@ fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 
 /// Measures.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    if let Some(number) = args.device {
-        return device::run(args, number);
+    if let Some(choice) = args.device {
+        return device::run(args, choice);
     }
     let cases = cases(args)?;
     args.cpu.start()?;
@@ -155,7 +168,9 @@ fn cases(args: &Args) -> Result<Vec<Case>, Failure> {
             for part in args.parts.iter().flat_map(|part| part.single()) {
                 let mut case = Case::new(part, model, *size as usize)?;
                 (case.batch, case.iters) = (args.batch as usize, args.iters as usize);
-                (case.precision, case.recompute) = (args.precision, args.recompute);
+                let own = if args.device.is_some() { Precision::Bf16 } else { Precision::F32 };
+                case.precision = args.precision.unwrap_or(own);
+                case.recompute = args.recompute;
                 case.warmup = args.warmup as usize;
                 cases.push(case);
             }

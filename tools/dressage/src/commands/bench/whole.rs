@@ -11,7 +11,7 @@ use dressage_train::recipe::Recipe;
 use dressage_train::trainer::Trainer;
 use dressage_train::{machine, plan};
 
-use super::case::{Case, PATCH, Part};
+use super::case::{Case, PATCH, Part, TINY};
 use super::figures::{Figures, Span, Stat};
 use crate::failure::Failure;
 
@@ -34,10 +34,11 @@ pub fn measure(case: &Case) -> Result<Figures, Failure> {
 
 /// Milliseconds of laps by name, in the order of their first mention.
 #[derive(Default)]
-struct Laps(Vec<(&'static str, Vec<f64>)>);
+pub struct Laps(Vec<(&'static str, Vec<f64>)>);
 
 impl Laps {
-    fn add(&mut self, name: &'static str, ms: f64) {
+    /// Adds a lap.
+    pub fn add(&mut self, name: &'static str, ms: f64) {
         match self.0.iter_mut().find(|(n, _)| *n == name) {
             Some((_, values)) => values.push(ms),
             None => self.0.push((name, vec![ms])),
@@ -45,7 +46,7 @@ impl Laps {
     }
 
     /// Each lap with its operations.
-    fn spans(self, flops: impl Fn(&str) -> u64) -> Vec<Span> {
+    pub fn spans(self, flops: impl Fn(&str) -> u64) -> Vec<Span> {
         let span = |(name, ms): (&str, Vec<f64>)| {
             let (ms, flops) = (Stat::of(&ms), flops(name) as f64);
             Span { name: name.into(), ms, flops, bytes: 0.0 }
@@ -55,7 +56,7 @@ impl Laps {
 }
 
 /// Normal noise, and blobs of ten classes, a fiftieth of the cells unlabelled.
-fn batch(case: &Case, step: u64) -> Batch {
+pub fn batch(case: &Case, step: u64) -> Batch {
     let mut r = Philox::new(7, 0x4245_4E43, step % BATCHES, 0);
     let (b, s) = (case.batch, case.size);
     let images = (0..b * 3 * s * s).map(|_| r.normal() as f32).collect();
@@ -74,26 +75,58 @@ fn batch(case: &Case, step: u64) -> Batch {
     Batch { step, b, h: s, w: s, images, labels, names: vec!["random".into(); b] }
 }
 
-fn recipe(case: &Case) -> Result<Recipe, Failure> {
+/// A recipe for the steps of a case on `device`.
+///
+/// # Errors
+/// Sizes that make no sense.
+pub fn recipe(case: &Case, device: &str, graphs: bool) -> Result<Recipe, Failure> {
     let precision = if case.precision == Precision::Bf16 { "bf16" } else { "f32" };
+    let small = case.model == TINY;
+    let backbone = if small { "custom".into() } else { format!("dinov2-{}", case.model) };
     // Nothing stays there.
     let dir = std::env::temp_dir().join(format!("dressage-bench-{}", std::process::id()));
     let settings = [
-        ("model.backbone", format!("dinov2-{}", case.model)),
+        ("model.backbone", backbone),
         ("model.weights", "random".into()),
         ("model.precision", precision.into()),
         ("augment.crop", case.size.to_string()),
         ("train.batch", case.batch.to_string()),
         ("train.recompute", case.recompute.to_string()),
         ("run.dir", dir.display().to_string()),
-        ("run.device", "cpu".into()),
+        ("run.device", device.into()),
+        // On a device activations and matrices are of this type, on the host frozen matrices.
+        ("run.precision", precision.into()),
+        ("run.graphs", graphs.to_string()),
     ];
-    let settings = settings.map(|(key, value)| format!("{key}={value}"));
+    let mut settings = settings.map(|(key, value)| format!("{key}={value}")).to_vec();
+    if small {
+        settings.extend(SMALL.iter().map(|setting| (*setting).to_owned()));
+        let DinoConfig { embed_dim, depth, heads, .. } = case.config;
+        settings.push(format!("model.embed_dim={embed_dim}"));
+        settings.push(format!("model.depth={depth}"));
+        settings.push(format!("model.heads={heads}"));
+        settings.push(format!("model.taps={:?}", case.config.taps));
+    }
     Ok(Recipe::from_name("gtav-s-rein", &settings)?)
 }
 
+/// What makes adapter, head and losses as small as the backbone of [`TINY`].
+const SMALL: [&str; 11] = [
+    "head.width=16",
+    "head.queries=20",
+    "head.heads=2",
+    "head.encoder_layers=1",
+    "head.encoder_ffn=16",
+    "head.decoder_layers=1",
+    "head.decoder_ffn=16",
+    "head.norm_groups=4",
+    "rein.tokens=20",
+    "rein.rank=4",
+    "loss.points=32",
+];
+
 fn step(case: &Case) -> Result<Vec<Span>, Failure> {
-    let recipe = recipe(case)?;
+    let recipe = recipe(case, "cpu", true)?;
     let flops = plan::flops(&recipe)?;
     let mut trainer = Trainer::new(recipe, false)?;
     let mut laps = Laps::default();
@@ -121,7 +154,7 @@ fn frozen(case: &Case, config: DinoConfig) -> Result<Dino, Failure> {
 ///
 /// # Errors
 /// Less memory than `work` takes.
-fn counted<R>(work: impl Fn() -> Result<R, Failure>) -> Result<u64, Failure> {
+pub fn counted<R>(work: impl Fn() -> Result<R, Failure>) -> Result<u64, Failure> {
     let mut outline = Outline::new();
     outline.run(|| work().map(drop))?;
     let needed = outline.usage().system_bytes;
@@ -177,14 +210,14 @@ fn backbone(case: &Case) -> Result<Vec<Span>, Failure> {
 }
 
 /// Random numbers of the shape of `y`.
-fn gradient(y: &Tensor) -> dressage_engine::Result<Tensor> {
+pub fn gradient(y: &Tensor) -> dressage_engine::Result<Tensor> {
     let mut r = Philox::new(3, 0, 0, 0);
     let values: Vec<f32> = (0..y.len()).map(|_| r.uniform_f32() - 0.5).collect();
     Tensor::from_slice(&values, y.shape())
 }
 
 /// The four resized maps and the queries, as the peer forms them.
-fn pyramid(net: &Dino, rein: &Rein, image: &Tensor) -> Result<Vec<Tensor>, Failure> {
+pub fn pyramid(net: &Dino, rein: &Rein, image: &Tensor) -> Result<Vec<Tensor>, Failure> {
     let step = rein.step()?;
     let levels = net.forward(image, Some(&step))?;
     let mut out = levels.iter().map(|l| l.resized()).collect::<Result<Vec<_>, _>>()?;

@@ -22,7 +22,7 @@ pub struct Found {
 /// How long a kernel took.
 pub struct Time {
     /// The kernel.
-    pub name: &'static str,
+    pub name: String,
     /// Its sizes.
     pub shape: String,
     /// Milliseconds.
@@ -45,7 +45,21 @@ impl Time {
     pub fn new(timed: &Timed<'_>, seconds: &[f64]) -> Time {
         let ms: Vec<f64> = seconds.iter().map(|s| s * 1e3).collect();
         let (flops, bytes) = (timed.flops as f64, timed.bytes as f64);
-        Time { name: timed.name, shape: timed.shape.clone(), ms: Stat::of(&ms), flops, bytes }
+        let (name, shape) = (timed.name.to_owned(), timed.shape.clone());
+        Time { name, shape, ms: Stat::of(&ms), flops, bytes }
+    }
+
+    /// Of what [`Time::json`] wrote.
+    fn read(value: &Value) -> Option<Time> {
+        let text = |key: &str| Some(value[key].as_str()?.to_owned());
+        let number = |key: &str| value[key].as_f64();
+        Some(Time {
+            name: text("name")?,
+            shape: text("shape")?,
+            ms: Stat::read(&value["ms"], 1.0)?,
+            flops: number("flops")?,
+            bytes: number("bytes")?,
+        })
     }
 
     /// 10^9 operations a second.
@@ -108,6 +122,31 @@ impl Found {
         wrong.map(|o| (o.what.as_str(), o.failure.as_deref().unwrap_or_default()))
     }
 
+    /// Of what [`Found::json`] and [`Found::outcomes_json`] wrote.
+    pub fn read(name: &'static str, value: &Value) -> Option<Found> {
+        let outcome = |value: &Value| {
+            Some(Outcome {
+                what: value["what"].as_str()?.to_owned(),
+                values: value["values"].as_u64()? as usize,
+                worst: value["worst"].as_f64().unwrap_or(f64::INFINITY),
+                failure: value["failure"].as_str().map(str::to_owned),
+            })
+        };
+        let outcomes = value["outcomes"].as_array()?.iter().map(outcome).collect::<Option<_>>()?;
+        let times = value["timed"].as_array()?.iter().map(Time::read).collect::<Option<_>>()?;
+        let untimed = value["not_timed"].as_str().map(str::to_owned);
+        Some(Found { name, outcomes, times, untimed })
+    }
+
+    /// Every comparison, for programs.
+    pub fn outcomes_json(&self) -> Value {
+        let outcome = |o: &Outcome| {
+            let (what, failure) = (&o.what, &o.failure);
+            json!({"what": what, "values": o.values, "worst": o.worst, "failure": failure})
+        };
+        Value::Array(self.outcomes.iter().map(outcome).collect())
+    }
+
     /// For programs; errors beyond all measure are null.
     pub fn json(&self, limit: Option<&Ceiling>) -> Value {
         let kernels = proof::summary(&self.outcomes);
@@ -127,5 +166,30 @@ impl Found {
             "timed": self.times.iter().map(|t| t.json(limit)).collect::<Vec<_>>(),
             "not_timed": self.untimed,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let outcome = |what: &str, worst: f64, failure: Option<&str>| Outcome {
+            what: what.into(),
+            values: 7,
+            worst,
+            failure: failure.map(str::to_owned),
+        };
+        let wrong = outcome("k_f32 [2]: y", f64::INFINITY, Some("element 1 is 2, not 3"));
+        let mut found = Found::new("k", vec![outcome("k_f32 [1]: y", 0.5, None), wrong]);
+        found.time(Ok(vec![Time::new(&Timed::new("k", "[8]", 80, 16, || Ok(())), &[2e-3, 1e-3])]));
+        let mut json = found.json(None);
+        assert!(Found::read("k", &json).is_none(), "without every comparison");
+        json["outcomes"] = found.outcomes_json();
+        let read = Found::read("k", &json).expect("read");
+        assert_eq!(read.outcomes, found.outcomes);
+        assert_eq!((read.times.len(), read.times[0].ms), (1, found.times[0].ms));
+        assert_eq!((read.holds(), read.untimed), (false, None));
     }
 }

@@ -1,5 +1,7 @@
 //! System, processor, GPUs and libraries.
 
+use std::path::Path;
+
 use dressage_kernels::device::probe::{self, Gpu, Library};
 use dressage_kernels::simd;
 use dressage_train::machine;
@@ -15,7 +17,7 @@ pub struct Machine {
     vectors: Vec<&'static str>,
     memory: Option<usize>,
     available: Option<usize>,
-    libraries: [Library; 2],
+    libraries: [Library; 3],
     gpus: Result<Vec<Gpu>, String>,
 }
 
@@ -45,17 +47,10 @@ impl Machine {
         let memory = self.memory.map_or_else(|| "unknown".into(), gib);
         let available = self.available.map(|bytes| format!(", {} available", gib(bytes)));
         lines.push(format!("memory         {memory}{}", available.unwrap_or_default()));
-        for Library { name, version, path, looked_for } in &self.libraries {
-            let found = match (version, path) {
-                (Some(version), Some(path)) => format!("{version}, {}", path.display()),
-                (Some(version), None) => version.clone(),
-                (None, _) => {
-                    let (first, rest) = (looked_for.first(), looked_for.len().saturating_sub(1));
-                    let first = first.map_or("", String::as_str);
-                    format!("not found: no {first} nor {rest} other names on the loader's path")
-                }
-            };
-            lines.push(format!("{name:14} {found}"));
+        for library in &self.libraries {
+            lines.push(format!("{:14} {}", library.name, found(library)));
+            let passed_over = library.passed_over.iter();
+            lines.extend(passed_over.map(|why| format!("{:14} passed over: {why}", "")));
         }
         match &self.gpus {
             Ok(gpus) => lines
@@ -73,6 +68,7 @@ impl Machine {
         let library = |l: &Library| {
             json!({
                 "name": l.name, "version": l.version, "path": l.path, "looked_for": l.looked_for,
+                "passed_over": l.passed_over,
             })
         };
         let gpu = |g: &Gpu| {
@@ -99,6 +95,26 @@ impl Machine {
             "no_gpu": self.gpus.as_ref().err(),
             "ptx": probe::ptx_version(),
         })
+    }
+}
+
+/// Where a library was found, or where it was looked for.
+fn found(library: &Library) -> String {
+    match (&library.version, &library.path) {
+        (Some(version), Some(path)) => format!("{version}, {}", path.display()),
+        (Some(version), None) => version.clone(),
+        (None, _) => {
+            let (folders, names): (Vec<&String>, Vec<&String>) =
+                library.looked_for.iter().partition(|name| Path::new(name).is_absolute());
+            let (first, rest) = (names.first(), names.len().saturating_sub(1));
+            let first = first.map_or("", |name| name.as_str());
+            let mut text = format!(
+                "not found, so {}: no {first} nor {rest} other names on the loader's path",
+                library.without
+            );
+            folders.iter().for_each(|folder| text += &format!(",\n{:14} nor in {folder}", ""));
+            text
+        }
     }
 }
 
@@ -175,6 +191,23 @@ mod tests {
     fn the_embedded_ptx_is_for_8_0() {
         let ptx = include_str!("../../../../../kernels/ptx/add.ptx");
         assert!(ptx.lines().any(|line| line.trim() == ".target sm_80"));
+    }
+
+    #[test]
+    fn a_library_is_told_with_where_it_is_or_is_not() {
+        let mut library = Library {
+            name: "cuBLASLt",
+            version: None,
+            path: None,
+            looked_for: ["libx.so.13", "libx.so", "/a/lib"].map(String::from).to_vec(),
+            passed_over: Vec::new(),
+            without: "nothing multiplies",
+        };
+        let text = found(&library);
+        assert!(text.starts_with("not found, so nothing multiplies: no libx.so.13 nor 1 other"));
+        assert!(text.ends_with("nor in /a/lib"), "{text}");
+        (library.version, library.path) = (Some("13.1.0".into()), Some("/a/lib/libx.so.13".into()));
+        assert_eq!(found(&library), "13.1.0, /a/lib/libx.so.13");
     }
 
     #[test]

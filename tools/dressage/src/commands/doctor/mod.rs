@@ -1,5 +1,6 @@
 //! `dressage doctor`.
 
+mod apart;
 mod found;
 mod machine;
 mod table;
@@ -13,6 +14,7 @@ use dressage_kernels::device::Device;
 use dressage_kernels::proof::{self, Kernels};
 use dressage_kernels::stopwatch::{self, Stopwatch};
 use dressage_train::place::Choice;
+use dressage_train::proven as memo;
 use dressage_train::runlog::Stage;
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -31,7 +33,8 @@ use crate::progress::Watch;
 /// units of its bound, so all is well up to 1, and two runs have to give the same bytes. On a real
 /// GPU every kernel is also timed at sizes of ViT-L (four images of 512 px) and held against what
 /// a copy and a large product reach in the same run. The virtual GPU executes the same PTX and
-/// checks every access; it is not timed.
+/// checks every access; it is not timed. After a kernel has failed on a GPU, each further folder is
+/// examined in a process of its own, since the failure would spoil it too.
 #[derive(clap::Args)]
 #[command(after_help = "Exit code 1 if a kernel is wrong, or if the device is not there.
 
@@ -48,6 +51,10 @@ pub struct Args {
     /// Only kernels of folders whose names contain this, or are like it if it has a `*` or `?`
     #[arg(long, value_name = "PATTERN")]
     kernels: Option<String>,
+
+    /// Only the kernels of the folder of this name; with --json every comparison is listed
+    #[arg(long, value_name = "FOLDER", conflicts_with = "kernels")]
+    only: Option<String>,
 
     /// Times that a kernel is timed on a GPU; the median counts. 0 leaves the times out
     #[arg(
@@ -73,8 +80,11 @@ fn choice(text: &str) -> Result<Choice, String> {
 /// Where the kernels run.
 enum Place {
     Cpu,
-    Virtual { why: Option<String> },
-    Cuda(Device),
+    Virtual {
+        why: Option<String>,
+    },
+    /// With its number.
+    Cuda(Device, usize),
 }
 
 impl Place {
@@ -82,9 +92,9 @@ impl Place {
         Ok(match choice {
             Choice::Cpu => Place::Cpu,
             Choice::Virtual => Place::Virtual { why: None },
-            Choice::Cuda(n) => Place::Cuda(Device::cuda(n)?),
+            Choice::Cuda(n) => Place::Cuda(Device::cuda(n)?, n),
             Choice::Auto => match Device::cuda(0) {
-                Ok(device) => Place::Cuda(device),
+                Ok(device) => Place::Cuda(device, 0),
                 Err(error) => Place::Virtual { why: Some(error.to_string()) },
             },
         })
@@ -95,7 +105,7 @@ impl Place {
             Place::Cpu => "the CPU".into(),
             Place::Virtual { why: None } => "the virtual GPU".into(),
             Place::Virtual { why: Some(why) } => format!("the virtual GPU, since: {why}"),
-            Place::Cuda(device) => device.name(),
+            Place::Cuda(device, _) => device.name(),
         }
     }
 
@@ -103,7 +113,7 @@ impl Place {
         let kind = match self {
             Place::Cpu => "cpu",
             Place::Virtual { .. } => "virtual",
-            Place::Cuda(_) => "cuda",
+            Place::Cuda(..) => "cuda",
         };
         json!({"kind": kind, "said": self.said()})
     }
@@ -130,37 +140,86 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             return Err(EngineError::from(error).into());
         }
     };
-    let folders = chosen(place.folders(), args.kernels.as_deref())?;
+    let folders = match &args.only {
+        Some(name) => only(place.folders(), name)?,
+        None => chosen(place.folders(), args.kernels.as_deref())?,
+    };
     if !args.json {
         say(&format!("kernels        on {}\n", place.said()));
     }
-    let (found, ceiling) = examine(&place, &folders, args.runs as usize)?;
-    if args.json {
-        let all = json!({
-            "machine": machine.json(),
-            "device": place.json(),
-            "checks": matches!(place, Place::Virtual { .. }).then_some(proof::CHECKS),
-            "ceiling": ceiling.map(|c| json!({"gflops": c.gflops, "gbytes_per_s": c.gbytes})),
-            "kernels": found.iter().map(|f| f.json(ceiling.as_ref())).collect::<Vec<_>>(),
-            "holds": found.iter().all(Found::holds),
-        });
-        say(&format!("{all:#}"));
-    } else {
-        say(&table::proofs(&found));
-        if matches!(place, Place::Virtual { .. }) {
-            say(&format!("checked at every instruction: {}", proof::CHECKS));
-        }
-        if let Some(ceiling) = &ceiling {
-            say(&table::times(&found, ceiling));
-        }
+    let examined = examine(&place, &folders, args.runs as usize)?;
+    let found = &examined.found;
+    match args.json {
+        true => say(&format!("{:#}", examined.json(&machine, &place, args.only.is_some()))),
+        false => examined.tell(&place),
     }
     let wrong: Vec<&str> = found.iter().filter(|f| !f.holds()).map(|f| f.name).collect();
+    if let (Place::Cuda(device, _), true) = (&place, wrong.is_empty())
+        && folders.len() == place.folders().len()
+    {
+        memo::remember(device);
+    }
     match wrong.is_empty() {
         true => Ok(()),
         false => {
             let (n, names) = (wrong.len(), wrong.join(", "));
             let what = format!("{n} of {} folders of kernels are wrong: {names}", found.len());
             Err(Failure::Told(what))
+        }
+    }
+}
+
+/// What was found about the kernels.
+struct Examined {
+    found: Vec<Found>,
+    ceiling: Option<Ceiling>,
+    /// Products that cuBLASLt does not fuse with what belongs to them.
+    unfused: Vec<String>,
+}
+
+impl Examined {
+    fn json(&self, machine: &Machine, place: &Place, every: bool) -> Value {
+        let ceiling = self.ceiling.as_ref();
+        let folder = |found: &Found| {
+            let mut json = found.json(ceiling);
+            if every {
+                json["outcomes"] = found.outcomes_json();
+            }
+            json
+        };
+        json!({
+            "machine": machine.json(),
+            "device": place.json(),
+            "checks": matches!(place, Place::Virtual { .. }).then_some(proof::CHECKS),
+            "ceiling": ceiling.map(|c| json!({"gflops": c.gflops, "gbytes_per_s": c.gbytes})),
+            "kernels": self.found.iter().map(folder).collect::<Vec<_>>(),
+            "unfused": self.unfused,
+            "holds": self.found.iter().all(Found::holds),
+        })
+    }
+
+    fn tell(&self, place: &Place) {
+        say(&table::proofs(&self.found));
+        if matches!(place, Place::Virtual { .. }) {
+            say(&format!("checked at every instruction: {}", proof::CHECKS));
+        }
+        if let Some(ceiling) = &self.ceiling {
+            say(&table::times(&self.found, ceiling));
+        }
+        for product in &self.unfused {
+            say(&format!("not fused by cuBLASLt, done apart: {product}"));
+        }
+    }
+}
+
+/// The folder of this name.
+fn only(all: Vec<Kernels>, name: &str) -> Result<Vec<Kernels>, Failure> {
+    let names: Vec<&str> = all.iter().map(|kernels| kernels.name).collect();
+    match all.iter().find(|kernels| kernels.name == name) {
+        Some(kernels) => Ok(vec![*kernels]),
+        None => {
+            let names = names.join(", ");
+            Err(Failure::Told(format!("--only {name}: no such folder; there are {names}")))
         }
     }
 }
@@ -181,11 +240,7 @@ fn chosen(all: Vec<Kernels>, pattern: Option<&str>) -> Result<Vec<Kernels>, Fail
 }
 
 /// Proves the folders and, on a real GPU, times them; with the limits of what is timed.
-fn examine(
-    place: &Place,
-    folders: &[Kernels],
-    runs: usize,
-) -> Result<(Vec<Found>, Option<Ceiling>), Failure> {
+fn examine(place: &Place, folders: &[Kernels], runs: usize) -> Result<Examined, Failure> {
     let (watch, done) = (Watch::new(), AtomicU64::new(0));
     let stage = Stage::new(&watch, "kernels", Some(folders.len() as u64));
     let told = |found: Found| {
@@ -193,34 +248,58 @@ fn examine(
         stage.at(done, if done < folders.len() as u64 { found.name } else { "" });
         found
     };
-    let proven = |kernels: &Kernels, device: &Device| Found::new(kernels.name, kernels.run(device));
-    match place {
+    let (found, ceiling) = match place {
         Place::Cpu => {
             // What runs on the CPU needs no device.
             let found = folders.iter().map(|k| told(proven(k, &Device::dry_run()))).collect();
-            Ok((found, Some(ceiling::measure())))
+            (found, Some(ceiling::measure()))
         }
         Place::Virtual { .. } => {
             let one = |k: &Kernels| told(proven(k, &Device::virtual_gpu()));
-            Ok((folders.par_iter().map(one).collect(), None))
+            (folders.par_iter().map(one).collect(), None)
         }
-        Place::Cuda(device) => {
-            let failed = |error| Failure::from(EngineError::from(error));
-            let limits = match runs {
-                0 => None,
-                _ => Some(stopwatch::ceiling(device).map_err(failed)?),
-            };
-            device.trim().map_err(failed)?;
-            let one = |k: &Kernels| {
-                let mut found = proven(k, device);
-                if runs > 0 {
-                    found.time(times(k, device, runs));
-                }
-                told(found)
-            };
-            Ok((folders.iter().map(one).collect(), limits))
-        }
+        Place::Cuda(device, number) => return on_gpu(device, *number, folders, runs, told),
+    };
+    Ok(Examined { found, ceiling, unfused: Vec::new() })
+}
+
+fn proven(kernels: &Kernels, device: &Device) -> Found {
+    Found::new(kernels.name, kernels.run(device))
+}
+
+/// [`examine`] on a GPU: in this process until a folder fails, then each in one of its own.
+fn on_gpu(
+    device: &Device,
+    number: usize,
+    folders: &[Kernels],
+    runs: usize,
+    told: impl Fn(Found) -> Found,
+) -> Result<Examined, Failure> {
+    let failed = |error| Failure::from(EngineError::from(error));
+    let ceiling = match runs {
+        0 => None,
+        _ => Some(stopwatch::ceiling(device).map_err(failed)?),
+    };
+    device.trim().map_err(failed)?;
+    let (mut found, mut unfused) = (Vec::<Found>::new(), Vec::new());
+    for kernels in folders {
+        let one = if found.iter().any(|before| !before.holds()) {
+            let (one, more) = apart::examine(kernels.name, number, runs);
+            unfused.extend(more);
+            one
+        } else {
+            let mut one = proven(kernels, device);
+            if runs > 0 && one.holds() {
+                one.time(times(kernels, device, runs));
+            }
+            one
+        };
+        found.push(told(one));
     }
+    unfused.extend(device.unfused());
+    unfused.sort();
+    unfused.dedup();
+    Ok(Examined { found, ceiling, unfused })
 }
 
 fn times(kernels: &Kernels, device: &Device, runs: usize) -> Result<Vec<Time>, KernelError> {
@@ -252,5 +331,8 @@ mod tests {
         let text = error.to_string();
         assert!(text.starts_with("--kernels nothing: ") && text.contains("layer_norm"), "{text}");
         assert!(chosen(proof::all(), Some("[")).is_err());
+        let alone = only(proof::all(), "attention").expect("a folder");
+        assert_eq!(alone.iter().map(|k| k.name).collect::<Vec<_>>(), ["attention"]);
+        assert!(only(proof::all(), "attent").is_err());
     }
 }

@@ -78,7 +78,7 @@ pub fn times(found: &[Found], limit: &Ceiling) -> String {
             Bound::Memory => format!("{:.0} GB/s", time.gbytes()),
         };
         let share = format!("{:.0} %", 100.0 * share);
-        text += &line(&[time.name.into(), time.shape.clone(), spread, rate, share]);
+        text += &line(&[time.name.clone(), time.shape.clone(), spread, rate, share]);
     }
     text
 }
