@@ -17,7 +17,7 @@ use crate::files;
 use crate::runlog::{Progress, Stage};
 
 /// Time for the kernels of one folder, after which they count as hanging.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// Lines that the file keeps, the latest.
 const KEPT: usize = 64;

@@ -114,8 +114,13 @@ pub fn one_row(
     if c == 1 { along_width(x, row, out) } else { along_channels(x, c, row, out) }
 }
 
+/// Applies the tap tables to non-empty maps `[n, h, w, c]`.
+pub fn apply(c: usize, y: &Taps, x: &Taps, input: &[f32], output: &mut [f32]) {
+    apply_strip(c, y, x, &Strip { rows: 0..y.n_out, first: 0, held: y.n_in }, input, output);
+}
+
 /// Applies the tap tables to strips of non-empty maps `[n, held, w, c]`.
-pub fn apply(c: usize, y: &Taps, x: &Taps, strip: &Strip, input: &[f32], output: &mut [f32]) {
+pub fn apply_strip(c: usize, y: &Taps, x: &Taps, strip: &Strip, input: &[f32], output: &mut [f32]) {
     let (map, out_row, n_out) = (strip.held * x.n_in * c, x.n_out * c, strip.rows.len());
     let rows = TASK.div_ceil(out_row);
     output.par_chunks_mut(rows * out_row).enumerate().for_each(|(task, out)| {

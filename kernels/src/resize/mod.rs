@@ -106,7 +106,7 @@ impl Resize<'_> {
         }
         if !y.is_empty() {
             let strip = cpu::Strip { rows: rows.clone(), first, held };
-            cpu::apply(self.c, &self.y.forward, &self.x.forward, &strip, x, y);
+            cpu::apply_strip(self.c, &self.y.forward, &self.x.forward, &strip, x, y);
         }
         Ok(())
     }
@@ -126,8 +126,7 @@ impl Resize<'_> {
             return;
         }
         if T::IS_F32 {
-            let whole = cpu::Strip { rows: 0..y.n_out, first: 0, held: y.n_in };
-            cpu::apply(self.c, y, x, &whole, f32s(input), f32s_mut(output));
+            cpu::apply(self.c, y, x, f32s(input), f32s_mut(output));
         } else {
             reference::apply(self.n, self.c, y, x, input, output);
         }

@@ -118,6 +118,35 @@ fn same_size_is_the_identity() {
 }
 
 #[test]
+fn strips_of_rows_have_the_bits_of_the_whole() {
+    for (h, ho, step) in AXES {
+        let (n, c, wo) = (3, 1, 9);
+        let (y, x) = (axis(h, ho, Mode::Bilinear, step), axis(5, wo, Mode::Bilinear, Step::Size));
+        let s = Resize { n, c, y: &y, x: &x };
+        let maps = noise::<f32>(s.input_len(), 1);
+        let mut whole = vec![f32::NAN; s.output_len()];
+        s.forward(&maps, &mut whole).unwrap();
+        for from in 0..ho {
+            let rows = from..ho.min(from + 2);
+            let read = rows.clone().flat_map(|oy| y.taps(oy).0.to_vec());
+            let first = read.clone().min().unwrap() as usize;
+            let held = read.max().unwrap() as usize + 1 - first;
+            let strip: Vec<f32> =
+                maps.chunks(h * 5).flat_map(|map| map[first * 5..][..held * 5].to_vec()).collect();
+            let mut out = vec![f32::NAN; n * rows.len() * wo];
+            s.forward_rows(rows.clone(), &strip, (first, held), &mut out).unwrap();
+            let part = |map: &[f32]| map[from * wo..rows.end * wo].to_vec();
+            let want: Vec<f32> = whole.chunks(ho * wo).flat_map(part).collect();
+            assert_eq!(out, want, "{h} to {ho}, rows {rows:?}");
+            let less: Vec<f32> = maps.chunks(h * 5).flat_map(|map| map[..5].to_vec()).collect();
+            if held > 1 {
+                assert!(s.forward_rows(rows, &less, (first, 1), &mut out).is_err());
+            }
+        }
+    }
+}
+
+#[test]
 fn impossible_sizes_are_refused() {
     assert!(Axis::new(0, 4, Mode::Bilinear, Step::Size).is_err());
     assert!(Axis::new(4, 0, Mode::Bilinear, Step::Size).is_err());

@@ -76,8 +76,13 @@ impl Overrides {
 #[derive(clap::Args)]
 pub struct Cpu {
     /// Threads for arithmetic, 0 for one per core; the result does not depend on it
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub threads: usize,
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(..=4096)
+    )]
+    pub threads: u32,
 
     /// Code of the CPU: auto (the fastest), avx512, avx2 or portable
     #[arg(long = "cpu", value_name = "CODE", default_value_t = Choice::Auto, value_parser = code)]
@@ -91,7 +96,7 @@ fn code(text: &str) -> Result<Choice, String> {
 impl Cpu {
     /// As [`start_threads`].
     pub fn start(&self) -> Result<(), Failure> {
-        start(self.threads, self.code)
+        start(self.threads as usize, self.code)
     }
 }
 

@@ -128,7 +128,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let cases = cases(args)?;
     args.cpu.start()?;
-    let threads = machine::threads(args.cpu.threads);
+    let threads = machine::threads(args.cpu.threads as usize);
     if let Some(line) = &args.peer {
         return paired(args, &cases, &Program::new(line)?, threads);
     }

@@ -149,6 +149,8 @@ impl Stage<'_> {
             format!("run.dir={}", dir.display()),
             // Networks too small for a GPU to pay, and numbers that are to be those of the README.
             "run.device=cpu".to_owned(),
+            // A number, as in the recipe that the run writes, so that the two can be compared.
+            "run.workers=2".to_owned(),
             format!("train.steps={steps}"),
             format!("train.warm_up_steps={}", (steps / 2).min(WARM_UP)),
             format!("train.seed={}", self.args.seed),
