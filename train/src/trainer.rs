@@ -1,5 +1,6 @@
 //! The training loop: batches in, updates, log lines, checkpoints and scores out.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -7,8 +8,10 @@ use dressage_engine::Device;
 use dressage_engine::memory::{usage, usage_on};
 use dressage_models::Segmenter;
 use dressage_models::criterion::{Criterion, DevicePoints};
+use dressage_models::weights::StateDict;
 use serde::Serialize;
 
+use crate::checkpoint::Notes;
 use crate::data::{Loader, LoaderSettings};
 use crate::device_plan::DevicePlan;
 use crate::graphs::Graphs;
@@ -18,10 +21,12 @@ use crate::optimiser::Optimiser;
 use crate::place::{DeviceMemory, Place};
 use crate::plan::{Comparison, Plan};
 use crate::recipe::Recipe;
+use crate::resume::{Earlier, Resume};
 use crate::runlog::{Progress, RunLog, Stage};
 use crate::schedule::Schedule;
 use crate::step::Pending;
 pub use crate::step::StepLog;
+use crate::timer::{Clock, Timer};
 use crate::{Result, TrainError, checkpoint, evaluate, files, network};
 
 /// A run: a network on its way through the steps of a recipe.
@@ -48,6 +53,12 @@ pub struct Trainer {
     plan: Option<Plan>,
     /// The same for a device that tells how much of its memory is free.
     device_plan: Option<DevicePlan>,
+    /// Time until a checkpoint is due by time.
+    pub(crate) timer: Timer,
+    /// Step of the checkpoint that was due by time; the next one replaces it.
+    pub(crate) timed: Option<u64>,
+    /// What a resumed run was before.
+    pub(crate) earlier: Option<Earlier>,
 }
 
 /// How a run ended.
@@ -93,7 +104,7 @@ struct LogLine<'a> {
     images_per_s: f64,
     memory_mib: f64,
     #[serde(flatten)]
-    terms: std::collections::BTreeMap<&'a str, f32>,
+    terms: BTreeMap<&'a str, f32>,
 }
 
 /// Name of the resolved recipe in a run folder.
@@ -101,26 +112,41 @@ pub const RECIPE: &str = "recipe.toml";
 
 impl Trainer {
     /// Sets up a run in its folder: a fresh one, or with `resume` the continuation of what lies
-    /// there.
+    /// there, from its newest checkpoint and with the same settings.
     ///
     /// # Errors
-    /// A folder that holds a run already (or none to resume); too little memory; weights or a
-    /// checkpoint that do not fit.
+    /// As [`Trainer::set_up`].
     pub fn new(recipe: Recipe, resume: bool) -> Result<Trainer> {
+        Trainer::set_up(recipe, resume.then(Resume::default).as_ref())
+    }
+
+    /// Sets up a run in its folder: a fresh one, or the continuation of what lies there.
+    ///
+    /// # Errors
+    /// A folder that holds a run already (or none to resume), or one of other settings; too little
+    /// memory; weights or a checkpoint that do not fit or are damaged.
+    pub fn set_up(recipe: Recipe, resume: Option<&Resume>) -> Result<Trainer> {
         let dir = recipe.run.dir.clone();
-        let last = checkpoint::list(&dir)?.last().copied();
-        let refuse =
-            |what: &str| Err(TrainError::RunFolder { path: dir.clone(), what: what.to_string() });
-        match (last, resume) {
-            (Some(_), false) => {
-                return refuse(
-                    "holds checkpoints of an earlier run; continue it with --resume, or choose \
-                     another run.dir",
-                );
+        let Some(resume) = resume else {
+            if !checkpoint::list(&dir)?.is_empty() {
+                let what = "holds checkpoints of an earlier run; continue it with --resume, or \
+                            choose another run.dir";
+                return Err(TrainError::RunFolder { path: dir, what: what.into() });
             }
-            (None, true) => return refuse("holds no checkpoint to resume from"),
-            _ => {}
-        }
+            return Trainer::built(recipe, network::build);
+        };
+        let (path, notes, dict) = resume.from.open(&dir)?;
+        let earlier = Earlier::of(&dir, &recipe, resume.changed)?;
+        let mut trainer = Trainer::built(recipe, network::rebuild)?;
+        trainer.restore(path, &notes, dict, resume.changed)?;
+        trainer.earlier = Some(earlier);
+        trainer.note = trainer.newer_before_nan(resume.from);
+        Ok(trainer)
+    }
+
+    /// A run before its first step whose network `build` makes, once its memory is known to be
+    /// there.
+    fn built(recipe: Recipe, build: fn(&Recipe) -> Result<Segmenter>) -> Result<Trainer> {
         let place = Place::of(&recipe.run)?;
         let plan = match place.device() {
             None => Some(Plan::new(&recipe)?),
@@ -132,15 +158,8 @@ impl Trainer {
             plan.as_ref().map_or(Ok(()), |plan| plan.check(&recipe))?;
             device_plan.as_ref().map_or(Ok(()), |plan| plan.check(&recipe))?;
         }
-        let model = match last {
-            None => network::build(&recipe)?,
-            Some(_) => network::rebuild(&recipe)?,
-        };
-        let mut trainer = Trainer { plan, device_plan, ..Trainer::around(recipe, model, place)? };
-        if let Some(step) = last {
-            trainer.restore(step)?;
-        }
-        Ok(trainer)
+        let model = build(&recipe)?;
+        Ok(Trainer { plan, device_plan, ..Trainer::around(recipe, model, place)? })
     }
 
     /// A run on the host before its first step, whatever its folder holds.
@@ -165,6 +184,7 @@ impl Trainer {
         let (batch, crop) = (recipe.train.batch, recipe.augment.crop);
         let graphs = graphs.map(|device| Graphs::new(device, [batch, crop, crop]));
         let (dir, step, pending) = (recipe.run.dir.clone(), 0, None);
+        let timer = Timer::new(recipe.train.checkpoint_minutes);
         Ok(Trainer {
             recipe,
             dir,
@@ -180,18 +200,25 @@ impl Trainer {
             note: None,
             plan: None,
             device_plan: None,
+            timer,
+            timed: None,
+            earlier: None,
         })
     }
 
-    fn restore(&mut self, step: u64) -> Result<()> {
-        let path = checkpoint::path_of(&self.dir, step);
-        let (notes, mut dict) = checkpoint::open(&path)?;
-        if notes.seed != self.recipe.train.seed {
+    fn restore(
+        &mut self,
+        path: PathBuf,
+        notes: &Notes,
+        mut dict: StateDict,
+        changed: bool,
+    ) -> Result<()> {
+        if notes.seed != self.recipe.train.seed && !changed {
             let (a, b) = (notes.seed, self.recipe.train.seed);
             let what = format!("was trained with seed {a}, the recipe says {b}");
             return Err(TrainError::Checkpoint { path, what });
         }
-        checkpoint::restore(&path, &notes, &mut dict, &self.model)?;
+        checkpoint::restore(&path, notes, &mut dict, &self.model)?;
         self.optimiser.restore(&mut dict, &notes.updates)?;
         self.step = notes.step;
         Ok(())
@@ -222,6 +249,11 @@ impl Trainer {
         self.device_plan.as_ref()
     }
 
+    /// Makes the checkpoints by time go by another clock.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.timer.set_clock(clock);
+    }
+
     /// Starts the data workers at the next step.
     ///
     /// # Errors
@@ -248,11 +280,13 @@ impl Trainer {
     /// written.
     pub fn run(&mut self, progress: &dyn Progress, stop: &Interrupt) -> Result<Outcome> {
         let recipe_text = self.recipe.to_toml()?;
-        files::write_bytes(&self.dir.join(RECIPE), recipe_text.as_bytes())?;
         let steps = self.recipe.train.steps;
         // A run whose steps are all done is evaluated again.
         let again: &[&str] = if self.step < steps { &[] } else { &["eval"] };
         let mut log = RunLog::open(&self.dir.join("log.jsonl"), self.step, again)?;
+        self.log_changes(&mut log, progress)?;
+        files::write_bytes(&self.dir.join(RECIPE), recipe_text.as_bytes())?;
+        self.timer.restart();
         let from = self.step;
         let memory = match self.steps(&mut log, progress, stop) {
             Ok(memory) => memory,
@@ -261,7 +295,7 @@ impl Trainer {
                 return Err(error);
             }
         };
-        let saved = self.save()?;
+        let saved = self.checkpoint(&log, false)?;
         let interrupted = self.step < steps;
         let mut report = None;
         if !interrupted && !self.recipe.data.eval.is_empty() {
@@ -280,6 +314,7 @@ impl Trainer {
     ) -> Result<Option<Memory>> {
         let mut memory = None;
         let from = self.step;
+        let made_up = self.make_up(log, progress, stop)?;
         let mut loader = self.loader()?;
         let steps = self.recipe.train.steps;
         let mut stage = Stage::new(progress, "train", Some(steps));
@@ -305,9 +340,10 @@ impl Trainer {
                 }
                 window = Window::start(self.step);
             }
-            if every(self.recipe.train.checkpoint_every) && self.step < steps {
+            let regular = every(self.recipe.train.checkpoint_every);
+            if (regular || self.timer.is_over()) && self.step < steps {
                 window.add(self.settle()?.as_ref());
-                self.save()?;
+                self.checkpoint(log, !regular)?;
             }
             if every(self.recipe.train.eval_every) && self.step < steps {
                 window.add(self.settle()?.as_ref());
@@ -320,7 +356,8 @@ impl Trainer {
             }
         }
         self.settle()?;
-        memory = memory.or_else(|| self.memory()).filter(|_| self.step > from);
+        // A peak of an evaluation before the first step is none of the steps.
+        memory = memory.or_else(|| self.memory()).filter(|_| self.step > from && !made_up);
         if let Some(memory) = &memory {
             log.write("memory", self.step, memory)?;
         }
@@ -338,7 +375,8 @@ impl Trainer {
     fn keep(&mut self, from: u64, error: &TrainError, progress: &dyn Progress) {
         // The first may have met a step half done, the second has a file of its own.
         let torn = matches!(error, TrainError::Engine(_) | TrainError::Model(_));
-        if torn || matches!(error, TrainError::NotFinite { .. }) || self.step == from {
+        let bad = matches!(error, TrainError::NotFinite { .. } | TrainError::BrokenState { .. });
+        if torn || bad || self.step == from {
             return;
         }
         if self.settle().is_err() {
@@ -358,8 +396,7 @@ impl Trainer {
     /// A file that cannot be written; earlier checkpoints survive.
     pub fn save(&self) -> Result<PathBuf> {
         let path = checkpoint::path_of(&self.dir, self.step);
-        let seed = self.recipe.train.seed;
-        checkpoint::save(&path, &self.model, &self.optimiser, self.step, seed)?;
+        self.write(&path, self.step)?;
         checkpoint::prune(&self.dir, self.recipe.train.keep)?;
         Ok(path)
     }
@@ -382,7 +419,7 @@ impl Trainer {
         Ok(log.write("train", self.step, &line)?)
     }
 
-    fn evaluate(
+    pub(crate) fn evaluate(
         &mut self,
         log: &mut RunLog,
         progress: &dyn Progress,
@@ -393,6 +430,7 @@ impl Trainer {
         match evaluate::evaluate(&self.model, &self.recipe, progress, stop) {
             Ok(report) => {
                 log.write("eval", self.step, &report)?;
+                log.sync()?;
                 Ok(Some(report))
             }
             // The state is saved; a broken-off evaluation is no score.
@@ -409,7 +447,7 @@ impl Trainer {
 /// A checkpoint that is not there or does not fit.
 pub fn load(recipe: &Recipe, dir: &Path, step: u64) -> Result<Segmenter> {
     let path = checkpoint::path_of(dir, step);
-    let (notes, mut dict) = checkpoint::open(&path)?;
+    let (notes, mut dict) = checkpoint::open_of(dir, step, "--checkpoint")?;
     let model = network::rebuild(recipe)?;
     checkpoint::restore(&path, &notes, &mut dict, &model)?;
     Ok(model)

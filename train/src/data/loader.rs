@@ -146,7 +146,7 @@ impl Loader {
         for _ in 0..b {
             let queue = &self.queues[(self.taken % self.queues.len() as u64) as usize];
             let sample =
-                queue.recv().map_err(|_| TrainError::WorkerEnded { step: self.step })??;
+                queue.recv().map_err(|_| TrainError::WorkerEnded { step: self.step + 1 })??;
             self.taken += 1;
             batch.images.extend_from_slice(&sample.image);
             batch.labels.extend_from_slice(&sample.label);
