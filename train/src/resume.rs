@@ -17,14 +17,14 @@ use crate::{Result, TrainError};
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Resume {
     /// The state to go on from.
-    pub from: From,
+    pub from: ResumeFrom,
     /// Whether settings that bear on the weights may differ from those of the run so far.
     pub changed: bool,
 }
 
 /// A state of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum From {
+pub enum ResumeFrom {
     /// The newest checkpoint.
     #[default]
     Newest,
@@ -34,28 +34,28 @@ pub enum From {
     BeforeNan,
 }
 
-impl FromStr for From {
+impl FromStr for ResumeFrom {
     type Err = String;
 
-    fn from_str(text: &str) -> std::result::Result<From, String> {
+    fn from_str(text: &str) -> std::result::Result<ResumeFrom, String> {
         match text {
-            "before-nan" => Ok(From::BeforeNan),
+            "before-nan" => Ok(ResumeFrom::BeforeNan),
             step => match step.parse() {
-                Ok(step) => Ok(From::Step(step)),
+                Ok(step) => Ok(ResumeFrom::Step(step)),
                 Err(_) => Err("it must be the step of a checkpoint, or before-nan".into()),
             },
         }
     }
 }
 
-impl From {
+impl ResumeFrom {
     /// The file in a run folder, its notes and its tensors.
     ///
     /// # Errors
     /// A state that is not there, or damaged: then the newest whole checkpoint is named.
     pub(crate) fn open(self, run: &Path) -> Result<(PathBuf, Notes, StateDict)> {
         let step = match self {
-            From::BeforeNan => {
+            ResumeFrom::BeforeNan => {
                 let path = checkpoint::before_nan(run);
                 if !path.exists() {
                     return Err(refused(run, "holds no before-nan.safetensors".into()));
@@ -63,8 +63,8 @@ impl From {
                 let (notes, dict) = checkpoint::open(&path)?;
                 return Ok((path, notes, dict));
             }
-            From::Step(step) => step,
-            From::Newest => *checkpoint::list(run)?.last().ok_or_else(|| nothing(run))?,
+            ResumeFrom::Step(step) => step,
+            ResumeFrom::Newest => *checkpoint::list(run)?.last().ok_or_else(|| nothing(run))?,
         };
         if !checkpoint::path_of(run, step).exists() {
             let known: Vec<_> = checkpoint::list(run)?.iter().map(u64::to_string).collect();
@@ -136,9 +136,9 @@ pub(crate) fn listed<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Strin
 
 impl Trainer {
     /// A line about a state before a bad loss that is newer than the one gone on from.
-    pub(crate) fn newer_before_nan(&self, from: From) -> Option<String> {
+    pub(crate) fn newer_before_nan(&self, from: ResumeFrom) -> Option<String> {
         let path = checkpoint::before_nan(&self.dir);
-        if from == From::BeforeNan || !path.exists() {
+        if from == ResumeFrom::BeforeNan || !path.exists() {
             return None;
         }
         let (notes, _) = checkpoint::open(&path).ok().filter(|(n, _)| n.step > self.step)?;
@@ -150,8 +150,19 @@ impl Trainer {
         ))
     }
 
-    /// Logs the settings in which a resumed run differs from what it was, and sets aside the
-    /// checkpoints that it does not lead to any more.
+    /// Sets aside the checkpoints that a run resumed before them does not lead to any more.
+    pub(crate) fn set_later_aside(&self, progress: &dyn Progress) -> Result<()> {
+        if self.earlier.is_none() {
+            return Ok(());
+        }
+        for step in checkpoint::set_aside(&self.dir, self.step)? {
+            let path = checkpoint::path_of(&self.dir, step);
+            progress.note(&format!("{} is set aside, the run goes on before it", path.display()));
+        }
+        Ok(())
+    }
+
+    /// Logs the settings in which a resumed run differs from what it was.
     pub(crate) fn log_changes(&mut self, log: &mut RunLog, progress: &dyn Progress) -> Result<()> {
         if let Some(note) = self.note.take() {
             progress.note(&note);
@@ -163,10 +174,6 @@ impl Trainer {
             let values: BTreeMap<_, _> = values.collect();
             log.write("changed", self.step, &serde_json::json!({ "before_and_now": values }))?;
             log.sync()?;
-        }
-        for step in checkpoint::set_aside(&self.dir, self.step)? {
-            let path = checkpoint::path_of(&self.dir, step);
-            progress.note(&format!("{} is set aside, the run goes on before it", path.display()));
         }
         Ok(())
     }

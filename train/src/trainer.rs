@@ -283,6 +283,7 @@ impl Trainer {
         let steps = self.recipe.train.steps;
         // A run whose steps are all done is evaluated again.
         let again: &[&str] = if self.step < steps { &[] } else { &["eval"] };
+        self.set_later_aside(progress)?;
         let mut log = RunLog::open(&self.dir.join("log.jsonl"), self.step, again)?;
         self.log_changes(&mut log, progress)?;
         files::write_bytes(&self.dir.join(RECIPE), recipe_text.as_bytes())?;
@@ -384,9 +385,10 @@ impl Trainer {
         }
         // The error that ended the run is the one to report, not that of a disk which is full as
         // well.
-        if let Ok(path) = self.save() {
-            progress.note(&format!("step {} is saved in {}", self.step, path.display()));
-        }
+        progress.note(&match self.save() {
+            Ok(path) => format!("step {} is saved in {}", self.step, path.display()),
+            Err(error) => format!("step {} is not saved: {error}", self.step),
+        });
     }
 
     /// Writes a checkpoint and removes the oldest beyond those to keep. A loss that is on a device

@@ -3,8 +3,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod damage;
 mod data;
 mod recipes;
+mod resumed;
 mod runs;
 mod weights;
 

@@ -5,7 +5,7 @@
 //! weights is refused, the number of steps included, since the learning rate of every step follows
 //! from it. What bears on scores alone may change, and the log says so. The rest changes no result.
 
-use super::keys::KEYS;
+use super::keys::{KEYS, Key};
 use super::resolve::pattern;
 
 /// What a key decides.
@@ -79,14 +79,23 @@ const TABLE: &[(&str, Bearing)] = &[
     ("", Learning),
 ];
 
-/// What the key at a path decides; of a section, what its first key does.
-pub(super) fn bearing(path: &str) -> Bearing {
+/// The key at a path, or the first one of the section at it.
+fn first_key(path: &str) -> Option<&'static Key> {
     let path = pattern(path);
-    let first = KEYS.iter().find(|key| {
+    KEYS.iter().find(|key| {
         let rest = key.path.strip_prefix(path.as_str());
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-    });
-    let path = first.map_or(path.as_str(), |key| key.path);
+    })
+}
+
+/// Whether a key or a section is at a path.
+pub(super) fn is_known(path: &str) -> bool {
+    first_key(path).is_some()
+}
+
+/// What the key at a path decides; of a section, what its first key does.
+pub(super) fn bearing(path: &str) -> Bearing {
+    let path = first_key(path).map_or(path, |key| key.path);
     TABLE.iter().find(|(start, _)| path.starts_with(start)).map_or(Learning, |(_, found)| *found)
 }
 

@@ -41,7 +41,7 @@ pub use bearing::Bearing;
 pub use changes::{Change, changes};
 pub use embedded::{EMBEDDED, Embedded};
 pub use error::RecipeError;
-pub use overrides::{Command, check_overrides};
+pub use overrides::{Command, acting};
 pub use sets::{Data, EvalSet, Set, Source};
 
 /// The word that stands for random initial weights in `model.weights`.

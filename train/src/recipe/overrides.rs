@@ -1,6 +1,6 @@
 //! Overrides that cannot act: a command refuses them instead of passing them over.
 
-use super::bearing::{Bearing, bearing};
+use super::bearing::{Bearing, bearing, is_known};
 use super::resolve::{path_of, pattern};
 use super::{EvalMode, Recipe, RecipeError};
 
@@ -21,23 +21,26 @@ pub enum Command {
     },
 }
 
-/// Fails with the first override that changes nothing for `command`; `recipe` is the one that the
-/// overrides led to.
+/// The recipe that `read` makes of a file and `overrides`, for a command that refuses those of them
+/// that change nothing for it.
 ///
 /// # Errors
-/// [`RecipeError::Override`] with the reason.
-pub fn check_overrides(
-    recipe: &Recipe,
+/// [`RecipeError::Override`] with the reason; whatever `read` fails with.
+pub fn acting<E: From<RecipeError>>(
     command: Command,
     overrides: &[String],
-) -> Result<(), RecipeError> {
-    for text in overrides {
-        let path = path_of(text);
-        if let Some(what) = idle(path, command).or_else(|| no_window(recipe, path, command)) {
-            return Err(RecipeError::Override { text: text.clone(), what });
-        }
+    read: impl FnOnce() -> Result<Recipe, E>,
+) -> Result<Recipe, E> {
+    let fail = |text: &String, what| RecipeError::Override { text: text.clone(), what };
+    for text in overrides.iter().filter(|text| is_known(path_of(text))) {
+        idle(path_of(text), command).map_or(Ok(()), |what| Err(fail(text, what)))?;
     }
-    Ok(())
+    let recipe = read()?;
+    for text in overrides {
+        let what = no_window(&recipe, path_of(text), command);
+        what.map_or(Ok(()), |what| Err(fail(text, what)))?;
+    }
+    Ok(recipe)
 }
 
 /// Why a key does not act, by what it decides.

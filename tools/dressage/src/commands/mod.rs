@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use dressage_models::Segmenter;
 use dressage_train::interrupt::Interrupt;
 use dressage_train::place::Place;
-use dressage_train::recipe::{EMBEDDED, Recipe};
+use dressage_train::recipe::{Command, EMBEDDED, Recipe, acting};
 use dressage_train::runlog::Progress as _;
 use dressage_train::trainer::{RECIPE, load};
 use dressage_train::{TrainError, checkpoint, network};
@@ -108,21 +108,25 @@ pub enum Trained {
 
 impl Trained {
     /// What `name` stands for, with its recipe: the folder of a run (`step`, or its newest
-    /// checkpoint), or a recipe that names trained weights.
+    /// checkpoint), or a recipe that names trained weights. `command` is [`Command::Eval`] or
+    /// [`Command::Predict`], by whether it is a run; an override that does nothing there is
+    /// refused.
     pub fn find(
         name: &str,
         step: Option<u64>,
         overrides: &[String],
+        command: fn(bool) -> Command,
     ) -> Result<(Trained, Recipe), Failure> {
         let path = Path::new(name);
         let run = path.join(RECIPE).is_file();
         let recipe = EMBEDDED.iter().any(|r| r.name == name) || path.is_file();
         if run || !recipe {
             let step = checkpoint_step(path, step)?;
-            let recipe = Recipe::from_file(&path.join(RECIPE), overrides)?;
+            let read = || Recipe::from_file(&path.join(RECIPE), overrides);
+            let recipe = acting(command(true), overrides, read)?;
             return Ok((Trained::Run(path.into(), step), recipe));
         }
-        let recipe = Recipe::find(name, overrides)?;
+        let recipe = acting(command(false), overrides, || Recipe::find(name, overrides))?;
         let told = |what: &str| Failure::Told(format!("recipe {name}: {what}"));
         if step.is_some() {
             return Err(told("--checkpoint is for run folders; set model.checkpoint=FILE"));

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use dressage_train::network;
 use dressage_train::plan::Plan;
-use dressage_train::recipe::{EMBEDDED, Recipe, Set, keys};
+use dressage_train::recipe::{Command, EMBEDDED, Recipe, Set, acting, keys};
+use dressage_train::resume::{Resume, ResumeFrom};
 use dressage_train::trainer::{Outcome, RECIPE, Trainer};
 
 use super::{Overrides, assignment, start_threads, watched};
@@ -19,12 +20,15 @@ use crate::failure::Failure;
 /// losses, rates and scores, and checkpoints/. The memory that training takes is told beforehand
 /// for each level of recomputation, and compared with what it took at the end. Ctrl-C saves the
 /// state after the current step; --resume continues, with the same result as if nothing had
-/// happened.
+/// happened, evaluations included. It refuses other settings of anything that bears on the weights,
+/// and lists them; --resume-changed goes on with them and logs them.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   dressage train demo                                  drawn scenes, no data needed
   dressage train my.toml train.steps=2000 run.dir=runs/short
-  dressage train runs/short --resume")]
+  dressage train runs/short --resume
+  dressage train runs/short --resume-changed train.steps=4000
+  dressage train runs/short --from 1500")]
 pub struct Args {
     /// Recipe file, name of a recipe, or run folder
     #[arg(required_unless_present_any = ["list", "help_recipe"])]
@@ -45,6 +49,15 @@ pub struct Args {
     /// Continue the run in the run folder at its newest checkpoint
     #[arg(long)]
     resume: bool,
+
+    /// As --resume, also with settings that bear on the weights and differ from those so far
+    #[arg(long)]
+    resume_changed: bool,
+
+    /// As --resume, from the checkpoint of a step, or from before-nan, the state before a loss
+    /// that was not a number; later checkpoints are set aside
+    #[arg(long, value_name = "STEP|before-nan")]
+    from: Option<ResumeFrom>,
 
     /// List the recipes in the program and end
     #[arg(long)]
@@ -68,10 +81,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let mut settings = args.overrides.all(&args.settings);
     settings.extend(args.recompute.iter().map(|level| format!("train.recompute={level}")));
-    let recipe = find(name, &settings)?;
+    let resume = args.resume || args.resume_changed || args.from.is_some();
+    let from = args.from.unwrap_or_default();
+    let resume = resume.then_some(Resume { from, changed: args.resume_changed });
+    let recipe = match resume {
+        None => find(name, &settings)?,
+        Some(_) => acting(Command::Resume, &settings, || find(name, &settings))?,
+    };
     start_threads(recipe.run.threads)?;
     let (watch, stop) = watched("stopping after this step; the state will be saved")?;
-    let mut trainer = Trainer::new(recipe.clone(), args.resume)?;
+    let mut trainer = Trainer::set_up(recipe.clone(), resume.as_ref())?;
     describe(&recipe, &trainer)?;
     let outcome = trainer.run(&*watch, &stop)?;
     finish(name, &recipe, &outcome, stop.requested())
@@ -172,7 +191,7 @@ fn finish(name: &str, recipe: &Recipe, outcome: &Outcome, stopped: bool) -> Resu
     if stopped && outcome.report.is_none() {
         return Err(Failure::Interrupted(format!(
             "training is done and saved in {saved}, its evaluation is not; make up for it with: \
-             dressage eval {}",
+             dressage train {} --resume",
             recipe.run.dir.display()
         )));
     }

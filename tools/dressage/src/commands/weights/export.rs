@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use dressage_models::weights::write;
+use dressage_models::weights::write_summed;
 use dressage_train::{checkpoint, files};
 
 use super::super::checkpoint_step;
@@ -31,7 +31,7 @@ pub struct Args {
 /// Exports.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let step = checkpoint_step(&args.run_dir, args.checkpoint)?;
-    let (notes, dict) = checkpoint::open(&checkpoint::path_of(&args.run_dir, step))?;
+    let (notes, dict) = checkpoint::open_of(&args.run_dir, step, "--checkpoint")?;
     let dict = checkpoint::trained(dict);
     let name = format!("weights-step-{step:06}.safetensors");
     let out = args.out.clone().unwrap_or_else(|| args.run_dir.join(name));
@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ("step", notes.step.to_string()),
         ("backbone fingerprint", notes.backbone),
     ];
-    files::write(&out, |file| write(tensors, &about, file))?;
+    files::write(&out, |file| write_summed(tensors, &about, file))?;
     say(&format!("{}: {n} tensors, {} values, step {step}", out.display(), grouped(values)));
     Ok(())
 }
