@@ -102,10 +102,10 @@ fn other_settings_are_taken_and_those_of_scores_are_logged() {
     assert_eq!((lines.len(), &lines[0]["step"]), (1, &json!(2)));
     assert_eq!(lines[0]["before_and_now"], json!({ "data.eval.0.count": ["1", "2"] }));
     assert_eq!(logged(&now, "eval")[0]["sets"][0]["images"], 2, "it takes effect");
-    let longer = [&scored[..], &["train.steps=3", "train.seed=9"]].concat();
+    let longer = [&scored[..], &["train.steps=3", "train.lr=0.5"]].concat();
     let now = go_on(&longer, &Resume { changed: true, ..same });
     let lines = logged(&now, "changed");
-    let want = json!({ "train.seed": ["42", "9"], "train.steps": ["2", "3"] });
+    let want = json!({ "train.lr": ["0.001", "0.5"], "train.steps": ["2", "3"] });
     assert_eq!((lines.len(), &lines[1]["before_and_now"]), (2, &want));
     assert_eq!(logged(&now, "train").last().expect("line")["step"], 3);
     // The folder holds the new recipe, so the next time nothing is new.

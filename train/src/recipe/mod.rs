@@ -5,7 +5,8 @@
 //! defaults follow others: the dimensions come from `model.backbone`; the position table, resize
 //! list, longest edge and test windows from `augment.crop`; the token count from `head.queries`.
 //! Every key of the result is written out by [`Recipe::to_toml`], which gives the same recipe when
-//! read again, and names those that follow others (`derived`), so that they still do. An unknown key is refused with the nearest known one, a wrong type with its name.
+//! read again, and names those that follow others (`derived`), so that they still do. An unknown key
+//! is refused with the nearest known one, a wrong type with its name.
 //!
 //! Paths written in a file are relative to that file, all others to the working directory; a
 //! resolved recipe holds absolute ones. Image and label folders are relative to `data.root`.

@@ -16,8 +16,8 @@ use crate::failure::Failure;
 ///
 /// Prints IoU per class and set with the means, and writes the same numbers to eval.json in the
 /// run folder. Sets can be added or changed on the command line, such as
-/// data.eval.0.box='[1024,512]'; a key that decides nothing here is refused. A released checkpoint needs no run folder: name a recipe, the
-/// backbone's file and the checkpoint.
+/// data.eval.0.box='[1024,512]'; a key that decides nothing here is refused. A released checkpoint
+/// needs no run folder: name a recipe, the backbone's file and the checkpoint.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   dressage eval runs/gtav-l-rein
