@@ -5,6 +5,7 @@ mod common;
 use std::path::Path;
 
 use common::recipe;
+use dressage_train::checkpoint;
 use dressage_train::interrupt::Interrupt;
 use dressage_train::recipe::Recipe;
 use dressage_train::runlog::{Progress, Silent, read_log};
@@ -178,4 +179,36 @@ fn an_evaluation_that_was_stopped_is_made_up_for() {
     // Once more: the score is replaced, not doubled.
     assert!(run(&recipe, true).report.is_some());
     assert_eq!(kinds(dir.path()), ["train", "train", "eval"]);
+}
+
+#[test]
+fn an_evaluation_between_steps_that_was_stopped_or_lost_is_made_up_for() {
+    let test =
+        "data.eval=[{name = 'fog', source = 'scenes', count = 3, first = 50, size = [96, 64]}]";
+    let settings = ["train.steps=6", "train.eval_every=2", "train.checkpoint_every=2", test];
+    let dirs = [(); 3].map(|()| tempfile::tempdir().expect("folder"));
+    let [straight, stopped, lost] = dirs.each_ref().map(|dir| recipe(dir.path(), &settings));
+    run(&straight, false);
+    let stop = StopAt::new("evaluate fog", 2);
+    let outcome = stop.run(&mut Trainer::new(stopped.clone(), false).expect("new"));
+    assert!(outcome.interrupted && outcome.step == 2, "{outcome:?}");
+    assert_eq!(logged(dirs[1].path()).len(), 2, "no score");
+    // Stopped once more while it is made up for.
+    let outcome = stop.run(&mut Trainer::new(stopped.clone(), true).expect("resumed"));
+    assert!(outcome.interrupted && outcome.step == 2, "{outcome:?}");
+    run(&stopped, true);
+    // As after a kill between the checkpoint of step 4 and the end of its evaluation.
+    run(&lost, false);
+    std::fs::remove_file(checkpoint::path_of(&lost.run.dir, 6)).expect("removed");
+    let log = lost.run.dir.join("log.jsonl");
+    let text = std::fs::read_to_string(&log).expect("log");
+    let is_lost = |line: &str| line.contains("\"kind\":\"eval\",\"step\":4");
+    let kept: String = text.split_inclusive('\n').take_while(|line| !is_lost(line)).collect();
+    assert!(kept.len() < text.len(), "{text}");
+    std::fs::write(&log, kept).expect("written");
+    run(&lost, true);
+    let [want, stopped, lost] = dirs.each_ref().map(|dir| logged(dir.path()));
+    let evals: Vec<_> = want.iter().filter(|l| l["kind"] == "eval").map(|l| &l["step"]).collect();
+    assert_eq!(evals, [2, 4, 6]);
+    assert_eq!((&stopped, &lost), (&want, &want));
 }

@@ -204,7 +204,7 @@ fn a_bad_loss_in_a_replay_is_told_and_changes_nothing() {
     assert_eq!(device(&pair.trainers[0]).counters().graphs, graphs + 1, "no update follows");
     for (error, before) in errors.iter().zip(&before) {
         let TrainError::NotFinite { step, kept, samples, .. } = error else { panic!("{error}") };
-        assert_eq!((*step, samples), (4, &all[4].names.join(", ")));
+        assert_eq!((*step, samples), (5, &all[4].names.join(", ")));
         assert!(fs::read(kept).expect("kept") == *before);
     }
     for (trainer, before) in pair.trainers.iter().zip(&before) {

@@ -148,13 +148,13 @@ fn a_bad_loss_is_told_with_the_next_step_and_changes_nothing() {
     assert!(there.queue(&first).expect("not known yet").is_none());
     let error = there.queue(&second).expect_err("the loss is infinite");
     let TrainError::NotFinite { step, kept, samples, .. } = &error else { panic!("{error}") };
-    assert_eq!((*step, samples), (0, &first.names.join(", ")));
+    assert_eq!((*step, samples), (1, &first.names.join(", ")));
     assert!(error.to_string().contains("loss_cls is inf"), "{error}");
     assert!(bytes(kept) == before, "the kept state is not the one before the step");
     // As it is on the host, and when the loss is asked for.
     assert_eq!(there.step(), 0);
     assert!(bytes(&there.save().expect("saved")) == before);
-    assert!(matches!(there.step_on(&first), Err(TrainError::NotFinite { step: 0, .. })));
+    assert!(matches!(there.step_on(&first), Err(TrainError::NotFinite { step: 1, .. })));
     assert!(bytes(&there.save().expect("saved")) == before);
     let mut here = trainer(dir.path(), &[BAD], true);
     let same = here.step_on(&first).expect_err("the loss is infinite").to_string();

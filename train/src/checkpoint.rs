@@ -4,20 +4,25 @@
 //! One safetensors file per checkpoint, `checkpoints/step-000500.safetensors`. Random numbers are
 //! a function of seed and step, so these two are the whole random state, the order of samples
 //! included.
+//!
+//! Names, shapes, notes and values have checksums, which every reader compares; files from before
+//! there were any are read without. A state with a weight or moment that is not a number is neither
+//! written nor read.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use dressage_engine::Param;
-use dressage_models::Segmenter;
+use dressage_engine::{DType, Param};
 use dressage_models::weights::{StateDict, write_safetensors};
+use dressage_models::{ModelError, Segmenter};
 use serde::{Deserialize, Serialize};
 
 use crate::optimiser::{MOMENTS, Optimiser};
-use crate::{Result, TrainError, files};
+use crate::{Result, TrainError, files, finite};
 
 /// What a checkpoint says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Notes {
     /// Steps done.
     pub step: u64,
@@ -46,6 +51,11 @@ pub fn path_of(run: &Path, step: u64) -> PathBuf {
     folder(run).join(format!("step-{step:06}.safetensors"))
 }
 
+/// Path of the state before a step whose loss was not a number.
+pub fn before_nan(run: &Path) -> PathBuf {
+    run.join("checkpoints").join("before-nan.safetensors")
+}
+
 /// Steps of the checkpoints in a run folder, ascending.
 ///
 /// # Errors
@@ -72,7 +82,8 @@ pub fn list(run: &Path) -> Result<Vec<u64>> {
 /// same wherever they lie: on a device the f32 weights and moments are fetched, one wait for each.
 ///
 /// # Errors
-/// A file that cannot be written; what was there before survives. A failure of the device.
+/// [`TrainError::BrokenState`] for a weight or moment that is not a number; a file that cannot be
+/// written. What was there before survives. A failure of the device.
 pub fn save(
     path: &Path,
     model: &Segmenter,
@@ -91,10 +102,41 @@ pub fn save(
     let stored = |p: &Param| Ok((p.name().to_string(), p.master().detach().to_host()?));
     let mut tensors = model.trainable().iter().map(stored).collect::<Result<Vec<_>>>()?;
     tensors.extend(optimiser.tensors()?);
+    for (name, tensor) in &tensors {
+        if let Some(what) = finite::wrong(name, tensor.data()?) {
+            return Err(TrainError::BrokenState { step, what, instead: String::new() });
+        }
+    }
     let notes = serde_json::to_string(&notes)
         .map_err(|e| TrainError::Checkpoint { path: path.into(), what: e.to_string() })?;
     files::write(path, |out| write_safetensors(&tensors, &[(NOTES, notes.clone())], out))?;
     Ok(())
+}
+
+/// Removes the checkpoint of a step.
+///
+/// # Errors
+/// A file that cannot be removed.
+pub fn remove(run: &Path, step: u64) -> Result<()> {
+    let path = path_of(run, step);
+    std::fs::remove_file(&path).map_err(|source| TrainError::Write { path, source })
+}
+
+/// Renames the checkpoints of steps after `step`, from which nothing goes on any more, so that
+/// their names no longer end like those of checkpoints; returns their steps.
+///
+/// # Errors
+/// A file that cannot be renamed.
+pub fn set_aside(run: &Path, step: u64) -> Result<Vec<u64>> {
+    let mut later = list(run)?;
+    later.retain(|other| *other > step);
+    for step in &later {
+        let path = path_of(run, *step);
+        let mut aside = path.clone().into_os_string();
+        aside.push(".set-aside");
+        std::fs::rename(&path, aside).map_err(|source| TrainError::Write { path, source })?;
+    }
+    Ok(later)
 }
 
 /// Removes all but the newest `keep` checkpoints of a run folder (0 keeps all).
@@ -106,26 +148,66 @@ pub fn prune(run: &Path, keep: usize) -> Result<()> {
     if keep == 0 || steps.len() <= keep {
         return Ok(());
     }
-    for step in &steps[..steps.len() - keep] {
-        let path = path_of(run, *step);
-        std::fs::remove_file(&path).map_err(|source| TrainError::Write { path, source })?;
-    }
-    Ok(())
+    steps[..steps.len() - keep].iter().try_for_each(|step| remove(run, *step))
 }
 
-/// Opens a checkpoint: its notes and its tensors.
+/// Opens a checkpoint: its notes and its tensors, compared with their checksums.
 ///
 /// # Errors
-/// A missing or damaged file, or one that is no checkpoint.
+/// A missing or damaged file, one that is no checkpoint, or one with values that are not numbers.
 pub fn open(path: &Path) -> Result<(Notes, StateDict)> {
-    let dict = StateDict::open(path)?;
     let fail = |what: String| TrainError::Checkpoint { path: path.into(), what };
+    let own = |error: ModelError| match error {
+        // The rest is advice on files that came from elsewhere.
+        ModelError::Read { cause, .. } => {
+            fail(cause.split("; fetch").next().unwrap_or_default().to_string())
+        }
+        other => other.into(),
+    };
+    let dict = StateDict::open(path).map_err(own)?;
+    dict.check().map_err(own)?;
     let text = dict
         .metadata()
         .get(NOTES)
         .ok_or_else(|| fail("is a weights file, not a checkpoint of a run".into()))?;
     let notes = serde_json::from_str(text).map_err(|e| fail(format!("notes are damaged: {e}")))?;
+    for (name, stored) in dict.iter() {
+        let values = stored.view(DType::F32);
+        let values = values.ok_or_else(|| fail(format!("{name} is no aligned tensor of f32")))?;
+        if let Some(what) = finite::wrong(name, values.data()?) {
+            return Err(fail(what));
+        }
+    }
     Ok((notes, dict))
+}
+
+/// As [`open`], for the checkpoint of `step` in a run folder. If it is damaged, the error names the
+/// newest one that is whole, which the command line takes by `option`.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_of(run: &Path, step: u64, option: &str) -> Result<(Notes, StateDict)> {
+    let path = path_of(run, step);
+    match open(&path) {
+        Err(error) if path.exists() => {
+            let instead = match newest_whole(run)? {
+                Some(step) => {
+                    format!("the newest whole checkpoint is that of step {step}: {option} {step}")
+                }
+                None => "no other checkpoint of the run is whole".to_string(),
+            };
+            Err(TrainError::Damaged { error: error.to_string(), instead })
+        }
+        other => other,
+    }
+}
+
+/// Step of the newest checkpoint in a run folder that can be read.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn newest_whole(run: &Path) -> Result<Option<u64>> {
+    Ok(list(run)?.into_iter().rev().find(|step| open(&path_of(run, *step)).is_ok()))
 }
 
 /// What was trained, without the state of the optimiser.
@@ -153,7 +235,7 @@ pub fn restore(path: &Path, notes: &Notes, dict: &mut StateDict, model: &Segment
             notes.backbone
         )));
     }
-    let float = |t: dressage_models::weights::Stored| t.to_float(dressage_engine::DType::F32);
+    let float = |t: dressage_models::weights::Stored| t.to_float(DType::F32);
     for param in model.trainable() {
         let name = param.name();
         let value = dict

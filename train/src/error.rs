@@ -176,6 +176,35 @@ pub enum TrainError {
         /// What is wrong.
         what: String,
     },
+    /// A damaged checkpoint of a run.
+    #[error("{error}; {instead}")]
+    Damaged {
+        /// What is wrong with it.
+        error: String,
+        /// What to use instead.
+        instead: String,
+    },
+    /// Weights or moments that an update has made infinite or no numbers.
+    #[error("after step {step} {what}, so this state is not saved{instead}")]
+    BrokenState {
+        /// Steps done.
+        step: u64,
+        /// Tensor and value.
+        what: String,
+        /// What to go on from, with a separator in front.
+        instead: String,
+    },
+    /// A run that is to be resumed with other settings.
+    #[error(
+        "{path}: resumed with other settings this would be another run: {changes}; leave these \
+         keys as they were, or give --resume-changed to go on with the new values"
+    )]
+    ResumeChanged {
+        /// Run folder.
+        path: PathBuf,
+        /// Keys with both values.
+        changes: String,
+    },
     /// A run folder that already holds a run, or none.
     #[error("{path}: {what}")]
     RunFolder {
@@ -186,11 +215,12 @@ pub enum TrainError {
     },
     /// A loss that is not a number.
     #[error(
-        "step {step}: {what}; nothing was updated in this step, the state before it is in {kept}; \
-         lower train.lr or look at the samples {samples}"
+        "step {step}: {what}; nothing was updated in this step, the state before it is in {kept}, \
+         from which --resume --from before-nan goes on; lower train.lr (with --resume-changed) or \
+         look at the samples {samples}"
     )]
     NotFinite {
-        /// Step.
+        /// Step, counted from 1 as in the log.
         step: u64,
         /// Which loss or cost, of which prediction and image.
         what: String,
@@ -281,7 +311,7 @@ pub enum TrainError {
     /// A worker thread of the loader ended without a word.
     #[error("a data worker stopped unexpectedly while preparing step {step}")]
     WorkerEnded {
-        /// Step whose sample did not arrive.
+        /// Step whose sample did not arrive, counted from 1 as in the log.
         step: u64,
     },
 }

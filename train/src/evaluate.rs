@@ -52,10 +52,13 @@ impl Inference {
         }
     }
 
-    /// For images outside any set.
-    pub fn of_recipe(eval: &Eval) -> Inference {
-        let Eval { mode, crop, stride, batch } = *eval;
-        Inference { mode, crop, stride, batch, test_box: [0, 0] }
+    /// For images outside any set: as for the first evaluation set, if there is one.
+    pub fn of_recipe(recipe: &Recipe) -> Inference {
+        let Eval { mode, crop, stride, batch } = recipe.eval;
+        match recipe.data.eval.first() {
+            Some(set) => Inference::of_set(&recipe.eval, set),
+            None => Inference { mode, crop, stride, batch, test_box: [0, 0] },
+        }
     }
 }
 

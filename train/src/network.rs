@@ -112,6 +112,8 @@ pub fn rebuild(recipe: &Recipe) -> Result<Segmenter> {
 /// if the file holds it.
 fn trained(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
     let dict = StateDict::open(path)?;
+    // All of it: damage to what is not taken from a run's checkpoint is damage too.
+    dict.check()?;
     if !has_head(&dict) {
         let what = match recognise(&dict) {
             Some(known) => format!("it holds {} and no head", known.title()),

@@ -46,7 +46,7 @@ pub(crate) const MOMENTS: &str = "optimiser.";
 
 /// Prefixes of the moments.
 const FIRST: &str = "optimiser.m.";
-const SECOND: &str = "optimiser.v.";
+pub(crate) const SECOND: &str = "optimiser.v.";
 
 impl Optimiser {
     /// Moments of zero for `params`, where those lie. The learning rate of `adamw` is set anew at

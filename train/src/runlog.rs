@@ -69,7 +69,17 @@ impl RunLog {
             .map_err(|source| FileError { action: "write", path: self.path.clone(), source })
     }
 
-    /// Puts everything written so far on the disk; called with each checkpoint.
+    /// Whether the log holds a line of this kind and step.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn holds(&self, kind: &str, step: u64) -> Result<bool, FileError> {
+        let lines = read_log(&self.path)?;
+        Ok(lines.iter().any(|line| line["kind"] == kind && line["step"] == step))
+    }
+
+    /// Puts everything written so far on the disk. Called before each checkpoint, since a run that
+    /// is resumed there does not write these lines again, and after each score.
     ///
     /// # Errors
     /// [`FileError`].

@@ -299,37 +299,39 @@ impl Trainer {
         let Pending { step, samples, lr, seconds, .. } = pending;
         let (loss, values) = told.split_first().map_or((f32::NAN, told), |(l, v)| (*l, v));
         let terms = named_terms(values);
+        // What the update on the device has looked at.
         if loss.is_finite() {
             return Ok(StepLog { loss, terms, lr, seconds, laps: None });
         }
         self.optimiser.take_back();
         self.step = step;
-        let what = bad_term(&terms).unwrap_or_else(|| format!("the sum of losses is {loss}"));
+        let what = bad_loss(loss, &terms).unwrap_or_default();
         Err(self.not_finite(what, step, &samples)?)
     }
 
     /// The values of a loss in host memory; one that is not a number becomes an error that says
     /// where it arose, after the state is saved.
     fn checked(&self, loss: &Loss, samples: &[String]) -> Result<State> {
-        let terms = loss.named()?;
-        match bad_term(&terms) {
-            None => Ok(State::Known(loss.total.item()?, terms)),
+        let (total, terms) = (loss.total.item()?, loss.named()?);
+        match bad_loss(total, &terms) {
+            None => Ok(State::Known(total, terms)),
             Some(what) => Err(self.not_finite(what, self.step, samples)?),
         }
     }
 
-    /// Saves the state before `step`, whose loss was not a number, and says so.
-    fn not_finite(&self, what: String, step: u64, samples: &[String]) -> Result<TrainError> {
-        let kept = self.dir.join("checkpoints").join("before-nan.safetensors");
-        let seed = self.recipe.train.seed;
-        checkpoint::save(&kept, &self.model, &self.optimiser, step, seed)?;
-        Ok(TrainError::NotFinite { step, what, kept, samples: samples.join(", ") })
+    /// Saves the state after `done` steps, since the loss of the next was not a number, and reports
+    /// that; or that the state is broken itself, in which case nothing is written.
+    fn not_finite(&self, what: String, done: u64, samples: &[String]) -> Result<TrainError> {
+        let kept = checkpoint::before_nan(&self.dir);
+        self.write(&kept, done)?;
+        Ok(TrainError::NotFinite { step: done + 1, what, kept, samples: samples.join(", ") })
     }
 }
 
-/// The first term that is not a number, in words.
-fn bad_term(terms: &[(String, f32)]) -> Option<String> {
-    let bad = terms.iter().find(|(_, value)| !value.is_finite());
+/// The first term that is not a number, or else the sum if it is none, in words.
+fn bad_loss(total: f32, terms: &[(String, f32)]) -> Option<String> {
+    let terms = terms.iter().map(|(name, value)| (name.as_str(), *value));
+    let bad = terms.chain([("the sum of losses", total)]).find(|(_, value)| !value.is_finite());
     bad.map(|(name, value)| format!("{name} is {value}"))
 }
 

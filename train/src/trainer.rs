@@ -1,5 +1,6 @@
 //! The training loop: batches in, updates, log lines, checkpoints and scores out.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -8,8 +9,10 @@ use dressage_engine::memory::{self, usage, usage_on};
 use dressage_kernels::{allocate, scratch, simd};
 use dressage_models::Segmenter;
 use dressage_models::criterion::{Criterion, DevicePoints};
+use dressage_models::weights::StateDict;
 use serde::Serialize;
 
+use crate::checkpoint::Notes;
 use crate::data::{BESIDE_HOST, Loader, LoaderSettings};
 use crate::device_plan::DevicePlan;
 use crate::graphs::Graphs;
@@ -19,11 +22,13 @@ use crate::optimiser::Optimiser;
 use crate::place::{DeviceMemory, Place};
 use crate::plan::{Comparison, Plan};
 use crate::recipe::Recipe;
+use crate::resume::{Earlier, Resume};
 use crate::run_folder::{LOG, RunFolder};
 use crate::runlog::{Progress, RunLog, Silent, Stage};
 use crate::schedule::Schedule;
 use crate::step::Pending;
 pub use crate::step::StepLog;
+use crate::timer::{Clock, Timer};
 use crate::wait::Waiting;
 use crate::{Result, TrainError, checkpoint, evaluate, machine, network};
 
@@ -55,6 +60,12 @@ pub struct Trainer {
     plan: Option<Plan>,
     /// The same for a device that tells how much of its memory is free.
     device_plan: Option<DevicePlan>,
+    /// Time until a checkpoint is due by time.
+    pub(crate) timer: Timer,
+    /// Step of the checkpoint that was due by time; the next one replaces it.
+    pub(crate) timed: Option<u64>,
+    /// What a resumed run was before.
+    pub(crate) earlier: Option<Earlier>,
 }
 
 /// How a run ended.
@@ -104,30 +115,57 @@ struct LogLine<'a> {
     /// Code of the host's CPU.
     cpu: String,
     #[serde(flatten)]
-    terms: std::collections::BTreeMap<&'a str, f32>,
+    terms: BTreeMap<&'a str, f32>,
 }
 
 /// The share of a step above which waiting for samples is told: `run.workers` are too few then.
 const WORTH_TELLING: f64 = 0.1;
 impl Trainer {
     /// Sets up a run in its folder: a fresh one, or with `resume` the continuation of what lies
-    /// there.
+    /// there, from its newest checkpoint and with the same settings.
     ///
     /// # Errors
-    /// A folder that holds a run already (or none to resume), or that another process trains in;
-    /// too little memory; weights or a checkpoint that do not fit.
+    /// As [`Trainer::set_up`].
     pub fn new(recipe: Recipe, resume: bool) -> Result<Trainer> {
-        Trainer::watched(recipe, resume, &Silent)
+        Trainer::set_up(recipe, resume.then(Resume::default).as_ref(), &Silent)
     }
 
-    /// As [`Trainer::new`], with someone who is told what takes time before the first step: a GPU
-    /// proves its kernels once ([`Place::of`]).
+    /// Sets up a run in its folder: a fresh one, or the continuation of what lies there. A GPU
+    /// verifies its kernels once ([`Place::of`]), which `progress` shows.
     ///
     /// # Errors
-    /// As [`Trainer::new`].
-    pub fn watched(mut recipe: Recipe, resume: bool, progress: &dyn Progress) -> Result<Trainer> {
-        let folder = RunFolder::open(&recipe.run.dir, resume)?;
-        let last = checkpoint::list(&recipe.run.dir)?.last().copied();
+    /// A folder that holds a run already (or none to resume), that another process trains in, or
+    /// one of other settings; too little memory; weights or a checkpoint that do not fit or are
+    /// damaged.
+    pub fn set_up(
+        recipe: Recipe,
+        resume: Option<&Resume>,
+        progress: &dyn Progress,
+    ) -> Result<Trainer> {
+        let dir = recipe.run.dir.clone();
+        let folder = RunFolder::open(&dir, resume.is_some())?;
+        let Some(resume) = resume else {
+            return Trainer::built(recipe, network::build, folder, progress);
+        };
+        let (path, notes, dict) = resume.from.open(&dir)?;
+        let earlier = Earlier::of(&dir, &recipe, resume.changed)?;
+        let mut trainer = Trainer::built(recipe, network::rebuild, folder, progress)?;
+        trainer.restore(path, &notes, dict, resume.changed)?;
+        trainer.earlier = Some(earlier);
+        if let Some(newer) = trainer.newer_before_nan(resume.from) {
+            trainer.note = Some(trainer.note.map_or(newer.clone(), |note| format!("{note}; {newer}")));
+        }
+        Ok(trainer)
+    }
+
+    /// A run before its first step whose network `build` makes, once its memory is known to be
+    /// there.
+    fn built(
+        mut recipe: Recipe,
+        build: fn(&Recipe) -> Result<Segmenter>,
+        folder: RunFolder,
+        progress: &dyn Progress,
+    ) -> Result<Trainer> {
         let place = Place::of(&recipe.run, progress)?;
         recipe.run.workers = workers(&recipe, &place);
         let plan = match place.device().map_or_else(|| Plan::new(&recipe).map(Some), |_| Ok(None)) {
@@ -140,18 +178,10 @@ impl Trainer {
             plan.as_ref().map_or(Ok(()), |plan| plan.check(&recipe))?;
             device_plan.as_ref().map_or(Ok(()), |plan| plan.check(&recipe))?;
         }
-        let model = match last {
-            None => network::build(&recipe)?,
-            Some(_) => network::rebuild(&recipe)?,
-        };
+        let model = build(&recipe)?;
         let around = Trainer::around(recipe, model, place)?;
-        let note = folder.note();
-        let folder = Some(folder);
-        let mut trainer = Trainer { folder, note, plan, device_plan, ..around };
-        if let Some(step) = last {
-            trainer.restore(step)?;
-        }
-        Ok(trainer)
+        let (note, folder) = (folder.note(), Some(folder));
+        Ok(Trainer { folder, note, plan, device_plan, ..around })
     }
 
     /// A run on the host before its first step, whatever its folder holds.
@@ -176,6 +206,7 @@ impl Trainer {
         let (batch, crop) = (recipe.train.batch, recipe.augment.crop);
         let graphs = graphs.map(|device| Graphs::new(device, [batch, crop, crop]));
         let (dir, step, pending) = (recipe.run.dir.clone(), 0, None);
+        let timer = Timer::new(recipe.train.checkpoint_minutes);
         Ok(Trainer {
             recipe,
             dir,
@@ -193,18 +224,25 @@ impl Trainer {
             note: None,
             plan: None,
             device_plan: None,
+            timer,
+            timed: None,
+            earlier: None,
         })
     }
 
-    fn restore(&mut self, step: u64) -> Result<()> {
-        let path = checkpoint::path_of(&self.dir, step);
-        let (notes, mut dict) = checkpoint::open(&path)?;
-        if notes.seed != self.recipe.train.seed {
+    fn restore(
+        &mut self,
+        path: PathBuf,
+        notes: &Notes,
+        mut dict: StateDict,
+        changed: bool,
+    ) -> Result<()> {
+        if notes.seed != self.recipe.train.seed && !changed {
             let (a, b) = (notes.seed, self.recipe.train.seed);
             let what = format!("was trained with seed {a}, the recipe says {b}");
             return Err(TrainError::Checkpoint { path, what });
         }
-        checkpoint::restore(&path, &notes, &mut dict, &self.model)?;
+        checkpoint::restore(&path, notes, &mut dict, &self.model)?;
         self.optimiser.restore(&mut dict, &notes.updates)?;
         self.step = notes.step;
         Ok(())
@@ -235,6 +273,11 @@ impl Trainer {
         self.device_plan.as_ref()
     }
 
+    /// Makes the checkpoints by time go by another clock.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.timer.set_clock(clock);
+    }
+
     /// Starts the data workers at the next step.
     ///
     /// # Errors
@@ -255,11 +298,12 @@ impl Trainer {
     /// Samples that cannot be read, a loss that is not a number, a checkpoint that cannot be
     /// written.
     pub fn run(&mut self, progress: &dyn Progress, stop: &Interrupt) -> Result<Outcome> {
-        self.begin(progress)?;
+
         let steps = self.recipe.train.steps;
         // A run whose steps are all done is evaluated again.
         let again: &[&str] = if self.step < steps { &[] } else { &["eval"] };
-        let mut log = RunLog::open(&self.dir.join(LOG), self.step, again)?;
+        let mut log = self.begin(again, progress)?;
+        self.timer.restart();
         let from = self.step;
         let trained = allocate::catch(|| self.steps(&mut log, progress, stop));
         let memory = match trained.unwrap_or_else(|refused| Err(refused.into())) {
@@ -273,7 +317,7 @@ impl Trainer {
             // A checkpoint without a step would refuse another start with better settings.
             return Err(TrainError::Interrupted);
         }
-        let saved = self.save()?;
+        let saved = self.checkpoint(&log, false)?;
         let interrupted = self.step < steps;
         let mut report = None;
         if !interrupted && !self.recipe.data.eval.is_empty() {
@@ -283,21 +327,27 @@ impl Trainer {
         Ok(Outcome { step: self.step, interrupted, checkpoint: saved, report, memory })
     }
 
-    /// Writes what a run folder holds before the first step.
-    fn begin(&self, progress: &dyn Progress) -> Result<()> {
-        let Some(folder) = &self.folder else { return Ok(()) };
+    /// Writes what a run folder holds before the first step, and opens the log without the lines of
+    /// this step whose kind is in `again`.
+    fn begin(&mut self, again: &[&str], progress: &dyn Progress) -> Result<RunLog> {
         let checkpoints = checkpoint::folder(&self.dir);
         std::fs::create_dir_all(&checkpoints)
             .map_err(|source| TrainError::Write { path: checkpoints, source })?;
-        if let Some(old) = folder.write_recipe(&self.recipe)? {
-            progress.note(&format!("the recipe that was there is now {}", old.display()));
-        }
-        if checkpoint::list(&self.dir)?.is_empty()
+        if let Some(folder) = self.folder.as_ref().filter(|_| self.earlier.is_none())
             && let Some(old) = folder.set_log_aside()?
         {
             progress.note(&format!("the log of an earlier start is now {}", old.display()));
         }
-        Ok(())
+        self.set_later_aside(progress)?;
+        let mut log = RunLog::open(&self.dir.join(LOG), self.step, again)?;
+        // Before the recipe has them: a run that is killed in between still tells of them.
+        self.log_changes(&mut log, progress)?;
+        if let Some(folder) = &self.folder
+            && let Some(old) = folder.write_recipe(&self.recipe)?
+        {
+            progress.note(&format!("the recipe that was there is now {}", old.display()));
+        }
+        Ok(log)
     }
 
     /// The steps of [`Trainer::run`], with what is due between them.
@@ -309,6 +359,7 @@ impl Trainer {
     ) -> Result<Option<Memory>> {
         let mut memory = None;
         let from = self.step;
+        let made_up = self.make_up(log, progress, stop)?;
         let waiting = Waiting::new(progress, stop);
         let source = network::train_source_unless(&self.recipe, waiting)?;
         let mut loader = Loader::start(source, self.loader_settings())?;
@@ -341,9 +392,10 @@ impl Trainer {
                 }
                 window = Window::start(self.step);
             }
-            if every(self.recipe.train.checkpoint_every) && self.step < steps {
+            let regular = every(self.recipe.train.checkpoint_every);
+            if (regular || self.timer.is_over()) && self.step < steps {
                 window.add(self.settle()?.as_ref());
-                self.save()?;
+                self.checkpoint(log, !regular)?;
             }
             if every(self.recipe.train.eval_every) && self.step < steps {
                 window.add(self.settle()?.as_ref());
@@ -356,7 +408,8 @@ impl Trainer {
             }
         }
         self.settle()?;
-        memory = memory.or_else(|| self.memory()).filter(|_| self.step > from);
+        // A peak of an evaluation before the first step is none of the steps.
+        memory = memory.or_else(|| self.memory()).filter(|_| self.step > from && !made_up);
         if let Some(memory) = &memory {
             log.write("memory", self.step, memory)?;
         }
@@ -374,7 +427,8 @@ impl Trainer {
     fn keep(&mut self, from: u64, error: &TrainError, progress: &dyn Progress) {
         // The first may have met a step half done, the second has a file of its own.
         let torn = self.torn || matches!(error, TrainError::Engine(_) | TrainError::Model(_));
-        if torn || matches!(error, TrainError::NotFinite { .. }) || self.step == from {
+        let bad = matches!(error, TrainError::NotFinite { .. } | TrainError::BrokenState { .. });
+        if torn || bad || self.step == from {
             return;
         }
         // What the steps have used is of use to the file now.
@@ -383,9 +437,11 @@ impl Trainer {
         // The error that ended the run is the one to report, not that of a disk which is full as
         // well.
         let saved = allocate::catch(|| self.settle().and_then(|_| self.save()));
-        if let Ok(Ok(path)) = saved {
-            progress.note(&format!("step {} is saved in {}", self.step, path.display()));
-        }
+        progress.note(&match saved {
+            Ok(Ok(path)) => format!("step {} is saved in {}", self.step, path.display()),
+            Ok(Err(error)) => format!("step {} is not saved: {error}", self.step),
+            Err(refused) => format!("step {} is not saved: {refused}", self.step),
+        });
     }
 
     /// Writes a checkpoint and removes the oldest beyond those to keep. A loss that is on a device
@@ -395,8 +451,7 @@ impl Trainer {
     /// A file that cannot be written; earlier checkpoints survive.
     pub fn save(&self) -> Result<PathBuf> {
         let path = checkpoint::path_of(&self.dir, self.step);
-        let seed = self.recipe.train.seed;
-        checkpoint::save(&path, &self.model, &self.optimiser, self.step, seed)?;
+        self.write(&path, self.step)?;
         checkpoint::prune(&self.dir, self.recipe.train.keep)?;
         Ok(path)
     }
@@ -421,7 +476,7 @@ impl Trainer {
         Ok(log.write("train", self.step, &line)?)
     }
 
-    fn evaluate(
+    pub(crate) fn evaluate(
         &mut self,
         log: &mut RunLog,
         progress: &dyn Progress,
@@ -432,6 +487,7 @@ impl Trainer {
         match evaluate::evaluate(&self.model, &self.recipe, progress, stop) {
             Ok(report) => {
                 log.write("eval", self.step, &report)?;
+                log.sync()?;
                 Ok(Some(report))
             }
             // The state is saved; a broken-off evaluation is no score.
@@ -474,7 +530,7 @@ fn workers(recipe: &Recipe, place: &Place) -> usize {
 /// A checkpoint that is not there or does not fit.
 pub fn load(recipe: &Recipe, dir: &Path, step: u64) -> Result<Segmenter> {
     let path = checkpoint::path_of(dir, step);
-    let (notes, mut dict) = checkpoint::open(&path)?;
+    let (notes, mut dict) = checkpoint::open_of(dir, step, "--checkpoint")?;
     let model = network::rebuild(recipe)?;
     checkpoint::restore(&path, &notes, &mut dict, &model)?;
     Ok(model)

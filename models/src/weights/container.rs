@@ -78,7 +78,7 @@ fn read(map: &Arc<Pages>, path: &Path) -> Told<Contents> {
     let bytes: &[u8] = map;
     // First, since the length of a header may look like the start of a pickle.
     if safetensors::begins(bytes) {
-        return safetensors::read(map);
+        return safetensors::read(map, path);
     }
     match bytes {
         [] => Err("is empty; fetch it again".into()),

@@ -1,4 +1,4 @@
-//! Entries of archives, compared with their checksums before their bytes are used.
+//! Entries of files, compared with their checksums before their bytes are used.
 
 use std::ops::Range;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::{ModelError, Result};
 /// An entry that tensors lie in; it is read through once, at the first check.
 #[derive(Debug)]
 pub struct Member {
-    /// The archive, for errors.
+    /// The file, for errors.
     pub path: Arc<Path>,
     /// Name of the entry.
     pub name: String,
@@ -23,10 +23,12 @@ pub struct Member {
     pub pages: Arc<Pages>,
     /// Where the entry lies in them.
     pub range: Range<usize>,
-    /// Its checksum in the archive's directory.
+    /// Its checksum in the file's directory.
     pub sum: u32,
     /// Whether it was compared. Two threads may both come first, and find the same.
     pub good: AtomicBool,
+    /// What is reported of an entry of this name that differs.
+    pub differs: fn(&str) -> String,
 }
 
 impl Member {
@@ -41,7 +43,7 @@ impl Member {
         if !agrees(&self.pages[self.range.clone()], self.sum) {
             return Err(ModelError::Read {
                 path: self.path.to_path_buf(),
-                cause: differs(&self.name),
+                cause: (self.differs)(&self.name),
             });
         }
         self.good.store(true, Ordering::Relaxed);

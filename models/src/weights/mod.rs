@@ -6,9 +6,9 @@
 //! names and runs none. Tensors stay where they lie until they are asked for, one at a time; f32
 //! tensors in row-major order are used in place.
 //!
-//! Entries of zip archives have checksums. They are compared before an entry is first used, so
-//! that looking at names and shapes does not read the values: [`Stored::check`]. The other forms
-//! have none.
+//! Entries of zip archives and tensors of checkpoints written here have checksums. They are
+//! compared before an entry is first used, so that looking at names and shapes does not read the
+//! values: [`Stored::check`]. Other files have none.
 //!
 //! # What a file can cost
 //! Whatever it declares, opening a file takes at most [`OPEN_BYTES`] bytes of memory for each of
@@ -28,6 +28,7 @@ mod names;
 mod pickle;
 mod safetensors;
 mod stored;
+mod sums;
 mod torch;
 mod trained;
 mod zip;
@@ -42,7 +43,7 @@ pub use fingerprint::{
     Digests, digest, fingerprint, fingerprint_of, fingerprint_of_floats, fingerprint_with,
 };
 pub use known::{Family, Known, recognise, recognise_shapes};
-pub use safetensors::{Written, write, write_safetensors};
+pub use safetensors::{Written, write, write_safetensors, write_summed};
 pub use stored::{Kind, Stored};
 pub use trained::{fitted, has_head, is_backbone};
 

@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use dressage_engine::{Pages, Tensor};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 
 use super::container::{Contents, Told};
+use super::member::Member;
 use super::stored::row_major;
-use super::{Container, Kind, Stored, shown};
+use super::{Container, Kind, Stored, shown, sums};
 
 /// Bytes of the length in front of the header.
 const LENGTH: usize = 8;
@@ -23,8 +26,9 @@ pub fn begins(bytes: &[u8]) -> bool {
     length.is_some_and(|n| n <= LARGEST) && bytes.get(LENGTH) == Some(&b'{')
 }
 
-/// Reads the header of a mapped file; the tensors stay in the map.
-pub fn read(map: &Arc<Pages>) -> Told<Contents> {
+/// Reads the header of a mapped file and compares it with its checksum; the tensors stay in the
+/// map.
+pub fn read(map: &Arc<Pages>, path: &Path) -> Told<Contents> {
     let (length, header) = SafeTensors::read_metadata(map).map_err(|e| describe(map, &e))?;
     let mut metadata = BTreeMap::new();
     if let Some(notes) = header.metadata() {
@@ -34,8 +38,12 @@ pub fn read(map: &Arc<Pages>) -> Told<Contents> {
             metadata.extend(own);
         }
     }
+    let mut infos: Vec<_> = header.tensors().into_iter().collect();
+    infos.sort_by_key(|(_, info)| info.data_offsets);
+    let sums = sums::check(&map[..LENGTH + length], &mut metadata, infos.len())?;
+    let path: Arc<Path> = path.into();
     let mut tensors = BTreeMap::new();
-    for (name, info) in header.tensors() {
+    for (i, (name, info)) in infos.into_iter().enumerate() {
         let kind = kind(info.dtype).ok_or_else(|| {
             format!(
                 "tensor {}: element type {:?} is not supported; save it as F32, F16 or BF16",
@@ -45,7 +53,14 @@ pub fn read(map: &Arc<Pages>) -> Told<Contents> {
         })?;
         let start = LENGTH + length + info.data_offsets.0;
         let (shape, strides) = (info.shape.clone(), row_major(&info.shape));
-        tensors.insert(name, Stored::mapped(map, kind, start, shape, strides));
+        let stored = Stored::mapped(map, kind, start, shape, strides);
+        let member = sums.as_ref().map(|sums| {
+            let range = start..LENGTH + length + info.data_offsets.1;
+            let (path, pages, name) = (path.clone(), map.clone(), name.clone());
+            let (sum, good, differs) = (sums[i], AtomicBool::new(false), sums::differs_in as _);
+            Arc::new(Member { path, name, pages, range, sum, good, differs })
+        });
+        tensors.insert(name, stored.inside(member));
     }
     let (wrapper, skipped) = (Vec::new(), Vec::new());
     Ok(Contents { container: Container::Safetensors, tensors, wrapper, skipped, metadata })
@@ -140,8 +155,30 @@ pub type Written<'a> = (&'a str, &'a Stored, Kind);
 /// # Errors
 /// Whatever `out` fails with; two tensors of one name.
 pub fn write(
+    tensors: Vec<Written<'_>>,
+    notes: &[(&str, String)],
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    write_all(tensors, notes, false, out)
+}
+
+/// As [`write`], with a checksum of the header and of each tensor, for files that are damaged if
+/// one bit of them is another. Every value is gone through twice.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_summed(
+    tensors: Vec<Written<'_>>,
+    notes: &[(&str, String)],
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    write_all(tensors, notes, true, out)
+}
+
+fn write_all(
     mut tensors: Vec<Written<'_>>,
     notes: &[(&str, String)],
+    summed: bool,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let invalid = |e: String| io::Error::new(io::ErrorKind::InvalidData, e);
@@ -158,15 +195,15 @@ pub fn write(
         infos.push((name.to_string(), TensorInfo { dtype, shape, data_offsets: (at, end) }));
         at = end;
     }
-    let joined: serde_json::Map<String, serde_json::Value> =
+    let mut joined: serde_json::Map<String, serde_json::Value> =
         notes.iter().map(|(k, v)| (k.to_string(), v.clone().into())).collect();
-    let joined = serde_json::Value::Object(joined).to_string();
-    let notes = (!notes.is_empty()).then(|| HashMap::from([(OWN.to_string(), joined)]));
+    if summed {
+        sums::add(&mut joined, &tensors)?;
+    }
+    let joined = (!joined.is_empty()).then(|| serde_json::Value::Object(joined).to_string());
+    let notes = joined.map(|joined| HashMap::from([(OWN.to_string(), joined)]));
     let header = Metadata::new(notes, infos).map_err(|e| invalid(e.to_string()))?;
-    let mut header = serde_json::to_vec(&header)?;
-    header.resize(header.len().next_multiple_of(LENGTH), b' ');
-    out.write_all(&(header.len() as u64).to_le_bytes())?;
-    out.write_all(&header)?;
+    out.write_all(&header_bytes(&header, summed)?)?;
     tensors.iter().try_for_each(|(name, stored, kind)| {
         stored.write(*kind, out).map_err(|e| match e.kind() {
             io::ErrorKind::InvalidData => invalid(format!("tensor {}: {e}", shown(name))),
@@ -175,7 +212,20 @@ pub fn write(
     })
 }
 
-/// As [`write`], for tensors in memory.
+/// The header with its length in front, filled with spaces to a multiple of [`LENGTH`].
+fn header_bytes(header: &Metadata, summed: bool) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; LENGTH];
+    serde_json::to_writer(&mut bytes, header)?;
+    bytes.resize(bytes.len().next_multiple_of(LENGTH), b' ');
+    let length = (bytes.len() - LENGTH) as u64;
+    bytes[..LENGTH].copy_from_slice(&length.to_le_bytes());
+    if summed {
+        sums::seal(&mut bytes);
+    }
+    Ok(bytes)
+}
+
+/// As [`write_summed`], for tensors in memory.
 ///
 /// # Errors
 /// As [`write`].
@@ -186,7 +236,7 @@ pub fn write_safetensors(
 ) -> io::Result<()> {
     let stored: Vec<(&str, Stored)> =
         tensors.iter().map(|(name, t)| (name.as_str(), t.clone().into())).collect();
-    write(stored.iter().map(|(name, t)| (*name, t, t.kind())).collect(), notes, out)
+    write_summed(stored.iter().map(|(name, t)| (*name, t, t.kind())).collect(), notes, out)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use dressage_engine::Pages;
 
 use super::container::{Contents, Told};
-use super::member::Member;
+use super::member::{Member, differs};
 use super::pickle::{self, Element, Tree, Value, View};
 use super::stored::row_major;
 use super::zip::Archive;
@@ -58,7 +58,7 @@ pub fn archive(map: &Arc<Pages>, path: &Path) -> Told<Contents> {
         let member = members.entry(key.to_string()).or_insert_with(|| {
             let (path, pages, range, good) =
                 (path.clone(), map.clone(), range.clone(), AtomicBool::new(false));
-            Arc::new(Member { path, name, pages, range, sum, good })
+            Arc::new(Member { path, name, pages, range, sum, good, differs })
         });
         Ok(Place { range, member: Some(member.clone()) })
     };

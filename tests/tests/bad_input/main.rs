@@ -3,9 +3,11 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod damage;
 mod data;
 mod memory;
 mod recipes;
+mod resumed;
 mod runs;
 mod weights;
 

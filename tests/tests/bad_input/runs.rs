@@ -4,8 +4,11 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use dressage_engine::Tensor;
+use dressage_engine::{DType, Tensor};
+use dressage_models::weights::{StateDict, Stored, write_safetensors};
+use dressage_train::interrupt::Interrupt;
 use dressage_train::recipe::Recipe;
+use dressage_train::runlog::Silent;
 use dressage_train::trainer::{Trainer, load};
 use dressage_train::{checkpoint, files};
 
@@ -178,7 +181,7 @@ fn an_image_that_is_no_number_is_named_and_nothing_is_updated() {
     let n = bad.images.len();
     bad.images[n / 2 + 77] = f32::NAN;
     let names: Vec<&str> = good.names.iter().map(String::as_str).collect();
-    let words = ["step 2", "prediction 0", "image 1 of the batch", "NaN", "before-nan", "train.lr"];
+    let words = ["step 3", "prediction 0", "image 1 of the batch", "NaN", "before-nan", "train.lr"];
     told(trainer.step_on(&bad), &[words.as_slice(), &names].concat());
     nothing_was_updated(&recipe, &trainer, &saved, &before);
     let mut other = Trainer::new(recipe, true).expect("resumed");
@@ -186,29 +189,121 @@ fn an_image_that_is_no_number_is_named_and_nothing_is_updated() {
     assert!(a.is_finite() && a == b, "{a} after the failed step, {b} from the kept state");
 }
 
+/// Fills a parameter of a run with a value.
+fn spoil(trainer: &Trainer, name: &str, value: f32) {
+    let names: Vec<_> = trainer.model().params().keys().cloned().collect();
+    let param = trainer.model().params().get(name).unwrap_or_else(|| panic!("{names:?}"));
+    let fill = |t: &mut Tensor| {
+        t.data_mut::<f32>()?.fill(value);
+        Ok(())
+    };
+    param.update(fill).expect("spoilt");
+}
+
 #[test]
-fn a_parameter_that_is_no_number_is_noticed_at_the_next_step() {
-    for (name, words) in [
-        ("decode_head.cls_embed.bias", ["prediction 0", "NaN"]),
-        ("decode_head.mask_embed.4.weight", ["prediction 0", "NaN"]),
+fn a_state_that_is_no_number_is_neither_saved_nor_in_the_way_of_good_ones() {
+    for (name, value) in [
+        ("decode_head.cls_embed.bias", f32::NAN),
+        ("decode_head.mask_embed.4.weight", f32::INFINITY),
         // It only reaches predictions behind the decoder's last layer.
-        ("decode_head.transformer_decoder.layers.1.ffn.layers.1.bias", ["prediction 2", "NaN"]),
+        ("decode_head.transformer_decoder.layers.1.ffn.layers.1.bias", f32::NAN),
     ] {
         let dir = tempfile::tempdir().expect("folder");
-        let recipe = recipe(dir.path(), &["model.method=freeze"]);
+        let recipe = recipe(dir.path(), &["model.method=freeze", "train.keep=1"]);
         let (mut trainer, saved) = started(&recipe, 1);
-        let names: Vec<_> = trainer.model().params().keys().cloned().collect();
-        let param = trainer.model().params().get(name).unwrap_or_else(|| panic!("{names:?}"));
-        param
-            .update(|t| {
-                t.data_mut::<f32>()?.fill(f32::NAN);
-                Ok(())
-            })
-            .expect("poisoned");
-        trainer.save().expect("saved");
         let before = read(&saved);
+        spoil(&trainer, name, value);
+        let words =
+            ["after step 1", name, &value.to_string(), "not saved", "of step 1", "--resume"];
+        told(trainer.save(), &words);
         let batch = trainer.loader().expect("loader").next_batch().expect("batch");
-        told(trainer.step_on(&batch), &[["step 1"].as_slice(), &words, &["image 0"]].concat());
-        nothing_was_updated(&recipe, &trainer, &saved, &before);
+        told(trainer.step_on(&batch), &words);
+        told(trainer.run(&Silent, &Interrupt::default()), &words);
+        let folder = saved.parent().expect("folder");
+        assert_eq!(names(folder), ["step-000001.safetensors"]);
+        assert!(read(&saved) == before, "the good checkpoint changed");
+    }
+}
+
+/// Rates at which the first update leaves no number.
+const FAR: [&str; 3] = ["train.lr=1e300", "train.lr_min=1e300", "train.steps=3"];
+
+#[test]
+fn an_update_that_breaks_the_weights_ends_the_run_and_saves_nothing() {
+    for more in [&["train.checkpoint_every=1", "train.keep=1"][..], &["train.steps=1"], &[]] {
+        let dir = tempfile::tempdir().expect("folder");
+        let recipe = recipe(dir.path(), &[&FAR[..], more].concat());
+        let mut trainer = Trainer::new(recipe.clone(), false).expect("trainer");
+        let result = trainer.run(&Silent, &Interrupt::default());
+        told(result, &["after step 1 ", "holds", "not saved", "start again with a lower train.lr"]);
+        assert!(!recipe.run.dir.join("checkpoints").exists(), "{more:?}");
+        Trainer::new(recipe, false).expect("a second try needs no other folder");
+    }
+}
+
+/// A checkpoint's tensors, changed by `change`, in a file of its own with or without checksums.
+fn rewritten(saved: &Path, summed: bool, change: impl Fn(&str, &mut [f32])) -> Vec<u8> {
+    let dict = StateDict::open(saved).expect("checkpoint");
+    let notes = [("dressage", dict.metadata()["dressage"].clone())];
+    let tensor = |(name, stored): (&String, &Stored)| {
+        let values = stored.view(DType::F32).expect("f32");
+        let mut values = values.data::<f32>().expect("f32").to_vec();
+        change(name, &mut values);
+        (name.clone(), Tensor::from_slice(&values, stored.shape()).expect("tensor"))
+    };
+    let tensors: Vec<_> = dict.iter().map(tensor).collect();
+    let mut bytes = Vec::new();
+    if summed {
+        write_safetensors(&tensors, &notes, &mut bytes).expect("written");
+    } else {
+        let stored: Vec<(String, Stored)> =
+            tensors.into_iter().map(|(name, t)| (name, t.into())).collect();
+        let all = stored.iter().map(|(name, t)| (name.as_str(), t, t.kind())).collect();
+        dressage_models::weights::write(all, &notes, &mut bytes).expect("written");
+    }
+    bytes
+}
+
+#[test]
+fn checkpoints_from_before_there_were_checksums_resume() {
+    let dir = tempfile::tempdir().expect("folder");
+    let recipe = recipe(dir.path(), &["model.method=freeze"]);
+    let (trainer, saved) = started(&recipe, 1);
+    drop(trainer);
+    let whole = read(&saved);
+    let old = rewritten(&saved, false, |_, _| {});
+    assert!(old.len() < whole.len(), "they hold less");
+    fs::write(&saved, old).expect("written");
+    let resumed = Trainer::new(recipe, true).expect("resumed");
+    resumed.save().expect("saved");
+    assert!(read(&saved) == whole, "the same state gives the same file");
+}
+
+#[test]
+fn stored_values_that_are_no_numbers_are_named() {
+    let dir = tempfile::tempdir().expect("folder");
+    let recipe = recipe(dir.path(), &["model.method=freeze"]);
+    let (trainer, saved) = started(&recipe, 1);
+    drop(trainer);
+    let bias = "decode_head.cls_embed.bias";
+    for (name, value) in [
+        (bias.to_string(), f32::NEG_INFINITY),
+        (format!("optimiser.m.{bias}"), f32::NAN),
+        (format!("optimiser.v.{bias}"), -1e-12),
+    ] {
+        for summed in [true, false] {
+            let good = read(&saved);
+            let bad = rewritten(&saved, summed, |found, values| {
+                if found == name {
+                    values[3] = value;
+                }
+            });
+            fs::write(&saved, bad).expect("written");
+            let words = ["step-000001", &name, &value.to_string(), "element 3"];
+            told(Trainer::new(recipe.clone(), true).map(|_| ()), &words);
+            told(load(&recipe, &recipe.run.dir, 1).map(|_| ()), &words);
+            told(checkpoint::open(&saved).map(|_| ()), &words);
+            fs::write(&saved, good).expect("written");
+        }
     }
 }

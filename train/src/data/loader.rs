@@ -197,7 +197,7 @@ impl Loader {
             let queue = &self.queues[(self.taken % self.queues.len() as u64) as usize];
             let sample = take(queue, self.taken).map_err(|missed| match missed {
                 Missed::Stopped => TrainError::Interrupted,
-                Missed::Ended => TrainError::WorkerEnded { step: self.step },
+                Missed::Ended => TrainError::WorkerEnded { step: self.step + 1 },
             })??;
             self.taken += 1;
             batch.images[i * 3 * h * w..][..3 * h * w].copy_from_slice(&sample.image);

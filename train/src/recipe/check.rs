@@ -213,6 +213,7 @@ fn train(recipe: &Recipe) -> Wrong {
         ("train.lr_min", t.lr_min),
         ("train.warm_up_start", t.warm_up_start),
         ("train.backbone_lr_mult", t.backbone_lr_mult),
+        ("train.checkpoint_minutes", t.checkpoint_minutes),
     ])?;
     ensure("train.eps", t.eps.is_finite() && t.eps > 0.0, || {
         format!("is {}, it must be above 0", t.eps)

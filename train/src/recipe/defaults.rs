@@ -33,6 +33,7 @@ pub(super) fn published(backbone: &str, crop: usize) -> Recipe {
     Recipe {
         name: String::new(),
         about: String::new(),
+        derived: vec![],
         model: model(backbone, crop),
         rein: Rein { tokens: 100, rank: 16, link: true, softmax: true, zero_mlp_delta_f: false },
         head: head(),
@@ -132,6 +133,7 @@ fn train() -> Train {
         seed: 42,
         eval_every: 10_000,
         checkpoint_every: 4_000,
+        checkpoint_minutes: 10.0,
         keep: 3,
         log_every: 50,
         save_signal: SaveSignal::None,

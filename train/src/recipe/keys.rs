@@ -1,5 +1,6 @@
 //! The catalogue of recipe keys: what each takes and means. It decides which keys exist, checks
-//! their types and is printed by `dressage train --help-recipe`.
+//! their types and is printed by `dressage train --help-recipe`. What each decides, and so where it
+//! may change, is in [`super::bearing`].
 
 use std::fmt::Write as _;
 
@@ -68,6 +69,11 @@ const METHODS: &[&str] = &["rein", "freeze", "full"];
 pub const KEYS: &[Key] = &[
     key("name", Kind::Text, "name of the recipe, by default that of its file"),
     key("about", Kind::Text, "one line on what it trains"),
+    key(
+        "derived",
+        Kind::Texts,
+        "in the recipe.toml of a run: keys that nobody set and that follow others",
+    ),
     key("model.backbone", Kind::Choice(BACKBONES), "sets the dimensions below"),
     key("model.weights", Kind::Path, "checkpoint of the backbone's authors, or `random`"),
     key(
@@ -172,6 +178,11 @@ pub const KEYS: &[Key] = &[
     key("train.seed", Kind::Count, "seed of every random number"),
     key("train.eval_every", Kind::Count, "steps between evaluations, 0: only at the end"),
     key("train.checkpoint_every", Kind::Count, "steps between checkpoints, 0: only the last"),
+    key(
+        "train.checkpoint_minutes",
+        Kind::Real,
+        "minutes after which one more is written, which the next replaces; 0: none",
+    ),
     key("train.keep", Kind::Count, "checkpoints kept"),
     key("train.log_every", Kind::Count, "steps between log lines"),
     key(

@@ -5,7 +5,8 @@
 //! defaults follow others: the dimensions come from `model.backbone`; the position table, resize
 //! list, longest edge and test windows from `augment.crop`; the token count from `head.queries`.
 //! Every key of the result is written out by [`Recipe::to_toml`], which gives the same recipe when
-//! read again. An unknown key is refused with the nearest known one, a wrong type with its name.
+//! read again, and names those that follow others (`derived`), so that they still do. An unknown key
+//! is refused with the nearest known one, a wrong type with its name.
 //!
 //! Paths written in a file are relative to that file, all others to the working directory; a
 //! resolved recipe holds absolute ones. Image and label folders are relative to `data.root`.
@@ -13,11 +14,15 @@
 //! Refused: inheriting from another recipe file. The defaults already are the published setting,
 //! so recipes stay short, and what a run used stands in one place.
 
+mod bearing;
+mod changes;
 mod check;
 mod defaults;
 mod embedded;
 mod error;
+mod follow;
 pub mod keys;
+mod overrides;
 mod resolve;
 mod sets;
 #[cfg(test)]
@@ -33,8 +38,11 @@ use crate::augment;
 use crate::groups::{Groups, Method};
 use crate::schedule::{Schedule, ScheduleError};
 
+pub use bearing::Bearing;
+pub use changes::{Change, changes};
 pub use embedded::{EMBEDDED, Embedded};
 pub use error::RecipeError;
+pub use overrides::{Command, acting};
 pub use sets::{Data, EvalSet, Set, Source};
 
 /// The word that stands for random initial weights in `model.weights`.
@@ -47,6 +55,9 @@ pub struct Recipe {
     pub name: String,
     /// One line on what it trains.
     pub about: String,
+    /// Keys that nobody set and whose values follow others, sorted. Read back with the other keys,
+    /// they follow an override of those again.
+    pub derived: Vec<String>,
     /// Backbone and method.
     pub model: Model,
     /// Rein; only read when `model.method` is `rein`.
@@ -215,6 +226,9 @@ pub struct Train {
     pub eval_every: u64,
     /// Steps between checkpoints; 0 writes only the last.
     pub checkpoint_every: u64,
+    /// Minutes after which one more checkpoint is written, which the next one replaces; 0 writes
+    /// none. The result does not depend on it.
+    pub checkpoint_minutes: f64,
     /// Checkpoints kept.
     pub keep: usize,
     /// Steps between log lines.

@@ -7,7 +7,7 @@ use toml::{Table, Value};
 
 use super::error::nearest;
 use super::keys::{KEYS, Key, Kind, find};
-use super::{RANDOM, Recipe, RecipeError, check, defaults};
+use super::{RANDOM, Recipe, RecipeError, check, defaults, follow};
 
 /// Builds the recipe `name` from the text of a file in `dir` and from overrides.
 pub(super) fn resolve(
@@ -31,10 +31,14 @@ pub(super) fn resolve(
         Ok(())
     })
     .map_err(|error| error.at(origin))?;
+    let mut derived = follow::take(&mut value);
     for text in overrides {
         apply(&mut value, text)?;
     }
-    let recipe = with_defaults(name, origin, dir, value)?;
+    let paths: Vec<&str> = overrides.iter().map(|text| path_of(text)).collect();
+    follow::rederive(&mut value, &mut derived, &paths);
+    let mut recipe = with_defaults(name, origin, dir, value)?;
+    recipe.derived = derived;
     check::check(&recipe)?;
     Ok(recipe)
 }
@@ -119,8 +123,13 @@ fn first_key(path: &str, value: &Value) -> String {
     }
 }
 
+/// The key of an override `key.sub=value`.
+pub(super) fn path_of(text: &str) -> &str {
+    text.split_once('=').map_or(text, |(path, _)| path).trim()
+}
+
 /// `data.train.3.name` as the catalogue writes it: `data.train[].name`.
-fn pattern(path: &str) -> String {
+pub(super) fn pattern(path: &str) -> String {
     let mut pattern = String::new();
     for part in path.split('.') {
         if !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) {

@@ -94,6 +94,103 @@ fn a_resolved_recipe_reads_back_as_itself() {
     }
 }
 
+/// Two evaluation sets, of which the second has a window of its own.
+const TWO: &[&str] = &[
+    "augment.crop=96",
+    "data.eval=[{name='a', images='i', labels='l'}, {name='b', images='i', labels='l', crop=64}]",
+];
+
+#[test]
+fn what_nobody_set_follows_overrides_of_a_resolved_recipe() {
+    let base = minimal(TWO);
+    let windows = |r: &Recipe| r.data.eval.iter().map(|e| [e.crop, e.stride]).collect::<Vec<_>>();
+    assert_eq!(windows(&base), [[96, 64], [64, 43]]);
+    let text = base.to_toml().expect("TOML");
+    let groups: Vec<[usize; 1]> = (0..19).map(|id| [18 - id]).collect();
+    let groups = format!("data.groups={groups:?}");
+    for overrides in [
+        &["eval.crop=48"][..],
+        &["eval.stride=20"],
+        &["eval.crop=48", "eval.stride=16"],
+        &["data.eval.0.crop=32"],
+        &["data.eval.0.stride=32", "eval.crop=64"],
+        &["data.eval.2.name=c", "data.eval.2.images=i", "data.eval.2.labels=l", "eval.crop=64"],
+        &["data.eval=[{name='c', images='i', labels='l'}]"],
+        &["augment.crop=64"],
+        &["augment.crop=64", "eval.crop=32"],
+        &["head.queries=60"],
+        &["model.backbone=dinov2-b"],
+        &["model.backbone=custom", "model.embed_dim=48", "model.heads=3"],
+        &[&groups],
+        &["train.lr=0.5"],
+    ] {
+        let want = minimal(&[TWO, overrides].concat());
+        let found = resolve(&text, overrides).expect("valid");
+        assert_eq!(found, want, "{overrides:?}");
+        // And once more.
+        let text = found.to_toml().expect("TOML");
+        let more = &["eval.crop=80", "rein.rank=8"][..];
+        let want = minimal(&[TWO, overrides, more].concat());
+        assert_eq!(resolve(&text, more).expect("valid"), want, "{overrides:?}, {more:?}");
+    }
+    assert_eq!(windows(&resolve(&text, &["eval.crop=48"]).expect("valid")), [[48, 32], [64, 43]]);
+}
+
+#[test]
+fn overrides_that_do_nothing_are_refused_with_the_reason() {
+    let own = "data.eval=[{name='b', images='i', labels='l', crop=64}]";
+    let check = |base: &[&str], command, text: &str| {
+        let read = || resolve(MINIMAL, &[base, &[text]].concat());
+        acting(command, &[text.to_owned()], read).map(|_| ()).map_err(|e| e.to_string())
+    };
+    let (resume, eval, predict) =
+        (Command::Resume, Command::Eval { run: true }, Command::Predict { run: true });
+    let (score, apply) = (Command::Eval { run: false }, Command::Predict { run: false });
+    for (base, command, text, word) in [
+        (TWO, eval, "train.lr=1", "trained, not here"),
+        (TWO, eval, "model.depth=25", "learnt"),
+        (TWO, eval, "head.classes=['a']", "learnt"),
+        (TWO, eval, "train.step=1", "did you mean `train.steps`"),
+        (TWO, eval, "augment.crop=64", "learnt"),
+        (TWO, predict, "augment.flip=false", "trained, not here"),
+        (TWO, eval, "data.train.0.images=x", "trained, not here"),
+        (TWO, eval, "run.workers=3", "trained, not here"),
+        (TWO, eval, "model.checkpoint=x", "--checkpoint"),
+        (TWO, eval, "name=x", "nothing here"),
+        (TWO, predict, "data.root=x", "no data set"),
+        (TWO, predict, "data.eval.0.images=x", "no data set"),
+        (TWO, predict, "data.eval.1.crop=32", "data.eval.0"),
+        (TWO, score, "loss.points=3", "trained, not here"),
+        (&[own], eval, "eval.crop=32", "set data.eval.0.crop"),
+        (&[own], eval, "eval.stride=32", "set data.eval.0.stride"),
+        (&[own], apply, "eval.crop=32", "set data.eval.0.crop"),
+        (&[own], resume, "eval.crop=32", "set data.eval.0.crop"),
+        (&["eval.mode=whole", own], eval, "data.eval.0.crop=32", "whole"),
+        (TWO, resume, "model.checkpoint=x", "when a run starts"),
+    ] {
+        let error = check(base, command, text).expect_err(text);
+        assert!(error.contains(text) && error.contains(word), "{error:?} lacks {word:?}");
+    }
+    for (base, command, text) in [
+        (TWO, eval, "eval.crop=64"),
+        (TWO, predict, "eval.stride=16"),
+        (TWO, predict, "data.eval.0.box=[64, 32]"),
+        (TWO, predict, "eval.mode=whole"),
+        (&[own], eval, "data.eval.0.stride=8"),
+        (&[own], eval, "data.eval.1={name='c', images='i', labels='l'}"),
+        (&[], predict, "eval.crop=64"),
+        (TWO, eval, "model.weights=w"),
+        (TWO, eval, "data.root=d"),
+        (TWO, predict, "run.device=cpu"),
+        (TWO, score, "model.checkpoint=x"),
+        (TWO, apply, "head.decoder_layers=2"),
+        (TWO, resume, "train.lr=1"),
+        (TWO, resume, "train.keep=1"),
+    ] {
+        check(base, command, text).expect(text);
+    }
+}
+
 #[test]
 fn the_catalogue_and_the_structs_have_the_same_keys() {
     fn paths(value: &toml::Value, at: &str, all: &mut Vec<String>) {

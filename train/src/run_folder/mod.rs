@@ -51,7 +51,8 @@ impl RunFolder {
         }
         let folder = RunFolder { dir: dir.to_path_buf(), hold: hold::Hold::of(dir)? };
         match (checkpoint::list(dir)?.is_empty(), resume) {
-            (true, true) => return nothing(),
+            (true, true) if !checkpoint::before_nan(dir).exists() => return nothing(),
+            (true, true) => {}
             (false, false) => {
                 let what = "holds checkpoints of an earlier run; continue it with --resume, or \
                             choose another run.dir";

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use dressage_train::evaluate::evaluate;
 use dressage_train::metrics::Report;
-use dressage_train::recipe::SaveSignal;
+use dressage_train::recipe::{Command, SaveSignal};
 use dressage_train::{checkpoint, files};
 use serde::Serialize;
 
@@ -17,8 +17,8 @@ use crate::signals::{Words, watched};
 ///
 /// Prints IoU per class and set with the means, and writes the same numbers to eval.json in the
 /// run folder. Sets can be added or changed on the command line, such as
-/// data.eval.0.box='[1024,512]'. A released checkpoint needs no run folder: name a recipe, the
-/// backbone's file and the checkpoint.
+/// data.eval.0.box='[1024,512]'; a key that decides nothing here is refused. A released checkpoint
+/// needs no run folder: name a recipe, the backbone's file and the checkpoint.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   dressage eval runs/gtav-l-rein
@@ -60,7 +60,9 @@ struct Scored<'a> {
 /// Evaluates.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let overrides = args.overrides.all(&args.settings);
-    let (mut trained, recipe) = Trained::find(&args.trained, args.checkpoint, &overrides)?;
+    let command = |run| Command::Eval { run };
+    let (mut trained, recipe) =
+        Trained::find(&args.trained, args.checkpoint, &overrides, command)?;
     start_threads(&recipe.run)?;
     if recipe.data.eval.is_empty() {
         let what = "the recipe names no evaluation set; add one with settings such as \

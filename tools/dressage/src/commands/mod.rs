@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use dressage_kernels::simd::{self, Choice};
 use dressage_models::Segmenter;
 use dressage_train::place::Place;
-use dressage_train::recipe::{EMBEDDED, Recipe, Run};
+use dressage_train::recipe::{Command, EMBEDDED, Recipe, Run, acting};
 use dressage_train::run_folder;
 use dressage_train::runlog::Progress as _;
 use dressage_train::trainer::load;
@@ -149,11 +149,14 @@ pub enum Trained {
 
 impl Trained {
     /// What `name` stands for, with its recipe: the folder of a run (`step`, or its newest
-    /// checkpoint), or a recipe that names trained weights.
+    /// checkpoint), or a recipe that names trained weights. `command` is [`Command::Eval`] or
+    /// [`Command::Predict`], by whether it is a run; an override that does nothing there is
+    /// refused.
     pub fn find(
         name: &str,
         step: Option<u64>,
         overrides: &[String],
+        command: fn(bool) -> Command,
     ) -> Result<(Trained, Recipe), Failure> {
         let path = Path::new(name);
         let run = run_folder::find(path);
@@ -161,10 +164,11 @@ impl Trained {
         if run.is_some() || !recipe {
             let dir = run.unwrap_or(path);
             let wanted = Wanted::find(dir, step)?;
-            let recipe = run_folder::recipe_of(dir, overrides)?;
+            let read = || run_folder::recipe_of(dir, overrides);
+            let recipe = acting(command(true), overrides, read)?;
             return Ok((Trained::Run(dir.into(), wanted), recipe));
         }
-        let recipe = Recipe::find(name, overrides)?;
+        let recipe = acting(command(false), overrides, || Recipe::find(name, overrides))?;
         let told = |what: &str| Failure::Told(format!("recipe {name}: {what}"));
         if step.is_some() {
             return Err(told("--checkpoint is for run folders; set model.checkpoint=FILE"));

@@ -10,8 +10,8 @@ use dressage_train::data::read_image;
 use dressage_train::evaluate::{Inference, predict};
 use dressage_train::palette::Palette;
 use dressage_train::pictures::{self, write_image, write_label, write_submission};
-use dressage_train::recipe::{Recipe, SaveSignal};
-use dressage_train::runlog::Stage;
+use dressage_train::recipe::{Command, EvalMode, Recipe, SaveSignal};
+use dressage_train::runlog::{Progress as _, Stage};
 use dressage_train::wait::Waiting;
 use dressage_train::{Image, LabelMap, TrainError};
 
@@ -24,7 +24,8 @@ use crate::signals::{Words, watched};
 ///
 /// For each image NAME two files are written: NAME_overlay.png, the classes over the picture, and
 /// NAME_label.png with one class per pixel. Images in the subfolders of a given folder keep their
-/// subfolder.
+/// subfolder. Scale and windows are those of the first evaluation set, and are named; --box and
+/// --set change them.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   dressage predict runs/demo street.png
@@ -58,7 +59,8 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Encoding::Palette)]
     encoding: Encoding,
 
-    /// Fit images into a box of this many pixels for the network, such as 1024x512
+    /// Fit images into a box of this many pixels for the network, such as 1024x512; by default that
+    /// of the first evaluation set
     #[arg(long = "box", value_name = "WxH", value_parser = test_box)]
     test_box: Option<[usize; 2]>,
 
@@ -92,7 +94,9 @@ fn test_box(text: &str) -> Result<[usize; 2], String> {
 /// Predicts.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let overrides = args.overrides.all(&[]);
-    let (mut trained, recipe) = Trained::find(&args.trained, args.checkpoint, &overrides)?;
+    let command = |run| Command::Predict { run };
+    let (mut trained, recipe) =
+        Trained::find(&args.trained, args.checkpoint, &overrides, command)?;
     let inputs = collect(&args.input)?;
     start_threads(&recipe.run)?;
     if args.encoding == Encoding::CityscapesIds && !is_cityscapes(&recipe) {
@@ -105,6 +109,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let words = Words { first: "stopping after this image", lost: "this image is not written" };
     let (watch, stop) = watched(words, SaveSignal::None)?;
     let model = trained.load(&recipe, &watch)?;
+    let how = scale(&recipe, args.test_box);
+    watch.note(&format!("predict: {}", described(&recipe, &how)));
     let stage = Stage::new(&*watch, "predict", Some(inputs.len() as u64));
     let start = Instant::now();
     for (i, (stem, file)) in inputs.iter().enumerate() {
@@ -115,13 +121,44 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             let what = format!("{i} of {} images are done, in {}", inputs.len(), out.display());
             return Err(Failure::Interrupted(what));
         }
-        predict_one(args, &recipe, &model, (file, &image?), &out.join(stem))?;
+        predict_one(args, &recipe, how, &model, (file, &image?), &out.join(stem))?;
         let rate = (i + 1) as f64 / start.elapsed().as_secs_f64();
         stage.at(i as u64 + 1, &format!("{rate:.2} images/s"));
     }
     drop(stage);
     say(&format!("{} images done, in {}", inputs.len(), out.display()));
     Ok(())
+}
+
+/// Scale and windows for pictures, with the box of the command line if there is one.
+fn scale(recipe: &Recipe, test_box: Option<[usize; 2]>) -> Inference {
+    let how = Inference::of_recipe(recipe);
+    Inference { test_box: test_box.unwrap_or(how.test_box), ..how }
+}
+
+/// Scale and windows in one line, with the evaluation set that they are those of.
+fn described(recipe: &Recipe, how: &Inference) -> String {
+    let scale = match how.test_box {
+        [0, 0] => "images at their size".to_string(),
+        [w, h] => format!("images fitted into {w}x{h}"),
+    };
+    let windows = match how.mode {
+        EvalMode::Whole => "as a whole".to_string(),
+        EvalMode::Slide => format!("in windows of {} every {} pixels", how.crop, how.stride),
+    };
+    let Some(first) = recipe.data.eval.first() else { return format!("{scale}, {windows}") };
+    let of = |set| Inference::of_set(&recipe.eval, set);
+    let as_set = match *how == of(first) {
+        true => format!(", as evaluation set {}", first.set.name),
+        false => String::new(),
+    };
+    let others = recipe.data.eval.iter().filter(|set| of(set) != of(first));
+    let others: Vec<&str> = others.map(|set| set.set.name.as_str()).collect();
+    let differ = match others.as_slice() {
+        [] => String::new(),
+        names => format!("; {} differ (--box, data.eval.0.crop)", names.join(", ")),
+    };
+    format!("{scale}, {windows}{as_set}{differ}")
 }
 
 fn is_cityscapes(recipe: &Recipe) -> bool {
@@ -132,12 +169,11 @@ fn is_cityscapes(recipe: &Recipe) -> bool {
 fn predict_one(
     args: &Args,
     recipe: &Recipe,
+    how: Inference,
     model: &Segmenter,
     (file, image): (&Path, &Image),
     stem: &Path,
 ) -> Result<(), Failure> {
-    let mut how = Inference::of_recipe(&recipe.eval);
-    how.test_box = args.test_box.unwrap_or(how.test_box);
     let label = predict(model, image, how, image.h, image.w)
         .map_err(|e| Failure::Told(format!("{}: {e}", file.display())))?;
     if let Some(dir) = stem.parent() {

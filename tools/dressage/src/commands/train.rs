@@ -4,7 +4,8 @@ use std::path::Path;
 
 use dressage_train::network;
 use dressage_train::plan::{Plan, mib};
-use dressage_train::recipe::{EMBEDDED, Recipe, Set, keys};
+use dressage_train::recipe::{Command, EMBEDDED, Recipe, Set, acting, keys};
+use dressage_train::resume::{Resume, ResumeFrom};
 use dressage_train::run_folder::{self, RECIPE};
 use dressage_train::trainer::{Outcome, Trainer};
 use dressage_train::wait::Waiting;
@@ -24,12 +25,16 @@ use crate::signals::{Words, watched};
 /// for each level of recomputation, and compared with what it took at the end. One process at a
 /// time trains in a run folder; a copied or moved one is a run like any other. SIGINT (Ctrl-C),
 /// SIGTERM, SIGHUP and train.save_signal save the state after the current step and end with 128 and
-/// the number of the signal; --resume continues, with the same result as if nothing had happened.
+/// the number of the signal; --resume continues, with the same result as if nothing had happened,
+/// evaluations included. It refuses other settings of anything that bears on the weights, and lists
+/// them; --resume-changed goes on with them and logs them.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   dressage train demo                                  drawn scenes, no data needed
   dressage train my.toml train.steps=2000 run.dir=runs/short
-  dressage train runs/short --resume")]
+  dressage train runs/short --resume
+  dressage train runs/short --resume-changed train.steps=4000
+  dressage train runs/short --from 1500")]
 pub struct Args {
     /// Recipe file, name of a recipe, or run folder
     #[arg(required_unless_present_any = ["list", "help_recipe"])]
@@ -50,6 +55,15 @@ pub struct Args {
     /// Continue the run in the run folder at its newest checkpoint
     #[arg(long)]
     resume: bool,
+
+    /// As --resume, also with settings that bear on the weights and differ from those so far
+    #[arg(long)]
+    resume_changed: bool,
+
+    /// As --resume, from the checkpoint of a step, or from before-nan, the state before a loss
+    /// that was not a number; later checkpoints are set aside
+    #[arg(long, value_name = "STEP|before-nan")]
+    from: Option<ResumeFrom>,
 
     /// List the recipes in the program and end
     #[arg(long)]
@@ -73,14 +87,20 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let mut settings = args.overrides.all(&args.settings);
     settings.extend(args.recompute.iter().map(|level| format!("train.recompute={level}")));
-    let recipe = find(name, &settings)?;
+    let resume = args.resume || args.resume_changed || args.from.is_some();
+    let from = args.from.unwrap_or_default();
+    let resume = resume.then_some(Resume { from, changed: args.resume_changed });
+    let recipe = match resume {
+        None => find(name, &settings)?,
+        Some(_) => acting(Command::Resume, &settings, || find(name, &settings))?,
+    };
     start_threads(&recipe.run)?;
     let words = Words {
         first: "stopping after this step; the state will be saved",
         lost: "what was learnt since the last checkpoint is not saved",
     };
     let (watch, stop) = watched(words, recipe.train.save_signal)?;
-    let mut trainer = Trainer::watched(recipe.clone(), args.resume, &*watch)?;
+    let mut trainer = Trainer::set_up(recipe.clone(), resume.as_ref(), &*watch)?;
     let mut run = || -> Result<Outcome, TrainError> {
         describe(&recipe, &trainer, Waiting::new(&*watch, &stop))?;
         trainer.place().warning().into_iter().for_each(warn);
@@ -211,7 +231,7 @@ fn finish(name: &str, recipe: &Recipe, outcome: &Outcome, stopped: bool) -> Resu
     if stopped && outcome.report.is_none() {
         return Err(Failure::Interrupted(format!(
             "training is done and saved in {saved}, its evaluation is not; make up for it with: \
-             dressage eval {}",
+             dressage train {} --resume",
             recipe.run.dir.display()
         )));
     }

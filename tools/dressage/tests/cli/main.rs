@@ -6,6 +6,7 @@ mod common;
 mod device;
 mod doctor;
 mod machine;
+mod resume;
 mod runs;
 #[cfg(target_os = "linux")]
 mod stand_in;
@@ -88,7 +89,9 @@ fn a_run_is_trained_resumed_scored_and_applied() {
         assert!(said.contains(words), "{said}");
     }
     refused(run(&["train", "tiny.toml"]), 1, &["--resume", "run.dir"]);
-    let said = done(run(&["train", "runs/tiny", "--resume", "train.steps=5"]));
+    let longer = ["train", "runs/tiny", "--resume", "train.steps=5"];
+    refused(run(&longer), 1, &["train.steps (before 3, now 5)", "--resume-changed"]);
+    let said = done(run(&["train", "runs/tiny", "--resume-changed", "train.steps=5"]));
     assert!(said.contains("continuing after step 3") && said.contains("step-000005"), "{said}");
     let log = std::fs::read_to_string(dir.path().join("runs/tiny/log.jsonl")).expect("log");
     let trained = log.lines().filter(|line| line.contains("\"kind\":\"train\"")).count();

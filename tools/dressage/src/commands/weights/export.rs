@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use dressage_models::weights::write;
+use dressage_models::weights::write_summed;
 use dressage_train::{checkpoint, files};
 
 use super::super::Wanted;
@@ -31,7 +31,7 @@ pub struct Args {
 /// Exports.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let mut wanted = Wanted::find(&args.run_dir, args.checkpoint)?;
-    let open = |step| checkpoint::open(&checkpoint::path_of(&args.run_dir, step));
+    let open = |step| checkpoint::open_of(&args.run_dir, step, "--checkpoint");
     let (notes, dict) = wanted.open(&args.run_dir, open)?;
     let step = wanted.step;
     let dict = checkpoint::trained(dict);
@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ("step", notes.step.to_string()),
         ("backbone fingerprint", notes.backbone),
     ];
-    files::write(&out, |file| write(tensors, &about, file))?;
+    files::write(&out, |file| write_summed(tensors, &about, file))?;
     say(&format!("{}: {n} tensors, {} values, step {step}", out.display(), grouped(values)));
     Ok(())
 }
