@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::lock::{self, Locked};
 use crate::output::{self, Output};
@@ -19,6 +20,22 @@ const PARTIAL: &str = "partial";
 
 /// Bytes that are gathered before they are written.
 const BUFFER: usize = 1 << 20;
+
+/// Partial files of this process.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes the files that this process is in the middle of writing. For an end at once: whoever
+/// writes them fails.
+pub fn remove_unfinished() {
+    for path in unfinished().drain(..) {
+        // It may be finished by now, and nobody is left to hear of anything else.
+        let _ = fs::remove_file(path);
+    }
+}
 
 /// A file that could not be read, written or removed.
 #[derive(Debug, thiserror::Error)]
@@ -92,9 +109,11 @@ fn replace(
         fs::create_dir_all(dir).map_err(failed("make the folder", dir))?;
     }
     let (partial, opened) = open_partial(file).map_err(failed("write", named))?;
+    unfinished().push(partial.clone());
     // Renaming before the data is on the disk could leave an empty file after a power cut.
     let written = filled(&opened, fill).and_then(|()| opened.sync_all());
     let done = written.and_then(|()| fs::rename(&partial, file));
+    unfinished().retain(|path| *path != partial);
     if let Err(error) = done {
         // The first error is the one to report; a partial file that stays is swept later.
         let _ = fs::remove_file(&partial);
@@ -311,6 +330,21 @@ pub(crate) mod tests {
         assert_eq!(names(dir.path()), ["eval.json"]);
     }
 
+    #[test]
+    fn what_is_unfinished_is_known_until_it_is_done() {
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("file");
+        let is_known = || unfinished().contains(&partial_name(&path, 0));
+        for result in [Ok(()), Err(io::ErrorKind::StorageFull)] {
+            let written = write(&path, |_| {
+                assert!(is_known());
+                result.map_err(io::Error::from)
+            });
+            assert_eq!(written.is_ok(), result.is_ok());
+            assert!(!is_known());
+        }
+    }
+
     #[cfg(unix)]
     #[test]
     fn links_stay_and_what_they_lead_to_is_replaced() {
@@ -357,7 +391,7 @@ pub(crate) mod tests {
                 let pipe = pipe.clone();
                 move || fs::read(pipe)
             });
-            let bytes: Vec<u8> = (0..3u32 << 20).map(|i| (i * 7 >> 3) as u8).collect();
+            let bytes: Vec<u8> = (0..3u32 << 20).map(|i| ((i * 7) >> 3) as u8).collect();
             write_bytes(&path, &bytes).expect("written");
             assert!(reader.join().expect("thread").expect("read") == bytes);
         }

@@ -2,12 +2,36 @@
 //! training run, so failures to write are ignored.
 
 use std::io::Write as _;
+use std::path::Path;
 
 /// A result: one or several lines on standard output.
 pub fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{}", text.trim_end_matches('\n'));
     let _ = out.flush();
+}
+
+/// A result about a file that was written: on standard error where the file itself went to standard
+/// output, such as `/dev/stdout` in a pipeline.
+pub fn say_of(file: &Path, text: &str) {
+    if is_standard_output(file) { complain(text) } else { say(text) }
+}
+
+#[cfg(unix)]
+fn is_standard_output(file: &Path) -> bool {
+    use std::os::fd::AsFd as _;
+    use std::os::unix::fs::MetadataExt as _;
+
+    let output = std::io::stdout().as_fd().try_clone_to_owned();
+    let output = output.and_then(|fd| std::fs::File::from(fd).metadata());
+    let same =
+        |a: std::fs::Metadata, b: std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    output.is_ok_and(|output| file.metadata().is_ok_and(|file| same(file, output)))
+}
+
+#[cfg(not(unix))]
+fn is_standard_output(_: &Path) -> bool {
+    false
 }
 
 /// A line on standard error.

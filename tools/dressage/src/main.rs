@@ -56,6 +56,11 @@ enum Command {
 }
 
 fn run(command: Command) -> Result<(), Failure> {
+    use Command::{Demo, Eval, Predict, Train};
+
+    if !matches!(command, Demo(_) | Train(_) | Eval(_) | Predict(_)) {
+        signals::end_without_rest()?;
+    }
     match command {
         Command::Demo(args) => commands::demo::run(&args),
         Command::Train(args) => commands::train::run(&args),

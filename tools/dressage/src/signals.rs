@@ -45,13 +45,13 @@ pub struct Words {
 /// A system that lets no signal be listened for.
 pub fn watched(words: Words, save: SaveSignal) -> Result<(Arc<Watch>, Interrupt), Failure> {
     let (watch, stop) = (Arc::new(Watch::new()), Interrupt::default());
-    listen(words, save, Arc::clone(&watch), stop.clone())
-        .map_err(|e| Failure::Told(format!("cannot listen for signals: {e}{}", limit(&e))))?;
+    listen(words, save, Arc::clone(&watch), stop.clone()).map_err(|e| cannot_listen(&e))?;
     Ok((watch, stop))
 }
 
-fn limit(error: &std::io::Error) -> &'static str {
-    dressage_train::files::hint(error).unwrap_or_default()
+fn cannot_listen(error: &std::io::Error) -> Failure {
+    let hint = dressage_train::files::hint(error).unwrap_or_default();
+    Failure::Told(format!("cannot listen for signals: {error}{hint}"))
 }
 
 #[cfg(unix)]
@@ -81,8 +81,7 @@ fn listen(
                 FIRST.store(signal, Ordering::SeqCst);
                 watch.note(&format!("{}: {}", name(signal), words.first));
             } else if !is_early && asked_at.is_some_and(since) {
-                complain(&format!("ended at once{}: {}", watch.reached(), words.lost));
-                std::process::exit(128 + signal);
+                end_at_once(signal, &format!("{}: {}", watch.reached(), words.lost));
             }
             if !is_early && asked_at.is_none() {
                 asked_at = Some(Instant::now());
@@ -90,6 +89,36 @@ fn listen(
         }
     };
     std::thread::Builder::new().name("signals".into()).spawn(listener)?;
+    Ok(())
+}
+
+#[cfg(unix)]
+fn end_at_once(signal: i32, more: &str) -> ! {
+    dressage_train::files::remove_unfinished();
+    complain(&format!("{}: ended at once{more}", name(signal)));
+    std::process::exit(128 + signal);
+}
+
+/// For commands without a state: a signal ends them at once, without half a file.
+///
+/// # Errors
+/// A system that lets no signal be listened for.
+pub fn end_without_rest() -> Result<(), Failure> {
+    #[cfg(unix)]
+    {
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+        let listened = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal));
+        let signals = signal_hook::iterator::Signals::new(listened);
+        let listener = |mut signals: signal_hook::iterator::Signals| {
+            std::thread::Builder::new().name("signals".into()).spawn(move || {
+                if let Some(signal) = signals.forever().next() {
+                    end_at_once(signal, "");
+                }
+            })
+        };
+        signals.and_then(listener).map_err(|e| cannot_listen(&e))?;
+    }
     Ok(())
 }
 

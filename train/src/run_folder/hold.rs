@@ -134,7 +134,7 @@ fn host() -> String {
 
 /// `2026-05-01 09:30:00 UTC` of seconds since 1970.
 fn date(seconds: u64) -> String {
-    let is_leap = |y: u64| (y % 4 == 0 && y % 100 != 0) || y % 400 == 0;
+    let is_leap = |y: u64| y.is_multiple_of(400) || (y.is_multiple_of(4) && !y.is_multiple_of(100));
     let (mut days, mut year) = (seconds / 86_400, 1970);
     loop {
         let length = 365 + u64::from(is_leap(year));

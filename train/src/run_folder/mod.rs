@@ -65,7 +65,7 @@ impl RunFolder {
             }
         }
         files::sweep(dir, |name| {
-            let of_runs = ["recipe", "log", "eval.json", "weights-step-"];
+            let of_runs = [RECIPE, LOG, "eval.json", "weights-step-"];
             of_runs.iter().any(|begin| name.starts_with(begin))
         })?;
         files::sweep(&checkpoint::folder(dir), |_| true)?;

@@ -282,6 +282,30 @@ mod unix {
         assert!(words.contains("ended at once") && words.contains("not written"), "{words}");
     }
 
+    /// A command that saves nothing, while it waits for a reader of its output.
+    #[test]
+    fn a_signal_ends_other_commands_with_a_sentence() {
+        let dir = folder();
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        make_pipe(Path::new(&at("pipe")));
+        done(dressage(dir.path(), &["train", "tiny.toml", "train.steps=1", "data.eval=[]"]));
+        let args = ["weights", "export", "runs/tiny", "--out", "pipe"];
+        let mut running = Running::start(dir.path(), &args);
+        // The thread that listens is there once its name is.
+        let tasks = PathBuf::from(format!("/proc/{}/task", running.0.id()));
+        if tasks.exists() {
+            running.until("it listens", || {
+                let threads = fs::read_dir(&tasks).into_iter().flatten().flatten();
+                let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm"));
+                threads.filter_map(|task| name(task).ok()).any(|name| name.trim() == "signals")
+            });
+            running.send("TERM");
+            let (code, words) = running.end(dir.path());
+            assert_eq!(code, Some(143), "{words}");
+            assert!(words.contains("SIGTERM: ended at once"), "{words}");
+        }
+    }
+
     fn make_pipe(path: &Path) {
         use rustix::fs::{CWD, FileType, Mode, mknodat};
         mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("a pipe");
@@ -410,6 +434,8 @@ mod unix {
         });
         run(&["weights", "export", "r", "--out", "pipe.safetensors"]);
         assert!(reader.join().expect("thread") == whole);
+        let piped = dressage(dir.path(), &["weights", "export", "r", "--out", "/dev/stdout"]);
+        assert!(piped.stdout == whole, "{}", err(&piped));
 
         symlink("far/scores.json", at("scores.json")).expect("link");
         run(&["eval", "r", "--out", "scores.json"]);

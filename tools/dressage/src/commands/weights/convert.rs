@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use dressage_models::weights::{Kind, StateDict, write};
 use dressage_train::files;
 
-use crate::console::{grouped, say};
+use crate::console::{grouped, say_of};
 use crate::failure::Failure;
 
 /// Write the tensors of a file as safetensors
@@ -69,6 +69,6 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let notes: Vec<_> = dict.metadata().iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
     files::write(&args.output, |out| write(tensors, &notes, out))?;
     let output = args.output.display();
-    say(&format!("{output}: {n} tensors of {} bytes together", grouped(bytes)));
+    say_of(&args.output, &format!("{output}: {n} tensors of {} bytes together", grouped(bytes)));
     Ok(())
 }

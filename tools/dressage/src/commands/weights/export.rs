@@ -6,7 +6,7 @@ use dressage_models::weights::write_summed;
 use dressage_train::{checkpoint, files};
 
 use super::super::Wanted;
-use crate::console::{grouped, say};
+use crate::console::{grouped, say_of};
 use crate::failure::Failure;
 
 /// Write what a run has trained under the names of the reference implementation
@@ -46,6 +46,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ("backbone fingerprint", notes.backbone),
     ];
     files::write(&out, |file| write_summed(tensors, &about, file))?;
-    say(&format!("{}: {n} tensors, {} values, step {step}", out.display(), grouped(values)));
+    let text = format!("{}: {n} tensors, {} values, step {step}", out.display(), grouped(values));
+    say_of(&out, &text);
     Ok(())
 }
