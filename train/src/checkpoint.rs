@@ -34,7 +34,7 @@ pub struct Notes {
 }
 
 /// Key of the notes in the file.
-const NOTES: &str = "dressage";
+pub(crate) const NOTES: &str = "dressage";
 
 /// Path of the checkpoint of `step` in a run folder.
 pub fn path_of(run: &Path, step: u64) -> PathBuf {
@@ -67,7 +67,8 @@ pub fn list(run: &Path) -> Result<Vec<u64>> {
 /// same wherever they lie: on a device the f32 weights and moments are fetched, one wait for each.
 ///
 /// # Errors
-/// A file that cannot be written; what was there before survives. A failure of the device.
+/// A file that cannot be written; what was there before survives. A failure of the device; weights
+/// that are used in their file and were changed there.
 pub fn save(
     path: &Path,
     model: &Segmenter,
@@ -75,6 +76,7 @@ pub fn save(
     step: u64,
     seed: u64,
 ) -> Result<()> {
+    model.check_files()?;
     let notes = Notes {
         step,
         seed,
@@ -148,23 +150,23 @@ pub fn restore(path: &Path, notes: &Notes, dict: &mut StateDict, model: &Segment
             notes.backbone
         )));
     }
-    let float = |t: dressage_models::weights::Stored| t.to_float(dressage_engine::DType::F32);
+    let float =
+        |t: dressage_models::weights::Stored| t.to_float(dressage_engine::DType::F32).transpose();
     for param in model.trainable() {
         let name = param.name();
         let value = dict
             .take(name)
             .and_then(float)
+            .transpose()?
             .ok_or_else(|| fail(format!("{name} {:?} is missing", param.get().shape())))?;
         if value.shape() != param.get().shape() {
             let (a, b) = (value.shape().to_vec(), param.get().shape().to_vec());
             return Err(fail(format!("{name} is {a:?}, the network has {b:?}")));
         }
-        // A copy: the file may be replaced while the run goes on.
         let copy = dressage_engine::memory::with_category(
             dressage_engine::memory::Category::Weights,
             || value.deep_copy(),
         )?;
-        value.release();
         param.set(&copy)?;
     }
     match dict.names().find(|name| !name.starts_with(MOMENTS)) {

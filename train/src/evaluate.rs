@@ -65,7 +65,10 @@ pub fn predict(
     w: usize,
 ) -> Result<LabelMap> {
     // On a thread of the pool, as a training step.
-    rayon::scope(|_| isolated(|| predict_in_pool(model, image, how, h, w)))
+    let labels = rayon::scope(|_| isolated(|| predict_in_pool(model, image, how, h, w)))?;
+    // Weights that changed in their file on the way have made something else of the image.
+    model.check_files()?;
+    Ok(labels)
 }
 
 fn predict_in_pool(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::StateDict;
+use super::{StateDict, names};
 use crate::{ModelError, Result};
 
 /// Name and sizes.
@@ -69,8 +69,21 @@ impl Difference {
         Err(ModelError::Mismatch {
             source_name: weights.origin().to_string(),
             network: network.to_string(),
-            difference: crate::build::summary(&lines),
+            difference: self.strangers(weights).unwrap_or_else(|| crate::build::summary(&lines)),
         })
+    }
+
+    /// Words for weights that have no name in common with the network: a list of all that is
+    /// missing would not show what is there instead.
+    pub fn strangers(&self, weights: &StateDict) -> Option<String> {
+        let own = !self.reshaped.is_empty() || !self.integers.is_empty() || weights.is_empty();
+        if own || self.missing.is_empty() || self.left_over.len() < weights.len() {
+            return None;
+        }
+        let (n, found) = (weights.len(), weights.first_names());
+        let wanted = self.missing.iter().map(|(name, _)| name.clone());
+        let wanted = names::first_of(wanted, self.missing.len());
+        Some(format!("none of its {n} names is known; it holds {found}, expected were {wanted}"))
     }
 }
 
@@ -89,13 +102,21 @@ mod tests {
         weights.insert("counts", Tensor::zeros(DType::I32, &[4]));
         let network =
             [("same", vec![2, 3]), ("turned", vec![2, 3]), ("gone", vec![5]), ("counts", vec![4])];
-        let network = network.map(|(name, shape)| (name.to_string(), shape)).into();
+        let network: BTreeMap<_, _> = network.map(|(name, shape)| (name.to_string(), shape)).into();
         let difference = Difference::of(&weights, &network);
         let text = difference.none(&weights, "the network").expect_err("they differ").to_string();
         assert_eq!(
             text,
             "some.pth does not fit the network: gone [5] is missing; turned is [3, 2], expected \
              [2, 3]; counts holds whole numbers, expected floats; more [1] is left over"
+        );
+        let mut strange = StateDict::new("some.pth");
+        strange.insert("layers.0.weight", Tensor::zeros(DType::F32, &[2, 3]));
+        let error = Difference::of(&strange, &network).none(&strange, "it").expect_err("strangers");
+        assert_eq!(
+            error.to_string(),
+            "some.pth does not fit it: none of its 1 names is known; it holds layers.0.weight, \
+             expected were counts, gone, same, turned"
         );
         weights = StateDict::new("some.pth");
         weights.insert("same", Tensor::zeros(DType::F32, &[2, 3]));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dressage_engine::{Pages, Tensor};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 
-use super::container::{Contents, Told};
+use super::container::{Contents, Fault, Told};
 use super::stored::row_major;
 use super::{Container, Kind, Stored, shown};
 
@@ -25,7 +25,8 @@ pub fn begins(bytes: &[u8]) -> bool {
 
 /// Reads the header of a mapped file; the tensors stay in the map.
 pub fn read(map: &Arc<Pages>) -> Told<Contents> {
-    let (length, header) = SafeTensors::read_metadata(map).map_err(|e| describe(map, &e))?;
+    let (length, header) =
+        SafeTensors::read_metadata(map).map_err(|e| Fault::damaged(describe(map, &e)))?;
     let mut metadata = BTreeMap::new();
     if let Some(notes) = header.metadata() {
         metadata.extend(notes.iter().map(|(k, v)| (k.clone(), v.clone())));
@@ -96,11 +97,10 @@ fn describe(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
     use safetensors::SafeTensorError as E;
     match (error, wrong(bytes)) {
         (E::MetadataIncompleteBuffer | E::InvalidHeaderLength, _) => {
-            "is truncated, or no safetensors file; fetch it again".into()
+            "is truncated, or no safetensors file".into()
         }
         (E::TensorInvalidInfo | E::ValidationOverflow, Some((name, info))) => format!(
-            "tensor {}: shape {} does not make the bytes {} to {} with elements of type {:?}; \
-             fetch the file again",
+            "tensor {}: shape {} does not make the bytes {} to {} with elements of type {:?}",
             shown(&name),
             shown(&format!("{:?}", info.shape)),
             info.data_offsets.0,
@@ -108,10 +108,7 @@ fn describe(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
             info.dtype
         ),
         // Some causes quote the file.
-        (other, _) => format!(
-            "is not a valid safetensors file ({}); fetch it again",
-            shown(&other.to_string())
-        ),
+        (other, _) => format!("is not a valid safetensors file ({})", shown(&other.to_string())),
     }
 }
 
@@ -208,7 +205,8 @@ mod tests {
         for (name, text) in &notes {
             assert_eq!(dict.metadata().get(*name), Some(text), "{name}");
         }
-        let read = dict.take("b").and_then(|t| t.to_float(DType::F32)).expect("tensor");
+        let read =
+            dict.take("b").and_then(|t| t.to_float(DType::F32).expect("read")).expect("tensor");
         assert_eq!(read.data::<f32>().expect("f32"), [1.5, -2.0]);
         assert_eq!(dict.take("a").expect("tensor").shape(), [0]);
     }
@@ -228,7 +226,8 @@ mod tests {
         let kinds: Vec<_> = dict.names().filter_map(|n| Some(dict.get(n)?.kind())).collect();
         assert_eq!(kinds, [Kind::U8, Kind::F16, Kind::F32]);
         for name in ["half", "wide"] {
-            let t = dict.get(name).and_then(|t| t.to_float(DType::F32)).expect("floats");
+            let t = dict.get(name).and_then(|t| t.to_float(DType::F32).expect("read"));
+            let t = t.expect("floats");
             assert_eq!(t.data::<f32>().expect("f32"), [0.5, 3.0, -1.0], "{name}");
         }
         let twice = vec![("a", &floats, Kind::F32), ("a", &floats, Kind::F32)];

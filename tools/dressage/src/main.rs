@@ -7,6 +7,7 @@
 mod commands;
 mod console;
 mod failure;
+mod lost_pages;
 mod progress;
 
 use std::process::ExitCode;
@@ -77,6 +78,7 @@ fn hush_contained_panics() {
 
 fn main() -> ExitCode {
     hush_contained_panics();
+    lost_pages::explain();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
