@@ -128,16 +128,22 @@ fn backbone(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
     }
     let dict = StateDict::open(path)?;
     same_size(&dict, &config.backbone)?;
-    dict.check_end()?;
-    let dict = dinov2(dict, config.backbone.patch, config.backbone.grid)?;
+    // What does not fit is not half a download, whatever it ends in.
+    let whole = dict.check_end();
+    let (patch, grid) = (config.backbone.patch, config.backbone.grid);
+    let dict = dinov2(dict, patch, grid)?.renamed(BACKBONE, "");
     let shapes = Segmenter::shapes(config.clone())?.into_iter();
     let own = shapes.filter(|(name, _)| is_backbone(name));
-    let wanted = own.map(|(name, (shape, _))| (name, shape)).collect();
-    let mut difference = Difference::of(&dict, &wanted);
-    difference.left_over.retain(|(name, _)| is_backbone(name));
+    let wanted = own.map(|(name, (shape, _))| (name[BACKBONE.len()..].to_string(), shape));
+    let mut difference = Difference::of(&dict, &wanted.collect());
+    difference.left_over.retain(|(name, _)| !name.starts_with("reins."));
     difference.none(&dict, "the network")?;
-    Ok(dict)
+    whole?;
+    Ok(dict.renamed("", BACKBONE))
 }
+
+/// What stands before the names of the backbone in the network, and not in its file.
+const BACKBONE: &str = "backbone.";
 
 /// As [`build`], for a network whose trained part is restored from a run's checkpoint next: the
 /// file that the run started from may be gone.
@@ -156,10 +162,9 @@ pub fn rebuild(recipe: &Recipe) -> Result<Segmenter> {
 /// if the file holds it.
 fn trained(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
     let dict = StateDict::open(path)?;
-    if !dict.metadata().contains_key(checkpoint::NOTES) {
-        // Moments of an optimiser may be zero, and a run's checkpoint is written whole or not.
-        dict.check_end()?;
-    }
+    // Moments of an optimiser may be zero, and a run's checkpoint is written whole or not at all.
+    let own = dict.metadata().contains_key(checkpoint::NOTES);
+    let whole = if own { Ok(()) } else { dict.check_end() };
     if !has_head(&dict) {
         let what = match recognise(&dict) {
             Some(known) => format!("it holds {} and no head", known.title()),
@@ -174,6 +179,7 @@ fn trained(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
     }
     let (dict, wanted) = fitted(checkpoint::trained(dict), config)?;
     Difference::of(&dict, &wanted).none(&dict, "the network of the recipe")?;
+    whole?;
     Ok(dict)
 }
 

@@ -73,17 +73,18 @@ impl Difference {
         })
     }
 
-    /// Words for weights that have no name in common with the network: a list of all that is
+    /// Words for weights that have few names in common with the network: a list of all that is
     /// missing would not show what is there instead.
     pub fn strangers(&self, weights: &StateDict) -> Option<String> {
-        let own = !self.reshaped.is_empty() || !self.integers.is_empty() || weights.is_empty();
-        if own || self.missing.is_empty() || self.left_over.len() < weights.len() {
+        let (n, missing) = (weights.len(), self.missing.len());
+        let known = n.checked_sub(self.left_over.len())?;
+        if missing <= known || self.left_over.len() <= known {
             return None;
         }
-        let (n, found) = (weights.len(), weights.first_names());
-        let wanted = self.missing.iter().map(|(name, _)| name.clone());
-        let wanted = names::first_of(wanted, self.missing.len());
-        Some(format!("none of its {n} names is known; it holds {found}, expected were {wanted}"))
+        let found = names::first_of(self.left_over.iter().map(|(name, _)| name.clone()), n);
+        let wanted = names::first_of(self.missing.iter().map(|(name, _)| name.clone()), missing);
+        let known = if known == 0 { "none".to_string() } else { known.to_string() };
+        Some(format!("{known} of its {n} names is known; it holds {found}, expected were {wanted}"))
     }
 }
 

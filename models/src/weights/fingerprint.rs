@@ -6,7 +6,7 @@ use dressage_engine::{DType, Param, Tensor, hash_name};
 use rayon::prelude::*;
 
 use super::StateDict;
-use super::stored::of_reading;
+use super::reading::of_reading;
 use crate::Result;
 
 /// Numbers that stand for values, by name of the parameter.

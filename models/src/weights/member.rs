@@ -9,8 +9,8 @@ use crc32fast::Hasher;
 use dressage_engine::Pages;
 use rayon::prelude::*;
 
+use super::reading::{of_reading, read_at, unchanged};
 use super::shown;
-use super::stored::{of_reading, read_at, unchanged};
 use crate::{ModelError, Result};
 
 /// An entry that tensors lie in; it is read through once, at the first check.

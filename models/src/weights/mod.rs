@@ -29,10 +29,12 @@ mod elements;
 mod fingerprint;
 mod folder;
 mod hub;
+mod kind;
 mod known;
 mod member;
 mod names;
 mod pickle;
+mod reading;
 mod safetensors;
 mod stored;
 mod tail;
@@ -51,9 +53,10 @@ pub use fingerprint::{
 };
 pub use folder::part_of;
 pub use hub::Declared;
+pub use kind::Kind;
 pub use known::{Family, Known, recognise, recognise_shapes};
 pub use safetensors::{Written, write, write_safetensors};
-pub use stored::{Kind, Stored};
+pub use stored::Stored;
 pub use trained::{fitted, has_head, is_backbone};
 
 use crate::Result;
@@ -82,7 +85,7 @@ pub fn shown(name: &str) -> String {
 
 /// Fails if a file was written to since it was opened.
 pub(crate) fn unchanged(pages: &dressage_engine::Pages) -> Result<()> {
-    stored::unchanged(pages).map_err(stored::of_reading)
+    reading::unchanged(pages).map_err(reading::of_reading)
 }
 
 /// What a dictionary was read from.

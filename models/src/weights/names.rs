@@ -28,7 +28,7 @@ pub const WRAPPERS: [&str; 15] = [
 ];
 
 /// Dictionaries in dictionaries that are followed.
-const DEPTH: usize = 6;
+const DEPTH: usize = 4;
 
 /// Follows the wrappers from the root to the dictionary of weights; also names those it passed.
 pub fn unwrapped(tree: &Tree<'_>, root: Value) -> (Value, Vec<String>) {
@@ -184,8 +184,7 @@ fn pass_over(
 fn unchunked(name: &str) -> String {
     let numeric = |part: &&str| part.bytes().all(|b| b.is_ascii_digit()) && !part.is_empty();
     let parts: Vec<&str> = name.split('.').collect();
-    let chunk =
-        parts.windows(3).position(|w| w[0] == "blocks" && w[1..].iter().all(|p| numeric(p)));
+    let chunk = parts.windows(3).position(|w| w[0] == "blocks" && w[1..].iter().all(numeric));
     let kept = parts.iter().enumerate().filter(|(i, _)| chunk.is_none_or(|at| *i != at + 1));
     kept.map(|(_, part)| *part).collect::<Vec<_>>().join(".")
 }

@@ -10,91 +10,10 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::elements::{Float, decode, encode};
+use super::kind::Kind;
 use super::member::Member;
-use crate::{ModelError, Result};
-
-/// Type of the elements as a file holds them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// 64-bit float.
-    F64,
-    /// 32-bit float.
-    F32,
-    /// 16-bit float of IEEE 754.
-    F16,
-    /// 16-bit brain float.
-    Bf16,
-    /// 64-bit integer.
-    I64,
-    /// 32-bit integer.
-    I32,
-    /// 16-bit integer.
-    I16,
-    /// 8-bit integer.
-    I8,
-    /// Byte.
-    U8,
-    /// Truth value, one byte, 0 or 1.
-    Bool,
-}
-
-impl Kind {
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
-        match self {
-            Kind::F64 | Kind::I64 => 8,
-            Kind::F32 | Kind::I32 => 4,
-            Kind::F16 | Kind::Bf16 | Kind::I16 => 2,
-            Kind::I8 | Kind::U8 | Kind::Bool => 1,
-        }
-    }
-
-    /// Whether it is a floating-point type.
-    pub fn is_float(self) -> bool {
-        matches!(self, Kind::F64 | Kind::F32 | Kind::F16 | Kind::Bf16)
-    }
-
-    /// The engine's type of the same bytes.
-    fn engine(self) -> Option<DType> {
-        match self {
-            Kind::F64 => Some(DType::F64),
-            Kind::F32 => Some(DType::F32),
-            Kind::Bf16 => Some(DType::Bf16),
-            Kind::I32 => Some(DType::I32),
-            Kind::U8 | Kind::Bool => Some(DType::U8),
-            Kind::F16 | Kind::I64 | Kind::I16 | Kind::I8 => None,
-        }
-    }
-}
-
-impl From<DType> for Kind {
-    fn from(dtype: DType) -> Kind {
-        match dtype {
-            DType::F64 => Kind::F64,
-            DType::F32 => Kind::F32,
-            DType::Bf16 => Kind::Bf16,
-            DType::I32 => Kind::I32,
-            DType::U8 => Kind::U8,
-        }
-    }
-}
-
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Kind::F64 => "f64",
-            Kind::F32 => "f32",
-            Kind::F16 => "f16",
-            Kind::Bf16 => "bf16",
-            Kind::I64 => "i64",
-            Kind::I32 => "i32",
-            Kind::I16 => "i16",
-            Kind::I8 => "i8",
-            Kind::U8 => "u8",
-            Kind::Bool => "bool",
-        })
-    }
-}
+use super::reading::{of_reading, read_at, strided_runs, unchanged};
+use crate::Result;
 
 /// A tensor as a file holds it.
 #[derive(Debug, Clone)]
@@ -450,74 +369,6 @@ impl Stored {
             }
         }
         Ok(())
-    }
-}
-
-/// Copies bytes of a file; an error names it.
-pub(super) fn read_at(pages: &Pages, at: usize, out: &mut [u8]) -> io::Result<()> {
-    pages.read_at(at, out).map_err(|error| lost(pages, &error))
-}
-
-/// Fails if a file was written to since it was opened.
-pub(super) fn unchanged(pages: &Pages) -> io::Result<()> {
-    match pages.unchanged() {
-        Ok(true) => Ok(()),
-        Ok(false) => {
-            let cause = "was changed while it was in use; start again when nobody writes to it";
-            let path = pages.path().to_path_buf();
-            Err(io::Error::other(ModelError::Read { path, cause: cause.into() }))
-        }
-        Err(error) => Err(lost(pages, &error)),
-    }
-}
-
-fn lost(pages: &Pages, error: &io::Error) -> io::Error {
-    let cause = match error.kind() {
-        io::ErrorKind::UnexpectedEof => "was cut short while it was read".into(),
-        _ => format!("cannot be read: {error}"),
-    };
-    io::Error::new(error.kind(), ModelError::Read { path: pages.path().to_path_buf(), cause })
-}
-
-/// The error that [`read_at`] or [`unchanged`] wrapped.
-pub(super) fn of_reading(error: io::Error) -> ModelError {
-    error.downcast().unwrap_or_else(|other| ModelError::Config(other.to_string()))
-}
-
-/// Walks a strided view in row-major order. Axes at the end that lie in order make one piece.
-fn strided_runs(
-    bytes: &[u8],
-    size: usize,
-    shape: &[usize],
-    strides: &[usize],
-    f: &mut dyn FnMut(&[u8]) -> io::Result<()>,
-) -> io::Result<()> {
-    if shape.contains(&0) {
-        return Ok(());
-    }
-    let (mut run, mut outer) = (1, shape.len());
-    while outer > 0 && (shape[outer - 1] == 1 || strides[outer - 1] == run) {
-        outer -= 1;
-        run *= shape[outer];
-    }
-    let mut index = vec![0; outer];
-    let mut at = 0;
-    loop {
-        f(&bytes[at * size..(at + run) * size])?;
-        let mut axis = outer;
-        loop {
-            if axis == 0 {
-                return Ok(());
-            }
-            axis -= 1;
-            index[axis] += 1;
-            at += strides[axis];
-            if index[axis] < shape[axis] {
-                break;
-            }
-            at -= strides[axis] * shape[axis];
-            index[axis] = 0;
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use dressage_engine::Pages;
 
-use super::stored::{of_reading, read_at};
+use super::reading::{of_reading, read_at};
 use super::{Container, StateDict, Stored};
 use crate::{ModelError, Result};
 
@@ -110,7 +110,7 @@ mod tests {
     fn file(shapes: &[(&str, &[usize])], zero: impl Fn(&str) -> bool, cut: usize) -> Result<()> {
         let tensor = |name: &str, shape: &[usize]| {
             let n = shape.iter().product();
-            let value = if zero(name) { 0.0 } else { 0.25 };
+            let value = if zero(name) { 0.0 } else { 0.3 };
             Tensor::from_slice(&vec![value as f32; n], shape).expect("tensor")
         };
         let tensors: Vec<_> = shapes.iter().map(|(n, s)| (n.to_string(), tensor(n, s))).collect();

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod data;
+mod files;
 mod recipes;
 mod runs;
 mod weights;
