@@ -21,7 +21,8 @@ pub fn weights(bytes: &[u8]) {
                 sentence(&error.to_string());
             }
             for (name, stored) in dict.iter() {
-                let (float, whole) = (stored.to_float(DType::F32), stored.to_integers());
+                let float = stored.to_float(DType::F32).expect("bytes in memory");
+                let whole = stored.to_integers().expect("bytes in memory");
                 let found = float.map_or_else(|| whole.map_or(0, |v| v.len()), |t| t.len());
                 assert_eq!(found, stored.len(), "{name:?}");
             }

@@ -3,10 +3,12 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use dressage_engine::memory::{Category, with_category};
-use dressage_engine::{DType, Element, Param, Philox, Tensor, hash_name, ops};
+use dressage_engine::{DType, Element, Pages, Param, Philox, Tensor, hash_name, ops};
 use dressage_kernels::{Real, outline};
 use half::bf16;
 use rayon::prelude::*;
@@ -107,21 +109,48 @@ struct State {
     strict: Vec<String>,
     params: BTreeMap<String, Param>,
     problems: Vec<String>,
-    /// What is used where it lies in a file, to be checked in the end.
-    views: Vec<Stored>,
-    /// The first that failed its check of those that are converted.
+    /// The first that could not be read, or holds what a network cannot work with.
     failed: Option<ModelError>,
+    /// Files that values are used in.
+    files: Vec<Arc<Pages>>,
 }
 
 impl State {
-    /// Compares values with the file's checksums: those that are converted now, while they are
-    /// read anyway, others only when it is known that all names and shapes fit.
-    fn check(&mut self, stored: &Stored, precision: Precision) {
-        if precision == Precision::F32 && stored.view(self.dtype).is_some() {
-            self.views.push(stored.clone());
-        } else if self.problems.is_empty() && self.failed.is_none() {
-            self.failed = stored.check().err();
+    /// The values of a parameter as floats, with the checks that reading them allows. Nothing is
+    /// read once it is known that the network will not be built.
+    fn floats(&mut self, name: &str, stored: &Stored) -> Option<Tensor> {
+        if !stored.kind().is_float() {
+            self.problems.push(format!("{name} holds whole numbers, expected floats"));
         }
+        if !self.problems.is_empty() || self.failed.is_some() {
+            return None;
+        }
+        let read = stored.checked_float(self.dtype).and_then(|float| {
+            float.map_or(Ok(None), |t| finite(name, stored, &self.source, &t).map(|()| Some(t)))
+        });
+        if let Some((_, pages)) = stored.in_place(self.dtype)
+            && !self.files.iter().any(|file| Arc::ptr_eq(file, pages))
+        {
+            self.files.push(pages.clone());
+        }
+        read.unwrap_or_else(|error| {
+            self.failed = Some(error);
+            None
+        })
+    }
+}
+
+/// Fails if a value is not a finite number.
+fn finite(name: &str, stored: &Stored, source: &StateDict, floats: &Tensor) -> Result<()> {
+    match floats.first_not_finite() {
+        None => Ok(()),
+        Some((at, value)) => Err(ModelError::NotFinite {
+            path: stored.path().map_or_else(|| source.origin().into(), Path::to_path_buf),
+            tensor: name.to_string(),
+            shape: stored.shape().to_vec(),
+            at,
+            value,
+        }),
     }
 }
 
@@ -155,8 +184,8 @@ impl Scope {
             strict,
             params: BTreeMap::new(),
             problems: Vec::new(),
-            views: Vec::new(),
             failed: None,
+            files: Vec::new(),
         };
         Scope { state: Rc::new(RefCell::new(state)), prefix: String::new(), trainable: true }
     }
@@ -176,6 +205,11 @@ impl Scope {
     pub fn precision(self, precision: Precision) -> Scope {
         self.state.borrow_mut().precision = precision;
         self
+    }
+
+    /// Files that values are used in, instead of a copy.
+    pub(crate) fn files(&self) -> Vec<Arc<Pages>> {
+        std::mem::take(&mut self.state.borrow_mut().files)
     }
 
     /// Digests of the parameters whose values were rounded on the way in, made before.
@@ -215,14 +249,7 @@ impl Scope {
         let mut state = self.state.borrow_mut();
         let found = state.source.take(&name);
         let value = with_category(Category::Weights, || match found {
-            Some(t) if t.shape() == shape => {
-                state.check(&t, p);
-                let float = t.to_float(state.dtype);
-                if float.is_none() {
-                    state.problems.push(format!("{name} holds whole numbers, expected floats"));
-                }
-                float
-            }
+            Some(t) if t.shape() == shape => state.floats(&name, &t),
             Some(t) => {
                 let problem = format!("{name} is {:?}, expected {shape:?}", t.shape());
                 state.problems.push(problem);
@@ -243,8 +270,6 @@ impl Scope {
         {
             if !outline::on() {
                 state.digests.insert(name.clone(), digest(&name, &value));
-                // The wide values are not read again.
-                value.release();
             }
             value = narrow;
         }
@@ -258,7 +283,8 @@ impl Scope {
     ///
     /// # Errors
     /// [`ModelError::Mismatch`] with everything missing, left over or of another shape;
-    /// [`ModelError::Read`] if values are not those that the file has checksums of.
+    /// [`ModelError::Damaged`] if values are not those that the file has checksums of;
+    /// [`ModelError::NotFinite`]; a file that was changed while it was read.
     pub fn finish(&self, network: &str, ignored: &[&str]) -> Result<BTreeMap<String, Param>> {
         let mut state = self.state.borrow_mut();
         let left: Vec<String> = state
@@ -272,7 +298,6 @@ impl Scope {
             if let Some(error) = state.failed.take() {
                 return Err(error);
             }
-            std::mem::take(&mut state.views).par_iter().try_for_each(Stored::check)?;
             return Ok(std::mem::take(&mut state.params));
         }
         Err(ModelError::Mismatch {

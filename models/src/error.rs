@@ -22,6 +22,32 @@ pub enum ModelError {
         /// Why.
         cause: String,
     },
+    /// A file whose bytes do not hold: cut short, changed on the way, or of another form. What to
+    /// do about it depends on where it came from.
+    #[error("{path}: {cause}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        cause: String,
+    },
+    /// A tensor of a file that holds NaN, infinity, or a number beyond the range of f32.
+    #[error(
+        "{path}: tensor {tensor} holds {value} at element {at} of {shape:?}; weights must be \
+         finite numbers, so use a file from before they broke"
+    )]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor, as the network names it.
+        tensor: String,
+        /// Sizes of its axes.
+        shape: Vec<usize>,
+        /// The first such element, in row-major order.
+        at: usize,
+        /// Its value.
+        value: f64,
+    },
     /// Weights that do not fit the network: missing, left over or of another shape.
     #[error("{source_name} does not fit {network}: {difference}")]
     Mismatch {

@@ -1,9 +1,10 @@
 //! The whole network: backbone, adapter, head.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dressage_engine::memory::{self, Category, with_category};
-use dressage_engine::{DType, Device, Element, Outline, Param, Tensor, no_grad};
+use dressage_engine::{DType, Device, Element, Outline, Pages, Param, Tensor, no_grad};
 use dressage_kernels::device::Float;
 use dressage_kernels::resize::{Axis, AxisGpu, Mode, Step};
 use dressage_kernels::semantic_scores::SemanticScores;
@@ -13,7 +14,7 @@ use crate::backbone::{Dino, DinoConfig, Rein, ReinConfig};
 use crate::build::{Precision, Scope, Shapes};
 use crate::head::{Head, HeadConfig, HeadOutput, Queries};
 use crate::weights::{Digests, StateDict, digest, fingerprint_with};
-use crate::{ModelError, Result};
+use crate::{ModelError, Result, weights};
 
 /// How a backbone is adapted; it decides what trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -89,6 +90,8 @@ pub struct Segmenter {
     digests: Digests,
     /// The device that the parameters lie on and the type of activations there.
     place: Option<(Device, DType)>,
+    /// Files that weights are used in, where no copy was made.
+    files: Vec<Arc<Pages>>,
 }
 
 /// Key that may be left over: used in masked pre-training only.
@@ -114,13 +117,22 @@ impl Segmenter {
         let (backbone, rein, head) = Self::modules(&root, config)?;
         let ignored: Vec<&str> = unused.iter().map(String::as_str).collect();
         let params = root.finish("the network", &ignored)?;
-        let (digests, place) = (root.digests(), None);
-        Ok(Segmenter { backbone, rein, head, method, params, digests, place })
+        let (digests, place, files) = (root.digests(), None, root.files());
+        Ok(Segmenter { backbone, rein, head, method, params, digests, place, files })
+    }
+
+    /// Fails if a file that weights are used in was written to since it was opened, so that the
+    /// network may not be the one that it was. There is none unless the weights were to be used in
+    /// place ([`StateDict::use_in_place`]).
+    ///
+    /// # Errors
+    /// [`ModelError::Read`] with the file.
+    pub fn check_files(&self) -> Result<()> {
+        self.files.iter().try_for_each(|pages| weights::unchanged(pages))
     }
 
     /// Moves all parameters to `device`, where activations and matrices are stored as `working`,
-    /// f32 or bf16 ([`Param::to_device`]). Nothing of them stays in host memory: pages of a weights
-    /// file are let go of one parameter after the other, and copies return to the system.
+    /// f32 or bf16 ([`Param::to_device`]). Nothing of them stays in host memory.
     ///
     /// # Errors
     /// No room on the device; a failure of the device.
@@ -132,9 +144,9 @@ impl Segmenter {
                 self.digests.insert(name.clone(), digest(name, &old));
             }
             param.to_device(device, working)?;
-            old.release();
         }
         memory::trim();
+        self.files.clear();
         self.place = Some((device.clone(), working));
         Ok(())
     }

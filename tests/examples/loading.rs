@@ -112,9 +112,12 @@ fn load(path: &Path) -> Outcome<()> {
     let dict = dinov2(StateDict::open(path)?, PATCH, GRID)?;
     let mut tensors: Vec<Tensor> = Vec::new();
     for (name, stored) in dict {
-        stored.check()?;
-        let floats = stored.to_float(DType::F32);
-        tensors.push(floats.ok_or_else(|| format!("{name} holds no floats"))?);
+        let floats = stored.checked_float(DType::F32)?;
+        let floats = floats.ok_or_else(|| format!("{name} holds no floats"))?;
+        if let Some((at, value)) = floats.first_not_finite() {
+            return Err(format!("{name} holds {value} at {at}").into());
+        }
+        tensors.push(floats);
     }
     let seconds = start.elapsed().as_secs_f64();
     let memory = [Some(usage().system_bytes + before), resident(), peak_resident()];

@@ -23,6 +23,10 @@ fn main() -> Outcome<()> {
         write(target, &format!("{}.{}", sample.name, sample.form.ending()), &sample.bytes)?;
     }
     let entries = samples::entries();
+    let shard = |name: &str| format!("\"{name}\":\"model-00001-of-00002.safetensors\"");
+    let map: Vec<String> = entries.iter().map(|entry| shard(&entry.name)).collect();
+    let index = format!("{{\"metadata\":{{}},\"weight_map\":{{{}}}}}", map.join(","));
+    write("container", "model.safetensors.index.json", index.as_bytes())?;
     write("unpickle", "flat.pkl", &checkpoint::zip_pickle(&entries, ""))?;
     write("unpickle", "wrapped.pkl", &checkpoint::zip_pickle(&entries, "state_dict"))?;
     write("unpickle", "torchscript.pkl", &checkpoint::torchscript_pickle(&entries))

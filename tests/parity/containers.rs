@@ -22,7 +22,8 @@ pub fn same_as_expected(path: &Path, table: &mut Table) -> Outcome<()> {
         _ => return Err(format!("{stem} does not say what it is").into()),
     };
     table.equal("container", &[source.container], &[container]);
-    let wrapper: Vec<&str> = wrapper.filter(|w| *w != "flat").into_iter().collect();
+    let wrapper = wrapper.filter(|w| *w != "flat").map(str::to_string);
+    let wrapper: Vec<String> = wrapper.into_iter().collect();
     table.equal("wrapper", &source.wrapper, &wrapper);
     let names = |dict: &StateDict| dict.names().cloned().collect::<Vec<_>>();
     table.equal("names", &names(&got), &names(&want));
@@ -34,8 +35,8 @@ pub fn same_as_expected(path: &Path, table: &mut Table) -> Outcome<()> {
         let kind = if widened { Kind::F32 } else { got.kind() };
         table.equal(&format!("{name}: type"), &[kind], &[want.kind()]);
         table.equal(name, &bytes(got, kind)?, &bytes(want, kind)?);
-        if let Some(floats) = got.to_float(DType::F64) {
-            let want = want.to_float(DType::F64).ok_or("recorded integers")?;
+        if let Some(floats) = got.to_float(DType::F64)? {
+            let want = want.to_float(DType::F64)?.ok_or("recorded integers")?;
             table.equal(&format!("{name} as f64"), floats.data::<f64>()?, want.data::<f64>()?);
         }
     }

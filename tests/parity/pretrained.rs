@@ -99,7 +99,7 @@ pub fn tokens(
     };
     let weights = dinov2(weights, patch, config.grid)?.renamed("backbone.", "");
     if let Some(kernel) = weights.get("patch_embed.proj.weight") {
-        let kernel = kernel.to_float(DType::F32).ok_or("the patch kernel holds no floats")?;
+        let kernel = kernel.to_float(DType::F32)?.ok_or("the patch kernel holds no floats")?;
         for first in fixture.names("patch_embed.proj.weight.first") {
             let name = format!("patch_embed.proj.weight.first{first}");
             let want = fixture.floats(&name)?;

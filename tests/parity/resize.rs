@@ -81,8 +81,8 @@ fn forward<T: Element + Real>(
 ) -> Outcome<()> {
     let key = format!("{name}.{output}");
     let stored = |key: &str| {
-        let tensor = fixture.tensors.get(key).and_then(|t| t.to_float(T::DTYPE));
-        tensor.ok_or_else(|| format!("no floats {key}"))
+        let tensor = fixture.tensors.get(key).map(|t| t.to_float(T::DTYPE)).transpose()?;
+        Ok::<_, Box<dyn std::error::Error>>(tensor.flatten().ok_or(format!("no floats {key}"))?)
     };
     let (input, want) = (stored(&format!("{name}.input"))?, stored(&key)?);
     let lead = input.shape()[..2].iter().product();

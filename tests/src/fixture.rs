@@ -129,7 +129,7 @@ impl Fixture {
     /// If it is missing or holds integers.
     pub fn floats(&self, name: &str) -> Outcome<Tensor> {
         let wrong = || format!("{}: {name} holds no floats", self.name);
-        Ok(self.stored(name)?.to_float(DType::F32).ok_or_else(wrong)?)
+        Ok(self.stored(name)?.to_float(DType::F32)?.ok_or_else(wrong)?)
     }
 
     /// A tensor of 64-bit or 32-bit integers or bytes.
@@ -138,7 +138,7 @@ impl Fixture {
     /// If it is missing or holds floats.
     pub fn integers(&self, name: &str) -> Outcome<Vec<i64>> {
         let wrong = || format!("{}: {name} holds no integers", self.name);
-        Ok(self.stored(name)?.to_integers().ok_or_else(wrong)?)
+        Ok(self.stored(name)?.to_integers()?.ok_or_else(wrong)?)
     }
 
     /// Sizes of a tensor's axes.

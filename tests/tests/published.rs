@@ -1,8 +1,9 @@
 //! Files with exactly the published names and shapes at full size: they load strictly, and a
 //! single tensor that is wrong is named.
 //!
-//! The tensors are zeros that are holes in the files, and loading maps files instead of reading
-//! them, but for what has checksums, so 1.2 GB cost little.
+//! The tensors are zeros that are holes in the files, so 1.2 GB take no disk; only the last one is
+//! ones, since a file that ends in zeros is taken for half a download. Names and shapes are compared
+//! before values are read, so what is refused for them costs little.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -10,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 
-use dressage_engine::memory::usage;
+use dressage_engine::memory::{self, usage};
 use dressage_engine::{DType, Tensor};
 use dressage_models::Segmenter;
 use dressage_models::weights::{StateDict, Stored};
@@ -50,7 +51,14 @@ static ALONE: RwLock<()> = RwLock::new(());
 fn write(dir: &Path, name: &str, writer: Writer, entries: &[Entry]) -> PathBuf {
     let path = dir.join(name);
     let mut file = File::create(&path).expect("file");
-    writer(&mut file, entries).expect("written");
+    let mut entries = entries.to_vec();
+    if let Some(last) =
+        entries.last_mut().filter(|e| e.content == Content::Zeros && e.kind == Kind::F32)
+    {
+        let ones = 1f32.to_le_bytes().repeat(last.len() as usize);
+        last.content = Content::Bytes(ones);
+    }
+    writer(&mut file, &entries).expect("written");
     path
 }
 
@@ -63,7 +71,7 @@ fn load(backbone: &Path, trained: &Path) -> Result<Segmenter> {
 }
 
 #[test]
-fn full_size_files_load_strictly_and_stay_where_they_are() {
+fn full_size_files_load_strictly_into_memory_of_their_size() {
     let _alone = ALONE.write().expect("unpoisoned");
     let dir = tempfile::tempdir().expect("folder");
     let (backbone, trained) = (backbone(), trained());
@@ -75,7 +83,8 @@ fn full_size_files_load_strictly_and_stay_where_they_are() {
         let before = usage().system_bytes;
         let model = load(&a, &b).unwrap_or_else(|e| panic!("{ending}: {e}"));
         let taken = usage().system_bytes - before;
-        assert!(taken < 1 << 20, "{ending}: loading took {taken} bytes besides the files");
+        let most = bytes + bytes / 20;
+        assert!(taken < most as usize, "{ending}: loading {bytes} bytes took {taken}");
         let built: BTreeSet<String> = model.params().keys().cloned().collect();
         let files: BTreeSet<String> = backbone
             .iter()
@@ -84,6 +93,8 @@ fn full_size_files_load_strictly_and_stay_where_they_are() {
             .chain(trained.iter().map(|e| e.name.clone()))
             .collect();
         assert_eq!(built, files, "{ending}");
+        drop(model);
+        memory::trim();
     }
 }
 
@@ -101,12 +112,14 @@ fn the_authors_own_file_is_resized_on_load() {
     set("pos_embed", &[1, 1 + 37 * 37, 1024]);
     let (_, writer) = WRITERS[1];
     let original = write(dir.path(), "dinov2_vitl14_pretrain.pth", writer, &entries);
-    let trained = write(dir.path(), "trained.pth", writer, &trained());
+    let trained_entries = trained();
+    let trained = write(dir.path(), "trained.pth", writer, &trained_entries);
     let before = usage().system_bytes;
     let model = load(&original, &trained).expect("loaded");
     let taken = usage().system_bytes - before;
-    // Kernel and table, at both sizes where the computation needs both.
-    assert!(taken < 32 << 20, "loading took {taken} bytes besides the files");
+    let bytes: u64 = entries.iter().chain(&trained_entries).map(Entry::written).sum();
+    let most = (bytes + bytes / 20) as usize;
+    assert!(taken < most, "loading {bytes} bytes took {taken}");
     let shape = |name: &str| model.params()[&format!("backbone.{name}")].get().shape().to_vec();
     assert_eq!(shape("patch_embed.proj.weight"), [1024, 3, PATCH, PATCH]);
     assert_eq!(shape("pos_embed"), [1, 1 + GRID * GRID, 1024]);
@@ -126,7 +139,7 @@ fn pages_of_what_was_converted_are_let_go() {
         // Where the system does not tell, there is nothing to see.
         let Some(before) = resident() else { return };
         let sum = |t: Tensor| t.data::<f32>().expect("f32").iter().sum::<f32>();
-        let floats = |t: &Stored| t.to_float(DType::F32).expect("floats");
+        let floats = |t: &Stored| t.to_float(DType::F32).expect("read").expect("floats");
         assert!(dict.iter().all(|(_, t)| sum(floats(t)) == 0.0), "{ending}");
         let kept = resident().expect("as before").saturating_sub(before);
         // Most is the buffer of one tensor, four megabytes. The file has 64.
@@ -185,13 +198,14 @@ fn each_is_named(which: &str, (ending, writer): (&str, Writer), step: usize) {
     let entries = [backbone(), trained()];
     let at = usize::from(which == "trained");
     let mut paths = [0, 1].map(|i| write(dir.path(), &format!("{i}"), writer, &entries[i]));
-    let mut refused = 0;
+    let (mut refused, mut loaded) = (0, false);
     for i in (0..entries[at].len()).step_by(step) {
         let name = &entries[at][i].name;
         for wrong in Wrong::ALL {
             let mut changed = entries[at].clone();
             let words = change(&mut changed, i, wrong);
-            if name == "mask_token" {
+            // What cannot be seen loads, all of it each time: once is enough.
+            if name == "mask_token" || (words.is_none() && loaded) {
                 continue;
             }
             // Never the same name: a file system writes a file that replaces another at once.
@@ -201,6 +215,7 @@ fn each_is_named(which: &str, (ending, writer): (&str, Writer), step: usize) {
             std::fs::remove_file(&paths[at]).expect("removed");
             let Some(words) = words else {
                 assert!(result.is_ok(), "{name}: a square matrix is as good as its transpose");
+                loaded = true;
                 continue;
             };
             let Err(error) = result else { panic!("{name} {wrong:?} was not refused") };

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dressage_engine::{DType, Param};
-use dressage_models::weights::{StateDict, write_safetensors};
+use dressage_models::weights::{Kind, StateDict, write_safetensors};
 use dressage_models::{ModelError, Segmenter};
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +39,7 @@ pub struct Notes {
 }
 
 /// Key of the notes in the file.
-const NOTES: &str = "dressage";
+pub(crate) const NOTES: &str = "dressage";
 
 /// Folder of the checkpoints in a run folder.
 pub fn folder(run: &Path) -> PathBuf {
@@ -83,7 +83,8 @@ pub fn list(run: &Path) -> Result<Vec<u64>> {
 ///
 /// # Errors
 /// [`TrainError::BrokenState`] for a weight or moment that is not a number; a file that cannot be
-/// written. What was there before survives. A failure of the device.
+/// written. What was there before survives. A failure of the device; weights that are used in
+/// their file and were changed there.
 pub fn save(
     path: &Path,
     model: &Segmenter,
@@ -91,6 +92,7 @@ pub fn save(
     step: u64,
     seed: u64,
 ) -> Result<()> {
+    model.check_files()?;
     let notes = Notes {
         step,
         seed,
@@ -157,23 +159,22 @@ pub fn prune(run: &Path, keep: usize) -> Result<()> {
 /// A missing or damaged file, one that is no checkpoint, or one with values that are not numbers.
 pub fn open(path: &Path) -> Result<(Notes, StateDict)> {
     let fail = |what: String| TrainError::Checkpoint { path: path.into(), what };
+    // Without advice on files that came from elsewhere.
     let own = |error: ModelError| match error {
-        // The rest is advice on files that came from elsewhere.
-        ModelError::Read { cause, .. } => {
-            fail(cause.split("; fetch").next().unwrap_or_default().to_string())
-        }
+        ModelError::Read { cause, .. } | ModelError::Damaged { cause, .. } => fail(cause),
         other => other.into(),
     };
     let dict = StateDict::open(path).map_err(own)?;
-    dict.check().map_err(own)?;
     let text = dict
         .metadata()
         .get(NOTES)
         .ok_or_else(|| fail("is a weights file, not a checkpoint of a run".into()))?;
     let notes = serde_json::from_str(text).map_err(|e| fail(format!("notes are damaged: {e}")))?;
     for (name, stored) in dict.iter() {
-        let values = stored.view(DType::F32);
-        let values = values.ok_or_else(|| fail(format!("{name} is no aligned tensor of f32")))?;
+        if stored.kind() != Kind::F32 {
+            return Err(fail(format!("{name} is a tensor of {}, not of f32", stored.kind())));
+        }
+        let Some(values) = stored.checked_float(DType::F32).map_err(own)? else { continue };
         if let Some(what) = finite::wrong(name, values.data()?) {
             return Err(fail(what));
         }
@@ -235,23 +236,22 @@ pub fn restore(path: &Path, notes: &Notes, dict: &mut StateDict, model: &Segment
             notes.backbone
         )));
     }
-    let float = |t: dressage_models::weights::Stored| t.to_float(DType::F32);
+    let float = |t: dressage_models::weights::Stored| t.to_float(DType::F32).transpose();
     for param in model.trainable() {
         let name = param.name();
         let value = dict
             .take(name)
             .and_then(float)
+            .transpose()?
             .ok_or_else(|| fail(format!("{name} {:?} is missing", param.get().shape())))?;
         if value.shape() != param.get().shape() {
             let (a, b) = (value.shape().to_vec(), param.get().shape().to_vec());
             return Err(fail(format!("{name} is {a:?}, the network has {b:?}")));
         }
-        // A copy: the file may be replaced while the run goes on.
         let copy = dressage_engine::memory::with_category(
             dressage_engine::memory::Category::Weights,
             || value.deep_copy(),
         )?;
-        value.release();
         param.set(&copy)?;
     }
     match dict.names().find(|name| !name.starts_with(MOMENTS)) {

@@ -77,7 +77,10 @@ pub fn predict(
 ) -> Result<LabelMap> {
     // On a thread of the pool, as a training step.
     let found = || rayon::scope(|_| isolated(|| predict_in_pool(model, image, how, h, w)));
-    allocate::catch(found)?
+    let labels = allocate::catch(found)??;
+    // Weights that changed in their file on the way have made something else of the image.
+    model.check_files()?;
+    Ok(labels)
 }
 
 fn predict_in_pool(

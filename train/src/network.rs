@@ -9,7 +9,7 @@ use dressage_models::backbone::{DinoConfig, ReinConfig};
 use dressage_models::criterion::{Criterion, CriterionConfig};
 use dressage_models::head::{HeadConfig, Queries};
 use dressage_models::weights::{
-    Difference, StateDict, dinov2, fitted, has_head, is_backbone, recognise, same_size,
+    Difference, StateDict, dinov2, fitted, has_head, is_backbone, part_of, recognise, same_size,
 };
 use dressage_models::{Method, ModelError, Segmenter, SegmenterConfig};
 
@@ -17,7 +17,7 @@ use crate::data::{Joined, Source};
 use crate::optimiser::Optimiser;
 use crate::recipe::{self, Recipe};
 use crate::wait::Waiting;
-use crate::{Result, TrainError, checkpoint};
+use crate::{Result, TrainError, checkpoint, machine};
 
 /// Sizes of the network that a recipe describes.
 ///
@@ -73,27 +73,78 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
 /// says `random`; adapter and head from its checkpoint, or from the seed if it names none.
 ///
 /// # Errors
-/// A file that is missing, damaged or does not fit; sizes that do not fit together.
+/// A file that is missing, damaged or does not fit, or holds NaN; sizes that do not fit together.
 pub fn build(recipe: &Recipe) -> Result<Segmenter> {
+    build_within(recipe, machine::available())
+}
+
+/// As [`build`], with `room` bytes of memory, or nobody knows how many. Weights are copied on load,
+/// so that nobody changes them through their file; where that takes more than there is, f32 tensors
+/// are used where they lie, and the files are watched ([`Segmenter::check_files`]).
+///
+/// # Errors
+/// As [`build`].
+pub fn build_within(recipe: &Recipe, room: Option<usize>) -> Result<Segmenter> {
     let config = config(recipe)?;
+    built(recipe, config, room).map_err(|error| match error {
+        TrainError::Model(ModelError::Damaged { path, cause }) => {
+            let own = recipe.checkpoint() == Some(&path);
+            let advice = if own { "export or copy it again" } else { "fetch or copy it again" };
+            ModelError::Damaged { path, cause: format!("{cause}; {advice}") }.into()
+        }
+        other => other,
+    })
+}
+
+fn built(recipe: &Recipe, config: SegmenterConfig, room: Option<usize>) -> Result<Segmenter> {
     let trained = recipe.checkpoint().map(|path| trained(path, &config)).transpose()?;
     let whole = trained.as_ref().is_some_and(|t| t.names().any(|name| is_backbone(name)));
-    let mut strict: Vec<String> = Vec::new();
     let mut weights = match recipe.weights().filter(|_| !whole) {
         None => StateDict::default(),
-        Some(path) => {
-            let dict = StateDict::open(path)?;
-            same_size(&dict, &config.backbone)?;
-            let own = ["blocks.", "norm.", "patch_embed.", "cls_token", "pos_embed", "register_"];
-            strict.extend(own.map(|s| format!("backbone.{s}")));
-            dinov2(dict, config.backbone.patch, config.backbone.grid)?
-        }
+        Some(path) => backbone(path, &config)?,
     };
-    // Checked against the network by itself, so that what is found now is the backbone's fault.
+    // Each was checked against the network by itself, so that what differs is the fault of one.
     weights.add(trained.into_iter().flatten());
-    let strict: Vec<&str> = strict.iter().map(String::as_str).collect();
-    Ok(Segmenter::new(config, DType::F32, recipe.train.seed, weights, &strict)?)
+    let copied: usize = weights.iter().map(|(_, t)| t.len() * size_of::<f32>()).sum();
+    if room.is_some_and(|room| room < copied) {
+        weights.use_in_place();
+    }
+    let model = Segmenter::new(config, DType::F32, recipe.train.seed, weights, &[])?;
+    if copied > 0 {
+        // What was read to be resized or rounded.
+        dressage_engine::memory::trim();
+    }
+    Ok(model)
 }
+
+/// The backbone of `model.weights`, whole and of the network's shapes.
+fn backbone(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if let Some((part, of)) = part_of(&name).filter(|(_, of)| *of > 1) {
+        let cause = format!(
+            "is part {part} of {of} of the weights; name the index beside it \
+             (model.safetensors.index.json), or the folder"
+        );
+        return Err(ModelError::Read { path: path.into(), cause }.into());
+    }
+    let dict = StateDict::open(path)?;
+    same_size(&dict, &config.backbone)?;
+    // What does not fit is not half a download, whatever it ends in.
+    let whole = dict.check_end();
+    let (patch, grid) = (config.backbone.patch, config.backbone.grid);
+    let dict = dinov2(dict, patch, grid)?.renamed(BACKBONE, "");
+    let shapes = Segmenter::shapes(config.clone())?.into_iter();
+    let own = shapes.filter(|(name, _)| is_backbone(name));
+    let wanted = own.map(|(name, (shape, _))| (name[BACKBONE.len()..].to_string(), shape));
+    let mut difference = Difference::of(&dict, &wanted.collect());
+    difference.left_over.retain(|(name, _)| !name.starts_with("reins."));
+    difference.none(&dict, "the network")?;
+    whole?;
+    Ok(dict.renamed("", BACKBONE))
+}
+
+/// What stands before the names of the backbone in the network, and not in its file.
+const BACKBONE: &str = "backbone.";
 
 /// As [`build`], for a network whose trained part is restored from a run's checkpoint next: the
 /// file that the run started from may be gone.
@@ -112,12 +163,14 @@ pub fn rebuild(recipe: &Recipe) -> Result<Segmenter> {
 /// if the file holds it.
 fn trained(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
     let dict = StateDict::open(path)?;
-    // All of it: damage to what is not taken from a run's checkpoint is damage too.
-    dict.check()?;
+    // All of it: damage to what is not taken from a run's checkpoint is damage too. Moments of an
+    // optimiser may be zero, and a run's checkpoint is written whole or not at all.
+    let own = dict.metadata().contains_key(checkpoint::NOTES);
+    let whole = if own { dict.check_sums() } else { dict.check() };
     if !has_head(&dict) {
         let what = match recognise(&dict) {
             Some(known) => format!("it holds {} and no head", known.title()),
-            None => "it holds no tensor of decode_head".to_string(),
+            None => format!("it holds no tensor of decode_head, but {}", dict.first_names()),
         };
         return Err(ModelError::Mismatch {
             source_name: dict.origin().to_string(),
@@ -128,6 +181,7 @@ fn trained(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
     }
     let (dict, wanted) = fitted(checkpoint::trained(dict), config)?;
     Difference::of(&dict, &wanted).none(&dict, "the network of the recipe")?;
+    whole?;
     Ok(dict)
 }
 

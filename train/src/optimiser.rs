@@ -254,7 +254,8 @@ impl Optimiser {
                 let stored = dict.take(&key);
                 let stored =
                     stored.filter(|s| s.shape() == moment.shape() && s.kind() == Kind::F32);
-                let Some(value) = stored.and_then(|s| s.to_float(DType::F32)) else {
+                let value = stored.and_then(|s| s.to_float(DType::F32).transpose()).transpose()?;
+                let Some(value) = value else {
                     return Err(TrainError::Checkpoint {
                         path: origin.into(),
                         what: format!("{key} is missing or of another shape"),
@@ -264,7 +265,6 @@ impl Optimiser {
                     Some(device) => value.to_device(device, DType::F32),
                     None => value.deep_copy(),
                 })?;
-                value.release();
             }
             slot.t = counts.get(name).copied().unwrap_or(0);
         }

@@ -1,17 +1,55 @@
-//! What kind of file is this? Told by its bytes; the name does not matter.
+//! What kind of file is this? Its bytes decide; the name does not matter.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::Path;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dressage_engine::Pages;
 
+use super::folder::{self, Index};
 use super::{Source, StateDict, Stored, names, safetensors, torch};
 use crate::{ModelError, Result};
 
-/// A cause, without the file's name.
-pub type Told<T> = std::result::Result<T, String>;
+/// Why a file cannot be read, without its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The cause.
+    pub cause: String,
+    /// Whether the bytes do not hold, so that a fresh copy of the file may help.
+    pub damaged: bool,
+}
+
+impl Fault {
+    /// Bytes that do not hold.
+    pub fn damaged(cause: impl Into<String>) -> Fault {
+        Fault { cause: cause.into(), damaged: true }
+    }
+
+    /// The error for the file `path`.
+    pub fn of(self, path: &Path) -> ModelError {
+        let (path, cause) = (path.to_path_buf(), self.cause);
+        match self.damaged {
+            true => ModelError::Damaged { path, cause },
+            false => ModelError::Read { path, cause },
+        }
+    }
+}
+
+impl From<String> for Fault {
+    fn from(cause: String) -> Fault {
+        Fault { cause, damaged: false }
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(cause: &str) -> Fault {
+        cause.to_string().into()
+    }
+}
+
+/// What a reader found, or why it could not.
+pub type Told<T> = std::result::Result<T, Fault>;
 
 /// Form of a file of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,62 +79,97 @@ impl std::fmt::Display for Container {
 pub struct Contents {
     pub container: Container,
     pub tensors: BTreeMap<String, Stored>,
-    pub wrapper: Vec<&'static str>,
+    pub wrapper: Vec<String>,
     pub skipped: Vec<(String, String)>,
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Maps a file and reads its directory of tensors.
+/// Opens a file, an index of several, or a folder.
 pub fn open(path: &Path) -> Result<StateDict> {
-    let fail = |cause: String| ModelError::Read { path: path.to_path_buf(), cause };
-    let file = File::open(path).map_err(|e| fail(format!("cannot open weights: {e}")))?;
-    let pages = Pages::of_file(&file).map_err(|e| fail(format!("cannot map weights: {e}")))?;
-    dictionary(pages, path)
+    let metadata = fs::metadata(path).map_err(|e| cannot_open(path, &e))?;
+    if metadata.is_dir() {
+        return folder::open(path);
+    }
+    let pages = map(path)?;
+    match index(&pages) {
+        Some(index) => folder::open_index(path, index.map_err(|fault| fault.of(path))?),
+        None => {
+            let contents = read(&pages).map_err(|fault| fault.of(path))?;
+            dictionary(contents, path, vec![path.to_path_buf()])
+        }
+    }
 }
 
 /// As [`open`], for a file that lies in memory: it is copied once, since tensors are views of pages.
 pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<StateDict> {
-    let fail = |e: std::io::Error| ModelError::Read {
-        path: path.to_path_buf(),
-        cause: format!("cannot map weights: {e}"),
+    let pages = Pages::of_bytes(bytes, path).map(Arc::new);
+    let pages = pages.map_err(|e| Fault::from(format!("cannot map weights: {e}")).of(path))?;
+    let contents = match index(&pages) {
+        None => read(&pages),
+        Some(index) => index.and_then(|index| {
+            let n = index.files().len();
+            Err(format!("is an index of {n} files beside it, which bytes alone do not have").into())
+        }),
     };
-    dictionary(Pages::of_bytes(bytes).map_err(fail)?, path)
+    dictionary(contents.map_err(|fault| fault.of(path))?, path, Vec::new())
 }
 
-fn dictionary(map: Pages, path: &Path) -> Result<StateDict> {
-    let fail = |cause: String| ModelError::Read { path: path.to_path_buf(), cause };
-    let contents = read(&Arc::new(map), path).map_err(fail)?;
-    let Contents { container, mut tensors, mut wrapper, skipped, metadata } = contents;
-    if names::strip_parallel(&mut tensors) {
-        wrapper.push("module.");
+fn cannot_open(path: &Path, error: &std::io::Error) -> ModelError {
+    Fault::from(format!("cannot open weights: {error}")).of(path)
+}
+
+/// Maps one file. A pipe would block whoever opens it, so what is no file is refused before.
+pub fn map(path: &Path) -> Result<Arc<Pages>> {
+    let metadata = fs::metadata(path).map_err(|e| cannot_open(path, &e))?;
+    if !metadata.is_file() {
+        let what = "is a folder, device or pipe, not a file; weights are read from files";
+        return Err(Fault::from(what).of(path));
     }
-    let source = Some(Source { container, wrapper, skipped });
-    Ok(StateDict { origin: path.display().to_string(), tensors, metadata, source })
+    let file = File::open(path).map_err(|e| cannot_open(path, &e))?;
+    let pages = Pages::of_file(file, path);
+    let pages = pages.map_err(|e| Fault::from(format!("cannot map weights: {e}")).of(path))?;
+    Ok(Arc::new(pages))
 }
 
-fn read(map: &Arc<Pages>, path: &Path) -> Told<Contents> {
+/// The dictionary of what was read, with the names of the network.
+pub fn dictionary(contents: Contents, path: &Path, files: Vec<PathBuf>) -> Result<StateDict> {
+    let Contents { container, mut tensors, mut wrapper, mut skipped, metadata } = contents;
+    names::normalise(&mut tensors, &mut wrapper, &mut skipped).map_err(|fault| fault.of(path))?;
+    let source = Some(Source { container, files, wrapper, skipped });
+    let origin = path.display().to_string();
+    Ok(StateDict { origin, tensors, metadata, source, declared: None })
+}
+
+/// The index of shards that these bytes are, if they are one or mean to be.
+fn index(bytes: &[u8]) -> Option<Told<Index>> {
+    // First, since the length of a header may be a brace.
+    let text = bytes.trim_ascii_start();
+    (!safetensors::begins(bytes) && text.starts_with(b"{")).then(|| Index::parse(text))
+}
+
+/// Reads the tensors of one file.
+pub fn read(map: &Arc<Pages>) -> Told<Contents> {
     let bytes: &[u8] = map;
     // First, since the length of a header may look like the start of a pickle.
     if safetensors::begins(bytes) {
-        return safetensors::read(map, path);
+        return safetensors::read(map);
     }
     match bytes {
-        [] => Err("is empty; fetch it again".into()),
-        [b'P', b'K', 3 | 5, 4 | 6, ..] => torch::archive(map, path),
+        [] => Err(Fault::damaged("is empty")),
+        [b'P', b'K', 3 | 5, 4 | 6, ..] => torch::archive(map),
         [0x80, 2..=5, ..] => torch::legacy(map),
-        _ => Err(unknown(bytes)),
+        _ => Err(Fault::damaged(unknown(bytes))),
     }
 }
 
-fn unknown(bytes: &[u8]) -> String {
+fn unknown(bytes: &[u8]) -> &'static str {
     let text = bytes.trim_ascii_start();
     if text.starts_with(b"<") {
-        return "is a web page, not weights: the download went wrong; fetch it again".into();
+        return "is a web page, not weights: the download went wrong";
     }
     if text.starts_with(b"version https://git-lfs") {
-        return "is a pointer of Git LFS, not weights; fetch the file that it stands for".into();
+        return "is a pointer of Git LFS, not the weights that it stands for (`git lfs pull`)";
     }
     "is neither safetensors nor a PyTorch file (zip, legacy or TorchScript), or only the start of \
-     one; fetch it again"
-        .into()
+     one"
 }

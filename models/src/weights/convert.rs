@@ -105,8 +105,14 @@ pub fn dinov2(weights: StateDict, patch: usize, grid: usize) -> Result<StateDict
 /// of all shapes that differ.
 ///
 /// # Errors
-/// A DINOv2 of another published size than `config`.
+/// A DINOv2 of another published size than `config`; another number of heads than the file's own
+/// configuration declares, which no shape would show.
 pub fn same_size(weights: &StateDict, config: &DinoConfig) -> Result<()> {
+    if let Some(heads) = weights.declared().and_then(|d| d.heads).filter(|n| *n != config.heads) {
+        let own = config.heads;
+        let difference = format!("its config.json declares {heads} heads, the network has {own}");
+        return Err(misfit(weights, difference));
+    }
     let Some(known) = recognise(weights) else { return Ok(()) };
     let same = known.width == config.embed_dim && known.blocks == [config.depth];
     let Some(name) = known.recipe_name().filter(|_| !same) else { return Ok(()) };
@@ -131,12 +137,10 @@ fn misfit(weights: &StateDict, difference: String) -> ModelError {
 fn sized(dict: &mut StateDict, name: &str, f: &dyn Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
     // One that is missing or holds no floats is reported with all others when the network is built.
     let Some(stored) = dict.get(name) else { return Ok(()) };
-    stored.check()?;
-    let Some(t) = stored.to_float(DType::F32) else { return Ok(()) };
+    let Some(t) = stored.checked_float(DType::F32)? else { return Ok(()) };
     let made = f(&t).map_err(|error| misfit(dict, error.to_string()))?;
     if made.shape() != t.shape() {
-        t.release();
+        dict.insert(name, made);
     }
-    dict.insert(name, made);
     Ok(())
 }

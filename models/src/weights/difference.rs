@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::StateDict;
+use super::{StateDict, names};
 use crate::{ModelError, Result};
 
 /// Name and sizes.
@@ -69,8 +69,22 @@ impl Difference {
         Err(ModelError::Mismatch {
             source_name: weights.origin().to_string(),
             network: network.to_string(),
-            difference: crate::build::summary(&lines),
+            difference: self.strangers(weights).unwrap_or_else(|| crate::build::summary(&lines)),
         })
+    }
+
+    /// Words for weights that have few names in common with the network: a list of all that is
+    /// missing would not show what is there instead.
+    pub fn strangers(&self, weights: &StateDict) -> Option<String> {
+        let (n, missing) = (weights.len(), self.missing.len());
+        let known = n.checked_sub(self.left_over.len())?;
+        if missing <= known || self.left_over.len() <= known {
+            return None;
+        }
+        let found = names::first_of(self.left_over.iter().map(|(name, _)| name.clone()), n);
+        let wanted = names::first_of(self.missing.iter().map(|(name, _)| name.clone()), missing);
+        let known = if known == 0 { "none".to_string() } else { known.to_string() };
+        Some(format!("{known} of its {n} names is known; it holds {found}, expected were {wanted}"))
     }
 }
 
@@ -89,13 +103,21 @@ mod tests {
         weights.insert("counts", Tensor::zeros(DType::I32, &[4]));
         let network =
             [("same", vec![2, 3]), ("turned", vec![2, 3]), ("gone", vec![5]), ("counts", vec![4])];
-        let network = network.map(|(name, shape)| (name.to_string(), shape)).into();
+        let network: BTreeMap<_, _> = network.map(|(name, shape)| (name.to_string(), shape)).into();
         let difference = Difference::of(&weights, &network);
         let text = difference.none(&weights, "the network").expect_err("they differ").to_string();
         assert_eq!(
             text,
             "some.pth does not fit the network: gone [5] is missing; turned is [3, 2], expected \
              [2, 3]; counts holds whole numbers, expected floats; more [1] is left over"
+        );
+        let mut strange = StateDict::new("some.pth");
+        strange.insert("layers.0.weight", Tensor::zeros(DType::F32, &[2, 3]));
+        let error = Difference::of(&strange, &network).none(&strange, "it").expect_err("strangers");
+        assert_eq!(
+            error.to_string(),
+            "some.pth does not fit it: none of its 1 names is known; it holds layers.0.weight, \
+             expected were counts, gone, same, turned"
         );
         weights = StateDict::new("some.pth");
         weights.insert("same", Tensor::zeros(DType::F32, &[2, 3]));

@@ -80,7 +80,7 @@ pub fn own_names(dict: StateDict, known: &Known) -> Result<StateDict> {
         }
     }
     for (to, parts) in stacks {
-        let tensor = stack(&to, parts).map_err(|difference| ModelError::Mismatch {
+        let tensor = stack(&to, parts)?.map_err(|difference| ModelError::Mismatch {
             source_name: ours.origin().to_string(),
             network: "DINOv2".into(),
             difference,
@@ -94,10 +94,11 @@ fn at(pattern: &str, n: usize) -> String {
     pattern.replacen("{}", &n.to_string(), 1)
 }
 
+/// Queries, keys and values as one layer, or why they are none.
 fn stack(
     to: &str,
     parts: [Option<(String, Stored)>; PARTS],
-) -> std::result::Result<Stored, String> {
+) -> Result<std::result::Result<Stored, String>> {
     let theirs = |i: usize| {
         let rule = RULES
             .iter()
@@ -107,10 +108,12 @@ fn stack(
     let mut names = Vec::new();
     let mut tensors = Vec::new();
     for (i, part) in parts.into_iter().enumerate() {
-        let (name, tensor) = part.ok_or_else(|| format!("{} is missing", theirs(i)))?;
+        let Some((name, tensor)) = part else {
+            return Ok(Err(format!("{} is missing", theirs(i))));
+        };
         names.push(format!("{name} is {:?}", tensor.shape()));
         tensors.push(tensor);
     }
-    Stored::stacked(tensors)
-        .ok_or_else(|| format!("{}; they do not make one layer", names.join(", ")))
+    let stacked = Stored::stacked(tensors)?;
+    Ok(stacked.ok_or_else(|| format!("{}; they do not make one layer", names.join(", "))))
 }

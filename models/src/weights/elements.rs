@@ -6,7 +6,7 @@ use dressage_engine::Element;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::stored::Kind;
+use super::kind::Kind;
 
 /// A type that floats of a file are turned into.
 pub(super) trait Float: Element {

@@ -6,6 +6,8 @@ use dressage_engine::{DType, Param, Tensor, hash_name};
 use rayon::prelude::*;
 
 use super::StateDict;
+use super::reading::of_reading;
+use crate::Result;
 
 /// Numbers that stand for values, by name of the parameter.
 pub type Digests = BTreeMap<String, u64>;
@@ -38,24 +40,35 @@ pub fn digest(name: &str, value: &Tensor) -> u64 {
 }
 
 /// Fingerprint of the tensors of a file, which does not depend on its container, wrappers or notes.
-pub fn fingerprint_of(dict: &StateDict) -> String {
+///
+/// # Errors
+/// A file that was changed or cut short, or cannot be read.
+pub fn fingerprint_of(dict: &StateDict) -> Result<String> {
     let tensors: Vec<_> = dict.iter().collect();
     let each = tensors.par_iter().map(|(name, tensor)| {
         let mut hash = Hash::new(&format!("{name} {} {:?}", tensor.kind(), tensor.shape()));
-        tensor.each_run(&mut |run| hash.add(run));
-        hash.finish()
+        let add = &mut |run: &[u8]| {
+            hash.add(run);
+            Ok(())
+        };
+        tensor.each_run(add).map_err(of_reading)?;
+        Ok(hash.finish())
     });
-    joined(each.collect())
+    Ok(joined(each.collect::<Result<_>>()?))
 }
 
 /// Fingerprint that parameters of f32 filled from a dictionary have ([`fingerprint`]); its tensors
 /// are converted one at a time. Tensors without floats are left out.
-pub fn fingerprint_of_floats(dict: &StateDict) -> String {
+///
+/// # Errors
+/// As [`fingerprint_of`].
+pub fn fingerprint_of_floats(dict: &StateDict) -> Result<String> {
     let tensors: Vec<_> = dict.iter().collect();
-    let each = tensors
-        .par_iter()
-        .filter_map(|(name, tensor)| Some(digest(name, &tensor.to_float(DType::F32)?)));
-    joined(each.collect())
+    let each = tensors.par_iter().filter_map(|(name, tensor)| {
+        let float = tensor.to_float(DType::F32).transpose()?;
+        Some(float.map(|float| digest(name, &float)))
+    });
+    Ok(joined(each.collect::<Result<_>>()?))
 }
 
 fn joined(each: Vec<u64>) -> String {

@@ -1,7 +1,7 @@
 //! Entries of files, compared with their checksums before their bytes are used.
 
+use std::io;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,14 +9,13 @@ use crc32fast::Hasher;
 use dressage_engine::Pages;
 use rayon::prelude::*;
 
+use super::reading::{of_reading, read_at, unchanged};
 use super::shown;
 use crate::{ModelError, Result};
 
 /// An entry that tensors lie in; it is read through once, at the first check.
 #[derive(Debug)]
 pub struct Member {
-    /// The file, for errors.
-    pub path: Arc<Path>,
     /// Name of the entry.
     pub name: String,
     /// The archive's pages.
@@ -35,19 +34,47 @@ impl Member {
     /// Compares the entry with its checksum, unless that was done.
     ///
     /// # Errors
-    /// [`ModelError::Read`] if they differ.
+    /// [`ModelError::Damaged`] if they differ; a file that was changed or cannot be read.
     pub fn check(&self) -> Result<()> {
-        if self.good.load(Ordering::Relaxed) {
+        if self.sum == 0 || self.good.load(Ordering::Relaxed) {
             return Ok(());
         }
-        if !agrees(&self.pages[self.range.clone()], self.sum) {
-            return Err(ModelError::Read {
-                path: self.path.to_path_buf(),
-                cause: (self.differs)(&self.name),
-            });
+        self.compare(self.crc().map_err(of_reading)?)
+    }
+
+    /// As [`Member::check`], for the bytes of the whole entry, which were read before.
+    ///
+    /// # Errors
+    /// [`ModelError::Damaged`] if they differ.
+    pub fn check_bytes(&self, bytes: &[u8]) -> Result<()> {
+        if self.sum == 0 || self.good.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.compare(crc(bytes))
+    }
+
+    fn compare(&self, found: u32) -> Result<()> {
+        if found != self.sum {
+            let path = self.pages.path().to_path_buf();
+            return Err(ModelError::Damaged { path, cause: (self.differs)(&self.name) });
         }
         self.good.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The sum of the entry as it lies in the file.
+    fn crc(&self) -> io::Result<u32> {
+        let starts: Vec<usize> = self.range.clone().step_by(PIECE).collect();
+        let sum = |start: usize| {
+            let mut piece = vec![0; (self.range.end - start).min(PIECE)];
+            read_at(&self.pages, start, &mut piece)?;
+            let mut hasher = Hasher::new();
+            hasher.update(&piece);
+            Ok(hasher)
+        };
+        let sums = starts.into_par_iter().map(sum).collect::<io::Result<Vec<Hasher>>>()?;
+        unchanged(&self.pages)?;
+        Ok(joined(&sums))
     }
 }
 
@@ -61,12 +88,19 @@ pub fn agrees(bytes: &[u8], sum: u32) -> bool {
 /// What is said of an entry that differs from its checksum.
 pub fn differs(name: &str) -> String {
     let name = shown(name);
-    format!("entry {name} does not have its checksum, so bits of it were changed; download it anew")
+    format!("entry {name} does not have its checksum, so bits of it were changed")
+}
+
+/// Pieces for other threads; below that, handing them over costs more than the work.
+const PIECE: usize = 1 << 20;
+
+fn joined(sums: &[Hasher]) -> u32 {
+    let mut whole = Hasher::new();
+    sums.iter().for_each(|part| whole.combine(part));
+    whole.finalize()
 }
 
 fn crc(bytes: &[u8]) -> u32 {
-    // Pieces for other threads; below that, handing them over costs more than the work.
-    const PIECE: usize = 1 << 20;
     let sum = |piece: &[u8]| {
         let mut hasher = Hasher::new();
         hasher.update(piece);
@@ -76,9 +110,7 @@ fn crc(bytes: &[u8]) -> u32 {
         return sum(bytes).finalize();
     }
     let sums: Vec<Hasher> = bytes.par_chunks(PIECE).map(sum).collect();
-    let mut whole = Hasher::new();
-    sums.iter().for_each(|part| whole.combine(part));
-    whole.finalize()
+    joined(&sums)
 }
 
 #[cfg(test)]

@@ -2,13 +2,18 @@
 //!
 //! [`StateDict::open`] reads files as their authors publish them: safetensors, `.pth` files of
 //! PyTorch in their zip and legacy forms, TorchScript archives. Files are told apart by their
-//! bytes, memory-mapped, and never executed: a pickle is read by a machine that knows a handful of
-//! names and runs none. Tensors stay where they lie until they are asked for, one at a time; f32
-//! tensors in row-major order are used in place.
+//! bytes and never executed: a pickle is read by a machine that knows a handful of names and runs
+//! none. An index of shards, or a folder as the hub has it, opens all of its files.
+//!
+//! Tensors stay in their file until they are asked for, one at a time, and are copied then: a file
+//! that is written to, replaced or cut short later changes nothing, and one that was when a tensor
+//! is read is refused. [`StateDict::use_in_place`] spares the copy of f32 tensors where memory is
+//! short; who does that watches the files ([`crate::Segmenter::check_files`]).
 //!
 //! Entries of zip archives and tensors of checkpoints written here have checksums. They are
 //! compared before an entry is first used, so that looking at names and shapes does not read the
-//! values: [`Stored::check`]. Other files have none.
+//! values: [`Stored::check`]. Other files have none; [`StateDict::check`] notices those of them
+//! that end in zeros, as downloads do that were broken off.
 //!
 //! # What a file can cost
 //! Whatever it declares, opening a file takes at most [`OPEN_BYTES`] bytes of memory for each of
@@ -22,19 +27,24 @@ mod difference;
 mod dinov2;
 mod elements;
 mod fingerprint;
+mod folder;
+mod hub;
+mod kind;
 mod known;
 mod member;
 mod names;
 mod pickle;
+mod reading;
 mod safetensors;
 mod stored;
 mod sums;
+mod tail;
 mod torch;
 mod trained;
 mod zip;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use container::Container;
 pub use convert::{dinov2, resize_patch_kernel, resize_pos_embed, same_size};
@@ -42,9 +52,12 @@ pub use difference::Difference;
 pub use fingerprint::{
     Digests, digest, fingerprint, fingerprint_of, fingerprint_of_floats, fingerprint_with,
 };
+pub use folder::part_of;
+pub use hub::Declared;
+pub use kind::Kind;
 pub use known::{Family, Known, recognise, recognise_shapes};
 pub use safetensors::{Written, write, write_safetensors, write_summed};
-pub use stored::{Kind, Stored};
+pub use stored::Stored;
 pub use trained::{fitted, has_head, is_backbone};
 
 use crate::Result;
@@ -71,14 +84,20 @@ pub fn shown(name: &str) -> String {
     }
 }
 
+/// Fails if a file was written to since it was opened.
+pub(crate) fn unchanged(pages: &dressage_engine::Pages) -> Result<()> {
+    reading::unchanged(pages).map_err(reading::of_reading)
+}
+
 /// What a dictionary was read from.
 #[derive(Debug, Clone)]
 pub struct Source {
     /// Form of the file.
     pub container: Container,
-    /// Keys and prefixes that were around the weights, from the outside in, such as `state_dict`
-    /// or `module.`.
-    pub wrapper: Vec<&'static str>,
+    /// The files, more than one for shards.
+    pub files: Vec<PathBuf>,
+    /// Keys and prefixes that were around the weights, such as `state_dict` or `module.`.
+    pub wrapper: Vec<String>,
     /// Names and classes of some objects that lay among the tensors and were passed over.
     pub skipped: Vec<(String, String)>,
 }
@@ -90,6 +109,7 @@ pub struct StateDict {
     tensors: BTreeMap<String, Stored>,
     metadata: BTreeMap<String, String>,
     source: Option<Source>,
+    declared: Option<Declared>,
 }
 
 impl StateDict {
@@ -98,12 +118,13 @@ impl StateDict {
         StateDict { origin: origin.into(), ..Default::default() }
     }
 
-    /// Opens a file of weights in any form of [`Container`], memory-mapped. Keys that wrap the
-    /// weights (`state_dict`, `model`, `module`, `model_ema`) are followed, and the `module.` of
-    /// data-parallel training is taken off.
+    /// Opens a file of weights in any form of [`Container`], an index of shards, or a folder with
+    /// either. Keys that wrap the weights (`state_dict`, `model`, `teacher`) are followed, and what
+    /// wrappers of modules put into names (`module.`, `_orig_mod.`) is taken off.
     ///
     /// # Errors
-    /// A missing, truncated or malformed file, or an element type that is not supported.
+    /// [`crate::ModelError::Damaged`] for a truncated or malformed file; a missing file or shard, an
+    /// element type that is not supported, sizes other than those of the `config.json` beside it.
     pub fn open(path: &Path) -> Result<StateDict> {
         container::open(path)
     }
@@ -124,6 +145,22 @@ impl StateDict {
     /// The file they were read from; `None` for a dictionary made in memory.
     pub fn source(&self) -> Option<&Source> {
         self.source.as_ref()
+    }
+
+    /// Sizes that the configuration beside the files declares.
+    pub fn declared(&self) -> Option<&Declared> {
+        self.declared.as_ref()
+    }
+
+    /// Has f32 tensors used where they lie in the files from now on, which spares a copy. They
+    /// change when the files do.
+    pub fn use_in_place(&mut self) {
+        self.tensors.values_mut().for_each(Stored::use_in_place);
+    }
+
+    /// The first few names, for a message.
+    pub fn first_names(&self) -> String {
+        names::first_of(self.tensors.keys().cloned(), self.tensors.len())
     }
 
     /// The file's own notes.
@@ -156,12 +193,30 @@ impl StateDict {
         self.tensors.iter().map(|(name, t)| (name.clone(), t.shape().to_vec())).collect()
     }
 
-    /// Compares the values with the file's checksums ([`Stored::check`]).
+    /// Compares the values with the file's checksums ([`Stored::check`]); a form without them is
+    /// searched for the end of a download that was broken off.
     ///
     /// # Errors
-    /// [`crate::ModelError::Read`] with the first that differs.
+    /// [`crate::ModelError::Damaged`] with the first that differs.
     pub fn check(&self) -> Result<()> {
+        self.check_end()?;
+        self.check_sums()
+    }
+
+    /// The part of [`StateDict::check`] that compares with checksums.
+    ///
+    /// # Errors
+    /// [`crate::ModelError::Damaged`] with the first that differs.
+    pub fn check_sums(&self) -> Result<()> {
         self.tensors.values().try_for_each(Stored::check)
+    }
+
+    /// The part of [`StateDict::check`] that reads no more than the end of a whole file.
+    ///
+    /// # Errors
+    /// [`crate::ModelError::Damaged`] for a file that ends in zeros.
+    pub fn check_end(&self) -> Result<()> {
+        tail::check(self)
     }
 
     /// A tensor by name.
@@ -176,6 +231,7 @@ impl StateDict {
             tensors: BTreeMap::new(),
             metadata: self.metadata.clone(),
             source: self.source.clone(),
+            declared: self.declared.clone(),
         }
     }
 

@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Write};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use dressage_engine::{Pages, Tensor};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 
-use super::container::{Contents, Told};
+use super::container::{Contents, Fault, Told};
 use super::member::Member;
 use super::stored::row_major;
 use super::{Container, Kind, Stored, shown, sums};
@@ -28,8 +27,9 @@ pub fn begins(bytes: &[u8]) -> bool {
 
 /// Reads the header of a mapped file and compares it with its checksum; the tensors stay in the
 /// map.
-pub fn read(map: &Arc<Pages>, path: &Path) -> Told<Contents> {
-    let (length, header) = SafeTensors::read_metadata(map).map_err(|e| describe(map, &e))?;
+pub fn read(map: &Arc<Pages>) -> Told<Contents> {
+    let (length, header) =
+        SafeTensors::read_metadata(map).map_err(|e| Fault::damaged(describe(map, &e)))?;
     let mut metadata = BTreeMap::new();
     if let Some(notes) = header.metadata() {
         metadata.extend(notes.iter().map(|(k, v)| (k.clone(), v.clone())));
@@ -41,7 +41,6 @@ pub fn read(map: &Arc<Pages>, path: &Path) -> Told<Contents> {
     let mut infos: Vec<_> = header.tensors().into_iter().collect();
     infos.sort_by_key(|(_, info)| info.data_offsets);
     let sums = sums::check(&map[..LENGTH + length], &mut metadata, infos.len())?;
-    let path: Arc<Path> = path.into();
     let mut tensors = BTreeMap::new();
     for (i, (name, info)) in infos.into_iter().enumerate() {
         let kind = kind(info.dtype).ok_or_else(|| {
@@ -56,9 +55,9 @@ pub fn read(map: &Arc<Pages>, path: &Path) -> Told<Contents> {
         let stored = Stored::mapped(map, kind, start, shape, strides);
         let member = sums.as_ref().map(|sums| {
             let range = start..LENGTH + length + info.data_offsets.1;
-            let (path, pages, name) = (path.clone(), map.clone(), name.clone());
+            let (pages, name) = (map.clone(), name.clone());
             let (sum, good, differs) = (sums[i], AtomicBool::new(false), sums::differs_in as _);
-            Arc::new(Member { path, name, pages, range, sum, good, differs })
+            Arc::new(Member { name, pages, range, sum, good, differs })
         });
         tensors.insert(name, stored.inside(member));
     }
@@ -111,11 +110,10 @@ fn describe(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
     use safetensors::SafeTensorError as E;
     match (error, wrong(bytes)) {
         (E::MetadataIncompleteBuffer | E::InvalidHeaderLength, _) => {
-            "is truncated, or no safetensors file; fetch it again".into()
+            "is truncated, or no safetensors file".into()
         }
         (E::TensorInvalidInfo | E::ValidationOverflow, Some((name, info))) => format!(
-            "tensor {}: shape {} does not make the bytes {} to {} with elements of type {:?}; \
-             fetch the file again",
+            "tensor {}: shape {} does not make the bytes {} to {} with elements of type {:?}",
             shown(&name),
             shown(&format!("{:?}", info.shape)),
             info.data_offsets.0,
@@ -123,10 +121,7 @@ fn describe(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
             info.dtype
         ),
         // Some causes quote the file.
-        (other, _) => format!(
-            "is not a valid safetensors file ({}); fetch it again",
-            shown(&other.to_string())
-        ),
+        (other, _) => format!("is not a valid safetensors file ({})", shown(&other.to_string())),
     }
 }
 
@@ -258,7 +253,8 @@ mod tests {
         for (name, text) in &notes {
             assert_eq!(dict.metadata().get(*name), Some(text), "{name}");
         }
-        let read = dict.take("b").and_then(|t| t.to_float(DType::F32)).expect("tensor");
+        let read =
+            dict.take("b").and_then(|t| t.to_float(DType::F32).expect("read")).expect("tensor");
         assert_eq!(read.data::<f32>().expect("f32"), [1.5, -2.0]);
         assert_eq!(dict.take("a").expect("tensor").shape(), [0]);
     }
@@ -278,7 +274,8 @@ mod tests {
         let kinds: Vec<_> = dict.names().filter_map(|n| Some(dict.get(n)?.kind())).collect();
         assert_eq!(kinds, [Kind::U8, Kind::F16, Kind::F32]);
         for name in ["half", "wide"] {
-            let t = dict.get(name).and_then(|t| t.to_float(DType::F32)).expect("floats");
+            let t = dict.get(name).and_then(|t| t.to_float(DType::F32).expect("read"));
+            let t = t.expect("floats");
             assert_eq!(t.data::<f32>().expect("f32"), [0.5, 3.0, -1.0], "{name}");
         }
         let twice = vec![("a", &floats, Kind::F32), ("a", &floats, Kind::F32)];

@@ -1,98 +1,19 @@
-//! Tensors where they lie: as pages of a file, in memory, or in parts. Nothing is read or converted
-//! before somebody asks.
+//! Tensors where they lie: in a file, in memory, or in parts. Nothing is read or converted before
+//! somebody asks, and what is read then is a copy, so that nobody can change it through the file.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use bytemuck::cast_slice_mut;
 use dressage_engine::{DType, Pages, Tensor};
 use half::bf16;
+use rayon::prelude::*;
 
 use super::elements::{Float, decode, encode};
+use super::kind::Kind;
 use super::member::Member;
+use super::reading::{of_reading, read_at, strided_runs, unchanged};
 use crate::Result;
-
-/// Type of the elements as a file holds them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// 64-bit float.
-    F64,
-    /// 32-bit float.
-    F32,
-    /// 16-bit float of IEEE 754.
-    F16,
-    /// 16-bit brain float.
-    Bf16,
-    /// 64-bit integer.
-    I64,
-    /// 32-bit integer.
-    I32,
-    /// 16-bit integer.
-    I16,
-    /// 8-bit integer.
-    I8,
-    /// Byte.
-    U8,
-    /// Truth value, one byte, 0 or 1.
-    Bool,
-}
-
-impl Kind {
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
-        match self {
-            Kind::F64 | Kind::I64 => 8,
-            Kind::F32 | Kind::I32 => 4,
-            Kind::F16 | Kind::Bf16 | Kind::I16 => 2,
-            Kind::I8 | Kind::U8 | Kind::Bool => 1,
-        }
-    }
-
-    /// Whether it is a floating-point type.
-    pub fn is_float(self) -> bool {
-        matches!(self, Kind::F64 | Kind::F32 | Kind::F16 | Kind::Bf16)
-    }
-
-    /// The engine's type of the same bytes.
-    fn engine(self) -> Option<DType> {
-        match self {
-            Kind::F64 => Some(DType::F64),
-            Kind::F32 => Some(DType::F32),
-            Kind::Bf16 => Some(DType::Bf16),
-            Kind::I32 => Some(DType::I32),
-            Kind::U8 | Kind::Bool => Some(DType::U8),
-            Kind::F16 | Kind::I64 | Kind::I16 | Kind::I8 => None,
-        }
-    }
-}
-
-impl From<DType> for Kind {
-    fn from(dtype: DType) -> Kind {
-        match dtype {
-            DType::F64 => Kind::F64,
-            DType::F32 => Kind::F32,
-            DType::Bf16 => Kind::Bf16,
-            DType::I32 => Kind::I32,
-            DType::U8 => Kind::U8,
-        }
-    }
-}
-
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Kind::F64 => "f64",
-            Kind::F32 => "f32",
-            Kind::F16 => "f16",
-            Kind::Bf16 => "bf16",
-            Kind::I64 => "i64",
-            Kind::I32 => "i32",
-            Kind::I16 => "i16",
-            Kind::I8 => "i8",
-            Kind::U8 => "u8",
-            Kind::Bool => "bool",
-        })
-    }
-}
 
 /// A tensor as a file holds it.
 #[derive(Debug, Clone)]
@@ -106,13 +27,26 @@ pub struct Stored {
 
 #[derive(Debug, Clone)]
 enum Values {
-    /// Contiguous, in a type of the engine.
+    /// In memory, contiguous.
     Tensor(Tensor),
-    /// Everything else in a file: another type, unaligned, or not in row-major order.
-    Strided { map: Arc<Pages>, start: usize, strides: Vec<usize> },
+    /// In a file.
+    File(Located),
     /// One after the other along the first axis, all of one kind.
     Rows(Vec<Stored>),
 }
+
+/// Where the values lie in a file: `start` in bytes, `strides` in elements.
+#[derive(Debug, Clone)]
+struct Located {
+    pages: Arc<Pages>,
+    start: usize,
+    strides: Vec<usize>,
+    /// Whether they are used there.
+    in_place: bool,
+}
+
+/// Bytes of a file that are read at once, a multiple of every element.
+const PIECE: usize = 1 << 20;
 
 impl From<Tensor> for Stored {
     fn from(tensor: Tensor) -> Stored {
@@ -134,24 +68,19 @@ impl Stored {
     /// A tensor in a mapped file: `start` in bytes, `strides` in elements. The caller has checked
     /// that every element lies inside the map.
     pub(super) fn mapped(
-        map: &Arc<Pages>,
+        pages: &Arc<Pages>,
         kind: Kind,
         start: usize,
         shape: Vec<usize>,
         strides: Vec<usize>,
     ) -> Stored {
-        let ordered = shape.iter().zip(row_major(&shape)).zip(&strides);
-        let contiguous =
-            ordered.clone().all(|((n, want), have)| *n <= 1 || want == *have) || shape.contains(&0);
-        let view = kind
-            .engine()
-            .filter(|_| contiguous)
-            .and_then(|dtype| Tensor::from_map(map.clone(), start, dtype, &shape).ok());
-        let values = match view {
-            Some(tensor) => Values::Tensor(tensor),
-            None => Values::Strided { map: map.clone(), start, strides },
-        };
-        Stored { kind, shape, values, member: None }
+        let located = Located { pages: pages.clone(), start, strides, in_place: false };
+        Stored { kind, shape, values: Values::File(located), member: None }
+    }
+
+    /// Whether the file has a checksum of the values.
+    pub(super) fn is_summed(&self) -> bool {
+        self.member.is_some()
     }
 
     /// The same tensor as part of an entry of an archive.
@@ -159,11 +88,19 @@ impl Stored {
         Stored { member, ..self }
     }
 
+    /// Has the values used where they lie in the file from now on, if their type and order allow
+    /// it. They change if the file does, and must be watched ([`Pages::unchanged`]).
+    pub(super) fn use_in_place(&mut self) {
+        if let Values::File(located) = &mut self.values {
+            located.in_place = true;
+        }
+    }
+
     /// Compares the values with the checksum that the file has of them, once for each entry of an
     /// archive; other files have none. What follows asks for values without asking for this.
     ///
     /// # Errors
-    /// [`crate::ModelError::Read`] if they differ.
+    /// [`ModelError::Damaged`] if they differ; a file that cannot be read.
     pub fn check(&self) -> Result<()> {
         if let Values::Rows(parts) = &self.values {
             parts.iter().try_for_each(Stored::check)?;
@@ -173,22 +110,30 @@ impl Stored {
 
     /// Tensors of equal trailing shape as one, stacked along the first axis; parts of different
     /// float types are widened to f32. `None` if they do not stack.
-    pub fn stacked(mut parts: Vec<Stored>) -> Option<Stored> {
-        let first = parts.first()?;
-        let (kind, tail) = (first.kind, first.shape.get(1..)?.to_vec());
+    ///
+    /// # Errors
+    /// Parts to be widened that cannot be read.
+    pub fn stacked(mut parts: Vec<Stored>) -> Result<Option<Stored>> {
+        let Some(first) = parts.first() else { return Ok(None) };
+        let Some(tail) = first.shape.get(1..).map(<[usize]>::to_vec) else { return Ok(None) };
+        let kind = first.kind;
         if parts.iter().any(|p| p.shape.get(1..) != Some(tail.as_slice())) {
-            return None;
+            return Ok(None);
         }
         if parts.iter().any(|p| p.kind != kind) {
             // What they were made from is checked when the whole is.
-            let widened = parts
-                .iter()
-                .map(|p| Some(Stored::from(p.to_float(DType::F32)?).inside(p.member.clone())));
-            parts = widened.collect::<Option<_>>()?;
+            let widen = |p: &Stored| {
+                let float = p.to_float(DType::F32)?;
+                Ok(float.map(|t| Stored::from(t).inside(p.member.clone())))
+            };
+            let widened = parts.iter().map(widen).collect::<Result<Option<_>>>()?;
+            let Some(widened) = widened else { return Ok(None) };
+            parts = widened;
         }
         let rows = parts.iter().map(|p| p.shape[0]).sum();
         let shape = [vec![rows], tail].concat();
-        Some(Stored { kind: parts[0].kind, shape, values: Values::Rows(parts), member: None })
+        let kind = parts[0].kind;
+        Ok(Some(Stored { kind, shape, values: Values::Rows(parts), member: None }))
     }
 
     /// Type of the elements.
@@ -211,154 +156,224 @@ impl Stored {
         self.len() == 0
     }
 
-    /// The values as f32, f64 or bf16: the file's own pages where they are of that type already,
-    /// else a copy, and the file's pages are let go. `None` for integers.
-    pub fn to_float(&self, dtype: DType) -> Option<Tensor> {
+    /// The values as f32, f64 or bf16, copied from the file; `None` for integers.
+    ///
+    /// # Errors
+    /// A file that was changed or cut short since it was opened, or cannot be read.
+    pub fn to_float(&self, dtype: DType) -> Result<Option<Tensor>> {
         if !self.kind.is_float() {
-            return None;
+            return Ok(None);
         }
-        if let Some(view) = self.view(dtype) {
-            return Some(view.clone());
+        match &self.values {
+            Values::Tensor(t) if t.dtype() == dtype => return Ok(Some(t.clone())),
+            _ => {}
+        }
+        if let Some((view, _)) = self.in_place(dtype) {
+            return Ok(Some(view));
         }
         let mut y = Tensor::empty_of(dtype, &self.shape);
-        match dtype {
-            DType::F32 => self.decode(y.data_mut::<f32>().ok()?),
-            DType::F64 => self.decode(y.data_mut::<f64>().ok()?),
-            DType::Bf16 => self.decode(y.data_mut::<bf16>().ok()?),
-            DType::I32 | DType::U8 => return None,
-        }
-        self.release();
-        Some(y)
+        let read = match dtype {
+            DType::F32 => self.read(y.data_mut::<f32>()?),
+            DType::F64 => self.read(y.data_mut::<f64>()?),
+            DType::Bf16 => self.read(y.data_mut::<bf16>()?),
+            DType::I32 | DType::U8 => return Ok(None),
+        };
+        read.and_then(|()| self.unchanged()).map_err(of_reading)?;
+        Ok(Some(y))
     }
 
-    /// The values where they lie, if they are of this type already.
-    pub fn view(&self, dtype: DType) -> Option<&Tensor> {
+    /// As [`Stored::to_float`], the bytes compared with the file's checksums ([`Stored::check`]).
+    ///
+    /// # Errors
+    /// As both.
+    pub fn checked_float(&self, dtype: DType) -> Result<Option<Tensor>> {
+        let whole = match (&self.values, &self.member) {
+            (Values::File(at), Some(member)) if self.kind.engine() == Some(dtype) => {
+                let end = at.start + self.len() * self.kind.size();
+                (self.contiguous(at) && (at.start..end) == member.range).then_some(member)
+            }
+            _ => None,
+        };
+        // Bytes that are in memory need not be read again.
+        let Some(member) = whole.filter(|_| self.in_place(dtype).is_none()) else {
+            self.check()?;
+            return self.to_float(dtype);
+        };
+        let float = self.to_float(dtype)?;
+        float.as_ref().map_or(Ok(()), |t| member.check_bytes(t.bytes()))?;
+        Ok(float)
+    }
+
+    /// The values where they lie in the file, and its pages, if they are to be used there.
+    pub(crate) fn in_place(&self, dtype: DType) -> Option<(Tensor, &Arc<Pages>)> {
+        let Values::File(at) = &self.values else { return None };
+        if !at.in_place || self.kind.engine() != Some(dtype) || !self.contiguous(at) {
+            return None;
+        }
+        let view = Tensor::from_map(at.pages.clone(), at.start, dtype, &self.shape).ok()?;
+        Some((view, &at.pages))
+    }
+
+    /// The file that the values lie in, the first of several.
+    pub(crate) fn path(&self) -> Option<&std::path::Path> {
         match &self.values {
-            Values::Tensor(t) if t.dtype() == dtype => Some(t),
+            Values::Tensor(_) => None,
+            Values::File(at) => Some(at.pages.path()),
+            Values::Rows(parts) => parts.first()?.path(),
+        }
+    }
+
+    /// Where the bytes lie in a file, if they lie in one and in order.
+    pub(super) fn range(&self) -> Option<(&Arc<Pages>, std::ops::Range<usize>)> {
+        match &self.values {
+            Values::File(at) if self.contiguous(at) => {
+                Some((&at.pages, at.start..at.start + self.len() * self.kind.size()))
+            }
             _ => None,
         }
     }
 
-    /// Lets go of the pages of a file behind the values, which are elsewhere now. They are read
-    /// again if somebody asks again.
-    pub fn release(&self) {
+    fn contiguous(&self, at: &Located) -> bool {
+        let mut axes = self.shape.iter().zip(row_major(&self.shape)).zip(&at.strides);
+        axes.all(|((n, want), have)| *n <= 1 || want == *have) || self.is_empty()
+    }
+
+    /// Fails if a file behind the values was written to since it was opened.
+    fn unchanged(&self) -> io::Result<()> {
         match &self.values {
-            Values::Tensor(tensor) => tensor.release(),
-            Values::Rows(parts) => parts.iter().for_each(Stored::release),
-            Values::Strided { map, start, strides } => {
-                let axes = self.shape.iter().zip(strides);
-                let last: usize = axes.map(|(n, stride)| n.saturating_sub(1) * stride).sum();
-                map.release(*start..start + (last + 1) * self.kind.size());
-            }
+            Values::Tensor(_) => Ok(()),
+            Values::Rows(parts) => parts.iter().try_for_each(Stored::unchanged),
+            Values::File(at) => unchanged(&at.pages),
         }
     }
 
     /// The values as 64-bit integers, truth values as 0 and 1; `None` for floats.
-    pub fn to_integers(&self) -> Option<Vec<i64>> {
+    ///
+    /// # Errors
+    /// As [`Stored::to_float`].
+    pub fn to_integers(&self) -> Result<Option<Vec<i64>>> {
         if self.kind.is_float() {
-            return None;
+            return Ok(None);
         }
         let mut values = Vec::with_capacity(self.len());
-        self.each_run(&mut |run| match self.kind {
-            Kind::I64 => values.extend(run.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b))),
-            Kind::I32 => {
-                values.extend(run.as_chunks().0.iter().map(|b| i64::from(i32::from_le_bytes(*b))));
+        let read = self.each_run(&mut |run| {
+            match self.kind {
+                Kind::I64 => {
+                    values.extend(run.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)));
+                }
+                Kind::I32 => {
+                    let words = run.as_chunks().0.iter();
+                    values.extend(words.map(|b| i64::from(i32::from_le_bytes(*b))));
+                }
+                Kind::I16 => {
+                    let words = run.as_chunks().0.iter();
+                    values.extend(words.map(|b| i64::from(i16::from_le_bytes(*b))));
+                }
+                Kind::I8 => values.extend(run.iter().map(|b| i64::from(*b as i8))),
+                _ => values.extend(run.iter().map(|b| i64::from(*b))),
             }
-            Kind::I16 => {
-                values.extend(run.as_chunks().0.iter().map(|b| i64::from(i16::from_le_bytes(*b))));
-            }
-            Kind::I8 => values.extend(run.iter().map(|b| i64::from(*b as i8))),
-            _ => values.extend(run.iter().map(|b| i64::from(*b))),
+            Ok(())
         });
-        Some(values)
+        read.map_err(of_reading)?;
+        Ok(Some(values))
     }
 
     /// Writes the values to `out` in row-major order, little-endian, floats as `kind`; integers
     /// are written as they are.
     ///
     /// # Errors
-    /// Whatever `out` fails with; a finite value beyond the largest of `kind`.
+    /// Whatever `out` fails with; a file that cannot be read; a finite value beyond the largest of
+    /// `kind`.
     pub fn write(&self, kind: Kind, out: &mut dyn Write) -> io::Result<()> {
         const CHUNK: usize = 1 << 16;
-        let mut done = Ok(());
         let as_is = kind == self.kind || !(kind.is_float() && self.kind.is_float());
         let (mut values, mut bytes) = (Vec::<f64>::new(), Vec::new());
         self.each_run(&mut |run| {
-            if done.is_err() {
-                return;
-            }
             if as_is {
-                done = out.write_all(run);
-                return;
+                return out.write_all(run);
             }
             for run in run.chunks(CHUNK * self.kind.size()) {
                 values.resize(run.len() / self.kind.size(), 0.0);
                 decode(self.kind, run, &mut values);
                 bytes.clear();
-                done = encode(kind, &values, &mut bytes).and_then(|()| out.write_all(&bytes));
-                if done.is_err() {
-                    return;
-                }
+                encode(kind, &values, &mut bytes)?;
+                out.write_all(&bytes)?;
             }
-        });
-        done
+            Ok(())
+        })
     }
 
     /// Calls `f` with the bytes of all elements in row-major order, in pieces.
-    pub(super) fn each_run(&self, f: &mut dyn FnMut(&[u8])) {
+    ///
+    /// # Errors
+    /// Whatever `f` fails with; a file that was changed or cut short, or cannot be read.
+    pub(super) fn each_run(&self, f: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         match &self.values {
-            Values::Tensor(t) => f(t.bytes()),
-            Values::Rows(parts) => parts.iter().for_each(|part| part.each_run(f)),
-            Values::Strided { map, start, strides } => {
-                strided_runs(&map[*start..], self.kind.size(), &self.shape, strides, f);
+            Values::Tensor(t) => return f(t.bytes()),
+            Values::Rows(parts) => return parts.iter().try_for_each(|part| part.each_run(f)),
+            Values::File(at) if self.contiguous(at) => {
+                let bytes = self.len() * self.kind.size();
+                let mut piece = vec![0; bytes.min(PIECE)];
+                for from in (0..bytes).step_by(PIECE) {
+                    let piece = &mut piece[..(bytes - from).min(PIECE)];
+                    read_at(&at.pages, at.start + from, piece)?;
+                    f(piece)?;
+                }
+            }
+            Values::File(at) => {
+                let span = self.span(at)?;
+                strided_runs(&span, self.kind.size(), &self.shape, &at.strides, f)?;
             }
         }
+        self.unchanged()
     }
 
-    fn decode<T: Float>(&self, out: &mut [T]) {
-        let (size, mut at) = (self.kind.size(), 0);
-        self.each_run(&mut |run| {
-            let n = run.len() / size;
-            decode(self.kind, run, &mut out[at..at + n]);
-            at += n;
-        });
+    /// The bytes from the first element to the last.
+    fn span(&self, at: &Located) -> io::Result<Vec<u8>> {
+        let axes = self.shape.iter().zip(&at.strides);
+        let last: usize = axes.map(|(n, stride)| n.saturating_sub(1) * stride).sum();
+        let mut span = vec![0; (last + 1) * self.kind.size()];
+        read_at(&at.pages, at.start, &mut span)?;
+        Ok(span)
     }
-}
 
-/// Walks a strided view in row-major order. Axes at the end that lie in order make one piece.
-fn strided_runs(
-    bytes: &[u8],
-    size: usize,
-    shape: &[usize],
-    strides: &[usize],
-    f: &mut dyn FnMut(&[u8]),
-) {
-    if shape.contains(&0) {
-        return;
-    }
-    let (mut run, mut outer) = (1, shape.len());
-    while outer > 0 && (shape[outer - 1] == 1 || strides[outer - 1] == run) {
-        outer -= 1;
-        run *= shape[outer];
-    }
-    let mut index = vec![0; outer];
-    let mut at = 0;
-    loop {
-        f(&bytes[at * size..(at + run) * size]);
-        let mut axis = outer;
-        loop {
-            if axis == 0 {
-                return;
+    /// Fills `out` with the values, which are floats.
+    fn read<T: Float>(&self, out: &mut [T]) -> io::Result<()> {
+        let size = self.kind.size();
+        match &self.values {
+            Values::Tensor(t) => decode(self.kind, t.bytes(), out),
+            Values::Rows(parts) => {
+                let mut rest = out;
+                for part in parts {
+                    let (own, others) = rest.split_at_mut(part.len());
+                    part.read(own)?;
+                    rest = others;
+                }
             }
-            axis -= 1;
-            index[axis] += 1;
-            at += strides[axis];
-            if index[axis] < shape[axis] {
-                break;
+            Values::File(at) if self.contiguous(at) => {
+                let n = PIECE / size;
+                return out.par_chunks_mut(n).enumerate().try_for_each(|(i, out)| {
+                    let from = at.start + i * n * size;
+                    if self.kind.engine() == Some(T::DTYPE) {
+                        return read_at(&at.pages, from, cast_slice_mut(out));
+                    }
+                    let mut piece = vec![0; out.len() * size];
+                    read_at(&at.pages, from, &mut piece)?;
+                    decode(self.kind, &piece, out);
+                    Ok(())
+                });
             }
-            at -= strides[axis] * shape[axis];
-            index[axis] = 0;
+            Values::File(at) => {
+                let (span, mut done) = (self.span(at)?, 0);
+                return strided_runs(&span, size, &self.shape, &at.strides, &mut |run| {
+                    let n = run.len() / size;
+                    decode(self.kind, run, &mut out[done..done + n]);
+                    done += n;
+                    Ok(())
+                });
+            }
         }
+        Ok(())
     }
 }
 
@@ -373,22 +388,61 @@ mod tests {
         for i in 0..n {
             file.write_all(&(i as f32).to_le_bytes()).expect("written");
         }
-        Arc::new(Pages::of_file(&file).expect("map"))
+        Arc::new(Pages::of_file(file, "numbers".as_ref()).expect("map"))
     }
 
     fn floats(stored: &Stored) -> Vec<f32> {
-        let t = stored.to_float(DType::F32).expect("floats");
+        let t = stored.to_float(DType::F32).expect("read").expect("floats");
         assert_eq!(t.shape(), stored.shape());
         t.data::<f32>().expect("f32").to_vec()
     }
 
     #[test]
-    fn views_of_a_map_are_taken_in_place_and_others_decoded() {
+    fn values_are_copied_unless_they_are_to_be_used_in_place() {
         let file = map(24, 0);
-        let whole = Stored::mapped(&file, Kind::F32, 8, vec![2, 3], vec![3, 1]);
+        let mut whole = Stored::mapped(&file, Kind::F32, 8, vec![2, 3], vec![3, 1]);
         assert_eq!(floats(&whole), [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
-        let bytes = whole.to_float(DType::F32).expect("floats").bytes().as_ptr();
-        assert_eq!(bytes, file[8..].as_ptr(), "no copy");
+        let at = |t: &Stored| t.to_float(DType::F32).unwrap().expect("floats").bytes().as_ptr();
+        assert_ne!(at(&whole), file[8..].as_ptr(), "a copy");
+        whole.use_in_place();
+        assert_eq!(floats(&whole), [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+        assert_eq!(at(&whole), file[8..].as_ptr(), "no copy");
+        assert!(whole.in_place(DType::F64).is_none());
+    }
+
+    #[test]
+    fn files_that_change_are_refused_by_name() {
+        let mut file = tempfile::NamedTempFile::new().expect("file");
+        file.write_all(&[0; 64]).expect("written");
+        let open = || std::fs::File::open(file.path()).expect("opened");
+        let pages = Arc::new(Pages::of_file(open(), file.path()).expect("map"));
+        let stored = |kind, n| Stored::mapped(&pages, kind, 0, vec![n], vec![1]);
+        let turned = || Stored::mapped(&pages, Kind::F32, 0, vec![4, 4], vec![1, 4]);
+        let refused = |words: &str| {
+            let floats = [stored(Kind::F32, 16), stored(Kind::F16, 32), turned()];
+            for error in [
+                floats[0].to_float(DType::F32).map(|_| ()).expect_err("changed"),
+                floats[1].to_float(DType::F32).map(|_| ()).expect_err("changed"),
+                floats[2].to_float(DType::F32).map(|_| ()).expect_err("changed"),
+                stored(Kind::I32, 16).to_integers().map(|_| ()).expect_err("changed"),
+            ] {
+                let text = error.to_string();
+                let path = file.path().to_str().expect("path");
+                assert!(text.contains(path) && text.contains(words), "{text:?}");
+            }
+            let error = floats[0].write(Kind::F16, &mut Vec::new()).expect_err("changed");
+            assert!(error.to_string().contains(words), "{error}");
+        };
+        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(9);
+        file.as_file().set_modified(later).expect("touched");
+        refused("changed while it was in use");
+        file.as_file().set_len(60).expect("cut");
+        refused("cut short while it was read");
+    }
+
+    #[test]
+    fn views_of_any_order_are_read_in_theirs() {
+        let file = map(24, 0);
         let turned = Stored::mapped(&file, Kind::F32, 0, vec![3, 2, 2], vec![1, 12, 3]);
         assert_eq!(
             floats(&turned),
@@ -409,17 +463,17 @@ mod tests {
     fn parts_stack_in_order_whatever_their_type() {
         let tensor = |v: &[f32]| Tensor::from_slice(v, &[v.len() / 2, 2]).expect("tensor");
         let (a, b) = (tensor(&[1.0, 2.0]), tensor(&[3.0, 4.0, 5.0, 6.0]));
-        let both = Stored::stacked(vec![a.clone().into(), b.into()]).expect("stack");
+        let both = Stored::stacked(vec![a.clone().into(), b.into()]).unwrap().expect("stack");
         assert_eq!(
             (both.shape(), floats(&both)),
             (&[3, 2][..], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
         );
         let wide = Tensor::from_slice(&[7.0f64, 8.0], &[1, 2]).expect("tensor");
-        let both = Stored::stacked(vec![a.clone().into(), wide.into()]).expect("stack");
+        let both = Stored::stacked(vec![a.clone().into(), wide.into()]).unwrap().expect("stack");
         assert_eq!((both.kind(), floats(&both)), (Kind::F32, vec![1.0, 2.0, 7.0, 8.0]));
         let other = Tensor::zeros(DType::F32, &[1, 3]);
-        assert!(Stored::stacked(vec![a.into(), other.into()]).is_none());
-        assert!(Stored::stacked(vec![Tensor::scalar(1.0f32).into()]).is_none());
+        assert!(Stored::stacked(vec![a.into(), other.into()]).unwrap().is_none());
+        assert!(Stored::stacked(vec![Tensor::scalar(1.0f32).into()]).unwrap().is_none());
     }
 
     #[test]
@@ -440,7 +494,7 @@ mod tests {
         let mut out = Vec::new();
         flags.write(Kind::F32, &mut out).expect("written");
         assert_eq!(out, [1, 0], "integers stay");
-        assert_eq!(flags.to_integers(), Some(vec![1, 0]));
-        assert!(flags.to_float(DType::F32).is_none());
+        assert_eq!(flags.to_integers().expect("read"), Some(vec![1, 0]));
+        assert!(flags.to_float(DType::F32).expect("read").is_none());
     }
 }

@@ -13,7 +13,7 @@ use crc32fast::Hasher;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
-use super::container::Told;
+use super::container::{Fault, Told};
 use super::safetensors::Written;
 use super::shown;
 
@@ -68,7 +68,7 @@ pub fn check(
     let sums = sums.and_then(|text| numbers(&text)).filter(|sums| sums.len() == n);
     let at = find(header, BEFORE).map(|at| at + BEFORE.len());
     let (Some(sums), Some(at), Some(own)) = (sums, at, own) else {
-        return Err(differs("its header"));
+        return Err(Fault::damaged(differs("its header")));
     };
     let mut blank = header.to_vec();
     if let Some(digits) = blank.get_mut(at..at + DIGITS) {
@@ -77,7 +77,7 @@ pub fn check(
     // As texts: digits of another case are damage too.
     match digits(crc32fast::hash(&blank)) == own {
         true => Ok(Some(sums)),
-        false => Err(differs("its header")),
+        false => Err(Fault::damaged(differs("its header"))),
     }
 }
 

@@ -3,13 +3,12 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use dressage_engine::Pages;
 
-use super::container::{Contents, Told};
+use super::container::{Contents, Fault, Told};
 use super::member::{Member, differs};
 use super::pickle::{self, Element, Tree, Value, View};
 use super::stored::row_major;
@@ -26,7 +25,7 @@ const DEPTH: usize = 64;
 const VISITS: usize = 1 << 20;
 
 /// Reads an archive of `torch.save` or `torch.jit.save`.
-pub fn archive(map: &Arc<Pages>, path: &Path) -> Told<Contents> {
+pub fn archive(map: &Arc<Pages>) -> Told<Contents> {
     let archive = Archive::open(map)?;
     let mut roots = archive.names().filter_map(|name| match name.strip_suffix("data.pkl") {
         Some(root) if root.is_empty() || root.ends_with('/') => Some(root),
@@ -43,22 +42,20 @@ pub fn archive(map: &Arc<Pages>, path: &Path) -> Told<Contents> {
         return Err("was written on a big-endian machine, which is not supported".into());
     }
     let script = entry("constants.pkl").is_some();
-    let pickled = entry("data.pkl").unwrap_or_else(|| Err("holds no data.pkl".into()))?;
-    let tree = pickle::read(pickled)?;
-    let path: Arc<Path> = path.into();
+    let pickled = entry("data.pkl").unwrap_or_else(|| Err(Fault::damaged("holds no data.pkl")))?;
+    let tree = pickle::read(pickled).map_err(Fault::damaged)?;
     // One for all tensors that share a storage.
     let members = RefCell::new(HashMap::new());
     let locate = |key: &str| {
         let name = format!("{root}data/{key}");
         let (Some(range), Some(sum)) = (archive.range(&name), archive.sum(&name)) else {
-            return Err(format!("the archive has no entry data/{}", shown(key)));
+            return Err(Fault::damaged(format!("the archive has no entry data/{}", shown(key))));
         };
         let range = range?;
         let mut members = members.borrow_mut();
         let member = members.entry(key.to_string()).or_insert_with(|| {
-            let (path, pages, range, good) =
-                (path.clone(), map.clone(), range.clone(), AtomicBool::new(false));
-            Arc::new(Member { path, name, pages, range, sum, good, differs })
+            let (pages, range, good) = (map.clone(), range.clone(), AtomicBool::new(false));
+            Arc::new(Member { name, pages, range, sum, good, differs })
         });
         Ok(Place { range, member: Some(member.clone()) })
     };
@@ -74,9 +71,9 @@ const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0
 pub fn legacy(map: &Arc<Pages>) -> Told<Contents> {
     let mut at = 0;
     let mut next = || {
-        let tree = pickle::read(&map[at..])?;
+        let tree = pickle::read(&map[at..]).map_err(Fault::damaged)?;
         at += tree.len;
-        Ok::<_, String>(tree)
+        Ok::<_, Fault>(tree)
     };
     let magic = next()?;
     if magic.bytes(magic.root) != Some(&MAGIC) {
@@ -97,7 +94,7 @@ pub fn legacy(map: &Arc<Pages>) -> Told<Contents> {
     let locate = |key: &str| {
         let range = storages.get(key).cloned();
         let place = range.map(|range| Place { range, member: None });
-        place.ok_or_else(|| "the file is cut short before its values; fetch it again".to_string())
+        place.ok_or_else(|| Fault::damaged("the file is cut short before its values"))
     };
     let found = dictionary(&tree)?;
     collect(map, &tree, Container::Legacy, found, &locate)
@@ -119,16 +116,18 @@ fn places(
 ) -> Told<HashMap<String, Range<usize>>> {
     let named = tree.storages().iter().filter_map(|s| Some((tree.key(s.key)?, s.element)));
     let sizes: HashMap<_, Element> = named.collect();
-    let list = keys.items(keys.root).ok_or("has no list of its storages; fetch it again")?;
+    let list =
+        keys.items(keys.root).ok_or_else(|| Fault::damaged("has no list of its storages"))?;
     let mut places = HashMap::new();
     for key in list {
-        let key = keys.key(*key).ok_or("has a storage without a name; fetch it again")?;
+        let key = keys.key(*key).ok_or_else(|| Fault::damaged("has a storage without a name"))?;
         let Some(element) = sizes.get(key.as_ref()) else {
             return Err(format!(
                 "holds the storage {}, which belongs to no tensor or is of an unknown type, so \
                  what lies behind it cannot be found; save the checkpoint anew",
                 shown(&key)
-            ));
+            )
+            .into());
         };
         let count =
             map.get(at..).and_then(|b| b.first_chunk::<8>()).map(|b| u64::from_le_bytes(*b));
@@ -145,7 +144,7 @@ fn places(
 #[derive(Default)]
 struct Found {
     views: Vec<(String, View)>,
-    wrapper: Vec<&'static str>,
+    wrapper: Vec<String>,
     /// Names and classes of objects that were passed over.
     skipped: Vec<(String, String)>,
 }
@@ -169,8 +168,9 @@ fn dictionary(tree: &Tree<'_>) -> Told<Found> {
                  state_dict() instead of the model",
                 shown(&class)
             ),
-            None => "holds no dictionary of tensors".into(),
-        });
+            None => "holds no dictionary of tensors".to_string(),
+        }
+        .into());
     };
     let mut found = Found { wrapper, ..Default::default() };
     for (key, value) in pairs {
@@ -183,9 +183,11 @@ fn dictionary(tree: &Tree<'_>) -> Told<Found> {
     }
     if found.views.is_empty() {
         return Err(format!(
-            "holds no tensors where weights are looked for; its keys are {}",
+            "holds no tensors where weights are looked for ({}, or at the top); its keys are {}",
+            names::WRAPPERS[..6].join(", "),
             names::keys(tree, dict)
-        ));
+        )
+        .into());
     }
     Ok(found)
 }
@@ -212,7 +214,8 @@ fn modules(tree: &Tree<'_>) -> Told<Found> {
             return Err(format!(
                 "nests its modules too deeply or in a circle, at {}; no network does that",
                 shown(&name)
-            ));
+            )
+            .into());
         }
         match (tree.view(*value), tree.attributes(*value), tree.class_of(*value)) {
             (Some(view), ..) => found.views.push((name, view)),
@@ -238,16 +241,19 @@ fn collect(
     let mut tensors = BTreeMap::new();
     let mut total = 0usize;
     for (name, view) in std::mem::take(&mut found.views) {
-        let of = |cause: String| format!("tensor {}: {cause}", shown(&name));
+        let of = |fault: Fault| Fault {
+            cause: format!("tensor {}: {}", shown(&name), fault.cause),
+            ..fault
+        };
         match stored(map, tree, &view, locate).map_err(of)? {
             Some(tensor) => {
                 total = total.saturating_add(tensor.len().saturating_mul(tensor.kind().size()));
                 if total > map.len().saturating_mul(TENSOR_BYTES) {
-                    return Err(of(format!(
+                    return Err(of(Fault::damaged(format!(
                         "the shapes up to here ask for more than {TENSOR_BYTES} times the file's \
-                         {} bytes; the file is damaged",
+                         {} bytes",
                         map.len()
-                    )));
+                    ))));
                 }
                 tensors.insert(name, tensor);
             }
@@ -273,23 +279,22 @@ fn stored(
     let there = range.len() as u64 / size;
     let declared = storage.start.checked_add(storage.count);
     if declared.is_none_or(|n| n > there) {
-        return Err(format!(
-            "its storage has {there} elements of type {kind}, {} were declared; the file is \
-             damaged, fetch it again",
+        return Err(Fault::damaged(format!(
+            "its storage has {there} elements of type {kind}, {} were declared",
             storage.count
-        ));
+        )));
     }
     let shape = axes(tree, view.size, "shape")?;
     let strides = axes(tree, view.stride, "strides")?;
     if shape.len() != strides.len() {
-        return Err("it has a shape and strides of different lengths; the file is damaged".into());
+        return Err(Fault::damaged("it has a shape and strides of different lengths"));
     }
     let offset = u64::try_from(view.offset).map_err(|_| "it begins before its storage")?;
     if last(offset, &shape, &strides).is_none_or(|last| last > storage.count) {
-        return Err(format!(
-            "shape {shape:?} reaches beyond the {} elements of its storage; the file is damaged",
+        return Err(Fault::damaged(format!(
+            "shape {shape:?} reaches beyond the {} elements of its storage",
             storage.count
-        ));
+        )));
     }
     let empty = shape.contains(&0);
     let start = if empty { 0 } else { (storage.start + offset) * size };
@@ -318,5 +323,5 @@ fn axes(tree: &Tree<'_>, tuple: Value, what: &str) -> Told<Vec<usize>> {
         _ => None,
     };
     let sizes = items.and_then(|items| items.iter().map(size).collect());
-    sizes.ok_or_else(|| format!("its {what} makes no sense; the file is damaged"))
+    sizes.ok_or_else(|| Fault::damaged(format!("its {what} makes no sense")))
 }

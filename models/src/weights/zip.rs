@@ -9,11 +9,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::container::{Fault, Told};
 use super::member::{agrees, differs};
 use super::shown;
-
-/// A cause, without the file's name.
-type Told<T> = Result<T, String>;
 
 const END: &[u8] = b"PK\x05\x06";
 const END_64: &[u8] = b"PK\x06\x06";
@@ -39,12 +37,12 @@ struct Entry {
     sum: u32,
 }
 
-fn cut() -> String {
-    "is cut short: the directory at the end of the archive is missing; fetch the file again".into()
+fn cut() -> Fault {
+    Fault::damaged("is cut short: the directory at the end of the archive is missing")
 }
 
-fn damaged(what: &str) -> String {
-    format!("has a damaged archive directory ({what}); fetch the file again")
+fn damaged(what: &str) -> Fault {
+    Fault::damaged(format!("has a damaged archive directory ({what})"))
 }
 
 fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
@@ -107,7 +105,7 @@ impl<'a> Archive<'a> {
         let (range, sum) = (self.range(name)?, self.sum(name)?);
         Some(range.and_then(|range| match agrees(&self.bytes[range.clone()], sum) {
             true => Ok(&self.bytes[range]),
-            false => Err(differs(name)),
+            false => Err(Fault::damaged(differs(name))),
         }))
     }
 
@@ -119,7 +117,8 @@ impl<'a> Archive<'a> {
                 "holds {} compressed or encrypted; PyTorch stores entries as they are, so unpack \
                  the archive and save the checkpoint anew",
                 shown(name)
-            ));
+            )
+            .into());
         }
         let outside = || damaged(&format!("{} lies outside the file", shown(name)));
         let at = place(header).ok_or_else(outside)?;
@@ -295,7 +294,7 @@ mod tests {
     fn refused(bytes: &[u8], word: &str) {
         let told = Archive::open(bytes).and_then(|a| a.get("a").unwrap_or(Ok(&[])).map(|_| ()));
         let error = told.expect_err("this should have been refused");
-        assert!(error.contains(word), "{error:?} lacks {word:?}");
+        assert!(error.cause.contains(word), "{error:?} lacks {word:?}");
     }
 
     #[test]

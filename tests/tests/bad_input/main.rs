@@ -5,6 +5,7 @@
 mod common;
 mod damage;
 mod data;
+mod files;
 mod memory;
 mod recipes;
 mod resumed;

@@ -246,7 +246,7 @@ fn rewritten(saved: &Path, summed: bool, change: impl Fn(&str, &mut [f32])) -> V
     let dict = StateDict::open(saved).expect("checkpoint");
     let notes = [("dressage", dict.metadata()["dressage"].clone())];
     let tensor = |(name, stored): (&String, &Stored)| {
-        let values = stored.view(DType::F32).expect("f32");
+        let values = stored.to_float(DType::F32).expect("read").expect("f32");
         let mut values = values.data::<f32>().expect("f32").to_vec();
         change(name, &mut values);
         (name.clone(), Tensor::from_slice(&values, stored.shape()).expect("tensor"))

@@ -7,6 +7,7 @@
 mod archives;
 mod damage;
 mod headers;
+mod indexes;
 mod memory;
 mod pickles;
 mod pictures;
@@ -91,7 +92,7 @@ fn touch(dict: &StateDict, path: &Path) {
         let stored = dict.get(name).expect("a name that was listed");
         let elements: usize = stored.shape().iter().product();
         memory::begin();
-        let float = stored.to_float(DType::F32);
+        let float = stored.to_float(DType::F32).expect("read");
         let (taken, allowed) = (memory::taken(), memory::widened(file));
         assert!(taken <= allowed, "{name}: widening took {taken} bytes of {allowed}");
         let Some(float) = float else { continue };
@@ -198,7 +199,7 @@ fn bytes_in_memory_are_read_as_files_are() {
         fs::write(&path, &sample.bytes).expect("written");
         let read = |dict: StateDict| -> Vec<String> {
             let values = |t: &Stored| {
-                let floats = t.to_float(DType::F64).map(|t| t.bytes().to_vec());
+                let floats = t.to_float(DType::F64).expect("read").map(|t| t.bytes().to_vec());
                 format!("{:?} {:?} {floats:?} {:?}", t.kind(), t.shape(), t.to_integers())
             };
             dict.iter().map(|(name, t)| format!("{name} {}", values(t))).collect()

@@ -8,6 +8,7 @@ mod allocator;
 mod commands;
 mod console;
 mod failure;
+mod lost_pages;
 mod progress;
 mod signals;
 
@@ -108,6 +109,7 @@ fn work() -> ExitCode {
 
 fn main() -> ExitCode {
     allocator::spare_address_space();
+    lost_pages::explain();
     hush_contained_panics();
     let thread = std::thread::Builder::new().name("main".into()).stack_size(STACK).spawn(work);
     match thread {

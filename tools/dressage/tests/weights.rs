@@ -88,6 +88,37 @@ fn convert_keeps_values_and_narrows_where_asked() {
     refused(run(&["weights", "convert", &input, "f32.safetensors/x"]), 1, &["f32.safetensors"]);
 }
 
+#[test]
+fn convert_writes_what_the_name_says_and_never_its_input() {
+    let dir = tempfile::tempdir().expect("folder");
+    let run = |args: &[&str]| dressage(dir.path(), args);
+    let input = recorded("ckpt_zip_flat.pth");
+    for name in ["out.pth", "out.BIN", "out.pt", "out.ckpt"] {
+        let words = ["only safetensors is written", "name the output out.safetensors"];
+        refused(run(&["weights", "convert", &input, name]), 1, &words);
+        assert!(!dir.path().join(name).exists(), "{name}");
+    }
+    done(run(&["weights", "convert", &input, "plain"]));
+    done(run(&["weights", "convert", &input, "own.safetensors"]));
+    let before = fs::read(dir.path().join("own.safetensors")).expect("file");
+    fs::hard_link(dir.path().join("own.safetensors"), dir.path().join("link.safetensors"))
+        .expect("link");
+    let itself = ["weights", "convert", "own.safetensors", "link.safetensors"];
+    refused(run(&itself), 1, &["link.safetensors is the input itself"]);
+    assert_eq!(fs::read(dir.path().join("link.safetensors")).expect("file"), before);
+    // Half of a download is no input.
+    let mut half = before.clone();
+    let n = half.len();
+    half[n / 2..].fill(0);
+    fs::write(dir.path().join("half.safetensors"), &half).expect("written");
+    let text = done(run(&["weights", "inspect", "half.safetensors"]));
+    assert!(text.contains("warning") && text.contains("not finished"), "{text}");
+    let error = run(&["weights", "convert", "half.safetensors", "x.safetensors"]);
+    let words = common::err(&error);
+    assert!(words.contains("not finished") && !words.contains("again"), "{words}");
+    refused(error, 1, &["half.safetensors"]);
+}
+
 /// A safetensors file of zeros, which are holes on the disk.
 fn zeros(path: &Path, shapes: &BTreeMap<String, Vec<usize>>) {
     let mut at = 0;
@@ -122,7 +153,11 @@ fn diff_lists_what_differs_and_ends_with_one() {
     assert!(done(diff(&shapes, "dinov2-s")).contains("fits dinov2-s: 174 tensors"));
     let other = diff(&shapes, "dinov2-b");
     assert!(common::out(&other).contains("cls_token is [1, 1, 384], expected [1, 1, 768]"));
-    refused(other, 1, &["s.pth does not fit dinov2-b: 174 of another shape"]);
+    refused(
+        other,
+        1,
+        &["s.pth does not fit dinov2-b: 174 of another shape", "it holds DINOv2 ViT-S/14"],
+    );
     refused(diff(&shapes, "dinov2-s-reg"), 1, &["does not fit dinov2-s-reg: 1 missing"]);
     refused(diff(&shapes, "dinov2-x"), 2, &["dinov2-x", "dinov2-l"]);
     shapes.remove("blocks.3.norm1.bias");
@@ -141,9 +176,10 @@ fn diff_lists_what_differs_and_ends_with_one() {
 fn exported(dir: &Path) -> PathBuf {
     fs::write(dir.join("tiny.toml"), TINY).expect("written");
     done(dressage(dir, &["train", "tiny.toml"]));
-    let said = done(dressage(dir, &["weights", "export", "runs/tiny", "--out", "out/rein.pth"]));
+    let said =
+        done(dressage(dir, &["weights", "export", "runs/tiny", "--out", "out/rein.safetensors"]));
     assert!(said.contains("step 3"), "{said}");
-    dir.join("out/rein.pth")
+    dir.join("out/rein.safetensors")
 }
 
 /// The rows of a table of scores.
@@ -161,12 +197,12 @@ fn an_exported_checkpoint_stands_for_its_run() {
         dict.names().all(|n| n.starts_with("decode_head.") || n.starts_with("backbone.reins."))
     );
     assert_eq!(dict.metadata().get("step").map(String::as_str), Some("3"));
-    let text = done(run(&["weights", "inspect", "out/rein.pth"]));
+    let text = done(run(&["weights", "inspect", "out/rein.safetensors"]));
     for words in ["Rein, 4 layers of 24 channels, 20 tokens of rank 4", "head, 19 classes"] {
         assert!(text.contains(words), "{text}");
     }
 
-    let checkpoint = "model.checkpoint=out/rein.pth";
+    let checkpoint = "model.checkpoint=out/rein.safetensors";
     let from_run = done(run(&["eval", "runs/tiny"]));
     let said = done(run(&["eval", "tiny.toml", checkpoint, "--out", "scores.json"]));
     assert_eq!((scores(&said), scores(&said).len() > 1), (scores(&from_run), true));
@@ -193,7 +229,7 @@ fn an_exported_checkpoint_stands_for_its_run() {
 
     // A second run starts where the first one ended, and does not need the file to go on.
     let again = ["train", "tiny.toml", checkpoint, "run.dir=runs/more", "train.steps=1"];
-    assert!(done(run(&again)).contains("rein.pth"));
+    assert!(done(run(&again)).contains("rein.safetensors"));
     fs::remove_file(&file).expect("removed");
     done(run(&["train", "runs/more", "--resume", "train.steps=2"]));
     done(run(&["eval", "runs/more"]));
@@ -205,10 +241,10 @@ fn checkpoints_that_do_not_fit_the_recipe_are_refused() {
     let run = |args: &[&str]| dressage(dir.path(), args);
     exported(dir.path());
     let eval = |settings: &[&str]| {
-        let checkpoint = "model.checkpoint=out/rein.pth";
+        let checkpoint = "model.checkpoint=out/rein.safetensors";
         run(&[&["eval", "tiny.toml", checkpoint], settings].concat())
     };
-    let name = "out/rein.pth";
+    let name = "out/rein.safetensors";
     refused(eval(&["head.width=32"]), 1, &[name, "decode_head.", "is [20, 16], expected [20, 32]"]);
     refused(eval(&["model.method=freeze"]), 1, &[name, "backbone.reins.", "is left over"]);
     refused(
@@ -216,7 +252,7 @@ fn checkpoints_that_do_not_fit_the_recipe_are_refused() {
         1,
         &[name, "backbone.reins.learnable_tokens [4, 20, 24] is missing"],
     );
-    refused(eval(&["model.weights=out/rein.pth"]), 1, &[name, "without a backbone"]);
+    refused(eval(&["model.weights=out/rein.safetensors"]), 1, &[name, "without a backbone"]);
     let clip = format!("model.checkpoint={}", recorded("ckpt_clip_torchscript.pt"));
     refused(run(&["eval", "tiny.toml", &clip]), 1, &["CLIP", "belong in model.weights"]);
     refused(
@@ -225,6 +261,6 @@ fn checkpoints_that_do_not_fit_the_recipe_are_refused() {
         &["none.pth"],
     );
     refused(run(&["weights", "export", "runs/none"]), 1, &["runs/none", "no checkpoint"]);
-    let args = ["weights", "diff", "out/rein.pth", "dinov2-s"];
+    let args = ["weights", "diff", "out/rein.safetensors", "dinov2-s"];
     refused(run(&args), 1, &["does not fit Rein and head on dinov2-s, 19 classes"]);
 }

@@ -84,15 +84,14 @@ impl<'a> Machine<'a> {
             let known = self.scalar(op)? || self.memory(op)? || self.group(op)? || self.call(op)?;
             if !known {
                 return Err(format!(
-                    "its pickle has the opcode {op:#04x} at byte {at}, which PyTorch does not \
-                     write; fetch the file again"
+                    "its pickle has the opcode {op:#04x} at byte {at}, which PyTorch does not write"
                 ));
             }
         }
     }
 
     fn damaged(&self, what: &str) -> String {
-        format!("its pickle is damaged at byte {}: {what}; fetch the file again", self.at)
+        format!("its pickle is damaged at byte {}: {what}", self.at)
     }
 
     /// Books `bytes` of memory.

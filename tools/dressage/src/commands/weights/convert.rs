@@ -1,6 +1,7 @@
 //! `dressage weights convert`.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use dressage_models::weights::{Kind, StateDict, write};
@@ -12,14 +13,14 @@ use crate::failure::Failure;
 /// Write the tensors of a file as safetensors
 ///
 /// Names are those that inspect shows: wrappers such as state_dict are followed, everything that
-/// is no tensor is left behind. One tensor after the other is read and written, so memory does not
-/// grow with the file.
+/// is no tensor is left behind, shards become one file. One tensor after the other is read and
+/// written, so memory does not grow with the file.
 #[derive(clap::Args)]
 pub struct Args {
-    /// File of weights
+    /// File of weights, index of shards, or folder
     input: PathBuf,
 
-    /// File to write
+    /// File to write; its name ends in .safetensors, or in nothing that stands for another form
     output: PathBuf,
 
     /// Type for floats; whole numbers keep theirs [default: as they are]
@@ -50,9 +51,10 @@ impl Float {
 
 /// Converts.
 pub fn run(args: &Args) -> Result<(), Failure> {
+    names_safetensors(&args.output)?;
     let dict = StateDict::open(&args.input)?;
-    let real = |path: &PathBuf| std::fs::canonicalize(path).ok();
-    if real(&args.input) == real(&args.output) {
+    let inputs = dict.source().map_or(&[][..], |source| &source.files);
+    if inputs.iter().any(|input| same_file(input, &args.output)) {
         let what = format!("{} is the input itself; name another output", args.output.display());
         return Err(Failure::Told(what));
     }
@@ -71,4 +73,34 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let output = args.output.display();
     say_of(&args.output, &format!("{output}: {n} tensors of {} bytes together", grouped(bytes)));
     Ok(())
+}
+
+/// Endings of files of weights in other forms.
+const OTHERS: [&str; 11] =
+    ["pth", "pt", "bin", "ckpt", "pkl", "npz", "npy", "h5", "onnx", "gguf", "msgpack"];
+
+/// Refuses a name that says another form than the one that is written.
+pub(super) fn names_safetensors(output: &Path) -> Result<(), Failure> {
+    let ending = output.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    if !OTHERS.contains(&ending.as_str()) {
+        return Ok(());
+    }
+    let right = output.with_extension("safetensors");
+    let (output, right) = (output.display(), right.display());
+    Err(Failure::Told(format!("{output}: only safetensors is written; name the output {right}")))
+}
+
+/// Whether two paths lead to one file, also by links.
+fn same_file(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let number = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+        number(a).is_some_and(|a| number(b) == Some(a))
+    }
+    #[cfg(not(unix))]
+    {
+        let real = |path: &Path| fs::canonicalize(path).ok();
+        real(a).is_some_and(|a| real(b) == Some(a))
+    }
 }

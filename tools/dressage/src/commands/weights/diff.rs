@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use dressage_models::backbone::DinoConfig;
-use dressage_models::weights::{Difference, StateDict, dinov2, fitted, has_head};
+use dressage_models::weights::{Difference, StateDict, dinov2, fitted, has_head, recognise};
 use dressage_models::{Method, SegmenterConfig, counts};
 use dressage_train::checkpoint;
 
@@ -18,7 +18,7 @@ use crate::failure::Failure;
 /// Ends with exit code 1 if there is a difference.
 #[derive(clap::Args)]
 pub struct Args {
-    /// File of weights
+    /// File of weights, index of shards, or folder
     file: PathBuf,
 
     /// Backbone to compare with
@@ -53,6 +53,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let config = DinoConfig { registers, ..DinoConfig::named(size, PATCH, GRID)? };
     let dict = StateDict::open(&args.file)?;
+    let known = recognise(&dict).map(|known| format!("; it holds {}", known.title()));
     let (dict, wanted, what) = match has_head(&dict) {
         true => trained(dict, config, &args.backbone)?,
         false => (
@@ -76,7 +77,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         count(difference.left_over.len(), "left over"),
     ];
     let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
-    Err(Failure::Told(format!("{} does not fit {what}: {counts}", dict.origin())))
+    let strangers = difference.strangers(&dict).map(|words| format!("; {words}"));
+    let instead = known.or(strangers).unwrap_or_default();
+    Err(Failure::Told(format!("{} does not fit {what}: {counts}{instead}", dict.origin())))
 }
 
 type Shapes = BTreeMap<String, Vec<usize>>;

@@ -6,6 +6,7 @@ use dressage_models::weights::write_summed;
 use dressage_train::{checkpoint, files};
 
 use super::super::Wanted;
+use super::convert::names_safetensors;
 use crate::console::{grouped, say_of};
 use crate::failure::Failure;
 
@@ -36,6 +37,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let step = wanted.step;
     let dict = checkpoint::trained(dict);
     let name = format!("weights-step-{step:06}.safetensors");
+    args.out.as_deref().map_or(Ok(()), names_safetensors)?;
     let out = args.out.clone().unwrap_or_else(|| args.run_dir.join(name));
     let tensors: Vec<_> = dict.iter().map(|(name, t)| (name.as_str(), t, t.kind())).collect();
     let (n, values) = (tensors.len(), tensors.iter().map(|(_, t, _)| t.len()).sum());

@@ -16,7 +16,7 @@ use crate::failure::Failure;
 /// second one, that of the frozen network made from it; checkpoints of runs name it.
 #[derive(clap::Args)]
 pub struct Args {
-    /// File of weights
+    /// File of weights, index of shards, or folder
     file: PathBuf,
 
     /// Patch side of the network (model.patch)
@@ -37,11 +37,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let dict = StateDict::open(&args.file)?;
     dict.check()?;
-    say(&format!("{}  {}", fingerprint_of(&dict), dict.origin()));
+    say(&format!("{}  {}", fingerprint_of(&dict)?, dict.origin()));
     if recognise(&dict).is_some_and(|known| known.family == Family::Dinov2) {
         let network = dinov2(dict, patch, image / patch)?;
         let of = format!("the frozen backbone with {patch} px patches for {image} px");
-        say(&format!("{}  {of}", fingerprint_of_floats(&network)));
+        say(&format!("{}  {of}", fingerprint_of_floats(&network)?));
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use dressage_models::weights::{Family, Known, StateDict, has_head, recognise, shown};
+use dressage_models::weights::{Family, Known, StateDict, has_head, part_of, recognise, shown};
 use serde_json::{Value, json};
 
 use crate::console::{grouped, say};
@@ -12,7 +12,7 @@ use crate::failure::Failure;
 /// Say what a file holds: its form, what it wraps, which backbone it is, every tensor
 #[derive(clap::Args)]
 pub struct Args {
-    /// File of weights
+    /// File of weights, index of shards, or folder
     file: PathBuf,
 
     /// Print JSON instead of text
@@ -23,7 +23,8 @@ pub struct Args {
 /// Inspects.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let dict = StateDict::open(&args.file)?;
-    let bytes = std::fs::metadata(&args.file).map_or(0, |m| m.len());
+    let files = dict.source().map_or(&[][..], |source| &source.files);
+    let bytes = files.iter().filter_map(|file| Some(std::fs::metadata(file).ok()?.len())).sum();
     let text = match args.json {
         true => format!("{:#}", as_json(&dict, bytes)),
         false => as_text(&dict, bytes),
@@ -69,7 +70,7 @@ fn parts(dict: &StateDict) -> Vec<String> {
         parts.push(format!("Mask2Former head{}", classes.unwrap_or_default()));
     }
     if parts.is_empty() {
-        parts.push("none of the known backbones".into());
+        parts.push(format!("none of the known backbones; its names are {}", dict.first_names()));
     }
     parts
 }
@@ -78,7 +79,18 @@ fn as_text(dict: &StateDict, bytes: u64) -> String {
     let mut text = format!("{}\n", dict.origin());
     let mut line = |what: &str, words: &str| text.push_str(&format!("{what:<12}{words}\n"));
     if let Some(source) = dict.source() {
-        line("form", &format!("{}, {} bytes", source.container, grouped(bytes as usize)));
+        let files = match source.files.len() {
+            0 | 1 => String::new(),
+            n => format!(" in {n} files"),
+        };
+        let bytes = grouped(bytes as usize);
+        line("form", &format!("{}{files}, {bytes} bytes", source.container));
+        let name = source.files.first().and_then(|file| file.file_name()).unwrap_or_default();
+        if source.files.len() == 1
+            && let Some((part, of)) = part_of(&name.to_string_lossy())
+        {
+            line("part", &format!("{part} of {of}"));
+        }
         if !source.wrapper.is_empty() {
             line("inside", &source.wrapper.join(" > "));
         }
@@ -96,6 +108,9 @@ fn as_text(dict: &StateDict, bytes: u64) -> String {
     let kinds: Vec<String> = kinds.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
     let values: usize = dict.iter().map(|(_, t)| t.len()).sum();
     let n = dict.len();
+    if let Err(error) = dict.check_end() {
+        line("warning", &error.to_string());
+    }
     line("tensors", &format!("{n} ({}), {} values", kinds.join(", "), grouped(values)));
     text.push('\n');
     let width = dict.names().map(|name| shown(name).chars().count()).max().unwrap_or(0);

@@ -1,0 +1,122 @@
+//! The sentence for a file that is cut short while it is mapped.
+//!
+//! The system answers a read behind the new end with SIGBUS, which would end the program without a
+//! word. Weights are copied with calls that fail in order; what is left are the directories of
+//! files while they are opened, and weights that are used in their file for lack of memory.
+
+/// Has a bus error in a mapped file of weights end the program with a sentence. Others, and all
+/// systems without such signals, stay as they are.
+pub fn explain() {
+    #[cfg(unix)]
+    unix::install();
+}
+
+/// As [`explain`], in the child of a test, whose standard error becomes `words`.
+#[cfg(all(test, unix))]
+fn explain_to(words: std::os::fd::RawFd) {
+    // SAFETY: both are open.
+    unsafe { libc::dup2(words, libc::STDERR_FILENO) };
+    unix::install();
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::ptr;
+    use std::sync::OnceLock;
+
+    use dressage_engine::Pages;
+
+    /// What answered the signal before.
+    static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
+
+    pub fn install() {
+        let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = answer;
+        // SAFETY: zeros are a whole structure, and the system fills in the other; the handler calls
+        // what signal handlers may call only.
+        let (installed, before) = unsafe {
+            let mut before: libc::sigaction = std::mem::zeroed();
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = handler as libc::sighandler_t;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            libc::sigemptyset(&mut action.sa_mask);
+            (libc::sigaction(libc::SIGBUS, &action, &mut before), before)
+        };
+        if installed == 0 {
+            // It is installed once.
+            let _ = BEFORE.set(before);
+        }
+    }
+
+    extern "C" fn answer(
+        signal: libc::c_int,
+        info: *mut libc::siginfo_t,
+        _context: *mut libc::c_void,
+    ) {
+        // SAFETY: the system passes a structure that is valid during the call.
+        let address = unsafe { (*info).si_addr() } as usize;
+        let told = Pages::file_at(address, |name| {
+            write(b"error: ");
+            write(name);
+            write(b": was cut short, or its disk failed, while it was in use; start again with a whole file\n");
+        });
+        if told.is_some() {
+            // SAFETY: it ends the process at once.
+            unsafe { libc::_exit(1) };
+        }
+        // SAFETY: the structure is the one that the system filled in. The instruction is tried again
+        // after the return, with the earlier answer.
+        unsafe {
+            match BEFORE.get() {
+                Some(before) => libc::sigaction(signal, before, ptr::null_mut()),
+                None => libc::signal(signal, libc::SIG_DFL) as libc::c_int,
+            };
+        }
+    }
+
+    /// Writes to standard error; there is nobody to tell if that fails.
+    fn write(bytes: &[u8]) {
+        // SAFETY: the bytes are there, and the call takes no lock.
+        let _ = unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::fd::AsRawFd;
+
+    use dressage_engine::Pages;
+
+    #[test]
+    fn a_file_that_was_cut_ends_the_program_with_its_name() {
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("cut.safetensors");
+        fs::write(&path, vec![1; 1 << 20]).expect("written");
+        let pages = Pages::of_file(File::open(&path).expect("opened"), &path).expect("mapped");
+        let words = File::create(dir.path().join("words")).expect("file");
+        File::create(&path).expect("cut to nothing");
+        // SAFETY: the child calls nothing that could need a lock of another thread.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            super::explain_to(words.as_raw_fd());
+            // SAFETY: the address is mapped; what lies behind it is gone, which is the test.
+            let byte = unsafe { std::ptr::read_volatile(pages.as_ptr().add(1 << 19)) };
+            // SAFETY: it ends the child at once.
+            unsafe { libc::_exit(100 + i32::from(byte)) };
+        }
+        let mut status = 0;
+        // SAFETY: the child is this process's own.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert!(libc::WIFEXITED(status), "it ended by a signal: {status:#x}");
+        assert_eq!(libc::WEXITSTATUS(status), 1);
+        let words = fs::read_to_string(dir.path().join("words")).expect("words");
+        assert!(words.starts_with("error: ") && words.ends_with("whole file\n"), "{words}");
+        assert!(words.contains("cut.safetensors: was cut short"), "{words}");
+    }
+
+    /// Another error of that signal is left to what answered it before.
+    #[test]
+    fn other_addresses_are_nobodys() {
+        assert!(Pages::file_at(8, |_| ()).is_none());
+    }
+}
