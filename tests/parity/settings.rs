@@ -63,13 +63,13 @@ pub fn rein(config: &Value) -> Outcome<ReinConfig> {
 pub fn pixel_decoder(config: &Value, outer: &Value) -> Outcome<HeadConfig> {
     let channels = outer.sizes("in_channels")?;
     let layer = "encoder/layer_cfg";
-    let dim = outer.size("feat_channels")?;
-    if channels.iter().any(|c| *c != channels[0]) || outer.size("out_channels")? != dim {
-        return Err("levels or maps of different widths".into());
+    if channels.iter().any(|c| *c != channels[0]) {
+        return Err("levels of different widths".into());
     }
     Ok(HeadConfig {
         in_channels: channels[0],
-        dim,
+        dim: outer.size("feat_channels")?,
+        mask_width: outer.size("out_channels")?,
         classes: 1,
         queries: 1,
         heads: config.size(&format!("{layer}/self_attn_cfg/num_heads"))?,

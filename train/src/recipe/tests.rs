@@ -62,6 +62,10 @@ fn defaults_follow_backbone_crop_and_queries() {
     assert_eq!((r.model.ffn, r.model.ffn_form), (4096, Ffn::Swiglu));
     assert_eq!(r.model.taps, [5, 15, 25, 39]);
     assert_eq!(minimal(&["model.backbone=dinov2-g"]).model.taps, [9, 19, 29, 39]);
+    let r = minimal(&["head.width=128"]);
+    assert_eq!((r.head.width, r.head.mask_width), (128, 128));
+    assert_eq!(minimal(&["head.mask_width=40"]).head.mask_width, 40);
+    assert_eq!(minimal(&[]).head.mask_width, 256);
     let r = minimal(&["augment.crop=256", "eval.stride=200"]);
     assert_eq!((r.eval.crop, r.eval.stride), (256, 200));
 }
@@ -223,7 +227,7 @@ fn senseless_values_are_named() {
         ("train.lr=nan", ["`train.lr` is NaN", "0 or more"]),
         ("train.beta2=1.0", ["train.beta2", "below 1"]),
         ("eval.stride=600", ["eval.stride", "gaps"]),
-        ("head.queries=10", ["head.queries", "classes (19)"]),
+        ("head.mask_width=0", ["`head.mask_width` is 0", "1 or more"]),
         ("data.groups=[[0], [1]]", ["2 groups", "19 names"]),
         ("data.train.0.source=scenes", ["data.train.0.count", "1 or more"]),
         ("train.batch=0", ["train.batch", "is 0"]),
@@ -339,7 +343,14 @@ fn sizes_beyond_reason_are_refused() {
     for key in ["train.batch", "augment.crop", "model.depth", "model.ffn", "model.registers"]
         .into_iter()
         .chain(["head.queries", "head.encoder_ffn", "head.decoder_layers", "head.deform_points"])
-        .chain(["loss.points", "run.threads", "run.workers", "eval.batch", "rein.rank"])
+        .chain([
+            "head.mask_width",
+            "loss.points",
+            "run.threads",
+            "run.workers",
+            "eval.batch",
+            "rein.rank",
+        ])
     {
         for n in huge {
             let error = resolve(MINIMAL, &[&format!("{key}={n}")]).expect_err(key).to_string();
