@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use dressage_train::evaluate::evaluate;
 use dressage_train::metrics::Report;
+use dressage_train::recipe::Recipe;
 use dressage_train::{checkpoint, files};
 use serde::Serialize;
 
@@ -55,10 +56,16 @@ struct Scored<'a> {
     report: &'a Report,
 }
 
+impl Args {
+    /// The trained network and its recipe with all settings.
+    pub fn trained(&self) -> Result<(Trained, Recipe), Failure> {
+        Trained::find(&self.trained, self.checkpoint, &self.overrides.all(&self.settings))
+    }
+}
+
 /// Evaluates.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let overrides = args.overrides.all(&args.settings);
-    let (trained, recipe) = Trained::find(&args.trained, args.checkpoint, &overrides)?;
+    let (trained, recipe) = args.trained()?;
     start_threads(recipe.run.threads)?;
     if recipe.data.eval.is_empty() {
         let what = "the recipe names no evaluation set; add one with settings such as \

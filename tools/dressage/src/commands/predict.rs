@@ -87,10 +87,16 @@ fn test_box(text: &str) -> Result<[usize; 2], String> {
     sides.filter(|s| s.iter().all(|n| *n > 0)).ok_or_else(|| "it must look like 1024x512".into())
 }
 
+impl Args {
+    /// The trained network and its recipe with all settings.
+    pub fn trained(&self) -> Result<(Trained, Recipe), Failure> {
+        Trained::find(&self.trained, self.checkpoint, &self.overrides.all(&[]))
+    }
+}
+
 /// Predicts.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let overrides = args.overrides.all(&[]);
-    let (trained, recipe) = Trained::find(&args.trained, args.checkpoint, &overrides)?;
+    let (trained, recipe) = args.trained()?;
     let inputs = collect(&args.input)?;
     start_threads(recipe.run.threads)?;
     if args.encoding == Encoding::CityscapesIds && !is_cityscapes(&recipe) {

@@ -55,20 +55,30 @@ pub struct Args {
     help_recipe: bool,
 }
 
+impl Args {
+    /// The recipe to train with all settings, and what it was named as; `None` where nothing is to
+    /// be trained.
+    pub fn recipe(&self) -> Result<Option<(&str, Recipe)>, Failure> {
+        let Some(name) = self.recipe.as_deref().filter(|_| !self.list && !self.help_recipe) else {
+            return Ok(None);
+        };
+        let mut settings = self.overrides.all(&self.settings);
+        settings.extend(self.recompute.iter().map(|level| format!("train.recompute={level}")));
+        Ok(Some((name, find(name, &settings)?)))
+    }
+}
+
 /// Trains.
 pub fn run(args: &Args) -> Result<(), Failure> {
     if args.help_recipe {
         say(keys::help(width()).trim_start());
         return Ok(());
     }
-    let Some(name) = args.recipe.as_deref().filter(|_| !args.list) else {
+    let Some((name, recipe)) = args.recipe()? else {
         let longest = EMBEDDED.iter().map(|r| r.name.len()).max().unwrap_or(0);
         EMBEDDED.iter().for_each(|r| say(&format!("{:longest$}  {}", r.name, r.about())));
         return Ok(());
     };
-    let mut settings = args.overrides.all(&args.settings);
-    settings.extend(args.recompute.iter().map(|level| format!("train.recompute={level}")));
-    let recipe = find(name, &settings)?;
     start_threads(recipe.run.threads)?;
     let (watch, stop) = watched("stopping after this step; the state will be saved")?;
     let mut trainer = Trainer::new(recipe.clone(), args.resume)?;
