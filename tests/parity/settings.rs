@@ -133,6 +133,22 @@ pub fn criterion(config: &Value) -> Outcome<CriterionConfig> {
     })
 }
 
+/// The losses of a case: from the reference's settings, or from numbers that stand by themselves,
+/// with the published weights of the terms.
+pub fn losses(json: &Value) -> Outcome<CriterionConfig> {
+    if json["config"].is_object() {
+        return criterion(&json["config"]);
+    }
+    let classes = json.size("num_classes")?;
+    Ok(CriterionConfig {
+        points: json.size("points")?,
+        oversample: json.number("oversample_ratio")?,
+        importance: json.number("importance_sample_ratio")?,
+        no_object: json.number(&format!("class_weight/{classes}"))?,
+        ..CriterionConfig::published(classes)
+    })
+}
+
 /// `EncoderDecoder` with Rein.
 pub fn segmenter(config: &Value) -> Outcome<SegmenterConfig> {
     let backbone = &config["backbone"];

@@ -1,5 +1,6 @@
 //! Values that have the right type and still make no sense.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use dressage_models::weights::shown;
@@ -255,11 +256,11 @@ fn data(recipe: &Recipe) -> Wrong {
     for (i, set) in data.train.iter().enumerate() {
         check_set(&format!("data.train.{i}"), set, recipe.classes())?;
     }
+    let mut names = BTreeSet::new();
     for (i, eval) in data.eval.iter().enumerate() {
         let key = format!("data.eval.{i}");
         check_set(&key, &eval.set, recipe.classes())?;
-        let earlier = data.eval[..i].iter().any(|other| other.set.name == eval.set.name);
-        ensure(&format!("{key}.name"), !earlier, || {
+        ensure(&format!("{key}.name"), names.insert(&eval.set.name), || {
             format!("is `{}`, another evaluation set has this name", shown(&eval.set.name))
         })?;
     }

@@ -325,6 +325,38 @@ fn a_file_names_itself_and_its_run() {
     assert!(error.to_string().contains("none.toml"), "{error}");
 }
 
+/// What is shown of a recipe is one line, and short, whatever stands in it.
+#[test]
+fn messages_stay_short_and_in_one_line() {
+    let long = "x".repeat(100_000);
+    let many = |entry: &str| vec![entry; 20_000].join(",");
+    let texts = [
+        format!("{MINIMAL}\n[train]\n{long} = 1"),
+        format!("{MINIMAL}\n[train]\n\"a\\u001b[2J\\n\" = 1"),
+        format!("{MINIMAL}\n[model]\ntaps = [{}]", many("3")).replacen("[model]", "[modem]", 1),
+        format!("{MINIMAL}\n[augment]\nratios = [{}]", many("0.0")),
+        format!("{MINIMAL}\n[run]\ndevice = \"{long}\""),
+        format!("name = \"{long}\"\n{MINIMAL}\n[train]\nsteps = 0"),
+        format!("{MINIMAL}\n[train]\nlr = \"{long}\""),
+        format!("{MINIMAL}\n{}.a = 1", vec!["a"; 50_000].join(".")),
+        format!("x = {}{}", "[".repeat(50_000), "]".repeat(50_000)),
+        format!("{MINIMAL}\nx = \"\n{long}"),
+    ];
+    let short = |error: String| {
+        assert!(error.chars().count() < 500, "{} characters", error.chars().count());
+        assert!(!error.chars().any(char::is_control), "{error:?}");
+    };
+    for text in &texts {
+        short(resolve(text, &[]).expect_err("must be refused").to_string());
+    }
+    for change in [format!("{long}=1"), format!("train.lr={long}"), "train.lr\n\x07=1".to_owned()] {
+        short(resolve(MINIMAL, &[&change]).expect_err("must be refused").to_string());
+    }
+    let names = (0..20_000).map(|i| format!("[[data.eval]]\nname='{i}'\nimages='i'\nlabels='l'\n"));
+    let text = format!("{MINIMAL}{}", names.collect::<String>());
+    assert_eq!(resolve(&text, &[]).expect("many sets").data.eval.len(), 20_000);
+}
+
 #[test]
 fn the_help_lists_every_key_within_its_width() {
     let help = keys::help(72);
