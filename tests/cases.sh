@@ -45,8 +45,14 @@ wrong() {
     exit 1
 }
 
-ends_with() { [ "$code" = "$1" ] || wrong "exit code $code instead of $1: $(tail -n 1 "$T/words/$2")"; }
-says() { grep -qF -- "$2" "$T/words/$1" || wrong "not said: $2; instead: $(tail -n 1 "$T/words/$1")"; }
+ends_with() {
+    [ "$code" = "$1" ] ||
+        wrong "exit code $code instead of $1: $(tail -n 1 "$T/words/$2")"
+}
+says() {
+    grep -qF -- "$2" "$T/words/$1" ||
+        wrong "not said: $2; instead: $(tail -n 1 "$T/words/$1")"
+}
 says_not() { ! grep -qF -- "$2" "$T/words/$1" || wrong "said: $2"; }
 same() { cmp -s "$1" "$2" || wrong "$(basename "$1") and $(basename "$2") differ"; }
 lines() { grep -c -- "$2" "$1" 2> /dev/null; }
@@ -56,7 +62,8 @@ labels() { find "$1" -name '*_label.png' | wc -l; }
 # A refusal before the first step: code 1, one sentence, no step done.
 refused() {
     ends_with 1 "$1"
-    [ "$(lines "$T/words/$1" '^error: ')" = 1 ] || wrong "not one sentence: $(tail -n 2 "$T/words/$1")"
+    [ "$(lines "$T/words/$1" '^error: ')" = 1 ] ||
+        wrong "not one sentence: $(tail -n 2 "$T/words/$1")"
     [ "$(steps_logged run)" -gt 0 ] 2> /dev/null && wrong "refused after steps were done"
     true
 }
@@ -92,7 +99,8 @@ asked-to-end-by-a-scheduler() {
         code=$?
         ends_with $((128 + $(kill -l "$signal"))) out
         says out --resume
-        ls "$T/$signal"/checkpoints/step-*.safetensors > "$T/words/list" 2>&1 || wrong "$signal: nothing saved"
+        ls "$T/$signal"/checkpoints/step-*.safetensors > "$T/words/list" 2>&1 ||
+            wrong "$signal: nothing saved"
     done
 }
 
