@@ -1,10 +1,14 @@
 //! What every target checks: whatever the bytes, reading them ends, and if it is refused then in
-//! one sentence that names the file.
+//! one sentence; that of a file names it.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use dressage_engine::DType;
 use dressage_models::weights::StateDict;
+use dressage_train::network;
+use dressage_train::recipe::Recipe;
 
 /// Name that errors have to show.
 const PATH: &str = "/fuzzed/file";
@@ -49,8 +53,69 @@ pub fn picture(bytes: &[u8]) {
     }
 }
 
+/// Resolves a recipe: text, and behind a line `---` overrides, one a line.
+///
+/// # Panics
+/// If an error is no sentence, or a recipe that was taken is not the same when it is read again.
+pub fn recipe(bytes: &[u8]) {
+    // Other bytes are refused when the file is read.
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (text, overrides) = text.split_once("\n---\n").unwrap_or((text, ""));
+    let overrides: Vec<String> = overrides.lines().map(str::to_owned).collect();
+    match Recipe::from_text(Path::new(PATH), text, &overrides) {
+        Err(error) => line(&error.to_string()),
+        Ok(recipe) => usable(&recipe),
+    }
+}
+
+/// What is made of a recipe before anything is built.
+fn usable(recipe: &Recipe) {
+    let text = recipe.to_toml().expect("a recipe is written");
+    let again = Recipe::from_text(Path::new(PATH), &text, &[]).expect("and read again");
+    assert!(again == *recipe, "another recipe is read from {text}");
+    let schedule = recipe.schedule().expect("the schedule was checked");
+    for step in [0, recipe.train.warm_up_steps, recipe.train.steps - 1] {
+        assert!(schedule.lr(step) >= 0.0, "rate of step {step} of {text}");
+    }
+    recipe.augment.pipeline().check().expect("the crops were checked");
+    network::config(recipe).expect("the sizes were checked");
+    let sets = recipe.data.train.iter().chain(recipe.data.eval.iter().map(|eval| &eval.set));
+    for set in sets {
+        let spec = recipe.data.spec(set, &recipe.head.classes);
+        assert!((1..=255).contains(&spec.classes), "{} classes of {text}", spec.classes);
+    }
+}
+
+/// Parses a command line, one word a line, and checks what can be checked before any work.
+///
+/// # Panics
+/// If an error is no sentence.
+pub fn command_line(bytes: &[u8]) {
+    if bytes.contains(&0) {
+        return;
+    }
+    let words = bytes.split(|b| *b == b'\n').map(|word| OsStr::from_bytes(word).to_owned());
+    let program = std::iter::once(OsString::from("dressage"));
+    match <dressage::Cli as clap::Parser>::try_parse_from(program.chain(words)) {
+        Err(usage) => assert!(!usage.to_string().is_empty()),
+        Ok(cli) => {
+            if let Err(failure) = cli.check() {
+                let text = failure.line();
+                assert!(!text.chars().any(char::is_control), "{text:?} is more than a line");
+                // Files are named as they were given, and every byte may be escaped.
+                let most = 500 + 10 * bytes.len();
+                assert!(text.chars().count() < most, "{text:?} is more than a sentence");
+            }
+        }
+    }
+}
+
 fn sentence(text: &str) {
     assert!(text.contains(PATH), "{text:?} does not name the file");
+    line(text);
+}
+
+fn line(text: &str) {
     assert!(!text.chars().any(char::is_control), "{text:?} is more than a line");
     assert!(text.chars().count() < 500, "{text:?} is more than a sentence");
 }

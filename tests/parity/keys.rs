@@ -94,6 +94,7 @@ fn head_config(keys: &Shapes, prefix: &str) -> Outcome<HeadConfig> {
     Ok(HeadConfig {
         in_channels: keys.of(&name("pixel_decoder.input_convs.0.conv.weight"), 1)?,
         dim: keys.of(&name("cls_embed.weight"), 1)?,
+        mask_width: keys.of(&name("mask_embed.4.weight"), 0)?,
         classes: keys.of(&name("cls_embed.weight"), 0)? - 1,
         queries: if own { keys.of(&name("query_embed.weight"), 0)? } else { 1 },
         // Shapes show only the product of heads, levels (3) and points.

@@ -76,8 +76,13 @@ fn check_for(fixture: &Fixture) -> Option<Check> {
             None
         }
     };
+    let by_name = || match (json.word("group"), json.word("fixture").split_once('.')?.0) {
+        ("heads", "loss") => Some(loss::loss as Check),
+        ("heads", "scores") => Some(loss::scores as Check),
+        _ => None,
+    };
     let resize = || fixture.note("cases").is_some().then_some(resize::cases as Check);
-    family.or_else(by_model).or_else(by_content).or_else(resize)
+    family.or_else(by_model).or_else(by_content).or_else(by_name).or_else(resize)
 }
 
 /// The comparison at `path`; those with a published backbone also run with its weights in bf16.

@@ -63,13 +63,13 @@ pub fn rein(config: &Value) -> Outcome<ReinConfig> {
 pub fn pixel_decoder(config: &Value, outer: &Value) -> Outcome<HeadConfig> {
     let channels = outer.sizes("in_channels")?;
     let layer = "encoder/layer_cfg";
-    let dim = outer.size("feat_channels")?;
-    if channels.iter().any(|c| *c != channels[0]) || outer.size("out_channels")? != dim {
-        return Err("levels or maps of different widths".into());
+    if channels.iter().any(|c| *c != channels[0]) {
+        return Err("levels of different widths".into());
     }
     Ok(HeadConfig {
         in_channels: channels[0],
-        dim,
+        dim: outer.size("feat_channels")?,
+        mask_width: outer.size("out_channels")?,
         classes: 1,
         queries: 1,
         heads: config.size(&format!("{layer}/self_attn_cfg/num_heads"))?,
@@ -130,6 +130,22 @@ pub fn criterion(config: &Value) -> Outcome<CriterionConfig> {
         importance: train.number("importance_sample_ratio")?,
         no_object: config.number(&format!("loss_cls/class_weight/{classes}"))?,
         weights,
+    })
+}
+
+/// The losses of a case: from the reference's settings, or from numbers that stand by themselves,
+/// with the published weights of the terms.
+pub fn losses(json: &Value) -> Outcome<CriterionConfig> {
+    if json["config"].is_object() {
+        return criterion(&json["config"]);
+    }
+    let classes = json.size("num_classes")?;
+    Ok(CriterionConfig {
+        points: json.size("points")?,
+        oversample: json.number("oversample_ratio")?,
+        importance: json.number("importance_sample_ratio")?,
+        no_object: json.number(&format!("class_weight/{classes}"))?,
+        ..CriterionConfig::published(classes)
     })
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::Outcome;
 
 /// Folders inside a folder of fixtures that are looked at as well.
-const SUBFOLDERS: [&str; 2] = ["backbones", "dinov2_vits14"];
+const SUBFOLDERS: [&str; 3] = ["backbones", "dinov2_vits14", "heads"];
 
 /// One recorded case.
 pub struct Fixture {

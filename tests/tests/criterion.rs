@@ -162,6 +162,47 @@ fn losses_are_those_of_the_host() {
     check(6, 4, false, DType::F32, bounds);
     // More targets than queries.
     check(3, 5, true, DType::F32, bounds);
+    check(6, 150, true, DType::F32, bounds);
+}
+
+/// What stays unmatched counts for nothing: the losses are those of an image that shows only the
+/// classes that queries answer for, to the bit.
+#[test]
+fn targets_beyond_the_queries_count_for_nothing() {
+    for (queries, classes) in [(1, 3), (3, 5), (6, 150)] {
+        let criterion = criterion(classes);
+        let all: Vec<u8> = (0..classes as u8).collect();
+        let shown = labels(&[&[0, 2], &[], &all]);
+        let targets = Targets::new(shown.clone(), classes).unwrap();
+        let predictions = Predictions::new(queries, classes, true, DType::F32);
+        let device = Device::virtual_gpu();
+        let there = predictions.on(&device, DType::F32);
+        for l in 0..LAYERS {
+            let candidate = |of: &Predictions| of.candidates().remove(l);
+            let loss = |candidate: Candidate, targets: &Targets| {
+                let loss = criterion.loss(&[candidate], targets, &mut random(9)).unwrap();
+                let pairs = loss.layers[0].pairs.clone();
+                (pairs, wide(&loss.values))
+            };
+            let (pairs, values) = loss(candidate(&predictions), &targets);
+            let matched: Vec<usize> =
+                (0..B).map(|i| pairs.iter().filter(|p| p.image == i).count()).collect();
+            assert_eq!(matched, [queries.min(2), 0, queries]);
+            let seen = |at: usize, class: u8| {
+                let image = at / (LABELS * LABELS);
+                pairs.iter().any(|p| p.image == image && p.class == class)
+            };
+            let shown = shown.data::<u8>().unwrap().iter().enumerate();
+            let rest: Vec<u8> = shown.map(|(at, &c)| if seen(at, c) { c } else { 255 }).collect();
+            let rest = Tensor::from_slice(&rest, &[B, LABELS, LABELS]).unwrap();
+            let rest = Targets::new(rest, classes).unwrap();
+            let what = format!("{queries} queries, {classes} classes, prediction {l}");
+            assert_eq!(loss(candidate(&predictions), &rest), (pairs, values), "{what}");
+            let [targets, rest] = [&targets, &rest].map(|t| t.to_device(&device).unwrap());
+            let found = loss(candidate(&there), &targets);
+            assert_eq!(loss(candidate(&there), &rest), found, "{what} on a device");
+        }
+    }
 }
 
 #[test]

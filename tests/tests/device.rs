@@ -30,9 +30,10 @@ fn dino(ffn: Ffn) -> DinoConfig {
 }
 
 /// A small head whose queries are Rein's.
-fn head(queries: usize) -> HeadConfig {
+fn head(queries: usize, mask_width: usize) -> HeadConfig {
     HeadConfig {
         dim: 64,
+        mask_width,
         queries,
         heads: 2,
         groups: 8,
@@ -53,7 +54,7 @@ struct Network {
 }
 
 impl Network {
-    fn new(ffn: Ffn, tokens: usize, with_head: bool) -> Network {
+    fn new(ffn: Ffn, tokens: usize, mask_width: Option<usize>) -> Network {
         let scope = Scope::new(DType::F32, 7);
         let dino = Dino::new(&scope.sub("backbone").trainable(false), dino(ffn)).unwrap();
         let config = ReinConfig {
@@ -66,7 +67,7 @@ impl Network {
             ..ReinConfig::published(1, WIDTH)
         };
         let rein = (tokens > 0).then(|| Rein::new(&scope.sub("reins"), config).unwrap());
-        let head = with_head.then(|| Head::new(&scope.sub("head"), head(tokens)).unwrap());
+        let head = mask_width.map(|m| Head::new(&scope.sub("head"), head(tokens, m)).unwrap());
         let params = scope.finish("test", &[]).unwrap();
         Network { dino, rein, head, params }
     }
@@ -136,24 +137,32 @@ fn check(make: impl Fn() -> Network, working: DType, bound: f64) {
 
 #[test]
 fn a_frozen_block_gives_the_values_of_the_host() {
-    check(|| Network::new(Ffn::Mlp, 0, false), DType::F32, 2e-6);
-    check(|| Network::new(Ffn::Swiglu, 0, false), DType::F32, 2e-6);
+    check(|| Network::new(Ffn::Mlp, 0, None), DType::F32, 2e-6);
+    check(|| Network::new(Ffn::Swiglu, 0, None), DType::F32, 2e-6);
 }
 
 #[test]
 fn a_block_with_rein_gives_values_and_gradients_of_the_host() {
-    check(|| Network::new(Ffn::Mlp, 7, false), DType::F32, 2e-6);
+    check(|| Network::new(Ffn::Mlp, 7, None), DType::F32, 2e-6);
 }
 
 #[test]
 fn a_block_with_rein_in_bf16_is_off_by_its_roundings() {
     // About twenty roundings on the longest way, each of at most 2^-9 and random in sign: the root
     // of twenty times 2^-9 is 0.009, and the largest of some thousand values may be twice that.
-    check(|| Network::new(Ffn::Mlp, 7, false), DType::Bf16, 0.02);
+    check(|| Network::new(Ffn::Mlp, 7, None), DType::Bf16, 0.02);
 }
 
 #[test]
 fn a_network_gives_predictions_and_gradients_of_the_host() {
     // Not in bf16: a mask logit near zero that changes its sign opens or blocks a key.
-    check(|| Network::new(Ffn::Mlp, 7, true), DType::F32, 1e-5);
+    check(|| Network::new(Ffn::Mlp, 7, Some(64)), DType::F32, 1e-5);
+}
+
+#[test]
+fn masks_wider_or_narrower_than_the_features_give_the_values_of_the_host() {
+    // One of them no multiple of what a vector holds.
+    for mask_width in [96, 37] {
+        check(|| Network::new(Ffn::Mlp, 7, Some(mask_width)), DType::F32, 1e-5);
+    }
 }

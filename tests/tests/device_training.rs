@@ -10,6 +10,7 @@ use common::recipe;
 use dressage_engine::Device;
 use dressage_engine::memory::usage_on;
 use dressage_kernels::device::Journal;
+use dressage_train::data::Batch;
 use dressage_train::device_plan::DeviceStep;
 use dressage_train::interrupt::Interrupt;
 use dressage_train::recipe::Recipe;
@@ -212,6 +213,32 @@ fn every_method_trains_as_on_the_host() {
     }
 }
 
+/// Fewer queries than the 19 classes, masks narrower than features.
+const ODD_HEAD: [&str; 2] = ["head.queries=5", "head.mask_width=20"];
+
+/// A batch whose first image shows every class, so that most stay unmatched.
+fn crowded(side: usize) -> Batch {
+    let (b, n) = (2, side * side);
+    let labels = (0..b * n).map(|i| if i < n { (i / 4 % 19) as u8 } else { 255 }).collect();
+    let images = (0..b * 3 * n).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect();
+    Batch { step: 0, b, h: side, w: side, images, labels, names: vec!["drawn".into(); b] }
+}
+
+#[test]
+fn more_classes_than_queries_train_as_on_the_host() {
+    let dir = tempfile::tempdir().expect("folder");
+    let mut host = trainer(dir.path(), &ODD_HEAD, false);
+    let mut there = trainer(dir.path(), &[&VIRTUAL[..], &ODD_HEAD].concat(), false);
+    for step in 0..2 {
+        let batch = crowded(32);
+        let [a, b] = [&mut host, &mut there].map(|t| t.step_on(&batch).expect("step"));
+        for (a, b) in values(&a).into_iter().zip(values(&b)) {
+            assert!(a.is_finite(), "step {step}: {a}");
+            assert!((a - b).abs() <= 2e-4 * a.abs() + 1e-6, "step {step}: {a} here, {b} there");
+        }
+    }
+}
+
 #[test]
 fn levels_of_recomputation_give_the_same_bits() {
     let run = |level: &str| {
@@ -230,10 +257,15 @@ fn levels_of_recomputation_give_the_same_bits() {
 
 #[test]
 fn a_dry_run_counts_what_the_virtual_gpu_does() {
+    counted(&[]);
+    counted(&ODD_HEAD);
+}
+
+fn counted(more: &[&str]) {
     let dir = tempfile::tempdir().expect("folder");
     // A replay is one call, whatever its graph launches.
     let settings = ["run.device=virtual", "train.recompute=cheap", "run.graphs=false"];
-    let recipe = small(dir.path(), &settings);
+    let recipe = small(dir.path(), &[&settings, more].concat());
     let planned = DeviceStep::new(&recipe, recipe.train.recompute).expect("planned");
     let mut there = Trainer::new(recipe, false).expect("trainer");
     let device = device(&there);

@@ -71,6 +71,8 @@ fn as_planned(settings: &[&str]) {
 fn rein_takes_what_was_planned() {
     as_planned(&["model.method=rein"]);
     as_planned(&["model.method=rein", "model.precision=bf16"]);
+    // More classes than queries, masks narrower than features.
+    as_planned(&["model.method=rein", "head.queries=8", "head.mask_width=24"]);
 }
 
 #[test]

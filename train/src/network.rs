@@ -55,6 +55,7 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
     let head = HeadConfig {
         in_channels: m.embed_dim,
         dim: h.width,
+        mask_width: h.mask_width,
         classes: recipe.classes(),
         queries: h.queries,
         heads: h.heads,

@@ -115,7 +115,6 @@ pub(super) fn terms(
         return Err(ModelError::Config(text));
     }
     let [class_weight, mask_weight, dice_weight] = criterion.config.weights;
-    let num = targets.on(device)?.num;
     let (mut parts, mut chosen) = (Vec::new(), Vec::new());
     for (l, candidate) in candidates.iter().enumerate() {
         let matched = assigned.layer(l)?;
@@ -129,7 +128,7 @@ pub(super) fn terms(
         let x = ops::point_sample(&rows, &at, rows.dim(0))?;
         let t = sample_labels(device, targets, &matched.images, &matched.classes, &at, false)?;
         let weights = [mask_weight, dice_weight];
-        parts.push(ops::mask_loss_at(&x, &t, &num, &matched.weights, weights)?);
+        parts.push(ops::mask_loss_at(&x, &t, &matched.num, &matched.weights, weights)?);
         chosen.push(at);
     }
     let values = ops::concat(&parts.iter().collect::<Vec<_>>(), 0)?;

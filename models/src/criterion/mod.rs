@@ -7,6 +7,9 @@
 //!    where the step waits, once, for one copy that also brings down the loss of the step before;
 //! 3. [`Criterion::losses`] compares matched pairs at random points.
 //!
+//! Where an image has more targets than there are queries, the dearest stay unmatched and count for
+//! nothing, not in the number of masks either.
+//!
 //! [`Criterion::loss`] is the three in a row. On a device nothing that is launched or allocated in
 //! the first and the third phase depends on the targets: those of an image are padded to the
 //! number of classes, pairs to the slots of a [`DeviceAssignment`], and what changes from step to
@@ -30,6 +33,7 @@ use crate::head::HeadOutput;
 use crate::matching::{Costs, match_all};
 use crate::{ModelError, Result};
 pub use points::{DevicePoints, PointSource, RandomPoints, Slots};
+use results::mask_count;
 pub use results::{Assignment, LayerLoss, LayerMatch, Loss, Pair, Terms, named_terms};
 pub use table::DeviceAssignment;
 pub use targets::{IGNORE, Targets};
@@ -71,7 +75,7 @@ pub struct Candidate {
     pub cls: Tensor,
     /// Mask logits `[b, q, h, w]`; read without gradient if `embed` is given.
     pub mask: Tensor,
-    /// Mask embeddings `[b, q, c]` and pixel embeddings `[b, h * w, c]` whose product `mask` is.
+    /// Mask embeddings `[b, q, m]` and pixel embeddings `[b, h * w, m]` whose product `mask` is.
     pub embed: Option<(Tensor, Tensor)>,
 }
 
@@ -371,8 +375,8 @@ impl Criterion {
         let (at_data, t_data) = (at.data::<f32>()?, t.data_mut::<f32>()?);
         sample.each(labels.data::<u8>()?, &images, &classes, at_data, t_data)?;
         let [_, mask_weight, dice_weight] = self.config.weights;
-        let loss =
-            ops::mask_loss(&x, &t, targets.num_masks(), [mask_weight, dice_weight], capacity)?;
+        let num = mask_count(pairs, b);
+        let loss = ops::mask_loss(&x, &t, num, [mask_weight, dice_weight], capacity)?;
         Ok(Some((loss, at)))
     }
 

@@ -15,12 +15,21 @@ pub struct Pair {
     pub class: u8,
 }
 
+/// Divisor of the mask losses of one prediction: its `pairs`, an image of the `b` without any
+/// counting as one.
+pub(super) fn mask_count(pairs: &[Pair], b: usize) -> f64 {
+    let mut matched = vec![0usize; b];
+    pairs.iter().for_each(|pair| matched[pair.image] += 1);
+    matched.into_iter().map(|n| n.max(1)).sum::<usize>().max(1) as f64
+}
+
 /// The matching of one prediction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerMatch {
     /// Costs `[q, g]` of each image, targets in ascending class order.
     pub costs: Vec<Vec<f32>>,
-    /// Matched pairs by image, then query.
+    /// Matched pairs by image, then query; the cheapest where an image has more targets than
+    /// queries.
     pub pairs: Vec<Pair>,
 }
 

@@ -3,6 +3,7 @@
 use dressage_engine::{DType, Device, Tensor, ops};
 
 use super::points::Slots;
+use super::results::mask_count;
 use super::{Assignment, CriterionConfig, Pair};
 use crate::{ModelError, Result};
 
@@ -20,8 +21,10 @@ use crate::{ModelError, Result};
 /// rows    [b, s]   place of the pair among those of the prediction
 /// weights [b, s]   f32: 1, or 0 for padding
 /// ```
+///
+/// Behind all predictions stands, f32, what the mask losses of each are divided by.
 pub struct DeviceAssignment {
-    /// `[layers * (b q + 5 b s)]`, i32.
+    /// `[layers * (b q + 5 b s) + layers]`, i32.
     table: Tensor,
     /// `[k + 1]`, f32.
     class_weights: Tensor,
@@ -40,6 +43,8 @@ pub(super) struct Matched {
     pub images: Tensor,
     pub classes: Tensor,
     pub weights: Tensor,
+    /// `[1]`, f32: what the mask losses are divided by.
+    pub num: Tensor,
     pub slots: Slots,
 }
 
@@ -59,7 +64,7 @@ impl DeviceAssignment {
         weights.push(config.no_object as f32);
         let class_weights =
             Tensor::from_slice(&weights, &[k + 1])?.to_device(device, DType::F32)?;
-        let words = layers * (b * q + 5 * b * k.min(q));
+        let words = layers * (b * q + 5 * b * k.min(q) + 1);
         let table = Tensor::empty_on(Some(device), DType::I32, &[words])?;
         let filled = vec![0; layers];
         let mut empty = DeviceAssignment { table, class_weights, layers, b, q, k, filled };
@@ -96,6 +101,8 @@ impl DeviceAssignment {
         for pairs in layers {
             self.append(pairs, &mut words)?;
         }
+        let nums = layers.iter().map(|pairs| mask_count(pairs, self.b) as f32);
+        words.extend(nums.map(|num| num.to_bits() as i32));
         self.table.overwrite(&words)?;
         self.filled = layers.iter().map(|pairs| pairs.len()).collect();
         Ok(())
@@ -144,6 +151,7 @@ impl DeviceAssignment {
     pub(super) fn layer(&self, l: usize) -> Result<Matched> {
         let (labels, slots) = (self.b * self.q, self.b * self.slots());
         let start = l * (labels + 5 * slots);
+        let nums = self.layers * (labels + 5 * slots);
         let part = |i: usize| ops::rows(&self.table, start + labels + i * slots, slots);
         Ok(Matched {
             labels: ops::rows(&self.table, start, labels)?,
@@ -151,6 +159,7 @@ impl DeviceAssignment {
             images: part(1)?,
             classes: part(2)?,
             weights: part(4)?.bits_as(DType::F32)?,
+            num: ops::rows(&self.table, nums + l, 1)?.bits_as(DType::F32)?,
             slots: Slots { rows: part(3)?, filled: self.filled[l] },
         })
     }

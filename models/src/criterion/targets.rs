@@ -25,8 +25,6 @@ pub(super) struct Places {
     pub images: Tensor,
     /// `[b * k]`, i32: class of each target, -1 where it pads.
     pub classes: Tensor,
-    /// `[1]`, f32: what the mask losses are divided by.
-    pub num: Tensor,
 }
 
 impl Targets {
@@ -105,7 +103,6 @@ impl Targets {
                 words[slots + image * from.k + j] = i32::from(class);
             }
         }
-        words.push((from.num_masks() as f32).to_bits() as i32);
         self.labels.overwrite(labels)?;
         table.overwrite(&words)?;
         self.classes.clone_from(&from.classes);
@@ -114,7 +111,7 @@ impl Targets {
 
     /// Words of the table.
     fn places(&self) -> usize {
-        2 * self.labels.dim(0) * self.k + 1
+        2 * self.labels.dim(0) * self.k
     }
 
     /// The parts of the table on a device.
@@ -122,11 +119,7 @@ impl Targets {
         let table = self.table.as_ref().filter(|table| table.device() == Some(device));
         let table = table.ok_or_else(|| not_placed(&device.name()))?;
         let slots = self.labels.dim(0) * self.k;
-        Ok(Places {
-            images: ops::rows(table, 0, slots)?,
-            classes: ops::rows(table, slots, slots)?,
-            num: ops::rows(table, 2 * slots, 1)?.bits_as(DType::F32)?,
-        })
+        Ok(Places { images: ops::rows(table, 0, slots)?, classes: ops::rows(table, slots, slots)? })
     }
 
     /// `[b, H, W]`, u8.
@@ -142,11 +135,6 @@ impl Targets {
     /// Classes present in each image, ascending.
     pub fn classes(&self) -> &[Vec<u8>] {
         &self.classes
-    }
-
-    /// What the mask losses are divided by: targets, an image without any counting as one.
-    pub fn num_masks(&self) -> f64 {
-        self.classes.iter().map(|c| c.len().max(1)).sum::<usize>().max(1) as f64
     }
 }
 

@@ -30,6 +30,8 @@ pub struct HeadConfig {
     pub in_channels: usize,
     /// Width c of everything inside.
     pub dim: usize,
+    /// Width m of mask and pixel embeddings.
+    pub mask_width: usize,
     /// Classes k, without "no object".
     pub classes: usize,
     /// Queries q.
@@ -58,6 +60,7 @@ impl HeadConfig {
         HeadConfig {
             in_channels,
             dim: 256,
+            mask_width: 256,
             classes,
             queries: 100,
             heads: 8,
@@ -79,7 +82,7 @@ pub(crate) const EPS: f64 = 1e-5;
 pub struct Prediction {
     /// Class logits `[b, q, k + 1]`; index k is "no object".
     pub cls: Tensor,
-    /// Mask embeddings `[b, q, c]`.
+    /// Mask embeddings `[b, q, m]`.
     pub mask_embed: Tensor,
     /// Mask logits `[b, q, h, w]` at stride 4.
     pub mask: Tensor,
@@ -94,7 +97,7 @@ pub struct Prediction {
 pub struct HeadOutput {
     /// All predictions, or the last one only.
     pub predictions: Vec<Prediction>,
-    /// Per-pixel embeddings `[b, h * w, c]` that all mask logits are products with.
+    /// Per-pixel embeddings `[b, h * w, m]` that all mask logits are products with.
     pub mask_feature: Tensor,
 }
 
@@ -130,6 +133,9 @@ impl Head {
                 config.heads, config.groups
             )));
         }
+        if config.mask_width == 0 {
+            return Err(ModelError::Config("mask embeddings need at least one channel".into()));
+        }
         let decoder = scope.sub("transformer_decoder");
         let table =
             |name: &str| scope.sub(name).param("weight", &[config.queries, c], Init::Normal(1.0));
@@ -151,7 +157,8 @@ impl Head {
             post_norm: Affine::new(&decoder.sub("post_norm"), c),
             level_embed: scope.sub("level_embed").param("weight", &[3, c], Init::Normal(1.0)),
             cls_embed: Linear::default_init(&scope.sub("cls_embed"), c, config.classes + 1),
-            mask_embed: [0, 2, 4].map(|i| Linear::default_init(&mask_embed.sub(i), c, c)),
+            mask_embed: [(0, c), (2, c), (4, config.mask_width)]
+                .map(|(i, to)| Linear::default_init(&mask_embed.sub(i), c, to)),
             source,
             config,
         })
@@ -203,10 +210,9 @@ impl Head {
         let setting_up = range("head.queries_and_memories");
         let b = maps.mask_feature.dim(0);
         let (position, content) = self.queries(linked)?;
-        let c = self.config.dim;
         let (memories, keys) = self.memories(&maps)?;
         let (h, w) = (maps.mask_feature.dim(1), maps.mask_feature.dim(2));
-        let feature = ops::reshape(&maps.mask_feature, &[b, h * w, c])?;
+        let feature = ops::reshape(&maps.mask_feature, &[b, h * w, self.config.mask_width])?;
         let mut x = ops::broadcast(&content, b)?;
         drop(setting_up);
         let mut predictions = Vec::new();

@@ -14,7 +14,7 @@ const LEVELS: usize = 3;
 
 /// What the pixel decoder returns, channels last.
 pub struct PixelMaps {
-    /// `[b, h, w, c]` at stride 4.
+    /// `[b, h, w, m]` at stride 4: the pixel embeddings.
     pub mask_feature: Tensor,
     /// `[b, h, w, c]` at strides 32, 16 and 8.
     pub memory: Vec<Tensor>,
@@ -118,7 +118,7 @@ pub struct PixelDecoder {
 impl PixelDecoder {
     /// Asks `scope` for every parameter.
     pub fn new(scope: &Scope, config: &HeadConfig) -> PixelDecoder {
-        let (i, c) = (config.in_channels, config.dim);
+        let (i, c, m) = (config.in_channels, config.dim, config.mask_width);
         let zero = Init::Constant(0.0);
         let input_convs = (0..LEVELS)
             .map(|l| {
@@ -154,7 +154,7 @@ impl PixelDecoder {
                 Init::kaiming_uniform(9 * c),
             ),
             output_norm: Affine::new(&output.sub("gn"), c),
-            mask_feature: Linear::conv1x1(&feature, [c, c], Init::kaiming_uniform(c), Some(zero)),
+            mask_feature: Linear::conv1x1(&feature, [m, c], Init::kaiming_uniform(c), Some(zero)),
             config: config.clone(),
         }
     }

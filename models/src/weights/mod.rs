@@ -77,7 +77,14 @@ pub const TENSOR_BYTES: usize = 8;
 /// A name out of a file as a message shows it: in one line, long ones cut.
 pub fn shown(name: &str) -> String {
     const LONGEST: usize = 120;
-    let text: String = name.escape_debug().take(LONGEST + 1).collect();
+    let mut text = String::new();
+    for c in name.chars().take(LONGEST + 1) {
+        match c {
+            // Values are shown with their quotes.
+            '"' | '\'' => text.push(c),
+            _ => text.extend(c.escape_debug()),
+        }
+    }
     match text.char_indices().nth(LONGEST) {
         Some((at, _)) => format!("{}...", &text[..at]),
         None => text,

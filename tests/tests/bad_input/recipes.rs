@@ -55,7 +55,7 @@ fn values_that_make_no_sense_are_refused_before_anything_is_built() {
         ("model.heads=3", &["`model.embed_dim` is 32", "model.heads (3)"]),
         ("model.taps=[0,1,2,9]", &["`model.taps`", "below 4"]),
         ("rein.tokens=30", &["`rein.tokens` is 30", "head.queries (20)"]),
-        ("head.queries=10", &["`head.queries` is 10", "classes (19)"]),
+        ("head.mask_width=0", &["`head.mask_width` is 0"]),
         ("train.lr=-1", &["`train.lr` is -1"]),
         ("train.stpes=4", &["override `train.stpes=4`", "`train.steps`"]),
         ("train.steps", &["override `train.steps`", "key=value"]),

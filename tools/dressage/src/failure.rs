@@ -21,6 +21,20 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The sentence that the program ends with. Control characters are escaped: names of files and
+    /// keys may hold any, and a terminal would obey them.
+    pub fn line(&self) -> String {
+        let text = match self {
+            Failure::Interrupted(what) => format!("interrupted: {what}"),
+            other => format!("error: {other}"),
+        };
+        let mut line = String::with_capacity(text.len());
+        for c in text.chars() {
+            if c.is_control() { line.extend(c.escape_debug()) } else { line.push(c) }
+        }
+        line
+    }
+
     /// Exit code of the process.
     pub fn code(&self) -> u8 {
         match self {

@@ -12,9 +12,13 @@ const TRIES: usize = 10;
 
 /// Draws a window of at most `h x w` in `label`: row offset first, then column offset, each
 /// uniform. A window is accepted when it holds more than one class and the largest has less than
-/// `cap` of the labelled pixels. After ten rejections the eleventh draw is used unchecked.
+/// `cap` of the labelled pixels. After ten rejections the eleventh draw is used unchecked. With a
+/// `cap` of 1 or more the first draw is.
 pub fn choose(label: &LabelMap, h: usize, w: usize, cap: f64, random: &mut Philox) -> Window {
     let mut window = draw(label, h, w, random);
+    if cap >= 1.0 {
+        return window;
+    }
     for _ in 0..TRIES {
         if acceptable(label, window, cap) {
             break;

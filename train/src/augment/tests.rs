@@ -188,6 +188,23 @@ fn a_hopeless_map_costs_eleven_draws() {
 }
 
 /// Only the right edge of this map has a second class: accepted windows reach it.
+/// A cap that no crop exceeds asks for no second draw, not even where one class is all there is.
+#[test]
+fn a_cap_of_one_takes_the_first_crop() {
+    let label = LabelMap { w: 40, h: 30, data: vec![3; 1200] };
+    for (cap, draws) in [(1.0, 1), (2.5, 1), (f64::INFINITY, 1), (0.999, 11)] {
+        let mut random = Philox::new(5, 1, 0, 0);
+        let window = choose(&label, 8, 8, cap, &mut random);
+        let mut again = Philox::new(5, 1, 0, 0);
+        let (mut y, mut x) = (0, 0);
+        for _ in 0..draws {
+            (y, x) = (again.below(23) as usize, again.below(33) as usize);
+        }
+        assert_eq!((window.y, window.x), (y, x), "cap {cap}");
+        assert_eq!(random.next_u32(), again.next_u32(), "draws with cap {cap}");
+    }
+}
+
 #[test]
 fn accepted_crops_satisfy_the_rule() {
     let mut label = LabelMap { w: 64, h: 16, data: vec![0; 1024] };

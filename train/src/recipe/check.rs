@@ -1,6 +1,9 @@
 //! Values that have the right type and still make no sense.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+
+use dressage_models::weights::shown;
 
 use super::{EvalMode, Recipe, RecipeError, Set, Source};
 use crate::groups::Method;
@@ -13,7 +16,7 @@ pub(super) fn check(recipe: &Recipe) -> Result<(), RecipeError> {
     let wrong = checks.iter().find_map(|check| check(recipe).err());
     match wrong.or_else(|| data(recipe).err()) {
         None => Ok(()),
-        Some((key, what)) => Err(RecipeError::Value { recipe: recipe.name.clone(), key, what }),
+        Some((key, what)) => Err(RecipeError::Value { recipe: shown(&recipe.name), key, what }),
     }
 }
 
@@ -80,6 +83,7 @@ fn sizes(recipe: &Recipe) -> Wrong {
             ("rein.tokens", recipe.rein.tokens),
             ("rein.rank", recipe.rein.rank),
             ("head.width", h.width),
+            ("head.mask_width", h.mask_width),
         ],
     )?;
     at_most(
@@ -100,7 +104,7 @@ fn run(recipe: &Recipe) -> Wrong {
     match device.parse::<Choice>() {
         Ok(_) => Ok(()),
         Err(expected) => {
-            ensure("run.device", false, || format!("is `{device}`, it must be {expected}"))
+            ensure("run.device", false, || format!("is `{}`, it must be {expected}", shown(device)))
         }
     }
 }
@@ -125,7 +129,8 @@ fn model(recipe: &Recipe) -> Wrong {
     let rising = m.taps.windows(2).all(|w| w[0] < w[1]);
     let inside = m.taps.iter().all(|&t| t < m.depth);
     ensure("model.taps", m.taps.len() == 4 && rising && inside, || {
-        format!("is {:?}, it must be four rising blocks below {}", m.taps, m.depth)
+        let taps = shown(&format!("{:?}", m.taps));
+        format!("is {taps}, it must be four rising blocks below {}", m.depth)
     })
 }
 
@@ -145,6 +150,7 @@ fn head(recipe: &Recipe) -> Wrong {
     let h = &recipe.head;
     at_least_one(&[
         ("head.width", h.width),
+        ("head.mask_width", h.mask_width),
         ("head.queries", h.queries),
         ("head.heads", h.heads),
         ("head.encoder_ffn", h.encoder_ffn),
@@ -159,9 +165,6 @@ fn head(recipe: &Recipe) -> Wrong {
     let k = h.classes.len();
     ensure("head.classes", (1..=255).contains(&k), || {
         format!("has {k} names, it must have 1 to 255")
-    })?;
-    ensure("head.queries", h.queries >= k, || {
-        format!("is {}, it must not be below the number of classes ({k})", h.queries)
     })
 }
 
@@ -187,7 +190,9 @@ fn augment(recipe: &Recipe) -> Wrong {
     at_least_one(&[("augment.crop", a.crop), ("augment.max_long_edge", a.max_long_edge)])?;
     let edges = a.short_edges();
     let usable = a.ratios.iter().all(|r| r.is_finite()) && edges.iter().all(|&e| e > 0);
-    ensure("augment.ratios", usable, || format!("gives the shortest edges {edges:?}"))?;
+    ensure("augment.ratios", usable, || {
+        format!("gives the shortest edges {}", shown(&format!("{edges:?}")))
+    })?;
     ensure("augment.cat_max_ratio", a.cat_max_ratio > 0.0, || {
         format!("is {}, it must be above 0", a.cat_max_ratio)
     })
@@ -252,12 +257,12 @@ fn data(recipe: &Recipe) -> Wrong {
     for (i, set) in data.train.iter().enumerate() {
         check_set(&format!("data.train.{i}"), set, recipe.classes())?;
     }
+    let mut names = BTreeSet::new();
     for (i, eval) in data.eval.iter().enumerate() {
         let key = format!("data.eval.{i}");
         check_set(&key, &eval.set, recipe.classes())?;
-        let earlier = data.eval[..i].iter().any(|other| other.set.name == eval.set.name);
-        ensure(&format!("{key}.name"), !earlier, || {
-            format!("is {:?}, another evaluation set has this name", eval.set.name)
+        ensure(&format!("{key}.name"), names.insert(&eval.set.name), || {
+            format!("is `{}`, another evaluation set has this name", shown(&eval.set.name))
         })?;
     }
     Ok(())

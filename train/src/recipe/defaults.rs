@@ -104,6 +104,7 @@ fn head() -> Head {
     Head {
         classes: CITYSCAPES.iter().map(|class| class.name.to_owned()).collect(),
         width: 256,
+        mask_width: 256,
         queries: 100,
         heads: 8,
         encoder_layers: 6,

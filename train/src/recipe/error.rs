@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use dressage_models::weights::shown;
+
 use super::EMBEDDED;
 
 /// A recipe that cannot be used; the text names the file or override and the key.
@@ -85,13 +87,18 @@ fn known() -> String {
 impl RecipeError {
     pub(super) fn unknown_recipe(name: &str) -> Self {
         let names = EMBEDDED.iter().map(|recipe| recipe.name);
-        Self::UnknownRecipe { name: name.to_owned(), nearest: nearest(name, names) }
+        Self::UnknownRecipe { name: shown(name), nearest: nearest(name, names) }
     }
 }
 
 /// The candidate with the fewest edits, if those are few for the word's length; the first of
 /// equals.
 pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
+    // Nothing known is as long, and the comparison takes the product of both lengths.
+    const LONGEST: usize = 100;
+    if word.len() > LONGEST {
+        return None;
+    }
     known
         .map(|k| (strsim::osa_distance(word, k), k))
         .min_by_key(|(distance, _)| *distance)

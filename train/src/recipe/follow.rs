@@ -18,6 +18,7 @@ const FOLLOWS: &[(&str, &[&str])] = &[
     ("data.train[].groups", &["data.groups"]),
     ("eval.crop", &["augment.crop"]),
     ("eval.stride", &["eval.crop"]),
+    ("head.mask_width", &["head.width"]),
     ("model.depth", &["model.backbone"]),
     ("model.embed_dim", &["model.backbone"]),
     ("model.ffn", &["model.backbone", "model.embed_dim", "model.ffn_form"]),

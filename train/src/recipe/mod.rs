@@ -3,10 +3,11 @@
 //! A recipe is resolved in layers: the published GTAV settings at 512 pixels, then a file (or an
 //! embedded recipe), then overrides such as `train.lr=6e-5` or `data.eval.0.name=night`. Some
 //! defaults follow others: the dimensions come from `model.backbone`; the position table, resize
-//! list, longest edge and test windows from `augment.crop`; the token count from `head.queries`.
-//! Every key of the result is written out by [`Recipe::to_toml`], which gives the same recipe when
-//! read again, and names those that follow others (`derived`), so that they still do. An unknown key
-//! is refused with the nearest known one, a wrong type with its name.
+//! list, longest edge and test windows from `augment.crop`; the token count from `head.queries`;
+//! the mask width from `head.width`. Every key of the result is written out by
+//! [`Recipe::to_toml`], which gives the same recipe when read again, and names those that follow
+//! others (`derived`), so that they still do. An unknown key is refused with the nearest known one,
+//! a wrong type with its name.
 //!
 //! Paths written in a file are relative to that file, all others to the working directory; a
 //! resolved recipe holds absolute ones. Image and label folders are relative to `data.root`.
@@ -28,6 +29,7 @@ mod sets;
 #[cfg(test)]
 mod tests;
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use dressage_models::Precision;
@@ -136,6 +138,8 @@ pub struct Head {
     pub classes: Vec<String>,
     /// Channels of maps and queries.
     pub width: usize,
+    /// Channels of mask and pixel embeddings, `out_channels` in the reference; `width` by default.
+    pub mask_width: usize,
     /// Queries.
     pub queries: usize,
     /// Attention heads of both decoders.
@@ -183,7 +187,8 @@ pub struct Augment {
     pub ratios: Vec<f64>,
     /// Longest edge in pixels after the resize.
     pub max_long_edge: usize,
-    /// Crops with a larger share of one class are drawn again, up to ten times.
+    /// Crops in which one class has this share or more are drawn again, up to ten times; 1 or more
+    /// takes the first.
     pub cat_max_ratio: f64,
     /// Mirror half of the samples.
     pub flip: bool,
@@ -305,12 +310,20 @@ impl Recipe {
     /// # Errors
     /// An unreadable file, invalid TOML, an unknown key, a wrong type, a value out of range.
     pub fn from_file(path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
+        let text =
+            read(path).map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
+        Self::from_text(path, &text, overrides)
+    }
+
+    /// Takes `text` for what the file `path` holds, and applies `overrides`.
+    ///
+    /// # Errors
+    /// As [`Recipe::from_file`], but for reading the file.
+    pub fn from_text(path: &Path, text: &str, overrides: &[String]) -> Result<Self, RecipeError> {
         let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
         let dir = path.parent().unwrap_or_else(|| Path::new(""));
         let origin = path.display().to_string();
-        resolve::resolve(&stem.unwrap_or_default(), &origin, dir, &text, overrides)
+        resolve::resolve(&stem.unwrap_or_default(), &origin, dir, text, overrides)
     }
 
     /// Takes an embedded recipe and applies `overrides`.
@@ -384,6 +397,20 @@ impl Recipe {
         let checkpoint = self.model.checkpoint.as_path();
         (checkpoint != Path::new("")).then_some(checkpoint)
     }
+}
+
+/// Bytes that a recipe may have: far more than one with a table of ids for each set takes.
+const LONGEST: u64 = 1 << 20;
+
+/// The text of a file that may be anything, such as a device without an end.
+fn read(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LONGEST {
+        let what = format!("it holds more than {LONGEST} bytes, so it is no recipe");
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, what));
+    }
+    Ok(text)
 }
 
 impl Augment {

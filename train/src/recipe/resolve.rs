@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use dressage_models::backbone::Ffn;
+use dressage_models::weights::shown;
 use toml::{Table, Value};
 
 use super::error::nearest;
@@ -19,7 +20,7 @@ pub(super) fn resolve(
 ) -> Result<Recipe, RecipeError> {
     let mut table: Table = toml::from_str(text).map_err(|error| RecipeError::Syntax {
         origin: origin.to_owned(),
-        what: error.to_string().trim_end().to_owned(),
+        what: syntax(text, &error),
     })?;
     make_lists(&mut table);
     let mut value = Value::Table(table);
@@ -41,6 +42,15 @@ pub(super) fn resolve(
     recipe.derived = derived;
     check::check(&recipe)?;
     Ok(recipe)
+}
+
+/// The parser's words in one line, with the position in `text`.
+fn syntax(text: &str, error: &toml::de::Error) -> String {
+    let what = shown(error.message());
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return what };
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    format!("no valid TOML at line {line}, column {column}: {what}")
 }
 
 /// `[data.train]` with a single table is a list of one.
@@ -66,10 +76,12 @@ impl Misfit {
         match self {
             Self::Told(error) => error,
             Self::Unknown(key) => {
-                RecipeError::UnknownKey { nearest: nearest_key(&key), origin, key }
+                let nearest = nearest_key(&key);
+                RecipeError::UnknownKey { nearest, origin, key: shown(&key) }
             }
             Self::Type { path: key, found, expected } => {
-                RecipeError::WrongType { origin, key, found, expected: expected.to_owned() }
+                let (key, expected) = (shown(&key), expected.to_owned());
+                RecipeError::WrongType { origin, key, found, expected }
             }
         }
     }
@@ -190,9 +202,12 @@ fn accept(
 
 /// Type and, where it is short, text of a value.
 fn describe(value: &Value) -> String {
-    let text = value.to_string();
+    let text = match value {
+        // Its text can be as long as the recipe, and is of no use in a message.
+        Value::Table(_) => return "a table".to_owned(),
+        _ => shown(&value.to_string()),
+    };
     match value {
-        Value::Table(_) => "a table".to_owned(),
         Value::Array(_) if text.len() > 40 => "a list of other things".to_owned(),
         _ if text.chars().count() > 60 => {
             format!("{}...", text.chars().take(60).collect::<String>())
@@ -213,8 +228,8 @@ fn relative_to(value: &mut Value, dir: &Path) {
 
 /// Carries out one `key.sub=value`.
 fn apply(root: &mut Value, text: &str) -> Result<(), RecipeError> {
-    let fail = |what: String| RecipeError::Override { text: text.to_owned(), what };
-    let origin = format!("override `{text}`");
+    let fail = |what: String| RecipeError::Override { text: shown(text), what };
+    let origin = format!("override `{}`", shown(text));
     let (path, word) =
         text.split_once('=').ok_or_else(|| fail("it must have the form key=value".into()))?;
     let (path, word) = (path.trim(), word.trim());
@@ -307,6 +322,7 @@ fn with_defaults(
     let width = count_at(&told, "model", "embed_dim").unwrap_or(base.model.embed_dim);
     base.model.ffn = form.hidden(width, defaults::FFN_RATIO);
     base.rein.tokens = count_at(&told, "head", "queries").unwrap_or(base.rein.tokens);
+    base.head.mask_width = count_at(&told, "head", "width").unwrap_or(base.head.mask_width);
     base.eval.crop = count_at(&told, "eval", "crop").unwrap_or(base.eval.crop);
     base.eval.stride =
         count_at(&told, "eval", "stride").unwrap_or_else(|| defaults::stride(base.eval.crop));
@@ -329,7 +345,8 @@ fn with_defaults(
     }
     let mut all = Value::Table(table(Table::try_from(base))?);
     merge(&mut all, told);
-    let mut recipe: Recipe = all.try_into().map_err(|e: toml::de::Error| broken(e.to_string()))?;
+    let mut recipe: Recipe =
+        all.try_into().map_err(|e: toml::de::Error| broken(shown(e.message())))?;
     settle(&mut recipe).map_err(|e| broken(format!("no working directory: {e}")))?;
     Ok(recipe)
 }

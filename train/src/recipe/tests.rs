@@ -62,6 +62,10 @@ fn defaults_follow_backbone_crop_and_queries() {
     assert_eq!((r.model.ffn, r.model.ffn_form), (4096, Ffn::Swiglu));
     assert_eq!(r.model.taps, [5, 15, 25, 39]);
     assert_eq!(minimal(&["model.backbone=dinov2-g"]).model.taps, [9, 19, 29, 39]);
+    let r = minimal(&["head.width=128"]);
+    assert_eq!((r.head.width, r.head.mask_width), (128, 128));
+    assert_eq!(minimal(&["head.mask_width=40"]).head.mask_width, 40);
+    assert_eq!(minimal(&[]).head.mask_width, 256);
     let r = minimal(&["augment.crop=256", "eval.stride=200"]);
     assert_eq!((r.eval.crop, r.eval.stride), (256, 200));
 }
@@ -320,7 +324,7 @@ fn senseless_values_are_named() {
         ("train.lr=nan", ["`train.lr` is NaN", "0 or more"]),
         ("train.beta2=1.0", ["train.beta2", "below 1"]),
         ("eval.stride=600", ["eval.stride", "gaps"]),
-        ("head.queries=10", ["head.queries", "classes (19)"]),
+        ("head.mask_width=0", ["`head.mask_width` is 0", "1 or more"]),
         ("data.groups=[[0], [1]]", ["2 groups", "19 names"]),
         ("data.train.0.source=scenes", ["data.train.0.count", "1 or more"]),
         ("train.batch=0", ["train.batch", "is 0"]),
@@ -418,6 +422,38 @@ fn a_file_names_itself_and_its_run() {
     assert!(error.to_string().contains("none.toml"), "{error}");
 }
 
+/// What is shown of a recipe is one line, and short, whatever stands in it.
+#[test]
+fn messages_stay_short_and_in_one_line() {
+    let long = "x".repeat(100_000);
+    let many = |entry: &str| vec![entry; 20_000].join(",");
+    let texts = [
+        format!("{MINIMAL}\n[train]\n{long} = 1"),
+        format!("{MINIMAL}\n[train]\n\"a\\u001b[2J\\n\" = 1"),
+        format!("{MINIMAL}\n[model]\ntaps = [{}]", many("3")).replacen("[model]", "[modem]", 1),
+        format!("{MINIMAL}\n[augment]\nratios = [{}]", many("0.0")),
+        format!("{MINIMAL}\n[run]\ndevice = \"{long}\""),
+        format!("name = \"{long}\"\n{MINIMAL}\n[train]\nsteps = 0"),
+        format!("{MINIMAL}\n[train]\nlr = \"{long}\""),
+        format!("{MINIMAL}\n{}.a = 1", vec!["a"; 50_000].join(".")),
+        format!("x = {}{}", "[".repeat(50_000), "]".repeat(50_000)),
+        format!("{MINIMAL}\nx = \"\n{long}"),
+    ];
+    let short = |error: String| {
+        assert!(error.chars().count() < 500, "{} characters", error.chars().count());
+        assert!(!error.chars().any(char::is_control), "{error:?}");
+    };
+    for text in &texts {
+        short(resolve(text, &[]).expect_err("must be refused").to_string());
+    }
+    for change in [format!("{long}=1"), format!("train.lr={long}"), "train.lr\n\x07=1".to_owned()] {
+        short(resolve(MINIMAL, &[&change]).expect_err("must be refused").to_string());
+    }
+    let names = (0..20_000).map(|i| format!("[[data.eval]]\nname='{i}'\nimages='i'\nlabels='l'\n"));
+    let text = format!("{MINIMAL}{}", names.collect::<String>());
+    assert_eq!(resolve(&text, &[]).expect("many sets").data.eval.len(), 20_000);
+}
+
 #[test]
 fn the_help_lists_every_key_within_its_width() {
     let help = keys::help(72);
@@ -436,7 +472,14 @@ fn sizes_beyond_reason_are_refused() {
     for key in ["train.batch", "augment.crop", "model.depth", "model.ffn", "model.registers"]
         .into_iter()
         .chain(["head.queries", "head.encoder_ffn", "head.decoder_layers", "head.deform_points"])
-        .chain(["loss.points", "run.threads", "run.workers", "eval.batch", "rein.rank"])
+        .chain([
+            "head.mask_width",
+            "loss.points",
+            "run.threads",
+            "run.workers",
+            "eval.batch",
+            "rein.rank",
+        ])
     {
         for n in huge {
             let error = resolve(MINIMAL, &[&format!("{key}={n}")]).expect_err(key).to_string();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use dressage_train::evaluate::evaluate;
 use dressage_train::metrics::Report;
-use dressage_train::recipe::{Command, SaveSignal};
+use dressage_train::recipe::{Command, Recipe, SaveSignal};
 use dressage_train::{checkpoint, files};
 use serde::Serialize;
 
@@ -57,12 +57,18 @@ struct Scored<'a> {
     report: &'a Report,
 }
 
+impl Args {
+    /// The trained network and its recipe with all settings.
+    pub fn trained(&self) -> Result<(Trained, Recipe), Failure> {
+        let overrides = self.overrides.all(&self.settings);
+        let command = |run| Command::Eval { run };
+        Trained::find(&self.trained, self.checkpoint, &overrides, command)
+    }
+}
+
 /// Evaluates.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let overrides = args.overrides.all(&args.settings);
-    let command = |run| Command::Eval { run };
-    let (mut trained, recipe) =
-        Trained::find(&args.trained, args.checkpoint, &overrides, command)?;
+    let (mut trained, recipe) = args.trained()?;
     start_threads(&recipe.run)?;
     if recipe.data.eval.is_empty() {
         let what = "the recipe names no evaluation set; add one with settings such as \

@@ -45,9 +45,16 @@ pub struct Args {
     json: bool,
 }
 
+impl Args {
+    /// The recipe to plan with all settings.
+    pub fn recipe(&self) -> Result<Recipe, Failure> {
+        Ok(Recipe::find(&self.recipe, &self.overrides.all(&self.settings))?)
+    }
+}
+
 /// Plans.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let recipe = Recipe::find(&args.recipe, &args.overrides.all(&args.settings))?;
+    let recipe = args.recipe()?;
     start_threads(&recipe.run)?;
     let plan = DevicePlan::new(&recipe, None)?;
     if args.json {

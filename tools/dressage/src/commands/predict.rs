@@ -91,12 +91,17 @@ fn test_box(text: &str) -> Result<[usize; 2], String> {
     sides.filter(|s| s.iter().all(|n| *n > 0)).ok_or_else(|| "it must look like 1024x512".into())
 }
 
+impl Args {
+    /// The trained network and its recipe with all settings.
+    pub fn trained(&self) -> Result<(Trained, Recipe), Failure> {
+        let command = |run| Command::Predict { run };
+        Trained::find(&self.trained, self.checkpoint, &self.overrides.all(&[]), command)
+    }
+}
+
 /// Predicts.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let overrides = args.overrides.all(&[]);
-    let command = |run| Command::Predict { run };
-    let (mut trained, recipe) =
-        Trained::find(&args.trained, args.checkpoint, &overrides, command)?;
+    let (mut trained, recipe) = args.trained()?;
     let inputs = collect(&args.input)?;
     start_threads(&recipe.run)?;
     if args.encoding == Encoding::CityscapesIds && !is_cityscapes(&recipe) {

@@ -74,25 +74,40 @@ pub struct Args {
     help_recipe: bool,
 }
 
+impl Args {
+    /// The recipe to train with all settings, and what it was named as; `None` where nothing is to
+    /// be trained.
+    pub fn recipe(&self) -> Result<Option<(&str, Recipe)>, Failure> {
+        let Some(name) = self.recipe.as_deref().filter(|_| !self.list && !self.help_recipe) else {
+            return Ok(None);
+        };
+        let mut settings = self.overrides.all(&self.settings);
+        settings.extend(self.recompute.iter().map(|level| format!("train.recompute={level}")));
+        let recipe = match self.resume() {
+            None => find(name, &settings)?,
+            Some(_) => acting(Command::Resume, &settings, || find(name, &settings))?,
+        };
+        Ok(Some((name, recipe)))
+    }
+
+    /// How a run is to be continued, if it is.
+    fn resume(&self) -> Option<Resume> {
+        let resume = self.resume || self.resume_changed || self.from.is_some();
+        let from = self.from.unwrap_or_default();
+        resume.then_some(Resume { from, changed: self.resume_changed })
+    }
+}
+
 /// Trains.
 pub fn run(args: &Args) -> Result<(), Failure> {
     if args.help_recipe {
         say(keys::help(width()).trim_start());
         return Ok(());
     }
-    let Some(name) = args.recipe.as_deref().filter(|_| !args.list) else {
+    let Some((name, recipe)) = args.recipe()? else {
         let longest = EMBEDDED.iter().map(|r| r.name.len()).max().unwrap_or(0);
         EMBEDDED.iter().for_each(|r| say(&format!("{:longest$}  {}", r.name, r.about())));
         return Ok(());
-    };
-    let mut settings = args.overrides.all(&args.settings);
-    settings.extend(args.recompute.iter().map(|level| format!("train.recompute={level}")));
-    let resume = args.resume || args.resume_changed || args.from.is_some();
-    let from = args.from.unwrap_or_default();
-    let resume = resume.then_some(Resume { from, changed: args.resume_changed });
-    let recipe = match resume {
-        None => find(name, &settings)?,
-        Some(_) => acting(Command::Resume, &settings, || find(name, &settings))?,
     };
     start_threads(&recipe.run)?;
     let words = Words {
@@ -100,7 +115,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         lost: "what was learnt since the last checkpoint is not saved",
     };
     let (watch, stop) = watched(words, recipe.train.save_signal)?;
-    let mut trainer = Trainer::set_up(recipe.clone(), resume.as_ref(), &*watch)?;
+    let mut trainer = Trainer::set_up(recipe.clone(), args.resume().as_ref(), &*watch)?;
     let mut run = || -> Result<Outcome, TrainError> {
         describe(&recipe, &trainer, Waiting::new(&*watch, &stop))?;
         trainer.place().warning().into_iter().for_each(warn);

@@ -121,6 +121,13 @@ fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(Value::String(text.into())).map_err(|e| e.to_string())
 }
 
+impl Args {
+    /// Checks the sizes of what is to be measured.
+    pub fn check(&self) -> Result<(), Failure> {
+        cases(self).map(drop)
+    }
+}
+
 /// Measures.
 pub fn run(args: &Args) -> Result<(), Failure> {
     if let Some(choice) = args.device {

@@ -160,7 +160,7 @@ impl Stage<'_> {
     /// Trains the stand-in and writes its weights under DINOv2's names, so that a recipe can name
     /// them.
     fn backbone(&self) -> Result<(), Failure> {
-        let settings = self.settings("pretrain", self.args.steps * 3 / 2);
+        let settings = self.settings("pretrain", self.args.steps.saturating_mul(3) / 2);
         let (_, trainer, _) = self.train("pretrain.toml", &settings)?;
         let params = trainer.model().params().iter();
         let stored = params.filter_map(|(name, p)| {

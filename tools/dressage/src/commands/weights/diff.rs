@@ -96,10 +96,12 @@ fn trained(
     name: &str,
 ) -> Result<(StateDict, Shapes, String), Failure> {
     let rein = dict.names().any(|name| name.starts_with("backbone.reins."));
-    let bias = dict.get("decode_head.cls_embed.bias").and_then(|t| t.shape().first().copied());
-    let classes = bias.filter(|n| *n > 1).map_or(19, |n| n - 1);
+    let rows = |name: &str| dict.get(name).and_then(|t| t.shape().first().copied());
+    let classes = rows("decode_head.cls_embed.bias").filter(|n| *n > 1).map_or(19, |n| n - 1);
     let method = if rein { Method::Rein } else { Method::Freeze };
-    let config = SegmenterConfig::published(backbone, classes, method);
+    let mut config = SegmenterConfig::published(backbone, classes, method);
+    let mask_width = rows("decode_head.mask_embed.4.bias").filter(|n| *n > 0);
+    config.head.mask_width = mask_width.unwrap_or(config.head.mask_width);
     let (dict, wanted) = fitted(checkpoint::trained(dict), &config)?;
     let adapter = if rein { "Rein and head" } else { "a head" };
     Ok((dict, wanted, format!("{adapter} on {name}, {classes} classes")))

@@ -1,0 +1,214 @@
+//! A kill before each system call of a save: the program is traced, and the calls of the thread
+//! that writes a checkpoint are counted from the moment at which it makes the file.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::run::{Finished, Training};
+
+/// A system call of a save: the save, and the calls of its thread before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Moment {
+    save: usize,
+    call: usize,
+}
+
+/// How a traced program ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Code(i32),
+    Killed,
+}
+
+/// A program whose system calls are watched.
+struct Tracer {
+    /// The program; threads have numbers of their own.
+    program: Pid,
+    saving: Option<Saving>,
+    /// Calls of each save so far.
+    saves: Vec<usize>,
+    kill_at: Option<Moment>,
+}
+
+/// A save under way.
+struct Saving {
+    thread: Pid,
+    /// Whether the file has its own name already.
+    renamed: bool,
+}
+
+/// A call that begins.
+struct Entry {
+    number: i64,
+    arguments: [u64; 6],
+}
+
+/// Starts `command` and kills it at a moment, if one is given. The calls of each save, and the end.
+fn traced(mut command: Command, kill_at: Option<Moment>) -> (Vec<usize>, End) {
+    let ask = || ptrace::traceme().map_err(std::io::Error::from);
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(ask) };
+    let mut child = command.spawn().expect("the program starts and may be traced");
+    let program = Pid::from_raw(child.id().try_into().expect("a number"));
+    // The first stop is that of exec.
+    let first = waitpid(program, None).expect("the program");
+    assert!(matches!(first, WaitStatus::Stopped(_, Signal::SIGTRAP)), "{first:?}");
+    let options =
+        Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_EXITKILL;
+    ptrace::setoptions(program, options).expect("options");
+    ptrace::syscall(program, None).expect("goes on");
+    let mut tracer = Tracer { program, saving: None, saves: Vec::new(), kill_at };
+    let end = tracer.watch();
+    // The tracer has met its end already, so there is nothing to wait for.
+    let _ = child.wait();
+    (tracer.saves, end)
+}
+
+impl Tracer {
+    /// Goes from stop to stop until the program has ended.
+    fn watch(&mut self) -> End {
+        loop {
+            // Children of this thread only: other tests of the process have theirs.
+            let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+            let stop = waitpid(None, Some(flags)).expect("a stop of the program");
+            let (thread, signal) = match stop {
+                WaitStatus::Exited(thread, code) if thread == self.program => {
+                    return End::Code(code);
+                }
+                WaitStatus::Signaled(thread, Signal::SIGKILL, _) if thread == self.program => {
+                    return End::Killed;
+                }
+                WaitStatus::PtraceSyscall(thread) => {
+                    if let Some(entry) = entry(thread) {
+                        self.enter(thread, &entry);
+                    }
+                    (thread, None)
+                }
+                WaitStatus::PtraceEvent(thread, ..) => (thread, None),
+                // How a new thread begins.
+                WaitStatus::Stopped(thread, Signal::SIGSTOP) => (thread, None),
+                WaitStatus::Stopped(thread, signal) => (thread, Some(signal)),
+                _ => continue,
+            };
+            // A thread that was killed meanwhile is gone; the end is met at the next stop.
+            let _ = ptrace::syscall(thread, signal);
+        }
+    }
+
+    /// Counts a call of a save, or kills the program before it.
+    fn enter(&mut self, thread: Pid, entry: &Entry) {
+        if self.saving.is_none() && makes_checkpoint(thread, entry) {
+            self.saving = Some(Saving { thread, renamed: false });
+            self.saves.push(0);
+        }
+        let Some(saving) = self.saving.as_mut().filter(|saving| saving.thread == thread) else {
+            return;
+        };
+        if saving.renamed && leaves(entry) {
+            self.saving = None;
+            return;
+        }
+        saving.renamed |= is_rename(entry.number);
+        let (save, calls) = (self.saves.len() - 1, self.saves.last_mut().expect("a save"));
+        if self.kill_at == Some(Moment { save, call: *calls }) {
+            kill(self.program, Signal::SIGKILL).expect("killed");
+        }
+        *calls += 1;
+    }
+}
+
+/// The call that `thread` stands before; `None` where it stands behind one.
+fn entry(thread: Pid) -> Option<Entry> {
+    let info = ptrace::syscall_info(thread).ok()?;
+    if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+        return None;
+    }
+    // SAFETY: the kernel has said which part of the union it filled.
+    let entry = unsafe { info.u.entry };
+    Some(Entry { number: entry.nr as i64, arguments: entry.args })
+}
+
+/// Whether the call opens a checkpoint under the name that it has while it is written.
+fn makes_checkpoint(thread: Pid, entry: &Entry) -> bool {
+    if entry.number != libc::SYS_openat {
+        return false;
+    }
+    let path = text_at(thread, entry.arguments[1]);
+    path.contains("checkpoints/step-") && path.ends_with(".partial")
+}
+
+/// The text at an address of the program.
+fn text_at(thread: Pid, address: u64) -> String {
+    let mut bytes = vec![0; 4096];
+    let memory = File::open(format!("/proc/{thread}/mem")).expect("memory of the program");
+    let n = memory.read_at(&mut bytes, address).unwrap_or(0);
+    let end = bytes[..n].iter().position(|b| *b == 0).unwrap_or(n);
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+fn is_rename(number: i64) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if number == libc::SYS_rename {
+        return true;
+    }
+    [libc::SYS_renameat, libc::SYS_renameat2].contains(&number)
+}
+
+/// Whether the call belongs to what comes after a save: the log, the next step, the end.
+fn leaves(entry: &Entry) -> bool {
+    let later = [libc::SYS_write, libc::SYS_futex, libc::SYS_sched_yield, libc::SYS_exit_group];
+    later.contains(&entry.number)
+}
+
+/// Kills before system calls of saves, one training each, and compares what is left after resuming
+/// with a training that nobody disturbed: before all calls if kills are asked for, else before
+/// `few`, first and last included.
+fn killed_in_saves(device: &'static str, few: usize) {
+    let (want, all) = undisturbed(device);
+    let moments = match std::env::var_os("DRESSAGE_KILLS") {
+        Some(_) => all,
+        None => (0..few).map(|i| all[i * (all.len() - 1) / (few - 1)]).collect(),
+    };
+    let mut by_save = BTreeMap::<usize, usize>::new();
+    for moment in moments {
+        let training = Training::new(device);
+        let (_, end) = traced(training.command(), Some(moment));
+        assert_eq!(end, End::Killed, "{device}, {moment:?}");
+        let found = training.finish();
+        want.same(&found, &format!("{device}, killed at {moment:?}"));
+        assert_eq!(found.names, want.names, "{device}, killed at {moment:?}");
+        *by_save.entry(moment.save).or_default() += 1;
+    }
+    println!("{device}: kills before system calls, by save: {by_save:?}");
+}
+
+/// What a training leaves that is watched, but not disturbed, and every call of its saves.
+fn undisturbed(device: &'static str) -> (Finished, Vec<Moment>) {
+    let training = Training::new(device);
+    let (saves, end) = traced(training.command(), None);
+    assert_eq!(end, End::Code(0), "{device}: watched, but not disturbed");
+    assert_eq!(saves.len(), 3, "{device}: saves after 2, 4 and 6 steps");
+    // The file is made, written, brought to the disk and renamed; the third removes the first.
+    assert!(saves.iter().all(|calls| *calls >= 6) && saves[2] > saves[1], "{device}: {saves:?}");
+    println!("{device}: system calls by save: {saves:?}");
+    let calls = |(save, n): (usize, usize)| (0..n).map(move |call| Moment { save, call });
+    (training.finished(), saves.into_iter().enumerate().flat_map(calls).collect())
+}
+
+#[test]
+fn a_kill_at_any_system_call_of_a_save_loses_nothing() {
+    killed_in_saves("cpu", 12);
+}
+
+#[test]
+fn a_kill_at_any_system_call_of_a_save_on_a_device_loses_nothing() {
+    killed_in_saves("virtual", 2);
+}

@@ -1,0 +1,142 @@
+//! Trainings of the program in folders of their own, and what they leave.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::common::TINY;
+
+/// Steps of the trainings here; checkpoints come after every second.
+pub const STEPS: u64 = 6;
+
+/// What all trainings here set.
+const SETTINGS: [&str; 4] =
+    ["run.dir=run", "train.steps=6", "train.checkpoint_every=2", "train.keep=2"];
+
+/// A folder with the recipe and the run, and where the work is done.
+pub struct Training {
+    dir: TempDir,
+    device: &'static str,
+}
+
+/// What a training has left when it is done.
+#[derive(PartialEq)]
+pub struct Finished {
+    /// Bytes of the last checkpoint.
+    last: Vec<u8>,
+    /// Names in `checkpoints`.
+    pub names: Vec<String>,
+    /// Lines of the log about steps and scores, without times and memory.
+    log: Vec<Value>,
+}
+
+impl Training {
+    pub fn new(device: &'static str) -> Training {
+        let dir = tempfile::tempdir().expect("folder");
+        fs::write(dir.path().join("tiny.toml"), TINY).expect("recipe");
+        Training { dir, device }
+    }
+
+    /// The run folder.
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    /// Whether there is something to resume.
+    pub fn has_checkpoint(&self) -> bool {
+        !checkpoints(&self.run_dir()).is_empty()
+    }
+
+    /// The command that starts the training, or resumes what is there.
+    pub fn command(&self) -> Command {
+        let mut command = self.program(&["train", "tiny.toml", "--device", self.device]);
+        command.args(SETTINGS);
+        if self.device == "virtual" {
+            // As little work as there can be: each instruction of a kernel is interpreted.
+            command.args(["augment.crop=16", "loss.points=8", "head.queries=4"]);
+            command.arg("data.eval.0.count=1");
+        }
+        if self.has_checkpoint() {
+            command.arg("--resume");
+        }
+        command
+    }
+
+    /// The program in this folder, without output.
+    pub fn program(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dressage"));
+        command.args(args).current_dir(self.dir.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    /// Trains to the end, undisturbed.
+    pub fn finish(&self) -> Finished {
+        let output = self.command().stderr(Stdio::piped()).output().expect("the program starts");
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{}: {words}", self.device);
+        self.finished()
+    }
+
+    /// What is there after the end.
+    pub fn finished(&self) -> Finished {
+        let dir = self.run_dir();
+        let last = dir.join(format!("checkpoints/step-{STEPS:06}.safetensors"));
+        let last = fs::read(&last).unwrap_or_else(|e| panic!("{}: {e}", last.display()));
+        let names = checkpoints(&dir).into_keys().collect();
+        Finished { last, names, log: lines(&dir.join("log.jsonl")) }
+    }
+}
+
+/// Checkpoints of a run by name, other files of the folder left out.
+pub fn checkpoints(run: &Path) -> BTreeMap<String, PathBuf> {
+    let Ok(entries) = fs::read_dir(run.join("checkpoints")) else { return BTreeMap::new() };
+    let named = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().expect("UTF-8");
+        let whole = name.starts_with("step-") && name.ends_with(".safetensors");
+        whole.then(|| (name, entry.path()))
+    };
+    entries.filter_map(|entry| named(entry.expect("entry"))).collect()
+}
+
+/// Lines about steps and scores; what depends on the machine is taken out.
+fn lines(log: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(log).expect("log");
+    let parsed = text.lines().map(|line| {
+        let mut line: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        let fields = line.as_object_mut().expect("object");
+        for key in ["seconds", "images_per_s", "memory_mib"] {
+            fields.remove(key);
+        }
+        line
+    });
+    parsed.filter(|line| line["kind"] == "train" || line["kind"] == "eval").collect()
+}
+
+impl Finished {
+    /// Asserts that `found`, disturbed as `how` says, is the same: checkpoint, log and scores.
+    #[track_caller]
+    pub fn same(&self, found: &Finished, how: &str) {
+        let steps = |of: &Finished| -> Vec<String> {
+            of.log.iter().map(|line| format!("{} {}", line["kind"], line["step"])).collect()
+        };
+        assert_eq!(steps(found), steps(self), "{how}: lines of the log");
+        assert!(found.log == self.log, "{how}: {:#?} is not {:#?}", found.log, self.log);
+        assert!(found.last == self.last, "{how}: the last checkpoint has other bytes");
+    }
+}
+
+/// An undisturbed training, and how long it took.
+pub fn reference(device: &'static str) -> (Finished, Duration) {
+    let begin = Instant::now();
+    let finished = Training::new(device).finish();
+    let trained = finished.log.iter().filter(|line| line["kind"] == "train").count();
+    assert_eq!(trained as u64, STEPS);
+    assert!(finished.log.iter().any(|line| line["kind"] == "eval"));
+    (finished, begin.elapsed())
+}
