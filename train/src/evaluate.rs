@@ -1,6 +1,7 @@
 //! Inference on whole images, and scores over data sets (spec mask2former §5, training-and-data
 //! §3, §6).
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use dressage_engine::memory::{Category, with_category};
@@ -14,10 +15,10 @@ use crate::augment::resize::bilinear_window;
 use crate::data::Source;
 use crate::interrupt::Interrupt;
 use crate::metrics::{Confusion, Report, SetReport};
-use crate::recipe::{Eval, EvalMode, EvalSet, Recipe};
+use crate::recipe::{Eval, EvalMode, EvalSet, OnError, Recipe};
 use crate::runlog::{Progress, Stage};
 use crate::windows::{ScoreMap, padded, slide, test_size, whole};
-use crate::{Image, LabelMap, Result, TrainError, network};
+use crate::{Image, LabelMap, Result, TrainError};
 
 /// How an image is cut and resized for the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,15 +130,17 @@ fn window_scores(model: &Segmenter, image: &Image, how: Inference) -> Result<Ten
     Ok(Tensor::from_slice(&sum.finish()?, &[k, th, tw])?)
 }
 
-/// Scores of one set; `stop` ends it early with [`TrainError::Interrupted`].
+/// Scores of one set; `stop` ends it early with [`TrainError::Interrupted`]. A sample that cannot be
+/// read is left out and noted if `on_error` says so.
 ///
 /// # Errors
-/// A sample that cannot be read; an interruption.
+/// A sample that cannot be read, or all of them; an interruption.
 pub fn evaluate_set(
     model: &Segmenter,
     source: &dyn Source,
     set: &EvalSet,
     eval: &Eval,
+    on_error: OnError,
     progress: &dyn Progress,
     stop: &Interrupt,
 ) -> Result<SetReport> {
@@ -145,34 +148,43 @@ pub fn evaluate_set(
     let mut counts = Confusion::new(model.head().config().classes)?;
     let stage =
         Stage::new(progress, &format!("evaluate {}", set.set.name), Some(source.len() as u64));
-    let start = Instant::now();
+    let (start, mut left_out) = (Instant::now(), 0);
     for i in 0..source.len() {
         if stop.requested() {
             return Err(TrainError::Interrupted);
         }
-        let (image, label) = source.load(i)?;
+        let (image, label) = match source.load(i) {
+            Ok(sample) => sample,
+            Err(error) if on_error == OnError::Skip && left_out + 1 < source.len() => {
+                left_out += 1;
+                progress.note(&format!("left out (data.on_error=skip): {error}"));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let found = predict(model, &image, how, label.h, label.w)?;
         counts.add(&label.data, &found.data)?;
         let rate = (i + 1) as f64 / start.elapsed().as_secs_f64();
         stage.at(i as u64 + 1, &format!("{rate:.2} images/s"));
     }
-    Ok(SetReport::new(&set.set.name, set.test_box, source.len(), set.in_mean, &counts))
+    Ok(SetReport::new(&set.set.name, set.test_box, source.len() - left_out, set.in_mean, &counts))
 }
 
-/// Scores of all evaluation sets of a recipe.
+/// Scores of all evaluation sets of a recipe, whose samples are in `sources`.
 ///
 /// # Errors
 /// As [`evaluate_set`].
 pub fn evaluate(
     model: &Segmenter,
     recipe: &Recipe,
+    sources: &[Arc<dyn Source>],
     progress: &dyn Progress,
     stop: &Interrupt,
 ) -> Result<Report> {
     let mut sets = Vec::new();
-    for set in &recipe.data.eval {
-        let source = network::source(recipe, &set.set)?;
-        sets.push(evaluate_set(model, &*source, set, &recipe.eval, progress, stop)?);
+    let on_error = recipe.data.on_error;
+    for (set, source) in recipe.data.eval.iter().zip(sources) {
+        sets.push(evaluate_set(model, &**source, set, &recipe.eval, on_error, progress, stop)?);
     }
     Ok(Report::new(recipe.head.classes.clone(), sets)?)
 }

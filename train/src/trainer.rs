@@ -9,6 +9,7 @@ use dressage_models::Segmenter;
 use dressage_models::criterion::{Criterion, DevicePoints};
 use serde::Serialize;
 
+use crate::data::check::{Checked, LeftOut, Which, check_recipe};
 use crate::data::{Loader, LoaderSettings};
 use crate::device_plan::DevicePlan;
 use crate::graphs::Graphs;
@@ -48,6 +49,8 @@ pub struct Trainer {
     plan: Option<Plan>,
     /// The same for a device that tells how much of its memory is free.
     device_plan: Option<DevicePlan>,
+    /// The data once they are checked.
+    data: Option<Checked>,
 }
 
 /// How a run ended.
@@ -63,6 +66,8 @@ pub struct Outcome {
     pub report: Option<Report>,
     /// Memory of the steps, if one was done.
     pub memory: Option<Memory>,
+    /// Data that the run did without.
+    pub left_out: LeftOut,
 }
 
 /// What the steps of a run took.
@@ -180,6 +185,7 @@ impl Trainer {
             note: None,
             plan: None,
             device_plan: None,
+            data: None,
         })
     }
 
@@ -222,12 +228,28 @@ impl Trainer {
         self.device_plan.as_ref()
     }
 
+    /// Opens and checks the data sets unless that is done.
+    ///
+    /// # Errors
+    /// As [`check_recipe`].
+    pub fn check_data(&mut self, progress: &dyn Progress, stop: &Interrupt) -> Result<&Checked> {
+        let checked = match self.data.take() {
+            Some(checked) => checked,
+            None => check_recipe(&self.recipe, Which::All, progress, stop)?,
+        };
+        Ok(self.data.insert(checked))
+    }
+
     /// Starts the data workers at the next step.
     ///
     /// # Errors
     /// Data sets that cannot be opened.
     pub fn loader(&self) -> Result<Loader> {
-        Loader::start(network::train_source(&self.recipe)?, self.loader_settings())
+        let source = match self.data.as_ref().and_then(Checked::samples) {
+            Some(source) => source,
+            None => network::train_source(&self.recipe)?,
+        };
+        Loader::start(source, self.loader_settings())
     }
 
     pub(crate) fn loader_settings(&self) -> LoaderSettings {
@@ -241,12 +263,13 @@ impl Trainer {
     }
 
     /// Trains to the last step of the recipe, or until someone asks to stop; either way the state
-    /// is saved, also when a sample cannot be read.
+    /// is saved, also when a sample cannot be read. The data are checked before anything is written.
     ///
     /// # Errors
-    /// Samples that cannot be read, a loss that is not a number, a checkpoint that cannot be
+    /// Data that cannot be used, samples that cannot be read, a loss that is not a number, a checkpoint that cannot be
     /// written.
     pub fn run(&mut self, progress: &dyn Progress, stop: &Interrupt) -> Result<Outcome> {
+        self.check_data(progress, stop)?;
         let recipe_text = self.recipe.to_toml()?;
         files::write_bytes(&self.dir.join(RECIPE), recipe_text.as_bytes())?;
         let steps = self.recipe.train.steps;
@@ -268,7 +291,8 @@ impl Trainer {
             report = self.evaluate(&mut log, progress, stop)?;
         }
         log.sync()?;
-        Ok(Outcome { step: self.step, interrupted, checkpoint: saved, report, memory })
+        let left_out = self.data.as_ref().map(Checked::left_out).unwrap_or_default();
+        Ok(Outcome { step: self.step, interrupted, checkpoint: saved, report, memory, left_out })
     }
 
     /// The steps of [`Trainer::run`], with what is due between them.
@@ -390,7 +414,9 @@ impl Trainer {
     ) -> Result<Option<Report>> {
         // What graphs hold of the memory is needed here.
         self.graphs.iter_mut().for_each(Graphs::release);
-        match evaluate::evaluate(&self.model, &self.recipe, progress, stop) {
+        self.check_data(progress, stop)?;
+        let sources = self.data.as_ref().map_or(&[][..], |data| &data.eval);
+        match evaluate::evaluate(&self.model, &self.recipe, sources, progress, stop) {
             Ok(report) => {
                 log.write("eval", self.step, &report)?;
                 Ok(Some(report))

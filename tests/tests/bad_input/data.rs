@@ -102,8 +102,9 @@ fn damaged_pictures_are_named() {
         told(files.batch(), &[&text(&files.label(0))]);
     }
     let files = Files::new(1);
-    fs::write(files.image(0), "GIF89a is what this is not").expect("written");
-    told(files.batch(), &["cannot decode", &text(&files.image(0))]);
+    fs::write(files.image(0), "GIF89a and what follows").expect("written");
+    let words = ["cannot decode", &text(&files.image(0)), "a GIF picture", "PNG and JPEG"];
+    told(files.batch(), &words);
 }
 
 #[test]

@@ -35,7 +35,7 @@ use crate::schedule::{Schedule, ScheduleError};
 
 pub use embedded::{EMBEDDED, Embedded};
 pub use error::RecipeError;
-pub use sets::{Data, EvalSet, Set, Source};
+pub use sets::{Data, EvalSet, OnError, Set, Source};
 
 /// The word that stands for random initial weights in `model.weights`.
 pub const RANDOM: &str = "random";

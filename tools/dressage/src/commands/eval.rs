@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use dressage_train::data::check::{Which, check_recipe};
 use dressage_train::evaluate::evaluate;
 use dressage_train::metrics::Report;
 use dressage_train::{checkpoint, files};
@@ -66,8 +67,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Err(Failure::Told(what.into()));
     }
     let (watch, stop) = watched("stopping after this image")?;
+    let data = check_recipe(&recipe, Which::Eval, &*watch, &stop)?;
     let model = trained.load(&recipe, &watch)?;
-    let report = evaluate(&model, &recipe, &*watch, &stop)?;
+    let report = evaluate(&model, &recipe, &data.eval, &*watch, &stop)?;
     let (step, checkpoint, of) = match &trained {
         Trained::Run(dir, step) => {
             (Some(*step), checkpoint::path_of(dir, *step), format!("after step {step}"))

@@ -1,10 +1,12 @@
 //! `dressage train`.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use dressage_train::network;
+use dressage_train::data::Source;
+use dressage_train::data::check::{Checked, LeftOut};
 use dressage_train::plan::Plan;
-use dressage_train::recipe::{EMBEDDED, Recipe, Set, keys};
+use dressage_train::recipe::{EMBEDDED, Recipe, keys};
 use dressage_train::trainer::{Outcome, RECIPE, Trainer};
 
 use super::{Overrides, assignment, start_threads, watched};
@@ -72,7 +74,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     start_threads(recipe.run.threads)?;
     let (watch, stop) = watched("stopping after this step; the state will be saved")?;
     let mut trainer = Trainer::new(recipe.clone(), args.resume)?;
-    describe(&recipe, &trainer)?;
+    let data = trainer.check_data(&*watch, &stop)?;
+    let counts = Counts::of(data);
+    describe(&recipe, &trainer, &counts);
     let outcome = trainer.run(&*watch, &stop)?;
     finish(name, &recipe, &outcome, stop.requested())
 }
@@ -90,9 +94,21 @@ fn find(name: &str, overrides: &[String]) -> Result<Recipe, Failure> {
     Ok(Recipe::find(name, overrides)?)
 }
 
-/// Says what is about to be trained, on what, and where; opens every data set, so that a wrong
-/// folder is found now and not after hours.
-fn describe(recipe: &Recipe, trainer: &Trainer) -> Result<(), Failure> {
+/// Images of each set that are used.
+struct Counts {
+    train: Vec<usize>,
+    eval: Vec<usize>,
+}
+
+impl Counts {
+    fn of(data: &Checked) -> Counts {
+        let count = |sources: &[Arc<dyn Source>]| sources.iter().map(|s| s.len()).collect();
+        Counts { train: count(&data.train), eval: count(&data.eval) }
+    }
+}
+
+/// Says what is about to be trained, on what, and where.
+fn describe(recipe: &Recipe, trainer: &Trainer, counts: &Counts) {
     let (m, t) = (&recipe.model, &recipe.train);
     let (mut trained, mut frozen) = (0, 0);
     for param in trainer.model().params().values() {
@@ -109,11 +125,11 @@ fn describe(recipe: &Recipe, trainer: &Trainer) -> Result<(), Failure> {
     if let (Some(file), 0) = (recipe.checkpoint(), trainer.step()) {
         say(&format!("start     {}", file.display()));
     }
-    for set in &recipe.data.train {
-        say(&format!("train on  {}", counted(recipe, set)?));
+    for (set, n) in recipe.data.train.iter().zip(&counts.train) {
+        say(&format!("train on  {}, {} images", set.name, grouped(*n)));
     }
-    for set in &recipe.data.eval {
-        say(&format!("test on   {}", counted(recipe, &set.set)?));
+    for (set, n) in recipe.data.eval.iter().zip(&counts.eval) {
+        say(&format!("test on   {}, {} images", set.set.name, grouped(*n)));
     }
     let from = match trainer.step() {
         0 => String::new(),
@@ -129,7 +145,6 @@ fn describe(recipe: &Recipe, trainer: &Trainer) -> Result<(), Failure> {
     if let Some(plan) = trainer.device_plan() {
         say(&super::plan::memory_table(plan));
     }
-    Ok(())
 }
 
 /// What training takes, in MiB, by level.
@@ -156,11 +171,6 @@ fn memory_table(plan: &Plan) -> String {
     text + &free.unwrap_or_default()
 }
 
-fn counted(recipe: &Recipe, set: &Set) -> Result<String, Failure> {
-    let n = network::source(recipe, set)?.len();
-    Ok(format!("{}, {} images", set.name, grouped(n)))
-}
-
 fn finish(name: &str, recipe: &Recipe, outcome: &Outcome, stopped: bool) -> Result<(), Failure> {
     let saved = outcome.checkpoint.display();
     if outcome.interrupted {
@@ -182,6 +192,14 @@ fn finish(name: &str, recipe: &Recipe, outcome: &Outcome, stopped: bool) -> Resu
     }
     if let Some(memory) = &outcome.memory {
         say(&format!("\nmemory    {}", memory.line()));
+    }
+    let out = outcome.left_out;
+    if out != LeftOut::default() {
+        let (pairs, replaced) = (grouped(out.pairs), grouped(out.replaced));
+        say(&format!(
+            "\ndata      {pairs} pairs were left out at the start, {replaced} samples were replaced \
+             while they were loaded"
+        ));
     }
     say(&format!("\n{name} is trained: {saved}"));
     Ok(())
