@@ -481,6 +481,44 @@ fn the_queue_is_bounded_and_dropping_ends_the_workers() {
     assert_eq!(Arc::strong_count(&source), 1);
 }
 
+/// Pictures of these sizes (width, height), each of two classes.
+struct Sizes(Vec<(usize, usize)>, Vec<String>);
+
+impl Source for Sizes {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn class_names(&self) -> &[String] {
+        &self.1
+    }
+    fn sample_name(&self, index: usize) -> String {
+        format!("{:?}", self.0[index])
+    }
+    fn load(&self, index: usize) -> Result<(Image, LabelMap)> {
+        let (w, h) = self.0[index];
+        let label = (0..w * h).map(|k| (k % 2) as u8).collect();
+        Ok((Image::new(w, h), LabelMap::from_data(w, h, label)?))
+    }
+}
+
+#[test]
+fn pictures_of_any_size_make_samples_of_the_size_of_the_crop() {
+    let sizes = vec![(1, 1), (48, 7), (7, 4000), (4000, 1), (16, 16)];
+    let source = Arc::new(Sizes(sizes, vec!["a".into(), "b".into()]));
+    let published = Augment::published(16);
+    let plain = Augment { shortest_edges: vec![], ..published.clone() };
+    let short = Augment { max_edge: 3, ..published.clone() };
+    for augment in [published, plain, short] {
+        let settings = LoaderSettings { augment, ..settings(1, 0) };
+        let mut loader = Loader::start(source.clone(), settings).unwrap();
+        for _ in 0..10 {
+            let batch = loader.next_batch().unwrap();
+            assert_eq!((batch.images.len(), batch.labels.len()), (3 * 3 * 256, 3 * 256));
+            assert!(batch.labels.iter().any(|class| *class != IGNORE));
+        }
+    }
+}
+
 #[test]
 fn joined_sources_follow_each_other() {
     let joined = Joined::new(vec![Arc::new(numbers(2, None)), Arc::new(numbers(3, None))]).unwrap();

@@ -12,7 +12,15 @@ const SECTIONS: [&str; 9] =
     ["model", "rein", "head", "loss", "data", "augment", "train", "eval", "run"];
 
 /// Names that look like keys: files, and parts of a network in its own sources.
-const OTHER: [&str; 5] = ["data.pkl", "eval.json", "head.layer", "head.prediction", "head.norm"];
+const OTHER: [&str; 7] = [
+    "data.pkl",
+    "eval.json",
+    "head.pixel_decoder",
+    "head.queries_and_memories",
+    "head.layer",
+    "head.prediction",
+    "head.norm",
+];
 
 /// The texts in quotes of a Rust source, without its tests and comments.
 fn literals(source: &str) -> Vec<String> {
