@@ -30,10 +30,10 @@ fn literals(source: &str) -> Vec<String> {
         let behind = &rest[at..];
         if behind.starts_with("//") {
             rest = behind.find('\n').map_or("", |end| &behind[end..]);
-        } else if behind.starts_with('"') {
-            let (text, end) = literal(&behind[1..]);
+        } else if let Some(inside) = behind.strip_prefix('"') {
+            let (text, end) = literal(inside);
             texts.push(text);
-            rest = &behind[1 + end..];
+            rest = &inside[end..];
         } else if behind.starts_with("'\"'") || behind.starts_with("'\\\"'") {
             rest = behind[1..].find('\'').map_or("", |end| &behind[end + 2..]);
         } else {

@@ -163,10 +163,10 @@ fn verdict(on_error: OnError, sets: &[SetCheck]) -> Result<()> {
             what.push(faults(set));
             way(match set.usable() {
                 0 => "mend or remove them".to_owned(),
-                _ => "mend or remove them, or leave them out with data.on_error=skip".to_owned(),
+                _ => "mend or remove them, leave them out with data.on_error=skip".to_owned(),
             });
             if set.faults.iter().any(|fault| fault.value) {
-                way(format!("{}.id_map names the table of ids", set.key));
+                way(table_of_ids(set));
             }
         } else if set.is_void() {
             what.push(format!(
@@ -176,13 +176,20 @@ fn verdict(on_error: OnError, sets: &[SetCheck]) -> Result<()> {
                 set.name,
                 values(set)
             ));
-            way(format!("{}.id_map names the table of ids", set.key));
+            way(table_of_ids(set));
         }
     }
     if what.is_empty() {
         return Ok(());
     }
-    Err(TrainError::BadData { what: what.join("; "), way: ways.join(", ") })
+    let ways = ways.join(", ");
+    let way = ways.strip_prefix("or ").unwrap_or(&ways).to_owned();
+    Err(TrainError::BadData { what: what.join("; "), way })
+}
+
+fn table_of_ids(set: &SetCheck) -> String {
+    let key = &set.key;
+    format!("or set {key}.id_map to their table of ids, as cityscapes or {{ value = class }}")
 }
 
 /// How many pairs of a set cannot be used, and the first of them.
