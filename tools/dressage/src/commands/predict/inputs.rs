@@ -107,7 +107,7 @@ impl Inputs {
 
     /// The images that match a pattern, with their paths below the folder that it begins in.
     fn matches(&mut self, text: &str) -> Result<Vec<(PathBuf, PathBuf)>, Failure> {
-        let told = |e: &dyn std::fmt::Display| Failure::Told(format!("pattern {text}: {e}"));
+        let fail = |e: &dyn std::fmt::Display| Failure::Told(format!("pattern {text}: {e}"));
         let is_pattern = |part: &OsStr| {
             part.as_encoded_bytes().iter().any(|byte| matches!(byte, b'*' | b'?' | b'['))
         };
@@ -115,7 +115,7 @@ impl Inputs {
         let fixed = parts.iter().position(|part| is_pattern(part)).unwrap_or(0);
         let folder: PathBuf = parts[..fixed].iter().collect();
         let pattern: PathBuf = parts[fixed..].iter().collect();
-        let pattern = Pattern::new(&pattern.to_string_lossy()).map_err(|e| told(&e))?;
+        let pattern = Pattern::new(&pattern.to_string_lossy()).map_err(|e| fail(&e))?;
         let depth = match pattern.as_str().contains("**") {
             true => usize::MAX,
             false => parts.len() - fixed,
