@@ -163,7 +163,7 @@ fn verdict(on_error: OnError, sets: &[SetCheck]) -> Result<()> {
             what.push(faults(set));
             way(match set.usable() {
                 0 => "mend or remove them".to_owned(),
-                _ => "mend or remove them, leave them out with data.on_error=skip".to_owned(),
+                _ => "mend or remove them, or leave them out with data.on_error=skip".to_owned(),
             });
             if set.faults.iter().any(|fault| fault.value) {
                 way(table_of_ids(set));
@@ -182,14 +182,12 @@ fn verdict(on_error: OnError, sets: &[SetCheck]) -> Result<()> {
     if what.is_empty() {
         return Ok(());
     }
-    let ways = ways.join(", ");
-    let way = ways.strip_prefix("or ").unwrap_or(&ways).to_owned();
-    Err(TrainError::BadData { what: what.join("; "), way })
+    Err(TrainError::BadData { what: what.join("; "), way: ways.join(", or ") })
 }
 
 fn table_of_ids(set: &SetCheck) -> String {
     let key = &set.key;
-    format!("or set {key}.id_map to their table of ids, as cityscapes or {{ value = class }}")
+    format!("set {key}.id_map to their table of ids, as cityscapes or {{ value = class }}")
 }
 
 /// How many pairs of a set cannot be used, and the first of them.
