@@ -36,6 +36,24 @@ pub enum TrainError {
         /// What the operating system says.
         source: std::io::Error,
     },
+    /// A path that must be a regular file and is something else.
+    #[error("{path} is {found}; only regular files are read, copy its content into one")]
+    NoFile {
+        /// File.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A file that is no picture of a form that is read.
+    #[error("cannot decode {path}: it is {found}, and PNG and JPEG are read; {way}")]
+    PictureForm {
+        /// File.
+        path: PathBuf,
+        /// What it is, whatever its name says.
+        found: &'static str,
+        /// What to do about it.
+        way: &'static str,
+    },
     /// A picture whose bytes make no sense.
     #[error("cannot decode {path}: {what}; the file is damaged or cut short, copy it again")]
     Decode {
@@ -54,9 +72,19 @@ pub enum TrainError {
         /// Memory that there is, in words.
         available: String,
     },
+    /// A label file that is no PNG picture.
+    #[error("label {path} is {found}, and labels are read from PNG; {way}")]
+    LabelFile {
+        /// File.
+        path: PathBuf,
+        /// What it is, whatever its name says.
+        found: &'static str,
+        /// What to do about it.
+        way: &'static str,
+    },
     /// A label file that holds no class per pixel.
     #[error(
-        "label {path} is a {found} picture; expected one index per pixel (grey or palette PNG)"
+        "label {path} is a {found} picture; labels hold one index per pixel (grey or palette PNG)"
     )]
     LabelFormat {
         /// File.
@@ -101,7 +129,7 @@ pub enum TrainError {
     /// A label value that is no class.
     #[error(
         "label {path}, pixel ({x}, {y}): value {value} is neither a class (0 to {last}) nor 255; \
-         name the table of ids that this data set uses, for instance ids = \"cityscapes\""
+         name the table of ids that this data set uses, for instance id_map = \"cityscapes\""
     )]
     LabelValue {
         /// File.
@@ -126,7 +154,7 @@ pub enum TrainError {
     /// Images whose labels do not exist.
     #[error(
         "{count} of {total} images have no label, the first is {image} (expected {label}); \
-         check `labels` and `label_suffix`, or remove these images"
+         check `labels` and `label_suffix`, or leave these images out with data.on_error=skip"
     )]
     MissingLabel {
         /// Images without a label.
@@ -137,6 +165,22 @@ pub enum TrainError {
         image: PathBuf,
         /// Where its label was expected.
         label: PathBuf,
+    },
+    /// An image whose label does not exist.
+    #[error("image {image} has no label {label}; check `labels` and `label_suffix`")]
+    NoLabel {
+        /// Image file.
+        image: PathBuf,
+        /// Where its label was expected.
+        label: PathBuf,
+    },
+    /// Data sets with pairs that cannot be used, or with nothing to learn from.
+    #[error("{what}; {way}")]
+    BadData {
+        /// Sets, numbers and the first files with what is wrong with them.
+        what: String,
+        /// How to go on.
+        way: String,
     },
     /// A table of ids that does not exist or does not fit.
     #[error("table of ids of data set {dataset:?}: {what}")]

@@ -19,11 +19,11 @@ use crate::data::Source;
 use crate::interrupt::Interrupt;
 use crate::metrics::{Confusion, Report, SetReport};
 use crate::plan::{mib, rehearsed};
-use crate::recipe::{Eval, EvalMode, EvalSet, Recipe};
+use crate::recipe::{Eval, EvalMode, EvalSet, OnError, Recipe};
 use crate::runlog::{Progress, Stage};
 use crate::wait::Waiting;
 use crate::windows::{ScoreMap, Window, padded, slide, test_size, whole};
-use crate::{Image, LabelMap, Result, TrainError, machine, network};
+use crate::{Image, LabelMap, Result, TrainError, machine};
 
 /// How an image is cut and resized for the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,15 +226,17 @@ fn window_scores(
     Ok(())
 }
 
-/// Scores of one set; `stop` ends it early with [`TrainError::Interrupted`].
+/// Scores of one set; `stop` ends it early with [`TrainError::Interrupted`]. A sample that cannot be
+/// read is left out and noted if `on_error` says so.
 ///
 /// # Errors
-/// A sample that cannot be read; an interruption.
+/// A sample that cannot be read, or all of them; an interruption.
 pub fn evaluate_set(
     model: &Segmenter,
     source: &Arc<dyn Source>,
     set: &EvalSet,
     eval: &Eval,
+    on_error: OnError,
     progress: &dyn Progress,
     stop: &Interrupt,
 ) -> Result<SetReport> {
@@ -242,36 +244,46 @@ pub fn evaluate_set(
     let mut counts = Confusion::new(model.head().config().classes)?;
     let stage =
         Stage::new(progress, &format!("evaluate {}", set.set.name), Some(source.len() as u64));
-    let start = Instant::now();
+    let (start, mut left_out) = (Instant::now(), 0);
     for i in 0..source.len() {
         if stop.requested() {
             return Err(TrainError::Interrupted);
         }
         let (from, name) = (Arc::clone(source), source.sample_name(i));
         let waiting = Waiting::new(progress, stop);
-        let (image, label) = waiting.read(Path::new(&name), move || from.load(i))?;
+        let (image, label) = match waiting.read(Path::new(&name), move || from.load(i)) {
+            Ok(sample) => sample,
+            Err(TrainError::Interrupted) => return Err(TrainError::Interrupted),
+            Err(error) if on_error == OnError::Skip && left_out + 1 < source.len() => {
+                left_out += 1;
+                progress.note(&format!("left out (data.on_error=skip): {error}"));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let found = predict(model, &image, how, label.h, label.w)?;
         counts.add(&label.data, &found.data)?;
         let rate = (i + 1) as f64 / start.elapsed().as_secs_f64();
         stage.at(i as u64 + 1, &format!("{rate:.2} images/s"));
     }
-    Ok(SetReport::new(&set.set.name, set.test_box, source.len(), set.in_mean, &counts))
+    Ok(SetReport::new(&set.set.name, set.test_box, source.len() - left_out, set.in_mean, &counts))
 }
 
-/// Scores of all evaluation sets of a recipe.
+/// Scores of all evaluation sets of a recipe, whose samples are in `sources`.
 ///
 /// # Errors
 /// As [`evaluate_set`].
 pub fn evaluate(
     model: &Segmenter,
     recipe: &Recipe,
+    sources: &[Arc<dyn Source>],
     progress: &dyn Progress,
     stop: &Interrupt,
 ) -> Result<Report> {
     let mut sets = Vec::new();
-    for set in &recipe.data.eval {
-        let source = network::source_unless(recipe, &set.set, Waiting::new(progress, stop))?;
-        sets.push(evaluate_set(model, &source, set, &recipe.eval, progress, stop)?);
+    let on_error = recipe.data.on_error;
+    for (set, source) in recipe.data.eval.iter().zip(sources) {
+        sets.push(evaluate_set(model, source, set, &recipe.eval, on_error, progress, stop)?);
     }
     Ok(Report::new(recipe.head.classes.clone(), sets)?)
 }

@@ -16,7 +16,6 @@ use dressage_models::{Method, ModelError, Segmenter, SegmenterConfig};
 use crate::data::{Joined, Source};
 use crate::optimiser::Optimiser;
 use crate::recipe::{self, Recipe};
-use crate::wait::Waiting;
 use crate::{Result, TrainError, checkpoint, machine};
 
 /// Sizes of the network that a recipe describes.
@@ -237,28 +236,4 @@ const SCENES: u64 = 1;
 /// As [`train_source`].
 pub fn source(recipe: &Recipe, set: &recipe::Set) -> Result<Arc<dyn Source>> {
     recipe.data.open(set, &recipe.head.classes, SCENES)
-}
-
-/// As [`source`], for as long as nobody asks to stop.
-///
-/// # Errors
-/// As [`train_source`], and [`TrainError::Interrupted`].
-pub fn source_unless(
-    recipe: &Recipe,
-    set: &recipe::Set,
-    waiting: Waiting,
-) -> Result<Arc<dyn Source>> {
-    let (recipe, set) = (recipe.clone(), set.clone());
-    let folder = recipe.data.root.join(&set.images);
-    waiting.read(&folder, move || source(&recipe, &set))
-}
-
-/// As [`train_source`], for as long as nobody asks to stop.
-///
-/// # Errors
-/// As [`train_source`], and [`TrainError::Interrupted`].
-pub fn train_source_unless(recipe: &Recipe, waiting: Waiting) -> Result<Arc<dyn Source>> {
-    let recipe = recipe.clone();
-    let folder = recipe.data.root.clone();
-    waiting.read(&folder, move || train_source(&recipe))
 }

@@ -13,6 +13,7 @@ use dressage_models::weights::StateDict;
 use serde::Serialize;
 
 use crate::checkpoint::Notes;
+use crate::data::check::{Checked, LeftOut, Which, check_recipe};
 use crate::data::{BESIDE_HOST, Loader, LoaderSettings};
 use crate::device_plan::DevicePlan;
 use crate::graphs::Graphs;
@@ -66,6 +67,8 @@ pub struct Trainer {
     pub(crate) timed: Option<u64>,
     /// What a resumed run was before.
     pub(crate) earlier: Option<Earlier>,
+    /// The data once they are checked.
+    data: Option<Checked>,
 }
 
 /// How a run ended.
@@ -81,6 +84,8 @@ pub struct Outcome {
     pub report: Option<Report>,
     /// Memory of the steps, if one was done.
     pub memory: Option<Memory>,
+    /// Data that the run did without.
+    pub left_out: LeftOut,
 }
 
 /// What the steps of a run took.
@@ -227,6 +232,7 @@ impl Trainer {
             timer,
             timed: None,
             earlier: None,
+            data: None,
         })
     }
 
@@ -278,12 +284,28 @@ impl Trainer {
         self.timer.set_clock(clock);
     }
 
+    /// Opens and checks the data sets unless that is done.
+    ///
+    /// # Errors
+    /// As [`check_recipe`].
+    pub fn check_data(&mut self, progress: &dyn Progress, stop: &Interrupt) -> Result<&Checked> {
+        let checked = match self.data.take() {
+            Some(checked) => checked,
+            None => check_recipe(&self.recipe, Which::All, progress, stop)?,
+        };
+        Ok(self.data.insert(checked))
+    }
+
     /// Starts the data workers at the next step.
     ///
     /// # Errors
     /// Data sets that cannot be opened.
     pub fn loader(&self) -> Result<Loader> {
-        Loader::start(network::train_source(&self.recipe)?, self.loader_settings())
+        let source = match self.data.as_ref().and_then(Checked::samples) {
+            Some(source) => source,
+            None => network::train_source(&self.recipe)?,
+        };
+        Loader::start(source, self.loader_settings())
     }
 
     /// How the data workers draw samples.
@@ -292,13 +314,13 @@ impl Trainer {
     }
 
     /// Trains to the last step of the recipe, or until someone asks to stop; either way the state
-    /// is saved, also when a sample cannot be read.
+    /// is saved, also when a sample cannot be read. The data are checked before anything is written.
     ///
     /// # Errors
-    /// Samples that cannot be read, a loss that is not a number, a checkpoint that cannot be
+    /// Data that cannot be used, samples that cannot be read, a loss that is not a number, a checkpoint that cannot be
     /// written.
     pub fn run(&mut self, progress: &dyn Progress, stop: &Interrupt) -> Result<Outcome> {
-
+        self.check_data(progress, stop)?;
         let steps = self.recipe.train.steps;
         // A run whose steps are all done is evaluated again.
         let again: &[&str] = if self.step < steps { &[] } else { &["eval"] };
@@ -324,7 +346,8 @@ impl Trainer {
             report = self.evaluate(&mut log, progress, stop)?;
         }
         log.sync()?;
-        Ok(Outcome { step: self.step, interrupted, checkpoint: saved, report, memory })
+        let left_out = self.data.as_ref().map(Checked::left_out).unwrap_or_default();
+        Ok(Outcome { step: self.step, interrupted, checkpoint: saved, report, memory, left_out })
     }
 
     /// Writes what a run folder holds before the first step, and opens the log without the lines of
@@ -361,8 +384,7 @@ impl Trainer {
         let from = self.step;
         let made_up = self.make_up(log, progress, stop)?;
         let waiting = Waiting::new(progress, stop);
-        let source = network::train_source_unless(&self.recipe, waiting)?;
-        let mut loader = Loader::start(source, self.loader_settings())?;
+        let mut loader = self.loader()?;
         let steps = self.recipe.train.steps;
         let mut stage = Stage::new(progress, "train", Some(steps));
         let mut window = Window::start(self.step);
@@ -484,7 +506,9 @@ impl Trainer {
     ) -> Result<Option<Report>> {
         // What graphs hold of the memory is needed here.
         self.graphs.iter_mut().for_each(Graphs::release);
-        match evaluate::evaluate(&self.model, &self.recipe, progress, stop) {
+        self.check_data(progress, stop)?;
+        let sources = self.data.as_ref().map_or(&[][..], |data| &data.eval);
+        match evaluate::evaluate(&self.model, &self.recipe, sources, progress, stop) {
             Ok(report) => {
                 log.write("eval", self.step, &report)?;
                 log.sync()?;

@@ -142,12 +142,13 @@ pub fn test_size(h: usize, w: usize, box_w: usize, box_h: usize) -> (usize, usiz
     (scale(h), scale(w))
 }
 
-/// Smallest multiple of `patch` that is not below `n`. Windows of another size are padded at the
-/// right and the bottom with the mean colour (0 after normalisation) and the scores cut back. The
-/// reference instead fails on them: it happens with images wider than twice their height, and in
-/// whole mode.
+/// Smallest multiple of `patch` that is not below `n`, and at least two patches, of which the
+/// coarsest map of the head makes one position. Windows of another size are padded at the right and
+/// the bottom with the mean colour (0 after normalisation) and the scores cut back. The reference
+/// instead fails on them: it happens with images wider than twice their height, and in whole mode.
 pub fn padded(n: usize, patch: usize) -> usize {
-    n.next_multiple_of(patch.max(1))
+    let patch = patch.max(1);
+    n.next_multiple_of(patch).max(2 * patch)
 }
 
 /// Sum of the scores of the windows of an image. Windows come row by row, so only the rows that
@@ -327,7 +328,7 @@ mod tests {
             (2, 300, 512, 188)
         );
         assert_eq!(whole(300, 700), Window { y0: 0, y1: 300, x0: 0, x1: 700 });
-        assert_eq!((padded(300, 16), padded(512, 16), padded(1, 14)), (304, 512, 14));
+        assert_eq!((padded(300, 16), padded(512, 16), padded(1, 14)), (304, 512, 28));
     }
 
     #[test]

@@ -102,8 +102,9 @@ fn damaged_pictures_are_named() {
         told(files.batch(), &[&text(&files.label(0))]);
     }
     let files = Files::new(1);
-    fs::write(files.image(0), "GIF89a is what this is not").expect("written");
-    told(files.batch(), &["cannot decode", &text(&files.image(0))]);
+    fs::write(files.image(0), "GIF89a and what follows").expect("written");
+    let words = ["cannot decode", &text(&files.image(0)), "a GIF picture", "PNG and JPEG"];
+    told(files.batch(), &words);
 }
 
 #[test]
@@ -168,7 +169,8 @@ fn a_run_that_meets_a_damaged_image_loses_no_step() {
     let kept = checkpoint::list(&files.recipe.run.dir).expect("list");
     assert!(kept.len() == 1 && (2..16).contains(&kept[0]), "{kept:?}");
     let notes = damage.2.into_inner().expect("unpoisoned");
-    assert!(notes[0].starts_with(&format!("step {} is saved", kept[0])), "{notes:?}");
+    let saved = format!("step {} is saved", kept[0]);
+    assert!(notes.iter().any(|note| note.starts_with(&saved)), "{notes:?}");
     // The next try fails at once and leaves things as they are.
     let path = checkpoint::path_of(&files.recipe.run.dir, kept[0]);
     let before = fs::read(&path).expect("checkpoint");
@@ -190,6 +192,32 @@ fn a_run_that_meets_one_at_its_first_step_leaves_nothing_to_resume() {
     told(trainer.run(&Silent, &Interrupt::default()), &["cannot decode"]);
     assert!(checkpoint::list(&files.recipe.run.dir).expect("list").is_empty());
     Trainer::new(files.recipe.clone(), false).expect("a second try needs no other folder");
+}
+
+/// With `data.on_error=skip` a run goes on: pairs that are wrong at the start are left out, images
+/// that break later are replaced.
+#[test]
+fn a_run_that_may_skip_goes_on_and_counts() {
+    let files = Files::with(4, ".png", &["train.steps=16", "data.on_error=skip"]);
+    GrayImage::new(96, 63).save(files.label(3)).expect("written");
+    struct Remove<'a>(&'a Files);
+    impl Progress for Remove<'_> {
+        fn begin(&self, _stage: &str, _total: Option<u64>) {}
+        fn at(&self, position: u64, _rate: &str) {
+            if position == 2 {
+                cut(&self.0.image(1), 0.5);
+            }
+        }
+        fn end(&self) {}
+        fn note(&self, _text: &str) {}
+    }
+    let mut trainer = Trainer::new(files.recipe.clone(), false).expect("trainer");
+    let outcome = trainer.run(&Remove(&files), &Interrupt::default()).expect("trained");
+    assert_eq!((outcome.step, outcome.left_out.pairs, outcome.left_out.replaced), (16, 1, 1));
+    // All of them at once are too many.
+    (0..3).for_each(|i| cut(&files.image(i), 0.5));
+    let mut trainer = Trainer::new(files.recipe.clone(), true).expect("trainer");
+    told(trainer.run(&Silent, &Interrupt::default()), &["4 of 4 pairs", "cannot decode"]);
 }
 
 /// Found by fuzzing: the JPEG decoder's code for AVX2 panics on it. CPUs without may decode it.

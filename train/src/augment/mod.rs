@@ -58,13 +58,13 @@ impl Augment {
     pub fn check(&self) -> Result<()> {
         let fail = |setting, what: String| Err(TrainError::Setting { setting, what });
         if self.crop_h == 0 || self.crop_w == 0 {
-            return fail("crop", format!("{}x{} has no pixels", self.crop_h, self.crop_w));
+            return fail("augment.crop", format!("{}x{} has no pixels", self.crop_h, self.crop_w));
         }
         if self.shortest_edges.contains(&0) || self.max_edge == 0 {
-            return fail("shortest_edges", "an edge of 0 pixels".into());
+            return fail("augment.ratios", "an edge of 0 pixels".into());
         }
         if self.class_cap.is_nan() || self.class_cap <= 0.0 {
-            return fail("class_cap", format!("{} is not above 0", self.class_cap));
+            return fail("augment.cat_max_ratio", format!("{} is not above 0", self.class_cap));
         }
         Ok(())
     }

@@ -3,13 +3,16 @@
 //! Source: spec training-and-data §5: recursive scan for the image suffix, label path = image path
 //! with folder and suffix swapped, sorted by path.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::Source;
-use super::decode::{read_image, read_label};
+use super::decode::read_image;
+use super::label::read_label;
 use super::table::{Groups, Ids, Table};
+use super::walk::{Found, walk};
 use crate::{Image, LabelMap, Result, TrainError};
 
 /// Where a data set lies and how it numbers its classes: one entry of a recipe.
@@ -50,44 +53,78 @@ pub struct Pair {
     pub label: PathBuf,
 }
 
-/// A scanned data set: every image has a label file. The files are opened when a sample is loaded.
+/// A scanned data set. The files are opened when a sample is loaded.
 #[derive(Debug, Clone)]
 pub struct Dataset {
     name: String,
     pairs: Vec<Pair>,
     table: Table,
+    passed_over: Option<String>,
 }
 
 impl Dataset {
-    /// Scans the folders of `spec`.
+    /// Scans the folders of `spec`; every image must have a label file.
     ///
     /// # Errors
-    /// A folder that cannot be read or holds no image, images without a label, or a table of ids
-    /// that does not fit.
+    /// As [`Dataset::scan`], and for images without a label.
     pub fn open(spec: &DatasetSpec) -> Result<Self> {
-        let table = Table::new(&spec.name, &spec.ids, spec.classes, spec.groups.as_ref())?;
-        // With images and labels side by side, `_label.png` also ends in `.png`.
-        let together =
-            spec.images == spec.labels && spec.label_suffix.ends_with(&spec.image_suffix);
-        let skip = if together { Some(spec.label_suffix.as_str()) } else { None };
-        let mut images = Vec::new();
-        scan(&spec.images, &spec.image_suffix, skip, 0, &mut images)?;
-        if images.is_empty() {
-            let (path, suffix) = (spec.images.clone(), spec.image_suffix.clone());
-            return Err(TrainError::EmptyFolder { path, suffix });
-        }
-        images.sort_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
-        let pairs: Vec<Pair> = images.into_iter().map(|image| pair(spec, image)).collect();
-        let mut missing = pairs.iter().filter(|pair| !pair.label.is_file());
+        let dataset = Self::scan(spec)?;
+        let mut missing = dataset.pairs.iter().filter(|pair| !pair.has_label());
         if let Some(first) = missing.next() {
             return Err(TrainError::MissingLabel {
                 count: 1 + missing.count(),
-                total: pairs.len(),
+                total: dataset.pairs.len(),
                 image: first.image.clone(),
                 label: first.label.clone(),
             });
         }
-        Ok(Self { name: spec.name.clone(), pairs, table })
+        Ok(dataset)
+    }
+
+    /// Scans the folders of `spec`, whether or not the labels exist.
+    ///
+    /// # Errors
+    /// A folder that cannot be read or holds no image, or a table of ids that does not fit.
+    pub fn scan(spec: &DatasetSpec) -> Result<Self> {
+        let table = Table::new(&spec.name, &spec.ids, spec.classes, spec.groups.as_ref())?;
+        // With images and labels side by side, `_label.png` also ends in `.png`.
+        let together =
+            spec.images == spec.labels && spec.label_suffix.ends_with(&spec.image_suffix);
+        let ends = |path: &Path, suffix: &str| {
+            let name = path.file_name().unwrap_or_default();
+            name.as_encoded_bytes().ends_with(suffix.as_bytes())
+        };
+        let wanted = |path: &Path| {
+            ends(path, &spec.image_suffix) && !(together && ends(path, &spec.label_suffix))
+        };
+        let mut found = walk(&spec.images, usize::MAX, &wanted);
+        if !found.unreadable.is_empty() {
+            let (path, source) = found.unreadable.swap_remove(0);
+            return Err(TrainError::Read { path, source });
+        }
+        if found.files.is_empty() {
+            let (path, suffix) = (spec.images.clone(), spec.image_suffix.clone());
+            return Err(TrainError::EmptyFolder { path, suffix });
+        }
+        let passed_over = Found::passed_over(&found);
+        let pairs = found.files.into_iter().map(|image| pair(spec, image)).collect();
+        Ok(Self { name: spec.name.clone(), pairs, table, passed_over })
+    }
+
+    /// The data set without the pairs at the positions `left_out`, which rise.
+    pub fn without(&self, left_out: &[usize]) -> Self {
+        let mut dataset = self.clone();
+        let mut at = 0..;
+        dataset
+            .pairs
+            .retain(|_| at.next().is_some_and(|k: usize| left_out.binary_search(&k).is_err()));
+        dataset
+    }
+
+    /// The data set without images whose label does not exist.
+    pub fn labelled(mut self) -> Self {
+        self.pairs.retain(Pair::has_label);
+        self
     }
 
     /// Name of the data set.
@@ -98,6 +135,38 @@ impl Dataset {
     /// The files, sorted by image path.
     pub fn pairs(&self) -> &[Pair] {
         &self.pairs
+    }
+
+    /// The classes of the values in its labels.
+    pub(super) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// What the scan of its folder has passed over, in words.
+    pub fn passed_over(&self) -> Option<&str> {
+        self.passed_over.as_deref()
+    }
+}
+
+impl Pair {
+    /// Whether the label file exists.
+    pub fn has_label(&self) -> bool {
+        self.label.is_file()
+    }
+
+    /// Fails when image and label differ in size; sizes are (width, height).
+    pub(super) fn same_size(&self, image: (usize, usize), label: (usize, usize)) -> Result<()> {
+        if image == label {
+            return Ok(());
+        }
+        Err(TrainError::SizeMismatch {
+            image: self.image.clone(),
+            label: self.label.clone(),
+            image_w: image.0,
+            image_h: image.1,
+            label_w: label.0,
+            label_h: label.1,
+        })
     }
 }
 
@@ -118,53 +187,21 @@ impl Source for Dataset {
         let pair = &self.pairs[index];
         let image = read_image(&pair.image)?;
         let label = read_label(&pair.label, &self.table)?;
-        if (image.w, image.h) == (label.w, label.h) {
-            return Ok((image, label));
-        }
-        Err(TrainError::SizeMismatch {
-            image: pair.image.clone(),
-            label: pair.label.clone(),
-            image_w: image.w,
-            image_h: image.h,
-            label_w: label.w,
-            label_h: label.h,
-        })
+        pair.same_size((image.w, image.h), (label.w, label.h))?;
+        Ok((image, label))
     }
 }
 
-/// Folders inside folders beyond which a link is taken to loop.
-const DEEPEST: usize = 64;
-
-fn scan(
-    folder: &Path,
-    suffix: &str,
-    skip: Option<&str>,
-    depth: usize,
-    out: &mut Vec<PathBuf>,
-) -> Result<()> {
-    let fail = |path: &Path, source| TrainError::Read { path: path.into(), source };
-    if depth > DEEPEST {
-        let what = format!("more than {DEEPEST} folders deep, perhaps a link that loops");
-        return Err(fail(folder, std::io::Error::other(what)));
-    }
-    for entry in std::fs::read_dir(folder).map_err(|e| fail(folder, e))? {
-        let path = entry.map_err(|e| fail(folder, e))?.path();
-        if path.is_dir() {
-            scan(&path, suffix, skip, depth + 1, out)?;
-            continue;
-        }
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.ends_with(suffix) && !skip.is_some_and(|skip| name.ends_with(skip)) {
-            out.push(path);
-        }
-    }
-    Ok(())
-}
-
+/// The label of an image lies below the folder of labels as the image lies below its own; a name
+/// need not be Unicode.
 fn pair(spec: &DatasetSpec, image: PathBuf) -> Pair {
     let below = image.strip_prefix(&spec.images).unwrap_or(&image);
-    let name = below.file_name().unwrap_or_default().to_string_lossy();
-    let stem = name.strip_suffix(&spec.image_suffix).unwrap_or(&name);
-    let label = spec.labels.join(below).with_file_name(format!("{stem}{}", spec.label_suffix));
+    let name = below.file_name().unwrap_or_default();
+    let stem = name.as_encoded_bytes().strip_suffix(spec.image_suffix.as_bytes());
+    // SAFETY: the bytes are those of a name up to a part that is valid UTF-8 and not empty.
+    let stem = stem.map(|stem| unsafe { OsStr::from_encoded_bytes_unchecked(stem) });
+    let mut label = stem.unwrap_or(name).to_owned();
+    label.push(&spec.label_suffix);
+    let label = spec.labels.join(below).with_file_name(label);
     Pair { image, label }
 }

@@ -1,10 +1,8 @@
-//! Pictures and labels from files.
+//! Pictures from files.
 //!
 //! Pictures become 8-bit RGB whatever they were: palettes are expanded, grey is repeated, alpha
-//! dropped, 16 bits cut to 8, and the orientation in EXIF applied. Labels are the opposite case:
-//! their numbers mean classes, so a palette PNG gives its INDEX and depths of 1, 2 and 4 bits are
-//! unpacked without scaling. The decoder behind `image` expands palettes, hence labels go through
-//! `png` directly.
+//! dropped, 16 bits cut to 8, and the orientation in EXIF applied. What follows the end of a JPEG
+//! picture, such as the film of a motion photo, is left aside.
 //!
 //! PNG pictures equal those of the published pipeline bit for bit. JPEG pictures may differ by a
 //! few steps in single pixels: decoders are free in how they round and enlarge the colour
@@ -23,19 +21,32 @@ use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use dressage_kernels::allocate::zeroed;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
-use super::table::Table;
-use crate::palette::train_id_of_colour;
+use super::form::{Form, PNG, form};
+use super::jpeg::{self, Segments};
+use super::walk::special;
 use crate::plan::mib;
-use crate::{IGNORE, Image, LabelMap, Result, TrainError, machine};
+use crate::{Image, Result, TrainError, machine};
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|source| TrainError::Read { path: path.into(), source })
+/// The bytes of a regular file. Anything else, such as a pipe, could keep a reader waiting.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
+    let fail = |source| TrainError::Read { path: path.into(), source };
+    regular(path)?;
+    std::fs::read(path).map_err(fail)
 }
 
-fn damaged(path: &Path, what: impl std::fmt::Display) -> TrainError {
+/// Refuses what is no regular file.
+pub(super) fn regular(path: &Path) -> Result<std::fs::Metadata> {
+    let fail = |source| TrainError::Read { path: path.into(), source };
+    let meta = path.metadata().map_err(fail)?;
+    match special(&meta) {
+        None => Ok(meta),
+        Some(found) => Err(TrainError::NoFile { path: path.into(), found }),
+    }
+}
+
+pub(super) fn damaged(path: &Path, what: impl std::fmt::Display) -> TrainError {
     let what = what.to_string();
     // Some of the decoders' errors print their structures or bytes of the file.
     let readable = what.len() < 200 && !what.contains(|c: char| c == '{' || c.is_control());
@@ -46,7 +57,8 @@ fn damaged(path: &Path, what: impl std::fmt::Display) -> TrainError {
 /// The PNG or JPEG picture in `path` as RGB.
 ///
 /// # Errors
-/// [`TrainError::Read`] or [`TrainError::Decode`], naming the file.
+/// [`TrainError::Read`], [`TrainError::NoFile`], [`TrainError::PictureForm`] for a file that is
+/// something else, or [`TrainError::Decode`], naming the file.
 pub fn read_image(path: &Path) -> Result<Image> {
     decode_image(path, &read(path)?)
 }
@@ -54,14 +66,9 @@ pub fn read_image(path: &Path) -> Result<Image> {
 /// [`read_image`] for bytes at hand; `path` is named in errors only.
 ///
 /// # Errors
-/// [`TrainError::Decode`], naming the file.
+/// As [`read_image`], but for those of reading.
 pub fn decode_image(path: &Path, bytes: &[u8]) -> Result<Image> {
-    if is_cut_jpeg(bytes) {
-        return Err(damaged(path, "the JPEG data ends before the end of the picture"));
-    }
-    if is_png(bytes) && !has_whole_palette(bytes) {
-        return Err(damaged(path, "its palette ends within a colour"));
-    }
+    let bytes = picture(path, bytes)?;
     let header = || -> image::ImageResult<_> {
         let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
         let mut limits = Limits::default();
@@ -73,7 +80,7 @@ pub fn decode_image(path: &Path, bytes: &[u8]) -> Result<Image> {
     };
     let (decoder, orientation) = header().map_err(|error| damaged(path, error))?;
     let (w, h) = decoder.dimensions();
-    fits(bytes, w, h).map_err(|what| damaged(path, what))?;
+    fits(bytes, bytes.len() as u64, w, h).map_err(|what| damaged(path, what))?;
     has_room(path, decoder.total_bytes().saturating_add(3 * u64::from(w) * u64::from(h)))?;
     let decoded = contained(|| DynamicImage::from_decoder(decoder));
     let decoded = decoded.ok_or_else(|| damaged(path, "its data is malformed"))?;
@@ -90,6 +97,31 @@ pub fn decode_image(path: &Path, bytes: &[u8]) -> Result<Image> {
         _ => picture.into_rgb8().into_raw(),
     };
     Image::from_data(w, h, data)
+}
+
+/// The bytes that belong to the picture, without what follows its end.
+pub(super) fn picture<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
+    match form(bytes) {
+        _ if bytes.is_empty() => Err(damaged(path, "it is empty")),
+        Form::Png if !has_whole_palette(bytes) => {
+            Err(damaged(path, "its palette ends within a colour"))
+        }
+        Form::Png => Ok(bytes),
+        Form::Jpeg => Ok(&bytes[..jpeg_end(path, &jpeg::segments(bytes))?]),
+        Form::Other(other) => {
+            Err(TrainError::PictureForm { path: path.into(), found: other.name, way: other.way })
+        }
+        Form::Unknown => Err(damaged(path, "it does not begin as a PNG or JPEG picture does")),
+    }
+}
+
+/// Where a JPEG picture ends. The decoder would fill one that is cut with grey and not mention it.
+pub(super) fn jpeg_end(path: &Path, found: &Segments<'_>) -> Result<usize> {
+    if let Some(found) = found.unknown() {
+        let way = "convert it to a common one, or to PNG";
+        return Err(TrainError::PictureForm { path: path.into(), found, way });
+    }
+    found.end.ok_or_else(|| damaged(path, "the JPEG data ends before the end of the picture"))
 }
 
 thread_local! {
@@ -122,12 +154,12 @@ const DEFLATE: u64 = 1032;
 /// and another the other way round.
 const JPEG: u64 = 1024;
 
-/// Whether a file of these bytes can hold `w` x `h` pixels.
-fn fits(bytes: &[u8], w: u32, h: u32) -> std::result::Result<(), String> {
-    let (pixels, file) = (u64::from(w) * u64::from(h), bytes.len() as u64);
-    let most = match bytes.get(24..26) {
+/// Whether a file of `file` bytes that begins with `head` can hold `w` x `h` pixels.
+pub(super) fn fits(head: &[u8], file: u64, w: u32, h: u32) -> std::result::Result<(), String> {
+    let pixels = u64::from(w) * u64::from(h);
+    let most = match head.get(24..26) {
         // Depth and kind of colour, in the header that begins any PNG.
-        Some(&[depth, colour]) if is_png(bytes) => {
+        Some(&[depth, colour]) if is_png(head) => {
             let channels = [1, 1, 3, 1, 2, 1, 4].get(usize::from(colour)).copied().unwrap_or(1);
             8 * DEFLATE * file / (channels * u64::from(depth)).max(1)
         }
@@ -143,7 +175,7 @@ fn fits(bytes: &[u8], w: u32, h: u32) -> std::result::Result<(), String> {
 const LARGE: u64 = 64 << 20;
 
 /// Fails if a picture that takes `bytes` is more than this process can take.
-fn has_room(path: &Path, bytes: u64) -> Result<()> {
+pub(super) fn has_room(path: &Path, bytes: u64) -> Result<()> {
     let room = (bytes >= LARGE).then(machine::room).flatten();
     let Some(room) = room.filter(|room| (room.bytes as u64) < bytes) else { return Ok(()) };
     let needed = mib(usize::try_from(bytes).unwrap_or(usize::MAX));
@@ -151,8 +183,8 @@ fn has_room(path: &Path, bytes: u64) -> Result<()> {
     Err(TrainError::Picture { path: path.into(), needed, available })
 }
 
-fn is_png(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"\x89PNG\r\n\x1a\n")
+pub(super) fn is_png(bytes: &[u8]) -> bool {
+    bytes.starts_with(PNG)
 }
 
 /// Whether each palette in a PNG is made of whole colours: `png` 0.18.1 takes that for granted and
@@ -168,143 +200,4 @@ fn has_whole_palette(bytes: &[u8]) -> bool {
         rest = behind.get(size.saturating_add(4)..).unwrap_or_default();
     }
     true
-}
-
-/// Whether `bytes` is a JPEG file without its end marker. The decoder fills the rest of such a
-/// picture with grey and says nothing. Coded data never contains the byte pairs searched for, so
-/// only what follows the last start of scan counts: a thumbnail inside the header has markers of
-/// its own.
-fn is_cut_jpeg(bytes: &[u8]) -> bool {
-    let last = |marker: [u8; 2]| bytes.windows(2).rposition(|pair| pair == marker);
-    let ends = match (last([0xFF, 0xDA]), last([0xFF, 0xD9])) {
-        (Some(scan), Some(end)) => end > scan,
-        _ => false,
-    };
-    bytes.starts_with(&[0xFF, 0xD8]) && !ends
-}
-
-/// Numbers of a label file as they are stored.
-enum Raw {
-    Index(Vec<u8>),
-    Wide(Vec<u16>),
-    Colour(Vec<u8>),
-}
-
-/// The label in the PNG file `path`, its values replaced by classes through `table`.
-///
-/// # Errors
-/// [`TrainError::Read`], [`TrainError::Decode`], [`TrainError::LabelFormat`] for a picture that
-/// holds no index per pixel, [`TrainError::LabelValue`] or [`TrainError::LabelColour`] with the
-/// first pixel that is no class.
-pub fn read_label(path: &Path, table: &Table) -> Result<LabelMap> {
-    decode_label(path, &read(path)?, table)
-}
-
-/// [`read_label`] for bytes at hand; `path` is named in errors only.
-///
-/// # Errors
-/// As [`read_label`], but for [`TrainError::Read`].
-pub fn decode_label(path: &Path, bytes: &[u8], table: &Table) -> Result<LabelMap> {
-    let (w, h, raw) = raw(path, bytes, table)?;
-    let last = table.names().len().saturating_sub(1);
-    let wrong = |k: usize, value: u16| {
-        let (x, y) = (k % w, k / w);
-        TrainError::LabelValue { path: path.into(), x, y, value: value.into(), last }
-    };
-    let data = match raw {
-        Raw::Index(mut data) => {
-            let known: [u8; 256] = std::array::from_fn(|v| table.class(v as u16).unwrap_or(IGNORE));
-            let bad: [bool; 256] = std::array::from_fn(|v| table.class(v as u16).is_none());
-            if let Some(k) = data.iter().position(|&v| bad[v as usize]) {
-                return Err(wrong(k, data[k].into()));
-            }
-            data.iter_mut().for_each(|v| *v = known[*v as usize]);
-            data
-        }
-        Raw::Wide(data) => {
-            let classes = data.iter().enumerate();
-            classes
-                .map(|(k, &v)| table.class(v).ok_or_else(|| wrong(k, v)))
-                .collect::<Result<_>>()?
-        }
-        Raw::Colour(data) => from_colours(path, w, &data, table)?,
-    };
-    LabelMap::from_data(w, h, data)
-}
-
-fn from_colours(path: &Path, w: usize, data: &[u8], table: &Table) -> Result<Vec<u8>> {
-    // Neighbours mostly share a colour, so the last answer is kept.
-    let mut last = ([0; 3], IGNORE);
-    let pixels = data.as_chunks::<3>().0.iter().enumerate();
-    pixels
-        .map(|(k, &rgb)| {
-            if rgb != last.0 {
-                let Some(train_id) = train_id_of_colour(rgb) else {
-                    return Err(TrainError::LabelColour {
-                        path: path.into(),
-                        x: k % w,
-                        y: k / w,
-                        rgb,
-                    });
-                };
-                last = (rgb, table.grouped(train_id));
-            }
-            Ok(last.1)
-        })
-        .collect()
-}
-
-fn raw(path: &Path, bytes: &[u8], table: &Table) -> Result<(usize, usize, Raw)> {
-    if !is_png(bytes) {
-        return Err(TrainError::LabelFormat { path: path.into(), found: "non-PNG".into() });
-    }
-    let mut decoder = png::Decoder::new(Cursor::new(bytes));
-    decoder.set_transformations(png::Transformations::IDENTITY);
-    let mut reader = decoder.read_info().map_err(|e| damaged(path, e))?;
-    fits(bytes, reader.info().width, reader.info().height).map_err(|what| damaged(path, what))?;
-    let size = reader.output_buffer_size().ok_or_else(|| damaged(path, "too large"))?;
-    has_room(path, 2 * size as u64)?;
-    let mut data = zeroed(size)?;
-    let info = reader.next_frame(&mut data).map_err(|e| damaged(path, e))?;
-    data.truncate(info.buffer_size());
-    let (w, h) = (info.width as usize, info.height as usize);
-    use png::{BitDepth, ColorType};
-    let raw = match (info.color_type, info.bit_depth) {
-        (ColorType::Indexed | ColorType::Grayscale, BitDepth::Eight) => Raw::Index(data),
-        (ColorType::Grayscale, BitDepth::Sixteen) => Raw::Wide(wide(&data, 1)),
-        (ColorType::Indexed | ColorType::Grayscale, depth) => {
-            Raw::Index(unpack(&data, w, info.line_size, depth as usize))
-        }
-        (ColorType::Rgb, BitDepth::Sixteen) if table.red => Raw::Wide(wide(&data, 3)),
-        (ColorType::Rgba, BitDepth::Sixteen) if table.red => Raw::Wide(wide(&data, 4)),
-        (ColorType::Rgb, BitDepth::Eight) if table.colours => Raw::Colour(data),
-        (ColorType::Rgba, BitDepth::Eight) if table.colours => {
-            Raw::Colour(data.as_chunks::<4>().0.iter().flat_map(|p| [p[0], p[1], p[2]]).collect())
-        }
-        (colour, depth) => {
-            let found = format!("{colour:?} {}-bit", depth as u8);
-            return Err(TrainError::LabelFormat { path: path.into(), found });
-        }
-    };
-    Ok((w, h, raw))
-}
-
-/// First of `channels` big-endian 16-bit values of each pixel.
-fn wide(bytes: &[u8], channels: usize) -> Vec<u16> {
-    bytes.chunks_exact(2 * channels).map(|p| u16::from_be_bytes([p[0], p[1]])).collect()
-}
-
-/// Values of `depth` (1, 2 or 4) bits, the leftmost pixel in the highest bits, each row starting
-/// at a byte.
-fn unpack(bytes: &[u8], w: usize, line: usize, depth: usize) -> Vec<u8> {
-    let per_byte = 8 / depth;
-    let mask = (1u16 << depth) as u8 - 1;
-    let mut out = Vec::with_capacity(bytes.len() * per_byte);
-    for row in bytes.chunks_exact(line.max(1)) {
-        out.extend((0..w).map(|x| {
-            let shift = 8 - depth * (x % per_byte + 1);
-            (row[x / per_byte] >> shift) & mask
-        }));
-    }
-    out
 }

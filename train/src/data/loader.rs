@@ -125,10 +125,10 @@ impl Loader {
         settings.augment.check()?;
         let fail = |setting, what: &str| Err(TrainError::Setting { setting, what: what.into() });
         if source.is_empty() {
-            return fail("data", "a data set without samples");
+            return fail("data.train", "a data set without samples");
         }
         if settings.batch == 0 {
-            return fail("batch", "at least one sample a step is needed");
+            return fail("train.batch", "at least one sample a step is needed");
         }
         let count = settings.workers.max(1);
         let depth = settings.depth();
@@ -139,7 +139,7 @@ impl Loader {
             let run = move || work(&*source, &settings, worker, count, &send);
             let thread = std::thread::Builder::new().name(format!("data {worker}")).spawn(run);
             let what = |e: std::io::Error| TrainError::Setting {
-                setting: "workers",
+                setting: "run.workers",
                 what: format!("cannot start thread {worker}: {e}"),
             };
             workers.push(thread.map_err(what)?);

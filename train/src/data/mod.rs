@@ -1,21 +1,28 @@
 //! Samples: where they come from, in which order, and how they reach the training loop.
 
+pub mod check;
 mod dataset;
 mod decode;
+mod form;
+mod jpeg;
+mod label;
 mod loader;
 mod sampler;
 mod table;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::sync::Arc;
 
 pub use dataset::{Dataset, DatasetSpec, Pair};
-pub use decode::{decode_image, decode_label, panics_are_contained, read_image, read_label};
+pub use decode::{decode_image, panics_are_contained, read_image};
+pub use label::{LabelFacts, decode_label, read_label};
 pub(crate) use loader::BESIDE_HOST;
 pub use loader::{Batch, Loader, LoaderSettings};
 pub use sampler::Sampler;
 pub use table::{Groups, Ids, Table};
+pub use walk::{Found, is_hidden, walk};
 
 use crate::{Image, LabelMap, Result, TrainError};
 
@@ -53,7 +60,7 @@ impl Joined {
     /// # Errors
     /// [`TrainError::Setting`] when there are none or their classes differ.
     pub fn new(parts: Vec<Arc<dyn Source>>) -> Result<Self> {
-        let fail = |what| Err(TrainError::Setting { setting: "data", what });
+        let fail = |what| Err(TrainError::Setting { setting: "data.train", what });
         let Some(first) = parts.first() else {
             return fail("no data set is named".into());
         };

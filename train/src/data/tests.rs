@@ -226,6 +226,63 @@ fn a_jpeg_that_was_cut_short_is_refused() {
     }
 }
 
+/// What cameras and phones put behind a picture is no part of it; what is cut stays refused.
+#[test]
+fn data_behind_the_end_of_a_jpeg_change_nothing() {
+    let whole = jpeg(true);
+    let path = Path::new("picture.jpg");
+    let plain = decode_image(path, &whole).unwrap();
+    let behind: [&[u8]; 6] = [
+        b"\0\0\0\x18ftypmp42\0\0\0\0 \xFF\xDA \xFF\xD8\xFF\xD9 \xFF\xDA",
+        &whole,
+        &[0; 5000],
+        b"\xFF\xD9",
+        b"\xFF\xD8\xFF\xDA",
+        b"\0\0\x01\x08\x0E\0\0\0Image_UTC_Data1234SEFH",
+    ];
+    for data in behind {
+        let bytes = [&whole[..], data].concat();
+        assert!(decode_image(path, &bytes).unwrap() == plain, "{data:?}");
+        for cut in [whole.len() - 10, whole.len() - 2] {
+            if data != b"\xFF\xD9" {
+                let bytes = [&whole[..cut], data].concat();
+                assert!(decode_image(path, &bytes).is_err(), "{cut}: {data:?}");
+            }
+        }
+    }
+    // A thumbnail of its own in the header, and fill bytes before markers.
+    let size = (whole.len() as u16 + 8).to_be_bytes();
+    let thumbnail = [b"\xFF\xFF\xFF\xE1", &size[..], b"Exif\0\0", &jpeg(false)[..]].concat();
+    let thumbnail = [thumbnail, vec![0; whole.len() - jpeg(false).len()]].concat();
+    let bytes = [&jpeg(false)[..2], &thumbnail, &jpeg(false)[2..]].concat();
+    let straight = decode_image(path, &jpeg(false)).unwrap();
+    assert!(decode_image(path, &bytes).unwrap() == straight);
+    for cut in [20, bytes.len() / 2, bytes.len() - 2] {
+        assert!(decode_image(path, &bytes[..cut]).is_err(), "{cut}");
+    }
+}
+
+#[test]
+fn files_of_another_form_are_named_as_what_they_are() {
+    let told = |bytes: &[u8]| decode_image(Path::new("photo.jpg"), bytes).unwrap_err().to_string();
+    let webp = told(b"RIFF\x20\0\0\0WEBPVP8 and so on");
+    for word in ["photo.jpg", "a WebP picture", "PNG and JPEG are read", "convert it"] {
+        assert!(webp.contains(word), "{webp}");
+    }
+    assert!(!webp.contains("damaged") && !webp.contains("copy it again"), "{webp}");
+    let pointer = told(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n");
+    assert!(pointer.contains("git lfs pull"), "{pointer}");
+    let page = told(b"\n<!DOCTYPE html>\n<html><title>404</title></html>");
+    assert!(page.contains("web page") && page.contains("download"), "{page}");
+    assert!(told(b"").contains("empty"));
+    assert!(told(&[0; 4096]).contains("zeros"));
+    let mut lossless = jpeg(false);
+    let at = lossless.windows(2).position(|m| m == [0xFF, 0xC0]).unwrap();
+    lossless[at + 1] = 0xC9;
+    let text = told(&lossless);
+    assert!(text.contains("arithmetic coding") && text.contains("convert it"), "{text}");
+}
+
 /// Size fields of a header made `w` x `h`; of a PNG with the checksum that belongs to it.
 fn promise(bytes: &mut [u8], w: u32, h: u32) {
     if bytes.starts_with(&[0xFF, 0xD8]) {
@@ -306,7 +363,9 @@ fn broken_data_sets_are_explained() {
     write_png(&label, 8, 5, ColorType::Grayscale, Eight, &[3; 40]);
     expect(load(&spec), &["frame0_label.png is 8x5", "frame0_rgb.png is 8x6"]);
     std::fs::write(&label, b"\xFF\xD8 not a PNG").unwrap();
-    expect(load(&spec), &["frame0_label.png", "non-PNG"]);
+    expect(load(&spec), &["frame0_label.png", "JPEG", "changes the values", "PNG again"]);
+    std::fs::write(&label, b"RIFF\x20\0\0\0WEBPVP8 ").unwrap();
+    expect(load(&spec), &["frame0_label.png", "a WebP picture", "PNG"]);
     let bytes = std::fs::read(&image).unwrap();
     for cut in [0, 5, 20, bytes.len() - 20] {
         std::fs::write(&image, &bytes[..cut]).unwrap();
@@ -420,6 +479,44 @@ fn the_queue_is_bounded_and_dropping_ends_the_workers() {
     let loaded = source.loaded.load(Ordering::SeqCst);
     assert!((3..=3 + 6 + 2).contains(&loaded), "{loaded}");
     assert_eq!(Arc::strong_count(&source), 1);
+}
+
+/// Pictures of these sizes (width, height), each of two classes.
+struct Sizes(Vec<(usize, usize)>, Vec<String>);
+
+impl Source for Sizes {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn class_names(&self) -> &[String] {
+        &self.1
+    }
+    fn sample_name(&self, index: usize) -> String {
+        format!("{:?}", self.0[index])
+    }
+    fn load(&self, index: usize) -> Result<(Image, LabelMap)> {
+        let (w, h) = self.0[index];
+        let label = (0..w * h).map(|k| (k % 2) as u8).collect();
+        Ok((Image::new(w, h), LabelMap::from_data(w, h, label)?))
+    }
+}
+
+#[test]
+fn pictures_of_any_size_make_samples_of_the_size_of_the_crop() {
+    let sizes = vec![(1, 1), (48, 7), (7, 4000), (4000, 1), (16, 16)];
+    let source = Arc::new(Sizes(sizes, vec!["a".into(), "b".into()]));
+    let published = Augment::published(16);
+    let plain = Augment { shortest_edges: vec![], ..published.clone() };
+    let short = Augment { max_edge: 3, ..published.clone() };
+    for augment in [published, plain, short] {
+        let settings = LoaderSettings { augment, ..settings(1, 0) };
+        let mut loader = Loader::start(source.clone(), settings).unwrap();
+        for _ in 0..10 {
+            let batch = loader.next_batch().unwrap();
+            assert_eq!((batch.images.len(), batch.labels.len()), (3 * 3 * 256, 3 * 256));
+            assert!(batch.labels.iter().any(|class| *class != IGNORE));
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Results to look at: coloured labels, overlays, label files, contact sheets.
 
 mod font;
+mod result;
 mod sheet;
 #[cfg(test)]
 mod tests;
@@ -8,6 +9,10 @@ mod tests;
 use std::path::Path;
 
 pub use font::{GLYPH_H, GLYPH_W, text, text_width};
+pub use result::{
+    RESULT_ENDS, is_result, result_paths, write_result_image, write_result_label,
+    write_result_submission,
+};
 pub use sheet::{Sheet, SheetRow};
 
 use crate::palette::{Palette, id_of_train_id};
@@ -55,11 +60,20 @@ pub enum Encoding {
 /// # Errors
 /// A file that cannot be written.
 pub fn write_submission(path: &Path, label: &LabelMap, encoding: Encoding) -> Result<()> {
+    submission_png(path, label, encoding, None)
+}
+
+fn submission_png(
+    path: &Path,
+    label: &LabelMap,
+    encoding: Encoding,
+    text: Option<[&str; 2]>,
+) -> Result<()> {
     let data = match encoding {
         Encoding::TrainIds => label.data.clone(),
         Encoding::CityscapesIds => label.data.iter().map(|&c| id_of_train_id(c)).collect(),
     };
-    write_png(path, label.w, label.h, png::ColorType::Grayscale, None, &data)
+    write_png(path, label.w, label.h, png::ColorType::Grayscale, None, text, &data)
 }
 
 /// `label` as an 8-bit palette PNG: the index is the class, the palette shows its colour.
@@ -67,8 +81,17 @@ pub fn write_submission(path: &Path, label: &LabelMap, encoding: Encoding) -> Re
 /// # Errors
 /// A file that cannot be written.
 pub fn write_label(path: &Path, label: &LabelMap, palette: &Palette) -> Result<()> {
+    label_png(path, label, palette, None)
+}
+
+fn label_png(
+    path: &Path,
+    label: &LabelMap,
+    palette: &Palette,
+    text: Option<[&str; 2]>,
+) -> Result<()> {
     let colours = (0..=255).flat_map(|class| palette.colour(class)).collect();
-    write_png(path, label.w, label.h, png::ColorType::Indexed, Some(colours), &label.data)
+    write_png(path, label.w, label.h, png::ColorType::Indexed, Some(colours), text, &label.data)
 }
 
 /// `image` as an RGB PNG.
@@ -76,16 +99,21 @@ pub fn write_label(path: &Path, label: &LabelMap, palette: &Palette) -> Result<(
 /// # Errors
 /// A file that cannot be written.
 pub fn write_image(path: &Path, image: &Image) -> Result<()> {
-    write_png(path, image.w, image.h, png::ColorType::Rgb, None, &image.data)
+    image_png(path, image, None)
 }
 
-/// Writes a PNG; a reader sees all of it or nothing.
+fn image_png(path: &Path, image: &Image, text: Option<[&str; 2]>) -> Result<()> {
+    write_png(path, image.w, image.h, png::ColorType::Rgb, None, text, &image.data)
+}
+
+/// Writes a PNG; a reader sees all of it or nothing. `text` is a keyword and what it says.
 fn write_png(
     path: &Path,
     w: usize,
     h: usize,
     colour: png::ColorType,
     palette: Option<Vec<u8>>,
+    text: Option<[&str; 2]>,
     data: &[u8],
 ) -> Result<()> {
     let fail = |source| TrainError::Write { path: path.into(), source };
@@ -97,6 +125,9 @@ fn write_png(
         encoder.set_palette(palette);
     }
     let other = |error: png::EncodingError| fail(std::io::Error::other(error));
+    if let Some([keyword, text]) = text {
+        encoder.add_text_chunk(keyword.to_owned(), text.to_owned()).map_err(other)?;
+    }
     let mut writer = encoder.write_header().map_err(other)?;
     writer.write_image_data(data).map_err(other)?;
     writer.finish().map_err(other)?;

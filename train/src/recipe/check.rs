@@ -125,6 +125,10 @@ fn model(recipe: &Recipe) -> Wrong {
     divides("model.embed_dim", m.embed_dim, "model.heads", m.heads)?;
     // `model.image` follows the crop unless it is set, so the crop is the one to name.
     divides("augment.crop", recipe.augment.crop, "model.patch", m.patch)?;
+    // The coarsest map of the head has half the patches of an axis.
+    ensure("augment.crop", recipe.augment.crop >= 2 * m.patch, || {
+        format!("is {}, it must be at least two patches ({})", recipe.augment.crop, 2 * m.patch)
+    })?;
     divides("model.image", m.image, "model.patch", m.patch)?;
     let rising = m.taps.windows(2).all(|w| w[0] < w[1]);
     let inside = m.taps.iter().all(|&t| t < m.depth);

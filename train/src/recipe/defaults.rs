@@ -7,7 +7,8 @@ use dressage_models::Precision;
 use dressage_models::backbone::{DinoConfig, Ffn, Recompute};
 
 use super::{
-    Augment, Data, Eval, EvalMode, EvalSet, Head, Loss, Model, Recipe, Rein, Run, SaveSignal, Set,
+    Augment, Data, Eval, EvalMode, EvalSet, Head, Loss, Model, OnError, Recipe, Rein, Run,
+    SaveSignal, Set,
     Source, Train,
 };
 use crate::data::Ids;
@@ -46,7 +47,13 @@ pub(super) fn published(backbone: &str, crop: usize) -> Recipe {
             dice_weight: 5.0,
             no_object: 0.1,
         },
-        data: Data { root: PathBuf::from("."), groups: vec![], train: vec![], eval: vec![] },
+        data: Data {
+            root: PathBuf::from("."),
+            on_error: OnError::Stop,
+            groups: vec![],
+            train: vec![],
+            eval: vec![],
+        },
         augment: Augment {
             crop,
             ratios: (5..=20).map(|k| f64::from(k) / 10.0).collect(),

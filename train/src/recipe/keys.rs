@@ -120,6 +120,11 @@ pub const KEYS: &[Key] = &[
         Kind::Path,
         "folder that images and labels are relative to, by default the recipe's",
     ),
+    key(
+        "data.on_error",
+        Kind::Choice(&["stop", "skip"]),
+        "where a picture or label cannot be used: stop before the first step, or leave it out",
+    ),
     key("data.groups", Kind::Groups, "label ids of each class, others ignored; empty: id = class"),
     key("data.train[].name", Kind::Text, "name in logs"),
     key("data.train[].source", Kind::Choice(SOURCES), "read files or draw scenes"),

@@ -45,7 +45,7 @@ pub use changes::{Change, changes};
 pub use embedded::{EMBEDDED, Embedded};
 pub use error::RecipeError;
 pub use overrides::{Command, acting};
-pub use sets::{Data, EvalSet, Set, Source};
+pub use sets::{Data, EvalSet, OnError, Set, Source};
 
 /// The word that stands for random initial weights in `model.weights`.
 pub const RANDOM: &str = "random";

@@ -17,6 +17,8 @@ const TRAIN_IDS: usize = 19;
 pub struct Data {
     /// Folder that the sets' folders are relative to.
     pub root: PathBuf,
+    /// What happens where an image or label cannot be used.
+    pub on_error: OnError,
     /// Label ids that make up each class, in the order of `head.classes`; ids in no group are
     /// ignored. Empty: id = class.
     pub groups: Vec<Vec<usize>>,
@@ -24,6 +26,17 @@ pub struct Data {
     pub train: Vec<Set>,
     /// Sets to evaluate on.
     pub eval: Vec<EvalSet>,
+}
+
+/// See [`Data::on_error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnError {
+    /// The run ends, before its first step if that can be, and names the files.
+    #[default]
+    Stop,
+    /// The run goes on without them and counts them.
+    Skip,
 }
 
 /// Where the pictures and labels of a set come from.
@@ -106,7 +119,8 @@ impl Data {
     }
 
     /// Opens a set: scans its folders, or prepares to draw its scenes with `seed`. `classes` as
-    /// for [`Data::spec`].
+    /// for [`Data::spec`]. Images without a label are left out if [`Data::on_error`] says so; what
+    /// is in the files is not looked at (see [`data::check`]).
     ///
     /// # Errors
     /// As [`Dataset::open`].
@@ -117,7 +131,10 @@ impl Data {
         seed: u64,
     ) -> Result<Arc<dyn data::Source>, TrainError> {
         Ok(match set.source {
-            Source::Files => Arc::new(Dataset::open(&self.spec(set, classes))?),
+            Source::Files => Arc::new(match self.on_error {
+                OnError::Stop => Dataset::open(&self.spec(set, classes))?,
+                OnError::Skip => Dataset::scan(&self.spec(set, classes))?.labelled(),
+            }),
             Source::Scenes => {
                 let size = (set.size[0], set.size[1]);
                 let scenes = SceneSource::new(seed, set.first, set.count, set.domain, size);

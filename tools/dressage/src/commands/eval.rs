@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use dressage_train::data::check::{Which, check_recipe};
 use dressage_train::evaluate::evaluate;
 use dressage_train::metrics::Report;
 use dressage_train::recipe::{Command, Recipe, SaveSignal};
@@ -77,8 +78,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let words = Words { first: "stopping after this image", lost: "the scores are not written" };
     let (watch, stop) = watched(words, SaveSignal::None)?;
+    let data = check_recipe(&recipe, Which::Eval, &*watch, &stop)?;
     let model = trained.load(&recipe, &watch)?;
-    let report = evaluate(&model, &recipe, &*watch, &stop)?;
+    let report = evaluate(&model, &recipe, &data.eval, &*watch, &stop)?;
     let (step, checkpoint, of) = match &trained {
         Trained::Run(dir, Wanted { step, .. }) => {
             (Some(*step), checkpoint::path_of(dir, *step), format!("after step {step}"))

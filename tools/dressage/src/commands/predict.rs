@@ -1,6 +1,7 @@
 //! `dressage predict`.
 
-use std::collections::BTreeMap;
+mod inputs;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -9,23 +10,28 @@ use dressage_models::Segmenter;
 use dressage_train::data::read_image;
 use dressage_train::evaluate::{Inference, predict};
 use dressage_train::palette::Palette;
-use dressage_train::pictures::{self, write_image, write_label, write_submission};
+use dressage_train::pictures::{
+    self, result_paths, write_result_image, write_result_label, write_result_submission,
+};
 use dressage_train::recipe::{Command, EvalMode, Recipe, SaveSignal};
 use dressage_train::runlog::{Progress as _, Stage};
 use dressage_train::wait::Waiting;
 use dressage_train::{Image, LabelMap, TrainError};
 
 use super::{Overrides, Trained, start_threads};
-use crate::console::say;
+use crate::console::{complain, say};
 use crate::failure::Failure;
 use crate::signals::{Words, watched};
+use inputs::{Inputs, collect};
 
 /// Segment images with a trained network
 ///
 /// For each image NAME two files are written: NAME_overlay.png, the classes over the picture, and
-/// NAME_label.png with one class per pixel. Images in the subfolders of a given folder keep their
-/// subfolder. Scale and windows are those of the first evaluation set, and are named; --box and
-/// --set change them.
+/// NAME_label.png with one class per pixel. Images in the subfolders of a given folder or pattern
+/// keep their subfolder. An image that cannot be read is reported and the others are done; the exit
+/// code is 1 then. Hidden files, earlier results and links to what is there already are passed over.
+/// Scale and windows are those of the first evaluation set, and are named; --box and --set change
+/// them.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   dressage predict runs/demo street.png
@@ -41,7 +47,7 @@ pub struct Args {
 
     /// Images (PNG, JPEG), folders or patterns such as 'photos/*.jpg'
     #[arg(required = true)]
-    input: Vec<String>,
+    input: Vec<PathBuf>,
 
     /// Folder for the results, by default `predictions` in the run folder, for a recipe here
     #[arg(long, value_name = "DIR")]
@@ -102,7 +108,6 @@ impl Args {
 /// Predicts.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let (mut trained, recipe) = args.trained()?;
-    let inputs = collect(&args.input)?;
     start_threads(&recipe.run)?;
     if args.encoding == Encoding::CityscapesIds && !is_cityscapes(&recipe) {
         let what = "--encoding cityscapes-ids needs the 19 classes of Cityscapes, this run has \
@@ -111,28 +116,62 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let folder = trained.folder().unwrap_or(Path::new(""));
     let out = args.out.clone().unwrap_or_else(|| folder.join("predictions"));
+    let inputs = collect(&args.input, &out)?;
+    let Inputs { files, mut failed, notes } = inputs;
+    let total = files.len() + failed.len();
+    // One failure alone is the error that the program ends with.
+    notes.iter().chain(failed.iter().filter(|_| total > 1)).for_each(|text| complain(text));
+    if files.is_empty() {
+        return outcome(&failed, total, &out);
+    }
     let words = Words { first: "stopping after this image", lost: "this image is not written" };
     let (watch, stop) = watched(words, SaveSignal::None)?;
     let model = trained.load(&recipe, &watch)?;
     let how = scale(&recipe, args.test_box);
     watch.note(&format!("predict: {}", described(&recipe, &how)));
-    let stage = Stage::new(&*watch, "predict", Some(inputs.len() as u64));
+    let stage = Stage::new(&*watch, "predict", Some(files.len() as u64));
     let start = Instant::now();
-    for (i, (stem, file)) in inputs.iter().enumerate() {
-        let (from, waiting) = (file.clone(), Waiting::new(&*watch, &stop));
-        let image = waiting.read(file, move || read_image(&from));
+    for (i, input) in files.iter().enumerate() {
+        let (from, waiting) = (input.file.clone(), Waiting::new(&*watch, &stop));
+        let image = waiting.read(&input.file, move || read_image(&from));
         if stop.requested() {
             drop(stage);
-            let what = format!("{i} of {} images are done, in {}", inputs.len(), out.display());
+            // Those that failed before the first image are not among the `i`.
+            let done = total - files.len() + i - failed.len();
+            let what = format!("{done} of {total} images are done, in {}", out.display());
             return Err(Failure::Interrupted(what));
         }
-        predict_one(args, &recipe, how, &model, (file, &image?), &out.join(stem))?;
+        match image.map_err(Failure::from).and_then(|image| segment(how, &model, &input.file, image)) {
+            Ok((image, label)) => write(args, &recipe, &image, &label, &input.stem)?,
+            Err(error) => {
+                let text = error.to_string();
+                if total > 1 {
+                    watch.note(&text);
+                }
+                failed.push(text);
+            }
+        }
         let rate = (i + 1) as f64 / start.elapsed().as_secs_f64();
         stage.at(i as u64 + 1, &format!("{rate:.2} images/s"));
     }
     drop(stage);
-    say(&format!("{} images done, in {}", inputs.len(), out.display()));
-    Ok(())
+    outcome(&failed, total, &out)
+}
+
+/// Says how many of `total` images are done; an error if some `failed`.
+fn outcome(failed: &[String], total: usize, out: &Path) -> Result<(), Failure> {
+    let done = total - failed.len();
+    if done > 0 {
+        say(&format!("{done} images done, in {}", out.display()));
+    }
+    match failed {
+        [] => Ok(()),
+        [only] if total == 1 => Err(Failure::Told(only.clone())),
+        [first, ..] => {
+            let n = failed.len();
+            Err(Failure::Told(format!("{n} of {total} images are not done, the first: {first}")))
+        }
+    }
 }
 
 /// Scale and windows for pictures, with the box of the command line if there is one.
@@ -170,25 +209,35 @@ fn is_cityscapes(recipe: &Recipe) -> bool {
     recipe.head.classes == Palette::cityscapes().names
 }
 
-/// Writes `STEM_overlay.png` and `STEM_label.png` of an image of `file`.
-fn predict_one(
-    args: &Args,
-    recipe: &Recipe,
+/// Finds the class of each pixel of `image`, which was read from `file`.
+fn segment(
     how: Inference,
     model: &Segmenter,
-    (file, image): (&Path, &Image),
+    file: &Path,
+    image: Image,
+) -> Result<(Image, LabelMap), Failure> {
+    let label = predict(model, &image, how, image.h, image.w)
+        .map_err(|e| Failure::Told(format!("{}: {e}", file.display())))?;
+    Ok((image, label))
+}
+
+/// Writes the results whose names begin with `stem`.
+fn write(
+    args: &Args,
+    recipe: &Recipe,
+    image: &Image,
+    label: &LabelMap,
     stem: &Path,
 ) -> Result<(), Failure> {
-    let label = predict(model, image, how, image.h, image.w)
-        .map_err(|e| Failure::Told(format!("{}: {e}", file.display())))?;
     if let Some(dir) = stem.parent() {
         let fail = |source| TrainError::Write { path: dir.to_path_buf(), source };
         std::fs::create_dir_all(dir).map_err(fail)?;
     }
     let palette = Palette::for_names(&recipe.head.classes);
-    let over = pictures::overlay(image, &label, &palette, args.alpha);
-    write_image(&with_end(stem, "_overlay.png"), &over)?;
-    write_encoded(&with_end(stem, "_label.png"), &label, &palette, args.encoding)?;
+    let over = pictures::overlay(image, label, &palette, args.alpha);
+    let [overlay, classes] = result_paths(stem);
+    write_result_image(&overlay, &over)?;
+    write_encoded(&classes, label, &palette, args.encoding)?;
     Ok(())
 }
 
@@ -199,97 +248,10 @@ fn write_encoded(
     encoding: Encoding,
 ) -> Result<(), TrainError> {
     match encoding {
-        Encoding::Palette => write_label(path, label, palette),
-        Encoding::TrainIds => write_submission(path, label, pictures::Encoding::TrainIds),
-        Encoding::CityscapesIds => write_submission(path, label, pictures::Encoding::CityscapesIds),
-    }
-}
-
-fn with_end(stem: &Path, end: &str) -> PathBuf {
-    let mut name = stem.as_os_str().to_owned();
-    name.push(end);
-    PathBuf::from(name)
-}
-
-/// Image files by the path of their results, relative to the output folder and without its end.
-fn collect(inputs: &[String]) -> Result<BTreeMap<PathBuf, PathBuf>, Failure> {
-    let mut found = BTreeMap::new();
-    for input in inputs {
-        let path = Path::new(input);
-        if path.is_dir() {
-            let mut files = Vec::new();
-            walk(path, &mut files)?;
-            if files.is_empty() {
-                let what = format!("{input} holds no image (.png, .jpg or .jpeg)");
-                return Err(Failure::Told(what));
-            }
-            for file in files {
-                let inside = file.strip_prefix(path).unwrap_or(&file).with_extension("");
-                insert(&mut found, inside, file)?;
-            }
-            continue;
-        }
-        for file in matches(input)? {
-            let stem = file.file_stem().map(PathBuf::from).unwrap_or_default();
-            insert(&mut found, stem, file)?;
+        Encoding::Palette => write_result_label(path, label, palette),
+        Encoding::TrainIds => write_result_submission(path, label, pictures::Encoding::TrainIds),
+        Encoding::CityscapesIds => {
+            write_result_submission(path, label, pictures::Encoding::CityscapesIds)
         }
     }
-    Ok(found)
-}
-
-/// The file `input`, or the files that match it as a pattern.
-fn matches(input: &str) -> Result<Vec<PathBuf>, Failure> {
-    let (path, pattern) = (PathBuf::from(input), input.contains(['*', '?', '[']));
-    if !pattern || path.exists() {
-        // A missing file is reported before the first image is worked on.
-        return match path.metadata() {
-            Ok(_) => Ok(vec![path]),
-            Err(source) => Err(TrainError::Read { path, source }.into()),
-        };
-    }
-    let told = |e: &dyn std::fmt::Display| Failure::Told(format!("pattern {input}: {e}"));
-    let paths = glob::glob(input).map_err(|e| told(&e))?;
-    let paths = paths.collect::<Result<Vec<_>, _>>().map_err(|e| told(&e))?;
-    let files: Vec<PathBuf> = paths.into_iter().filter(|p| p.is_file() && is_image(p)).collect();
-    if files.is_empty() {
-        return Err(Failure::Told(format!("no image (.png, .jpg or .jpeg) matches {input}")));
-    }
-    Ok(files)
-}
-
-fn insert(
-    found: &mut BTreeMap<PathBuf, PathBuf>,
-    stem: PathBuf,
-    file: PathBuf,
-) -> Result<(), Failure> {
-    match found.get(&stem) {
-        Some(other) if *other != file => Err(Failure::Told(format!(
-            "the results of {} and {} would have the same name; predict them into two folders",
-            other.display(),
-            file.display()
-        ))),
-        _ => {
-            found.insert(stem, file);
-            Ok(())
-        }
-    }
-}
-
-fn is_image(path: &Path) -> bool {
-    let end = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    ["png", "jpg", "jpeg"].iter().any(|known| end.eq_ignore_ascii_case(known))
-}
-
-/// All images below `dir`.
-fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), TrainError> {
-    let fail = |source| TrainError::Read { path: dir.to_path_buf(), source };
-    for entry in std::fs::read_dir(dir).map_err(fail)? {
-        let path = entry.map_err(fail)?.path();
-        if path.is_dir() {
-            walk(&path, files)?;
-        } else if is_image(&path) {
-            files.push(path);
-        }
-    }
-    Ok(())
 }

@@ -1,14 +1,15 @@
 //! `dressage train`.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use dressage_train::network;
+use dressage_train::data::Source;
+use dressage_train::data::check::{Checked, LeftOut};
 use dressage_train::plan::{Plan, mib};
-use dressage_train::recipe::{Command, EMBEDDED, Recipe, Set, acting, keys};
+use dressage_train::recipe::{Command, EMBEDDED, Recipe, acting, keys};
 use dressage_train::resume::{Resume, ResumeFrom};
 use dressage_train::run_folder::{self, RECIPE};
 use dressage_train::trainer::{Outcome, Trainer};
-use dressage_train::wait::Waiting;
 use dressage_train::{TrainError, checkpoint};
 
 use super::{Overrides, assignment, start_threads};
@@ -117,7 +118,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let (watch, stop) = watched(words, recipe.train.save_signal)?;
     let mut trainer = Trainer::set_up(recipe.clone(), args.resume().as_ref(), &*watch)?;
     let mut run = || -> Result<Outcome, TrainError> {
-        describe(&recipe, &trainer, Waiting::new(&*watch, &stop))?;
+        let counts = Counts::of(trainer.check_data(&*watch, &stop)?);
+        describe(&recipe, &trainer, &counts);
         trainer.place().warning().into_iter().for_each(warn);
         trainer.run(&*watch, &stop)
     };
@@ -146,9 +148,21 @@ fn find(name: &str, overrides: &[String]) -> Result<Recipe, Failure> {
     Ok(Recipe::find(name, overrides)?)
 }
 
-/// Says what is about to be trained, on what, and where; opens every data set, so that a wrong
-/// folder is found now and not after hours.
-fn describe(recipe: &Recipe, trainer: &Trainer, waiting: Waiting) -> Result<(), TrainError> {
+/// Images of each set that are used.
+struct Counts {
+    train: Vec<usize>,
+    eval: Vec<usize>,
+}
+
+impl Counts {
+    fn of(data: &Checked) -> Counts {
+        let count = |sources: &[Arc<dyn Source>]| sources.iter().map(|s| s.len()).collect();
+        Counts { train: count(&data.train), eval: count(&data.eval) }
+    }
+}
+
+/// Says what is about to be trained, on what, and where.
+fn describe(recipe: &Recipe, trainer: &Trainer, counts: &Counts) {
     let (m, t) = (&recipe.model, &recipe.train);
     let (mut trained, mut frozen) = (0, 0);
     for param in trainer.model().params().values() {
@@ -165,11 +179,11 @@ fn describe(recipe: &Recipe, trainer: &Trainer, waiting: Waiting) -> Result<(), 
     if let (Some(file), 0) = (recipe.checkpoint(), trainer.step()) {
         say(&format!("start     {}", file.display()));
     }
-    for set in &recipe.data.train {
-        say(&format!("train on  {}", counted(recipe, set, waiting)?));
+    for (set, n) in recipe.data.train.iter().zip(&counts.train) {
+        say(&format!("train on  {}, {} images", set.name, grouped(*n)));
     }
-    for set in &recipe.data.eval {
-        say(&format!("test on   {}", counted(recipe, &set.set, waiting)?));
+    for (set, n) in recipe.data.eval.iter().zip(&counts.eval) {
+        say(&format!("test on   {}, {} images", set.set.name, grouped(*n)));
     }
     let from = match trainer.step() {
         0 => String::new(),
@@ -193,7 +207,6 @@ fn describe(recipe: &Recipe, trainer: &Trainer, waiting: Waiting) -> Result<(), 
     if let Some(plan) = trainer.device_plan() {
         say(&super::plan::memory_table(plan));
     }
-    Ok(())
 }
 
 /// What training takes, in MiB, by level.
@@ -220,11 +233,6 @@ fn memory_table(plan: &Plan) -> String {
     text + &free.unwrap_or_default()
 }
 
-fn counted(recipe: &Recipe, set: &Set, waiting: Waiting) -> Result<String, TrainError> {
-    let n = network::source_unless(recipe, set, waiting)?.len();
-    Ok(format!("{}, {} images", set.name, grouped(n)))
-}
-
 /// What is told of a run that was stopped before it did a step: there is nothing to save.
 fn before_a_step(error: TrainError, recipe: &Recipe) -> Failure {
     let TrainError::Interrupted = error else { return error.into() };
@@ -234,7 +242,6 @@ fn before_a_step(error: TrainError, recipe: &Recipe) -> Failure {
     };
     Failure::Interrupted(format!("no step was done, {again}"))
 }
-
 fn finish(name: &str, recipe: &Recipe, outcome: &Outcome, stopped: bool) -> Result<(), Failure> {
     let saved = outcome.checkpoint.display();
     if outcome.interrupted {
@@ -256,6 +263,14 @@ fn finish(name: &str, recipe: &Recipe, outcome: &Outcome, stopped: bool) -> Resu
     }
     if let Some(memory) = &outcome.memory {
         say(&format!("\nmemory    {}", memory.line()));
+    }
+    let out = outcome.left_out;
+    if out != LeftOut::default() {
+        let (pairs, replaced) = (grouped(out.pairs), grouped(out.replaced));
+        say(&format!(
+            "\ndata      {pairs} pairs were left out at the start, {replaced} samples were replaced \
+             while they were loaded"
+        ));
     }
     say(&format!("\n{name} is trained: {saved}"));
     Ok(())

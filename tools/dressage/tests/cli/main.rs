@@ -5,7 +5,9 @@ mod bench;
 mod common;
 mod device;
 mod doctor;
+mod inputs;
 mod machine;
+mod messages;
 mod resume;
 mod runs;
 #[cfg(target_os = "linux")]
@@ -139,7 +141,11 @@ fn predictions(dir: &Path) {
     std::fs::copy(dir.join("in/a.png"), dir.join("a.png")).expect("copied");
     refused(run(&["predict", "runs/tiny", "in/a.png", "a.png"]), 1, &["same name"]);
     std::fs::write(dir.join("in/bad.png"), "no picture").expect("written");
-    refused(run(&["predict", "runs/tiny", "in/bad.png"]), 1, &["bad.png", "damaged"]);
+    refused(
+        run(&["predict", "runs/tiny", "in/bad.png"]),
+        1,
+        &["bad.png", "a text", "PNG and JPEG"],
+    );
     malformed(dir);
 }
 

@@ -1,0 +1,183 @@
+//! Which images are to be segmented, and how their results are named.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use dressage_train::TrainError;
+use dressage_train::data::{Found, walk};
+use dressage_train::pictures::{is_result, result_paths};
+use glob::{MatchOptions, Pattern};
+
+use crate::failure::Failure;
+
+/// Ends of the names of images that are read.
+const READ: [&str; 3] = ["png", "jpg", "jpeg"];
+
+/// Ends of the names of images that are not.
+const OTHER: [&str; 16] = [
+    "webp", "bmp", "tif", "tiff", "gif", "heic", "heif", "avif", "jxl", "jp2", "psd", "ico", "ppm",
+    "pgm", "svg", "exr",
+];
+
+/// An image to segment.
+pub struct Input {
+    /// Its file.
+    pub file: PathBuf,
+    /// Path of the results without their ends.
+    pub stem: PathBuf,
+}
+
+/// What the arguments of the command stand for.
+#[derive(Default)]
+pub struct Inputs {
+    /// Images, each once, sorted by the names of their results.
+    pub files: Vec<Input>,
+    /// What cannot be segmented, one sentence each.
+    pub failed: Vec<String>,
+    /// What was passed over.
+    pub notes: Vec<String>,
+}
+
+/// The images that `inputs` name: files, folders or patterns. Results go below `out`.
+pub fn collect(inputs: &[PathBuf], out: &Path) -> Result<Inputs, Failure> {
+    let mut all = Inputs::default();
+    // Path of the results below `out`, with the end of the image's name, and the image.
+    let mut named = Vec::new();
+    let mut seen = HashSet::new();
+    let mut add = |below: PathBuf, file: PathBuf| {
+        let real = file.canonicalize().unwrap_or_else(|_| file.clone());
+        if seen.insert(real) {
+            named.push((below, file));
+        }
+    };
+    for input in inputs {
+        match input.metadata() {
+            Ok(meta) if meta.is_dir() => {
+                let found = walk(input, usize::MAX, &|path| has_end(path, &READ, &OTHER));
+                let files = all.take(found);
+                if files.is_empty() {
+                    all.failed.push(format!("{} {NOTHING}", input.display()));
+                }
+                for file in files {
+                    let below = file.strip_prefix(input).unwrap_or(&file);
+                    add(below.to_owned(), file);
+                }
+            }
+            Ok(_) => {
+                let name = input.file_name().map(PathBuf::from).unwrap_or_default();
+                add(name, input.clone());
+            }
+            Err(source) => match input.to_str().filter(|text| text.contains(['*', '?', '['])) {
+                Some(text) => {
+                    let files = all.matches(text)?;
+                    files.into_iter().for_each(|(below, file)| add(below, file));
+                }
+                None => {
+                    let path = input.clone();
+                    all.failed.push(TrainError::Read { path, source }.to_string());
+                }
+            },
+        }
+    }
+    all.name(named, out)?;
+    Ok(all)
+}
+
+const NOTHING: &str = "holds no image (.png, .jpg or .jpeg)";
+
+impl Inputs {
+    /// The images that a walk has found; notes what it has passed over.
+    fn take(&mut self, found: Found) -> Vec<PathBuf> {
+        self.notes.extend(found.passed_over().map(|what| format!("passed over {what}")));
+        for (path, source) in found.unreadable {
+            self.failed.push(TrainError::Read { path, source }.to_string());
+        }
+        let (files, other): (Vec<_>, Vec<_>) =
+            found.files.into_iter().partition(|path| has_end(path, &READ, &[]));
+        if let Some(first) = other.first() {
+            self.notes.push(format!(
+                "passed over {} images of other forms than PNG and JPEG, the first is {}",
+                other.len(),
+                first.display()
+            ));
+        }
+        files
+    }
+
+    /// The images that match a pattern, with their paths below the folder that it begins in.
+    fn matches(&mut self, text: &str) -> Result<Vec<(PathBuf, PathBuf)>, Failure> {
+        let fail = |e: &dyn std::fmt::Display| Failure::Told(format!("pattern {text}: {e}"));
+        let is_pattern = |part: &OsStr| {
+            part.as_encoded_bytes().iter().any(|byte| matches!(byte, b'*' | b'?' | b'['))
+        };
+        let parts: Vec<&OsStr> = Path::new(text).iter().collect();
+        let fixed = parts.iter().position(|part| is_pattern(part)).unwrap_or(0);
+        let folder: PathBuf = parts[..fixed].iter().collect();
+        let pattern: PathBuf = parts[fixed..].iter().collect();
+        let pattern = Pattern::new(&pattern.to_string_lossy()).map_err(|e| fail(&e))?;
+        let depth = match pattern.as_str().contains("**") {
+            true => usize::MAX,
+            false => parts.len() - fixed,
+        };
+        let from = if fixed == 0 { Path::new(".") } else { &folder };
+        let options = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
+        let below = |path: &Path| path.strip_prefix(from).unwrap_or(path).to_owned();
+        let found = walk(from, depth, &|path| {
+            has_end(path, &READ, &[])
+                && pattern.matches_with(&below(path).to_string_lossy(), options)
+        });
+        let files = self.take(found);
+        if files.is_empty() {
+            self.failed.push(format!("no image (.png, .jpg or .jpeg) matches {text}"));
+        }
+        Ok(files.into_iter().map(|file| (below(&file), folder.join(below(&file)))).collect())
+    }
+
+    /// Gives every image names for its results. Where names meet, the end of the image's own name
+    /// stays in them.
+    fn name(&mut self, named: Vec<(PathBuf, PathBuf)>, out: &Path) -> Result<(), Failure> {
+        let mut stems: Vec<PathBuf> =
+            named.iter().map(|(path, _)| path.with_extension("")).collect();
+        loop {
+            let mut users: BTreeMap<&Path, usize> = BTreeMap::new();
+            stems.iter().for_each(|stem| *users.entry(stem).or_default() += 1);
+            let meets = |k: &usize| users[stems[*k].as_path()] > 1 && stems[*k] != named[*k].0;
+            let meeting: Vec<usize> = (0..stems.len()).filter(meets).collect();
+            if meeting.is_empty() {
+                break;
+            }
+            meeting.into_iter().for_each(|k| stems[k].clone_from(&named[k].0));
+        }
+        let mut files: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
+        for (stem, (_, file)) in stems.into_iter().zip(named) {
+            if let Some(other) = files.insert(stem, file.clone()) {
+                return Err(Failure::Told(format!(
+                    "the results of {} and {} would have the same name; predict them one after the \
+                     other, each with a folder of its own as --out",
+                    other.display(),
+                    file.display()
+                )));
+            }
+        }
+        for (stem, file) in files {
+            let stem = out.join(stem);
+            let foreign = |path: &PathBuf| path.is_file() && !is_result(path);
+            match result_paths(&stem).into_iter().find(foreign) {
+                Some(path) => self.failed.push(format!(
+                    "{}: its result would replace {}, which is none of dressage predict; choose \
+                     another folder with --out",
+                    file.display(),
+                    path.display()
+                )),
+                None => self.files.push(Input { file, stem }),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn has_end(path: &Path, some: &[&str], more: &[&str]) -> bool {
+    let end = path.extension().unwrap_or_default().as_encoded_bytes();
+    some.iter().chain(more).any(|known| end.eq_ignore_ascii_case(known.as_bytes()))
+}

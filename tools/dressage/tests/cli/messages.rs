@@ -1,0 +1,200 @@
+//! Advice that can be followed: every key and option that a message names exists.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use dressage_train::recipe::keys::KEYS;
+
+use crate::common::{dressage, out};
+
+/// Sections of a recipe, whose keys are written with a dot.
+const SECTIONS: [&str; 9] =
+    ["model", "rein", "head", "loss", "data", "augment", "train", "eval", "run"];
+
+/// Names that look like keys: files, and parts of a network in its own sources.
+const OTHER: [&str; 7] = [
+    "data.pkl",
+    "eval.json",
+    "head.pixel_decoder",
+    "head.queries_and_memories",
+    "head.layer",
+    "head.prediction",
+    "head.norm",
+];
+
+/// The texts in quotes of a Rust source, without its tests and comments.
+fn literals(source: &str) -> Vec<String> {
+    let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let (mut texts, mut rest) = (Vec::new(), source);
+    while let Some(at) = rest.find(['"', '/', '\'']) {
+        let behind = &rest[at..];
+        if behind.starts_with("//") {
+            rest = behind.find('\n').map_or("", |end| &behind[end..]);
+        } else if let Some(inside) = behind.strip_prefix('"') {
+            let (text, end) = literal(inside);
+            texts.push(text);
+            rest = &inside[end..];
+        } else if behind.starts_with("'\"'") || behind.starts_with("'\\\"'") {
+            rest = behind[1..].find('\'').map_or("", |end| &behind[end + 2..]);
+        } else {
+            rest = &behind[1..];
+        }
+    }
+    texts
+}
+
+/// A literal up to its end, as it is printed, and the position behind it.
+fn literal(source: &str) -> (String, usize) {
+    let (mut text, mut chars) = (String::new(), source.char_indices().peekable());
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => return (text, at + 1),
+            '\\' => match chars.next() {
+                Some((_, '\n')) => while chars.next_if(|(_, c)| c.is_whitespace()).is_some() {},
+                Some((_, 'n')) => text.push('\n'),
+                Some((_, c)) => text.push(c),
+                None => break,
+            },
+            c => text.push(c),
+        }
+    }
+    (text, source.len())
+}
+
+fn sources(dir: &Path, all: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).expect("sources") {
+        let path = entry.expect("entry").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() {
+            sources(&path, all);
+        } else if name.ends_with(".rs") && !name.contains("tests") {
+            all.push(path);
+        }
+    }
+}
+
+/// Every message in the sources of the crates that know recipes, with its file.
+fn messages() -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["src", "../../train/src", "../../models/src"] {
+        sources(&root.join(folder), &mut files);
+    }
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).expect("source");
+        literals(&text).into_iter().map(move |text| (path.clone(), text)).collect::<Vec<_>>()
+    };
+    files.into_iter().flat_map(read).collect()
+}
+
+/// Words of `text` that are written as keys of a recipe, positions as `[]`.
+fn keys_in(text: &str) -> Vec<String> {
+    let part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.{}[]".contains(c);
+    let words = text.split(|c: char| !part(c)).map(|word| word.trim_matches(['.', '[', ']']));
+    let dotted = words.filter(|word| {
+        word.split_once('.').is_some_and(|(section, rest)| {
+            SECTIONS.contains(&section) && rest.starts_with(|c: char| c.is_ascii_lowercase())
+        })
+    });
+    let key = |word: &str| {
+        let mut key = String::new();
+        for part in word.split('.').filter(|part| !part.is_empty()) {
+            if part == "[]" || part.starts_with('{') || part.bytes().all(|b| b.is_ascii_digit()) {
+                key.push_str("[]");
+            } else {
+                let dot = if key.is_empty() { "" } else { "." };
+                key.push_str(&format!("{dot}{part}"));
+            }
+        }
+        key
+    };
+    dotted.map(key).collect()
+}
+
+fn is_key(key: &str) -> bool {
+    let inside = |known: &str| {
+        known.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    KEYS.iter().any(|known| inside(known.path)) || OTHER.contains(&key)
+}
+
+fn is_leaf(word: &str) -> bool {
+    KEYS.iter().any(|key| key.path.rsplit('.').next() == Some(word))
+}
+
+#[test]
+fn every_key_that_a_message_names_exists() {
+    let mut named = 0;
+    for (file, text) in messages() {
+        for key in keys_in(&text) {
+            assert!(is_key(&key), "{}: {key:?} is no key: {text:?}", file.display());
+            named += 1;
+        }
+    }
+    assert!(named > 60, "the sources name {named} keys");
+    assert_eq!(
+        keys_in("set data.train.0.ids=x or data.eval.{i}.box."),
+        ["data.train[].ids", "data.eval[].box"]
+    );
+    assert!(!is_key("data.train[].ids") && is_key("data.eval[].box") && is_key("data.train"));
+}
+
+/// `NAME = "VALUE"` and, in errors on data, names in backticks.
+#[test]
+fn every_name_that_an_error_on_data_sets_exists() {
+    let mut named = 0;
+    for (file, text) in messages() {
+        let mut check = |name: &str| {
+            assert!(is_leaf(name) || is_key(name), "{}: {name:?}: {text:?}", file.display());
+            named += 1;
+        };
+        for (before, after) in text.match_indices(" = \"").map(|(at, _)| text.split_at(at)) {
+            let name = before.rsplit(|c: char| !(c.is_ascii_lowercase() || "_.".contains(c)));
+            if after.len() > 4 {
+                name.take(1).filter(|name| !name.is_empty()).for_each(&mut check);
+            }
+        }
+        if file.ends_with("train/src/error.rs") {
+            text.split('`').skip(1).step_by(2).for_each(&mut check);
+        }
+    }
+    assert!(named >= 5, "{named} names");
+}
+
+/// Options in the help of `command` and of those below it.
+fn options(command: &[&str], all: &mut BTreeSet<String>) {
+    let mut args = command.to_vec();
+    args.push("--help");
+    let help = out(&dressage(Path::new("."), &args));
+    all.extend(options_in(&help));
+    let commands = help.split("Commands:\n").nth(1).unwrap_or_default();
+    for line in commands.lines().take_while(|line| !line.is_empty()) {
+        let indented = line.strip_prefix("  ").filter(|line| !line.starts_with(' '));
+        let name = indented.and_then(|line| line.split(' ').next()).unwrap_or("help");
+        if name != "help" {
+            options(&[command, &[name]].concat(), all);
+        }
+    }
+}
+
+fn options_in(text: &str) -> Vec<String> {
+    let part = |c: char| c.is_ascii_lowercase() || c == '-';
+    let words = text.split(|c: char| !part(c));
+    let long = words.filter(|word| word.len() > 2 && word.starts_with("--"));
+    long.filter(|word| !word[2..].starts_with('-')).map(|word| word.to_owned()).collect()
+}
+
+#[test]
+fn every_option_that_a_message_names_exists() {
+    let mut known = BTreeSet::new();
+    options(&[], &mut known);
+    assert!(known.contains("--resume") && known.contains("--encoding"), "{known:?}");
+    let mut named = 0;
+    for (file, text) in messages() {
+        for option in options_in(&text) {
+            assert!(known.contains(&option), "{}: {option}: {text:?}", file.display());
+            named += 1;
+        }
+    }
+    assert!(named > 10, "{named} options");
+}

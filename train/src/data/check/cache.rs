@@ -1,0 +1,118 @@
+//! What is known about the files of a folder from an earlier look, so that the next is quick.
+//!
+//! One file for each folder lies below `$XDG_CACHE_HOME/dressage` or `~/.cache/dressage`. An entry
+//! holds as long as length and time of change of its file stay the same. It states what is in a
+//! file and not what that means, so tables of ids may change. A cache that is damaged or cannot be
+//! written costs time and nothing else.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::facts::ImageFacts;
+use crate::data::LabelFacts;
+use crate::files;
+
+/// Number of the form in which entries are written.
+const FORM: u32 = 1;
+
+/// A file may change again within the grain of its clock, so young ones are looked at each time.
+const YOUNG: Duration = Duration::from_secs(2);
+
+/// What is known about a file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum Facts {
+    Image(ImageFacts),
+    Label(LabelFacts),
+}
+
+/// Length and time of change of a file, in nanoseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stamp {
+    length: u64,
+    changed: u64,
+}
+
+/// Entries of one folder.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Cache {
+    form: u32,
+    folder: PathBuf,
+    entries: HashMap<String, (Stamp, Facts)>,
+    #[serde(skip)]
+    file: Option<PathBuf>,
+    #[serde(skip)]
+    grown: bool,
+}
+
+/// Folder of all caches; `None` where no home is known.
+pub fn cache_folder() -> Option<PathBuf> {
+    let named = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+    let folder = named.filter(|path| path.is_absolute()).or_else(home)?;
+    folder.is_absolute().then(|| folder.join("dressage"))
+}
+
+impl Cache {
+    /// The cache of the files of a `kind` below `folder` among those in `caches`; an empty one where
+    /// none can be read.
+    pub fn open(caches: Option<&Path>, folder: &Path, kind: &str) -> Cache {
+        let mut hasher = DefaultHasher::new();
+        folder.hash(&mut hasher);
+        let file = caches.map(|dir| dir.join(format!("{kind}-{:016x}.json", hasher.finish())));
+        let read = || -> Option<Cache> {
+            let bytes = std::fs::read(file.as_ref()?).ok()?;
+            let cache: Cache = serde_json::from_slice(&bytes).ok()?;
+            (cache.form == FORM && cache.folder == folder).then_some(cache)
+        };
+        let empty = || Cache {
+            form: FORM,
+            folder: folder.into(),
+            entries: HashMap::new(),
+            file: None,
+            grown: false,
+        };
+        let cache = read().unwrap_or_else(empty);
+        Cache { file, ..cache }
+    }
+
+    /// What is known about `path`, if it is as it was.
+    pub fn get(&self, path: &Path, stamp: Stamp) -> Option<&Facts> {
+        let (known, facts) = self.entries.get(path.to_str()?)?;
+        (*known == stamp).then_some(facts)
+    }
+
+    /// Adds what was found about `path`, unless the file is young or its name no text.
+    pub fn add(&mut self, path: &Path, stamp: Stamp, facts: Facts) {
+        let now = nanoseconds(SystemTime::now());
+        let young = now.saturating_sub(stamp.changed) < YOUNG.as_nanos() as u64;
+        let Some(path) = path.to_str().filter(|_| !young) else { return };
+        self.entries.insert(path.to_owned(), (stamp, facts));
+        self.grown = true;
+    }
+
+    /// Writes the cache if it has grown.
+    pub fn store(&self) {
+        let Some(file) = self.file.as_ref().filter(|_| self.grown) else { return };
+        if let Ok(bytes) = serde_json::to_vec(self) {
+            // The next look takes longer without it.
+            let _ = files::write_bytes(file, &bytes);
+        }
+    }
+}
+
+impl Stamp {
+    /// The stamp of a file as it is now; `None` where it cannot be known.
+    pub fn of(path: &Path) -> Option<Stamp> {
+        let meta = path.metadata().ok()?;
+        Some(Stamp { length: meta.len(), changed: nanoseconds(meta.modified().ok()?) })
+    }
+}
+
+fn nanoseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    since.as_nanos().try_into().unwrap_or(u64::MAX)
+}

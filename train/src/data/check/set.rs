@@ -1,0 +1,201 @@
+//! The check of one data set.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::super::dataset::{Dataset, DatasetSpec, Pair};
+use super::super::label::label_facts;
+use super::cache::{Cache, Facts, Stamp};
+use super::facts::{ImageFacts, image_facts};
+use crate::data::{LabelFacts, Source as _};
+use crate::interrupt::Interrupt;
+use crate::runlog::{Progress, Stage};
+use crate::{IGNORE, Result, TrainError};
+
+/// Pairs between two looks at a request to stop.
+const CHUNK: usize = 64;
+
+/// Pairs from which on the check is a stage that can be watched.
+const MANY: usize = 256;
+
+/// A pair that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Position of the pair in its data set.
+    pub pair: usize,
+    /// What is wrong with which file.
+    pub what: String,
+    /// Whether a value in the label is no class: perhaps the table of ids is another one's.
+    pub value: bool,
+}
+
+/// What a look at every pair of a data set has found.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SetCheck {
+    /// Name of the data set.
+    pub name: String,
+    /// Key of the set in the recipe, such as `data.train.0`.
+    pub key: String,
+    /// Pairs in all.
+    pub pairs: usize,
+    /// Pairs that cannot be used, in order.
+    pub faults: Vec<Fault>,
+    /// Pixels of each value in the labels of usable pairs; colours are `0xRRGGBB`.
+    pub values: BTreeMap<u32, u64>,
+    /// Pixels of each class in the labels of usable pairs.
+    pub classes: Vec<u64>,
+    /// Pixels without a class in the labels of usable pairs.
+    pub void: u64,
+    /// Usable pairs whose label is void altogether.
+    pub void_labels: usize,
+    /// Images of each size (width, height).
+    pub sizes: BTreeMap<(usize, usize), usize>,
+    /// Images of each form, `PNG` or `JPEG`.
+    pub forms: BTreeMap<String, usize>,
+    /// Files that were known from an earlier check.
+    pub known: usize,
+}
+
+/// Facts about one file, and the stamp to remember them by if they are new.
+type Looked<T> = (T, Option<Stamp>);
+
+/// Looks at every pair of `dataset`, the set of `spec`, which the recipe has under `key`. Labels
+/// are decoded on all threads; what was found is remembered in the folder `caches`.
+///
+/// # Errors
+/// [`TrainError::Interrupted`]; pairs that cannot be used are no error here.
+pub fn check_set(
+    key: &str,
+    spec: &DatasetSpec,
+    dataset: &Dataset,
+    caches: Option<&Path>,
+    progress: &dyn Progress,
+    stop: &Interrupt,
+) -> Result<SetCheck> {
+    let mut images = Cache::open(caches, &spec.images, "images");
+    let mut labels = Cache::open(caches, &spec.labels, "labels");
+    let pairs = dataset.pairs();
+    let name = format!("check {}", dataset.name());
+    let stage =
+        (pairs.len() >= MANY).then(|| Stage::new(progress, &name, Some(pairs.len() as u64)));
+    let mut check = SetCheck {
+        name: dataset.name().to_owned(),
+        key: key.to_owned(),
+        pairs: pairs.len(),
+        classes: vec![0; dataset.class_names().len()],
+        ..SetCheck::default()
+    };
+    for (chunk, first) in pairs.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
+        let look = |pair| {
+            if stop.requested() { None } else { Some(look(pair, &images, &labels)) }
+        };
+        let found: Vec<Option<Result<_>>> = chunk.par_iter().map(look).collect();
+        for (found, pair) in found.into_iter().zip(first..) {
+            let Some(found) = found else {
+                images.store();
+                labels.store();
+                return Err(TrainError::Interrupted);
+            };
+            let files = &pairs[pair];
+            let used = found.and_then(|(image, label)| {
+                remember(&mut images, &files.image, &image, Facts::Image);
+                remember(&mut labels, &files.label, &label, Facts::Label);
+                check.known += usize::from(image.1.is_none()) + usize::from(label.1.is_none());
+                check.add(files, dataset, &image.0, &label.0)
+            });
+            if let Err(error) = used {
+                check.faults.push(Fault {
+                    pair,
+                    what: without_advice(&error),
+                    value: matches!(error, TrainError::LabelValue { .. }),
+                });
+            }
+        }
+        if let Some(stage) = &stage {
+            stage.at((first + chunk.len()) as u64, "");
+        }
+    }
+    images.store();
+    labels.store();
+    Ok(check)
+}
+
+fn remember<T: Clone>(
+    cache: &mut Cache,
+    path: &Path,
+    (facts, stamp): &Looked<T>,
+    wrap: impl FnOnce(T) -> Facts,
+) {
+    if let Some(stamp) = stamp {
+        cache.add(path, *stamp, wrap(facts.clone()));
+    }
+}
+
+fn look(
+    pair: &Pair,
+    images: &Cache,
+    labels: &Cache,
+) -> Result<(Looked<ImageFacts>, Looked<LabelFacts>)> {
+    // The stamps are taken first: a file that changes while it is read is then looked at again.
+    let (image, label) = (Stamp::of(&pair.image), Stamp::of(&pair.label));
+    let known = |cache: &Cache, path: &Path, stamp: Option<Stamp>| cache.get(path, stamp?).cloned();
+    let image = match known(images, &pair.image, image) {
+        Some(Facts::Image(facts)) => (facts, None),
+        _ => (image_facts(&pair.image)?, image),
+    };
+    if !pair.has_label() && label.is_none() {
+        return Err(TrainError::NoLabel { image: pair.image.clone(), label: pair.label.clone() });
+    }
+    let label = match known(labels, &pair.label, label) {
+        Some(Facts::Label(facts)) => (facts, None),
+        _ => (label_facts(&pair.label)?, label),
+    };
+    Ok((image, label))
+}
+
+impl SetCheck {
+    /// Counts a pair in.
+    fn add(
+        &mut self,
+        pair: &Pair,
+        dataset: &Dataset,
+        image: &ImageFacts,
+        label: &LabelFacts,
+    ) -> Result<()> {
+        let classes = label.classes(&pair.label, dataset.table())?;
+        pair.same_size((image.w, image.h), (label.w, label.h))?;
+        for &(value, n, _) in &label.values {
+            *self.values.entry(value).or_default() += n;
+        }
+        self.classes.iter_mut().zip(&classes).for_each(|(sum, n)| *sum += n);
+        self.void += classes[usize::from(IGNORE)];
+        let labelled: u64 = classes[..usize::from(IGNORE)].iter().sum();
+        self.void_labels += usize::from(labelled == 0);
+        *self.sizes.entry((image.w, image.h)).or_default() += 1;
+        *self.forms.entry(image.form.clone()).or_default() += 1;
+        Ok(())
+    }
+
+    /// Pairs that can be used.
+    pub fn usable(&self) -> usize {
+        self.pairs - self.faults.len()
+    }
+
+    /// Whether no pixel of the usable pairs has a class.
+    pub fn is_void(&self) -> bool {
+        self.usable() > 0 && self.void_labels == self.usable()
+    }
+
+    /// Positions of the pairs that cannot be used, in order.
+    pub fn left_out(&self) -> Vec<usize> {
+        self.faults.iter().map(|fault| fault.pair).collect()
+    }
+}
+
+/// An error's text up to its advice, which follows the last semicolon.
+fn without_advice(error: &TrainError) -> String {
+    let text = error.to_string();
+    text.rsplit_once("; ").map(|(what, _)| what.to_owned()).unwrap_or(text)
+}
