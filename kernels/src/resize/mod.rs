@@ -82,8 +82,8 @@ impl Resize<'_> {
         Ok(())
     }
 
-    /// Writes rows `rows` of every map of `y`, `[n, rows, wo, c]`, from `x` `[n, held, w, c]`, which
-    /// holds rows `first..first + held` of every map. Bits are those of [`Resize::forward`].
+    /// Writes some rows of every map of `y`, `[n, rows, wo, c]`, to the bits of
+    /// [`Resize::forward`]; `x` `[n, held, w, c]` has rows `first..first + held` of every map.
     ///
     /// # Errors
     /// A slice of another length than the sizes say; rows that read others than are held.

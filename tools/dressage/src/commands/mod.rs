@@ -36,8 +36,8 @@ pub struct Overrides {
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 
-    /// Code of the CPU: auto (the fastest), avx512, avx2 or portable; with other than auto, bits are
-    /// the same on every CPU that can run it
+    /// Code of the CPU: auto (the fastest), avx512, avx2 or portable; any but auto gives the same
+    /// bits on every CPU that can run it
     #[arg(long, value_name = "CODE")]
     cpu: Option<String>,
 
