@@ -82,3 +82,25 @@ fn checkpoints_cut_short_are_refused_by_every_command() {
     fs::write(trained.path(), &trained.intact).expect("mended");
     trained.commands().into_iter().for_each(|output| drop(done(output)));
 }
+
+#[test]
+fn checkpoints_with_a_flipped_bit_are_refused_by_every_command() {
+    let trained = Trained::new();
+    let n = count("DRESSAGE_FLIPS", 6);
+    let bits = 8 * trained.intact.len();
+    for i in 0..n {
+        // Every third in the header, which is a small part of the file.
+        let within = if i % 3 == 0 { 8 * header(&trained.intact) } else { bits };
+        let bit = (share(1000 + i as u64) * within as f64) as usize;
+        let mut damaged = trained.intact.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        trained.all_refuse(&damaged, &format!("bit {bit} flipped"));
+    }
+    println!("{n} flips, each refused by four commands");
+}
+
+/// Bytes before the tensors of a safetensors file.
+fn header(file: &[u8]) -> usize {
+    let (length, _) = file.split_first_chunk::<8>().expect("a length");
+    8 + usize::try_from(u64::from_le_bytes(*length)).expect("a length")
+}

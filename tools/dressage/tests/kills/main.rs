@@ -2,7 +2,8 @@
 //! the bytes, the log and the scores of one that nobody disturbed. Linux only.
 //!
 //! A few kills belong to the test command. `DRESSAGE_KILLS=200` asks for so many at random moments
-//! and one at each system call of each save, `DRESSAGE_CUTS=500` for so many damaged checkpoints;
+//! and one at each system call of each save, `DRESSAGE_CUTS=250` and `DRESSAGE_FLIPS=250` for so
+//! many damaged checkpoints;
 //! with `-- --nocapture` the counts are printed.
 #![cfg(target_os = "linux")]
 

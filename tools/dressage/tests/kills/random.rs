@@ -77,8 +77,10 @@ fn saved(signal: Signal) -> impl Fn(ExitStatus) -> bool {
     move |status| status.code() == Some(128 + number) || status.signal() == Some(number)
 }
 
+/// Ctrl-C, what schedulers send, and what a terminal that is closed sends.
 #[test]
-fn interrupts_at_random_moments_lose_nothing() {
-    let n = count("DRESSAGE_KILLS", 6);
-    chains("cpu", Signal::SIGINT, n, saved(Signal::SIGINT));
+fn requests_to_end_at_random_moments_lose_nothing() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        chains("cpu", signal, count("DRESSAGE_KILLS", 3), saved(signal));
+    }
 }

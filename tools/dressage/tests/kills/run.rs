@@ -11,12 +11,17 @@ use tempfile::TempDir;
 
 use crate::common::TINY;
 
-/// Steps of the trainings here; checkpoints come after every second.
+/// Steps of the trainings here; checkpoints and evaluations come after every second.
 pub const STEPS: u64 = 6;
 
 /// What all trainings here set.
-const SETTINGS: [&str; 4] =
-    ["run.dir=run", "train.steps=6", "train.checkpoint_every=2", "train.keep=2"];
+const SETTINGS: [&str; 5] = [
+    "run.dir=run",
+    "train.steps=6",
+    "train.checkpoint_every=2",
+    "train.eval_every=2",
+    "train.keep=2",
+];
 
 /// A folder with the recipe and the run, and where the work is done.
 pub struct Training {
@@ -33,6 +38,8 @@ pub struct Finished {
     pub names: Vec<String>,
     /// Lines of the log about steps and scores, without times and memory.
     log: Vec<Value>,
+    /// Files that a write has left behind.
+    partial: Vec<PathBuf>,
 }
 
 impl Training {
@@ -89,7 +96,9 @@ impl Training {
         let last = dir.join(format!("checkpoints/step-{STEPS:06}.safetensors"));
         let last = fs::read(&last).unwrap_or_else(|e| panic!("{}: {e}", last.display()));
         let names = checkpoints(&dir).into_keys().collect();
-        Finished { last, names, log: lines(&dir.join("log.jsonl")) }
+        let partial =
+            [dir.clone(), dir.join("checkpoints")].iter().flat_map(|d| partial(d)).collect();
+        Finished { last, names, log: lines(&dir.join("log.jsonl")), partial }
     }
 }
 
@@ -102,6 +111,12 @@ pub fn checkpoints(run: &Path) -> BTreeMap<String, PathBuf> {
         whole.then(|| (name, entry.path()))
     };
     entries.filter_map(|entry| named(entry.expect("entry"))).collect()
+}
+
+/// Files in `dir` that were not finished.
+fn partial(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).expect("folder").map(|entry| entry.expect("entry").path());
+    entries.filter(|path| path.extension().is_some_and(|e| e == "partial")).collect()
 }
 
 /// Lines about steps and scores; what depends on the machine is taken out.
@@ -127,6 +142,7 @@ impl Finished {
         };
         assert_eq!(steps(found), steps(self), "{how}: lines of the log");
         assert!(found.log == self.log, "{how}: {:#?} is not {:#?}", found.log, self.log);
+        assert!(found.partial.is_empty(), "{how}: left behind are {:?}", found.partial);
         assert!(found.last == self.last, "{how}: the last checkpoint has other bytes");
     }
 }
@@ -137,6 +153,7 @@ pub fn reference(device: &'static str) -> (Finished, Duration) {
     let finished = Training::new(device).finish();
     let trained = finished.log.iter().filter(|line| line["kind"] == "train").count();
     assert_eq!(trained as u64, STEPS);
-    assert!(finished.log.iter().any(|line| line["kind"] == "eval"));
+    let scored = finished.log.iter().filter(|line| line["kind"] == "eval").count();
+    assert_eq!(scored, 3);
     (finished, begin.elapsed())
 }
