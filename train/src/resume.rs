@@ -9,8 +9,8 @@ use dressage_models::weights::StateDict;
 use crate::checkpoint::{self, Notes};
 use crate::interrupt::Interrupt;
 use crate::recipe::{Bearing, Change, Recipe, changes};
-use crate::runlog::{Progress, RunLog};
 use crate::run_folder::RECIPE;
+use crate::runlog::{Progress, RunLog};
 use crate::trainer::Trainer;
 use crate::{Result, TrainError};
 

@@ -158,7 +158,8 @@ impl Trainer {
         trainer.restore(path, &notes, dict, resume.changed)?;
         trainer.earlier = Some(earlier);
         if let Some(newer) = trainer.newer_before_nan(resume.from) {
-            trainer.note = Some(trainer.note.map_or(newer.clone(), |note| format!("{note}; {newer}")));
+            trainer.note =
+                Some(trainer.note.map_or(newer.clone(), |note| format!("{note}; {newer}")));
         }
         Ok(trainer)
     }

@@ -136,7 +136,8 @@ fn a_run_goes_on_before_a_bad_loss() {
     told(Trainer::new(recipe.clone(), true).map(|_| ()), &["no checkpoint", "--from before-nan"]);
     let from: ResumeFrom = "before-nan".parse().expect("a state");
     let mut resumed =
-        Trainer::set_up(recipe.clone(), Some(&Resume { from, changed: false }), &Silent).expect("resumed");
+        Trainer::set_up(recipe.clone(), Some(&Resume { from, changed: false }), &Silent)
+            .expect("resumed");
     assert_eq!(resumed.step(), 2);
     let end = resumed.run(&Silent, &Interrupt::default()).expect("trained");
     let whole = tempfile::tempdir().expect("folder");

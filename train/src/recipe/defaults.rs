@@ -8,8 +8,7 @@ use dressage_models::backbone::{DinoConfig, Ffn, Recompute};
 
 use super::{
     Augment, Data, Eval, EvalMode, EvalSet, Head, Loss, Model, OnError, Recipe, Rein, Run,
-    SaveSignal, Set,
-    Source, Train,
+    SaveSignal, Set, Source, Train,
 };
 use crate::data::Ids;
 use crate::groups::Method;

@@ -141,7 +141,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             let what = format!("{done} of {total} images are done, in {}", out.display());
             return Err(Failure::Interrupted(what));
         }
-        match image.map_err(Failure::from).and_then(|image| segment(how, &model, &input.file, image)) {
+        match image
+            .map_err(Failure::from)
+            .and_then(|image| segment(how, &model, &input.file, image))
+        {
             Ok((image, label)) => write(args, &recipe, &image, &label, &input.stem)?,
             Err(error) => {
                 let text = error.to_string();
