@@ -22,7 +22,7 @@ pub struct Args {
 
 /// Inspects.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let dict = StateDict::open(&args.file)?;
+    let dict = StateDict::open_network(&args.file)?;
     let files = dict.source().map_or(&[][..], |source| &source.files);
     let bytes = files.iter().filter_map(|file| Some(std::fs::metadata(file).ok()?.len())).sum();
     let text = match args.json {
