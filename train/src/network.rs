@@ -127,7 +127,7 @@ fn backbone(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
         );
         return Err(ModelError::Read { path: path.into(), cause }.into());
     }
-    let dict = StateDict::open(path)?;
+    let dict = StateDict::open_network(path)?;
     same_size(&dict, &config.backbone)?;
     // What does not fit is not half a download, whatever it ends in.
     let whole = dict.check_end();
@@ -162,7 +162,7 @@ pub fn rebuild(recipe: &Recipe) -> Result<Segmenter> {
 /// Adapter and head from a released checkpoint, an exported or a run's own one; with the backbone
 /// if the file holds it.
 fn trained(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
-    let dict = StateDict::open(path)?;
+    let dict = StateDict::open_network(path)?;
     // All of it: damage to what is not taken from a run's checkpoint is damage too. Moments of an
     // optimiser may be zero, and a run's checkpoint is written whole or not at all.
     let own = dict.metadata().contains_key(checkpoint::NOTES);

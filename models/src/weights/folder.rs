@@ -141,7 +141,7 @@ pub fn open_index(path: &Path, index: Index) -> Result<StateDict> {
         };
         if let Some(name) = wanted.iter().find(|name| !contents.tensors.contains_key(**name)) {
             let (name, file) = (shown(name), shown(file));
-            let what = format!("says that {name} lies in {file}, which does not hold it");
+            let what = format!("says that {file} holds {name}, which it does not");
             return Err(Fault::damaged(what).of(path));
         }
         contents.tensors.retain(|name, _| wanted.contains(name.as_str()));

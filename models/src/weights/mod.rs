@@ -136,6 +136,20 @@ impl StateDict {
         container::open(path)
     }
 
+    /// As [`StateDict::open`], for a file of one network: what stands in front of its names
+    /// (`model.`, `teacher.backbone.`) is taken off, and tensors without it are passed over.
+    ///
+    /// # Errors
+    /// As [`StateDict::open`]; several networks of which none is the obvious one.
+    pub fn open_network(path: &Path) -> Result<StateDict> {
+        let mut dict = StateDict::open(path)?;
+        if let Some(Source { wrapper, skipped, .. }) = &mut dict.source {
+            let separate = names::separate(&mut dict.tensors, wrapper, skipped);
+            separate.map_err(|fault| fault.of(path))?;
+        }
+        Ok(dict)
+    }
+
     /// As [`StateDict::open`], for a file that lies in memory; `path` is named in errors only.
     ///
     /// # Errors

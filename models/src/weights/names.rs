@@ -102,11 +102,11 @@ const PARALLEL: &str = "module.";
 /// Counters beside averaged weights.
 const COUNTERS: [&str; 4] = ["n_averaged", "steps", "num_updates", "decay"];
 
-/// Gives tensors the names of the network: takes off what wrappers of modules have put around
-/// them, and passes over what stands beside. `wrapper` and `skipped` get what that was.
+/// Takes off what wrappers of modules have put into all names, and passes over the counters that
+/// they keep. `wrapper` and `skipped` get what that was.
 ///
 /// # Errors
-/// Parameters that FSDP has flattened; several networks of which none is the obvious one.
+/// Parameters that FSDP has flattened.
 pub fn normalise(
     tensors: &mut BTreeMap<String, Stored>,
     wrapper: &mut Vec<String>,
@@ -141,6 +141,19 @@ pub fn normalise(
         wrapper.push(PARALLEL.into());
     }
     rename(tensors, unchunked);
+    Ok(())
+}
+
+/// Takes off what stands in front of the names of a network that is not known without, and passes
+/// over the tensors beside it.
+///
+/// # Errors
+/// Several networks of which none is the obvious one.
+pub fn separate(
+    tensors: &mut BTreeMap<String, Stored>,
+    wrapper: &mut Vec<String>,
+    skipped: &mut Vec<(String, String)>,
+) -> Told<()> {
     if let Some(prefix) = outer(tensors)? {
         let what = format!("not among those under {}", shown(&prefix));
         pass_over(tensors, skipped, &what, |name| name.starts_with(&prefix));
@@ -268,6 +281,7 @@ mod tests {
             names.iter().map(|name| (name.clone(), tensor())).collect();
         let (mut wrapper, mut skipped) = (Vec::new(), Vec::new());
         normalise(&mut tensors, &mut wrapper, &mut skipped)?;
+        separate(&mut tensors, &mut wrapper, &mut skipped)?;
         let skipped = skipped.into_iter().map(|(name, _)| name).collect();
         Ok((tensors.into_keys().collect(), wrapper, skipped))
     }

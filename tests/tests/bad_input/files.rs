@@ -279,7 +279,7 @@ fn shards_are_opened_by_their_index_or_folder() {
     }
     // A shard that does not hold what the index says.
     fs::copy(&first, &second).expect("copied");
-    told(load(dir.path(), &folder), &["model-00002-of-00002.safetensors", "does not hold"]);
+    told(load(dir.path(), &folder), &["model-00002-of-00002.safetensors holds", "it does not"]);
     let outside = serde_json::json!({"weight_map": {"norm.bias": "../backbone.safetensors"}});
     write(dir.path(), &tensors);
     index(&folder, &outside);

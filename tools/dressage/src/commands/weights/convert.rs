@@ -12,8 +12,8 @@ use crate::failure::Failure;
 
 /// Write the tensors of a file as safetensors
 ///
-/// Names are those that inspect shows: wrappers such as state_dict are followed, everything that
-/// is no tensor is left behind, shards become one file. One tensor after the other is read and
+/// Names are those of the file: wrappers such as state_dict are followed, module. and the like are
+/// taken off, everything that is no tensor is left behind, shards become one file. One tensor after the other is read and
 /// written, so memory does not grow with the file.
 #[derive(clap::Args)]
 pub struct Args {

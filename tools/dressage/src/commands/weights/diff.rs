@@ -52,7 +52,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         None => (size, 0),
     };
     let config = DinoConfig { registers, ..DinoConfig::named(size, PATCH, GRID)? };
-    let dict = StateDict::open(&args.file)?;
+    let dict = StateDict::open_network(&args.file)?;
     let known = recognise(&dict).map(|known| format!("; it holds {}", known.title()));
     let (dict, wanted, what) = match has_head(&dict) {
         true => trained(dict, config, &args.backbone)?,

@@ -38,6 +38,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let dict = StateDict::open(&args.file)?;
     dict.check()?;
     say(&format!("{}  {}", fingerprint_of(&dict)?, dict.origin()));
+    let dict = StateDict::open_network(&args.file)?;
     if recognise(&dict).is_some_and(|known| known.family == Family::Dinov2) {
         let network = dinov2(dict, patch, image / patch)?;
         let of = format!("the frozen backbone with {patch} px patches for {image} px");

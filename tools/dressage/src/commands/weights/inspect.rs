@@ -22,7 +22,8 @@ pub struct Args {
 
 /// Inspects.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let dict = StateDict::open(&args.file)?;
+    // A file of several networks is shown as it is.
+    let dict = StateDict::open_network(&args.file).or_else(|_| StateDict::open(&args.file))?;
     let files = dict.source().map_or(&[][..], |source| &source.files);
     let bytes = files.iter().filter_map(|file| Some(std::fs::metadata(file).ok()?.len())).sum();
     let text = match args.json {
