@@ -76,7 +76,7 @@ fn the_virtual_gpu_trains_scores_predicts_and_hands_over() {
 
     // On with the run on the host, and back.
     for (steps, place) in [("train.steps=3", "cpu"), ("train.steps=4", "virtual")] {
-        let said = done(run(&["train", "runs/tiny", "--resume", steps, "--device", place]));
+        let said = done(run(&["train", "runs/tiny", "--resume-changed", steps, "--device", place]));
         assert!(said.contains("continuing after step"), "{said}");
     }
     let log = std::fs::read_to_string(dir.path().join("runs/tiny/log.jsonl")).expect("log");

@@ -12,7 +12,7 @@ const SECTIONS: [&str; 9] =
     ["model", "rein", "head", "loss", "data", "augment", "train", "eval", "run"];
 
 /// Names that look like keys: files, and parts of a network in its own sources.
-const OTHER: [&str; 7] = [
+const OTHER: [&str; 8] = [
     "data.pkl",
     "eval.json",
     "head.pixel_decoder",
@@ -20,6 +20,7 @@ const OTHER: [&str; 7] = [
     "head.layer",
     "head.prediction",
     "head.norm",
+    "model.safetensors.index.json",
 ];
 
 /// The texts in quotes of a Rust source, without its tests and comments.

@@ -59,7 +59,7 @@ fn a_copied_or_moved_run_is_one_of_its_own() {
     done(run(&["train", "tiny.toml", "run.dir=a", "train.keep=1"]));
     copy(&at("a"), &at("b"));
     let before = contents(&at("a"));
-    done(run(&["train", "b", "--resume", "train.steps=5"]));
+    done(run(&["train", "b", "--resume-changed", "train.steps=5"]));
     assert!(contents(&at("a")) == before, "the original changed");
     assert_eq!(steps(&at("b")), [5]);
     refused(run(&["train", "b", "--resume", "run.dir=a"]), 1, &["run.dir=a", "copy the folder"]);
@@ -71,10 +71,10 @@ fn a_copied_or_moved_run_is_one_of_its_own() {
     for name in ["far/c", "far/c/recipe.toml"] {
         refused(run(&["train", name]), 1, &["far/c", "--resume"]);
     }
-    done(run(&["train", "far/c/recipe.toml", "--resume", "train.steps=4"]));
+    done(run(&["train", "far/c/recipe.toml", "--resume-changed", "train.steps=4"]));
     assert_eq!(steps(&at("far/c")), [4]);
     done(run(&["eval", "far/c/recipe.toml"]));
-    done(dressage(&at("far/c"), &["train", ".", "--resume", "train.steps=6", "run.dir=."]));
+    done(dressage(&at("far/c"), &["train", ".", "--resume-changed", "train.steps=6", "run.dir=."]));
     assert_eq!(steps(&at("far/c")), [6]);
     assert!(!at("a").exists() && !at("runs").exists());
 }
