@@ -231,7 +231,7 @@ fn an_exported_checkpoint_stands_for_its_run() {
     let again = ["train", "tiny.toml", checkpoint, "run.dir=runs/more", "train.steps=1"];
     assert!(done(run(&again)).contains("rein.safetensors"));
     fs::remove_file(&file).expect("removed");
-    done(run(&["train", "runs/more", "--resume", "train.steps=2"]));
+    done(run(&["train", "runs/more", "--resume-changed", "train.steps=2"]));
     done(run(&["eval", "runs/more"]));
 }
 

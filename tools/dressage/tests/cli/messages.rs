@@ -100,6 +100,10 @@ fn keys_in(text: &str) -> Vec<String> {
     let key = |word: &str| {
         let mut key = String::new();
         for part in word.split('.').filter(|part| !part.is_empty()) {
+            if part.starts_with('{') && key.ends_with("[]") {
+                // A place for any key of an entry.
+                break;
+            }
             if part == "[]" || part.starts_with('{') || part.bytes().all(|b| b.is_ascii_digit()) {
                 key.push_str("[]");
             } else {

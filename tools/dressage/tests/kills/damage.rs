@@ -39,7 +39,7 @@ impl Trained {
         let scenes = "data.eval=[{name='day',source='scenes',count=1,size=[32,32]}]";
         let run = |args: &[&str]| dressage(self.dir.path(), args);
         [
-            run(&["train", "runs/tiny", "--resume", "train.steps=4"]),
+            run(&["train", "runs/tiny", "--resume-changed", "train.steps=4"]),
             run(&["eval", "runs/tiny", scenes]),
             run(&["predict", "runs/tiny", "a.png"]),
             run(&["weights", "export", "runs/tiny"]),

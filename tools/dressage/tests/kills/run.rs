@@ -125,7 +125,7 @@ fn lines(log: &Path) -> Vec<Value> {
     let parsed = text.lines().map(|line| {
         let mut line: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
         let fields = line.as_object_mut().expect("object");
-        for key in ["seconds", "images_per_s", "memory_mib"] {
+        for key in ["seconds", "waited", "images_per_s", "memory_mib"] {
             fields.remove(key);
         }
         line
