@@ -45,13 +45,12 @@ impl RunFolder {
     /// without a checkpoint; for a new run one that holds a run already, or files of somebody else.
     pub fn open(dir: &Path, resume: bool) -> Result<RunFolder> {
         let refuse = |what: String| Err(TrainError::RunFolder { path: dir.to_path_buf(), what });
-        let nothing = || refuse("holds no checkpoint to resume from".into());
         if resume && !dir.exists() {
-            return nothing();
+            return refuse("holds no checkpoint to resume from".into());
         }
         let folder = RunFolder { dir: dir.to_path_buf(), hold: hold::Hold::of(dir)? };
         match (checkpoint::list(dir)?.is_empty(), resume) {
-            (true, true) if !checkpoint::before_nan(dir).exists() => return nothing(),
+            // What there may be instead is for whoever opens the state to tell.
             (true, true) => {}
             (false, false) => {
                 let what = "holds checkpoints of an earlier run; continue it with --resume, or \
