@@ -34,6 +34,7 @@ pub mod runlog;
 mod saving;
 pub mod scenes;
 pub mod schedule;
+mod scoring;
 mod step;
 pub mod timer;
 pub mod trainer;

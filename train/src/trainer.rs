@@ -31,7 +31,7 @@ use crate::step::Pending;
 pub use crate::step::StepLog;
 use crate::timer::{Clock, Timer};
 use crate::wait::Waiting;
-use crate::{Result, TrainError, checkpoint, evaluate, machine, network};
+use crate::{Result, TrainError, checkpoint, machine, network};
 
 /// A run: a network on its way through the steps of a recipe.
 pub struct Trainer {
@@ -68,7 +68,9 @@ pub struct Trainer {
     /// What a resumed run was before.
     pub(crate) earlier: Option<Earlier>,
     /// The data once they are checked.
-    data: Option<Checked>,
+    pub(crate) data: Option<Checked>,
+    /// The first evaluation that failed, in words.
+    pub(crate) unscored: Option<String>,
 }
 
 /// How a run ended.
@@ -86,6 +88,8 @@ pub struct Outcome {
     pub memory: Option<Memory>,
     /// Data that the run did without.
     pub left_out: LeftOut,
+    /// The first evaluation that failed, in words.
+    pub unscored: Option<String>,
 }
 
 /// What the steps of a run took.
@@ -234,6 +238,7 @@ impl Trainer {
             timed: None,
             earlier: None,
             data: None,
+            unscored: None,
         })
     }
 
@@ -348,7 +353,15 @@ impl Trainer {
         }
         log.sync()?;
         let left_out = self.data.as_ref().map(Checked::left_out).unwrap_or_default();
-        Ok(Outcome { step: self.step, interrupted, checkpoint: saved, report, memory, left_out })
+        Ok(Outcome {
+            step: self.step,
+            interrupted,
+            checkpoint: saved,
+            report,
+            memory,
+            left_out,
+            unscored: self.unscored.clone(),
+        })
     }
 
     /// Writes what a run folder holds before the first step, and opens the log without the lines of
@@ -497,28 +510,6 @@ impl Trainer {
             terms: done.terms.iter().map(|(k, v)| (k.as_str(), *v)).collect(),
         };
         Ok(log.write("train", self.step, &line)?)
-    }
-
-    pub(crate) fn evaluate(
-        &mut self,
-        log: &mut RunLog,
-        progress: &dyn Progress,
-        stop: &Interrupt,
-    ) -> Result<Option<Report>> {
-        // What graphs hold of the memory is needed here.
-        self.graphs.iter_mut().for_each(Graphs::release);
-        self.check_data(progress, stop)?;
-        let sources = self.data.as_ref().map_or(&[][..], |data| &data.eval);
-        match evaluate::evaluate(&self.model, &self.recipe, sources, progress, stop) {
-            Ok(report) => {
-                log.write("eval", self.step, &report)?;
-                log.sync()?;
-                Ok(Some(report))
-            }
-            // The state is saved; a broken-off evaluation is no score.
-            Err(TrainError::Interrupted) => Ok(None),
-            Err(other) => Err(other),
-        }
     }
 }
 

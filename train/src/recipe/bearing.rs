@@ -59,6 +59,8 @@ const TABLE: &[(&str, Bearing)] = &[
     ("data.root", Source),
     ("data.groups", Network),
     ("data.eval", Test),
+    // What it leaves out at the start would have refused the run, so past steps are the same.
+    ("data.on_error", Test),
     // The position table and the windows follow it.
     ("augment.crop", Network),
     // Of initial weights too.

@@ -58,8 +58,6 @@ fn idle(path: &str, command: Command) -> Option<String> {
     let what = match bearing {
         Bearing::Network if run => "it belongs to what the run has learnt",
         Bearing::Start if run => "a run has weights of its own; --checkpoint chooses among them",
-        // It says what becomes of pairs that cannot be used, those to test on as well.
-        Bearing::Learning if path == "data.on_error" && !pictures => return None,
         Bearing::Learning | Bearing::Course => "it acts while a network is trained, not here",
         Bearing::Label => "it changes nothing here",
         Bearing::Source if pictures && path == "data.root" => "predict reads no data set",

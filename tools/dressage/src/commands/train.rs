@@ -250,6 +250,13 @@ fn finish(name: &str, recipe: &Recipe, outcome: &Outcome, stopped: bool) -> Resu
             "step {step} is saved in {saved}; continue with: dressage train {dir} --resume"
         )));
     }
+    if let Some(why) = &outcome.unscored {
+        return Err(Failure::Told(format!(
+            "training is done and saved in {saved}, but {why}; mend the file, or leave it out: \
+             dressage eval {} data.on_error=skip",
+            recipe.run.dir.display()
+        )));
+    }
     if stopped && outcome.report.is_none() {
         return Err(Failure::Interrupted(format!(
             "training is done and saved in {saved}, its evaluation is not; make up for it with: \

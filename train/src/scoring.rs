@@ -1,0 +1,68 @@
+//! Evaluations of a run while it trains.
+
+use crate::graphs::Graphs;
+use crate::interrupt::Interrupt;
+use crate::metrics::Report;
+use crate::runlog::{Progress, RunLog};
+use crate::trainer::Trainer;
+use crate::{Result, TrainError, evaluate};
+
+impl Trainer {
+    /// Scores the network on all evaluation sets and logs the result; `None` without one.
+    ///
+    /// A sample that cannot be read fails the evaluation, not the training: that is logged, and the
+    /// first failure is in the outcome of the run.
+    ///
+    /// # Errors
+    /// A failure of the network or of the log.
+    pub(crate) fn evaluate(
+        &mut self,
+        log: &mut RunLog,
+        progress: &dyn Progress,
+        stop: &Interrupt,
+    ) -> Result<Option<Report>> {
+        // What graphs hold of the memory is needed here.
+        self.graphs.iter_mut().for_each(Graphs::release);
+        self.check_data(progress, stop)?;
+        let sources = self.data.as_ref().map_or(&[][..], |data| &data.eval);
+        match evaluate::evaluate(&self.model, &self.recipe, sources, progress, stop) {
+            Ok(report) => {
+                log.write("eval", self.step, &report)?;
+                log.sync()?;
+                Ok(Some(report))
+            }
+            // The state is saved; a broken-off evaluation is no score.
+            Err(TrainError::Interrupted) => Ok(None),
+            Err(error) if is_of_a_sample(&error) => {
+                let text = format!("the evaluation after step {} failed: {error}", self.step);
+                progress.note(&text);
+                log.write("eval_failed", self.step, &serde_json::json!({ "error": text }))?;
+                log.sync()?;
+                self.unscored.get_or_insert(text);
+                Ok(None)
+            }
+            Err(other) => Err(other),
+        }
+    }
+}
+
+/// Whether a picture or label could not be used.
+fn is_of_a_sample(error: &TrainError) -> bool {
+    use TrainError as E;
+    matches!(
+        error,
+        E::Read { .. }
+            | E::NoFile { .. }
+            | E::PictureForm { .. }
+            | E::Decode { .. }
+            | E::Picture { .. }
+            | E::LabelFile { .. }
+            | E::LabelFormat { .. }
+            | E::LabelColour { .. }
+            | E::LabelValue { .. }
+            | E::SizeMismatch { .. }
+            | E::NoLabel { .. }
+            | E::MissingLabel { .. }
+            | E::Raster { .. }
+    )
+}
