@@ -3,7 +3,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use half::bf16;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::weights::{Digests, StateDict, Stored, digest};
+use crate::weights::{Digests, StateDict, Stored, digest, finite};
 use crate::{ModelError, Result};
 
 /// How a parameter starts when no weights are given.
@@ -126,7 +125,9 @@ impl State {
             return None;
         }
         let read = stored.checked_float(self.dtype).and_then(|float| {
-            float.map_or(Ok(None), |t| finite(name, stored, &self.source, &t).map(|()| Some(t)))
+            float.map_or(Ok(None), |t| {
+                finite(name, stored, self.source.origin(), &t).map(|()| Some(t))
+            })
         });
         if let Some((_, pages)) = stored.in_place(self.dtype)
             && !self.files.iter().any(|file| Arc::ptr_eq(file, pages))
@@ -137,20 +138,6 @@ impl State {
             self.failed = Some(error);
             None
         })
-    }
-}
-
-/// Fails if a value is not a finite number.
-fn finite(name: &str, stored: &Stored, source: &StateDict, floats: &Tensor) -> Result<()> {
-    match floats.first_not_finite() {
-        None => Ok(()),
-        Some((at, value)) => Err(ModelError::NotFinite {
-            path: stored.path().map_or_else(|| source.origin().into(), Path::to_path_buf),
-            tensor: name.to_string(),
-            shape: stored.shape().to_vec(),
-            at,
-            value,
-        }),
     }
 }
 

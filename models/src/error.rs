@@ -33,19 +33,20 @@ pub enum ModelError {
     },
     /// A tensor of a file that holds NaN, infinity, or a number beyond the range of f32.
     #[error(
-        "{path}: tensor {tensor} holds {value} at element {at} of {shape:?}; weights must be \
-         finite numbers, so use a file from before they broke"
+        "{path}: tensor {tensor} holds {value:?} at element {at} of {shape:?}{}; weights must be \
+         finite numbers, so use a file from before they broke",
+        beyond(.value)
     )]
     NotFinite {
         /// The file.
         path: PathBuf,
-        /// The tensor, as the network names it.
+        /// The tensor, as the file names it.
         tensor: String,
         /// Sizes of its axes.
         shape: Vec<usize>,
         /// The first such element, in row-major order.
         at: usize,
-        /// Its value.
+        /// Its value, finite if only f32 cannot hold it.
         value: f64,
     },
     /// Weights that do not fit the network: missing, left over or of another shape.
@@ -64,6 +65,11 @@ pub enum ModelError {
     /// No assignment, because a cost is not a number.
     #[error("matching: {0}")]
     Matching(String),
+}
+
+/// What is wrong with a finite value.
+fn beyond(value: &f64) -> &'static str {
+    if value.is_finite() { ", which is beyond the range of f32" } else { "" }
 }
 
 impl ModelError {

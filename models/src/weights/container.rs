@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dressage_engine::Pages;
 
 use super::folder::{self, Index};
-use super::{Source, StateDict, Stored, names, safetensors, torch};
+use super::{Source, StateDict, Stored, hub, names, safetensors, torch};
 use crate::{ModelError, Result};
 
 /// Why a file cannot be read, without its name.
@@ -134,6 +134,7 @@ pub fn map(path: &Path) -> Result<Arc<Pages>> {
 /// The dictionary of what was read, with the names of the network.
 pub fn dictionary(contents: Contents, path: &Path, files: Vec<PathBuf>) -> Result<StateDict> {
     let Contents { container, mut tensors, mut wrapper, mut skipped, metadata } = contents;
+    tensors.iter_mut().for_each(|(name, tensor)| tensor.set_own_name(name));
     names::normalise(&mut tensors, &mut wrapper, &mut skipped).map_err(|fault| fault.of(path))?;
     let source = Some(Source { container, files, wrapper, skipped });
     let origin = path.display().to_string();
@@ -143,7 +144,7 @@ pub fn dictionary(contents: Contents, path: &Path, files: Vec<PathBuf>) -> Resul
 /// The index of shards that these bytes are, if they are one or mean to be.
 fn index(bytes: &[u8]) -> Option<Told<Index>> {
     // First, since the length of a header may be a brace.
-    let text = bytes.trim_ascii_start();
+    let text = bytes.strip_prefix(hub::BOM).unwrap_or(bytes).trim_ascii_start();
     (!safetensors::begins(bytes) && text.starts_with(b"{")).then(|| Index::parse(text))
 }
 
@@ -158,18 +159,22 @@ pub fn read(map: &Arc<Pages>) -> Told<Contents> {
         [] => Err(Fault::damaged("is empty")),
         [b'P', b'K', 3 | 5, 4 | 6, ..] => torch::archive(map),
         [0x80, 2..=5, ..] => torch::legacy(map),
-        _ => Err(Fault::damaged(unknown(bytes))),
+        _ => Err(unknown(bytes)),
     }
 }
 
-fn unknown(bytes: &[u8]) -> &'static str {
+fn unknown(bytes: &[u8]) -> Fault {
     let text = bytes.trim_ascii_start();
     if text.starts_with(b"<") {
-        return "is a web page, not weights: the download went wrong";
+        return Fault::damaged("is a web page, not weights: the download went wrong");
     }
     if text.starts_with(b"version https://git-lfs") {
-        return "is a pointer of Git LFS, not the weights that it stands for (`git lfs pull`)";
+        let what = "is a pointer of Git LFS, not the weights that it stands for; fetch them with \
+                    git lfs pull";
+        return what.into();
     }
-    "is neither safetensors nor a PyTorch file (zip, legacy or TorchScript), or only the start of \
-     one"
+    Fault::damaged(
+        "is neither safetensors nor a PyTorch file (zip, legacy or TorchScript), or only the \
+         start of one",
+    )
 }

@@ -6,6 +6,7 @@ use dressage_kernels::resize::{Axis, Mode, Resize, Step};
 
 use super::StateDict;
 use super::dinov2::own_names;
+use super::finite::finite;
 use super::known::{Family, recognise};
 use crate::backbone::DinoConfig;
 use crate::{ModelError, Result};
@@ -94,8 +95,12 @@ pub fn dinov2(weights: StateDict, patch: usize, grid: usize) -> Result<StateDict
         Some(known) => own_names(weights, &known)?,
     };
     let mut dict = weights.renamed("", "backbone.");
-    // Used in masked pre-training only.
-    dict.take("backbone.mask_token");
+    // Used in masked pre-training only; that it holds no numbers is a sign all the same.
+    if let Some(unused) = dict.take("backbone.mask_token")
+        && let Some(t) = unused.checked_float(DType::F32)?
+    {
+        finite("mask_token", &unused, dict.origin(), &t)?;
+    }
     sized(&mut dict, "backbone.patch_embed.proj.weight", &|t| resize_patch_kernel(t, patch))?;
     sized(&mut dict, "backbone.pos_embed", &|t| resize_pos_embed(t, grid))?;
     Ok(dict)
@@ -138,6 +143,8 @@ fn sized(dict: &mut StateDict, name: &str, f: &dyn Fn(&Tensor) -> Result<Tensor>
     // One that is missing or holds no floats is reported with all others when the network is built.
     let Some(stored) = dict.get(name) else { return Ok(()) };
     let Some(t) = stored.checked_float(DType::F32)? else { return Ok(()) };
+    // One such value would be in many others of what is resized, and no longer in a file.
+    finite(name, stored, dict.origin(), &t)?;
     let made = f(&t).map_err(|error| misfit(dict, error.to_string()))?;
     if made.shape() != t.shape() {
         dict.insert(name, made);

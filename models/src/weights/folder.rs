@@ -60,7 +60,7 @@ impl<'de> Deserialize<'de> for Pairs {
 
 #[derive(Deserialize)]
 struct Raw {
-    weight_map: Pairs,
+    weight_map: Option<Pairs>,
 }
 
 impl Index {
@@ -71,9 +71,15 @@ impl Index {
         }
         let raw: Raw = serde_json::from_slice(text).map_err(|e| {
             let cause = shown(&e.to_string());
-            Fault::damaged(format!("is JSON, but no index with a weight_map of shards ({cause})"))
+            let cause = format!("is JSON, but no index with a weight_map of shards ({cause})");
+            // What is whole and of another form is the same when it is fetched again.
+            Fault { cause, damaged: !e.is_data() }
         })?;
-        let mut pairs = raw.weight_map.0;
+        let Some(Pairs(mut pairs)) = raw.weight_map else {
+            let what = "is JSON, but no index with a weight_map of shards; name the folder that it \
+                        lies in, or the file of weights";
+            return Err(what.into());
+        };
         pairs.sort();
         if pairs.is_empty() {
             return Err("is an index that names no tensor".into());
@@ -118,6 +124,31 @@ pub fn part_of(name: &str) -> Option<(usize, usize)> {
         digits.parse().ok().filter(|n| plain && *n > 0)
     };
     Some((number(part)?, number(of)?)).filter(|(part, of)| part <= of)
+}
+
+/// Fails for a file whose name says that it is one of several shards.
+///
+/// # Errors
+/// [`ModelError::Read`] that names the index beside it, or the folder where there is none.
+pub fn refuse_part(path: &Path) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let Some((part, of)) = part_of(&name).filter(|(_, of)| *of > 1 && path.is_file()) else {
+        return Ok(());
+    };
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let whole = |(stem, ending): (&str, &str)| {
+        let stem = stem.rsplit_once("-of-")?.0.rsplit_once('-')?.0;
+        Some(folder.join(format!("{stem}.{ending}.index.json")))
+    };
+    let index = name.rsplit_once('.').and_then(whole).filter(|index| index.is_file());
+    let instead = match index {
+        Some(index) => format!("the index of all, {}", index.display()),
+        None => format!("the folder of all, {}", folder.display()),
+    };
+    Err(Fault::from(format!("is part {part} of {of} of the weights; name {instead}")).of(path))
 }
 
 /// Opens the shards of an index that lies at `path`.
@@ -309,6 +340,7 @@ mod tests {
             (r#"{"a": 3}"#, "no index with a weight_map"),
             (r#"["a"]"#, "no index with a weight_map"),
             ("{}", "names no tensor"),
+            ("null", "name the folder that it lies in"),
         ] {
             let text = format!("{{\"weight_map\": {map}}}");
             let fault = Index::parse(text.as_bytes()).expect_err(map);

@@ -4,20 +4,24 @@ use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::container::{Fault, Told};
-use super::{StateDict, recognise, shown};
+use super::{Family, Known, StateDict, recognise, shown};
 use crate::{ModelError, Result};
 
 /// File of sizes in a folder.
 pub const CONFIG: &str = "config.json";
 
+/// Mark of the order of bytes that some editors put before a text.
+pub const BOM: &[u8] = b"\xef\xbb\xbf";
+
 /// Files beyond this are no configuration.
 const LARGEST: u64 = 1 << 20;
 
 /// Sizes that a configuration declares; those that it leaves open are `None`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Declared {
     /// Channels.
     pub width: Option<usize>,
@@ -31,6 +35,12 @@ pub struct Declared {
     pub image: Option<usize>,
     /// Register tokens.
     pub registers: Option<usize>,
+    /// Channels inside an MLP for each of its input, before a gate takes its third.
+    pub mlp_ratio: Option<f64>,
+    /// Whether MLPs are gated (SwiGLU).
+    pub gated: Option<bool>,
+    /// Type of the network, that of no part of it.
+    pub model_type: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -41,14 +51,22 @@ struct Raw {
     patch_size: Option<Value>,
     image_size: Option<Value>,
     num_register_tokens: Option<Value>,
+    mlp_ratio: Option<Value>,
+    use_swiglu_ffn: Option<Value>,
+    model_type: Option<Value>,
+    backbone_config: Option<IgnoredAny>,
+    vision_config: Option<IgnoredAny>,
 }
 
 impl Declared {
     /// Reads the text of a configuration.
     pub fn parse(text: &[u8]) -> Told<Declared> {
-        let raw: Raw = serde_json::from_slice(text).map_err(|e| {
-            Fault::damaged(format!("is no configuration in JSON ({})", shown(&e.to_string())))
-        })?;
+        let raw: Raw =
+            serde_json::from_slice(text.strip_prefix(BOM).unwrap_or(text)).map_err(|e| {
+                Fault::damaged(format!("is no configuration in JSON ({})", shown(&e.to_string())))
+            })?;
+        let whole = raw.backbone_config.is_none() && raw.vision_config.is_none();
+        let model_type = raw.model_type.filter(|_| whole);
         Ok(Declared {
             width: size("hidden_size", raw.hidden_size)?,
             depth: size("num_hidden_layers", raw.num_hidden_layers)?,
@@ -56,6 +74,9 @@ impl Declared {
             patch: size("patch_size", raw.patch_size)?,
             image: size("image_size", raw.image_size)?,
             registers: size("num_register_tokens", raw.num_register_tokens)?,
+            mlp_ratio: raw.mlp_ratio.and_then(|ratio| ratio.as_f64()),
+            gated: raw.use_swiglu_ffn.and_then(|gated| gated.as_bool()),
+            model_type: model_type.and_then(|name| name.as_str().map(str::to_string)),
         })
     }
 
@@ -93,7 +114,8 @@ impl Declared {
             let what = format!("{name} is {declared}, the weights are of {found}");
             (declared != found).then_some(what)
         });
-        let differs: Vec<String> = differs.collect();
+        let of_dinov2 = (known.family == Family::Dinov2).then(|| self.not_dinov2(dict, &known));
+        let differs: Vec<String> = differs.chain(of_dinov2.flatten()).collect();
         if differs.is_empty() {
             return Ok(());
         }
@@ -101,6 +123,36 @@ impl Declared {
             source_name: folder.join(CONFIG).display().to_string(),
             network: "the weights beside it".into(),
             difference: differs.join("; "),
+        })
+    }
+}
+
+impl Declared {
+    /// What is declared of the type and the MLPs of a DINOv2 and does not hold for its weights.
+    fn not_dinov2(&self, dict: &StateDict, known: &Known) -> Option<String> {
+        if let Some(name) = self.model_type.as_ref().filter(|name| !name.contains("dinov2")) {
+            return Some(format!("model_type is {}, the weights are of DINOv2", shown(name)));
+        }
+        let rows = |ending: &str| {
+            let is = |name: &str| name.starts_with(known.prefix) && name.ends_with(ending);
+            let found = dict.iter().find(|(name, _)| is(name));
+            found.and_then(|(_, t)| t.shape().first().copied())
+        };
+        // Both halves of a gated MLP lie in one matrix.
+        let gate = rows(".mlp.weights_in.weight").or_else(|| rows(".mlp.w12.weight"));
+        let (gated, found) = match gate {
+            Some(rows) => (true, rows / 2),
+            None => (false, rows(".mlp.fc1.weight")?),
+        };
+        if self.gated.is_some_and(|declared| declared != gated) {
+            let (declared, are) = (!gated, if gated { "gated" } else { "plain" });
+            return Some(format!("use_swiglu_ffn is {declared}, the weights are of {are} MLPs"));
+        }
+        let ratio = self.mlp_ratio?;
+        let plain = (known.width as f64 * ratio) as usize;
+        let want = if gated { (plain.saturating_mul(2) / 3).div_ceil(8) * 8 } else { plain };
+        (want != found).then(|| {
+            format!("mlp_ratio {ratio} makes {want} channels in an MLP, the weights have {found}")
         })
     }
 }
@@ -126,8 +178,16 @@ mod tests {
         let text =
             br#"{"model_type": "dinov2", "hidden_size": 384, "patch_size": 14, "mlp_ratio": 4,
             "num_attention_heads": 6, "image_size": [518, 518], "num_register_tokens": null}"#;
-        let want =
-            Declared { width: Some(384), heads: Some(6), patch: Some(14), ..Declared::default() };
+        let want = Declared {
+            width: Some(384),
+            heads: Some(6),
+            patch: Some(14),
+            mlp_ratio: Some(4.0),
+            model_type: Some("dinov2".into()),
+            ..Declared::default()
+        };
+        let marked = [BOM, text].concat();
+        assert_eq!(Declared::parse(&marked), Ok(want.clone()));
         assert_eq!(Declared::parse(text), Ok(want));
         for (text, word) in [
             ("{\"hidden_size\": \"384\"}", "hidden_size is"),

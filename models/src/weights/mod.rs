@@ -27,6 +27,7 @@ mod difference;
 mod dinov2;
 mod elements;
 mod fingerprint;
+mod finite;
 mod folder;
 mod hub;
 mod kind;
@@ -52,7 +53,8 @@ pub use difference::Difference;
 pub use fingerprint::{
     Digests, digest, fingerprint, fingerprint_of, fingerprint_of_floats, fingerprint_with,
 };
-pub use folder::part_of;
+pub(crate) use finite::finite;
+pub use folder::{part_of, refuse_part};
 pub use hub::Declared;
 pub use kind::Kind;
 pub use known::{Family, Known, recognise, recognise_shapes};

@@ -8,8 +8,9 @@ use super::known::recognise_shapes;
 use super::pickle::{Tree, Value};
 use super::{Stored, shown};
 
-/// Keys of a checkpoint that hold its weights, in the order in which they are looked for.
-pub const WRAPPERS: [&str; 15] = [
+/// Keys of a checkpoint that hold its weights; those of averages come first ([`rank`]), else this
+/// is the order in which they are looked for.
+pub const WRAPPERS: [&str; 26] = [
     "state_dict",
     "model",
     "module",
@@ -19,46 +20,106 @@ pub const WRAPPERS: [&str; 15] = [
     "student",
     "state_dict_ema",
     "ema_state_dict",
+    "ema_model",
     "ema",
+    "params_ema",
+    "swa_state_dict",
+    "swa_model",
+    "averaged_model",
+    "shadow",
     "target_encoder",
     "encoder",
     "net",
     "network",
     "backbone",
+    "params",
+    "weights",
+    "g_ema",
+    "generator",
+    "model_weights",
 ];
+
+/// Words in the names of networks that are averages over the steps of a training. Published
+/// evaluations use them where there are several networks.
+const MEANT: [&str; 7] = ["teacher", "ema", "swa", "averaged", "shadow", "target", "momentum"];
+
+/// Rank of a wrapper or prefix among several; the lowest is taken.
+fn rank(name: &str) -> usize {
+    // MMEngine swaps the two when it saves, so that the average is what state_dict holds.
+    if name == "ema_state_dict" {
+        return MEANT.len();
+    }
+    let mut parts = name.split(|c: char| !c.is_ascii_alphanumeric());
+    let of = |part: &str| MEANT.iter().position(|word| part.eq_ignore_ascii_case(word));
+    parts.find_map(of).unwrap_or(MEANT.len())
+}
 
 /// Dictionaries in dictionaries that are followed.
 const DEPTH: usize = 4;
 
-/// Follows the wrappers from the root to the dictionary of weights; also names those it passed.
-pub fn unwrapped(tree: &Tree<'_>, root: Value) -> (Value, Vec<String>) {
-    let (mut value, mut passed) = (root, Vec::new());
+/// The dictionary of weights inside of others.
+pub struct Unwrapped {
+    /// The dictionary.
+    pub dict: Value,
+    /// Keys that lead to it.
+    pub passed: Vec<String>,
+    /// Keys of other weights on the way, each with the key that was taken instead.
+    pub beside: Vec<(String, String)>,
+}
+
+/// Follows the wrappers from the root to the dictionary of weights.
+pub fn unwrapped(tree: &Tree<'_>, root: Value) -> Unwrapped {
+    let mut found = Unwrapped { dict: root, passed: Vec::new(), beside: Vec::new() };
     // One wrapper in another occurs; a circle of them does not.
-    while passed.len() < DEPTH {
-        let inside = |wrapper: &&'static str| Some((*wrapper, entry(tree, value, wrapper)?));
-        let mut dicts =
-            WRAPPERS.iter().filter_map(inside).filter(|(_, v)| tree.pairs(*v).is_some());
+    while found.passed.len() < DEPTH {
+        let mut dicts = wrappers(tree, found.dict);
+        dicts.sort_by_key(|(wrapper, _)| rank(wrapper));
         // An empty one, or one of settings, does not hide another.
-        let first = dicts.clone().next();
-        let Some((wrapper, inside)) = dicts.find(|(_, v)| promising(tree, *v)).or(first) else {
-            break;
-        };
-        passed.push(wrapper.to_string());
-        value = inside;
+        let (mut good, poor): (Vec<_>, Vec<_>) =
+            dicts.into_iter().partition(|(_, v)| promising(tree, *v));
+        if good.is_empty() && !holds_tensor(tree, found.dict) {
+            good = match holders(tree, found.dict).as_slice() {
+                [only] => vec![only.clone()],
+                _ => poor.into_iter().take(1).collect(),
+            };
+        }
+        let mut good = good.into_iter();
+        let Some((wrapper, inside)) = good.next() else { break };
+        found.beside.extend(good.map(|(other, _)| (other, wrapper.clone())));
+        found.passed.push(wrapper);
+        found.dict = inside;
     }
-    (value, passed)
+    found
+}
+
+/// The wrappers in a dictionary that hold dictionaries, in the order of the table.
+fn wrappers(tree: &Tree<'_>, dict: Value) -> Vec<(String, Value)> {
+    let mut found = [None; WRAPPERS.len()];
+    for (key, value) in tree.pairs(dict).unwrap_or(&[]) {
+        let at = tree.text(*key).and_then(|key| WRAPPERS.iter().position(|w| *w == key));
+        if let Some(at) = at {
+            found[at] = Some(*value);
+        }
+    }
+    let found = WRAPPERS.iter().zip(found).filter_map(|(w, v)| Some((w.to_string(), v?)));
+    found.filter(|(_, v)| tree.pairs(*v).is_some()).collect()
 }
 
 /// Whether a dictionary holds a tensor, or a wrapper of some.
 fn promising(tree: &Tree<'_>, dict: Value) -> bool {
-    let pairs = tree.pairs(dict).unwrap_or(&[]);
-    let tensor = pairs.iter().any(|(_, v)| tree.view(*v).is_some());
-    tensor || WRAPPERS.iter().any(|w| entry(tree, dict, w).is_some_and(|v| tree.pairs(v).is_some()))
+    holds_tensor(tree, dict) || !wrappers(tree, dict).is_empty()
 }
 
-fn entry(tree: &Tree<'_>, dict: Value, key: &str) -> Option<Value> {
-    let pairs = tree.pairs(dict)?;
-    pairs.iter().rev().find(|(k, _)| tree.text(*k).as_deref() == Some(key)).map(|(_, v)| *v)
+fn holds_tensor(tree: &Tree<'_>, dict: Value) -> bool {
+    tree.pairs(dict).unwrap_or(&[]).iter().any(|(_, v)| tree.view(*v).is_some())
+}
+
+/// The first few keys under which a dictionary holds dictionaries of tensors.
+pub fn holders(tree: &Tree<'_>, dict: Value) -> Vec<(String, Value)> {
+    const LOOKED_AT: usize = 64;
+    let pairs = tree.pairs(dict).unwrap_or(&[]).iter().take(LOOKED_AT);
+    let holding = pairs.filter(|(_, v)| holds_tensor(tree, *v));
+    holding.filter_map(|(key, v)| Some((tree.text(*key)?.into_owned(), *v))).collect()
 }
 
 /// The first few keys of a dictionary, for a message.
@@ -211,9 +272,6 @@ const ANCHORS: [&str; 5] = [
     "class_embedding",
 ];
 
-/// Words in the prefix of the network that is meant where there are several.
-const MEANT: [&str; 2] = ["teacher", "ema"];
-
 /// What stands in front of the names of a network that is not known without.
 fn outer(tensors: &BTreeMap<String, Stored>) -> Told<Option<String>> {
     // A file with more networks than this is none of those that are meant here.
@@ -240,7 +298,7 @@ fn outer(tensors: &BTreeMap<String, Stored>) -> Told<Option<String>> {
         };
         let found: Vec<String> =
             shapes.keys().filter_map(prefix).take(TRIED).filter(known).collect();
-        let meant = MEANT.iter().find_map(|word| found.iter().find(|p| p.contains(word)));
+        let meant = found.iter().filter(|p| rank(p) < MEANT.len()).min_by_key(|p| rank(p));
         match (found.as_slice(), meant) {
             ([], _) => {}
             ([only], _) => return Ok(Some(only.clone())),
@@ -352,6 +410,15 @@ mod tests {
         assert_eq!((names, passed), (plain(), owned(&["teacher.backbone."])));
         let (_, passed, _) = both("ema_model.", "online_model.").expect("average");
         assert_eq!(passed, ["ema_model."]);
+        for (average, other) in [
+            ("averaged_model.", "model."),
+            ("momentum_encoder.", "base_encoder."),
+            ("shadow.", "model."),
+            ("swa_model.module.", "semantic.model."),
+        ] {
+            let (_, passed, skipped) = both(average, other).expect(average);
+            assert_eq!((passed, skipped.len()), (owned(&[average]), BACKBONE.len()));
+        }
         let fault = both("left.", "right.").expect_err("either");
         assert!(fault.cause.contains("2 networks, under left., right."), "{fault:?}");
         let flat = try_normalise(&["a._fsdp_wrapped_module._flat_param".into()]);

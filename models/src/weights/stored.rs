@@ -23,6 +23,8 @@ pub struct Stored {
     values: Values,
     /// The entry of an archive that holds the values.
     member: Option<Arc<Member>>,
+    /// Name in the file, before wrappers and prefixes are taken off.
+    own_name: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone)]
@@ -51,7 +53,7 @@ const PIECE: usize = 1 << 20;
 impl From<Tensor> for Stored {
     fn from(tensor: Tensor) -> Stored {
         let (kind, shape) = (tensor.dtype().into(), tensor.shape().to_vec());
-        Stored { kind, shape, values: Values::Tensor(tensor), member: None }
+        Stored { kind, shape, values: Values::Tensor(tensor), member: None, own_name: None }
     }
 }
 
@@ -75,7 +77,7 @@ impl Stored {
         strides: Vec<usize>,
     ) -> Stored {
         let located = Located { pages: pages.clone(), start, strides, in_place: false };
-        Stored { kind, shape, values: Values::File(located), member: None }
+        Stored { kind, shape, values: Values::File(located), member: None, own_name: None }
     }
 
     /// Whether the file has a checksum of the values.
@@ -86,6 +88,28 @@ impl Stored {
     /// The same tensor as part of an entry of an archive.
     pub(super) fn inside(self, member: Option<Arc<Member>>) -> Stored {
         Stored { member, ..self }
+    }
+
+    /// Sets the name that the file has for it.
+    pub(super) fn set_own_name(&mut self, name: &str) {
+        self.own_name = Some(name.into());
+    }
+
+    /// The name in the file.
+    pub(super) fn own_name(&self) -> Option<&str> {
+        self.own_name.as_deref()
+    }
+
+    /// The part that holds the element `at` in row-major order, and the element's number there.
+    pub(super) fn part_at(&self, mut at: usize) -> (&Stored, usize) {
+        let Values::Rows(parts) = &self.values else { return (self, at) };
+        for part in parts {
+            if at < part.len() {
+                return part.part_at(at);
+            }
+            at -= part.len();
+        }
+        (self, at)
     }
 
     /// Has the values used where they lie in the file from now on, if their type and order allow
@@ -124,7 +148,8 @@ impl Stored {
             // What they were made from is checked when the whole is.
             let widen = |p: &Stored| {
                 let float = p.to_float(DType::F32)?;
-                Ok(float.map(|t| Stored::from(t).inside(p.member.clone())))
+                let (member, own_name) = (p.member.clone(), p.own_name.clone());
+                Ok(float.map(|t| Stored { member, own_name, ..Stored::from(t) }))
             };
             let widened = parts.iter().map(widen).collect::<Result<Option<_>>>()?;
             let Some(widened) = widened else { return Ok(None) };
@@ -133,7 +158,7 @@ impl Stored {
         let rows = parts.iter().map(|p| p.shape[0]).sum();
         let shape = [vec![rows], tail].concat();
         let kind = parts[0].kind;
-        Ok(Some(Stored { kind, shape, values: Values::Rows(parts), member: None }))
+        Ok(Some(Stored { kind, shape, values: Values::Rows(parts), member: None, own_name: None }))
     }
 
     /// Type of the elements.

@@ -10,6 +10,7 @@ use dressage_engine::Pages;
 
 use super::container::{Contents, Fault, Told};
 use super::member::{Member, differs};
+use super::names::Unwrapped;
 use super::pickle::{self, Element, Tree, Value, View};
 use super::stored::row_major;
 use super::zip::Archive;
@@ -160,7 +161,7 @@ impl Found {
 
 /// The tensors of a pickled state dict.
 fn dictionary(tree: &Tree<'_>) -> Told<Found> {
-    let (dict, wrapper) = names::unwrapped(tree, tree.root);
+    let Unwrapped { dict, passed: wrapper, beside } = names::unwrapped(tree, tree.root);
     let Some(pairs) = tree.pairs(dict) else {
         return Err(match tree.class_of(dict) {
             Some(class) => format!(
@@ -173,6 +174,9 @@ fn dictionary(tree: &Tree<'_>) -> Told<Found> {
         .into());
     };
     let mut found = Found { wrapper, ..Default::default() };
+    for (other, taken) in beside {
+        found.skip(&other, format!("other weights, those under {taken} are taken"));
+    }
     for (key, value) in pairs {
         let Some(name) = tree.key(*key) else { continue };
         match (tree.view(*value), tree.class_of(*value)) {
@@ -182,14 +186,31 @@ fn dictionary(tree: &Tree<'_>) -> Told<Found> {
         }
     }
     if found.views.is_empty() {
-        return Err(format!(
-            "holds no tensors where weights are looked for ({}, or at the top); its keys are {}",
-            names::WRAPPERS[..6].join(", "),
-            names::keys(tree, dict)
-        )
-        .into());
+        return Err(without_tensors(tree, dict, &found.wrapper).into());
     }
     Ok(found)
+}
+
+/// Words for a dictionary without tensors that lies under the keys `passed`.
+fn without_tensors(tree: &Tree<'_>, dict: Value, passed: &[String]) -> String {
+    let under = match passed {
+        [] => String::new(),
+        keys => format!(" under {}", keys.join(" > ")),
+    };
+    let keys = names::keys(tree, dict);
+    if keys.is_empty() {
+        return format!(
+            "holds a dictionary{under} without a named tensor; save the model's state_dict()"
+        );
+    }
+    let holders = names::holders(tree, dict);
+    let holders = names::first_of(holders.iter().map(|(key, _)| key.clone()), holders.len());
+    let what = match holders.as_str() {
+        "" => "save the model's state_dict() by itself".to_string(),
+        holders => format!("save the dictionary of weights by itself ({holders} hold tensors)"),
+    };
+    let looked_for = names::WRAPPERS.join(", ");
+    format!("holds no tensors{under} at the top or in {looked_for}; its keys are {keys}; {what}")
 }
 
 /// The tensors of a tree of TorchScript modules, their names joined by dots.

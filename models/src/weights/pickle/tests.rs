@@ -193,6 +193,57 @@ fn circles_are_read_and_cost_nothing() {
     assert_eq!(tree.items(tree.root), Some(&[tree.root][..]));
     let bytes = pickle(&[b"}\x94", &text("state_dict"), b"h\x00s"]);
     let tree = read(&bytes).expect("pickle");
-    let (value, passed) = crate::weights::names::unwrapped(&tree, tree.root);
-    assert_eq!((value, passed.len()), (tree.root, 4));
+    let found = crate::weights::names::unwrapped(&tree, tree.root);
+    assert_eq!((found.dict, found.passed.len()), (tree.root, 4));
+}
+
+/// A dictionary of these values.
+fn dict(pairs: &[(&str, &[u8])]) -> Vec<u8> {
+    let pairs = pairs.iter().flat_map(|(key, value)| [text(key), value.to_vec()]);
+    [b"}(".to_vec(), pairs.collect::<Vec<_>>().concat(), b"u".to_vec()].concat()
+}
+
+/// A tensor of four floats.
+fn tensor() -> Vec<u8> {
+    [
+        &b"ctorch._utils\n_rebuild_tensor_v2\n(("[..],
+        &text("storage"),
+        b"ctorch\nFloatStorage\n",
+        &text("0"),
+        &text("cpu"),
+        b"K\x04tQK\x00(K\x04t(K\x01t\x89ccollections\nOrderedDict\n)RtR",
+    ]
+    .concat()
+}
+
+#[test]
+fn weights_are_found_under_their_wrappers_and_averages_first() {
+    let weights = dict(&[("norm.weight", &tensor())]);
+    let (w, number) = (weights.as_slice(), &b"K\x03"[..]);
+    let settings = dict(&[("decay", number)]);
+    let shadow = dict(&[("decay", number), ("shadow", w)]);
+    let cases: [(&[(&str, &[u8])], &[&str], &[&str]); 12] = [
+        (&[("swa_state_dict", w)], &["swa_state_dict"], &[]),
+        (&[("swa_model", w), ("epoch", number)], &["swa_model"], &[]),
+        (&[("ema", &shadow)], &["ema", "shadow"], &[]),
+        (&[("model", w), ("model_ema", w)], &["model_ema"], &["model"]),
+        (&[("model", w), ("teacher", w)], &["teacher"], &["model"]),
+        (&[("params", w), ("params_ema", w)], &["params_ema"], &["params"]),
+        (&[("ema_state_dict", w), ("state_dict", w)], &["state_dict"], &["ema_state_dict"]),
+        (&[("ema", &settings), ("model", w)], &["model"], &[]),
+        (&[("of_another_name", w), ("epoch", number)], &["of_another_name"], &[]),
+        (&[("left", w), ("right", w)], &[], &[]),
+        (&[("norm.weight", &tensor()), ("ema", &settings)], &[], &[]),
+        (&[], &[], &[]),
+    ];
+    for (pairs, passed, beside) in cases {
+        let bytes = pickle(&[&dict(pairs)]);
+        let tree = read(&bytes).expect("pickle");
+        let found = crate::weights::names::unwrapped(&tree, tree.root);
+        let others: Vec<&str> = found.beside.iter().map(|(other, _)| other.as_str()).collect();
+        assert_eq!(
+            (found.passed, others.as_slice()),
+            (passed.iter().map(|w| w.to_string()).collect(), beside)
+        );
+    }
 }
