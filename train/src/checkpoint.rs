@@ -18,6 +18,7 @@ use dressage_models::{ModelError, Segmenter};
 use serde::{Deserialize, Serialize};
 
 use crate::optimiser::{MOMENTS, Optimiser};
+use crate::recipe::{Recipe, settings};
 use crate::{Result, TrainError, files, finite};
 
 /// What a checkpoint says of itself.
@@ -36,6 +37,9 @@ pub struct Notes {
     pub updates: BTreeMap<String, u64>,
     /// Version of the program.
     pub version: String,
+    /// Settings that bear on the weights, by key; none in files of earlier versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// Key of the notes in the file.
@@ -71,7 +75,9 @@ pub fn list(run: &Path) -> Result<Vec<u64>> {
         .flatten()
         .filter_map(|e| {
             let name = e.file_name().into_string().ok()?;
-            name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok()
+            let step = name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok()?;
+            // A copy under another spelling of the number is none that a run wrote.
+            path_of(run, step).ends_with(&name).then_some(step)
         })
         .collect();
     steps.sort_unstable();
@@ -90,16 +96,17 @@ pub fn save(
     model: &Segmenter,
     optimiser: &Optimiser,
     step: u64,
-    seed: u64,
+    recipe: &Recipe,
 ) -> Result<()> {
     model.check_files()?;
     let notes = Notes {
         step,
-        seed,
+        seed: recipe.train.seed,
         method: model.method().to_string(),
         backbone: model.backbone_fingerprint(),
         updates: optimiser.counts(),
         version: env!("CARGO_PKG_VERSION").to_string(),
+        settings: settings(recipe),
     };
     let stored = |p: &Param| Ok((p.name().to_string(), p.master().detach().to_host()?));
     let mut tensors = model.trainable().iter().map(stored).collect::<Result<Vec<_>>>()?;
@@ -121,7 +128,12 @@ pub fn save(
 /// A file that cannot be removed.
 pub fn remove(run: &Path, step: u64) -> Result<()> {
     let path = path_of(run, step);
-    std::fs::remove_file(&path).map_err(|source| TrainError::Write { path, source })
+    match std::fs::remove_file(&path) {
+        // Somebody else has removed it.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(files::FileError { action: "remove", path, source }.into()),
+        Ok(()) => Ok(()),
+    }
 }
 
 /// Renames the checkpoints of steps after `step`, from which nothing goes on any more, so that
@@ -134,8 +146,13 @@ pub fn set_aside(run: &Path, step: u64) -> Result<Vec<u64>> {
     later.retain(|other| *other > step);
     for step in &later {
         let path = path_of(run, *step);
-        let mut aside = path.clone().into_os_string();
-        aside.push(".set-aside");
+        let name = |n: usize| {
+            let mut name = path.clone().into_os_string();
+            name.push(if n == 0 { ".set-aside".into() } else { format!(".set-aside-{n}") });
+            PathBuf::from(name)
+        };
+        let free = (0..).map(name).find(|name| name.symlink_metadata().is_err());
+        let aside = free.unwrap_or_else(|| name(0));
         std::fs::rename(&path, aside).map_err(|source| TrainError::Write { path, source })?;
     }
     Ok(later)
@@ -189,8 +206,15 @@ pub fn open(path: &Path) -> Result<(Notes, StateDict)> {
 /// As [`open`].
 pub fn open_of(run: &Path, step: u64, option: &str) -> Result<(Notes, StateDict)> {
     let path = path_of(run, step);
-    match open(&path) {
-        Err(error) if path.exists() => {
+    let opened = open(&path).and_then(|(notes, dict)| match notes.step {
+        found if found == step => Ok((notes, dict)),
+        found => {
+            let what = format!("holds the state after step {found}, not the one of its name");
+            Err(TrainError::Checkpoint { path: path.clone(), what })
+        }
+    });
+    match opened {
+        Err(error) if path.symlink_metadata().is_ok() => {
             let instead = match newest_whole(run)? {
                 Some(step) => {
                     format!("the newest whole checkpoint is that of step {step}: {option} {step}")

@@ -129,7 +129,7 @@ pub enum TrainError {
     /// A label value that is no class.
     #[error(
         "label {path}, pixel ({x}, {y}): value {value} is neither a class (0 to {last}) nor 255; \
-         name the table of ids that this data set uses, for instance id_map = \"cityscapes\""
+         set {key}.id_map to the table of ids that its labels use"
     )]
     LabelValue {
         /// File.
@@ -142,19 +142,23 @@ pub enum TrainError {
         value: u32,
         /// Highest class.
         last: usize,
+        /// Key of the data set.
+        key: String,
     },
     /// A folder without a single image of the data set.
-    #[error("no file ending in {suffix:?} below {path}; check the folder and `image_suffix`")]
+    #[error("no file ending in {suffix:?} below {path}; check the folder and {key}.image_suffix")]
     EmptyFolder {
         /// Folder.
         path: PathBuf,
         /// Suffix looked for.
         suffix: String,
+        /// Key of the data set.
+        key: String,
     },
     /// Images whose labels do not exist.
     #[error(
         "{count} of {total} images have no label, the first is {image} (expected {label}); \
-         check `labels` and `label_suffix`, or leave these images out with data.on_error=skip"
+         check {key}.labels and {key}.label_suffix, or leave these images out with data.on_error=skip"
     )]
     MissingLabel {
         /// Images without a label.
@@ -165,15 +169,22 @@ pub enum TrainError {
         image: PathBuf,
         /// Where its label was expected.
         label: PathBuf,
+        /// Key of the data set.
+        key: String,
     },
     /// An image whose label does not exist.
-    #[error("image {image} has no label {label}; check `labels` and `label_suffix`")]
+    #[error("image {image} has no label {label}; check {key}.labels and {key}.label_suffix")]
     NoLabel {
         /// Image file.
         image: PathBuf,
         /// Where its label was expected.
         label: PathBuf,
+        /// Key of the data set.
+        key: String,
     },
+    /// A sample that cannot be loaded, in a run that stops at such.
+    #[error("{0}, or leave it out with data.on_error=skip")]
+    Sample(Box<TrainError>),
     /// Data sets with pairs that cannot be used, or with nothing to learn from.
     #[error("{what}; {way}")]
     BadData {
@@ -183,11 +194,11 @@ pub enum TrainError {
         way: String,
     },
     /// A table of ids that does not exist or does not fit.
-    #[error("table of ids of data set {dataset:?}: {what}")]
+    #[error("{key}.id_map: {what}")]
     IdTable {
-        /// Name of the data set.
-        dataset: String,
-        /// What is wrong.
+        /// Key of the data set.
+        key: String,
+        /// What is wrong and the way out.
         what: String,
     },
     /// A pixel array of another length than its size says.

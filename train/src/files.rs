@@ -67,6 +67,9 @@ pub fn hint(source: &io::Error) -> Option<&'static str> {
         if is(Errno::MFILE) || is(Errno::NFILE) {
             return Some("; raise the limit of open files (ulimit -n)");
         }
+        if is(Errno::AGAIN) || is(Errno::NOMEM) {
+            return Some("; raise the limits of processes (ulimit -u) and memory (ulimit -v, -d)");
+        }
     }
     match source.kind() {
         io::ErrorKind::FileTooLarge => {
@@ -76,6 +79,20 @@ pub fn hint(source: &io::Error) -> Option<&'static str> {
             Some("; free some space of your quota, what was there before is untouched")
         }
         _ => None,
+    }
+}
+
+/// Whether a file is also known under other names (hard links), whose content would change with it.
+pub(crate) fn has_other_names(path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.nlink() > 1)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        false
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
 use dressage_engine::DType;
 use dressage_kernels::adamw::AdamW;
@@ -9,7 +10,7 @@ use dressage_models::backbone::{DinoConfig, ReinConfig};
 use dressage_models::criterion::{Criterion, CriterionConfig};
 use dressage_models::head::{HeadConfig, Queries};
 use dressage_models::weights::{
-    Difference, StateDict, dinov2, fitted, has_head, is_backbone, part_of, recognise, same_size,
+    Difference, StateDict, dinov2, fitted, has_head, is_backbone, recognise, refuse_part, same_size,
 };
 use dressage_models::{Method, ModelError, Segmenter, SegmenterConfig};
 
@@ -119,15 +120,7 @@ fn built(recipe: &Recipe, config: SegmenterConfig, room: Option<usize>) -> Resul
 
 /// The backbone of `model.weights`, whole and of the network's shapes.
 fn backbone(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    if let Some((part, of)) = part_of(&name).filter(|(_, of)| *of > 1) {
-        let cause = format!(
-            "is part {part} of {of} of the weights; name the index beside it \
-             (model.safetensors.index.json), or the folder"
-        );
-        return Err(ModelError::Read { path: path.into(), cause }.into());
-    }
-    let dict = StateDict::open_network(path)?;
+    let dict = opened(path, "model.weights")?;
     same_size(&dict, &config.backbone)?;
     // What does not fit is not half a download, whatever it ends in.
     let whole = dict.check_end();
@@ -141,6 +134,18 @@ fn backbone(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
     difference.none(&dict, "the network")?;
     whole?;
     Ok(dict.renamed("", BACKBONE))
+}
+
+/// The whole weights that `setting` names.
+fn opened(path: &Path, setting: &str) -> Result<StateDict> {
+    if let Err(error) = fs::metadata(path)
+        && error.kind() == io::ErrorKind::NotFound
+    {
+        let cause = format!("cannot open weights: {error}; set {setting}=FILE to one that exists");
+        return Err(ModelError::Read { path: path.into(), cause }.into());
+    }
+    refuse_part(path)?;
+    Ok(StateDict::open_network(path)?)
 }
 
 /// What stands before the names of the backbone in the network, and not in its file.
@@ -162,7 +167,7 @@ pub fn rebuild(recipe: &Recipe) -> Result<Segmenter> {
 /// Adapter and head from a released checkpoint, an exported or a run's own one; with the backbone
 /// if the file holds it.
 fn trained(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
-    let dict = StateDict::open_network(path)?;
+    let dict = opened(path, "model.checkpoint")?;
     // All of it: damage to what is not taken from a run's checkpoint is damage too. Moments of an
     // optimiser may be zero, and a run's checkpoint is written whole or not at all.
     let own = dict.metadata().contains_key(checkpoint::NOTES);

@@ -8,7 +8,7 @@ use dressage_models::weights::StateDict;
 
 use crate::checkpoint::{self, Notes};
 use crate::interrupt::Interrupt;
-use crate::recipe::{Bearing, Change, Recipe, changes};
+use crate::recipe::{Bearing, Change, Recipe, changed_settings, changes};
 use crate::run_folder::RECIPE;
 use crate::runlog::{Progress, RunLog};
 use crate::trainer::Trainer;
@@ -67,7 +67,7 @@ impl ResumeFrom {
             ResumeFrom::Step(step) => step,
             ResumeFrom::Newest => *checkpoint::list(run)?.last().ok_or_else(|| nothing(run))?,
         };
-        if !checkpoint::path_of(run, step).exists() {
+        if checkpoint::path_of(run, step).symlink_metadata().is_err() {
             let known: Vec<_> = checkpoint::list(run)?.iter().map(u64::to_string).collect();
             let what =
                 format!("holds no checkpoint of step {step}; there are {}", known.join(", "));
@@ -104,20 +104,22 @@ impl Earlier {
     /// # Errors
     /// [`TrainError::ResumeChanged`] with every key that bears on the weights, unless `changed`
     /// allows that; a recipe in the folder that cannot be read.
-    pub fn of(run: &Path, now: &Recipe, changed: bool) -> Result<Earlier> {
+    pub fn of(run: &Path, now: &Recipe, notes: &Notes, changed: bool) -> Result<Earlier> {
         let path = run.join(RECIPE);
-        if !path.exists() {
-            return Ok(Earlier { recipe: None, changes: Vec::new() });
+        let before = if path.exists() { Some(Recipe::from_file(&path, &[])?) } else { None };
+        let mut changes = before.as_ref().map_or_else(Vec::new, |before| changes(before, now));
+        if !notes.settings.is_empty() {
+            // What the checkpoint was trained with, whatever somebody made of the recipe since.
+            changes.retain(|change| !change.bearing.on_weights());
+            changes.extend(changed_settings(&notes.settings, now));
         }
-        let before = Recipe::from_file(&path, &[])?;
-        let mut changes = changes(&before, now);
         let refused = listed(changes.iter().filter(|change| change.bearing.on_weights()));
         if !changed && !refused.is_empty() {
             return Err(TrainError::ResumeChanged { path: run.into(), changes: refused });
         }
         let counts = |bearing: Bearing| bearing.on_weights() || bearing.on_scores();
         changes.retain(|change| counts(change.bearing));
-        Ok(Earlier { recipe: Some(before), changes })
+        Ok(Earlier { recipe: before, changes })
     }
 
     /// Whether an evaluation was due after `step` steps, by the recipe of then or of now.
@@ -156,9 +158,15 @@ impl Trainer {
         if self.earlier.is_none() {
             return Ok(());
         }
-        for step in checkpoint::set_aside(&self.dir, self.step)? {
-            let path = checkpoint::path_of(&self.dir, step);
+        let aside = checkpoint::set_aside(&self.dir, self.step)?;
+        for step in &aside {
+            let path = checkpoint::path_of(&self.dir, *step);
             progress.note(&format!("{} is set aside, the run goes on before it", path.display()));
+        }
+        if let Some(folder) = &self.folder
+            && let Some(copy) = folder.copy_log(!aside.is_empty())?
+        {
+            progress.note(&format!("the log as it was is now {}", copy.display()));
         }
         Ok(())
     }

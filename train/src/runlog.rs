@@ -41,7 +41,7 @@ impl RunLog {
         match fs::read(path) {
             Ok(old) => {
                 let kept = earlier(&String::from_utf8_lossy(&old), step, again);
-                if kept.as_bytes() != old {
+                if kept.as_bytes() != old || files::has_other_names(path) {
                     files::write_bytes(path, kept.as_bytes())?;
                 }
             }
@@ -87,6 +87,16 @@ impl RunLog {
         let failed = |source| FileError { action: "write", path: self.path.clone(), source };
         self.file.sync_data().map_err(failed)
     }
+}
+
+/// Whether a log has whole lines that no run wrote, or that were damaged.
+pub(crate) fn has_foreign_lines(text: &[u8]) -> bool {
+    let lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    let is_own = |line: &[u8]| {
+        serde_json::from_slice::<Value>(line)
+            .is_ok_and(|line| line["step"].is_u64() && line["kind"].is_string())
+    };
+    !lines.into_iter().all(is_own)
 }
 
 /// The whole lines of a log that belong to steps up to `step`, without those of that step whose

@@ -29,8 +29,7 @@ impl Trainer {
     /// # Errors
     /// As [`checkpoint::save`]; of a broken state, with what to go on from.
     pub(crate) fn write(&self, path: &Path, done: u64) -> Result<()> {
-        let seed = self.recipe.train.seed;
-        match checkpoint::save(path, &self.model, &self.optimiser, done, seed) {
+        match checkpoint::save(path, &self.model, &self.optimiser, done, &self.recipe) {
             Err(TrainError::BrokenState { step, what, .. }) => {
                 let instead = match checkpoint::newest_whole(&self.dir) {
                     Ok(Some(whole)) => format!(

@@ -22,8 +22,8 @@ use crate::metrics::Report;
 use crate::optimiser::Optimiser;
 use crate::place::{DeviceMemory, Place};
 use crate::plan::{Comparison, Plan};
-use crate::recipe::Recipe;
-use crate::resume::{Earlier, Resume};
+use crate::recipe::{Bearing, Recipe, changed_settings};
+use crate::resume::{Earlier, Resume, listed};
 use crate::run_folder::{LOG, RunFolder};
 use crate::runlog::{Progress, RunLog, Silent, Stage};
 use crate::schedule::Schedule;
@@ -38,7 +38,7 @@ pub struct Trainer {
     pub(crate) recipe: Recipe,
     pub(crate) dir: PathBuf,
     /// Its folder, but for an outline.
-    folder: Option<RunFolder>,
+    pub(crate) folder: Option<RunFolder>,
     pub(crate) place: Place,
     pub(crate) model: Segmenter,
     pub(crate) criterion: Criterion,
@@ -157,7 +157,7 @@ impl Trainer {
             return Trainer::built(recipe, network::build, folder, progress);
         };
         let (path, notes, dict) = resume.from.open(&dir)?;
-        let earlier = Earlier::of(&dir, &recipe, resume.changed)?;
+        let earlier = Earlier::of(&dir, &recipe, &notes, resume.changed)?;
         let mut trainer = Trainer::built(recipe, network::rebuild, folder, progress)?;
         trainer.restore(path, &notes, dict, resume.changed)?;
         trainer.earlier = Some(earlier);
@@ -375,6 +375,11 @@ impl Trainer {
         {
             progress.note(&format!("the log of an earlier start is now {}", old.display()));
         }
+        if let Some(folder) = self.folder.as_ref().filter(|_| self.earlier.is_none())
+            && let Some(old) = folder.set_before_nan_aside()?
+        {
+            progress.note(&format!("the state of an earlier start is now {}", old.display()));
+        }
         self.set_later_aside(progress)?;
         let mut log = RunLog::open(&self.dir.join(LOG), self.step, again)?;
         // Before the recipe has them: a run that is killed in between still tells of them.
@@ -547,6 +552,16 @@ fn workers(recipe: &Recipe, place: &Place) -> usize {
 pub fn load(recipe: &Recipe, dir: &Path, step: u64) -> Result<Segmenter> {
     let path = checkpoint::path_of(dir, step);
     let (notes, mut dict) = checkpoint::open_of(dir, step, "--checkpoint")?;
+    let mut other = changed_settings(&notes.settings, recipe);
+    other.retain(|change| change.bearing == Bearing::Network);
+    if !other.is_empty() {
+        let what = format!(
+            "belongs to another network than the recipe of the run: {}; put these keys of \
+             recipe.toml back",
+            listed(&other)
+        );
+        return Err(TrainError::Checkpoint { path, what });
+    }
     let model = network::rebuild(recipe)?;
     checkpoint::restore(&path, &notes, &mut dict, &model)?;
     Ok(model)

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
+use crate::files::FileError;
 use crate::interrupt::Interrupt;
 use crate::runlog::Progress;
 use crate::{Result, TrainError};
@@ -81,7 +82,10 @@ impl<'a> Waiting<'a> {
         };
         let failed = |source| TrainError::Read { path: file.to_path_buf(), source };
         let thread = std::thread::Builder::new().name("read".into()).spawn(work);
-        let thread = thread.map_err(failed)?;
+        let thread = thread.map_err(|source| {
+            let path = file.to_path_buf();
+            FileError { action: "start a thread to read", path, source }
+        })?;
         match self.receive(&receive, || file.display().to_string()) {
             Ok(value) => value,
             Err(Missed::Stopped) => Err(TrainError::Interrupted),

@@ -61,7 +61,7 @@ fn listen(
     watch: Arc<Watch>,
     stop: Interrupt,
 ) -> std::io::Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
 
     let early = match save {
         SaveSignal::None => None,
@@ -70,12 +70,13 @@ fn listen(
     };
     // Under `nohup` the end of a terminal is to end nothing.
     let hang_up = (!is_ignored(SIGHUP)).then_some(SIGHUP);
-    let all = [SIGINT, SIGTERM].into_iter().chain(hang_up).chain(early);
+    let all = [SIGINT, SIGTERM, SIGXCPU].into_iter().chain(hang_up).chain(early);
     let mut signals = signal_hook::iterator::Signals::new(all)?;
     let mut asked_at = None;
     let listener = move || {
         for signal in signals.forever() {
-            let is_early = Some(signal) == early;
+            // The system repeats that of spent processor time every second.
+            let is_early = Some(signal) == early || signal == SIGXCPU;
             let since = |at: Instant| at.elapsed() > ECHO;
             if stop.request() {
                 FIRST.store(signal, Ordering::SeqCst);

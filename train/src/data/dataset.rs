@@ -13,12 +13,16 @@ use super::decode::read_image;
 use super::label::read_label;
 use super::table::{Groups, Ids, Table};
 use super::walk::{Found, walk};
+use crate::files::hint;
 use crate::{Image, LabelMap, Result, TrainError};
 
 /// Where a data set lies and how it numbers its classes: one entry of a recipe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetSpec {
+    /// Key in the recipe, such as `data.train.0`, for messages.
+    #[serde(skip)]
+    pub key: String,
     /// Name in logs and tables.
     pub name: String,
     /// Folder of the images, searched with its subfolders.
@@ -60,6 +64,7 @@ pub struct Dataset {
     pairs: Vec<Pair>,
     table: Table,
     passed_over: Option<String>,
+    stops: bool,
 }
 
 impl Dataset {
@@ -76,6 +81,7 @@ impl Dataset {
                 total: dataset.pairs.len(),
                 image: first.image.clone(),
                 label: first.label.clone(),
+                key: spec.key.clone(),
             });
         }
         Ok(dataset)
@@ -86,7 +92,7 @@ impl Dataset {
     /// # Errors
     /// A folder that cannot be read or holds no image, or a table of ids that does not fit.
     pub fn scan(spec: &DatasetSpec) -> Result<Self> {
-        let table = Table::new(&spec.name, &spec.ids, spec.classes, spec.groups.as_ref())?;
+        let table = Table::new(&spec.key, &spec.ids, spec.classes, spec.groups.as_ref())?;
         // With images and labels side by side, `_label.png` also ends in `.png`.
         let together =
             spec.images == spec.labels && spec.label_suffix.ends_with(&spec.image_suffix);
@@ -103,12 +109,15 @@ impl Dataset {
             return Err(TrainError::Read { path, source });
         }
         if found.files.is_empty() {
-            let (path, suffix) = (spec.images.clone(), spec.image_suffix.clone());
-            return Err(TrainError::EmptyFolder { path, suffix });
+            return Err(TrainError::EmptyFolder {
+                path: spec.images.clone(),
+                suffix: spec.image_suffix.clone(),
+                key: spec.key.clone(),
+            });
         }
         let passed_over = Found::passed_over(&found);
         let pairs = found.files.into_iter().map(|image| pair(spec, image)).collect();
-        Ok(Self { name: spec.name.clone(), pairs, table, passed_over })
+        Ok(Self { name: spec.name.clone(), pairs, table, passed_over, stops: false })
     }
 
     /// The data set without the pairs at the positions `left_out`, which rise.
@@ -125,6 +134,12 @@ impl Dataset {
     pub fn labelled(mut self) -> Self {
         self.pairs.retain(Pair::has_label);
         self
+    }
+
+    /// The data set for a run that stops at a sample that cannot be loaded: the error names the
+    /// setting that leaves it out.
+    pub fn stopping(self) -> Self {
+        Self { stops: true, ..self }
     }
 
     /// Name of the data set.
@@ -149,6 +164,13 @@ impl Dataset {
 }
 
 impl Pair {
+    fn load(&self, table: &Table) -> Result<(Image, LabelMap)> {
+        let image = read_image(&self.image)?;
+        let label = read_label(&self.label, table)?;
+        self.same_size((image.w, image.h), (label.w, label.h))?;
+        Ok((image, label))
+    }
+
     /// Whether the label file exists.
     pub fn has_label(&self) -> bool {
         self.label.is_file()
@@ -170,6 +192,15 @@ impl Pair {
     }
 }
 
+/// Whether an error lies in the files of one sample. A limit of the process is none of them.
+fn is_of_sample(error: &TrainError) -> bool {
+    match error {
+        TrainError::Read { source, .. } => hint(source).is_none(),
+        TrainError::OutOfMemory { .. } | TrainError::Interrupted => false,
+        _ => true,
+    }
+}
+
 impl Source for Dataset {
     fn len(&self) -> usize {
         self.pairs.len()
@@ -184,11 +215,11 @@ impl Source for Dataset {
     }
 
     fn load(&self, index: usize) -> Result<(Image, LabelMap)> {
-        let pair = &self.pairs[index];
-        let image = read_image(&pair.image)?;
-        let label = read_label(&pair.label, &self.table)?;
-        pair.same_size((image.w, image.h), (label.w, label.h))?;
-        Ok((image, label))
+        let loaded = self.pairs[index].load(&self.table);
+        loaded.map_err(|error| match self.stops && is_of_sample(&error) {
+            true => TrainError::Sample(Box::new(error)),
+            false => error,
+        })
     }
 }
 

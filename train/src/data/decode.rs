@@ -23,7 +23,7 @@ use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
-use super::form::{Form, PNG, form};
+use super::form::{Form, PNG, UNKNOWN, form};
 use super::jpeg::{self, Segments};
 use super::walk::special;
 use crate::plan::mib;
@@ -111,7 +111,10 @@ pub(super) fn picture<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
         Form::Other(other) => {
             Err(TrainError::PictureForm { path: path.into(), found: other.name, way: other.way })
         }
-        Form::Unknown => Err(damaged(path, "it does not begin as a PNG or JPEG picture does")),
+        Form::Unknown => {
+            let way = "convert it to one of them, or get it again if it was one";
+            Err(TrainError::PictureForm { path: path.into(), found: UNKNOWN, way })
+        }
     }
 }
 

@@ -29,12 +29,16 @@ pub(super) enum Form {
     Unknown,
 }
 
+/// What a file of an unknown form is.
+pub(super) const UNKNOWN: &str = "a file of an unknown form";
+
 pub(super) const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 const CONVERT: &str = "convert it to one of them";
 const EXPORT: &str = "export it as one of them";
 const FETCH: &str = "the picture itself was not fetched, download it again";
 const UNPACK: &str = "unpack it";
+const FRAMES: &str = "extract its frames";
 
 /// Bytes at a position, and what a file with them is.
 type Magic = (usize, &'static [u8], &'static str, &'static str);
@@ -53,8 +57,27 @@ const KNOWN: &[Magic] = &[
     (0, b"\xFF\xD8\xFF\xF7", "a JPEG-LS picture", CONVERT),
     (0, b"8BPS", "a Photoshop document", EXPORT),
     (0, b"gimp xcf", "a GIMP document", EXPORT),
-    (0, b"\0\0\x01\0", "an icon file (ICO)", CONVERT),
-    (0, b"\0\0\x02\0", "a cursor file (CUR)", CONVERT),
+    (0, b"II\xBC\x01", "a JPEG XR picture", CONVERT),
+    (0, b"IIU\0", "a camera's raw file", CONVERT),
+    (0, b"IIRO", "a camera's raw file", CONVERT),
+    (0, b"FUJIFILMCCD-RAW", "a camera's raw file", CONVERT),
+    (0, b"BPG\xFB", "a BPG picture", CONVERT),
+    (0, b"FLIF", "a FLIF picture", CONVERT),
+    (0, b"\x01\xDA\0\x01", "an SGI picture", CONVERT),
+    (0, b"\x01\xDA\0\x02", "an SGI picture", CONVERT),
+    (0, b"\x01\xDA\x01\x01", "an SGI picture", CONVERT),
+    (0, b"\x01\xDA\x01\x02", "an SGI picture", CONVERT),
+    (0, b"\x59\xA6\x6A\x95", "a Sun raster picture", CONVERT),
+    (0, b"farbfeld", "a farbfeld picture", CONVERT),
+    (0, b"AT&TFORM", "a DjVu document", EXPORT),
+    (128, b"DICM", "a DICOM file", EXPORT),
+    (0, b"SIMPLE  =", "a FITS file", EXPORT),
+    (40, b" EMF", "an EMF drawing", EXPORT),
+    (0, b"\xD7\xCD\xC6\x9A", "a WMF drawing", EXPORT),
+    (12, b"CgBI", "a PNG picture in the form of iOS (CgBI)", CONVERT),
+    (0, b"FLV\x01", "a Flash film", FRAMES),
+    (0, b"\0\0\x01\xBA", "an MPEG film", FRAMES),
+    (0, b"\0\0\x01\xB3", "an MPEG film", FRAMES),
     (0, b"v/1\x01", "an OpenEXR picture", CONVERT),
     (0, b"qoif", "a QOI picture", CONVERT),
     (0, b"DDS ", "a DDS texture", CONVERT),
@@ -81,7 +104,7 @@ const KNOWN: &[Magic] = &[
     (0, b"\x93NUMPY", "a NumPy array", EXPORT),
     (0, b"\x89HDF\r\n", "an HDF5 file", EXPORT),
     (0, b"MATLAB", "a MATLAB file", EXPORT),
-    (0, b"\x1A\x45\xDF\xA3", "a Matroska or WebM film", "extract its frames"),
+    (0, b"\x1A\x45\xDF\xA3", "a Matroska or WebM film", FRAMES),
     (
         0,
         b"version https://git-lfs.github.com",
@@ -110,7 +133,8 @@ const BRANDS: &[(&[u8], &str)] = &[
 
 /// The form of the file that begins with `bytes`; a kilobyte is enough.
 pub(super) fn form(bytes: &[u8]) -> Form {
-    if bytes.starts_with(PNG) || (bytes.len() < PNG.len() && PNG.starts_with(bytes)) {
+    let is_png = bytes.starts_with(PNG) && bytes.get(12..16) != Some(b"CgBI");
+    if is_png || (bytes.len() < PNG.len() && PNG.starts_with(bytes)) {
         return Form::Png;
     }
     let known = KNOWN
@@ -129,6 +153,15 @@ pub(super) fn form(bytes: &[u8]) -> Form {
     if is_bmp(bytes) {
         return other("a BMP picture", CONVERT);
     }
+    if let Some(name) = icon(bytes) {
+        return other(name, CONVERT);
+    }
+    if is_tga(bytes) {
+        return other("a TGA picture", CONVERT);
+    }
+    if is_pcx(bytes) {
+        return other("a PCX picture", CONVERT);
+    }
     if is_pnm(bytes) {
         return other("a PNM picture (PBM, PGM, PPM)", CONVERT);
     }
@@ -144,7 +177,7 @@ fn riff(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     }
     match bytes.get(8..12)? {
         b"WEBP" => Some(("a WebP picture", CONVERT)),
-        b"AVI " => Some(("an AVI film", "extract its frames")),
+        b"AVI " => Some(("an AVI film", FRAMES)),
         _ => None,
     }
 }
@@ -162,7 +195,7 @@ fn media(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     let first = known(brand).filter(|name| *name != "a HEIF picture");
     match first.or_else(|| brands.find_map(known)) {
         Some(name) => Some((name, CONVERT)),
-        None => Some(("a film (MP4 or MOV)", "extract its frames")),
+        None => Some(("a film (MP4 or MOV)", FRAMES)),
     }
 }
 
@@ -173,12 +206,48 @@ fn is_bmp(bytes: &[u8]) -> bool {
     bytes.starts_with(b"BM") && matches!(header, Some(12 | 16 | 40 | 52 | 56 | 64 | 108 | 124))
 }
 
+/// An icon or a cursor, by its first entry: other files begin with the same four bytes.
+fn icon(bytes: &[u8]) -> Option<&'static str> {
+    let name = match bytes.get(..4)? {
+        b"\0\0\x01\0" => "an icon file (ICO)",
+        b"\0\0\x02\0" => "a cursor file (CUR)",
+        _ => return None,
+    };
+    let count = u32::from(u16::from_le_bytes(*bytes.get(4..)?.first_chunk()?));
+    let [size, at] =
+        [14, 18].map(|k| bytes.get(k..)?.first_chunk().map(|n| u32::from_le_bytes(*n)));
+    let plausible = (1..=1024).contains(&count) && bytes.get(9) == Some(&0);
+    (plausible && size? > 0 && at? >= 6 + 16 * count).then_some(name)
+}
+
+/// The header has no signature, so all its fields must make sense together.
+fn is_tga(bytes: &[u8]) -> bool {
+    let Some(&[_, map, kind, _, _, n0, n1, bits, _, _, _, _, w0, w1, h0, h1, depth, how]) =
+        bytes.first_chunk::<18>()
+    else {
+        return false;
+    };
+    let coded = match kind {
+        1 | 9 => map == 1 && (n0, n1) != (0, 0) && matches!(bits, 15 | 16 | 24 | 32),
+        2 | 3 | 10 | 11 => map == 0 && (n0, n1, bits) == (0, 0, 0),
+        _ => false,
+    };
+    let sized = (w0, w1) != (0, 0) && (h0, h1) != (0, 0);
+    coded && sized && matches!(depth, 8 | 15 | 16 | 24 | 32) && how & 0xC0 == 0
+}
+
+fn is_pcx(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x0A, 0 | 2..=5, 0 | 1, 1 | 2 | 4 | 8, ..]) && bytes.len() > 64
+}
+
 fn is_pnm(bytes: &[u8]) -> bool {
     matches!(bytes, [b'P', b'1'..=b'7' | b'F' | b'f', space, ..] if space.is_ascii_whitespace())
 }
 
 fn text(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     let head = &bytes[..bytes.len().min(1024)];
+    let wide = utf16(head);
+    let head = wide.as_ref().map_or(head, String::as_bytes);
     let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
@@ -205,6 +274,20 @@ fn text(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     Some(("a text", "check where it comes from"))
 }
 
+/// A text in UTF-16, which its mark of the order of bytes tells; `None` if some of it is no text.
+fn utf16(bytes: &[u8]) -> Option<String> {
+    let unit: fn([u8; 2]) -> u16 = match bytes.get(..2)? {
+        b"\xFF\xFE" => u16::from_le_bytes,
+        b"\xFE\xFF" => u16::from_be_bytes,
+        _ => return None,
+    };
+    let units = bytes[2..].as_chunks::<2>().0.iter().map(|pair| unit(*pair));
+    let mut units: Vec<u16> = units.collect();
+    // A character may be cut in two at the end of what is looked at.
+    units.pop_if(|last| (0xD800..0xDC00).contains(last));
+    String::from_utf16(&units).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,7 +306,38 @@ mod tests {
         let mut bmp = b"BM\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0".to_vec();
         bmp.resize(70, 0);
         let tar = [&[b'x'; 257][..], b"ustar\0"].concat();
-        let known: [(&[u8], &str); 27] = [
+        let tga = b"\0\0\x02\0\0\0\0\0\0\0\0\0\x20\0\x10\0\x18\x20";
+        let mapped = b"\0\x01\x01\0\0\0\x01\x18\0\0\0\0\x20\0\x10\0\x08\0";
+        let dicom = [&[0; 128][..], b"DICM\x02\0"].concat();
+        let emf = [&b"\x01\0\0\0"[..], &[0; 36], b" EMF"].concat();
+        let pcx = [&b"\x0A\x05\x01\x08"[..], &[0; 124]].concat();
+        let entry = b"\x10\x10\0\0\x01\0\x20\0\x30\0\0\0\x16\0\0\0";
+        let [ico, cur] = [1u8, 2].map(|kind| [&[0, 0, kind, 0, 1, 0][..], entry].concat());
+        let wide = |text: &str| -> Vec<u8> {
+            let units = std::iter::once(0xFEFF).chain(text.encode_utf16());
+            units.flat_map(u16::to_le_bytes).collect()
+        };
+        let (page, note) = (wide("<html>not found</html>"), wide("gr\u{fc}n"));
+        let known: [(&[u8], &str); 45] = [
+            (tga, "TGA"),
+            (mapped, "TGA"),
+            (&dicom, "DICOM"),
+            (&emf, "EMF"),
+            (&pcx, "PCX"),
+            (&ico, "icon"),
+            (&cur, "cursor"),
+            (&page, "web page"),
+            (&note, "a text"),
+            (b"\0\0\x02\0\x09\0\xFF", "unknown"),
+            (b"II\xBC\x01\x20\0", "JPEG XR"),
+            (b"\x01\xDA\x01\x01\0\x03", "SGI"),
+            (b"BPG\xFB\0", "BPG"),
+            (b"AT&TFORM\0\0", "DjVu"),
+            (b"FLV\x01\x05", "Flash"),
+            (b"\0\0\x01\xBA\x44", "MPEG"),
+            (b"SIMPLE  =                    T", "FITS"),
+            (b"\x89PNG\r\n\x1a\n\0\0\0\x04CgBI\x50", "CgBI"),
+            (b"FLIF31", "FLIF"),
             (PNG, "png"),
             (b"\x89PN", "png"),
             (b"\xFF\xD8\xFF\xE0", "jpeg"),
@@ -241,7 +355,6 @@ mod tests {
             (b"\0\0\0\x0CJXL \r\n\x87\n", "JPEG XL"),
             (b"\0\0\0\x0CjP  \r\n\x87\n", "JPEG 2000"),
             (b"8BPS\0\x01", "Photoshop"),
-            (b"\0\0\x01\0\x01\0", "icon"),
             (b"P6\n4 4\n255\n", "PNM"),
             (b"<?xml version='1.0'?>\n<svg width='3'/>", "SVG"),
             (b"%PDF-1.7\n", "PDF"),

@@ -9,6 +9,8 @@
 pub(super) struct Segments<'a> {
     /// One past the end marker; `None` where the file ends before the picture does.
     pub end: Option<usize>,
+    /// Whether another picture begins before this one has ended.
+    pub broken: bool,
     /// Marker of the frame: `0xC0` for baseline.
     pub frame: u8,
     /// Bits per sample.
@@ -45,8 +47,10 @@ pub(super) fn segments(bytes: &[u8]) -> Segments<'_> {
                 found.end = (scans > 0).then_some(at);
                 break;
             }
-            // Another picture begins before this one has ended.
-            0xD8 => break,
+            0xD8 => {
+                found.broken = true;
+                break;
+            }
             // Restarts and the like have no length.
             0x01 | 0xD0..=0xD7 => continue,
             _ => {}

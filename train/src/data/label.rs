@@ -13,7 +13,7 @@ use png::{BitDepth, ColorType};
 use serde::{Deserialize, Serialize};
 
 use super::decode::{damaged, fits, has_room, is_png, read};
-use super::form::{Form, form};
+use super::form::{Form, UNKNOWN, form};
 use super::table::Table;
 use crate::palette::train_id_of_colour;
 use crate::{IGNORE, LabelMap, Result, TrainError};
@@ -78,8 +78,9 @@ pub fn decode_label(path: &Path, bytes: &[u8], table: &Table) -> Result<LabelMap
 }
 
 fn wrong_value(path: &Path, table: &Table, w: usize, k: usize, value: u16) -> TrainError {
-    let last = table.names().len().saturating_sub(1);
-    TrainError::LabelValue { path: path.into(), x: k % w, y: k / w, value: value.into(), last }
+    let (last, key) = (table.names().len().saturating_sub(1), table.key().to_owned());
+    let (path, value) = (path.into(), value.into());
+    TrainError::LabelValue { path, x: k % w, y: k / w, value, last, key }
 }
 
 fn wrong_colour(path: &Path, w: usize, k: usize, rgb: [u8; 3]) -> TrainError {
@@ -160,7 +161,7 @@ fn no_png(path: &Path, bytes: &[u8]) -> TrainError {
         }
         Form::Other(other) if other.is_picture() => (other.name, "export it as PNG"),
         Form::Other(other) => (other.name, other.way),
-        Form::Unknown => return damaged(path, "it does not begin as a PNG picture does"),
+        Form::Unknown => (UNKNOWN, "export it as PNG, or get it again if it was one"),
     };
     TrainError::LabelFile { path: path.into(), found, way }
 }
@@ -244,6 +245,12 @@ fn count(pixels: impl Iterator<Item = u32>) -> Vec<(u32, u64, u64)> {
 }
 
 impl LabelFacts {
+    /// Whether the values can be looked up in `table`, and some has a class there.
+    pub(super) fn has_class(&self, path: &Path, table: &Table) -> bool {
+        let some = |pixels: [u64; 256]| pixels[..usize::from(IGNORE)].iter().any(|n| *n > 0);
+        self.classes(path, table).is_ok_and(some)
+    }
+
     /// Pixels of each class, void under [`IGNORE`], when the values are looked up in `table`.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use dressage_kernels::allocate::zeroed;
 use super::Source;
 use super::sampler::Sampler;
 use crate::augment::{Augment, normalise};
+use crate::files::hint;
 use crate::wait::{Missed, Waiting};
 use crate::{Result, TrainError};
 
@@ -140,7 +141,10 @@ impl Loader {
             let thread = std::thread::Builder::new().name(format!("data {worker}")).spawn(run);
             let what = |e: std::io::Error| TrainError::Setting {
                 setting: "run.workers",
-                what: format!("cannot start thread {worker}: {e}"),
+                what: format!(
+                    "cannot start thread {worker}: {e}{}",
+                    hint(&e).unwrap_or("; lower it")
+                ),
             };
             workers.push(thread.map_err(what)?);
             queues.push(receive);

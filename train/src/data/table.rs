@@ -48,6 +48,8 @@ const UNKNOWN: u16 = 256;
 /// A ready table: value in the file to class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
+    /// Key of the data set in the recipe.
+    key: String,
     map: [u16; 256],
     /// Colour-coded files are taken too.
     pub(super) colours: bool,
@@ -104,32 +106,39 @@ const SYNTHIA: [(u8, u8); 19] = [
 ];
 
 impl Table {
-    /// The table of data set `dataset` with `classes` classes before grouping.
+    /// The table of the data set under `key`, with `classes` classes before grouping.
     ///
     /// # Errors
     /// [`TrainError::IdTable`] for an unknown name, a key that is no value from 0 to 255, a class
     /// beyond the last, or groups that do not cover the classes.
-    pub fn new(dataset: &str, ids: &Ids, classes: usize, groups: Option<&Groups>) -> Result<Self> {
-        let fail = |what: String| Err(TrainError::IdTable { dataset: dataset.into(), what });
+    pub fn new(key: &str, ids: &Ids, classes: usize, groups: Option<&Groups>) -> Result<Self> {
+        let fail = |what: String| Err(TrainError::IdTable { key: key.into(), what });
         if classes == 0 || classes > IGNORE as usize {
-            return fail(format!("{classes} classes; from 1 to 255 can be told apart"));
+            return fail(format!(
+                "{classes} classes; from 1 to 255 can be told apart; change head.classes"
+            ));
         }
         let (mut map, named) = match ids {
             Ids::Named(name) => match named(name, classes) {
                 Some(map) => (map, name.as_str()),
                 None => return fail(unknown_name(name)),
             },
-            Ids::Map(pairs) => (explicit(dataset, pairs)?, ""),
+            Ids::Map(pairs) => (explicit(key, pairs)?, ""),
         };
         if let Some(&high) = map.iter().find(|&&c| c < IGNORE as u16 && c as usize >= classes) {
-            return fail(format!("class {high} is beyond the last of {classes} classes"));
+            return fail(format!(
+                "class {high} is beyond the last of {classes} classes; set it to a table \
+                 {{ value = class }} with classes from 0 to {}, or list the groups that its \
+                 classes are merged into as {key}.groups",
+                classes - 1
+            ));
         }
         let mut names: Vec<String> = match classes {
             19 => CITYSCAPES.iter().map(|c| c.name.to_owned()).collect(),
             _ => (0..classes).map(|k| format!("class {k}")).collect(),
         };
         if let Some(groups) = groups {
-            check_groups(dataset, groups, classes)?;
+            check_groups(key, groups, classes)?;
             for class in map.iter_mut().filter(|c| **c < IGNORE as u16) {
                 *class = u16::from(groups.of[*class as usize]);
             }
@@ -137,7 +146,7 @@ impl Table {
         }
         let colours = matches!(named, "cityscapes" | "gtav");
         let groups = groups.map(|g| g.of.clone());
-        Ok(Self { map, colours, red: named == "synthia", names, groups })
+        Ok(Self { key: key.to_owned(), map, colours, red: named == "synthia", names, groups })
     }
 
     /// Class of a value in the file: [`IGNORE`] for void, `None` for a value that the table does
@@ -155,6 +164,11 @@ impl Table {
         }
     }
 
+    /// Key of the data set in the recipe, such as `data.train.0`.
+    pub(super) fn key(&self) -> &str {
+        &self.key
+    }
+
     /// Classes after grouping.
     pub fn names(&self) -> &[String] {
         &self.names
@@ -166,7 +180,11 @@ fn unknown_name(name: &str) -> String {
         .iter()
         .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
     let near = near.copied().unwrap_or_default();
-    format!("{name:?} is none of {}; did you mean {near:?}?", TABLES.join(", "))
+    format!(
+        "{name:?} is none of {}; did you mean {near:?}? Name it, or list \
+             {{ value = class }}",
+        TABLES.join(", ")
+    )
 }
 
 fn named(name: &str, classes: usize) -> Option<[u16; 256]> {
@@ -205,26 +223,32 @@ fn named(name: &str, classes: usize) -> Option<[u16; 256]> {
     Some(map)
 }
 
-fn explicit(dataset: &str, pairs: &BTreeMap<String, u8>) -> Result<[u16; 256]> {
+fn explicit(key: &str, pairs: &BTreeMap<String, u8>) -> Result<[u16; 256]> {
     let mut map = [u16::from(IGNORE); 256];
-    for (key, &class) in pairs {
-        let Ok(value) = key.trim().parse::<u8>() else {
-            let what = format!("key {key:?} is no value from 0 to 255");
-            return Err(TrainError::IdTable { dataset: dataset.into(), what });
+    for (number, &class) in pairs {
+        let Ok(value) = number.trim().parse::<u8>() else {
+            let what = format!(
+                "{number:?} is no value from 0 to 255; list the values in the label files, as \
+                 {{ 7 = 0, 8 = 1 }}"
+            );
+            return Err(TrainError::IdTable { key: key.into(), what });
         };
         map[value as usize] = class.into();
     }
     Ok(map)
 }
 
-fn check_groups(dataset: &str, groups: &Groups, classes: usize) -> Result<()> {
-    let fail = |what: String| Err(TrainError::IdTable { dataset: dataset.into(), what });
+fn check_groups(key: &str, groups: &Groups, classes: usize) -> Result<()> {
+    let fail = |what: String| {
+        let what = format!("{what}; correct {key}.groups");
+        Err(TrainError::IdTable { key: key.into(), what })
+    };
     if groups.of.len() != classes {
-        return fail(format!("groups.of has {} entries for {classes} classes", groups.of.len()));
+        return fail(format!("its groups cover {} of {classes} classes", groups.of.len()));
     }
     let last = groups.names.len();
     match groups.of.iter().find(|&&g| g != IGNORE && g as usize >= last) {
-        Some(g) => fail(format!("groups.of names group {g}, groups.names has {last} entries")),
+        Some(g) => fail(format!("a class is in group {g}, and {last} groups have names")),
         None => Ok(()),
     }
 }

@@ -30,6 +30,7 @@ fn write_png(
 
 fn spec(root: &Path) -> DatasetSpec {
     DatasetSpec {
+        key: "data.train.0".into(),
         name: "toy".into(),
         images: root.join("images"),
         labels: root.join("labels"),

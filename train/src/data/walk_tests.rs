@@ -113,6 +113,7 @@ fn names_need_not_be_unicode() {
     fs::rename(images.join("a.png"), images.join(name(b"_rgb.png"))).unwrap();
     fs::rename(labels.join("a.png"), labels.join(name(b"_id.png"))).unwrap();
     let dataset = super::super::Dataset::open(&super::super::DatasetSpec {
+        key: "data.train.0".into(),
         name: "t".into(),
         images,
         labels: labels.clone(),

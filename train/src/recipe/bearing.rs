@@ -58,6 +58,8 @@ const TABLE: &[(&str, Bearing)] = &[
     ("head.", Network),
     ("data.root", Source),
     ("data.groups", Network),
+    ("data.train[].images", Source),
+    ("data.train[].labels", Source),
     ("data.eval", Test),
     // What it leaves out at the start would have refused the run, so past steps are the same.
     ("data.on_error", Test),
@@ -66,6 +68,7 @@ const TABLE: &[(&str, Bearing)] = &[
     // Of initial weights too.
     ("train.seed", Network),
     ("train.recompute", Course),
+    ("train.save_signal", Course),
     ("train.eval_every", Course),
     ("train.checkpoint_every", Course),
     ("train.checkpoint_minutes", Course),
@@ -75,6 +78,7 @@ const TABLE: &[(&str, Bearing)] = &[
     ("run.dir", Label),
     ("run.device", Work),
     ("run.threads", Work),
+    ("run.cpu", Work),
     ("run.precision", Precision),
     ("run.", Course),
     // Data, augmentation, losses, optimiser, schedule; and keys that are not listed here.

@@ -1,6 +1,6 @@
 //! What differs between two recipes, key by key.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use toml::Value;
 
@@ -69,4 +69,49 @@ fn shown(value: Option<&Value>) -> String {
         Some(Value::Table(table)) if table.contains_key("name") => table["name"].to_string(),
         Some(value) => value.to_string().trim().to_owned(),
     }
+}
+
+/// Values of all keys that bear on the weights, as TOML, by dotted path.
+pub fn settings(recipe: &Recipe) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    if let Ok(value) = Value::try_from(recipe) {
+        collect("", &value, &mut found);
+    }
+    found
+}
+
+fn collect(path: &str, value: &Value, found: &mut BTreeMap<String, String>) {
+    let inside = |name: &str| if path.is_empty() { name.into() } else { format!("{path}.{name}") };
+    match value {
+        value if find(&pattern(path)).is_some() => {
+            if bearing(path).on_weights() {
+                found.insert(path.to_owned(), shown(Some(value)));
+            }
+        }
+        Value::Table(table) => {
+            table.iter().for_each(|(name, value)| collect(&inside(name), value, found));
+        }
+        Value::Array(list) => {
+            let named = list.iter().enumerate();
+            named.for_each(|(i, value)| collect(&inside(&i.to_string()), value, found));
+        }
+        _ => {}
+    }
+}
+
+/// What differs between `settings` of earlier and those of `now`. Keys that did not exist then are
+/// left aside.
+pub fn changed_settings(before: &BTreeMap<String, String>, now: &Recipe) -> Vec<Change> {
+    let now = settings(now);
+    let known: BTreeSet<String> = before.keys().map(|key| pattern(key)).collect();
+    let new = now.keys().filter(|key| !before.contains_key(*key) && known.contains(&pattern(key)));
+    let none = || "none".to_owned();
+    let change = |key: &String| Change {
+        key: key.clone(),
+        bearing: bearing(key),
+        before: before.get(key).cloned().unwrap_or_else(none),
+        now: now.get(key).cloned().unwrap_or_else(none),
+    };
+    let differs = |key: &&String| before.get(*key) != now.get(*key);
+    before.keys().filter(differs).chain(new).map(change).collect()
 }

@@ -41,7 +41,7 @@ use crate::groups::{Groups, Method};
 use crate::schedule::{Schedule, ScheduleError};
 
 pub use bearing::Bearing;
-pub use changes::{Change, changes};
+pub use changes::{Change, changed_settings, changes, settings};
 pub use embedded::{EMBEDDED, Embedded};
 pub use error::RecipeError;
 pub use overrides::{Command, acting};

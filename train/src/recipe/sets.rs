@@ -146,11 +146,19 @@ impl Data {
         })
     }
 
+    /// Key of `set`, which is one of these, such as `data.eval.0`.
+    fn key_of(&self, set: &Set) -> String {
+        let train = self.train.iter().position(|own| own == set).map(|i| format!("data.train.{i}"));
+        let eval = || self.eval.iter().position(|own| own.set == *set);
+        train.or_else(|| eval().map(|i| format!("data.eval.{i}"))).unwrap_or_default()
+    }
+
     /// A set of files as the data loader takes it; `classes` are the names in `head.classes`.
     pub fn spec(&self, set: &Set, classes: &[String]) -> DatasetSpec {
         let (images, labels) = self.folders(set);
         let groups = set.merged(classes);
         DatasetSpec {
+            key: self.key_of(set),
             name: set.name.clone(),
             images,
             labels,

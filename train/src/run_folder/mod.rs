@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub use hold::LOCK;
 
 use crate::recipe::{Recipe, RecipeError};
-use crate::runlog::read_log;
+use crate::runlog::{has_foreign_lines, read_log};
 use crate::{Result, TrainError, checkpoint, files};
 
 /// Name of the resolved recipe in a run folder.
@@ -124,6 +124,40 @@ impl RunFolder {
         }
         files::write_bytes(&path, text.as_bytes())?;
         Ok(aside)
+    }
+
+    /// Copies the log, `always` or if it has lines that the run did not write, since both would be
+    /// lost; returns the name of the copy.
+    ///
+    /// # Errors
+    /// A file that cannot be read or written.
+    pub(crate) fn copy_log(&self, always: bool) -> Result<Option<PathBuf>> {
+        let path = self.dir.join(LOG);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(TrainError::Read { path, source }),
+        };
+        if text.is_empty() || !(always || has_foreign_lines(&text)) {
+            return Ok(None);
+        }
+        let copy = free_name(&path);
+        files::write_bytes(&copy, &text)?;
+        Ok(Some(copy))
+    }
+
+    /// Gives the state before a bad loss of an earlier start another name, which is returned.
+    ///
+    /// # Errors
+    /// A file that cannot be renamed.
+    pub(crate) fn set_before_nan_aside(&self) -> Result<Option<PathBuf>> {
+        let path = checkpoint::before_nan(&self.dir);
+        if path.symlink_metadata().is_err() {
+            return Ok(None);
+        }
+        let other = free_name(&path);
+        fs::rename(&path, &other).map_err(|source| TrainError::Write { path, source })?;
+        Ok(Some(other))
     }
 
     /// Gives the log of a start that came to nothing another name, which is returned.

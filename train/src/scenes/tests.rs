@@ -117,6 +117,7 @@ fn written_scenes_are_read_back() {
     let dir = tempfile::tempdir().unwrap();
     write_dataset(dir.path(), 9, Domain::Snow, 2, (64, 40)).unwrap();
     let dataset = Dataset::open(&DatasetSpec {
+        key: "data.train.0".into(),
         name: "scenes".into(),
         images: dir.path().join("images"),
         labels: dir.path().join("labels"),

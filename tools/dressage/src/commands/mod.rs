@@ -247,7 +247,11 @@ impl Wanted {
             if opened.is_ok() || !self.newest || checkpoint::path_of(run, self.step).exists() {
                 return Ok(opened?);
             }
-            *self = Wanted::find(run, None)?;
+            let newest = Wanted::find(run, None)?;
+            if newest.step == self.step {
+                return Ok(opened?);
+            }
+            *self = newest;
         }
     }
 }

@@ -242,10 +242,17 @@ fn before_a_step(error: TrainError, recipe: &Recipe) -> Failure {
     };
     Failure::Interrupted(format!("no step was done, {again}"))
 }
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_./-+:@%,=".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
 fn finish(name: &str, recipe: &Recipe, outcome: &Outcome, stopped: bool) -> Result<(), Failure> {
     let saved = outcome.checkpoint.display();
     if outcome.interrupted {
-        let (step, dir) = (outcome.step, recipe.run.dir.display());
+        let (step, dir) = (outcome.step, quoted(&recipe.run.dir));
         return Err(Failure::Interrupted(format!(
             "step {step} is saved in {saved}; continue with: dressage train {dir} --resume"
         )));
@@ -254,14 +261,14 @@ fn finish(name: &str, recipe: &Recipe, outcome: &Outcome, stopped: bool) -> Resu
         return Err(Failure::Told(format!(
             "training is done and saved in {saved}, but {why}; mend the file, or leave it out: \
              dressage eval {} data.on_error=skip",
-            recipe.run.dir.display()
+            quoted(&recipe.run.dir)
         )));
     }
-    if stopped && outcome.report.is_none() {
+    if stopped && outcome.report.is_none() && !recipe.data.eval.is_empty() {
         return Err(Failure::Interrupted(format!(
             "training is done and saved in {saved}, its evaluation is not; make up for it with: \
              dressage train {} --resume",
-            recipe.run.dir.display()
+            quoted(&recipe.run.dir)
         )));
     }
     if let Some(report) = &outcome.report {

@@ -17,7 +17,7 @@ use crate::data::LabelFacts;
 use crate::files;
 
 /// Number of the form in which entries are written.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 
 /// A file may change again within the grain of its clock, so young ones are looked at each time.
 const YOUNG: Duration = Duration::from_secs(2);

@@ -87,8 +87,10 @@ fn jpeg(path: &Path, ends: &mut Ends) -> Result<Size> {
         (u32::from(found.w), u32::from(found.h), turned)
     };
     let found = segments(&ends.head);
-    // Most files end with their picture: the rest need not be read.
-    if ends.tail.ends_with(b"\xFF\xD9") && found.frame != 0 && found.unknown().is_none() {
+    // Most large files end with their picture: the rest need not be read.
+    let ended = found.end.is_some()
+        || (ends.length > HEAD && ends.tail.ends_with(b"\xFF\xD9") && !found.broken);
+    if ended && found.frame != 0 && found.unknown().is_none() {
         return Ok(size(&found));
     }
     ends.read_all(path)?;

@@ -14,7 +14,7 @@ mod tests;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Dataset, Joined, Source};
+use super::{Dataset, DatasetSpec, Joined, Source};
 use crate::interrupt::Interrupt;
 use crate::recipe::{self, OnError, Recipe};
 use crate::runlog::Progress;
@@ -113,13 +113,19 @@ fn open_set(
         return Ok((network::source(recipe, set)?, None));
     }
     let spec = recipe.data.spec(set, &recipe.head.classes);
+    let spec = DatasetSpec { key: key.to_owned(), ..spec };
     let (folders, waiting) = (spec.clone(), Waiting::new(progress, stop));
     let dataset = waiting.read(&spec.images, move || Dataset::scan(&folders))?;
     if let Some(what) = dataset.passed_over() {
         progress.note(&format!("data set {:?}: passed over {what}", dataset.name()));
     }
     let check = check_set(key, &spec, &dataset, caches, progress, stop)?;
-    Ok((Arc::new(dataset.without(&check.left_out())), Some(check)))
+    let usable = dataset.without(&check.left_out());
+    let usable = match recipe.data.on_error {
+        OnError::Stop => usable.stopping(),
+        OnError::Skip => usable,
+    };
+    Ok((Arc::new(usable), Some(check)))
 }
 
 impl Samples {
@@ -171,14 +177,18 @@ fn verdict(on_error: OnError, sets: &[SetCheck]) -> Result<()> {
                 way(table_of_ids(set));
             }
         } else if set.is_void() {
+            let by = if set.grouped_away { "groups" } else { "table of ids" };
             what.push(format!(
                 "no pixel in the {} labels of data set {:?} has a class: they hold {}, all void in \
-                 its table of ids",
+                 its {by}",
                 set.usable(),
                 set.name,
                 values(set)
             ));
-            way(table_of_ids(set));
+            way(match set.grouped_away {
+                true => format!("list the classes of these values in {}.groups", set.key),
+                false => table_of_ids(set),
+            });
         }
     }
     if what.is_empty() {
@@ -188,8 +198,12 @@ fn verdict(on_error: OnError, sets: &[SetCheck]) -> Result<()> {
 }
 
 fn table_of_ids(set: &SetCheck) -> String {
-    let key = &set.key;
-    format!("set {key}.id_map to their table of ids, as cityscapes or {{ value = class }}")
+    let (key, last) = (&set.key, set.id_classes.saturating_sub(1));
+    let as_cityscapes = if set.as_cityscapes { "cityscapes or " } else { "" };
+    format!(
+        "set {key}.id_map to their table of ids, as {as_cityscapes}{{ value = class }} with \
+         classes from 0 to {last}"
+    )
 }
 
 /// How many pairs of a set cannot be used, and the first of them.

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::super::dataset::{Dataset, DatasetSpec, Pair};
 use super::super::label::label_facts;
+use super::super::table::{Ids, Table};
 use super::cache::{Cache, Facts, Stamp};
 use super::facts::{ImageFacts, image_facts};
 use crate::data::{LabelFacts, Source as _};
@@ -56,6 +57,12 @@ pub struct SetCheck {
     pub forms: BTreeMap<String, usize>,
     /// Files that were known from an earlier check.
     pub known: usize,
+    /// Classes that the table of ids leads to, before they are merged into groups.
+    pub id_classes: usize,
+    /// Whether the table of ids of Cityscapes fits the classes and gives one to some value.
+    pub as_cityscapes: bool,
+    /// Whether pixels have a class that is in no group.
+    pub grouped_away: bool,
 }
 
 /// Facts about one file, and the stamp to remember them by if they are new.
@@ -84,12 +91,18 @@ pub fn check_set(
         name: dataset.name().to_owned(),
         key: key.to_owned(),
         pairs: pairs.len(),
+        id_classes: spec.classes,
         classes: vec![0; dataset.class_names().len()],
         ..SetCheck::default()
     };
+    let other = |ids: &Ids, groups| Table::new(key, ids, spec.classes, groups).ok();
+    let cityscapes = Ids::Named("cityscapes".into());
+    let cityscapes =
+        (spec.ids != cityscapes).then(|| other(&cityscapes, spec.groups.as_ref())).flatten();
+    let ungrouped = spec.groups.as_ref().and_then(|_| other(&spec.ids, None));
     for (chunk, first) in pairs.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
         let look = |pair| {
-            if stop.requested() { None } else { Some(look(pair, &images, &labels)) }
+            if stop.requested() { None } else { Some(look(key, pair, &images, &labels)) }
         };
         let found: Vec<Option<Result<_>>> = chunk.par_iter().map(look).collect();
         for (found, pair) in found.into_iter().zip(first..) {
@@ -103,6 +116,11 @@ pub fn check_set(
                 remember(&mut images, &files.image, &image, Facts::Image);
                 remember(&mut labels, &files.label, &label, Facts::Label);
                 check.known += usize::from(image.1.is_none()) + usize::from(label.1.is_none());
+                let has = |table: &Option<Table>| {
+                    table.as_ref().is_some_and(|table| label.0.has_class(&files.label, table))
+                };
+                check.as_cityscapes |= has(&cityscapes);
+                check.grouped_away |= has(&ungrouped);
                 check.add(files, dataset, &image.0, &label.0)
             });
             if let Err(error) = used {
@@ -134,6 +152,7 @@ fn remember<T: Clone>(
 }
 
 fn look(
+    key: &str,
     pair: &Pair,
     images: &Cache,
     labels: &Cache,
@@ -146,7 +165,8 @@ fn look(
         _ => (image_facts(&pair.image)?, image),
     };
     if !pair.has_label() && label.is_none() {
-        return Err(TrainError::NoLabel { image: pair.image.clone(), label: pair.label.clone() });
+        let (image, label) = (pair.image.clone(), pair.label.clone());
+        return Err(TrainError::NoLabel { image, label, key: key.to_owned() });
     }
     let label = match known(labels, &pair.label, label) {
         Some(Facts::Label(facts)) => (facts, None),

@@ -39,6 +39,7 @@ impl Folder {
 
     fn spec(&self, ids: Ids) -> DatasetSpec {
         DatasetSpec {
+            key: "data.train.0".into(),
             name: "t".into(),
             images: self.0.path().join("images"),
             labels: self.0.path().join("labels"),
