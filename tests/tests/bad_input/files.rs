@@ -89,7 +89,7 @@ fn weights_that_no_memory_is_left_for_are_watched_in_their_file() {
     let optimiser = network::optimiser(&recipe, &model).expect("optimiser");
     let image = dressage_train::Image { w: 64, h: 64, data: vec![9; 3 * 64 * 64] };
     let how = evaluate::Inference::of_recipe(&recipe);
-    let save = || states::save(&dir.path().join("state"), &model, &optimiser, 0, 1);
+    let save = || states::save(&dir.path().join("state"), &model, &optimiser, 0, &recipe);
     model.check_files().expect("nobody wrote to it");
     save().expect("saved");
     evaluate::predict(&model, &image, how, 64, 64).expect("labels");
@@ -132,6 +132,22 @@ fn values_that_are_no_numbers_are_refused_by_their_tensor() {
             told(build_within(&on(dir.path(), &path, &[]), Some(0)), &words);
         }
     }
+    // By the name that the file has for it, in a tensor that is not used too.
+    let mut tensors = backbone(dir.path());
+    let unused = Tensor::full(&[1, 32], f32::NAN);
+    tensors.push(("mask_token".into(), unused));
+    write_as(&path, &tensors, Kind::F32);
+    told(load(dir.path(), &path), &["tensor mask_token holds NaN"]);
+    let mut tensors = backbone(dir.path());
+    let tensor = &mut tensors.iter_mut().find(|(n, _)| n == "norm.bias").expect("a name").1;
+    *tensor = Tensor::full(tensor.shape(), 1e300f64);
+    tensors.iter_mut().for_each(|(name, _)| *name = format!("model.{name}"));
+    let stored: Vec<(&String, Stored)> =
+        tensors.iter().map(|(name, t)| (name, t.clone().into())).collect();
+    let all = stored.iter().map(|(name, t)| (name.as_str(), t, t.kind())).collect();
+    write_tensors(all, &[], &mut File::create(&path).expect("file")).expect("written");
+    let words = ["tensor model.norm.bias holds 1e300 at element 0", "beyond the range of f32"];
+    told(load(dir.path(), &path), &words);
     // Of adapter and head as well.
     let model = load(dir.path(), &write(dir.path(), &backbone(dir.path()))).expect("network");
     let head = model.params().iter().filter(|(name, _)| name.starts_with("decode_head."));
@@ -268,10 +284,17 @@ fn shards_are_opened_by_their_index_or_folder() {
     let [first, second] = [1, 2].map(|i| folder.join(format!("model-{i:05}-of-00002.safetensors")));
     same(dir.path(), &by_index, &tensors);
     same(dir.path(), &folder, &tensors);
-    told(load(dir.path(), &first), &["model-00001-of-00002", "part 1 of 2", "index"]);
+    told(
+        load(dir.path(), &first),
+        &["model-00001-of-00002", "part 1 of 2", "model.safetensors.index.json"],
+    );
+    let own = format!("model.checkpoint={}", first.display());
+    told(network::build(&recipe(dir.path(), &[&own])), &["model-00001-of-00002", "part 1 of 2"]);
     let text = fs::read(&by_index).expect("index");
     fs::remove_file(&by_index).expect("removed");
     same(dir.path(), &folder, &tensors);
+    let error = told(load(dir.path(), &first), &["part 1 of 2", "name the folder of all"]);
+    assert!(!error.contains("index"), "{error}");
     fs::rename(&second, folder.join("away")).expect("renamed");
     told(load(dir.path(), &folder), &["hub", "part 1 of 2", "missing"]);
     fs::write(&by_index, &text).expect("written");
@@ -308,8 +331,23 @@ fn the_configuration_of_a_folder_is_held_against_weights_and_recipe() {
     told(load(dir.path(), &folder), &["declares 4 heads, the network has 2"]);
     config(r#"{"hidden_size": "#);
     told(load(dir.path(), &folder), &["config.json", "no configuration"]);
-    config(r#"{"model_type": "dinov2"}"#);
+    config(r#"{"model_type": "dinov2", "mlp_ratio": 4.0, "use_swiglu_ffn": false}"#);
     same(dir.path(), &folder, &tensors);
+    config("\u{feff}{\"hidden_size\": 32}");
+    same(dir.path(), &folder, &tensors);
+    for (text, word) in [
+        (r#"{"model_type": "bert"}"#, "model_type is bert, the weights are of DINOv2"),
+        (r#"{"mlp_ratio": 2}"#, "mlp_ratio 2 makes 64 channels in an MLP, the weights have 128"),
+        (r#"{"use_swiglu_ffn": true}"#, "use_swiglu_ffn is true, the weights are of plain MLPs"),
+    ] {
+        config(text);
+        told(load(dir.path(), &folder), &["config.json", word]);
+    }
+    config(r#"{"model_type": "dpt", "backbone_config": {"model_type": "dinov2"}}"#);
+    same(dir.path(), &folder, &tensors);
+    let named = folder.join("config.json");
+    let error = told(load(dir.path(), &named), &["config.json", "name the folder that it lies in"]);
+    assert!(!error.contains("again"), "{error}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use dressage_engine::{DType, Tensor};
 use dressage_models::weights::{StateDict, Stored, write_safetensors};
 use dressage_train::interrupt::Interrupt;
 use dressage_train::recipe::Recipe;
+use dressage_train::resume::Resume;
 use dressage_train::runlog::Silent;
 use dressage_train::trainer::{Trainer, load};
 use dressage_train::{checkpoint, files};
@@ -36,7 +37,9 @@ fn no_resume(before: &[&str], after: &[&str], words: &[&str]) {
     let dir = tempfile::tempdir().expect("folder");
     let (_, saved) = started(&recipe(dir.path(), before), 1);
     let bytes = read(&saved);
-    let result = Trainer::new(recipe(dir.path(), after), true).map(|_| ());
+    // What a list of changes would have refused before.
+    let changed = Resume { changed: true, ..Resume::default() };
+    let result = Trainer::set_up(recipe(dir.path(), after), Some(&changed), &Silent).map(|_| ());
     let error = told(result, words);
     assert!(error.contains("step-000001.safetensors"), "{error:?} does not name the checkpoint");
     assert!(read(&saved) == bytes, "the checkpoint changed");
@@ -47,7 +50,10 @@ fn no_resume(before: &[&str], after: &[&str], words: &[&str]) {
 fn checkpoints_of_another_network_are_refused() {
     let freeze = "model.method=freeze";
     no_resume(&[], &[freeze], &["method `rein`", "`freeze`"]);
-    no_resume(&[], &["train.seed=8"], &["seed 42", "says 8"]);
+    let dir = tempfile::tempdir().expect("folder");
+    started(&recipe(dir.path(), &[]), 1);
+    let result = Trainer::new(recipe(dir.path(), &["train.seed=8"]), true).map(|_| ());
+    told(result, &["train.seed (before 42, now 8)", "--resume-changed"]);
     let wider = [freeze, "head.width=64"];
     no_resume(&[freeze], &wider, &["decode_head.", "is [20, 32], the network has [20, 64]"]);
     let deeper = [freeze, "head.decoder_layers=3"];
@@ -55,6 +61,28 @@ fn checkpoints_of_another_network_are_refused() {
     no_resume(&deeper, &[freeze], &["decode_head.transformer_decoder.layers.2", "left over"]);
     let tokens = ["head.queries=24"];
     no_resume(&[], &tokens, &["backbone.reins.", "the network has [4, 24"]);
+}
+
+#[test]
+fn a_recipe_that_was_changed_in_its_folder_is_noticed() {
+    let dir = tempfile::tempdir().expect("folder");
+    started(&recipe(dir.path(), &[]), 1);
+    let folder = dir.path().join("run");
+    for (change, key, reads) in [
+        ("train.lr=0.5", "train.lr (before", true),
+        ("train.steps=31", "train.steps (before", true),
+        ("model.heads=4", "model.heads (before", false),
+        ("rein.softmax=false", "rein.softmax (before", false),
+    ] {
+        let other = recipe(dir.path(), &[change]);
+        fs::write(folder.join("recipe.toml"), other.to_toml().expect("TOML")).expect("written");
+        told(Trainer::new(other.clone(), true).map(|_| ()), &[key, "--resume-changed"]);
+        let read = load(&other, &folder, 1).map(|_| ());
+        match reads {
+            true => read.expect("what is learnt is applied all the same"),
+            false => drop(told(read, &["step-000001", key, "recipe.toml"])),
+        }
+    }
 }
 
 #[test]

@@ -106,12 +106,35 @@ pub fn changed_settings(before: &BTreeMap<String, String>, now: &Recipe) -> Vec<
     let known: BTreeSet<String> = before.keys().map(|key| pattern(key)).collect();
     let new = now.keys().filter(|key| !before.contains_key(*key) && known.contains(&pattern(key)));
     let none = || "none".to_owned();
-    let change = |key: &String| Change {
-        key: key.clone(),
-        bearing: bearing(key),
-        before: before.get(key).cloned().unwrap_or_else(none),
-        now: now.get(key).cloned().unwrap_or_else(none),
+    let has = |settings: &BTreeMap<String, String>, entry: &str| {
+        settings.keys().any(|key| key.starts_with(entry))
+    };
+    let change = |key: &String| {
+        let value = |settings: &BTreeMap<String, String>, key: &str| {
+            settings.get(key).cloned().unwrap_or_else(none)
+        };
+        // An entry of a list that one of both lacks is one change, by its name.
+        let whole = entry_of(key).filter(|entry| has(before, entry) != has(&now, entry));
+        let named = whole.map_or_else(|| key.clone(), |entry| format!("{entry}name"));
+        let key = whole.map_or(key.as_str(), |entry| entry.trim_end_matches('.')).to_owned();
+        let (before, now) = (value(before, &named), value(&now, &named));
+        Change { bearing: bearing(&key), key, before, now }
     };
     let differs = |key: &&String| before.get(*key) != now.get(*key);
-    before.keys().filter(differs).chain(new).map(change).collect()
+    let mut all: Vec<Change> = before.keys().filter(differs).chain(new).map(change).collect();
+    all.dedup();
+    all
+}
+
+/// The entry of a list that a key lies in, such as `data.train.1.`.
+fn entry_of(key: &str) -> Option<&str> {
+    let is_index = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let mut end = 0;
+    for part in key.split_inclusive('.') {
+        end += part.len();
+        if is_index(part.trim_end_matches('.')) {
+            return Some(&key[..end]);
+        }
+    }
+    None
 }
