@@ -35,6 +35,7 @@ mod saving;
 pub mod scenes;
 pub mod schedule;
 mod scoring;
+mod setup;
 mod step;
 pub mod timer;
 pub mod trainer;

@@ -1,0 +1,203 @@
+//! How a run comes to be: fresh, resumed, or gone through without arithmetic.
+
+use std::path::{Path, PathBuf};
+
+use dressage_engine::Device;
+use dressage_models::Segmenter;
+use dressage_models::criterion::DevicePoints;
+use dressage_models::weights::StateDict;
+
+use crate::checkpoint::Notes;
+use crate::data::{BESIDE_HOST, LoaderSettings};
+use crate::device_plan::DevicePlan;
+use crate::graphs::Graphs;
+use crate::place::Place;
+use crate::plan::Plan;
+use crate::recipe::{Bearing, Recipe, changed_settings};
+use crate::resume::{Earlier, Resume, listed};
+use crate::run_folder::RunFolder;
+use crate::runlog::{Progress, Silent};
+use crate::timer::Timer;
+use crate::trainer::Trainer;
+use crate::{Result, TrainError, checkpoint, machine, network};
+
+impl Trainer {
+    /// Sets up a run in its folder: a fresh one, or with `resume` the continuation of what lies
+    /// there, from its newest checkpoint and with the same settings.
+    ///
+    /// # Errors
+    /// As [`Trainer::set_up`].
+    pub fn new(recipe: Recipe, resume: bool) -> Result<Trainer> {
+        Trainer::set_up(recipe, resume.then(Resume::default).as_ref(), &Silent)
+    }
+
+    /// Sets up a run in its folder: a fresh one, or the continuation of what lies there. A GPU
+    /// verifies its kernels once ([`Place::of`]), which `progress` shows.
+    ///
+    /// # Errors
+    /// A folder that holds a run already (or none to resume), that another process trains in, or
+    /// one of other settings; too little memory; weights or a checkpoint that do not fit or are
+    /// damaged.
+    pub fn set_up(
+        recipe: Recipe,
+        resume: Option<&Resume>,
+        progress: &dyn Progress,
+    ) -> Result<Trainer> {
+        let dir = recipe.run.dir.clone();
+        let folder = RunFolder::open(&dir, resume.is_some())?;
+        let Some(resume) = resume else {
+            return Trainer::built(recipe, network::build, folder, progress);
+        };
+        let (path, notes, dict) = resume.from.open(&dir)?;
+        let earlier = Earlier::of(&dir, &recipe, &notes, resume.changed)?;
+        let mut trainer = Trainer::built(recipe, network::rebuild, folder, progress)?;
+        trainer.restore(path, &notes, dict, resume.changed)?;
+        trainer.earlier = Some(earlier);
+        if let Some(newer) = trainer.newer_before_nan(resume.from) {
+            trainer.note =
+                Some(trainer.note.map_or(newer.clone(), |note| format!("{note}; {newer}")));
+        }
+        Ok(trainer)
+    }
+
+    /// A run before its first step whose network `build` makes, once its memory is known to be
+    /// there.
+    fn built(
+        mut recipe: Recipe,
+        build: fn(&Recipe) -> Result<Segmenter>,
+        folder: RunFolder,
+        progress: &dyn Progress,
+    ) -> Result<Trainer> {
+        let place = Place::of(&recipe.run, progress)?;
+        recipe.run.workers = workers(&recipe, &place);
+        let plan = match place.device().map_or_else(|| Plan::new(&recipe).map(Some), |_| Ok(None)) {
+            Err(TrainError::AddressSpace { .. }) if !recipe.run.check_memory => None,
+            plan => plan?,
+        };
+        let free = place.device().and_then(Device::free_memory);
+        let device_plan = free.map(|free| DevicePlan::new(&recipe, Some(free))).transpose()?;
+        if recipe.run.check_memory {
+            plan.as_ref().map_or(Ok(()), |plan| plan.check(&recipe))?;
+            device_plan.as_ref().map_or(Ok(()), |plan| plan.check(&recipe))?;
+        }
+        let model = build(&recipe)?;
+        let around = Trainer::around(recipe, model, place)?;
+        let (note, folder) = (folder.note(), Some(folder));
+        Ok(Trainer { folder, note, plan, device_plan, ..around })
+    }
+
+    /// A run on the host before its first step, whatever its folder holds.
+    pub(crate) fn fresh(recipe: Recipe) -> Result<Trainer> {
+        let model = network::build(&recipe)?;
+        Trainer::around(recipe, model, Place::host())
+    }
+
+    /// A run on a device that executes nothing, within an outline.
+    pub(crate) fn rehearsal(recipe: Recipe, device: &Device) -> Result<Trainer> {
+        let (model, place) = (network::build(&recipe)?, Place::rehearsal(device, &recipe.run));
+        Trainer::around(recipe, model, place)
+    }
+
+    fn around(recipe: Recipe, model: Segmenter, place: Place) -> Result<Trainer> {
+        let model = place.take(model)?;
+        let optimiser = network::optimiser(&recipe, &model)?;
+        let (criterion, schedule) = (network::criterion(&recipe), recipe.schedule()?);
+        let points = |device| DevicePoints::new(device, recipe.train.seed);
+        let points = place.device().map(points).transpose()?;
+        let graphs = place.device().filter(|device| recipe.run.graphs && !device.is_dry_run());
+        let (batch, crop) = (recipe.train.batch, recipe.augment.crop);
+        let graphs = graphs.map(|device| Graphs::new(device, [batch, crop, crop]));
+        let (dir, step, pending) = (recipe.run.dir.clone(), 0, None);
+        let timer = Timer::new(recipe.train.checkpoint_minutes);
+        Ok(Trainer {
+            recipe,
+            dir,
+            folder: None,
+            place,
+            model,
+            criterion,
+            points,
+            optimiser,
+            schedule,
+            step,
+            pending,
+            graphs,
+            torn: false,
+            note: None,
+            plan: None,
+            device_plan: None,
+            timer,
+            timed: None,
+            earlier: None,
+            data: None,
+            unscored: None,
+        })
+    }
+
+    fn restore(
+        &mut self,
+        path: PathBuf,
+        notes: &Notes,
+        mut dict: StateDict,
+        changed: bool,
+    ) -> Result<()> {
+        if notes.seed != self.recipe.train.seed && !changed {
+            let (a, b) = (notes.seed, self.recipe.train.seed);
+            let what = format!("was trained with seed {a}, the recipe says {b}");
+            return Err(TrainError::Checkpoint { path, what });
+        }
+        checkpoint::restore(&path, notes, &mut dict, &self.model)?;
+        self.optimiser.restore(&mut dict, &notes.updates)?;
+        self.step = notes.step;
+        Ok(())
+    }
+}
+
+pub(crate) fn loader_settings(recipe: &Recipe, start_step: u64) -> LoaderSettings {
+    LoaderSettings {
+        batch: recipe.train.batch,
+        workers: match recipe.run.workers {
+            0 => BESIDE_HOST,
+            n => machine::threads(n),
+        },
+        seed: recipe.train.seed,
+        start_step,
+        augment: recipe.augment.pipeline(),
+    }
+}
+
+/// Data workers of a run: those of the recipe, or what suits the machine.
+fn workers(recipe: &Recipe, place: &Place) -> usize {
+    match recipe.run.workers {
+        0 => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            // What samples need beside everything else of a run.
+            let room = machine::available().map(|free| free / 4);
+            loader_settings(recipe, 0).workers_for(place.is_gpu(), cores, room)
+        }
+        n => machine::threads(n),
+    }
+}
+
+/// Loads the network of a run folder into host memory, as it was after `step`; `recipe` is the one
+/// in the folder, perhaps with other settings for evaluation.
+///
+/// # Errors
+/// A checkpoint that is not there or does not fit.
+pub fn load(recipe: &Recipe, dir: &Path, step: u64) -> Result<Segmenter> {
+    let path = checkpoint::path_of(dir, step);
+    let (notes, mut dict) = checkpoint::open_of(dir, step, "--checkpoint")?;
+    let mut other = changed_settings(&notes.settings, recipe);
+    other.retain(|change| change.bearing == Bearing::Network);
+    if !other.is_empty() {
+        let what = format!(
+            "belongs to another network than the recipe of the run: {}; put these keys of \
+             recipe.toml back",
+            listed(&other)
+        );
+        return Err(TrainError::Checkpoint { path, what });
+    }
+    let model = network::rebuild(recipe)?;
+    checkpoint::restore(&path, &notes, &mut dict, &model)?;
+    Ok(model)
+}
