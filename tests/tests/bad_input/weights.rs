@@ -137,7 +137,9 @@ fn files_of_another_kind_are_refused() {
         (0..5000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     damaged(&noise, &["neither safetensors nor a PyTorch file"]);
     damaged(b"<!DOCTYPE html><html>404 not found</html>", &["web page"]);
-    damaged(b"version https://git-lfs.github.com/spec/v1\noid", &["Git LFS"]);
+    let (_, pointer) = opened(b"version https://git-lfs.github.com/spec/v1\noid");
+    let error = told(pointer, &["Git LFS", "git lfs pull"]);
+    assert!(!error.contains("again"), "{error}");
     damaged(b"PK\x03\x04 and then a zip archive", &["directory at the end"]);
     damaged(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", &["breaks off"]);
     damaged(b"\x80\x04K\x01.", &["a pickle, but not one of PyTorch"]);
@@ -167,6 +169,9 @@ fn headers_that_promise_too_much_are_refused_without_taking_the_memory() {
 #[test]
 fn a_path_that_leads_nowhere_is_named() {
     let dir = tempfile::tempdir().expect("folder");
-    told(load(dir.path(), &dir.path().join("none.safetensors")), &["none.safetensors", "No such"]);
+    told(
+        load(dir.path(), &dir.path().join("none.safetensors")),
+        &["none.safetensors", "No such", "model.weights=FILE"],
+    );
     told(load(dir.path(), dir.path()), &[dir.path().to_str().expect("path")]);
 }

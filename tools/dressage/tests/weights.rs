@@ -93,12 +93,29 @@ fn convert_writes_what_the_name_says_and_never_its_input() {
     let dir = tempfile::tempdir().expect("folder");
     let run = |args: &[&str]| dressage(dir.path(), args);
     let input = recorded("ckpt_zip_flat.pth");
-    for name in ["out.pth", "out.BIN", "out.pt", "out.ckpt"] {
+    for name in [
+        "out.pth",
+        "out.BIN",
+        "out.pth.tar",
+        "out.json",
+        "out.gz",
+        "out.onnx.txt",
+        "out.safetensors.zip",
+    ] {
         let words = ["only safetensors is written", "name the output out.safetensors"];
         refused(run(&["weights", "convert", &input, name]), 1, &words);
         assert!(!dir.path().join(name).exists(), "{name}");
     }
+    let words = ["only safetensors is written", "name the output v1.2.safetensors"];
+    refused(run(&["weights", "convert", &input, "v1.2"]), 1, &words);
     done(run(&["weights", "convert", &input, "plain"]));
+    fs::copy(dir.path().join("plain"), dir.path().join("m-00001-of-00002.safetensors"))
+        .expect("copied");
+    let words =
+        ["m-00001-of-00002.safetensors", "is part 1 of 2 of the weights", "name the folder"];
+    let part = ["weights", "convert", "m-00001-of-00002.safetensors", "part.safetensors"];
+    refused(run(&part), 1, &words);
+    refused(run(&["weights", "diff", part[2], "dinov2-s"]), 1, &words);
     done(run(&["weights", "convert", &input, "own.safetensors"]));
     let before = fs::read(dir.path().join("own.safetensors")).expect("file");
     fs::hard_link(dir.path().join("own.safetensors"), dir.path().join("link.safetensors"))

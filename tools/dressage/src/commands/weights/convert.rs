@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use dressage_models::weights::{Kind, StateDict, write};
+use dressage_models::weights::{Kind, StateDict, refuse_part, shown, write};
 use dressage_train::files;
 
-use crate::console::{grouped, say_of};
+use crate::console::{grouped, say_of, warn};
 use crate::failure::Failure;
 
 /// Write the tensors of a file as safetensors
@@ -20,7 +20,7 @@ pub struct Args {
     /// File of weights, index of shards, or folder
     input: PathBuf,
 
-    /// File to write; its name ends in .safetensors, or in nothing that stands for another form
+    /// File to write; its name ends in .safetensors or has no ending
     output: PathBuf,
 
     /// Type for floats; whole numbers keep theirs [default: as they are]
@@ -52,6 +52,7 @@ impl Float {
 /// Converts.
 pub fn run(args: &Args) -> Result<(), Failure> {
     names_safetensors(&args.output)?;
+    refuse_part(&args.input)?;
     let dict = StateDict::open(&args.input)?;
     let inputs = dict.source().map_or(&[][..], |source| &source.files);
     if inputs.iter().any(|input| same_file(input, &args.output)) {
@@ -71,21 +72,40 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let notes: Vec<_> = dict.metadata().iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
     files::write(&args.output, |out| write(tensors, &notes, out))?;
     let output = args.output.display();
+    for (name, t) in dict.iter() {
+        if let Some((at, value)) = t.first_not_finite()? {
+            let (name, shape) = (shown(name), t.shape());
+            let what = format!("tensor {name} holds {value} at element {at} of {shape:?}");
+            warn(&format!("{output}: {what}; no network can be built from it"));
+            break;
+        }
+    }
     say_of(&args.output, &format!("{output}: {n} tensors of {} bytes together", grouped(bytes)));
     Ok(())
 }
 
-/// Endings of files of weights in other forms.
-const OTHERS: [&str; 11] =
-    ["pth", "pt", "bin", "ckpt", "pkl", "npz", "npy", "h5", "onnx", "gguf", "msgpack"];
+/// Endings that a name loses when another is proposed.
+const OTHERS: [&str; 19] = [
+    "pth", "pt", "bin", "ckpt", "pkl", "pickle", "npz", "npy", "h5", "onnx", "gguf", "msgpack",
+    "tar", "gz", "zip", "json", "txt", "index", "part",
+];
 
-/// Refuses a name that says another form than the one that is written.
+/// Refuses a file whose name has another ending than that of the form that is written.
 pub(super) fn names_safetensors(output: &Path) -> Result<(), Failure> {
-    let ending = output.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-    if !OTHERS.contains(&ending.as_str()) {
+    let ending = |path: &Path| path.extension().map(|e| e.to_string_lossy().to_lowercase());
+    let is_safetensors = |path: &Path| ending(path).is_some_and(|e| e == "safetensors");
+    // Devices and pipes are called what they are called.
+    let is_special = fs::metadata(output).is_ok_and(|m| !m.is_file() && !m.is_dir());
+    if ending(output).is_none_or(|e| e.is_empty()) || is_safetensors(output) || is_special {
         return Ok(());
     }
-    let right = output.with_extension("safetensors");
+    let mut right = output.to_path_buf();
+    while ending(&right).is_some_and(|e| OTHERS.contains(&e.as_str())) {
+        right.set_extension("");
+    }
+    if !is_safetensors(&right) {
+        right.as_mut_os_string().push(".safetensors");
+    }
     let (output, right) = (output.display(), right.display());
     Err(Failure::Told(format!("{output}: only safetensors is written; name the output {right}")))
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use dressage_models::backbone::DinoConfig;
-use dressage_models::weights::{Difference, StateDict, dinov2, fitted, has_head, recognise};
+use dressage_models::weights::{
+    Difference, StateDict, dinov2, fitted, has_head, recognise, refuse_part,
+};
 use dressage_models::{Method, SegmenterConfig, counts};
 use dressage_train::checkpoint;
 
@@ -52,6 +54,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         None => (size, 0),
     };
     let config = DinoConfig { registers, ..DinoConfig::named(size, PATCH, GRID)? };
+    refuse_part(&args.file)?;
     let dict = StateDict::open_network(&args.file)?;
     let known = recognise(&dict).map(|known| format!("; it holds {}", known.title()));
     let (dict, wanted, what) = match has_head(&dict) {

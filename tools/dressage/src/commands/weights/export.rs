@@ -31,13 +31,13 @@ pub struct Args {
 
 /// Exports.
 pub fn run(args: &Args) -> Result<(), Failure> {
+    args.out.as_deref().map_or(Ok(()), names_safetensors)?;
     let mut wanted = Wanted::find(&args.run_dir, args.checkpoint)?;
     let open = |step| checkpoint::open_of(&args.run_dir, step, "--checkpoint");
     let (notes, dict) = wanted.open(&args.run_dir, open)?;
     let step = wanted.step;
     let dict = checkpoint::trained(dict);
     let name = format!("weights-step-{step:06}.safetensors");
-    args.out.as_deref().map_or(Ok(()), names_safetensors)?;
     let out = args.out.clone().unwrap_or_else(|| args.run_dir.join(name));
     let tensors: Vec<_> = dict.iter().map(|(name, t)| (name.as_str(), t, t.kind())).collect();
     let (n, values) = (tensors.len(), tensors.iter().map(|(_, t, _)| t.len()).sum());
