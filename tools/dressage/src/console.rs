@@ -34,15 +34,24 @@ fn is_standard_output(_: &Path) -> bool {
     false
 }
 
-/// A line on standard error.
+/// A line on standard error, with control characters escaped.
 pub fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", escaped(text));
+}
+
+/// `text` on one line. Names of files may hold control characters, and a terminal would obey them.
+pub fn escaped(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { line.extend(c.escape_debug()) } else { line.push(c) }
+    }
+    line
 }
 
 /// A warning on standard error that nobody overlooks.
 pub fn warn(text: &str) {
     let line = "!".repeat(width().min(100));
-    complain(&format!("{line}\nWARNING: {text}\n{line}"));
+    [&line, &format!("WARNING: {text}"), &line].into_iter().for_each(|line| complain(line));
 }
 
 /// Columns that tables may take: `COLUMNS` where a shell exports it, else 100.
@@ -77,6 +86,14 @@ pub fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_obeys_no_name() {
+        assert_eq!(
+            escaped("gr\u{fc}n\n\u{1b}[2J\u{9b}1.png"),
+            "gr\u{fc}n\\n\\u{1b}[2J\\u{9b}1.png"
+        );
+    }
 
     #[test]
     fn numbers_read_easily() {

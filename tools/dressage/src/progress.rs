@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use dressage_train::runlog::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::console::{complain, duration};
+use crate::console::{complain, duration, escaped};
 
 /// Plain lines come no further apart than this,
 const SILENCE: Duration = Duration::from_secs(30);
@@ -64,7 +64,7 @@ fn bar(name: &str, total: Option<u64>) -> ProgressBar {
         None => "{prefix:.bold} {spinner} {pos}  {elapsed}  {wide_msg}",
     });
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.set_prefix(name.to_owned());
+    bar.set_prefix(escaped(name));
     // The bar's thread ends the program where none can be started; without one it moves with the
     // work alone.
     if std::thread::Builder::new().spawn(|| ()).is_ok_and(|thread| thread.join().is_ok()) {

@@ -360,7 +360,8 @@ fn broken_data_sets_are_explained() {
     let image = root.join("images/a/frame0_rgb.png");
 
     write_png(&label, 8, 6, ColorType::Grayscale, Eight, &[vec![3; 10], vec![19; 38]].concat());
-    expect(load(&spec), &["frame0_label.png", "pixel (2, 1)", "value 19", "0 to 18"]);
+    let words = ["frame0_label.png", "pixel (2, 1)", "value 19", "0 to 18", "data.train.0.id_map"];
+    expect(load(&spec), &words);
     write_png(&label, 8, 5, ColorType::Grayscale, Eight, &[3; 40]);
     expect(load(&spec), &["frame0_label.png is 8x5", "frame0_rgb.png is 8x6"]);
     std::fs::write(&label, b"\xFF\xD8 not a PNG").unwrap();
@@ -378,10 +379,13 @@ fn broken_data_sets_are_explained() {
     expect(dataset.load(0).map(|_| ()), &["frame0_rgb.png", "cannot read"]);
     std::fs::remove_file(root.join("labels/b/frame1_label.png")).unwrap();
     std::fs::remove_file(root.join("labels/b/frame3_label.png")).unwrap();
-    expect(open(&spec), &["2 of 4 images", "frame1_rgb.png", "frame1_label.png"]);
+    expect(
+        open(&spec),
+        &["2 of 4 images", "frame1_rgb.png", "frame1_label.png", "data.train.0.label_suffix"],
+    );
     expect(
         open(&DatasetSpec { image_suffix: ".tif".into(), ..spec.clone() }),
-        &["\".tif\"", "images"],
+        &["\".tif\"", "images", "data.train.0.image_suffix"],
     );
     expect(open(&DatasetSpec { images: root.join("none"), ..spec }), &["none", "cannot read"]);
 }

@@ -58,6 +58,7 @@ fn idle(path: &str, command: Command) -> Option<String> {
     let what = match bearing {
         Bearing::Network if run => "it belongs to what the run has learnt",
         Bearing::Start if run => "a run has weights of its own; --checkpoint chooses among them",
+        _ if path.starts_with("data.train") => "it acts while a network is trained, not here",
         Bearing::Learning | Bearing::Course => "it acts while a network is trained, not here",
         Bearing::Label => "it changes nothing here",
         Bearing::Source if pictures && path == "data.root" => "predict reads no data set",

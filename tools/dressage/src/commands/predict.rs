@@ -2,6 +2,7 @@
 
 mod inputs;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -19,7 +20,7 @@ use dressage_train::wait::Waiting;
 use dressage_train::{Image, LabelMap, TrainError};
 
 use super::{Overrides, Trained, start_threads};
-use crate::console::{complain, say};
+use crate::console::{complain, escaped, say};
 use crate::failure::Failure;
 use crate::signals::{Words, watched};
 use inputs::{Inputs, collect};
@@ -28,7 +29,8 @@ use inputs::{Inputs, collect};
 ///
 /// For each image NAME two files are written: NAME_overlay.png, the classes over the picture, and
 /// NAME_label.png with one class per pixel. Images in the subfolders of a given folder or pattern
-/// keep their subfolder. An image that cannot be read is reported and the others are done; the exit
+/// keep their subfolder; images of one name get the folders that distinguish them. An image that
+/// cannot be read, or whose result cannot be written, is reported and the others are done; the exit
 /// code is 1 then. Hidden files, earlier results and links to what is there already are passed over.
 /// Scale and windows are those of the first evaluation set, and are named; --box and --set change
 /// them.
@@ -116,6 +118,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let folder = trained.folder().unwrap_or(Path::new(""));
     let out = args.out.clone().unwrap_or_else(|| folder.join("predictions"));
+    if out.is_file() {
+        let what = format!("--out {} is a file, not a folder; name a folder", out.display());
+        return Err(Failure::Told(what));
+    }
     let inputs = collect(&args.input, &out)?;
     let Inputs { files, mut failed, notes } = inputs;
     let total = files.len() + failed.len();
@@ -131,28 +137,32 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     watch.note(&format!("predict: {}", described(&recipe, &how)));
     let stage = Stage::new(&*watch, "predict", Some(files.len() as u64));
     let start = Instant::now();
+    // Those that failed before the first image are not among the `i`.
+    let reached = |i: usize, failed: &[String]| {
+        let done = total - files.len() + i - failed.len();
+        format!("{done} of {total} images are done, in {}", out.display())
+    };
     for (i, input) in files.iter().enumerate() {
         let (from, waiting) = (input.file.clone(), Waiting::new(&*watch, &stop));
         let image = waiting.read(&input.file, move || read_image(&from));
         if stop.requested() {
             drop(stage);
-            // Those that failed before the first image are not among the `i`.
-            let done = total - files.len() + i - failed.len();
-            let what = format!("{done} of {total} images are done, in {}", out.display());
-            return Err(Failure::Interrupted(what));
+            return Err(Failure::Interrupted(reached(i, &failed)));
         }
-        match image
-            .map_err(Failure::from)
-            .and_then(|image| segment(how, &model, &input.file, image))
-        {
-            Ok((image, label)) => write(args, &recipe, &image, &label, &input.stem)?,
-            Err(error) => {
-                let text = error.to_string();
-                if total > 1 {
-                    watch.note(&text);
-                }
-                failed.push(text);
+        let segmented =
+            image.map_err(Failure::from).and_then(|image| segment(how, &model, &input.file, image));
+        let done = segmented
+            .and_then(|(image, label)| Ok(write(args, &recipe, &image, &label, &input.stem)?));
+        if let Err(error) = done {
+            if ends_all(&error, &out) {
+                drop(stage);
+                return Err(Failure::Told(format!("{error}; {}", reached(i, &failed))));
             }
+            let text = error.to_string();
+            if total > 1 {
+                watch.note(&text);
+            }
+            failed.push(text);
         }
         let rate = (i + 1) as f64 / start.elapsed().as_secs_f64();
         stage.at(i as u64 + 1, &format!("{rate:.2} images/s"));
@@ -165,7 +175,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 fn outcome(failed: &[String], total: usize, out: &Path) -> Result<(), Failure> {
     let done = total - failed.len();
     if done > 0 {
-        say(&format!("{done} images done, in {}", out.display()));
+        say(&escaped(&format!("{done} images done, in {}", out.display())));
     }
     match failed {
         [] => Ok(()),
@@ -224,6 +234,22 @@ fn segment(
     Ok((image, label))
 }
 
+/// Whether the error of one image is that of all that follow: nothing more can be written to `out`.
+fn ends_all(error: &Failure, out: &Path) -> bool {
+    let (path, source) = match error {
+        Failure::Train(TrainError::Write { path, source }) => (path.as_path(), source),
+        Failure::Train(TrainError::File(error)) => (error.path.as_path(), &error.source),
+        _ => return false,
+    };
+    let of_disk = source.raw_os_error() == Some(libc::EIO);
+    match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::ReadOnlyFilesystem | ErrorKind::QuotaExceeded => true,
+        // No right to write into the folder of all results, or to make it.
+        ErrorKind::PermissionDenied => path.parent() == Some(out) || out.starts_with(path),
+        _ => of_disk,
+    }
+}
+
 /// Writes the results whose names begin with `stem`.
 fn write(
     args: &Args,
@@ -231,7 +257,7 @@ fn write(
     image: &Image,
     label: &LabelMap,
     stem: &Path,
-) -> Result<(), Failure> {
+) -> Result<(), TrainError> {
     if let Some(dir) = stem.parent() {
         let fail = |source| TrainError::Write { path: dir.to_path_buf(), source };
         std::fs::create_dir_all(dir).map_err(fail)?;
@@ -240,8 +266,7 @@ fn write(
     let over = pictures::overlay(image, label, &palette, args.alpha);
     let [overlay, classes] = result_paths(stem);
     write_result_image(&overlay, &over)?;
-    write_encoded(&classes, label, &palette, args.encoding)?;
-    Ok(())
+    write_encoded(&classes, label, &palette, args.encoding)
 }
 
 fn write_encoded(

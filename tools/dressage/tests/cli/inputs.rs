@@ -107,6 +107,82 @@ fn pictures_of_one_name_have_results_of_their_own_and_results_are_no_pictures() 
     assert!(fs::read(mine.join("0002_label.png")).expect("label") == own);
 }
 
+#[test]
+fn files_of_one_name_in_several_folders_are_told_apart() {
+    let dir = trained();
+    for name in ["A/1.png", "B/1.png", "A/2.png", "1.png", "C/A/1.png"] {
+        picture(&dir.path().join(name), 24, 24);
+    }
+    let predict = |inputs: &[&str], out: &str| {
+        let args = [&["predict", "runs/tiny"], inputs, &["--out", out]].concat();
+        done(dressage(dir.path(), &args))
+    };
+    let said = predict(&["A/1.png", "B/1.png", "A/2.png"], "files");
+    assert!(said.contains("3 images done"), "{said}");
+    let results = dir.path().join("files");
+    assert_eq!(names(&results), ["2_label.png", "2_overlay.png", "A", "B"]);
+    assert!(results.join("B/1_label.png").is_file());
+    let said = predict(&["A", "B", "1.png", "C/A/1.png"], "folders");
+    assert!(said.contains("5 images done"), "{said}");
+    for stem in ["1", "2", "A/1", "B/1", "C/A/1"] {
+        let label = dir.path().join(format!("folders/{stem}_label.png"));
+        assert!(label.is_file(), "{stem} {:?}", names(&dir.path().join("folders")));
+    }
+}
+
+#[test]
+fn results_that_cannot_be_written_do_not_stop_the_others() {
+    let dir = trained();
+    let photos = dir.path().join("photos");
+    let long = "l".repeat(240);
+    for name in ["a", "sub/b", "c", long.as_str(), "z"] {
+        picture(&photos.join(format!("{name}.png")), 24, 24);
+    }
+    let results = dir.path().join("out");
+    fs::create_dir_all(results.join("c_label.png/in")).expect("folder");
+    fs::write(results.join("sub"), "a file").expect("written");
+    let output = dressage(dir.path(), &["predict", "runs/tiny", "photos", "--out", "out"]);
+    let (said, noted) = (out(&output), err(&output));
+    assert!(said.contains("2 images done, in out"), "{said}{noted}");
+    for words in ["c_label.png", "out/sub", &long] {
+        assert!(noted.contains(words), "{words}: {noted}");
+    }
+    refused(output, 1, &["3 of 5 images are not done"]);
+    assert!(results.join("a_label.png").is_file() && results.join("z_label.png").is_file());
+    let file = dressage(dir.path(), &["predict", "runs/tiny", "photos", "--out", "tiny.toml"]);
+    refused(file, 1, &["tiny.toml is a file, not a folder"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_ends_with_the_count_of_what_is_done() {
+    let dir = trained();
+    for name in ["a", "b", "c"] {
+        picture(&dir.path().join(format!("photos/{name}.png")), 24, 24);
+    }
+    fs::create_dir(dir.path().join("out")).expect("folder");
+    let full = dir.path().join("out/b_overlay.png");
+    std::os::unix::fs::symlink("/dev/full", full).expect("link");
+    let output = dressage(dir.path(), &["predict", "runs/tiny", "photos", "--out", "out"]);
+    refused(output, 1, &["b_overlay.png", "1 of 3 images are done, in out"]);
+    assert!(!dir.path().join("out/c_label.png").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn names_with_control_characters_are_escaped() {
+    let dir = trained();
+    for name in ["a\n\u{1b}[31m.png", "b.jfif", "c.JPE"] {
+        let path = dir.path().join("photos").join(name);
+        fs::create_dir_all(dir.path().join("photos")).expect("folder");
+        fs::write(path, "no picture").expect("written");
+    }
+    let output = dressage(dir.path(), &["predict", "runs/tiny", "photos", "--out", "o\u{1b}ut"]);
+    let noted = err(&output);
+    assert!(noted.contains("a\\n\\u{1b}[31m.png") && !noted.contains('\u{1b}'), "{noted}");
+    refused(output, 1, &["3 of 3 images are not done"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn links_that_loop_and_pipes_hold_nothing_up() {
@@ -233,6 +309,8 @@ fn labels_without_a_class_are_refused_and_the_advice_works() {
     };
     let output = train(&["data.train.0.id_map={ 40 = 0 }"]);
     refused(output, 1, &["no pixel in the 2 labels", "\"t\"", "data.train.0.id_map"]);
+    let output = train(&["data.train.0.groups=[[40], [41]]", "head.classes=[\"a\", \"b\"]"]);
+    refused(output, 1, &["data.train.0."]);
     // Ids of Cityscapes: what the errors advise is followed word by word.
     let ids = image::GrayImage::from_fn(64, 32, |x, _| image::Luma([if x > 9 { 33 } else { 7 }]));
     (0..2).for_each(|i| ids.save(label(i)).expect("written"));

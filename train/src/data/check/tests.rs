@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use image::{GrayImage, Luma, RgbImage};
 
-use super::super::{DatasetSpec, Ids};
+use super::super::{DatasetSpec, Groups, Ids};
+use super::facts::image_facts;
 use super::*;
 use crate::runlog::Silent;
 
@@ -202,6 +203,69 @@ fn a_set_without_a_labelled_pixel_is_refused_with_its_values() {
             assert!(error.contains(word), "{error}: {word}");
         }
     }
+}
+
+#[test]
+fn advice_on_ids_can_be_followed() {
+    let folder = Folder::new();
+    (0..6).for_each(|i| folder.write(i, 12, 8, |_, _| 7));
+    let refused = |spec: &DatasetSpec| {
+        let (dataset, stop) = (Dataset::scan(spec).unwrap(), Interrupt::default());
+        let check = check_set("data.train.0", spec, &dataset, None, &Silent, &stop).unwrap();
+        verdict(OnError::Stop, &[check]).unwrap_err().to_string()
+    };
+    let three = folder.spec(Ids::default());
+    let text = refused(&three);
+    assert!(!text.contains("cityscapes") && text.contains("classes from 0 to 2"), "{text}");
+    let other = Ids::Map([("9".to_owned(), 0)].into());
+    let text = refused(&DatasetSpec { classes: 19, ids: other, ..three.clone() });
+    assert!(text.contains("data.train.0.id_map") && text.contains("cityscapes or {"), "{text}");
+    // The ids have a class, and that is in no group.
+    let groups = Groups { names: vec!["a".into()], of: vec![255, 255, 0] };
+    let ids = Ids::Map([("7".to_owned(), 1)].into());
+    let text = refused(&DatasetSpec { ids, groups: Some(groups), ..three.clone() });
+    assert!(
+        text.contains("void in its groups; ") && text.contains("data.train.0.groups"),
+        "{text}"
+    );
+    let ids = Ids::Named("cityscapes".into());
+    let error = Dataset::scan(&DatasetSpec { ids, ..three }).unwrap_err().to_string();
+    assert!(error.starts_with("data.train.0.id_map: class 3 "), "{error}");
+    assert!(error.contains("from 0 to 2") && error.contains("data.train.0.groups"), "{error}");
+}
+
+/// A cut file may end in the two bytes that end a picture: those of its thumbnail.
+#[test]
+fn a_cut_jpeg_that_ends_like_a_whole_one_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.jpg");
+    RgbImage::from_fn(64, 64, |x, y| image::Rgb([(x * y) as u8, x as u8, y as u8]))
+        .save(&path)
+        .unwrap();
+    let whole = fs::read(&path).unwrap();
+    assert!(image_facts(&path).is_ok());
+    let half = [&whole[..whole.len() / 2], b"\xFF\x00"].concat();
+    let segment = b"\xFF\xE2\0\x04\xFF\xD9";
+    let start = whole.windows(2).position(|pair| pair == b"\xFF\xDA").unwrap();
+    let within = [&whole[..start], segment].concat();
+    let nested = [&half[..], &whole].concat();
+    for bytes in [&half, &within, &nested] {
+        fs::write(&path, bytes).unwrap();
+        let error = image_facts(&path).unwrap_err().to_string();
+        assert!(error.contains("ends before the end of the picture"), "{error}");
+        assert!(super::super::read_image(&path).is_err());
+    }
+}
+
+#[test]
+fn a_run_that_stops_at_a_sample_names_the_way_on() {
+    let folder = Folder::new();
+    let dataset = Dataset::open(&folder.spec(Ids::default())).unwrap();
+    fs::write(folder.image(1), "no picture").unwrap();
+    let text = |set: &Dataset| set.load(1).unwrap_err().to_string();
+    assert!(!text(&dataset).contains("on_error"), "{}", text(&dataset));
+    let stopping = text(&dataset.stopping());
+    assert!(stopping.ends_with(", or leave it out with data.on_error=skip"), "{stopping}");
 }
 
 #[test]

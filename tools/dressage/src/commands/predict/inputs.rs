@@ -1,8 +1,9 @@
 //! Which images are to be segmented, and how their results are named.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::ffi::{OsStr, OsString};
+use std::path::{Component, Path, PathBuf};
 
 use dressage_train::TrainError;
 use dressage_train::data::{Found, walk};
@@ -12,7 +13,7 @@ use glob::{MatchOptions, Pattern};
 use crate::failure::Failure;
 
 /// Ends of the names of images that are read.
-const READ: [&str; 3] = ["png", "jpg", "jpeg"];
+const READ: [&str; 5] = ["png", "jpg", "jpeg", "jpe", "jfif"];
 
 /// Ends of the names of images that are not.
 const OTHER: [&str; 16] = [
@@ -80,11 +81,11 @@ pub fn collect(inputs: &[PathBuf], out: &Path) -> Result<Inputs, Failure> {
             },
         }
     }
-    all.name(named, out)?;
+    all.name(named, out);
     Ok(all)
 }
 
-const NOTHING: &str = "holds no image (.png, .jpg or .jpeg)";
+const NOTHING: &str = "holds no image (.png, .jpg, .jpeg, .jpe or .jfif)";
 
 impl Inputs {
     /// The images that a walk has found; notes what it has passed over.
@@ -129,19 +130,19 @@ impl Inputs {
         });
         let files = self.take(found);
         if files.is_empty() {
-            self.failed.push(format!("no image (.png, .jpg or .jpeg) matches {text}"));
+            self.failed.push(format!("no image (.png, .jpg, .jpeg, .jpe or .jfif) matches {text}"));
         }
         Ok(files.into_iter().map(|file| (below(&file), folder.join(below(&file)))).collect())
     }
 
-    /// Gives every image names for its results. Where names meet, the end of the image's own name
-    /// stays in them.
-    fn name(&mut self, named: Vec<(PathBuf, PathBuf)>, out: &Path) -> Result<(), Failure> {
+    /// Gives every image names for its results. Where names meet, the folders that distinguish the
+    /// images come before them, and the end of the image's own name stays in them.
+    fn name(&mut self, named: Vec<(PathBuf, PathBuf)>, out: &Path) {
+        let named = distinguished(named);
         let mut stems: Vec<PathBuf> =
             named.iter().map(|(path, _)| path.with_extension("")).collect();
         loop {
-            let mut users: BTreeMap<&Path, usize> = BTreeMap::new();
-            stems.iter().for_each(|stem| *users.entry(stem).or_default() += 1);
+            let users = counted(&stems);
             let meets = |k: &usize| users[stems[*k].as_path()] > 1 && stems[*k] != named[*k].0;
             let meeting: Vec<usize> = (0..stems.len()).filter(meets).collect();
             if meeting.is_empty() {
@@ -151,13 +152,16 @@ impl Inputs {
         }
         let mut files: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
         for (stem, (_, file)) in stems.into_iter().zip(named) {
-            if let Some(other) = files.insert(stem, file.clone()) {
-                return Err(Failure::Told(format!(
-                    "the results of {} and {} would have the same name; predict them one after the \
-                     other, each with a folder of its own as --out",
-                    other.display(),
-                    file.display()
-                )));
+            match files.entry(stem) {
+                Entry::Vacant(free) => {
+                    free.insert(file);
+                }
+                Entry::Occupied(other) => self.failed.push(format!(
+                    "{}: its results would have the names of those of {}; predict it on its own, \
+                     with another folder as --out",
+                    file.display(),
+                    other.get().display()
+                )),
             }
         }
         for (stem, file) in files {
@@ -173,8 +177,53 @@ impl Inputs {
                 None => self.files.push(Input { file, stem }),
             }
         }
-        Ok(())
     }
+}
+
+/// How many of `paths` are the same.
+fn counted(paths: &[PathBuf]) -> BTreeMap<&Path, usize> {
+    let mut users = BTreeMap::new();
+    paths.iter().for_each(|path| *users.entry(path.as_path()).or_default() += 1);
+    users
+}
+
+/// Lengthens names that meet by the folders that their files lie in, one by one from the last.
+fn distinguished(mut named: Vec<(PathBuf, PathBuf)>) -> Vec<(PathBuf, PathBuf)> {
+    let full: Vec<Vec<OsString>> = named.iter().map(|(_, file)| parts(file)).collect();
+    loop {
+        let names: Vec<PathBuf> = named.iter().map(|(name, _)| name.clone()).collect();
+        let users = counted(&names);
+        let mut longer = false;
+        for ((name, _), full) in named.iter_mut().zip(&full) {
+            let n = name.iter().count();
+            if users[name.as_path()] > 1 && n < full.len() {
+                *name = full[full.len() - n - 1..].iter().collect();
+                longer = true;
+            }
+        }
+        if !longer {
+            return named;
+        }
+    }
+}
+
+/// The names of folders and file that lead to `file`: all of them where it is not below the
+/// current folder.
+fn parts(file: &Path) -> Vec<OsString> {
+    let leaves = file.components().any(|part| part == Component::ParentDir);
+    let file = match leaves {
+        true => std::path::absolute(file).unwrap_or_else(|_| file.to_owned()),
+        false => file.to_owned(),
+    };
+    let mut parts = Vec::new();
+    for part in file.components() {
+        match part {
+            Component::Normal(name) => parts.push(name.to_owned()),
+            Component::ParentDir => drop(parts.pop()),
+            _ => {}
+        }
+    }
+    parts
 }
 
 fn has_end(path: &Path, some: &[&str], more: &[&str]) -> bool {
