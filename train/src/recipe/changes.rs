@@ -84,9 +84,8 @@ fn collect(path: &str, value: &Value, found: &mut BTreeMap<String, String>) {
     let inside = |name: &str| if path.is_empty() { name.into() } else { format!("{path}.{name}") };
     match value {
         value if find(&pattern(path)).is_some() => {
-            if bearing(path).on_weights() {
-                found.insert(path.to_owned(), shown(Some(value)));
-            }
+            let value = bearing(path).on_weights().then(|| shown(Some(value)));
+            found.extend(value.map(|value| (path.to_owned(), value)));
         }
         Value::Table(table) => {
             table.iter().for_each(|(name, value)| collect(&inside(name), value, found));

@@ -216,13 +216,16 @@ fn tensor() -> Vec<u8> {
     .concat()
 }
 
+/// Entries of a file, the wrappers that lead to its weights, and those that are passed over.
+type Wrapped<'a> = (&'a [(&'a str, &'a [u8])], &'a [&'a str], &'a [&'a str]);
+
 #[test]
 fn weights_are_found_under_their_wrappers_and_averages_first() {
     let weights = dict(&[("norm.weight", &tensor())]);
     let (w, number) = (weights.as_slice(), &b"K\x03"[..]);
     let settings = dict(&[("decay", number)]);
     let shadow = dict(&[("decay", number), ("shadow", w)]);
-    let cases: [(&[(&str, &[u8])], &[&str], &[&str]); 12] = [
+    let cases: [Wrapped; 12] = [
         (&[("swa_state_dict", w)], &["swa_state_dict"], &[]),
         (&[("swa_model", w), ("epoch", number)], &["swa_model"], &[]),
         (&[("ema", &shadow)], &["ema", "shadow"], &[]),
