@@ -1,14 +1,28 @@
 //! Words to standard output and standard error. A reader that goes away (`| head`) must not end a
-//! training run, so failures to write are ignored.
+//! training run, so failures to write end nothing; the first one is remembered.
 
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// A result: one or several lines on standard output.
 pub fn say(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{}", text.trim_end_matches('\n'));
-    let _ = out.flush();
+    let written = writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush());
+    if let Err(error) = written
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        // Only the first one is of interest.
+        let _ = LOST.set(error.to_string());
+    }
+}
+
+/// Why standard output lacks something that was to be there.
+static LOST: OnceLock<String> = OnceLock::new();
+
+/// What kept a result from standard output, such as a full disk.
+pub fn lost_output() -> Option<&'static str> {
+    LOST.get().map(String::as_str)
 }
 
 /// A result about a file that was written: on standard error where the file itself went to standard

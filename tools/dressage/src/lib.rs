@@ -113,8 +113,14 @@ const STACK: usize = 8 << 20;
 fn work() -> ExitCode {
     signals::report_file_limits();
     let command = Cli::parse().command;
+    // What these are for lies in files.
+    let has_files = matches!(command, Command::Train(_) | Command::Demo(_));
     let done = allocate::catch(|| run(command));
-    match done.unwrap_or_else(|refused| Err(Failure::Train(refused.into()))) {
+    let done = done.unwrap_or_else(|refused| Err(Failure::Train(refused.into())));
+    let lost = console::lost_output().filter(|_| !has_files && done.is_ok());
+    match lost
+        .map_or(done, |why| Err(Failure::Told(format!("cannot write to standard output: {why}"))))
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             complain(&failure.line());

@@ -223,6 +223,16 @@ pub fn find(path: &Path) -> Option<&Path> {
     Some(dir).filter(|dir| is_run(dir))
 }
 
+/// Whether `path` is a file that the run in `dir` cannot do without: recipe, log, lock, checkpoint.
+pub fn is_own_file(dir: &Path, path: &Path) -> bool {
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    let Some(path) = real(path) else { return false };
+    let is_named = |name: &&str| real(&dir.join(name)).as_deref() == Some(path.as_path());
+    let checkpoints = real(&checkpoint::folder(dir));
+    [RECIPE, LOG, LOCK].iter().any(is_named)
+        || checkpoints.is_some_and(|folder| path.parent() == Some(folder.as_path()))
+}
+
 /// Whether the run in `dir` was started with `recipe`.
 ///
 /// # Errors

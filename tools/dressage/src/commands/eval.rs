@@ -9,7 +9,7 @@ use dressage_train::recipe::{Command, Recipe, SaveSignal};
 use dressage_train::{checkpoint, files};
 use serde::Serialize;
 
-use super::{Overrides, Trained, Wanted, assignment, start_threads};
+use super::{Overrides, Trained, Wanted, assignment, refuse_own_file, start_threads};
 use crate::console::{say, width};
 use crate::failure::Failure;
 use crate::signals::{Words, watched};
@@ -75,6 +75,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let what = "the recipe names no evaluation set; add one with settings such as \
                     data.eval.0.images=FOLDER data.eval.0.labels=FOLDER";
         return Err(Failure::Told(what.into()));
+    }
+    if let (Some(dir), Some(out)) = (trained.folder(), &args.out) {
+        refuse_own_file(dir, out)?;
     }
     let words = Words { first: "stopping after this image", lost: "the scores are not written" };
     let (watch, stop) = watched(words, SaveSignal::None)?;

@@ -205,6 +205,15 @@ impl Trained {
     }
 }
 
+/// Refuses a result that would replace a file which the run in `dir` is made of.
+pub fn refuse_own_file(dir: &Path, out: &Path) -> Result<(), Failure> {
+    if !run_folder::is_own_file(dir, out) {
+        return Ok(());
+    }
+    let what = format!("{} belongs to the run itself; choose another --out", out.display());
+    Err(Failure::Told(what))
+}
+
 /// The checkpoint of a run that a command works with.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {

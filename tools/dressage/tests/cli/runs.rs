@@ -79,6 +79,27 @@ fn a_copied_or_moved_run_is_one_of_its_own() {
     assert!(!at("a").exists() && !at("runs").exists());
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn results_replace_no_file_of_the_run_and_are_not_lost_silently() {
+    let dir = tempfile::tempdir().expect("folder");
+    std::fs::write(dir.path().join("tiny.toml"), TINY).expect("written");
+    let run = |args: &[&str]| dressage(dir.path(), args);
+    done(run(&["train", "tiny.toml", "train.eval_every=0", "data.eval=[]"]));
+    let own = "runs/tiny/checkpoints/step-000003.safetensors";
+    let bytes = std::fs::read(dir.path().join(own)).expect("checkpoint");
+    refused(run(&["weights", "export", "runs/tiny", "--out", own]), 1, &[own, "--out"]);
+    assert!(std::fs::read(dir.path().join(own)).expect("checkpoint") == bytes);
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("device");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_dressage"))
+        .args(["weights", "inspect", own])
+        .current_dir(dir.path())
+        .stdout(full)
+        .output()
+        .expect("the program starts");
+    refused(output, 1, &["standard output", "No space left"]);
+}
+
 #[test]
 fn files_of_others_in_a_run_folder_are_not_touched() {
     let dir = folder();

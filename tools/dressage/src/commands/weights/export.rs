@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use dressage_models::weights::write_summed;
 use dressage_train::{checkpoint, files};
 
-use super::super::Wanted;
+use super::super::{Wanted, refuse_own_file};
 use super::convert::names_safetensors;
 use crate::console::{grouped, say_of};
 use crate::failure::Failure;
@@ -32,6 +32,7 @@ pub struct Args {
 /// Exports.
 pub fn run(args: &Args) -> Result<(), Failure> {
     args.out.as_deref().map_or(Ok(()), names_safetensors)?;
+    args.out.as_deref().map_or(Ok(()), |out| refuse_own_file(&args.run_dir, out))?;
     let mut wanted = Wanted::find(&args.run_dir, args.checkpoint)?;
     let open = |step| checkpoint::open_of(&args.run_dir, step, "--checkpoint");
     let (notes, dict) = wanted.open(&args.run_dir, open)?;
