@@ -139,7 +139,8 @@ fn predictions(dir: &Path) {
     refused(run(&["predict", "runs/tiny", "none.png"]), 1, &["none.png"]);
     refused(run(&["predict", "runs/tiny", "*.jpg"]), 1, &["no image", "*.jpg"]);
     std::fs::copy(dir.join("in/a.png"), dir.join("a.png")).expect("copied");
-    refused(run(&["predict", "runs/tiny", "in/a.png", "a.png"]), 1, &["same name"]);
+    done(run(&["predict", "runs/tiny", "in/a.png", "a.png", "--out", "both"]));
+    assert_eq!(names_below(&dir.join("both")), 4, "an overlay and a label each");
     std::fs::write(dir.join("in/bad.png"), "no picture").expect("written");
     refused(
         run(&["predict", "runs/tiny", "in/bad.png"]),
@@ -225,4 +226,10 @@ fn an_interrupted_run_saves_its_state_and_says_how_to_go_on() {
     assert!(words.contains("interrupted: step ") && words.contains("--resume"), "{words}");
     let kept = dressage_train::checkpoint::list(&dir.path().join("runs/tiny")).expect("list");
     assert_eq!(kept.len(), 1, "{words}");
+}
+
+/// Files in a folder and its folders.
+fn names_below(dir: &Path) -> usize {
+    let entries = std::fs::read_dir(dir).expect("folder").map(|e| e.expect("entry").path());
+    entries.map(|path| if path.is_dir() { names_below(&path) } else { 1 }).sum()
 }
