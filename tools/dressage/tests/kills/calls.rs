@@ -196,7 +196,7 @@ fn killed_in_saves(device: &'static str, few: usize) {
     println!(
         "{device}: kills before system calls, by save: {by_save:?}; {missed} calls did not come"
     );
-    assert!(missed <= by_save.values().sum(), "{missed} calls did not come");
+    assert!(missed <= by_save.values().sum::<usize>(), "{missed} calls did not come");
 }
 
 /// What a training leaves that is watched, but not disturbed, and every call of its saves.
