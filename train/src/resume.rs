@@ -110,7 +110,8 @@ impl Earlier {
         let mut changes = before.as_ref().map_or_else(Vec::new, |before| changes(before, now));
         if !notes.settings.is_empty() {
             // What the checkpoint was trained with, whatever somebody made of the recipe since.
-            changes.retain(|change| !change.bearing.on_weights());
+            let weighty = [Bearing::Network, Bearing::Learning];
+            changes.retain(|change| !weighty.contains(&change.bearing));
             changes.extend(changed_settings(&notes.settings, now));
         }
         let refused = listed(changes.iter().filter(|change| change.bearing.on_weights()));

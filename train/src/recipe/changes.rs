@@ -71,7 +71,8 @@ fn shown(value: Option<&Value>) -> String {
     }
 }
 
-/// Values of all keys that bear on the weights, as TOML, by dotted path.
+/// Values of all keys that decide what the network is and learns, as TOML, by dotted path. How
+/// numbers are stored on the way is left out: a state may go on elsewhere.
 pub fn settings(recipe: &Recipe) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     if let Ok(value) = Value::try_from(recipe) {
@@ -84,7 +85,8 @@ fn collect(path: &str, value: &Value, found: &mut BTreeMap<String, String>) {
     let inside = |name: &str| if path.is_empty() { name.into() } else { format!("{path}.{name}") };
     match value {
         value if find(&pattern(path)).is_some() => {
-            let value = bearing(path).on_weights().then(|| shown(Some(value)));
+            let counts = matches!(bearing(path), Bearing::Network | Bearing::Learning);
+            let value = counts.then(|| shown(Some(value)));
             found.extend(value.map(|value| (path.to_owned(), value)));
         }
         Value::Table(table) => {
