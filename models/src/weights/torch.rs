@@ -209,8 +209,9 @@ fn without_tensors(tree: &Tree<'_>, dict: Value, passed: &[String]) -> String {
         "" => "save the model's state_dict() by itself".to_string(),
         holders => format!("save the dictionary of weights by itself ({holders} hold tensors)"),
     };
-    let looked_for = names::WRAPPERS.join(", ");
-    format!("holds no tensors{under} at the top or in {looked_for}; its keys are {keys}; {what}")
+    // A sentence has no room for all of them.
+    let looked_for = names::WRAPPERS[..6].join(", ");
+    format!("holds no tensors{under} or in {looked_for}, ...; its keys are {keys}; {what}")
 }
 
 /// The tensors of a tree of TorchScript modules, their names joined by dots.
