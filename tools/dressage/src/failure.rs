@@ -4,6 +4,7 @@ use dressage_train::TrainError;
 use dressage_train::files::FileError;
 use dressage_train::recipe::RecipeError;
 
+use crate::console::escaped;
 use crate::signals;
 
 /// An end that is no success; the text is one sentence for the user.
@@ -28,11 +29,7 @@ impl Failure {
             Failure::Interrupted(what) => format!("interrupted: {what}"),
             other => format!("error: {other}"),
         };
-        let mut line = String::with_capacity(text.len());
-        for c in text.chars() {
-            if c.is_control() { line.extend(c.escape_debug()) } else { line.push(c) }
-        }
-        line
+        escaped(&text)
     }
 
     /// Exit code of the process.
