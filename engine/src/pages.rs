@@ -23,7 +23,7 @@ pub struct Pages {
     slot: Option<&'static Slot>,
 }
 
-/// What changes when somebody writes to a file.
+/// Identity of a file's content: it changes when somebody writes to the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     len: u64,

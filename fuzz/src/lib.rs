@@ -68,7 +68,7 @@ pub fn recipe(bytes: &[u8]) {
     }
 }
 
-/// What is made of a recipe before anything is built.
+/// The recipe of a command, resolved before anything is built.
 fn usable(recipe: &Recipe) {
     let text = recipe.to_toml().expect("a recipe is written");
     let again = Recipe::from_text(Path::new(PATH), &text, &[]).expect("and read again");

@@ -51,7 +51,7 @@ pub enum Choice {
 }
 
 impl FromStr for Choice {
-    /// What it should have been.
+    /// The words that are accepted.
     type Err = &'static str;
 
     fn from_str(text: &str) -> std::result::Result<Choice, &'static str> {

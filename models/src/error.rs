@@ -28,7 +28,7 @@ pub enum ModelError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         cause: String,
     },
     /// A tensor of a file that holds NaN, infinity, or a number beyond the range of f32.
@@ -67,7 +67,7 @@ pub enum ModelError {
     Matching(String),
 }
 
-/// What is wrong with a finite value.
+/// The fault of a finite value.
 fn beyond(value: &f64) -> &'static str {
     if value.is_finite() { ", which is beyond the range of f32" } else { "" }
 }

@@ -1,4 +1,4 @@
-//! What a checkpoint costs: writing, opening, and putting it into a network, in milliseconds.
+//! Cost of a checkpoint in milliseconds: writing, opening, putting it into a network.
 //!
 //!     cargo run --release -p dressage-tests --example checkpoints -- [FOLDER]
 //!

@@ -41,7 +41,7 @@ pub enum TrainError {
     NoFile {
         /// File.
         path: PathBuf,
-        /// What it is.
+        /// Description of the file.
         found: &'static str,
     },
     /// A file that is no picture of a form that is read.
@@ -49,9 +49,9 @@ pub enum TrainError {
     PictureForm {
         /// File.
         path: PathBuf,
-        /// What it is, whatever its name says.
+        /// Form of the file, whatever its name says.
         found: &'static str,
-        /// What to do about it.
+        /// The way out.
         way: &'static str,
     },
     /// A picture whose bytes make no sense.
@@ -77,9 +77,9 @@ pub enum TrainError {
     LabelFile {
         /// File.
         path: PathBuf,
-        /// What it is, whatever its name says.
+        /// Form of the file, whatever its name says.
         found: &'static str,
-        /// What to do about it.
+        /// The way out.
         way: &'static str,
     },
     /// A label file that holds no class per pixel.
@@ -198,7 +198,7 @@ pub enum TrainError {
     IdTable {
         /// Key of the data set.
         key: String,
-        /// What is wrong and the way out.
+        /// The fault and the way out.
         what: String,
     },
     /// A pixel array of another length than its size says.
@@ -234,9 +234,9 @@ pub enum TrainError {
     /// A damaged checkpoint of a run.
     #[error("{error}; {instead}")]
     Damaged {
-        /// What is wrong with it.
+        /// The fault.
         error: String,
-        /// What to use instead.
+        /// The way out.
         instead: String,
     },
     /// Weights or moments that an update has made infinite or no numbers.
@@ -246,7 +246,7 @@ pub enum TrainError {
         step: u64,
         /// Tensor and value.
         what: String,
-        /// What to go on from, with a separator in front.
+        /// State to go on from, with a separator in front.
         instead: String,
     },
     /// A run that is to be resumed with other settings.
@@ -294,7 +294,7 @@ pub enum TrainError {
         needed: String,
         /// Memory that the process can still take.
         available: String,
-        /// What ends it, if that is known.
+        /// Limit that ends it, if that is known.
         limit: String,
         /// Settings that need less.
         ways: String,
@@ -307,7 +307,7 @@ pub enum TrainError {
     AddressSpace {
         /// Memory up to the buffer that was refused.
         needed: String,
-        /// What the process has, in words.
+        /// Memory of the process, in words.
         available: String,
     },
     /// A buffer that the system refused.
@@ -324,13 +324,13 @@ pub enum TrainError {
     /// An inference that would not fit into the memory of the machine.
     #[error("the network needs {needed} for {what}, and {available}; {ways}")]
     Inference {
-        /// What the network is to see at once.
+        /// Size that the network is to see at once.
         what: String,
         /// Memory that it takes.
         needed: String,
         /// Memory that there is, in words.
         available: String,
-        /// What needs less.
+        /// Settings that need less.
         ways: &'static str,
     },
     /// A device that cannot be used.

@@ -57,7 +57,7 @@ fn written_hint(source: &io::Error) -> &'static str {
     }
 }
 
-/// What helps against limits of the process and of the user.
+/// Advice on limits of the process and of the user.
 pub fn hint(source: &io::Error) -> Option<&'static str> {
     #[cfg(unix)]
     {

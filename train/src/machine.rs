@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use crate::plan::mib;
 
-/// What the memory of this process is limited by.
+/// Limit on the memory of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Limit {
-    /// What the machine has free.
+    /// Free memory of the machine.
     Machine,
     /// A control group of so many bytes.
     Group(usize),
@@ -41,7 +41,7 @@ impl fmt::Display for Limit {
 pub struct Room {
     /// Bytes.
     pub bytes: usize,
-    /// What ends them.
+    /// Limit that ends them.
     pub limit: Limit,
 }
 

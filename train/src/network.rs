@@ -148,7 +148,7 @@ fn opened(path: &Path, setting: &str) -> Result<StateDict> {
     Ok(StateDict::open_network(path)?)
 }
 
-/// What stands before the names of the backbone in the network, and not in its file.
+/// Prefix of the backbone's names in the network, absent in its file.
 const BACKBONE: &str = "backbone.";
 
 /// As [`build`], for a network whose trained part is restored from a run's checkpoint next: the

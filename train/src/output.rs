@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What the name of an output stands for.
+/// Kind of an output.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Output {
     /// A file, there or not: the one at the end of all links.
@@ -73,7 +73,7 @@ fn end_of_links(path: &Path) -> io::Result<PathBuf> {
 /// Opens a device or a pipe for writing. A pipe waits half a minute for somebody who reads.
 ///
 /// # Errors
-/// What cannot be opened, or a pipe that nobody reads from.
+/// An output that cannot be opened, or a pipe without a reader.
 pub(crate) fn open_stream(path: &Path) -> io::Result<File> {
     let begin = Instant::now();
     loop {

@@ -122,7 +122,7 @@ impl Place {
         Place { said: format!("the CPU; {why}"), warning, ..Place::host() }
     }
 
-    /// What nobody should overlook: a GPU that is there and not used.
+    /// Warning about a GPU that is there and not used.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
     }

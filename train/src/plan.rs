@@ -103,7 +103,7 @@ pub struct Plan {
     pub chosen: Recompute,
     /// Bytes that the process can take beyond what it has, if the system tells.
     pub available: Option<usize>,
-    /// What ends them.
+    /// Limit that ends them.
     pub limit: Option<Limit>,
 }
 

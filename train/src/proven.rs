@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// Lines that the file keeps, the latest.
 const KEPT: usize = 64;
 
-/// What was proven for one kind of device, a line of the file.
+/// Verification of one kind of device, a line of the file.
 fn line(device: &Device) -> Option<String> {
     let software = device.software()?;
     Some(format!("dressage {} on {software}", program()).replace(['\n', '\r'], " "))

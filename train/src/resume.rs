@@ -90,11 +90,11 @@ fn nothing(run: &Path) -> TrainError {
     refused(run, what)
 }
 
-/// What a run was until it is resumed.
+/// State of a run before it is resumed.
 pub(crate) struct Earlier {
     /// Its recipe, if the folder holds one.
     recipe: Option<Recipe>,
-    /// What differs now and bears on weights or scores.
+    /// Changes that bear on weights or scores.
     pub changes: Vec<Change>,
 }
 

@@ -64,7 +64,7 @@ pub struct Trainer {
     pub(crate) timer: Timer,
     /// Step of the checkpoint that was due by time; the next one replaces it.
     pub(crate) timed: Option<u64>,
-    /// What a resumed run was before.
+    /// Earlier state of a resumed run.
     pub(crate) earlier: Option<Earlier>,
     /// The data once they are checked.
     pub(crate) data: Option<Checked>,

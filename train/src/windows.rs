@@ -250,7 +250,7 @@ impl ScoreMap {
         self.finished
     }
 
-    /// What is held, `[classes, rows, w]`, with the first row and the number of rows.
+    /// Rows in memory, `[classes, rows, w]`, with the first row and the number of rows.
     pub fn held(&self) -> (&[f32], (usize, usize)) {
         (&self.sum, (self.top, self.rows))
     }

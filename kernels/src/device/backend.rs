@@ -95,7 +95,7 @@ pub(super) trait Backend: Send + Sync {
     /// Queues a product; `false` if it turns out that the device cannot do what is fused with it:
     /// nothing is queued then, and it does not [fit](Backend::fits) from then on.
     fn product(&self, product: &Product) -> Result<bool>;
-    /// What was asked for fused with a product and could not be, in words.
+    /// Fused products that the library refused, in words.
     fn unfused(&self) -> Vec<String> {
         Vec::new()
     }

@@ -139,7 +139,7 @@ impl Library {
     /// Loads a file; a bare name is looked for by the system's loader.
     ///
     /// # Errors
-    /// What the loader says.
+    /// Message of the loader.
     pub fn load(file: &Path) -> Result<&'static Library, String> {
         static LOADED: Mutex<Vec<&'static Library>> = Mutex::new(Vec::new());
         // SAFETY: loading runs the initialisers of the file, which is named as a cuBLASLt.
@@ -161,7 +161,7 @@ impl Library {
         Ok(new)
     }
 
-    /// What tells loaded libraries apart.
+    /// Identity of a loaded library.
     pub fn address(&self) -> usize {
         self.calls.create as usize
     }

@@ -1,4 +1,4 @@
-//! What has to hold before a GPU is opened: its driver, its age, the environment.
+//! Conditions for opening a GPU: its driver, its age, the environment.
 
 use cudarc::driver::sys;
 

@@ -233,7 +233,7 @@ impl Products {
         })
     }
 
-    /// What was asked for fused with a product and could not be, in words.
+    /// Fused products that the library refused, in words.
     pub fn unfused(&self) -> Vec<String> {
         let none = |(key, plan): (&Asked, &Option<Plan>)| plan.is_none().then(|| key.words());
         let mut all: Vec<String> = self.plans.iter().filter_map(none).collect();

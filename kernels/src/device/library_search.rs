@@ -21,7 +21,7 @@ const NAMES: &[&str] = if cfg!(windows) {
 /// The oldest CUDA version whose cuBLASLt is used.
 const OLDEST: usize = 12;
 
-/// What decides where libraries lie.
+/// Environment that decides where libraries lie.
 struct Surroundings<'a> {
     variable: &'a dyn Fn(&str) -> Option<OsString>,
     root: &'a Path,

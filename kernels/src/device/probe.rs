@@ -24,9 +24,9 @@ pub struct Library {
     pub path: Option<PathBuf>,
     /// File names on the loader's path, then folders, in the order in which they were tried.
     pub looked_for: Vec<String>,
-    /// What was found and cannot be used, with the reason.
+    /// Libraries that were found and cannot be used, with the reason.
     pub passed_over: Vec<String>,
-    /// What is missing without it.
+    /// Functions that are missing without it.
     pub without: &'static str,
 }
 

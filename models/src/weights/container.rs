@@ -1,4 +1,4 @@
-//! What kind of file is this? Its bytes decide; the name does not matter.
+//! Kinds of files, told apart by their bytes and not by their names.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -48,7 +48,7 @@ impl From<&str> for Fault {
     }
 }
 
-/// What a reader found, or why it could not.
+/// Result of a reader, or the reason of its refusal.
 pub type Told<T> = std::result::Result<T, Fault>;
 
 /// Form of a file of weights.

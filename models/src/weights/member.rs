@@ -26,7 +26,7 @@ pub struct Member {
     pub sum: u32,
     /// Whether it was compared. Two threads may both come first, and find the same.
     pub good: AtomicBool,
-    /// What is reported of an entry of this name that differs.
+    /// Message for an entry of this name that differs.
     pub differs: fn(&str) -> String,
 }
 

@@ -157,7 +157,7 @@ const MARKERS: [&str; 5] = [
     "_fpw_module",
 ];
 
-/// What data-parallel training puts in front of every name.
+/// Prefix that data-parallel training puts in front of every name.
 const PARALLEL: &str = "module.";
 
 /// Counters beside averaged weights.
@@ -272,7 +272,7 @@ const ANCHORS: [&str; 5] = [
     "class_embedding",
 ];
 
-/// What stands in front of the names of a network that is not known without.
+/// Prefix of the names of a network that is not recognised with it.
 fn outer(tensors: &BTreeMap<String, Stored>) -> Told<Option<String>> {
     // A file with more networks than this is none of those that are meant here.
     const TRIED: usize = 8;

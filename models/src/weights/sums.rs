@@ -26,7 +26,7 @@ const TENSORS: &str = "tensor_crc32";
 /// Hexadecimal digits of a sum.
 const DIGITS: usize = 8;
 
-/// What stands before the header's sum: the notes are JSON within a text of the header's JSON.
+/// Text before the header's sum: the notes are JSON within a text of the header's JSON.
 const BEFORE: &str = "header_crc32\\\":\\\"";
 
 /// Adds the sums of `tensors`, in the order in which they are written, to the notes of a file;
@@ -81,7 +81,7 @@ pub fn check(
     }
 }
 
-/// What is reported of a tensor that differs from its sum.
+/// Message for a tensor that differs from its sum.
 pub fn differs_in(tensor: &str) -> String {
     differs(&format!("tensor {}", shown(tensor)))
 }

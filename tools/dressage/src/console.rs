@@ -20,7 +20,7 @@ pub fn say(text: &str) {
 /// Why standard output lacks something that was to be there.
 static LOST: OnceLock<String> = OnceLock::new();
 
-/// What kept a result from standard output, such as a full disk.
+/// Reason that standard output lacks a result, such as a full disk.
 pub fn lost_output() -> Option<&'static str> {
     LOST.get().map(String::as_str)
 }

@@ -63,7 +63,7 @@ impl Cli {
     /// and the names in run folders, nothing else.
     ///
     /// # Errors
-    /// What the command itself would end with.
+    /// The error that the command itself would end with.
     pub fn check(&self) -> Result<(), Failure> {
         match &self.command {
             Command::Train(args) => args.recipe().map(drop),

@@ -26,7 +26,7 @@ mod unix {
 
     use dressage_engine::Pages;
 
-    /// What answered the signal before.
+    /// Earlier handler of the signal.
     static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
     pub fn install() {

@@ -29,7 +29,7 @@ pub fn exit_code() -> u8 {
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
 
-/// What is said about signals.
+/// Messages about signals.
 #[derive(Debug, Clone, Copy)]
 pub struct Words {
     /// At the first one.

@@ -23,7 +23,7 @@ pub(crate) struct Settings {
     pub fails: Option<String>,
     /// Kernels whose names begin so do nothing.
     pub skips: Option<String>,
-    /// What cuBLASLt says its version is.
+    /// Version that cuBLASLt reports.
     pub lt_version: usize,
     /// cuBLASLt does not start.
     pub lt_broken: bool,

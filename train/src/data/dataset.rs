@@ -157,7 +157,7 @@ impl Dataset {
         &self.table
     }
 
-    /// What the scan of its folder has passed over, in words.
+    /// Entries that the scan of its folder passed over, in words.
     pub fn passed_over(&self) -> Option<&str> {
         self.passed_over.as_deref()
     }

@@ -1,11 +1,11 @@
-//! What a file is, by its first bytes and not by its name.
+//! Form of a file by its first bytes, not by its name.
 
 /// A form of file that is not read, and what helps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Other {
-    /// What it is, as `a WebP picture`.
+    /// The form with its article: `a WebP picture`.
     pub name: &'static str,
-    /// What to do about it.
+    /// The way out.
     pub way: &'static str,
 }
 
@@ -16,7 +16,7 @@ impl Other {
     }
 }
 
-/// What the first bytes of a file say.
+/// Form of a file by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     /// A PNG picture, perhaps cut short within its signature.
@@ -29,7 +29,7 @@ pub(super) enum Form {
     Unknown,
 }
 
-/// What a file of an unknown form is.
+/// Description of a file of an unknown form.
 pub(super) const UNKNOWN: &str = "a file of an unknown form";
 
 pub(super) const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";

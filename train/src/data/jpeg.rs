@@ -4,7 +4,7 @@
 //! without one. Cameras put thumbnails into segments and films, maps or further pictures behind the
 //! end, so markers are found by walking and not by searching.
 
-/// What the segments of a JPEG file hold.
+/// Contents of the segments of a JPEG file.
 #[derive(Debug, Default)]
 pub(super) struct Segments<'a> {
     /// One past the end marker; `None` where the file ends before the picture does.
@@ -24,7 +24,7 @@ pub(super) struct Segments<'a> {
 }
 
 impl Segments<'_> {
-    /// What the decoder does not know about the way in which the picture is coded.
+    /// Coding of the picture that the decoder does not know.
     pub fn unknown(&self) -> Option<&'static str> {
         match self.frame {
             0xC3 | 0xC7 => Some("a lossless JPEG picture"),

@@ -186,7 +186,7 @@ fn unpack(bytes: &[u8], w: usize, line: usize, depth: usize) -> Vec<u8> {
     out
 }
 
-/// What a label file holds, whatever table its values are looked up in.
+/// Contents of a label file before its values become classes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LabelFacts {
     /// Width in pixels.
@@ -205,7 +205,7 @@ pub struct LabelFacts {
 /// Most colours that [`LabelFacts`] lists: many more than any table has.
 const COLOURS: usize = 1024;
 
-/// What the label file `path` holds.
+/// Contents of the label file `path`.
 ///
 /// # Errors
 /// As [`read_label`], but for values that are no class.

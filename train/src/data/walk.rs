@@ -16,7 +16,7 @@ use crate::pictures::is_result;
 /// Folders that archives, cameras and file servers add.
 const SYSTEM: [&str; 3] = ["__MACOSX", "@eaDir", "$RECYCLE.BIN"];
 
-/// What [`walk`] has found.
+/// Result of [`walk`].
 #[derive(Debug, Default)]
 pub struct Found {
     /// Wanted files, sorted. A link that leads nowhere is among them, so that reading it fails.
@@ -174,7 +174,7 @@ pub fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".") || SYSTEM.iter().any(|known| name == *known)
 }
 
-/// What a path is if it is no regular file.
+/// Description of a path that is no regular file.
 pub fn special(meta: &Metadata) -> Option<&'static str> {
     let kind = meta.file_type();
     if kind.is_file() {

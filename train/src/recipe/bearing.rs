@@ -8,12 +8,12 @@
 use super::keys::{KEYS, Key};
 use super::resolve::pattern;
 
-/// What a key decides.
+/// Influence of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bearing {
-    /// What the network is, and what its classes mean.
+    /// Structure of the network and meaning of its classes.
     Network,
-    /// What is learnt: data, augmentation, losses, optimiser, schedule.
+    /// Course of learning: data, augmentation, losses, optimiser, schedule.
     Learning,
     /// How numbers are stored on the way, which changes them a little.
     Precision,
@@ -25,7 +25,7 @@ pub enum Bearing {
     Work,
     /// The course of a training: intervals, memory, workers.
     Course,
-    /// What a run starts from; not read afterwards.
+    /// Start of a run; not read afterwards.
     Start,
     /// Names for people and for the run folder.
     Label,
@@ -99,7 +99,7 @@ pub(super) fn is_known(path: &str) -> bool {
     first_key(path).is_some()
 }
 
-/// What the key at a path decides; of a section, what its first key does.
+/// Influence of the key at a path, or of the first key of a section.
 pub(super) fn bearing(path: &str) -> Bearing {
     let path = first_key(path).map_or(path, |key| key.path);
     TABLE.iter().find(|(start, _)| path.starts_with(start)).map_or(Learning, |(_, found)| *found)

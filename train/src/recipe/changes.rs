@@ -1,4 +1,4 @@
-//! What differs between two recipes, key by key.
+//! Differences between two recipes, key by key.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use super::resolve::pattern;
 pub struct Change {
     /// Dotted path, such as `data.eval.0.crop`; a whole entry of a list if one recipe lacks it.
     pub key: String,
-    /// What it decides.
+    /// Influence of the key.
     pub bearing: Bearing,
     /// The first value, as TOML.
     pub before: String,

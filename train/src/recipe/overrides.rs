@@ -4,7 +4,7 @@ use super::bearing::{Bearing, bearing, is_known};
 use super::resolve::{path_of, pattern};
 use super::{EvalMode, Recipe, RecipeError};
 
-/// What overrides are given to.
+/// Command that overrides are given to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     /// Going on with a run.

@@ -17,7 +17,7 @@ const TRAIN_IDS: usize = 19;
 pub struct Data {
     /// Folder that the sets' folders are relative to.
     pub root: PathBuf,
-    /// What happens where an image or label cannot be used.
+    /// Policy for images and labels that cannot be used.
     pub on_error: OnError,
     /// Label ids that make up each class, in the order of `head.classes`; ids in no group are
     /// ignored. Empty: id = class.

@@ -27,7 +27,7 @@ pub(super) struct Hold {
     made: Vec<PathBuf>,
 }
 
-/// What a lock file says.
+/// Contents of a lock file.
 #[derive(Serialize, Deserialize)]
 struct Holder {
     process: u32,

@@ -27,7 +27,7 @@ pub const LOG: &str = "log.jsonl";
 /// Begin of the first line of a recipe that a run wrote.
 const WRITTEN: &str = "# Written by dressage ";
 
-/// What stands before the checksum in that line.
+/// Text before the checksum in that line.
 const CHECKSUM: &str = "; checksum ";
 
 /// The folder of a run that this process trains in.
@@ -71,7 +71,7 @@ impl RunFolder {
         Ok(folder)
     }
 
-    /// What whoever starts a run here should know, if anything.
+    /// Warning for the person who starts a run here, if any.
     pub fn note(&self) -> Option<String> {
         let dir = self.dir.display();
         let text = format!(

@@ -121,7 +121,7 @@ pub fn start(threads: usize, code: Choice) -> Result<(), Failure> {
         .map_err(|e| Failure::Told(no_thread(&e)))
 }
 
-/// What to say where the system starts no thread.
+/// Message for a system that starts no thread.
 pub fn no_thread(error: &dyn std::fmt::Display) -> String {
     format!(
         "cannot start a thread: {error}; the limit of address space (ulimit -v) or of processes \

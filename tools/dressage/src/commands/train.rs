@@ -233,7 +233,7 @@ fn memory_table(plan: &Plan) -> String {
     text + &free.unwrap_or_default()
 }
 
-/// What is told of a run that was stopped before it did a step: there is nothing to save.
+/// Failure of a run that was stopped before its first step: there is nothing to save.
 fn before_a_step(error: TrainError, recipe: &Recipe) -> Failure {
     let TrainError::Interrupted = error else { return error.into() };
     let again = match checkpoint::list(&recipe.run.dir) {

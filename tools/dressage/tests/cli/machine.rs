@@ -1,4 +1,4 @@
-//! What a machine gives: memory, threads, and the code of its CPU.
+//! Limits of a machine: memory, threads, and the code of its CPU.
 
 use std::path::Path;
 

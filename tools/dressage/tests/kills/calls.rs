@@ -199,7 +199,7 @@ fn killed_in_saves(device: &'static str, few: usize) {
     assert!(missed <= by_save.values().sum::<usize>(), "{missed} calls did not come");
 }
 
-/// What a training leaves that is watched, but not disturbed, and every call of its saves.
+/// Results of a training that is traced but not disturbed, and every call of its saves.
 fn undisturbed(device: &'static str) -> (Finished, Vec<Moment>) {
     let training = Training::new(device);
     let (saves, end) = traced(training.command(), None);

@@ -14,7 +14,7 @@ use crate::common::TINY;
 /// Steps of the trainings here; checkpoints and evaluations come after every second.
 pub const STEPS: u64 = 6;
 
-/// What all trainings here set.
+/// Settings of all trainings here.
 const SETTINGS: [&str; 5] = [
     "run.dir=run",
     "train.steps=6",
@@ -29,7 +29,7 @@ pub struct Training {
     device: &'static str,
 }
 
-/// What a training has left when it is done.
+/// Files of a training that is done.
 #[derive(PartialEq)]
 pub struct Finished {
     /// Bytes of the last checkpoint.
@@ -90,7 +90,7 @@ impl Training {
         self.finished()
     }
 
-    /// What is there after the end.
+    /// Files that are there after the end.
     pub fn finished(&self) -> Finished {
         let dir = self.run_dir();
         let last = dir.join(format!("checkpoints/step-{STEPS:06}.safetensors"));

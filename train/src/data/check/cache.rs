@@ -1,4 +1,4 @@
-//! What is known about the files of a folder from an earlier look, so that the next is quick.
+//! Cache of facts about the files of a folder, which makes the next check quick.
 //!
 //! One file for each folder lies below `$XDG_CACHE_HOME/dressage` or `~/.cache/dressage`. An entry
 //! holds as long as length and time of change of its file stay the same. It states what is in a
@@ -22,7 +22,7 @@ const FORM: u32 = 2;
 /// A file may change again within the grain of its clock, so young ones are looked at each time.
 const YOUNG: Duration = Duration::from_secs(2);
 
-/// What is known about a file.
+/// Facts about a file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Facts {
     Image(ImageFacts),
@@ -79,7 +79,7 @@ impl Cache {
         Cache { file, ..cache }
     }
 
-    /// What is known about `path`, if it is as it was.
+    /// Facts about `path`, if it is unchanged.
     pub fn get(&self, path: &Path, stamp: Stamp) -> Option<&Facts> {
         let (known, facts) = self.entries.get(path.to_str()?)?;
         (*known == stamp).then_some(facts)

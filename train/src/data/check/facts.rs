@@ -1,4 +1,4 @@
-//! What the header and the end of a picture say, without decoding it.
+//! Facts in the header and the end of a picture, read without decoding it.
 
 use std::fs::File;
 use std::io::{BufReader, Read as _, Seek as _, SeekFrom};

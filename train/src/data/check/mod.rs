@@ -1,4 +1,4 @@
-//! What is wrong with the data of a recipe, found before the first step.
+//! Faults in the data of a recipe, found before the first step.
 //!
 //! Sizes come from the headers of images, values from the labels, which are decoded once and
 //! remembered ([`cache_folder`]). `data.on_error` decides about pairs that cannot be used: `stop`
@@ -44,7 +44,7 @@ pub struct Checked {
     pub train: Vec<Arc<dyn Source>>,
     /// Evaluation sets in the order of the recipe.
     pub eval: Vec<Arc<dyn Source>>,
-    /// What was found in the sets of files.
+    /// Checks of the sets of files.
     pub sets: Vec<SetCheck>,
     /// The training sets as one source.
     samples: Option<Samples>,
@@ -147,7 +147,7 @@ impl Checked {
         })
     }
 
-    /// What the run does without, as far as it is known now.
+    /// Samples left out so far.
     pub fn left_out(&self) -> LeftOut {
         let replaced = match &self.samples {
             Some(Samples::Replacing(source)) => source.replaced(),

@@ -26,13 +26,13 @@ const MANY: usize = 256;
 pub struct Fault {
     /// Position of the pair in its data set.
     pub pair: usize,
-    /// What is wrong with which file.
+    /// A file and its fault.
     pub what: String,
     /// Whether a value in the label is no class: perhaps the table of ids is another one's.
     pub value: bool,
 }
 
-/// What a look at every pair of a data set has found.
+/// Result of checking every pair of a data set.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SetCheck {
     /// Name of the data set.

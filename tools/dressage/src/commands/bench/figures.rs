@@ -45,7 +45,7 @@ impl Stat {
         json!({"median": median, "min": min, "max": max})
     }
 
-    /// Of what [`Stat::json`] wrote.
+    /// Parses the output of [`Stat::json`].
     pub fn read(value: &Value, factor: f64) -> Option<Stat> {
         let of = |key: &str| Some(value.get(key)?.as_f64()? * factor);
         Some(Stat { median: of("median")?, min: of("min")?, max: of("max")? })

@@ -30,7 +30,7 @@ use crate::progress::Watch;
 /// Steps before those that count, at least: the first load kernels, the third is captured.
 const WARM: usize = 4;
 
-/// What one case gave.
+/// Figures of one case.
 struct Measured {
     spans: Vec<Span>,
     /// Keys of a peer's file beside the times.
@@ -88,7 +88,7 @@ fn open(choice: Choice) -> Result<Device, Failure> {
     }
 }
 
-/// What a copy and a large product reach on a GPU.
+/// Rates that a copy and a large product reach on a GPU.
 fn limits(choice: Choice, without: bool) -> Result<Option<Ceiling>, Failure> {
     if without || choice == Choice::Virtual {
         return Ok(None);

@@ -110,7 +110,7 @@ pub fn recipe(case: &Case, device: &str, graphs: bool) -> Result<Recipe, Failure
     Ok(Recipe::from_name("gtav-s-rein", &settings)?)
 }
 
-/// What makes adapter, head and losses as small as the backbone of [`TINY`].
+/// Settings that make adapter, head and losses as small as the backbone of [`TINY`].
 const SMALL: [&str; 11] = [
     "head.width=16",
     "head.queries=20",

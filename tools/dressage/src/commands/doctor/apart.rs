@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What a process found, and which products it could not fuse.
+/// Outcomes of a process, and the products that it could not fuse.
 pub fn examine(folder: &'static str, number: usize, runs: usize) -> (Found, Vec<String>) {
     let device = format!("cuda:{number}");
     let words = ["doctor", "--device", &device, "--only", folder, "--json", "--runs"];

@@ -49,7 +49,7 @@ impl Time {
         Time { name, shape, ms: Stat::of(&ms), flops, bytes }
     }
 
-    /// Of what [`Time::json`] wrote.
+    /// Parses the output of [`Time::json`].
     fn read(value: &Value) -> Option<Time> {
         let text = |key: &str| Some(value[key].as_str()?.to_owned());
         let number = |key: &str| value[key].as_f64();
@@ -122,7 +122,7 @@ impl Found {
         wrong.map(|o| (o.what.as_str(), o.failure.as_deref().unwrap_or_default()))
     }
 
-    /// Of what [`Found::json`] and [`Found::outcomes_json`] wrote.
+    /// Parses the output of [`Found::json`] and [`Found::outcomes_json`].
     pub fn read(name: &'static str, value: &Value) -> Option<Found> {
         let outcome = |value: &Value| {
             Some(Outcome {

@@ -169,7 +169,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// What was found about the kernels.
+/// Findings about the kernels.
 struct Examined {
     found: Vec<Found>,
     ceiling: Option<Ceiling>,

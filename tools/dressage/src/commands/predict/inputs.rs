@@ -29,14 +29,14 @@ pub struct Input {
     pub stem: PathBuf,
 }
 
-/// What the arguments of the command stand for.
+/// Inputs that the arguments of the command name.
 #[derive(Default)]
 pub struct Inputs {
     /// Images, each once, sorted by the names of their results.
     pub files: Vec<Input>,
-    /// What cannot be segmented, one sentence each.
+    /// Inputs that cannot be segmented, one sentence each.
     pub failed: Vec<String>,
-    /// What was passed over.
+    /// Notes about entries that were passed over.
     pub notes: Vec<String>,
 }
 
