@@ -112,7 +112,7 @@ pub fn save(
     let mut tensors = model.trainable().iter().map(stored).collect::<Result<Vec<_>>>()?;
     tensors.extend(optimiser.tensors()?);
     for (name, tensor) in &tensors {
-        if let Some(what) = finite::wrong(name, tensor.data()?) {
+        if let Some(what) = finite::fault(name, tensor)? {
             return Err(TrainError::BrokenState { step, what, instead: String::new() });
         }
     }
@@ -192,7 +192,7 @@ pub fn open(path: &Path) -> Result<(Notes, StateDict)> {
             return Err(fail(format!("{name} is a tensor of {}, not of f32", stored.kind())));
         }
         let Some(values) = stored.checked_float(DType::F32).map_err(own)? else { continue };
-        if let Some(what) = finite::wrong(name, values.data()?) {
+        if let Some(what) = finite::fault(name, &values)? {
             return Err(fail(what));
         }
     }

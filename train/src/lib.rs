@@ -39,6 +39,7 @@ mod setup;
 mod step;
 pub mod timer;
 pub mod trainer;
+mod user_cache;
 pub mod wait;
 pub mod windows;
 

@@ -5,7 +5,6 @@
 //! reference, as in `dressage doctor`. What held is remembered in a small file of the user's cache
 //! folder; where that cannot be written the proofs run again the next time.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,8 +12,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use dressage_engine::Device;
 use dressage_kernels::proof::{self, Kernels, Outcome};
 
-use crate::files;
 use crate::runlog::{Progress, Stage};
+use crate::{files, user_cache};
 
 /// Time for the kernels of one folder, after which they count as hanging.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -38,11 +37,9 @@ fn program() -> String {
     format!("{}{}", env!("CARGO_PKG_VERSION"), build.unwrap_or_default())
 }
 
-/// The file, below `XDG_CACHE_HOME` or the home folder.
-fn file(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let folder = |name| variable(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
-    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
-    cache.or_else(|| folder("LOCALAPPDATA")).map(|cache| cache.join("dressage").join("proven.txt"))
+/// The file in the user's cache.
+fn file() -> Option<PathBuf> {
+    Some(user_cache::folder()?.join("proven.txt"))
 }
 
 fn lines(file: &Path) -> Vec<String> {
@@ -54,13 +51,13 @@ fn lines(file: &Path) -> Vec<String> {
 /// access by themselves.
 pub fn is_proven(device: &Device) -> bool {
     let Some(line) = line(device) else { return true };
-    file(|name| std::env::var_os(name)).is_some_and(|file| lines(&file).contains(&line))
+    file().is_some_and(|file| lines(&file).contains(&line))
 }
 
 /// Notes that all kernels were proven on such a device. That it may fail changes nothing: they are
 /// proven again then.
 pub fn remember(device: &Device) {
-    if let (Some(line), Some(file)) = (line(device), file(|name| std::env::var_os(name))) {
+    if let (Some(line), Some(file)) = (line(device), file()) {
         remember_in(&file, line);
     }
 }
@@ -200,21 +197,5 @@ mod tests {
         remember_in(&blocked, "gpu".into());
         assert!(lines(&blocked).is_empty());
         assert!(is_proven(&Device::virtual_gpu()), "it checks every access anyway");
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn the_file_is_in_the_cache_of_the_user() {
-        let of = |variables: &[(&str, &str)]| {
-            let find = |name: &str| variables.iter().find(|(known, _)| *known == name);
-            file(|name| find(name).map(|(_, value)| OsString::from(value)))
-        };
-        let path = |text: &str| Some(PathBuf::from(text));
-        let home = ("HOME", "/home/a");
-        assert_eq!(of(&[home]), path("/home/a/.cache/dressage/proven.txt"));
-        assert_eq!(of(&[("XDG_CACHE_HOME", "/c"), home]), path("/c/dressage/proven.txt"));
-        let relative = ("XDG_CACHE_HOME", "c");
-        assert_eq!(of(&[relative, home]), path("/home/a/.cache/dressage/proven.txt"));
-        assert_eq!(of(&[]), None);
     }
 }

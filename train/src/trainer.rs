@@ -128,6 +128,7 @@ struct LogLine<'a> {
 
 /// The share of a step above which waiting for samples is told: `run.workers` are too few then.
 const WORTH_TELLING: f64 = 0.1;
+
 impl Trainer {
     /// The network.
     pub fn model(&self) -> &Segmenter {
@@ -189,11 +190,12 @@ impl Trainer {
     }
 
     /// Trains to the last step of the recipe, or until someone asks to stop; either way the state
-    /// is saved, also when a sample cannot be read. The data are checked before anything is written.
+    /// is saved, also when a sample cannot be read. The data are checked before anything is
+    /// written.
     ///
     /// # Errors
-    /// Data that cannot be used, samples that cannot be read, a loss that is not a number, a checkpoint that cannot be
-    /// written.
+    /// Data that cannot be used, samples that cannot be read, a loss that is not a number, a
+    /// checkpoint that cannot be written.
     pub fn run(&mut self, progress: &dyn Progress, stop: &Interrupt) -> Result<Outcome> {
         self.check_data(progress, stop)?;
         let steps = self.recipe.train.steps;
@@ -239,15 +241,15 @@ impl Trainer {
         let checkpoints = checkpoint::folder(&self.dir);
         std::fs::create_dir_all(&checkpoints)
             .map_err(|source| TrainError::Write { path: checkpoints, source })?;
-        if let Some(folder) = self.folder.as_ref().filter(|_| self.earlier.is_none())
-            && let Some(old) = folder.set_log_aside()?
-        {
-            progress.note(&format!("the log of an earlier start is now {}", old.display()));
-        }
-        if let Some(folder) = self.folder.as_ref().filter(|_| self.earlier.is_none())
-            && let Some(old) = folder.set_before_nan_aside()?
-        {
-            progress.note(&format!("the state of an earlier start is now {}", old.display()));
+        if let Some(folder) = self.folder.as_ref().filter(|_| self.earlier.is_none()) {
+            let aside =
+                [("log", folder.set_log_aside()?), ("state", folder.set_before_nan_aside()?)];
+            for (what, old) in aside {
+                if let Some(old) = old {
+                    let old = old.display();
+                    progress.note(&format!("the {what} of an earlier start is now {old}"));
+                }
+            }
         }
         self.set_later_aside(progress)?;
         let mut log = RunLog::open(&self.dir.join(LOG), self.step, again)?;

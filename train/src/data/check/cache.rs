@@ -48,14 +48,6 @@ pub(super) struct Cache {
     grown: bool,
 }
 
-/// Folder of all caches; `None` where no home is known.
-pub fn cache_folder() -> Option<PathBuf> {
-    let named = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
-    let folder = named.filter(|path| path.is_absolute()).or_else(home)?;
-    folder.is_absolute().then(|| folder.join("dressage"))
-}
-
 impl Cache {
     /// The cache of the files of a `kind` below `folder` among those in `caches`; an empty one where
     /// none can be read.

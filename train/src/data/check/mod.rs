@@ -1,7 +1,7 @@
 //! Faults in the data of a recipe, found before the first step.
 //!
 //! Sizes come from the headers of images, values from the labels, which are decoded once and
-//! remembered ([`cache_folder`]). `data.on_error` decides about pairs that cannot be used: `stop`
+//! remembered in the user's cache. `data.on_error` decides about pairs that cannot be used: `stop`
 //! names them, `skip` leaves them out before samples are drawn. Drawn scenes need no check.
 
 mod cache;
@@ -19,9 +19,8 @@ use crate::interrupt::Interrupt;
 use crate::recipe::{self, OnError, Recipe};
 use crate::runlog::Progress;
 use crate::wait::Waiting;
-use crate::{Result, TrainError, network};
+use crate::{Result, TrainError, network, user_cache};
 
-pub use cache::cache_folder;
 pub use facts::ImageFacts;
 pub use replace::Replacing;
 pub use set::{Fault, SetCheck, check_set};
@@ -76,7 +75,7 @@ pub fn check_recipe(
     progress: &dyn Progress,
     stop: &Interrupt,
 ) -> Result<Checked> {
-    let caches = cache_folder();
+    let caches = user_cache::folder();
     let caches = caches.as_deref();
     let (mut sets, mut train, mut eval) = (Vec::new(), Vec::new(), Vec::new());
     let mut open = |key: String, set: &recipe::Set| -> Result<Arc<dyn Source>> {
