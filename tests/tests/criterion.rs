@@ -165,7 +165,7 @@ fn losses_are_those_of_the_host() {
     check(6, 150, true, DType::F32, bounds);
 }
 
-/// What stays unmatched counts for nothing: the losses are those of an image that shows only the
+/// Unmatched targets count for nothing: the losses are those of an image that shows only the
 /// classes that queries answer for, to the bit.
 #[test]
 fn targets_beyond_the_queries_count_for_nothing() {

@@ -70,7 +70,7 @@ impl Place {
         Place { device, working, said: "the dry run".into(), warning: None }
     }
 
-    /// What the settings of a run ask for. A GPU that `auto` takes proves its kernels before, once
+    /// The place that the settings of a run ask for. A GPU that `auto` takes proves its kernels before, once
     /// for each kind of GPU, driver and build of this program, which `progress` is told.
     ///
     /// # Errors
@@ -163,8 +163,7 @@ pub struct DeviceMemory {
     pub tensors: usize,
     /// Bytes reserved from the device: those, workspace of kernels, and what waits for reuse.
     pub reserved: usize,
-    /// What the library did not fuse with a product, so that launches and memory differ from the
-    /// plan.
+    /// Fused products that the library refused; launches and memory differ from the plan by them.
     pub unfused: Vec<String>,
 }
 

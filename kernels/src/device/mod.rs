@@ -233,8 +233,7 @@ impl Device {
         self.in_journal(journal::Writer::restart);
     }
 
-    /// What was to be fused with a product and was done apart, since the library cannot: a line for
-    /// each.
+    /// Fused products that were done apart since the library refuses them, a line for each.
     pub fn unfused(&self) -> Vec<String> {
         self.0.backend.unfused()
     }

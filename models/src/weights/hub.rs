@@ -128,7 +128,7 @@ impl Declared {
 }
 
 impl Declared {
-    /// What is declared of the type and the MLPs of a DINOv2 and does not hold for its weights.
+    /// A declared type or MLP that the weights of a DINOv2 do not have.
     fn not_dinov2(&self, dict: &StateDict, known: &Known) -> Option<String> {
         if let Some(name) = self.model_type.as_ref().filter(|name| !name.contains("dinov2")) {
             return Some(format!("model_type is {}, the weights are of DINOv2", shown(name)));

@@ -7,6 +7,8 @@ mod form;
 mod jpeg;
 mod label;
 mod loader;
+#[cfg(test)]
+mod loader_tests;
 mod sampler;
 mod table;
 #[cfg(test)]

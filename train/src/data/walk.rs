@@ -147,7 +147,7 @@ impl Walk<'_> {
 }
 
 impl Found {
-    /// What was passed over, in words: special files by name, links and results by their number;
+    /// Entries that were passed over, in words: special files by name, links and results by their number;
     /// `None` if there was nothing of the kind.
     pub fn passed_over(&self) -> Option<String> {
         let mut parts = Vec::new();

@@ -1,4 +1,4 @@
-//! What each key decides: whether a run may be resumed with another value, and whether the key acts
+//! Influence of each key: whether a run may be resumed with another value, and whether the key acts
 //! on a network that is trained already.
 //!
 //! A resumed run is to give what it would have given without a break. So whatever bears on the

@@ -100,7 +100,7 @@ fn collect(path: &str, value: &Value, found: &mut BTreeMap<String, String>) {
     }
 }
 
-/// What differs between `settings` of earlier and those of `now`. Keys that did not exist then are
+/// Differences between earlier `settings` and those of `now`. Keys that did not exist then are
 /// left aside.
 pub fn changed_settings(before: &BTreeMap<String, String>, now: &Recipe) -> Vec<Change> {
     let now = settings(now);

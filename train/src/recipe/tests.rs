@@ -422,7 +422,7 @@ fn a_file_names_itself_and_its_run() {
     assert!(error.to_string().contains("none.toml"), "{error}");
 }
 
-/// What is shown of a recipe is one line, and short, whatever stands in it.
+/// Messages show a recipe in one short line, whatever stands in it.
 #[test]
 fn messages_stay_short_and_in_one_line() {
     let long = "x".repeat(100_000);

@@ -76,7 +76,7 @@ fn runs(code: &str) -> bool {
     code == "portable"
 }
 
-/// What README promises of equal seeds: with a code that is named, the same bits on any CPU that
+/// The promise of README on equal seeds: with a code that is named, the same bits on any CPU that
 /// has it and with any number of threads, and the same for AVX2 as for AVX-512.
 #[test]
 fn a_code_of_the_cpu_gives_the_same_bits_everywhere() {

@@ -82,7 +82,7 @@ impl Machine {
         command.output().expect("the program starts")
     }
 
-    /// What `auto` does where the GPU cannot be used: it trains on the CPU and warns, with `why`.
+    /// Checks that `auto` trains on the CPU and warns with `why` where the GPU cannot be used.
     fn falls_back(&self, libraries: &Path, why: &str) {
         let train = ["train", "tiny.toml", "train.steps=1", "--device", "auto"];
         let output = self.run_at(libraries, &train);
