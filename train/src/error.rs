@@ -301,8 +301,8 @@ pub enum TrainError {
     },
     /// Work whose plan alone goes beyond the address space of the process.
     #[error(
-        "this needs more than {needed} of memory, and {available}; raise the limit, or make batch, \
-         crop or window smaller"
+        "this needs more than {needed} of memory, and {available}; raise the limit, or make \
+         batch, crop or window smaller where the command has them"
     )]
     AddressSpace {
         /// Memory up to the buffer that was refused.
@@ -313,7 +313,7 @@ pub enum TrainError {
     /// A buffer that the system refused.
     #[error(
         "no more memory{limit}: a buffer of {bytes} bytes was refused; raise the limit, or make \
-         batch, crop or window smaller"
+         batch, crop or window smaller where the command has them"
     )]
     OutOfMemory {
         /// Bytes asked for.

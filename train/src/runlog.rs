@@ -28,28 +28,23 @@ struct Line<'a, T> {
 
 impl RunLog {
     /// Opens the log at `path` for a run that has done `step` steps; makes it if there is none.
-    /// What the run is about to write again is dropped: lines of later steps, and those of this
-    /// step whose kind is in `again`. So is a last line that a power cut tore.
+    /// Lines of later steps are dropped, since the run writes them again. So is a last line that a
+    /// power cut tore.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn open(path: &Path, step: u64, again: &[&str]) -> Result<Self, FileError> {
-        let failed = |action| {
-            let path = path.to_owned();
-            move |source| FileError { action, path, source }
-        };
+    pub fn open(path: &Path, step: u64) -> Result<Self, FileError> {
         match fs::read(path) {
             Ok(old) => {
-                let kept = earlier(&String::from_utf8_lossy(&old), step, again);
-                if kept.as_bytes() != old || files::has_other_names(path) {
-                    files::write_bytes(path, kept.as_bytes())?;
+                let before = lines_where(&old, |_, at| at <= step);
+                if before.as_bytes() != old || files::has_other_names(path) {
+                    files::write_bytes(path, before.as_bytes())?;
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => files::write_bytes(path, b"")?,
-            Err(error) => return Err(failed("read")(error)),
+            Err(source) => return Err(FileError { action: "read", path: path.to_owned(), source }),
         }
-        let file = OpenOptions::new().append(true).open(path).map_err(failed("write"))?;
-        Ok(Self { path: path.to_owned(), file })
+        Ok(Self { path: path.to_owned(), file: append_to(path)? })
     }
 
     /// Appends a line. `fields` serialises to an object; numbers that are not finite become `null`.
@@ -62,11 +57,40 @@ impl RunLog {
         step: u64,
         fields: &T,
     ) -> Result<(), FileError> {
-        let line = serde_json::to_string(&Line { kind, step, fields }).map_err(io::Error::from);
+        let line = self.line(kind, step, fields)?;
         // One call for the whole line: a reader that follows the file never sees half of it.
-        line.and_then(|line| self.file.write_all(format!("{line}\n").as_bytes()))
-            .and_then(|()| self.file.flush())
-            .map_err(|source| FileError { action: "write", path: self.path.clone(), source })
+        let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.flush());
+        written.map_err(|source| FileError { action: "write", path: self.path.clone(), source })
+    }
+
+    /// A line with its end.
+    fn line<T: Serialize>(&self, kind: &str, step: u64, fields: &T) -> Result<String, FileError> {
+        let failed = |error: serde_json::Error| {
+            FileError { action: "write", path: self.path.clone(), source: error.into() }
+        };
+        serde_json::to_string(&Line { kind, step, fields }).map(|line| line + "\n").map_err(failed)
+    }
+
+    /// Appends a line in place of those of the same kind and step. The file is never without both.
+    ///
+    /// # Errors
+    /// As [`RunLog::write`].
+    pub fn replace<T: Serialize>(
+        &mut self,
+        kind: &str,
+        step: u64,
+        fields: &T,
+    ) -> Result<(), FileError> {
+        if self.holds(kind, step)? {
+            let failed = |source| FileError { action: "read", path: self.path.clone(), source };
+            let old = fs::read(&self.path).map_err(failed)?;
+            let mut text = lines_where(&old, |of, at| of != kind || at != step);
+            text += &self.line(kind, step, fields)?;
+            files::write_bytes(&self.path, text.as_bytes())?;
+            self.file = append_to(&self.path)?;
+            return Ok(());
+        }
+        self.write(kind, step, fields)
     }
 
     /// Whether the log holds a line of this kind and step.
@@ -99,17 +123,21 @@ pub(crate) fn has_foreign_lines(text: &[u8]) -> bool {
     !lines.into_iter().all(is_own)
 }
 
-/// The whole lines of a log that belong to steps up to `step`, without those of that step whose
-/// kind is in `again`.
-fn earlier(text: &str, step: u64, again: &[&str]) -> String {
+/// The whole lines of a log whose kind and step `keep` accepts.
+fn lines_where(log: &[u8], keep: impl Fn(&str, u64) -> bool) -> String {
+    let text = String::from_utf8_lossy(log);
     let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-    lines
-        .filter(|line| {
-            let Ok(value) = serde_json::from_str::<Value>(line) else { return false };
-            let repeated = || value["kind"].as_str().is_some_and(|kind| again.contains(&kind));
-            value["step"].as_u64().is_some_and(|at| at < step || (at == step && !repeated()))
-        })
-        .collect()
+    let is_kept = |line: &&str| {
+        let Ok(value) = serde_json::from_str::<Value>(line) else { return false };
+        value["step"].as_u64().is_some_and(|at| keep(value["kind"].as_str().unwrap_or(""), at))
+    };
+    lines.filter(is_kept).collect()
+}
+
+/// The file at `path`, opened for lines at its end.
+fn append_to(path: &Path) -> Result<File, FileError> {
+    let opened = OpenOptions::new().append(true).open(path);
+    opened.map_err(|source| FileError { action: "write", path: path.to_owned(), source })
 }
 
 /// Reads the objects of a log; a torn last line is left out.
@@ -190,7 +218,7 @@ mod tests {
     fn lines_are_objects_and_a_resumed_run_continues_them() {
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join("run/log.jsonl");
-        let mut log = RunLog::open(&path, 0, &[]).expect("opened");
+        let mut log = RunLog::open(&path, 0).expect("opened");
         for step in 0..5 {
             log.write("step", step, &Step { lr: 1e-4, loss: step as f32 }).expect("written");
         }
@@ -204,13 +232,14 @@ mod tests {
         file.write_all(b"{\"kind\":\"step\",\"st").expect("written");
         drop(file);
         assert_eq!(read_log(&path).expect("log").len(), 8);
-        let mut log = RunLog::open(&path, 3, &["eval"]).expect("opened");
+        let mut log = RunLog::open(&path, 3).expect("opened");
+        log.replace("eval", 3, &serde_json::json!({ "mIoU": 42.5 })).expect("written");
         log.write("step", 4, &Step { lr: 5e-5, loss: f32::NAN }).expect("written");
         let lines = read_log(&path).expect("log");
         let steps: Vec<_> = lines.iter().map(|l| l["step"].as_u64()).collect();
-        assert_eq!(steps, [0, 1, 2, 3, 2, 4].map(Some));
-        assert_eq!(lines[4]["kind"], "eval");
-        assert_eq!((&lines[5]["lr"], &lines[5]["loss"]), (&serde_json::json!(5e-5), &Value::Null));
+        assert_eq!(steps, [0, 1, 2, 3, 2, 3, 4].map(Some));
+        assert_eq!((&lines[4]["kind"], &lines[5]["mIoU"]), (&"eval".into(), &42.5.into()));
+        assert_eq!((&lines[6]["lr"], &lines[6]["loss"]), (&serde_json::json!(5e-5), &Value::Null));
         assert_eq!(lines[1]["kind"], "step");
     }
 
@@ -218,13 +247,13 @@ mod tests {
     fn what_cannot_be_logged_is_an_error() {
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join("log.jsonl");
-        let mut log = RunLog::open(&path, 0, &[]).expect("opened");
+        let mut log = RunLog::open(&path, 0).expect("opened");
         assert!(log.write("step", 0, &3).is_err(), "a number has no fields");
         assert_eq!(fs::read(&path).expect("log"), b"");
         fs::write(&path, "no json\n").expect("written");
         let error = read_log(&path).expect_err("damaged");
         assert!(error.to_string().contains("log.jsonl"), "{error}");
-        assert!(RunLog::open(dir.path(), 0, &[]).is_err(), "a folder is no log");
+        assert!(RunLog::open(dir.path(), 0).is_err(), "a folder is no log");
     }
 
     #[derive(Default)]

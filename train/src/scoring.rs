@@ -27,7 +27,8 @@ impl Trainer {
         let sources = self.data.as_ref().map_or(&[][..], |data| &data.eval);
         match evaluate::evaluate(&self.model, &self.recipe, sources, progress, stop) {
             Ok(report) => {
-                log.write("eval", self.step, &report)?;
+                // A run whose steps are all done may have a score already.
+                log.replace("eval", self.step, &report)?;
                 log.sync()?;
                 Ok(Some(report))
             }

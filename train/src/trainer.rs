@@ -199,9 +199,7 @@ impl Trainer {
     pub fn run(&mut self, progress: &dyn Progress, stop: &Interrupt) -> Result<Outcome> {
         self.check_data(progress, stop)?;
         let steps = self.recipe.train.steps;
-        // A run whose steps are all done is evaluated again.
-        let again: &[&str] = if self.step < steps { &[] } else { &["eval"] };
-        let mut log = self.begin(again, progress)?;
+        let mut log = self.begin(progress)?;
         self.timer.restart();
         let from = self.step;
         let trained = allocate::catch(|| self.steps(&mut log, progress, stop));
@@ -235,9 +233,8 @@ impl Trainer {
         })
     }
 
-    /// Writes what a run folder holds before the first step, and opens the log without the lines of
-    /// this step whose kind is in `again`.
-    fn begin(&mut self, again: &[&str], progress: &dyn Progress) -> Result<RunLog> {
+    /// Writes what a run folder holds before the first step, and opens the log.
+    fn begin(&mut self, progress: &dyn Progress) -> Result<RunLog> {
         let checkpoints = checkpoint::folder(&self.dir);
         std::fs::create_dir_all(&checkpoints)
             .map_err(|source| TrainError::Write { path: checkpoints, source })?;
@@ -252,7 +249,7 @@ impl Trainer {
             }
         }
         self.set_later_aside(progress)?;
-        let mut log = RunLog::open(&self.dir.join(LOG), self.step, again)?;
+        let mut log = RunLog::open(&self.dir.join(LOG), self.step)?;
         // Before the recipe has them: a run that is killed in between still tells of them.
         self.log_changes(&mut log, progress)?;
         if let Some(folder) = &self.folder

@@ -50,7 +50,7 @@ fn end(bytes: usize) {
     use std::sync::atomic::{AtomicBool, Ordering};
     static SAID: AtomicBool = AtomicBool::new(false);
     if !SAID.swap(true, Ordering::Relaxed) {
-        let mut text = Text { bytes: [0; 256], len: 0 };
+        let mut text = Text { bytes: [0; 320], len: 0 };
         text.add(b"error: no more memory: a buffer of ");
         text.add_number(bytes);
         text.add(b" bytes was refused");
@@ -59,7 +59,7 @@ fn end(bytes: usize) {
             text.add_number(limit >> 20);
             text.add(b" MiB of address space (ulimit -v)");
         }
-        text.add(b"; raise the limit, or make batch, crop or window smaller\n");
+        text.add(b"; raise the limit, or make batch, crop or window smaller where the command has them\n");
         // SAFETY: the text is `len` bytes long. A failure cannot be told to anybody.
         unsafe { libc::write(libc::STDERR_FILENO, text.bytes.as_ptr().cast(), text.len) };
     }
@@ -83,7 +83,7 @@ fn address_space() -> Option<usize> {
 /// Text on the stack; what does not fit is cut off.
 #[cfg(unix)]
 struct Text {
-    bytes: [u8; 256],
+    bytes: [u8; 320],
     len: usize,
 }
 
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn text_is_made_without_memory() {
-        let mut text = Text { bytes: [0; 256], len: 0 };
+        let mut text = Text { bytes: [0; 320], len: 0 };
         for number in [0, 7, 1_234_567, usize::MAX] {
             text.add_number(number);
             text.add(b" ");
