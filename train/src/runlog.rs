@@ -65,8 +65,10 @@ impl RunLog {
 
     /// A line with its end.
     fn line<T: Serialize>(&self, kind: &str, step: u64, fields: &T) -> Result<String, FileError> {
-        let failed = |error: serde_json::Error| {
-            FileError { action: "write", path: self.path.clone(), source: error.into() }
+        let failed = |error: serde_json::Error| FileError {
+            action: "write",
+            path: self.path.clone(),
+            source: error.into(),
         };
         serde_json::to_string(&Line { kind, step, fields }).map(|line| line + "\n").map_err(failed)
     }
