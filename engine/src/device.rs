@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dressage_kernels::add;
 use dressage_kernels::device::{Buffer, Device, View, ViewMut};
-use dressage_kernels::outline;
+use dressage_kernels::dry_run;
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 
@@ -41,8 +41,8 @@ fn accounts() -> MutexGuard<'static, BTreeMap<u32, Usage>> {
 
 impl DeviceBuffer {
     fn take(device: &Device, bytes: usize) -> Result<DeviceBuffer> {
-        if outline::on() && !device.is_dry_run() {
-            return Err(EngineError::NoOutline { device: device.name() });
+        if dry_run::active() && !device.is_dry_run() {
+            return Err(EngineError::NotInDryRun { device: device.name() });
         }
         let category = current_category();
         let memory = device.alloc(category.name(), bytes)?;
@@ -87,7 +87,7 @@ impl Tensor {
     /// all of it.
     ///
     /// # Errors
-    /// No room on the device; an outline.
+    /// No room on the device; a dry run.
     pub fn empty_on(device: Option<&Device>, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         Self::with_capacity_on(device, dtype, shape, 0)
     }
@@ -188,14 +188,14 @@ impl Tensor {
             }
             (DType::F32, DType::Bf16) => {
                 let mut narrow = vec![bf16::ZERO; self.len()];
-                if !outline::skips("narrow") {
+                if !dry_run::skip("narrow") {
                     narrow.convert_from_f32_slice(self.data()?);
                 }
                 upload(device, &narrow, self.shape())
             }
             (DType::Bf16, DType::F32) => {
                 let mut wide = vec![0.0f32; self.len()];
-                if !outline::skips("widen") {
+                if !dry_run::skip("widen") {
                     self.data::<bf16>()?.convert_to_f32_slice(&mut wide);
                 }
                 upload(device, &wide, self.shape())
@@ -329,7 +329,7 @@ impl Tensor {
 
     fn raw_mut(&mut self, op: &'static str) -> Result<ViewMut<'_, u8>> {
         let span = self.span();
-        self.remake = None;
+        self.recompute_fn = None;
         if self.device().is_none() {
             return Err(EngineError::OnHost { op });
         }

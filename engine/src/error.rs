@@ -62,9 +62,9 @@ pub enum EngineError {
         /// What the device calls itself.
         device: String,
     },
-    /// A tensor was to be made on a device within an outline, which knows host memory alone.
-    #[error("outline: work on {device} cannot be gone through without being done")]
-    NoOutline {
+    /// A tensor was to be made on a device within a dry run, which knows host memory alone.
+    #[error("a dry run cannot use {device}; use `Device::dry_run()`")]
+    NotInDryRun {
         /// What the device calls itself.
         device: String,
     },

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use dressage_kernels::device::{Device, Phase, part, resume};
 
 use crate::memory::{Category, with_category};
-use crate::{DType, EngineError, Result, Tensor, floats, rounded};
+use crate::{DType, EngineError, Result, Tensor, bf16_emulation, floats};
 pub use gradients::Gradients;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -174,7 +174,7 @@ pub fn record<B: Backward + 'static>(
     inputs: &[&Tensor],
     state: impl FnOnce() -> B,
 ) -> Tensor {
-    let out = rounded::stored(out);
+    let out = bf16_emulation::stored(out);
     if !inputs.iter().any(|t| t.tracked()) {
         return out;
     }
@@ -250,12 +250,12 @@ impl<F: Fn(&[Tensor]) -> Result<Tensor> + Send> Backward for Recompute<F> {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        // Nodes made from here on belong to the segment; gradients of older ones wait in the same
-        // queue for the outer walk.
+        // Nodes made from here on belong to the checkpoint; gradients of older ones wait in the
+        // same queue for the outer walk.
         let floor = fresh_id();
-        let again = resume(Phase::Again, &part());
+        let recompute = resume(Phase::Recompute, &part());
         let out = with_category(Category::Activations, || (self.f)(&self.inputs))?;
-        drop(again);
+        drop(recompute);
         grads.add(&out.edge(), dy)?;
         drop(out);
         grads.run_down_to(floor)

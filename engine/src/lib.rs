@@ -4,29 +4,29 @@
 //! under [`ops`], each with its shape check, its kernel call and its backward pass. It knows
 //! nothing of networks or files.
 
+pub mod bf16_emulation;
 mod device;
+mod dry_run;
 mod dtype;
 mod error;
 mod graph;
-mod kept;
+mod mapped_file;
 pub mod memory;
 pub mod ops;
-mod outline;
-mod pages;
 mod param;
-pub mod rounded;
+mod saved;
 mod tensor;
 
 pub use dressage_kernels::device::{Device, Range, range};
 pub use dressage_kernels::uniform::{Philox, hash_name};
+pub use dry_run::DryRun;
 pub use dtype::{DType, Element, Float};
 pub use error::{EngineError, Result};
 pub use graph::{
     Backward, Edge, Gradients, backward, backward_from, backward_from_all, forbid_gradient,
     isolated, no_grad, recompute, record,
 };
-pub use kept::{Thrift, segment, thrifty};
-pub use outline::Outline;
-pub use pages::Pages;
+pub use mapped_file::MappedFile;
 pub use param::{Param, Values};
+pub use saved::{RecomputePolicy, checkpoint, with_recompute_policy};
 pub use tensor::Tensor;

@@ -66,7 +66,7 @@ struct Line([u8; 64]);
 /// Memory of a buffer.
 enum Memory {
     Owned(Vec<Line>),
-    /// Address space of an outline, which the system backs with nothing until it is written.
+    /// Address space of a dry run, which the system backs with nothing until it is written.
     Reserved(MmapMut),
 }
 
@@ -79,7 +79,7 @@ impl Memory {
     }
 }
 
-/// Smaller buffers of an outline are real memory: a mapping takes a page at least.
+/// Smaller buffers of a dry run are real memory: a mapping takes a page at least.
 const RESERVE: usize = 1 << 10;
 
 /// An owned, recycled piece of memory.
@@ -103,8 +103,8 @@ static PROCESS: Ledger = Ledger::new();
 
 thread_local! {
     static CURRENT: Cell<Category> = const { Cell::new(Category::Activations) };
-    /// The ledger of the outline that this thread is in.
-    static OUTLINE: RefCell<Option<Arc<Ledger>>> = const { RefCell::new(None) };
+    /// The ledger of the dry run that this thread is in.
+    static DRY_RUN: RefCell<Option<Arc<Ledger>>> = const { RefCell::new(None) };
 }
 
 /// A snapshot of the account. Bytes are those of tensors alive, not of the pool behind them.
@@ -154,7 +154,7 @@ impl Usage {
     }
 }
 
-/// The account now: that of the process, within an outline that of the outline.
+/// The account now: that of the process, within a dry run that of the dry run.
 pub fn usage() -> Usage {
     with_ledger(|ledger, _| ledger.state().usage)
 }
@@ -171,21 +171,21 @@ pub fn trim() {
 
 /// Calls `f` with the ledger in force, the second time as something to hold on to.
 fn with_ledger<R>(f: impl FnOnce(&Ledger, Option<&Arc<Ledger>>) -> R) -> R {
-    OUTLINE.with_borrow(|outline| match outline {
+    DRY_RUN.with_borrow(|dry_run| match dry_run {
         Some(ledger) => f(ledger, Some(ledger)),
         None => f(&PROCESS, None),
     })
 }
 
 /// Books everything that `f` does on this thread in `ledger`, with buffers that are only reserved.
-pub(crate) fn outlined<R>(ledger: &Arc<Ledger>, f: impl FnOnce() -> R) -> R {
+pub(crate) fn with_ledger_of_dry_run<R>(ledger: &Arc<Ledger>, f: impl FnOnce() -> R) -> R {
     struct Restore(Option<Arc<Ledger>>);
     impl Drop for Restore {
         fn drop(&mut self) {
-            OUTLINE.set(self.0.take());
+            DRY_RUN.set(self.0.take());
         }
     }
-    let _restore = Restore(OUTLINE.replace(Some(Arc::clone(ledger))));
+    let _restore = Restore(DRY_RUN.replace(Some(Arc::clone(ledger))));
     f()
 }
 
@@ -288,10 +288,10 @@ impl Buffer {
     pub(crate) fn take(bytes: usize) -> Buffer {
         let want = bytes.div_ceil(size_of::<Line>()).max(1);
         let category = CURRENT.get();
-        with_ledger(|ledger, outline| Buffer {
-            memory: ledger.take(want, category, outline.is_some()),
+        with_ledger(|ledger, dry_run| Buffer {
+            memory: ledger.take(want, category, dry_run.is_some()),
             category,
-            ledger: outline.cloned(),
+            ledger: dry_run.cloned(),
         })
     }
 

@@ -4,20 +4,20 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use dressage_kernels::device::Constant;
-use dressage_kernels::outline;
+use dressage_kernels::dry_run;
 use rayon::prelude::*;
 
 use crate::device::DeviceBuffer;
 use crate::graph::{Edge, Origin, fresh_id};
-use crate::kept::Remake;
 use crate::memory::Buffer;
-use crate::{DType, Element, EngineError, Pages, Result};
+use crate::saved::RecomputeFn;
+use crate::{DType, Element, EngineError, MappedFile, Result};
 
 /// Where the elements lie.
 pub(crate) enum Storage {
     Pooled(Buffer),
     /// Pages, of a file as a rule.
-    Mapped(Arc<Pages>),
+    Mapped(Arc<MappedFile>),
     /// Memory of a device, which the host cannot address.
     Device(DeviceBuffer),
     /// A table that a device keeps.
@@ -52,7 +52,7 @@ pub struct Tensor {
     offset: usize,
     pub(crate) origin: Origin,
     /// How those who save the value can make it again instead.
-    pub(crate) remake: Option<Remake>,
+    pub(crate) recompute_fn: Option<RecomputeFn>,
 }
 
 /// Which elements of its storage a tensor shows.
@@ -82,7 +82,7 @@ impl Tensor {
     /// A constant at the start of memory that holds at least its elements.
     pub(crate) fn in_storage(storage: Storage, dtype: DType, shape: &[usize]) -> Tensor {
         let (storage, origin) = (Arc::new(storage), Origin::Constant);
-        Tensor { shape: shape.into(), dtype, storage, offset: 0, origin, remake: None }
+        Tensor { shape: shape.into(), dtype, storage, offset: 0, origin, recompute_fn: None }
     }
 
     /// All elements `value`.
@@ -129,7 +129,7 @@ impl Tensor {
     /// # Errors
     /// If they are too few or the offset not aligned to the element type.
     pub fn from_map(
-        map: Arc<Pages>,
+        map: Arc<MappedFile>,
         offset: usize,
         dtype: DType,
         shape: &[usize],
@@ -147,7 +147,7 @@ impl Tensor {
         }
         let storage = Arc::new(Storage::Mapped(map));
         let origin = Origin::Constant;
-        Ok(Tensor { shape: shape.into(), dtype, storage, offset, origin, remake: None })
+        Ok(Tensor { shape: shape.into(), dtype, storage, offset, origin, recompute_fn: None })
     }
 
     /// Sizes of the axes.
@@ -263,7 +263,7 @@ impl Tensor {
             return Err(self.not_on_host("data_mut"));
         }
         let span = self.span();
-        self.remake = None;
+        self.recompute_fn = None;
         match Arc::get_mut(&mut self.storage) {
             Some(Storage::Pooled(buffer)) => {
                 Ok(bytemuck::cast_slice_mut(&mut buffer.bytes_mut()[span]))
@@ -302,7 +302,7 @@ impl Tensor {
         let mut copy = self.empty_like(&self.shape)?;
         if self.device().is_some() {
             self.copy_on_device(&mut copy)?;
-        } else if !outline::skips("copy") {
+        } else if !dry_run::skip("copy") {
             copy.owned_mut_bytes().copy_from_slice(self.bytes());
         }
         Ok(copy)
@@ -328,7 +328,7 @@ impl Tensor {
 
     /// The same elements as a new leaf of the graph: a value whose gradient is wanted.
     pub fn leaf(&self) -> Tensor {
-        Tensor { origin: Origin::Leaf(fresh_id()), remake: None, ..self.clone() }
+        Tensor { origin: Origin::Leaf(fresh_id()), recompute_fn: None, ..self.clone() }
     }
 
     /// Whether a gradient is to flow to or through this value.
@@ -349,8 +349,8 @@ impl Tensor {
         Tensor { dtype, ..self }
     }
 
-    pub(crate) fn with_remake(self, remake: Remake) -> Tensor {
-        Tensor { remake: Some(remake), ..self }
+    pub(crate) fn with_recompute(self, recompute_fn: RecomputeFn) -> Tensor {
+        Tensor { recompute_fn: Some(recompute_fn), ..self }
     }
 
     /// Shows `len` elements from `start` on as `[len]`, in the memory as it is held; returns what
@@ -388,7 +388,7 @@ impl Tensor {
             storage: self.storage.clone(),
             offset: self.offset + offset * self.dtype.size(),
             origin: Origin::Constant,
-            remake: None,
+            recompute_fn: None,
         }
     }
 }

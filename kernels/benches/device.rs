@@ -9,10 +9,10 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput};
 use dressage_kernels::Result;
 use dressage_kernels::device::Device;
-use dressage_kernels::proof::{self, Timed};
-use dressage_kernels::stopwatch::Stopwatch;
+use dressage_kernels::timer::Timer;
+use dressage_kernels::verify::{self, Timed};
 
-fn bench(c: &mut Criterion, watch: &mut Stopwatch<'_>, folder: &str, timed: &mut Timed<'_>) {
+fn bench(c: &mut Criterion, watch: &mut Timer<'_>, folder: &str, timed: &mut Timed<'_>) {
     let mut group = c.benchmark_group(folder);
     group.throughput(match timed.flops / timed.bytes.max(1) {
         // More operations than a device has for each byte it can move: arithmetic decides.
@@ -30,8 +30,8 @@ fn bench(c: &mut Criterion, watch: &mut Stopwatch<'_>, folder: &str, timed: &mut
 }
 
 fn all(c: &mut Criterion, device: &Device) -> Result<()> {
-    let mut watch = Stopwatch::new(device)?;
-    for kernels in proof::all() {
+    let mut watch = Timer::new(device)?;
+    for kernels in verify::all() {
         for timed in &mut (kernels.timed)(device)? {
             bench(c, &mut watch, kernels.name, timed);
         }

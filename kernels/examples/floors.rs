@@ -1,9 +1,10 @@
 //! What an H200 allows each kernel at the sizes of ViT-L, four images of 512 px, and how near to it
 //! the design should come: `docs/measurements/kernel-floors.md`, to standard output.
 //!
-//! Operations and bytes are those of the proofs ([`dressage_kernels::proof`]); which kernels a case
-//! launches is found by a dry run; what these take of a multiprocessor is read from the table of
-//! ptxas, the argument (`docs/measurements/kernel-resources.md`). Nothing is measured here.
+//! Operations and bytes are those of the verifications ([`dressage_kernels::verify`]); which
+//! kernels a case launches is found by a dry run; what these take of a multiprocessor is read from
+//! the table of ptxas, the argument (`docs/measurements/kernel-resources.md`). Nothing is measured
+//! here.
 //!
 //! ```sh
 //! cargo run --release -p dressage-kernels --example floors docs/measurements/kernel-resources.md
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 
 use dressage_kernels::device::Device;
-use dressage_kernels::proof::{self, Timed};
+use dressage_kernels::verify::{self, Timed};
 
 /// Bytes a second that a copy moves on an H200, and multiply-adds of its tensor cores and of its
 /// f32 units, two operations each.
@@ -28,7 +29,7 @@ const LATENCY: f64 = 0.8e-6;
 /// Seconds that a kernel takes to start and to drain, whatever it does.
 const START: f64 = 2e-6;
 
-/// Share of a ceiling that a good kernel reaches: of a copy; of products by cuBLASLt; of products
+/// Share of a roofline that a good kernel reaches: of a copy; of products by cuBLASLt; of products
 /// by `mma.sync`, which feeds Hopper's tensor cores at five eighths of their rate.
 const STREAM: f64 = 0.92;
 const LIBRARY: f64 = 0.85;
@@ -79,11 +80,11 @@ struct Case {
 }
 
 fn case(device: &Device, timed: &mut Timed<'_>) -> Result<Case, Box<dyn Error>> {
-    device.restart_journal();
+    device.restart_trace();
     (timed.run)()?;
-    let journal = device.journal().ok_or("a dry run keeps a journal")?;
-    let kernels = journal.by_kernel().into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
-    let total = journal.total();
+    let trace = device.trace().ok_or("a dry run keeps a trace")?;
+    let kernels = trace.by_kernel().into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
+    let total = trace.total();
     Ok(Case {
         name: timed.name,
         shape: timed.shape.clone(),
@@ -187,7 +188,7 @@ const HEAD: &str = "# Floors of the kernels
 
 Made by `cargo run --release -p dressage-kernels --example floors docs/measurements/kernel-resources.md`; nothing here was run on
 a GPU. Sizes are those of ViT-L with four images of 512 px. `launches` counts kernels and products of one call; FLOPs and bytes are
-what the work asks for, each byte once, as the kernel's `proof.rs` states; the floor is the larger of bytes at 4.3 TB/s and FLOPs at
+what the work asks for, each byte once, as the kernel's `verify.rs` states; the floor is the larger of bytes at 4.3 TB/s and FLOPs at
 790 TFLOP/s (bf16 on tensor cores) or 60 TFLOP/s (f32 units), the rates of an H200. `occ` is the lowest occupancy in per cent of the
 kernels of the call on sm_80 / sm_90a.
 
@@ -208,7 +209,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("|---|---|--:|--:|--:|--:|---|--:|--:|---|");
     let device = Device::dry_run();
     let mut seen = Vec::new();
-    for kernels in proof::all() {
+    for kernels in verify::all() {
         for timed in &mut (kernels.timed)(&device)? {
             let case = case(&device, timed)?;
             println!("{}", case.row(&known));

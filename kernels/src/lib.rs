@@ -10,19 +10,19 @@
 //! sizes alone; only who computes which whole sums may depend on the number of threads.
 
 pub mod allocate;
-pub mod ceiling;
 pub mod check;
 pub mod device;
+pub mod dry_run;
 mod error;
 mod logistic;
-pub mod outline;
 mod product;
-pub mod proof;
 mod real;
+pub mod roofline;
 pub mod scratch;
 pub mod simd;
-pub mod stopwatch;
 mod tile;
+pub mod timer;
+pub mod verify;
 
 pub mod activation;
 pub mod adamw;

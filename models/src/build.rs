@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use dressage_engine::memory::{Category, with_category};
-use dressage_engine::{DType, Element, Pages, Param, Philox, Tensor, hash_name, ops};
-use dressage_kernels::{Real, outline};
+use dressage_engine::{DType, Element, MappedFile, Param, Philox, Tensor, hash_name, ops};
+use dressage_kernels::{Real, dry_run};
 use half::bf16;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -54,7 +54,7 @@ impl Init {
     /// matter.
     fn fill<T: Element + Real>(&self, name: &str, seed: u64, shape: &[usize]) -> Tensor {
         const PURPOSE: u32 = 0x494E_4954;
-        if outline::skips("init") {
+        if dry_run::skip("init") {
             return Tensor::empty::<T>(shape);
         }
         let n = shape.iter().product();
@@ -111,7 +111,7 @@ struct State {
     /// The first that could not be read, or holds what a network cannot work with.
     failed: Option<ModelError>,
     /// Files that values are used in.
-    files: Vec<Arc<Pages>>,
+    files: Vec<Arc<MappedFile>>,
 }
 
 impl State {
@@ -195,7 +195,7 @@ impl Scope {
     }
 
     /// Files that values are used in, instead of a copy.
-    pub(crate) fn files(&self) -> Vec<Arc<Pages>> {
+    pub(crate) fn files(&self) -> Vec<Arc<MappedFile>> {
         std::mem::take(&mut self.state.borrow_mut().files)
     }
 
@@ -255,7 +255,7 @@ impl Scope {
         if p == Precision::Bf16
             && let Some(narrow) = with_category(Category::Weights, || narrowed(&value))
         {
-            if !outline::on() {
+            if !dry_run::active() {
                 state.digests.insert(name.clone(), digest(&name, &value));
             }
             value = narrow;
@@ -299,7 +299,7 @@ impl Scope {
 fn narrowed(x: &Tensor) -> Option<Tensor> {
     let x32 = x.data::<f32>().ok()?;
     let mut y = Tensor::empty::<bf16>(x.shape());
-    if outline::on() {
+    if dry_run::active() {
         return Some(y);
     }
     let out = y.data_mut::<bf16>().ok()?;

@@ -1,6 +1,6 @@
 //! Numbers of parameters, taken from the code that builds the networks but without their memory.
 
-use dressage_engine::{DType, Outline};
+use dressage_engine::{DType, DryRun};
 
 use crate::backbone::{Dino, DinoConfig, Rein, ReinConfig};
 use crate::build::{Scope, Shapes};
@@ -39,7 +39,7 @@ pub fn network(config: SegmenterConfig) -> Result<Counts> {
 /// # Errors
 /// As [`Rein::new`].
 pub fn rein(config: ReinConfig) -> Result<usize> {
-    let shapes = Outline::new().run(|| {
+    let shapes = DryRun::new().run(|| {
         let root = Scope::new(DType::F32, 0);
         Rein::new(&root, config)?;
         root.shapes()
@@ -52,7 +52,7 @@ pub fn rein(config: ReinConfig) -> Result<usize> {
 /// # Errors
 /// As [`Dino::new`].
 pub fn backbone(config: DinoConfig) -> Result<Shapes> {
-    Outline::new().run(|| {
+    DryRun::new().run(|| {
         let root = Scope::new(DType::F32, 0);
         Dino::new(&root, config)?;
         root.shapes()
@@ -149,7 +149,7 @@ mod tests {
         if let Some(rein) = &mut config.rein {
             rein.query_dim = 32;
         }
-        let counted = Segmenter::shapes(config.clone()).expect("outlined");
+        let counted = Segmenter::shapes(config.clone()).expect("shapes");
         let weights = crate::weights::StateDict::default();
         let built = Segmenter::new(config, dressage_engine::DType::F32, 1, weights, &[]);
         let built = built.expect("built");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dressage_engine::memory::{self, Category, with_category};
-use dressage_engine::{DType, Device, Element, Outline, Pages, Param, Tensor, no_grad};
+use dressage_engine::{DType, Device, DryRun, Element, MappedFile, Param, Tensor, no_grad};
 use dressage_kernels::device::Float;
 use dressage_kernels::resize::{Axis, AxisGpu, Mode, Step};
 use dressage_kernels::semantic_scores::SemanticScores;
@@ -91,7 +91,7 @@ pub struct Segmenter {
     /// The device that the parameters lie on and the type of activations there.
     place: Option<(Device, DType)>,
     /// Files that weights are used in, where no copy was made.
-    files: Vec<Arc<Pages>>,
+    files: Vec<Arc<MappedFile>>,
 }
 
 /// Key that may be left over: used in masked pre-training only.
@@ -184,7 +184,7 @@ impl Segmenter {
     /// # Errors
     /// Sizes that do not fit together.
     pub fn shapes(config: SegmenterConfig) -> Result<Shapes> {
-        Outline::new().run(|| {
+        DryRun::new().run(|| {
             let root = Scope::new(DType::F32, 0);
             Self::modules(&root, config)?;
             root.shapes()

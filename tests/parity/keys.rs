@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dressage_engine::{DType, Outline};
+use dressage_engine::{DType, DryRun};
 use dressage_models::backbone::{Dino, DinoConfig, Ffn, Recompute, Rein, ReinConfig};
 use dressage_models::build::Scope;
 use dressage_models::head::{Head, HeadConfig, Queries};
@@ -16,8 +16,8 @@ use crate::settings::MASK_TOKEN;
 type Shapes = BTreeMap<String, Vec<usize>>;
 
 /// Parameters that a network asks for; nothing is allocated.
-fn outline(build: impl FnOnce(&Scope) -> Outcome<()>) -> Outcome<Shapes> {
-    Outline::new().run(|| {
+fn shapes_of(build: impl FnOnce(&Scope) -> Outcome<()>) -> Outcome<Shapes> {
+    DryRun::new().run(|| {
         let scope = Scope::new(DType::F32, 0);
         build(&scope)?;
         Ok(scope.shapes()?.into_iter().map(|(name, (shape, _))| (name, shape)).collect())
@@ -128,20 +128,20 @@ pub fn keys(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         let (ours, unused): (Shapes, &[&str]) = match what.as_str() {
             "ReinMask2FormerHead" | "mmseg_Mask2FormerHead" => {
                 let config = head_config(&theirs, "")?;
-                (outline(|s| Ok(Head::new(s, config).map(|_| ())?))?, &[])
+                (shapes_of(|s| Ok(Head::new(s, config).map(|_| ())?))?, &[])
             }
             "LoRAReins" | "Reins" => {
                 let config = rein_config(&theirs, "")?;
-                (outline(|s| Ok(Rein::new(s, config).map(|_| ())?))?, &[])
+                (shapes_of(|s| Ok(Rein::new(s, config).map(|_| ())?))?, &[])
             }
             "DinoVisionTransformer-L" => {
                 let config = dino_config(&theirs, "")?;
-                (outline(|s| Ok(Dino::new(s, config).map(|_| ())?))?, &[MASK_TOKEN])
+                (shapes_of(|s| Ok(Dino::new(s, config).map(|_| ())?))?, &[MASK_TOKEN])
             }
             "rein_and_head_checkpoint" => {
                 let rein = rein_config(&theirs, "backbone.reins.")?;
                 let head = head_config(&theirs, "decode_head.")?;
-                let ours = outline(|s| {
+                let ours = shapes_of(|s| {
                     Rein::new(&s.sub("backbone").sub("reins"), rein)?;
                     Ok(Head::new(&s.sub("decode_head"), head).map(|_| ())?)
                 })?;
@@ -167,18 +167,18 @@ fn published(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         let theirs = recorded(&json[network])?;
         let read = head_config(&theirs, "")?;
         let config = HeadConfig::published(read.in_channels, read.classes, source);
-        let ours = outline(|s| Ok(Head::new(s, config).map(|_| ())?))?;
+        let ours = shapes_of(|s| Ok(Head::new(s, config).map(|_| ())?))?;
         same(table, &format!("{network} as published"), &ours, theirs, &[]);
     }
     let theirs = recorded(&json["LoRAReins"])?;
     let read = rein_config(&theirs, "")?;
     let config = ReinConfig::published(read.layers, read.embed_dim);
-    let ours = outline(|s| Ok(Rein::new(s, config).map(|_| ())?))?;
+    let ours = shapes_of(|s| Ok(Rein::new(s, config).map(|_| ())?))?;
     same(table, "LoRAReins as published", &ours, theirs, &[]);
     let theirs = recorded(&json["DinoVisionTransformer-L"])?;
     let read = dino_config(&theirs, "")?;
     let config = DinoConfig::named("l", read.patch, read.grid)?;
-    let ours = outline(|s| Ok(Dino::new(s, config).map(|_| ())?))?;
+    let ours = shapes_of(|s| Ok(Dino::new(s, config).map(|_| ())?))?;
     same(table, "DinoVisionTransformer-L as published", &ours, theirs, &[MASK_TOKEN]);
     Ok(())
 }
@@ -200,7 +200,7 @@ pub fn counts(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
             // The formula for layers of their own counts a scale for each of them; here one
             // serves all.
             let scales = if config.share { 0 } else { n - 1 };
-            let ours = count(&outline(|s| Ok(Rein::new(s, config).map(|_| ())?))?) + scales;
+            let ours = count(&shapes_of(|s| Ok(Rein::new(s, config).map(|_| ())?))?) + scales;
             table.equal(&format!("{network}, {entry}"), &[ours as u64], &[recorded]);
         }
     }
@@ -215,7 +215,7 @@ pub fn counts(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         // All of these are large models, and heads differ with the width of the backbone only.
         let classes = recorded.size("head_rest/cls_embed.bias")? - 1;
         let head = HeadConfig::published(channels, classes, source);
-        let ours = outline(|s| Ok(Head::new(s, head).map(|_| ())?))?;
+        let ours = shapes_of(|s| Ok(Head::new(s, head).map(|_| ())?))?;
         table.equal(&format!("{config}: head"), &[count(&ours)], &[recorded.size("head_total")?]);
     }
     Ok(())

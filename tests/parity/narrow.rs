@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use dressage_engine::{DType, Device, Tensor, rounded};
+use dressage_engine::{DType, Device, Tensor, bf16_emulation};
 use dressage_tests::fixture::{Fixture, list, roots};
 
 use crate::updates::{Place, Updates, network, round_matrices, updates, updates_with};
@@ -161,7 +161,7 @@ fn scores_in_bf16_are_off_by_its_rounding() {
     let exact = model().scores(&image).expect("scores");
     let narrow = model();
     round_matrices(&narrow).unwrap_or_else(|e| panic!("{e}"));
-    let reference = rounded::rounded(|| narrow.scores(&image)).expect("scores");
+    let reference = bf16_emulation::emulate(|| narrow.scores(&image)).expect("scores");
     let device = Device::virtual_gpu();
     let mut there = model();
     there.to_device(&device, DType::Bf16).expect("moved");

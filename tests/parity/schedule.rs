@@ -4,7 +4,7 @@ use dressage_engine::Tensor;
 use dressage_tests::Outcome;
 use dressage_tests::compare::{Bound, Table};
 use dressage_tests::fixture::{Fixture, Settings};
-use dressage_train::groups::{Groups, Method, in_norm};
+use dressage_train::groups::{Method, ParamGroups, in_norm};
 use dressage_train::schedule::{Schedule, Segment};
 use serde_json::Value;
 
@@ -62,7 +62,7 @@ fn parameter_groups(table: &mut Table, name: &str, recorded: &Value) -> Outcome<
     let optimizer = &recorded["optimizer"];
     let (lr, decay) = (optimizer.number("lr")?, optimizer.number("weight_decay")?);
     let rules = groups(&recorded["paramwise_cfg"])?;
-    for (whose, groups) in [("recorded rules", rules), ("our list", Groups::of(method))] {
+    for (whose, groups) in [("recorded rules", rules), ("our list", ParamGroups::of(method))] {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for tensor in &tensors {
             let tensor_name = tensor.word("name");

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use dressage_engine::{DType, Device, Tensor, backward, no_grad, ops, rounded};
+use dressage_engine::{DType, Device, Tensor, backward, bf16_emulation, no_grad, ops};
 use dressage_kernels::adamw::AdamW;
 use dressage_models::Segmenter;
 use dressage_models::criterion::{Assignment, Candidate, Criterion, named_terms};
 use dressage_tests::Outcome;
 use dressage_tests::fixture::{Fixture, Settings};
-use dressage_train::groups::{Groups, Rule, Setting};
+use dressage_train::groups::{ParamGroups, Rule, Setting};
 use dressage_train::optimiser::Optimiser;
 use dressage_train::schedule::{Schedule, Segment};
 use serde_json::Value;
@@ -31,7 +31,7 @@ pub enum Place<'a> {
 impl Place<'_> {
     fn rounding<R>(self, f: impl FnOnce() -> R) -> R {
         match self {
-            Place::Rounded => rounded::rounded(f),
+            Place::Rounded => bf16_emulation::emulate(f),
             _ => f(),
         }
     }
@@ -65,14 +65,14 @@ pub fn network(fixture: &Fixture) -> Outcome<Segmenter> {
 }
 
 /// Rules of the reference's optimiser settings.
-pub fn groups(paramwise: &Value) -> Outcome<Groups> {
+pub fn groups(paramwise: &Value) -> Outcome<ParamGroups> {
     let mut rules = Vec::new();
     for (key, mult) in paramwise["custom_keys"].as_object().into_iter().flatten() {
         let number = |name: &str| mult.number(name).unwrap_or(1.0);
         let setting = Setting { lr_mult: number("lr_mult"), decay_mult: number("decay_mult") };
         rules.push(Rule { key: key.clone(), setting });
     }
-    Ok(Groups::new(rules, paramwise.number("norm_decay_mult").unwrap_or(1.0)))
+    Ok(ParamGroups::new(rules, paramwise.number("norm_decay_mult").unwrap_or(1.0)))
 }
 
 /// AdamW of the reference's optimiser settings.
@@ -101,7 +101,7 @@ fn schedule(case: &Value, lr: f64) -> Outcome<Schedule> {
 pub fn round_matrices(model: &Segmenter) -> Outcome<()> {
     for param in model.params().values().filter(|p| p.master().shape().len() > 1) {
         let mut values = param.write()?;
-        values.working = Some(rounded::to_bf16(&values.value.detach())?);
+        values.working = Some(bf16_emulation::to_bf16(&values.value.detach())?);
     }
     Ok(())
 }

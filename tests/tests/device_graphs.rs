@@ -90,7 +90,7 @@ impl Pair {
     /// Losses and states are equal.
     fn compare(&mut self) {
         for (trainer, logs) in self.trainers.iter_mut().zip(&mut self.logs) {
-            logs.extend(trainer.settle().expect("settled").as_ref().map(bits));
+            logs.extend(trainer.flush().expect("flushed").as_ref().map(bits));
         }
         assert!(!self.logs[1].is_empty());
         assert_eq!(self.logs[0], self.logs[1]);
@@ -113,11 +113,11 @@ fn steps_as_graphs_give_the_bits_of_direct_steps() {
         let [there, directly] = pair.trainers.each_ref().map(device);
         let mut reservations = Vec::new();
         for (step, batch) in batches(&pair.trainers[0], 6).iter().enumerate() {
-            [&there, &directly].into_iter().for_each(Device::restart_journal);
+            [&there, &directly].into_iter().for_each(Device::restart_trace);
             let graphs = pair.queue(batch);
             assert_eq!(graphs, if step < WARM { 0 } else { 2 }, "{more:?}, step {step}");
             reservations.push(there.usage().reservations);
-            let [with, without] = [&there, &directly].map(|d| d.journal().expect("a journal"));
+            let [with, without] = [&there, &directly].map(|d| d.trace().expect("a trace"));
             if step > WARM {
                 // Nothing but the two launches, the copies up and the one down.
                 let (asked, before) = (with.total(), without.total());
@@ -156,7 +156,7 @@ fn a_run_that_was_saved_and_resumed_ends_in_the_same_state() {
     for batch in batches(&first, 4) {
         first.queue(&batch).expect("queued");
     }
-    first.settle().expect("settled");
+    first.flush().expect("flushed");
     // A checkpoint in between moves nothing.
     first.save().expect("saved");
     let rest = batches(&first, 4);
@@ -167,7 +167,7 @@ fn a_run_that_was_saved_and_resumed_ends_in_the_same_state() {
         for batch in &rest {
             trainer.queue(batch).expect("queued");
         }
-        trainer.settle().expect("settled");
+        trainer.flush().expect("flushed");
     }
     assert_eq!(device(&first).counters().graphs, graphs + 8);
     assert_eq!(device(&resumed).counters().graphs, 4);

@@ -9,7 +9,7 @@ use std::path::Path;
 use common::recipe;
 use dressage_engine::Device;
 use dressage_engine::memory::usage_on;
-use dressage_kernels::device::Journal;
+use dressage_kernels::device::Trace;
 use dressage_train::data::Batch;
 use dressage_train::device_plan::DeviceStep;
 use dressage_train::interrupt::Interrupt;
@@ -64,9 +64,9 @@ fn steps_give_the_losses_of_the_host_and_wait_once() {
         assert_eq!(device.counters().waits - before, 1, "waits of step {}", there.step());
         reservations.push(device.usage().reservations);
     }
-    logs.extend(there.settle().expect("settled"));
+    logs.extend(there.flush().expect("flushed"));
     assert_eq!(logs.len(), batches.len());
-    assert!(there.settle().expect("nothing is left").is_none());
+    assert!(there.flush().expect("nothing is left").is_none());
     for (step, (batch, found)) in batches.iter().zip(&logs).enumerate() {
         let want = host.step_on(batch).expect("step");
         assert_eq!((found.lr, found.laps), (want.lr, None));
@@ -274,21 +274,21 @@ fn counted(more: &[&str]) {
         let batch = loader.next_batch().expect("batch");
         there.queue(&batch).expect("queued");
     }
-    device.restart_journal();
+    device.restart_trace();
     let batch = loader.next_batch().expect("batch");
     there.queue(&batch).expect("queued");
-    let found = device.journal().expect("a journal");
+    let found = device.trace().expect("a trace");
     assert_eq!(found.total().waits, 1);
     assert_eq!(planned.reservations, 0);
-    assert_eq!(found.kernels, planned.journal.kernels);
+    assert_eq!(found.kernels, planned.trace.kernels);
     // The table of addresses goes up again where a gradient has moved, and the two pools round
     // differently.
     let differs = |part: &str| part == "optimiser";
-    let parts = |journal: &Journal| {
-        let kept = journal.parts.iter().filter(|(place, _)| !differs(&place.part));
+    let parts = |trace: &Trace| {
+        let kept = trace.parts.iter().filter(|(place, _)| !differs(&place.part));
         kept.map(|(place, asked)| (place.to_string(), *asked)).collect::<Vec<_>>()
     };
-    let (found_parts, planned_parts) = (parts(&found), parts(&planned.journal));
+    let (found_parts, planned_parts) = (parts(&found), parts(&planned.trace));
     for (found, planned) in found_parts.iter().zip(&planned_parts) {
         assert_eq!(found, planned);
     }

@@ -2,13 +2,13 @@
 //! for, and the memory that it takes.
 //!
 //! The step is gone through by the code that trains, on a [`Device::dry_run`] beside an
-//! [`Outline`] for the host. So launches, copies and bytes are those of the real step, as long as
+//! [`DryRun`] for the host. So launches, copies and bytes are those of the real step, as long as
 //! nothing depends on values, and on a device nothing does: targets are padded to the number of
 //! classes. The first steps fill the pool; what is told is the step after them.
 
 use dressage_engine::memory::usage_on;
-use dressage_engine::{Device, Outline};
-use dressage_kernels::device::{Held, Journal};
+use dressage_engine::{Device, DryRun};
+use dressage_kernels::device::{LiveBuffer, Trace};
 use dressage_models::backbone::Recompute;
 
 use crate::plan::{self, Level, Needs};
@@ -20,8 +20,8 @@ use crate::{Result, TrainError};
 const STEPS: usize = 3;
 
 impl Needs {
-    /// What a run takes of a device at its peak. The context of the driver and the scratch memory of
-    /// cuBLASLt, which are there before the plan is compared with what is free, are not in it.
+    /// What a run takes of a device at its peak. The context of the driver and the scratch memory
+    /// of cuBLASLt, which are there before the plan is compared with what is free, are not in it.
     fn of_device(device: &Device) -> Needs {
         let (usage, pool) = (usage_on(device), device.usage());
         Needs {
@@ -40,7 +40,7 @@ pub struct DeviceStep {
     /// Memory.
     pub needs: Needs,
     /// What the step asks of the device, by part.
-    pub journal: Journal,
+    pub trace: Trace,
     /// Reservations that the step makes.
     pub reservations: u64,
 }
@@ -54,23 +54,23 @@ impl DeviceStep {
         let mut recipe = plan::without_files(recipe);
         recipe.train.recompute = level;
         let device = Device::dry_run();
-        let reservations = Outline::new().run(|| {
-            let mut trainer = Trainer::rehearsal(recipe, &device)?;
+        let reservations = DryRun::new().run(|| {
+            let mut trainer = Trainer::for_dry_run(recipe, &device)?;
             for _ in 0..STEPS {
-                trainer.outline_step()?;
+                trainer.dry_run_step()?;
             }
-            device.restart_journal();
+            device.restart_trace();
             let before = device.usage().reservations;
-            trainer.outline_step()?;
+            trainer.dry_run_step()?;
             Ok::<u64, TrainError>(device.usage().reservations - before)
         })?;
-        let journal = device.journal().unwrap_or_default();
-        Ok(DeviceStep { level, needs: Needs::of_device(&device), journal, reservations })
+        let trace = device.trace().unwrap_or_default();
+        Ok(DeviceStep { level, needs: Needs::of_device(&device), trace, reservations })
     }
 
     /// Buffers that were in use at the peak with their number, largest sum first.
-    pub fn at_peak(&self) -> Vec<(&Held, usize)> {
-        let mut held: Vec<_> = self.journal.at_peak.iter().map(|(held, n)| (held, *n)).collect();
+    pub fn at_peak(&self) -> Vec<(&LiveBuffer, usize)> {
+        let mut held: Vec<_> = self.trace.at_peak.iter().map(|(held, n)| (held, *n)).collect();
         held.sort_by_key(|(held, n)| std::cmp::Reverse(held.bytes * n));
         held
     }
@@ -132,14 +132,14 @@ mod tests {
     fn a_step_waits_once_and_reserves_nothing() {
         let plan = DevicePlan::new(&demo(&["model.method=rein"]), None).expect("planned");
         for step in &plan.steps {
-            let total = step.journal.total();
+            let total = step.trace.total();
             assert_eq!((total.waits, total.downloads), (1, 1), "{}", step.level);
             assert_eq!(step.reservations, 0, "{}", step.level);
             assert!(total.launches > 0 && total.products > 0);
             // Images, labels, classes, assignment, class weights, step, constants of the update.
             assert!(total.uploads <= 16, "{} uploads", total.uploads);
             let held: usize = step.at_peak().iter().map(|(held, n)| held.bytes * n).sum();
-            assert_eq!(held, step.journal.peak);
+            assert_eq!(held, step.trace.peak);
         }
         // What `cheap` would make again is small here, and small values are kept on a device.
         let activations: Vec<usize> = plan.steps.iter().map(|s| s.needs.activations).collect();

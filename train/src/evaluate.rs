@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use dressage_engine::memory::{self, Category, with_category};
-use dressage_engine::{Outline, Tensor, isolated};
+use dressage_engine::{DryRun, Tensor, isolated};
 use dressage_kernels::{allocate, scratch};
 use dressage_models::Segmenter;
 use rayon::prelude::*;
@@ -18,7 +18,7 @@ use crate::classes::Classes;
 use crate::data::Source;
 use crate::interrupt::Interrupt;
 use crate::metrics::{Confusion, Report, SetReport};
-use crate::plan::{mib, rehearsed};
+use crate::plan::{in_dry_run, mib};
 use crate::recipe::{Eval, EvalMode, EvalSet, OnError, Recipe};
 use crate::runlog::{Progress, Stage};
 use crate::wait::Waiting;
@@ -149,8 +149,8 @@ fn check_room(model: &Segmenter, group: Group, map: usize) -> Result<()> {
     if model.device().is_some() || map.max(k * group.n * group.h * group.w) < LARGE {
         return Ok(());
     }
-    let mut outline = Outline::new();
-    let gone_through = rehearsed(&mut outline, || {
+    let mut dry_run = DryRun::new();
+    let scored = in_dry_run(&mut dry_run, || {
         let batch = Tensor::empty::<f32>(&[group.n, 3, group.h, group.w]);
         model.scores(&batch)?;
         Ok(())
@@ -164,14 +164,14 @@ fn check_room(model: &Segmenter, group: Group, map: usize) -> Result<()> {
                    are fitted to",
         })
     };
-    match gone_through {
+    match scored {
         Err(TrainError::AddressSpace { needed, available }) => {
             return too_large(format!("more than {needed}"), available);
         }
         other => other?,
     }
     let Some(room) = machine::room() else { return Ok(()) };
-    let planned = outline.usage().system_bytes + outline.tally().scratch(machine::threads(0));
+    let planned = dry_run.usage().system_bytes + dry_run.tally().scratch(machine::threads(0));
     let needed = planned + map * size_of::<f32>();
     // Buffers of the images before serve again.
     let usage = memory::usage();
@@ -227,8 +227,8 @@ fn window_scores(
     Ok(())
 }
 
-/// Scores of one set; `stop` ends it early with [`TrainError::Interrupted`]. A sample that cannot be
-/// read is left out and noted if `on_error` says so.
+/// Scores of one set; `stop` ends it early with [`TrainError::Interrupted`]. A sample that cannot
+/// be read is left out and noted if `on_error` says so.
 ///
 /// # Errors
 /// A sample that cannot be read, or all of them; an interruption.

@@ -2,8 +2,8 @@
 //!
 //! The first is the forward pass and the costs, with the loss of the step before behind them; then
 //! the host waits, matches and uploads; the second is losses, backward pass and update. What
-//! changes from step to step lies in buffers that stay where they are ([`Fixed`]), so that a replay
-//! needs nothing but a few copies before it.
+//! changes from step to step lies in buffers that stay where they are ([`StaticBuffers`]), so that
+//! a replay needs nothing but a few copies before it.
 //!
 //! The first steps are queued launch by launch, over the same buffers, so that kernels are loaded
 //! and the pool holds what a capture takes. A batch of another size is queued that way as well. So
@@ -19,7 +19,7 @@ use dressage_models::ModelError;
 use dressage_models::criterion::{Candidate, DeviceAssignment, DevicePoints, StepCosts, Targets};
 
 use crate::data::Batch;
-use crate::optimiser::{Optimiser, Recorded};
+use crate::optimiser::{CapturedUpdate, Optimiser};
 use crate::step::{Pending, Step, StepLog};
 use crate::trainer::Trainer;
 use crate::{Result, TrainError};
@@ -35,7 +35,7 @@ pub(crate) struct Graphs {
     device: Device,
     /// Images, height and width of the batches.
     size: [usize; 3],
-    fixed: Option<Fixed>,
+    fixed: Option<StaticBuffers>,
     state: State,
     /// The batch that lies on the device is used again, whatever is given: for measurements.
     pub held: bool,
@@ -48,12 +48,12 @@ enum State {
 }
 
 /// What graphs read and write beside weights and moments, at addresses that stay.
-struct Fixed {
+struct StaticBuffers {
     image: Tensor,
     targets: Targets,
     assigned: DeviceAssignment,
     /// `[1 + 3 * layers]`: the sum of all losses of the last step, then each.
-    told: Tensor,
+    loss_readback: Tensor,
     /// What the backward pass starts from.
     one: Tensor,
 }
@@ -63,7 +63,7 @@ struct Captured {
     first: Graph,
     costs: StepCosts,
     second: Graph,
-    updated: Recorded,
+    updated: CapturedUpdate,
     /// Where weights and moments lay.
     addresses: Vec<Option<u64>>,
 }
@@ -87,7 +87,7 @@ impl Graphs {
     }
 }
 
-impl Fixed {
+impl StaticBuffers {
     /// Writes a batch over the one before. Does not wait.
     fn write(&mut self, (image, targets): &(Tensor, Targets)) -> Result<()> {
         let _range = range("data");
@@ -95,19 +95,19 @@ impl Fixed {
         Ok(self.targets.overwrite(targets)?)
     }
 
-    /// Makes `told` what the host is to know of a loss.
-    fn tell(&mut self, device: &Device, total: &Tensor, values: &Tensor) -> Result<()> {
-        let told = |told: &mut Tensor, from: &Tensor, start: usize| {
-            let to: ViewMut<'_, f32> = told.view_mut()?;
+    /// Copies what the host needs of a loss into `loss_readback`.
+    fn copy_loss(&mut self, device: &Device, total: &Tensor, values: &Tensor) -> Result<()> {
+        let copy = |to: &mut Tensor, from: &Tensor, start: usize| {
+            let to: ViewMut<'_, f32> = to.view_mut()?;
             Ok::<_, TrainError>(device.copy(from.view()?, to.slice(start..start + from.len()))?)
         };
-        told(&mut self.told, total, 0)?;
-        told(&mut self.told, values, 1)
+        copy(&mut self.loss_readback, total, 0)?;
+        copy(&mut self.loss_readback, values, 1)
     }
 }
 
 /// What a step in graphs needs to know beside the network.
-struct Now<'a> {
+struct StepContext<'a> {
     device: &'a Device,
     samples: &'a [String],
     lr: f64,
@@ -126,67 +126,69 @@ impl Trainer {
         let start = Instant::now();
         let Graphs { device, fixed, state, held, .. } = graphs;
         let (step, samples) = (self.step, batch.names.clone());
-        let now = Now { device, samples: &samples, lr: self.schedule.lr(step) };
-        let fixed = self.prepare(&now, fixed, (!*held).then_some(batch))?;
+        let context = StepContext { device, samples: &samples, lr: self.schedule.lr(step) };
+        let fixed = self.prepare(&context, fixed, (!*held).then_some(batch))?;
         if let State::Captured(captured) = state
-            && !(captured.addresses == self.addresses() && self.optimiser.fits(&captured.updated))
+            && !(captured.addresses == self.addresses()
+                && self.optimiser.still_valid(&captured.updated))
         {
             *state = State::Direct(WARM_AGAIN);
         }
         match state {
-            State::Captured(captured) => self.replay(&now, fixed, captured, before)?,
-            State::Direct(0) => match self.capture(&now, fixed, before)? {
+            State::Captured(captured) => self.replay(&context, fixed, captured, before)?,
+            State::Direct(0) => match self.capture(&context, fixed, before)? {
                 Some(captured) => *state = State::Captured(Box::new(captured)),
                 None => return Ok(None),
             },
             State::Direct(left) => {
-                self.direct(&now, fixed, before)?;
+                self.direct(&context, fixed, before)?;
                 *left -= 1;
             }
         }
         self.step += 1;
-        let (lr, seconds, told) = (now.lr, start.elapsed().as_secs_f64(), fixed.told.clone());
-        Ok(Some(Step::Queued(Pending { step, samples, lr, seconds, told })))
+        let (lr, seconds, loss_readback) =
+            (context.lr, start.elapsed().as_secs_f64(), fixed.loss_readback.clone());
+        Ok(Some(Step::Queued(Pending { step, samples, lr, seconds, loss_readback })))
     }
 
     /// Brings a batch, the number of the step and the loss of the step before to where graphs read
     /// them. Without a batch the one that lies there stays.
     fn prepare<'a>(
         &mut self,
-        now: &Now<'_>,
-        fixed: &'a mut Option<Fixed>,
+        context: &StepContext<'_>,
+        fixed: &'a mut Option<StaticBuffers>,
         batch: Option<&Batch>,
-    ) -> Result<&'a mut Fixed> {
-        let device = now.device;
+    ) -> Result<&'a mut StaticBuffers> {
+        let device = context.device;
         let fixed = with_category(Category::Data, || match (fixed, batch) {
             (Some(fixed), None) => Ok::<_, TrainError>(fixed),
             (Some(fixed), Some(batch)) => {
-                fixed.write(&self.on_host(batch)?)?;
+                fixed.write(&self.to_tensors(batch)?)?;
                 Ok(fixed)
             }
-            (none, Some(batch)) => Ok(none.insert(self.fixed(device, self.on_host(batch)?)?)),
+            (none, Some(batch)) => Ok(none.insert(self.fixed(device, self.to_tensors(batch)?)?)),
             (None, None) => {
                 Err(ModelError::Config("no batch lies on the device to be used again".into()))?
             }
         })?;
         // Of a step that was done in another way.
         if let Some(pending) = &self.pending
-            && pending.told.address() != fixed.told.address()
+            && pending.loss_readback.address() != fixed.loss_readback.address()
         {
-            device.copy(pending.told.view::<f32>()?, fixed.told.view_mut()?)?;
+            device.copy(pending.loss_readback.view::<f32>()?, fixed.loss_readback.view_mut()?)?;
         }
         let step = self.step;
         self.points()?.set_step(step)?;
         Ok(fixed)
     }
 
-    fn fixed(&self, device: &Device, data: (Tensor, Targets)) -> Result<Fixed> {
-        let (image, targets) = self.brought(data)?;
+    fn fixed(&self, device: &Device, data: (Tensor, Targets)) -> Result<StaticBuffers> {
+        let (image, targets) = self.to_device(data)?;
         let head = self.model.head().config();
         let sizes = [head.decoder_layers + 1, image.dim(0), head.queries];
-        Ok(Fixed {
+        Ok(StaticBuffers {
             assigned: DeviceAssignment::new(device, &self.criterion.config, sizes)?,
-            told: Tensor::zeros_on(Some(device), DType::F32, &[1 + 3 * sizes[0]])?,
+            loss_readback: Tensor::zeros_on(Some(device), DType::F32, &[1 + 3 * sizes[0]])?,
             one: Tensor::scalar(1.0f32).to_device(device, DType::F32)?,
             image,
             targets,
@@ -201,25 +203,25 @@ impl Trainer {
     }
 
     /// Forward pass and costs.
-    fn first(&mut self, fixed: &Fixed) -> Result<(Vec<Candidate>, StepCosts)> {
+    fn first(&mut self, fixed: &StaticBuffers) -> Result<(Vec<Candidate>, StepCosts)> {
         let output = self.model.forward(&fixed.image, false)?;
         let candidates = Candidate::of(&output);
         drop(output);
         let _range = range("matching");
-        let (criterion, told) = (self.criterion.clone(), Some(&fixed.told));
-        let costs = criterion.costs(&candidates, &fixed.targets, self.points()?, told)?;
+        let (criterion, loss_readback) = (self.criterion.clone(), Some(&fixed.loss_readback));
+        let costs = criterion.costs(&candidates, &fixed.targets, self.points()?, loss_readback)?;
         Ok((candidates, costs))
     }
 
     /// The wait for the costs, the matching, and its way up.
     fn between(
         &mut self,
-        now: &Now<'_>,
+        context: &StepContext<'_>,
         costs: &StepCosts,
-        fixed: &mut Fixed,
+        fixed: &mut StaticBuffers,
     ) -> Result<Option<StepLog>> {
         let _range = range("matching");
-        let (assignment, before) = self.matched(costs, &fixed.targets, now.samples)?;
+        let (assignment, before) = self.match_on_host(costs, &fixed.targets, context.samples)?;
         fixed.assigned.upload(&assignment)?;
         Ok(before)
     }
@@ -228,7 +230,7 @@ impl Trainer {
     fn second<R>(
         &mut self,
         device: &Device,
-        fixed: &mut Fixed,
+        fixed: &mut StaticBuffers,
         candidates: Vec<Candidate>,
         update: impl FnOnce(&mut Optimiser, &mut Gradients, &Tensor) -> Result<R>,
     ) -> Result<R> {
@@ -237,7 +239,7 @@ impl Trainer {
             criterion.terms(&candidates, &fixed.targets, &fixed.assigned, self.points()?)?;
         drop((candidates, terms.points));
         let guard = terms.total.detach();
-        fixed.tell(device, &guard, &terms.values)?;
+        fixed.copy_loss(device, &guard, &terms.values)?;
         let mut grads = backward_from(terms.total, fixed.one.clone())?;
         let _range = range("optimiser");
         update(&mut self.optimiser, &mut grads, &guard)
@@ -246,45 +248,45 @@ impl Trainer {
     /// The step launch by launch.
     fn direct(
         &mut self,
-        now: &Now<'_>,
-        fixed: &mut Fixed,
+        context: &StepContext<'_>,
+        fixed: &mut StaticBuffers,
         before: &mut Option<StepLog>,
     ) -> Result<()> {
         let (candidates, costs) = self.first(fixed)?;
-        *before = self.between(now, &costs, fixed)?;
-        self.second(now.device, fixed, candidates, |optimiser, grads, guard| {
-            optimiser.step(now.lr, grads, Some(guard)).map(drop)
+        *before = self.between(context, &costs, fixed)?;
+        self.second(context.device, fixed, candidates, |optimiser, grads, guard| {
+            optimiser.step(context.lr, grads, Some(guard)).map(drop)
         })
     }
 
     fn replay(
         &mut self,
-        now: &Now<'_>,
-        fixed: &mut Fixed,
+        context: &StepContext<'_>,
+        fixed: &mut StaticBuffers,
         captured: &Captured,
         before: &mut Option<StepLog>,
     ) -> Result<()> {
-        now.device.replay(&captured.first)?;
-        *before = self.between(now, &captured.costs, fixed)?;
-        self.optimiser.advance(now.device, &captured.updated, now.lr)?;
-        Ok(now.device.replay(&captured.second)?)
+        context.device.replay(&captured.first)?;
+        *before = self.between(context, &captured.costs, fixed)?;
+        self.optimiser.write_constants(context.device, &captured.updated, context.lr)?;
+        Ok(context.device.replay(&captured.second)?)
     }
 
     /// The step while it is captured; `None` if the device refuses, which a note explains. Nothing
     /// runs in a capture, so weights and moments are then those before the step.
     fn capture(
         &mut self,
-        now: &Now<'_>,
-        fixed: &mut Fixed,
+        context: &StepContext<'_>,
+        fixed: &mut StaticBuffers,
         before: &mut Option<StepLog>,
     ) -> Result<Option<Captured>> {
-        let (device, memory) = (now.device, now.device.graph_memory());
+        let (device, memory) = (context.device, context.device.graph_memory());
         let (first, (candidates, costs)) = match device.capture(&memory, || self.first(fixed)) {
             Ok(done) => done,
             Err(why) => return Ok(self.no_graphs(&why)),
         };
         device.replay(&first)?;
-        *before = self.between(now, &costs, fixed)?;
+        *before = self.between(context, &costs, fixed)?;
         let second = device.capture(&memory, || {
             self.second(device, fixed, candidates, |optimiser, grads, guard| {
                 optimiser.record(device, grads, guard)
@@ -294,7 +296,7 @@ impl Trainer {
             Ok(done) => done,
             Err(why) => return Ok(self.no_graphs(&why)),
         };
-        self.optimiser.advance(device, &updated, now.lr)?;
+        self.optimiser.write_constants(device, &updated, context.lr)?;
         device.replay(&second)?;
         Ok(Some(Captured { first, costs, second, updated, addresses: self.addresses() }))
     }

@@ -27,7 +27,7 @@ pub struct Rule {
 
 /// The rules of a training run.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Groups {
+pub struct ParamGroups {
     /// Longest key first.
     rules: Vec<Rule>,
     /// Decay of norm layers that no rule names.
@@ -36,7 +36,7 @@ pub struct Groups {
     backbone_lr_mult: f64,
 }
 
-impl Groups {
+impl ParamGroups {
     /// Orders the rules; an empty key would match every name and is dropped.
     pub fn new(mut rules: Vec<Rule>, norm_decay_mult: f64) -> Self {
         rules.retain(|rule| !rule.key.is_empty());
@@ -89,7 +89,7 @@ pub fn in_norm(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn decays(groups: &Groups, name: &str) -> bool {
+    fn decays(groups: &ParamGroups, name: &str) -> bool {
         groups.setting(name, in_norm(name)).decay_mult == 1.0
     }
 
@@ -131,7 +131,7 @@ mod tests {
         let check = |method: Method, list: &[(&str, bool)]| {
             for (name, decay) in shared.iter().chain(list) {
                 assert!(method.trains(name), "{method:?} {name}");
-                assert_eq!(decays(&Groups::of(method), name), *decay, "{method:?} {name}");
+                assert_eq!(decays(&ParamGroups::of(method), name), *decay, "{method:?} {name}");
             }
         };
         check(Method::Rein, &rein);
@@ -150,7 +150,7 @@ mod tests {
         };
         let rules =
             vec![rule("head", 2.0, 0.5), rule("head.norm", 3.0, 1.0), rule("aaaa", 5.0, 1.0)];
-        let groups = Groups::new(rules, 0.0);
+        let groups = ParamGroups::new(rules, 0.0);
         let at = |name: &str, norm: bool| {
             let s = groups.setting(name, norm);
             (s.lr_mult, s.decay_mult)
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_slow_backbone_keeps_its_decay() {
-        let groups = Groups::of(Method::Full).with_backbone_lr_mult(0.1);
+        let groups = ParamGroups::of(Method::Full).with_backbone_lr_mult(0.1);
         let norm = groups.setting("backbone.blocks.0.norm1.weight", true);
         assert_eq!((norm.lr_mult, norm.decay_mult), (0.1, 0.0));
         assert_eq!(groups.setting("backbone.pos_embed", false).decay_mult, 1.0);
@@ -189,7 +189,7 @@ mod tests {
                 let optimizer = &recorded["optimizer"];
                 for tensor in tensors {
                     let name = tensor["name"].as_str().expect("name");
-                    let setting = Groups::of(method).setting(name, in_norm(name));
+                    let setting = ParamGroups::of(method).setting(name, in_norm(name));
                     let lr = optimizer["lr"].as_f64().expect("lr") * setting.lr_mult;
                     let decay = optimizer["weight_decay"].as_f64().expect("decay");
                     let decay = decay * setting.decay_mult;

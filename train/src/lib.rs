@@ -5,6 +5,7 @@
 
 pub mod augment;
 pub mod checkpoint;
+pub mod checkpoint_timer;
 mod classes;
 pub mod data;
 pub mod device_plan;
@@ -25,7 +26,6 @@ pub mod palette;
 pub mod pictures;
 pub mod place;
 pub mod plan;
-pub mod proven;
 mod raster;
 pub mod recipe;
 pub mod resume;
@@ -37,9 +37,9 @@ pub mod schedule;
 mod scoring;
 mod setup;
 mod step;
-pub mod timer;
 pub mod trainer;
 mod user_cache;
+pub mod verified;
 pub mod wait;
 pub mod windows;
 

@@ -13,7 +13,7 @@ use dressage_kernels::KernelError;
 use dressage_kernels::adamw::{self, AdamW, MultiAdamW};
 use dressage_models::weights::{Kind, StateDict};
 
-use crate::groups::{Groups, Setting, in_norm};
+use crate::groups::{ParamGroups, Setting, in_norm};
 use crate::{Result, TrainError};
 
 /// One parameter with its moments.
@@ -39,7 +39,7 @@ pub struct Optimiser {
 }
 
 /// Positions of the parameters that each launch of a captured update takes.
-pub(crate) struct Recorded(Vec<Vec<usize>>);
+pub(crate) struct CapturedUpdate(Vec<Vec<usize>>);
 
 /// What all names of moments in a checkpoint begin with.
 pub(crate) const MOMENTS: &str = "optimiser.";
@@ -54,7 +54,7 @@ impl Optimiser {
     ///
     /// # Errors
     /// No room on the device.
-    pub fn new(params: Vec<Param>, groups: &Groups, adamw: AdamW) -> Result<Optimiser> {
+    pub fn new(params: Vec<Param>, groups: &ParamGroups, adamw: AdamW) -> Result<Optimiser> {
         let slot = |param: Param| {
             let value = param.master();
             let zeros = || {
@@ -155,8 +155,8 @@ impl Optimiser {
     }
 
     /// Queues the update of [`Optimiser::step`] within a capture, which writes no constants and
-    /// counts nothing: [`Optimiser::advance`] does, before each replay. Needs an update of the same
-    /// parameters before.
+    /// counts nothing: [`Optimiser::write_constants`] does, before each replay. Needs an update of
+    /// the same parameters before.
     ///
     /// # Errors
     /// As [`Optimiser::step`].
@@ -165,7 +165,7 @@ impl Optimiser {
         device: &Device,
         grads: &mut Gradients,
         guard: &Tensor,
-    ) -> Result<Recorded> {
+    ) -> Result<CapturedUpdate> {
         let slots = self.slots.iter().enumerate();
         let found = slots.filter_map(|(i, s)| Some((i, grads.take(&s.param.get())?))).collect();
         let mut recorded = Vec::new();
@@ -176,11 +176,11 @@ impl Optimiser {
             };
             queue(launch, device, &self.settings, slots, Some(guard))?;
         }
-        Ok(Recorded(recorded))
+        Ok(CapturedUpdate(recorded))
     }
 
     /// Whether the parameters of each recorded launch still have had as many updates.
-    pub(crate) fn fits(&self, recorded: &Recorded) -> bool {
+    pub(crate) fn still_valid(&self, recorded: &CapturedUpdate) -> bool {
         let t = |i: &usize| self.slots[*i].t;
         recorded.0.iter().all(|launch| launch.windows(2).all(|two| t(&two[0]) == t(&two[1])))
     }
@@ -190,7 +190,12 @@ impl Optimiser {
     ///
     /// # Errors
     /// A failure of the device.
-    pub(crate) fn advance(&mut self, device: &Device, recorded: &Recorded, lr: f64) -> Result<()> {
+    pub(crate) fn write_constants(
+        &mut self,
+        device: &Device,
+        recorded: &CapturedUpdate,
+        lr: f64,
+    ) -> Result<()> {
         let groups = self.all_constants(lr);
         self.updated = recorded.0.concat();
         for i in &self.updated {
@@ -206,7 +211,7 @@ impl Optimiser {
 
     /// Takes back the count of the last step, which the device did not carry out because its loss
     /// was not a number.
-    pub(crate) fn take_back(&mut self) {
+    pub(crate) fn undo_count(&mut self) {
         for i in std::mem::take(&mut self.updated) {
             self.slots[i].t -= 1;
         }

@@ -10,14 +10,14 @@ use serde::Serialize;
 use dressage_kernels::device::probe;
 
 use crate::plan::mib;
-use crate::proven;
 use crate::recipe::Run;
 use crate::runlog::Progress;
+use crate::verified;
 use crate::{Result, TrainError};
 
 /// What `run.device` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Choice {
+pub enum DeviceChoice {
     /// The first CUDA device if it can be used, else the host.
     Auto,
     /// The host.
@@ -29,21 +29,21 @@ pub enum Choice {
     Virtual,
 }
 
-impl FromStr for Choice {
+impl FromStr for DeviceChoice {
     /// What it should have been.
     type Err = &'static str;
 
-    fn from_str(text: &str) -> std::result::Result<Choice, &'static str> {
+    fn from_str(text: &str) -> std::result::Result<DeviceChoice, &'static str> {
         match text {
-            "auto" => Ok(Choice::Auto),
-            "cpu" => Ok(Choice::Cpu),
-            "cuda" => Ok(Choice::Cuda(0)),
-            "virtual" => Ok(Choice::Virtual),
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Cpu),
+            "cuda" => Ok(DeviceChoice::Cuda(0)),
+            "virtual" => Ok(DeviceChoice::Virtual),
             _ => text
                 .strip_prefix("cuda:")
                 .filter(|n| n.bytes().all(|b| b.is_ascii_digit()))
                 .and_then(|n| n.parse().ok())
-                .map(Choice::Cuda)
+                .map(DeviceChoice::Cuda)
                 .ok_or("auto, cpu, cuda, cuda:N (a GPU by its number, from 0) or virtual"),
         }
     }
@@ -54,51 +54,53 @@ impl FromStr for Choice {
 pub struct Place {
     device: Option<Device>,
     working: DType,
-    said: String,
+    description: String,
     warning: Option<String>,
 }
 
 impl Place {
     /// Host memory.
     pub fn host() -> Place {
-        Place { device: None, working: DType::F32, said: "the CPU".into(), warning: None }
+        Place { device: None, working: DType::F32, description: "the CPU".into(), warning: None }
     }
 
     /// A device that executes nothing, for the plan of a step ([`crate::device_plan`]).
-    pub(crate) fn rehearsal(device: &Device, run: &Run) -> Place {
+    pub(crate) fn for_dry_run(device: &Device, run: &Run) -> Place {
         let (device, working) = (Some(device.clone()), run.precision.dtype());
-        Place { device, working, said: "the dry run".into(), warning: None }
+        Place { device, working, description: "the dry run".into(), warning: None }
     }
 
-    /// The place that the settings of a run ask for. A GPU that `auto` takes proves its kernels before, once
-    /// for each kind of GPU, driver and build of this program, which `progress` is told.
+    /// The place that the settings of a run ask for. A GPU that `auto` takes verifies its kernels
+    /// before, once for each kind of GPU, driver and build of this program, which `progress` is
+    /// told.
     ///
     /// # Errors
     /// A device that cannot be used, with what was looked for; a word that names none.
     pub fn of(run: &Run, progress: &dyn Progress) -> Result<Place> {
         let open = |device: Device, more: &str| {
             let (working, name) = (run.precision.dtype(), device.name());
-            let said = format!("{name}, activations in {working}{more}");
-            Place { device: Some(device), working, said, warning: None }
+            let description = format!("{name}, activations in {working}{more}");
+            Place { device: Some(device), working, description, warning: None }
         };
         let choice = run.device.parse().map_err(|expected| TrainError::Setting {
             setting: "run.device",
             what: format!("is `{}`, it must be {expected}", run.device),
         })?;
         Ok(match choice {
-            Choice::Cpu => Place::host(),
-            Choice::Virtual => {
+            DeviceChoice::Cpu => Place::host(),
+            DeviceChoice::Virtual => {
                 open(Device::virtual_gpu(), "; it checks every access and is slow by design")
             }
-            Choice::Cuda(n) => {
+            DeviceChoice::Cuda(n) => {
                 let device = Device::cuda(n).map_err(|source| TrainError::Device { source })?;
-                let unproven = "; its kernels were not verified on this GPU (dressage doctor does)";
-                let more = if proven::is_proven(&device) { "" } else { unproven };
+                let unverified =
+                    "; its kernels were not verified on this GPU (dressage doctor does)";
+                let more = if verified::is_verified(&device) { "" } else { unverified };
                 open(device, more)
             }
-            Choice::Auto => {
+            DeviceChoice::Auto => {
                 let found = Device::cuda(0).map_err(|error| error.to_string());
-                match found.and_then(|gpu| proven::ensure(&gpu, progress).map(|()| gpu)) {
+                match found.and_then(|gpu| verified::ensure(&gpu, progress).map(|()| gpu)) {
                     Ok(device) => open(device, " (run.device=auto)"),
                     Err(why) => Place::instead(&why),
                 }
@@ -119,7 +121,7 @@ impl Place {
                  (--device cpu) is without this warning"
             )
         });
-        Place { said: format!("the CPU; {why}"), warning, ..Place::host() }
+        Place { description: format!("the CPU; {why}"), warning, ..Place::host() }
     }
 
     /// Warning about a GPU that is there and not used.
@@ -138,8 +140,8 @@ impl Place {
     }
 
     /// What was taken and why, for people.
-    pub fn said(&self) -> &str {
-        &self.said
+    pub fn description(&self) -> &str {
+        &self.description
     }
 
     /// Moves a network there.
@@ -203,17 +205,17 @@ mod tests {
     #[test]
     fn words_name_places() {
         for (text, choice) in [
-            ("auto", Choice::Auto),
-            ("cpu", Choice::Cpu),
-            ("cuda", Choice::Cuda(0)),
-            ("cuda:0", Choice::Cuda(0)),
-            ("cuda:13", Choice::Cuda(13)),
-            ("virtual", Choice::Virtual),
+            ("auto", DeviceChoice::Auto),
+            ("cpu", DeviceChoice::Cpu),
+            ("cuda", DeviceChoice::Cuda(0)),
+            ("cuda:0", DeviceChoice::Cuda(0)),
+            ("cuda:13", DeviceChoice::Cuda(13)),
+            ("virtual", DeviceChoice::Virtual),
         ] {
             assert_eq!(text.parse(), Ok(choice), "{text}");
         }
         for text in ["", "gpu", "CPU", "cuda:", "cuda:-1", "cuda:+1", "cuda:99999999999999999999"] {
-            assert!(text.parse::<Choice>().is_err(), "{text}");
+            assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
         }
     }
 
@@ -223,7 +225,7 @@ mod tests {
         let place = of(&run("virtual")).expect("virtual");
         assert!(place.device().is_some());
         for words in ["the virtual GPU", "bf16", "slow"] {
-            assert!(place.said().contains(words), "{}", place.said());
+            assert!(place.description().contains(words), "{}", place.description());
         }
         let error = of(&run("nonsense")).expect_err("refused").to_string();
         assert!(error.contains("run.device") && error.contains("cuda:N"), "{error}");
@@ -232,7 +234,7 @@ mod tests {
             Err(why) => {
                 let place = of(&run("auto")).expect("the host");
                 assert!(place.device().is_none());
-                assert_eq!(place.said(), format!("the CPU; {why}"));
+                assert_eq!(place.description(), format!("the CPU; {why}"));
                 let error = of(&run("cuda")).expect_err("refused").to_string();
                 assert!(error.contains(&why.to_string()) && error.contains("run.device=cpu"));
             }

@@ -1,7 +1,7 @@
 //! Memory of a training step, known before the first one.
 //!
-//! The plan is an outline: the network is built, and three steps are gone through, by the code that
-//! trains, on buffers that are only reserved ([`dressage_engine::Outline`]). So there are no
+//! The plan is a dry run: the network is built, and three steps are gone through, by the code that
+//! trains, on buffers that are only reserved ([`dressage_engine::DryRun`]). So there are no
 //! formulas that could fall behind the network, and the numbers are those of the account at the end
 //! of a run to the byte, as long as every class occurs in every image; a batch with fewer classes
 //! takes the same or less.
@@ -10,7 +10,7 @@
 //! loop, and the program as it is before anything is loaded. Evaluation is not part of the plan: it
 //! keeps no values for a backward pass, and takes less than a step for crops of one size.
 
-use dressage_engine::Outline;
+use dressage_engine::DryRun;
 use dressage_engine::memory::{CATEGORIES, Category, Usage};
 use dressage_kernels::allocate;
 use dressage_kernels::scratch;
@@ -115,7 +115,7 @@ impl Plan {
     pub fn new(recipe: &Recipe) -> Result<Plan> {
         let program = machine::resident().unwrap_or(0);
         let room = machine::room();
-        let needs = |level| Ok((level, outlined(recipe, level, program)?));
+        let needs = |level| Ok((level, dry_run_needs(recipe, level, program)?));
         let levels = Recompute::ALL.into_iter().map(needs).collect::<Result<_>>()?;
         let (available, limit) = (room.map(|r| r.bytes), room.map(|r| r.limit));
         Ok(Plan { levels, chosen: recipe.train.recompute, available, limit })
@@ -218,9 +218,9 @@ pub fn mib(bytes: usize) -> String {
 /// # Errors
 /// Sizes that do not fit together.
 pub fn flops(recipe: &Recipe) -> Result<u64> {
-    let mut outline = Outline::new();
-    outline.run(|| Trainer::fresh(without_files(recipe))?.outline_step())?;
-    Ok(outline.tally().flops)
+    let mut dry_run = DryRun::new();
+    dry_run.run(|| Trainer::fresh(without_files(recipe))?.dry_run_step())?;
+    Ok(dry_run.tally().flops)
 }
 
 /// `recipe` with parameters of the same sizes as those of its files.
@@ -232,32 +232,32 @@ pub(crate) fn without_files(recipe: &Recipe) -> Recipe {
 }
 
 /// What training takes at one level.
-fn outlined(recipe: &Recipe, level: Recompute, program: usize) -> Result<Needs> {
+fn dry_run_needs(recipe: &Recipe, level: Recompute, program: usize) -> Result<Needs> {
     let mut recipe = without_files(recipe);
     recipe.train.recompute = level;
-    let mut outline = Outline::new();
+    let mut dry_run = DryRun::new();
     let threads = machine::threads(recipe.run.threads);
-    let loader = rehearsed(&mut outline, || {
+    let loader = in_dry_run(&mut dry_run, || {
         let mut trainer = Trainer::fresh(recipe)?;
         for _ in 0..STEPS {
-            trainer.outline_step()?;
+            trainer.dry_run_step()?;
         }
         Ok(trainer.loader_settings().bytes())
     })?;
-    let scratch = outline.tally().scratch(threads);
-    Ok(Needs { scratch, loader, program, ..Needs::of(&outline.usage()) })
+    let scratch = dry_run.tally().scratch(threads);
+    Ok(Needs { scratch, loader, program, ..Needs::of(&dry_run.usage()) })
 }
 
-/// Goes through `f` within an outline. Its buffers take address space, and a process may have less
+/// Runs `f` within a dry run. Its buffers take address space, and a process may have less
 /// of it than they need.
 ///
 /// # Errors
 /// Those of `f`; [`TrainError::AddressSpace`], with what was needed until then.
-pub(crate) fn rehearsed<R>(outline: &mut Outline, f: impl FnOnce() -> Result<R>) -> Result<R> {
+pub(crate) fn in_dry_run<R>(dry_run: &mut DryRun, f: impl FnOnce() -> Result<R>) -> Result<R> {
     let limit =
         machine::room().map(|room| format!("{} are available {}", mib(room.bytes), room.limit));
-    allocate::catch(|| outline.run(f)).unwrap_or_else(|refused| {
-        let needed = mib(outline.usage().system_bytes.saturating_add(refused.bytes));
+    allocate::catch(|| dry_run.run(f)).unwrap_or_else(|refused| {
+        let needed = mib(dry_run.usage().system_bytes.saturating_add(refused.bytes));
         Err(TrainError::AddressSpace { needed, available: limit.unwrap_or_default() })
     })
 }

@@ -8,6 +8,7 @@ use dressage_models::criterion::DevicePoints;
 use dressage_models::weights::StateDict;
 
 use crate::checkpoint::Notes;
+use crate::checkpoint_timer::CheckpointTimer;
 use crate::data::{BESIDE_HOST, LoaderSettings};
 use crate::device_plan::DevicePlan;
 use crate::graphs::Graphs;
@@ -17,7 +18,6 @@ use crate::recipe::{Bearing, Recipe, changed_settings};
 use crate::resume::{Earlier, Resume, listed};
 use crate::run_folder::RunFolder;
 use crate::runlog::{Progress, Silent};
-use crate::timer::Timer;
 use crate::trainer::Trainer;
 use crate::{Result, TrainError, checkpoint, machine, network};
 
@@ -92,9 +92,9 @@ impl Trainer {
         Trainer::around(recipe, model, Place::host())
     }
 
-    /// A run on a device that executes nothing, within an outline.
-    pub(crate) fn rehearsal(recipe: Recipe, device: &Device) -> Result<Trainer> {
-        let (model, place) = (network::build(&recipe)?, Place::rehearsal(device, &recipe.run));
+    /// A run on a device that executes nothing, within a dry run.
+    pub(crate) fn for_dry_run(recipe: Recipe, device: &Device) -> Result<Trainer> {
+        let (model, place) = (network::build(&recipe)?, Place::for_dry_run(device, &recipe.run));
         Trainer::around(recipe, model, place)
     }
 
@@ -108,7 +108,7 @@ impl Trainer {
         let (batch, crop) = (recipe.train.batch, recipe.augment.crop);
         let graphs = graphs.map(|device| Graphs::new(device, [batch, crop, crop]));
         let (dir, step, pending) = (recipe.run.dir.clone(), 0, None);
-        let timer = Timer::new(recipe.train.checkpoint_minutes);
+        let timer = CheckpointTimer::new(recipe.train.checkpoint_minutes);
         Ok(Trainer {
             recipe,
             dir,

@@ -2,7 +2,7 @@
 //!
 //! On a device the host queues work and waits once a step, for the costs of the matching; the
 //! losses of the step before come with them. So a loss is known one step late, or when
-//! [`Trainer::settle`] asks for it. A loss that is not a number is caught where it arises: the
+//! [`Trainer::flush`] asks for it. A loss that is not a number is caught where it arises: the
 //! update reads it on the device and leaves everything as it was.
 
 use std::time::Instant;
@@ -42,7 +42,7 @@ pub(crate) struct Pending {
     pub lr: f64,
     pub seconds: f64,
     /// `[1 + 3 * layers]`: the sum of all losses, then each.
-    pub told: Tensor,
+    pub loss_readback: Tensor,
 }
 
 /// A step that was carried out, or queued on a device.
@@ -51,7 +51,8 @@ pub(crate) enum Step {
     Queued(Pending),
 }
 
-/// The loss of a step: in host memory, sum and terms; or on a device, the sum and [`told`].
+/// The loss of a step: in host memory, sum and terms; or on a device, the sum and
+/// [`loss_readback`].
 enum State {
     Known(f32, Vec<(String, f32)>),
     Queued(Tensor, Tensor),
@@ -74,8 +75,9 @@ impl Trainer {
         Ok(done)
     }
 
-    /// One step on a batch, its loss known; on a device the host waits for that. Of a step before
-    /// whose loss nobody asked for nothing is told but that it was not a number.
+    /// One step on a batch, its loss known; on a device the host waits for that. The loss of an
+    /// unread step before is discarded, unless it was not a number: then this call returns that
+    /// error.
     ///
     /// # Errors
     /// A loss that is not a number (nothing is updated then, and the state is kept in a file of
@@ -84,8 +86,8 @@ impl Trainer {
         match self.step_in_pool(batch)?.0 {
             Step::Known(done) => Ok(done),
             Step::Queued(pending) => {
-                let told = pending.told.to_host()?;
-                self.read(pending, told.data()?)
+                let loss_readback = pending.loss_readback.to_host()?;
+                self.read(pending, loss_readback.data()?)
             }
         }
     }
@@ -140,25 +142,25 @@ impl Trainer {
                 }
             }
         }
-        let (step, last) = self.step_from(&batch.names, |trainer| trainer.on_host(batch))?;
+        let (step, last) = self.step_from(&batch.names, |trainer| trainer.to_tensors(batch))?;
         Ok((step, before.or(last)))
     }
 
     /// A batch as tensors.
-    pub(crate) fn on_host(&self, batch: &Batch) -> Result<(Tensor, Targets)> {
+    pub(crate) fn to_tensors(&self, batch: &Batch) -> Result<(Tensor, Targets)> {
         let (b, h, w) = (batch.b, batch.h, batch.w);
         let image = Tensor::from_slice(&batch.images, &[b, 3, h, w])?;
         let labels = Tensor::from_slice(&batch.labels, &[b, h, w])?;
         Ok((image, Targets::new(labels, self.recipe.classes())?))
     }
 
-    /// Goes through a step within an outline, with every class in every image.
-    pub(crate) fn outline_step(&mut self) -> Result<()> {
+    /// Goes through a step within a dry run, with every class in every image.
+    pub(crate) fn dry_run_step(&mut self) -> Result<()> {
         let (b, s) = (self.recipe.train.batch, self.recipe.augment.crop);
         let classes = self.recipe.classes();
         let (done, _) = self.step_from(&[], |_| {
             let image = Tensor::empty::<f32>(&[b, 3, s, s]);
-            Ok((image, Targets::outlined(b, s, classes)))
+            Ok((image, Targets::for_dry_run(b, s, classes)))
         })?;
         if let Step::Queued(pending) = done {
             self.pending = Some(pending);
@@ -174,7 +176,7 @@ impl Trainer {
         data: impl FnOnce(&Trainer) -> Result<(Tensor, Targets)>,
     ) -> Result<(Step, Option<StepLog>)> {
         let mut clock = Clock::start();
-        let (image, targets) = with_category(Category::Data, || self.brought(data(self)?))?;
+        let (image, targets) = with_category(Category::Data, || self.to_device(data(self)?))?;
         clock.lap();
         let output = self.model.forward(&image, false)?;
         clock.lap();
@@ -182,7 +184,7 @@ impl Trainer {
         let (loss, before) = self.losses(&candidates, &targets, samples)?;
         drop((output, candidates));
         let state = match self.place.device() {
-            Some(_) => State::Queued(loss.total.detach(), told(&loss)?),
+            Some(_) => State::Queued(loss.total.detach(), loss_readback(&loss)?),
             None => self.checked(&loss, samples)?,
         };
         clock.lap();
@@ -205,15 +207,22 @@ impl Trainer {
         let (seconds, laps) = (clock.laps.iter().sum(), Some(clock.laps));
         let done = match state {
             State::Known(loss, terms) => Step::Known(StepLog { loss, terms, lr, seconds, laps }),
-            State::Queued(_, told) => {
-                Step::Queued(Pending { step, samples: samples.to_vec(), lr, seconds, told })
-            }
+            State::Queued(_, loss_readback) => Step::Queued(Pending {
+                step,
+                samples: samples.to_vec(),
+                lr,
+                seconds,
+                loss_readback,
+            }),
         };
         Ok((done, before))
     }
 
     /// A batch where the network lies.
-    pub(crate) fn brought(&self, (image, targets): (Tensor, Targets)) -> Result<(Tensor, Targets)> {
+    pub(crate) fn to_device(
+        &self,
+        (image, targets): (Tensor, Targets),
+    ) -> Result<(Tensor, Targets)> {
         let _range = range("data");
         Ok(match self.place.device() {
             Some(device) => (self.model.image(image)?, targets.to_device(device)?),
@@ -251,17 +260,17 @@ impl Trainer {
         points: &mut dyn PointSource,
         samples: &[String],
     ) -> Result<(Loss, Option<StepLog>)> {
-        let previous = self.pending.as_ref().map(|pending| &pending.told);
+        let previous = self.pending.as_ref().map(|pending| &pending.loss_readback);
         let matching = range("matching");
         let costs = self.criterion.costs(candidates, targets, points, previous)?;
-        let (assignment, before) = self.matched(&costs, targets, samples)?;
+        let (assignment, before) = self.match_on_host(&costs, targets, samples)?;
         drop(matching);
         Ok((self.criterion.losses(candidates, targets, assignment, points)?, before))
     }
 
     /// Matches; on a device the wait of the step, with which the step before arrives, if its loss
     /// was not known yet.
-    pub(crate) fn matched(
+    pub(crate) fn match_on_host(
         &mut self,
         costs: &StepCosts,
         targets: &Targets,
@@ -271,7 +280,7 @@ impl Trainer {
             Ok(found) => found,
             Err(ModelError::Matching(what)) => {
                 // If the step before was bad as well, it was the first.
-                self.settle()?;
+                self.flush()?;
                 return Err(self.not_finite(what, self.step, samples)?);
             }
             Err(other) => return Err(other.into()),
@@ -287,23 +296,24 @@ impl Trainer {
     ///
     /// # Errors
     /// A loss that is not a number: as [`Trainer::step_on`].
-    pub fn settle(&mut self) -> Result<Option<StepLog>> {
+    pub fn flush(&mut self) -> Result<Option<StepLog>> {
         let Some(pending) = self.pending.take() else { return Ok(None) };
-        let told = pending.told.to_host()?;
-        self.read(pending, told.data()?).map(Some)
+        let loss_readback = pending.loss_readback.to_host()?;
+        self.read(pending, loss_readback.data()?).map(Some)
     }
 
-    /// Makes of what a device told of a step its log, or an error if its loss was not a number: the
-    /// device has left weights and moments as they were then.
-    fn read(&mut self, pending: Pending, told: &[f32]) -> Result<StepLog> {
+    /// The log of a step from its `loss_readback`, or an error if the loss was not a number: then
+    /// the device has left weights and moments as they were.
+    fn read(&mut self, pending: Pending, loss_readback: &[f32]) -> Result<StepLog> {
         let Pending { step, samples, lr, seconds, .. } = pending;
-        let (loss, values) = told.split_first().map_or((f32::NAN, told), |(l, v)| (*l, v));
+        let (loss, values) =
+            loss_readback.split_first().map_or((f32::NAN, loss_readback), |(l, v)| (*l, v));
         let terms = named_terms(values);
         // What the update on the device has looked at.
         if loss.is_finite() {
             return Ok(StepLog { loss, terms, lr, seconds, laps: None });
         }
-        self.optimiser.take_back();
+        self.optimiser.undo_count();
         self.step = step;
         let what = bad_loss(loss, &terms).unwrap_or_default();
         Err(self.not_finite(what, step, &samples)?)
@@ -336,7 +346,7 @@ fn bad_loss(total: f32, terms: &[(String, f32)]) -> Option<String> {
 }
 
 /// What the host is to know of a loss on a device, as one tensor.
-fn told(loss: &Loss) -> Result<Tensor> {
+fn loss_readback(loss: &Loss) -> Result<Tensor> {
     with_category(Category::Data, || {
         let total = ops::reshape(&loss.total.detach(), &[1])?;
         Ok(no_grad(|| ops::concat(&[&total, &loss.values.detach()], 0))?)

@@ -10,6 +10,7 @@ use dressage_models::Segmenter;
 use dressage_models::criterion::{Criterion, DevicePoints};
 use serde::Serialize;
 
+use crate::checkpoint_timer::{CheckpointTimer, Clock};
 use crate::data::check::{Checked, LeftOut, Which, check_recipe};
 use crate::data::{Loader, LoaderSettings};
 use crate::device_plan::DevicePlan;
@@ -28,7 +29,6 @@ pub use crate::setup::load;
 use crate::setup::loader_settings;
 use crate::step::Pending;
 pub use crate::step::StepLog;
-use crate::timer::{Clock, Timer};
 use crate::wait::Waiting;
 use crate::{Result, TrainError, checkpoint, network};
 
@@ -36,7 +36,7 @@ use crate::{Result, TrainError, checkpoint, network};
 pub struct Trainer {
     pub(crate) recipe: Recipe,
     pub(crate) dir: PathBuf,
-    /// Its folder, but for an outline.
+    /// Its folder, but for a dry run.
     pub(crate) folder: Option<RunFolder>,
     pub(crate) place: Place,
     pub(crate) model: Segmenter,
@@ -55,13 +55,13 @@ pub struct Trainer {
     pub(crate) torn: bool,
     /// What whoever watches is still to be told.
     pub(crate) note: Option<String>,
-    /// Memory that the steps take; made with the first trainer that is not itself an outline. Not
-    /// on a device: an outline knows the host alone.
+    /// Memory that the steps take; made with the first trainer that is not itself a dry run. Not
+    /// on a device: a dry run knows the host alone.
     pub(crate) plan: Option<Plan>,
     /// The same for a device that tells how much of its memory is free.
     pub(crate) device_plan: Option<DevicePlan>,
     /// Time until a checkpoint is due by time.
-    pub(crate) timer: Timer,
+    pub(crate) timer: CheckpointTimer,
     /// Step of the checkpoint that was due by time; the next one replaces it.
     pub(crate) timed: Option<u64>,
     /// Earlier state of a resumed run.
@@ -206,7 +206,7 @@ impl Trainer {
         let memory = match trained.unwrap_or_else(|refused| Err(refused.into())) {
             Ok(memory) => memory,
             Err(error) => {
-                self.keep(from, &error, progress);
+                self.save_on_error(from, &error, progress);
                 return Err(error);
             }
         };
@@ -291,7 +291,7 @@ impl Trainer {
             let step = self.step;
             let every = |n: u64| n > 0 && step.is_multiple_of(n);
             if every(self.recipe.train.log_every) || step == steps {
-                if let Some(last) = self.settle()? {
+                if let Some(last) = self.flush()? {
                     window.add(Some(&last));
                     stage.at(self.step, &window.text(self.step));
                     done = Some(last);
@@ -303,11 +303,11 @@ impl Trainer {
             }
             let regular = every(self.recipe.train.checkpoint_every);
             if (regular || self.timer.is_over()) && self.step < steps {
-                window.add(self.settle()?.as_ref());
+                window.add(self.flush()?.as_ref());
                 self.checkpoint(log, !regular)?;
             }
             if every(self.recipe.train.eval_every) && self.step < steps {
-                window.add(self.settle()?.as_ref());
+                window.add(self.flush()?.as_ref());
                 drop(stage);
                 // An evaluation has a peak of its own.
                 memory = memory.or_else(|| self.memory());
@@ -316,7 +316,7 @@ impl Trainer {
                 window = Window::start(self.step);
             }
         }
-        self.settle()?;
+        self.flush()?;
         // A peak of an evaluation before the first step is none of the steps.
         memory = memory.or_else(|| self.memory()).filter(|_| self.step > from && !made_up);
         if let Some(memory) = &memory {
@@ -333,7 +333,7 @@ impl Trainer {
     }
 
     /// Saves what has been learnt since step `from` before the run ends with `error`.
-    fn keep(&mut self, from: u64, error: &TrainError, progress: &dyn Progress) {
+    fn save_on_error(&mut self, from: u64, error: &TrainError, progress: &dyn Progress) {
         // The first may have met a step half done, the second has a file of its own.
         let torn = self.torn || matches!(error, TrainError::Engine(_) | TrainError::Model(_));
         let bad = matches!(error, TrainError::NotFinite { .. } | TrainError::BrokenState { .. });
@@ -345,7 +345,7 @@ impl Trainer {
         scratch::trim();
         // The error that ended the run is the one to report, not that of a disk which is full as
         // well.
-        let saved = allocate::catch(|| self.settle().and_then(|_| self.save()));
+        let saved = allocate::catch(|| self.flush().and_then(|_| self.save()));
         progress.note(&match saved {
             Ok(Ok(path)) => format!("step {} is saved in {}", self.step, path.display()),
             Ok(Err(error)) => format!("step {} is not saved: {error}", self.step),
@@ -354,7 +354,7 @@ impl Trainer {
     }
 
     /// Writes a checkpoint and removes the oldest beyond those to keep. A loss that is on a device
-    /// still has to be looked at before ([`Trainer::settle`]).
+    /// still has to be looked at before ([`Trainer::flush`]).
     ///
     /// # Errors
     /// A file that cannot be written; earlier checkpoints survive.

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use dressage_kernels::add::Add;
 use dressage_kernels::device::{Phase, Range, resume};
+use dressage_kernels::dry_run;
 use dressage_kernels::matmul::Beta;
-use dressage_kernels::outline;
 use half::bf16;
 
 use super::{Edge, Node, Origin};
 use crate::dtype::kernel;
 use crate::tensor::Extent;
-use crate::{DType, EngineError, Float, Result, Tensor, rounded};
+use crate::{DType, EngineError, Float, Result, Tensor, bf16_emulation};
 
 /// Heap entry ordered by node number.
 struct Pending(Arc<Node>);
@@ -59,7 +59,7 @@ impl Gradients {
             });
         }
         let g = match (g.device(), &edge.origin) {
-            (None, Origin::Node(_)) => rounded::stored(g),
+            (None, Origin::Node(_)) => bf16_emulation::stored(g),
             _ => g,
         };
         match self.held.remove(&id) {
@@ -279,7 +279,7 @@ fn add_into(sum: &mut Tensor, g: &Tensor) -> Result<()> {
 }
 
 fn add_slices<T: Float>(sum: &mut [T], g: &[T]) -> Result<()> {
-    if !outline::skips("add_into") {
+    if !dry_run::skip("add_into") {
         sum.iter_mut().zip(g).for_each(|(s, g)| *s += *g);
     }
     Ok(())

@@ -48,8 +48,8 @@ fn backward_work_is_booked_where_the_forward_pass_was() {
     let y = inside().unwrap();
     let dy = y.detach();
     backward_from(y, dy).unwrap();
-    let journal = device.journal().unwrap();
-    let launches = journal.parts.iter().filter(|(_, asked)| asked.launches > 0);
+    let trace = device.trace().unwrap();
+    let launches = trace.parts.iter().filter(|(_, asked)| asked.launches > 0);
     let places: Vec<_> = launches.map(|(place, _)| place.to_string()).collect();
     assert_eq!(places, ["part / inner", "again: part / inner", "backward: part / inner"]);
 }

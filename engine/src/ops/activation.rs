@@ -6,7 +6,7 @@ use dressage_kernels::swiglu::Swiglu;
 
 use super::shape_error;
 use crate::dtype::kernel;
-use crate::kept::Kept;
+use crate::saved::SavedValue;
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
 /// Exact GELU, `x/2 (1 + erf(x/√2))`.
@@ -14,8 +14,8 @@ use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 /// # Errors
 /// A type without a kernel.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    Ok(pointwise(Activation::Gelu, x)?.again(|| {
-        let x = x.keep();
+    Ok(pointwise(Activation::Gelu, x)?.recomputable(|| {
+        let x = x.save();
         move || gelu(&x.get()?)
     }))
 }
@@ -25,8 +25,8 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// A type without a kernel.
 pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
-    Ok(pointwise(Activation::QuickGelu, x)?.again(|| {
-        let x = x.keep();
+    Ok(pointwise(Activation::QuickGelu, x)?.recomputable(|| {
+        let x = x.save();
         move || quick_gelu(&x.get()?)
     }))
 }
@@ -46,9 +46,9 @@ fn pointwise(kind: Activation, x: &Tensor) -> Result<Tensor> {
         device => kind.forward_gpu(device, x.view::<T>()?, y.view_mut()?),
     )?;
     let saved = match kind {
-        Activation::Gelu | Activation::QuickGelu => x.keep(),
+        Activation::Gelu | Activation::QuickGelu => x.save(),
         // Positive where the input is.
-        Activation::Relu => Kept::Held(y.detach()),
+        Activation::Relu => SavedValue::Stored(y.detach()),
     };
     Ok(record(y, &[x], || Pointwise { kind, x: saved, to: x.edge() }))
 }
@@ -70,7 +70,7 @@ fn backward(kind: Activation, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
 struct Pointwise {
     kind: Activation,
     /// What the kernel's backward pass takes for the input.
-    x: Kept,
+    x: SavedValue,
     to: Edge,
 }
 
@@ -103,16 +103,16 @@ pub fn swiglu(x: &Tensor) -> Result<Tensor> {
         host => size.forward(x.data::<T>()?, y.data_mut()?),
         device => size.forward_gpu(device, x.view::<T>()?, y.view_mut()?),
     )?;
-    let y = record(y, &[x], || SwigluSaved { size, x: x.keep(), to: x.edge() });
-    Ok(y.again(|| {
-        let x = x.keep();
+    let y = record(y, &[x], || SwigluSaved { size, x: x.save(), to: x.edge() });
+    Ok(y.recomputable(|| {
+        let x = x.save();
         move || swiglu(&x.get()?)
     }))
 }
 
 struct SwigluSaved {
     size: Swiglu,
-    x: Kept,
+    x: SavedValue,
     to: Edge,
 }
 

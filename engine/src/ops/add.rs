@@ -6,7 +6,7 @@ use dressage_kernels::residual::Residual;
 
 use super::{expect_shape, shape_error};
 use crate::dtype::kernel;
-use crate::kept::Kept;
+use crate::saved::SavedValue;
 use crate::{Backward, DType, Edge, EngineError, Gradients, Result, Tensor, record};
 
 /// `a + b`, where b's shape is the end of a's: b repeats over a's leading axes.
@@ -31,12 +31,12 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     )?;
     let y = record(y, &[a, b], || Sum { size, to: [a.edge(), b.edge()] });
     // Only where a is not memory that would be held for this alone.
-    match a.keep() {
-        Kept::Again(_) => Ok(y.again(|| {
-            let (a, b) = (a.keep(), b.keep());
+    match a.save() {
+        SavedValue::Recomputed(_) => Ok(y.recomputable(|| {
+            let (a, b) = (a.save(), b.save());
             move || add(&a.get()?, &b.get()?)
         })),
-        Kept::Held(_) => Ok(y),
+        SavedValue::Stored(_) => Ok(y),
     }
 }
 
@@ -109,7 +109,7 @@ pub(super) fn biased_residual(
     inputs.extend(gamma);
     Ok(record(y, &inputs, || ResidualSaved {
         size,
-        r: gamma.is_some_and(Tensor::tracked).then(|| r.keep()),
+        r: gamma.is_some_and(Tensor::tracked).then(|| r.save()),
         gamma: gamma.map(Tensor::detach),
         to: [x.edge(), r.edge()],
         to_gamma: gamma.map(Tensor::edge),
@@ -119,7 +119,7 @@ pub(super) fn biased_residual(
 struct ResidualSaved {
     size: Residual,
     /// Only where gamma needs a gradient.
-    r: Option<Kept>,
+    r: Option<SavedValue>,
     gamma: Option<Tensor>,
     to: [Edge; 2],
     to_gamma: Option<Edge>,

@@ -5,7 +5,7 @@ use dressage_kernels::patch_embed::PatchEmbed;
 
 use super::{expect_shape, shape_error};
 use crate::dtype::kernel;
-use crate::kept::Kept;
+use crate::saved::SavedValue;
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
 /// Convolution of x `[b, h, w, ci]` with weight `[co, ci, kh, kw]` (the reference's layout) and
@@ -98,7 +98,7 @@ fn conv_record(
     inputs.extend(bias);
     record(y, &inputs, || ConvSaved {
         size,
-        x: weight.tracked().then(|| x.keep()),
+        x: weight.tracked().then(|| x.save()),
         x_shape: x.shape().to_vec(),
         weight: weight.detach(),
         to_x: x.edge(),
@@ -110,7 +110,7 @@ fn conv_record(
 struct ConvSaved {
     size: Size,
     /// Only where the weight needs a gradient.
-    x: Option<Kept>,
+    x: Option<SavedValue>,
     x_shape: Vec<usize>,
     weight: Tensor,
     to_x: Edge,

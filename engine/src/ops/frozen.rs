@@ -6,7 +6,7 @@ use dressage_kernels::linear::{Input, Linear, Normed, Output, Weight};
 
 use super::add::biased_residual;
 use super::{expect_shape, gelu, layer_norm, linear, residual, shape_error};
-use crate::kept::Kept;
+use crate::saved::SavedValue;
 use crate::{Backward, DType, Edge, Float, Gradients, Result, Tensor, floats, record};
 
 /// Weight and bias `[c]` of a layer norm and the number added to the variance.
@@ -60,7 +60,7 @@ pub(super) fn layer(
 
 /// `layer_norm(x) W^T + b` over the last axis: x `[.., k]`, W `[m, k]`, b `[m]`. Saves x and the
 /// statistics of its rows; the normalised rows exist only if a parameter needs a gradient. The
-/// result can be made again by one product ([`crate::Thrift`]).
+/// result can be made again by one product ([`crate::RecomputePolicy`]).
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -97,15 +97,15 @@ pub fn norm_linear(
         let y = record(y, &[x], || NormLinear {
             size,
             rows,
-            x: x.keep(),
+            x: x.save(),
             mean,
             rstd,
             norm_weight: norm.weight.clone(),
             weight: weight.clone(),
             to: x.edge(),
         });
-        Ok(y.again(|| {
-            let (x, eps) = (x.keep(), norm.eps);
+        Ok(y.recomputable(|| {
+            let (x, eps) = (x.save(), norm.eps);
             let [w, b, weight] = [norm.weight, norm.bias, weight].map(Tensor::clone);
             let bias = bias.cloned();
             move || {
@@ -119,7 +119,7 @@ pub fn norm_linear(
 struct NormLinear {
     size: Linear,
     rows: LayerNorm,
-    x: Kept,
+    x: SavedValue,
     mean: Tensor,
     rstd: Tensor,
     norm_weight: Tensor,
@@ -188,7 +188,7 @@ pub fn linear_residual(
         size.fused(input, weight_of(weight)?, b?, output, y.data_mut()?)?;
         Ok(record(y, &[x, z], || LinearResidual {
             size,
-            z: (f == Activated::Gelu).then(|| z.keep()),
+            z: (f == Activated::Gelu).then(|| z.save()),
             z_shape: z.shape().to_vec(),
             weight: weight.clone(),
             gamma: gamma.cloned(),
@@ -201,7 +201,7 @@ pub fn linear_residual(
 struct LinearResidual {
     size: Linear,
     /// Only under GELU.
-    z: Option<Kept>,
+    z: Option<SavedValue>,
     z_shape: Vec<usize>,
     weight: Tensor,
     gamma: Option<Tensor>,
@@ -219,7 +219,7 @@ impl Backward for LinearResidual {
             if self.to_z.wants() {
                 let mut dz = Tensor::empty::<T>(&self.z_shape);
                 let gamma = self.gamma.as_ref().map(|g| g.data::<T>()).transpose()?;
-                let z = self.z.as_ref().map(Kept::get).transpose()?;
+                let z = self.z.as_ref().map(SavedValue::get).transpose()?;
                 let z = z.as_ref().map(|z| z.data::<T>()).transpose()?;
                 let weight = weight_of::<T>(&self.weight)?;
                 self.size.fused_backward(weight, gamma, z, dy.data()?, dz.data_mut()?)?;

@@ -1,7 +1,7 @@
 //! Operations that copy rows about: concatenation, slices, broadcast, selection.
 
 use dressage_kernels::add::Add;
-use dressage_kernels::outline;
+use dressage_kernels::dry_run;
 
 use super::shape_error;
 use crate::dtype::kernel;
@@ -24,7 +24,7 @@ fn copy_pieces(
     kernel!(op, x, T,
         host => {
             let (x, out) = (x.data::<T>()?, out.data_mut::<T>()?);
-            if !outline::skips(op) {
+            if !dry_run::skip(op) {
                 starts.for_each(|(i, o)| out[o..o + n].copy_from_slice(&x[i..i + n]));
             }
             Ok::<_, EngineError>(())
@@ -50,7 +50,7 @@ pub(super) fn add_pieces(
     kernel!(op, x, T,
         host => {
             let (x, out) = (x.data::<T>()?, out.data_mut::<T>()?);
-            if !outline::skips(op) {
+            if !dry_run::skip(op) {
                 starts.for_each(|(i, o)| {
                     out[o..o + n].iter_mut().zip(&x[i..i + n]).for_each(|(d, g)| *d += *g);
                 });

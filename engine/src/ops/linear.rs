@@ -8,13 +8,13 @@ use half::bf16;
 
 use super::frozen::{layer, weight_of};
 use crate::dtype::{Element, kernel};
-use crate::kept::Kept;
+use crate::saved::SavedValue;
 use crate::{Backward, DType, Device, Edge, Gradients, Result, Tensor, record};
 
-/// `y = x W^T + b` over the last axis: x `[.., k]`, weight `[m, k]`, bias `[m]`, y `[.., m]`.
-/// Saves `x` only if the weight needs a gradient; with a frozen weight the backward pass is one
-/// product. The result of a frozen layer can be made again by one product: activations, which save
-/// it, make use of that ([`crate::Thrift`]). On the host a frozen weight may be bf16 beside x of
+/// `y = x W^T + b` over the last axis: x `[.., k]`, weight `[m, k]`, bias `[m]`, y `[.., m]`. Saves
+/// `x` only if the weight needs a gradient; with a frozen weight the backward pass is one product.
+/// The result of a frozen layer can be made again by one product: activations, which save it, make
+/// use of that ([`crate::RecomputePolicy`]). On the host a frozen weight may be bf16 beside x of
 /// f32.
 ///
 /// # Errors
@@ -39,8 +39,8 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     if weight.tracked() || bias.is_some_and(Tensor::tracked) {
         return Ok(y);
     }
-    Ok(y.again(|| {
-        let (x, weight, bias) = (x.keep(), weight.detach(), bias.map(Tensor::detach));
+    Ok(y.recomputable(|| {
+        let (x, weight, bias) = (x.save(), weight.detach(), bias.map(Tensor::detach));
         move || linear(&x.get()?, &weight, bias.as_ref())
     }))
 }
@@ -95,7 +95,7 @@ pub(super) struct Saved {
     size: Linear,
     /// The result behind a ReLU: positive where what came before it was.
     rectified: Option<Tensor>,
-    x: Option<Kept>,
+    x: Option<SavedValue>,
     weight: Tensor,
     x_shape: Vec<usize>,
     to_x: Edge,
@@ -126,7 +126,7 @@ impl Saved {
         Saved {
             size,
             rectified: None,
-            x: weight.tracked().then(|| x.keep()),
+            x: weight.tracked().then(|| x.save()),
             weight: weight.detach(),
             x_shape: x.shape().to_vec(),
             to_x: x.edge(),

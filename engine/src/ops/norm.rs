@@ -7,7 +7,7 @@ use dressage_kernels::matmul::Beta;
 
 use super::{expect_shape, shape_error};
 use crate::dtype::kernel;
-use crate::kept::Kept;
+use crate::saved::SavedValue;
 use crate::{Backward, Edge, EngineError, Gradients, Result, Tensor, record};
 
 /// Normalises the last axis of `x` `[.., c]` and applies `weight` `[c]` and `bias` `[c]`.
@@ -18,8 +18,8 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     let c = x.last_dim();
     let n = x.len() / c.max(1);
     let y = normalise(Size::Layer(LayerNorm { n, c, eps }), &[n], x, weight, bias)?;
-    Ok(y.again(|| {
-        let (x, weight, bias) = (x.keep(), weight.detach(), bias.detach());
+    Ok(y.recomputable(|| {
+        let (x, weight, bias) = (x.save(), weight.detach(), bias.detach());
         move || layer_norm(&x.get()?, &weight, &bias, eps)
     }))
 }
@@ -94,7 +94,7 @@ fn normalise(
     )?;
     Ok(record(y, &[x, weight, bias], || Saved {
         size,
-        x: x.keep(),
+        x: x.save(),
         weight: weight.detach(),
         mean,
         rstd,
@@ -104,7 +104,7 @@ fn normalise(
 
 struct Saved {
     size: Size,
-    x: Kept,
+    x: SavedValue,
     weight: Tensor,
     mean: Tensor,
     rstd: Tensor,

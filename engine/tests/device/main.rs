@@ -14,8 +14,8 @@ use std::slice::from_ref;
 use cases::Case;
 use dressage_engine::memory::{self, Category, with_category};
 use dressage_engine::{
-    DType, Device, EngineError, Outline, Param, Result, Tensor, Thrift, backward, backward_from,
-    floats, no_grad, ops, recompute, thrifty,
+    DType, Device, DryRun, EngineError, Param, RecomputePolicy, Result, Tensor, backward,
+    backward_from, floats, no_grad, ops, recompute, with_recompute_policy,
 };
 use dressage_kernels::check::{noise, relative_error};
 use half::bf16;
@@ -116,8 +116,8 @@ fn check(device: &Device, case: &Case, working: DType) {
 
     let all = bytes(&got);
     assert_eq!(all, bytes(&run(case, &there, &dy, None)), "{name}: a second time");
-    let thrift = thrifty(Thrift::Cheap, || run(case, &there, &dy, None));
-    assert_eq!(all, bytes(&thrift), "{name}: thrift");
+    let cheap = with_recompute_policy(RecomputePolicy::Cheap, || run(case, &there, &dy, None));
+    assert_eq!(all, bytes(&cheap), "{name}: recompute policy");
     for i in 0..there.len() {
         let alone = bytes(&run(case, &there, &dy, Some(i)));
         for (j, part) in alone.iter().enumerate() {
@@ -284,11 +284,11 @@ fn what_lies_elsewhere_is_refused_in_one_sentence() {
 }
 
 #[test]
-fn an_outline_refuses_work_on_a_device() {
+fn a_dry_run_refuses_work_on_a_device() {
     let device = Device::virtual_gpu();
     let x = ones(&device, &[4]);
-    let error = Outline::new().run(|| ops::gelu(&x)).unwrap_err().to_string();
-    assert_eq!(error, "outline: work on the virtual GPU cannot be gone through without being done");
+    let error = DryRun::new().run(|| ops::gelu(&x)).unwrap_err().to_string();
+    assert_eq!(error, "a dry run cannot use the virtual GPU; use `Device::dry_run()`");
 }
 
 #[test]

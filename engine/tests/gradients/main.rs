@@ -7,7 +7,9 @@
 
 mod cases;
 
-use dressage_engine::{DType, Result, Tensor, Thrift, backward_from, ops, thrifty};
+use dressage_engine::{
+    DType, RecomputePolicy, Result, Tensor, backward_from, ops, with_recompute_policy,
+};
 use dressage_kernels::check::{central_differences, noise, relative_error, weighted_sum};
 
 /// An operation under test.
@@ -63,9 +65,9 @@ fn check(case: &Case) -> f64 {
         );
     }
     assert_eq!(
-        thrifty(Thrift::Cheap, || gradients(case, &values, &dy, None)),
+        with_recompute_policy(RecomputePolicy::Cheap, || gradients(case, &values, &dy, None)),
         all,
-        "{}: thrift",
+        "{}: recompute policy",
         case.name
     );
     let objective = |v: &[Vec<f64>]| weighted_sum(run(v).data::<f64>().unwrap(), &dy);

@@ -1,6 +1,6 @@
 use half::bf16;
 
-use super::proof::state;
+use super::verify::state;
 use super::{AdamW, MultiAdamW, Tensor};
 use crate::device::{Buffer, Device};
 

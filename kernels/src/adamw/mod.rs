@@ -25,13 +25,13 @@
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
-pub(crate) mod proof;
+pub(crate) mod verify;
 
 use rayon::prelude::*;
 
 pub use gpu::{MultiAdamW, Tensor};
 
-use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline, simd};
+use crate::{KernelError, Real, Result, check_len, dry_run, f32s, f32s_mut, simd};
 
 /// Constants of an update.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -111,7 +111,7 @@ impl AdamW {
             let what = "updates are counted from 1, not from 0".into();
             return Err(KernelError::Size { op: "adamw", what });
         }
-        if outline::skips("adamw") {
+        if dry_run::skip("adamw") {
             return Ok(());
         }
         if T::IS_F32 {

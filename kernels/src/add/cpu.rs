@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::{Real, f32s, f32s_mut, outline, simd};
+use crate::{Real, dry_run, f32s, f32s_mut, simd};
 
 /// Elements a task takes at once.
 const TASK: usize = 1 << 14;
@@ -69,7 +69,7 @@ pub fn scale<T: Real>(factor: T, x: &[T], y: &mut [T]) {
 ///
 /// Few wide rows are cut by columns, many narrow ones by rows; where depends on `c` and `n` alone.
 pub fn add_column_sums<T: Real>(c: usize, x: &[T], out: &mut [T]) {
-    if c == 0 || x.is_empty() || outline::skips("column_sums") {
+    if c == 0 || x.is_empty() || dry_run::skip("column_sums") {
         return;
     }
     let rows = (TASK / c).max(64);

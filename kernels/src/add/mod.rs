@@ -22,16 +22,16 @@
 
 mod cpu;
 mod gpu;
-pub(crate) mod proof;
 pub mod reference;
 #[cfg(test)]
 mod tests;
+pub(crate) mod verify;
 
 pub(crate) use cpu::add_column_sums;
 pub use gpu::{cast_gpu, scale_gpu};
 
 use crate::matmul::Beta;
-use crate::{Real, Result, check_len, outline};
+use crate::{Real, Result, check_len, dry_run};
 
 /// Sizes of an addition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Add {
         check_len("add", "a", a, self.n * self.inner)?;
         check_len("add", "b", b, self.inner)?;
         check_len("add", "y", y, self.n * self.inner)?;
-        if outline::skips("add") {
+        if dry_run::skip("add") {
             return Ok(());
         }
         cpu::add(self.inner, a, b, y);
@@ -66,7 +66,7 @@ impl Add {
     pub fn backward_b<T: Real>(&self, dy: &[T], beta: Beta, db: &mut [T]) -> Result<()> {
         check_len("add", "dy", dy, self.n * self.inner)?;
         check_len("add", "db", db, self.inner)?;
-        if outline::skips("add") {
+        if dry_run::skip("add") {
             return Ok(());
         }
         if beta == Beta::Overwrite {
@@ -83,7 +83,7 @@ impl Add {
 /// Slices of different lengths.
 pub fn scale<T: Real>(factor: f64, x: &[T], y: &mut [T]) -> Result<()> {
     check_len("scale", "y", y, x.len())?;
-    if outline::skips("scale") {
+    if dry_run::skip("scale") {
         return Ok(());
     }
     cpu::scale(T::of(factor), x, y);

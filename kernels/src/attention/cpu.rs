@@ -13,7 +13,7 @@ use std::f32::consts::{LN_2, LOG2_E};
 use rayon::prelude::*;
 
 use super::{Attention, Inputs, Rows, View};
-use crate::outline::Cost;
+use crate::dry_run::Cost;
 use crate::scratch::{Shared, take, with_scratch};
 use crate::simd;
 use crate::simd::{LANES, madd, sum_lanes};

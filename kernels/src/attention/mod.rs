@@ -33,15 +33,15 @@ mod cpu;
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
-pub(crate) mod proof;
-mod proof_bounds;
 mod reference;
 #[cfg(test)]
 mod tests;
+pub(crate) mod verify;
+mod verify_bounds;
 
 pub use gpu::{SavedGpu, WIDTHS};
 
-use crate::{KernelError, Real, Result, check_count, check_len, f32s, f32s_mut, outline};
+use crate::{KernelError, Real, Result, check_count, check_len, dry_run, f32s, f32s_mut};
 
 const OP: &str = "attention";
 
@@ -212,7 +212,7 @@ impl Attention {
                 check_len(OP, name, d, self.b * n * self.width())?;
             }
         }
-        if outline::skips_with(OP, || cpu::backward_cost(self)) {
+        if dry_run::skip_with(OP, || cpu::backward_cost(self)) {
             return Ok(());
         }
         if T::IS_F32 {
@@ -269,7 +269,7 @@ impl Attention {
     ) -> Result<()> {
         self.check_saved(lse, dout)?;
         check_len(OP, "dqkv", dqkv, len)?;
-        if outline::skips_with(OP, || cpu::backward_cost(self)) {
+        if dry_run::skip_with(OP, || cpu::backward_cost(self)) {
             return Ok(());
         }
         if T::IS_F32 {
@@ -289,7 +289,7 @@ impl Attention {
     ) -> Result<()> {
         check_len(OP, "out", out, self.b * self.nq * self.width())?;
         check_len(OP, "lse", lse, self.b * self.heads * self.nq)?;
-        if outline::skips_with(OP, || cpu::forward_cost(self)) {
+        if dry_run::skip_with(OP, || cpu::forward_cost(self)) {
             return Ok(());
         }
         if T::IS_F32 {

@@ -20,14 +20,14 @@
 //! Source: spec mask2former §3.3 and §3.4.
 
 mod gpu;
-pub(crate) mod proof;
+pub(crate) mod verify;
 
 use rayon::prelude::*;
 
 pub use gpu::AttentionMaskGpu;
 
 use crate::resize::{Axis, Resize};
-use crate::{KernelError, Real, Result, check_len, outline};
+use crate::{KernelError, Real, Result, check_len, dry_run};
 
 /// Half the spacing of f32 below 0.5, divided by the slope of the sigmoid at zero.
 const THRESHOLD: f64 = -1.0 / (1u64 << 24) as f64;
@@ -62,7 +62,7 @@ impl AttentionMask<'_> {
         if let Some(raw) = &raw {
             check_len("attention_mask", "raw", raw, self.n * keys)?;
         }
-        if outline::skips("attention_mask") {
+        if dry_run::skip("attention_mask") {
             return Ok(());
         }
         if self.n == 0 {

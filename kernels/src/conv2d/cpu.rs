@@ -2,8 +2,8 @@
 
 use super::Conv2d;
 use super::unfold::Unfold;
+use crate::dry_run::Cost;
 use crate::matmul::{Beta, MatMul};
-use crate::outline::Cost;
 use crate::{Real, Result, scratch};
 
 /// Elements of an unfolded block, about; a block has no fewer than `MIN_ROWS` rows.

@@ -35,14 +35,14 @@
 
 mod cpu;
 mod gpu;
-pub(crate) mod proof;
 pub mod reference;
 #[cfg(test)]
 mod tests;
 mod unfold;
+pub(crate) mod verify;
 
 use crate::linear::Linear;
-use crate::{KernelError, Real, Result, check_len, outline};
+use crate::{KernelError, Real, Result, check_len, dry_run};
 
 /// Sizes of a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl Conv2d {
         }
         match self.pointwise() {
             Some(linear) => linear.forward(x, weight, bias, y),
-            None if outline::skips_with("conv2d", || cpu::cost(self)) => Ok(()),
+            None if dry_run::skip_with("conv2d", || cpu::cost(self)) => Ok(()),
             None => cpu::forward(self, x, weight, bias, y),
         }
     }
@@ -143,7 +143,7 @@ impl Conv2d {
         if let Some(linear) = self.pointwise() {
             return linear.backward(x, weight, dy, dx, dweight, dbias);
         }
-        let skips = || outline::skips_with("conv2d", || cpu::cost(self));
+        let skips = || dry_run::skip_with("conv2d", || cpu::cost(self));
         if let Some(dx) = dx
             && !skips()
         {

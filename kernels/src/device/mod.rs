@@ -47,7 +47,6 @@ mod cuda_pinned;
 mod cuda_product;
 mod dry_run;
 mod element;
-mod journal;
 mod launch;
 mod library_search;
 mod module;
@@ -59,6 +58,7 @@ mod ranges;
 pub(crate) mod sizes;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod virtual_gpu;
 mod virtual_graph;
 
@@ -71,13 +71,13 @@ use capture::Capture;
 pub use capture::{Graph, GraphMemory};
 pub use constant::Constant;
 pub use element::{Element, Float};
-pub use journal::{Asked, Held, Journal};
 pub use launch::{Args, Grid};
 pub use module::{Kernel, Module};
 use pool::Pool;
 pub use pool::Usage;
 pub use product::Epilogue;
-pub use ranges::{Phase, Place, Range, part, range, resume};
+pub use ranges::{Phase, ProfileScope, Range, part, range, resume};
+pub use trace::{Counts, LiveBuffer, Trace};
 
 use crate::{KernelError, Result, check_count};
 
@@ -91,7 +91,7 @@ struct Inner {
     pool: Mutex<Pool>,
     tables: Mutex<constant::Tables>,
     /// Not of a real device.
-    journal: Option<Mutex<journal::Writer>>,
+    trace: Option<Mutex<trace::Writer>>,
     capture: RwLock<Capture>,
     /// Graph memories so far.
     memories: AtomicU32,
@@ -163,29 +163,29 @@ impl Device {
     /// A device that executes PTX on the CPU and reports every access that a real one would not
     /// survive, with line, block, warp and lane.
     pub fn virtual_gpu() -> Device {
-        let journal = journal::Writer::new(false);
-        Device::new(Box::new(virtual_gpu::VirtualGpu::new()), Some(journal))
+        let trace = trace::Writer::new(false);
+        Device::new(Box::new(virtual_gpu::VirtualGpu::new()), Some(trace))
     }
 
     /// A device without memory that executes nothing and counts everything: see
-    /// [`Device::journal`].
+    /// [`Device::trace`].
     pub fn dry_run() -> Device {
-        Device::new(Box::new(dry_run::DryRun::new()), Some(journal::Writer::new(true)))
+        Device::new(Box::new(dry_run::DryRun::new()), Some(trace::Writer::new(true)))
     }
 
-    fn new(backend: Box<dyn Backend>, journal: Option<journal::Writer>) -> Device {
+    fn new(backend: Box<dyn Backend>, trace: Option<trace::Writer>) -> Device {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let pool = Mutex::new(Pool::new(backend.granularity()));
         let (tables, launches, products, waits, graphs) = Default::default();
         let (capture, memories) = Default::default();
         let id = NEXT.fetch_add(1, Relaxed);
-        let journal = journal.map(Mutex::new);
+        let trace = trace.map(Mutex::new);
         Device(Arc::new(Inner {
             id,
             backend,
             pool,
             tables,
-            journal,
+            trace,
             capture,
             memories,
             launches,
@@ -222,15 +222,15 @@ impl Device {
         self.0.backend.work()
     }
 
-    /// What the device was asked for since it was opened or [`Device::restart_journal`] was called;
+    /// What the device was asked for since it was opened or [`Device::restart_trace`] was called;
     /// `None` on a real device, which has a profiler for that.
-    pub fn journal(&self) -> Option<Journal> {
-        self.0.journal.as_ref().map(|journal| lock(journal).read())
+    pub fn trace(&self) -> Option<Trace> {
+        self.0.trace.as_ref().map(|trace| lock(trace).read())
     }
 
-    /// Begins the journal anew.
-    pub fn restart_journal(&self) {
-        self.in_journal(journal::Writer::restart);
+    /// Begins the trace anew.
+    pub fn restart_trace(&self) {
+        self.in_trace(trace::Writer::restart);
     }
 
     /// Fused products that were done apart since the library refuses them, a line for each.
@@ -430,7 +430,7 @@ impl Device {
             gate.count_launch();
         } else {
             self.0.launches.fetch_add(1, Relaxed);
-            self.in_journal(|journal| journal.launched(kernel.key()));
+            self.in_trace(|trace| trace.launched(kernel.key()));
         }
         self.0.backend.launch(kernel, grid, args.bytes())
     }
@@ -438,7 +438,7 @@ impl Device {
     fn take(&self, name: &'static str, bytes: usize) -> Result<u64> {
         let _gate = self.gate(&[])?;
         let address = self.pool().take(self.0.backend.as_ref(), name, bytes)?;
-        self.in_journal(|journal| journal.took(name, address, bytes));
+        self.in_trace(|trace| trace.took(name, address, bytes));
         Ok(address)
     }
 
@@ -452,7 +452,7 @@ impl Device {
     }
 
     fn give_back(&self, address: u64) {
-        self.in_journal(|journal| journal.gave(address));
+        self.in_trace(|trace| trace.gave(address));
         self.pool().give(address);
     }
 
@@ -460,14 +460,14 @@ impl Device {
         lock(&self.0.pool)
     }
 
-    fn in_journal(&self, f: impl FnOnce(&mut journal::Writer)) {
-        if let Some(journal) = &self.0.journal {
-            f(&mut lock(journal));
+    fn in_trace(&self, f: impl FnOnce(&mut trace::Writer)) {
+        if let Some(trace) = &self.0.trace {
+            f(&mut lock(trace));
         }
     }
 
-    fn note(&self, f: impl FnOnce(&mut Asked)) {
-        self.in_journal(|journal| journal.note(f));
+    fn note(&self, f: impl FnOnce(&mut Counts)) {
+        self.in_trace(|trace| trace.note(f));
     }
 
     fn note_copy(&self, gate: &capture::Gate<'_>, bytes: usize) {

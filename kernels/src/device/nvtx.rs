@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use cudarc::nvtx::sys;
 
-use super::ranges::Place;
+use super::ranges::ProfileScope;
 
 static PRESENT: OnceLock<bool> = OnceLock::new();
 
@@ -19,7 +19,7 @@ pub(super) fn load() -> bool {
 }
 
 /// Opens a range on this thread; whether anybody can see it, and it has to be closed.
-pub(super) fn push(place: &Place) -> bool {
+pub(super) fn push(place: &ProfileScope) -> bool {
     if PRESENT.get() != Some(&true) {
         return false;
     }

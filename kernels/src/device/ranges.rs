@@ -2,7 +2,7 @@
 //!
 //! A range is a name that holds on its thread while a guard is alive, and nests. It does no work
 //! and knows no device: what is asked of a device meanwhile is booked under it
-//! ([`super::Journal`]), and once a CUDA device is open ranges are NVTX ranges too, so that Nsight
+//! ([`super::Trace`]), and once a CUDA device is open ranges are NVTX ranges too, so that Nsight
 //! Systems shows `backbone.block 7 / attention` above the kernels of it.
 //!
 //! A backward pass has no guards of its own: it enters the range in which the forward pass recorded
@@ -22,7 +22,7 @@ pub enum Phase {
     #[default]
     Forward,
     /// Forward once more, for a backward pass that did not find it kept.
-    Again,
+    Recompute,
     /// Backward.
     Backward,
 }
@@ -31,7 +31,7 @@ impl Display for Phase {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Phase::Forward => "forward",
-            Phase::Again => "again",
+            Phase::Recompute => "recompute",
             Phase::Backward => "backward",
         })
     }
@@ -39,7 +39,7 @@ impl Display for Phase {
 
 /// A phase of a part.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct ProfileScope {
     /// Names of the ranges from the outermost to the innermost, ` / ` between them; empty outside
     /// of all.
     pub part: Arc<str>,
@@ -47,7 +47,7 @@ pub struct Place {
     pub phase: Phase,
 }
 
-impl Display for Place {
+impl Display for ProfileScope {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         match self.phase {
             Phase::Forward => f.write_str(&self.part),
@@ -57,12 +57,12 @@ impl Display for Place {
 }
 
 thread_local! {
-    static CURRENT: RefCell<Place> =
-        RefCell::new(Place { part: Arc::from(""), phase: Phase::Forward });
+    static CURRENT: RefCell<ProfileScope> =
+        RefCell::new(ProfileScope { part: Arc::from(""), phase: Phase::Forward });
 }
 
 /// Where this thread is.
-pub fn place() -> Place {
+pub fn profile_scope() -> ProfileScope {
     CURRENT.with_borrow(Clone::clone)
 }
 
@@ -71,7 +71,7 @@ pub fn place() -> Place {
 #[must_use = "the range ends when this is dropped"]
 #[derive(Debug)]
 pub struct Range {
-    before: Option<Place>,
+    before: Option<ProfileScope>,
     shown: bool,
     /// Stays on its thread.
     thread: PhantomData<*const ()>,
@@ -88,21 +88,21 @@ impl Drop for Range {
     }
 }
 
-fn enter(place: Place) -> Range {
+fn enter(place: ProfileScope) -> Range {
     let shown = nvtx::push(&place);
     Range { before: Some(CURRENT.replace(place)), shown, thread: PhantomData }
 }
 
 /// Opens a range within the present one.
 pub fn range(name: impl Display) -> Range {
-    let Place { part, phase } = place();
+    let ProfileScope { part, phase } = profile_scope();
     let part = if part.is_empty() { name.to_string() } else { format!("{part} / {name}") };
-    enter(Place { part: part.into(), phase })
+    enter(ProfileScope { part: part.into(), phase })
 }
 
 /// Opens a range in the place of the present one: `part` in this phase.
 pub fn resume(phase: Phase, part: &Arc<str>) -> Range {
-    enter(Place { part: Arc::clone(part), phase })
+    enter(ProfileScope { part: Arc::clone(part), phase })
 }
 
 /// The part that this thread is in.
@@ -119,19 +119,19 @@ mod tests {
         assert_eq!(&*part(), "");
         let outer = range("block 7");
         let inner = range(format_args!("attention {}", 1));
-        assert_eq!(place().to_string(), "block 7 / attention 1");
+        assert_eq!(profile_scope().to_string(), "block 7 / attention 1");
         let recorded = part();
         drop(inner);
         assert_eq!(&*part(), "block 7");
         drop(outer);
         let other = range("losses");
         let back = resume(Phase::Backward, &recorded);
-        assert_eq!(place().to_string(), "backward: block 7 / attention 1");
+        assert_eq!(profile_scope().to_string(), "backward: block 7 / attention 1");
         let more = range("more");
-        assert_eq!(place().to_string(), "backward: block 7 / attention 1 / more");
+        assert_eq!(profile_scope().to_string(), "backward: block 7 / attention 1 / more");
         drop(more);
         drop(back);
-        assert_eq!(place().to_string(), "losses");
+        assert_eq!(profile_scope().to_string(), "losses");
         drop(other);
         assert_eq!(&*part(), "");
     }

@@ -1,6 +1,6 @@
 use half::bf16;
 
-use super::{Args, Asked, Device, Epilogue, Grid, Module};
+use super::{Args, Counts, Device, Epilogue, Grid, Module};
 use crate::check::{noise, stored};
 use crate::matmul::{Beta, MatMul};
 
@@ -267,10 +267,10 @@ fn a_dry_run_checks_and_counts_and_executes_nothing() {
     let mut c = device.alloc::<f32>("c", 4).unwrap();
     let sizes = MatMul::new(2, 2, 3);
     device.matmul(&sizes, 1.0, a.view(), a.view(), Beta::Overwrite, c.view_mut()).unwrap();
-    let journal = device.journal().unwrap();
-    let named: Vec<_> = journal.parts.keys().map(|place| place.to_string()).collect();
+    let trace = device.trace().unwrap();
+    let named: Vec<_> = trace.parts.keys().map(|place| place.to_string()).collect();
     assert_eq!(named, ["", "layer 3"]);
-    let expected = Asked {
+    let expected = Counts {
         launches: 1,
         allocations: 2,
         allocated: 24,
@@ -279,20 +279,19 @@ fn a_dry_run_checks_and_counts_and_executes_nothing() {
         downloads: 1,
         downloaded: 12,
         waits: 1,
-        ..Asked::default()
+        ..Counts::default()
     };
-    assert_eq!(journal.parts.values().last(), Some(&expected));
-    let total = journal.total();
+    assert_eq!(trace.parts.values().last(), Some(&expected));
+    let total = trace.total();
     assert_eq!((total.products, total.flops, total.copies, total.copied), (1, 24, 1, 12));
-    assert_eq!(journal.by_kernel().into_iter().collect::<Vec<_>>(), [("double_f32", 1)]);
+    assert_eq!(trace.by_kernel().into_iter().collect::<Vec<_>>(), [("double_f32", 1)]);
     // Both buffers of the launch were in use at once, then both of the product.
-    assert_eq!(journal.peak, 28);
-    let held: Vec<_> =
-        journal.at_peak.iter().map(|(held, n)| (held.name, held.bytes, *n)).collect();
+    assert_eq!(trace.peak, 28);
+    let held: Vec<_> = trace.at_peak.iter().map(|(held, n)| (held.name, held.bytes, *n)).collect();
     assert_eq!(held, [("a", 12, 1), ("c", 16, 1)]);
-    device.restart_journal();
-    let journal = device.journal().unwrap();
-    assert_eq!((journal.total(), journal.peak), (Asked::default(), 28));
+    device.restart_trace();
+    let trace = device.trace().unwrap();
+    assert_eq!((trace.total(), trace.peak), (Counts::default(), 28));
     // What a real device refuses is refused.
     let x = device.upload("x", &[1.0f32]).unwrap();
     let args = Args::new(&1u32).read(x.view()).read(x.view());
@@ -314,7 +313,7 @@ fn a_device_keeps_its_tables() {
     // Kept, so that nothing is made again.
     assert_eq!(table(&[1], 9.0), [2.0; 3]);
     assert_eq!(table(&[2], 9.0), [9.0; 3]);
-    assert_eq!(device.journal().unwrap().total().uploads, 2);
+    assert_eq!(device.trace().unwrap().total().uploads, 2);
     let bad = device.constant("bad", &[], || {
         Err::<Vec<u8>, _>(crate::KernelError::Size { op: "table", what: "no such table".into() })
     });

@@ -12,9 +12,9 @@
 //! device, so that the host does not decide what is launched.
 
 mod gpu;
-pub(crate) mod proof;
+pub(crate) mod verify;
 
-use crate::{Real, Result, check_len, outline};
+use crate::{Real, Result, check_len, dry_run};
 
 /// Sizes of a choice of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl GatherRows {
         check_len("gather_rows", "x", x, self.n * self.c)?;
         check_len("gather_rows", "indices", indices, self.r)?;
         check_len("gather_rows", "y", y, self.r * self.c)?;
-        if self.c == 0 || outline::skips("gather_rows") {
+        if self.c == 0 || dry_run::skip("gather_rows") {
             return Ok(());
         }
         for (y, &index) in y.chunks_exact_mut(self.c).zip(indices) {
@@ -56,7 +56,7 @@ impl GatherRows {
         check_len("gather_rows", "indices", indices, self.r)?;
         check_len("gather_rows", "dy", dy, self.r * self.c)?;
         check_len("gather_rows", "dx", dx, self.n * self.c)?;
-        if self.c == 0 || outline::skips("gather_rows") {
+        if self.c == 0 || dry_run::skip("gather_rows") {
             return Ok(());
         }
         dx.fill(T::ZERO);

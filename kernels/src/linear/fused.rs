@@ -21,7 +21,7 @@
 use half::bf16;
 
 use super::{Linear, cpu, reference};
-use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, matmul, outline};
+use crate::{KernelError, Real, Result, check_len, dry_run, f32s, f32s_mut, matmul};
 
 /// What is multiplied by the weight, `[n, k]`.
 #[derive(Debug, Clone, Copy)]
@@ -115,7 +115,7 @@ impl Linear {
                 check_len("linear", "gamma", gamma, self.m)?;
             }
         }
-        if outline::skips_with("linear", || matmul::cost(self.n, self.m, self.k)) {
+        if dry_run::skip_with("linear", || matmul::cost(self.n, self.m, self.k)) {
             return Ok(());
         }
         if T::IS_F32 {
@@ -147,7 +147,7 @@ impl Linear {
         if let Some(z) = gelu {
             check_len("linear", "z", z, self.n * self.k)?;
         }
-        if outline::skips_with("linear", || matmul::cost(self.n, self.k, self.m)) {
+        if dry_run::skip_with("linear", || matmul::cost(self.n, self.k, self.m)) {
             return Ok(());
         }
         if T::IS_F32 {

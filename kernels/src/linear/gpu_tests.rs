@@ -1,7 +1,7 @@
 use half::bf16;
 
 use super::Linear;
-use super::proof::KERNELS;
+use super::verify::KERNELS;
 use crate::check::{noise, stored};
 use crate::device::{Device, Epilogue, Float};
 

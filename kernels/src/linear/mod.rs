@@ -32,14 +32,14 @@ mod fused;
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
-pub(crate) mod proof;
 pub mod reference;
 #[cfg(test)]
 mod tests;
+pub(crate) mod verify;
 
 pub use fused::{Input, Normed, Output, Weight};
 
-use crate::{KernelError, Real, Result, check_len, matmul, outline};
+use crate::{KernelError, Real, Result, check_len, dry_run, matmul};
 
 /// Sizes of a linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Linear {
         if let Some(bias) = bias {
             check_len("linear", "bias", bias, self.m)?;
         }
-        if outline::skips_with("linear", || matmul::cost(self.n, self.m, self.k)) {
+        if dry_run::skip_with("linear", || matmul::cost(self.n, self.m, self.k)) {
             return Ok(());
         }
         cpu::forward(self, x, weight, bias, y)

@@ -17,11 +17,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::finish::{Finish, Place};
+use super::finish::{Finish, TileRange};
 use super::left::{Left, Sizes};
 use super::micro::{LINE, Shape, TILE, shape, tile};
 use super::right::Right;
-use crate::outline::Cost;
+use crate::dry_run::Cost;
 use crate::scratch::{Shared, aligned, take, with_scratch};
 use crate::simd::{self, Level};
 
@@ -156,9 +156,9 @@ impl Blocked<'_> {
         });
     }
 
-    fn place(&self, b: &Block, strip: usize, columns: Range<usize>) -> Place {
+    fn place(&self, b: &Block, strip: usize, columns: Range<usize>) -> TileRange {
         let rows = b.strip_rows(strip);
-        Place {
+        TileRange {
             row: rows.start,
             rows: rows.len(),
             column: columns.start,

@@ -21,7 +21,7 @@ pub(crate) enum Finish<'a> {
 
 /// Where a tile lies in `[n, m]`, and which block of depth it holds the sums of.
 #[derive(Clone, Copy)]
-pub struct Place {
+pub struct TileRange {
     pub row: usize,
     pub rows: usize,
     pub column: usize,
@@ -38,13 +38,13 @@ impl Finish<'_> {
     ///
     /// # Safety
     /// Nobody else may touch the tile's elements of `out` meanwhile.
-    pub unsafe fn store(&self, at: Place, width: usize, tile: &[f32; TILE], out: &Shared<'_>) {
+    pub unsafe fn store(&self, at: TileRange, width: usize, tile: &[f32; TILE], out: &Shared<'_>) {
         store(self, at, width, tile, out);
     }
 }
 
 simd! {
-    fn store<FMA>(f: &Finish, at: Place, width: usize, tile: &[f32; TILE], out: &Shared) {
+    fn store<FMA>(f: &Finish, at: TileRange, width: usize, tile: &[f32; TILE], out: &Shared) {
         match width {
             32 => rows::<FMA, 32>(f, at, tile, out),
             16 => rows::<FMA, 16>(f, at, tile, out),
@@ -121,7 +121,7 @@ impl<const W: usize> Change<W> for Slope<'_> {
 /// read counts as zero.
 #[inline(always)]
 fn each<const FMA: bool, const W: usize>(
-    at: Place,
+    at: TileRange,
     add: bool,
     tile: &[f32; TILE],
     out: &Shared<'_>,
@@ -143,7 +143,7 @@ fn each<const FMA: bool, const W: usize>(
 #[inline(always)]
 fn rows<const FMA: bool, const W: usize>(
     f: &Finish<'_>,
-    at: Place,
+    at: TileRange,
     tile: &[f32; TILE],
     out: &Shared<'_>,
 ) {

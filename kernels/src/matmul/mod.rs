@@ -53,12 +53,12 @@ mod cpu;
 mod finish;
 mod left;
 mod micro;
-pub(crate) mod proof;
 pub mod reference;
 mod right;
 mod square;
 #[cfg(test)]
 mod tests;
+pub(crate) mod verify;
 
 pub(crate) use blocked::{Blocked, cost};
 pub(crate) use finish::Finish;
@@ -67,8 +67,8 @@ pub(crate) use micro::{Shape, TILE, shape, tile};
 pub(crate) use right::{Right, Values};
 pub(crate) use square::transpose;
 
-use crate::outline::Cost;
-use crate::{KernelError, Real, Result, outline};
+use crate::dry_run::Cost;
+use crate::{KernelError, Real, Result, dry_run};
 
 /// What happens to the old contents of `C`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,7 +185,7 @@ impl MatMul {
             },
             false => Cost::products(self.batch * self.n * self.m * self.k),
         };
-        if outline::skips_with("matmul", products) {
+        if dry_run::skip_with("matmul", products) {
             return Ok(());
         }
         cpu::run(self, T::of(alpha), a, b, beta, c);

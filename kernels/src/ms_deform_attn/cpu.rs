@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::MsDeformAttn;
-use crate::outline::Cost;
+use crate::dry_run::Cost;
 use crate::scratch::{Shared, take, with_scratch};
 use crate::simd;
 use crate::simd::{LANES, madd, sum_lanes};

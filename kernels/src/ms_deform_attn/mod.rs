@@ -38,12 +38,12 @@ mod cpu;
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
-pub(crate) mod proof;
 mod reference;
 #[cfg(test)]
 mod tests;
+pub(crate) mod verify;
 
-use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};
+use crate::{KernelError, Real, Result, check_len, dry_run, f32s, f32s_mut};
 
 const OP: &str = "ms_deform_attn";
 
@@ -89,7 +89,7 @@ impl MsDeformAttn<'_> {
         check_len(OP, "logits", logits, points)?;
         check_len(OP, "out", out, features)?;
         check_len(OP, "attn", attn, points)?;
-        if outline::skips(OP) {
+        if dry_run::skip(OP) {
             return Ok(());
         }
         if T::IS_F32 {
@@ -127,7 +127,7 @@ impl MsDeformAttn<'_> {
                 check_len(OP, name, d, len)?;
             }
         }
-        if outline::skips_with(OP, || cpu::backward_cost(self)) {
+        if dry_run::skip_with(OP, || cpu::backward_cost(self)) {
             return Ok(());
         }
         if T::IS_F32 {

@@ -26,14 +26,14 @@
 
 mod cpu;
 mod gpu;
-pub(crate) mod proof;
 pub mod reference;
 #[cfg(test)]
 mod tests;
+pub(crate) mod verify;
 
+use crate::dry_run::Cost;
 use crate::linear::Linear;
-use crate::outline::Cost;
-use crate::{KernelError, Real, Result, check_len, outline};
+use crate::{KernelError, Real, Result, check_len, dry_run};
 
 /// Sizes of a patch embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl PatchEmbed {
 
     /// The image in rows of patches is the scratch memory of every pass.
     fn skips(&self, linear: &Linear) -> bool {
-        outline::skips_with("patch_embed", || Cost {
+        dry_run::skip_with("patch_embed", || Cost {
             call: linear.n * linear.k,
             ..Cost::products(linear.n * linear.m * linear.k)
         })

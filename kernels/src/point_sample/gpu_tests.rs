@@ -1,5 +1,5 @@
 use super::PointSample;
-use super::proof::points;
+use super::verify::points;
 use crate::check::noise;
 use crate::device::Device;
 

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{Taps, check_map};
-use crate::{KernelError, Real, Result, check_len, outline};
+use crate::{KernelError, Real, Result, check_len, dry_run};
 
 /// Sizes of a sampling of label maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl LabelSample {
                 return Err(KernelError::Size { op: "sample_labels", what });
             }
         }
-        if outline::skips("sample_labels") {
+        if dry_run::skip("sample_labels") {
             return Ok(());
         }
         values.fill(T::ZERO);
@@ -82,7 +82,7 @@ impl LabelSample {
             let what = format!("image {image} of {b} label maps");
             return Err(KernelError::Size { op: "sample_labels", what });
         }
-        if outline::skips("sample_labels") {
+        if dry_run::skip("sample_labels") {
             return Ok(());
         }
         if self.p == 0 {

@@ -12,7 +12,7 @@
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
-pub(crate) mod proof;
+pub(crate) mod verify;
 
 use rayon::prelude::*;
 

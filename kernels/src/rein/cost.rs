@@ -2,7 +2,7 @@
 
 use super::Rein;
 use super::cpu::{ROWS, block_count};
-use crate::outline::Cost;
+use crate::dry_run::Cost;
 use crate::tile::{PANEL, ROW_STEP, padded};
 
 /// Which gradients are wanted.

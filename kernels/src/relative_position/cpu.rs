@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::RelativePosition;
-use crate::outline::Cost;
+use crate::dry_run::Cost;
 use crate::simd;
 use crate::simd::madd;
 

@@ -26,12 +26,12 @@
 
 mod cpu;
 mod gpu;
-pub(crate) mod proof;
 mod reference;
 #[cfg(test)]
 mod tests;
+pub(crate) mod verify;
 
-use crate::{Real, Result, check_count, f32s, f32s_mut, outline};
+use crate::{Real, Result, check_count, dry_run, f32s, f32s_mut};
 
 const OP: &str = "relative_position";
 
@@ -65,7 +65,7 @@ impl RelativePosition {
     /// A slice of another length than the sizes say.
     pub fn forward<T: Real>(&self, qkv: &[T], tables: [&[T]; 2], rel: &mut [T]) -> Result<()> {
         self.check(qkv.len(), tables.map(<[T]>::len), rel.len())?;
-        if outline::skips_with(OP, || cpu::cost(self, 1)) || rel.is_empty() {
+        if dry_run::skip_with(OP, || cpu::cost(self, 1)) || rel.is_empty() {
             return Ok(());
         }
         if T::IS_F32 {
@@ -95,7 +95,7 @@ impl RelativePosition {
             let found = d.as_ref().map_or(table.len(), |d| d.len());
             check_count(OP, "gradient of a table", found, table.len())?;
         }
-        if outline::skips_with(OP, || cpu::cost(self, 2)) || drel.is_empty() {
+        if dry_run::skip_with(OP, || cpu::cost(self, 2)) || drel.is_empty() {
             return Ok(());
         }
         if T::IS_F32 {

@@ -27,12 +27,12 @@ mod cpu;
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
-pub(crate) mod proof;
 pub mod reference;
 #[cfg(test)]
 mod tests;
+pub(crate) mod verify;
 
-use crate::{KernelError, Real, Result, check_len, f32s, f32s_mut, outline};
+use crate::{KernelError, Real, Result, check_len, dry_run, f32s, f32s_mut};
 
 /// Sizes of a residual connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Residual {
         if let Some(gamma) = gamma {
             check_len("residual", "gamma", gamma, self.c)?;
         }
-        if outline::skips("residual") {
+        if dry_run::skip("residual") {
             return Ok(());
         }
         if T::IS_F32 {
@@ -90,7 +90,7 @@ impl Residual {
         }
         if let Some(dr) = dr {
             check_len("residual", "dr", dr, self.n * self.c)?;
-            if outline::skips("residual") {
+            if dry_run::skip("residual") {
                 // Counted only.
             } else if T::IS_F32 {
                 cpu::dr(self, gamma.map(f32s), f32s(dy), f32s_mut(dr));
@@ -105,7 +105,7 @@ impl Residual {
                 return Err(KernelError::Size { op: "residual", what });
             };
             check_len("residual", "r", r, self.n * self.c)?;
-            if outline::skips("residual") {
+            if dry_run::skip("residual") {
                 // Counted only.
             } else if T::IS_F32 {
                 cpu::dgamma(self, f32s(r), f32s(dy), f32s_mut(dgamma));

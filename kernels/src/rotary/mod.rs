@@ -20,12 +20,12 @@
 //! Source: spec backbones §4.4 (EVA02).
 
 mod gpu;
-pub(crate) mod proof;
 mod reference;
 #[cfg(test)]
 mod tests;
+pub(crate) mod verify;
 
-use crate::{KernelError, Real, Result, check_count, check_len, outline};
+use crate::{KernelError, Real, Result, check_count, check_len, dry_run};
 
 const OP: &str = "rotary";
 
@@ -65,7 +65,7 @@ impl Rotary {
     pub fn apply<T: Real>(&self, qkv: &mut [T], table: &[T], turn: Turn) -> Result<()> {
         self.check(qkv.len())?;
         check_len(OP, "table", table, self.table_len())?;
-        if !outline::skips(OP) {
+        if !dry_run::skip(OP) {
             reference::apply(self, qkv, table, turn);
         }
         Ok(())

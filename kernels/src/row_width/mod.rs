@@ -18,9 +18,9 @@
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
-pub(crate) mod proof;
+pub(crate) mod verify;
 
-use crate::{KernelError, Real, Result, check_len, outline};
+use crate::{KernelError, Real, Result, check_len, dry_run};
 
 const OP: &str = "row_width";
 
@@ -67,7 +67,7 @@ impl RowWidth {
         self.check()?;
         check_len(OP, "x", x, self.n * self.from)?;
         check_len(OP, "y", y, self.n * self.to)?;
-        if outline::skips(OP) || self.to == 0 {
+        if dry_run::skip(OP) || self.to == 0 {
             return Ok(());
         }
         let factor = T::of(f64::from(self.factor));

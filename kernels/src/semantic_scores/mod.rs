@@ -22,13 +22,13 @@
 
 mod cpu;
 mod gpu;
-pub(crate) mod proof;
 mod reference;
 #[cfg(test)]
 mod tests;
+pub(crate) mod verify;
 
 use crate::resize::{Axis, Resize};
-use crate::{Real, Result, check_len, f32s, f32s_mut, outline};
+use crate::{Real, Result, check_len, dry_run, f32s, f32s_mut};
 
 /// Sizes of a score map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl SemanticScores {
         check_len("semantic_scores", "cls", cls, self.q * (self.k + 1))?;
         check_len("semantic_scores", "masks", masks, self.q * n)?;
         check_len("semantic_scores", "scores", scores, self.k * n)?;
-        if outline::skips("semantic_scores") {
+        if dry_run::skip("semantic_scores") {
             return Ok(());
         }
         let prob = self.probabilities(cls);
@@ -84,7 +84,7 @@ impl SemanticScores {
         check_len("semantic_scores", "cls", cls, self.q * (self.k + 1))?;
         check_len("semantic_scores", "masks", masks, resize.input_len())?;
         check_len("semantic_scores", "scores", scores, self.k * n)?;
-        if outline::skips("semantic_scores") {
+        if dry_run::skip("semantic_scores") {
             return Ok(());
         }
         let prob = self.probabilities(cls);

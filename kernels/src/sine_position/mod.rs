@@ -14,7 +14,7 @@
 //!
 //! Source: spec mask2former §2.2.
 
-use crate::{KernelError, Real, Result, check_len, outline};
+use crate::{KernelError, Real, Result, check_len, dry_run};
 
 /// Writes the table `[h w, c]`.
 ///
@@ -26,7 +26,7 @@ pub fn sine_position<T: Real>(h: usize, w: usize, c: usize, table: &mut [T]) -> 
         return Err(KernelError::Size { op: "sine_position", what });
     }
     check_len("sine_position", "table", table, h * w * c)?;
-    if outline::skips("sine_position") {
+    if dry_run::skip("sine_position") {
         return Ok(());
     }
     let half = c / 2;

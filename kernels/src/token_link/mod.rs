@@ -17,11 +17,11 @@
 //! Source: Rein, eq. 9-10; spec backbones §5.1, peft-and-dgss §1.
 
 mod gpu;
-pub(crate) mod proof;
 #[cfg(test)]
 mod tests;
+pub(crate) mod verify;
 
-use crate::{KernelError, Real, Result, check_len, outline};
+use crate::{KernelError, Real, Result, check_len, dry_run};
 
 const OP: &str = "token_link";
 
@@ -43,7 +43,7 @@ impl TokenLink {
     /// A slice of another length than the sizes say, or no layer.
     pub fn forward<T: Real>(&self, q: &[T], out: &mut [T]) -> Result<()> {
         self.check(q, "out", out)?;
-        if outline::skips(OP) {
+        if dry_run::skip(OP) {
             return Ok(());
         }
         let n = self.m * self.c;
@@ -63,7 +63,7 @@ impl TokenLink {
     pub fn backward<T: Real>(&self, q: &[T], dout: &[T], dq: &mut [T]) -> Result<()> {
         self.check(q, "dout", dout)?;
         check_len(OP, "dq", dq, q.len())?;
-        if outline::skips(OP) {
+        if dry_run::skip(OP) {
             return Ok(());
         }
         let n = self.m * self.c;

@@ -24,13 +24,13 @@
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
-pub(crate) mod proof;
+pub(crate) mod verify;
 
 use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use crate::{KernelError, Real, Result, check_len, outline};
+use crate::{KernelError, Real, Result, check_len, dry_run};
 
 /// Sizes of a selection of uncertain points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl UncertainPoints {
         check_len("uncertain_points", "points", points, self.r * self.n_over * 2)?;
         check_len("uncertain_points", "random", random, self.r * self.n_rand * 2)?;
         check_len("uncertain_points", "out", out, self.r * row)?;
-        if outline::skips("uncertain_points") {
+        if dry_run::skip("uncertain_points") {
             return Ok(());
         }
         if row == 0 {

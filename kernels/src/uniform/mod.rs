@@ -21,7 +21,7 @@ mod gpu;
 #[cfg(test)]
 mod gpu_tests;
 mod philox;
-pub(crate) mod proof;
+pub(crate) mod verify;
 
 pub use philox::{Philox, hash_name};
 

@@ -1,7 +1,9 @@
 //! DINOv2 vision transformers of any size (spec backbones §2, §3.2, §4.1).
 
 use dressage_engine::ops::Activated;
-use dressage_engine::{Param, Tensor, Thrift, ops, range, segment, thrifty};
+use dressage_engine::{
+    Param, RecomputePolicy, Tensor, checkpoint, ops, range, with_recompute_policy,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Level, PYRAMID, ReinStep};
@@ -54,8 +56,8 @@ impl Recompute {
     pub fn around<R>(self, f: impl FnOnce() -> R) -> R {
         match self {
             Recompute::None => f(),
-            Recompute::Cheap => thrifty(Thrift::Cheap, f),
-            Recompute::Block => thrifty(Thrift::Segments, f),
+            Recompute::Cheap => with_recompute_policy(RecomputePolicy::Cheap, f),
+            Recompute::Block => with_recompute_policy(RecomputePolicy::Checkpoints, f),
         }
     }
 }
@@ -333,7 +335,7 @@ impl Dino {
         let (block, lead) = (self.blocks[i].clone(), self.lead());
         let rein = rein.cloned();
         let _range = range(format_args!("backbone.block {i}"));
-        Ok(segment(std::slice::from_ref(x), move |x| {
+        Ok(checkpoint(std::slice::from_ref(x), move |x| {
             let y = refined(&block, i, &x[0], rein.as_ref(), lead);
             y.map_err(|error| error.into_engine("block", &x[0]))
         })?)

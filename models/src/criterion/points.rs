@@ -1,7 +1,7 @@
 //! Where the criterion's random points come from.
 
 use dressage_engine::{DType, Device, Tensor, ops};
-use dressage_kernels::outline;
+use dressage_kernels::dry_run;
 use dressage_kernels::uniform::Uniform;
 
 use crate::{ModelError, Result};
@@ -123,7 +123,7 @@ pub struct RandomPoints {
 impl RandomPoints {
     fn draw(&self, points: Uniform, shape: &[usize], capacity: usize) -> Result<Tensor> {
         let mut t = Tensor::with_capacity(DType::F32, shape, capacity);
-        if !outline::skips("points") {
+        if !dry_run::skip("points") {
             points.fill(self.step, None, t.data_mut()?)?;
         }
         Ok(t)

@@ -15,12 +15,12 @@ pub struct Targets {
     classes: Vec<Vec<u8>>,
     /// Classes that there are.
     k: usize,
-    /// Beside labels on a device: see [`Places`].
+    /// Beside labels on a device: see [`PaddedTargets`].
     table: Option<Tensor>,
 }
 
 /// Targets on a device, padded to the number of classes.
-pub(super) struct Places {
+pub(super) struct PaddedTargets {
     /// `[b * k]`, i32: image of each target, -1 where it pads.
     pub images: Tensor,
     /// `[b * k]`, i32: class of each target, -1 where it pads.
@@ -53,9 +53,9 @@ impl Targets {
         Ok(Targets { labels, classes: found, k: classes, table: None })
     }
 
-    /// Targets of all `classes` in each of `b` images of side `s`, for an outline: no pixel is
+    /// Targets of all `classes` in each of `b` images of side `s`, for a dry run: no pixel is
     /// looked at.
-    pub fn outlined(b: usize, s: usize, classes: usize) -> Targets {
+    pub fn for_dry_run(b: usize, s: usize, classes: usize) -> Targets {
         let all: Vec<u8> = (0..=254u8).take(classes).collect();
         let labels = Tensor::empty::<u8>(&[b, s, s]);
         Targets { labels, classes: vec![all; b], k: classes, table: None }
@@ -115,11 +115,14 @@ impl Targets {
     }
 
     /// The parts of the table on a device.
-    pub(super) fn on(&self, device: &Device) -> Result<Places> {
+    pub(super) fn on(&self, device: &Device) -> Result<PaddedTargets> {
         let table = self.table.as_ref().filter(|table| table.device() == Some(device));
         let table = table.ok_or_else(|| not_placed(&device.name()))?;
         let slots = self.labels.dim(0) * self.k;
-        Ok(Places { images: ops::rows(table, 0, slots)?, classes: ops::rows(table, slots, slots)? })
+        Ok(PaddedTargets {
+            images: ops::rows(table, 0, slots)?,
+            classes: ops::rows(table, slots, slots)?,
+        })
     }
 
     /// `[b, H, W]`, u8.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dressage_engine::{Param, Tensor, ops, range, segment};
+use dressage_engine::{Param, Tensor, checkpoint, ops, range};
 
 use super::{EPS, HeadConfig};
 use crate::backbone::{Level, resize_by};
@@ -217,7 +217,7 @@ impl PixelDecoder {
             let _range = range(format_args!("layer {i}"));
             let (layer, pos, sizes) = (layer.clone(), pos.clone(), sizes.clone());
             let config = self.config.clone();
-            x = segment(&[x], move |x| {
+            x = checkpoint(&[x], move |x| {
                 let y = layer.forward(&x[0], &pos, &sizes, &config);
                 y.map_err(|error| error.into_engine("encoder", &x[0]))
             })?;

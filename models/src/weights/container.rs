@@ -5,10 +5,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dressage_engine::Pages;
+use dressage_engine::MappedFile;
 
 use super::folder::{self, Index};
-use super::{Source, StateDict, Stored, hub, names, safetensors, torch};
+use super::{Source, StateDict, Stored, hub, safetensors, torch, wrappers};
 use crate::{ModelError, Result};
 
 /// Why a file cannot be read, without its name.
@@ -100,9 +100,10 @@ pub fn open(path: &Path) -> Result<StateDict> {
     }
 }
 
-/// As [`open`], for a file that lies in memory: it is copied once, since tensors are views of pages.
+/// As [`open`], for a file that lies in memory: it is copied once, since tensors are views of
+/// pages.
 pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<StateDict> {
-    let pages = Pages::of_bytes(bytes, path).map(Arc::new);
+    let pages = MappedFile::of_bytes(bytes, path).map(Arc::new);
     let pages = pages.map_err(|e| Fault::from(format!("cannot map weights: {e}")).of(path))?;
     let contents = match index(&pages) {
         None => read(&pages),
@@ -119,14 +120,14 @@ fn cannot_open(path: &Path, error: &std::io::Error) -> ModelError {
 }
 
 /// Maps one file. A pipe would block whoever opens it, so what is no file is refused before.
-pub fn map(path: &Path) -> Result<Arc<Pages>> {
+pub fn map(path: &Path) -> Result<Arc<MappedFile>> {
     let metadata = fs::metadata(path).map_err(|e| cannot_open(path, &e))?;
     if !metadata.is_file() {
         let what = "is a folder, device or pipe, not a file; weights are read from files";
         return Err(Fault::from(what).of(path));
     }
     let file = File::open(path).map_err(|e| cannot_open(path, &e))?;
-    let pages = Pages::of_file(file, path);
+    let pages = MappedFile::of_file(file, path);
     let pages = pages.map_err(|e| Fault::from(format!("cannot map weights: {e}")).of(path))?;
     Ok(Arc::new(pages))
 }
@@ -135,7 +136,8 @@ pub fn map(path: &Path) -> Result<Arc<Pages>> {
 pub fn dictionary(contents: Contents, path: &Path, files: Vec<PathBuf>) -> Result<StateDict> {
     let Contents { container, mut tensors, mut wrapper, mut skipped, metadata } = contents;
     tensors.iter_mut().for_each(|(name, tensor)| tensor.set_own_name(name));
-    names::normalise(&mut tensors, &mut wrapper, &mut skipped).map_err(|fault| fault.of(path))?;
+    wrappers::normalise(&mut tensors, &mut wrapper, &mut skipped)
+        .map_err(|fault| fault.of(path))?;
     let source = Some(Source { container, files, wrapper, skipped });
     let origin = path.display().to_string();
     Ok(StateDict { origin, tensors, metadata, source, declared: None })
@@ -149,7 +151,7 @@ fn index(bytes: &[u8]) -> Option<Told<Index>> {
 }
 
 /// Reads the tensors of one file.
-pub fn read(map: &Arc<Pages>) -> Told<Contents> {
+pub fn read(map: &Arc<MappedFile>) -> Told<Contents> {
     let bytes: &[u8] = map;
     // First, since the length of a header may look like the start of a pickle.
     if safetensors::begins(bytes) {

@@ -6,8 +6,8 @@ use dressage_kernels::resize::{Axis, Mode, Resize, Step};
 
 use super::StateDict;
 use super::dinov2::own_names;
+use super::families::{Family, recognise};
 use super::finite::finite;
-use super::known::{Family, recognise};
 use crate::backbone::DinoConfig;
 use crate::{ModelError, Result};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{StateDict, names};
+use super::{StateDict, wrappers};
 use crate::{ModelError, Result};
 
 /// Name and sizes.
@@ -81,8 +81,8 @@ impl Difference {
         if missing <= known || self.left_over.len() <= known {
             return None;
         }
-        let found = names::first_of(self.left_over.iter().map(|(name, _)| name.clone()), n);
-        let wanted = names::first_of(self.missing.iter().map(|(name, _)| name.clone()), missing);
+        let found = wrappers::first_of(self.left_over.iter().map(|(name, _)| name.clone()), n);
+        let wanted = wrappers::first_of(self.missing.iter().map(|(name, _)| name.clone()), missing);
         let known = if known == 0 { "none".to_string() } else { known.to_string() };
         Some(format!("{known} of its {n} names is known; it holds {found}, expected were {wanted}"))
     }

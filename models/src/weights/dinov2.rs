@@ -1,7 +1,7 @@
 //! The names of DINOv2 weights: those of the transformers library, taken to the authors' own,
 //! which the network uses (spec backbones §4.1).
 
-use super::known::{HUGGING_FACE, Known, number};
+use super::families::{HUGGING_FACE, Known, number};
 use super::{StateDict, Stored};
 use crate::{ModelError, Result};
 

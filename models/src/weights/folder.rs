@@ -208,7 +208,7 @@ pub fn open(folder: &Path) -> Result<StateDict> {
             several => match complete(folder, several) {
                 Some(parts) => return open_parts(folder, &parts?),
                 None => {
-                    let list = super::names::first_of(
+                    let list = super::wrappers::first_of(
                         several.iter().map(|n| n.to_string()),
                         several.len(),
                     );

@@ -21,19 +21,18 @@
 //! tensors that it declares are at most [`TENSOR_BYTES`] times as large as the file together (views
 //! may overlap, and one value may stand for many), else it is refused.
 
+mod archive_entry;
 mod container;
 mod convert;
 mod difference;
 mod dinov2;
 mod elements;
+mod families;
 mod fingerprint;
 mod finite;
 mod folder;
 mod hub;
 mod kind;
-mod known;
-mod member;
-mod names;
 mod pickle;
 mod reading;
 mod safetensors;
@@ -41,7 +40,8 @@ mod stored;
 mod sums;
 mod tail;
 mod torch;
-mod trained;
+mod trained_checkpoint;
+mod wrappers;
 mod zip;
 
 use std::collections::BTreeMap;
@@ -50,6 +50,7 @@ use std::path::{Path, PathBuf};
 pub use container::Container;
 pub use convert::{dinov2, resize_patch_kernel, resize_pos_embed, same_size};
 pub use difference::Difference;
+pub use families::{Family, Known, recognise, recognise_shapes};
 pub use fingerprint::{
     Digests, digest, fingerprint, fingerprint_of, fingerprint_of_floats, fingerprint_with,
 };
@@ -57,10 +58,9 @@ pub(crate) use finite::finite;
 pub use folder::{part_of, refuse_part};
 pub use hub::Declared;
 pub use kind::Kind;
-pub use known::{Family, Known, recognise, recognise_shapes};
 pub use safetensors::{Written, write, write_safetensors, write_summed};
 pub use stored::Stored;
-pub use trained::{fitted, has_head, is_backbone};
+pub use trained_checkpoint::{fitted, has_head, is_backbone};
 
 use crate::Result;
 
@@ -94,7 +94,7 @@ pub fn shown(name: &str) -> String {
 }
 
 /// Fails if a file was written to since it was opened.
-pub(crate) fn unchanged(pages: &dressage_engine::Pages) -> Result<()> {
+pub(crate) fn unchanged(pages: &dressage_engine::MappedFile) -> Result<()> {
     reading::unchanged(pages).map_err(reading::of_reading)
 }
 
@@ -131,9 +131,9 @@ impl StateDict {
     /// either. Keys that wrap the weights (`state_dict`, `model`, `teacher`) are followed, and what
     /// wrappers of modules put into names (`module.`, `_orig_mod.`) is taken off.
     ///
-    /// # Errors
-    /// [`crate::ModelError::Damaged`] for a truncated or malformed file; a missing file or shard, an
-    /// element type that is not supported, sizes other than those of the `config.json` beside it.
+    /// # Errors [`crate::ModelError::Damaged`] for a truncated or malformed file; a missing file or
+    /// shard, an element type that is not supported, sizes other than those of the `config.json`
+    /// beside it.
     pub fn open(path: &Path) -> Result<StateDict> {
         container::open(path)
     }
@@ -146,7 +146,7 @@ impl StateDict {
     pub fn open_network(path: &Path) -> Result<StateDict> {
         let mut dict = StateDict::open(path)?;
         if let Some(Source { wrapper, skipped, .. }) = &mut dict.source {
-            let separate = names::separate(&mut dict.tensors, wrapper, skipped);
+            let separate = wrappers::separate(&mut dict.tensors, wrapper, skipped);
             separate.map_err(|fault| fault.of(path))?;
         }
         Ok(dict)
@@ -183,7 +183,7 @@ impl StateDict {
 
     /// The first few names, for a message.
     pub fn first_names(&self) -> String {
-        names::first_of(self.tensors.keys().cloned(), self.tensors.len())
+        wrappers::first_of(self.tensors.keys().cloned(), self.tensors.len())
     }
 
     /// The file's own notes.

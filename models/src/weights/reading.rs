@@ -2,17 +2,17 @@
 
 use std::io;
 
-use dressage_engine::Pages;
+use dressage_engine::MappedFile;
 
 use crate::ModelError;
 
 /// Copies bytes of a file; an error names it.
-pub(super) fn read_at(pages: &Pages, at: usize, out: &mut [u8]) -> io::Result<()> {
+pub(super) fn read_at(pages: &MappedFile, at: usize, out: &mut [u8]) -> io::Result<()> {
     pages.read_at(at, out).map_err(|error| lost(pages, &error))
 }
 
 /// Fails if a file was written to since it was opened.
-pub(super) fn unchanged(pages: &Pages) -> io::Result<()> {
+pub(super) fn unchanged(pages: &MappedFile) -> io::Result<()> {
     match pages.unchanged() {
         Ok(true) => Ok(()),
         Ok(false) => {
@@ -24,7 +24,7 @@ pub(super) fn unchanged(pages: &Pages) -> io::Result<()> {
     }
 }
 
-fn lost(pages: &Pages, error: &io::Error) -> io::Error {
+fn lost(pages: &MappedFile, error: &io::Error) -> io::Error {
     let cause = match error.kind() {
         io::ErrorKind::UnexpectedEof => "was cut short while it was read".into(),
         _ => format!("cannot be read: {error}"),

@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use dressage_engine::{Pages, Tensor};
+use dressage_engine::{MappedFile, Tensor};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 
+use super::archive_entry::ArchiveEntry;
 use super::container::{Contents, Fault, Told};
-use super::member::Member;
 use super::stored::row_major;
 use super::{Container, Kind, Stored, shown, sums};
 
@@ -27,7 +27,7 @@ pub fn begins(bytes: &[u8]) -> bool {
 
 /// Reads the header of a mapped file and compares it with its checksum; the tensors stay in the
 /// map.
-pub fn read(map: &Arc<Pages>) -> Told<Contents> {
+pub fn read(map: &Arc<MappedFile>) -> Told<Contents> {
     let (length, header) =
         SafeTensors::read_metadata(map).map_err(|e| Fault::damaged(describe(map, &e)))?;
     let mut metadata = BTreeMap::new();
@@ -57,7 +57,7 @@ pub fn read(map: &Arc<Pages>) -> Told<Contents> {
             let range = start..LENGTH + length + info.data_offsets.1;
             let (pages, name) = (map.clone(), name.clone());
             let (sum, good, differs) = (sums[i], AtomicBool::new(false), sums::differs_in as _);
-            Arc::new(Member { name, pages, range, sum, good, differs })
+            Arc::new(ArchiveEntry { name, pages, range, sum, good, differs })
         });
         tensors.insert(name, stored.inside(member));
     }

@@ -5,13 +5,13 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use bytemuck::cast_slice_mut;
-use dressage_engine::{DType, Pages, Tensor};
+use dressage_engine::{DType, MappedFile, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
+use super::archive_entry::ArchiveEntry;
 use super::elements::{Float, decode, encode};
 use super::kind::Kind;
-use super::member::Member;
 use super::reading::{of_reading, read_at, strided_runs, unchanged};
 use crate::Result;
 
@@ -22,7 +22,7 @@ pub struct Stored {
     shape: Vec<usize>,
     values: Values,
     /// The entry of an archive that holds the values.
-    member: Option<Arc<Member>>,
+    member: Option<Arc<ArchiveEntry>>,
     /// Name in the file, before wrappers and prefixes are taken off.
     own_name: Option<Arc<str>>,
 }
@@ -40,7 +40,7 @@ enum Values {
 /// Where the values lie in a file: `start` in bytes, `strides` in elements.
 #[derive(Debug, Clone)]
 struct Located {
-    pages: Arc<Pages>,
+    pages: Arc<MappedFile>,
     start: usize,
     strides: Vec<usize>,
     /// Whether they are used there.
@@ -70,7 +70,7 @@ impl Stored {
     /// A tensor in a mapped file: `start` in bytes, `strides` in elements. The caller has checked
     /// that every element lies inside the map.
     pub(super) fn mapped(
-        pages: &Arc<Pages>,
+        pages: &Arc<MappedFile>,
         kind: Kind,
         start: usize,
         shape: Vec<usize>,
@@ -86,7 +86,7 @@ impl Stored {
     }
 
     /// The same tensor as part of an entry of an archive.
-    pub(super) fn inside(self, member: Option<Arc<Member>>) -> Stored {
+    pub(super) fn inside(self, member: Option<Arc<ArchiveEntry>>) -> Stored {
         Stored { member, ..self }
     }
 
@@ -113,7 +113,7 @@ impl Stored {
     }
 
     /// Has the values used where they lie in the file from now on, if their type and order allow
-    /// it. They change if the file does, and must be watched ([`Pages::unchanged`]).
+    /// it. They change if the file does, and must be watched ([`MappedFile::unchanged`]).
     pub(super) fn use_in_place(&mut self) {
         if let Values::File(located) = &mut self.values {
             located.in_place = true;
@@ -230,7 +230,7 @@ impl Stored {
     }
 
     /// The values where they lie in the file, and its pages, if they are to be used there.
-    pub(crate) fn in_place(&self, dtype: DType) -> Option<(Tensor, &Arc<Pages>)> {
+    pub(crate) fn in_place(&self, dtype: DType) -> Option<(Tensor, &Arc<MappedFile>)> {
         let Values::File(at) = &self.values else { return None };
         if !at.in_place || self.kind.engine() != Some(dtype) || !self.contiguous(at) {
             return None;
@@ -249,7 +249,7 @@ impl Stored {
     }
 
     /// Where the bytes lie in a file, if they lie in one and in order.
-    pub(super) fn range(&self) -> Option<(&Arc<Pages>, std::ops::Range<usize>)> {
+    pub(super) fn range(&self) -> Option<(&Arc<MappedFile>, std::ops::Range<usize>)> {
         match &self.values {
             Values::File(at) if self.contiguous(at) => {
                 Some((&at.pages, at.start..at.start + self.len() * self.kind.size()))

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dressage_engine::Pages;
+use dressage_engine::MappedFile;
 
 use super::reading::{of_reading, read_at};
 use super::{Container, StateDict, Stored};
@@ -32,7 +32,7 @@ pub fn check(dict: &StateDict) -> Result<()> {
     if dict.source().is_none_or(|source| !unsummed.contains(&source.container)) {
         return Ok(());
     }
-    let mut files = BTreeMap::<usize, (Arc<Pages>, Vec<Placed<'_>>)>::new();
+    let mut files = BTreeMap::<usize, (Arc<MappedFile>, Vec<Placed<'_>>)>::new();
     for (name, stored) in dict.iter().filter(|(_, stored)| !stored.is_summed()) {
         let Some((pages, range)) = stored.range() else { continue };
         let file = files.entry(Arc::as_ptr(pages) as usize);
@@ -44,7 +44,7 @@ pub fn check(dict: &StateDict) -> Result<()> {
 /// Where a tensor lies, and which it is.
 type Placed<'a> = (std::ops::Range<usize>, &'a String, &'a Stored);
 
-fn whole(pages: &Pages, tensors: Vec<Placed<'_>>) -> Result<()> {
+fn whole(pages: &MappedFile, tensors: Vec<Placed<'_>>) -> Result<()> {
     let Some(end) = tensors.iter().map(|(range, ..)| range.end).max() else { return Ok(()) };
     let start = tensors.iter().map(|(range, ..)| range.start).min().unwrap_or(0);
     let zeros = end - zeros_from(pages, start, end).map_err(of_reading)?;
@@ -83,7 +83,7 @@ fn judged((range, name, stored): Placed<'_>, from: usize) -> usize {
 }
 
 /// The first byte of the zeros that end at `end`, at `start` at the earliest.
-fn zeros_from(pages: &Pages, start: usize, end: usize) -> std::io::Result<usize> {
+fn zeros_from(pages: &MappedFile, start: usize, end: usize) -> std::io::Result<usize> {
     const PIECE: usize = 1 << 16;
     let (mut at, mut piece) = (end, vec![0; PIECE]);
     while at > start {
@@ -105,8 +105,8 @@ mod tests {
     use super::*;
     use crate::weights::write;
 
-    /// Writes tensors of these names and shapes, in an order of their own, the last `cut` bytes zero
-    /// and those of which `zero` is true too.
+    /// Writes tensors of these names and shapes, in an order of their own, the last `cut` bytes
+    /// zero and those of which `zero` is true too.
     fn file(shapes: &[(&str, &[usize])], zero: impl Fn(&str) -> bool, cut: usize) -> Result<()> {
         let tensor = |name: &str, shape: &[usize]| {
             let n = shape.iter().product();

@@ -6,15 +6,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use dressage_engine::Pages;
+use dressage_engine::MappedFile;
 
+use super::archive_entry::{ArchiveEntry, differs};
 use super::container::{Contents, Fault, Told};
-use super::member::{Member, differs};
-use super::names::Unwrapped;
 use super::pickle::{self, Element, Tree, Value, View};
 use super::stored::row_major;
+use super::wrappers::Unwrapped;
 use super::zip::Archive;
-use super::{Container, Stored, TENSOR_BYTES, names, shown};
+use super::{Container, Stored, TENSOR_BYTES, shown, wrappers};
 
 /// Axes that a tensor may have; none of a network has more than five.
 const AXES: usize = 16;
@@ -26,7 +26,7 @@ const DEPTH: usize = 64;
 const VISITS: usize = 1 << 20;
 
 /// Reads an archive of `torch.save` or `torch.jit.save`.
-pub fn archive(map: &Arc<Pages>) -> Told<Contents> {
+pub fn archive(map: &Arc<MappedFile>) -> Told<Contents> {
     let archive = Archive::open(map)?;
     let mut roots = archive.names().filter_map(|name| match name.strip_suffix("data.pkl") {
         Some(root) if root.is_empty() || root.ends_with('/') => Some(root),
@@ -56,7 +56,7 @@ pub fn archive(map: &Arc<Pages>) -> Told<Contents> {
         let mut members = members.borrow_mut();
         let member = members.entry(key.to_string()).or_insert_with(|| {
             let (pages, range, good) = (map.clone(), range.clone(), AtomicBool::new(false));
-            Arc::new(Member { name, pages, range, sum, good, differs })
+            Arc::new(ArchiveEntry { name, pages, range, sum, good, differs })
         });
         Ok(Place { range, member: Some(member.clone()) })
     };
@@ -69,7 +69,7 @@ pub fn archive(map: &Arc<Pages>) -> Told<Contents> {
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
 /// Reads a file of `torch.save` before 1.6: five pickles, then the storages.
-pub fn legacy(map: &Arc<Pages>) -> Told<Contents> {
+pub fn legacy(map: &Arc<MappedFile>) -> Told<Contents> {
     let mut at = 0;
     let mut next = || {
         let tree = pickle::read(&map[at..]).map_err(Fault::damaged)?;
@@ -104,7 +104,7 @@ pub fn legacy(map: &Arc<Pages>) -> Told<Contents> {
 /// Where a storage lies, and the entry of an archive that it is.
 struct Place {
     range: Range<usize>,
-    member: Option<Arc<Member>>,
+    member: Option<Arc<ArchiveEntry>>,
 }
 
 /// Where each storage of a legacy file lies, from byte `at` on; those behind the end of the file
@@ -161,7 +161,7 @@ impl Found {
 
 /// The tensors of a pickled state dict.
 fn dictionary(tree: &Tree<'_>) -> Told<Found> {
-    let Unwrapped { dict, passed: wrapper, beside } = names::unwrapped(tree, tree.root);
+    let Unwrapped { dict, passed: wrapper, beside } = wrappers::unwrapped(tree, tree.root);
     let Some(pairs) = tree.pairs(dict) else {
         return Err(match tree.class_of(dict) {
             Some(class) => format!(
@@ -197,20 +197,20 @@ fn without_tensors(tree: &Tree<'_>, dict: Value, passed: &[String]) -> String {
         [] => String::new(),
         keys => format!(" under {}", keys.join(" > ")),
     };
-    let keys = names::keys(tree, dict);
+    let keys = wrappers::keys(tree, dict);
     if keys.is_empty() {
         return format!(
             "holds a dictionary{under} without a named tensor; save the model's state_dict()"
         );
     }
-    let holders = names::holders(tree, dict);
-    let holders = names::first_of(holders.iter().map(|(key, _)| key.clone()), holders.len());
+    let holders = wrappers::holders(tree, dict);
+    let holders = wrappers::first_of(holders.iter().map(|(key, _)| key.clone()), holders.len());
     let what = match holders.as_str() {
         "" => "save the model's state_dict() by itself".to_string(),
         holders => format!("save the dictionary of weights by itself ({holders} hold tensors)"),
     };
     // A sentence has no room for all of them.
-    let looked_for = names::WRAPPERS[..6].join(", ");
+    let looked_for = wrappers::WRAPPERS[..6].join(", ");
     format!("holds no tensors{under} or in {looked_for}, ...; its keys are {keys}; {what}")
 }
 
@@ -254,7 +254,7 @@ fn modules(tree: &Tree<'_>) -> Told<Found> {
 
 /// Checks every tensor against the bytes that its storage really has.
 fn collect(
-    map: &Arc<Pages>,
+    map: &Arc<MappedFile>,
     tree: &Tree<'_>,
     container: Container,
     mut found: Found,
@@ -288,7 +288,7 @@ fn collect(
 
 /// One tensor; `None` if its elements are of a type that nothing here works with.
 fn stored(
-    map: &Arc<Pages>,
+    map: &Arc<MappedFile>,
     tree: &Tree<'_>,
     view: &View,
     locate: &dyn Fn(&str) -> Told<Place>,

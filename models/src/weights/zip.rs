@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::archive_entry::{agrees, differs};
 use super::container::{Fault, Told};
-use super::member::{agrees, differs};
 use super::shown;
 
 const END: &[u8] = b"PK\x05\x06";

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 /// A result: one or several lines on standard output.
-pub fn say(text: &str) {
+pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush());
     if let Err(error) = written
@@ -28,7 +28,7 @@ pub fn lost_output() -> Option<&'static str> {
 /// A result about a file that was written: on standard error where the file itself went to standard
 /// output, such as `/dev/stdout` in a pipeline.
 pub fn say_of(file: &Path, text: &str) {
-    if is_standard_output(file) { complain(text) } else { say(text) }
+    if is_standard_output(file) { eprint(text) } else { print(text) }
 }
 
 #[cfg(unix)]
@@ -49,7 +49,7 @@ fn is_standard_output(_: &Path) -> bool {
 }
 
 /// A line on standard error, with control characters escaped.
-pub fn complain(text: &str) {
+pub fn eprint(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", escaped(text));
 }
 
@@ -65,7 +65,7 @@ pub fn escaped(text: &str) -> String {
 /// A warning on standard error that nobody overlooks.
 pub fn warn(text: &str) {
     let line = "!".repeat(width().min(100));
-    [&line, &format!("WARNING: {text}"), &line].into_iter().for_each(|line| complain(line));
+    [&line, &format!("WARNING: {text}"), &line].into_iter().for_each(|line| eprint(line));
 }
 
 /// Columns that tables may take: `COLUMNS` where a shell exports it, else 100.

@@ -15,7 +15,7 @@ pub enum Failure {
     Train(TrainError),
     /// From this program.
     #[error("{0}")]
-    Told(String),
+    Message(String),
     /// A signal asked for the end; the text says what is saved.
     #[error("{0}")]
     Interrupted(String),
@@ -35,7 +35,7 @@ impl Failure {
     /// Exit code of the process.
     pub fn code(&self) -> u8 {
         match self {
-            Failure::Train(_) | Failure::Told(_) => 1,
+            Failure::Train(_) | Failure::Message(_) => 1,
             Failure::Interrupted(_) => signals::exit_code(),
         }
     }

@@ -19,7 +19,7 @@ use dressage_kernels::allocate;
 use dressage_train::data::panics_are_contained;
 
 pub use crate::allocator::Allocator;
-use crate::console::complain;
+use crate::console::eprint;
 pub use crate::failure::Failure;
 
 /// Fine-tune frozen vision transformers for segmentation that holds in domains never trained on.
@@ -118,12 +118,12 @@ fn work() -> ExitCode {
     let done = allocate::catch(|| run(command));
     let done = done.unwrap_or_else(|refused| Err(Failure::Train(refused.into())));
     let lost = console::lost_output().filter(|_| !has_files && done.is_ok());
-    match lost
-        .map_or(done, |why| Err(Failure::Told(format!("cannot write to standard output: {why}"))))
-    {
+    match lost.map_or(done, |why| {
+        Err(Failure::Message(format!("cannot write to standard output: {why}")))
+    }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            complain(&failure.line());
+            eprint(&failure.line());
             ExitCode::from(failure.code())
         }
     }
@@ -138,7 +138,7 @@ pub fn main() -> ExitCode {
     match thread {
         Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
         Err(error) => {
-            complain(&format!("error: {}", commands::no_thread(&error)));
+            eprint(&format!("error: {}", commands::no_thread(&error)));
             ExitCode::FAILURE
         }
     }

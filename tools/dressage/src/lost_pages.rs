@@ -24,7 +24,7 @@ mod unix {
     use std::ptr;
     use std::sync::OnceLock;
 
-    use dressage_engine::Pages;
+    use dressage_engine::MappedFile;
 
     /// Earlier handler of the signal.
     static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
@@ -54,7 +54,7 @@ mod unix {
     ) {
         // SAFETY: the system passes a structure that is valid during the call.
         let address = unsafe { (*info).si_addr() } as usize;
-        let told = Pages::file_at(address, |name| {
+        let told = MappedFile::file_at(address, |name| {
             write(b"error: ");
             write(name);
             write(b": was cut short, or its disk failed, while it was in use; start again with a whole file\n");
@@ -63,8 +63,8 @@ mod unix {
             // SAFETY: it ends the process at once.
             unsafe { libc::_exit(1) };
         }
-        // SAFETY: the structure is the one that the system filled in. The instruction is tried again
-        // after the return, with the earlier answer.
+        // SAFETY: the structure is the one that the system filled in. The instruction is tried
+        // again after the return, with the earlier answer.
         unsafe {
             match BEFORE.get() {
                 Some(before) => libc::sigaction(signal, before, ptr::null_mut()),
@@ -85,14 +85,14 @@ mod tests {
     use std::fs::{self, File};
     use std::os::fd::AsRawFd;
 
-    use dressage_engine::Pages;
+    use dressage_engine::MappedFile;
 
     #[test]
     fn a_file_that_was_cut_ends_the_program_with_its_name() {
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join("cut.safetensors");
         fs::write(&path, vec![1; 1 << 20]).expect("written");
-        let pages = Pages::of_file(File::open(&path).expect("opened"), &path).expect("mapped");
+        let pages = MappedFile::of_file(File::open(&path).expect("opened"), &path).expect("mapped");
         let words = File::create(dir.path().join("words")).expect("file");
         File::create(&path).expect("cut to nothing");
         // SAFETY: the child calls nothing that could need a lock of another thread.
@@ -117,6 +117,6 @@ mod tests {
     /// Another error of that signal is left to what answered it before.
     #[test]
     fn other_addresses_are_nobodys() {
-        assert!(Pages::file_at(8, |_| ()).is_none());
+        assert!(MappedFile::file_at(8, |_| ()).is_none());
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use dressage_train::runlog::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::console::{complain, duration, escaped};
+use crate::console::{duration, eprint, escaped};
 
 /// Plain lines come no further apart than this,
 const SILENCE: Duration = Duration::from_secs(30);
@@ -98,7 +98,7 @@ impl Stage {
         }
         (self.tenths, self.last_line) = (tenths, Instant::now());
         let total = self.total.map(|t| format!("/{t}")).unwrap_or_default();
-        complain(&format!("{}: {}{total}, {}", self.name, self.position, self.text()));
+        eprint(&format!("{}: {}{total}, {}", self.name, self.position, self.text()));
     }
 }
 
@@ -108,7 +108,7 @@ impl Progress for Watch {
         let bar = self.terminal.then(|| bar(stage, total));
         if bar.is_none() {
             let of = total.map(|t| format!("{t} to do")).unwrap_or_else(|| "started".into());
-            complain(&format!("{stage}: {of}"));
+            eprint(&format!("{stage}: {of}"));
         }
         *self.stage() = Some(Stage {
             name: stage.to_owned(),
@@ -153,15 +153,15 @@ impl Progress for Watch {
                 let took = duration(stage.start.elapsed().as_secs_f64());
                 let rate = Some(&stage.rate).filter(|r| !r.is_empty());
                 let rate = rate.map(|r| format!(", {r}")).unwrap_or_default();
-                complain(&format!("{}: {} done in {took}{rate}", stage.name, stage.position));
+                eprint(&format!("{}: {} done in {took}{rate}", stage.name, stage.position));
             }
         }
     }
 
     fn note(&self, text: &str) {
         match self.stage().as_ref().and_then(|stage| stage.bar.as_ref()) {
-            Some(bar) => bar.suspend(|| complain(text)),
-            None => complain(text),
+            Some(bar) => bar.suspend(|| eprint(text)),
+            None => eprint(text),
         }
     }
 }

@@ -8,7 +8,7 @@ use dressage_train::interrupt::Interrupt;
 use dressage_train::recipe::SaveSignal;
 use dressage_train::runlog::Progress as _;
 
-use crate::console::complain;
+use crate::console::eprint;
 use crate::failure::Failure;
 use crate::progress::Watch;
 
@@ -51,7 +51,7 @@ pub fn watched(words: Words, save: SaveSignal) -> Result<(Arc<Watch>, Interrupt)
 
 fn cannot_listen(error: &std::io::Error) -> Failure {
     let hint = dressage_train::files::hint(error).unwrap_or_default();
-    Failure::Told(format!("cannot listen for signals: {error}{hint}"))
+    Failure::Message(format!("cannot listen for signals: {error}{hint}"))
 }
 
 #[cfg(unix)]
@@ -96,7 +96,7 @@ fn listen(
 #[cfg(unix)]
 fn end_at_once(signal: i32, more: &str) -> ! {
     dressage_train::files::remove_unfinished();
-    complain(&format!("{}: ended at once{more}", name(signal)));
+    eprint(&format!("{}: ended at once{more}", name(signal)));
     std::process::exit(128 + signal);
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Source;
 use super::decode::read_image;
 use super::label::read_label;
-use super::table::{Groups, Ids, Table};
+use super::table::{ClassGroups, Ids, Table};
 use super::walk::{Found, walk};
 use crate::files::hint;
 use crate::{Image, LabelMap, Result, TrainError};
@@ -41,7 +41,7 @@ pub struct DatasetSpec {
     pub classes: usize,
     /// Merges the classes into fewer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub groups: Option<Groups>,
+    pub groups: Option<ClassGroups>,
 }
 
 fn nineteen() -> usize {

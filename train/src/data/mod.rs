@@ -23,7 +23,7 @@ pub use label::{LabelFacts, decode_label, read_label};
 pub(crate) use loader::BESIDE_HOST;
 pub use loader::{Batch, Loader, LoaderSettings};
 pub use sampler::Sampler;
-pub use table::{Groups, Ids, Table};
+pub use table::{ClassGroups, Ids, Table};
 pub use walk::{Found, is_hidden, walk};
 
 use crate::{Image, LabelMap, Result, TrainError};

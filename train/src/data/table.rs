@@ -33,7 +33,7 @@ impl Default for Ids {
 /// Classes merged into fewer ones, for data sets that label less finely.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Groups {
+pub struct ClassGroups {
     /// Name of each group.
     pub names: Vec<String>,
     /// Group of each class, 255 for none.
@@ -111,7 +111,7 @@ impl Table {
     /// # Errors
     /// [`TrainError::IdTable`] for an unknown name, a key that is no value from 0 to 255, a class
     /// beyond the last, or groups that do not cover the classes.
-    pub fn new(key: &str, ids: &Ids, classes: usize, groups: Option<&Groups>) -> Result<Self> {
+    pub fn new(key: &str, ids: &Ids, classes: usize, groups: Option<&ClassGroups>) -> Result<Self> {
         let fail = |what: String| Err(TrainError::IdTable { key: key.into(), what });
         if classes == 0 || classes > IGNORE as usize {
             return fail(format!(
@@ -238,7 +238,7 @@ fn explicit(key: &str, pairs: &BTreeMap<String, u8>) -> Result<[u16; 256]> {
     Ok(map)
 }
 
-fn check_groups(key: &str, groups: &Groups, classes: usize) -> Result<()> {
+fn check_groups(key: &str, groups: &ClassGroups, classes: usize) -> Result<()> {
     let fail = |what: String| {
         let what = format!("{what}; correct {key}.groups");
         Err(TrainError::IdTable { key: key.into(), what })

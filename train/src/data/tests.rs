@@ -140,12 +140,12 @@ fn named_tables_follow_their_data_sets() {
 #[test]
 fn explicit_maps_and_groups() {
     let ids = Ids::Map(BTreeMap::from([("40".into(), 1), ("7".into(), 0), ("9".into(), 2)]));
-    let groups = Groups { names: vec!["flat".into(), "rest".into()], of: vec![0, 1, 255] };
+    let groups = ClassGroups { names: vec!["flat".into(), "rest".into()], of: vec![0, 1, 255] };
     let table = Table::new("toy", &ids, 3, Some(&groups)).unwrap();
     let classes = [7, 40, 9, 8].map(|v| table.class(v));
     assert_eq!(classes, [Some(0), Some(1), Some(255), Some(255)]);
     assert_eq!(table.names(), ["flat", "rest"]);
-    let short = Groups { names: vec![], of: vec![0] };
+    let short = ClassGroups { names: vec![], of: vec![0] };
     assert!(Table::new("toy", &ids, 3, Some(&short)).is_err());
     assert!(Table::new("toy", &ids, 2, None).unwrap_err().to_string().contains("class 2"));
     let words = Ids::Map(BTreeMap::from([("road".into(), 1)]));

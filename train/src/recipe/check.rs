@@ -8,7 +8,7 @@ use dressage_models::weights::shown;
 use super::{EvalMode, Recipe, RecipeError, Set, Source};
 use crate::groups::Method;
 use crate::palette::CITYSCAPES;
-use crate::place::Choice;
+use crate::place::DeviceChoice;
 
 /// Fails with the first key whose value cannot be carried out.
 pub(super) fn check(recipe: &Recipe) -> Result<(), RecipeError> {
@@ -101,7 +101,7 @@ fn sizes(recipe: &Recipe) -> Wrong {
 
 fn run(recipe: &Recipe) -> Wrong {
     let device = &recipe.run.device;
-    match device.parse::<Choice>() {
+    match device.parse::<DeviceChoice>() {
         Ok(_) => Ok(()),
         Err(expected) => {
             ensure("run.device", false, || format!("is `{}`, it must be {expected}", shown(device)))

@@ -37,7 +37,7 @@ use dressage_models::backbone::{Ffn, Recompute};
 use serde::{Deserialize, Serialize};
 
 use crate::augment;
-use crate::groups::{Groups, Method};
+use crate::groups::{Method, ParamGroups};
 use crate::schedule::{Schedule, ScheduleError};
 
 pub use bearing::Bearing;
@@ -284,7 +284,7 @@ pub enum EvalMode {
 pub struct Run {
     /// Run folder.
     pub dir: PathBuf,
-    /// Where the work is done ([`crate::place::Choice`]).
+    /// Where the work is done ([`crate::place::DeviceChoice`]).
     pub device: String,
     /// How activations and matrices are stored on a device; trained weights and moments are f32
     /// besides. Nothing to the host, which computes in f32.
@@ -373,8 +373,8 @@ impl Recipe {
     }
 
     /// Which tensors learn how fast and which decay.
-    pub fn groups(&self) -> Groups {
-        let groups = Groups::of(self.model.method);
+    pub fn groups(&self) -> ParamGroups {
+        let groups = ParamGroups::of(self.model.method);
         match self.model.method {
             Method::Full => groups.with_backbone_lr_mult(self.train.backbone_lr_mult),
             Method::Rein | Method::Freeze => groups,

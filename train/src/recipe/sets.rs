@@ -100,7 +100,7 @@ pub struct EvalSet {
 impl Set {
     /// The groups of the set as the data loader takes them: the class of each train id, 255 for
     /// ids in no group. `None` without groups, where the id is the class.
-    fn merged(&self, classes: &[String]) -> Option<data::Groups> {
+    fn merged(&self, classes: &[String]) -> Option<data::ClassGroups> {
         let last = self.groups.iter().flatten().max()?;
         let mut of = vec![IGNORE; (last + 1).max(TRAIN_IDS)];
         for (class, ids) in self.groups.iter().enumerate() {
@@ -108,7 +108,7 @@ impl Set {
                 of[id] = class as u8;
             }
         }
-        Some(data::Groups { names: classes.to_vec(), of })
+        Some(data::ClassGroups { names: classes.to_vec(), of })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Domain, render};
-use crate::data::{Groups, Source};
+use crate::data::{ClassGroups, Source};
 use crate::palette::{CITYSCAPES, Palette};
 use crate::pictures::{write_image, write_label};
 use crate::{IGNORE, Image, LabelMap, Result, TrainError};
@@ -29,7 +29,7 @@ impl SceneSource {
     }
 
     /// The same scenes with classes taken together; trainIds beyond the groups' last have no class.
-    pub fn grouped(self, groups: Groups) -> Self {
+    pub fn grouped(self, groups: ClassGroups) -> Self {
         Self { names: groups.names, merged: Some(groups.of), ..self }
     }
 }

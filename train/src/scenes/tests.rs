@@ -140,13 +140,13 @@ fn written_scenes_are_read_back() {
 
 #[test]
 fn classes_can_be_taken_together() {
-    use crate::data::Groups;
+    use crate::data::ClassGroups;
     let plain = SceneSource::new(3, 5, 2, Domain::Fog, (64, 48));
     let mut of = vec![IGNORE; 19];
     (of[ROAD as usize], of[SIDEWALK as usize], of[SKY as usize]) = (0, 0, 1);
     let names = vec!["ground".to_owned(), "sky".to_owned()];
     let merged = SceneSource::new(3, 5, 2, Domain::Fog, (64, 48));
-    let merged = merged.grouped(Groups { names: names.clone(), of });
+    let merged = merged.grouped(ClassGroups { names: names.clone(), of });
     assert_eq!(merged.class_names(), names);
     let ((image, fine), (same, coarse)) =
         (plain.load(1).expect("drawn"), merged.load(1).expect("drawn"));

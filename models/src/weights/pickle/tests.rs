@@ -193,7 +193,7 @@ fn circles_are_read_and_cost_nothing() {
     assert_eq!(tree.items(tree.root), Some(&[tree.root][..]));
     let bytes = pickle(&[b"}\x94", &text("state_dict"), b"h\x00s"]);
     let tree = read(&bytes).expect("pickle");
-    let found = crate::weights::names::unwrapped(&tree, tree.root);
+    let found = crate::weights::wrappers::unwrapped(&tree, tree.root);
     assert_eq!((found.dict, found.passed.len()), (tree.root, 4));
 }
 
@@ -242,7 +242,7 @@ fn weights_are_found_under_their_wrappers_and_averages_first() {
     for (pairs, passed, beside) in cases {
         let bytes = pickle(&[&dict(pairs)]);
         let tree = read(&bytes).expect("pickle");
-        let found = crate::weights::names::unwrapped(&tree, tree.root);
+        let found = crate::weights::wrappers::unwrapped(&tree, tree.root);
         let others: Vec<&str> = found.beside.iter().map(|(other, _)| other.as_str()).collect();
         assert_eq!(
             (found.passed, others.as_slice()),

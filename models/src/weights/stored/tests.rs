@@ -1,13 +1,13 @@
 use super::*;
 
 /// The numbers 0, 1, 2 ... as f32 in a mapped file, `shift` bytes behind its start.
-fn map(n: usize, shift: usize) -> Arc<Pages> {
+fn map(n: usize, shift: usize) -> Arc<MappedFile> {
     let mut file = tempfile::tempfile().expect("file");
     file.write_all(&vec![0; shift]).expect("written");
     for i in 0..n {
         file.write_all(&(i as f32).to_le_bytes()).expect("written");
     }
-    Arc::new(Pages::of_file(file, "numbers".as_ref()).expect("map"))
+    Arc::new(MappedFile::of_file(file, "numbers".as_ref()).expect("map"))
 }
 
 fn floats(stored: &Stored) -> Vec<f32> {
@@ -34,7 +34,7 @@ fn files_that_change_are_refused_by_name() {
     let mut file = tempfile::NamedTempFile::new().expect("file");
     file.write_all(&[0; 64]).expect("written");
     let open = || std::fs::File::open(file.path()).expect("opened");
-    let pages = Arc::new(Pages::of_file(open(), file.path()).expect("map"));
+    let pages = Arc::new(MappedFile::of_file(open(), file.path()).expect("map"));
     let stored = |kind, n| Stored::mapped(&pages, kind, 0, vec![n], vec![1]);
     let turned = || Stored::mapped(&pages, Kind::F32, 0, vec![4, 4], vec![1, 4]);
     let refused = |words: &str| {

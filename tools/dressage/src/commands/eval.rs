@@ -10,7 +10,7 @@ use dressage_train::{checkpoint, files};
 use serde::Serialize;
 
 use super::{Overrides, Trained, Wanted, assignment, refuse_own_file, start_threads};
-use crate::console::{say, width};
+use crate::console::{print, width};
 use crate::failure::Failure;
 use crate::signals::{Words, watched};
 
@@ -74,7 +74,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if recipe.data.eval.is_empty() {
         let what = "the recipe names no evaluation set; add one with settings such as \
                     data.eval.0.images=FOLDER data.eval.0.labels=FOLDER";
-        return Err(Failure::Told(what.into()));
+        return Err(Failure::Message(what.into()));
     }
     if let (Some(dir), Some(out)) = (trained.folder(), &args.out) {
         refuse_own_file(dir, out)?;
@@ -90,15 +90,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
         Trained::Recipe(file) => (None, file.clone(), format!("of {}", file.display())),
     };
-    say(&format!("IoU in per cent {of}:\n"));
-    say(&report.table(width()));
+    print(&format!("IoU in per cent {of}:\n"));
+    print(&report.table(width()));
     let out = args.out.clone().or_else(|| Some(trained.folder()?.join("eval.json")));
     let Some(path) = out else { return Ok(()) };
     let scored = Scored { step, checkpoint, report: &report };
     let mut json = serde_json::to_string_pretty(&scored)
-        .map_err(|e| Failure::Told(format!("cannot write the scores as JSON: {e}")))?;
+        .map_err(|e| Failure::Message(format!("cannot write the scores as JSON: {e}")))?;
     json.push('\n');
     files::write_bytes(&path, json.as_bytes())?;
-    say(&format!("\nwritten to {}", path.display()));
+    print(&format!("\nwritten to {}", path.display()));
     Ok(())
 }

@@ -21,7 +21,7 @@ use dressage_train::runlog::Progress as _;
 use dressage_train::trainer::load;
 use dressage_train::{TrainError, checkpoint, machine, network};
 
-use crate::console::{complain, warn};
+use crate::console::{eprint, warn};
 use crate::failure::Failure;
 use crate::progress::Watch;
 
@@ -118,7 +118,7 @@ pub fn start(threads: usize, code: Choice) -> Result<(), Failure> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()
-        .map_err(|e| Failure::Told(no_thread(&e)))
+        .map_err(|e| Failure::Message(no_thread(&e)))
 }
 
 /// Message for a system that starts no thread.
@@ -134,7 +134,7 @@ fn capped(key: &str, wanted: usize) -> usize {
     let threads = machine::threads(wanted);
     if threads < wanted {
         let cores = machine::threads(0);
-        complain(&format!("{key}={wanted} is of no use to {cores} cores; {threads} are taken"));
+        eprint(&format!("{key}={wanted} is of no use to {cores} cores; {threads} are taken"));
     }
     threads
 }
@@ -169,7 +169,7 @@ impl Trained {
             return Ok((Trained::Run(dir.into(), wanted), recipe));
         }
         let recipe = acting(command(false), overrides, || Recipe::find(name, overrides))?;
-        let told = |what: &str| Failure::Told(format!("recipe {name}: {what}"));
+        let told = |what: &str| Failure::Message(format!("recipe {name}: {what}"));
         if step.is_some() {
             return Err(told("--checkpoint is for run folders; set model.checkpoint=FILE"));
         }
@@ -187,7 +187,7 @@ impl Trained {
     pub fn load(&mut self, recipe: &Recipe, watch: &Watch) -> Result<Segmenter, Failure> {
         let place = Place::of(&recipe.run, watch)?;
         if recipe.run.device != "cpu" {
-            watch.note(&format!("on {}", place.said()));
+            watch.note(&format!("on {}", place.description()));
         }
         place.warning().into_iter().for_each(warn);
         Ok(place.take(match self {
@@ -211,7 +211,7 @@ pub fn refuse_own_file(dir: &Path, out: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     let what = format!("{} belongs to the run itself; choose another --out", out.display());
-    Err(Failure::Told(what))
+    Err(Failure::Message(what))
 }
 
 /// The checkpoint of a run that a command works with.

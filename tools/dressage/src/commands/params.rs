@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use dressage_models::backbone::{DinoConfig, ReinConfig};
 use dressage_models::{Method, SegmenterConfig, counts};
 
-use crate::console::{grouped, say};
+use crate::console::{grouped, print};
 use crate::failure::Failure;
 
 /// Count trained and frozen parameters, beside the numbers of the Rein paper
@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         rows.extend(adapters(32, 1280, false)?);
         tables.push(table("ViT-H as in SAM (32 blocks of 1280 channels)", &rows));
     }
-    say(&tables.join("\n"));
+    print(&tables.join("\n"));
     Ok(())
 }
 

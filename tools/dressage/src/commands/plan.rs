@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use dressage_kernels::device::Asked;
+use dressage_kernels::device::Counts;
 use dressage_train::device_plan::{DevicePlan, DeviceStep};
 use dressage_train::recipe::Recipe;
 use serde_json::{Value, json};
 
 use super::{Overrides, assignment, start_threads};
-use crate::console::{grouped, say};
+use crate::console::{grouped, print};
 use crate::failure::Failure;
 
 /// Tell what a training step asks of a GPU, and the memory it takes, without a GPU
@@ -58,11 +58,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     start_threads(&recipe.run)?;
     let plan = DevicePlan::new(&recipe, None)?;
     if args.json {
-        say(&format!("{:#}", as_json(&plan)));
+        print(&format!("{:#}", as_json(&plan)));
         return Ok(());
     }
     let (t, crop) = (&recipe.train, recipe.augment.crop);
-    say(&format!(
+    print(&format!(
         "{}: {} crops of {crop} px a step, activations in {}, recompute {}\n",
         recipe.name,
         t.batch,
@@ -70,12 +70,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         t.recompute
     ));
     if let Some(step) = plan.chosen() {
-        say(&parts_table(step, args.each));
-        say(&reservations(step));
+        print(&parts_table(step, args.each));
+        print(&reservations(step));
     }
-    say(&format!("\n{}", memory_table(&plan)));
+    print(&format!("\n{}", memory_table(&plan)));
     if let Some(step) = plan.chosen().filter(|_| args.buffers) {
-        say(&format!("\n{}", buffers_table(step)));
+        print(&format!("\n{}", buffers_table(step)));
     }
     Ok(())
 }
@@ -94,13 +94,13 @@ fn family(part: &str) -> String {
 }
 
 /// What each part asks for, in the order of their names.
-fn rows(step: &DeviceStep, each: bool) -> Vec<(String, Asked)> {
-    let mut rows: BTreeMap<_, Asked> = BTreeMap::new();
-    for (place, asked) in &step.journal.parts {
+fn rows(step: &DeviceStep, each: bool) -> Vec<(String, Counts)> {
+    let mut rows: BTreeMap<_, Counts> = BTreeMap::new();
+    for (place, asked) in &step.trace.parts {
         let part = if each { place.part.to_string() } else { family(&place.part) };
         *rows.entry((part, place.phase)).or_default() += *asked;
     }
-    let named = |((part, phase), asked): ((String, dressage_kernels::device::Phase), Asked)| {
+    let named = |((part, phase), asked): ((String, dressage_kernels::device::Phase), Counts)| {
         let part = if part.is_empty() { "elsewhere".to_owned() } else { part };
         let phase = phase.to_string();
         (if phase == "forward" { part } else { format!("{part}, {phase}") }, asked)
@@ -110,7 +110,7 @@ fn rows(step: &DeviceStep, each: bool) -> Vec<(String, Asked)> {
 
 fn parts_table(step: &DeviceStep, each: bool) -> String {
     let mut rows = rows(step, each);
-    rows.push(("in all".to_owned(), step.journal.total()));
+    rows.push(("in all".to_owned(), step.trace.total()));
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mb = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
     let mut text = format!(
@@ -194,7 +194,7 @@ fn buffers_table(step: &DeviceStep) -> String {
     text
 }
 
-fn asked_json(a: &Asked) -> Value {
+fn asked_json(a: &Counts) -> Value {
     json!({
         "launches": a.launches, "products": a.products, "flops": a.flops,
         "allocations": a.allocations, "allocated": a.allocated,
@@ -205,7 +205,7 @@ fn asked_json(a: &Asked) -> Value {
 
 fn as_json(plan: &DevicePlan) -> Value {
     let step = |step: &DeviceStep| {
-        let parts = step.journal.parts.iter().map(|(place, asked)| {
+        let parts = step.trace.parts.iter().map(|(place, asked)| {
             let phase = place.phase.to_string();
             json!({"part": &*place.part, "phase": phase, "asked": asked_json(asked)})
         });
@@ -218,9 +218,9 @@ fn as_json(plan: &DevicePlan) -> Value {
             "memory": step.needs,
             "memory_total": step.needs.total(),
             "reservations": step.reservations,
-            "total": asked_json(&step.journal.total()),
+            "total": asked_json(&step.trace.total()),
             "parts": parts.collect::<Vec<_>>(),
-            "kernels": step.journal.by_kernel(),
+            "kernels": step.trace.by_kernel(),
             "at_peak": buffers.collect::<Vec<_>>(),
         })
     };

@@ -20,7 +20,7 @@ use dressage_train::wait::Waiting;
 use dressage_train::{Image, LabelMap, TrainError};
 
 use super::{Overrides, Trained, start_threads};
-use crate::console::{complain, escaped, say};
+use crate::console::{eprint, escaped, print};
 use crate::failure::Failure;
 use crate::signals::{Words, watched};
 use inputs::{Inputs, collect};
@@ -31,9 +31,9 @@ use inputs::{Inputs, collect};
 /// NAME_label.png with one class per pixel. Images in the subfolders of a given folder or pattern
 /// keep their subfolder; images of one name get the folders that distinguish them. An image that
 /// cannot be read, or whose result cannot be written, is reported and the others are done; the exit
-/// code is 1 then. Hidden files, earlier results and links to what is there already are passed over.
-/// Scale and windows are those of the first evaluation set, and are named; --box and --set change
-/// them.
+/// code is 1 then. Hidden files, earlier results and links to what is there already are passed
+/// over. Scale and windows are those of the first evaluation set, and are named; --box and --set
+/// change them.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   dressage predict runs/demo street.png
@@ -114,19 +114,19 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if args.encoding == Encoding::CityscapesIds && !is_cityscapes(&recipe) {
         let what = "--encoding cityscapes-ids needs the 19 classes of Cityscapes, this run has \
                     others; use --encoding train-ids for the numbers of its own classes";
-        return Err(Failure::Told(what.into()));
+        return Err(Failure::Message(what.into()));
     }
     let folder = trained.folder().unwrap_or(Path::new(""));
     let out = args.out.clone().unwrap_or_else(|| folder.join("predictions"));
     if out.is_file() {
         let what = format!("--out {} is a file, not a folder; name a folder", out.display());
-        return Err(Failure::Told(what));
+        return Err(Failure::Message(what));
     }
     let inputs = collect(&args.input, &out)?;
     let Inputs { files, mut failed, notes } = inputs;
     let total = files.len() + failed.len();
     // One failure alone is the error that the program ends with.
-    notes.iter().chain(failed.iter().filter(|_| total > 1)).for_each(|text| complain(text));
+    notes.iter().chain(failed.iter().filter(|_| total > 1)).for_each(|text| eprint(text));
     if files.is_empty() {
         return outcome(&failed, total, &out);
     }
@@ -149,14 +149,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             drop(stage);
             return Err(Failure::Interrupted(reached(i, &failed)));
         }
-        let segmented =
-            image.map_err(Failure::from).and_then(|image| segment(how, &model, &input.file, image));
+        let segmented = image
+            .map_err(Failure::from)
+            .and_then(|image| checkpoint(how, &model, &input.file, image));
         let done = segmented
             .and_then(|(image, label)| Ok(write(args, &recipe, &image, &label, &input.stem)?));
         if let Err(error) = done {
             if ends_all(&error, &out) {
                 drop(stage);
-                return Err(Failure::Told(format!("{error}; {}", reached(i, &failed))));
+                return Err(Failure::Message(format!("{error}; {}", reached(i, &failed))));
             }
             let text = error.to_string();
             if total > 1 {
@@ -175,14 +176,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 fn outcome(failed: &[String], total: usize, out: &Path) -> Result<(), Failure> {
     let done = total - failed.len();
     if done > 0 {
-        say(&escaped(&format!("{done} images done, in {}", out.display())));
+        print(&escaped(&format!("{done} images done, in {}", out.display())));
     }
     match failed {
         [] => Ok(()),
-        [only] if total == 1 => Err(Failure::Told(only.clone())),
+        [only] if total == 1 => Err(Failure::Message(only.clone())),
         [first, ..] => {
             let n = failed.len();
-            Err(Failure::Told(format!("{n} of {total} images are not done, the first: {first}")))
+            Err(Failure::Message(format!("{n} of {total} images are not done, the first: {first}")))
         }
     }
 }
@@ -223,14 +224,14 @@ fn is_cityscapes(recipe: &Recipe) -> bool {
 }
 
 /// Finds the class of each pixel of `image`, which was read from `file`.
-fn segment(
+fn checkpoint(
     how: Inference,
     model: &Segmenter,
     file: &Path,
     image: Image,
 ) -> Result<(Image, LabelMap), Failure> {
     let label = predict(model, &image, how, image.h, image.w)
-        .map_err(|e| Failure::Told(format!("{}: {e}", file.display())))?;
+        .map_err(|e| Failure::Message(format!("{}: {e}", file.display())))?;
     Ok((image, label))
 }
 

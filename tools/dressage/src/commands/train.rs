@@ -13,7 +13,7 @@ use dressage_train::trainer::{Outcome, Trainer};
 use dressage_train::{TrainError, checkpoint};
 
 use super::{Overrides, assignment, start_threads};
-use crate::console::{grouped, say, warn, width};
+use crate::console::{grouped, print, warn, width};
 use crate::failure::Failure;
 use crate::signals::{Words, watched};
 
@@ -102,12 +102,12 @@ impl Args {
 /// Trains.
 pub fn run(args: &Args) -> Result<(), Failure> {
     if args.help_recipe {
-        say(keys::help(width()).trim_start());
+        print(keys::help(width()).trim_start());
         return Ok(());
     }
     let Some((name, recipe)) = args.recipe()? else {
         let longest = EMBEDDED.iter().map(|r| r.name.len()).max().unwrap_or(0);
-        EMBEDDED.iter().for_each(|r| say(&format!("{:longest$}  {}", r.name, r.about())));
+        EMBEDDED.iter().for_each(|r| print(&format!("{:longest$}  {}", r.name, r.about())));
         return Ok(());
     };
     start_threads(&recipe.run)?;
@@ -143,7 +143,7 @@ fn find(name: &str, overrides: &[String]) -> Result<Recipe, Failure> {
             ),
             false => format!("{name} is a folder without {RECIPE}, so not the folder of a run"),
         };
-        return Err(Failure::Told(what));
+        return Err(Failure::Message(what));
     }
     Ok(Recipe::find(name, overrides)?)
 }
@@ -169,43 +169,43 @@ fn describe(recipe: &Recipe, trainer: &Trainer, counts: &Counts) {
         let sum = if param.trainable() { &mut trained } else { &mut frozen };
         *sum += param.get().len();
     }
-    say(&format!("{}: {}", recipe.name, recipe.about));
-    say(&format!("network   {} with {} px patches, method {}", m.backbone, m.patch, m.method));
-    say(&format!(
+    print(&format!("{}: {}", recipe.name, recipe.about));
+    print(&format!("network   {} with {} px patches, method {}", m.backbone, m.patch, m.method));
+    print(&format!(
         "          {} parameters train, {} are frozen",
         grouped(trained),
         grouped(frozen)
     ));
     if let (Some(file), 0) = (recipe.checkpoint(), trainer.step()) {
-        say(&format!("start     {}", file.display()));
+        print(&format!("start     {}", file.display()));
     }
     for (set, n) in recipe.data.train.iter().zip(&counts.train) {
-        say(&format!("train on  {}, {} images", set.name, grouped(*n)));
+        print(&format!("train on  {}, {} images", set.name, grouped(*n)));
     }
     for (set, n) in recipe.data.eval.iter().zip(&counts.eval) {
-        say(&format!("test on   {}, {} images", set.set.name, grouped(*n)));
+        print(&format!("test on   {}, {} images", set.set.name, grouped(*n)));
     }
     let from = match trainer.step() {
         0 => String::new(),
         step => format!(", continuing after step {step}"),
     };
     let crop = recipe.augment.crop;
-    say(&format!("steps     {} of {} crops of {crop} px{from}", t.steps, t.batch));
-    say(&format!("run       {}", recipe.run.dir.display()));
-    say(&format!("device    {}", trainer.place().said()));
+    print(&format!("steps     {} of {} crops of {crop} px{from}", t.steps, t.batch));
+    print(&format!("run       {}", recipe.run.dir.display()));
+    print(&format!("device    {}", trainer.place().description()));
     if trainer.place().is_gpu() {
         let loader = trainer.loader_settings();
-        say(&format!(
+        print(&format!(
             "samples   prepared by {} threads in {} of host memory (run.workers)",
             loader.workers,
             mib(loader.bytes())
         ));
     }
     if let Some(plan) = trainer.plan() {
-        say(&memory_table(plan));
+        print(&memory_table(plan));
     }
     if let Some(plan) = trainer.device_plan() {
-        say(&super::plan::memory_table(plan));
+        print(&super::plan::memory_table(plan));
     }
 }
 
@@ -258,7 +258,7 @@ fn finish(name: &str, recipe: &Recipe, outcome: &Outcome, stopped: bool) -> Resu
         )));
     }
     if let Some(why) = &outcome.unscored {
-        return Err(Failure::Told(format!(
+        return Err(Failure::Message(format!(
             "training is done and saved in {saved}, but {why}; mend the file, or leave it out: \
              dressage eval {} data.on_error=skip",
             quoted(&recipe.run.dir)
@@ -272,20 +272,20 @@ fn finish(name: &str, recipe: &Recipe, outcome: &Outcome, stopped: bool) -> Resu
         )));
     }
     if let Some(report) = &outcome.report {
-        say(&format!("\nIoU in per cent after step {}:\n", outcome.step));
-        say(&report.table(width()));
+        print(&format!("\nIoU in per cent after step {}:\n", outcome.step));
+        print(&report.table(width()));
     }
     if let Some(memory) = &outcome.memory {
-        say(&format!("\nmemory    {}", memory.line()));
+        print(&format!("\nmemory    {}", memory.line()));
     }
     let out = outcome.left_out;
     if out != LeftOut::default() {
         let (pairs, replaced) = (grouped(out.pairs), grouped(out.replaced));
-        say(&format!(
+        print(&format!(
             "\ndata      {pairs} pairs were left out at the start, {replaced} samples were replaced \
              while they were loaded"
         ));
     }
-    say(&format!("\n{name} is trained: {saved}"));
+    print(&format!("\n{name} is trained: {saved}"));
     Ok(())
 }

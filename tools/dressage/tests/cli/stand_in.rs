@@ -1,5 +1,5 @@
-//! The program on a GPU, for which `ptx-driver` stands in: what it finds, what it takes, and what it
-//! says where something is wrong.
+//! The program on a GPU, for which `ptx-driver` stands in: what it finds, what it takes, and what
+//! it says where something is wrong.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -204,7 +204,7 @@ fn an_old_driver_and_an_environment_that_rounds_are_sentences() {
 
 #[test]
 fn auto_takes_no_gpu_whose_kernels_are_wrong() {
-    // Of the folder that is proven first: one that faults, and one that leaves its results out.
+    // Of the folder that is verified first: one that faults, and one that leaves its results out.
     for (variable, why) in [
         ("PTX_DRIVER_FAIL", "activation: runs to the end: "),
         ("PTX_DRIVER_SKIP", "a kernel is wrong on this GPU: "),
@@ -213,27 +213,27 @@ fn auto_takes_no_gpu_whose_kernels_are_wrong() {
         machine.falls_back(both(), why);
         machine.falls_back_again(why);
         let memory = machine.path().join("cache");
-        assert!(!memory.exists(), "what is wrong is not remembered as proven");
+        assert!(!memory.exists(), "what is wrong is not remembered as verified");
     }
 }
 
 impl Machine {
-    /// A second run proves again, since nothing was proven.
+    /// A second run verifies again, since nothing was verified.
     fn falls_back_again(&self, why: &str) {
         let output = self.run(&["eval", "runs/tiny", "--device", "auto"]);
         let noted = err(&output);
         done(output);
-        assert!(noted.contains("proofs: 30 to do") && noted.contains(why), "{noted}");
+        assert!(noted.contains("verifications: 30 to do") && noted.contains(why), "{noted}");
     }
 }
 
 #[test]
 fn a_gpu_proves_its_kernels_once() {
     let machine = Machine::new(&[]);
-    // Asked for by name it is taken as it is, and that is said.
+    // A GPU named in the command is used as it is, with a note.
     let train = ["train", "tiny.toml", "train.steps=1", "run.workers=0", "--device", "cuda"];
     let output = machine.run(&train);
-    assert!(!err(&output).contains("proofs"), "{}", err(&output));
+    assert!(!err(&output).contains("verifications"), "{}", err(&output));
     let said = done(output);
     assert!(said.contains("not verified on this GPU"), "{said}");
     // Its workers follow the machine, and the run's recipe has the number.
@@ -248,10 +248,10 @@ fn a_gpu_proves_its_kernels_once() {
     let first = machine.run(&eval);
     let noted = err(&first);
     done(first);
-    assert!(noted.contains("proofs: 30 to do") && noted.contains("on ptx-vm"), "{noted}");
+    assert!(noted.contains("verifications: 30 to do") && noted.contains("on ptx-vm"), "{noted}");
     assert!(!noted.contains("WARNING"), "{noted}");
     let second = machine.run(&eval);
-    assert!(!err(&second).contains("proofs"), "remembered: {}", err(&second));
+    assert!(!err(&second).contains("verifications"), "remembered: {}", err(&second));
     done(second);
     let named = machine.run(&["eval", "runs/tiny", "--device", "cuda"]);
     assert!(!err(&named).contains("not verified"), "{}", err(&named));

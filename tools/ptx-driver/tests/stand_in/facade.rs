@@ -5,7 +5,7 @@ use dressage_kernels::attention::{Attention, SavedGpu};
 use dressage_kernels::device::{Args, Buffer, Device, Element, Epilogue, Float, Grid, Module};
 use dressage_kernels::layer_norm::{LayerNorm, StatsGpu};
 use dressage_kernels::matmul::{Beta, MatMul};
-use dressage_kernels::{KernelError, Result, proof, reduce};
+use dressage_kernels::{KernelError, Result, reduce, verify};
 use half::bf16;
 
 use crate::{run, run_at};
@@ -329,7 +329,7 @@ pub fn child_unfused() {
     assert_eq!(device.counters().products, 0);
     device.matmul(&sizes, 1.0, a.view(), b.view(), Beta::Overwrite, c.view_mut()).unwrap();
     assert_eq!(device.download(c.view()).unwrap(), [0.0; 6]);
-    let linear = proof::all().into_iter().find(|kernels| kernels.name == "linear").unwrap();
+    let linear = verify::all().into_iter().find(|kernels| kernels.name == "linear").unwrap();
     let outcomes = linear.run(&device);
     assert!(outcomes.iter().all(|outcome| outcome.failure.is_none()), "{outcomes:?}");
 }

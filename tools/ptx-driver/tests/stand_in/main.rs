@@ -7,8 +7,8 @@ mod facade;
 mod graphs;
 mod launches;
 mod products;
-mod proofs;
 mod rules;
+mod verify;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -99,7 +99,7 @@ const CHILDREN: &[(&str, fn())] = table![
     products::child_mask,
     products::child_refusals,
     products::child_wrong_epilogues,
-    proofs::child_proofs,
+    verify::child_verifications,
     rules::child_codes,
     rules::child_destroyed_stream,
     rules::child_destroyed_event,

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use image::{GrayImage, Luma, RgbImage};
 
-use super::super::{DatasetSpec, Groups, Ids};
+use super::super::{ClassGroups, DatasetSpec, Ids};
 use super::facts::image_facts;
 use super::*;
 use crate::runlog::Silent;
@@ -221,7 +221,7 @@ fn advice_on_ids_can_be_followed() {
     let text = refused(&DatasetSpec { classes: 19, ids: other, ..three.clone() });
     assert!(text.contains("data.train.0.id_map") && text.contains("cityscapes or {"), "{text}");
     // The ids have a class, and that is in no group.
-    let groups = Groups { names: vec!["a".into()], of: vec![255, 255, 0] };
+    let groups = ClassGroups { names: vec!["a".into()], of: vec![255, 255, 0] };
     let ids = Ids::Map([("7".to_owned(), 1)].into());
     let text = refused(&DatasetSpec { ids, groups: Some(groups), ..three.clone() });
     assert!(

@@ -95,7 +95,7 @@ impl Case {
     pub fn new(part: Part, model: &str, size: usize) -> Result<Case, Failure> {
         if size == 0 || !size.is_multiple_of(2 * PATCH) {
             let side = 2 * PATCH;
-            return Err(Failure::Told(format!("--size {size}: must be a multiple of {side}")));
+            return Err(Failure::Message(format!("--size {size}: must be a multiple of {side}")));
         }
         let config = match model {
             TINY => tiny(size / PATCH)?,
@@ -143,7 +143,7 @@ impl Case {
     pub fn peer_options(&self) -> Result<Vec<String>, Failure> {
         if self.config.ffn != Ffn::Mlp && !Part::KERNELS.contains(&self.part) {
             let text = format!("--model {}: peers have no SwiGLU; leave out --peer", self.model);
-            return Err(Failure::Told(text));
+            return Err(Failure::Message(text));
         }
         let mut options = vec!["--part".into(), self.part.name()];
         options.extend(["--precision", "fp32", "--device", "cpu"].map(String::from));

@@ -3,10 +3,10 @@
 use dressage_engine::EngineError;
 use dressage_kernels::Result as Done;
 use dressage_kernels::device::Device;
-use dressage_kernels::proof;
-use dressage_kernels::stopwatch::{self, Stopwatch};
+use dressage_kernels::timer::{self, Timer};
+use dressage_kernels::verify;
 use dressage_models::Precision;
-use dressage_train::place::Choice;
+use dressage_train::place::DeviceChoice;
 use dressage_train::runlog::Stage;
 use serde_json::json;
 
@@ -14,14 +14,14 @@ use super::case::{Case, Part};
 use super::figures::{Figures, Span, Stat};
 use super::table::{self, Row};
 use super::{Args, gpu, write};
-use crate::console::say;
+use crate::console::print;
 use crate::failure::Failure;
 use crate::progress::Watch;
 
 /// What a device is called on the command line.
-pub fn choice(text: &str) -> Result<Choice, String> {
+pub fn choice(text: &str) -> Result<DeviceChoice, String> {
     match text.parse() {
-        Ok(choice @ (Choice::Cuda(_) | Choice::Virtual)) => Ok(choice),
+        Ok(choice @ (DeviceChoice::Cuda(_) | DeviceChoice::Virtual)) => Ok(choice),
         _ => Err("it must be cuda, cuda:N (a GPU by its number) or virtual; the CPU is the \
                   default"
             .into()),
@@ -29,16 +29,16 @@ pub fn choice(text: &str) -> Result<Choice, String> {
 }
 
 /// Measures and tells.
-pub fn run(args: &Args, choice: Choice) -> Result<(), Failure> {
+pub fn run(args: &Args, choice: DeviceChoice) -> Result<(), Failure> {
     match (&args.parts[..], choice) {
-        ([Part::Kernels], Choice::Cuda(number)) => kernels(args, number),
-        ([Part::Kernels], _) => {
-            Err(Failure::Told("--device: kernels are timed on a GPU alone, cuda or cuda:N".into()))
-        }
+        ([Part::Kernels], DeviceChoice::Cuda(number)) => kernels(args, number),
+        ([Part::Kernels], _) => Err(Failure::Message(
+            "--device: kernels are timed on a GPU alone, cuda or cuda:N".into(),
+        )),
         (parts, _) if parts.iter().all(|p| matches!(p, Part::Step | Part::Backbone)) => {
             gpu::run(args, choice)
         }
-        _ => Err(Failure::Told(
+        _ => Err(Failure::Message(
             "--device: `step`, `backbone`, or `kernels` alone, are measured on a device".into(),
         )),
     }
@@ -51,10 +51,10 @@ fn kernels(args: &Args, number: usize) -> Result<(), Failure> {
     let mut case = Case::new(Part::Kernels, "l", 512)?;
     (case.batch, case.precision) = (4, Precision::Bf16);
     (case.iters, case.warmup) = (args.iters as usize, args.warmup as usize);
-    let limit = stopwatch::ceiling(&device).map_err(failed)?;
+    let limit = timer::roofline(&device).map_err(failed)?;
     device.trim().map_err(failed)?;
     let watch = Watch::new();
-    let folders = proof::all();
+    let folders = verify::all();
     let stage = Stage::new(&watch, "kernels", Some(folders.len() as u64));
     let mut spans = Vec::new();
     for (i, folder) in folders.iter().enumerate() {
@@ -69,18 +69,18 @@ fn kernels(args: &Args, number: usize) -> Result<(), Failure> {
         all["ceiling"] = json!({"gflops": limit.gflops, "gbytes_per_s": limit.gbytes});
         write(file, &all)?;
     }
-    say(&format!(
+    print(&format!(
         "{}; a product in bf16 reaches {:.1} TFLOP/s, a copy {:.0} GB/s\n",
         device.name(),
         limit.gflops * 1e-3,
         limit.gbytes
     ));
-    say(&table::alone(&[Row { case: &case, here: vec![found], peer: Vec::new() }], &limit));
+    print(&table::alone(&[Row { case: &case, here: vec![found], peer: Vec::new() }], &limit));
     Ok(())
 }
 
-fn spans_of(folder: &proof::Kernels, device: &Device, runs: usize) -> Done<Vec<Span>> {
-    let mut watch = Stopwatch::new(device)?;
+fn spans_of(folder: &verify::Kernels, device: &Device, runs: usize) -> Done<Vec<Span>> {
+    let mut watch = Timer::new(device)?;
     let mut spans = Vec::new();
     for timed in &mut (folder.timed)(device)? {
         let ms: Vec<f64> = watch.runs(timed, runs)?.iter().map(|s| s * 1e3).collect();
@@ -99,9 +99,9 @@ mod tests {
 
     #[test]
     fn the_host_is_no_device() {
-        assert_eq!(choice("cuda"), Ok(Choice::Cuda(0)));
-        assert_eq!(choice("cuda:3"), Ok(Choice::Cuda(3)));
-        assert_eq!(choice("virtual"), Ok(Choice::Virtual));
+        assert_eq!(choice("cuda"), Ok(DeviceChoice::Cuda(0)));
+        assert_eq!(choice("cuda:3"), Ok(DeviceChoice::Cuda(3)));
+        assert_eq!(choice("virtual"), Ok(DeviceChoice::Virtual));
         for wrong in ["cpu", "auto", "cuda:", "cuda:-1", "3"] {
             assert!(choice(wrong).is_err(), "{wrong}");
         }
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn every_folder_gives_spans() {
         let device = Device::dry_run();
-        for folder in proof::all() {
+        for folder in verify::all() {
             let spans = spans_of(&folder, &device, 2).expect("launches fit their sizes");
             assert!(!spans.is_empty(), "{}", folder.name);
             assert!(spans.iter().all(|s| s.flops + s.bytes > 0.0), "{}", folder.name);

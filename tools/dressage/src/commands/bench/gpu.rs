@@ -8,11 +8,11 @@
 use std::time::Instant;
 
 use dressage_engine::{DType, Device, EngineError, Tensor, backward_from_all, no_grad};
-use dressage_kernels::ceiling::Ceiling;
-use dressage_kernels::stopwatch;
+use dressage_kernels::roofline::Roofline;
+use dressage_kernels::timer;
 use dressage_models::backbone::{Dino, Rein, ReinConfig};
 use dressage_models::build::Scope;
-use dressage_train::place::Choice;
+use dressage_train::place::DeviceChoice;
 use dressage_train::plan;
 use dressage_train::runlog::Stage;
 use dressage_train::trainer::Trainer;
@@ -23,7 +23,7 @@ use super::figures::{Figures, Span};
 use super::table::{self, Row};
 use super::whole::{self, Laps};
 use super::{Args, cases, write};
-use crate::console::say;
+use crate::console::print;
 use crate::failure::Failure;
 use crate::progress::Watch;
 
@@ -46,11 +46,11 @@ fn mib(bytes: usize) -> f64 {
 }
 
 /// Measures and tells.
-pub fn run(args: &Args, choice: Choice) -> Result<(), Failure> {
+pub fn run(args: &Args, choice: DeviceChoice) -> Result<(), Failure> {
     let cases = cases(args)?;
     args.cpu.start()?;
     let word = match choice {
-        Choice::Cuda(number) => format!("cuda:{number}"),
+        DeviceChoice::Cuda(number) => format!("cuda:{number}"),
         _ => "virtual".to_owned(),
     };
     let limit = limits(choice, args.no_limits)?;
@@ -74,33 +74,33 @@ pub fn run(args: &Args, choice: Choice) -> Result<(), Failure> {
         rows.push(Row { case, here: vec![found], peer: Vec::new() });
     }
     // Without limits there is nothing to take a share of.
-    let none = Ceiling { gflops: f64::INFINITY, gbytes: f64::INFINITY };
-    say(&table::alone(&rows, limit.as_ref().unwrap_or(&none)));
+    let none = Roofline { gflops: f64::INFINITY, gbytes: f64::INFINITY };
+    print(&table::alone(&rows, limit.as_ref().unwrap_or(&none)));
     let Some(file) = &args.json else { return Ok(()) };
     let single = written.len() == 1;
     write(file, &if single { written.swap_remove(0) } else { Value::Array(written) })
 }
 
-fn open(choice: Choice) -> Result<Device, Failure> {
+fn open(choice: DeviceChoice) -> Result<Device, Failure> {
     match choice {
-        Choice::Cuda(number) => Device::cuda(number).map_err(failed),
+        DeviceChoice::Cuda(number) => Device::cuda(number).map_err(failed),
         _ => Ok(Device::virtual_gpu()),
     }
 }
 
 /// Rates that a copy and a large product reach on a GPU.
-fn limits(choice: Choice, without: bool) -> Result<Option<Ceiling>, Failure> {
-    if without || choice == Choice::Virtual {
+fn limits(choice: DeviceChoice, without: bool) -> Result<Option<Roofline>, Failure> {
+    if without || choice == DeviceChoice::Virtual {
         return Ok(None);
     }
     let device = open(choice)?;
-    let limit = stopwatch::ceiling(&device).map_err(failed)?;
+    let limit = timer::roofline(&device).map_err(failed)?;
     device.trim().map_err(failed)?;
     Ok(Some(limit))
 }
 
 /// Adds the keys of a peer's file that are no times.
-fn complete(all: &mut Value, case: &Case, found: &Figures, more: Value, limit: Option<&Ceiling>) {
+fn complete(all: &mut Value, case: &Case, found: &Figures, more: Value, limit: Option<&Roofline>) {
     let part = &mut all[&case.part.name()];
     for (key, value) in more.as_object().into_iter().flatten() {
         part[key] = value.clone();
@@ -141,7 +141,7 @@ fn step(case: &Case, word: &str, graphs: bool) -> Result<Measured, Failure> {
         last = now;
     }
     let wall = (last - began).as_secs_f64();
-    losses.extend(trainer.settle()?.map(|done| done.loss));
+    losses.extend(trainer.flush()?.map(|done| done.loss));
     let usage = device.as_ref().map(Device::usage).unwrap_or_default();
     let more = json!({
         "params": parameters(&trainer),
@@ -228,6 +228,6 @@ fn timed<R>(
         Ok(())
     });
     let seconds = seconds.map_err(failed)?;
-    let nothing = || Failure::Told("the device timed nothing".into());
+    let nothing = || Failure::Message("the device timed nothing".into());
     Ok((done.ok_or_else(nothing)??, seconds * 1e3))
 }

@@ -11,10 +11,10 @@ mod whole;
 
 use std::path::{Path, PathBuf};
 
-use dressage_kernels::ceiling::{self, Ceiling};
+use dressage_kernels::roofline::{self, Roofline};
 use dressage_models::Precision;
 use dressage_models::backbone::Recompute;
-use dressage_train::place::Choice;
+use dressage_train::place::DeviceChoice;
 use dressage_train::runlog::Stage;
 use dressage_train::{files, machine};
 use serde::de::DeserializeOwned;
@@ -25,7 +25,7 @@ use self::figures::Figures;
 use self::program::Program;
 use self::table::Row;
 use super::Cpu;
-use crate::console::say;
+use crate::console::print;
 use crate::failure::Failure;
 use crate::progress::Watch;
 
@@ -96,7 +96,7 @@ pub struct Args {
     /// Measure `step` and `backbone` on this device, cuda, cuda:N or virtual, with one batch that
     /// lies there; or all `kernels` of a GPU, at sizes that are fixed: ViT-L, four images of 512 px
     #[arg(long, value_name = "DEVICE", value_parser = device::choice, conflicts_with = "peer")]
-    device: Option<Choice>,
+    device: Option<DeviceChoice>,
 
     /// On a device, queue a step launch by launch instead of as graphs; the batch is brought there
     /// in every step then
@@ -155,9 +155,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         rows.push(Row { case, here: vec![found], peer: Vec::new() });
     }
     // After the work, so that what is copied does not count as memory of the work.
-    let ceiling = ceiling::measure();
-    say(&head(&ceiling, threads));
-    say(&table::alone(&rows, &ceiling));
+    let ceiling = roofline::measure();
+    print(&head(&ceiling, threads));
+    print(&table::alone(&rows, &ceiling));
     if let Some(file) = &args.json {
         let limits = json!({"gflops": ceiling.gflops, "gbytes_per_s": ceiling.gbytes});
         written.iter_mut().for_each(|case| case["ceiling"] = limits.clone());
@@ -186,7 +186,7 @@ fn cases(args: &Args) -> Result<Vec<Case>, Failure> {
     Ok(cases)
 }
 
-fn head(ceiling: &Ceiling, threads: usize) -> String {
+fn head(ceiling: &Roofline, threads: usize) -> String {
     format!(
         "{threads} threads, {}; a register tile reaches {:.0} GFLOP/s, a copy {:.1} GB/s\n",
         dressage_kernels::simd::described(),
@@ -198,7 +198,7 @@ fn head(ceiling: &Ceiling, threads: usize) -> String {
 /// Rounds of both programs, each a process of its own.
 fn paired(args: &Args, cases: &[Case], peer: &Program, threads: usize) -> Result<(), Failure> {
     let own = Program::own()?;
-    let ceiling = ceiling::measure();
+    let ceiling = roofline::measure();
     let watch = Watch::new();
     let stage = Stage::new(&watch, "rounds", Some(u64::from(args.rounds) * cases.len() as u64));
     let (mut rows, mut failed) = (Vec::new(), None);
@@ -218,9 +218,9 @@ fn paired(args: &Args, cases: &[Case], peer: &Program, threads: usize) -> Result
         rows.push(row);
     }
     drop(stage);
-    say(&head(&ceiling, threads));
-    say(&format!("{} rounds of {} runs\n", args.rounds, args.iters));
-    say(&table::beside(&rows, &ceiling));
+    print(&head(&ceiling, threads));
+    print(&format!("{} rounds of {} runs\n", args.rounds, args.iters));
+    print(&table::beside(&rows, &ceiling));
     if let Some(file) = &args.json {
         let pair = |row: &Row| {
             let all = |runs: &[Figures]| -> Vec<Value> {

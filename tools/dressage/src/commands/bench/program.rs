@@ -28,7 +28,7 @@ impl Program {
     pub fn new(line: &str) -> Result<Program, Failure> {
         let words: Vec<String> = line.split_whitespace().map(String::from).collect();
         match words.is_empty() {
-            true => Err(Failure::Told("--peer names no program".into())),
+            true => Err(Failure::Message("--peer names no program".into())),
             false => Ok(Program { words }),
         }
     }
@@ -38,7 +38,7 @@ impl Program {
     /// # Errors
     /// A system that does not tell where it lies.
     pub fn own() -> Result<Program, Failure> {
-        let failed = |e| Failure::Told(format!("cannot tell where this program lies: {e}"));
+        let failed = |e| Failure::Message(format!("cannot tell where this program lies: {e}"));
         let path = std::env::current_exe().map_err(failed)?;
         Ok(Program { words: vec![path.display().to_string()] })
     }
@@ -54,7 +54,7 @@ impl Program {
         threads: usize,
         part: Part,
     ) -> Result<Figures, Failure> {
-        let told = |what: String| Failure::Told(format!("{}: {what}", self.words.join(" ")));
+        let told = |what: String| Failure::Message(format!("{}: {what}", self.words.join(" ")));
         let name = format!("dressage-bench-{}-{}.json", std::process::id(), part.name());
         let json = std::env::temp_dir().join(name);
         let mut command = Command::new(&self.words[0]);

@@ -1,6 +1,6 @@
 //! Tables in Markdown, so that they can be kept as they are.
 
-use dressage_kernels::ceiling::Ceiling;
+use dressage_kernels::roofline::Roofline;
 
 use super::case::Case;
 use super::figures::{Figures, Span, Stat};
@@ -31,7 +31,7 @@ fn spread(s: &Stat) -> String {
 }
 
 /// The rate of a span and its share of what the machine reaches.
-fn rate(span: &Span, median: f64, ceiling: &Ceiling) -> [String; 2] {
+fn rate(span: &Span, median: f64, ceiling: &Roofline) -> [String; 2] {
     let per_second = |amount: f64| amount / median * 1e-6;
     let (flops, bytes) = (per_second(span.flops), per_second(span.bytes));
     let (arithmetic, memory) = (flops / ceiling.gflops, bytes / ceiling.gbytes);
@@ -63,7 +63,7 @@ pub fn titles(titles: &[&str]) -> String {
 }
 
 /// Runs of this program.
-pub fn alone(rows: &[Row<'_>], ceiling: &Ceiling) -> String {
+pub fn alone(rows: &[Row<'_>], ceiling: &Roofline) -> String {
     let mut text = titles(&["what", "span", "ms: median (best-worst)", "rate", "of the limit"]);
     for row in rows {
         let found = row.here.iter();
@@ -81,7 +81,7 @@ pub fn alone(rows: &[Row<'_>], ceiling: &Ceiling) -> String {
 }
 
 /// Runs of this program beside those of a peer.
-pub fn beside(rows: &[Row<'_>], ceiling: &Ceiling) -> String {
+pub fn beside(rows: &[Row<'_>], ceiling: &Roofline) -> String {
     let mut text = titles(&[
         "what",
         "span",
@@ -141,7 +141,7 @@ mod tests {
             peak: Some(peak << 20),
         };
         let (here, peer) = (vec![figures(20.0, 10)], vec![figures(50.0, 40)]);
-        let ceiling = Ceiling { gflops: 100.0, gbytes: 10.0 };
+        let ceiling = Roofline { gflops: 100.0, gbytes: 10.0 };
         let rows = [Row { case: &case, here, peer }];
         let text = beside(&rows, &ceiling);
         let spans = "| inference | 20.0 (10.0-40.0) | 50 GFLOP/s | 50 % | 50.0 (25.0-100) | 2.50 |";

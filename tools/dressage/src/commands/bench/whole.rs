@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use dressage_engine::{DType, Outline, Philox, Tensor, backward_from, backward_from_all, no_grad};
+use dressage_engine::{DType, DryRun, Philox, Tensor, backward_from, backward_from_all, no_grad};
 use dressage_models::Precision;
 use dressage_models::backbone::{Dino, DinoConfig, Rein, ReinConfig};
 use dressage_models::build::Scope;
@@ -155,12 +155,12 @@ fn frozen(case: &Case, config: DinoConfig) -> Result<Dino, Failure> {
 /// # Errors
 /// Less memory than `work` takes.
 pub fn counted<R>(work: impl Fn() -> Result<R, Failure>) -> Result<u64, Failure> {
-    let mut outline = Outline::new();
-    outline.run(|| work().map(drop))?;
-    let needed = outline.usage().system_bytes;
+    let mut dry_run = DryRun::new();
+    dry_run.run(|| work().map(drop))?;
+    let needed = dry_run.usage().system_bytes;
     match machine::available().filter(|free| needed > *free) {
-        None => Ok(outline.tally().flops),
-        Some(free) => Err(Failure::Told(format!(
+        None => Ok(dry_run.tally().flops),
+        Some(free) => Err(Failure::Message(format!(
             "the bench needs {} and {} are available; lower --size or --batch",
             plan::mib(needed),
             plan::mib(free)
@@ -249,7 +249,7 @@ fn block(case: &Case) -> Result<Vec<Span>, Failure> {
     let both = |x: &Tensor, dy: &Tensor| -> Result<Tensor, Failure> {
         let x = x.leaf();
         let mut gradients = backward_from(net.block(0, &x, None)?, dy.clone())?;
-        let missing = || Failure::Told("the block's input received no gradient".into());
+        let missing = || Failure::Message("the block's input received no gradient".into());
         gradients.take(&x).ok_or_else(missing)
     };
     let zeros = || Tensor::zeros(DType::F32, &shape);

@@ -14,7 +14,7 @@ use dressage_train::trainer::Trainer;
 use dressage_train::{checkpoint, files};
 
 use super::Cpu;
-use crate::console::{duration, grouped, say};
+use crate::console::{duration, grouped, print};
 use crate::failure::Failure;
 use crate::progress::Watch;
 use crate::signals::{Words, watched};
@@ -104,14 +104,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         trained.push(stage.method(method)?);
     }
     let sheet = pictures::write(&args.out, &trained)?;
-    say(&format!("\n{}", table(&trained)));
+    print(&format!("\n{}", table(&trained)));
     let out = args.out.display();
-    say(&format!(
+    print(&format!(
         "pictures: {} ({} in all)",
         sheet.display(),
         duration(begin.elapsed().as_secs_f64())
     ));
-    say(&format!(
+    print(&format!(
         "next: dressage predict {out}/rein IMAGE\n      dressage train {out}/finetune.toml \
          model.method=full run.dir={out}/full"
     ));
@@ -129,7 +129,7 @@ impl Stage<'_> {
         let dir = &recipe.run.dir;
         let resume = !checkpoint::list(dir)?.is_empty();
         if resume && !run_folder::holds(dir, &recipe)? {
-            return Err(Failure::Told(format!(
+            return Err(Failure::Message(format!(
                 "{} holds a demo with other settings; choose another folder with --out",
                 self.args.out.display()
             )));
@@ -179,7 +179,7 @@ impl Stage<'_> {
         let counts = (0..LOOKS).map(|k| format!("data.eval.{k}.count={}", self.args.images));
         settings.extend(counts);
         let (recipe, trainer, report) = self.train("finetune.toml", &settings)?;
-        let report = report.ok_or_else(|| Failure::Told("the demo has no test sets".into()))?;
+        let report = report.ok_or_else(|| Failure::Message("the demo has no test sets".into()))?;
         Ok(Trained { method, recipe, trainer, report })
     }
 }
@@ -191,7 +191,7 @@ fn write_recipe(path: &Path, text: &str) -> Result<(), Failure> {
         Ok(_) => {
             let file = path.display();
             let what = format!("{file} is not the demo's; choose another folder with --out");
-            Err(Failure::Told(what))
+            Err(Failure::Message(what))
         }
         Err(_) => Ok(files::write_bytes(path, text.as_bytes())?),
     }

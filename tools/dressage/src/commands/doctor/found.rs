@@ -1,13 +1,13 @@
 //! What was found about the kernels of one folder.
 
 use dressage_kernels::KernelError;
-use dressage_kernels::ceiling::Ceiling;
-use dressage_kernels::proof::{self, Outcome, Timed};
+use dressage_kernels::roofline::Roofline;
+use dressage_kernels::verify::{self, Outcome, Timed};
 use serde_json::{Value, json};
 
 use crate::commands::bench::figures::Stat;
 
-/// Proofs and times of one folder.
+/// Verifications and times of one folder.
 pub struct Found {
     /// The folder.
     pub name: &'static str,
@@ -73,7 +73,7 @@ impl Time {
     }
 
     /// What decides at these limits, and how much of it is reached.
-    pub fn share(&self, limit: &Ceiling) -> (Bound, f64) {
+    pub fn share(&self, limit: &Roofline) -> (Bound, f64) {
         let (arithmetic, memory) = (self.gflops() / limit.gflops, self.gbytes() / limit.gbytes);
         match arithmetic > memory {
             true => (Bound::Arithmetic, arithmetic),
@@ -81,7 +81,7 @@ impl Time {
         }
     }
 
-    fn json(&self, limit: Option<&Ceiling>) -> Value {
+    fn json(&self, limit: Option<&Roofline>) -> Value {
         json!({
             "name": self.name,
             "shape": self.shape,
@@ -111,8 +111,8 @@ impl Found {
 
     /// Whether every comparison holds and every kernel that was to be timed ran.
     pub fn holds(&self) -> bool {
-        let proven = !self.outcomes.is_empty() && self.failures().next().is_none();
-        proven && self.untimed.is_none()
+        let verified = !self.outcomes.is_empty() && self.failures().next().is_none();
+        verified && self.untimed.is_none()
     }
 
     /// What does not hold.
@@ -148,8 +148,8 @@ impl Found {
     }
 
     /// For programs; errors beyond all measure are null.
-    pub fn json(&self, limit: Option<&Ceiling>) -> Value {
-        let kernels = proof::summary(&self.outcomes);
+    pub fn json(&self, limit: Option<&Roofline>) -> Value {
+        let kernels = verify::summary(&self.outcomes);
         let kernels = kernels.iter().map(|s| {
             json!({
                 "kernel": s.kernel, "shapes": s.shapes, "values": s.values,

@@ -9,24 +9,24 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use dressage_engine::EngineError;
 use dressage_kernels::KernelError;
-use dressage_kernels::ceiling::{self, Ceiling};
 use dressage_kernels::device::Device;
-use dressage_kernels::proof::{self, Kernels};
-use dressage_kernels::stopwatch::{self, Stopwatch};
-use dressage_train::place::Choice;
-use dressage_train::proven as memo;
+use dressage_kernels::roofline::{self, Roofline};
+use dressage_kernels::timer::{self, Timer};
+use dressage_kernels::verify::{self, Kernels};
+use dressage_train::place::DeviceChoice;
 use dressage_train::runlog::Stage;
+use dressage_train::verified as memo;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use self::found::{Found, Time};
 use self::machine::Machine;
 use super::Cpu;
-use crate::console::say;
+use crate::console::print;
 use crate::failure::Failure;
 use crate::progress::Watch;
 
-/// Tell what this machine has, and prove every kernel on it
+/// Tell what this machine has, and verify every kernel on it
 ///
 /// Lists the system, the GPUs and the libraries of CUDA with their versions and where they were
 /// looked for. Then every kernel computes beside its reference in f64: the worst error is given in
@@ -46,7 +46,7 @@ pub struct Args {
     /// Where the kernels run: auto (CUDA if it works, else the virtual GPU), cuda, cuda:N, virtual,
     /// or cpu for the forms that the CPU computes with
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = choice)]
-    device: Choice,
+    device: DeviceChoice,
 
     /// Only kernels of folders whose names contain this, or are like it if it has a `*` or `?`
     #[arg(long, value_name = "PATTERN")]
@@ -73,7 +73,7 @@ pub struct Args {
     json: bool,
 }
 
-fn choice(text: &str) -> Result<Choice, String> {
+fn choice(text: &str) -> Result<DeviceChoice, String> {
     text.parse().map_err(|expected: &str| format!("it must be {expected}"))
 }
 
@@ -88,19 +88,19 @@ enum Place {
 }
 
 impl Place {
-    fn of(choice: Choice) -> Result<Place, KernelError> {
+    fn of(choice: DeviceChoice) -> Result<Place, KernelError> {
         Ok(match choice {
-            Choice::Cpu => Place::Cpu,
-            Choice::Virtual => Place::Virtual { why: None },
-            Choice::Cuda(n) => Place::Cuda(Device::cuda(n)?, n),
-            Choice::Auto => match Device::cuda(0) {
+            DeviceChoice::Cpu => Place::Cpu,
+            DeviceChoice::Virtual => Place::Virtual { why: None },
+            DeviceChoice::Cuda(n) => Place::Cuda(Device::cuda(n)?, n),
+            DeviceChoice::Auto => match Device::cuda(0) {
                 Ok(device) => Place::Cuda(device, 0),
                 Err(error) => Place::Virtual { why: Some(error.to_string()) },
             },
         })
     }
 
-    fn said(&self) -> String {
+    fn description(&self) -> String {
         match self {
             Place::Cpu => "the CPU".into(),
             Place::Virtual { why: None } => "the virtual GPU".into(),
@@ -115,12 +115,12 @@ impl Place {
             Place::Virtual { .. } => "virtual",
             Place::Cuda(..) => "cuda",
         };
-        json!({"kind": kind, "said": self.said()})
+        json!({"kind": kind, "description": self.description()})
     }
 
-    /// Folders that there are to prove.
+    /// Folders that there are to verify.
     fn folders(&self) -> Vec<Kernels> {
-        if matches!(self, Place::Cpu) { proof::cpu::all() } else { proof::all() }
+        if matches!(self, Place::Cpu) { verify::cpu::all() } else { verify::all() }
     }
 }
 
@@ -129,13 +129,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     args.cpu.start()?;
     let machine = Machine::look();
     if !args.json {
-        say(&machine.text());
+        print(&machine.text());
     }
     let place = match Place::of(args.device) {
         Ok(place) => place,
         Err(error) => {
             if args.json {
-                say(&format!("{:#}", json!({"machine": machine.json(), "holds": false})));
+                print(&format!("{:#}", json!({"machine": machine.json(), "holds": false})));
             }
             return Err(EngineError::from(error).into());
         }
@@ -145,12 +145,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         None => chosen(place.folders(), args.kernels.as_deref())?,
     };
     if !args.json {
-        say(&format!("kernels        on {}\n", place.said()));
+        print(&format!("kernels        on {}\n", place.description()));
     }
     let examined = examine(&place, &folders, args.runs as usize)?;
     let found = &examined.found;
     match args.json {
-        true => say(&format!("{:#}", examined.json(&machine, &place, args.only.is_some()))),
+        true => print(&format!("{:#}", examined.json(&machine, &place, args.only.is_some()))),
         false => examined.tell(&place),
     }
     let wrong: Vec<&str> = found.iter().filter(|f| !f.holds()).map(|f| f.name).collect();
@@ -164,7 +164,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         false => {
             let (n, names) = (wrong.len(), wrong.join(", "));
             let what = format!("{n} of {} folders of kernels are wrong: {names}", found.len());
-            Err(Failure::Told(what))
+            Err(Failure::Message(what))
         }
     }
 }
@@ -172,7 +172,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 /// Findings about the kernels.
 struct Examined {
     found: Vec<Found>,
-    ceiling: Option<Ceiling>,
+    ceiling: Option<Roofline>,
     /// Products that cuBLASLt does not fuse with what belongs to them.
     unfused: Vec<String>,
 }
@@ -190,7 +190,7 @@ impl Examined {
         json!({
             "machine": machine.json(),
             "device": place.json(),
-            "checks": matches!(place, Place::Virtual { .. }).then_some(proof::CHECKS),
+            "checks": matches!(place, Place::Virtual { .. }).then_some(verify::CHECKS),
             "ceiling": ceiling.map(|c| json!({"gflops": c.gflops, "gbytes_per_s": c.gbytes})),
             "kernels": self.found.iter().map(folder).collect::<Vec<_>>(),
             "unfused": self.unfused,
@@ -199,15 +199,15 @@ impl Examined {
     }
 
     fn tell(&self, place: &Place) {
-        say(&table::proofs(&self.found));
+        print(&table::verifications(&self.found));
         if matches!(place, Place::Virtual { .. }) {
-            say(&format!("checked at every instruction: {}", proof::CHECKS));
+            print(&format!("checked at every instruction: {}", verify::CHECKS));
         }
         if let Some(ceiling) = &self.ceiling {
-            say(&table::times(&self.found, ceiling));
+            print(&table::times(&self.found, ceiling));
         }
         for product in &self.unfused {
-            say(&format!("not fused by cuBLASLt, done apart: {product}"));
+            print(&format!("not fused by cuBLASLt, done apart: {product}"));
         }
     }
 }
@@ -219,7 +219,7 @@ fn only(all: Vec<Kernels>, name: &str) -> Result<Vec<Kernels>, Failure> {
         Some(kernels) => Ok(vec![*kernels]),
         None => {
             let names = names.join(", ");
-            Err(Failure::Told(format!("--only {name}: no such folder; there are {names}")))
+            Err(Failure::Message(format!("--only {name}: no such folder; there are {names}")))
         }
     }
 }
@@ -228,7 +228,7 @@ fn only(all: Vec<Kernels>, name: &str) -> Result<Vec<Kernels>, Failure> {
 fn chosen(all: Vec<Kernels>, pattern: Option<&str>) -> Result<Vec<Kernels>, Failure> {
     let Some(pattern) = pattern else { return Ok(all) };
     let names: Vec<&str> = all.iter().map(|kernels| kernels.name).collect();
-    let told = |what: String| Failure::Told(format!("--kernels {pattern}: {what}"));
+    let told = |what: String| Failure::Message(format!("--kernels {pattern}: {what}"));
     let like = glob::Pattern::new(pattern).map_err(|e| told(e.to_string()))?;
     let plain = !pattern.contains(['*', '?', '[']);
     let fits = |name: &str| if plain { name.contains(pattern) } else { like.matches(name) };
@@ -239,7 +239,7 @@ fn chosen(all: Vec<Kernels>, pattern: Option<&str>) -> Result<Vec<Kernels>, Fail
     }
 }
 
-/// Proves the folders and, on a real GPU, times them; with the limits of what is timed.
+/// Verifies the folders and, on a real GPU, times them; with the limits of what is timed.
 fn examine(place: &Place, folders: &[Kernels], runs: usize) -> Result<Examined, Failure> {
     let (watch, done) = (Watch::new(), AtomicU64::new(0));
     let stage = Stage::new(&watch, "kernels", Some(folders.len() as u64));
@@ -251,11 +251,11 @@ fn examine(place: &Place, folders: &[Kernels], runs: usize) -> Result<Examined, 
     let (found, ceiling) = match place {
         Place::Cpu => {
             // What runs on the CPU needs no device.
-            let found = folders.iter().map(|k| told(proven(k, &Device::dry_run()))).collect();
-            (found, Some(ceiling::measure()))
+            let found = folders.iter().map(|k| told(verified(k, &Device::dry_run()))).collect();
+            (found, Some(roofline::measure()))
         }
         Place::Virtual { .. } => {
-            let one = |k: &Kernels| told(proven(k, &Device::virtual_gpu()));
+            let one = |k: &Kernels| told(verified(k, &Device::virtual_gpu()));
             (folders.par_iter().map(one).collect(), None)
         }
         Place::Cuda(device, number) => return on_gpu(device, *number, folders, runs, told),
@@ -263,7 +263,7 @@ fn examine(place: &Place, folders: &[Kernels], runs: usize) -> Result<Examined, 
     Ok(Examined { found, ceiling, unfused: Vec::new() })
 }
 
-fn proven(kernels: &Kernels, device: &Device) -> Found {
+fn verified(kernels: &Kernels, device: &Device) -> Found {
     Found::new(kernels.name, kernels.run(device))
 }
 
@@ -278,7 +278,7 @@ fn on_gpu(
     let failed = |error| Failure::from(EngineError::from(error));
     let ceiling = match runs {
         0 => None,
-        _ => Some(stopwatch::ceiling(device).map_err(failed)?),
+        _ => Some(timer::roofline(device).map_err(failed)?),
     };
     device.trim().map_err(failed)?;
     let (mut found, mut unfused) = (Vec::<Found>::new(), Vec::new());
@@ -288,7 +288,7 @@ fn on_gpu(
             unfused.extend(more);
             one
         } else {
-            let mut one = proven(kernels, device);
+            let mut one = verified(kernels, device);
             if runs > 0 && one.holds() {
                 one.time(times(kernels, device, runs));
             }
@@ -303,7 +303,7 @@ fn on_gpu(
 }
 
 fn times(kernels: &Kernels, device: &Device, runs: usize) -> Result<Vec<Time>, KernelError> {
-    let mut watch = Stopwatch::new(device)?;
+    let mut watch = Timer::new(device)?;
     let mut found = Vec::new();
     for timed in &mut (kernels.timed)(device)? {
         let seconds = watch.runs(timed, runs)?;
@@ -321,18 +321,18 @@ mod tests {
     #[test]
     fn patterns_choose_folders() {
         let names = |pattern| -> Vec<&str> {
-            let chosen = chosen(proof::all(), Some(pattern)).expect("folders");
+            let chosen = chosen(verify::all(), Some(pattern)).expect("folders");
             chosen.iter().map(|k| k.name).collect()
         };
         assert_eq!(names("norm"), ["group_norm", "layer_norm"]);
         assert_eq!(names("layer_*"), ["layer_norm"]);
         assert_eq!(names("add"), ["add"]);
-        let Err(error) = chosen(proof::all(), Some("nothing")) else { panic!("no folder") };
+        let Err(error) = chosen(verify::all(), Some("nothing")) else { panic!("no folder") };
         let text = error.to_string();
         assert!(text.starts_with("--kernels nothing: ") && text.contains("layer_norm"), "{text}");
-        assert!(chosen(proof::all(), Some("[")).is_err());
-        let alone = only(proof::all(), "attention").expect("a folder");
+        assert!(chosen(verify::all(), Some("[")).is_err());
+        let alone = only(verify::all(), "attention").expect("a folder");
         assert_eq!(alone.iter().map(|k| k.name).collect::<Vec<_>>(), ["attention"]);
-        assert!(only(proof::all(), "attent").is_err());
+        assert!(only(verify::all(), "attent").is_err());
     }
 }

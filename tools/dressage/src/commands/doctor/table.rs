@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use dressage_kernels::ceiling::Ceiling;
-use dressage_kernels::proof::{self, Summary};
+use dressage_kernels::roofline::Roofline;
+use dressage_kernels::verify::{self, Summary};
 
 use super::found::{Bound, Found, Time};
 use crate::commands::bench::table::{line, titles};
@@ -13,10 +13,10 @@ use crate::console::grouped;
 const LISTED: usize = 5;
 
 /// Worst errors.
-pub fn proofs(found: &[Found]) -> String {
+pub fn verifications(found: &[Found]) -> String {
     let mut text = titles(&["kernel", "shapes", "values", "worst error / bound", "holds"]);
     for Summary { kernel, shapes, values, worst, holds } in
-        found.iter().flat_map(|found| proof::summary(&found.outcomes))
+        found.iter().flat_map(|found| verify::summary(&found.outcomes))
     {
         let holds = if holds { "yes" } else { "NO" };
         let cells = [kernel.into(), few(&shapes), grouped(values), format!("{worst:.3}")];
@@ -60,7 +60,7 @@ fn flops(gflops: f64) -> String {
 }
 
 /// Times, rates and shares of the limits.
-pub fn times(found: &[Found], limit: &Ceiling) -> String {
+pub fn times(found: &[Found], limit: &Roofline) -> String {
     let mut text =
         format!("limits: arithmetic {}, a copy {:.0} GB/s\n", flops(limit.gflops), limit.gbytes);
     let times: Vec<&Time> = found.iter().flat_map(|found| &found.times).collect();
@@ -87,7 +87,7 @@ pub fn times(found: &[Found], limit: &Ceiling) -> String {
 mod tests {
     use super::*;
     use dressage_kernels::KernelError;
-    use dressage_kernels::proof::{Outcome, Timed};
+    use dressage_kernels::verify::{Outcome, Timed};
 
     fn outcome(what: &str, worst: f64, failure: Option<&str>) -> Outcome {
         Outcome { what: what.into(), values: 1000, worst, failure: failure.map(String::from) }
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn rates_are_held_against_what_bounds_them() {
-        let limit = Ceiling { gflops: 800e3, gbytes: 4000.0 };
+        let limit = Roofline { gflops: 800e3, gbytes: 4000.0 };
         let time = |flops, bytes| {
             Time::new(&Timed::new("k", "[8]", flops, bytes, || Ok(())), &[2e-3, 1e-3, 4e-3])
         };
@@ -118,7 +118,7 @@ mod tests {
         let json = a.json(None);
         assert_eq!(json["kernels"][0]["worst"], serde_json::Value::Null);
         assert_eq!(json["failures"][0]["why"], "element 1 is 2, not 3");
-        let text = proofs(&[a, b]);
+        let text = verifications(&[a, b]);
         assert!(text.contains("| a | [1], [2] | 2,000 | inf | NO |"), "{text}");
         assert!(text.contains("\na [2]: y: element 1 is 2, not 3"), "{text}");
         assert!(text.contains("\nb: was not timed: b: too large"), "{text}");

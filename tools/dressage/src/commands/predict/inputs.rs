@@ -108,7 +108,7 @@ impl Inputs {
 
     /// The images that match a pattern, with their paths below the folder that it begins in.
     fn matches(&mut self, text: &str) -> Result<Vec<(PathBuf, PathBuf)>, Failure> {
-        let fail = |e: &dyn std::fmt::Display| Failure::Told(format!("pattern {text}: {e}"));
+        let fail = |e: &dyn std::fmt::Display| Failure::Message(format!("pattern {text}: {e}"));
         let is_pattern = |part: &OsStr| {
             part.as_encoded_bytes().iter().any(|byte| matches!(byte, b'*' | b'?' | b'['))
         };

@@ -13,8 +13,8 @@ use crate::failure::Failure;
 /// Write the tensors of a file as safetensors
 ///
 /// Names are those of the file: wrappers such as state_dict are followed, module. and the like are
-/// taken off, everything that is no tensor is left behind, shards become one file. One tensor after the other is read and
-/// written, so memory does not grow with the file.
+/// taken off, everything that is no tensor is left behind, shards become one file. One tensor after
+/// the other is read and written, so memory does not grow with the file.
 #[derive(clap::Args)]
 pub struct Args {
     /// File of weights, index of shards, or folder
@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let inputs = dict.source().map_or(&[][..], |source| &source.files);
     if inputs.iter().any(|input| same_file(input, &args.output)) {
         let what = format!("{} is the input itself; name another output", args.output.display());
-        return Err(Failure::Told(what));
+        return Err(Failure::Message(what));
     }
     let tensors: Vec<_> = dict
         .iter()
@@ -107,7 +107,7 @@ pub(super) fn names_safetensors(output: &Path) -> Result<(), Failure> {
         right.as_mut_os_string().push(".safetensors");
     }
     let (output, right) = (output.display(), right.display());
-    Err(Failure::Told(format!("{output}: only safetensors is written; name the output {right}")))
+    Err(Failure::Message(format!("{output}: only safetensors is written; name the output {right}")))
 }
 
 /// Whether two paths lead to one file, also by links.

@@ -10,7 +10,7 @@ use dressage_models::weights::{
 use dressage_models::{Method, SegmenterConfig, counts};
 use dressage_train::checkpoint;
 
-use crate::console::say;
+use crate::console::print;
 use crate::failure::Failure;
 
 /// Compare a file with a backbone: what is missing, left over or of another shape
@@ -68,10 +68,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let difference = Difference::of(&dict, &wanted);
     let lines = difference.lines();
     if lines.is_empty() {
-        say(&format!("{} fits {what}: {} tensors", dict.origin(), wanted.len()));
+        print(&format!("{} fits {what}: {} tensors", dict.origin(), wanted.len()));
         return Ok(());
     }
-    say(&lines.join("\n"));
+    print(&lines.join("\n"));
     let count = |n: usize, what: &str| (n > 0).then(|| format!("{n} {what}"));
     let counts = [
         count(difference.missing.len(), "missing"),
@@ -82,7 +82,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
     let strangers = difference.strangers(&dict).map(|words| format!("; {words}"));
     let instead = known.or(strangers).unwrap_or_default();
-    Err(Failure::Told(format!("{} does not fit {what}: {counts}{instead}", dict.origin())))
+    Err(Failure::Message(format!("{} does not fit {what}: {counts}{instead}", dict.origin())))
 }
 
 type Shapes = BTreeMap<String, Vec<usize>>;

@@ -6,7 +6,7 @@ use dressage_models::weights::{
     Family, StateDict, dinov2, fingerprint_of, fingerprint_of_floats, recognise,
 };
 
-use crate::console::say;
+use crate::console::print;
 use crate::failure::Failure;
 
 /// Print a number that tells weights apart
@@ -33,16 +33,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let Args { patch, image, .. } = *args;
     if patch == 0 || image == 0 || !image.is_multiple_of(patch) {
         let what = format!("--image {image} is no multiple of --patch {patch}");
-        return Err(Failure::Told(what));
+        return Err(Failure::Message(what));
     }
     let dict = StateDict::open(&args.file)?;
     dict.check()?;
-    say(&format!("{}  {}", fingerprint_of(&dict)?, dict.origin()));
+    print(&format!("{}  {}", fingerprint_of(&dict)?, dict.origin()));
     let dict = StateDict::open_network(&args.file)?;
     if recognise(&dict).is_some_and(|known| known.family == Family::Dinov2) {
         let network = dinov2(dict, patch, image / patch)?;
         let of = format!("the frozen backbone with {patch} px patches for {image} px");
-        say(&format!("{}  {of}", fingerprint_of_floats(&network)?));
+        print(&format!("{}  {of}", fingerprint_of_floats(&network)?));
     }
     Ok(())
 }

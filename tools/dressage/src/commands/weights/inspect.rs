@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use dressage_models::weights::{Family, Known, StateDict, has_head, part_of, recognise, shown};
 use serde_json::{Value, json};
 
-use crate::console::{grouped, say};
+use crate::console::{grouped, print};
 use crate::failure::Failure;
 
 /// Say what a file holds: its form, what it wraps, which backbone it is, every tensor
@@ -30,7 +30,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         true => format!("{:#}", as_json(&dict, bytes)),
         false => as_text(&dict, bytes),
     };
-    say(&text);
+    print(&text);
     Ok(())
 }
 

@@ -1,0 +1,210 @@
+//! What a device was asked for, by part and by kernel, and which memory was in use at the peak.
+//!
+//! The virtual device and the dry run keep one; a real device does not, since it has a profiler.
+//! The dry run also remembers each buffer, which tells what the peak consists of.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::AddAssign;
+
+use super::module::Key;
+use super::ranges::{ProfileScope, profile_scope};
+
+/// What one part asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Kernels launched.
+    pub launches: u64,
+    /// Matrix products.
+    pub products: u64,
+    /// Floating-point operations of the products, a multiply-add counting as two.
+    pub flops: u64,
+    /// Buffers taken from the pool.
+    pub allocations: u64,
+    /// Bytes of them.
+    pub allocated: u64,
+    /// Copies and fills within the device.
+    pub copies: u64,
+    /// Bytes that they write.
+    pub copied: u64,
+    /// Copies from the host.
+    pub uploads: u64,
+    /// Bytes of them.
+    pub uploaded: u64,
+    /// Copies to the host, for each of which it waits.
+    pub downloads: u64,
+    /// Bytes of them.
+    pub downloaded: u64,
+    /// Times that the host waited.
+    pub waits: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Counts) {
+        self.launches += other.launches;
+        self.products += other.products;
+        self.flops += other.flops;
+        self.allocations += other.allocations;
+        self.allocated += other.allocated;
+        self.copies += other.copies;
+        self.copied += other.copied;
+        self.uploads += other.uploads;
+        self.uploaded += other.uploaded;
+        self.downloads += other.downloads;
+        self.downloaded += other.downloaded;
+        self.waits += other.waits;
+    }
+}
+
+/// Buffers of one size that were in use at the peak.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LiveBuffer {
+    /// Where they were taken.
+    pub place: ProfileScope,
+    /// What they were taken as.
+    pub name: &'static str,
+    /// Bytes of each.
+    pub bytes: usize,
+}
+
+/// What a device was asked for since the trace was begun.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// By part.
+    pub parts: BTreeMap<ProfileScope, Counts>,
+    /// Launches by part and name of the kernel.
+    pub kernels: BTreeMap<(ProfileScope, String), u64>,
+    /// Buffers in use at the peak with their number; empty on a device that does not keep them.
+    pub at_peak: BTreeMap<LiveBuffer, usize>,
+    /// Bytes of them.
+    pub peak: usize,
+}
+
+impl Trace {
+    /// Sum over all parts.
+    pub fn total(&self) -> Counts {
+        let mut sum = Counts::default();
+        self.parts.values().for_each(|part| sum += *part);
+        sum
+    }
+
+    /// Launches by kernel.
+    pub fn by_kernel(&self) -> BTreeMap<&str, u64> {
+        let mut all = BTreeMap::new();
+        for ((_, kernel), n) in &self.kernels {
+            *all.entry(kernel.as_str()).or_default() += n;
+        }
+        all
+    }
+}
+
+/// A buffer taken or given back.
+enum Event {
+    Taken(u64, LiveBuffer),
+    Given(u64),
+}
+
+/// A trace while it is written.
+#[derive(Default)]
+pub(super) struct Writer {
+    parts: BTreeMap<ProfileScope, Counts>,
+    kernels: BTreeMap<(ProfileScope, Key), u64>,
+    memory: Option<Memory>,
+}
+
+/// The way of the memory, from which the buffers at the peak can be found.
+#[derive(Default)]
+struct Memory {
+    /// In use when the trace was begun, by address.
+    before: BTreeMap<u64, LiveBuffer>,
+    events: Vec<Event>,
+    /// Bytes by address of what is in use.
+    sizes: HashMap<u64, usize>,
+    live: usize,
+    peak: usize,
+    /// Events up to the peak.
+    peak_at: usize,
+}
+
+impl Writer {
+    /// A trace with the buffers, or without.
+    pub fn new(with_memory: bool) -> Writer {
+        Writer { memory: with_memory.then(Memory::default), ..Writer::default() }
+    }
+
+    /// Begins anew; what is in use stays known.
+    pub fn restart(&mut self) {
+        let memory = self.memory.take().map(|memory| {
+            let before = memory.buffers(memory.events.len());
+            let (live, sizes) = (memory.live, memory.sizes);
+            Memory { before, sizes, live, peak: live, ..Memory::default() }
+        });
+        *self = Writer { memory, ..Writer::default() };
+    }
+
+    /// Books under the present part.
+    pub fn note(&mut self, f: impl FnOnce(&mut Counts)) {
+        f(self.parts.entry(profile_scope()).or_default());
+    }
+
+    pub fn launched(&mut self, kernel: Key) {
+        self.note(|asked| asked.launches += 1);
+        *self.kernels.entry((profile_scope(), kernel)).or_default() += 1;
+    }
+
+    pub fn took(&mut self, name: &'static str, address: u64, bytes: usize) {
+        self.note(|asked| {
+            asked.allocations += 1;
+            asked.allocated += bytes as u64;
+        });
+        if let Some(memory) = &mut self.memory {
+            memory
+                .events
+                .push(Event::Taken(address, LiveBuffer { place: profile_scope(), name, bytes }));
+            memory.sizes.insert(address, bytes);
+            memory.live += bytes;
+            if memory.live > memory.peak {
+                (memory.peak, memory.peak_at) = (memory.live, memory.events.len());
+            }
+        }
+    }
+
+    pub fn gave(&mut self, address: u64) {
+        if let Some(memory) = &mut self.memory {
+            memory.events.push(Event::Given(address));
+            memory.live -= memory.sizes.remove(&address).unwrap_or(0);
+        }
+    }
+
+    /// What is written so far.
+    pub fn read(&self) -> Trace {
+        let name = |(_, name, suffix): &Key| [*name, *suffix].concat();
+        let kernels = self.kernels.iter().map(|((place, key), n)| ((place.clone(), name(key)), *n));
+        let mut trace =
+            Trace { parts: self.parts.clone(), kernels: kernels.collect(), ..Trace::default() };
+        if let Some(memory) = &self.memory {
+            trace.peak = memory.peak;
+            for held in memory.buffers(memory.peak_at).into_values() {
+                *trace.at_peak.entry(held).or_default() += 1;
+            }
+        }
+        trace
+    }
+}
+
+impl Memory {
+    /// Buffers in use after the first `events`.
+    fn buffers(&self, events: usize) -> BTreeMap<u64, LiveBuffer> {
+        let mut held = self.before.clone();
+        for event in &self.events[..events] {
+            match event {
+                Event::Taken(address, buffer) => {
+                    held.insert(*address, buffer.clone());
+                }
+                Event::Given(address) => {
+                    held.remove(address);
+                }
+            }
+        }
+        held
+    }
+}

@@ -1,0 +1,122 @@
+//! Dry runs: what a computation would call and use, found out without computing.
+//!
+//! Within [`dry_run()`] a kernel checks its arguments, is counted with the arithmetic and the
+//! scratch memory it would take, and returns; it reads and writes nothing. A whole training step is
+//! gone through in milliseconds that way, on memory that is reserved but never touched.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+thread_local! {
+    static TALLY: RefCell<Option<Tally>> = const { RefCell::new(None) };
+}
+
+/// What a dry run has met so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Calls by name of the kernel.
+    pub calls: BTreeMap<&'static str, u64>,
+    /// Floating-point operations of products, a multiply-add counting as two. What takes one pass
+    /// over memory is left out: it is bound by that.
+    pub flops: u64,
+    /// Most scratch memory that one call takes for itself, in bytes.
+    pub call_scratch: usize,
+    /// Most scratch memory that one of its tasks takes besides, in bytes.
+    pub task_scratch: usize,
+}
+
+impl Tally {
+    /// Scratch memory that a pool of so many threads ends up with, in bytes: buffers are kept for
+    /// the next call, and every thread comes to run the largest task.
+    pub fn scratch(&self, threads: usize) -> usize {
+        self.call_scratch + threads * self.task_scratch
+    }
+}
+
+/// Runs `f` as a dry run on this thread; what it meets is added to `tally`.
+pub fn dry_run<R>(tally: &mut Tally, f: impl FnOnce() -> R) -> R {
+    /// Ends the dry run even if `f` panics.
+    struct End<'a>(&'a mut Tally, Option<Tally>);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            if let Some(tally) = TALLY.replace(self.1.take()) {
+                *self.0 = tally;
+            }
+        }
+    }
+    let outer = TALLY.replace(Some(std::mem::take(tally)));
+    let _end = End(tally, outer);
+    f()
+}
+
+/// Whether this thread is within a dry run.
+pub fn active() -> bool {
+    TALLY.with_borrow(Option::is_some)
+}
+
+/// What a call of a kernel takes.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Cost {
+    /// As [`Tally::flops`].
+    pub flops: usize,
+    /// Elements of scratch memory, in f32, for the call itself.
+    pub call: usize,
+    /// As many for each of its tasks.
+    pub task: usize,
+}
+
+impl Cost {
+    /// Products of so many multiply-adds in all, without scratch memory.
+    pub fn products(multiply_adds: usize) -> Cost {
+        Cost { flops: 2 * multiply_adds, ..Cost::default() }
+    }
+}
+
+/// Counts a call of an operation that takes one pass over memory; true within a dry run, where
+/// counting is all there is to do.
+pub fn skip(kernel: &'static str) -> bool {
+    skip_with(kernel, Cost::default)
+}
+
+/// As [`skips`], for a kernel that takes more.
+pub(crate) fn skip_with(kernel: &'static str, cost: impl FnOnce() -> Cost) -> bool {
+    TALLY.with_borrow_mut(|tally| {
+        let Some(tally) = tally else { return false };
+        let Cost { flops, call, task } = cost();
+        tally.flops += flops as u64;
+        *tally.calls.entry(kernel).or_default() += 1;
+        tally.call_scratch = tally.call_scratch.max(call * size_of::<f32>());
+        tally.task_scratch = tally.task_scratch.max(task * size_of::<f32>());
+        true
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matmul::{Beta, MatMul};
+    use crate::patch_embed::PatchEmbed;
+
+    #[test]
+    fn a_dry_run_checks_and_counts_and_computes_nothing() {
+        let mut c = [7.0f32; 2];
+        let mut tally = Tally::default();
+        dry_run(&mut tally, || {
+            assert!(active());
+            let product = MatMul::new(1, 2, 3);
+            for _ in 0..3 {
+                product.run(1.0, &[1.0; 3], &[1.0; 6], Beta::Overwrite, &mut c).unwrap();
+            }
+            assert!(product.run(1.0, &[1.0; 4], &[1.0; 6], Beta::Overwrite, &mut c).is_err());
+            let patches = PatchEmbed { b: 1, channels: 3, h: 4, w: 4, p: 2, c: 1 };
+            patches.forward(&[1.0f32; 48], &[1.0; 12], None, &mut [0.0; 4]).unwrap();
+        });
+        assert!(!active());
+        assert_eq!(c, [7.0; 2]);
+        assert_eq!(tally.calls, BTreeMap::from([("matmul", 3), ("patch_embed", 1)]));
+        assert_eq!((tally.scratch(4), tally.task_scratch), (48 * 4, 0));
+        assert_eq!(tally.flops, 3 * 12 + 2 * 4 * 12);
+        MatMul::new(1, 2, 3).run(1.0, &[1.0f32; 3], &[1.0; 6], Beta::Overwrite, &mut c).unwrap();
+        assert_eq!(c, [3.0; 2]);
+    }
+}

@@ -1,0 +1,170 @@
+//! Times of launches on a device, and the limits that they are held against.
+
+use crate::Result;
+use crate::check::noise;
+use crate::device::{Buffer, Device, Float};
+use crate::matmul::{Beta, MatMul};
+use crate::reduce;
+use crate::roofline::Roofline;
+use crate::verify::Timed;
+
+/// Numbers that are read between two runs, 256 MiB: beyond every second cache, so that a run finds
+/// nothing of its operands there, as in a step, where all else lies between two uses.
+const FLUSH: usize = 64 << 20;
+
+/// Runs before those that count: the first loads the module and fills the pool.
+const WARM: usize = 3;
+
+/// Runs of which the best gives a limit.
+const RUNS: usize = 5;
+
+/// Bytes copied for the limit of the memory.
+const COPIED: usize = 1 << 30;
+
+/// Side of the matrices for the limit of arithmetic.
+const SIDE: usize = 8192;
+
+/// Times launches on one device.
+#[derive(Debug)]
+pub struct Timer<'a> {
+    device: &'a Device,
+    /// Absent on a virtual device, which has no caches.
+    flush: Option<Flush>,
+}
+
+/// Empties the caches of a device by reading. Lines that are written would have to be written back
+/// while the next kernel is timed: 50 MB take it longer than most kernels do. The sum leaves some
+/// 16 KB of them.
+#[derive(Debug)]
+struct Flush {
+    read: Buffer<f32>,
+    sum: Buffer<f32>,
+}
+
+impl Flush {
+    fn new(device: &Device, len: usize) -> Result<Flush> {
+        Ok(Flush { read: device.zeros("timer", len)?, sum: device.zeros("timer.sum", 1)? })
+    }
+
+    fn run(&mut self, device: &Device) -> Result<()> {
+        reduce::sum_gpu(device, self.read.view(), self.sum.view_mut())
+    }
+}
+
+impl<'a> Timer<'a> {
+    /// For launches on `device`.
+    ///
+    /// # Errors
+    /// No room for what empties the caches.
+    pub fn new(device: &'a Device) -> Result<Timer<'a>> {
+        let real = device.work().is_none() && !device.is_dry_run();
+        let flush = if real { Some(Flush::new(device, FLUSH)?) } else { None };
+        Ok(Timer { device, flush })
+    }
+
+    /// Seconds of one run with empty caches.
+    ///
+    /// # Errors
+    /// A failure of the launches.
+    pub fn once(&mut self, timed: &mut Timed<'_>) -> Result<f64> {
+        if let Some(flush) = &mut self.flush {
+            // Queued before and not counted; while it runs, the host queues what is.
+            flush.run(self.device)?;
+        }
+        self.device.time(&mut timed.run)
+    }
+
+    /// Seconds of each of `runs` runs, after a few that do not count.
+    ///
+    /// # Errors
+    /// A failure of the launches.
+    pub fn runs(&mut self, timed: &mut Timed<'_>, runs: usize) -> Result<Vec<f64>> {
+        for _ in 0..WARM {
+            self.once(timed)?;
+        }
+        (0..runs).map(|_| self.once(timed)).collect()
+    }
+}
+
+/// What a real device reaches: a product in bf16 with sums in f32, and a copy within its memory.
+/// Takes some 2.5 GB of its memory for the time being.
+///
+/// # Errors
+/// No room; a failure of the device.
+pub fn roofline(device: &Device) -> Result<Roofline> {
+    Ok(Roofline { gflops: product(device, SIDE)?, gbytes: copy(device, COPIED)? })
+}
+
+/// 10^9 bytes a second, those read and those written.
+fn copy(device: &Device, bytes: usize) -> Result<f64> {
+    let from = device.zeros::<u8>("from", bytes)?;
+    let mut to = device.alloc::<u8>("to", bytes)?;
+    let seconds = best(device, || device.copy(from.view(), to.view_mut()))?;
+    Ok(2.0 * bytes as f64 / seconds * 1e-9)
+}
+
+/// 10^9 operations a second of a square product.
+fn product(device: &Device, side: usize) -> Result<f64> {
+    // Random numbers: zeros need less power, so clocks would be higher than in any real work.
+    let values: Vec<half::bf16> = noise(side * side, 1).into_iter().map(Float::of).collect();
+    let (a, b) = (device.upload("a", &values)?, device.upload("b", &values)?);
+    let mut c = device.alloc::<half::bf16>("c", side * side)?;
+    let sizes = MatMul::new(side, side, side).trans_b();
+    let seconds = best(device, || {
+        device.matmul(&sizes, 1.0, a.view(), b.view(), Beta::Overwrite, c.view_mut())
+    })?;
+    Ok(2.0 * (side as f64).powi(3) / seconds * 1e-9)
+}
+
+fn best(device: &Device, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut best = f64::INFINITY;
+    for run in 0..WARM + RUNS {
+        let seconds = device.time(&mut work)?;
+        if run >= WARM {
+            best = best.min(seconds);
+        }
+    }
+    Ok(best)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::filled;
+
+    #[test]
+    fn runs_are_counted_and_timed() {
+        let device = Device::virtual_gpu();
+        let x = filled::<f32>(&device, "x", 100, 1).unwrap();
+        let mut y = device.alloc::<f32>("y", 100).unwrap();
+        let run = || crate::add::scale_gpu(&device, 2.0, x.view(), y.view_mut());
+        let mut timed = Timed::new("scale_f32_f32", "[100]", 100, 800, run);
+        let seconds = Timer::new(&device).unwrap().runs(&mut timed, 4).unwrap();
+        assert_eq!(device.counters().launches, (WARM + 4) as u64);
+        assert_eq!(seconds.len(), 4);
+        assert!(seconds.iter().all(|s| *s > 0.0 && s.is_finite()));
+    }
+
+    #[test]
+    fn caches_are_emptied_by_reads_alone() {
+        let device = Device::virtual_gpu();
+        let mut flush = Flush::new(&device, 1 << 18).unwrap();
+        let before = device.work().unwrap();
+        device.restart_trace();
+        flush.run(&device).unwrap();
+        let asked = device.trace().unwrap().total();
+        assert_eq!((asked.copies, asked.uploads), (0, 0), "nothing is filled or copied");
+        let moved = device.work().unwrap().global_bytes - before.global_bytes;
+        let read = 4 << 18;
+        // Beyond what is read: partial sums of 16,384 numbers, written and read again.
+        assert!((read..read + 1024).contains(&moved), "{moved} bytes for {read}");
+    }
+
+    #[test]
+    fn limits_come_from_work_that_was_done() {
+        let device = Device::virtual_gpu();
+        assert!(copy(&device, 1 << 16).unwrap() > 0.0);
+        assert!(product(&device, 16).unwrap() > 0.0);
+        assert_eq!(device.counters().products, (WARM + RUNS) as u64);
+    }
+}
