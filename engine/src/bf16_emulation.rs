@@ -9,26 +9,13 @@
 //! f32; work of that kind is to be left outside. Gradients of leaves are sums and stay f32, as
 //! there.
 
-use std::cell::Cell;
-
 use half::bf16;
 
-use crate::{DType, Result, Tensor};
-
-thread_local! {
-    static ON: Cell<bool> = const { Cell::new(false) };
-}
+use crate::{DType, Result, Tensor, ambient};
 
 /// Runs `f` with results and gradients of f32 in host memory rounded to bf16, on this thread.
 pub fn emulate<R>(f: impl FnOnce() -> R) -> R {
-    struct Restore(bool);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            ON.set(self.0);
-        }
-    }
-    let _restore = Restore(ON.replace(true));
-    f()
+    ambient::with(|ambient| ambient.bf16 = true, f)
 }
 
 /// A constant with the elements of `x`, f32 in host memory, as bf16 holds them.
@@ -42,7 +29,7 @@ pub fn to_bf16(x: &Tensor) -> Result<Tensor> {
 
 /// What is stored of `x` now; its place in the graph stays.
 pub(crate) fn stored(x: Tensor) -> Tensor {
-    if !ON.get() || x.dtype() != DType::F32 || x.device().is_some() {
+    if !ambient::read(|ambient| ambient.bf16) || x.dtype() != DType::F32 || x.device().is_some() {
         return x;
     }
     match to_bf16(&x) {

@@ -9,11 +9,14 @@
 mod gradients;
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use dressage_kernels::device::{Device, Phase, part, resume};
+use dressage_kernels::dry_run;
 
+use crate::ambient::{self, Ambient};
 use crate::memory::{Category, with_category};
 use crate::{DType, EngineError, Result, Tensor, bf16_emulation, floats};
 pub use gradients::Gradients;
@@ -123,26 +126,6 @@ impl Edge {
     }
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Mode {
-    Record,
-    /// Nothing is recorded; whether anything would have been is noted.
-    Off {
-        tracked_seen: bool,
-    },
-}
-
-thread_local! {
-    static MODE: Cell<Mode> = const { Cell::new(Mode::Record) };
-}
-
-struct RestoreMode(Mode);
-impl Drop for RestoreMode {
-    fn drop(&mut self) {
-        MODE.set(self.0);
-    }
-}
-
 /// Runs `f` without recording: results are constants.
 pub fn no_grad<R>(f: impl FnOnce() -> R) -> R {
     unrecorded(f).0
@@ -150,22 +133,19 @@ pub fn no_grad<R>(f: impl FnOnce() -> R) -> R {
 
 /// As [`no_grad`]; also says whether any operation met a value that needs a gradient.
 fn unrecorded<R>(f: impl FnOnce() -> R) -> (R, bool) {
-    let restore = RestoreMode(MODE.replace(Mode::Off { tracked_seen: false }));
-    let result = f();
-    let seen = MODE.get() == (Mode::Off { tracked_seen: true });
-    drop(restore);
-    (result, seen)
+    let seen = Rc::new(Cell::new(false));
+    let result = ambient::with(|ambient| ambient.unrecorded = Some(Rc::clone(&seen)), f);
+    (result, seen.get())
 }
 
-/// Runs `f` as if nothing were around it: recording on, buffers booked as activations, in no
-/// range.
+/// Runs `f` as if nothing were around it: with the settings of a fresh thread, in no range and no
+/// dry run.
 ///
 /// A thread of a pool that waits for a part of its work takes up other work meanwhile. Work that
-/// is handed to a pool whole begins with this, or it would inherit the mode of what it interrupts.
+/// is handed to a pool whole begins with this, or it would inherit the settings of what it interrupts.
 pub fn isolated<R>(f: impl FnOnce() -> R) -> R {
-    let _restore = RestoreMode(MODE.replace(Mode::Record));
     let _range = resume(Phase::Forward, &Arc::from(""));
-    with_category(Category::Activations, f)
+    ambient::with(|ambient| *ambient = Ambient::DEFAULT, || dry_run::outside(f))
 }
 
 /// Ties `out` into the graph if any of `inputs` needs a gradient; `state` is built only then.
@@ -178,8 +158,7 @@ pub fn record<B: Backward + 'static>(
     if !inputs.iter().any(|t| t.tracked()) {
         return out;
     }
-    if MODE.get() != Mode::Record {
-        MODE.set(Mode::Off { tracked_seen: true });
+    if !ambient::records() {
         return out;
     }
     let node = Node::new(Box::new(state()));
@@ -192,8 +171,7 @@ pub(crate) fn record_view(out: Tensor, x: &Tensor, start: usize) -> Tensor {
     if !x.tracked() {
         return out;
     }
-    if MODE.get() != Mode::Record {
-        MODE.set(Mode::Off { tracked_seen: true });
+    if !ambient::records() {
         return out;
     }
     let Edge { origin, start: before, whole, .. } = x.edge();
@@ -209,7 +187,7 @@ pub(crate) fn record_view(out: Tensor, x: &Tensor, start: usize) -> Tensor {
 /// # Errors
 /// [`EngineError::NoBackward`].
 pub fn forbid_gradient(op: &'static str, arg: &'static str, x: &Tensor) -> Result<()> {
-    if x.tracked() && MODE.get() == Mode::Record {
+    if x.tracked() && ambient::read(|ambient| ambient.unrecorded.is_none()) {
         return Err(EngineError::NoBackward { op, arg });
     }
     Ok(())
@@ -231,8 +209,7 @@ where
     if !tracked {
         return Ok(out);
     }
-    if MODE.get() != Mode::Record {
-        MODE.set(Mode::Off { tracked_seen: true });
+    if !ambient::records() {
         return Ok(out);
     }
     let node = Node::new(Box::new(Recompute { inputs: inputs.to_vec(), f }));

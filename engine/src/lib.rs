@@ -4,6 +4,7 @@
 //! under [`ops`], each with its shape check, its kernel call and its backward pass. It knows
 //! nothing of networks or files.
 
+mod ambient;
 pub mod bf16_emulation;
 mod device;
 mod dry_run;

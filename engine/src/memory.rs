@@ -6,13 +6,14 @@
 //! taken ([`with_category`]). A buffer that the system refuses, also after all idle ones were given
 //! back, unwinds ([`dressage_kernels::allocate`]).
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dressage_kernels::allocate::{OutOfMemory, unwind, zeroed};
 use dressage_kernels::scratch;
 use memmap2::{MmapMut, MmapOptions};
+
+use crate::ambient;
 
 pub use crate::device::{reset_peak_on, usage_on};
 
@@ -46,7 +47,7 @@ impl Category {
 
 /// The category in force on this thread.
 pub(crate) fn current_category() -> Category {
-    CURRENT.get()
+    ambient::read(|ambient| ambient.category)
 }
 
 /// All categories, in the order of [`Usage::bytes`].
@@ -100,12 +101,6 @@ struct State {
 }
 
 static PROCESS: Ledger = Ledger::new();
-
-thread_local! {
-    static CURRENT: Cell<Category> = const { Cell::new(Category::Activations) };
-    /// The ledger of the dry run that this thread is in.
-    static DRY_RUN: RefCell<Option<Arc<Ledger>>> = const { RefCell::new(None) };
-}
 
 /// A snapshot of the account. Bytes are those of tensors alive, not of the pool behind them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -171,7 +166,7 @@ pub fn trim() {
 
 /// Calls `f` with the ledger in force, the second time as something to hold on to.
 fn with_ledger<R>(f: impl FnOnce(&Ledger, Option<&Arc<Ledger>>) -> R) -> R {
-    DRY_RUN.with_borrow(|dry_run| match dry_run {
+    ambient::read(|ambient| match &ambient.ledger {
         Some(ledger) => f(ledger, Some(ledger)),
         None => f(&PROCESS, None),
     })
@@ -179,26 +174,12 @@ fn with_ledger<R>(f: impl FnOnce(&Ledger, Option<&Arc<Ledger>>) -> R) -> R {
 
 /// Books everything that `f` does on this thread in `ledger`, with buffers that are only reserved.
 pub(crate) fn with_ledger_of_dry_run<R>(ledger: &Arc<Ledger>, f: impl FnOnce() -> R) -> R {
-    struct Restore(Option<Arc<Ledger>>);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            DRY_RUN.set(self.0.take());
-        }
-    }
-    let _restore = Restore(DRY_RUN.replace(Some(Arc::clone(ledger))));
-    f()
+    ambient::with(|ambient| ambient.ledger = Some(Arc::clone(ledger)), f)
 }
 
 /// Books the buffers that `f` takes on this thread under `category`.
 pub fn with_category<R>(category: Category, f: impl FnOnce() -> R) -> R {
-    struct Restore(Category);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            CURRENT.set(self.0);
-        }
-    }
-    let _restore = Restore(CURRENT.replace(category));
-    f()
+    ambient::with(|ambient| ambient.category = category, f)
 }
 
 /// Sizes are rounded up to at most a thirty-second more: token counts lie just above powers of two,
@@ -287,7 +268,7 @@ impl Buffer {
     /// A buffer of at least `bytes` bytes. Recycled memory keeps its old content.
     pub(crate) fn take(bytes: usize) -> Buffer {
         let want = bytes.div_ceil(size_of::<Line>()).max(1);
-        let category = CURRENT.get();
+        let category = current_category();
         with_ledger(|ledger, dry_run| Buffer {
             memory: ledger.take(want, category, dry_run.is_some()),
             category,

@@ -6,12 +6,11 @@
 //! after it need not save the norm's output as well. The same kernel on the same values gives the
 //! same bits.
 
-use std::cell::Cell;
 use std::sync::Arc;
 
 use dressage_kernels::device::{Phase, part, resume};
 
-use crate::{Result, Tensor, no_grad, recompute};
+use crate::{Result, Tensor, ambient, no_grad, recompute};
 
 /// How little is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,23 +25,12 @@ pub enum RecomputePolicy {
 /// layer leave behind is a few megabytes, and to launch a kernel takes as long as to move ten.
 const SMALL: usize = 1 << 20;
 
-thread_local! {
-    static POLICY: Cell<Option<RecomputePolicy>> = const { Cell::new(None) };
-}
-
 /// How to make a value again.
 pub(crate) type RecomputeFn = Arc<dyn Fn() -> Result<Tensor> + Send + Sync>;
 
 /// Runs `f`, whose operations save no more than `policy` allows.
 pub fn with_recompute_policy<R>(policy: RecomputePolicy, f: impl FnOnce() -> R) -> R {
-    struct Restore(Option<RecomputePolicy>);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            POLICY.set(self.0);
-        }
-    }
-    let _restore = Restore(POLICY.replace(Some(policy)));
-    f()
+    ambient::with(|ambient| ambient.policy = Some(policy), f)
 }
 
 /// Runs `f` on `inputs`, a part of a network that may be recomputed as a whole: within
@@ -56,8 +44,13 @@ where
 {
     // What no gradient enters keeps nothing on the way to the first parameter that has one.
     let plain =
-        POLICY.get() != Some(RecomputePolicy::Checkpoints) || !inputs.iter().any(Tensor::tracked);
+        policy() != Some(RecomputePolicy::Checkpoints) || !inputs.iter().any(Tensor::tracked);
     if plain { f(inputs) } else { recompute(inputs, f) }
+}
+
+/// The policy in force.
+fn policy() -> Option<RecomputePolicy> {
+    ambient::read(|ambient| ambient.policy)
 }
 
 /// A value for the backward pass.
@@ -91,7 +84,7 @@ impl Tensor {
         F: Fn() -> Result<Tensor> + Send + Sync + 'static,
     {
         let small = self.device().is_some() && self.len() * self.dtype().size() < SMALL;
-        if POLICY.get().is_none() || !self.tracked() || small {
+        if policy().is_none() || !self.tracked() || small {
             return self;
         }
         self.with_recompute(Arc::new(make()))

@@ -49,6 +49,19 @@ pub fn dry_run<R>(tally: &mut Tally, f: impl FnOnce() -> R) -> R {
     f()
 }
 
+/// Runs `f` in no dry run.
+pub fn outside<R>(f: impl FnOnce() -> R) -> R {
+    /// Goes on with the dry run even if `f` panics.
+    struct Resume(Option<Tally>);
+    impl Drop for Resume {
+        fn drop(&mut self) {
+            TALLY.set(self.0.take());
+        }
+    }
+    let _resume = Resume(TALLY.take());
+    f()
+}
+
 /// Whether this thread is within a dry run.
 pub fn active() -> bool {
     TALLY.with_borrow(Option::is_some)
@@ -102,6 +115,8 @@ mod tests {
         let mut c = [7.0f32; 2];
         let mut tally = Tally::default();
         dry_run(&mut tally, || {
+            assert!(active());
+            outside(|| assert!(!active()));
             assert!(active());
             let product = MatMul::new(1, 2, 3);
             for _ in 0..3 {
