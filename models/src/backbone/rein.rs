@@ -23,7 +23,7 @@ pub struct ReinConfig {
     pub patch: usize,
     /// Whether tokens become the head's queries (eq. 8 to 10).
     pub link: bool,
-    /// Softmax over tokens with 1/√c (eq. 5); without it neither.
+    /// Softmax over tokens with scale 1/√c (eq. 5); if false, neither is applied.
     pub softmax: bool,
     /// The paper's form: W_f and b_f start at zero and the scale is the constant 1 instead of a
     /// parameter.
@@ -91,7 +91,7 @@ impl Projection {
         Ok((weight, ops::reshape(&ops::rows(&b, i, 1)?, &b.shape()[1..])?))
     }
 
-    /// x `[l, m, c]` to `[l, m, out]`.
+    /// Maps x `[l, m, c]` to `[l, m, out]`.
     fn all_layers(&self, x: &Tensor) -> Result<Tensor> {
         if self.shared {
             return Ok(ops::linear(x, &self.weight.get(), Some(&self.bias.get()))?);
@@ -117,8 +117,8 @@ pub struct Rein {
 }
 
 impl Rein {
-    /// Asks `scope` (the reference's `backbone.reins.`) for every parameter, initialised as spec
-    /// backbones §5.1 says.
+    /// Gets every parameter from `scope` (the reference's `backbone.reins.`), initialised as in
+    /// spec backbones §5.1.
     ///
     /// # Errors
     /// Fewer than two tokens: the first never reaches the features.
@@ -168,11 +168,11 @@ impl Rein {
         }
     }
 
-    /// Everything that does not depend on the image, once a step: tokens, their values, the linked
-    /// queries.
+    /// Computes the parts that do not depend on the image, once per step: tokens, their values, the
+    /// linked queries.
     ///
     /// # Errors
-    /// Whatever the engine refuses.
+    /// Errors of the engine.
     pub fn step(&self) -> Result<ReinStep> {
         let _range = range("rein.tokens");
         let (m, n) = (self.config.tokens, self.config.layers);
@@ -215,8 +215,8 @@ pub struct ReinStep {
 }
 
 impl ReinStep {
-    /// f + s Δf after block `i` for all rows but the first `lead` of each image; f is `[b, lead +
-    /// n, c]` (eq. 2 to 7).
+    /// Returns f + s Δf after block `i` for all rows except the first `lead` of each image (eq. 2
+    /// to 7). f is `[b, lead + n, c]`.
     ///
     /// # Errors
     /// Shapes that do not fit.
