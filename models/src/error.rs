@@ -19,7 +19,7 @@ pub enum ModelError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         cause: String,
     },
     /// A damaged file: truncated, changed in transfer or of another format. The remedy depends on
@@ -46,13 +46,13 @@ pub enum ModelError {
         shape: Vec<usize>,
         /// The first such element, in row-major order.
         at: usize,
-        /// Its value, finite if only f32 cannot hold it.
+        /// Its value; finite if it is only beyond the range of f32.
         value: f64,
     },
     /// Weights that do not fit the network: missing, left over or of another shape.
     #[error("{source_name} does not fit {network}: {difference}")]
     Mismatch {
-        /// Where the weights come from.
+        /// Source of the weights.
         source_name: String,
         /// The network that they were to fill.
         network: String,

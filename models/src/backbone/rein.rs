@@ -1,5 +1,5 @@
-//! Rein: learnable tokens that refine a frozen backbone's features after every block (spec
-//! peft-and-dgss §1, backbones §5; equations of the paper).
+//! Rein: learnable tokens that refine a frozen backbone's features after every block. Sources: spec
+//! peft-and-dgss §1, backbones §5; equations are numbered as in the paper.
 
 use dressage_engine::{DType, Param, Tensor, ops, range};
 
@@ -28,7 +28,7 @@ pub struct ReinConfig {
     /// The paper's form: W_f and b_f start at zero and the scale is the constant 1 instead of a
     /// parameter.
     pub zero_mlp_delta_f: bool,
-    /// One set of W_T, W_f, W_Q for all layers (eq. 11); the first two stages of the ablation have
+    /// One set of W_T, W_f, W_Q for all layers (eq. 11). The first two stages of the ablation have
     /// one per layer.
     pub share: bool,
     /// Initial value of the learnable scale.
@@ -215,8 +215,8 @@ pub struct ReinStep {
 }
 
 impl ReinStep {
-    /// Returns f + s Δf after block `i` for all rows except the first `lead` of each image (eq. 2
-    /// to 7). f is `[b, lead + n, c]`.
+    /// Returns f + s Δf after block `i` (eq. 2 to 7). f is `[b, lead + n, c]`; the first `lead`
+    /// rows of each image do not change.
     ///
     /// # Errors
     /// Shapes that do not fit.

@@ -45,7 +45,7 @@ pub enum Recompute {
     /// one matrix product. A frozen block with Rein and hidden width 4c saves 6 of 10 maps `[t,
     /// c]`.
     Cheap,
-    /// Saves the input of each block only: the backbone's blocks with Rein and the layers of the
+    /// Saves the input of each block only. The backbone's blocks with Rein and the layers of the
     /// pixel decoder's encoder are recomputed. Elsewhere as [`Recompute::Cheap`].
     Block,
 }
@@ -101,8 +101,8 @@ pub struct DinoConfig {
 }
 
 impl DinoConfig {
-    /// A published size: `s`, `b`, `l` or `g`, with patches of `patch` pixels and a table of `grid`
-    /// patches a side.
+    /// A published size: `s`, `b`, `l` or `g`. Patches have `patch` pixels and the position table
+    /// has `grid` patches a side.
     ///
     /// # Errors
     /// Any other name.
@@ -131,8 +131,8 @@ impl DinoConfig {
         })
     }
 
-    /// Taps of a network of this depth: 7, 11, 15, 23 of 24 blocks as released, quarters of the
-    /// depth elsewhere.
+    /// Taps of a network of this depth. For 24 blocks 7, 11, 15, 23 as released; elsewhere quarters
+    /// of the depth.
     pub fn default_taps(depth: usize) -> [usize; 4] {
         match depth {
             24 => [7, 11, 15, 23],
