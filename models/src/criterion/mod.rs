@@ -4,8 +4,8 @@
 //!
 //! 1. [`Criterion::costs`] computes the cost of each pair of query and target;
 //! 2. [`Criterion::assign`] finds the cheapest assignment, always on the host. With a device this
-//!    is the only wait of the step: one copy to the host has the costs and the loss of the previous
-//!    step;
+//!    is the only wait of the step: one copy to the host contains the costs and the loss of the
+//!    previous step;
 //! 3. [`Criterion::losses`] compares the matched pairs at random points.
 //!
 //! If an image has more targets than there are queries, the most expensive targets stay unmatched.

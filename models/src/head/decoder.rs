@@ -22,7 +22,7 @@ impl MultiHead {
         let zero = Init::Constant(0.0);
         let out = Init::xavier_normal(c, c);
         MultiHead {
-            // PyTorch initialises the packed matrix as one with 3c outputs.
+            // PyTorch takes the packed matrix as one with 3c outputs.
             in_proj_weight: scope.param(
                 "in_proj_weight",
                 &[3 * c, c],

@@ -70,7 +70,7 @@ fn judged((range, name, stored): Placed<'_>, from: usize) -> usize {
         return match zeros {
             n if n < ZEROS[0] => 0,
             n if gains || (matrix && n >= ZEROS[1]) => ENOUGH,
-            // A few channels may be unused.
+            // A few channels may be dead.
             _ => 1,
         };
     }
