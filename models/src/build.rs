@@ -1,5 +1,5 @@
-//! Building networks: every parameter is asked for by its reference key and either initialised or
-//! taken from weights.
+//! Construction of networks. Every parameter is requested by its reference key and is either
+//! initialised or taken from weights.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::weights::{Digests, StateDict, Stored, digest, finite};
 use crate::{ModelError, Result};
 
-/// How a parameter starts when no weights are given.
+/// Initial values of a parameter for which no weights are given.
 #[derive(Debug, Clone)]
 pub enum Init {
     /// All one value.
@@ -30,7 +30,7 @@ pub enum Init {
 }
 
 impl Init {
-    /// U(±1/√fan_in): the framework's default for the weight and bias of a linear layer.
+    /// U(±1/√fan_in): PyTorch's default for the weight and bias of a linear layer.
     pub fn default_linear(fan_in: usize) -> Init {
         Init::Uniform(1.0 / (fan_in as f64).sqrt())
     }
@@ -50,8 +50,8 @@ impl Init {
         Init::Uniform((3.0 / fan_in as f64).sqrt())
     }
 
-    /// Fills a tensor. The stream depends on seed and name only, so the order of building does not
-    /// matter.
+    /// Fills a tensor. The random stream depends on seed and name only, so the order of
+    /// construction does not matter.
     fn fill<T: Element + Real>(&self, name: &str, seed: u64, shape: &[usize]) -> Tensor {
         const PURPOSE: u32 = 0x494E_4954;
         if dry_run::skip("init") {
@@ -71,11 +71,11 @@ impl Init {
     }
 }
 
-/// How the matrices of frozen linear layers are stored.
+/// Storage type of the matrices of frozen linear layers.
 ///
-/// The arithmetic is f32 either way. With bf16 their memory halves and every weight is rounded to
-/// eight significant bits, to the nearest with ties to even, a relative error of up to 2^-8.
-/// Everything else stays f32: what trains, norms, biases, layer scales, the patch kernel, position
+/// The arithmetic is f32 with either type. Bf16 halves the memory and rounds every weight to eight
+/// significant bits, to nearest with ties to even. The relative error is at most 2^-8. Everything
+/// else stays f32: trained parameters, norms, biases, layer scales, the patch kernel, position
 /// tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -108,15 +108,16 @@ struct State {
     strict: Vec<String>,
     params: BTreeMap<String, Param>,
     problems: Vec<String>,
-    /// The first that could not be read, or holds what a network cannot work with.
+    /// Error of the first parameter that could not be read, or has values that a network cannot
+    /// use.
     failed: Option<ModelError>,
-    /// Files that values are used in.
+    /// Mapped files whose values are used in place.
     files: Vec<Arc<MappedFile>>,
 }
 
 impl State {
-    /// The values of a parameter as floats, with the checks that reading them allows. Nothing is
-    /// read once it is known that the network will not be built.
+    /// Reads the values of a parameter as floats and checks them. Nothing is read after the first
+    /// problem, because the network will not be built.
     fn floats(&mut self, name: &str, stored: &Stored) -> Option<Tensor> {
         if !stored.kind().is_float() {
             self.problems.push(format!("{name} holds whole numbers, expected floats"));
@@ -158,8 +159,8 @@ impl Scope {
         Scope::with_weights(dtype, seed, StateDict::default(), &[])
     }
 
-    /// A root scope that takes parameters from `source` where it has them. Names that begin with
-    /// one of `strict` must be there, and nothing may be left over in the end ([`Scope::finish`]).
+    /// A root scope that takes the parameters from `source` that it contains. Names that begin with
+    /// one of `strict` must be in it, and none of its tensors may be left over ([`Scope::finish`]).
     pub fn with_weights(dtype: DType, seed: u64, source: StateDict, strict: &[&str]) -> Scope {
         let strict = strict.iter().map(|s| s.to_string()).collect();
         let state = State {
@@ -177,7 +178,7 @@ impl Scope {
         Scope { state: Rc::new(RefCell::new(state)), prefix: String::new(), trainable: true }
     }
 
-    /// Shapes of the parameters asked for so far.
+    /// Shapes of the parameters requested so far.
     ///
     /// # Errors
     /// As [`Scope::finish`].
@@ -187,19 +188,19 @@ impl Scope {
         Ok(params.into_iter().map(|(name, p)| (name, shape(p))).collect())
     }
 
-    /// The same scope and all that belong to it, frozen matrices stored as `precision` says from
-    /// now on. Has no effect on a network in f64.
+    /// Sets the storage type of frozen matrices from now on, for this scope and all of its root. No
+    /// effect on a network in f64.
     pub fn precision(self, precision: Precision) -> Scope {
         self.state.borrow_mut().precision = precision;
         self
     }
 
-    /// Files that values are used in, instead of a copy.
+    /// Returns and clears the list of files whose values are used in place, without a copy.
     pub(crate) fn files(&self) -> Vec<Arc<MappedFile>> {
         std::mem::take(&mut self.state.borrow_mut().files)
     }
 
-    /// Digests of the parameters whose values were rounded on the way in, made before.
+    /// Digests of the parameters that were rounded after reading, computed before the rounding.
     pub fn digests(&self) -> Digests {
         std::mem::take(&mut self.state.borrow_mut().digests)
     }
@@ -210,7 +211,7 @@ impl Scope {
         Scope { prefix, ..self.clone() }
     }
 
-    /// The same scope, its parameters trainable or frozen.
+    /// The same scope with its parameters trainable or frozen.
     pub fn trainable(&self, trainable: bool) -> Scope {
         Scope { trainable, ..self.clone() }
     }
@@ -265,12 +266,12 @@ impl Scope {
         param
     }
 
-    /// All parameters by name. `network` is named in the error, `ignored` lists names that may be
-    /// left over.
+    /// All parameters by name. The error names `network`; `ignored` lists names that may be left
+    /// over.
     ///
     /// # Errors
     /// [`ModelError::Mismatch`] with everything missing, left over or of another shape;
-    /// [`ModelError::Damaged`] if values are not those that the file has checksums of;
+    /// [`ModelError::Damaged`] if values do not match the file's checksums;
     /// [`ModelError::NotFinite`]; a file that was changed while it was read.
     pub fn finish(&self, network: &str, ignored: &[&str]) -> Result<BTreeMap<String, Param>> {
         let mut state = self.state.borrow_mut();
@@ -333,7 +334,7 @@ impl Linear {
         }
     }
 
-    /// The framework's default initialisation, U(±1/√fan_in) for both.
+    /// PyTorch's default initialisation, U(±1/√fan_in) for both.
     pub fn default_init(scope: &Scope, input: usize, output: usize) -> Linear {
         Linear::new(scope, input, output, Init::default_linear(input), Init::default_linear(input))
     }
@@ -395,7 +396,7 @@ impl Linear {
     /// `x + gamma (f(z) W^T + b)` over the last axis.
     ///
     /// # Errors
-    /// Axes of other lengths than the layer's.
+    /// Axes whose lengths differ from the layer's.
     pub fn onto(&self, x: &Tensor, z: &Tensor, f: ops::Activated, gamma: &Param) -> Result<Tensor> {
         let (bias, gamma) = (self.bias.as_ref().map(Param::get), gamma.get());
         Ok(ops::linear_residual(x, z, f, &self.matrix()?, bias.as_ref(), Some(&gamma))?)

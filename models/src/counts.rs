@@ -1,4 +1,5 @@
-//! Numbers of parameters, taken from the code that builds the networks but without their memory.
+//! Parameter counts. The code that builds the networks counts them, without allocating their
+//! memory.
 
 use dressage_engine::{DType, DryRun};
 
@@ -15,7 +16,7 @@ pub struct Counts {
     pub rein: usize,
     /// The head.
     pub head: usize,
-    /// What the optimiser updates.
+    /// Parameters that the optimiser updates.
     pub trained: usize,
 }
 
@@ -70,9 +71,9 @@ mod tests {
     use crate::Method;
     use crate::backbone::DinoConfig;
 
-    /// Counted with the classes of the published code (spec peft-and-dgss); those of unshared
-    /// layers by formula there, with one scale per layer, where the code and this crate have one
-    /// in all.
+    /// Expected counts from the classes of the published code (spec peft-and-dgss). Those of
+    /// unshared layers are from the formula there, which has one scale per layer; the code and this
+    /// crate have one in total.
     #[test]
     fn adapters_have_the_published_sizes() {
         let large = |rank| ReinConfig { rank, ..ReinConfig::published(24, 1024) };
@@ -94,8 +95,8 @@ mod tests {
         }
     }
 
-    /// The published counts (spec backbones §1.2), which include the mask token of the
-    /// pre-training, one row of channels that no network here has.
+    /// Published counts (spec backbones §1.2). They include the mask token of the pre-training, one
+    /// row of channels that no network here has.
     #[test]
     fn backbones_have_the_published_sizes() {
         let sizes = [("s", 21_993_216), ("b", 86_453_760), ("l", 304_199_680)];
@@ -124,7 +125,7 @@ mod tests {
             let backbone = DinoConfig::named("l", 16, 32).expect("known");
             network(SegmenterConfig::published(backbone, 19, method)).expect("counted")
         };
-        // Without the mask token of the pre-training, which the published count includes.
+        // The published count includes the mask token of the pre-training.
         let backbone = 304_199_680 - 1024;
         let rein = large(Method::Rein);
         assert_eq!((rein.backbone, rein.rein, rein.head), (backbone, 2_990_081, 20_579_796));
@@ -134,7 +135,7 @@ mod tests {
         assert_eq!(full.trained, backbone + 20_565_204);
     }
 
-    /// What is counted is the network: same names and shapes as one that was built.
+    /// Counted names and shapes are those of a network that was built.
     #[test]
     fn what_is_counted_are_the_parameters_of_the_network() {
         let backbone = DinoConfig {

@@ -1,17 +1,17 @@
-//! What can go wrong in building, loading and running a network.
+//! Errors of building, loading and running a network.
 
 use std::path::PathBuf;
 
 use dressage_engine::{EngineError, Tensor};
 
-/// An error of the models; each names the file, tensor or setting.
+/// An error of the models. Each names the file, tensor or setting.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// From the engine.
+    /// An error of the engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// From a kernel called directly.
+    /// An error of a kernel that was called directly.
     #[error(transparent)]
     Kernel(#[from] dressage_kernels::KernelError),
     /// A file that cannot be read.
@@ -19,11 +19,11 @@ pub enum ModelError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         cause: String,
     },
-    /// A file whose bytes do not hold: cut short, changed on the way, or of another form. What to
-    /// do about it depends on where it came from.
+    /// A damaged file: truncated, changed in transfer or of another format. The remedy depends on
+    /// where the file came from.
     #[error("{path}: {cause}")]
     Damaged {
         /// The file.
@@ -31,7 +31,7 @@ pub enum ModelError {
         /// The fault.
         cause: String,
     },
-    /// A tensor of a file that holds NaN, infinity, or a number beyond the range of f32.
+    /// A tensor of a file with NaN, infinity or a value beyond the range of f32.
     #[error(
         "{path}: tensor {tensor} holds {value:?} at element {at} of {shape:?}{}; weights must be \
          finite numbers, so use a file from before they broke",
@@ -46,15 +46,15 @@ pub enum ModelError {
         shape: Vec<usize>,
         /// The first such element, in row-major order.
         at: usize,
-        /// Its value, finite if only f32 cannot hold it.
+        /// Its value; finite if it is only beyond the range of f32.
         value: f64,
     },
     /// Weights that do not fit the network: missing, left over or of another shape.
     #[error("{source_name} does not fit {network}: {difference}")]
     Mismatch {
-        /// Where the weights come from.
+        /// Source of the weights.
         source_name: String,
-        /// What they were to fill.
+        /// The network that they were to fill.
         network: String,
         /// The difference, tensor by tensor.
         difference: String,
@@ -62,18 +62,18 @@ pub enum ModelError {
     /// A setting that cannot work.
     #[error("{0}")]
     Config(String),
-    /// No assignment, because a cost is not a number.
+    /// A failed assignment, as a rule because a cost is NaN or infinite.
     #[error("matching: {0}")]
     Matching(String),
 }
 
-/// The fault of a finite value.
+/// End of the message of [`ModelError::NotFinite`] for a finite value.
 fn beyond(value: &f64) -> &'static str {
     if value.is_finite() { ", which is beyond the range of f32" } else { "" }
 }
 
 impl ModelError {
-    /// The same as an error of the engine, for a part `op` of a network that the engine calls again
+    /// Converts to an error of the engine, for a part `op` of a network that the engine recomputes
     /// on `x`. Such a part calls little but the engine.
     pub(crate) fn into_engine(self, op: &'static str, x: &Tensor) -> EngineError {
         match self {

@@ -1,4 +1,5 @@
-//! Networks: shapes and formulas, weights in and out; nothing of data or time.
+//! Networks: shapes, formulas, and reading and writing of weights. Data sets and time are not part
+//! of this crate.
 //!
 //! Parameters carry the key names of the reference implementation, so its state dicts load
 //! unchanged.

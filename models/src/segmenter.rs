@@ -16,7 +16,7 @@ use crate::head::{Head, HeadConfig, HeadOutput, Queries};
 use crate::weights::{Digests, StateDict, digest, fingerprint_with};
 use crate::{ModelError, Result, weights};
 
-/// How a backbone is adapted; it decides what trains.
+/// Method of adapting a backbone. It decides which parameters train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
@@ -60,14 +60,14 @@ pub struct SegmenterConfig {
     pub rein: Option<ReinConfig>,
     /// The head.
     pub head: HeadConfig,
-    /// What is trained.
+    /// Method of adaptation, which decides the trained parameters.
     pub method: Method,
-    /// How frozen matrices are stored.
+    /// Storage type of frozen matrices.
     pub precision: Precision,
 }
 
 impl SegmenterConfig {
-    /// The published head and adapter on `backbone`; the head takes Rein's queries where there are
+    /// The published head and adapter on `backbone`. The head takes Rein's queries if there are
     /// any.
     pub fn published(backbone: DinoConfig, classes: usize, method: Method) -> SegmenterConfig {
         let rein = (method == Method::Rein).then(|| ReinConfig {
@@ -88,9 +88,9 @@ pub struct Segmenter {
     method: Method,
     params: BTreeMap<String, Param>,
     digests: Digests,
-    /// The device that the parameters lie on and the type of activations there.
+    /// Device of the parameters and the type of activations there.
     place: Option<(Device, DType)>,
-    /// Files that weights are used in, where no copy was made.
+    /// Mapped files whose weights are used in place, without a copy.
     files: Vec<Arc<MappedFile>>,
 }
 
@@ -98,9 +98,9 @@ pub struct Segmenter {
 const MASK_TOKEN: &str = "backbone.mask_token";
 
 impl Segmenter {
-    /// Builds the network. `weights` holds parameters under the reference's keys (`backbone.*`,
-    /// `backbone.reins.*`, `decode_head.*`); names that begin with one of `strict` must be there,
-    /// the others are initialised from `seed`.
+    /// Builds the network. `weights` contains parameters under the reference's keys (`backbone.*`,
+    /// `backbone.reins.*`, `decode_head.*`). Names that begin with one of `strict` must be in it;
+    /// others that are missing are initialised from `seed`.
     ///
     /// # Errors
     /// Sizes that do not fit together; weights that are missing, left over or of another shape.
@@ -121,8 +121,8 @@ impl Segmenter {
         Ok(Segmenter { backbone, rein, head, method, params, digests, place, files })
     }
 
-    /// Fails if a file that weights are used in was written to since it was opened, so that the
-    /// network may not be the one that it was. There is none unless the weights were to be used in
+    /// Checks that no file with weights in use was written to since it was opened. After such a
+    /// write the network may have changed. There are such files only if the weights are used in
     /// place ([`StateDict::use_in_place`]).
     ///
     /// # Errors
@@ -132,14 +132,14 @@ impl Segmenter {
     }
 
     /// Moves all parameters to `device`, where activations and matrices are stored as `working`,
-    /// f32 or bf16 ([`Param::to_device`]). Nothing of them stays in host memory.
+    /// f32 or bf16 ([`Param::to_device`]). No copy stays in host memory.
     ///
     /// # Errors
     /// No room on the device; a failure of the device.
     pub fn to_device(&mut self, device: &Device, working: DType) -> Result<()> {
         for (name, param) in &self.params {
             let old = param.master();
-            // The fingerprint is that of the values before rounding; later they are out of reach.
+            // The fingerprint is of the values before rounding, which are not available later.
             if !param.trainable() && old.device().is_none() && !self.digests.contains_key(name) {
                 self.digests.insert(name.clone(), digest(name, &old));
             }
@@ -151,13 +151,12 @@ impl Segmenter {
         Ok(())
     }
 
-    /// The device that the parameters lie on; `None` for the host.
+    /// Device of the parameters; `None` for the host.
     pub fn device(&self) -> Option<&Device> {
         self.place.as_ref().map(|(device, _)| device)
     }
 
-    /// An image in host memory as the network takes it: brought to its device in the type of
-    /// activations there.
+    /// Copies an image in host memory to the network's device, in the type of activations there.
     ///
     /// # Errors
     /// No room on the device.
@@ -170,8 +169,8 @@ impl Segmenter {
         }
     }
 
-    /// Names of the reference that a network of this kind has no use for: the mask token, and the
-    /// two layers of the link, which the reference keeps where the link is off.
+    /// Names of the reference that this network does not use. These are the mask token and, if the
+    /// link is off, its two layers, which the reference keeps.
     pub fn unused(config: &SegmenterConfig) -> Vec<String> {
         let linked = config.rein.as_ref().is_some_and(|r| r.link);
         let link = ["transform.weight", "transform.bias", "merge.weight", "merge.bias"];
@@ -226,7 +225,7 @@ impl Segmenter {
         &self.head
     }
 
-    /// What is trained.
+    /// Method of adaptation, which decides the trained parameters.
     pub fn method(&self) -> Method {
         self.method
     }
@@ -241,8 +240,8 @@ impl Segmenter {
         self.params.values().filter(|p| p.trainable()).cloned().collect()
     }
 
-    /// Fingerprint of the frozen part: the weights a checkpoint of the trained part belongs to. The
-    /// same for every precision, since it is that of the values before rounding.
+    /// Fingerprint of the frozen weights that a checkpoint of the trained part belongs to. It is
+    /// the same for every precision, because it is of the values before rounding.
     pub fn backbone_fingerprint(&self) -> String {
         fingerprint_with(self.params.values().filter(|p| !p.trainable()), &self.digests)
     }
@@ -258,7 +257,7 @@ impl Segmenter {
     fn predict(&self, image: &Tensor, last_only: bool) -> Result<HeadOutput> {
         let step = self.rein.as_ref().map(Rein::step).transpose()?;
         let levels = match self.method {
-            // Nothing below the head learns: keep nothing of it.
+            // Nothing below the head trains, so nothing of it is saved for the backward pass.
             Method::Freeze => no_grad(|| self.backbone.forward(image, None))?,
             _ => self.backbone.forward(image, step.as_ref())?,
         };
@@ -281,11 +280,11 @@ impl Segmenter {
     }
 }
 
-/// Scores `[b, k, h, w]` in f32 from class logits `[b, q, k + 1]` and mask logits `[b, q, h', w']`,
-/// resized before the sigmoid.
+/// Scores `[b, k, h, w]` in f32 from class and mask logits. Class logits are `[b, q, k + 1]`; mask
+/// logits are `[b, q, h', w']` and are resized before the sigmoid.
 ///
 /// # Errors
-/// Shapes that do not fit; a type other than f32, on a device also bf16.
+/// Shapes that do not fit; a type other than f32 or, on a device, bf16.
 pub fn semantic_scores(cls: &Tensor, mask: &Tensor, size: [usize; 2]) -> Result<Tensor> {
     let (b, k) = (cls.dim(0), cls.last_dim() - 1);
     let axes = [(mask.dim(2), size[0]), (mask.dim(3), size[1])];
@@ -302,7 +301,7 @@ pub fn semantic_scores(cls: &Tensor, mask: &Tensor, size: [usize; 2]) -> Result<
     Ok(scores)
 }
 
-/// Elements of one image in class logits and masks, and the sizes of its scores.
+/// Numbers of elements of one image in class logits and masks, and the sizes of its scores.
 fn per_image(cls: &Tensor, mask: &Tensor) -> (usize, usize, SemanticScores) {
     let (q, k) = (cls.dim(1), cls.last_dim() - 1);
     (q * (k + 1), q * mask.dim(2) * mask.dim(3), SemanticScores { q, k })

@@ -12,9 +12,9 @@ use crate::Result;
 
 /// One level of the feature pyramid: a tapped map and the factor by which the reference resizes it.
 ///
-/// The resize is left to the reader of the level, who may project to fewer channels first: a 1×1
-/// convolution with bias commutes with bilinear interpolation, and projecting 1024 to 256 channels
-/// before enlarging by 4 saves 15/16 of the work.
+/// The reader of the level resizes it, and may project to fewer channels first. A 1×1 convolution
+/// with bias commutes with bilinear interpolation: projecting 1024 to 256 channels before enlarging
+/// by 4 saves 15/16 of the work.
 #[derive(Debug, Clone)]
 pub struct Level {
     /// `[b, h, w, c]` as tapped.
@@ -38,7 +38,7 @@ impl Level {
     }
 }
 
-/// Bilinear resize by a factor, as the reference's pyramid does it; factor 1 is the map itself.
+/// Bilinear resize by a factor, as in the reference's pyramid; factor 1 returns the map itself.
 pub(crate) fn resize_by(map: &Tensor, factor: f64) -> Result<Tensor> {
     if factor == 1.0 { Ok(map.clone()) } else { Ok(ops::resize_by_factor(map, factor)?) }
 }

@@ -1,5 +1,5 @@
-//! Rein: learnable tokens that refine a frozen backbone's features after every block (spec
-//! peft-and-dgss §1, backbones §5; equations of the paper).
+//! Rein: learnable tokens that refine a frozen backbone's features after every block. Sources: spec
+//! peft-and-dgss §1, backbones §5; equations are numbered as in the paper.
 
 use dressage_engine::{DType, Param, Tensor, ops, range};
 
@@ -23,12 +23,12 @@ pub struct ReinConfig {
     pub patch: usize,
     /// Whether tokens become the head's queries (eq. 8 to 10).
     pub link: bool,
-    /// Softmax over tokens with 1/√c (eq. 5); without it neither.
+    /// Softmax over tokens with scale 1/√c (eq. 5); if false, neither is applied.
     pub softmax: bool,
     /// The paper's form: W_f and b_f start at zero and the scale is the constant 1 instead of a
     /// parameter.
     pub zero_mlp_delta_f: bool,
-    /// One set of W_T, W_f, W_Q for all layers (eq. 11); the first two stages of the ablation have
+    /// One set of W_T, W_f, W_Q for all layers (eq. 11). The first two stages of the ablation have
     /// one per layer.
     pub share: bool,
     /// Initial value of the learnable scale.
@@ -91,7 +91,7 @@ impl Projection {
         Ok((weight, ops::reshape(&ops::rows(&b, i, 1)?, &b.shape()[1..])?))
     }
 
-    /// x `[l, m, c]` to `[l, m, out]`.
+    /// Maps x `[l, m, c]` to `[l, m, out]`.
     fn all_layers(&self, x: &Tensor) -> Result<Tensor> {
         if self.shared {
             return Ok(ops::linear(x, &self.weight.get(), Some(&self.bias.get()))?);
@@ -117,8 +117,8 @@ pub struct Rein {
 }
 
 impl Rein {
-    /// Asks `scope` (the reference's `backbone.reins.`) for every parameter, initialised as spec
-    /// backbones §5.1 says.
+    /// Gets every parameter from `scope` (the reference's `backbone.reins.`), initialised as in
+    /// spec backbones §5.1.
     ///
     /// # Errors
     /// Fewer than two tokens: the first never reaches the features.
@@ -168,11 +168,11 @@ impl Rein {
         }
     }
 
-    /// Everything that does not depend on the image, once a step: tokens, their values, the linked
-    /// queries.
+    /// Computes the parts that do not depend on the image, once per step: tokens, their values, the
+    /// linked queries.
     ///
     /// # Errors
-    /// Whatever the engine refuses.
+    /// Errors of the engine.
     pub fn step(&self) -> Result<ReinStep> {
         let _range = range("rein.tokens");
         let (m, n) = (self.config.tokens, self.config.layers);
@@ -215,8 +215,8 @@ pub struct ReinStep {
 }
 
 impl ReinStep {
-    /// f + s Δf after block `i` for all rows but the first `lead` of each image; f is `[b, lead +
-    /// n, c]` (eq. 2 to 7).
+    /// Returns f + s Δf after block `i` (eq. 2 to 7). f is `[b, lead + n, c]`; the first `lead`
+    /// rows of each image do not change.
     ///
     /// # Errors
     /// Shapes that do not fit.

@@ -21,8 +21,8 @@ pub enum Ffn {
 }
 
 impl Ffn {
-    /// Hidden width that DINOv2 gives channels `c` at a ratio of `ratio` (published: 4). A SwiGLU
-    /// has two branches of two thirds of it each, rounded up to a multiple of 8.
+    /// Hidden width of DINOv2 for `c` channels and an MLP ratio of `ratio` (published: 4). SwiGLU
+    /// has two branches; each has two thirds of `c * ratio`, rounded up to a multiple of 8.
     pub fn hidden(self, c: usize, ratio: f64) -> usize {
         let hidden = (c as f64 * ratio) as usize;
         match self {
@@ -32,19 +32,21 @@ impl Ffn {
     }
 }
 
-/// What the forward pass keeps for the backward pass; the rest is computed again, to the same bits.
+/// Choice of the values that the forward pass saves for the backward pass. The others are
+/// recomputed, bitwise equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recompute {
-    /// Everything that is needed.
+    /// Saves every value that the backward pass needs.
     #[default]
     None,
-    /// Not what one pass over memory brings back (norms, sums, activations), in the whole network;
-    /// nor, in a frozen block, the wide middle of the MLP, which costs one product. Of a frozen
-    /// block with hidden width 4c and Rein, 6 of 10 maps `[t, c]` stay.
+    /// Recomputes values that one pass over memory restores (norms, sums, activations), in the
+    /// whole network. In a frozen block it also recomputes the wide middle of the MLP, which costs
+    /// one matrix product. A frozen block with Rein and hidden width 4c saves 6 of 10 maps `[t,
+    /// c]`.
     Cheap,
-    /// The input of each block only: the backbone's blocks with Rein and the layers of the pixel
-    /// decoder's encoder run again. As [`Recompute::Cheap`] elsewhere.
+    /// Saves the input of each block only. The backbone's blocks with Rein and the layers of the
+    /// pixel decoder's encoder are recomputed. Elsewhere as [`Recompute::Cheap`].
     Block,
 }
 
@@ -89,21 +91,21 @@ pub struct DinoConfig {
     pub ffn: Ffn,
     /// Hidden width of the MLP, of one branch for SwiGLU.
     pub hidden: usize,
-    /// Register tokens; with them the position table is resized with antialiasing and without the
-    /// 0.1 offset.
+    /// Number of register tokens. With registers the position table is resized with antialiasing
+    /// and without the 0.1 offset.
     pub registers: usize,
     /// Blocks whose output is tapped, zero-based.
     pub taps: [usize; 4],
-    /// What the forward pass keeps.
+    /// Choice of the values that the forward pass saves.
     pub recompute: Recompute,
 }
 
 impl DinoConfig {
-    /// A published size: `s`, `b`, `l` or `g`, with patches of `patch` pixels and a table of `grid`
-    /// patches a side.
+    /// A published size: `s`, `b`, `l` or `g`. Patches have `patch` pixels and the position table
+    /// has `grid` patches a side.
     ///
     /// # Errors
-    /// Another name.
+    /// Any other name.
     pub fn named(size: &str, patch: usize, grid: usize) -> Result<DinoConfig> {
         let (embed_dim, depth, heads, ffn) = match size {
             "s" => (384, 12, 6, Ffn::Mlp),
@@ -129,8 +131,8 @@ impl DinoConfig {
         })
     }
 
-    /// Taps of a network of this depth: 7, 11, 15, 23 of 24 as released; thirds and quarters
-    /// elsewhere.
+    /// Taps of a network of this depth. For 24 blocks 7, 11, 15, 23 as released; elsewhere quarters
+    /// of the depth.
     pub fn default_taps(depth: usize) -> [usize; 4] {
         match depth {
             24 => [7, 11, 15, 23],
@@ -161,7 +163,7 @@ const EPS: f64 = 1e-6;
 impl Block {
     fn new(scope: &Scope, config: &DinoConfig) -> Block {
         let (c, hidden) = (config.embed_dim, config.hidden);
-        // Truncated normal in the original; its tails beyond two sigma do not matter here.
+        // The original uses a truncated normal; tails beyond two sigma do not matter here.
         let linear = |name: &str, input: usize, output: usize| {
             Linear::new(&scope.sub(name), input, output, Init::Normal(0.02), Init::Constant(0.0))
         };
@@ -202,7 +204,8 @@ impl Block {
     }
 }
 
-/// `x` through a block and the adapter's layer after it, which leaves the `lead` first rows alone.
+/// Applies a block and the adapter's layer after it to `x`. The adapter does not change the first
+/// `lead` rows.
 fn refined(
     block: &Block,
     i: usize,
@@ -230,7 +233,7 @@ pub struct Dino {
 }
 
 impl Dino {
-    /// Asks `scope` for every parameter under the reference's names.
+    /// Gets every parameter from `scope` under the reference's names.
     ///
     /// # Errors
     /// Sizes that do not fit together.
@@ -274,16 +277,17 @@ impl Dino {
         1 + self.config.registers
     }
 
-    /// Position table `[1 + gh*gw, c]` for a grid of patches. Used as stored if the grid is the
-    /// table's own square, otherwise resized: scale factor (n + 0.1)/g per axis, or with registers
-    /// antialiased to the size.
+    /// Position table `[1 + gh*gw, c]` for a grid of patches. The table is used as stored if the
+    /// grid has its size. Otherwise it is resized: by a factor of (n + 0.1)/g per axis, or with
+    /// registers to the exact size with antialiasing.
     ///
     /// # Errors
-    /// Whatever the engine refuses.
+    /// Errors of the engine.
     pub fn positions(&self, gh: usize, gw: usize) -> Result<Tensor> {
         let (g, c) = (self.config.grid, self.config.embed_dim);
         let table = ops::reshape(&self.pos_embed.get(), &[1 + g * g, c])?;
-        // Also for a grid of equal count that is not square, as 2x8 for a table of 4x4.
+        // A grid that is not square is resized even if its count is equal, as 2x8 for a table of
+        // 4x4.
         if gh == g && gw == g {
             return Ok(table);
         }
@@ -320,14 +324,14 @@ impl Dino {
         let cls = ops::reshape(&self.cls_token.get(), &[1, c])?;
         let mut lead = ops::add(&cls, &ops::rows(&pos, 0, 1)?)?;
         if let Some(registers) = &self.register_tokens {
-            // After the positions: registers have none.
+            // Appended after the positions are added, because registers have none.
             let registers = ops::reshape(&registers.get(), &[self.config.registers, c])?;
             lead = ops::concat(&[&lead, &registers], 0)?;
         }
         Ok((ops::prepend(&lead, &patches)?, gh, gw))
     }
 
-    /// Tokens after block `i` (Rein applied if given), `x` `[b, lead + n, c]`.
+    /// Tokens after block `i`, with Rein applied if given. `x` is `[b, lead + n, c]`.
     ///
     /// # Errors
     /// Shapes that do not fit.
@@ -341,7 +345,7 @@ impl Dino {
         })?)
     }
 
-    /// The final norm, which the tapped features never see.
+    /// Applies the final norm, which is not applied to the tapped features.
     ///
     /// # Errors
     /// If `x` has another width.

@@ -1,5 +1,5 @@
-//! Costs and losses of predictions that lie on a device. What is launched depends on sizes alone:
-//! targets are padded to the number of classes, pairs to the slots of a [`DeviceAssignment`].
+//! Costs and losses of predictions on a device. Kernel launches depend on sizes only: targets are
+//! padded to the number of classes, pairs to the slots of a [`DeviceAssignment`].
 
 use dressage_engine::memory::{Category, with_category};
 use dressage_engine::{DType, Device, Tensor, no_grad, ops, range};
@@ -12,7 +12,7 @@ use super::table::Matched;
 use super::{Candidate, Criterion, DeviceAssignment, PointSource, Targets, Terms};
 use crate::{ModelError, Result};
 
-/// Costs `[b, q, k]` of all predictions behind each other, then `previous`: one tensor.
+/// One tensor with the costs `[b, q, k]` of each prediction in turn, then `previous`.
 pub(super) fn costs(
     criterion: &Criterion,
     device: &Device,
@@ -41,7 +41,8 @@ pub(super) fn costs(
     Ok(all)
 }
 
-/// The costs of one prediction, into a range of `all`. Four launches and those of the points.
+/// Writes the costs of one prediction into a range of `all`. Four kernel launches and those of the
+/// points.
 fn layer_costs(
     criterion: &Criterion,
     device: &Device,
@@ -69,8 +70,8 @@ fn layer_costs(
     Ok(())
 }
 
-/// Values `[r, p]` of the masks `label == class` of `r` targets: at points `[b, p, 2]` of their
-/// images (`shared`) or `[r, p, 2]` of their own.
+/// Values `[r, p]` of the masks `label == class` of `r` targets. Points are `[b, p, 2]`, one set
+/// per image (`shared`), or `[r, p, 2]`, one set per target.
 fn sample_labels(
     device: &Device,
     targets: &Targets,
@@ -94,7 +95,7 @@ fn sample_labels(
     Ok(values)
 }
 
-/// Losses of all predictions against an assignment that lies on the device.
+/// Losses of all predictions for an assignment on the device.
 pub(super) fn terms(
     criterion: &Criterion,
     device: &Device,
@@ -136,7 +137,7 @@ pub(super) fn terms(
     Ok(Terms { total, values: values.detach(), points: chosen })
 }
 
-/// Mask logits `[b s, h, w]` of the slots, differentiable; zeros in slots that pad.
+/// Mask logits `[b s, h, w]` of the slots, differentiable; zeros in padding slots.
 fn slot_rows(candidate: &Candidate, matched: &Matched) -> Result<Tensor> {
     let &[b, q, h, w] = candidate.mask.shape() else { return Err(shape(candidate)) };
     let slots = matched.queries.len();
@@ -146,13 +147,13 @@ fn slot_rows(candidate: &Candidate, matched: &Matched) -> Result<Tensor> {
     };
     let c = e.last_dim();
     let e = ops::gather_rows_at(&ops::reshape(e, &[b * q, c])?, &matched.queries)?;
-    // The slots of an image lie side by side, so this is one batched product.
+    // The slots of an image are contiguous, so this is one batched matrix product.
     let e = ops::reshape(&e, &[b, slots / b.max(1), c])?;
     Ok(ops::reshape(&ops::matmul(&e, feature, false, true)?, &[slots, h, w])?)
 }
 
-/// Three quarters of the points where the logits are nearest to zero, the rest anywhere: `[b s, p,
-/// 2]`.
+/// Chooses points `[b s, p, 2]`, the share `importance` (published: three quarters) by uncertainty.
+/// Their logits are nearest to zero; the other points are random.
 fn choose_points(
     criterion: &Criterion,
     device: &Device,
@@ -172,7 +173,7 @@ fn choose_points(
     Ok(chosen)
 }
 
-/// Fails unless predictions, targets and settings speak of the same images and classes.
+/// Checks that predictions, targets and settings agree in their numbers of images and classes.
 fn check(criterion: &Criterion, candidates: &[Candidate], targets: &Targets) -> Result<()> {
     let (b, k) = (targets.classes().len(), criterion.config.classes);
     if targets.k() != k {

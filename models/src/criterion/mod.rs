@@ -1,21 +1,22 @@
 //! Matching and losses of Mask2Former (spec mask2former §4).
 //!
-//! A step goes through them in three phases, on the host and on a device alike:
+//! A step has three phases, on the host as on a device:
 //!
-//! 1. [`Criterion::costs`] computes what each pairing of query and target would cost;
-//! 2. [`Criterion::assign`] finds the cheapest pairing, always on the host: on a device this is
-//!    where the step waits, once, for one copy that also brings down the loss of the step before;
-//! 3. [`Criterion::losses`] compares matched pairs at random points.
+//! 1. [`Criterion::costs`] computes the cost of each pair of query and target;
+//! 2. [`Criterion::assign`] finds the cheapest assignment, always on the host. With a device this
+//!    is the only wait of the step: one copy to the host contains the costs and the loss of the
+//!    previous step;
+//! 3. [`Criterion::losses`] compares the matched pairs at random points.
 //!
-//! Where an image has more targets than there are queries, the dearest stay unmatched and count for
-//! nothing, not in the number of masks either.
+//! If an image has more targets than there are queries, the most expensive targets stay unmatched.
+//! They do not count in the losses or in the number of masks.
 //!
-//! [`Criterion::loss`] is the three in a row. On a device nothing that is launched or allocated in
-//! the first and the third phase depends on the targets: those of an image are padded to the
-//! number of classes, pairs to the slots of a [`DeviceAssignment`], and what changes from step to
-//! step is read from fixed addresses ([`Targets::overwrite`], [`DeviceAssignment::upload`],
-//! [`DevicePoints::set_step`]). [`Criterion::terms`] is the third phase for those who keep the
-//! assignment there.
+//! [`Criterion::loss`] runs the three phases. On a device, no kernel launch or allocation of the
+//! first and the third phase depends on the targets. The targets of an image are padded to the
+//! number of classes, and pairs to the slots of a [`DeviceAssignment`]. Values that change from
+//! step to step are read from fixed addresses ([`Targets::overwrite`],
+//! [`DeviceAssignment::upload`], [`DevicePoints::set_step`]). [`Criterion::terms`] is the third
+//! phase for an assignment that stays on the device.
 
 mod device;
 mod points;
@@ -45,7 +46,7 @@ pub struct CriterionConfig {
     pub classes: usize,
     /// Points P per mask.
     pub points: usize,
-    /// Candidates per point of the uncertain part.
+    /// Candidates for the uncertain points, as a multiple of `points`.
     pub oversample: f64,
     /// Share of the points chosen by uncertainty.
     pub importance: f64,
@@ -69,13 +70,13 @@ impl CriterionConfig {
     }
 }
 
-/// One prediction as the criterion sees it.
+/// One prediction as input of the criterion.
 pub struct Candidate {
     /// Class logits `[b, q, k + 1]`.
     pub cls: Tensor,
     /// Mask logits `[b, q, h, w]`; read without gradient if `embed` is given.
     pub mask: Tensor,
-    /// Mask embeddings `[b, q, m]` and pixel embeddings `[b, h * w, m]` whose product `mask` is.
+    /// Mask embeddings `[b, q, m]` and pixel embeddings `[b, h * w, m]`; their product is `mask`.
     pub embed: Option<(Tensor, Tensor)>,
 }
 
@@ -110,7 +111,8 @@ impl Candidate {
     }
 }
 
-/// The costs of all predictions, where these lie; those of a device may still be on their way.
+/// Costs of all predictions, in the same memory as the predictions. On a device the kernels that
+/// compute them may still run.
 #[derive(Debug)]
 pub struct StepCosts {
     /// Queries of each prediction.
@@ -140,11 +142,11 @@ fn place(candidates: &[Candidate]) -> Option<&Device> {
 
 impl Criterion {
     /// Losses of all predictions against the targets: [`Criterion::costs`], [`Criterion::assign`]
-    /// and [`Criterion::losses`]. On a device this waits once.
+    /// and [`Criterion::losses`]. On a device the call waits once.
     ///
     /// # Errors
-    /// A cost that is not a number, with layer, image, query and target; shapes that do not fit;
-    /// targets that lie elsewhere than the predictions.
+    /// A cost that is not finite, with layer, image, query and target; shapes that do not fit;
+    /// targets in other memory than the predictions.
     pub fn loss(
         &self,
         candidates: &[Candidate],
@@ -156,13 +158,13 @@ impl Criterion {
         self.losses(candidates, targets, assignment, points)
     }
 
-    /// The costs of every query for every target. On a device everything is queued and the costs
-    /// end in one buffer, with a copy of `previous` behind them: what the host wants to know of the
-    /// step before, as a rule its [`Loss::values`].
+    /// Computes the costs of every query for every target. On a device all work is queued. The
+    /// costs are written to one buffer, followed by a copy of `previous`: values of the previous
+    /// step that the host reads back, usually its [`Loss::values`].
     ///
     /// # Errors
-    /// Shapes that do not fit; targets that lie elsewhere than the predictions; points that the
-    /// source cannot deliver; a failure of the device.
+    /// Shapes that do not fit; targets in other memory than the predictions; points that the source
+    /// cannot deliver; a failure of the device.
     pub fn costs(
         &self,
         candidates: &[Candidate],
@@ -186,12 +188,12 @@ impl Criterion {
         Ok(StepCosts { queries: candidates.iter().map(|c| c.cls.dim(1)).collect(), found })
     }
 
-    /// The cheapest pairing of queries and targets, and the previous values that came with the
-    /// costs. On a device this is the one wait of a step.
+    /// The cheapest assignment of queries to targets, and the `previous` values stored with the
+    /// costs. On a device this is the only wait of a step.
     ///
     /// # Errors
-    /// A cost that is not a number, with layer, image, query and target; a failure of the device,
-    /// also one of a kernel launched before.
+    /// A cost that is not finite, with layer, image, query and target; a failure of the device,
+    /// also of a kernel launched earlier.
     pub fn assign(&self, costs: &StepCosts, targets: &Targets) -> Result<(Assignment, Vec<f32>)> {
         let queries = &costs.queries;
         let (costs, previous) = match &costs.found {
@@ -222,8 +224,8 @@ impl Criterion {
         Ok((Assignment { layers: costs.into_iter().map(pair_up).collect() }, previous))
     }
 
-    /// The losses of an assignment. On a device it goes up in one copy, into a table of this step's
-    /// own.
+    /// Computes the losses of an assignment. On a device, one copy uploads the assignment into a
+    /// new table for this step.
     ///
     /// # Errors
     /// Shapes that do not fit; points that the source cannot deliver; a failure of the device.
@@ -253,8 +255,8 @@ impl Criterion {
         Ok(Loss { total: terms.total, values: terms.values, layers })
     }
 
-    /// The losses of the assignment that was uploaded last. Launches, sizes and addresses are those
-    /// of every step; nothing waits.
+    /// Computes the losses of the assignment that was uploaded last. Kernel launches, sizes and
+    /// addresses are the same in every step. The call does not wait.
     ///
     /// # Errors
     /// Predictions in host memory; shapes that do not fit; points that the source cannot deliver; a
@@ -346,8 +348,7 @@ impl Criterion {
         Ok(ops::class_loss(&candidate.cls, &labels, &weights, self.config.weights[0])?)
     }
 
-    /// Mask and dice loss `[2]` and the points they read; `None` without pairs, where both are
-    /// zero.
+    /// Mask and dice loss `[2]` and the points they read; `None` without pairs: both are then zero.
     fn mask_term(
         &self,
         layer: usize,
@@ -380,7 +381,8 @@ impl Criterion {
         Ok(Some((loss, at)))
     }
 
-    /// Three quarters of the points where the logits are nearest to zero, the rest anywhere.
+    /// Chooses the share `importance` of the points (published: three quarters) by uncertainty.
+    /// Their logits are nearest to zero; the other points are random.
     fn choose_points(
         &self,
         layer: usize,
@@ -398,7 +400,7 @@ impl Criterion {
         Ok(chosen)
     }
 
-    /// How the points of `r` pairs are chosen.
+    /// Sizes of the choice of points for `r` pairs.
     fn selection(&self, r: usize) -> UncertainPoints {
         let p = self.config.points;
         let n_over = (p as f64 * self.config.oversample) as usize;
@@ -407,7 +409,7 @@ impl Criterion {
     }
 }
 
-/// Costs by prediction and image without the padding, and what lies behind them.
+/// Costs by prediction and image without the padding, and the values stored after them.
 fn unpadded(all: &[f32], queries: &[usize], targets: &Targets) -> (Vec<Vec<Vec<f32>>>, Vec<f32>) {
     let (k, mut rest) = (targets.k(), all);
     let mut layers = Vec::with_capacity(queries.len());

@@ -1,4 +1,4 @@
-//! Where the criterion's random points come from.
+//! Sources of the criterion's random points.
 
 use dressage_engine::{DType, Device, Tensor, ops};
 use dressage_kernels::dry_run;
@@ -6,12 +6,12 @@ use dressage_kernels::uniform::Uniform;
 
 use crate::{ModelError, Result};
 
-/// What a step draws at random: points as (x, y) in [0, 1), (0, 0) the top left corner.
+/// Source of the random points of a step: (x, y) in [0, 1), (0, 0) is the top left corner.
 ///
-/// A source delivers to the host, where matched pairs lie side by side, or to a device, where
-/// each image has a fixed number of slots for pairs and some only pad. What a source says of
-/// devices has to be the same numbers in other places; without a form of its own it is what the
-/// source delivers to the host, copied.
+/// A source delivers to the host, where matched pairs are contiguous, or to a device. There each
+/// image has a fixed number of slots for pairs, and some slots are padding. The methods for devices
+/// must deliver the same values as those for the host, in other places. By default they copy the
+/// values of the host.
 pub trait PointSource {
     /// `[n, 2]`: points for the costs of one image, shared by its queries and targets.
     ///
@@ -23,7 +23,7 @@ pub trait PointSource {
     /// # Errors
     /// If the source cannot deliver.
     fn oversample(&mut self, layer: usize, rows: usize, n: usize) -> Result<Tensor>;
-    /// `[rows, n, 2]`: the points taken without regard to uncertainty.
+    /// `[rows, n, 2]`: the points that do not depend on uncertainty.
     ///
     /// # Errors
     /// If the source cannot deliver.
@@ -42,7 +42,7 @@ pub trait PointSource {
     }
 
     /// `[slots, n, 2]` on the device of the slots: [`PointSource::oversample`] of the pair in each
-    /// slot; anything defined in a slot that pads.
+    /// slot. Padding slots may have any initialised values.
     ///
     /// # Errors
     /// If the source cannot deliver; a failure of the device.
@@ -59,13 +59,13 @@ pub trait PointSource {
     }
 }
 
-/// Which pair lies in which slot of a device.
+/// Assignment of matched pairs to the slots on a device.
 #[derive(Debug, Clone)]
 pub struct Slots {
-    /// `[slots]`, i32 on the device: place of the pair among all of the prediction; -1 where the
-    /// slot pads.
+    /// `[slots]`, i32 on the device: index of the pair among all pairs of the prediction; -1 for
+    /// padding.
     pub rows: Tensor,
-    /// Pairs, as far as the host knows: of the assignment that was written last.
+    /// Number of pairs known to the host: those of the assignment that was written last.
     pub filled: usize,
 }
 
@@ -73,13 +73,14 @@ impl Slots {
     /// The device.
     ///
     /// # Errors
-    /// If the table lies in host memory.
+    /// If the table is in host memory.
     pub fn device(&self) -> Result<&Device> {
         let text = "the slots of matched pairs do not lie on a device";
         self.rows.device().ok_or_else(|| ModelError::Config(text.into()))
     }
 
-    /// `[slots, n, 2]` from what `draw` gives for the pairs side by side.
+    /// Points `[slots, n, 2]` of the slots, from those that `draw` returns for the contiguous
+    /// pairs.
     fn spread(&self, n: usize, draw: impl FnOnce(usize) -> Result<Tensor>) -> Result<Tensor> {
         let device = self.device()?;
         if self.filled == 0 {
@@ -90,7 +91,7 @@ impl Slots {
     }
 }
 
-/// What points are drawn for.
+/// Purpose of the drawn points.
 #[derive(Clone, Copy)]
 enum Purpose {
     Assign = 0x4153_5349,
@@ -99,13 +100,13 @@ enum Purpose {
 }
 
 impl Purpose {
-    /// `streams` times `rows` rows of `n` points.
+    /// Request for `streams` times `rows` rows of `n` points.
     fn points(self, seed: u64, first: u64, [streams, rows, n]: [usize; 3]) -> Uniform {
         Uniform { seed, purpose: self as u32, first, streams, rows, draws: 2 * n }
     }
 }
 
-/// Stream of the points for the costs of an image; the next image has the next one.
+/// Random stream of the points for the costs of an image. The next image has the next stream.
 fn stream(layer: usize, image: usize) -> u64 {
     ((layer as u64) << 20) | image as u64
 }
@@ -116,7 +117,7 @@ pub struct RandomPoints {
     pub seed: u64,
     /// Step of the run.
     pub step: u64,
-    /// Most rows there can be: buffers are taken for so many.
+    /// Maximum number of rows; buffers are allocated for this number.
     pub capacity: usize,
 }
 
@@ -165,8 +166,8 @@ impl PointSource for RandomPoints {
     }
 }
 
-/// The numbers of [`RandomPoints`], drawn on a device with the step read from its memory: launches
-/// that draw are the same in every step.
+/// The points of [`RandomPoints`], drawn on a device. The step is read from device memory, so the
+/// kernel launches are the same in every step.
 pub struct DevicePoints {
     seed: u64,
     /// `[1]`: low 32 bits of the step.
@@ -183,7 +184,7 @@ impl DevicePoints {
         Ok(DevicePoints { seed, step })
     }
 
-    /// Writes the step that launches from here on read. Does not wait.
+    /// Writes the step that later kernel launches read. Does not wait.
     ///
     /// # Errors
     /// A failure of the device.

@@ -1,4 +1,4 @@
-//! What the phases hand on.
+//! Results of the phases.
 
 use dressage_engine::Tensor;
 
@@ -15,8 +15,8 @@ pub struct Pair {
     pub class: u8,
 }
 
-/// Divisor of the mask losses of one prediction: its `pairs`, an image of the `b` without any
-/// counting as one.
+/// Divisor of the mask losses of one prediction: the number of its `pairs`. Each of the `b` images
+/// without pairs counts as one.
 pub(super) fn mask_count(pairs: &[Pair], b: usize) -> f64 {
     let mut matched = vec![0usize; b];
     pairs.iter().for_each(|pair| matched[pair.image] += 1);
@@ -28,27 +28,27 @@ pub(super) fn mask_count(pairs: &[Pair], b: usize) -> f64 {
 pub struct LayerMatch {
     /// Costs `[q, g]` of each image, targets in ascending class order.
     pub costs: Vec<Vec<f32>>,
-    /// Matched pairs by image, then query; the cheapest where an image has more targets than
-    /// queries.
+    /// Matched pairs by image, then query. If an image has more targets than queries, the cheapest
+    /// pairs.
     pub pairs: Vec<Pair>,
 }
 
-/// Which query answers for which target, by prediction.
+/// Assignment of queries to targets, by prediction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assignment {
-    /// The first one made before any decoder layer.
+    /// Matching of each prediction; the first prediction is made before any decoder layer.
     pub layers: Vec<LayerMatch>,
 }
 
-/// What one prediction contributed.
+/// Contribution of one prediction.
 #[derive(Debug, Clone)]
 pub struct LayerLoss {
     /// Costs `[q, g]` of each image, targets in ascending class order.
     pub costs: Vec<Vec<f32>>,
     /// Matched pairs by image, then query.
     pub pairs: Vec<Pair>,
-    /// Points the mask losses read: `[r, p, 2]` of the pairs on the host, absent without any; `[b
-    /// s, p, 2]` of all slots on a device.
+    /// Points that the mask losses read. On the host `[r, p, 2]` of the pairs, absent without
+    /// pairs; on a device `[b s, p, 2]` of all slots.
     pub points: Option<Tensor>,
 }
 
@@ -56,25 +56,25 @@ pub struct LayerLoss {
 pub struct Loss {
     /// Sum of all terms, differentiable.
     pub total: Tensor,
-    /// `[3 * layers]`, f32: weighted losses of each prediction: class, mask, dice.
+    /// `[3 * layers]`, f32: weighted class, mask and dice loss of each prediction.
     pub values: Tensor,
-    /// By prediction, the first one made before any decoder layer.
+    /// Contribution of each prediction; the first prediction is made before any decoder layer.
     pub layers: Vec<LayerLoss>,
 }
 
-/// The losses of predictions on a device whose assignment the host need not know.
+/// Losses of predictions on a device; the host does not need their assignment.
 pub struct Terms {
-    /// Sum of all terms, differentiable. `dressage_engine::backward` copies the number it starts
-    /// from to the device; `backward_from` with one that lies there copies nothing.
+    /// Sum of all terms, differentiable. `dressage_engine::backward` copies its initial gradient to
+    /// the device; `backward_from` with one on the device copies nothing.
     pub total: Tensor,
-    /// `[3 * layers]`, f32: weighted losses of each prediction: class, mask, dice.
+    /// `[3 * layers]`, f32: weighted class, mask and dice loss of each prediction.
     pub values: Tensor,
-    /// `[b s, p, 2]` by prediction: points that the mask losses read.
+    /// Points that the mask losses read, `[b s, p, 2]` by prediction.
     pub points: Vec<Tensor>,
 }
 
 impl Loss {
-    /// Terms under the reference's names ([`named_terms`]). Waits for the device if the values lie
+    /// Terms under the reference's names ([`named_terms`]). Waits for the device if the values are
     /// on one.
     ///
     /// # Errors
@@ -84,8 +84,8 @@ impl Loss {
     }
 }
 
-/// Values `[3 * layers]` under the reference's names: the last prediction's are `loss_*`, earlier
-/// ones' `d{i}.loss_*`.
+/// Values `[3 * layers]` under the reference's names: `loss_*` for the last prediction,
+/// `d{i}.loss_*` for earlier ones.
 pub fn named_terms(values: &[f32]) -> Vec<(String, f32)> {
     let last = (values.len() / 3).saturating_sub(1);
     let name = |i: usize, term: &str| match i {

@@ -1,4 +1,4 @@
-//! An assignment in the memory of a device.
+//! An assignment in device memory.
 
 use dressage_engine::{DType, Device, Tensor, ops};
 
@@ -7,22 +7,22 @@ use super::results::mask_count;
 use super::{Assignment, CriterionConfig, Pair};
 use crate::{ModelError, Result};
 
-/// What the losses of a device read of the matching, at addresses that stay: one table of all
-/// predictions that one copy fills, and the class weights.
+/// The matching as the losses on a device read it, at fixed addresses. It consists of one table of
+/// all predictions, filled by one copy, and the class weights.
 ///
-/// Each image has a slot for as many pairs as there can be, `s = min(k, q)`; pairs fill them by
-/// ascending query and the rest pads. By prediction the table holds, 32 bits an entry:
+/// Each image has `s = min(k, q)` slots, its maximum number of pairs. Pairs fill the slots by
+/// ascending query; the rest is padding. For each prediction the table contains entries of 32 bits:
 ///
 /// ```text
-/// labels  [b, q]   class that each query answers for, k = no object
+/// labels  [b, q]   class assigned to each query, k = no object
 /// queries [b, s]   query of each slot, counted over the batch; -1 = padding, as below
 /// images  [b, s]
 /// classes [b, s]
-/// rows    [b, s]   place of the pair among those of the prediction
+/// rows    [b, s]   index of the pair among those of the prediction
 /// weights [b, s]   f32: 1, or 0 for padding
 /// ```
 ///
-/// Behind all predictions stands, f32, what the mask losses of each are divided by.
+/// After all predictions the table contains, as f32, the divisor of each prediction's mask losses.
 pub struct DeviceAssignment {
     /// `[layers * (b q + 5 b s) + layers]`, i32.
     table: Tensor,
@@ -43,14 +43,14 @@ pub(super) struct Matched {
     pub images: Tensor,
     pub classes: Tensor,
     pub weights: Tensor,
-    /// `[1]`, f32: what the mask losses are divided by.
+    /// `[1]`, f32: divisor of the mask losses.
     pub num: Tensor,
     pub slots: Slots,
 }
 
 impl DeviceAssignment {
-    /// Room for assignments of `layers` predictions of `q` queries for `b` images; until one is
-    /// uploaded nothing is matched.
+    /// Allocates a table for `layers` predictions of `q` queries for `b` images. Nothing is matched
+    /// until an assignment is uploaded.
     ///
     /// # Errors
     /// No room on the device.
@@ -72,22 +72,22 @@ impl DeviceAssignment {
         Ok(empty)
     }
 
-    /// Writes an assignment over the one before. One copy; does not wait.
+    /// Overwrites the assignment with a new one. One copy; does not wait.
     ///
     /// # Errors
-    /// Another number of predictions; a pair that there is no place for; a part of the table that
-    /// losses still hold; a failure of the device.
+    /// Another number of predictions; a pair without a slot; a part of the table that losses still
+    /// use; a failure of the device.
     pub fn upload(&mut self, assignment: &Assignment) -> Result<()> {
         let pairs: Vec<&[Pair]> = assignment.layers.iter().map(|l| &l.pairs[..]).collect();
         self.write(&pairs)
     }
 
-    /// Predictions, images and queries that there is room for.
+    /// Numbers of predictions, images and queries of the table.
     pub fn sizes(&self) -> [usize; 3] {
         [self.layers, self.b, self.q]
     }
 
-    /// Slots of an image.
+    /// Number of slots of an image.
     pub fn slots(&self) -> usize {
         self.k.min(self.q)
     }

@@ -1,29 +1,29 @@
-//! What the network should have said.
+//! Ground truth of a batch.
 
 use dressage_engine::{DType, Device, Tensor, ops};
 
 use crate::{ModelError, Result};
 
-/// Label of pixels that no loss looks at.
+/// Label of pixels that all losses ignore.
 pub const IGNORE: u8 = 255;
 
-/// What the network should have said.
+/// Ground truth of a batch.
 pub struct Targets {
     /// `[b, H, W]` u8, 255 = ignore.
     labels: Tensor,
     /// Classes present in each image, ascending; each is one target.
     classes: Vec<Vec<u8>>,
-    /// Classes that there are.
+    /// Number of classes.
     k: usize,
-    /// Beside labels on a device: see [`PaddedTargets`].
+    /// Table of [`PaddedTargets`], present if the labels are on a device.
     table: Option<Tensor>,
 }
 
 /// Targets on a device, padded to the number of classes.
 pub(super) struct PaddedTargets {
-    /// `[b * k]`, i32: image of each target, -1 where it pads.
+    /// `[b * k]`, i32: image of each target, -1 for padding.
     pub images: Tensor,
-    /// `[b * k]`, i32: class of each target, -1 where it pads.
+    /// `[b * k]`, i32: class of each target, -1 for padding.
     pub classes: Tensor,
 }
 
@@ -53,8 +53,7 @@ impl Targets {
         Ok(Targets { labels, classes: found, k: classes, table: None })
     }
 
-    /// Targets of all `classes` in each of `b` images of side `s`, for a dry run: no pixel is
-    /// looked at.
+    /// Targets of all `classes` in each of `b` images of side `s`, for a dry run: no pixel is read.
     pub fn for_dry_run(b: usize, s: usize, classes: usize) -> Targets {
         let all: Vec<u8> = (0..=254u8).take(classes).collect();
         let labels = Tensor::empty::<u8>(&[b, s, s]);
@@ -64,7 +63,7 @@ impl Targets {
     /// The same targets on a device. Two copies; does not wait.
     ///
     /// # Errors
-    /// Labels that lie on a device already; no room there.
+    /// Labels that are on a device already; no room there.
     pub fn to_device(&self, device: &Device) -> Result<Targets> {
         let mut there = Targets {
             labels: Tensor::empty_on(Some(device), DType::U8, self.labels.shape())?,
@@ -76,8 +75,8 @@ impl Targets {
         Ok(there)
     }
 
-    /// Makes these targets, which lie on a device, those of `from` in host memory. They keep their
-    /// addresses, so launches that read them stay the same. Two copies; does not wait.
+    /// Overwrites these targets on a device with `from` in host memory. Addresses do not change, so
+    /// kernel launches that read them stay the same. Two copies; does not wait.
     ///
     /// # Errors
     /// Images of another number or size, another number of classes; a part of these targets that is
@@ -109,7 +108,7 @@ impl Targets {
         Ok(())
     }
 
-    /// Words of the table.
+    /// Number of words of the table.
     fn places(&self) -> usize {
         2 * self.labels.dim(0) * self.k
     }
@@ -130,7 +129,7 @@ impl Targets {
         &self.labels
     }
 
-    /// Classes that there are.
+    /// Number of classes.
     pub(super) fn k(&self) -> usize {
         self.k
     }

@@ -22,7 +22,7 @@ impl MultiHead {
         let zero = Init::Constant(0.0);
         let out = Init::xavier_normal(c, c);
         MultiHead {
-            // The framework takes the packed matrix as one with 3c outputs.
+            // PyTorch takes the packed matrix as one with 3c outputs.
             in_proj_weight: scope.param(
                 "in_proj_weight",
                 &[3 * c, c],
@@ -71,7 +71,8 @@ impl DecoderLayer {
         }
     }
 
-    /// `x` `[b, q, c]`, `position` `[q, c]`, `key` and `value` `[b, n, c]`, `blocked` `[b, q, n]`.
+    /// Applies the layer to `x` `[b, q, c]`, `position` `[q, c]`, `key` and `value` `[b, n, c]`,
+    /// `blocked` `[b, q, n]`.
     pub fn forward(
         &self,
         x: &Tensor,

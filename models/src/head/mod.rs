@@ -11,14 +11,14 @@ use crate::{ModelError, Result};
 use decoder::DecoderLayer;
 pub use pixel_decoder::{PixelDecoder, PixelMaps};
 
-/// Where the queries come from.
+/// Source of the queries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queries {
     /// Own tables for position and content: the plain head of Freeze and Full.
     Own,
     /// Position from Rein, content from an own table.
     LinkedPosition,
-    /// Position from Rein, content a linear image of it (`replace_query_feat`, the published
+    /// Position from Rein, content from a linear layer on it (`replace_query_feat`, the published
     /// setting).
     Linked,
 }
@@ -50,7 +50,7 @@ pub struct HeadConfig {
     pub decoder_layers: usize,
     /// Hidden width of its feed-forward layers.
     pub decoder_ffn: usize,
-    /// Where the queries come from.
+    /// Source of the queries.
     pub source: Queries,
 }
 
@@ -86,18 +86,19 @@ pub struct Prediction {
     pub mask_embed: Tensor,
     /// Mask logits `[b, q, h, w]` at stride 4.
     pub mask: Tensor,
-    /// Attention mask made from `mask` for the next layer, 1 = not attended, before all-masked
-    /// rows were opened; absent where no layer follows.
+    /// Attention mask from `mask` for the next layer, 1 = not attended, before fully masked rows
+    /// are reset. Absent where no layer follows.
     pub attn_mask_raw: Option<Tensor>,
-    /// The same after the reset: what the next layer used.
+    /// The same after the reset, as the next layer used it.
     pub attn_mask_used: Option<Tensor>,
 }
 
-/// What the head returns.
+/// Output of the head.
 pub struct HeadOutput {
     /// All predictions, or the last one only.
     pub predictions: Vec<Prediction>,
-    /// Per-pixel embeddings `[b, h * w, m]` that all mask logits are products with.
+    /// Per-pixel embeddings `[b, h * w, m]`. Mask logits are products of mask embeddings with
+    /// these.
     pub mask_feature: Tensor,
 }
 
@@ -120,8 +121,8 @@ pub struct Head {
 }
 
 impl Head {
-    /// Asks `scope` (the reference's `decode_head.`) for every parameter, initialised as spec
-    /// mask2former §3.6 says.
+    /// Gets every parameter from `scope` (the reference's `decode_head.`), initialised as in spec
+    /// mask2former §3.6.
     ///
     /// # Errors
     /// Sizes that do not fit together.
@@ -193,8 +194,8 @@ impl Head {
     }
 
     /// Predictions from the pyramid (strides 4 to 32) and, for a linked head, Rein's queries `[q,
-    /// c]`. With `last_only` earlier predictions are dropped as soon as their attention mask is
-    /// made.
+    /// c]`. With `last_only` each earlier prediction is dropped after the next layer has used its
+    /// attention mask.
     ///
     /// # Errors
     /// Maps that do not fit, or missing queries.
@@ -252,8 +253,8 @@ impl Head {
         Ok((values, keys))
     }
 
-    /// Prediction `i`, from content `x` `[b, q, c]`; `next` is the size of the level the next layer
-    /// attends to.
+    /// Prediction `i`, from content `x` `[b, q, c]`; `next` is the size of the level that the next
+    /// layer attends to.
     fn predict(
         &self,
         i: usize,

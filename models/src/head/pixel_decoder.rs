@@ -12,7 +12,7 @@ use crate::{ModelError, Result};
 /// Levels that enter the encoder, lowest resolution first.
 const LEVELS: usize = 3;
 
-/// What the pixel decoder returns, channels last.
+/// Output of the pixel decoder, channels last.
 pub struct PixelMaps {
     /// `[b, h, w, m]` at stride 4: the pixel embeddings.
     pub mask_feature: Tensor,
@@ -53,7 +53,7 @@ impl EncoderLayer {
         }
     }
 
-    /// `h`, `pos` `[b, s, c]` and `[s, c]`.
+    /// Applies the layer to `h` `[b, s, c]` with positions `pos` `[s, c]`.
     fn forward(
         &self,
         h: &Tensor,
@@ -86,8 +86,8 @@ pub(super) fn feed_forward(scope: &Scope, c: usize, hidden: usize) -> [Linear; 2
     [layer("0.0", c, hidden), layer("1", hidden, c)]
 }
 
-/// Initial bias of the sampling offsets, `[head, level, point, xy]`: head m looks into direction
-/// 2πm/heads, scaled to the unit square, point p at p + 1 times that.
+/// Initial bias of the sampling offsets, `[head, level, point, xy]`. Head m points in direction
+/// 2πm/heads, scaled to the unit square; point p is at p + 1 times that.
 fn ring(heads: usize, points: usize) -> Vec<f64> {
     let mut bias = Vec::with_capacity(heads * LEVELS * points * 2);
     for m in 0..heads {
@@ -116,7 +116,7 @@ pub struct PixelDecoder {
 }
 
 impl PixelDecoder {
-    /// Asks `scope` for every parameter.
+    /// Gets every parameter from `scope`.
     pub fn new(scope: &Scope, config: &HeadConfig) -> PixelDecoder {
         let (i, c, m) = (config.in_channels, config.dim, config.mask_width);
         let zero = Init::Constant(0.0);
@@ -159,8 +159,8 @@ impl PixelDecoder {
         }
     }
 
-    /// A level through its 1×1 convolution and group norm, resized on the cheaper side of the
-    /// convolution.
+    /// Applies the 1×1 convolution and group norm of a level. The resize is on the cheaper side of
+    /// the convolution.
     fn project(&self, input: &InputConv, level: &Level) -> Result<Tensor> {
         let y = if level.factor > 1.0 {
             resize_by(&input.conv.forward(&level.map)?, level.factor)?
@@ -196,7 +196,7 @@ impl PixelDecoder {
         Ok(PixelMaps { mask_feature: self.mask_feature.forward(&y)?, memory })
     }
 
-    /// The deformable encoder over three levels given from stride 8 to 32; returns maps from
+    /// Runs the deformable encoder on three levels, given from stride 8 to 32. Returns maps from
     /// stride 32 to 8.
     fn encode(&self, levels: &[Level]) -> Result<Vec<Tensor>> {
         let c = self.config.dim;

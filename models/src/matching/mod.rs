@@ -1,20 +1,20 @@
-//! Which query answers for which target: exact minimum-cost assignment on the CPU.
+//! Exact minimum-cost assignment of queries to targets on the CPU.
 //!
 //! ```text
 //! minimise  sum over pairs (q, t) of cost[q, t]
 //! ```
-//! over all ways to pair every member of the smaller side (targets, as a rule: at most 19 against
-//! 100 queries) with a member of its own on the larger side. Source: spec mask2former §4.3, step
-//! 4.
+//! over all ways to pair every member of the smaller side with a distinct member of the larger
+//! side. The smaller side is usually the targets: at most 19, compared with 100 queries. Source:
+//! spec mask2former §4.3, step 4.
 //!
 //! Method: shortest augmenting paths with prices (Jonker and Volgenant 1987, without their column
-//! reduction). One row of the smaller side enters at a time; the cheapest path of reduced costs
-//! `cost - price - price` to a free column is found by Dijkstra's scan and the pairs along it are
-//! flipped. O(n^2 m) for n <= m: 100 queries and 19 targets look at 19,000 reduced costs at most.
-//! An auction or a greedy pass would be shorter, but not exact.
+//! reduction). One row of the smaller side enters at a time. Dijkstra's scan finds the cheapest
+//! path of reduced costs `cost - price - price` to a free column, and the pairs along it are
+//! flipped. The time is O(n^2 m) for n <= m: 100 queries and 19 targets read at most 19,000 reduced
+//! costs. An auction or a greedy pass would be shorter, but not exact.
 //!
-//! The prices prove the result: no pair has a negative reduced cost, every chosen pair has zero,
-//! and the larger side's prices are at most zero and zero where nothing was paired, so no other
+//! The prices prove the result. No pair has a negative reduced cost, and every chosen pair has
+//! zero. The larger side's prices are at most zero, and zero where nothing was paired. So no other
 //! assignment can be cheaper.
 //!
 //! Costs are f32 and all arithmetic is f64 additions and comparisons, so every platform finds the
@@ -27,11 +27,11 @@ mod tests;
 
 use rayon::prelude::*;
 
-/// Why no assignment could be made.
+/// Reason why there is no assignment.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MatchError {
-    /// A cost is NaN or infinite: the prediction it was made from has left the range of f32.
+    /// A cost that is NaN or infinite: its prediction left the range of f32.
     #[error(
         "matching: cost of query {query} and target {target} is {value} \
          (prediction {layer}, image {image} of the batch)"
@@ -48,7 +48,7 @@ pub enum MatchError {
         /// The cost found.
         value: f32,
     },
-    /// The cost matrix has another number of elements than queries times targets.
+    /// A cost matrix whose number of elements is not queries times targets.
     #[error(
         "matching: costs of prediction {layer}, image {image} have {found} elements, \
          {queries} queries and {targets} targets ask for {}", queries * targets
@@ -70,9 +70,9 @@ pub enum MatchError {
 /// The costs of one prediction for one image.
 #[derive(Debug, Clone, Copy)]
 pub struct Costs<'a> {
-    /// Prediction, 0 = before the first decoder layer; only named in errors.
+    /// Prediction, 0 = before the first decoder layer; used in errors only.
     pub layer: usize,
-    /// Image of the batch; only named in errors.
+    /// Image of the batch; used in errors only.
     pub image: usize,
     /// Rows.
     pub queries: usize,
@@ -90,16 +90,16 @@ pub struct Assignment {
     pub query_of: Vec<Option<usize>>,
     /// Sum of the chosen costs.
     pub total: f64,
-    /// `[queries]`: with [`Assignment::target_price`], `query_price[q] + target_price[t] <=
-    /// cost[q, t]` everywhere, up to rounding, with equality for the chosen pairs.
+    /// `[queries]`. With [`Assignment::target_price`], `query_price[q] + target_price[t] <= cost[q,
+    /// t]` for all pairs, up to rounding, with equality for the chosen pairs.
     pub query_price: Vec<f64>,
     /// `[targets]`.
     pub target_price: Vec<f64>,
 }
 
 impl Assignment {
-    /// The `(query, target)` pairs by ascending query: the order in which the losses take them
-    /// (spec mask2former §4.4).
+    /// The `(query, target)` pairs by ascending query, the order of the losses (spec mask2former
+    /// §4.4).
     pub fn pairs(&self) -> Vec<(usize, usize)> {
         let mut pairs: Vec<(usize, usize)> =
             self.query_of.iter().enumerate().filter_map(|(t, q)| q.map(|q| (q, t))).collect();
@@ -108,7 +108,7 @@ impl Assignment {
     }
 }
 
-/// Pairs queries with targets at the least total cost; without targets nothing is paired.
+/// Pairs queries with targets at the least total cost. Without targets nothing is paired.
 ///
 /// # Errors
 /// [`MatchError::Length`]; [`MatchError::NotFinite`] with the first such cost in row-major order.
@@ -145,7 +145,7 @@ pub fn match_queries(problem: Costs<'_>) -> Result<Assignment, MatchError> {
 /// [`match_queries`] for all predictions and images of a step, on all threads of the current pool.
 ///
 /// # Errors
-/// The error of the first problem in the list that has one, whichever thread met its own first.
+/// The error of the first failing problem in list order, whatever the order of the threads.
 pub fn match_all(problems: &[Costs<'_>]) -> Result<Vec<Assignment>, MatchError> {
     let results: Vec<_> = problems.par_iter().map(|p| match_queries(*p)).collect();
     results.into_iter().collect()

@@ -10,26 +10,24 @@ pub(super) struct Solution {
     pub column_price: Vec<f64>,
 }
 
-/// Marks a column that no row holds.
+/// Marks a column without a row.
 const FREE: usize = usize::MAX;
 
-/// State of the search, kept between rows to spare allocations.
+/// State of the search, reused between rows to avoid allocations.
 struct Search {
-    /// `[m]`: row that holds each column.
+    /// `[m]`: row of each column.
     row_of: Vec<usize>,
     row_price: Vec<f64>,
     column_price: Vec<f64>,
     /// `[m]`: length of the shortest path known to each column.
     distance: Vec<f64>,
-    /// `[m]`: column before it on that path, `FREE` where the path comes straight from the
-    /// entering row.
+    /// `[m]`: previous column on that path; `FREE` if it comes directly from the entering row.
     before: Vec<usize>,
     /// `[m]`: whether the path to the column is final.
     done: Vec<bool>,
 }
 
-/// Gives each of `n` rows a column of its own among `m >= n`, at the least sum of `cost(row,
-/// column)`.
+/// Assigns each of `n` rows a distinct column of `m >= n`, at the least sum of `cost(row, column)`.
 pub(super) fn solve(n: usize, m: usize, cost: impl Fn(usize, usize) -> f64) -> Solution {
     debug_assert!(n <= m, "rows must be the smaller side");
     let mut search = Search {
@@ -55,8 +53,9 @@ pub(super) fn solve(n: usize, m: usize, cost: impl Fn(usize, usize) -> f64) -> S
 }
 
 impl Search {
-    /// Grows shortest paths from `start` until one ends at a free column, which is returned; moves
-    /// the prices so that all reduced costs stay at or above zero and the path's edges cost zero.
+    /// Grows shortest paths from `start` until one ends at a free column, and returns this column.
+    /// Updates the prices so that all reduced costs stay at or above zero and those of the path are
+    /// zero.
     fn shortest_path(&mut self, start: usize, cost: &impl Fn(usize, usize) -> f64) -> usize {
         self.distance.fill(f64::INFINITY);
         self.before.fill(FREE);
@@ -73,7 +72,7 @@ impl Search {
                     self.distance[column] = length + reduced;
                     self.before[column] = via;
                 }
-                // Strictly less: the lowest index wins a tie, on every machine.
+                // Strictly less, so that the lowest index wins a tie on every machine.
                 if best == FREE || self.distance[column] < self.distance[best] {
                     best = column;
                 }
@@ -95,7 +94,7 @@ impl Search {
         end
     }
 
-    /// Hands each column of the path to the row before it.
+    /// Assigns each column of the path to the row before it.
     fn flip(&mut self, start: usize, end: usize) {
         let mut column = end;
         while self.before[column] != FREE {

@@ -12,8 +12,7 @@ fn noise(n: usize, seed: u64) -> Vec<f32> {
     dressage_kernels::check::noise(n, seed)
 }
 
-/// Cheapest way to give each row from `row` on a column of its own; each side's members at most
-/// once.
+/// Least cost of assigning each of `n` rows a distinct column of `m`, by trying all.
 fn brute_force(n: usize, m: usize, cost: &dyn Fn(usize, usize) -> f64) -> f64 {
     fn from(row: usize, n: usize, used: &mut Vec<bool>, cost: &dyn Fn(usize, usize) -> f64) -> f64 {
         if row == n {
@@ -32,8 +31,7 @@ fn brute_force(n: usize, m: usize, cost: &dyn Fn(usize, usize) -> f64) -> f64 {
     from(0, n, &mut vec![false; m], cost)
 }
 
-/// Checks that pairs are one to one and complete, and that the prices prove the total to be the
-/// least.
+/// Checks that pairs are one to one and complete, and that the prices prove the least total.
 fn certify(queries: usize, targets: usize, costs: &[f32], a: &Assignment) {
     let pairs = a.pairs();
     assert_eq!(pairs.len(), queries.min(targets));
@@ -63,7 +61,7 @@ fn agrees_with_brute_force_in_both_directions() {
                 let mut costs =
                     noise(queries * targets, seed + 100 * (queries * 8 + targets) as u64);
                 if seed % 2 == 1 {
-                    // Few distinct values: many ties.
+                    // Few distinct values give many ties.
                     costs.iter_mut().for_each(|c| *c = (*c * 2.0).round());
                 }
                 let a = solve(queries, targets, &costs);

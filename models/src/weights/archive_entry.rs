@@ -1,4 +1,4 @@
-//! Entries of files, compared with their checksums before their bytes are used.
+//! Entries of files. They are compared with their checksums before their bytes are used.
 
 use std::io;
 use std::ops::Range;
@@ -13,25 +13,25 @@ use super::reading::{of_reading, read_at, unchanged};
 use super::shown;
 use crate::{ModelError, Result};
 
-/// An entry that tensors lie in; it is read through once, at the first check.
+/// An entry that contains tensors. It is read completely once, at the first check.
 #[derive(Debug)]
 pub struct ArchiveEntry {
     /// Name of the entry.
     pub name: String,
-    /// The archive's pages.
+    /// The mapped archive.
     pub pages: Arc<MappedFile>,
-    /// Where the entry lies in them.
+    /// Range of the entry in it.
     pub range: Range<usize>,
     /// Its checksum in the file's directory.
     pub sum: u32,
-    /// Whether it was compared. Two threads may both come first, and find the same.
+    /// Whether the comparison was done. Two threads may both do it, with the same result.
     pub good: AtomicBool,
     /// Message for an entry of this name that differs.
     pub differs: fn(&str) -> String,
 }
 
 impl ArchiveEntry {
-    /// Compares the entry with its checksum, unless that was done.
+    /// Compares the entry with its checksum, unless this was done before.
     ///
     /// # Errors
     /// [`ModelError::Damaged`] if they differ; a file that was changed or cannot be read.
@@ -42,7 +42,7 @@ impl ArchiveEntry {
         self.compare(self.crc().map_err(of_reading)?)
     }
 
-    /// As [`ArchiveEntry::check`], for the bytes of the whole entry, which were read before.
+    /// As [`ArchiveEntry::check`], for bytes of the whole entry that are already in memory.
     ///
     /// # Errors
     /// [`ModelError::Damaged`] if they differ.
@@ -62,7 +62,7 @@ impl ArchiveEntry {
         Ok(())
     }
 
-    /// The sum of the entry as it lies in the file.
+    /// The checksum of the entry's bytes in the file.
     fn crc(&self) -> io::Result<u32> {
         let starts: Vec<usize> = self.range.clone().step_by(PIECE).collect();
         let sum = |start: usize| {
@@ -78,20 +78,20 @@ impl ArchiveEntry {
     }
 }
 
-/// Whether bytes have this CRC-32. Zero stands for none: `torch.save` writes it for every entry
-/// when told to compute no checksums (`save.compute_crc32` of its configuration), and `torch.load`
-/// reads such files, as it never looks. Bytes whose true sum is zero, one of 2^32, go unchecked.
+/// Whether bytes have this CRC-32. Zero means no checksum: `torch.save` writes it for every entry
+/// if its configuration turns checksums off (`save.compute_crc32`). `torch.load` reads such files,
+/// because it never compares. Bytes whose true checksum is zero, one case of 2^32, are not checked.
 pub fn agrees(bytes: &[u8], sum: u32) -> bool {
     sum == 0 || crc(bytes) == sum
 }
 
-/// What is said of an entry that differs from its checksum.
+/// Message for an entry that differs from its checksum.
 pub fn differs(name: &str) -> String {
     let name = shown(name);
     format!("entry {name} does not have its checksum, so bits of it were changed")
 }
 
-/// Pieces for other threads; below that, handing them over costs more than the work.
+/// Bytes of a piece for one thread; for fewer bytes, starting a thread costs more than the work.
 const PIECE: usize = 1 << 20;
 
 fn joined(sums: &[Hasher]) -> u32 {
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn pieces_sum_to_the_whole() {
-        // The check value of CRC-32.
+        // The standard check value of CRC-32.
         assert_eq!(crc(b"123456789"), 0xCBF4_3926);
         let bytes: Vec<u8> = (0..(5 << 19) + 3).map(|i| (i * 7 % 253) as u8).collect();
         assert_eq!(crc(&bytes), crc32fast::hash(&bytes));

@@ -1,4 +1,4 @@
-//! Kinds of files, told apart by their bytes and not by their names.
+//! File formats, detected from the bytes and not from the names.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,17 +11,17 @@ use super::folder::{self, Index};
 use super::{Source, StateDict, Stored, hub, safetensors, torch, wrappers};
 use crate::{ModelError, Result};
 
-/// Why a file cannot be read, without its name.
+/// Reason why a file cannot be read, without its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// The cause.
     pub cause: String,
-    /// Whether the bytes do not hold, so that a fresh copy of the file may help.
+    /// Whether the bytes are damaged, so that a new copy of the file may help.
     pub damaged: bool,
 }
 
 impl Fault {
-    /// Bytes that do not hold.
+    /// Fault of damaged bytes.
     pub fn damaged(cause: impl Into<String>) -> Fault {
         Fault { cause: cause.into(), damaged: true }
     }
@@ -48,10 +48,10 @@ impl From<&str> for Fault {
     }
 }
 
-/// Result of a reader, or the reason of its refusal.
+/// Result of a reader, or the reason why it refused the file.
 pub type Told<T> = std::result::Result<T, Fault>;
 
-/// Form of a file of weights.
+/// Format of a file of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Container {
     /// safetensors.
@@ -75,7 +75,7 @@ impl std::fmt::Display for Container {
     }
 }
 
-/// What a file holds, before prefixes are taken off.
+/// Contents of a file, before prefixes are removed.
 pub struct Contents {
     pub container: Container,
     pub tensors: BTreeMap<String, Stored>,
@@ -100,8 +100,7 @@ pub fn open(path: &Path) -> Result<StateDict> {
     }
 }
 
-/// As [`open`], for a file that lies in memory: it is copied once, since tensors are views of
-/// pages.
+/// As [`open`], for a file in memory. It is copied once, since tensors are views of mapped pages.
 pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<StateDict> {
     let pages = MappedFile::of_bytes(bytes, path).map(Arc::new);
     let pages = pages.map_err(|e| Fault::from(format!("cannot map weights: {e}")).of(path))?;
@@ -119,7 +118,7 @@ fn cannot_open(path: &Path, error: &std::io::Error) -> ModelError {
     Fault::from(format!("cannot open weights: {error}")).of(path)
 }
 
-/// Maps one file. A pipe would block whoever opens it, so what is no file is refused before.
+/// Maps one file. Anything else is refused before it is opened, because opening a pipe would block.
 pub fn map(path: &Path) -> Result<Arc<MappedFile>> {
     let metadata = fs::metadata(path).map_err(|e| cannot_open(path, &e))?;
     if !metadata.is_file() {
@@ -132,7 +131,7 @@ pub fn map(path: &Path) -> Result<Arc<MappedFile>> {
     Ok(Arc::new(pages))
 }
 
-/// The dictionary of what was read, with the names of the network.
+/// Makes the dictionary of what was read, with the names of the network.
 pub fn dictionary(contents: Contents, path: &Path, files: Vec<PathBuf>) -> Result<StateDict> {
     let Contents { container, mut tensors, mut wrapper, mut skipped, metadata } = contents;
     tensors.iter_mut().for_each(|(name, tensor)| tensor.set_own_name(name));
@@ -143,9 +142,9 @@ pub fn dictionary(contents: Contents, path: &Path, files: Vec<PathBuf>) -> Resul
     Ok(StateDict { origin, tensors, metadata, source, declared: None })
 }
 
-/// The index of shards that these bytes are, if they are one or mean to be.
+/// The index of shards in these bytes; `None` if they do not begin like one.
 fn index(bytes: &[u8]) -> Option<Told<Index>> {
-    // First, since the length of a header may be a brace.
+    // This test comes first, since the length of a header may be a brace.
     let text = bytes.strip_prefix(hub::BOM).unwrap_or(bytes).trim_ascii_start();
     (!safetensors::begins(bytes) && text.starts_with(b"{")).then(|| Index::parse(text))
 }
@@ -153,7 +152,7 @@ fn index(bytes: &[u8]) -> Option<Told<Index>> {
 /// Reads the tensors of one file.
 pub fn read(map: &Arc<MappedFile>) -> Told<Contents> {
     let bytes: &[u8] = map;
-    // First, since the length of a header may look like the start of a pickle.
+    // This test comes first, since the length of a header may look like the start of a pickle.
     if safetensors::begins(bytes) {
         return safetensors::read(map);
     }

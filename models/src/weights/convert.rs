@@ -1,5 +1,5 @@
-//! Published weights made fit: patch kernels and position tables resized on load (spec backbones
-//! §3.3).
+//! Conversion of published weights: patch kernels and position tables are resized on load (spec
+//! backbones §3.3).
 
 use dressage_engine::{DType, Tensor};
 use dressage_kernels::resize::{Axis, Mode, Resize, Step};
@@ -19,8 +19,8 @@ fn bicubic(x: &Tensor, maps: usize, from: [usize; 2], to: [usize; 2], c: usize) 
     Ok(y)
 }
 
-/// Resizes a patch kernel `[c, 3, p, p]` to `[c, 3, patch, patch]`: bicubic, a = -0.75, per pair
-/// of channels, sum not renormalised.
+/// Resizes a patch kernel `[c, 3, p, p]` to `[c, 3, patch, patch]`: bicubic with a = -0.75, per
+/// pair of channels. The sum is not renormalised.
 ///
 /// # Errors
 /// If the kernel is not a square four-dimensional one.
@@ -40,8 +40,8 @@ pub fn resize_patch_kernel(kernel: &Tensor, patch: usize) -> Result<Tensor> {
     }
 }
 
-/// Resizes a position table `[1, 1 + g*g, c]` to `[1, 1 + grid*grid, c]`: first row kept, the grid
-/// resized bicubically with the size given.
+/// Resizes a position table `[1, 1 + g*g, c]` to `[1, 1 + grid*grid, c]`. The first row does not
+/// change; the grid is resized bicubically to the given size.
 ///
 /// # Errors
 /// If the table is not a class row and a square grid.
@@ -70,12 +70,12 @@ pub fn resize_pos_embed(table: &Tensor, grid: usize) -> Result<Tensor> {
     Ok(y)
 }
 
-/// Weights of a DINOv2 backbone as published, under the reference's names (`backbone.` in front),
-/// patch kernel and position table brought to other sizes.
+/// Converts published weights of a DINOv2 backbone to the reference's names, with prefix
+/// `backbone.`. Patch kernel and position table are resized.
 ///
 /// # Errors
-/// A backbone of another family; a kernel or table of another form. Anything else that does not fit
-/// is found when the network is built.
+/// A backbone of another family; a kernel or table of another form. Other misfits are found when
+/// the network is built.
 pub fn dinov2(weights: StateDict, patch: usize, grid: usize) -> Result<StateDict> {
     let weights = match recognise(&weights) {
         None if weights.names().any(|n| n.starts_with("decode_head.") || n.contains("reins.")) => {
@@ -83,7 +83,7 @@ pub fn dinov2(weights: StateDict, patch: usize, grid: usize) -> Result<StateDict
                               model.checkpoint, and the backbone's own file in model.weights";
             return Err(misfit(&weights, difference.into()));
         }
-        // Names of nothing known are shown against those of the network.
+        // Unknown names are compared with those of the network later.
         None => weights,
         Some(known) if known.family != Family::Dinov2 => {
             let difference = format!(
@@ -95,7 +95,8 @@ pub fn dinov2(weights: StateDict, patch: usize, grid: usize) -> Result<StateDict
         Some(known) => own_names(weights, &known)?,
     };
     let mut dict = weights.renamed("", "backbone.");
-    // Used in masked pre-training only; that it holds no numbers is a sign all the same.
+    // The mask token is used in masked pre-training only, but values in it that are not finite
+    // still show a broken file.
     if let Some(unused) = dict.take("backbone.mask_token")
         && let Some(t) = unused.checked_float(DType::F32)?
     {
@@ -106,12 +107,12 @@ pub fn dinov2(weights: StateDict, patch: usize, grid: usize) -> Result<StateDict
     Ok(dict)
 }
 
-/// Refuses weights of a published size for a network of another one, in fewer words than the list
-/// of all shapes that differ.
+/// Refuses weights of a published size for a network of another size. The message is shorter than
+/// the list of all shapes that differ.
 ///
 /// # Errors
 /// A DINOv2 of another published size than `config`; another number of heads than the file's own
-/// configuration declares, which no shape would show.
+/// configuration declares. No shape shows the number of heads.
 pub fn same_size(weights: &StateDict, config: &DinoConfig) -> Result<()> {
     if let Some(heads) = weights.declared().and_then(|d| d.heads).filter(|n| *n != config.heads) {
         let own = config.heads;
@@ -138,12 +139,13 @@ fn misfit(weights: &StateDict, difference: String) -> ModelError {
     ModelError::Mismatch { source_name, network, difference }
 }
 
-/// Replaces a tensor by what `f` makes of it; a refusal names the file.
+/// Replaces a tensor by the result of `f`. An error names the file.
 fn sized(dict: &mut StateDict, name: &str, f: &dyn Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
-    // One that is missing or holds no floats is reported with all others when the network is built.
+    // A tensor that is missing or has no floats is reported with all others when the network is
+    // built.
     let Some(stored) = dict.get(name) else { return Ok(()) };
     let Some(t) = stored.checked_float(DType::F32)? else { return Ok(()) };
-    // One such value would be in many others of what is resized, and no longer in a file.
+    // Resizing would spread such a value to many others that are not in a file.
     finite(name, stored, dict.origin(), &t)?;
     let made = f(&t).map_err(|error| misfit(dict, error.to_string()))?;
     if made.shape() != t.shape() {

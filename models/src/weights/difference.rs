@@ -1,4 +1,4 @@
-//! Weights against the network that they are meant for.
+//! Comparison of weights with a network.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::{ModelError, Result};
 /// Name and sizes.
 pub type Shaped = (String, Vec<usize>);
 
-/// What keeps weights from filling a network; all lists are sorted by name.
+/// Differences between weights and a network; all lists are sorted by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Difference {
     /// Parameters that the weights lack.
@@ -17,12 +17,12 @@ pub struct Difference {
     pub left_over: Vec<Shaped>,
     /// Names in both, with the shape in the weights and the one in the network.
     pub reshaped: Vec<(String, Vec<usize>, Vec<usize>)>,
-    /// Names in both that hold whole numbers.
+    /// Names in both whose tensors are integers.
     pub integers: Vec<String>,
 }
 
 impl Difference {
-    /// Compares `weights` with the shapes that a network asks for.
+    /// Compares `weights` with the shapes of a network.
     pub fn of(weights: &StateDict, network: &BTreeMap<String, Vec<usize>>) -> Difference {
         let mut difference = Difference::default();
         for (name, want) in network {
@@ -57,7 +57,7 @@ impl Difference {
         missing.chain(reshaped).chain(integers).chain(left).collect()
     }
 
-    /// Nothing, or the difference as an error of `weights`.
+    /// Returns an error of `weights` unless there is no difference.
     ///
     /// # Errors
     /// [`ModelError::Mismatch`] if there is a difference.
@@ -73,8 +73,8 @@ impl Difference {
         })
     }
 
-    /// Words for weights that have few names in common with the network: a list of all that is
-    /// missing would not show what is there instead.
+    /// Message for weights that have few names in common with the network. A list of all missing
+    /// names would not show which names the weights have.
     pub fn strangers(&self, weights: &StateDict) -> Option<String> {
         let (n, missing) = (weights.len(), self.missing.len());
         let known = n.checked_sub(self.left_over.len())?;

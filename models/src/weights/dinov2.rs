@@ -1,15 +1,15 @@
-//! The names of DINOv2 weights: those of the transformers library, taken to the authors' own,
+//! Names of DINOv2 weights. Names of the transformers library are converted to the authors' names,
 //! which the network uses (spec backbones §4.1).
 
 use super::families::{HUGGING_FACE, Known, number};
 use super::{StateDict, Stored};
 use crate::{ModelError, Result};
 
-/// A name of theirs, the name it goes to, and which part of that tensor it is where there are
-/// several, stacked along the first axis. `{}` stands for the number of a block.
+/// Source name, target name and, if the target is stacked from several tensors, the index of the
+/// part. Parts are stacked along the first axis. `{}` is the number of a block.
 struct Rule(&'static str, &'static str, Option<usize>);
 
-/// Queries, keys and values, in this order, make one layer.
+/// Parts of a stacked layer: queries, keys and values, in this order.
 const PARTS: usize = 3;
 
 const fn whole(theirs: &'static str, ours: &'static str) -> Rule {
@@ -56,12 +56,11 @@ const RULES: &[Rule] = &[
     whole("layernorm.bias", "norm.bias"),
 ];
 
-/// The tensors of a DINOv2 backbone under its authors' names. Tensors without the prefix of
-/// `known` belong to a head and are dropped; names that no rule knows stay as they are, for the
-/// network to refuse.
+/// The tensors of a DINOv2 backbone under its authors' names. Tensors without the prefix of `known`
+/// belong to a head and are dropped. Names without a rule do not change; the network refuses them.
 ///
 /// # Errors
-/// Queries without their keys or values, or such of other shapes.
+/// Queries without their keys or values, or with shapes that do not match.
 pub fn own_names(dict: StateDict, known: &Known) -> Result<StateDict> {
     let dict = dict.renamed(known.prefix, "");
     if known.names != HUGGING_FACE {
@@ -94,7 +93,7 @@ fn at(pattern: &str, n: usize) -> String {
     pattern.replacen("{}", &n.to_string(), 1)
 }
 
-/// Queries, keys and values as one layer, or why they are none.
+/// Queries, keys and values as one layer, or the reason why they do not form one.
 fn stack(
     to: &str,
     parts: [Option<(String, Stored)>; PARTS],

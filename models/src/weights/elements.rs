@@ -1,4 +1,4 @@
-//! Elements of files as those of tensors, and back.
+//! Conversion of elements between files and tensors.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::kind::Kind;
 
-/// A type that floats of a file are turned into.
+/// A type to which floats of a file are converted.
 pub(super) trait Float: Element {
     fn of_f32(v: f32) -> Self;
     fn of_f64(v: f64) -> Self;
@@ -41,7 +41,7 @@ impl Float for bf16 {
     }
 }
 
-/// Decodes floats of `kind`; `bytes` holds exactly the elements of `out`.
+/// Decodes floats of `kind`. `bytes` has exactly the elements of `out`.
 pub(super) fn decode<T: Float>(kind: Kind, bytes: &[u8], out: &mut [T]) {
     match kind {
         Kind::F64 => each(bytes, out, |b| T::of_f64(f64::from_le_bytes(b))),
@@ -53,7 +53,7 @@ pub(super) fn decode<T: Float>(kind: Kind, bytes: &[u8], out: &mut [T]) {
 }
 
 fn each<const N: usize, T: Element>(bytes: &[u8], out: &mut [T], f: impl Fn([u8; N]) -> T + Sync) {
-    // Below this, handing work to other threads costs more than the work.
+    // For fewer elements, starting other threads costs more than the work.
     const PIECE: usize = 1 << 15;
     let piece = |out: &mut [T], bytes: &[u8]| {
         for (y, b) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
@@ -67,9 +67,9 @@ fn each<const N: usize, T: Element>(bytes: &[u8], out: &mut [T], f: impl Fn([u8;
     pieces.for_each(|(out, bytes)| piece(out, bytes));
 }
 
-/// `v` in f32, rounded so that rounding once more to a narrower type gives what rounding `v` at once
-/// would: what f32 cannot hold sets its last bit, and never looks like the middle between two
-/// narrower numbers.
+/// `v` rounded to odd in f32. Rounding the result to a narrower type then gives the same as
+/// rounding `v` directly. If f32 cannot represent `v`, the last bit is set, so the result is never
+/// halfway between two narrower numbers.
 fn to_odd(v: f64) -> f32 {
     let near = v as f32;
     let back = f64::from(near);
@@ -80,7 +80,7 @@ fn to_odd(v: f64) -> f32 {
     f32::from_bits(towards_zero | 1)
 }
 
-/// Appends `values` as `kind`, rounded to the nearest.
+/// Appends `values` as `kind`, rounded to nearest.
 ///
 /// # Errors
 /// A finite value beyond the largest of `kind`.
@@ -124,8 +124,8 @@ mod tests {
     #[test]
     fn halves_are_rounded_once() {
         let bf = |v: f64| bf16::of_f64(v).to_f32();
-        // Halfway between two neighbours to the even one; a hair above, which f32 still or no longer
-        // holds, up.
+        // Halfway values round to even. Values slightly above, which f32 can or cannot represent,
+        // round up.
         assert_eq!(bf(1.0 + 2f64.powi(-8)), 1.0);
         assert_eq!(bf(1.0 + 2f64.powi(-8) + 2f64.powi(-23)), 1.0 + 2f32.powi(-7));
         assert_eq!(bf(1.0 + 2f64.powi(-8) + 2f64.powi(-50)), 1.0 + 2f32.powi(-7));

@@ -1,5 +1,5 @@
-//! Which published backbone is this? Told by a few names and shapes; one table for all of them
-//! (spec backbones §1.1, §4).
+//! Recognition of published backbones by a few names and shapes. One table covers all of them (spec
+//! backbones §1.1, §4).
 
 use std::collections::BTreeMap;
 
@@ -24,18 +24,18 @@ pub enum Family {
     ConvNeXt,
 }
 
-/// How one source names a family's tensors. In patterns `{}` stands for a number.
+/// Tensor names of one family from one source. In patterns `{}` is a number.
 struct Layout {
     family: Family,
-    /// Whose names these are.
+    /// Source of the names.
     names: &'static str,
-    /// What may stand in front of every name, the most specific first.
+    /// Possible prefixes of every name, the most specific first.
     prefixes: &'static [&'static str],
-    /// Names that are all there,
+    /// Names that must all be present.
     has: &'static [&'static str],
-    /// and such that are not.
+    /// Names that must all be absent.
     lacks: &'static [&'static str],
-    /// A name in each block, one pattern per stage; the first axis is the stage's width.
+    /// A name in each block, one pattern per stage. The first axis is the stage's width.
     blocks: &'static [&'static str],
     /// Patch kernel `[c, 3, p, p]`.
     patch: &'static str,
@@ -229,7 +229,7 @@ const LAYOUTS: &[Layout] = &[
     },
 ];
 
-/// The names under which a family was published first.
+/// The names of the family's first publication.
 pub(super) const OFFICIAL: &str = "its authors' names";
 
 /// The names of the transformers library.
@@ -238,28 +238,28 @@ pub(super) const HUGGING_FACE: &str = "Hugging Face's names";
 const TIMM: &str = "timm's names";
 const OPEN_MMLAB: &str = "OpenMMLab's names";
 
-/// A published backbone, as its names and shapes show it.
+/// A published backbone, recognised by names and shapes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
     /// Family.
     pub family: Family,
-    /// Whose names the tensors have.
+    /// Source of the tensor names.
     pub names: &'static str,
-    /// What stands in front of its names; tensors without it belong to something else.
+    /// Prefix of its names; tensors without it belong to something else.
     pub prefix: &'static str,
-    /// Channels, of the first stage where there are several.
+    /// Channels, of the first stage if there are several.
     pub width: usize,
     /// Blocks of each stage; one stage for transformers.
     pub blocks: Vec<usize>,
-    /// Side of a patch in pixels; 0 where there are none.
+    /// Side of a patch in pixels; 0 without patches.
     pub patch: usize,
-    /// Side of the position table in patches; 0 where there is none or it is not square.
+    /// Side of the position table in patches; 0 if there is none or it is not square.
     pub grid: usize,
     /// Register tokens.
     pub registers: usize,
 }
 
-/// The known backbone that a dictionary holds.
+/// The known backbone in a dictionary.
 pub fn recognise(dict: &StateDict) -> Option<Known> {
     recognise_shapes(&dict.shapes())
 }
@@ -270,7 +270,7 @@ pub fn recognise_shapes(shapes: &BTreeMap<String, Vec<usize>>) -> Option<Known> 
     LAYOUTS.iter().find_map(read)
 }
 
-/// The number that stands at `{}` if `name` is of the pattern; 0 for a pattern without one.
+/// The number at `{}` if `name` matches the pattern; 0 for a pattern without `{}`.
 pub(super) fn number(pattern: &str, name: &str) -> Option<usize> {
     match pattern.split_once("{}") {
         None => (pattern == name).then_some(0),
@@ -309,8 +309,8 @@ impl Layout {
     }
 }
 
-/// Side of a square position table: a map `[1, g, g, c]`, or rows `[.., g*g, c]` with or without
-/// one for the class token.
+/// Side of a square position table. The table is a map `[1, g, g, c]`, or rows `[.., g*g, c]` with
+/// or without one for the class token.
 fn grid(shape: &[usize]) -> usize {
     let rows = match *shape {
         [1, h, w, _] if h == w => return h,
@@ -356,13 +356,13 @@ impl Known {
         }
     }
 
-    /// What `model.backbone` says for this one, where it can be trained on.
+    /// Value of `model.backbone` for this backbone, if training supports it.
     pub fn recipe_name(&self) -> Option<String> {
         let size = self.size().filter(|_| self.family == Family::Dinov2)?;
         Some(format!("dinov2-{}", size.to_lowercase()))
     }
 
-    /// Name as people say it, such as `DINOv2 ViT-L/14`.
+    /// Usual name, such as `DINOv2 ViT-L/14`.
     pub fn title(&self) -> String {
         let (width, blocks) = (self.width, &self.blocks);
         let size = self.size();

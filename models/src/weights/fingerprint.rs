@@ -1,4 +1,4 @@
-//! Which weights are these? A number that depends on names, shapes and values.
+//! Fingerprints of weights: numbers that depend on names, shapes and values.
 
 use std::collections::BTreeMap;
 
@@ -9,17 +9,17 @@ use super::StateDict;
 use super::reading::of_reading;
 use crate::Result;
 
-/// Numbers that stand for values, by name of the parameter.
+/// Digests of parameters, by name.
 pub type Digests = BTreeMap<String, u64>;
 
-/// 64-bit fingerprint of parameters, as 16 hexadecimal digits. Not a cryptographic hash: it tells
-/// files apart that were mixed up, not files that were forged.
+/// 64-bit fingerprint of parameters, as 16 hexadecimal digits. It is not a cryptographic hash: it
+/// detects files that were mixed up, not files that were forged.
 pub fn fingerprint<'a>(params: impl IntoIterator<Item = &'a Param>) -> String {
     fingerprint_with(params, &Digests::new())
 }
 
-/// As [`fingerprint`], with `known` digests in place of the values of some parameters: those that
-/// were rounded since.
+/// As [`fingerprint`], with `known` digests for some parameters, which were rounded since, in place
+/// of their values.
 pub fn fingerprint_with<'a>(
     params: impl IntoIterator<Item = &'a Param>,
     known: &Digests,
@@ -32,14 +32,14 @@ pub fn fingerprint_with<'a>(
     joined(each.collect())
 }
 
-/// What name, shape and values of one parameter add to the fingerprint.
+/// Contribution of one parameter to the fingerprint, from name, shape and values.
 pub fn digest(name: &str, value: &Tensor) -> u64 {
     let mut hash = Hash::new(&format!("{name} {:?}", value.shape()));
     hash.add(value.bytes());
     hash.finish()
 }
 
-/// Fingerprint of the tensors of a file, which does not depend on its container, wrappers or notes.
+/// Fingerprint of the tensors of a file. It does not depend on container, wrappers or metadata.
 ///
 /// # Errors
 /// A file that was changed or cut short, or cannot be read.
@@ -57,8 +57,8 @@ pub fn fingerprint_of(dict: &StateDict) -> Result<String> {
     Ok(joined(each.collect::<Result<_>>()?))
 }
 
-/// Fingerprint that parameters of f32 filled from a dictionary have ([`fingerprint`]); its tensors
-/// are converted one at a time. Tensors without floats are left out.
+/// Fingerprint of f32 parameters that are filled from a dictionary (see [`fingerprint`]). Tensors
+/// are converted one at a time; those without floats are left out.
 ///
 /// # Errors
 /// As [`fingerprint_of`].
@@ -75,10 +75,10 @@ fn joined(each: Vec<u64>) -> String {
     format!("{:016x}", each.into_iter().fold(0, |h, x| mix(h ^ x)))
 }
 
-/// A running hash of words of eight bytes; the last word is filled with zeros.
+/// A running hash of words of eight bytes. The last word is padded with zeros.
 struct Hash {
     state: u64,
-    /// Bytes of a word that is not full yet.
+    /// Bytes of an incomplete word.
     rest: [u8; 8],
     filled: usize,
 }
@@ -137,7 +137,7 @@ mod tests {
             hash.add(bytes);
             hash.finish()
         };
-        // The definition: words of eight bytes, the last one filled up.
+        // The definition: words of eight bytes, the last one padded.
         let want = bytes.chunks(8).fold(hash_name("a"), |h, chunk| {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);

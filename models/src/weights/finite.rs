@@ -1,4 +1,4 @@
-//! Values that are no finite numbers.
+//! Values that are not finite.
 
 use std::io;
 use std::path::Path;
@@ -25,7 +25,7 @@ impl Stored {
         Ok(found)
     }
 
-    /// The float at the place `at` in row-major order, as wide as the file has it.
+    /// The float at index `at` in row-major order, in the precision of the file.
     fn value_at(&self, at: usize) -> Result<f64> {
         let mut found = f64::NAN;
         let read = self.each_value(&mut |from, values| {
@@ -36,7 +36,8 @@ impl Stored {
         Ok(found)
     }
 
-    /// Calls `f` with floats in row-major order, in pieces, and the place of the first of each.
+    /// Calls `f` with pieces of the floats in row-major order, each with the index of its first
+    /// float.
     fn each_value(&self, f: &mut dyn FnMut(usize, &[f64])) -> io::Result<()> {
         const PIECE: usize = 1 << 15;
         if !self.kind().is_float() {
@@ -55,8 +56,8 @@ impl Stored {
     }
 }
 
-/// Fails if one of `floats`, which were read from `stored`, is not finite. Where the file has no
-/// name for the tensor it is called `name`, and the file `origin`.
+/// Checks that all of `floats`, which were read from `stored`, are finite. `name` and `origin` are
+/// used in the error if the file has no name for the tensor, or no path.
 ///
 /// # Errors
 /// [`ModelError::NotFinite`]; a file that cannot be read.

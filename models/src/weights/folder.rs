@@ -1,7 +1,8 @@
-//! Weights in several files: shards beside an index, and folders as the hub has them.
+//! Weights in several files: shards with an index, and folders in the hub's layout.
 //!
-//! An index names the shard of every tensor. It is read as a list of names; a name that is more
-//! than a file beside the index is refused, so that nothing outside of its folder is opened.
+//! An index names the shard of every tensor. It is read as a list of names. A name that is not a
+//! plain file name in the folder of the index is refused, so no file outside of this folder is
+//! opened.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,21 +17,21 @@ use super::hub::Declared;
 use super::{StateDict, shown};
 use crate::{ModelError, Result};
 
-/// Shards that an index may name; the largest networks have a few hundred.
+/// Maximum number of shards of an index; the largest networks have a few hundred.
 const FILES: usize = 4096;
 
-/// An index longer than this is refused.
+/// Maximum length of an index in bytes.
 const LARGEST: usize = 64 << 20;
 
-/// Which tensor lies in which file.
+/// Index of shards: the file of each tensor.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Index {
     files: Vec<String>,
-    /// Names of tensors, sorted, with the place of their file.
+    /// Names of tensors, sorted, with the index of their file in `files`.
     tensors: Vec<(String, usize)>,
 }
 
-/// The pairs of an object in their order, one of a name that occurs twice included.
+/// The pairs of a JSON object in order, including repeated names.
 struct Pairs(Vec<(String, String)>);
 
 impl<'de> Deserialize<'de> for Pairs {
@@ -72,7 +73,7 @@ impl Index {
         let raw: Raw = serde_json::from_slice(text).map_err(|e| {
             let cause = shown(&e.to_string());
             let cause = format!("is JSON, but no index with a weight_map of shards ({cause})");
-            // What is whole and of another form is the same when it is fetched again.
+            // A complete file of another format would be the same after a new download.
             Fault { cause, damaged: !e.is_data() }
         })?;
         let Some(Pairs(mut pairs)) = raw.weight_map else {
@@ -107,14 +108,14 @@ impl Index {
     }
 }
 
-/// Whether a name is one of a file, and no path.
+/// Whether a name is a plain file name and not a path.
 fn is_plain(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     let one = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
     one && name.len() <= 255 && !name.contains(['/', '\\', '\0'])
 }
 
-/// Part and number of parts in a name such as `model-00001-of-00002.safetensors`.
+/// Part and number of parts from a name such as `model-00001-of-00002.safetensors`.
 pub fn part_of(name: &str) -> Option<(usize, usize)> {
     let (stem, _) = name.rsplit_once('.')?;
     let (rest, of) = stem.rsplit_once("-of-")?;
@@ -126,10 +127,10 @@ pub fn part_of(name: &str) -> Option<(usize, usize)> {
     Some((number(part)?, number(of)?)).filter(|(part, of)| part <= of)
 }
 
-/// Fails for a file whose name says that it is one of several shards.
+/// Refuses a file whose name shows that it is one of several shards.
 ///
 /// # Errors
-/// [`ModelError::Read`] that names the index beside it, or the folder where there is none.
+/// [`ModelError::Read`] that names the index next to it, or the folder if there is no index.
 pub fn refuse_part(path: &Path) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let Some((part, of)) = part_of(&name).filter(|(_, of)| *of > 1 && path.is_file()) else {
@@ -151,7 +152,7 @@ pub fn refuse_part(path: &Path) -> Result<()> {
     Err(Fault::from(format!("is part {part} of {of} of the weights; name {instead}")).of(path))
 }
 
-/// Opens the shards of an index that lies at `path`.
+/// Opens the shards of the index at `path`.
 pub fn open_index(path: &Path, index: Index) -> Result<StateDict> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut whole: Option<Contents> = None;
@@ -182,7 +183,7 @@ pub fn open_index(path: &Path, index: Index) -> Result<StateDict> {
     finish(whole, path, folder, paths)
 }
 
-/// Opens the weights in a folder: the file that the hub's libraries would take, or the only one.
+/// Opens the weights in a folder: the file that the hub's libraries would use, or the only one.
 pub fn open(folder: &Path) -> Result<StateDict> {
     let names = names(folder)?;
     for usual in ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"] {
@@ -223,7 +224,7 @@ pub fn open(folder: &Path) -> Result<StateDict> {
     Err(Fault::from(what).of(folder))
 }
 
-/// Names of the files in a folder; hidden ones and those that are not UTF-8 are none of weights.
+/// Names of the files in a folder, without hidden ones and those that are not UTF-8.
 fn names(folder: &Path) -> Result<BTreeSet<String>> {
     let fail = |e: io::Error| Fault::from(format!("cannot read the folder: {e}")).of(folder);
     let mut names = BTreeSet::new();
@@ -235,7 +236,7 @@ fn names(folder: &Path) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// The one file that a folder's weights lie in, or the index of several.
+/// Opens a folder's weights from their only file, or from the index of several.
 fn of_file(folder: &Path, name: &str) -> Result<StateDict> {
     let path = folder.join(name);
     if name.ends_with(".json") {
@@ -248,7 +249,7 @@ fn of_file(folder: &Path, name: &str) -> Result<StateDict> {
     finish(Some(one(&path)?), folder, folder, vec![path])
 }
 
-/// The parts of one whole; `None` if these are no parts, an error if one is missing.
+/// The parts of one set of weights; `None` if the files are not parts, an error if one is missing.
 fn complete(folder: &Path, names: &[&str]) -> Option<Result<Vec<String>>> {
     let mut parts = BTreeMap::new();
     let mut number = None;
@@ -301,7 +302,7 @@ fn add(whole: &mut Option<Contents>, part: Contents) {
     }
 }
 
-/// The dictionary of all parts, its sizes held against the folder's configuration.
+/// Makes the dictionary of all parts and compares its sizes with the folder's configuration.
 fn finish(
     whole: Option<Contents>,
     path: &Path,

@@ -1,4 +1,4 @@
-//! `config.json` of a folder of the hub: sizes that its weights must have.
+//! `config.json` of a folder from the Hugging Face hub: sizes that its weights must have.
 
 use std::fs;
 use std::path::Path;
@@ -11,35 +11,35 @@ use super::container::{Fault, Told};
 use super::{Family, Known, StateDict, recognise, shown};
 use crate::{ModelError, Result};
 
-/// File of sizes in a folder.
+/// File name of the configuration in a folder.
 pub const CONFIG: &str = "config.json";
 
-/// Mark of the order of bytes that some editors put before a text.
+/// Byte order mark that some editors write before a text.
 pub const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// Files beyond this are no configuration.
+/// Maximum size of a configuration file in bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// Sizes that a configuration declares; those that it leaves open are `None`.
+/// Sizes that a configuration declares; those that it does not declare are `None`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Declared {
     /// Channels.
     pub width: Option<usize>,
     /// Blocks.
     pub depth: Option<usize>,
-    /// Heads of attention, which no shape of a tensor shows.
+    /// Attention heads, which no tensor shape shows.
     pub heads: Option<usize>,
     /// Side of a patch in pixels.
     pub patch: Option<usize>,
-    /// Side of the image in pixels that the position table is for.
+    /// Side in pixels of the image that the position table is for.
     pub image: Option<usize>,
     /// Register tokens.
     pub registers: Option<usize>,
-    /// Channels inside an MLP for each of its input, before a gate takes its third.
+    /// Hidden channels of an MLP per input channel, before the reduction by a third for a gate.
     pub mlp_ratio: Option<f64>,
     /// Whether MLPs are gated (SwiGLU).
     pub gated: Option<bool>,
-    /// Type of the network, that of no part of it.
+    /// Type of the whole network, not of a part of it.
     pub model_type: Option<String>,
 }
 
@@ -93,10 +93,10 @@ impl Declared {
         Declared::parse(&text).map(Some).map_err(|fault| fault.of(&path))
     }
 
-    /// Fails if the weights have other sizes. Those of several stages are not compared.
+    /// Checks that the weights have these sizes. Weights with several stages are not compared.
     ///
     /// # Errors
-    /// [`ModelError::Mismatch`] with all that differ.
+    /// [`ModelError::Mismatch`] with all sizes that differ.
     pub fn holds_for(&self, dict: &StateDict, folder: &Path) -> Result<()> {
         let Some(known) = recognise(dict).filter(|known| known.blocks.len() == 1) else {
             return Ok(());
@@ -128,7 +128,7 @@ impl Declared {
 }
 
 impl Declared {
-    /// A declared type or MLP that the weights of a DINOv2 do not have.
+    /// Description of a declared type or MLP that the DINOv2 weights do not have.
     fn not_dinov2(&self, dict: &StateDict, known: &Known) -> Option<String> {
         if let Some(name) = self.model_type.as_ref().filter(|name| !name.contains("dinov2")) {
             return Some(format!("model_type is {}, the weights are of DINOv2", shown(name)));
@@ -138,7 +138,7 @@ impl Declared {
             let found = dict.iter().find(|(name, _)| is(name));
             found.and_then(|(_, t)| t.shape().first().copied())
         };
-        // Both halves of a gated MLP lie in one matrix.
+        // Both halves of a gated MLP are in one matrix.
         let gate = rows(".mlp.weights_in.weight").or_else(|| rows(".mlp.w12.weight"));
         let (gated, found) = match gate {
             Some(rows) => (true, rows / 2),
@@ -157,7 +157,7 @@ impl Declared {
     }
 }
 
-/// A size; lists and nothing at all leave it open.
+/// Reads a size; `None` for lists and missing or null values.
 fn size(name: &str, value: Option<Value>) -> Told<Option<usize>> {
     const MOST: u64 = 1 << 24;
     match value {

@@ -1,8 +1,8 @@
-//! Types of the elements that files hold.
+//! Element types of files.
 
 use dressage_engine::DType;
 
-/// Type of the elements as a file holds them.
+/// Element type of a stored tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// 64-bit float.
@@ -43,7 +43,7 @@ impl Kind {
         matches!(self, Kind::F64 | Kind::F32 | Kind::F16 | Kind::Bf16)
     }
 
-    /// The engine's type of the same bytes.
+    /// The engine's type with the same bytes.
     pub(super) fn engine(self) -> Option<DType> {
         match self {
             Kind::F64 => Some(DType::F64),

@@ -1,25 +1,26 @@
-//! Weights in and out.
+//! Reading and writing of weights.
 //!
 //! [`StateDict::open`] reads files as their authors publish them: safetensors, `.pth` files of
-//! PyTorch in their zip and legacy forms, TorchScript archives. Files are told apart by their
-//! bytes and never executed: a pickle is read by a machine that knows a handful of names and runs
-//! none. An index of shards, or a folder as the hub has it, opens all of its files.
+//! PyTorch in their zip and legacy formats, TorchScript archives. The format is detected from the
+//! bytes. Files are never executed: the unpickler knows a few names and calls none of them. For an
+//! index of shards, or a folder in the layout of the Hugging Face hub, all files are opened.
 //!
-//! Tensors stay in their file until they are asked for, one at a time, and are copied then: a file
-//! that is written to, replaced or cut short later changes nothing, and one that was when a tensor
-//! is read is refused. [`StateDict::use_in_place`] spares the copy of f32 tensors where memory is
-//! short; who does that watches the files ([`crate::Segmenter::check_files`]).
+//! Tensors stay in their file until they are read, one at a time, and are then copied. Writing to,
+//! replacing or truncating a file later does not change tensors that were read. If a file was
+//! written to or truncated since it was opened, reading fails. [`StateDict::use_in_place`] avoids
+//! the copy of f32 tensors if memory is short; its caller must check the files
+//! ([`crate::Segmenter::check_files`]).
 //!
 //! Entries of zip archives and tensors of checkpoints written here have checksums. They are
-//! compared before an entry is first used, so that looking at names and shapes does not read the
-//! values: [`Stored::check`]. Other files have none; [`StateDict::check`] notices those of them
-//! that end in zeros, as downloads do that were broken off.
+//! compared before an entry is first used ([`Stored::check`]), so reading names and shapes does not
+//! read the values. Other files have none; [`StateDict::check`] detects those that end in zeros, as
+//! interrupted downloads do.
 //!
 //! # What a file can cost
-//! Whatever it declares, opening a file takes at most [`OPEN_BYTES`] bytes of memory for each of
-//! its own, plus [`OPEN_BASE`]; a file of real weights takes about a thousandth of its size. The
-//! tensors that it declares are at most [`TENSOR_BYTES`] times as large as the file together (views
-//! may overlap, and one value may stand for many), else it is refused.
+//! Opening a file takes at most [`OPEN_BYTES`] bytes of memory per byte of the file, plus
+//! [`OPEN_BASE`], whatever the file declares. A file of real weights takes about a thousandth of
+//! its size. All tensors that a file declares may be at most [`TENSOR_BYTES`] times as large as the
+//! file together, else it is refused. Views may overlap, and one value may be repeated.
 
 mod archive_entry;
 mod container;
@@ -67,22 +68,22 @@ use crate::Result;
 #[cfg(target_endian = "big")]
 compile_error!("files of weights are little-endian and mapped as they are");
 
-/// Bytes of memory that opening a file may take for each byte of the file.
+/// Bytes of memory that opening a file may take per byte of the file.
 pub const OPEN_BYTES: usize = 2 * pickle::PER_BYTE;
 
-/// Bytes of memory that opening a file may take beyond that.
+/// Bytes of memory that opening a file may take in addition to [`OPEN_BYTES`].
 pub const OPEN_BASE: usize = 2 * pickle::BASE;
 
-/// Bytes of all tensors that a file may declare for each byte of the file.
+/// Bytes of all tensors that a file may declare, per byte of the file.
 pub const TENSOR_BYTES: usize = 8;
 
-/// A name out of a file as a message shows it: in one line, long ones cut.
+/// A name from a file as messages show it: on one line, long names truncated.
 pub fn shown(name: &str) -> String {
     const LONGEST: usize = 120;
     let mut text = String::new();
     for c in name.chars().take(LONGEST + 1) {
         match c {
-            // Values are shown with their quotes.
+            // Quotes are shown unescaped, as values have them.
             '"' | '\'' => text.push(c),
             _ => text.extend(c.escape_debug()),
         }
@@ -93,25 +94,25 @@ pub fn shown(name: &str) -> String {
     }
 }
 
-/// Fails if a file was written to since it was opened.
+/// Checks that a file was not written to since it was opened.
 pub(crate) fn unchanged(pages: &dressage_engine::MappedFile) -> Result<()> {
     reading::unchanged(pages).map_err(reading::of_reading)
 }
 
-/// What a dictionary was read from.
+/// Source of a dictionary that was read from files.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// Form of the file.
+    /// Format of the file.
     pub container: Container,
     /// The files, more than one for shards.
     pub files: Vec<PathBuf>,
     /// Keys and prefixes that were around the weights, such as `state_dict` or `module.`.
     pub wrapper: Vec<String>,
-    /// Names and classes of some objects that lay among the tensors and were passed over.
+    /// Names and classes of some objects among the tensors that were skipped.
     pub skipped: Vec<(String, String)>,
 }
 
-/// Named tensors, as a checkpoint holds them.
+/// Named tensors of a checkpoint.
 #[derive(Debug, Clone, Default)]
 pub struct StateDict {
     origin: String,
@@ -127,22 +128,23 @@ impl StateDict {
         StateDict { origin: origin.into(), ..Default::default() }
     }
 
-    /// Opens a file of weights in any form of [`Container`], an index of shards, or a folder with
-    /// either. Keys that wrap the weights (`state_dict`, `model`, `teacher`) are followed, and what
-    /// wrappers of modules put into names (`module.`, `_orig_mod.`) is taken off.
+    /// Opens a file of weights in any format of [`Container`], an index of shards, or a folder with
+    /// either. Keys that wrap the weights (`state_dict`, `model`, `teacher`) are followed. Parts
+    /// that module wrappers add to names (`module.`, `_orig_mod.`) are removed.
     ///
-    /// # Errors [`crate::ModelError::Damaged`] for a truncated or malformed file; a missing file or
-    /// shard, an element type that is not supported, sizes other than those of the `config.json`
-    /// beside it.
+    /// # Errors
+    /// [`crate::ModelError::Damaged`] for a truncated or malformed file; a missing file or shard,
+    /// an element type that is not supported, sizes other than those of the `config.json` next to
+    /// it.
     pub fn open(path: &Path) -> Result<StateDict> {
         container::open(path)
     }
 
-    /// As [`StateDict::open`], for a file of one network: what stands in front of its names
-    /// (`model.`, `teacher.backbone.`) is taken off, and tensors without it are passed over.
+    /// As [`StateDict::open`], for a file of one network. The prefix of its names (`model.`,
+    /// `teacher.backbone.`) is removed, and tensors without this prefix are skipped.
     ///
     /// # Errors
-    /// As [`StateDict::open`]; several networks of which none is the obvious one.
+    /// As [`StateDict::open`]; several networks with no obvious choice.
     pub fn open_network(path: &Path) -> Result<StateDict> {
         let mut dict = StateDict::open(path)?;
         if let Some(Source { wrapper, skipped, .. }) = &mut dict.source {
@@ -152,7 +154,7 @@ impl StateDict {
         Ok(dict)
     }
 
-    /// As [`StateDict::open`], for a file that lies in memory; `path` is named in errors only.
+    /// As [`StateDict::open`], for a file in memory. `path` is used in errors only.
     ///
     /// # Errors
     /// A truncated or malformed file, or an element type that is not supported.
@@ -160,23 +162,23 @@ impl StateDict {
         container::from_bytes(path, bytes)
     }
 
-    /// Where the tensors come from.
+    /// Origin of the tensors, as named in errors.
     pub fn origin(&self) -> &str {
         &self.origin
     }
 
-    /// The file they were read from; `None` for a dictionary made in memory.
+    /// The files that they were read from; `None` for a dictionary made in memory.
     pub fn source(&self) -> Option<&Source> {
         self.source.as_ref()
     }
 
-    /// Sizes that the configuration beside the files declares.
+    /// Sizes that the configuration next to the files declares.
     pub fn declared(&self) -> Option<&Declared> {
         self.declared.as_ref()
     }
 
-    /// Has f32 tensors used where they lie in the files from now on, which spares a copy. They
-    /// change when the files do.
+    /// Uses f32 tensors in place in the mapped files from now on, without a copy. They change when
+    /// the files change.
     pub fn use_in_place(&mut self) {
         self.tensors.values_mut().for_each(Stored::use_in_place);
     }
@@ -186,7 +188,7 @@ impl StateDict {
         wrappers::first_of(self.tensors.keys().cloned(), self.tensors.len())
     }
 
-    /// The file's own notes.
+    /// The metadata of the file.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -216,8 +218,8 @@ impl StateDict {
         self.tensors.iter().map(|(name, t)| (name.clone(), t.shape().to_vec())).collect()
     }
 
-    /// Compares the values with the file's checksums ([`Stored::check`]); a form without them is
-    /// searched for the end of a download that was broken off.
+    /// Compares the values with the file's checksums ([`Stored::check`]); a format without
+    /// checksums is checked for an interrupted download.
     ///
     /// # Errors
     /// [`crate::ModelError::Damaged`] with the first that differs.
@@ -226,7 +228,7 @@ impl StateDict {
         self.check_sums()
     }
 
-    /// The part of [`StateDict::check`] that compares with checksums.
+    /// The part of [`StateDict::check`] that compares checksums.
     ///
     /// # Errors
     /// [`crate::ModelError::Damaged`] with the first that differs.
@@ -234,7 +236,7 @@ impl StateDict {
         self.tensors.values().try_for_each(Stored::check)
     }
 
-    /// The part of [`StateDict::check`] that reads no more than the end of a whole file.
+    /// The part of [`StateDict::check`] that reads only the end of an intact file.
     ///
     /// # Errors
     /// [`crate::ModelError::Damaged`] for a file that ends in zeros.
@@ -258,12 +260,12 @@ impl StateDict {
         }
     }
 
-    /// Takes a tensor out.
+    /// Removes a tensor and returns it.
     pub fn take(&mut self, name: &str) -> Option<Stored> {
         self.tensors.remove(name)
     }
 
-    /// Puts a tensor in, replacing one of the same name.
+    /// Inserts a tensor, replacing one of the same name.
     pub fn insert(&mut self, name: impl Into<String>, tensor: impl Into<Stored>) {
         self.tensors.insert(name.into(), tensor.into());
     }

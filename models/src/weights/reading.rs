@@ -1,4 +1,4 @@
-//! Bytes out of files that may change meanwhile, and the order of elements in them.
+//! Reading of files that may change during use, and the order of elements in them.
 
 use std::io;
 
@@ -6,12 +6,12 @@ use dressage_engine::MappedFile;
 
 use crate::ModelError;
 
-/// Copies bytes of a file; an error names it.
+/// Copies bytes of a file. An error names the file.
 pub(super) fn read_at(pages: &MappedFile, at: usize, out: &mut [u8]) -> io::Result<()> {
     pages.read_at(at, out).map_err(|error| lost(pages, &error))
 }
 
-/// Fails if a file was written to since it was opened.
+/// Checks that a file was not written to since it was opened.
 pub(super) fn unchanged(pages: &MappedFile) -> io::Result<()> {
     match pages.unchanged() {
         Ok(true) => Ok(()),
@@ -37,7 +37,7 @@ pub(super) fn of_reading(error: io::Error) -> ModelError {
     error.downcast().unwrap_or_else(|other| ModelError::Config(other.to_string()))
 }
 
-/// Walks a strided view in row-major order. Axes at the end that lie in order make one piece.
+/// Walks a strided view in row-major order. Contiguous last axes form one piece.
 pub(super) fn strided_runs(
     bytes: &[u8],
     size: usize,

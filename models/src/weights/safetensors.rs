@@ -16,7 +16,7 @@ use super::{Container, Kind, Stored, shown, sums};
 /// Bytes of the length in front of the header.
 const LENGTH: usize = 8;
 
-/// Headers beyond this are refused, as by the format's own library.
+/// Longest header in bytes; longer ones are refused, as by the format's own library.
 const LARGEST: u64 = 100_000_000;
 
 /// Whether the bytes begin like a safetensors file: a length and the header's brace.
@@ -25,7 +25,7 @@ pub fn begins(bytes: &[u8]) -> bool {
     length.is_some_and(|n| n <= LARGEST) && bytes.get(LENGTH) == Some(&b'{')
 }
 
-/// Reads the header of a mapped file and compares it with its checksum; the tensors stay in the
+/// Reads the header of a mapped file and compares it with its checksum. The tensors stay in the
 /// map.
 pub fn read(map: &Arc<MappedFile>) -> Told<Contents> {
     let (length, header) =
@@ -65,11 +65,11 @@ pub fn read(map: &Arc<MappedFile>) -> Told<Contents> {
     Ok(Contents { container: Container::Safetensors, tensors, wrapper, skipped, metadata })
 }
 
-/// Name of the one entry that holds this crate's notes: a map of several would be written in the
-/// order of a hash table.
+/// Name of the one entry with this crate's notes. Several entries would be written in the order of
+/// a hash table.
 const OWN: &str = "dressage";
 
-/// Notes from the object that [`write`] joined them to; none from anything else.
+/// Notes from the object into which [`write`] joined them; `None` for anything else.
 fn unpack(own: &str) -> Option<BTreeMap<String, String>> {
     serde_json::from_str(own).ok()
 }
@@ -105,7 +105,7 @@ fn dtype(kind: Kind) -> Dtype {
     }
 }
 
-/// One sentence for a header that does not hold.
+/// Cause of an error for a header that is not valid.
 fn describe(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
     use safetensors::SafeTensorError as E;
     match (error, wrong(bytes)) {
@@ -125,7 +125,7 @@ fn describe(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
     }
 }
 
-/// The first tensor by name whose shape and type are not as long as its bytes.
+/// The first tensor by name whose shape and type do not give the length of its bytes.
 fn wrong(bytes: &[u8]) -> Option<(String, TensorInfo)> {
     let length = usize::try_from(u64::from_le_bytes(*bytes.first_chunk::<LENGTH>()?)).ok()?;
     let header = bytes.get(LENGTH..)?.get(..length)?;
@@ -140,15 +140,15 @@ fn wrong(bytes: &[u8]) -> Option<(String, TensorInfo)> {
     })
 }
 
-/// A tensor to be written: its name, where it lies, and the type to write it in (floats only;
-/// integers keep theirs).
+/// A tensor to be written: its name, its values and the type to write (floats only; integers keep
+/// theirs).
 pub type Written<'a> = (&'a str, &'a Stored, Kind);
 
 /// Writes tensors and notes as safetensors to `out`, one tensor after the other. The order of
-/// `tensors` decides nothing; equal input gives equal bytes.
+/// `tensors` has no effect; equal input gives equal bytes.
 ///
 /// # Errors
-/// Whatever `out` fails with; two tensors of one name.
+/// Errors of `out`; two tensors of one name.
 pub fn write(
     tensors: Vec<Written<'_>>,
     notes: &[(&str, String)],
@@ -157,8 +157,8 @@ pub fn write(
     write_all(tensors, notes, false, out)
 }
 
-/// As [`write`], with a checksum of the header and of each tensor, for files that are damaged if
-/// one bit of them is another. Every value is gone through twice.
+/// As [`write`], with a checksum of the header and of each tensor, so that a single changed bit is
+/// detected. Every value is read twice.
 ///
 /// # Errors
 /// As [`write`].
@@ -207,7 +207,7 @@ fn write_all(
     })
 }
 
-/// The header with its length in front, filled with spaces to a multiple of [`LENGTH`].
+/// The header after its length, padded with spaces to a multiple of [`LENGTH`].
 fn header_bytes(header: &Metadata, summed: bool) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; LENGTH];
     serde_json::to_writer(&mut bytes, header)?;

@@ -1,5 +1,5 @@
-//! Tensors where they lie: in a file, in memory, or in parts. Nothing is read or converted before
-//! somebody asks, and what is read then is a copy, so that nobody can change it through the file.
+//! Stored tensors: in a file, in memory, or in parts. Values are read and converted only on
+//! request. They are copied then, so that later changes to the file do not change them.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -15,15 +15,15 @@ use super::kind::Kind;
 use super::reading::{of_reading, read_at, strided_runs, unchanged};
 use crate::Result;
 
-/// A tensor as a file holds it.
+/// A tensor as stored in a file.
 #[derive(Debug, Clone)]
 pub struct Stored {
     kind: Kind,
     shape: Vec<usize>,
     values: Values,
-    /// The entry of an archive that holds the values.
+    /// The archive entry with the values.
     member: Option<Arc<ArchiveEntry>>,
-    /// Name in the file, before wrappers and prefixes are taken off.
+    /// Name in the file, before wrappers and prefixes are removed.
     own_name: Option<Arc<str>>,
 }
 
@@ -33,17 +33,17 @@ enum Values {
     Tensor(Tensor),
     /// In a file.
     File(Located),
-    /// One after the other along the first axis, all of one kind.
+    /// Parts stacked along the first axis, all of one kind.
     Rows(Vec<Stored>),
 }
 
-/// Where the values lie in a file: `start` in bytes, `strides` in elements.
+/// Place of the values in a file: `start` in bytes, `strides` in elements.
 #[derive(Debug, Clone)]
 struct Located {
     pages: Arc<MappedFile>,
     start: usize,
     strides: Vec<usize>,
-    /// Whether they are used there.
+    /// Whether they are used in place.
     in_place: bool,
 }
 
@@ -68,7 +68,7 @@ pub(super) fn row_major(shape: &[usize]) -> Vec<usize> {
 
 impl Stored {
     /// A tensor in a mapped file: `start` in bytes, `strides` in elements. The caller has checked
-    /// that every element lies inside the map.
+    /// that every element is inside the map.
     pub(super) fn mapped(
         pages: &Arc<MappedFile>,
         kind: Kind,
@@ -85,7 +85,7 @@ impl Stored {
         self.member.is_some()
     }
 
-    /// The same tensor as part of an entry of an archive.
+    /// The same tensor as part of an archive entry.
     pub(super) fn inside(self, member: Option<Arc<ArchiveEntry>>) -> Stored {
         Stored { member, ..self }
     }
@@ -100,7 +100,7 @@ impl Stored {
         self.own_name.as_deref()
     }
 
-    /// The part that holds the element `at` in row-major order, and the element's number there.
+    /// The part with element `at` in row-major order, and the index of the element in this part.
     pub(super) fn part_at(&self, mut at: usize) -> (&Stored, usize) {
         let Values::Rows(parts) = &self.values else { return (self, at) };
         for part in parts {
@@ -112,16 +112,17 @@ impl Stored {
         (self, at)
     }
 
-    /// Has the values used where they lie in the file from now on, if their type and order allow
-    /// it. They change if the file does, and must be watched ([`MappedFile::unchanged`]).
+    /// Uses the values in place in the file from now on, if their type and order allow it. They
+    /// change if the file changes; the caller must check it ([`MappedFile::unchanged`]).
     pub(super) fn use_in_place(&mut self) {
         if let Values::File(located) = &mut self.values {
             located.in_place = true;
         }
     }
 
-    /// Compares the values with the checksum that the file has of them, once for each entry of an
-    /// archive; other files have none. What follows asks for values without asking for this.
+    /// Compares the values with their checksum in the file, once per archive entry. Other files
+    /// have no checksums. Of the methods that read values, only [`Stored::checked_float`] does this
+    /// check.
     ///
     /// # Errors
     /// [`ModelError::Damaged`] if they differ; a file that cannot be read.
@@ -132,7 +133,7 @@ impl Stored {
         self.member.as_ref().map_or(Ok(()), |member| member.check())
     }
 
-    /// Tensors of equal trailing shape as one, stacked along the first axis; parts of different
+    /// Tensors of equal trailing shape as one, stacked along the first axis. Parts of different
     /// float types are widened to f32. `None` if they do not stack.
     ///
     /// # Errors
@@ -145,7 +146,7 @@ impl Stored {
             return Ok(None);
         }
         if parts.iter().any(|p| p.kind != kind) {
-            // What they were made from is checked when the whole is.
+            // The entries of the parts are checked together with the whole.
             let widen = |p: &Stored| {
                 let float = p.to_float(DType::F32)?;
                 let (member, own_name) = (p.member.clone(), p.own_name.clone());
@@ -207,7 +208,8 @@ impl Stored {
         Ok(Some(y))
     }
 
-    /// As [`Stored::to_float`], the bytes compared with the file's checksums ([`Stored::check`]).
+    /// As [`Stored::to_float`], and compares the bytes with the file's checksums
+    /// ([`Stored::check`]).
     ///
     /// # Errors
     /// As both.
@@ -219,7 +221,7 @@ impl Stored {
             }
             _ => None,
         };
-        // Bytes that are in memory need not be read again.
+        // Bytes that are in memory are not read a second time.
         let Some(member) = whole.filter(|_| self.in_place(dtype).is_none()) else {
             self.check()?;
             return self.to_float(dtype);
@@ -229,7 +231,7 @@ impl Stored {
         Ok(float)
     }
 
-    /// The values where they lie in the file, and its pages, if they are to be used there.
+    /// A view of the values in the mapped file, and this file, if they are used in place.
     pub(crate) fn in_place(&self, dtype: DType) -> Option<(Tensor, &Arc<MappedFile>)> {
         let Values::File(at) = &self.values else { return None };
         if !at.in_place || self.kind.engine() != Some(dtype) || !self.contiguous(at) {
@@ -239,7 +241,7 @@ impl Stored {
         Some((view, &at.pages))
     }
 
-    /// The file that the values lie in, the first of several.
+    /// The file with the values, the first of several.
     pub(crate) fn path(&self) -> Option<&std::path::Path> {
         match &self.values {
             Values::Tensor(_) => None,
@@ -248,7 +250,7 @@ impl Stored {
         }
     }
 
-    /// Where the bytes lie in a file, if they lie in one and in order.
+    /// Range of the bytes in their file, if they are in one file and contiguous.
     pub(super) fn range(&self) -> Option<(&Arc<MappedFile>, std::ops::Range<usize>)> {
         match &self.values {
             Values::File(at) if self.contiguous(at) => {
@@ -263,7 +265,7 @@ impl Stored {
         axes.all(|((n, want), have)| *n <= 1 || want == *have) || self.is_empty()
     }
 
-    /// Fails if a file behind the values was written to since it was opened.
+    /// Checks that no file of the values was written to since it was opened.
     fn unchanged(&self) -> io::Result<()> {
         match &self.values {
             Values::Tensor(_) => Ok(()),
@@ -303,12 +305,11 @@ impl Stored {
         Ok(Some(values))
     }
 
-    /// Writes the values to `out` in row-major order, little-endian, floats as `kind`; integers
-    /// are written as they are.
+    /// Writes the values to `out` in row-major order, little-endian, floats as `kind`. Integers are
+    /// written unchanged.
     ///
     /// # Errors
-    /// Whatever `out` fails with; a file that cannot be read; a finite value beyond the largest of
-    /// `kind`.
+    /// Errors of `out`; a file that cannot be read; a finite value beyond the largest of `kind`.
     pub fn write(&self, kind: Kind, out: &mut dyn Write) -> io::Result<()> {
         const CHUNK: usize = 1 << 16;
         let as_is = kind == self.kind || !(kind.is_float() && self.kind.is_float());
@@ -331,7 +332,7 @@ impl Stored {
     /// Calls `f` with the bytes of all elements in row-major order, in pieces.
     ///
     /// # Errors
-    /// Whatever `f` fails with; a file that was changed or cut short, or cannot be read.
+    /// Errors of `f`; a file that was changed or cut short, or cannot be read.
     pub(super) fn each_run(&self, f: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         match &self.values {
             Values::Tensor(t) => return f(t.bytes()),

@@ -1,10 +1,10 @@
-//! Checksums of the safetensors files that are written here.
+//! Checksums of the safetensors files that this crate writes.
 //!
-//! The notes of such a file hold two entries: the CRC-32 of the header, and that of each tensor in
-//! the order in which they lie. The header's sum is over the length in front of it and the whole
-//! text, with zeros for its own digits, so it covers names, types, shapes, notes and the tensors'
-//! sums. A header that mentions one of the two entries has to hold both: no damage to one of them
-//! makes the file pass as one without.
+//! The metadata of such a file has two entries: the CRC-32 of the header, and that of each tensor
+//! in file order. The header's checksum is over its length and its whole text, with zeros for the
+//! checksum's own digits. So it covers names, types, shapes, metadata and the tensors' checksums. A
+//! header that mentions one of the two entries must have both. So a file with one damaged entry
+//! does not pass as a file without checksums.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -17,23 +17,23 @@ use super::container::{Fault, Told};
 use super::safetensors::Written;
 use super::shown;
 
-/// Entry with the sum of the header.
+/// Entry with the checksum of the header.
 const HEADER: &str = "header_crc32";
 
-/// Entry with the sums of the tensors.
+/// Entry with the checksums of the tensors.
 const TENSORS: &str = "tensor_crc32";
 
-/// Hexadecimal digits of a sum.
+/// Hexadecimal digits of a checksum.
 const DIGITS: usize = 8;
 
-/// Text before the header's sum: the notes are JSON within a text of the header's JSON.
+/// Text before the header's checksum. The notes are JSON inside a string of the header's JSON.
 const BEFORE: &str = "header_crc32\\\":\\\"";
 
-/// Adds the sums of `tensors`, in the order in which they are written, to the notes of a file;
-/// [`seal`] fills in that of the header.
+/// Adds the checksums of `tensors`, in the order of writing, to the notes of a file. [`seal`] fills
+/// in that of the header.
 ///
 /// # Errors
-/// A value beyond the largest of the type that it is written in.
+/// A value beyond the largest of the type in which it is written.
 pub fn add(notes: &mut Map<String, Value>, tensors: &[Written<'_>]) -> io::Result<()> {
     let sum = |(_, stored, kind): &Written<'_>| {
         let mut sum = Sum(Hasher::new());
@@ -46,7 +46,7 @@ pub fn add(notes: &mut Map<String, Value>, tensors: &[Written<'_>]) -> io::Resul
     Ok(())
 }
 
-/// Fills in the sum of a header, which begins with its length.
+/// Fills in the checksum of a header, which begins with its length.
 pub fn seal(header: &mut [u8]) {
     if let Some(at) = find(header, BEFORE) {
         let sum = digits(crc32fast::hash(header));
@@ -54,8 +54,8 @@ pub fn seal(header: &mut [u8]) {
     }
 }
 
-/// Compares a header, which begins with its length, with its sum. Takes both entries out of
-/// `notes` and returns the sums of the `n` tensors; `None` for a file without sums.
+/// Compares a header, which begins with its length, with its checksum. Removes both entries from
+/// `notes` and returns the checksums of the `n` tensors; `None` for a file without them.
 pub fn check(
     header: &[u8],
     notes: &mut BTreeMap<String, String>,
@@ -74,14 +74,14 @@ pub fn check(
     if let Some(digits) = blank.get_mut(at..at + DIGITS) {
         digits.fill(b'0');
     }
-    // As texts: digits of another case are damage too.
+    // Compared as text, because digits of another case are damage too.
     match digits(crc32fast::hash(&blank)) == own {
         true => Ok(Some(sums)),
         false => Err(Fault::damaged(differs("its header"))),
     }
 }
 
-/// Message for a tensor that differs from its sum.
+/// Message for a tensor that differs from its checksum.
 pub fn differs_in(tensor: &str) -> String {
     differs(&format!("tensor {}", shown(tensor)))
 }
@@ -104,7 +104,7 @@ fn find(text: &[u8], word: &str) -> Option<usize> {
     text.windows(word.len()).position(|part| part == word.as_bytes())
 }
 
-/// A writer that only sums.
+/// A writer that only computes a checksum.
 struct Sum(Hasher);
 
 impl Write for Sum {

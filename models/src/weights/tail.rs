@@ -1,7 +1,7 @@
-//! Downloads that stopped: files of full length that end in zeros.
+//! Interrupted downloads: files of full length that end in zeros.
 //!
-//! A downloader may reserve the whole length first, and then holes stand for what never came. Zip
-//! archives lose their directory with it, and safetensors nothing that a reader must have.
+//! A downloader may reserve the whole length first, so missing data is zeros. A zip archive then
+//! lacks its directory, but a safetensors file lacks nothing that a reader needs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,18 +12,17 @@ use super::reading::{of_reading, read_at};
 use super::{Container, StateDict, Stored};
 use crate::{ModelError, Result};
 
-/// Points of evidence that make an unfinished download; some tensors are zero by right.
+/// Points of evidence for an unfinished download; some tensors are legitimately zero.
 const ENOUGH: usize = 2;
 
-/// Elements of zero at the end of a tensor that are more than chance, and those that are proof
-/// where it is a matrix.
+/// Numbers of zeros at the end of a tensor: more than chance, and proof for a matrix.
 const ZEROS: [usize; 2] = [16, 256];
 
-/// Parts of names of tensors that are never zero as a whole.
+/// Parts of names of tensors that are never completely zero.
 const NEVER_ZERO: [&str; 4] = ["patch_embed", "pos_embed", "position_embedding", "projection"];
 
-/// Fails if a file without checksums ends in zeros that stand for weights. A file whose last tensor
-/// ends in other values costs one small read.
+/// Checks that no file without checksums ends in zeros in place of weights. A file whose last
+/// tensor ends in other values costs one small read.
 ///
 /// # Errors
 /// [`ModelError::Damaged`]; a file that cannot be read.
@@ -41,7 +40,7 @@ pub fn check(dict: &StateDict) -> Result<()> {
     files.into_values().try_for_each(|(pages, tensors)| whole(&pages, tensors))
 }
 
-/// Where a tensor lies, and which it is.
+/// Byte range, name and tensor.
 type Placed<'a> = (std::ops::Range<usize>, &'a String, &'a Stored);
 
 fn whole(pages: &MappedFile, tensors: Vec<Placed<'_>>) -> Result<()> {
@@ -77,12 +76,12 @@ fn judged((range, name, stored): Placed<'_>, from: usize) -> usize {
     }
     match NEVER_ZERO.iter().any(|part| matrix && name.contains(part)) || gains {
         true => ENOUGH,
-        // A layer that starts as zeros is followed by one that does not.
+        // A layer initialised to zeros is followed by one that is not.
         false => usize::from(matrix),
     }
 }
 
-/// The first byte of the zeros that end at `end`, at `start` at the earliest.
+/// The first byte of the zeros that end at `end`, not before `start`.
 fn zeros_from(pages: &MappedFile, start: usize, end: usize) -> std::io::Result<usize> {
     const PIECE: usize = 1 << 16;
     let (mut at, mut piece) = (end, vec![0; PIECE]);
@@ -105,8 +104,8 @@ mod tests {
     use super::*;
     use crate::weights::write;
 
-    /// Writes tensors of these names and shapes, in an order of their own, the last `cut` bytes
-    /// zero and those of which `zero` is true too.
+    /// Checks a file of tensors with these names and shapes. The last `cut` bytes are zero, and so
+    /// are tensors for which `zero` is true. The file has its own order of tensors.
     fn file(shapes: &[(&str, &[usize])], zero: impl Fn(&str) -> bool, cut: usize) -> Result<()> {
         let tensor = |name: &str, shape: &[usize]| {
             let n = shape.iter().product();
@@ -116,7 +115,7 @@ mod tests {
         let tensors: Vec<(_, Stored)> =
             shapes.iter().map(|(n, s)| (*n, tensor(n, s).into())).collect();
         let mut bytes = Vec::new();
-        // Without checksums, as others write such files.
+        // Without checksums, as in files of other programs.
         let all = tensors.iter().map(|(name, t)| (*name, t, t.kind())).collect();
         write(all, &[], &mut bytes).expect("written");
         let n = bytes.len();
@@ -142,7 +141,7 @@ mod tests {
         file(&BACKBONE, |_| false, 0).expect("whole");
         file(&BACKBONE, |_| false, 1023).expect("fewer zeros than mean something");
         for cut in (1024..bytes).step_by(97).chain([bytes]) {
-            // Fresh biases are zeros in a whole file too.
+            // Untrained biases are zeros in an intact file too.
             for zero in [|_: &str| false, |name: &str| name.ends_with("bias")] {
                 let error = file(&BACKBONE, zero, cut).expect_err("unfinished").to_string();
                 let words = ["some.safetensors", "bytes are zeros", "not finished"];

@@ -16,16 +16,16 @@ use super::wrappers::Unwrapped;
 use super::zip::Archive;
 use super::{Container, Stored, TENSOR_BYTES, shown, wrappers};
 
-/// Axes that a tensor may have; none of a network has more than five.
+/// Maximum number of axes of a tensor; no tensor of a network has more than five.
 const AXES: usize = 16;
 
-/// Depth of modules inside modules in a TorchScript archive.
+/// Maximum depth of nested modules in a TorchScript archive.
 const DEPTH: usize = 64;
 
-/// Attributes that a walk over a TorchScript archive visits.
+/// Maximum number of attributes that a walk over a TorchScript archive visits.
 const VISITS: usize = 1 << 20;
 
-/// Reads an archive of `torch.save` or `torch.jit.save`.
+/// Reads an archive written by `torch.save` or `torch.jit.save`.
 pub fn archive(map: &Arc<MappedFile>) -> Told<Contents> {
     let archive = Archive::open(map)?;
     let mut roots = archive.names().filter_map(|name| match name.strip_suffix("data.pkl") {
@@ -45,7 +45,7 @@ pub fn archive(map: &Arc<MappedFile>) -> Told<Contents> {
     let script = entry("constants.pkl").is_some();
     let pickled = entry("data.pkl").unwrap_or_else(|| Err(Fault::damaged("holds no data.pkl")))?;
     let tree = pickle::read(pickled).map_err(Fault::damaged)?;
-    // One for all tensors that share a storage.
+    // One entry for all tensors that share a storage.
     let members = RefCell::new(HashMap::new());
     let locate = |key: &str| {
         let name = format!("{root}data/{key}");
@@ -68,7 +68,7 @@ pub fn archive(map: &Arc<MappedFile>) -> Told<Contents> {
 /// The number that legacy files begin with, 0x1950a86a20f9469cfc6c.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
-/// Reads a file of `torch.save` before 1.6: five pickles, then the storages.
+/// Reads a file written by `torch.save` before 1.6: five pickles, then the storages.
 pub fn legacy(map: &Arc<MappedFile>) -> Told<Contents> {
     let mut at = 0;
     let mut next = || {
@@ -101,13 +101,13 @@ pub fn legacy(map: &Arc<MappedFile>) -> Told<Contents> {
     collect(map, &tree, Container::Legacy, found, &locate)
 }
 
-/// Where a storage lies, and the entry of an archive that it is.
+/// Place of a storage, and its archive entry.
 struct Place {
     range: Range<usize>,
     member: Option<Arc<ArchiveEntry>>,
 }
 
-/// Where each storage of a legacy file lies, from byte `at` on; those behind the end of the file
+/// Places of the storages of a legacy file, from byte `at` on. Storages beyond the end of the file
 /// are left out.
 fn places(
     map: &[u8],
@@ -141,12 +141,12 @@ fn places(
     Ok(places)
 }
 
-/// Tensors that were found by name, and what else was there.
+/// Tensors that were found, by name, and other objects.
 #[derive(Default)]
 struct Found {
     views: Vec<(String, View)>,
     wrapper: Vec<String>,
-    /// Names and classes of objects that were passed over.
+    /// Names and classes of objects that were skipped.
     skipped: Vec<(String, String)>,
 }
 
@@ -191,7 +191,7 @@ fn dictionary(tree: &Tree<'_>) -> Told<Found> {
     Ok(found)
 }
 
-/// Words for a dictionary without tensors that lies under the keys `passed`.
+/// Message for a dictionary without tensors under the keys `passed`.
 fn without_tensors(tree: &Tree<'_>, dict: Value, passed: &[String]) -> String {
     let under = match passed {
         [] => String::new(),
@@ -209,18 +209,18 @@ fn without_tensors(tree: &Tree<'_>, dict: Value, passed: &[String]) -> String {
         "" => "save the model's state_dict() by itself".to_string(),
         holders => format!("save the dictionary of weights by itself ({holders} hold tensors)"),
     };
-    // A sentence has no room for all of them.
+    // The message has no room for all of them.
     let looked_for = wrappers::WRAPPERS[..6].join(", ");
     format!("holds no tensors{under} or in {looked_for}, ...; its keys are {keys}; {what}")
 }
 
-/// The tensors of a tree of TorchScript modules, their names joined by dots.
+/// The tensors of a tree of TorchScript modules, with names joined by dots.
 fn modules(tree: &Tree<'_>) -> Told<Found> {
     let Some(attributes) = tree.attributes(tree.root) else {
         return Err("is a TorchScript archive without a module at its root".into());
     };
     let mut found = Found::default();
-    // The names of modules above, and what is left of their attributes.
+    // Names of the outer modules, and their remaining attributes.
     let mut path = vec![(String::new(), attributes.iter())];
     let (mut visits, mut letters) = (0, 0);
     while let Some((prefix, attributes)) = path.last_mut() {
@@ -252,7 +252,7 @@ fn modules(tree: &Tree<'_>) -> Told<Found> {
     }
 }
 
-/// Checks every tensor against the bytes that its storage really has.
+/// Checks every tensor against the actual bytes of its storage.
 fn collect(
     map: &Arc<MappedFile>,
     tree: &Tree<'_>,
@@ -286,7 +286,7 @@ fn collect(
     Ok(Contents { container, tensors, wrapper, skipped, metadata: BTreeMap::new() })
 }
 
-/// One tensor; `None` if its elements are of a type that nothing here works with.
+/// One tensor; `None` if its element type is not supported.
 fn stored(
     map: &Arc<MappedFile>,
     tree: &Tree<'_>,
@@ -325,7 +325,7 @@ fn stored(
     Ok(Some(stored.inside(member)))
 }
 
-/// One behind the last element that a view touches; `None` if numbers overflow.
+/// Index after the last element of a view; `None` if numbers overflow.
 fn last(offset: u64, shape: &[usize], strides: &[usize]) -> Option<u64> {
     let elements = shape.iter().try_fold(1usize, |n, axis| n.checked_mul(*axis))?;
     elements.checked_mul(8)?;

@@ -1,4 +1,4 @@
-//! Checkpoints of what was trained: adapter and head, perhaps with the backbone around them.
+//! Checkpoints of the trained parts: adapter and head, optionally with the backbone.
 
 use std::collections::BTreeMap;
 
@@ -10,14 +10,15 @@ pub fn is_backbone(name: &str) -> bool {
     name.starts_with("backbone.") && !name.starts_with("backbone.reins.")
 }
 
-/// Whether a dictionary holds a segmentation head.
+/// Whether a dictionary contains a segmentation head.
 pub fn has_head(dict: &StateDict) -> bool {
     dict.names().any(|name| name.starts_with("decode_head."))
 }
 
-/// Brings a checkpoint under the reference's names to the network of `config`: a backbone in it is
-/// resized as on load, what the network has no use for is dropped. Also returns the shapes that it
-/// is to fill: all of the network's, or those of adapter and head if the file holds no backbone.
+/// Fits a checkpoint under the reference's names to the network of `config`. A backbone in it is
+/// resized as on load, and tensors that the network does not use are dropped. Also returns the
+/// shapes that it must fill: all of the network's, or those of adapter and head if the file has no
+/// backbone.
 ///
 /// # Errors
 /// Sizes of the network that do not fit together; a backbone of another family.

@@ -1,5 +1,5 @@
-//! Wrappers and prefixes around the names of published files (spec backbones §6.4), and those that
-//! trainers put around the names of their own.
+//! Wrappers and prefixes around the names in files, both published (spec backbones §6.4) and
+//! written by trainers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,8 +8,8 @@ use super::families::recognise_shapes;
 use super::pickle::{Tree, Value};
 use super::{Stored, shown};
 
-/// Keys of a checkpoint that hold its weights; those of averages come first ([`rank`]), else this
-/// is the order in which they are looked for.
+/// Keys of a checkpoint under which weights are stored. Those of averaged weights come first
+/// ([`rank`]); the others are tried in this order.
 pub const WRAPPERS: [&str; 26] = [
     "state_dict",
     "model",
@@ -39,13 +39,13 @@ pub const WRAPPERS: [&str; 26] = [
     "model_weights",
 ];
 
-/// Words in the names of networks that are averages over the steps of a training. Published
-/// evaluations use them where there are several networks.
+/// Words in the names of networks whose weights are averaged over training steps. If there are
+/// several networks, published evaluations use these.
 const MEANT: [&str; 7] = ["teacher", "ema", "swa", "averaged", "shadow", "target", "momentum"];
 
 /// Rank of a wrapper or prefix among several; the lowest is taken.
 fn rank(name: &str) -> usize {
-    // MMEngine swaps the two when it saves, so that the average is what state_dict holds.
+    // MMEngine swaps the two when it saves, so `state_dict` is the average.
     if name == "ema_state_dict" {
         return MEANT.len();
     }
@@ -54,27 +54,27 @@ fn rank(name: &str) -> usize {
     parts.find_map(of).unwrap_or(MEANT.len())
 }
 
-/// Dictionaries in dictionaries that are followed.
+/// Maximum depth of nested dictionaries that are followed.
 const DEPTH: usize = 4;
 
 /// The dictionary of weights inside of others.
 pub struct Unwrapped {
     /// The dictionary.
     pub dict: Value,
-    /// Keys that lead to it.
+    /// Keys on the path to it.
     pub passed: Vec<String>,
-    /// Keys of other weights on the way, each with the key that was taken instead.
+    /// Keys of other weights on the path, each with the key that was used instead.
     pub beside: Vec<(String, String)>,
 }
 
 /// Follows the wrappers from the root to the dictionary of weights.
 pub fn unwrapped(tree: &Tree<'_>, root: Value) -> Unwrapped {
     let mut found = Unwrapped { dict: root, passed: Vec::new(), beside: Vec::new() };
-    // One wrapper in another occurs; a circle of them does not.
+    // Nested wrappers occur, but no cycles of them.
     while found.passed.len() < DEPTH {
         let mut dicts = wrappers(tree, found.dict);
         dicts.sort_by_key(|(wrapper, _)| rank(wrapper));
-        // An empty one, or one of settings, does not hide another.
+        // An empty wrapper, or one of settings, does not hide another.
         let (mut good, poor): (Vec<_>, Vec<_>) =
             dicts.into_iter().partition(|(_, v)| promising(tree, *v));
         if good.is_empty() && !holds_tensor(tree, found.dict) {
@@ -92,7 +92,7 @@ pub fn unwrapped(tree: &Tree<'_>, root: Value) -> Unwrapped {
     found
 }
 
-/// The wrappers in a dictionary that hold dictionaries, in the order of the table.
+/// The wrappers in a dictionary whose values are dictionaries, in the order of the table.
 fn wrappers(tree: &Tree<'_>, dict: Value) -> Vec<(String, Value)> {
     let mut found = [None; WRAPPERS.len()];
     for (key, value) in tree.pairs(dict).unwrap_or(&[]) {
@@ -105,7 +105,7 @@ fn wrappers(tree: &Tree<'_>, dict: Value) -> Vec<(String, Value)> {
     found.filter(|(_, v)| tree.pairs(*v).is_some()).collect()
 }
 
-/// Whether a dictionary holds a tensor, or a wrapper of some.
+/// Whether a dictionary contains a tensor or a wrapper.
 fn promising(tree: &Tree<'_>, dict: Value) -> bool {
     holds_tensor(tree, dict) || !wrappers(tree, dict).is_empty()
 }
@@ -114,7 +114,7 @@ fn holds_tensor(tree: &Tree<'_>, dict: Value) -> bool {
     tree.pairs(dict).unwrap_or(&[]).iter().any(|(_, v)| tree.view(*v).is_some())
 }
 
-/// The first few keys under which a dictionary holds dictionaries of tensors.
+/// The first few keys of a dictionary whose values are dictionaries of tensors.
 pub fn holders(tree: &Tree<'_>, dict: Value) -> Vec<(String, Value)> {
     const LOOKED_AT: usize = 64;
     let pairs = tree.pairs(dict).unwrap_or(&[]).iter().take(LOOKED_AT);
@@ -132,7 +132,7 @@ pub fn keys(tree: &Tree<'_>, dict: Value) -> String {
 /// The first few of `count` names, for a message.
 pub fn first_of(names: impl Iterator<Item = String>, count: usize) -> String {
     const SHOWN: usize = 8;
-    // No name is begun beyond: a sentence has room for one long name at most.
+    // No further name is added after this length: a message has room for one long name at most.
     const LETTERS: usize = 160;
     let (mut some, mut letters) = (Vec::new(), 0);
     for name in names {
@@ -147,7 +147,7 @@ pub fn first_of(names: impl Iterator<Item = String>, count: usize) -> String {
     format!("{}{more}", some.join(", "))
 }
 
-/// Parts of names that wrappers of modules put in: `torch.compile`, FSDP, activation checkpoints,
+/// Parts that wrappers of modules insert into names: `torch.compile`, FSDP, activation checkpoints,
 /// engines.
 const MARKERS: [&str; 5] = [
     "_orig_mod",
@@ -157,14 +157,14 @@ const MARKERS: [&str; 5] = [
     "_fpw_module",
 ];
 
-/// Prefix that data-parallel training puts in front of every name.
+/// Prefix that data-parallel training adds to every name.
 const PARALLEL: &str = "module.";
 
-/// Counters beside averaged weights.
+/// Counters stored with averaged weights.
 const COUNTERS: [&str; 4] = ["n_averaged", "steps", "num_updates", "decay"];
 
-/// Takes off what wrappers of modules have put into all names, and passes over the counters that
-/// they keep. `wrapper` and `skipped` get what that was.
+/// Removes the parts that wrappers of modules added to all names, and skips their counters. Removed
+/// parts are added to `wrapper`, counters to `skipped`.
 ///
 /// # Errors
 /// Parameters that FSDP has flattened.
@@ -205,11 +205,11 @@ pub fn normalise(
     Ok(())
 }
 
-/// Takes off what stands in front of the names of a network that is not known without, and passes
-/// over the tensors beside it.
+/// Removes the prefix of a network that is only recognised without it, and skips tensors without
+/// this prefix.
 ///
 /// # Errors
-/// Several networks of which none is the obvious one.
+/// Several networks with no obvious choice.
 pub fn separate(
     tensors: &mut BTreeMap<String, Stored>,
     wrapper: &mut Vec<String>,
@@ -224,8 +224,8 @@ pub fn separate(
     Ok(())
 }
 
-/// Renames all tensors; nothing happens, and the answer is no, if no name would change or if two
-/// would become one or none.
+/// Renames all tensors and returns whether it did. It does nothing if no name would change, two
+/// names would become equal, or a name would become empty.
 fn rename(tensors: &mut BTreeMap<String, Stored>, f: impl Fn(&str) -> String) -> bool {
     let renamed: BTreeSet<String> = tensors.keys().map(|name| f(name)).collect();
     if renamed.len() < tensors.len() || renamed.contains("") || renamed.iter().eq(tensors.keys()) {
@@ -236,7 +236,7 @@ fn rename(tensors: &mut BTreeMap<String, Stored>, f: impl Fn(&str) -> String) ->
     true
 }
 
-/// Moves tensors that are not wanted to the list of what was passed over.
+/// Removes unwanted tensors and adds their names to the list of skipped ones.
 fn pass_over(
     tensors: &mut BTreeMap<String, Stored>,
     skipped: &mut Vec<(String, String)>,
@@ -253,8 +253,8 @@ fn pass_over(
     });
 }
 
-/// A name without the number of its chunk: DINOv2's trainer writes `blocks.1.3.` for the block 3 in
-/// the chunk 1, and the second number counts through.
+/// A name without the number of its chunk. DINOv2's trainer writes `blocks.1.3.` for block 3, in
+/// chunk 1; block numbers do not restart in each chunk.
 fn unchunked(name: &str) -> String {
     let numeric = |part: &&str| part.bytes().all(|b| b.is_ascii_digit()) && !part.is_empty();
     let parts: Vec<&str> = name.split('.').collect();
@@ -263,7 +263,8 @@ fn unchunked(name: &str) -> String {
     kept.map(|(_, part)| *part).collect::<Vec<_>>().join(".")
 }
 
-/// Names at the start of a network, behind its prefix. The first is that of a whole segmenter.
+/// Names that locate a network: the text before them is its prefix. The first is that of a whole
+/// segmenter.
 const ANCHORS: [&str; 5] = [
     "decode_head.cls_embed.weight",
     "patch_embed.proj.weight",
@@ -272,9 +273,9 @@ const ANCHORS: [&str; 5] = [
     "class_embedding",
 ];
 
-/// Prefix of the names of a network that is not recognised with it.
+/// Prefix of the names of a network that is only recognised without it.
 fn outer(tensors: &BTreeMap<String, Stored>) -> Told<Option<String>> {
-    // A file with more networks than this is none of those that are meant here.
+    // Maximum number of networks in a file that are tried.
     const TRIED: usize = 8;
     let ours = |name: &String| name.starts_with("decode_head.") || name.contains("reins.");
     let shapes: BTreeMap<String, Vec<usize>> =
@@ -344,7 +345,7 @@ mod tests {
         Ok((tensors.into_keys().collect(), wrapper, skipped))
     }
 
-    /// Names of the backbone as `f` changes them, and `more`, after normalising.
+    /// Result of normalising the backbone's names changed by `f`, and `more`.
     fn normalised(f: impl Fn(&str) -> String, more: &[&str]) -> Normalised {
         let names = BACKBONE.iter().map(|n| f(n)).chain(more.iter().map(|n| n.to_string()));
         try_normalise(&names.collect::<Vec<_>>()).expect("normalised")
@@ -376,7 +377,7 @@ mod tests {
             n.replace("blocks.0.", "blocks.0._checkpoint_wrapped_module._fsdp_wrapped_module.")
         };
         assert_eq!(normalised(inside, &[]).0, plain());
-        // Known prefixes stay, as they say what a file is.
+        // Known prefixes stay, because they identify the file.
         let (names, passed, _) = normalised(|n| format!("module.backbone.{n}"), &[]);
         assert_eq!(
             (names[0].as_str(), passed.as_slice()),
@@ -396,7 +397,7 @@ mod tests {
         let (names, passed, skipped) = normalised(|n| format!("model.encoder.{n}"), &more);
         assert_eq!((names, passed), (plain(), owned(&["model.encoder."])));
         assert_eq!(skipped, more);
-        // A prefix that not all have is none of data-parallel training.
+        // A prefix that some names lack is not from data-parallel training.
         assert_eq!(normalised(|n| n.to_string(), &["module.x"]).0.len(), BACKBONE.len() + 1);
     }
 

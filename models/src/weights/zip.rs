@@ -1,10 +1,10 @@
 //! The directory of a zip archive, enough of it to map what PyTorch stores.
 //!
-//! PyTorch writes its archives without compression, so an entry is a range of the mapped file and
-//! nothing is unpacked, copied or written anywhere. A general zip crate brings decompressors,
-//! encryption and writing, and reads entries through a stream; what is wanted here, offsets with
-//! bounds, is the part below. Names are keys of a table, never paths: nothing of that name is
-//! opened. Checksums are compared when an entry is first used ([`super::member`]).
+//! PyTorch writes its archives without compression. So an entry is a range of the mapped file, and
+//! nothing is unpacked, copied or written. A general zip crate has decompressors, encryption and
+//! writing, and reads entries through a stream. This module reads only offsets, with bounds checks.
+//! Names are keys of a table, never paths: no file of that name is opened. Checksums are compared
+//! when an entry is first used ([`super::archive_entry`]).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,7 +23,7 @@ const LOCAL: &[u8] = b"PK\x03\x04";
 pub struct Archive<'a> {
     bytes: &'a [u8],
     entries: BTreeMap<&'a str, Entry>,
-    /// Where the directory begins; entries lie before it.
+    /// Start of the directory; entries are before it.
     directory: u64,
 }
 
@@ -61,14 +61,14 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     number(bytes, at).map(u64::from_le_bytes)
 }
 
-/// A position in the file; none beyond what the machine can address.
+/// A position in the file; `None` beyond the machine's address range.
 fn place(n: u64) -> Option<usize> {
     usize::try_from(n).ok()
 }
 
 impl<'a> Archive<'a> {
-    /// Reads the directory of an archive. It takes a few words per entry, and an entry takes 46
-    /// bytes of the file or more.
+    /// Reads the directory of an archive. This takes a few words per entry, and an entry takes at
+    /// least 46 bytes of the file.
     pub fn open(bytes: &'a [u8]) -> Told<Archive<'a>> {
         let (directory, count) = end(bytes)?;
         let mut at = place(directory).ok_or_else(cut)?;
@@ -89,13 +89,13 @@ impl<'a> Archive<'a> {
         self.entries.keys().copied()
     }
 
-    /// Where the bytes of an entry lie in the file; `None` if there is no such entry.
+    /// Range of an entry's bytes in the file; `None` if there is no such entry.
     pub fn range(&self, name: &str) -> Option<Told<Range<usize>>> {
         let (name, entry) = self.entries.get_key_value(name)?;
         Some(self.locate(name, entry))
     }
 
-    /// The CRC-32 that the directory has of an entry.
+    /// The CRC-32 of an entry, from the directory.
     pub fn sum(&self, name: &str) -> Option<u32> {
         self.entries.get(name).map(|entry| entry.sum)
     }
@@ -139,7 +139,8 @@ impl<'a> Archive<'a> {
 /// Start of the directory and number of its entries.
 fn end(bytes: &[u8]) -> Told<(u64, u64)> {
     const LEN: usize = 22;
-    // A comment of up to 64 KiB may follow; it is the last record whose comment ends the file.
+    // A comment of up to 64 KiB may follow. The right record is the last one whose comment ends
+    // with the file.
     let last = bytes.len().checked_sub(LEN).ok_or_else(cut)?;
     let first = last.saturating_sub(usize::from(u16::MAX));
     let ends = |at: &usize| {
@@ -163,7 +164,7 @@ fn end(bytes: &[u8]) -> Told<(u64, u64)> {
     Ok((start, count))
 }
 
-/// As [`end`], from the record that archives beyond 4 GiB have.
+/// As [`end`], from the record of archives beyond 4 GiB.
 fn end_64(bytes: &[u8], locator: usize) -> Option<(u64, u64)> {
     let at = place(u64_at(bytes, locator + 8)?)?;
     if !bytes.get(at..)?.starts_with(END_64) {
@@ -174,7 +175,7 @@ fn end_64(bytes: &[u8], locator: usize) -> Option<(u64, u64)> {
 
 type Found<'a> = (&'a str, Entry, usize);
 
-/// The entry whose record begins at `at`, and where the next one begins. `None` beyond the end of
+/// The entry whose record begins at `at`, and the start of the next one. `None` beyond the end of
 /// the file.
 fn entry(bytes: &[u8], at: usize) -> Option<Told<Found<'_>>> {
     let record = bytes.get(at..)?;
@@ -202,7 +203,7 @@ fn entry(bytes: &[u8], at: usize) -> Option<Told<Found<'_>>> {
     Some(Ok((name, entry, at + 46 + name_len + extra_len + comment_len)))
 }
 
-/// Takes the 64-bit sizes from the extra field where the 32-bit ones say so.
+/// Reads 64-bit sizes from the extra field for those 32-bit sizes that refer to it.
 fn widen(entry: &mut Entry, extra: &[u8]) -> Option<()> {
     const FULL: u64 = u32::MAX as u64;
     let mut fields: Vec<&mut u64> = [&mut entry.size, &mut entry.packed, &mut entry.header]

@@ -1,11 +1,11 @@
-//! Names and calls: what the unpickler takes them for.
+//! Meaning of names and calls for the unpickler.
 
 use super::value::{Class, Element, Global, Node, Span, Storage, Value, View};
 use super::{Machine, Told};
 use crate::weights::Kind;
 
 impl Machine<'_> {
-    /// Names, calls and storages.
+    /// Handles opcodes of names, calls and storages.
     pub(super) fn call(&mut self, op: u8) -> Told<bool> {
         match op {
             b'c' => {
@@ -73,17 +73,17 @@ impl Machine<'_> {
         })
     }
 
-    /// The first items of a tuple, which may be long and be asked for often.
+    /// The first items of a tuple, without a copy of the rest: it may be long and read often.
     fn first<const N: usize>(&self, tuple: Value) -> Option<[Option<Value>; N]> {
         let items = self.tree.items(tuple)?;
         Some(std::array::from_fn(|i| items.get(i).copied()))
     }
 
-    /// What a call stands for.
+    /// Value that a call stands for.
     fn result(&mut self, callee: Value, args: Value) -> Told<Value> {
         let Value::Global(mut global) = callee else {
             return match callee {
-                // A method of something unknown.
+                // A method of an unknown class.
                 Value::Opaque(class) => Ok(Value::Opaque(class)),
                 _ => Err(self.damaged("it calls something that is no function")),
             };
@@ -92,7 +92,8 @@ impl Machine<'_> {
             return Err(self.damaged("a call has no arguments"));
         };
         if global == Global::FromType {
-            // Its arguments name the function that makes the tensor, and that one's arguments.
+            // Its arguments are the function that makes the tensor and the arguments of this
+            // function.
             let inner = items[2].and_then(|args| self.first::<4>(args));
             match (items[0], inner) {
                 (Some(Value::Global(callee)), Some(args)) if callee != Global::FromType => {
@@ -111,10 +112,10 @@ impl Machine<'_> {
         }
     }
 
-    /// An ordered dictionary; Python 2 hands it its pairs.
+    /// An ordered dictionary; Python 2 passes the pairs as an argument.
     fn dict(&mut self, pairs: Option<Value>) -> Told<Value> {
         let listed = pairs.and_then(|p| self.tree.items(p)).unwrap_or(&[]);
-        // Also for items that are no pairs: the same list may be handed in again and again.
+        // Items that are not pairs are counted too, because the same list may be passed many times.
         self.charge(listed.len() * size_of::<(Value, Value)>())?;
         let listed = pairs.and_then(|p| self.tree.items(p)).unwrap_or(&[]);
         let pair = |p: &Value| match self.tree.items(*p) {
@@ -130,7 +131,7 @@ impl Machine<'_> {
             return Err(self.damaged("a tensor lacks an argument"));
         };
         let storage = match storage {
-            // Its storage was opaque, so it is.
+            // The storage is opaque, so the tensor is too.
             Value::Opaque(class) => return Ok(Value::Opaque(class)),
             Value::Node(at) => match self.tree.nodes.get(at as usize) {
                 Some(Node::Storage(at)) => *at,
@@ -144,12 +145,12 @@ impl Machine<'_> {
         self.node(Node::Tensor(at))
     }
 
-    /// The storage that a persistent id names: `('storage', class, key, device, count)`, in legacy
-    /// files with the place in another storage or nothing behind it.
+    /// The storage of a persistent id: `('storage', class, key, device, count)`. In legacy files
+    /// the place in another storage, or nothing, follows.
     fn storage(&mut self, id: Value) -> Told<Value> {
         let items = self.first::<6>(id).unwrap_or_default();
         let tag = items[0].and_then(|tag| self.tree.text(tag));
-        // Legacy files of whole models name classes in this way.
+        // Legacy files of whole models name classes like this.
         if let (Some("module"), Some(class)) = (tag.as_deref(), items[1]) {
             return Ok(class);
         }
@@ -179,7 +180,7 @@ impl Machine<'_> {
     }
 }
 
-/// Elements of the storage class of this name.
+/// Element type of the storage class with this name.
 fn element(class: &[u8]) -> Option<Element> {
     let known = |kind: Kind| Some(Element { kind: Some(kind), size: kind.size() });
     let other = |size| Some(Element { kind: None, size });

@@ -1,14 +1,15 @@
-//! A restricted unpickler: reads the pickles of PyTorch files into values without running anything.
+//! A restricted unpickler. It reads the pickles of PyTorch files into values without running any
+//! code.
 //!
-//! A pickle is a program for a stack machine that can name any function and call it. Here the few
-//! names that rebuild tensors are understood ([`value::Global`]) and turned into descriptions;
-//! every other class becomes an opaque value that its arguments and state vanish into. Opcodes of
+//! A pickle is a program for a stack machine that can name any function and call it. This unpickler
+//! knows the few names that rebuild tensors ([`value::Global`]) and turns them into descriptions.
+//! Every other class becomes an opaque value; its arguments and state are dropped. Opcodes of
 //! protocols 2 to 5 are known, except those that refer outside the file.
 //!
-//! What a hostile pickle can cost is bounded by its own length: the machine keeps an account of
-//! all that it holds and stops at [`PER_BYTE`] bytes for each byte read so far, or at
-//! [`AT_MOST`] in all. Real checkpoints take about a dozen per byte, of a pickle that is a
-//! thousandth of its file.
+//! The memory that a hostile pickle can use is bounded by its length. The machine counts all memory
+//! that it uses and stops at [`PER_BYTE`] bytes per byte read so far, or at [`AT_MOST`] in total.
+//! Real checkpoints take about a dozen bytes per byte, and their pickle is a thousandth of the
+//! file.
 
 mod calls;
 #[cfg(test)]
@@ -20,16 +21,16 @@ use std::collections::HashMap;
 pub use value::{Element, Tree, Value, View};
 use value::{Node, Span};
 
-/// A cause, without the file's name.
+/// Result with the cause of an error, without the file's name.
 type Told<T> = Result<T, String>;
 
-/// Bytes that values may take for each byte of the pickle.
+/// Bytes that values may take per byte of the pickle.
 pub const PER_BYTE: usize = 64;
 
-/// Bytes that values may take beyond that, however short the pickle.
+/// Bytes that values may take in addition, for a pickle of any length.
 pub const BASE: usize = 64 << 10;
 
-/// Bytes that values may take in any case.
+/// Maximum bytes that values may take in total.
 pub const AT_MOST: usize = 256 << 20;
 
 /// Longest name of a module or class.
@@ -94,7 +95,7 @@ impl<'a> Machine<'a> {
         format!("its pickle is damaged at byte {}: {what}", self.at)
     }
 
-    /// Books `bytes` of memory.
+    /// Adds `bytes` to the count of used memory.
     fn charge(&mut self, bytes: usize) -> Told<()> {
         self.spent += bytes;
         if self.spent > (self.at * PER_BYTE + BASE).min(AT_MOST) {
@@ -124,13 +125,13 @@ impl<'a> Machine<'a> {
         self.number().map(u32::from_le_bytes)
     }
 
-    /// A length of eight bytes.
+    /// Reads a length of eight bytes.
     fn long(&mut self) -> Told<usize> {
         let n = self.number().map(u64::from_le_bytes)?;
         usize::try_from(n).map_err(|_| self.damaged("it breaks off"))
     }
 
-    /// The next `n` bytes as a piece.
+    /// Reads the next `n` bytes as a span.
     fn span(&mut self, n: usize) -> Told<Span> {
         let start = self.at;
         self.take(n)?;
@@ -166,7 +167,7 @@ impl<'a> Machine<'a> {
     }
 
     fn pop(&mut self) -> Told<Value> {
-        // What lies below a mark belongs to the group that it opened.
+        // Values below a mark are not part of the group that it opened.
         let floor = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() <= floor {
             return Err(self.damaged("it takes more values than it has"));
@@ -203,7 +204,7 @@ impl<'a> Machine<'a> {
         self.push_node(Node::Tuple(items))
     }
 
-    /// Numbers, texts and other values without parts.
+    /// Handles opcodes of numbers, texts and other values without parts.
     fn scalar(&mut self, op: u8) -> Told<bool> {
         let value = match op {
             b'N' => Value::None,
@@ -257,7 +258,7 @@ impl<'a> Machine<'a> {
         Ok(Value::Int(i64::from_le_bytes(all)))
     }
 
-    /// The memo, the stack itself, and what has no effect.
+    /// Handles opcodes of the memo and the stack, and those without effect.
     fn memory(&mut self, op: u8) -> Told<bool> {
         match op {
             0x80 => {
@@ -266,7 +267,7 @@ impl<'a> Machine<'a> {
                     return Err(self.damaged(&format!("there is no protocol {protocol}")));
                 }
             }
-            // A frame only says how many bytes to read at once.
+            // A frame only gives the number of bytes to read at once.
             0x95 => _ = self.long()?,
             b'q' => {
                 let key = self.byte()?.into();
@@ -293,7 +294,7 @@ impl<'a> Machine<'a> {
                 self.height()?;
             }
             b'0' => match self.marks.last() {
-                // Python drops the mark if nothing lies on it.
+                // Python drops the mark if nothing is above it.
                 Some(mark) if *mark == self.stack.len() => _ = self.marks.pop(),
                 _ => _ = self.pop()?,
             },
@@ -325,7 +326,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Tuples, lists, dictionaries and sets; sets become lists and tuples.
+    /// Handles opcodes of tuples, lists, dictionaries and sets. Sets become lists and tuples.
     fn group(&mut self, op: u8) -> Told<bool> {
         match op {
             b')' => self.push(Value::EmptyTuple)?,
@@ -376,7 +377,7 @@ impl<'a> Machine<'a> {
         Ok(true)
     }
 
-    /// The node on top of the stack; none for an opaque value.
+    /// The node on top of the stack; `None` for an opaque value.
     fn top(&mut self) -> Told<Option<&mut Node>> {
         match self.stack.last() {
             Some(Value::Node(at)) => Ok(self.tree.nodes.get_mut(*at as usize)),

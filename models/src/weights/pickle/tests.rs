@@ -1,4 +1,4 @@
-//! Pickles by hand: what is understood, what is passed over, what is refused.
+//! Handwritten pickles: values that are read, skipped or refused.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn text(word: &str) -> Vec<u8> {
     bytes
 }
 
-/// A pickle of protocol 4 from pieces.
+/// A pickle of protocol 4, joined from pieces.
 fn pickle(pieces: &[&[u8]]) -> Vec<u8> {
     [&[0x80, 4][..], &pieces.concat(), b"."].concat()
 }
@@ -91,7 +91,7 @@ fn what_is_unknown_is_passed_over_and_named() {
         assert!(matches!(tree.root, Value::Opaque(_)), "{:?}", tree.root);
         assert_eq!(tree.class_of(tree.root).as_deref(), Some("os.system"));
     }
-    // A class as legacy files of whole models name it.
+    // A class named as in legacy files of whole models.
     let [tag, file, code] = ["module", "net.py", "class Net: ..."].map(text);
     let bytes = pickle(&[b"(", &tag, b"cnet\nNet\n", &file, &code, b"tQ)\x81}b"]);
     let tree = read(&bytes).expect("pickle");
@@ -122,7 +122,7 @@ fn tensors_are_described_however_they_are_wrapped() {
     let typed =
         [b"ctorch._tensor\n_rebuild_from_type_v2\n(".as_slice(), &plain[..plain.len()], b"\x94"]
             .concat();
-    // (func, type, args, state): the function and its arguments lie on the stack in that order.
+    // (func, type, args, state): the function and its arguments are on the stack in that order.
     let typed = [typed.as_slice(), b"0ctorch\nSize\nh\x00}tR"].concat();
     for bytes in [call.as_slice(), &parameter, &typed].map(|code| pickle(&[code])) {
         let tree = read(&bytes).expect("pickle");
@@ -168,8 +168,8 @@ fn broken_pickles_are_refused() {
 #[test]
 fn what_a_pickle_takes_is_bounded_by_its_length() {
     const N: usize = 1 << 20;
-    // Empty lists, dictionaries and memo entries by the million; a dictionary made again and again
-    // from one long list.
+    // Millions of empty lists, dictionaries and memo entries; a dictionary made many times from one
+    // long list.
     for op in [b"]", b"}"] {
         refused(&pickle(&[&op.repeat(N)]), "far more than its size");
     }
@@ -178,7 +178,7 @@ fn what_a_pickle_takes_is_bounded_by_its_length() {
     let list = [b"](".as_slice(), &b"N".repeat(N), b"e\x94\x85\x94"].concat();
     let again = b"ccollections\nOrderedDict\nh\x01R0".repeat(1000);
     refused(&pickle(&[&list, &again]), "far more than its size");
-    // What people do write passes: long lists of numbers, lists of lists.
+    // Realistic pickles pass: long lists of numbers, lists of lists.
     let numbers = [b"](".as_slice(), &b"K\x01".repeat(N), b"e"].concat();
     read(&pickle(&[&numbers])).expect("a list of numbers");
     let nested = [b"](".as_slice(), &b"(K\x01K\x02K\x03t".repeat(N / 8), b"e"].concat();
@@ -187,7 +187,7 @@ fn what_a_pickle_takes_is_bounded_by_its_length() {
 
 #[test]
 fn circles_are_read_and_cost_nothing() {
-    // A list that holds itself, and a dictionary that is its own value.
+    // A list that contains itself, and a dictionary that is its own value.
     let bytes = pickle(&[b"]\x94h\x00a"]);
     let tree = read(&bytes).expect("pickle");
     assert_eq!(tree.items(tree.root), Some(&[tree.root][..]));
@@ -216,7 +216,7 @@ fn tensor() -> Vec<u8> {
     .concat()
 }
 
-/// Entries of a file, the wrappers that lead to its weights, and those that are passed over.
+/// Entries of a file, the wrappers on the path to its weights, and those that are skipped.
 type Wrapped<'a> = (&'a [(&'a str, &'a [u8])], &'a [&'a str], &'a [&'a str]);
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a pickle unfolds to.
+//! Values of a pickle.
 
 use std::borrow::Cow;
 
@@ -11,9 +11,9 @@ pub struct Span {
     pub len: u32,
 }
 
-/// A value: a small one as it is, any other as its place in the [`Tree`]. Lists and dictionaries
-/// are changed after others have come to refer to them, so a tree may hold circles; whoever walks
-/// it counts the steps.
+/// A value: small ones directly, others as an index into the [`Tree`]. Lists and dictionaries can
+/// change after other values refer to them, so a tree may have cycles. Code that walks it must
+/// count the steps.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Value {
     None,
@@ -27,20 +27,21 @@ pub enum Value {
     EmptyTuple,
     /// A class or function that was named.
     Global(Global),
-    /// The result of calling something that is not on the list of [`Global`].
+    /// The result of calling something that [`Global`] does not list.
     Opaque(Class),
     Node(u32),
 }
 
-/// A class by its place in [`Tree::classes`].
+/// A class by its index in [`Tree::classes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Class(pub u32);
 
-/// The classes and functions that mean something here. Calling one builds a description; no
-/// foreign code runs, whatever the pickle names.
+/// The classes and functions that the unpickler knows. Calling one builds a description. No foreign
+/// code runs, whatever the pickle names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Global {
-    /// `torch._utils._rebuild_tensor_v2`, and `_rebuild_tensor`, whose arguments are its first.
+    /// `torch._utils._rebuild_tensor_v2`, and `_rebuild_tensor`, which has only its first
+    /// arguments.
     Tensor,
     /// `torch._utils._rebuild_parameter` and its form with state: the tensor it wraps.
     Parameter,
@@ -63,9 +64,9 @@ pub enum Global {
 /// Type of a storage's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Element {
-    /// Type, where it is one that can be read.
+    /// Type, if it can be read.
     pub kind: Option<Kind>,
-    /// Bytes of one.
+    /// Bytes of one element.
     pub size: usize,
 }
 
@@ -77,14 +78,14 @@ pub struct Storage {
     pub element: Element,
     /// Elements.
     pub count: u64,
-    /// First element of the storage behind the key, for views of storages.
+    /// First element in the storage named by the key, for views of storages.
     pub start: u64,
 }
 
-/// A tensor as its rebuild call describes it; nothing of it is checked yet.
+/// A tensor as its rebuild call describes it, not yet checked.
 #[derive(Debug, Clone, Copy)]
 pub struct View {
-    /// Place in [`Tree::storages`].
+    /// Index in [`Tree::storages`].
     pub storage: u32,
     /// In elements.
     pub offset: i64,
@@ -133,7 +134,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// A text; bytes that are no UTF-8 are replaced.
+    /// A text; bytes that are not UTF-8 are replaced.
     pub fn text(&self, value: Value) -> Option<Cow<'a, str>> {
         match value {
             Value::Text(span) => Some(String::from_utf8_lossy(self.piece(span))),
@@ -166,7 +167,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Pairs of a dictionary, in the order of their making.
+    /// Pairs of a dictionary, in the order of insertion.
     pub fn pairs(&self, value: Value) -> Option<&[(Value, Value)]> {
         match self.node(value) {
             Some(Node::Dict(pairs)) => Some(pairs),
@@ -192,7 +193,7 @@ impl<'a> Tree<'a> {
 
     /// The storage of a tensor.
     pub fn storage(&self, view: &View) -> Storage {
-        // A view is made from a storage that is there.
+        // A view always refers to an existing storage.
         self.storages[view.storage as usize]
     }
 

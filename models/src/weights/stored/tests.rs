@@ -1,6 +1,6 @@
 use super::*;
 
-/// The numbers 0, 1, 2 ... as f32 in a mapped file, `shift` bytes behind its start.
+/// The numbers 0, 1, 2 ... as f32 in a mapped file, `shift` bytes after its start.
 fn map(n: usize, shift: usize) -> Arc<MappedFile> {
     let mut file = tempfile::tempfile().expect("file");
     file.write_all(&vec![0; shift]).expect("written");
@@ -64,7 +64,7 @@ fn views_of_any_order_are_read_in_theirs() {
     let file = map(24, 0);
     let turned = Stored::mapped(&file, Kind::F32, 0, vec![3, 2, 2], vec![1, 12, 3]);
     assert_eq!(floats(&turned), [0.0, 3.0, 12.0, 15.0, 1.0, 4.0, 13.0, 16.0, 2.0, 5.0, 14.0, 17.0]);
-    // Axes of length one have any stride; one value may stand for many.
+    // Axes of length one have any stride; one value may be repeated.
     let one = Stored::mapped(&file, Kind::F32, 4, vec![1, 2, 1], vec![99, 1, 7]);
     assert_eq!(floats(&one), [1.0, 2.0]);
     let spread = Stored::mapped(&file, Kind::F32, 12, vec![2, 2], vec![0, 0]);
