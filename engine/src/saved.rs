@@ -13,7 +13,7 @@ use dressage_kernels::device::{Phase, part, resume};
 
 use crate::{Result, Tensor, no_grad, recompute};
 
-/// Which values are recomputed instead of kept.
+/// Choice of the values that are recomputed instead of kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecomputePolicy {
     /// Recomputes values that are cheap to compute.

@@ -51,7 +51,7 @@ pub struct Tensor {
     /// Bytes from the start of the storage.
     offset: usize,
     pub(crate) origin: Origin,
-    /// How an operation that saves the value can recompute it instead.
+    /// Function that recomputes the value; an operation can save it instead of the memory.
     pub(crate) recompute_fn: Option<RecomputeFn>,
 }
 

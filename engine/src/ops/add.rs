@@ -119,7 +119,7 @@ pub(super) fn biased_residual(
 
 struct ResidualSaved {
     size: Residual,
-    /// Only where gamma needs a gradient.
+    /// Saved only if gamma needs a gradient.
     r: Option<SavedValue>,
     gamma: Option<Tensor>,
     to: [Edge; 2],

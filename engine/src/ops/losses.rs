@@ -272,7 +272,7 @@ struct ClassSaved {
     size: ClassLoss,
     targets: Vec<i32>,
     class_weights: Vec<f64>,
-    /// Only on a device.
+    /// Present only on a device.
     tables: Option<ClassTables>,
     logits: Tensor,
     to: Edge,

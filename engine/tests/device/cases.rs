@@ -1,4 +1,4 @@
-//! The table of operations with a form for devices.
+//! The table of operations with a device kernel.
 
 use dressage_engine::ops::Activated;
 use dressage_engine::{DType, Result, Tensor, ops, recompute};
@@ -8,11 +8,11 @@ use dressage_kernels::rotary;
 pub struct Case {
     /// Operation and variant.
     pub name: &'static str,
-    /// Shape of each differentiable input; of one axis or none for parameters in f32.
+    /// Shape of each differentiable input; parameters in f32 have at most one axis.
     pub inputs: Vec<Vec<usize>>,
-    /// The largest error in bf16 that is allowed, in units of 2^-8 of the largest value: the number
-    /// of roundings that an element goes through, each of at most half a unit. In a chain they are
-    /// random in sign, so that the error grows as the root of their number.
+    /// Largest allowed error in bf16, in units of 2^-8 of the largest value. It is the number of
+    /// roundings of an element, each of at most half a unit. Roundings in a chain have random
+    /// signs, so their error grows as the root of their number.
     pub roundings: f64,
     /// The operation.
     pub run: fn(&[Tensor]) -> Result<Tensor>,
@@ -29,16 +29,16 @@ fn case(
 
 pub fn products() -> Vec<Case> {
     vec![
-        // The bias and the sum with it.
+        // Roundings of the bias and of its sum.
         case("linear", &[&[2, 3, 5], &[4, 5], &[4]], 2.0, |x| {
             ops::linear(&x[0], &x[1], Some(&x[2]))
         }),
         case("linear, no bias", &[&[7, 3], &[2, 3]], 1.0, |x| ops::linear(&x[0], &x[1], None)),
-        // The gradient passes where the result is positive.
+        // The gradient passes only where the result is positive.
         case("linear_relu", &[&[2, 3, 5], &[4, 5], &[4]], 2.0, |x| {
             ops::linear_relu(&x[0], &x[1], &x[2])
         }),
-        // The hidden layer and the result; the gradient in the middle.
+        // Roundings of the hidden layer and the result, and of the gradient between the layers.
         case("feed_forward", &[&[2, 3, 5], &[9, 5], &[9], &[4, 9], &[4]], 3.0, |x| {
             let layer = |i| ops::Layer { weight: &x[i], bias: &x[i + 1] };
             ops::feed_forward(&x[0], layer(1), layer(3))
@@ -50,7 +50,7 @@ pub fn products() -> Vec<Case> {
         case("matmul, a transposed", &[&[5, 3], &[5, 4]], 1.0, |x| {
             ops::matmul(&x[0], &x[1], true, false)
         }),
-        // The gradients of two parts meet in one value.
+        // The gradients of two parts are added in one value.
         case("matmul, parts of one value", &[&[6, 5]], 2.0, |x| {
             ops::matmul(&ops::rows(&x[0], 0, 3)?, &ops::rows(&x[0], 3, 3)?, false, true)
         }),
@@ -65,7 +65,7 @@ const BLOCK: &[&[usize]] = &[&[2, 3, 8], &[8], &[8], &[8, 8], &[8], &[8]];
 
 pub fn chains() -> Vec<Case> {
     vec![
-        // Product, bias, norm, activation, sum, and as many back; a gradient that meets another.
+        // Product, bias, norm, activation, sum, and as many backward; two gradients are added.
         case("linear, norm, gelu, residual", BLOCK, 4.0, |x| {
             let y = ops::linear(&x[0], &x[3], Some(&x[4]))?;
             let y = ops::layer_norm(&y, &x[1], &x[2], 1e-6)?;
@@ -77,7 +77,7 @@ pub fn chains() -> Vec<Case> {
             ops::layer_norm(&ops::residual(&y, &x[0], Some(&x[5]))?, &x[1], &x[2], 1e-3)
         }),
         case("norm_linear and linear_residual, trained", BLOCK, 4.0, |x| {
-            // Trained in every run, so that each takes the same way.
+            // Trained in every run, so that all runs use the same code path.
             let w = if x[3].tracked() { x[3].clone() } else { x[3].leaf() };
             let norm = ops::Norm { weight: &x[1], bias: &x[2], eps: 1e-5 };
             let y = ops::norm_linear(&x[0], &norm, &w, Some(&x[4]))?;
@@ -100,14 +100,14 @@ pub fn pointwise() -> Vec<Case> {
     vec![
         case("gelu", &[&[3, 17]], 1.0, |x| ops::gelu(&x[0])),
         case("quick_gelu", &[&[3, 17]], 1.0, |x| ops::quick_gelu(&x[0])),
-        // The result is rounded before its gradient is formed from it.
+        // The result is rounded before the backward pass reads it.
         case("softmax", &[&[3, 17]], 2.0, |x| ops::softmax(&x[0])),
         case("relu", &[&[3, 17]], 1.0, |x| ops::relu(&x[0])),
         case("swiglu", &[&[3, 10]], 1.0, |x| ops::swiglu(&x[0])),
         case("add", &[&[2, 3, 4], &[2, 3, 4]], 1.0, |x| ops::add(&x[0], &x[1])),
         case("add, a parameter", &[&[2, 3, 4], &[4]], 1.0, |x| ops::add(&x[0], &x[1])),
         case("add, rows of the same type", &[&[2, 3, 4], &[3, 4]], 1.0, |x| ops::add(&x[0], &x[1])),
-        // The gradients meet: twice rounded and their sum.
+        // The gradients are added: two roundings and that of their sum.
         case("add, to itself", &[&[3, 5]], 2.0, |x| {
             let y = ops::add(&x[0], &x[0])?;
             ops::add(&y, &ops::gelu(&x[0])?)
@@ -175,12 +175,12 @@ pub fn copies_and_resampling() -> Vec<Case> {
 
 pub fn attention() -> Vec<Case> {
     vec![
-        // Probabilities, the result, and its gradient.
+        // Roundings of the probabilities, the result and its gradient.
         case("self_attention", &[&[2, 5, 3, 2, 32]], 3.0, |x| ops::self_attention(&x[0])),
         case("attention", &[&[2, 3, 64], &[2, 5, 64], &[2, 5, 64]], 3.0, |x| {
             ops::attention(&x[0], &x[1], &x[2], 2, None)
         }),
-        // And the roundings of the widened operands.
+        // In addition the roundings of the padded operands.
         case("self_attention, heads of 12", &[&[2, 5, 3, 2, 12]], 4.0, |x| {
             ops::self_attention(&x[0])
         }),
@@ -203,19 +203,18 @@ pub fn attention() -> Vec<Case> {
             };
             ops::attention(&x[0], &x[1], &x[2], 1, Some(&blocked))
         }),
-        // Rotated and rounded, then as attention; an operand that others hold, and one that is
-        // free.
+        // Rotated, rounded and then used in attention: a shared operand and an unshared one.
         case("rotary", &[&[2, 5, 3, 2, 32]], 4.0, |x| {
             let table = like(&x[0], &rotary::table([2, 2], 16, 32)?, &[4, 16, 2])?;
             let y = ops::rotary(x[0].clone(), &table, 1)?;
             ops::self_attention(&ops::rotary(y, &table, 1)?)
         }),
-        // Their numbers are rounded before the probabilities, so errors of scores count as well.
+        // The relative terms are rounded before the softmax, so errors of scores count as well.
         case("relative attention", &[&[1, 6, 3, 2, 80], &[5, 80], &[3, 80]], 8.0, |x| {
             let rel = ops::relative_position(&x[0], &x[1], &x[2], [3, 2])?;
             ops::relative_attention(&x[0], &rel, [3, 2])
         }),
-        // Heads narrower than those of the kernels; one more rounding of queries.
+        // Heads narrower than those of the kernels add one more rounding of queries.
         case("relative attention, widened", &[&[1, 6, 3, 2, 20], &[5, 20], &[3, 20]], 8.0, |x| {
             let rel = ops::relative_position(&x[0], &x[1], &x[2], [3, 2])?;
             ops::relative_attention(&x[0], &rel, [3, 2])
@@ -226,7 +225,7 @@ pub fn attention() -> Vec<Case> {
         case("ms_deform_attn", &[&[1, 10, 2, 4], &[1, 10, 2, 2, 2, 2], &[1, 10, 2, 4]], 2.0, |x| {
             ops::ms_deform_attn(&x[0], &x[1], &x[2], &[(1, 2), (2, 4)])
         }),
-        // Probabilities, the mixed features, the product, the result, and as many back.
+        // Roundings of the probabilities, mixed features, product and result, and as many backward.
         case("rein", REIN, 3.0, |x| rein(x, true)),
         case("rein, no softmax", REIN, 3.0, |x| rein(x, false)),
         case("rein, 48 channels", REIN_48, 4.0, |x| rein(x, true)),
@@ -241,7 +240,7 @@ const ONE_HEAD: &[&[usize]] = &[&[1, 3, 64], &[1, 3, 64], &[1, 3, 64]];
 /// Features with one class row, five tokens, their values, W_f, b_f, scale.
 const REIN: &[&[usize]] = &[&[2, 1 + 4, 64], &[5, 64], &[4, 64], &[64, 64], &[64], &[]];
 
-/// As [`REIN`], of channels that the kernel does not take.
+/// [`REIN`] with a number of channels that has no kernel.
 const REIN_48: &[&[usize]] = &[&[2, 1 + 4, 48], &[5, 48], &[4, 48], &[48, 48], &[48], &[]];
 
 fn rein(x: &[Tensor], softmax: bool) -> Result<Tensor> {
@@ -255,7 +254,7 @@ fn rein(x: &[Tensor], softmax: bool) -> Result<Tensor> {
     ops::rein(&x[0], &parts, 1, softmax)
 }
 
-/// Constants where `x` lies, of f32 there, of the type of `x` on the host.
+/// Constants in the place of `x`: f32 on a device, the type of `x` on the host.
 fn like(x: &Tensor, values: &[f64], shape: &[usize]) -> Result<Tensor> {
     let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
     let narrow = Tensor::from_slice(&narrow, shape)?;
@@ -269,7 +268,7 @@ fn like(x: &Tensor, values: &[f64], shape: &[usize]) -> Result<Tensor> {
     }
 }
 
-/// A table where `x` lies.
+/// An integer table in the place of `x`.
 fn table(x: &Tensor, values: &[i32]) -> Result<Tensor> {
     let values = Tensor::from_slice(values, &[values.len()])?;
     match x.device() {
@@ -278,7 +277,7 @@ fn table(x: &Tensor, values: &[i32]) -> Result<Tensor> {
     }
 }
 
-/// Mask losses of three pairs, the last of which only pads: the host gets the others alone.
+/// Mask losses of three pairs; the last is padding, which the host does not get.
 fn padded_mask_loss(x: &Tensor) -> Result<Tensor> {
     let t: Vec<f64> = (0..21).map(|i| f64::from(i % 4) / 4.0).collect();
     if x.device().is_none() {

@@ -1,4 +1,4 @@
-//! The table of operations.
+//! The table of operations under test.
 
 use dressage_engine::ops::Activated;
 use dressage_engine::{DType, Result, Tensor, ops, recompute};
@@ -16,7 +16,7 @@ fn case(
     Case { name, inputs: inputs.iter().map(|s| s.to_vec()).collect(), run, tolerance }
 }
 
-/// Every case.
+/// All cases.
 pub fn all() -> Vec<Case> {
     [
         products(),
@@ -76,7 +76,7 @@ fn chains() -> Vec<Case> {
     ]
 }
 
-/// Fused layers: with frozen parameters, which are one kernel, and with trained ones.
+/// Fused layers: with frozen parameters, as one kernel, and with trained ones.
 fn frozen() -> Vec<Case> {
     vec![
         case("norm_linear, frozen", &[&[2, 3, 5]], 1e-5, |x| {
@@ -98,7 +98,7 @@ fn frozen() -> Vec<Case> {
             ops::linear_residual(&x[0], &x[1], Activated::Plain, &x[2], Some(&x[3]), None)
         }),
         case("frozen block", &[&[2, 3, 5]], 1e-5, |x| {
-            // A value with two readers: its gradients meet in place.
+            // The gradients of a value with two readers are added in place.
             let h = norm_linear(&with_constants(x, NORM)?)?;
             let p = with_constants(&[x[0].clone(), h], DOWN)?;
             linear_residual(&p, Activated::Gelu)
@@ -112,7 +112,7 @@ const NORM: &[&[usize]] = &[&[2, 3, 5], &[5], &[5], &[4, 5], &[4]];
 const ONTO: &[&[usize]] = &[&[2, 3, 4], &[2, 3, 5], &[4, 5], &[4], &[4]];
 const DOWN: &[&[usize]] = &[&[2, 3, 5], &[2, 3, 4], &[5, 4], &[5], &[5]];
 
-/// `x` and constants for the shapes it does not reach.
+/// `x`, with constants appended for the remaining shapes.
 fn with_constants(x: &[Tensor], shapes: &[&[usize]]) -> Result<Vec<Tensor>> {
     let mut all = x.to_vec();
     for (i, shape) in shapes.iter().enumerate().skip(x.len()) {
@@ -230,7 +230,7 @@ fn attention() -> Vec<Case> {
         ),
         case("rotary", &[&[2, 5, 3, 2, 4]], 1e-5, |x| {
             let table = like(&x[0], &rotary::table([2, 2], 16, 4)?, &[4, 2, 2])?;
-            // What others hold is copied, what is free is turned in place.
+            // A shared operand is copied; an unshared one is rotated in place.
             let y = ops::rotary(x[0].clone(), &table, 1)?;
             ops::self_attention(&ops::rotary(y, &table, 1)?)
         }),
