@@ -331,7 +331,7 @@ fn an_operand_that_needs_no_gradient_gets_no_work() {
         (after.products - before.products, after.launches - before.launches)
     };
     // The product for the input and the norm; the product for the weight; the product for the norm,
-    // columns and two sums of partial sums. The second of these adds to the first in one more
+    // columns and two sums of partial sums. The second of these is added to the first in one more
     // launch.
     assert_eq!(cost(&x.leaf(), &w, &b), (1, 1));
     assert_eq!(cost(&x, &w.leaf(), &b), (1, 0));
