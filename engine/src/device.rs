@@ -224,7 +224,7 @@ impl Tensor {
     /// are rounded if this tensor is bf16.
     ///
     /// # Errors
-    /// As [`Tensor::overwrite`]; another shape.
+    /// Errors of [`Tensor::overwrite`]; another shape.
     pub fn overwrite_from(&mut self, host: &Tensor) -> Result<()> {
         if self.shape() != host.shape() {
             return Err(EngineError::Shape {

@@ -217,9 +217,8 @@ pub fn forbid_gradient(op: &'static str, arg: &'static str, x: &Tensor) -> Resul
 
 /// Runs `f` without saving its intermediate values, and runs it a second time in the backward pass.
 ///
-/// It frees the memory of everything between `inputs` and the result, for the price of one more
-/// forward pass. Values that `f` captures get gradients as well. `f` must give the same result both
-/// times.
+/// It needs no memory for anything between `inputs` and the result, but one more forward pass.
+/// Values that `f` captures get gradients as well. `f` must give the same result both times.
 ///
 /// # Errors
 /// Errors of `f`.

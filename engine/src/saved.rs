@@ -22,9 +22,8 @@ pub enum RecomputePolicy {
     Checkpoints,
 }
 
-/// Size in bytes below which a value on a device is always kept. All values of this size from the
-/// queries of a decoder layer take a few megabytes, and a kernel launch takes as long as moving ten
-/// megabytes.
+/// Size in bytes below which a value on a device is always kept. The queries of a decoder layer
+/// save only a few megabytes in all, and a kernel launch takes as long as moving ten.
 const SMALL: usize = 1 << 20;
 
 thread_local! {

@@ -223,8 +223,8 @@ fn matches(
     Ok(())
 }
 
-/// Compares the points of each pair bit by bit: the uncertain ones as a set, then the random ones
-/// in order. On a device each image has `slots` rows.
+/// Compares the points of each pair bit by bit. The uncertain ones are compared as a set, then the
+/// random ones in order. On a device each image has `slots` rows.
 fn chosen_points(
     fixture: &Fixture,
     table: &mut Table,

@@ -188,7 +188,7 @@ fn parity_with_the_reference() {
     assert!(failed.is_empty(), "differ from the reference: {}", failed.join(", "));
 }
 
-/// Checks that a weight or input off by a thousandth fails, in every kind of case.
+/// Checks that a weight or prediction off by a thousandth fails, in every kind of case.
 #[test]
 fn parity_notices_a_wrong_number() {
     const ALTERED: [&str; 5] =

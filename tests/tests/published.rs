@@ -62,8 +62,8 @@ fn write(dir: &Path, name: &str, writer: Writer, entries: &[Entry]) -> PathBuf {
     path
 }
 
-/// Builds the network of the published recipe like a run, from a backbone file and a released
-/// checkpoint of Rein and head.
+/// Builds the network of the published recipe as a run does. The files are a backbone and a
+/// released checkpoint of Rein and head.
 fn load(backbone: &Path, trained: &Path) -> Result<Segmenter> {
     let set = |key: &str, path: &Path| format!("{key}={}", path.display());
     let settings = [set("model.weights", backbone), set("model.checkpoint", trained)];
@@ -206,7 +206,7 @@ fn each_is_named(which: &str, (ending, writer): (&str, Writer), step: usize) {
         for wrong in Wrong::ALL {
             let mut changed = entries[at].clone();
             let words = change(&mut changed, i, wrong);
-            // Changes that cannot be seen load the whole file each time, so one is enough.
+            // A fault that cannot be seen lets the whole file load, so one such load is enough.
             if name == "mask_token" || (words.is_none() && loaded) {
                 continue;
             }

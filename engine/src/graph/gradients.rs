@@ -110,7 +110,7 @@ impl Gradients {
     /// `None` for a gradient that is not needed, and is not called if none is needed.
     ///
     /// # Errors
-    /// As [`Gradients::accumulate`].
+    /// Errors of [`Gradients::accumulate`].
     pub fn accumulate_all<const N: usize>(
         &mut self,
         edges: [&Edge; N],

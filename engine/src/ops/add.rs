@@ -30,7 +30,7 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         },
     )?;
     let y = record(y, &[a, b], || Sum { size, to: [a.edge(), b.edge()] });
-    // Recomputation reads a. To store a only for that would save nothing.
+    // Recomputation reads a. Storing a only for that would save nothing.
     match a.save() {
         SavedValue::Recomputed(_) => Ok(y.recomputable(|| {
             let (a, b) = (a.save(), b.save());

@@ -15,8 +15,8 @@ use crate::{Backward, DType, Device, Edge, Gradients, Result, Tensor, record};
 ///
 /// Shapes: x `[.., k]`, weight `[m, k]`, bias `[m]`, y `[.., m]`. Saves `x` only if the weight
 /// needs a gradient; with a frozen weight the backward pass is one product. The result of a frozen
-/// layer can be recomputed by one product ([`crate::RecomputePolicy`]), which activations that save
-/// it use. On the host a frozen weight may be bf16 with an f32 `x`.
+/// layer can be recomputed by one product ([`crate::RecomputePolicy`]). Activations, which save
+/// that result, make use of this. On the host a frozen weight may be bf16 with an f32 `x`.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.

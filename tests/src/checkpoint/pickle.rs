@@ -29,8 +29,8 @@ impl Pickle {
         self.bytes
     }
 
-    /// Adds raw opcodes: `(` mark, `)` empty tuple, `}` empty dict, `]` empty list, `t` tuple, `u`
-    /// set items, `e` append, `s` set one, `R` call, `Q` look up a storage, `b` build.
+    /// Adds raw opcodes. They are `(` mark, `)` empty tuple, `}` empty dict, `]` empty list, `t`
+    /// tuple, `u` set items, `e` append, `s` set one, `R` call, `Q` look up a storage, `b` build.
     pub fn raw(mut self, opcodes: &[u8]) -> Pickle {
         self.bytes.extend_from_slice(opcodes);
         self
