@@ -19,7 +19,7 @@ pub fn schedule(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         let schedule = Schedule::new(base, segments)?;
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for (i, lr) in recorded["lr"].as_object().into_iter().flatten() {
-            // The error is relative to the base rate, in f64, which f32 would hide.
+            // The f32 tensors below, relative to the base rate, would hide errors in f64.
             let lr = lr.as_f64().ok_or("a rate that is no number")?;
             let got = schedule.lr(i.parse()?);
             if (got - lr).abs() > 1e-11 * lr.abs() {
