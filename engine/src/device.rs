@@ -1,16 +1,16 @@
 //! Tensors in the memory of a device.
 //!
-//! The same model code runs on the host and on a device: an operation makes its results where its
-//! operands lie ([`Tensor::empty_like`]) and calls the kernel of that place (`kernel!`). Nothing
-//! moves by itself. What a device holds is of these types:
+//! The same model code runs on the host and on a device. An operation creates its results where its
+//! operands are ([`Tensor::empty_like`]) and calls the kernel for that place (`kernel!`). No data
+//! moves implicitly. The types on a device are:
 //!
 //! * activations and matrices: the working type, f32 or bf16;
 //! * parameters of at most one axis, statistics, gradients of parameters: f32.
 //!
-//! A gradient on its way has the type of its value; where it arrives at a leaf it is f32.
+//! An intermediate gradient has the type of its value; the gradient of a leaf is f32.
 //!
-//! An operation gets a form for devices by making its results with `empty_like` and `empty_sums`,
-//! calling its kernels through `kernel!` and having a row in `tests/device/cases.rs`.
+//! To support devices, an operation creates its results with `empty_like` and `empty_sums`, calls
+//! its kernels through `kernel!` and gets a row in `tests/device/cases.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,13 +25,13 @@ use crate::memory::{Category, Usage, current_category};
 use crate::tensor::Storage;
 use crate::{DType, Element, EngineError, Result, Tensor, forbid_gradient};
 
-/// Memory of a device that is booked under a category.
+/// Device memory that is booked under a category.
 pub(crate) struct DeviceBuffer {
     memory: Buffer<u8>,
     category: Category,
 }
 
-/// Accounts by number of the device.
+/// Memory accounts by device number.
 static ACCOUNTS: Mutex<BTreeMap<u32, Usage>> = Mutex::new(BTreeMap::new());
 
 fn accounts() -> MutexGuard<'static, BTreeMap<u32, Usage>> {
@@ -59,9 +59,9 @@ impl Drop for DeviceBuffer {
     }
 }
 
-/// The account of the tensors on a device, as [`crate::memory::usage`] gives it for the host.
-/// `from_system` and `system_bytes` are those of the device's pool, which also lends kernels their
-/// workspace.
+/// The memory account of the tensors on a device, like [`crate::memory::usage`] for the host.
+/// `from_system` and `system_bytes` are those of the device's pool, which also provides the
+/// workspace of kernels.
 pub fn usage_on(device: &Device) -> Usage {
     let usage = accounts().get(&device.id()).copied().unwrap_or_default();
     let pool = device.usage();
@@ -74,7 +74,7 @@ pub fn reset_peak_on(device: &Device) {
 }
 
 impl Tensor {
-    /// The device that the elements lie on; `None` for the host.
+    /// The device that holds the elements; `None` for host memory.
     pub fn device(&self) -> Option<&Device> {
         match &*self.storage {
             Storage::Device(buffer) => Some(buffer.memory.device()),
@@ -83,16 +83,16 @@ impl Tensor {
         }
     }
 
-    /// A tensor on `device`, or in host memory without one, whose content is not defined yet. Write
-    /// all of it.
+    /// Creates a tensor with undefined content on `device`, or in host memory for `None`. The
+    /// caller writes all elements.
     ///
     /// # Errors
-    /// No room on the device; a dry run.
+    /// No room on the device; a real device within a dry run.
     pub fn empty_on(device: Option<&Device>, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         Self::with_capacity_on(device, dtype, shape, 0)
     }
 
-    /// As [`Tensor::empty_on`], in a buffer that could hold `capacity` elements
+    /// [`Tensor::empty_on`] in a buffer with room for `capacity` elements
     /// ([`Tensor::with_capacity`]).
     ///
     /// # Errors
@@ -111,11 +111,11 @@ impl Tensor {
         Ok(Tensor::in_storage(storage, dtype, shape))
     }
 
-    /// A constant that the device keeps: `make` is called for the elements, f32 in host memory,
-    /// when a table of this `name`, these `numbers` and this type is asked for the first time.
+    /// A constant that the device caches by `name`, `numbers` and type. On the first request `make`
+    /// is called for its elements, in f32 in host memory.
     ///
     /// # Errors
-    /// Whatever `make` returns; another type than f32 and bf16; no room on the device.
+    /// Errors of `make`; a type other than f32 and bf16; no room on the device.
     pub(crate) fn table(
         device: &Device,
         dtype: DType,
@@ -141,7 +141,7 @@ impl Tensor {
         Ok(Tensor::in_storage(Storage::Table(table), dtype, shape))
     }
 
-    /// A tensor of this one's type where this one lies. Write all of it.
+    /// Creates a tensor of the same type in the same place. The caller writes all elements.
     ///
     /// # Errors
     /// No room on the device.
@@ -149,7 +149,7 @@ impl Tensor {
         Self::empty_on(self.device(), self.dtype(), shape)
     }
 
-    /// As [`Tensor::empty_like`], of the type of sums over this one ([`DType::of_sums`]).
+    /// [`Tensor::empty_like`] with the type of sums over this tensor ([`DType::of_sums`]).
     ///
     /// # Errors
     /// No room on the device.
@@ -157,7 +157,7 @@ impl Tensor {
         Self::empty_on(self.device(), self.dtype().of_sums(), shape)
     }
 
-    /// As [`Tensor::empty_on`], all bits zero.
+    /// [`Tensor::empty_on`] with all bits zero.
     ///
     /// # Errors
     /// No room on the device; a failure of the device.
@@ -168,11 +168,11 @@ impl Tensor {
         Ok(zeros)
     }
 
-    /// A constant with these elements on `device` as `dtype`: rounded or widened if both types are
-    /// of f32 and bf16. Shares the memory if it already lies there.
+    /// A constant copy on `device` with elements of type `dtype`. Converts between f32 and bf16,
+    /// with rounding to bf16. Shares the memory if the tensor is already there in that type.
     ///
     /// # Errors
-    /// Other types that differ; a value that needs a gradient; no room on the device.
+    /// Any other conversion; a value that needs a gradient; no room on the device.
     pub fn to_device(&self, device: &Device, dtype: DType) -> Result<Tensor> {
         forbid_gradient("to_device", "tensor", self)?;
         match self.device() {
@@ -206,12 +206,12 @@ impl Tensor {
         }
     }
 
-    /// Writes `data` over the elements of a tensor on a device, at the address that it has: for
-    /// what changes from step to step while the launches that read it stay the same. Does not wait.
+    /// Overwrites the elements of a device tensor with `data`, at the same address. It is for data
+    /// that changes from step to step while the launches that read it stay the same. Does not wait.
     ///
     /// # Errors
-    /// If the tensor holds another type or number of elements, lies in host memory or shares its
-    /// memory with another; a failure of the device.
+    /// If the tensor has another type or number of elements, is in host memory or shares its memory
+    /// with another; a failure of the device.
     pub fn overwrite<T: Element>(&mut self, data: &[T]) -> Result<()> {
         self.expect_type::<T>("overwrite")?;
         let Some(device) = self.device().cloned() else {
@@ -220,11 +220,11 @@ impl Tensor {
         Ok(device.write(self.raw_mut("overwrite")?.cast::<T>(), data)?)
     }
 
-    /// As [`Tensor::overwrite`], with the elements of a tensor in host memory of the same shape;
-    /// those of an f32 one are rounded if this one is bf16.
+    /// [`Tensor::overwrite`] with the elements of a host tensor of the same shape. Elements of f32
+    /// are rounded if this tensor is bf16.
     ///
     /// # Errors
-    /// As [`Tensor::overwrite`]; another shape.
+    /// Errors of [`Tensor::overwrite`]; another shape.
     pub fn overwrite_from(&mut self, host: &Tensor) -> Result<()> {
         if self.shape() != host.shape() {
             return Err(EngineError::Shape {
@@ -245,15 +245,15 @@ impl Tensor {
         }
     }
 
-    /// Where the elements lie on the device; `None` in host memory. Tells whether a tensor has
-    /// moved since its address was taken into a graph, whose memory nobody else is given.
+    /// Device address of the elements; `None` in host memory. A captured graph keeps its memory for
+    /// itself, so the address shows whether a tensor has moved since the capture.
     pub fn address(&self) -> Option<u64> {
         self.device()?;
         self.raw("address").ok().map(|view| view.address())
     }
 
-    /// The same bits as elements of another type of the same size, sharing the memory: for tables
-    /// that hold indices and weights side by side.
+    /// The same bits as elements of another type of equal size, in shared memory. Used for tables
+    /// that hold both indices and weights.
     ///
     /// # Errors
     /// A type of another size; a value that needs a gradient.
@@ -266,12 +266,11 @@ impl Tensor {
         Ok(self.part(0, self.shape()).with_dtype(dtype))
     }
 
-    /// A constant with these elements in host memory, of the same type. Waits for the device once;
-    /// shares the memory if it already lies there.
+    /// A constant copy in host memory, of the same type. Waits for the device once. Shares the
+    /// memory if the tensor is already there.
     ///
     /// # Errors
-    /// A value that needs a gradient; a failure of the device, also one of a kernel launched
-    /// before.
+    /// A value that needs a gradient; a failure of the device or of a kernel launched earlier.
     pub fn to_host(&self) -> Result<Tensor> {
         forbid_gradient("to_host", "tensor", self)?;
         let Some(device) = self.device() else { return Ok(self.detach()) };
@@ -280,8 +279,8 @@ impl Tensor {
         Ok(copy)
     }
 
-    /// The elements as `dtype` on the device they lie on, outside the graph: of f32 and bf16, or
-    /// shared.
+    /// The elements as `dtype` on their device, outside the graph. Converts between f32 and bf16;
+    /// for the same type it shares the memory.
     pub(crate) fn cast_on(&self, device: &Device, dtype: DType) -> Result<Tensor> {
         if self.dtype() == dtype {
             return Ok(self.detach());
@@ -304,7 +303,7 @@ impl Tensor {
     /// The elements, for kernels to read.
     ///
     /// # Errors
-    /// If the tensor holds another type or lies in host memory.
+    /// If the tensor has another type or is in host memory.
     pub fn view<T: Element>(&self) -> Result<View<'_, T>> {
         self.expect_type::<T>("view")?;
         Ok(self.raw("view")?.cast())
@@ -313,7 +312,7 @@ impl Tensor {
     /// The elements, for kernels to write.
     ///
     /// # Errors
-    /// If the tensor holds another type, lies in host memory or shares its memory with another.
+    /// If the tensor has another type, is in host memory or shares its memory with another.
     pub fn view_mut<T: Element>(&mut self) -> Result<ViewMut<'_, T>> {
         self.expect_type::<T>("view_mut")?;
         Ok(self.raw_mut("view_mut")?.cast())
@@ -339,13 +338,13 @@ impl Tensor {
         }
     }
 
-    /// Copies the elements into `to`, which lies on the same device.
+    /// Copies the elements into `to`, which is on the same device.
     pub(crate) fn copy_on_device(&self, to: &mut Tensor) -> Result<()> {
         let Some(device) = self.device() else { return Err(EngineError::OnHost { op: "copy" }) };
         Ok(device.copy(self.raw("copy")?, to.raw_mut("copy")?)?)
     }
 
-    /// The error of an access that needs host memory.
+    /// Error of an access that needs host memory.
     pub(crate) fn not_on_host(&self, op: &'static str) -> EngineError {
         let device = self.device().map(Device::name).unwrap_or_default();
         EngineError::OnDevice { op, device }
@@ -353,13 +352,13 @@ impl Tensor {
 }
 
 impl Tensor {
-    /// A constant with these elements of the host on `device` as `dtype`, as [`Tensor::to_device`]
-    /// makes it. May be part of a graph: every replay copies the elements of the capture. For what
-    /// sizes alone decide, not for what changes from step to step.
+    /// A constant copy of host elements on `device` as `dtype`, like [`Tensor::to_device`]. It can
+    /// be captured in a graph: every replay copies the elements seen at capture. It suits values
+    /// that depend on sizes alone, not values that change from step to step.
     ///
     /// # Errors
-    /// Elements that lie on a device; types that differ, but for f32 as bf16; a value that needs a
-    /// gradient; no room on the device.
+    /// A tensor on a device; a conversion other than f32 to bf16; a value that needs a gradient; no
+    /// room on the device.
     pub fn constant_on(&self, device: &Device, dtype: DType) -> Result<Tensor> {
         forbid_gradient("constant_on", "tensor", self)?;
         if self.device().is_some() {

@@ -28,7 +28,7 @@ impl DType {
         }
     }
 
-    /// Its name, as in `f32`.
+    /// Name of the type, as in `f32`.
     pub fn name(self) -> &'static str {
         match self {
             DType::F32 => "f32",
@@ -39,7 +39,7 @@ impl DType {
         }
     }
 
-    /// Type of what is summed over values of this type: statistics, and gradients of parameters.
+    /// Type of sums over values of this type: statistics and gradients of parameters.
     pub fn of_sums(self) -> DType {
         match self {
             DType::Bf16 => DType::F32,
@@ -76,13 +76,13 @@ impl Element for u8 {
     const DTYPE: DType = DType::U8;
 }
 
-/// A float the arithmetic is written for, as tensor element.
+/// A float type that the host arithmetic supports, as tensor element.
 pub trait Float: Element + dressage_kernels::Real {}
 impl Float for f32 {}
 impl Float for f64 {}
 
-/// Runs `$body` with `$t` bound to f32 or f64 according to the type of a tensor in host memory;
-/// another type, or a tensor on a device, is an error of `$op`.
+/// Runs `$body` with `$t` bound to f32 or f64, the type of a host tensor. Another type, or a tensor
+/// on a device, is an error of `$op`.
 #[macro_export]
 macro_rules! floats {
     ($op:expr, $tensor:expr, $t:ident => $body:expr) => {
@@ -105,9 +105,9 @@ macro_rules! floats {
     };
 }
 
-/// Runs the kernel for the place where a tensor lies: `host` with `$t` bound to f32 or f64, or the
-/// other arm with `$t` bound to f32 or bf16 and `$device` to the device. Another type is an error
-/// of `$op`.
+/// Runs the kernel for the place where a tensor is stored. The `host` arm binds `$t` to f32 or f64.
+/// The other arm binds `$t` to f32 or bf16 and `$device` to the device. Another type is an error of
+/// `$op`.
 macro_rules! kernel {
     ($op:expr, $x:expr, $t:ident, host => $host:expr, $device:ident => $launch:expr $(,)?) => {
         match ($x.device(), $x.dtype()) {

@@ -1,4 +1,4 @@
-//! What can go wrong in the engine.
+//! Errors of the engine.
 
 use crate::DType;
 use dressage_kernels::KernelError;
@@ -7,7 +7,7 @@ use dressage_kernels::KernelError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// Sizes that a kernel refused.
+    /// Sizes that a kernel rejected.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// An argument of the wrong shape.
@@ -17,9 +17,9 @@ pub enum EngineError {
         op: &'static str,
         /// Argument.
         arg: &'static str,
-        /// The shape that would fit, in words or numbers.
+        /// The shape that was expected, in words or numbers.
         expected: String,
-        /// The shape found.
+        /// The actual shape.
         found: Vec<usize>,
     },
     /// An argument of the wrong element type.
@@ -27,9 +27,9 @@ pub enum EngineError {
     Type {
         /// Operation.
         op: &'static str,
-        /// Type that would fit.
+        /// Expected type.
         expected: &'static str,
-        /// Type found.
+        /// Actual type.
         found: DType,
     },
     /// A value that needs a gradient entered an operation that has none.
@@ -40,38 +40,38 @@ pub enum EngineError {
         /// Argument.
         arg: &'static str,
     },
-    /// The host asked for the elements of a tensor that lies on a device.
+    /// The host accessed the elements of a tensor that is on a device.
     #[error("{op}: the tensor lies on {device}, not in host memory; to_host copies it there")]
     OnDevice {
         /// Operation.
         op: &'static str,
-        /// What the device calls itself.
+        /// Name of the device.
         device: String,
     },
-    /// A kernel of a device was given a tensor that lies in host memory.
+    /// A kernel of a device received a tensor that is in host memory.
     #[error("{op}: the tensor lies in host memory, not on a device; to_device copies it there")]
     OnHost {
         /// Operation.
         op: &'static str,
     },
-    /// An operation that runs on the host alone was given a tensor that lies on a device.
+    /// An operation that runs only on the host received a tensor that is on a device.
     #[error("{op}: has no form for {device}; its operands have to lie in host memory (to_host)")]
     NoDeviceForm {
         /// Operation.
         op: &'static str,
-        /// What the device calls itself.
+        /// Name of the device.
         device: String,
     },
-    /// A tensor was to be made on a device within a dry run, which knows host memory alone.
+    /// Creation of a tensor on a real device within a dry run, which supports host memory only.
     #[error("a dry run cannot use {device}; use `Device::dry_run()`")]
     NotInDryRun {
-        /// What the device calls itself.
+        /// Name of the device.
         device: String,
     },
-    /// A backward pass was asked of something that leads to no trainable value.
+    /// Backward pass from a value that depends on nothing trainable.
     #[error("backward: the result depends on no value that needs a gradient")]
     NotTracked,
-    /// A buffer that others still hold was to be written.
+    /// In-place write to a buffer that is shared.
     #[error("{op}: the buffer is shared and cannot be written in place")]
     Shared {
         /// Operation.

@@ -1,10 +1,10 @@
 //! Reverse-mode differentiation.
 //!
 //! An operation whose inputs need gradients leaves a [`Node`] with its typed saved state
-//! ([`Backward`]). Node numbers grow with time, so walking them from the largest to the smallest
-//! is a reverse topological order. The walk is pruned by construction: a node is visited only if a
-//! gradient arrived at it, and an operation asks [`Edge::wants`] before it does any work for an
-//! operand. State is freed as soon as a node has run.
+//! ([`Backward`]). Node numbers grow with time, so visiting nodes from the largest number to the
+//! smallest is a reverse topological order. The walk visits a node only if a gradient arrived at
+//! it. An operation asks [`Edge::wants`] before it does any work for an operand. The state of a
+//! node is freed as soon as the node has run.
 
 mod gradients;
 
@@ -23,12 +23,12 @@ pub use gradients::Gradients;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// A number larger than all before it.
+/// Returns a number larger than all before it.
 pub(crate) fn fresh_id() -> u64 {
     NEXT_ID.fetch_add(1, Relaxed)
 }
 
-/// What a tensor comes from.
+/// The origin of a tensor in the graph.
 #[derive(Clone)]
 pub(crate) enum Origin {
     Constant,
@@ -37,19 +37,19 @@ pub(crate) enum Origin {
     Part(Arc<Part>),
 }
 
-/// Some of the elements of a value, in its memory: their gradient lands in that of the value.
+/// A view of some elements of a value; its gradient is added to that part of the value's gradient.
 pub(crate) struct Part {
     /// A leaf or a node.
     of: Origin,
     start: usize,
-    /// Elements of the value.
+    /// Number of elements of the value.
     whole: usize,
 }
 
 /// One recorded operation.
 pub(crate) struct Node {
     id: u64,
-    /// The part of the network that recorded it, to which its backward work is booked.
+    /// The part of the network that recorded it; its backward work is attributed to that part.
     part: Arc<str>,
     /// Taken when the backward pass reaches the node.
     state: Mutex<Option<Box<dyn Backward>>>,
@@ -61,8 +61,8 @@ impl Node {
     }
 }
 
-/// The saved state of an operation and the rule that turns the gradient of its output into those
-/// of its inputs.
+/// The saved state of an operation and the rule that turns its output gradient into its input
+/// gradients.
 pub trait Backward: Send {
     /// Name of the operation, for errors.
     fn name(&self) -> &'static str;
@@ -70,17 +70,17 @@ pub trait Backward: Send {
     /// Delivers the gradients of the inputs, given the output's gradient `dy`.
     ///
     /// # Errors
-    /// Whatever the kernels refuse.
+    /// Errors of the kernels.
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()>;
 }
 
-/// Where a gradient is to be delivered: an input of an operation, without its data.
+/// The destination of a gradient: an input of an operation, without its data.
 #[derive(Clone)]
 pub struct Edge {
     /// A leaf or a node.
     origin: Origin,
     len: usize,
-    /// Where the elements begin in the value that the origin stands for, and how many that has.
+    /// Index of the first element within the value of the origin, and the size of that value.
     start: usize,
     whole: usize,
     /// Type and place of the value.
@@ -98,7 +98,7 @@ impl Edge {
         Edge { origin, len, start, whole, dtype, device }
     }
 
-    /// Whether anybody waits for this gradient.
+    /// Whether a gradient is needed here.
     pub fn wants(&self) -> bool {
         !matches!(self.origin, Origin::Constant)
     }
@@ -107,17 +107,17 @@ impl Edge {
         match &self.origin {
             Origin::Leaf(id) => Some(*id),
             Origin::Node(node) => Some(node.id),
-            // An edge leads to what a part is of.
+            // An edge always points to the value that a part belongs to.
             Origin::Constant | Origin::Part(_) => None,
         }
     }
 
-    /// Whether this is not the whole value.
+    /// Whether this is only a part of the value.
     fn partial(&self) -> bool {
         self.len != self.whole
     }
 
-    /// Type of the gradient: that of the value, but at a leaf that of sums.
+    /// Type of the gradient: the value's type, or at a leaf the type of sums.
     fn gradient_dtype(&self) -> DType {
         match self.origin {
             Origin::Leaf(_) => self.dtype.of_sums(),
@@ -131,24 +131,24 @@ pub fn no_grad<R>(f: impl FnOnce() -> R) -> R {
     unrecorded(f).0
 }
 
-/// As [`no_grad`]; also says whether any operation met a value that needs a gradient.
+/// [`no_grad`] that also returns whether any operation met a value that needs a gradient.
 fn unrecorded<R>(f: impl FnOnce() -> R) -> (R, bool) {
     let seen = Rc::new(Cell::new(false));
     let result = ambient::with(|ambient| ambient.unrecorded = Some(Rc::clone(&seen)), f);
     (result, seen.get())
 }
 
-/// Runs `f` as if nothing were around it: with the settings of a fresh thread, in no range and no
-/// dry run.
+/// Runs `f` with the settings of a fresh thread: recording on, in no range and no dry run.
 ///
-/// A thread of a pool that waits for a part of its work takes up other work meanwhile. Work that
-/// is handed to a pool whole begins with this, or it would inherit the settings of what it interrupts.
+/// A thread of a pool that waits for part of its work takes up other work meanwhile. Work that is
+/// sent to a pool as a whole must start with this. Otherwise it inherits the settings of the work
+/// that it interrupts.
 pub fn isolated<R>(f: impl FnOnce() -> R) -> R {
     let _range = resume(Phase::Forward, &Arc::from(""));
     ambient::with(|ambient| *ambient = Ambient::DEFAULT, || dry_run::outside(f))
 }
 
-/// Ties `out` into the graph if any of `inputs` needs a gradient; `state` is built only then.
+/// Adds `out` to the graph if any of `inputs` needs a gradient; `state` is built only then.
 pub fn record<B: Backward + 'static>(
     out: Tensor,
     inputs: &[&Tensor],
@@ -165,8 +165,8 @@ pub fn record<B: Backward + 'static>(
     out.with_origin(Origin::Node(node))
 }
 
-/// Ties `out`, which holds elements of `x` from `start` on in the memory of `x`, to the gradient of
-/// `x`: a view leaves no node.
+/// Connects the view `out` of `x`, from element `start` on, to the gradient of `x`. A view adds no
+/// node.
 pub(crate) fn record_view(out: Tensor, x: &Tensor, start: usize) -> Tensor {
     if !x.tracked() {
         return out;
@@ -181,8 +181,8 @@ pub(crate) fn record_view(out: Tensor, x: &Tensor, start: usize) -> Tensor {
     out.with_origin(Origin::Part(Arc::new(Part { of: origin, start: before + start, whole })))
 }
 
-/// Fails if a value that needs a gradient enters an operation without a backward pass while
-/// recording is on.
+/// Fails if a value that needs a gradient enters an operation without a backward pass. Does nothing
+/// if recording is off.
 ///
 /// # Errors
 /// [`EngineError::NoBackward`].
@@ -193,13 +193,13 @@ pub fn forbid_gradient(op: &'static str, arg: &'static str, x: &Tensor) -> Resul
     Ok(())
 }
 
-/// Runs `f` without keeping what it saves, and runs it again when its gradient is asked for.
+/// Runs `f` without saving its intermediate values, and runs it a second time in the backward pass.
 ///
-/// Saves the memory of everything between `inputs` and the result for one more forward pass.
-/// Values that `f` captures get their gradients as well. `f` must give the same result both times.
+/// It needs no memory for anything between `inputs` and the result, but one more forward pass.
+/// Values that `f` captures get gradients as well. `f` must give the same result both times.
 ///
 /// # Errors
-/// Whatever `f` returns.
+/// Errors of `f`.
 pub fn recompute<F>(inputs: &[Tensor], f: F) -> Result<Tensor>
 where
     F: Fn(&[Tensor]) -> Result<Tensor> + Send + 'static,
@@ -227,7 +227,7 @@ impl<F: Fn(&[Tensor]) -> Result<Tensor> + Send> Backward for Recompute<F> {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        // Nodes made from here on belong to the checkpoint; gradients of older ones wait in the
+        // Nodes made from here on belong to the checkpoint. Gradients of older nodes stay in the
         // same queue for the outer walk.
         let floor = fresh_id();
         let recompute = resume(Phase::Recompute, &part());
@@ -239,7 +239,7 @@ impl<F: Fn(&[Tensor]) -> Result<Tensor> + Send> Backward for Recompute<F> {
     }
 }
 
-/// Differentiates a scalar `loss` with respect to everything it depends on that needs a gradient.
+/// Differentiates a scalar `loss` with respect to all values it depends on that need a gradient.
 ///
 /// # Errors
 /// If `loss` is not one float or depends on nothing that needs a gradient.
@@ -252,7 +252,7 @@ pub fn backward(loss: Tensor) -> Result<Gradients> {
     backward_from(loss, one)
 }
 
-/// As [`backward`], from a value of any shape with its gradient `dy` given.
+/// [`backward`] from a value `y` of any shape with its given gradient `dy`.
 ///
 /// # Errors
 /// If `y` depends on nothing that needs a gradient, or `dy` does not fit it.
@@ -260,7 +260,7 @@ pub fn backward_from(y: Tensor, dy: Tensor) -> Result<Gradients> {
     backward_from_all(vec![(y, dy)])
 }
 
-/// As [`backward_from`], from several values at once.
+/// [`backward_from`] for several values at once.
 ///
 /// # Errors
 /// If none of the values depends on anything that needs a gradient, or a gradient does not fit its

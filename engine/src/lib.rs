@@ -1,8 +1,8 @@
 //! Tensors, reverse-mode differentiation, random numbers and memory accounting.
 //!
-//! The engine turns the kernels' arithmetic into differentiable operations: one file per operation
-//! under [`ops`], each with its shape check, its kernel call and its backward pass. It knows
-//! nothing of networks or files.
+//! The engine makes differentiable operations from the kernels. Each file under [`ops`] holds one
+//! operation: its shape check, its kernel call and its backward pass. The engine knows nothing of
+//! networks or files.
 
 mod ambient;
 pub mod bf16_emulation;

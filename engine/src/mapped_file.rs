@@ -1,9 +1,9 @@
-//! Read-only bytes: those of a file, or a copy of bytes.
+//! Read-only bytes: a mapped file or a copy of bytes.
 //!
-//! A file can change while it is open. [`MappedFile::read_at`] copies from it, so that a file which
-//! was cut short is an error; [`MappedFile::unchanged`] notices that somebody has written to it.
-//! Reading through the map instead ends the process with a bus error if the file was cut short,
-//! which a program can explain with [`MappedFile::file_at`].
+//! A file can change while it is open. [`MappedFile::read_at`] copies from the file, so a truncated
+//! file gives an error. [`MappedFile::unchanged`] detects writes to the file. A read through the
+//! map of a truncated file ends the process with a bus error instead. A program can name the file
+//! in that case with [`MappedFile::file_at`].
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -18,12 +18,12 @@ use memmap2::{Mmap, MmapMut};
 pub struct MappedFile {
     map: Mmap,
     path: PathBuf,
-    /// The file behind the map, and what it was like when it was opened.
+    /// The open file, and its stamp at the time of opening.
     file: Option<(File, Stamp)>,
     slot: Option<&'static Slot>,
 }
 
-/// Identity of a file's content: it changes when somebody writes to the file.
+/// Length and modification time of a file; they change when somebody writes to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     len: u64,
@@ -51,7 +51,7 @@ impl MappedFile {
         Ok(pages)
     }
 
-    /// A copy of `bytes`; `path` names them in messages.
+    /// Copies `bytes`; `path` names them in messages.
     ///
     /// # Errors
     /// If the system has no memory for it.
@@ -70,7 +70,7 @@ impl MappedFile {
     /// Copies the bytes from `at` on to `out`.
     ///
     /// # Errors
-    /// A file that was cut short since ([`io::ErrorKind::UnexpectedEof`]) or cannot be read.
+    /// A file that was truncated since ([`io::ErrorKind::UnexpectedEof`]) or cannot be read.
     pub fn read_at(&self, at: usize, out: &mut [u8]) -> io::Result<()> {
         #[cfg(unix)]
         if let Some((file, _)) = &self.file {
@@ -82,10 +82,10 @@ impl MappedFile {
         Ok(())
     }
 
-    /// Whether the file is as long as when it was opened and nobody has written to it since.
+    /// Whether the file has its old length and nobody has written to it since it was opened.
     ///
     /// # Errors
-    /// If the system does not tell.
+    /// If the system cannot say.
     pub fn unchanged(&self) -> io::Result<bool> {
         match &self.file {
             Some((file, stamp)) => Ok(Stamp::of(&file.metadata()?) == *stamp),
@@ -94,8 +94,8 @@ impl MappedFile {
     }
 
     /// Calls `f` with the path of the file that is mapped at `address`, if there is one. It takes
-    /// no lock and no memory, so that a signal handler can call it on the thread that touched the
-    /// address.
+    /// no lock and allocates nothing, so a signal handler can call it on the thread that touched
+    /// the address.
     pub fn file_at<R>(address: usize, f: impl FnOnce(&[u8]) -> R) -> Option<R> {
         SLOTS.iter().find_map(|slot| slot.name_of(address)).map(f)
     }
@@ -109,7 +109,7 @@ impl Drop for MappedFile {
     }
 }
 
-/// Where a map lies, and whose it is.
+/// Address range of a map and the path of its file.
 struct Slot {
     /// First address, or [`FREE`] or [`RESERVED`].
     start: AtomicUsize,
@@ -121,7 +121,7 @@ struct Slot {
 const FREE: usize = 0;
 const RESERVED: usize = 1;
 
-/// Maps beyond this number have no name when they are lost.
+/// Table of all maps; maps beyond its size have no name after a bus error.
 static SLOTS: [Slot; 256] = [const { Slot::free() }; 256];
 
 impl Slot {
@@ -134,7 +134,7 @@ impl Slot {
         }
     }
 
-    /// The first free slot, filled in for `pages`, whose path does not move any more.
+    /// Fills the first free slot for `pages`, whose path must not move from now on.
     fn taken(pages: &MappedFile) -> Option<&'static Slot> {
         let reserve = |slot: &&Slot| {
             let order = Ordering::AcqRel;

@@ -1,10 +1,10 @@
-//! Tensor memory: a pool of recycled buffers and an account of who holds how much.
+//! Tensor memory: a pool of recycled buffers and an account of memory use by category.
 //!
-//! A training step asks for the same sizes again and again. Freed buffers go to a pool and come
-//! back to the next request of about their size, so the steady state takes nothing from the
-//! system. Every buffer is booked under the category that was current on its thread when it was
-//! taken ([`with_category`]). A buffer that the system refuses, also after all idle ones were given
-//! back, unwinds ([`dressage_kernels::allocate`]).
+//! Every training step requests the same sizes. Freed buffers go to a pool and serve the next
+//! request of about their size, so the steady state takes nothing from the system. Every buffer is
+//! booked under the category that was current on its thread at the time of the request
+//! ([`with_category`]). If the system refuses a buffer, all idle buffers are given back to it and
+//! the request is repeated. A second refusal unwinds ([`dressage_kernels::allocate`]).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ use crate::ambient;
 
 pub use crate::device::{reset_peak_on, usage_on};
 
-/// What a buffer is held for.
+/// The purpose of a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Category {
     /// Frozen and trained parameters.
@@ -33,7 +33,7 @@ pub enum Category {
 }
 
 impl Category {
-    /// Its name, for errors.
+    /// Name of the category, for errors.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Category::Weights => "weights",
@@ -45,7 +45,7 @@ impl Category {
     }
 }
 
-/// The category in force on this thread.
+/// The current category of this thread.
 pub(crate) fn current_category() -> Category {
     ambient::read(|ambient| ambient.category)
 }
@@ -67,7 +67,7 @@ struct Line([u8; 64]);
 /// Memory of a buffer.
 enum Memory {
     Owned(Vec<Line>),
-    /// Address space of a dry run, which the system backs with nothing until it is written.
+    /// Address space of a dry run; the system adds memory only when it is written.
     Reserved(MmapMut),
 }
 
@@ -80,40 +80,40 @@ impl Memory {
     }
 }
 
-/// Smaller buffers of a dry run are real memory: a mapping takes a page at least.
+/// Lines below which a buffer of a dry run is real memory: a mapping takes at least a page.
 const RESERVE: usize = 1 << 10;
 
 /// An owned, recycled piece of memory.
 pub(crate) struct Buffer {
     memory: Memory,
     category: Category,
-    /// `None` for that of the process.
+    /// `None` for the ledger of the process.
     ledger: Option<Arc<Ledger>>,
 }
 
-/// Who holds how much, and the pool.
+/// The account and the pool.
 pub(crate) struct Ledger(Mutex<State>);
 
 struct State {
-    /// Idle buffers by lines.
+    /// Idle buffers by number of lines.
     free: BTreeMap<usize, Vec<Memory>>,
     usage: Usage,
 }
 
 static PROCESS: Ledger = Ledger::new();
 
-/// A snapshot of the account. Bytes are those of tensors alive, not of the pool behind them.
+/// A snapshot of the account. Bytes are those of live tensors, without idle buffers of the pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes held now, per category, in the order of [`CATEGORIES`].
+    /// Current bytes per category, in the order of [`CATEGORIES`].
     pub bytes: [usize; 5],
-    /// Largest sum held at any time since the last [`reset_peak`].
+    /// Largest total since the last [`reset_peak`].
     pub peak: usize,
     /// Bytes per category at that time.
     pub at_peak: [usize; 5],
-    /// Buffers taken from the system since the process began.
+    /// Number of buffers taken from the system since the process began.
     pub from_system: u64,
-    /// Bytes taken from the system and not given back: live buffers and the pool.
+    /// Bytes taken from the system and not given back: live and idle buffers.
     pub system_bytes: usize,
 }
 
@@ -121,18 +121,18 @@ impl Usage {
     const NONE: Usage =
         Usage { bytes: [0; 5], peak: 0, at_peak: [0; 5], from_system: 0, system_bytes: 0 };
 
-    /// Bytes held now in all categories.
+    /// Current bytes of all categories.
     pub fn total(&self) -> usize {
         self.bytes.iter().sum()
     }
 
-    /// A buffer was taken.
+    /// Books a taken buffer.
     pub(crate) fn book(&mut self, category: Category, bytes: usize) {
         self.bytes[category as usize] += bytes;
         self.note_peak();
     }
 
-    /// A buffer was given back.
+    /// Books a returned buffer.
     pub(crate) fn unbook(&mut self, category: Category, bytes: usize) {
         self.bytes[category as usize] -= bytes;
     }
@@ -149,7 +149,7 @@ impl Usage {
     }
 }
 
-/// The account now: that of the process, within a dry run that of the dry run.
+/// The current account: that of the dry run within one, otherwise that of the process.
 pub fn usage() -> Usage {
     with_ledger(|ledger, _| ledger.state().usage)
 }
@@ -164,7 +164,7 @@ pub fn trim() {
     with_ledger(|ledger, _| ledger.state().give_back());
 }
 
-/// Calls `f` with the ledger in force, the second time as something to hold on to.
+/// Calls `f` with the current ledger, first as a reference, then as an `Arc` for a dry run.
 fn with_ledger<R>(f: impl FnOnce(&Ledger, Option<&Arc<Ledger>>) -> R) -> R {
     ambient::read(|ambient| match &ambient.ledger {
         Some(ledger) => f(ledger, Some(ledger)),
@@ -172,19 +172,19 @@ fn with_ledger<R>(f: impl FnOnce(&Ledger, Option<&Arc<Ledger>>) -> R) -> R {
     })
 }
 
-/// Books everything that `f` does on this thread in `ledger`, with buffers that are only reserved.
+/// Runs `f` with all its requests on this thread booked in `ledger`, as reserved buffers.
 pub(crate) fn with_ledger_of_dry_run<R>(ledger: &Arc<Ledger>, f: impl FnOnce() -> R) -> R {
     ambient::with(|ambient| ambient.ledger = Some(Arc::clone(ledger)), f)
 }
 
-/// Books the buffers that `f` takes on this thread under `category`.
+/// Runs `f` with the buffers it takes on this thread booked under `category`.
 pub fn with_category<R>(category: Category, f: impl FnOnce() -> R) -> R {
     ambient::with(|ambient| ambient.category = category, f)
 }
 
-/// Sizes are rounded up to at most a thirty-second more: token counts lie just above powers of two,
-/// so coarser steps would waste much. Sizes that vary a little share buffers nonetheless, since a
-/// request takes one that is up to a quarter larger.
+/// Rounds a size up by at most 1/32. Token counts are often just above powers of two, so coarser
+/// steps would waste much memory. Sizes that vary a little still share buffers, since a request
+/// accepts one that is up to a quarter larger.
 fn rounded(lines: usize) -> usize {
     let step = (lines.next_power_of_two() / 64).max(1);
     lines.div_ceil(step) * step
@@ -204,7 +204,7 @@ impl Ledger {
         self.state().usage
     }
 
-    /// An idle buffer of at least `want` lines or a fresh one; booked either way.
+    /// Takes an idle buffer of at least `want` lines, or a fresh one, and books it.
     fn take(&self, want: usize, category: Category, reserve: bool) -> Memory {
         let mut state = self.state();
         let memory = match state.recycled(want) {
@@ -222,7 +222,7 @@ impl Ledger {
     }
 }
 
-/// `n` lines of zeros.
+/// Allocates `n` lines of zeros.
 fn fresh(n: usize, reserve: bool) -> Result<Memory, OutOfMemory> {
     let map = || MmapOptions::new().len(n * size_of::<Line>()).no_reserve_swap().map_anon().ok();
     match reserve.then(map).flatten() {
@@ -232,7 +232,8 @@ fn fresh(n: usize, reserve: bool) -> Result<Memory, OutOfMemory> {
 }
 
 impl State {
-    /// A fresh buffer of `n` lines; where the system has no more, what lies idle goes back first.
+    /// Allocates a buffer of `n` lines. If the system has no memory left, idle buffers are given
+    /// back first.
     fn taken(&mut self, n: usize, reserve: bool) -> Result<Memory, OutOfMemory> {
         let reserve = reserve && n >= RESERVE;
         let memory = fresh(n, reserve).or_else(|_| {
@@ -252,7 +253,7 @@ impl State {
         self.free.clear();
     }
 
-    /// The smallest idle buffer of `want` lines or up to a quarter more.
+    /// The smallest idle buffer with `want` lines or up to a quarter more.
     fn recycled(&mut self, want: usize) -> Option<Memory> {
         let size = *self.free.range(want..=want + want / 4 + 1).next()?.0;
         let list = self.free.get_mut(&size)?;
@@ -276,7 +277,7 @@ impl Buffer {
         })
     }
 
-    /// Whether there is no memory behind it yet, which reads as zeros.
+    /// Whether it has no memory behind it yet; it then reads as zeros.
     pub(crate) fn reserved(&self) -> bool {
         matches!(self.memory, Memory::Reserved(_))
     }

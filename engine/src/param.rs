@@ -15,24 +15,25 @@ struct Inner {
     values: RwLock<Values>,
 }
 
-/// What is stored of a parameter.
+/// The stored values of a parameter.
 pub struct Values {
-    /// The value; of a trained parameter the one that updates go to.
+    /// The value; for a trained parameter, the one that the optimiser updates.
     pub value: Tensor,
-    /// The value in bf16, where products read that: of a trained matrix on a device whose working
-    /// type is bf16. Whoever changes the value writes it too.
+    /// A bf16 copy of the value, which matrix products read. Only a trained matrix on a device with
+    /// working type bf16 has it. Code that changes the value must write the copy too.
     pub working: Option<Tensor>,
 }
 
 impl Param {
-    /// A parameter; a trainable one is a leaf of every graph it enters, a frozen one a constant.
+    /// Creates a parameter. A trainable one is a leaf of every graph it enters, a frozen one a
+    /// constant.
     pub fn new(name: impl Into<String>, value: Tensor, trainable: bool) -> Param {
         let value = if trainable { value.leaf() } else { value.detach() };
         let values = RwLock::new(Values { value, working: None });
         Param(Arc::new(Inner { name: name.into(), trainable, values }))
     }
 
-    /// The name, as in the reference's state dict.
+    /// The name in the reference's state dict.
     pub fn name(&self) -> &str {
         &self.0.name
     }
@@ -46,34 +47,35 @@ impl Param {
         self.0.values.read().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// The value now, as operations take it: the working copy if there is one.
+    /// The current value as operations use it: the working copy if there is one.
     pub fn get(&self) -> Tensor {
         let values = self.read();
         match &values.working {
-            // The same leaf: its gradient is the value's.
+            // It is the same leaf, so its gradient is that of the value.
             Some(working) => working.clone().with_origin(values.value.origin.clone()),
             None => values.value.clone(),
         }
     }
 
-    /// The value now in the type in which it is updated and stored.
+    /// The current value in the type in which it is updated and stored.
     pub fn master(&self) -> Tensor {
         self.read().value.clone()
     }
 
-    /// Everything that is stored, to be written in place; others wait meanwhile. For an optimiser
-    /// that updates many parameters in one launch.
+    /// Locks all stored values for writing in place; other threads wait. An optimiser uses it to
+    /// update many parameters in one launch.
     ///
     /// # Errors
-    /// If a thread panicked while it wrote.
+    /// If another thread panicked while writing.
     pub fn write(&self) -> Result<RwLockWriteGuard<'_, Values>> {
         self.0.values.write().map_err(|_| EngineError::Shared { op: "update" })
     }
 
-    /// Lets `f` change the value; its place in the graph stays. A working copy follows.
+    /// Lets `f` change the value, which keeps its place in the graph. A working copy is updated
+    /// too.
     ///
     /// # Errors
-    /// Whatever `f` returns; a failure of the device.
+    /// Errors of `f`; a failure of the device.
     pub fn update<R>(&self, f: impl FnOnce(&mut Tensor) -> Result<R>) -> Result<R> {
         let mut values = self.write()?;
         let result = f(&mut values.value)?;
@@ -86,9 +88,10 @@ impl Param {
         Ok(result)
     }
 
-    /// Moves the parameter to `device`, where activations are stored as `working`, f32 or bf16. A
-    /// parameter of at most one axis is f32 there, a frozen matrix of the working type; a trained
-    /// matrix is f32 with a copy in the working type. Its place in the graph stays.
+    /// Moves the parameter to `device`, where activations have the type `working`, f32 or bf16. A
+    /// parameter of at most one axis becomes f32 and a frozen matrix the working type. A trained
+    /// matrix becomes f32 with a copy in the working type. The parameter keeps its place in the
+    /// graph.
     ///
     /// # Errors
     /// A value of another type than f32 and bf16; no room on the device.
@@ -110,11 +113,11 @@ impl Param {
         Ok(())
     }
 
-    /// Replaces the value by one of the same shape and type, which is brought to the device that
-    /// the old one lies on.
+    /// Replaces the value by one of the same shape and type. A value in host memory is copied to
+    /// the device of the old one.
     ///
     /// # Errors
-    /// If shape or type differ, or if the value lies on a device and the old one does not.
+    /// If shape or type differ, or if the value is on a device and the old one is not.
     pub fn set(&self, value: &Tensor) -> Result<()> {
         self.update(|old| {
             if old.shape() != value.shape() || old.dtype() != value.dtype() {

@@ -1,10 +1,10 @@
-//! Values that a backward pass needs: kept in memory, or made again when they are needed.
+//! Saved values: kept in memory for the backward pass, or recomputed when it needs them.
 //!
-//! Within [`with_recompute_policy`] the result of an operation that is cheap to repeat remembers
-//! how it was made, and an operation that saves it keeps that instead of the memory. What it is
-//! made from is kept anyway, or made again in turn: a layer norm saves its input, so the layer
-//! after it need not save the norm's output as well. The same kernel on the same values gives the
-//! same bits.
+//! Within [`with_recompute_policy`] the result of a cheap operation remembers how it was computed.
+//! An operation that saves such a value keeps this recipe instead of the memory. The inputs of the
+//! recipe are kept anyway or are recomputed in turn. For example a layer norm saves its input, so
+//! the layer after it need not save the norm's output as well. The same kernel on the same values
+//! gives the same bits.
 
 use std::sync::Arc;
 
@@ -12,58 +12,53 @@ use dressage_kernels::device::{Phase, part, resume};
 
 use crate::{Result, Tensor, ambient, no_grad, recompute};
 
-/// How little is kept.
+/// Choice of the values that are recomputed instead of kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecomputePolicy {
-    /// Not what is cheap to make again.
+    /// Recomputes values that are cheap to compute.
     Cheap,
-    /// Nor anything inside of a [`checkpoint`].
+    /// In addition recomputes everything inside of a [`checkpoint`].
     Checkpoints,
 }
 
-/// Bytes below which a value on a device is kept all the same: all that the queries of a decoder
-/// layer leave behind is a few megabytes, and to launch a kernel takes as long as to move ten.
+/// Size in bytes below which a value on a device is always kept. The queries of a decoder layer
+/// save only a few megabytes in all, and a kernel launch takes as long as moving ten.
 const SMALL: usize = 1 << 20;
 
-/// How to make a value again.
+/// Function that recomputes a value.
 pub(crate) type RecomputeFn = Arc<dyn Fn() -> Result<Tensor> + Send + Sync>;
 
-/// Runs `f`, whose operations save no more than `policy` allows.
+/// Runs `f` with `policy` for the values that its operations save.
 pub fn with_recompute_policy<R>(policy: RecomputePolicy, f: impl FnOnce() -> R) -> R {
     ambient::with(|ambient| ambient.policy = Some(policy), f)
 }
 
-/// Runs `f` on `inputs`, a part of a network that may be recomputed as a whole: within
-/// [`RecomputePolicy::Checkpoints`] as [`recompute`] does, otherwise plainly.
+/// Runs `f`, a part of a network, as an activation checkpoint if the policy asks for it. That is
+/// [`recompute`] within [`RecomputePolicy::Checkpoints`], and a plain call otherwise.
 ///
 /// # Errors
-/// Whatever `f` returns.
+/// Errors of `f`.
 pub fn checkpoint<F>(inputs: &[Tensor], f: F) -> Result<Tensor>
 where
     F: Fn(&[Tensor]) -> Result<Tensor> + Send + 'static,
 {
-    // What no gradient enters keeps nothing on the way to the first parameter that has one.
+    // If no input needs a gradient, `f` saves nothing before its first trainable parameter.
     let plain =
         policy() != Some(RecomputePolicy::Checkpoints) || !inputs.iter().any(Tensor::tracked);
     if plain { f(inputs) } else { recompute(inputs, f) }
 }
 
-/// The policy in force.
-fn policy() -> Option<RecomputePolicy> {
-    ambient::read(|ambient| ambient.policy)
-}
-
-/// A value for the backward pass.
+/// A saved value of a backward pass.
 #[derive(Clone)]
 pub(crate) enum SavedValue {
-    /// Its memory.
+    /// Kept in memory.
     Stored(Tensor),
-    /// How to make it.
+    /// Recomputed when needed.
     Recomputed(RecomputeFn),
 }
 
 impl SavedValue {
-    /// The value.
+    /// Returns the value, recomputed if necessary.
     pub(crate) fn get(&self) -> Result<Tensor> {
         match self {
             SavedValue::Stored(x) => Ok(x.clone()),
@@ -76,9 +71,9 @@ impl SavedValue {
 }
 
 impl Tensor {
-    /// Lets those who save this value make it again with what `make` returns, if recomputation is
-    /// asked for. Whatever the closure captures stays in memory, so it is to capture only what is
-    /// kept anyway.
+    /// Attaches a function from `make` that recomputes this value, if the policy asks for
+    /// recomputation. Whatever the function captures stays in memory, so it should capture only
+    /// what is kept anyway.
     pub(crate) fn recomputable<F>(self, make: impl FnOnce() -> F) -> Tensor
     where
         F: Fn() -> Result<Tensor> + Send + Sync + 'static,
@@ -90,7 +85,7 @@ impl Tensor {
         self.with_recompute(Arc::new(make()))
     }
 
-    /// This value for a backward pass.
+    /// Saves this value for a backward pass.
     pub(crate) fn save(&self) -> SavedValue {
         match &self.recompute_fn {
             Some(make) => SavedValue::Recomputed(Arc::clone(make)),

@@ -1,4 +1,4 @@
-//! Tensors: contiguous, row-major, cheap to clone.
+//! Contiguous, row-major tensors that are cheap to clone.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use crate::memory::Buffer;
 use crate::saved::RecomputeFn;
 use crate::{DType, Element, EngineError, MappedFile, Result};
 
-/// Where the elements lie.
+/// Memory that holds the elements.
 pub(crate) enum Storage {
     Pooled(Buffer),
-    /// Pages, of a file as a rule.
+    /// Pages, usually of a file.
     Mapped(Arc<MappedFile>),
-    /// Memory of a device, which the host cannot address.
+    /// Device memory, which the host cannot address.
     Device(DeviceBuffer),
-    /// A table that a device keeps.
+    /// Constant table that a device caches.
     Table(Constant<u8>),
 }
 
 impl Storage {
-    /// `None` for memory of a device.
+    /// The bytes; `None` for device memory.
     fn bytes(&self) -> Option<&[u8]> {
         match self {
             Storage::Pooled(buffer) => Some(buffer.bytes()),
@@ -41,8 +41,8 @@ impl Storage {
 
 /// A contiguous, row-major array with a place in the graph.
 ///
-/// Cloning copies a pointer. `reshape` and [`Tensor::rows`] share the memory; everything else that
-/// changes the order of elements is an operation that copies.
+/// Cloning copies a pointer. [`crate::ops::reshape`] and [`crate::ops::rows`] share the memory. Any
+/// other operation that changes the order of elements copies them.
 #[derive(Clone)]
 pub struct Tensor {
     shape: Arc<[usize]>,
@@ -51,48 +51,49 @@ pub struct Tensor {
     /// Bytes from the start of the storage.
     offset: usize,
     pub(crate) origin: Origin,
-    /// How those who save the value can make it again instead.
+    /// Function that recomputes the value; an operation can save it instead of the memory.
     pub(crate) recompute_fn: Option<RecomputeFn>,
 }
 
-/// Which elements of its storage a tensor shows.
+/// The part of its storage that a tensor shows.
 pub(crate) struct Extent {
     shape: Arc<[usize]>,
     offset: usize,
 }
 
 impl Tensor {
-    /// A tensor whose content is not defined yet: recycled memory. Write all of it.
+    /// Creates a tensor with undefined content from recycled memory. The caller writes all
+    /// elements.
     pub fn empty<T: Element>(shape: &[usize]) -> Tensor {
         Self::empty_of(T::DTYPE, shape)
     }
 
-    /// As [`Tensor::empty`], the type given as a value.
+    /// [`Tensor::empty`] with the type given as a value.
     pub fn empty_of(dtype: DType, shape: &[usize]) -> Tensor {
         Self::with_capacity(dtype, shape, shape.iter().product())
     }
 
-    /// As [`Tensor::empty_of`], in a buffer that could hold `capacity` elements: for sizes that
-    /// depend on the data, so that the pool sees one size.
+    /// [`Tensor::empty_of`] in a buffer with room for `capacity` elements. Tensors whose size
+    /// depends on the data use it, so that the pool sees a single size.
     pub fn with_capacity(dtype: DType, shape: &[usize], capacity: usize) -> Tensor {
         let n = shape.iter().product::<usize>().max(capacity);
         Self::in_storage(Storage::Pooled(Buffer::take(n * dtype.size())), dtype, shape)
     }
 
-    /// A constant at the start of memory that holds at least its elements.
+    /// Creates a constant at the start of `storage`, which has room for at least its elements.
     pub(crate) fn in_storage(storage: Storage, dtype: DType, shape: &[usize]) -> Tensor {
         let (storage, origin) = (Arc::new(storage), Origin::Constant);
         Tensor { shape: shape.into(), dtype, storage, offset: 0, origin, recompute_fn: None }
     }
 
-    /// All elements `value`.
+    /// Creates a tensor with all elements `value`.
     pub fn full<T: Element>(shape: &[usize], value: T) -> Tensor {
         let mut t = Self::empty::<T>(shape);
         t.owned_mut::<T>().fill(value);
         t
     }
 
-    /// All elements zero.
+    /// Creates a tensor of zeros.
     pub fn zeros(dtype: DType, shape: &[usize]) -> Tensor {
         let mut t = Self::empty_of(dtype, shape);
         if !t.storage.reserved() {
@@ -101,7 +102,7 @@ impl Tensor {
         t
     }
 
-    /// A copy of `data`.
+    /// Creates a tensor with a copy of `data`.
     ///
     /// # Errors
     /// If `data` has another number of elements than `shape`.
@@ -119,15 +120,15 @@ impl Tensor {
         Ok(t)
     }
 
-    /// A scalar, shape `[]`.
+    /// Creates a scalar, of shape `[]`.
     pub fn scalar<T: Element>(value: T) -> Tensor {
         Self::full(&[], value)
     }
 
-    /// A view of pages. `offset` is in bytes.
+    /// Creates a view of mapped pages; `offset` is in bytes.
     ///
     /// # Errors
-    /// If they are too few or the offset not aligned to the element type.
+    /// If the map is too short or the offset is not aligned to the element type.
     pub fn from_map(
         map: Arc<MappedFile>,
         offset: usize,
@@ -183,7 +184,7 @@ impl Tensor {
     /// The elements.
     ///
     /// # Errors
-    /// If the tensor holds another type or lies on a device.
+    /// If the tensor has another type or is on a device.
     pub fn data<T: Element>(&self) -> Result<&[T]> {
         self.expect_type::<T>("data")?;
         match self.storage.bytes() {
@@ -192,16 +193,16 @@ impl Tensor {
         }
     }
 
-    /// The elements as raw bytes, native byte order.
+    /// The elements as raw bytes in native byte order.
     ///
     /// # Panics
-    /// If the tensor lies on a device ([`Tensor::device`]), whose bytes have no address here.
+    /// If the tensor is on a device ([`Tensor::device`]), whose memory the host cannot address.
     pub fn bytes(&self) -> &[u8] {
         let bytes = self.storage.bytes();
         &bytes.expect("bytes of a tensor in host memory")[self.span()]
     }
 
-    /// Bytes of the elements in the storage.
+    /// Byte range of the elements in the storage.
     pub(crate) fn span(&self) -> Range<usize> {
         self.offset..self.offset + self.len() * self.dtype.size()
     }
@@ -213,11 +214,11 @@ impl Tensor {
         Err(EngineError::Type { op, expected: T::DTYPE.name(), found: self.dtype })
     }
 
-    /// The first element that is NaN or infinite, with its place in row-major order; `None` for
-    /// integers, and for a tensor on a device.
+    /// The first element that is NaN or infinite, with its row-major index. `None` for integers and
+    /// for a tensor on a device.
     pub fn first_not_finite(&self) -> Option<(usize, f64)> {
         fn first<T: Element + Into<f64>>(x: &[T]) -> Option<(usize, f64)> {
-            // Without a branch for each element, so that a piece goes at the speed of memory.
+            // No branch per element, so that a piece is scanned at memory speed.
             const PIECE: usize = 1 << 14;
             let finite = |x: &[T]| x.iter().fold(true, |all, x| all & (*x).into().is_finite());
             let at = x.par_chunks(PIECE).position_first(|piece| !finite(piece))?;
@@ -233,17 +234,17 @@ impl Tensor {
         }
     }
 
-    /// The only element of a one-element tensor. Waits for the device if it lies on one.
+    /// The element of a one-element tensor. Waits for the device if the tensor is on one.
     ///
     /// # Errors
-    /// If the tensor holds another type or another number of elements; a failure of the device.
+    /// If the tensor has another type or another number of elements, or the device fails.
     pub fn item<T: Element>(&self) -> Result<T> {
         self.expect_one("item")?;
         let host = self.detach().to_host()?;
         host.data::<T>()?.first().copied().ok_or_else(|| self.not_one("item"))
     }
 
-    /// Fails unless there is one element.
+    /// Fails unless the tensor has exactly one element.
     pub(crate) fn expect_one(&self, op: &'static str) -> Result<()> {
         if self.len() == 1 { Ok(()) } else { Err(self.not_one(op)) }
     }
@@ -253,10 +254,10 @@ impl Tensor {
         EngineError::Shape { op, arg: "tensor", expected, found }
     }
 
-    /// The elements, to be written in place.
+    /// The elements, for writing in place.
     ///
     /// # Errors
-    /// If the memory is shared with another tensor or a device's, or the type differs.
+    /// If the memory is shared with another tensor or is on a device, or if the type differs.
     pub fn data_mut<T: Element>(&mut self) -> Result<&mut [T]> {
         self.expect_type::<T>("data_mut")?;
         if self.device().is_some() {
@@ -272,16 +273,16 @@ impl Tensor {
         }
     }
 
-    /// As [`Tensor::data_mut`]; shared memory is copied first.
+    /// [`Tensor::data_mut`] that copies shared memory first.
     ///
     /// # Errors
-    /// If the type differs or the tensor lies on a device.
+    /// If the type differs or the tensor is on a device.
     pub fn make_mut<T: Element>(&mut self) -> Result<&mut [T]> {
         self.make_own()?;
         self.data_mut()
     }
 
-    /// Copies memory that is shared or a file's, so that it can be written in place.
+    /// Copies memory that is shared or mapped, so that it can be written in place.
     ///
     /// # Errors
     /// No room for a copy on the device.
@@ -294,7 +295,7 @@ impl Tensor {
         Ok(())
     }
 
-    /// A constant copy with memory of its own, where this is.
+    /// A constant copy in memory of its own, on the same device or the host.
     ///
     /// # Errors
     /// No room for it on the device; a failure of the device.
@@ -308,7 +309,7 @@ impl Tensor {
         Ok(copy)
     }
 
-    /// Writes into a tensor that was just made, which nobody else can hold.
+    /// The bytes of a new tensor that nobody else holds, for writing.
     pub(crate) fn owned_mut_bytes(&mut self) -> &mut [u8] {
         let n = self.len() * self.dtype.size();
         match Arc::get_mut(&mut self.storage) {
@@ -321,22 +322,22 @@ impl Tensor {
         bytemuck::cast_slice_mut(self.owned_mut_bytes())
     }
 
-    /// The same elements outside the graph.
+    /// The same elements, outside the graph.
     pub fn detach(&self) -> Tensor {
         Tensor { origin: Origin::Constant, ..self.clone() }
     }
 
-    /// The same elements as a new leaf of the graph: a value whose gradient is wanted.
+    /// The same elements as a new leaf of the graph: a value that gets a gradient.
     pub fn leaf(&self) -> Tensor {
         Tensor { origin: Origin::Leaf(fresh_id()), recompute_fn: None, ..self.clone() }
     }
 
-    /// Whether a gradient is to flow to or through this value.
+    /// Whether this value or one that it depends on needs a gradient.
     pub fn tracked(&self) -> bool {
         !matches!(self.origin, Origin::Constant)
     }
 
-    /// The handle through which an operation's backward pass delivers this value's gradient.
+    /// The handle through which a backward pass delivers the gradient of this value.
     pub fn edge(&self) -> Edge {
         Edge::new(self)
     }
@@ -353,8 +354,8 @@ impl Tensor {
         Tensor { recompute_fn: Some(recompute_fn), ..self }
     }
 
-    /// Shows `len` elements from `start` on as `[len]`, in the memory as it is held; returns what
-    /// [`Tensor::restore`] needs.
+    /// Makes the tensor show only `len` elements from `start` on, as `[len]`. The memory stays the
+    /// same. Returns what [`Tensor::restore`] needs.
     pub(crate) fn focus(&mut self, start: usize, len: usize) -> Extent {
         let before = Extent { shape: self.shape.clone(), offset: self.offset };
         self.shape = [len].into();
@@ -362,12 +363,12 @@ impl Tensor {
         before
     }
 
-    /// Undoes [`Tensor::focus`].
+    /// Reverts [`Tensor::focus`].
     pub(crate) fn restore(&mut self, before: Extent) {
         (self.shape, self.offset) = (before.shape, before.offset);
     }
 
-    /// Lets `f` work on `len` elements from `start` on alone.
+    /// Runs `f` on a view of only `len` elements from `start` on.
     pub(crate) fn within<R>(
         &mut self,
         start: usize,
@@ -380,7 +381,7 @@ impl Tensor {
         result
     }
 
-    /// Shares the memory under another shape, outside the graph.
+    /// A view of the same memory with another shape, outside the graph.
     pub(crate) fn part(&self, offset: usize, shape: &[usize]) -> Tensor {
         Tensor {
             shape: shape.into(),

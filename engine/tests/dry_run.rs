@@ -1,4 +1,4 @@
-//! Dry runs beside the real work, and what a recompute policy saves.
+//! Dry runs compared with the real work, and the memory that a recompute policy saves.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -39,7 +39,7 @@ fn input() -> Tensor {
     Tensor::zeros(DType::F32, &[ROWS, C]).leaf()
 }
 
-/// Two blocks forward and back; what was held in between and the account in the end.
+/// Runs two blocks forward and backward; returns the saved bytes and the final account.
 fn step(trained: bool) -> Result<(usize, Usage)> {
     let mlp = Mlp::new(trained);
     let x = input();
@@ -67,7 +67,7 @@ fn a_dry_run_takes_what_the_work_takes() {
         assert_eq!(planned.system_bytes, real.system_bytes - before.system_bytes);
         assert_eq!(planned.from_system, real.from_system - before.from_system);
         let calls = &dry_run.tally().calls;
-        // Forward twice, backward twice: the input's part, that of both parameters.
+        // Two forward and two backward passes: for the input, and for both parameters together.
         assert_eq!(calls["layer_norm"], if trained { 2 + 4 } else { 2 + 2 }, "{calls:?}");
         memory::trim();
     }
@@ -90,7 +90,7 @@ fn a_dry_run_touches_no_memory() {
     assert!(dry_run.usage().peak > 1000 << 30, "{:?}", dry_run.usage());
 }
 
-/// Activations that forward passes leave for the backward pass.
+/// Activation bytes that forward passes save for the backward pass.
 fn left(run: impl FnOnce() -> Result<(usize, Usage)>) -> usize {
     DryRun::new().run(run).expect("gone through").0
 }
@@ -105,7 +105,7 @@ fn the_policy_saves_what_it_can() {
     // Input, middle, output; and per block the input of GELU.
     about(left(|| step(false)), 3 + 2 * 4);
     about(left(|| with_recompute_policy(RecomputePolicy::Cheap, || step(false))), 3);
-    // And per block the norm's output and that of GELU.
+    // In addition per block the output of the norm and of GELU.
     about(left(|| step(true)), 3 + 2 * (4 + 1 + 4));
     about(left(|| with_recompute_policy(RecomputePolicy::Cheap, || step(true))), 3 + 2 * 4);
 }

@@ -1,9 +1,9 @@
-//! Cost of a checkpoint in milliseconds: writing, opening, putting it into a network.
+//! Cost of a checkpoint in milliseconds: writing, opening, loading into a network.
 //!
 //!     cargo run --release -p dressage-tests --example checkpoints -- [FOLDER]
 //!
-//! The state is that of a run with Mask2Former at its published width, with fewer layers, on a frozen
-//! ViT-S with random weights. The best of several rounds is printed.
+//! The state is that of a run with Mask2Former at its published width, with fewer layers, on a
+//! frozen ViT-S with random weights. It prints the best of several rounds.
 
 use std::path::Path;
 use std::time::Instant;
@@ -32,7 +32,7 @@ fn main() -> Result<()> {
     best("open", || checkpoint::open(&path).map(drop))?;
     let dict = StateDict::open(&path)?;
     let all = || dict.iter().map(|(name, t)| (name.as_str(), t, t.kind())).collect();
-    // Into nothing, so that what is left is the arithmetic.
+    // Written to a sink, so that only the arithmetic is timed.
     let failed = |source| TrainError::Write { path: path.clone(), source };
     best("write", || write(all(), &[], &mut std::io::sink()).map_err(failed))?;
     best("write with sums", || write_summed(all(), &[], &mut std::io::sink()).map_err(failed))?;
@@ -43,7 +43,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Prints the shortest time that `work` takes.
+/// Prints the shortest time of several runs of `work`.
 fn best(what: &str, mut work: impl FnMut() -> Result<()>) -> Result<()> {
     let mut shortest = f64::INFINITY;
     for _ in 0..ROUNDS {

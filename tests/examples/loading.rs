@@ -1,9 +1,9 @@
-//! How long it takes to load a ViT-L from each form of file, and how much memory is taken then:
+//! Time and memory to load a ViT-L from each file format.
 //!
 //!     cargo run --release -p dressage-tests --example loading
 //!
-//! Writes files of full size to a temporary folder, one at a time, and loads each in processes of
-//! their own. With a file as argument it is such a process.
+//! It writes files of full size to a temporary folder, one at a time, and loads each in several
+//! separate processes. With a file as argument it is such a process.
 
 use std::fs::File;
 use std::io;
@@ -19,17 +19,17 @@ use dressage_tests::{Outcome, published};
 use dressage_train::machine::{peak_resident, resident};
 use half::f16;
 
-/// Patches of a side of the position table, and side of a patch: those of the files, so that
-/// nothing is resized.
+/// Patches per side of the position table, and side of a patch. They are those of the files, so
+/// that nothing is resized.
 const GRID: usize = 32;
 const PATCH: usize = 16;
 
-/// Processes for each form.
+/// Number of processes per format.
 const RUNS: usize = 5;
 
 type Writer = fn(&mut dyn Out, &[Entry]) -> io::Result<()>;
 
-/// A row of the table: form, type, whether names are Hugging Face's, how it is written.
+/// A row of the table: format, type, whether names are Hugging Face's, writer.
 type Form = (&'static str, Kind, bool, Writer);
 
 const FORMS: [Form; 4] = [
@@ -92,7 +92,7 @@ fn written(path: &Path, &(_, kind, theirs, writer): &Form) -> Outcome<()> {
     Ok(())
 }
 
-/// What a process says that loads `path`.
+/// The output of a process that loads `path`.
 fn measured(path: &Path) -> Outcome<Vec<f64>> {
     let output = Command::new(std::env::current_exe()?).arg(path).output()?;
     if !output.status.success() {
@@ -102,10 +102,11 @@ fn measured(path: &Path) -> Outcome<Vec<f64>> {
     Ok(said.split_whitespace().map(str::parse).collect::<Result<_, _>>()?)
 }
 
-/// Loads every tensor as the network does; says the milliseconds, and the megabytes of tensors in
-/// memory, of the process, and at its peak, less those that it had at the start.
+/// Loads every tensor as the network does. Prints the milliseconds and three values in megabytes:
+/// tensors in memory, memory of the process, and its peak. The last two are less the memory at the
+/// start.
 fn load(path: &Path) -> Outcome<()> {
-    // Threads are there before.
+    // Starts the threads before the measurement.
     rayon::broadcast(|_| ());
     let before = resident().ok_or("the system does not tell")?;
     let start = Instant::now();

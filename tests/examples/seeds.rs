@@ -1,5 +1,5 @@
-//! Writes the intact sample files, as a start for the fuzz targets: one folder a target, and lists
-//! of words for those that read text.
+//! Writes the intact sample files as seeds for the fuzz targets, with one folder per target. Adds
+//! word lists for the targets that read text.
 //!
 //!     cargo run --release -p dressage-tests --example seeds -- fuzz/corpus
 
@@ -9,7 +9,7 @@ use dressage_tests::samples::{self, Form};
 use dressage_tests::{Outcome, checkpoint};
 use dressage_train::recipe::{EMBEDDED, Recipe, keys};
 
-/// Command lines, a word behind the other.
+/// Command lines as words separated by spaces.
 const COMMANDS: [&str; 22] = [
     "--help",
     "demo --out show --steps 3 --images 2 --seed 7 --threads 1",
@@ -76,7 +76,7 @@ fn main() -> Outcome<()> {
     words(folder)
 }
 
-/// Keys and options as libFuzzer reads words to try.
+/// Writes keys and options as a word list of libFuzzer.
 fn words(folder: &Path) -> Outcome<()> {
     let quoted = |words: Vec<String>| -> String {
         words.into_iter().map(|word| format!("\"{word}\"\n")).collect()

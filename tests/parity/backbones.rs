@@ -1,5 +1,5 @@
-//! Cases of `backbones/`: computed in f64, settings in the notes of the file, every output with a
-//! random weight.
+//! Cases of `backbones/`, computed in f64. The settings are in the notes of the file. Every output
+//! has a random weight.
 
 use dressage_engine::{DType, Tensor};
 use dressage_models::backbone::{Dino, DinoConfig, Recompute, Rein, ReinConfig};
@@ -11,7 +11,7 @@ use dressage_tests::fixture::{Fixture, Settings};
 use crate::layout::{channels_first, channels_last, gradients};
 use crate::settings::{LINK, MASK_TOKEN, ffn};
 
-/// Outputs with their loss weights, compared on the way.
+/// Outputs with their loss weights; each is compared when it is added.
 struct Outputs<'a> {
     fixture: &'a Fixture,
     table: &'a mut Table,
@@ -32,7 +32,7 @@ impl Outputs<'_> {
         Ok(())
     }
 
-    /// Fails for recorded outputs that were not added, then compares the gradients of input and
+    /// Fails for recorded outputs that were not added. Then compares the gradients of input and
     /// parameters.
     fn finish(self, scope: &Scope, input: &Tensor) -> Outcome<()> {
         let recorded = self.fixture.names("output.").len();
@@ -65,7 +65,7 @@ fn dino_config(fixture: &Fixture) -> Outcome<DinoConfig> {
     let ffn = ffn(json.word("ffn"));
     let hidden = match fixture.shape("weight.blocks.0.mlp.fc1.weight") {
         Ok(shape) => shape[0],
-        // From the official ratio, so that the rule which rounds a SwiGLU's width is tested.
+        // The official ratio tests the rule that rounds the width of a SwiGLU.
         Err(_) => ffn.hidden(width, 4.0),
     };
     Ok(DinoConfig {
@@ -79,7 +79,7 @@ fn dino_config(fixture: &Fixture) -> Outcome<DinoConfig> {
         registers,
         taps: match json.sizes("out") {
             Ok(taps) => taps.try_into().map_err(|t| format!("{t:?}: four taps are needed"))?,
-            // Blocks are read one by one.
+            // The test reads the blocks one by one.
             Err(_) => [depth - 1; 4],
         },
         recompute: Recompute::None,
@@ -100,12 +100,12 @@ fn rein_config(fixture: &Fixture, layers: usize) -> Outcome<ReinConfig> {
         softmax: json.switch("use_softmax", true),
         zero_mlp_delta_f: json.switch("zero_mlp_delta_f", false),
         share: true,
-        // Replaced by the recorded one.
+        // The recorded scale replaces it.
         scale: 1.0,
     })
 }
 
-/// The official backbone: tokens in front of the blocks, after each and after the final norm.
+/// Compares the official backbone: tokens before the blocks, after each and after the final norm.
 pub fn dino(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let scope = scope(fixture, &[MASK_TOKEN]);
     let dino = Dino::new(&scope, dino_config(fixture)?)?;
@@ -121,7 +121,7 @@ pub fn dino(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     outputs.finish(&scope, &input)
 }
 
-/// The adapter, its layers one after the other on one sequence with a class token.
+/// Compares the adapter: its layers, one after the other, on one sequence with a class token.
 pub fn rein(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let config = rein_config(fixture, fixture.json.size("L")?)?;
     let (layers, unused): (usize, &[&str]) = (config.layers, if config.link { &[] } else { &LINK });
@@ -141,7 +141,7 @@ pub fn rein(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     outputs.finish(&scope, &input)
 }
 
-/// Backbone with adapter end to end, everything trainable.
+/// Compares backbone and adapter end to end, with everything trainable.
 pub fn rein_dino(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let config = dino_config(fixture)?;
     let rein_config = rein_config(fixture, config.depth)?;

@@ -1,4 +1,4 @@
-//! Files of PyTorch beside what they hold (`NAME.pth` and `NAME.expected.safetensors`).
+//! PyTorch files compared with their contents (`NAME.pth` and `NAME.expected.safetensors`).
 
 use std::path::Path;
 
@@ -7,13 +7,14 @@ use dressage_models::weights::{Container, Kind, StateDict, Stored};
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
 
-/// Names, types, shapes and values of every tensor; the container is recognised from the bytes.
+/// Compares names, types, shapes and values of every tensor. The container is recognised from the
+/// bytes.
 pub fn same_as_expected(path: &Path, table: &mut Table) -> Outcome<()> {
     let got = StateDict::open(path)?;
     let want = StateDict::open(&path.with_extension("expected.safetensors"))?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let source = got.source().ok_or("a dictionary without a source")?;
-    // The names say what they are: ckpt_zip_model.pth, ckpt_clip_torchscript.pt.
+    // File names state container and wrapper: ckpt_zip_model.pth, ckpt_clip_torchscript.pt.
     let words: Vec<&str> = stem.splitn(3, '_').skip(1).collect();
     let (container, wrapper) = match words.as_slice() {
         [_, "torchscript"] => (Container::TorchScript, None),
@@ -30,7 +31,7 @@ pub fn same_as_expected(path: &Path, table: &mut Table) -> Outcome<()> {
     for (name, want) in want.iter() {
         let Some(got) = got.get(name) else { continue };
         table.equal(&format!("{name}: shape"), got.shape(), want.shape());
-        // What scripts hold is recorded widened.
+        // Floats of TorchScript files are recorded as f32.
         let widened = container == Container::TorchScript && got.kind().is_float();
         let kind = if widened { Kind::F32 } else { got.kind() };
         table.equal(&format!("{name}: type"), &[kind], &[want.kind()]);

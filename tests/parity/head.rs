@@ -11,7 +11,7 @@ use dressage_tests::fixture::Fixture;
 use crate::layout::{channels_first, channels_last, gradients, parameter_gradients};
 use crate::settings;
 
-/// The recorded pyramid as leaves, channels last.
+/// The recorded pyramid as channels-last leaves.
 fn pyramid(fixture: &Fixture) -> Outcome<Vec<Tensor>> {
     let n = fixture.names("input.feat.").len();
     (0..n)
@@ -32,7 +32,7 @@ fn pyramid_gradients(
     Ok(())
 }
 
-/// `MSDeformAttnPixelDecoder`: maps and all gradients.
+/// Compares `MSDeformAttnPixelDecoder`: maps and all gradients.
 pub fn pixel_decoder(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let config = &fixture.json["config"];
     let config = settings::pixel_decoder(config, config)?;
@@ -55,7 +55,7 @@ pub fn pixel_decoder(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     parameter_gradients(fixture, table, &params, &mut grads, "")
 }
 
-/// `ReinMask2FormerHead`: all predictions and attention masks, all gradients.
+/// Compares `ReinMask2FormerHead`: all predictions, attention masks and gradients.
 pub fn head(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let config = settings::head(&fixture.json["config"])?;
     let scope = Scope::with_weights(DType::F32, 0, fixture.weights("param.", "", &[]), &[""]);
@@ -74,7 +74,7 @@ pub fn head(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         table.close(fixture, &format!("output.mask_pred.{i}"), &p.mask)?;
         outputs.push((p.cls.clone(), fixture.floats(&format!("input.out_weight.cls.{i}"))?));
         outputs.push((p.mask.clone(), fixture.floats(&format!("input.out_weight.mask.{i}"))?));
-        // The mask of the last prediction is recorded although no layer uses it.
+        // The mask of the last prediction is recorded, although no layer uses it.
         let level = &maps[maps.len() - 1 - i % (maps.len() - 1)];
         let last = ops::attention_mask(&p.mask.detach(), [level.dim(1), level.dim(2)])?.0;
         mask(fixture, table, "attn_mask_raw", i, p.attn_mask_raw.as_ref().unwrap_or(&last))?;
@@ -88,7 +88,7 @@ pub fn head(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     parameter_gradients(fixture, table, &params, &mut grads, "")
 }
 
-/// An attention mask must be the recorded one, bit by bit.
+/// Checks that an attention mask equals the recorded one in every bit.
 fn mask(fixture: &Fixture, table: &mut Table, kind: &str, i: usize, got: &Tensor) -> Outcome<()> {
     let name = format!("output.{kind}.{i}");
     let got: Vec<i64> = got.data::<u8>()?.iter().map(|&v| i64::from(v)).collect();

@@ -15,7 +15,7 @@ use crate::settings::MASK_TOKEN;
 
 type Shapes = BTreeMap<String, Vec<usize>>;
 
-/// Parameters that a network asks for; nothing is allocated.
+/// Shapes of all parameters of a network, found without allocating them.
 fn shapes_of(build: impl FnOnce(&Scope) -> Outcome<()>) -> Outcome<Shapes> {
     DryRun::new().run(|| {
         let scope = Scope::new(DType::F32, 0);
@@ -34,17 +34,17 @@ fn recorded(network: &Value) -> Outcome<Shapes> {
     keys.iter().map(|k| Ok((k.word("key").to_string(), k.sizes("shape")?))).collect()
 }
 
-/// Recorded shapes by the name they end in.
+/// Recorded shapes by name; the constructors of settings read sizes from them.
 struct Sizes<'a>(&'a Shapes);
 
 impl Sizes<'_> {
-    /// Axis `axis` of the parameter `name`.
+    /// Size of axis `axis` of the parameter `name`.
     fn of(&self, name: &str, axis: usize) -> Outcome<usize> {
         let size = self.0.get(name).and_then(|s| s.get(axis)).copied();
         Ok(size.ok_or_else(|| format!("recorded keys without {name}"))?)
     }
 
-    /// How many `prefix{i}.` there are.
+    /// Number of layers named `prefix{i}.`.
     fn layers(&self, prefix: &str) -> usize {
         let any = |i: &usize| self.0.keys().any(|k| k.starts_with(&format!("{prefix}{i}.")));
         (0..).take_while(any).count()
@@ -109,7 +109,7 @@ fn head_config(keys: &Shapes, prefix: &str) -> Outcome<HeadConfig> {
     })
 }
 
-/// Compares names and shapes; `unused` are recorded keys that we do without.
+/// Compares names and shapes; `unused` are recorded keys that our networks do not have.
 fn same(table: &mut Table, what: &str, ours: &Shapes, mut theirs: Shapes, unused: &[&str]) {
     for name in unused {
         if theirs.remove(*name).is_none() {
@@ -121,7 +121,7 @@ fn same(table: &mut Table, what: &str, ours: &Shapes, mut theirs: Shapes, unused
     table.equal(what, &ours, &theirs);
 }
 
-/// `keys.json`: the state dicts of full-size networks.
+/// Compares `keys.json`: the state dicts of full-size networks.
 pub fn keys(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     for (what, network) in fixture.json.as_object().into_iter().flatten() {
         let theirs = recorded(network)?;
@@ -158,7 +158,7 @@ pub fn keys(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     published(fixture, table)
 }
 
-/// The settings that ship as the published ones have the recorded shapes.
+/// Checks that our published settings lead to the recorded shapes.
 fn published(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let json = &fixture.json;
     for (network, source) in
@@ -183,7 +183,7 @@ fn published(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     Ok(())
 }
 
-/// `param_counts.json`: counts of the adapter in all its forms, and of whole networks.
+/// Compares `param_counts.json`: counts of the adapter in all its forms, and of whole networks.
 pub fn counts(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     for (network, entries) in fixture.json["rein"].as_object().into_iter().flatten() {
         // "ViT-L (c=1024, N=24)"
@@ -197,8 +197,7 @@ pub fn counts(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
                 share: !entry.contains("unshared"),
                 ..ReinConfig::published(n, c)
             };
-            // The formula for layers of their own counts a scale for each of them; here one
-            // serves all.
+            // The formula for unshared layers counts one scale per layer; ours share one scale.
             let scales = if config.share { 0 } else { n - 1 };
             let ours = count(&shapes_of(|s| Ok(Rein::new(s, config).map(|_| ())?))?) + scales;
             table.equal(&format!("{network}, {entry}"), &[ours as u64], &[recorded]);
@@ -212,7 +211,7 @@ pub fn counts(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
             true => Queries::Linked,
             false => Queries::Own,
         };
-        // All of these are large models, and heads differ with the width of the backbone only.
+        // All of these are large models, and heads differ only with the width of the backbone.
         let classes = recorded.size("head_rest/cls_embed.bias")? - 1;
         let head = HeadConfig::published(channels, classes, source);
         let ours = shapes_of(|s| Ok(Head::new(s, head).map(|_| ())?))?;
@@ -221,7 +220,7 @@ pub fn counts(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     Ok(())
 }
 
-/// The number behind `key` in a text.
+/// The number after `key` in a text.
 fn after(text: &str, key: &str) -> Outcome<usize> {
     let rest = text.split_once(key).ok_or_else(|| format!("no {key} in {text}"))?.1;
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();

@@ -1,4 +1,4 @@
-//! Between the reference's layouts and ours, and gradients of several outputs at once.
+//! Conversion between the reference's layouts and ours, and gradients of several outputs at once.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
 use dressage_tests::fixture::Fixture;
 
-/// `[a, m, n, inner]` as `[a, n, m, inner]`, outside the graph.
+/// Copies `[a, m, n, inner]` to `[a, n, m, inner]`, outside the graph.
 fn swapped(x: &Tensor, [a, m, n, inner]: [usize; 4], shape: &[usize]) -> Outcome<Tensor> {
     let from = x.data::<f32>()?;
     let mut y = Tensor::empty::<f32>(shape);
@@ -23,19 +23,19 @@ fn swapped(x: &Tensor, [a, m, n, inner]: [usize; 4], shape: &[usize]) -> Outcome
     Ok(y)
 }
 
-/// A map `[b, c, h, w]` as `[b, h, w, c]`.
+/// Copies a map `[b, c, h, w]` to `[b, h, w, c]`.
 pub fn channels_last(x: &Tensor) -> Outcome<Tensor> {
     let &[b, c, h, w] = x.shape() else { return Err(format!("{x:?} is no map").into()) };
     swapped(x, [b, c, h * w, 1], &[b, h, w, c])
 }
 
-/// A map `[b, h, w, c]` as `[b, c, h, w]`.
+/// Copies a map `[b, h, w, c]` to `[b, c, h, w]`.
 pub fn channels_first(x: &Tensor) -> Outcome<Tensor> {
     let &[b, h, w, c] = x.shape() else { return Err(format!("{x:?} is no map").into()) };
     swapped(x, [b, h * w, c, 1], &[b, c, h, w])
 }
 
-/// `[m, n, c]` as `[n, m, c]`.
+/// Copies `[m, n, c]` to `[n, m, c]`.
 pub fn batch_first(x: &Tensor) -> Outcome<Tensor> {
     let &[m, n, c] = x.shape() else { return Err(format!("{x:?} is no sequence").into()) };
     swapped(x, [1, m, n, c], &[n, m, c])
@@ -51,8 +51,8 @@ pub fn gradients(outputs: &[(Tensor, Tensor)]) -> Outcome<Gradients> {
     Ok(backward_from(y, w)?)
 }
 
-/// Compares the gradient of every parameter with `grad.{prefix}{name}`; where none is recorded,
-/// none may arrive.
+/// Compares the gradient of every parameter with `grad.{prefix}{name}`. A parameter without a
+/// recorded gradient must not get one.
 pub fn parameter_gradients(
     fixture: &Fixture,
     table: &mut Table,
@@ -66,7 +66,7 @@ pub fn parameter_gradients(
     })
 }
 
-/// As [`parameter_gradients`], the gradients given by name of the parameter.
+/// [`parameter_gradients`] with the gradients given by parameter name.
 pub fn parameter_gradients_of(
     fixture: &Fixture,
     table: &mut Table,

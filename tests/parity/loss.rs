@@ -11,10 +11,10 @@ use dressage_tests::fixture::{Fixture, Settings};
 
 use crate::settings;
 
-/// The points that the reference drew, by name.
+/// The random points of the reference, by name.
 pub struct Recorded<'a> {
     pub fixture: &'a Fixture,
-    /// Beginning of the names, up to `layer`.
+    /// Start of the names, up to `layer`.
     pub prefix: String,
 }
 
@@ -26,7 +26,7 @@ impl Recorded<'_> {
         if points.len() != shape.iter().product::<usize>() {
             return Err(wrong(format!("we draw {shape:?}, recorded {:?}", points.shape())));
         }
-        // Recorded tensors lie in a mapped file; the shape there may have a leading 1.
+        // Recorded tensors are in a mapped file; their shape may have a leading 1.
         Ok(ops::reshape(&points, shape)?)
     }
 }
@@ -54,8 +54,8 @@ pub fn targets(fixture: &Fixture, classes: usize) -> Outcome<Targets> {
     Ok(Targets::new(labels, classes)?)
 }
 
-/// Costs, assignments, points, losses and gradients of given predictions, on the host and on the
-/// virtual GPU.
+/// Compares costs, assignments, points, losses and gradients of given predictions, on the host and
+/// on the virtual GPU.
 pub fn loss(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let config = settings::losses(&fixture.json)?;
     let targets = targets(fixture, config.classes)?;
@@ -66,7 +66,7 @@ pub fn loss(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     loss_at(fixture, table, &config, &there, Some(&device))
 }
 
-/// The same where `targets` lie.
+/// Runs the comparison of [`loss`] in the place of `targets`.
 fn loss_at(
     fixture: &Fixture,
     table: &mut Table,
@@ -130,8 +130,8 @@ fn recorded_classes(fixture: &Fixture, image: usize) -> Outcome<Vec<i64>> {
     fixture.integers(&format!("output.gt_labels.image{image}"))
 }
 
-/// Our targets are the recorded ones: the same classes, and each mask is where the label map has
-/// its class.
+/// Checks that our targets are the recorded ones. The classes must be the same, and each mask must
+/// cover the pixels of its class in the label map.
 fn target_lists(fixture: &Fixture, table: &mut Table, targets: &Targets) -> Outcome<()> {
     let labels = fixture.integers("input.gt_sem_seg")?;
     let pixels = labels.len() / targets.classes().len().max(1);
@@ -154,7 +154,7 @@ fn target_lists(fixture: &Fixture, table: &mut Table, targets: &Targets) -> Outc
     Ok(())
 }
 
-/// Weighted costs, our ascending classes put into the recorded order.
+/// Compares weighted costs, with our ascending classes put into the recorded order.
 fn costs(
     fixture: &Fixture,
     table: &mut Table,
@@ -181,7 +181,7 @@ fn costs(
     Ok(())
 }
 
-/// Which query answers for which target, and the labels that follow from it.
+/// Compares which query is matched to which target, and the resulting labels.
 fn matches(
     fixture: &Fixture,
     table: &mut Table,
@@ -223,8 +223,8 @@ fn matches(
     Ok(())
 }
 
-/// Points of each pair: the uncertain ones as a set, then the random ones in order, all bit by
-/// bit. On a device each image has so many `slots`.
+/// Compares the points of each pair bit by bit. The uncertain ones are compared as a set, then the
+/// random ones in order. On a device each image has `slots` rows.
 fn chosen_points(
     fixture: &Fixture,
     table: &mut Table,
@@ -257,7 +257,7 @@ fn chosen_points(
     Ok(())
 }
 
-/// Rows of `points` that belong to pairs, in their order.
+/// Rows of `points` that belong to pairs, in the order of the pairs.
 fn of_pairs(points: &Tensor, layer: &LayerLoss, slots: Option<usize>) -> Outcome<Tensor> {
     let Some(slots) = slots else { return Ok(points.clone()) };
     let before = |i: usize| {
@@ -269,7 +269,7 @@ fn of_pairs(points: &Tensor, layer: &LayerLoss, slots: Option<usize>) -> Outcome
     Ok(ops::gather_rows(&points.to_host()?, &rows, rows.len())?)
 }
 
-/// Scores of given predictions, on the host and on the virtual GPU.
+/// Compares scores of given predictions, on the host and on the virtual GPU.
 pub fn scores(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let [cls, mask] = ["cls", "mask"].map(|of| fixture.floats(&format!("input.{of}_pred")));
     let (cls, mask) = (cls?, mask?);

@@ -1,9 +1,8 @@
-//! Parity with the public reference implementation: every recorded case is computed again and
-//! compared tensor by tensor, forward and backward.
+//! Parity with the public reference implementation: every recorded case is recomputed and compared.
 //!
-//! Cases lie in `tests/fixtures` and in the folders of `DRESSAGE_FIXTURES`; all sizes are read
-//! from them. `cargo test -p dressage-tests --release parity -- --nocapture` prints a line for
-//! each.
+//! The comparison is by tensor, forward and backward. Cases are in `tests/fixtures` and in the
+//! folders of `DRESSAGE_FIXTURES`. All sizes are read from the cases.
+//! `cargo test -p dressage-tests --release parity -- --nocapture` prints a line for each.
 
 mod backbones;
 mod containers;
@@ -31,18 +30,18 @@ use dressage_tests::Outcome;
 use dressage_tests::compare::{Table, Tolerance};
 use dressage_tests::fixture::{Fixture, Settings, list, name_of, roots};
 
-/// How one case went.
+/// Result of one case.
 enum Verdict {
     Compared(Table),
-    /// No code for cases of this kind.
+    /// No comparison exists for this kind of case.
     NotCovered,
-    /// Cannot run here, and why.
+    /// The case cannot run here, for this reason.
     Absent(String),
 }
 
 type Check = fn(&Fixture, &mut Table) -> Outcome<()>;
 
-/// The comparison for a case, by what it says about itself.
+/// Chooses the comparison for a case by its own description.
 fn check_for(fixture: &Fixture) -> Option<Check> {
     let family = match fixture.json.word("family") {
         "vit_tiny" => Some(vit::plain as Check),
@@ -85,7 +84,8 @@ fn check_for(fixture: &Fixture) -> Option<Check> {
     family.or_else(by_model).or_else(by_content).or_else(by_name).or_else(resize)
 }
 
-/// The comparison at `path`; those with a published backbone also run with its weights in bf16.
+/// Runs the comparison at `path`. Cases with a published backbone also run with its weights in
+/// bf16.
 fn run(path: &Path, precision: Precision) -> Outcome<Verdict> {
     if path.extension().is_some_and(|e| e == "pth" || e == "pt") {
         if precision != Precision::F32 {
@@ -112,13 +112,13 @@ fn run(path: &Path, precision: Precision) -> Outcome<Verdict> {
     Ok(Verdict::Compared(table))
 }
 
-/// As [`run`]; a panic counts as an error of its case.
+/// [`run`] that turns a panic into an error of the case.
 fn run_guarded(path: &Path, precision: Precision) -> Outcome<Verdict> {
     catch_unwind(AssertUnwindSafe(|| run(path, precision)))
         .unwrap_or_else(|_| Err("panicked".into()))
 }
 
-/// Prints the line of a case; false if it failed.
+/// Prints the line of a case; returns false if it failed.
 fn report(name: &str, outcome: &Outcome<Verdict>) -> bool {
     let table = match outcome {
         Err(error) => {
@@ -145,7 +145,7 @@ fn report(name: &str, outcome: &Outcome<Verdict>) -> bool {
     failures.is_empty()
 }
 
-/// Runs every case of every folder; all run before the first failure counts.
+/// Runs every case of every folder. All of them run before a failure ends the test.
 #[test]
 fn parity_with_the_reference() {
     let (mut passed, mut failed, mut tensors) = (0, Vec::new(), 0);
@@ -188,7 +188,7 @@ fn parity_with_the_reference() {
     assert!(failed.is_empty(), "differ from the reference: {}", failed.join(", "));
 }
 
-/// A weight or prediction off by a thousandth must not pass, whichever kind of case it is in.
+/// Checks that a weight or prediction off by a thousandth fails, in every kind of case.
 #[test]
 fn parity_notices_a_wrong_number() {
     const ALTERED: [&str; 5] =

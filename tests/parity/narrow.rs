@@ -1,13 +1,14 @@
-//! The recorded training steps on the virtual GPU in bf16, held against the rounding of bf16 alone:
-//! the same steps on the host in f32, with everything rounded that a device stores in bf16
-//! ([`dressage_engine::rounded`]). Both are compared with the host in f32, and a device may be off
-//! by three times what rounding alone makes.
+//! Recorded training steps on the virtual GPU in bf16, compared with bf16 rounding alone.
 //!
-//! Rounding is also met by decisions: which query answers for which target, which keys a mask
-//! blocks, which points are uncertain. Two roundings decide some of them differently, so one tensor
-//! by itself can be near in one run and far in the other. Errors are therefore the root of the mean
-//! square over many tensors: over all of them where matching is part of the run, over those of
-//! each part of the network where the pairs are given.
+//! Rounding alone means the same steps on the host in f32, with every value rounded that a device
+//! stores in bf16 ([`dressage_engine::bf16_emulation`]). Both are compared with the host in f32.
+//! The error of a device may be up to three times that of rounding alone.
+//!
+//! Rounding also changes discrete decisions: which query is matched to which target, which keys a
+//! mask blocks, which points are uncertain. Two roundings decide some of these differently, so a
+//! single tensor can be close in one run and far off in the other. The error is therefore the root
+//! of the mean square over many tensors. It is taken over all tensors where matching is part of the
+//! run, and over each part of the network where the pairs are given.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ use dressage_tests::fixture::{Fixture, list, roots};
 
 use crate::updates::{Place, Updates, network, round_matrices, updates, updates_with};
 
-/// What a device may be off by, in units of the error of rounding.
+/// Largest allowed error of a device, in units of the error of rounding.
 const ALLOWED: f64 = 3.0;
 
 /// A recorded case of the committed folder.
@@ -30,7 +31,7 @@ fn steps(fixture: &Fixture, place: Place<'_>) -> Updates {
     updates(fixture, place).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// Errors of tensors by part of the network: sum of squares and number.
+/// Errors of tensors by part of the network: sum of squares and count.
 #[derive(Default)]
 struct Errors(BTreeMap<String, (f64, f64)>);
 
@@ -42,7 +43,7 @@ impl Errors {
         let pairs = found.iter().zip(exact).map(|(a, b)| (f64::from(*a), f64::from(*b)));
         let (error, size) =
             pairs.fold((0.0, 0.0), |(e, s), (a, b)| (e + square(a - b), s + square(b)));
-        // A gradient that is zero throughout has no size to compare with.
+        // A gradient that is zero throughout has no size for a relative error.
         if size > 0.0 {
             let (sum, n) = self.0.entry(part).or_default();
             (*sum, *n) = (*sum + error / size, *n + 1.0);
@@ -59,14 +60,14 @@ fn floats(x: &Tensor) -> &[f32] {
     x.data().expect("f32")
 }
 
-/// Name of the part that a parameter belongs to: adapter, pixel decoder, each decoder layer, ...
+/// Name of a parameter's part of the network: adapter, pixel decoder, each decoder layer, ...
 fn part_of(name: &str) -> String {
     let pieces: Vec<&str> = name.split('.').collect();
     let n = if pieces.get(2) == Some(&"layers") { 4 } else { 2 };
     pieces[..n.min(pieces.len())].join(".")
 }
 
-/// Errors of losses of all steps, gradients of the first, changes of parameters over all.
+/// Errors of the losses of all steps, the first step's gradients and the total parameter changes.
 fn errors(found: &Updates, exact: &Updates, start: &Fixture, by_part: bool) -> Errors {
     let mut all = Errors::default();
     let label = |what: &str, name: &str| match by_part {
@@ -76,7 +77,7 @@ fn errors(found: &Updates, exact: &Updates, start: &Fixture, by_part: bool) -> E
     for (s, (found, exact)) in found.losses.iter().zip(&exact.losses).enumerate() {
         for ((name, a), (_, b)) in found.1.iter().zip(&exact.1) {
             all.add("losses".into(), &[*a], &[*b]);
-            // Made before any mask was applied, so that nothing was decided but the pairs.
+            // This prediction comes before any mask, so no decision but the pairs affects it.
             if s == 0 && by_part && name.starts_with("d0.") {
                 all.add("losses of the first prediction".into(), &[*a], &[*b]);
             }
@@ -96,7 +97,7 @@ fn errors(found: &Updates, exact: &Updates, start: &Fixture, by_part: bool) -> E
     all
 }
 
-/// Fails unless the errors of `found` are those of `reference`, or three times as large.
+/// Fails if an error of `found` exceeds three times that of `reference`.
 fn within(found: &Errors, reference: &Errors) {
     let mut beyond = Vec::new();
     for part in reference.0.keys() {
@@ -110,7 +111,7 @@ fn within(found: &Errors, reference: &Errors) {
     assert!(found.0.keys().eq(reference.0.keys()));
 }
 
-/// Everything that came of some steps, in one order.
+/// All results of some steps as bytes, in a fixed order.
 fn bytes(found: &Updates) -> Vec<u8> {
     let mut all = Vec::new();
     for (total, terms) in &found.losses {

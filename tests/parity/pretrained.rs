@@ -12,11 +12,11 @@ use dressage_tests::Outcome;
 use dressage_tests::compare::{Bound, Table};
 use dressage_tests::fixture::Fixture;
 
-/// The weights of a case: `weights/<folder of the case>.safetensors` beside the folder of
-/// fixtures.
+/// Path of the weights of a case: `weights/<folder of the case>.safetensors`, next to the fixtures'
+/// folder.
 ///
 /// # Errors
-/// Where they were looked for, if they are not there.
+/// The path that was tried, if there is no such file.
 pub fn weights_of(case: &Path) -> Result<PathBuf, String> {
     let folder = case.parent().unwrap_or(Path::new("."));
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
@@ -25,7 +25,7 @@ pub fn weights_of(case: &Path) -> Result<PathBuf, String> {
     if path.is_file() { Ok(path) } else { Err(format!("no weights at {}", path.display())) }
 }
 
-/// Sizes of the network from its tensors; heads are 64 wide in all published sizes.
+/// Network sizes from the tensors; heads are 64 wide in all published sizes.
 fn config(weights: &StateDict, patch: Option<usize>, grid: Option<usize>) -> Outcome<DinoConfig> {
     let shape = |name: &str| -> Outcome<Vec<usize>> {
         let tensor = weights.get(name).ok_or_else(|| format!("weights without {name}"))?;
@@ -53,15 +53,16 @@ fn config(weights: &StateDict, patch: Option<usize>, grid: Option<usize>) -> Out
     })
 }
 
-/// The bound of a tensor. The reference is f64; its notes put the same forward pass in f32 at up
-/// to 1.3e-6 of the largest value after the last block; another order of summation adds to that.
+/// The bound of a tensor. The reference is f64. Its notes state an error of up to 1.3e-6 of the
+/// largest value for the same forward pass in f32, after the last block. Another order of summation
+/// adds to that.
 fn bound(want: &Tensor) -> Outcome<Bound> {
     relative(want, 1e-5)
 }
 
-/// The bound of tokens after `blocks` blocks. Rounding to bf16 changes each weight by up to 2^-9
-/// of itself; the four matrices of a block add errors of that size which know nothing of each
-/// other, so that they grow as the root of their number.
+/// The bound of tokens after `blocks` blocks. Rounding to bf16 changes each weight by up to 2^-9 of
+/// itself. The four matrices of a block add independent errors of that size, so errors grow as the
+/// root of the number of matrices.
 fn tokens_bound(want: &Tensor, precision: Precision, blocks: usize) -> Outcome<Bound> {
     match precision {
         Precision::F32 => bound(want),
@@ -74,8 +75,8 @@ fn relative(want: &Tensor, error: f64) -> Outcome<Bound> {
     Ok(Bound::abs(error * f64::from(largest)))
 }
 
-/// Position table, patch kernel, tokens after some blocks and after the final norm, at the
-/// recorded tokens.
+/// Compares position table, patch kernel, and tokens after some blocks and after the final norm, at
+/// the recorded tokens.
 pub fn tokens(
     fixture: &Fixture,
     weights: &Path,
@@ -89,8 +90,8 @@ pub fn tokens(
     let config = if patch == native.patch {
         native
     } else {
-        // Another patch: kernel and table were converted once, the table to the grid of the
-        // image.
+        // For another patch size, kernel and table were converted once, the table to the grid of
+        // the image.
         let (rows, columns) = note("grid")?.split_once('x').ok_or("the grid is no `AxB`")?;
         if rows != columns {
             return Err("a table converted to a grid that is not square".into());

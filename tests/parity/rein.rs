@@ -1,4 +1,4 @@
-//! The adapter alone, its layers independent of each other.
+//! The adapter alone, with each layer tested independently.
 
 use dressage_engine::DType;
 use dressage_models::backbone::Rein;
@@ -10,8 +10,8 @@ use dressage_tests::fixture::Fixture;
 use crate::layout::{batch_first, gradients, parameter_gradients};
 use crate::settings::{self, LINK};
 
-/// `Reins` and `LoRAReins`: each layer with a class token, the last one without, the queries; all
-/// gradients.
+/// Compares `Reins` and `LoRAReins`: each layer with a class token, the last one without, the
+/// queries, and all gradients.
 pub fn layers(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let config = settings::rein(&fixture.json["config"])?;
     let unused: &[&str] = if config.link { &[] } else { &LINK };

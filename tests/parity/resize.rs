@@ -1,5 +1,5 @@
-//! Resampling as PyTorch does it, in f32 and f64, forward and backward; what is resized on load
-//! and at run time is computed again by the code that does so.
+//! Resizing like PyTorch's, in f32 and f64, forward and backward. Cases of loading and of run time
+//! are also recomputed by the code that resizes there.
 
 use dressage_engine::{DType, Element, Tensor};
 use dressage_kernels::Real;
@@ -14,12 +14,12 @@ use serde_json::Value;
 
 use crate::layout::{channels_first, channels_last};
 
-/// PyTorch's f32 kernels round their coordinates to f32, which moves values by up to a few
-/// millionths; ours agree with its f64 kernels.
+/// Bound for f32: PyTorch's f32 kernels round their coordinates to f32, which moves values by up to
+/// a few millionths. Ours agree with its f64 kernels.
 const F32: f64 = 2e-5;
 const F64: f64 = 1e-12;
 
-/// Every case that the notes list.
+/// Compares every case that the notes list.
 pub fn cases(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let cases: Value = serde_json::from_str(fixture.note("cases").unwrap_or("[]"))?;
     for case in cases.as_array().ok_or("no list of cases")? {
@@ -47,7 +47,7 @@ fn input(fixture: &Fixture, case: &Value) -> Outcome<Tensor> {
     fixture.floats(&format!("{}.input", case.word("name")))
 }
 
-/// The axes behind the first two, as the case resizes them.
+/// The axes after the first two, as the case resizes them.
 fn axes(fixture: &Fixture, case: &Value) -> Outcome<Vec<Axis>> {
     let shape = input(fixture, case)?.shape()[2..].to_vec();
     let mode = match case.word("mode") {
@@ -90,8 +90,8 @@ fn forward<T: Element + Real>(
     table.within(&key, &Tensor::from_slice(&got, want.shape())?, &want, |_| Bound::abs(bound))
 }
 
-/// Resizes the last axes of `[lead, ..]`: the rule is separable, so volumes take their depth in a
-/// pass of its own and lines are maps of one row.
+/// Resizes the last axes of `[lead, ..]`. The rule is separable, so the depth of a volume is a
+/// separate pass, and a line is a map of one row.
 fn passes<T: Real>(x: &[T], lead: usize, axes: &[Axis], back: bool) -> Outcome<Vec<T>> {
     let one = Axis::new(1, 1, Mode::Bilinear, Step::Size)?;
     let run = |x: &[T], pass: Resize<'_>| -> Outcome<Vec<T>> {
@@ -116,7 +116,7 @@ fn passes<T: Real>(x: &[T], lead: usize, axes: &[Axis], back: bool) -> Outcome<V
     }
 }
 
-/// Patch kernels and position tables as files of weights are brought to other sizes.
+/// Compares the resizing of patch kernels and position tables while weights are loaded.
 fn on_load(fixture: &Fixture, table: &mut Table, case: &Value) -> Outcome<()> {
     let square = case.sizes("size").ok().filter(|s| s.len() == 2 && s[0] == s[1]);
     let plain = case.word("mode") == "bicubic" && !case.switch("antialias", false);
@@ -137,14 +137,14 @@ fn on_load(fixture: &Fixture, table: &mut Table, case: &Value) -> Outcome<()> {
     Ok(())
 }
 
-/// Position tables as the network resizes them for an image of another size.
+/// Compares the resizing of position tables in the network, for an image of another size.
 fn at_run_time(fixture: &Fixture, table: &mut Table, case: &Value) -> Outcome<()> {
     let (name, x) = (case.word("name"), input(fixture, case)?);
     let antialias = case.switch("antialias", false);
     let &[1, c, g, w] = x.shape() else { return Ok(()) };
     let want = fixture.floats(&format!("{name}.output"))?;
     let &[_, _, rows, columns] = want.shape() else { return Ok(()) };
-    // The factors of DINOv2 are a tenth of a patch above the ratio.
+    // The factors of DINOv2 use a size that is 0.1 patches larger.
     let tenth =
         |i: usize, n: usize| case["scale_factor"][i].as_f64() == Some((n as f64 + 0.1) / g as f64);
     if g != w || !(antialias || (tenth(0, rows) && tenth(1, columns))) {
@@ -166,7 +166,7 @@ fn at_run_time(fixture: &Fixture, table: &mut Table, case: &Value) -> Outcome<()
     table.within(&format!("{name}, at run time"), &got, &want, |_| Bound::abs(F32))
 }
 
-/// A map `[1, c, g, g]` as a position table `[1, 1 + g*g, c]`, its first row all 7.
+/// Converts a map `[1, c, g, g]` to a position table `[1, 1 + g*g, c]` with a first row of 7s.
 fn with_class_row(x: &Tensor, c: usize) -> Outcome<Tensor> {
     let mut values = vec![7.0f32; c];
     values.extend(channels_last(x)?.data::<f32>()?);
@@ -174,7 +174,7 @@ fn with_class_row(x: &Tensor, c: usize) -> Outcome<Tensor> {
     Ok(Tensor::from_slice(&values, &[1, rows, c])?)
 }
 
-/// The first row of a table and the rest as a map `[1, c, rows, columns]`.
+/// Splits a table into its first row and the rest as a map `[1, c, rows, columns]`.
 fn without_class_row(
     table: &Tensor,
     [rows, columns]: [usize; 2],

@@ -1,4 +1,4 @@
-//! Learning rates of every step, and rate and decay of every tensor.
+//! Learning rates of every step, and learning rate and weight decay of every tensor.
 
 use dressage_engine::Tensor;
 use dressage_tests::Outcome;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::updates::groups;
 
-/// All recorded schedules and parameter groups.
+/// Compares all recorded schedules and parameter groups.
 pub fn schedule(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     for (name, recorded) in fixture.json["schedules"].as_object().into_iter().flatten() {
         let segments = recorded["param_scheduler"].as_array().into_iter().flatten();
@@ -19,7 +19,7 @@ pub fn schedule(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         let schedule = Schedule::new(base, segments)?;
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for (i, lr) in recorded["lr"].as_object().into_iter().flatten() {
-            // Relative to the base rate: f32 would hide what f64 shows.
+            // The f32 tensors below, relative to the base rate, would hide errors in f64.
             let lr = lr.as_f64().ok_or("a rate that is no number")?;
             let got = schedule.lr(i.parse()?);
             if (got - lr).abs() > 1e-11 * lr.abs() {
@@ -50,7 +50,8 @@ fn segment(json: &Value) -> Outcome<Segment> {
     }
 }
 
-/// Rate and decay of every tensor, by the reference's own rules and by our list for the method.
+/// Compares learning rate and decay of every tensor, by the reference's rules and by our list per
+/// method.
 fn parameter_groups(table: &mut Table, name: &str, recorded: &Value) -> Outcome<()> {
     let tensors = recorded["groups"].as_array().cloned().unwrap_or_default();
     let any = |part: &str| tensors.iter().any(|t| t.word("name").contains(part));

@@ -1,4 +1,4 @@
-//! From the reference's settings to ours.
+//! Conversion of the reference's settings to ours.
 
 use dressage_models::backbone::{DinoConfig, Ffn, Recompute, ReinConfig};
 use dressage_models::criterion::CriterionConfig;
@@ -8,13 +8,13 @@ use dressage_tests::Outcome;
 use dressage_tests::fixture::Settings;
 use serde_json::Value;
 
-/// A parameter that only masked pre-training uses; the reference keeps it.
+/// A parameter that the reference keeps, though only masked pre-training uses it.
 pub const MASK_TOKEN: &str = "mask_token";
 
-/// Parameters of the link, which the reference keeps where the link is off.
+/// Parameters of the link, which the reference keeps even without a link.
 pub const LINK: [&str; 4] = ["transform.weight", "transform.bias", "merge.weight", "merge.bias"];
 
-/// `DinoVisionTransformer` and its subclass with Rein.
+/// Settings of `DinoVisionTransformer` and its subclass with Rein.
 pub fn dino(config: &Value) -> Outcome<DinoConfig> {
     let taps = config.sizes("out_indices")?;
     let (embed_dim, patch) = (config.size("embed_dim")?, config.size("patch_size")?);
@@ -33,12 +33,12 @@ pub fn dino(config: &Value) -> Outcome<DinoConfig> {
     })
 }
 
-/// Form of the MLP by its name in the reference.
+/// Type of the MLP from its name in the reference.
 pub fn ffn(word: &str) -> Ffn {
     if word.starts_with("swiglu") { Ffn::Swiglu } else { Ffn::Mlp }
 }
 
-/// `Reins` and `LoRAReins`.
+/// Settings of `Reins` and `LoRAReins`.
 pub fn rein(config: &Value) -> Outcome<ReinConfig> {
     Ok(ReinConfig {
         layers: config.size("num_layers")?,
@@ -58,7 +58,7 @@ pub fn rein(config: &Value) -> Outcome<ReinConfig> {
     })
 }
 
-/// `MSDeformAttnPixelDecoder`, `in_channels` and widths given beside it or in the head's settings
+/// Settings of `MSDeformAttnPixelDecoder`. `in_channels` and widths may be in the head's settings
 /// `outer`.
 pub fn pixel_decoder(config: &Value, outer: &Value) -> Outcome<HeadConfig> {
     let channels = outer.sizes("in_channels")?;
@@ -83,7 +83,7 @@ pub fn pixel_decoder(config: &Value, outer: &Value) -> Outcome<HeadConfig> {
     })
 }
 
-/// `ReinMask2FormerHead`.
+/// Settings of `ReinMask2FormerHead`.
 pub fn head(config: &Value) -> Outcome<HeadConfig> {
     let decoder = &config["transformer_decoder"];
     let pixel = pixel_decoder(&config["pixel_decoder"], config)?;
@@ -105,7 +105,7 @@ pub fn head(config: &Value) -> Outcome<HeadConfig> {
     })
 }
 
-/// The losses of `ReinMask2FormerHead`.
+/// Loss settings of `ReinMask2FormerHead`.
 pub fn criterion(config: &Value) -> Outcome<CriterionConfig> {
     let classes = config.size("num_classes")?;
     let train = &config["train_cfg"];
@@ -133,8 +133,8 @@ pub fn criterion(config: &Value) -> Outcome<CriterionConfig> {
     })
 }
 
-/// The losses of a case: from the reference's settings, or from numbers that stand by themselves,
-/// with the published weights of the terms.
+/// Loss settings of a case: from the reference's settings, or from single numbers with the
+/// published weights of the terms.
 pub fn losses(json: &Value) -> Outcome<CriterionConfig> {
     if json["config"].is_object() {
         return criterion(&json["config"]);
@@ -149,7 +149,7 @@ pub fn losses(json: &Value) -> Outcome<CriterionConfig> {
     })
 }
 
-/// `EncoderDecoder` with Rein.
+/// Settings of `EncoderDecoder` with Rein.
 pub fn segmenter(config: &Value) -> Outcome<SegmenterConfig> {
     let backbone = &config["backbone"];
     Ok(SegmenterConfig {

@@ -1,4 +1,4 @@
-//! Inference: windows, their average, the resize to the original size, the classes.
+//! Inference: windows, their average, resizing to the original size, the classes.
 
 use dressage_engine::{DType, Device, Tensor, ops};
 use dressage_models::Segmenter;
@@ -10,7 +10,7 @@ use dressage_train::windows::{ScoreMap, Window, slide as windows, whole};
 
 use crate::updates::network;
 
-/// The part of `image` `[1, 3, h, w]` under a window.
+/// The part of `image` `[1, 3, h, w]` in a window.
 fn cut(image: &Tensor, window: &Window) -> Outcome<Tensor> {
     let (h, w) = (image.dim(2), image.dim(3));
     let data = image.data::<f32>()?;
@@ -24,12 +24,12 @@ fn cut(image: &Tensor, window: &Window) -> Outcome<Tensor> {
     Ok(Tensor::from_slice(&part, &[1, 3, window.h(), window.w()])?)
 }
 
-/// Windows row by row; `crop` and `stride` are height and width.
+/// Windows in row-major order; `crop` and `stride` are (height, width).
 fn grid([h, w]: [usize; 2], crop: &[usize], stride: &[usize]) -> Outcome<Vec<Window>> {
     if crop[0] == crop[1] && stride[0] == stride[1] {
         return Ok(windows(h, w, crop[0], stride[0])?);
     }
-    // Ours are square: take each axis alone.
+    // Our windows are square, so each axis is computed separately.
     let (rows, columns) = (windows(h, 1, crop[0], stride[0])?, windows(1, w, crop[1], stride[1])?);
     let across = |r: &Window| {
         let Window { y0, y1, .. } = *r;
@@ -38,7 +38,7 @@ fn grid([h, w]: [usize; 2], crop: &[usize], stride: &[usize]) -> Outcome<Vec<Win
     Ok(rows.iter().flat_map(across).collect())
 }
 
-/// `EncoderDecoder` at test time, on the host and on the virtual GPU.
+/// Compares `EncoderDecoder` at test time, on the host and on the virtual GPU.
 pub fn slide(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     slide_with(fixture, table, &network(fixture)?)?;
     let mut there = network(fixture)?;
@@ -80,7 +80,7 @@ fn slide_with(fixture: &Fixture, table: &mut Table, model: &Segmenter) -> Outcom
     let clear = fixture.integers("output.argmax_clear")?;
     let chosen = argmax(resized.data::<f32>()?, classes);
     let recorded = fixture.integers("output.argmax")?;
-    // Where the two best classes are closer than rounding, either may win.
+    // If the two best classes are closer than the rounding error, either may win.
     let where_clear = |values: &[i64]| -> Vec<i64> {
         values.iter().zip(&clear).filter(|(_, c)| **c == 1).map(|(v, _)| *v).collect()
     };

@@ -1,4 +1,4 @@
-//! Whole training steps: forward, losses, backward, AdamW; on the host and on the virtual GPU.
+//! Whole training steps, on the host and on the virtual GPU: forward, losses, backward, AdamW.
 
 use dressage_engine::{DType, Device, Tensor};
 use dressage_tests::Outcome;
@@ -8,7 +8,7 @@ use dressage_tests::fixture::{Fixture, Settings};
 use crate::layout::parameter_gradients_of;
 use crate::updates::{Place, Updates, adamw, network, updates};
 
-/// A few steps: losses before each, gradients of the first, parameters after the last.
+/// Compares a few steps: losses of each, gradients of the first, parameters after the last.
 pub fn step(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     compare(fixture, table, &updates(fixture, Place::Host)?)?;
     let device = Device::virtual_gpu();
@@ -20,7 +20,7 @@ pub fn step(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     Ok(())
 }
 
-/// The steps of one place beside the recorded ones.
+/// Compares the steps of one place with the recorded ones.
 fn compare(fixture: &Fixture, table: &mut Table, found: &Updates) -> Outcome<()> {
     trained_tensors(fixture, table, found)?;
     for (s, (total, terms)) in found.losses.iter().enumerate() {
@@ -44,7 +44,7 @@ fn compare(fixture: &Fixture, table: &mut Table, found: &Updates) -> Outcome<()>
     after(fixture, table, &names, found)
 }
 
-/// The tensors that train, each with its rate and decay.
+/// Compares the names of the trained tensors, each with its learning rate and decay.
 fn trained_tensors(fixture: &Fixture, table: &mut Table, found: &Updates) -> Outcome<()> {
     let adamw = adamw(&fixture.json["case"]["optim_wrapper"]["optimizer"])?;
     let describe = |name: &str, lr: f64, decay: f64| format!("{name} lr {lr:e} decay {decay}");
@@ -67,9 +67,9 @@ fn trained_tensors(fixture: &Fixture, table: &mut Table, found: &Updates) -> Out
     Ok(())
 }
 
-/// Parameters after the last step. Where the gradient is zero up to rounding, AdamW moves by
-/// about the rate in a direction that rounding decides; elsewhere (`clear_after`) the bound is
-/// tight.
+/// Compares the parameters after the last step. Where the gradient is zero up to rounding, AdamW
+/// moves by about the learning rate in a direction that depends on rounding. Elsewhere
+/// (`clear_after`) the bound is tight.
 fn after(fixture: &Fixture, table: &mut Table, names: &[&str], found: &Updates) -> Outcome<()> {
     const CLEAR: f64 = 2e-6;
     const UNCLEAR: f64 = 7e-4;
@@ -91,9 +91,9 @@ fn after(fixture: &Fixture, table: &mut Table, names: &[&str], found: &Updates) 
     Ok(())
 }
 
-/// Whether element `i` of a packed bias (rows q, k, v) adds to keys. It shifts all logits of a
-/// query alike, so its gradient is zero but for rounding (around 1e-9), and `clear_after` only
-/// says that two runs of the reference happened to round alike.
+/// Whether element `i` of a packed bias (rows q, k, v) belongs to the keys. Such an element shifts
+/// all logits of a query alike, so its gradient is zero up to rounding (around 1e-9). There
+/// `clear_after` only says that two runs of the reference happened to round alike.
 fn is_key_bias(name: &str, i: usize, len: usize) -> bool {
     name.ends_with("in_proj_bias") && (len / 3..2 * len / 3).contains(&i)
 }

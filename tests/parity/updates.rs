@@ -1,5 +1,5 @@
-//! A few training steps of a recorded network, on the host or on a device, as the trainer takes
-//! them: the losses of a step come with the costs of the next.
+//! A few training steps of a recorded network, on the host or on a device. As in the trainer, the
+//! losses of a step are read together with the costs of the next.
 
 use std::collections::BTreeMap;
 
@@ -17,14 +17,14 @@ use serde_json::Value;
 use crate::loss::{Recorded, targets};
 use crate::settings;
 
-/// Where the steps are taken.
+/// The place of the steps.
 #[derive(Clone, Copy)]
 pub enum Place<'a> {
     Host,
-    /// On the host, with everything rounded to bf16 that a device stores so ([`rounded`]): matrices
-    /// before each step, results of operations, gradients on their way.
+    /// The host with bf16 rounding ([`bf16_emulation`]): matrices before each step, results of
+    /// operations, and intermediate gradients.
     Rounded,
-    /// On a device whose activations and matrices are of this type.
+    /// A device with activations and matrices of this type.
     Device(&'a Device, DType),
 }
 
@@ -37,34 +37,34 @@ impl Place<'_> {
     }
 }
 
-/// What came of the steps, all in host memory.
+/// The results of the steps, all in host memory.
 pub struct Updates {
-    /// Sum and terms by step.
+    /// Total and terms of the loss, by step.
     pub losses: Vec<(f32, Vec<(String, f32)>)>,
     /// Gradients of the first step.
     pub gradients: BTreeMap<String, Tensor>,
-    /// Parameters after the last.
+    /// Parameters after the last step.
     pub after: BTreeMap<String, Tensor>,
     /// Names of trained parameters without a gradient, by step.
     pub without: Vec<Vec<String>>,
     /// Learning rates by step.
     pub rates: Vec<f64>,
-    /// Rate and decay by trained parameter.
+    /// Learning rate and decay by trained parameter.
     pub settings: BTreeMap<String, Setting>,
-    /// Which query answered for which target, by step.
+    /// Assignments of queries to targets, by step.
     pub assignments: Vec<Assignment>,
-    /// Times that each step waited for the device, and the reservations of memory so far.
+    /// By step: the number of waits for the device, and the memory reservations so far.
     pub waits: Vec<(u64, u64)>,
 }
 
-/// The whole network with a case's weights.
+/// Creates the whole network with a case's weights.
 pub fn network(fixture: &Fixture) -> Outcome<Segmenter> {
     let config = settings::segmenter(&fixture.json["config"])?;
     let weights = fixture.weights("param.", "", &["backbone.mask_token"]);
     Ok(Segmenter::new(config, DType::F32, 0, weights, &[""])?)
 }
 
-/// Rules of the reference's optimiser settings.
+/// Parameter groups from the reference's optimiser settings.
 pub fn groups(paramwise: &Value) -> Outcome<ParamGroups> {
     let mut rules = Vec::new();
     for (key, mult) in paramwise["custom_keys"].as_object().into_iter().flatten() {
@@ -75,7 +75,7 @@ pub fn groups(paramwise: &Value) -> Outcome<ParamGroups> {
     Ok(ParamGroups::new(rules, paramwise.number("norm_decay_mult").unwrap_or(1.0)))
 }
 
-/// AdamW of the reference's optimiser settings.
+/// AdamW from the reference's optimiser settings.
 pub fn adamw(optimizer: &Value) -> Outcome<AdamW> {
     Ok(AdamW {
         lr: optimizer.number("lr")?,
@@ -97,7 +97,7 @@ fn schedule(case: &Value, lr: f64) -> Outcome<Schedule> {
     Ok(Schedule::new(lr, vec![segment])?)
 }
 
-/// Replaces what products read of matrices by what bf16 holds of them.
+/// Sets the working copies of matrices to their values rounded to bf16.
 pub fn round_matrices(model: &Segmenter) -> Outcome<()> {
     for param in model.params().values().filter(|p| p.master().shape().len() > 1) {
         let mut values = param.write()?;
@@ -106,11 +106,11 @@ pub fn round_matrices(model: &Segmenter) -> Outcome<()> {
     Ok(())
 }
 
-/// Everything that the steps share.
+/// State shared by the steps.
 struct Run<'a> {
     fixture: &'a Fixture,
     place: Place<'a>,
-    /// Assignments to take in place of those found, by step.
+    /// Assignments that replace the computed ones, by step.
     given: &'a [Assignment],
     model: Segmenter,
     criterion: Criterion,
@@ -133,7 +133,8 @@ impl<'a> Run<'a> {
         Ok(Run { fixture, place, given, model, criterion, optimiser, schedule })
     }
 
-    /// One step; `told` is what the one before left to be told, and what this one does.
+    /// Runs one step. `told` holds the unread losses of the previous step, and then those of this
+    /// one.
     fn step(&mut self, s: usize, told: &mut Option<Tensor>, all: &mut Updates) -> Outcome<()> {
         let device = match self.place {
             Place::Device(device, _) => Some(device),
@@ -183,7 +184,7 @@ impl<'a> Run<'a> {
 }
 
 impl Updates {
-    /// Takes in what a step left to be told: the sum of its losses, then each.
+    /// Adds the losses that a step left unread: their sum, then each.
     fn learn(&mut self, told: &[f32]) {
         if let Some((total, values)) = told.split_first() {
             self.losses.push((*total, named_terms(values)));
@@ -191,12 +192,12 @@ impl Updates {
     }
 }
 
-/// As many steps as the case says.
+/// Runs the number of steps that the case says.
 pub fn updates(fixture: &Fixture, place: Place<'_>) -> Outcome<Updates> {
     updates_with(fixture, place, &[])
 }
 
-/// As [`updates`], with assignments to take in place of those found, by step.
+/// [`updates`] with assignments that replace the computed ones, by step.
 pub fn updates_with(fixture: &Fixture, place: Place<'_>, given: &[Assignment]) -> Outcome<Updates> {
     let mut run = Run::new(fixture, place, given)?;
     let mut all = Updates {

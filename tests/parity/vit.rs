@@ -10,10 +10,10 @@ use dressage_tests::fixture::Fixture;
 use crate::layout::{channels_first, channels_last, gradients, parameter_gradients};
 use crate::settings::{self, LINK, MASK_TOKEN};
 
-/// Every parameter must come from the case.
+/// Prefixes of parameters that the case must contain: all.
 const STRICT: &[&str] = &[""];
 
-/// `DinoVisionTransformer`: pyramid, gradients of the image and of all parameters.
+/// Compares `DinoVisionTransformer`: pyramid, gradients of the image and of all parameters.
 pub fn plain(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let weights = fixture.weights("param.", "", &[MASK_TOKEN]);
     let scope = Scope::with_weights(DType::F32, 0, weights, STRICT);
@@ -29,7 +29,8 @@ pub fn plain(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     parameter_gradients(fixture, table, &params, &mut grads, "")
 }
 
-/// `ReinsDinoVisionTransformer` in training: the adapter's gradients, none of the backbone's.
+/// Compares `ReinsDinoVisionTransformer` in training: gradients of the adapter, none of the
+/// backbone.
 pub fn with_rein(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let config = &fixture.json["config"];
     let rein_config = settings::rein(&config["reins_config"])?;
@@ -75,7 +76,7 @@ fn weighted(
     Ok((map, weight))
 }
 
-/// The parameters that train are those the reference lists, less those it keeps without use.
+/// Checks that the trained parameters are those of the reference, less those it keeps unused.
 fn trainable_as_recorded(
     fixture: &Fixture,
     table: &mut Table,

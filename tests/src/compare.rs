@@ -1,4 +1,4 @@
-//! Our tensors against recorded ones.
+//! Comparison of our tensors with recorded ones.
 
 use dressage_engine::{DType, Tensor};
 use serde_json::Value;
@@ -6,35 +6,34 @@ use serde_json::Value;
 use crate::Outcome;
 use crate::fixture::Fixture;
 
-/// How far a value may be from the recorded one.
+/// Largest allowed distance of a value from the recorded one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bound {
-    /// Absolute part.
+    /// Absolute part of the bound.
     pub abs: f64,
-    /// Part per unit of the recorded value itself.
+    /// Part of the bound per unit of the recorded value.
     pub element: f64,
 }
 
 impl Bound {
-    /// The same for every element.
+    /// Creates a bound that is the same for every element.
     pub fn abs(abs: f64) -> Bound {
         Bound { abs, element: 0.0 }
     }
 }
 
-/// Which bound holds for a tensor.
+/// Rule for the bound of a tensor.
 pub enum Tolerance {
-    /// `10 * max_abs_err + 1e-5 * max_abs_value`, where the settings state both for each tensor
-    /// (the rounding of the f32 reference against its f64 self). For a tensor that is not listed
-    /// the error counts as 0 and its own largest value is taken.
+    /// The bound is `10 * max_abs_err + 1e-5 * max_abs_value`. The settings state both for each
+    /// tensor, from the rounding of the f32 reference against itself in f64. For a tensor that is
+    /// not listed the error counts as 0, and its own largest value is used.
     Stated(Value),
-    /// Outputs to 1e-4 of the value plus 1e-5, gradients to 1e-3 of the largest value of the
-    /// tensor.
+    /// Outputs: 1e-4 of the value plus 1e-5. Gradients: 1e-3 of the tensor's largest value.
     Float64,
 }
 
 impl Tolerance {
-    /// What a case states.
+    /// The tolerance that a case states.
     pub fn of(fixture: &Fixture) -> Tolerance {
         match fixture.sidecar {
             true => Tolerance::Stated(fixture.json["float32_error_vs_float64"].clone()),
@@ -49,14 +48,14 @@ impl Tolerance {
                 let error = stated("max_abs_err").unwrap_or(0.0);
                 Bound::abs(10.0 * error + 1e-5 * stated("max_abs_value").unwrap_or(largest))
             }
-            // A gradient that is zero throughout in f64 is rounding in f32.
+            // A gradient that is zero throughout in f64 is rounding noise in f32.
             Tolerance::Float64 if name.starts_with("grad.") => Bound::abs(1e-3 * largest + 1e-9),
             Tolerance::Float64 => Bound { abs: 1e-5, element: 1e-4 },
         }
     }
 }
 
-/// Everything compared in one case.
+/// All comparisons of one case.
 pub struct Table {
     tolerance: Tolerance,
     compared: usize,
@@ -65,12 +64,12 @@ pub struct Table {
 }
 
 impl Table {
-    /// Nothing compared yet.
+    /// Creates a table without comparisons.
     pub fn new(tolerance: Tolerance) -> Table {
         Table { tolerance, compared: 0, worst: None, failures: Vec::new() }
     }
 
-    /// Tensors and lists compared.
+    /// Number of tensors and lists compared.
     pub fn compared(&self) -> usize {
         self.compared
     }
@@ -80,31 +79,31 @@ impl Table {
         self.worst.as_ref().map(|(e, name)| (*e, name.as_str()))
     }
 
-    /// What did not hold.
+    /// The failed comparisons.
     pub fn failures(&self) -> &[String] {
         &self.failures
     }
 
-    /// Notes something that does not hold.
+    /// Adds a failure.
     pub fn fail(&mut self, what: impl Into<String>) {
         self.failures.push(what.into());
     }
 
-    /// Compares with the recorded tensor `name` within the bound that the case states.
+    /// Compares with the recorded tensor `name` within the case's bound.
     ///
     /// # Errors
-    /// A recorded tensor that is missing; tensors that hold no f32.
+    /// A recorded tensor that is missing; tensors that are not f32.
     pub fn close(&mut self, fixture: &Fixture, name: &str, got: &Tensor) -> Outcome<()> {
         let want = fixture.floats(name)?;
         let bound = self.tolerance.bound(name, largest(want.data::<f32>()?));
         self.within(name, got, &want, |_| bound)
     }
 
-    /// As [`Table::close`], for a gradient: `None` is one that never arrived, which a recorded
+    /// [`Table::close`] for a gradient. `None` is a gradient that never arrived, which a recorded
     /// zero allows.
     ///
     /// # Errors
-    /// As [`Table::close`].
+    /// Errors of [`Table::close`].
     pub fn gradient(&mut self, fixture: &Fixture, name: &str, got: Option<&Tensor>) -> Outcome<()> {
         if let Some(got) = got {
             return self.close(fixture, name, got);
@@ -116,11 +115,11 @@ impl Table {
         Ok(())
     }
 
-    /// Compares element by element, `bound` giving the bound of element `i`. The worst error is
+    /// Compares element by element; `bound` returns the bound of element `i`. The worst error is
     /// taken over the elements with the tightest bound.
     ///
     /// # Errors
-    /// Tensors that hold neither f32 nor f64.
+    /// Tensors that are neither f32 nor f64.
     pub fn within(
         &mut self,
         name: &str,
@@ -129,7 +128,7 @@ impl Table {
         bound: impl Fn(usize) -> Bound,
     ) -> Outcome<()> {
         self.compared += 1;
-        // A scalar is recorded as [] or [1], depending on how the reference came to it.
+        // The reference records a scalar as [] or [1], depending on how it was computed.
         let scalars = got.len() == 1 && want.len() == 1;
         if got.shape() != want.shape() && !scalars {
             self.fail(format!("{name}: shape {:?}, recorded {:?}", got.shape(), want.shape()));
@@ -164,7 +163,7 @@ impl Table {
         Ok(())
     }
 
-    /// Compares lists that must be equal.
+    /// Checks that two lists are equal.
     pub fn equal<T: PartialEq + std::fmt::Debug>(&mut self, name: &str, got: &[T], want: &[T]) {
         self.compared += 1;
         if got.len() != want.len() {
@@ -181,7 +180,7 @@ impl Table {
     }
 }
 
-/// The values of a tensor of f32 or f64.
+/// The values of an f32 or f64 tensor, as f64.
 fn wide(t: &Tensor) -> Outcome<Vec<f64>> {
     Ok(match t.dtype() {
         DType::F64 => t.data::<f64>()?.to_vec(),
@@ -217,7 +216,7 @@ mod tests {
     fn parity_bound_is_ten_errors_and_a_share_of_the_largest() {
         let bound = table().tolerance.bound("output.x", 7.0);
         assert!((bound.abs - 3e-5).abs() < 1e-12, "{bound:?}");
-        // Not listed: the largest value recorded decides.
+        // Not listed: the largest recorded value decides.
         assert!((table().tolerance.bound("output.y", 7.0).abs - 7e-5).abs() < 1e-12);
         assert_eq!(Tolerance::Float64.bound("output.x", 7.0), Bound { abs: 1e-5, element: 1e-4 });
         assert!((Tolerance::Float64.bound("grad.x", 2.0).abs - 2e-3).abs() < 1e-8);

@@ -1,5 +1,6 @@
-//! Recorded tensors: a safetensors file, its settings beside it (JSON of the same name) or in its
-//! notes.
+//! Recorded tensors: a safetensors file with its settings.
+//!
+//! The settings are in a JSON file of the same name or in the notes of the safetensors file.
 
 use std::path::{Path, PathBuf};
 
@@ -10,32 +11,32 @@ use serde_json::Value;
 
 use crate::Outcome;
 
-/// Folders inside a folder of fixtures that are looked at as well.
+/// Subfolders of a folder of fixtures that are searched as well.
 const SUBFOLDERS: [&str; 3] = ["backbones", "dinov2_vits14", "heads"];
 
 /// One recorded case.
 pub struct Fixture {
-    /// File name without its ending, behind the name of the subfolder if there is one.
+    /// File name without its extension, after the name of the subfolder if there is one.
     pub name: String,
-    /// The safetensors file, or the JSON file where there is no other.
+    /// The safetensors file, or the JSON file if there is no other.
     pub path: PathBuf,
-    /// The JSON beside it; else the JSON under `config` in the notes; else null.
+    /// The JSON file of the same name; else the JSON under `config` in the notes; else null.
     pub json: Value,
-    /// All tensors; none for a JSON file alone.
+    /// All tensors; empty for a JSON file alone.
     pub tensors: StateDict,
-    /// Whether the settings come from a file beside the tensors, which states errors by tensor.
+    /// Whether the settings come from a JSON file next to the tensors, which states errors per
+    /// tensor.
     pub sidecar: bool,
 }
 
-/// Folders of fixtures: the committed ones, then those of `DRESSAGE_FIXTURES`.
+/// Folders of fixtures: the committed one, then those of `DRESSAGE_FIXTURES`.
 pub fn roots() -> Vec<PathBuf> {
     let mut roots = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")];
     roots.extend(fixture_dirs());
     roots
 }
 
-/// Cases of one folder and its known subfolders, sorted by name; files of another kind are left
-/// out.
+/// Cases of one folder and its known subfolders, sorted by name. Files of other kinds are skipped.
 ///
 /// # Errors
 /// A folder that cannot be read.
@@ -51,7 +52,7 @@ pub fn list(root: &Path) -> Outcome<Vec<PathBuf>> {
         files.retain(|p| {
             let ending = p.extension().and_then(|e| e.to_str());
             match ending {
-                // Some hold what a file of PyTorch beside them does.
+                // Some hold the contents of a PyTorch file next to them.
                 Some("safetensors") => {
                     p.with_extension("").extension().is_none_or(|e| e != "expected")
                 }
@@ -66,8 +67,8 @@ pub fn list(root: &Path) -> Outcome<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Name of a case: the file name without its ending, behind its folder's if that is a known
-/// subfolder.
+/// Name of a case: the file name without its extension. If the folder is a known subfolder, its
+/// name comes first.
 pub fn name_of(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let folder = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
@@ -81,7 +82,7 @@ impl Fixture {
     /// Reads a case.
     ///
     /// # Errors
-    /// A file that cannot be read, or settings that are no JSON.
+    /// A file that cannot be read, or settings that are not JSON.
     pub fn open(path: &Path) -> Outcome<Fixture> {
         let read = |p: &Path| -> Outcome<Value> {
             let text = std::fs::read_to_string(p).map_err(|e| format!("{}: {e}", p.display()))?;
@@ -108,12 +109,12 @@ impl Fixture {
         self.tensors.metadata().get(key).map(String::as_str)
     }
 
-    /// Whether there is such a tensor.
+    /// Whether there is a tensor `name`.
     pub fn has(&self, name: &str) -> bool {
         self.tensors.get(name).is_some()
     }
 
-    /// Names that begin with `prefix`, without it.
+    /// Tensor names that begin with `prefix`, without it.
     pub fn names(&self, prefix: &str) -> Vec<String> {
         self.tensors.names().filter_map(|n| n.strip_prefix(prefix)).map(String::from).collect()
     }
@@ -123,10 +124,10 @@ impl Fixture {
         Ok(self.tensors.get(name).ok_or_else(missing)?)
     }
 
-    /// A tensor of floats as f32.
+    /// A float tensor as f32.
     ///
     /// # Errors
-    /// If it is missing or holds integers.
+    /// If it is missing or has integers.
     pub fn floats(&self, name: &str) -> Outcome<Tensor> {
         let wrong = || format!("{}: {name} holds no floats", self.name);
         Ok(self.stored(name)?.to_float(DType::F32)?.ok_or_else(wrong)?)
@@ -135,7 +136,7 @@ impl Fixture {
     /// A tensor of 64-bit or 32-bit integers or bytes.
     ///
     /// # Errors
-    /// If it is missing or holds floats.
+    /// If it is missing or has floats.
     pub fn integers(&self, name: &str) -> Outcome<Vec<i64>> {
         let wrong = || format!("{}: {name} holds no integers", self.name);
         Ok(self.stored(name)?.to_integers()?.ok_or_else(wrong)?)
@@ -149,8 +150,8 @@ impl Fixture {
         Ok(self.stored(name)?.shape())
     }
 
-    /// The tensors whose names begin with `prefix`, with `with` in its place, except those named
-    /// in `unused`.
+    /// The tensors whose names begin with `prefix`, which is replaced by `with`. Those named in
+    /// `unused` are left out.
     pub fn weights(&self, prefix: &str, with: &str, unused: &[&str]) -> StateDict {
         let mut weights = self.tensors.clone().renamed(prefix, with);
         for name in unused {
@@ -160,9 +161,9 @@ impl Fixture {
     }
 }
 
-/// Reads of settings that say what is missing.
+/// Access to settings, with errors that name the missing key.
 pub trait Settings {
-    /// A count or size; `key` may lead through several objects, separated by `/`.
+    /// A count or size; `key` may be a path through several objects, separated by `/`.
     ///
     /// # Errors
     /// If there is none.
@@ -177,9 +178,9 @@ pub trait Settings {
     /// # Errors
     /// If there is none.
     fn sizes(&self, key: &str) -> Outcome<Vec<usize>>;
-    /// A switch, `default` where it is not given.
+    /// A switch, or `default` if it is missing.
     fn switch(&self, key: &str, default: bool) -> bool;
-    /// A word, empty where it is not given.
+    /// A word, empty if it is missing.
     fn word(&self, key: &str) -> &str;
 }
 

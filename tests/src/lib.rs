@@ -1,8 +1,8 @@
-//! What the integration tests share: recorded tensors on disk and their comparison with ours, and
-//! writers of the forms in which checkpoints are published.
+//! Shared parts of the integration tests: recorded tensors, their comparison with ours, and
+//! checkpoint writers.
 //!
-//! The tests themselves lie in one folder a theme; `parity` compares with numbers that the public
-//! reference implementation computed.
+//! The writers write the formats in which checkpoints are published. The tests have one folder per
+//! theme. `parity` compares with values that the public reference implementation computed.
 
 pub mod checkpoint;
 pub mod compare;
@@ -10,5 +10,5 @@ pub mod fixture;
 pub mod published;
 pub mod samples;
 
-/// Result of a test's parts; the text says which file or tensor.
+/// Result of a test's parts; the text names the file or tensor.
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;

@@ -6,7 +6,7 @@ use crate::Outcome;
 use crate::checkpoint::Entry;
 use crate::fixture::{Fixture, Settings};
 
-/// The tensors of a state dict in `keys.json`, zeros.
+/// The tensors of a state dict in `keys.json`, filled with zeros.
 ///
 /// # Errors
 /// If there is no such state dict.
@@ -21,8 +21,8 @@ pub fn recorded(network: &str) -> Outcome<Vec<Entry>> {
     keys.ok_or_else(|| format!("keys.json has no {network}"))?.iter().map(entry).collect()
 }
 
-/// The names under which the transformers library publishes a tensor of DINOv2: three for queries,
-/// keys and values, which are parts of it along the first axis, else one.
+/// Names under which the transformers library publishes a tensor of DINOv2. There are three for
+/// queries, keys and values, which are parts of it along the first axis, else one.
 pub fn hugging_face(name: &str) -> Vec<String> {
     const WORDS: [(&str, &str); 12] = [
         ("cls_token", "embeddings.cls_token"),

@@ -1,4 +1,4 @@
-//! Small intact files of every form that is read from outside: what damaged ones are made from.
+//! Small intact files of every format that is read from outside; damaged files are made from them.
 
 use std::io::{self, Cursor};
 
@@ -6,16 +6,16 @@ use image::{DynamicImage, ImageFormat};
 
 use crate::checkpoint::{self, Entry, Kind, Out};
 
-/// How a file is read.
+/// Format of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Form {
     /// A zip archive of `torch.save`.
     Zip,
-    /// What `torch.save` wrote before.
+    /// The earlier format of `torch.save`.
     Legacy,
     /// An archive of `torch.jit.save`.
     TorchScript,
-    /// Header and data.
+    /// JSON header and data.
     Safetensors,
     /// A picture or label map.
     Png,
@@ -23,17 +23,17 @@ pub enum Form {
     Jpeg,
 }
 
-/// All forms.
+/// All formats.
 pub const FORMS: [Form; 6] =
     [Form::Zip, Form::Legacy, Form::TorchScript, Form::Safetensors, Form::Png, Form::Jpeg];
 
 impl Form {
-    /// Whether it holds tensors; pictures otherwise.
+    /// Whether it is a checkpoint; otherwise it is a picture.
     pub fn is_checkpoint(self) -> bool {
         !matches!(self, Form::Png | Form::Jpeg)
     }
 
-    /// The usual ending of a file name.
+    /// The usual extension of a file name.
     pub fn ending(self) -> &'static str {
         match self {
             Form::Zip | Form::Legacy => "pth",
@@ -48,15 +48,15 @@ impl Form {
 /// An intact file.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// What it is, one word.
+    /// Its name, one word.
     pub name: &'static str,
-    /// How it is read.
+    /// Its format.
     pub form: Form,
     /// Its bytes.
     pub bytes: Vec<u8>,
 }
 
-/// Tensors of every kind that the formats know: maps, vectors, a scalar, an empty one.
+/// Tensors of every kind that the formats support: maps, vectors, a scalar, an empty one.
 pub fn entries() -> Vec<Entry> {
     let counting = |n: u64| (0..n).map(|i| (i * 37 % 251) as u8).collect::<Vec<u8>>();
     let entry = |name: &str, kind: Kind, shape: &[u64]| {
@@ -77,17 +77,17 @@ pub fn entries() -> Vec<Entry> {
     ]
 }
 
-/// The bytes that a writer writes.
+/// Returns the bytes that a writer writes.
 ///
 /// # Errors
-/// Whatever it fails with.
+/// Errors of the writer.
 pub fn written(write: impl FnOnce(&mut dyn Out) -> io::Result<()>) -> io::Result<Vec<u8>> {
     let mut out = Cursor::new(Vec::new());
     write(&mut out)?;
     Ok(out.into_inner())
 }
 
-/// A picture whose neighbours differ, with transparency.
+/// A picture with transparency whose neighbouring pixels differ.
 fn picture(w: u32, h: u32) -> DynamicImage {
     let pixel = |x: u32, y: u32| {
         image::Rgba([(7 * x + y) as u8, (x * y) as u8, (3 * y) as u8, 255 - x as u8])
@@ -99,7 +99,7 @@ fn encoded(picture: &DynamicImage, format: ImageFormat) -> io::Result<Vec<u8>> {
     written(|out| picture.write_to(out, format).map_err(io::Error::other))
 }
 
-/// A map of 16x16 classes, `depth` bits each; with a palette or grey.
+/// A map of 16x16 classes, `depth` bits each, with a palette or grey.
 fn labels(depth: png::BitDepth, palette: bool) -> io::Result<Vec<u8>> {
     let line = 2 * depth as usize;
     let mut bytes = Vec::new();
@@ -117,7 +117,7 @@ fn labels(depth: png::BitDepth, palette: bool) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// One or more intact files of each form.
+/// One or more intact files of each format.
 ///
 /// # Errors
 /// Never, unless an encoder fails.

@@ -1,5 +1,4 @@
-//! Backbones under the names of those who published them: which they are, and how DINOv2's get
-//! into the network.
+//! Backbones under their published names: recognition, and conversion of DINOv2's names to ours.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +12,7 @@ use dressage_models::weights::{
 use dressage_tests::fixture::{Fixture, Settings, list, roots};
 use dressage_tests::published;
 
-/// A DINOv2 of three blocks that has everything: `registers` tokens, either form of MLP.
+/// A DINOv2 of three blocks with all features: `registers` tokens, either type of MLP.
 fn config(ffn: Ffn, registers: usize) -> DinoConfig {
     DinoConfig {
         embed_dim: 12,
@@ -34,7 +33,7 @@ fn params(config: &DinoConfig, weights: StateDict, strict: &[&str]) -> BTreeMap<
     scope.finish("the network", &[]).expect("all parameters")
 }
 
-/// The parameters of a random network under the transformers library's names.
+/// The parameters of a random network under the names of the transformers library.
 fn hugging_face(params: &BTreeMap<String, Param>, prefix: &str) -> StateDict {
     let mut dict = StateDict::new("dinov2.safetensors");
     for (name, param) in params {
@@ -61,11 +60,11 @@ fn hugging_face_names_fill_every_form_of_the_network() {
         for prefix in ["", "dinov2."] {
             let mut dict = hugging_face(&want, prefix);
             if !prefix.is_empty() {
-                // The rest of a classifier is none of the backbone's.
+                // The rest of a classifier does not belong to the backbone.
                 dict.insert("classifier.weight", Tensor::zeros(DType::F32, &[10, 24]));
             }
             let dict = dinov2(dict, config.patch, config.grid).expect("names");
-            // The number that checkpoints of runs know the network by.
+            // The fingerprint by which checkpoints of runs identify the network.
             let found = fingerprint_of_floats(&dict).expect("read");
             assert_eq!(found, fingerprint(want.values()));
             let got = params(&config, dict, &["backbone."]);
@@ -103,7 +102,7 @@ fn hugging_face_files_that_lack_something_are_refused_by_its_name() {
     refused(&|d| d.insert(odd, Tensor::zeros(DType::F32, &[1])), &[odd, "left over"]);
 }
 
-/// Names and shapes of a network of `depth` blocks, from patterns and a few others.
+/// Names and shapes of a network of `depth` blocks, from patterns per block and single names.
 fn shapes(depth: usize, blocks: &[(&str, &[usize])], others: &[(&str, &[usize])]) -> Shapes {
     let each = |i: usize| {
         let named = move |(p, s): &(&str, &[usize])| (p.replace("{}", &i.to_string()), s.to_vec());
@@ -236,7 +235,7 @@ fn convolutional_networks_are_recognised_by_their_stages() {
     }
 }
 
-/// What recorded files and lists of keys hold, by a word of their file name.
+/// Expected titles of recorded files and key lists, by a word of their file name.
 const RECORDED: [(&str, &str); 9] = [
     ("clip_vit", "CLIP"),
     ("convnext", "ConvNeXt"),
@@ -259,7 +258,7 @@ fn recorded_networks_are_recognised() {
         };
         let mut weights = fixture.tensors.clone().renamed("weight.", "").shapes();
         if let Some(want) = title(&fixture.name).filter(|_| !weights.is_empty()) {
-            // End to end cases hold the adapter as well.
+            // End-to-end cases contain the adapter as well.
             weights.retain(|name, _| !name.starts_with("reins."));
             let got = known(&weights).title();
             assert!(got.starts_with(want), "{}: {got}", fixture.name);

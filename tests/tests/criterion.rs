@@ -1,5 +1,7 @@
-//! Matching and losses on the virtual GPU against the host: the same pairs, losses and gradients
-//! from the same random points, one wait a step, and launches that do not depend on the targets.
+//! Matching and losses on the virtual GPU, compared with the host.
+//!
+//! The same random points must give the same pairs, losses and gradients. A step waits once, and
+//! its launches do not depend on the targets.
 
 use dressage_engine::{DType, Device, Tensor, backward, ops};
 use dressage_kernels::check::{noise, relative_error};
@@ -22,7 +24,7 @@ fn criterion(classes: usize) -> Criterion {
     Criterion { config: CriterionConfig { points: 60, ..published } }
 }
 
-/// Label maps in rectangles: image `i` holds the classes `present[i]` and pixels to ignore.
+/// Label maps in rectangles: image `i` has the classes `present[i]` and pixels to ignore.
 fn labels(present: &[&[u8]]) -> Tensor {
     let mut all = Vec::new();
     for classes in present {
@@ -35,16 +37,16 @@ fn labels(present: &[&[u8]]) -> Tensor {
     Tensor::from_slice(&all, &[present.len(), LABELS, LABELS]).unwrap()
 }
 
-/// Images with a few classes, with none, and with as many as there are.
+/// Images with a few classes, with none, and with all classes.
 fn mixed(classes: usize) -> Targets {
     let all: Vec<u8> = (0..classes as u8).collect();
     Targets::new(labels(&[&[0, 2], &[], &all]), classes).unwrap()
 }
 
-/// What a network would have said, as leaves.
+/// Simulated outputs of a network, as leaves.
 #[derive(Clone)]
 struct Predictions {
-    /// Classes and mask embeddings or masks by prediction, then the pixel embeddings.
+    /// Class logits and mask embeddings or masks per prediction, then the pixel embeddings.
     leaves: Vec<Tensor>,
     embedded: bool,
 }
@@ -100,7 +102,7 @@ fn wide(x: &Tensor) -> Vec<f64> {
     }
 }
 
-/// Costs and losses, then the total and gradients by leaf.
+/// Pairs, costs and losses, then the total and the gradients by leaf.
 struct Outcome {
     pairs: Vec<Vec<Pair>>,
     costs: Vec<f64>,
@@ -122,7 +124,7 @@ fn random(step: u64) -> RandomPoints {
     RandomPoints { seed: 5, step, capacity: 1 }
 }
 
-/// The device gives the host's pairs, and costs, losses and gradients within these bounds.
+/// Checks that the device gives the host's pairs, with costs, losses and gradients within `bounds`.
 fn check(queries: usize, classes: usize, embedded: bool, working: DType, bounds: [f64; 3]) {
     let (criterion, targets) = (criterion(classes), mixed(classes));
     let predictions = Predictions::new(queries, classes, embedded, working);
@@ -156,7 +158,7 @@ fn check(queries: usize, classes: usize, embedded: bool, working: DType, bounds:
 
 #[test]
 fn losses_are_those_of_the_host() {
-    // Sums of some hundred terms, most of them of one sign.
+    // Sums of some hundred terms, most of the same sign.
     let bounds = [2e-6, 2e-6, 5e-6];
     check(6, 4, true, DType::F32, bounds);
     check(6, 4, false, DType::F32, bounds);
@@ -165,8 +167,8 @@ fn losses_are_those_of_the_host() {
     check(6, 150, true, DType::F32, bounds);
 }
 
-/// Unmatched targets count for nothing: the losses are those of an image that shows only the
-/// classes that queries answer for, to the bit.
+/// Checks that unmatched targets are ignored. The losses must equal, bit for bit, those of an image
+/// that shows only the matched classes.
 #[test]
 fn targets_beyond_the_queries_count_for_nothing() {
     for (queries, classes) in [(1, 3), (3, 5), (6, 150)] {
@@ -207,14 +209,14 @@ fn targets_beyond_the_queries_count_for_nothing() {
 
 #[test]
 fn stored_in_bf16_the_same_numbers_give_the_same_losses() {
-    // The masks are what they are on the host, so only gradients are rounded, to eight bits.
+    // The masks are those of the host, so only gradients are rounded, to eight bits.
     check(6, 4, false, DType::Bf16, [2e-6, 2e-6, 1.0 / 256.0]);
 }
 
 #[test]
 fn losses_of_masks_in_bf16_are_off_by_their_rounding() {
-    // The host's mask logits of up to 30 are not rounded: other points lie nearest to zero, and
-    // each value is off by up to 1 in 256.
+    // The host's mask logits of up to 30 are not rounded. So other points are nearest to zero, and
+    // each value differs by up to 1 in 256.
     let (criterion, targets) = (criterion(4), mixed(4));
     let predictions = Predictions::new(6, 4, true, DType::Bf16);
     let device = Device::virtual_gpu();
@@ -230,7 +232,7 @@ fn losses_of_masks_in_bf16_are_off_by_their_rounding() {
     assert!(error <= 0.02, "{error:.2e}");
 }
 
-/// Everything of a step that keeps its addresses.
+/// The tensors of a step that keep their addresses.
 struct Kept {
     targets: Targets,
     assigned: DeviceAssignment,
@@ -293,13 +295,13 @@ fn a_step_waits_once_and_does_the_same_work_whatever_the_targets() {
     println!("launches, products, waits: costs, losses, backward {:?}", work[0]);
     assert!(work.iter().all(|w| *w == work[0]), "{work:?}");
     assert_eq!(reserved[2], reserved[0], "memory taken from the device after the first step");
-    // Points, masks and labels at the points, costs.
+    // Launches for points, masks and labels at the points, costs.
     let l = LAYERS as u64;
     assert_eq!(work[0][0], [4 * l, 0, 0]);
-    // Classes; embeddings; candidates, logits there, other points, the choice; masks and labels at
+    // Classes; embeddings; candidates, their logits, other points, the choice; masks and labels at
     // the points; losses of pairs, their sum. The total is one more sum.
     assert_eq!(work[0][1], [10 * l + 2, l, 0]);
-    // An image without a target counts as one mask; its masks and dice are 0.
+    // An image without a target counts as one mask; its mask and dice losses are 0.
     assert!(said.iter().all(|v| v.is_finite() && *v > 0.0));
     assert_eq!(named_terms(&said)[1].0, "d0.loss_mask");
     assert_eq!(named_terms(&said)[5].0, "loss_dice");

@@ -1,4 +1,4 @@
-//! A run is a function of its recipe: not of threads, data workers, or how often it was stopped.
+//! A run depends only on its recipe: not on threads, data workers, or interruptions.
 
 mod common;
 
@@ -12,7 +12,7 @@ use dressage_train::runlog::{Progress, Silent, read_log};
 use dressage_train::trainer::{Outcome, Trainer};
 use serde_json::Value;
 
-/// Trains a fresh run in a folder of its own; the bytes of its last checkpoint.
+/// Trains a new run in its own folder; returns the bytes of its last checkpoint.
 fn trained(settings: &[&str]) -> Vec<u8> {
     let dir = tempfile::tempdir().expect("folder");
     let outcome = run(&recipe(dir.path(), settings), false);
@@ -29,7 +29,7 @@ fn on_threads<R: Send>(n: usize, f: impl FnOnce() -> R + Send) -> R {
     pool.install(f)
 }
 
-/// Byte-for-byte equality without printing half a megabyte.
+/// Checks equality byte for byte without printing half a megabyte.
 fn assert_same(a: &[u8], b: &[u8], what: &str) {
     let at = a.iter().zip(b).position(|(a, b)| a != b);
     assert!(a.len() == b.len() && at.is_none(), "{what}: first difference at byte {at:?}");
@@ -69,7 +69,8 @@ fn recomputing_changes_nothing() {
 
 #[test]
 fn threads_change_nothing_where_kernels_split_their_work() {
-    // Crops and points of more pieces than threads; two steps carry a difference into every moment.
+    // Crops and points in more pieces than threads. After two steps a difference would be in every
+    // moment.
     let settings = [
         "augment.crop=160",
         "model.patch=8",
@@ -85,7 +86,7 @@ fn threads_change_nothing_where_kernels_split_their_work() {
     }
 }
 
-/// Asks for a stop when a stage reaches a position.
+/// Requests a stop when a stage reaches a position.
 struct StopAt(&'static str, u64, Interrupt, std::sync::Mutex<String>);
 
 impl StopAt {
@@ -111,7 +112,7 @@ impl Progress for StopAt {
     fn note(&self, _text: &str) {}
 }
 
-/// Kind, step and losses of every line about training and scores; the rest is time and memory.
+/// Kind, step and losses of every log line about training and scores. The rest is time and memory.
 fn logged(dir: &Path) -> Vec<Value> {
     let mut lines = read_log(&dir.join("run/log.jsonl")).expect("log");
     lines.retain(|line| line["kind"] != "memory");
@@ -176,7 +177,7 @@ fn an_evaluation_that_was_stopped_is_made_up_for() {
     let outcome = run(&recipe, true);
     assert!(outcome.report.is_some());
     assert_eq!(kinds(dir.path()), ["train", "train", "eval"]);
-    // Once more: the score is replaced, not doubled.
+    // Resumed once more: the score is replaced, not duplicated.
     assert!(run(&recipe, true).report.is_some());
     assert_eq!(kinds(dir.path()), ["train", "train", "eval"]);
 }
@@ -193,11 +194,11 @@ fn an_evaluation_between_steps_that_was_stopped_or_lost_is_made_up_for() {
     let outcome = stop.run(&mut Trainer::new(stopped.clone(), false).expect("new"));
     assert!(outcome.interrupted && outcome.step == 2, "{outcome:?}");
     assert_eq!(logged(dirs[1].path()).len(), 2, "no score");
-    // Stopped once more while it is made up for.
+    // Stopped once more while the evaluation is repeated.
     let outcome = stop.run(&mut Trainer::new(stopped.clone(), true).expect("resumed"));
     assert!(outcome.interrupted && outcome.step == 2, "{outcome:?}");
     run(&stopped, true);
-    // As after a kill between the checkpoint of step 4 and the end of its evaluation.
+    // Same files as after a kill between the checkpoint of step 4 and the end of its evaluation.
     run(&lost, false);
     std::fs::remove_file(checkpoint::path_of(&lost.run.dir, 6)).expect("removed");
     let log = lost.run.dir.join("log.jsonl");

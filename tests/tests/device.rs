@@ -1,5 +1,7 @@
-//! Networks on a device: the virtual GPU, which executes the kernels that ship and fails on any
-//! access that a real one would not survive, against the host.
+//! Networks on the virtual GPU, compared with the host.
+//!
+//! The virtual GPU executes the production kernels and fails on any access that a real GPU would
+//! not survive.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +21,7 @@ fn dino(ffn: Ffn) -> DinoConfig {
         depth: 1,
         heads: 2,
         patch: 4,
-        // Another grid than the image's, so that the table is resized.
+        // The grid differs from the image's, so that the table is resized.
         grid: 3,
         ffn,
         hidden: ffn.hidden(WIDTH, 2.0),
@@ -29,7 +31,7 @@ fn dino(ffn: Ffn) -> DinoConfig {
     }
 }
 
-/// A small head whose queries are Rein's.
+/// A small head with `queries` queries, which Rein provides.
 fn head(queries: usize, mask_width: usize) -> HeadConfig {
     HeadConfig {
         dim: 64,
@@ -45,7 +47,7 @@ fn head(queries: usize, mask_width: usize) -> HeadConfig {
     }
 }
 
-/// A frozen backbone with trained tokens and head, as fine-tuning has it.
+/// A frozen backbone with trained tokens and head, as in fine-tuning.
 struct Network {
     dino: Dino,
     rein: Option<Rein>,
@@ -62,7 +64,7 @@ impl Network {
             rank: 4,
             query_dim: 64,
             patch: 4,
-            // The features change by as much as they are.
+            // The features change by about their own size.
             scale: 1.0,
             ..ReinConfig::published(1, WIDTH)
         };
@@ -148,20 +150,20 @@ fn a_block_with_rein_gives_values_and_gradients_of_the_host() {
 
 #[test]
 fn a_block_with_rein_in_bf16_is_off_by_its_roundings() {
-    // About twenty roundings on the longest way, each of at most 2^-9 and random in sign: the root
+    // About twenty roundings on the longest path, each of at most 2^-9 with random sign. The root
     // of twenty times 2^-9 is 0.009, and the largest of some thousand values may be twice that.
     check(|| Network::new(Ffn::Mlp, 7, None), DType::Bf16, 0.02);
 }
 
 #[test]
 fn a_network_gives_predictions_and_gradients_of_the_host() {
-    // Not in bf16: a mask logit near zero that changes its sign opens or blocks a key.
+    // Not in bf16: a mask logit near zero that changes its sign blocks or unblocks a key.
     check(|| Network::new(Ffn::Mlp, 7, Some(64)), DType::F32, 1e-5);
 }
 
 #[test]
 fn masks_wider_or_narrower_than_the_features_give_the_values_of_the_host() {
-    // One of them no multiple of what a vector holds.
+    // One of them is not a multiple of the vector width.
     for mask_width in [96, 37] {
         check(|| Network::new(Ffn::Mlp, 7, Some(mask_width)), DType::F32, 1e-5);
     }

@@ -1,5 +1,8 @@
-//! Steps on the virtual GPU as captured graphs beside the same steps launch by launch: the same
-//! bits, one wait, nothing reserved, and what happens when a graph does not fit any more.
+//! Training steps on the virtual GPU as captured graphs, compared with the same steps without
+//! graphs.
+//!
+//! Both must give the same bits. A step waits once and reserves no memory. Further tests cover
+//! graphs that no longer fit.
 
 mod common;
 
@@ -16,7 +19,7 @@ use dressage_train::interrupt::Interrupt;
 use dressage_train::runlog::Progress;
 use dressage_train::trainer::{StepLog, Trainer};
 
-/// As little of everything as there can be.
+/// The smallest possible settings.
 const SMALL: [&str; 7] = [
     "augment.crop=32",
     "train.batch=2",
@@ -27,7 +30,7 @@ const SMALL: [&str; 7] = [
     "run.precision=f32",
 ];
 
-/// Steps that are queued launch by launch before the first capture.
+/// Number of steps that are launched directly before the first capture.
 const WARM: usize = 2;
 
 fn trainer(dir: &Path, graphs: bool, more: &[&str], resume: bool) -> Trainer {
@@ -45,7 +48,7 @@ fn batches(trainer: &Trainer, n: usize) -> Vec<Batch> {
     (0..n).map(|_| loader.next_batch().expect("batch")).collect()
 }
 
-/// Loss, learning rate and terms, to the bit.
+/// Loss, learning rate and terms, as bits.
 type Bits = (u32, u64, Vec<(String, u32)>);
 
 fn bits(log: &StepLog) -> Bits {
@@ -53,7 +56,7 @@ fn bits(log: &StepLog) -> Bits {
     (log.loss.to_bits(), log.lr.to_bits(), terms)
 }
 
-/// What was saved of the state that the trainer is in.
+/// The saved bytes of the trainer's current state.
 fn state(trainer: &Trainer) -> Vec<u8> {
     fs::read(trainer.save().expect("saved")).expect("checkpoint")
 }
@@ -75,7 +78,7 @@ impl Pair {
         Pair { trainers, logs: Default::default(), _dirs: dirs }
     }
 
-    /// Queues a step on each; the graphs that the first one replayed.
+    /// Queues a step on each trainer; returns the number of graphs that the first one replayed.
     fn queue(&mut self, batch: &Batch) -> u64 {
         let device = device(&self.trainers[0]);
         let before = device.counters();
@@ -87,7 +90,7 @@ impl Pair {
         after.graphs - before.graphs
     }
 
-    /// Losses and states are equal.
+    /// Checks that losses and states are equal.
     fn compare(&mut self) {
         for (trainer, logs) in self.trainers.iter_mut().zip(&mut self.logs) {
             logs.extend(trainer.flush().expect("flushed").as_ref().map(bits));
@@ -119,7 +122,7 @@ fn steps_as_graphs_give_the_bits_of_direct_steps() {
             reservations.push(there.usage().reservations);
             let [with, without] = [&there, &directly].map(|d| d.trace().expect("a trace"));
             if step > WARM {
-                // Nothing but the two launches, the copies up and the one down.
+                // Only the two graph launches, the uploads and one download.
                 let (asked, before) = (with.total(), without.total());
                 assert!(with.kernels.is_empty(), "{:?}", with.kernels);
                 assert_eq!((asked.copies, asked.allocations, asked.downloads), (0, 0, 1));
@@ -157,7 +160,7 @@ fn a_run_that_was_saved_and_resumed_ends_in_the_same_state() {
         first.queue(&batch).expect("queued");
     }
     first.flush().expect("flushed");
-    // A checkpoint in between moves nothing.
+    // A checkpoint in between moves no buffer.
     first.save().expect("saved");
     let rest = batches(&first, 4);
     let mut resumed = trainer(dir.path(), true, &[], true);
@@ -175,7 +178,7 @@ fn a_run_that_was_saved_and_resumed_ends_in_the_same_state() {
     assert!(state(&first) == want && state(&resumed) == want);
 }
 
-/// Writes over the class bias of the network, where it lies.
+/// Overwrites the class bias of the network in place.
 fn spoil(trainer: &Trainer, bias: &[f32]) {
     let param = &trainer.model().params()["decode_head.cls_embed.bias"];
     param.update(|value| value.overwrite(bias)).expect("written");
@@ -193,7 +196,7 @@ fn a_bad_loss_in_a_replay_is_told_and_changes_nothing() {
     let good = &pair.trainers[0].model().params()[name];
     let good = good.master().detach().to_host().expect("bias");
     let good = good.data::<f32>().expect("f32").to_vec();
-    // The costs of such logits are finite, their cross-entropy is not.
+    // The costs of such logits are finite, but their cross-entropy is not.
     let mut bad = good.clone();
     bad[0] = 3e38;
     pair.trainers.iter().for_each(|trainer| spoil(trainer, &bad));
@@ -211,7 +214,7 @@ fn a_bad_loss_in_a_replay_is_told_and_changes_nothing() {
         assert_eq!(trainer.step(), 4);
         assert!(state(trainer) == *before);
     }
-    // Once the fault is mended the run goes on, through the same graphs.
+    // Once the bias is repaired the run goes on, with the same graphs.
     pair.trainers.iter().for_each(|trainer| spoil(trainer, &good));
     for batch in &all[6..] {
         assert_eq!(pair.queue(batch), 2);
@@ -219,7 +222,7 @@ fn a_bad_loss_in_a_replay_is_told_and_changes_nothing() {
     pair.compare();
 }
 
-/// The first image of a batch.
+/// The first image of a batch as a batch of its own.
 fn one_of(batch: &Batch) -> Batch {
     let (image, map) = (batch.images.len() / batch.b, batch.labels.len() / batch.b);
     Batch {
@@ -256,7 +259,7 @@ fn a_parameter_that_was_set_is_not_read_from_where_it_was() {
     for batch in &all[..4] {
         pair.queue(batch);
     }
-    // One trained, with a working copy, and one frozen.
+    // One trained matrix, with a working copy, and one frozen.
     for trainable in [true, false] {
         for trainer in &pair.trainers {
             let mut matrices = trainer.model().params().values();
@@ -272,17 +275,17 @@ fn a_parameter_that_was_set_is_not_read_from_where_it_was() {
     pair.compare();
 }
 
-/// What is done to the pool after every step.
+/// Disturbance of the pool after every step.
 #[derive(Clone, Copy, PartialEq)]
 enum Harm {
     None,
-    /// All that is held for reuse goes.
+    /// Frees all idle blocks.
     Trim,
-    /// So do the blocks of this size.
+    /// Takes all idle blocks of this size.
     Take(usize),
 }
 
-/// Does harm, and keeps the notes.
+/// Disturbs the pool and collects the notes.
 struct Watcher {
     device: Device,
     harm: Harm,
@@ -311,7 +314,7 @@ impl Progress for Watcher {
     }
 }
 
-/// Seven steps with an evaluation after the fourth and the last one.
+/// Settings of a run of seven steps with an evaluation after the fourth and the last one.
 const RUN: [&str; 4] = [
     "train.steps=7",
     "train.log_every=2",
@@ -319,7 +322,7 @@ const RUN: [&str; 4] = [
     "data.eval=[{name = 'fog', source = 'scenes', count = 1, first = 50, size = [32, 32]}]",
 ];
 
-/// The state after a run, its notes and the graphs that were replayed.
+/// The state after a run, its notes and the number of replayed graphs.
 fn run(graphs: bool, harm: Harm) -> (Vec<u8>, Vec<String>, u64) {
     let dir = tempfile::tempdir().expect("folder");
     let mut trainer = trainer(dir.path(), graphs, &RUN, false);
@@ -340,8 +343,8 @@ fn an_evaluation_lets_go_of_graphs_and_a_failed_capture_goes_on_without() {
     let (found, notes, graphs) = run(true, Harm::None);
     assert!(found == want);
     assert_eq!((notes.len(), graphs), (0, 8), "{notes:?}");
-    // The first capture fails; or the second, which lacks room for the candidates of points, three
-    // times 32 in each of 19 slots of two images, after the first one has run.
+    // The first capture fails, or the second one fails after the first has run. The second lacks
+    // room for the candidate points: three times 32 in each of 19 slots of two images.
     for (harm, replayed) in [(Harm::Trim, 0), (Harm::Take(2 * 19 * 96 * 2 * 4), 1)] {
         let (found, notes, graphs) = run(true, harm);
         assert!(found == want);

@@ -1,5 +1,7 @@
-//! Training on the virtual GPU beside training on the host: the same losses, one wait a step, no
-//! new memory, checkpoints that go from one to the other, a bad loss that changes nothing.
+//! Training on the virtual GPU, compared with training on the host.
+//!
+//! Both must give the same losses. A step waits once and takes no new memory. Checkpoints load on
+//! either side. A loss that is not finite changes nothing.
 
 mod common;
 
@@ -21,7 +23,7 @@ use serde_json::Value;
 
 const VIRTUAL: [&str; 2] = ["run.device=virtual", "run.precision=f32"];
 
-/// As little of everything as there can be.
+/// The smallest possible settings.
 const SMALL: [&str; 5] = [
     "augment.crop=32",
     "train.batch=2",
@@ -98,7 +100,7 @@ fn a_run_goes_on_elsewhere_from_the_same_state() {
     let saved = there.save().expect("saved");
     let state = bytes(&saved);
     drop((there, loader));
-    // Written again from wherever it was restored to, the file is the same.
+    // Saved once more from any place, the file is the same.
     for place in [&["run.device=cpu"][..], &["run.device=virtual"], &VIRTUAL] {
         let resumed = trainer(dir.path(), place, true);
         assert_eq!(resumed.step(), 2);
@@ -106,7 +108,7 @@ fn a_run_goes_on_elsewhere_from_the_same_state() {
         assert_eq!(resumed.save().expect("saved"), saved);
         assert!(bytes(&saved) == state, "{place:?}");
     }
-    // And each goes on: the host from the device's state, a device from the host's.
+    // Both can go on: the host from the device's state, and the device from the host's.
     let mut here = trainer(dir.path(), &[], true);
     let mut loader = here.loader().expect("loader");
     let batch = loader.next_batch().expect("batch");
@@ -135,7 +137,7 @@ fn the_same_run_twice_is_the_same_bytes() {
     assert!(first.0 == again.0 && first.1 == again.1);
 }
 
-/// Costs are finite with this weight, and the sum of the losses is not.
+/// Costs are finite with this weight, but the sum of the losses is not.
 const BAD: &str = "loss.class_weight=3e38";
 
 #[test]
@@ -152,7 +154,7 @@ fn a_bad_loss_is_told_with_the_next_step_and_changes_nothing() {
     assert_eq!((*step, samples), (1, &first.names.join(", ")));
     assert!(error.to_string().contains("loss_cls is inf"), "{error}");
     assert!(bytes(kept) == before, "the kept state is not the one before the step");
-    // As it is on the host, and when the loss is asked for.
+    // The error is the same on the host, and when the loss is read at once.
     assert_eq!(there.step(), 0);
     assert!(bytes(&there.save().expect("saved")) == before);
     assert!(matches!(there.step_on(&first), Err(TrainError::NotFinite { step: 1, .. })));
@@ -162,7 +164,7 @@ fn a_bad_loss_is_told_with_the_next_step_and_changes_nothing() {
     assert_eq!(same, error.to_string());
 }
 
-/// Lines of a run's log.
+/// Lines of a run's log, as JSON.
 fn lines(dir: &Path) -> Vec<Value> {
     let text = fs::read_to_string(dir.join("run/log.jsonl")).expect("log");
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
@@ -213,10 +215,10 @@ fn every_method_trains_as_on_the_host() {
     }
 }
 
-/// Fewer queries than the 19 classes, masks narrower than features.
+/// Fewer queries than the 19 classes, and masks narrower than features.
 const ODD_HEAD: [&str; 2] = ["head.queries=5", "head.mask_width=20"];
 
-/// A batch whose first image shows every class, so that most stay unmatched.
+/// A batch whose first image shows every class, so that most targets stay unmatched.
 fn crowded(side: usize) -> Batch {
     let (b, n) = (2, side * side);
     let labels = (0..b * n).map(|i| if i < n { (i / 4 % 19) as u8 } else { 255 }).collect();
@@ -263,7 +265,7 @@ fn a_dry_run_counts_what_the_virtual_gpu_does() {
 
 fn counted(more: &[&str]) {
     let dir = tempfile::tempdir().expect("folder");
-    // A replay is one call, whatever its graph launches.
+    // No graphs: the replay of a graph would count as one call.
     let settings = ["run.device=virtual", "train.recompute=cheap", "run.graphs=false"];
     let recipe = small(dir.path(), &[&settings, more].concat());
     let planned = DeviceStep::new(&recipe, recipe.train.recompute).expect("planned");
@@ -281,8 +283,8 @@ fn counted(more: &[&str]) {
     assert_eq!(found.total().waits, 1);
     assert_eq!(planned.reservations, 0);
     assert_eq!(found.kernels, planned.trace.kernels);
-    // The table of addresses goes up again where a gradient has moved, and the two pools round
-    // differently.
+    // The table of addresses is uploaded once more when a gradient has moved, and the two pools
+    // round differently.
     let differs = |part: &str| part == "optimiser";
     let parts = |trace: &Trace| {
         let kept = trace.parts.iter().filter(|(place, _)| !differs(&place.part));

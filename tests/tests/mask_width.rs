@@ -1,5 +1,7 @@
-//! Mask and pixel embeddings of another width than the features: values, gradients, names of
-//! parameters, and whole runs, with more classes than queries too.
+//! Mask and pixel embeddings of another width than the features.
+//!
+//! The tests cover values, gradients, names of parameters, and whole runs, also with more classes
+//! than queries.
 
 mod common;
 
@@ -23,7 +25,7 @@ use dressage_train::trainer::{Trainer, load};
 const IN: usize = 12;
 const WIDTH: usize = 32;
 
-/// Tensors whose first axis is the mask width.
+/// Tensors with the mask width as first axis.
 const LAST: [&str; 4] = [
     "mask_embed.4.weight",
     "mask_embed.4.bias",
@@ -76,7 +78,7 @@ fn outputs(head: &Head, dtype: DType) -> Vec<Tensor> {
     output.predictions.into_iter().flat_map(|p| [p.mask, p.cls]).collect()
 }
 
-/// The weights of a head with rows of [`LAST`] cut off, or rows of zeros added to them.
+/// The weights of a head with rows of [`LAST`] cut off or zero rows added.
 fn reshaped(params: &BTreeMap<String, Param>, rows: usize) -> StateDict {
     let mut dict = StateDict::new("reshaped");
     for (name, param) in params {
@@ -111,8 +113,8 @@ fn gradients(made: &Made) -> BTreeMap<String, Vec<f64>> {
     made.params.iter().filter_map(take).collect()
 }
 
-/// Rows of zeros add nothing to the product: a head with them is the narrower one, in values and
-/// in the gradients of everything that both have.
+/// Checks that zero rows add nothing to the product. A head with them must equal the narrower one,
+/// in values and in all gradients that both have.
 #[test]
 fn rows_of_zeros_change_nothing() {
     for (narrow, wide) in [(20, WIDTH), (WIDTH, 48), (7, 64)] {
@@ -137,7 +139,7 @@ fn rows_of_zeros_change_nothing() {
     }
 }
 
-/// Gradients of the layers that make the embeddings, against central differences in f64.
+/// Compares gradients of the layers that produce the embeddings with central differences in f64.
 #[test]
 fn gradients_are_those_of_central_differences() {
     const STEP: f64 = 1e-5;
@@ -181,7 +183,7 @@ fn gradients_are_those_of_central_differences() {
     }
 }
 
-/// Names are those of the reference; only the rows of four tensors follow the width.
+/// Checks that names are those of the reference and only four tensors change with the width.
 #[test]
 fn only_the_layers_that_make_masks_change_their_shape() {
     let dir = tempfile::tempdir().expect("folder");
@@ -213,8 +215,8 @@ fn trained(dir: &Path, threads: usize) -> Vec<u8> {
     })
 }
 
-/// 19 classes, eight queries, masks of 24 channels: the same bytes on any number of threads, and
-/// what was trained starts another network.
+/// Checks a run with 19 classes, eight queries and masks of 24 channels. It must give the same
+/// bytes on any number of threads, and its weights must load into another network.
 #[test]
 fn a_run_gives_the_same_bytes_and_its_weights_load() {
     let [first, second] = [(); 2].map(|()| tempfile::tempdir().expect("folder"));

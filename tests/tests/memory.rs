@@ -1,5 +1,5 @@
-//! What a step costs in memory: nothing new from the system after the first few, and nothing for
-//! what is frozen.
+//! Memory of a training step: nothing new from the system after the first few, and nothing for
+//! frozen parts.
 
 mod common;
 
@@ -36,7 +36,7 @@ fn classes(batch: &Batch) -> Vec<usize> {
     batch.labels.chunks_exact(batch.h * batch.w).map(of).collect()
 }
 
-/// The last of a few steps at each level takes what was planned, to the byte.
+/// Checks that a step at each recompute level takes exactly the planned bytes, after a few steps.
 fn as_planned(settings: &[&str]) {
     let _alone = alone();
     for level in ["none", "cheap", "block"] {
@@ -49,7 +49,7 @@ fn as_planned(settings: &[&str]) {
         memory::reset_peak();
         let mut trainer = Trainer::new(recipe(dir.path(), &all), false).expect("trainer");
         let planned = trainer.plan().expect("plan").chosen();
-        // Every class in every image, as the plan has it.
+        // Every class in every image, as the plan assumes.
         let (b, s) = (2, 64);
         let labels = (0..b * s * s).map(|i| (i % 19) as u8).collect();
         let (images, names) = (vec![0.5; b * 3 * s * s], vec!["drawn".into(); b]);
@@ -85,7 +85,7 @@ fn a_frozen_backbone_takes_what_was_planned() {
     as_planned(&["model.method=freeze", "model.ffn_form=swiglu"]);
 }
 
-/// A batch with fewer classes takes the same or less.
+/// Checks that a batch with fewer classes takes the same or less.
 #[test]
 fn real_batches_stay_within_the_plan() {
     let _alone = alone();
@@ -143,7 +143,7 @@ fn steps_with_everything_trained_reuse_their_memory() {
     steady("full");
 }
 
-/// A network whose backbone is far larger than its head, tapped down to its last block.
+/// A network whose backbone is far larger than its head, with taps up to its last block.
 fn wide(method: &str, depth: usize) -> (tempfile::TempDir, Recipe) {
     let dir = tempfile::tempdir().expect("folder");
     let settings = [
@@ -165,7 +165,7 @@ fn image(recipe: &Recipe) -> (Tensor, Tensor) {
     (image, Tensor::from_slice(&batch.labels, &[b, h, w]).expect("labels"))
 }
 
-/// Gradients of one step, the graph gone.
+/// Gradients of one step, after its graph is freed.
 fn gradients(recipe: &Recipe, model: &Segmenter) -> Gradients {
     let (image, labels) = image(recipe);
     let criterion = network::criterion(recipe);
@@ -198,23 +198,23 @@ fn only_what_trains_has_gradients() {
         let without: Vec<&Param> = trainable.iter().filter(untold).collect();
         let names: Vec<_> = without.iter().map(|p| p.name()).collect();
         match method {
-            // The taps lie before the backbone's last norm.
+            // The taps come before the last norm of the backbone.
             "full" => assert_eq!(names, ["backbone.norm.bias", "backbone.norm.weight"]),
             _ => assert!(names.is_empty(), "{method}: no gradient arrived at {names:?}"),
         }
         let least = trained - without.iter().map(|p| 4 * p.get().len()).sum::<usize>();
-        // Buffers may be a quarter larger than asked for, and never smaller than a cache line.
+        // Buffers may be a quarter larger than requested, and have at least one cache line.
         let most = trained + trained / 4 + 128 * model.params().len();
         assert!((least..most).contains(&held), "{method}: {held} bytes for {least}");
         match method {
             "full" => assert_eq!(frozen, 0),
-            // A gradient for the backbone could not hide in the bound above.
+            // A gradient of the backbone would exceed the bound above.
             _ => assert!(frozen > 2 * (most - trained), "{method}: {frozen} bytes are frozen"),
         }
     }
 }
 
-/// Bytes of values that a forward pass leaves for its backward pass.
+/// Bytes that a forward pass saves for its backward pass.
 fn kept_by_forward(method: &str, depth: usize) -> usize {
     let (_dir, recipe) = wide(method, depth);
     let model = network::build(&recipe).expect("network");
@@ -236,8 +236,7 @@ fn a_frozen_backbone_keeps_nothing_of_its_blocks() {
     assert!(deep > 1.2 * shallow, "trained: {shallow} bytes with 4 blocks, {deep} with 8");
 }
 
-/// Bytes that the first block leaves besides its output, and whether a gradient would flow into
-/// that.
+/// Bytes that the first block saves in addition to its output, and whether the output is tracked.
 fn kept_by_first_block(method: &str) -> (usize, bool) {
     let (_dir, recipe) = wide(method, 4);
     let model = network::build(&recipe).expect("network");
@@ -259,7 +258,7 @@ fn nothing_below_the_first_rein_layer_is_kept() {
     assert_eq!((kept, tracked), (0, false));
     let (kept, tracked) = kept_by_first_block("full");
     assert!(kept > 0 && tracked, "a trained block keeps what its gradient needs, found {kept}");
-    // From the first layer's output on, gradients flow: that is what Rein learns by.
+    // Gradients flow from the first layer's output on; Rein learns through them.
     let (_dir, recipe) = wide("rein", 4);
     let model = network::build(&recipe).expect("network");
     let (x, ..) = model.backbone().embed(&image(&recipe).0).expect("tokens");
@@ -268,8 +267,8 @@ fn nothing_below_the_first_rein_layer_is_kept() {
     assert!(!x.tracked() && refined.tracked());
 }
 
-/// A network that moved to a device, built from random numbers or from a file that is used where it
-/// lies, takes no memory of the host any more.
+/// Checks that a network on a device takes no host memory. It is built from random numbers or from
+/// a mapped file.
 #[test]
 fn weights_on_a_device_leave_the_host() {
     let _alone = alone();
@@ -285,6 +284,6 @@ fn weights_on_a_device_leave_the_host() {
     assert_eq!(usage().system_bytes, usage().total(), "freed buffers went back to the system");
     let device = trainer.place().device().expect("a device");
     let at = CATEGORIES.iter().position(|c| *c == Category::Weights).expect("category");
-    // Of what trains a master in f32, and of matrices a copy in bf16 besides.
+    // Trained parameters have an f32 master, and trained matrices a bf16 copy as well.
     assert!(usage_on(device).bytes[at] > bytes(trainer.model(), true));
 }

@@ -1,9 +1,9 @@
-//! Files with exactly the published names and shapes at full size: they load strictly, and a
-//! single tensor that is wrong is named.
+//! Full-size files with exactly the published names and shapes: they load strictly, and a single
+//! wrong tensor is named.
 //!
-//! The tensors are zeros that are holes in the files, so 1.2 GB take no disk; only the last one is
-//! ones, since a file that ends in zeros is taken for half a download. Names and shapes are compared
-//! before values are read, so what is refused for them costs little.
+//! The tensors are zeros, stored as holes in the files, so 1.2 GB take no disk space. Only the last
+//! one is ones, since a file that ends in zeros is taken for a partial download. Names and shapes
+//! are compared before values are read, so a rejected file costs little.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -21,7 +21,7 @@ use dressage_train::machine::resident;
 use dressage_train::recipe::Recipe;
 use dressage_train::{Result, network};
 
-/// Patches a side of the position table in `keys.json`: crops of 512 pixels in patches of 16.
+/// Patches per side of the position table in `keys.json`: crops of 512 pixels, patches of 16.
 const GRID: usize = 32;
 const PATCH: usize = 16;
 
@@ -35,17 +35,17 @@ fn trained() -> Vec<Entry> {
 
 type Writer = fn(&mut dyn Out, &[Entry]) -> io::Result<()>;
 
-/// The forms in which such files are published, by their ending. The older form of `.pth` is left
-/// out, since its storages lie at any byte and may have to be copied: this is no file for a test.
+/// The formats of such published files, by extension. The legacy format of `.pth` is left out. Its
+/// storages start at any byte and may have to be copied, which does not suit this test.
 const WRITERS: [(&str, Writer); 4] = [
     ("safetensors", checkpoint::safetensors),
     ("pth", |out, entries| checkpoint::zip(out, entries, "")),
     ("wrapped.pth", |out, entries| checkpoint::zip(out, entries, "state_dict")),
-    // Nothing is read to compare it with a checksum, so many can be loaded.
+    // Without checksums no values are read for a comparison, so many files can be loaded.
     ("unsummed.pth", checkpoint::zip_unsummed),
 ];
 
-/// Tests that count memory run alone.
+/// Lock under which tests that measure memory run alone.
 static ALONE: RwLock<()> = RwLock::new(());
 
 fn write(dir: &Path, name: &str, writer: Writer, entries: &[Entry]) -> PathBuf {
@@ -62,8 +62,8 @@ fn write(dir: &Path, name: &str, writer: Writer, entries: &[Entry]) -> PathBuf {
     path
 }
 
-/// The network of the published recipe on a backbone file and a released checkpoint of Rein and
-/// head, as a run builds it.
+/// Builds the network of the published recipe as a run does. The files are a backbone and a
+/// released checkpoint of Rein and head.
 fn load(backbone: &Path, trained: &Path) -> Result<Segmenter> {
     let set = |key: &str, path: &Path| format!("{key}={}", path.display());
     let settings = [set("model.weights", backbone), set("model.checkpoint", trained)];
@@ -98,7 +98,7 @@ fn full_size_files_load_strictly_into_memory_of_their_size() {
     }
 }
 
-/// What the authors publish for patches of 14 and pictures of 518 pixels.
+/// Checks the authors' file, with patches of 14 and images of 518 pixels.
 #[test]
 fn the_authors_own_file_is_resized_on_load() {
     let _alone = ALONE.write().expect("unpoisoned");
@@ -125,7 +125,8 @@ fn the_authors_own_file_is_resized_on_load() {
     assert_eq!(shape("pos_embed"), [1, 1 + GRID * GRID, 1024]);
 }
 
-/// Values of another type are copied, and the file's pages are not kept beside the copy.
+/// Checks that values of another type are copied and the file's pages are not kept next to the
+/// copy.
 #[test]
 fn pages_of_what_was_converted_are_let_go() {
     let _alone = ALONE.write().expect("unpoisoned");
@@ -136,26 +137,26 @@ fn pages_of_what_was_converted_are_let_go() {
     for (ending, writer) in [WRITERS[0], WRITERS[1], ("legacy.pth", legacy)] {
         let path = write(dir.path(), &format!("halves.{ending}"), writer, &entries);
         let dict = StateDict::open(&path).expect("opened");
-        // Where the system does not tell, there is nothing to see.
+        // If the system does not report it, nothing can be checked.
         let Some(before) = resident() else { return };
         let sum = |t: Tensor| t.data::<f32>().expect("f32").iter().sum::<f32>();
         let floats = |t: &Stored| t.to_float(DType::F32).expect("read").expect("floats");
         assert!(dict.iter().all(|(_, t)| sum(floats(t)) == 0.0), "{ending}");
         let kept = resident().expect("as before").saturating_sub(before);
-        // Most is the buffer of one tensor, four megabytes. The file has 64.
+        // The largest part is the buffer of one tensor, four megabytes. The file has 64.
         assert!(kept < 16 << 20, "{ending}: {kept} bytes are kept");
     }
 }
 
-/// What may be wrong with a tensor.
+/// Possible faults of a tensor.
 #[derive(Debug, Clone, Copy)]
 enum Wrong {
     Removed,
     Renamed,
     Transposed,
-    /// A row less.
+    /// One row less.
     Truncated,
-    /// Of the shape that it should have, but with an element less behind it.
+    /// The right shape, but one element less in the file.
     Cut,
 }
 
@@ -164,7 +165,7 @@ impl Wrong {
         [Wrong::Removed, Wrong::Renamed, Wrong::Transposed, Wrong::Truncated, Wrong::Cut];
 }
 
-/// Changes tensor `i`; what the refusal has to say, or nothing if the change cannot be seen.
+/// Changes tensor `i`. Returns the words of the error, or `None` if the change cannot be seen.
 fn change(entries: &mut Vec<Entry>, i: usize, wrong: Wrong) -> Option<Vec<String>> {
     let Entry { name, shape, .. } = entries[i].clone();
     let found = match wrong {
@@ -176,7 +177,7 @@ fn change(entries: &mut Vec<Entry>, i: usize, wrong: Wrong) -> Option<Vec<String
             entries[i].name = format!("{name}_old");
             return Some(vec![format!("{name} "), format!("{name}_old "), "left over".into()]);
         }
-        // A square matrix shows nothing of it.
+        // A square matrix does not show it.
         Wrong::Transposed => shape.iter().rev().copied().collect(),
         Wrong::Cut => {
             let bytes = entries[i].written() - entries[i].kind.size();
@@ -191,7 +192,8 @@ fn change(entries: &mut Vec<Entry>, i: usize, wrong: Wrong) -> Option<Vec<String
     seen.then(|| vec![format!("{name} is {found:?}"), "expected".into()])
 }
 
-/// Loads the published files with every `step`th tensor of one of them wrong in turn.
+/// Loads the published files with a fault in every `step`th tensor of one of them, one after
+/// another.
 fn each_is_named(which: &str, (ending, writer): (&str, Writer), step: usize) {
     let _shared = ALONE.read().expect("unpoisoned");
     let dir = tempfile::tempdir().expect("folder");
@@ -204,11 +206,11 @@ fn each_is_named(which: &str, (ending, writer): (&str, Writer), step: usize) {
         for wrong in Wrong::ALL {
             let mut changed = entries[at].clone();
             let words = change(&mut changed, i, wrong);
-            // What cannot be seen loads, all of it each time: once is enough.
+            // A fault that cannot be seen lets the whole file load, so one such load is enough.
             if name == "mask_token" || (words.is_none() && loaded) {
                 continue;
             }
-            // Never the same name: a file system writes a file that replaces another at once.
+            // The name is new each time: replacing a file makes the file system write it at once.
             let file = format!("{i}-{wrong:?}.{ending}");
             paths[at] = write(dir.path(), &file, writer, &changed);
             let result = load(&paths[0], &paths[1]);

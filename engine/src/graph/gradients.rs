@@ -1,4 +1,4 @@
-//! Gradients on their way through a backward pass, and where they arrive.
+//! Gradients during a backward pass, and their accumulation.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
@@ -37,17 +37,17 @@ impl Ord for Pending {
 /// Gradients during and after a backward pass.
 #[derive(Default)]
 pub struct Gradients {
-    /// By number of node or leaf.
+    /// Gradients by number of node or leaf.
     held: HashMap<u64, Tensor>,
     pending: BinaryHeap<Pending>,
 }
 
 impl Gradients {
-    /// Adds `g` to what has arrived at `edge`.
+    /// Adds `g` to the gradient at `edge`.
     ///
     /// # Errors
-    /// If `g` has another number of elements than the value, or another type than what arrived
-    /// before.
+    /// If `g` has another number of elements than the value, or another type than the gradient so
+    /// far.
     pub fn add(&mut self, edge: &Edge, g: Tensor) -> Result<()> {
         let Some(id) = edge.id() else { return Ok(()) };
         if g.len() != edge.len {
@@ -90,12 +90,12 @@ impl Gradients {
         Tensor::zeros_on(edge.device.as_ref(), dtype, &[len])
     }
 
-    /// Lets `f` add to the gradient of `edge` in place; a first gradient starts at zero. For
-    /// parameters, whose kernels add rather than overwrite, in the type of sums over the value
-    /// ([`DType::of_sums`]).
+    /// Lets `f` add to the gradient of `edge` in place; a first gradient starts at zero. It is for
+    /// parameters, whose kernels add rather than overwrite. The gradient has the type of sums over
+    /// the value ([`DType::of_sums`]).
     ///
     /// # Errors
-    /// Whatever `f` returns; no room on the device.
+    /// Errors of `f`; no room on the device.
     pub fn accumulate(
         &mut self,
         edge: &Edge,
@@ -106,11 +106,11 @@ impl Gradients {
         self.settle(edge, lent)
     }
 
-    /// As [`Gradients::accumulate`] for parameters whose gradients one kernel forms together;
-    /// `None` for one that is not wanted. Without any that is wanted `f` is not called.
+    /// [`Gradients::accumulate`] for parameters whose gradients come from one kernel. `f` gets
+    /// `None` for a gradient that is not needed, and is not called if none is needed.
     ///
     /// # Errors
-    /// As [`Gradients::accumulate`].
+    /// Errors of [`Gradients::accumulate`].
     pub fn accumulate_all<const N: usize>(
         &mut self,
         edges: [&Edge; N],
@@ -132,11 +132,11 @@ impl Gradients {
         Ok(())
     }
 
-    /// What has arrived at `edge` so far, to be added to and given back; `None` if nobody waits.
+    /// Takes out the gradient at `edge`, for `f` to add to; `None` if none is needed.
     fn lend(&mut self, edge: &Edge) -> Result<Option<Lent>> {
         let Some(id) = edge.id() else { return Ok(None) };
         let dtype = edge.dtype.of_sums();
-        // What flows on to another operation in bf16 is rounded once, when the kernel is done.
+        // A gradient that flows on to another operation in bf16 is rounded once, after the kernel.
         if dtype != edge.gradient_dtype() {
             return Ok(Some(Lent { sum: self.zeros(edge, dtype, edge.len)?, around: None }));
         }
@@ -149,7 +149,7 @@ impl Gradients {
         Ok(Some(Lent { sum, around }))
     }
 
-    /// Takes back what [`Gradients::lend`] gave.
+    /// Puts back a gradient from [`Gradients::lend`].
     fn settle(&mut self, edge: &Edge, lent: Lent) -> Result<()> {
         let Lent { mut sum, around } = lent;
         let Some(around) = around else { return self.add(edge, sum) };
@@ -158,11 +158,11 @@ impl Gradients {
         self.add(&whole, sum)
     }
 
-    /// As [`Gradients::accumulate`] for a kernel that writes the value's type and can do either: a
-    /// first gradient is to be written over memory that holds anything.
+    /// [`Gradients::accumulate`] for a kernel that writes the value's type and can add or
+    /// overwrite. A first gradient must overwrite memory of undefined content.
     ///
     /// # Errors
-    /// Whatever `f` returns; no room on the device.
+    /// Errors of `f`; no room on the device.
     pub fn accumulate_or_write(
         &mut self,
         edge: &Edge,
@@ -172,12 +172,12 @@ impl Gradients {
         self.add_or_write(edge, id, edge.dtype, f)
     }
 
-    /// As [`Gradients::accumulate`] for products, which write either type of a device: the sum is
-    /// of the gradient's type, so that what flows on in bf16 takes no memory in f32. A first
-    /// gradient is to be written over memory that holds anything.
+    /// [`Gradients::accumulate`] for matrix products, which can write either type of a device. The
+    /// sum has the gradient's type, so a bf16 gradient that flows on takes no f32 memory. A first
+    /// gradient must overwrite memory of undefined content.
     ///
     /// # Errors
-    /// Whatever `f` returns; no room on the device.
+    /// Errors of `f`; no room on the device.
     pub fn accumulate_product(
         &mut self,
         edge: &Edge,
@@ -190,8 +190,9 @@ impl Gradients {
         self.add_or_write(edge, id, edge.gradient_dtype(), f)
     }
 
-    /// Lets `f` write a first gradient of type `dtype` or add to the sum so far; where the sum is
-    /// of another type or belongs to more than this edge, the gradient is added to it afterwards.
+    /// Lets `f` write a first gradient of type `dtype` or add to the sum so far. If the sum has
+    /// another type or covers more than this edge, `f` writes a separate gradient that is then
+    /// added.
     fn add_or_write(
         &mut self,
         edge: &Edge,
@@ -232,7 +233,7 @@ impl Gradients {
             let Some(Pending(node)) = self.pending.pop() else { break };
             let Some(dy) = self.held.remove(&node.id) else { continue };
             if within.as_ref().is_none_or(|(part, _)| *part != node.part) {
-                // The range before ends first: they close in the reverse order of their opening.
+                // The previous range must end first: ranges close in reverse order of opening.
                 drop(within.take());
                 within = Some((node.part.clone(), resume(Phase::Backward, &node.part)));
             }
@@ -245,22 +246,22 @@ impl Gradients {
         Ok(())
     }
 
-    /// Takes the gradient of a leaf, in the leaf's shape; `None` if none arrived.
+    /// Takes the gradient of a leaf, in the leaf's shape; `None` if there is none.
     pub fn take(&mut self, leaf: &Tensor) -> Option<Tensor> {
         let id = leaf.edge().id()?;
         self.held.remove(&id).map(|g| g.part(0, leaf.shape()))
     }
 }
 
-/// A gradient on loan.
+/// A gradient that is taken out for an in-place addition.
 struct Lent {
     sum: Tensor,
-    /// The whole, if `sum` shows a part of it.
+    /// The extent of the whole, if `sum` shows a part of it.
     around: Option<Extent>,
 }
 
-/// `sum += g`, in place; nobody else holds the memory of `sum`. On a device the sum may be bf16
-/// and `g` f32, or the other way round.
+/// Computes `sum += g` in place; nobody else holds the memory of `sum`. On a device one of the two
+/// may be bf16 and the other f32.
 fn add_into(sum: &mut Tensor, g: &Tensor) -> Result<()> {
     let g = match (g.device(), g.dtype(), sum.dtype()) {
         (Some(device), DType::Bf16, DType::F32) => g.cast_on(device, DType::F32)?,

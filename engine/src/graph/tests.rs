@@ -19,7 +19,7 @@ fn isolated_work_records_whatever_it_interrupts() {
 #[test]
 fn gradients_of_views_land_in_the_value() {
     let leaf = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[3, 2]).unwrap().leaf();
-    // Through an operation as well, whose gradient arrives in parts.
+    // The gradient of an operation also arrives in parts.
     let twice = ops::add(&leaf, &leaf).unwrap();
     let row = |x: &Tensor, i| ops::reshape(&ops::rows(x, i, 1).unwrap(), &[2]).unwrap();
     let y = ops::add(&row(&leaf, 0), &row(&twice, 2)).unwrap();
@@ -30,7 +30,7 @@ fn gradients_of_views_land_in_the_value() {
     let g = grads.take(&leaf).unwrap();
     assert_eq!(g.shape(), [3, 2]);
     assert_eq!(g.data::<f32>().unwrap(), [1.0, 10.0, 200.0, 2000.0, 2.0, 20.0]);
-    // Outside of recording a view is a constant.
+    // A view is a constant while recording is off.
     assert!(!no_grad(|| ops::rows(&leaf, 0, 1)).unwrap().tracked());
 }
 

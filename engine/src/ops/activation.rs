@@ -1,5 +1,6 @@
-//! Pointwise activations. GELU, QuickGELU and SwiGLU save their input, the ReLU its output, which
-//! the layer after it saves anyway.
+//! Pointwise activations: GELU, QuickGELU, SwiGLU and ReLU.
+//!
+//! ReLU saves its output, which the next layer saves anyway. The others save their input.
 
 use dressage_kernels::activation::Activation;
 use dressage_kernels::swiglu::Swiglu;
@@ -9,7 +10,7 @@ use crate::dtype::kernel;
 use crate::saved::SavedValue;
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
-/// Exact GELU, `x/2 (1 + erf(x/√2))`.
+/// Computes the exact GELU, `x/2 (1 + erf(x/√2))`.
 ///
 /// # Errors
 /// A type without a kernel.
@@ -20,7 +21,7 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
     }))
 }
 
-/// QuickGELU, `x sigmoid(1.702 x)`: CLIP's.
+/// Computes CLIP's QuickGELU, `x sigmoid(1.702 x)`.
 ///
 /// # Errors
 /// A type without a kernel.
@@ -31,7 +32,7 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     }))
 }
 
-/// `max(x, 0)`.
+/// Computes the ReLU, `max(x, 0)`.
 ///
 /// # Errors
 /// A type without a kernel.
@@ -47,13 +48,13 @@ fn pointwise(kind: Activation, x: &Tensor) -> Result<Tensor> {
     )?;
     let saved = match kind {
         Activation::Gelu | Activation::QuickGelu => x.save(),
-        // Positive where the input is.
+        // The output is positive exactly where the input is.
         Activation::Relu => SavedValue::Stored(y.detach()),
     };
     Ok(record(y, &[x], || Pointwise { kind, x: saved, to: x.edge() }))
 }
 
-/// `dy` where the result `y` of a ReLU is positive.
+/// Returns `dy` where the result `y` of a ReLU is positive, and 0 elsewhere.
 pub(super) fn relu_backward(y: &Tensor, dy: &Tensor) -> Result<Tensor> {
     backward(Activation::Relu, y, dy)
 }
@@ -69,7 +70,7 @@ fn backward(kind: Activation, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
 
 struct Pointwise {
     kind: Activation,
-    /// What the kernel's backward pass takes for the input.
+    /// The input of the activation, or for a ReLU its output.
     x: SavedValue,
     to: Edge,
 }
@@ -84,7 +85,7 @@ impl Backward for Pointwise {
     }
 }
 
-/// `silu(x[.., :h]) * x[.., h:]` for x `[.., 2h]`: the gate of DINOv2-g's MLP.
+/// Computes `silu(x[.., :h]) * x[.., h:]` for x `[.., 2h]`, the gate of DINOv2-g's MLP.
 ///
 /// # Errors
 /// A last axis of odd length; a type without a kernel.

@@ -1,4 +1,4 @@
-//! Sums: broadcasting addition, residual connection with layer scale.
+//! Sums: broadcast addition and the residual connection with layer scale.
 
 use dressage_kernels::add::Add;
 use dressage_kernels::matmul::Beta;
@@ -9,7 +9,7 @@ use crate::dtype::kernel;
 use crate::saved::SavedValue;
 use crate::{Backward, DType, Edge, EngineError, Gradients, Result, Tensor, record};
 
-/// `a + b`, where b's shape is the end of a's: b repeats over a's leading axes.
+/// Computes `a + b`, where b's shape is the end of a's: b repeats over a's leading axes.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -22,7 +22,7 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     kernel!("add", a, T,
         host => size.forward(a.data::<T>()?, b.data()?, y.data_mut()?),
         device => match b.dtype() {
-            // A parameter, whatever the type of a.
+            // b is a parameter, whatever the type of a.
             DType::F32 => {
                 size.forward_gpu(device, a.view::<T>()?, b.view::<f32>()?, y.view_mut()?)
             }
@@ -30,7 +30,7 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         },
     )?;
     let y = record(y, &[a, b], || Sum { size, to: [a.edge(), b.edge()] });
-    // Only where a is not memory that would be held for this alone.
+    // Recomputation reads a. Storing a only for that would save nothing.
     match a.save() {
         SavedValue::Recomputed(_) => Ok(y.recomputable(|| {
             let (a, b) = (a.save(), b.save());
@@ -69,7 +69,8 @@ impl Backward for Sum {
     }
 }
 
-/// `x + gamma * r` over the last axis, x and r of one shape, gamma `[c]` or absent for 1.
+/// Computes `x + gamma * r` over the last axis; x and r have one shape, gamma is `[c]` or `None`
+/// for 1.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -77,8 +78,8 @@ pub fn residual(x: &Tensor, r: &Tensor, gamma: Option<&Tensor>) -> Result<Tensor
     biased_residual(x, r, None, gamma)
 }
 
-/// `x + gamma (r + bias)`, bias `[c]` without a gradient: the frozen layer before it leaves its
-/// bias to the kernel of a device, which alone has it.
+/// Computes `x + gamma (r + bias)`, with a bias `[c]` that gets no gradient. The frozen layer
+/// before it leaves its bias to this kernel; only devices support that.
 pub(super) fn biased_residual(
     x: &Tensor,
     r: &Tensor,
@@ -118,7 +119,7 @@ pub(super) fn biased_residual(
 
 struct ResidualSaved {
     size: Residual,
-    /// Only where gamma needs a gradient.
+    /// Saved only if gamma needs a gradient.
     r: Option<SavedValue>,
     gamma: Option<Tensor>,
     to: [Edge; 2],

@@ -1,4 +1,4 @@
-//! Softmax attention, packed and with separate operands; the n×n matrix is never in memory.
+//! Softmax attention, packed or with separate operands; the n×n matrix is never stored.
 
 use dressage_kernels::attention::{Attention, SavedGpu, WIDTHS};
 
@@ -10,8 +10,8 @@ use crate::{
 };
 
 /// Self-attention of `qkv` `[b, t, 3, heads, d]`: `softmax(q k^T / √d) v`, `[b, t, heads * d]`.
-/// Saves `qkv` and the log-sum-exp of each row. On a device heads of a width without a kernel are
-/// widened with zeros.
+/// Saves `qkv` and the log-sum-exp of each row. On a device, heads whose width has no kernel are
+/// padded with zeros.
 ///
 /// # Errors
 /// Another number of axes; a type without a kernel.
@@ -42,7 +42,7 @@ pub fn self_attention(qkv: &Tensor) -> Result<Tensor> {
 struct Packed {
     size: Attention,
     qkv: Tensor,
-    /// Only on a device, whose kernel reads it.
+    /// The result; only on a device, whose backward kernel reads it.
     out: Option<Tensor>,
     lse: Tensor,
     to: Edge,
@@ -70,9 +70,9 @@ impl Backward for Packed {
     }
 }
 
-/// Attention of queries `q` `[b, nq, heads * d]` to `k`, `v` `[b, nk, heads * d]`; keys with
-/// `blocked` `[b, nq, nk]` = 1 (u8, the same for all heads) are not seen. On a device heads of a
-/// width without a kernel are widened with zeros.
+/// Attention of queries `q` `[b, nq, heads * d]` to `k`, `v` `[b, nk, heads * d]`. Keys with
+/// `blocked` `[b, nq, nk]` = 1 (u8, the same for all heads) are masked out. On a device, heads
+/// whose width has no kernel are padded with zeros.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -98,7 +98,7 @@ pub fn attention(
     }
     let d = c / heads;
     if let Some(width) = widened(q, d) {
-        // The kernel divides by the root of its own width.
+        // The kernel divides by the root of the padded width.
         let q = to_heads(q, [heads, d, width], (width as f64 / d as f64).sqrt())?;
         let [k, v] = [k, v].map(|x| to_heads(x, [heads, d, width], 1.0));
         let out = attention(&q, &k?, &v?, heads, blocked)?;
@@ -132,20 +132,20 @@ pub fn attention(
     }))
 }
 
-/// The width that a device's kernels take in place of heads of `d` channels, if it is another.
+/// The padded width of device kernels for heads of `d` channels; `None` if `d` needs no padding.
 fn widened(x: &Tensor, d: usize) -> Option<usize> {
     x.device()?;
     WIDTHS.iter().copied().find(|&width| width >= d).filter(|&width| width != d)
 }
 
-/// `x` `[b, n, heads * d]` times `factor` with heads of `width` channels.
+/// Pads the heads of `x` `[b, n, heads * d]` to `width` channels and multiplies by `factor`.
 fn to_heads(x: &Tensor, [heads, d, width]: [usize; 3], factor: f64) -> Result<Tensor> {
     let apart = reshape(x, &[x.dim(0), x.dim(1), heads, d])?;
     let wide = row_width_scaled(&apart, width, [1, 1], factor)?;
     reshape(&wide, &[x.dim(0), x.dim(1), heads * width])
 }
 
-/// What the backward pass of a device reads of the forward pass.
+/// The values of the forward pass that the backward kernel of a device reads.
 fn saved_on_device<'a, T: Element>(
     out: Option<&'a Tensor>,
     lse: &'a Tensor,
@@ -158,7 +158,7 @@ struct Separate {
     size: Attention,
     qkv: [Tensor; 3],
     blocked: Option<Tensor>,
-    /// Only on a device, whose kernel reads it.
+    /// The result; only on a device, whose backward kernel reads it.
     out: Option<Tensor>,
     lse: Tensor,
     to: [Edge; 3],
@@ -171,7 +171,7 @@ impl Backward for Separate {
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
         let Separate { size, qkv: [q, k, v], blocked, out, lse, to } = &*self;
-        // A device forms the gradients of keys and values together.
+        // A device computes the gradients of keys and values together.
         let both = dy.device().is_some() && (to[1].wants() || to[2].wants());
         let like = |i: usize, x: &Tensor| {
             let wanted = to[i].wants() || (both && i > 0);

@@ -1,12 +1,12 @@
-//! From one type to another.
+//! Conversion between element types.
 
 use crate::{Backward, DType, Edge, EngineError, Gradients, Result, Tensor, record};
 
-/// `x` as `dtype`: on a device between f32 and bf16, rounded to nearest. Free where the type is
-/// that already; its gradient comes back in the type of `x`.
+/// Converts `x` to `dtype`: on a device between f32 and bf16, rounded to nearest. If the type is
+/// the same it copies nothing. The gradient has the type of `x`.
 ///
 /// # Errors
-/// Other types that differ; f32 and bf16 in host memory.
+/// Any other conversion; f32 and bf16 in host memory.
 pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
     if x.dtype() == dtype {
         return Ok(x.clone());
@@ -28,7 +28,7 @@ impl Backward for Cast {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        // A gradient arrives in the type of the value it belongs to.
+        // `add` converts the gradient to the type of its value.
         grads.add(&self.to, dy)
     }
 }

@@ -8,8 +8,8 @@ use crate::dtype::kernel;
 use crate::saved::SavedValue;
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
-/// Convolution of x `[b, h, w, ci]` with weight `[co, ci, kh, kw]` (the reference's layout) and
-/// bias `[co]`; result `[b, ho, wo, co]`.
+/// Convolution of x `[b, h, w, ci]` with weight `[co, ci, kh, kw]` and bias `[co]`. The weight has
+/// the reference's layout. The result is `[b, ho, wo, co]`.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -48,8 +48,8 @@ pub fn conv2d(
     Ok(conv_record(Size::Conv(size), y, x, weight, bias))
 }
 
-/// Non-overlapping patches of an image `[b, 3, h, w]` through a kernel `[c, 3, p, p]`: tokens `[b,
-/// (h/p)(w/p), c]`, row-major.
+/// Embeds the non-overlapping patches of an image `[b, 3, h, w]` with a kernel `[c, 3, p, p]`. The
+/// result is the tokens `[b, (h/p)(w/p), c]` in row-major order.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -109,7 +109,7 @@ fn conv_record(
 
 struct ConvSaved {
     size: Size,
-    /// Only where the weight needs a gradient.
+    /// Saved only if the weight needs a gradient.
     x: Option<SavedValue>,
     x_shape: Vec<usize>,
     weight: Tensor,

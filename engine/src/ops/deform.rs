@@ -6,10 +6,11 @@ use super::{cast, expect_shape, shape_error};
 use crate::dtype::kernel;
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
-/// Samples `value` `[b, s, heads, d]` at `offsets` `[b, s, heads, levels, points, 2]` (pixels of
-/// the sampled level, xy) around each token's own place, weighted by the softmax of `logits` `[b,
-/// s, heads, levels * points]`; result `[b, s, heads * d]`. `sizes` are the levels' (h, w) in
-/// token order.
+/// Samples `value` around each token's own position and weights the samples by a softmax.
+///
+/// Shapes: `value` `[b, s, heads, d]`; `offsets` `[b, s, heads, levels, points, 2]`, as (x, y) in
+/// pixels of the sampled level; `logits` of the weights `[b, s, heads, levels * points]`; the
+/// result `[b, s, heads * d]`. `sizes` gives the levels' (h, w) in token order.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -33,7 +34,7 @@ pub fn ms_deform_attn(
     expect_shape(op, "offsets", offsets, &[b, s, heads, sizes.len(), points, 2])?;
     expect_shape(op, "logits", logits, &[b, s, heads, sizes.len() * points])?;
     let size = MsDeformAttn { b, levels: sizes, heads, d, points };
-    // Coordinates are f32 whatever the features are.
+    // Coordinates are f32 whatever the type of the features.
     let exact = value.dtype().of_sums();
     let (offsets, logits) = (cast(offsets, exact)?, cast(logits, exact)?);
     let mut out = value.empty_like(&[b, s, heads * d])?;

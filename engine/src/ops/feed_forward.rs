@@ -19,10 +19,11 @@ pub struct Layer<'a> {
     pub bias: &'a Tensor,
 }
 
-/// `max(x W1^T + b1, 0) W2^T + b2` over the last axis. In host memory it is [`linear_relu`] and
-/// [`linear`]. On a device the first product also writes a mask of bits, so that the gradient of
-/// the hidden layer is masked while the product forms it. Saves the hidden layer, the mask and, if
-/// the first weight is trained, x.
+/// Computes `max(x W1^T + b1, 0) W2^T + b2` over the last axis.
+///
+/// On the host it is [`linear_relu`] and [`linear`]. On a device the first product also writes a
+/// bit mask of the ReLU. The backward product of the second layer applies this mask to the gradient
+/// that it computes. Saves the hidden layer, the mask and, if the first weight is trained, x.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -43,14 +44,14 @@ pub fn feed_forward(x: &Tensor, first: Layer<'_>, second: Layer<'_>) -> Result<T
     let inputs = [x, first.weight, first.bias, second.weight, second.bias];
     Ok(record(y, &inputs, || FeedForward {
         first: Saved::of(size, x, first.weight, Some(first.bias)),
-        // Its input is no node of its own.
+        // The hidden layer is not a node of its own.
         second: Saved::of(next, &h, second.weight, Some(second.bias)),
         hidden: h.detach(),
         mask,
     }))
 }
 
-/// Writes the hidden layer and the result; returns the mask, if the device wrote it.
+/// Writes the hidden layer and the result; returns the mask if the device wrote one.
 fn run<T: Element + Float>(
     device: &Device,
     [size, next]: [&Linear; 2],

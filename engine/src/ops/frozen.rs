@@ -1,5 +1,5 @@
-//! Linear layers taken together with what surrounds them in a transformer block. While their
-//! weights are frozen each pair is one kernel that keeps nothing of what lies between.
+//! Linear layers fused with the operations next to them in a transformer block. While the weights
+//! are frozen, each pair is one kernel that stores no intermediate values.
 
 use dressage_kernels::layer_norm::{LayerNorm, Stats};
 use dressage_kernels::linear::{Input, Linear, Normed, Output, Weight};
@@ -9,7 +9,7 @@ use super::{expect_shape, gelu, layer_norm, linear, residual, shape_error};
 use crate::saved::SavedValue;
 use crate::{Backward, DType, Edge, Float, Gradients, Result, Tensor, floats, record};
 
-/// Weight and bias `[c]` of a layer norm and the number added to the variance.
+/// Weight and bias `[c]` of a layer norm, and the constant added to the variance.
 pub struct Norm<'a> {
     /// Weight.
     pub weight: &'a Tensor,
@@ -19,16 +19,16 @@ pub struct Norm<'a> {
     pub eps: f64,
 }
 
-/// What a linear layer is applied to.
+/// The activation applied to the input of a linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activated {
-    /// Its input.
+    /// No activation.
     Plain,
-    /// The exact GELU of its input.
+    /// Exact GELU.
     Gelu,
 }
 
-/// A weight in the type of the arithmetic or in bf16.
+/// The weight, in the type of the arithmetic or in bf16.
 pub(super) fn weight_of<T: Float>(weight: &Tensor) -> Result<Weight<'_, T>> {
     Ok(match weight.dtype() {
         DType::Bf16 => Weight::Bf16(weight.data()?),
@@ -58,9 +58,9 @@ pub(super) fn layer(
     Ok((Linear { n: x.len() / k.max(1), m, k }, shape))
 }
 
-/// `layer_norm(x) W^T + b` over the last axis: x `[.., k]`, W `[m, k]`, b `[m]`. Saves x and the
-/// statistics of its rows; the normalised rows exist only if a parameter needs a gradient. The
-/// result can be made again by one product ([`crate::RecomputePolicy`]).
+/// Computes `layer_norm(x) W^T + b` over the last axis: x `[.., k]`, W `[m, k]`, b `[m]`. Saves x
+/// and the statistics of its rows. On the host the normalised rows are stored only if a parameter
+/// needs a gradient. The result can be recomputed by one product ([`crate::RecomputePolicy`]).
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -71,7 +71,7 @@ pub fn norm_linear(
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
     let trained = [Some(norm.weight), Some(norm.bias), Some(weight), bias];
-    // A device has no kernel for both; the norm saves x, the frozen product nothing.
+    // A device has no fused kernel. There the norm saves x, and the frozen product saves nothing.
     if x.device().is_some() || trained.into_iter().flatten().any(Tensor::tracked) {
         let y = layer_norm(x, norm.weight, norm.bias, norm.eps)?;
         return linear(&y, weight, bias);
@@ -149,9 +149,11 @@ impl Backward for NormLinear {
     }
 }
 
-/// `x + gamma (f(z) W^T + b)` over the last axis: z `[.., k]`, W `[m, k]`, b and gamma `[m]`, x
-/// `[.., m]`; gamma left out is 1. Saves z if `f` is GELU, nothing else; the activated rows and the
-/// product exist only if a parameter needs a gradient.
+/// Computes `x + gamma (f(z) W^T + b)` over the last axis.
+///
+/// Shapes: z `[.., k]`, W `[m, k]`, b and gamma `[m]`, x `[.., m]`; gamma `None` means 1. Saves
+/// only z, and only if `f` is GELU. On the host the activated rows and the product are stored only
+/// if a parameter needs a gradient.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -164,7 +166,7 @@ pub fn linear_residual(
     gamma: Option<&Tensor>,
 ) -> Result<Tensor> {
     let trained = [Some(weight), bias, gamma].into_iter().flatten().any(Tensor::tracked);
-    // A device has no kernel for all of it; what is saved is the same.
+    // A device has no fused kernel. The saved values are the same there.
     if trained || x.device().is_some() {
         let z = if f == Activated::Gelu { gelu(z)? } else { z.clone() };
         return match trained {
@@ -200,7 +202,7 @@ pub fn linear_residual(
 
 struct LinearResidual {
     size: Linear,
-    /// Only under GELU.
+    /// Saved only for GELU.
     z: Option<SavedValue>,
     z_shape: Vec<usize>,
     weight: Tensor,

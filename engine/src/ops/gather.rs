@@ -1,4 +1,4 @@
-//! Rows chosen by a table that is itself a tensor.
+//! Selection of rows by an index tensor.
 
 use dressage_kernels::gather_rows::GatherRows;
 
@@ -6,9 +6,9 @@ use super::{expect_shape, shape_error};
 use crate::dtype::kernel;
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
-/// Rows of the first axis of `x` that `indices` `[r]` (i32, where `x` lies) name; zeros where the
-/// index is no row, which is padding. Unlike [`super::gather_rows`] it does the same work whatever
-/// the indices are, and on a device the host never sees them.
+/// Rows of the first axis of `x` selected by `indices` `[r]` (i32, in the same place as `x`). An
+/// index that is not a row gives zeros, as padding. Unlike [`super::gather_rows`] its work does not
+/// depend on the indices, and on a device the host never reads them.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.

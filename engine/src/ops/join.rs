@@ -1,4 +1,4 @@
-//! Operations that copy rows about: concatenation, slices, broadcast, selection.
+//! Operations that copy rows: concatenation, slices, broadcast, selection.
 
 use dressage_kernels::add::Add;
 use dressage_kernels::dry_run;
@@ -7,13 +7,13 @@ use super::shape_error;
 use crate::dtype::kernel;
 use crate::{Backward, DType, Edge, EngineError, Gradients, Result, Tensor, record};
 
-/// Product of the axes before and after `axis`.
+/// Products of the axes before and after `axis`.
 fn around(shape: &[usize], axis: usize) -> (usize, usize) {
     (shape[..axis].iter().product(), shape[axis + 1..].iter().product())
 }
 
-/// Copies pieces of `n` elements from `x` to `out`; `starts` are where each begins in the two. On a
-/// device each piece is a copy of its own.
+/// Copies pieces of `n` elements from `x` to `out`. `starts` gives where each piece begins in `x`
+/// and in `out`. On a device each piece is a copy of its own.
 fn copy_pieces(
     op: &'static str,
     n: usize,
@@ -38,8 +38,8 @@ fn copy_pieces(
     )
 }
 
-/// As [`copy_pieces`], added to `out`. On a device `out` is f32 whatever x is, and each piece is a
-/// launch.
+/// Adds pieces to `out`, located like those of [`copy_pieces`]. On a device `out` is always f32,
+/// and each piece is a launch.
 pub(super) fn add_pieces(
     op: &'static str,
     n: usize,
@@ -68,7 +68,7 @@ pub(super) fn add_pieces(
     )
 }
 
-/// Joins tensors along `axis`; all other axes are equal.
+/// Concatenates tensors along `axis`; all other axes are equal.
 ///
 /// # Errors
 /// No tensors, or axes that differ; a type without a kernel.
@@ -131,7 +131,7 @@ impl Backward for Concat {
     }
 }
 
-/// `start..start + len` of `axis`, copied.
+/// Copies `start..start + len` of `axis`.
 ///
 /// # Errors
 /// If the range leaves the axis; a type without a kernel.
@@ -200,7 +200,7 @@ impl Backward for Broadcast {
     }
 }
 
-/// Puts the rows `lead` `[r, c]` in front of every image's tokens `x` `[b, n, c]`: `[b, r + n, c]`.
+/// Puts the rows `lead` `[r, c]` before each image's tokens `x` `[b, n, c]`: `[b, r + n, c]`.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -211,9 +211,8 @@ pub fn prepend(lead: &Tensor, x: &Tensor) -> Result<Tensor> {
     concat(&[&broadcast(lead, x.dim(0))?, x], 1)
 }
 
-/// Rows `indices` of the first axis, copied; a row may occur more than once. The buffer is taken
-/// for `capacity` rows, so that a number of rows which varies from step to step does not vary the
-/// memory.
+/// Copies the rows `indices` of the first axis; a row may occur more than once. The buffer has room
+/// for `capacity` rows, so that a varying number of rows does not vary the memory.
 ///
 /// # Errors
 /// An index beyond the axis; a type without a kernel.

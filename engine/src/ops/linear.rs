@@ -1,4 +1,4 @@
-//! Linear layer with the weight in the framework's layout `[out, in]`.
+//! Linear layer with the weight in PyTorch's layout `[out, in]`.
 
 use dressage_kernels::add::Add;
 use dressage_kernels::device::Float;
@@ -11,11 +11,12 @@ use crate::dtype::{Element, kernel};
 use crate::saved::SavedValue;
 use crate::{Backward, DType, Device, Edge, Gradients, Result, Tensor, record};
 
-/// `y = x W^T + b` over the last axis: x `[.., k]`, weight `[m, k]`, bias `[m]`, y `[.., m]`. Saves
-/// `x` only if the weight needs a gradient; with a frozen weight the backward pass is one product.
-/// The result of a frozen layer can be made again by one product: activations, which save it, make
-/// use of that ([`crate::RecomputePolicy`]). On the host a frozen weight may be bf16 beside x of
-/// f32.
+/// Computes `y = x W^T + b` over the last axis.
+///
+/// Shapes: x `[.., k]`, weight `[m, k]`, bias `[m]`, y `[.., m]`. Saves `x` only if the weight
+/// needs a gradient; with a frozen weight the backward pass is one product. The result of a frozen
+/// layer can be recomputed by one product ([`crate::RecomputePolicy`]). Activations, which save
+/// that result, make use of this. On the host a frozen weight may be bf16 with an f32 `x`.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -45,8 +46,8 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     }))
 }
 
-/// `max(x W^T + b, 0)`: [`linear`] and [`super::relu`]. On a device the product does both; saves x
-/// as [`linear`] does, and its result, as the layer after it does anyway.
+/// Computes `max(x W^T + b, 0)`: [`linear`] and [`super::relu`]. On a device one product does both.
+/// Saves x like [`linear`], and its result, which the next layer saves anyway.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -75,7 +76,7 @@ fn rectified<T: Element + Float>(
     Ok(size.forward_relu_gpu(device, x, w, b, y.view_mut()?)?)
 }
 
-/// The result with what its backward pass needs.
+/// Records the result with what its backward pass needs.
 fn saved(
     size: Linear,
     y: Tensor,
@@ -90,10 +91,10 @@ fn saved(
     record(y, &inputs, || Saved { rectified: result, ..Saved::of(size, x, weight, bias) })
 }
 
-/// What the backward pass of a layer needs.
+/// Saved values of a linear layer.
 pub(super) struct Saved {
     size: Linear,
-    /// The result behind a ReLU: positive where what came before it was.
+    /// The result of a ReLU: positive exactly where its input was.
     rectified: Option<Tensor>,
     x: Option<SavedValue>,
     weight: Tensor,
@@ -121,7 +122,7 @@ impl Backward for Saved {
 }
 
 impl Saved {
-    /// Of `x W^T + b`.
+    /// Saved values of `x W^T + b`.
     pub fn of(size: Linear, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Saved {
         Saved {
             size,
@@ -135,16 +136,16 @@ impl Saved {
         }
     }
 
-    /// Whether anybody waits for a gradient.
+    /// Whether any gradient is needed.
     pub fn wants(&self) -> bool {
         let bias = self.to_bias.as_ref().is_some_and(Edge::wants);
         self.to_x.wants() || self.to_weight.wants() || bias
     }
 
-    /// Gradients of weight and bias.
+    /// Adds the gradients of weight and bias.
     pub fn to_parameters(&self, dy: &Tensor, grads: &mut Gradients) -> Result<()> {
         if let (Some(x), Some(to_bias), Some(_)) = (&self.x, &self.to_bias, dy.device()) {
-            // On a device one product forms both.
+            // On a device one product computes both.
             let x = x.get()?;
             return grads.accumulate_all([&self.to_weight, to_bias], |[dw, db]| {
                 self.parameters(Some(&x), dy, dw, db)
@@ -161,8 +162,8 @@ impl Saved {
         Ok(())
     }
 
-    /// `dx = dy W` where the mask of the ReLU that gave `x` has a bit; `None` if the device cannot
-    /// do both at once.
+    /// Computes `dx = dy W`, zero where the ReLU mask of `x` has no bit. `None` if the device
+    /// cannot do both in one kernel.
     pub fn input_before_relu(&self, dy: &Tensor, mask: &Tensor) -> Result<Option<Tensor>> {
         let Some(device) = dy.device() else { return Ok(None) };
         let mut dx = dy.empty_like(&self.x_shape)?;
@@ -184,7 +185,7 @@ impl Saved {
         Ok(self.size.dx_before_relu_gpu(device, w, dy, bits, dx.view_mut()?)?)
     }
 
-    /// `dx = dy W`
+    /// Computes `dx = dy W`.
     pub fn input(&self, dy: &Tensor) -> Result<Tensor> {
         let mut dx = dy.empty_like(&self.x_shape)?;
         let (size, weight) = (&self.size, &self.weight);

@@ -14,9 +14,9 @@ use crate::{
     record,
 };
 
-/// Weighted binary cross-entropy and dice of logits `x` against targets `t`, both `[r, p]`: a
-/// tensor `[2]` with the two losses times `weights`. `num` is the number of masks they are divided
-/// by. The gradient's buffer is taken for `capacity` rows.
+/// Weighted binary cross-entropy and dice losses of logits `x` and targets `t`, both `[r, p]`. The
+/// result `[2]` holds the two losses times `weights`. Both are divided by `num`, the number of
+/// masks. The gradient's buffer has room for `capacity` rows.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -41,8 +41,8 @@ pub fn mask_loss(
     mask_loss_of(size, x, t, divisor, capacity)
 }
 
-/// [`mask_loss`] on a device that holds the number of masks, `num` `[1]`, and the weight of each
-/// pair, `pair_weights` `[r]`, 0 for one that only pads; both f32. The host sees neither.
+/// [`mask_loss`] with the number of masks `num` `[1]` and pair weights `[r]` on the device. Both
+/// are f32, and the host reads neither. The weight of a padding pair is 0.
 ///
 /// # Errors
 /// Shapes that do not fit; tensors in host memory; a type without a kernel.
@@ -66,7 +66,7 @@ pub fn mask_loss_at(
     mask_loss_of(size, x, t, Divisor::Device(num.clone(), Some(pair_weights.clone())), 0)
 }
 
-/// What the sums are divided by, where the logits lie.
+/// The divisor of the sums, in the place of the logits.
 enum Divisor {
     Host(f64),
     /// The number of masks, and the weight of each pair.
@@ -81,7 +81,7 @@ impl Divisor {
         }
     }
 
-    /// What the kernels of a device read.
+    /// The inputs of the device kernels.
     fn pairs<'a, T: Element>(&'a self, x: &'a Tensor, t: &'a Tensor) -> Result<Pairs<'a, T>> {
         let Divisor::Device(num, weights) = self else {
             return Err(EngineError::OnHost { op: "mask_loss" });
@@ -99,7 +99,7 @@ fn mask_loss_of(
     capacity: usize,
 ) -> Result<Tensor> {
     let exact = x.dtype().of_sums();
-    // A device keeps the cross-entropy of each pair as well.
+    // A device also saves the cross-entropy of each pair.
     let kept = if x.device().is_some() { 4 } else { 3 };
     let mut sums = Tensor::with_capacity_on(x.device(), exact, &[size.r, kept], kept * capacity)?;
     let mut y = x.empty_sums(&[2])?;
@@ -163,9 +163,9 @@ impl Backward for MaskSaved {
     }
 }
 
-/// Weighted cross-entropy of class logits `[.., k]` (the last class is "no object") against
-/// `targets`, one per row, normalised by the sum of the rows' class weights: a scalar. `weight`
-/// multiplies the loss.
+/// Weighted cross-entropy of class logits `[.., k]` against `targets`, one per row: a scalar. The
+/// last class is "no object". The loss is divided by the sum of the rows' class weights and
+/// multiplied by `weight`.
 ///
 /// # Errors
 /// Shapes that do not fit, a target beyond the classes; a type without a kernel.
@@ -200,12 +200,12 @@ pub fn class_loss(
     )
 }
 
-/// [`class_loss`] with `targets` `[n]` (i32) and `class_weights` `[k]` (f32) where the logits lie.
-/// On a device the host does not see the targets: a row whose target is no class counts for
-/// nothing there.
+/// [`class_loss`] with `targets` `[n]` (i32) and `class_weights` `[k]` (f32) where the logits are.
+/// On a device the host does not read the targets, and a row whose target is not a class is
+/// ignored.
 ///
 /// # Errors
-/// As [`class_loss`].
+/// Errors of [`class_loss`].
 pub fn class_loss_at(
     logits: &Tensor,
     targets: &Tensor,
@@ -253,8 +253,8 @@ fn class_loss_of(mut saved: ClassSaved, logits: &Tensor) -> Result<Tensor> {
     Ok(record(y, &[logits], || saved))
 }
 
-/// What the kernels of a device read beside the logits, and the scale that one leaves for the
-/// other.
+/// Further inputs of the device kernels, and the scale that the forward kernel leaves for the
+/// backward kernel.
 struct ClassTables {
     targets: Tensor,
     weights: Tensor,
@@ -272,7 +272,7 @@ struct ClassSaved {
     size: ClassLoss,
     targets: Vec<i32>,
     class_weights: Vec<f64>,
-    /// Only on a device.
+    /// Present only on a device.
     tables: Option<ClassTables>,
     logits: Tensor,
     to: Edge,
@@ -311,7 +311,7 @@ impl Backward for ClassSaved {
     }
 }
 
-/// The sum of all elements of all `parts`, in order: a scalar.
+/// Computes the sum of all elements of all `parts`, in order: a scalar.
 ///
 /// # Errors
 /// No parts; a type without a kernel.

@@ -1,4 +1,4 @@
-//! Attention masks and position codes: no gradients.
+//! Attention masks and position codes; both have no gradient.
 
 use dressage_kernels::attention_mask::{AttentionMask, AttentionMaskGpu};
 use dressage_kernels::resize::{Axis, AxisGpu, Mode, Step};
@@ -8,9 +8,10 @@ use super::shape_error;
 use crate::dtype::kernel;
 use crate::{DType, EngineError, Result, Tensor, forbid_gradient};
 
-/// Which keys a query does not attend to (spec mask2former §3.3, §3.4): mask logits `[b, q, h, w]`
-/// resized to `size`, 1 where the sigmoid is below one half. Returns the raw mask and the one in
-/// use, where rows that were blocked everywhere are open; both `[b, q, size]` (u8).
+/// Computes which keys each query does not attend to (spec mask2former §3.3, §3.4). It resizes mask
+/// logits `[b, q, h, w]` to `size`; the mask is 1 where the sigmoid is below one half. Returns the
+/// raw mask and the mask in use, in which rows that block all keys are opened. Both are
+/// `[b, q, size]` (u8).
 ///
 /// # Errors
 /// Logits that need a gradient; another number of axes; a type without a kernel.
@@ -38,11 +39,11 @@ pub fn attention_mask(logits: &Tensor, size: [usize; 2]) -> Result<(Tensor, Tens
     Ok((raw, used))
 }
 
-/// Sine position code of an h×w map, `[h * w, c]`, where `like` lies and of its type (spec
-/// mask2former §2.2). Computed on the host; a device keeps it.
+/// Sine position code of an h×w map, `[h * w, c]` (spec mask2former §2.2). It has the type and the
+/// place of `like`. The host computes it and a device caches it.
 ///
 /// # Errors
-/// Channels that do not divide by 4; a type without floats; no room on the device.
+/// Channels that do not divide by 4; a type that is not a float; no room on the device.
 pub fn sine_position(h: usize, w: usize, c: usize, like: &Tensor) -> Result<Tensor> {
     let dtype = like.dtype().of_sums();
     let compute = || {

@@ -6,8 +6,10 @@ use super::shape_error;
 use crate::dtype::kernel;
 use crate::{Backward, DType, Edge, Gradients, Result, Tensor, record};
 
-/// `op(a) op(b)` for every leading index: a is `[.., n, k]` (`[.., k, n]` if `trans_a`), b `[..,
-/// k, m]` (`[.., m, k]` if `trans_b`), the result `[.., n, m]`. Both have the same leading axes.
+/// Computes `op(a) op(b)` for every leading index.
+///
+/// Shapes: a `[.., n, k]` (`[.., k, n]` if `trans_a`), b `[.., k, m]` (`[.., m, k]` if `trans_b`),
+/// the result `[.., n, m]`. Both operands have the same leading axes.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -41,7 +43,7 @@ pub fn matmul(a: &Tensor, b: &Tensor, trans_a: bool, trans_b: bool) -> Result<Te
     }))
 }
 
-/// `c = a b`, or added to `c`, which on a device may be f32 for operands of bf16.
+/// Computes `c = a b` or `c += a b`. On a device `c` may be f32 for bf16 operands.
 fn run(product: &MatMul, a: &Tensor, b: &Tensor, beta: Beta, c: &mut Tensor) -> Result<()> {
     kernel!("matmul", a, T,
         host => product.run(1.0, a.data::<T>()?, b.data()?, beta, c.data_mut()?),
@@ -57,7 +59,7 @@ fn run(product: &MatMul, a: &Tensor, b: &Tensor, beta: Beta, c: &mut Tensor) -> 
 
 struct Saved {
     product: MatMul,
-    /// Each operand is kept for the other's gradient.
+    /// Each operand is saved for the other's gradient.
     a: Option<Tensor>,
     b: Option<Tensor>,
     to: [Edge; 2],
@@ -71,14 +73,14 @@ impl Backward for Saved {
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
         let MatMul { batch, n, m, k, trans_a, trans_b, .. } = self.product;
         if let Some(b) = &self.b {
-            // op(a) = dy op(b)^T; stored transposed if a was.
+            // d op(a) = dy op(b)^T, stored transposed if a was.
             grads.accumulate_product(&self.to[0], |da, beta| match trans_a {
                 true => run(&product(batch, [k, n, m], [trans_b, true]), b, &dy, beta, da),
                 false => run(&product(batch, [n, k, m], [false, !trans_b]), &dy, b, beta, da),
             })?;
         }
         if let Some(a) = &self.a {
-            // op(b) = op(a)^T dy
+            // d op(b) = op(a)^T dy
             grads.accumulate_product(&self.to[1], |db, beta| match trans_b {
                 true => run(&product(batch, [m, k, n], [true, trans_a]), &dy, a, beta, db),
                 false => run(&product(batch, [k, m, n], [!trans_a, false]), a, &dy, beta, db),
@@ -88,7 +90,7 @@ impl Backward for Saved {
     }
 }
 
-/// A product whose left operand is `[rows, depth]` after its transpose flag is applied.
+/// Creates a product whose left operand is `[rows, depth]` after its transpose flag is applied.
 fn product(batch: usize, sizes: [usize; 3], trans: [bool; 2]) -> MatMul {
     let [n, m, k] = sizes;
     let mut p = MatMul::new(n, m, k).batched(batch);

@@ -1,9 +1,9 @@
-//! Differentiable operations: shape check, kernel, backward pass, in one file per operation or
-//! close family.
+//! Differentiable operations, with one file per operation or family.
 //!
-//! Results are made where the operands lie. Kernels of the host take f32 and f64 ([`crate::floats`]
-//! in operations that run there alone); those of a device f32 and bf16, as `device.rs` says. An
-//! operation without a form for devices refuses a tensor that lies on one, by name.
+//! Each operation has a shape check, a kernel call and a backward pass. It creates its results
+//! where its operands are. Host kernels take f32 and f64; operations that run only on the host use
+//! [`crate::floats`]. Device kernels take f32 and bf16, as `device.rs` says. An operation without a
+//! device kernel returns an error that names it if a tensor is on a device.
 
 mod activation;
 mod add;
@@ -68,7 +68,7 @@ pub(crate) fn expect_shape(
     Err(EngineError::Shape { op, arg, expected: format!("{shape:?}"), found: x.shape().to_vec() })
 }
 
-/// An error that says in words which shape was expected.
+/// Error that says in words which shape was expected.
 pub(crate) fn shape_error(
     op: &'static str,
     arg: &'static str,

@@ -1,5 +1,7 @@
-//! Layer norm over the last axis and group norm of channels-last maps; see the kernels for
-//! formulas. Both keep a mean and a reciprocal deviation, so they share their tape entry.
+//! Layer norm over the last axis and group norm of channels-last maps.
+//!
+//! The kernels state the formulas. Both norms save a mean and a reciprocal deviation, so they share
+//! their graph node.
 
 use dressage_kernels::group_norm::GroupNorm;
 use dressage_kernels::layer_norm::{LayerNorm, Stats, StatsGpu};
@@ -45,7 +47,7 @@ pub fn group_norm(
     normalise(Size::Group(size), &[b, groups], x, weight, bias)
 }
 
-/// What is normalised together.
+/// Kernel sizes of either norm.
 #[derive(Clone, Copy)]
 enum Size {
     Layer(LayerNorm),
@@ -61,7 +63,7 @@ impl Size {
     }
 }
 
-/// The norm of `x` with statistics of shape `stats`.
+/// Computes the norm of `x` with statistics of shape `stats`.
 fn normalise(
     size: Size,
     stats: &[usize],
@@ -135,7 +137,7 @@ impl Backward for Saved {
 }
 
 impl Saved {
-    /// Writes or adds to `dx` (group norm: only writes), adds to `dw` and `db`.
+    /// Writes `dx` or adds to it (group norm only writes); adds to `dw` and `db`.
     fn kernel(
         &self,
         x: &Tensor,

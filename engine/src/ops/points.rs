@@ -1,4 +1,4 @@
-//! Mask logits of chosen queries, and reading maps at points.
+//! Mask logits of chosen queries, and sampling of maps at points.
 
 use std::ops::Range;
 
@@ -10,9 +10,11 @@ use super::shape_error;
 use crate::dtype::kernel;
 use crate::{Backward, DType, Edge, Gradients, Result, Tensor, floats, forbid_gradient, record};
 
-/// Reads `maps` `[r, h, w]` bilinearly, zero outside, at `points` `[r, p, 2]` (x, y in [0, 1];
-/// `[p, 2]` for all rows alike; `[sets, p, 2]`, each set for `r / sets` consecutive rows, as those
-/// of an image are): `[r, p]`. The buffer is taken for `capacity` rows.
+/// Samples `maps` `[r, h, w]` bilinearly at `points`, with zeros outside: `[r, p]`.
+///
+/// Points are (x, y) in [0, 1], in one of three shapes: `[r, p, 2]`; `[p, 2]`, the same for all
+/// rows; or `[sets, p, 2]`, where each set is for `r / sets` consecutive rows, such as those of one
+/// image. The buffer has room for `capacity` rows.
 ///
 /// # Errors
 /// Shapes that do not fit; points that need a gradient; a type without a kernel.
@@ -29,7 +31,7 @@ pub fn point_sample(maps: &Tensor, points: &Tensor, capacity: usize) -> Result<T
     forbid_gradient("point_sample", "points", points)?;
     let size = PointSample { r, h, w, p, shared: sets.is_some() };
     let sets = Sets { count: sets.unwrap_or(1), all: size };
-    // Coordinates and what is read are f32 whatever the maps are.
+    // Coordinates and samples are f32 whatever the type of the maps.
     let exact = maps.dtype().of_sums();
     let mut y = Tensor::with_capacity_on(maps.device(), exact, &[r, p], capacity * p)?;
     kernel!("point_sample", maps, T,
@@ -52,7 +54,7 @@ pub fn point_sample(maps: &Tensor, points: &Tensor, capacity: usize) -> Result<T
     }))
 }
 
-/// Sets of points and what they read.
+/// Sets of points and the maps that they sample.
 #[derive(Clone, Copy)]
 struct Sets {
     count: usize,
@@ -61,8 +63,8 @@ struct Sets {
 }
 
 impl Sets {
-    /// Sizes of each set, and its part of maps, points and values. A kernel of the host takes one
-    /// set at a time, one of a device all of them.
+    /// Sizes of each set, and its part of maps, points and values. A host kernel takes one set at a
+    /// time, a device kernel all of them.
     fn each(self) -> impl Iterator<Item = (PointSample, [Range<usize>; 3])> {
         let PointSample { r, h, w, p, shared } = self.all;
         let one = PointSample { r: r / self.count, ..self.all };
@@ -76,7 +78,7 @@ impl Sets {
 
 struct Saved {
     sets: Sets,
-    /// Of the maps.
+    /// Type of the maps.
     dtype: DType,
     points: Tensor,
     capacity: usize,
@@ -113,10 +115,11 @@ impl Backward for Saved {
     }
 }
 
-/// Mask logits of chosen queries: embeddings `e` `[r, c]`, row i belonging to image `images[i]`
-/// (ascending), times that image's pixel embeddings `feature` `[b, n, c]`: `[r, n]`. Only matched
-/// queries enter the mask losses, so only their rows are differentiated; the full `[b, q, n]`
-/// logits never get a gradient.
+/// Mask logits `[r, n]` of chosen queries: embeddings `e` times pixel embeddings `feature`.
+///
+/// Row i of `e` `[r, c]` belongs to image `images[i]` (ascending) and is multiplied with that
+/// image's part of `feature` `[b, n, c]`. Only matched queries enter the mask losses, so only their
+/// rows are differentiated. The full `[b, q, n]` logits never get a gradient.
 ///
 /// # Errors
 /// Shapes that do not fit, images not ascending; a type without a kernel.
@@ -150,7 +153,7 @@ pub fn mask_rows(
     }))
 }
 
-/// The product of parts of tensors, each given with the element it begins at.
+/// Computes the product of parts of tensors; each is given with the index of its first element.
 fn part_of(
     product: &MatMul,
     (a, start_a): (&Tensor, usize),
@@ -178,7 +181,7 @@ fn part_of(
     )
 }
 
-/// Runs of equal images and the rows they span.
+/// Runs of equal images and their row ranges.
 fn segments(images: &[usize]) -> Vec<(usize, Range<usize>)> {
     let mut runs: Vec<(usize, Range<usize>)> = Vec::new();
     for (i, &image) in images.iter().enumerate() {

@@ -1,5 +1,7 @@
-//! Positions that enter attention: rotation of queries and keys, and what a query adds to the
-//! scores of the rows and columns of a grid.
+//! Positions within attention: rotary embedding and relative positions on a grid.
+//!
+//! The rotary embedding rotates queries and keys. Relative positions add a term of the query to the
+//! scores of each row and column of the grid.
 
 use dressage_kernels::attention::{Attention, SavedGpu};
 use dressage_kernels::device::Device;
@@ -15,13 +17,14 @@ use crate::{
     Backward, DType, Edge, EngineError, Gradients, Result, Tensor, forbid_gradient, record,
 };
 
-/// Channels of a head for which devices have kernels of relative positions.
+/// Head width of the device kernels of relative positions.
 const RELATIVE_WIDTH: usize = 80;
 
-/// Queries and keys of `qkv` `[b, t, 3, heads, d]` turned by the angles of their tokens; values and
-/// the first `skip` tokens are left alone. `table` `[t - skip, d / 2, 2]` holds cosines and sines
-/// ([`dressage_kernels::rotary::table`]), on a device in f32. Works in the memory of `qkv` if
-/// nobody else holds it; saves nothing.
+/// Rotates queries and keys of `qkv` `[b, t, 3, heads, d]` by the angles of their tokens.
+///
+/// Values and the first `skip` tokens stay unchanged. `table` `[t - skip, d / 2, 2]` holds cosines
+/// and sines ([`dressage_kernels::rotary::table`]), in f32 on a device. Works in place if nobody
+/// else holds the memory of `qkv`. Saves nothing.
 ///
 /// # Errors
 /// Shapes that do not fit; a table that needs a gradient; a type without a kernel.
@@ -37,7 +40,7 @@ pub fn rotary(qkv: Tensor, table: &Tensor, skip: usize) -> Result<Tensor> {
     Ok(record(y.detach(), &[&y], || Turned { size, table: table.clone(), to: y.edge() }))
 }
 
-/// Where a tensor lies that is written meanwhile.
+/// Device and type of a tensor that is mutably borrowed by a kernel call.
 struct Place(Option<Device>, DType);
 
 impl Place {
@@ -76,10 +79,12 @@ impl Backward for Turned {
     }
 }
 
-/// What the queries of `qkv` `[b, h w, 3, heads, d]` add to the scores of the keys of each row and
-/// column of the grid `[h, w]`: `[b, heads, h w, h + w]`, from the tables `rows` `[2 h - 1, d]` and
-/// `columns` `[2 w - 1, d]` at the distance of query and key. Saves its inputs. On a device heads
-/// of less than 80 channels are widened with zeros.
+/// Terms `[b, heads, h w, h + w]` that the queries of `qkv` `[b, h w, 3, heads, d]` add to the
+/// scores.
+///
+/// There is one term for the keys of each row and each column of the grid `[h, w]`. It comes from
+/// the tables `rows` `[2 h - 1, d]` and `columns` `[2 w - 1, d]` at the distance of query and key.
+/// Saves its inputs. On a device, heads of less than 80 channels are padded with zeros.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -117,13 +122,13 @@ pub fn relative_position(
     }))
 }
 
-/// The width of the kernels of a device, if heads of `d` channels are narrower.
+/// The width of the device kernels, if heads of `d` channels are narrower.
 fn widened(x: &Tensor, d: usize) -> Option<usize> {
     x.device()?;
     (d < RELATIVE_WIDTH).then_some(RELATIVE_WIDTH)
 }
 
-/// Images, heads and channels of packed tokens that fill a grid.
+/// Images, heads and channels per head of packed tokens on a grid.
 fn on_grid(op: &'static str, qkv: &Tensor, [h, w]: [usize; 2]) -> Result<(usize, usize, usize)> {
     match *qkv.shape() {
         [b, t, 3, heads, d] if h.checked_mul(w) == Some(t) => Ok((b, heads, d)),
@@ -145,7 +150,8 @@ impl Backward for Relative {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        // Attention was before: its gradient of qkv is there, and the queries' part is added to.
+        // Attention's backward pass usually ran before, so its gradient of qkv exists and the
+        // kernel adds the queries' part.
         grads.accumulate_or_write(&self.to, |dqkv, beta| {
             if beta == Beta::Overwrite {
                 clear(dqkv)?;
@@ -188,7 +194,7 @@ impl Relative {
     }
 }
 
-/// Writes zeros.
+/// Fills `x` with zeros.
 fn clear(x: &mut Tensor) -> Result<()> {
     let place = Place(x.device().cloned(), x.dtype());
     kernel!("clear", place, T,
@@ -203,10 +209,11 @@ fn clear(x: &mut Tensor) -> Result<()> {
     )
 }
 
-/// Self-attention of `qkv` `[b, h w, 3, heads, d]` on a grid `[h, w]`, where the score of a key in
-/// row `y` and column `x` is `q . k / √d + rel[.., y] + rel[.., h + x]` with `rel` `[b, heads, h w,
-/// h + w]` ([`relative_position`]): `[b, h w, heads * d]`. Saves both and the log-sum-exp of each
-/// row. On a device heads of less than 80 channels are widened with zeros.
+/// Self-attention of `qkv` `[b, h w, 3, heads, d]` on a grid `[h, w]`: `[b, h w, heads * d]`.
+///
+/// The score of a key in row `y` and column `x` is `q . k / √d + rel[.., y] + rel[.., h + x]` with
+/// `rel` `[b, heads, h w, h + w]` ([`relative_position`]). Saves both inputs and the log-sum-exp of
+/// each row. On a device, heads of less than 80 channels are padded with zeros.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -215,7 +222,7 @@ pub fn relative_attention(qkv: &Tensor, rel: &Tensor, grid: [usize; 2]) -> Resul
     let t = grid[0] * grid[1];
     expect_shape("relative_attention", "rel", rel, &[b, heads, t, grid[0] + grid[1]])?;
     if let Some(width) = widened(qkv, d) {
-        // The kernel divides by the root of its own width.
+        // The kernel divides by the root of the padded width.
         let factor = (width as f64 / d as f64).sqrt();
         let wide = row_width_scaled(qkv, width, [heads, 3 * heads], factor)?;
         let out = reshape(&relative_attention(&wide, rel, grid)?, &[b, t, heads, width])?;
@@ -252,7 +259,7 @@ struct Attended {
     grid: [usize; 2],
     qkv: Tensor,
     rel: Tensor,
-    /// Only on a device, whose kernel reads it.
+    /// The result; only on a device, whose backward kernel reads it.
     out: Option<Tensor>,
     lse: Tensor,
     to: [Edge; 2],

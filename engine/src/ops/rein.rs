@@ -10,7 +10,7 @@ use super::{expect_shape, reshape, shape_error};
 use crate::dtype::kernel;
 use crate::{Backward, Edge, Element, Float, Gradients, Result, Tensor, record};
 
-/// What refines the features after one block.
+/// Parameters that refine the features after one block.
 pub struct ReinParts<'a> {
     /// T `[m, c]`.
     pub tokens: Tensor,
@@ -30,10 +30,12 @@ impl ReinParts<'_> {
     }
 }
 
-/// `f + s (X W_f^T + b_f)` with `X = f + S[:, 1:] V`, `S = softmax(f T^T / √c)` for all rows of f
-/// `[b, skip + n, c]` but the first `skip` of each image, which pass unchanged (Rein, eq. 2 to 7).
-/// Without `softmax`, `S = f T^T`. Saves f and the log-sum-exp of each row. On a device channels
-/// that its kernel does not take are filled up with zeros.
+/// Computes `f + s (X W_f^T + b_f)` with `X = f + S[:, 1:] V`, `S = softmax(f T^T / √c)` (Rein, eq.
+/// 2 to 7).
+///
+/// f is `[b, skip + n, c]`. The first `skip` rows of each image pass unchanged. Without `softmax`,
+/// `S = f T^T`. Saves f and the log-sum-exp of each row. On a device, channel counts without a
+/// kernel are padded with zeros.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
@@ -77,13 +79,13 @@ pub fn rein(f: &Tensor, parts: &ReinParts<'_>, skip: usize, softmax: bool) -> Re
     }))
 }
 
-/// [`rein`] with channels filled up to a multiple of [`CHANNELS`].
+/// [`rein`] with channels padded to a multiple of [`CHANNELS`].
 fn widened(f: &Tensor, parts: &ReinParts<'_>, skip: usize, softmax: bool) -> Result<Tensor> {
     let c = f.last_dim();
     let width = c.next_multiple_of(CHANNELS);
-    // The kernel divides scores by the root of its own width.
+    // The kernel divides scores by the root of the padded width.
     let factor = if softmax { (width as f64 / c as f64).sqrt() } else { 1.0 };
-    // Rows of W_f are filled up by those of zeros that follow them in memory.
+    // The zeros appended in memory become the missing rows of W_f.
     let weight = reshape(&row_width(parts.weight, width)?, &[1, c * width])?;
     let weight = reshape(&row_width(&weight, width * width)?, &[width, width])?;
     let parts = ReinParts {
@@ -139,14 +141,14 @@ impl Backward for Saved {
             false => None,
         };
         if dy.device().is_some() {
-            // The kernels add: to what other layers have left for the parameters that they share.
+            // The kernels add to the gradients that other layers left for the shared parameters.
             let mut sums = |sums: [Option<&mut Tensor>; 5]| self.kernel(&dy, df.as_mut(), sums);
             match self.to.iter().any(Edge::wants) {
                 true => grads.accumulate_all(self.to.each_ref(), sums)?,
                 false => sums([const { None }; 5])?,
             }
         } else {
-            // One kernel call fills all of them; shared parameters then cost one addition each.
+            // One kernel call computes all of them. Shared parameters then cost one addition each.
             let mut sums: [Option<Tensor>; 5] = [const { None }; 5];
             for ((sum, to), part) in sums.iter_mut().zip(&self.to).zip(&self.parts) {
                 let zeros = || Tensor::zeros_on(None, part.dtype().of_sums(), part.shape());

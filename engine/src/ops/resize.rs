@@ -1,4 +1,4 @@
-//! Resampling of maps; see the kernel for the tap tables.
+//! Resizing of maps; the kernel describes the tap tables.
 
 use dressage_kernels::resize::{Axis, AxisGpu, Mode, Resize, ResizeGpu, Step};
 
@@ -10,7 +10,7 @@ use crate::{Backward, Edge, EngineError, Gradients, Result, Tensor, record};
 /// rows, sampled in steps of `1 / factor`.
 ///
 /// # Errors
-/// A tensor that is no map, or a result without pixels; a type without a kernel.
+/// A tensor that is not a map, or a result without pixels; a type without a kernel.
 pub fn resize_by_factor(x: &Tensor, factor: f64) -> Result<Tensor> {
     let size = |n: usize| (n as f64 * factor).floor() as usize;
     let to = [size(x.dim(1)), size(x.dim(2))];
@@ -20,7 +20,7 @@ pub fn resize_by_factor(x: &Tensor, factor: f64) -> Result<Tensor> {
 /// Bilinear resize of channels-last maps `[b, h, w, c]` to `[b, height, width, c]`.
 ///
 /// # Errors
-/// As [`resize_by_factor`].
+/// Errors of [`resize_by_factor`].
 pub fn resize_to(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     resample(x, [height, width], Mode::Bilinear, [Step::Size; 2])
 }
@@ -28,7 +28,7 @@ pub fn resize_to(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
 /// Bilinear resize of planar maps `[.., h, w]`, such as mask logits, to `[.., size]`.
 ///
 /// # Errors
-/// As [`resize_by_factor`].
+/// Errors of [`resize_by_factor`].
 pub fn resize_maps(x: &Tensor, size: [usize; 2]) -> Result<Tensor> {
     let r = x.shape().len();
     if r < 2 {
@@ -42,20 +42,20 @@ pub fn resize_maps(x: &Tensor, size: [usize; 2]) -> Result<Tensor> {
     super::reshape(&y, &shape)
 }
 
-/// Bicubic (a = -0.75) resize of `[b, h, w, c]` with the scale factors given beside the size they
-/// lead to: DINOv2's position table, whose factor is (n + 0.1)/g.
+/// Bicubic (a = -0.75) resize of `[b, h, w, c]` by `factor` to `size`. DINOv2's position table uses
+/// it, with the factor (n + 0.1)/g.
 ///
 /// # Errors
-/// As [`resize_by_factor`].
+/// Errors of [`resize_by_factor`].
 pub fn resize_bicubic_by_factor(x: &Tensor, factor: [f64; 2], size: [usize; 2]) -> Result<Tensor> {
     resample(x, size, Mode::Bicubic, factor.map(Step::Factor))
 }
 
-/// Antialiased bicubic (a = -0.5) resize of `[b, h, w, c]` to a size: the position table of DINOv2
-/// with registers.
+/// Antialiased bicubic (a = -0.5) resize of `[b, h, w, c]` to a size. The position table of DINOv2
+/// with registers uses it.
 ///
 /// # Errors
-/// As [`resize_by_factor`].
+/// Errors of [`resize_by_factor`].
 pub fn resize_bicubic_antialiased(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     resample(x, [height, width], Mode::BicubicAntialias, [Step::Size; 2])
 }
@@ -82,7 +82,7 @@ struct Saved {
     n: usize,
     c: usize,
     axes: [Axis; 2],
-    /// The same on the device, if the maps lie on one.
+    /// The same axes on the device, if the maps are on one.
     tables: Option<[AxisGpu; 2]>,
     to: Edge,
 }

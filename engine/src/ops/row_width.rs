@@ -1,11 +1,11 @@
-//! Rows of another width, for kernels of devices that take certain widths alone.
+//! Rows padded or cut to another width, for device kernels that support only certain widths.
 
 use dressage_kernels::row_width::RowWidth;
 
 use crate::dtype::kernel;
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
-/// `x` `[.., c]` as `[.., to]`: zeros appended, or the end cut off.
+/// Resizes the rows of `x` `[.., c]` to `[.., to]`: appends zeros or cuts off the end.
 ///
 /// # Errors
 /// A type without a kernel.
@@ -14,7 +14,7 @@ pub fn row_width(x: &Tensor, to: usize) -> Result<Tensor> {
     refit(x, RowWidth::new(x.len() / from.max(1), from, to))
 }
 
-/// As [`row_width`], the first `scaled` of every `period` rows multiplied by `factor`.
+/// [`row_width`] that also multiplies the first `scaled` of every `period` rows by `factor`.
 pub(super) fn row_width_scaled(
     x: &Tensor,
     to: usize,
@@ -47,7 +47,7 @@ fn apply(x: &Tensor, size: RowWidth, shape: &[usize]) -> Result<Tensor> {
 
 struct Saved {
     size: RowWidth,
-    /// Of x.
+    /// Shape of x.
     shape: Vec<usize>,
     to: Edge,
 }

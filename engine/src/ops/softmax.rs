@@ -5,7 +5,7 @@ use dressage_kernels::softmax::Softmax;
 use crate::dtype::kernel;
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
-/// `exp(x) / sum exp(x)` over the last axis. Saves its result.
+/// Computes `exp(x) / sum exp(x)` over the last axis. Saves its result.
 ///
 /// # Errors
 /// A type without a kernel.

@@ -1,11 +1,11 @@
-//! Views that share memory: another shape, or a range of the first axis. Their gradients are those
-//! of the value itself or a part of them, so they leave nothing in the graph.
+//! Views that share memory: another shape, or a range of the first axis. The gradient of a view is
+//! added to that of the value, so a view needs no graph node.
 
 use super::shape_error;
 use crate::graph::record_view;
 use crate::{Result, Tensor};
 
-/// The same elements under another shape of the same size. Free.
+/// The same elements with another shape of the same size. Copies nothing.
 ///
 /// # Errors
 /// If the number of elements differs.
@@ -16,8 +16,8 @@ pub fn reshape(x: &Tensor, shape: &[usize]) -> Result<Tensor> {
     Ok(record_view(x.part(0, shape), x, 0))
 }
 
-/// Rows `start..start + len` of the first axis. Free; the gradient lands in those rows of `x`'s
-/// gradient.
+/// Rows `start..start + len` of the first axis. Copies nothing. The gradient is added to those rows
+/// of `x`'s gradient.
 ///
 /// # Errors
 /// If the range leaves the axis.

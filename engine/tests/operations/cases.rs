@@ -1,4 +1,4 @@
-//! The table of operations.
+//! The table of operations under test.
 
 pub mod attention;
 
@@ -10,7 +10,7 @@ use dressage_kernels::check::noise;
 pub struct Case {
     /// Operation and variant.
     pub name: &'static str,
-    /// Shape of each differentiable input; of one axis or none for parameters in f32.
+    /// Shape of each differentiable input; parameters in f32 have at most one axis.
     pub inputs: Vec<Vec<usize>>,
     /// Largest relative error of f32 against f64 in host memory.
     pub host: f64,
@@ -48,7 +48,7 @@ fn exact(
     Case { host: 1e-6, ..case(name, inputs, roundings, run) }
 }
 
-/// Every case.
+/// All cases.
 pub fn all() -> Vec<Case> {
     [
         products(),
@@ -67,16 +67,16 @@ pub fn all() -> Vec<Case> {
 
 pub fn products() -> Vec<Case> {
     vec![
-        // The bias and the sum with it.
+        // Roundings of the bias and of its sum.
         case("linear", &[&[2, 3, 5], &[4, 5], &[4]], 2.0, |x| {
             ops::linear(&x[0], &x[1], Some(&x[2]))
         }),
         case("linear, no bias", &[&[7, 3], &[2, 3]], 1.0, |x| ops::linear(&x[0], &x[1], None)),
-        // The gradient passes where the result is positive.
+        // The gradient passes only where the result is positive.
         case("linear_relu", &[&[2, 3, 5], &[4, 5], &[4]], 2.0, |x| {
             ops::linear_relu(&x[0], &x[1], &x[2])
         }),
-        // The hidden layer and the result; the gradient in the middle.
+        // Roundings of the hidden layer and the result, and of the gradient between the layers.
         case("feed_forward", &[&[2, 3, 5], &[9, 5], &[9], &[4, 9], &[4]], 3.0, |x| {
             let layer = |i| ops::Layer { weight: &x[i], bias: &x[i + 1] };
             ops::feed_forward(&x[0], layer(1), layer(3))
@@ -88,7 +88,7 @@ pub fn products() -> Vec<Case> {
         case("matmul, a transposed", &[&[5, 3], &[5, 4]], 1.0, |x| {
             ops::matmul(&x[0], &x[1], true, false)
         }),
-        // The gradients of two parts meet in one value.
+        // The gradients of two parts are added in one value.
         case("matmul, parts of one value", &[&[6, 5]], 2.0, |x| {
             ops::matmul(&ops::rows(&x[0], 0, 3)?, &ops::rows(&x[0], 3, 3)?, false, true)
         }),
@@ -103,7 +103,7 @@ const BLOCK: &[&[usize]] = &[&[2, 3, 8], &[8], &[8], &[8, 8], &[8], &[8]];
 
 pub fn chains() -> Vec<Case> {
     vec![
-        // Product, bias, norm, activation, sum, and as many back; a gradient that meets another.
+        // Product, bias, norm, activation, sum, and as many backward; two gradients are added.
         case("linear, norm, gelu, residual", BLOCK, 4.0, |x| {
             let y = ops::linear(&x[0], &x[3], Some(&x[4]))?;
             let y = ops::layer_norm(&y, &x[1], &x[2], 1e-6)?;
@@ -115,7 +115,7 @@ pub fn chains() -> Vec<Case> {
             ops::layer_norm(&ops::residual(&y, &x[0], Some(&x[5]))?, &x[1], &x[2], 1e-3)
         }),
         case("norm_linear and linear_residual, trained", BLOCK, 4.0, |x| {
-            // Trained in every run, so that each takes the same way.
+            // Trained in every run, so that all runs use the same code path.
             let w = if x[3].tracked() { x[3].clone() } else { x[3].leaf() };
             let norm = ops::Norm { weight: &x[1], bias: &x[2], eps: 1e-5 };
             let y = ops::norm_linear(&x[0], &norm, &w, Some(&x[4]))?;
@@ -150,7 +150,7 @@ pub fn chains() -> Vec<Case> {
     ]
 }
 
-/// Fused layers: with frozen parameters, which are one kernel, and with trained ones.
+/// Fused layers: with frozen parameters, as one kernel, and with trained ones.
 pub fn fused() -> Vec<Case> {
     vec![
         on_host("norm_linear, frozen", &[&[2, 3, 5]], |x| norm_linear(&with_constants(x, NORM)?)),
@@ -170,7 +170,7 @@ pub fn fused() -> Vec<Case> {
             ops::linear_residual(&x[0], &x[1], Activated::Plain, &x[2], Some(&x[3]), None)
         }),
         on_host("frozen block", &[&[2, 3, 5]], |x| {
-            // A value with two readers: its gradients meet in place.
+            // The gradients of a value with two readers are added in place.
             let h = norm_linear(&with_constants(x, NORM)?)?;
             let p = with_constants(&[x[0].clone(), h], DOWN)?;
             linear_residual(&p, Activated::Gelu)
@@ -184,7 +184,7 @@ const NORM: &[&[usize]] = &[&[2, 3, 5], &[5], &[5], &[4, 5], &[4]];
 const ONTO: &[&[usize]] = &[&[2, 3, 4], &[2, 3, 5], &[4, 5], &[4], &[4]];
 const DOWN: &[&[usize]] = &[&[2, 3, 5], &[2, 3, 4], &[5, 4], &[5], &[5]];
 
-/// `x` and constants for the shapes it does not reach.
+/// `x`, with constants appended for the remaining shapes.
 fn with_constants(x: &[Tensor], shapes: &[&[usize]]) -> Result<Vec<Tensor>> {
     let mut all = x.to_vec();
     for (i, shape) in shapes.iter().enumerate().skip(x.len()) {
@@ -206,7 +206,7 @@ pub fn pointwise() -> Vec<Case> {
     vec![
         case("gelu", &[&[3, 17]], 1.0, |x| ops::gelu(&x[0])),
         case("quick_gelu", &[&[3, 17]], 1.0, |x| ops::quick_gelu(&x[0])),
-        // The result is rounded before its gradient is formed from it.
+        // The result is rounded before the backward pass reads it.
         case("softmax", &[&[3, 17]], 2.0, |x| ops::softmax(&x[0])),
         exact("relu", &[&[3, 17]], 1.0, |x| ops::relu(&x[0])),
         case("swiglu", &[&[3, 10]], 1.0, |x| ops::swiglu(&x[0])),
@@ -215,7 +215,7 @@ pub fn pointwise() -> Vec<Case> {
         exact("add, rows of the same type", &[&[2, 3, 4], &[3, 4]], 1.0, |x| {
             ops::add(&x[0], &x[1])
         }),
-        // The gradients meet: twice rounded and their sum.
+        // The gradients are added: two roundings and that of their sum.
         case("add, to itself", &[&[3, 5]], 2.0, |x| {
             let y = ops::add(&x[0], &x[0])?;
             ops::add(&y, &ops::gelu(&x[0])?)
@@ -326,7 +326,7 @@ pub fn losses() -> Vec<Case> {
     ]
 }
 
-/// Mask losses of three pairs, the last of which only pads: the host gets the others alone.
+/// Mask losses of three pairs; the last is padding, which the host does not get.
 fn padded_mask_loss(x: &Tensor) -> Result<Tensor> {
     let t: Vec<f64> = (0..21).map(|i| f64::from(i % 4) / 4.0).collect();
     if x.device().is_none() {

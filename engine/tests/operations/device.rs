@@ -1,10 +1,10 @@
-//! Operations where they run on a device: the virtual GPU, which executes the kernels that ship and
-//! fails on any access that a real one would not survive, against the host's f64.
+//! Operations on the virtual GPU, compared with the host in f64.
 //!
-//! Each row of the table is run in f32 and in bf16 and checked: the result and all gradients
-//! against f64 on the same (rounded) inputs; each input tracked alone gives the same bits, and so
-//! does saving as little as possible; the same bytes a second time; no wait for the device;
-//! gradients at leaves are f32.
+//! The virtual GPU executes the production kernels and fails on any access that a real GPU would
+//! not survive. Each row of the table runs in f32 and in bf16 with these checks. The result and all
+//! gradients agree with f64 on the same (rounded) inputs. Each input tracked alone gives the same
+//! bits, and so does saving as little as possible. A second run gives the same bytes. Nothing waits
+//! for the device. Gradients of leaves are f32.
 
 use std::slice::from_ref;
 
@@ -18,7 +18,7 @@ use half::bf16;
 
 use crate::cases::{self, Case};
 
-/// Values that the type holds exactly.
+/// Values rounded so that the type represents them exactly.
 fn rounded(values: &[f64], dtype: DType) -> Vec<f32> {
     let narrow = |x: &f64| match dtype {
         DType::Bf16 => bf16::from_f64(*x).to_f32(),
@@ -27,7 +27,7 @@ fn rounded(values: &[f64], dtype: DType) -> Vec<f32> {
     values.iter().map(narrow).collect()
 }
 
-/// The type in which an input of this shape is stored beside activations of `working`.
+/// Storage type of an input of this shape, for activations of type `working`.
 fn stored(shape: &[usize], working: DType) -> DType {
     if shape.len() > 1 { working } else { DType::F32 }
 }
@@ -41,7 +41,7 @@ fn wide(x: &Tensor) -> Vec<f64> {
     }
 }
 
-/// Result and gradients, an empty one where none arrived, as they are stored.
+/// Result and gradients in their storage types; `None` if no gradient arrived.
 type Outcome = [Option<Tensor>];
 
 fn run(case: &Case, inputs: &[Tensor], dy: &Tensor, only: Option<usize>) -> Vec<Option<Tensor>> {
@@ -63,7 +63,7 @@ fn bytes(outcome: &Outcome) -> Vec<Vec<u8>> {
     outcome.iter().map(|x| x.as_ref().map(host).unwrap_or_default()).collect()
 }
 
-/// Inputs in the host's f64 and, with the same values, on the device.
+/// Inputs in f64 on the host and, with the same values, on the device.
 fn inputs(device: &Device, case: &Case, working: DType) -> (Vec<Tensor>, Vec<Tensor>) {
     let both = |(i, shape): (usize, &Vec<usize>)| {
         let dtype = stored(shape, working);
@@ -75,7 +75,7 @@ fn inputs(device: &Device, case: &Case, working: DType) -> (Vec<Tensor>, Vec<Ten
     case.inputs.iter().enumerate().map(both).unzip()
 }
 
-/// The largest error of result and gradients in units of what is allowed.
+/// The largest error of result and gradients, relative to the allowed error.
 fn compare(device: &Device, name: &str, bound: f64, got: &Outcome, want: &Outcome) -> f64 {
     let mut worst: f64 = 0.0;
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
@@ -196,7 +196,7 @@ fn a_tensor_goes_to_a_device_and_back() {
     let there = x.to_device(&device, DType::F32).unwrap();
     assert_eq!((there.device(), there.dtype()), (Some(&device), DType::F32));
     assert_eq!(there.to_host().unwrap().bytes(), x.bytes());
-    // Rounded on the way there and by the kernel alike, ties to even.
+    // The upload and the kernel round alike, ties to even.
     let narrow = x.to_device(&device, DType::Bf16).unwrap();
     let cast = there.to_device(&device, DType::Bf16).unwrap();
     assert_eq!(wide(&narrow), [1.0, -2.5, 1.0, 3.0]);
@@ -204,7 +204,7 @@ fn a_tensor_goes_to_a_device_and_back() {
     let other = Device::virtual_gpu();
     let moved = narrow.to_device(&other, DType::F32).unwrap();
     assert_eq!((moved.device(), wide(&moved)), (Some(&other), vec![1.0, -2.5, 1.0, 3.0]));
-    // Views share the memory; what is shared is not written in place.
+    // Views share memory, and shared memory is not written in place.
     let mut row = ops::rows(&ops::reshape(&there, &[4]).unwrap(), 1, 2).unwrap();
     assert_eq!(wide(&row), [-2.5, 1.0 + 1.0 / 256.0]);
     assert!(matches!(row.view_mut::<f32>(), Err(EngineError::Shared { .. })));
@@ -252,7 +252,7 @@ fn what_lies_elsewhere_is_refused_in_one_sentence() {
         host.view::<f32>().unwrap_err().to_string(),
         "view: the tensor lies in host memory, not on a device; to_device copies it there"
     );
-    // What an operation without a form for devices says.
+    // The error of an operation without a device kernel.
     let alone = || floats!("sort", there, T => Ok(Tensor::empty::<T>(&[1])));
     says(
         alone(),
@@ -333,8 +333,9 @@ fn an_operand_that_needs_no_gradient_gets_no_work() {
         let after = device.counters();
         (after.products - before.products, after.launches - before.launches)
     };
-    // The input's product and the norm; the weight's product; the norm's product, columns and two
-    // sums of partial sums, of which the second meets the first in one more launch.
+    // The product for the input and the norm; the product for the weight; the product for the norm,
+    // columns and two sums of partial sums. The second of these is added to the first in one more
+    // launch.
     assert_eq!(cost(&x.leaf(), &w, &b), (1, 1));
     assert_eq!(cost(&x, &w.leaf(), &b), (1, 0));
     assert_eq!(cost(&x, &w, &b.leaf()), (1, 4));
@@ -390,7 +391,7 @@ fn a_trained_matrix_has_a_master_and_a_working_copy() {
     assert_eq!((trained.get().dtype(), trained.master().dtype()), (DType::Bf16, DType::F32));
     assert_eq!(wide(&trained.master())[0], f64::from(1.001f32));
     assert_eq!(wide(&trained.get())[0], 1.0);
-    // Still the leaf that it was, whose gradient is f32.
+    // It is still the same leaf, with an f32 gradient.
     let y = ops::gelu(&trained.get()).unwrap();
     let g = backward_from(y, ones(&device, &[2, 2])).unwrap().take(&leaf).unwrap();
     assert_eq!(g.dtype(), DType::F32);

@@ -1,9 +1,9 @@
-//! Every differentiable operation against central differences in f64.
+//! Gradients of every differentiable operation, compared with central differences in f64.
 //!
-//! One table row per operation and variant. Each row is checked three ways: all gradients against
-//! central differences; each input tracked alone must give the very same gradient (an operand that
-//! is not wanted changes nothing), and so must saving as little as possible; the f32 result must
-//! agree with the f64 one.
+//! The table has one row per operation and variant. Each row has these checks. All gradients must
+//! agree with central differences. Each input tracked alone must give exactly the same gradient, so
+//! an operand without a gradient changes nothing. Saving as little as possible must also give
+//! exactly the same gradients. The f32 result must agree with the f64 one.
 
 use dressage_engine::{DType, RecomputePolicy, Tensor, backward_from, ops, with_recompute_policy};
 use dressage_kernels::check::{central_differences, noise, relative_error, weighted_sum};

@@ -1,4 +1,4 @@
-//! A step of the engine as two graphs: forward with the loss, then backward.
+//! A training step of the engine as two graphs: forward with the loss, then backward.
 
 use dressage_engine::{DType, Device, Gradients, Result, Tensor, backward, ops};
 use dressage_kernels::check::noise;
@@ -36,7 +36,7 @@ impl Net {
         ops::total(&[&ops::cast(&gram, DType::F32)?, &ops::cast(&rows, DType::F32)?])
     }
 
-    /// Writes the inputs of a step where the graphs read them.
+    /// Writes the inputs of a step to the buffers that the graphs read.
     fn feed(&mut self, seed: u64) {
         let host = noise::<f32>(SHAPE.iter().product(), seed);
         let host = Tensor::from_slice(&host, &SHAPE).unwrap();
@@ -53,7 +53,7 @@ impl Net {
         }
     }
 
-    /// The gradients, taken from the tape.
+    /// Takes the gradients out of the backward pass.
     fn take(&self, mut grads: Gradients) -> Vec<Tensor> {
         self.params.iter().map(|p| grads.take(p).unwrap()).collect()
     }

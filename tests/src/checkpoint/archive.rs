@@ -1,11 +1,13 @@
-//! A zip archive as PyTorch's writer lays it out: nothing compressed, sizes and checksums behind
-//! the data, data at multiples of 64 bytes.
+//! A zip archive in the layout of PyTorch's writer.
+//!
+//! Nothing is compressed. Sizes and checksums follow the data, and data starts at multiples of 64
+//! bytes.
 
 use std::io::{self, SeekFrom};
 
 use super::{Content, Entry, Out, put};
 
-/// One entry as the directory lists it.
+/// One entry of the directory.
 struct Listed {
     name: String,
     crc: u32,
@@ -13,7 +15,7 @@ struct Listed {
     at: u32,
 }
 
-/// An archive in the making.
+/// A zip archive that is being written.
 pub struct Archive<'a> {
     out: &'a mut dyn Out,
     root: String,
@@ -21,24 +23,24 @@ pub struct Archive<'a> {
     sums: bool,
 }
 
-/// PyTorch's choice: sizes stand behind the data (bit 3), names are UTF-8 (bit 11).
+/// PyTorch's flags: sizes follow the data (bit 3), names are UTF-8 (bit 11).
 const FLAGS: u16 = 0x0808;
 
 impl<'a> Archive<'a> {
-    /// An archive in whose folder `root` everything lies.
+    /// Starts an archive with all files in the folder `root`.
     pub fn new(out: &'a mut dyn Out, root: &str) -> Archive<'a> {
         Archive { out, root: root.to_string(), listed: Vec::new(), sums: true }
     }
 
-    /// The same without checksums, zeros in their place.
+    /// The same archive with zeros for checksums.
     pub fn unsummed(self) -> Archive<'a> {
         Archive { sums: false, ..self }
     }
 
-    /// Adds a file of these bytes.
+    /// Adds a file with these bytes.
     ///
     /// # Errors
-    /// Whatever the output fails with.
+    /// Errors of the output.
     pub fn file(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let content = Content::Bytes(bytes.to_vec());
         let (kind, shape) = (super::Kind::U8, vec![bytes.len() as u64]);
@@ -48,7 +50,7 @@ impl<'a> Archive<'a> {
     /// Adds the elements of a tensor under `name`.
     ///
     /// # Errors
-    /// Whatever the output fails with; more than 4 GiB in all.
+    /// Errors of the output; more than 4 GiB in all.
     pub fn storage(&mut self, name: &str, entry: &Entry) -> io::Result<()> {
         let name = format!("{}/{name}", self.root);
         let at = small(self.out.stream_position()?)?;
@@ -58,7 +60,7 @@ impl<'a> Archive<'a> {
             Content::Bytes(bytes) => crc32fast::hash(bytes),
             _ => crc_of_zeros(entry.written()),
         };
-        // An extra field of Zs moves the data to the next multiple of 64.
+        // An extra field of `Z` bytes moves the data to the next multiple of 64.
         let header = u64::from(at) + 30 + name.len() as u64 + 4;
         let padding = header.next_multiple_of(64) - header;
         let mut head = b"PK\x03\x04".to_vec();
@@ -78,10 +80,10 @@ impl<'a> Archive<'a> {
         Ok(())
     }
 
-    /// Writes the directory and its ends, in 64-bit form first as PyTorch does.
+    /// Writes the directory and its end records, the 64-bit form first, as PyTorch does.
     ///
     /// # Errors
-    /// Whatever the output fails with; more than 4 GiB in all.
+    /// Errors of the output; more than 4 GiB in all.
     pub fn finish(self) -> io::Result<()> {
         let at = self.out.stream_position()?;
         let mut tail = Vec::new();
@@ -124,7 +126,7 @@ fn small(value: u64) -> io::Result<u32> {
     u32::try_from(value).map_err(|_| io::Error::other("an archive of more than 4 GiB"))
 }
 
-/// Checksum of `n` zeros: blocks of powers of two joined.
+/// Checksum of `n` zeros, joined from blocks of powers of two.
 fn crc_of_zeros(n: u64) -> u32 {
     let mut block = crc32fast::Hasher::new();
     block.update(&[0]);

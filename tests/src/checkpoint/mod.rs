@@ -1,14 +1,14 @@
-//! Checkpoints as their authors publish them, written for tests.
+//! Writers of checkpoints in the formats that their authors publish.
 //!
-//! Each writer takes the same list of [`Entry`] and streams it to its output, so a file of any
-//! size needs no memory. Zeros are skipped over instead of written: in a file they
-//! are holes that take neither disk nor time, which lets a test make a checkpoint of full size.
+//! Each writer takes the same list of [`Entry`] and streams it to its output, so a file of any size
+//! needs no memory. Zeros are skipped instead of written. In a file they become holes that take
+//! neither disk space nor time, so a test can write a checkpoint of full size.
 //!
 //! | function | form |
 //! |---|---|
-//! | [`zip`] | what `torch.save` writes today: an archive of a pickle and the raw storages |
-//! | [`legacy`] | what it wrote before 1.6: five pickles, then the storages |
-//! | [`torchscript`] | what `torch.jit.save` writes: a tree of modules in an archive, with code |
+//! | [`zip`] | the current format of `torch.save`: an archive of a pickle and the raw storages |
+//! | [`legacy`] | its format before 1.6: five pickles, then the storages |
+//! | [`torchscript`] | the format of `torch.jit.save`: a module tree in an archive, with code |
 //! | [`safetensors`] | a JSON header, then the data |
 
 mod archive;
@@ -21,7 +21,7 @@ pub use archive::Archive;
 pub use pickle::Pickle;
 pub use torch::{legacy, torchscript, torchscript_pickle, zip, zip_pickle, zip_unsummed};
 
-/// Types of elements that the formats name.
+/// Element types of the formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// 64-bit floats.
@@ -38,12 +38,12 @@ pub enum Kind {
     I32,
     /// Bytes.
     U8,
-    /// Truth values, a byte each.
+    /// Booleans, one byte each.
     Bool,
 }
 
 impl Kind {
-    /// Bytes of an element.
+    /// Bytes of one element.
     pub fn size(self) -> u64 {
         match self {
             Kind::F64 | Kind::I64 => 8,
@@ -53,7 +53,7 @@ impl Kind {
         }
     }
 
-    /// PyTorch's class of a storage of such elements.
+    /// PyTorch's class for a storage of such elements.
     pub fn storage(self) -> &'static str {
         match self {
             Kind::F64 => "DoubleStorage",
@@ -81,12 +81,12 @@ impl Kind {
     }
 }
 
-/// What a tensor holds.
+/// Content of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// Zeros, as many as the shape says.
+    /// Zeros, in the number that the shape says.
     Zeros,
-    /// So many bytes, all zero, whatever the shape says.
+    /// This many zero bytes, whatever the shape says.
     Hole(u64),
     /// These bytes, little-endian, whatever the shape says.
     Bytes(Vec<u8>),
@@ -106,29 +106,29 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// 32-bit floats, all zero.
+    /// Creates a tensor of f32 zeros.
     pub fn zeros(name: &str, shape: &[u64]) -> Entry {
         let (name, shape) = (name.to_string(), shape.to_vec());
         Entry { name, kind: Kind::F32, shape, content: Content::Zeros }
     }
 
-    /// Elements with these little-endian bytes.
+    /// Creates a tensor with these little-endian bytes.
     pub fn bytes(name: &str, kind: Kind, shape: &[u64], bytes: Vec<u8>) -> Entry {
         let (name, shape) = (name.to_string(), shape.to_vec());
         Entry { name, kind, shape, content: Content::Bytes(bytes) }
     }
 
-    /// Number of elements that the shape promises.
+    /// Number of elements that the shape says.
     pub fn len(&self) -> u64 {
         self.shape.iter().product()
     }
 
-    /// Whether the shape promises no element.
+    /// Whether the shape has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes that are written.
+    /// Number of bytes that are written.
     pub fn written(&self) -> u64 {
         match &self.content {
             Content::Zeros => self.len() * self.kind.size(),
@@ -138,12 +138,12 @@ impl Entry {
     }
 }
 
-/// Whatever a checkpoint can be written to.
+/// An output that a checkpoint can be written to.
 pub trait Out: Write + Seek {}
 
 impl<T: Write + Seek> Out for T {}
 
-/// Writes the elements; zeros are skipped over, and so need something written behind them.
+/// Writes the elements. Zeros are skipped, so something must be written after them.
 fn put(out: &mut dyn Out, entry: &Entry) -> io::Result<()> {
     match &entry.content {
         Content::Bytes(bytes) => out.write_all(bytes),
@@ -151,7 +151,7 @@ fn put(out: &mut dyn Out, entry: &Entry) -> io::Result<()> {
     }
 }
 
-/// Ends an output that zeros were skipped to, by writing the last of them.
+/// Ends an output after skipped zeros by writing the last zero.
 fn end(out: &mut dyn Out) -> io::Result<()> {
     let at = out.stream_position()?;
     if out.seek(SeekFrom::End(0))? < at {
@@ -164,7 +164,7 @@ fn end(out: &mut dyn Out) -> io::Result<()> {
 /// Writes a safetensors file.
 ///
 /// # Errors
-/// Whatever `out` fails with.
+/// Errors of `out`.
 pub fn safetensors(out: &mut dyn Out, entries: &[Entry]) -> io::Result<()> {
     let mut at = 0;
     let mut header = serde_json::Map::new();
@@ -177,7 +177,7 @@ pub fn safetensors(out: &mut dyn Out, entries: &[Entry]) -> io::Result<()> {
         at = next;
     }
     let mut header = serde_json::Value::Object(header).to_string();
-    // Data begins at a multiple of eight, so that it can be used where it lies.
+    // Data begins at a multiple of eight, so that it can be used in place.
     header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(header.as_bytes())?;

@@ -1,9 +1,9 @@
-//! The opcodes of pickle's protocol 2 that checkpoints are made of.
+//! Opcodes of pickle protocol 2 that checkpoints use.
 
 use std::collections::BTreeMap;
 
-/// A pickle in the making. What is said once and referred to later (words, classes) is memoised
-/// as PyTorch's pickler does it.
+/// A pickle that is being written. Texts and classes that occur more than once are memoised, as in
+/// PyTorch's pickler.
 #[derive(Debug, Clone)]
 pub struct Pickle {
     bytes: Vec<u8>,
@@ -18,25 +18,25 @@ impl Default for Pickle {
 }
 
 impl Pickle {
-    /// The opcode that says protocol 2.
+    /// Starts a pickle with the opcode of protocol 2.
     pub fn new() -> Pickle {
         Pickle { bytes: vec![0x80, 2], memo: BTreeMap::new(), next: 0 }
     }
 
-    /// The finished pickle.
+    /// Ends the pickle and returns its bytes.
     pub fn stop(mut self) -> Vec<u8> {
         self.bytes.push(b'.');
         self.bytes
     }
 
-    /// Opcodes as they are: `(` mark, `)` empty tuple, `}` empty dict, `]` empty list, `t` tuple,
-    /// `u` set items, `e` append, `s` set one, `R` call, `Q` look up a storage, `b` build.
+    /// Adds raw opcodes. They are `(` mark, `)` empty tuple, `}` empty dict, `]` empty list, `t`
+    /// tuple, `u` set items, `e` append, `s` set one, `R` call, `Q` look up a storage, `b` build.
     pub fn raw(mut self, opcodes: &[u8]) -> Pickle {
         self.bytes.extend_from_slice(opcodes);
         self
     }
 
-    /// Gives the value on top the next number of the memo.
+    /// Stores the value on top of the stack under the next memo number.
     pub fn memoise(mut self) -> Pickle {
         match u8::try_from(self.next) {
             Ok(n) => self.bytes.extend([b'q', n]),
@@ -70,7 +70,7 @@ impl Pickle {
         self.memoise()
     }
 
-    /// A word.
+    /// Adds a text.
     pub fn text(self, text: &str) -> Pickle {
         self.once(format!("text {text}"), |bytes| {
             bytes.push(b'X');
@@ -79,14 +79,14 @@ impl Pickle {
         })
     }
 
-    /// A class or function.
+    /// Adds a class or function.
     pub fn global(self, module: &str, name: &str) -> Pickle {
         self.once(format!("global {module} {name}"), |bytes| {
             bytes.extend(format!("c{module}\n{name}\n").as_bytes());
         })
     }
 
-    /// A whole number in the shortest form.
+    /// Adds an integer in the shortest form.
     pub fn int(mut self, value: i64) -> Pickle {
         if let Ok(byte) = u8::try_from(value) {
             self.bytes.extend([b'K', byte]);
@@ -103,7 +103,7 @@ impl Pickle {
         self
     }
 
-    /// A tuple of whole numbers.
+    /// Adds a tuple of integers.
     pub fn ints(self, values: &[i64]) -> Pickle {
         match values.len() {
             0 => self.raw(b")"),
@@ -115,13 +115,12 @@ impl Pickle {
         }
     }
 
-    /// An empty ordered dict.
+    /// Adds an empty ordered dict.
     pub fn ordered_dict(self) -> Pickle {
         self.global("collections", "OrderedDict").raw(b")R").memoise()
     }
 
-    /// A view of a storage: `key` names it, `class` is its type, `count` its number of elements.
-    /// Storages of the older form have a sixth field.
+    /// Adds a tensor as a view of a storage. A storage of the legacy format has a sixth field.
     pub fn tensor(self, storage: &Storage, offset: i64, sizes: &[i64], strides: &[i64]) -> Pickle {
         let named = self
             .global("torch._utils", "_rebuild_tensor_v2")
@@ -137,15 +136,15 @@ impl Pickle {
     }
 }
 
-/// What a pickle says of a storage.
+/// Description of a storage in a pickle.
 #[derive(Debug, Clone)]
 pub struct Storage {
-    /// PyTorch's class of it, such as `FloatStorage`.
+    /// Its class in PyTorch, such as `FloatStorage`.
     pub class: &'static str,
-    /// Its name: of an entry in the archive, or in the list at the end of the older form.
+    /// Its name: of an entry in the archive, or in the list at the end of the legacy format.
     pub key: String,
     /// Number of its elements.
     pub count: i64,
-    /// Whether a sixth field follows, as in the older form.
+    /// Whether a sixth field follows, as in the legacy format.
     pub sixth: bool,
 }

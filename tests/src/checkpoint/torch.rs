@@ -1,4 +1,4 @@
-//! The three forms of PyTorch's own files.
+//! The three formats of PyTorch's own files.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,15 +16,14 @@ fn strides(shape: &[u64]) -> Vec<i64> {
 }
 
 fn tensor(pickle: Pickle, entry: &Entry, key: String, sixth: bool) -> Pickle {
-    // The elements that are there, which differ from those that the shape promises in tests of
-    // such files only.
+    // The number of stored elements. It differs from that of the shape only in tests of such files.
     let count = (entry.written() / entry.kind.size()) as i64;
     let sizes: Vec<i64> = entry.shape.iter().map(|n| *n as i64).collect();
     let storage = Storage { class: entry.kind.storage(), key, count, sixth };
     pickle.tensor(&storage, 0, &sizes, &strides(&entry.shape))
 }
 
-/// The dict of all entries, in a dict of its own under `wrapper` unless that is empty.
+/// The dict of all entries, inside another dict under `wrapper` unless that is empty.
 fn state_dict(entries: &[Entry], wrapper: &str, sixth: bool) -> Vec<u8> {
     let mut pickle = Pickle::new();
     if !wrapper.is_empty() {
@@ -41,7 +40,7 @@ fn state_dict(entries: &[Entry], wrapper: &str, sixth: bool) -> Vec<u8> {
     pickle.stop()
 }
 
-/// Archives number their storages; the older form names them by an address in memory.
+/// Key of a storage: its number in an archive, a memory address in the legacy format.
 fn key(i: usize, sixth: bool) -> String {
     let address = 94_224_136_472_544 + 64 * i;
     if sixth { address.to_string() } else { i.to_string() }
@@ -52,18 +51,18 @@ pub fn zip_pickle(entries: &[Entry], wrapper: &str) -> Vec<u8> {
     state_dict(entries, wrapper, false)
 }
 
-/// Writes a zip checkpoint; the state dict lies under the key `wrapper` unless that is empty.
+/// Writes a zip checkpoint, with the state dict under the key `wrapper` unless that is empty.
 ///
 /// # Errors
-/// Whatever `out` fails with; more than 4 GiB in all.
+/// Errors of `out`; more than 4 GiB in all.
 pub fn zip(out: &mut dyn Out, entries: &[Entry], wrapper: &str) -> io::Result<()> {
     zip_into(Archive::new(out, "archive"), entries, wrapper)
 }
 
-/// As [`zip`] without a wrapper and without checksums: `torch.save` leaves them out if told to.
+/// [`zip`] without wrapper and checksums, which `torch.save` can leave out.
 ///
 /// # Errors
-/// As [`zip`].
+/// Errors of [`zip`].
 pub fn zip_unsummed(out: &mut dyn Out, entries: &[Entry]) -> io::Result<()> {
     zip_into(Archive::new(out, "archive").unsummed(), entries, "")
 }
@@ -81,11 +80,11 @@ fn zip_into(mut archive: Archive<'_>, entries: &[Entry], wrapper: &str) -> io::R
     archive.finish()
 }
 
-/// Writes a checkpoint of the older form; the state dict lies under the key `wrapper` unless that
-/// is empty.
+/// Writes a checkpoint of the legacy format, with the state dict under the key `wrapper` unless
+/// that is empty.
 ///
 /// # Errors
-/// Whatever `out` fails with.
+/// Errors of `out`.
 pub fn legacy(out: &mut dyn Out, entries: &[Entry], wrapper: &str) -> io::Result<()> {
     const MAGIC: [u8; 12] = [0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
     out.write_all(&Pickle::new().raw(&MAGIC).stop())?;
@@ -107,7 +106,7 @@ pub fn legacy(out: &mut dyn Out, entries: &[Entry], wrapper: &str) -> io::Result
     end(out)
 }
 
-/// A module: its own tensors (with the number of their storage) and its submodules.
+/// A module: its own tensors (each with the number of its storage) and its submodules.
 #[derive(Default)]
 struct Module<'a> {
     own: Vec<(&'a str, usize)>,
@@ -125,7 +124,7 @@ fn tree(entries: &[Entry]) -> Module<'_> {
     root
 }
 
-/// Classes of modules are mangled, so that those of one name differ.
+/// Writes a module. Class names are mangled, so that those of one name differ.
 fn module(pickle: Pickle, entries: &[Entry], module: &Module, number: &mut usize) -> Pickle {
     let class = match *number {
         0 => "__torch__".to_string(),
@@ -151,7 +150,7 @@ pub fn torchscript_pickle(entries: &[Entry]) -> Vec<u8> {
 /// Writes an archive like that of a scripted module whose tensors have dotted names.
 ///
 /// # Errors
-/// Whatever `out` fails with; more than 4 GiB in all.
+/// Errors of `out`; more than 4 GiB in all.
 pub fn torchscript(out: &mut dyn Out, entries: &[Entry]) -> io::Result<()> {
     let mut archive = Archive::new(out, "archive");
     for (i, entry) in entries.iter().enumerate() {

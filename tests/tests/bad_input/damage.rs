@@ -1,5 +1,5 @@
-//! A checkpoint with one bit changed or its end cut off, in every region of the file: everything
-//! that reads it refuses it, and names one that is whole.
+//! Checkpoints with one flipped bit or a missing end, in every region of the file. All readers must
+//! reject them and name an intact one.
 
 use std::fs;
 use std::ops::Range;
@@ -15,13 +15,13 @@ use dressage_train::{TrainError, checkpoint, network};
 use crate::common::recipe;
 use crate::told;
 
-/// Flips in each region but for the length, of which every bit is flipped.
+/// Flips in each region. In the length, every bit is flipped.
 const FLIPS: usize = 76;
 
-/// Lengths that the file is cut to.
+/// Number of lengths that the file is cut to.
 const CUTS: usize = 76;
 
-/// Numbers that look random and are the same every time.
+/// Pseudo-random numbers that are the same in every run.
 struct Numbers(u64);
 
 impl Numbers {
@@ -35,7 +35,7 @@ impl Numbers {
     }
 }
 
-/// Bytes of the file by what they hold.
+/// Byte ranges of the file by content.
 fn regions(bytes: &[u8]) -> Vec<(&'static str, Range<usize>)> {
     let find = |word: &[u8]| bytes.windows(word.len()).position(|part| part == word);
     let length = u64::from_le_bytes(*bytes.first_chunk().expect("length")) as usize;
@@ -44,7 +44,7 @@ fn regions(bytes: &[u8]) -> Vec<(&'static str, Range<usize>)> {
     let names = find(b"\"decode_head.").expect("a tensor");
     let moments = find(b"\"optimiser.m.").expect("a moment");
     let end = 8 + text.iter().rposition(|b| *b != b' ').expect("text") + 1;
-    // Names are sorted, and so are values, those of the moments last.
+    // Names are sorted, and so are values; the moments come last.
     let first = header.end + (bytes.len() - header.end) / 3;
     let mut regions = vec![
         ("notes and sums", 8..names),
@@ -59,7 +59,7 @@ fn regions(bytes: &[u8]) -> Vec<(&'static str, Range<usize>)> {
     regions
 }
 
-/// Every reader refuses the file at `path`, the newest of two checkpoints.
+/// Checks that every reader rejects the file at `path`, the newest of two checkpoints.
 fn refused(recipe: &Recipe, path: &Path, what: &str) {
     let run = &recipe.run.dir;
     let check = |result: Result<(), TrainError>, option: &str| {
@@ -70,11 +70,11 @@ fn refused(recipe: &Recipe, path: &Path, what: &str) {
         }
         assert!(!error.contains("fetch"), "{what}: {error}");
     };
-    // train --resume, eval and predict, weights export.
+    // Readers: train --resume, eval and predict, weights export.
     check(Trainer::new(recipe.clone(), true).map(|_| ()), "--from 1");
     check(load(recipe, run, 2).map(|_| ()), "--checkpoint 1");
     check(checkpoint::open_of(run, 2, "--checkpoint").map(|_| ()), "--checkpoint 1");
-    // model.checkpoint.
+    // Reader: model.checkpoint.
     let mut other = recipe.clone();
     other.model.checkpoint = path.to_path_buf();
     assert!(network::build(&other).is_err(), "{what}: accepted as model.checkpoint");
@@ -122,7 +122,7 @@ fn a_damaged_newest_checkpoint_is_passed_by_the_option_that_is_named() {
     let mut trainer = Trainer::new(recipe.clone(), false).expect("trainer");
     let saved = trainer.run(&Silent, &Interrupt::default()).expect("trained").checkpoint;
     let whole = fs::read(&saved).expect("checkpoint");
-    // The run keeps three.
+    // The run keeps the last three checkpoints.
     let path = |step| checkpoint::path_of(&recipe.run.dir, step);
     for step in [3, 4] {
         fs::write(path(step), &whole[..whole.len() / 2]).expect("cut");

@@ -17,7 +17,7 @@ use image::{DynamicImage, GrayImage, RgbImage};
 use crate::common::recipe;
 use crate::told;
 
-/// A folder with `count` drawn scenes as files, 96x64, and the recipe that trains on them.
+/// A folder with `count` drawn scenes as files of 96x64, and a recipe that trains on them.
 struct Files {
     dir: tempfile::TempDir,
     recipe: Recipe,
@@ -48,7 +48,7 @@ impl Files {
         self.dir.path().join(format!("labels/day/{i:05}.png"))
     }
 
-    /// The first batch as a run would get it.
+    /// The first batch of a run.
     fn batch(&self) -> Result<Batch> {
         Trainer::new(self.recipe.clone(), false)?.loader()?.next_batch()
     }
@@ -137,7 +137,7 @@ fn labels_that_do_not_fit_are_named() {
     told(files.batch(), &[&label, "Rgb 8-bit", "one index per pixel"]);
 }
 
-/// Damages all images when training reaches a step.
+/// Damages all images when training reaches a given step.
 struct Damage<'a>(&'a Files, u64, Mutex<Vec<String>>);
 
 impl Progress for Damage<'_> {
@@ -171,7 +171,7 @@ fn a_run_that_meets_a_damaged_image_loses_no_step() {
     let notes = damage.2.into_inner().expect("unpoisoned");
     let saved = format!("step {} is saved", kept[0]);
     assert!(notes.iter().any(|note| note.starts_with(&saved)), "{notes:?}");
-    // The next try fails at once and leaves things as they are.
+    // The next try fails at once and changes nothing.
     let path = checkpoint::path_of(&files.recipe.run.dir, kept[0]);
     let before = fs::read(&path).expect("checkpoint");
     told(run(&files.recipe, true, &Silent), &["cannot decode"]);
@@ -194,8 +194,8 @@ fn a_run_that_meets_one_at_its_first_step_leaves_nothing_to_resume() {
     Trainer::new(files.recipe.clone(), false).expect("a second try needs no other folder");
 }
 
-/// With `data.on_error=skip` a run goes on: pairs that are wrong at the start are left out, images
-/// that break later are replaced.
+/// Checks `data.on_error=skip`. Pairs that are wrong at the start are left out, images that break
+/// later are replaced, and the run goes on.
 #[test]
 fn a_run_that_may_skip_goes_on_and_counts() {
     let files = Files::with(4, ".png", &["train.steps=16", "data.on_error=skip"]);
@@ -214,13 +214,14 @@ fn a_run_that_may_skip_goes_on_and_counts() {
     let mut trainer = Trainer::new(files.recipe.clone(), false).expect("trainer");
     let outcome = trainer.run(&Remove(&files), &Interrupt::default()).expect("trained");
     assert_eq!((outcome.step, outcome.left_out.pairs, outcome.left_out.replaced), (16, 1, 1));
-    // All of them at once are too many.
+    // An error if all of them fail at once.
     (0..3).for_each(|i| cut(&files.image(i), 0.5));
     let mut trainer = Trainer::new(files.recipe.clone(), true).expect("trainer");
     told(trainer.run(&Silent, &Interrupt::default()), &["4 of 4 pairs", "cannot decode"]);
 }
 
-/// Found by fuzzing: the JPEG decoder's code for AVX2 panics on it. CPUs without may decode it.
+/// A picture found by fuzzing: the JPEG decoder's AVX2 code panics on it. CPUs without AVX2 may
+/// decode it.
 #[test]
 fn a_picture_that_makes_its_decoder_panic_is_refused_like_any_other() {
     let bytes = include_bytes!("../../fixtures/hostile/idct.jpg");

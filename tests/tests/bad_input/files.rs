@@ -1,5 +1,4 @@
-//! Files of weights that change while they are in use, hold no numbers, come in parts, or wrapped
-//! in the names of a trainer.
+//! Weights files that change in use, have non-finite values, come in shards or have prefixed names.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -33,14 +32,14 @@ fn load(dir: &Path, path: &Path) -> dressage_train::Result<Segmenter> {
     network::build(&on(dir, path, &[]))
 }
 
-/// Writes to a file in place, as `cat other > file` does, at a time that shows.
+/// Overwrites a file in place, like `cat other > file`, with a new modification time.
 fn overwrite(path: &Path, bytes: &[u8]) {
     let mut file = OpenOptions::new().write(true).open(path).expect("file");
     file.write_all(bytes).expect("written");
     file.set_modified(SystemTime::now() + Duration::from_secs(9)).expect("touched");
 }
 
-/// The bytes of a checkpoint after a few steps; `disturb` is called between the first two.
+/// The bytes of a checkpoint after a few steps; `disturb` is called after the first.
 fn trained(dir: &Path, weights: &Path, settings: &[&str], disturb: impl Fn()) -> Vec<u8> {
     let mut trainer = Trainer::new(on(dir, weights, settings), false).expect("trainer");
     let mut loader = trainer.loader().expect("loader");
@@ -103,7 +102,7 @@ fn weights_that_no_memory_is_left_for_are_watched_in_their_file() {
     copied.check_files().expect("a copy needs no watching");
 }
 
-/// Writes tensors with floats as `kind`.
+/// Writes tensors, with floats as `kind`.
 fn write_as(path: &Path, tensors: &Tensors, kind: Kind) {
     let stored: Vec<(&String, Stored)> =
         tensors.iter().map(|(name, t)| (name, t.clone().into())).collect();
@@ -132,7 +131,7 @@ fn values_that_are_no_numbers_are_refused_by_their_tensor() {
             told(build_within(&on(dir.path(), &path, &[]), Some(0)), &words);
         }
     }
-    // By the name that the file has for it, in a tensor that is not used too.
+    // The error names the tensor as in the file, even if the network does not use it.
     let mut tensors = backbone(dir.path());
     let unused = Tensor::full(&[1, 32], f32::NAN);
     tensors.push(("mask_token".into(), unused));
@@ -148,7 +147,7 @@ fn values_that_are_no_numbers_are_refused_by_their_tensor() {
     write_tensors(all, &[], &mut File::create(&path).expect("file")).expect("written");
     let words = ["tensor model.norm.bias holds 1e300 at element 0", "beyond the range of f32"];
     told(load(dir.path(), &path), &words);
-    // Of adapter and head as well.
+    // The same for adapter and head.
     let model = load(dir.path(), &write(dir.path(), &backbone(dir.path()))).expect("network");
     let head = model.params().iter().filter(|(name, _)| name.starts_with("decode_head."));
     let mut tensors: Tensors = head.map(|(n, p)| (n.clone(), p.get().detach())).collect();
@@ -165,7 +164,7 @@ fn values_that_are_no_numbers_are_refused_by_their_tensor() {
 fn advice_depends_on_whose_file_it_is() {
     let dir = tempfile::tempdir().expect("folder");
     let path = dir.path().join("some.safetensors");
-    // Without checksums, as others write such files.
+    // Without checksums, like files of other authors.
     write_as(&path, &backbone(dir.path()), Kind::F32);
     let bytes = fs::read(&path).expect("file");
     let mut unfinished = bytes.clone();
@@ -194,7 +193,7 @@ fn entries(tensors: &Tensors, name: impl Fn(&str) -> String) -> Vec<Entry> {
     tensors.iter().map(entry).collect()
 }
 
-/// The network that a file makes has these weights.
+/// Checks that the network from a file has these weights.
 fn same(dir: &Path, path: &Path, tensors: &Tensors) {
     let model = load(dir, path).unwrap_or_else(|e| panic!("{e}"));
     for (name, tensor) in tensors {
@@ -208,7 +207,7 @@ fn wrappers_of_trainers_are_taken_off() {
     let dir = tempfile::tempdir().expect("folder");
     let tensors = backbone(dir.path());
     let chunked = |name: &str| {
-        // Two blocks a chunk; the second number counts through.
+        // Two blocks per chunk; the second number is not reset.
         let (head, rest) =
             name.strip_prefix("blocks.").map_or((name, None), |rest| ("", Some(rest)));
         let Some((n, rest)) = rest.and_then(|rest| rest.split_once('.')) else {
@@ -255,7 +254,7 @@ fn names_of_nothing_known_are_shown() {
     told(load(dir.path(), &path), &words);
 }
 
-/// The backbone in two shards with an index, in a folder of its own.
+/// Writes the backbone in two shards with an index, to a folder of its own.
 fn shards(dir: &Path, tensors: &Tensors) -> PathBuf {
     let folder = dir.join("hub");
     fs::create_dir_all(&folder).expect("folder");
@@ -302,7 +301,7 @@ fn shards_are_opened_by_their_index_or_folder() {
         let words = ["index.json", "model-00002-of-00002.safetensors", "part 2 of 2", "is missing"];
         told(load(dir.path(), path), &words);
     }
-    // A shard that does not hold what the index says.
+    // A shard without a tensor that the index places in it.
     fs::copy(&first, &second).expect("copied");
     told(load(dir.path(), &folder), &["model-00002-of-00002.safetensors holds", "it does not"]);
     let outside = serde_json::json!({"weight_map": {"norm.bias": "../backbone.safetensors"}});

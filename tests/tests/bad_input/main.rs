@@ -1,5 +1,5 @@
-//! Whatever is wrong with files, recipes or numbers: one sentence that names the culprit, and
-//! nothing lost.
+//! Bad files, recipes or values: the error is one sentence that names the cause, and nothing is
+//! lost.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -15,7 +15,7 @@ mod weights;
 use std::fmt::Display;
 use std::path::Path;
 
-/// The text of an error; it must be one sentence and hold all of `words`.
+/// Returns the text of an error, which must be one sentence with all of `words`.
 #[track_caller]
 fn told<T, E: Display>(result: Result<T, E>, words: &[&str]) -> String {
     let Err(error) = result else { panic!("this should have been refused: {words:?}") };

@@ -1,4 +1,4 @@
-//! Memory that the system refuses in the middle of a run.
+//! Memory requests that the system refuses in the middle of a run.
 
 use std::fs;
 use std::hint::black_box;
@@ -13,14 +13,14 @@ use dressage_train::trainer::Trainer;
 use crate::common::recipe;
 use crate::names;
 
-/// Asks for more memory than there is when the run reaches a step.
+/// Requests too much memory when the run reaches a given step.
 struct AsksAt(u64);
 
 impl Progress for AsksAt {
     fn begin(&self, _stage: &str, _total: Option<u64>) {}
     fn at(&self, position: u64, _rate: &str) {
         if position == self.0 {
-            // The compiler may leave out a buffer that nobody looks at.
+            // The compiler may remove a buffer that is never read.
             black_box(zeroed_or_unwind::<u8>(1 << 60));
         }
     }

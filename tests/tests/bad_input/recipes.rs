@@ -1,4 +1,4 @@
-//! Recipes that cannot be carried out.
+//! Recipes that cannot be run.
 
 use dressage_train::recipe::Recipe;
 
@@ -23,7 +23,7 @@ fn slips_in_a_file_are_named_with_what_was_meant() {
         ("train = 3", &["`train` is 3", "a table"]),
     ];
     for (text, words) in cases {
-        // A key outside any table has to stand first.
+        // A key outside of any table must come first.
         std::fs::write(&file, format!("{text}\n{head}")).expect("written");
         let error = told(Recipe::from_file(&file, &[]), words);
         assert!(error.contains("mine.toml"), "{error:?} does not name the file");

@@ -1,4 +1,4 @@
-//! Runs that are resumed with other settings, from other states, and by time.
+//! Runs resumed with other settings or from other states, and checkpoints by time.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -42,7 +42,7 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// Lines of a kind in the log of a run, without the kind.
+/// Log lines of one kind, without the kind.
 fn logged(recipe: &Recipe, kind: &str) -> Vec<serde_json::Value> {
     let mut lines = read_log(&recipe.run.dir.join("log.jsonl")).expect("log");
     lines.retain(|line| line["kind"] == kind);
@@ -108,7 +108,7 @@ fn other_settings_are_taken_and_those_of_scores_are_logged() {
     let want = json!({ "train.lr": ["0.001", "0.5"], "train.steps": ["2", "3"] });
     assert_eq!((lines.len(), &lines[1]["before_and_now"]), (2, &want));
     assert_eq!(logged(&now, "train").last().expect("line")["step"], 3);
-    // The folder holds the new recipe, so the next time nothing is new.
+    // The folder has the new recipe, so the next resume reports no change.
     let now = go_on(&longer, &same);
     assert_eq!(logged(&now, "changed").len(), 2);
 }
@@ -146,7 +146,7 @@ fn a_run_goes_on_before_a_bad_loss() {
     assert!(fs::read(end.checkpoint).expect("checkpoint") == straight, "the same end");
 }
 
-/// Lets four minutes pass with every step, and lists the checkpoints then.
+/// Advances the clock by four minutes per step, and lists the checkpoints at each.
 struct Minutes(Arc<AtomicU64>, PathBuf, std::sync::Mutex<Vec<Vec<u64>>>);
 
 impl Progress for Minutes {
@@ -165,7 +165,7 @@ fn checkpoints_by_time_replace_each_other_and_change_nothing() {
     let run = |minutes: &str| {
         let dir = tempfile::tempdir().expect("folder");
         let every = ["train.steps=10", "train.checkpoint_every=4", "train.keep=2"];
-        // Reports of progress are the steps here.
+        // In this run progress is reported at every step.
         let settings = [&every[..], &[minutes, "train.log_every=100"]].concat();
         let recipe = recipe(dir.path(), &settings);
         let mut trainer = Trainer::new(recipe.clone(), false).expect("trainer");
@@ -184,8 +184,8 @@ fn checkpoints_by_time_replace_each_other_and_change_nothing() {
     let (without, same, none) = run("train.checkpoint_minutes=0");
     assert!(by_time == without, "the result depends on checkpoints by time");
     assert_eq!((left, same), (vec![8, 10], vec![8, 10]));
-    // Before the checkpoints of steps 4 to 8: step 3 comes 12 minutes after the start, and step 7
-    // as long after the checkpoint of step 4.
+    // Before the checkpoints of steps 4 to 8. Step 3 is 12 minutes after the start, and step 7 is
+    // 12 minutes after the checkpoint of step 4.
     let want: [&[u64]; 5] = [&[3], &[4], &[4], &[4], &[4, 7]];
     assert_eq!(lists[3..8], want.map(<[u64]>::to_vec), "{lists:?}");
     let want: [&[u64]; 5] = [&[], &[4], &[4], &[4], &[4]];

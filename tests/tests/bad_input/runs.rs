@@ -1,4 +1,4 @@
-//! Checkpoints of other networks, full disks, losses that are no numbers, folders in use.
+//! Checkpoints of other networks, full disks, losses that are not finite, folders in use.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -17,7 +17,7 @@ use crate::common::recipe;
 use crate::weights::{backbone, write};
 use crate::{names, told};
 
-/// Trains `steps` steps and saves.
+/// Trains `steps` steps and saves a checkpoint.
 fn started(recipe: &Recipe, steps: usize) -> (Trainer, PathBuf) {
     let mut trainer = Trainer::new(recipe.clone(), false).expect("trainer");
     let mut loader = trainer.loader().expect("loader");
@@ -32,12 +32,12 @@ fn read(path: &Path) -> Vec<u8> {
     fs::read(path).expect("file")
 }
 
-/// A run with `before` cannot be resumed with `after`, and its checkpoint stays as it is.
+/// Checks that a run with `before` cannot be resumed with `after` and keeps its checkpoint.
 fn no_resume(before: &[&str], after: &[&str], words: &[&str]) {
     let dir = tempfile::tempdir().expect("folder");
     let (_, saved) = started(&recipe(dir.path(), before), 1);
     let bytes = read(&saved);
-    // What a list of changes would have refused before.
+    // Otherwise the list of changes would be the error.
     let changed = Resume { changed: true, ..Resume::default() };
     let result = Trainer::set_up(recipe(dir.path(), after), Some(&changed), &Silent).map(|_| ());
     let error = told(result, words);
@@ -147,7 +147,7 @@ fn a_full_disk_costs_nothing_but_the_new_checkpoint() {
     let folder = saved.parent().expect("folder");
     let bytes = read(&saved);
     let result = files::write(&saved, |out| {
-        // More than the buffer holds, so that a part reaches the disk.
+        // More than the buffer's size, so that a part is written to the disk.
         out.write_all(&vec![1; 3 << 20])?;
         Err(ErrorKind::StorageFull.into())
     });
@@ -165,7 +165,7 @@ fn a_device_without_space_is_reported_and_the_run_can_go_on() {
     let (mut trainer, saved) = started(&recipe, 1);
     let folder = saved.parent().expect("folder").to_path_buf();
     let bytes = read(&saved);
-    // Whatever is written under these names goes to the device that is always full.
+    // The partial files link to `/dev/full`, which is always full.
     let full = |step: u64| {
         let path = checkpoint::path_of(&recipe.run.dir, step);
         let partial = PathBuf::from(format!("{}.partial", path.display()));
@@ -184,15 +184,15 @@ fn a_device_without_space_is_reported_and_the_run_can_go_on() {
     assert!(read(&saved) != bytes);
 }
 
-/// After a step that failed: the state in memory and the one that was kept are those before it,
-/// and the run goes on.
+/// Checks a failed step: the state in memory and the kept file are those before it. Then the run
+/// goes on.
 fn nothing_was_updated(recipe: &Recipe, trainer: &Trainer, saved: &Path, before: &[u8]) {
     let kept = recipe.run.dir.join("checkpoints/before-nan.safetensors");
     assert!(read(&kept) == before, "the kept state is not the one before the step");
     fs::remove_file(saved).expect("removed");
     assert_eq!(trainer.save().expect("saved"), saved);
     assert!(read(saved) == before, "memory is not as before the step");
-    // The kept file is a checkpoint like any other.
+    // The kept file is a normal checkpoint.
     fs::rename(&kept, saved).expect("renamed");
     let resumed = Trainer::new(recipe.clone(), true).expect("resumed");
     assert_eq!(resumed.step(), trainer.step());
@@ -233,7 +233,7 @@ fn a_state_that_is_no_number_is_neither_saved_nor_in_the_way_of_good_ones() {
     for (name, value) in [
         ("decode_head.cls_embed.bias", f32::NAN),
         ("decode_head.mask_embed.4.weight", f32::INFINITY),
-        // It only reaches predictions behind the decoder's last layer.
+        // It only reaches predictions after the last decoder layer.
         ("decode_head.transformer_decoder.layers.1.ffn.layers.1.bias", f32::NAN),
     ] {
         let dir = tempfile::tempdir().expect("folder");
@@ -253,7 +253,7 @@ fn a_state_that_is_no_number_is_neither_saved_nor_in_the_way_of_good_ones() {
     }
 }
 
-/// Rates at which the first update leaves no number.
+/// Learning rates at which the first update gives values that are not finite.
 const FAR: [&str; 3] = ["train.lr=1e300", "train.lr_min=1e300", "train.steps=3"];
 
 #[test]
@@ -269,7 +269,8 @@ fn an_update_that_breaks_the_weights_ends_the_run_and_saves_nothing() {
     }
 }
 
-/// A checkpoint's tensors, changed by `change`, in a file of its own with or without checksums.
+/// Writes a checkpoint's tensors, changed by `change`, with or without checksums; returns the
+/// bytes.
 fn rewritten(saved: &Path, summed: bool, change: impl Fn(&str, &mut [f32])) -> Vec<u8> {
     let dict = StateDict::open(saved).expect("checkpoint");
     let notes = [("dressage", dict.metadata()["dressage"].clone())];

@@ -13,7 +13,7 @@ use crate::told;
 
 type Tensors = Vec<(String, Tensor)>;
 
-/// The backbone of the tiny recipe under its authors' names.
+/// The backbone of the tiny recipe under its published names.
 pub fn backbone(dir: &Path) -> Tensors {
     let model = network::build(&recipe(dir, &["train.seed=9"])).expect("network");
     let mut tensors = Tensors::new();
@@ -35,7 +35,7 @@ pub fn write(dir: &Path, tensors: &Tensors) -> PathBuf {
     path
 }
 
-/// Builds the tiny network on a weights file.
+/// Builds the tiny network from a weights file.
 fn load(dir: &Path, weights: &Path) -> dressage_train::Result<dressage_models::Segmenter> {
     network::build(&recipe(dir, &[&format!("model.weights={}", weights.display())]))
 }
@@ -51,7 +51,7 @@ fn an_intact_file_is_taken_as_it_is() {
     }
 }
 
-/// Loads the tensors after `change`; the error must name the file and hold `words`.
+/// Loads the tensors after `change`; the error must name the file and contain `words`.
 fn refused(change: impl FnOnce(&mut Tensors), words: &[&str]) {
     let dir = tempfile::tempdir().expect("folder");
     let mut tensors = backbone(dir.path());
@@ -123,7 +123,7 @@ fn a_truncated_file_is_refused_wherever_it_was_cut() {
     opened(&bytes).1.expect("whole");
 }
 
-/// A file with this header and `data` bytes behind it.
+/// A file with this header, followed by `data` bytes.
 fn with_header(header: &str, data: usize) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(header.as_bytes());

@@ -1,4 +1,4 @@
-//! A network small enough to train in a test, and runs of it.
+//! A network that is small enough to train in a test, and runs of it.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! Zip archives whose directory lies: about sizes and places, with compressed or overlapping
-//! entries, with names that lead elsewhere.
+//! Zip archives with false sizes or positions in the directory, compressed or overlapping entries,
+//! or names that point elsewhere.
 
 use std::io::{Cursor, Write};
 
@@ -25,7 +25,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Where `mark` stands in an archive.
+/// Positions of `mark` in an archive.
 fn marks(bytes: &[u8], mark: &[u8]) -> Vec<usize> {
     (0..bytes.len()).filter(|at| bytes[*at..].starts_with(mark)).collect()
 }
@@ -37,26 +37,26 @@ fn patched(bytes: &[u8], at: usize, with: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Numbers that a field of `width` bytes may be set to.
+/// Test values for a field of `width` bytes.
 fn values(width: usize) -> Vec<Vec<u8>> {
     let all: [u64; 9] = [0, 1, 2, 7, 8, 0x7FFF, 0xFFFF, 0xFFFF_FFFE, u64::MAX];
     all.iter().map(|v| v.to_le_bytes()[..width].to_vec()).collect()
 }
 
-/// A field of a record: place and width.
+/// A field of a record: position and width.
 type Field = (usize, usize);
 
 /// A file of an archive: name and bytes.
 type File<'a> = (&'a str, &'a [u8]);
 
-/// Fields of a record of the directory.
+/// Fields of a directory record.
 const LISTED: [Field; 9] =
     [(8, 2), (10, 2), (16, 4), (20, 4), (24, 4), (28, 2), (30, 2), (32, 2), (42, 4)];
 
 /// Fields of the header before an entry.
 const LOCAL: [Field; 7] = [(0, 4), (6, 2), (8, 2), (18, 4), (22, 4), (26, 2), (28, 2)];
 
-/// Fields of the ends of the directory, 64-bit, its locator and the short one.
+/// Fields of the end records of the directory: the 64-bit one, its locator, the short one.
 const END_64: [Field; 5] = [(4, 8), (24, 8), (32, 8), (40, 8), (48, 8)];
 const LOCATOR: [Field; 3] = [(4, 4), (8, 8), (16, 4)];
 const END: [Field; 7] = [(4, 2), (6, 2), (8, 2), (10, 2), (12, 4), (16, 4), (20, 2)];
@@ -82,11 +82,11 @@ fn fields(form: Form, name: &str, whole: &[u8], cases: &mut Vec<Case>) {
     }
 }
 
-/// One bit of each byte of a value flipped, which checksums tell where there are any.
+/// Flips one bit in each byte of a value, which checksums detect if there are any.
 fn flips(form: Form, name: &str, whole: &[u8], cases: &mut Vec<Case>) {
     let expect = if name == "zip-unsummed" { Expect::Loads } else { Expect::Refused };
     for entry in samples::entries() {
-        // Less might stand outside of values as well.
+        // Shorter values might also occur outside of values.
         let Content::Bytes(values) = entry.content else { continue };
         let starts = if values.len() < 8 { Vec::new() } else { marks(whole, &values) };
         for (start, i) in starts.iter().flat_map(|start| (0..values.len()).map(|i| (*start, i))) {
@@ -97,7 +97,7 @@ fn flips(form: Form, name: &str, whole: &[u8], cases: &mut Vec<Case>) {
     }
 }
 
-/// What stands before, between and behind the parts of an archive.
+/// Adds bytes before, between and after the parts of an archive.
 fn ends(form: Form, name: &str, whole: &[u8], cases: &mut Vec<Case>) {
     let mut add = |what: &str, bytes: Vec<u8>, expect: Expect| {
         cases.push(Case::new(form, format!("{name} {what}"), bytes, expect));
@@ -106,14 +106,14 @@ fn ends(form: Form, name: &str, whole: &[u8], cases: &mut Vec<Case>) {
     add("with bytes behind", [whole, b"more"].concat(), Expect::Refused);
     add("with bytes before", [b"PK\x03\x04 and more", whole].concat(), Expect::Refused);
     add("twice", [whole, whole].concat(), Expect::Either);
-    // A comment that holds the end of another archive.
+    // A comment with the end record of another archive.
     let mut comment = patched(whole, short + 20, &22u16.to_le_bytes());
     comment.extend(b"PK\x05\x06\0\0\0\0\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\0\0");
     add("with an end in its comment", comment, Expect::Either);
     let mut long = patched(whole, short + 20, &u16::MAX.to_le_bytes());
     long.extend(b"PK\x05\x06".repeat(16384));
     add("with a comment of ends", long, Expect::Either);
-    // The 64-bit end points at itself, beyond the file, at the first entry.
+    // The 64-bit end record points at itself, beyond the file, and at the first entry.
     let at = marks(whole, b"PK\x06\x07");
     for locator in at {
         for to in [0, 1, locator as u64, whole.len() as u64 - 3, u64::MAX - 55, u64::MAX] {
@@ -130,7 +130,7 @@ fn ends(form: Form, name: &str, whole: &[u8], cases: &mut Vec<Case>) {
     add("empty", b"PK\x05\x06".iter().chain(&[0; 18]).copied().collect(), Expect::Refused);
 }
 
-/// An archive with these files in the folder `archive`.
+/// An archive with these files in the folder `root`.
 fn archive(root: &str, files: &[File]) -> Vec<u8> {
     let mut out = Cursor::new(Vec::new());
     let mut archive = Archive::new(&mut out, root);
@@ -147,7 +147,7 @@ fn names(cases: &mut Vec<Case>) {
     let mut add = |what: &str, bytes: Vec<u8>, expect: Expect| {
         cases.push(Case::new(Form::Zip, format!("names: {what}"), bytes, expect));
     };
-    // Nothing of these names is opened or written, so they do no harm.
+    // The reader opens or writes no file by these names, so they are harmless.
     let roots = ["../../../../evil", "/", "C:\\Windows", "a/../../b", "\\\\host\\share", "."];
     for root in roots {
         let files: [File; 2] = [("data.pkl", &pickle), ("data/0", &data)];
@@ -183,7 +183,7 @@ fn names(cases: &mut Vec<Case>) {
     add("not UTF-8", bytes, Expect::Refused);
 }
 
-/// Compressed entries, entries upon each other, archives inside archives.
+/// Compressed entries, overlapping entries, archives inside archives.
 fn bombs(cases: &mut Vec<Case>) {
     let mut add = |what: &str, bytes: Vec<u8>| {
         cases.push(Case::new(Form::Zip, format!("bomb: {what}"), bytes, Expect::Refused));
@@ -196,7 +196,7 @@ fn bombs(cases: &mut Vec<Case>) {
         encoder.finish().expect("deflated")
     };
     let packed = deflated(1 << 26);
-    // Method 8 and the size it unfolds to, in the directory and before the data.
+    // Sets method 8 and the unpacked size, in the directory and before the data.
     let lie = |bytes: &[u8], name: &str, method: u16, size: u32| {
         let mut bytes = bytes.to_vec();
         for at in marks(&bytes.clone(), name.as_bytes()) {
@@ -224,7 +224,7 @@ fn bombs(cases: &mut Vec<Case>) {
     add("every entry the same", overlapping());
 }
 
-/// A thousand entries of the directory that share one kernel of 16 KiB.
+/// A thousand directory entries that share one block of 16 KiB.
 fn overlapping() -> Vec<u8> {
     let entries: Vec<Entry> = (0..1000).map(|i| Entry::zeros(&format!("t{i}"), &[4096])).collect();
     let mut files: Vec<(String, Vec<u8>)> = vec![("data.pkl".into(), zip_pickle(&entries, ""))];
@@ -238,7 +238,7 @@ fn overlapping() -> Vec<u8> {
     bytes
 }
 
-/// Entries that are there, but hold something else.
+/// Entries that exist but have other contents.
 fn contents(cases: &mut Vec<Case>) {
     let entries = [Entry::zeros("a", &[4])];
     let (pickle, script, data) =

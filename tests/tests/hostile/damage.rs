@@ -1,5 +1,5 @@
-//! Intact files with flipped bits, cut short, lengthened, or with a number overwritten: at every
-//! byte.
+//! Intact files with damage at every byte: flipped bits, cut short, lengthened, or an overwritten
+//! number.
 
 use dressage_engine::Philox;
 use dressage_tests::samples::{self, Sample};
@@ -18,7 +18,7 @@ fn of(number: usize, sample: &Sample) -> Vec<Case> {
         cases.push(Case::new(form, format!("{} {what}", sample.name), bytes, expect));
     };
     for keep in 0..whole.len() {
-        // What follows the pixels of a picture is not needed to read it.
+        // A picture can be read without the bytes after its pixels.
         let expect = if form.is_checkpoint() { Expect::Refused } else { Expect::Either };
         add(format!("cut to {keep} bytes"), whole[..keep].to_vec(), expect);
     }
@@ -42,7 +42,7 @@ fn of(number: usize, sample: &Sample) -> Vec<Case> {
         }
         let name = format!("with {} noise", below(1 << 30));
         add(name, bytes, Expect::Either);
-        // A piece of the file moved to another place, which a length no longer fits.
+        // A piece of the file is moved to another place, where lengths no longer fit.
         let (from, to, n) = (below(whole.len()), below(whole.len()), 1 + below(64));
         let mut bytes = whole.clone();
         let piece: Vec<u8> = bytes.drain(from..(from + n).min(whole.len())).collect();

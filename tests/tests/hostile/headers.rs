@@ -1,4 +1,4 @@
-//! Headers of safetensors and of legacy files that promise what is not there.
+//! Headers of safetensors and legacy files that describe data which does not exist.
 
 use std::io::Cursor;
 
@@ -16,7 +16,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// A file with this header and `data` bytes behind it.
+/// A file with this header, followed by `data` bytes.
 fn with_header(header: &[u8], data: usize) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(header);
@@ -118,7 +118,7 @@ fn tensors(cases: &mut Vec<Case>) {
     sums(cases);
 }
 
-/// Headers that are long in themselves.
+/// Headers that are very long.
 fn sums(cases: &mut Vec<Case>) {
     let ones = format!("[{}16]", "1,".repeat(100_000));
     let header = format!(r#"{{"a":{{"dtype":"F32","shape":{ones},"data_offsets":[0,64]}}}}"#);
@@ -184,7 +184,7 @@ fn texts(cases: &mut Vec<Case>) {
         let header = format!(r#"{{"{name}":{tensor}}}"#);
         let bytes = with_header(header.as_bytes(), 64);
         cases.push(Case::new(Form::Safetensors, format!("name {shown}"), bytes, Expect::Either));
-        // A refusal that has to name it.
+        // The error message must name it.
         let bytes =
             with_header(header.replace("F32", "F8_E4M3").replace("16", "64").as_bytes(), 64);
         cases.push(refused(format!("name {shown} of a type unknown here"), bytes));
@@ -193,7 +193,7 @@ fn texts(cases: &mut Vec<Case>) {
     }
 }
 
-/// The pickles around the state dict of a legacy file, and the counts before its storages.
+/// The pickles next to the state dict of a legacy file, and the counts before its storages.
 fn legacy(cases: &mut Vec<Case>) {
     let entry = Entry::bytes("a", Kind::F32, &[4], vec![0; 16]);
     let mut whole = Cursor::new(Vec::new());
@@ -220,7 +220,7 @@ fn legacy(cases: &mut Vec<Case>) {
         for i in [0, 1, 3] {
             add(&format!("{name} for pickle {i}"), with(i, pickle), Expect::Refused);
         }
-        // What is said of the machine may be anything but big-endian.
+        // The description of the machine may say anything but big-endian.
         add(&format!("{name} for the machine"), with(2, pickle), Expect::Either);
         add(&format!("{name} for the list"), with(4, pickle), Expect::Refused);
     }
@@ -269,7 +269,7 @@ fn lists(add: &mut dyn FnMut(&str, Vec<u8>, Expect), with: With) {
     add("lists for storages", with(4, b"\x80\x02](]]e."), Expect::Refused);
 }
 
-/// A tensor in the part of a storage that begins at `start` and has `count` elements.
+/// A tensor in a part of a storage: `count` elements from `start` on.
 fn part(start: i64, count: i64) -> Vec<u8> {
     let of = Pickle::new().raw(b"}(").text("a").global("torch._utils", "_rebuild_tensor_v2");
     let of = of.raw(b"((").text("storage").global("torch", "FloatStorage").text("94224136472544");

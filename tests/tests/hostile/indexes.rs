@@ -1,4 +1,4 @@
-//! Indexes of shards and configurations of folders: what they can cost, whatever they promise.
+//! Shard indexes and folder configurations: bounds on their cost, whatever they contain.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ fn intact() -> String {
     format!("{{\"metadata\":{{\"total_size\":1}},\"weight_map\":{{{}}}}}", pairs.join(","))
 }
 
-/// Texts that an index or a configuration may be.
+/// Possible texts of an index or a configuration.
 fn texts() -> Vec<Vec<u8>> {
     let intact = intact().into_bytes();
     let mut texts: Vec<Vec<u8>> = (0..intact.len()).map(|n| intact[..n].to_vec()).collect();

@@ -1,8 +1,8 @@
-//! Files made to do harm: damaged, cut short, lying about their sizes, naming code to run.
+//! Files made to do harm: damaged, cut short, with false sizes, naming code to run.
 //!
-//! Each is read as a user's file would be. It must never bring the program down, never take more
-//! memory than [`memory::allowed`] says, and either load or end in one sentence that names the
-//! file. All files are generated, the same at every run.
+//! Each is read like a user's file. It must never crash the program and never take more memory than
+//! [`memory::allowed`] says. It must either load or end in one sentence that names the file. All
+//! files are generated, the same in every run.
 
 mod archives;
 mod damage;
@@ -23,12 +23,12 @@ use dressage_models::weights::{StateDict, Stored};
 use dressage_tests::samples::{self, Form};
 use dressage_train::data::{Ids, Table, read_image, read_label};
 
-/// What a file must end in.
+/// Expected result of reading a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expect {
     /// It loads.
     Loads,
-    /// It is refused.
+    /// It is rejected.
     Refused,
     /// Either: a flipped bit may hit a weight.
     Either,
@@ -59,7 +59,7 @@ fn corpus() -> Vec<Case> {
     cases
 }
 
-/// Reads a file as the program does; the tensors of a checkpoint are widened one by one.
+/// Reads a file like the program; the tensors of a checkpoint are widened one by one.
 fn read(form: Form, path: &Path) -> (Result<(), String>, usize) {
     if form.is_checkpoint() {
         memory::begin();
@@ -85,7 +85,7 @@ fn read(form: Form, path: &Path) -> (Result<(), String>, usize) {
     (picture, taken)
 }
 
-/// Takes every tensor as a network would.
+/// Reads every tensor like a network.
 fn touch(dict: &StateDict, path: &Path) {
     let file = fs::metadata(path).expect("file").len() as usize;
     for name in dict.names() {
@@ -100,7 +100,7 @@ fn touch(dict: &StateDict, path: &Path) {
     }
 }
 
-/// An error is one sentence that names the file: a line, and no structure printed for programmers.
+/// Checks that an error is one line that names the file, without debug output of structures.
 fn sentence(text: &str, path: &Path) {
     let path = path.to_str().expect("path");
     assert!(text.contains(path), "{text:?} does not name the file");
@@ -114,14 +114,14 @@ fn sentence(text: &str, path: &Path) {
     }
 }
 
-/// How a case ended as it should.
+/// Result of a case that ended as expected.
 struct Ended {
     refused: bool,
-    /// Part of the memory that was allowed.
+    /// Used fraction of the allowed memory.
     share: f64,
 }
 
-/// Reads a case; what is wrong with how it ended, if anything.
+/// Reads a case; an error says what was wrong with the result.
 fn tried(case: &Case, path: &Path) -> Result<Ended, String> {
     fs::write(path, &case.bytes).expect("written");
     let ended = catch_unwind(AssertUnwindSafe(|| {
@@ -176,7 +176,7 @@ fn hostile_files_end_in_one_sentence() {
         assert!(*tried >= 200, "{form:?}: {tried}");
     }
     let count = wrong.len();
-    // One of each kind: what differs in numbers only is left out.
+    // One of each kind: messages that differ only in numbers are dropped.
     let mut seen = BTreeSet::new();
     wrong.retain(|what| seen.insert(what.replace(|c: char| c.is_ascii_digit(), "")));
     wrong.truncate(40);

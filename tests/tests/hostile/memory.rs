@@ -1,5 +1,5 @@
-//! How much memory reading takes: every allocation of the process is counted, the engine's pool
-//! included.
+//! Memory that reading takes: every allocation of the process is counted, those of the engine's
+//! pool included.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ fn took(bytes: usize) {
     PEAK.fetch_max(live, Ordering::Relaxed);
 }
 
-// SAFETY: every call is handed to the system's allocator as it came; only numbers are kept.
+// SAFETY: every call is passed unchanged to the system's allocator; only sizes are counted.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         took(layout.size());
@@ -44,7 +44,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Old and new may exist side by side.
+        // Old and new memory may exist at the same time.
         took(size);
         LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
         // SAFETY: the caller's promise.
@@ -58,7 +58,7 @@ pub fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts a measurement. The pool is emptied, so that tensors have to be taken from the system.
+/// Starts a measurement. The pool is emptied, so that tensors must be taken from the system.
 pub fn begin() {
     memory::trim();
     memory::reset_peak();
@@ -67,20 +67,20 @@ pub fn begin() {
     PEAK.store(live, Ordering::Relaxed);
 }
 
-/// Most bytes held at once since [`begin`].
+/// Peak of live bytes since [`begin`].
 pub fn taken() -> usize {
     PEAK.load(Ordering::Relaxed) - START.load(Ordering::Relaxed)
 }
 
-/// Most bytes that one tensor may take when its floats are widened from 16 to 32 bits.
+/// Limit in bytes for one tensor whose floats are widened from 16 to 32 bits.
 pub fn widened(bytes: usize) -> usize {
     2 * TENSOR_BYTES * bytes + FIXED
 }
 
-/// What decoding takes whatever the file: tables of decoders, buffers of threads.
+/// Fixed memory of decoding: tables of decoders, buffers of threads.
 const FIXED: usize = 256 << 10;
 
-/// Most bytes that reading a file may take, as its reader states.
+/// Limit in bytes for reading a file, as its reader states.
 pub fn allowed(form: Form, bytes: &[u8]) -> usize {
     let n = bytes.len();
     match form {
@@ -94,7 +94,7 @@ pub fn allowed(form: Form, bytes: &[u8]) -> usize {
     }
 }
 
-/// Pixels that a picture may have: what its header promises, unless no such file could hold them.
+/// Number of pixels that a picture's header states; 0 if no file of this size could contain them.
 fn pixels(form: Form, bytes: &[u8]) -> usize {
     let most = match form {
         Form::Png => 8256 * bytes.len(),
@@ -105,7 +105,7 @@ fn pixels(form: Form, bytes: &[u8]) -> usize {
             let side = |b: &[u8]| b.iter().fold(0usize, |n, b| (n << 8) | usize::from(*b));
             side(&b[..4]).saturating_mul(side(&b[4..]))
         }),
-        // Frames of all kinds; with several, any may count.
+        // Frames of all types; with several, any may count.
         _ => {
             let frames = bytes.windows(9).filter(|w| {
                 w[0] == 0xFF && (0xC0..=0xCF).contains(&w[1]) && ![0xC4, 0xC8, 0xCC].contains(&w[1])
@@ -115,6 +115,6 @@ fn pixels(form: Form, bytes: &[u8]) -> usize {
         }
     };
     let promised = promised.unwrap_or(0);
-    // A broken promise must have been seen before anything was taken for it.
+    // A false size must be noticed before memory is taken for it.
     if promised > most { 0 } else { promised }
 }

@@ -1,4 +1,4 @@
-//! Pickles that name code, unknown opcodes, circles, nesting without end, sizes beyond any memory.
+//! Pickles that name code, unknown opcodes, cycles, endless nesting, sizes beyond any memory.
 
 use std::io::Cursor;
 use std::path::PathBuf;
@@ -8,12 +8,12 @@ use dressage_tests::samples::{self, Form};
 
 use super::{Case, Expect};
 
-/// What a pickle that runs commands would leave behind.
+/// File that a pickle would create if its command were run.
 pub fn trace() -> PathBuf {
     std::env::temp_dir().join("dressage-hostile-pickle-was-run")
 }
 
-/// A small intact state dict without its last opcode, after which anything may follow.
+/// A small intact state dict without its last opcode, so that anything can be appended.
 fn intact() -> Vec<u8> {
     let mut bytes = checkpoint::zip_pickle(&[Entry::zeros("a", &[4])], "");
     bytes.pop();
@@ -48,7 +48,7 @@ pub fn legacy(pickle: &[u8]) -> Vec<u8> {
     let entry = Entry::bytes("a", checkpoint::Kind::F32, &[4], vec![0; 16]);
     checkpoint::legacy(&mut whole, &[entry], "").expect("file");
     let whole = whole.into_inner();
-    // The fourth pickle gives way.
+    // The fourth pickle is replaced.
     let starts: Vec<usize> =
         (0..whole.len()).filter(|at| whole[*at..].starts_with(&[0x80, 2])).collect();
     [&whole[..starts[3]], pickle, &whole[starts[4]..]].concat()
@@ -67,7 +67,7 @@ pub fn cases() -> Vec<Case> {
         let script = script(pickle);
         cases.push(Case::new(Form::TorchScript, format!("pickle: {name}"), script, Expect::Either));
     };
-    // Found by fuzzing: a refusal that listed them all was a page long.
+    // Found by fuzzing: an error that listed all of them was a page long.
     let keys = (0..20).fold(Pickle::new().raw(b"}("), |p, i| {
         p.text(&format!("{i}{}", "k".repeat(100))).raw(b"N")
     });
@@ -84,7 +84,7 @@ pub fn cases() -> Vec<Case> {
 
 type Add<'a> = &'a mut dyn FnMut(&str, &[u8], Expect);
 
-/// Every opcode with nothing to work on, and in the middle of something intact.
+/// Every opcode without operands, and in the middle of an intact pickle.
 fn opcodes(add: Add) {
     let sample = samples::entries();
     let whole = checkpoint::zip_pickle(&sample, "");
@@ -106,8 +106,8 @@ fn opcodes(add: Add) {
     }
 }
 
-/// Functions that do something when they are called. What is unknown is passed over, so the
-/// tensor beside it is still found.
+/// Functions with effects when they are called. Unknown functions are skipped, so the tensor next
+/// to them is still found.
 fn code(add: Add) {
     let command = format!("touch {}", trace().display());
     let calls = [
@@ -197,7 +197,7 @@ fn memo(add: Add) {
         &[b"\x80\x04}", &b"\x94".repeat(100_000)[..], b"."].concat(),
         Expect::Refused,
     );
-    // Circles.
+    // Cycles.
     add("list in itself", b"\x80\x02]q\x00h\x00a.", Expect::Refused);
     add("list in itself, twice", b"\x80\x02]q\x00(h\x00h\x00e.", Expect::Refused);
     add("dict in itself", b"\x80\x02}q\x00(X\x01\x00\x00\x00ah\x00u.", Expect::Refused);
@@ -216,7 +216,7 @@ fn memo(add: Add) {
     add("module that is its own state", state, Expect::Refused);
 }
 
-/// A state dict whose tensor has these opcodes for a shape.
+/// A state dict with one tensor whose shape is given by these opcodes.
 fn shaped(shape: &[u8]) -> Vec<u8> {
     let of = Pickle::new().ordered_dict().raw(b"(").text("a");
     let of = of.global("torch._utils", "_rebuild_tensor_v2").raw(b"((").text("storage");
@@ -224,7 +224,7 @@ fn shaped(shape: &[u8]) -> Vec<u8> {
     of.int(0).raw(shape).ints(&[1]).raw(b"\x89)tRu").stop()
 }
 
-/// Opcodes and how many times they stand there.
+/// Opcodes and their number of repetitions.
 type Piece<'a> = (&'a [u8], usize);
 
 /// A pickle of pieces.
@@ -252,7 +252,7 @@ fn nesting(add: Add) {
     for (name, parts) in cases {
         add(&format!("{DEEP} {name}"), &pieces(parts), Expect::Refused);
     }
-    // Each list holds the one before it twice: 2^60 leaves to whoever follows them all.
+    // Each list contains the previous one twice: 2^60 leaves for a reader that follows all of them.
     let mut laughs = b"\x80\x02]q\x00".to_vec();
     (0..60u8).for_each(|i| laughs.extend([b']', b'q', i + 1, b'(', b'h', i, b'h', i, b'e']));
     laughs.push(b'.');
@@ -288,7 +288,7 @@ fn lengths(add: Add) {
     }
 }
 
-/// Pickles whose root is no dict of tensors, and dicts with odd keys.
+/// Pickles whose root is not a dict of tensors, and dicts with odd keys.
 fn roots(add: Add) {
     let roots: [(&str, &[u8]); 10] = [
         ("nothing", b"\x80\x02N."),
@@ -319,7 +319,7 @@ fn roots(add: Add) {
             &tensor(of(Pickle::new())).raw(b"u").stop(),
             Expect::Either,
         );
-        // A refusal that has to name it.
+        // The error message must name it.
         let of = of(Pickle::new()).global("torch._utils", "_rebuild_tensor_v2").raw(b"((");
         let of = of.text("storage").global("torch", "FloatStorage").text(name).text("cpu");
         let of = of.int(4).raw(b"tQ").int(9).ints(&[4]).ints(&[1]).raw(b"\x89)tRu").stop();
@@ -332,7 +332,7 @@ fn roots(add: Add) {
     add("a name twice", &twice.raw(b"u").stop(), Expect::Either);
 }
 
-/// TorchScript modules without end.
+/// TorchScript modules with endless nesting.
 fn modules(cases: &mut Vec<Case>) {
     let mut add = |name: &str, pickle: &[u8]| {
         let bytes = script(pickle);
@@ -349,7 +349,7 @@ fn modules(cases: &mut Vec<Case>) {
     };
     add("modules 50,000 deep", &nested(50_000, "a"));
     add("modules with long names", &nested(1000, &"n".repeat(1000)));
-    // Each module holds the one before it twice.
+    // Each module contains the previous one twice.
     let mut laughs = b"\x80\x02c__torch__\nNet\n)\x81q\x00".to_vec();
     for i in 0..60u8 {
         laughs.extend(b"c__torch__\nNet\n)\x81}(X\x01\x00\x00\x00ah");

@@ -1,4 +1,4 @@
-//! Pictures whose headers promise more than there is, and whose chunks and segments make no sense.
+//! Pictures with false sizes in their headers, or with chunks and segments that make no sense.
 
 use dressage_tests::samples::{self, Form};
 
@@ -29,7 +29,7 @@ fn chunks(bytes: &[u8]) -> Vec<([u8; 4], Vec<u8>)> {
     chunks
 }
 
-/// A PNG of these chunks, with the checksums that belong to them.
+/// A PNG of these chunks, with correct checksums.
 fn joined(chunks: &[([u8; 4], Vec<u8>)]) -> Vec<u8> {
     let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
     for (kind, data) in chunks {
@@ -46,7 +46,7 @@ fn png(name: &str, whole: &[u8], cases: &mut Vec<Case>) {
     let mut add = |what: String, bytes: Vec<u8>, expect: Expect| {
         cases.push(Case::new(Form::Png, format!("{name} {what}"), bytes, expect));
     };
-    // Sizes that no such file can hold.
+    // Sizes that no such file can contain.
     let max = i32::MAX as u32;
     for (w, h) in [
         (max, max),
@@ -90,7 +90,7 @@ fn png(name: &str, whole: &[u8], cases: &mut Vec<Case>) {
         add(format!("with chunk {i} twice"), joined(&twice), Expect::Either);
         let many = [&chunks[..i], &vec![chunk; 1000], &chunks[i..]].concat();
         add(format!("with chunk {i} a thousand times"), joined(&many), Expect::Either);
-        // Whole as a chunk, with the checksum that belongs to it, but for what it holds.
+        // A complete chunk with a correct checksum, but cut contents.
         let size = chunks[i].1.len();
         for keep in (0..6).chain(size.saturating_sub(6)..size) {
             let mut cut = chunks.clone();
@@ -101,7 +101,7 @@ fn png(name: &str, whole: &[u8], cases: &mut Vec<Case>) {
     extra(name, &chunks, cases);
 }
 
-/// Chunks that say more than the picture.
+/// Chunks that describe more than the picture.
 fn extra(name: &str, chunks: &[([u8; 4], Vec<u8>)], cases: &mut Vec<Case>) {
     let bomb = {
         use std::io::Write;
@@ -135,7 +135,7 @@ fn extra(name: &str, chunks: &[([u8; 4], Vec<u8>)], cases: &mut Vec<Case>) {
             cases.push(Case::new(Form::Png, name, joined(&changed), Expect::Either));
         }
     }
-    // Pixels without end behind a small header, and a stream that stops.
+    // Far too many pixels after a small header, and a stream that stops.
     let pixels = chunks.iter().position(|(kind, _)| kind == b"IDAT").expect("pixels");
     let mut changed = chunks.to_vec();
     changed[pixels].1 = bomb.clone();
@@ -143,7 +143,7 @@ fn extra(name: &str, chunks: &[([u8; 4], Vec<u8>)], cases: &mut Vec<Case>) {
     cases.push(Case::new(Form::Png, name, joined(&changed), Expect::Either));
 }
 
-/// Where the segments of a JPEG begin, up to its first scan.
+/// Positions of the segments of a JPEG, up to its first scan.
 fn segments(bytes: &[u8]) -> Vec<(usize, u8, usize)> {
     let mut found = Vec::new();
     let mut at = 2;
@@ -181,7 +181,7 @@ fn jpeg(name: &str, whole: &[u8], cases: &mut Vec<Case>) {
     for (w, h) in [(0, 0), (0, 9), (9, 0), (1, 1), (40, 18), (33, 500), (500, 18), (700, 700)] {
         add(format!("of {w}x{h}"), sized(w, h), Expect::Either);
     }
-    // Each byte of the headers is set to numbers that are too large, too small or another marker.
+    // Each byte of the headers is set to values that are too large, too small or another marker.
     let scan = segments.last().map_or(whole.len(), |s| s.0 + 2 + s.2);
     for at in 2..scan {
         for value in [0, 1, 4, 0x0F, 0x44, 0xC2, 0xD9, 0xFF] {

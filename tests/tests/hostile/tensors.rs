@@ -1,5 +1,5 @@
-//! Views that promise more than their storage has: sizes, strides and offsets beyond it, below
-//! zero, beyond 64 bits.
+//! Views that exceed their storage: sizes, strides and offsets beyond it, below zero, or beyond 64
+//! bits.
 
 use dressage_tests::checkpoint::Pickle;
 use dressage_tests::samples::Form;
@@ -8,7 +8,7 @@ use super::{Case, Expect, pickles};
 
 const MAX: i64 = i64::MAX;
 
-/// A view of a storage of 16 bytes, the opcodes of each of its fields given.
+/// A view of a storage of 16 bytes, with each field as opcodes.
 struct View {
     class: &'static str,
     key: Vec<u8>,
@@ -23,7 +23,7 @@ fn int(value: i64) -> Vec<u8> {
 }
 
 fn ints(values: &[i64]) -> Vec<u8> {
-    // No memo: the numbers would be those of the pickle that this becomes a part of.
+    // No memo: its numbers would collide with those of the enclosing pickle.
     let items = values.iter().flat_map(|v| int(*v));
     b"(".iter().copied().chain(items).chain(*b"t").collect()
 }
@@ -49,7 +49,7 @@ impl View {
         }
     }
 
-    /// The tensor, its storage with the fields `more` behind the count.
+    /// The tensor, with the fields `more` after the element count of its storage.
     fn tensor(&self, more: &[u8]) -> Vec<u8> {
         let head = b"ctorch._utils\n_rebuild_tensor_v2\n((";
         let class = format!("ctorch\n{}\n", self.class);
@@ -97,7 +97,7 @@ pub fn cases() -> Vec<Case> {
         ] {
             cases.push(Case::new(form, format!("view: {name}"), bytes, expect));
         }
-        // The only storage of the older file is one of another name.
+        // The only storage of the legacy file has another name.
         let bytes = pickles::legacy(&dict(&older));
         cases.push(Case::new(Form::Legacy, format!("view: {name}"), bytes, Expect::Refused));
     };
@@ -141,7 +141,7 @@ fn shapes(add: Add) {
         (&[2, 2], &[2]),
         (&[4], &[]),
         (&[], &[1]),
-        // Repeated elements: nothing of a file becomes terabytes.
+        // Repeated elements would make terabytes from a tiny file.
         (&[1 << 40], &[0]),
         (&[1 << 20, 1 << 20], &[0, 0]),
         (&[MAX], &[0]),
@@ -199,7 +199,7 @@ fn fields(add: Add) {
     for class in ["DoubleStorage", "LongStorage"] {
         add(&format!("a {class} of 32 bytes"), &set(&|v| v.class = class), Expect::Refused);
     }
-    // Nothing here works with complex numbers: such tensors are passed over.
+    // Complex numbers are not supported: such tensors are skipped.
     for class in
         ["ComplexDoubleStorage", "UntypedStorage", "storage", "Tensor", "load", "__class__"]
     {
@@ -207,7 +207,7 @@ fn fields(add: Add) {
     }
 }
 
-/// Many small lies that add up.
+/// Many small false sizes that add up.
 fn many(add: Add) {
     let views = |n: usize, sizes: &[i64], strides: &[i64]| -> Vec<View> {
         (0..n).map(|_| View::new(sizes, strides)).collect()

@@ -7,12 +7,12 @@ use super::{Case, case, exact, like, on_host};
 
 pub fn all() -> Vec<Case> {
     vec![
-        // Probabilities, the result, and its gradient.
+        // Roundings of the probabilities, the result and its gradient.
         case("self_attention", &[&[2, 5, 3, 2, 32]], 3.0, |x| ops::self_attention(&x[0])),
         case("attention", &[&[2, 3, 64], &[2, 5, 64], &[2, 5, 64]], 3.0, |x| {
             ops::attention(&x[0], &x[1], &x[2], 2, None)
         }),
-        // And the roundings of the widened operands.
+        // In addition the roundings of the padded operands.
         case("self_attention, heads of 12", &[&[2, 5, 3, 2, 12]], 4.0, |x| {
             ops::self_attention(&x[0])
         }),
@@ -27,19 +27,18 @@ pub fn all() -> Vec<Case> {
             let blocked = [0u8, 1, 0, 0, 0, 1, 1, 0, 0];
             ops::attention(&x[0], &x[1], &x[2], 1, Some(&flags(&x[0], &blocked, [1, 3, 3])?))
         }),
-        // Rotated and rounded, then as attention; an operand that others hold, and one that is
-        // free.
+        // Rotated, rounded and then used in attention: a shared operand and an unshared one.
         case("rotary", &[&[2, 5, 3, 2, 32]], 4.0, |x| {
             let table = like(&x[0], &rotary::table([2, 2], 16, 32)?, &[4, 16, 2])?;
             let y = ops::rotary(x[0].clone(), &table, 1)?;
             ops::self_attention(&ops::rotary(y, &table, 1)?)
         }),
-        // Their numbers are rounded before the probabilities, so errors of scores count as well.
+        // The relative terms are rounded before the softmax, so errors of scores count as well.
         case("relative attention", &[&[1, 6, 3, 2, 80], &[5, 80], &[3, 80]], 8.0, |x| {
             let rel = ops::relative_position(&x[0], &x[1], &x[2], [3, 2])?;
             ops::relative_attention(&x[0], &rel, [3, 2])
         }),
-        // Heads narrower than those of the kernels; one more rounding of queries.
+        // Heads narrower than those of the kernels add one more rounding of queries.
         case("relative attention, widened", &[&[1, 6, 3, 2, 20], &[5, 20], &[3, 20]], 8.0, |x| {
             let rel = ops::relative_position(&x[0], &x[1], &x[2], [3, 2])?;
             ops::relative_attention(&x[0], &rel, [3, 2])
@@ -50,7 +49,7 @@ pub fn all() -> Vec<Case> {
         case("ms_deform_attn", &[&[1, 10, 2, 4], &[1, 10, 2, 2, 2, 2], &[1, 10, 2, 4]], 2.0, |x| {
             ops::ms_deform_attn(&x[0], &x[1], &x[2], &[(1, 2), (2, 4)])
         }),
-        // Probabilities, the mixed features, the product, the result, and as many back.
+        // Roundings of the probabilities, mixed features, product and result, and as many backward.
         case("rein", REIN, 3.0, |x| rein(x, true)),
         case("rein, no softmax", REIN, 3.0, |x| rein(x, false)),
         case("rein, 48 channels", REIN_48, 4.0, |x| rein(x, true)),
@@ -96,7 +95,7 @@ const ONE_HEAD: &[&[usize]] = &[&[1, 3, 64], &[1, 3, 64], &[1, 3, 64]];
 /// Features with one class row, five tokens, their values, W_f, b_f, scale.
 const REIN: &[&[usize]] = &[&[2, 1 + 4, 64], &[5, 64], &[4, 64], &[64, 64], &[64], &[]];
 
-/// As [`REIN`], of channels that the kernel does not take.
+/// [`REIN`] with a number of channels that has no kernel.
 const REIN_48: &[&[usize]] = &[&[2, 1 + 4, 48], &[5, 48], &[4, 48], &[48, 48], &[48], &[]];
 
 /// As [`REIN`], of channels that fill no vector.
