@@ -10,7 +10,7 @@
 //! An intermediate gradient has the type of its value; the gradient of a leaf is f32.
 //!
 //! To support devices, an operation creates its results with `empty_like` and `empty_sums`, calls
-//! its kernels through `kernel!` and gets a row in `tests/device/cases.rs`.
+//! its kernels through `kernel!` and gets a row in `tests/operations/cases.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
