@@ -48,6 +48,11 @@ where
     if plain { f(inputs) } else { recompute(inputs, f) }
 }
 
+/// The policy of this thread.
+fn policy() -> Option<RecomputePolicy> {
+    ambient::read(|ambient| ambient.policy)
+}
+
 /// A saved value of a backward pass.
 #[derive(Clone)]
 pub(crate) enum SavedValue {
