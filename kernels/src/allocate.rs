@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
 
-    /// More than any address space holds.
+    /// More than any address space has.
     const HUGE: usize = 1 << 58;
 
     #[test]

@@ -88,8 +88,8 @@ impl Pieces {
         Grid::new([c.div_ceil(32), self.count, 1], [THREADS, 1, 1])
     }
 
-    /// Additions on the path of one element, for error bounds. Both passes count: rows of a warp, warps,
-    /// pieces of a warp, warps, and the previous value.
+    /// Additions on the path of one element through both passes, for error bounds. They are: rows
+    /// of a warp, warps, pieces of a warp, warps, and the previous value.
     pub fn depth(&self) -> f64 {
         (self.rows.div_ceil(8) + 8 + self.count.div_ceil(8) + 8 + 1) as f64
     }
