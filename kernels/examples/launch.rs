@@ -6,7 +6,7 @@
 //! cargo run --release -p dressage-kernels --example launch -- rein cuda 20
 //! ```
 //! A CUDA device runs the sizes of ViT-L at 512 px, batch 4 (deformable attention: of the pixel
-//! decoder), the virtual one sizes that end in a second. Features are bf16.
+//! decoder). The virtual one runs sizes that take a second. Features are bf16.
 
 use std::process::ExitCode;
 use std::time::Instant;

@@ -175,7 +175,7 @@ impl Pool {
             if was_home {
                 block.home = None;
             }
-            // With another home the block is in its list already, unless this memory was a holder.
+            // With another home it is in that one's list already, unless this memory was a holder.
             if was_home || block.holders.len() < before {
                 idle.push(address);
             }

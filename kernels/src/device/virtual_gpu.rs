@@ -1,8 +1,8 @@
 //! The virtual device: ptx-vm runs the PTX, the CPU's matrix product replaces cuBLASLt.
 //!
 //! Each reservation is a separate memory with a name and nothing beyond its end. Reused memory is a
-//! new one that was never written. So an access is found that is out of bounds, that reads
-//! unwritten memory or that comes too late, even where the pool would hide it.
+//! new one that was never written. So accesses out of bounds, reads of unwritten memory and late
+//! accesses are found even where the pool would hide them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
