@@ -1,4 +1,4 @@
-//! One optimiser update of tensors of the size that is trained, and the reductions over them.
+//! One optimiser update of tensors at the sizes that are trained, and the reductions over them.
 
 use std::hint::black_box;
 

@@ -1,8 +1,8 @@
 //! Every kernel of a device at sizes of a real network (ViT-L, four images of 512 px).
 //!
-//! `cargo bench -p dressage-kernels --bench device [-- FILTER]`. Measures on CUDA device 0 by its
-//! own events and with empty caches; where there is none it says so and why. The virtual GPU is
-//! not measured: it is hundreds of times slower and its times mean nothing.
+//! `cargo bench -p dressage-kernels --bench device [-- FILTER]`. Measures on CUDA device 0 with
+//! CUDA events and empty caches; without such a device it says so and why. The virtual GPU is not
+//! measured: it is hundreds of times slower and its times mean nothing.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use dressage_kernels::verify::{self, Timed};
 fn bench(c: &mut Criterion, watch: &mut Timer<'_>, folder: &str, timed: &mut Timed<'_>) {
     let mut group = c.benchmark_group(folder);
     group.throughput(match timed.flops / timed.bytes.max(1) {
-        // More operations than a device has for each byte it can move: arithmetic decides.
+        // More operations per byte than a device does while it moves one: arithmetic is the limit.
         200.. => Throughput::Elements(timed.flops),
         _ => Throughput::Bytes(timed.bytes),
     });

@@ -34,8 +34,8 @@ fn directions(c: &mut Criterion) {
     group.finish();
 }
 
-/// The MLP of a frozen block of ViT-L: norm and first product; GELU, second product, layer scale
-/// and residual; and the way back through each, with weights in f32 and in bf16.
+/// The MLP of a frozen block of ViT-L, with weights in f32 and in bf16. It has two parts, each with
+/// its backward pass: norm and first product; GELU, second product, layer scale and residual.
 fn frozen(c: &mut Criterion) {
     let mut group = c.benchmark_group("frozen linear");
     group.sample_size(10);

@@ -1,5 +1,4 @@
-//! What the mask decoder makes of its mask logits: attention masks and score maps of 512 px
-//! images.
+//! Attention masks and score maps from the mask logits of the mask decoder, for 512 px images.
 
 use std::hint::black_box;
 

@@ -1,4 +1,4 @@
-//! Rein behind one block of each backbone at 512 px: 1024 patches, one class token, 100 tokens.
+//! Rein after one block of each backbone at 512 px: 1024 patches, one class token, 100 tokens.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;

@@ -1,5 +1,5 @@
-//! Operations that are small beside the others: the SwiGLU gate, the token link, position codes,
-//! class scores, softmax, rotary and relative position, random points, chosen rows.
+//! Small operations: SwiGLU gate, token link, position codes, class scores, softmax, rotary and
+//! relative position, random points, chosen rows.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;

@@ -1,10 +1,11 @@
-//! What an H200 allows each kernel at the sizes of ViT-L, four images of 512 px, and how near to it
-//! the design should come: `docs/measurements/kernel-floors.md`, to standard output.
+//! Lowest times that an H200 allows each kernel, and how near to them the design should come. Sizes
+//! are those of ViT-L with four images of 512 px. Writes `docs/measurements/kernel-floors.md` to
+//! standard output.
 //!
-//! Operations and bytes are those of the verifications ([`dressage_kernels::verify`]); which
-//! kernels a case launches is found by a dry run; what these take of a multiprocessor is read from
-//! the table of ptxas, the argument (`docs/measurements/kernel-resources.md`). Nothing is measured
-//! here.
+//! Operations and bytes are those of the verifications ([`dressage_kernels::verify`]). A dry run
+//! finds which kernels a case launches. The resources of a multiprocessor that they take are read
+//! from the table of ptxas, the argument (`docs/measurements/kernel-resources.md`). Nothing is
+//! measured here.
 //!
 //! ```sh
 //! cargo run --release -p dressage-kernels --example floors docs/measurements/kernel-resources.md
@@ -16,8 +17,8 @@ use std::error::Error;
 use dressage_kernels::device::Device;
 use dressage_kernels::verify::{self, Timed};
 
-/// Bytes a second that a copy moves on an H200, and multiply-adds of its tensor cores and of its
-/// f32 units, two operations each.
+/// Rates of an H200: bytes per second of a copy, operations per second of tensor cores and of f32
+/// units. A multiply-add counts as two operations.
 const COPY: f64 = 4.3e12;
 const TENSOR: f64 = 790e12;
 const F32: f64 = 60e12;
@@ -26,16 +27,16 @@ const F32: f64 = 60e12;
 const PROCESSORS: f64 = 132.0;
 const LATENCY: f64 = 0.8e-6;
 
-/// Seconds that a kernel takes to start and to drain, whatever it does.
+/// Seconds that any kernel takes to start and to drain.
 const START: f64 = 2e-6;
 
 /// Share of a roofline that a good kernel reaches: of a copy; of products by cuBLASLt; of products
-/// by `mma.sync`, which feeds Hopper's tensor cores at five eighths of their rate.
+/// by `mma.sync`. That one feeds Hopper's tensor cores at five eighths of their rate.
 const STREAM: f64 = 0.92;
 const LIBRARY: f64 = 0.85;
 const MMA: f64 = 0.62;
 
-/// What a kernel takes, by architecture sm_80, sm_90a.
+/// Resources of a kernel, by architecture sm_80, sm_90a.
 #[derive(Clone, Copy)]
 struct Taken {
     threads: f64,
@@ -68,7 +69,7 @@ fn resources(text: &str) -> BTreeMap<String, Taken> {
     found
 }
 
-/// A case as the device saw it.
+/// A case as recorded by the device.
 struct Case {
     name: &'static str,
     shape: String,
@@ -96,7 +97,7 @@ fn case(device: &Device, timed: &mut Timed<'_>) -> Result<Case, Box<dyn Error>> 
     })
 }
 
-/// Seconds and what decides them.
+/// Lowest time of a case, and its limit.
 struct Floor {
     seconds: f64,
     limit: &'static str,
@@ -123,8 +124,8 @@ impl Case {
         }
     }
 
-    /// Lowest of the kernels on sm_90a, as bytes that loads of a multiprocessor have under way: 16
-    /// a resident thread, or half the shared memory of resident blocks, which is filled ahead.
+    /// Bytes of loads under way on a multiprocessor (sm_90a), the lowest of all kernels. They are
+    /// 16 a resident thread, or half the shared memory of resident blocks, which is filled ahead.
     fn under_way(&self, known: &BTreeMap<String, Taken>) -> f64 {
         let bytes = |taken: &Taken| {
             let threads = f64::from(taken.occupancy[1]) / 100.0 * 2048.0;
@@ -134,7 +135,7 @@ impl Case {
         each.fold(f64::INFINITY, f64::min)
     }
 
-    /// The share of the floor that is expected, and why not all of it.
+    /// The share of the floor that is expected, and the reason why it is below 1.
     fn expected(&self, known: &BTreeMap<String, Taken>) -> (f64, String) {
         let floor = self.floor();
         let needed = COPY / PROCESSORS * LATENCY;

@@ -1,12 +1,12 @@
-//! Runs the forward and backward kernels of one operation, for a profiler to look at or for the
-//! counters of the virtual GPU:
+//! Runs the forward and backward kernels of one operation, for a profiler or for the counters of
+//! the virtual GPU:
 //!
 //! ```text
 //! cargo run --release -p dressage-kernels --example launch -- attention virtual
 //! cargo run --release -p dressage-kernels --example launch -- rein cuda 20
 //! ```
-//! On a CUDA device at the sizes of ViT-L at 512 px, batch 4 (deformable attention: of the pixel
-//! decoder), on the virtual one at sizes that end in a second. Features are bf16.
+//! A CUDA device runs the sizes of ViT-L at 512 px, batch 4 (deformable attention: of the pixel
+//! decoder). The virtual one runs sizes that take a second. Features are bf16.
 
 use std::process::ExitCode;
 use std::time::Instant;

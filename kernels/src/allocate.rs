@@ -1,9 +1,9 @@
-//! Memory that the system may refuse.
+//! Allocations that the system may refuse.
 //!
-//! A `Vec` whose memory is refused ends the process. Large buffers are asked for here instead: a
-//! refusal is an error, or unwinds to whoever can name it ([`catch`]), past code that has no use
-//! for an error of its own, such as that of a kernel's scratch memory. The payload runs no panic
-//! hook: nothing is printed on its way.
+//! A `Vec` ends the process when its memory is refused. Large buffers are allocated here instead: a
+//! refusal is returned as an error, or unwinds to a caller that can report it ([`catch`]).
+//! Unwinding passes code without errors of its own, such as a kernel's scratch memory. It runs no
+//! panic hook, so nothing is printed on the way.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -15,7 +15,7 @@ use bytemuck::Zeroable;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no memory for a buffer of {bytes} bytes")]
 pub struct OutOfMemory {
-    /// Bytes asked for.
+    /// Bytes requested.
     pub bytes: usize,
 }
 
@@ -23,14 +23,14 @@ thread_local! {
     static EXPECTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the allocation that this thread makes now may be refused. An allocator that ends the
-/// process where memory is refused must return null instead then.
+/// Whether this thread's current allocation may be refused. If so, an allocator that ends the
+/// process on a refusal must return null instead.
 pub fn refusal_expected() -> bool {
-    // A thread that ends may have no such variable any more, and expects nothing.
+    // A thread that is ending may have lost the variable, and expects nothing.
     EXPECTED.try_with(Cell::get).unwrap_or(false)
 }
 
-/// `len` elements of zeros.
+/// Allocates `len` zero elements.
 ///
 /// # Errors
 /// [`OutOfMemory`].
@@ -41,7 +41,7 @@ pub fn zeroed<T: Zeroable>(len: usize) -> Result<Vec<T>, OutOfMemory> {
     memory.map_err(|()| OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) })
 }
 
-/// As [`zeroed`]; a refusal unwinds to [`catch`].
+/// Allocates as [`zeroed`] does; a refusal unwinds to [`catch`].
 pub fn zeroed_or_unwind<T: Zeroable>(len: usize) -> Vec<T> {
     zeroed(len).unwrap_or_else(|refused| unwind(refused))
 }
@@ -51,11 +51,11 @@ pub fn unwind(refused: OutOfMemory) -> ! {
     resume_unwind(Box::new(refused))
 }
 
-/// Calls `f`, also across the threads of a pool. Values that `f` changes may be left half changed
-/// by a refusal.
+/// Calls `f`, also across the threads of a pool, and catches refusals. A refusal may leave values
+/// that `f` changes half changed.
 ///
 /// # Errors
-/// The refusal that ended `f`; a panic goes on.
+/// The refusal that ended `f`. Other panics continue to unwind.
 pub fn catch<R>(f: impl FnOnce() -> R) -> Result<R, OutOfMemory> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|payload: Box<dyn Any + Send>| {
         match payload.downcast::<OutOfMemory>() {
@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
 
-    /// More than any address space holds.
+    /// More than any address space has.
     const HUGE: usize = 1 << 58;
 
     #[test]
@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(zeroed::<f64>(HUGE), Err(OutOfMemory { bytes: 8 * HUGE }));
         assert_eq!(zeroed::<f64>(usize::MAX), Err(OutOfMemory { bytes: usize::MAX }));
         assert!(!refusal_expected());
-        // The compiler may leave out a buffer that nobody looks at.
+        // The compiler may remove a buffer that is never read.
         let len = |n: usize| black_box(zeroed_or_unwind::<u8>(n)).len();
         let refused = catch(|| (0..8).into_par_iter().map(|i| len(i * HUGE)).sum::<usize>());
         assert!(matches!(refused, Err(OutOfMemory { bytes }) if bytes.is_multiple_of(HUGE)));

@@ -1,4 +1,4 @@
-//! Checks that every operation's tests share: random inputs, closeness, central differences in
+//! Checks shared by the tests of all operations: random inputs, closeness, central differences in
 //! f64.
 
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ pub fn relative_error<T: Real>(got: &[T], want: &[T]) -> f64 {
     worst.fold(0.0, |a: f64, b| if b.is_nan() || b > a { b } else { a }) / scale
 }
 
-/// Asserts that `got` lies within `tolerance` of `want`, relative to the largest value of `want`.
+/// Asserts that `got` is within `tolerance` of `want`, relative to the largest value of `want`.
 ///
 /// # Panics
 /// If it does not.
@@ -42,11 +42,11 @@ pub fn assert_close<T: Real>(what: &str, got: &[T], want: &[T], tolerance: f64) 
     assert!(error <= tolerance, "{what}: relative error {error:.3e} above {tolerance:.1e}");
 }
 
-/// Compares `gradients` (one slice per input) with central differences of `objective` at `inputs`;
-/// returns the worst error relative to the largest gradient of its input.
+/// Compares `gradients` (one slice per input) with central differences of `objective` at `inputs`.
+/// Returns the worst error relative to the largest gradient of its input.
 ///
 /// # Panics
-/// If an error exceeds 1e-6, with the name of the operation, the input and the element.
+/// If an error exceeds 1e-6; the message names the operation, the input and the element.
 pub fn central_differences(
     what: &str,
     inputs: &[Vec<f64>],
@@ -88,7 +88,7 @@ pub fn weighted_sum(x: &[f64], y: &[f64]) -> f64 {
     x.iter().zip(y).map(|(a, b)| a * b).sum()
 }
 
-/// The values of a storage type nearest to `x`, and these values as f64 for a reference.
+/// Values of `x` rounded to a storage type, and the same values as f64 for a reference.
 pub fn stored<T: Float>(x: &[f32]) -> (Vec<T>, Vec<f64>) {
     let stored: Vec<T> = x.iter().map(|&x| T::of(x)).collect();
     let exact = stored.iter().map(|x| f64::from(x.f32())).collect();
@@ -103,26 +103,27 @@ pub fn wide(x: &[f32]) -> Vec<f64> {
 /// Unit roundoff of f32: the largest relative error of one operation.
 pub const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
 
-/// Largest relative error of `expf` on a GPU, in [`UNIT`]s: by NVIDIA's documentation two units in
-/// the last place, of up to two [`UNIT`]s each, beside the nearest number, which is half a one off.
-/// `ex2.approx`, which it is made of, is within that. (The virtual GPU is exact there.)
+/// Largest relative error of `expf` on a GPU, in [`UNIT`]s. NVIDIA documents two units in the last
+/// place, of up to two [`UNIT`]s each; the nearest number itself is half such a unit off.
+/// `ex2.approx`, which `expf` uses, is within that bound. (The virtual GPU is exact there.)
 pub const EXPF: f64 = 5.0;
 
-/// What a sum of `n` products of operands of type `T` may be off by, in [`UNIT`]s of the sum of
+/// Error bound of a sum of `n` products of operands of type `T`. It is in [`UNIT`]s of the sum of
 /// their magnitudes.
 ///
-/// In f32 each addition rounds once. Products of bf16 go through tensor cores, of which NVIDIA
-/// documents nothing; on an A100 they shift eight products and the sum so far to the exponent of
-/// the largest, keep one bit more than f32 has, and cut off the rest, there and in the result (Fasi
-/// et al., Numerical behavior of NVIDIA tensor cores, 2021). That is nine cuts of a unit and one of
-/// two for eight products; H100 is finer.
+/// In f32 each addition rounds once. Products of bf16 use tensor cores, whose rounding NVIDIA does
+/// not document. An A100 shifts eight products and the sum so far to the largest exponent, keeps
+/// one bit more than f32 has, and truncates the rest, there and in the result (Fasi et al.,
+/// Numerical behavior of NVIDIA tensor cores, 2021). That is nine truncations of one unit and one
+/// of two units for eight products; an H100 is finer.
 pub fn sum_error<T: Float>(n: usize) -> f64 {
     if T::ROUNDING > f32::ROUNDING { 1.5 * n as f64 + 4.0 } else { n as f64 }
 }
 
-/// Compares: every element of `got` may lie the rounding of its type, plus `bound(i)` for the
-/// arithmetic before it, beside `want`. Returns the worst error in units of what is allowed, and
-/// the first element beyond it in words. Only as many elements are compared as both have.
+/// Compares each element of `got` with `want`. The allowed difference is the rounding of the
+/// element type plus `bound(i)` for the arithmetic before it. Returns the worst error in units of
+/// the allowed difference, and a description of the first element beyond it. Only as many elements
+/// are compared as both slices have.
 pub fn worst_error<T: Float>(
     got: &[T],
     want: &[f64],
@@ -131,12 +132,12 @@ pub fn worst_error<T: Float>(
     let (mut worst, mut failure) = (0.0, None);
     for (i, (got, &want)) in got.iter().zip(want).enumerate() {
         let got = f64::from(got.f32());
-        // The rounding is of the computed value, which differs from `want` by the bound; and the
-        // least normal number, below which relative errors say nothing.
+        // The rounding applies to the computed value, which differs from `want` by up to the bound.
+        // The last term is the least normal number: below it relative errors mean nothing.
         let bound = bound(i);
         let allowed = bound + f64::from(T::ROUNDING) * (want.abs() + bound) + 1.2e-38;
         let share = (got - want).abs() / allowed;
-        // A NaN is beyond every bound.
+        // A NaN exceeds every bound.
         let share = if share.is_nan() { f64::INFINITY } else { share };
         if share > 1.0 && failure.is_none() {
             failure = Some(format!("element {i} is {got}, not {want} +- {allowed:.3e}"));
@@ -146,11 +147,11 @@ pub fn worst_error<T: Float>(
     (worst, failure)
 }
 
-/// Asserts that every element of `got` lies within its bound of `want`, as [`worst_error`] takes
-/// it. Prints the worst error in units of what is allowed.
+/// Asserts that every element of `got` is within its bound of `want`, as in [`worst_error`]. Prints
+/// the worst error in units of the allowed difference.
 ///
 /// # Panics
-/// If an element does not.
+/// If an element is not within its bound.
 pub fn assert_within<T: Float>(what: &str, got: &[T], want: &[f64], bound: impl Fn(usize) -> f64) {
     assert_eq!(got.len(), want.len(), "{what}: lengths differ");
     let (worst, failure) = worst_error(got, want, bound);
@@ -158,9 +159,9 @@ pub fn assert_within<T: Float>(what: &str, got: &[T], want: &[f64], bound: impl 
     println!("{what}: {} values, worst error {worst:.3} of the bound", got.len());
 }
 
-/// Folders of recorded numbers that `DRESSAGE_FIXTURES` names, separated as in `PATH`. Relative
-/// ones are meant from the root of the project, where the tests are called: cargo runs those of
-/// each package in its own folder.
+/// Folders of recorded values listed in `DRESSAGE_FIXTURES`, separated as in `PATH`. Relative paths
+/// start at the root of the project, where the tests are called: cargo runs the tests of each
+/// package in the package's own folder.
 pub fn fixture_dirs() -> Vec<PathBuf> {
     let named = std::env::var_os("DRESSAGE_FIXTURES").unwrap_or_default();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));

@@ -1,8 +1,8 @@
-//! Dry runs: what a computation would call and use, found out without computing.
+//! Dry runs: the calls and memory of a computation, counted without computing.
 //!
-//! Within [`dry_run()`] a kernel checks its arguments, is counted with the arithmetic and the
-//! scratch memory it would take, and returns; it reads and writes nothing. A whole training step is
-//! gone through in milliseconds that way, on memory that is reserved but never touched.
+//! Within [`dry_run()`] a kernel checks its arguments, counts itself with its arithmetic and
+//! scratch memory, and returns. It reads and writes nothing. A whole training step takes
+//! milliseconds that way, on memory that is reserved but never touched.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,29 +11,29 @@ thread_local! {
     static TALLY: RefCell<Option<Tally>> = const { RefCell::new(None) };
 }
 
-/// What a dry run has met so far.
+/// Counts of a dry run so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Calls by name of the kernel.
     pub calls: BTreeMap<&'static str, u64>,
-    /// Floating-point operations of products, a multiply-add counting as two. What takes one pass
-    /// over memory is left out: it is bound by that.
+    /// Floating-point operations of products; a multiply-add counts as two. Operations of one pass
+    /// over memory are left out: memory limits them.
     pub flops: u64,
     /// Most scratch memory that one call takes for itself, in bytes.
     pub call_scratch: usize,
-    /// Most scratch memory that one of its tasks takes besides, in bytes.
+    /// Most scratch memory that one of its tasks takes in addition, in bytes.
     pub task_scratch: usize,
 }
 
 impl Tally {
-    /// Scratch memory that a pool of so many threads ends up with, in bytes: buffers are kept for
-    /// the next call, and every thread comes to run the largest task.
+    /// Scratch memory of a pool of `threads` threads, in bytes. Buffers are kept for the next call,
+    /// and sooner or later every thread runs the largest task.
     pub fn scratch(&self, threads: usize) -> usize {
         self.call_scratch + threads * self.task_scratch
     }
 }
 
-/// Runs `f` as a dry run on this thread; what it meets is added to `tally`.
+/// Runs `f` as a dry run on this thread and adds its counts to `tally`.
 pub fn dry_run<R>(tally: &mut Tally, f: impl FnOnce() -> R) -> R {
     /// Ends the dry run even if `f` panics.
     struct End<'a>(&'a mut Tally, Option<Tally>);
@@ -67,31 +67,31 @@ pub fn active() -> bool {
     TALLY.with_borrow(Option::is_some)
 }
 
-/// What a call of a kernel takes.
+/// Cost of one kernel call.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Cost {
-    /// As [`Tally::flops`].
+    /// Floating-point operations, as in [`Tally::flops`].
     pub flops: usize,
-    /// Elements of scratch memory, in f32, for the call itself.
+    /// Scratch memory of the call itself, in f32 elements.
     pub call: usize,
-    /// As many for each of its tasks.
+    /// Scratch memory of each of its tasks, in f32 elements.
     pub task: usize,
 }
 
 impl Cost {
-    /// Products of so many multiply-adds in all, without scratch memory.
+    /// Cost of products with so many multiply-adds in total, without scratch memory.
     pub fn products(multiply_adds: usize) -> Cost {
         Cost { flops: 2 * multiply_adds, ..Cost::default() }
     }
 }
 
-/// Counts a call of an operation that takes one pass over memory; true within a dry run, where
-/// counting is all there is to do.
+/// Counts a call of an operation that takes one pass over memory. Returns true within a dry run,
+/// where nothing else is to be done.
 pub fn skip(kernel: &'static str) -> bool {
     skip_with(kernel, Cost::default)
 }
 
-/// As [`skips`], for a kernel that takes more.
+/// Counts a call as [`skip`] does, with its cost.
 pub(crate) fn skip_with(kernel: &'static str, cost: impl FnOnce() -> Cost) -> bool {
     TALLY.with_borrow_mut(|tally| {
         let Some(tally) = tally else { return false };

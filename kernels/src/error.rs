@@ -1,17 +1,17 @@
-//! What can be wrong with the arguments of an operation.
+//! Errors of operations and devices.
 
-/// An argument that does not fit the operation it was given to.
+/// An error of an operation: an argument that does not fit, or a device that fails.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KernelError {
-    /// A slice has another length than the sizes say.
+    /// A slice whose length differs from the one that the sizes require.
     #[error("{op}: {arg} has {found} elements, its sizes ask for {expected}")]
     Length {
         /// Operation.
         op: &'static str,
         /// Argument.
         arg: &'static str,
-        /// Elements that the sizes ask for.
+        /// Elements that the sizes require.
         expected: usize,
         /// Elements found.
         found: usize,
@@ -21,28 +21,28 @@ pub enum KernelError {
     Size {
         /// Operation.
         op: &'static str,
-        /// What is wrong, in words and numbers.
+        /// Description of the problem, in words and numbers.
         what: String,
     },
     /// Code that this CPU cannot run.
     #[error("this CPU cannot run {wanted} code; it can run {can}")]
     Vectors {
-        /// The level asked for.
+        /// The requested level.
         wanted: crate::simd::Level,
-        /// Levels that it has.
+        /// Levels that the CPU has.
         can: String,
     },
-    /// No device of the kind that was asked for.
+    /// No device of the requested kind.
     #[error("no CUDA device: {0}")]
     NoDevice(String),
-    /// A device that cannot do what it was asked for.
+    /// An action that a device cannot do.
     #[error("{device} cannot {action}: {what}")]
     Device {
-        /// What the device calls itself.
+        /// Name of the device.
         device: String,
-        /// What was tried, a verb.
+        /// The action, a verb.
         action: &'static str,
-        /// What the device says.
+        /// Message of the device.
         what: String,
     },
     /// Work that cannot be part of a graph, or a graph that cannot run.
@@ -51,11 +51,11 @@ pub enum KernelError {
     /// A device without room for a buffer.
     #[error("{device} has no room for {name} of {bytes} bytes beside the {live} bytes in use")]
     OutOfMemory {
-        /// What the device calls itself.
+        /// Name of the device.
         device: String,
-        /// The buffer.
+        /// Name of the buffer.
         name: &'static str,
-        /// Bytes asked for.
+        /// Bytes requested.
         bytes: usize,
         /// Bytes in use.
         live: usize,
@@ -69,7 +69,7 @@ pub enum KernelError {
         blocks: [usize; 3],
         /// Threads of a block along x, y and z.
         threads: [u32; 3],
-        /// What the device says.
+        /// Message of the device.
         what: String,
     },
 }

@@ -6,8 +6,8 @@
 //!
 //! Conventions: tensors are contiguous and row-major. Outputs and input gradients are overwritten;
 //! parameter gradients are added to. An operand that needs no gradient is passed as `None` and
-//! costs nothing. Results are the same bits on any pool: where a cut parts a sum, it depends on the
-//! sizes alone; only who computes which whole sums may depend on the number of threads.
+//! costs nothing. Results are bitwise equal for any number of threads: reductions are split by size
+//! only. Only which thread computes which whole sum may depend on the number of threads.
 
 pub mod allocate;
 pub mod check;

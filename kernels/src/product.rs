@@ -18,7 +18,7 @@ pub(crate) struct View<'a> {
 /// `[k, n]`.
 ///
 /// # Panics
-/// If a view does not hold its matrix.
+/// If a view is too short for its matrix.
 pub(crate) fn product(
     (m, n, k): (usize, usize, usize),
     a: View<'_>,
@@ -71,8 +71,8 @@ pub(crate) fn product(
 const COLUMNS: usize = 4 * LANES;
 
 simd! {
-    /// As [`product`]; every sum runs in the order of its depth, or in that of [`simd::dot`] where
-    /// both operands lie along it.
+    /// Computes the same as [`product`]. Each sum runs in order of the depth, or in the order of
+    /// [`simd::dot`] where both operands are contiguous along the depth.
     fn own<FMA>(
         size: (usize, usize, usize), a: View, b: View, c: &mut [f32], c_rs: usize, add: bool,
     ) {

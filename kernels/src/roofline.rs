@@ -1,8 +1,8 @@
-//! The limits of this machine, measured: what the speed of a kernel is held against.
+//! Measured limits of this machine, with which the speed of a kernel is compared.
 //!
 //! Both figures are the best of a few short runs on all threads of the current pool at once, since
-//! cores share power and memory. They are what a loop without any other work reaches, not what a
-//! data sheet says.
+//! cores share power and memory. They are the speed of a loop without any other work, not the
+//! figures of a data sheet.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -10,32 +10,32 @@ use std::time::{Duration, Instant};
 use crate::matmul::{self, Shape, TILE, shape};
 use crate::simd;
 
-/// Runs of which the best counts.
+/// Runs for each figure; the best counts.
 const RUNS: usize = 5;
 
 /// Length of a run of arithmetic.
 const RUN: Duration = Duration::from_millis(40);
 
-/// Depth of the tile: 7 and 16 KiB of operands.
+/// Depth of the tile: its operands take 7 and 16 KiB.
 const DEPTH: usize = 128;
 
-/// Tiles between two looks at the clock.
+/// Tiles between two readings of the clock.
 const TURNS: usize = 64;
 
-/// Elements that are copied: twice this is beyond any cache.
+/// Elements copied: twice this is larger than any cache.
 const COPIED: usize = 1 << 25;
 
-/// What the threads of the pool reach together, or a GPU (see [`crate::timer::roofline`]).
+/// Limits of all threads of the pool together, or of a GPU (see [`crate::timer::roofline`]).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Roofline {
-    /// 10^9 floating-point operations a second, a multiply-add counting as two: of a register tile
-    /// in f32, on a GPU of a large product in bf16.
+    /// 10^9 floating-point operations per second; a multiply-add counts as two. On a CPU they are
+    /// those of a register tile in f32, on a GPU those of a large product in bf16.
     pub gflops: f64,
-    /// 10^9 bytes a second that a copy moves, those read and those written.
+    /// 10^9 bytes per second that a copy moves, read and written bytes together.
     pub gbytes: f64,
 }
 
-/// Measures for about half a second.
+/// Measures both limits in about half a second.
 pub fn measure() -> Roofline {
     let gflops = (0..RUNS).map(|_| arithmetic()).fold(0.0, f64::max);
     let (x, mut y) = (vec![1.0f32; COPIED], vec![0.0f32; COPIED]);
@@ -43,7 +43,7 @@ pub fn measure() -> Roofline {
     Roofline { gflops, gbytes }
 }
 
-/// One run on all threads: operations of all over the time of the slowest.
+/// Rate of one run on all threads: total operations over the time of the slowest thread.
 fn arithmetic() -> f64 {
     let runs = rayon::broadcast(|_| {
         let (start, mut operations) = (Instant::now(), 0u64);
@@ -57,7 +57,8 @@ fn arithmetic() -> f64 {
     operations as f64 / slowest * 1e-9
 }
 
-/// Operations of a register tile, the fastest arithmetic there is here, on operands in L1.
+/// Multiplies register tiles with operands in L1 and returns the operations. No other arithmetic
+/// here is faster.
 fn tile() -> u64 {
     let level = simd::level();
     let Shape { rows, columns } = shape(level);
@@ -71,7 +72,7 @@ fn tile() -> u64 {
     (TURNS * 2 * rows * columns * DEPTH) as u64
 }
 
-/// One copy on all threads.
+/// Rate of one copy on all threads.
 fn copy(x: &[f32], y: &mut [f32]) -> f64 {
     let piece = x.len().div_ceil(rayon::current_num_threads());
     let start = Instant::now();

@@ -1,5 +1,4 @@
-//! Memory that tasks use beside their arguments: reusable scratch and buffers that several tasks
-//! fill.
+//! Memory of tasks besides their arguments: reusable scratch, and buffers that several tasks fill.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -12,7 +11,8 @@ use crate::allocate::{zeroed, zeroed_or_unwind};
 type Memory = Vec<f64>;
 
 /// Elements from which memory is shared by all threads. Smaller pieces stay with their thread, in
-/// whose caches they are; large ones would pile up on every thread that ever makes a large call.
+/// whose caches they are. Large pieces would accumulate on every thread that ever makes a large
+/// call.
 const LARGE: usize = 1 << 17;
 
 /// Idle memory of one thread.
@@ -32,12 +32,12 @@ thread_local! {
 static IDLE_LARGE: Mutex<Vec<Memory>> = Mutex::new(Vec::new());
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
-/// Bytes of scratch memory that all threads together hold, idle or in use.
+/// Bytes of scratch memory of all threads together, idle or in use.
 pub fn held() -> usize {
     HELD.load(Ordering::Relaxed)
 }
 
-/// Gives the idle scratch memory that all threads share back to the system.
+/// Returns the idle scratch memory that all threads share to the system.
 pub fn trim() {
     let idle = std::mem::take(&mut *large());
     let bytes: usize = idle.iter().map(|memory| size_of_val(&memory[..])).sum();
@@ -48,8 +48,8 @@ fn large() -> std::sync::MutexGuard<'static, Vec<Memory>> {
     IDLE_LARGE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Idle memory for `needed` elements, which may have to grow: of the large ones the smallest that
-/// suffices, else the largest.
+/// Idle memory for `needed` elements; it may be too small. Of the large pieces it is the smallest
+/// that suffices, else the largest.
 fn idle(needed: usize) -> Memory {
     if needed < LARGE {
         return IDLE.with_borrow_mut(|idle| idle.0.pop()).unwrap_or_default();
@@ -62,7 +62,7 @@ fn idle(needed: usize) -> Memory {
     best.map(|m| idle.swap_remove(m.0)).unwrap_or_default()
 }
 
-/// Memory from the system; where that has no more, what lies idle goes back first.
+/// Allocates from the system. If that is refused, idle memory is freed before a second try.
 fn fresh(needed: usize) -> Memory {
     zeroed(needed).unwrap_or_else(|_| {
         trim();
@@ -70,16 +70,16 @@ fn fresh(needed: usize) -> Memory {
     })
 }
 
-/// Calls `f` with `len` elements whose contents are whatever the last user left.
+/// Calls `f` with `len` elements, which contain what the last user left.
 ///
-/// The memory is kept for the next call, so that a step after the first allocates none. A nested
-/// call, or another task that rayon runs on this thread while one waits, gets memory of its own,
-/// which is kept as well.
+/// The memory is kept for the next call, so a step after the first allocates none. A nested call
+/// gets memory of its own, as does another task that rayon runs on this thread while one waits.
+/// That memory is kept as well.
 pub(crate) fn with<T: Real, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     let needed = (len * size_of::<T>()).div_ceil(size_of::<f64>());
     let mut memory = idle(needed);
     if memory.len() < needed {
-        // Not `resize`: the old contents need no copy, and room to grow would be of no use.
+        // Not `resize`: the old contents need no copy, and spare capacity would be useless.
         HELD.fetch_sub(size_of_val(&memory[..]), Ordering::Relaxed);
         drop(memory);
         memory = fresh(needed);
@@ -105,22 +105,22 @@ pub(crate) fn aligned(x: &mut [f32]) -> &mut [f32] {
     &mut x[skipped..]
 }
 
-/// Cuts the first `len` elements off `rest`.
+/// Splits the first `len` elements off `rest`.
 pub(crate) fn take<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
     let (head, tail) = std::mem::take(rest).split_at_mut(len);
     *rest = tail;
     head
 }
 
-/// A buffer of which parallel tasks write disjoint pieces that no `chunks_mut` can describe, such
-/// as one head's channels of every row.
+/// A buffer in which parallel tasks write disjoint pieces that `chunks_mut` cannot describe. An
+/// example is one head's channels of every row.
 pub(crate) struct Shared<'a> {
     start: *mut f32,
     len: usize,
     borrow: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: it is a mutable slice of floats; `piece` makes its callers keep pieces apart.
+// SAFETY: it is a mutable slice of floats; `piece` requires its callers to keep pieces disjoint.
 unsafe impl Send for Shared<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Shared<'_> {}
@@ -137,12 +137,12 @@ impl<'a> Shared<'a> {
     /// No other live piece, on any thread, may contain one of these elements.
     ///
     /// # Panics
-    /// If the piece does not lie within the buffer.
+    /// If the piece is not within the buffer.
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn piece(&self, at: usize, len: usize) -> &mut [f32] {
         assert!(at <= self.len && len <= self.len - at, "piece outside of the buffer");
-        // SAFETY: within the buffer, as just checked; alone on these elements, as the caller
-        // promises.
+        // SAFETY: the piece is within the buffer, as just checked, and disjoint from all others, as
+        // the caller promises.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
     }
 }

@@ -1,10 +1,10 @@
-//! Vector code chosen at run time, without a line of intrinsics where plain loops do.
+//! Vector code chosen at run time, without intrinsics where plain loops suffice.
 //!
 //! [`simd!`](crate::simd!) compiles one body three times: for AVX-512, for AVX2 with FMA and for
-//! the baseline of the target, and calls the best one this CPU can run. Inside the body `FMA` is a
-//! constant that says whether [`madd`] is one instruction. Functions called from a body must be
-//! `#[inline(always)]`, or they are compiled for the baseline only. Reductions need explicit lanes
-//! (`[f32; LANES]`): the compiler may not reorder float additions.
+//! the baseline of the target. It calls the best version that this CPU can run. Inside the body the
+//! constant `FMA` says whether [`madd`] is one instruction. Functions called from a body must be
+//! `#[inline(always)]`; otherwise they are compiled for the baseline only. Reductions need explicit
+//! lanes (`[f32; LANES]`): the compiler may not reorder float additions.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use crate::{KernelError, Result};
 
-/// What the CPU offers.
+/// Vector instructions that the CPU offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// The baseline of the compilation target.
@@ -24,7 +24,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// From the least to the most.
+    /// All levels, from the least to the most capable.
     pub const ALL: [Level; 3] = [Level::Portable, Level::Avx2, Level::Avx512];
 }
 
@@ -38,20 +38,21 @@ impl fmt::Display for Level {
     }
 }
 
-/// Which code a process runs, chosen once.
+/// The code that a process runs, chosen once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Choice {
-    /// The fastest that this CPU can run, with the `gemm` crate for the products that it does
-    /// faster. The crate cuts sums by the size of the caches, so bits depend on the CPU.
+    /// The fastest code that this CPU can run, with the `gemm` crate for the products where it is
+    /// faster. The crate splits sums by the size of the caches, so the bits of a result depend on
+    /// the CPU.
     #[default]
     Auto,
-    /// The code of a level, and no other crate's: the same bits on any CPU that can run it, and
-    /// the same for AVX2 as for AVX-512.
+    /// The code of one level, without other crates. Results are bitwise equal on any CPU that can
+    /// run it, and for AVX2 and AVX-512.
     Fixed(Level),
 }
 
 impl FromStr for Choice {
-    /// The words that are accepted.
+    /// The accepted words.
     type Err = &'static str;
 
     fn from_str(text: &str) -> std::result::Result<Choice, &'static str> {
@@ -79,11 +80,11 @@ fn chosen() -> (Choice, Level) {
     *CHOSEN.get_or_init(|| (Choice::Auto, detect()))
 }
 
-/// Chooses the code of this process. Comes before any arithmetic, which else chooses
+/// Chooses the code of this process. Call it before any arithmetic, which otherwise chooses
 /// [`Choice::Auto`].
 ///
 /// # Errors
-/// A level that this CPU lacks; another choice than the one that was made.
+/// A level that this CPU lacks; a choice that differs from the one already made.
 pub fn choose(choice: Choice) -> Result<()> {
     let best = detect();
     let level = match choice {
@@ -122,7 +123,7 @@ pub fn described() -> String {
     }
 }
 
-/// Whether products are left to the code of this crate alone ([`Choice::Fixed`]).
+/// Whether products use only the code of this crate ([`Choice::Fixed`]).
 pub(crate) fn own_products() -> bool {
     choice() != Choice::Auto
 }
@@ -149,8 +150,8 @@ fn detect() -> Level {
 /// Lanes of an explicit accumulator: one 512-bit or two 256-bit registers of f32.
 pub const LANES: usize = 16;
 
-/// Asks for the cache line of element `at`, which need not exist; for rows that lie too far apart
-/// for the CPU to guess the next one.
+/// Prefetches the cache line of element `at`, which need not exist. Used for rows that are too far
+/// apart for the CPU to guess the next one.
 #[inline(always)]
 pub fn prefetch(x: &[f32], at: usize) {
     #[cfg(target_arch = "x86_64")]
@@ -198,7 +199,7 @@ pub fn sum(x: &[f32]) -> f32 {
     sum_lanes(acc) + rest.iter().sum::<f32>()
 }
 
-/// Inner product of two slices of one length, with [`LANES`] partial sums.
+/// Inner product of two slices of equal length, with [`LANES`] partial sums.
 #[inline(always)]
 pub fn dot<const FMA: bool>(x: &[f32], y: &[f32]) -> f32 {
     let mut acc = [0.0; LANES];
@@ -223,7 +224,7 @@ pub fn dot<const FMA: bool>(x: &[f32], y: &[f32]) -> f32 {
 #[inline(always)]
 pub fn exp<const FMA: bool>(x: f32) -> f32 {
     let clamped = x.clamp(-87.336_54, 88.722_83);
-    // Adding 1.5 * 2^23 rounds to the nearest integer, which the lowest bits of the sum then hold.
+    // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the lowest bits of the sum.
     // A cast to an integer saturates and would be done one element at a time.
     const ROUND: f32 = 12_582_912.0;
     let shifted = madd::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND);

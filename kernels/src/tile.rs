@@ -1,9 +1,9 @@
-//! Small matrix products on data that lies in cache: the inner loop of attention.
+//! Small matrix products on data in cache: the inner loop of attention.
 //!
-//! A general matrix product spends its time well only on large operands. Here one operand is
-//! packed once and multiplied many times, row and column counts are padded so that no edge needs
-//! code of its own, and the left operand may be read along either axis, which makes the transposed
-//! products of the backward pass free of copies.
+//! A general matrix product is efficient only on large operands. Here one operand is packed once
+//! and multiplied many times. Row and column counts are padded, so no edge needs code of its own.
+//! The left operand may be read along either axis, so the transposed products of the backward pass
+//! need no copies.
 
 use crate::matmul::transpose;
 use crate::simd;
@@ -12,13 +12,13 @@ use crate::simd::{LANES, Level, madd};
 /// Columns of a full panel: four vectors.
 pub(crate) const PANEL: usize = 4 * LANES;
 
-/// Row counts must be multiples of this.
+/// Required divisor of all row counts.
 pub(crate) const ROW_STEP: usize = 8;
 
-/// Depth that is multiplied before the next rows: a panel of this depth takes 32 KiB.
+/// Depth multiplied before the next rows: a panel of this depth takes 32 KiB.
 const DEPTH: usize = 128;
 
-/// Rows that are asked for ahead of the one that is packed.
+/// Rows that are prefetched ahead of the row being packed.
 const AHEAD: usize = 8;
 
 /// `n` padded to whole vectors.
@@ -34,8 +34,8 @@ pub(crate) struct Left<'a> {
     pub col: usize,
 }
 
-/// Packs `b[k, n]`, whose rows begin `stride` apart, into panels of 64 columns, zeros up to
-/// `padded(n)`.
+/// Packs `b[k, n]` into panels of 64 columns, with zeros up to `padded(n)`. The rows of `b` begin
+/// `stride` apart.
 pub(crate) fn pack(b: &[f32], stride: usize, k: usize, n: usize, scale: f32, out: &mut [f32]) {
     for (p, panel) in out[..k * padded(n)].chunks_mut(PANEL * k.max(1)).enumerate() {
         let width = panel.len() / k;
@@ -53,7 +53,7 @@ pub(crate) fn pack(b: &[f32], stride: usize, k: usize, n: usize, scale: f32, out
 }
 
 simd! {
-    /// Packs the transpose of `x[n, k]`, whose rows begin `stride` apart, as [`pack`] would.
+    /// Packs the transpose of `x[n, k]` as [`pack`] would. The rows of `x` begin `stride` apart.
     pub(crate) fn pack_transposed<FMA>(
         x: &[f32], stride: usize, k: usize, n: usize, out: &mut [f32],
     ) {
@@ -85,16 +85,16 @@ simd! {
     }
 }
 
-/// Sizes of a product `c[m, n] = a[m, k] b[k, n]`; `m` a multiple of [`ROW_STEP`], `n` of the
-/// vector.
+/// Sizes of a product `c[m, n] = a[m, k] b[k, n]`. `m` is a multiple of [`ROW_STEP`], `n` of
+/// [`LANES`].
 #[derive(Clone, Copy)]
 pub(crate) struct Product {
     pub m: usize,
     pub n: usize,
     pub k: usize,
-    /// Distance of the rows of `c`.
+    /// Distance between rows of `c`.
     pub ldc: usize,
-    /// Adds to `c` instead of overwriting it.
+    /// Whether to add to `c` instead of overwriting it.
     pub add: bool,
 }
 
@@ -117,7 +117,7 @@ pub(crate) fn product(s: Product, a: Left<'_>, b: &[f32], c: &mut [f32]) {
 }
 
 simd! {
-    /// For 32 registers of 16 floats.
+    /// Multiplies with 32 registers of 16 floats.
     fn wide<FMA>(s: Product, a: Left, b: &[f32], c: &mut [f32]) {
         for from in (0..s.k).step_by(DEPTH) {
             let depth = DEPTH.min(s.k - from);
@@ -140,7 +140,7 @@ simd! {
         }
     }
 
-    /// For 16 registers of 8 floats or fewer.
+    /// Multiplies with 16 registers of 8 floats or fewer.
     fn narrow<FMA>(s: Product, a: Left, b: &[f32], c: &mut [f32]) {
         for from in (0..s.k).step_by(DEPTH) {
             let depth = DEPTH.min(s.k - from);
@@ -160,7 +160,7 @@ simd! {
     }
 }
 
-/// `R` rows by `V` vectors of the result, held in registers over the whole depth.
+/// Computes `R` rows by `V` vectors of the result, kept in registers over the whole depth.
 #[inline(always)]
 fn block<const FMA: bool, const R: usize, const V: usize>(
     depth: usize,

@@ -1,4 +1,4 @@
-//! Times of launches on a device, and the limits that they are held against.
+//! Times of launches on a device, and the limits to compare them with.
 
 use crate::Result;
 use crate::check::noise;
@@ -8,33 +8,33 @@ use crate::reduce;
 use crate::roofline::Roofline;
 use crate::verify::Timed;
 
-/// Numbers that are read between two runs, 256 MiB: beyond every second cache, so that a run finds
-/// nothing of its operands there, as in a step, where all else lies between two uses.
+/// Values that are read between two runs: 256 MiB, more than any L2 cache. A run then finds none of
+/// its operands there, as in a training step, where all other work comes between two uses.
 const FLUSH: usize = 64 << 20;
 
 /// Runs before those that count: the first loads the module and fills the pool.
 const WARM: usize = 3;
 
-/// Runs of which the best gives a limit.
+/// Runs for each limit; the best counts.
 const RUNS: usize = 5;
 
-/// Bytes copied for the limit of the memory.
+/// Bytes copied to measure the limit of the memory.
 const COPIED: usize = 1 << 30;
 
-/// Side of the matrices for the limit of arithmetic.
+/// Side of the matrices that measure the limit of arithmetic.
 const SIDE: usize = 8192;
 
 /// Times launches on one device.
 #[derive(Debug)]
 pub struct Timer<'a> {
     device: &'a Device,
-    /// Absent on a virtual device, which has no caches.
+    /// `None` on a virtual device or in a dry run, which have no caches.
     flush: Option<Flush>,
 }
 
-/// Empties the caches of a device by reading. Lines that are written would have to be written back
-/// while the next kernel is timed: 50 MB take it longer than most kernels do. The sum leaves some
-/// 16 KB of them.
+/// Empties the caches of a device by reading. Written lines would be written back while the next
+/// kernel is timed; for 50 MB that takes longer than most kernels do. The sum leaves about 16 KB of
+/// them.
 #[derive(Debug)]
 struct Flush {
     read: Buffer<f32>,
@@ -52,10 +52,10 @@ impl Flush {
 }
 
 impl<'a> Timer<'a> {
-    /// For launches on `device`.
+    /// Creates a timer for launches on `device`.
     ///
     /// # Errors
-    /// No room for what empties the caches.
+    /// No room for the buffers that empty the caches.
     pub fn new(device: &'a Device) -> Result<Timer<'a>> {
         let real = device.work().is_none() && !device.is_dry_run();
         let flush = if real { Some(Flush::new(device, FLUSH)?) } else { None };
@@ -68,7 +68,8 @@ impl<'a> Timer<'a> {
     /// A failure of the launches.
     pub fn once(&mut self, timed: &mut Timed<'_>) -> Result<f64> {
         if let Some(flush) = &mut self.flush {
-            // Queued before and not counted; while it runs, the host queues what is.
+            // Queued before the timed work and not counted; while it runs, the host queues the
+            // timed work.
             flush.run(self.device)?;
         }
         self.device.time(&mut timed.run)
@@ -86,8 +87,8 @@ impl<'a> Timer<'a> {
     }
 }
 
-/// What a real device reaches: a product in bf16 with sums in f32, and a copy within its memory.
-/// Takes some 2.5 GB of its memory for the time being.
+/// Limits of a real device: of a product in bf16 with f32 sums, and of a copy within its memory.
+/// Takes about 2.5 GB of its memory meanwhile.
 ///
 /// # Errors
 /// No room; a failure of the device.
@@ -95,7 +96,7 @@ pub fn roofline(device: &Device) -> Result<Roofline> {
     Ok(Roofline { gflops: product(device, SIDE)?, gbytes: copy(device, COPIED)? })
 }
 
-/// 10^9 bytes a second, those read and those written.
+/// 10^9 bytes per second of a copy, read and written bytes together.
 fn copy(device: &Device, bytes: usize) -> Result<f64> {
     let from = device.zeros::<u8>("from", bytes)?;
     let mut to = device.alloc::<u8>("to", bytes)?;
@@ -103,9 +104,9 @@ fn copy(device: &Device, bytes: usize) -> Result<f64> {
     Ok(2.0 * bytes as f64 / seconds * 1e-9)
 }
 
-/// 10^9 operations a second of a square product.
+/// 10^9 operations per second of a square product.
 fn product(device: &Device, side: usize) -> Result<f64> {
-    // Random numbers: zeros need less power, so clocks would be higher than in any real work.
+    // Random values: zeros need less power, so clocks would be higher than in any real work.
     let values: Vec<half::bf16> = noise(side * side, 1).into_iter().map(Float::of).collect();
     let (a, b) = (device.upload("a", &values)?, device.upload("b", &values)?);
     let mut c = device.alloc::<half::bf16>("c", side * side)?;
@@ -156,7 +157,7 @@ mod tests {
         assert_eq!((asked.copies, asked.uploads), (0, 0), "nothing is filled or copied");
         let moved = device.work().unwrap().global_bytes - before.global_bytes;
         let read = 4 << 18;
-        // Beyond what is read: partial sums of 16,384 numbers, written and read again.
+        // In addition to the input: partial sums of 16,384 values each, written and then read.
         assert!((read..read + 1024).contains(&moved), "{moved} bytes for {read}");
     }
 

@@ -1,19 +1,19 @@
-//! Verifications of the kernels on a device: what they compute beside the references of this crate.
+//! Verifications of the kernels on a device: comparisons with the references of this crate.
 //!
 //! Each folder with kernels has a `verify.rs` with two functions, listed in [`all`]:
 //!
 //! * `verify` runs every kernel of the folder at small odd sizes, forward and backward, in each
-//!   storage type, and compares what comes back with the reference in f64. A bound is reasoned from
-//!   the arithmetic, never fitted. Two runs have to give the same bytes ([`Verification::twice`]).
-//! * `timed` lists launches at sizes of a real network, with the operations and bytes that the
-//!   work asks for, whatever a kernel does beyond. They are timed on real devices only.
+//!   storage type, and compares the results with the reference in f64. A bound is derived from the
+//!   arithmetic, never fitted. Two runs have to give the same bytes ([`Verification::twice`]).
+//! * `timed` lists launches at sizes of a real network, with the operations and bytes that the work
+//!   requires, whatever a kernel does beyond. They are timed on real devices only.
 //!
-//! The same functions serve the tests (`tests/verify.rs` runs all of them on the virtual GPU, which
-//! checks every access besides), the benches (`benches/device.rs`) and `dressage doctor`. Being
-//! library code they neither panic nor print: what does not hold is an [`Outcome`] with a failure.
+//! The same functions serve the tests, the benches (`benches/device.rs`) and `dressage doctor`.
+//! `tests/verify.rs` runs all of them on the virtual GPU, which also checks every access. Being
+//! library code they neither panic nor print: a failed comparison is an [`Outcome`] with a failure.
 //!
-//! What is compared is named `KERNEL SHAPE: QUANTITY`, such as `layer_norm_bf16 [7, 13]: dx`; what
-//! stands before the colon is the case ([`Outcome::case`]).
+//! Each comparison has a name `KERNEL SHAPE: QUANTITY`, such as `layer_norm_bf16 [7, 13]: dx`. The
+//! part before the colon is the case ([`Outcome::case`]).
 //!
 //! ```
 //! use dressage_kernels::device::Device;
@@ -40,23 +40,22 @@ use crate::{
     swiglu, token_link, uncertain_points, uniform,
 };
 
-/// What the virtual GPU looks for at every instruction of a kernel; a finding is an error of the
-/// launch.
+/// Checks of the virtual GPU at every instruction of a kernel. A finding is an error of the launch.
 pub const CHECKS: &str = "bounds of every buffer, alignment, bytes never written, races in shared \
                           and in global memory, copies under way, divergent barriers, absent \
                           lanes, floating-point atomics, unknown instructions, traps, deadlocks";
 
-/// What one comparison of a kernel with its reference found.
+/// Result of one comparison of a kernel with its reference.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// What was compared: `KERNEL SHAPE: QUANTITY`.
+    /// Name of the comparison: `KERNEL SHAPE: QUANTITY`.
     pub what: String,
     /// Values compared.
     pub values: usize,
-    /// Worst error in units of what is allowed: at most 1 where the verification holds. 0 where
-    /// equality was asked for and found, infinite where it was not.
+    /// Worst error in units of the allowed one: at most 1 where the verification holds. Where
+    /// equality is required it is 0 if found, infinite if not.
     pub worst: f64,
-    /// What does not hold, in a sentence.
+    /// Description of the failure, in a sentence.
     pub failure: Option<String>,
 }
 
@@ -75,23 +74,23 @@ pub struct Verification<'a> {
 }
 
 impl<'a> Verification<'a> {
-    /// Nothing compared so far.
+    /// Creates a verification without comparisons.
     pub fn new(device: &'a Device) -> Verification<'a> {
         Verification { device, outcomes: Vec::new() }
     }
 
-    /// Where the kernels run.
+    /// The device that the kernels run on.
     pub fn device(&self) -> &'a Device {
         self.device
     }
 
-    /// Everything compared, in order.
+    /// Outcomes of all comparisons, in order.
     pub fn into_outcomes(self) -> Vec<Outcome> {
         self.outcomes
     }
 
-    /// Compares: every element of `got` has to lie within the rounding of its type, plus
-    /// `bound(i)` for the arithmetic before it, of `want`.
+    /// Compares each element of `got` with `want`. The allowed difference is the rounding of the
+    /// element type plus `bound(i)` for the arithmetic before it.
     pub fn within<T: Float>(
         &mut self,
         what: &str,
@@ -106,7 +105,7 @@ impl<'a> Verification<'a> {
         self.note(what, got.len(), worst, failure);
     }
 
-    /// Compares to the bit (for floating point: to the value, a NaN differs from everything).
+    /// Compares for equality (of floating-point values; a NaN differs from everything).
     pub fn same<T: PartialEq + Debug>(&mut self, what: &str, got: &[T], want: &[T]) {
         if self.other_length(what, got.len(), want.len()) {
             return;
@@ -116,13 +115,13 @@ impl<'a> Verification<'a> {
         self.note(what, got.len(), other.map_or(0.0, |_| f64::INFINITY), failure);
     }
 
-    /// Notes whether something holds that is no comparison of numbers; `what` says what.
+    /// Records whether a condition other than a comparison of numbers holds; `what` names it.
     pub fn holds(&mut self, what: &str, ok: bool) {
         let failure = (!ok).then(|| "does not hold".to_owned());
         self.note(what, 1, if ok { 0.0 } else { f64::INFINITY }, failure);
     }
 
-    /// Runs kernels two times, notes whether both give the same, and returns what the first gave.
+    /// Runs kernels twice, records whether both results are equal, and returns the first.
     /// `case` is the kernel and its shape, without a colon.
     ///
     /// # Errors
@@ -157,16 +156,16 @@ pub struct Timed<'a> {
     pub name: &'static str,
     /// Its sizes.
     pub shape: String,
-    /// Floating-point operations that the work asks for.
+    /// Floating-point operations that the work requires.
     pub flops: u64,
     /// Bytes that it must read and write, each once.
     pub bytes: u64,
-    /// Queues the work; does not wait for it. What it reads lies on the device already.
+    /// Queues the work without waiting for it. Its inputs are on the device already.
     pub run: Box<dyn FnMut() -> Result<()> + 'a>,
 }
 
 impl<'a> Timed<'a> {
-    /// `run` asks for so many operations and bytes.
+    /// Creates a timed launch; `run` requires `flops` operations and `bytes` bytes.
     pub fn new(
         name: &'static str,
         shape: impl Into<String>,
@@ -188,20 +187,20 @@ impl Debug for Timed<'_> {
 /// Compares every kernel of a folder.
 pub type Verify = fn(&mut Verification<'_>) -> Result<()>;
 
-/// The kernels of one folder: what verifies and what times them.
+/// The kernels of one folder: their verification and their timed launches.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels {
-    /// The folder.
+    /// Name of the folder.
     pub name: &'static str,
     /// Compares every kernel of the folder with its reference.
     pub verify: Verify,
-    /// Launches to be timed; their operands are made when this is called.
+    /// Launches to be timed; this call creates their operands.
     pub timed: for<'a> fn(&'a Device) -> Result<Vec<Timed<'a>>>,
 }
 
 impl Kernels {
-    /// Everything that [`Kernels::verify`] compared. An error that ended it (on the virtual GPU
-    /// also every finding) is the last outcome.
+    /// Outcomes of [`Kernels::verify`]. An error that ended it is the last outcome; on the virtual
+    /// GPU every finding is such an error.
     pub fn run(&self, device: &Device) -> Vec<Outcome> {
         let mut verification = Verification::new(device);
         if let Err(error) = (self.verify)(&mut verification) {
@@ -212,22 +211,22 @@ impl Kernels {
     }
 }
 
-/// Everything found about one kernel.
+/// Summary of all outcomes of one kernel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary<'a> {
-    /// The kernel, as its cases call it.
+    /// The kernel, as named in its cases.
     pub kernel: &'a str,
     /// Shapes it was compared at, in order.
     pub shapes: Vec<&'a str>,
     /// Values compared.
     pub values: usize,
-    /// Worst error in units of what is allowed.
+    /// Worst error in units of the allowed one.
     pub worst: f64,
     /// Whether all comparisons hold.
     pub holds: bool,
 }
 
-/// Outcomes by kernel, in the order in which kernels come first.
+/// Summaries of the outcomes by kernel, in order of first appearance.
 pub fn summary(outcomes: &[Outcome]) -> Vec<Summary<'_>> {
     let mut found: Vec<Summary<'_>> = Vec::new();
     for outcome in outcomes {
@@ -247,8 +246,8 @@ pub fn summary(outcomes: &[Outcome]) -> Vec<Summary<'_>> {
     found
 }
 
-/// What a layer with weight and bias is verified on; the gradients of the parameters start as the
-/// first elements of `old`.
+/// Inputs for verifying a layer with weight and bias. The parameter gradients start as the first
+/// elements of `old`.
 pub(crate) struct LayerInputs<T> {
     pub x: Vec<T>,
     pub weight: Vec<T>,
@@ -271,7 +270,7 @@ pub fn filled<T: Float>(
     device.upload(name, &host)
 }
 
-/// Every folder with kernels, by name, and the products of libraries.
+/// All folders with kernels, by name, and the products of libraries.
 pub fn all() -> Vec<Kernels> {
     vec![
         activation::verify::KERNELS,

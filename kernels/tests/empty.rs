@@ -1,4 +1,4 @@
-//! Sizes of zero: an operation gives nothing, or says that there is nothing to work on.
+//! Sizes of zero: an operation returns nothing, or an error that there is nothing to work on.
 
 use dressage_kernels::group_norm::GroupNorm;
 use dressage_kernels::layer_norm::{LayerNorm, Stats};
@@ -45,7 +45,7 @@ fn no_rows_and_no_width_give_nothing() {
     s.backward::<f32>(&[], &[], &mut []).expect("no width");
     s.forward::<f64>(&[], &mut []).expect("no width");
     s.backward::<f64>(&[], &[], &mut []).expect("no width");
-    // Without inputs a layer gives its bias.
+    // Without inputs a layer returns its bias.
     let mut y = [7.0f32; 6];
     let s = Linear { n: 2, m: 3, k: 0 };
     s.forward(&[], &[], Some(&[1.0, 2.0, 3.0]), &mut y).expect("no inputs");

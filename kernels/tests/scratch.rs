@@ -1,4 +1,4 @@
-//! The account of scratch memory, in a process of its own: every operation adds to it.
+//! Count of scratch memory, in a process of its own: every operation adds to it.
 
 use dressage_kernels::conv2d::Conv2d;
 use dressage_kernels::scratch;
@@ -21,7 +21,7 @@ fn large_memory_is_shared_and_counted() {
     convolve();
     let held = scratch::held();
     assert!(held > UNFOLDED / 2, "{held} bytes");
-    // The next thread takes what the last one left.
+    // The next thread reuses the memory of the last one.
     convolve();
     assert_eq!(scratch::held(), held);
     scratch::trim();

@@ -1,5 +1,5 @@
-//! Every kernel beside its reference on the virtual GPU, as a table; and that no kernel is left
-//! out.
+//! Verification of every kernel on the virtual GPU, as a table. It also checks that no kernel is
+//! left out.
 //!
 //! `cargo test -p dressage-kernels --test verify [FOLDER ..]` runs the folders whose names contain
 //! one of the words. Each comparison is listed with `--nocapture`.
@@ -26,7 +26,7 @@ fn run(kernels: &Kernels) -> Found {
     Found { name: kernels.name, outcomes, launched }
 }
 
-/// Prints one folder; whether all of it holds.
+/// Prints one folder; returns whether all of it holds.
 fn report(found: &Found, every: bool) -> bool {
     let Found { name, outcomes, launched } = found;
     let values: usize = outcomes.iter().map(|o| o.values).sum();
@@ -63,7 +63,7 @@ fn shipped() -> BTreeSet<String> {
     names
 }
 
-/// Whether every shipped kernel was launched; prints those that were not.
+/// Whether every shipped kernel was launched; prints the others.
 fn complete(found: &[Found]) -> bool {
     let launched: BTreeSet<&String> = found.iter().flat_map(|f| &f.launched).collect();
     let shipped = shipped();
@@ -76,7 +76,7 @@ fn complete(found: &[Found]) -> bool {
     no.is_empty() && !shipped.is_empty()
 }
 
-/// Goes through the launches to be timed without executing them: their arguments fit together.
+/// Queues the timed launches in a dry run: their arguments fit together.
 fn timed(folders: &[Kernels]) -> bool {
     let mut holds = true;
     for kernels in folders {
@@ -95,7 +95,7 @@ fn timed(folders: &[Kernels]) -> bool {
     holds
 }
 
-/// Options of the usual harness that take a word, which is no name of a folder then.
+/// Options of the usual harness that take a word; that word is no name of a folder.
 const VALUED: [&str; 5] = ["--skip", "--test-threads", "--color", "--format", "-Z"];
 
 /// Options and names of the command line.

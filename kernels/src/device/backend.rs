@@ -1,4 +1,4 @@
-//! What a device has to be able to do; the rest of the façade is common.
+//! Operations that a device implements; the rest of the façade is common.
 
 use std::time::Instant;
 
@@ -16,18 +16,17 @@ pub enum Storage {
     Bf16,
 }
 
-/// What a product does beside multiplying, with the address of its vector, which is of the type of
-/// `C`.
+/// Operation fused with a product, with the address of its vector. The vector has the type of `C`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fused {
     Nothing,
     /// Adds a vector `[m]` to every row.
     Bias(u64),
-    /// The same, then the larger of that and 0.
+    /// Adds the vector, then applies a ReLU.
     BiasRelu(u64),
-    /// The same, and writes a mask of bits (address of the bias, of the mask).
+    /// Does the same as `BiasRelu` and writes a bit mask (addresses of the bias and of the mask).
     BiasReluMask(u64, u64),
-    /// Zeros where the mask has no bit.
+    /// Zeroes the elements without a bit in the mask.
     ReluBackward(u64),
     /// Writes the sums of the rows of `op(A)`, `[n]`.
     RowSums(u64),
@@ -52,7 +51,7 @@ impl Fused {
     }
 }
 
-/// Bytes of a row of `m` bits in a mask: cuBLASLt wants a multiple of 128 bits.
+/// Bytes of a row of `m` bits in a mask: cuBLASLt requires a multiple of 128 bits.
 pub(super) const fn mask_row(m: usize) -> usize {
     m.next_multiple_of(128) / 8
 }
@@ -73,18 +72,18 @@ pub(super) struct Product {
     pub fused: Fused,
 }
 
-/// One device. Addresses are the device's; everything is queued in order of the calls.
+/// One device. Addresses are device addresses; work is queued in order of the calls.
 pub(super) trait Backend: Send + Sync {
-    /// What the device calls itself.
+    /// Name of the device.
     fn name(&self) -> String;
-    /// Reservations are rounded up to a multiple of this many bytes.
+    /// Granularity of reservations: sizes are rounded up to a multiple of this many bytes.
     fn granularity(&self) -> usize;
-    /// New memory; `None` if there is none.
+    /// Reserves new memory; `None` if there is none left.
     fn reserve(&self, name: &'static str, bytes: usize) -> Result<Option<u64>>;
-    /// Memory that was given back is handed out again for another purpose: its contents are
-    /// undefined from now on. Returns its address, which may be another.
+    /// Prepares returned memory for another purpose: its contents are undefined from now on.
+    /// Returns its address, which may differ from the old one.
     fn renew(&self, name: &'static str, address: u64, bytes: usize) -> Result<u64>;
-    /// Ends a reservation. Called where nothing can be reported any more.
+    /// Ends a reservation. Called where no error can be reported.
     fn release(&self, address: u64, bytes: usize);
     fn write(&self, to: u64, bytes: &[u8]) -> Result<()>;
     fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()>;
@@ -92,14 +91,14 @@ pub(super) trait Backend: Send + Sync {
     fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()>;
     fn wait(&self) -> Result<()>;
     fn launch(&self, kernel: &Kernel, grid: &Grid, params: &[u8]) -> Result<()>;
-    /// Queues a product; `false` if it turns out that the device cannot do what is fused with it:
-    /// nothing is queued then, and it does not [fit](Backend::fits) from then on.
+    /// Queues a product. Returns `false` if the device turns out unable to do the fused operation:
+    /// nothing is queued then, and the product no longer [fits](Backend::fits).
     fn product(&self, product: &Product) -> Result<bool>;
-    /// Fused products that the library refused, in words.
+    /// Descriptions of the fused products that the library refused.
     fn unfused(&self) -> Vec<String> {
         Vec::new()
     }
-    /// Bytes that can still be reserved, where the device tells.
+    /// Bytes that can still be reserved, where the device reports them.
     fn free_memory(&self) -> Option<usize> {
         None
     }
@@ -107,7 +106,7 @@ pub(super) trait Backend: Send + Sync {
     fn is_dry_run(&self) -> bool {
         false
     }
-    /// Seconds that what `work` queues takes, until it is done.
+    /// Seconds that the device takes for the work that `work` queues, until it is done.
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
         self.wait()?;
         let start = Instant::now();
@@ -115,39 +114,39 @@ pub(super) trait Backend: Send + Sync {
         self.wait()?;
         Ok(start.elapsed().as_secs_f64())
     }
-    /// Whether the device can do what is fused with this product.
+    /// Whether the device can do the operation fused with this product.
     fn fits(&self, product: &Product) -> Result<bool> {
         Ok(product.fused == Fused::Nothing)
     }
-    /// Begins to record what is queued by this thread instead of running it. Until the end nothing
-    /// is reserved, released, read, written or waited for.
+    /// Begins to record what this thread queues instead of running it. Until the end nothing is
+    /// reserved, released, read, written or waited for.
     fn begin_capture(&self) -> Result<()> {
         Err(KernelError::Capture(format!("{} records nothing", self.name())))
     }
-    /// Ends recording; `None` if it was broken off and nothing is to be kept.
+    /// Ends the recording. Returns `None` if `keep` is false or nothing was recorded.
     fn end_capture(&self, keep: bool) -> Result<Option<GraphId>> {
         let _ = keep;
         Ok(None)
     }
-    /// While recording: memory changes its purpose here, its contents are undefined from this
-    /// place of the sequence on. The address stays.
+    /// Records that memory changes its purpose: its contents are undefined from this point of the
+    /// sequence on. The address stays.
     fn record_renewal(&self, name: &'static str, address: u64) {
         let _ = (name, address);
     }
-    /// While recording: a copy of these bytes, the same at every replay.
+    /// Records a copy of these bytes, the same at every replay.
     fn record_write(&self, to: u64, bytes: &[u8]) -> Result<()> {
         self.write(to, bytes)
     }
-    /// Queues what was recorded.
+    /// Queues a recorded graph.
     fn replay(&self, graph: GraphId) -> Result<()> {
         let _ = graph;
         Err(KernelError::Capture(format!("{} has no graphs", self.name())))
     }
-    /// Ends the life of a graph; may be called while recording.
+    /// Destroys a graph; may be called while recording.
     fn forget(&self, graph: GraphId) {
         let _ = graph;
     }
-    /// Bytes of page-locked host memory that copies go through.
+    /// Bytes of page-locked host memory that copies use.
     fn pinned(&self) -> usize {
         0
     }
@@ -155,7 +154,7 @@ pub(super) trait Backend: Send + Sync {
     fn software(&self) -> Option<String> {
         None
     }
-    /// What the kernels did, where the device counts it.
+    /// Work of the kernels, where the device counts it.
     fn work(&self) -> Option<Work> {
         None
     }

@@ -1,4 +1,4 @@
-//! Typed memory of a device, and views of it that are to a buffer what a slice is to a vector.
+//! Typed memory of a device, and views of it. A view is to a buffer what a slice is to a vector.
 
 use std::any::TypeId;
 use std::marker::PhantomData;
@@ -19,28 +19,28 @@ impl<T: Element> Buffer<T> {
         Buffer { device, address, len, element: PhantomData }
     }
 
-    /// The device it lies on.
+    /// The device that the buffer is on.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Elements.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it holds no element.
+    /// Whether the buffer is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The whole buffer, to read.
+    /// A read-only view of the whole buffer.
     pub fn view(&self) -> View<'_, T> {
         let (id, address, len) = (self.device.0.id, self.address, self.len);
         View { id, address, len, memory: PhantomData }
     }
 
-    /// The whole buffer, to write.
+    /// A writable view of the whole buffer.
     pub fn view_mut(&mut self) -> ViewMut<'_, T> {
         let (id, address, len) = (self.device.0.id, self.address, self.len);
         ViewMut { id, address, len, memory: PhantomData }
@@ -60,7 +60,7 @@ impl<T: Element> std::fmt::Debug for Buffer<T> {
     }
 }
 
-/// Elements of a buffer, to read.
+/// A view of elements of a buffer for reading.
 #[derive(Debug)]
 pub struct View<'a, T> {
     id: u32,
@@ -77,7 +77,7 @@ impl<T> Clone for View<'_, T> {
 
 impl<T> Copy for View<'_, T> {}
 
-/// Elements of a buffer, to write (or to read and write).
+/// A view of elements of a buffer for writing, or for reading and writing.
 #[derive(Debug)]
 pub struct ViewMut<'a, T> {
     id: u32,
@@ -87,7 +87,7 @@ pub struct ViewMut<'a, T> {
 }
 
 /// # Panics
-/// If the range does not lie within `len` elements.
+/// If the range is not within `len` elements.
 fn offset<T>(address: u64, len: usize, range: &Range<usize>) -> u64 {
     assert!(range.start <= range.end && range.end <= len, "view {range:?} of {len} elements");
     address + (range.start * size_of::<T>()) as u64
@@ -98,27 +98,27 @@ impl<'a, T> View<'a, T> {
         View { id, address, len, memory: PhantomData }
     }
 
-    /// Elements.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether the view is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Part of the elements.
+    /// A part of the view.
     ///
     /// # Panics
-    /// If the range does not lie within the view.
+    /// If the range is not within the view.
     #[must_use]
     pub fn slice(self, range: Range<usize>) -> View<'a, T> {
         let address = offset::<T>(self.address, self.len, &range);
         View { address, len: range.len(), ..self }
     }
 
-    /// The view, if `U` is its type of elements: for code that is generic over it.
+    /// The view with element type `U`, if that is its type; for code generic over the type.
     pub(crate) fn of_type<U: Element>(self) -> Option<View<'a, U>>
     where
         T: Element,
@@ -136,17 +136,17 @@ impl<'a, T> View<'a, T> {
         self.id
     }
 
-    /// Address on the device, for tables of addresses that a kernel reads and to tell whether
-    /// something has moved. Elements lie there only as long as the view is borrowed.
+    /// Address on the device, for address tables that a kernel reads and for detecting moved
+    /// memory. It is valid only as long as the view is borrowed.
     pub fn address(&self) -> u64 {
         self.address
     }
 }
 
-/// Elements of `T` in so many bytes at an address.
+/// Number of elements of `T` in `bytes` bytes at `address`.
 ///
 /// # Panics
-/// If the bytes are no whole number of aligned elements.
+/// If the bytes are not a whole number of aligned elements.
 fn elements<T>(address: u64, bytes: usize) -> usize {
     let whole = bytes.is_multiple_of(size_of::<T>());
     let aligned = address.is_multiple_of(align_of::<T>() as u64);
@@ -158,7 +158,7 @@ impl<'a> View<'a, u8> {
     /// The bytes as elements of another type.
     ///
     /// # Panics
-    /// If they are no whole number of aligned elements.
+    /// If they are not a whole number of aligned elements.
     #[must_use]
     pub fn cast<T: Element>(self) -> View<'a, T> {
         let len = elements::<T>(self.address, self.len);
@@ -170,7 +170,7 @@ impl<'a> ViewMut<'a, u8> {
     /// The bytes as elements of another type.
     ///
     /// # Panics
-    /// If they are no whole number of aligned elements.
+    /// If they are not a whole number of aligned elements.
     #[must_use]
     pub fn cast<T: Element>(self) -> ViewMut<'a, T> {
         let len = elements::<T>(self.address, self.len);
@@ -179,32 +179,32 @@ impl<'a> ViewMut<'a, u8> {
 }
 
 impl<'a, T> ViewMut<'a, T> {
-    /// Elements.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether the view is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Part of the elements.
+    /// A part of the view.
     ///
     /// # Panics
-    /// If the range does not lie within the view.
+    /// If the range is not within the view.
     #[must_use]
     pub fn slice(self, range: Range<usize>) -> ViewMut<'a, T> {
         let address = offset::<T>(self.address, self.len, &range);
         ViewMut { address, len: range.len(), ..self }
     }
 
-    /// The same elements for a shorter time, so that `self` can be used again.
+    /// A view of the same elements with a shorter lifetime, so that `self` can be used afterwards.
     pub fn reborrow(&mut self) -> ViewMut<'_, T> {
         ViewMut { id: self.id, address: self.address, len: self.len, memory: PhantomData }
     }
 
-    /// The same elements, to read.
+    /// A read-only view of the same elements.
     pub fn as_view(&self) -> View<'_, T> {
         View { id: self.id, address: self.address, len: self.len, memory: PhantomData }
     }
@@ -213,8 +213,8 @@ impl<'a, T> ViewMut<'a, T> {
         self.id
     }
 
-    /// Address on the device, for tables of addresses that a kernel reads. Only as long as the
-    /// view is borrowed.
+    /// Address on the device, for address tables that a kernel reads. It is valid only as long as
+    /// the view is borrowed.
     pub(crate) fn address(&self) -> u64 {
         self.address
     }

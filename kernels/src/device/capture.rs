@@ -1,25 +1,25 @@
-//! Work that is queued once and runs many times: graphs.
+//! Graphs: work that is queued once and replayed many times.
 //!
-//! [`Device::capture`] records what a closure queues instead of running it; [`Device::replay`] runs
-//! it, as one launch on a real device. Addresses, sizes and host values are those of the capture,
-//! so what changes from replay to replay lies in buffers with fixed addresses that are written
-//! before a replay.
+//! [`Device::capture`] records what a closure queues instead of running it. [`Device::replay`] runs
+//! it, as one launch on a real device. Addresses, sizes and host values are those of the capture.
+//! Values that change from replay to replay are therefore in buffers with fixed addresses, which
+//! are written before a replay.
 //!
-//! * Nothing is reserved during a capture. The same work has to have run before until it reserves
-//!   nothing ([`Usage`](super::Usage) counts reservations); its memory then lies in the pool and
-//!   its kernels are loaded. Once may be too little: what the first run keeps (the table of an
-//!   update) can lie in a block that the run itself had used and dropped, and on a real device
-//!   sizes are rounded to 512 bytes, so that more of them share blocks.
-//! * The host does not wait, read or write during a capture. What is the same at every replay, a
-//!   table of addresses for instance, goes through [`Device::write_constant`].
-//! * The memory that captured work takes belongs to a [`GraphMemory`] from then on, also when its
+//! * Nothing is reserved during a capture. The same work has to run before, until it reserves
+//!   nothing ([`Usage`](super::Usage) counts reservations). Then its memory is in the pool and its
+//!   kernels are loaded. One run may not suffice: a buffer that the first run keeps (the table of
+//!   an update) can use a block that the run itself had used and dropped. Also, a real device
+//!   rounds sizes to 512 bytes, so that more of them share blocks.
+//! * The host does not wait, read or write during a capture. Data that is the same at every replay,
+//!   such as a table of addresses, is written by [`Device::write_constant`].
+//! * Memory that captured work takes belongs to a [`GraphMemory`] from then on, even after its
 //!   buffers are dropped, because a replay writes to it again. Within the graph, and in later
 //!   graphs of the same memory, it is reused as usual.
-//! * Graphs of one memory are parts of one sequence: a buffer that was made while the first was
-//!   captured may be read while the second is, and dropped there. So they are replayed in the order
-//!   of their capture, beginning with the first; another order is refused.
-//! * Buffers made elsewhere that captured work touches stay reserved as long as the graph memory,
-//!   even when they are dropped.
+//! * Graphs of one memory are parts of one sequence: a buffer created in the first capture may be
+//!   read in the second, and dropped there. So they are replayed in the order of their capture,
+//!   beginning with the first; another order is refused.
+//! * Other buffers that captured work touches stay reserved as long as the graph memory, even when
+//!   they are dropped.
 //!
 //! ```
 //! use dressage_kernels::activation::Activation;
@@ -46,8 +46,8 @@ use super::pool::MemoryId;
 use super::{Buffer, Device, Element, Kernel, ViewMut};
 use crate::{KernelError, Result, check_count};
 
-/// Memory of graphs that are replayed one after the other. Clones are the same memory; it goes back
-/// to the pool when its last clone and its last graph are dropped.
+/// Memory of graphs that are replayed one after the other. Clones refer to the same memory. It
+/// returns to the pool when its last clone and its last graph are dropped.
 #[derive(Debug, Clone)]
 pub struct GraphMemory(Arc<Shared>);
 
@@ -58,7 +58,7 @@ struct Shared {
     order: Mutex<Order>,
 }
 
-/// Graphs of a memory are numbered from 0.
+/// Order of the graphs of a memory, which are numbered from 0.
 #[derive(Debug, Default)]
 struct Order {
     captured: u32,
@@ -86,7 +86,7 @@ impl Graph {
         self.work.launches
     }
 
-    /// Matrix products that a replay forms.
+    /// Matrix products that a replay computes.
     pub fn products(&self) -> u64 {
         self.work.products
     }
@@ -98,14 +98,14 @@ impl Drop for Graph {
     }
 }
 
-/// What a graph holds.
+/// Counts of the work of a graph.
 #[derive(Debug, Clone, Copy, Default)]
 struct Recorded {
     launches: u64,
     products: u64,
 }
 
-/// Who captures, and what was recorded so far.
+/// The capturing thread, and counts of the work recorded so far.
 #[derive(Default)]
 pub(super) struct Capture {
     /// Number of the capturing thread, 0 without one.
@@ -114,7 +114,7 @@ pub(super) struct Capture {
     products: AtomicU64,
 }
 
-/// Number of this thread among those that asked, from 1.
+/// Number of this thread, given at its first call, from 1.
 fn this_thread() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     thread_local! {
@@ -128,7 +128,7 @@ fn this_thread() -> u64 {
     })
 }
 
-/// Held while something is queued, so that a capture does not begin or end meanwhile.
+/// Guard held while work is queued, so that no capture begins or ends meanwhile.
 pub(super) struct Gate<'a>(RwLockReadGuard<'a, Capture>);
 
 impl Gate<'_> {
@@ -147,31 +147,32 @@ impl Gate<'_> {
     }
 }
 
-/// Ends a capture that was left by an error or a panic.
+/// Ends a capture that was interrupted by an error or a panic.
 struct Unfinished<'a>(&'a Device);
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        // There is an error on its way already.
+        // Another error is already on its way.
         let _ = self.0.end_capture(false);
     }
 }
 
 impl Device {
-    /// Memory for graphs of this device; empty.
+    /// Creates an empty memory for graphs of this device.
     pub fn graph_memory(&self) -> GraphMemory {
         let id = self.0.memories.fetch_add(1, Relaxed);
         GraphMemory(Arc::new(Shared { device: self.clone(), id, order: Mutex::default() }))
     }
 
     /// Records what `work` queues on this device; nothing of it runs before [`Device::replay`].
-    /// Returns what `work` returns as well: buffers it made hold the results of the latest replay.
+    /// Also returns the value of `work`: buffers created in it contain the results of the latest
+    /// replay.
     ///
     /// # Errors
     /// Those of `work`; another device's memory; a capture within a capture; a failure of the
-    /// device. In `work` an allocation that the pool cannot serve, a kernel that was never
-    /// launched and everything that copies from or to the host or waits is refused; meanwhile other
-    /// threads cannot queue work.
+    /// device. `work` may not make an allocation that the pool cannot serve, launch a kernel that
+    /// was never launched before, copy from or to the host, or wait. Meanwhile other threads cannot
+    /// queue work.
     pub fn capture<R, E: From<KernelError>>(
         &self,
         memory: &GraphMemory,
@@ -192,12 +193,12 @@ impl Device {
         Ok((Graph { memory: shared.clone(), number, id, work }, result))
     }
 
-    /// Queues what was captured.
+    /// Queues a captured graph.
     ///
     /// # Errors
-    /// Another device's graph; a graph whose predecessor in their memory was not the last to be
-    /// replayed; a capture that is under way; a failure of the device, on the virtual one every
-    /// fault and finding of a kernel.
+    /// Another device's graph; a graph whose predecessor in its memory was not replayed last; a
+    /// capture under way; a failure of the device; on the virtual device every fault and finding of
+    /// a kernel.
     pub fn replay(&self, graph: &Graph) -> Result<()> {
         let shared = &graph.memory;
         self.owns("replay", shared.device.id())?;
@@ -225,8 +226,9 @@ impl Device {
         Ok(())
     }
 
-    /// Copies `host` to the device, as [`Device::write`] does, and may be captured: every replay
-    /// then copies the elements that `host` had at the capture. For tables of sizes and addresses.
+    /// Copies `host` to the device as [`Device::write`] does, and may be captured. Every replay
+    /// then copies the elements that `host` had at the capture. Used for tables of sizes and
+    /// addresses.
     ///
     /// # Errors
     /// Different lengths; another device's memory; a failure of the device.
@@ -255,12 +257,12 @@ impl Device {
         Ok(buffer)
     }
 
-    /// Whether what this thread queues is recorded instead of run.
+    /// Whether work that this thread queues is recorded instead of run.
     pub fn is_capturing(&self) -> bool {
         self.0.capture.read().unwrap_or_else(PoisonError::into_inner).thread == this_thread()
     }
 
-    /// Lets work be queued that touches these addresses.
+    /// Returns the guard for queuing work that touches these addresses.
     pub(super) fn gate(&self, addresses: &[u64]) -> Result<Gate<'_>> {
         let capture = self.0.capture.read().unwrap_or_else(PoisonError::into_inner);
         if capture.thread != 0 {
@@ -276,7 +278,7 @@ impl Device {
         Ok(Gate(capture))
     }
 
-    /// Lets something be done that cannot be captured; `what` the host does, a verb.
+    /// Returns the guard for work that cannot be captured; `what` the host does, a verb.
     pub(super) fn beside_captures(&self, what: &str) -> Result<Gate<'_>> {
         let gate = self.gate(&[])?;
         if gate.capturing() {
@@ -309,7 +311,7 @@ impl Device {
     }
 }
 
-/// The refusal of a kernel that was never launched, during a capture.
+/// The error of a kernel that is launched for the first time during a capture.
 pub(super) fn unloaded(kernel: &Kernel) -> KernelError {
     KernelError::Capture(format!(
         "{} was never launched, and nothing is loaded during a capture: run the same work once \

@@ -11,8 +11,8 @@ const N: usize = 5;
 const C: usize = 24;
 const M: usize = 9;
 
-/// A layer norm, a product with trained weights and their update: what of a training step tells
-/// captured from direct work.
+/// A layer norm, a product with trained weights and their update. These parts of a training step
+/// show whether captured work differs from direct work.
 struct Step {
     device: Device,
     x: Buffer<f32>,
@@ -92,7 +92,7 @@ impl Step {
     }
 }
 
-/// What the host sees between the parts, and the weights, of five steps without graphs.
+/// Values that the host reads between the parts, and the weights, of five steps without graphs.
 fn expected() -> Vec<(Vec<f32>, Vec<f32>)> {
     let mut step = Step::new();
     (1..=5).map(|t| (step.direct(t), step.weights())).collect()
@@ -115,7 +115,7 @@ fn a_replayed_step_gives_the_bits_of_direct_work() {
     let after = device.counters();
     assert_eq!(after.launches, launched.launches + 2);
     assert_eq!((after.products, after.graphs), (launched.products + 1, 1));
-    // The second graph reads what the first one made and drops it.
+    // The second graph reads a result of the first one and drops it.
     let mut fixed = device.zeros::<f32>("seen", N * M).unwrap();
     device.copy(made.1.view(), fixed.view_mut()).unwrap();
     assert_eq!(device.download(fixed.view()).unwrap(), expected[1].0);
@@ -167,7 +167,7 @@ fn memory_of_a_graph_is_handed_to_no_one_else() {
         let at = a.view().address();
         device.zero(a.view_mut())?;
         drop(a);
-        // Within the graph the block is used again.
+        // Within the graph the block is reused.
         let b = device.zeros::<u8>("b", 100)?;
         let c = device.zeros::<u8>("c", 100)?;
         Ok::<_, KernelError>((at, b, c))
@@ -265,7 +265,7 @@ fn stale_memory_is_found_at_every_replay() {
     copy(&device, &x, &mut y).unwrap();
     drop(device.alloc::<u32>("block", 4).unwrap());
     let memory = device.graph_memory();
-    // What `first` holds is left in the block; `second` reads it without writing it.
+    // `first` leaves its contents in the block; `second` reads it without writing it.
     let stale = || {
         let mut first = device.alloc("first", 4)?;
         copy(&device, &x, &mut first)?;
@@ -279,7 +279,7 @@ fn stale_memory_is_found_at_every_replay() {
         assert!(error.contains("never written") && error.contains("`second`"), "{error}");
     }
     drop((graph, memory));
-    // Nor does a replay see what the replay before left.
+    // Nor does a replay read the data of the replay before.
     let memory = device.graph_memory();
     let (graph, held) = device
         .capture(&memory, || {

@@ -1,4 +1,4 @@
-//! Tables that a device keeps: uploaded at their first use, so that a steady step uploads none.
+//! Constant tables of a device: uploaded at their first use, so that a steady step uploads none.
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
@@ -7,14 +7,14 @@ use std::sync::Arc;
 use super::{Device, Element, View, lock};
 use crate::Result;
 
-/// Bytes up to which tables are kept that nobody holds. Those of a training step are a few
-/// megabytes; whole images of many sizes would make ever new ones.
+/// Bytes of tables above which unused ones are freed. The tables of a training step take a few
+/// megabytes; whole images of many sizes would add ever new ones.
 const KEPT: usize = 64 << 20;
 
-/// What tells tables apart: what they are, and the numbers that they follow from.
+/// Key of a table: its name, and the numbers that determine it.
 type Key = (&'static str, Vec<u64>);
 
-/// Where a table lies.
+/// Address and size of a table.
 #[derive(Debug)]
 struct Table {
     address: u64,
@@ -29,12 +29,12 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Addresses of everything, when the device closes.
+    /// Removes all tables when the device closes; returns their addresses.
     pub fn drain(&mut self) -> Vec<u64> {
         self.kept.drain().map(|(_, table)| table.address).collect()
     }
 
-    /// Removes what nobody holds; its addresses.
+    /// Removes unused tables; returns their addresses.
     fn unused(&mut self) -> Vec<u64> {
         let mut gone = Vec::new();
         self.kept.retain(|_, table| {
@@ -49,7 +49,7 @@ impl Tables {
     }
 }
 
-/// A table that a device keeps, to read.
+/// A read-only table that a device keeps.
 #[derive(Clone, Debug)]
 pub struct Constant<T: Element> {
     device: Device,
@@ -58,7 +58,7 @@ pub struct Constant<T: Element> {
 }
 
 impl<T: Element> Constant<T> {
-    /// The device it lies on.
+    /// The device that the table is on.
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -70,8 +70,8 @@ impl<T: Element> Constant<T> {
 }
 
 impl Device {
-    /// The table `name` for these `numbers`, from which `make` makes the same one every time; it is
-    /// called and the table uploaded if the device does not keep it yet.
+    /// The table `name` for these `numbers`, from which `make` creates the same one every time. If
+    /// the device does not keep it yet, `make` is called and the table uploaded.
     ///
     /// # Errors
     /// [`crate::KernelError::OutOfMemory`]; a failure of the device; whatever `make` returns.
@@ -98,7 +98,8 @@ impl Device {
         Ok(Constant { device: self.clone(), table, element: PhantomData })
     }
 
-    /// Memory of the pool that no buffer owns: a buffer would hold the device that keeps it.
+    /// Copies a table to pool memory without a buffer: a buffer would keep alive the device that
+    /// keeps it.
     fn keep<T: Element>(&self, name: &'static str, host: &[T]) -> Result<Table> {
         let bytes = size_of_val(host);
         let address = self.take(name, bytes)?;

@@ -1,8 +1,8 @@
 //! cuBLASLt, loaded at run time from a file that is chosen here.
 //!
-//! The bindings of `cudarc` load the first file that the loader finds, once for a process. Here
-//! several can be tried: one that is too new for the driver is no use, and that of the Python
-//! wheels is not on the loader's path. The types are those of `cudarc`.
+//! The bindings of `cudarc` load the first file that the loader finds, once per process. Here
+//! several can be tried: a library that is too new for the driver is of no use, and that of the
+//! Python wheels is not on the loader's path. The types are those of `cudarc`.
 
 use std::ffi::{c_int, c_void};
 use std::fmt::{Display, Formatter};
@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use cudarc::cublaslt::sys as lt;
 
-/// A status that is no success (`cublasStatus_t`).
+/// A status other than success (`cublasStatus_t`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Status(pub u32);
 
@@ -40,7 +40,7 @@ impl Display for Status {
 
 pub(super) type Done<T> = Result<T, Status>;
 
-/// Result of a call, which the library tells as a number.
+/// Result of a call, from the status that the library returns.
 pub(super) fn done(status: u32) -> Done<()> {
     if status == 0 { Ok(()) } else { Err(Status(status)) }
 }
@@ -48,7 +48,7 @@ pub(super) fn done(status: u32) -> Done<()> {
 /// Declares the functions of the library by their names and types.
 macro_rules! calls {
     ($($field:ident = $symbol:literal: fn($($kind:ty),*) -> $back:ty;)*) => {
-        /// The functions that are called, with the types of `cublasLt.h`.
+        /// Functions of the library, with the types of `cublasLt.h`.
         pub(super) struct Calls {
             $(pub $field: unsafe extern "C" fn($($kind),*) -> $back,)*
         }
@@ -58,7 +58,7 @@ macro_rules! calls {
             /// The library is a cuBLASLt and is never unloaded.
             unsafe fn of(library: &libloading::Library) -> Result<Calls, libloading::Error> {
                 Ok(Calls {
-                    // SAFETY: the types are those of the header; the caller answers for the rest.
+                    // SAFETY: the types are those of the header; the caller guarantees the rest.
                     $($field: *unsafe {
                         library.get::<unsafe extern "C" fn($($kind),*) -> $back>($symbol)?
                     },)*
@@ -129,14 +129,14 @@ calls! {
 /// A loaded cuBLASLt. It stays loaded until the process ends.
 pub(super) struct Library {
     pub calls: Calls,
-    /// File it was loaded from, as far as the system tells; else the name.
+    /// File it was loaded from if the system reports it, else the name.
     pub path: PathBuf,
-    /// As `cublasLtGetVersion` gives it.
+    /// Version as `cublasLtGetVersion` returns it.
     pub version: usize,
 }
 
 impl Library {
-    /// Loads a file; a bare name is looked for by the system's loader.
+    /// Loads a file; the system's loader searches for a bare name.
     ///
     /// # Errors
     /// Message of the loader.
@@ -150,7 +150,7 @@ impl Library {
         if let Some(&known) = loaded.iter().find(|known| known.address() == calls.create as usize) {
             return Ok(known);
         }
-        // SAFETY: the call takes nothing and needs no context.
+        // SAFETY: the call takes no arguments and needs no context.
         let version = unsafe { (calls.version)() };
         let mapped = || super::probe::mapped(calls.create as usize);
         let path = if file.is_absolute() { None } else { mapped() };
@@ -166,20 +166,20 @@ impl Library {
         self.calls.create as usize
     }
 
-    /// The CUDA version it belongs to.
+    /// Major CUDA version that the library belongs to.
     pub fn major(&self) -> usize {
         parts(self.version).0
     }
 
-    /// `13.1.3`
+    /// Version such as `13.1.3`.
     pub fn dotted(&self) -> String {
         let (major, minor, patch) = parts(self.version);
         format!("{major}.{minor}.{patch}")
     }
 }
 
-/// Versions are written with two digits for each of the last two parts from 12 on, and were with
-/// three digits together before.
+/// Splits a version number. From 12 on the last two parts have two digits each; before, they had
+/// three digits together.
 fn parts(version: usize) -> (usize, usize, usize) {
     let [major, minor] = if version >= 100_000 { [10_000, 100] } else { [1000, 100] };
     (version / major, version % major / minor, version % minor)

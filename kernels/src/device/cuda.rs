@@ -1,12 +1,12 @@
 //! A real device, through the driver that is loaded at run time.
 //!
-//! The bindings panic where a library is absent, and formatting their error type does too. So
-//! nothing of a library is touched before [`present`] has seen it, in this order: driver library,
-//! its version (they panic as well where an old driver lacks a function), initialisation, number of
-//! devices. cuBLASLt has bindings of its own ([`super::cublaslt`]). Everything runs on one stream.
+//! The bindings panic where a library is absent; formatting their error type panics too. So no
+//! library is used before [`present`] has found it. The order is: driver library, its version (the
+//! bindings also panic where an old driver lacks a function), initialisation, number of devices.
+//! cuBLASLt has bindings of its own ([`super::cublaslt`]). Everything runs on one stream.
 //!
-//! Kernels run while the host goes on. When one fails, the next call to the driver returns its
-//! error, whatever that call is for: [`of_a_kernel`] says so.
+//! Kernels run asynchronously. When one fails, the next call to the driver returns its error,
+//! whatever that call is for; [`of_a_kernel`] says so.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -28,18 +28,18 @@ use super::module::Key;
 use super::{Grid, Kernel};
 use crate::{KernelError, Result};
 
-/// Rounding of reservations: the driver hands out whole pieces of this size or more anyway.
+/// Granularity of reservations: the driver hands out pieces of at least this size anyway.
 const GRANULARITY: usize = 512;
 
-/// Dynamic shared memory that a kernel has without asking.
+/// Dynamic shared memory that a kernel has without a request.
 const SHARED_UNASKED: usize = 48 << 10;
 
-/// Bytes kept for what the driver says about PTX that it refuses.
+/// Bytes of the driver's log about PTX that it refuses.
 const LOG: usize = 8 << 10;
 
 pub(super) struct Cuda {
     name: String,
-    /// Libraries and architecture, in words.
+    /// Description of libraries and architecture.
     software: String,
     loaded: Mutex<Loaded>,
     products: Mutex<Products>,
@@ -49,7 +49,7 @@ pub(super) struct Cuda {
     context: Context,
 }
 
-/// The primary context of a device, held.
+/// The primary context of a device, retained.
 struct Context {
     device: sys::CUdevice,
     handle: sys::CUcontext,
@@ -57,16 +57,16 @@ struct Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // SAFETY: retained once, released once. An error has no one to go to; the driver cleans up
+        // SAFETY: retained once, released once. `Drop` cannot report an error; the driver cleans up
         // with the process.
         let _ = unsafe { driver::primary_ctx::release(self.device) };
     }
 }
 
-// SAFETY: the handles are the driver's and cuBLASLt's, which let any thread use them once the
-// context is current there; every method makes it current first. Page-locked memory has one owner.
+// SAFETY: any thread may use the handles of the driver and of cuBLASLt once the context is current
+// there; every method makes it current first. Page-locked memory has one owner.
 unsafe impl Send for Cuda {}
-// SAFETY: as above; what changes on this side of the driver is behind a mutex.
+// SAFETY: as above; state on this side of the driver is behind a mutex.
 unsafe impl Sync for Cuda {}
 
 #[derive(Default)]
@@ -79,18 +79,18 @@ struct Loaded {
 #[derive(Clone, Copy)]
 struct Function {
     handle: sys::CUfunction,
-    /// Dynamic shared memory that was asked for.
+    /// Dynamic shared memory requested so far.
     shared: usize,
 }
 
 impl Cuda {
-    /// Device number `ordinal`.
+    /// Opens device number `ordinal`.
     ///
     /// # Errors
     /// [`KernelError::NoDevice`] with what was looked for.
     pub fn open(ordinal: usize) -> Result<Cuda> {
         exact(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))?;
-        // SAFETY: tries to load the library, nothing else; loading runs its initialisers only.
+        // SAFETY: only tries to load the library; loading runs its initialisers only.
         present("libcuda.so of the NVIDIA driver", unsafe { sys::is_culib_present() })?;
         let none = |error| KernelError::NoDevice(words(error));
         let version = recent()?;
@@ -115,7 +115,7 @@ impl Cuda {
         let stream = stream.map_err(none)?;
         let name = format!("{} (number {ordinal})", gpu.name);
         let products = Products::open(&name, library, &mut search).inspect_err(|_| {
-            // SAFETY: just made, nothing is queued.
+            // SAFETY: just created, nothing is queued.
             let _ = unsafe { driver::stream::destroy(stream) };
         })?;
         let (major, minor) = gpu.compute;
@@ -153,7 +153,7 @@ impl Cuda {
         unsafe { driver::ctx::set_current(self.context.handle) }.map_err(self.failed("be used"))
     }
 
-    /// With the memory that copies go through, reserved at the first.
+    /// Calls `copy` with the staging memory, which the first call reserves.
     fn staged<T>(&self, copy: impl FnOnce(&mut Staging) -> Result<T>) -> Result<T> {
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
         copy(match &mut *staging {
@@ -196,7 +196,7 @@ impl Cuda {
         Ok(function.handle)
     }
 
-    /// The error of a call for a launch, which may be that of an earlier kernel.
+    /// The error of a call for a launch; it may be that of an earlier kernel.
     fn refused(
         &self,
         kernel: &Kernel,
@@ -210,7 +210,7 @@ impl Cuda {
         grid.refused(kernel, words(error))
     }
 
-    /// Translates the module's PTX for this device, unless that was done.
+    /// Returns the module for this device; the first call translates its PTX.
     fn module(&self, loaded: &mut Loaded, kernel: &Kernel, grid: &Grid) -> Result<sys::CUmodule> {
         let source = kernel.module;
         if let Some(&module) = loaded.modules.get(source.name()) {
@@ -223,7 +223,7 @@ impl Cuda {
             sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
             sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
         ];
-        // The driver takes the size as the value of a pointer.
+        // The driver expects the size as the value of a pointer.
         let mut values = [log.as_mut_ptr().cast::<c_void>(), LOG as *mut c_void];
         let mut module = null_mut();
         // SAFETY: the text ends in a zero byte; the log is as long as stated; both outlive the
@@ -270,9 +270,9 @@ impl Backend for Cuda {
     }
 
     fn release(&self, address: u64, _: usize) {
-        // An error here has no one to go to: the memory goes back with the context.
+        // No error can be reported here: the memory is freed with the context.
         if self.enter().is_ok() {
-            // SAFETY: the pool gives each address once; the driver waits for work on it.
+            // SAFETY: the pool releases each address once; the driver waits for work on it.
             let _ = unsafe { driver::free_sync(address) };
         }
     }
@@ -333,7 +333,7 @@ impl Backend for Cuda {
         let [bx, by, bz] = grid.blocks.map(|n| n as u32);
         let [tx, ty, tz] = grid.threads;
         let (shared, stream) = (grid.shared as u32, self.stream);
-        // SAFETY: the caller of `Device::launch` answers for the kernel's arguments; the driver
+        // SAFETY: the caller of `Device::launch` guarantees the kernel's arguments; the driver
         // copies them before it returns.
         unsafe {
             let extra = extra.as_mut_ptr();
@@ -353,7 +353,7 @@ impl Backend for Cuda {
         self.enter()?;
         let found = self.products().run(product, self.stream);
         let Err(error) = found else { return found };
-        // cuBLASLt's words do not tell that a kernel failed before; the driver's do.
+        // cuBLASLt's error does not say that a kernel failed before; the driver's does.
         if self.graphs.recording() { Err(error) } else { Err(self.wait().err().unwrap_or(error)) }
     }
 
@@ -397,7 +397,7 @@ impl Backend for Cuda {
     }
 
     fn forget(&self, graph: GraphId) {
-        // An error has no one to go to: the graph goes with the context.
+        // No error can be reported here: the graph is freed with the context.
         if self.enter().is_ok() {
             // SAFETY: the façade forgets a graph once.
             unsafe { self.graphs.forget(graph, self.stream) };
@@ -412,11 +412,11 @@ impl Backend for Cuda {
 
 impl Drop for Cuda {
     fn drop(&mut self) {
-        // Errors have no one to go to; the driver cleans up with the process.
+        // `Drop` cannot report errors; the driver cleans up with the process.
         if self.enter().is_err() {
             return;
         }
-        // SAFETY: the stream is alive. Nothing is taken apart while kernels are at work.
+        // SAFETY: the stream is alive. Nothing is destroyed while kernels run.
         let _ = unsafe { driver::stream::synchronize(self.stream) };
         // SAFETY: no capture is under way, since that borrows the device.
         unsafe { self.graphs.close(self.stream) };
@@ -427,7 +427,7 @@ impl Drop for Cuda {
         let products = self.products.get_mut().unwrap_or_else(PoisonError::into_inner);
         products.close();
         let loaded = self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: nothing uses the handles any more; the context goes after them.
+        // SAFETY: nothing uses the handles any more; the context is released after them.
         unsafe {
             for &module in loaded.modules.values() {
                 let _ = driver::module::unload(module);

@@ -5,17 +5,17 @@ use cudarc::driver::sys;
 use super::cuda_error::words;
 use crate::{KernelError, Result};
 
-/// The CUDA version that a driver has to be of at least: that of PTX 8.0, which the kernels are.
+/// Oldest CUDA version of a driver: that of PTX 8.0, the version of the kernels.
 const VERSION: i32 = 12_000;
 
-/// The compute capability that a GPU has to be of at least: the target of the PTX.
+/// Lowest compute capability of a GPU: the target of the PTX.
 const CAPABILITY: (u32, u32) = (8, 0);
 
-/// Environment variables with which NVIDIA's libraries round the operands of products in f32,
-/// whatever a program asks for. Unset, empty and 0 leave products alone.
+/// Environment variables that make NVIDIA's libraries round the operands of products in f32. They
+/// do so whatever a program requests. Unset, empty and 0 leave products alone.
 const ROUNDING: [&str; 2] = ["NVIDIA_TF32_OVERRIDE", "CUBLAS_EMULATE_SINGLE_PRECISION"];
 
-/// Whether a library can be loaded at all, without the panic of its bindings.
+/// Fails if a library was not found, since its bindings would panic.
 pub(super) fn present(name: &str, found: bool) -> Result<()> {
     let what = format!(
         "the library {name} was not found on the loader's path (LD_LIBRARY_PATH has to be set \
@@ -24,7 +24,7 @@ pub(super) fn present(name: &str, found: bool) -> Result<()> {
     if found { Ok(()) } else { Err(KernelError::NoDevice(what)) }
 }
 
-/// Fails where the environment makes products in f32 inexact.
+/// Fails if the environment makes products in f32 inexact.
 pub(super) fn exact(variable: impl Fn(&str) -> Option<String>) -> Result<()> {
     let set = |name: &&str| variable(name).filter(|value| !["", "0"].contains(&value.trim()));
     match ROUNDING.iter().find_map(|name| Some((name, set(name)?))) {
@@ -48,8 +48,8 @@ pub(super) fn capable(name: &str, compute: (u32, u32)) -> Result<()> {
     )))
 }
 
-/// The version of the driver; fails for one that is too old for the kernels and for the functions
-/// that are called here.
+/// Returns the version of the driver. Fails for one that is too old for the kernels or for the
+/// functions that are called here.
 pub(super) fn recent() -> Result<i32> {
     let mut version = 0;
     // SAFETY: every driver has this function, and it needs no initialisation.

@@ -1,4 +1,4 @@
-//! What the driver and cuBLASLt say, in words.
+//! Errors of the driver, in words.
 
 use std::ffi::CStr;
 
@@ -7,8 +7,8 @@ use cudarc::driver::{DriverError, sys};
 use super::Kernel;
 use crate::KernelError;
 
-/// What the driver calls an error. Only for errors that the driver itself returned, since it asks
-/// the driver for the words.
+/// Description of an error by the driver. Only for errors that the driver itself returned, since
+/// the driver is asked for the text.
 pub(super) fn words(error: DriverError) -> String {
     let text = |found: std::result::Result<&CStr, DriverError>| {
         found.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
@@ -16,8 +16,8 @@ pub(super) fn words(error: DriverError) -> String {
     format!("{} ({})", text(error.error_string()), text(error.error_name()))
 }
 
-/// Whether the error is of a kernel that ran earlier: kernels run while the host goes on, so the
-/// first call after the failure reports it, and every call after that.
+/// Whether the error is of a kernel that ran earlier. Kernels run asynchronously, so the first call
+/// after the failure reports it, and every call after that.
 pub(super) fn is_of_a_kernel(error: DriverError) -> bool {
     use sys::CUresult as Is;
     matches!(

@@ -1,10 +1,10 @@
-//! Time by the device's own clock: between two events of a stream.
+//! Times by the device's own clock, between two events of a stream.
 
 use cudarc::driver::{DriverError, result::event, sys};
 
 use crate::{KernelError, Result};
 
-/// An event that keeps the time at which the stream came to it.
+/// An event that records the time at which the stream reaches it.
 struct Event(sys::CUevent);
 
 impl Event {
@@ -12,36 +12,36 @@ impl Event {
         event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map(Event)
     }
 
-    /// Puts it at the end of the stream.
+    /// Records the event at the end of the stream.
     ///
     /// # Safety
-    /// The stream lives, in the context that was current when the event was made.
+    /// The stream is alive, in the context that was current when the event was created.
     unsafe fn record(&self, stream: sys::CUstream) -> std::result::Result<(), DriverError> {
-        // SAFETY: the event is no null; the caller answers for the stream.
+        // SAFETY: the event is not null; the caller guarantees the stream.
         unsafe { event::record(self.0, stream) }
     }
 }
 
 impl Drop for Event {
     fn drop(&mut self) {
-        // An error has no one to go to; the driver cleans up with the context. An event that the
-        // stream has not come to yet may be destroyed.
-        // SAFETY: made once, destroyed once.
+        // `Drop` cannot report an error; the driver cleans up with the context. An event that the
+        // stream has not reached yet may be destroyed.
+        // SAFETY: created once, destroyed once.
         let _ = unsafe { event::destroy(self.0) };
     }
 }
 
 type Elapsed = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> sys::CUresult;
 
-/// Milliseconds between two events. The bindings know the second version of the call alone, which
-/// drivers before 570 lack, and panic there; the first one every driver has.
+/// Milliseconds between two events. The bindings know only the second version of the call, which
+/// drivers before 570 lack, and panic there. Every driver has the first version.
 ///
 /// # Safety
-/// Both events were recorded on one stream that has come to them.
+/// Both events were recorded on one stream that has reached them.
 unsafe fn elapsed(start: &Event, end: &Event) -> Option<std::result::Result<f32, DriverError>> {
     let mut ms = 0.0;
-    // SAFETY: the library is loaded, or there would be no events; the type is the documented one
-    // of both versions; the caller answers for the events.
+    // SAFETY: the library is loaded, or there would be no events; the type is the documented one of
+    // both versions; the caller guarantees the events.
     unsafe {
         let library = sys::culib();
         let call = library
@@ -52,10 +52,10 @@ unsafe fn elapsed(start: &Event, end: &Event) -> Option<std::result::Result<f32,
     }
 }
 
-/// Seconds from the beginning to the end of what `work` queues on the stream.
+/// Seconds from the beginning to the end of the work that `work` queues on the stream.
 ///
 /// # Safety
-/// The stream lives, in the context that is current.
+/// The stream is alive, in the context that is current.
 pub(super) unsafe fn time(
     stream: sys::CUstream,
     work: &mut dyn FnMut() -> Result<()>,
@@ -63,10 +63,10 @@ pub(super) unsafe fn time(
 ) -> Result<f64> {
     let start = Event::new().map_err(failed)?;
     let end = Event::new().map_err(failed)?;
-    // SAFETY: the caller answers for the stream.
+    // SAFETY: the caller guarantees the stream.
     unsafe { start.record(stream) }.map_err(failed)?;
     work()?;
-    // SAFETY: as above; the end is waited for, and the start lies before it.
+    // SAFETY: as above; the end is waited for, and the start comes before it.
     let ms = unsafe {
         end.record(stream).map_err(failed)?;
         event::synchronize(end.0).map_err(failed)?;

@@ -1,8 +1,8 @@
-//! Graphs of a real device: what a stream captured, made executable.
+//! Graphs of a real device: captured from a stream and instantiated.
 //!
 //! Capture is local to the thread: other threads may reserve memory meanwhile, this one may not.
 //! Copies from the host are recorded as nodes that read their source at every replay, so the source
-//! is page-locked memory of the graph's own.
+//! is page-locked memory owned by the graph.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,10 +19,10 @@ pub(super) struct Graphs(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    /// Sources of the copies recorded so far, while a capture is under way.
+    /// Sources of the copies recorded so far; `None` without a capture.
     recording: Option<Vec<Pinned>>,
     done: HashMap<GraphId, Executable>,
-    /// Dropped during a capture, in which nothing may be destroyed.
+    /// Graphs dropped during a capture, in which nothing may be destroyed.
     dropped: Vec<Executable>,
     next: GraphId,
 }
@@ -46,7 +46,7 @@ impl Graphs {
     /// The context is current and the stream alive, as for everything here.
     pub unsafe fn begin(&self, stream: sys::CUstream) -> Done<()> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { driver::stream::begin_capture(stream, mode)? };
         self.inner().recording = Some(Vec::new());
         Ok(())
@@ -57,30 +57,30 @@ impl Graphs {
     pub unsafe fn end(&self, stream: sys::CUstream, keep: bool) -> Done<Option<GraphId>> {
         let mut inner = self.inner();
         let constants = inner.recording.take().unwrap_or_default();
-        // SAFETY: the caller's; the stream captures since `begin`.
+        // SAFETY: guaranteed by the caller; the stream captures since `begin`.
         let graph = unsafe { driver::stream::end_capture(stream) };
-        // Only now may anything be destroyed.
+        // Objects may be destroyed only from here on.
         for executable in inner.dropped.drain(..) {
-            // SAFETY: the caller's; nothing launches it any more.
+            // SAFETY: guaranteed by the caller; nothing launches it any more.
             unsafe { executable.free(stream) };
         }
         let graph = match graph {
             Ok(graph) if !graph.is_null() => graph,
-            // Broken off on purpose: that the driver had given it up before is no news.
+            // Ended on purpose: it does not matter that the driver had given up the capture before.
             Err(_) if !keep => return Ok(None),
             Ok(_) => return Ok(None),
             Err(error) => return Err(error),
         };
         let handle = keep.then(|| {
-            // SAFETY: the graph was just made.
+            // SAFETY: the graph was just created.
             unsafe { driver::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) }
         });
-        // SAFETY: made above; the executable form does not need it.
+        // SAFETY: created above; the executable graph does not need it.
         let _ = unsafe { driver::graph::destroy(graph) };
         let Some(handle) = handle.transpose()? else { return Ok(None) };
         let executable = Executable { handle, constants };
         // Prepares the first launch here.
-        // SAFETY: just made, and the stream captures no longer.
+        // SAFETY: just created, and the stream captures no longer.
         if let Err(error) = unsafe { driver::graph::upload(handle, stream) } {
             // SAFETY: never launched.
             unsafe { executable.free(stream) };
@@ -99,7 +99,7 @@ impl Graphs {
     pub unsafe fn write(&self, to: u64, bytes: &[u8], stream: sys::CUstream) -> Done<()> {
         let mut constant = relaxed(|| Pinned::new(bytes.len()))?;
         constant.bytes().copy_from_slice(bytes);
-        // SAFETY: the caller's; the source lives as long as the graph.
+        // SAFETY: guaranteed by the caller; the source lives as long as the graph.
         unsafe { driver::memcpy_htod_async(to, constant.bytes(), stream)? };
         self.inner().recording.get_or_insert_default().push(constant);
         Ok(())
@@ -112,7 +112,7 @@ impl Graphs {
     pub unsafe fn replay(&self, id: GraphId, stream: sys::CUstream) -> Option<Done<()>> {
         let inner = self.inner();
         let executable = inner.done.get(&id)?;
-        // SAFETY: the caller's; it is not destroyed while the lock is held.
+        // SAFETY: guaranteed by the caller; it is not destroyed while the lock is held.
         Some(unsafe { driver::graph::launch(executable.handle, stream) })
     }
 
@@ -124,12 +124,12 @@ impl Graphs {
         if inner.recording.is_some() {
             inner.dropped.push(executable);
         } else {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe { executable.free(stream) };
         }
     }
 
-    /// Destroys what is left.
+    /// Destroys all remaining graphs.
     ///
     /// # Safety
     /// As [`Graphs::begin`]; no capture is under way.
@@ -137,7 +137,7 @@ impl Graphs {
         let inner = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
         let left = inner.done.drain().map(|(_, executable)| executable);
         for executable in left.chain(inner.dropped.drain(..)) {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe { executable.free(stream) };
         }
         inner.recording = None;
@@ -148,8 +148,8 @@ impl Executable {
     /// # Safety
     /// The context is current, the stream captures nothing.
     unsafe fn free(self, stream: sys::CUstream) {
-        // SAFETY: the caller's. A launch under way reads the constants, so it is waited for; errors
-        // have no one to go to here, the next call reports them.
+        // SAFETY: guaranteed by the caller. A launch under way reads the constants, so it is waited
+        // for. Errors cannot be reported here; the next call reports them.
         unsafe {
             if !self.constants.is_empty() {
                 let _ = driver::stream::synchronize(stream);
@@ -159,13 +159,13 @@ impl Executable {
     }
 }
 
-/// Does something that the driver refuses to a capturing thread, though it queues nothing.
+/// Runs an action that queues nothing but that the driver refuses to a capturing thread.
 fn relaxed<T>(action: impl FnOnce() -> Done<T>) -> Done<T> {
     let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
     // SAFETY: exchanges a value of this thread with the one behind the pointer.
     unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode).result()? };
     let done = action();
-    // SAFETY: as above, `mode` is now what was there before.
+    // SAFETY: as above; `mode` is now the previous mode.
     unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode).result()? };
     done
 }

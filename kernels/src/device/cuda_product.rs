@@ -1,9 +1,9 @@
 //! Matrix products by cuBLASLt.
 //!
-//! The library stores matrices by columns. A row-major `C[n, m] = A B` is, read by columns, `C^T =
-//! B^T A^T`: the same bytes with the operands exchanged, so `B` goes first and nothing is copied.
-//! Where the library's words are used below, its `A` is our `B`, its `B` our `A`, its `D[m, n]` our
-//! `C[n, m]`. For the epilogues that means:
+//! The library stores matrices by columns. Read by columns, a row-major `C[n, m] = A B` is
+//! `C^T = B^T A^T`: the same bytes with the operands exchanged. So `B` is passed first and nothing
+//! is copied. Where the library's names are used below, its `A` is our `B`, its `B` is our `A`, and
+//! its `D[m, n]` is our `C[n, m]`. For the epilogues this means:
 //!
 //! | here | there | length by its documentation |
 //! |---|---|---|
@@ -11,12 +11,12 @@
 //! | bits where `C` is positive | `AUX` of `RELU_AUX_BIAS`, `DRELU` | a row: whole 128 bits |
 //! | sums of the rows of `op(A)`, `[n]` | `BGRADB` | columns of `D`: n, summed over the depth |
 //!
-//! The vector is of the type of `C`, the only one that the library takes for each pair of types.
+//! The vector has the type of `C`, the only one that the library accepts for each pair of types.
 //!
-//! What cuBLASLt needs to know about a product (descriptors, layouts, the algorithm it prefers) is
-//! asked once for each set of sizes and kept: the same sizes then always take the same algorithm.
-//! Sums that are split over blocks are put together in f32 in the scratch memory: the other ways
-//! that the library has add in the type of `C`, which rounds bf16 once for each part.
+//! Descriptors, layouts and the algorithm that cuBLASLt prefers are determined once for each set of
+//! sizes and kept: the same sizes then always use the same algorithm. Sums that are split over
+//! blocks are combined in f32 in the scratch memory. The library's other ways add in the type of
+//! `C`, which rounds bf16 once for each part.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -33,20 +33,20 @@ use super::library_search::Search;
 use crate::matmul::{Beta, MatMul};
 use crate::{KernelError, Result};
 
-/// Scratch memory that an algorithm may use: what NVIDIA recommends for Hopper.
+/// Bytes of scratch memory that an algorithm may use: NVIDIA's recommendation for Hopper.
 const WORKSPACE: usize = 32 << 20;
 
-/// Handle, scratch memory and what is known of each product.
+/// Handle, scratch memory and plans of products.
 pub(super) struct Products {
     device: String,
     library: &'static Library,
     handle: lt::cublasLtHandle_t,
     workspace: u64,
-    /// `None` where the library cannot do what is asked for.
+    /// `None` where the library cannot do the product.
     plans: HashMap<Asked, Option<Plan>>,
 }
 
-/// What a plan depends on. Alignment counts: the fastest algorithms need 16 bytes.
+/// Key of a plan. Alignment counts: the fastest algorithms need 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Asked {
     /// Batch, n, m, k, and the strides of the three operands.
@@ -57,10 +57,10 @@ struct Asked {
     alignment: [u32; 5],
 }
 
-/// Everything but the addresses.
+/// Everything that a call needs but the addresses.
 struct Plan {
     product: Descriptor,
-    /// Of the first operand (`B`), the second (`A`) and the result.
+    /// Layouts of the first operand (`B`), the second (`A`) and the result.
     layouts: [Layout; 3],
     algorithm: lt::cublasLtMatmulAlgo_t,
 }
@@ -80,7 +80,7 @@ fn epilogue(fused: Fused) -> lt::cublasLtEpilogue_t {
 fn asked(p: &Product) -> Asked {
     let MatMul { batch, n, m, k, trans_a, trans_b, stride_a, stride_b, stride_c } = p.sizes;
     let alignment = |address: u64| 1 << address.trailing_zeros().min(8);
-    // Without one there is nothing to align.
+    // An absent vector or mask counts as aligned.
     let [vector, mask] = [p.fused.vector(), p.fused.mask()].map(|at| alignment(at.unwrap_or(0)));
     Asked {
         sizes: [batch, n, m, k, stride_a, stride_b, stride_c],
@@ -99,7 +99,7 @@ fn data_type(storage: Storage) -> lt::cudaDataType {
 }
 
 impl Asked {
-    /// `bias + ReLU of [100, 256] x [256, 19], bf16 to bf16`
+    /// Description, such as `bias + ReLU of [100, 256] x [256, 19], bf16 to bf16`.
     fn words(&self) -> String {
         use lt::cublasLtEpilogue_t as Of;
         let fused = match self.epilogue {
@@ -120,8 +120,8 @@ impl Asked {
 }
 
 impl Products {
-    /// Takes the first library of the search that starts, beginning with `library`. Needs a context
-    /// to be current.
+    /// Opens the first library that starts: `library`, else the next ones of the search. A context
+    /// has to be current.
     pub fn open(
         device: &str,
         mut library: &'static Library,
@@ -172,8 +172,8 @@ impl Products {
             let plan = match Plan::new(self.library, self.handle, &key, p.fused) {
                 Ok(plan) => Some(plan),
                 Err(Status::NOT_SUPPORTED) => None,
-                // What is fused with a product can also be done by itself, so an answer that blames
-                // the arguments of such a product is no more than a no.
+                // The fused operation can also run by itself. So an answer that blames the
+                // arguments of a fused product only means that it is not supported.
                 Err(Status::INVALID_VALUE) if p.fused != Fused::Nothing => None,
                 Err(status) => return Err(self.failed(p, status)),
             };
@@ -182,8 +182,8 @@ impl Products {
         Ok(matches!(self.plans.get(&key), Some(Some(_))))
     }
 
-    /// Queues a product; `false` if the library cannot do what is fused with it. It may say so at
-    /// the call only: that is remembered, and nothing is queued.
+    /// Queues a product. Returns `false` if the library cannot do the fused operation. It may
+    /// refuse at the call only: the refusal is remembered, and nothing is queued.
     pub fn run(&mut self, p: &Product, stream: sys::CUstream) -> Result<bool> {
         let fused = p.fused != Fused::Nothing;
         let status = match self.fit(p)? {
@@ -233,7 +233,7 @@ impl Products {
         })
     }
 
-    /// Fused products that the library refused, in words.
+    /// Descriptions of the fused products that the library refused.
     pub fn unfused(&self) -> Vec<String> {
         let none = |(key, plan): (&Asked, &Option<Plan>)| plan.is_none().then(|| key.words());
         let mut all: Vec<String> = self.plans.iter().filter_map(none).collect();
@@ -242,7 +242,7 @@ impl Products {
         all
     }
 
-    /// Frees everything; a context has to be current and nothing under way.
+    /// Frees everything; a context has to be current and no work under way.
     pub fn close(&mut self) {
         self.plans.clear();
         // SAFETY: nothing uses the handle or the memory any more.
@@ -277,10 +277,10 @@ impl Plan {
                 let bits = 8 * mask_row(m) as i64;
                 product.set(Of::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &bits)?;
             }
-            // The choice of an algorithm looks at it as well.
+            // The choice of an algorithm reads them as well.
             product.point(fused)?;
         }
-        // Rows and columns as stored, read by columns: a row-major [r, c] is [c, r] there.
+        // Rows and columns as the library reads them: a row-major [r, c] is [c, r] there.
         let stored = |transposed: bool, rows: usize, columns: usize| {
             if transposed { (rows, columns) } else { (columns, rows) }
         };
@@ -294,7 +294,7 @@ impl Plan {
     }
 }
 
-/// What is multiplied how.
+/// Description of a product for the library.
 struct Descriptor {
     library: &'static Library,
     handle: lt::cublasLtMatmulDesc_t,
@@ -332,7 +332,7 @@ impl Descriptor {
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        // SAFETY: made in `new`, used by nothing any more.
+        // SAFETY: created in `new`, used by nothing any more.
         let _ = unsafe { (self.library.calls.destroy_product)(self.handle) };
     }
 }
@@ -372,12 +372,12 @@ impl Layout {
 
 impl Drop for Layout {
     fn drop(&mut self) {
-        // SAFETY: made in `new`, used by nothing any more.
+        // SAFETY: created in `new`, used by nothing any more.
         let _ = unsafe { (self.library.calls.destroy_layout)(self.handle) };
     }
 }
 
-/// What an algorithm is chosen by.
+/// Criteria for the choice of an algorithm.
 struct Preference {
     library: &'static Library,
     handle: lt::cublasLtMatmulPreference_t,
@@ -404,12 +404,12 @@ impl Preference {
 
 impl Drop for Preference {
     fn drop(&mut self) {
-        // SAFETY: made in `new`, used by nothing any more.
+        // SAFETY: created in `new`, used by nothing any more.
         let _ = unsafe { (self.library.calls.destroy_preference)(self.handle) };
     }
 }
 
-/// The algorithm that the library thinks fastest.
+/// The algorithm that the library considers fastest.
 fn choose(
     handle: lt::cublasLtHandle_t,
     product: &Descriptor,
@@ -432,7 +432,7 @@ fn choose(
     }
     let [first, second, result] = [0, 1, 2].map(|i| layouts[i].handle);
     let (mut found, mut count) = (MaybeUninit::<Found>::zeroed(), 0);
-    // SAFETY: all objects are alive; there is room for the one answer that is asked for.
+    // SAFETY: all objects are alive; there is room for the one answer requested.
     done(unsafe {
         (library.calls.choose)(
             handle,
@@ -447,12 +447,12 @@ fn choose(
             &mut count,
         )
     })?;
-    // SAFETY: any bytes are one, and zeros were there before.
+    // SAFETY: any bytes are a valid value, and zeros were there before.
     let found = unsafe { found.assume_init() };
     if count < 1 { Err(Status::NOT_SUPPORTED) } else { done(found.state).map(|()| found.algorithm) }
 }
 
-/// `cublasLtMatmulHeuristicResult_t`, with the status as the number that it is.
+/// `cublasLtMatmulHeuristicResult_t`, with the status as a plain number.
 #[repr(C)]
 struct Found {
     algorithm: lt::cublasLtMatmulAlgo_t,

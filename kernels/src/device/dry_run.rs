@@ -1,9 +1,9 @@
-//! A device that does nothing: what it is asked for is checked and counted by the façade.
+//! A device that executes nothing: the façade checks and counts the requests.
 //!
-//! Addresses are handed out without memory behind them, what is read is zero, and a launch is done
-//! when it is queued. So a training step of any size is gone through in the time of its calls: how
-//! many launches, products and waits, how much memory. Sizes must not depend on values, which are
-//! all zero.
+//! Addresses are handed out without memory behind them, reads return zeros, and a launch is done
+//! when it is queued. A dry run of a training step of any size takes only the time of its calls. It
+//! counts launches, products, waits and memory. Sizes must not depend on values, which are all
+//! zero.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -11,7 +11,7 @@ use super::backend::{Backend, GraphId, Product};
 use super::{Grid, Kernel};
 use crate::Result;
 
-/// Rounding of reservations: that of the CUDA device, so that pools grow alike.
+/// Granularity of reservations: that of the CUDA device, so that pools grow alike.
 const GRANULARITY: usize = 512;
 
 pub(super) struct DryRun {

@@ -22,13 +22,13 @@ pub(super) use sealed::Sealed;
 
 /// The storage types of activations; arithmetic on them is f32.
 pub trait Float: Element + Sealed {
-    /// What the name of a kernel for this type ends in.
+    /// Suffix of the names of kernels for this type.
     const SUFFIX: &'static str;
     /// Largest relative error of rounding to this type: half a unit in the last place of 1.
     const ROUNDING: f32;
-    /// Nearest value.
+    /// Nearest value of this type.
     fn of(x: f32) -> Self;
-    /// The value, exactly.
+    /// The value as f32, exactly.
     fn f32(self) -> f32;
 }
 

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::{Kernel, View, ViewMut};
 use crate::{KernelError, Result};
 
-/// Most dynamic shared memory of a block: what an A100 has, less 1 KiB that the system keeps.
+/// Largest dynamic shared memory of a block: that of an A100, less 1 KiB that the system keeps.
 const SHARED: usize = 163 << 10;
 
 /// Blocks, threads of a block and dynamic shared memory of a launch.
@@ -20,24 +20,24 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// Blocks and threads along three axes, no dynamic shared memory.
+    /// Creates a grid of blocks and threads along three axes, without dynamic shared memory.
     pub const fn new(blocks: [usize; 3], threads: [u32; 3]) -> Grid {
         Grid { blocks, threads, shared: 0 }
     }
 
-    /// As many blocks along one axis as `items` need if each takes `per_block`.
+    /// Creates a grid along one axis, with as many blocks of `per_block` items as `items` need.
     pub const fn line(items: usize, per_block: usize, threads: u32) -> Grid {
         Grid::new([items.div_ceil(per_block), 1, 1], [threads, 1, 1])
     }
 
-    /// With so many bytes of dynamic shared memory.
+    /// Returns the grid with `bytes` of dynamic shared memory.
     #[must_use]
     pub const fn shared(mut self, bytes: usize) -> Grid {
         self.shared = bytes;
         self
     }
 
-    /// Fails for a grid that no device takes.
+    /// Fails for a grid that no device accepts.
     pub(super) fn check(&self, kernel: &Kernel) -> Result<()> {
         let threads: u64 = self.threads.iter().map(|&n| u64::from(n)).product();
         let what = if self.blocks[0] > i32::MAX as usize {
@@ -78,8 +78,8 @@ pub struct Args<'a> {
 }
 
 impl<'a> Args<'a> {
-    /// Begins with the sizes. `S` is `#[repr(C)]` without padding ([`bytemuck::Pod`] sees to
-    /// that), aligned to at most 8.
+    /// Begins with the sizes. `S` is `#[repr(C)]` without padding ([`bytemuck::Pod`] ensures that)
+    /// and aligned to at most 8.
     pub fn new<S: bytemuck::Pod>(sizes: &S) -> Args<'a> {
         const { assert!(align_of::<S>() <= 8) };
         let mut bytes = Vec::with_capacity(size_of::<S>() + 96);
@@ -88,29 +88,29 @@ impl<'a> Args<'a> {
         Args { bytes, devices, addresses, memory: PhantomData }
     }
 
-    /// An operand that the kernel reads.
+    /// Adds an operand that the kernel reads.
     #[must_use]
     pub fn read<T>(mut self, view: View<'a, T>) -> Self {
         self.lies(view.id(), view.address());
         self.pointer(view.address())
     }
 
-    /// An operand that the kernel writes.
+    /// Adds an operand that the kernel writes.
     #[must_use]
     pub fn write<T>(mut self, view: ViewMut<'a, T>) -> Self {
         self.lies(view.id(), view.address());
         self.pointer(view.address())
     }
 
-    /// An operand that the kernel reads and that is given to a later [`Args::write`] as well: work
-    /// in place.
+    /// Adds an operand that the kernel reads and that a later [`Args::write`] adds as well: the
+    /// kernel works in place.
     #[must_use]
     pub fn alias<T>(mut self, view: &ViewMut<'_, T>) -> Self {
         self.lies(view.id(), view.address());
         self.pointer(view.address())
     }
 
-    /// An operand that the kernel reads if it is there; else a null pointer.
+    /// Adds an operand that the kernel reads, or a null pointer if it is absent.
     #[must_use]
     pub fn read_if<T>(self, view: Option<View<'a, T>>) -> Self {
         match view {
@@ -119,7 +119,7 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// An operand that the kernel writes if it is there; else a null pointer.
+    /// Adds an operand that the kernel writes, or a null pointer if it is absent.
     #[must_use]
     pub fn write_if<T>(self, view: Option<ViewMut<'a, T>>) -> Self {
         match view {
@@ -128,15 +128,15 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// Memory that the kernel reaches through an address in its other arguments: no parameter of
-    /// its own, but it has to lie on the device.
+    /// Adds memory that the kernel reaches through an address in another argument. It is no
+    /// parameter, but it has to be on the device.
     #[must_use]
     pub fn behind<T>(mut self, view: &ViewMut<'_, T>) -> Self {
         self.lies(view.id(), view.address());
         self
     }
 
-    /// As [`Args::behind`], for memory that is only read.
+    /// Adds memory as [`Args::behind`] does, for memory that is only read.
     #[must_use]
     pub fn behind_view<T>(mut self, view: &View<'_, T>) -> Self {
         self.lies(view.id(), view.address());
@@ -162,7 +162,7 @@ impl<'a> Args<'a> {
         &self.devices
     }
 
-    /// Where the kernel's memory lies, tables' targets included.
+    /// Addresses of the kernel's memory, including the targets of tables.
     pub(super) fn addresses(&self) -> &[u64] {
         &self.addresses
     }

@@ -1,8 +1,7 @@
-//! Where cuBLASLt is looked for: on the loader's path, in the folders of Python wheels, in those of
-//! CUDA toolkits.
+//! Search for cuBLASLt: on the loader's path, in the folders of Python wheels and of CUDA toolkits.
 //!
-//! A machine with PyTorch often has it in `site-packages/nvidia/cu13/lib` alone (wheels of CUDA 13)
-//! or `site-packages/nvidia/cublas/lib` (of CUDA 12), which no loader looks into.
+//! A machine with PyTorch often has it only in `site-packages/nvidia/cu13/lib` (wheels of CUDA 13)
+//! or `site-packages/nvidia/cublas/lib` (of CUDA 12), where no loader looks.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -21,7 +20,7 @@ const NAMES: &[&str] = if cfg!(windows) {
 /// The oldest CUDA version whose cuBLASLt is used.
 const OLDEST: usize = 12;
 
-/// Environment that decides where libraries lie.
+/// Environment that decides where libraries are searched.
 struct Surroundings<'a> {
     variable: &'a dyn Fn(&str) -> Option<OsString>,
     root: &'a Path,
@@ -60,8 +59,8 @@ impl Surroundings<'_> {
         folders
     }
 
-    /// Folders of Python packages: of environments that are active, of the `python3` on the path,
-    /// and of the user.
+    /// Folders of Python packages: of active environments, of the `python3` on the path, and of the
+    /// user.
     fn sites(&self) -> Vec<PathBuf> {
         let mut prefixes: Vec<PathBuf> = Vec::new();
         prefixes.extend(self.path("VIRTUAL_ENV"));
@@ -69,7 +68,7 @@ impl Surroundings<'_> {
         let python = |folder: &PathBuf| folder.join("python3").is_file();
         if let Some(bin) = self.paths("PATH").into_iter().find(python) {
             prefixes.extend(bin.parent().map(Path::to_path_buf));
-            // An environment's interpreter is a link to that of its base.
+            // The interpreter of an environment is a link to that of its base.
             let base = bin.join("python3").canonicalize().ok();
             prefixes.extend(base.and_then(|base| Some(base.parent()?.parent()?.to_path_buf())));
         }
@@ -94,7 +93,7 @@ fn is_wheel(folder: &Path) -> bool {
     name == "cublas" || !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Folders in `parent` whose names begin so, the highest version first.
+/// Folders in `parent` whose names start with `begin`, the highest version first.
 fn children(parent: &Path, begin: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
     let mut found: Vec<(Vec<u32>, PathBuf)> = entries
@@ -113,19 +112,19 @@ fn numbers(name: &str) -> Vec<u32> {
     words.map(|word| word.parse().unwrap_or(u32::MAX)).collect()
 }
 
-/// A search, which loads one library after the other until one is good.
+/// A search that loads one library after the other until one is usable.
 pub(super) struct Search {
-    /// CUDA version of the driver, as it gives it.
+    /// CUDA version of the driver, as the driver reports it.
     driver: Option<i32>,
     left: VecDeque<PathBuf>,
     folders: Vec<PathBuf>,
     seen: Vec<usize>,
-    /// Libraries that were found and are no use, with the reason.
+    /// Libraries that were found but are unusable, with the reason.
     pub passed_over: Vec<String>,
 }
 
 impl Search {
-    /// Starts, for a driver of this version.
+    /// Starts a search for a driver of this version.
     pub fn new(driver: Option<i32>) -> Search {
         let variable = |name: &str| std::env::var_os(name);
         let root = Path::new(if cfg!(windows) { "\\" } else { "/" });
@@ -139,7 +138,7 @@ impl Search {
         Search { driver, left, folders, seen: Vec::new(), passed_over: Vec::new() }
     }
 
-    /// Notes why a library is no use.
+    /// Records why a library is unusable.
     pub fn pass_over(&mut self, library: &Library, why: &str) {
         self.passed_over.push(format!("{} ({}) {why}", library.path.display(), library.dotted()));
     }
@@ -150,7 +149,7 @@ impl Search {
             let library = match Library::load(&file) {
                 Ok(library) => library,
                 Err(why) => {
-                    // A bare name that the loader does not know is no finding.
+                    // A bare name that the loader does not know is not reported.
                     if file.is_absolute() {
                         self.passed_over
                             .push(format!("{} cannot be loaded: {why}", file.display()));
@@ -170,7 +169,7 @@ impl Search {
         None
     }
 
-    /// Names and folders, for reports.
+    /// Names and folders of the search, for reports.
     pub fn looked_for(&self) -> Vec<String> {
         let names = NAMES.iter().map(|name| (*name).to_owned());
         names.chain(self.folders.iter().map(|folder| folder.display().to_string())).collect()
@@ -197,7 +196,7 @@ impl Search {
     }
 }
 
-/// Why a library of this CUDA version is no use beside a driver of that.
+/// Reason why a library of one CUDA version is unusable with a driver of another.
 fn unfit(major: usize, driver: Option<i32>) -> Option<String> {
     if major < OLDEST {
         return Some(format!("is too old: CUDA {OLDEST} or newer is needed"));
@@ -219,7 +218,7 @@ fn unfit(major: usize, driver: Option<i32>) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// A file system in a folder that goes at the end.
+    /// A temporary folder as the root of a file system; dropping it removes it.
     struct Root(PathBuf);
 
     impl Root {
@@ -278,7 +277,7 @@ mod tests {
         std::fs::write(debian_bin.join("python3"), "").unwrap();
         let home = root.0.join("home");
 
-        // Of the environment on the path, whose interpreter is a link to that of its base.
+        // Environment on the path, whose interpreter is a link to that of its base.
         let path = [("PATH", venv_bin.as_path()), ("HOME", &home)];
         assert_eq!(folders(&root, &path), [venv.clone(), base, user]);
         let active = [("VIRTUAL_ENV", root.0.join("venv")), ("CONDA_PREFIX", root.0.join("conda"))];
@@ -305,7 +304,7 @@ mod tests {
         let folder = root.folder("lib");
         std::fs::write(folder.join(NAMES[0]), "no library").unwrap();
         let mut search = Search::within(None, vec![folder.clone()]);
-        // What the loader of this machine finds is no part of the test.
+        // Libraries that the loader of this machine finds are not part of the test.
         search.left.retain(|file| file.is_absolute());
         assert!(search.next().is_none());
         let text = search.nothing().to_string();

@@ -1,24 +1,24 @@
 //! The façade over a GPU: buffers, copies, launches of embedded PTX, matrix products.
 //!
-//! Two implementations stand behind it. `cuda` is a real device through the driver, loaded at run
-//! time; `virtual` executes the same PTX with the same grids and arguments on the CPU and checks
-//! every access. Everything above is the same code for both.
+//! Three backends implement it. `cuda` is a real device, used through the driver that is loaded at
+//! run time. `virtual_gpu` executes the same PTX with the same grids and arguments on the CPU and
+//! checks every access. `dry_run` executes nothing. All code above is the same for each.
 //!
 //! Conventions that every kernel of this crate keeps:
 //!
-//! * Work is queued in order on one stream. A buffer that is dropped goes back to the pool at once
-//!   and may be handed out again: what was queued before runs before.
-//! * Only [`Device::read`], [`Device::download`] and [`Device::wait`] wait for the device;
-//!   [`Device::counters`] counts them.
-//! * What is queued can be recorded once and run many times: [`Device::capture`]. During a capture
-//!   the host neither copies nor waits, and only the pool's free blocks are handed out.
+//! * Work is queued in order on one stream. A dropped buffer returns to the pool at once and may be
+//!   reused: work queued earlier runs earlier.
+//! * Only [`Device::read`], [`Device::download`], [`Device::wait`] and [`Device::time`] wait for
+//!   queued work; [`Device::counters`] counts these waits. (Releasing memory waits too, uncounted.)
+//! * Queued work can be recorded once and run many times: [`Device::capture`]. During a capture the
+//!   host neither copies nor waits, and only free blocks of the pool are handed out.
 //! * A kernel's first parameter is a `#[repr(C)]` struct of sizes without padding, the others are
 //!   pointers: see [`Args`]. An absent operand is a null pointer.
 //! * Activations and their gradients are stored as f32 or bf16 ([`Float`]); parameters of one axis
 //!   (norm weights, biases, layer scales), statistics and all parameter gradients are f32. All
 //!   arithmetic is f32.
-//! * No floating-point atomics; sums run in an order that the sizes alone decide, so the same
-//!   input gives the same bytes.
+//! * There are no floating-point atomics. Sums run in an order that depends on the sizes only, so
+//!   the same input gives the same bytes.
 //!
 //! ```
 //! use dressage_kernels::activation::Activation;
@@ -81,7 +81,7 @@ pub use trace::{Counts, LiveBuffer, Trace};
 
 use crate::{KernelError, Result, check_count};
 
-/// A GPU, real or virtual. Clones are the same device.
+/// A GPU, real or virtual. Clones refer to the same device.
 #[derive(Clone)]
 pub struct Device(Arc<Inner>);
 
@@ -90,10 +90,10 @@ struct Inner {
     backend: Box<dyn Backend>,
     pool: Mutex<Pool>,
     tables: Mutex<constant::Tables>,
-    /// Not of a real device.
+    /// `None` for a real device.
     trace: Option<Mutex<trace::Writer>>,
     capture: RwLock<Capture>,
-    /// Graph memories so far.
+    /// Graph memories created so far.
     memories: AtomicU32,
     launches: AtomicU64,
     products: AtomicU64,
@@ -101,12 +101,12 @@ struct Inner {
     graphs: AtomicU64,
 }
 
-/// What a device was asked for so far.
+/// Counts of the requests to a device so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Kernels launched, those of replayed graphs among them.
+    /// Kernels launched, including those of replayed graphs.
     pub launches: u64,
-    /// Matrix products, those of replayed graphs among them.
+    /// Matrix products, including those of replayed graphs.
     pub products: u64,
     /// Times that the host waited for the device.
     pub waits: u64,
@@ -114,15 +114,15 @@ pub struct Counters {
     pub graphs: u64,
 }
 
-/// What the kernels of a virtual device did so far.
+/// Work of the kernels of a virtual device so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Work {
-    /// Instructions, one for each lane.
+    /// Instructions, counted once per lane.
     pub instructions: u64,
-    /// Bytes of global memory that lanes asked for.
+    /// Bytes of global memory that lanes requested.
     pub global_bytes: u64,
-    /// Bytes moved for them, in sectors of 32 bytes for each warp and instruction. Caches count
-    /// for nothing here.
+    /// Bytes moved for these requests, in sectors of 32 bytes for each warp and instruction. Caches
+    /// are ignored.
     pub global_bytes_moved: u64,
     /// Extra passes over shared memory.
     pub bank_conflicts: u64,
@@ -143,25 +143,25 @@ impl std::fmt::Debug for Device {
 }
 
 impl Device {
-    /// The CUDA device of this number, counted from 0 as the driver does.
+    /// Opens CUDA device `ordinal`, counted from 0 as in the driver.
     ///
     /// # Errors
-    /// [`KernelError::NoDevice`] with what was looked for: no driver library, no GPU, no such
-    /// number, no cuBLASLt library.
+    /// [`KernelError::NoDevice`] if there is no driver library, no GPU, no such number or no
+    /// cuBLASLt library; it says what was looked for.
     pub fn cuda(ordinal: usize) -> Result<Device> {
         let device = Device::new(Box::new(cuda::Cuda::open(ordinal)?), None);
         nvtx::load();
         Ok(device)
     }
 
-    /// The virtual device as one whose products have no epilogues.
+    /// A virtual device whose products have no epilogues.
     #[cfg(test)]
     pub(crate) fn virtual_without_epilogues() -> Device {
         Device::new(Box::new(virtual_gpu::VirtualGpu::without_epilogues()), None)
     }
 
-    /// A device that executes PTX on the CPU and reports every access that a real one would not
-    /// survive, with line, block, warp and lane.
+    /// A device that executes PTX on the CPU. It reports every access that would fail on a real
+    /// device, with line, block, warp and lane.
     pub fn virtual_gpu() -> Device {
         let trace = trace::Writer::new(false);
         Device::new(Box::new(virtual_gpu::VirtualGpu::new()), Some(trace))
@@ -200,7 +200,7 @@ impl Device {
         self.0.id
     }
 
-    /// What the device calls itself.
+    /// Name of the device.
     pub fn name(&self) -> String {
         self.0.backend.name()
     }
@@ -217,35 +217,35 @@ impl Device {
         }
     }
 
-    /// What the kernels did so far; `None` on a real device, which does not count.
+    /// Work of the kernels so far; `None` on a real device, which does not count.
     pub fn work(&self) -> Option<Work> {
         self.0.backend.work()
     }
 
-    /// What the device was asked for since it was opened or [`Device::restart_trace`] was called;
-    /// `None` on a real device, which has a profiler for that.
+    /// Trace since the device was opened or [`Device::restart_trace`] was called. `None` on a real
+    /// device, which has a profiler for that.
     pub fn trace(&self) -> Option<Trace> {
         self.0.trace.as_ref().map(|trace| lock(trace).read())
     }
 
-    /// Begins the trace anew.
+    /// Restarts the trace.
     pub fn restart_trace(&self) {
         self.in_trace(trace::Writer::restart);
     }
 
-    /// Fused products that were done apart since the library refuses them, a line for each.
+    /// Fused products that run unfused because the library refuses them, one line each.
     pub fn unfused(&self) -> Vec<String> {
         self.0.backend.unfused()
     }
 
-    /// Model, driver and library of a real device with their versions: what has to be equal for a
-    /// kernel to give the same; `None` for others.
+    /// Model, driver and library of a real device with their versions; `None` for others. A kernel
+    /// gives equal results only where these are equal.
     pub fn software(&self) -> Option<String> {
         self.0.backend.software()
     }
 
-    /// Bytes that can still be reserved; `None` where the device does not tell. Others that use the
-    /// device may take them.
+    /// Bytes that can still be reserved; `None` where the device does not report them. Other users
+    /// of the device may take them.
     pub fn free_memory(&self) -> Option<usize> {
         self.0.backend.free_memory()
     }
@@ -255,12 +255,12 @@ impl Device {
         self.0.backend.is_dry_run()
     }
 
-    /// Bytes in use, their high-water mark, and what is held for reuse.
+    /// Bytes in use, their high-water mark, and bytes kept for reuse.
     pub fn usage(&self) -> Usage {
         Usage { pinned: self.0.backend.pinned(), ..self.pool().usage() }
     }
 
-    /// Makes the present use the high-water mark.
+    /// Resets the high-water mark to the present use.
     pub fn reset_peak(&self) {
         self.pool().reset_peak();
     }
@@ -268,7 +268,7 @@ impl Device {
     /// A buffer of `len` elements whose contents are undefined; `name` appears in errors.
     ///
     /// # Errors
-    /// [`KernelError::OutOfMemory`]; during a capture [`KernelError::Capture`] if the pool holds no
+    /// [`KernelError::OutOfMemory`]; during a capture [`KernelError::Capture`] if the pool has no
     /// free block of the size.
     pub fn alloc<T: Element>(&self, name: &'static str, len: usize) -> Result<Buffer<T>> {
         let address = self.take(name, len * size_of::<T>())?;
@@ -298,7 +298,7 @@ impl Device {
     /// Copies `host` to the device; `host` may be changed as soon as this returns.
     ///
     /// # Errors
-    /// Different lengths; another device's memory; a capture; a failure of the device.
+    /// Different lengths; another device's memory; a capture under way; a failure of the device.
     pub fn write<T: Element>(&self, to: ViewMut<'_, T>, host: &[T]) -> Result<()> {
         self.owns("write", to.id())?;
         check_count("write", "host", host.len(), to.len())?;
@@ -308,11 +308,11 @@ impl Device {
         self.put(to.address(), bytemuck::cast_slice(host))
     }
 
-    /// Waits for everything queued before and copies to `host`.
+    /// Waits for everything queued before and copies the elements to `host`.
     ///
     /// # Errors
-    /// Different lengths; another device's memory; a capture; a failure of the device, also one of
-    /// a kernel launched before.
+    /// Different lengths; another device's memory; a capture under way; a failure of the device,
+    /// also one of a kernel launched before.
     pub fn read<T: Element>(&self, from: View<'_, T>, host: &mut [T]) -> Result<()> {
         self.owns("read", from.id())?;
         check_count("read", "host", host.len(), from.len())?;
@@ -374,7 +374,7 @@ impl Device {
     /// Waits until everything queued before is done.
     ///
     /// # Errors
-    /// A capture; a failure of the device, also one of a kernel launched before.
+    /// A capture under way; a failure of the device, also one of a kernel launched before.
     pub fn wait(&self) -> Result<()> {
         let _gate = self.beside_captures("waits")?;
         self.0.waits.fetch_add(1, Relaxed);
@@ -382,24 +382,24 @@ impl Device {
         self.0.backend.wait()
     }
 
-    /// Seconds that the device takes for what `work` queues. A real device measures between two
-    /// events in its own queue, so that neither what was queued before nor the host's waiting
-    /// counts; a virtual one works while `work` runs. Waits for the end.
+    /// Seconds that the device takes for the work that `work` queues. Waits for its end. A real
+    /// device measures between two events of its stream, so neither earlier work nor the host's
+    /// waiting counts. A virtual device executes the work while `work` runs.
     ///
     /// # Errors
-    /// Those of `work`; a capture that has not ended; a failure of the device.
+    /// Those of `work`; a capture under way; a failure of the device.
     pub fn time(&self, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
-        // Not held: what `work` queues passes the gate by itself.
+        // Released at once: the calls in `work` pass the gate themselves.
         drop(self.beside_captures("waits")?);
         self.0.waits.fetch_add(1, Relaxed);
         self.note(|asked| asked.waits += 1);
         self.0.backend.time(&mut work)
     }
 
-    /// Gives memory that is held for reuse back to the device.
+    /// Returns memory kept for reuse to the device.
     ///
     /// # Errors
-    /// A capture; a failure of the device.
+    /// A capture under way; a failure of the device.
     pub fn trim(&self) -> Result<()> {
         let _gate = self.beside_captures("releases memory")?;
         let mut pool = self.pool();
@@ -408,15 +408,15 @@ impl Device {
         Ok(())
     }
 
-    /// Queues a kernel. A grid without blocks is nothing to do.
+    /// Queues a kernel launch. A grid without blocks queues nothing.
     ///
     /// # Errors
-    /// An argument on another device; a grid that no device takes; PTX that the device refuses; on
-    /// the virtual device every fault and finding of the kernel, with its place.
+    /// An argument on another device; a grid that no device accepts; PTX that the device refuses;
+    /// on the virtual device every fault and finding of the kernel, with its place.
     ///
     /// # Safety
-    /// `args` are the kernel's parameters in order and type, and with them and `grid` the kernel
-    /// stays within the memory behind them. (The virtual device checks this; a real one does not.)
+    /// `args` are the kernel's parameters in order and type. With them and `grid` the kernel stays
+    /// within the memory behind them. (The virtual device checks this; a real one does not.)
     pub unsafe fn launch(&self, kernel: &Kernel, grid: &Grid, args: &Args<'_>) -> Result<()> {
         if let Some(&device) = args.devices().iter().find(|&&id| id != self.0.id) {
             return Err(self.stranger("launch", device));

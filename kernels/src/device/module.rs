@@ -15,12 +15,12 @@ pub struct Module {
 }
 
 impl Module {
-    /// PTX `text` of the operation `name`; names are unique.
+    /// Creates a module of the operation `name` from its PTX; names are unique.
     pub const fn new(name: &'static str, text: &'static str) -> Module {
         Module { name, text }
     }
 
-    /// The operation.
+    /// Name of the operation.
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -41,7 +41,7 @@ impl Module {
     }
 }
 
-/// A kernel of a module. Its name is kept in two parts so that a launch forms no string.
+/// A kernel of a module. Its name is stored in two parts so that a launch creates no string.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel {
     pub(super) module: &'static Module,
@@ -49,7 +49,7 @@ pub struct Kernel {
     suffix: &'static str,
 }
 
-/// What tells kernels apart.
+/// Identity of a kernel.
 pub(super) type Key = (&'static str, &'static str, &'static str);
 
 impl Kernel {

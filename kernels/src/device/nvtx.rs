@@ -1,7 +1,7 @@
-//! Ranges for NVIDIA's profilers, through libnvToolsExt if it is there; without it, nothing.
+//! Ranges for NVIDIA's profilers through libnvToolsExt; without the library they do nothing.
 //!
 //! The library is looked for once, when the first CUDA device is opened: other programs, and runs
-//! on the host, never load it. It hands on to whatever profiler the process runs under.
+//! on the host, never load it. It forwards ranges to the profiler under which the process runs.
 
 use std::ffi::CString;
 use std::sync::OnceLock;
@@ -14,11 +14,11 @@ static PRESENT: OnceLock<bool> = OnceLock::new();
 
 /// Looks for the library, and returns whether it is there.
 pub(super) fn load() -> bool {
-    // SAFETY: tries to load the library, nothing else; loading runs its initialisers only.
+    // SAFETY: only tries to load the library; loading runs its initialisers only.
     *PRESENT.get_or_init(|| unsafe { sys::is_culib_present() })
 }
 
-/// Opens a range on this thread; whether anybody can see it, and it has to be closed.
+/// Opens a range on this thread. Returns true if the library has it, so that it must be closed.
 pub(super) fn push(place: &ProfileScope) -> bool {
     if PRESENT.get() != Some(&true) {
         return false;
@@ -29,8 +29,8 @@ pub(super) fn push(place: &ProfileScope) -> bool {
     true
 }
 
-/// Closes what [`push`] opened last on this thread.
+/// Closes the latest range that [`push`] opened on this thread.
 pub(super) fn pop() {
-    // SAFETY: the library is present, or there would be nothing to close.
+    // SAFETY: the library is present, or there would be no range to close.
     unsafe { sys::nvtxRangePop() };
 }

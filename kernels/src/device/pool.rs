@@ -1,14 +1,14 @@
-//! Memory that is handed out again without asking the device.
+//! Pool of device memory that is reused without asking the device.
 //!
 //! Blocks are kept by their rounded size and reused for exactly that size. The sizes of a training
-//! step repeat from step to step, so after the first one nothing is reserved any more; splitting
-//! and merging blocks would save little and make the addresses depend on history. What is
-//! dropped is reusable at once, since all work of a device runs in one order.
+//! step repeat from step to step, so nothing is reserved after the first one. Splitting and merging
+//! blocks would save little and make the addresses depend on history. A dropped buffer is reusable
+//! at once, since all work of a device runs in one order.
 //!
-//! While a graph is captured the pool serves it from what it holds free, and what it hands out
-//! then belongs to the graph's memory: it goes back there when it is dropped, for this graph and
-//! the later ones of that memory, and to the pool only when the memory ends. A block from elsewhere
-//! that captured work touches is held as well, but never reused: a replay touches it again.
+//! During the capture of a graph the pool hands out free blocks only, and these then belong to the
+//! graph's memory. A dropped block returns there, for this graph and later ones of that memory; it
+//! returns to the pool only when the memory ends. Other blocks that captured work touches are kept
+//! as well but never reused: a replay touches them again.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,19 +18,18 @@ use crate::{KernelError, Result};
 /// Bytes of a device's pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// In use.
+    /// Bytes in use.
     pub live: usize,
-    /// Most that was in use at one time.
+    /// Most bytes in use at one time.
     pub peak: usize,
-    /// Reserved from the device: in use or held for reuse.
+    /// Bytes reserved from the device: in use or kept for reuse.
     pub reserved: usize,
-    /// Reservations made so far, which a steady state no longer makes.
+    /// Reservations so far; a steady state makes none.
     pub reservations: u64,
-    /// Not in use, but kept for the replays of graphs.
+    /// Bytes not in use, but kept for the replays of graphs.
     pub graphs: usize,
-    /// Page-locked memory of the host that copies go through: reserved at the first copy, never
-    /// more. Constants of graphs ([`Device::write_constant`](super::Device::write_constant)) are
-    /// not among it.
+    /// Page-locked host memory for copies: reserved at the first copy, never more. It does not
+    /// include constants of graphs ([`Device::write_constant`](super::Device::write_constant)).
     pub pinned: usize,
 }
 
@@ -53,19 +52,19 @@ pub(super) struct Pool {
 struct Block {
     size: usize,
     state: State,
-    /// The graph memory that it belongs to.
+    /// The graph memory that the block belongs to.
     home: Option<MemoryId>,
-    /// Other graph memories whose graphs touch it.
+    /// Other graph memories whose graphs touch the block.
     holders: Vec<MemoryId>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// A buffer.
+    /// In use as a buffer.
     Live,
-    /// In the pool's list.
+    /// In the pool's free list.
     Free,
-    /// No buffer any more, but graphs touch it.
+    /// No longer a buffer, but graphs touch it.
     Kept,
 }
 
@@ -83,7 +82,7 @@ impl Pool {
         self.usage.peak = self.usage.live;
     }
 
-    /// Address of `bytes` bytes with undefined contents.
+    /// Returns the address of `bytes` bytes with undefined contents.
     pub fn take(&mut self, backend: &dyn Backend, name: &'static str, bytes: usize) -> Result<u64> {
         let size = self.rounded(bytes);
         let address = match self.capturing {
@@ -125,7 +124,7 @@ impl Pool {
         Ok(address)
     }
 
-    /// Takes back what [`Pool::take`] gave.
+    /// Takes back a block of [`Pool::take`].
     pub fn give(&mut self, address: u64) {
         let Some(block) = self.blocks.get_mut(&address) else { return };
         self.usage.live -= block.size;
@@ -134,7 +133,7 @@ impl Pool {
         self.settle(address);
     }
 
-    /// Puts a block that is no buffer any more where it may be reused.
+    /// Puts a block that is no longer a buffer where it may be reused.
     fn settle(&mut self, address: u64) {
         let Some(block) = self.blocks.get_mut(&address) else { return };
         if block.state != State::Kept || !block.holders.is_empty() {
@@ -150,12 +149,12 @@ impl Pool {
         self.free.entry(size).or_default().push(address);
     }
 
-    /// From now on blocks belong to this graph memory; `None` ends it.
+    /// Assigns the blocks of the following calls to this graph memory, until a call with `None`.
     pub fn capture(&mut self, memory: Option<MemoryId>) {
         self.capturing = memory;
     }
 
-    /// During a capture: a replay touches the block that holds this address.
+    /// Keeps the block at this address for the replays of the graph being captured.
     pub fn hold(&mut self, address: u64) {
         let Some(memory) = self.capturing else { return };
         let Some((&base, block)) = self.blocks.range_mut(..=address).next_back() else { return };
@@ -165,7 +164,7 @@ impl Pool {
         }
     }
 
-    /// Ends a graph memory: nothing of it is replayed any more.
+    /// Ends a graph memory: none of its graphs is replayed any more.
     pub fn end_memory(&mut self, memory: MemoryId) {
         self.memories.remove(&memory);
         let mut idle = Vec::new();
@@ -176,7 +175,7 @@ impl Pool {
             if was_home {
                 block.home = None;
             }
-            // Beside another home it was listed there, unless this memory held it.
+            // With another home it is in that one's list already, unless this memory was a holder.
             if was_home || block.holders.len() < before {
                 idle.push(address);
             }
@@ -186,7 +185,7 @@ impl Pool {
         }
     }
 
-    /// Gives everything that is held for reuse back to the device.
+    /// Returns all free blocks to the device.
     pub fn trim(&mut self, backend: &dyn Backend) {
         for (size, addresses) in std::mem::take(&mut self.free) {
             for address in addresses {
@@ -197,7 +196,7 @@ impl Pool {
         }
     }
 
-    /// A block of the pool's list, for another purpose.
+    /// Prepares a free block for another purpose.
     fn renew(
         &mut self,
         backend: &dyn Backend,
@@ -219,7 +218,7 @@ impl Pool {
     fn reserve(&mut self, backend: &dyn Backend, name: &'static str, size: usize) -> Result<u64> {
         let mut found = backend.reserve(name, size)?;
         if found.is_none() && !self.free.is_empty() {
-            // Blocks of other sizes are held for reuse; kernels may still be at work on them.
+            // Free blocks of other sizes are returned first; kernels may still be using them.
             backend.wait()?;
             self.trim(backend);
             found = backend.reserve(name, size)?;
@@ -234,7 +233,7 @@ impl Pool {
         Ok(address)
     }
 
-    /// An empty buffer has an address as well.
+    /// Rounds up; an empty buffer has an address as well.
     fn rounded(&self, bytes: usize) -> usize {
         bytes.max(1).next_multiple_of(self.granularity)
     }

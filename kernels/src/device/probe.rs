@@ -1,7 +1,7 @@
-//! What there is on this machine: the libraries of CUDA and its GPUs, for reports.
+//! CUDA libraries and GPUs of this machine, for reports.
 //!
-//! Nothing here needs a device to be open, and nothing panics where something is missing: libraries
-//! are looked for before a call is made into them.
+//! Nothing here needs an open device, and nothing panics where something is missing: a library is
+//! looked for before any call into it.
 
 use std::path::{Path, PathBuf};
 
@@ -16,15 +16,15 @@ use crate::{KernelError, Result};
 /// A library that is opened at run time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Library {
-    /// What it is.
+    /// Name of the library.
     pub name: &'static str,
-    /// Version, as it tells itself; `None` if none that can be used was found.
+    /// Version, as the library reports it; `None` if no usable one was found.
     pub version: Option<String>,
-    /// File it was loaded from, where the system tells.
+    /// File it was loaded from, where the system reports it.
     pub path: Option<PathBuf>,
     /// File names on the loader's path, then folders, in the order in which they were tried.
     pub looked_for: Vec<String>,
-    /// Libraries that were found and cannot be used, with the reason.
+    /// Libraries that were found but are unusable, with the reason.
     pub passed_over: Vec<String>,
     /// Functions that are missing without it.
     pub without: &'static str,
@@ -35,7 +35,7 @@ pub struct Library {
 pub struct Gpu {
     /// Number, counted from 0.
     pub ordinal: usize,
-    /// What it is sold as.
+    /// Name of the product.
     pub name: String,
     /// Compute capability, such as (9, 0).
     pub compute: (u32, u32),
@@ -47,9 +47,9 @@ pub struct Gpu {
     pub clock: Option<u32>,
     /// Highest clock of the memory in MHz.
     pub memory_clock: Option<u32>,
-    /// Bits of the way to the memory.
+    /// Width of the memory bus in bits.
     pub bus: Option<u32>,
-    /// Bytes of the second cache.
+    /// Bytes of the L2 cache.
     pub l2: Option<u32>,
 }
 
@@ -58,7 +58,7 @@ pub fn libraries() -> [Library; 3] {
     let candidates = |names: &[&str]| {
         names.iter().flat_map(|name| cudarc::get_lib_name_candidates(name)).collect()
     };
-    // SAFETY: tries to load the library, nothing else; loading runs its initialisers only.
+    // SAFETY: only tries to load the library; loading runs its initialisers only.
     let found = unsafe { sys::is_culib_present() };
     let driver = Library {
         name: "CUDA driver",
@@ -90,7 +90,7 @@ pub fn libraries() -> [Library; 3] {
     [driver, products, ranges]
 }
 
-/// The CUDA version of the driver as it gives it. Only where the library is present.
+/// CUDA version of the driver, as the driver reports it. Only where the library is present.
 fn driver_number() -> Option<i32> {
     let mut version = 0;
     // SAFETY: the library is present; the call needs no initialisation and writes one number.
@@ -98,13 +98,13 @@ fn driver_number() -> Option<i32> {
     (found == sys::CUresult::CUDA_SUCCESS).then_some(version)
 }
 
-/// Version of the driver's part in the kernel of the system, where that tells.
+/// Version of the driver's kernel module, where the system reports it.
 pub(super) fn kernel_module() -> Option<String> {
     let version = std::fs::read_to_string("/sys/module/nvidia/version").ok()?;
     Some(version.trim().to_owned())
 }
 
-/// Names of the GPUs of NVIDIA in this machine, as far as the system tells without CUDA.
+/// Names of the NVIDIA GPUs in this machine, as far as the system reports them without CUDA.
 pub fn installed() -> Vec<String> {
     installed_in(Path::new("/"))
 }
@@ -120,7 +120,7 @@ fn installed_in(root: &Path) -> Vec<String> {
     if !named.is_empty() {
         return named;
     }
-    // Without NVIDIA's driver: controllers of displays (class 3) of NVIDIA on the bus.
+    // Without NVIDIA's driver: NVIDIA's display controllers (class 3) on the bus.
     let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
     entries("sys/bus/pci/devices")
         .filter(|entry| read(entry.path().join("vendor")).trim() == "0x10de")
@@ -129,7 +129,7 @@ fn installed_in(root: &Path) -> Vec<String> {
         .collect()
 }
 
-/// `CUDA 13.0` with the version of the kernel's module. Only where the library is present.
+/// `CUDA 13.0` with the version of the kernel module. Only where the library is present.
 pub(super) fn driver_version() -> String {
     let mut text = match driver_number() {
         Some(version) => format!("CUDA {}.{}", version / 1000, version % 1000 / 10),
@@ -141,7 +141,7 @@ pub(super) fn driver_version() -> String {
     text
 }
 
-/// The file whose code lies at this address of the process.
+/// The file whose code is mapped at this address of the process.
 pub(super) fn mapped(address: usize) -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let line = maps.lines().find(|line| {
@@ -167,7 +167,7 @@ fn loaded(prefix: &str) -> Option<PathBuf> {
 /// # Errors
 /// [`KernelError::NoDevice`] with what was looked for.
 pub fn gpus() -> Result<Vec<Gpu>> {
-    // SAFETY: tries to load the library, nothing else.
+    // SAFETY: only tries to load the library.
     present("libcuda.so of the NVIDIA driver", unsafe { sys::is_culib_present() })?;
     let none = |error| KernelError::NoDevice(words(error));
     driver::init().map_err(none)?;
@@ -200,8 +200,7 @@ pub(super) fn gpu(number: i32) -> std::result::Result<Gpu, driver::DriverError> 
     })
 }
 
-/// Version of the PTX that is embedded, such as `8.0`: drivers that know an older one only refuse
-/// it.
+/// Version of the embedded PTX, such as `8.0`. Drivers that know only older versions refuse it.
 pub fn ptx_version() -> &'static str {
     let lines = include_str!("../../ptx/add.ptx").lines();
     lines.filter_map(|line| line.strip_prefix(".version ")).map(str::trim).next().unwrap_or("")

@@ -1,13 +1,13 @@
-//! Plain matrix products on a device.
+//! Matrix products on a device.
 //!
-//! The same contract as [`MatMul::run`]: `C = alpha op(A) op(B)` or added to `C`. `A` and `B` are
-//! of one type, f32 or bf16; `C` is f32 or of their type. Sums run in f32 whatever the storage.
-//! On a real device cuBLASLt computes it, on the virtual one the CPU's product of the f32 values,
-//! rounded once to the storage of `C`.
+//! The contract is that of [`MatMul::run`]: `C = alpha op(A) op(B)`, or added to `C`. `A` and `B`
+//! have one type, f32 or bf16; `C` is f32 or of their type. Sums run in f32 for every storage type.
+//! A real device uses cuBLASLt. The virtual device uses the CPU's product of the f32 values,
+//! rounded once to the storage type of `C`.
 //!
-//! [`Device::matmul_with`] takes along what belongs to a linear layer: its bias, a ReLU behind it,
-//! the gradient of the bias. A GELU is not among it: cuBLASLt's is the tanh form, the published
-//! backbones have the exact one, and the two differ by up to 4.7e-4 (at 2.7).
+//! [`Device::matmul_with`] fuses parts of a linear layer: its bias, a ReLU after it, the gradient
+//! of the bias. A GELU is not among them: cuBLASLt has the tanh form, the published backbones use
+//! the exact one, and the two differ by up to 4.7e-4 (at 2.7).
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -16,21 +16,21 @@ use super::{Device, Float, View, ViewMut};
 use crate::matmul::{Beta, MatMul};
 use crate::{KernelError, Result, check_count};
 
-/// What a product does beside multiplying. Computed in f32, before the one rounding of `C`.
+/// Operation fused with a product. It is computed in f32, before the one rounding of `C`.
 #[derive(Debug)]
 pub enum Epilogue<'a, C> {
     /// Adds a vector `[m]` to every row of `C`.
     Bias(View<'a, C>),
-    /// Adds a vector `[m]` to every row of `C` and takes the larger of that and 0.
+    /// Adds a vector `[m]` to every row of `C` and applies a ReLU.
     BiasRelu(View<'a, C>),
-    /// The same, and writes a mask of bits for the backward pass, [`Epilogue::mask_len`] bytes that
-    /// only [`Epilogue::ReluBackward`] understands.
+    /// Does the same and writes a bit mask for the backward pass. The mask has
+    /// [`Epilogue::mask_len`] bytes that only [`Epilogue::ReluBackward`] understands.
     BiasReluMask(View<'a, C>, ViewMut<'a, u8>),
-    /// Keeps the elements of `C` where the mask has a bit; the others are 0. Of `dx = dy weight`
-    /// the gradient before the ReLU that gave `x`.
+    /// Keeps the elements of `C` with a bit in the mask; the others become 0. For `dx = dy weight`
+    /// this is the gradient before the ReLU whose result is `x`.
     ReluBackward(View<'a, u8>),
-    /// Writes the sums of the rows of `op(A)`, `[n]`: of `dweight = dy^T x` the gradient of the
-    /// bias.
+    /// Writes the sums of the rows of `op(A)`, `[n]`. For `dweight = dy^T x` they are the gradient
+    /// of the bias.
     RowSums(ViewMut<'a, C>),
 }
 
@@ -44,12 +44,12 @@ impl Epilogue<'_, f32> {
 impl Device {
     /// Queues `C = alpha op(A) op(B)`, or adds it to `C`.
     ///
-    /// Products that are summed into one `C` ([`MatMul::summed`]) are formed one after the other.
+    /// Products that are summed into one `C` ([`MatMul::summed`]) run one after the other.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; another device's memory; a `C` of bf16 for
-    /// operands of f32; a sum over a batch in bf16, which would round after every product; a
-    /// failure of the device.
+    /// A view whose length does not match the sizes; another device's memory; a bf16 `C` for f32
+    /// operands; a sum over a batch in bf16, which would round after every product; a failure of
+    /// the device.
     pub fn matmul<T: Float, C: Float>(
         &self,
         sizes: &MatMul,
@@ -84,8 +84,8 @@ impl Device {
         Ok(())
     }
 
-    /// Queues `C = alpha op(A) op(B)`, or adds it to `C`, with an epilogue. `false` if the device
-    /// cannot fuse it, or if there is nothing to multiply: nothing is queued then.
+    /// Queues `C = alpha op(A) op(B)`, or adds it to `C`, with an epilogue. Returns `false` and
+    /// queues nothing if the device cannot fuse it or there is nothing to multiply.
     ///
     /// # Errors
     /// As [`Device::matmul`]; a vector of another length; more than one product.
@@ -117,7 +117,7 @@ impl Device {
         self.product(&product)
     }
 
-    /// Checks what an epilogue reads and writes.
+    /// Checks the memory that an epilogue reads and writes.
     fn fused<C: Float>(&self, sizes: &MatMul, epilogue: &Epilogue<'_, C>) -> Result<Fused> {
         let mask = |id, len| {
             self.owns("matmul", id)?;
@@ -164,9 +164,9 @@ impl Device {
         Ok(())
     }
 
-    /// Products with nothing fused are always queued.
+    /// Queues a product. Returns `false` only for a fused product that the device refuses.
     fn product(&self, product: &Product) -> Result<bool> {
-        // Where the epilogue has none, an operand stands in.
+        // `C` stands in for an absent vector or mask.
         let [vector, mask] =
             [product.fused.vector(), product.fused.mask()].map(|at| at.unwrap_or(product.c));
         let gate = self.gate(&[product.a, product.b, product.c, vector, mask])?;

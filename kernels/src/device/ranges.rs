@@ -1,11 +1,11 @@
-//! Names for what a device is busy with.
+//! Named ranges for profiling the work of a device.
 //!
-//! A range is a name that holds on its thread while a guard is alive, and nests. It does no work
-//! and knows no device: what is asked of a device meanwhile is booked under it
-//! ([`super::Trace`]), and once a CUDA device is open ranges are NVTX ranges too, so that Nsight
-//! Systems shows `backbone.block 7 / attention` above the kernels of it.
+//! A range is a name that applies to its thread while a guard is alive; ranges nest. A range does
+//! no work and knows no device. Requests to a device are counted under the current range
+//! ([`super::Trace`]). Once a CUDA device is open, ranges are NVTX ranges too, so that Nsight
+//! Systems shows `backbone.block 7 / attention` above its kernels.
 //!
-//! A backward pass has no guards of its own: it enters the range in which the forward pass recorded
+//! A backward pass has no guards of its own. It enters the range in which the forward pass recorded
 //! an operation ([`resume`]), as another [`Phase`] of the same part.
 
 use std::cell::RefCell;
@@ -15,13 +15,13 @@ use std::sync::Arc;
 
 use super::nvtx;
 
-/// Which pass over a part of a network.
+/// Pass over a part of a network.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
-    /// Forward, and everything that is no pass at all.
+    /// Forward, and everything outside of a pass.
     #[default]
     Forward,
-    /// Forward once more, for a backward pass that did not find it kept.
+    /// Recomputed forward, for a backward pass that did not find its values saved.
     Recompute,
     /// Backward.
     Backward,
@@ -40,8 +40,8 @@ impl Display for Phase {
 /// A phase of a part.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProfileScope {
-    /// Names of the ranges from the outermost to the innermost, ` / ` between them; empty outside
-    /// of all.
+    /// Names of the ranges from the outermost to the innermost, joined by ` / `; empty outside of
+    /// all.
     pub part: Arc<str>,
     /// The phase.
     pub phase: Phase,
@@ -61,19 +61,19 @@ thread_local! {
         RefCell::new(ProfileScope { part: Arc::from(""), phase: Phase::Forward });
 }
 
-/// Where this thread is.
+/// The current scope of this thread.
 pub fn profile_scope() -> ProfileScope {
     CURRENT.with_borrow(Clone::clone)
 }
 
-/// Keeps a range open. Guards of a thread close in the reverse order of their opening, as locals
-/// do by themselves.
+/// Guard that keeps a range open. Guards of a thread close in the reverse order of their opening,
+/// as locals do by themselves.
 #[must_use = "the range ends when this is dropped"]
 #[derive(Debug)]
 pub struct Range {
     before: Option<ProfileScope>,
     shown: bool,
-    /// Stays on its thread.
+    /// Keeps the guard on its thread.
     thread: PhantomData<*const ()>,
 }
 
@@ -93,19 +93,19 @@ fn enter(place: ProfileScope) -> Range {
     Range { before: Some(CURRENT.replace(place)), shown, thread: PhantomData }
 }
 
-/// Opens a range within the present one.
+/// Opens a range within the current one.
 pub fn range(name: impl Display) -> Range {
     let ProfileScope { part, phase } = profile_scope();
     let part = if part.is_empty() { name.to_string() } else { format!("{part} / {name}") };
     enter(ProfileScope { part: part.into(), phase })
 }
 
-/// Opens a range in the place of the present one: `part` in this phase.
+/// Opens a range in place of the current one: `part` in this phase.
 pub fn resume(phase: Phase, part: &Arc<str>) -> Range {
     enter(ProfileScope { part: Arc::clone(part), phase })
 }
 
-/// The part that this thread is in.
+/// The current part of this thread.
 pub fn part() -> Arc<str> {
     CURRENT.with_borrow(|place| Arc::clone(&place.part))
 }

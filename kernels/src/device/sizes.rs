@@ -1,13 +1,13 @@
-//! Grids that several operations share, and what kernels ask of sizes and addresses.
+//! Grids that several operations share, and checks of sizes and addresses.
 
 use super::{Grid, ViewMut};
 use crate::{KernelError, Result};
 
-/// A size as the kernels take it: below 2^31, so that it is the same number signed or not and the
-/// sum of two of them, such as the end of a piece of rows, does not wrap around.
+/// Checks that a size is below 2^31, as kernels require. It is then the same number signed or not,
+/// and the sum of two sizes, such as the end of a piece of rows, does not wrap around.
 ///
 /// # Errors
-/// It is larger.
+/// A larger size.
 pub(crate) fn small(op: &'static str, name: &'static str, n: usize) -> Result<u32> {
     i32::try_from(n).map(i32::unsigned_abs).map_err(|_| KernelError::Size {
         op,
@@ -15,11 +15,11 @@ pub(crate) fn small(op: &'static str, name: &'static str, n: usize) -> Result<u3
     })
 }
 
-/// Fails unless each address is a multiple of 16: for kernels that move 16 bytes at a time whatever
-/// the sizes are.
+/// Fails unless each address is a multiple of 16. Used for kernels that move 16 bytes at a time for
+/// all sizes.
 ///
 /// # Errors
-/// The name of the first operand that does not lie so.
+/// The name of the first misaligned operand.
 pub(crate) fn aligned(op: &'static str, all: &[(&'static str, u64)]) -> Result<()> {
     match all.iter().find(|(_, address)| !address.is_multiple_of(16)) {
         None => Ok(()),
@@ -30,7 +30,7 @@ pub(crate) fn aligned(op: &'static str, all: &[(&'static str, u64)]) -> Result<(
     }
 }
 
-/// Elements of an operand that may be absent: as many as `expected` then.
+/// Elements of an operand; `expected` if it is absent.
 pub(crate) fn length<T>(operand: &Option<ViewMut<'_, T>>, expected: usize) -> usize {
     operand.as_ref().map_or(expected, ViewMut::len)
 }
@@ -41,14 +41,14 @@ const STRIP: usize = 8;
 /// Threads of a block of `strips.cuh` and `columns.cuh`, and of [`each`].
 const THREADS: u32 = 256;
 
-/// Rows of a sheet that a block takes: four for each of its warps, which pays for loading what
-/// depends on the column.
+/// Rows of a sheet per block. Four for each of its warps pay for loading the data that depends on
+/// the column.
 const SHEET_ROWS: usize = 32;
 
-/// Most blocks along y.
+/// Largest number of blocks along y.
 const MOST: usize = 65535;
 
-/// Grid of a kernel that takes a thread for each of `n` items.
+/// Grid of a kernel with one thread for each of `n` items.
 pub(crate) fn each(n: usize) -> Grid {
     Grid::line(n, THREADS as usize, THREADS)
 }
@@ -58,25 +58,26 @@ pub(crate) fn flat(n: usize) -> Grid {
     Grid::line(n, STRIP * THREADS as usize, THREADS)
 }
 
-/// Grid of a sheet kernel over `[n, c]` and the rows of a piece.
+/// Grid of a sheet kernel over `[n, c]`, and the rows of a piece.
 pub(crate) fn sheet(n: usize, c: usize) -> (Grid, usize) {
     let rows = SHEET_ROWS.max(n.div_ceil(MOST));
     let blocks = [c.div_ceil(32 * STRIP), n.div_ceil(rows), 1];
     (Grid::new(blocks, [THREADS, 1, 1]), rows)
 }
 
-/// How a sum over rows is cut: by the number of rows alone.
+/// Split of a sum over rows, by the number of rows only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pieces {
     /// Rows of a piece.
     pub rows: usize,
-    /// Pieces.
+    /// Number of pieces.
     pub count: usize,
 }
 
 impl Pieces {
-    /// Pieces of at least 64 rows, eight for each warp, and at most 128 pieces: with eight blocks
-    /// of columns, as 256 channels have, that is six blocks for each multiprocessor of an H200.
+    /// Splits `n` rows into at most 128 pieces of at least 64 rows, eight for each warp. With eight
+    /// blocks of columns, as for 256 channels, that is six blocks for each multiprocessor of an
+    /// H200.
     pub fn of(n: usize) -> Pieces {
         let rows = n.div_ceil(128).max(64);
         Pieces { rows, count: n.div_ceil(rows) }
@@ -87,8 +88,8 @@ impl Pieces {
         Grid::new([c.div_ceil(32), self.count, 1], [THREADS, 1, 1])
     }
 
-    /// Additions on the way of one element through both passes, for error bounds: rows of a warp,
-    /// warps, pieces of a warp, warps, and what was there.
+    /// Additions on the path of one element through both passes, for error bounds. They are: rows
+    /// of a warp, warps, pieces of a warp, warps, and the previous value.
     pub fn depth(&self) -> f64 {
         (self.rows.div_ceil(8) + 8 + self.count.div_ceil(8) + 8 + 1) as f64
     }

@@ -7,7 +7,7 @@ use crate::matmul::{Beta, MatMul};
 #[test]
 fn without_a_driver_the_error_says_what_was_looked_for() {
     let error = match Device::cuda(0) {
-        // A machine with a GPU: the number beyond the last is what is missing there.
+        // On a machine with a GPU, a number beyond the last one is missing.
         Ok(device) => {
             assert!(!device.name().is_empty());
             Device::cuda(1000).unwrap_err()
@@ -96,7 +96,7 @@ fn a_steady_state_reserves_nothing() {
 }
 
 /// Writes 2 x[i] to y[i] for all i < n; `y` may be shorter than it should be. The parameters are a
-/// struct of 4 bytes and two pointers, so the pointers lie at 8 and 16.
+/// struct of 4 bytes and two pointers, so the pointers are at offsets 8 and 16.
 static DOUBLE: Module = Module::new(
     "double",
     ".version 8.0
@@ -152,7 +152,7 @@ fn a_kernel_runs_and_its_faults_are_errors() {
     let error = double(&device, &[1.0; 5], 5, 4).unwrap_err().to_string();
     assert!(error.starts_with("double_f32, blocks [1, 1, 1] of threads [32, 1, 1]: "), "{error}");
     assert!(error.contains("out of bounds") && error.contains("`y`"), "{error}");
-    // What comes from the pool was never written, even if an earlier buffer was.
+    // Memory from the pool counts as unwritten, even if an earlier buffer was written.
     drop(device.upload("old", &[1.0f32; 6]).unwrap());
     let x = device.alloc::<f32>("new", 6).unwrap();
     let mut y = device.alloc::<f32>("y", 6).unwrap();
@@ -207,7 +207,7 @@ fn products_that_would_round_too_often_are_refused() {
     let short = device.matmul(&sizes, 1.0, a.slice(0..7), a, Beta::Add, c.view_mut());
     assert_eq!(short.unwrap_err().to_string(), "matmul: a has 7 elements, its sizes ask for 8");
     assert_eq!(device.counters().products, 0);
-    // Nothing to add up: zeros.
+    // Nothing to sum: zeros.
     let mut c = device.upload("c", &[1.0f32; 4]).unwrap();
     let none = MatMul::new(2, 2, 0);
     let empty = a.slice(0..0);
@@ -241,7 +241,7 @@ fn an_epilogue_rounds_once() {
     let got = device.download(c.view()).unwrap();
     (0..n * m).for_each(|i| assert_eq!(got[i], bf16::from_f32(sum(i).max(0.0))));
     assert!(got.contains(&bf16::ZERO) && got.iter().any(|&c| c > bf16::ZERO));
-    // What is refused, and what is nothing to do.
+    // Arguments that are refused, and a product with nothing to do.
     let short = Epilogue::Bias(bias.view().slice(1..m));
     let error = device.matmul_with(&sizes, 1.0, a, b, over, short, c.view_mut()).unwrap_err();
     let said = "matmul: vector of the epilogue has 6 elements, its sizes ask for 7";
@@ -292,7 +292,7 @@ fn a_dry_run_checks_and_counts_and_executes_nothing() {
     device.restart_trace();
     let trace = device.trace().unwrap();
     assert_eq!((trace.total(), trace.peak), (Counts::default(), 28));
-    // What a real device refuses is refused.
+    // Launches that a real device refuses are refused.
     let x = device.upload("x", &[1.0f32]).unwrap();
     let args = Args::new(&1u32).read(x.view()).read(x.view());
     // SAFETY: nothing is executed.
@@ -310,7 +310,7 @@ fn a_device_keeps_its_tables() {
         device.download(table.unwrap().view()).unwrap()
     };
     assert_eq!(table(&[1], 2.0), [2.0; 3]);
-    // Kept, so that nothing is made again.
+    // Kept, so that nothing is created again.
     assert_eq!(table(&[1], 9.0), [2.0; 3]);
     assert_eq!(table(&[2], 9.0), [9.0; 3]);
     assert_eq!(device.trace().unwrap().total().uploads, 2);

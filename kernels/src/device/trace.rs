@@ -1,7 +1,7 @@
-//! What a device was asked for, by part and by kernel, and which memory was in use at the peak.
+//! Requests to a device by part and by kernel, and the buffers in use at the peak.
 //!
-//! The virtual device and the dry run keep one; a real device does not, since it has a profiler.
-//! The dry run also remembers each buffer, which tells what the peak consists of.
+//! The virtual device and the dry run keep a trace; a real device does not, since it has a
+//! profiler. The dry run also records each buffer, which shows what the peak consists of.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::AddAssign;
@@ -9,7 +9,7 @@ use std::ops::AddAssign;
 use super::module::Key;
 use super::ranges::{ProfileScope, profile_scope};
 
-/// What one part asked for.
+/// Counts of the requests of one part.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Kernels launched.
@@ -20,7 +20,7 @@ pub struct Counts {
     pub flops: u64,
     /// Buffers taken from the pool.
     pub allocations: u64,
-    /// Bytes of them.
+    /// Bytes of these buffers.
     pub allocated: u64,
     /// Copies and fills within the device.
     pub copies: u64,
@@ -28,11 +28,11 @@ pub struct Counts {
     pub copied: u64,
     /// Copies from the host.
     pub uploads: u64,
-    /// Bytes of them.
+    /// Bytes of these copies.
     pub uploaded: u64,
-    /// Copies to the host, for each of which it waits.
+    /// Copies to the host, which waits for each of them.
     pub downloads: u64,
-    /// Bytes of them.
+    /// Bytes of these copies.
     pub downloaded: u64,
     /// Times that the host waited.
     pub waits: u64,
@@ -58,24 +58,24 @@ impl AddAssign for Counts {
 /// Buffers of one size that were in use at the peak.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LiveBuffer {
-    /// Where they were taken.
+    /// Scope in which they were allocated.
     pub place: ProfileScope,
-    /// What they were taken as.
+    /// Name under which they were allocated.
     pub name: &'static str,
     /// Bytes of each.
     pub bytes: usize,
 }
 
-/// What a device was asked for since the trace was begun.
+/// Requests to a device since the trace began.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trace {
-    /// By part.
+    /// Counts by part.
     pub parts: BTreeMap<ProfileScope, Counts>,
     /// Launches by part and name of the kernel.
     pub kernels: BTreeMap<(ProfileScope, String), u64>,
-    /// Buffers in use at the peak with their number; empty on a device that does not keep them.
+    /// Buffers in use at the peak with their number; empty on a device that does not record them.
     pub at_peak: BTreeMap<LiveBuffer, usize>,
-    /// Bytes of them.
+    /// Bytes of these buffers.
     pub peak: usize,
 }
 
@@ -103,7 +103,7 @@ enum Event {
     Given(u64),
 }
 
-/// A trace while it is written.
+/// A trace that is being written.
 #[derive(Default)]
 pub(super) struct Writer {
     parts: BTreeMap<ProfileScope, Counts>,
@@ -111,27 +111,27 @@ pub(super) struct Writer {
     memory: Option<Memory>,
 }
 
-/// The way of the memory, from which the buffers at the peak can be found.
+/// History of the memory, from which the buffers at the peak are found.
 #[derive(Default)]
 struct Memory {
-    /// In use when the trace was begun, by address.
+    /// Buffers in use when the trace began, by address.
     before: BTreeMap<u64, LiveBuffer>,
     events: Vec<Event>,
-    /// Bytes by address of what is in use.
+    /// Bytes of the buffers in use, by address.
     sizes: HashMap<u64, usize>,
     live: usize,
     peak: usize,
-    /// Events up to the peak.
+    /// Number of events up to the peak.
     peak_at: usize,
 }
 
 impl Writer {
-    /// A trace with the buffers, or without.
+    /// Creates a trace with or without the buffers.
     pub fn new(with_memory: bool) -> Writer {
         Writer { memory: with_memory.then(Memory::default), ..Writer::default() }
     }
 
-    /// Begins anew; what is in use stays known.
+    /// Restarts the trace; buffers in use stay known.
     pub fn restart(&mut self) {
         let memory = self.memory.take().map(|memory| {
             let before = memory.buffers(memory.events.len());
@@ -141,7 +141,7 @@ impl Writer {
         *self = Writer { memory, ..Writer::default() };
     }
 
-    /// Books under the present part.
+    /// Adds to the counts of the current part.
     pub fn note(&mut self, f: impl FnOnce(&mut Counts)) {
         f(self.parts.entry(profile_scope()).or_default());
     }
@@ -175,7 +175,7 @@ impl Writer {
         }
     }
 
-    /// What is written so far.
+    /// The trace so far.
     pub fn read(&self) -> Trace {
         let name = |(_, name, suffix): &Key| [*name, *suffix].concat();
         let kernels = self.kernels.iter().map(|((place, key), n)| ((place.clone(), name(key)), *n));

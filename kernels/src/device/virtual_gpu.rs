@@ -1,8 +1,8 @@
-//! The virtual device: ptx-vm runs the PTX, the CPU's product stands in for cuBLASLt.
+//! The virtual device: ptx-vm runs the PTX, the CPU's matrix product replaces cuBLASLt.
 //!
-//! A reservation is a memory of its own with a name and nothing beyond its end, and what is handed
-//! out again is a new one that nobody wrote: so an access that is out of bounds, that reads what
-//! was never written or that comes too late is found even where the pool would hide it.
+//! Each reservation is a separate memory with a name and nothing beyond its end. Reused memory is a
+//! new one that was never written. So accesses out of bounds, reads of unwritten memory and late
+//! accesses are found even where the pool would hide them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,7 +27,7 @@ pub(super) struct State {
     pub graphs: Graphs,
     /// Kernels that ran at least once.
     pub launched: HashSet<Key>,
-    /// Whether products come without epilogues.
+    /// Whether products have no epilogues.
     unfused: bool,
     modules: HashMap<&'static str, Parsed>,
     work: Work,
@@ -75,7 +75,7 @@ impl Backend for VirtualGpu {
     }
 
     fn release(&self, address: u64, _: usize) {
-        // The pool gives each address back once; an error would have no one to go to.
+        // The pool releases each address once; an error could not be reported.
         let _ = self.state().gpu.free(Address(address));
     }
 
@@ -221,7 +221,7 @@ impl State {
     }
 }
 
-/// Elements of a storage type as f32.
+/// Reads elements of a storage type as f32.
 fn floats(gpu: &Gpu, storage: Storage, from: u64, len: usize) -> Result<Vec<f32>> {
     let from = Address(from);
     match storage {
@@ -238,7 +238,7 @@ fn floats(gpu: &Gpu, storage: Storage, from: u64, len: usize) -> Result<Vec<f32>
     }
 }
 
-/// Writes the products of a batch and nothing between them.
+/// Writes the products of a batch, but not the gaps between them.
 fn put(gpu: &mut Gpu, p: &Product, c: &[f32]) -> Result<()> {
     let size = p.sizes.n * p.sizes.m;
     for i in 0..p.sizes.batch {

@@ -1,8 +1,8 @@
-//! Graphs of the virtual device: a list of what was queued, run in order with all checks.
+//! Graphs of the virtual device: a list of queued steps, run in order with all checks.
 //!
-//! A kernel's parameters are kept as the launch had them. Memory that changed its purpose during
-//! the capture is marked as never written again at that place of every replay, so that a kernel
-//! which reads what an earlier owner, or the replay before, left there is found each time.
+//! A kernel's parameters are kept as they were at the launch. Memory that changed its purpose
+//! during the capture is marked as unwritten at that place of every replay. So a kernel that reads
+//! the data of an earlier owner, or of the replay before, is found each time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::virtual_gpu::{State, failed};
 use super::{Grid, Kernel};
 use crate::{KernelError, Result};
 
-/// Something queued.
+/// A queued operation.
 #[derive(Debug)]
 pub(super) enum Step {
     Renew { name: &'static str, address: u64 },
@@ -26,7 +26,7 @@ pub(super) enum Step {
     Product(Product),
 }
 
-/// The graphs of a device and the one that is being recorded.
+/// The graphs of a device and the one being recorded.
 #[derive(Default)]
 pub(super) struct Graphs {
     recording: Option<Vec<Step>>,
@@ -70,7 +70,7 @@ impl State {
         let State { graphs, launched, .. } = self;
         let Some(steps) = graphs.recording() else { return self.run(&step) };
         match &step {
-            // A real device would have to load it, which it does not do during a capture.
+            // A real device would have to load the kernel, which it does not do during a capture.
             Step::Launch { kernel, .. } if !launched.contains(&kernel.key()) => {
                 Err(unloaded(kernel))
             }

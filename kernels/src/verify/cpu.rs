@@ -1,8 +1,8 @@
-//! The fast f32 forms that the CPU computes with, beside the references in f64.
+//! Verification of the fast f32 forms of the CPU against the references in f64.
 //!
-//! Only what has a form of its own for f32 and decides the time of a step; the tests compare the
-//! rest as well. Inputs are f32 numbers, exact in both; errors are relative to the largest value
-//! of a result, since sums of one result have terms of one size.
+//! It covers only operations that have a separate form for f32 and decide the time of a step; the
+//! tests compare the rest as well. Inputs are f32 numbers, exact in both types. Errors are relative
+//! to the largest value of a result, since the sums of one result have terms of one size.
 
 use super::{Kernels, Verification, Verify};
 use crate::activation::Activation;
@@ -22,7 +22,7 @@ use crate::{Real, Result};
 /// Results of an operation, by name.
 type Named<T> = Vec<(&'static str, Vec<T>)>;
 
-/// Every operation with a verification; there is nothing to time on a device.
+/// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
     let verifications: [(&'static str, Verify); 11] = [
         ("activation", activation),
@@ -40,8 +40,8 @@ pub fn all() -> Vec<Kernels> {
     verifications.map(|(name, verify)| Kernels { name, verify, timed: |_| Ok(Vec::new()) }).to_vec()
 }
 
-/// Compares results in f32 with those in f64. What is allowed is this share of the largest value
-/// of a result.
+/// Compares results in f32 with those in f64. `allowed` is the allowed error as a share of the
+/// largest value of a result.
 fn beside(
     verification: &mut Verification<'_>,
     case: &str,
