@@ -50,7 +50,7 @@ fn end(bytes: usize) {
     use std::sync::atomic::{AtomicBool, Ordering};
     static SAID: AtomicBool = AtomicBool::new(false);
     if !SAID.swap(true, Ordering::Relaxed) {
-        let mut text = Text { bytes: [0; 320], len: 0 };
+        let mut text = Text { bytes: [0; LONGEST], len: 0 };
         text.add(b"error: no more memory: a buffer of ");
         text.add_number(bytes);
         text.add(b" bytes was refused");
@@ -80,10 +80,14 @@ fn address_space() -> Option<usize> {
     (known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur as usize)
 }
 
+/// Bytes of the longest sentence.
+#[cfg(unix)]
+const LONGEST: usize = 320;
+
 /// Text on the stack; what does not fit is cut off.
 #[cfg(unix)]
 struct Text {
-    bytes: [u8; 320],
+    bytes: [u8; LONGEST],
     len: usize,
 }
 
@@ -127,13 +131,13 @@ mod tests {
 
     #[test]
     fn text_is_made_without_memory() {
-        let mut text = Text { bytes: [0; 320], len: 0 };
+        let mut text = Text { bytes: [0; LONGEST], len: 0 };
         for number in [0, 7, 1_234_567, usize::MAX] {
             text.add_number(number);
             text.add(b" ");
         }
         assert_eq!(&text.bytes[..text.len], b"0 7 1234567 18446744073709551615 ");
-        text.add(&[b'x'; 300]);
-        assert_eq!(text.len, 256);
+        text.add(&[b'x'; LONGEST]);
+        assert_eq!(text.len, LONGEST);
     }
 }
