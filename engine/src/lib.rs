@@ -28,6 +28,6 @@ pub use graph::{
     isolated, no_grad, recompute, record,
 };
 pub use mapped_file::MappedFile;
-pub use param::{Param, Values};
+pub use param::{Param, ParamKind, Role, Values};
 pub use saved::{RecomputePolicy, checkpoint, with_recompute_policy};
 pub use tensor::Tensor;

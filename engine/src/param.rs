@@ -9,9 +9,31 @@ use crate::{DType, Device, EngineError, Result, Tensor};
 #[derive(Clone)]
 pub struct Param(Arc<Inner>);
 
+/// Part of a model that a parameter belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// The pre-trained network.
+    Backbone,
+    /// Additions to it that change its features.
+    Adapter,
+    /// Everything after it.
+    #[default]
+    Head,
+}
+
+/// What an optimiser has to know of a parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ParamKind {
+    /// Its part of the model.
+    pub role: Role,
+    /// Whether it is weight or bias of a normalisation layer.
+    pub norm: bool,
+}
+
 struct Inner {
     name: String,
     trainable: bool,
+    kind: ParamKind,
     values: RwLock<Values>,
 }
 
@@ -28,9 +50,19 @@ impl Param {
     /// Creates a parameter. A trainable one is a leaf of every graph it enters, a frozen one a
     /// constant.
     pub fn new(name: impl Into<String>, value: Tensor, trainable: bool) -> Param {
+        Param::of_kind(ParamKind::default(), name, value, trainable)
+    }
+
+    /// [`Param::new`] for a parameter of this kind.
+    pub fn of_kind(
+        kind: ParamKind,
+        name: impl Into<String>,
+        value: Tensor,
+        trainable: bool,
+    ) -> Param {
         let value = if trainable { value.leaf() } else { value.detach() };
         let values = RwLock::new(Values { value, working: None });
-        Param(Arc::new(Inner { name: name.into(), trainable, values }))
+        Param(Arc::new(Inner { name: name.into(), trainable, kind, values }))
     }
 
     /// The name in the reference's state dict.
@@ -41,6 +73,11 @@ impl Param {
     /// Whether the optimiser updates it.
     pub fn trainable(&self) -> bool {
         self.0.trainable
+    }
+
+    /// Its part of the model, and whether it is of a norm.
+    pub fn kind(&self) -> ParamKind {
+        self.0.kind
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Values> {

@@ -1,10 +1,10 @@
 //! Parameter counts. The code that builds the networks counts them, without allocating their
 //! memory.
 
-use dressage_engine::{DType, DryRun};
+use dressage_engine::{DType, DryRun, Role};
 
 use crate::backbone::{Dino, DinoConfig, Rein, ReinConfig};
-use crate::build::{Scope, Shapes};
+use crate::params::{ParamShape, Scope, Shapes};
 use crate::{Result, Segmenter, SegmenterConfig};
 
 /// Parameters of a network by part.
@@ -26,12 +26,12 @@ pub struct Counts {
 /// Sizes that do not fit together.
 pub fn network(config: SegmenterConfig) -> Result<Counts> {
     let shapes = Segmenter::shapes(config)?;
-    let adapter = |name: &str| name.starts_with("backbone.reins.");
+    let of = |role: Role| sum(&shapes, |param| param.kind.role == role);
     Ok(Counts {
-        backbone: sum(&shapes, |name, _| name.starts_with("backbone.") && !adapter(name)),
-        rein: sum(&shapes, |name, _| adapter(name)),
-        head: sum(&shapes, |name, _| name.starts_with("decode_head.")),
-        trained: sum(&shapes, |_, trainable| trainable),
+        backbone: of(Role::Backbone),
+        rein: of(Role::Adapter),
+        head: of(Role::Head),
+        trained: sum(&shapes, |param| param.trainable),
     })
 }
 
@@ -45,7 +45,7 @@ pub fn rein(config: ReinConfig) -> Result<usize> {
         Rein::new(&root, config)?;
         root.shapes()
     })?;
-    Ok(sum(&shapes, |_, _| true))
+    Ok(sum(&shapes, |_| true))
 }
 
 /// Shapes of all parameters of a backbone under the names of its authors' files.
@@ -60,9 +60,8 @@ pub fn backbone(config: DinoConfig) -> Result<Shapes> {
     })
 }
 
-fn sum(shapes: &Shapes, counts: impl Fn(&str, bool) -> bool) -> usize {
-    let sizes = shapes.iter().filter(|(name, (_, trainable))| counts(name, *trainable));
-    sizes.map(|(_, (shape, _))| shape.iter().product::<usize>()).sum()
+fn sum(shapes: &Shapes, counts: impl Fn(&ParamShape) -> bool) -> usize {
+    shapes.values().filter(|param| counts(param)).map(ParamShape::count).sum()
 }
 
 #[cfg(test)]
@@ -154,11 +153,8 @@ mod tests {
         let weights = crate::weights::StateDict::default();
         let built = Segmenter::new(config, dressage_engine::DType::F32, 1, weights, &[]);
         let built = built.expect("built");
-        let shapes: Shapes = built
-            .params()
-            .iter()
-            .map(|(name, p)| (name.clone(), (p.get().shape().to_vec(), p.trainable())))
-            .collect();
+        let described = |(name, p): (&String, &_)| (name.clone(), ParamShape::of(p));
+        let shapes: Shapes = built.params().iter().map(described).collect();
         assert_eq!(counted, shapes);
     }
 }

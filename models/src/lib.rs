@@ -5,15 +5,16 @@
 //! unchanged.
 
 pub mod backbone;
-pub mod build;
 pub mod counts;
 pub mod criterion;
 mod error;
 pub mod head;
+pub mod layers;
 pub mod matching;
+pub mod params;
 mod segmenter;
 pub mod weights;
 
-pub use build::Precision;
 pub use error::{ModelError, Result};
+pub use params::Precision;
 pub use segmenter::{Method, Segmenter, SegmenterConfig, semantic_scores};

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dressage_engine::memory::{self, Category, with_category};
-use dressage_engine::{DType, Device, DryRun, Element, MappedFile, Param, Tensor, no_grad};
+use dressage_engine::{DType, Device, DryRun, Element, MappedFile, Param, Role, Tensor, no_grad};
 use dressage_kernels::device::Float;
 use dressage_kernels::resize::{Axis, AxisGpu, Mode, Step};
 use dressage_kernels::semantic_scores::SemanticScores;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::{Dino, DinoConfig, Rein, ReinConfig};
-use crate::build::{Precision, Scope, Shapes};
 use crate::head::{Head, HeadConfig, HeadOutput, Queries};
+use crate::params::{Precision, Scope, Shapes};
 use crate::weights::{Digests, StateDict, digest, fingerprint_with};
 use crate::{ModelError, Result, weights};
 
@@ -27,18 +27,6 @@ pub enum Method {
     Freeze,
     /// Everything trains.
     Full,
-}
-
-impl Method {
-    /// Whether the parameter of this name trains (spec training-and-data §1.5). Names begin with
-    /// `backbone.` or `decode_head.`; Rein's contain `reins`.
-    pub fn trains(self, name: &str) -> bool {
-        match self {
-            Self::Full => true,
-            Self::Freeze => !name.starts_with("backbone."),
-            Self::Rein => !name.starts_with("backbone.") || name.contains("reins"),
-        }
-    }
 }
 
 impl std::fmt::Display for Method {
@@ -113,7 +101,7 @@ impl Segmenter {
     ) -> Result<Segmenter> {
         let (method, unused) = (config.method, Self::unused(&config));
         let precision = config.precision;
-        let root = Scope::with_weights(dtype, seed, weights, strict).precision(precision);
+        let root = Scope::with_weights(dtype, precision, seed, weights, strict);
         let (backbone, rein, head) = Self::modules(&root, config)?;
         let ignored: Vec<&str> = unused.iter().map(String::as_str).collect();
         let params = root.finish("the network", &ignored)?;
@@ -200,12 +188,11 @@ impl Segmenter {
                 rein.tokens, config.head.queries
             )));
         }
-        let frozen = root.sub("backbone").trainable(config.method == Method::Full);
+        let scope = root.sub("backbone");
+        let frozen = scope.role(Role::Backbone).trainable(config.method == Method::Full);
         let backbone = Dino::new(&frozen, config.backbone)?;
-        let rein = config
-            .rein
-            .map(|rein| Rein::new(&root.sub("backbone").sub("reins"), rein))
-            .transpose()?;
+        let adapter = scope.sub("reins").role(Role::Adapter);
+        let rein = config.rein.map(|rein| Rein::new(&adapter, rein)).transpose()?;
         let head = Head::new(&root.sub("decode_head"), config.head)?;
         Ok((backbone, rein, head))
     }

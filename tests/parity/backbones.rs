@@ -3,7 +3,7 @@
 
 use dressage_engine::{DType, Tensor};
 use dressage_models::backbone::{Dino, DinoConfig, Recompute, Rein, ReinConfig};
-use dressage_models::build::Scope;
+use dressage_models::params::{Precision, Scope};
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
 use dressage_tests::fixture::{Fixture, Settings};
@@ -52,7 +52,13 @@ fn outputs<'a>(fixture: &'a Fixture, table: &'a mut Table) -> Outputs<'a> {
 }
 
 fn scope(fixture: &Fixture, unused: &[&str]) -> Scope {
-    Scope::with_weights(DType::F32, 0, fixture.weights("weight.", "", unused), &[""])
+    Scope::with_weights(
+        DType::F32,
+        Precision::F32,
+        0,
+        fixture.weights("weight.", "", unused),
+        &[""],
+    )
 }
 
 fn dino_config(fixture: &Fixture) -> Outcome<DinoConfig> {

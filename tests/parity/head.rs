@@ -2,8 +2,8 @@
 
 use dressage_engine::{DType, Gradients, Tensor, ops};
 use dressage_models::backbone::Level;
-use dressage_models::build::Scope;
 use dressage_models::head::{Head, PixelDecoder};
+use dressage_models::params::{Precision, Scope};
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
 use dressage_tests::fixture::Fixture;
@@ -36,7 +36,13 @@ fn pyramid_gradients(
 pub fn pixel_decoder(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let config = &fixture.json["config"];
     let config = settings::pixel_decoder(config, config)?;
-    let scope = Scope::with_weights(DType::F32, 0, fixture.weights("param.", "", &[]), &[""]);
+    let scope = Scope::with_weights(
+        DType::F32,
+        Precision::F32,
+        0,
+        fixture.weights("param.", "", &[]),
+        &[""],
+    );
     let decoder = PixelDecoder::new(&scope, &config);
     let params = scope.finish("the pixel decoder", &[])?;
     let maps = pyramid(fixture)?;
@@ -58,7 +64,13 @@ pub fn pixel_decoder(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
 /// Compares `ReinMask2FormerHead`: all predictions, attention masks and gradients.
 pub fn head(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let config = settings::head(&fixture.json["config"])?;
-    let scope = Scope::with_weights(DType::F32, 0, fixture.weights("param.", "", &[]), &[""]);
+    let scope = Scope::with_weights(
+        DType::F32,
+        Precision::F32,
+        0,
+        fixture.weights("param.", "", &[]),
+        &[""],
+    );
     let head = Head::new(&scope, config)?;
     let params = scope.finish("the head", &[])?;
     let (maps, queries) = (pyramid(fixture)?, fixture.floats("input.queries")?.leaf());

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use dressage_engine::{DType, DryRun};
 use dressage_models::backbone::{Dino, DinoConfig, Ffn, Recompute, Rein, ReinConfig};
-use dressage_models::build::Scope;
 use dressage_models::head::{Head, HeadConfig, Queries};
+use dressage_models::params::Scope;
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
 use dressage_tests::fixture::{Fixture, Settings};
@@ -20,7 +20,7 @@ fn shapes_of(build: impl FnOnce(&Scope) -> Outcome<()>) -> Outcome<Shapes> {
     DryRun::new().run(|| {
         let scope = Scope::new(DType::F32, 0);
         build(&scope)?;
-        Ok(scope.shapes()?.into_iter().map(|(name, (shape, _))| (name, shape)).collect())
+        Ok(scope.shapes()?.into_iter().map(|(name, param)| (name, param.shape)).collect())
     })
 }
 

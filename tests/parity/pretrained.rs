@@ -6,7 +6,7 @@ use dressage_engine::DType;
 use dressage_engine::{Tensor, no_grad, ops};
 use dressage_models::Precision;
 use dressage_models::backbone::{Dino, DinoConfig, Ffn, Recompute};
-use dressage_models::build::Scope;
+use dressage_models::params::Scope;
 use dressage_models::weights::{StateDict, dinov2};
 use dressage_tests::Outcome;
 use dressage_tests::compare::{Bound, Table};
@@ -108,7 +108,7 @@ pub fn tokens(
             table.within(&name, &ops::rows(&kernel, 0, first.parse()?)?, &want, |_| bound)?;
         }
     }
-    let scope = Scope::with_weights(DType::F32, 0, weights, &[""]).precision(precision);
+    let scope = Scope::with_weights(DType::F32, precision, 0, weights, &[""]);
     let scope = scope.trainable(false);
     let dino = Dino::new(&scope, config)?;
     scope.finish("the backbone", &[])?;

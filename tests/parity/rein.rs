@@ -2,7 +2,7 @@
 
 use dressage_engine::DType;
 use dressage_models::backbone::Rein;
-use dressage_models::build::Scope;
+use dressage_models::params::{Precision, Scope};
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
 use dressage_tests::fixture::Fixture;
@@ -16,7 +16,13 @@ pub fn layers(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let config = settings::rein(&fixture.json["config"])?;
     let unused: &[&str] = if config.link { &[] } else { &LINK };
     let n = config.layers;
-    let scope = Scope::with_weights(DType::F32, 0, fixture.weights("param.", "", unused), &[""]);
+    let scope = Scope::with_weights(
+        DType::F32,
+        Precision::F32,
+        0,
+        fixture.weights("param.", "", unused),
+        &[""],
+    );
     let rein = Rein::new(&scope, config)?;
     let params = scope.finish("Rein", &[])?;
     let step = rein.step()?;

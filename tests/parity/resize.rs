@@ -5,7 +5,7 @@ use dressage_engine::{DType, Element, Tensor};
 use dressage_kernels::Real;
 use dressage_kernels::resize::{Axis, Mode, Resize, Step};
 use dressage_models::backbone::{Dino, DinoConfig};
-use dressage_models::build::Scope;
+use dressage_models::params::{Precision, Scope};
 use dressage_models::weights::{StateDict, resize_patch_kernel, resize_pos_embed};
 use dressage_tests::Outcome;
 use dressage_tests::compare::{Bound, Table};
@@ -160,7 +160,10 @@ fn at_run_time(fixture: &Fixture, table: &mut Table, case: &Value) -> Outcome<()
     };
     let mut weights = StateDict::new("the case");
     weights.insert("pos_embed", with_class_row(&x, c)?);
-    let dino = Dino::new(&Scope::with_weights(DType::F32, 0, weights, &["pos_embed"]), config)?;
+    let dino = Dino::new(
+        &Scope::with_weights(DType::F32, Precision::F32, 0, weights, &["pos_embed"]),
+        config,
+    )?;
     let (class, got) = without_class_row(&dino.positions(rows, columns)?, [rows, columns], c)?;
     table.equal(&format!("{name}: class row"), &class, &vec![7.0; c]);
     table.within(&format!("{name}, at run time"), &got, &want, |_| Bound::abs(F32))

@@ -1,10 +1,13 @@
 //! Learning rates of every step, and learning rate and weight decay of every tensor.
 
 use dressage_engine::Tensor;
+use dressage_models::backbone::DinoConfig;
+use dressage_models::params::Shapes;
+use dressage_models::{Segmenter, SegmenterConfig};
 use dressage_tests::Outcome;
 use dressage_tests::compare::{Bound, Table};
 use dressage_tests::fixture::{Fixture, Settings};
-use dressage_train::groups::{Method, ParamGroups, in_norm};
+use dressage_train::groups::{Method, ParamGroups};
 use dressage_train::schedule::{Schedule, Segment};
 use serde_json::Value;
 
@@ -63,19 +66,42 @@ fn parameter_groups(table: &mut Table, name: &str, recorded: &Value) -> Outcome<
     let optimizer = &recorded["optimizer"];
     let (lr, decay) = (optimizer.number("lr")?, optimizer.number("weight_decay")?);
     let rules = groups(&recorded["paramwise_cfg"])?;
+    let network = network(method, &tensors)?;
     for (whose, groups) in [("recorded rules", rules), ("our list", ParamGroups::of(method))] {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for tensor in &tensors {
             let tensor_name = tensor.word("name");
-            let setting = groups.setting(tensor_name, in_norm(tensor_name));
+            let Some(param) = network.get(tensor_name) else {
+                table.fail(format!("{name}: the network has no {tensor_name}"));
+                continue;
+            };
+            let setting = groups.setting(tensor_name, param.kind);
             let (lr, decay) = (lr * setting.lr_mult, decay * setting.decay_mult);
             ours.push((tensor_name, lr, decay));
             theirs.push((tensor_name, tensor.number("lr")?, tensor.number("weight_decay")?));
-            if !method.trains(tensor_name) {
+            if !param.trainable {
                 table.fail(format!("{name}: {tensor_name} does not train"));
             }
         }
         table.equal(&format!("{name}, {whose}"), &ours, &theirs);
     }
     Ok(())
+}
+
+/// Parameters of a network under `method` that has the blocks and kinds of tokens of a list.
+fn network(method: Method, tensors: &[Value]) -> Outcome<Shapes> {
+    let blocks = tensors.iter().filter_map(|t| {
+        let rest = t.word("name").strip_prefix("backbone.blocks.")?;
+        rest.split('.').next()?.parse::<usize>().ok()
+    });
+    let depth = blocks.max().map_or(4, |last| last + 1);
+    let taps = DinoConfig::default_taps(depth);
+    let backbone = DinoConfig { depth, taps, ..DinoConfig::named("s", 14, 16)? };
+    let mut config = SegmenterConfig::published(backbone, 19, method);
+    if let Some(rein) = &mut config.rein
+        && tensors.iter().any(|t| t.word("name") == "backbone.reins.learnable_tokens")
+    {
+        rein.rank = 0;
+    }
+    Ok(Segmenter::shapes(config)?)
 }

@@ -2,7 +2,7 @@
 
 use dressage_engine::{DType, Tensor};
 use dressage_models::backbone::{Dino, Rein};
-use dressage_models::build::Scope;
+use dressage_models::params::{Precision, Scope};
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
 use dressage_tests::fixture::Fixture;
@@ -16,7 +16,7 @@ const STRICT: &[&str] = &[""];
 /// Compares `DinoVisionTransformer`: pyramid, gradients of the image and of all parameters.
 pub fn plain(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let weights = fixture.weights("param.", "", &[MASK_TOKEN]);
-    let scope = Scope::with_weights(DType::F32, 0, weights, STRICT);
+    let scope = Scope::with_weights(DType::F32, Precision::F32, 0, weights, STRICT);
     let dino = Dino::new(&scope, settings::dino(&fixture.json["config"])?)?;
     let params = scope.finish("the backbone", &[])?;
     let image = fixture.floats("input.image")?.leaf();
@@ -41,7 +41,7 @@ pub fn with_rein(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let mut left_out: Vec<&str> = unused.iter().map(String::as_str).collect();
     left_out.push(MASK_TOKEN);
     let weights = fixture.weights("param.", "", &left_out);
-    let scope = Scope::with_weights(DType::F32, 0, weights, STRICT);
+    let scope = Scope::with_weights(DType::F32, Precision::F32, 0, weights, STRICT);
     let dino = Dino::new(&scope.trainable(false), settings::dino(config)?)?;
     let rein = Rein::new(&scope.sub("reins"), rein_config)?;
     let params = scope.finish("the backbone with Rein", &[])?;

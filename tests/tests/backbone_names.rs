@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dressage_engine::{DType, Param, Tensor, ops};
 use dressage_models::backbone::{Dino, DinoConfig, Ffn};
-use dressage_models::build::Scope;
+use dressage_models::params::{Precision, Scope};
 use dressage_models::weights::{
     Known, StateDict, Stored, dinov2, fingerprint, fingerprint_of_floats, recognise_shapes,
     same_size,
@@ -28,7 +28,7 @@ fn config(ffn: Ffn, registers: usize) -> DinoConfig {
 }
 
 fn params(config: &DinoConfig, weights: StateDict, strict: &[&str]) -> BTreeMap<String, Param> {
-    let scope = Scope::with_weights(DType::F32, 5, weights, strict);
+    let scope = Scope::with_weights(DType::F32, Precision::F32, 5, weights, strict);
     Dino::new(&scope.sub("backbone"), config.clone()).expect("network");
     scope.finish("the network", &[]).expect("all parameters")
 }
@@ -83,7 +83,7 @@ fn hugging_face_files_that_lack_something_are_refused_by_its_name() {
         let mut dict = hugging_face(&want, "");
         change(&mut dict);
         let scope = dinov2(dict, config.patch, config.grid).and_then(|dict| {
-            let scope = Scope::with_weights(DType::F32, 5, dict, &["backbone."]);
+            let scope = Scope::with_weights(DType::F32, Precision::F32, 5, dict, &["backbone."]);
             Dino::new(&scope.sub("backbone"), config.clone())?;
             scope.finish("the network", &[])
         });

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use dressage_engine::{DType, Device, Param, Tensor, backward_from_all};
 use dressage_kernels::check::{noise, relative_error};
 use dressage_models::backbone::{Dino, DinoConfig, Ffn, Level, Rein, ReinConfig};
-use dressage_models::build::Scope;
 use dressage_models::head::{Head, HeadConfig, Queries};
+use dressage_models::params::Scope;
 use half::bf16;
 
 const WIDTH: usize = 64;

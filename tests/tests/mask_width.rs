@@ -12,8 +12,8 @@ use common::recipe;
 use dressage_engine::{DType, Param, Tensor, backward_from_all};
 use dressage_kernels::check::{noise, relative_error};
 use dressage_models::backbone::Level;
-use dressage_models::build::Scope;
 use dressage_models::head::{Head, HeadConfig, Queries};
+use dressage_models::params::{Precision, Scope};
 use dressage_models::weights::StateDict;
 use dressage_models::{Segmenter, counts};
 use dressage_train::interrupt::Interrupt;
@@ -54,7 +54,7 @@ struct Made {
 }
 
 fn made(mask_width: usize, dtype: DType, weights: StateDict) -> Made {
-    let scope = Scope::with_weights(dtype, 3, weights, &[]);
+    let scope = Scope::with_weights(dtype, Precision::F32, 3, weights, &[]);
     let head = Head::new(&scope, config(mask_width)).expect("sizes fit");
     Made { head, params: scope.finish("the head", &[]).expect("weights fit") }
 }
@@ -189,15 +189,15 @@ fn only_the_layers_that_make_masks_change_their_shape() {
     let dir = tempfile::tempdir().expect("folder");
     let config =
         |settings: &[&str]| network::config(&recipe(dir.path(), settings)).expect("a network");
-    let shapes = |settings: &[&str]| Segmenter::shapes(config(settings)).expect("outlined");
+    let shapes = |settings: &[&str]| Segmenter::shapes(config(settings)).expect("shapes");
     let (plain, other) = (shapes(&[]), shapes(&["head.mask_width=24"]));
     assert!(plain.keys().eq(other.keys()));
-    for (name, (shape, _)) in &other {
-        let mut want = plain[name].0.clone();
+    for (name, param) in &other {
+        let mut want = plain[name].shape.clone();
         if name.strip_prefix("decode_head.").is_some_and(|n| LAST.contains(&n)) {
             want[0] = 24;
         }
-        assert_eq!(*shape, want, "{name}");
+        assert_eq!(param.shape, want, "{name}");
     }
     let head = |settings: &[&str]| counts::network(config(settings)).expect("counted").head;
     assert_eq!(head(&[]) - head(&["head.mask_width=24"]), 2 * 8 * (WIDTH + 1));

@@ -5,6 +5,7 @@
 //! hit, the weight and bias of a norm layer (group, layer or batch norm) do not decay; everything
 //! else, biases included, decays in full. Source: spec training-and-data §1.4.
 
+use dressage_engine::{ParamKind, Role};
 pub use dressage_models::Method;
 
 /// Multipliers of one tensor.
@@ -67,30 +68,30 @@ impl ParamGroups {
         self
     }
 
-    /// What holds for the tensor `name`; `in_norm` tells whether its module is a group, layer or
-    /// batch norm.
-    pub fn setting(&self, name: &str, in_norm: bool) -> Setting {
+    /// Multipliers of the parameter `name` of this kind.
+    pub fn setting(&self, name: &str, kind: ParamKind) -> Setting {
         let hit = self.rules.iter().find(|rule| name.contains(&rule.key));
-        let decay_mult = if in_norm { self.norm_decay_mult } else { 1.0 };
+        let decay_mult = if kind.norm { self.norm_decay_mult } else { 1.0 };
         let mut setting = hit.map_or(Setting { lr_mult: 1.0, decay_mult }, |rule| rule.setting);
-        if name.starts_with("backbone.") && !name.contains("reins") {
+        if kind.role == Role::Backbone {
             setting.lr_mult *= self.backbone_lr_mult;
         }
         setting
     }
 }
 
-/// Whether a parameter belongs to a norm layer whose name does not say so: the group norms.
-pub fn in_norm(name: &str) -> bool {
-    name.contains(".gn.")
-}
-
 #[cfg(test)]
 mod tests {
+    use dressage_models::backbone::DinoConfig;
+    use dressage_models::params::Shapes;
+    use dressage_models::{Segmenter, SegmenterConfig};
+
     use super::*;
 
-    fn decays(groups: &ParamGroups, name: &str) -> bool {
-        groups.setting(name, in_norm(name)).decay_mult == 1.0
+    /// Parameters of ViT-S and a published head under `method`.
+    fn network(method: Method) -> Shapes {
+        let backbone = DinoConfig::named("s", 14, 16).expect("a known size");
+        Segmenter::shapes(SegmenterConfig::published(backbone, 19, method)).expect("shapes")
     }
 
     /// A part of the lists that the reference's optimiser builder makes.
@@ -115,7 +116,6 @@ mod tests {
             ("backbone.reins.scale", false),
             ("backbone.reins.learnable_tokens_a", false),
             ("backbone.reins.learnable_tokens_b", false),
-            ("backbone.reins.learnable_tokens", false),
             ("backbone.reins.mlp_token2feat.weight", true),
             ("backbone.reins.merge.bias", true),
             ("decode_head.querys2feat.weight", true),
@@ -129,17 +129,26 @@ mod tests {
             ("decode_head.query_feat.weight", true),
         ];
         let check = |method: Method, list: &[(&str, bool)]| {
+            let (network, groups) = (network(method), ParamGroups::of(method));
             for (name, decay) in shared.iter().chain(list) {
-                assert!(method.trains(name), "{method:?} {name}");
-                assert_eq!(decays(&ParamGroups::of(method), name), *decay, "{method:?} {name}");
+                let param = &network[*name];
+                assert!(param.trainable, "{method:?} {name}");
+                let decays = groups.setting(name, param.kind).decay_mult == 1.0;
+                assert_eq!(decays, *decay, "{method:?} {name}");
             }
         };
         check(Method::Rein, &rein);
         check(Method::Freeze, &[("decode_head.query_feat.weight", false)]);
         check(Method::Full, &full);
-        assert!(full[..5].iter().all(|(name, _)| !Method::Freeze.trains(name)));
-        assert!(full[..5].iter().all(|(name, _)| !Method::Rein.trains(name)));
-        assert!(rein[..6].iter().all(|(name, _)| !Method::Freeze.trains(name)));
+        let (rein, freeze) = (network(Method::Rein), network(Method::Freeze));
+        assert!(full[..5].iter().all(|(name, _)| !freeze[*name].trainable));
+        assert!(full[..5].iter().all(|(name, _)| !rein[*name].trainable));
+        assert!(!freeze.keys().any(|name| name.contains("reins")));
+        // Whole tokens are none of the published sizes.
+        let tokens = ParamKind { role: Role::Adapter, norm: false };
+        let tokens =
+            ParamGroups::of(Method::Rein).setting("backbone.reins.learnable_tokens", tokens);
+        assert_eq!(tokens.decay_mult, 0.0);
     }
 
     #[test]
@@ -152,7 +161,7 @@ mod tests {
             vec![rule("head", 2.0, 0.5), rule("head.norm", 3.0, 1.0), rule("aaaa", 5.0, 1.0)];
         let groups = ParamGroups::new(rules, 0.0);
         let at = |name: &str, norm: bool| {
-            let s = groups.setting(name, norm);
+            let s = groups.setting(name, ParamKind { role: Role::Head, norm });
             (s.lr_mult, s.decay_mult)
         };
         assert_eq!(at("head.norm.weight", true), (3.0, 1.0));
@@ -165,11 +174,13 @@ mod tests {
     #[test]
     fn a_slow_backbone_keeps_its_decay() {
         let groups = ParamGroups::of(Method::Full).with_backbone_lr_mult(0.1);
-        let norm = groups.setting("backbone.blocks.0.norm1.weight", true);
+        let kind = |role| ParamKind { role, norm: false };
+        let norm = ParamKind { role: Role::Backbone, norm: true };
+        let norm = groups.setting("backbone.blocks.0.norm1.weight", norm);
         assert_eq!((norm.lr_mult, norm.decay_mult), (0.1, 0.0));
-        assert_eq!(groups.setting("backbone.pos_embed", false).decay_mult, 1.0);
-        assert_eq!(groups.setting("backbone.reins.scale", false).lr_mult, 1.0);
-        assert_eq!(groups.setting("decode_head.cls_embed.bias", false).lr_mult, 1.0);
+        assert_eq!(groups.setting("backbone.pos_embed", kind(Role::Backbone)).decay_mult, 1.0);
+        assert_eq!(groups.setting("backbone.reins.scale", kind(Role::Adapter)).lr_mult, 1.0);
+        assert_eq!(groups.setting("decode_head.cls_embed.bias", kind(Role::Head)).lr_mult, 1.0);
     }
 
     /// All tensors of the three full-size configurations, where the recorded lists are at hand.
@@ -186,16 +197,18 @@ mod tests {
                     (false, true) => Method::Full,
                     (false, false) => Method::Freeze,
                 };
-                let optimizer = &recorded["optimizer"];
+                let (optimizer, network) = (&recorded["optimizer"], network(method));
                 for tensor in tensors {
                     let name = tensor["name"].as_str().expect("name");
-                    let setting = ParamGroups::of(method).setting(name, in_norm(name));
+                    // Sets may have more blocks than this network; those are alike.
+                    let Some(param) = network.get(name) else { continue };
+                    let setting = ParamGroups::of(method).setting(name, param.kind);
                     let lr = optimizer["lr"].as_f64().expect("lr") * setting.lr_mult;
                     let decay = optimizer["weight_decay"].as_f64().expect("decay");
                     let decay = decay * setting.decay_mult;
                     assert_eq!(tensor["lr"].as_f64(), Some(lr), "{file} {config} {name}");
                     assert_eq!(tensor["weight_decay"].as_f64(), Some(decay), "{config} {name}");
-                    assert!(method.trains(name), "{config}: {name} does not train");
+                    assert!(param.trainable, "{config}: {name} does not train");
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
 
-use dressage_engine::DType;
+use dressage_engine::{DType, Role};
 use dressage_kernels::adamw::AdamW;
 use dressage_models::backbone::{DinoConfig, ReinConfig};
 use dressage_models::criterion::{Criterion, CriterionConfig};
@@ -127,8 +127,8 @@ fn backbone(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
     let (patch, grid) = (config.backbone.patch, config.backbone.grid);
     let dict = dinov2(dict, patch, grid)?.renamed(BACKBONE, "");
     let shapes = Segmenter::shapes(config.clone())?.into_iter();
-    let own = shapes.filter(|(name, _)| is_backbone(name));
-    let wanted = own.map(|(name, (shape, _))| (name[BACKBONE.len()..].to_string(), shape));
+    let own = shapes.filter(|(_, param)| param.kind.role == Role::Backbone);
+    let wanted = own.map(|(name, param)| (name[BACKBONE.len()..].to_string(), param.shape));
     let mut difference = Difference::of(&dict, &wanted.collect());
     difference.left_over.retain(|(name, _)| !name.starts_with("reins."));
     difference.none(&dict, "the network")?;

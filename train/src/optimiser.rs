@@ -13,7 +13,7 @@ use dressage_kernels::KernelError;
 use dressage_kernels::adamw::{self, AdamW, MultiAdamW};
 use dressage_models::weights::{Kind, StateDict};
 
-use crate::groups::{ParamGroups, Setting, in_norm};
+use crate::groups::{ParamGroups, Setting};
 use crate::{Result, TrainError};
 
 /// One parameter with its moments.
@@ -62,7 +62,7 @@ impl Optimiser {
                     Tensor::zeros_on(value.device(), DType::F32, value.shape())
                 })
             };
-            let setting = groups.setting(param.name(), in_norm(param.name()));
+            let setting = groups.setting(param.name(), param.kind());
             Ok(Slot { setting, m: zeros()?, v: zeros()?, t: 0, param })
         };
         let slots = params.into_iter().map(slot).collect::<Result<Vec<Slot>>>()?;

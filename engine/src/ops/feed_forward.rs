@@ -5,7 +5,7 @@ use dressage_kernels::linear::Linear;
 use half::bf16;
 
 use super::activation::relu_backward;
-use super::frozen::layer;
+use super::fused::layer;
 use super::linear::{Saved, linear, linear_relu};
 use crate::dtype::Element;
 use crate::{Backward, DType, Device, Gradients, Result, Tensor, record};

@@ -6,7 +6,7 @@ use dressage_kernels::linear::{Input, Linear, Output, Weight};
 use dressage_kernels::matmul::Beta;
 use half::bf16;
 
-use super::frozen::{layer, weight_of};
+use super::fused::{layer, weight_of};
 use crate::dtype::{Element, kernel};
 use crate::saved::SavedValue;
 use crate::{Backward, DType, Device, Edge, Gradients, Result, Tensor, record};

@@ -3,7 +3,8 @@
 
 use dressage_engine::{DType, Param, Tensor, ops, range};
 
-use crate::build::{Init, Linear, Scope};
+use crate::layers::Linear;
+use crate::params::{Init, Scope};
 use crate::{ModelError, Result};
 
 /// Sizes and switches of Rein.

@@ -7,7 +7,8 @@ use dressage_engine::{
 use serde::{Deserialize, Serialize};
 
 use super::{Level, PYRAMID, ReinStep};
-use crate::build::{Affine, Init, Linear, Scope};
+use crate::layers::{Linear, Norm};
+use crate::params::{Init, Scope};
 use crate::{ModelError, Result};
 
 /// Form of the MLP.
@@ -144,11 +145,11 @@ impl DinoConfig {
 }
 
 struct Block {
-    norm1: Affine,
+    norm1: Norm,
     qkv: Linear,
     proj: Linear,
     ls1: Param,
-    norm2: Affine,
+    norm2: Norm,
     /// fc1 or w12.
     up: Linear,
     /// fc2 or w3.
@@ -173,11 +174,11 @@ impl Block {
             Ffn::Swiglu => (linear("mlp.w12", c, 2 * hidden), linear("mlp.w3", hidden, c)),
         };
         Block {
-            norm1: Affine::new(&scope.sub("norm1"), c),
+            norm1: Norm::new(&scope.sub("norm1"), c),
             qkv: linear("attn.qkv", c, 3 * c),
             proj: linear("attn.proj", c, c),
             ls1: gamma("ls1"),
-            norm2: Affine::new(&scope.sub("norm2"), c),
+            norm2: Norm::new(&scope.sub("norm2"), c),
             up,
             down,
             ls2: gamma("ls2"),
@@ -190,16 +191,16 @@ impl Block {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (b, t, c) = (x.dim(0), x.dim(1), x.dim(2));
         let part = range("attention");
-        let qkv = self.qkv.after_norm(&self.norm1, x, EPS)?;
+        let qkv = self.qkv.forward_normed(&self.norm1, x, EPS)?;
         let qkv = ops::reshape(&qkv, &[b, t, 3, self.heads, c / self.heads])?;
         let a = ops::self_attention(&qkv)?;
-        let x = self.proj.onto(x, &a, Activated::Plain, &self.ls1)?;
+        let x = self.proj.residual(x, &a, Activated::Plain, &self.ls1)?;
         drop(part);
         let _part = range("mlp");
-        let h = self.up.after_norm(&self.norm2, &x, EPS)?;
+        let h = self.up.forward_normed(&self.norm2, &x, EPS)?;
         match self.ffn {
-            Ffn::Mlp => self.down.onto(&x, &h, Activated::Gelu, &self.ls2),
-            Ffn::Swiglu => self.down.onto(&x, &ops::swiglu(&h)?, Activated::Plain, &self.ls2),
+            Ffn::Mlp => self.down.residual(&x, &h, Activated::Gelu, &self.ls2),
+            Ffn::Swiglu => self.down.residual(&x, &ops::swiglu(&h)?, Activated::Plain, &self.ls2),
         }
     }
 }
@@ -229,7 +230,7 @@ pub struct Dino {
     register_tokens: Option<Param>,
     pos_embed: Param,
     blocks: Vec<std::sync::Arc<Block>>,
-    norm: Affine,
+    norm: Norm,
 }
 
 impl Dino {
@@ -261,7 +262,7 @@ impl Dino {
             register_tokens: (registers > 0)
                 .then(|| scope.param("register_tokens", &[1, registers, c], normal.clone())),
             pos_embed: scope.param("pos_embed", &[1, 1 + config.grid * config.grid, c], normal),
-            norm: Affine::new(&scope.sub("norm"), c),
+            norm: Norm::new(&scope.sub("norm"), c),
             blocks,
             config,
         })

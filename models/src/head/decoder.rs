@@ -6,7 +6,8 @@ use dressage_engine::{Param, Tensor, ops, range};
 use super::pixel_decoder::feed_forward;
 use super::{EPS, HeadConfig};
 use crate::Result;
-use crate::build::{Affine, Init, Linear, Scope};
+use crate::layers::{Linear, Norm};
+use crate::params::{Init, Scope};
 
 /// Multi-head attention with packed input projection.
 struct MultiHead {
@@ -57,7 +58,7 @@ pub struct DecoderLayer {
     cross_attn: MultiHead,
     self_attn: MultiHead,
     ffn: [Linear; 2],
-    norms: [Affine; 3],
+    norms: [Norm; 3],
 }
 
 impl DecoderLayer {
@@ -67,7 +68,7 @@ impl DecoderLayer {
             cross_attn: MultiHead::new(&scope.sub("cross_attn"), c, config.heads),
             self_attn: MultiHead::new(&scope.sub("self_attn"), c, config.heads),
             ffn: feed_forward(scope, c, config.decoder_ffn),
-            norms: [0, 1, 2].map(|i| Affine::new(&scope.sub("norms").sub(i), c)),
+            norms: [0, 1, 2].map(|i| Norm::new(&scope.sub("norms").sub(i), c)),
         }
     }
 

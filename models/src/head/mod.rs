@@ -6,7 +6,8 @@ mod pixel_decoder;
 use dressage_engine::{Param, Tensor, ops, range};
 
 use crate::backbone::Level;
-use crate::build::{Affine, Init, Linear, Scope};
+use crate::layers::{Linear, Norm};
+use crate::params::{Init, Scope};
 use crate::{ModelError, Result};
 use decoder::DecoderLayer;
 pub use pixel_decoder::{PixelDecoder, PixelMaps};
@@ -113,7 +114,7 @@ pub struct Head {
     config: HeadConfig,
     pixel_decoder: PixelDecoder,
     layers: Vec<DecoderLayer>,
-    post_norm: Affine,
+    post_norm: Norm,
     level_embed: Param,
     cls_embed: Linear,
     mask_embed: [Linear; 3],
@@ -155,7 +156,7 @@ impl Head {
             layers: (0..config.decoder_layers)
                 .map(|i| DecoderLayer::new(&decoder.sub("layers").sub(i), &config))
                 .collect(),
-            post_norm: Affine::new(&decoder.sub("post_norm"), c),
+            post_norm: Norm::new(&decoder.sub("post_norm"), c),
             level_embed: scope.sub("level_embed").param("weight", &[3, c], Init::Normal(1.0)),
             cls_embed: Linear::default_init(&scope.sub("cls_embed"), c, config.classes + 1),
             mask_embed: [(0, c), (2, c), (4, config.mask_width)]

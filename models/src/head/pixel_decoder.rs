@@ -6,7 +6,8 @@ use dressage_engine::{Param, Tensor, checkpoint, ops, range};
 
 use super::{EPS, HeadConfig};
 use crate::backbone::{Level, resize_by};
-use crate::build::{Affine, Init, Linear, Scope};
+use crate::layers::{Linear, Norm};
+use crate::params::{Init, Scope};
 use crate::{ModelError, Result};
 
 /// Levels that enter the encoder, lowest resolution first.
@@ -22,7 +23,7 @@ pub struct PixelMaps {
 
 struct InputConv {
     conv: Linear,
-    norm: Affine,
+    norm: Norm,
 }
 
 struct EncoderLayer {
@@ -31,7 +32,7 @@ struct EncoderLayer {
     value_proj: Linear,
     output_proj: Linear,
     ffn: [Linear; 2],
-    norms: [Affine; 2],
+    norms: [Norm; 2],
 }
 
 impl EncoderLayer {
@@ -49,7 +50,7 @@ impl EncoderLayer {
             value_proj: projection("value_proj"),
             output_proj: projection("output_proj"),
             ffn: feed_forward(scope, c, hidden),
-            norms: [0, 1].map(|i| Affine::new(&scope.sub("norms").sub(i), c)),
+            norms: [0, 1].map(|i| Norm::new(&scope.sub("norms").sub(i), c)),
         }
     }
 
@@ -111,7 +112,7 @@ pub struct PixelDecoder {
     level_encoding: Param,
     lateral: InputConv,
     output_conv: Param,
-    output_norm: Affine,
+    output_norm: Norm,
     mask_feature: Linear,
 }
 
@@ -126,7 +127,7 @@ impl PixelDecoder {
                 let init = Init::xavier_uniform(i, c);
                 InputConv {
                     conv: Linear::conv1x1(&scope.sub("conv"), [c, i], init, Some(zero.clone())),
-                    norm: Affine::new(&scope.sub("gn"), c),
+                    norm: Norm::new(&scope.sub("gn"), c),
                 }
             })
             .collect();
@@ -146,14 +147,14 @@ impl PixelDecoder {
             ),
             lateral: InputConv {
                 conv: Linear::conv1x1(&lateral.sub("conv"), [c, i], Init::kaiming_uniform(i), None),
-                norm: Affine::new(&lateral.sub("gn"), c),
+                norm: Norm::new(&lateral.sub("gn"), c),
             },
             output_conv: output.sub("conv").param(
                 "weight",
                 &[c, c, 3, 3],
                 Init::kaiming_uniform(9 * c),
             ),
-            output_norm: Affine::new(&output.sub("gn"), c),
+            output_norm: Norm::new(&output.sub("gn"), c),
             mask_feature: Linear::conv1x1(&feature, [m, c], Init::kaiming_uniform(c), Some(zero)),
             config: config.clone(),
         }

@@ -69,7 +69,7 @@ impl Difference {
         Err(ModelError::Mismatch {
             source_name: weights.origin().to_string(),
             network: network.to_string(),
-            difference: self.strangers(weights).unwrap_or_else(|| crate::build::summary(&lines)),
+            difference: self.strangers(weights).unwrap_or_else(|| crate::params::summary(&lines)),
         })
     }
 

@@ -127,7 +127,9 @@ fn mix(x: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::build::{Init, Linear, Precision, Scope};
+    use crate::layers::Linear;
+    use crate::params::{Init, Precision, Scope};
+    use crate::weights::StateDict;
 
     #[test]
     fn pieces_hash_like_the_whole() {
@@ -154,7 +156,7 @@ mod tests {
 
     /// A frozen and a trained layer, and the fingerprint of their parameters.
     fn layers(precision: Precision) -> (BTreeMap<String, Param>, String) {
-        let root = Scope::new(DType::F32, 3).precision(precision);
+        let root = Scope::with_weights(DType::F32, precision, 3, StateDict::default(), &[]);
         let init = || Init::Normal(1.0);
         Linear::new(&root.sub("frozen").trainable(false), 7, 5, init(), init());
         Linear::new(&root.sub("trained"), 7, 5, init(), init());

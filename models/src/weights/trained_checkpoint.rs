@@ -1,5 +1,6 @@
 //! Checkpoints of the trained parts: adapter and head, optionally with the backbone.
 
+use dressage_engine::Role;
 use std::collections::BTreeMap;
 
 use super::{StateDict, dinov2};
@@ -29,7 +30,7 @@ pub fn fitted(
     let mut wanted = Segmenter::shapes(config.clone())?;
     let backbone = dict.part(is_backbone);
     if backbone.is_empty() {
-        wanted.retain(|name, _| !is_backbone(name));
+        wanted.retain(|_, param| param.kind.role != Role::Backbone);
     } else {
         let backbone = backbone.renamed("backbone.", "");
         dict.add(dinov2(backbone, config.backbone.patch, config.backbone.grid)?);
@@ -37,5 +38,5 @@ pub fn fitted(
     for unused in Segmenter::unused(config) {
         dict.take(&unused);
     }
-    Ok((dict, wanted.into_iter().map(|(name, (shape, _))| (name, shape)).collect()))
+    Ok((dict, wanted.into_iter().map(|(name, param)| (name, param.shape)).collect()))
 }

@@ -11,7 +11,7 @@ use dressage_engine::{DType, Device, EngineError, Tensor, backward_from_all, no_
 use dressage_kernels::roofline::Roofline;
 use dressage_kernels::timer;
 use dressage_models::backbone::{Dino, Rein, ReinConfig};
-use dressage_models::build::Scope;
+use dressage_models::params::Scope;
 use dressage_train::place::DeviceChoice;
 use dressage_train::plan;
 use dressage_train::runlog::Stage;

@@ -5,7 +5,8 @@ use std::time::Instant;
 use dressage_engine::{DType, DryRun, Philox, Tensor, backward_from, backward_from_all, no_grad};
 use dressage_models::Precision;
 use dressage_models::backbone::{Dino, DinoConfig, Rein, ReinConfig};
-use dressage_models::build::Scope;
+use dressage_models::params::Scope;
+use dressage_models::weights::StateDict;
 use dressage_train::data::Batch;
 use dressage_train::recipe::Recipe;
 use dressage_train::trainer::Trainer;
@@ -146,7 +147,8 @@ fn step(case: &Case) -> Result<Vec<Span>, Failure> {
 
 /// The frozen backbone, as far as a case needs it.
 fn frozen(case: &Case, config: DinoConfig) -> Result<Dino, Failure> {
-    let scope = Scope::new(DType::F32, 0).precision(case.precision).sub("backbone");
+    let scope = Scope::with_weights(DType::F32, case.precision, 0, StateDict::default(), &[])
+        .sub("backbone");
     Ok(Dino::new(&scope.trainable(false), config)?)
 }
 

@@ -89,7 +89,7 @@ type Shapes = BTreeMap<String, Vec<usize>>;
 
 fn shapes(config: DinoConfig) -> Result<Shapes, Failure> {
     let shapes = counts::backbone(config)?;
-    Ok(shapes.into_iter().map(|(name, (shape, _))| (name, shape)).collect())
+    Ok(shapes.into_iter().map(|(name, param)| (name, param.shape)).collect())
 }
 
 /// Adapter and head of a checkpoint beside the published ones for its number of classes.

@@ -1,4 +1,4 @@
-//! Construction of networks. Every parameter is requested by its reference key and is either
+//! Parameters of a network under construction. Each is requested by its reference key and is either
 //! initialised or taken from weights.
 
 use std::cell::RefCell;
@@ -7,7 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use dressage_engine::memory::{Category, with_category};
-use dressage_engine::{DType, Element, MappedFile, Param, Philox, Tensor, hash_name, ops};
+use dressage_engine::{
+    DType, Element, MappedFile, Param, ParamKind, Philox, Role, Tensor, hash_name,
+};
 use dressage_kernels::{Real, dry_run};
 use half::bf16;
 use rayon::prelude::*;
@@ -99,6 +101,7 @@ impl Precision {
 
 struct State {
     dtype: DType,
+    /// Storage type of frozen matrices.
     precision: Precision,
     /// Digests of the values that were rounded, by name.
     digests: Digests,
@@ -142,8 +145,32 @@ impl State {
     }
 }
 
-/// Shape of each parameter by name, and whether it trains.
-pub type Shapes = BTreeMap<String, (Vec<usize>, bool)>;
+/// A parameter without its values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParamShape {
+    /// Lengths of its axes.
+    pub shape: Vec<usize>,
+    /// Whether the optimiser updates it.
+    pub trainable: bool,
+    /// Its part of the model, and whether it is of a norm.
+    pub kind: ParamKind,
+}
+
+impl ParamShape {
+    /// All of `param` but its values.
+    pub fn of(param: &Param) -> ParamShape {
+        let shape = param.get().shape().to_vec();
+        ParamShape { shape, trainable: param.trainable(), kind: param.kind() }
+    }
+
+    /// Number of its elements.
+    pub fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// All parameters of a network by name.
+pub type Shapes = BTreeMap<String, ParamShape>;
 
 /// Collects the parameters of a network under construction.
 #[derive(Clone)]
@@ -151,21 +178,29 @@ pub struct Scope {
     state: Rc<RefCell<State>>,
     prefix: String,
     trainable: bool,
+    kind: ParamKind,
 }
 
 impl Scope {
     /// A root scope that initialises everything from `seed`. `dtype` is f32, or f64 for checks.
     pub fn new(dtype: DType, seed: u64) -> Scope {
-        Scope::with_weights(dtype, seed, StateDict::default(), &[])
+        Scope::with_weights(dtype, Precision::F32, seed, StateDict::default(), &[])
     }
 
     /// A root scope that takes the parameters from `source` that it contains. Names that begin with
     /// one of `strict` must be in it, and none of its tensors may be left over ([`Scope::finish`]).
-    pub fn with_weights(dtype: DType, seed: u64, source: StateDict, strict: &[&str]) -> Scope {
+    /// Frozen matrices are stored in `precision`, unless the network is f64.
+    pub fn with_weights(
+        dtype: DType,
+        precision: Precision,
+        seed: u64,
+        source: StateDict,
+        strict: &[&str],
+    ) -> Scope {
         let strict = strict.iter().map(|s| s.to_string()).collect();
         let state = State {
             dtype,
-            precision: Precision::F32,
+            precision,
             digests: Digests::new(),
             seed,
             source,
@@ -175,7 +210,8 @@ impl Scope {
             failed: None,
             files: Vec::new(),
         };
-        Scope { state: Rc::new(RefCell::new(state)), prefix: String::new(), trainable: true }
+        let state = Rc::new(RefCell::new(state));
+        Scope { state, prefix: String::new(), trainable: true, kind: ParamKind::default() }
     }
 
     /// Shapes of the parameters requested so far.
@@ -183,16 +219,8 @@ impl Scope {
     /// # Errors
     /// As [`Scope::finish`].
     pub fn shapes(&self) -> Result<Shapes> {
-        let shape = |p: Param| (p.get().shape().to_vec(), p.trainable());
         let params = self.finish("the network", &[])?;
-        Ok(params.into_iter().map(|(name, p)| (name, shape(p))).collect())
-    }
-
-    /// Sets the storage type of frozen matrices from now on, for this scope and all of its root. No
-    /// effect on a network in f64.
-    pub fn precision(self, precision: Precision) -> Scope {
-        self.state.borrow_mut().precision = precision;
-        self
+        Ok(params.into_iter().map(|(name, p)| (name, ParamShape::of(&p))).collect())
     }
 
     /// Returns and clears the list of files whose values are used in place, without a copy.
@@ -214,6 +242,16 @@ impl Scope {
     /// The same scope with its parameters trainable or frozen.
     pub fn trainable(&self, trainable: bool) -> Scope {
         Scope { trainable, ..self.clone() }
+    }
+
+    /// The same scope in another part of the model.
+    pub fn role(&self, role: Role) -> Scope {
+        Scope { kind: ParamKind { role, ..self.kind }, ..self.clone() }
+    }
+
+    /// The same scope for the parameters of a normalisation layer.
+    pub fn norm(&self) -> Scope {
+        Scope { kind: ParamKind { norm: true, ..self.kind }, ..self.clone() }
     }
 
     /// Element type of the parameters.
@@ -261,7 +299,7 @@ impl Scope {
             }
             value = narrow;
         }
-        let param = Param::new(name.clone(), value, self.trainable);
+        let param = Param::of_kind(self.kind, name.clone(), value, self.trainable);
         state.params.insert(name, param.clone());
         param
     }
@@ -316,128 +354,4 @@ pub(crate) fn summary(problems: &[String]) -> String {
         text.push_str(&format!("; and {} more", problems.len() - SHOWN));
     }
     text
-}
-
-/// A linear layer, `weight` `[out, in]`.
-#[derive(Debug, Clone)]
-pub struct Linear {
-    weight: Param,
-    bias: Option<Param>,
-}
-
-impl Linear {
-    /// Weight and bias with the given initialisations.
-    pub fn new(scope: &Scope, input: usize, output: usize, weight: Init, bias: Init) -> Linear {
-        Linear {
-            weight: scope.matrix("weight", &[output, input], weight),
-            bias: Some(scope.param("bias", &[output], bias)),
-        }
-    }
-
-    /// PyTorch's default initialisation, U(±1/√fan_in) for both.
-    pub fn default_init(scope: &Scope, input: usize, output: usize) -> Linear {
-        Linear::new(scope, input, output, Init::default_linear(input), Init::default_linear(input))
-    }
-
-    /// A 1×1 convolution: the weight is stored `[out, in, 1, 1]`.
-    pub fn conv1x1(scope: &Scope, shape: [usize; 2], weight: Init, bias: Option<Init>) -> Linear {
-        let [output, input] = shape;
-        Linear {
-            weight: scope.param("weight", &[output, input, 1, 1], weight),
-            bias: bias.map(|b| scope.param("bias", &[output], b)),
-        }
-    }
-
-    /// `x W^T + b` over the last axis of `x`.
-    ///
-    /// # Errors
-    /// If the last axis has another length than the layer's input.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let bias = self.bias.as_ref().map(Param::get);
-        Ok(ops::linear(x, &self.matrix()?, bias.as_ref())?)
-    }
-
-    /// `max(x W^T + b, 0)` over the last axis of `x`.
-    ///
-    /// # Errors
-    /// If the last axis has another length than the layer's input.
-    pub fn forward_relu(&self, x: &Tensor) -> Result<Tensor> {
-        match &self.bias {
-            Some(bias) => Ok(ops::linear_relu(x, &self.matrix()?, &bias.get())?),
-            None => Ok(ops::relu(&self.forward(x)?)?),
-        }
-    }
-
-    /// Two layers with a ReLU between them, over the last axis of `x`.
-    ///
-    /// # Errors
-    /// If a layer's input has another length than the axis before it.
-    pub fn feed_forward(layers: &[Linear; 2], x: &Tensor) -> Result<Tensor> {
-        let [first, second] = layers;
-        let (Some(b1), Some(b2)) = (&first.bias, &second.bias) else {
-            return second.forward(&first.forward_relu(x)?);
-        };
-        let (w1, b1, w2, b2) = (first.matrix()?, b1.get(), second.matrix()?, b2.get());
-        let layer = |weight, bias| ops::Layer { weight, bias };
-        Ok(ops::feed_forward(x, layer(&w1, &b1), layer(&w2, &b2))?)
-    }
-
-    /// `norm(x) W^T + b` over the last axis of `x`.
-    ///
-    /// # Errors
-    /// If the last axis has another length than the layer's input.
-    pub fn after_norm(&self, norm: &Affine, x: &Tensor, eps: f64) -> Result<Tensor> {
-        let (weight, bias) = (norm.weight.get(), norm.bias.get());
-        let norm = ops::Norm { weight: &weight, bias: &bias, eps };
-        let bias = self.bias.as_ref().map(Param::get);
-        Ok(ops::norm_linear(x, &norm, &self.matrix()?, bias.as_ref())?)
-    }
-
-    /// `x + gamma (f(z) W^T + b)` over the last axis.
-    ///
-    /// # Errors
-    /// Axes whose lengths differ from the layer's.
-    pub fn onto(&self, x: &Tensor, z: &Tensor, f: ops::Activated, gamma: &Param) -> Result<Tensor> {
-        let (bias, gamma) = (self.bias.as_ref().map(Param::get), gamma.get());
-        Ok(ops::linear_residual(x, z, f, &self.matrix()?, bias.as_ref(), Some(&gamma))?)
-    }
-
-    /// The weight `[out, in]`.
-    fn matrix(&self) -> Result<Tensor> {
-        let weight = self.weight.get();
-        Ok(ops::reshape(&weight, &[weight.dim(0), weight.dim(1)])?)
-    }
-}
-
-/// Weight and bias of a normalisation over `c` channels, starting at one and zero.
-#[derive(Debug, Clone)]
-pub struct Affine {
-    weight: Param,
-    bias: Param,
-}
-
-impl Affine {
-    /// Parameters `weight` and `bias` `[c]`.
-    pub fn new(scope: &Scope, c: usize) -> Affine {
-        Affine {
-            weight: scope.param("weight", &[c], Init::Constant(1.0)),
-            bias: scope.param("bias", &[c], Init::Constant(0.0)),
-        }
-    }
-
-    /// Layer norm over the last axis.
-    ///
-    /// # Errors
-    /// If the last axis does not have `c` channels.
-    pub fn layer_norm(&self, x: &Tensor, eps: f64) -> Result<Tensor> {
-        Ok(ops::layer_norm(x, &self.weight.get(), &self.bias.get(), eps)?)
-    }
-
-    /// Group norm of channels-last maps `[b, h, w, c]`, eps 1e-5.
-    ///
-    /// # Errors
-    /// If the channels do not divide into `groups`.
-    pub fn group_norm(&self, x: &Tensor, groups: usize) -> Result<Tensor> {
-        Ok(ops::group_norm(x, &self.weight.get(), &self.bias.get(), groups, 1e-5)?)
-    }
 }

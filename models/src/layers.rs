@@ -1,0 +1,137 @@
+//! Layers that networks are built of.
+
+use dressage_engine::{Param, Tensor, ops};
+
+use crate::Result;
+use crate::params::{Init, Scope};
+
+/// A linear layer, `weight` `[out, in]`.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Param,
+    bias: Option<Param>,
+}
+
+impl Linear {
+    /// Weight and bias with the given initialisations.
+    pub fn new(scope: &Scope, input: usize, output: usize, weight: Init, bias: Init) -> Linear {
+        Linear {
+            weight: scope.matrix("weight", &[output, input], weight),
+            bias: Some(scope.param("bias", &[output], bias)),
+        }
+    }
+
+    /// PyTorch's default initialisation, U(±1/√fan_in) for both.
+    pub fn default_init(scope: &Scope, input: usize, output: usize) -> Linear {
+        Linear::new(scope, input, output, Init::default_linear(input), Init::default_linear(input))
+    }
+
+    /// A 1×1 convolution: the weight is stored `[out, in, 1, 1]`.
+    pub fn conv1x1(scope: &Scope, shape: [usize; 2], weight: Init, bias: Option<Init>) -> Linear {
+        let [output, input] = shape;
+        Linear {
+            weight: scope.param("weight", &[output, input, 1, 1], weight),
+            bias: bias.map(|b| scope.param("bias", &[output], b)),
+        }
+    }
+
+    /// `x W^T + b` over the last axis of `x`.
+    ///
+    /// # Errors
+    /// If the last axis has another length than the layer's input.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let bias = self.bias.as_ref().map(Param::get);
+        Ok(ops::linear(x, &self.matrix()?, bias.as_ref())?)
+    }
+
+    /// `max(x W^T + b, 0)` over the last axis of `x`.
+    ///
+    /// # Errors
+    /// If the last axis has another length than the layer's input.
+    pub fn forward_relu(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.bias {
+            Some(bias) => Ok(ops::linear_relu(x, &self.matrix()?, &bias.get())?),
+            None => Ok(ops::relu(&self.forward(x)?)?),
+        }
+    }
+
+    /// Two layers with a ReLU between them, over the last axis of `x`.
+    ///
+    /// # Errors
+    /// If a layer's input has another length than the axis before it.
+    pub fn feed_forward(layers: &[Linear; 2], x: &Tensor) -> Result<Tensor> {
+        let [first, second] = layers;
+        let (Some(b1), Some(b2)) = (&first.bias, &second.bias) else {
+            return second.forward(&first.forward_relu(x)?);
+        };
+        let (w1, b1, w2, b2) = (first.matrix()?, b1.get(), second.matrix()?, b2.get());
+        let layer = |weight, bias| ops::Layer { weight, bias };
+        Ok(ops::feed_forward(x, layer(&w1, &b1), layer(&w2, &b2))?)
+    }
+
+    /// `norm(x) W^T + b` over the last axis of `x`.
+    ///
+    /// # Errors
+    /// If the last axis has another length than the layer's input.
+    pub fn forward_normed(&self, norm: &Norm, x: &Tensor, eps: f64) -> Result<Tensor> {
+        let (weight, bias) = (norm.weight.get(), norm.bias.get());
+        let norm = ops::Norm { weight: &weight, bias: &bias, eps };
+        let bias = self.bias.as_ref().map(Param::get);
+        Ok(ops::norm_linear(x, &norm, &self.matrix()?, bias.as_ref())?)
+    }
+
+    /// `x + gamma (f(z) W^T + b)` over the last axis.
+    ///
+    /// # Errors
+    /// Axes whose lengths differ from the layer's.
+    pub fn residual(
+        &self,
+        x: &Tensor,
+        z: &Tensor,
+        f: ops::Activated,
+        gamma: &Param,
+    ) -> Result<Tensor> {
+        let (bias, gamma) = (self.bias.as_ref().map(Param::get), gamma.get());
+        Ok(ops::linear_residual(x, z, f, &self.matrix()?, bias.as_ref(), Some(&gamma))?)
+    }
+
+    /// The weight `[out, in]`.
+    fn matrix(&self) -> Result<Tensor> {
+        let weight = self.weight.get();
+        Ok(ops::reshape(&weight, &[weight.dim(0), weight.dim(1)])?)
+    }
+}
+
+/// Weight and bias of a normalisation over `c` channels, starting at one and zero.
+#[derive(Debug, Clone)]
+pub struct Norm {
+    weight: Param,
+    bias: Param,
+}
+
+impl Norm {
+    /// Parameters `weight` and `bias` `[c]`.
+    pub fn new(scope: &Scope, c: usize) -> Norm {
+        let scope = scope.norm();
+        Norm {
+            weight: scope.param("weight", &[c], Init::Constant(1.0)),
+            bias: scope.param("bias", &[c], Init::Constant(0.0)),
+        }
+    }
+
+    /// Layer norm over the last axis.
+    ///
+    /// # Errors
+    /// If the last axis does not have `c` channels.
+    pub fn layer_norm(&self, x: &Tensor, eps: f64) -> Result<Tensor> {
+        Ok(ops::layer_norm(x, &self.weight.get(), &self.bias.get(), eps)?)
+    }
+
+    /// Group norm of channels-last maps `[b, h, w, c]`, eps 1e-5.
+    ///
+    /// # Errors
+    /// If the channels do not divide into `groups`.
+    pub fn group_norm(&self, x: &Tensor, groups: usize) -> Result<Tensor> {
+        Ok(ops::group_norm(x, &self.weight.get(), &self.bias.get(), groups, 1e-5)?)
+    }
+}
