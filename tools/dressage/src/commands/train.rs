@@ -62,7 +62,7 @@ pub struct Args {
     resume_changed: bool,
 
     /// Like --resume, from the checkpoint of a step, or from before-nan, the state before a loss
-    /// that was not a number; later checkpoints are set aside
+    /// that was not finite; later checkpoints are set aside
     #[arg(long, value_name = "STEP|before-nan")]
     from: Option<ResumeFrom>,
 

@@ -208,7 +208,7 @@ fn distinguished(mut named: Vec<(PathBuf, PathBuf)>) -> Vec<(PathBuf, PathBuf)> 
     }
 }
 
-/// Returns the components of the path of `file`: absolute if it leaves the current folder.
+/// Returns the components of the path of `file`, of its absolute path if it contains `..`.
 fn parts(file: &Path) -> Vec<OsString> {
     let leaves = file.components().any(|part| part == Component::ParentDir);
     let file = match leaves {
