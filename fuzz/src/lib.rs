@@ -1,4 +1,4 @@
-//! Checks of all targets: reading any bytes ends, and a refusal is one sentence; the error of a
+//! Checks of all targets: reading any bytes ends, and a refusal is one sentence. The error of a
 //! file names the file.
 
 use std::ffi::{OsStr, OsString};

@@ -1,4 +1,4 @@
-//! The allocator of the program: out of memory ends it with a message and exit code 1 instead of an
+//! The allocator of the program: out of memory ends it with a message and exit code 1, without
 //! abort.
 //!
 //! Large buffers are allocated by calls that return an error ([`dressage_kernels::allocate`]); this

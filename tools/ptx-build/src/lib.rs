@@ -83,7 +83,7 @@ pub enum Error {
         tool: &'static str,
         /// The compiled file.
         file: PathBuf,
-        /// What is missing.
+        /// The missing part.
         what: String,
     },
     /// Committed files that differ from those that the sources make.

@@ -22,7 +22,7 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Finds nvcc at `given` or, without it, in `.cuda` of the project or on the search path; ptxas
+    /// Finds nvcc at `given` or, without it, in `.cuda` of the project or on the search path. ptxas
     /// is in the same folder.
     ///
     /// # Errors

@@ -36,9 +36,9 @@ pub(crate) struct Settings {
 pub(crate) enum Epilogues {
     /// Nowhere.
     Taken,
-    /// At the choice of an algorithm.
+    /// The choice of an algorithm.
     RefusedAtChoice,
-    /// At the call, after it has returned an algorithm.
+    /// The call, after the choice of an algorithm has succeeded.
     RefusedAtCall,
 }
 

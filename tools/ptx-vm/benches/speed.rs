@@ -1,5 +1,5 @@
-//! Speed of the virtual GPU on one thread: a layer norm in thread-instructions per second, a bf16
-//! product in floating-point operations per second.
+//! Speed of the virtual GPU on one thread. A layer norm is measured in thread-instructions per
+//! second, a bf16 product in floating-point operations per second.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ptx_vm::{Address, Gpu, Launch, Module, Params};

@@ -11,7 +11,7 @@ pub struct ParseError {
     pub name: String,
     /// Line, counted from 1.
     pub line: u32,
-    /// What was found.
+    /// Description of the error.
     pub message: String,
 }
 
@@ -53,7 +53,7 @@ pub enum MemoryError {
     },
 }
 
-/// A launch that could not start or could not go on.
+/// A launch that could not start or could not continue.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
@@ -72,7 +72,7 @@ pub enum Fault {
     BadLaunch {
         /// Kernel.
         kernel: String,
-        /// What does not fit.
+        /// The mismatch, in words.
         message: String,
     },
     /// Execution reached an instruction that it cannot execute, or a limit.

@@ -130,7 +130,7 @@ pub(crate) enum V64 {
 pub(crate) enum Test {
     S32(Cmp),
     U32(Cmp),
-    /// With flush to zero or not
+    /// Comparison, and whether operands are flushed to zero
     F32(Cmp, bool),
     Scalar(ScalarFn, Mods),
 }
@@ -476,6 +476,6 @@ pub(crate) const LOCAL_WINDOW: u64 = 0x0200_0000;
 pub(crate) const PARAM_WINDOW: u64 = 0x0300_0000;
 /// Bytes of each window.
 pub(crate) const WINDOW: u64 = 0x0100_0000;
-/// Unused bytes between variables in shared memory: once around all 32 banks, so that the banks of
-/// the following variables do not change.
+/// Unused bytes between variables in shared memory: all 32 banks once. So the banks of the
+/// following variables do not change.
 pub(crate) const SHARED_GAP: u64 = 128;

@@ -47,7 +47,7 @@ impl Touches {
         self.list.push(touch);
         if self.list.len() >= self.limit.max(COMPACT) {
             self.list = compact(std::mem::take(&mut self.list));
-            // A list that does not get shorter is not sorted again soon.
+            // A list that does not shrink is sorted less often.
             self.limit = 2 * self.list.len();
         }
     }

@@ -21,8 +21,7 @@ pub fn err(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).expect("UTF-8")
 }
 
-/// Asserts success, with the program's output in the message, and that no terminal codes were
-/// written.
+/// Asserts success and an output without control characters; the message has the program's output.
 pub fn done(output: Output) -> String {
     let (said, noted) = (out(&output), err(&output));
     assert_eq!(output.status.code(), Some(0), "{said}\n{noted}");

@@ -69,7 +69,8 @@ fn checkpoints_cut_short_are_refused_by_every_command() {
     let trained = Trained::new();
     let n = count("DRESSAGE_CUTS", 6);
     for i in 0..n {
-        // The first cuts are near the ends of the parts of the file.
+        // The first cuts are at the ends: an empty file, a part of the header's length, one byte
+        // missing.
         let length = match i {
             0 => 0,
             1 => 7,

@@ -364,8 +364,8 @@ impl Product {
         Ok(())
     }
 
-    /// Checks that no output overlaps another operand, except that `C` may overlap `D` if it is `D`
-    /// itself or beta is 0.
+    /// Checks that no output overlaps another operand. `C` may overlap `D` if it is `D` itself or
+    /// beta is 0.
     fn apart(&self, areas: &[(u64, u64, &'static str)]) -> Answer {
         let [_, _, c, d] = self.addresses;
         let [_, _, c_layout, d_layout] = &self.layouts;

@@ -1,4 +1,4 @@
-//! The part of cuBLASLt: descriptors as NVIDIA's documentation of cuBLAS defines them, and products
+//! The part of cuBLASLt. Descriptors are as in NVIDIA's documentation of cuBLAS; products are
 //! computed with plain loops on the host.
 //!
 //! Matrices are column-major unless a layout says otherwise; element `(i, j)` of a column-major

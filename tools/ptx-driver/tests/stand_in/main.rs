@@ -1,4 +1,4 @@
-//! The stand-in as programs see it: each test starts a process with the library on the loader's
+//! The stand-in as programs see it. Each test starts a process with the library on the loader's
 //! path, and checks how it ends and what the library prints.
 
 mod capture;
@@ -67,8 +67,8 @@ macro_rules! table {
     };
 }
 
-/// Functions that run in processes of their own, since the loader's path and the state of the
-/// library belong to a process.
+/// Functions that run in processes of their own: the loader's path and the library's state belong
+/// to a process.
 const CHILDREN: &[(&str, fn())] = table![
     capture::child_replay,
     capture::child_forbidden,

@@ -220,8 +220,8 @@ pub fn bfind(m: &Mods, s: [u64; 4]) -> u64 {
     if m.wrap { u64::from(bits) - 1 - position } else { position }
 }
 
-/// Finds the n-th set bit of `a` from position `b` up (n > 0) or down (n < 0); n = 0 tests `b`
-/// itself.
+/// Finds the n-th set bit of `a` from position `b`. It searches up (n > 0) or down (n < 0); n = 0
+/// tests `b` itself.
 pub fn fns(_: &Mods, s: [u64; 4]) -> u64 {
     let (mask, base, n) = (s[0] as u32, s[1] as u32, s[2] as i32);
     let none = 0xFFFF_FFFF;

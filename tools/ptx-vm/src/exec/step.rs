@@ -1,4 +1,4 @@
-//! Running a warp: the group of lanes with the smallest program counter runs first; groups with the
+//! Running a warp: the group of lanes with the smallest program counter runs first. Groups with the
 //! same program counter merge.
 
 use super::Launched;
@@ -23,8 +23,7 @@ enum Next {
     /// Target, lanes that jump to it, and all lanes that leave this instruction
     Split(u32, u32, u32),
     Exit(u32),
-    /// Lanes at a barrier or another instruction that needs several lanes at once, and the mask
-    /// of lanes that it needs
+    /// Lanes at a barrier or another instruction across lanes, and the mask of lanes that it needs
     Together(u32, u32),
 }
 

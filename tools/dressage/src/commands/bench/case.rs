@@ -66,7 +66,7 @@ impl Part {
 /// One measurement.
 #[derive(Debug, Clone)]
 pub struct Case {
-    /// What is measured.
+    /// The measured part.
     pub part: Part,
     /// Name of the backbone: `s`, `b`, `l`, `g`, or [`TINY`].
     pub model: String,

@@ -174,8 +174,8 @@ impl Figures {
         self.spans.extend(Stat::read(&row["bwd_us"], 1e-3).map(backward));
     }
 
-    /// Returns the span to compare with `name`: the span of that name, else the fastest one whose
-    /// name begins with it (a peer tries several ways for some operations).
+    /// Returns the span to compare with `name`. This is the span of that name, else the fastest one
+    /// whose name begins with it: a peer tries several ways for some operations.
     pub fn beside(&self, name: &str) -> Option<&Span> {
         if let Some(exact) = self.spans.iter().find(|s| s.name == name) {
             return Some(exact);

@@ -77,7 +77,7 @@ fn choice(text: &str) -> Result<DeviceChoice, String> {
     text.parse().map_err(|expected: &str| format!("it must be {expected}"))
 }
 
-/// Where the kernels run.
+/// Device of the kernels.
 enum Place {
     Cpu,
     Virtual {
