@@ -14,9 +14,9 @@ use crate::failure::Failure;
 /// Show the work and the memory of a training step on a GPU, without a GPU
 ///
 /// The training code does a dry run of the step on a device that executes nothing. The table lists
-/// launches, matrix products, copies and waits by part of the network, for forward, `again` (what
-/// the level of recomputation recomputes) and backward; and the memory at each level. Parts that
-/// differ only in a number, such as the blocks of the backbone, are summed.
+/// launches, matrix products, copies and waits by part of the network, for forward, recompute (what
+/// the level of recomputation computes twice) and backward; and the memory at each level. Parts
+/// that differ only in a number, such as the blocks of the backbone, are summed.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   dressage plan gtav-l-rein
