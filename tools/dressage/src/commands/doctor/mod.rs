@@ -239,7 +239,8 @@ fn chosen(all: Vec<Kernels>, pattern: Option<&str>) -> Result<Vec<Kernels>, Fail
     }
 }
 
-/// Verifies the folders and, on a real GPU, times them and the roofline.
+/// Verifies the folders. On the CPU and on a real GPU it measures the roofline, on a real GPU it
+/// also times the kernels.
 fn examine(place: &Place, folders: &[Kernels], runs: usize) -> Result<Examined, Failure> {
     let (watch, done) = (Watch::new(), AtomicU64::new(0));
     let stage = Stage::new(&watch, "kernels", Some(folders.len() as u64));
