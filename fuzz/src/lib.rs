@@ -1,5 +1,5 @@
-//! What every target checks: whatever the bytes, reading them ends, and if it is refused then in
-//! one sentence; that of a file names it.
+//! Checks of all targets: reading any bytes ends, and a refusal is one sentence. The error of a
+//! file names the file.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -10,13 +10,13 @@ use dressage_models::weights::StateDict;
 use dressage_train::network;
 use dressage_train::recipe::Recipe;
 
-/// Name that errors have to show.
+/// File name that errors have to contain.
 const PATH: &str = "/fuzzed/file";
 
 /// Reads a file of weights and every tensor in it.
 ///
 /// # Panics
-/// If an error is no sentence, or a tensor does not hold what it says.
+/// If an error is no sentence, or a tensor does not contain what it states.
 pub fn weights(bytes: &[u8]) {
     match StateDict::from_bytes(Path::new(PATH), bytes) {
         Err(error) => sentence(&error.to_string()),
@@ -34,10 +34,10 @@ pub fn weights(bytes: &[u8]) {
     }
 }
 
-/// Decodes a picture, and a label map through tables of all kinds.
+/// Decodes an image, and a label map with all kinds of tables.
 ///
 /// # Panics
-/// If an error is no sentence, or there are more or fewer pixels than the size says.
+/// If an error is no sentence, or the number of pixels differs from the size.
 pub fn picture(bytes: &[u8]) {
     use dressage_train::data::{Ids, Table, decode_image, decode_label};
     match decode_image(Path::new(PATH), bytes) {
@@ -53,12 +53,12 @@ pub fn picture(bytes: &[u8]) {
     }
 }
 
-/// Resolves a recipe: text, and behind a line `---` overrides, one a line.
+/// Resolves a recipe: text, and after a line `---` overrides, one per line.
 ///
 /// # Panics
-/// If an error is no sentence, or a recipe that was taken is not the same when it is read again.
+/// If an error is no sentence, or an accepted recipe changes when it is written and read.
 pub fn recipe(bytes: &[u8]) {
-    // Other bytes are refused when the file is read.
+    // Bytes that are not UTF-8 are refused when the file is read.
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let (text, overrides) = text.split_once("\n---\n").unwrap_or((text, ""));
     let overrides: Vec<String> = overrides.lines().map(str::to_owned).collect();
@@ -68,7 +68,8 @@ pub fn recipe(bytes: &[u8]) {
     }
 }
 
-/// The recipe of a command, resolved before anything is built.
+/// Checks that an accepted recipe survives writing and reading, and that its schedule, crops and
+/// sizes are valid.
 fn usable(recipe: &Recipe) {
     let text = recipe.to_toml().expect("a recipe is written");
     let again = Recipe::from_text(Path::new(PATH), &text, &[]).expect("and read again");
@@ -86,7 +87,7 @@ fn usable(recipe: &Recipe) {
     }
 }
 
-/// Parses a command line, one word a line, and checks what can be checked before any work.
+/// Parses a command line, one word per line, and checks it before any work.
 ///
 /// # Panics
 /// If an error is no sentence.
@@ -102,7 +103,7 @@ pub fn command_line(bytes: &[u8]) {
             if let Err(failure) = cli.check() {
                 let text = failure.line();
                 assert!(!text.chars().any(char::is_control), "{text:?} is more than a line");
-                // Files are named as they were given, and every byte may be escaped.
+                // Errors contain file names as given, and every byte may be escaped.
                 let most = 500 + 10 * bytes.len();
                 assert!(text.chars().count() < most, "{text:?} is more than a sentence");
             }

@@ -1,4 +1,4 @@
-//! Command lines, parsed and checked as far as that goes before any work.
+//! Command lines, parsed and checked without running a command.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

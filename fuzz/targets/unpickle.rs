@@ -1,4 +1,4 @@
-//! The unpickler and all that is made of its values: bytes as the pickle of an archive with the
+//! The unpickler and the users of its values. The bytes are the pickle of an archive with the
 //! storages of the sample files, once a plain one, once of TorchScript.
 #![no_main]
 

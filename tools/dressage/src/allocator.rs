@@ -1,9 +1,8 @@
-//! The allocator of the program: where the system has no memory left, one sentence and exit code 1
-//! instead of an abort.
+//! The allocator of the program: out of memory ends it with a message and exit code 1, without
+//! abort.
 //!
-//! Large buffers are asked for in a way that makes a refusal an error
-//! ([`dressage_kernels::allocate`]); what ends here is everything else. Nothing on this path takes
-//! memory.
+//! Large buffers are allocated by calls that return an error ([`dressage_kernels::allocate`]); this
+//! module handles all other allocations. Nothing on this path allocates memory.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
@@ -12,10 +11,10 @@ use dressage_kernels::allocate::refusal_expected;
 /// The system's allocator.
 pub struct Allocator;
 
-// SAFETY: every call is the system allocator's; a null pointer ends the process or is handed on.
+// SAFETY: every call goes to the system allocator; a null pointer ends the process or is passed on.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise is that of this call.
+        // SAFETY: the caller guarantees what this call requires.
         checked(unsafe { System.alloc(layout) }, layout.size())
     }
 
@@ -43,7 +42,7 @@ fn checked(memory: *mut u8, bytes: usize) -> *mut u8 {
     memory
 }
 
-/// Ends the process with a sentence.
+/// Ends the process with a message.
 #[cfg(unix)]
 #[cold]
 fn end(bytes: usize) {
@@ -60,22 +59,22 @@ fn end(bytes: usize) {
             text.add(b" MiB of address space (ulimit -v)");
         }
         text.add(b"; raise the limit, or make batch, crop or window smaller where the command has them\n");
-        // SAFETY: the text is `len` bytes long. A failure cannot be told to anybody.
+        // SAFETY: the text is `len` bytes long. A failed write cannot be reported.
         unsafe { libc::write(libc::STDERR_FILENO, text.bytes.as_ptr().cast(), text.len) };
     }
-    // SAFETY: ends the process without a call of anything that may take memory.
+    // SAFETY: ends the process without calling anything that may allocate.
     unsafe { libc::_exit(1) }
 }
 
-/// Where there is no such call the standard library aborts.
+/// Does nothing on systems without `_exit`: the standard library aborts there.
 #[cfg(not(unix))]
 fn end(_bytes: usize) {}
 
-/// The limit of address space, in bytes.
+/// Returns the limit of address space in bytes, if there is one.
 #[cfg(unix)]
 fn address_space() -> Option<usize> {
     let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: the structure is the one that the call fills.
+    // SAFETY: the call fills this structure.
     let known = unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) } == 0;
     (known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur as usize)
 }
@@ -84,7 +83,7 @@ fn address_space() -> Option<usize> {
 #[cfg(unix)]
 const LONGEST: usize = 320;
 
-/// Text on the stack; what does not fit is cut off.
+/// Text buffer on the stack; text that does not fit is cut off.
 #[cfg(unix)]
 struct Text {
     bytes: [u8; LONGEST],
@@ -115,12 +114,12 @@ impl Text {
     }
 }
 
-/// Keeps the allocator to one arena where address space is limited: each further one reserves
-/// 64 MiB of it for its thread.
+/// Limits the allocator to one arena if address space is limited. Each further arena reserves 64
+/// MiB for its thread.
 pub fn spare_address_space() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     if address_space().is_some() {
-        // SAFETY: a setting of the allocator, made before there are other threads.
+        // SAFETY: the call changes a setting of the allocator before there are other threads.
         unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     }
 }

@@ -1,11 +1,11 @@
-//! Words to standard output and standard error. A reader that goes away (`| head`) must not end a
-//! training run, so failures to write end nothing; the first one is remembered.
+//! Text on standard output and standard error. A closed pipe (`| head`) must not end a training
+//! run, so failed writes are not fatal; the first one on standard output is stored.
 
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// A result: one or several lines on standard output.
+/// Prints a result of one or several lines to standard output.
 pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush());
@@ -17,15 +17,15 @@ pub fn print(text: &str) {
     }
 }
 
-/// Why standard output lacks something that was to be there.
+/// First failed write to standard output, other than to a closed pipe.
 static LOST: OnceLock<String> = OnceLock::new();
 
-/// Reason that standard output lacks a result, such as a full disk.
+/// Returns the reason that standard output lacks a result, such as a full disk.
 pub fn lost_output() -> Option<&'static str> {
     LOST.get().map(String::as_str)
 }
 
-/// A result about a file that was written: on standard error where the file itself went to standard
+/// Prints a result about a written file. It goes to standard error if the file itself is standard
 /// output, such as `/dev/stdout` in a pipeline.
 pub fn say_of(file: &Path, text: &str) {
     if is_standard_output(file) { eprint(text) } else { print(text) }
@@ -48,12 +48,13 @@ fn is_standard_output(_: &Path) -> bool {
     false
 }
 
-/// A line on standard error, with control characters escaped.
+/// Prints a line to standard error, with control characters escaped.
 pub fn eprint(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", escaped(text));
 }
 
-/// `text` on one line. Names of files may hold control characters, and a terminal would obey them.
+/// Returns `text` on one line, with control characters escaped. Names of files may contain them,
+/// and a terminal would execute them.
 pub fn escaped(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
@@ -62,19 +63,19 @@ pub fn escaped(text: &str) -> String {
     line
 }
 
-/// A warning on standard error that nobody overlooks.
+/// Prints a warning between two rules to standard error.
 pub fn warn(text: &str) {
     let line = "!".repeat(width().min(100));
     [&line, &format!("WARNING: {text}"), &line].into_iter().for_each(|line| eprint(line));
 }
 
-/// Columns that tables may take: `COLUMNS` where a shell exports it, else 100.
+/// Width of tables in columns: `COLUMNS` if a shell exports it and it is at least 40, else 100.
 pub fn width() -> usize {
     let columns = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
     columns.filter(|c| *c >= 40).unwrap_or(100)
 }
 
-/// `n` with a thin grouping of its digits: `2,990,081`.
+/// Returns `n` with its digits in groups of three: `2,990,081`.
 pub fn grouped(n: usize) -> String {
     let digits = n.to_string();
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! Why a command ends without its result.
+//! The error that a command ends with.
 
 use dressage_train::TrainError;
 use dressage_train::files::FileError;
@@ -7,23 +7,23 @@ use dressage_train::recipe::RecipeError;
 use crate::console::escaped;
 use crate::signals;
 
-/// An end that is no success; the text is one sentence for the user.
+/// Reason that a command failed or was interrupted, as one sentence for the user.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// From the libraries.
+    /// Error of the libraries.
     #[error(transparent)]
     Train(TrainError),
-    /// From this program.
+    /// Error of this program.
     #[error("{0}")]
     Message(String),
-    /// A signal asked for the end; the text says what is saved.
+    /// A signal ended the command; the text says what is saved.
     #[error("{0}")]
     Interrupted(String),
 }
 
 impl Failure {
-    /// The sentence that the program ends with. Control characters are escaped: names of files and
-    /// keys may hold any, and a terminal would obey them.
+    /// Returns the last message of the program. Control characters are escaped: names of files and
+    /// keys may contain them, and a terminal would execute them.
     pub fn line(&self) -> String {
         let text = match self {
             Failure::Interrupted(what) => format!("interrupted: {what}"),

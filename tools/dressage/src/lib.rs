@@ -2,7 +2,7 @@
 //! backbones.
 //!
 //! Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1
-//! failed, 2 wrong usage, 128 and its number after a signal (what was reached is saved).
+//! failed, 2 wrong usage, 128 plus the signal number after a signal (the progress so far is saved).
 
 mod allocator;
 mod commands;
@@ -59,11 +59,11 @@ enum Command {
 }
 
 impl Cli {
-    /// Checks what is known before any work: the recipe with its settings, and sizes. Reads recipes
-    /// and the names in run folders, nothing else.
+    /// Checks the recipe with its settings, and the sizes, before any work. Reads only recipes and
+    /// the file names in run folders.
     ///
     /// # Errors
-    /// The error that the command itself would end with.
+    /// The error that the command itself would return.
     pub fn check(&self) -> Result<(), Failure> {
         match &self.command {
             Command::Train(args) => args.recipe().map(drop),
@@ -97,7 +97,7 @@ fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
-/// Leaves the standard words out for panics that end as an error about a picture.
+/// Suppresses the standard message of panics that are reported as errors of an image.
 fn hush_contained_panics() {
     let standard = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -107,13 +107,14 @@ fn hush_contained_panics() {
     }));
 }
 
-/// Stack of the thread that does the work, whatever the limit of the first one is (`ulimit -s`).
+/// Stack size in bytes of the working thread, independent of the first thread's limit
+/// (`ulimit -s`).
 const STACK: usize = 8 << 20;
 
 fn work() -> ExitCode {
     signals::report_file_limits();
     let command = Cli::parse().command;
-    // What these are for lies in files.
+    // The results of these commands are files.
     let has_files = matches!(command, Command::Train(_) | Command::Demo(_));
     let done = allocate::catch(|| run(command));
     let done = done.unwrap_or_else(|refused| Err(Failure::Train(refused.into())));

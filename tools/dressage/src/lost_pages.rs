@@ -1,20 +1,20 @@
-//! The sentence for a file that is cut short while it is mapped.
+//! The error message for a file that is truncated while it is mapped.
 //!
-//! The system answers a read behind the new end with SIGBUS, which would end the program without a
-//! word. Weights are copied with calls that fail in order; what is left are the directories of
-//! files while they are opened, and weights that are used in their file for lack of memory.
+//! Reading past the new end raises SIGBUS, which would end the program without a message. Weights
+//! are copied with calls that return errors. SIGBUS remains possible while the directory of a file
+//! is read, and for weights that are used in their file for lack of memory.
 
-/// Has a bus error in a mapped file of weights end the program with a sentence. Others, and all
-/// systems without such signals, stay as they are.
+/// Makes a bus error in a mapped weights file end the program with a message. Other bus errors, and
+/// systems without this signal, keep their behaviour.
 pub fn explain() {
     #[cfg(unix)]
     unix::install();
 }
 
-/// As [`explain`], in the child of a test, whose standard error becomes `words`.
+/// Like [`explain`], in the child process of a test whose standard error becomes `words`.
 #[cfg(all(test, unix))]
 fn explain_to(words: std::os::fd::RawFd) {
-    // SAFETY: both are open.
+    // SAFETY: both file descriptors are open.
     unsafe { libc::dup2(words, libc::STDERR_FILENO) };
     unix::install();
 }
@@ -26,13 +26,13 @@ mod unix {
 
     use dressage_engine::MappedFile;
 
-    /// Earlier handler of the signal.
+    /// Previous handler of the signal.
     static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
     pub fn install() {
         let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = answer;
-        // SAFETY: zeros are a whole structure, and the system fills in the other; the handler calls
-        // what signal handlers may call only.
+        // SAFETY: all zeros is a valid `sigaction`, and the system fills in the other one. The
+        // handler only calls functions that are async-signal-safe.
         let (installed, before) = unsafe {
             let mut before: libc::sigaction = std::mem::zeroed();
             let mut action: libc::sigaction = std::mem::zeroed();
@@ -63,8 +63,8 @@ mod unix {
             // SAFETY: it ends the process at once.
             unsafe { libc::_exit(1) };
         }
-        // SAFETY: the structure is the one that the system filled in. The instruction is tried
-        // again after the return, with the earlier answer.
+        // SAFETY: the structure is the one that the system filled in. After the return the
+        // instruction runs once more, with the previous handler.
         unsafe {
             match BEFORE.get() {
                 Some(before) => libc::sigaction(signal, before, ptr::null_mut()),
@@ -73,7 +73,7 @@ mod unix {
         }
     }
 
-    /// Writes to standard error; there is nobody to tell if that fails.
+    /// Writes to standard error; a failure cannot be reported.
     fn write(bytes: &[u8]) {
         // SAFETY: the bytes are there, and the call takes no lock.
         let _ = unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
@@ -99,7 +99,8 @@ mod tests {
         let child = unsafe { libc::fork() };
         if child == 0 {
             super::explain_to(words.as_raw_fd());
-            // SAFETY: the address is mapped; what lies behind it is gone, which is the test.
+            // SAFETY: the address is mapped. The file behind it is truncated, which is what this
+            // test needs.
             let byte = unsafe { std::ptr::read_volatile(pages.as_ptr().add(1 << 19)) };
             // SAFETY: it ends the child at once.
             unsafe { libc::_exit(100 + i32::from(byte)) };
@@ -114,7 +115,7 @@ mod tests {
         assert!(words.contains("cut.safetensors: was cut short"), "{words}");
     }
 
-    /// Another error of that signal is left to what answered it before.
+    /// Other bus errors are left to the previous handler.
     #[test]
     fn other_addresses_are_nobodys() {
         assert!(MappedFile::file_at(8, |_| ()).is_none());

@@ -1,4 +1,4 @@
-//! The program `dressage`; everything it does is in the library beside it.
+//! The program `dressage`; all of its code is in the library of this package.
 
 use std::process::ExitCode;
 

@@ -9,13 +9,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::console::{duration, eprint, escaped};
 
-/// Plain lines come no further apart than this,
+/// Longest time between plain lines.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// and no closer than this.
+/// Shortest time between plain lines.
 const BREATH: Duration = Duration::from_secs(3);
 
-/// Watches long work on standard error.
+/// Progress reporter on standard error.
 #[derive(Default)]
 pub struct Watch {
     terminal: bool,
@@ -37,19 +37,19 @@ struct Stage {
 }
 
 impl Watch {
-    /// Bars if standard error is a terminal.
+    /// Returns a reporter that shows bars if standard error is a terminal.
     pub fn new() -> Watch {
         Watch { terminal: std::io::stderr().is_terminal(), stage: Mutex::new(None) }
     }
 
-    /// How far the stage is, such as ` in train at 37`; empty between stages.
+    /// Returns the stage and its position, such as ` in train at 37`; empty between stages.
     pub fn reached(&self) -> String {
         let text = |stage: &Stage| format!(" in {} at {}", stage.name, stage.position);
         self.stage().as_ref().map(text).unwrap_or_default()
     }
 
     fn stage(&self) -> MutexGuard<'_, Option<Stage>> {
-        // A panic elsewhere must not silence the progress.
+        // A panic in another thread must not stop the reports.
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -65,8 +65,8 @@ fn bar(name: &str, total: Option<u64>) -> ProgressBar {
     });
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.set_prefix(escaped(name));
-    // The bar's thread ends the program where none can be started; without one it moves with the
-    // work alone.
+    // The bar's own thread would end the program if no thread can be started. Without it the bar
+    // moves only with the work.
     if std::thread::Builder::new().spawn(|| ()).is_ok_and(|thread| thread.join().is_ok()) {
         bar.enable_steady_tick(Duration::from_millis(500));
     }
@@ -74,7 +74,7 @@ fn bar(name: &str, total: Option<u64>) -> ProgressBar {
 }
 
 impl Stage {
-    /// `0.8 s/step, 3 min 05 s left`.
+    /// Rate and time left: `0.8 s/step, 3 min 05 s left`.
     fn text(&self) -> String {
         let done = self.position - self.first.unwrap_or(self.position);
         let left = self.total.and_then(|total| {
@@ -86,7 +86,7 @@ impl Stage {
         parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
-    /// Prints a line at each tenth of the way, and after a long silence.
+    /// Prints a line at each tenth of the total, and after [`SILENCE`] without one.
     fn line(&mut self) {
         let tenths = match self.total {
             Some(total) if total > 0 => self.position * 10 / total,

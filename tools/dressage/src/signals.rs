@@ -1,4 +1,4 @@
-//! Signals: the first one asks for an end that saves, another one ends at once.
+//! Signals: the first one requests a stop that saves the state, a second one ends at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -12,14 +12,14 @@ use crate::console::eprint;
 use crate::failure::Failure;
 use crate::progress::Watch;
 
-/// Programs such as `timeout` send a signal to the process and again to its group; that is one
-/// request, not two.
+/// Time within which repeated signals count as one request. Programs such as `timeout` send a
+/// signal to the process and then to its group.
 const ECHO: Duration = Duration::from_millis(300);
 
-/// The signal that somebody sent first, 0 before.
+/// The first signal received, 0 before.
 static FIRST: AtomicI32 = AtomicI32::new(0);
 
-/// Exit code of a program that a signal ended: 128 and its number.
+/// Returns the exit code after a signal: 128 plus its number.
 pub fn exit_code() -> u8 {
     const INTERRUPT: i32 = 2;
     let signal = match FIRST.load(Ordering::SeqCst) {
@@ -32,17 +32,18 @@ pub fn exit_code() -> u8 {
 /// Messages about signals.
 #[derive(Debug, Clone, Copy)]
 pub struct Words {
-    /// At the first one.
+    /// Message at the first signal.
     pub first: &'static str,
-    /// At the one that ends the program at once: what is not saved.
+    /// Message at the signal that ends the program at once: what is not saved.
     pub lost: &'static str,
 }
 
-/// Someone to watch, and a request to stop that a signal sets. A second signal ends the program at
-/// once, but for one that follows `save`: a scheduler sends that one early and another later.
+/// Returns a progress reporter and a stop request that a signal sets. A second signal ends the
+/// program at once, unless one of the two is `save`: a scheduler sends that one early and another
+/// one later.
 ///
 /// # Errors
-/// A system that lets no signal be listened for.
+/// A system that refuses signal handlers.
 pub fn watched(words: Words, save: SaveSignal) -> Result<(Arc<Watch>, Interrupt), Failure> {
     let (watch, stop) = (Arc::new(Watch::new()), Interrupt::default());
     listen(words, save, Arc::clone(&watch), stop.clone()).map_err(|e| cannot_listen(&e))?;
@@ -68,14 +69,14 @@ fn listen(
         SaveSignal::Usr1 => Some(SIGUSR1),
         SaveSignal::Usr2 => Some(SIGUSR2),
     };
-    // Under `nohup` the end of a terminal is to end nothing.
+    // Under `nohup` closing the terminal must not end the program.
     let hang_up = (!is_ignored(SIGHUP)).then_some(SIGHUP);
     let all = [SIGINT, SIGTERM, SIGXCPU].into_iter().chain(hang_up).chain(early);
     let mut signals = signal_hook::iterator::Signals::new(all)?;
     let mut asked_at = None;
     let listener = move || {
         for signal in signals.forever() {
-            // The system repeats that of spent processor time every second.
+            // The system repeats SIGXCPU every second.
             let is_early = Some(signal) == early || signal == SIGXCPU;
             let since = |at: Instant| at.elapsed() > ECHO;
             if stop.request() {
@@ -100,10 +101,11 @@ fn end_at_once(signal: i32, more: &str) -> ! {
     std::process::exit(128 + signal);
 }
 
-/// For commands without a state: a signal ends them at once, without half a file.
+/// Makes a signal end the program at once, for commands without a state. Unfinished files are
+/// removed.
 ///
 /// # Errors
-/// A system that lets no signal be listened for.
+/// A system that refuses signal handlers.
 pub fn end_without_rest() -> Result<(), Failure> {
     #[cfg(unix)]
     {
@@ -136,7 +138,7 @@ fn listen(
     const LOOK: Duration = Duration::from_millis(50);
     let seen = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        // Whoever asks again is not listened to any more: the second one ends the program.
+        // The second signal ends the program.
         signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&seen))?;
         signal_hook::flag::register(signal, Arc::clone(&seen))?;
     }
@@ -150,7 +152,7 @@ fn listen(
     Ok(())
 }
 
-/// Whether whoever started the program had it ignore a signal.
+/// Whether the parent process set this signal to be ignored.
 #[cfg(unix)]
 fn is_ignored(signal: i32) -> bool {
     // SAFETY: with no new action the call only writes the present one to `now`, which is a plain
@@ -167,12 +169,12 @@ fn name(signal: i32) -> &'static str {
     signal_hook::low_level::signal_name(signal).unwrap_or("a signal")
 }
 
-/// Lets a write beyond the limit of file sizes (`ulimit -f`) fail with its reason; by default the
-/// system ends the program without a word.
+/// Makes a write beyond the limit of file sizes (`ulimit -f`) return an error. By default the
+/// system ends the program without a message.
 pub fn report_file_limits() {
     #[cfg(unix)]
     {
-        // A handler that does nothing but set a flag; if it cannot be set, things are as before.
+        // The handler only sets a flag. If it cannot be installed, the default action stays.
         let unused = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let _ = signal_hook::flag::register(libc::SIGXFSZ, unused);
     }

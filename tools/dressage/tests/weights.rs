@@ -1,4 +1,4 @@
-//! `dressage weights`, and trained weights that come without a run.
+//! `dressage weights`, and trained weights without a run.
 
 mod common;
 
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use common::{TINY, done, dressage, refused};
 
-/// A file of recorded checkpoints.
+/// Returns the path of a recorded checkpoint.
 fn recorded(name: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/backbones");
     root.join(name).display().to_string()
@@ -123,7 +123,7 @@ fn convert_writes_what_the_name_says_and_never_its_input() {
     let itself = ["weights", "convert", "own.safetensors", "link.safetensors"];
     refused(run(&itself), 1, &["link.safetensors is the input itself"]);
     assert_eq!(fs::read(dir.path().join("link.safetensors")).expect("file"), before);
-    // Half of a download is no input.
+    // Half of a download is refused.
     let mut half = before.clone();
     let n = half.len();
     half[n / 2..].fill(0);
@@ -136,7 +136,7 @@ fn convert_writes_what_the_name_says_and_never_its_input() {
     refused(error, 1, &["half.safetensors"]);
 }
 
-/// A safetensors file of zeros, which are holes on the disk.
+/// Writes a safetensors file of zeros, which is sparse on the disk.
 fn zeros(path: &Path, shapes: &BTreeMap<String, Vec<usize>>) {
     let mut at = 0;
     let header: serde_json::Map<String, Value> = shapes
@@ -160,7 +160,7 @@ fn diff_lists_what_differs_and_ends_with_one() {
     let dir = tempfile::tempdir().expect("folder");
     let shapes = counts::backbone(DinoConfig::named("s", 14, 37).expect("size"));
     let shapes = shapes.expect("network").into_iter();
-    let mut shapes: BTreeMap<_, _> = shapes.map(|(name, (shape, _))| (name, shape)).collect();
+    let mut shapes: BTreeMap<_, _> = shapes.map(|(name, param)| (name, param.shape)).collect();
     let file = dir.path().join("s.pth");
     let diff = |shapes: &BTreeMap<_, _>, backbone: &str| {
         zeros(&file, shapes);
@@ -189,7 +189,7 @@ fn diff_lists_what_differs_and_ends_with_one() {
     refused(dressage(dir.path(), &clip), 1, &["CLIP", "DINOv2 only"]);
 }
 
-/// A trained run in `dir`; the exported file.
+/// Trains a run in `dir` and returns the exported file.
 fn exported(dir: &Path) -> PathBuf {
     fs::write(dir.join("tiny.toml"), TINY).expect("written");
     done(dressage(dir, &["train", "tiny.toml"]));
@@ -199,7 +199,7 @@ fn exported(dir: &Path) -> PathBuf {
     dir.join("out/rein.safetensors")
 }
 
-/// The rows of a table of scores.
+/// Returns the rows of a table of scores.
 fn scores(said: &str) -> Vec<String> {
     said.lines().filter(|l| l.contains("mIoU") || l.contains("car")).map(str::to_owned).collect()
 }
@@ -244,7 +244,7 @@ fn an_exported_checkpoint_stands_for_its_run() {
         |folder: &str| fs::read(dir.path().join(folder).join("a_label.png")).expect("label");
     assert_eq!(label("predictions"), label("of-run"));
 
-    // A second run starts where the first one ended, and does not need the file to go on.
+    // A second run starts from the end of the first one, and does not need the file to be resumed.
     let again = ["train", "tiny.toml", checkpoint, "run.dir=runs/more", "train.steps=1"];
     assert!(done(run(&again)).contains("rein.safetensors"));
     fs::remove_file(&file).expect("removed");

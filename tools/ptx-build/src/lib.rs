@@ -1,10 +1,10 @@
-//! Turns `kernels/src/**/*.cu` into `kernels/ptx/*.ptx` with one pinned compiler, and says what
-//! each kernel takes of a multiprocessor.
+//! Compiles `kernels/src/**/*.cu` to `kernels/ptx/*.ptx` with one pinned compiler, and reports the
+//! resources of each kernel.
 //!
-//! The generated PTX is committed: a machine with only a driver runs it and `cargo build` needs no
-//! toolkit. Each file records a hash of what it was made from ([`source`]), so that a test without
-//! any compiler sees a source that was changed but not regenerated. The alternative, a build
-//! script that calls nvcc, would give every machine its own bytes and most machines none.
+//! The generated PTX is committed: a machine with only a driver can run it, and `cargo build` needs
+//! no toolkit. Each file contains a hash of its sources ([`source`]), so that a test without a
+//! compiler detects a source that was changed but not recompiled. The alternative, a build script
+//! that calls nvcc, would give every machine different bytes, and most machines none.
 
 pub mod resources;
 pub mod source;
@@ -13,21 +13,21 @@ pub mod tool;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// What stops a regeneration.
+/// Errors of a regeneration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file or folder that cannot be read or written.
     #[error("cannot {action} {}: {source}", .path.display())]
     File {
-        /// What was tried, a verb.
+        /// The attempted action, a verb.
         action: &'static str,
         /// File or folder.
         path: PathBuf,
-        /// What the operating system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// A header that a source includes and that is nowhere.
+    /// A source includes a header that does not exist.
     #[error(
         "{} includes \"{header}\", which is neither beside it nor in kernels/src/cuda",
         .file.display()
@@ -38,7 +38,7 @@ pub enum Error {
         /// The header as written.
         header: String,
     },
-    /// Two sources would make one file.
+    /// Two sources would write the same file.
     #[error(
         "{} and {} would both make {stem}.ptx: rename one",
         .first.display(), .second.display()
@@ -51,7 +51,7 @@ pub enum Error {
         /// The other.
         second: PathBuf,
     },
-    /// No compiler.
+    /// There is no compiler.
     #[error("{0}")]
     Compiler(String),
     /// A compiler of another version.
@@ -61,9 +61,9 @@ pub enum Error {
         .path.display(), tool::VERSION
     )]
     Version {
-        /// The tool asked.
+        /// The tool.
         path: PathBuf,
-        /// Its answer.
+        /// The version that it reports.
         found: String,
     },
     /// A source that does not compile or assemble.
@@ -71,9 +71,9 @@ pub enum Error {
     Refused {
         /// nvcc or ptxas.
         tool: &'static str,
-        /// What was being compiled.
+        /// The compiled file.
         file: PathBuf,
-        /// What the tool says.
+        /// Message of the tool.
         message: String,
     },
     /// Output of a tool that is not as expected.
@@ -81,15 +81,15 @@ pub enum Error {
     Output {
         /// nvcc or ptxas.
         tool: &'static str,
-        /// What was being compiled.
+        /// The compiled file.
         file: PathBuf,
-        /// What is missing.
+        /// The missing part.
         what: String,
     },
-    /// Committed files that are not what the sources make.
+    /// Committed files that differ from those that the sources make.
     #[error("out of date: {}; run `cargo run -p ptx-build` and commit the result", .0.join(", "))]
     Stale(Vec<String>),
-    /// Kernels that keep registers in memory.
+    /// Kernels that spill registers to memory.
     #[error("registers are spilled to memory by {}", .0.join(", "))]
     Spills(Vec<String>),
 }
@@ -97,13 +97,13 @@ pub enum Error {
 /// Result of a step of the tool.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// The error of a file operation.
+/// Returns a function that builds the error of a file operation.
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::File { action, path, source }
 }
 
-/// Contents of a text file.
+/// Reads a text file.
 ///
 /// # Errors
 /// [`Error::File`].
@@ -111,10 +111,10 @@ pub fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(failed("read", path))
 }
 
-/// Writes a text file under a temporary name beside it and renames it.
+/// Writes a text file under a temporary name in the same folder, then renames it.
 ///
 /// # Errors
-/// [`Error::File`]; an old file is then untouched.
+/// [`Error::File`]; an existing file is then unchanged.
 pub fn write(path: &Path, text: &str) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(failed("make the folder", folder))?;
@@ -129,7 +129,7 @@ pub fn write(path: &Path, text: &str) -> Result<()> {
     put().map_err(failed("write", path))
 }
 
-/// Temporary files start private; a committed file is not.
+/// Makes a file readable by all: temporary files are private, committed files are not.
 #[cfg(unix)]
 fn readable_by_all(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
@@ -141,10 +141,10 @@ fn readable_by_all(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The folder that holds `kernels/src`, looked for from `start` upwards.
+/// Finds the folder that contains `kernels/src`, from `start` upwards.
 ///
 /// # Errors
-/// There is none.
+/// There is no such folder.
 pub fn project_root(start: &Path) -> Result<PathBuf> {
     let found = start.ancestors().find(|dir| dir.join("kernels/src").is_dir());
     found.map(Path::to_owned).ok_or_else(|| {

@@ -8,15 +8,15 @@ use ptx_build::source::{self, Source};
 use ptx_build::tool::Tools;
 use ptx_build::{Error, Result, project_root, read, resources, write};
 
-/// Makes kernels/ptx/*.ptx from kernels/src/**/*.cu with the pinned nvcc, or checks that they are
-/// what the sources make.
+/// Compiles kernels/src/**/*.cu to kernels/ptx/*.ptx with the pinned nvcc, or checks that these
+/// files are up to date.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
     /// nvcc to use; without it the one in .cuda of the project or on the path.
     #[arg(long, value_name = "PATH")]
     nvcc: Option<PathBuf>,
-    /// Write nothing: compare what the sources make with the files, byte by byte.
+    /// Write nothing: compare the compiled sources with the files, byte by byte.
     #[arg(long)]
     check: bool,
     /// Assemble the committed PTX and write docs/measurements/kernel-resources.md (with --check:
@@ -72,7 +72,7 @@ fn regenerate(args: &Args, root: &Path, tools: &Tools, sources: &[Source]) -> Re
     if stale.is_empty() { Ok(()) } else { Err(Error::Stale(stale)) }
 }
 
-/// Writes `text` unless it is there already; with `--check` compares only.
+/// Writes `text` unless the file has it already; with `--check` compares only.
 fn put(args: &Args, root: &Path, path: &Path, text: &str) -> Result<()> {
     let name = shown(root, path);
     let same = path.is_file() && read(path)? == text;

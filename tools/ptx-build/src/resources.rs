@@ -1,5 +1,5 @@
-//! What each kernel takes of a multiprocessor: registers, shared memory, stack, and how many warps
-//! are then resident.
+//! Resources of each kernel on a multiprocessor: registers, shared memory, stack, and the number of
+//! resident warps.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,31 +14,31 @@ use crate::{Error, Result, read};
 pub struct Multiprocessor {
     /// Architecture as ptxas calls it.
     pub arch: &'static str,
-    /// Most resident warps.
+    /// Maximum resident warps.
     pub warps: usize,
-    /// Most resident blocks.
+    /// Maximum resident blocks.
     pub blocks: usize,
-    /// 32-bit registers.
+    /// Number of 32-bit registers.
     pub registers: usize,
     /// Shared memory in bytes.
     pub shared: usize,
 }
 
-/// The two that the table is made for, A100 and H100 or H200 (CUDA C++ Programming Guide,
-/// technical specifications per compute capability).
+/// The multiprocessors of the table, A100 and H100 or H200 (CUDA C++ Programming Guide, technical
+/// specifications per compute capability).
 pub const MULTIPROCESSORS: [Multiprocessor; 2] = [
     Multiprocessor { arch: "sm_80", warps: 64, blocks: 32, registers: 65536, shared: 164 << 10 },
     Multiprocessor { arch: "sm_90a", warps: 64, blocks: 32, registers: 65536, shared: 228 << 10 },
 ];
 
-/// Registers are handed to a warp in pieces of so many.
+/// Allocation unit of a warp's registers.
 const REGISTER_PIECE: usize = 256;
 
-/// Shared memory is handed out in pieces of so many bytes, and the system keeps 1 KiB per block.
+/// Allocation unit of shared memory in bytes, and the bytes per block that the system reserves.
 const SHARED_PIECE: usize = 128;
 const SHARED_OF_SYSTEM: usize = 1024;
 
-/// What ptxas says about one kernel.
+/// Resources of one kernel, as ptxas reports them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Registers of a thread.
@@ -52,7 +52,8 @@ pub struct Usage {
 }
 
 impl Multiprocessor {
-    /// Resident warps of a kernel with blocks of `threads` and so much `dynamic` shared memory.
+    /// Computes the resident warps of a kernel with blocks of `threads` and `dynamic` bytes of
+    /// dynamic shared memory.
     pub fn resident_warps(&self, usage: &Usage, threads: usize, dynamic: usize) -> usize {
         let warps = threads.div_ceil(32).max(1);
         let registers = (usage.registers * 32).next_multiple_of(REGISTER_PIECE).max(1);
@@ -64,7 +65,7 @@ impl Multiprocessor {
     }
 }
 
-/// The table of all kernels as Markdown.
+/// Returns the table of all kernels as Markdown.
 ///
 /// # Errors
 /// A file that does not assemble, a kernel without `__launch_bounds__`, a spill.
@@ -121,7 +122,7 @@ hold. The command fails if any kernel spills registers.
 |---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|
 ";
 
-/// Threads of a block of each kernel, from the `.maxntid` that `__launch_bounds__` leaves.
+/// Reads the threads per block of each kernel from `.maxntid`, which `__launch_bounds__` sets.
 fn block_sizes(ptx: &str) -> BTreeMap<&str, usize> {
     let mut sizes = BTreeMap::new();
     let mut kernel = "";
@@ -136,8 +137,8 @@ fn block_sizes(ptx: &str) -> BTreeMap<&str, usize> {
     sizes
 }
 
-/// Bytes of dynamic shared memory, stated in the source or a header as `// dynamic-shared KERNEL
-/// BYTES`.
+/// Reads the bytes of dynamic shared memory, which the source or a header states as
+/// `// dynamic-shared KERNEL BYTES`.
 fn dynamic_shared(root: &Path, source: &Source) -> Result<BTreeMap<String, usize>> {
     let mut stated = BTreeMap::new();
     let folder = headers(root);
@@ -177,7 +178,7 @@ fn usages(text: &str) -> BTreeMap<String, Usage> {
     found
 }
 
-/// The number that stands before `unit`; 0 if there is none.
+/// Returns the number before `unit`; 0 if there is none.
 fn before(line: &str, unit: &str) -> usize {
     let Some((head, _)) = line.split_once(unit) else { return 0 };
     let digits = head.len() - head.trim_end_matches(|c: char| c.is_ascii_digit()).len();

@@ -1,4 +1,4 @@
-//! The pinned compiler: found, asked for its version, called.
+//! The pinned compiler: search, check of its version, calls.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -6,10 +6,10 @@ use std::process::{Command, Output};
 use crate::source::{FLAGS, PTX_VERSION, Source, headers};
 use crate::{Error, Result, failed, read};
 
-/// The release that makes the committed files.
+/// Release that compiles the committed files.
 pub const VERSION: &str = "13.0.88";
 
-/// How to get it without root and without a toolkit.
+/// Instructions for its installation without root and without a toolkit.
 pub const INSTALL: &str = "install the pinned wheels with `python3 -m venv .cuda && \
     .cuda/bin/pip install --no-deps nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 \
     nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96`";
@@ -22,11 +22,11 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// nvcc at `given` or, without it, in `.cuda` of the project or on the search path; ptxas from
-    /// the same folder.
+    /// Finds nvcc at `given` or, without it, in `.cuda` of the project or on the search path. ptxas
+    /// is in the same folder.
     ///
     /// # Errors
-    /// There is none, or it is not of release [`VERSION`].
+    /// There is no nvcc, or it is not of release [`VERSION`].
     pub fn find(root: &Path, given: Option<&Path>) -> Result<Tools> {
         let nvcc = match given {
             Some(path) if path.is_file() => path.to_owned(),
@@ -53,7 +53,7 @@ impl Tools {
         Ok(Tools { nvcc, ptxas })
     }
 
-    /// PTX of a source, as it is committed.
+    /// Compiles a source to PTX in its committed form.
     ///
     /// # Errors
     /// The source does not compile.
@@ -68,7 +68,7 @@ impl Tools {
         committed_form(source, &text)
     }
 
-    /// What ptxas says about a PTX file assembled for `arch`.
+    /// Assembles a PTX file for `arch` and returns the messages of ptxas.
     ///
     /// # Errors
     /// The file does not assemble.
@@ -93,7 +93,7 @@ fn run(tool: &'static str, command: &mut Command, path: &Path, source: &Path) ->
     Err(Error::Refused { tool, file: source.to_owned(), message })
 }
 
-/// nvcc's output with the comment at its top replaced and the version lowered. The comment names
+/// Returns nvcc's output with its top comment replaced and the version lowered. The comment has
 /// builds and dates of the compiler; the rest is the same bytes on every machine.
 fn committed_form(source: &Source, text: &str) -> Result<String> {
     let wrong =
@@ -103,7 +103,7 @@ fn committed_form(source: &Source, text: &str) -> Result<String> {
     Ok(format!("{}.version {PTX_VERSION}\n{}\n", source.header(), rest.trim_end()))
 }
 
-/// nvcc of the wheels in `.cuda`.
+/// Finds nvcc in the wheels in `.cuda`.
 fn wheel(root: &Path) -> Option<PathBuf> {
     let libraries = std::fs::read_dir(root.join(".cuda/lib")).ok()?;
     let inside = |python: PathBuf| python.join("site-packages/nvidia/cu13/bin/nvcc");
@@ -143,7 +143,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = Tools::find(dir.path(), Some(&dir.path().join("nvcc"))).unwrap_err();
         assert!(error.to_string().contains("install the pinned wheels"), "{error}");
-        // `echo` answers with its arguments or its own version, never with this release.
+        // `echo` prints its arguments or its own version, never this release.
         let error = Tools::find(dir.path(), Some(Path::new("/bin/echo"))).unwrap_err();
         assert!(error.to_string().contains("nothing about its release"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! The committed PTX belongs to the committed sources: checked without a compiler.
+//! Check without a compiler that the committed PTX belongs to the committed sources.
 
 use std::path::Path;
 

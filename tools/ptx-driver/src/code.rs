@@ -1,4 +1,4 @@
-//! Codes of the driver (`CUresult`) that are returned here, with the names and words of NVIDIA's
+//! Error codes of the driver (`CUresult`), with the names and descriptions of NVIDIA's
 //! documentation of the driver API.
 
 use std::ffi::CStr;
@@ -13,7 +13,8 @@ macro_rules! codes {
         impl Code {
             $(pub const $constant: Code = Code($number);)*
 
-            /// Name and words, both with a final zero byte; `None` for a code that is not known.
+            /// Returns name and description, both with a final zero byte; `None` for an unknown
+            /// code.
             pub fn described(self) -> Option<(&'static CStr, &'static CStr)> {
                 match self.0 {
                     $($number => Some(($name, $words)),)*
@@ -72,7 +73,7 @@ codes! {
 }
 
 impl Code {
-    /// The name, in Rust's form.
+    /// Returns the name as a Rust string.
     pub fn name(self) -> String {
         self.described().map_or_else(
             || format!("CUresult {}", self.0),
@@ -81,21 +82,21 @@ impl Code {
     }
 }
 
-/// Why a call is refused.
+/// Refusal of a call.
 #[derive(Debug)]
 pub(crate) struct Refused {
     pub code: Code,
-    /// One sentence without a final stop; empty for refusals that programs live with.
+    /// One sentence without a final full stop; empty for refusals that programs have to expect.
     pub why: String,
 }
 
 impl Refused {
-    /// A misuse, explained on the error stream.
+    /// Returns the refusal of a misuse, which is explained on standard error.
     pub fn new(code: Code, why: impl Into<String>) -> Refused {
         Refused { code, why: why.into() }
     }
 
-    /// An answer that a program has to reckon with.
+    /// Returns a refusal that a program has to expect, without a message.
     pub fn plain(code: Code) -> Refused {
         Refused { code, why: String::new() }
     }
@@ -103,7 +104,7 @@ impl Refused {
 
 pub(crate) type Done<T = ()> = Result<T, Refused>;
 
-/// Refuses with a sentence.
+/// Refuses with a message.
 pub(crate) fn refuse<T>(code: Code, why: impl Into<String>) -> Done<T> {
     Err(Refused::new(code, why))
 }

@@ -24,7 +24,7 @@ pub(crate) fn set_current(context: Handle) {
     CURRENT.set(context);
 }
 
-/// Exchanges the capture mode of the thread.
+/// Replaces the capture mode of the thread; returns the old one.
 pub(crate) fn exchange_mode(mode: u32) -> u32 {
     MODE.replace(mode)
 }
@@ -45,12 +45,12 @@ fn finish(name: &str, done: Done) -> u32 {
     }
 }
 
-/// A function that needs no initialised driver.
+/// Runs a function that needs no initialised driver.
 pub(crate) fn always(name: &str, body: impl FnOnce(&mut Driver) -> Done) -> u32 {
     finish(name, body(lock().get_or_insert_with(Driver::new)))
 }
 
-/// A function that needs an initialised driver and no context.
+/// Runs a function that needs an initialised driver and no context.
 pub(crate) fn call(name: &str, body: impl FnOnce(&mut Driver) -> Done) -> u32 {
     always(name, |driver| {
         if !driver.initialised {
@@ -60,7 +60,7 @@ pub(crate) fn call(name: &str, body: impl FnOnce(&mut Driver) -> Done) -> u32 {
     })
 }
 
-/// A function that works in the context that is current on the thread.
+/// Runs a function that works in the context that is current on the thread.
 pub(crate) fn call_in(name: &str, body: impl FnOnce(&mut Driver, Handle) -> Done) -> u32 {
     call(name, |driver| {
         let context = driver.current()?;
@@ -69,7 +69,8 @@ pub(crate) fn call_in(name: &str, body: impl FnOnce(&mut Driver, Handle) -> Done
     })
 }
 
-/// A function that a capture forbids: it reserves, frees, or waits outside the captured stream.
+/// Runs a function that a capture forbids: it allocates, frees, or waits outside the captured
+/// stream.
 pub(crate) fn call_unsafe(name: &str, body: impl FnOnce(&mut Driver, Handle) -> Done) -> u32 {
     call_in(name, |driver, context| {
         driver.no_capture()?;
@@ -77,12 +78,12 @@ pub(crate) fn call_unsafe(name: &str, body: impl FnOnce(&mut Driver, Handle) -> 
     })
 }
 
-/// Stores a result behind a pointer of the caller.
+/// Writes a result to a pointer of the caller.
 pub(crate) fn store<T>(to: *mut T, value: T) -> Done {
     if to.is_null() {
         return refuse(Code::INVALID_VALUE, "the pointer for the result is null");
     }
-    // SAFETY: the caller of the C function gives room for one value, or null.
+    // SAFETY: the caller of the C function passes memory for one value, or null.
     unsafe { to.write_unaligned(value) };
     Ok(())
 }
@@ -96,7 +97,7 @@ pub(crate) fn given<T>(pointer: *const T, what: &str) -> Done {
 }
 
 impl Driver {
-    /// The context of this thread.
+    /// Returns the current context of this thread.
     pub fn current(&self) -> Done<Handle> {
         let context = current();
         if context == 0 {
@@ -108,7 +109,7 @@ impl Driver {
         Ok(context)
     }
 
-    /// Fails with the error of an earlier kernel.
+    /// Returns the error of an earlier kernel, if one failed.
     pub fn healthy(&mut self, context: Handle) -> Done {
         let device = self.contexts.get(context)?.device;
         match self.devices[device].failed {
@@ -140,7 +141,7 @@ impl Driver {
 
 /// Lists leaks when the library is unloaded, which is when the process ends.
 extern "C" fn at_end() {
-    // A thread that was stopped inside a call may hold the lock for ever.
+    // A thread that was stopped inside a call may never release the lock.
     let Ok(guard) = DRIVER.try_lock() else { return };
     let Some(driver) = guard.as_ref().filter(|driver| driver.settings.leaks) else { return };
     for leak in driver.leaks() {

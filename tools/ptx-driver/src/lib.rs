@@ -1,12 +1,11 @@
 //! A stand-in for `libcuda.so` and `libcublasLt.so`, for developers without a GPU.
 //!
 //! The library exports the C functions of the driver API and of cuBLASLt that Dressage calls, and
-//! does what they ask for on the virtual GPU of `ptx-vm`. So the same binary that runs on a GPU
-//! runs its CUDA backend on any machine. It is strict where a GPU is not: see the README.
+//! executes them on the virtual GPU of `ptx-vm`. So the binary that runs on a GPU runs its CUDA
+//! backend on any machine. It is stricter than a GPU: see the README.
 //!
-//! Every exported function is a frame ([`entry`]) around a body that returns a code with a
-//! sentence; the sentence goes to the error stream. What would be undefined behaviour ends the
-//! process ([`fatal`]).
+//! Every exported function is a frame ([`entry`]) around a body that returns a code with a message;
+//! the message goes to standard error. Undefined behaviour ends the process ([`fatal`]).
 
 mod api;
 mod code;
@@ -22,10 +21,10 @@ use std::path::{Path, PathBuf};
 /// File names under which programs look for the two libraries.
 pub const NAMES: [&str; 4] = ["libcuda.so", "libcuda.so.1", "libcublasLt.so", "libcublasLt.so.13"];
 
-/// Fills `folder` with links to the built `library` under the names that programs look for, so that
-/// it can be put on `LD_LIBRARY_PATH`.
+/// Creates links in `folder` to the built `library`, under the names that programs look for. The
+/// folder can then be put on `LD_LIBRARY_PATH`.
 ///
-/// They have to be links to one file: the loader then loads it once, and cuBLASLt finds the memory
+/// They have to be links to one file: then the loader loads it once, and cuBLASLt finds the memory
 /// of the driver. Copies would be two libraries.
 ///
 /// # Errors
@@ -37,13 +36,13 @@ pub fn link(library: &Path, folder: &Path) -> std::io::Result<()> {
         let new = folder.join(format!(".{name}.{}", std::process::id()));
         let _ = std::fs::remove_file(&new);
         std::os::unix::fs::symlink(&library, &new)?;
-        // Renamed, so that a program that starts meanwhile finds the old or the new.
+        // Renamed, so that a program that starts meanwhile finds the old link or the new one.
         std::fs::rename(&new, folder.join(name))?;
     }
     Ok(())
 }
 
-/// Where cargo puts the library, seen from a program or test of the same build.
+/// Returns the path where cargo puts the library, from a program or test of the same build.
 pub fn built() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
     let mut folders = program.ancestors().skip(1).take(2);
@@ -55,12 +54,12 @@ pub fn built() -> Option<PathBuf> {
     })
 }
 
-/// A line on the error stream; that it may be closed is no reason to stop.
+/// Prints a line to standard error; a failed write is ignored.
 fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "ptx-driver: {line}");
 }
 
-/// Ends the process where a real driver would go on with undefined behaviour.
+/// Ends the process if a real driver would continue with undefined behaviour.
 fn fatal(why: &str) -> ! {
     say(&format!("undefined behaviour: {why}"));
     std::process::abort()

@@ -1,4 +1,4 @@
-//! Runs a command with the stand-in on the loader's path; without one, prints the folder.
+//! Runs a command with the stand-in on the loader's path; without a command it prints the folder.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};

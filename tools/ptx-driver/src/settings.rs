@@ -1,44 +1,44 @@
-//! What environment variables set, read once.
+//! Settings from environment variables, read once.
 
 use crate::fatal;
 
 /// Settings of a process; the README lists the variables.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// Devices there are.
+    /// Number of devices.
     pub devices: usize,
     /// Bytes of memory of all devices together.
     pub memory: u64,
     /// Compute capability times ten.
     pub capability: u32,
-    /// What the driver says its version is.
+    /// Version that the driver reports.
     pub version: i32,
-    /// Work waits for the next call that synchronises.
+    /// Whether work waits for the next call that synchronises.
     pub delay: bool,
-    /// What was not freed is listed at the end.
+    /// Whether leaks are listed at the end.
     pub leaks: bool,
-    /// A launch returns the error of its own kernel.
+    /// Whether a launch returns the error of its own kernel.
     pub blocking: bool,
-    /// Kernels whose names begin so fail with an illegal address.
+    /// Prefix of the names of kernels that fail with an illegal address.
     pub fails: Option<String>,
-    /// Kernels whose names begin so do nothing.
+    /// Prefix of the names of kernels that do nothing.
     pub skips: Option<String>,
     /// Version that cuBLASLt reports.
     pub lt_version: usize,
-    /// cuBLASLt does not start.
+    /// Whether cuBLASLt fails to start.
     pub lt_broken: bool,
-    /// Where cuBLASLt refuses epilogues.
+    /// Place where cuBLASLt refuses epilogues.
     pub epilogues: Epilogues,
 }
 
-/// Where cuBLASLt refuses a product with an epilogue.
+/// Places where cuBLASLt refuses a product with an epilogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Epilogues {
     /// Nowhere.
     Taken,
-    /// At the choice of an algorithm.
+    /// The choice of an algorithm.
     RefusedAtChoice,
-    /// At the call, after it has given an algorithm.
+    /// The call, after the choice of an algorithm has succeeded.
     RefusedAtCall,
 }
 
@@ -60,7 +60,8 @@ impl Settings {
         }
     }
 
-    /// Most shared memory of a block after asking (CUDA programming guide, compute capabilities).
+    /// Returns the maximum opt-in shared memory of a block (CUDA programming guide, compute
+    /// capabilities).
     pub fn shared_most(&self) -> u64 {
         match self.capability {
             70 => 96 << 10,
@@ -71,7 +72,7 @@ impl Settings {
         }
     }
 
-    /// The newest PTX that a driver of this version takes: major times ten plus minor.
+    /// Returns the newest PTX version that this driver accepts: major times ten plus minor.
     pub fn ptx(&self) -> u32 {
         match self.version {
             13000.. => 90,

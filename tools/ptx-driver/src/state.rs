@@ -1,4 +1,4 @@
-//! Everything that the driver holds: devices, contexts, and the objects in them by handle.
+//! The state of the driver: devices, contexts, and their objects by handle.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use crate::lt::Lt;
 use crate::settings::Settings;
 use crate::work::Work;
 
-/// Handles are numbers that point nowhere: a program that looks behind one fails at once, and one
-/// that was destroyed is never given again.
+/// A handle: a number that points nowhere. A program that dereferences one fails at once. A
+/// destroyed handle is never reused.
 pub(crate) type Handle = usize;
 
-/// What a handle is of.
+/// Kinds of objects that have handles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub(crate) enum Kind {
@@ -47,7 +47,7 @@ const KINDS: [(Kind, &str); 11] = [
     (Kind::LtPreference, "matmul preference"),
 ];
 
-/// Above every address of a process, so that no pointer is taken for a handle.
+/// Tag of handles, above every address of a process, so that no pointer is mistaken for a handle.
 const TAG: usize = 0x7d << 56;
 
 impl Kind {
@@ -69,7 +69,7 @@ impl<T> Table<T> {
         Table { kind, alive: BTreeMap::new(), made: 0 }
     }
 
-    /// Keeps an object under a new handle.
+    /// Stores an object under a new handle.
     pub fn add(&mut self, object: T) -> Handle {
         self.made += 1;
         let handle = TAG | (self.kind as usize) << 40 | self.made << 4;
@@ -77,8 +77,8 @@ impl<T> Table<T> {
         handle
     }
 
-    /// The object, or null's error; the process ends for what never was or no longer is one, since
-    /// a real driver reads freed memory then.
+    /// Returns the object, or the error of a null handle. A handle without a live object ends the
+    /// process, since a real driver would read freed memory.
     pub fn get(&mut self, handle: Handle) -> Done<&mut T> {
         if !self.alive.contains_key(&handle) {
             self.not_alive(handle)?;
@@ -89,7 +89,7 @@ impl<T> Table<T> {
         }
     }
 
-    /// Ends the object.
+    /// Removes the object.
     pub fn remove(&mut self, handle: Handle) -> Done<T> {
         self.get(handle)?;
         match self.alive.remove(&handle) {
@@ -98,7 +98,7 @@ impl<T> Table<T> {
         }
     }
 
-    /// The object if there is one.
+    /// Returns the object if there is one.
     pub fn find(&self, handle: Handle) -> Option<&T> {
         self.alive.get(&handle)
     }
@@ -111,7 +111,7 @@ impl<T> Table<T> {
         self.alive.iter().map(|(&handle, object)| (handle, object))
     }
 
-    /// How the object is called in sentences.
+    /// Returns the name of the object in messages.
     pub fn name(&self, handle: Handle) -> String {
         format!("{} number {}", self.kind.name(), (handle & 0xff_ffff_ffff) >> 4)
     }
@@ -120,7 +120,7 @@ impl<T> Table<T> {
         self.alive.len()
     }
 
-    /// Drops what belongs to a context; returns how many there were.
+    /// Drops the objects of a context; returns their number.
     fn drop_of(&mut self, is: impl Fn(&T) -> bool) -> usize {
         let before = self.alive.len();
         self.alive.retain(|_, object| !is(object));
@@ -162,16 +162,16 @@ pub(crate) struct Function {
     /// Handle of its module.
     pub from: Handle,
     pub module: Arc<Module>,
-    /// Number of the kernel in its module.
+    /// Index of the kernel in its module.
     pub index: usize,
-    /// Most dynamic shared memory that a launch may ask for.
+    /// Maximum dynamic shared memory of a launch.
     pub dynamic_most: u64,
 }
 
 #[derive(Debug)]
 pub(crate) struct Stream {
     pub context: Handle,
-    /// Does not wait for the legacy stream, nor that for it.
+    /// Whether it does not synchronise with the legacy stream.
     pub non_blocking: bool,
     pub queue: VecDeque<Work>,
     pub capture: Option<Capture>,
@@ -190,13 +190,13 @@ pub(crate) struct Capture {
 pub(crate) struct Event {
     pub context: Handle,
     pub timing: bool,
-    /// Number of the last record that was queued, and the stream it is in.
+    /// Number of the last queued record, and its stream.
     pub recorded: u64,
     pub stream: Handle,
-    /// Number of the last record that has passed, and when.
+    /// Number of the last record that has run, and its time.
     pub passed: u64,
     pub at: Option<Instant>,
-    /// Last recorded in a stream that captured.
+    /// Whether it was last recorded in a capturing stream.
     pub captured: bool,
 }
 
@@ -209,7 +209,7 @@ pub(crate) struct Graph {
 #[derive(Debug)]
 pub(crate) struct Context {
     pub device: usize,
-    /// The stream that a null handle means.
+    /// The legacy stream, which a null handle means.
     pub legacy: Handle,
 }
 
@@ -217,7 +217,7 @@ pub(crate) struct Context {
 pub(crate) struct Device {
     pub primary: Option<Handle>,
     pub retained: u32,
-    /// A kernel's error: every later call returns it, until the process ends.
+    /// Error of a kernel: every later call returns it until the process ends.
     pub failed: Option<Code>,
 }
 
@@ -225,15 +225,15 @@ pub(crate) struct Device {
 pub(crate) struct Driver {
     pub settings: Settings,
     pub initialised: bool,
-    /// One machine for all devices, so that addresses are unique as on a real system.
+    /// One virtual GPU for all devices, so that addresses are unique as on a real system.
     pub gpu: Gpu,
     pub used: u64,
     pub devices: Vec<Device>,
     pub contexts: Table<Context>,
     pub memory: BTreeMap<u64, Allocation>,
-    /// Sizes and contexts of what was freed lately, for better sentences.
+    /// Addresses and sizes of recently freed memory, for better messages.
     pub freed: VecDeque<(u64, u64)>,
-    /// Page-locked memory of the host: bytes by address.
+    /// Page-locked memory of the host: size in bytes by address.
     pub pinned: BTreeMap<usize, usize>,
     pub modules: Table<Loaded>,
     pub functions: Table<Function>,
@@ -242,7 +242,7 @@ pub(crate) struct Driver {
     pub graphs: Table<Graph>,
     pub executables: Table<Graph>,
     pub lt: Lt,
-    /// Leaks of contexts that are gone.
+    /// Leaks of destroyed contexts.
     pub leaked: Vec<String>,
 }
 
@@ -277,7 +277,7 @@ impl Driver {
         }
     }
 
-    /// The stream that a handle means in a context: null and 1 are the legacy stream.
+    /// Returns the stream of a handle in a context: null and 1 are the legacy stream.
     pub fn stream(&mut self, context: Handle, handle: Handle) -> Done<Handle> {
         if handle <= 1 {
             return Ok(self.contexts.get(context)?.legacy);
@@ -292,7 +292,7 @@ impl Driver {
         Ok(handle)
     }
 
-    /// The allocation that holds `bytes` bytes at an address.
+    /// Checks that one allocation contains `bytes` bytes at an address.
     ///
     /// # Errors
     /// `CUDA_ERROR_INVALID_VALUE` if none does.
@@ -315,13 +315,13 @@ impl Driver {
         Ok(())
     }
 
-    /// The page-locked allocation that holds all of `bytes` bytes of the host.
+    /// Whether one page-locked allocation contains all of `bytes` bytes of the host.
     pub fn is_pinned(&self, host: usize, bytes: usize) -> bool {
         let below = self.pinned.range(..=host).next_back();
         below.is_some_and(|(start, held)| host - start < *held && bytes <= held - (host - start))
     }
 
-    /// Takes a context apart; lists what was left in it.
+    /// Destroys a context; lists what was left in it.
     pub fn destroy(&mut self, context: Handle) -> Done {
         self.synchronize_context(context)?;
         let gone: Vec<u64> = self.in_context(context);
@@ -359,7 +359,7 @@ impl Driver {
         of.map(|(&address, _)| address).collect()
     }
 
-    /// Gives memory back that is known to be allocated.
+    /// Frees memory that is known to be allocated.
     pub fn free(&mut self, address: u64) {
         let Some(allocation) = self.memory.remove(&address) else { return };
         self.used -= rounded(allocation.bytes);
@@ -367,11 +367,11 @@ impl Driver {
         if self.freed.len() > 1024 {
             self.freed.pop_front();
         }
-        // The table above holds what the machine holds.
+        // The table above has the same allocations as the virtual GPU.
         let _ = self.gpu.free(ptx_vm::Address(address));
     }
 
-    /// What was never freed, a sentence each.
+    /// Returns the leaks, one sentence each.
     pub fn leaks(&self) -> Vec<String> {
         let mut found = self.leaked.clone();
         let mut note = |count: usize, what: &str| {
@@ -396,7 +396,7 @@ impl Driver {
     }
 }
 
-/// What a reservation takes: the driver hands out pieces of 512 bytes.
+/// Rounds a size up: the driver allocates in units of 512 bytes.
 pub(crate) fn rounded(bytes: u64) -> u64 {
     bytes.next_multiple_of(512)
 }

@@ -1,8 +1,8 @@
-//! Work of a stream: queued, captured, run.
+//! Work of a stream: queued, captured or run.
 //!
-//! Without `PTX_DRIVER_DELAY` a stream runs what is queued at once; with it, at the next call that
-//! waits. Running earlier than that is always allowed, so a wait runs everything that could have
-//! to come before.
+//! Without `PTX_DRIVER_DELAY` a stream runs queued work at once; with it, at the next call that
+//! waits. Running work early is always allowed, so a wait runs all work that might have to come
+//! before.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,24 +14,24 @@ use crate::lt::Product;
 use crate::state::{Driver, Handle};
 use crate::{fatal, say};
 
-/// Something that a stream does.
+/// One operation of a stream.
 #[derive(Debug, Clone)]
 pub(crate) enum Work {
     Launch(Arc<Kernel>),
-    /// To the device, from bytes that were set aside.
+    /// Copy to the device, from bytes that were copied aside.
     Write {
         to: u64,
         bytes: Arc<Vec<u8>>,
     },
-    /// To the device, from page-locked memory that is read when the copy runs; `seen` is what it
-    /// held when the copy was queued, which the program must not have changed meanwhile.
+    /// Copy to the device, from page-locked memory that is read when the copy runs. `seen` is its
+    /// content when the copy was queued; the program must not change it meanwhile.
     WritePinned {
         to: u64,
         from: usize,
         bytes: usize,
         seen: Option<Arc<Vec<u8>>>,
     },
-    /// To the host.
+    /// Copy to the host.
     Read {
         from: u64,
         to: usize,
@@ -71,7 +71,7 @@ pub(crate) struct Kernel {
 }
 
 impl Driver {
-    /// Puts work into a stream, or into the graph that it captures.
+    /// Queues work in a stream, or adds it to the graph that the stream captures.
     pub fn enqueue(&mut self, stream: Handle, work: Work) -> Done {
         let legacy = self.is_legacy(stream)?;
         if let Some(capture) = &mut self.streams.get(stream)?.capture {
@@ -99,7 +99,7 @@ impl Driver {
         Ok(self.contexts.get(context)?.legacy == stream)
     }
 
-    /// The legacy stream comes after all blocking streams, which therefore must not be capturing.
+    /// Waits for all blocking streams, as the legacy stream does; none of them may be capturing.
     pub fn implicit_wait(&mut self, context: Handle) -> Done {
         let mut blocking = Vec::new();
         for (handle, stream) in self.streams.iter() {
@@ -136,7 +136,7 @@ impl Driver {
             let stream = self.events.get(event)?.stream;
             let Some(work) = self.streams.find(stream).and_then(|s| s.queue.front().cloned())
             else {
-                // The stream was destroyed, which ran its work.
+                // The stream was destroyed, and that ran its work.
                 break;
             };
             self.streams.get(stream)?.queue.pop_front();
@@ -145,7 +145,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Runs one piece of work; a failure is the device's from then on.
+    /// Runs one operation; a failure becomes the error of the device.
     pub fn perform(&mut self, stream: Handle, work: &Work) -> Done {
         let context = self.streams.get(stream)?.context;
         let device = self.contexts.get(context)?.device;
@@ -169,7 +169,7 @@ impl Driver {
         Ok(())
     }
 
-    /// An event may be destroyed before its record has passed.
+    /// Returns an event, which may be destroyed before its record has run.
     fn event_if_alive(&mut self, event: Handle) -> Result<&mut crate::state::Event, ()> {
         match self.events.find(event) {
             Some(_) => self.events.get(event).map_err(|_| ()),
@@ -187,8 +187,8 @@ impl Driver {
                 if !self.is_pinned(from, bytes) {
                     fatal("page-locked memory was freed before a copy from it ran");
                 }
-                // SAFETY: the page-locked allocation holds the bytes; that the program does not
-                // write them meanwhile is what it owes a real driver as well.
+                // SAFETY: the page-locked allocation contains the bytes. The program must not write
+                // them meanwhile, as with a real driver.
                 let now = unsafe { std::slice::from_raw_parts(from as *const u8, bytes) };
                 if seen.as_ref().is_some_and(|seen| seen.as_slice() != now) {
                     fatal(&format!(
@@ -204,7 +204,8 @@ impl Driver {
                 }
                 let mut between = vec![0; bytes];
                 self.gpu.read(Address(from), &mut between).map_err(illegal)?;
-                // SAFETY: the program owes a real driver that the bytes are there until it waits.
+                // SAFETY: as with a real driver, the program must keep the bytes alive until it
+                // waits.
                 unsafe {
                     std::ptr::copy_nonoverlapping(between.as_ptr(), to as *mut u8, bytes);
                 }
@@ -224,7 +225,8 @@ impl Driver {
         }
     }
 
-    /// Runs a kernel; the first finding is the device's error, all are said.
+    /// Runs a kernel. An error code of the findings becomes the error of the device; all of them
+    /// are printed.
     fn run(&mut self, kernel: &Kernel) -> Result<(), (Code, String)> {
         let name = &kernel.module.kernels()[kernel.index].name;
         let begins = |with: &Option<String>| with.as_ref().is_some_and(|it| name.starts_with(it));
@@ -252,14 +254,14 @@ impl Driver {
         for finding in &report.findings[1..] {
             say(&format!("also found: {finding}"));
         }
-        // What a real device would stop at counts before what it would not notice.
+        // Faults that stop a real device take precedence over those that it does not notice.
         let noticed = report.findings.iter().map(|finding| code_of(finding.kind));
         let code = noticed.min_by_key(|&code| code == Code::LAUNCH_FAILED);
         Err((code.unwrap_or(Code::LAUNCH_FAILED), first.to_string()))
     }
 }
 
-/// What a device reports for a fault. Races and bytes that nobody wrote go unnoticed there; here
+/// Returns the error code of a fault. A real device does not notice races and unwritten bytes; here
 /// they end the kernel.
 fn code_of(kind: FindingKind) -> Code {
     match kind {

@@ -1,5 +1,5 @@
-//! Speed of the virtual GPU on one thread: layer norm in thread-instructions a second, a bf16
-//! product in floating-point operations a second.
+//! Speed of the virtual GPU on one thread. A layer norm is measured in thread-instructions per
+//! second, a bf16 product in floating-point operations per second.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ptx_vm::{Address, Gpu, Launch, Module, Params};
@@ -7,7 +7,7 @@ use ptx_vm::{Address, Gpu, Launch, Module, Params};
 const LAYER_NORM: &str = include_str!("../tests/cuda/ptx/layer_norm.ptx");
 const GEMM: &str = include_str!("../tests/cuda/ptx/gemm.ptx");
 
-/// A buffer of `n` bytes with a pattern of small numbers.
+/// Returns a buffer of `n` bytes with a pattern of small numbers.
 fn buffer(gpu: &mut Gpu, name: &str, n: usize, pattern: &[u8]) -> Address {
     let at = gpu.alloc(name, n);
     let data: Vec<u8> = pattern.iter().copied().cycle().take(n).collect();
@@ -63,7 +63,7 @@ fn gemm(c: &mut Criterion) {
     group.finish();
 }
 
-/// One thread, so that the figures are per core.
+/// Runs on one thread, so that the results are per core.
 fn all(c: &mut Criterion) {
     rayon::ThreadPoolBuilder::new().num_threads(1).build_global().expect("the first pool");
     layer_norm(c);

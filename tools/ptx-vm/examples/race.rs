@@ -1,4 +1,4 @@
-//! A block reduction from which the first barrier was taken out: the finding is printed.
+//! A block reduction without its first barrier; the finding is printed.
 
 use ptx_vm::{Gpu, Launch, Module, Params};
 

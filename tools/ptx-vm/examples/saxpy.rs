@@ -1,8 +1,8 @@
-//! y = a x + y on the virtual GPU, from PTX text to numbers.
+//! y = a x + y on the virtual GPU, from PTX text to results.
 
 use ptx_vm::{Gpu, Launch, Module, Params};
 
-/// What nvcc makes of `if (i < n) y[i] = a * x[i] + y[i];`, by hand.
+/// PTX of `if (i < n) y[i] = a * x[i] + y[i];`, written by hand.
 const PTX: &str = "
 .version 8.0
 .target sm_80

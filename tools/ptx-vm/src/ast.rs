@@ -1,4 +1,4 @@
-//! What the parser makes of the text, before decoding.
+//! The syntax tree: output of the parser, input of the decoder.
 
 use crate::types::Ty;
 
@@ -43,7 +43,7 @@ pub(crate) struct Instr {
     pub line: u32,
     /// Predicate and whether it is negated.
     pub guard: Option<(RegRef, bool)>,
-    /// With all suffixes.
+    /// Opcode with all suffixes.
     pub opcode: String,
     pub operands: Vec<Operand>,
 }

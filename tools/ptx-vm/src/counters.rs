@@ -1,4 +1,4 @@
-//! Work of a launch, counted.
+//! Counters of the work of a launch.
 
 use crate::program::Class;
 
@@ -11,7 +11,7 @@ pub struct Tally {
     pub thread: u64,
 }
 
-/// What a launch did. Sums over blocks, so the same for any number of threads.
+/// Counters of a launch: sums over blocks, so the same for any number of threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
     /// Integer, logic, compare, select, convert, move.
@@ -28,11 +28,11 @@ pub struct Counters {
     pub warp: Tally,
     /// Matrix products.
     pub matrix: Tally,
-    /// Bytes of global memory that lanes asked for.
+    /// Bytes of global memory that lanes requested.
     pub global_bytes: u64,
     /// Bytes of global memory moved, in sectors of 32 bytes per warp and instruction.
     pub global_bytes_moved: u64,
-    /// Bytes of shared memory that lanes asked for.
+    /// Bytes of shared memory that lanes requested.
     pub shared_bytes: u64,
     /// Extra passes over shared memory because lanes hit different words of one bank.
     pub bank_conflicts: u64,
@@ -63,7 +63,7 @@ impl Counters {
         tally.thread += u64::from(lanes);
     }
 
-    /// Takes back what [`Self::count`] added.
+    /// Reverts [`Self::count`].
     pub(crate) fn uncount(&mut self, class: Class, lanes: u32) {
         let tally = self.tally(class);
         tally.warp -= 1;
@@ -74,12 +74,12 @@ impl Counters {
         [self.integer, self.float, self.special, self.control, self.memory, self.warp, self.matrix]
     }
 
-    /// Instructions of all classes over all lanes.
+    /// Returns the instructions of all classes over all lanes.
     pub fn thread_instructions(&self) -> u64 {
         self.tallies().iter().map(|t| t.thread).sum()
     }
 
-    /// Instructions of all classes, one per warp.
+    /// Returns the instructions of all classes, one per warp.
     pub fn warp_instructions(&self) -> u64 {
         self.tallies().iter().map(|t| t.warp).sum()
     }

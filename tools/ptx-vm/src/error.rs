@@ -1,4 +1,4 @@
-//! What can go wrong, one sentence each.
+//! The errors of the library, one sentence each.
 
 use crate::report::Finding;
 
@@ -11,7 +11,7 @@ pub struct ParseError {
     pub name: String,
     /// Line, counted from 1.
     pub line: u32,
-    /// What was found.
+    /// Description of the error.
     pub message: String,
 }
 
@@ -30,7 +30,7 @@ pub enum MemoryError {
     NoAllocation {
         /// First byte.
         address: u64,
-        /// Bytes asked for.
+        /// Requested bytes.
         bytes: usize,
     },
     /// It starts inside an allocation and ends outside.
@@ -40,7 +40,7 @@ pub enum MemoryError {
         name: String,
         /// Offset of the first byte.
         offset: u64,
-        /// Bytes asked for.
+        /// Requested bytes.
         bytes: usize,
         /// Bytes of the allocation.
         length: u64,
@@ -53,7 +53,7 @@ pub enum MemoryError {
     },
 }
 
-/// A launch that could not start or could not go on.
+/// A launch that could not start or could not continue.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
@@ -62,9 +62,9 @@ pub enum Fault {
     NoKernel {
         /// Module.
         module: String,
-        /// Kernel asked for.
+        /// Requested kernel.
         kernel: String,
-        /// Names there are.
+        /// Names of the existing kernels.
         known: String,
     },
     /// Grid, block, shared memory or parameters do not fit the kernel or a GPU.
@@ -72,10 +72,10 @@ pub enum Fault {
     BadLaunch {
         /// Kernel.
         kernel: String,
-        /// What does not fit.
+        /// The mismatch, in words.
         message: String,
     },
-    /// Execution met something it cannot pass.
+    /// Execution reached an instruction that it cannot execute, or a limit.
     #[error("{0}")]
     Stopped(Box<Finding>),
 }

@@ -1,4 +1,4 @@
-//! The device: memory, modules' variables, launches.
+//! The device: memory, variables of modules, launches.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,12 +14,13 @@ use crate::module::Module;
 use crate::report::{Finding, FindingKind, MAX_FINDINGS, Report};
 use crate::touch::{self, Race};
 
-/// Steps of one block before it is stopped, unless set otherwise.
+/// Default number of steps after which a block is stopped.
 const DEFAULT_LIMIT: u64 = 1 << 32;
-/// Most threads of a block, and most shared memory of one (bytes), on GPUs of the years 2020-24.
+/// Maximum threads of a block, and maximum shared memory of one (bytes), on GPUs of the years
+/// 2020-24.
 const MAX_THREADS: u64 = 1024;
 const MAX_SHARED: u64 = 227 * 1024;
-/// Most local memory of a thread, in bytes.
+/// Maximum local memory of a thread in bytes.
 const MAX_LOCAL: u64 = 512 * 1024;
 
 /// An address in device memory.
@@ -27,7 +28,7 @@ const MAX_LOCAL: u64 = 512 * 1024;
 pub struct Address(pub u64);
 
 impl Address {
-    /// The address `bytes` further on.
+    /// Returns the address `bytes` further on.
     #[must_use]
     pub fn offset(self, bytes: u64) -> Address {
         Address(self.0.wrapping_add(bytes))
@@ -51,7 +52,7 @@ impl Default for Gpu {
 }
 
 impl Gpu {
-    /// A device with nothing on it.
+    /// Returns an empty device.
     pub fn new() -> Self {
         Self {
             memory: Memory::new(),
@@ -62,27 +63,28 @@ impl Gpu {
         }
     }
 
-    /// Sets after how many steps (instructions of its warps) a block is taken for endless.
+    /// Sets the number of steps (instructions of its warps) after which a block is stopped as
+    /// endless.
     pub fn set_instruction_limit(&mut self, steps: u64) {
         self.limit = steps;
     }
 
-    /// Turns the search for races between blocks on (as it is at the start) or off.
+    /// Turns the search for races between blocks on (the default) or off.
     pub fn set_global_races(&mut self, on: bool) {
         self.races = on;
     }
 
-    /// Uses code for any CPU even where the CPU has AVX2; results are the same bits.
+    /// Uses portable code even if the CPU has AVX2; results are bitwise equal.
     pub fn set_portable(&mut self, portable: bool) {
         self.fast = !portable && vector::is_fast();
     }
 
-    /// Allocates `bytes`; all of them count as never written.
+    /// Allocates `bytes`; all of them are marked as never written.
     pub fn alloc(&mut self, name: &str, bytes: usize) -> Address {
         Address(self.memory.alloc(name, bytes))
     }
 
-    /// Frees an allocation. Its addresses are never handed out again, so later use is found.
+    /// Frees an allocation. Its addresses are never reused, so later accesses are found.
     ///
     /// # Errors
     /// [`MemoryError::NotAStart`] if nothing is allocated at `address`.
@@ -90,9 +92,9 @@ impl Gpu {
         self.memory.free(address.0)
     }
 
-    /// Gives an allocation another name where it lies; all its bytes count as never written again.
-    /// So memory can change its purpose at a fixed address, as it does in a recorded sequence of
-    /// launches; where the address is free, [`Gpu::free`] and [`Gpu::alloc`] find more.
+    /// Renames an allocation in place; all its bytes are marked as never written. So memory can
+    /// change its purpose at a fixed address, as it does in a recorded sequence of launches. If the
+    /// address may change, [`Gpu::free`] and [`Gpu::alloc`] find more faults.
     ///
     /// # Errors
     /// [`MemoryError::NotAStart`] if nothing is allocated at `address`.
@@ -103,15 +105,15 @@ impl Gpu {
     /// Copies to the device.
     ///
     /// # Errors
-    /// [`MemoryError`] if the bytes do not lie in one allocation.
+    /// [`MemoryError`] if the bytes are not in one allocation.
     pub fn write(&mut self, address: Address, data: &[u8]) -> Result<(), MemoryError> {
         self.memory.write(address.0, data)
     }
 
-    /// Copies from the device; bytes nobody wrote read as 0xFF.
+    /// Copies from the device; unwritten bytes read as 0xFF.
     ///
     /// # Errors
-    /// [`MemoryError`] if the bytes do not lie in one allocation.
+    /// [`MemoryError`] if the bytes are not in one allocation.
     pub fn read(&self, address: Address, out: &mut [u8]) -> Result<(), MemoryError> {
         self.memory.read(address.0, out)
     }
@@ -119,7 +121,7 @@ impl Gpu {
     /// Sets `bytes` bytes to one value.
     ///
     /// # Errors
-    /// [`MemoryError`] if the bytes do not lie in one allocation.
+    /// [`MemoryError`] if the bytes are not in one allocation.
     pub fn fill(&mut self, address: Address, value: u8, bytes: usize) -> Result<(), MemoryError> {
         self.memory.range(address.0, bytes)?;
         let chunk = [value; 4096];
@@ -130,7 +132,8 @@ impl Gpu {
         Ok(())
     }
 
-    /// Address of a `__device__` or `__constant__` variable of a module, by its name in the PTX.
+    /// Returns the address of a `__device__` or `__constant__` variable of a module, by its name in
+    /// the PTX.
     pub fn symbol(&mut self, module: &Module, name: &str) -> Option<Address> {
         let index = module.file.variables.iter().position(|v| v.name == name)?;
         let address = *self.place(module).get(index)?;
@@ -153,7 +156,7 @@ impl Gpu {
                     continue;
                 }
                 let width = v.ty.bytes();
-                // What has no initialiser starts as zero.
+                // Variables without initialiser start as zero.
                 let mut data = vec![0u8; v.size as usize];
                 for (item, to) in v.initial.iter().zip(data.chunks_exact_mut(width)) {
                     let value = match item {
@@ -165,7 +168,7 @@ impl Gpu {
                     };
                     to.copy_from_slice(&value.to_le_bytes()[..width]);
                 }
-                // The allocation above holds them: this cannot fail.
+                // The allocation above is large enough: this cannot fail.
                 let _ = self.memory.write(address, &data);
             }
             self.variables.insert(module.id, addresses);
@@ -173,11 +176,11 @@ impl Gpu {
         &self.variables[&module.id]
     }
 
-    /// Runs a kernel over its grid. Blocks run in parallel; memory, counters and findings are the
-    /// same for any number of threads as long as blocks do not race with each other.
+    /// Runs a kernel over its grid. Blocks run in parallel. Memory, counters and findings are the
+    /// same for any number of threads if blocks do not race with each other.
     ///
     /// # Errors
-    /// [`Fault`] if the launch does not fit the kernel, or if a block cannot go on.
+    /// [`Fault`] if the launch does not fit the kernel, or if a block cannot continue.
     pub fn launch(
         &mut self,
         module: &Module,
@@ -216,10 +219,10 @@ impl Gpu {
     }
 }
 
-/// The most blocks that one task runs; bounds the memory of outcomes that wait to be merged.
+/// Maximum number of blocks of one task; bounds the memory of outcomes that wait to be merged.
 const BLOCKS_A_TASK: usize = 64;
 
-/// Runs all blocks; the outcomes of each task, merged in the order of blocks.
+/// Runs all blocks; returns the merged outcome of each task, in the order of blocks.
 fn run(launched: &Launched) -> Vec<Outcome> {
     let [gx, gy, gz] = launched.grid.map(|n| n as usize);
     let blocks = gx * gy * gz;
@@ -246,7 +249,7 @@ fn run_range(
     let mut block = Block::new(launched);
     let mut sum = Outcome::default();
     for n in range {
-        // Only the first block that stops is reported; those behind it need not run.
+        // Only the first block that stops is reported; later blocks need not run.
         if first_stop.load(Ordering::Relaxed) < n {
             break;
         }
@@ -277,7 +280,7 @@ fn merge(launched: &Launched, outcomes: Vec<Outcome>) -> Result<Report, Fault> {
     Ok(Report { counters: sum.counters, findings: sum.findings })
 }
 
-/// The finding about a race between blocks.
+/// Builds the finding about a race between blocks.
 fn between_blocks(launched: &Launched, race: &Race) -> Finding {
     let [gx, gy, _] = launched.grid;
     let index = |n: u32| [n % gx, n / gx % gy, n / (gx * gy)];
@@ -305,7 +308,7 @@ fn between_blocks(launched: &Launched, race: &Race) -> Finding {
 }
 
 impl Outcome {
-    /// Adds what a later block left behind.
+    /// Adds the outcome of a later block.
     fn append(&mut self, other: Outcome) {
         self.counters.add(&other.counters);
         for finding in other.findings {
@@ -321,7 +324,7 @@ impl Outcome {
     }
 }
 
-/// What does not fit, in one sentence.
+/// Checks the launch against the kernel; the error is one sentence.
 fn check(module: &Module, index: usize, launch: &Launch) -> Result<(), String> {
     let kernel = &module.kernels()[index];
     let program = &module.programs[index];

@@ -2,7 +2,7 @@
 
 use crate::gpu::Address;
 
-/// How a kernel is launched.
+/// Launch configuration and parameters of a kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct Launch<'a> {
     /// Blocks along x, y, z.
@@ -28,12 +28,12 @@ pub struct Params {
 }
 
 impl Params {
-    /// No parameters yet.
+    /// Returns an empty list of parameters.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A structure as bytes, with its alignment.
+    /// Appends a structure as bytes, with its alignment.
     pub fn raw(&mut self, data: &[u8], align: usize) -> &mut Self {
         let start = self.bytes.len().next_multiple_of(align.max(1));
         self.bytes.resize(start, 0);
@@ -41,42 +41,42 @@ impl Params {
         self
     }
 
-    /// A 32-bit unsigned integer.
+    /// Appends a 32-bit unsigned integer.
     pub fn u32(&mut self, v: u32) -> &mut Self {
         self.raw(&v.to_le_bytes(), 4)
     }
 
-    /// A 32-bit signed integer.
+    /// Appends a 32-bit signed integer.
     pub fn i32(&mut self, v: i32) -> &mut Self {
         self.raw(&v.to_le_bytes(), 4)
     }
 
-    /// A 64-bit unsigned integer.
+    /// Appends a 64-bit unsigned integer.
     pub fn u64(&mut self, v: u64) -> &mut Self {
         self.raw(&v.to_le_bytes(), 8)
     }
 
-    /// A 64-bit signed integer.
+    /// Appends a 64-bit signed integer.
     pub fn i64(&mut self, v: i64) -> &mut Self {
         self.raw(&v.to_le_bytes(), 8)
     }
 
-    /// An f32.
+    /// Appends an f32.
     pub fn f32(&mut self, v: f32) -> &mut Self {
         self.raw(&v.to_le_bytes(), 4)
     }
 
-    /// An f64.
+    /// Appends an f64.
     pub fn f64(&mut self, v: f64) -> &mut Self {
         self.raw(&v.to_le_bytes(), 8)
     }
 
-    /// A pointer to device memory.
+    /// Appends a pointer to device memory.
     pub fn address(&mut self, v: Address) -> &mut Self {
         self.u64(v.0)
     }
 
-    /// What goes into [`Launch::params`].
+    /// Returns the bytes for [`Launch::params`].
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }

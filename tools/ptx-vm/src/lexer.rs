@@ -1,8 +1,8 @@
-//! Text into tokens, each with its line.
+//! The lexer: splits text into tokens, each with its line.
 
 use crate::error::ParseError;
 
-/// What a token is.
+/// Kinds of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Opcodes, names, directives; dots inside belong to the word.
@@ -28,7 +28,7 @@ fn is_word(c: u8) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, b'_' | b'$' | b'%' | b'.')
 }
 
-/// Cuts `source` into tokens; `name` is the file's name for the error.
+/// Splits `source` into tokens; `name` is the file's name for the error.
 pub(crate) fn tokens<'a>(name: &str, source: &'a str) -> Result<Vec<Token<'a>>, ParseError> {
     let bytes = source.as_bytes();
     let (mut at, mut line) = (0, 1u32);
@@ -71,7 +71,7 @@ pub(crate) fn tokens<'a>(name: &str, source: &'a str) -> Result<Vec<Token<'a>>, 
     Ok(out)
 }
 
-/// Words may hold `::` between two names, as in `L2::128B`.
+/// Finds the end of a word, which may contain `::` between two names, as in `L2::128B`.
 fn word_end(bytes: &[u8], mut at: usize) -> usize {
     while at < bytes.len() {
         let inner =

@@ -1,7 +1,7 @@
 //! A virtual GPU: parses PTX and runs it on the CPU, warp by warp, checking every access.
 //!
-//! [`Module::parse`] reads the text that nvcc makes; [`Gpu`] holds memory and launches kernels;
-//! a launch returns a [`Report`] with the work counted and the faults found.
+//! [`Module::parse`] reads the PTX text of nvcc. [`Gpu`] contains the memory and launches kernels.
+//! A launch returns a [`Report`] with counters of the work and the faults found.
 
 mod ast;
 mod counters;

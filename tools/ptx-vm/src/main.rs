@@ -1,4 +1,5 @@
-//! `ptx-vm check FILE...`: what a PTX file holds and whether this machine knows all of it.
+//! `ptx-vm check FILE...`: shows the content of PTX files and whether all their instruction forms
+//! are known.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
     if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Prints what the file holds; whether all its forms are known.
+/// Prints the content of the file; returns whether all its forms are known.
 fn check(file: &std::path::Path) -> Result<bool, String> {
     let name = file.display().to_string();
     let bytes = std::fs::read(file).map_err(|e| format!("cannot read {name}: {e}"))?;

@@ -1,22 +1,22 @@
-//! Global memory: named allocations with unused space between them, and a mark for each byte that
-//! was written.
+//! Global memory: named allocations with unused space between them, and a written flag for each
+//! byte.
 //!
 //! Blocks run in parallel and write through shared references, so words are atomics with relaxed
-//! order. A kernel without races between blocks gives the same bits for any schedule.
+//! order. A kernel without races between blocks gives bitwise equal results for any schedule.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 
 use crate::error::MemoryError;
 
-/// First address handed out; the windows of shared and local memory lie far below.
+/// First address of an allocation; the windows of shared and local memory are far below.
 const START: u64 = 0x10_0000_0000;
 /// Unused bytes after each allocation.
 const GUARD: u64 = 4096;
-/// What memory holds before it is written: NaN as f32, far out of range as an index.
+/// Value of memory before it is written: NaN as f32, far out of range as an index.
 const FILL: u32 = 0xFFFF_FFFF;
 
-/// Alignment of allocations, that of a real device.
+/// Alignment of allocations in bytes, as on a real device.
 pub const ALIGNMENT: u64 = 256;
 
 /// One allocation.
@@ -25,12 +25,12 @@ pub(crate) struct Allocation {
     pub base: u64,
     pub bytes: u64,
     words: Vec<AtomicU32>,
-    /// Four bits per word, one per byte: written
+    /// Written flags: four bits per word, one per byte
     written: Vec<AtomicU8>,
 }
 
 impl Allocation {
-    /// Value at an offset that is a multiple of `width` (1, 2, 4 or 8 bytes).
+    /// Returns the value at an offset that is a multiple of `width` (1, 2, 4 or 8 bytes).
     #[inline(always)]
     pub fn load(&self, offset: u64, width: u32) -> u64 {
         let word = (offset / 4) as usize;
@@ -42,7 +42,7 @@ impl Allocation {
         }
     }
 
-    /// Stores the low bytes of `value` and marks them written.
+    /// Stores the low bytes of `value` and marks them as written.
     #[inline(always)]
     pub fn store(&self, offset: u64, width: u32, value: u64) {
         let word = (offset / 4) as usize;
@@ -61,7 +61,7 @@ impl Allocation {
                 let shift = 8 * (offset & 3) as u32;
                 let mask = ((1u32 << (8 * width)) - 1) << shift;
                 let part = (value as u32) << shift & mask;
-                // Neighbouring bytes may belong to another block.
+                // Another block may write the neighbouring bytes.
                 let set = |old: u32| Some(old & !mask | part);
                 let _ = self.words[word].fetch_update(Relaxed, Relaxed, set);
                 let bits = ((1u8 << width) - 1) << (offset & 3);
@@ -70,7 +70,7 @@ impl Allocation {
         }
     }
 
-    /// One whole word.
+    /// Returns one whole word.
     #[inline(always)]
     pub fn word(&self, index: usize) -> u32 {
         self.words[index].load(Relaxed)
@@ -103,14 +103,14 @@ impl Allocation {
         }
     }
 
-    /// Changes one value as a whole; returns the old one.
+    /// Updates one value atomically; returns the old one.
     pub fn update(&self, lock: &Mutex<()>, offset: u64, width: u32, f: impl Fn(u64) -> u64) -> u64 {
         if width == 4 {
             let word = &self.words[(offset / 4) as usize];
             let old = word.fetch_update(Relaxed, Relaxed, |v| Some(f(u64::from(v)) as u32));
             return u64::from(old.unwrap_or_else(|same| same));
         }
-        // Nothing is left half done by a panic elsewhere: the words are plain integers.
+        // A panic in another thread leaves no broken state: the words are plain integers.
         let _guard = lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let old = self.load(offset, width);
         self.store(offset, width, f(old));
@@ -123,7 +123,7 @@ pub(crate) struct Memory {
     /// Sorted by base
     pub list: Vec<Allocation>,
     next: u64,
-    /// Held by atomics wider than a word
+    /// Locked by atomics wider than a word
     pub lock: Mutex<()>,
 }
 
@@ -163,12 +163,12 @@ impl Memory {
         Ok(())
     }
 
-    /// Index of the last allocation that starts at or before `address`.
+    /// Returns the index of the last allocation that starts at or before `address`.
     pub fn at_or_before(&self, address: u64) -> Option<usize> {
         self.list.partition_point(|a| a.base <= address).checked_sub(1)
     }
 
-    /// Allocation and offset that hold all of `bytes`.
+    /// Returns the allocation that contains all of `bytes`, and the offset in it.
     pub fn range(&self, address: u64, bytes: usize) -> Result<(&Allocation, u64), MemoryError> {
         let none = MemoryError::NoAllocation { address, bytes };
         let at = self.at_or_before(address).map(|i| &self.list[i]);

@@ -8,7 +8,7 @@ use crate::error::ParseError;
 use crate::parser;
 use crate::program::Program;
 
-/// Numbers modules, so that a device knows which variables it has placed.
+/// Number of the next module: a device uses it to know which modules' variables are allocated.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// A parameter of a kernel.
@@ -16,7 +16,7 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 pub struct Param {
     /// Name in the PTX text.
     pub name: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     /// Alignment in bytes.
     pub align: u64,
@@ -24,7 +24,7 @@ pub struct Param {
     pub offset: u64,
 }
 
-/// What is known of a kernel before it runs.
+/// Static properties of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
     /// Name, as mangled in the PTX text.
@@ -33,13 +33,13 @@ pub struct Kernel {
     pub params: Vec<Param>,
     /// Bytes of static shared memory.
     pub static_shared: u64,
-    /// Most threads of a block, if the source says so.
+    /// Maximum threads of a block, if the source states it.
     pub max_threads: Option<u32>,
     /// Virtual registers of up to 32 bits, of 64 bits, and predicates, constants not counted.
     pub registers: [usize; 3],
     /// Bytes of local memory a thread.
     pub local: u64,
-    /// Instructions.
+    /// Number of instructions.
     pub instructions: usize,
     /// Line of its head in the PTX text.
     pub line: u32,
@@ -48,7 +48,7 @@ pub struct Kernel {
 /// A form of instruction that the machine does not know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownForm {
-    /// Kernel that has it.
+    /// Kernel that contains it.
     pub kernel: String,
     /// Line, counted from 1.
     pub line: u32,
@@ -107,17 +107,17 @@ impl Module {
         Ok(Module { id, name: name.to_owned(), lines, file, kernels, programs })
     }
 
-    /// Name given to [`Module::parse`].
+    /// Returns the name given to [`Module::parse`].
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The kernels, in the order of the text.
+    /// Returns the kernels, in the order of the text.
     pub fn kernels(&self) -> &[Kernel] {
         &self.kernels
     }
 
-    /// Instructions that stop a launch when they are reached.
+    /// Returns the instructions that stop a launch when they are reached.
     pub fn unknown_forms(&self) -> Vec<UnknownForm> {
         let each = self.kernels.iter().zip(&self.programs);
         each.flat_map(|(kernel, program)| {

@@ -1,5 +1,5 @@
-//! The decoded form of a kernel: registers are numbered rows, constants and special registers are
-//! rows too, so that hot code knows one kind of operand only.
+//! The decoded form of a kernel. Registers, constants and special registers are all numbered rows,
+//! so hot code has only one kind of operand.
 
 use crate::ast::Space;
 use crate::exec::scalar::{Cmp, Mods, ScalarFn};
@@ -19,7 +19,7 @@ pub(crate) enum Reg {
     P(u32),
 }
 
-/// Special registers that hold still while a warp lives.
+/// Special registers that are constant while a warp runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Special {
     Tid(u8),
@@ -125,17 +125,17 @@ pub(crate) enum V64 {
     Pack32,
 }
 
-/// What a comparison compares.
+/// Type of a comparison.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Test {
     S32(Cmp),
     U32(Cmp),
-    /// With flush to zero or not
+    /// Comparison, and whether operands are flushed to zero
     F32(Cmp, bool),
     Scalar(ScalarFn, Mods),
 }
 
-/// How setp joins its result with a third predicate.
+/// Operation that combines the result of setp with a third predicate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Join {
     And,
@@ -186,7 +186,7 @@ pub(crate) struct Carry {
     pub kind: CarryKind,
     pub carry_in: bool,
     pub carry_out: bool,
-    /// Mask that holds the flag
+    /// Mask that stores the flag
     pub flag: u32,
 }
 
@@ -390,7 +390,7 @@ pub(crate) enum Op {
     Barrier(Box<Barrier>),
     Mma(Box<Mma>),
     Ldmatrix(Box<Ldmatrix>),
-    /// Transpose of an 8x8 matrix of 16-bit values held by the warp: destination, source
+    /// Transpose of an 8x8 matrix of 16-bit values in the warp's registers: destination, source
     Movmatrix(u32, u32),
     CpAsync(Box<CpAsync>),
     CpCommit,
@@ -403,14 +403,14 @@ pub(crate) enum Op {
     Unknown(u32),
 }
 
-/// What an instruction counts as.
+/// Classes in which instructions are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     /// Integer, logic, compare, select, convert, move.
     Integer,
     /// f32, f64, f16 and bf16 arithmetic.
     Float,
-    /// Sine, exponential, reciprocal and the like.
+    /// Sine, exponential, reciprocal and similar functions.
     Special,
     /// Branches, returns, barriers and synchronisation.
     Control,
@@ -460,22 +460,22 @@ pub(crate) struct Program {
     pub dynamic_name: String,
     pub local_bytes: u64,
     pub param_bytes: u64,
-    /// Forms nobody knows, with their lines
+    /// Unknown forms, with their lines
     pub unknown: Vec<(u32, String)>,
-    /// Blocks must run one after another: atomics whose order shows in the result
+    /// Whether blocks must run one after another: the order of their atomics affects the result
     pub ordered: bool,
-    /// Atomics on memory that blocks share
+    /// Whether there are atomics on memory that blocks share
     pub global_atomics: bool,
 }
 
-/// Where generic addresses of shared memory begin.
+/// First generic address of shared memory.
 pub(crate) const SHARED_WINDOW: u64 = 0x0100_0000;
-/// Where generic addresses of local memory begin.
+/// First generic address of local memory.
 pub(crate) const LOCAL_WINDOW: u64 = 0x0200_0000;
-/// Where generic addresses of parameters begin.
+/// First generic address of parameters.
 pub(crate) const PARAM_WINDOW: u64 = 0x0300_0000;
 /// Bytes of each window.
 pub(crate) const WINDOW: u64 = 0x0100_0000;
-/// Unused bytes between variables in shared memory: all 32 banks once, so that the banks of what
-/// follows do not change.
+/// Unused bytes between variables in shared memory: all 32 banks once. So the banks of the
+/// following variables do not change.
 pub(crate) const SHARED_GAP: u64 = 128;

@@ -1,13 +1,13 @@
-//! What a launch reports: faults found and work counted.
+//! The report of a launch: faults and counters of the work.
 
 use std::fmt;
 
 use crate::counters::Counters;
 
-/// Different findings kept per launch; repeats of one only raise its count.
+/// Maximum number of different findings per launch; a repeated one only raises its count.
 pub const MAX_FINDINGS: usize = 64;
 
-/// What kind of fault was found.
+/// Kinds of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum FindingKind {
@@ -15,17 +15,17 @@ pub enum FindingKind {
     OutOfBounds,
     /// An address that is not a multiple of the access size.
     Misaligned,
-    /// A read of bytes that nobody wrote.
+    /// A read of bytes that were never written.
     Uninitialised,
     /// Two accesses to shared memory with no barrier or warp synchronisation between them.
     SharedRace,
     /// Accesses of two blocks to one global byte in one launch, at least one a plain write.
     GlobalRace,
-    /// A read or write of shared bytes whose `cp.async` is still under way.
+    /// A read or write of shared bytes whose `cp.async` is still in flight.
     CopyInFlight,
-    /// Lanes of a warp meet at different barriers, or some never come.
+    /// Lanes of a warp wait at different barriers, or some never arrive.
     DivergentBarrier,
-    /// A shuffle, vote or warp barrier names lanes that are not there, or reads from one.
+    /// A shuffle, vote or warp barrier names absent lanes, or a shuffle reads from one.
     AbsentLanes,
     /// A form of instruction that this machine does not know.
     UnknownInstruction,
@@ -33,7 +33,7 @@ pub enum FindingKind {
     Trap,
     /// A block took more steps than the limit.
     InstructionLimit,
-    /// All warps wait for barriers that never fill.
+    /// All warps wait at barriers that are never complete.
     Deadlock,
     /// Sums of floats by atomics: their order, and so the last bits, differ on a real GPU.
     AtomicOrder,
@@ -59,10 +59,10 @@ impl FindingKind {
     }
 }
 
-/// One fault, where it was first seen.
+/// One fault, at the place of its first occurrence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What it is.
+    /// Kind of the fault.
     pub kind: FindingKind,
     /// Kernel.
     pub kernel: String,
@@ -76,13 +76,13 @@ pub struct Finding {
     pub warp: u32,
     /// Lane inside the warp.
     pub lane: u32,
-    /// Address accessed, if the fault is about one.
+    /// Accessed address, if the fault is about one.
     pub address: Option<u64>,
-    /// Allocation or variable, and the offset in it, if the address lies in or near one.
+    /// Allocation or variable, and the offset in it, if the address is in or near one.
     pub place: Option<(String, u64)>,
-    /// One sentence on what happened.
+    /// Description of the fault in one sentence.
     pub message: String,
-    /// How often it was seen at this line.
+    /// Number of occurrences at this line.
     pub count: u64,
 }
 
@@ -112,10 +112,10 @@ impl fmt::Display for Finding {
     }
 }
 
-/// The outcome of a launch that ran to its end.
+/// Result of a launch that ran to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
-    /// Work done.
+    /// Counters of the work.
     pub counters: Counters,
     /// Faults, in the order of blocks and of time inside a block; one per kind and line.
     pub findings: Vec<Finding>,

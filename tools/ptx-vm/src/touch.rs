@@ -1,18 +1,19 @@
-//! Races between blocks: which global bytes each block read and wrote, compared after the launch.
+//! Races between blocks, found by comparing the global bytes that each block read and wrote.
 //!
-//! Blocks of a launch run in any order, so bytes that one block writes and another one reads or
-//! writes are a fault unless atomics order them. The comparison needs only what was touched, not
-//! when, and so gives the same answer for any schedule. Kernels with atomics on global memory are
-//! left out: a ticket taken by an atomic may well order what looks unordered here.
+//! Blocks of a launch run in any order. So a byte that one block writes and another one reads or
+//! writes is a fault unless atomics order the accesses. The comparison runs after the launch and
+//! needs only the touched bytes, not the time, so its result is the same for any schedule. Kernels
+//! with atomics on global memory are excluded: an atomic ticket may order accesses that look
+//! unordered here.
 
-/// Stretches of one block before they are sorted and joined.
+/// Number of ranges of one block before they are sorted and joined.
 const COMPACT: usize = 1 << 14;
-/// Pairs compared before the search gives up; only a kernel full of races gets there.
+/// Maximum number of compared pairs; only a kernel full of races reaches it.
 const MAX_PAIRS: usize = 1 << 22;
-/// Races told.
+/// Maximum number of reported races.
 const MAX_RACES: usize = 8;
 
-/// A stretch of global memory that one instruction of one block touched.
+/// A range of global memory that one instruction of one block touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Touch {
     pub write: bool,
@@ -27,7 +28,7 @@ pub(crate) struct Touch {
     pub block: u32,
 }
 
-/// What one block touched.
+/// Ranges that one block touched.
 #[derive(Debug, Default)]
 pub(crate) struct Touches {
     list: Vec<Touch>,
@@ -46,12 +47,12 @@ impl Touches {
         self.list.push(touch);
         if self.list.len() >= self.limit.max(COMPACT) {
             self.list = compact(std::mem::take(&mut self.list));
-            // What does not get shorter is not sorted again soon.
+            // A list that does not shrink is sorted less often.
             self.limit = 2 * self.list.len();
         }
     }
 
-    /// Hands over the stretches, sorted and joined.
+    /// Returns the ranges, sorted and joined, and clears the list.
     pub fn take(&mut self, block: u32) -> Vec<Touch> {
         let mut list = compact(std::mem::take(&mut self.list));
         list.iter_mut().for_each(|t| t.block = block);
@@ -60,7 +61,7 @@ impl Touches {
     }
 }
 
-/// Joins stretches of one instruction that meet.
+/// Joins adjacent ranges of one instruction.
 fn compact(mut list: Vec<Touch>) -> Vec<Touch> {
     list.sort_unstable();
     let mut out: Vec<Touch> = Vec::new();
@@ -79,14 +80,14 @@ fn compact(mut list: Vec<Touch>) -> Vec<Touch> {
     out
 }
 
-/// Two touches of different blocks that share bytes, the second one given by its first byte.
+/// Two touches of different blocks that share bytes, with the first byte of the second one.
 pub(crate) struct Race {
     pub first: Touch,
     pub second: Touch,
     pub address: u64,
 }
 
-/// The races among the touches of all blocks, one per pair of lines.
+/// Finds the races among the touches of all blocks, one per pair of lines.
 pub(crate) fn races(mut touches: Vec<Touch>) -> Vec<Race> {
     let key = |t: &Touch| (t.start, t.end, t.block, t.line, t.write);
     touches.sort_unstable_by_key(key);
@@ -117,7 +118,7 @@ pub(crate) fn races(mut touches: Vec<Touch>) -> Vec<Race> {
     out
 }
 
-/// Joined stretches, in order.
+/// Joins sorted ranges.
 fn union<'a>(sorted: impl Iterator<Item = &'a Touch>) -> Vec<(u64, u64)> {
     let mut out: Vec<(u64, u64)> = Vec::new();
     for touch in sorted {

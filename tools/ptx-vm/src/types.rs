@@ -30,7 +30,7 @@ pub(crate) enum Ty {
 }
 
 impl Ty {
-    /// From the spelling after the dot.
+    /// Parses the spelling after the dot.
     pub fn parse(text: &str) -> Option<Ty> {
         Some(match text {
             "pred" => Ty::Pred,
@@ -60,7 +60,7 @@ impl Ty {
         })
     }
 
-    /// Bytes in memory; a predicate has none and counts as one.
+    /// Returns the bytes in memory; a predicate has none and counts as one.
     pub fn bytes(self) -> usize {
         match self {
             Ty::Pred | Ty::B8 | Ty::U8 | Ty::S8 => 1,
@@ -71,7 +71,7 @@ impl Ty {
         }
     }
 
-    /// Bits of the value.
+    /// Returns the bits of the value.
     pub fn bits(self) -> u32 {
         self.bytes() as u32 * 8
     }
@@ -80,12 +80,12 @@ impl Ty {
         matches!(self, Ty::S8 | Ty::S16 | Ty::S32 | Ty::S64 | Ty::S16x2)
     }
 
-    /// A scalar floating-point type.
+    /// Whether it is a scalar floating-point type.
     pub fn is_float(self) -> bool {
         matches!(self, Ty::F16 | Ty::Bf16 | Ty::Tf32 | Ty::F32 | Ty::F64)
     }
 
-    /// A scalar integer or bit type.
+    /// Whether it is a scalar integer or bit type.
     pub fn is_int(self) -> bool {
         !self.is_float() && !self.is_packed() && self != Ty::Pred
     }

@@ -1,11 +1,11 @@
-//! Planted faults, compiled by nvcc: each is found, named, and told with the place.
+//! Planted faults, compiled by nvcc: each one is found and reported with its kind and place.
 
 mod common;
 
 use common::*;
 use ptx_vm::{FindingKind, Gpu, Params, Report};
 
-/// The finding of a kind; its sentence must name what a reader needs.
+/// Asserts that there is a finding of a kind, and that its message contains these words.
 fn assert_found(report: &Report, kind: FindingKind, in_sentence: &[&str]) {
     let found = report.findings.iter().find(|f| f.kind == kind);
     let Some(found) = found else {
@@ -29,7 +29,7 @@ fn missing_barrier_after_the_copies_arrive() {
 fn wrong_cp_async_wait_group() {
     let (report, c, a, b) = gemm(&module("gemm-wait"), 64, 64, 96);
     assert_found(&report, FindingKind::CopyInFlight, &["ldmatrix", "has not been waited for"]);
-    // The old bytes were used, as on a GPU where the copy is slow.
+    // The old bytes were used, as on a GPU with a slow copy.
     let want: f32 = (0..96).map(|t| a[t] * b[t]).sum();
     assert!((c[0] - want).abs() > 1e-3 || c[0].is_nan());
 }

@@ -1,4 +1,4 @@
-//! Floating-point instructions against Rust, all roundings of conversions included.
+//! Floating-point instructions compared with Rust, including all roundings of conversions.
 
 #[path = "common/snippet.rs"]
 mod snippet;
@@ -70,7 +70,7 @@ fn smallest_and_largest() {
     );
 }
 
-/// The f32 at or below an f64, found without the code under test.
+/// Returns the f32 at or below an f64, computed without the code under test.
 fn down(v: f64) -> f32 {
     let near = v as f32;
     if f64::from(near) > v { near.next_down() } else { near }
@@ -90,7 +90,7 @@ fn directed_rounding_of_f32() {
     check32("mul.rm.f32", 2, |a, b, _| canonical(down(exact(a, b))));
     check32("mul.rp.f32", 2, |a, b, _| canonical(up(exact(a, b))));
     check32("mul.rz.f32", 2, |a, b, _| canonical(towards_zero(exact(a, b))));
-    // A sum whose terms are near each other is exact in f64.
+    // A sum of terms of similar size is exact in f64.
     let body = "add.rm.f32 %f4, %f1, 0f3F000001; mov.b32 %r4, %f4; cvt.u64.u32 %rd0, %r4;";
     check(body, &near_one(), |[a, ..]| {
         u64::from(down(f64::from(f(a)) + f64::from(f32::from_bits(0x3F00_0001))).to_bits())
@@ -122,7 +122,7 @@ fn approximations_are_exact_to_the_last_bit_or_two() {
     }
 }
 
-// With NaN, "not at least" is more than "less".
+// With NaN, "not at least" is not the same as "less".
 #[allow(clippy::neg_cmp_op_on_partial_ord, clippy::nonminimal_bool, clippy::double_comparisons)]
 #[test]
 fn comparisons_with_nan() {
@@ -165,7 +165,7 @@ fn float_to_integer_in_all_roundings() {
     ];
     for (name, round) in all {
         let to = |ty: &str| format!("cvt.{name}.{ty}.f32 %r4, %f1; cvt.u64.u32 %rd0, %r4;");
-        // Rust's `as` clamps and takes NaN to zero, as PTX does.
+        // Rust's `as` clamps and converts NaN to zero, as PTX does.
         check(&to("s32"), &float_inputs(), |[a, ..]| u64::from(round(f(a)) as i32 as u32));
         check(&to("u32"), &float_inputs(), |[a, ..]| u64::from(round(f(a)) as u32));
         let wide = format!("cvt.{name}.s64.f32 %rd0, %f1;");
@@ -236,7 +236,7 @@ fn sixteen_bit_floats_and_back() {
 fn arithmetic_of_sixteen_bit_floats() {
     let inputs = snippet::triples();
     let nan = |v: f32, bits: u16| if v.is_nan() { 0x7FFF } else { u64::from(bits) };
-    // One operation in f64 rounds once more at most, which is harmless for these formats.
+    // One operation in f64 adds at most one rounding, which is harmless for these formats.
     let h = |v: f64| nan(v as f32, f16::from_f64(v).to_bits());
     let half = |x: u64| f16::from_bits(x as u16).to_f64();
     let body = |op: &str| format!("{op} %rs4, %rs1, %rs2; cvt.u64.u16 %rd0, %rs4;");

@@ -1,11 +1,11 @@
-//! Integer, logic, bit and conversion instructions against Rust.
+//! Integer, logic, bit and conversion instructions compared with Rust.
 
 #[path = "common/snippet.rs"]
 mod snippet;
 
 use snippet::{check, triples};
 
-/// `op` on 32-bit registers; result zero-extended.
+/// Checks `op` on 32-bit registers; the result is zero-extended.
 fn check32(op: &str, sources: usize, want: impl Fn(u32, u32, u32) -> u32) {
     let list = ["%r1", "%r1, %r2", "%r1, %r2, %r3"][sources - 1];
     let body = format!("{op} %r4, {list}; cvt.u64.u32 %rd0, %r4;");
@@ -209,7 +209,7 @@ fn conversions_between_integers() {
     check(&narrow("s32", "s16", "%rs1"), &t, |[a, ..]| u64::from(a as i16 as i32 as u32));
     check("cvt.s64.s32 %rd0, %r1;", &t, |[a, ..]| a as i32 as i64 as u64);
     check("cvt.u64.u32 %rd0, %r1;", &t, |[a, ..]| a & 0xFFFF_FFFF);
-    // Of a source register that is wider than the type, the low bits count.
+    // A source register wider than the type is read by its low bits.
     check("cvt.s64.s32 %rd0, %rd1;", &t, |[a, ..]| a as i32 as i64 as u64);
     check("cvt.u64.u16 %rd0, %rd1;", &t, |[a, ..]| a & 0xFFFF);
     check("cvt.rn.f32.s32 %f4, %rd1; mov.b32 %r4, %f4; cvt.u64.u32 %rd0, %r4;", &t, |[a, ..]| {

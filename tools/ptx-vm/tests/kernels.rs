@@ -1,4 +1,4 @@
-//! Kernels that nvcc compiled: right numbers against Rust loops, and not one finding.
+//! Kernels that nvcc compiled: results equal those of Rust loops, without any finding.
 
 mod common;
 
@@ -181,7 +181,7 @@ fn functions_of_the_library_agree_with_f64() {
     }
 }
 
-/// The error function by its series, accurate to 1e-12 for |x| < 5.
+/// Computes the error function by its series, accurate to 1e-12 for |x| < 5.
 fn erf(x: f64) -> f64 {
     let (mut term, mut sum) = (x, x);
     for n in 1..200 {

@@ -1,4 +1,4 @@
-//! Bad input and bad launches: one clear sentence each, never a panic; the same report on any
+//! Bad input and bad launches: one clear sentence each, never a panic. Reports are the same on any
 //! number of threads and any CPU.
 
 mod common;

@@ -1,4 +1,4 @@
-//! What lanes and warps do together: shuffles, votes, reductions, fragments, barriers.
+//! Operations across lanes and warps: shuffles, votes, reductions, fragments, barriers.
 
 #[path = "common/snippet.rs"]
 mod snippet;
@@ -7,7 +7,7 @@ use half::f16;
 use ptx_vm::{Gpu, Launch, Module, Params};
 use snippet::lanes;
 
-/// 32 different inputs.
+/// Returns 32 different inputs.
 fn inputs() -> Vec<[u64; 3]> {
     (0..32u64).map(|i| [i * i * 7919 % 1009 + 1, i % 5, i * 3 + 1]).collect()
 }
@@ -77,7 +77,7 @@ fn votes_matches_and_reductions() {
 
 #[test]
 fn lanes_that_part_meet_again() {
-    // Each lane loops as often as its second input says; the sum is shuffled afterwards.
+    // Each lane loops as many times as its second input says; the sum is shuffled afterwards.
     let body = "mov.u32 %r4, 0; mov.u32 %r5, 0;
         again: setp.ge.u32 %p1, %r5, %r2; @%p1 bra out;
         add.u32 %r4, %r4, %r1; add.u32 %r5, %r5, 1; bra again;
@@ -92,7 +92,7 @@ fn lanes_that_part_meet_again() {
     check(&format!("rem.u32 %r5, %r0, 3; {table}"), |i, _| 10 * (i as u64 % 3 + 1));
 }
 
-/// Value of row r, column c of a matrix that no two places share.
+/// Returns the value at row r, column c of a matrix whose values are all different.
 fn element(r: usize, c: usize) -> f32 {
     (r * 8 + c) as f32 / 16.0 - 3.0
 }
@@ -125,7 +125,7 @@ fn products_of_fragments() {
     let pack = |a: f32, b: f32| {
         u64::from(f16::from_f32(a).to_bits()) | u64::from(f16::from_f32(b).to_bits()) << 16
     };
-    // A of 16 x 8 with `element`, B of 8 x 8 with the row number in its diagonal: the product
+    // A of 16 x 8 with `element`, B of 8 x 8 with the row number on its diagonal: the product
     // scales the columns of A.
     let inputs: Vec<[u64; 3]> = (0..32)
         .map(|lane| {
@@ -169,7 +169,7 @@ fn products_of_fragments() {
     }
 }
 
-/// Runs a kernel that writes one u32 a thread; the findings must be none.
+/// Runs a kernel in which each thread writes one u32; asserts that there are no findings.
 fn block(body: &str, threads: u32) -> Vec<u32> {
     let text = format!(
         ".version 8.0\n.target sm_80\n.address_size 64
@@ -233,7 +233,7 @@ fn atomics_on_shared_memory() {
 
 #[test]
 fn copies_fill_with_zeros() {
-    // 4 of 16 bytes come from the source, the others are zero; with 0 the source is not looked at.
+    // 4 of 16 bytes come from the source, the others are zero; with 0 the source is not read.
     let body = "st.global.u32 [%rd2], 287454020; shl.b32 %r4, %r0, 4; add.u32 %r5, %r4, %r10;
         and.b64 %rd3, %rd2, -16; mov.u32 %r6, 4; setp.ne.u32 %p1, %r0, 0; selp.u32 %r6, 0, 4, %p1;
         selp.u64 %rd3, 0, %rd3, %p1;

@@ -16,10 +16,10 @@ use crate::signals::{Words, watched};
 
 /// Score a trained network on the evaluation sets of its run or recipe
 ///
-/// Prints IoU per class and set with the means, and writes the same numbers to eval.json in the
-/// run folder. Sets can be added or changed on the command line, such as
-/// data.eval.0.box='[1024,512]'; a key that decides nothing here is refused. A released checkpoint
-/// needs no run folder: name a recipe, the backbone's file and the checkpoint.
+/// Prints IoU per class and set with the means, and writes the same values to eval.json in the run
+/// folder. Sets can be added or changed on the command line, such as data.eval.0.box='[1024,512]';
+/// a key that has no effect here is refused. A released checkpoint needs no run folder: name a
+/// recipe, the backbone's file and the checkpoint.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   dressage eval runs/gtav-l-rein
@@ -47,10 +47,10 @@ pub struct Args {
     out: Option<PathBuf>,
 }
 
-/// What eval.json holds.
+/// Content of eval.json.
 #[derive(Serialize)]
 struct Scored<'a> {
-    /// Of a run's checkpoint.
+    /// Step of the run's checkpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     step: Option<u64>,
     checkpoint: PathBuf,
@@ -59,7 +59,7 @@ struct Scored<'a> {
 }
 
 impl Args {
-    /// The trained network and its recipe with all settings.
+    /// Finds the trained network and its recipe with all settings.
     pub fn trained(&self) -> Result<(Trained, Recipe), Failure> {
         let overrides = self.overrides.all(&self.settings);
         let command = |run| Command::Eval { run };

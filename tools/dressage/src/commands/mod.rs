@@ -1,4 +1,4 @@
-//! One module per command, and what they share.
+//! One module per command, and the code that they share.
 
 pub mod bench;
 pub mod demo;
@@ -46,13 +46,13 @@ pub struct Overrides {
     #[arg(long, value_name = "TYPE")]
     precision: Option<String>,
 
-    /// Where the work is done: auto, cpu, cuda, cuda:N (a GPU by its number) or virtual (the GPU's
-    /// kernels executed and checked on the CPU: slow)
+    /// Device: auto, cpu, cuda, cuda:N (a GPU by its number) or virtual (the GPU's kernels executed
+    /// and checked on the CPU: slow)
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
 }
 
-/// Accepts `key=value`; what the key takes is checked with the recipe.
+/// Accepts `key=value`; the value is checked with the recipe.
 pub fn assignment(text: &str) -> Result<String, String> {
     match text.split_once('=') {
         Some((key, _)) if !key.trim().is_empty() => Ok(text.to_owned()),
@@ -61,7 +61,7 @@ pub fn assignment(text: &str) -> Result<String, String> {
 }
 
 impl Overrides {
-    /// All settings, those of `more` (bare words) last.
+    /// Returns all settings: `--set`, then `more` (bare words), then the other options.
     pub fn all(&self, more: &[String]) -> Vec<String> {
         let threads = self.threads.map(|n| format!("run.threads={n}"));
         let cpu = self.cpu.iter().map(|code| format!("run.cpu={code}"));
@@ -94,13 +94,13 @@ fn code(text: &str) -> Result<Choice, String> {
 }
 
 impl Cpu {
-    /// As [`start_threads`].
+    /// Like [`start_threads`].
     pub fn start(&self) -> Result<(), Failure> {
         start(self.threads as usize, self.code)
     }
 }
 
-/// Chooses the code of the CPU and makes the pool of arithmetic threads as a recipe says.
+/// Selects the code of the CPU and starts the pool of arithmetic threads, as the recipe says.
 pub fn start_threads(run: &Run) -> Result<(), Failure> {
     let code = run.cpu.parse().map_err(|expected| TrainError::Setting {
         setting: "run.cpu",
@@ -121,7 +121,7 @@ pub fn start(threads: usize, code: Choice) -> Result<(), Failure> {
         .map_err(|e| Failure::Message(no_thread(&e)))
 }
 
-/// Message for a system that starts no thread.
+/// Returns the message for a thread that cannot be started.
 pub fn no_thread(error: &dyn std::fmt::Display) -> String {
     format!(
         "cannot start a thread: {error}; the limit of address space (ulimit -v) or of processes \
@@ -129,7 +129,7 @@ pub fn no_thread(error: &dyn std::fmt::Display) -> String {
     )
 }
 
-/// Threads to start where `wanted` are asked for; tells if those are fewer.
+/// Returns the number of threads to start for `wanted`; prints a note if it is smaller.
 fn capped(key: &str, wanted: usize) -> usize {
     let threads = machine::threads(wanted);
     if threads < wanted {
@@ -139,19 +139,19 @@ fn capped(key: &str, wanted: usize) -> usize {
     threads
 }
 
-/// Where a trained network comes from.
+/// Source of a trained network.
 pub enum Trained {
     /// A run folder and a checkpoint in it.
     Run(PathBuf, Wanted),
-    /// A recipe with `model.checkpoint`; the file that it names.
+    /// A recipe with `model.checkpoint`: the file that this key names.
     Recipe(PathBuf),
 }
 
 impl Trained {
-    /// What `name` stands for, with its recipe: the folder of a run (`step`, or its newest
-    /// checkpoint), or a recipe that names trained weights. `command` is [`Command::Eval`] or
-    /// [`Command::Predict`], by whether it is a run; an override that does nothing there is
-    /// refused.
+    /// Finds the trained network that `name` stands for, and its recipe. `name` is the folder of a
+    /// run (checkpoint `step`, or the newest) or a recipe that names trained weights. `command` is
+    /// [`Command::Eval`] or [`Command::Predict`]; its argument says whether it is a run. An
+    /// override that has no effect there is refused.
     pub fn find(
         name: &str,
         step: Option<u64>,
@@ -182,8 +182,8 @@ impl Trained {
         Ok((Trained::Recipe(file), recipe))
     }
 
-    /// Builds the network, takes the trained weights and brings it to where it is to run, which is
-    /// told `watch` unless it is the CPU because someone said so.
+    /// Builds the network, loads the trained weights and moves it to its device. The device is
+    /// reported to `watch` unless the recipe says `cpu`.
     pub fn load(&mut self, recipe: &Recipe, watch: &Watch) -> Result<Segmenter, Failure> {
         let place = Place::of(&recipe.run, watch)?;
         if recipe.run.device != "cpu" {
@@ -196,7 +196,7 @@ impl Trained {
         })?)
     }
 
-    /// The folder that results go to if nobody says where.
+    /// Returns the default folder for results.
     pub fn folder(&self) -> Option<&Path> {
         match self {
             Trained::Run(dir, _) => Some(dir),
@@ -205,7 +205,7 @@ impl Trained {
     }
 }
 
-/// Refuses a result that would replace a file which the run in `dir` is made of.
+/// Refuses a result file that would replace a file of the run in `dir`.
 pub fn refuse_own_file(dir: &Path, out: &Path) -> Result<(), Failure> {
     if !run_folder::is_own_file(dir, out) {
         return Ok(());
@@ -219,12 +219,12 @@ pub fn refuse_own_file(dir: &Path, out: &Path) -> Result<(), Failure> {
 pub struct Wanted {
     /// Step of the checkpoint.
     pub step: u64,
-    /// Whether it was chosen because it is the newest.
+    /// Whether it was chosen as the newest.
     newest: bool,
 }
 
 impl Wanted {
-    /// The checkpoint of `step`, or the newest of the run folder.
+    /// Finds the checkpoint of `step`, or the newest of the run folder.
     pub fn find(run: &Path, step: Option<u64>) -> Result<Wanted, Failure> {
         let found = checkpoint::list(run)?;
         let missing = |what: String| TrainError::RunFolder { path: run.to_path_buf(), what };
@@ -244,8 +244,8 @@ impl Wanted {
         }
     }
 
-    /// Opens the checkpoint. A training beside may have removed it since it was found: then the
-    /// newest is opened, unless its step was asked for.
+    /// Opens the checkpoint. A training running at the same time may have removed it: then the
+    /// newest is opened, unless a step was given.
     pub fn open<T>(
         &mut self,
         run: &Path,

@@ -7,11 +7,10 @@ use dressage_models::{Method, SegmenterConfig, counts};
 use crate::console::{grouped, print};
 use crate::failure::Failure;
 
-/// Count trained and frozen parameters, beside the numbers of the Rein paper
+/// Count trained and frozen parameters, and compare them with the Rein paper
 ///
 /// The counts come from the code that builds the networks, for 19 classes at 512 px; nothing is
-/// allocated or loaded. A number that equals the paper's at its number of digits is followed by
-/// `=`.
+/// allocated or loaded. A count that equals the paper's at its number of digits is followed by `=`.
 #[derive(clap::Args)]
 pub struct Args {
     /// Size of the backbone
@@ -36,7 +35,7 @@ enum Size {
     All,
 }
 
-/// A line of a table: what, how many, and what the paper says in millions.
+/// Row of a table: a part, its number of parameters, and the paper's number in millions.
 struct Row {
     what: String,
     count: usize,
@@ -80,7 +79,7 @@ fn rein(config: ReinConfig) -> Result<usize, Failure> {
     Ok(counts::rein(config)?)
 }
 
-/// The parts of the network.
+/// Counts the parameters of the network by part.
 fn network(backbone: &DinoConfig, large: bool) -> Result<Vec<Row>, Failure> {
     let count = |method| counts::network(SegmenterConfig::published(backbone.clone(), 19, method));
     let (with, plain) = (count(Method::Rein)?, count(Method::Freeze)?);
@@ -97,7 +96,7 @@ fn network(backbone: &DinoConfig, large: bool) -> Result<Vec<Row>, Failure> {
     ])
 }
 
-/// The steps from the first form of Rein to the last, and its ranks.
+/// Counts Rein from its first variant to the last, and by rank.
 fn adapters(layers: usize, c: usize, large: bool) -> Result<Vec<Row>, Failure> {
     let base = ReinConfig::published(layers, c);
     let whole = ReinConfig { rank: 0, ..base.clone() };

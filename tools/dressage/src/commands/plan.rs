@@ -11,12 +11,12 @@ use super::{Overrides, assignment, start_threads};
 use crate::console::{grouped, print};
 use crate::failure::Failure;
 
-/// Tell what a training step asks of a GPU, and the memory it takes, without a GPU
+/// Show the work and the memory of a training step on a GPU, without a GPU
 ///
-/// The step is gone through by the code that trains, on a device that executes nothing. Told are
-/// launches, matrix products, copies and waits by part of the network, forward, `again` (what the
-/// level of recomputation computes once more) and backward; and the memory at each level. Parts
-/// that differ by a number only, such as the blocks of the backbone, are told together.
+/// The training code does a dry run of the step on a device that executes nothing. The table lists
+/// launches, matrix products, copies and waits by part of the network, for forward, recompute (what
+/// the level of recomputation computes twice) and backward; and the memory at each level. Parts
+/// that differ only in a number, such as the blocks of the backbone, are summed.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   dressage plan gtav-l-rein
@@ -32,11 +32,11 @@ pub struct Args {
     #[command(flatten)]
     overrides: Overrides,
 
-    /// Tell every block and layer by itself
+    /// List every block and layer by itself
     #[arg(long)]
     each: bool,
 
-    /// Tell the largest buffers in use at the peak as well
+    /// List the largest buffers in use at the peak as well
     #[arg(long)]
     buffers: bool,
 
@@ -46,7 +46,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// The recipe to plan with all settings.
+    /// Returns the recipe to plan, with all settings.
     pub fn recipe(&self) -> Result<Recipe, Failure> {
         Ok(Recipe::find(&self.recipe, &self.overrides.all(&self.settings))?)
     }
@@ -80,7 +80,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A part with its numbers left open: `backbone.block * / mlp`.
+/// Returns a part with its numbers replaced by `*`: `backbone.block * / mlp`.
 fn family(part: &str) -> String {
     let mut text = String::new();
     for c in part.chars() {
@@ -93,7 +93,7 @@ fn family(part: &str) -> String {
     text
 }
 
-/// What each part asks for, in the order of their names.
+/// Returns the counts of each part and phase, sorted by name.
 fn rows(step: &DeviceStep, each: bool) -> Vec<(String, Counts)> {
     let mut rows: BTreeMap<_, Counts> = BTreeMap::new();
     for (place, asked) in &step.trace.parts {
@@ -145,7 +145,7 @@ fn reservations(step: &DeviceStep) -> String {
     }
 }
 
-/// What training takes of a device, in MB, by level.
+/// Returns a table of the device memory of training in MB, by recompute level.
 pub fn memory_table(plan: &DevicePlan) -> String {
     let mut text = format!("{:15}", "memory in MB");
     for step in &plan.steps {
@@ -161,7 +161,7 @@ pub fn memory_table(plan: &DevicePlan) -> String {
     };
     let names = plan.steps.first().map(|step| step.needs.named().map(|(name, _)| name));
     for (i, name) in names.into_iter().flatten().enumerate() {
-        // A loader and the program take nothing of a device.
+        // The loader and the program take no device memory.
         if plan.steps.iter().any(|step| step.needs.named()[i].1 > 0) {
             text.push_str(&line(name, &|step| step.needs.named()[i].1));
         }
@@ -172,7 +172,7 @@ pub fn memory_table(plan: &DevicePlan) -> String {
     text + &free.unwrap_or_default()
 }
 
-/// Most lines of the table of buffers.
+/// Maximum number of lines in the table of buffers.
 const LINES: usize = 40;
 
 fn buffers_table(step: &DeviceStep) -> String {

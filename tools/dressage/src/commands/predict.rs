@@ -30,10 +30,10 @@ use inputs::{Inputs, collect};
 /// For each image NAME two files are written: NAME_overlay.png, the classes over the picture, and
 /// NAME_label.png with one class per pixel. Images in the subfolders of a given folder or pattern
 /// keep their subfolder; images of one name get the folders that distinguish them. An image that
-/// cannot be read, or whose result cannot be written, is reported and the others are done; the exit
-/// code is 1 then. Hidden files, earlier results and links to what is there already are passed
-/// over. Scale and windows are those of the first evaluation set, and are named; --box and --set
-/// change them.
+/// cannot be read, or whose result cannot be written, is reported and the others are processed; the
+/// exit code is then 1. Hidden files, earlier results and links to files that are included already
+/// are skipped. Scale and windows are those of the first evaluation set, and are printed; --box and
+/// --set change them.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   dressage predict runs/demo street.png
@@ -63,12 +63,12 @@ pub struct Args {
     #[arg(long, default_value_t = 0.5, value_parser = share)]
     alpha: f32,
 
-    /// What the numbers in label files mean
+    /// Encoding of the label files
     #[arg(long, value_enum, default_value_t = Encoding::Palette)]
     encoding: Encoding,
 
-    /// Fit images into a box of this many pixels for the network, such as 1024x512; by default that
-    /// of the first evaluation set
+    /// Fit images into a box of this many pixels for the network, such as 1024x512; by default the
+    /// box of the first evaluation set
     #[arg(long = "box", value_name = "WxH", value_parser = test_box)]
     test_box: Option<[usize; 2]>,
 
@@ -76,14 +76,14 @@ pub struct Args {
     overrides: Overrides,
 }
 
-/// Numbers in label files.
+/// Encodings of label files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Encoding {
     /// Number of the class, shown in its colour by any viewer
     Palette,
-    /// Number of the class in plain grey: the form that ACDC takes
+    /// Number of the class in plain grey: the form for ACDC submissions
     TrainIds,
-    /// Ids of Cityscapes (7 road, 33 bicycle) in plain grey: the form that its server takes
+    /// Ids of Cityscapes (7 road, 33 bicycle) in plain grey: the form for its test server
     CityscapesIds,
 }
 
@@ -100,7 +100,7 @@ fn test_box(text: &str) -> Result<[usize; 2], String> {
 }
 
 impl Args {
-    /// The trained network and its recipe with all settings.
+    /// Finds the trained network and its recipe with all settings.
     pub fn trained(&self) -> Result<(Trained, Recipe), Failure> {
         let command = |run| Command::Predict { run };
         Trained::find(&self.trained, self.checkpoint, &self.overrides.all(&[]), command)
@@ -125,7 +125,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let inputs = collect(&args.input, &out)?;
     let Inputs { files, mut failed, notes } = inputs;
     let total = files.len() + failed.len();
-    // One failure alone is the error that the program ends with.
+    // A single failure of a single image is the error that the program ends with.
     notes.iter().chain(failed.iter().filter(|_| total > 1)).for_each(|text| eprint(text));
     if files.is_empty() {
         return outcome(&failed, total, &out);
@@ -137,7 +137,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     watch.note(&format!("predict: {}", described(&recipe, &how)));
     let stage = Stage::new(&*watch, "predict", Some(files.len() as u64));
     let start = Instant::now();
-    // Those that failed before the first image are not among the `i`.
+    // Inputs that failed before the first image are not counted by `i`.
     let reached = |i: usize, failed: &[String]| {
         let done = total - files.len() + i - failed.len();
         format!("{done} of {total} images are done, in {}", out.display())
@@ -172,7 +172,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     outcome(&failed, total, &out)
 }
 
-/// Says how many of `total` images are done; an error if some `failed`.
+/// Prints how many of `total` images are done; returns an error if some `failed`.
 fn outcome(failed: &[String], total: usize, out: &Path) -> Result<(), Failure> {
     let done = total - failed.len();
     if done > 0 {
@@ -188,13 +188,13 @@ fn outcome(failed: &[String], total: usize, out: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Scale and windows for pictures, with the box of the command line if there is one.
+/// Returns scale and windows for the images, with the box of the command line if there is one.
 fn scale(recipe: &Recipe, test_box: Option<[usize; 2]>) -> Inference {
     let how = Inference::of_recipe(recipe);
     Inference { test_box: test_box.unwrap_or(how.test_box), ..how }
 }
 
-/// Scale and windows in one line, with the evaluation set that they are those of.
+/// Describes scale and windows in one line, with the evaluation set that they come from.
 fn described(recipe: &Recipe, how: &Inference) -> String {
     let scale = match how.test_box {
         [0, 0] => "images at their size".to_string(),
@@ -223,7 +223,7 @@ fn is_cityscapes(recipe: &Recipe) -> bool {
     recipe.head.classes == Palette::cityscapes().names
 }
 
-/// Finds the class of each pixel of `image`, which was read from `file`.
+/// Predicts the class of each pixel of `image`, which was read from `file`.
 fn checkpoint(
     how: Inference,
     model: &Segmenter,
@@ -235,7 +235,7 @@ fn checkpoint(
     Ok((image, label))
 }
 
-/// Whether the error of one image is that of all that follow: nothing more can be written to `out`.
+/// Whether an error affects all further images too: nothing more can be written to `out`.
 fn ends_all(error: &Failure, out: &Path) -> bool {
     let (path, source) = match error {
         Failure::Train(TrainError::Write { path, source }) => (path.as_path(), source),
@@ -245,7 +245,7 @@ fn ends_all(error: &Failure, out: &Path) -> bool {
     let of_disk = source.raw_os_error() == Some(libc::EIO);
     match source.kind() {
         ErrorKind::StorageFull | ErrorKind::ReadOnlyFilesystem | ErrorKind::QuotaExceeded => true,
-        // No right to write into the folder of all results, or to make it.
+        // No permission to write into the folder of all results, or to create it.
         ErrorKind::PermissionDenied => path.parent() == Some(out) || out.starts_with(path),
         _ => of_disk,
     }

@@ -20,15 +20,15 @@ use crate::signals::{Words, watched};
 /// Train a network as a recipe says
 ///
 /// RECIPE is a TOML file, the name of a recipe in the program (see --list), or the folder of a run
-/// to resume. Every key can be set on the command line; --help-recipe explains all of them. The
-/// run folder (run.dir, by default runs/NAME) receives recipe.toml with every key, log.jsonl with
-/// losses, rates and scores, and checkpoints/. The memory that training takes is told beforehand
-/// for each level of recomputation, and compared with what it took at the end. One process at a
-/// time trains in a run folder; a copied or moved one is a run like any other. SIGINT (Ctrl-C),
-/// SIGTERM, SIGHUP and train.save_signal save the state after the current step and end with 128 and
-/// the number of the signal; --resume continues, with the same result as if nothing had happened,
-/// evaluations included. It refuses other settings of anything that bears on the weights, and lists
-/// them; --resume-changed goes on with them and logs them.
+/// to resume. Every key can be set on the command line; --help-recipe explains all of them. The run
+/// folder (run.dir, by default runs/NAME) receives recipe.toml with every key, log.jsonl with
+/// losses, rates and scores, and checkpoints/. Before training, the memory that it takes is printed
+/// for each level of recomputation; at the end it is compared with the memory that was used. Only
+/// one process at a time trains in a run folder; a copied or moved one is a run like any other.
+/// SIGINT (Ctrl-C), SIGTERM, SIGHUP and train.save_signal save the state after the current step and
+/// end with 128 plus the number of the signal. --resume continues with the same result as without
+/// the interruption, evaluations included. It refuses changed settings that affect the weights, and
+/// lists them; --resume-changed accepts and logs them.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   dressage train demo                                  drawn scenes, no data needed
@@ -48,8 +48,8 @@ pub struct Args {
     #[command(flatten)]
     overrides: Overrides,
 
-    /// Keep less for the backward pass and compute it again: none, cheap or block; the result does
-    /// not depend on it
+    /// Save less for the backward pass and recompute it: none, cheap or block; the result does not
+    /// depend on it
     #[arg(long, value_name = "LEVEL")]
     recompute: Option<String>,
 
@@ -57,12 +57,12 @@ pub struct Args {
     #[arg(long)]
     resume: bool,
 
-    /// As --resume, also with settings that bear on the weights and differ from those so far
+    /// Like --resume, also with changed settings that affect the weights
     #[arg(long)]
     resume_changed: bool,
 
-    /// As --resume, from the checkpoint of a step, or from before-nan, the state before a loss
-    /// that was not a number; later checkpoints are set aside
+    /// Like --resume, from the checkpoint of a step, or from before-nan, the state before a loss
+    /// that was not finite; later checkpoints are set aside
     #[arg(long, value_name = "STEP|before-nan")]
     from: Option<ResumeFrom>,
 
@@ -76,8 +76,8 @@ pub struct Args {
 }
 
 impl Args {
-    /// The recipe to train with all settings, and what it was named as; `None` where nothing is to
-    /// be trained.
+    /// Returns the name and the recipe to train, with all settings; `None` if there is nothing to
+    /// train.
     pub fn recipe(&self) -> Result<Option<(&str, Recipe)>, Failure> {
         let Some(name) = self.recipe.as_deref().filter(|_| !self.list && !self.help_recipe) else {
             return Ok(None);
@@ -91,7 +91,7 @@ impl Args {
         Ok(Some((name, recipe)))
     }
 
-    /// How a run is to be continued, if it is.
+    /// Returns how to resume the run, if it is resumed.
     fn resume(&self) -> Option<Resume> {
         let resume = self.resume || self.resume_changed || self.from.is_some();
         let from = self.from.unwrap_or_default();
@@ -124,12 +124,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         trainer.run(&*watch, &stop)
     };
     let outcome = run().map_err(|error| before_a_step(error, &recipe))?;
-    // Again, since the first one has long scrolled away.
+    // Repeated, since the first one has scrolled away.
     trainer.place().warning().into_iter().for_each(warn);
     finish(name, &recipe, &outcome, stop.requested())
 }
 
-/// The recipe that `name` stands for; a run folder stands for the recipe in it.
+/// Finds the recipe that `name` stands for; a run folder stands for the recipe in it.
 fn find(name: &str, overrides: &[String]) -> Result<Recipe, Failure> {
     if let Some(dir) = run_folder::find(Path::new(name)) {
         return Ok(run_folder::recipe_of(dir, overrides)?);
@@ -148,7 +148,7 @@ fn find(name: &str, overrides: &[String]) -> Result<Recipe, Failure> {
     Ok(Recipe::find(name, overrides)?)
 }
 
-/// Images of each set that are used.
+/// Number of used images of each set.
 struct Counts {
     train: Vec<usize>,
     eval: Vec<usize>,
@@ -161,7 +161,7 @@ impl Counts {
     }
 }
 
-/// Says what is about to be trained, on what, and where.
+/// Prints what is trained, on which data, and on which device.
 fn describe(recipe: &Recipe, trainer: &Trainer, counts: &Counts) {
     let (m, t) = (&recipe.model, &recipe.train);
     let (mut trained, mut frozen) = (0, 0);
@@ -209,7 +209,7 @@ fn describe(recipe: &Recipe, trainer: &Trainer, counts: &Counts) {
     }
 }
 
-/// What training takes, in MiB, by level.
+/// Returns a table of the memory of training in MiB, by recompute level.
 fn memory_table(plan: &Plan) -> String {
     let mib = |bytes: usize| grouped(bytes.div_ceil(1 << 20));
     let mut text = "memory    planned, in MiB".to_owned();
@@ -233,7 +233,7 @@ fn memory_table(plan: &Plan) -> String {
     text + &free.unwrap_or_default()
 }
 
-/// Failure of a run that was stopped before its first step: there is nothing to save.
+/// Converts the error of a run that was stopped before its first step: there is nothing to save.
 fn before_a_step(error: TrainError, recipe: &Recipe) -> Failure {
     let TrainError::Interrupted = error else { return error.into() };
     let again = match checkpoint::list(&recipe.run.dir) {
@@ -242,7 +242,7 @@ fn before_a_step(error: TrainError, recipe: &Recipe) -> Failure {
     };
     Failure::Interrupted(format!("no step was done, {again}"))
 }
-/// A path as a shell takes it.
+/// Returns a path quoted for a shell.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "_./-+:@%,=".contains(c);

@@ -1,4 +1,4 @@
-//! `dressage bench` as a user meets it, at sizes that take no time.
+//! `dressage bench` as a user sees it, at sizes that take little time.
 
 use std::path::Path;
 
@@ -30,7 +30,7 @@ fn figures_of_every_part_are_told_and_written() {
         let of = |key: &str| ms[key].as_f64().expect(key);
         assert!(0.0 < of("min") && of("min") <= of("median") && of("median") <= of("max"));
     }
-    // 17 tokens of 384 channels: qkv, proj and both layers of the MLP, and attention of 6 heads.
+    // 17 tokens of 384 channels: qkv, proj and both layers of the MLP, and attention with 6 heads.
     let flops = 2.0 * 17.0 * 384.0 * 384.0 * 12.0 + 4.0 * 6.0 * 17.0 * 17.0 * 64.0;
     assert_eq!(whole("block")["block"]["flops"]["inference"], flops);
     let rows = whole("gemm")["gemm"].as_array().expect("rows");
@@ -44,7 +44,7 @@ fn figures_of_every_part_are_told_and_written() {
     assert!(one["block"]["peak_rss_mib"].as_f64().expect("a peak") > 10.0);
 }
 
-/// A peer takes its options and writes its figures where it is told to.
+/// A peer receives its options and writes its results to the given file.
 #[cfg(unix)]
 #[test]
 fn a_peer_stands_beside() {
@@ -69,7 +69,7 @@ fn a_peer_stands_beside() {
     let pair = json(&dir.path().join("pair.json"));
     assert_eq!(pair[0]["peer"].as_array().map(Vec::len), Some(2));
     assert_eq!(pair[0]["here"].as_array().map(Vec::len), Some(2));
-    // What the peer does not know is refused, but not before what was measured is shown.
+    // A part that the peer does not know is refused, but the results so far are shown first.
     let failed = run(&["block", "forward"], &[]);
     assert!(String::from_utf8_lossy(&failed.stdout).contains("forward, ViT-S, 32 px"));
     refused(failed, 1, &["sh peer.sh", "no such part: forward"]);
@@ -145,7 +145,7 @@ fn steps_and_backbones_are_measured_on_a_device() {
     let all = json(&dir.path().join("all.json"));
     check_device_figures(&all, 2);
     assert_eq!(all[0]["args"]["device"], "virtual");
-    // Launch by launch, in f32: nothing of it lies on the device before.
+    // Launch by launch, in f32: the batch is not stored on the device before.
     let what = ["bench", "step", "--device", "virtual", "--no-graphs", "--precision", "f32"];
     let what = [&what[..], &["--json", "step.json"], &sizes[..]].concat();
     done(dressage(dir.path(), &what));

@@ -1,4 +1,4 @@
-//! `--device`: what is taken, what is said of it, and training, scoring and resuming there.
+//! `--device`: accepted names, messages, and training, scoring and resuming on a device.
 
 use std::path::Path;
 
@@ -74,7 +74,7 @@ fn the_virtual_gpu_trains_scores_predicts_and_hands_over() {
     done(run(&["predict", "runs/tiny", "a.png", "--out", "out", "--device", "virtual"]));
     assert!(dir.path().join("out/a_label.png").is_file());
 
-    // On with the run on the host, and back.
+    // Resumes the run on the host, and then on the device.
     for (steps, place) in [("train.steps=3", "cpu"), ("train.steps=4", "virtual")] {
         let said = done(run(&["train", "runs/tiny", "--resume-changed", steps, "--device", place]));
         assert!(said.contains("continuing after step"), "{said}");

@@ -1,4 +1,4 @@
-//! `dressage doctor` as a user meets it.
+//! `dressage doctor` as a user sees it.
 
 use serde_json::Value;
 
@@ -47,7 +47,7 @@ fn the_forms_of_the_cpu_are_proven() {
 #[test]
 fn what_is_not_there_is_told_in_a_sentence() {
     let dir = tempfile::tempdir().expect("folder");
-    // The number beyond any machine's last GPU.
+    // A number larger than that of any GPU.
     let run = dressage(dir.path(), &["doctor", "--device", "cuda:1000", "--kernels", "add"]);
     assert!(out(&run).contains("PTX"), "what the machine has is told even so");
     assert!(err(&run).lines().count() == 1, "{}", err(&run));

@@ -1,4 +1,4 @@
-//! Folders as they come: links, hidden files, broken and foreign pictures, labels that do not fit.
+//! Realistic folders: links, hidden files, broken and foreign images, labels that do not fit.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use dressage_train::scenes::{Domain, render, write_dataset};
 
 use crate::common::{TINY, done, err, out, refused};
 
-/// Runs the program in `dir`, with the folder of its caches there too.
+/// Runs the program in `dir`, with its cache folder there too.
 fn dressage(dir: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_dressage"))
         .args(args)
@@ -21,7 +21,7 @@ fn dressage(dir: &Path, args: &[&str]) -> Output {
         .expect("the program starts")
 }
 
-/// A folder with a trained run of two steps.
+/// Returns a folder with a trained run of two steps.
 fn trained() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("folder");
     fs::write(dir.path().join("tiny.toml"), TINY).expect("written");
@@ -63,7 +63,7 @@ fn a_folder_with_broken_and_foreign_files_is_done_but_for_them() {
     refused(output, 1, &["2 of 4 images are not done, the first: "]);
     let results = dir.path().join("out");
     assert_eq!(names(&results), ["a_label.png", "a_overlay.png", "city"]);
-    // A file that is named is done or explained, whatever its name.
+    // A file that is named is processed or reported, whatever its name.
     done(dressage(dir.path(), &["predict", "runs/tiny", "photos/._a.png", "--out", "hidden"]));
     let pattern = ["predict", "runs/tiny", "photos/**/*.png", "none.png", "--out", "pattern"];
     let output = dressage(dir.path(), &pattern);
@@ -98,7 +98,7 @@ fn pictures_of_one_name_have_results_of_their_own_and_results_are_no_pictures() 
         assert!(done(dressage(dir.path(), args)).contains("4 images done"));
         assert_eq!(names(&mine), before);
     }
-    // Someone's own file is never replaced by a result.
+    // A result never replaces a user's own file.
     let own = fs::read(mine.join("0002.png")).expect("picture");
     fs::write(mine.join("0002_label.png"), &own).expect("written");
     let output = dressage(dir.path(), &predict);
@@ -250,7 +250,7 @@ fn names_that_are_no_unicode_are_done() {
     assert!(dir.path().join("named").join(name(b"_overlay.png")).is_file());
 }
 
-/// Drawn pairs as files, and the settings that train on them.
+/// Writes drawn pairs as files; returns the settings that train on them.
 fn files(dir: &Path, count: usize) -> Vec<String> {
     fs::write(dir.join("tiny.toml"), TINY).expect("written");
     write_dataset(&dir.join("data"), 5, Domain::Day, count, (64, 32)).expect("files");
@@ -311,7 +311,7 @@ fn labels_without_a_class_are_refused_and_the_advice_works() {
     refused(output, 1, &["no pixel in the 2 labels", "\"t\"", "data.train.0.id_map"]);
     let output = train(&["data.train.0.groups=[[40], [41]]", "head.classes=[\"a\", \"b\"]"]);
     refused(output, 1, &["data.train.0."]);
-    // Ids of Cityscapes: what the errors advise is followed word by word.
+    // Ids of Cityscapes: the advice of the errors is followed literally.
     let ids = image::GrayImage::from_fn(64, 32, |x, _| image::Luma([if x > 9 { 33 } else { 7 }]));
     (0..2).for_each(|i| ids.save(label(i)).expect("written"));
     refused(train(&[]), 1, &["value 33", "data.train.0.id_map", "data.eval.0.id_map"]);

@@ -9,20 +9,20 @@ use serde_json::Value;
 
 use crate::common::{TINY, done, dressage, err, refused};
 
-/// A folder with the tiny recipe.
+/// Returns a folder with the tiny recipe.
 fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("folder");
     std::fs::write(dir.path().join("tiny.toml"), TINY).expect("written");
     dir
 }
 
-/// Bytes of the run's checkpoint after `step`.
+/// Reads the bytes of the run's checkpoint after `step`.
 fn checkpoint(dir: &Path, run: &str, step: u64) -> Vec<u8> {
     let name = format!("{run}/checkpoints/step-{step:06}.safetensors");
     std::fs::read(dir.join(name)).expect("checkpoint")
 }
 
-/// Losses of a run's log, and what it says of the CPU.
+/// Reads the losses of a run's log, and its entries about the CPU.
 fn losses(dir: &Path, run: &str) -> (Vec<f64>, Vec<String>) {
     let text = std::fs::read_to_string(dir.join(run).join("log.jsonl")).expect("log");
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
@@ -76,8 +76,8 @@ fn runs(code: &str) -> bool {
     code == "portable"
 }
 
-/// The promise of README on equal seeds: with a code that is named, the same bits on any CPU that
-/// has it and with any number of threads, and the same for AVX2 as for AVX-512.
+/// The README's guarantee on equal seeds. With a named code the results are bitwise equal on any
+/// CPU that has it and with any number of threads; AVX2 and AVX-512 give the same bits.
 #[test]
 fn a_code_of_the_cpu_gives_the_same_bits_everywhere() {
     let dir = folder();
@@ -108,7 +108,7 @@ fn a_code_of_the_cpu_gives_the_same_bits_everywhere() {
     done(train("auto", &[]));
     let (auto, cpu) = losses(dir.path(), "auto");
     assert!(cpu.iter().all(|cpu| cpu.starts_with("auto (")), "{cpu:?}");
-    // The code changes the rounding alone.
+    // The code changes only the rounding.
     for code in ["portable", "avx2", "avx512"].into_iter().filter(|code| runs(code)) {
         for (a, b) in losses(dir.path(), code).0.iter().zip(&auto) {
             assert!((a - b).abs() < 2e-3 * b.abs(), "{code}: {a}, auto: {b}");
@@ -118,7 +118,7 @@ fn a_code_of_the_cpu_gives_the_same_bits_everywhere() {
     refused(dressage(dir.path(), &["bench", "step", "--cpu", "sse"]), 2, &["portable"]);
 }
 
-/// The C library has code of its own for some CPUs; masking that changes nothing.
+/// The C library has its own code for some CPUs; disabling it changes nothing.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[test]
 fn portable_code_leaves_nothing_to_the_c_library() {
@@ -153,7 +153,7 @@ mod limited {
             .expect("a shell")
     }
 
-    /// Success, or exit code 1 with one sentence; whether it was success.
+    /// Asserts success, or exit code 1 with one sentence; returns whether it was success.
     #[track_caller]
     fn done_or_refused(output: &Output, what: &str) -> bool {
         let (code, text) = (output.status.code(), err(output));
@@ -179,7 +179,7 @@ mod limited {
             if done_or_refused(&output, &format!("{limit} KB")) {
                 break;
             }
-            // Nothing that refuses the next try.
+            // Nothing is left that would refuse the next try.
             assert!(!dir.path().join("runs/tiny/checkpoints").exists(), "{limit} KB");
         }
         done(within(dir.path(), "ulimit -v 8000000", &[&args[..], &["run.dir=whole"]].concat()));
@@ -204,14 +204,14 @@ mod limited {
         done(within(dir.path(), "ulimit -s 256", &args));
     }
 
-    /// A picture of 8 million pixels.
+    /// Writes an image of 8 million pixels.
     fn picture(dir: &Path) {
         let (w, h) = (4096, 2048);
         let data = (0..w * h).flat_map(|i| [(i % w / 16) as u8, (i / w / 8) as u8, 99]).collect();
         write_image(&dir.join("large.png"), &Image { w, h, data }).expect("written");
     }
 
-    /// Scores of the whole picture alone are 640 MB.
+    /// The logits of the whole image alone would be 640 MB.
     #[test]
     fn a_large_picture_is_predicted_in_little_memory() {
         let dir = folder();
@@ -225,7 +225,7 @@ mod limited {
         let classes = Table::new("test", &Default::default(), 19, None).expect("table");
         let label = read_label(&dir.path().join("out/large_label.png"), &classes).expect("label");
         assert_eq!((label.w, label.h), (4096, 2048));
-        // At once it would be gigabytes, which is told beforehand.
+        // In one window it would take gigabytes, which is reported beforehand.
         let whole = predict("ulimit -v 600000", &["--set", "eval.mode=whole"]);
         refused(whole, 1, &["large.png", "1 windows of 4096x2048", "eval.mode=slide", "ulimit -v"]);
     }

@@ -1,4 +1,4 @@
-//! The program as a user meets it: words, files and exit codes.
+//! The program as a user sees it: messages, files and exit codes.
 
 mod bench;
 #[path = "../common/mod.rs"]
@@ -34,7 +34,7 @@ fn wrong_usage_is_told_apart_from_failure() {
     refused(run(&["train", "demo", "train.step=3"]), 1, &["did you mean `train.steps`"]);
     refused(run(&["train", "demo", "--set", "train.lr=fast"]), 1, &["train.lr", "a number"]);
     refused(run(&["train", "absent.toml"]), 1, &["absent.toml"]);
-    // A terminal would obey what is in a name.
+    // A terminal would execute control characters in a name.
     refused(run(&["train", "a\x1b[2J\n.toml"]), 1, &["a\\u{1b}[2J\\n.toml"]);
     refused(run(&["train", "/dev/zero"]), 1, &["/dev/zero", "no recipe"]);
     refused(run(&["train", "demo", "--recompute", "all"]), 1, &["train.recompute", "cheap"]);
@@ -113,7 +113,7 @@ fn a_run_is_trained_resumed_scored_and_applied() {
     predictions(dir.path());
 }
 
-/// A folder with a subfolder, a pattern, encodings, and what is refused.
+/// Predicts a folder with a subfolder, a pattern and encodings, and checks refusals.
 fn predictions(dir: &Path) {
     let run = |args: &[&str]| dressage(dir, args);
     let (image, _) = render(1, 7, Domain::Day, 70, 40);
@@ -150,7 +150,7 @@ fn predictions(dir: &Path) {
     malformed(dir);
 }
 
-/// A picture on which code of the decoder for AVX2 panics: one sentence, as for any other.
+/// Checks an image on which the decoder's AVX2 code panics: one sentence, as for any other error.
 fn malformed(dir: &Path) {
     let picture = include_bytes!("../../../../tests/fixtures/hostile/idct.jpg");
     std::fs::write(dir.join("in/bad.jpg"), picture).expect("written");
@@ -185,7 +185,8 @@ fn the_demo_needs_nothing_and_continues() {
     assert!(sheet.w >= 4 * 256 && sheet.h >= 6 * 128, "{} x {}", sheet.w, sheet.h);
     let pictures = std::fs::read_dir(show.join("pictures")).expect("folder").count();
     assert_eq!(pictures, 6 * 4);
-    // The same again finds everything done and says the same; other settings need another folder.
+    // The same command finds everything done and prints the same; other settings need another
+    // folder.
     let again = done(dressage(dir.path(), &args));
     let rows = |text: &str| {
         let scored = text.lines().filter(|l| l.starts_with("rein") || l.starts_with("freeze"));
@@ -228,7 +229,7 @@ fn an_interrupted_run_saves_its_state_and_says_how_to_go_on() {
     assert_eq!(kept.len(), 1, "{words}");
 }
 
-/// Files in a folder and its folders.
+/// Counts the files in a folder and its subfolders.
 fn names_below(dir: &Path) -> usize {
     let entries = std::fs::read_dir(dir).expect("folder").map(|e| e.expect("entry").path());
     entries.map(|path| if path.is_dir() { names_below(&path) } else { 1 }).sum()

@@ -1,4 +1,4 @@
-//! Advice that can be followed: every key and option that a message names exists.
+//! Check of advice in messages: every key and option that a message names exists.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use dressage_train::recipe::keys::KEYS;
 
 use crate::common::{dressage, out};
 
-/// Sections of a recipe, whose keys are written with a dot.
+/// Sections of a recipe; their keys are written with a dot.
 const SECTIONS: [&str; 9] =
     ["model", "rein", "head", "loss", "data", "augment", "train", "eval", "run"];
 
@@ -25,7 +25,7 @@ const OTHER: [&str; 10] = [
     "model.safetensors",
 ];
 
-/// The texts in quotes of a Rust source, without its tests and comments.
+/// Returns the string literals of a Rust source, without its tests and comments.
 fn literals(source: &str) -> Vec<String> {
     let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let (mut texts, mut rest) = (Vec::new(), source);
@@ -46,7 +46,7 @@ fn literals(source: &str) -> Vec<String> {
     texts
 }
 
-/// A literal up to its end, as it is printed, and the position behind it.
+/// Parses a literal up to its end; returns its text as printed, and the position after it.
 fn literal(source: &str) -> (String, usize) {
     let (mut text, mut chars) = (String::new(), source.char_indices().peekable());
     while let Some((at, c)) = chars.next() {
@@ -76,7 +76,7 @@ fn sources(dir: &Path, all: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every message in the sources of the crates that know recipes, with its file.
+/// Returns every message in the sources of the crates that know recipes, with its file.
 fn messages() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
@@ -90,7 +90,7 @@ fn messages() -> Vec<(PathBuf, String)> {
     files.into_iter().flat_map(read).collect()
 }
 
-/// Words of `text` that are written as keys of a recipe, positions as `[]`.
+/// Returns the words of `text` that are written as keys of a recipe, with positions as `[]`.
 fn keys_in(text: &str) -> Vec<String> {
     let part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.{}[]".contains(c);
     let words = text.split(|c: char| !part(c)).map(|word| word.trim_matches(['.', '[', ']']));
@@ -103,7 +103,7 @@ fn keys_in(text: &str) -> Vec<String> {
         let mut key = String::new();
         for part in word.split('.').filter(|part| !part.is_empty()) {
             if part.starts_with('{') && key.ends_with("[]") {
-                // A place for any key of an entry.
+                // A placeholder for any key of an entry.
                 break;
             }
             if part == "[]" || part.starts_with('{') || part.bytes().all(|b| b.is_ascii_digit()) {
@@ -146,7 +146,8 @@ fn every_key_that_a_message_names_exists() {
     assert!(!is_key("data.train[].ids") && is_key("data.eval[].box") && is_key("data.train"));
 }
 
-/// Keys of data sets that a sentence has without their section: advice that cannot be typed.
+/// Returns the keys of data sets that a sentence names without their section: advice that cannot be
+/// typed.
 fn bare_leaves(text: &str) -> Vec<&str> {
     let part = |c: char| c.is_ascii_alphanumeric() || "_.{}[]".contains(c);
     let bare = |word: &&str| {
@@ -182,7 +183,7 @@ fn errors_name_whole_keys() {
     assert!(bare_leaves("set data.train.0.id_map or {key}.label_suffix.").is_empty());
 }
 
-/// Options in the help of `command` and of those below it.
+/// Collects the options in the help of `command` and of its subcommands.
 fn options(command: &[&str], all: &mut BTreeSet<String>) {
     let mut args = command.to_vec();
     args.push("--help");

@@ -1,4 +1,4 @@
-//! Runs that are gone on with, scored and applied with other settings than they were trained with.
+//! Runs that are resumed, scored and applied with settings other than those of their training.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ fn trained(dir: &Path) {
     done(dressage(dir, &["train", "tiny.toml"]));
 }
 
-/// The scores that `eval` writes.
+/// Runs `eval` and returns the scores that it writes.
 fn scores(dir: &Path, args: &[&str]) -> serde_json::Value {
     done(dressage(dir, &[&["eval"], args, &["--out", "scores.json"]].concat()));
     let text = std::fs::read_to_string(dir.join("scores.json")).expect("scores");

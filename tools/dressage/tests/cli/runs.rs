@@ -1,4 +1,4 @@
-//! Run folders that are copied, moved, in use or somebody else's, and runs that a signal ends.
+//! Run folders that are copied, moved, in use or someone else's, and runs that a signal ends.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use dressage_train::scenes::{Domain, render};
 
 use crate::common::{TINY, done, dressage, err, refused};
 
-/// A folder with the recipe of a tiny network.
+/// Returns a folder with the recipe of a tiny network.
 fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("folder");
     fs::write(dir.path().join("tiny.toml"), TINY).expect("written");
@@ -32,7 +32,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Every file below `dir` with its bytes.
+/// Returns every file below `dir` with its bytes.
 fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut all = Vec::new();
     for entry in fs::read_dir(dir).expect("folder") {
@@ -139,7 +139,7 @@ fn a_first_try_that_failed_refuses_no_other() {
     refused(run(&[absent]), 1, &["absent"]);
     refused(run(&["train.batch=4000", "augment.crop=4096"]), 1, &["available"]);
     assert!(!dir.path().join("r").exists(), "a refusal leaves no folder");
-    // The disk that is full is a folder where the log should be.
+    // A folder in place of the log stands for a full disk.
     fs::create_dir_all(dir.path().join("r/log.jsonl")).expect("folder");
     refused(run(&[]), 1, &["log.jsonl"]);
     fs::remove_dir(dir.path().join("r/log.jsonl")).expect("removed");
@@ -150,7 +150,7 @@ fn a_first_try_that_failed_refuses_no_other() {
 mod unix {
     use super::*;
 
-    /// A program that is ended with the test.
+    /// A running program that ends with the test.
     struct Running(Child);
 
     impl Running {
@@ -172,7 +172,7 @@ mod unix {
             assert!(kill.expect("kill").success());
         }
 
-        /// Waits until `holds`; the program must not end before.
+        /// Waits until `holds` is true; the program must not end before.
         fn until(&mut self, what: &str, mut holds: impl FnMut() -> bool) {
             wait(what, || {
                 let ended = self.0.try_wait().expect("status");
@@ -181,7 +181,7 @@ mod unix {
             });
         }
 
-        /// Exit code, and what was written to standard error.
+        /// Waits for the end; returns the exit code and the text on standard error.
         fn end(&mut self, dir: &Path) -> (Option<i32>, String) {
             let mut status = None;
             wait("the program ends", || {
@@ -199,7 +199,7 @@ mod unix {
         }
     }
 
-    /// Looks until `holds`. The limit is for a program that hangs.
+    /// Polls until `holds` is true. The time limit is for a program that hangs.
     fn wait(what: &str, mut holds: impl FnMut() -> bool) {
         let begin = Instant::now();
         while !holds() {
@@ -227,7 +227,7 @@ mod unix {
         let resumed = [&again[..], &["--resume"]].concat();
         refused(dressage(dir.path(), &resumed), 1, &["in use", &process]);
         assert!(fs::read(run.join("recipe.toml")).expect("recipe") == recipe);
-        // A dead process holds nothing; its log has lines, and they stay.
+        // A dead process holds no lock; its log has lines, and they stay.
         first.send("KILL");
         first.end(dir.path());
         assert!(run.join("run.lock").exists() && steps(&run).is_empty());
@@ -278,7 +278,7 @@ mod unix {
         assert_eq!(running.end(dir.path()).0, Some(143));
     }
 
-    /// Scores go to a pipe that nobody reads, so the program waits after its first signal.
+    /// Scores go to a pipe that is never read, so the program blocks after its first signal.
     #[test]
     fn a_second_signal_ends_at_once_and_says_what_is_lost() {
         let dir = folder();
@@ -291,7 +291,7 @@ mod unix {
         running.until("the score", || said().contains("done in"));
         running.send("TERM");
         running.until("the first is heard", || said().contains("SIGTERM: stopping"));
-        // Two that come together are one: so this is repeated until it counts.
+        // Two signals in quick succession count as one, so this is repeated until it counts.
         wait("the second ends it", || {
             running.0.try_wait().expect("status").is_some() || {
                 running.send("TERM");
@@ -312,7 +312,7 @@ mod unix {
         done(dressage(dir.path(), &["train", "tiny.toml", "train.steps=1", "data.eval=[]"]));
         let args = ["weights", "export", "runs/tiny", "--out", "pipe"];
         let mut running = Running::start(dir.path(), &args);
-        // The thread that listens is there once its name is.
+        // The listening thread exists once its name is there.
         let tasks = PathBuf::from(format!("/proc/{}/task", running.0.id()));
         if tasks.exists() {
             running.until("it listens", || {
@@ -332,13 +332,13 @@ mod unix {
         mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("a pipe");
     }
 
-    /// Opens a pipe for writing if somebody waits to read from it.
+    /// Opens a pipe for writing if a process waits to read from it.
     fn caught(pipe: &Path) -> Option<fs::File> {
         use rustix::fs::{Mode, OFlags, open};
         open(pipe, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).ok().map(fs::File::from)
     }
 
-    /// Two labelled pictures below `dir`, and the setting that trains on them.
+    /// Writes two labelled images below `dir`; returns the setting that trains on them.
     fn pictures(dir: &Path) -> String {
         let (images, labels) = (dir.join("i"), dir.join("l"));
         for i in 0..2u64 {
@@ -351,7 +351,7 @@ mod unix {
         format!("data.train=[{{name = 'f', images = '{images}', labels = '{labels}'}}]")
     }
 
-    /// A picture becomes a pipe that never gives anything while the run goes on.
+    /// An image is replaced during the run by a pipe that never delivers data.
     #[test]
     fn a_picture_that_does_not_arrive_keeps_no_state_from_being_saved() {
         let dir = folder();
@@ -363,7 +363,7 @@ mod unix {
         let pipe = dir.path().join("i/0.png");
         fs::remove_file(&pipe).expect("removed");
         make_pipe(&pipe);
-        // Held open, it keeps whoever reads it waiting. A reader may as well refuse a pipe.
+        // While it is open, its reader blocks. A reader may also refuse a pipe.
         let (mut held, mut has_ended) = (None, false);
         wait("the pipe is met", || {
             held = caught(&pipe);
@@ -400,7 +400,7 @@ mod unix {
             "{rests:?}"
         );
         done(dressage(dir.path(), &args));
-        // The least that a program starts with, and some more.
+        // From the smallest limit with which a program starts, and some more.
         let mut refusals = 0;
         for files in 4..12 {
             let output = limited(dir.path(), &format!("-n {files}"), &["eval", "r"]);

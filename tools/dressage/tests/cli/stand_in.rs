@@ -1,5 +1,5 @@
-//! The program on a GPU, for which `ptx-driver` stands in: what it finds, what it takes, and what
-//! it says where something is wrong.
+//! The program on a GPU, which `ptx-driver` stands in for: libraries found, devices chosen, and
+//! messages on errors.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,14 @@ use serde_json::Value;
 use crate::bench::{check_device_figures, json};
 use crate::common::{TINY, done, err, out, refused};
 
-/// The line that nobody overlooks.
+/// Start of the warning.
 const LOUD: &str = "WARNING: this machine has a GPU";
 
 fn library() -> PathBuf {
     ptx_driver::built().expect("cargo builds the library before these tests")
 }
 
-/// The folder with driver and cuBLASLt.
+/// Returns the folder with driver and cuBLASLt.
 fn both() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
@@ -46,7 +46,7 @@ impl Machine {
         self.dir.path()
     }
 
-    /// The driver alone on the loader's path.
+    /// Returns a folder with the driver alone.
     fn driver_alone(&self) -> PathBuf {
         let folder = self.path().join("driver");
         std::fs::create_dir_all(&folder).expect("folder");
@@ -57,7 +57,7 @@ impl Machine {
         folder
     }
 
-    /// A folder of a wheel in an environment that is active.
+    /// Returns a folder of a wheel in an active environment.
     fn wheel(&mut self, kind: &str) -> PathBuf {
         let venv = self.path().join("venv");
         let folder = venv.join("lib/python3.12/site-packages/nvidia").join(kind).join("lib");
@@ -70,7 +70,7 @@ impl Machine {
         self.run_at(both(), args)
     }
 
-    /// With these libraries on the loader's path.
+    /// Runs the program with these libraries on the loader's path.
     fn run_at(&self, libraries: &Path, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dressage"));
         command.args(args).current_dir(self.path()).env("LD_LIBRARY_PATH", libraries);
@@ -96,7 +96,7 @@ impl Machine {
     }
 }
 
-/// Whether the machine of the test has a cuBLASLt of its own, which is found before that of a test.
+/// Whether the test machine has its own cuBLASLt, which is found before that of a test.
 fn has_its_own(machine: &Machine) -> bool {
     let report = machine.run_at(&machine.driver_alone(), &["doctor", "--json", "--only", "add"]);
     let report: Value = serde_json::from_str(&out(&report)).expect("JSON");
@@ -125,7 +125,7 @@ fn a_library_in_a_wheel_is_found() {
     }
 }
 
-/// A cuBLASLt that does nothing but tell its version.
+/// Builds a cuBLASLt that only reports its version.
 fn empty_library(file: &Path, version: u32) {
     let names = [
         "Create",
@@ -166,7 +166,7 @@ fn a_library_that_cannot_be_used_gives_way_to_the_next() {
     let output = machine.run_at(&alone, &doctor);
     assert!(out(&output).contains("passed over: "), "{}", out(&output));
     refused(output, 1, &["13.1.0", "580 or newer", "CUDA 12.8"]);
-    // One that loads and does not start, then one that is good.
+    // A library that loads and does not start, then a good one.
     empty_library(&newer.join("libcublasLt.so.12"), 120_900);
     refused(machine.run_at(&alone, &doctor), 1, &["12.9.0", "does not start"]);
     symlink(library(), older.join("libcublasLt.so.12")).expect("link");
@@ -185,7 +185,7 @@ fn a_gpu_that_is_too_old_is_a_sentence_and_auto_takes_the_cpu() {
     let evaluated = machine.run(&["eval", "runs/tiny", "--device", "auto"]);
     assert_eq!(err(&evaluated).matches(LOUD).count(), 1, "{}", err(&evaluated));
     done(evaluated);
-    // Who asks for the CPU is not bothered.
+    // A command that names the CPU shows no warning.
     let quiet = machine.run(&["eval", "runs/tiny", "--device", "cpu"]);
     assert!(!err(&quiet).contains("WARNING"), "{}", err(&quiet));
     done(quiet);
@@ -204,7 +204,7 @@ fn an_old_driver_and_an_environment_that_rounds_are_sentences() {
 
 #[test]
 fn auto_takes_no_gpu_whose_kernels_are_wrong() {
-    // Of the folder that is verified first: one that faults, and one that leaves its results out.
+    // In the folder that is verified first: a kernel that faults, and one that writes no results.
     for (variable, why) in [
         ("PTX_DRIVER_FAIL", "activation: runs to the end: "),
         ("PTX_DRIVER_SKIP", "a kernel is wrong on this GPU: "),
@@ -218,7 +218,7 @@ fn auto_takes_no_gpu_whose_kernels_are_wrong() {
 }
 
 impl Machine {
-    /// A second run verifies again, since nothing was verified.
+    /// Checks that a second run repeats the verification, since the first one failed.
     fn falls_back_again(&self, why: &str) {
         let output = self.run(&["eval", "runs/tiny", "--device", "auto"]);
         let noted = err(&output);
@@ -236,7 +236,7 @@ fn a_gpu_proves_its_kernels_once() {
     assert!(!err(&output).contains("verifications"), "{}", err(&output));
     let said = done(output);
     assert!(said.contains("not verified on this GPU"), "{said}");
-    // Its workers follow the machine, and the run's recipe has the number.
+    // The number of workers depends on the machine, and the run's recipe contains it.
     let recipe = std::fs::read_to_string(machine.path().join("runs/tiny/recipe.toml"));
     let recipe = recipe.expect("the resolved recipe");
     let line = recipe.lines().find(|line| line.starts_with("workers = ")).expect("a number");

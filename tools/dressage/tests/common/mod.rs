@@ -21,8 +21,7 @@ pub fn err(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).expect("UTF-8")
 }
 
-/// Asserts success, with the program's words otherwise, and that nothing was written for a
-/// terminal only.
+/// Asserts success and an output without control characters; the message has the program's output.
 pub fn done(output: Output) -> String {
     let (said, noted) = (out(&output), err(&output));
     assert_eq!(output.status.code(), Some(0), "{said}\n{noted}");
@@ -44,7 +43,7 @@ pub fn refused(output: Output, code: i32, words: &[&str]) {
     }
 }
 
-/// Four blocks of 24 channels, two drawn sets.
+/// Recipe with four blocks of 24 channels and two drawn sets.
 pub const TINY: &str = r#"
 about = "A network of a few thousand weights"
 

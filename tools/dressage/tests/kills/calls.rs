@@ -1,6 +1,6 @@
-//! A kill before each system call of a save: the program is traced, and the calls of the thread
-//! that writes a checkpoint are counted from the moment at which it makes the file. Calls about
-//! memory and other threads are left out, since they change no file and come as often as they like.
+//! Kills before each system call of a save. The program is traced. The calls of the thread that
+//! writes a checkpoint are counted from the moment at which it creates the file. Calls about memory
+//! and other threads are not counted: they change no file, and their number varies.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,44 +15,45 @@ use nix::unistd::Pid;
 
 use crate::run::{Finished, Training};
 
-/// A system call of a save: the save, and the counted calls of its thread before it.
+/// A system call of a save: the save, and the number of counted calls of its thread before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Moment {
     save: usize,
     call: usize,
 }
 
-/// How a traced program ended.
+/// End of a traced program.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     Code(i32),
     Killed,
 }
 
-/// A program whose system calls are watched.
+/// A program whose system calls are traced.
 struct Tracer {
-    /// The program; threads have numbers of their own.
+    /// The program; threads have their own ids.
     program: Pid,
     saving: Option<Saving>,
-    /// Calls of each save so far.
+    /// Number of calls of each save so far.
     saves: Vec<usize>,
     kill_at: Option<Moment>,
 }
 
-/// A save under way.
+/// A save in progress.
 struct Saving {
     thread: Pid,
-    /// Whether the file has its own name already.
+    /// Whether the file has its final name already.
     renamed: bool,
 }
 
-/// A call that begins.
+/// A system call at its entry.
 struct Entry {
     number: i64,
     arguments: [u64; 6],
 }
 
-/// Starts `command` and kills it at a moment, if one is given. The calls of each save, and the end.
+/// Runs `command` and kills it at a moment, if one is given. Returns the number of calls of each
+/// save, and the end.
 fn traced(mut command: Command, kill_at: Option<Moment>) -> (Vec<usize>, End) {
     let ask = || ptrace::traceme().map_err(std::io::Error::from);
     // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
@@ -68,13 +69,13 @@ fn traced(mut command: Command, kill_at: Option<Moment>) -> (Vec<usize>, End) {
     ptrace::syscall(program, None).expect("goes on");
     let mut tracer = Tracer { program, saving: None, saves: Vec::new(), kill_at };
     let end = tracer.watch();
-    // The tracer has met its end already, so there is nothing to wait for.
+    // The tracer has seen the end already, so this does not wait.
     let _ = child.wait();
     (tracer.saves, end)
 }
 
 impl Tracer {
-    /// Goes from stop to stop until the program has ended.
+    /// Follows the stops of the program until it has ended.
     fn watch(&mut self) -> End {
         loop {
             // Children of this thread only: other tests of the process have theirs.
@@ -94,12 +95,12 @@ impl Tracer {
                     (thread, None)
                 }
                 WaitStatus::PtraceEvent(thread, ..) => (thread, None),
-                // How a new thread begins.
+                // The first stop of a new thread.
                 WaitStatus::Stopped(thread, Signal::SIGSTOP) => (thread, None),
                 WaitStatus::Stopped(thread, signal) => (thread, Some(signal)),
                 _ => continue,
             };
-            // A thread that was killed meanwhile is gone; the end is met at the next stop.
+            // A thread that was killed meanwhile is gone; its end is seen at the next stop.
             let _ = ptrace::syscall(thread, signal);
         }
     }
@@ -129,18 +130,18 @@ impl Tracer {
     }
 }
 
-/// The call that `thread` stands before; `None` where it stands behind one.
+/// Returns the call that `thread` is about to make; `None` if it is returning from one.
 fn entry(thread: Pid) -> Option<Entry> {
     let info = ptrace::syscall_info(thread).ok()?;
     if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
         return None;
     }
-    // SAFETY: the kernel has said which part of the union it filled.
+    // SAFETY: the kernel reports which part of the union it filled.
     let entry = unsafe { info.u.entry };
     Some(Entry { number: entry.nr as i64, arguments: entry.args })
 }
 
-/// Whether the call opens a checkpoint under the name that it has while it is written.
+/// Whether the call opens a checkpoint under its temporary name.
 fn makes_checkpoint(thread: Pid, entry: &Entry) -> bool {
     if entry.number != libc::SYS_openat {
         return false;
@@ -149,7 +150,7 @@ fn makes_checkpoint(thread: Pid, entry: &Entry) -> bool {
     path.contains("checkpoints/step-") && path.ends_with(".partial")
 }
 
-/// The text at an address of the program.
+/// Reads the text at an address of the program.
 fn text_at(thread: Pid, address: u64) -> String {
     let mut bytes = vec![0; 4096];
     let memory = File::open(format!("/proc/{thread}/mem")).expect("memory of the program");
@@ -166,7 +167,7 @@ fn is_rename(number: i64) -> bool {
     [libc::SYS_renameat, libc::SYS_renameat2].contains(&number)
 }
 
-/// Whether a call belongs to what comes after a save: the log, the next step, the end.
+/// Whether a call belongs to the time after a save: the log, the next step, the end.
 fn is_later(number: i64) -> bool {
     [libc::SYS_write, libc::SYS_exit_group].contains(&number)
 }
@@ -193,9 +194,9 @@ fn is_of_files(number: i64) -> bool {
     !others.contains(&number)
 }
 
-/// Kills before system calls of saves, one training each, and compares what is left after resuming
-/// with a training that nobody disturbed: before all calls if kills are asked for, else before
-/// `few`, first and last included.
+/// Kills before system calls of saves, once per training, and compares the result after resuming
+/// with an undisturbed training. It tries all calls if `DRESSAGE_KILLS` is set, else `few` of them,
+/// first and last included.
 fn killed_in_saves(device: &'static str, few: usize) {
     let (want, all) = undisturbed(device);
     let moments = match std::env::var_os("DRESSAGE_KILLS") {
@@ -215,13 +216,14 @@ fn killed_in_saves(device: &'static str, few: usize) {
     println!("{device}: kills before system calls, by save: {by_save:?}");
 }
 
-/// Results of a training that is traced but not disturbed, and every call of its saves.
+/// Returns the results of a training that is traced but not disturbed, and every call of its saves.
 fn undisturbed(device: &'static str) -> (Finished, Vec<Moment>) {
     let training = Training::new(device);
     let (saves, end) = traced(training.command(), None);
     assert_eq!(end, End::Code(0), "{device}: watched, but not disturbed");
     assert_eq!(saves.len(), 3, "{device}: saves after 2, 4 and 6 steps");
-    // The file is made, written, brought to the disk and renamed; the third removes the first.
+    // The file is created, written, synced to the disk and renamed; the third save removes the
+    // first checkpoint.
     assert!(saves.iter().all(|calls| *calls >= 6) && saves[2] > saves[1], "{device}: {saves:?}");
     println!("{device}: system calls by save: {saves:?}");
     let calls = |(save, n): (usize, usize)| (0..n).map(move |call| Moment { save, call });

@@ -1,4 +1,4 @@
-//! Damaged checkpoints, given to every command that reads one.
+//! Damaged checkpoints, passed to every command that reads one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::random::share;
 
 const NAME: &str = "runs/tiny/checkpoints/step-000003.safetensors";
 
-/// A trained run and a picture.
+/// A trained run and an image.
 struct Trained {
     dir: tempfile::TempDir,
     intact: Vec<u8>,
@@ -34,7 +34,7 @@ impl Trained {
         self.dir.path().join(NAME)
     }
 
-    /// Every command that reads a checkpoint.
+    /// Runs every command that reads a checkpoint.
     fn commands(&self) -> [Output; 4] {
         let scenes = "data.eval=[{name='day',source='scenes',count=1,size=[32,32]}]";
         let run = |args: &[&str]| dressage(self.dir.path(), args);
@@ -47,7 +47,7 @@ impl Trained {
     }
 
     /// Asserts that all commands refuse `bytes` in a sentence that names the file, and that the run
-    /// is as it was.
+    /// is unchanged.
     fn all_refuse(&self, bytes: &[u8], how: &str) {
         fs::write(self.path(), bytes).expect("damaged");
         for output in self.commands() {
@@ -69,7 +69,8 @@ fn checkpoints_cut_short_are_refused_by_every_command() {
     let trained = Trained::new();
     let n = count("DRESSAGE_CUTS", 6);
     for i in 0..n {
-        // The first ones near the ends of the file, where its parts meet.
+        // The first cuts are at the ends: an empty file, a part of the header's length, one byte
+        // missing.
         let length = match i {
             0 => 0,
             1 => 7,
@@ -89,7 +90,7 @@ fn checkpoints_with_a_flipped_bit_are_refused_by_every_command() {
     let n = count("DRESSAGE_FLIPS", 6);
     let bits = 8 * trained.intact.len();
     for i in 0..n {
-        // Every third in the header, which is a small part of the file.
+        // Every third bit is in the header, which is a small part of the file.
         let within = if i % 3 == 0 { 8 * header(&trained.intact) } else { bits };
         let bit = (share(1000 + i as u64) * within as f64) as usize;
         let mut damaged = trained.intact.clone();
@@ -99,7 +100,7 @@ fn checkpoints_with_a_flipped_bit_are_refused_by_every_command() {
     println!("{n} flips, each refused by four commands");
 }
 
-/// Bytes before the tensors of a safetensors file.
+/// Returns the number of bytes before the tensors of a safetensors file.
 fn header(file: &[u8]) -> usize {
     let (length, _) = file.split_first_chunk::<8>().expect("a length");
     8 + usize::try_from(u64::from_le_bytes(*length)).expect("a length")

@@ -11,10 +11,11 @@ use nix::unistd::Pid;
 use crate::count;
 use crate::run::{Training, reference};
 
-/// Disturbances of one training; then it is left alone.
+/// Disturbances of one training; then it runs to its end.
 const IN_A_ROW: usize = 3;
 
-/// A share of 1, by a count: SplitMix64, since moments need no better numbers.
+/// Returns a pseudo-random share of 1 for a counter by SplitMix64, which is good enough for
+/// moments.
 pub fn share(n: u64) -> f64 {
     let mut z = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -26,13 +27,13 @@ pub fn share(n: u64) -> f64 {
 fn disturbed(training: &Training, signal: Signal, after: Duration) -> ExitStatus {
     let mut child = training.command().spawn().expect("the program starts");
     sleep(after);
-    // The child is not waited for before, so the number cannot be another process's.
+    // The child has not been waited for, so its id cannot be reused by another process.
     kill(Pid::from_raw(child.id().try_into().expect("a number")), signal).expect("signal");
     child.wait().expect("ended")
 }
 
-/// Sends `n` signals, up to three to a training, and compares what is left with an undisturbed
-/// one. `ended` judges how the program may end.
+/// Sends `n` signals, up to three to a training, and compares the result with an undisturbed one.
+/// `ended` checks how the program may end.
 fn chains(device: &'static str, signal: Signal, n: usize, ended: impl Fn(ExitStatus) -> bool) {
     let (want, took) = reference(device);
     let (mut sent, mut in_time, mut trainings) = (0, 0, 0);
@@ -71,13 +72,14 @@ fn kills_at_random_moments_on_a_device_lose_nothing() {
     chains("virtual", Signal::SIGKILL, count("DRESSAGE_KILLS", 2), killed);
 }
 
-/// Saved, with the exit code that is said; or too early for the program to listen.
+/// Returns a check for a saved run with its documented exit code, or a signal before the program
+/// listens.
 fn saved(signal: Signal) -> impl Fn(ExitStatus) -> bool {
     let number = signal as i32;
     move |status| status.code() == Some(128 + number) || status.signal() == Some(number)
 }
 
-/// Ctrl-C, what schedulers send, and what a terminal that is closed sends.
+/// The signals of Ctrl-C, of schedulers, and of a closed terminal.
 #[test]
 fn requests_to_end_at_random_moments_lose_nothing() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {

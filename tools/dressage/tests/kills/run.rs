@@ -1,4 +1,4 @@
-//! Trainings of the program in folders of their own, and what they leave.
+//! Trainings of the program in folders of their own, and their results.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,10 +11,10 @@ use tempfile::TempDir;
 
 use crate::common::TINY;
 
-/// Steps of the trainings here; checkpoints and evaluations come after every second.
+/// Steps of the trainings; checkpoints and evaluations come after every second step.
 pub const STEPS: u64 = 6;
 
-/// Settings of all trainings here.
+/// Settings of all trainings.
 const SETTINGS: [&str; 5] = [
     "run.dir=run",
     "train.steps=6",
@@ -23,13 +23,13 @@ const SETTINGS: [&str; 5] = [
     "train.keep=2",
 ];
 
-/// A folder with the recipe and the run, and where the work is done.
+/// A folder with the recipe and the run, and the device.
 pub struct Training {
     dir: TempDir,
     device: &'static str,
 }
 
-/// Files of a training that is done.
+/// Files of a finished training.
 #[derive(PartialEq)]
 pub struct Finished {
     /// Bytes of the last checkpoint.
@@ -38,7 +38,7 @@ pub struct Finished {
     pub names: Vec<String>,
     /// Lines of the log about steps and scores, without times and memory.
     log: Vec<Value>,
-    /// Files that a write has left behind.
+    /// Unfinished files of writes.
     partial: Vec<PathBuf>,
 }
 
@@ -49,22 +49,22 @@ impl Training {
         Training { dir, device }
     }
 
-    /// The run folder.
+    /// Returns the run folder.
     pub fn run_dir(&self) -> PathBuf {
         self.dir.path().join("run")
     }
 
-    /// Whether there is something to resume.
+    /// Whether there is a checkpoint to resume.
     pub fn has_checkpoint(&self) -> bool {
         !checkpoints(&self.run_dir()).is_empty()
     }
 
-    /// The command that starts the training, or resumes what is there.
+    /// Returns the command that starts or resumes the training.
     pub fn command(&self) -> Command {
         let mut command = self.program(&["train", "tiny.toml", "--device", self.device]);
         command.args(SETTINGS);
         if self.device == "virtual" {
-            // As little work as there can be: each instruction of a kernel is interpreted.
+            // As little work as possible: each instruction of a kernel is interpreted.
             command.args(["augment.crop=16", "loss.points=8", "head.queries=4"]);
             command.arg("data.eval.0.count=1");
         }
@@ -74,7 +74,7 @@ impl Training {
         command
     }
 
-    /// The program in this folder, without output.
+    /// Returns a command of the program in this folder, without output.
     pub fn program(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dressage"));
         command.args(args).current_dir(self.dir.path());
@@ -82,7 +82,7 @@ impl Training {
         command
     }
 
-    /// Trains to the end, undisturbed.
+    /// Trains to the end without disturbance.
     pub fn finish(&self) -> Finished {
         let output = self.command().stderr(Stdio::piped()).output().expect("the program starts");
         let words = String::from_utf8_lossy(&output.stderr);
@@ -90,7 +90,7 @@ impl Training {
         self.finished()
     }
 
-    /// Files that are there after the end.
+    /// Reads the files after the end.
     pub fn finished(&self) -> Finished {
         let dir = self.run_dir();
         let last = dir.join(format!("checkpoints/step-{STEPS:06}.safetensors"));
@@ -102,7 +102,7 @@ impl Training {
     }
 }
 
-/// Checkpoints of a run by name, other files of the folder left out.
+/// Returns the checkpoints of a run by name, without other files of the folder.
 pub fn checkpoints(run: &Path) -> BTreeMap<String, PathBuf> {
     let Ok(entries) = fs::read_dir(run.join("checkpoints")) else { return BTreeMap::new() };
     let named = |entry: fs::DirEntry| {
@@ -113,13 +113,13 @@ pub fn checkpoints(run: &Path) -> BTreeMap<String, PathBuf> {
     entries.filter_map(|entry| named(entry.expect("entry"))).collect()
 }
 
-/// Files in `dir` that were not finished.
+/// Returns the unfinished files in `dir`.
 fn partial(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).expect("folder").map(|entry| entry.expect("entry").path());
     entries.filter(|path| path.extension().is_some_and(|e| e == "partial")).collect()
 }
 
-/// Lines about steps and scores; what depends on the machine is taken out.
+/// Reads the lines about steps and scores, without values that depend on the machine.
 fn lines(log: &Path) -> Vec<Value> {
     let text = fs::read_to_string(log).expect("log");
     let parsed = text.lines().map(|line| {
@@ -134,7 +134,7 @@ fn lines(log: &Path) -> Vec<Value> {
 }
 
 impl Finished {
-    /// Asserts that `found`, disturbed as `how` says, is the same: checkpoint, log and scores.
+    /// Asserts that `found`, disturbed as `how` says, has the same checkpoint, log and scores.
     #[track_caller]
     pub fn same(&self, found: &Finished, how: &str) {
         let steps = |of: &Finished| -> Vec<String> {
@@ -147,7 +147,7 @@ impl Finished {
     }
 }
 
-/// An undisturbed training, and how long it took.
+/// Runs an undisturbed training; returns its results and its time.
 pub fn reference(device: &'static str) -> (Finished, Duration) {
     let begin = Instant::now();
     let finished = Training::new(device).finish();

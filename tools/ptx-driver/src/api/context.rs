@@ -10,7 +10,7 @@ use crate::state::{Context, Handle, Stream};
 /// `cuDevicePrimaryCtxRetain`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut Handle, device: i32) -> u32 {
     call("cuDevicePrimaryCtxRetain", |driver| {
@@ -60,7 +60,7 @@ pub extern "C" fn cuCtxSetCurrent(context: Handle) -> u32 {
 /// `cuCtxGetCurrent`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut Handle) -> u32 {
     call("cuCtxGetCurrent", |_| store(context, current()))
@@ -69,7 +69,7 @@ pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut Handle) -> u32 {
 /// `cuCtxGetDevice`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetDevice(device: *mut i32) -> u32 {
     call("cuCtxGetDevice", |driver| {

@@ -1,4 +1,5 @@
-//! Copies and fills. Those without a stream run in the legacy stream and are over when they return.
+//! Copies and fills. Those without a stream run in the legacy stream and are complete when they
+//! return.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use crate::entry::{call_in, call_unsafe, given};
 use crate::state::{Driver, Handle};
 use crate::work::Work;
 
-/// A stream, or the legacy stream with a wait behind.
+/// A stream, or the legacy stream with a wait afterwards.
 #[derive(Clone, Copy)]
 enum Where {
     Stream(Handle),
@@ -60,13 +61,13 @@ fn write(name: &str, to: u64, host: *const u8, bytes: usize, at: Where) -> u32 {
         if captures {
             return Ok(Work::WritePinned { to, from: host as usize, bytes, seen: None });
         }
-        // SAFETY: the caller gives so many bytes.
+        // SAFETY: the caller passes `bytes` bytes.
         let aside = unsafe { std::slice::from_raw_parts(host, bytes) }.to_vec();
         let aside = Arc::new(aside);
         if pinned {
             return Ok(Work::WritePinned { to, from: host as usize, bytes, seen: Some(aside) });
         }
-        // Pageable memory is copied aside before the call returns.
+        // Pageable memory is copied before the call returns.
         Ok(Work::Write { to, bytes: aside })
     })
 }
@@ -111,7 +112,7 @@ fn fill(name: &str, to: u64, pattern: Vec<u8>, count: usize, at: Where) -> u32 {
 /// `cuMemcpyHtoD_v2`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyHtoD_v2(to: u64, host: *const u8, bytes: usize) -> u32 {
     write("cuMemcpyHtoD_v2", to, host, bytes, Where::Waiting)
@@ -120,7 +121,7 @@ pub unsafe extern "C" fn cuMemcpyHtoD_v2(to: u64, host: *const u8, bytes: usize)
 /// `cuMemcpyHtoDAsync_v2`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
     to: u64,
@@ -134,17 +135,17 @@ pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
 /// `cuMemcpyDtoH_v2`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyDtoH_v2(host: *mut u8, from: u64, bytes: usize) -> u32 {
     read("cuMemcpyDtoH_v2", host, from, bytes, Where::Waiting)
 }
 
-/// `cuMemcpyDtoHAsync_v2`: with `PTX_DRIVER_DELAY` also to pageable memory later, since such a copy
-/// only might be synchronous.
+/// `cuMemcpyDtoHAsync_v2`. With `PTX_DRIVER_DELAY` copies to pageable memory are delayed too, since
+/// CUDA does not guarantee that they are synchronous.
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
     host: *mut u8,

@@ -25,7 +25,7 @@ pub extern "C" fn cuInit(flags: u32) -> u32 {
 /// `cuDriverGetVersion`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDriverGetVersion(version: *mut i32) -> u32 {
     always("cuDriverGetVersion", |driver| store(version, driver.settings.version))
@@ -34,7 +34,7 @@ pub unsafe extern "C" fn cuDriverGetVersion(version: *mut i32) -> u32 {
 /// `cuGetErrorName`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGetErrorName(code: u32, text: *mut *const c_char) -> u32 {
     let name = Code(code).described().map(|(name, _)| name.as_ptr());
@@ -44,7 +44,7 @@ pub unsafe extern "C" fn cuGetErrorName(code: u32, text: *mut *const c_char) -> 
 /// `cuGetErrorString`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGetErrorString(code: u32, text: *mut *const c_char) -> u32 {
     let words = Code(code).described().map(|(_, words)| words.as_ptr());
@@ -61,7 +61,7 @@ fn described(name: &str, found: Option<*const c_char>, text: *mut *const c_char)
     })
 }
 
-/// The device of this number.
+/// Checks that there is a device of this number.
 pub(super) fn known(driver: &Driver, device: i32) -> Done<usize> {
     let count = driver.devices.len();
     match usize::try_from(device) {
@@ -73,7 +73,7 @@ pub(super) fn known(driver: &Driver, device: i32) -> Done<usize> {
 /// `cuDeviceGetCount`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetCount(count: *mut i32) -> u32 {
     call("cuDeviceGetCount", |driver| store(count, driver.devices.len() as i32))
@@ -82,7 +82,7 @@ pub unsafe extern "C" fn cuDeviceGetCount(count: *mut i32) -> u32 {
 /// `cuDeviceGet`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGet(device: *mut i32, ordinal: i32) -> u32 {
     call("cuDeviceGet", |driver| {
@@ -94,7 +94,7 @@ pub unsafe extern "C" fn cuDeviceGet(device: *mut i32, ordinal: i32) -> u32 {
 /// `cuDeviceGetName`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, len: i32, device: i32) -> u32 {
     call("cuDeviceGetName", |driver| {
@@ -105,7 +105,7 @@ pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, len: i32, device: i3
         };
         let text = b"ptx-vm, not a GPU";
         let text = &text[..text.len().min(room)];
-        // SAFETY: the caller gives room for `len` bytes; text and final zero are no longer.
+        // SAFETY: the caller passes memory for `len` bytes; text and final zero are no longer.
         unsafe {
             std::ptr::copy_nonoverlapping(text.as_ptr(), name.cast::<u8>(), text.len());
             name.add(text.len()).write(0);
@@ -117,7 +117,7 @@ pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, len: i32, device: i3
 /// `cuDeviceTotalMem_v2`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, device: i32) -> u32 {
     call("cuDeviceTotalMem_v2", |driver| {
@@ -129,7 +129,7 @@ pub unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, device: i32) -> 
 /// `cuDeviceGetUuid_v2`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut c_void, device: i32) -> u32 {
     call("cuDeviceGetUuid_v2", |driver| {
@@ -143,7 +143,7 @@ pub unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut c_void, device: i32) -> u
 /// `cuDeviceGetPCIBusId`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetPCIBusId(text: *mut c_char, len: i32, device: i32) -> u32 {
     call("cuDeviceGetPCIBusId", |driver| {
@@ -153,7 +153,7 @@ pub unsafe extern "C" fn cuDeviceGetPCIBusId(text: *mut c_char, len: i32, device
         if usize::try_from(len).unwrap_or(0) < id.len() {
             return refuse(Code::INVALID_VALUE, format!("an identifier of {len} bytes"));
         }
-        // SAFETY: the caller gives room for `len` bytes, which hold the identifier.
+        // SAFETY: the caller passes memory for `len` bytes, and the identifier is no longer.
         unsafe { std::ptr::copy_nonoverlapping(id.as_ptr(), text.cast::<u8>(), id.len()) };
         Ok(())
     })
@@ -162,7 +162,7 @@ pub unsafe extern "C" fn cuDeviceGetPCIBusId(text: *mut c_char, len: i32, device
 /// `cuDeviceGetAttribute`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut i32, attribute: u32, device: i32) -> u32 {
     call("cuDeviceGetAttribute", |driver| {
@@ -174,8 +174,9 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut i32, attribute: u32, d
     })
 }
 
-/// Attributes by their number in `CUdevice_attribute`. Limits are those of the compute capability;
-/// clocks, widths and the number of multiprocessors are small round numbers of no GPU.
+/// Returns a device attribute by its number in `CUdevice_attribute`. Limits are those of the
+/// compute capability. Clocks, widths and the number of multiprocessors are small round numbers of
+/// no real GPU.
 fn of_device(attribute: u32, settings: &Settings) -> Option<i32> {
     let capability = settings.capability as i32;
     let shared_most = settings.shared_most() as i32;
@@ -185,7 +186,7 @@ fn of_device(attribute: u32, settings: &Settings) -> Option<i32> {
         4 => 64,
         5 => i32::MAX,
         6 | 7 => 65535,
-        // Shared memory of a block without asking.
+        // Shared memory of a block without opt-in.
         8 => 48 << 10,
         9 => 64 << 10,
         // Lanes of a warp.
@@ -196,7 +197,7 @@ fn of_device(attribute: u32, settings: &Settings) -> Option<i32> {
         // Clocks of the processor and of the memory in kHz.
         13 | 36 => 1_000_000,
         14 => 512,
-        // Copies beside kernels; multiprocessors.
+        // Copies concurrent with kernels; multiprocessors.
         15 => 1,
         16 => 8,
         // No time limit, not integrated, cannot map host memory, default mode.
@@ -222,7 +223,7 @@ fn of_device(attribute: u32, settings: &Settings) -> Option<i32> {
         78 | 83 | 95 | 115 => 0,
         81 => shared_most + (1 << 10),
         97 => shared_most,
-        // Blocks of a multiprocessor, shared memory that the system keeps of each.
+        // Blocks of a multiprocessor, shared memory that the system reserves of each.
         106 => {
             if capability == 86 {
                 16

@@ -10,7 +10,7 @@ const DISABLE_TIMING: u32 = 2;
 /// `cuEventCreate`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventCreate(event: *mut Handle, flags: u32) -> u32 {
     call_in("cuEventCreate", |driver, context| {
@@ -23,7 +23,7 @@ pub unsafe extern "C" fn cuEventCreate(event: *mut Handle, flags: u32) -> u32 {
     })
 }
 
-/// `cuEventDestroy_v2`: a record that was not passed yet is no obstacle.
+/// `cuEventDestroy_v2`; its record may still be queued.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventDestroy_v2(event: Handle) -> u32 {
     call_in("cuEventDestroy_v2", |driver, _| driver.events.remove(event).map(drop))
@@ -51,7 +51,7 @@ pub extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> u32 {
 }
 
 impl Driver {
-    /// Fails for an event that nothing can be asked of.
+    /// Fails for an event that cannot be queried.
     fn askable(&mut self, event: Handle) -> Done<(u64, bool)> {
         let found = self.events.get(event)?;
         if found.captured {
@@ -64,7 +64,7 @@ impl Driver {
     }
 }
 
-/// `cuEventQuery`: delayed work counts as not ready once and is done then.
+/// `cuEventQuery`: delayed work is reported as not ready once, and is then run.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventQuery(event: Handle) -> u32 {
     call_in("cuEventQuery", |driver, context| {
@@ -91,7 +91,7 @@ pub extern "C" fn cuEventSynchronize(event: Handle) -> u32 {
 /// `cuEventElapsedTime`: by the clock of the host.
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventElapsedTime(ms: *mut f32, start: Handle, end: Handle) -> u32 {
     elapsed("cuEventElapsedTime", ms, start, end)
@@ -100,7 +100,7 @@ pub unsafe extern "C" fn cuEventElapsedTime(ms: *mut f32, start: Handle, end: Ha
 /// `cuEventElapsedTime_v2`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventElapsedTime_v2(ms: *mut f32, start: Handle, end: Handle) -> u32 {
     elapsed("cuEventElapsedTime_v2", ms, start, end)

@@ -1,4 +1,4 @@
-//! Graphs: what a capture recorded, replayed node by node.
+//! Graphs: captured work, replayed node by node.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::work::Work;
 /// `cuGraphInstantiateWithFlags`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGraphInstantiateWithFlags(
     executable: *mut Handle,
@@ -19,7 +19,7 @@ pub unsafe extern "C" fn cuGraphInstantiateWithFlags(
     flags: u64,
 ) -> u32 {
     call_in("cuGraphInstantiateWithFlags", |driver, context| {
-        // Free on launch, upload, priorities of nodes; not a launch by the device.
+        // Allowed are free on launch, upload and priorities of nodes, but not launch by the device.
         if flags & !0b1011 != 0 {
             return refuse(Code::INVALID_VALUE, format!("flags {flags} of a graph"));
         }

@@ -18,7 +18,7 @@ const BUFFER_BYTES: usize = 2;
 /// `cuLaunchKernel`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLaunchKernel(
     function: Handle,
@@ -42,7 +42,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
         let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
         fits(&function, grid, block, dynamic_shared)?;
         let kernel = &function.module.kernels()[function.index];
-        // SAFETY: the caller gives a list of one of the two forms.
+        // SAFETY: the caller passes a list of one of the two forms.
         let params = unsafe { packed(kernel, params, extra)? };
         let (module, index) = (function.module.clone(), function.index);
         let kernel = Kernel { module, index, grid, block, dynamic_shared, params };
@@ -55,7 +55,8 @@ pub unsafe extern "C" fn cuLaunchKernel(
     })
 }
 
-/// The limits of every device (CUDA programming guide, compute capabilities) and of the kernel.
+/// Checks a launch against the limits of every device (CUDA programming guide, compute
+/// capabilities) and of the kernel.
 fn fits(function: &Function, grid: [u32; 3], block: [u32; 3], shared: u32) -> Done {
     let kernel = &function.module.kernels()[function.index];
     let invalid = |why: String| refuse(Code::INVALID_VALUE, format!("{}: {why}", kernel.name));
@@ -79,11 +80,11 @@ fn fits(function: &Function, grid: [u32; 3], block: [u32; 3], shared: u32) -> Do
     Ok(())
 }
 
-/// The arguments, packed as the kernel reads them.
+/// Returns the arguments, packed as the kernel reads them.
 ///
 /// # Safety
-/// `params` is null or points to a pointer for each parameter, `extra` is null or a list with an
-/// end.
+/// `params` is null or points to a pointer for each parameter; `extra` is null or a terminated
+/// list.
 unsafe fn packed(
     kernel: &Described,
     params: *const *const c_void,
@@ -100,19 +101,19 @@ unsafe fn packed(
             return invalid(format!("no arguments for {} parameters", kernel.params.len()));
         }
         for (i, param) in kernel.params.iter().enumerate() {
-            // SAFETY: the caller's: one pointer for each parameter.
+            // SAFETY: the caller passes one pointer for each parameter.
             let from = unsafe { params.add(i).read() };
             if from.is_null() {
                 return invalid(format!("the pointer to parameter {i} is null"));
             }
             let (at, size) = (param.offset as usize, param.size as usize);
-            // SAFETY: the caller's: it points to a value of the parameter's size.
+            // SAFETY: the caller's pointer is to a value of the parameter's size.
             let value = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), size) };
             bytes[at..at + size].copy_from_slice(value);
         }
         return Ok(bytes);
     }
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     let (buffer, size) = unsafe { listed(kernel, extra)? };
     if size != needed {
         let count = kernel.params.len();
@@ -124,27 +125,27 @@ unsafe fn packed(
     if buffer.is_null() {
         return invalid("the buffer of arguments is null".into());
     }
-    // SAFETY: the caller's: the buffer is as long as it says.
+    // SAFETY: the caller's buffer has the stated size.
     Ok(unsafe { std::slice::from_raw_parts(buffer, size) }.to_vec())
 }
 
-/// Buffer and size in the list `extra`.
+/// Returns buffer and size in the list `extra`.
 ///
 /// # Safety
-/// The list has an end, and a value behind each entry before.
+/// The list is terminated, and each entry before the end is followed by a value.
 unsafe fn listed(kernel: &Described, extra: *const *const c_void) -> Done<(*const u8, usize)> {
     let invalid = |why: String| refuse(Code::INVALID_VALUE, format!("{}: {why}", kernel.name));
     let (mut buffer, mut size) = (std::ptr::null::<u8>(), 0);
     let mut at = extra;
     loop {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         let (what, value) = unsafe { (at.read() as usize, at.add(1)) };
         match what {
             END => return Ok((buffer, size)),
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             BUFFER => buffer = unsafe { value.read() }.cast(),
             BUFFER_BYTES => {
-                // SAFETY: the caller's; the value points to a size.
+                // SAFETY: guaranteed by the caller; the value points to a size.
                 let from = unsafe { value.read() }.cast::<usize>();
                 if from.is_null() {
                     return invalid("the pointer to the size of the arguments is null".into());
@@ -154,7 +155,7 @@ unsafe fn listed(kernel: &Described, extra: *const *const c_void) -> Done<(*cons
             }
             other => return invalid(format!("entry {other} in the list `extra`")),
         }
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         at = unsafe { at.add(2) };
     }
 }

@@ -8,13 +8,13 @@ use crate::fatal;
 use crate::state::{Allocation, Driver, Handle, rounded};
 use crate::work::Work;
 
-/// Page-locked memory begins at a page.
+/// Alignment of page-locked memory: one page.
 const PAGE: usize = 4096;
 
 /// `cuMemAlloc_v2`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> u32 {
     call_unsafe("cuMemAlloc_v2", |driver, context| {
@@ -32,7 +32,7 @@ pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> u32 {
     })
 }
 
-/// `cuMemFree_v2`: waits for the work of the context, as drivers do though nothing promises it.
+/// `cuMemFree_v2`: waits for the work of the context, as drivers do without documenting it.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFree_v2(address: u64) -> u32 {
     call_unsafe("cuMemFree_v2", |driver, context| {
@@ -52,7 +52,7 @@ pub extern "C" fn cuMemFree_v2(address: u64) -> u32 {
 /// `cuMemGetInfo_v2`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> u32 {
     call_in("cuMemGetInfo_v2", |driver, _| {
@@ -65,7 +65,7 @@ pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) ->
 /// `cuMemHostAlloc`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemHostAlloc(host: *mut usize, bytes: usize, flags: u32) -> u32 {
     call_unsafe("cuMemHostAlloc", |driver, _| {
@@ -81,8 +81,8 @@ pub unsafe extern "C" fn cuMemHostAlloc(host: *mut usize, bytes: usize, flags: u
         if start.is_null() {
             return Err(Refused::plain(Code::OUT_OF_MEMORY));
         }
-        // A real driver gives memory with whatever it held.
-        // SAFETY: as many bytes were just reserved.
+        // A real driver returns memory with undefined content.
+        // SAFETY: this many bytes were just allocated.
         unsafe { start.write_bytes(0xCD, bytes) };
         driver.pinned.insert(start as usize, bytes);
         store(host, start as usize)
@@ -102,7 +102,7 @@ pub extern "C" fn cuMemFreeHost(host: usize) -> u32 {
         }
         driver.pinned.remove(&host);
         if let Ok(layout) = Layout::from_size_align(bytes, PAGE) {
-            // SAFETY: reserved with this layout in `cuMemHostAlloc`, and freed once.
+            // SAFETY: allocated with this layout in `cuMemHostAlloc`, and freed once.
             unsafe { dealloc(host as *mut u8, layout) };
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! The exported functions of the driver, by the chapters of NVIDIA's reference.
 //!
-//! Names carry the suffixes that programs ask for. Handles are `usize`, which is passed as a
-//! pointer is; enumerations are integers, so that no value of a caller is undefined here.
+//! Names have the suffixes that programs look up. Handles are `usize`, which is passed like a
+//! pointer. Enumerations are integers, so that no value of a caller is undefined behaviour.
 
 mod context;
 mod copies;

@@ -11,19 +11,19 @@ use crate::fatal;
 use crate::state::{Driver, Function, Handle, Loaded};
 use crate::work::Work;
 
-/// Values of `CUjit_option` that a load here heeds.
+/// Values of `CUjit_option` that a load honours.
 const ERROR_LOG: u32 = 5;
 const ERROR_LOG_BYTES: u32 = 6;
-/// The first value that is no option (CUDA 13.0).
+/// First value that is no option (CUDA 13.0).
 const NO_OPTION: u32 = 35;
 
-/// Dynamic and static shared memory of a block without asking.
+/// Maximum dynamic and static shared memory of a block without opt-in.
 const SHARED_UNASKED: u64 = 48 << 10;
 
 /// `cuModuleLoadData`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadData(module: *mut Handle, image: *const c_char) -> u32 {
     call_unsafe("cuModuleLoadData", |driver, context| {
@@ -35,7 +35,7 @@ pub unsafe extern "C" fn cuModuleLoadData(module: *mut Handle, image: *const c_c
 /// `cuModuleLoadDataEx`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadDataEx(
     module: *mut Handle,
@@ -45,7 +45,7 @@ pub unsafe extern "C" fn cuModuleLoadDataEx(
     values: *mut *mut c_void,
 ) -> u32 {
     call_unsafe("cuModuleLoadDataEx", |driver, context| {
-        // SAFETY: the caller gives so many options and values.
+        // SAFETY: the caller passes `count` options and values.
         let log = unsafe { Log::asked(count, options, values)? };
         match driver.load(context, image) {
             Ok(loaded) => {
@@ -60,11 +60,11 @@ pub unsafe extern "C" fn cuModuleLoadDataEx(
     })
 }
 
-/// Where the errors of a translation go.
+/// Destination of the errors of a translation.
 struct Log {
     buffer: *mut u8,
     bytes: usize,
-    /// Takes the number of bytes written.
+    /// Receives the number of bytes written.
     size: *mut *mut c_void,
 }
 
@@ -76,10 +76,10 @@ impl Log {
         for i in 0..count as usize {
             given(options, "the list of options")?;
             given(values, "the list of values")?;
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             let (option, value) = unsafe { (options.add(i).read(), values.add(i)) };
             match option {
-                // SAFETY: the caller's; values are pointers or numbers in their place.
+                // SAFETY: guaranteed by the caller; values are pointers or integers in their place.
                 ERROR_LOG => log.buffer = unsafe { value.read() }.cast(),
                 ERROR_LOG_BYTES => {
                     log.size = value;
@@ -99,14 +99,14 @@ impl Log {
         let mut written = 0;
         if !self.buffer.is_null() && self.bytes > 0 {
             written = text.len().min(self.bytes - 1);
-            // SAFETY: the caller of the load gives a buffer of so many bytes.
+            // SAFETY: the caller of the load passes a buffer of this many bytes.
             unsafe {
                 std::ptr::copy_nonoverlapping(text.as_ptr(), self.buffer, written);
                 self.buffer.add(written).write(0);
             }
         }
         if !self.size.is_null() {
-            // SAFETY: the size's place in the list of values.
+            // SAFETY: `size` points into the list of values.
             unsafe { self.size.write(written as *mut c_void) };
         }
     }
@@ -118,8 +118,8 @@ impl Driver {
         if image.is_null() {
             return Err((Code::INVALID_VALUE, "the image is a null pointer".into()));
         }
-        // SAFETY: the image is PTX text with a final zero byte, or begins with bytes of an ELF or
-        // fatbinary header, which holds a zero byte soon.
+        // SAFETY: the image is PTX text with a final zero byte, or begins with an ELF or fatbinary
+        // header, which contains a zero byte early.
         let text = unsafe { CStr::from_ptr(image) };
         if text.to_bytes().starts_with(b"\x7fELF") || !text.to_bytes().contains(&b'.') {
             let why = "the image is no PTX; binaries of a GPU do not run here".into();
@@ -135,7 +135,7 @@ impl Driver {
         Ok(self.modules.add(Loaded { module: Arc::new(module), context }))
     }
 
-    /// Whether the device and the version of the driver take such PTX.
+    /// Checks that the device and the version of the driver accept this PTX.
     fn accepts(&self, text: &str) -> Result<(), (Code, String)> {
         let directive = |name: &str| {
             let lines = text.lines().map(str::trim_start);
@@ -194,17 +194,17 @@ pub extern "C" fn cuModuleUnload(module: Handle) -> u32 {
     })
 }
 
-/// A string of the caller.
+/// Reads a string of the caller.
 fn name_of(name: *const c_char) -> Done<String> {
     given(name, "the name")?;
-    // SAFETY: the caller gives a string with a final zero byte.
+    // SAFETY: the caller passes a string with a final zero byte.
     Ok(unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
 }
 
 /// `cuModuleGetFunction`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleGetFunction(
     function: *mut Handle,
@@ -232,7 +232,7 @@ pub unsafe extern "C" fn cuModuleGetFunction(
 /// `cuModuleGetGlobal_v2`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleGetGlobal_v2(
     _address: *mut u64,
@@ -279,7 +279,7 @@ pub extern "C" fn cuFuncSetAttribute(function: Handle, attribute: u32, value: i3
 /// `cuFuncGetAttribute`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuFuncGetAttribute(
     value: *mut i32,
@@ -296,7 +296,7 @@ pub unsafe extern "C" fn cuFuncGetAttribute(
             3 => kernel.local as i32,
             6 => capability,
             8 => function.dynamic_most as i32,
-            // Constant memory, registers and the version of the PTX are the translator's.
+            // Constant memory, registers and the version of the PTX depend on the translator.
             _ => {
                 let why = format!("attribute {attribute} of a function is not modelled");
                 return refuse(Code::INVALID_VALUE, why);

@@ -11,7 +11,7 @@ use crate::work::Work;
 /// `cuStreamCreate`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamCreate(stream: *mut Handle, flags: u32) -> u32 {
     create("cuStreamCreate", stream, flags)
@@ -20,7 +20,7 @@ pub unsafe extern "C" fn cuStreamCreate(stream: *mut Handle, flags: u32) -> u32 
 /// `cuStreamCreateWithPriority`: priorities have no effect.
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamCreateWithPriority(
     stream: *mut Handle,
@@ -43,7 +43,7 @@ fn create(name: &str, stream: *mut Handle, flags: u32) -> u32 {
 }
 
 impl Driver {
-    /// Fails for a stream that captures: nothing of it runs that could be waited for.
+    /// Fails for a capturing stream, whose work does not run and so cannot be waited for.
     fn not_capturing(&mut self, stream: Handle) -> Done {
         let Some(capture) = &mut self.streams.get(stream)?.capture else { return Ok(()) };
         capture.invalidated = true;
@@ -52,7 +52,7 @@ impl Driver {
     }
 }
 
-/// `cuStreamDestroy_v2`: what is queued is done first.
+/// `cuStreamDestroy_v2`: runs the queued work first.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamDestroy_v2(stream: Handle) -> u32 {
     call_in("cuStreamDestroy_v2", |driver, context| {
@@ -80,7 +80,7 @@ pub extern "C" fn cuStreamSynchronize(stream: Handle) -> u32 {
     })
 }
 
-/// `cuStreamQuery`: delayed work counts as not ready once and is done then.
+/// `cuStreamQuery`: delayed work is reported as not ready once, and is then run.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamQuery(stream: Handle) -> u32 {
     call_in("cuStreamQuery", |driver, context| {
@@ -108,7 +108,7 @@ pub extern "C" fn cuStreamWaitEvent(stream: Handle, event: Handle, flags: u32) -
         let found = driver.events.get(event)?;
         let (number, of, captured) = (found.recorded, found.stream, found.captured);
         match (captures, captured) {
-            // In a stream by itself everything is in order already.
+            // Within one stream everything is in order already.
             (true, true) if of == stream => Ok(()),
             (true, false) if number == 0 => Ok(()),
             (true, false) => {
@@ -147,7 +147,7 @@ pub extern "C" fn cuStreamBeginCapture_v2(stream: Handle, mode: u32) -> u32 {
 /// `cuStreamEndCapture`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamEndCapture(stream: Handle, graph: *mut Handle) -> u32 {
     call_in("cuStreamEndCapture", |driver, context| {
@@ -174,7 +174,7 @@ pub unsafe extern "C" fn cuStreamEndCapture(stream: Handle, graph: *mut Handle) 
 /// `cuStreamIsCapturing`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamIsCapturing(stream: Handle, status: *mut u32) -> u32 {
     call_in("cuStreamIsCapturing", |driver, context| {
@@ -187,12 +187,12 @@ pub unsafe extern "C" fn cuStreamIsCapturing(stream: Handle, status: *mut u32) -
 /// `cuThreadExchangeStreamCaptureMode`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuThreadExchangeStreamCaptureMode(mode: *mut u32) -> u32 {
     call("cuThreadExchangeStreamCaptureMode", |_| {
         crate::entry::given(mode, "the mode")?;
-        // SAFETY: the caller gives a mode.
+        // SAFETY: the caller passes a mode.
         let new = unsafe { mode.read_unaligned() };
         if new > 2 {
             return refuse(Code::INVALID_VALUE, format!("capture mode {new}"));

@@ -1,6 +1,6 @@
-//! Functions of one value.
+//! Scalar functions.
 
-/// Nearest number with the ten stored bits of significand of TF32, ties to even.
+/// Rounds to the ten stored significand bits of TF32, ties to even.
 pub(super) fn tf32(x: f32) -> f32 {
     if !x.is_finite() {
         return x;
@@ -13,13 +13,13 @@ pub(super) fn tf32(x: f32) -> f32 {
 const ROOT: f64 = 0.797_884_560_802_865_4; // sqrt(2 / pi)
 const CUBIC: f64 = 0.044_715;
 
-/// GELU in the form with tanh, which is what the epilogues compute.
+/// Computes GELU in its tanh form, as the epilogues do.
 pub(super) fn gelu(x: f32) -> f32 {
     let x = f64::from(x);
     (0.5 * x * (1.0 + (ROOT * (x + CUBIC * x * x * x)).tanh())) as f32
 }
 
-/// The derivative of [`gelu`].
+/// Computes the derivative of [`gelu`].
 pub(super) fn gelu_slope(x: f32) -> f32 {
     let x = f64::from(x);
     let t = (ROOT * (x + CUBIC * x * x * x)).tanh();

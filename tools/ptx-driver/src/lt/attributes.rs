@@ -101,7 +101,7 @@ impl Layout {
 }
 
 impl Preference {
-    /// No workspace, and operands aligned to 256 bytes, unless set.
+    /// Defaults: no workspace, and operands aligned to 256 bytes.
     pub(super) const DEFAULT: Preference = Preference { workspace: 0, alignment: [256; 4] };
 
     /// `cublasLtMatmulPreferenceAttributes_t`

@@ -1,4 +1,4 @@
-//! Whether descriptors fit each other: sizes, types, strides, epilogues.
+//! Checks that descriptors fit each other: sizes, types, strides, epilogues.
 
 use super::{Answer, BF16, Description, F32, Layout, invalid, unsupported, width};
 
@@ -6,13 +6,13 @@ use super::{Answer, BF16, Description, F32, Layout, invalid, unsupported, width}
 const COLUMNS: i32 = 0;
 const ROWS: i32 = 1;
 
-/// What an epilogue does (`cublasLtEpilogue_t`).
+/// Operations of an epilogue (`cublasLtEpilogue_t`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Epilogue {
     pub bias: bool,
     pub relu: bool,
     pub gelu: bool,
-    /// Stores what goes into the GELU, or which values ReLU keeps, a bit for each.
+    /// Stores the input of GELU, or one bit for each value that says whether ReLU keeps it.
     pub aux_out: bool,
     /// Keeps the values whose bit of the auxiliary matrix is set.
     pub d_relu: bool,
@@ -49,22 +49,22 @@ impl Epilogue {
         })
     }
 
-    /// The vector behind `BIAS_POINTER` is used.
+    /// Whether the vector at `BIAS_POINTER` is used.
     pub fn vector(self) -> bool {
         self.bias || self.bias_gradient || self.gradient_a || self.gradient_b
     }
 
-    /// The matrix behind `EPILOGUE_AUX_POINTER` is used.
+    /// Whether the matrix at `EPILOGUE_AUX_POINTER` is used.
     pub fn matrix(self) -> bool {
         self.aux_out || self.d_gelu || self.d_relu
     }
 
-    /// The auxiliary matrix holds bits.
+    /// Whether the elements of the auxiliary matrix are bits.
     pub fn bits(self) -> bool {
         self.d_relu || self.relu && self.aux_out
     }
 
-    /// Bytes that so many elements of the auxiliary matrix take.
+    /// Returns the bytes of `elements` elements of the auxiliary matrix.
     pub fn aux_bytes(self, elements: u64, kind: u32) -> u64 {
         if self.bits() { elements.div_ceil(8) } else { elements * width(kind) }
     }
@@ -80,13 +80,13 @@ pub(crate) struct Sizes {
 }
 
 impl Layout {
-    /// Where an element lies, in elements from the start of its matrix.
+    /// Returns the offset of an element in its matrix, in elements.
     pub fn at(&self, row: usize, column: usize) -> usize {
         let ld = self.ld as usize;
         if self.order == ROWS { row * ld + column } else { row + column * ld }
     }
 
-    /// Elements from the first to the last of one matrix.
+    /// Returns the number of elements from the first to the last of one matrix.
     pub fn span(&self) -> usize {
         self.at(self.rows as usize - 1, self.columns as usize - 1) + 1
     }
@@ -114,7 +114,7 @@ impl Layout {
     }
 }
 
-/// Sizes of the product, if the descriptors fit.
+/// Checks the descriptors and returns the sizes of the product.
 pub(crate) fn check(product: &Description, layouts: &[Layout; 4]) -> Answer<Sizes> {
     let [a, b, c, d] = layouts;
     for (layout, name) in layouts.iter().zip(["A", "B", "C", "D"]) {
@@ -157,7 +157,7 @@ pub(crate) fn check(product: &Description, layouts: &[Layout; 4]) -> Answer<Size
     Ok(Sizes { m, n, k, batch: d.batch as usize })
 }
 
-/// Combinations of types that the table of `cublasLtMatmul` lists, as far as modelled.
+/// Checks the combination of types against the table of `cublasLtMatmul`, as far as modelled.
 fn types(product: &Description, [a, b, c, d]: &[Layout; 4]) -> Answer {
     let kinds = [a.kind, b.kind, c.kind, d.kind];
     if kinds.iter().any(|kind| *kind != F32 && *kind != BF16) {
@@ -219,7 +219,7 @@ fn epilogue(product: &Description, d: &Layout) -> Answer {
     Ok(())
 }
 
-/// Whether pointers keep the alignment that an algorithm was chosen for.
+/// Checks that pointers have the alignment for which an algorithm was chosen.
 pub(crate) fn aligned(address: u64, alignment: u64, kind: u32, name: &str) -> Answer {
     let needed = alignment.max(width(kind));
     if address.is_multiple_of(needed) {

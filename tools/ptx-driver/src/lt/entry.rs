@@ -14,7 +14,7 @@ use crate::settings::Epilogues;
 use crate::state::{Driver, Handle};
 use crate::work::Work;
 
-/// `CUBLASLT_EPILOGUE_DEFAULT`: nothing beside the product.
+/// `CUBLASLT_EPILOGUE_DEFAULT`: only the product.
 const PLAIN: u32 = 1;
 
 /// `cublasLtGetVersion`
@@ -31,7 +31,7 @@ pub extern "C" fn cublasLtGetVersion() -> usize {
 /// `cublasLtCreate`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtCreate(new: *mut Handle) -> u32 {
     frame("cublasLtCreate", |driver| {
@@ -55,7 +55,7 @@ pub extern "C" fn cublasLtDestroy(old: Handle) -> u32 {
 /// `cublasLtMatmulDescCreate`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtMatmulDescCreate(
     new: *mut Handle,
@@ -74,7 +74,7 @@ pub extern "C" fn cublasLtMatmulDescDestroy(old: Handle) -> u32 {
     frame("cublasLtMatmulDescDestroy", |driver| of_driver(driver.lt.products.remove(old)).map(drop))
 }
 
-/// The bytes of an attribute.
+/// Returns the bytes of an attribute.
 ///
 /// # Safety
 /// `value` is null or points to `bytes` bytes.
@@ -82,14 +82,14 @@ unsafe fn value<'a>(value: *const c_void, bytes: usize) -> Answer<Value<'a>> {
     if value.is_null() {
         return invalid("the value is a null pointer");
     }
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     Ok(Value(unsafe { std::slice::from_raw_parts(value.cast(), bytes) }))
 }
 
 /// `cublasLtMatmulDescSetAttribute`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtMatmulDescSetAttribute(
     of: Handle,
@@ -98,7 +98,7 @@ pub unsafe extern "C" fn cublasLtMatmulDescSetAttribute(
     bytes: usize,
 ) -> u32 {
     frame("cublasLtMatmulDescSetAttribute", |driver| {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         let value = unsafe { value(buffer, bytes)? };
         of_driver(driver.lt.products.get(of))?.set(attribute, &value)
     })
@@ -107,7 +107,7 @@ pub unsafe extern "C" fn cublasLtMatmulDescSetAttribute(
 /// `cublasLtMatrixLayoutCreate`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtMatrixLayoutCreate(
     new: *mut Handle,
@@ -134,7 +134,7 @@ pub extern "C" fn cublasLtMatrixLayoutDestroy(old: Handle) -> u32 {
 /// `cublasLtMatrixLayoutSetAttribute`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtMatrixLayoutSetAttribute(
     of: Handle,
@@ -143,7 +143,7 @@ pub unsafe extern "C" fn cublasLtMatrixLayoutSetAttribute(
     bytes: usize,
 ) -> u32 {
     frame("cublasLtMatrixLayoutSetAttribute", |driver| {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         let value = unsafe { value(buffer, bytes)? };
         of_driver(driver.lt.layouts.get(of))?.set(attribute, &value)
     })
@@ -152,7 +152,7 @@ pub unsafe extern "C" fn cublasLtMatrixLayoutSetAttribute(
 /// `cublasLtMatmulPreferenceCreate`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtMatmulPreferenceCreate(new: *mut Handle) -> u32 {
     frame("cublasLtMatmulPreferenceCreate", |driver| {
@@ -172,7 +172,7 @@ pub extern "C" fn cublasLtMatmulPreferenceDestroy(old: Handle) -> u32 {
 /// `cublasLtMatmulPreferenceSetAttribute`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtMatmulPreferenceSetAttribute(
     of: Handle,
@@ -181,13 +181,13 @@ pub unsafe extern "C" fn cublasLtMatmulPreferenceSetAttribute(
     bytes: usize,
 ) -> u32 {
     frame("cublasLtMatmulPreferenceSetAttribute", |driver| {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         let value = unsafe { value(buffer, bytes)? };
         of_driver(driver.lt.preferences.get(of))?.set(attribute, &value)
     })
 }
 
-/// Copies of the four layouts.
+/// Returns copies of the four layouts.
 fn layouts(driver: &mut Driver, handles: [Handle; 4]) -> Answer<[Layout; 4]> {
     let mut found =
         [Layout { kind: F32, order: 0, rows: 0, columns: 0, ld: 0, batch: 1, stride: 0 }; 4];
@@ -200,7 +200,7 @@ fn layouts(driver: &mut Driver, handles: [Handle; 4]) -> Answer<[Layout; 4]> {
 /// `cublasLtMatmulAlgoGetHeuristic`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
     lt: Handle,
@@ -236,7 +236,7 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
 /// `cublasLtMatmul`
 ///
 /// # Safety
-/// As the C function.
+/// Same requirements as the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtMatmul(
     lt: Handle,
@@ -266,14 +266,14 @@ pub unsafe extern "C" fn cublasLtMatmul(
         if alpha.is_null() || beta.is_null() {
             return invalid("alpha or beta is a null pointer");
         }
-        // SAFETY: the caller gives two scalars of the scale type, which was checked to be f32.
+        // SAFETY: the caller passes two scalars of the scale type, which was checked to be f32.
         let (alpha, beta) = unsafe { (alpha.read_unaligned(), beta.read_unaligned()) };
         let workspace = (workspace, workspace_bytes as u64);
         let epilogue = Epilogue::of(description.epilogue)?;
         let addresses = [a, b, if beta == 0.0 && c == 0 { d } else { c }, d];
         let mut product =
             Product { sizes, description, epilogue, layouts, addresses, alpha, beta, workspace };
-        // SAFETY: the caller gives an algorithm or null.
+        // SAFETY: the caller passes an algorithm or null.
         let algorithm = unsafe { algorithm.as_ref() };
         product.fits(driver, algorithm)?;
         if description.epilogue != PLAIN && driver.settings.epilogues == Epilogues::RefusedAtCall {
@@ -290,7 +290,7 @@ pub unsafe extern "C" fn cublasLtMatmul(
 }
 
 impl Product {
-    /// Checks algorithm, alignment and memory; keeps of the workspace what the algorithm takes.
+    /// Checks algorithm, alignment and memory; limits the workspace to what the algorithm uses.
     fn fits(&mut self, driver: &mut Driver, algorithm: Option<&Opaque>) -> Answer {
         let implicit;
         let chosen = match algorithm {
@@ -334,7 +334,7 @@ impl Product {
         self.apart(&areas)
     }
 
-    /// What an epilogue reads or writes beside the matrices.
+    /// Returns the memory that an epilogue reads or writes besides the matrices.
     fn epilogue_areas(
         &self,
         alignment: &[u64; 2],
@@ -364,7 +364,8 @@ impl Product {
         Ok(())
     }
 
-    /// What is written must not overlap what is read, but for `C`, which may be `D` itself.
+    /// Checks that no output overlaps another operand. `C` may overlap `D` if it is `D` itself or
+    /// beta is 0.
     fn apart(&self, areas: &[(u64, u64, &'static str)]) -> Answer {
         let [_, _, c, d] = self.addresses;
         let [_, _, c_layout, d_layout] = &self.layouts;

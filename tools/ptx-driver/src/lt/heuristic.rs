@@ -1,16 +1,16 @@
-//! The choice of an algorithm. There is one; it remembers what it was chosen for.
+//! The choice of an algorithm. There is only one; it stores the descriptors that it was chosen for.
 
 use super::check::{Epilogue, check};
 use super::{Algorithm, Answer, Description, Layout, Lt, Preference, invalid};
 
-/// Scratch memory that the algorithm takes if it may: written over, so that memory which is too
+/// Workspace that the algorithm uses if allowed. It is overwritten, so that a workspace that is too
 /// short or in use elsewhere is found.
 const WORKSPACE: u64 = 64 << 10;
 
-/// First word of a `cublasLtMatmulAlgo_t` that was made here.
+/// First word of a `cublasLtMatmulAlgo_t` of this library.
 const MARK: u64 = u64::from_ne_bytes(*b"ptx-algo");
 
-/// `cublasLtMatmulAlgo_t`: opaque, copied by programs.
+/// `cublasLtMatmulAlgo_t`: opaque; programs copy it.
 pub(super) type Opaque = [u64; 8];
 
 /// `cublasLtMatmulHeuristicResult_t`
@@ -31,7 +31,7 @@ impl Found {
 }
 
 impl Lt {
-    /// Chooses for descriptors.
+    /// Chooses an algorithm for descriptors.
     pub(super) fn choose(
         &mut self,
         description: Description,
@@ -58,7 +58,7 @@ impl Lt {
         Ok(Found { algorithm, workspace, state: 0, waves: 1.0, reserved: [0; 4] })
     }
 
-    /// What an algorithm was chosen for.
+    /// Returns the descriptors for which an algorithm was chosen.
     pub(super) fn chosen(&self, algorithm: &Opaque) -> Answer<&Algorithm> {
         let number = (algorithm[1] as usize).wrapping_sub(1);
         match self.algorithms.get(number) {
@@ -69,7 +69,7 @@ impl Lt {
 }
 
 impl Algorithm {
-    /// Whether descriptors are those that it was chosen for; pointers may be others.
+    /// Whether the algorithm was chosen for these descriptors; pointers may differ.
     pub(super) fn is_for(&self, product: &Description, layouts: &[Layout; 4]) -> bool {
         let (bias, aux) = (self.description.bias, self.description.aux);
         self.layouts == *layouts && self.description == Description { bias, aux, ..*product }

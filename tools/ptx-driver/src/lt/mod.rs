@@ -1,9 +1,9 @@
-//! The part of cuBLASLt: descriptors as NVIDIA's documentation of cuBLAS defines them, products
-//! computed plainly on the host.
+//! The part of cuBLASLt. Descriptors are as in NVIDIA's documentation of cuBLAS; products are
+//! computed with plain loops on the host.
 //!
 //! Matrices are column-major unless a layout says otherwise; element `(i, j)` of a column-major
-//! matrix lies at `i + j * ld`. `D = epilogue(alpha op(A) op(B) + beta C)` with `op(A)` of `[m,
-//! k]`, `op(B)` of `[k, n]`, `C` and `D` of `[m, n]`.
+//! matrix is at `i + j * ld`. `D = epilogue(alpha op(A) op(B) + beta C)` with `op(A)` of `[m, k]`,
+//! `op(B)` of `[k, n]`, `C` and `D` of `[m, n]`.
 
 mod arithmetic;
 mod attributes;
@@ -41,7 +41,7 @@ impl Status {
     }
 }
 
-/// A refusal with its sentence; an empty one is not said.
+/// Result of a call; a refusal has a message, and an empty one is not printed.
 pub(crate) type Answer<T = ()> = Result<T, (Status, String)>;
 
 pub(crate) fn invalid<T>(why: impl Into<String>) -> Answer<T> {
@@ -52,16 +52,16 @@ pub(crate) fn unsupported<T>(why: impl Into<String>) -> Answer<T> {
     Err((Status::NOT_SUPPORTED, why.into()))
 }
 
-/// `cudaDataType` of the elements that are modelled.
+/// Supported values of `cudaDataType`.
 pub(crate) const F32: u32 = 0;
 pub(crate) const BF16: u32 = 14;
 
-/// Bytes of an element.
+/// Returns the bytes of an element.
 pub(crate) fn width(kind: u32) -> u64 {
     if kind == BF16 { 2 } else { 4 }
 }
 
-/// What `cublasLtMatmulDescCreate` makes.
+/// Object of `cublasLtMatmulDescCreate`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Description {
     pub compute: u32,
@@ -80,7 +80,7 @@ pub(crate) struct Description {
     pub aux_kind: i32,
 }
 
-/// What `cublasLtMatrixLayoutCreate` makes.
+/// Object of `cublasLtMatrixLayoutCreate`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub kind: u32,
@@ -92,26 +92,26 @@ pub(crate) struct Layout {
     pub stride: i64,
 }
 
-/// What `cublasLtMatmulPreferenceCreate` makes.
+/// Object of `cublasLtMatmulPreferenceCreate`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Preference {
     pub workspace: u64,
-    /// Alignment that A, B, C and D are promised to have, in bytes.
+    /// Guaranteed alignment of A, B, C and D in bytes.
     pub alignment: [u32; 4],
 }
 
-/// What an algorithm was chosen for.
+/// Descriptors for which an algorithm was chosen.
 #[derive(Debug, Clone)]
 pub(crate) struct Algorithm {
     pub description: Description,
     pub layouts: [Layout; 4],
     pub alignment: [u32; 4],
-    /// Of the vector for the bias and of the auxiliary matrix.
+    /// Alignment of the bias vector and of the auxiliary matrix.
     pub epilogue_alignment: [u64; 2],
     pub workspace: u64,
 }
 
-/// Everything that the library holds.
+/// State of the library.
 pub(crate) struct Lt {
     pub handles: Table<()>,
     pub products: Table<Description>,
@@ -138,7 +138,7 @@ fn frame(name: &str, body: impl FnOnce(&mut Driver) -> Answer) -> u32 {
     status.0
 }
 
-/// The answer of the library for a refusal of the driver.
+/// Converts a refusal of the driver to one of the library.
 fn of_driver<T>(done: Done<T>) -> Answer<T> {
     done.map_err(|Refused { code, why }| match code {
         Code::INVALID_VALUE | Code::INVALID_HANDLE | Code::INVALID_CONTEXT => {
@@ -149,7 +149,7 @@ fn of_driver<T>(done: Done<T>) -> Answer<T> {
     })
 }
 
-/// Whether a handle of the library is alive.
+/// Checks that a handle of the library is alive.
 fn handle(driver: &mut Driver, handle: Handle) -> Answer {
     if handle == 0 {
         return Err((Status::NOT_INITIALIZED, "the handle is null".into()));

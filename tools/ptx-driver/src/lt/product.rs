@@ -1,4 +1,4 @@
-//! A product on the virtual GPU's memory.
+//! Matrix products on the virtual GPU's memory.
 
 use half::bf16;
 use ptx_vm::{Address, Gpu, MemoryError};
@@ -9,14 +9,14 @@ use super::check::{Epilogue, Sizes};
 use super::{BF16, Description, Layout, width};
 use crate::code::Code;
 
-/// A product with everything that it needs to run later.
+/// A product with all the data that it needs to run later.
 #[derive(Debug)]
 pub(crate) struct Product {
     pub sizes: Sizes,
     pub description: Description,
     pub epilogue: Epilogue,
     pub layouts: [Layout; 4],
-    /// Of A, B, C and D.
+    /// Addresses of A, B, C and D.
     pub addresses: [u64; 4],
     pub alpha: f32,
     pub beta: f32,
@@ -59,12 +59,12 @@ fn save(
     gpu.write(Address(address), &bytes).map_err(illegal(what))
 }
 
-/// Address of a matrix of a batch.
+/// Returns the address of a matrix of a batch.
 fn matrix(address: u64, index: usize, stride: i64, kind: u32) -> u64 {
     address + index as u64 * stride as u64 * width(kind)
 }
 
-/// `op` of a matrix: rows of `inner` elements that lie side by side.
+/// Returns `op` of a matrix, as contiguous rows of `inner` elements.
 fn turned(
     values: &[f32],
     layout: &Layout,
@@ -81,23 +81,23 @@ fn turned(
     rows
 }
 
-/// A bit for each of up to eight values, the first the lowest: whether ReLU keeps it.
+/// Returns a bit for each of up to eight values, the lowest for the first: whether ReLU keeps it.
 fn positive(values: &[f32]) -> u8 {
     values.iter().enumerate().map(|(i, &x)| u8::from(x > 0.0) << i).sum()
 }
 
 impl Product {
-    /// Computes it; sums are f64 in the order of `k`, rounded once to f32.
+    /// Computes the product; sums are in f64 in the order of `k`, rounded once to f32.
     pub fn run(&self, gpu: &mut Gpu) -> Result<(), Failed> {
         let (start, bytes) = self.workspace;
         if bytes > 0 {
-            // What an algorithm leaves there is of no use to anyone.
+            // The content of the workspace after a call is undefined.
             gpu.fill(Address(start), 0xFF, bytes as usize).map_err(illegal("the workspace"))?;
         }
         (0..self.sizes.batch).try_for_each(|i| self.run_one(gpu, i))
     }
 
-    /// `op(A)` as rows of `k`, and `op(B)` as columns of `k`.
+    /// Returns `op(A)` as rows of `k` elements, and `op(B)` as columns of `k` elements.
     fn operands(&self, gpu: &Gpu, index: usize) -> Result<[Vec<f32>; 2], Failed> {
         let Sizes { m, n, k, .. } = self.sizes;
         let [a, b, ..] = &self.layouts;
@@ -117,7 +117,7 @@ impl Product {
         let Sizes { m, n, k, .. } = self.sizes;
         let [_, _, c, d] = &self.layouts;
         let [left, right] = self.operands(gpu, index)?;
-        // By columns: `m` values for each of `n`.
+        // Column-major: `m` values for each of `n` columns.
         let mut out = vec![0.0f32; m * n];
         out.par_chunks_mut(m).enumerate().for_each(|(j, column)| {
             let b = &right[j * k..][..k];
@@ -136,7 +136,7 @@ impl Product {
         }
         self.finish(gpu, index, &mut out)?;
         self.gradients(gpu, index, [&left, &right])?;
-        // Between the columns of D lie bytes that are none of the product's.
+        // Bytes between the columns of D do not belong to the product.
         let to = matrix(self.addresses[3], index, d.stride, d.kind);
         let (lines, long) = if d.order == 0 { (n, m) } else { (m, n) };
         for line in 0..lines {
@@ -149,7 +149,7 @@ impl Product {
         Ok(())
     }
 
-    /// The epilogue on `out`, by columns.
+    /// Applies the epilogue to `out`, which is column-major.
     fn finish(&self, gpu: &mut Gpu, index: usize, out: &mut [f32]) -> Result<(), Failed> {
         let Sizes { m, .. } = self.sizes;
         let (epilogue, description) = (self.epilogue, &self.description);
@@ -208,7 +208,7 @@ impl Product {
         Ok(())
     }
 
-    /// Sums of an operand over `k`.
+    /// Writes the sums of an operand over `k`.
     fn gradients(&self, gpu: &mut Gpu, index: usize, operands: [&[f32]; 2]) -> Result<(), Failed> {
         let kind = self.layouts[3].kind;
         let to = matrix(self.description.bias, index, self.description.bias_stride, kind);

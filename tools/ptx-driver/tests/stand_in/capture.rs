@@ -12,7 +12,7 @@ const LOCAL: sys::CUstreamCaptureMode =
     sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
 
 fn begin(stream: sys::CUstream, mode: sys::CUstreamCaptureMode) {
-    // SAFETY: as documented; so is all of this file.
+    // SAFETY: as documented; this holds for all of this file.
     unsafe { ok(sys::cuStreamBeginCapture_v2(stream, mode)) };
 }
 
@@ -95,7 +95,7 @@ pub fn child_forbidden() {
         for call in &mut calls {
             begin(stream, LOCAL);
             gives(call(), unsupported);
-            // What is queued afterwards is refused as well, and there is no graph.
+            // Later work is refused as well, and there is no graph.
             let invalidated = Is::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
             gives(sys::cuMemsetD8Async(to, 0, 8, stream), invalidated);
             assert_eq!(end(stream), Err(invalidated));

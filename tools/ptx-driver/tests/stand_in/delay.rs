@@ -1,4 +1,5 @@
-//! Work that waits for the next wait, as a GPU's may: events, and memory that changes too early.
+//! Work that is delayed until the next wait, as on a GPU: events, and memory that changes too
+//! early.
 
 use cudarc::driver::sys::{self, CUresult as Is};
 
@@ -20,7 +21,7 @@ pub fn child_order() {
     let host = pinned(16);
     host.fill(0xAA);
     let (passed, untouched) = (event(0), event(2));
-    // SAFETY: as documented; so is all of this file.
+    // SAFETY: as documented; this holds for all of this file.
     unsafe {
         ok(launch(function, [1; 3], [1; 3], 0, first, &arguments(5, 6, a)));
         ok(sys::cuEventRecord(passed, first));
@@ -33,7 +34,7 @@ pub fn child_order() {
         ok(sys::cuStreamSynchronize(second));
         assert_eq!(host[..8], 11u64.to_ne_bytes());
         ok(sys::cuEventQuery(passed));
-        // A query tells that work is not done and does it, so that a loop of queries ends.
+        // A query reports that work is not done and then runs it, so that a loop of queries ends.
         let end = event(0);
         ok(sys::cuMemsetD8Async(a, 1, 8, first));
         ok(sys::cuEventRecord(end, first));
@@ -48,7 +49,7 @@ pub fn child_order() {
         ok(sys::cuMemcpyHtoDAsync_v2(a, pageable.as_ptr().cast(), 8, first));
         pageable.fill(9);
         assert_eq!((value(a, first), pageable), (1, [9; 8]));
-        // A stream that is destroyed does its work first.
+        // Destroying a stream runs its work first.
         ok(sys::cuMemcpyDtoHAsync_v2(host[8..].as_mut_ptr().cast(), a, 8, first));
         ok(sys::cuStreamDestroy_v2(first));
         assert_eq!(host[8..], 1u64.to_ne_bytes());
@@ -60,7 +61,7 @@ fn page_locked_memory_that_changes_or_goes_too_early_is_found() {
     run("delay::child_changed", &DELAY).undefined("page-locked memory was changed before a copy");
     run("delay::child_freed", &DELAY).undefined("freed while a copy from or to it is queued");
     run("delay::child_unloaded", &DELAY).undefined("unloaded while a kernel of it is queued");
-    // Where work runs at once nothing of this shows.
+    // Without the delay none of this is found.
     run("delay::child_changed", &[]).quietly();
 }
 

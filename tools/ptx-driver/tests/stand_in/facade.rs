@@ -10,7 +10,7 @@ use half::bf16;
 
 use crate::{run, run_at};
 
-/// Numbers in (-1, 1) that look random and are the same everywhere.
+/// Returns pseudo-random numbers in (-1, 1), the same everywhere.
 fn noise<T: Float>(len: usize, seed: u32) -> Vec<T> {
     let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
     let mut next = || {
@@ -26,7 +26,7 @@ fn bytes<T: Element>(device: &Device, buffer: &Buffer<T>) -> Result<Vec<u8>> {
     Ok(bytemuck::cast_slice(&device.download(buffer.view())?).to_vec())
 }
 
-/// Kernels with and without much shared memory, forward and backward.
+/// Runs kernels with and without much shared memory, forward and backward.
 fn kernels<T: Float>(device: &Device) -> Result<Vec<Vec<u8>>> {
     let s = Attention { b: 2, heads: 2, d: 64, nq: 70, nk: 70 };
     let (n, width) = (s.b * s.nq, s.heads * s.d);
@@ -99,12 +99,12 @@ pub fn child_kernels() {
     let here = Device::virtual_gpu();
     assert_eq!(kernels::<f32>(&cuda).unwrap(), kernels::<f32>(&here).unwrap());
     assert_eq!(kernels::<bf16>(&cuda).unwrap(), kernels::<bf16>(&here).unwrap());
-    // Again, with memory from the pool.
+    // A second time, with memory from the pool.
     assert_eq!(kernels::<bf16>(&cuda).unwrap(), kernels::<bf16>(&here).unwrap());
     cuda.trim().unwrap();
 }
 
-/// A product on both devices; the largest difference in units of what rounding allows.
+/// Compares a product on both devices with the difference that rounding allows.
 fn product<T: Float, C: Float>(cuda: &Device, sizes: MatMul, beta: Beta) {
     let MatMul { batch, n, m, k, stride_a, stride_b, stride_c, .. } = sizes;
     let span = |stride: usize, one: usize| (batch - 1) * stride + one;
@@ -121,7 +121,7 @@ fn product<T: Float, C: Float>(cuda: &Device, sizes: MatMul, beta: Beta) {
     let depth = (k * batch + 2) as f32;
     for (i, (got, want)) in got.iter().zip(&want).enumerate() {
         let (got, want) = (got.f32(), want.f32());
-        // Both round sums of that many terms below 1, and then to the type.
+        // Both devices round sums of this many terms below 1, and then round to the type.
         let allowed = depth * depth * f32::EPSILON + 2.0 * C::ROUNDING * want.abs();
         assert!((got - want).abs() <= allowed, "{sizes:?} {beta:?} element {i}: {got}, not {want}");
     }
@@ -198,7 +198,7 @@ pub fn child_no_device() {
 
 #[test]
 fn memory_that_runs_out_is_an_error_and_the_pool_is_tried_first() {
-    // cuBLASLt's workspace of 32 MiB comes off first.
+    // cuBLASLt's workspace of 32 MiB is allocated first.
     run("facade::child_memory", &[("PTX_DRIVER_MEMORY", "64"), ("PTX_DRIVER_LEAKS", "1")])
         .quietly();
 }
@@ -207,7 +207,7 @@ pub fn child_memory() {
     let device = Device::cuda(0).unwrap();
     let held = device.alloc::<u8>("held", 4 << 20).unwrap();
     drop(device.alloc::<u8>("first", 16 << 20).unwrap());
-    // Only what the pool holds can make room.
+    // Only the memory of the pool can be freed for it.
     let other = device.alloc::<u8>("other", 20 << 20).unwrap();
     let error = device.alloc::<u8>("too much", 20 << 20).unwrap_err();
     assert!(matches!(error, KernelError::OutOfMemory { name: "too much", .. }), "{error}");
@@ -215,7 +215,7 @@ pub fn child_memory() {
     drop((held, other));
 }
 
-/// Writes beyond the end of what it is given: `n` values to a buffer that may be shorter.
+/// Kernel that may write out of bounds: `n` values to a buffer that may be shorter.
 static STORE: Module = Module::new(
     "store",
     ".version 8.0
@@ -256,10 +256,10 @@ pub fn child_fault() {
     let mut to = device.alloc::<u32>("to", 8).unwrap();
     let mut store = |n: u32| {
         let args = Args::new(&n).write(to.view_mut());
-        // SAFETY: none for n above 128, which is what is tried; the stand-in finds it.
+        // SAFETY: not met for n above 128, which this test tries; the stand-in finds it.
         unsafe { device.launch(&STORE.kernel("store"), &Grid::line(1, 1, 256), &args) }
     };
-    // Reservations are of 512 bytes.
+    // Allocations are multiples of 512 bytes.
     store(128).unwrap();
     device.wait().unwrap();
     let launched = store(129);
@@ -298,7 +298,7 @@ pub fn child_threads() {
     let second = Device::cuda(0).unwrap();
     sum(&second, 2.0);
     drop(device);
-    // The context lives as long as one of them.
+    // The context lives as long as one of the devices.
     sum(&second, 3.0);
     drop(second);
     sum(&Device::cuda(0).unwrap(), 4.0);

@@ -11,7 +11,7 @@ const N: usize = 4;
 const M: usize = 5;
 const K: usize = 3;
 
-/// Operands and results of a small step; all numbers are whole, so that sums are exact.
+/// Operands and results of a small step; all values are whole numbers, so sums are exact.
 struct Step {
     device: Device,
     x: Buffer<f32>,
@@ -44,7 +44,7 @@ impl Step {
         })
     }
 
-    /// Products with epilogues, a kernel, a copy, zeros and a constant.
+    /// Queues products with epilogues, a kernel, a copy, zeros and a constant.
     fn queue(&mut self) -> Result<()> {
         let (sizes, over) = (MatMul::new(N, M, K), Beta::Overwrite);
         let (x, weight) = (self.x.view(), self.weight.view());
@@ -128,7 +128,7 @@ fn long_copies_through_page_locked_memory_arrive() {
 }
 
 pub fn child_copies() {
-    // More than the page-locked slots hold together, in pieces of many sizes.
+    // More than all page-locked slots together, in pieces of many sizes.
     let device = Device::cuda(0).unwrap();
     let words: Vec<u32> = (0..9_000_011u32).map(|i| i.wrapping_mul(2_654_435_761)).collect();
     let whole = device.upload("whole", &words).unwrap();

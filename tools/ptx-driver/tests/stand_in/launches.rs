@@ -1,4 +1,4 @@
-//! Modules and launches: what PTX is taken, what arguments, how much shared memory.
+//! Modules and launches: accepted PTX, arguments, limits of shared memory.
 
 use std::ffi::{CString, c_void};
 use std::ptr::{null_mut, without_provenance_mut};
@@ -8,7 +8,8 @@ use cudarc::driver::sys::{self, CUresult as Is};
 use crate::rules::{context, gives, memory, ok, stream};
 use crate::run;
 
-/// Stores a byte and eight bytes of its arguments and a word of dynamic shared memory, by one lane.
+/// Kernel whose single lane stores a byte and eight bytes of its arguments and a word of dynamic
+/// shared memory.
 const SUM: &str = ".version 8.0
 .target sm_80
 .address_size 64
@@ -45,7 +46,7 @@ pub fn load(text: &str) -> (sys::CUmodule, Is, String) {
     ];
     let mut values = [log.as_mut_ptr().cast::<c_void>(), without_provenance_mut(log.len())];
     let mut module = null_mut();
-    // SAFETY: as documented; so is all of these files.
+    // SAFETY: as documented; this holds for all files of this test.
     let code = unsafe {
         let (options, values) = (options.as_mut_ptr(), values.as_mut_ptr());
         sys::cuModuleLoadDataEx(&mut module, text.as_ptr().cast(), 2, options, values)
@@ -61,7 +62,7 @@ fn function(module: sys::CUmodule, name: &str) -> (sys::CUfunction, Is) {
     (function, code)
 }
 
-/// The kernel above.
+/// Loads the kernel above.
 pub fn sum() -> (sys::CUmodule, sys::CUfunction) {
     let (module, code, log) = load(SUM);
     ok(code);
@@ -71,7 +72,7 @@ pub fn sum() -> (sys::CUmodule, sys::CUfunction) {
     (module, function)
 }
 
-/// A launch with packed arguments.
+/// Launches with packed arguments.
 pub fn launch(
     function: sys::CUfunction,
     grid: [u32; 3],
@@ -94,7 +95,7 @@ pub fn launch(
     unsafe { sys::cuLaunchKernel(function, gx, gy, gz, x, y, z, shared, stream, null_mut(), extra) }
 }
 
-/// Arguments of `sum`, packed.
+/// Packs the arguments of `sum`.
 pub fn arguments(a: u32, b: u64, to: u64) -> Vec<u8> {
     let mut bytes = a.to_ne_bytes().to_vec();
     bytes.resize(8, 0);
@@ -103,7 +104,7 @@ pub fn arguments(a: u32, b: u64, to: u64) -> Vec<u8> {
     bytes
 }
 
-/// Eight bytes of the device, after everything in a stream.
+/// Reads eight bytes of the device, after all work of a stream.
 pub fn value(from: u64, stream: sys::CUstream) -> u64 {
     let mut host = 0u64;
     // SAFETY: see `load`.
@@ -167,7 +168,7 @@ pub fn child_limits() {
     // The kernel is for 64 threads.
     ok(with(one, [64, 1, 1], 0));
     gives(with(one, [65, 1, 1], 0), invalid);
-    // 48 KiB with the static part, unless asked for more.
+    // 48 KiB including the static part, without opt-in.
     ok(with(one, one, 47 << 10));
     gives(with(one, one, (47 << 10) + 1), invalid);
     let most: i32 = std::env::var("CHILD_MOST").unwrap().parse().unwrap();

@@ -1,5 +1,5 @@
-//! The stand-in, as programs meet it: each test starts a process of its own with the library on the
-//! loader's path, and looks at how it ends and what the library says.
+//! The stand-in as programs see it. Each test starts a process with the library on the loader's
+//! path, and checks how it ends and what the library prints.
 
 mod capture;
 mod delay;
@@ -15,29 +15,29 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// How a process ended.
+/// Result of a process.
 struct Ended {
     passed: bool,
-    /// What the library said, without its name.
+    /// Lines that the library printed, without its name.
     said: Vec<String>,
     text: String,
 }
 
 impl Ended {
-    /// The process passed and the library had nothing to say.
+    /// Asserts that the process passed and the library printed nothing.
     #[track_caller]
     fn quietly(self) {
         assert!(self.passed && self.said.is_empty(), "{}", self.text);
     }
 
-    /// The process passed.
+    /// Asserts that the process passed; returns the lines of the library.
     #[track_caller]
     fn well(self) -> Vec<String> {
         assert!(self.passed, "{}", self.text);
         self.said
     }
 
-    /// The library ended the process with one sentence, in which these words are.
+    /// Asserts that the library ended the process with one sentence that contains these words.
     #[track_caller]
     fn undefined(self, words: &str) {
         let last = self.said.last().map_or("", String::as_str);
@@ -46,7 +46,7 @@ impl Ended {
     }
 }
 
-/// The folder with the names that programs look for.
+/// Returns the folder with the names that programs look for.
 fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
@@ -57,7 +57,7 @@ fn folder() -> &'static Path {
     })
 }
 
-/// Names what a started process is to do.
+/// Variable with the name of the function that a child process runs.
 const CHILD: &str = "PTX_DRIVER_TEST_CHILD";
 
 /// A table of functions by their paths.
@@ -67,7 +67,7 @@ macro_rules! table {
     };
 }
 
-/// What runs in processes of its own, since the loader's path and the state of the library belong
+/// Functions that run in processes of their own: the loader's path and the library's state belong
 /// to a process.
 const CHILDREN: &[(&str, fn())] = table![
     capture::child_replay,
@@ -109,8 +109,8 @@ const CHILDREN: &[(&str, fn())] = table![
     rules::child_words,
 ];
 
-/// Where a started process begins. In the one that starts the others it looks whether the table
-/// names each of them once.
+/// Entry of a child process. In the parent process it checks that the table lists each function
+/// once.
 #[test]
 fn child() {
     let Ok(name) = std::env::var(CHILD) else {
@@ -127,7 +127,7 @@ fn run(test: &str, variables: &[(&str, &str)]) -> Ended {
     run_at(Some(folder()), test, variables)
 }
 
-/// As [`run`], with another folder on the loader's path, or none.
+/// Like [`run`], with another folder on the loader's path, or none.
 fn run_at(folder: Option<&Path>, test: &str, variables: &[(&str, &str)]) -> Ended {
     let program = std::env::current_exe().expect("a test knows where it is");
     let mut command = Command::new(program);

@@ -1,4 +1,4 @@
-//! cuBLASLt: what descriptors mean, what is refused.
+//! cuBLASLt: the meaning of descriptors, and refusals.
 
 use std::ffi::c_void;
 use std::ptr::{null, null_mut, without_provenance_mut};
@@ -19,14 +19,14 @@ fn fine(got: Is) {
     assert_eq!(got, Is::CUBLAS_STATUS_SUCCESS);
 }
 
-/// Numbers on the device, of a type.
+/// Uploads values in a type.
 fn put(values: &[f32], kind: lt::cudaDataType) -> u64 {
     let bytes: Vec<u8> = match kind {
         F32 => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
         _ => values.iter().flat_map(|&x| bf16::from_f32(x).to_ne_bytes()).collect(),
     };
     let to = memory(bytes.len());
-    // SAFETY: as documented; so is all of this file.
+    // SAFETY: as documented; this holds for all of this file.
     unsafe { ok(sys::cuMemcpyHtoD_v2(to, bytes.as_ptr().cast(), bytes.len())) };
     to
 }
@@ -42,7 +42,7 @@ fn get(from: u64, count: usize, kind: lt::cudaDataType) -> Vec<f32> {
     }
 }
 
-/// One product and everything that it is made with.
+/// One product with its handle and descriptors.
 struct Call {
     handle: lt::cublasLtHandle_t,
     product: lt::cublasLtMatmulDesc_t,
@@ -85,7 +85,7 @@ impl Call {
         unsafe { lt::cublasLtMatrixLayoutSetAttribute(layout, attribute, value, size_of::<T>()) }
     }
 
-    /// Chooses an algorithm for operands at multiples of so many bytes.
+    /// Chooses an algorithm for operands that are aligned to `alignment` bytes.
     fn choose(&self, alignment: u32) -> Result<lt::cublasLtMatmulHeuristicResult_t, Is> {
         use lt::cublasLtMatmulPreferenceAttributes_t as Of;
         let (mut preference, mut count) = (null_mut(), 0);
@@ -158,7 +158,7 @@ fn descriptors_mean_what_is_documented() {
 
 pub fn child_meaning() {
     context();
-    // By columns, with gaps: A is [2, 3] in lines of 4, B [3, 2] in lines of 3, D [2, 2] of 5.
+    // Column-major with gaps: A is [2, 3] in lines of 4, B [3, 2] in lines of 3, D [2, 2] of 5.
     let a = put(&[1., 2., -9., -9., 3., 4., -9., -9., 5., 6.], F32);
     let b = put(&[1., 0., 2., 0., 1., -1.], F32);
     let old = [10.0f32, 20.0, 7.0, 7.0, 7.0, 30.0, 40.0];
@@ -172,10 +172,10 @@ pub fn child_meaning() {
     let call = Call::new([(3, 2, 3, F32), (3, 2, 3, F32), (2, 2, 2, F32), (2, 2, 2, F32)]);
     fine(call.set(Of::CUBLASLT_MATMUL_DESC_TRANSA, 1i32));
     let d = put(&[f32::NAN; 4], F32);
-    // C is not read where beta is zero.
+    // C is not read if beta is zero.
     fine(call.run(1.0, 0.0, [turned, b, d, d], 256, WORKSPACE));
     assert_eq!(get(d, 4, F32), [11.0, 14.0, -2.0, -2.0]);
-    // By rows: the same numbers of A in rows.
+    // Row-major: the same values of A in rows.
     let call = Call::new([(2, 3, 3, F32), (3, 2, 3, F32), (2, 2, 2, F32), (2, 2, 2, F32)]);
     fine(call.layout(0, Layout::CUBLASLT_MATRIX_LAYOUT_ORDER, 1i32));
     fine(call.run(1.0, 0.0, [turned, b, d, d], 256, WORKSPACE));
@@ -198,7 +198,7 @@ fn epilogues_do_what_is_documented() {
     run("products::child_epilogues", &[]).quietly();
 }
 
-/// GELU by tanh and its derivative, in f64.
+/// Computes GELU in its tanh form, and its derivative, in f64.
 fn gelu(x: f64) -> [f64; 2] {
     let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
     let slope = (2.0 / std::f64::consts::PI).sqrt() * (1.0 + 3.0 * 0.044715 * x * x);
@@ -227,23 +227,24 @@ pub fn child_epilogues() {
             assert!((f64::from(*got) - want).abs() < 1e-6, "{got}, not {want}");
         }
     };
-    // The bias is of a row of D.
+    // The bias has one value per row of D.
     let bias = put(&[0.25, -0.5], F32);
     let biased = [0.75, 0.5, -0.75, -2.5];
     close(&run(4, bias, 0), &biased);
     close(&run(2, 0, 0), &[0.5, 1.0, 0.0, 0.0]);
     close(&run(36, bias, 0), &biased.map(|x| gelu(x)[0]));
-    // What went into the GELU, in lines of 8.
+    // The input of GELU, in lines of 8.
     let aux = put(&[7.0; 16], F32);
     close(&run(164, bias, aux), &biased.map(|x| gelu(x)[0]));
     close(&get(aux, 11, F32), &[0.75, 0.5, 7., 7., 7., 7., 7., 7., -0.75, -2.5, 7.0]);
-    // Backward: times the derivative there; the gradient of the bias sums the columns.
+    // Backward: multiplied by the derivative at that input; the gradient of the bias sums the
+    // columns.
     let slopes: [f64; 4] = std::array::from_fn(|i| product[i] * gelu(biased[i])[1]);
     close(&run(192, 0, aux), &slopes);
     let gradient = put(&[7.0; 2], F32);
     close(&run(208, gradient, aux), &slopes);
     close(&get(gradient, 2, F32), &[slopes[0] + slopes[2], slopes[1] + slopes[3]]);
-    // Sums over k of op(A), a value a row, and of op(B), a value a column.
+    // Sums over k of op(A), one value per row, and of op(B), one value per column.
     close(&run(256, gradient, 0), &product);
     close(&get(gradient, 2, F32), &[1.0, 2.0]);
     close(&run(512, gradient, 0), &product);
@@ -307,7 +308,7 @@ pub fn child_refusals() {
     assert_eq!(status(plain((2, 3, 2, F32), (3, 2, 3, F32), (2, 3, 2, F32))), invalid);
     assert_eq!(status(plain((2, 3, 2, F32), (3, 2, 3, F32), (2, 2, 2, BF16))), no);
     assert_eq!(status(plain((2, 3, 2, BF16), (3, 2, 3, F32), (2, 2, 2, F32))), no);
-    // Beyond the end of the memory, of less alignment than promised, or over another operand.
+    // Beyond the end of the memory, less aligned than promised, or overlapping another operand.
     assert_eq!(status(plain((2, 3, 100, F32), (3, 2, 3, F32), (2, 2, 2, F32))), invalid);
     assert_eq!(fits().run(1.0, 0.0, [a + 4, b, d, d], 256, WORKSPACE), invalid);
     fine(fits().run(1.0, 0.0, [a + 4, b, d, d], 4, WORKSPACE));

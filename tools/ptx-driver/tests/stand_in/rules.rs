@@ -1,4 +1,4 @@
-//! Codes for what a driver refuses, and ends for what it does not survive.
+//! Error codes of refused calls, and ends of the process for undefined behaviour.
 
 use std::ptr::{null, null_mut};
 
@@ -6,7 +6,7 @@ use cudarc::driver::sys::{self, CUresult as Is};
 
 use crate::run;
 
-/// What a call has to return.
+/// Asserts the result of a call.
 #[track_caller]
 pub fn gives(got: Is, want: Is) {
     assert_eq!(got, want);
@@ -17,10 +17,10 @@ pub fn ok(got: Is) {
     gives(got, Is::CUDA_SUCCESS);
 }
 
-/// A context, current on this thread.
+/// Returns a context that is current on this thread.
 pub fn context() -> sys::CUcontext {
     let mut context = null_mut();
-    // SAFETY: as documented; so is all of these files.
+    // SAFETY: as documented; this holds for all files of this test.
     unsafe {
         ok(sys::cuInit(0));
         ok(sys::cuDevicePrimaryCtxRetain(&mut context, 0));
@@ -52,7 +52,7 @@ pub fn event(flags: u32) -> sys::CUevent {
 
 pub fn pinned(bytes: usize) -> &'static mut [u8] {
     let mut host = null_mut();
-    // SAFETY: see `context`; the memory is as long.
+    // SAFETY: see `context`; the memory has this length.
     unsafe {
         ok(sys::cuMemHostAlloc(&mut host, bytes, 0));
         std::slice::from_raw_parts_mut(host.cast(), bytes)
@@ -62,7 +62,7 @@ pub fn pinned(bytes: usize) -> &'static mut [u8] {
 #[test]
 fn misuse_gives_the_documented_codes() {
     let said = run("rules::child_codes", &[]).well();
-    // Nothing is refused without a sentence.
+    // Every refusal has a message.
     let expected = [
         "cuMemAlloc_v2: CUDA_ERROR_NOT_INITIALIZED: cuInit was not called",
         "cuMemAlloc_v2: CUDA_ERROR_INVALID_CONTEXT: no context is current on this thread",

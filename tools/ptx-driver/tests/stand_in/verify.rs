@@ -1,6 +1,6 @@
 //! Verifications of the kernels on the CUDA backend.
 //!
-//! Three folders take seconds each and are left out unless `PTX_DRIVER_TEST_ALL` is set.
+//! Three folders take seconds each and are skipped unless `PTX_DRIVER_TEST_ALL` is set.
 
 use dressage_kernels::device::Device;
 use dressage_kernels::verify;
@@ -30,7 +30,8 @@ pub fn child_verifications() {
             assert_eq!(outcome.failure, None, "{}", outcome.what);
         }
         if cuda.counters().products == before {
-            // Launches alone: the same bits, so the same errors beside the reference.
+            // Kernel launches only: the results are bitwise equal, so the errors against the
+            // reference are equal.
             assert_eq!(got, want);
             same += 1;
         } else {

@@ -1,4 +1,4 @@
-//! Branches, calls, barriers, what lanes do together, matrix products.
+//! Decoding of branches, calls, barriers, operations across lanes, and matrix products.
 
 use super::{Decoder, MAX_DEPTH};
 use crate::ast::{Operand, Space};
@@ -70,7 +70,7 @@ impl<'f> Decoder<'f> {
         Some(())
     }
 
-    /// Copies the callee here; arguments and results are local variables already.
+    /// Inlines the callee; arguments and results are local variables already.
     fn call(&mut self, ops: &[Operand]) -> Option<()> {
         let name = ops.iter().find_map(|o| match o {
             Operand::Symbol(name, 0) => Some(name),
@@ -135,7 +135,7 @@ impl<'f> Decoder<'f> {
         Some(Op::Barrier(Box::new(barrier)))
     }
 
-    /// Shuffles, votes, matches, reductions.
+    /// Decodes shuffles, votes, matches and reductions.
     fn together(&mut self, parts: &[&str], ops: &[Operand]) -> Option<Op> {
         match parts[..] {
             ["shfl", "sync", mode, "b32"] => self.shuffle(mode, ops),

@@ -18,7 +18,7 @@ fn known(f: ScalarFn, d: Ty, s: &[Ty], class: Class) -> Option<Known> {
     Some(Known { f, d, s: s.to_vec(), class })
 }
 
-/// The function that compares values of a type.
+/// Returns the function that compares values of a type.
 pub(super) fn compare(ty: Ty) -> ScalarFn {
     match ty {
         Ty::F16 | Ty::Bf16 | Ty::F16x2 | Ty::Bf16x2 => half::compare,
@@ -27,12 +27,12 @@ pub(super) fn compare(ty: Ty) -> ScalarFn {
     }
 }
 
-/// The function behind a form; sets the modifiers that follow from its name.
+/// Finds the function of a form; sets the modifiers that follow from its name.
 pub(super) fn find(form: &mut Form) -> Option<Known> {
     lookup(form).or_else(|| float_lookup(form))
 }
 
-/// Integer, bit and conversion instructions.
+/// Finds integer, bit and conversion instructions.
 fn lookup(form: &mut Form) -> Option<Known> {
     let ty = form.mods.ty;
     form.mods.wrap = form.words.contains(&"wrap") || form.words.contains(&"shiftamt");
@@ -150,7 +150,7 @@ fn int_bits(form: &mut Form) -> Option<Known> {
     }
 }
 
-/// `set`: all ones or 1.0 where the comparison holds.
+/// Executes `set`: all ones or 1.0 if the comparison holds.
 fn set(m: &Mods, s: [u64; 4]) -> u64 {
     let f = if m.ty == Ty::F32 { float::compare } else { compare(m.ty) };
     let one = |truth: u64, half: u64| if truth == 0 { 0 } else { half };
@@ -184,7 +184,7 @@ fn conversion(form: &mut Form) -> Option<Known> {
     known(f, d, &[s], class)
 }
 
-/// Float instructions.
+/// Finds float instructions.
 fn float_lookup(form: &Form) -> Option<Known> {
     let ty = form.mods.ty;
     let (one, two, three) = ([ty], [ty, ty], [ty, ty, ty]);

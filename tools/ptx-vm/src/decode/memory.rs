@@ -1,4 +1,4 @@
-//! Loads, stores, atomics, copies and addresses.
+//! Decoding of loads, stores, atomics, copies and addresses.
 
 use super::{Decoder, is_wide};
 use crate::ast::{Operand, Space};
@@ -10,7 +10,7 @@ use crate::program::{
 };
 use crate::types::Ty;
 
-/// Suffixes that say how to cache or order an access; a machine without caches ignores them.
+/// Whether a suffix is a hint about caches or order; the virtual GPU has no caches and ignores it.
 fn is_hint(part: &str) -> bool {
     matches!(
         part,
@@ -52,7 +52,7 @@ fn space(part: &str) -> Option<Space> {
     })
 }
 
-/// Space, type, vector length and what else the suffixes hold.
+/// Space, type, vector length and the other suffixes of an access.
 struct Suffixes<'a> {
     space: Space,
     ty: Ty,
@@ -96,7 +96,7 @@ impl Decoder<'_> {
                 self.emit(Op::Movmatrix(d, s), Class::Warp, line);
                 Some(())
             }
-            // Hints about caches.
+            // Cache hints.
             _ => {
                 self.emit(Op::Nop, Class::Memory, line);
                 Some(())
@@ -104,7 +104,7 @@ impl Decoder<'_> {
         }
     }
 
-    /// Row of the address, offset, and the space that it is really in.
+    /// Returns the row of the address, the offset, and the actual space.
     fn place_operand(&mut self, operand: &Operand, space: Space) -> Option<(Reg, i64, Space)> {
         let Operand::Memory(base, offset) = operand else { return None };
         match &**base {
@@ -121,7 +121,7 @@ impl Decoder<'_> {
                 };
                 let generic = space == Space::Generic;
                 let constant = match (space, self.address(name, 0, generic)?) {
-                    // Parameters are addressed from their start.
+                    // Addresses of parameters are relative to their start.
                     (Space::Param, Constant::Bits(v)) => Constant::Bits(v - PARAM_WINDOW),
                     (_, other) => other,
                 };
@@ -157,7 +157,7 @@ impl Decoder<'_> {
         Some(())
     }
 
-    /// Data may live in a register wider than its type.
+    /// Returns the data register, which may be wider than the type.
     fn data_register(&mut self, operand: &Operand, ty: Ty, load: bool) -> Option<Reg> {
         match operand {
             Operand::Reg(r) => match self.register(*r) {
@@ -208,7 +208,7 @@ impl Decoder<'_> {
             first if returns => self.dest(first, s.ty)?,
             _ => Reg::None,
         };
-        // What an atomic returns, and sums of floats, depend on the order of the blocks.
+        // Results of atomics, and sums of floats, depend on the order of the blocks.
         let shared = space == Space::Shared;
         let exchange = matches!(op, AtomOp::Exch | AtomOp::Cas);
         self.program.global_atomics |= !shared;
@@ -272,7 +272,7 @@ impl Decoder<'_> {
         Some(())
     }
 
-    /// `cp.async`, its groups and its waits.
+    /// Decodes `cp.async`, its groups and its waits.
     pub(super) fn copy(&mut self, parts: &[&str], ops: &[Operand], line: u32) -> Option<()> {
         (parts.get(1) == Some(&"async")).then_some(())?;
         let op = match parts[2..] {

@@ -1,5 +1,5 @@
-//! Instructions as written into [`Program`]s. Device functions are copied into their callers, so
-//! that a kernel is one list of operations.
+//! The decoder: parsed instructions to [`Program`]s. Device functions are inlined into their
+//! callers, so that a kernel is one list of operations.
 
 mod control;
 mod forms;
@@ -14,20 +14,20 @@ use crate::ast::{File, Function, Instr, Operand, Space, Statement, Variable};
 use crate::program::{Class, Constant, Inst, NONE, Op, Placed, Program, Reg, SHARED_GAP};
 use crate::types::Ty;
 
-/// Calls nested deeper than this are taken as recursion.
+/// Maximum depth of calls; deeper ones are treated as recursion.
 const MAX_DEPTH: usize = 24;
-/// Programs longer than this (through copied functions) are refused.
+/// Maximum number of instructions of a program, inlined functions included.
 const MAX_CODE: usize = 1 << 20;
 
-/// A function whose body is being copied.
+/// A function that is being inlined.
 struct Frame<'f> {
     function: &'f Function,
     id: usize,
-    /// Label to index of the instruction behind it
+    /// Index of the instruction after each label
     labels: Vec<Option<u32>>,
-    /// Where `ret` leads in a copied function
+    /// Target of `ret` in an inlined function
     end: Option<u32>,
-    /// Branches to set: instruction, label (`None`: the end)
+    /// Branches to patch: instruction, label (`None`: the end)
     fixups: Vec<(usize, Option<usize>)>,
     tables: Vec<(usize, Vec<usize>)>,
     /// Index of the caller's frame
@@ -91,7 +91,7 @@ impl<'f> Decoder<'f> {
         self.program.code.len() - 1
     }
 
-    /// Copies the body of `function` to the end of the program.
+    /// Appends the body of `function` to the program.
     fn function(&mut self, function: &'f Function, parent: Option<usize>) {
         let id = self.frames.len();
         self.frames.push(Frame {
@@ -123,7 +123,7 @@ impl<'f> Decoder<'f> {
         self.current = caller;
     }
 
-    /// Gives a variable its offset.
+    /// Assigns an offset to a variable.
     fn place(&mut self, frame: usize, variable: &Variable) {
         let program = &mut self.program;
         let key = (frame, variable.name.clone());
@@ -144,7 +144,7 @@ impl<'f> Decoder<'f> {
                 program.shared_bytes = offset + variable.size + SHARED_GAP;
                 offset
             }
-            // Parameters of calls live in the caller's local memory.
+            // Parameters of calls are stored in the caller's local memory.
             _ => {
                 let align = variable.align.max(8);
                 let offset = program.local_bytes.next_multiple_of(align);
@@ -156,7 +156,7 @@ impl<'f> Decoder<'f> {
         self.places.insert(key, (space, offset));
     }
 
-    /// Sets the targets of a frame's branches.
+    /// Patches the targets of a frame's branches.
     fn bind(&mut self, id: usize) {
         let frame = &self.frames[id];
         let find = |label: &Option<usize>| match label {
@@ -204,7 +204,7 @@ impl<'f> Decoder<'f> {
         let from = self.program.code.len();
         let parts: Vec<&str> = instr.opcode.split('.').collect();
         let call = parts[0] == "call";
-        // A call under a predicate is jumped over by the lanes that do not take it.
+        // Lanes whose predicate is false jump over the call.
         let skip = guard.filter(|_| call).map(|(p, negated)| {
             let at = self.emit(Op::Nop, Class::Control, instr.line);
             (self.program.code[at].guard, self.program.code[at].negated) = (p, !negated);
@@ -225,7 +225,7 @@ impl<'f> Decoder<'f> {
         }
     }
 
-    /// Opcode, and for a call the function's name.
+    /// Returns the opcode, and for a call the function's name.
     fn form_name(&self, instr: &Instr) -> String {
         let callee = instr.operands.iter().find_map(|o| match o {
             Operand::Symbol(name, _) if instr.opcode.starts_with("call") => Some(name),
@@ -237,7 +237,7 @@ impl<'f> Decoder<'f> {
         }
     }
 
-    /// Emits what an instruction means, or nothing if its form is not known.
+    /// Emits the operations of an instruction; returns `None` if its form is not known.
     fn form(&mut self, parts: &[&str], instr: &Instr) -> Option<()> {
         let (ops, line) = (&instr.operands[..], instr.line);
         match parts[0] {
@@ -256,12 +256,12 @@ impl<'f> Decoder<'f> {
     }
 }
 
-/// The name in the source, without what makes it unique.
+/// Returns the name in the source, without the suffix that makes it unique.
 pub(crate) fn plain(name: &str) -> String {
     name.split('\'').next().unwrap_or(name).to_owned()
 }
 
-/// Rows of 32 bits hold everything narrower too.
+/// Whether a type needs 64-bit rows; all narrower types use rows of 32 bits.
 fn is_wide(ty: Ty) -> bool {
     ty.bits() == 64
 }

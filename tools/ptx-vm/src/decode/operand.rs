@@ -1,4 +1,4 @@
-//! Operands into rows.
+//! Decoding of operands to rows.
 
 use super::{Decoder, is_wide};
 use crate::ast::{Operand, RegRef, Space};
@@ -8,7 +8,7 @@ use crate::program::{Constant, LOCAL_WINDOW, PARAM_WINDOW, Reg, SHARED_WINDOW, S
 use crate::types::Ty;
 
 impl Decoder<'_> {
-    /// The row of a declared register.
+    /// Returns the row of a declared register.
     pub(super) fn register(&mut self, r: RegRef) -> Reg {
         let key = (self.frames[self.current].id, r.id);
         if let Some(&known) = self.registers.get(&key) {
@@ -21,7 +21,7 @@ impl Decoder<'_> {
                 Reg::P(program.masks as u32 - 1)
             }
             ty if is_wide(ty) => Reg::D(self.row64()),
-            // 128-bit registers have no instruction here that takes them.
+            // No supported instruction takes 128-bit registers.
             Ty::B128 => Reg::None,
             _ => Reg::W(self.row32()),
         };
@@ -39,7 +39,7 @@ impl Decoder<'_> {
         self.program.rows64 as u32 - 1
     }
 
-    /// A row that holds a constant.
+    /// Returns a row with a constant.
     pub(super) fn constant(&mut self, wide: bool, value: Constant) -> Reg {
         let row = match self.constants.get(&(wide, value)) {
             Some(&row) => row,
@@ -58,7 +58,7 @@ impl Decoder<'_> {
         if wide { Reg::D(row) } else { Reg::W(row) }
     }
 
-    /// A source operand of a type.
+    /// Returns the row of a source operand of a type.
     pub(super) fn value(&mut self, operand: &Operand, ty: Ty) -> Option<Reg> {
         let wide = is_wide(ty);
         let found = match operand {
@@ -85,7 +85,7 @@ impl Decoder<'_> {
         fits.then_some(found)
     }
 
-    /// A source of at most 32 bits.
+    /// Returns the row of a source of at most 32 bits.
     pub(super) fn w(&mut self, operand: &Operand, ty: Ty) -> Option<u32> {
         match self.value(operand, ty)? {
             Reg::W(row) => Some(row),
@@ -93,7 +93,7 @@ impl Decoder<'_> {
         }
     }
 
-    /// A destination.
+    /// Returns the row of a destination.
     pub(super) fn dest(&mut self, operand: &Operand, ty: Ty) -> Option<Reg> {
         matches!(operand, Operand::Reg(_)).then_some(())?;
         self.value(operand, ty)
@@ -106,7 +106,7 @@ impl Decoder<'_> {
         }
     }
 
-    /// A predicate and whether it is negated.
+    /// Returns a predicate and whether it is negated.
     pub(super) fn predicate(&mut self, operand: &Operand) -> Option<(u32, bool)> {
         let (register, negated) = match operand {
             Operand::Reg(r) => (*r, false),
@@ -120,7 +120,7 @@ impl Decoder<'_> {
         }
     }
 
-    /// A predicate that is written.
+    /// Returns a destination predicate.
     pub(super) fn dest_p(&mut self, operand: &Operand) -> Option<u32> {
         matches!(operand, Operand::Reg(_)).then_some(())?;
         self.predicate(operand).map(|(p, _)| p)
@@ -138,7 +138,7 @@ impl Decoder<'_> {
         p
     }
 
-    /// Address of a variable, in its own space or as a generic one.
+    /// Returns the address of a variable, in its own space or as a generic one.
     pub(super) fn address(&mut self, name: &str, by: i64, generic: bool) -> Option<Constant> {
         let (space, offset) = match self.place_of(name) {
             Some(found) => found,
@@ -148,7 +148,7 @@ impl Decoder<'_> {
                 if variable.space != Space::Shared {
                     return Some(Constant::Variable(index, by));
                 }
-                // Shared arrays of the module belong to the kernels that name them.
+                // Shared arrays of the module are placed in each kernel that uses them.
                 self.place(0, variable);
                 self.places.get(&(0, name.to_owned())).copied()?
             }
@@ -165,7 +165,7 @@ impl Decoder<'_> {
         Some(Constant::Bits(window.wrapping_add(offset).wrapping_add(by as u64)))
     }
 
-    /// Space and offset of a name: of this function, or of the kernel for shared arrays.
+    /// Returns space and offset of a name: of this function, or of the kernel for shared arrays.
     pub(super) fn place_of(&self, name: &str) -> Option<(Space, u64)> {
         let id = self.frames[self.current].id;
         let own = self.places.get(&(id, name.to_owned()));
@@ -174,7 +174,7 @@ impl Decoder<'_> {
     }
 }
 
-/// Bits of an immediate in a type.
+/// Converts an immediate to the bits of a type.
 pub(super) fn immediate(operand: &Operand, ty: Ty) -> Option<u64> {
     let float = match operand {
         Operand::F32(bits) => f64::from(f32::from_bits(*bits)),
@@ -203,7 +203,7 @@ fn mask(ty: Ty) -> u64 {
     (1 << ty.bits()) - 1
 }
 
-/// Special registers that are constant while a warp lives.
+/// Parses the special registers that are constant while a warp runs.
 fn special(name: &str) -> Option<Special> {
     let axis = |text: &str| match text {
         "x" => Some(0),
@@ -218,7 +218,7 @@ fn special(name: &str) -> Option<Special> {
             "%ntid" => Special::Ntid(axis),
             "%ctaid" => Special::Ctaid(axis),
             "%nctaid" => Special::Nctaid(axis),
-            // Without clusters a block is a cluster of its own.
+            // Without clusters each block is its own cluster.
             "%clusterid" => Special::Ctaid(axis),
             "%nclusterid" => Special::Nctaid(axis),
             "%cluster_ctaid" => Special::Zero,

@@ -1,4 +1,4 @@
-//! Arithmetic: from opcode and suffixes to a function, its modifiers and its operands.
+//! Decoding of arithmetic: opcode and suffixes to a function, its modifiers and its operands.
 
 use super::Decoder;
 use super::forms::{compare, find};
@@ -8,12 +8,12 @@ use crate::exec::scalar::{Cmp, Mods, Rounding, ScalarFn};
 use crate::program::{Carry, CarryKind, Class, Join, Op, Pack, PredOp, Reg, Scalar, Setp, Test};
 use crate::types::Ty;
 
-/// The suffixes of an arithmetic instruction, sorted.
+/// The suffixes of an arithmetic instruction, by kind.
 pub(super) struct Form<'a> {
     pub name: &'a str,
     pub types: Vec<Ty>,
     pub mods: Mods,
-    /// What is neither a type nor a modifier that all instructions share
+    /// Suffixes that are neither a type nor a modifier of all instructions
     pub words: Vec<&'a str>,
 }
 
@@ -97,7 +97,7 @@ impl Decoder<'_> {
                 self.dest(first, k.d)?
             }
         };
-        // The fast forms take each source from the rows of its type.
+        // The fast forms read each source from the rows of its type.
         let low_half = matches!((s[0], k.s.first()), (Reg::D(_), Some(ty)) if ty.bits() < 64);
         if let (false, Some(op)) = (low_half, super::vector::fast(&form, d, &s)) {
             self.emit(op, k.class, line);
@@ -236,7 +236,7 @@ impl Decoder<'_> {
         Some(())
     }
 
-    /// Additions with carry; the flag is a predicate that no name reaches.
+    /// Decodes additions with carry; the flag is a predicate without a name.
     fn carry(&mut self, form: &Form, ops: &[Operand], line: u32) -> Option<()> {
         let ty = form.mods.ty;
         let mad = form.name.starts_with("mad");

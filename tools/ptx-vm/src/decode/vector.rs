@@ -1,11 +1,11 @@
-//! The forms that run on all lanes of a warp at once.
+//! Decoding of the forms that run on all lanes of a warp at once.
 
 use super::scalar::Form;
 use crate::exec::scalar::Rounding;
 use crate::program::{Op, Reg, V32, V64};
 use crate::types::Ty;
 
-/// A move between rows of one kind.
+/// Returns a move between rows of one kind.
 pub(super) fn mov(d: Reg, s: Reg) -> Option<Op> {
     match (d, s) {
         (Reg::W(d), Reg::W(s)) => Some(Op::V32(V32::Mov, d, [s, s, s])),
@@ -14,7 +14,7 @@ pub(super) fn mov(d: Reg, s: Reg) -> Option<Op> {
     }
 }
 
-/// A register put together from two halves.
+/// Returns the operation that packs two halves into a register.
 pub(super) fn pack(whole: Reg, parts: &[Reg], bits: u32) -> Option<Op> {
     match (whole, parts, bits) {
         (Reg::W(d), &[Reg::W(a), Reg::W(b)], 16) => Some(Op::V32(V32::Pack16, d, [a, b, b])),
@@ -23,7 +23,7 @@ pub(super) fn pack(whole: Reg, parts: &[Reg], bits: u32) -> Option<Op> {
     }
 }
 
-/// One half of a register taken out.
+/// Returns the operation that extracts one half of a register.
 pub(super) fn unpack(whole: Reg, parts: &[Reg], bits: u32) -> Option<Op> {
     match (whole, parts, bits) {
         (Reg::W(a), &[Reg::W(d), Reg::None], 16) => Some(Op::V32(V32::Low16, d, [a; 3])),
@@ -39,13 +39,13 @@ fn row(r: Reg) -> u32 {
     }
 }
 
-/// The operation for all lanes, where there is one for this form.
+/// Returns the operation for all lanes, if this form has one.
 pub(super) fn fast(form: &Form, d: Reg, s: &[Reg; 4]) -> Option<Op> {
     let m = &form.mods;
     let rows = [row(s[0]), row(s[1]), row(s[2])];
     let toward_zero = m.rounding == Rounding::Zero && m.integral;
     if let (true, Ty::F32, Ty::S32, Reg::W(d)) = (toward_zero, m.from, m.ty, d) {
-        // Flushed or not, what is below 1 becomes 0.
+        // With or without flush, values below 1 become 0.
         return (form.name == "cvt" && !m.sat).then_some(Op::V32(V32::ToS32, d, rows));
     }
     if m.sat || m.relu || m.rounding != Rounding::Nearest {

@@ -9,7 +9,7 @@ use crate::memory::Allocation;
 use crate::program::{Access, Inst, LOCAL_WINDOW, PARAM_WINDOW, Reg, SHARED_WINDOW, WINDOW};
 use crate::report::FindingKind;
 
-/// Whether a generic address lies in a space.
+/// Whether a generic address is in a space.
 pub(crate) fn is_in(address: u64, space: Space) -> bool {
     space_of(address) == if space == Space::Const { Space::Global } else { space }
 }
@@ -23,7 +23,7 @@ fn space_of(address: u64) -> Space {
     }
 }
 
-/// Space and address in it, of a generic or particular address.
+/// Returns the space of an address, and the address in it.
 pub(crate) fn resolve(space: Space, address: u64) -> (Space, u64) {
     match space {
         Space::Generic => match space_of(address) {
@@ -48,7 +48,7 @@ pub(crate) struct At {
 }
 
 impl Warp {
-    /// Address of a lane.
+    /// Returns the address of a lane.
     #[inline]
     pub(crate) fn address(&self, base: Reg, offset: i64, lane: usize) -> u64 {
         match base {
@@ -58,7 +58,7 @@ impl Warp {
         }
     }
 
-    /// Where a lane's access goes.
+    /// Returns the space and place of a lane's access.
     #[inline]
     fn place(&self, access: &Access, lane: usize, write: bool) -> (Space, At) {
         let address = self.address(access.base, access.offset, lane);
@@ -123,7 +123,7 @@ impl Warp {
         track.finish(self.index, inst.line, true, state);
     }
 
-    /// Reads elements; `None` if the access is not possible, which has then been reported.
+    /// Reads elements; `None` if the access is not possible, which is then reported.
     fn read(
         &mut self,
         space: Space,
@@ -244,7 +244,7 @@ impl Warp {
         });
     }
 
-    /// The allocation that holds the access; bytes read must have been written.
+    /// Returns the allocation that contains the access; bytes that are read must have been written.
     #[inline]
     pub(crate) fn check_global<'a>(
         &self,
@@ -263,7 +263,7 @@ impl Warp {
                 let near = launched.memory.at_or_before(at.address);
                 let a = near.map(|i| &list[i]);
                 let Some(a) = a.filter(|a| holds(a)) else {
-                    // Only what lies close behind an allocation is told by its name.
+                    // Only an address shortly after an allocation is reported with its name.
                     let near = a.filter(|a| at.address - a.base < a.bytes + (1 << 20));
                     let place = near.map(|a| (a.name.clone(), at.address - a.base, a.bytes));
                     self.outside(at, place, inst, launched, state);
@@ -303,7 +303,7 @@ impl Warp {
         });
     }
 
-    /// Offset of a shared access that is inside one variable.
+    /// Returns the offset of a shared access that is inside one variable.
     #[inline]
     pub(crate) fn check_shared(
         &self,
@@ -333,7 +333,7 @@ impl Warp {
         Some(from as usize)
     }
 
-    /// Notes a shared access that is in bounds; reports races and copies under way.
+    /// Records a shared access that is in bounds; reports races and copies in flight.
     #[inline]
     pub(crate) fn check_race(
         &self,
@@ -359,7 +359,7 @@ impl Warp {
         }
     }
 
-    /// This lane, for the shadow of shared memory.
+    /// Describes this lane for the shadow of shared memory.
     pub(crate) fn who(&self, lane: usize, line: u32) -> Who {
         Who { warp: self.index, lane, syncs: self.syncs, line }
     }
@@ -388,7 +388,7 @@ impl Warp {
         });
     }
 
-    /// Name, offset and size of the shared variable at or before an address.
+    /// Returns name, offset and size of the shared variable at or before an address.
     pub(crate) fn near_shared(
         &self,
         address: u64,

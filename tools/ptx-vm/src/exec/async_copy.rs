@@ -1,5 +1,5 @@
-//! `cp.async`: the data is read when the copy is issued and delivered only when it is waited for,
-//! so that a kernel which waits too little sees old bytes.
+//! `cp.async`: the data is read when the copy is issued, and written only when it is waited for. So
+//! a kernel that waits too little reads old bytes.
 
 use super::Launched;
 use super::access::{At, resolve};
@@ -67,7 +67,7 @@ impl Warp {
         track.finish(self.index, inst.line, false, state);
     }
 
-    /// Reads the source: whole words at once, any other number of bytes one by one.
+    /// Reads the source: whole words, or byte by byte for any other size.
     fn source(
         &self,
         at: At,
@@ -93,12 +93,12 @@ impl Warp {
         Some(())
     }
 
-    /// Delivers what the lanes wait for: all but the last `open` groups.
+    /// Writes the copies that the lanes wait for: all but the last `open` groups.
     pub(crate) fn wait_copies(&mut self, open: u32, mask: u32, state: &mut State) {
         let copies = std::mem::take(&mut self.copies);
         for copy in copies {
             let lane = usize::from(copy.lane);
-            // `wait_all` takes in what was never committed.
+            // `wait_all` includes copies that were never committed.
             let due = open == NONE
                 || u64::from(copy.group) + u64::from(open) < u64::from(self.committed[lane]);
             if mask >> lane & 1 == 0 || !due {
@@ -106,8 +106,8 @@ impl Warp {
                 continue;
             }
             let (from, bytes) = (copy.dst as usize, usize::from(copy.bytes));
-            // The write happens now for those who read it; reads before now were reported as
-            // reads of bytes under way.
+            // For later reads the write happens now; earlier reads were reported as reads of bytes
+            // in flight.
             let _ = state.shared.access(self.who(lane, copy.line), from, bytes, How::Write);
             state.shared.bytes[from..from + bytes].copy_from_slice(&copy.data[..bytes]);
             for n in &mut state.shared.in_flight[from..from + bytes] {

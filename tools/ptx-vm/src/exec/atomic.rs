@@ -13,7 +13,7 @@ use crate::program::{AtomOp, Atomic, Inst};
 use crate::report::FindingKind;
 use crate::types::Ty;
 
-/// The new value, given the old one and the operands.
+/// Computes the new value from the old one and the operands.
 fn combined(op: AtomOp, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
     let m = Mods::new(ty);
     let s = [old, b, 0, 0];
@@ -56,7 +56,7 @@ fn combined(op: AtomOp, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
 }
 
 impl Warp {
-    /// Lanes go one after another, from 0 up.
+    /// Executes the lanes one after another, from lane 0 up.
     pub(crate) fn atomic(
         &mut self,
         a: &Atomic,

@@ -1,4 +1,4 @@
-//! One block: its warps take turns, each runs until it waits at a barrier or ends.
+//! One block: its warps take turns; each runs until it waits at a barrier or ends.
 
 use super::Launched;
 use super::state::{Site, State, Stop};
@@ -9,10 +9,10 @@ use crate::program::{BarKind, Barrier, NONE, Op, Reg};
 use crate::report::{Finding, FindingKind};
 use crate::touch::Touch;
 
-/// Barriers that a block has.
+/// Number of barriers of a block.
 const BARRIERS: usize = 16;
 
-/// What a block leaves behind.
+/// Result of one or several blocks.
 #[derive(Default)]
 pub(crate) struct Outcome {
     pub counters: Counters,
@@ -21,12 +21,12 @@ pub(crate) struct Outcome {
     pub touches: Vec<Touch>,
 }
 
-/// Who has come to a barrier.
+/// Warps and lanes that have arrived at a barrier.
 #[derive(Debug, Clone, Copy, Default)]
 struct Arrivals {
     /// Warps that wait
     waiting: u32,
-    /// Warps that came, those that do not wait included
+    /// Warps that arrived, including those that do not wait
     warps: u32,
     /// Threads needed; 0 for all
     threads: u32,
@@ -35,7 +35,7 @@ struct Arrivals {
     lanes: u32,
 }
 
-/// A block, reused for one index after another.
+/// A block, reused for one block index after another.
 pub(crate) struct Block {
     state: State,
     warps: Vec<Warp>,
@@ -94,7 +94,7 @@ impl Block {
         }
     }
 
-    /// A warp has come to the barrier at `pc`.
+    /// Records that a warp has arrived at the barrier at `pc`.
     fn arrive(&mut self, launched: &Launched, index: usize, pc: u32) -> Result<(), Stop> {
         let inst = &launched.program.code[pc as usize];
         let Op::Barrier(barrier) = &inst.op else { return Ok(()) };
@@ -127,7 +127,7 @@ impl Block {
         Ok(())
     }
 
-    /// Lets the warps at a barrier go if all have come.
+    /// Releases the warps at a barrier if all have arrived.
     fn release(&mut self, launched: &Launched, id: u32) {
         let arrivals = self.barriers[id as usize];
         if arrivals.warps == 0 {
@@ -182,7 +182,7 @@ impl Block {
     }
 }
 
-/// Hands the result of `bar.red` to a warp.
+/// Writes the result of `bar.red` to a warp.
 fn reduce(warp: &mut Warp, barrier: &Barrier, arrivals: &Arrivals) {
     let Some(red) = barrier.reduce else { return };
     let value = match red.kind {

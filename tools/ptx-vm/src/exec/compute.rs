@@ -52,7 +52,7 @@ impl Warp {
                 lanes(mask).for_each(|lane| self.r32[*d as usize][lane] = mask);
             }
             Op::Clock(d) => {
-                // Time that is the same in every run: the steps of the block so far.
+                // The clock is the same in every run: the steps of the block so far.
                 lanes(mask).for_each(|lane| self.set(*d, lane, steps));
             }
             Op::IsSpace(d, address, space) => {

@@ -14,7 +14,7 @@ fn format(ty: Ty) -> Format {
     }
 }
 
-/// Extends to the register where that is wider than the type.
+/// Extends the result if the register is wider than the type.
 fn int_result(m: &Mods, v: i128) -> u64 {
     let bits = m.ty.bits();
     if m.ty.is_signed() && m.register > bits {
@@ -37,7 +37,7 @@ fn int_source(m: &Mods, v: u64) -> i128 {
     if m.from.is_signed() { i128::from(sext(v, bits)) } else { i128::from(zext(v, bits)) }
 }
 
-/// Integer to integer.
+/// Converts integer to integer.
 pub fn int_to_int(m: &Mods, s: [u64; 4]) -> u64 {
     let v = int_source(m, s[0]);
     let (low, high) = int_limits(m.ty);
@@ -61,14 +61,14 @@ fn source(m: &Mods, v: u64) -> f64 {
     float::to_f64(m.from, v)
 }
 
-/// Float to integer: clamped to the type, NaN to zero.
+/// Converts float to integer: clamped to the type, NaN to zero.
 pub fn float_to_int(m: &Mods, s: [u64; 4]) -> u64 {
     let v = whole(source(m, s[0]), m.rounding);
     let (low, high) = int_limits(m.ty);
     int_result(m, if v.is_nan() { 0 } else { (v as i128).clamp(low, high) })
 }
 
-/// Integer to float.
+/// Converts integer to float.
 pub fn int_to_float(m: &Mods, s: [u64; 4]) -> u64 {
     let v = int_source(m, s[0]);
     let near = v as f64;
@@ -87,7 +87,7 @@ pub fn int_to_float(m: &Mods, s: [u64; 4]) -> u64 {
             _ => near.next_down().to_bits(),
         };
     }
-    // Round to odd in f64, then once to the narrow type.
+    // Rounds to odd in f64, then once to the narrow type.
     let odd = if lost == 0 || near.to_bits() & 1 == 1 {
         near
     } else if (lost > 0) == (v > 0) {
@@ -125,12 +125,12 @@ fn finish(m: &Mods, v: f64) -> u64 {
     }
 }
 
-/// Float to float, whole-number rounding of the same type included.
+/// Converts float to float, including rounding to whole numbers in the same type.
 pub fn float_to_float(m: &Mods, s: [u64; 4]) -> u64 {
     finish(m, source(m, s[0]))
 }
 
-/// Two f32 into a pair: the first becomes the upper half.
+/// Converts two f32 to a pair: the first becomes the upper half.
 pub fn pair(m: &Mods, s: [u64; 4]) -> u64 {
     let upper = finish(m, source(m, s[0]));
     let lower = finish(m, source(m, s[1]));

@@ -1,9 +1,9 @@
 //! Floating-point instructions, one lane at a time.
 //!
-//! f32 in round-to-nearest runs natively. Directed rounding, f16 and bf16 go through f64: a product
-//! of two such numbers is exact there, and a sum is taken with round-to-odd, which makes the
-//! second rounding harmless. The `approx` instructions are computed to the last bit of f32 instead
-//! of with the hardware's tables.
+//! f32 in round-to-nearest runs natively. Directed rounding, f16 and bf16 use f64: a product of two
+//! such values is exact there, and a sum is rounded to odd, which makes the second rounding
+//! harmless. The `approx` instructions are computed to the last bit of f32 instead of with the
+//! hardware's tables.
 
 use super::scalar::{Mods, Rounding};
 use crate::types::Ty;
@@ -12,19 +12,19 @@ use crate::types::Ty;
 pub(crate) const NAN32: u32 = 0x7FFF_FFFF;
 const NAN64: u64 = 0x7FF8_0000_0000_0000;
 
-/// Subnormal f32 to zero of the same sign.
+/// Flushes a subnormal f32 to zero of the same sign.
 #[inline(always)]
 pub(crate) fn flush(bits: u32) -> u32 {
     if bits & 0x7F80_0000 == 0 { bits & 0x8000_0000 } else { bits }
 }
 
-/// An f32 operand, flushed where the instruction says so.
+/// Returns an f32 operand, flushed if the instruction says so.
 pub(crate) fn input(m: &Mods, v: u64) -> f32 {
     let bits = v as u32;
     f32::from_bits(if m.ftz { flush(bits) } else { bits })
 }
 
-/// Bits of an f32 result: NaN, ftz and saturation applied.
+/// Returns the bits of an f32 result, with NaN, ftz and saturation applied.
 pub(crate) fn output(m: &Mods, v: f32) -> u64 {
     if v.is_nan() {
         return if m.sat { 0 } else { u64::from(NAN32) };
@@ -47,7 +47,8 @@ pub(crate) const F16: Format = Format { mantissa: 10, exponent: 5 };
 pub(crate) const BF16: Format = Format { mantissa: 7, exponent: 8 };
 pub(crate) const TF32: Format = Format { mantissa: 10, exponent: 8 };
 
-/// Rounds an f64 to a narrower format; bits of that format. NaN gives the canonical NaN.
+/// Rounds an f64 to a narrower format; returns the bits of that format. NaN gives the canonical
+/// NaN.
 pub(crate) fn narrow(v: f64, format: Format, rounding: Rounding) -> u64 {
     let Format { mantissa: m, exponent } = format;
     let sign = u64::from(v.is_sign_negative()) << (m + exponent);
@@ -68,7 +69,7 @@ pub(crate) fn narrow(v: f64, format: Format, rounding: Rounding) -> u64 {
         if field == 0 { (-1022, fraction) } else { (field - 1023, fraction | 1 << 52) };
     let bias = (1 << (exponent - 1)) - 1;
     let below = (1 - bias - e).max(0) as u32;
-    // Beyond 54 bits nothing but "not zero" is left.
+    // Beyond 54 bits only the fact "not zero" is left.
     let shift = (52 - m + below).min(54 + 2);
     let kept = value >> shift;
     let rest = value & ((1 << shift) - 1);
@@ -95,7 +96,7 @@ pub(crate) fn narrow(v: f64, format: Format, rounding: Rounding) -> u64 {
     sign | out
 }
 
-/// The sum in f64, its last bit set if anything was lost (round to odd).
+/// Computes the sum in f64; sets its last bit if it is inexact (round to odd).
 pub(crate) fn odd_sum(a: f64, b: f64) -> f64 {
     let s = a + b;
     if !s.is_finite() {
@@ -106,12 +107,12 @@ pub(crate) fn odd_sum(a: f64, b: f64) -> f64 {
     if lost == 0.0 || s.to_bits() & 1 == 1 {
         return s;
     }
-    // One step towards the lost part makes the last bit odd.
+    // One step towards the exact value makes the last bit odd.
     let away = (lost > 0.0) == (s > 0.0);
     f64::from_bits(if away { s.to_bits() + 1 } else { s.to_bits() - 1 })
 }
 
-/// A zero sum is -0 when rounding down, unless both terms are +0.
+/// Sets the sign of a zero sum of terms of opposite sign: -0 when rounding down, else +0.
 fn zero_sum(m: &Mods, a: f64, b: f64, sum: f64) -> f64 {
     let opposite = a.is_sign_negative() != b.is_sign_negative();
     if sum == 0.0 && opposite && m.rounding == Rounding::Down { -0.0 } else { sum }
@@ -148,20 +149,20 @@ pub fn fma_f32(m: &Mods, s: [u64; 4]) -> u64 {
     finish32(m, zero_sum(m, p, c, odd_sum(p, c)))
 }
 
-/// `div.rn`, `div.full` and `div.approx` alike.
+/// Executes `div.rn`, `div.full` and `div.approx`, all alike.
 pub fn div_f32(m: &Mods, s: [u64; 4]) -> u64 {
     let (a, b) = (input(m, s[0]), input(m, s[1]));
     if m.rounding == Rounding::Nearest {
         return output(m, a / b);
     }
-    // The residue of the rounded quotient tells on which side the exact one lies.
+    // The residue of the rounded quotient shows on which side the exact one is.
     let (a, b) = (f64::from(a), f64::from(b));
     let q = a / b;
     let odd = if q.is_finite() && b != 0.0 { nudge(q, (-q).mul_add(b, a) / b) } else { q };
     finish32(m, odd)
 }
 
-/// Round to odd, given what was lost.
+/// Rounds to odd, given the rounding error.
 fn nudge(v: f64, lost: f64) -> f64 {
     if lost == 0.0 || v == 0.0 || v.to_bits() & 1 == 1 {
         return v;
@@ -179,7 +180,8 @@ pub fn abs_f32(m: &Mods, s: [u64; 4]) -> u64 {
     u64::from(input(m, s[0]).to_bits() & 0x7FFF_FFFF)
 }
 
-/// The smaller (`max`: larger) number; -0 is below +0; a NaN gives way unless `.NaN`.
+/// Returns the smaller (`max`: larger) value. -0 is below +0; a NaN operand is ignored unless
+/// `.NaN`.
 fn extreme(m: &Mods, a: f64, b: f64, max: bool) -> f64 {
     if a.is_nan() || b.is_nan() {
         return match (m.nan, a.is_nan()) {
@@ -210,7 +212,7 @@ pub fn copysign_f32(_: &Mods, s: [u64; 4]) -> u64 {
     (s[0] & 0x8000_0000) | (s[1] & 0x7FFF_FFFF)
 }
 
-/// A function of one f32, taken in f64 and rounded once.
+/// Computes a function of one f32 in f64 and rounds once.
 fn unary(m: &Mods, s: [u64; 4], f: impl Fn(f64) -> f64) -> u64 {
     let v = f(f64::from(input(m, s[0])));
     finish32(m, v)
@@ -251,7 +253,7 @@ pub fn tanh_f32(m: &Mods, s: [u64; 4]) -> u64 {
     unary(m, s, f64::tanh)
 }
 
-/// `testp`, by `m.mode`: finite, infinite, number, notanumber, normal, subnormal.
+/// Executes `testp`, by `m.mode`: finite, infinite, number, notanumber, normal, subnormal.
 pub fn testp(m: &Mods, s: [u64; 4]) -> u64 {
     let v = to_f64(m.ty, s[0]);
     let normal = match m.ty {
@@ -268,7 +270,7 @@ pub fn testp(m: &Mods, s: [u64; 4]) -> u64 {
     })
 }
 
-/// The value of a float of any type as f64, which holds them all.
+/// Converts a float of any type to f64, exactly.
 pub(crate) fn to_f64(ty: Ty, bits: u64) -> f64 {
     match ty {
         Ty::F64 => f64::from_bits(bits),
@@ -287,7 +289,8 @@ pub fn compare(m: &Mods, s: [u64; 4]) -> u64 {
     u64::from(m.cmp.holds(a.partial_cmp(&b)))
 }
 
-/// f64: round to nearest natively; directed modes step by the sign of what was lost.
+/// Rounds an f64 result: to nearest natively; directed modes step by the sign of the rounding
+/// error.
 fn finish64(m: &Mods, v: f64, lost: f64) -> u64 {
     if v.is_nan() {
         return NAN64;
@@ -380,7 +383,7 @@ pub fn copysign_f64(_: &Mods, s: [u64; 4]) -> u64 {
     (s[0] & 1 << 63) | (s[1] & !(1 << 63))
 }
 
-/// Largest and smallest for the 16-bit types.
+/// Returns the smaller or larger value for the 16-bit types.
 pub(crate) fn extreme_half(m: &Mods, a: f64, b: f64, max: bool) -> f64 {
     extreme(m, a, b, max)
 }

@@ -4,7 +4,7 @@ use super::float::{self, BF16, F16};
 use super::scalar::{Mods, Rounding};
 use crate::types::Ty;
 
-/// The scalar type of a packed one.
+/// Returns the scalar type of a packed one.
 fn element(m: &Mods) -> Ty {
     match m.ty {
         Ty::F16x2 => Ty::F16,
@@ -69,7 +69,7 @@ pub fn max(m: &Mods, s: [u64; 4]) -> u64 {
     each(m, s, |a, b, _| float::extreme_half(m, a, b, true))
 }
 
-/// Only the sign bits change, NaN included.
+/// Flips the sign bits only, also of NaN.
 pub fn neg(m: &Mods, s: [u64; 4]) -> u64 {
     s[0] ^ if m.ty.is_packed() { 0x8000_8000 } else { 0x8000 }
 }
@@ -86,14 +86,14 @@ pub fn tanh(m: &Mods, s: [u64; 4]) -> u64 {
     each(m, s, |a, _, _| a.tanh())
 }
 
-/// Compares one half; the caller asks for each half of a packed value in turn by shifting it.
+/// Compares one half; for a packed value the caller shifts each half into place.
 pub fn compare(m: &Mods, s: [u64; 4]) -> u64 {
     let ty = element(m);
     let (a, b) = (value(m, ty, s[0]), value(m, ty, s[1]));
     u64::from(m.cmp.holds(a.partial_cmp(&b)))
 }
 
-/// The upper halves.
+/// Compares the upper halves.
 pub fn compare_upper(m: &Mods, s: [u64; 4]) -> u64 {
     compare(m, [s[0] >> 16, s[1] >> 16, 0, 0])
 }

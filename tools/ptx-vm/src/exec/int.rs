@@ -1,5 +1,5 @@
-//! Integer and bit instructions, one lane at a time. Arguments come as zero-extended bits; the
-//! caller cuts the result to the width of the destination.
+//! Integer and bit instructions, one lane at a time. Arguments are zero-extended bits; the caller
+//! truncates the result to the width of the destination.
 
 use super::scalar::Mods;
 
@@ -14,13 +14,13 @@ pub(crate) fn zext(v: u64, bits: u32) -> u64 {
     if bits == 64 { v } else { v & ((1 << bits) - 1) }
 }
 
-/// The value as a wide integer, by the signedness of the instruction's type.
+/// Returns the value as a wide integer, by the signedness of the instruction's type.
 fn wide(m: &Mods, v: u64) -> i128 {
     let bits = m.ty.bits();
     if m.ty.is_signed() { i128::from(sext(v, bits)) } else { i128::from(zext(v, bits)) }
 }
 
-/// Smallest and largest value of the type.
+/// Returns the smallest and largest value of the type.
 fn limits(m: &Mods) -> (i128, i128) {
     let bits = m.ty.bits();
     if m.ty.is_signed() {
@@ -55,7 +55,7 @@ pub fn mul_wide(m: &Mods, s: [u64; 4]) -> u64 {
     (wide(m, s[0]).wrapping_mul(wide(m, s[1]))) as u64
 }
 
-/// Low and high word of the full product, each as wide as the type.
+/// Returns the low and high word of the full product, each as wide as the type.
 fn product(m: &Mods, a: u64, b: u64) -> [u64; 2] {
     let bits = m.ty.bits();
     if bits == 64 && !m.ty.is_signed() {
@@ -78,7 +78,7 @@ pub fn mad_wide(m: &Mods, s: [u64; 4]) -> u64 {
     mul_wide(m, s).wrapping_add(s[2])
 }
 
-/// The low 24 bits of each operand.
+/// Returns the low 24 bits of an operand.
 fn low24(m: &Mods, v: u64) -> i64 {
     if m.ty.is_signed() { sext(v, 24) } else { zext(v, 24) as i64 }
 }
@@ -95,13 +95,13 @@ pub fn sad(m: &Mods, s: [u64; 4]) -> u64 {
     ((wide(m, s[0]) - wide(m, s[1])).unsigned_abs() as u64).wrapping_add(s[2])
 }
 
-/// Division by zero gives all bits set, as the hardware does.
+/// Divides; division by zero gives all bits set, as on the hardware.
 pub fn div(m: &Mods, s: [u64; 4]) -> u64 {
     let (a, b) = (wide(m, s[0]), wide(m, s[1]));
     if b == 0 { u64::MAX } else { (a / b) as u64 }
 }
 
-/// The remainder of a division by zero is the dividend.
+/// Computes the remainder; by zero it is the dividend.
 pub fn rem(m: &Mods, s: [u64; 4]) -> u64 {
     let (a, b) = (wide(m, s[0]), wide(m, s[1]));
     if b == 0 { s[0] } else { (a % b) as u64 }
@@ -127,7 +127,7 @@ fn relu(m: &Mods, v: i128) -> u64 {
     if m.relu { v.max(0) as u64 } else { v as u64 }
 }
 
-/// Two 16-bit halves, each through `f`.
+/// Applies `f` to each of two 16-bit halves.
 fn halves(s: [u64; 4], f: impl Fn(i64, i64) -> i64, signed: bool) -> u64 {
     let part = |v: u64, k: u32| {
         let half = (v >> (16 * k)) & 0xFFFF;
@@ -169,13 +169,13 @@ pub fn cnot(m: &Mods, s: [u64; 4]) -> u64 {
     u64::from(zext(s[0], m.ty.bits()) == 0)
 }
 
-/// Shifts by the width or more give zero.
+/// Shifts left; a shift by the width or more gives zero.
 pub fn shl(m: &Mods, s: [u64; 4]) -> u64 {
     let by = s[1] & 0xFFFF_FFFF;
     if by >= u64::from(m.ty.bits()) { 0 } else { s[0] << by }
 }
 
-/// Shifts by the width or more leave only the sign.
+/// Shifts right; a shift by the width or more leaves only the sign.
 pub fn shr(m: &Mods, s: [u64; 4]) -> u64 {
     let bits = m.ty.bits();
     let by = (s[1] & 0xFFFF_FFFF).min(u64::from(bits));
@@ -186,13 +186,13 @@ pub fn shr(m: &Mods, s: [u64; 4]) -> u64 {
     }
 }
 
-/// `shf.l`: the high word of `(b:a) << c`.
+/// Executes `shf.l`: the high word of `(b:a) << c`.
 pub fn shf_l(m: &Mods, s: [u64; 4]) -> u64 {
     let by = if m.wrap { s[2] & 31 } else { (s[2] & 0xFFFF_FFFF).min(32) };
     (((s[1] << 32) | s[0]) << by) >> 32
 }
 
-/// `shf.r`: the low word of `(b:a) >> c`.
+/// Executes `shf.r`: the low word of `(b:a) >> c`.
 pub fn shf_r(m: &Mods, s: [u64; 4]) -> u64 {
     let by = if m.wrap { s[2] & 31 } else { (s[2] & 0xFFFF_FFFF).min(32) };
     ((s[1] << 32) | s[0]) >> by
@@ -206,7 +206,7 @@ pub fn clz(m: &Mods, s: [u64; 4]) -> u64 {
     u64::from(s[0].leading_zeros() - (64 - m.ty.bits()))
 }
 
-/// Position of the highest bit that differs from the sign.
+/// Finds the highest bit that differs from the sign.
 pub fn bfind(m: &Mods, s: [u64; 4]) -> u64 {
     let bits = m.ty.bits();
     let mut v = zext(s[0], bits);
@@ -220,7 +220,8 @@ pub fn bfind(m: &Mods, s: [u64; 4]) -> u64 {
     if m.wrap { u64::from(bits) - 1 - position } else { position }
 }
 
-/// The n-th set bit of `a` from position `b` up (n > 0) or down (n < 0); n = 0 tests `b` itself.
+/// Finds the n-th set bit of `a` from position `b`. It searches up (n > 0) or down (n < 0); n = 0
+/// tests `b` itself.
 pub fn fns(_: &Mods, s: [u64; 4]) -> u64 {
     let (mask, base, n) = (s[0] as u32, s[1] as u32, s[2] as i32);
     let none = 0xFFFF_FFFF;
@@ -273,26 +274,26 @@ pub fn bfi(m: &Mods, s: [u64; 4]) -> u64 {
     (s[1] & !mask) | (s[0] << pos & mask)
 }
 
-/// A mask of `b` bits from bit `a` up.
+/// Returns a mask of `b` bits from bit `a` up.
 pub fn bmsk(m: &Mods, s: [u64; 4]) -> u64 {
     let clip = |v: u64| if m.wrap { v & 31 } else { (v & 0xFFFF_FFFF).min(32) };
     let (from, length) = (clip(s[0]), clip(s[1]));
     (((1u64 << length) - 1) << from) & 0xFFFF_FFFF
 }
 
-/// `prmt` in its default mode.
+/// Executes `prmt` in its default mode.
 pub fn prmt(_: &Mods, s: [u64; 4]) -> u64 {
     let source = s[0] | s[1] << 32;
     (0..4).fold(0, |out, k| out | permuted(source, s[2] >> (4 * k)) << (8 * k))
 }
 
-/// One byte by a selector nibble: three bits of position, one that repeats the sign.
+/// Selects one byte by a nibble: three bits of position, one that replicates the sign.
 fn permuted(source: u64, selector: u64) -> u64 {
     let byte = source >> (8 * (selector & 7)) & 0xFF;
     if selector & 8 == 0 { byte } else { (byte >> 7) * 0xFF }
 }
 
-/// `prmt` in the modes f4e, b4e, rc8, ecl, ecr, rc16, numbered in that order.
+/// Executes `prmt` in the modes f4e, b4e, rc8, ecl, ecr, rc16, numbered in that order.
 pub fn prmt_mode(m: &Mods, s: [u64; 4]) -> u64 {
     let source = s[0] | s[1] << 32;
     let c = s[2] & 3;
@@ -319,7 +320,7 @@ pub fn lop3(m: &Mods, s: [u64; 4]) -> u64 {
     out
 }
 
-/// Sum of four byte products; the second operand's signedness is `m.from`'s.
+/// Computes the sum of four byte products; `m.from` has the second operand's signedness.
 pub fn dp4a(m: &Mods, s: [u64; 4]) -> u64 {
     let byte = |v: u64, k: u32, signed: bool| {
         let b = v >> (8 * k) & 0xFF;
@@ -329,7 +330,8 @@ pub fn dp4a(m: &Mods, s: [u64; 4]) -> u64 {
     (0..4).map(one).fold(s[2] as i64, i64::wrapping_add) as u64
 }
 
-/// Sum of two products of a 16-bit and an 8-bit value; `m.mode` 2 takes the upper bytes.
+/// Computes the sum of two products of a 16-bit and an 8-bit value; `m.mode` 2 takes the upper
+/// bytes.
 pub fn dp2a(m: &Mods, s: [u64; 4]) -> u64 {
     let part = |v: u64, shift: u32, bits: u32, signed: bool| {
         let b = zext(v >> shift, bits);
@@ -343,7 +345,7 @@ pub fn dp2a(m: &Mods, s: [u64; 4]) -> u64 {
     (0..2).map(one).fold(s[2] as i64, i64::wrapping_add) as u64
 }
 
-/// `slct`: `a` if `c >= 0`.
+/// Executes `slct`: `a` if `c >= 0`.
 pub fn slct_s32(_: &Mods, s: [u64; 4]) -> u64 {
     if s[2] as u32 as i32 >= 0 { s[0] } else { s[1] }
 }

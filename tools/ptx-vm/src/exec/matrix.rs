@@ -1,5 +1,5 @@
-//! `mma.sync`, `ldmatrix`, `movmatrix`: fragments are spread over the lanes as the PTX manual's
-//! figures show.
+//! `mma.sync`, `ldmatrix`, `movmatrix`, with fragments spread over the lanes as in the PTX manual's
+//! figures.
 
 use super::Launched;
 use super::access::{At, resolve};
@@ -15,10 +15,10 @@ use crate::program::{Inst, Ldmatrix, Mma, MmaType};
 const M: usize = 16;
 /// Columns of B and D.
 const N: usize = 8;
-/// Most columns of A, rows of B.
+/// Maximum columns of A, rows of B.
 const K: usize = 16;
 
-/// Spreads the registers of A over its elements; `PER` of them are in a register.
+/// Unpacks the registers of A into its elements; each register contains `PER` of them.
 #[inline(always)]
 fn fill_a<const PER: usize>(
     m: &Mma,
@@ -38,7 +38,7 @@ fn fill_a<const PER: usize>(
     }
 }
 
-/// Spreads the registers of B over its elements.
+/// Unpacks the registers of B into its elements.
 #[inline(always)]
 fn fill_b<const PER: usize>(
     m: &Mma,
@@ -57,8 +57,8 @@ fn fill_b<const PER: usize>(
     }
 }
 
-/// D = A B + C. Products are exact in f32; the sum runs over k in order, each step rounded once,
-/// starting from C. Hardware sums in an order that is not documented.
+/// Computes D = A B + C. Products are exact in f32; the sum runs over k in order from C, and each
+/// step is rounded once. The order of the hardware is not documented.
 #[inline(always)]
 fn product(m: &Mma, w: &mut Warp) {
     let mut a = [[0f32; M]; K];
@@ -90,7 +90,7 @@ fn product(m: &Mma, w: &mut Warp) {
         }
     }
     let depth = (m.k as usize).min(K);
-    // Eight rows at a time: their sums stay in registers.
+    // Eight rows at a time, so that their sums stay in registers.
     for rows in [0, 8] {
         let mut sums = [[0f32; N]; 8];
         sums.copy_from_slice(&d[rows..rows + 8]);
@@ -112,12 +112,12 @@ fn product(m: &Mma, w: &mut Warp) {
 }
 
 two_ways!(
-    /// A matrix product by the whole warp.
+    /// Executes a matrix product of the whole warp.
     mma, product, (m: &Mma, w: &mut Warp)
 );
 
 impl Warp {
-    /// Lane `8 i + r` gives the address of row `r` of matrix `i`.
+    /// Executes `ldmatrix`: lane `8 i + r` gives the address of row `r` of matrix `i`.
     pub(crate) fn ldmatrix(
         &mut self,
         load: &Ldmatrix,

@@ -1,4 +1,4 @@
-//! Execution: blocks, warps in turn between barriers, groups of lanes inside a warp.
+//! Execution: blocks, warps that take turns between barriers, groups of lanes inside a warp.
 
 mod access;
 mod async_copy;
@@ -25,7 +25,7 @@ pub(crate) use block::{Block, Outcome};
 use crate::memory::Memory;
 use crate::program::Program;
 
-/// What all blocks of a launch share.
+/// Data that all blocks of a launch share.
 pub(crate) struct Launched<'a> {
     pub kernel: &'a str,
     pub program: &'a Program,
@@ -39,10 +39,10 @@ pub(crate) struct Launched<'a> {
     pub block: [u32; 3],
     pub threads: u32,
     pub dynamic_shared: u32,
-    /// Steps of one block before it is stopped
+    /// Number of steps after which a block is stopped
     pub limit: u64,
-    /// Whether races between blocks are looked for
+    /// Whether races between blocks are searched
     pub races: bool,
-    /// AVX2 with FMA is there
+    /// Whether the CPU has AVX2 with FMA
     pub fast: bool,
 }

@@ -1,11 +1,11 @@
-//! The form of instructions that are executed one lane at a time: a plain function and its
-//! modifiers. The few forms that matter for speed are in `vector`.
+//! Instructions that are executed one lane at a time: a plain function and its modifiers. The few
+//! forms that matter for speed are in `vector`.
 
 use std::cmp::Ordering;
 
 use crate::types::Ty;
 
-/// Up to four sources as bits, zero-extended, to the destination's bits.
+/// Function from up to four sources (zero-extended bits) to the destination's bits.
 pub(crate) type ScalarFn = fn(&Mods, [u64; 4]) -> u64;
 
 /// Rounding of a float result.
@@ -20,7 +20,7 @@ pub(crate) enum Rounding {
     Up,
 }
 
-/// A comparison; the `u` forms hold when an operand is NaN.
+/// Comparisons; the `u` forms hold if an operand is NaN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub(crate) enum Cmp {
@@ -61,7 +61,7 @@ impl Cmp {
         })
     }
 
-    /// The truth, given the order of the operands; `None` where one is NaN.
+    /// Whether the comparison holds for an order of the operands; `None` if one is NaN.
     pub fn holds(self, order: Option<Ordering>) -> bool {
         use Ordering::{Equal, Greater, Less};
         match order {
@@ -83,7 +83,7 @@ impl Cmp {
     }
 }
 
-/// What the suffixes of an instruction say.
+/// Modifiers from the suffixes of an instruction.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mods {
     /// Type of the operation, or of the destination of a conversion.

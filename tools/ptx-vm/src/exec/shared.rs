@@ -1,39 +1,39 @@
 //! Shared memory of a block, with a shadow that finds races.
 //!
-//! Each word remembers its last write and the reads since. Two accesses by different warps are
-//! ordered only by barriers that both warps take part in, followed by a vector clock per warp;
-//! two lanes of one warp only by `bar.warp.sync` or a barrier (shuffles and votes order nothing in
-//! memory). A word that is accessed in parts is remembered byte by byte from then on:
-//! neighbouring 16-bit values belong to different threads in many kernels.
+//! Each word stores its last write and the reads since. Accesses by different warps are ordered
+//! only by barriers that both warps take part in; a vector clock per warp follows these. Accesses
+//! by two lanes of one warp are ordered only by `bar.warp.sync` or a barrier (shuffles and votes
+//! order nothing in memory). After an access to a part of a word, its marks are stored per byte: in
+//! many kernels neighbouring 16-bit values belong to different threads.
 
 use super::Launched;
 use super::warp::lanes;
 
-/// Most warps of a block.
+/// Maximum number of warps of a block.
 const WARPS: usize = 32;
 
-/// Who accesses shared memory.
+/// The lane and instruction of an access to shared memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Who {
     pub warp: u32,
     pub lane: usize,
     /// Synchronisations that the warp has passed
     pub syncs: u32,
-    /// Of the instruction
+    /// Line of the instruction
     pub line: u32,
 }
 
-/// How.
+/// Kind of an access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum How {
     Read,
     Write,
-    /// A write that changes nothing: harmless beside another write
+    /// A write of the value that is there already: harmless together with another write
     WriteSame,
     Atomic,
 }
 
-/// The earlier access that a race is with.
+/// The earlier access of a race.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Conflict {
     pub warp: u32,
@@ -43,7 +43,7 @@ pub(crate) struct Conflict {
     pub address: u64,
 }
 
-/// What a word or byte remembers. Time 0 is before the block.
+/// The last accesses to a word or byte. Time 0 is before the block.
 #[derive(Debug, Clone, Copy, Default)]
 struct Mark {
     write_time: u32,
@@ -62,20 +62,21 @@ struct Mark {
     read_warps: u32,
 }
 
-/// Memory and its marks.
+/// Shared memory and its marks.
 pub(crate) struct Shared {
     pub bytes: Vec<u8>,
-    /// Bytes somebody wrote
+    /// Bytes that were written
     pub written: Vec<bool>,
-    /// Copies under way to each byte
+    /// Copies in flight to each byte
     pub in_flight: Vec<u8>,
     marks: Vec<Mark>,
-    /// Index plus one into `parts` of words that are remembered byte by byte
+    /// Index plus one into `parts`, for words with marks per byte
     split: Vec<u32>,
     parts: Vec<[Mark; 4]>,
     /// Barriers passed in the block, plus one
     time: u32,
-    /// `clocks[w][v]`: accesses of warp v before this time happened before what warp w does now
+    /// `clocks[w][v]`: accesses of warp v before this time happened before the current ones of warp
+    /// w
     clocks: Vec<[u32; WARPS]>,
     exited: u32,
 }
@@ -109,7 +110,7 @@ impl Shared {
         self.exited = 0;
     }
 
-    /// The warps of a mask have met at a barrier. Those that have ended count as having come.
+    /// Synchronises the warps of a mask at a barrier. Warps that have ended count as arrived.
     pub fn synchronise(&mut self, warps: u32) {
         self.time += 1;
         let all = warps | self.exited;
@@ -123,12 +124,12 @@ impl Shared {
         lanes(all).for_each(|w| self.clocks[w] = merged);
     }
 
-    /// A warp has ended.
+    /// Records that a warp has ended.
     pub fn exit(&mut self, warp: usize) {
         self.exited |= 1 << warp;
     }
 
-    /// Notes an access and returns the first conflict with an earlier one.
+    /// Records an access and returns the first conflict with an earlier one.
     pub fn access(&mut self, who: Who, from: usize, bytes: usize, how: How) -> Option<Conflict> {
         let mut found = None;
         let mut at = from;
@@ -170,7 +171,7 @@ impl Shared {
     }
 }
 
-/// Checks an access against what the mark remembers, then remembers it.
+/// Checks an access against the mark, then records it there.
 #[inline(always)]
 fn note(
     mark: &mut Mark,
@@ -211,7 +212,7 @@ fn note(
     found
 }
 
-/// A read that nothing orders before a write which comes now.
+/// Finds an earlier read that is not ordered before the current write.
 fn earlier_read(mark: &Mark, who: Who, clock: &[u32; WARPS]) -> Option<(u32, usize, u32, bool)> {
     let others = mark.read_warps & !(1 << who.warp);
     for warp in lanes(others) {
@@ -236,8 +237,8 @@ fn earlier_read(mark: &Mark, who: Who, clock: &[u32; WARPS]) -> Option<(u32, usi
 fn remember_read(mark: &mut Mark, who: Who, time: u32, clock: &[u32; WARPS]) {
     let me = 1u32 << who.warp;
     if mark.read_time != time {
-        // Earlier reads that happened before this one need no memory of their own. The others
-        // keep their time, the smaller one: it may hide a race but never makes one up.
+        // Earlier reads that happened before this one need not be kept. The others keep the
+        // smallest of their times: this may hide a race but never invents one.
         let kept = mark.read_warps & !me;
         let ordered = lanes(kept).all(|v| mark.read_time < clock[v]);
         if ordered {

@@ -1,4 +1,4 @@
-//! What the warps of a block share: memory, counters, findings.
+//! State that the warps of a block share: memory, counters, findings.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::program::{Inst, Op};
 use crate::report::{Finding, FindingKind, MAX_FINDINGS};
 use crate::touch::Touches;
 
-/// The block cannot go on.
+/// The finding that stops a block.
 pub(crate) struct Stop(pub Box<Finding>);
 
 /// State of one block.
@@ -24,14 +24,14 @@ pub(crate) struct State {
     pub steps: u64,
     /// Allocation of the last global access
     pub last: usize,
-    /// Lists that instructions use in turn
+    /// Lists that are reused by each instruction
     pub track: Track,
-    /// Whether races between blocks are looked for, and what this block touched
+    /// Whether races between blocks are searched, and the ranges that this block touched
     pub races: bool,
     pub touches: Touches,
 }
 
-/// Where and on what a fault happened.
+/// Place of a fault: lane, address, variable.
 #[derive(Default)]
 pub(crate) struct Site {
     pub lane: usize,
@@ -65,7 +65,7 @@ impl State {
         self.last = 0;
     }
 
-    /// Records a finding; the sentence is made only the first time.
+    /// Records a finding; the message is built only the first time.
     #[cold]
     pub fn report(
         &mut self,
@@ -88,7 +88,7 @@ impl State {
         self.findings.push(finding);
     }
 
-    /// Makes a finding.
+    /// Builds a finding.
     pub fn finding(
         &self,
         launched: &Launched,
@@ -129,7 +129,7 @@ impl State {
         Stop(Box::new(self.finding(launched, warp, inst, kind, site, message)))
     }
 
-    /// The sentence for a form that nobody knows.
+    /// Builds the finding for an unknown form.
     pub fn unknown(&self, launched: &Launched, warp: u32, inst: &Inst, lane: usize) -> Stop {
         let form = match inst.op {
             Op::Unknown(index) => launched.program.unknown.get(index as usize),

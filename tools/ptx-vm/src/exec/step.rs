@@ -1,5 +1,5 @@
-//! Running a warp: the group of lanes with the smallest program counter goes first; groups that
-//! meet become one.
+//! Running a warp: the group of lanes with the smallest program counter runs first. Groups with the
+//! same program counter merge.
 
 use super::Launched;
 use super::state::{Site, State, Stop};
@@ -7,7 +7,7 @@ use super::warp::{Group, Warp, lanes};
 use crate::program::{Inst, NONE, Op};
 use crate::report::FindingKind;
 
-/// Why a warp gave up its turn.
+/// Reason that a warp pauses.
 pub(crate) enum Pause {
     /// All lanes have exited
     Done,
@@ -15,21 +15,20 @@ pub(crate) enum Pause {
     Barrier(u32),
 }
 
-/// Where a group goes after an instruction.
+/// Continuation of a group after an instruction.
 enum Next {
     Follow,
     /// Lanes that jump
     Jump(u32, u32),
-    /// Lanes that jump, out of those that all jump somewhere
+    /// Target, lanes that jump to it, and all lanes that leave this instruction
     Split(u32, u32, u32),
     Exit(u32),
-    /// Lanes at a barrier or another instruction that needs several lanes at once, and the mask
-    /// of lanes that it needs
+    /// Lanes at a barrier or another instruction across lanes, and the mask of lanes that it needs
     Together(u32, u32),
 }
 
 impl Warp {
-    /// Runs until the warp ends or waits at a barrier.
+    /// Runs the warp until it ends or waits at a barrier.
     pub fn run(&mut self, launched: &Launched, state: &mut State) -> Result<Pause, Stop> {
         loop {
             let Some(group) = self.pick() else {
@@ -47,14 +46,14 @@ impl Warp {
         }
     }
 
-    /// Takes the ready group with the smallest program counter.
+    /// Removes and returns the ready group with the smallest program counter.
     fn pick(&mut self) -> Option<Group> {
         let ready = self.groups.iter().enumerate().filter(|(_, g)| !g.waits);
         let at = ready.min_by_key(|(_, g)| g.pc)?.0;
         Some(self.groups.swap_remove(at))
     }
 
-    /// Whether the group at `pc` must stop for another one.
+    /// Whether the group at `pc` must let another one run first, or merge with it.
     fn is_passed(&self, pc: u32) -> bool {
         self.groups.iter().any(|g| g.pc == pc || (!g.waits && g.pc < pc))
     }
@@ -111,7 +110,7 @@ impl Warp {
                         self.together(inst, there, launched, state);
                         self.join(pc + 1, there, false);
                     } else {
-                        // It is counted when all lanes have come.
+                        // It is counted when all lanes have arrived.
                         state.counters.uncount(inst.class, there.count_ones());
                         self.join(pc, there, true);
                     }
@@ -131,8 +130,8 @@ impl Warp {
         state.stop(launched, self.index, inst, FindingKind::InstructionLimit, lane, message)
     }
 
-    /// All groups wait. One that has what it needs, since others ended, goes on; if there is none,
-    /// some wait in vain: reports it and lets them go on.
+    /// Continues a warp whose groups all wait. A group whose missing lanes have exited continues.
+    /// If there is none, some lanes wait in vain: reports it and lets a group continue.
     fn unblock(&mut self, launched: &Launched, state: &mut State) -> Result<Option<Pause>, Stop> {
         let code = &launched.program.code[..];
         self.groups.sort_by_key(|g| g.pc);
@@ -164,12 +163,12 @@ impl Warp {
         Ok(Some(Pause::Barrier(group.pc)))
     }
 
-    /// The barrier that the warp waits at.
+    /// Returns the program counter of the barrier that the warp waits at.
     pub fn barrier_pc(&self) -> u32 {
         self.groups.iter().map(|g| g.pc).min().unwrap_or(0)
     }
 
-    /// Moves all lanes behind the barriers they stand at; the first of them.
+    /// Moves all lanes past their barriers; returns the first of these barriers.
     pub fn passed_barrier(&mut self) -> Option<u32> {
         let first = self.groups.iter().map(|g| g.pc).min();
         for group in std::mem::take(&mut self.groups) {
@@ -222,10 +221,11 @@ impl Warp {
         Ok(Next::Follow)
     }
 
-    /// The lanes of the first target jump; the others come back to this instruction.
+    /// Returns the jump of the lanes with the first target; moves the other lanes to their own
+    /// targets.
     fn branch_index(&mut self, row: u32, targets: &[u32], mask: u32) -> Next {
         let index = self.r32[row as usize];
-        // An index past the table goes to its last entry.
+        // An index past the table selects its last entry.
         let target = |lane: usize| targets[(index[lane] as usize).min(targets.len() - 1)];
         let first = target(mask.trailing_zeros() as usize % 32);
         for lane in lanes(mask) {

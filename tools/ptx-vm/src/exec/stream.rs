@@ -1,6 +1,6 @@
-//! The fast way for loads and stores of whole words in global memory: all lanes in one
-//! allocation, aligned, and (for loads) written before. Anything else takes the general way, which
-//! also finds out what is wrong.
+//! The fast path for loads and stores of whole words in global memory. It needs all lanes in one
+//! allocation, alignment, and (for loads) written bytes. Other accesses take the general path,
+//! which also finds the fault.
 
 use super::Launched;
 use super::access::At;
@@ -11,7 +11,7 @@ use crate::ast::Space;
 use crate::program::{Access, Inst, Reg};
 
 impl Warp {
-    /// Whether the access was done.
+    /// Executes the access if the fast path applies; returns whether it did.
     pub(crate) fn stream(
         &mut self,
         access: &Access,
@@ -49,7 +49,7 @@ impl Warp {
             wrong |= !idle && (offset > room || offset & (bytes - 1) != 0);
             index[lane] = (offset / 4) as u32;
         }
-        // Offsets beyond 32 bits of words do not fit the index.
+        // The index has 32 bits: word offsets beyond them do not fit.
         if wrong || a.bytes >= 1 << 34 {
             return false;
         }

@@ -1,4 +1,4 @@
-//! What lanes of a warp do together: shuffles, votes, matches, reductions.
+//! Operations across the lanes of a warp: shuffles, votes, matches, reductions.
 
 use super::Launched;
 use super::state::{Site, State};
@@ -7,7 +7,7 @@ use crate::program::{Inst, NONE, Op, ReduxOp, Reg, Shfl, ShflMode, VoteMode};
 use crate::report::FindingKind;
 
 impl Warp {
-    /// Row of the member mask; matrix instructions need all lanes.
+    /// Returns the row of the member mask; matrix instructions need all lanes.
     fn member_row(inst: &Inst) -> Option<u32> {
         match &inst.op {
             Op::Shfl(shfl) => Some(shfl.mask),
@@ -20,7 +20,7 @@ impl Warp {
         }
     }
 
-    /// Lanes that the instruction needs, by the first of those that are there.
+    /// Returns the lanes that the instruction needs, as its first present lane states them.
     pub(crate) fn member_mask(&self, inst: &Inst, there: u32) -> u32 {
         match Self::member_row(inst) {
             Some(row) => self.r32[row as usize][there.trailing_zeros() as usize % 32],
@@ -28,7 +28,7 @@ impl Warp {
         }
     }
 
-    /// Executes the instruction for the lanes that are there.
+    /// Executes the instruction for the present lanes.
     pub(crate) fn together(
         &mut self,
         inst: &Inst,
@@ -69,8 +69,8 @@ impl Warp {
             Op::Movmatrix(d, s) => self.movmatrix(*d, *s),
             _ => {}
         }
-        // Shuffles, votes and matrix instructions bring lanes together, but only the barrier of the
-        // warp orders what they do to memory.
+        // Shuffles, votes and matrix instructions synchronise lanes, but only the barrier of the
+        // warp orders their memory accesses.
         if matches!(inst.op, Op::WarpSync(_)) {
             self.syncs += 1;
         }

@@ -1,4 +1,4 @@
-//! Counting what one instruction of a warp moves.
+//! Counters of the memory traffic of one instruction of a warp.
 
 use super::access::At;
 use super::state::State;
@@ -12,7 +12,7 @@ pub(crate) struct Track {
     global_bytes: u64,
     shared: Vec<u64>,
     shared_bytes: u64,
-    /// Stretches of global memory, with the lane that starts each
+    /// Ranges of global memory, with the lane that starts each
     runs: Vec<(u64, u64, usize)>,
 }
 
@@ -43,7 +43,7 @@ impl Track {
         }
     }
 
-    /// Adds up the instruction and hands the lists back for the next one.
+    /// Adds the instruction to the counters and returns the lists for the next one.
     pub fn finish(mut self, warp: u32, line: u32, write: bool, state: &mut State) {
         if state.races {
             for &(start, end, lane) in &self.runs {
@@ -72,10 +72,10 @@ impl Track {
     }
 }
 
-/// Different words of one bank that are told apart without sorting.
+/// Number of different words of one bank that are distinguished without sorting.
 const DEPTH: usize = 8;
 
-/// Passes over the banks beyond those that the amount of data needs.
+/// Counts the passes over the banks beyond those that the amount of data needs.
 fn conflicts(words: &mut Vec<u64>) -> u64 {
     let mut seen = [[0; DEPTH]; 32];
     let mut count = [0; 32];

@@ -1,6 +1,6 @@
 //! The operations that matter for speed, on all 32 lanes at once. The bodies are compiled twice:
-//! for AVX2 with FMA, and for any CPU. Both give the same bits: a fused multiply-add is exact
-//! either way and every NaN result is the one NaN of PTX.
+//! for AVX2 with FMA, and for any CPU. Both give bitwise equal results: a fused multiply-add rounds
+//! once either way, and every NaN result is the one NaN of PTX.
 
 use super::float::{NAN32, flush};
 use super::scalar::Cmp;
@@ -75,7 +75,7 @@ fn fma(a: &Row, b: &Row, c: &Row, ftz: bool) -> Row {
     }
 }
 
-/// The smaller of two numbers, -0 below +0; a NaN gives way.
+/// Returns the smaller of two values. -0 is below +0; a NaN operand is ignored.
 #[inline(always)]
 fn smaller(a: f32, b: f32) -> f32 {
     let first = a < b || (a == b && a.is_sign_negative());
@@ -88,7 +88,7 @@ fn larger(a: f32, b: f32) -> f32 {
     if b.is_nan() || first { a } else { b }
 }
 
-/// To bf16, ties to even; every NaN becomes the one NaN of PTX.
+/// Rounds to bf16, ties to even; every NaN becomes the one NaN of PTX.
 #[inline(always)]
 fn bf16(x: u32) -> u32 {
     let rounded = x.wrapping_add(0x7FFF + (x >> 16 & 1)) >> 16;
@@ -257,7 +257,7 @@ fn ordered_ne<T: Copy + PartialOrd>(a: &Row, b: &Row, f: &impl Fn(u32) -> T) -> 
     test(a, b, |x, y| f(x) < f(y) || f(x) > f(y))
 }
 
-/// How the bits of a comparison are read.
+/// Interpretation of the bits in a comparison.
 #[derive(Clone, Copy)]
 pub(crate) enum Compared {
     Signed,
@@ -290,7 +290,7 @@ fn select_body(w: &mut Warp, d: u32, s: [u32; 2], truth: u32, mask: u32, wide: b
     }
 }
 
-/// Compiles a body for AVX2 with FMA as well and picks one at run time.
+/// Compiles a body also for AVX2 with FMA, and selects one at run time.
 macro_rules! two_ways {
     ($(#[$doc:meta])* $name:ident, $body:ident, ($($arg:ident: $ty:ty),*) $(-> $out:ty)?) => {
         $(#[$doc])*
@@ -320,24 +320,24 @@ fn v32_rows(op: V32, w: &mut Warp, d: u32, s: [u32; 3], mask: u32) {
 }
 
 two_ways!(
-    /// A 32-bit operation.
+    /// Executes a 32-bit operation.
     v32, v32_rows, (op: V32, w: &mut Warp, d: u32, s: [u32; 3], mask: u32)
 );
 two_ways!(
-    /// A 64-bit operation.
+    /// Executes a 64-bit operation.
     v64, v64_body, (op: V64, w: &mut Warp, d: u32, s: [u32; 3], mask: u32)
 );
 two_ways!(
-    /// The mask of lanes where a comparison holds.
+    /// Returns the mask of lanes where a comparison holds.
     compare, compare_body, (kind: Compared, cmp: Cmp, a: &Row, b: &Row) -> u32
 );
 two_ways!(
-    /// First source where `truth` is set, second elsewhere.
+    /// Selects the first source where `truth` is set, the second elsewhere.
     select, select_body,
     (w: &mut Warp, d: u32, s: [u32; 2], truth: u32, mask: u32, wide: bool)
 );
 
-/// Whether the CPU runs the AVX2 form.
+/// Whether the CPU can run the AVX2 form.
 pub(crate) fn is_fast() -> bool {
     #[cfg(target_arch = "x86_64")]
     {

@@ -1,15 +1,15 @@
-//! The state of one warp: registers, groups of lanes, local memory, copies under way.
+//! The state of one warp: registers, groups of lanes, local memory, copies in flight.
 
 use super::Launched;
 use super::vector::{Row, Wide};
 use crate::program::{Constant, Reg, Special};
 
-/// Lanes that stand at one instruction.
+/// Lanes with the same program counter.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Group {
     pub pc: u32,
     pub mask: u32,
-    /// Waits for other lanes at a barrier or shuffle
+    /// Whether it waits for other lanes at a barrier or shuffle
     pub waits: bool,
 }
 
@@ -22,11 +22,11 @@ pub(crate) struct Copy {
     pub data: [u8; 16],
     /// Group number in its lane
     pub group: u32,
-    /// Of the instruction
+    /// Line of the instruction
     pub line: u32,
 }
 
-/// What a warp is doing.
+/// Status of a warp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
     Ready,
@@ -45,13 +45,13 @@ pub(crate) struct Warp {
     /// Lanes that have not exited
     pub alive: u32,
     pub status: Status,
-    /// Local memory, one stretch per lane
+    /// Local memory, one range per lane
     pub local: Vec<u8>,
     pub local_written: Vec<bool>,
     pub copies: Vec<Copy>,
     /// Groups committed by each lane
     pub committed: [u32; 32],
-    /// Counts what orders the lanes' accesses to memory
+    /// Number of synchronisations that order the lanes' accesses to memory
     pub syncs: u32,
 }
 
@@ -143,7 +143,7 @@ impl Warp {
         })
     }
 
-    /// One lane of a register as bits.
+    /// Returns one lane of a register as bits.
     #[inline]
     pub fn get(&self, r: Reg, lane: usize) -> u64 {
         match r {
@@ -175,7 +175,7 @@ impl Warp {
         *m = *m & !mask | value & mask;
     }
 
-    /// Puts lanes at an instruction, joining those that are there.
+    /// Adds lanes at an instruction; merges them with the group there.
     pub fn join(&mut self, pc: u32, mask: u32, waits: bool) {
         if mask == 0 {
             return;
@@ -190,7 +190,7 @@ impl Warp {
     }
 }
 
-/// The numbers of the lanes in a mask.
+/// Returns the indices of the lanes in a mask.
 pub(crate) fn lanes(mask: u32) -> impl Iterator<Item = usize> {
     let mut left = mask;
     std::iter::from_fn(move || {

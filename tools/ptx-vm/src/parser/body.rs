@@ -6,11 +6,11 @@ use crate::error::ParseError;
 use crate::lexer::Kind;
 use crate::types::Ty;
 
-/// Deeper scopes are damaged input.
+/// Maximum nesting of scopes; deeper ones are damaged input.
 const MAX_DEPTH: usize = 64;
 
 impl<'a> Parser<'a> {
-    /// Everything up to the closing brace of the function.
+    /// Parses everything up to the closing brace of the function.
     pub(super) fn body(&mut self, f: &mut Function) -> Result<(), ParseError> {
         self.scopes.push(Scope::default());
         let outer = self.scopes.len() - 1;
@@ -39,7 +39,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Binds the branches of the scope to its labels; what stays open belongs further out.
+    /// Binds the branches of the scope to its labels; unbound ones belong to an outer scope.
     fn close_scope(&mut self, f: &mut Function) {
         let Some(scope) = self.scopes.pop() else { return };
         if scope.labels.is_empty() {
@@ -133,7 +133,8 @@ impl<'a> Parser<'a> {
         if self.take(".branchtargets") {
             let mut targets = Vec::new();
             loop {
-                // Bound to real labels when the scope closes; until then a name of its own.
+                // Bound to real labels when the scope closes; until then each target is a label of
+                // its own.
                 targets.push(f.labels.len());
                 f.labels.push(self.word()?.to_owned());
                 if !self.take(",") {

@@ -1,5 +1,5 @@
-//! PTX text into functions and variables. Instructions are taken as they are written; whether
-//! their form is known is decided later, when they are decoded.
+//! The parser: PTX text to functions and variables. Instructions are kept as written; the decoder
+//! decides whether their form is known.
 
 mod body;
 mod operand;
@@ -12,7 +12,7 @@ use crate::error::ParseError;
 use crate::lexer::{self, Kind, Token};
 use crate::types::Ty;
 
-/// Files beyond this many tokens are refused, so that damaged input cannot exhaust memory.
+/// Maximum number of tokens of a file, so that damaged input cannot exhaust memory.
 const MAX_TOKENS: usize = 1 << 26;
 
 /// Reads a whole file.
@@ -39,7 +39,7 @@ struct Range {
 struct Scope {
     ranges: Vec<Range>,
     registers: HashMap<String, (u64, Ty)>,
-    /// Name in the text to the name that is unique in the function.
+    /// Map from the name in the text to the name that is unique in the function.
     variables: HashMap<String, String>,
     labels: HashMap<String, usize>,
     first_statement: usize,
@@ -52,7 +52,7 @@ struct Parser<'a> {
     scopes: Vec<Scope>,
     registers: u64,
     unique: usize,
-    /// Of the operand that is being read
+    /// Nesting depth of the operand that is being read
     depth: usize,
 }
 
@@ -107,7 +107,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// An unsigned number that fits 32 bits.
+    /// Parses an unsigned number that fits 32 bits.
     fn count(&mut self) -> Result<u32, ParseError> {
         let value = self.integer()?;
         u32::try_from(value).map_err(|_| self.error(format!("{value} is out of range")))
@@ -234,7 +234,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// `(.param .u64 name, ...)`; names become known to the body.
+    /// Parses `(.param .u64 name, ...)`; the body can then use the names.
     fn parameters(&mut self) -> Result<Vec<Variable>, ParseError> {
         self.expect("(")?;
         let mut out = Vec::new();
@@ -258,7 +258,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// A declaration gives way to its definition, whichever comes first.
+/// Adds a function; a definition replaces its declaration, whichever comes first.
 fn add_function(functions: &mut Vec<Function>, function: Function) {
     match functions.iter_mut().find(|f| f.name == function.name) {
         Some(known) if !known.has_body => *known = function,

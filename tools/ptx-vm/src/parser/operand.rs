@@ -1,4 +1,4 @@
-//! Operands and numbers.
+//! Parsing of operands and numbers.
 
 use super::Parser;
 use crate::ast::{Operand, RegRef};
@@ -6,7 +6,7 @@ use crate::error::ParseError;
 use crate::lexer::Kind;
 
 impl Parser<'_> {
-    /// An integer with optional sign.
+    /// Parses an integer with optional sign.
     pub(super) fn integer(&mut self) -> Result<i64, ParseError> {
         let negative = self.take("-");
         let token = self.next()?;
@@ -18,7 +18,7 @@ impl Parser<'_> {
         Ok(if negative { value.wrapping_neg() } else { value })
     }
 
-    /// `+4`, `-4` or nothing.
+    /// Parses `+4`, `-4` or nothing.
     pub(super) fn optional_offset(&mut self) -> Result<i64, ParseError> {
         if self.take("+") || self.is("-") { self.integer() } else { Ok(0) }
     }
@@ -43,7 +43,8 @@ impl Parser<'_> {
                 _ => self.name()?,
             };
             let offset = self.optional_offset()?;
-            // Tensor maps and the like: [map, {x, y}]; kept as a list, the form is unknown here.
+            // Tensor maps and similar operands, `[map, {x, y}]`, are kept as a list; their form is
+            // unknown.
             if self.take(",") {
                 let more = self.operand()?;
                 self.expect("]")?;
@@ -97,7 +98,7 @@ impl Parser<'_> {
         }
     }
 
-    /// A negated floating-point constant, consumed; integers are left alone.
+    /// Parses a negated floating-point constant; integers are not consumed.
     fn peek_after_minus(&mut self) -> Option<Operand> {
         let token = self.tokens.get(self.at + 1)?;
         let value = number(token.text).filter(|_| token.kind == Kind::Number)?;
@@ -123,7 +124,7 @@ impl Parser<'_> {
         Ok(out)
     }
 
-    /// A register, special register, sink or symbol.
+    /// Parses a register, special register, sink or symbol.
     fn name(&mut self) -> Result<Operand, ParseError> {
         let word = self.word()?;
         if word == "_" {
@@ -153,7 +154,7 @@ impl Parser<'_> {
         Ok(Operand::Symbol(word.to_owned(), 0))
     }
 
-    /// The register that `word` names, in the innermost scope that declares it.
+    /// Finds the register that `word` names, in the innermost scope that declares it.
     pub(super) fn register(&self, word: &str) -> Option<RegRef> {
         let digits = word.bytes().rev().take_while(u8::is_ascii_digit).count();
         let (prefix, digits) = word.split_at(word.len() - digits);
@@ -187,7 +188,7 @@ fn int(text: &str) -> Option<i64> {
     value.ok().map(|v| v as i64)
 }
 
-/// Any number: `0f3F800000`, `0d3FF0000000000000`, `0x1F`, `12U`, `1.5`.
+/// Parses any number: `0f3F800000`, `0d3FF0000000000000`, `0x1F`, `12U`, `1.5`.
 fn number(text: &str) -> Option<Operand> {
     let prefix = text.get(..2).unwrap_or("");
     if matches!(prefix, "0f" | "0F") && text.len() == 10 {

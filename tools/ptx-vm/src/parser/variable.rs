@@ -1,15 +1,16 @@
-//! Variables: `.shared .align 16 .b8 tile[4096];`, parameters, initialisers.
+//! Parsing of variables: `.shared .align 16 .b8 tile[4096];`, parameters, initialisers.
 
 use super::Parser;
 use crate::ast::{Initial, Operand, Space, Variable};
 use crate::error::ParseError;
 use crate::types::Ty;
 
-/// Larger variables are damaged input.
+/// Maximum size of a variable in bytes; larger ones are damaged input.
 const MAX_BYTES: u64 = 1 << 32;
 
 impl Parser<'_> {
-    /// A statement that declares variables at module level or in a body; stands at the space.
+    /// Parses a statement that declares variables at module level or in a body; starts at the
+    /// space.
     pub(super) fn variables(&mut self, external: bool) -> Result<Vec<Variable>, ParseError> {
         let space = match self.next()?.text {
             ".global" => Space::Global,
@@ -30,7 +31,7 @@ impl Parser<'_> {
         Ok(out)
     }
 
-    /// One variable after its state space.
+    /// Parses one variable after its state space.
     pub(super) fn variable(
         &mut self,
         space: Space,
@@ -96,7 +97,7 @@ impl Parser<'_> {
         Ok(Variable { name, space, ty, align, size, initial })
     }
 
-    /// Values of an initialiser, flattened.
+    /// Parses the values of an initialiser into a flat list.
     fn initial(&mut self, ty: Ty, out: &mut Vec<Initial>, depth: usize) -> Result<(), ParseError> {
         if depth > 8 {
             return Err(self.error("an initialiser nested too deeply"));

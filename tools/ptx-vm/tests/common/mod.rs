@@ -1,9 +1,9 @@
-//! What the tests of kernels share: PTX made from `tests/cuda`, buffers, random numbers.
+//! Shared code of the kernel tests: PTX made from `tests/cuda`, buffers, random numbers.
 #![allow(dead_code)]
 
 use ptx_vm::{Address, Gpu, Launch, Module, Params, Report};
 
-/// The PTX of a source, with a planted fault or without (`""`).
+/// Returns the PTX of a source, with a planted fault or without (`""`).
 pub fn module(name: &str) -> Module {
     let path = format!("{}/tests/cuda/ptx/{name}.ptx", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).expect("the PTX is committed");
@@ -12,7 +12,7 @@ pub fn module(name: &str) -> Module {
     module
 }
 
-/// The same numbers in every run, in [-1, 1).
+/// Returns random numbers in [-1, 1), the same in every run.
 pub fn random(seed: u64, n: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
@@ -28,7 +28,7 @@ pub fn bytes<T: Copy, const N: usize>(values: &[T], to: impl Fn(T) -> [u8; N]) -
     values.iter().flat_map(|&v| to(v)).collect()
 }
 
-/// A buffer of floats on the device.
+/// Uploads a buffer of floats to the device.
 pub fn upload(gpu: &mut Gpu, name: &str, values: &[f32]) -> Address {
     let at = gpu.alloc(name, values.len() * 4);
     gpu.write(at, &bytes(values, f32::to_le_bytes)).expect("it fits");
@@ -80,7 +80,7 @@ pub fn assert_clean(report: &Report) {
     }
 }
 
-/// f32 to bf16, to nearest even.
+/// Converts f32 to bf16, to nearest even.
 pub fn bf16(v: f32) -> u16 {
     let bits = v.to_bits();
     ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) as u16
@@ -90,7 +90,7 @@ pub fn from_bf16(v: u16) -> f32 {
     f32::from_bits(u32::from(v) << 16)
 }
 
-/// A layer norm of `n` rows on the device: report and output.
+/// Runs a layer norm of `rows` rows on the device; returns report and output.
 pub fn layer_norm(
     module: &Module,
     rows: usize,
@@ -110,7 +110,7 @@ pub fn layer_norm(
     (report, download(&gpu, y, rows * c))
 }
 
-/// A product of bf16 matrices on the device: report, output, A, B.
+/// Runs a product of bf16 matrices on the device; returns report, output, A, B.
 pub fn gemm(
     module: &Module,
     m: usize,

@@ -1,10 +1,10 @@
-//! One instruction or a few, run on the 32 lanes of a warp.
+//! Runs of one or a few instructions on the 32 lanes of a warp.
 #![allow(dead_code)]
 
 use ptx_vm::{Gpu, Launch, Module, Params};
 
-/// A kernel around `body`, which finds three 64-bit inputs of its lane in %rd1..3 (and their low
-/// halves in %r1..3, %f1..3, %rs1..3) and leaves its result in %rd0.
+/// Returns a kernel around `body`. The body reads three 64-bit inputs of its lane in %rd1..3 (their
+/// low halves in %r1..3, %f1..3, %rs1..3) and writes its result to %rd0.
 fn kernel(body: &str) -> String {
     format!(
         ".version 8.0
@@ -83,7 +83,7 @@ pub fn check(body: &str, inputs: &[[u64; 3]], want: impl Fn([u64; 3]) -> u64) {
     }
 }
 
-/// 32-bit patterns that matter: edges of integers and of floats.
+/// Edge cases of 32-bit integers and floats.
 pub const EDGES: [u32; 24] = [
     0,
     1,
@@ -111,7 +111,7 @@ pub const EDGES: [u32; 24] = [
     0x4B00_0001,
 ];
 
-/// All triples of edges and mixed numbers, a few hundred.
+/// Returns all triples of edges and mixed numbers, a few hundred.
 pub fn triples() -> Vec<[u64; 3]> {
     let mut state = 0x1234_5678_9ABC_DEFFu64;
     let mut next = move || {
@@ -130,7 +130,7 @@ pub fn triples() -> Vec<[u64; 3]> {
     out
 }
 
-/// Floats of every size and sign, with special values.
+/// Returns floats of every size and sign, with special values.
 pub fn floats() -> Vec<f32> {
     let mut out = vec![
         0.0,

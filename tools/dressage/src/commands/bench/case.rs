@@ -1,4 +1,4 @@
-//! What is measured, and at which sizes.
+//! The measured parts and their sizes.
 
 use clap::ValueEnum;
 use dressage_models::Precision;
@@ -6,10 +6,10 @@ use dressage_models::backbone::{DinoConfig, Ffn, Recompute};
 
 use crate::failure::Failure;
 
-/// Side of a patch in pixels: that of the published recipes.
+/// Side of a patch in pixels, as in the published recipes.
 pub const PATCH: usize = 16;
 
-/// A network of a few thousand weights, to try a device out.
+/// Name of a network of a few thousand weights, to try a device out.
 pub const TINY: &str = "tiny";
 
 /// Something to measure.
@@ -32,11 +32,11 @@ pub enum Part {
     /// Masked cross-attention of the head, and its masks
     #[value(name = "masked_attention")]
     MaskedAttention,
-    /// Rein after one block, with the gradients of all it reads
+    /// Rein after one block, with the gradients of all its inputs
     Rein,
     /// Multi-scale deformable attention of the pixel decoder
     Deform,
-    /// The six single operations above; with --device cuda every kernel there is
+    /// The six single operations above; with --device cuda all kernels
     #[value(alias = "kernel")]
     Kernels,
 }
@@ -52,12 +52,12 @@ impl Part {
         Part::Deform,
     ];
 
-    /// Its name on the command line and in JSON.
+    /// Returns its name on the command line and in JSON.
     pub fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
     }
 
-    /// Parts that are measured one by one.
+    /// Returns the parts that are measured one by one.
     pub fn single(self) -> Vec<Part> {
         if self == Part::Kernels { Part::KERNELS.to_vec() } else { vec![self] }
     }
@@ -66,32 +66,32 @@ impl Part {
 /// One measurement.
 #[derive(Debug, Clone)]
 pub struct Case {
-    /// What is measured.
+    /// The measured part.
     pub part: Part,
-    /// `s`, `b`, `l`, `g`, or [`TINY`].
+    /// Name of the backbone: `s`, `b`, `l`, `g`, or [`TINY`].
     pub model: String,
     /// The backbone, for images of `size`.
     pub config: DinoConfig,
     /// Side of the images in pixels.
     pub size: usize,
-    /// Images.
+    /// Images per batch.
     pub batch: usize,
-    /// Runs that count.
+    /// Timed runs.
     pub iters: usize,
-    /// Runs before those.
+    /// Untimed runs before those.
     pub warmup: usize,
-    /// How frozen matrices are stored.
+    /// Type of the stored frozen matrices.
     pub precision: Precision,
-    /// What a step computes again.
+    /// Recompute level of a step.
     pub recompute: Recompute,
 }
 
 impl Case {
-    /// The backbone `model` at its published sizes; one image, one run that counts after one that
-    /// does not.
+    /// Returns a case of the backbone `model` at its published sizes: one image, one untimed run
+    /// and one timed run.
     ///
     /// # Errors
-    /// A size whose maps do not halve evenly, an unknown model.
+    /// A size that is not a multiple of 32, or an unknown model.
     pub fn new(part: Part, model: &str, size: usize) -> Result<Case, Failure> {
         if size == 0 || !size.is_multiple_of(2 * PATCH) {
             let side = 2 * PATCH;
@@ -107,7 +107,7 @@ impl Case {
         Ok(Case { part, model, config, size, batch, iters, warmup, precision, recompute })
     }
 
-    /// `block, ViT-L, 512 px`.
+    /// Returns a title such as `block, ViT-L, 512 px`.
     pub fn title(&self) -> String {
         let letter = match self.model.as_str() {
             small @ ("g" | TINY) => small.to_owned(),
@@ -126,17 +126,17 @@ impl Case {
         title
     }
 
-    /// Patches of an image.
+    /// Returns the number of patches of an image.
     pub fn patches(&self) -> usize {
         (self.size / PATCH).pow(2)
     }
 
-    /// Levels of the pixel decoder, from the smallest.
+    /// Returns the sizes of the pixel decoder's levels, from the smallest.
     pub fn levels(&self) -> [(usize, usize); 3] {
         [32, 16, 8].map(|stride| (self.size / stride, self.size / stride))
     }
 
-    /// Options of a peer for the same work.
+    /// Returns the options of a peer for the same work.
     ///
     /// # Errors
     /// A backbone whose MLP the peers do not have.
@@ -162,7 +162,7 @@ impl Case {
         Ok(options)
     }
 
-    /// Options of this program for this case alone.
+    /// Returns the options of this program for this case alone.
     pub fn own_options(&self, threads: usize) -> Vec<String> {
         let precision = if self.precision == Precision::Bf16 { "bf16" } else { "f32" };
         let mut options = vec!["bench".into(), self.part.name()];
@@ -182,7 +182,7 @@ impl Case {
     }
 }
 
-/// Four blocks of 24 channels.
+/// Returns the backbone of [`TINY`]: four blocks of 24 channels.
 fn tiny(grid: usize) -> Result<DinoConfig, Failure> {
     let (embed_dim, depth, heads) = (24, 4, 2);
     let (hidden, taps) = (Ffn::Mlp.hidden(embed_dim, 4.0), DinoConfig::default_taps(depth));

@@ -1,4 +1,4 @@
-//! Every kernel on a GPU, at the sizes that its folder states.
+//! Measurement of all kernels on a GPU, at the sizes that their folders state.
 
 use dressage_engine::EngineError;
 use dressage_kernels::Result as Done;
@@ -18,7 +18,7 @@ use crate::console::print;
 use crate::failure::Failure;
 use crate::progress::Watch;
 
-/// What a device is called on the command line.
+/// Parses the name of a device on the command line.
 pub fn choice(text: &str) -> Result<DeviceChoice, String> {
     match text.parse() {
         Ok(choice @ (DeviceChoice::Cuda(_) | DeviceChoice::Virtual)) => Ok(choice),
@@ -28,7 +28,7 @@ pub fn choice(text: &str) -> Result<DeviceChoice, String> {
     }
 }
 
-/// Measures and tells.
+/// Measures and prints.
 pub fn run(args: &Args, choice: DeviceChoice) -> Result<(), Failure> {
     match (&args.parts[..], choice) {
         ([Part::Kernels], DeviceChoice::Cuda(number)) => kernels(args, number),

@@ -1,29 +1,29 @@
-//! Figures of one run, as JSON in the form that the peers write.
+//! Results of one run, as JSON in the form that the peers write.
 //!
 //! ```text
 //! {"args": .., "environment": .., PART: {"ms": {SPAN: {"median", "min", "max"}}, ..}}
 //! {"args": .., "environment": .., PART: [{"name", "fwd_us": {..}, "bwd_us": {..} or null}, ..]}
 //! ```
-//! The first form is that of whole networks, the second that of single operations.
+//! The first form is for whole networks, the second for single operations.
 
 use serde_json::{Map, Value, json};
 
 use super::case::{Case, Part};
 use crate::failure::Failure;
 
-/// Milliseconds of the runs of one thing.
+/// Statistics of the times of several runs, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Stat {
-    /// The middle one.
+    /// Median.
     pub median: f64,
-    /// The best.
+    /// Minimum.
     pub min: f64,
-    /// The worst.
+    /// Maximum.
     pub max: f64,
 }
 
 impl Stat {
-    /// Of some values.
+    /// Computes the statistics of values.
     pub fn of(values: &[f64]) -> Stat {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -33,13 +33,13 @@ impl Stat {
         Stat { median, min: at(0), max: at(n.saturating_sub(1)) }
     }
 
-    /// Over several runs: the median of medians, the best, the worst.
+    /// Combines several runs: the median of medians, the minimum, the maximum.
     pub fn over(runs: &[Stat]) -> Stat {
         let of = |f: fn(&Stat) -> f64| Stat::of(&runs.iter().map(f).collect::<Vec<_>>());
         Stat { median: of(|s| s.median).median, min: of(|s| s.min).min, max: of(|s| s.max).max }
     }
 
-    /// The three, each times `factor`.
+    /// Returns the three values as JSON, each times `factor`.
     pub fn json(&self, factor: f64) -> Value {
         let [median, min, max] = [self.median, self.min, self.max].map(|v| v * factor);
         json!({"median": median, "min": min, "max": max})
@@ -52,33 +52,33 @@ impl Stat {
     }
 }
 
-/// Something that was timed.
+/// A timed part of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Span {
-    /// What it is.
+    /// Its name.
     pub name: String,
-    /// How long it took, in milliseconds.
+    /// Its time in milliseconds.
     pub ms: Stat,
-    /// Floating-point operations of its products; 0 if there are none, or nobody counts them.
+    /// Floating-point operations of its products; 0 if it has none or they are not counted.
     pub flops: f64,
-    /// Bytes that it must read and write, each once; 0 if arithmetic bounds it.
+    /// Bytes that it must read and write, each counted once; 0 if arithmetic bounds it.
     pub bytes: f64,
 }
 
-/// What a run found.
+/// Results of a run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Figures {
-    /// Everything timed, in order.
+    /// Timed parts, in order.
     pub spans: Vec<Span>,
-    /// Most of the process in memory at once, in bytes.
+    /// Peak memory of the process in bytes.
     pub peak: Option<usize>,
 }
 
-/// What is added to the name of an operation for its way back.
+/// Suffix of the name of an operation for its backward pass.
 pub const BACKWARD: &str = ", backward";
 
 impl Figures {
-    /// The value of a part's key in JSON.
+    /// Returns the value of the part's key in JSON.
     fn part(&self, case: &Case) -> Value {
         let peak = self.peak.map(|bytes| bytes as f64 / f64::from(1 << 20));
         if matches!(case.part, Part::Step | Part::Backbone | Part::Forward | Part::Block) {
@@ -111,12 +111,12 @@ impl Figures {
         Value::Array(forward.map(row).collect())
     }
 
-    /// The whole of a file.
+    /// Returns the content of a file of results.
     pub fn json(&self, case: &Case, threads: usize) -> Value {
         self.json_on("cpu", case, threads)
     }
 
-    /// The whole of a file, of runs on another device.
+    /// Returns the content of a file of results of another device.
     pub fn json_on(&self, device: &str, case: &Case, threads: usize) -> Value {
         let args = json!({
             "part": case.part.name(), "precision": case.precision, "device": device,
@@ -136,7 +136,7 @@ impl Figures {
         Value::Object(all)
     }
 
-    /// Figures of a file that this program or a peer wrote.
+    /// Reads the results in a file that this program or a peer wrote.
     ///
     /// # Errors
     /// A file without times of the part.
@@ -162,7 +162,7 @@ impl Figures {
         Ok(found)
     }
 
-    /// An operation, forward and back.
+    /// Reads an operation, forward and backward.
     fn read_row(&mut self, row: &Value) {
         let name = row["name"].as_str().unwrap_or_default();
         let number = |key: &str| row[key].as_f64().unwrap_or(0.0);
@@ -174,8 +174,8 @@ impl Figures {
         self.spans.extend(Stat::read(&row["bwd_us"], 1e-3).map(backward));
     }
 
-    /// The span that stands beside `name`: the one of that name, else the fastest of those whose
-    /// name goes on (a peer tries several ways for some operations).
+    /// Returns the span to compare with `name`. This is the span of that name, else the fastest one
+    /// whose name begins with it: a peer tries several ways for some operations.
     pub fn beside(&self, name: &str) -> Option<&Span> {
         if let Some(exact) = self.spans.iter().find(|s| s.name == name) {
             return Some(exact);

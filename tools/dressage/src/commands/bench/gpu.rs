@@ -1,9 +1,9 @@
 //! Training steps and backbones on a device, on random weights, images and labels.
 //!
-//! The batch lies on the device and is the same in every step. A step is the time from the return
-//! of one call to that of the next: the host waits once in each, for the costs of the matching, so
-//! between two calls the device does the work of one step. Parts are not timed: the host queues
-//! them long before they run, and graphs hold several.
+//! The batch is stored on the device and is the same in every step. The time of a step is the time
+//! between the returns of two calls. The host waits once in each call, for the costs of the
+//! matching, so the device does the work of one step between two returns. Parts of a step are not
+//! timed: the host queues them long before they run, and one graph contains several of them.
 
 use std::time::Instant;
 
@@ -27,13 +27,13 @@ use crate::console::print;
 use crate::failure::Failure;
 use crate::progress::Watch;
 
-/// Steps before those that count, at least: the first load kernels, the third is captured.
+/// Minimum number of untimed steps: the first ones load kernels, the third is captured.
 const WARM: usize = 4;
 
-/// Figures of one case.
+/// Results of one case.
 struct Measured {
     spans: Vec<Span>,
-    /// Keys of a peer's file beside the times.
+    /// Keys of a peer's file other than times.
     more: Value,
 }
 
@@ -45,7 +45,7 @@ fn mib(bytes: usize) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// Measures and tells.
+/// Measures and prints.
 pub fn run(args: &Args, choice: DeviceChoice) -> Result<(), Failure> {
     let cases = cases(args)?;
     args.cpu.start()?;
@@ -73,7 +73,7 @@ pub fn run(args: &Args, choice: DeviceChoice) -> Result<(), Failure> {
         written.push(all);
         rows.push(Row { case, here: vec![found], peer: Vec::new() });
     }
-    // Without limits there is nothing to take a share of.
+    // Without limits there are no shares.
     let none = Roofline { gflops: f64::INFINITY, gbytes: f64::INFINITY };
     print(&table::alone(&rows, limit.as_ref().unwrap_or(&none)));
     let Some(file) = &args.json else { return Ok(()) };
@@ -88,7 +88,7 @@ fn open(choice: DeviceChoice) -> Result<Device, Failure> {
     }
 }
 
-/// Rates that a copy and a large product reach on a GPU.
+/// Measures the rates of a copy and a large product on a GPU.
 fn limits(choice: DeviceChoice, without: bool) -> Result<Option<Roofline>, Failure> {
     if without || choice == DeviceChoice::Virtual {
         return Ok(None);
@@ -99,7 +99,7 @@ fn limits(choice: DeviceChoice, without: bool) -> Result<Option<Roofline>, Failu
     Ok(Some(limit))
 }
 
-/// Adds the keys of a peer's file that are no times.
+/// Adds the keys of a peer's file that are not times.
 fn complete(all: &mut Value, case: &Case, found: &Figures, more: Value, limit: Option<&Roofline>) {
     let part = &mut all[&case.part.name()];
     for (key, value) in more.as_object().into_iter().flatten() {
@@ -157,7 +157,7 @@ fn step(case: &Case, word: &str, graphs: bool) -> Result<Measured, Failure> {
     Ok(Measured { spans: laps.spans(|_| flops), more })
 }
 
-/// Numbers of parameters by part of the network.
+/// Counts the parameters by part of the network.
 fn parameters(trainer: &Trainer) -> Value {
     let (mut backbone, mut rein, mut head) = (0, 0, 0);
     for (name, param) in trainer.model().params() {
@@ -217,7 +217,7 @@ fn backbone(case: &Case, device: &Device) -> Result<Measured, Failure> {
     Ok(Measured { spans: laps.spans(forward), more })
 }
 
-/// A result, and the milliseconds that the device took for it.
+/// Returns the result of `work`, and the milliseconds that the device took for it.
 fn timed<R>(
     device: &Device,
     work: impl FnOnce() -> Result<R, Failure>,

@@ -1,7 +1,7 @@
-//! Single operations at the sizes they have in the network, on random numbers.
+//! Measurements of single operations at their sizes in the network, on random values.
 //!
-//! Names and sizes are those of the rows of the peer. Two sets of arguments are used in turn, as
-//! the peer does on a CPU.
+//! Names and sizes are those of the peer's rows. Two sets of arguments are used in turn, as in the
+//! peer on a CPU.
 
 use std::time::Instant;
 
@@ -24,7 +24,7 @@ const DIM: usize = 256;
 const HEADS: usize = 8;
 const QUERIES: usize = 100;
 
-/// Sets of arguments.
+/// Number of sets of arguments.
 const SETS: usize = 2;
 
 /// Times one operation.
@@ -51,7 +51,7 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// Times `run`, which gets the number of a set.
+    /// Times `run`, whose argument is the number of a set.
     fn time(
         &mut self,
         name: String,
@@ -72,7 +72,7 @@ impl Rows<'_> {
     }
 }
 
-/// A buffer of random numbers for each set.
+/// Returns a buffer of random values for each set.
 fn random(n: usize, seed: u64) -> [Vec<f32>; SETS] {
     std::array::from_fn(|i| noise(n, seed + 100 * i as u64))
 }
@@ -191,7 +191,7 @@ fn rein(rows: &mut Rows<'_>) -> Done<()> {
     };
     let (mut out, mut lse) = (vec![0.0; b * n * c], random(b * n, 7));
     let name = format!("rein {b} x {n} x {c}, {QUERIES} tokens, all gradients");
-    // Backward repeats two of the products and adds six; the wide one is followed by two.
+    // Backward recomputes two of the products and adds six; the wide one is followed by two.
     let (wide, narrow) = (2 * b * n * c * c, 2 * b * n * c * QUERIES);
     rows.time(name.clone(), [wide + 2 * narrow, 0], |i| {
         s.forward(&f[i], weights(i), &mut out, &mut lse[i])
@@ -210,12 +210,12 @@ fn deform(rows: &mut Rows<'_>) -> Done<()> {
     let s = MsDeformAttn { b, levels: &levels, heads: HEADS, d: DIM / HEADS, points: 4 };
     let n = b * s.tokens() * HEADS;
     let (value, dout) = (random(n * s.d, 1), random(n * s.d, 2));
-    // Three pixels, as an untrained network has them after some steps.
+    // Offsets of about three pixels, as an untrained network has them after some steps.
     let wide = |v: Vec<f32>| v.into_iter().map(|v| 3.0 * v).collect::<Vec<f32>>();
     let offsets = random(n * s.samples() * 2, 3).map(wide);
     let (logits, mut attn) = (random(n * s.samples(), 4), random(n * s.samples(), 5));
     let mut out = vec![0.0; n * s.d];
-    // What every sample reads lies in cache; each argument moves once.
+    // The values that samples read are in cache; each argument moves once.
     let arguments = 4 * n * (2 * s.d + 4 * s.samples());
     rows.time("deform".into(), [0, arguments], |i| {
         s.forward(&value[i], &offsets[i], &logits[i], &mut out, &mut attn[i])

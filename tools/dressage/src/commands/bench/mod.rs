@@ -29,11 +29,11 @@ use crate::console::print;
 use crate::failure::Failure;
 use crate::progress::Watch;
 
-/// Measure steps, backbones and single operations, beside another program if one is named
+/// Measure steps, backbones and single operations, alone or compared with another program
 ///
 /// Everything runs on random weights and images. The table gives medians with the best and the
-/// worst run, the rate of arithmetic, and its share of what a register tile reaches on this
-/// machine (for passes over memory: of what a copy reaches).
+/// worst run, the rate of arithmetic, and its share of the rate of a register tile on this machine
+/// (for passes over memory: of a copy).
 ///
 /// With --peer every round runs first the peer and then this program, each as a process of its own
 /// with the same sizes and threads, so that both see the same machine; ratios above 1 mean that
@@ -69,11 +69,11 @@ pub struct Args {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     batch: u32,
 
-    /// Runs that count
+    /// Timed runs
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     iters: u32,
 
-    /// Runs before those
+    /// Untimed runs before those
     #[arg(long, default_value_t = 1)]
     warmup: u32,
 
@@ -89,34 +89,35 @@ pub struct Args {
     #[arg(long, value_name = "TYPE", value_parser = named::<Precision>)]
     precision: Option<Precision>,
 
-    /// What a step computes again: none, cheap or block
+    /// What a step recomputes: none, cheap or block
     #[arg(long, value_name = "LEVEL", default_value = "none", value_parser = named::<Recompute>)]
     recompute: Recompute,
 
     /// Measure `step` and `backbone` on this device, cuda, cuda:N or virtual, with one batch that
-    /// lies there; or all `kernels` of a GPU, at sizes that are fixed: ViT-L, four images of 512 px
+    /// is stored there; or all `kernels` of a GPU, at sizes that are fixed: ViT-L, four images of
+    /// 512 px
     #[arg(long, value_name = "DEVICE", value_parser = device::choice, conflicts_with = "peer")]
     device: Option<DeviceChoice>,
 
-    /// On a device, queue a step launch by launch instead of as graphs; the batch is brought there
-    /// in every step then
+    /// On a device, queue a step launch by launch instead of as graphs; the batch is then copied
+    /// there in every step
     #[arg(long, requires = "device")]
     no_graphs: bool,
 
-    /// On a device, leave out what a copy and a large product reach, which takes 2.5 GB
+    /// On a device, skip the rates of a copy and a large product, whose measurement takes 2.5 GB
     #[arg(long, requires = "device")]
     no_limits: bool,
 
-    /// Program to measure beside this one
+    /// Program to compare with this one
     #[arg(long, value_name = "COMMAND")]
     peer: Option<String>,
 
-    /// Write the figures to this file
+    /// Write the results to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
-/// One of the names that a setting takes.
+/// Parses one of the names that a setting takes.
 fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(Value::String(text.into())).map_err(|e| e.to_string())
 }
@@ -148,20 +149,20 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             Part::Step | Part::Backbone | Part::Forward | Part::Block => whole::measure(case)?,
             _ => kernels::measure(case)?,
         };
-        // The peak is that of the process: what one case takes would count for the others.
+        // The peak is that of the process: memory of one case would count for the others.
         found.peak = machine::peak_resident().filter(|_| cases.len() == 1);
         drop(stage);
         written.push(found.json(case, threads));
         rows.push(Row { case, here: vec![found], peer: Vec::new() });
     }
-    // After the work, so that what is copied does not count as memory of the work.
+    // After the work, so that the copied buffers do not count as memory of the work.
     let ceiling = roofline::measure();
     print(&head(&ceiling, threads));
     print(&table::alone(&rows, &ceiling));
     if let Some(file) = &args.json {
         let limits = json!({"gflops": ceiling.gflops, "gbytes_per_s": ceiling.gbytes});
         written.iter_mut().for_each(|case| case["ceiling"] = limits.clone());
-        // One case has the form of a peer's file, several are a list of such.
+        // One case has the form of a peer's file, several are a list of them.
         let single = written.len() == 1;
         write(file, &if single { written.swap_remove(0) } else { Value::Array(written) })?;
     }
@@ -195,7 +196,7 @@ fn head(ceiling: &Roofline, threads: usize) -> String {
     )
 }
 
-/// Rounds of both programs, each a process of its own.
+/// Measures rounds of both programs, each run in a process of its own.
 fn paired(args: &Args, cases: &[Case], peer: &Program, threads: usize) -> Result<(), Failure> {
     let own = Program::own()?;
     let ceiling = roofline::measure();
@@ -206,7 +207,7 @@ fn paired(args: &Args, cases: &[Case], peer: &Program, threads: usize) -> Result
         let options = case.peer_options()?;
         let mut row = Row { case, here: Vec::new(), peer: Vec::new() };
         for round in 0..args.rounds {
-            // What is measured already is shown even so.
+            // Results measured so far are shown even then.
             match peer.measure(&options, threads, case.part) {
                 Ok(found) => row.peer.push(found),
                 Err(error) => failed = Some(error),

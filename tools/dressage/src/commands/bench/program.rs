@@ -1,4 +1,4 @@
-//! Another process that measures: a peer, or this program itself.
+//! Measurement by another process: a peer, or this program itself.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -10,21 +10,21 @@ use super::case::Part;
 use super::figures::Figures;
 use crate::failure::Failure;
 
-/// How often the memory of a process is looked at. Its peak only grows, so what is missed is what
-/// it takes in its last moments.
+/// Interval between reads of the memory of a process. Its peak only grows, so only the growth in
+/// its last moments is missed.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A program with the options that are always the same.
+/// A program with its fixed options.
 #[derive(Debug, Clone)]
 pub struct Program {
     words: Vec<String>,
 }
 
 impl Program {
-    /// A command line, its words separated by blanks.
+    /// Parses a command line, its words separated by blanks.
     ///
     /// # Errors
-    /// No word.
+    /// An empty command line.
     pub fn new(line: &str) -> Result<Program, Failure> {
         let words: Vec<String> = line.split_whitespace().map(String::from).collect();
         match words.is_empty() {
@@ -33,18 +33,18 @@ impl Program {
         }
     }
 
-    /// This program.
+    /// Returns this program itself.
     ///
     /// # Errors
-    /// A system that does not tell where it lies.
+    /// A system that does not report the path of the program.
     pub fn own() -> Result<Program, Failure> {
         let failed = |e| Failure::Message(format!("cannot tell where this program lies: {e}"));
         let path = std::env::current_exe().map_err(failed)?;
         Ok(Program { words: vec![path.display().to_string()] })
     }
 
-    /// Runs it with `options` on so many threads, and reads what it writes to the file that
-    /// `--json` names.
+    /// Runs it with `options` on `threads` threads, and reads the file of results that `--json`
+    /// names.
     ///
     /// # Errors
     /// A program that cannot be started, fails, or writes no times of `part`.
@@ -76,7 +76,7 @@ impl Program {
         };
         let said = std::fs::read_to_string(&errors).unwrap_or_default();
         let text = std::fs::read(&json);
-        // Scratch files: whether they can be removed changes nothing about the figures.
+        // Temporary files: the results do not depend on whether they can be removed.
         let _ = (std::fs::remove_file(&errors), std::fs::remove_file(&json));
         if !status.success() {
             let last = said.trim().lines().last().unwrap_or("it said nothing").to_owned();
@@ -86,7 +86,7 @@ impl Program {
         let value: Value = serde_json::from_slice(&text)
             .map_err(|e| told(format!("wrote figures that are no JSON: {e}")))?;
         let found = Figures::read(&value, part)?;
-        // A program knows best when its work was done.
+        // A peak that the program itself reports is preferred.
         Ok(Figures { peak: found.peak.or(peak), ..found })
     }
 }

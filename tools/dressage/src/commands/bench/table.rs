@@ -1,21 +1,21 @@
-//! Tables in Markdown, so that they can be kept as they are.
+//! Tables in Markdown, ready to be copied into documents.
 
 use dressage_kernels::roofline::Roofline;
 
 use super::case::Case;
 use super::figures::{Figures, Span, Stat};
 
-/// What was found for one case: a run of each program for each round.
+/// Results of one case: a run of each program for each round.
 pub struct Row<'a> {
     /// The case.
     pub case: &'a Case,
-    /// This program.
+    /// Runs of this program.
     pub here: Vec<Figures>,
-    /// The peer; empty if there is none.
+    /// Runs of the peer; empty if there is none.
     pub peer: Vec<Figures>,
 }
 
-/// Milliseconds at a readable number of digits.
+/// Formats milliseconds with a readable number of digits.
 fn ms(value: f64) -> String {
     match value {
         v if v >= 100.0 => format!("{v:.0}"),
@@ -25,17 +25,17 @@ fn ms(value: f64) -> String {
     }
 }
 
-/// A median with its spread.
+/// Formats a median with its spread.
 fn spread(s: &Stat) -> String {
     format!("{} ({}-{})", ms(s.median), ms(s.min), ms(s.max))
 }
 
-/// The rate of a span and its share of what the machine reaches.
+/// Returns the rate of a span and its share of the machine's rate.
 fn rate(span: &Span, median: f64, ceiling: &Roofline) -> [String; 2] {
     let per_second = |amount: f64| amount / median * 1e-6;
     let (flops, bytes) = (per_second(span.flops), per_second(span.bytes));
     let (arithmetic, memory) = (flops / ceiling.gflops, bytes / ceiling.gbytes);
-    // The nearer limit is the one that bounds.
+    // The limit with the higher share bounds the span.
     let (rate, share) = if arithmetic >= memory {
         (format!("{flops:.0} GFLOP/s"), arithmetic)
     } else {
@@ -51,18 +51,18 @@ fn mib(bytes: usize) -> String {
     format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-/// A row.
+/// Returns a row of a table.
 pub fn line(cells: &[String]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-/// The first two rows.
+/// Returns the first two rows of a table.
 pub fn titles(titles: &[&str]) -> String {
     let rule = vec!["---"; titles.len()].join("|");
     format!("| {} |\n|{rule}|\n", titles.join(" | "))
 }
 
-/// Runs of this program.
+/// Returns the table of this program's runs.
 pub fn alone(rows: &[Row<'_>], ceiling: &Roofline) -> String {
     let mut text = titles(&["what", "span", "ms: median (best-worst)", "rate", "of the limit"]);
     for row in rows {
@@ -80,7 +80,7 @@ pub fn alone(rows: &[Row<'_>], ceiling: &Roofline) -> String {
     text
 }
 
-/// Runs of this program beside those of a peer.
+/// Returns the table that compares runs of this program with those of a peer.
 pub fn beside(rows: &[Row<'_>], ceiling: &Roofline) -> String {
     let mut text = titles(&[
         "what",

@@ -1,4 +1,4 @@
-//! Whole networks and blocks: random weights, images and labels.
+//! Measurements of whole networks and blocks, on random weights, images and labels.
 
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use super::case::{Case, PATCH, Part, TINY};
 use super::figures::{Figures, Span, Stat};
 use crate::failure::Failure;
 
-/// Different batches that are used in turn.
+/// Number of different batches, used in turn.
 const BATCHES: u64 = 4;
 
 /// Times one part.
@@ -33,7 +33,7 @@ pub fn measure(case: &Case) -> Result<Figures, Failure> {
     Ok(Figures { spans, peak: None })
 }
 
-/// Milliseconds of laps by name, in the order of their first mention.
+/// Times of laps in milliseconds by name, in the order of their first use.
 #[derive(Default)]
 pub struct Laps(Vec<(&'static str, Vec<f64>)>);
 
@@ -46,7 +46,7 @@ impl Laps {
         }
     }
 
-    /// Each lap with its operations.
+    /// Returns each lap with its operations.
     pub fn spans(self, flops: impl Fn(&str) -> u64) -> Vec<Span> {
         let span = |(name, ms): (&str, Vec<f64>)| {
             let (ms, flops) = (Stat::of(&ms), flops(name) as f64);
@@ -56,7 +56,8 @@ impl Laps {
     }
 }
 
-/// Normal noise, and blobs of ten classes, a fiftieth of the cells unlabelled.
+/// Returns images of normal noise, and labels in patches of ten classes; a fiftieth of the patches
+/// are unlabelled.
 pub fn batch(case: &Case, step: u64) -> Batch {
     let mut r = Philox::new(7, 0x4245_4E43, step % BATCHES, 0);
     let (b, s) = (case.batch, case.size);
@@ -76,7 +77,7 @@ pub fn batch(case: &Case, step: u64) -> Batch {
     Batch { step, b, h: s, w: s, images, labels, names: vec!["random".into(); b] }
 }
 
-/// A recipe for the steps of a case on `device`.
+/// Returns a recipe for the steps of a case on `device`.
 ///
 /// # Errors
 /// Sizes that make no sense.
@@ -84,7 +85,7 @@ pub fn recipe(case: &Case, device: &str, graphs: bool) -> Result<Recipe, Failure
     let precision = if case.precision == Precision::Bf16 { "bf16" } else { "f32" };
     let small = case.model == TINY;
     let backbone = if small { "custom".into() } else { format!("dinov2-{}", case.model) };
-    // Nothing stays there.
+    // No file remains there.
     let dir = std::env::temp_dir().join(format!("dressage-bench-{}", std::process::id()));
     let settings = [
         ("model.backbone", backbone),
@@ -95,7 +96,7 @@ pub fn recipe(case: &Case, device: &str, graphs: bool) -> Result<Recipe, Failure
         ("train.recompute", case.recompute.to_string()),
         ("run.dir", dir.display().to_string()),
         ("run.device", device.into()),
-        // On a device activations and matrices are of this type, on the host frozen matrices.
+        // On a device this is the type of activations and matrices, on the host of frozen matrices.
         ("run.precision", precision.into()),
         ("run.graphs", graphs.to_string()),
     ];
@@ -145,17 +146,17 @@ fn step(case: &Case) -> Result<Vec<Span>, Failure> {
     Ok(laps.spans(|name| if name == "step" { flops } else { 0 }))
 }
 
-/// The frozen backbone, as far as a case needs it.
+/// Builds a frozen backbone in the precision of the case.
 fn frozen(case: &Case, config: DinoConfig) -> Result<Dino, Failure> {
     let scope = Scope::with_weights(DType::F32, case.precision, 0, StateDict::default(), &[])
         .sub("backbone");
     Ok(Dino::new(&scope.trainable(false), config)?)
 }
 
-/// Operations of products in `work`, which is gone through without arithmetic or memory.
+/// Counts the operations of the products in `work` by a dry run, without arithmetic or memory.
 ///
 /// # Errors
-/// Less memory than `work` takes.
+/// Too little memory for `work`.
 pub fn counted<R>(work: impl Fn() -> Result<R, Failure>) -> Result<u64, Failure> {
     let mut dry_run = DryRun::new();
     dry_run.run(|| work().map(drop))?;
@@ -211,14 +212,14 @@ fn backbone(case: &Case) -> Result<Vec<Span>, Failure> {
     Ok(laps.spans(|name| if name == "inference" || name == "forward" { forward } else { 0 }))
 }
 
-/// Random numbers of the shape of `y`.
+/// Returns random values of the shape of `y`.
 pub fn gradient(y: &Tensor) -> dressage_engine::Result<Tensor> {
     let mut r = Philox::new(3, 0, 0, 0);
     let values: Vec<f32> = (0..y.len()).map(|_| r.uniform_f32() - 0.5).collect();
     Tensor::from_slice(&values, y.shape())
 }
 
-/// The four resized maps and the queries, as the peer forms them.
+/// Computes the four resized maps and the queries, like the peer.
 pub fn pyramid(net: &Dino, rein: &Rein, image: &Tensor) -> Result<Vec<Tensor>, Failure> {
     let step = rein.step()?;
     let levels = net.forward(image, Some(&step))?;

@@ -19,14 +19,14 @@ use crate::failure::Failure;
 use crate::progress::Watch;
 use crate::signals::{Words, watched};
 
-/// Train on drawn street scenes and see how far it carries into night, fog, rain and snow
+/// Train on drawn street scenes and see how well it generalises to night, fog, rain and snow
 ///
-/// Needs nothing: the scenes are drawn by the program. First a small vision transformer learns
+/// Needs no data: the scenes are drawn by the program. First a small vision transformer learns
 /// seven coarse categories on scenes of every look; it stands in for a foundation model, which
-/// nobody can train in minutes. Then it is frozen, and two networks learn the fine classes from
-/// daylight scenes alone: `freeze` trains a segmentation head, `rein` the head and Rein's tokens
-/// in every block. Both are tested on scenes of every look that neither was trained on. A broken
-/// off demo continues when the same command is given again.
+/// cannot be trained in minutes. Then it is frozen, and two networks learn the fine classes from
+/// daylight scenes alone: `freeze` trains a segmentation head, `rein` the head and Rein's tokens in
+/// every block. Both are tested on new scenes of every look. An interrupted demo continues when the
+/// same command is given again.
 #[derive(clap::Args)]
 pub struct Args {
     /// Folder for runs, pictures and the two recipes
@@ -49,15 +49,15 @@ pub struct Args {
     cpu: Cpu,
 }
 
-/// Steps of each network that make the demo end in about four minutes on two cores.
+/// Default steps of each network: the demo takes about four minutes on two cores.
 const STEPS: u64 = 400;
 
-/// Steps of warm-up where there are enough steps for it.
+/// Steps of warm-up, if there are enough steps for it.
 const WARM_UP: u64 = 20;
 
 const PRETRAIN: &str = include_str!("pretrain.toml");
 const FINETUNE: &str = include_str!("finetune.toml");
-/// Test sets in the second recipe.
+/// Number of test sets in the second recipe.
 const LOOKS: usize = dressage_train::scenes::Domain::ALL.len();
 const METHODS: [&str; 2] = ["freeze", "rein"];
 
@@ -74,7 +74,7 @@ struct Trained {
     report: Report,
 }
 
-/// What all parts of the demo need.
+/// State that all parts of the demo share.
 struct Stage<'a> {
     args: &'a Args,
     watch: &'a Watch,
@@ -119,7 +119,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 }
 
 impl Stage<'_> {
-    /// Trains what a recipe of the demo says, or continues it.
+    /// Trains a recipe of the demo, or resumes its run.
     fn train(
         &self,
         file: &str,
@@ -147,9 +147,11 @@ impl Stage<'_> {
         let dir = self.args.out.join(dir);
         vec![
             format!("run.dir={}", dir.display()),
-            // Networks too small for a GPU to pay, and numbers that are to be those of the README.
+            // The networks are too small for a GPU, and the results are to match those of the
+            // README.
             "run.device=cpu".to_owned(),
-            // A number, as in the recipe that the run writes, so that the two can be compared.
+            // An explicit number, as in the recipe that the run writes, so that the two can be
+            // compared.
             "run.workers=2".to_owned(),
             format!("train.steps={steps}"),
             format!("train.warm_up_steps={}", (steps / 2).min(WARM_UP)),
@@ -184,7 +186,7 @@ impl Stage<'_> {
     }
 }
 
-/// Writes one of the demo's recipes, unless somebody has changed it.
+/// Writes one of the demo's recipes; refuses to replace a different file.
 fn write_recipe(path: &Path, text: &str) -> Result<(), Failure> {
     match std::fs::read(path) {
         Ok(old) if old == text.as_bytes() => Ok(()),
@@ -197,7 +199,7 @@ fn write_recipe(path: &Path, text: &str) -> Result<(), Failure> {
     }
 }
 
-/// mIoU by method and look.
+/// Returns a table of mIoU by method and look.
 fn table(trained: &[Trained]) -> String {
     let Some(first) = trained.first() else { return String::new() };
     let mut head = format!("{:8}{:>10}", "method", "trains");

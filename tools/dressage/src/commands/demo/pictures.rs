@@ -1,4 +1,4 @@
-//! Pictures of the demo: a scene in every look with its label and what each network makes of it.
+//! Pictures of the demo: a scene in every look, its label, and the prediction of each network.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use dressage_train::{TrainError, network};
 use super::Trained;
 use crate::failure::Failure;
 
-/// Which test scene is shown; the same in every look.
+/// Index of the test scene that is shown, the same in every look.
 const SCENE: usize = 3;
 
 /// Writes all pictures below `out` and returns the path of the sheet that shows them together.

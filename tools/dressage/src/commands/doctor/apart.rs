@@ -1,7 +1,7 @@
-//! A folder of kernels in a process of its own.
+//! Verification of a folder of kernels in a process of its own.
 //!
-//! After a kernel has failed, a process can use its GPU no more: every later call returns the error
-//! of that kernel. So what comes after it is examined by this program started anew.
+//! After a failed kernel a process can no longer use its GPU: every later call returns the error of
+//! that kernel. So later folders are verified by new processes of this program.
 
 use std::io::Read;
 use std::process::{Command, ExitStatus, Stdio};
@@ -12,13 +12,13 @@ use serde_json::Value;
 
 use super::found::Found;
 
-/// How long a process may take: it may hang on the device.
+/// Time limit of a process: it may hang on the device.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// How often it is looked at.
+/// Interval between checks of the process.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Outcomes of a process, and the products that it could not fuse.
+/// Returns the outcomes of a process, and the products that it could not fuse.
 pub fn examine(folder: &'static str, number: usize, runs: usize) -> (Found, Vec<String>) {
     let device = format!("cuda:{number}");
     let words = ["doctor", "--device", &device, "--only", folder, "--json", "--runs"];
@@ -47,7 +47,7 @@ pub fn examine(folder: &'static str, number: usize, runs: usize) -> (Found, Vec<
     }
 }
 
-/// How a process ended; without a status if it was killed at the limit.
+/// Result of a process; without a status if it was killed at the limit.
 struct Ended {
     status: Option<ExitStatus>,
     out: String,
@@ -58,7 +58,7 @@ fn run(command: &mut Command, limit: Duration) -> std::io::Result<Ended> {
     let start = Instant::now();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
-    // Read all the time, so that the process never waits for a full pipe.
+    // The pipes are read all the time, so that the process never blocks on a full one.
     let [out, errors] = [collect(child.stdout.take()), collect(child.stderr.take())];
     let status = loop {
         match child.try_wait()? {
@@ -78,7 +78,7 @@ fn run(command: &mut Command, limit: Duration) -> std::io::Result<Ended> {
 fn collect(stream: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        // What came before an error is worth as much.
+        // Output before a read error is kept.
         let _ = stream.map(|mut stream| stream.read_to_end(&mut bytes));
         String::from_utf8_lossy(&bytes).into_owned()
     })

@@ -1,4 +1,4 @@
-//! What was found about the kernels of one folder.
+//! Results for the kernels of one folder.
 
 use dressage_kernels::KernelError;
 use dressage_kernels::roofline::Roofline;
@@ -11,15 +11,15 @@ use crate::commands::bench::figures::Stat;
 pub struct Found {
     /// The folder.
     pub name: &'static str,
-    /// Everything compared.
+    /// All comparisons.
     pub outcomes: Vec<Outcome>,
-    /// What was timed; none but on a real GPU.
+    /// Times, only on a real GPU.
     pub times: Vec<Time>,
-    /// Why the times end there.
+    /// Reason that the kernels were not timed.
     pub untimed: Option<String>,
 }
 
-/// How long a kernel took.
+/// Time of a kernel.
 pub struct Time {
     /// The kernel.
     pub name: String,
@@ -31,17 +31,17 @@ pub struct Time {
     bytes: f64,
 }
 
-/// What keeps a kernel from being faster.
+/// Limit of a kernel's speed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
-    /// Operations.
+    /// Rate of arithmetic.
     Arithmetic,
-    /// Bytes.
+    /// Rate of memory.
     Memory,
 }
 
 impl Time {
-    /// Of runs that took so many seconds.
+    /// Returns the time of runs that took these seconds.
     pub fn new(timed: &Timed<'_>, seconds: &[f64]) -> Time {
         let ms: Vec<f64> = seconds.iter().map(|s| s * 1e3).collect();
         let (flops, bytes) = (timed.flops as f64, timed.bytes as f64);
@@ -62,17 +62,17 @@ impl Time {
         })
     }
 
-    /// 10^9 operations a second.
+    /// Rate in 10^9 operations a second.
     pub fn gflops(&self) -> f64 {
         self.flops / self.ms.median * 1e-6
     }
 
-    /// 10^9 bytes a second.
+    /// Rate in 10^9 bytes a second.
     pub fn gbytes(&self) -> f64 {
         self.bytes / self.ms.median * 1e-6
     }
 
-    /// What decides at these limits, and how much of it is reached.
+    /// Returns the limit that bounds the kernel, and the share of it that is reached.
     pub fn share(&self, limit: &Roofline) -> (Bound, f64) {
         let (arithmetic, memory) = (self.gflops() / limit.gflops, self.gbytes() / limit.gbytes);
         match arithmetic > memory {
@@ -96,12 +96,12 @@ impl Time {
 }
 
 impl Found {
-    /// Without times.
+    /// Returns results without times.
     pub fn new(name: &'static str, outcomes: Vec<Outcome>) -> Found {
         Found { name, outcomes, times: Vec::new(), untimed: None }
     }
 
-    /// Adds times, or why there are none.
+    /// Adds the times, or the reason that there are none.
     pub fn time(&mut self, times: Result<Vec<Time>, KernelError>) {
         match times {
             Ok(times) => self.times = times,
@@ -115,7 +115,7 @@ impl Found {
         verified && self.untimed.is_none()
     }
 
-    /// What does not hold.
+    /// Returns the failed comparisons: what, and why.
     pub fn failures(&self) -> impl Iterator<Item = (&str, &str)> {
         let wrong = |o: &'_ Outcome| o.failure.is_some();
         let wrong = self.outcomes.iter().filter(move |o| wrong(o));
@@ -138,7 +138,7 @@ impl Found {
         Some(Found { name, outcomes, times, untimed })
     }
 
-    /// Every comparison, for programs.
+    /// Returns every comparison as JSON.
     pub fn outcomes_json(&self) -> Value {
         let outcome = |o: &Outcome| {
             let (what, failure) = (&o.what, &o.failure);
@@ -147,7 +147,7 @@ impl Found {
         Value::Array(self.outcomes.iter().map(outcome).collect())
     }
 
-    /// For programs; errors beyond all measure are null.
+    /// Returns the results as JSON; infinite errors are null.
     pub fn json(&self, limit: Option<&Roofline>) -> Value {
         let kernels = verify::summary(&self.outcomes);
         let kernels = kernels.iter().map(|s| {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::console::grouped;
 
-/// What there is.
+/// Hardware and software of this machine.
 pub struct Machine {
     system: String,
     processor: String,
@@ -22,7 +22,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Looks.
+    /// Collects them.
     pub fn look() -> Machine {
         Machine {
             system: system(),
@@ -36,7 +36,7 @@ impl Machine {
         }
     }
 
-    /// For people.
+    /// Returns them as text.
     pub fn text(&self) -> String {
         let mut lines = vec![
             format!("system         {}", self.system),
@@ -63,7 +63,7 @@ impl Machine {
         lines.join("\n")
     }
 
-    /// For programs.
+    /// Returns them as JSON.
     pub fn json(&self) -> Value {
         let library = |l: &Library| {
             json!({
@@ -98,7 +98,7 @@ impl Machine {
     }
 }
 
-/// Where a library was found, or where it was looked for.
+/// Describes where a library was found, or where it was searched.
 fn found(library: &Library) -> String {
     match (&library.version, &library.path) {
         (Some(version), Some(path)) => format!("{version}, {}", path.display()),
@@ -136,7 +136,7 @@ fn told(gpu: &Gpu) -> String {
     text
 }
 
-/// `Debian GNU/Linux 12, Linux 6.1.0, x86_64`.
+/// Description of the system: `Debian GNU/Linux 12, Linux 6.1.0, x86_64`.
 fn system() -> String {
     let mut parts = Vec::new();
     if let Ok(release) = std::fs::read_to_string("/etc/os-release") {
@@ -149,7 +149,7 @@ fn system() -> String {
     parts.join(", ")
 }
 
-/// What stands behind the colon in the line that begins with `key`.
+/// Returns the text after the colon in the line that begins with `key`.
 fn line_of(file: &str, key: &str) -> Option<String> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find(|line| line.starts_with(key))?;

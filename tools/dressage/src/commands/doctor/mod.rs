@@ -26,15 +26,15 @@ use crate::console::print;
 use crate::failure::Failure;
 use crate::progress::Watch;
 
-/// Tell what this machine has, and verify every kernel on it
+/// Show what this machine has, and verify every kernel on it
 ///
-/// Lists the system, the GPUs and the libraries of CUDA with their versions and where they were
-/// looked for. Then every kernel computes beside its reference in f64: the worst error is given in
-/// units of its bound, so all is well up to 1, and two runs have to give the same bytes. On a real
-/// GPU every kernel is also timed at sizes of ViT-L (four images of 512 px) and held against what
-/// a copy and a large product reach in the same run. The virtual GPU executes the same PTX and
-/// checks every access; it is not timed. After a kernel has failed on a GPU, each further folder is
-/// examined in a process of its own, since the failure would spoil it too.
+/// Lists the system, the GPUs and the libraries of CUDA with their versions and the searched
+/// places. Then every kernel is compared with its reference in f64: the worst error is given in
+/// units of its bound, so values up to 1 are right, and two runs have to give the same bytes. On a
+/// real GPU every kernel is also timed at sizes of ViT-L (four images of 512 px) and compared with
+/// the rates of a copy and a large product in the same run. The virtual GPU executes the same PTX
+/// and checks every access; it is not timed. After a kernel has failed on a GPU, each further
+/// folder is verified in a process of its own, since the failure would affect it too.
 #[derive(clap::Args)]
 #[command(after_help = "Exit code 1 if a kernel is wrong, or if the device is not there.
 
@@ -48,7 +48,7 @@ pub struct Args {
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = choice)]
     device: DeviceChoice,
 
-    /// Only kernels of folders whose names contain this, or are like it if it has a `*` or `?`
+    /// Only kernels of folders whose names contain this, or match it if it has a `*` or `?`
     #[arg(long, value_name = "PATTERN")]
     kernels: Option<String>,
 
@@ -56,7 +56,7 @@ pub struct Args {
     #[arg(long, value_name = "FOLDER", conflicts_with = "kernels")]
     only: Option<String>,
 
-    /// Times that a kernel is timed on a GPU; the median counts. 0 leaves the times out
+    /// Timed runs of each kernel on a GPU; the median counts. 0 skips the timing
     #[arg(
         long,
         value_name = "N",
@@ -77,13 +77,13 @@ fn choice(text: &str) -> Result<DeviceChoice, String> {
     text.parse().map_err(|expected: &str| format!("it must be {expected}"))
 }
 
-/// Where the kernels run.
+/// Device of the kernels.
 enum Place {
     Cpu,
     Virtual {
         why: Option<String>,
     },
-    /// With its number.
+    /// A GPU and its number.
     Cuda(Device, usize),
 }
 
@@ -118,13 +118,13 @@ impl Place {
         json!({"kind": kind, "description": self.description()})
     }
 
-    /// Folders that there are to verify.
+    /// Returns the folders that can be verified.
     fn folders(&self) -> Vec<Kernels> {
         if matches!(self, Place::Cpu) { verify::cpu::all() } else { verify::all() }
     }
 }
 
-/// Looks at everything.
+/// Inspects the machine and verifies the kernels.
 pub fn run(args: &Args) -> Result<(), Failure> {
     args.cpu.start()?;
     let machine = Machine::look();
@@ -169,11 +169,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// Findings about the kernels.
+/// Results of the verification and the timing.
 struct Examined {
     found: Vec<Found>,
     ceiling: Option<Roofline>,
-    /// Products that cuBLASLt does not fuse with what belongs to them.
+    /// Products whose epilogue cuBLASLt does not fuse.
     unfused: Vec<String>,
 }
 
@@ -212,7 +212,7 @@ impl Examined {
     }
 }
 
-/// The folder of this name.
+/// Returns the folder of this name.
 fn only(all: Vec<Kernels>, name: &str) -> Result<Vec<Kernels>, Failure> {
     let names: Vec<&str> = all.iter().map(|kernels| kernels.name).collect();
     match all.iter().find(|kernels| kernels.name == name) {
@@ -224,7 +224,7 @@ fn only(all: Vec<Kernels>, name: &str) -> Result<Vec<Kernels>, Failure> {
     }
 }
 
-/// The folders that a pattern names.
+/// Returns the folders that match a pattern.
 fn chosen(all: Vec<Kernels>, pattern: Option<&str>) -> Result<Vec<Kernels>, Failure> {
     let Some(pattern) = pattern else { return Ok(all) };
     let names: Vec<&str> = all.iter().map(|kernels| kernels.name).collect();
@@ -239,7 +239,8 @@ fn chosen(all: Vec<Kernels>, pattern: Option<&str>) -> Result<Vec<Kernels>, Fail
     }
 }
 
-/// Verifies the folders and, on a real GPU, times them; with the limits of what is timed.
+/// Verifies the folders. On the CPU and on a real GPU it measures the roofline, on a real GPU it
+/// also times the kernels.
 fn examine(place: &Place, folders: &[Kernels], runs: usize) -> Result<Examined, Failure> {
     let (watch, done) = (Watch::new(), AtomicU64::new(0));
     let stage = Stage::new(&watch, "kernels", Some(folders.len() as u64));
@@ -250,7 +251,7 @@ fn examine(place: &Place, folders: &[Kernels], runs: usize) -> Result<Examined, 
     };
     let (found, ceiling) = match place {
         Place::Cpu => {
-            // What runs on the CPU needs no device.
+            // Kernels of the CPU need no device.
             let found = folders.iter().map(|k| told(verified(k, &Device::dry_run()))).collect();
             (found, Some(roofline::measure()))
         }
@@ -267,7 +268,8 @@ fn verified(kernels: &Kernels, device: &Device) -> Found {
     Found::new(kernels.name, kernels.run(device))
 }
 
-/// [`examine`] on a GPU: in this process until a folder fails, then each in one of its own.
+/// [`examine`] on a GPU: in this process until a folder fails, then each folder in a process of its
+/// own.
 fn on_gpu(
     device: &Device,
     number: usize,

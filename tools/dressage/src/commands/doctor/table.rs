@@ -1,4 +1,4 @@
-//! Tables in Markdown, so that they can be kept as they are.
+//! Tables in Markdown, ready to be copied into documents.
 
 use std::fmt::Write as _;
 
@@ -9,10 +9,10 @@ use super::found::{Bound, Found, Time};
 use crate::commands::bench::table::{line, titles};
 use crate::console::grouped;
 
-/// What does not hold is listed up to here for each folder.
+/// Maximum number of listed failures for each folder.
 const LISTED: usize = 5;
 
-/// Worst errors.
+/// Returns the table of worst errors.
 pub fn verifications(found: &[Found]) -> String {
     let mut text = titles(&["kernel", "shapes", "values", "worst error / bound", "holds"]);
     for Summary { kernel, shapes, values, worst, holds } in
@@ -44,7 +44,7 @@ pub fn verifications(found: &[Found]) -> String {
     text
 }
 
-/// The first shapes, and how many there are besides.
+/// Returns the first shapes, and the number of the others.
 fn few(shapes: &[&str]) -> String {
     match shapes {
         [] | [_] | [_, _] => shapes.join(", "),
@@ -59,7 +59,7 @@ fn flops(gflops: f64) -> String {
     }
 }
 
-/// Times, rates and shares of the limits.
+/// Returns the table of times, rates and shares of the roofline.
 pub fn times(found: &[Found], limit: &Roofline) -> String {
     let mut text =
         format!("limits: arithmetic {}, a copy {:.0} GB/s\n", flops(limit.gflops), limit.gbytes);

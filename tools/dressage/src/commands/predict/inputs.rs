@@ -1,4 +1,4 @@
-//! Which images are to be segmented, and how their results are named.
+//! Collection of the images to segment, and the names of their results.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
@@ -12,10 +12,10 @@ use glob::{MatchOptions, Pattern};
 
 use crate::failure::Failure;
 
-/// Ends of the names of images that are read.
+/// File name extensions of images that are read.
 const READ: [&str; 5] = ["png", "jpg", "jpeg", "jpe", "jfif"];
 
-/// Ends of the names of images that are not.
+/// File name extensions of images that are not read.
 const OTHER: [&str; 16] = [
     "webp", "bmp", "tif", "tiff", "gif", "heic", "heif", "avif", "jxl", "jp2", "psd", "ico", "ppm",
     "pgm", "svg", "exr",
@@ -25,25 +25,25 @@ const OTHER: [&str; 16] = [
 pub struct Input {
     /// Its file.
     pub file: PathBuf,
-    /// Path of the results without their ends.
+    /// Path of the results without suffix and extension.
     pub stem: PathBuf,
 }
 
 /// Inputs that the arguments of the command name.
 #[derive(Default)]
 pub struct Inputs {
-    /// Images, each once, sorted by the names of their results.
+    /// Images without duplicates, sorted by the names of their results.
     pub files: Vec<Input>,
     /// Inputs that cannot be segmented, one sentence each.
     pub failed: Vec<String>,
-    /// Notes about entries that were passed over.
+    /// Notes about skipped entries.
     pub notes: Vec<String>,
 }
 
-/// The images that `inputs` name: files, folders or patterns. Results go below `out`.
+/// Collects the images that `inputs` name: files, folders or patterns. Results go below `out`.
 pub fn collect(inputs: &[PathBuf], out: &Path) -> Result<Inputs, Failure> {
     let mut all = Inputs::default();
-    // Path of the results below `out`, with the end of the image's name, and the image.
+    // Path of the results below `out`, with the extension of the image's name, and the image.
     let mut named = Vec::new();
     let mut seen = HashSet::new();
     let mut add = |below: PathBuf, file: PathBuf| {
@@ -88,7 +88,7 @@ pub fn collect(inputs: &[PathBuf], out: &Path) -> Result<Inputs, Failure> {
 const NOTHING: &str = "holds no image (.png, .jpg, .jpeg, .jpe or .jfif)";
 
 impl Inputs {
-    /// The images that a walk has found; notes what it has passed over.
+    /// Returns the images that a walk has found; notes what was skipped.
     fn take(&mut self, found: Found) -> Vec<PathBuf> {
         self.notes.extend(found.passed_over().map(|what| format!("passed over {what}")));
         for (path, source) in found.unreadable {
@@ -106,7 +106,8 @@ impl Inputs {
         files
     }
 
-    /// The images that match a pattern, with their paths below the folder that it begins in.
+    /// Returns the images that match a pattern, with their paths below the fixed folder of the
+    /// pattern.
     fn matches(&mut self, text: &str) -> Result<Vec<(PathBuf, PathBuf)>, Failure> {
         let fail = |e: &dyn std::fmt::Display| Failure::Message(format!("pattern {text}: {e}"));
         let is_pattern = |part: &OsStr| {
@@ -135,8 +136,8 @@ impl Inputs {
         Ok(files.into_iter().map(|file| (below(&file), folder.join(below(&file)))).collect())
     }
 
-    /// Gives every image names for its results. Where names meet, the folders that distinguish the
-    /// images come before them, and the end of the image's own name stays in them.
+    /// Gives every image a name for its results. If names collide, they get the folders that
+    /// distinguish the images and keep the extension of the image.
     fn name(&mut self, named: Vec<(PathBuf, PathBuf)>, out: &Path) {
         let named = distinguished(named);
         let mut stems: Vec<PathBuf> =
@@ -180,14 +181,14 @@ impl Inputs {
     }
 }
 
-/// How many of `paths` are the same.
+/// Counts how often each of `paths` occurs.
 fn counted(paths: &[PathBuf]) -> BTreeMap<&Path, usize> {
     let mut users = BTreeMap::new();
     paths.iter().for_each(|path| *users.entry(path.as_path()).or_default() += 1);
     users
 }
 
-/// Lengthens names that meet by the folders that their files lie in, one by one from the last.
+/// Lengthens colliding names by the folders of their files, one by one from the last.
 fn distinguished(mut named: Vec<(PathBuf, PathBuf)>) -> Vec<(PathBuf, PathBuf)> {
     let full: Vec<Vec<OsString>> = named.iter().map(|(_, file)| parts(file)).collect();
     loop {
@@ -207,8 +208,7 @@ fn distinguished(mut named: Vec<(PathBuf, PathBuf)>) -> Vec<(PathBuf, PathBuf)> 
     }
 }
 
-/// The names of folders and file that lead to `file`: all of them where it is not below the
-/// current folder.
+/// Returns the components of the path of `file`, of its absolute path if it contains `..`.
 fn parts(file: &Path) -> Vec<OsString> {
     let leaves = file.components().any(|part| part == Component::ParentDir);
     let file = match leaves {

@@ -12,9 +12,9 @@ use crate::failure::Failure;
 
 /// Write the tensors of a file as safetensors
 ///
-/// Names are those of the file: wrappers such as state_dict are followed, module. and the like are
-/// taken off, everything that is no tensor is left behind, shards become one file. One tensor after
-/// the other is read and written, so memory does not grow with the file.
+/// Names are those of the file. Wrappers such as state_dict are followed, prefixes such as module.
+/// are removed, everything that is no tensor is dropped, and shards become one file. Tensors are
+/// read and written one by one, so memory does not grow with the file.
 #[derive(clap::Args)]
 pub struct Args {
     /// File of weights, index of shards, or folder
@@ -84,17 +84,17 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Endings that a name loses when another is proposed.
+/// Extensions that are removed from a name when another is proposed.
 const OTHERS: [&str; 19] = [
     "pth", "pt", "bin", "ckpt", "pkl", "pickle", "npz", "npy", "h5", "onnx", "gguf", "msgpack",
     "tar", "gz", "zip", "json", "txt", "index", "part",
 ];
 
-/// Refuses a file whose name has another ending than that of the form that is written.
+/// Refuses an output whose name has an extension other than `.safetensors`.
 pub(super) fn names_safetensors(output: &Path) -> Result<(), Failure> {
     let ending = |path: &Path| path.extension().map(|e| e.to_string_lossy().to_lowercase());
     let is_safetensors = |path: &Path| ending(path).is_some_and(|e| e == "safetensors");
-    // Devices and pipes are called what they are called.
+    // Devices and pipes may have any name.
     let is_special = fs::metadata(output).is_ok_and(|m| !m.is_file() && !m.is_dir());
     if ending(output).is_none_or(|e| e.is_empty()) || is_safetensors(output) || is_special {
         return Ok(());
@@ -110,7 +110,7 @@ pub(super) fn names_safetensors(output: &Path) -> Result<(), Failure> {
     Err(Failure::Message(format!("{output}: only safetensors is written; name the output {right}")))
 }
 
-/// Whether two paths lead to one file, also by links.
+/// Whether two paths lead to one file, including by links.
 fn same_file(a: &Path, b: &Path) -> bool {
     #[cfg(unix)]
     {

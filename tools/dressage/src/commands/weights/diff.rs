@@ -15,9 +15,9 @@ use crate::failure::Failure;
 
 /// Compare a file with a backbone: what is missing, left over or of another shape
 ///
-/// Names of other publishers are translated and patch kernel and position table resized first, as
-/// training does. A checkpoint of Rein is compared with the adapter and head on that backbone.
-/// Ends with exit code 1 if there is a difference.
+/// Names of other publishers are translated first, and patch kernel and position table resized, as
+/// training does. A checkpoint of Rein is compared with the adapter and head on that backbone. Ends
+/// with exit code 1 if there is a difference.
 #[derive(clap::Args)]
 pub struct Args {
     /// File of weights, index of shards, or folder
@@ -39,11 +39,11 @@ const NAMES: [&str; 8] = [
     "dinov2-g-reg",
 ];
 
-/// Patch, and side of the position table in patches, that shapes are compared at.
+/// Patch side in pixels, and side of the position table in patches, for the comparison of shapes.
 const PATCH: usize = 16;
 const GRID: usize = 32;
 
-/// Registers of the published variants that have any.
+/// Register tokens of the published variants that have any.
 const REGISTERS: usize = 4;
 
 /// Compares.
@@ -92,7 +92,7 @@ fn shapes(config: DinoConfig) -> Result<Shapes, Failure> {
     Ok(shapes.into_iter().map(|(name, param)| (name, param.shape)).collect())
 }
 
-/// Adapter and head of a checkpoint beside the published ones for its number of classes.
+/// Returns adapter and head of a checkpoint, with the published shapes for its number of classes.
 fn trained(
     dict: StateDict,
     backbone: DinoConfig,

@@ -12,8 +12,8 @@ use crate::failure::Failure;
 
 /// Write what a run has trained under the names of the reference implementation
 ///
-/// Rein's tensors are named backbone.reins.*, the head's decode_head.*, as in released
-/// checkpoints; the optimiser's state is left behind. The file is safetensors and can be named as
+/// Rein's tensors are named backbone.reins.*, the head's decode_head.*, as in released checkpoints;
+/// the optimiser's state is not written. The file is safetensors and can be used as
 /// model.checkpoint.
 #[derive(clap::Args)]
 pub struct Args {
@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let out = args.out.clone().unwrap_or_else(|| args.run_dir.join(name));
     let tensors: Vec<_> = dict.iter().map(|(name, t)| (name.as_str(), t, t.kind())).collect();
     let (n, values) = (tensors.len(), tensors.iter().map(|(_, t, _)| t.len()).sum());
-    // What a person who gets only this file may want to know.
+    // Metadata for readers who get only this file.
     let about = [
         ("method", notes.method),
         ("step", notes.step.to_string()),

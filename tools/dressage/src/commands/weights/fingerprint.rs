@@ -9,11 +9,11 @@ use dressage_models::weights::{
 use crate::console::print;
 use crate::failure::Failure;
 
-/// Print a number that tells weights apart
+/// Print a number that identifies weights
 ///
-/// The number of a file depends on names, types, shapes and values of its tensors, not on its
-/// form: a converted file keeps it as long as types are kept. For a DINOv2 backbone there is a
-/// second one, that of the frozen network made from it; checkpoints of runs name it.
+/// The number of a file depends on names, types, shapes and values of its tensors, not on its form:
+/// a converted file keeps it as long as types are kept. For a DINOv2 backbone there is a second
+/// number, that of the frozen network made from it; checkpoints of runs contain it.
 #[derive(clap::Args)]
 pub struct Args {
     /// File of weights, index of shards, or folder
@@ -28,7 +28,7 @@ pub struct Args {
     image: usize,
 }
 
-/// Prints the numbers.
+/// Prints the fingerprints.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let Args { patch, image, .. } = *args;
     if patch == 0 || image == 0 || !image.is_multiple_of(patch) {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::console::{grouped, print};
 use crate::failure::Failure;
 
-/// Say what a file holds: its form, what it wraps, which backbone it is, every tensor
+/// Show what a file contains: its form, its wrappers, the backbone, and every tensor
 #[derive(clap::Args)]
 pub struct Args {
     /// File of weights, index of shards, or folder
@@ -22,7 +22,7 @@ pub struct Args {
 
 /// Inspects.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    // A file of several networks is shown as it is.
+    // A file of several networks is shown unchanged.
     let dict = StateDict::open_network(&args.file).or_else(|_| StateDict::open(&args.file))?;
     let files = dict.source().map_or(&[][..], |source| &source.files);
     let bytes = files.iter().filter_map(|file| Some(std::fs::metadata(file).ok()?.len())).sum();
@@ -34,7 +34,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The adapter of a checkpoint of Rein: layers, tokens, rank (0 for whole tokens) and channels.
+/// Returns the size of the Rein adapter in a checkpoint: layers, tokens, rank (0 for whole tokens)
+/// and channels.
 fn adapter(dict: &StateDict) -> Option<[usize; 4]> {
     let shape = |name: &str| Some(dict.get(&format!("backbone.reins.{name}"))?.shape().to_vec());
     match (shape("learnable_tokens_a"), shape("learnable_tokens_b"), shape("learnable_tokens")) {
@@ -57,7 +58,7 @@ fn known_as_text(known: &Known) -> String {
     format!("{}, {}{table}{used}", known.title(), known.names)
 }
 
-/// Lines of what the weights are.
+/// Describes the parts of the weights, one line each.
 fn parts(dict: &StateDict) -> Vec<String> {
     let mut parts = Vec::new();
     parts.extend(recognise(dict).map(|known| known_as_text(&known)));

@@ -1,4 +1,4 @@
-//! `dressage weights`: files of weights, looked at and turned into one another.
+//! `dressage weights`: inspects, compares and converts files of weights.
 
 mod convert;
 mod diff;
@@ -13,8 +13,8 @@ use crate::failure::Failure;
 
 /// Look into files of weights, compare, convert and export them
 ///
-/// Files are safetensors, PyTorch's .pth in both of its forms, or TorchScript archives; which one
-/// is told by their bytes. Nothing in them is executed.
+/// Files are safetensors, PyTorch's .pth in both of its forms, or TorchScript archives; the form is
+/// detected from their bytes. Nothing in them is executed.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
