@@ -248,7 +248,7 @@ pub enum TrainError {
         /// State to continue from, with a separator in front.
         instead: String,
     },
-    /// A run that is to be resumed with other settings.
+    /// A resumed run with other settings.
     #[error(
         "{path}: resumed with other settings this would be another run: {changes}; leave these \
          keys as they were, or give --resume-changed to go on with the new values"

@@ -71,7 +71,7 @@ pub struct Trainer {
     pub(crate) unscored: Option<String>,
 }
 
-/// How a run ended.
+/// Result of a run.
 #[derive(Debug)]
 pub struct Outcome {
     /// Steps done.

@@ -163,7 +163,7 @@ pub fn bilinear(image: &Image, h: usize, w: usize) -> Image {
     bilinear_window(image, h, w, Window { x: 0, y: 0, w, h })
 }
 
-/// `label` resized to `h x w`: an output pixel takes the value at `min(floor(d * in / out), in -
+/// `label` resized to `h x w`. An output pixel takes the value at `min(floor(d * in / out), in -
 /// 1)`.
 ///
 /// # Panics

@@ -10,9 +10,9 @@
 //! # Memory
 //! A header that promises more pixels than its file could encode is refused before anything is
 //! allocated for them. Deflate expands at most 1032 times, and each block of a JPEG takes a bit or
-//! more. So a file of `n` bytes has at most 8256 `n` pixels (of one bit each), and reading it takes
-//! at most 16 bytes a pixel besides the file itself. An embedded colour profile is not used here,
-//! but the decoder unpacks it: this takes up to 2048 bytes for each of its own. A profile of more
+//! more. So a file of `n` bytes has at most 8256 `n` pixels (of one bit each). Reading it takes at
+//! most 16 bytes a pixel besides the file itself. An embedded colour profile is not used here, but
+//! the decoder unpacks it, which takes up to 2048 bytes per byte of the profile. A profile of more
 //! than 64 MiB is not read.
 
 use std::cell::Cell;

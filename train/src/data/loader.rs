@@ -170,7 +170,8 @@ impl Loader {
     /// Waits for the next batch until a stop is requested.
     ///
     /// # Errors
-    /// As [`Self::next_batch`], and [`TrainError::Interrupted`]. No batch can be taken after either.
+    /// As [`Self::next_batch`], and [`TrainError::Interrupted`]. No batch can be taken after an
+    /// error.
     pub fn next_batch_unless(&mut self, waiting: Waiting) -> Result<Batch> {
         let (source, settings) = (Arc::clone(&self.source), self.settings.clone());
         let name = |number| {

@@ -72,8 +72,8 @@ fn shown(value: Option<&Value>) -> String {
     }
 }
 
-/// Values of all keys that decide what the network is and learns, as TOML, by dotted path. Storage
-/// precision is left out: training may go on from a state elsewhere.
+/// Values of all keys that affect the network and its training, as TOML, by dotted path. Storage
+/// precision is left out: training may continue from a state elsewhere.
 pub fn settings(recipe: &Recipe) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     if let Ok(value) = Value::try_from(recipe) {

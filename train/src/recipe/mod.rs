@@ -88,8 +88,8 @@ pub struct Model {
     pub backbone: String,
     /// Checkpoint of the backbone's authors, or [`RANDOM`].
     pub weights: PathBuf,
-    /// Trained adapter and head to start from (and the backbone, if it is in the file), under the
-    /// reference's names; empty to start from initial values.
+    /// Trained adapter and head to start from, under the reference's names. The backbone is used
+    /// too if it is in the file. Empty to start from initial values.
     pub checkpoint: PathBuf,
     /// Method that adapts the backbone.
     pub method: Method,

@@ -35,7 +35,7 @@ pub enum OnError {
     /// The run ends, before its first step if possible, and names the files.
     #[default]
     Stop,
-    /// The run goes on without them and counts them.
+    /// The run continues without them and counts them.
     Skip,
 }
 
@@ -56,7 +56,7 @@ pub struct Set {
     pub label_suffix: String,
     /// Map from label values to train ids.
     pub id_map: Ids,
-    /// As `data.groups`, for this set.
+    /// Groups of this set, as in `data.groups`.
     pub groups: Vec<Vec<usize>>,
     /// Number of scenes to draw.
     pub count: usize,

@@ -174,8 +174,8 @@ fn northern() -> Style {
     }
 }
 
-/// Another city: ochre and pastel façades, pale concrete roads with yellow lines, red paving,
-/// olive and rust leaves, an evening sky.
+/// The colours of another city: ochre and pastel façades, pale concrete roads with yellow lines. It
+/// has red paving, olive and rust leaves, and an evening sky.
 fn southern() -> Style {
     Style {
         domain: Domain::Palette,

@@ -1,5 +1,5 @@
-//! Cars, trucks and buses: boxes in perspective, seen from behind on the right lane and from the
-//! front on the left.
+//! Cars, trucks and buses as boxes in perspective. They are seen from behind on the right lane and
+//! from the front on the left.
 
 use super::camera::Camera;
 use super::canvas::{Canvas, KEEP, Rgb, Surface, mix, scale, smooth};
@@ -212,8 +212,8 @@ impl Vehicle<'_> {
         self.ends(canvas, belt, top, screen, roof);
     }
 
-    /// Paints the parts of a car across the street: deck, screen and roof edge, then the nose or
-    /// tail below the belt line.
+    /// Paints the parts of a car across the street. These are deck, screen and roof edge, then the
+    /// nose or tail below the belt line.
     fn ends(&self, canvas: &mut Canvas, belt: f32, top: f32, screen: f32, roof: f32) {
         let (s, z) = (self.s(), self.z);
         let own = |k: f32| Surface::from(scale(self.paint, k));
