@@ -89,8 +89,8 @@ pub fn list(run: &Path) -> Result<Vec<u64>> {
 ///
 /// # Errors
 /// [`TrainError::BrokenState`] for a weight or moment that is not finite; a file that cannot be
-/// written. The old file survives. A failure of the device; weights that are used in place from
-/// their file and were changed there.
+/// written; a failure of the device; weights that are used in place from their file and were
+/// changed there. The old file survives.
 pub fn save(
     path: &Path,
     model: &Segmenter,
