@@ -1,4 +1,4 @@
-//! Draws a contact sheet of scenes in every domain:
+//! Draws a contact sheet of scenes in every domain.
 //! `cargo run --release -p dressage-train --example scenes -- sheet.png [first] [width] [height]`.
 
 use dressage_train::palette::Palette;

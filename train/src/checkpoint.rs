@@ -1,13 +1,12 @@
-//! Checkpoints: what was trained, the optimiser, the step, and which frozen weights all that
-//! belongs to.
+//! Checkpoints: trained parameters, optimiser, step, and fingerprint of the frozen weights.
 //!
-//! One safetensors file per checkpoint, `checkpoints/step-000500.safetensors`. Random numbers are
-//! a function of seed and step, so these two are the whole random state, the order of samples
-//! included.
+//! Each checkpoint is one safetensors file, `checkpoints/step-000500.safetensors`. Random numbers
+//! are a function of seed and step, so these two are the whole random state, including the order of
+//! samples.
 //!
-//! Names, shapes, notes and values have checksums, which every reader compares; files from before
-//! there were any are read without. A state with a weight or moment that is not a number is neither
-//! written nor read.
+//! Names, shapes, notes and values have checksums, which every reader compares. Files from before
+//! there were checksums are read without. A state with a weight or moment that is not finite is
+//! neither written nor read.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +20,7 @@ use crate::optimiser::{MOMENTS, Optimiser};
 use crate::recipe::{Recipe, settings};
 use crate::{Result, TrainError, files, finite};
 
-/// What a checkpoint says of itself.
+/// Notes of a checkpoint about itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Notes {
@@ -29,15 +28,15 @@ pub struct Notes {
     pub step: u64,
     /// Seed of the run.
     pub seed: u64,
-    /// What is trained: `rein`, `freeze` or `full`.
+    /// Trained part: `rein`, `freeze` or `full`.
     pub method: String,
     /// Fingerprint of the frozen weights.
     pub backbone: String,
-    /// Updates of each parameter.
+    /// Number of updates of each parameter.
     pub updates: BTreeMap<String, u64>,
     /// Version of the program.
     pub version: String,
-    /// Settings that bear on the weights, by key; none in files of earlier versions.
+    /// Settings that affect the weights, by key; none in files of earlier versions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
 }
@@ -55,7 +54,7 @@ pub fn path_of(run: &Path, step: u64) -> PathBuf {
     folder(run).join(format!("step-{step:06}.safetensors"))
 }
 
-/// Path of the state before a step whose loss was not a number.
+/// Path of the state before a step whose loss was not finite.
 pub fn before_nan(run: &Path) -> PathBuf {
     run.join("checkpoints").join("before-nan.safetensors")
 }
@@ -63,7 +62,7 @@ pub fn before_nan(run: &Path) -> PathBuf {
 /// Steps of the checkpoints in a run folder, ascending.
 ///
 /// # Errors
-/// A folder that cannot be read; one that does not exist holds none.
+/// A folder that cannot be read. A folder that does not exist has no checkpoints.
 pub fn list(run: &Path) -> Result<Vec<u64>> {
     let dir = folder(run);
     let entries = match std::fs::read_dir(&dir) {
@@ -76,7 +75,7 @@ pub fn list(run: &Path) -> Result<Vec<u64>> {
         .filter_map(|e| {
             let name = e.file_name().into_string().ok()?;
             let step = name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok()?;
-            // A copy under another spelling of the number is none that a run wrote.
+            // A copy with another spelling of the number was not written by a run.
             path_of(run, step).ends_with(&name).then_some(step)
         })
         .collect();
@@ -84,13 +83,14 @@ pub fn list(run: &Path) -> Result<Vec<u64>> {
     Ok(steps)
 }
 
-/// Writes model and optimiser after `step` steps to `path`, whole or not at all. The file is the
-/// same wherever they lie: on a device the f32 weights and moments are fetched, one wait for each.
+/// Writes model and optimiser after `step` steps to `path`, whole or not at all. The file does not
+/// depend on where they are stored. From a device the f32 weights and moments are copied, with one
+/// wait for each.
 ///
 /// # Errors
-/// [`TrainError::BrokenState`] for a weight or moment that is not a number; a file that cannot be
-/// written. What was there before survives. A failure of the device; weights that are used in
-/// their file and were changed there.
+/// [`TrainError::BrokenState`] for a weight or moment that is not finite; a file that cannot be
+/// written; a failure of the device; weights that are used in place from their file and were
+/// changed there. The old file survives.
 pub fn save(
     path: &Path,
     model: &Segmenter,
@@ -136,8 +136,8 @@ pub fn remove(run: &Path, step: u64) -> Result<()> {
     }
 }
 
-/// Renames the checkpoints of steps after `step`, from which nothing goes on any more, so that
-/// their names no longer end like those of checkpoints; returns their steps.
+/// Renames the checkpoints of steps after `step` and returns their steps. Nothing continues from
+/// them any more, so their new names do not end like those of checkpoints.
 ///
 /// # Errors
 /// A file that cannot be renamed.
@@ -170,13 +170,13 @@ pub fn prune(run: &Path, keep: usize) -> Result<()> {
     steps[..steps.len() - keep].iter().try_for_each(|step| remove(run, *step))
 }
 
-/// Opens a checkpoint: its notes and its tensors, compared with their checksums.
+/// Opens a checkpoint: reads its notes and tensors and compares their checksums.
 ///
 /// # Errors
-/// A missing or damaged file, one that is no checkpoint, or one with values that are not numbers.
+/// A missing or damaged file, one that is no checkpoint, or one with values that are not finite.
 pub fn open(path: &Path) -> Result<(Notes, StateDict)> {
     let fail = |what: String| TrainError::Checkpoint { path: path.into(), what };
-    // Without advice on files that came from elsewhere.
+    // Without advice on files from elsewhere.
     let own = |error: ModelError| match error {
         ModelError::Read { cause, .. } | ModelError::Damaged { cause, .. } => fail(cause),
         other => other.into(),
@@ -199,8 +199,8 @@ pub fn open(path: &Path) -> Result<(Notes, StateDict)> {
     Ok((notes, dict))
 }
 
-/// As [`open`], for the checkpoint of `step` in a run folder. If it is damaged, the error names the
-/// newest one that is whole, which the command line takes by `option`.
+/// Opens the checkpoint of `step` in a run folder. If it is damaged, the error names the newest
+/// undamaged one, with the command line `option` that selects it.
 ///
 /// # Errors
 /// As [`open`].
@@ -235,16 +235,16 @@ pub fn newest_whole(run: &Path) -> Result<Option<u64>> {
     Ok(list(run)?.into_iter().rev().find(|step| open(&path_of(run, *step)).is_ok()))
 }
 
-/// What was trained, without the state of the optimiser.
+/// Trained parameters of a checkpoint, without the state of the optimiser.
 pub fn trained(mut dict: StateDict) -> StateDict {
     dict.retain(|name| !name.starts_with(MOMENTS));
     dict
 }
 
-/// Puts a checkpoint's values into a model that was built from the same recipe.
+/// Copies a checkpoint's values into a model that was built from the same recipe.
 ///
 /// # Errors
-/// Another method, frozen weights other than those it was trained on, or tensors that are missing,
+/// Another method, other frozen weights than those it was trained on, or tensors that are missing,
 /// left over or of another shape.
 pub fn restore(path: &Path, notes: &Notes, dict: &mut StateDict, model: &Segmenter) -> Result<()> {
     let fail = |what: String| TrainError::Checkpoint { path: path.into(), what };

@@ -1,20 +1,20 @@
-//! The time since the last checkpoint, by a clock that tests can replace.
+//! Time since the last checkpoint, by a clock that tests can replace.
 
 use std::time::{Duration, Instant};
 
-/// Tells the time since some moment.
+/// Clock that returns the time since some moment.
 pub type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
 
-/// A period that begins anew at each checkpoint.
+/// Period that restarts at each checkpoint.
 pub(crate) struct CheckpointTimer {
     clock: Clock,
-    /// None: it never ends.
+    /// `None` if it never ends.
     period: Option<Duration>,
     start: Duration,
 }
 
 impl CheckpointTimer {
-    /// A period of `minutes` by the system's clock; 0 never ends.
+    /// Makes a period of `minutes` by the system's clock; 0 never ends.
     pub fn new(minutes: f64) -> CheckpointTimer {
         let begin = Instant::now();
         let period = Duration::try_from_secs_f64(60.0 * minutes).ok();
@@ -22,13 +22,13 @@ impl CheckpointTimer {
         CheckpointTimer { clock: Box::new(move || begin.elapsed()), period, start: Duration::ZERO }
     }
 
-    /// Goes by another clock from now on.
+    /// Sets another clock and restarts the period.
     pub fn set_clock(&mut self, clock: Clock) {
         self.clock = clock;
         self.restart();
     }
 
-    /// Begins the period anew.
+    /// Restarts the period.
     pub fn restart(&mut self) {
         self.start = (self.clock)();
     }

@@ -1,5 +1,5 @@
-//! The class of every pixel of an image, found in strips of rows as scores become known: the scores
-//! of a large image at once would take gigabytes.
+//! Class of every pixel of an image, computed in strips of rows as scores become known. The scores
+//! of a whole large image would take gigabytes.
 
 use dressage_kernels::allocate::zeroed;
 use dressage_kernels::resize::{Axis, Mode, Resize, Step};
@@ -8,7 +8,7 @@ use crate::evaluate::argmax;
 use crate::windows::ScoreMap;
 use crate::{LabelMap, Result};
 
-/// Scores that are resized at once.
+/// Number of scores that are resized at once.
 const STRIP: usize = 1 << 22;
 
 /// Classes of an image of `h` x `w`, from scores at test size.
@@ -24,10 +24,11 @@ pub(crate) struct Classes {
 }
 
 impl Classes {
-    /// No row yet. `from` and `to` are height and width of the scores and of the image.
+    /// Makes an image without classes yet. `from` and `to` are height and width of the scores and
+    /// of the image.
     ///
     /// # Errors
-    /// A size of 0; no memory.
+    /// A size of 0; too little memory.
     pub fn new(k: usize, from: [usize; 2], to: [usize; 2]) -> Result<Classes> {
         let axis = |i: usize| Axis::new(from[i], to[i], Mode::Bilinear, Step::Size);
         let (y, x) = (axis(0)?, axis(1)?);
@@ -37,7 +38,7 @@ impl Classes {
         Ok(Classes { k, y, x, label: LabelMap { w, h, data }, next: 0, strip })
     }
 
-    /// First row of the scores that classes to come are made of.
+    /// First row of the scores that later classes need.
     pub fn needs(&self) -> usize {
         match self.next < self.label.h {
             true => self.y.taps(self.next).0.first().map_or(0, |&i| i as usize),
@@ -45,12 +46,12 @@ impl Classes {
         }
     }
 
-    /// Last row of the scores that row `y` is made of.
+    /// Last row of the scores that row `y` needs.
     fn last(&self, y: usize) -> usize {
         self.y.taps(y).0.last().map_or(0, |&i| i as usize)
     }
 
-    /// Finds the classes of all rows that the finished rows of `map` decide.
+    /// Computes the classes of all rows that the finished rows of `map` decide.
     ///
     /// # Errors
     /// Rows of the map that were dropped too early.
@@ -74,7 +75,7 @@ impl Classes {
         }
     }
 
-    /// The classes; those of rows that no call of [`Classes::take`] decided are 0.
+    /// Returns the classes. Rows that no call of [`Classes::take`] decided are 0.
     pub fn label(self) -> LabelMap {
         self.label
     }
@@ -92,7 +93,7 @@ mod tests {
         (0..n).map(|i| ((i * 7919 + seed * 104_729) as f32 * 0.13).sin()).collect()
     }
 
-    /// Windows in strips against the whole map, resized and searched at once.
+    /// Windows in strips, compared with the whole map resized at once.
     #[test]
     fn strips_give_the_classes_of_the_whole_map() {
         let (k, crop) = (5, 16);

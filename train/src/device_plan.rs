@@ -1,10 +1,9 @@
-//! A training step on a device, known before the first one: what is launched, copied and waited
-//! for, and the memory that it takes.
+//! Plan of a training step on a device, before the first one: launches, copies, waits and memory.
 //!
-//! The step is gone through by the code that trains, on a [`Device::dry_run`] beside an
-//! [`DryRun`] for the host. So launches, copies and bytes are those of the real step, as long as
-//! nothing depends on values, and on a device nothing does: targets are padded to the number of
-//! classes. The first steps fill the pool; what is told is the step after them.
+//! The training code itself runs the step, on a [`Device::dry_run`] together with a [`DryRun`] for
+//! the host. So launches, copies and bytes are those of the real step, as long as nothing depends
+//! on values. On a device nothing does: targets are padded to the number of classes. The first
+//! steps fill the pool; the step after them is reported.
 
 use dressage_engine::memory::usage_on;
 use dressage_engine::{Device, DryRun};
@@ -16,12 +15,12 @@ use crate::recipe::Recipe;
 use crate::trainer::Trainer;
 use crate::{Result, TrainError};
 
-/// Steps after which the pool takes nothing more, and the one that is told.
+/// Steps after which the pool no longer grows. The one after them is reported.
 const STEPS: usize = 3;
 
 impl Needs {
-    /// What a run takes of a device at its peak. The context of the driver and the scratch memory
-    /// of cuBLASLt, which are there before the plan is compared with what is free, are not in it.
+    /// Memory that a run takes on a device at its peak. The driver's context and the scratch memory
+    /// of cuBLASLt are not included: they exist before the plan is compared with the free memory.
     fn of_device(device: &Device) -> Needs {
         let (usage, pool) = (usage_on(device), device.usage());
         Needs {
@@ -32,21 +31,22 @@ impl Needs {
     }
 }
 
-/// A step at one level of recomputation.
+/// A step at one recompute level.
 #[derive(Debug, Clone)]
 pub struct DeviceStep {
-    /// The level.
+    /// The recompute level.
     pub level: Recompute,
-    /// Memory.
+    /// Memory needs.
     pub needs: Needs,
-    /// What the step asks of the device, by part.
+    /// Trace of the step on the device, by part.
     pub trace: Trace,
-    /// Reservations that the step makes.
+    /// Number of reservations that the step makes.
     pub reservations: u64,
 }
 
 impl DeviceStep {
-    /// Goes through steps of `recipe` at a level. Takes some tenths of a second and no memory.
+    /// Runs steps of `recipe` in a dry run at one level. Takes some tenths of a second and no
+    /// memory.
     ///
     /// # Errors
     /// Sizes that do not fit together.
@@ -68,7 +68,7 @@ impl DeviceStep {
         Ok(DeviceStep { level, needs: Needs::of_device(&device), trace, reservations })
     }
 
-    /// Buffers that were in use at the peak with their number, largest sum first.
+    /// Buffers in use at the peak, each with its count, largest sum first.
     pub fn at_peak(&self) -> Vec<(&LiveBuffer, usize)> {
         let mut held: Vec<_> = self.trace.at_peak.iter().map(|(held, n)| (held, *n)).collect();
         held.sort_by_key(|(held, n)| std::cmp::Reverse(held.bytes * n));
@@ -76,20 +76,20 @@ impl DeviceStep {
     }
 }
 
-/// What a recipe takes of a device at every level of recomputation.
+/// Memory that a recipe takes on a device at every recompute level.
 #[derive(Debug, Clone)]
 pub struct DevicePlan {
     /// Steps, from the most memory to the least.
     pub steps: Vec<DeviceStep>,
     /// The level of the recipe.
     pub chosen: Recompute,
-    /// Bytes that are free on the device, if there is one that tells.
+    /// Bytes that are free on the device, if there is one that reports them.
     pub available: Option<usize>,
 }
 
 impl DevicePlan {
-    /// Goes through a few steps of `recipe` at every level; `available` is compared with what they
-    /// take.
+    /// Runs a few steps of `recipe` in a dry run at every level. `available` is compared with their
+    /// needs.
     ///
     /// # Errors
     /// Sizes that do not fit together.
@@ -107,7 +107,7 @@ impl DevicePlan {
     /// Fails if the device has too little memory for the recipe as it is.
     ///
     /// # Errors
-    /// [`TrainError::Memory`], which names the ways out.
+    /// [`TrainError::Memory`], which names settings that need less.
     pub fn check(&self, recipe: &Recipe) -> Result<()> {
         let Some(available) = self.available else { return Ok(()) };
         let level = |step: &DeviceStep| {
@@ -141,7 +141,8 @@ mod tests {
             let held: usize = step.at_peak().iter().map(|(held, n)| held.bytes * n).sum();
             assert_eq!(held, step.trace.peak);
         }
-        // What `cheap` would make again is small here, and small values are kept on a device.
+        // Values that `cheap` would recompute are small here, and small values are kept on a
+        // device.
         let activations: Vec<usize> = plan.steps.iter().map(|s| s.needs.activations).collect();
         let [none, cheap, block] = activations[..] else { panic!("{activations:?}") };
         assert!(none >= cheap && cheap > block, "{activations:?}");

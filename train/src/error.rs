@@ -1,4 +1,4 @@
-//! What can go wrong between the files of a data set and a trained network.
+//! Errors between the files of a data set and a trained network.
 
 use std::path::PathBuf;
 
@@ -15,8 +15,7 @@ fn write_hint(source: &std::io::Error) -> &'static str {
     hint(source).unwrap_or("; check the free space and the rights of its folder")
 }
 
-/// An error that a user can act on: it names the file or value and, where there is one, the way
-/// out.
+/// An error that a user can act on. It names the file or value and, if there is one, the way out.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
@@ -25,7 +24,7 @@ pub enum TrainError {
     Read {
         /// File or folder.
         path: PathBuf,
-        /// What the operating system says.
+        /// Error of the operating system.
         source: std::io::Error,
     },
     /// A file that cannot be written.
@@ -33,7 +32,7 @@ pub enum TrainError {
     Write {
         /// File.
         path: PathBuf,
-        /// What the operating system says.
+        /// Error of the operating system.
         source: std::io::Error,
     },
     /// A path that must be a regular file and is something else.
@@ -44,22 +43,22 @@ pub enum TrainError {
         /// Description of the file.
         found: &'static str,
     },
-    /// A file that is no picture of a form that is read.
+    /// A file that is not a picture of a supported form.
     #[error("cannot decode {path}: it is {found}, and PNG and JPEG are read; {way}")]
     PictureForm {
         /// File.
         path: PathBuf,
-        /// Form of the file, whatever its name says.
+        /// Form of the file, regardless of its name.
         found: &'static str,
-        /// The way out.
+        /// Advice for the user.
         way: &'static str,
     },
-    /// A picture whose bytes make no sense.
+    /// A picture whose data are not valid.
     #[error("cannot decode {path}: {what}; the file is damaged or cut short, copy it again")]
     Decode {
         /// File.
         path: PathBuf,
-        /// What the decoder says.
+        /// Message of the decoder.
         what: String,
     },
     /// A picture that is too large for the memory of the process.
@@ -67,22 +66,22 @@ pub enum TrainError {
     Picture {
         /// File.
         path: PathBuf,
-        /// Memory that it takes.
+        /// Memory that decoding takes.
         needed: String,
-        /// Memory that there is, in words.
+        /// Available memory, in words.
         available: String,
     },
-    /// A label file that is no PNG picture.
+    /// A label file that is not a PNG picture.
     #[error("label {path} is {found}, and labels are read from PNG; {way}")]
     LabelFile {
         /// File.
         path: PathBuf,
-        /// Form of the file, whatever its name says.
+        /// Form of the file, regardless of its name.
         found: &'static str,
-        /// The way out.
+        /// Advice for the user.
         way: &'static str,
     },
-    /// A label file that holds no class per pixel.
+    /// A label file without one class per pixel.
     #[error(
         "label {path} is a {found} picture; labels hold one index per pixel (grey or palette PNG)"
     )]
@@ -92,7 +91,7 @@ pub enum TrainError {
         /// Colour type and depth found.
         found: String,
     },
-    /// A pixel of a colour-coded label whose colour stands for no class.
+    /// A pixel of a colour-coded label whose colour is no class.
     #[error(
         "label {path}, pixel ({x}, {y}): no class has the colour {rgb:?}; \
          store indices instead of colours"
@@ -150,7 +149,7 @@ pub enum TrainError {
     EmptyFolder {
         /// Folder.
         path: PathBuf,
-        /// Suffix looked for.
+        /// Suffix that was searched for.
         suffix: String,
         /// Key of the data set.
         key: String,
@@ -167,7 +166,7 @@ pub enum TrainError {
         total: usize,
         /// First image without a label.
         image: PathBuf,
-        /// Where its label was expected.
+        /// Expected path of its label.
         label: PathBuf,
         /// Key of the data set.
         key: String,
@@ -177,20 +176,20 @@ pub enum TrainError {
     NoLabel {
         /// Image file.
         image: PathBuf,
-        /// Where its label was expected.
+        /// Expected path of its label.
         label: PathBuf,
         /// Key of the data set.
         key: String,
     },
-    /// A sample that cannot be loaded, in a run that stops at such.
+    /// A sample that cannot be loaded, in a run that stops at such errors.
     #[error("{0}, or leave it out with data.on_error=skip")]
     Sample(Box<TrainError>),
     /// Data sets with pairs that cannot be used, or with nothing to learn from.
     #[error("{what}; {way}")]
     BadData {
-        /// Sets, numbers and the first files with what is wrong with them.
+        /// Sets, numbers and the first files with their faults.
         what: String,
-        /// How to go on.
+        /// Advice for the user.
         way: String,
     },
     /// A table of ids that does not exist or does not fit.
@@ -198,19 +197,19 @@ pub enum TrainError {
     IdTable {
         /// Key of the data set.
         key: String,
-        /// The fault and the way out.
+        /// The fault and advice for the user.
         what: String,
     },
     /// A pixel array of another length than its size says.
     #[error("{what} of {w}x{h} needs {expected} bytes, found {found}")]
     Raster {
-        /// Which array.
+        /// Name of the array.
         what: &'static str,
         /// Width.
         w: usize,
         /// Height.
         h: usize,
-        /// Bytes that the size asks for.
+        /// Bytes that the size requires.
         expected: usize,
         /// Bytes found.
         found: usize,
@@ -220,7 +219,7 @@ pub enum TrainError {
     Setting {
         /// Name of the setting.
         setting: &'static str,
-        /// What is wrong, in words and numbers.
+        /// Description of the error, in words and numbers.
         what: String,
     },
     /// A checkpoint that cannot be used.
@@ -228,7 +227,7 @@ pub enum TrainError {
     Checkpoint {
         /// File.
         path: PathBuf,
-        /// What is wrong.
+        /// Description of the error.
         what: String,
     },
     /// A damaged checkpoint of a run.
@@ -236,20 +235,20 @@ pub enum TrainError {
     Damaged {
         /// The fault.
         error: String,
-        /// The way out.
+        /// Advice for the user.
         instead: String,
     },
-    /// Weights or moments that an update has made infinite or no numbers.
+    /// Weights or moments that an update has made infinite or NaN.
     #[error("after step {step} {what}, so this state is not saved{instead}")]
     BrokenState {
         /// Steps done.
         step: u64,
         /// Tensor and value.
         what: String,
-        /// State to go on from, with a separator in front.
+        /// State to continue from, with a separator in front.
         instead: String,
     },
-    /// A run that is to be resumed with other settings.
+    /// A resumed run with other settings.
     #[error(
         "{path}: resumed with other settings this would be another run: {changes}; leave these \
          keys as they were, or give --resume-changed to go on with the new values"
@@ -260,15 +259,15 @@ pub enum TrainError {
         /// Keys with both values.
         changes: String,
     },
-    /// A run folder that already holds a run, or none.
+    /// A run folder that already has a run, or has none.
     #[error("{path}: {what}")]
     RunFolder {
         /// Folder.
         path: PathBuf,
-        /// What is wrong and the way out.
+        /// Description of the error and advice for the user.
         what: String,
     },
-    /// A loss that is not a number.
+    /// A loss that is not finite.
     #[error(
         "step {step}: {what}; nothing was updated in this step, the state before it is in {kept}, \
          from which --resume --from before-nan goes on; lower train.lr (with --resume-changed) or \
@@ -277,7 +276,7 @@ pub enum TrainError {
     NotFinite {
         /// Step, counted from 1 as in the log.
         step: u64,
-        /// Which loss or cost, of which prediction and image.
+        /// Loss or cost, with its prediction and image.
         what: String,
         /// Checkpoint of the state before the step.
         kept: PathBuf,
@@ -294,12 +293,12 @@ pub enum TrainError {
         needed: String,
         /// Memory that the process can still take.
         available: String,
-        /// Limit that ends it, if that is known.
+        /// Limit that this memory comes from, if it is known.
         limit: String,
         /// Settings that need less.
         ways: String,
     },
-    /// Work whose plan alone goes beyond the address space of the process.
+    /// Work whose dry run alone exceeds the address space of the process.
     #[error(
         "this needs more than {needed} of memory, and {available}; raise the limit, or make \
          batch, crop or window smaller where the command has them"
@@ -307,7 +306,7 @@ pub enum TrainError {
     AddressSpace {
         /// Memory up to the buffer that was refused.
         needed: String,
-        /// Memory of the process, in words.
+        /// Available memory, in words.
         available: String,
     },
     /// A buffer that the system refused.
@@ -316,19 +315,19 @@ pub enum TrainError {
          batch, crop or window smaller where the command has them"
     )]
     OutOfMemory {
-        /// Bytes asked for.
+        /// Requested bytes.
         bytes: usize,
-        /// Which limit holds, if that is known.
+        /// Limit that applies, if it is known.
         limit: String,
     },
     /// An inference that would not fit into the memory of the machine.
     #[error("the network needs {needed} for {what}, and {available}; {ways}")]
     Inference {
-        /// Size that the network is to see at once.
+        /// Input of one forward pass, in words.
         what: String,
         /// Memory that it takes.
         needed: String,
-        /// Memory that there is, in words.
+        /// Available memory, in words.
         available: String,
         /// Settings that need less.
         ways: &'static str,
@@ -336,34 +335,34 @@ pub enum TrainError {
     /// A device that cannot be used.
     #[error("{source}; run.device=cpu (--device cpu) works everywhere")]
     Device {
-        /// What was looked for.
+        /// Error of the device.
         source: dressage_kernels::KernelError,
     },
-    /// Someone asked to stop.
+    /// A stop was requested.
     #[error("interrupted")]
     Interrupted,
-    /// From the network.
+    /// Error of the network.
     #[error(transparent)]
     Model(#[from] dressage_models::ModelError),
-    /// From the engine.
+    /// Error of the engine.
     #[error(transparent)]
     Engine(#[from] dressage_engine::EngineError),
-    /// From writing a file.
+    /// Error of writing a file.
     #[error(transparent)]
     File(#[from] crate::files::FileError),
-    /// From counting pixels.
+    /// Error of counting pixels.
     #[error(transparent)]
     Metric(#[from] crate::metrics::MetricError),
-    /// From cutting windows.
+    /// Error of cutting windows.
     #[error(transparent)]
     Window(#[from] crate::windows::WindowError),
-    /// From a recipe.
+    /// Error of a recipe.
     #[error(transparent)]
     Recipe(#[from] crate::recipe::RecipeError),
-    /// From the learning rate's schedule.
+    /// Error of the learning rate schedule.
     #[error(transparent)]
     Schedule(#[from] crate::schedule::ScheduleError),
-    /// A worker thread of the loader ended without a word.
+    /// A worker thread of the loader that ended without an error.
     #[error("a data worker stopped unexpectedly while preparing step {step}")]
     WorkerEnded {
         /// Step whose sample did not arrive, counted from 1 as in the log.

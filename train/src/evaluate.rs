@@ -25,7 +25,7 @@ use crate::wait::Waiting;
 use crate::windows::{ScoreMap, Window, padded, slide, test_size, whole};
 use crate::{Image, LabelMap, Result, TrainError, machine};
 
-/// How an image is cut and resized for the network.
+/// Settings for cutting and resizing an image for the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inference {
     /// Sliding windows or one window.
@@ -34,14 +34,14 @@ pub struct Inference {
     pub crop: usize,
     /// Step of the windows in pixels.
     pub stride: usize,
-    /// Windows computed together.
+    /// Windows per forward pass.
     pub batch: usize,
-    /// Width and height of the box an image is fitted to; `[0, 0]` keeps its size.
+    /// Width and height of the box that an image is fitted to; `[0, 0]` keeps its size.
     pub test_box: [usize; 2],
 }
 
 impl Inference {
-    /// For a set of a recipe.
+    /// Settings for an evaluation set of a recipe.
     pub fn of_set(eval: &Eval, set: &EvalSet) -> Inference {
         Inference {
             mode: eval.mode,
@@ -52,7 +52,7 @@ impl Inference {
         }
     }
 
-    /// For images outside any set: as for the first evaluation set, if there is one.
+    /// Settings for images outside any set: those of the first evaluation set, if there is one.
     pub fn of_recipe(recipe: &Recipe) -> Inference {
         let Eval { mode, crop, stride, batch } = recipe.eval;
         match recipe.data.eval.first() {
@@ -62,12 +62,12 @@ impl Inference {
     }
 }
 
-/// The class of every pixel of `image`, at a size of `h` x `w`: its own, or that of its label.
+/// Predicts the class of every pixel of `image`, at size `h` x `w`: its own or its label's.
 ///
-/// Takes memory for the rows of scores that a window has, whatever the height of the image.
+/// Score memory covers the rows of one window, whatever the height of the image.
 ///
 /// # Errors
-/// Windows that do not fit; too little memory; whatever the network refuses.
+/// Windows that do not fit; too little memory; errors of the network.
 pub fn predict(
     model: &Segmenter,
     image: &Image,
@@ -78,7 +78,7 @@ pub fn predict(
     // On a thread of the pool, as a training step.
     let found = || rayon::scope(|_| isolated(|| predict_in_pool(model, image, how, h, w)));
     let labels = allocate::catch(found)??;
-    // Weights that changed in their file on the way have made something else of the image.
+    // If the weights file changed meanwhile, the result is not valid.
     model.check_files()?;
     Ok(labels)
 }
@@ -96,7 +96,7 @@ fn predict_in_pool(
         EvalMode::Slide => slide(th, tw, how.crop, how.stride)?,
         EvalMode::Whole => vec![whole(th, tw)],
     };
-    // All windows of an image have one size. The row above them stays for the pixels between.
+    // All windows of an image have one size. The row above them is kept to interpolate from it.
     let rows = windows.first().map_or(0, |window| window.h() + 1);
     let patch = model.backbone().config().patch;
     let group = Group::new(&windows, how.batch.max(1), patch);
@@ -113,8 +113,8 @@ fn predict_in_pool(
     Ok(classes.label())
 }
 
-/// Finds the classes that rows above `end` decide, to which no window comes any more, and drops
-/// the scores.
+/// Computes the classes that the rows above `end` decide, and drops their scores. No later window
+/// covers these rows.
 fn advance(map: &mut ScoreMap, classes: &mut Classes, end: usize) -> Result<()> {
     map.finish_rows(end)?;
     classes.take(map)?;
@@ -122,7 +122,7 @@ fn advance(map: &mut ScoreMap, classes: &mut Classes, end: usize) -> Result<()> 
     Ok(())
 }
 
-/// Windows that the network sees at once.
+/// Windows of one forward pass.
 #[derive(Clone, Copy)]
 struct Group {
     n: usize,
@@ -139,11 +139,11 @@ impl Group {
     }
 }
 
-/// Scores of an image from which its memory is planned before it is begun.
+/// Number of scores of an image from which its memory is planned beforehand.
 const LARGE: usize = 1 << 26;
 
-/// Fails if a group of windows and `map` scores do not fit into the memory of the host. A device
-/// tells by itself.
+/// Fails if a group of windows and `map` scores do not fit into host memory. A device reports this
+/// itself.
 fn check_room(model: &Segmenter, group: Group, map: usize) -> Result<()> {
     let k = model.head().config().classes;
     if model.device().is_some() || map.max(k * group.n * group.h * group.w) < LARGE {
@@ -173,7 +173,7 @@ fn check_room(model: &Segmenter, group: Group, map: usize) -> Result<()> {
     let Some(room) = machine::room() else { return Ok(()) };
     let planned = dry_run.usage().system_bytes + dry_run.tally().scratch(machine::threads(0));
     let needed = planned + map * size_of::<f32>();
-    // Buffers of the images before serve again.
+    // Buffers of earlier images are reused.
     let usage = memory::usage();
     let free = room.bytes + usage.system_bytes - usage.total() + scratch::held();
     if needed <= free {
@@ -182,7 +182,7 @@ fn check_room(model: &Segmenter, group: Group, map: usize) -> Result<()> {
     too_large(mib(needed), format!("{} are available {}", mib(free), room.limit))
 }
 
-/// Class with the highest score per pixel, the first of equals; `scores` is `[k, n]`.
+/// Class with the highest score per pixel, the first on ties; `scores` is `[k, n]`.
 pub fn argmax(scores: &[f32], k: usize) -> Vec<u8> {
     let n = scores.len() / k.max(1);
     let best = |i: usize| {
@@ -197,10 +197,10 @@ pub fn argmax(scores: &[f32], k: usize) -> Vec<u8> {
     (0..n).into_par_iter().map(best).collect()
 }
 
-/// Hands on the scores `[k, h, w]` of each window of an image at test size, in their order.
+/// Passes the scores `[k, h, w]` of each window of an image at test size to `found`, in order.
 ///
-/// A device computes the scores of a group of windows and hands them over in one copy, 20 MB for
-/// 19 classes at 512 px; they are added up on the host, in the same order and to the same bits.
+/// A device computes the scores of a group of windows and copies them to the host at once, 20 MB
+/// for 19 classes at 512 px. The host sums them in the same order, so the result is bitwise equal.
 fn window_scores(
     model: &Segmenter,
     image: &Image,
@@ -227,8 +227,8 @@ fn window_scores(
     Ok(())
 }
 
-/// Scores of one set; `stop` ends it early with [`TrainError::Interrupted`]. A sample that cannot
-/// be read is left out and noted if `on_error` says so.
+/// Computes the scores of one set; `stop` ends it early with [`TrainError::Interrupted`]. A sample
+/// that cannot be read is left out and noted if `on_error` says so.
 ///
 /// # Errors
 /// A sample that cannot be read, or all of them; an interruption.
@@ -270,7 +270,7 @@ pub fn evaluate_set(
     Ok(SetReport::new(&set.set.name, set.test_box, source.len() - left_out, set.in_mean, &counts))
 }
 
-/// Scores of all evaluation sets of a recipe, whose samples are in `sources`.
+/// Computes the scores of all evaluation sets of a recipe, whose samples are in `sources`.
 ///
 /// # Errors
 /// As [`evaluate_set`].

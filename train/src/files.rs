@@ -1,10 +1,10 @@
-//! Files that are either there as a whole or not at all.
+//! Files that are written as a whole or not at all.
 //!
-//! A file is written under the name `NAME.partial` in its own folder, flushed to the disk, and
-//! only then renamed. A reader, or a run that starts after a power cut, sees the old file or the
-//! new one. If anything fails (a full disk), the partial file is removed and the old one stays.
+//! A file is written under the name `NAME.partial` in its own folder, flushed to the disk, and only
+//! then renamed. A reader, or a run that starts after a power cut, sees the old file or the new
+//! one. If anything fails (a full disk), the partial file is removed and the old one stays.
 //!
-//! A link stays a link: the file at its end is replaced. A device or a pipe is written as it is.
+//! A link stays a link: its target is replaced. A device or a pipe is written directly.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -15,10 +15,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::lock::{self, Locked};
 use crate::output::{self, Output};
 
-/// What a file name ends in while it is being written.
+/// Extension of a file while it is being written.
 const PARTIAL: &str = "partial";
 
-/// Bytes that are gathered before they are written.
+/// Size of the write buffer in bytes.
 const BUFFER: usize = 1 << 20;
 
 /// Partial files of this process.
@@ -28,11 +28,10 @@ fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes the files that this process is in the middle of writing. For an end at once: whoever
-/// writes them fails.
+/// Removes the files that this process is writing. For an immediate exit: the writers fail.
 pub fn remove_unfinished() {
     for path in unfinished().drain(..) {
-        // It may be finished by now, and nobody is left to hear of anything else.
+        // The file may be finished by now, and nobody is left to receive another error.
         let _ = fs::remove_file(path);
     }
 }
@@ -41,11 +40,11 @@ pub fn remove_unfinished() {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}: {source}{}", .path.display(), written_hint(.source))]
 pub struct FileError {
-    /// What was tried, a verb.
+    /// Attempted action, a verb.
     pub action: &'static str,
     /// File or folder.
     pub path: PathBuf,
-    /// What the operating system says.
+    /// Error of the operating system.
     pub source: io::Error,
 }
 
@@ -82,7 +81,7 @@ pub fn hint(source: &io::Error) -> Option<&'static str> {
     }
 }
 
-/// Whether a file is also known under other names (hard links), whose content would change with it.
+/// Whether a file has other names (hard links), whose content would change with it.
 pub(crate) fn has_other_names(path: &Path) -> bool {
     #[cfg(unix)]
     {
@@ -101,11 +100,11 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileEr
     move |source| FileError { action, path, source }
 }
 
-/// Writes a file through `fill`, which gets a buffered writer; makes the folder if there is none.
+/// Writes a file through `fill`, which gets a buffered writer. Creates the folder if there is none.
 ///
 /// # Errors
 /// [`FileError`] with the path and the cause, from the operating system or from `fill`; the old
-/// file is untouched. A folder, a disk or a socket of this name.
+/// file is unchanged. A folder, a disk or a socket of this name.
 pub fn write(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -116,7 +115,7 @@ pub fn write(
     }
 }
 
-/// Replaces `file` as a whole; it is what `named` leads to.
+/// Replaces `file`, the target of `named`, as a whole.
 fn replace(
     file: &Path,
     named: &Path,
@@ -132,7 +131,7 @@ fn replace(
     let done = written.and_then(|()| fs::rename(&partial, file));
     unfinished().retain(|path| *path != partial);
     if let Err(error) = done {
-        // The first error is the one to report; a partial file that stays is swept later.
+        // The first error is reported; a partial file that stays is swept later.
         let _ = fs::remove_file(&partial);
         return Err(failed("write", named)(error));
     }
@@ -140,8 +139,8 @@ fn replace(
     Ok(())
 }
 
-/// An empty partial file of `path`, locked so that nobody sweeps it; a second one if another
-/// process is writing the same file.
+/// Opens an empty partial file of `path`, locked so that nobody sweeps it. If another process is
+/// writing the same file, a second partial file is used.
 fn open_partial(path: &Path) -> io::Result<(PathBuf, File)> {
     let mut others = 0;
     loop {
@@ -168,7 +167,7 @@ fn filled(file: &File, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> i
     writer.flush()
 }
 
-/// [`write`] for bytes at hand.
+/// [`write`] for bytes in memory.
 ///
 /// # Errors
 /// As [`write`].
@@ -176,8 +175,8 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write(path, |writer| writer.write_all(bytes))
 }
 
-/// Removes what interrupted writes have left in a folder of the files whose names `of` accepts,
-/// and counts them. A file that somebody is writing stays. A folder that does not exist holds none.
+/// Removes leftovers of interrupted writes from a folder, for files whose names `of` accepts.
+/// Returns their number. A file that is being written stays. A folder that does not exist has none.
 ///
 /// # Errors
 /// [`FileError`] when the folder cannot be read or a file not be removed.
@@ -207,7 +206,7 @@ pub fn sweep(dir: &Path, of: impl Fn(&str) -> bool) -> Result<usize, FileError> 
     Ok(removed)
 }
 
-/// `NAME.partial`, `NAME.1.partial` and so on.
+/// Name of a partial file: `NAME.partial`, `NAME.1.partial` and so on.
 fn partial_name(path: &Path, others: u32) -> PathBuf {
     let mut name = OsString::from(path.as_os_str());
     if others > 0 {
@@ -222,8 +221,8 @@ fn folder(path: &Path) -> Option<&Path> {
     path.parent().filter(|dir| !dir.as_os_str().is_empty())
 }
 
-/// Puts the new name itself on the disk. Best effort: some file systems cannot, and the file is
-/// whole either way.
+/// Flushes the new name itself to the disk. Best effort: some file systems cannot, and the file is
+/// complete either way.
 fn sync_folder(path: &Path) {
     #[cfg(unix)]
     if let Ok(dir) = File::open(folder(path).unwrap_or(Path::new("."))) {
@@ -237,7 +236,7 @@ fn sync_folder(path: &Path) {
 pub(crate) mod tests {
     use super::*;
 
-    /// A named pipe.
+    /// Creates a named pipe.
     #[cfg(unix)]
     pub fn make_pipe(path: &Path) {
         use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -260,7 +259,7 @@ pub(crate) mod tests {
         write_bytes(&path, b"first").expect("written");
         write(&path, |w| {
             w.write_all(b"sec")?;
-            // While it is being written, readers find the old one.
+            // Meanwhile readers find the old file.
             assert_eq!(fs::read(&path)?, b"first");
             w.write_all(b"ond")
         })
@@ -290,7 +289,7 @@ pub(crate) mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_real_full_device_is_reported() {
-        // A link that leads the partial file to the device that is always full.
+        // A link from the partial file to the device that is always full.
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join("log");
         std::os::unix::fs::symlink("/dev/full", partial_name(&path, 0)).expect("link");
@@ -388,7 +387,7 @@ pub(crate) mod tests {
         let error = write_bytes(&at("loop"), b"x").expect_err("leads nowhere").to_string();
         assert!(error.contains("loop"), "{error}");
         assert_eq!(names(&at("far")), ["new", "real"]);
-        // A write that fails leaves what is behind the link, too.
+        // A failed write leaves the target of the link, too.
         let full = write(&at("twice"), |_| Err(io::ErrorKind::StorageFull.into()));
         assert!(full.is_err() && fs::read(at("far/real")).expect("file") == b"folder/real");
     }

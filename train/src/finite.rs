@@ -1,4 +1,4 @@
-//! States that can be gone on from: weights and moments that are numbers.
+//! Check that training can continue from a state: weights and moments are finite.
 
 use dressage_engine::Tensor;
 use rayon::prelude::*;
@@ -6,8 +6,8 @@ use rayon::prelude::*;
 use crate::Result;
 use crate::optimiser::SECOND;
 
-/// Fault in the values of a checkpoint's f32 tensor: one that is infinite or not a number, or a
-/// second moment below zero. `None` where there is none.
+/// Describes the fault in a checkpoint's f32 tensor: a value that is not finite, or a negative
+/// second moment. `None` if there is no fault.
 ///
 /// # Errors
 /// A tensor of another type, or one on a device.

@@ -1,14 +1,15 @@
-//! The step on a device as two captured graphs around the matching (`run.graphs`).
+//! The step on a device as two captured CUDA graphs around the matching (`run.graphs`).
 //!
-//! The first is the forward pass and the costs, with the loss of the step before behind them; then
-//! the host waits, matches and uploads; the second is losses, backward pass and update. What
-//! changes from step to step lies in buffers that stay where they are ([`StaticBuffers`]), so that
-//! a replay needs nothing but a few copies before it.
+//! The first graph computes the forward pass and the costs, with the loss of the previous step
+//! appended. Then the host waits, matches and uploads the assignment. The second graph computes
+//! losses, backward pass and update. Data that change from step to step are in buffers at fixed
+//! addresses ([`StaticBuffers`]), so that a replay needs only a few copies before it.
 //!
-//! The first steps are queued launch by launch, over the same buffers, so that kernels are loaded
-//! and the pool holds what a capture takes. A batch of another size is queued that way as well. So
-//! is the next step when a parameter or moment lies elsewhere than at the capture; the one after it
-//! is captured anew. A capture that fails ends the attempts, and the run goes on without graphs.
+//! The first steps are queued launch by launch over the same buffers, so that kernels are loaded
+//! and the pool has the memory that a capture takes. A batch of another size is queued that way as
+//! well. So is the next step when a parameter or moment has another address than at the capture;
+//! the one after it is captured anew. A capture that fails ends the attempts, and the run goes on
+//! without graphs.
 
 use std::time::Instant;
 
@@ -24,37 +25,37 @@ use crate::step::{Pending, Step, StepLog};
 use crate::trainer::Trainer;
 use crate::{Result, TrainError};
 
-/// Direct steps before the first capture: kernels are loaded and tables made in the first.
+/// Direct steps before the first capture. The first of them loads kernels and makes tables.
 const WARM: u32 = 2;
 
-/// Direct steps before another capture: after an evaluation the pool may hold less.
+/// Direct steps before another capture: after an evaluation the pool may have less memory.
 const WARM_AGAIN: u32 = 1;
 
-/// The steps of a run that go through graphs.
+/// Graphs that the steps of a run go through.
 pub(crate) struct Graphs {
     device: Device,
     /// Images, height and width of the batches.
     size: [usize; 3],
     fixed: Option<StaticBuffers>,
     state: State,
-    /// The batch that lies on the device is used again, whatever is given: for measurements.
+    /// Whether all steps reuse the batch on the device and ignore the one given, for measurements.
     pub held: bool,
 }
 
 enum State {
-    /// So many steps are queued directly before a capture.
+    /// Number of steps that are still queued directly before a capture.
     Direct(u32),
     Captured(Box<Captured>),
 }
 
-/// What graphs read and write beside weights and moments, at addresses that stay.
+/// Buffers that graphs read and write besides weights and moments, at fixed addresses.
 struct StaticBuffers {
     image: Tensor,
     targets: Targets,
     assigned: DeviceAssignment,
-    /// `[1 + 3 * layers]`: the sum of all losses of the last step, then each.
+    /// `[1 + 3 * layers]`: the sum of all losses of the last step, then each term.
     loss_readback: Tensor,
-    /// What the backward pass starts from.
+    /// Gradient 1 that the backward pass starts from.
     one: Tensor,
 }
 
@@ -64,7 +65,7 @@ struct Captured {
     costs: StepCosts,
     second: Graph,
     updated: CapturedUpdate,
-    /// Where weights and moments lay.
+    /// Addresses of weights and moments at the capture.
     addresses: Vec<Option<u64>>,
 }
 
@@ -79,7 +80,7 @@ impl Graphs {
         self.size == [batch.b, batch.h, batch.w]
     }
 
-    /// Gives the memory of the graphs back to the pool; a later step is captured anew.
+    /// Returns the memory of the graphs to the pool; a later step is captured anew.
     pub fn release(&mut self) {
         if let State::Captured(_) = self.state {
             self.state = State::Direct(WARM_AGAIN);
@@ -88,14 +89,14 @@ impl Graphs {
 }
 
 impl StaticBuffers {
-    /// Writes a batch over the one before. Does not wait.
+    /// Writes a batch over the previous one. Does not wait.
     fn write(&mut self, (image, targets): &(Tensor, Targets)) -> Result<()> {
         let _range = range("data");
         self.image.overwrite_from(image)?;
         Ok(self.targets.overwrite(targets)?)
     }
 
-    /// Copies what the host needs of a loss into `loss_readback`.
+    /// Copies the sum and the terms of a loss into `loss_readback`.
     fn copy_loss(&mut self, device: &Device, total: &Tensor, values: &Tensor) -> Result<()> {
         let copy = |to: &mut Tensor, from: &Tensor, start: usize| {
             let to: ViewMut<'_, f32> = to.view_mut()?;
@@ -106,7 +107,7 @@ impl StaticBuffers {
     }
 }
 
-/// What a step in graphs needs to know beside the network.
+/// Inputs of a step in graphs besides the network.
 struct StepContext<'a> {
     device: &'a Device,
     samples: &'a [String],
@@ -114,9 +115,9 @@ struct StepContext<'a> {
 }
 
 impl Trainer {
-    /// A step through graphs, or one that prepares them. `None` if a capture failed: the step has
-    /// to be done in another way then, and `graphs` be dropped. `before` becomes the step before,
-    /// if its loss was not known yet.
+    /// Runs a step through graphs, or one that prepares them. Returns `None` if a capture failed:
+    /// the step then has to run in another way, and `graphs` has to be dropped. `before` becomes
+    /// the previous step, if its loss was not known yet.
     pub(crate) fn step_in(
         &mut self,
         graphs: &mut Graphs,
@@ -151,8 +152,8 @@ impl Trainer {
         Ok(Some(Step::Queued(Pending { step, samples, lr, seconds, loss_readback })))
     }
 
-    /// Brings a batch, the number of the step and the loss of the step before to where graphs read
-    /// them. Without a batch the one that lies there stays.
+    /// Copies a batch, the step number and the previous loss to where graphs read them. Without a
+    /// batch the one on the device stays.
     fn prepare<'a>(
         &mut self,
         context: &StepContext<'_>,
@@ -171,7 +172,7 @@ impl Trainer {
                 Err(ModelError::Config("no batch lies on the device to be used again".into()))?
             }
         })?;
-        // Of a step that was done in another way.
+        // The pending loss is from a step outside of these buffers.
         if let Some(pending) = &self.pending
             && pending.loss_readback.address() != fixed.loss_readback.address()
         {
@@ -195,14 +196,14 @@ impl Trainer {
         })
     }
 
-    /// Where weights and moments lie.
+    /// Addresses of weights and moments.
     fn addresses(&self) -> Vec<Option<u64>> {
         let weights = self.model.params().values();
         let weights = weights.flat_map(|p| [p.master().address(), p.get().address()]);
         weights.chain(self.optimiser.addresses()).collect()
     }
 
-    /// Forward pass and costs.
+    /// Computes the forward pass and the costs.
     fn first(&mut self, fixed: &StaticBuffers) -> Result<(Vec<Candidate>, StepCosts)> {
         let output = self.model.forward(&fixed.image, false)?;
         let candidates = Candidate::of(&output);
@@ -213,7 +214,7 @@ impl Trainer {
         Ok((candidates, costs))
     }
 
-    /// The wait for the costs, the matching, and its way up.
+    /// Waits for the costs, matches and uploads the assignment.
     fn between(
         &mut self,
         context: &StepContext<'_>,
@@ -226,7 +227,7 @@ impl Trainer {
         Ok(before)
     }
 
-    /// Losses, backward pass, and `update` with the gradients and the loss that guards it.
+    /// Computes losses and gradients, then calls `update` with the gradients and the guarding loss.
     fn second<R>(
         &mut self,
         device: &Device,
@@ -245,7 +246,7 @@ impl Trainer {
         update(&mut self.optimiser, &mut grads, &guard)
     }
 
-    /// The step launch by launch.
+    /// Runs the step launch by launch.
     fn direct(
         &mut self,
         context: &StepContext<'_>,
@@ -272,8 +273,8 @@ impl Trainer {
         Ok(context.device.replay(&captured.second)?)
     }
 
-    /// The step while it is captured; `None` if the device refuses, which a note explains. Nothing
-    /// runs in a capture, so weights and moments are then those before the step.
+    /// Captures the step and replays it. Returns `None` if the device refuses, which a note
+    /// explains. A capture executes nothing, so weights and moments are then those before the step.
     fn capture(
         &mut self,
         context: &StepContext<'_>,

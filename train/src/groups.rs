@@ -1,9 +1,9 @@
-//! How fast each trainable tensor learns and whether it decays.
+//! Learning rate and weight decay multipliers of each trainable tensor.
 //!
-//! Every tensor is its own group. A list of name parts is tried, longest part first (equally long
-//! ones alphabetically); the first that the tensor's dotted name contains decides alone. Without a
-//! hit, the weight and bias of a norm layer (group, layer or batch norm) do not decay; everything
-//! else, biases included, decays in full. Source: spec training-and-data §1.4.
+//! Every tensor is its own group. A list of name parts is tried, longest part first (equal lengths
+//! alphabetically). The first one that the tensor's dotted name contains decides alone. Without a
+//! match, the weight and bias of a norm layer (group, layer or batch norm) do not decay; everything
+//! else, including biases, decays in full. Source: spec training-and-data §1.4.
 
 use dressage_engine::{ParamKind, Role};
 pub use dressage_models::Method;
@@ -11,41 +11,41 @@ pub use dressage_models::Method;
 /// Multipliers of one tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Setting {
-    /// Multiplies the learning rate of the step.
+    /// Multiplier of the step's learning rate.
     pub lr_mult: f64,
-    /// Multiplies the weight decay of the optimiser.
+    /// Multiplier of the optimiser's weight decay.
     pub decay_mult: f64,
 }
 
-/// A name part and what it decides.
+/// A name part and its setting.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
     /// Part of a parameter's name.
     pub key: String,
-    /// What holds for names that contain it.
+    /// Setting of names that contain it.
     pub setting: Setting,
 }
 
 /// The rules of a training run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParamGroups {
-    /// Longest key first.
+    /// Rules, longest key first.
     rules: Vec<Rule>,
-    /// Decay of norm layers that no rule names.
+    /// Decay multiplier of norm layers that no rule matches.
     norm_decay_mult: f64,
-    /// Multiplies the learning rate of the backbone's own weights.
+    /// Learning rate multiplier of the backbone's own weights.
     backbone_lr_mult: f64,
 }
 
 impl ParamGroups {
-    /// Orders the rules; an empty key would match every name and is dropped.
+    /// Sorts the rules; an empty key would match every name and is dropped.
     pub fn new(mut rules: Vec<Rule>, norm_decay_mult: f64) -> Self {
         rules.retain(|rule| !rule.key.is_empty());
         rules.sort_by(|a, b| b.key.len().cmp(&a.key.len()).then_with(|| a.key.cmp(&b.key)));
         Self { rules, norm_decay_mult, backbone_lr_mult: 1.0 }
     }
 
-    /// The published list of a method. Only `Freeze` spares `query_feat` from decay; the list of
+    /// The published list of a method. Only `Freeze` exempts `query_feat` from decay. The list of
     /// `Full` is that of `Rein`, so its class token, positions and layer scales decay.
     pub fn of(method: Method) -> Self {
         let keys: &[&str] = match method {
@@ -59,16 +59,16 @@ impl ParamGroups {
         Self::new(rules, 0.0)
     }
 
-    /// Slows the backbone's own weights (not Rein's) by `mult`, whatever rule they fall under. The
-    /// paper trains `Full` with 0.1, its published configuration leaves that out; a rule with the
-    /// key `backbone` would also take their norms out of the rule that spares norms from decay,
-    /// hence a factor of its own.
+    /// Multiplies the learning rate of the backbone's own weights (not Rein's) by `mult`, whatever
+    /// rule matches. The paper trains `Full` with 0.1; its published configuration leaves that out.
+    /// A rule with the key `backbone` would also override the rule that exempts norms from decay,
+    /// so this is a separate factor.
     pub fn with_backbone_lr_mult(mut self, mult: f64) -> Self {
         self.backbone_lr_mult = mult;
         self
     }
 
-    /// Multipliers of the parameter `name` of this kind.
+    /// Setting of the parameter `name` of this kind.
     pub fn setting(&self, name: &str, kind: ParamKind) -> Setting {
         let hit = self.rules.iter().find(|rule| name.contains(&rule.key));
         let decay_mult = if kind.norm { self.norm_decay_mult } else { 1.0 };
@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(groups.setting("decode_head.cls_embed.bias", kind(Role::Head)).lr_mult, 1.0);
     }
 
-    /// All tensors of the three full-size configurations, where the recorded lists are at hand.
+    /// All tensors of the three full-size configurations, if the recorded lists are available.
     #[test]
     fn recorded_groups() {
         for (file, json) in crate::recorded("schedule.json") {

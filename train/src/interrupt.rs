@@ -1,20 +1,21 @@
-//! A polite stop: someone asks, the loop finishes its step, writes a checkpoint and ends.
+//! Graceful stop: on request the loop finishes its step, writes a checkpoint and ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A request to stop; clones share it. The binary sets it from a signal handler, long work looks
-/// at it between steps.
+/// Stop request, shared by its clones. The binary sets it from a signal handler; long work checks
+/// it between steps.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Asks to stop. True for the first request, so that a second one can end the program at once.
+    /// Requests a stop. True for the first request, so that a second one can end the program at
+    /// once.
     pub fn request(&self) -> bool {
         !self.0.swap(true, Ordering::SeqCst)
     }
 
-    /// Whether someone has asked.
+    /// Whether a stop was requested.
     pub fn requested(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }

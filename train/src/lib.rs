@@ -1,6 +1,6 @@
 //! Data, recipes, the optimiser, the loop, checkpoints and evaluation.
 //!
-//! This crate knows files and time. It never prints: errors are values, progress is reported
+//! This crate handles files and time. It never prints: errors are values, and progress is reported
 //! through traits.
 
 pub mod augment;
@@ -46,11 +46,11 @@ pub mod windows;
 pub use error::{Result, TrainError};
 pub use raster::{Image, LabelMap};
 
-/// Label of pixels that no loss and no metric looks at.
+/// Label of pixels that all losses and metrics ignore.
 pub const IGNORE: u8 = 255;
 
-/// JSON files of this name in the folders of `DRESSAGE_FIXTURES`, each with its path; none when it
-/// is not set.
+/// JSON files of this name in the folders of `DRESSAGE_FIXTURES`, each with its path. Empty if that
+/// variable is not set.
 #[cfg(test)]
 pub(crate) fn recorded(name: &str) -> Vec<(String, serde_json::Value)> {
     let dirs = dressage_kernels::check::fixture_dirs();

@@ -1,32 +1,32 @@
-//! Advisory locks on files. They end with the process that holds them, however it ends.
+//! Advisory locks on files. They end with the process that owns them, however it ends.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::Path;
 
-/// A file that was opened in order to be locked.
+/// A file that was opened to be locked.
 pub(crate) enum Locked {
-    /// It is locked until it is closed.
+    /// A file that is locked until it is closed.
     Held(File),
-    /// Another process has locked it.
+    /// A file that another process has locked.
     Busy,
-    /// Its file system knows no locks.
+    /// A file without a lock, since its file system does not support them.
     Unknown(File),
 }
 
-/// Opens `path` for writing, made if there is none, and locks it unless somebody else has.
+/// Opens `path` for writing, creates it if there is none, and locks it unless another process has.
 ///
 /// # Errors
-/// A file that cannot be opened or made.
+/// A file that cannot be opened or created.
 pub(crate) fn lock(path: &Path) -> io::Result<Locked> {
     loop {
         let file = open(path)?;
-        // A lock on /dev/full would be one for all who write there.
+        // A lock on /dev/full would be shared by all who write there.
         if !file.metadata()?.is_file() {
             return Ok(Locked::Unknown(file));
         }
         match file.try_lock() {
-            // Whoever had the lock before may have removed or replaced the file meanwhile.
+            // The previous owner may have removed or replaced the file meanwhile.
             Ok(()) if !is_at(&file, path)? => {}
             Ok(()) => return Ok(Locked::Held(file)),
             Err(TryLockError::WouldBlock) => return Ok(Locked::Busy),
@@ -41,7 +41,7 @@ pub(crate) fn lock(path: &Path) -> io::Result<Locked> {
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false);
-    // A pipe of this name that nobody reads would stop the program.
+    // Opening a pipe that nobody reads would block the program.
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(
         &mut options,
@@ -65,7 +65,7 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 
 #[cfg(not(unix))]
 fn is_at(_: &File, _: &Path) -> io::Result<bool> {
-    // Open files cannot be removed there.
+    // Open files cannot be removed on these systems.
     Ok(true)
 }
 
@@ -104,7 +104,7 @@ mod tests {
         let pipe = dir.path().join("pipe");
         crate::files::tests::make_pipe(&pipe);
         assert!(lock(&pipe).is_err(), "nobody reads from it");
-        // A file that was removed under its holder is another one than that of its name.
+        // A file that was removed while it was locked is not the new file of its name.
         let path = dir.path().join("lock");
         let held = lock(&path).expect("opened");
         std::fs::remove_file(&path).expect("removed");

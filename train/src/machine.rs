@@ -1,5 +1,5 @@
-//! What the operating system says about memory: how much is free, and how much this process has.
-//! Linux tells; elsewhere the answer is `None`.
+//! Memory as the operating system reports it: free memory, and memory of this process. Linux
+//! reports it; elsewhere the answer is `None`.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
@@ -13,11 +13,11 @@ use crate::plan::mib;
 pub enum Limit {
     /// Free memory of the machine.
     Machine,
-    /// A control group of so many bytes.
+    /// Limit of a control group in bytes.
     Group(usize),
-    /// Address space of so many bytes (`ulimit -v`).
+    /// Limit of address space in bytes (`ulimit -v`).
     AddressSpace(usize),
-    /// Writable memory of so many bytes (`ulimit -d`).
+    /// Limit of writable memory in bytes (`ulimit -d`).
     Data(usize),
 }
 
@@ -41,14 +41,14 @@ impl fmt::Display for Limit {
 pub struct Room {
     /// Bytes.
     pub bytes: usize,
-    /// Limit that ends them.
+    /// Limit that these bytes come from.
     pub limit: Limit,
 }
 
-/// Address space that is left to the stacks of threads and to the allocator.
+/// Address space that is left for the stacks of threads and the allocator.
 const SPARE: usize = 16 << 20;
 
-/// The least room of all limits that hold for this process.
+/// Smallest room of all limits of this process.
 pub fn room() -> Option<Room> {
     let machine = fs::read_to_string("/proc/meminfo").ok();
     let machine = machine.and_then(|text| kib(&text, "MemAvailable:"));
@@ -59,7 +59,7 @@ pub fn room() -> Option<Room> {
     [machine, group, space, data].into_iter().flatten().min_by_key(|room| room.bytes)
 }
 
-/// Room within the limits of the process.
+/// Room within the resource limits of the process.
 fn rooms_of_process() -> [Option<Room>; 2] {
     let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let room = |(limit, spare): (Option<usize>, usize), key, of: fn(usize) -> Limit| {
@@ -79,38 +79,38 @@ pub fn limits() -> [Option<usize>; 2] {
         .map(|what| getrlimit(what).current.and_then(|bytes| usize::try_from(bytes).ok()))
 }
 
-/// Limits of address space and data: none are known.
+/// Limits of address space and data: unknown on this system.
 #[cfg(not(unix))]
 pub fn limits() -> [Option<usize>; 2] {
     [None; 2]
 }
 
-/// Bytes that this process can still take: what the machine has available, or less where a control
-/// group or a limit of the process says so.
+/// Bytes that this process can still take. This is what the machine has available, or less if a
+/// control group or a limit of the process is smaller.
 pub fn available() -> Option<usize> {
     room().map(|room| room.bytes)
 }
 
-/// Threads of a core, at most: more of them only wait for one another.
+/// Most threads per core: more of them only wait for each other.
 const PER_CORE: usize = 8;
 
-/// Threads that are worth starting where `wanted` are asked for: at most a few for each core.
+/// Number of threads to start if `wanted` are requested: at most a few per core.
 pub fn threads(wanted: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     if wanted == 0 { cores } else { wanted.min(PER_CORE * cores) }
 }
 
-/// Bytes of this process in memory now.
+/// Resident bytes of this process.
 pub fn resident() -> Option<usize> {
     status("VmRSS:")
 }
 
-/// Most bytes of this process that were in memory at once since it began.
+/// Peak resident bytes of this process.
 pub fn peak_resident() -> Option<usize> {
     status("VmHWM:")
 }
 
-/// As [`peak_resident`], for another process that is still running or has not been waited for.
+/// Peak resident bytes of another process that is still running or has not been waited for.
 pub fn peak_resident_of(process: u32) -> Option<usize> {
     kib(&fs::read_to_string(format!("/proc/{process}/status")).ok()?, "VmHWM:")
 }
@@ -119,14 +119,14 @@ fn status(key: &str) -> Option<usize> {
     kib(&fs::read_to_string("/proc/self/status").ok()?, key)
 }
 
-/// The number of a line such as `VmRSS:   1234 kB`, in bytes.
+/// Parses the number of a line such as `VmRSS:   1234 kB`, in bytes.
 fn kib(text: &str, key: &str) -> Option<usize> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
 }
 
-/// The least room in the control groups of this process, version 2 or 1, mounted at `root`.
-/// `groups` is `/proc/self/cgroup`. A container often sees its own group as the root.
+/// Smallest room in the control groups of this process, version 2 or 1, mounted at `root`. `groups`
+/// is `/proc/self/cgroup`. A container often sees its own group as the root.
 fn room_of_groups(root: &Path, groups: &str) -> Option<Room> {
     let mut room: Option<Room> = None;
     for line in groups.lines() {
@@ -147,7 +147,7 @@ fn room_of_groups(root: &Path, groups: &str) -> Option<Room> {
     room
 }
 
-/// Limit less use; pages of files that were not touched lately make way and do not count as used.
+/// Limit less use. Inactive pages of files can be reclaimed and do not count as used.
 fn room_of(group: &Path, limit: &str, current: &str) -> Option<Room> {
     let number = |file: PathBuf| fs::read_to_string(file).ok()?.trim().parse::<usize>().ok();
     let (limit, current) = (number(group.join(limit))?, number(group.join(current))?);

@@ -1,4 +1,4 @@
-//! From a recipe to a network, its losses and its data.
+//! Construction of a network, its losses and its data from a recipe.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::{Result, TrainError, checkpoint, machine};
 /// Sizes of the network that a recipe describes.
 ///
 /// # Errors
-/// Another number of taps than four.
+/// A number of taps other than four.
 pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
     let (m, r, h) = (&recipe.model, &recipe.rein, &recipe.head);
     let taps = <[usize; 4]>::try_from(m.taps.as_slice()).map_err(|_| TrainError::Setting {
@@ -71,17 +71,17 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
 }
 
 /// Builds the network. The backbone comes from the recipe's weights file, or from the seed if it
-/// says `random`; adapter and head from its checkpoint, or from the seed if it names none.
+/// says `random`. Adapter and head come from its checkpoint, or from the seed if it names none.
 ///
 /// # Errors
-/// A file that is missing, damaged or does not fit, or holds NaN; sizes that do not fit together.
+/// A file that is missing, damaged, does not fit or contains NaN; sizes that do not fit together.
 pub fn build(recipe: &Recipe) -> Result<Segmenter> {
     build_within(recipe, machine::available())
 }
 
-/// As [`build`], with `room` bytes of memory, or nobody knows how many. Weights are copied on load,
-/// so that nobody changes them through their file; where that takes more than there is, f32 tensors
-/// are used where they lie, and the files are watched ([`Segmenter::check_files`]).
+/// Builds the network as [`build`] does, with `room` bytes of memory (`None`: unknown). Weights are
+/// copied on load, so that changes of their file do not affect them. If the copy takes more than
+/// there is, f32 tensors are used in place, and the files are watched ([`Segmenter::check_files`]).
 ///
 /// # Errors
 /// As [`build`].
@@ -104,7 +104,7 @@ fn built(recipe: &Recipe, config: SegmenterConfig, room: Option<usize>) -> Resul
         None => StateDict::default(),
         Some(path) => backbone(path, &config)?,
     };
-    // Each was checked against the network by itself, so that what differs is the fault of one.
+    // Each was checked against the network separately, so that an error concerns one of them.
     weights.add(trained.into_iter().flatten());
     let copied: usize = weights.iter().map(|(_, t)| t.len() * size_of::<f32>()).sum();
     if room.is_some_and(|room| room < copied) {
@@ -112,17 +112,17 @@ fn built(recipe: &Recipe, config: SegmenterConfig, room: Option<usize>) -> Resul
     }
     let model = Segmenter::new(config, DType::F32, recipe.train.seed, weights, &[])?;
     if copied > 0 {
-        // What was read to be resized or rounded.
+        // Frees the buffers of values that were read to be resized or rounded.
         dressage_engine::memory::trim();
     }
     Ok(model)
 }
 
-/// The backbone of `model.weights`, whole and of the network's shapes.
+/// Opens the backbone of `model.weights`, complete and with the network's shapes.
 fn backbone(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
     let dict = opened(path, "model.weights")?;
     same_size(&dict, &config.backbone)?;
-    // What does not fit is not half a download, whatever it ends in.
+    // A file that does not fit is reported as such, even if it is truncated too.
     let whole = dict.check_end();
     let (patch, grid) = (config.backbone.patch, config.backbone.grid);
     let dict = dinov2(dict, patch, grid)?.renamed(BACKBONE, "");
@@ -136,7 +136,7 @@ fn backbone(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
     Ok(dict.renamed("", BACKBONE))
 }
 
-/// The whole weights that `setting` names.
+/// Opens the complete weights that `setting` names.
 fn opened(path: &Path, setting: &str) -> Result<StateDict> {
     if let Err(error) = fs::metadata(path)
         && error.kind() == io::ErrorKind::NotFound
@@ -151,8 +151,8 @@ fn opened(path: &Path, setting: &str) -> Result<StateDict> {
 /// Prefix of the backbone's names in the network, absent in its file.
 const BACKBONE: &str = "backbone.";
 
-/// As [`build`], for a network whose trained part is restored from a run's checkpoint next: the
-/// file that the run started from may be gone.
+/// Builds a network whose trained part is restored from a run's checkpoint next. The file that the
+/// run started from may no longer exist.
 ///
 /// # Errors
 /// As [`build`].
@@ -164,12 +164,12 @@ pub fn rebuild(recipe: &Recipe) -> Result<Segmenter> {
     build(&recipe)
 }
 
-/// Adapter and head from a released checkpoint, an exported or a run's own one; with the backbone
-/// if the file holds it.
+/// Opens adapter and head from a released or exported checkpoint, or from one of a run. The
+/// backbone is included if the file has it.
 fn trained(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
     let dict = opened(path, "model.checkpoint")?;
-    // All of it: damage to what is not taken from a run's checkpoint is damage too. Moments of an
-    // optimiser may be zero, and a run's checkpoint is written whole or not at all.
+    // The whole file is checked: damage to unused tensors of a run's checkpoint is damage too.
+    // Moments of an optimiser may be zero, and a run's checkpoint is written whole or not at all.
     let own = dict.metadata().contains_key(checkpoint::NOTES);
     let whole = if own { dict.check_sums() } else { dict.check() };
     if !has_head(&dict) {
@@ -205,10 +205,10 @@ pub fn criterion(recipe: &Recipe) -> Criterion {
     }
 }
 
-/// The optimiser of a recipe over what `model` trains.
+/// The optimiser of a recipe over the trainable parameters of `model`.
 ///
 /// # Errors
-/// No room for its moments on the device of the model.
+/// Too little memory for its moments on the device of the model.
 pub fn optimiser(recipe: &Recipe, model: &Segmenter) -> Result<Optimiser> {
     let t = &recipe.train;
     let adamw = AdamW {
@@ -231,8 +231,8 @@ pub fn train_source(recipe: &Recipe) -> Result<Arc<dyn Source>> {
     Ok(Arc::new(Joined::new(parts)?))
 }
 
-/// Seed of drawn scenes; a constant, so that runs with other seeds see and are tested on the same
-/// ones.
+/// Seed of drawn scenes. It is a constant, so that runs with other seeds train and test on the same
+/// scenes.
 const SCENES: u64 = 1;
 
 /// The samples of one set.

@@ -1,8 +1,8 @@
 //! AdamW over all trainable parameters, each its own group (spec training-and-data §1.2, §1.4).
 //!
-//! Moments lie where their parameter does. On a device one launch updates all parameters that have
-//! had as many updates, which as a rule are all, to the bits of the host; their working copies
-//! follow in the same launch.
+//! Moments are stored where their parameter is. On a device one launch updates all parameters with
+//! the same number of updates, which usually is all of them. Results are bitwise equal to those of
+//! the host. The same launch also writes the working copies.
 
 use std::collections::BTreeMap;
 use std::sync::RwLockWriteGuard;
@@ -30,30 +30,30 @@ struct Slot {
 pub struct Optimiser {
     adamw: AdamW,
     slots: Vec<Slot>,
-    /// Which of them the last step updated.
+    /// Indices of the slots that the last step updated.
     updated: Vec<usize>,
-    /// Settings that occur, each with one set of constants in a launch.
+    /// Distinct settings, each with one set of constants in a launch.
     settings: Vec<Setting>,
     /// Tables of the launches, one for each number of updates that occurs.
     launches: Vec<MultiAdamW>,
 }
 
-/// Positions of the parameters that each launch of a captured update takes.
+/// Slot indices of the parameters in each launch of a captured update.
 pub(crate) struct CapturedUpdate(Vec<Vec<usize>>);
 
-/// What all names of moments in a checkpoint begin with.
+/// Prefix of all names of moments in a checkpoint.
 pub(crate) const MOMENTS: &str = "optimiser.";
 
-/// Prefixes of the moments.
+/// Prefixes of the first and second moments.
 const FIRST: &str = "optimiser.m.";
 pub(crate) const SECOND: &str = "optimiser.v.";
 
 impl Optimiser {
-    /// Moments of zero for `params`, where those lie. The learning rate of `adamw` is set anew at
-    /// every step.
+    /// Creates zero moments for `params`, stored where those are. The learning rate of `adamw` is
+    /// set anew at every step.
     ///
     /// # Errors
-    /// No room on the device.
+    /// Too little memory on the device.
     pub fn new(params: Vec<Param>, groups: &ParamGroups, adamw: AdamW) -> Result<Optimiser> {
         let slot = |param: Param| {
             let value = param.master();
@@ -75,9 +75,9 @@ impl Optimiser {
         Ok(Optimiser { adamw, slots, updated: Vec::new(), settings, launches: Vec::new() })
     }
 
-    /// Updates every parameter that has a gradient with learning rate `lr`; returns the names of
-    /// those that had none. On a device nothing changes if `guard`, one number there, is infinite
-    /// or not a number ([`MultiAdamW::update`]); the host, which knows its loss, needs none.
+    /// Updates every parameter that has a gradient, with learning rate `lr`. Returns the names of
+    /// those without one. On a device nothing changes if `guard`, a single value there, is not
+    /// finite ([`MultiAdamW::update`]). The host has checked its loss and needs no guard.
     ///
     /// # Errors
     /// A gradient of another type, or a parameter that a graph still holds; a failure of the
@@ -108,7 +108,7 @@ impl Optimiser {
         Ok(without)
     }
 
-    /// Constants of a setting.
+    /// AdamW constants of a setting.
     fn constants(&self, lr: f64, setting: Setting) -> AdamW {
         AdamW {
             lr: lr * setting.lr_mult,
@@ -122,7 +122,7 @@ impl Optimiser {
             let adamw = self.constants(lr, self.slots[i].setting);
             let Slot { param, m, v, t, .. } = &mut self.slots[i];
             param.update(|p| {
-                // Weights that are still a file's pages get memory of their own at their first
+                // Weights that are still mapped from a file get their own memory at their first
                 // update.
                 let p = with_category(Category::Weights, || p.make_mut::<f32>())?;
                 adamw.update(*t, p, m.data_mut()?, v.data_mut()?, g.data()?)?;
@@ -149,14 +149,14 @@ impl Optimiser {
         Ok(())
     }
 
-    /// Constants of every setting.
+    /// AdamW constants of every setting.
     fn all_constants(&self, lr: f64) -> Vec<AdamW> {
         self.settings.iter().map(|s| self.constants(lr, *s)).collect()
     }
 
-    /// Queues the update of [`Optimiser::step`] within a capture, which writes no constants and
-    /// counts nothing: [`Optimiser::write_constants`] does, before each replay. Needs an update of
-    /// the same parameters before.
+    /// Queues the update of [`Optimiser::step`] within a capture. It writes no constants and counts
+    /// no update: [`Optimiser::write_constants`] does both before each replay. The same parameters
+    /// must have been updated before.
     ///
     /// # Errors
     /// As [`Optimiser::step`].
@@ -179,14 +179,14 @@ impl Optimiser {
         Ok(CapturedUpdate(recorded))
     }
 
-    /// Whether the parameters of each recorded launch still have had as many updates.
+    /// Whether the parameters of each recorded launch still have the same number of updates.
     pub(crate) fn still_valid(&self, recorded: &CapturedUpdate) -> bool {
         let t = |i: &usize| self.slots[*i].t;
         recorded.0.iter().all(|launch| launch.windows(2).all(|two| t(&two[0]) == t(&two[1])))
     }
 
-    /// Counts a recorded update and writes its constants, with learning rate `lr`, where its
-    /// launches read them. Does not wait.
+    /// Counts a recorded update and writes its constants where its launches read them. The learning
+    /// rate is `lr`. Does not wait.
     ///
     /// # Errors
     /// A failure of the device.
@@ -209,15 +209,14 @@ impl Optimiser {
         Ok(())
     }
 
-    /// Takes back the count of the last step, which the device did not carry out because its loss
-    /// was not a number.
+    /// Undoes the count of the last step, which the device skipped because its loss was not finite.
     pub(crate) fn undo_count(&mut self) {
         for i in std::mem::take(&mut self.updated) {
             self.slots[i].t -= 1;
         }
     }
 
-    /// Where the moments lie, on a device.
+    /// Device addresses of the moments.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = Option<u64>> {
         self.slots.iter().flat_map(|s| [s.m.address(), s.v.address()])
     }
@@ -246,7 +245,7 @@ impl Optimiser {
         self.slots.iter().map(|s| (s.param.name().to_string(), s.t)).collect()
     }
 
-    /// Takes moments and counts from a checkpoint.
+    /// Loads moments and counts from a checkpoint.
     ///
     /// # Errors
     /// A parameter whose moments are missing or of another shape, by name.
@@ -278,7 +277,7 @@ impl Optimiser {
     }
 }
 
-/// A parameter that nobody else can reach until its update is queued.
+/// A parameter that is locked until its update is queued.
 struct Held<'a> {
     values: RwLockWriteGuard<'a, Values>,
     m: &'a mut Tensor,
@@ -287,7 +286,7 @@ struct Held<'a> {
     group: usize,
 }
 
-/// Parameters with their gradients, by the number of their updates.
+/// Parameters with their gradients, by number of updates.
 type ByCount<'a> = BTreeMap<u64, Vec<(usize, &'a mut Slot, Tensor)>>;
 
 fn by_count(slots: &mut [Slot], found: Vec<(usize, Tensor)>) -> ByCount<'_> {
@@ -301,7 +300,7 @@ fn by_count(slots: &mut [Slot], found: Vec<(usize, Tensor)>) -> ByCount<'_> {
     all
 }
 
-/// Queues the update of parameters that have had as many.
+/// Queues the update of parameters with the same number of updates.
 fn queue(
     launch: &mut MultiAdamW,
     device: &Device,

@@ -1,5 +1,4 @@
-//! Where the bytes of an output go: into a file that is replaced as a whole, or straight into a
-//! device or a pipe.
+//! Destination of an output: a file that is replaced as a whole, or a device or pipe.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -9,19 +8,19 @@ use std::time::{Duration, Instant};
 /// Kind of an output.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Output {
-    /// A file, there or not: the one at the end of all links.
+    /// A file, existing or not: the target of all links.
     File(PathBuf),
-    /// A device or a pipe, written as it is.
+    /// A device or a pipe, written directly.
     Stream,
 }
 
-/// Links on the way to a file beyond which they are taken to loop.
+/// Number of links after which they are taken for a loop.
 const LONGEST: usize = 40;
 
-/// How long a pipe waits for somebody who reads from it.
+/// Time that a pipe waits for a reader.
 const READER: Duration = Duration::from_secs(30);
 
-/// Follows `path` to what it stands for.
+/// Follows `path` to its target.
 ///
 /// # Errors
 /// A folder, a disk, a socket, or links that lead nowhere.
@@ -55,7 +54,7 @@ pub(crate) fn find(path: &Path) -> io::Result<Output> {
     Ok(Output::Stream)
 }
 
-/// The path at the end of links; nothing needs to be there.
+/// Follows links to their target, which need not exist.
 fn end_of_links(path: &Path) -> io::Result<PathBuf> {
     let mut at = path.to_path_buf();
     for _ in 0..LONGEST {
@@ -70,7 +69,7 @@ fn end_of_links(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::other("its links loop"))
 }
 
-/// Opens a device or a pipe for writing. A pipe waits half a minute for somebody who reads.
+/// Opens a device or a pipe for writing. A pipe waits half a minute for a reader.
 ///
 /// # Errors
 /// An output that cannot be opened, or a pipe without a reader.
@@ -98,7 +97,7 @@ fn open_at_once(path: &Path) -> io::Result<File> {
 
     let flags = OFlags::NONBLOCK.bits() as i32;
     let file = OpenOptions::new().write(true).custom_flags(flags).open(path)?;
-    // From here on a slow reader is waited for.
+    // From here on writes wait for a slow reader.
     let flags = fcntl_getfl(&file)?;
     fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
     Ok(file)

@@ -1,11 +1,10 @@
-//! The nineteen Cityscapes classes, their colours, and the ids that other files and servers use
-//! for them.
+//! The nineteen Cityscapes classes, their colours, and their ids in other files and on servers.
 //!
 //! Source: spec training-and-data §4.
 
 use crate::IGNORE;
 
-/// A class to tell apart.
+/// A semantic class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Class {
     /// Name as in the Cityscapes paper.
@@ -43,8 +42,8 @@ pub const CITYSCAPES: [Class; 19] = [
     class("bicycle", [119, 11, 32], 33),
 ];
 
-/// Colours that occur in colour-coded labels and stand for no class. The colours of pole groups
-/// and licence plates are those of poles and cars and count as such.
+/// Colours in colour-coded labels that stand for no class. The colours of pole groups and licence
+/// plates are those of poles and cars and count as such.
 pub const VOID_COLOURS: [[u8; 3]; 10] = [
     [0, 0, 0],
     [111, 74, 0],
@@ -58,7 +57,7 @@ pub const VOID_COLOURS: [[u8; 3]; 10] = [
     [0, 0, 110],
 ];
 
-/// Names and colours to show results with; [`IGNORE`] and indices beyond the last class are black.
+/// Names and colours to show results; [`IGNORE`] and indices beyond the last class are black.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Palette {
     /// Name per class.
@@ -76,7 +75,7 @@ impl Palette {
         }
     }
 
-    /// Colours for any names: the Cityscapes colour where a name is known, else well spread hues.
+    /// Colours for any names: the Cityscapes colour of a known name, else well spread hues.
     pub fn for_names(names: &[String]) -> Self {
         let known = |name: &String| {
             let class = CITYSCAPES.iter().find(|c| c.name.eq_ignore_ascii_case(name));

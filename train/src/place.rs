@@ -1,4 +1,4 @@
-//! Where a network is trained or applied: the host, a GPU, or the virtual GPU.
+//! Place where a network is trained or applied: the host, a GPU, or the virtual GPU.
 
 use std::str::FromStr;
 
@@ -15,14 +15,14 @@ use crate::runlog::Progress;
 use crate::verified;
 use crate::{Result, TrainError};
 
-/// What `run.device` asks for.
+/// Device that `run.device` requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// The first CUDA device if it can be used, else the host.
     Auto,
     /// The host.
     Cpu,
-    /// The CUDA device of this number.
+    /// The CUDA device with this index.
     Cuda(usize),
     /// A device that executes the same kernels on the CPU and checks every access: slow, for
     /// checks.
@@ -30,7 +30,7 @@ pub enum DeviceChoice {
 }
 
 impl FromStr for DeviceChoice {
-    /// What it should have been.
+    /// Description of the accepted values.
     type Err = &'static str;
 
     fn from_str(text: &str) -> std::result::Result<DeviceChoice, &'static str> {
@@ -49,7 +49,7 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// Where the work is done.
+/// Host or device that does the work.
 #[derive(Debug, Clone)]
 pub struct Place {
     device: Option<Device>,
@@ -59,7 +59,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Host memory.
+    /// The host.
     pub fn host() -> Place {
         Place { device: None, working: DType::F32, description: "the CPU".into(), warning: None }
     }
@@ -70,12 +70,12 @@ impl Place {
         Place { device, working, description: "the dry run".into(), warning: None }
     }
 
-    /// The place that the settings of a run ask for. A GPU that `auto` takes verifies its kernels
-    /// before, once for each kind of GPU, driver and build of this program, which `progress` is
-    /// told.
+    /// Opens the place that the settings of a run request. A GPU that `auto` takes verifies its
+    /// kernels first, once for each kind of GPU, driver and build of this program. `progress`
+    /// reports this.
     ///
     /// # Errors
-    /// A device that cannot be used, with what was looked for; a word that names none.
+    /// A device that cannot be used, with the reason; a word that names no device.
     pub fn of(run: &Run, progress: &dyn Progress) -> Result<Place> {
         let open = |device: Device, more: &str| {
             let (working, name) = (run.precision.dtype(), device.name());
@@ -108,7 +108,7 @@ impl Place {
         })
     }
 
-    /// The host, since no GPU can be used.
+    /// Falls back to the host, since no GPU can be used.
     fn instead(why: &str) -> Place {
         let mut gpus = probe::installed();
         if let (true, Ok(all)) = (gpus.is_empty(), probe::gpus()) {
@@ -124,7 +124,7 @@ impl Place {
         Place { description: format!("the CPU; {why}"), warning, ..Place::host() }
     }
 
-    /// Warning about a GPU that is there and not used.
+    /// Warning about a GPU that exists and is not used.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
     }
@@ -139,15 +139,15 @@ impl Place {
         self.device.as_ref().is_some_and(|device| device.software().is_some())
     }
 
-    /// What was taken and why, for people.
+    /// Description of the place and the reason for it, for users.
     pub fn description(&self) -> &str {
         &self.description
     }
 
-    /// Moves a network there.
+    /// Moves a network to this place.
     ///
     /// # Errors
-    /// No room on the device.
+    /// Too little memory on the device.
     pub fn take(&self, mut model: Segmenter) -> Result<Segmenter> {
         if let Some(device) = &self.device {
             model.to_device(device, self.working)?;
@@ -156,16 +156,16 @@ impl Place {
     }
 }
 
-/// What a run took of a device's memory.
+/// Device memory that a run used.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DeviceMemory {
-    /// What the device calls itself.
+    /// Name that the device reports.
     pub device: String,
     /// Bytes of tensors at their peak.
     pub tensors: usize,
-    /// Bytes reserved from the device: those, workspace of kernels, and what waits for reuse.
+    /// Bytes reserved from the device: tensors, workspace of kernels, and buffers for reuse.
     pub reserved: usize,
-    /// Fused products that the library refused; launches and memory differ from the plan by them.
+    /// Fused products that the library refused. Launches and memory differ from the plan by them.
     pub unfused: Vec<String>,
 }
 
@@ -176,7 +176,7 @@ impl DeviceMemory {
         DeviceMemory { device: device.name(), tensors, reserved, unfused: device.unfused() }
     }
 
-    /// As one line.
+    /// The memory as one line.
     pub fn line(&self) -> String {
         let (tensors, reserved) = (mib(self.tensors), mib(self.reserved));
         let line = format!("{tensors} of tensors at the peak, {reserved} taken of {}", self.device);

@@ -1,14 +1,13 @@
 //! Memory of a training step, known before the first one.
 //!
-//! The plan is a dry run: the network is built, and three steps are gone through, by the code that
-//! trains, on buffers that are only reserved ([`dressage_engine::DryRun`]). So there are no
-//! formulas that could fall behind the network, and the numbers are those of the account at the end
-//! of a run to the byte, as long as every class occurs in every image; a batch with fewer classes
-//! takes the same or less.
+//! The plan is a dry run: the training code itself builds the network and runs three steps on
+//! buffers that are only reserved ([`dressage_engine::DryRun`]). So there are no formulas that
+//! could fall behind the network. The numbers equal those measured at the end of a run to the byte,
+//! as long as every class occurs in every image. A batch with fewer classes takes the same or less.
 //!
-//! What is outside of tensors is added: scratch memory of the kernels, samples that wait for the
-//! loop, and the program as it is before anything is loaded. Evaluation is not part of the plan: it
-//! keeps no values for a backward pass, and takes less than a step for crops of one size.
+//! Memory outside of tensors is added: scratch memory of the kernels, samples that wait for the
+//! loop, and the program before anything is loaded. Evaluation is not part of the plan: it saves no
+//! values for a backward pass, and takes less than a step for crops of one size.
 
 use dressage_engine::DryRun;
 use dressage_engine::memory::{CATEGORIES, Category, Usage};
@@ -23,28 +22,28 @@ use crate::recipe::{RANDOM, Recipe};
 use crate::trainer::Trainer;
 use crate::{Result, TrainError};
 
-/// Steps after which the pool takes nothing more.
+/// Steps after which the pool no longer grows.
 const STEPS: usize = 3;
 
-/// Bytes that a run takes at its peak, by what they are for.
+/// Bytes that a run takes at its peak, by purpose.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Needs {
     /// Parameters, frozen and trained.
     pub weights: usize,
     /// Moments of the optimiser.
     pub optimiser: usize,
-    /// Gradients, and values of the backward pass.
+    /// Gradients and values of the backward pass.
     pub gradients: usize,
-    /// Values of the forward pass: those saved for the backward pass and those in work.
+    /// Values of the forward pass: those saved for the backward pass and temporary ones.
     pub activations: usize,
     /// The batch as tensors, and the points of the losses.
     pub data: usize,
-    /// Freed buffers that wait for a tensor of their size.
+    /// Freed buffers that the pool keeps for tensors of their size.
     pub pool: usize,
-    /// Scratch memory of the kernels; on a device also tables, and what rounding adds to each
-    /// buffer.
+    /// Scratch memory of the kernels. On a device also tables, and the rounding of each buffer's
+    /// size.
     pub scratch: usize,
-    /// Samples prepared ahead.
+    /// Samples that the data workers have prepared.
     pub loader: usize,
     /// The program itself.
     pub program: usize,
@@ -56,7 +55,7 @@ impl Needs {
         self.named().iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// Sum of what tensors that are alive hold.
+    /// Sum over the parts that live tensors take.
     pub fn tensors(&self) -> usize {
         self.weights + self.optimiser + self.gradients + self.activations + self.data
     }
@@ -76,7 +75,7 @@ impl Needs {
         ]
     }
 
-    /// The parts that an account of tensors knows.
+    /// The parts that the account of tensors records.
     pub(crate) fn of(usage: &Usage) -> Needs {
         let of = |category: Category| {
             let at = CATEGORIES.iter().position(|c| *c == category);
@@ -94,21 +93,21 @@ impl Needs {
     }
 }
 
-/// What a recipe takes at every level of recomputation.
+/// Memory needs of a recipe at every recompute level.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
     /// Levels with their needs, from the most memory to the least.
     pub levels: Vec<(Recompute, Needs)>,
     /// The level of the recipe.
     pub chosen: Recompute,
-    /// Bytes that the process can take beyond what it has, if the system tells.
+    /// Bytes that the process can still take, if the system reports them.
     pub available: Option<usize>,
-    /// Limit that ends them.
+    /// Limit that these bytes come from.
     pub limit: Option<Limit>,
 }
 
 impl Plan {
-    /// Goes through a few steps of `recipe` at every level. Takes milliseconds and no memory.
+    /// Runs a few steps of `recipe` in a dry run at every level. Takes milliseconds and no memory.
     ///
     /// # Errors
     /// Sizes that do not fit together.
@@ -133,7 +132,7 @@ impl Plan {
     /// Fails if the machine has too little memory for the recipe as it is.
     ///
     /// # Errors
-    /// [`TrainError::Memory`], which names the ways out.
+    /// [`TrainError::Memory`], which names settings that need less.
     pub fn check(&self, recipe: &Recipe) -> Result<()> {
         let Some(available) = self.available else { return Ok(()) };
         let level = |(level, needs): &(Recompute, Needs)| {
@@ -145,16 +144,17 @@ impl Plan {
     }
 }
 
-/// What one level takes.
+/// Memory that one recompute level takes.
 pub(crate) struct Level {
     pub level: Recompute,
-    /// Bytes beyond those in use already.
+    /// Bytes on top of those already in use.
     pub taken: usize,
-    /// Bytes to tell.
+    /// Bytes for the message.
     pub total: usize,
 }
 
-/// Fails if the level `chosen` takes more than is available, with the ways out.
+/// Fails if the level `chosen` takes more than is available. The error names settings that need
+/// less.
 pub(crate) fn refuse(
     recipe: &Recipe,
     levels: &[Level],
@@ -212,8 +212,8 @@ pub fn mib(bytes: usize) -> String {
     text + " MiB"
 }
 
-/// Floating-point operations of the products in one training step of `recipe`, with every class in
-/// every image; a multiply-add counts as two, and what is computed again counts again.
+/// Floating-point operations of the products in one training step of `recipe`. Every class is in
+/// every image. A multiply-add counts as two, and recomputed products count again.
 ///
 /// # Errors
 /// Sizes that do not fit together.
@@ -223,7 +223,7 @@ pub fn flops(recipe: &Recipe) -> Result<u64> {
     Ok(dry_run.tally().flops)
 }
 
-/// `recipe` with parameters of the same sizes as those of its files.
+/// Copy of `recipe` with parameters of the same sizes that needs no files.
 pub(crate) fn without_files(recipe: &Recipe) -> Recipe {
     let mut recipe = recipe.clone();
     recipe.model.weights = RANDOM.into();
@@ -231,7 +231,7 @@ pub(crate) fn without_files(recipe: &Recipe) -> Recipe {
     recipe
 }
 
-/// What training takes at one level.
+/// Memory that training takes at one recompute level.
 fn dry_run_needs(recipe: &Recipe, level: Recompute, program: usize) -> Result<Needs> {
     let mut recipe = without_files(recipe);
     recipe.train.recompute = level;
@@ -252,7 +252,7 @@ fn dry_run_needs(recipe: &Recipe, level: Recompute, program: usize) -> Result<Ne
 /// of it than they need.
 ///
 /// # Errors
-/// Those of `f`; [`TrainError::AddressSpace`], with what was needed until then.
+/// Those of `f`; [`TrainError::AddressSpace`], with the bytes needed until then.
 pub(crate) fn in_dry_run<R>(dry_run: &mut DryRun, f: impl FnOnce() -> Result<R>) -> Result<R> {
     let limit =
         machine::room().map(|room| format!("{} are available {}", mib(room.bytes), room.limit));
@@ -262,21 +262,21 @@ pub(crate) fn in_dry_run<R>(dry_run: &mut DryRun, f: impl FnOnce() -> Result<R>)
     })
 }
 
-/// What was planned beside what was found at the end of the steps.
+/// Planned memory compared with that measured at the end of the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Comparison {
     /// The plan.
     pub planned: Needs,
     /// Sum of the plan in bytes.
     pub planned_total: usize,
-    /// What the account says: tensors at their peak, the pool, scratch memory.
+    /// Account of tensors at their peak, the pool and scratch memory.
     pub measured: Needs,
-    /// Most of the process in memory at once, in bytes, if the system tells.
+    /// Peak resident bytes of the process, if the system reports them.
     pub peak_resident: Option<usize>,
 }
 
 impl Comparison {
-    /// Measures.
+    /// Measures the memory used so far.
     pub(crate) fn now(planned: Needs) -> Comparison {
         let usage = dressage_engine::memory::usage();
         let measured = Needs { scratch: scratch::held(), ..Needs::of(&usage) };

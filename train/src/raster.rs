@@ -1,8 +1,8 @@
-//! The two pixel arrays that everything before the network works on.
+//! The two pixel arrays of everything before the network.
 
 use crate::{IGNORE, Result, TrainError};
 
-/// An RGB picture, 8 bits a channel, rows top to bottom, channels interleaved: `[h, w, 3]`.
+/// RGB picture, 8 bits per channel, rows top to bottom, channels interleaved: `[h, w, 3]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     /// Width in pixels.
@@ -13,7 +13,7 @@ pub struct Image {
     pub data: Vec<u8>,
 }
 
-/// A class per pixel, `[h, w]`; [`IGNORE`] where there is none.
+/// Class of each pixel, `[h, w]`; [`IGNORE`] if it has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelMap {
     /// Width in pixels.
@@ -30,7 +30,7 @@ impl Image {
         Self { w, h, data: vec![0; w * h * 3] }
     }
 
-    /// Takes over `data`, `[h, w, 3]`.
+    /// Takes ownership of `data`, `[h, w, 3]`.
     ///
     /// # Errors
     /// [`TrainError::Raster`] when `data` has another length.
@@ -42,7 +42,7 @@ impl Image {
     /// Red, green and blue at column `x`, row `y`.
     ///
     /// # Panics
-    /// When the pixel lies outside the picture.
+    /// When the pixel is outside the picture.
     pub fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
         let at = (y * self.w + x) * 3;
         [self.data[at], self.data[at + 1], self.data[at + 2]]
@@ -51,7 +51,7 @@ impl Image {
     /// Sets the pixel at column `x`, row `y`.
     ///
     /// # Panics
-    /// When the pixel lies outside the picture.
+    /// When the pixel is outside the picture.
     pub fn set_pixel(&mut self, x: usize, y: usize, rgb: [u8; 3]) {
         let at = (y * self.w + x) * 3;
         self.data[at..at + 3].copy_from_slice(&rgb);
@@ -64,7 +64,7 @@ impl LabelMap {
         Self { w, h, data: vec![IGNORE; w * h] }
     }
 
-    /// Takes over `data`, `[h, w]`.
+    /// Takes ownership of `data`, `[h, w]`.
     ///
     /// # Errors
     /// [`TrainError::Raster`] when `data` has another length.

@@ -1,4 +1,4 @@
-//! Going on with a run: from which of its states, and with which settings.
+//! Resuming a run: the state to continue from, and the settings.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,12 @@ use crate::runlog::{Progress, RunLog};
 use crate::trainer::Trainer;
 use crate::{Result, TrainError};
 
-/// How a run is continued.
+/// Options for resuming a run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Resume {
-    /// The state to go on from.
+    /// The state to continue from.
     pub from: ResumeFrom,
-    /// Whether settings that bear on the weights may differ from those of the run so far.
+    /// Whether settings that affect the weights may differ from those of the run so far.
     pub changed: bool,
 }
 
@@ -31,7 +31,7 @@ pub enum ResumeFrom {
     Newest,
     /// The checkpoint of a step.
     Step(u64),
-    /// The state before a step whose loss was not a number.
+    /// The state before a step whose loss was not finite.
     BeforeNan,
 }
 
@@ -50,10 +50,10 @@ impl FromStr for ResumeFrom {
 }
 
 impl ResumeFrom {
-    /// The file in a run folder, its notes and its tensors.
+    /// Opens the file in a run folder. Returns its path, notes and tensors.
     ///
     /// # Errors
-    /// A state that is not there, or damaged: then the newest whole checkpoint is named.
+    /// A state that does not exist or is damaged; the error names the newest undamaged checkpoint.
     pub(crate) fn open(self, run: &Path) -> Result<(PathBuf, Notes, StateDict)> {
         let step = match self {
             ResumeFrom::BeforeNan => {
@@ -92,24 +92,24 @@ fn nothing(run: &Path) -> TrainError {
 
 /// State of a run before it is resumed.
 pub(crate) struct Earlier {
-    /// Its recipe, if the folder holds one.
+    /// Its recipe, if the folder has one.
     recipe: Option<Recipe>,
-    /// Changes that bear on weights or scores.
+    /// Changes that affect weights or scores.
     pub changes: Vec<Change>,
 }
 
 impl Earlier {
-    /// Compares the recipe in a run folder with the one to go on with.
+    /// Compares the recipe in a run folder with the one to continue with.
     ///
     /// # Errors
-    /// [`TrainError::ResumeChanged`] with every key that bears on the weights, unless `changed`
-    /// allows that; a recipe in the folder that cannot be read.
+    /// [`TrainError::ResumeChanged`] with every changed key that affects the weights, unless
+    /// `changed` allows it; a recipe in the folder that cannot be read.
     pub fn of(run: &Path, now: &Recipe, notes: &Notes, changed: bool) -> Result<Earlier> {
         let path = run.join(RECIPE);
         let before = if path.exists() { Some(Recipe::from_file(&path, &[])?) } else { None };
         let mut changes = before.as_ref().map_or_else(Vec::new, |before| changes(before, now));
         if !notes.settings.is_empty() {
-            // What the checkpoint was trained with, whatever somebody made of the recipe since.
+            // The checkpoint's own settings count, whatever was changed in the recipe since.
             let weighty = [Bearing::Network, Bearing::Learning];
             changes.retain(|change| !weighty.contains(&change.bearing));
             changes.extend(changed_settings(&notes.settings, now));
@@ -123,7 +123,7 @@ impl Earlier {
         Ok(Earlier { recipe: before, changes })
     }
 
-    /// Whether an evaluation was due after `step` steps, by the recipe of then or of now.
+    /// Whether an evaluation was due after `step` steps, by the earlier or the present recipe.
     pub fn evaluation_due(&self, now: &Recipe, step: u64) -> bool {
         let due = |recipe: &Recipe| {
             let every = recipe.train.eval_every;
@@ -133,13 +133,13 @@ impl Earlier {
     }
 }
 
-/// Changes in one line.
+/// Formats changes as one line.
 pub(crate) fn listed<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
     changes.into_iter().map(Change::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl Trainer {
-    /// A line about a state before a bad loss that is newer than the one gone on from.
+    /// Note about a state before a bad loss that is newer than the resumed state.
     pub(crate) fn newer_before_nan(&self, from: ResumeFrom) -> Option<String> {
         let path = checkpoint::before_nan(&self.dir);
         if from == ResumeFrom::BeforeNan || !path.exists() {
@@ -154,7 +154,7 @@ impl Trainer {
         ))
     }
 
-    /// Sets aside the checkpoints that a run resumed before them does not lead to any more.
+    /// Sets aside the later checkpoints, to which the resumed run does not lead any more.
     pub(crate) fn set_later_aside(&self, progress: &dyn Progress) -> Result<()> {
         if self.earlier.is_none() {
             return Ok(());
@@ -172,7 +172,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// Logs the settings in which a resumed run differs from what it was.
+    /// Logs the settings that have changed in a resumed run.
     pub(crate) fn log_changes(&mut self, log: &mut RunLog, progress: &dyn Progress) -> Result<()> {
         if let Some(note) = self.note.take() {
             progress.note(&note);
@@ -188,8 +188,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// Does the evaluation that was due where a run is resumed, if the log lacks it; whether it
-    /// was.
+    /// Runs the evaluation that was due at the resumed step, if the log lacks it. Returns whether
+    /// it ran.
     pub(crate) fn make_up(
         &mut self,
         log: &mut RunLog,
@@ -197,7 +197,7 @@ impl Trainer {
         stop: &Interrupt,
     ) -> Result<bool> {
         let due = self.earlier.as_ref().is_some_and(|e| e.evaluation_due(&self.recipe, self.step));
-        // At the end it is done anyway.
+        // At the last step it is run anyway.
         let due = due && self.step < self.recipe.train.steps && !self.recipe.data.eval.is_empty();
         if !due || log.holds("eval", self.step)? {
             return Ok(false);

@@ -1,5 +1,4 @@
-//! What a run tells: lines of JSON in its folder, and progress to whoever is watching. The library
-//! prints nothing.
+//! Output of a run: JSON lines in its folder, and progress reports. The library prints nothing.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,8 +9,8 @@ use serde_json::Value;
 
 use crate::files::{self, FileError};
 
-/// The log of a run, `log.jsonl`: one JSON object per line with at least `kind` and `step`, in the
-/// order of events.
+/// The log of a run, `log.jsonl`. It has one JSON object per line with at least `kind` and `step`,
+/// in the order of events.
 #[derive(Debug)]
 pub struct RunLog {
     path: PathBuf,
@@ -27,9 +26,9 @@ struct Line<'a, T> {
 }
 
 impl RunLog {
-    /// Opens the log at `path` for a run that has done `step` steps; makes it if there is none.
+    /// Opens the log at `path` for a run that has done `step` steps; creates it if there is none.
     /// Lines of later steps are dropped, since the run writes them again. So is a last line that a
-    /// power cut tore.
+    /// power cut truncated.
     ///
     /// # Errors
     /// [`FileError`].
@@ -50,7 +49,7 @@ impl RunLog {
     /// Appends a line. `fields` serialises to an object; numbers that are not finite become `null`.
     ///
     /// # Errors
-    /// [`FileError`], also for fields that are no object.
+    /// [`FileError`], also for fields that are not an object.
     pub fn write<T: Serialize>(
         &mut self,
         kind: &str,
@@ -63,7 +62,7 @@ impl RunLog {
         written.map_err(|source| FileError { action: "write", path: self.path.clone(), source })
     }
 
-    /// A line with its end.
+    /// Formats a line with its line end.
     fn line<T: Serialize>(&self, kind: &str, step: u64, fields: &T) -> Result<String, FileError> {
         let failed = |error: serde_json::Error| FileError {
             action: "write",
@@ -73,7 +72,8 @@ impl RunLog {
         serde_json::to_string(&Line { kind, step, fields }).map(|line| line + "\n").map_err(failed)
     }
 
-    /// Appends a line in place of those of the same kind and step. The file is never without both.
+    /// Appends a line in place of those of the same kind and step. The file always has the old or
+    /// the new one.
     ///
     /// # Errors
     /// As [`RunLog::write`].
@@ -95,7 +95,7 @@ impl RunLog {
         self.write(kind, step, fields)
     }
 
-    /// Whether the log holds a line of this kind and step.
+    /// Whether the log has a line of this kind and step.
     ///
     /// # Errors
     /// [`FileError`].
@@ -104,8 +104,8 @@ impl RunLog {
         Ok(lines.iter().any(|line| line["kind"] == kind && line["step"] == step))
     }
 
-    /// Puts everything written so far on the disk. Called before each checkpoint, since a run that
-    /// is resumed there does not write these lines again, and after each score.
+    /// Writes everything so far to the disk. Called before each checkpoint, since a run that is
+    /// resumed there does not write these lines again, and after each score.
     ///
     /// # Errors
     /// [`FileError`].
@@ -115,7 +115,7 @@ impl RunLog {
     }
 }
 
-/// Whether a log has whole lines that no run wrote, or that were damaged.
+/// Whether a log has whole lines that no run wrote or that are damaged.
 pub(crate) fn has_foreign_lines(text: &[u8]) -> bool {
     let lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
     let is_own = |line: &[u8]| {
@@ -136,16 +136,16 @@ fn lines_where(log: &[u8], keep: impl Fn(&str, u64) -> bool) -> String {
     lines.filter(is_kept).collect()
 }
 
-/// The file at `path`, opened for lines at its end.
+/// Opens the file at `path` for appending.
 fn append_to(path: &Path) -> Result<File, FileError> {
     let opened = OpenOptions::new().append(true).open(path);
     opened.map_err(|source| FileError { action: "write", path: path.to_owned(), source })
 }
 
-/// Reads the objects of a log; a torn last line is left out.
+/// Reads the objects of a log, without a truncated last line.
 ///
 /// # Errors
-/// [`FileError`] when it cannot be read or a whole line is no JSON.
+/// [`FileError`] when it cannot be read or a whole line is not JSON.
 pub fn read_log(path: &Path) -> Result<Vec<Value>, FileError> {
     let failed = |source| FileError { action: "read", path: path.to_owned(), source };
     let text = fs::read_to_string(path).map_err(failed)?;
@@ -155,21 +155,21 @@ pub fn read_log(path: &Path) -> Result<Vec<Value>, FileError> {
         .collect()
 }
 
-/// Someone who watches long work: a progress bar, a log, nobody. Calls come from the thread that
+/// Progress reporter of long work, such as a progress bar or a log. Calls come from the thread that
 /// does the work; stages do not nest.
 pub trait Progress: Send + Sync {
-    /// A stage begins, such as `training`; `total` steps if that is known.
+    /// Begins a stage, such as `training`, of `total` steps if that is known.
     fn begin(&self, stage: &str, total: Option<u64>);
-    /// The stage has done `position` steps; `rate` is a text such as `3.2 images/s`, empty where
-    /// there is none.
+    /// Reports that the stage has done `position` steps. `rate` is a text such as `3.2 images/s`,
+    /// or empty if there is none.
     fn at(&self, position: u64, rate: &str);
-    /// The stage is over, finished or not.
+    /// Ends the stage, finished or not.
     fn end(&self);
-    /// Something worth a line of its own.
+    /// Reports a text that deserves a line of its own.
     fn note(&self, text: &str);
 }
 
-/// Nobody watches.
+/// Progress reporter that ignores everything.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 
@@ -180,7 +180,7 @@ impl Progress for Silent {
     fn note(&self, _text: &str) {}
 }
 
-/// A stage that reports its end even when it is left by an error.
+/// A stage that reports its end even after an error.
 pub struct Stage<'a> {
     progress: &'a dyn Progress,
 }

@@ -7,8 +7,8 @@ use crate::trainer::Trainer;
 use crate::{Result, TrainError, checkpoint};
 
 impl Trainer {
-    /// As [`Trainer::save`], with the log before it. A checkpoint `by_time` replaces the last one
-    /// of its kind and is in addition to those to keep.
+    /// Flushes the log and writes a checkpoint as [`Trainer::save`] does. A checkpoint `by_time`
+    /// replaces the last one by time and is in addition to those to keep.
     pub(crate) fn checkpoint(&mut self, log: &RunLog, by_time: bool) -> Result<PathBuf> {
         log.sync()?;
         let path = checkpoint::path_of(&self.dir, self.step);
@@ -27,7 +27,7 @@ impl Trainer {
     /// Writes the state after `done` steps.
     ///
     /// # Errors
-    /// As [`checkpoint::save`]; of a broken state, with what to go on from.
+    /// As [`checkpoint::save`]; for a broken state, with the state to continue from.
     pub(crate) fn write(&self, path: &Path, done: u64) -> Result<()> {
         match checkpoint::save(path, &self.model, &self.optimiser, done, &self.recipe) {
             Err(TrainError::BrokenState { step, what, .. }) => {

@@ -4,13 +4,13 @@
 //! warm-up   lr(i) = lr * (start + (1 - start) * x)
 //! poly      lr(i) = (lr - floor) * (1 - x)^power + floor          x = (i - begin) / (end - begin - 1)
 //! ```
-//! `i` counts from 0. A segment acts from `begin` on and keeps its last value from `end - 1` on:
-//! the divisor is one less than the number of steps, so the last of 40,000 steps runs at exactly
+//! `i` counts from 0. A segment acts from `begin` on and keeps its last value from `end - 1` on.
+//! The divisor is one less than the number of steps, so the last of 40,000 steps runs at exactly
 //! the floor. Segments act one after the other in the order of the list. Source: spec
-//! training-and-data §1.3; the reference multiplies from step to step instead, which differs from
+//! training-and-data §1.3. The reference multiplies from step to step instead, which differs from
 //! these formulas by rounding only (below 1e-11 of the value over 40,000 steps).
 //!
-//! Powers come from the `libm` crate, not from the platform, so that a rate has the same bits
+//! Powers come from the `libm` crate, not from the platform, so that a rate is bitwise equal
 //! everywhere.
 
 /// One piece of a schedule; it acts on steps `begin..end`, end exclusive.
@@ -42,7 +42,7 @@ pub enum Segment {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ScheduleError {
-    /// A segment ends before it has begun.
+    /// A segment without steps: its end is not after its begin.
     #[error("learning rate: segment {index} begins at step {begin} and ends at step {end}")]
     Empty {
         /// Position in the list.
@@ -52,7 +52,7 @@ pub enum ScheduleError {
         /// One past the last step.
         end: u64,
     },
-    /// A segment begins before the one listed ahead of it has ended.
+    /// A segment that begins before the previous one in the list ends.
     #[error(
         "learning rate: segment {index} begins at step {begin}, the one before it ends at {end}"
     )]
@@ -64,12 +64,12 @@ pub enum ScheduleError {
         /// End of the segment before it.
         end: u64,
     },
-    /// A number is negative, infinite or not a number.
+    /// A value that is negative or not finite.
     #[error("learning rate: {what} is {value}, it must be finite and not negative")]
     Number {
-        /// Name of the number.
+        /// Name of the value.
         what: &'static str,
-        /// The number.
+        /// The value.
         value: f64,
     },
 }
@@ -82,10 +82,10 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// A schedule of segments that follow each other in time.
+    /// Creates a schedule of segments that follow each other in time.
     ///
     /// # Errors
-    /// An empty or overlapping segment; a negative, infinite or undefined number.
+    /// An empty or overlapping segment; a value that is negative or not finite.
     pub fn new(base: f64, segments: Vec<Segment>) -> Result<Self, ScheduleError> {
         check("lr", base)?;
         let mut last_end = 0;
@@ -136,7 +136,7 @@ impl Schedule {
         Self::new(base, segments)
     }
 
-    /// The rate that step `i` (from 0) uses.
+    /// Learning rate of step `i` (from 0).
     pub fn lr(&self, i: u64) -> f64 {
         self.segments.iter().fold(self.base, |lr, segment| segment.apply(lr, i))
     }
@@ -158,13 +158,13 @@ impl Segment {
     }
 }
 
-/// Share of the segment done at step `i`: 0 at its first step, 1 from its last step on, `None`
-/// before it.
+/// Share of the segment done at step `i`. It is 0 at its first step, 1 from its last step on, and
+/// `None` before it.
 fn progress(i: u64, begin: u64, end: u64) -> Option<f64> {
     if i < begin {
         return None;
     }
-    // A segment of one step has begun but not moved; it is over with the next step.
+    // A segment of one step is at 0 in that step and at 1 from the next step on.
     if i == begin {
         return Some(0.0);
     }
@@ -239,7 +239,7 @@ mod tests {
         assert!(Schedule::poly(1.0, 5, 0.9, f64::INFINITY, 0, 0.0).is_err());
     }
 
-    /// Every schedule of the reference's configs, where the recorded values are at hand.
+    /// Checks every schedule of the reference's configs, if the recorded values are available.
     #[test]
     fn recorded_schedules() {
         for (file, json) in crate::recorded("schedule.json") {

@@ -10,8 +10,8 @@ use crate::{Result, TrainError, evaluate};
 impl Trainer {
     /// Scores the network on all evaluation sets and logs the result; `None` without one.
     ///
-    /// A sample that cannot be read fails the evaluation, not the training: that is logged, and the
-    /// first failure is in the outcome of the run.
+    /// A sample that cannot be read fails the evaluation, not the training. The failure is logged,
+    /// and the first one is in the outcome of the run.
     ///
     /// # Errors
     /// A failure of the network or of the log.
@@ -21,7 +21,7 @@ impl Trainer {
         progress: &dyn Progress,
         stop: &Interrupt,
     ) -> Result<Option<Report>> {
-        // What graphs hold of the memory is needed here.
+        // The memory of the graphs is needed here.
         self.graphs.iter_mut().for_each(Graphs::release);
         self.check_data(progress, stop)?;
         let sources = self.data.as_ref().map_or(&[][..], |data| &data.eval);
@@ -32,7 +32,7 @@ impl Trainer {
                 log.sync()?;
                 Ok(Some(report))
             }
-            // The state is saved; a broken-off evaluation is no score.
+            // The state is saved; an interrupted evaluation has no score.
             Err(TrainError::Interrupted) => Ok(None),
             Err(error) if is_of_a_sample(&error) => {
                 let text = format!("the evaluation after step {} failed: {error}", self.step);
@@ -47,7 +47,7 @@ impl Trainer {
     }
 }
 
-/// Whether a picture or label could not be used.
+/// Whether an error means that a picture or label could not be used.
 fn is_of_a_sample(error: &TrainError) -> bool {
     use TrainError as E;
     matches!(

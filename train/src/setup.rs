@@ -1,4 +1,4 @@
-//! How a run comes to be: fresh, resumed, or gone through without arithmetic.
+//! Setup of a run: fresh, resumed, or for a dry run.
 
 use std::path::{Path, PathBuf};
 
@@ -22,8 +22,8 @@ use crate::trainer::Trainer;
 use crate::{Result, TrainError, checkpoint, machine, network};
 
 impl Trainer {
-    /// Sets up a run in its folder: a fresh one, or with `resume` the continuation of what lies
-    /// there, from its newest checkpoint and with the same settings.
+    /// Sets up a fresh run in its folder, or with `resume` continues the run there. A continued run
+    /// starts from its newest checkpoint, with the same settings.
     ///
     /// # Errors
     /// As [`Trainer::set_up`].
@@ -31,13 +31,13 @@ impl Trainer {
         Trainer::set_up(recipe, resume.then(Resume::default).as_ref(), &Silent)
     }
 
-    /// Sets up a run in its folder: a fresh one, or the continuation of what lies there. A GPU
-    /// verifies its kernels once ([`Place::of`]), which `progress` shows.
+    /// Sets up a fresh run in its folder, or continues the run there. A GPU verifies its kernels
+    /// once ([`Place::of`]), which `progress` shows.
     ///
     /// # Errors
-    /// A folder that holds a run already (or none to resume), that another process trains in, or
-    /// one of other settings; too little memory; weights or a checkpoint that do not fit or are
-    /// damaged.
+    /// A folder that already has a run (or none to resume), that another process trains in, or that
+    /// has a run of other settings; too little memory; weights or a checkpoint that do not fit or
+    /// are damaged.
     pub fn set_up(
         recipe: Recipe,
         resume: Option<&Resume>,
@@ -60,8 +60,7 @@ impl Trainer {
         Ok(trainer)
     }
 
-    /// A run before its first step whose network `build` makes, once its memory is known to be
-    /// there.
+    /// Makes a run before its first step. `build` makes its network, after the check of its memory.
     fn built(
         mut recipe: Recipe,
         build: fn(&Recipe) -> Result<Segmenter>,
@@ -86,13 +85,13 @@ impl Trainer {
         Ok(Trainer { folder, note, plan, device_plan, ..around })
     }
 
-    /// A run on the host before its first step, whatever its folder holds.
+    /// Makes a run on the host before its first step, whatever its folder holds.
     pub(crate) fn fresh(recipe: Recipe) -> Result<Trainer> {
         let model = network::build(&recipe)?;
         Trainer::around(recipe, model, Place::host())
     }
 
-    /// A run on a device that executes nothing, within a dry run.
+    /// Makes a run on a device that executes nothing, within a dry run.
     pub(crate) fn for_dry_run(recipe: Recipe, device: &Device) -> Result<Trainer> {
         let (model, place) = (network::build(&recipe)?, Place::for_dry_run(device, &recipe.run));
         Trainer::around(recipe, model, place)
@@ -166,12 +165,12 @@ pub(crate) fn loader_settings(recipe: &Recipe, start_step: u64) -> LoaderSetting
     }
 }
 
-/// Data workers of a run: those of the recipe, or what suits the machine.
+/// Data workers of a run: those of the recipe, or a number that suits the machine.
 fn workers(recipe: &Recipe, place: &Place) -> usize {
     match recipe.run.workers {
         0 => {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            // What samples need beside everything else of a run.
+            // Memory that samples may take, besides everything else of a run.
             let room = machine::available().map(|free| free / 4);
             loader_settings(recipe, 0).workers_for(place.is_gpu(), cores, room)
         }
@@ -179,11 +178,11 @@ fn workers(recipe: &Recipe, place: &Place) -> usize {
     }
 }
 
-/// Loads the network of a run folder into host memory, as it was after `step`; `recipe` is the one
+/// Loads the network of a run folder into host memory, as it was after `step`. `recipe` is the one
 /// in the folder, perhaps with other settings for evaluation.
 ///
 /// # Errors
-/// A checkpoint that is not there or does not fit.
+/// A checkpoint that does not exist or does not fit.
 pub fn load(recipe: &Recipe, dir: &Path, step: u64) -> Result<Segmenter> {
     let path = checkpoint::path_of(dir, step);
     let (notes, mut dict) = checkpoint::open_of(dir, step, "--checkpoint")?;

@@ -1,9 +1,9 @@
 //! One training step: forward pass, costs, assignment, losses, backward pass, update.
 //!
-//! On a device the host queues work and waits once a step, for the costs of the matching; the
-//! losses of the step before come with them. So a loss is known one step late, or when
-//! [`Trainer::flush`] asks for it. A loss that is not a number is caught where it arises: the
-//! update reads it on the device and leaves everything as it was.
+//! On a device the host queues work and waits once per step, for the costs of the matching. The
+//! losses of the previous step arrive with them. So a loss is known one step late, or when
+//! [`Trainer::flush`] reads it. A loss that is not finite is still caught in its own step: the
+//! update reads it on the device and changes nothing.
 
 use std::time::Instant;
 
@@ -19,47 +19,46 @@ use crate::data::{Batch, Loader};
 use crate::trainer::Trainer;
 use crate::{Result, TrainError, checkpoint};
 
-/// What one step did.
+/// Result of one step.
 #[derive(Debug, Clone, Serialize)]
 pub struct StepLog {
     /// Sum of all losses.
     pub loss: f32,
-    /// Every term under the reference's name, without its `decode.`.
+    /// Every loss term, under the reference's name without its `decode.`.
     pub terms: Vec<(String, f32)>,
     /// Learning rate.
     pub lr: f64,
-    /// Seconds that the host spent on the step, waiting for data and for a device included.
+    /// Seconds that the host spent on the step, including waits for data and for a device.
     pub seconds: f64,
-    /// Of these, seconds for data, forward, losses, backward, update. Not on a device, which works
-    /// on after the host has queued a part.
+    /// Seconds for data, forward, losses, backward, update. `None` on a device, which still
+    /// computes a part after the host has queued it.
     pub laps: Option<[f64; 5]>,
 }
 
-/// A step whose loss is on a device still.
+/// A step whose loss is still on a device.
 pub(crate) struct Pending {
     pub step: u64,
     pub samples: Vec<String>,
     pub lr: f64,
     pub seconds: f64,
-    /// `[1 + 3 * layers]`: the sum of all losses, then each.
+    /// `[1 + 3 * layers]`: the sum of all losses, then each term.
     pub loss_readback: Tensor,
 }
 
-/// A step that was carried out, or queued on a device.
+/// A step that ran on the host, or was queued on a device.
 pub(crate) enum Step {
     Known(StepLog),
     Queued(Pending),
 }
 
-/// The loss of a step: in host memory, sum and terms; or on a device, the sum and
-/// [`loss_readback`].
+/// Loss of a step: sum and terms in host memory, or sum and [`loss_readback`] on a device.
 enum State {
     Known(f32, Vec<(String, f32)>),
     Queued(Tensor, Tensor),
 }
 
 impl Trainer {
-    /// One step on the loader's next batch, its loss known.
+    /// Runs one step on the loader's next batch and returns its loss.
     ///
     /// # Errors
     /// As [`Trainer::run`].
@@ -75,13 +74,13 @@ impl Trainer {
         Ok(done)
     }
 
-    /// One step on a batch, its loss known; on a device the host waits for that. The loss of an
-    /// unread step before is discarded, unless it was not a number: then this call returns that
-    /// error.
+    /// Runs one step on a batch and returns its loss; on a device the host waits for it. The loss
+    /// of an unread previous step is discarded, unless it was not finite: then this call returns
+    /// that error.
     ///
     /// # Errors
-    /// A loss that is not a number (nothing is updated then, and the state is kept in a file of
-    /// its own).
+    /// A loss that is not finite (nothing is updated then, and the state is kept in a file of its
+    /// own).
     pub fn step_on(&mut self, batch: &Batch) -> Result<StepLog> {
         match self.step_in_pool(batch)?.0 {
             Step::Known(done) => Ok(done),
@@ -92,19 +91,19 @@ impl Trainer {
         }
     }
 
-    /// Makes all later steps use the batch that lies on the device, whatever they are given.
-    /// So they can be measured without its way there; steps through graphs can, and it returns
-    /// whether they do.
+    /// Makes all later steps reuse the batch on the device and ignore the one they are given.
+    /// Measurements then exclude the copy to the device. Only steps through graphs can do this;
+    /// returns whether they are on.
     pub fn hold_batch(&mut self) -> bool {
         self.graphs.iter_mut().for_each(|graphs| graphs.held = true);
         self.graphs.is_some()
     }
 
-    /// As [`Trainer::step_on`], but does not wait for the loss: on a device what is returned is the
-    /// step before, if its loss was not known yet.
+    /// Queues one step as [`Trainer::step_on`] does, without waiting for its loss. On a device it
+    /// returns the previous step, if its loss was not known yet.
     ///
     /// # Errors
-    /// As [`Trainer::step_on`], on a device also for the step before.
+    /// As [`Trainer::step_on`], on a device also for the previous step.
     pub fn queue(&mut self, batch: &Batch) -> Result<Option<StepLog>> {
         Ok(match self.step_in_pool(batch)? {
             (Step::Known(done), _) => Some(done),
@@ -116,21 +115,21 @@ impl Trainer {
     }
 
     fn step_in_pool(&mut self, batch: &Batch) -> Result<(Step, Option<StepLog>)> {
-        // A device may work on what a step has begun.
+        // Work that a failed step has queued may still run on a device.
         self.torn = self.place.device().is_some();
-        // On a thread of the pool, so that a parallel loop starts without waking anybody to hand
-        // the work over.
+        // Runs on a thread of the pool, so that a parallel loop starts without waking a thread
+        // first.
         let step = rayon::scope(|_| isolated(|| self.step_through(batch)));
         self.torn = false;
         step
     }
 
-    /// A step through graphs where they are on and take the batch, else launch by launch.
+    /// Runs a step through graphs if they are on and accept the batch, else launch by launch.
     fn step_through(&mut self, batch: &Batch) -> Result<(Step, Option<StepLog>)> {
         let mut before = None;
         if let Some(mut graphs) = self.graphs.take_if(|graphs| graphs.take(batch)) {
             match self.step_in(&mut graphs, batch, &mut before) {
-                // Dropped, and their memory is there for what follows.
+                // The graphs are dropped, which frees their memory for the step below.
                 Ok(None) => {}
                 Ok(Some(step)) => {
                     self.graphs = Some(graphs);
@@ -146,7 +145,7 @@ impl Trainer {
         Ok((step, before.or(last)))
     }
 
-    /// A batch as tensors.
+    /// Converts a batch to tensors.
     pub(crate) fn to_tensors(&self, batch: &Batch) -> Result<(Tensor, Targets)> {
         let (b, h, w) = (batch.b, batch.h, batch.w);
         let image = Tensor::from_slice(&batch.images, &[b, 3, h, w])?;
@@ -154,7 +153,7 @@ impl Trainer {
         Ok((image, Targets::new(labels, self.recipe.classes())?))
     }
 
-    /// Goes through a step within a dry run, with every class in every image.
+    /// Runs one step within a dry run, with every class in every image.
     pub(crate) fn dry_run_step(&mut self) -> Result<()> {
         let (b, s) = (self.recipe.train.batch, self.recipe.augment.crop);
         let classes = self.recipe.classes();
@@ -168,8 +167,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// A step on the images `[b, 3, h, w]` and targets that `data` makes of `samples`; with it
-    /// comes the step before, if its loss was not known yet.
+    /// Runs a step on the images `[b, 3, h, w]` and targets that `data` makes of `samples`. Also
+    /// returns the previous step, if its loss was not known yet.
     fn step_from(
         &mut self,
         samples: &[String],
@@ -218,7 +217,7 @@ impl Trainer {
         Ok((done, before))
     }
 
-    /// A batch where the network lies.
+    /// Copies a batch to where the network is stored.
     pub(crate) fn to_device(
         &self,
         (image, targets): (Tensor, Targets),
@@ -230,7 +229,8 @@ impl Trainer {
         })
     }
 
-    /// Matches and compares. With it arrives the step before, if its loss was not known yet.
+    /// Computes costs, assignment and losses. Also returns the previous step, if its loss was not
+    /// known yet.
     fn losses(
         &mut self,
         candidates: &[Candidate],
@@ -268,8 +268,8 @@ impl Trainer {
         Ok((self.criterion.losses(candidates, targets, assignment, points)?, before))
     }
 
-    /// Matches; on a device the wait of the step, with which the step before arrives, if its loss
-    /// was not known yet.
+    /// Computes the assignment on the host. On a device this is the wait of the step. Also returns
+    /// the previous step, if its loss was not known yet.
     pub(crate) fn match_on_host(
         &mut self,
         costs: &StepCosts,
@@ -279,7 +279,7 @@ impl Trainer {
         let (assignment, previous) = match self.criterion.assign(costs, targets) {
             Ok(found) => found,
             Err(ModelError::Matching(what)) => {
-                // If the step before was bad as well, it was the first.
+                // If the loss of the previous step was not finite either, that step is reported.
                 self.flush()?;
                 return Err(self.not_finite(what, self.step, samples)?);
             }
@@ -292,24 +292,24 @@ impl Trainer {
         Ok((assignment, before))
     }
 
-    /// Waits for the loss of the last step if it is on a device still.
+    /// Waits for the loss of the last step if it is still on a device.
     ///
     /// # Errors
-    /// A loss that is not a number: as [`Trainer::step_on`].
+    /// A loss that is not finite: as [`Trainer::step_on`].
     pub fn flush(&mut self) -> Result<Option<StepLog>> {
         let Some(pending) = self.pending.take() else { return Ok(None) };
         let loss_readback = pending.loss_readback.to_host()?;
         self.read(pending, loss_readback.data()?).map(Some)
     }
 
-    /// The log of a step from its `loss_readback`, or an error if the loss was not a number: then
-    /// the device has left weights and moments as they were.
+    /// Makes the log of a step from its `loss_readback`. A loss that is not finite is an error; the
+    /// device has then left weights and moments unchanged.
     fn read(&mut self, pending: Pending, loss_readback: &[f32]) -> Result<StepLog> {
         let Pending { step, samples, lr, seconds, .. } = pending;
         let (loss, values) =
             loss_readback.split_first().map_or((f32::NAN, loss_readback), |(l, v)| (*l, v));
         let terms = named_terms(values);
-        // What the update on the device has looked at.
+        // The update on the device checked the same value.
         if loss.is_finite() {
             return Ok(StepLog { loss, terms, lr, seconds, laps: None });
         }
@@ -319,8 +319,8 @@ impl Trainer {
         Err(self.not_finite(what, step, &samples)?)
     }
 
-    /// The values of a loss in host memory; one that is not a number becomes an error that says
-    /// where it arose, after the state is saved.
+    /// Copies the values of a loss to host memory. A loss that is not finite becomes an error that
+    /// names the term, after the state is saved.
     fn checked(&self, loss: &Loss, samples: &[String]) -> Result<State> {
         let (total, terms) = (loss.total.item()?, loss.named()?);
         match bad_loss(total, &terms) {
@@ -329,8 +329,9 @@ impl Trainer {
         }
     }
 
-    /// Saves the state after `done` steps, since the loss of the next was not a number, and reports
-    /// that; or that the state is broken itself, in which case nothing is written.
+    /// Saves the state after `done` steps, because the loss of the next was not finite. Returns the
+    /// error that reports this. If the state itself is broken, nothing is written and that is the
+    /// error.
     fn not_finite(&self, what: String, done: u64, samples: &[String]) -> Result<TrainError> {
         let kept = checkpoint::before_nan(&self.dir);
         self.write(&kept, done)?;
@@ -338,14 +339,14 @@ impl Trainer {
     }
 }
 
-/// The first term that is not a number, or else the sum if it is none, in words.
+/// Describes the first term that is not finite, or the sum if only that is not.
 fn bad_loss(total: f32, terms: &[(String, f32)]) -> Option<String> {
     let terms = terms.iter().map(|(name, value)| (name.as_str(), *value));
     let bad = terms.chain([("the sum of losses", total)]).find(|(_, value)| !value.is_finite());
     bad.map(|(name, value)| format!("{name} is {value}"))
 }
 
-/// What the host is to know of a loss on a device, as one tensor.
+/// Values of the loss on a device that the host reads back, as one tensor.
 fn loss_readback(loss: &Loss) -> Result<Tensor> {
     with_category(Category::Data, || {
         let total = ops::reshape(&loss.total.detach(), &[1])?;
@@ -353,7 +354,7 @@ fn loss_readback(loss: &Loss) -> Result<Tensor> {
     })
 }
 
-/// Laps of one step.
+/// Stopwatch for the parts of one step.
 struct Clock {
     last: Instant,
     laps: [f64; 5],

@@ -32,77 +32,76 @@ pub use crate::step::StepLog;
 use crate::wait::Waiting;
 use crate::{Result, TrainError, checkpoint, network};
 
-/// A run: a network on its way through the steps of a recipe.
+/// Training run: a network and its progress through the steps of a recipe.
 pub struct Trainer {
     pub(crate) recipe: Recipe,
     pub(crate) dir: PathBuf,
-    /// Its folder, but for a dry run.
+    /// Run folder; `None` for a dry run.
     pub(crate) folder: Option<RunFolder>,
     pub(crate) place: Place,
     pub(crate) model: Segmenter,
     pub(crate) criterion: Criterion,
-    /// Random points of a device.
+    /// Source of the random points on a device.
     pub(crate) points: Option<DevicePoints>,
     pub(crate) optimiser: Optimiser,
     pub(crate) schedule: Schedule,
     /// Steps done.
     pub(crate) step: u64,
-    /// The last step, if its loss is on a device still.
+    /// The last step, if its loss is still on a device.
     pub(crate) pending: Option<Pending>,
-    /// On a device, if its steps go through graphs.
+    /// CUDA graphs of the steps, if a device uses them.
     pub(crate) graphs: Option<Graphs>,
-    /// Whether an update has begun and not ended: nothing of it may be saved.
+    /// Whether an update is incomplete, so that the state must not be saved.
     pub(crate) torn: bool,
-    /// What whoever watches is still to be told.
+    /// Message for the progress reporter, sent after the step.
     pub(crate) note: Option<String>,
-    /// Memory that the steps take; made with the first trainer that is not itself a dry run. Not
-    /// on a device: a dry run knows the host alone.
+    /// Memory plan of the steps on the host; `None` on a device and within a dry run.
     pub(crate) plan: Option<Plan>,
-    /// The same for a device that tells how much of its memory is free.
+    /// Memory plan for a device that reports its free memory.
     pub(crate) device_plan: Option<DevicePlan>,
-    /// Time until a checkpoint is due by time.
+    /// Timer of the checkpoints that are due by time.
     pub(crate) timer: CheckpointTimer,
-    /// Step of the checkpoint that was due by time; the next one replaces it.
+    /// Step of the last checkpoint written by time; the next checkpoint replaces it.
     pub(crate) timed: Option<u64>,
     /// Earlier state of a resumed run.
     pub(crate) earlier: Option<Earlier>,
-    /// The data once they are checked.
+    /// The data sets, once they are checked.
     pub(crate) data: Option<Checked>,
-    /// The first evaluation that failed, in words.
+    /// Error text of the first evaluation that failed.
     pub(crate) unscored: Option<String>,
 }
 
-/// How a run ended.
+/// Result of a run.
 #[derive(Debug)]
 pub struct Outcome {
     /// Steps done.
     pub step: u64,
-    /// Whether someone asked it to stop before its last step.
+    /// Whether the run was asked to stop before its last step.
     pub interrupted: bool,
     /// Last checkpoint.
     pub checkpoint: PathBuf,
-    /// Scores of the last evaluation, if the run got there.
+    /// Scores of the last evaluation, if the run reached it.
     pub report: Option<Report>,
-    /// Memory of the steps, if one was done.
+    /// Memory of the steps, if any was done.
     pub memory: Option<Memory>,
-    /// Data that the run did without.
+    /// Data that the run left out.
     pub left_out: LeftOut,
-    /// The first evaluation that failed, in words.
+    /// Error text of the first evaluation that failed.
     pub unscored: Option<String>,
 }
 
-/// What the steps of a run took.
+/// Memory that the steps of a run used.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Memory {
-    /// Of the host, beside the plan.
+    /// Host memory, compared with the plan.
     Host(Comparison),
-    /// Of a device, for which there is no plan.
+    /// Device memory, which is not compared with a plan.
     Device(DeviceMemory),
 }
 
 impl Memory {
-    /// What was taken, as one line.
+    /// The memory used, as one line.
     pub fn line(&self) -> String {
         match self {
             Memory::Host(comparison) => comparison.line(),
@@ -116,17 +115,17 @@ struct LogLine<'a> {
     loss: f32,
     lr: f64,
     seconds: f64,
-    /// Of these, seconds of waiting for samples.
+    /// Part of `seconds` spent waiting for samples.
     waited: f64,
     images_per_s: f64,
     memory_mib: f64,
-    /// Code of the host's CPU.
+    /// Code path of the host's CPU.
     cpu: String,
     #[serde(flatten)]
     terms: BTreeMap<&'a str, f32>,
 }
 
-/// The share of a step above which waiting for samples is told: `run.workers` are too few then.
+/// Share of a step above which waiting for samples is reported; `run.workers` is then too small.
 const WORTH_TELLING: f64 = 0.1;
 
 impl Trainer {
@@ -140,27 +139,27 @@ impl Trainer {
         self.step
     }
 
-    /// Where the steps are done.
+    /// Host or device that runs the steps.
     pub fn place(&self) -> &Place {
         &self.place
     }
 
-    /// Memory that the steps take on the host; not known for a device.
+    /// Memory plan of the steps on the host; `None` for a device.
     pub fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()
     }
 
-    /// Memory that the steps take on a device that tells how much is free.
+    /// Memory plan of the steps on a device that reports its free memory.
     pub fn device_plan(&self) -> Option<&DevicePlan> {
         self.device_plan.as_ref()
     }
 
-    /// Makes the checkpoints by time go by another clock.
+    /// Sets the clock for the checkpoints by time.
     pub fn set_clock(&mut self, clock: Clock) {
         self.timer.set_clock(clock);
     }
 
-    /// Opens and checks the data sets unless that is done.
+    /// Opens and checks the data sets unless that is already done.
     ///
     /// # Errors
     /// As [`check_recipe`].
@@ -184,17 +183,16 @@ impl Trainer {
         Loader::start(source, self.loader_settings())
     }
 
-    /// How the data workers draw samples.
+    /// Settings of the data workers.
     pub fn loader_settings(&self) -> LoaderSettings {
         loader_settings(&self.recipe, self.step)
     }
 
-    /// Trains to the last step of the recipe, or until someone asks to stop; either way the state
-    /// is saved, also when a sample cannot be read. The data are checked before anything is
-    /// written.
+    /// Trains to the last step of the recipe, or until a stop is requested. Either way the state is
+    /// saved, also when a sample cannot be read. The data are checked before anything is written.
     ///
     /// # Errors
-    /// Data that cannot be used, samples that cannot be read, a loss that is not a number, a
+    /// Data that cannot be used, samples that cannot be read, a loss that is not finite, a
     /// checkpoint that cannot be written.
     pub fn run(&mut self, progress: &dyn Progress, stop: &Interrupt) -> Result<Outcome> {
         self.check_data(progress, stop)?;
@@ -211,7 +209,7 @@ impl Trainer {
             }
         };
         if self.step == 0 && steps > 0 {
-            // A checkpoint without a step would refuse another start with better settings.
+            // A checkpoint of step 0 would block a new start with better settings.
             return Err(TrainError::Interrupted);
         }
         let saved = self.checkpoint(&log, false)?;
@@ -233,7 +231,7 @@ impl Trainer {
         })
     }
 
-    /// Writes what a run folder holds before the first step, and opens the log.
+    /// Prepares the run folder before the first step and opens the log.
     fn begin(&mut self, progress: &dyn Progress) -> Result<RunLog> {
         let checkpoints = checkpoint::folder(&self.dir);
         std::fs::create_dir_all(&checkpoints)
@@ -250,7 +248,8 @@ impl Trainer {
         }
         self.set_later_aside(progress)?;
         let mut log = RunLog::open(&self.dir.join(LOG), self.step)?;
-        // Before the recipe has them: a run that is killed in between still tells of them.
+        // Logged before the recipe is written: the log of a run killed in between still has the
+        // changes.
         self.log_changes(&mut log, progress)?;
         if let Some(folder) = &self.folder
             && let Some(old) = folder.write_recipe(&self.recipe)?
@@ -260,7 +259,8 @@ impl Trainer {
         Ok(log)
     }
 
-    /// The steps of [`Trainer::run`], with what is due between them.
+    /// Runs the steps of [`Trainer::run`], with the log lines, checkpoints and evaluations between
+    /// them.
     fn steps(
         &mut self,
         log: &mut RunLog,
@@ -309,7 +309,7 @@ impl Trainer {
             if every(self.recipe.train.eval_every) && self.step < steps {
                 window.add(self.flush()?.as_ref());
                 drop(stage);
-                // An evaluation has a peak of its own.
+                // Read before the evaluation, which has its own peak.
                 memory = memory.or_else(|| self.memory());
                 self.evaluate(log, progress, stop)?;
                 stage = Stage::new(progress, "train", Some(steps));
@@ -317,7 +317,7 @@ impl Trainer {
             }
         }
         self.flush()?;
-        // A peak of an evaluation before the first step is none of the steps.
+        // The peak of an evaluation before the first step is not a peak of the steps.
         memory = memory.or_else(|| self.memory()).filter(|_| self.step > from && !made_up);
         if let Some(memory) = &memory {
             log.write("memory", self.step, memory)?;
@@ -332,19 +332,19 @@ impl Trainer {
         }
     }
 
-    /// Saves what has been learnt since step `from` before the run ends with `error`.
+    /// Saves the state if steps were done since `from`, before the run ends with `error`.
     fn save_on_error(&mut self, from: u64, error: &TrainError, progress: &dyn Progress) {
-        // The first may have met a step half done, the second has a file of its own.
+        // `torn`: a step may be half done. `bad`: the state has a file of its own.
         let torn = self.torn || matches!(error, TrainError::Engine(_) | TrainError::Model(_));
         let bad = matches!(error, TrainError::NotFinite { .. } | TrainError::BrokenState { .. });
         if torn || bad || self.step == from {
             return;
         }
-        // What the steps have used is of use to the file now.
+        // Frees memory that the steps used, so that writing the file can use it.
         memory::trim();
         scratch::trim();
-        // The error that ended the run is the one to report, not that of a disk which is full as
-        // well.
+        // The error that ended the run is reported, even if saving fails as well, say on a full
+        // disk.
         let saved = allocate::catch(|| self.flush().and_then(|_| self.save()));
         progress.note(&match saved {
             Ok(Ok(path)) => format!("step {} is saved in {}", self.step, path.display()),
@@ -353,8 +353,8 @@ impl Trainer {
         });
     }
 
-    /// Writes a checkpoint and removes the oldest beyond those to keep. A loss that is on a device
-    /// still has to be looked at before ([`Trainer::flush`]).
+    /// Writes a checkpoint and removes the oldest beyond `train.keep`. A loss that is still on a
+    /// device has to be read first ([`Trainer::flush`]).
     ///
     /// # Errors
     /// A file that cannot be written; earlier checkpoints survive.
@@ -365,7 +365,7 @@ impl Trainer {
         Ok(path)
     }
 
-    /// Bytes of tensors at their peak, where the steps are done.
+    /// Peak bytes of tensors on the host or device that runs the steps.
     fn peak(&self) -> usize {
         self.place.device().map_or_else(usage, usage_on).peak
     }
@@ -392,7 +392,7 @@ struct Window {
     start: Instant,
     sum: f64,
     n: u32,
-    /// Seconds of waiting for samples.
+    /// Seconds spent waiting for samples.
     waited: f64,
 }
 
@@ -426,7 +426,7 @@ impl Window {
         if waited > WORTH_TELLING * seconds {
             pace += &format!(", {:.0} % of it waiting for samples", 100.0 * waited / seconds);
         }
-        // The first loss of a window may be on a device still.
+        // The first loss of a window may still be on a device.
         if self.n == 0 { pace } else { format!("loss {:.2}, {pace}", self.mean_loss()) }
     }
 }

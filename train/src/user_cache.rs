@@ -1,9 +1,9 @@
-//! The folder of the user in which results that can be made again are remembered.
+//! Cache folder of the user, for results that can be computed again.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// `dressage` below `XDG_CACHE_HOME`, `~/.cache` or `LOCALAPPDATA`; `None` where none is known.
+/// Folder `dressage` below `XDG_CACHE_HOME`, `~/.cache` or `LOCALAPPDATA`; `None` if none is known.
 pub(crate) fn folder() -> Option<PathBuf> {
     folder_by(|name| std::env::var_os(name))
 }

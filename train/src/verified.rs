@@ -1,9 +1,9 @@
-//! Verifications of the kernels on a GPU that this program has not met before.
+//! Verification of the kernels on a GPU that this program has not used before.
 //!
 //! PTX is translated by the driver, so a kernel that is right on one GPU can be wrong on another. A
-//! device that nobody asked for by name has to verify itself once: every kernel computes beside its
-//! reference, as in `dressage doctor`. What held is remembered in a small file of the user's cache
-//! folder; where that cannot be written the verifications run again the next time.
+//! device that is chosen automatically has to be verified once: every kernel is compared with its
+//! reference, as in `dressage doctor`. A success is stored in a small file in the user's cache
+//! folder. If that cannot be written, the verification runs again the next time.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -15,19 +15,19 @@ use dressage_kernels::verify::{self, Kernels, Outcome};
 use crate::runlog::{Progress, Stage};
 use crate::{files, user_cache};
 
-/// Time for the kernels of one folder, after which they count as hanging.
+/// Time limit for the kernels of one folder, after which they count as hanging.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Lines that the file keeps, the latest.
+/// Number of lines that the file keeps, the latest ones.
 const KEPT: usize = 64;
 
-/// Verification of one kind of device, a line of the file.
+/// Line of the file for the verification of one kind of device.
 fn line(device: &Device) -> Option<String> {
     let software = device.software()?;
     Some(format!("dressage {} on {software}", program()).replace(['\n', '\r'], " "))
 }
 
-/// This program: its version, and what changes with every build of it.
+/// Identity of this program: its version, and values that change with every build.
 fn program() -> String {
     let file = std::env::current_exe().and_then(std::fs::metadata).ok();
     let build = file.map(|file| {
@@ -47,15 +47,15 @@ fn lines(file: &Path) -> Vec<String> {
     String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
 }
 
-/// Whether all kernels were verified on such a device. True of virtual devices, which check every
-/// access by themselves.
+/// Whether all kernels were verified on such a device. Virtual devices count as verified: they
+/// check every access themselves.
 pub fn is_verified(device: &Device) -> bool {
     let Some(line) = line(device) else { return true };
     file().is_some_and(|file| lines(&file).contains(&line))
 }
 
-/// Notes that all kernels were verified on such a device. That it may fail changes nothing: they
-/// are verified again then.
+/// Records that all kernels were verified on such a device. A failure is ignored: the kernels are
+/// then verified again.
 pub fn remember(device: &Device) {
     if let (Some(line), Some(file)) = (line(device), file()) {
         remember_in(&file, line);
@@ -73,7 +73,7 @@ fn remember_in(file: &Path, line: String) {
 /// Verifies all kernels on a device unless that was done before.
 ///
 /// # Errors
-/// The first comparison that does not hold, in words.
+/// The first comparison that fails, in words.
 pub(crate) fn ensure(device: &Device, progress: &dyn Progress) -> Result<(), String> {
     if is_verified(device) {
         return Ok(());
@@ -99,7 +99,7 @@ fn verify(
     let (names, count): (Vec<&str>, _) = (folders.iter().map(|k| k.name).collect(), folders.len());
     let (send, receive) = channel::<Vec<Outcome>>();
     let device = device.clone();
-    // A thread of its own, so that a kernel that hangs does not hang the program.
+    // A separate thread, so that a kernel that hangs does not hang the program.
     let work = move || {
         for kernels in folders {
             if send.send(kernels.run(&device)).is_err() {
@@ -126,7 +126,7 @@ fn verify(
     Ok(())
 }
 
-/// The first that does not hold.
+/// Message of the first failed comparison.
 fn failure(outcomes: &[Outcome]) -> Option<String> {
     let wrong = |outcome: &Outcome| {
         let why = outcome.failure.as_ref()?;
@@ -188,7 +188,7 @@ mod tests {
         let all = lines(&path);
         assert_eq!((all.len(), all.last().map(String::as_str)), (KEPT, Some("gpu 5")));
         assert_eq!(all[0], "gpu 2");
-        // Rubbish verifies nothing, and is replaced; a folder in the way is left alone.
+        // Invalid content verifies nothing and is replaced; a folder in the way is left alone.
         std::fs::write(&path, b"\xff\xfe\n\0").expect("written");
         remember_in(&path, "gpu".into());
         assert!(lines(&path).contains(&"gpu".to_owned()));

@@ -1,7 +1,7 @@
-//! Waiting for files that may never come: a pipe, a network folder that stalls.
+//! Waiting for files that may never arrive: a pipe, a network folder that stalls.
 //!
-//! A read cannot be broken off, so it is done on a thread of its own, which is left to itself when
-//! somebody asks the work to stop.
+//! A read cannot be cancelled, so it runs on a thread of its own. The thread is abandoned when a
+//! stop is requested.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -12,22 +12,22 @@ use crate::interrupt::Interrupt;
 use crate::runlog::Progress;
 use crate::{Result, TrainError};
 
-/// How often a wait looks whether it is to stop.
+/// Interval at which a wait checks for a stop request.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How long a wait lasts before whoever watches learns what is waited for.
+/// Time after which the progress reporter learns what is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Why nothing was received.
+/// Reason why nothing was received.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Missed {
-    /// Somebody asked to stop.
+    /// A stop was requested.
     Stopped,
-    /// Whoever sends has ended.
+    /// The sender has ended.
     Ended,
 }
 
-/// Somebody who may ask for a stop, and somebody who watches.
+/// Stop request and progress reporter of a wait.
 #[derive(Clone, Copy)]
 pub struct Waiting<'a> {
     progress: &'a dyn Progress,
@@ -36,12 +36,12 @@ pub struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    /// Waits that `stop` ends, and that `progress` is notified of when they last half a minute.
+    /// Makes waits that `stop` ends. `progress` is notified of those that last half a minute.
     pub fn new(progress: &'a dyn Progress, stop: &'a Interrupt) -> Self {
         Self { progress, stop, patience: PATIENCE }
     }
 
-    /// The next that comes through `queue`; `what` is waited for.
+    /// Receives the next value from `queue`; `what` describes it.
     pub(crate) fn receive<T>(
         &self,
         queue: &Receiver<T>,
@@ -66,10 +66,10 @@ impl<'a> Waiting<'a> {
         }
     }
 
-    /// Does `read`, which reads `file` or files below it.
+    /// Runs `read`, which reads `file` or files below it.
     ///
     /// # Errors
-    /// Those of `read`; [`TrainError::Interrupted`] if it is asked to stop meanwhile.
+    /// Those of `read`; [`TrainError::Interrupted`] if a stop is requested meanwhile.
     pub fn read<T: Send + 'static>(
         &self,
         file: &Path,
@@ -128,7 +128,7 @@ mod tests {
         assert!(notes.0.lock().expect("unpoisoned").is_empty());
     }
 
-    /// The wait ends because its own note asks for the stop: no clock decides.
+    /// The wait ends because its own note requests the stop: no clock decides.
     #[cfg(unix)]
     #[test]
     fn a_pipe_without_a_writer_is_named_and_abandoned() {
@@ -145,7 +145,7 @@ mod tests {
         assert!(matches!(ended, Err(TrainError::Interrupted)));
         let notes = notes.0.into_inner().expect("unpoisoned");
         assert!(notes.len() == 1 && notes[0].contains("0003.png"), "{notes:?}");
-        // The reader that was left behind ends.
+        // The abandoned reader ends.
         drop(std::fs::OpenOptions::new().write(true).open(&pipe).expect("pipe"));
     }
 }

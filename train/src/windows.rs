@@ -1,11 +1,11 @@
-//! Which parts of an image the network sees at test time, and how its scores are put together.
+//! Windows of an image that the network sees at test time, and the mean of their scores.
 //!
 //! ```text
 //! n = max(L - c + s - 1, 0) div s + 1       windows along an axis of L pixels, crop c, stride s
 //! end = min(k s + c, L)    start = max(end - c, 0)       k = 0 .. n - 1
 //! ```
-//! The last window shifts back inside, so windows overlap more there; along an axis shorter than
-//! the crop the one window is the whole axis. Scores are added up where windows overlap and
+//! The last window is shifted back inside, so windows overlap more there. An axis shorter than the
+//! crop has one window, which is the whole axis. Scores are summed where windows overlap and
 //! divided by the number of windows. Source: spec mask2former §5.3 and training-and-data §3.
 
 use dressage_kernels::allocate::zeroed_or_unwind;
@@ -24,25 +24,25 @@ pub struct Window {
 }
 
 impl Window {
-    /// Rows.
+    /// Number of rows.
     pub fn h(&self) -> usize {
         self.y1 - self.y0
     }
 
-    /// Columns.
+    /// Number of columns.
     pub fn w(&self) -> usize {
         self.x1 - self.x0
     }
 }
 
-/// Windows or scores that do not fit.
+/// Errors of windows or scores that do not fit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WindowError {
-    /// A number that must not be 0.
+    /// A value that must not be 0.
     #[error("test windows: {0} is 0")]
     Zero(&'static str),
-    /// A stride that would leave pixels out.
+    /// A stride that leaves gaps.
     #[error("test windows: a stride of {stride} leaves gaps between windows of {crop}")]
     Gaps {
         /// Step.
@@ -60,10 +60,10 @@ pub enum WindowError {
         h: usize,
         /// Columns of the window.
         w: usize,
-        /// Numbers found.
+        /// Number of values found.
         found: usize,
     },
-    /// A window that reaches over the image, or that is larger than its scores.
+    /// A window that exceeds the image or its scores.
     #[error(
         "test windows: {window:?} does not fit an image of {h}x{w} or scores of {rows}x{pitch}"
     )]
@@ -127,9 +127,9 @@ pub fn whole(h: usize, w: usize) -> Window {
     Window { y0: 0, y1: h, x0: 0, x1: w }
 }
 
-/// Height and width of an image of `h x w` fitted into a box of `box_w x box_h`, in either
-/// orientation: the longer side at most the box's longer, the shorter at most its shorter, the
-/// ratio kept, halves rounded up. A box of `0 x 0` keeps the size.
+/// Height and width of an `h x w` image fitted into a box of `box_w x box_h`, in either
+/// orientation. The longer side is at most the box's longer one, the shorter at most its shorter
+/// one. The ratio is kept, and halves are rounded up. A box of `0 x 0` keeps the size.
 pub fn test_size(h: usize, w: usize, box_w: usize, box_h: usize) -> (usize, usize) {
     let (long, short) = (h.max(w), h.min(w));
     if (box_w == 0 && box_h == 0) || short == 0 {
@@ -142,42 +142,43 @@ pub fn test_size(h: usize, w: usize, box_w: usize, box_h: usize) -> (usize, usiz
     (scale(h), scale(w))
 }
 
-/// Smallest multiple of `patch` that is not below `n`, and at least two patches, of which the
-/// coarsest map of the head makes one position. Windows of another size are padded at the right and
-/// the bottom with the mean colour (0 after normalisation) and the scores cut back. The reference
-/// instead fails on them: it happens with images wider than twice their height, and in whole mode.
+/// Smallest multiple of `patch` that is at least `n`, and at least two patches. The coarsest map of
+/// the head makes one position of two patches. Windows of another size are padded at the right and
+/// the bottom with the mean colour (0 after normalisation), and the scores are cropped. The
+/// reference instead fails on them: they occur with images wider than twice their height, and in
+/// whole mode.
 pub fn padded(n: usize, patch: usize) -> usize {
     let patch = patch.max(1);
     n.next_multiple_of(patch).max(2 * patch)
 }
 
-/// Sum of the scores of the windows of an image. Windows come row by row, so only the rows that
-/// some window may still change need to be held.
+/// Sum of the scores of the windows of an image. Windows come row by row, so only the rows that a
+/// later window may change are stored.
 #[derive(Debug, Clone)]
 pub struct ScoreMap {
     classes: usize,
     h: usize,
     w: usize,
-    /// First row held.
+    /// First stored row.
     top: usize,
-    /// Rows held, or room for them.
+    /// Number of stored rows, or room for them.
     rows: usize,
-    /// Rows from the top of the image that hold means: no window comes to them any more.
+    /// Number of rows from the top of the image that are means. No later window covers them.
     finished: usize,
     /// `[classes, rows, w]`.
     sum: Vec<f32>,
-    /// `[rows, w]`: windows that cover each pixel.
+    /// `[rows, w]`: number of windows that cover each pixel.
     visits: Vec<u32>,
 }
 
 impl ScoreMap {
-    /// No window yet, and room for the whole image. Unwinds if there is no memory for it
+    /// Makes an empty map with room for the whole image. Unwinds if there is too little memory
     /// ([`dressage_kernels::allocate`]).
     pub fn new(classes: usize, h: usize, w: usize) -> Self {
         Self::of_rows(classes, h, w, h)
     }
 
-    /// As [`ScoreMap::new`], with room for `rows` rows at a time.
+    /// Makes an empty map with room for `rows` rows at a time.
     pub fn of_rows(classes: usize, h: usize, w: usize, rows: usize) -> Self {
         let rows = rows.min(h);
         let sum = zeroed_or_unwind(classes * rows * w);
@@ -185,11 +186,11 @@ impl ScoreMap {
         Self { classes, h, w, top: 0, rows, finished: 0, sum, visits }
     }
 
-    /// Adds the scores of a window, `[classes, rows, columns]` with rows of `pitch` numbers and
-    /// `pitch_rows` rows per class: larger than the window where it was padded.
+    /// Adds the scores of a window, `[classes, rows, columns]`. Each class has `pitch_rows` rows of
+    /// `pitch` values, more than the window where it was padded.
     ///
     /// # Errors
-    /// A window outside the image, or in rows that are finished or not held; scores of another
+    /// A window outside the image, or in rows that are finished or not stored; scores of another
     /// length.
     pub fn add(
         &mut self,
@@ -225,7 +226,7 @@ impl ScoreMap {
         Ok(())
     }
 
-    /// Makes means of the sums in all rows above `end`; no window may come to them any more.
+    /// Divides the sums in all rows above `end` to get means. No later window may cover these rows.
     ///
     /// # Errors
     /// A pixel that no window covers.
@@ -245,12 +246,12 @@ impl ScoreMap {
         Ok(())
     }
 
-    /// Rows from the top of the image that hold means.
+    /// Number of rows from the top of the image that are means.
     pub fn finished(&self) -> usize {
         self.finished
     }
 
-    /// Rows in memory, `[classes, rows, w]`, with the first row and the number of rows.
+    /// Stored rows, `[classes, rows, w]`, with the first row and the number of rows.
     pub fn held(&self) -> (&[f32], (usize, usize)) {
         (&self.sum, (self.top, self.rows))
     }
@@ -359,7 +360,7 @@ mod tests {
         let mut map = ScoreMap::new(2, 2, 5);
         let windows = slide(2, 5, 3, 2).expect("valid");
         assert_eq!(windows.len(), 2);
-        // Padded to 4x4: everything beyond 2x3 is 99 and must not arrive.
+        // Padded to 4x4: everything beyond 2x3 is 99 and must not be used.
         let window = |base: f32| -> Vec<f32> {
             (0..32)
                 .map(|i| {
@@ -381,7 +382,7 @@ mod tests {
         assert!(map.add(Window { y0: 0, y1: 3, x0: 0, x1: 3 }, &[0.0; 18], 3, 3).is_err());
     }
 
-    /// Rows that are handed on as soon as they are done are those of the whole map.
+    /// Rows that are passed on as soon as they are finished equal those of the whole map.
     #[test]
     fn few_rows_at_a_time_give_the_same_means() {
         let (classes, h, w, crop) = (3, 23, 17, 8);
@@ -401,7 +402,7 @@ mod tests {
                 rows.extend_from_slice(&plane[(seen - top) * w..(end - top) * w]);
             }
             seen = end;
-            // One row stays, as for the pixels between two rows.
+            // One row stays, as for the interpolation between two rows.
             strip.drop_rows(end.saturating_sub(1));
         };
         for (i, window) in windows.iter().enumerate() {
@@ -416,7 +417,7 @@ mod tests {
         assert!(strip.add(windows[0], &scores(0), crop, crop).is_err(), "rows that are gone");
     }
 
-    /// Window logits and their average, where the recorded tensors are at hand.
+    /// Window logits and their average, if the recorded tensors are available.
     #[test]
     fn recorded_average() {
         for (file, json) in crate::recorded("slide.json") {

@@ -7,13 +7,13 @@ use super::resize::Window;
 use crate::{IGNORE, LabelMap};
 use dressage_engine::Philox;
 
-/// Rejections after which the next window is taken unchecked.
+/// Rejections after which the next window is used unchecked.
 const TRIES: usize = 10;
 
 /// Draws a window of at most `h x w` in `label`: row offset first, then column offset, each
-/// uniform. A window is accepted when it holds more than one class and the largest has less than
-/// `cap` of the labelled pixels. After ten rejections the eleventh draw is used unchecked. With a
-/// `cap` of 1 or more the first draw is.
+/// uniform. A window is accepted if it has more than one class and the largest has less than `cap`
+/// of the labelled pixels. After ten rejections the eleventh draw is used unchecked. With a `cap`
+/// of 1 or more the first draw is used.
 pub fn choose(label: &LabelMap, h: usize, w: usize, cap: f64, random: &mut Philox) -> Window {
     let mut window = draw(label, h, w, random);
     if cap >= 1.0 {
@@ -34,8 +34,7 @@ fn draw(label: &LabelMap, h: usize, w: usize, random: &mut Philox) -> Window {
     Window { x, y, w: w.min(label.w), h: h.min(label.h) }
 }
 
-/// Whether `window` holds more than one class, none of them with `cap` of the labelled pixels or
-/// more.
+/// Whether `window` has more than one class and none has `cap` of the labelled pixels or more.
 pub fn acceptable(label: &LabelMap, window: Window, cap: f64) -> bool {
     let mut counts = [0u64; 256];
     for y in window.y..window.y + window.h {

@@ -1,12 +1,12 @@
 //! The training-sample pipeline: resize, crop, flip, photometric distortion, normalise, pad.
 //!
-//! The order is fixed and every step is bit for bit that of the published recipe (spec
+//! The order is fixed, and every step is bitwise equal to that of the published recipe (spec
 //! training-and-data §2). All randomness of a sample comes from one keyed generator in this order:
 //! index of the shortest edge; row and column offset of each crop tried; the coin of the flip; the
 //! draws of [`photometric::distort`]. The same key gives the same sample on any thread.
 //!
-//! One thing is done in another order without changing a bit: the label is resized and the crop
-//! chosen first, then only the chosen window of the picture is resized.
+//! One thing is done in another order without changing a bit. The label is resized and the crop
+//! chosen first; then only the chosen window of the picture is resized.
 
 pub mod crop;
 pub mod normalise;
@@ -18,7 +18,7 @@ mod tests;
 use crate::{Image, LabelMap, Result, TrainError};
 use dressage_engine::Philox;
 
-/// What is done to a training sample.
+/// Augmentation of a training sample.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Augment {
     /// Height of a sample in pixels.
@@ -31,9 +31,9 @@ pub struct Augment {
     pub max_edge: usize,
     /// Largest share of one class in a crop.
     pub class_cap: f64,
-    /// Mirror half of the samples.
+    /// Whether half of the samples are mirrored.
     pub flip: bool,
-    /// Distort brightness, contrast, saturation and hue.
+    /// Whether brightness, contrast, saturation and hue are distorted.
     pub photometric: bool,
 }
 
@@ -108,7 +108,7 @@ impl Augment {
     }
 }
 
-/// Mirrors both left to right.
+/// Mirrors image and label left to right.
 pub fn flip(image: &mut Image, label: &mut LabelMap) {
     for row in image.data.chunks_exact_mut((image.w * 3).max(1)) {
         row.as_chunks_mut::<3>().0.reverse();

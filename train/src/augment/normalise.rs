@@ -1,4 +1,4 @@
-//! From 8-bit pixels to the floats that enter the network.
+//! Conversion of 8-bit pixels to the floats that enter the network.
 //!
 //! Source: spec training-and-data §2.8.
 
@@ -15,8 +15,8 @@ static TABLES: LazyLock<[[f32; 256]; 3]> = LazyLock::new(|| {
     std::array::from_fn(|c| std::array::from_fn(|v| (v as f32 - MEAN[c]) / STD[c]))
 });
 
-/// Writes `image` as `[3, h, w]` floats `(v - mean) / std` into `out`. What lies right of or below
-/// the picture becomes 0, the mean colour; what does not fit is left out.
+/// Writes `image` as `[3, h, w]` floats `(v - mean) / std` into `out`. Padding at the right and the
+/// bottom is 0, the mean colour; pixels that do not fit are left out.
 ///
 /// # Panics
 /// When `out` has another length than `3 * h * w`.
@@ -34,7 +34,7 @@ pub fn image_into(image: &Image, h: usize, w: usize, out: &mut [f32]) {
     }
 }
 
-/// Writes `label` as `[h, w]` into `out`, [`IGNORE`] right of and below it.
+/// Writes `label` as `[h, w]` into `out`, padded with [`IGNORE`] at the right and the bottom.
 ///
 /// # Panics
 /// When `out` has another length than `h * w`.

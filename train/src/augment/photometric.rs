@@ -1,8 +1,8 @@
 //! Brightness, contrast, saturation and hue, each in 8 bits and each by its own coin.
 //!
-//! Source: spec training-and-data §2.4 and §2.5. Every sub-step ends in 8 bits as the published
-//! pipeline does, so two round trips through HSV lose what they lose there. Hue runs from 0 to 179
-//! (two degrees a step), the others to 255.
+//! Source: spec training-and-data §2.4 and §2.5. Every sub-step ends in 8 bits as in the published
+//! pipeline, so two conversions to HSV and back lose as much precision as there. Hue is 0 to 179
+//! (two degrees a step), the others 0 to 255.
 
 use std::sync::LazyLock;
 
@@ -11,7 +11,7 @@ use dressage_engine::Philox;
 
 /// Draws and applies the distortion in place. Order of draws: brightness coin, [its amount], mode,
 /// then in mode 1 contrast coin, [its factor]; saturation coin, [its factor]; hue coin, [its
-/// shift]; in mode 0 contrast coin, [its factor]. A bracketed draw happens only if its coin fell.
+/// shift]; in mode 0 contrast coin, [its factor]. A bracketed draw happens only if its coin is 1.
 pub fn distort(image: &mut Image, random: &mut Philox) {
     if coin(random) {
         shift(image, 1.0, (-32.0 + 64.0 * random.uniform()) as f32);
@@ -113,17 +113,17 @@ pub fn rgb_to_hsv(rgb: [u8; 3]) -> [u8; 3] {
     [if h < 0 { h + 180 } else { h } as u8, s as u8, v as u8]
 }
 
-/// How a float channel becomes a byte on the way back from HSV.
+/// Rounding of a float channel to a byte in the conversion back from HSV.
 ///
-/// OpenCV's vector loop takes 32 pixels of a row at a time and cuts the fraction off; what is left
-/// of the row goes through its scalar loop, which rounds. Crops of 512 or 1024 pixels are floored
-/// throughout; in a narrower picture the last `w % 32` columns differ. Both rules were compared
-/// with OpenCV 5.0 (AVX2) on all 11.8 million HSV values without a mismatch.
+/// OpenCV's vector loop takes 32 pixels of a row at a time and truncates. The rest of the row goes
+/// through its scalar loop, which rounds. Crops of 512 or 1024 pixels are truncated throughout; in
+/// a narrower picture the last `w % 32` columns differ. Both rules were compared with OpenCV 5.0
+/// (AVX2) on all 11.8 million HSV values without a mismatch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// Cut off, as in whole groups of 32 pixels.
+    /// Truncation, as in whole groups of 32 pixels.
     Floor,
-    /// To the nearest, as in the rest of a row.
+    /// Rounding to the nearest, as in the rest of a row.
     Nearest,
 }
 

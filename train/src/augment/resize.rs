@@ -1,4 +1,4 @@
-//! Sizes, bilinear pictures and nearest labels, bit for bit as OpenCV computes them on 8-bit data.
+//! Sizes, bilinear images and nearest-neighbour labels, bitwise equal to OpenCV on 8-bit data.
 //!
 //! Source: spec training-and-data §2.1, §2.6, §2.7. The picture is resized in two passes with
 //! integer weights of 11 bits; floats would differ by one in about an eighth of the pixels. Only
@@ -24,9 +24,9 @@ fn round_half_up(v: f64) -> usize {
     (v + 0.5) as usize
 }
 
-/// Size `(h, w)` that shrinks or grows `h x w` to fit the box `(a, b)` without changing its shape:
-/// the long side fits the long side of the box, the short one the short one, the smaller factor
-/// wins. Spec training-and-data §3.
+/// Size `(h, w)` of `h x w` scaled to fit the box `(a, b)`, with its aspect ratio kept. The long
+/// side fits the long side of the box, the short side the short one; the smaller factor wins. Spec
+/// training-and-data §3.
 pub fn fit_box(h: usize, w: usize, a: usize, b: usize) -> (usize, usize) {
     let long = a.max(b) as f64 / h.max(w) as f64;
     let short = a.min(b) as f64 / h.min(w) as f64;
@@ -34,9 +34,9 @@ pub fn fit_box(h: usize, w: usize, a: usize, b: usize) -> (usize, usize) {
     (round_half_up(h as f64 * g), round_half_up(w as f64 * g))
 }
 
-/// Size `(h, w)` of an `h x w` picture whose shorter edge becomes `s`, its longer one at most
-/// `max_edge`, followed by the keep-ratio step of the published pipeline, which may take a pixel
-/// away. Spec training-and-data §2.1.
+/// Size `(h, w)` of an `h x w` picture with shorter edge `s` and longer edge at most `max_edge`.
+/// The keep-ratio step of the published pipeline follows, which may remove a pixel. Spec
+/// training-and-data §2.1.
 pub fn resized_size(h: usize, w: usize, s: usize, max_edge: usize) -> (usize, usize) {
     let (hf, wf, sf) = (h as f64, w as f64, s as f64);
     let f = sf / hf.min(wf);
@@ -65,7 +65,7 @@ struct Tap {
     weight: [i32; 2],
 }
 
-/// Position of output index `d` in the source: whole part and fraction, the latter in f32 as in
+/// Position of output index `d` in the source: whole part and fraction. The fraction is f32 as in
 /// the original.
 fn source_position(d: usize, input: usize, output: usize) -> (isize, f32) {
     let x = ((d as f64 + 0.5) * (input as f64 / output as f64) - 0.5) as f32;
@@ -77,7 +77,7 @@ fn weights(a: f32) -> [i32; 2] {
     [((1.0 - a) * 2048.0).round_ties_even() as i32, (a * 2048.0).round_ties_even() as i32]
 }
 
-/// Columns: beyond the border the fraction is dropped with the index.
+/// Tap of a column. Beyond the border the index is clamped and the fraction dropped.
 fn column_tap(d: usize, input: usize, output: usize) -> Tap {
     let (i, a) = source_position(d, input, output);
     let last = input - 1;
@@ -89,16 +89,16 @@ fn column_tap(d: usize, input: usize, output: usize) -> Tap {
     Tap { at: [i, (i + 1).min(last)], weight: weights(a) }
 }
 
-/// Rows: beyond the border only the indices are clamped, the fraction stays; the sums differ from
-/// the column rule in their rounding.
+/// Tap of a row. Beyond the border only the indices are clamped, and the fraction stays. The sums
+/// differ from those of columns in their rounding.
 fn row_tap(d: usize, input: usize, output: usize) -> Tap {
     let (i, a) = source_position(d, input, output);
     let clamp = |i: isize| i.clamp(0, input as isize - 1) as usize;
     Tap { at: [clamp(i), clamp(i + 1)], weight: weights(a) }
 }
 
-/// One source row at the columns of the window, scaled by 128 (11 bits less the 4 the vertical
-/// pass drops).
+/// Resizes one source row at the columns of the window, scaled by 128 (11 bits less 4 dropped
+/// ones).
 fn horizontal(row: &[u8], taps: &[Tap], out: &mut [u16]) {
     for (tap, out) in taps.iter().zip(out.chunks_exact_mut(3)) {
         let left = &row[tap.at[0] * 3..][..3];
@@ -121,7 +121,7 @@ fn vertical(top: &[u16], bottom: &[u16], weight: [i32; 2], out: &mut [u8]) {
 /// The part `window` of `image` resized bilinearly to `h x w`. Equal sizes copy.
 ///
 /// # Panics
-/// When the window leaves the resized picture or the picture is empty.
+/// If the window leaves the resized picture or the picture is empty.
 pub fn bilinear_window(image: &Image, h: usize, w: usize, window: Window) -> Image {
     assert!(window.x + window.w <= w && window.y + window.h <= h, "window outside the picture");
     let mut out = Image::new(window.w, window.h);
@@ -134,7 +134,7 @@ pub fn bilinear_window(image: &Image, h: usize, w: usize, window: Window) -> Ima
     }
     let taps: Vec<Tap> =
         (window.x..window.x + window.w).map(|d| column_tap(d, image.w, w)).collect();
-    // The two source rows in use; while the picture grows, most of them serve several output rows.
+    // The two source rows in use. If the picture grows, most rows serve several output rows.
     let mut rows = [vec![0u16; line], vec![0u16; line]];
     let mut held = [usize::MAX; 2];
     for (y, out) in out.data.chunks_exact_mut(line.max(1)).enumerate() {
@@ -158,16 +158,16 @@ pub fn bilinear_window(image: &Image, h: usize, w: usize, window: Window) -> Ima
 /// `image` resized bilinearly to `h x w`.
 ///
 /// # Panics
-/// When the picture is empty.
+/// If the picture is empty.
 pub fn bilinear(image: &Image, h: usize, w: usize) -> Image {
     bilinear_window(image, h, w, Window { x: 0, y: 0, w, h })
 }
 
-/// `label` resized to `h x w`: each output pixel takes the value at `min(floor(d * in / out), in -
+/// `label` resized to `h x w`. An output pixel takes the value at `min(floor(d * in / out), in -
 /// 1)`.
 ///
 /// # Panics
-/// When the map is empty.
+/// If the map is empty.
 pub fn nearest(label: &LabelMap, h: usize, w: usize) -> LabelMap {
     let index = |d: usize, input: usize, output: usize| {
         let ratio = input as f64 / output as f64;

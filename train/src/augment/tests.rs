@@ -45,8 +45,8 @@ fn nearest_gives_the_recorded_values() {
     assert_eq!(nearest(&source, 5, 7), LabelMap { w: 7, h: 5, data: expected });
 }
 
-/// A window of a resized picture is that window of the whole one, also where rows are skipped or
-/// repeated.
+/// A window of a resized picture equals that window of the whole one, also where rows are skipped
+/// or repeated.
 #[test]
 fn windows_agree_with_the_whole() {
     let (image, _) = noise(53, 31, 5, 1);
@@ -187,8 +187,7 @@ fn a_hopeless_map_costs_eleven_draws() {
     assert_eq!(random.next_u32(), twin.next_u32());
 }
 
-/// Only the right edge of this map has a second class: accepted windows reach it.
-/// A cap that no crop exceeds asks for no second draw, not even where one class is all there is.
+/// A cap that no crop exceeds needs no second draw, not even on a map of a single class.
 #[test]
 fn a_cap_of_one_takes_the_first_crop() {
     let label = LabelMap { w: 40, h: 30, data: vec![3; 1200] };
@@ -205,6 +204,7 @@ fn a_cap_of_one_takes_the_first_crop() {
     }
 }
 
+/// Only the right half of this map has a second class: accepted windows reach it.
 #[test]
 fn accepted_crops_satisfy_the_rule() {
     let mut label = LabelMap { w: 64, h: 16, data: vec![0; 1024] };

@@ -16,7 +16,7 @@ use super::walk::{Found, walk};
 use crate::files::hint;
 use crate::{Image, LabelMap, Result, TrainError};
 
-/// Where a data set lies and how it numbers its classes: one entry of a recipe.
+/// Location and class numbers of a data set: one entry of a recipe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetSpec {
@@ -29,17 +29,17 @@ pub struct DatasetSpec {
     pub images: PathBuf,
     /// Folder of the labels, with the same subfolders.
     pub labels: PathBuf,
-    /// End of every image's file name, such as `_leftImg8bit.png`.
+    /// Suffix of every image's file name, such as `_leftImg8bit.png`.
     pub image_suffix: String,
-    /// What a label has in place of `image_suffix`, such as `_gtFine_labelIds.png`.
+    /// Suffix of a label in place of `image_suffix`, such as `_gtFine_labelIds.png`.
     pub label_suffix: String,
-    /// Numbers in the label files.
+    /// Meaning of the numbers in the label files.
     #[serde(default)]
     pub ids: Ids,
-    /// Classes that `ids` leads to.
+    /// Number of classes that `ids` maps to.
     #[serde(default = "nineteen")]
     pub classes: usize,
-    /// Merges the classes into fewer.
+    /// Groups that merge the classes into fewer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub groups: Option<ClassGroups>,
 }
@@ -120,7 +120,7 @@ impl Dataset {
         Ok(Self { name: spec.name.clone(), pairs, table, passed_over, stops: false })
     }
 
-    /// The data set without the pairs at the positions `left_out`, which rise.
+    /// The data set without the pairs at the ascending positions `left_out`.
     pub fn without(&self, left_out: &[usize]) -> Self {
         let mut dataset = self.clone();
         let mut at = 0..;
@@ -136,8 +136,8 @@ impl Dataset {
         self
     }
 
-    /// The data set for a run that stops at a sample that cannot be loaded: the error names the
-    /// setting that leaves it out.
+    /// The data set for a run that stops at a sample that cannot be loaded. The error names the
+    /// setting that leaves the sample out.
     pub fn stopping(self) -> Self {
         Self { stops: true, ..self }
     }
@@ -152,7 +152,7 @@ impl Dataset {
         &self.pairs
     }
 
-    /// The classes of the values in its labels.
+    /// Table that maps the values in its labels to classes.
     pub(super) fn table(&self) -> &Table {
         &self.table
     }
@@ -192,7 +192,7 @@ impl Pair {
     }
 }
 
-/// Whether an error lies in the files of one sample. A limit of the process is none of them.
+/// Whether the files of one sample cause an error. A limit of the process does not count.
 fn is_of_sample(error: &TrainError) -> bool {
     match error {
         TrainError::Read { source, .. } => hint(source).is_none(),
@@ -223,8 +223,8 @@ impl Source for Dataset {
     }
 }
 
-/// The label of an image lies below the folder of labels as the image lies below its own; a name
-/// need not be Unicode.
+/// Pairs an image with its label, which has the same place below the folder of labels. A name need
+/// not be Unicode.
 fn pair(spec: &DatasetSpec, image: PathBuf) -> Pair {
     let below = image.strip_prefix(&spec.images).unwrap_or(&image);
     let name = below.file_name().unwrap_or_default();

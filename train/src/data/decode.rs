@@ -1,20 +1,19 @@
 //! Pictures from files.
 //!
-//! Pictures become 8-bit RGB whatever they were: palettes are expanded, grey is repeated, alpha
-//! dropped, 16 bits cut to 8, and the orientation in EXIF applied. What follows the end of a JPEG
-//! picture, such as the film of a motion photo, is left aside.
+//! Pictures become 8-bit RGB: palettes are expanded, grey is repeated, alpha is dropped, 16 bits
+//! are cut to 8, and the orientation in EXIF is applied. Data after the end of a JPEG picture, such
+//! as the film of a motion photo, are ignored.
 //!
 //! PNG pictures equal those of the published pipeline bit for bit. JPEG pictures may differ by a
-//! few steps in single pixels: decoders are free in how they round and enlarge the colour
-//! channels.
+//! few steps in single pixels: decoders may choose how they round and upsample the colour channels.
 //!
 //! # Memory
-//! A header that promises more pixels than its file could code is refused before anything is
-//! allocated for them: deflate expands at most 1032 times, and each block of a JPEG takes a bit or
-//! more. So a file of `n` bytes holds at most 8256 `n` pixels (of one bit each), and reading it
-//! takes at most 16 bytes a pixel besides the file itself. A colour profile inside, which nothing
-//! here looks at but the decoder unpacks, takes up to 2048 bytes for each of its own, and one of
-//! more than 64 MiB is not read.
+//! A header that promises more pixels than its file could encode is refused before anything is
+//! allocated for them. Deflate expands at most 1032 times, and each block of a JPEG takes a bit or
+//! more. So a file of `n` bytes has at most 8256 `n` pixels (of one bit each). Reading it takes at
+//! most 16 bytes a pixel besides the file itself. An embedded colour profile is not used here, but
+//! the decoder unpacks it, which takes up to 2048 bytes per byte of the profile. A profile of more
+//! than 64 MiB is not read.
 
 use std::cell::Cell;
 use std::io::Cursor;
@@ -29,14 +28,14 @@ use super::walk::special;
 use crate::plan::mib;
 use crate::{Image, Result, TrainError, machine};
 
-/// The bytes of a regular file. Anything else, such as a pipe, could keep a reader waiting.
+/// Reads the bytes of a regular file. Anything else, such as a pipe, could keep a reader waiting.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     let fail = |source| TrainError::Read { path: path.into(), source };
     regular(path)?;
     std::fs::read(path).map_err(fail)
 }
 
-/// Refuses what is no regular file.
+/// Refuses anything but a regular file.
 pub(super) fn regular(path: &Path) -> Result<std::fs::Metadata> {
     let fail = |source| TrainError::Read { path: path.into(), source };
     let meta = path.metadata().map_err(fail)?;
@@ -54,7 +53,7 @@ pub(super) fn damaged(path: &Path, what: impl std::fmt::Display) -> TrainError {
     TrainError::Decode { path: path.into(), what }
 }
 
-/// The PNG or JPEG picture in `path` as RGB.
+/// Reads the PNG or JPEG picture in `path` as RGB.
 ///
 /// # Errors
 /// [`TrainError::Read`], [`TrainError::NoFile`], [`TrainError::PictureForm`] for a file that is
@@ -63,10 +62,10 @@ pub fn read_image(path: &Path) -> Result<Image> {
     decode_image(path, &read(path)?)
 }
 
-/// [`read_image`] for bytes at hand; `path` is named in errors only.
+/// [`read_image`] for bytes in memory; `path` is used in errors only.
 ///
 /// # Errors
-/// As [`read_image`], but for those of reading.
+/// As [`read_image`], except for reading.
 pub fn decode_image(path: &Path, bytes: &[u8]) -> Result<Image> {
     let bytes = picture(path, bytes)?;
     let header = || -> image::ImageResult<_> {
@@ -99,7 +98,7 @@ pub fn decode_image(path: &Path, bytes: &[u8]) -> Result<Image> {
     Image::from_data(w, h, data)
 }
 
-/// The bytes that belong to the picture, without what follows its end.
+/// The bytes of the picture, without data after its end.
 pub(super) fn picture<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
     match form(bytes) {
         _ if bytes.is_empty() => Err(damaged(path, "it is empty")),
@@ -118,7 +117,7 @@ pub(super) fn picture<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
     }
 }
 
-/// Where a JPEG picture ends. The decoder would fill one that is cut with grey and not mention it.
+/// End of a JPEG picture. The decoder would fill a cut picture with grey and not report it.
 pub(super) fn jpeg_end(path: &Path, found: &Segments<'_>) -> Result<usize> {
     if let Some(found) = found.unknown() {
         let way = "convert it to a common one, or to PNG";
@@ -132,13 +131,13 @@ thread_local! {
 }
 
 /// Whether this thread is inside a decoder whose panics become errors. A program's panic hook may
-/// stay silent then: what is to be said of the file is in the error.
+/// then stay silent: the error describes the file.
 pub fn panics_are_contained() -> bool {
     CONTAINED.get()
 }
 
-/// What `decode` returns; `None` if it panics, as `zune-jpeg` 0.5.15 does on some malformed
-/// pictures. The decoder is given away, so nothing half done is left behind.
+/// Returns the result of `decode`, or `None` if it panics. `zune-jpeg` 0.5.15 panics on some
+/// malformed pictures. The decoder is consumed, so no half-done state is left behind.
 fn contained<T>(decode: impl FnOnce() -> T) -> Option<T> {
     CONTAINED.set(true);
     let decoded = catch_unwind(AssertUnwindSafe(decode));
@@ -146,22 +145,22 @@ fn contained<T>(decode: impl FnOnce() -> T) -> Option<T> {
     decoded.ok()
 }
 
-/// Most bytes that a decoder may take for what is no pixel.
+/// Most bytes that a decoder may take besides pixels.
 const BESIDES: u64 = 64 << 20;
 
 /// Most bytes that one byte of deflate expands to: 258 for two bits.
 const DEFLATE: u64 = 1032;
 
-/// Most pixels that one byte of a JPEG stands for. A block of 8x8 takes a bit or more; 32x32 pixels
-/// have eight blocks at the least, where one component is sampled fully across and a quarter down
-/// and another the other way round.
+/// Most pixels per byte of a JPEG. A block of 8x8 takes a bit or more. 32x32 pixels have at least
+/// eight blocks: one component is sampled fully across and a quarter down, another the other way
+/// round.
 const JPEG: u64 = 1024;
 
-/// Whether a file of `file` bytes that begins with `head` can hold `w` x `h` pixels.
+/// Checks that a file of `file` bytes that begins with `head` can hold `w` x `h` pixels.
 pub(super) fn fits(head: &[u8], file: u64, w: u32, h: u32) -> std::result::Result<(), String> {
     let pixels = u64::from(w) * u64::from(h);
     let most = match head.get(24..26) {
-        // Depth and kind of colour, in the header that begins any PNG.
+        // Depth and colour type, in the header that begins any PNG.
         Some(&[depth, colour]) if is_png(head) => {
             let channels = [1, 1, 3, 1, 2, 1, 4].get(usize::from(colour)).copied().unwrap_or(1);
             8 * DEFLATE * file / (channels * u64::from(depth)).max(1)
@@ -174,10 +173,10 @@ pub(super) fn fits(head: &[u8], file: u64, w: u32, h: u32) -> std::result::Resul
     Err(format!("its header promises {w}x{h} pixels, more than {file} bytes can hold"))
 }
 
-/// Bytes of a picture from which the memory for it is looked for before it is decoded.
+/// Bytes of a picture from which free memory is checked before it is decoded.
 const LARGE: u64 = 64 << 20;
 
-/// Fails if a picture that takes `bytes` is more than this process can take.
+/// Fails if a picture takes `bytes` and this process cannot take as many.
 pub(super) fn has_room(path: &Path, bytes: u64) -> Result<()> {
     let room = (bytes >= LARGE).then(machine::room).flatten();
     let Some(room) = room.filter(|room| (room.bytes as u64) < bytes) else { return Ok(()) };
@@ -190,8 +189,8 @@ pub(super) fn is_png(bytes: &[u8]) -> bool {
     bytes.starts_with(PNG)
 }
 
-/// Whether each palette in a PNG is made of whole colours: `png` 0.18.1 takes that for granted and
-/// panics where it is not.
+/// Whether each palette in a PNG consists of whole colours: `png` 0.18.1 assumes it and panics
+/// otherwise.
 fn has_whole_palette(bytes: &[u8]) -> bool {
     let mut rest = bytes.get(8..).unwrap_or_default();
     while let Some((&[a, b, c, d, ref kind @ ..], behind)) = rest.split_first_chunk::<8>() {

@@ -1,16 +1,16 @@
 //! Form of a file by its first bytes, not by its name.
 
-/// A form of file that is not read, and what helps.
+/// A file form that is not read, with advice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Other {
     /// The form with its article: `a WebP picture`.
     pub name: &'static str,
-    /// The way out.
+    /// Advice on what to do with it.
     pub way: &'static str,
 }
 
 impl Other {
-    /// Whether it holds a picture that another program reads.
+    /// Whether it is a picture that another program reads.
     pub fn is_picture(self) -> bool {
         self.way == CONVERT || self.way == EXPORT
     }
@@ -23,9 +23,9 @@ pub(super) enum Form {
     Png,
     /// A JPEG picture.
     Jpeg,
-    /// Something else that is known.
+    /// Another known form.
     Other(Other),
-    /// Nothing known.
+    /// An unknown form.
     Unknown,
 }
 
@@ -40,7 +40,7 @@ const FETCH: &str = "the picture itself was not fetched, download it again";
 const UNPACK: &str = "unpack it";
 const FRAMES: &str = "extract its frames";
 
-/// Bytes at a position, and what a file with them is.
+/// Position and bytes of a signature, with name of the form and advice.
 type Magic = (usize, &'static [u8], &'static str, &'static str);
 
 const KNOWN: &[Magic] = &[
@@ -200,13 +200,13 @@ fn media(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
 }
 
 fn is_bmp(bytes: &[u8]) -> bool {
-    // Two letters alone could begin a text; the size of the second header is one of a few.
+    // Two letters alone could begin a text. The size of the second header is one of a few.
     let header = bytes.get(14..18).and_then(|size| size.first_chunk::<4>());
     let header = header.map(|size| u32::from_le_bytes(*size));
     bytes.starts_with(b"BM") && matches!(header, Some(12 | 16 | 40 | 52 | 56 | 64 | 108 | 124))
 }
 
-/// An icon or a cursor, by its first entry: other files begin with the same four bytes.
+/// Name of an icon or cursor, by its first entry: other files begin with the same four bytes.
 fn icon(bytes: &[u8]) -> Option<&'static str> {
     let name = match bytes.get(..4)? {
         b"\0\0\x01\0" => "an icon file (ICO)",
@@ -220,7 +220,7 @@ fn icon(bytes: &[u8]) -> Option<&'static str> {
     (plausible && size? > 0 && at? >= 6 + 16 * count).then_some(name)
 }
 
-/// The header has no signature, so all its fields must make sense together.
+/// Whether all fields of a TGA header make sense together: it has no signature.
 fn is_tga(bytes: &[u8]) -> bool {
     let Some(&[_, map, kind, _, _, n0, n1, bits, _, _, _, _, w0, w1, h0, h1, depth, how]) =
         bytes.first_chunk::<18>()
@@ -251,7 +251,7 @@ fn text(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
-        // A character may be cut in two at the end of what is looked at.
+        // A character may be cut in two at the end of the examined bytes.
         Err(error) if error.error_len().is_none() => {
             std::str::from_utf8(&head[..error.valid_up_to()]).unwrap_or_default()
         }
@@ -274,7 +274,7 @@ fn text(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     Some(("a text", "check where it comes from"))
 }
 
-/// A text in UTF-16, which its mark of the order of bytes tells; `None` if some of it is no text.
+/// Decodes a text in UTF-16 by its byte order mark; `None` if a part of it is not text.
 fn utf16(bytes: &[u8]) -> Option<String> {
     let unit: fn([u8; 2]) -> u16 = match bytes.get(..2)? {
         b"\xFF\xFE" => u16::from_le_bytes,
@@ -283,7 +283,7 @@ fn utf16(bytes: &[u8]) -> Option<String> {
     };
     let units = bytes[2..].as_chunks::<2>().0.iter().map(|pair| unit(*pair));
     let mut units: Vec<u16> = units.collect();
-    // A character may be cut in two at the end of what is looked at.
+    // A character may be cut in two at the end of the examined bytes.
     units.pop_if(|last| (0xD800..0xDC00).contains(last));
     String::from_utf16(&units).ok()
 }

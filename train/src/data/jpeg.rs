@@ -1,8 +1,8 @@
-//! Where the first picture in a JPEG file ends, and what its headers say.
+//! End of the first picture in a JPEG file, and the values in its headers.
 //!
-//! A file is a row of segments, each a marker with a length, and of scans, whose coded data follow
-//! without one. Cameras put thumbnails into segments and films, maps or further pictures behind the
-//! end, so markers are found by walking and not by searching.
+//! A file is a sequence of segments, each a marker with a length, and of scans, whose coded data
+//! follow without a length. Cameras put thumbnails into segments, and films, maps or further
+//! pictures after the end. So markers are found by walking over the segments and not by searching.
 
 /// Contents of the segments of a JPEG file.
 #[derive(Debug, Default)]
@@ -19,12 +19,12 @@ pub(super) struct Segments<'a> {
     pub w: u16,
     /// Height in pixels.
     pub h: u16,
-    /// EXIF data without their name.
+    /// EXIF data without their identifier.
     pub exif: Option<&'a [u8]>,
 }
 
 impl Segments<'_> {
-    /// Coding of the picture that the decoder does not know.
+    /// Coding of the picture, if the decoder does not support it.
     pub fn unknown(&self) -> Option<&'static str> {
         match self.frame {
             0xC3 | 0xC7 => Some("a lossless JPEG picture"),
@@ -71,7 +71,7 @@ pub(super) fn segments(bytes: &[u8]) -> Segments<'_> {
 impl<'a> Segments<'a> {
     fn note(&mut self, marker: u8, segment: &'a [u8]) {
         match (marker, segment) {
-            // Tables lie between the markers of frames.
+            // Markers of tables are between those of frames.
             (0xC4 | 0xC8 | 0xCC, _) => {}
             (0xC0..=0xCF, &[depth, h0, h1, w0, w1, ..]) if self.frame == 0 => {
                 (self.frame, self.depth) = (marker, depth);
@@ -84,8 +84,8 @@ impl<'a> Segments<'a> {
     }
 }
 
-/// The marker at `from` or behind it, and the position behind the marker. Fill bytes before it
-/// and stray bytes between segments are passed over, as decoders do.
+/// The first marker at or after `from`, and the position after it. Fill bytes before it and stray
+/// bytes between segments are skipped, as decoders do.
 fn next_marker(bytes: &[u8], from: usize) -> Option<(u8, usize)> {
     let mut at = from;
     loop {
@@ -97,8 +97,8 @@ fn next_marker(bytes: &[u8], from: usize) -> Option<(u8, usize)> {
     }
 }
 
-/// Where the coded data that begin at `from` end: at a marker that may follow a scan. Restarts,
-/// stuffed zeros and marks without a meaning belong to the data.
+/// End of the coded data that begin at `from`: a marker that may follow a scan. Restarts, stuffed
+/// zeros and marks without a meaning belong to the data.
 fn scan_end(bytes: &[u8], from: usize) -> usize {
     let mut at = from;
     while let Some((marker, behind)) = next_marker(bytes, at) {

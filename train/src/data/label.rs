@@ -1,8 +1,8 @@
 //! Labels from files.
 //!
-//! The numbers of a label mean classes, so a palette PNG gives its INDEX and depths of 1, 2 and 4
-//! bits are unpacked without scaling. The decoder behind `image` expands palettes, hence labels go
-//! through `png` directly.
+//! The numbers of a label are classes. So a palette PNG gives its INDEX, and depths of 1, 2 and 4
+//! bits are unpacked without scaling. The decoder behind `image` expands palettes, so labels are
+//! decoded by `png` directly.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -18,12 +18,12 @@ use super::table::Table;
 use crate::palette::train_id_of_colour;
 use crate::{IGNORE, LabelMap, Result, TrainError};
 
-/// Numbers of a label file as they are stored.
+/// Values of a label file as they are stored.
 enum Numbers {
     Index(Vec<u8>),
     Wide(Vec<u16>),
     Colour(Vec<u8>),
-    /// A form that holds no index per pixel whatever the table.
+    /// A form without an index per pixel, whatever the table.
     None,
 }
 
@@ -36,21 +36,21 @@ struct Raw {
     numbers: Numbers,
 }
 
-/// The label in the PNG file `path`, its values replaced by classes through `table`.
+/// Reads the label in the PNG file `path` and maps its values to classes through `table`.
 ///
 /// # Errors
 /// [`TrainError::Read`], [`TrainError::NoFile`], [`TrainError::Decode`], [`TrainError::LabelFile`]
-/// for a file that is no PNG, [`TrainError::LabelFormat`] for a picture that holds no index per
+/// for a file that is not a PNG, [`TrainError::LabelFormat`] for an image without an index per
 /// pixel, [`TrainError::LabelValue`] or [`TrainError::LabelColour`] with the first pixel that is no
 /// class.
 pub fn read_label(path: &Path, table: &Table) -> Result<LabelMap> {
     decode_label(path, &read(path)?, table)
 }
 
-/// [`read_label`] for bytes at hand; `path` is named in errors only.
+/// [`read_label`] for bytes in memory; `path` is used in errors only.
 ///
 /// # Errors
-/// As [`read_label`], but for those of reading.
+/// As [`read_label`], except for reading.
 pub fn decode_label(path: &Path, bytes: &[u8], table: &Table) -> Result<LabelMap> {
     let Raw { w, h, colour, depth, numbers } = raw(path, bytes)?;
     accept(path, colour, depth, table)?;
@@ -93,7 +93,7 @@ fn format_error(path: &Path, colour: ColorType, depth: BitDepth) -> TrainError {
 }
 
 fn from_colours(path: &Path, w: usize, data: &[u8], table: &Table) -> Result<Vec<u8>> {
-    // Neighbours mostly share a colour, so the last answer is kept.
+    // Neighbours mostly share a colour, so the last result is kept.
     let mut last = ([0; 3], IGNORE);
     let pixels = data.as_chunks::<3>().0.iter().enumerate();
     pixels
@@ -108,7 +108,7 @@ fn from_colours(path: &Path, w: usize, data: &[u8], table: &Table) -> Result<Vec
         .collect()
 }
 
-/// Whether the numbers of such a file can be looked up in `table`.
+/// Checks that the values of such a file can be looked up in `table`.
 fn accept(path: &Path, colour: ColorType, depth: BitDepth, table: &Table) -> Result<()> {
     let accepted = match (colour, depth) {
         (ColorType::Indexed | ColorType::Grayscale, _) => true,
@@ -171,8 +171,8 @@ fn wide(bytes: &[u8], channels: usize) -> Vec<u16> {
     bytes.chunks_exact(2 * channels).map(|p| u16::from_be_bytes([p[0], p[1]])).collect()
 }
 
-/// Values of `depth` (1, 2 or 4) bits, the leftmost pixel in the highest bits, each row starting
-/// at a byte.
+/// Unpacks values of `depth` (1, 2 or 4) bits. The leftmost pixel is in the highest bits, and each
+/// row starts at a byte.
 fn unpack(bytes: &[u8], w: usize, line: usize, depth: usize) -> Vec<u8> {
     let per_byte = 8 / depth;
     let mask = (1u16 << depth) as u8 - 1;
@@ -193,22 +193,22 @@ pub struct LabelFacts {
     pub w: usize,
     /// Height in pixels.
     pub h: usize,
-    /// Kind of colour as PNG numbers it.
+    /// Colour type by its number in PNG.
     pub colour: u8,
     /// Bits per channel.
     pub depth: u8,
-    /// Each value with its pixels and the first of them, in rows from the top. Of colours, which
-    /// are `0xRRGGBB`, no more than [`COLOURS`].
+    /// Each value with its number of pixels and the first of them, in rows from the top. Colours
+    /// are `0xRRGGBB`; there are at most [`COLOURS`] of them.
     pub values: Vec<(u32, u64, u64)>,
 }
 
-/// Most colours that [`LabelFacts`] lists: many more than any table has.
+/// Most colours that [`LabelFacts`] lists, many more than any table has.
 const COLOURS: usize = 1024;
 
-/// Contents of the label file `path`.
+/// Reads the contents of the label file `path`.
 ///
 /// # Errors
-/// As [`read_label`], but for values that are no class.
+/// As [`read_label`], except for values that are no class.
 pub(super) fn label_facts(path: &Path) -> Result<LabelFacts> {
     let Raw { w, h, colour, depth, numbers } = raw(path, &read(path)?)?;
     let values = match numbers {
@@ -245,16 +245,16 @@ fn count(pixels: impl Iterator<Item = u32>) -> Vec<(u32, u64, u64)> {
 }
 
 impl LabelFacts {
-    /// Whether the values can be looked up in `table`, and some has a class there.
+    /// Whether the values can be looked up in `table` and some of them have a class there.
     pub(super) fn has_class(&self, path: &Path, table: &Table) -> bool {
         let some = |pixels: [u64; 256]| pixels[..usize::from(IGNORE)].iter().any(|n| *n > 0);
         self.classes(path, table).is_ok_and(some)
     }
 
-    /// Pixels of each class, void under [`IGNORE`], when the values are looked up in `table`.
+    /// Counts the pixels of each class by `table`, void pixels under [`IGNORE`].
     ///
     /// # Errors
-    /// The error that [`read_label`] has for this file.
+    /// The error of [`read_label`] for this file.
     pub(super) fn classes(&self, path: &Path, table: &Table) -> Result<[u64; 256]> {
         let (colour, depth) = (ColorType::from_u8(self.colour), BitDepth::from_u8(self.depth));
         let (Some(colour), Some(depth)) = (colour, depth) else {

@@ -1,10 +1,10 @@
 //! Batches prepared ahead of the training loop.
 //!
 //! Sample number `i` (counted over the whole run) is prepared by worker `i mod workers`, and each
-//! worker has a bounded queue of its own. The consumer takes from the queues in turn, so batches
-//! arrive in order without a reordering buffer, and a slow consumer stops the workers instead of
-//! filling memory. Everything random about a sample is keyed by (seed, slot in the batch, step):
-//! the number of workers changes nothing.
+//! worker has its own bounded queue. The consumer takes from the queues in turn, so batches arrive
+//! in order without a reordering buffer. A slow consumer stops the workers instead of filling
+//! memory. All randomness of a sample is keyed by (seed, slot in the batch, step), so the number of
+//! workers changes nothing.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -21,17 +21,17 @@ use crate::files::hint;
 use crate::wait::{Missed, Waiting};
 use crate::{Result, TrainError};
 
-/// Purpose of the generator that augments.
+/// Purpose of the generator for augmentation.
 const PURPOSE: u32 = 0x4155_474D;
 
 /// Batches that may wait for the training loop.
 const AHEAD: usize = 2;
 
-/// How long the end of a loader waits for workers that are in the middle of a sample. One that hangs
-/// in a read is left to itself.
+/// Time that dropping a loader waits for workers in the middle of a sample. A worker that hangs in
+/// a read is abandoned.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How samples are drawn.
+/// Settings of a loader.
 #[derive(Debug, Clone)]
 pub struct LoaderSettings {
     /// Samples per step.
@@ -42,20 +42,20 @@ pub struct LoaderSettings {
     pub seed: u64,
     /// First step to deliver: a resumed run starts where it stopped.
     pub start_step: u64,
-    /// What is done to each sample.
+    /// Augmentation of each sample.
     pub augment: Augment,
 }
 
-/// Threads that prepare samples beside a step on the host, which takes all cores.
+/// Workers for a step on the host, which uses all cores.
 pub(crate) const BESIDE_HOST: usize = 2;
 
-/// Most threads that are started for a GPU unless a recipe asks for more.
+/// Most workers for a GPU unless a recipe asks for more.
 const FOR_GPU: usize = 16;
 
 impl LoaderSettings {
-    /// Threads that a machine of so many `cores` gives to preparing samples where a recipe leaves it
-    /// open: a step on a GPU needs one core, so the others decode and augment, as long as `room`
-    /// bytes hold what they work on ([`LoaderSettings::bytes`]).
+    /// Workers for a machine of so many `cores` if the recipe leaves them open. A step on a GPU
+    /// needs one core, so the others decode and augment, as long as their data fit into `room`
+    /// bytes ([`LoaderSettings::bytes`]).
     pub fn workers_for(&self, gpu: bool, cores: usize, room: Option<usize>) -> usize {
         if !gpu {
             return BESIDE_HOST;
@@ -70,8 +70,8 @@ impl LoaderSettings {
         (AHEAD * self.batch).div_ceil(self.workers.max(1))
     }
 
-    /// Bytes that a loader takes, about: samples that wait, one in work on each thread with its
-    /// picture at the largest size it is brought to, and the batch that was delivered last.
+    /// Approximate bytes of a loader. They cover the waiting samples, one sample in work per thread
+    /// with its image at the largest size after the resize, and the last delivered batch.
     pub fn bytes(&self) -> usize {
         let (a, workers) = (&self.augment, self.workers.max(1));
         let pixels = a.crop_h * a.crop_w;
@@ -87,17 +87,17 @@ impl LoaderSettings {
 pub struct Batch {
     /// Step that these samples belong to.
     pub step: u64,
-    /// Samples.
+    /// Number of samples.
     pub b: usize,
     /// Height.
     pub h: usize,
     /// Width.
     pub w: usize,
-    /// Normalised pictures, `[b, 3, h, w]`.
+    /// Normalised images, `[b, 3, h, w]`.
     pub images: Vec<f32>,
-    /// Classes, `[b, h, w]`, 255 where there is none.
+    /// Classes, `[b, h, w]`, 255 for pixels without one.
     pub labels: Vec<u8>,
-    /// Where each sample came from.
+    /// Name of each sample.
     pub names: Vec<String>,
 }
 
@@ -107,7 +107,7 @@ struct Sample {
     name: String,
 }
 
-/// Delivers batches in order. Dropping it ends its threads, but for one that hangs in a read.
+/// Delivers batches in order. Dropping it ends its threads, except one that hangs in a read.
 pub struct Loader {
     settings: LoaderSettings,
     source: Arc<dyn Source>,
@@ -161,16 +161,17 @@ impl Loader {
     /// Waits for the next batch.
     ///
     /// # Errors
-    /// What a worker met while it loaded a sample of this batch, or [`TrainError::WorkerEnded`].
+    /// The error of a worker for a sample of this batch, or [`TrainError::WorkerEnded`].
     pub fn next_batch(&mut self) -> Result<Batch> {
         let take = |queue: &Receiver<_>, _| queue.recv().map_err(|_| Missed::Ended);
         self.batch_through(take)
     }
 
-    /// As [`Self::next_batch`], for as long as nobody asks to stop.
+    /// Waits for the next batch until a stop is requested.
     ///
     /// # Errors
-    /// As [`Self::next_batch`], and [`TrainError::Interrupted`]. No batch can be taken after either.
+    /// As [`Self::next_batch`], and [`TrainError::Interrupted`]. No batch can be taken after an
+    /// error.
     pub fn next_batch_unless(&mut self, waiting: Waiting) -> Result<Batch> {
         let (source, settings) = (Arc::clone(&self.source), self.settings.clone());
         let name = |number| {
@@ -181,7 +182,7 @@ impl Loader {
         self.batch_through(|queue, number| waiting.receive(queue, || name(number)))
     }
 
-    /// A batch of the samples that `take` gets from a queue; it also gets their numbers.
+    /// Assembles a batch of the samples that `take` gets from a queue; it also gets their numbers.
     fn batch_through(
         &mut self,
         take: impl Fn(&Receiver<Result<Sample>>, u64) -> std::result::Result<Result<Sample>, Missed>,

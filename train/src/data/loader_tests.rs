@@ -94,7 +94,7 @@ fn the_queue_is_bounded_and_dropping_ends_the_workers() {
     let mut loader = Loader::start(source.clone(), settings(2, 0)).unwrap();
     loader.next_batch().unwrap();
     drop(loader);
-    // One batch taken, two waiting, one sample in the hands of each worker.
+    // One batch taken, two waiting, one sample in work on each worker.
     let loaded = source.loaded.load(Ordering::SeqCst);
     assert!((3..=3 + 6 + 2).contains(&loaded), "{loaded}");
     assert_eq!(Arc::strong_count(&source), 1);
@@ -156,7 +156,7 @@ fn workers_suit_the_machine() {
     for (cores, workers) in [(1, 2), (2, 2), (4, 3), (16, 15), (128, 16)] {
         assert_eq!(settings.workers_for(true, cores, None), workers, "{cores} cores");
     }
-    // What they hold at once has to fit.
+    // Their data must fit at the same time.
     let eight = LoaderSettings { workers: 8, ..settings.clone() }.bytes();
     let chosen = settings.workers_for(true, 16, Some(eight));
     assert!((8..15).contains(&chosen), "{chosen}");

@@ -1,4 +1,4 @@
-//! Samples: where they come from, in which order, and how they reach the training loop.
+//! Samples: their sources, their order, and their delivery to the training loop.
 
 pub mod check;
 mod dataset;
@@ -28,12 +28,12 @@ pub use walk::{Found, is_hidden, walk};
 
 use crate::{Image, LabelMap, Result, TrainError};
 
-/// Something that has labelled pictures: files, drawn scenes, or several of them.
+/// Source of labelled images: files, drawn scenes, or several of them.
 pub trait Source: Send + Sync {
     /// Number of samples.
     fn len(&self) -> usize;
 
-    /// Whether there are none.
+    /// Whether it has no samples.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -41,17 +41,17 @@ pub trait Source: Send + Sync {
     /// Name of each class.
     fn class_names(&self) -> &[String];
 
-    /// Where sample `index` comes from.
+    /// Name of sample `index`, which says where it comes from.
     fn sample_name(&self, index: usize) -> String;
 
-    /// Picture and label of sample `index`, of the same size.
+    /// Loads image and label of sample `index`, of the same size.
     ///
     /// # Errors
-    /// A file that cannot be read or makes no sense.
+    /// A file that cannot be read or is not valid.
     fn load(&self, index: usize) -> Result<(Image, LabelMap)>;
 }
 
-/// Several sources one after the other, with the same classes.
+/// Several sources in sequence, with the same classes.
 pub struct Joined {
     parts: Vec<Arc<dyn Source>>,
 }

@@ -1,18 +1,18 @@
-//! Which sample comes when.
+//! Order of the samples.
 
 use dressage_engine::Philox;
 
-/// Purpose of the generator that shuffles.
+/// Purpose of the generator for shuffling.
 const PURPOSE: u32 = 0x5348_5546;
 
-/// An endless stream of fresh random permutations of `0..n`: every sample once per pass, in a new
-/// order each pass (spec training-and-data §1.1). The order of a pass depends on seed and pass
-/// only, so any position can be asked for.
+/// Endless stream of random permutations of `0..n`, a new one for each pass. Each sample comes once
+/// per pass (spec training-and-data §1.1). The order of a pass depends on seed and pass only, so
+/// any position can be requested.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     seed: u64,
     n: usize,
-    /// The pass whose permutation is held.
+    /// The pass whose permutation is stored.
     pass: Option<u64>,
     order: Vec<u32>,
 }
@@ -35,7 +35,7 @@ impl Sampler {
     }
 }
 
-/// Fisher-Yates from the top.
+/// Fisher-Yates shuffle from the top.
 fn permutation(seed: u64, pass: u64, n: usize) -> Vec<u32> {
     let mut random = Philox::new(seed, PURPOSE, pass, 0);
     let mut order: Vec<u32> = (0..n as u32).collect();

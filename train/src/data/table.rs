@@ -1,4 +1,4 @@
-//! From the values in label files to the classes that are trained.
+//! Map from the values in label files to the classes that are trained.
 //!
 //! Source of the named tables: spec training-and-data §4 and §5.
 
@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::palette::{CITYSCAPES, train_id_of_id};
 use crate::{IGNORE, Result, TrainError};
 
-/// How a data set numbers its classes: the name of a built-in table or an explicit map.
+/// Class numbers of a data set: the name of a built-in table or an explicit map.
 ///
 /// Names: `train_ids` (0 to classes - 1 and 255), `cityscapes` (ids of `*_labelIds.png`), `gtav`
 /// (the same ids, or the Cityscapes colours), `mapillary` (Vistas v1.2 indices), `synthia` (red
 /// channel of 16-bit files), `urbansyn` (trainIds with void 19). In an explicit map, values that
-/// are not named are void.
+/// are not listed are void.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Ids {
@@ -42,7 +42,7 @@ pub struct ClassGroups {
 
 const TABLES: [&str; 6] = ["train_ids", "cityscapes", "gtav", "mapillary", "synthia", "urbansyn"];
 
-/// Value that the table does not know.
+/// Mark of a value that the table does not know.
 const UNKNOWN: u16 = 256;
 
 /// A ready table: value in the file to class.
@@ -51,9 +51,9 @@ pub struct Table {
     /// Key of the data set in the recipe.
     key: String,
     map: [u16; 256],
-    /// Colour-coded files are taken too.
+    /// Whether colour-coded files are accepted too.
     pub(super) colours: bool,
-    /// The class is in the red channel of 16-bit RGB files.
+    /// Whether the class is in the red channel of 16-bit RGB files.
     pub(super) red: bool,
     names: Vec<String>,
     groups: Option<Vec<u8>>,
@@ -106,7 +106,7 @@ const SYNTHIA: [(u8, u8); 19] = [
 ];
 
 impl Table {
-    /// The table of the data set under `key`, with `classes` classes before grouping.
+    /// Makes the table of the data set under `key`, with `classes` classes before grouping.
     ///
     /// # Errors
     /// [`TrainError::IdTable`] for an unknown name, a key that is no value from 0 to 255, a class

@@ -39,8 +39,7 @@ fn spec(root: &Path) -> DatasetSpec {
     }
 }
 
-/// Five 8 x 6 pairs in two subfolders; the red channel and the label hold the number of the
-/// sample.
+/// Five 8 x 6 pairs in two subfolders. The red channel and the label are the number of the sample.
 fn toy(root: &Path) -> DatasetSpec {
     use png::{BitDepth::Eight, ColorType};
     for k in 0..5u8 {
@@ -207,7 +206,7 @@ fn exif_orientation_is_applied() {
     std::fs::write(&path, jpeg(true)).unwrap();
     let turned = read_image(&path).unwrap();
     assert_eq!((turned.w, turned.h), (16, 32));
-    // Orientation 6: the bright left half comes to lie on top.
+    // Orientation 6: the bright left half ends up on top.
     assert!(turned.pixel(8, 2)[0] > 200 && turned.pixel(8, 30)[0] < 50);
 }
 
@@ -224,7 +223,7 @@ fn a_jpeg_that_was_cut_short_is_refused() {
     }
 }
 
-/// Data that cameras and phones put behind a picture are no part of it; a cut one is refused.
+/// Data that cameras and phones append to a picture are ignored; a cut picture is refused.
 #[test]
 fn data_behind_the_end_of_a_jpeg_change_nothing() {
     let whole = jpeg(true);
@@ -281,7 +280,7 @@ fn files_of_another_form_are_named_as_what_they_are() {
     assert!(text.contains("arithmetic coding") && text.contains("convert it"), "{text}");
 }
 
-/// Size fields of a header made `w` x `h`; of a PNG with the checksum that belongs to it.
+/// Sets the size fields of a header to `w` x `h`, for a PNG also the checksum.
 fn promise(bytes: &mut [u8], w: u32, h: u32) {
     if bytes.starts_with(&[0xFF, 0xD8]) {
         let at = bytes.windows(2).position(|m| m == [0xFF, 0xC0]).unwrap();
@@ -325,7 +324,7 @@ fn headers_that_promise_more_than_the_file_holds_are_refused() {
     refused(read_image(&path).map(|_| ()));
 }
 
-/// A blank picture of a bit per pixel is the smallest file for its size.
+/// A blank picture with one bit per pixel is the smallest file for its size.
 #[test]
 fn blank_pictures_are_not_taken_for_empty_promises() {
     use png::{BitDepth::One, ColorType::Grayscale};
@@ -338,7 +337,7 @@ fn blank_pictures_are_not_taken_for_empty_promises() {
     assert!(read_label(&path, &table("train_ids")).unwrap().data.iter().all(|v| *v == 0));
 }
 
-/// Every way a data set can be broken ends in a sentence that names the file.
+/// Every fault of a data set gives an error that names the file.
 #[test]
 fn broken_data_sets_are_explained() {
     use png::{BitDepth::Eight, ColorType};

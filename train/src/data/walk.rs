@@ -1,9 +1,9 @@
 //! The files below a folder, each once, whatever links lead to it.
 //!
-//! Real files are found before links are followed, so a file keeps its own name where a link leads
-//! to it as well. A folder is read once: its real path decides, so links that loop end. Names that
-//! begin with a dot and the folders that systems add are passed over, as are results of
-//! `dressage predict` and whatever is no regular file.
+//! Real files are found before links are followed, so a file keeps its own name if a link leads to
+//! it as well. A folder is read once, by its real path, so loops of links end. Names that begin
+//! with a dot and the folders that systems add are passed over. So are results of `dressage
+//! predict` and everything that is not a regular file.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
@@ -25,7 +25,7 @@ pub struct Found {
     pub special: Vec<PathBuf>,
     /// Folders that cannot be read.
     pub unreadable: Vec<(PathBuf, io::Error)>,
-    /// Links to files or folders that were found already.
+    /// Links to files or folders that were already found.
     pub repeated: usize,
     /// Hidden files and folders.
     pub hidden: usize,
@@ -33,8 +33,8 @@ pub struct Found {
     pub results: usize,
 }
 
-/// The files below `folder` that are `wanted` by their path, at most `depth` folders deep: 1 for
-/// those in the folder itself.
+/// Finds the files below `folder` whose path is `wanted`, at most `depth` folders deep. Depth 1 is
+/// the folder itself.
 pub fn walk(folder: &Path, depth: usize, wanted: &dyn Fn(&Path) -> bool) -> Found {
     let mut walk = Walk { depth, wanted, ..Walk::new(folder) };
     loop {
@@ -55,11 +55,11 @@ pub fn walk(folder: &Path, depth: usize, wanted: &dyn Fn(&Path) -> bool) -> Foun
 struct Walk<'a> {
     depth: usize,
     wanted: &'a dyn Fn(&Path) -> bool,
-    /// Real path of the folder that the walk began with.
+    /// Real path of the folder where the walk began.
     root: PathBuf,
     /// Folders to read, with their depth.
     folders: Vec<(PathBuf, usize)>,
-    /// Links to follow when no real folder is left.
+    /// Links to follow once no real folder is left.
     links: BTreeSet<(PathBuf, usize)>,
     /// Real paths of folders and of wanted files.
     seen: HashSet<PathBuf>,
@@ -122,7 +122,8 @@ impl Walk<'_> {
     fn follow(&mut self, link: PathBuf, depth: usize) {
         let target = link.metadata().and_then(|meta| Ok((meta.file_type(), link.canonicalize()?)));
         match target {
-            // A folder that holds the first one is its own content again, and all around it.
+            // A folder that contains the first one would repeat its content, and everything around
+            // it.
             Ok((kind, real)) if kind.is_dir() => match self.root.starts_with(&real) {
                 true => self.found.repeated += 1,
                 false => self.enter(link, depth),
@@ -147,8 +148,8 @@ impl Walk<'_> {
 }
 
 impl Found {
-    /// Entries that were passed over, in words: special files by name, links and results by their number;
-    /// `None` if there was nothing of the kind.
+    /// Describes the entries that were passed over: special files by name, links and results by
+    /// number. `None` if there were none.
     pub fn passed_over(&self) -> Option<String> {
         let mut parts = Vec::new();
         if let Some(first) = self.special.first() {
@@ -174,7 +175,7 @@ pub fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".") || SYSTEM.iter().any(|known| name == *known)
 }
 
-/// Description of a path that is no regular file.
+/// Description of a path that is not a regular file.
 pub fn special(meta: &Metadata) -> Option<&'static str> {
     let kind = meta.file_type();
     if kind.is_file() {

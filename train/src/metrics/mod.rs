@@ -1,4 +1,4 @@
-//! How good a segmentation is, from integer counts.
+//! Scores of a segmentation, from integer counts.
 //!
 //! ```text
 //! IoU[c] = both / (labelled + predicted - both)     Acc[c] = both / labelled     aAcc = sum both / sum labelled
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::IGNORE;
 
-/// What cannot be counted.
+/// Errors of counting.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MetricError {
@@ -36,7 +36,7 @@ pub enum MetricError {
     /// Label and prediction of different sizes, or counts of different numbers of classes.
     #[error("{what}: {expected} expected, {found} found")]
     Size {
-        /// What differs.
+        /// Name of what differs.
         what: &'static str,
         /// Number expected.
         expected: usize,
@@ -45,7 +45,7 @@ pub enum MetricError {
     },
 }
 
-/// Pixels by label and prediction.
+/// Confusion matrix: pixels by label and prediction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Confusion {
     k: usize,
@@ -54,7 +54,7 @@ pub struct Confusion {
 }
 
 impl Confusion {
-    /// No pixel yet, `k` classes (1 to 255).
+    /// Makes an empty matrix of `k` classes (1 to 255).
     ///
     /// # Errors
     /// [`MetricError::Size`] for another `k`.
@@ -76,7 +76,7 @@ impl Confusion {
         if inside { self.counts[label * self.k + prediction] } else { 0 }
     }
 
-    /// Counts a picture. On an error nothing of it is counted.
+    /// Counts a picture. On an error none of its pixels are counted.
     ///
     /// # Errors
     /// Different lengths; a label that is neither a class nor [`IGNORE`]; a prediction that is no
@@ -116,9 +116,8 @@ impl Confusion {
         Ok(())
     }
 
-    /// The counts with classes taken together; pixels labelled with a class of no group no longer
-    /// count, nor do those predicted as one: compare networks only where all their classes are in
-    /// groups.
+    /// Merges classes into groups. Pixels labelled with a class of no group no longer count, nor do
+    /// those predicted as one. So compare networks only if all their classes are in groups.
     ///
     /// # Errors
     /// A group that names a class beyond the last, or no group.
@@ -136,7 +135,7 @@ impl Confusion {
         Ok(out)
     }
 
-    /// The ratios.
+    /// Computes the scores.
     pub fn scores(&self) -> Scores {
         let k = self.k;
         let both: Vec<u64> = (0..k).map(|c| self.counts[c * k + c]).collect();
@@ -158,18 +157,18 @@ impl Confusion {
     }
 }
 
-/// Ratios from 0 to 1; `None` where nothing was there to compare.
+/// Scores from 0 to 1; `None` if there was nothing to compare.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores {
-    /// `[k]`.
+    /// IoU of each class, `[k]`.
     pub iou: Vec<Option<f64>>,
-    /// `[k]`.
+    /// Acc of each class, `[k]`.
     pub acc: Vec<Option<f64>>,
     /// Mean of the defined IoU values.
     pub miou: Option<f64>,
     /// Mean of the defined Acc values.
     pub macc: Option<f64>,
-    /// Share of all pixels that are right.
+    /// Share of all pixels that are correct.
     pub aacc: Option<f64>,
     /// Pixels counted.
     pub pixels: u64,
@@ -194,15 +193,15 @@ pub fn percent(ratio: f64) -> f64 {
 pub struct SetReport {
     /// Name of the set.
     pub name: String,
-    /// Width and height that images were fitted into for the test, `[0, 0]` for their own size: a
-    /// number without it says little, since the published ones are taken at half size.
+    /// Width and height of the box that images were fitted into, `[0, 0]` for their own size. A
+    /// score without it says little, since the published ones are taken at half size.
     #[serde(rename = "box")]
     pub test_box: [usize; 2],
-    /// Images.
+    /// Number of images.
     pub images: usize,
     /// Pixels counted.
     pub pixels: u64,
-    /// Whether the mean counts it.
+    /// Whether the mean over sets counts it.
     pub in_mean: bool,
     /// Mean IoU.
     #[serde(rename = "mIoU")]
@@ -213,15 +212,15 @@ pub struct SetReport {
     /// Accuracy over all pixels.
     #[serde(rename = "aAcc")]
     pub aacc: Option<f64>,
-    /// `[k]`.
+    /// IoU of each class, `[k]`.
     #[serde(rename = "IoU")]
     pub iou: Vec<Option<f64>>,
-    /// `[k]`.
+    /// Acc of each class, `[k]`.
     #[serde(rename = "Acc")]
     pub acc: Vec<Option<f64>>,
 }
 
-/// Means over the sets, of their rounded values.
+/// Means over the sets, from their rounded values.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MeanReport {
     /// Mean IoU.
@@ -273,7 +272,7 @@ impl SetReport {
 }
 
 impl Report {
-    /// Puts sets together; sets without a single labelled pixel have no value and do not enter the
+    /// Combines sets. Those without a single labelled pixel have no value and do not enter the
     /// mean.
     ///
     /// # Errors

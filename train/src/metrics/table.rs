@@ -8,7 +8,7 @@ use super::{Report, SetReport};
 const NUMBER: usize = 6;
 /// Widest column of numbers; longer names of sets are cut.
 const WIDEST: usize = 16;
-/// Least that is shown of a class name.
+/// Fewest characters that are shown of a class name.
 const LEAST: usize = 6;
 
 struct Column<'a> {
@@ -19,9 +19,9 @@ struct Column<'a> {
 }
 
 impl Report {
-    /// IoU per class and the means, in per cent, within `width` columns of text. Sets that do not
-    /// fit beside each other go into further blocks below; names that do not fit are cut and end
-    /// in `…`. Six characters of a class name and one set are shown even where `width` is less.
+    /// Table of IoU per class and the means, in per cent, within `width` columns of text. Sets that
+    /// do not fit side by side go into further blocks below. Names that do not fit are cut and end
+    /// in `…`. Six characters of a class name and one set are shown even if `width` is less.
     pub fn table(&self, width: usize) -> String {
         let mut rows: Vec<&str> = self.classes.iter().map(String::as_str).collect();
         rows.extend(["mIoU", "mAcc", "aAcc"]);
@@ -102,7 +102,7 @@ fn write_block(
     }
 }
 
-/// At most `width` characters, the last an ellipsis if some are left out.
+/// Cuts a word to `width` characters, the last an ellipsis if some are left out.
 fn cut(word: &str, width: usize) -> String {
     if word.chars().count() <= width {
         return word.to_owned();

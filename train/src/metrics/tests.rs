@@ -117,7 +117,7 @@ fn the_table_holds_its_width_and_loses_nothing() {
     for width in 0..100 {
         let text = r.table(width);
         let widest = text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
-        // One column beside the least of a name is the narrowest form.
+        // One column next to the shortest name is the narrowest form.
         assert!(widest <= width.max(6 + 2 + 16), "{widest} columns of {width}:\n{text}");
         for number in ["66.67", "33.33", "16.67", "100.00", "25.00"] {
             assert!(text.contains(number), "{number} is missing at {width}:\n{text}");

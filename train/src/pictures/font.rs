@@ -44,13 +44,13 @@ const GLYPHS: [[u8; 5]; 95] = [
     [0x00, 0x41, 0x36, 0x08, 0x00], [0x02, 0x01, 0x02, 0x04, 0x02],
 ];
 
-/// Width of `line` in pixels at `scale` pixels a dot.
+/// Width of `line` in pixels at `scale` pixels per dot.
 pub fn text_width(line: &str, scale: usize) -> usize {
     (line.chars().count() * GLYPH_W).saturating_sub(1) * scale
 }
 
-/// Writes `line` with its upper left corner at column `x`, row `y`. What leaves the picture is cut
-/// off; characters outside printable ASCII show as a question mark.
+/// Writes `line` with its upper left corner at column `x`, row `y`. Parts outside the picture are
+/// cut off; characters outside printable ASCII show as a question mark.
 pub fn text(image: &mut Image, x: usize, y: usize, line: &str, scale: usize, rgb: [u8; 3]) {
     for (k, c) in line.chars().enumerate() {
         let index = if (' '..='~').contains(&c) { c as usize - 32 } else { '?' as usize - 32 };

@@ -18,14 +18,14 @@ pub use sheet::{Sheet, SheetRow};
 use crate::palette::{Palette, id_of_train_id};
 use crate::{IGNORE, Image, LabelMap, Result, TrainError, files};
 
-/// The colour of each pixel's class.
+/// Paints each pixel in the colour of its class.
 pub fn colourise(label: &LabelMap, palette: &Palette) -> Image {
     let data = label.data.iter().flat_map(|&class| palette.colour(class)).collect();
     Image { w: label.w, h: label.h, data }
 }
 
-/// `image` with the classes over it: `alpha` 0 shows the image, 1 the classes. Pixels without a
-/// class stay as they are. Where the sizes differ, the common part is blended.
+/// Blends the class colours over `image`: `alpha` 0 shows the image, 1 the classes. Pixels without
+/// a class stay unchanged. If the sizes differ, the common part is blended.
 pub fn overlay(image: &Image, label: &LabelMap, palette: &Palette, alpha: f32) -> Image {
     let mut out = image.clone();
     for y in 0..image.h.min(label.h) {
@@ -45,7 +45,7 @@ pub fn overlay(image: &Image, label: &LabelMap, palette: &Palette, alpha: f32) -
     out
 }
 
-/// Numbers to store in a label file; the servers differ (spec training-and-data §7).
+/// Numbers stored in a label file; the servers differ (spec training-and-data §7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Encoding {
@@ -55,7 +55,7 @@ pub enum Encoding {
     CityscapesIds,
 }
 
-/// `label` as 8-bit numbers without a palette, as the servers want them.
+/// Writes `label` as 8-bit numbers without a palette, as the servers require.
 ///
 /// # Errors
 /// A file that cannot be written.
@@ -76,7 +76,7 @@ fn submission_png(
     write_png(path, label.w, label.h, png::ColorType::Grayscale, None, text, &data)
 }
 
-/// `label` as an 8-bit palette PNG: the index is the class, the palette shows its colour.
+/// Writes `label` as an 8-bit palette PNG: the index is the class, the palette shows its colour.
 ///
 /// # Errors
 /// A file that cannot be written.
@@ -94,7 +94,7 @@ fn label_png(
     write_png(path, label.w, label.h, png::ColorType::Indexed, Some(colours), text, &label.data)
 }
 
-/// `image` as an RGB PNG.
+/// Writes `image` as an RGB PNG.
 ///
 /// # Errors
 /// A file that cannot be written.
@@ -106,7 +106,7 @@ fn image_png(path: &Path, image: &Image, text: Option<[&str; 2]>) -> Result<()> 
     write_png(path, image.w, image.h, png::ColorType::Rgb, None, text, &image.data)
 }
 
-/// Writes a PNG; a reader sees all of it or nothing. `text` is a keyword and what it says.
+/// Writes a PNG, whole or not at all. `text` is a keyword and its text.
 fn write_png(
     path: &Path,
     w: usize,

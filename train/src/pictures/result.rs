@@ -1,5 +1,5 @@
-//! Pictures that `dressage predict` writes, which carry a mark: where they lie beside other
-//! pictures, the next call is not to take them for its input.
+//! Pictures that `dressage predict` writes. They carry a mark: if they are stored next to other
+//! pictures, the next call does not take them for its input.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -9,16 +9,16 @@ use super::{Encoding, image_png, label_png, submission_png};
 use crate::palette::Palette;
 use crate::{Image, LabelMap, Result};
 
-/// Ends of the names of results.
+/// Suffixes of the names of results.
 pub const RESULT_ENDS: [&str; 2] = ["_overlay.png", "_label.png"];
 
-/// Keyword and text of the mark, as they stand in the file.
+/// Keyword and text of the mark, as stored in the file.
 pub(super) const MARK: [&str; 2] = ["Software", "dressage predict"];
 
-/// Bytes in which the mark lies: header, palette and mark take fewer.
+/// Bytes that contain the mark: header, palette and mark take fewer.
 const HEAD: u64 = 2048;
 
-/// The names of the overlay and of the label of an image whose results begin with `stem`.
+/// Paths of the overlay and the label of an image whose results begin with `stem`.
 pub fn result_paths(stem: &Path) -> [PathBuf; 2] {
     RESULT_ENDS.map(|end| {
         let mut name = stem.as_os_str().to_owned();
@@ -42,7 +42,7 @@ fn has_mark(path: &Path) -> bool {
     head.starts_with(b"\x89PNG") && head.windows(mark.len()).any(|part| part == mark)
 }
 
-/// [`write_image`](super::write_image) for an overlay.
+/// Writes an overlay as [`write_image`](super::write_image) does, with the mark.
 ///
 /// # Errors
 /// As there.
@@ -50,7 +50,7 @@ pub fn write_result_image(path: &Path, image: &Image) -> Result<()> {
     image_png(path, image, Some(MARK))
 }
 
-/// [`write_label`](super::write_label) for a prediction.
+/// Writes a prediction as [`write_label`](super::write_label) does, with the mark.
 ///
 /// # Errors
 /// As there.
@@ -58,7 +58,7 @@ pub fn write_result_label(path: &Path, label: &LabelMap, palette: &Palette) -> R
     label_png(path, label, palette, Some(MARK))
 }
 
-/// [`write_submission`](super::write_submission) for a prediction.
+/// Writes a prediction as [`write_submission`](super::write_submission) does, with the mark.
 ///
 /// # Errors
 /// As there.

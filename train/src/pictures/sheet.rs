@@ -1,4 +1,4 @@
-//! A contact sheet: rows of pictures under captions, for one look at many results.
+//! Contact sheet: rows of pictures under captions, to compare many results.
 
 use super::{GLYPH_H, text, text_width};
 use crate::Image;
@@ -28,12 +28,12 @@ pub struct Sheet {
     pub columns: Vec<String>,
     /// Rows from top to bottom.
     pub rows: Vec<SheetRow>,
-    /// Pixels a dot of the captions (the title is twice as large); 0 counts as 1.
+    /// Pixels per dot of the captions (the title is twice as large); 0 counts as 1.
     pub text_scale: usize,
 }
 
 impl Sheet {
-    /// Puts everything on one picture. A column is as wide as its widest picture or heading.
+    /// Draws everything on one picture. A column is as wide as its widest picture or heading.
     pub fn compose(&self) -> Image {
         let count = self.rows.iter().map(|row| row.images.len()).max().unwrap_or(0);
         let count = count.max(self.columns.len());

@@ -1,9 +1,10 @@
-//! Influence of each key: whether a run may be resumed with another value, and whether the key acts
-//! on a network that is trained already.
+//! Influence of each key. It decides whether a run may be resumed with another value, and whether
+//! the key affects a network that is already trained.
 //!
-//! A resumed run is to give what it would have given without a break. So whatever bears on the
-//! weights is refused, the number of steps included, since the learning rate of every step follows
-//! from it. What bears on scores alone may change, and the log says so. The rest changes no result.
+//! A resumed run must give the result that it would have given without a break. So changes that
+//! affect the weights are refused. The number of steps is among them, since the learning rate of
+//! every step follows from it. Keys that affect scores only may change, and the log says so. The
+//! rest changes no result.
 
 use super::keys::{KEYS, Key};
 use super::resolve::pattern;
@@ -15,15 +16,15 @@ pub enum Bearing {
     Network,
     /// Course of learning: data, augmentation, losses, optimiser, schedule.
     Learning,
-    /// How numbers are stored on the way, which changes them a little.
+    /// Storage precision of intermediate values, which changes them a little.
     Precision,
-    /// How a trained network is tested, and at which scale and window it is applied.
+    /// Test of a trained network, and the scale and window at which it is applied.
     Test,
-    /// Where files lie. The content of weights is compared; data may have moved.
+    /// Location of files. The content of weights is compared; data may have moved.
     Source,
-    /// Where and with how many threads the work is done.
+    /// Place and number of threads of the work.
     Work,
-    /// The course of a training: intervals, memory, workers.
+    /// Course of training: intervals, memory, workers.
     Course,
     /// Start of a run; not read afterwards.
     Start,
@@ -32,7 +33,7 @@ pub enum Bearing {
 }
 
 impl Bearing {
-    /// Whether another value would make a resumed run another run.
+    /// Whether another value changes the weights of a resumed run.
     pub fn on_weights(self) -> bool {
         matches!(self, Self::Network | Self::Learning | Self::Precision)
     }
@@ -45,7 +46,7 @@ impl Bearing {
 
 use Bearing::{Course, Label, Learning, Network, Precision, Source, Start, Test, Work};
 
-/// Keys, or beginnings of keys, with what they decide; the first that fits counts.
+/// Keys, or prefixes of keys, with their influence; the first match counts.
 const TABLE: &[(&str, Bearing)] = &[
     ("name", Label),
     ("about", Label),
@@ -61,11 +62,11 @@ const TABLE: &[(&str, Bearing)] = &[
     ("data.train[].images", Source),
     ("data.train[].labels", Source),
     ("data.eval", Test),
-    // What it leaves out at the start would have refused the run, so past steps are the same.
+    // Past steps are the same: a file that it leaves out would have stopped the run at the start.
     ("data.on_error", Test),
     // The position table and the windows follow it.
     ("augment.crop", Network),
-    // Of initial weights too.
+    // It is the seed of initial weights too.
     ("train.seed", Network),
     ("train.recompute", Course),
     ("train.save_signal", Course),

@@ -12,7 +12,8 @@ use super::resolve::pattern;
 /// A key with two values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Dotted path, such as `data.eval.0.crop`; a whole entry of a list if one recipe lacks it.
+    /// Dotted path, such as `data.eval.0.crop`; that of the list entry if one recipe lacks the
+    /// entry.
     pub key: String,
     /// Influence of the key.
     pub bearing: Bearing,
@@ -28,7 +29,7 @@ impl std::fmt::Display for Change {
     }
 }
 
-/// All keys with other values in `now` than in `before`, in the order of their names.
+/// All keys whose values differ between `before` and `now`, sorted by name.
 pub fn changes(before: &Recipe, now: &Recipe) -> Vec<Change> {
     let table = |recipe: &Recipe| Value::try_from(recipe).ok();
     let mut found = Vec::new();
@@ -62,7 +63,7 @@ fn compare(path: &str, before: Option<&Value>, now: Option<&Value>, found: &mut 
     }
 }
 
-/// A value as TOML; of a data set its name.
+/// A value as TOML; for a data set its name.
 fn shown(value: Option<&Value>) -> String {
     match value {
         None => "none".to_owned(),
@@ -71,8 +72,8 @@ fn shown(value: Option<&Value>) -> String {
     }
 }
 
-/// Values of all keys that decide what the network is and learns, as TOML, by dotted path. How
-/// numbers are stored on the way is left out: a state may go on elsewhere.
+/// Values of all keys that affect the network and its training, as TOML, by dotted path. Storage
+/// precision is left out: training may continue from a state elsewhere.
 pub fn settings(recipe: &Recipe) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     if let Ok(value) = Value::try_from(recipe) {
@@ -101,7 +102,7 @@ fn collect(path: &str, value: &Value, found: &mut BTreeMap<String, String>) {
 }
 
 /// Differences between earlier `settings` and those of `now`. Keys that did not exist then are
-/// left aside.
+/// ignored.
 pub fn changed_settings(before: &BTreeMap<String, String>, now: &Recipe) -> Vec<Change> {
     let now = settings(now);
     let known: BTreeSet<String> = before.keys().map(|key| pattern(key)).collect();
@@ -114,7 +115,7 @@ pub fn changed_settings(before: &BTreeMap<String, String>, now: &Recipe) -> Vec<
         let value = |settings: &BTreeMap<String, String>, key: &str| {
             settings.get(key).cloned().unwrap_or_else(none)
         };
-        // An entry of a list that one of both lacks is one change, by its name.
+        // A list entry that only one of the two has is one change, shown by its name.
         let whole = entry_of(key).filter(|entry| has(before, entry) != has(&now, entry));
         let named = whole.map_or_else(|| key.clone(), |entry| format!("{entry}name"));
         let key = whole.map_or(key.as_str(), |entry| entry.trim_end_matches('.')).to_owned();
@@ -127,7 +128,7 @@ pub fn changed_settings(before: &BTreeMap<String, String>, now: &Recipe) -> Vec<
     all
 }
 
-/// The entry of a list that a key lies in, such as `data.train.1.`.
+/// The list entry that contains a key, such as `data.train.1.`.
 fn entry_of(key: &str) -> Option<&str> {
     let is_index = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     let mut end = 0;

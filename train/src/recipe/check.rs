@@ -1,4 +1,4 @@
-//! Values that have the right type and still make no sense.
+//! Checks of values that have the right type but make no sense.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::groups::Method;
 use crate::palette::CITYSCAPES;
 use crate::place::DeviceChoice;
 
-/// Fails with the first key whose value cannot be carried out.
+/// Fails with the first key whose value is not valid.
 pub(super) fn check(recipe: &Recipe) -> Result<(), RecipeError> {
     let checks = [sizes, model, rein, head, loss, augment, train, eval, run];
     let wrong = checks.iter().find_map(|check| check(recipe).err());
@@ -48,8 +48,8 @@ fn divides(key: &str, n: usize, what: &str, d: usize) -> Wrong {
     ensure(key, n.is_multiple_of(d), || format!("is {n}, it must be a multiple of {what} ({d})"))
 }
 
-/// Bounds far beyond any network: one slip of a digit is to be named here, and not to end in sizes
-/// that overflow or that no address space holds.
+/// Checks bounds far beyond any network. A mistyped digit is reported here, not as a size that
+/// overflows or that no address space has room for.
 fn sizes(recipe: &Recipe) -> Wrong {
     let (m, h, t) = (&recipe.model, &recipe.head, &recipe.train);
     at_most(
@@ -74,7 +74,7 @@ fn sizes(recipe: &Recipe) -> Wrong {
     at_most(
         1 << 14,
         &[
-            // Before those that follow it where they are not set; so are the queries.
+            // Checked before the keys that follow it if unset; so are the queries.
             ("augment.crop", recipe.augment.crop),
             ("head.queries", h.queries),
             ("model.embed_dim", m.embed_dim),
@@ -123,9 +123,9 @@ fn model(recipe: &Recipe) -> Wrong {
         ("model.image", m.image),
     ])?;
     divides("model.embed_dim", m.embed_dim, "model.heads", m.heads)?;
-    // `model.image` follows the crop unless it is set, so the crop is the one to name.
+    // `model.image` follows the crop unless it is set, so the error names the crop.
     divides("augment.crop", recipe.augment.crop, "model.patch", m.patch)?;
-    // The coarsest map of the head has half the patches of an axis.
+    // The coarsest map of the head has half the patches per axis.
     ensure("augment.crop", recipe.augment.crop >= 2 * m.patch, || {
         format!("is {}, it must be at least two patches ({})", recipe.augment.crop, 2 * m.patch)
     })?;
@@ -164,7 +164,7 @@ fn head(recipe: &Recipe) -> Wrong {
     ])?;
     divides("head.width", h.width, "head.heads", h.heads)?;
     divides("head.width", h.width, "head.norm_groups", h.norm_groups)?;
-    // The sine positions give a sine and a cosine to each of two axes.
+    // The sine position code has a sine and a cosine for each of two axes.
     divides("head.width", h.width, "the parts of a position code", 4)?;
     let k = h.classes.len();
     ensure("head.classes", (1..=255).contains(&k), || {

@@ -18,7 +18,7 @@ use crate::scenes::Domain;
 /// Names that `model.backbone` takes.
 pub(super) const BACKBONES: &[&str] = &["dinov2-s", "dinov2-b", "dinov2-l", "dinov2-g", "custom"];
 
-/// Tables that `id_map` takes (spec training-and-data §4, §5).
+/// Names of the id tables that `id_map` takes (spec training-and-data §4, §5).
 pub(super) const ID_MAPS: &[&str] =
     &["train_ids", "cityscapes", "gtav", "mapillary", "synthia", "urbansyn"];
 
@@ -76,7 +76,7 @@ pub(super) fn published(backbone: &str, crop: usize) -> Recipe {
     }
 }
 
-/// Two thirds of a window, rounded: 341 of 512 and 683 of 1024.
+/// Stride of two thirds of a window, rounded: 341 of 512 and 683 of 1024.
 pub(super) fn stride(crop: usize) -> usize {
     (crop.saturating_mul(2).saturating_add(1) / 3).max(1)
 }
@@ -147,7 +147,7 @@ fn train() -> Train {
     }
 }
 
-/// A set of which nothing is said.
+/// A set with default values only.
 pub(super) fn set() -> Set {
     Set {
         name: String::new(),
@@ -165,7 +165,7 @@ pub(super) fn set() -> Set {
     }
 }
 
-/// An evaluation set of which nothing is said.
+/// An evaluation set with default values only.
 pub(super) fn eval_set(eval: &Eval) -> EvalSet {
     let Eval { crop, stride, .. } = *eval;
     EvalSet { set: set(), test_box: [0, 0], crop, stride, in_mean: true }

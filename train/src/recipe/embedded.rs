@@ -1,6 +1,6 @@
-//! Recipes that are part of the program.
+//! Recipes that are embedded in the program.
 
-/// A recipe in the program.
+/// A recipe that is embedded in the program.
 #[derive(Debug, Clone, Copy)]
 pub struct Embedded {
     /// Name, as given to `dressage train`.
@@ -23,7 +23,7 @@ macro_rules! embedded {
     };
 }
 
-/// All of them, in the order of listing.
+/// All embedded recipes, in the order of listing.
 pub const EMBEDDED: &[Embedded] = embedded![
     "demo",
     "tracks",

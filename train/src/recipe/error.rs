@@ -1,4 +1,4 @@
-//! What can be wrong with a recipe.
+//! Errors of recipes.
 
 use std::path::PathBuf;
 
@@ -15,15 +15,15 @@ pub enum RecipeError {
     Read {
         /// File.
         path: PathBuf,
-        /// What the operating system says.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// Not TOML.
+    /// Text that is not TOML.
     #[error("{origin}: {what}")]
     Syntax {
         /// File or override.
         origin: String,
-        /// The parser's words, with the line.
+        /// The parser's message, with the line.
         what: String,
     },
     /// A key that no recipe has.
@@ -43,9 +43,9 @@ pub enum RecipeError {
         origin: String,
         /// The key.
         key: String,
-        /// What stands there.
+        /// The value that was found.
         found: String,
-        /// What the key takes.
+        /// Values that the key takes.
         expected: String,
     },
     /// A value of the right type that makes no sense.
@@ -55,21 +55,21 @@ pub enum RecipeError {
         recipe: String,
         /// The key.
         key: String,
-        /// What is wrong, in words and numbers.
+        /// Description of the error, in words and numbers.
         what: String,
     },
-    /// An override that is not `key=value` or points at nothing.
+    /// An override that is not `key=value`, does not fit the recipe or has no effect.
     #[error("override `{text}`: {what}")]
     Override {
         /// The override.
         text: String,
-        /// What is wrong.
+        /// Description of the error.
         what: String,
     },
     /// No embedded recipe of this name.
     #[error("there is no recipe `{name}`{}; known: {}", suggestion(.nearest), known())]
     UnknownRecipe {
-        /// The name asked for.
+        /// The requested name.
         name: String,
         /// The nearest known name, if one is near.
         nearest: Option<String>,
@@ -91,10 +91,9 @@ impl RecipeError {
     }
 }
 
-/// The candidate with the fewest edits, if those are few for the word's length; the first of
-/// equals.
+/// The candidate with the fewest edits, if those are few for the word's length; the first on ties.
 pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
-    // Nothing known is as long, and the comparison takes the product of both lengths.
+    // No known word is this long, and the cost is the product of both lengths.
     const LONGEST: usize = 100;
     if word.len() > LONGEST {
         return None;

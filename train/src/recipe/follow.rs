@@ -1,17 +1,17 @@
-//! Values that follow others where nobody set them.
+//! Values that follow other keys where they are not set.
 //!
-//! A resolved recipe holds a value for every key, and names those that follow others
-//! (`derived`). When it is read again and one of those others is overridden, the value is
-//! dropped and made anew from the default.
+//! A resolved recipe has a value for every key, and lists those that follow others (`derived`).
+//! When it is read back and one of those others is overridden, the value is dropped and derived
+//! anew from the default.
 
 use toml::{Table, Value};
 
 use super::resolve::pattern;
 
-/// Keys that follow others, with those that they follow.
+/// Keys that follow others, with the keys that they follow.
 const FOLLOWS: &[(&str, &[&str])] = &[
     ("augment.max_long_edge", &["augment.crop"]),
-    // With its step: that of a window which is there counts as the window's own.
+    // Also follows `eval.stride`: a set that has a crop derives its stride from that crop.
     ("data.eval[].crop", &["eval.crop", "eval.stride"]),
     ("data.eval[].groups", &["data.groups"]),
     ("data.eval[].stride", &["data.eval[].crop", "eval.stride"]),
@@ -29,15 +29,15 @@ const FOLLOWS: &[(&str, &[&str])] = &[
     ("rein.tokens", &["head.queries"]),
 ];
 
-/// Takes the list of derived keys out of a recipe's text.
+/// Removes the list of derived keys from a recipe's table and returns it.
 pub(super) fn take(value: &mut Value) -> Vec<String> {
     let list = value.as_table_mut().and_then(|table| table.remove("derived"));
     let names = list.as_ref().and_then(Value::as_array).into_iter().flatten();
     names.filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// Drops the values of derived keys that follow one of the keys `set` by overrides, and makes
-/// `derived` the keys that nobody has set.
+/// Drops the values of derived keys that follow one of the overridden keys `set`. Then `derived`
+/// lists the keys that are not set.
 pub(super) fn rederive(value: &mut Value, derived: &mut Vec<String>, set: &[&str]) {
     let covered = |path: &str| set.iter().any(|set| is_or_holds(set, path));
     derived.retain(|path| !covered(path));
@@ -55,12 +55,12 @@ pub(super) fn rederive(value: &mut Value, derived: &mut Vec<String>, set: &[&str
     derived.dedup();
 }
 
-/// Whether `path` is `key`, or lies within it.
+/// Whether `path` is `key` or inside it.
 fn is_or_holds(key: &str, path: &str) -> bool {
     path.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// The keys that the one at `path` follows, in the same entry of a list.
+/// Keys that the one at `path` follows, in the same entry of a list.
 fn followed(path: &str) -> Vec<String> {
     let kind = pattern(path);
     let index = path.split('.').find(|part| part.bytes().all(|b| b.is_ascii_digit()));
@@ -70,7 +70,7 @@ fn followed(path: &str) -> Vec<String> {
     keys.map(|key| key.replace("[]", &position)).collect()
 }
 
-/// Paths of keys that follow others and have no value, or an empty list for one.
+/// Paths of keys that follow others and have no value, or empty groups.
 fn unset(value: &Value) -> Vec<String> {
     let mut paths = Vec::new();
     for (key, _) in FOLLOWS {
@@ -82,7 +82,7 @@ fn unset(value: &Value) -> Vec<String> {
             }
         }
     }
-    // Groups that are empty are those of all sets.
+    // Empty groups stand for those of all sets.
     let open = |path: &String| match at(value, path) {
         Some(Value::Array(list)) => list.is_empty() && path.ends_with(".groups"),
         other => other.is_none(),

@@ -1,6 +1,6 @@
-//! The catalogue of recipe keys: what each takes and means. It decides which keys exist, checks
-//! their types and is printed by `dressage train --help-recipe`. What each decides, and so where it
-//! may change, is in [`super::bearing`].
+//! Catalogue of recipe keys: type and meaning of each. It decides which keys exist, checks their
+//! types and is printed by `dressage train --help-recipe`. The influence of each key, and so where
+//! it may change, is in [`super::bearing`].
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use toml::Value;
 
 use super::defaults::{BACKBONES, DOMAINS, ID_MAPS};
 
-/// What a key takes.
+/// Type of a key's value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
     /// Text.
@@ -44,9 +44,9 @@ pub enum Kind {
 pub struct Key {
     /// Dotted path; `[]` stands for the position in a list of tables.
     pub path: &'static str,
-    /// What it takes.
+    /// Type of its value.
     pub kind: Kind,
-    /// What it means.
+    /// Meaning, for the help text.
     pub help: &'static str,
 }
 
@@ -236,13 +236,13 @@ pub const KEYS: &[Key] = &[
 
 const SOURCES: &[&str] = &["files", "scenes"];
 
-/// The key of this path, with `[]` for positions.
+/// Finds the key of this path, with `[]` for positions.
 pub(super) fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
 }
 
 impl Kind {
-    /// What the key takes, in words.
+    /// Describes the values that the key takes.
     pub fn describe(self) -> String {
         match self {
             Self::Text => "a text".to_owned(),
@@ -286,14 +286,14 @@ impl Kind {
         }
     }
 
-    /// Whether a bare word stands for a text of this kind.
+    /// Whether a bare word is a text of this kind.
     pub(super) fn is_text(self) -> bool {
         matches!(self, Self::Text | Self::Path | Self::Folder | Self::Choice(_) | Self::IdMap)
     }
 }
 
-/// All keys with their kinds and meanings, by section, as plain text of `width` columns where the
-/// words allow.
+/// Help text: all keys with their kinds and meanings, by section. Lines are at most `width` columns
+/// long where the words allow.
 pub fn help(width: usize) -> String {
     let mut text = String::new();
     let mut section = "";

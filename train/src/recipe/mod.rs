@@ -1,19 +1,19 @@
-//! Recipes: everything a training run is told, as TOML.
+//! Recipes: all settings of a training run, as TOML.
 //!
 //! A recipe is resolved in layers: the published GTAV settings at 512 pixels, then a file (or an
 //! embedded recipe), then overrides such as `train.lr=6e-5` or `data.eval.0.name=night`. Some
 //! defaults follow others: the dimensions come from `model.backbone`; the position table, resize
 //! list, longest edge and test windows from `augment.crop`; the token count from `head.queries`;
-//! the mask width from `head.width`. Every key of the result is written out by
-//! [`Recipe::to_toml`], which gives the same recipe when read again, and names those that follow
-//! others (`derived`), so that they still do. An unknown key is refused with the nearest known one,
-//! a wrong type with its name.
+//! the mask width from `head.width`. [`Recipe::to_toml`] writes every key of the result; reading it
+//! back gives the same recipe. It lists the keys that follow others in `derived`, so that they
+//! still do. The error for an unknown key names the nearest known one; that for a wrong type names
+//! the key.
 //!
 //! Paths written in a file are relative to that file, all others to the working directory; a
 //! resolved recipe holds absolute ones. Image and label folders are relative to `data.root`.
 //!
-//! Refused: inheriting from another recipe file. The defaults already are the published setting,
-//! so recipes stay short, and what a run used stands in one place.
+//! Refused: inheriting from another recipe file. The defaults already are the published settings,
+//! so recipes stay short, and all settings of a run are in one place.
 
 mod bearing;
 mod changes;
@@ -47,7 +47,7 @@ pub use error::RecipeError;
 pub use overrides::{Command, acting};
 pub use sets::{Data, EvalSet, OnError, Set, Source};
 
-/// The word that stands for random initial weights in `model.weights`.
+/// Value of `model.weights` that means random initial weights.
 pub const RANDOM: &str = "random";
 
 /// A resolved recipe. Field names are key names; [`keys::KEYS`] says what each means and takes.
@@ -57,8 +57,8 @@ pub struct Recipe {
     pub name: String,
     /// One line on what it trains.
     pub about: String,
-    /// Keys that nobody set and whose values follow others, sorted. Read back with the other keys,
-    /// they follow an override of those again.
+    /// Unset keys whose values follow other keys, sorted. When the recipe is read back, they still
+    /// follow overrides of those keys.
     pub derived: Vec<String>,
     /// Backbone and method.
     pub model: Model,
@@ -66,17 +66,17 @@ pub struct Recipe {
     pub rein: Rein,
     /// Mask2Former.
     pub head: Head,
-    /// Weights of the loss terms and the points they are taken at.
+    /// Weights of the loss terms, and the points at which the terms are computed.
     pub loss: Loss,
     /// Images and labels.
     pub data: Data,
-    /// What is done to a training sample.
+    /// Augmentation of a training sample.
     pub augment: Augment,
     /// Optimiser, schedule, intervals.
     pub train: Train,
     /// Inference.
     pub eval: Eval,
-    /// Where and how the run is carried out.
+    /// Place and resources of the run.
     pub run: Run,
 }
 
@@ -88,20 +88,20 @@ pub struct Model {
     pub backbone: String,
     /// Checkpoint of the backbone's authors, or [`RANDOM`].
     pub weights: PathBuf,
-    /// Trained adapter and head to start from (and the backbone, if it is in the file), under the
-    /// reference's names; empty to start from initial values.
+    /// Trained adapter and head to start from, under the reference's names. The backbone is used
+    /// too if it is in the file. Empty to start from initial values.
     pub checkpoint: PathBuf,
-    /// How it is adapted.
+    /// Method that adapts the backbone.
     pub method: Method,
-    /// How frozen matrices are stored.
+    /// Storage precision of frozen matrices.
     pub precision: Precision,
     /// Channels c.
     pub embed_dim: usize,
     /// Blocks.
     pub depth: usize,
-    /// Attention heads; c must be a multiple.
+    /// Attention heads; they must divide c.
     pub heads: usize,
-    /// Hidden width of a block's MLP, of one branch of a SwiGLU.
+    /// Hidden width of a block's MLP, or of one branch of a SwiGLU.
     pub ffn: usize,
     /// Form of the MLP: `mlp` (GELU between two layers) or `swiglu` (DINOv2-g).
     pub ffn_form: Ffn,
@@ -112,7 +112,7 @@ pub struct Model {
     /// Side in pixels of the square image that the position table is made for: `(image / patch)^2`
     /// positions.
     pub image: usize,
-    /// Blocks (from 0) after which the four maps are taken.
+    /// Blocks (from 0) after which the four feature maps are taken.
     pub taps: Vec<usize>,
 }
 
@@ -121,13 +121,14 @@ pub struct Model {
 pub struct Rein {
     /// Tokens m per layer; equals `head.queries` when `link` is on.
     pub tokens: usize,
-    /// Rank r of the tokens' factors; 0 keeps them whole.
+    /// Rank r of the tokens' low-rank factors; 0 trains full tokens.
     pub rank: usize,
-    /// Make the head's queries from the tokens.
+    /// Whether the head's queries are made from the tokens.
     pub link: bool,
-    /// Softmax over the tokens in the attention of features to tokens.
+    /// Whether the attention of features to tokens has a softmax over the tokens.
     pub softmax: bool,
-    /// The paper's literal form: `mlp_delta_f` starts at zero and `scale` is the constant 1.
+    /// Whether to use the paper's literal form: `mlp_delta_f` starts at zero and `scale` is the
+    /// constant 1.
     pub zero_mlp_delta_f: bool,
 }
 
@@ -163,7 +164,7 @@ pub struct Head {
 pub struct Loss {
     /// Points per mask, for matching and losses.
     pub points: usize,
-    /// Candidates per point among which the most uncertain are looked for.
+    /// Candidates per point, from which the most uncertain are chosen.
     pub oversample: f64,
     /// Share of the points chosen by uncertainty; the rest is uniform.
     pub importance: f64,
@@ -177,7 +178,7 @@ pub struct Loss {
     pub no_object: f64,
 }
 
-/// What is done to a training sample (spec training-and-data §2).
+/// Augmentation of a training sample (spec training-and-data §2).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Augment {
     /// Side of the square crop in pixels.
@@ -187,12 +188,12 @@ pub struct Augment {
     pub ratios: Vec<f64>,
     /// Longest edge in pixels after the resize.
     pub max_long_edge: usize,
-    /// Crops in which one class has this share or more are drawn again, up to ten times; 1 or more
-    /// takes the first.
+    /// Class share from which a crop is drawn again, up to ten times; 1 or more accepts the first
+    /// crop.
     pub cat_max_ratio: f64,
-    /// Mirror half of the samples.
+    /// Whether half of the samples are mirrored.
     pub flip: bool,
-    /// Distort brightness, contrast, saturation and hue.
+    /// Whether brightness, contrast, saturation and hue are distorted.
     pub photometric: bool,
 }
 
@@ -205,17 +206,17 @@ pub struct Train {
     pub batch: usize,
     /// Learning rate before the schedule.
     pub lr: f64,
-    /// Decay of AdamW.
+    /// Weight decay of AdamW.
     pub weight_decay: f64,
-    /// First moment's factor.
+    /// AdamW's factor of the first moment.
     pub beta1: f64,
-    /// Second moment's factor.
+    /// AdamW's factor of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Term added to the root of the second moment.
     pub eps: f64,
-    /// Exponent of the decay.
+    /// Exponent of the learning rate's decay.
     pub power: f64,
-    /// Rate at the last step.
+    /// Learning rate at the last step.
     pub lr_min: f64,
     /// Steps of linear warm-up.
     pub warm_up_steps: u64,
@@ -223,7 +224,7 @@ pub struct Train {
     pub warm_up_start: f64,
     /// Factor for the backbone's own weights when `model.method` is `full`.
     pub backbone_lr_mult: f64,
-    /// What the forward pass keeps for the backward pass; the result does not depend on it.
+    /// Values that the forward pass saves for the backward pass; the result does not depend on it.
     pub recompute: Recompute,
     /// Seed of every random number of the run.
     pub seed: u64,
@@ -231,18 +232,18 @@ pub struct Train {
     pub eval_every: u64,
     /// Steps between checkpoints; 0 writes only the last.
     pub checkpoint_every: u64,
-    /// Minutes after which one more checkpoint is written, which the next one replaces; 0 writes
-    /// none. The result does not depend on it.
+    /// Minutes after which an additional checkpoint is written, which the next one replaces; 0
+    /// writes none. The result does not depend on it.
     pub checkpoint_minutes: f64,
-    /// Checkpoints kept.
+    /// Number of checkpoints to keep.
     pub keep: usize,
     /// Steps between log lines.
     pub log_every: u64,
-    /// A signal that saves and ends besides those that always do.
+    /// Signal that saves and ends the run, in addition to those that always do.
     pub save_signal: SaveSignal,
 }
 
-/// See [`Train::save_signal`].
+/// Values of [`Train::save_signal`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SaveSignal {
@@ -260,15 +261,15 @@ pub enum SaveSignal {
 pub struct Eval {
     /// Sliding windows or the whole image at once.
     pub mode: EvalMode,
-    /// Side of the window for sets that name none.
+    /// Side of the window for sets that set none.
     pub crop: usize,
-    /// Step of the window for sets that name none.
+    /// Step of the window for sets that set none.
     pub stride: usize,
-    /// Windows computed together.
+    /// Windows per forward pass.
     pub batch: usize,
 }
 
-/// See [`Eval::mode`].
+/// Values of [`Eval::mode`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EvalMode {
@@ -279,28 +280,28 @@ pub enum EvalMode {
     Whole,
 }
 
-/// Where and how the run is carried out.
+/// Place and resources of the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// Run folder.
     pub dir: PathBuf,
-    /// Where the work is done ([`crate::place::DeviceChoice`]).
+    /// Host or device that runs the work ([`crate::place::DeviceChoice`]).
     pub device: String,
-    /// How activations and matrices are stored on a device; trained weights and moments are f32
-    /// besides. Nothing to the host, which computes in f32.
+    /// Storage precision of activations and matrices on a device. Trained weights and moments are
+    /// also kept in f32. The host ignores it and computes in f32.
     pub precision: Precision,
-    /// Queue the step of a device as two captured graphs instead of launch by launch. The result
-    /// does not depend on it. Nothing to the host.
+    /// Whether a device runs the step as two captured CUDA graphs instead of launch by launch. The
+    /// result does not depend on it. The host ignores it.
     pub graphs: bool,
-    /// Code that the CPU runs ([`dressage_kernels::simd::Choice`]).
+    /// Code path of the CPU ([`dressage_kernels::simd::Choice`]).
     pub cpu: String,
     /// Threads for arithmetic; 0 takes one per core. The result does not depend on it.
     pub threads: usize,
-    /// Threads that prepare samples; 0 chooses by the machine when a run starts
-    /// ([`LoaderSettings::workers_for`](crate::data::LoaderSettings::workers_for)), and the run's
-    /// own recipe has the number. The result does not depend on it.
+    /// Threads that prepare samples; 0 chooses for the machine when a run starts
+    /// ([`LoaderSettings::workers_for`](crate::data::LoaderSettings::workers_for)). The run's own
+    /// recipe records the number. The result does not depend on it.
     pub workers: usize,
-    /// Do not start what would not fit into the memory of the machine.
+    /// Whether a run that does not fit into the machine's memory is refused.
     pub check_memory: bool,
 }
 
@@ -315,10 +316,10 @@ impl Recipe {
         Self::from_text(path, &text, overrides)
     }
 
-    /// Takes `text` for what the file `path` holds, and applies `overrides`.
+    /// Parses `text` as the content of the file `path` and applies `overrides`.
     ///
     /// # Errors
-    /// As [`Recipe::from_file`], but for reading the file.
+    /// As [`Recipe::from_file`], except for reading the file.
     pub fn from_text(path: &Path, text: &str, overrides: &[String]) -> Result<Self, RecipeError> {
         let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
         let dir = path.parent().unwrap_or_else(|| Path::new(""));
@@ -326,7 +327,7 @@ impl Recipe {
         resolve::resolve(&stem.unwrap_or_default(), &origin, dir, text, overrides)
     }
 
-    /// Takes an embedded recipe and applies `overrides`.
+    /// Loads an embedded recipe and applies `overrides`.
     ///
     /// # Errors
     /// An unknown name (the nearest known one is named); otherwise as [`Recipe::from_file`].
@@ -337,8 +338,8 @@ impl Recipe {
         resolve::resolve(name, &origin, Path::new(""), recipe.text, overrides)
     }
 
-    /// An embedded recipe if `what` is the name of one, else the file `what`. A word that is
-    /// neither and does not look like a path is taken for a misspelt name.
+    /// Loads the embedded recipe `what` if there is one, else the file `what`. A word that is
+    /// neither and does not look like a path is treated as a misspelt name.
     ///
     /// # Errors
     /// As [`Recipe::from_file`] and [`Recipe::from_name`].
@@ -363,7 +364,7 @@ impl Recipe {
         })
     }
 
-    /// The learning rate over the steps.
+    /// Schedule of the learning rate over the steps.
     ///
     /// # Errors
     /// As [`Schedule::poly`]; a resolved recipe has passed this.
@@ -372,7 +373,7 @@ impl Recipe {
         Schedule::poly(t.lr, t.steps, t.power, t.lr_min, t.warm_up_steps, t.warm_up_start)
     }
 
-    /// Which tensors learn how fast and which decay.
+    /// Parameter groups: learning rate and weight decay of each tensor.
     pub fn groups(&self) -> ParamGroups {
         let groups = ParamGroups::of(self.model.method);
         match self.model.method {
@@ -399,10 +400,10 @@ impl Recipe {
     }
 }
 
-/// Bytes that a recipe may have: far more than one with a table of ids for each set takes.
+/// Largest size of a recipe in bytes; one with an id table for each set takes far less.
 const LONGEST: u64 = 1 << 20;
 
-/// The text of a file that may be anything, such as a device without an end.
+/// Reads a file as text, with a size limit: it may be an endless device.
 fn read(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     std::fs::File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
@@ -427,10 +428,10 @@ impl Augment {
         }
     }
 
-    /// Shortest edges in pixels that a sample is resized to one of.
+    /// Shortest edges in pixels, one of which a sample is resized to.
     pub fn short_edges(&self) -> Vec<usize> {
-        // The small addend keeps products such as 500 * 0.7 from falling below the whole number
-        // they stand for.
+        // The small addend keeps products such as 500 * 0.7 from rounding below the whole number
+        // that is meant.
         self.ratios.iter().map(|r| (self.crop as f64 * r + 1e-9) as usize).collect()
     }
 }

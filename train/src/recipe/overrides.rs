@@ -1,31 +1,30 @@
-//! Overrides that cannot act: a command refuses them instead of passing them over.
+//! Overrides without effect: a command refuses them instead of ignoring them.
 
 use super::bearing::{Bearing, bearing, is_known};
 use super::resolve::{path_of, pattern};
 use super::{EvalMode, Recipe, RecipeError};
 
-/// Command that overrides are given to.
+/// Command that overrides are passed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// Going on with a run.
+    /// Resuming a run.
     Resume,
-    /// Scoring, of a run or of a recipe with trained weights.
+    /// Evaluation of a run, or of a recipe with trained weights.
     Eval {
         /// Whether it is a run.
         run: bool,
     },
-    /// Prediction of pictures, by a run or by a recipe with trained weights.
+    /// Prediction for images, by a run or by a recipe with trained weights.
     Predict {
         /// Whether it is a run.
         run: bool,
     },
 }
 
-/// The recipe that `read` makes of a file and `overrides`, for a command that refuses those of them
-/// that change nothing for it.
+/// Reads a recipe with `read` and refuses those `overrides` that have no effect on `command`.
 ///
 /// # Errors
-/// [`RecipeError::Override`] with the reason; whatever `read` fails with.
+/// [`RecipeError::Override`] with the reason; errors of `read`.
 pub fn acting<E: From<RecipeError>>(
     command: Command,
     overrides: &[String],
@@ -43,7 +42,7 @@ pub fn acting<E: From<RecipeError>>(
     Ok(recipe)
 }
 
-/// Why a key does not act, by what it decides.
+/// Reason why a key has no effect, from its influence.
 fn idle(path: &str, command: Command) -> Option<String> {
     let bearing = bearing(path);
     let (run, pictures) = match command {
@@ -73,7 +72,7 @@ fn idle(path: &str, command: Command) -> Option<String> {
     Some(what.into())
 }
 
-/// Why a key about windows or scale does not act: windows are off, or sets have their own.
+/// Reason why a key of windows or scale has no effect: no windows, or sets have their own.
 fn no_window(recipe: &Recipe, path: &str, command: Command) -> Option<String> {
     let kind = pattern(path);
     let window = ["eval.crop", "eval.stride", "data.eval[].crop", "data.eval[].stride"];

@@ -44,7 +44,7 @@ pub(super) fn resolve(
     Ok(recipe)
 }
 
-/// The parser's words in one line, with the position in `text`.
+/// The parser's message in one line, with the position in `text`.
 fn syntax(text: &str, error: &toml::de::Error) -> String {
     let what = shown(error.message());
     let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return what };
@@ -53,7 +53,7 @@ fn syntax(text: &str, error: &toml::de::Error) -> String {
     format!("no valid TOML at line {line}, column {column}: {what}")
 }
 
-/// `[data.train]` with a single table is a list of one.
+/// Turns a single table `[data.train]` or `[data.eval]` into a list of one.
 fn make_lists(table: &mut Table) {
     let Some(Value::Table(data)) = table.get_mut("data") else { return };
     for list in ["train", "eval"] {
@@ -63,7 +63,7 @@ fn make_lists(table: &mut Table) {
     }
 }
 
-/// What stands at a place where it cannot.
+/// A value that is not allowed at its place.
 enum Misfit {
     Unknown(String),
     Type { path: String, found: String, expected: &'static str },
@@ -126,8 +126,8 @@ fn walk(value: &mut Value, path: &str, visit: Visit<'_>) -> Result<(), Misfit> {
     Ok(())
 }
 
-/// The first key inside an unknown table, which says more than the table's name; `path` itself for
-/// anything else.
+/// The first key inside an unknown table, or `path` itself for any other value. The key says more
+/// than the table's name.
 fn first_key(path: &str, value: &Value) -> String {
     match value.as_table().and_then(|table| table.iter().next()) {
         Some((name, value)) => first_key(&format!("{path}.{name}"), value),
@@ -140,7 +140,7 @@ pub(super) fn path_of(text: &str) -> &str {
     text.split_once('=').map_or(text, |(path, _)| path).trim()
 }
 
-/// `data.train.3.name` as the catalogue writes it: `data.train[].name`.
+/// Converts `data.train.3.name` to the form of the catalogue: `data.train[].name`.
 pub(super) fn pattern(path: &str) -> String {
     let mut pattern = String::new();
     for part in path.split('.') {
@@ -156,8 +156,8 @@ pub(super) fn pattern(path: &str) -> String {
     pattern
 }
 
-/// The known key that was meant: few edits away as a whole, or of the same last part in another
-/// section.
+/// The known key that was probably meant. It is few edits away as a whole, or has the same last
+/// part in another section.
 fn nearest_key(key: &str) -> Option<String> {
     let wanted = pattern(key);
     let paths = || KEYS.iter().map(|key| key.path);
@@ -168,8 +168,8 @@ fn nearest_key(key: &str) -> Option<String> {
         let (head, leaf) = path.rsplit_once('.').unwrap_or(("", path));
         (head == section).then_some(leaf)
     });
-    // A misspelt key in the right section, then the right key in another section, then anything
-    // near.
+    // First a misspelt key in the right section, then the right key in another section, then any
+    // near key.
     let full = |leaf: String| if section.is_empty() { leaf } else { format!("{section}.{leaf}") };
     nearest(last, in_section)
         .map(full)
@@ -200,10 +200,10 @@ fn accept(
     Err(RecipeError::WrongType { origin, key: path.to_owned(), found, expected })
 }
 
-/// Type and, where it is short, text of a value.
+/// Type of a value, or its text if that is short.
 fn describe(value: &Value) -> String {
     let text = match value {
-        // Its text can be as long as the recipe, and is of no use in a message.
+        // Its text can be as long as the recipe and does not help in a message.
         Value::Table(_) => return "a table".to_owned(),
         _ => shown(&value.to_string()),
     };
@@ -226,7 +226,7 @@ fn relative_to(value: &mut Value, dir: &Path) {
     }
 }
 
-/// Carries out one `key.sub=value`.
+/// Applies one `key.sub=value`.
 fn apply(root: &mut Value, text: &str) -> Result<(), RecipeError> {
     let fail = |what: String| RecipeError::Override { text: shown(text), what };
     let origin = format!("override `{}`", shown(text));
@@ -235,8 +235,7 @@ fn apply(root: &mut Value, text: &str) -> Result<(), RecipeError> {
     let (path, word) = (path.trim(), word.trim());
     let key = find(&pattern(path));
     let Some(key) = key else {
-        // Whole lists of tables may be replaced; anything else that is no key is refused by the
-        // walk.
+        // Whole lists of tables may be replaced; the walk refuses anything else that is not a key.
         let mut value = parse(word).map_err(fail)?;
         walk(&mut value, path, &mut |key, path, value| accept(key, &origin, path, value))
             .map_err(|error| error.at(&origin))?;
@@ -244,7 +243,7 @@ fn apply(root: &mut Value, text: &str) -> Result<(), RecipeError> {
     };
     let mut value = match parse(word) {
         Ok(value) if value.is_str() || value.is_table() || !key.kind.is_text() => value,
-        // Texts that look like something else: a name of digits, a folder that looks like a date.
+        // Texts that parse as something else: a name of digits, a folder that looks like a date.
         _ if key.kind.is_text() => Value::String(word.to_owned()),
         Ok(value) => value,
         Err(what) => return Err(fail(what)),
@@ -253,7 +252,7 @@ fn apply(root: &mut Value, text: &str) -> Result<(), RecipeError> {
     place(root, path, value).map_err(fail)
 }
 
-/// A TOML value, or a bare word as a text.
+/// Parses a TOML value, or takes a bare word as a text.
 fn parse(word: &str) -> Result<Value, String> {
     match toml::from_str::<Table>(&format!("value = {word}")) {
         Ok(mut table) if table.len() == 1 => table.remove("value").ok_or_else(String::new),
@@ -264,7 +263,7 @@ fn parse(word: &str) -> Result<Value, String> {
     }
 }
 
-/// Sets the value at `path`, making tables on the way and list entries at the list's end.
+/// Sets the value at `path`. Creates tables on the way, and a list entry at the list's end.
 fn place(root: &mut Value, path: &str, value: Value) -> Result<(), String> {
     let mut at = root;
     let mut done = String::new();
@@ -296,7 +295,7 @@ fn place(root: &mut Value, path: &str, value: Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Fills in every key that nothing was said about.
+/// Fills in the default of every key that is not set.
 fn with_defaults(
     name: &str,
     origin: &str,
@@ -305,7 +304,7 @@ fn with_defaults(
 ) -> Result<Recipe, RecipeError> {
     let broken = |what: String| RecipeError::Syntax { origin: origin.to_owned(), what };
     let text_at = |told: &Value, a: &str, b: &str| told.get(a)?.get(b)?.as_str().map(str::to_owned);
-    // What follows from a size beyond reason must not overflow before the check refuses the size.
+    // Values derived from an absurd size must not overflow before the check refuses the size.
     let sane = |v: i64| usize::try_from(v.min(u32::MAX.into())).ok();
     let count_at =
         |told: &Value, a: &str, b: &str| told.get(a)?.get(b)?.as_integer().and_then(sane);
@@ -351,7 +350,7 @@ fn with_defaults(
     Ok(recipe)
 }
 
-/// Makes paths absolute and hands common values down to the sets.
+/// Makes paths absolute and copies common values to the sets.
 fn settle(recipe: &mut Recipe) -> std::io::Result<()> {
     if recipe.run.dir.as_os_str().is_empty() {
         recipe.run.dir = PathBuf::from("runs").join(&recipe.name);
@@ -376,7 +375,7 @@ fn settle(recipe: &mut Recipe) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Puts `over` over `base`: tables key by key, everything else as a whole.
+/// Merges `over` into `base`: tables key by key, everything else as a whole.
 fn merge(base: &mut Value, over: Value) {
     match (base, over) {
         (Value::Table(base), Value::Table(over)) => {

@@ -9,10 +9,10 @@ use crate::data::{self, Dataset, DatasetSpec, Ids};
 use crate::scenes::{Domain, SceneSource};
 use crate::{IGNORE, TrainError};
 
-/// Train ids of Cityscapes.
+/// Number of Cityscapes train ids.
 const TRAIN_IDS: usize = 19;
 
-/// Data sets.
+/// Data sets of a recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Data {
     /// Folder that the sets' folders are relative to.
@@ -28,39 +28,39 @@ pub struct Data {
     pub eval: Vec<EvalSet>,
 }
 
-/// See [`Data::on_error`].
+/// Values of [`Data::on_error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnError {
-    /// The run ends, before its first step if that can be, and names the files.
+    /// The run ends, before its first step if possible, and names the files.
     #[default]
     Stop,
-    /// The run goes on without them and counts them.
+    /// The run continues without them and counts them.
     Skip,
 }
 
-/// Where the pictures and labels of a set come from.
+/// Source of a set's images and labels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Set {
     /// Name in logs and tables.
     pub name: String,
-    /// `files`, or `scenes` for pictures that Dressage draws itself.
+    /// `files`, or `scenes` for images that Dressage draws itself.
     pub source: Source,
     /// Folder of the images, searched recursively.
     pub images: PathBuf,
     /// Folder of the labels, of the same layout.
     pub labels: PathBuf,
-    /// How image names end.
+    /// Suffix of image names.
     pub image_suffix: String,
-    /// What label names have in its place.
+    /// Suffix of label names in its place.
     pub label_suffix: String,
-    /// What turns label values into train ids.
+    /// Map from label values to train ids.
     pub id_map: Ids,
-    /// As `data.groups`, for this set.
+    /// Groups of this set, as in `data.groups`.
     pub groups: Vec<Vec<usize>>,
-    /// Scenes to draw.
+    /// Number of scenes to draw.
     pub count: usize,
-    /// Number of the first scene; sets whose ranges do not meet share no scene.
+    /// Number of the first scene; sets with disjoint ranges share no scene.
     pub first: u64,
     /// Width and height of a drawn scene in pixels.
     pub size: [usize; 2],
@@ -68,7 +68,7 @@ pub struct Set {
     pub domain: Domain,
 }
 
-/// See [`Set::source`].
+/// Values of [`Set::source`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
@@ -82,7 +82,7 @@ pub enum Source {
 /// A set to evaluate on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EvalSet {
-    /// Pictures and labels.
+    /// Images and labels.
     #[serde(flatten)]
     pub set: Set,
     /// Width and height of the box that images are resized to fit, keeping their ratio; `[0, 0]`
@@ -98,8 +98,8 @@ pub struct EvalSet {
 }
 
 impl Set {
-    /// The groups of the set as the data loader takes them: the class of each train id, 255 for
-    /// ids in no group. `None` without groups, where the id is the class.
+    /// Class of each train id as the data loader takes it, 255 for ids in no group. `None` without
+    /// groups, where the id is the class.
     fn merged(&self, classes: &[String]) -> Option<data::ClassGroups> {
         let last = self.groups.iter().flatten().max()?;
         let mut of = vec![IGNORE; (last + 1).max(TRAIN_IDS)];
@@ -118,9 +118,9 @@ impl Data {
         (self.root.join(&set.images), self.root.join(&set.labels))
     }
 
-    /// Opens a set: scans its folders, or prepares to draw its scenes with `seed`. `classes` as
-    /// for [`Data::spec`]. Images without a label are left out if [`Data::on_error`] says so; what
-    /// is in the files is not looked at (see [`data::check`]).
+    /// Opens a set: scans its folders, or prepares to draw its scenes with `seed`. `classes` are as
+    /// for [`Data::spec`]. Images without a label are left out if [`Data::on_error`] says so. The
+    /// content of the files is not checked (see [`data::check`]).
     ///
     /// # Errors
     /// As [`Dataset::open`].
@@ -146,14 +146,14 @@ impl Data {
         })
     }
 
-    /// Key of `set`, which is one of these, such as `data.eval.0`.
+    /// Key of `set`, which must be one of these sets, such as `data.eval.0`.
     fn key_of(&self, set: &Set) -> String {
         let train = self.train.iter().position(|own| own == set).map(|i| format!("data.train.{i}"));
         let eval = || self.eval.iter().position(|own| own.set == *set);
         train.or_else(|| eval().map(|i| format!("data.eval.{i}"))).unwrap_or_default()
     }
 
-    /// A set of files as the data loader takes it; `classes` are the names in `head.classes`.
+    /// Describes a set of files for the data loader; `classes` are the names in `head.classes`.
     pub fn spec(&self, set: &Set, classes: &[String]) -> DatasetSpec {
         let (images, labels) = self.folders(set);
         let groups = set.merged(classes);

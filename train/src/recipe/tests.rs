@@ -424,7 +424,7 @@ fn a_file_names_itself_and_its_run() {
     assert!(error.to_string().contains("none.toml"), "{error}");
 }
 
-/// Messages show a recipe in one short line, whatever stands in it.
+/// Messages show a recipe in one short line, whatever it contains.
 #[test]
 fn messages_stay_short_and_in_one_line() {
     let long = "x".repeat(100_000);
@@ -467,7 +467,7 @@ fn the_help_lists_every_key_within_its_width() {
     assert!(words_fit && help.contains("[[data.eval]]"), "{help}");
 }
 
-/// One slip of a digit ends here, not in an overflow or an allocation that fails.
+/// A mistyped digit is refused, and causes no overflow and no failed allocation.
 #[test]
 fn sizes_beyond_reason_are_refused() {
     let huge = ["1000000000000", "9223372036854775807"];

@@ -1,4 +1,4 @@
-//! One process at a time trains in a folder.
+//! Lock that lets one process at a time train in a folder.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,13 +17,13 @@ pub const LOCK: &str = "run.lock";
 
 /// A folder that this process trains in. Trainers of one process share it.
 pub(super) struct Hold {
-    /// Without links, so that two names of a folder are one.
+    /// Path without links, so that two names of a folder are one.
     folder: PathBuf,
-    /// Closed, and so unlocked, before the folders below are removed.
+    /// Lock file, closed and so unlocked before the folders below are removed.
     file: Option<File>,
-    /// Whether the file system knows locks.
+    /// Whether the file system supports locks.
     locked: bool,
-    /// Folders that were not there, the innermost first.
+    /// Folders that did not exist before, the innermost first.
     made: Vec<PathBuf>,
 }
 
@@ -35,7 +35,7 @@ struct Holder {
     since: String,
 }
 
-/// Folders of this process.
+/// Folders that this process trains in.
 static HELD: Mutex<BTreeMap<PathBuf, Weak<Hold>>> = Mutex::new(BTreeMap::new());
 
 fn held() -> MutexGuard<'static, BTreeMap<PathBuf, Weak<Hold>>> {
@@ -43,7 +43,7 @@ fn held() -> MutexGuard<'static, BTreeMap<PathBuf, Weak<Hold>>> {
 }
 
 impl Hold {
-    /// Makes `dir` if there is none, and locks it for this process.
+    /// Creates `dir` if there is none, and locks it for this process.
     ///
     /// # Errors
     /// A folder that another process trains in, or that cannot be made or written to.
@@ -67,14 +67,14 @@ impl Hold {
                 return Err(TrainError::Write { path, source });
             }
         };
-        // The words are for whoever finds the folder locked; the lock holds without them.
+        // The text is for users who find the folder locked; the lock works without it.
         let _ = Holder::this_process().write(&mut file);
         let hold = Arc::new(Hold { folder: folder.clone(), file: Some(file), locked, made });
         all.insert(folder, Arc::downgrade(&hold));
         Ok(hold)
     }
 
-    /// Whether the lock keeps others out.
+    /// Whether the lock excludes other processes.
     pub(super) fn is_locked(&self) -> bool {
         self.locked
     }
@@ -84,8 +84,8 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let mut all = held();
         all.remove(&self.folder);
-        // Removed while it is locked: whoever waits for it looks whether the name still leads to
-        // it. A lock file that stays locks nobody out.
+        // Removed while it is locked: a process that waits for it checks whether the name still
+        // leads to it. A lock file that stays excludes nobody.
         let _ = fs::remove_file(self.folder.join(LOCK));
         self.file = None;
         remove_empty(&self.made);
@@ -132,7 +132,7 @@ fn host() -> String {
     std::env::var("COMPUTERNAME").unwrap_or_else(|_| "this machine".into())
 }
 
-/// `2026-05-01 09:30:00 UTC` of seconds since 1970.
+/// Formats seconds since 1970 as `2026-05-01 09:30:00 UTC`.
 fn date(seconds: u64) -> String {
     let is_leap = |y: u64| y.is_multiple_of(400) || (y.is_multiple_of(4) && !y.is_multiple_of(100));
     let (mut days, mut year) = (seconds / 86_400, 1970);
@@ -176,7 +176,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("folder");
         let run = dir.path().join("runs/a");
         let hold = Hold::of(&run).expect("free");
-        // Somebody else has the lock file open; a flock belongs to the opened file.
+        // Another holder has the lock file open; a flock belongs to the opened file.
         assert!(matches!(lock::lock(&run.join(LOCK)).expect("opened"), Locked::Busy));
         let shared = Hold::of(&dir.path().join("runs/../runs/a")).expect("of this process");
         drop(hold);
@@ -196,7 +196,7 @@ mod tests {
         let text = refused();
         let process = format!("process {} on {} since 20", std::process::id(), host());
         assert!(text.contains(&process), "{text}");
-        // What a dead process leaves locks nobody out.
+        // A lock file of a dead process excludes nobody.
         drop(other);
         let hold = Hold::of(dir.path()).expect("free");
         drop(hold);

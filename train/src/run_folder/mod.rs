@@ -1,8 +1,8 @@
-//! The folder of a run: who trains in it, and what of it may be replaced.
+//! Run folder: the process that trains in it, and the files that may be replaced.
 //!
-//! A run folder stands on its own. Its `recipe.toml` does not say where it lies, so a folder that
-//! was copied or moved is a run like any other. The first line of that file holds a checksum of
-//! the others: what somebody else wrote or changed is told apart and never replaced.
+//! A run folder is self-contained. Its `recipe.toml` does not store its location, so a copied or
+//! moved folder is a run like any other. The first line of that file has a checksum of the other
+//! lines. So a file that somebody else wrote or changed is recognised and never replaced.
 
 mod hold;
 
@@ -24,25 +24,26 @@ pub const RECIPE: &str = "recipe.toml";
 /// Name of the log in a run folder.
 pub const LOG: &str = "log.jsonl";
 
-/// Begin of the first line of a recipe that a run wrote.
+/// Beginning of the first line of a recipe that a run wrote.
 const WRITTEN: &str = "# Written by dressage ";
 
 /// Text before the checksum in that line.
 const CHECKSUM: &str = "; checksum ";
 
-/// The folder of a run that this process trains in.
+/// A run folder that this process trains in.
 pub struct RunFolder {
     dir: PathBuf,
     hold: Arc<hold::Hold>,
 }
 
 impl RunFolder {
-    /// Takes `dir` for this process until the value is dropped, and removes what broken-off writes
-    /// have left in it. If nothing is written, no folder stays behind.
+    /// Locks `dir` for this process until the value is dropped. Leftovers of interrupted writes are
+    /// removed. If nothing is written, no folder stays behind.
     ///
     /// # Errors
-    /// [`TrainError::RunFolder`] for a folder that another process trains in, or with `resume` one
-    /// without a checkpoint; for a new run one that holds a run already, or files of somebody else.
+    /// [`TrainError::RunFolder`] for a folder that another process trains in. With `resume` also
+    /// for one without a checkpoint; for a new run also for one that already has a run, or files of
+    /// somebody else.
     pub fn open(dir: &Path, resume: bool) -> Result<RunFolder> {
         let refuse = |what: String| Err(TrainError::RunFolder { path: dir.to_path_buf(), what });
         if resume && !dir.exists() {
@@ -50,7 +51,7 @@ impl RunFolder {
         }
         let folder = RunFolder { dir: dir.to_path_buf(), hold: hold::Hold::of(dir)? };
         match (checkpoint::list(dir)?.is_empty(), resume) {
-            // What there may be instead is for whoever opens the state to tell.
+            // Opening the state reports what there is instead.
             (true, true) => {}
             (false, false) => {
                 let what = "holds checkpoints of an earlier run; continue it with --resume, or \
@@ -58,7 +59,7 @@ impl RunFolder {
                 return refuse(what.into());
             }
             (true, false) => folder.check_free()?,
-            // Both are read later on, and a pipe would never end.
+            // Both are read later, and reading a pipe would never end.
             (false, true) => {
                 [RECIPE, LOG].iter().try_for_each(|name| text_of(&dir.join(name)).map(drop))?
             }
@@ -71,7 +72,7 @@ impl RunFolder {
         Ok(folder)
     }
 
-    /// Warning for the person who starts a run here, if any.
+    /// Warning for the user who starts a run here, if any.
     pub fn note(&self) -> Option<String> {
         let dir = self.dir.display();
         let text = format!(
@@ -80,7 +81,7 @@ impl RunFolder {
         (!self.hold.is_locked()).then_some(text)
     }
 
-    /// Refuses files that are not left over from a start that came to nothing.
+    /// Refuses files other than those of an earlier start that saved nothing.
     fn check_free(&self) -> Result<()> {
         let refuse = |what: String| Err(TrainError::RunFolder { path: self.dir.clone(), what });
         let written = match text_of(&self.dir.join(RECIPE))? {
@@ -95,7 +96,7 @@ impl RunFolder {
         if text_of(&self.dir.join(LOG))?.is_none_or(|log| log.is_empty()) {
             return Ok(());
         }
-        // A run makes the folder of its checkpoints before it logs anything.
+        // A run creates the folder of its checkpoints before it logs anything.
         let has_checkpoints = checkpoint::folder(&self.dir).is_dir();
         match written {
             Some(recipe) if has_checkpoints && !has_saved(&self.dir.join(LOG), &recipe) => Ok(()),
@@ -106,8 +107,8 @@ impl RunFolder {
         }
     }
 
-    /// Writes the recipe of the run. One that somebody changed by hand and that says something
-    /// else stays under another name, which is returned.
+    /// Writes the recipe of the run. A recipe that somebody changed by hand to other values is kept
+    /// under another name, which is returned.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -126,8 +127,8 @@ impl RunFolder {
         Ok(aside)
     }
 
-    /// Copies the log, `always` or if it has lines that the run did not write, since both would be
-    /// lost; returns the name of the copy.
+    /// Copies the log, `always` or if it has lines that the run did not write. Such lines and those
+    /// of later steps would be lost. Returns the name of the copy.
     ///
     /// # Errors
     /// A file that cannot be read or written.
@@ -146,7 +147,7 @@ impl RunFolder {
         Ok(Some(copy))
     }
 
-    /// Gives the state before a bad loss of an earlier start another name, which is returned.
+    /// Renames the state before a bad loss of an earlier start. Returns the new name.
     ///
     /// # Errors
     /// A file that cannot be renamed.
@@ -160,7 +161,7 @@ impl RunFolder {
         Ok(Some(other))
     }
 
-    /// Gives the log of a start that came to nothing another name, which is returned.
+    /// Renames the log of a start that saved nothing. Returns the new name.
     ///
     /// # Errors
     /// A file that cannot be renamed.
@@ -175,8 +176,8 @@ impl RunFolder {
     }
 }
 
-/// The recipe of the run in `dir`, with `overrides`. Its run folder is `dir`, wherever it lay when
-/// the file was written.
+/// Reads the recipe of the run in `dir`, with `overrides`. Its run folder is `dir`, wherever the
+/// folder was when the file was written.
 ///
 /// # Errors
 /// As [`Recipe::from_file`]; an override that names another run folder.
@@ -207,8 +208,8 @@ pub fn recipe_of(dir: &Path, overrides: &[String]) -> Result<Recipe> {
     Ok(recipe)
 }
 
-/// The run folder that `path` stands for: it holds checkpoints or a recipe that a run wrote, or it
-/// is the folder of such a recipe.
+/// Finds the run folder that `path` stands for: the folder itself, or that of its `recipe.toml`. A
+/// run folder has a recipe that a run wrote, or a recipe and checkpoints.
 pub fn find(path: &Path) -> Option<&Path> {
     let is_run = |dir: &Path| {
         let file = dir.join(RECIPE);
@@ -223,7 +224,7 @@ pub fn find(path: &Path) -> Option<&Path> {
     Some(dir).filter(|dir| is_run(dir))
 }
 
-/// Whether `path` is a file that the run in `dir` cannot do without: recipe, log, lock, checkpoint.
+/// Whether `path` is a file that the run in `dir` needs: recipe, log, lock or checkpoint.
 pub fn is_own_file(dir: &Path, path: &Path) -> bool {
     let real = |path: &Path| fs::canonicalize(path).ok();
     let Some(path) = real(path) else { return false };
@@ -236,13 +237,13 @@ pub fn is_own_file(dir: &Path, path: &Path) -> bool {
 /// Whether the run in `dir` was started with `recipe`.
 ///
 /// # Errors
-/// A recipe that TOML cannot hold.
+/// A recipe that TOML cannot express.
 pub fn holds(dir: &Path, recipe: &Recipe) -> Result<bool> {
     let text = stored(recipe)?;
     Ok(fs::read_to_string(dir.join(RECIPE)).is_ok_and(|old| same_values(&old, &text)))
 }
 
-/// The text of a run's recipe, without the folder it lies in.
+/// Text of a run's recipe, without its run folder.
 fn stored(recipe: &Recipe) -> Result<String> {
     let mut recipe = recipe.clone();
     recipe.run.dir = PathBuf::new();
@@ -251,19 +252,19 @@ fn stored(recipe: &Recipe) -> Result<String> {
     Ok(format!("{WRITTEN}{version}{CHECKSUM}{sum:08x}\n{text}"))
 }
 
-/// Whether nobody has changed what [`stored`] gave.
+/// Whether a text is unchanged since [`stored`] made it.
 fn is_as_written(text: &str) -> bool {
     let Some((head, rest)) = text.split_once('\n') else { return false };
     let sum = head.strip_prefix(WRITTEN).and_then(|head| head.split_once(CHECKSUM));
     sum.is_some_and(|(_, sum)| sum == format!("{:08x}", crc32fast::hash(rest.as_bytes())))
 }
 
-/// Whether two recipes say the same but for the run folder and the data workers.
+/// Whether two recipes have the same values, apart from run folder and data workers.
 fn same_values(a: &str, b: &str) -> bool {
     let parsed = |text: &str| {
         let mut table: toml::Table = toml::from_str(text).ok()?;
         if let Some(toml::Value::Table(run)) = table.get_mut("run") {
-            // Workers may have been chosen for the machine.
+            // Their number may have been chosen for the machine.
             ["dir", "workers"].iter().for_each(|key| drop(run.remove(*key)));
         }
         Some(table)
@@ -271,8 +272,8 @@ fn same_values(a: &str, b: &str) -> bool {
     parsed(a).is_some_and(|a| Some(a) == parsed(b))
 }
 
-/// Whether a log tells of a state that was saved: of scores at the first checkpoint or later, or of
-/// steps after it. A log that makes no sense is taken for one.
+/// Whether a log shows that a state was saved. It does with scores at the first checkpoint or
+/// later, or with steps after it. A log that is not valid counts as such.
 fn has_saved(path: &Path, recipe: &str) -> bool {
     let table: toml::Table = toml::from_str(recipe).unwrap_or_default();
     let number = |key: &str| table.get("train")?.get(key)?.as_integer().filter(|n| *n > 0);
@@ -284,7 +285,7 @@ fn has_saved(path: &Path, recipe: &str) -> bool {
     !read_log(path).is_ok_and(|lines| lines.iter().all(is_before))
 }
 
-/// The text of a file, `None` if there is none.
+/// Reads the text of a file; `None` if there is none.
 fn text_of(path: &Path) -> Result<Option<String>> {
     let failed = |source| TrainError::Read { path: path.to_path_buf(), source };
     match path.metadata() {
@@ -300,7 +301,7 @@ fn text_of(path: &Path) -> Result<Option<String>> {
     }
 }
 
-/// `log-1.jsonl` for `log.jsonl`, or the next that is free.
+/// Returns `log-1.jsonl` for `log.jsonl`, or the next free name.
 fn free_name(path: &Path) -> PathBuf {
     let part = |part: Option<&OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
     let (stem, end) = (part(path.file_stem()), part(path.extension()));

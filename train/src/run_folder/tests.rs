@@ -62,7 +62,7 @@ fn files_of_somebody_else_are_refused_and_stay() {
     fs::write(run.join(LOG), WRITTEN_LINE).expect("written");
     refused(run, &["log.jsonl", "checkpoints are gone", "run.dir"]);
     fs::remove_file(run.join(LOG)).expect("removed");
-    // One that a run wrote and somebody changed.
+    // A recipe that a run wrote and somebody changed.
     begun(&recipe, "");
     let text = fs::read_to_string(run.join(RECIPE)).expect("recipe");
     fs::write(run.join(RECIPE), text.replace("seed = 42", "seed = 43")).expect("written");
@@ -79,7 +79,7 @@ fn the_log_of_a_run_that_has_saved_is_not_replaced() {
     let at = |kind: &str, step: u64| format!("{{\"kind\":\"{kind}\",\"step\":{step}}}\n");
     begun(&recipe, "");
     for (log, is_free) in [
-        // A kill while the first checkpoint is written leaves this.
+        // Left by a kill while the first checkpoint is written.
         (at("train", 5) + &at("memory", 5), true),
         (at("eval", 4), true),
         (at("train", 6), false),
@@ -129,7 +129,7 @@ fn a_folder_is_a_run_wherever_it_lies() {
     assert_eq!(find(&moved), Some(&*moved));
     assert_eq!(find(&moved.join(RECIPE)), Some(&*moved));
     assert_eq!(find(dir.path()), None);
-    // A recipe that somebody wrote stands for itself.
+    // A recipe that a user wrote is not that of a run.
     fs::write(dir.path().join(RECIPE), "about = \"mine\"\n").expect("written");
     assert_eq!(find(&dir.path().join(RECIPE)), None);
 }

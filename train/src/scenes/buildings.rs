@@ -1,7 +1,7 @@
 //! Houses, walls and fences along the street, and the town on the horizon.
 //!
 //! A house shows two faces: the long one along the street and the one turned to the camera. Both
-//! know the wall coordinates of a pixel exactly, so windows are drawn in metres and follow the
+//! compute the wall coordinates of a pixel exactly, so windows are drawn in metres and follow the
 //! perspective.
 
 use super::camera::Camera;
@@ -13,10 +13,10 @@ use super::{BUILDING, FENCE, VEGETATION, WALL};
 /// Height of a floor in metres.
 const FLOOR: f32 = 3.1;
 
-/// Width of a window with the wall to the next.
+/// Width of a window with the wall up to the next.
 const BAY: f32 = 2.5;
 
-/// The far end of the street: roofs and tree tops against the sky.
+/// Paints the far end of the street: roofs and tree tops against the sky.
 pub fn skyline(canvas: &mut Canvas, camera: &Camera, layout: &Layout, style: &Style) {
     let z = 190.0;
     let ground = camera.project(0.0, 0.0, z)[1] + 1.0;
@@ -48,7 +48,7 @@ pub fn skyline(canvas: &mut Canvas, camera: &Camera, layout: &Layout, style: &St
     }
 }
 
-/// What stands on `plot`.
+/// Paints the content of `plot`.
 pub fn paint(canvas: &mut Canvas, camera: &Camera, layout: &Layout, style: &Style, plot: &Plot) {
     match plot.kind {
         PlotKind::House { floors } => house(canvas, camera, style, plot, floors),
@@ -66,8 +66,8 @@ pub fn paint(canvas: &mut Canvas, camera: &Camera, layout: &Layout, style: &Styl
     }
 }
 
-/// A plane along the street at `x` metres from its middle, from height `y[0]` to `y[1]`. `shade`
-/// gets metres along and up and the metres that a pixel covers.
+/// Paints a plane along the street at `x` metres from its middle, from height `y[0]` to `y[1]`.
+/// `shade` gets the metres along and up and the metres that a pixel covers.
 fn upright(
     canvas: &mut Canvas,
     camera: &Camera,
@@ -83,7 +83,7 @@ fn upright(
     if plot.far <= near {
         return;
     }
-    // Straight between its ends, as a wall is; the curve of the road enters through them.
+    // Straight between its ends, as a wall is; the curve of the road moves only the ends.
     let (a, b) = (x + camera.middle(near), x + camera.middle(plot.far));
     let point = |z: f32, lateral: f32, y: f32| {
         let s = camera.scale(z);

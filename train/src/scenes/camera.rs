@@ -1,4 +1,4 @@
-//! From metres to pixels.
+//! Projection from metres to pixels.
 
 /// A camera over the road, looking along it. World: `x` to the right of the road's middle, `y` up
 /// from the ground, `z` away from the camera, all in metres.
@@ -11,9 +11,9 @@ pub struct Camera {
     pub horizon: f32,
     /// Height above the ground.
     pub height: f32,
-    /// Camera right of the middle of the road.
+    /// Metres from the middle of the road to the camera, positive to the right.
     pub offset: f32,
-    /// Sideways run of the road per squared metre ahead.
+    /// Sideways shift of the road per squared metre ahead.
     pub curve: f32,
 }
 

@@ -1,5 +1,4 @@
-//! What a scene is painted on: colour, light of its own, distance, snow-bearing surface and class
-//! per pixel.
+//! Canvas of a scene: colour, emitted light, distance, snow and class per pixel.
 //!
 //! Shapes are signed distances in pixels (negative inside). The picture is blended by coverage, so
 //! edges are smooth; class and distance switch at half coverage, so labels are hard. Only
@@ -9,21 +8,21 @@
 /// Red, green, blue, 0 to 1 and beyond for light.
 pub type Rgb = [f32; 3];
 
-/// Class that leaves the label below as it is: shadows, markings, lamps on cars.
+/// Class that leaves the label below unchanged: shadows, markings, lamps on cars.
 pub const KEEP: u8 = 254;
 
-/// What a point of a shape looks like.
+/// Appearance of a point of a shape.
 #[derive(Debug, Clone, Copy)]
 pub struct Surface {
     /// Colour under white light.
     pub rgb: Rgb,
-    /// Light it sends out by itself at night.
+    /// Light that it emits at night.
     pub emit: Rgb,
-    /// How much snow stays on it, 0 to 1.
+    /// Amount of snow that stays on it, 0 to 1.
     pub up: f32,
     /// Opacity.
     pub alpha: f32,
-    /// Distance of this point where it differs from that of the shape, else 0.
+    /// Distance of this point if it differs from that of the shape, else 0.
     pub depth: f32,
 }
 
@@ -34,17 +33,17 @@ impl From<Rgb> for Surface {
 }
 
 impl Surface {
-    /// The same surface carrying snow.
+    /// The same surface with snow.
     pub fn up(self, up: f32) -> Self {
         Self { up, ..self }
     }
 
-    /// The same surface sending out `emit`.
+    /// The same surface with light `emit`.
     pub fn emit(self, emit: Rgb) -> Self {
         Self { emit, ..self }
     }
 
-    /// The same surface, see-through.
+    /// The same surface with opacity `alpha`.
     pub fn alpha(self, alpha: f32) -> Self {
         Self { alpha, ..self }
     }
@@ -62,7 +61,7 @@ pub struct Canvas {
     pub label: Vec<u8>,
 }
 
-/// Distance given to the sky.
+/// Distance of the sky.
 pub const FAR: f32 = 2000.0;
 
 impl Canvas {
@@ -79,7 +78,7 @@ impl Canvas {
         }
     }
 
-    /// Lays `surface` of `class` at `depth` over pixel `at` with `coverage`.
+    /// Blends `surface` of `class` at `depth` over pixel `at` with `coverage`.
     pub fn put(&mut self, at: usize, coverage: f32, class: u8, depth: f32, surface: Surface) {
         let a = coverage * surface.alpha;
         self.rgb[at] = mix(self.rgb[at], surface.rgb, a);
@@ -117,7 +116,7 @@ impl Canvas {
         }
     }
 
-    /// A convex polygon of any orientation.
+    /// Paints a convex polygon of any orientation.
     pub fn polygon(
         &mut self,
         points: &[[f32; 2]],
@@ -153,7 +152,7 @@ impl Canvas {
         self.fill(low, high, class, depth, distance, shade);
     }
 
-    /// An upright rectangle with corners of radius `round`.
+    /// Paints an upright rectangle with corners of radius `round`.
     pub fn rect(
         &mut self,
         low: [f32; 2],
@@ -175,7 +174,7 @@ impl Canvas {
         self.fill(low, high, class, depth, distance, shade);
     }
 
-    /// An upright ellipse.
+    /// Paints an upright ellipse.
     pub fn ellipse(
         &mut self,
         centre: [f32; 2],
@@ -196,7 +195,7 @@ impl Canvas {
         self.fill(low, [centre[0] + rx, centre[1] + ry], class, depth, distance, shade);
     }
 
-    /// A thick line with round ends.
+    /// Paints a thick line with round ends.
     pub fn capsule(
         &mut self,
         a: [f32; 2],
@@ -206,7 +205,7 @@ impl Canvas {
         depth: f32,
         shade: impl Fn(f32, f32) -> Surface,
     ) {
-        // Thinner than a pixel would vanish: keep the width, a pole far away is still a pole.
+        // Thinner than a pixel would vanish: a pole far away keeps this width.
         let radius = radius.max(0.5);
         let (dx, dy) = (b[0] - a[0], b[1] - a[1]);
         let square = (dx * dx + dy * dy).max(1e-6);
@@ -220,7 +219,7 @@ impl Canvas {
         self.fill(low, high, class, depth, distance, shade);
     }
 
-    /// A soft dark spot that changes no label: the shadow under something.
+    /// Paints a soft dark spot that changes no label: the shadow under something.
     pub fn shadow(&mut self, centre: [f32; 2], radius: [f32; 2], strength: f32) {
         let (rx, ry) = (radius[0].max(0.5), radius[1].max(0.5));
         let low = [centre[0] - rx, centre[1] - ry];
@@ -254,7 +253,7 @@ pub fn smooth(low: f32, high: f32, x: f32) -> f32 {
     t * t * (3.0 - 2.0 * t)
 }
 
-/// Share of `[x - foot / 2, x + foot / 2]` that lies in `[low, high]`.
+/// Share of `[x - foot / 2, x + foot / 2]` that is in `[low, high]`.
 pub fn band(x: f32, low: f32, high: f32, foot: f32) -> f32 {
     let foot = foot.max(1e-4);
     (((x + foot * 0.5).min(high) - (x - foot * 0.5).max(low)) / foot).clamp(0.0, 1.0)
@@ -282,8 +281,8 @@ pub fn chance(x: i32, y: i32, seed: u32) -> f32 {
     (hash(x, y, seed) >> 8) as f32 / 16_777_216.0
 }
 
-/// Largest integer not above `x`. Processors without SSE4.1 have no instruction for it, hence no
-/// `f32::floor` here.
+/// Largest integer not above `x`. Processors without SSE4.1 have no instruction for it, so
+/// `f32::floor` is not used.
 fn floor(x: f32) -> i32 {
     let cut = x as i32;
     cut - i32::from(cut as f32 > x)

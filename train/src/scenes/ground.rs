@@ -1,4 +1,4 @@
-//! Sky, road, sidewalks and what grows beside them.
+//! Sky, road, sidewalks and the plants next to them.
 
 use super::camera::Camera;
 use super::canvas::{Canvas, FAR, Rgb, Surface, band, chance, cloudy, mix, noise, scale, smooth};
@@ -20,7 +20,7 @@ pub fn paint(canvas: &mut Canvas, camera: &Camera, layout: &Layout, style: &Styl
 fn sky_row(canvas: &mut Canvas, camera: &Camera, style: &Style, y: usize) {
     let height = (camera.horizon - y as f32) / camera.horizon.max(1.0);
     let base = mix(style.sky_low, style.sky_top, smooth(0.0, 1.0, height));
-    // Clouds lie in a plane overhead, so they shrink towards the horizon.
+    // Clouds are in a plane overhead, so they shrink towards the horizon.
     let distance = 1.0 / (height + 0.12);
     for x in 0..canvas.w {
         let u = (x as f32 - camera.cx) / camera.f * distance;
@@ -50,7 +50,7 @@ fn ground_row(
     }
 }
 
-/// What a pixel of the ground covers, in metres.
+/// Area of the ground that a pixel covers, in metres.
 struct Spot {
     across: f32,
     z: f32,
@@ -60,7 +60,8 @@ struct Spot {
     foot_z: f32,
 }
 
-/// Class and look of the ground at `spot`; edges between materials are blended over one pixel.
+/// Class and appearance of the ground at `spot`; edges between materials are blended over one
+/// pixel.
 fn ground_point(layout: &Layout, style: &Style, spot: &Spot) -> (u8, Surface) {
     let side = if spot.across < 0.0 { &layout.left } else { &layout.right };
     let out = spot.across.abs();
@@ -102,7 +103,7 @@ fn material(layout: &Layout, style: &Style, spot: &Spot) -> (u8, Surface) {
     }
 }
 
-/// Wheel tracks stay free of snow.
+/// Snow on the road; wheel tracks stay free of it.
 fn road_snow(layout: &Layout, across: f32, z: f32) -> f32 {
     let lane = layout.road * 0.5;
     let in_lane = (across.abs() - lane).abs();
@@ -150,7 +151,7 @@ fn paving(style: &Style, spot: &Spot, fine: f32) -> Rgb {
     scale(style.paving, light)
 }
 
-/// Light left on the ground: houses on the sunny side throw their shadow over part of the street.
+/// Light left on the ground: houses on the sunny side shade part of the street.
 fn shadow(layout: &Layout, style: &Style, across: f32, z: f32) -> f32 {
     let ragged = 1.4 * (noise(z * 0.12, 3.0, layout.texture ^ 0x5A) - 0.5);
     let reach = layout.road * (0.15 + 0.8 * layout.shadow) + ragged;

@@ -1,4 +1,4 @@
-//! Where everything stands: drawn once per (seed, index), the same in every domain.
+//! Places of all things in a scene: drawn once per (seed, index), the same in every domain.
 
 use dressage_engine::Philox;
 
@@ -15,23 +15,23 @@ pub struct Side {
     pub plots: Vec<Plot>,
 }
 
-/// A piece of land beside the street.
+/// A piece of land next to the street.
 pub struct Plot {
     /// -1 left, 1 right.
     pub side: f32,
-    /// Where it starts, metres ahead.
+    /// Start, in metres ahead.
     pub near: f32,
-    /// Where it ends.
+    /// End, in metres ahead.
     pub far: f32,
     /// Distance of its front from the middle of the road.
     pub front: f32,
-    /// What is on it.
+    /// Kind of the plot.
     pub kind: PlotKind,
     /// Random bits for details.
     pub bits: u32,
 }
 
-/// What stands on a plot.
+/// Kinds of plots.
 #[derive(Clone, Copy, PartialEq)]
 pub enum PlotKind {
     /// A house with this many floors.
@@ -44,13 +44,13 @@ pub enum PlotKind {
     Park,
 }
 
-/// A thing that stands by itself.
+/// A single thing.
 pub struct Item {
     /// Metres right of the middle of the road.
     pub x: f32,
     /// Metres ahead.
     pub z: f32,
-    /// What it is.
+    /// Kind of the thing.
     pub kind: ItemKind,
     /// Random bits for details.
     pub bits: u32,
@@ -83,11 +83,11 @@ pub struct Layout {
     /// Start of the first dash of the middle line.
     pub phase: f32,
     pub edge_line: bool,
-    /// Where a pedestrian crossing starts.
+    /// Start of a pedestrian crossing.
     pub crossing: Option<f32>,
-    /// How far the shadow of the houses reaches, 0 to 1.
+    /// Reach of the shadow of the houses, 0 to 1.
     pub shadow: f32,
-    /// Seed of textures that belong to the place, not to its look.
+    /// Seed of textures that belong to the place, not to its style.
     pub texture: u32,
     /// Height of the bonnet of the own car as a share of the picture, if it is in view.
     pub bonnet: Option<f32>,
@@ -95,7 +95,7 @@ pub struct Layout {
     pub items: Vec<Item>,
 }
 
-/// Draws with handy ranges.
+/// Generator with methods for ranges.
 struct Draw(Philox);
 
 impl Draw {
@@ -189,7 +189,7 @@ fn side(draw: &mut Draw, side: f32, road: f32, items: &mut Vec<Item>) -> Side {
     Side { walk, plots }
 }
 
-/// Trees and bushes behind the front of a plot.
+/// Places trees and bushes behind the front of a plot.
 fn plant(draw: &mut Draw, side: f32, front: f32, near: f32, far: f32, items: &mut Vec<Item>) {
     let mut z = near + draw.range(0.5, 3.0);
     while z < far {
@@ -201,7 +201,7 @@ fn plant(draw: &mut Draw, side: f32, front: f32, near: f32, far: f32, items: &mu
     }
 }
 
-/// What stands and walks on the sidewalks.
+/// Places things and people on the sidewalks.
 fn street(
     draw: &mut Draw,
     road: f32,
@@ -258,7 +258,7 @@ fn street(
     }
 }
 
-/// Moving and parked vehicles, with room between them.
+/// Places moving and parked vehicles, with room between them.
 fn traffic(draw: &mut Draw, road: f32, items: &mut Vec<Item>) {
     for lane in [-1.0f32, 1.0] {
         let mut z = draw.range(9.0, 34.0);

@@ -1,12 +1,11 @@
-//! Drawn street scenes with exact labels: something to train on before any data set has been
-//! downloaded.
+//! Drawn street scenes with exact labels, for training before any data set has been downloaded.
 //!
 //! A scene is a function of (seed, index). It is laid out in metres, projected through a pinhole
-//! camera and painted back to front; the label is written by the same shapes. The domains share
-//! geometry and labels and differ in colours, light and weather only: training on [`Domain::Day`]
-//! and testing on the others is domain generalisation in small.
+//! camera and painted back to front; the same shapes write the label. The domains share geometry
+//! and labels and differ in colours, light and weather only. Training on [`Domain::Day`] and
+//! testing on the others is a small case of domain generalisation.
 //!
-//! Nothing but basic arithmetic is used, so the bytes are the same on every machine.
+//! Only basic arithmetic is used, so the bytes are the same on every machine.
 
 mod buildings;
 mod camera;
@@ -47,7 +46,7 @@ const TRUCK: u8 = 14;
 const BUS: u8 = 15;
 const BICYCLE: u8 = 18;
 
-/// What a scene looks like.
+/// Appearance of a scene.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Domain {
@@ -120,7 +119,7 @@ pub fn render(seed: u64, index: u64, domain: Domain, w: usize, h: usize) -> (Ima
     finish(canvas)
 }
 
-/// The front of the own car at the lower edge; it has no class.
+/// Paints the bonnet of the own car at the lower edge; it has no class.
 fn bonnet(canvas: &mut Canvas, share: f32, style: &Style) {
     let (w, h) = (canvas.w as f32, canvas.h as f32);
     let dark = if style.domain == Domain::Night { 0.25 } else { 1.0 };

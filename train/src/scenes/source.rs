@@ -1,4 +1,4 @@
-//! Scenes as a data set: drawn when asked for, or written to files.
+//! Scenes as a data set: drawn on demand, or written to files.
 
 use std::path::Path;
 
@@ -16,19 +16,19 @@ pub struct SceneSource {
     domain: Domain,
     size: (usize, usize),
     names: Vec<String>,
-    /// Class of each trainId, where classes are taken together.
+    /// Class of each trainId, if classes are merged.
     merged: Option<Vec<u8>>,
 }
 
 impl SceneSource {
-    /// Scenes `first` to `first + count` of `seed`, `size` = (width, height). Disjoint ranges make
-    /// training and test sets without a common scene.
+    /// Scenes `first` to `first + count` of `seed`, with `size` = (width, height). Disjoint ranges
+    /// make training and test sets without a common scene.
     pub fn new(seed: u64, first: u64, count: usize, domain: Domain, size: (usize, usize)) -> Self {
         let names = CITYSCAPES.iter().map(|c| c.name.to_owned()).collect();
         Self { seed, first, count, domain, size, names, merged: None }
     }
 
-    /// The same scenes with classes taken together; trainIds beyond the groups' last have no class.
+    /// The same scenes with merged classes; trainIds beyond the groups' last have no class.
     pub fn grouped(self, groups: ClassGroups) -> Self {
         Self { names: groups.names, merged: Some(groups.of), ..self }
     }

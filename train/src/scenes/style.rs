@@ -1,6 +1,6 @@
-//! What the things in a scene look like: one set of colours per picture.
+//! Appearance of the things in a scene: one set of colours per picture.
 //!
-//! Layout and look are drawn from separate generators, so the same (seed, index) has the same
+//! Layout and style are drawn from separate generators, so the same (seed, index) has the same
 //! labels in every domain.
 
 use dressage_engine::Philox;
@@ -30,9 +30,9 @@ pub struct Style {
     pub metal: Rgb,
     pub brick: Rgb,
     pub fence: Rgb,
-    /// -1 or 1: the side that the sun stands on.
+    /// Side of the sun: -1 or 1.
     pub sun: f32,
-    /// How much brighter sunlit walls are.
+    /// Additional brightness of sunlit walls.
     pub contrast: f32,
     walls: Vec<Rgb>,
     roofs: Vec<Rgb>,
@@ -48,7 +48,7 @@ fn list(hex: &[u32]) -> Vec<Rgb> {
     hex.iter().map(|&h| rgb(h)).collect()
 }
 
-/// Numbers in [-1, 1).
+/// Random number in [-1, 1).
 fn signed(random: &mut Philox) -> f32 {
     random.uniform() as f32 * 2.0 - 1.0
 }
@@ -98,7 +98,7 @@ impl Style {
         }
     }
 
-    /// A grey sky and soft light.
+    /// Sets a grey sky and soft light.
     fn overcast(&mut self) {
         self.contrast *= 0.3;
         self.cloud_cover = 0.9;
@@ -174,8 +174,8 @@ fn northern() -> Style {
     }
 }
 
-/// Another city: ochre and pastel façades, pale concrete roads with yellow lines, red paving,
-/// olive and rust leaves, an evening sky.
+/// The colours of another city: ochre and pastel façades, pale concrete roads with yellow lines. It
+/// has red paving, olive and rust leaves, and an evening sky.
 fn southern() -> Style {
     Style {
         domain: Domain::Palette,

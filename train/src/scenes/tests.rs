@@ -84,8 +84,8 @@ fn every_class_occurs() {
     assert!(pixels[ROAD as usize] > total / 10 && pixels[ROAD as usize] < total / 2);
 }
 
-/// Labels lie where the shapes are: in a foggy picture far pixels are paler than near ones of the
-/// same class.
+/// Labels match the shapes: in a foggy picture far pixels are paler than near ones of the same
+/// class.
 #[test]
 fn fog_follows_distance() {
     let mut wins = 0;

@@ -41,7 +41,8 @@ pub fn tree(canvas: &mut Canvas, camera: &Camera, style: &Style, item: &Item) {
     }
 }
 
-/// A leafy ball: `shade` gets the texture and how much the point faces the light, both 0 to 1.
+/// Paints a leafy ball. `shade` gets the texture and how much the point faces the light, both 0 to
+/// 1.
 fn ball(
     canvas: &mut Canvas,
     centre: [f32; 2],
@@ -172,7 +173,7 @@ pub fn sign(canvas: &mut Canvas, camera: &Camera, style: &Style, item: &Item) {
     }
 }
 
-/// Where the parts of a body are.
+/// Positions of the parts of a body.
 struct Body<'a> {
     camera: &'a Camera,
     x: f32,
@@ -209,7 +210,7 @@ impl Body<'_> {
     }
 }
 
-/// Somebody standing or walking.
+/// Paints a standing or walking person.
 pub fn person(canvas: &mut Canvas, camera: &Camera, style: &Style, item: &Item) {
     let bits = item.bits;
     let size = 0.88 + 0.2 * part(bits, 0);
@@ -233,7 +234,7 @@ pub fn person(canvas: &mut Canvas, camera: &Camera, style: &Style, item: &Item) 
     }
 }
 
-/// A bicycle from the side, with or without somebody on it.
+/// Paints a bicycle from the side, with or without a rider.
 pub fn bicycle(canvas: &mut Canvas, camera: &Camera, style: &Style, item: &Item, ridden: bool) {
     let bits = item.bits;
     let body = Body { camera, x: item.x, z: item.z, size: 1.0, class: BICYCLE, bits };

@@ -1,5 +1,5 @@
-//! Cars, trucks and buses: boxes in perspective, seen from behind on the right lane and from the
-//! front on the left.
+//! Cars, trucks and buses as boxes in perspective. They are seen from behind on the right lane and
+//! from the front on the left.
 
 use super::camera::Camera;
 use super::canvas::{Canvas, KEEP, Rgb, Surface, mix, scale, smooth};
@@ -19,7 +19,7 @@ struct Vehicle<'a> {
     half: f32,
     length: f32,
     paint: Rgb,
-    /// Coming towards the camera.
+    /// Whether it comes towards the camera.
     oncoming: bool,
 }
 
@@ -71,7 +71,7 @@ impl Vehicle<'_> {
         self.camera.scale(self.z)
     }
 
-    /// Which flank can be seen: -1 the left one, 1 the right one, 0 none.
+    /// Visible flank: -1 the left one, 1 the right one, 0 none.
     fn flank(&self) -> f32 {
         let lateral = self.x + self.camera.middle(self.z);
         if lateral > self.half {
@@ -91,7 +91,7 @@ impl Vehicle<'_> {
         canvas.shadow(centre, [wide, 0.65 * (near[1] - far[1]) + 0.16 * self.s()], 0.8);
     }
 
-    /// Wheels of radius `r` at these distances from the near end.
+    /// Paints wheels of radius `r` at these distances from the near end.
     fn wheels(&self, canvas: &mut Canvas, r: f32, along: &[f32]) {
         let (tyre, s) = ([0.06, 0.06, 0.07], self.s());
         for side in [-0.78, 0.78] {
@@ -109,7 +109,7 @@ impl Vehicle<'_> {
         }
     }
 
-    /// Rims, drawn over the flank.
+    /// Paints rims over the flank.
     fn rims(&self, canvas: &mut Canvas, r: f32, along: &[f32]) {
         let flank = self.flank();
         for &z in along.iter().rev().filter(|_| flank != 0.0) {
@@ -122,7 +122,8 @@ impl Vehicle<'_> {
         }
     }
 
-    /// A face across the street at `z`: `x` from -`low` to `low` at the bottom, `high` at the top.
+    /// Paints a face across the street at `z`. `x` is -`low` to `low` at the bottom, `high` at the
+    /// top.
     fn face(
         &self,
         canvas: &mut Canvas,
@@ -140,7 +141,7 @@ impl Vehicle<'_> {
         canvas.polygon(&corners, self.class, self.z + z[0], |_, _| surface);
     }
 
-    /// A piece of the visible flank, corners as (distance from the near end, height, inset).
+    /// Paints a piece of the visible flank, corners as (distance from the near end, height, inset).
     fn side(&self, canvas: &mut Canvas, corners: [[f32; 3]; 4], surface: Surface) {
         let flank = self.flank();
         if flank == 0.0 {
@@ -155,7 +156,7 @@ impl Vehicle<'_> {
         self.style.wall_light(-self.flank()) * 0.92
     }
 
-    /// A pair of lamps at height `y`.
+    /// Paints a pair of lamps at height `y`.
     fn lamps(&self, canvas: &mut Canvas, y: f32, size: [f32; 2]) {
         let s = self.s();
         let (rgb, emit) = if self.oncoming {
@@ -211,8 +212,8 @@ impl Vehicle<'_> {
         self.ends(canvas, belt, top, screen, roof);
     }
 
-    /// What a car shows across the street: deck, screen and roof edge, then the nose or tail below
-    /// the belt line.
+    /// Paints the parts of a car across the street. These are deck, screen and roof edge, then the
+    /// nose or tail below the belt line.
     fn ends(&self, canvas: &mut Canvas, belt: f32, top: f32, screen: f32, roof: f32) {
         let (s, z) = (self.s(), self.z);
         let own = |k: f32| Surface::from(scale(self.paint, k));

@@ -1,4 +1,4 @@
-//! Light and weather over a finished scene: what makes the domains.
+//! Light and weather over a finished scene, which make the domains.
 
 use super::camera::Camera;
 use super::canvas::{Canvas, FAR, Rgb, band, chance, decay, hash, mix, noise, scale, smooth, tint};
@@ -46,7 +46,7 @@ fn grade(canvas: &mut Canvas, colour: Rgb, saturation: f32) {
     }
 }
 
-/// Adds the light that things send out, at `strength`.
+/// Adds the light that things emit, at `strength`.
 fn lamps_on(canvas: &mut Canvas, strength: f32) {
     for (rgb, emit) in canvas.rgb.iter_mut().zip(&canvas.emit) {
         for c in 0..3 {
@@ -55,7 +55,7 @@ fn lamps_on(canvas: &mut Canvas, strength: f32) {
     }
 }
 
-/// Light spreads around its source: a blurred copy of what is sent out, at a quarter of the size.
+/// Spreads light around its source: a blurred copy of the emitted light, at a quarter of the size.
 fn glow(canvas: &mut Canvas, strength: f32) {
     let (w, h) = (canvas.w.div_ceil(4), canvas.h.div_ceil(4));
     let mut small = vec![[0.0f32; 3]; w * h];
@@ -158,7 +158,7 @@ fn night(canvas: &mut Canvas, camera: &Camera, layout: &Layout, style: &Style) {
                     light[c] += [0.95, 0.72, 0.42][c] * strength;
                 }
             }
-            // The own headlights: two overlapping cones, cut off above.
+            // Headlights of the own car: two overlapping cones, cut off above.
             let reach = decay(z / 15.0) * smooth(2.0, 5.0, z);
             let axis = world_x + camera.middle(z);
             let cone = smooth(0.3 * z + 2.4, 0.1 * z + 0.4, axis.abs());
@@ -175,8 +175,7 @@ fn night(canvas: &mut Canvas, camera: &Camera, layout: &Layout, style: &Style) {
     grain(canvas, style.texture ^ 0x916, 0.03);
 }
 
-/// Where row `y` mirrors in wet ground: the image of what stands as far above the horizon as `y`
-/// lies below it.
+/// Mirrors row `y` in wet ground. It shows what is as far above the horizon as `y` is below it.
 fn wet(canvas: &mut Canvas, camera: &Camera, style: &Style, strength: f32) {
     let source = canvas.rgb.clone();
     for y in 0..canvas.h {

@@ -1,8 +1,8 @@
 //! Cache of facts about the files of a folder, which makes the next check quick.
 //!
-//! One file for each folder lies below `$XDG_CACHE_HOME/dressage` or `~/.cache/dressage`. An entry
-//! holds as long as length and time of change of its file stay the same. It states what is in a
-//! file and not what that means, so tables of ids may change. A cache that is damaged or cannot be
+//! Each folder has one file below `$XDG_CACHE_HOME/dressage` or `~/.cache/dressage`. An entry is
+//! valid as long as length and modification time of its file stay the same. It stores the content
+//! of a file and not its meaning, so tables of ids may change. A cache that is damaged or cannot be
 //! written costs time and nothing else.
 
 use std::collections::HashMap;
@@ -16,10 +16,10 @@ use super::facts::ImageFacts;
 use crate::data::LabelFacts;
 use crate::files;
 
-/// Number of the form in which entries are written.
+/// Version of the format of entries.
 const FORM: u32 = 2;
 
-/// A file may change again within the grain of its clock, so young ones are looked at each time.
+/// Age below which files are not cached: they may change again within the resolution of the clock.
 const YOUNG: Duration = Duration::from_secs(2);
 
 /// Facts about a file.
@@ -29,7 +29,7 @@ pub(super) enum Facts {
     Label(LabelFacts),
 }
 
-/// Length and time of change of a file, in nanoseconds since 1970.
+/// Length of a file and its modification time in nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     length: u64,
@@ -49,8 +49,8 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// The cache of the files of a `kind` below `folder` among those in `caches`; an empty one where
-    /// none can be read.
+    /// Opens the cache of the files of a `kind` below `folder` among those in `caches`. It is empty
+    /// if none can be read.
     pub fn open(caches: Option<&Path>, folder: &Path, kind: &str) -> Cache {
         let mut hasher = DefaultHasher::new();
         folder.hash(&mut hasher);
@@ -71,13 +71,13 @@ impl Cache {
         Cache { file, ..cache }
     }
 
-    /// Facts about `path`, if it is unchanged.
+    /// Facts about `path`, if the file is unchanged.
     pub fn get(&self, path: &Path, stamp: Stamp) -> Option<&Facts> {
         let (known, facts) = self.entries.get(path.to_str()?)?;
         (*known == stamp).then_some(facts)
     }
 
-    /// Adds what was found about `path`, unless the file is young or its name no text.
+    /// Adds facts about `path`, unless the file is young or its name is not Unicode.
     pub fn add(&mut self, path: &Path, stamp: Stamp, facts: Facts) {
         let now = nanoseconds(SystemTime::now());
         let young = now.saturating_sub(stamp.changed) < YOUNG.as_nanos() as u64;
@@ -90,14 +90,14 @@ impl Cache {
     pub fn store(&self) {
         let Some(file) = self.file.as_ref().filter(|_| self.grown) else { return };
         if let Ok(bytes) = serde_json::to_vec(self) {
-            // The next look takes longer without it.
+            // Without it, the next check only takes longer.
             let _ = files::write_bytes(file, &bytes);
         }
     }
 }
 
 impl Stamp {
-    /// The stamp of a file as it is now; `None` where it cannot be known.
+    /// The current stamp of a file; `None` if it cannot be read.
     pub fn of(path: &Path) -> Option<Stamp> {
         let meta = path.metadata().ok()?;
         Some(Stamp { length: meta.len(), changed: nanoseconds(meta.modified().ok()?) })

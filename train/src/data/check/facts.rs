@@ -1,4 +1,4 @@
-//! Facts in the header and the end of a picture, read without decoding it.
+//! Facts from the header and the end of a picture, read without decoding it.
 
 use std::fs::File;
 use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
@@ -24,7 +24,7 @@ pub struct ImageFacts {
     pub form: String,
 }
 
-/// Bytes that are read from the beginning of a file.
+/// Bytes read from the beginning of a file.
 const HEAD: u64 = 64 << 10;
 
 /// Beginning and end of a picture file.
@@ -50,7 +50,7 @@ impl Ends {
         Ok(Ends { file, length, head, tail })
     }
 
-    /// The whole file in place of its beginning.
+    /// Reads the whole file in place of its beginning.
     fn read_all(&mut self, path: &Path) -> Result<()> {
         let fail = |source| TrainError::Read { path: path.into(), source };
         self.head.clear();
@@ -60,10 +60,10 @@ impl Ends {
     }
 }
 
-/// Size and form of the picture in `path`. Files that are cut short are found as well.
+/// Reads size and form of the picture in `path`. Truncated files are found as well.
 ///
 /// # Errors
-/// As [`read_image`](super::super::read_image), but for what only decoding shows.
+/// As [`read_image`](super::super::read_image), except for faults that only decoding shows.
 pub(super) fn image_facts(path: &Path) -> Result<ImageFacts> {
     let mut ends = Ends::read(path)?;
     let (form, (w, h, turned)) = match form(&ends.head) {
@@ -87,7 +87,7 @@ fn jpeg(path: &Path, ends: &mut Ends) -> Result<Size> {
         (u32::from(found.w), u32::from(found.h), turned)
     };
     let found = segments(&ends.head);
-    // Most large files end with their picture: the rest need not be read.
+    // Most large files end with their picture, so the rest need not be read.
     let ended = found.end.is_some()
         || (ends.length > HEAD && ends.tail.ends_with(b"\xFF\xD9") && !found.broken);
     if ended && found.frame != 0 && found.unknown().is_none() {
@@ -117,7 +117,7 @@ fn png(path: &Path, ends: &mut Ends) -> Result<Size> {
     header().map_err(|error| damaged(path, error))
 }
 
-/// Whether the chunks of a PNG go on to the one that ends it.
+/// Whether the chunks of a PNG reach the one that ends it.
 fn has_end(bytes: &[u8]) -> bool {
     let mut rest = bytes.get(8..).unwrap_or_default();
     while let Some((&[a, b, c, d, ref kind @ ..], behind)) = rest.split_first_chunk::<8>() {

@@ -1,8 +1,8 @@
-//! Faults in the data of a recipe, found before the first step.
+//! Check of the data of a recipe, before the first step.
 //!
-//! Sizes come from the headers of images, values from the labels, which are decoded once and
-//! remembered in the user's cache. `data.on_error` decides about pairs that cannot be used: `stop`
-//! names them, `skip` leaves them out before samples are drawn. Drawn scenes need no check.
+//! Sizes come from the headers of images, values from the labels. Labels are decoded once, and the
+//! facts are cached in the user's cache. `data.on_error` decides about pairs that cannot be used:
+//! `stop` names them, `skip` leaves them out before samples are drawn. Drawn scenes need no check.
 
 mod cache;
 mod facts;
@@ -25,7 +25,7 @@ pub use facts::ImageFacts;
 pub use replace::Replacing;
 pub use set::{Fault, SetCheck, check_set};
 
-/// Faults that are named one by one in a message.
+/// Number of faults that a message lists one by one.
 const NAMED: usize = 3;
 
 /// Sets to check.
@@ -54,7 +54,7 @@ enum Samples {
     Replacing(Arc<Replacing>),
 }
 
-/// Pairs and samples that a run did without.
+/// Pairs and samples that a run left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LeftOut {
     /// Pairs that the check has left out.
@@ -63,8 +63,8 @@ pub struct LeftOut {
     pub replaced: usize,
 }
 
-/// Opens and checks the sets of `recipe`. What is worth a line goes to `progress`, such as pairs
-/// that are left out or classes that no label has.
+/// Opens and checks the sets of `recipe`. Notes go to `progress`, such as pairs that are left out
+/// or classes that no label has.
 ///
 /// # Errors
 /// [`TrainError::BadData`] with all sets that have pairs which cannot be used (unless they are left
@@ -156,7 +156,7 @@ impl Checked {
     }
 }
 
-/// Fails if a set cannot be used, with all that cannot.
+/// Fails if sets cannot be used; the error names all of them.
 fn verdict(on_error: OnError, sets: &[SetCheck]) -> Result<()> {
     let (mut what, mut ways) = (Vec::new(), Vec::new());
     let mut way = |text: String| {
@@ -205,7 +205,7 @@ fn table_of_ids(set: &SetCheck) -> String {
     )
 }
 
-/// How many pairs of a set cannot be used, and the first of them.
+/// Number of pairs of a set that cannot be used, and the first of them.
 fn faults(set: &SetCheck) -> String {
     let first = set.faults.iter().take(NAMED).map(|fault| fault.what.as_str());
     let mut text = format!(
@@ -248,7 +248,7 @@ fn notes(recipe: &Recipe, sets: &[SetCheck], progress: &dyn Progress) {
         }
     }
     let train: Vec<_> = sets.iter().filter(|set| set.key.starts_with("data.train.")).collect();
-    // Whether a drawn scene has a class is not known before it is drawn.
+    // The classes of a drawn scene are not known before it is drawn.
     if train.is_empty() || train.len() < recipe.data.train.len() {
         return;
     }

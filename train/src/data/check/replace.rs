@@ -1,4 +1,4 @@
-//! A source that goes on where a sample can no longer be loaded.
+//! A source that replaces samples that can no longer be loaded.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,20 +6,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::data::Source;
 use crate::{Image, LabelMap, Result};
 
-/// The samples of another source; one that cannot be loaded is replaced by the next that can.
+/// Samples of another source; one that cannot be loaded is replaced by the next that can.
 pub struct Replacing {
     source: Arc<dyn Source>,
-    /// Sample that stands for one that cannot be loaded.
+    /// Replacement of each sample that cannot be loaded.
     replaced: Mutex<BTreeMap<usize, usize>>,
 }
 
 impl Replacing {
-    /// The samples of `source`.
+    /// Wraps `source`.
     pub fn new(source: Arc<dyn Source>) -> Self {
         Self { source, replaced: Mutex::default() }
     }
 
-    /// Samples that could not be loaded so far.
+    /// Number of samples that could not be loaded so far.
     pub fn replaced(&self) -> usize {
         self.replaced.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
@@ -39,12 +39,12 @@ impl Source for Replacing {
         self.source.sample_name(replaced.get(&index).copied().unwrap_or(index))
     }
 
-    /// The sample `index`, or the next behind it that can be loaded, the first after the last.
+    /// Loads sample `index`, or the next one that can be loaded; the first follows the last.
     fn load(&self, index: usize) -> Result<(Image, LabelMap)> {
         let replaced = || self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
         let first = match self.source.load(index) {
             Ok(sample) => {
-                // It was mended meanwhile; it counts all the same.
+                // The file was repaired meanwhile; it still counts.
                 replaced().entry(index).and_modify(|other| *other = index);
                 return Ok(sample);
             }

@@ -15,10 +15,10 @@ use crate::interrupt::Interrupt;
 use crate::runlog::{Progress, Stage};
 use crate::{IGNORE, Result, TrainError};
 
-/// Pairs between two looks at a request to stop.
+/// Pairs between two checks for a stop request.
 const CHUNK: usize = 64;
 
-/// Pairs from which on the check is a stage that can be watched.
+/// Number of pairs from which the check reports progress as a stage.
 const MANY: usize = 256;
 
 /// A pair that cannot be used.
@@ -26,9 +26,9 @@ const MANY: usize = 256;
 pub struct Fault {
     /// Position of the pair in its data set.
     pub pair: usize,
-    /// A file and its fault.
+    /// The file and its fault.
     pub what: String,
-    /// Whether a value in the label is no class: perhaps the table of ids is another one's.
+    /// Whether a value in the label is no class: the table of ids may be the wrong one.
     pub value: bool,
 }
 
@@ -49,27 +49,27 @@ pub struct SetCheck {
     pub classes: Vec<u64>,
     /// Pixels without a class in the labels of usable pairs.
     pub void: u64,
-    /// Usable pairs whose label is void altogether.
+    /// Usable pairs whose label is entirely void.
     pub void_labels: usize,
     /// Images of each size (width, height).
     pub sizes: BTreeMap<(usize, usize), usize>,
     /// Images of each form, `PNG` or `JPEG`.
     pub forms: BTreeMap<String, usize>,
-    /// Files that were known from an earlier check.
+    /// Files with facts from an earlier check.
     pub known: usize,
-    /// Classes that the table of ids leads to, before they are merged into groups.
+    /// Number of classes that the table of ids maps to, before they are merged into groups.
     pub id_classes: usize,
-    /// Whether the table of ids of Cityscapes fits the classes and gives one to some value.
+    /// Whether the table of ids of Cityscapes fits the classes and maps some value to one.
     pub as_cityscapes: bool,
     /// Whether pixels have a class that is in no group.
     pub grouped_away: bool,
 }
 
-/// Facts about one file, and the stamp to remember them by if they are new.
+/// Facts about one file, with the stamp to cache them under if they are new.
 type Looked<T> = (T, Option<Stamp>);
 
-/// Looks at every pair of `dataset`, the set of `spec`, which the recipe has under `key`. Labels
-/// are decoded on all threads; what was found is remembered in the folder `caches`.
+/// Checks every pair of `dataset`, the set of `spec` with the key `key` in the recipe. Labels are
+/// decoded on all threads; facts are cached in the folder `caches`.
 ///
 /// # Errors
 /// [`TrainError::Interrupted`]; pairs that cannot be used are no error here.
@@ -157,7 +157,7 @@ fn look(
     images: &Cache,
     labels: &Cache,
 ) -> Result<(Looked<ImageFacts>, Looked<LabelFacts>)> {
-    // The stamps are taken first: a file that changes while it is read is then looked at again.
+    // The stamps are taken first: a file that changes while it is read is then checked again.
     let (image, label) = (Stamp::of(&pair.image), Stamp::of(&pair.label));
     let known = |cache: &Cache, path: &Path, stamp: Option<Stamp>| cache.get(path, stamp?).cloned();
     let image = match known(images, &pair.image, image) {
@@ -176,7 +176,7 @@ fn look(
 }
 
 impl SetCheck {
-    /// Counts a pair in.
+    /// Adds a pair to the counts.
     fn add(
         &mut self,
         pair: &Pair,

@@ -59,7 +59,7 @@ impl Folder {
         check_set("data.train.0", &spec, &dataset, caches, &Silent, &stop).unwrap()
     }
 
-    /// Sets the time at which all files were changed.
+    /// Sets the modification time of all files.
     fn date(&self, time: SystemTime) {
         for i in 0..6 {
             for path in [self.image(i), self.label(i)] {
@@ -140,7 +140,7 @@ fn sizes_are_those_of_decoded_pictures() {
 fn a_second_check_reads_no_file_again_and_sees_changes() {
     let (folder, caches) = (Folder::new(), tempfile::tempdir().unwrap());
     let check = |ids| folder.check(ids, Some(caches.path()));
-    // Files that may change again within the grain of the clock are not remembered.
+    // Files that may change again within the resolution of the clock are not cached.
     let hour = Duration::from_secs(3600);
     folder.date(SystemTime::now() + hour);
     assert_eq!((check(Ids::default()).known, check(Ids::default()).known), (0, 0));
@@ -149,13 +149,13 @@ fn a_second_check_reads_no_file_again_and_sees_changes() {
     let second = check(Ids::default());
     assert_eq!((first.known, second.known), (0, 12));
     assert_eq!(SetCheck { known: 0, ..second }, first);
-    // Another table of ids is looked up in what is known.
+    // Cached values are looked up in another table of ids.
     let other = check(Ids::Map([("7".to_owned(), 0)].into()));
     assert_eq!((other.known, other.is_void()), (12, true));
     folder.write(2, 12, 8, |_, _| 99);
     let changed = check(Ids::default());
     assert_eq!((changed.known, changed.left_out()), (11, vec![2]));
-    // A damaged cache costs time only.
+    // A damaged cache only costs time.
     for entry in fs::read_dir(caches.path()).unwrap() {
         fs::write(entry.unwrap().path(), b"{\"form\":1").unwrap();
     }
@@ -300,7 +300,7 @@ fn a_sample_that_went_away_is_replaced_by_the_next() {
     assert!(error.contains("1.png"), "{error}");
 }
 
-/// Lines that a run has for its user.
+/// Notes of a run for its user.
 #[derive(Default)]
 pub(super) struct Lines(pub Mutex<Vec<String>>);
 
