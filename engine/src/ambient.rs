@@ -18,7 +18,7 @@ pub(crate) struct Ambient {
     /// Account of the dry run that the thread is in.
     pub ledger: Option<Arc<Ledger>>,
     /// Which values are recomputed.
-    pub policy: Option<RecomputePolicy>,
+    pub policy: RecomputePolicy,
     /// Whether results of f32 in host memory are rounded to bf16.
     pub bf16: bool,
 }
@@ -29,7 +29,7 @@ impl Ambient {
         unrecorded: None,
         category: Category::Activations,
         ledger: None,
-        policy: None,
+        policy: RecomputePolicy::None,
         bf16: false,
     };
 }

@@ -132,6 +132,6 @@ fn recomputed_blocks_give_the_same_bits() {
         checkpoint(std::slice::from_ref(x), |x| Mlp::new(false).forward(&x[0]))
     }
     assert!(plain == run(block), "a checkpoint that is kept");
-    let again = run(|x| with_recompute_policy(RecomputePolicy::Checkpoints, || block(x)));
+    let again = run(|x| with_recompute_policy(RecomputePolicy::Block, || block(x)));
     assert!(plain == again, "a checkpoint that runs again");
 }

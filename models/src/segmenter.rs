@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dressage_engine::memory::{self, Category, with_category};
-use dressage_engine::{DType, Device, DryRun, Element, MappedFile, Param, Role, Tensor, no_grad};
+use dressage_engine::{
+    DType, Device, DryRun, Element, MappedFile, Param, RecomputePolicy, Role, Tensor, no_grad,
+    with_recompute_policy,
+};
 use dressage_kernels::device::Float;
 use dressage_kernels::resize::{Axis, AxisGpu, Mode, Step};
 use dressage_kernels::semantic_scores::SemanticScores;
@@ -52,6 +55,8 @@ pub struct SegmenterConfig {
     pub method: Method,
     /// Storage type of frozen matrices.
     pub precision: Precision,
+    /// Choice of the values that the forward pass saves.
+    pub recompute: RecomputePolicy,
 }
 
 impl SegmenterConfig {
@@ -64,7 +69,8 @@ impl SegmenterConfig {
         });
         let source = if rein.is_some() { Queries::Linked } else { Queries::Own };
         let head = HeadConfig::published(backbone.embed_dim, classes, source);
-        SegmenterConfig { backbone, rein, head, method, precision: Precision::F32 }
+        let (precision, recompute) = (Precision::F32, RecomputePolicy::None);
+        SegmenterConfig { backbone, rein, head, method, precision, recompute }
     }
 }
 
@@ -74,6 +80,7 @@ pub struct Segmenter {
     rein: Option<Rein>,
     head: Head,
     method: Method,
+    recompute: RecomputePolicy,
     params: BTreeMap<String, Param>,
     digests: Digests,
     /// Device of the parameters and the type of activations there.
@@ -100,13 +107,13 @@ impl Segmenter {
         strict: &[&str],
     ) -> Result<Segmenter> {
         let (method, unused) = (config.method, Self::unused(&config));
-        let precision = config.precision;
+        let (precision, recompute) = (config.precision, config.recompute);
         let root = Scope::with_weights(dtype, precision, seed, weights, strict);
         let (backbone, rein, head) = Self::modules(&root, config)?;
         let ignored: Vec<&str> = unused.iter().map(String::as_str).collect();
         let params = root.finish("the network", &ignored)?;
         let (digests, place, files) = (root.digests(), None, root.files());
-        Ok(Segmenter { backbone, rein, head, method, params, digests, place, files })
+        Ok(Segmenter { backbone, rein, head, method, recompute, params, digests, place, files })
     }
 
     /// Checks that no file with weights in use was written to since it was opened. After such a
@@ -238,7 +245,7 @@ impl Segmenter {
     /// # Errors
     /// An image whose sides are not multiples of the patch.
     pub fn forward(&self, image: &Tensor, last_only: bool) -> Result<HeadOutput> {
-        self.backbone.config().recompute.around(|| self.predict(image, last_only))
+        with_recompute_policy(self.recompute, || self.predict(image, last_only))
     }
 
     fn predict(&self, image: &Tensor, last_only: bool) -> Result<HeadOutput> {

@@ -2,7 +2,7 @@
 //! has a random weight.
 
 use dressage_engine::{DType, Tensor};
-use dressage_models::backbone::{Dino, DinoConfig, Recompute, Rein, ReinConfig};
+use dressage_models::backbone::{Dino, DinoConfig, Rein, ReinConfig};
 use dressage_models::params::{Precision, Scope};
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
@@ -88,7 +88,6 @@ fn dino_config(fixture: &Fixture) -> Outcome<DinoConfig> {
             // The test reads the blocks one by one.
             Err(_) => [depth - 1; 4],
         },
-        recompute: Recompute::None,
     })
 }
 

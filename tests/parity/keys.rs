@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dressage_engine::{DType, DryRun};
-use dressage_models::backbone::{Dino, DinoConfig, Ffn, Recompute, Rein, ReinConfig};
+use dressage_models::backbone::{Dino, DinoConfig, Ffn, Rein, ReinConfig};
 use dressage_models::head::{Head, HeadConfig, Queries};
 use dressage_models::params::Scope;
 use dressage_tests::Outcome;
@@ -67,7 +67,6 @@ fn dino_config(keys: &Shapes, prefix: &str) -> Outcome<DinoConfig> {
         hidden: keys.of(&name("blocks.0.mlp.fc1.weight"), 0)?,
         registers: 0,
         taps: [depth - 1; 4],
-        recompute: Recompute::None,
     })
 }
 

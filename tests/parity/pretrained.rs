@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use dressage_engine::DType;
 use dressage_engine::{Tensor, no_grad, ops};
 use dressage_models::Precision;
-use dressage_models::backbone::{Dino, DinoConfig, Ffn, Recompute};
+use dressage_models::backbone::{Dino, DinoConfig, Ffn};
 use dressage_models::params::Scope;
 use dressage_models::weights::{StateDict, dinov2};
 use dressage_tests::Outcome;
@@ -49,7 +49,6 @@ fn config(weights: &StateDict, patch: Option<usize>, grid: Option<usize>) -> Out
         hidden: ffn.hidden(kernel[0], 4.0),
         registers: 0,
         taps: [depth - 1; 4],
-        recompute: Recompute::None,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Conversion of the reference's settings to ours.
 
-use dressage_models::backbone::{DinoConfig, Ffn, Recompute, ReinConfig};
+use dressage_engine::RecomputePolicy;
+use dressage_models::backbone::{DinoConfig, Ffn, ReinConfig};
 use dressage_models::criterion::CriterionConfig;
 use dressage_models::head::{HeadConfig, Queries};
 use dressage_models::{Method, Precision, SegmenterConfig};
@@ -29,7 +30,6 @@ pub fn dino(config: &Value) -> Outcome<DinoConfig> {
         hidden: ffn.hidden(embed_dim, config.number("mlp_ratio")?),
         registers: config.size("num_register_tokens").unwrap_or(0),
         taps: taps.try_into().map_err(|t| format!("{t:?}: four taps are needed"))?,
-        recompute: Recompute::None,
     })
 }
 
@@ -158,5 +158,6 @@ pub fn segmenter(config: &Value) -> Outcome<SegmenterConfig> {
         head: head(&config["decode_head"])?,
         method: Method::Rein,
         precision: Precision::F32,
+        recompute: RecomputePolicy::None,
     })
 }

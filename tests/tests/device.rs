@@ -27,7 +27,6 @@ fn dino(ffn: Ffn) -> DinoConfig {
         hidden: ffn.hidden(WIDTH, 2.0),
         registers: 0,
         taps: [0; 4],
-        recompute: Default::default(),
     }
 }
 

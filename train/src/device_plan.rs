@@ -5,10 +5,10 @@
 //! on values. On a device nothing does: targets are padded to the number of classes. The first
 //! steps fill the pool; the step after them is reported.
 
+use dressage_engine::RecomputePolicy;
 use dressage_engine::memory::usage_on;
 use dressage_engine::{Device, DryRun};
 use dressage_kernels::device::{LiveBuffer, Trace};
-use dressage_models::backbone::Recompute;
 
 use crate::plan::{self, Level, Needs};
 use crate::recipe::Recipe;
@@ -35,7 +35,7 @@ impl Needs {
 #[derive(Debug, Clone)]
 pub struct DeviceStep {
     /// The recompute level.
-    pub level: Recompute,
+    pub level: RecomputePolicy,
     /// Memory needs.
     pub needs: Needs,
     /// Trace of the step on the device, by part.
@@ -50,7 +50,7 @@ impl DeviceStep {
     ///
     /// # Errors
     /// Sizes that do not fit together.
-    pub fn new(recipe: &Recipe, level: Recompute) -> Result<DeviceStep> {
+    pub fn new(recipe: &Recipe, level: RecomputePolicy) -> Result<DeviceStep> {
         let mut recipe = plan::without_files(recipe);
         recipe.train.recompute = level;
         let device = Device::dry_run();
@@ -82,7 +82,7 @@ pub struct DevicePlan {
     /// Steps, from the most memory to the least.
     pub steps: Vec<DeviceStep>,
     /// The level of the recipe.
-    pub chosen: Recompute,
+    pub chosen: RecomputePolicy,
     /// Bytes that are free on the device, if there is one that reports them.
     pub available: Option<usize>,
 }
@@ -95,7 +95,7 @@ impl DevicePlan {
     /// Sizes that do not fit together.
     pub fn new(recipe: &Recipe, available: Option<usize>) -> Result<DevicePlan> {
         let step = |level| DeviceStep::new(recipe, level);
-        let steps = Recompute::ALL.into_iter().map(step).collect::<Result<_>>()?;
+        let steps = RecomputePolicy::ALL.into_iter().map(step).collect::<Result<_>>()?;
         Ok(DevicePlan { steps, chosen: recipe.train.recompute, available })
     }
 

@@ -39,7 +39,6 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         hidden: m.ffn,
         registers: m.registers,
         taps,
-        recompute: recipe.train.recompute,
     };
     let rein = (m.method == Method::Rein).then(|| ReinConfig {
         tokens: r.tokens,
@@ -67,7 +66,8 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         decoder_ffn: h.decoder_ffn,
         source: if linked { Queries::Linked } else { Queries::Own },
     };
-    Ok(SegmenterConfig { backbone, rein, head, method: m.method, precision: m.precision })
+    let (method, precision, recompute) = (m.method, m.precision, recipe.train.recompute);
+    Ok(SegmenterConfig { backbone, rein, head, method, precision, recompute })
 }
 
 /// Builds the network. The backbone comes from the recipe's weights file, or from the seed if it

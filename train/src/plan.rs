@@ -10,10 +10,10 @@
 //! values for a backward pass, and takes less than a step for crops of one size.
 
 use dressage_engine::DryRun;
+use dressage_engine::RecomputePolicy;
 use dressage_engine::memory::{CATEGORIES, Category, Usage};
 use dressage_kernels::allocate;
 use dressage_kernels::scratch;
-use dressage_models::backbone::Recompute;
 use dressage_models::{Method, Precision};
 use serde::Serialize;
 
@@ -97,9 +97,9 @@ impl Needs {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
     /// Levels with their needs, from the most memory to the least.
-    pub levels: Vec<(Recompute, Needs)>,
+    pub levels: Vec<(RecomputePolicy, Needs)>,
     /// The level of the recipe.
-    pub chosen: Recompute,
+    pub chosen: RecomputePolicy,
     /// Bytes that the process can still take, if the system reports them.
     pub available: Option<usize>,
     /// Limit that these bytes come from.
@@ -115,7 +115,7 @@ impl Plan {
         let program = machine::resident().unwrap_or(0);
         let room = machine::room();
         let needs = |level| Ok((level, dry_run_needs(recipe, level, program)?));
-        let levels = Recompute::ALL.into_iter().map(needs).collect::<Result<_>>()?;
+        let levels = RecomputePolicy::ALL.into_iter().map(needs).collect::<Result<_>>()?;
         let (available, limit) = (room.map(|r| r.bytes), room.map(|r| r.limit));
         Ok(Plan { levels, chosen: recipe.train.recompute, available, limit })
     }
@@ -125,7 +125,7 @@ impl Plan {
         self.at(self.chosen)
     }
 
-    fn at(&self, level: Recompute) -> Needs {
+    fn at(&self, level: RecomputePolicy) -> Needs {
         self.levels.iter().find(|(l, _)| *l == level).map_or(Needs::default(), |(_, n)| *n)
     }
 
@@ -135,7 +135,7 @@ impl Plan {
     /// [`TrainError::Memory`], which names settings that need less.
     pub fn check(&self, recipe: &Recipe) -> Result<()> {
         let Some(available) = self.available else { return Ok(()) };
-        let level = |(level, needs): &(Recompute, Needs)| {
+        let level = |(level, needs): &(RecomputePolicy, Needs)| {
             let total = needs.total();
             Level { level: *level, taken: total - needs.program, total }
         };
@@ -146,7 +146,7 @@ impl Plan {
 
 /// Memory that one recompute level takes.
 pub(crate) struct Level {
-    pub level: Recompute,
+    pub level: RecomputePolicy,
     /// Bytes on top of those already in use.
     pub taken: usize,
     /// Bytes for the message.
@@ -158,7 +158,7 @@ pub(crate) struct Level {
 pub(crate) fn refuse(
     recipe: &Recipe,
     levels: &[Level],
-    chosen: Recompute,
+    chosen: RecomputePolicy,
     available: usize,
     limit: Option<Limit>,
 ) -> Result<()> {
@@ -174,7 +174,7 @@ pub(crate) fn refuse(
 fn ways_out(
     recipe: &Recipe,
     levels: &[Level],
-    chosen: Recompute,
+    chosen: RecomputePolicy,
     fits: impl Fn(&Level) -> bool,
 ) -> Vec<String> {
     let mut ways = Vec::new();
@@ -232,7 +232,7 @@ pub(crate) fn without_files(recipe: &Recipe) -> Recipe {
 }
 
 /// Memory that training takes at one recompute level.
-fn dry_run_needs(recipe: &Recipe, level: Recompute, program: usize) -> Result<Needs> {
+fn dry_run_needs(recipe: &Recipe, level: RecomputePolicy, program: usize) -> Result<Needs> {
     let mut recipe = without_files(recipe);
     recipe.train.recompute = level;
     let mut dry_run = DryRun::new();

@@ -4,7 +4,7 @@ mod rein;
 mod vit;
 
 pub use rein::{Rein, ReinConfig, ReinStep};
-pub use vit::{Dino, DinoConfig, Ffn, Recompute};
+pub use vit::{Dino, DinoConfig, Ffn};
 
 use dressage_engine::{Tensor, ops};
 

@@ -1,9 +1,7 @@
 //! DINOv2 vision transformers of any size (spec backbones §2, §3.2, §4.1).
 
 use dressage_engine::ops::Activated;
-use dressage_engine::{
-    Param, RecomputePolicy, Tensor, checkpoint, ops, range, with_recompute_policy,
-};
+use dressage_engine::{Param, Tensor, checkpoint, ops, range};
 use serde::{Deserialize, Serialize};
 
 use super::{Level, PYRAMID, ReinStep};
@@ -33,48 +31,6 @@ impl Ffn {
     }
 }
 
-/// Choice of the values that the forward pass saves for the backward pass. The others are
-/// recomputed, bitwise equal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Recompute {
-    /// Saves every value that the backward pass needs.
-    #[default]
-    None,
-    /// Recomputes values that one pass over memory restores (norms, sums, activations), in the
-    /// whole network. In a frozen block it also recomputes the wide middle of the MLP, which costs
-    /// one matrix product. A frozen block with Rein and hidden width 4c saves 6 of 10 maps `[t,
-    /// c]`.
-    Cheap,
-    /// Saves the input of each block only. The backbone's blocks with Rein and the layers of the
-    /// pixel decoder's encoder are recomputed. Elsewhere as [`Recompute::Cheap`].
-    Block,
-}
-
-impl Recompute {
-    /// All levels, from the most memory to the least.
-    pub const ALL: [Recompute; 3] = [Recompute::None, Recompute::Cheap, Recompute::Block];
-
-    /// Runs a forward pass at this level.
-    pub fn around<R>(self, f: impl FnOnce() -> R) -> R {
-        match self {
-            Recompute::None => f(),
-            Recompute::Cheap => with_recompute_policy(RecomputePolicy::Cheap, f),
-            Recompute::Block => with_recompute_policy(RecomputePolicy::Checkpoints, f),
-        }
-    }
-}
-
-impl std::fmt::Display for Recompute {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Recompute::None => "none",
-            Recompute::Cheap => "cheap",
-            Recompute::Block => "block",
-        })
-    }
-}
-
 /// Sizes of a DINOv2 backbone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DinoConfig {
@@ -97,8 +53,6 @@ pub struct DinoConfig {
     pub registers: usize,
     /// Blocks whose output is tapped, zero-based.
     pub taps: [usize; 4],
-    /// Choice of the values that the forward pass saves.
-    pub recompute: Recompute,
 }
 
 impl DinoConfig {
@@ -128,7 +82,6 @@ impl DinoConfig {
             hidden: ffn.hidden(embed_dim, 4.0),
             registers: 0,
             taps: Self::default_taps(depth),
-            recompute: Recompute::None,
         })
     }
 
@@ -359,10 +312,6 @@ impl Dino {
     /// # Errors
     /// An image whose sides are not multiples of the patch.
     pub fn forward(&self, image: &Tensor, rein: Option<&ReinStep>) -> Result<Vec<Level>> {
-        self.config.recompute.around(|| self.pyramid(image, rein))
-    }
-
-    fn pyramid(&self, image: &Tensor, rein: Option<&ReinStep>) -> Result<Vec<Level>> {
         let embedding = range("backbone.embed");
         let (mut x, gh, gw) = self.embed(image)?;
         drop(embedding);

@@ -3,8 +3,9 @@
 
 use std::path::PathBuf;
 
+use dressage_engine::RecomputePolicy;
 use dressage_models::Precision;
-use dressage_models::backbone::{DinoConfig, Ffn, Recompute};
+use dressage_models::backbone::{DinoConfig, Ffn};
 
 use super::{
     Augment, Data, Eval, EvalMode, EvalSet, Head, Loss, Model, OnError, Recipe, Rein, Run,
@@ -136,7 +137,7 @@ fn train() -> Train {
         warm_up_steps: 0,
         warm_up_start: 1e-6,
         backbone_lr_mult: 1.0,
-        recompute: Recompute::None,
+        recompute: RecomputePolicy::None,
         seed: 42,
         eval_every: 10_000,
         checkpoint_every: 4_000,

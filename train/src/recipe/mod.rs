@@ -32,8 +32,9 @@ mod tests;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use dressage_engine::RecomputePolicy;
 use dressage_models::Precision;
-use dressage_models::backbone::{Ffn, Recompute};
+use dressage_models::backbone::Ffn;
 use serde::{Deserialize, Serialize};
 
 use crate::augment;
@@ -225,7 +226,7 @@ pub struct Train {
     /// Factor for the backbone's own weights when `model.method` is `full`.
     pub backbone_lr_mult: f64,
     /// Values that the forward pass saves for the backward pass; the result does not depend on it.
-    pub recompute: Recompute,
+    pub recompute: RecomputePolicy,
     /// Seed of every random number of the run.
     pub seed: u64,
     /// Steps between evaluations; 0 evaluates only at the end.

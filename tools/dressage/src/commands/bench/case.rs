@@ -1,8 +1,9 @@
 //! The measured parts and their sizes.
 
 use clap::ValueEnum;
+use dressage_engine::RecomputePolicy;
 use dressage_models::Precision;
-use dressage_models::backbone::{DinoConfig, Ffn, Recompute};
+use dressage_models::backbone::{DinoConfig, Ffn};
 
 use crate::failure::Failure;
 
@@ -83,7 +84,7 @@ pub struct Case {
     /// Type of the stored frozen matrices.
     pub precision: Precision,
     /// Recompute level of a step.
-    pub recompute: Recompute,
+    pub recompute: RecomputePolicy,
 }
 
 impl Case {
@@ -101,7 +102,7 @@ impl Case {
             TINY => tiny(size / PATCH)?,
             _ => DinoConfig::named(model, PATCH, size / PATCH)?,
         };
-        let (precision, recompute) = (Precision::F32, Recompute::None);
+        let (precision, recompute) = (Precision::F32, RecomputePolicy::None);
         let model = model.to_owned();
         let (batch, iters, warmup) = (1, 1, 1);
         Ok(Case { part, model, config, size, batch, iters, warmup, precision, recompute })
@@ -120,7 +121,7 @@ impl Case {
         if self.precision == Precision::Bf16 {
             title += ", bf16";
         }
-        if self.recompute != Recompute::None {
+        if self.recompute != RecomputePolicy::None {
             title += &format!(", recompute {}", self.recompute);
         }
         title

@@ -11,9 +11,9 @@ mod whole;
 
 use std::path::{Path, PathBuf};
 
+use dressage_engine::RecomputePolicy;
 use dressage_kernels::roofline::{self, Roofline};
 use dressage_models::Precision;
-use dressage_models::backbone::Recompute;
 use dressage_train::place::DeviceChoice;
 use dressage_train::runlog::Stage;
 use dressage_train::{files, machine};
@@ -90,8 +90,8 @@ pub struct Args {
     precision: Option<Precision>,
 
     /// What a step recomputes: none, cheap or block
-    #[arg(long, value_name = "LEVEL", default_value = "none", value_parser = named::<Recompute>)]
-    recompute: Recompute,
+    #[arg(long, value_name = "LEVEL", default_value = "none", value_parser = named::<RecomputePolicy>)]
+    recompute: RecomputePolicy,
 
     /// Measure `step` and `backbone` on this device, cuda, cuda:N or virtual, with one batch that
     /// is stored there; or all `kernels` of a GPU, at sizes that are fixed: ViT-L, four images of
