@@ -9,7 +9,7 @@ use crate::simd::{exp, madd};
 
 const QUICK: f32 = super::QUICK as f32;
 
-/// Elements a task takes at once.
+/// Elements per task.
 const TASK: usize = 1 << 13;
 
 /// `exp(z^2) erfc(z) / t` in powers of `t = 1 / (1 + 0.3 z)`, highest first.

@@ -7,7 +7,7 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("activation", include_str!("../../ptx/activation.ptx"));
 
-/// `Activation` of `activation.cu`.
+/// Mirrors `Activation` in `activation.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {

@@ -16,7 +16,7 @@ const CHUNK: usize = 4096;
 /// Numbers of `Constants` of `adamw.cu`.
 const CONSTANTS: usize = 8;
 
-/// `AdamW` of `adamw.cu`.
+/// Mirrors `AdamW` in `adamw.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -24,7 +24,7 @@ struct Sizes {
     groups: u32,
 }
 
-/// `Chunk` of `adamw.cu`.
+/// Mirrors `Chunk` in `adamw.cu`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 struct Chunk {
@@ -188,7 +188,7 @@ fn cut(tensor: &Tensor<'_>, groups: usize, into: &mut Vec<Chunk>) -> Result<()> 
 }
 
 impl AdamW {
-    /// `Constants` of `adamw.cu`.
+    /// Mirrors `Constants` in `adamw.cu`.
     fn words(&self, t: u64) -> [f32; CONSTANTS] {
         let k = self.constants::<f32>(t);
         [k.keep, k.beta1, k.rest1, k.beta2, k.rest2, k.step, k.root, k.eps]

@@ -68,7 +68,7 @@ struct Constants<T> {
     eps: T,
 }
 
-/// Elements a task takes.
+/// Elements per task.
 const TASK: usize = 1 << 14;
 
 simd! {

@@ -6,7 +6,7 @@
 struct Add {
     uint32_t n;
     uint32_t inner;
-    // Rows of a piece.
+    // Rows per piece.
     uint32_t rows;
 };
 

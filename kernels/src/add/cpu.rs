@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::{Real, dry_run, f32s, f32s_mut, simd};
 
-/// Elements a task takes at once.
+/// Elements per task.
 const TASK: usize = 1 << 14;
 
 simd! {

@@ -8,7 +8,7 @@ use crate::{KernelError, Result, check_count, reduce};
 
 static PTX: Module = Module::new("add", include_str!("../../ptx/add.ptx"));
 
-/// `Add` of `add.cu`.
+/// Mirrors `Add` in `add.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -17,7 +17,7 @@ struct Sizes {
     rows: u32,
 }
 
-/// `Scale` of `add.cu`.
+/// Mirrors `Scale` in `add.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct ScaleSizes {
@@ -31,7 +31,7 @@ impl Add {
     /// parameter in f32.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; `b` in bf16 for `a` in f32; a failure of the
+    /// A view whose length does not match the sizes; `b` in bf16 for `a` in f32; a failure of the
     /// device.
     pub fn forward_gpu<T: Float, B: Float>(
         &self,
@@ -84,7 +84,7 @@ impl Add {
     /// [`Add::backward_b`] on a device: the sum of `dy` over its leading axis, in f32.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn backward_b_gpu<T: Float>(
         &self,
         device: &Device,

@@ -46,7 +46,7 @@ impl Add {
     /// Writes `y = a + b`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn forward<T: Real>(&self, a: &[T], b: &[T], y: &mut [T]) -> Result<()> {
         check_len("add", "a", a, self.n * self.inner)?;
         check_len("add", "b", b, self.inner)?;
@@ -62,7 +62,7 @@ impl Add {
     /// axis.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn backward_b<T: Real>(&self, dy: &[T], beta: Beta, db: &mut [T]) -> Result<()> {
         check_len("add", "dy", dy, self.n * self.inner)?;
         check_len("add", "db", db, self.inner)?;

@@ -24,7 +24,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
     casts::<bf16, bf16>(verification)
 }
 
-/// What the kernels leave.
+/// Outputs of the kernels.
 #[derive(PartialEq)]
 struct Outputs<T> {
     y: Vec<T>,

@@ -4,7 +4,7 @@
 #include "backward.cuh"
 #include "forward.cuh"
 
-// `blocks` a multiprocessor: with two up to 255 registers of a thread, with four up to 128.
+// `blocks` a SM: with two up to 255 registers of a thread, with four up to 128.
 #define KERNEL(blocks) extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, blocks)
 
 #define INPUTS(T) const T *q, const T *k, const T *v, const uint8_t *blocked, const T *rel

@@ -26,8 +26,8 @@ const WARP_ROWS: usize = 4;
 /// Keys of a chunk of `attention.cuh`: rows of the grid are walked in whole ones.
 const CHUNK: u32 = 16;
 
-/// Blocks that few queries are brought to by splitting the keys: four for each multiprocessor of an
-/// H200, which is what fits beside each other at 32 channels.
+/// Blocks that few queries are brought to by splitting the keys: four for each SM of an H200, which
+/// is what fits beside each other at 32 channels.
 const SPLIT_BLOCKS: usize = 528;
 
 /// Fewest tiles of keys that a part has, so that a block multiplies more than it fetches queries.
@@ -95,7 +95,7 @@ impl Attention {
     /// 80; q, k and v begin at multiples of 16 bytes.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a head width without a kernel; a failure of
+    /// A view whose length does not match the sizes; a head width without a kernel; a failure of
     /// the device.
     pub fn forward_gpu<T: Float>(
         &self,

@@ -52,7 +52,7 @@ pub struct Attention {
     pub b: usize,
     /// Heads.
     pub heads: usize,
-    /// Channels of a head.
+    /// Channels per head.
     pub d: usize,
     /// Queries.
     pub nq: usize,
@@ -149,7 +149,7 @@ impl Attention {
     /// Separate form: writes `out` and `lse`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, or heads without channels.
+    /// A slice whose length does not match the sizes, or heads without channels.
     pub fn forward<T: Real>(
         &self,
         q: &[T],
@@ -166,7 +166,7 @@ impl Attention {
     /// Packed form, where queries and keys are the same tokens: writes `out` and `lse`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, `nq` other than `nk`, or heads without
+    /// A slice whose length does not match the sizes, `nq` other than `nk`, or heads without
     /// channels.
     pub fn forward_packed<T: Real>(&self, qkv: &[T], out: &mut [T], lse: &mut [T]) -> Result<()> {
         let inputs = self.packed(qkv)?;
@@ -192,7 +192,7 @@ impl Attention {
     /// Separate form: writes `dq`, `dk` and `dv`; each may be left out.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, or heads without channels.
+    /// A slice whose length does not match the sizes, or heads without channels.
     pub fn backward<T: Real>(
         &self,
         q: &[T],
@@ -227,7 +227,7 @@ impl Attention {
     /// Packed form: writes `dqkv`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, `nq` other than `nk`, or heads without
+    /// A slice whose length does not match the sizes, `nq` other than `nk`, or heads without
     /// channels.
     pub fn backward_packed<T: Real>(
         &self,

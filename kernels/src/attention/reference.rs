@@ -1,4 +1,4 @@
-//! Attention in plain loops: the definition of right.
+//! Attention in plain loops: the reference implementation.
 
 use super::{Attention, Inputs};
 use crate::Real;

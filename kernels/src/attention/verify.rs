@@ -1,4 +1,4 @@
-//! Attention on a device beside its reference.
+//! Verification of Attention on a device against the reference.
 
 use half::bf16;
 
@@ -70,7 +70,7 @@ fn flags(s: &Attention) -> Vec<u8> {
     (0..draw.len()).map(|i| u8::from(blocked(i))).collect()
 }
 
-/// What the kernels leave.
+/// Outputs of the kernels.
 #[derive(PartialEq)]
 struct Outputs<T> {
     out: Vec<T>,
@@ -202,8 +202,8 @@ fn compare<T: Float>(
     ];
     for (part, got, want) in parts.into_iter().filter(|(.., want)| !want[0].is_empty()) {
         verification.within(&format!("{what}: {part}"), got, &want[0], |i| want[1][i]);
-        // Bounds are for the worst case. In f32 the kernels have to be as near as `cpu.rs` is.
-        // (With one key gradients of scores are 0, and relative errors say nothing.)
+        // The bounds are worst cases. In f32 the kernels have to be as accurate as `cpu.rs`. (With
+        // one key gradients of scores are 0, and relative errors say nothing.)
         if size_of::<T>() == 4 && want[0].iter().any(|w| w.abs() > 1e-3) {
             let got: Vec<f64> = got.iter().map(|x| f64::from(x.f32())).collect();
             let near = got.len() == want[0].len() && relative_error(&got, &want[0]) <= 5e-5;

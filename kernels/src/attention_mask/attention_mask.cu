@@ -5,7 +5,7 @@
 
 struct AttentionMask {
     uint32_t n, h, w, ho, wo;
-    // Entries of a row of the tables.
+    // Entries per row of the tables.
     uint32_t taps_y, taps_x;
     // sigmoid(v) rounds to less than one half below this.
     float threshold;

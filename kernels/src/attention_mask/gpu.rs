@@ -8,7 +8,7 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("attention_mask", include_str!("../../ptx/attention_mask.ptx"));
 
-/// `AttentionMask` of `attention_mask.cu`.
+/// Mirrors `AttentionMask` in `attention_mask.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -38,7 +38,7 @@ impl AttentionMaskGpu<'_> {
     /// for, `raw`. One launch.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn compute<T: Float>(
         &self,
         device: &Device,

@@ -48,7 +48,7 @@ impl AttentionMask<'_> {
     /// were reset.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn compute<T: Real>(
         &self,
         logits: &[T],

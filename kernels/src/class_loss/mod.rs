@@ -39,7 +39,7 @@ impl ClassLoss {
     /// The loss.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; a target outside `0..k`.
+    /// A slice whose length does not match the sizes; a target outside `0..k`.
     pub fn forward<T: Real>(&self, x: &[T], targets: &[i32], class_weights: &[T]) -> Result<T> {
         let scale = self.check(x, targets, class_weights)?;
         if dry_run::skip("class_loss") {

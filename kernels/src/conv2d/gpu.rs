@@ -17,7 +17,7 @@ const STRIP: usize = 8;
 /// product here.
 const BLOCK: usize = 1 << 25;
 
-/// `Unfold` of `conv2d.cu`.
+/// Mirrors `Unfold` in `conv2d.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Unfold {
@@ -36,7 +36,7 @@ struct Unfold {
     count: u32,
 }
 
-/// `Weight` of `conv2d.cu`.
+/// Mirrors `Weight` in `conv2d.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Weight {
@@ -85,7 +85,7 @@ impl Conv2d {
     /// unfolding and a product, then the bias.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; as [`Conv2d::output`]; a failure of the
+    /// A view whose length does not match the sizes; as [`Conv2d::output`]; a failure of the
     /// device.
     pub fn forward_gpu<T: Float>(
         &self,
@@ -118,11 +118,11 @@ impl Conv2d {
         }
     }
 
-    /// [`Conv2d::backward`] on a device: writes `dx`, adds to `dweight` and `dbias`, which are f32
-    /// whatever the storage; each may be left out. `x` is needed for `dweight` alone.
+    /// [`Conv2d::backward`] on a device: writes `dx` and adds to `dweight` and `dbias`, which are
+    /// always f32. Each is optional. Only `dweight` needs `x`.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; `dweight` without `x`; as [`Conv2d::output`];
+    /// A view whose length does not match the sizes; `dweight` without `x`; as [`Conv2d::output`];
     /// a failure of the device.
     pub fn backward_gpu<T: Float>(
         &self,

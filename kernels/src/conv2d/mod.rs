@@ -13,9 +13,9 @@
 //!     sum_{b, oy, ox} dy[b, oy, ox, o] x[b, oy s + ky - p, ox s + kx - p, i]
 //! dbias[o] += sum_{b, oy, ox} dy[b, oy, ox, o]
 //! ```
-//! Shapes: `x`, `dx` are `[b, h, w, ci]`; `y`, `dy` `[b, ho, wo, co]` where
-//! `ho = (h + 2p - kh) / s + 1`; `weight` as published, `[co, ci, kh, kw]`; `bias` `[co]`. Saved
-//! for the backward pass: `x`, and that only if the weight is trained.
+//! Shapes: `x`, `dx` are `[b, h, w, ci]`; `y`, `dy` `[b, ho, wo, co]` where `ho = (h + 2p - kh) / s
+//! + 1`; `weight` as published, `[co, ci, kh, kw]`; `bias` `[co]`. Saved for the backward pass:
+//! `x`, only if the weight is trained.
 //!
 //! Every direction is a product of unfolded pixels, a block of output pixels at a time so that the
 //! unfolded rows stay in cache-sized scratch. The gradient of `x` unfolds `dy` instead of folding
@@ -92,7 +92,7 @@ impl Conv2d {
     /// Writes `y`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; as [`Conv2d::output`].
+    /// A slice whose length does not match the sizes; as [`Conv2d::output`].
     pub fn forward<T: Real>(
         &self,
         x: &[T],
@@ -112,11 +112,10 @@ impl Conv2d {
         }
     }
 
-    /// Writes `dx`, adds to `dweight` and `dbias`; each may be left out. `x` is needed for
-    /// `dweight` alone.
+    /// Writes `dx` and adds to `dweight` and `dbias`; each is optional. Only `dweight` needs `x`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; `dweight` without `x`; as [`Conv2d::output`].
+    /// A slice whose length does not match the sizes; `dweight` without `x`; as [`Conv2d::output`].
     pub fn backward<T: Real>(
         &self,
         x: Option<&[T]>,

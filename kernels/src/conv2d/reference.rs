@@ -1,4 +1,4 @@
-//! Convolution in plain loops: the definition of right.
+//! Convolution in plain loops: the reference implementation.
 
 use super::Conv2d;
 use crate::{Real, Result};

@@ -1,4 +1,4 @@
-//! Convolutions on a device beside their reference.
+//! Verification of Convolutions on a device against the reference.
 
 use half::bf16;
 
@@ -26,7 +26,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What the kernels leave.
+/// Outputs of the kernels.
 #[derive(PartialEq)]
 struct Outputs<T> {
     y: Vec<T>,

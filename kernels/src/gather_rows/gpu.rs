@@ -7,10 +7,10 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("gather_rows", include_str!("../../ptx/gather_rows.ptx"));
 
-/// Threads of a block.
+/// Threads per block.
 const THREADS: usize = 256;
 
-/// `GatherRows` of `gather_rows.cu`.
+/// Mirrors `GatherRows` in `gather_rows.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -20,10 +20,10 @@ struct Sizes {
 }
 
 impl GatherRows {
-    /// [`GatherRows::forward`] on a device, to the same bits. One launch.
+    /// [`GatherRows::forward`] on a device, bitwise equal to the CPU. One launch.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,
@@ -43,7 +43,7 @@ impl GatherRows {
     /// [`GatherRows::backward`] on a device: sums in f32, rounded once. One launch.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn backward_gpu<T: Float>(
         &self,
         device: &Device,

@@ -31,7 +31,7 @@ impl GatherRows {
     /// Writes `y` `[r, c]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn forward<T: Real>(&self, x: &[T], indices: &[i32], y: &mut [T]) -> Result<()> {
         check_len("gather_rows", "x", x, self.n * self.c)?;
         check_len("gather_rows", "indices", indices, self.r)?;
@@ -51,7 +51,7 @@ impl GatherRows {
     /// Writes `dx` `[n, c]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn backward<T: Real>(&self, indices: &[i32], dy: &[T], dx: &mut [T]) -> Result<()> {
         check_len("gather_rows", "indices", indices, self.r)?;
         check_len("gather_rows", "dy", dy, self.r * self.c)?;

@@ -10,7 +10,7 @@ static PTX: Module = Module::new("group_norm", include_str!("../../ptx/group_nor
 /// Threads of the blocks that take a channel a thread or a group a warp.
 const THREADS: usize = 256;
 
-/// `GroupNorm` of `group_norm.cu`.
+/// Mirrors `GroupNorm` in `group_norm.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -28,8 +28,8 @@ impl GroupNorm {
     /// [`GroupNorm::forward`] on a device: writes `y`, `mean` and `rstd`. Three launches.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; channels that the groups do not divide; a
-    /// failure of the device.
+    /// A view whose length does not match the sizes; a number of channels that is not a multiple of
+    /// the groups; a failure of the device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,

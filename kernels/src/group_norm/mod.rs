@@ -60,8 +60,8 @@ impl GroupNorm {
     /// Writes `y`, `mean` and `rstd`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; channels that the groups do not divide; images
-    /// without pixels or channels.
+    /// A slice whose length does not match the sizes; a number of channels that is not a multiple
+    /// of the groups; images without pixels or channels.
     pub fn forward<T: Real>(
         &self,
         x: &[T],

@@ -1,4 +1,4 @@
-//! Group norm in plain loops: the definition of right.
+//! Group norm in plain loops: the reference implementation.
 
 use super::{GroupNorm, Stats};
 use crate::Real;

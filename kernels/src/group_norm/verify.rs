@@ -1,4 +1,4 @@
-//! Group norm on a device beside its reference.
+//! Verification of Group norm on a device against the reference.
 
 use half::bf16;
 
@@ -30,7 +30,7 @@ struct Inputs<T> {
     old: Vec<f32>,
 }
 
-/// What the kernels leave.
+/// Outputs of the kernels.
 #[derive(PartialEq)]
 struct Outputs<T> {
     y: Vec<T>,

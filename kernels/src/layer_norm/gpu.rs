@@ -12,7 +12,7 @@ static PTX: Module = Module::new("layer_norm", include_str!("../../ptx/layer_nor
 /// Rows of a block, one for each of its warps.
 const ROWS: usize = 4;
 
-/// `LayerNorm` of `layer_norm.cu`.
+/// Mirrors `LayerNorm` in `layer_norm.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -36,7 +36,7 @@ impl LayerNorm {
     /// [`LayerNorm::forward`] on a device: writes `y`, `mean` and `rstd`.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,
@@ -68,7 +68,7 @@ impl LayerNorm {
     /// `dbias`. Each may be left out.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn backward_gpu<T: Float>(
         &self,
         device: &Device,

@@ -64,7 +64,7 @@ impl LayerNorm {
     /// Writes `y`, `mean` and `rstd`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; rows without channels.
+    /// A slice whose length does not match the sizes; rows without channels.
     pub fn forward<T: Real>(
         &self,
         x: &[T],
@@ -94,7 +94,7 @@ impl LayerNorm {
     /// Writes `mean` and `rstd` alone, for a product that normalises its operand itself.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; rows without channels.
+    /// A slice whose length does not match the sizes; rows without channels.
     pub fn stats<T: Real>(&self, x: &[T], mean: &mut [T], rstd: &mut [T]) -> Result<()> {
         self.check_rows(x)?;
         check_len("layer_norm", "mean", mean, self.n)?;
@@ -114,7 +114,7 @@ impl LayerNorm {
     /// left out.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; rows without channels.
+    /// A slice whose length does not match the sizes; rows without channels.
     pub fn backward<T: Real>(
         &self,
         x: &[T],

@@ -1,4 +1,4 @@
-//! Layer norm on a device beside its reference.
+//! Verification of Layer norm on a device against the reference.
 
 use half::bf16;
 
@@ -31,7 +31,7 @@ struct Inputs<T> {
     bias: Vec<f32>,
 }
 
-/// What the kernels leave.
+/// Outputs of the kernels.
 #[derive(PartialEq)]
 struct Outputs<T> {
     y: Vec<T>,

@@ -85,7 +85,7 @@ impl Linear {
     /// Writes `y`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn fused<T: Real>(
         &self,
         input: Input<'_, T>,
@@ -129,7 +129,7 @@ impl Linear {
     /// Writes `dz = (dy gamma) W`, times `gelu'(z)` if `gelu` gives z. `gamma` `[m]` left out is 1.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn fused_backward<T: Real>(
         &self,
         weight: Weight<'_, T>,

@@ -24,7 +24,7 @@ impl Linear {
     /// rounds it.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,
@@ -96,7 +96,7 @@ impl Linear {
     /// ReLU, whose layer wrote the mask. `false` if the device cannot do it: nothing is queued.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn dx_before_relu_gpu<T: Float>(
         &self,
         device: &Device,
@@ -153,7 +153,7 @@ impl Linear {
     /// forms the gradient of the bias as well.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; `dweight` without `x`; a failure of the
+    /// A view whose length does not match the sizes; `dweight` without `x`; a failure of the
     /// device.
     pub fn backward_gpu<T: Float>(
         &self,

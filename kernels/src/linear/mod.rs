@@ -8,8 +8,8 @@
 //! dx[n, k] = sum_m dy[n, m] weight[m, k]
 //! dweight[m, k] += sum_n dy[n, m] x[n, k]        dbias[m] += sum_n dy[n, m]
 //! ```
-//! Saved for the backward pass: `x`, and that only if the weight is trained; the backward of a
-//! frozen layer is one product.
+//! Saved for the backward pass: `x`, only if the weight is trained; the backward of a frozen layer
+//! is one product.
 //!
 //! Cost: `2 n m k` FLOP forward and for each of `dx` and `dweight`.
 //!
@@ -56,7 +56,7 @@ impl Linear {
     /// Writes `y`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn forward<T: Real>(
         &self,
         x: &[T],
@@ -76,11 +76,10 @@ impl Linear {
         cpu::forward(self, x, weight, bias, y)
     }
 
-    /// Writes `dx`, adds to `dweight` and `dbias`; each may be left out. `x` is needed for
-    /// `dweight` alone.
+    /// Writes `dx` and adds to `dweight` and `dbias`; each is optional. Only `dweight` needs `x`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; `dweight` without `x`.
+    /// A slice whose length does not match the sizes; `dweight` without `x`.
     pub fn backward<T: Real>(
         &self,
         x: Option<&[T]>,

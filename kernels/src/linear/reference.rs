@@ -1,4 +1,4 @@
-//! Linear layer in plain loops: the definition of right.
+//! Linear layer in plain loops: the reference implementation.
 
 use super::Linear;
 use super::fused::{Input, Output, Weight};

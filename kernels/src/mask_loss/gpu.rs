@@ -7,7 +7,7 @@ use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("mask_loss", include_str!("../../ptx/mask_loss.ptx"));
 
-/// `MaskLoss` of `mask_loss.cu`.
+/// Mirrors `MaskLoss` in `mask_loss.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -37,7 +37,7 @@ impl MaskLoss {
     /// `sums` `[r, 4]`: those of the CPU's form and the cross-entropy of the pair. Two launches.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; pairs without points; a failure of the device.
+    /// A view whose length does not match the sizes; pairs without points; a failure of the device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,

@@ -67,7 +67,7 @@ impl MaskLoss {
     /// Returns the losses and writes `sums` `[r, 3]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; pairs without points; `num` not positive.
+    /// A slice whose length does not match the sizes; pairs without points; `num` not positive.
     pub fn forward<T: Real>(
         &self,
         x: &[T],

@@ -1,4 +1,4 @@
-//! The mask losses in plain loops: the definition of right.
+//! The mask losses in plain loops: the reference implementation.
 
 use super::{MaskLoss, MaskLosses};
 use crate::Real;

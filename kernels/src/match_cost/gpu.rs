@@ -10,7 +10,7 @@ static PTX: Module = Module::new("match_cost", include_str!("../../ptx/match_cos
 /// Targets of a block: `TARGETS` of `match_cost.cu`.
 const TARGETS: usize = 4;
 
-/// `MatchCost` of `match_cost.cu`.
+/// Mirrors `MatchCost` in `match_cost.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -31,7 +31,7 @@ impl MatchCost {
     /// `0..k` is padding and costs 0, where the CPU's form refuses it.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; no points; a failure of the device.
+    /// A view whose length does not match the sizes; no points; a failure of the device.
     pub fn compute_gpu<T: Float>(
         &self,
         device: &Device,

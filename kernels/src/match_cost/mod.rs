@@ -60,7 +60,7 @@ impl MatchCost {
     /// Writes `cost` `[q, g]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; a label outside `0..k`; no points.
+    /// A slice whose length does not match the sizes; a label outside `0..k`; no points.
     pub fn compute<T: Real>(
         &self,
         cls: &[T],

@@ -1,4 +1,4 @@
-//! Matching costs in plain loops: the definition of right.
+//! Matching costs in plain loops: the reference implementation.
 
 use super::MatchCost;
 use crate::Real;

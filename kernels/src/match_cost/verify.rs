@@ -1,4 +1,4 @@
-//! Matching costs on a device beside their reference.
+//! Verification of Matching costs on a device against the reference.
 
 use half::bf16;
 

@@ -168,7 +168,7 @@ impl MatMul {
     /// it.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; products that would overlap in `c`.
+    /// A slice whose length does not match the sizes; products that would overlap in `c`.
     pub fn run<T: Real>(
         &self,
         alpha: f64,

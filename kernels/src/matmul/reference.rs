@@ -1,4 +1,4 @@
-//! Matrix products in plain loops: the definition of right.
+//! Matrix products in plain loops: the reference implementation.
 
 use super::{Beta, MatMul};
 use crate::Real;

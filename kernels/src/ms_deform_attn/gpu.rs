@@ -24,7 +24,7 @@ const CHANNELS: usize = 32;
 /// `DEFORM_ROWS`: rows of (image, token, head) of a block.
 const ROWS: usize = 8;
 
-/// `DeformSizes` of `ms_deform_attn.cu`.
+/// Mirrors `DeformSizes` in `ms_deform_attn.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -45,7 +45,7 @@ impl MsDeformAttn<'_> {
     /// of 16 bytes.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; sizes without a kernel; a failure of the
+    /// A view whose length does not match the sizes; sizes without a kernel; a failure of the
     /// device.
     pub fn forward_gpu<T: Float>(
         &self,

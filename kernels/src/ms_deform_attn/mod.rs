@@ -56,7 +56,7 @@ pub struct MsDeformAttn<'a> {
     pub levels: &'a [(usize, usize)],
     /// Heads.
     pub heads: usize,
-    /// Channels of a head.
+    /// Channels per head.
     pub d: usize,
     /// Points each head samples on each level.
     pub points: usize,
@@ -76,7 +76,7 @@ impl MsDeformAttn<'_> {
     /// Writes `out` and `attn`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, a level without area, or no point to sample.
+    /// A slice whose length does not match the sizes, a level without area, or no point to sample.
     pub fn forward<T: Real>(
         &self,
         value: &[T],
@@ -104,7 +104,7 @@ impl MsDeformAttn<'_> {
     /// Writes `dvalue`, `doffsets` and `dlogits`; each may be left out.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, a level without area, or no point to sample.
+    /// A slice whose length does not match the sizes, a level without area, or no point to sample.
     pub fn backward<T: Real>(
         &self,
         value: &[T],

@@ -1,4 +1,4 @@
-//! Multi-scale deformable attention in plain loops: the definition of right.
+//! Multi-scale deformable attention in plain loops: the reference implementation.
 
 use super::MsDeformAttn;
 use crate::Real;

@@ -1,4 +1,4 @@
-//! Multi-scale deformable attention on a device beside its reference.
+//! Verification of Multi-scale deformable attention on a device against the reference.
 
 use half::bf16;
 
@@ -35,7 +35,7 @@ struct Inputs<T> {
     dout: Vec<T>,
 }
 
-/// What the kernels leave.
+/// Outputs of the kernels.
 #[derive(PartialEq)]
 struct Outputs<T> {
     out: Vec<T>,

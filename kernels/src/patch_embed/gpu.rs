@@ -7,7 +7,7 @@ use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("patch_embed", include_str!("../../ptx/patch_embed.ptx"));
 
-/// `PatchEmbed` of `patch_embed.cu`.
+/// Mirrors `PatchEmbed` in `patch_embed.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -22,7 +22,7 @@ impl PatchEmbed {
     /// [`PatchEmbed::forward`] on a device: the image in rows of patches, a product, the bias.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; as [`PatchEmbed::grid`]; a failure of the
+    /// A view whose length does not match the sizes; as [`PatchEmbed::grid`]; a failure of the
     /// device.
     pub fn forward_gpu<T: Float>(
         &self,
@@ -37,11 +37,11 @@ impl PatchEmbed {
         linear.forward_gpu(device, rows.view(), weight, bias, y)
     }
 
-    /// [`PatchEmbed::backward`] on a device: writes `dx`, adds to `dweight` and `dbias`, which are
-    /// f32 whatever the storage; each may be left out. `x` is needed for `dweight` alone.
+    /// [`PatchEmbed::backward`] on a device: writes `dx` and adds to `dweight` and `dbias`, which
+    /// are always f32. Each is optional. Only `dweight` needs `x`.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; `dweight` without `x`; as
+    /// A view whose length does not match the sizes; `dweight` without `x`; as
     /// [`PatchEmbed::grid`]; a failure of the device.
     pub fn backward_gpu<T: Float>(
         &self,

@@ -11,8 +11,8 @@
 //!
 //! Shapes: image `x`, `dx` `[b, channels, h, w]`, the one place where channels come first; `y`,
 //! `dy` `[b, gh gw, c]` with `gh = h / p`, `gw = w / p`; `weight` as published, `[c, channels, p,
-//! p]`; `bias` `[c]`. Saved for the backward pass: `x`, and that only if the weight is trained.
-//! Frozen backbones need no gradient here at all.
+//! p]`; `bias` `[c]`. Saved for the backward pass: `x`, only if the weight is trained. Frozen
+//! backbones need no gradient here at all.
 //!
 //! Cost: `2 b h w channels c` FLOP forward and for each of `dx` and `dweight`.
 //!
@@ -71,7 +71,7 @@ impl PatchEmbed {
     /// Writes the tokens `y`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; as [`PatchEmbed::grid`].
+    /// A slice whose length does not match the sizes; as [`PatchEmbed::grid`].
     pub fn forward<T: Real>(
         &self,
         x: &[T],
@@ -87,11 +87,10 @@ impl PatchEmbed {
         cpu::forward(self, &linear, x, weight, bias, y)
     }
 
-    /// Writes `dx`, adds to `dweight` and `dbias`; each may be left out. `x` is needed for
-    /// `dweight` alone.
+    /// Writes `dx` and adds to `dweight` and `dbias`; each is optional. Only `dweight` needs `x`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; `dweight` without `x`; as
+    /// A slice whose length does not match the sizes; `dweight` without `x`; as
     /// [`PatchEmbed::grid`].
     pub fn backward<T: Real>(
         &self,

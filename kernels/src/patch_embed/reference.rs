@@ -1,4 +1,4 @@
-//! Patch embedding in plain loops: the definition of right.
+//! Patch embedding in plain loops: the reference implementation.
 
 use super::PatchEmbed;
 use crate::{Real, Result};

@@ -1,4 +1,4 @@
-//! Patch embedding on a device beside its reference.
+//! Verification of Patch embedding on a device against the reference.
 
 use half::bf16;
 
@@ -86,7 +86,7 @@ fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
         let (dw, db) = (Some(dweight.view_mut()), Some(dbias.view_mut()));
         s.backward_gpu(device, Some(x.view()), weight.view(), dy.view(), None, dw, db)
     };
-    // Gradients of parameters are f32, read and written.
+    // Parameter gradients are f32, read and written.
     let bytes =
         [2 * (pixels + weights + tokens) + 4 * s.c, 2 * (pixels + tokens) + 8 * (weights + s.c)];
     Ok(vec![

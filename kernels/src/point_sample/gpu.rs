@@ -7,13 +7,13 @@ use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("point_sample", include_str!("../../ptx/point_sample.ptx"));
 
-/// Threads of a block.
+/// Threads per block.
 const THREADS: usize = 256;
 
 /// Points of a map below which the integers of the backward pass cannot overflow.
 const MOST_POINTS: usize = 1 << 20;
 
-/// `PointSample` of `point_sample.cu`.
+/// Mirrors `PointSample` in `point_sample.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -24,7 +24,7 @@ struct Sizes {
     maps: u32,
 }
 
-/// `LabelSample` of `point_sample.cu`.
+/// Mirrors `LabelSample` in `point_sample.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct LabelSizes {
@@ -46,7 +46,7 @@ impl PointSample {
     /// consecutive maps: those of an image.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a map without pixels; a failure of the device.
+    /// A view whose length does not match the sizes; a map without pixels; a failure of the device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,
@@ -68,7 +68,7 @@ impl PointSample {
     /// scratch memory a pixel.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a map without pixels; 2^20 points a map or
+    /// A view whose length does not match the sizes; a map without pixels; 2^20 points a map or
     /// more; a failure of the device.
     pub fn backward_gpu<T: Float>(
         &self,
@@ -146,7 +146,7 @@ impl LabelSample {
     /// [`LabelSample::each`] and [`LabelSample::shared`] on a device: writes `values` `[r, p]`.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a map without pixels; a failure of the device.
+    /// A view whose length does not match the sizes; a map without pixels; a failure of the device.
     pub fn rows_gpu(
         &self,
         device: &Device,

@@ -23,7 +23,7 @@ impl LabelSample {
     /// Each point is looked up once, whatever the number of classes.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; a class given twice.
+    /// A slice whose length does not match the sizes; a class given twice.
     pub fn shared<T: Real>(
         &self,
         labels: &[u8],
@@ -62,7 +62,7 @@ impl LabelSample {
     /// of `labels` `[b, h, w]` at its own points, `[r, p, 2]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; an image that is not there.
+    /// A slice whose length does not match the sizes; an image that is not there.
     pub fn each<T: Real>(
         &self,
         labels: &[u8],

@@ -101,7 +101,7 @@ impl PointSample {
     /// Writes `values` `[r, p]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; a map without pixels.
+    /// A slice whose length does not match the sizes; a map without pixels.
     pub fn forward<T: Real>(&self, maps: &[T], points: &[T], values: &mut [T]) -> Result<()> {
         check_len("point_sample", "maps", maps, self.r * self.h * self.w)?;
         self.check(points)?;
@@ -120,7 +120,7 @@ impl PointSample {
     /// Writes `dmaps` `[r, h, w]` from `dvalues` `[r, p]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; a map without pixels.
+    /// A slice whose length does not match the sizes; a map without pixels.
     pub fn backward<T: Real>(&self, points: &[T], dvalues: &[T], dmaps: &mut [T]) -> Result<()> {
         self.check(points)?;
         check_len("point_sample", "dvalues", dvalues, self.r * self.p)?;

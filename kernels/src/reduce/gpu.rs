@@ -7,7 +7,7 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("reduce", include_str!("../../ptx/reduce.ptx"));
 
-/// `Columns` of `reduce.cu`.
+/// Mirrors `Columns` in `reduce.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Columns {
@@ -16,7 +16,7 @@ struct Columns {
     rows: u32,
 }
 
-/// `Finish` of `reduce.cu`.
+/// Mirrors `Finish` in `reduce.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Finish {
@@ -24,7 +24,7 @@ struct Finish {
     c: u32,
 }
 
-/// `Whole` of `reduce.cu`.
+/// Mirrors `Whole` in `reduce.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Whole {

@@ -12,7 +12,7 @@
 struct Columns {
     uint32_t n;
     uint32_t c;
-    // Rows of a piece.
+    // Rows per piece.
     uint32_t rows;
 };
 

@@ -96,7 +96,7 @@ impl Rein {
     /// 208; views begin at multiples of 16 bytes.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; sizes without a kernel; a failure of the
+    /// A view whose length does not match the sizes; sizes without a kernel; a failure of the
     /// device.
     pub fn forward_gpu<T: Float>(
         &self,

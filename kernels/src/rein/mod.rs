@@ -107,7 +107,7 @@ impl Rein {
     /// Writes `out` and `lse`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, or no token or channel at all.
+    /// A slice whose length does not match the sizes, or no token or channel at all.
     pub fn forward<T: Real>(
         &self,
         f: &[T],
@@ -132,7 +132,7 @@ impl Rein {
     /// Writes `df` and adds to the others, as far as they are wanted.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, or no token or channel at all.
+    /// A slice whose length does not match the sizes, or no token or channel at all.
     pub fn backward<T: Real>(
         &self,
         f: &[T],

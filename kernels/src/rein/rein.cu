@@ -48,7 +48,7 @@ __device__ __forceinline__ void rein_columns(const ReinSizes& s, const T* dout, 
     });
 }
 
-// Two blocks a multiprocessor: up to 255 registers of a thread.
+// Two blocks a SM: up to 255 registers of a thread.
 #define KERNEL extern "C" __global__ void __launch_bounds__(REIN_THREADS, 2)
 #define KERNEL_256 extern "C" __global__ void __launch_bounds__(256)
 

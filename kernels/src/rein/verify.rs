@@ -1,4 +1,4 @@
-//! Rein on a device beside its reference.
+//! Verification of Rein on a device against the reference.
 
 use half::bf16;
 
@@ -50,7 +50,7 @@ fn inputs<T: Float>(s: &Rein) -> Inputs<T> {
     Inputs { wide: [f.0, t.0, v.0, w.0, g.0], narrow, exact }
 }
 
-/// What the kernels leave.
+/// Outputs of the kernels.
 #[derive(PartialEq)]
 struct Outputs<T> {
     out: Vec<T>,
@@ -301,7 +301,7 @@ fn check<T: Float>(verification: &mut Verification<'_>, s: &Rein) -> Result<()> 
         // Added to 0.25, which rounds once more.
         verification.within(&format!("{what}: {name}"), got, &e[0], |i| e[1][i] + 2.0 * UNIT);
     }
-    // Bounds are for the worst case. In f32 the kernels have to be as near as `cpu.rs` is.
+    // The bounds are worst cases. In f32 the kernels have to be as accurate as `cpu.rs`.
     if size_of::<T>() == 4 {
         let part = |name: &str| format!("{what}: {name} of the largest");
         let near = |want: &[f64], by| by * want.iter().fold(0.0, |a: f64, x| a.max(x.abs()));
@@ -343,7 +343,7 @@ fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
         s.backward_gpu(device, f.view(), of.views(), lse.view(), dout.view(), wanted)
     };
     let flops = [2 * patches * s.c * (s.c + 2 * s.m), 4 * patches * s.c * (s.c + 3 * s.m)];
-    // Gradients of parameters are f32, read and written.
+    // Parameter gradients are f32, read and written.
     let bytes = [2 * (2 * all + weights) + 4 * patches, 2 * (3 * all + weights) + 8 * trained];
     Ok(vec![
         Timed::new("rein_fwd_bf16", shape.clone(), flops[0], bytes[0], forward),

@@ -13,10 +13,10 @@ static PTX: Module =
 const THREADS: u32 = 128;
 const ROWS: usize = 64;
 
-/// Most pieces of a sum over queries: with two blocks of table rows one for each multiprocessor.
+/// Most pieces of a sum over queries: with two blocks of table rows one for each SM.
 const PIECES: usize = 128;
 
-/// `RelativePosition` of `relative_position.cu`.
+/// Mirrors `RelativePosition` in `relative_position.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -36,7 +36,7 @@ impl RelativePosition {
     /// begin at multiples of 16 bytes. One launch.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a head width without a kernel; a failure of
+    /// A view whose length does not match the sizes; a head width without a kernel; a failure of
     /// the device.
     pub fn forward_gpu<T: Float>(
         &self,

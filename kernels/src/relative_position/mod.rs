@@ -42,7 +42,7 @@ pub struct RelativePosition {
     pub b: usize,
     /// Heads.
     pub heads: usize,
-    /// Channels of a head.
+    /// Channels per head.
     pub d: usize,
     /// Rows of the grid.
     pub h: usize,
@@ -62,7 +62,7 @@ impl RelativePosition {
     /// Writes `rel` from the queries of `qkv` and the tables of rows and columns.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn forward<T: Real>(&self, qkv: &[T], tables: [&[T]; 2], rel: &mut [T]) -> Result<()> {
         self.check(qkv.len(), tables.map(<[T]>::len), rel.len())?;
         if dry_run::skip_with(OP, || cpu::cost(self, 1)) || rel.is_empty() {
@@ -80,7 +80,7 @@ impl RelativePosition {
     /// out.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn backward<T: Real>(
         &self,
         qkv: &[T],

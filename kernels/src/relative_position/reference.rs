@@ -1,4 +1,4 @@
-//! Relative positions in plain loops: the definition of right.
+//! Relative positions in plain loops: the reference implementation.
 
 use super::RelativePosition;
 use crate::Real;

@@ -1,4 +1,4 @@
-//! Relative positions on a device beside their reference.
+//! Verification of Relative positions on a device against the reference.
 
 use half::bf16;
 
@@ -23,7 +23,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What the kernels leave.
+/// Outputs of the kernels.
 #[derive(PartialEq)]
 struct Outputs<T> {
     rel: Vec<T>,

@@ -8,7 +8,7 @@ use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("residual", include_str!("../../ptx/residual.ptx"));
 
-/// `Residual` of `residual.cu`.
+/// Mirrors `Residual` in `residual.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -22,7 +22,7 @@ impl Residual {
     /// `y = x + gamma (r + bias)`.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,
@@ -48,7 +48,7 @@ impl Residual {
     /// over the rows ([`crate::reduce::column_sums_gpu`]).
     ///
     /// # Errors
-    /// A view of another length than the sizes say; `dgamma` without `r`; a failure of the device.
+    /// A view whose length does not match the sizes; `dgamma` without `r`; a failure of the device.
     pub fn backward_gpu<T: Float>(
         &self,
         device: &Device,

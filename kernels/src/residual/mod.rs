@@ -47,7 +47,7 @@ impl Residual {
     /// Writes `y`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn forward<T: Real>(
         &self,
         x: &[T],
@@ -75,7 +75,7 @@ impl Residual {
     /// Writes `dr`, adds to `dgamma`; each may be left out. `r` is needed for `dgamma` alone.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; `dgamma` without `r`.
+    /// A slice whose length does not match the sizes; `dgamma` without `r`.
     pub fn backward<T: Real>(
         &self,
         r: Option<&[T]>,

@@ -6,7 +6,7 @@
 struct Residual {
     uint32_t n;
     uint32_t c;
-    // Rows of a piece.
+    // Rows per piece.
     uint32_t rows;
 };
 

@@ -1,4 +1,4 @@
-//! Residual connections on a device beside their reference.
+//! Verification of Residual connections on a device against the reference.
 
 use half::bf16;
 

@@ -11,7 +11,7 @@ static PTX: Module = Module::new("resize", include_str!("../../ptx/resize.ptx"))
 const THREADS: u32 = 256;
 const STRIP: usize = 8;
 
-/// `Resize` of `resize.cu`.
+/// Mirrors `Resize` in `resize.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -94,7 +94,7 @@ impl ResizeGpu<'_> {
     /// [`super::Resize::forward`] on a device.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn forward<T: Float>(
         &self,
         device: &Device,
@@ -107,7 +107,7 @@ impl ResizeGpu<'_> {
     /// [`super::Resize::backward`] on a device.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn backward<T: Float>(
         &self,
         device: &Device,

@@ -57,7 +57,7 @@ impl Resize<'_> {
     /// Writes `y` `[n, ho, wo, c]` from `x` `[n, h, w, c]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn forward<T: Real>(&self, x: &[T], y: &mut [T]) -> Result<()> {
         check_len("resize", "x", x, self.input_len())?;
         check_len("resize", "y", y, self.output_len())?;
@@ -71,7 +71,7 @@ impl Resize<'_> {
     /// Writes `dx` `[n, h, w, c]` from `dy` `[n, ho, wo, c]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn backward<T: Real>(&self, dy: &[T], dx: &mut [T]) -> Result<()> {
         check_len("resize", "dy", dy, self.output_len())?;
         check_len("resize", "dx", dx, self.input_len())?;
@@ -86,7 +86,7 @@ impl Resize<'_> {
     /// [`Resize::forward`]; `x` `[n, held, w, c]` has rows `first..first + held` of every map.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; rows that read others than are held.
+    /// A slice whose length does not match the sizes; rows that read others than are held.
     pub fn forward_rows(
         &self,
         rows: Range<usize>,

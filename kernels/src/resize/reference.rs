@@ -1,4 +1,4 @@
-//! Resampling in plain loops: the definition of right.
+//! Resampling in plain loops: the reference implementation.
 
 use super::Taps;
 use crate::Real;

@@ -7,7 +7,7 @@
 
 struct Resize {
     uint32_t n, h, w, ho, wo, c;
-    // Entries of a row of the tables.
+    // Entries per row of the tables.
     uint32_t taps_y, taps_x;
 };
 

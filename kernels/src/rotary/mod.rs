@@ -60,7 +60,7 @@ impl Rotary {
     /// Turns the queries and keys of `qkv` where they are.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; heads of an odd number of channels; more
+    /// A slice whose length does not match the sizes; heads of an odd number of channels; more
     /// tokens left alone than there are.
     pub fn apply<T: Real>(&self, qkv: &mut [T], table: &[T], turn: Turn) -> Result<()> {
         self.check(qkv.len())?;

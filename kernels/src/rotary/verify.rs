@@ -1,4 +1,4 @@
-//! Rotary position on a device beside its reference.
+//! Verification of Rotary position on a device against the reference.
 
 use half::bf16;
 

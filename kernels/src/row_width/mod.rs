@@ -62,7 +62,7 @@ impl RowWidth {
     /// Writes `y`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; a period of 0.
+    /// A slice whose length does not match the sizes; a period of 0.
     pub fn run<T: Real>(&self, x: &[T], y: &mut [T]) -> Result<()> {
         self.check()?;
         check_len(OP, "x", x, self.n * self.from)?;

@@ -11,7 +11,7 @@ static PTX: Module = Module::new("semantic_scores", include_str!("../../ptx/sema
 /// Classes of a block: `CLASSES` of `semantic_scores.cu`.
 const CLASSES: usize = 20;
 
-/// `SemanticScores` of `semantic_scores.cu`.
+/// Mirrors `SemanticScores` in `semantic_scores.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -30,7 +30,7 @@ impl SemanticScores {
     /// launches.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn upsampled_gpu<T: Float>(
         &self,
         device: &Device,

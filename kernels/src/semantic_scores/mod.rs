@@ -43,7 +43,7 @@ impl SemanticScores {
     /// Writes `scores` `[k, n]` from mask logits `[q, n]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn compute<T: Real>(
         &self,
         n: usize,
@@ -70,7 +70,7 @@ impl SemanticScores {
     /// (rows) and `x` (columns).
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn upsampled<T: Real>(
         &self,
         y: &Axis,

@@ -7,7 +7,7 @@
 
 struct SemanticScores {
     uint32_t q, k, h, w, ho, wo;
-    // Entries of a row of the tables.
+    // Entries per row of the tables.
     uint32_t taps_y, taps_x;
 };
 

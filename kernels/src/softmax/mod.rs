@@ -37,7 +37,7 @@ impl Softmax {
     /// Writes `y`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn forward<T: Real>(&self, x: &[T], y: &mut [T]) -> Result<()> {
         check_len(OP, "x", x, self.n * self.c)?;
         check_len(OP, "y", y, self.n * self.c)?;
@@ -55,7 +55,7 @@ impl Softmax {
     /// Writes `dx`, from the result `y` of the forward pass.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn backward<T: Real>(&self, y: &[T], dy: &[T], dx: &mut [T]) -> Result<()> {
         check_len(OP, "y", y, self.n * self.c)?;
         check_len(OP, "dy", dy, self.n * self.c)?;

@@ -1,4 +1,4 @@
-//! Softmax on a device beside its reference.
+//! Verification of Softmax on a device against the reference.
 
 use half::bf16;
 

@@ -35,7 +35,7 @@ impl Swiglu {
     /// Writes `y`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn forward<T: Real>(&self, x: &[T], y: &mut [T]) -> Result<()> {
         check_len("swiglu", "x", x, 2 * self.n * self.h)?;
         check_len("swiglu", "y", y, self.n * self.h)?;
@@ -53,7 +53,7 @@ impl Swiglu {
     /// Writes `dx`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn backward<T: Real>(&self, x: &[T], dy: &[T], dx: &mut [T]) -> Result<()> {
         check_len("swiglu", "x", x, 2 * self.n * self.h)?;
         check_len("swiglu", "dy", dy, self.n * self.h)?;

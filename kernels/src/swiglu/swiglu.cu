@@ -5,7 +5,7 @@
 struct Swiglu {
     uint32_t n;
     uint32_t h;
-    // Rows of a piece.
+    // Rows per piece.
     uint32_t rows;
 };
 

@@ -1,4 +1,4 @@
-//! The gate of a SwiGLU layer on a device beside its reference.
+//! Verification of The gate of a SwiGLU layer on a device against the reference.
 
 use half::bf16;
 

@@ -40,7 +40,7 @@ impl TokenLink {
     /// Writes `out`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, or no layer.
+    /// A slice whose length does not match the sizes, or no layer.
     pub fn forward<T: Real>(&self, q: &[T], out: &mut [T]) -> Result<()> {
         self.check(q, "out", out)?;
         if dry_run::skip(OP) {
@@ -59,7 +59,7 @@ impl TokenLink {
     /// Writes `dq`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, or no layer.
+    /// A slice whose length does not match the sizes, or no layer.
     pub fn backward<T: Real>(&self, q: &[T], dout: &[T], dq: &mut [T]) -> Result<()> {
         self.check(q, "dout", dout)?;
         check_len(OP, "dq", dq, q.len())?;

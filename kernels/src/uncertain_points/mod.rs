@@ -58,7 +58,7 @@ impl UncertainPoints {
     /// Writes `out` `[r, keep + n_rand, 2]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; more points to keep than there are.
+    /// A slice whose length does not match the sizes; more points to keep than there are.
     pub fn select<T: Real>(
         &self,
         logits: &[T],

@@ -32,7 +32,7 @@ __device__ __forceinline__ uint32_t before(bool flag, uint32_t (&warps)[WARPS], 
     return start + __popc(set & ((1u << lane) - 1));
 }
 
-// Two blocks a multiprocessor: the compiler otherwise aims at four and spills a register.
+// Two blocks a SM: the compiler otherwise aims at four and spills a register.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) uncertain_points(
     UncertainPoints s, const float* __restrict__ logits, const float* __restrict__ points,
     const float* __restrict__ random, float* __restrict__ out) {

@@ -7,10 +7,10 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("uniform", include_str!("../../ptx/uniform.ptx"));
 
-/// Threads of a block.
+/// Threads per block.
 const THREADS: usize = 256;
 
-/// `Uniform` of `uniform.cu`.
+/// Mirrors `Uniform` in `uniform.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -25,7 +25,7 @@ impl Uniform {
     /// step. One launch.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn fill_gpu(
         &self,
         device: &Device,

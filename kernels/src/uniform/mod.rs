@@ -48,7 +48,7 @@ impl Uniform {
     /// Writes `out` `[streams, rows, draws]` for a step; `rows` `[rows]` is the table of rows.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn fill(&self, step: u64, rows: Option<&[i32]>, out: &mut [f32]) -> Result<()> {
         check_len("uniform", "out", out, self.streams * self.rows * self.draws)?;
         if let Some(rows) = rows {
