@@ -1,6 +1,6 @@
-// Resampling of maps [n, h, w, c] by tap tables (taps.cuh), 256 threads a block. Forward and
-// backward are one kernel: the backward pass hands in transposed tables, so it gathers.
-// resize: a thread takes 8 channels of an output pixel. resize_planar (c = 1): one pixel.
+// Resampling of maps [n, h, w, c] by tap tables (taps.cuh), 256 threads per block. Forward and
+// backward are one kernel: the backward pass uses transposed tables, so it gathers.
+// resize: a thread handles 8 channels of an output pixel. resize_planar (c = 1): one pixel.
 // y is overwritten.
 #include "strips.cuh"
 #include "taps.cuh"

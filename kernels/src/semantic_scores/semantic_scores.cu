@@ -1,7 +1,8 @@
-// Class scores of every pixel, with the mask logits resized on the way. semantic_prob: a warp a
-// query, prob [q, columns] with columns a multiple of CLASSES and zeros beyond k.
-// semantic_scores: block (pixels, classes) of 256 threads; a thread takes a pixel and CLASSES
-// classes and goes through the queries: four taps, one sigmoid, CLASSES multiply-adds. Its
+// Class scores of every pixel, with the mask logits resized in the same kernel.
+// semantic_prob: one warp per query, prob [q, columns] with columns a multiple of CLASSES and zeros
+// beyond k.
+// semantic_scores: block (pixels, classes) of 256 threads. A thread handles one pixel and CLASSES
+// classes and loops over the queries: four taps, one sigmoid, CLASSES multiply-adds. Its
 // probabilities come from the cache, one line for the whole warp. Overwritten: prob, scores.
 #include "taps.cuh"
 
