@@ -1,4 +1,4 @@
-//! Verification of Attention on a device against the reference.
+//! Verification of attention on a device against the reference.
 
 use half::bf16;
 

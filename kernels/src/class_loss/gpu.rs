@@ -22,8 +22,8 @@ struct Sizes {
 
 impl ClassLoss {
     /// [`ClassLoss::forward`] on a device: writes the loss and the scale that the backward pass
-    /// takes, `[1]` each. One launch. The targets are on the device and not looked at here: a row
-    /// whose target is not in `0..k` counts for nothing, where the CPU's form refuses it.
+    /// takes, `[1]` each. One launch. The targets are on the device and not checked: a row whose
+    /// target is not in `0..k` is ignored, while the CPU version returns an error.
     ///
     /// # Errors
     /// A view whose length does not match the sizes; a failure of the device.

@@ -52,7 +52,7 @@ pub fn forward<T: Real>(
     taps(s, |t| y[t.y] += x[t.x] * weight[t.weight])
 }
 
-/// Writes `dx`, adds to `dweight` and `dbias`.
+/// Writes `dx` and adds to `dweight` and `dbias`.
 ///
 /// # Errors
 /// As [`Conv2d::output`].

@@ -1,4 +1,4 @@
-//! Verification of Convolutions on a device against the reference.
+//! Verification of convolutions on a device against the reference.
 
 use half::bf16;
 

@@ -36,7 +36,7 @@ impl GatherRows {
         check_count("gather_rows", "y", y.len(), self.r * self.c)?;
         let args = Args::new(&self.sizes()?).read(x).read(indices).write(y);
         let kernel = PTX.kernel_of::<T>("gather_rows_fwd");
-        // SAFETY: the lengths were checked; an index that is no row is not followed.
+        // SAFETY: the lengths were checked; an index that is not a row is not read.
         unsafe { device.launch(&kernel, &self.grid(self.r), &args) }
     }
 

@@ -1,4 +1,4 @@
-//! Verification of Group norm on a device against the reference.
+//! Verification of group norm on a device against the reference.
 
 use half::bf16;
 
@@ -17,7 +17,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
         check::<f32>(verification, s, 0.0)?;
         check::<bf16>(verification, s, 0.0)?;
     }
-    // A mean far from zero, where the shortcut for the variance would fail.
+    // A mean far from zero, where E[x^2] - E[x]^2 would fail.
     check::<f32>(verification, GroupNorm { b: 1, hw: 200, c: 16, groups: 2, eps }, 300.0)
 }
 
@@ -124,7 +124,7 @@ fn forward<T: Float>(
     });
 }
 
-/// With the statistics that the device has.
+/// Checks the backward pass with the statistics of the device.
 fn backward<T: Float>(
     verification: &mut Verification<'_>,
     what: &str,

@@ -9,7 +9,7 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("layer_norm", include_str!("../../ptx/layer_norm.ptx"));
 
-/// Rows of a block, one for each of its warps.
+/// Rows per block, one per warp.
 const ROWS: usize = 4;
 
 /// Mirrors `LayerNorm` in `layer_norm.cu`.
@@ -65,7 +65,7 @@ impl LayerNorm {
     }
 
     /// [`LayerNorm::backward`] on a device: writes `dx` or adds to it; adds to `dweight` and
-    /// `dbias`. Each may be left out.
+    /// `dbias`. Each is optional.
     ///
     /// # Errors
     /// A view whose length does not match the sizes; a failure of the device.
@@ -108,7 +108,7 @@ impl LayerNorm {
         let args = Args::new(&self.sizes(pieces.rows, Beta::Overwrite)?).read(x);
         let args = args.read(stats.mean).read(stats.rstd).read(dy).write(partial.view_mut());
         let kernel = PTX.kernel_of::<T>("layer_norm_columns");
-        // SAFETY: the lengths were checked; partial holds two sums a piece and column.
+        // SAFETY: the lengths were checked; partial holds two sums per piece and column.
         unsafe { device.launch(&kernel, &pieces.grid(self.c), &args)? };
         for (out, at) in [(dweight, 0), (dbias, each)] {
             if let Some(out) = out {

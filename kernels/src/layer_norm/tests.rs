@@ -35,7 +35,7 @@ type Backward<'a> = &'a dyn Fn(Stats<'_, f32>, (&mut [f32], Beta), &mut [f32], &
 fn fast_form_matches_reference() {
     for (n, c) in SHAPES {
         let s = LayerNorm { n, c, eps: 1e-6 };
-        // A mean far from zero, where the shortcut for the variance would fail.
+        // A mean far from zero, where E[x^2] - E[x]^2 would fail.
         let x: Vec<f32> = noise::<f32>(n * c, 1).iter().map(|v| v + 100.0).collect();
         let (w, b, dy) = (noise::<f32>(c, 2), noise::<f32>(c, 3), noise::<f32>(n * c, 4));
         let zeros = || (vec![0.0; n * c], vec![0.0; n], vec![0.0; n]);

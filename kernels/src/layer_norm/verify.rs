@@ -1,4 +1,4 @@
-//! Verification of Layer norm on a device against the reference.
+//! Verification of layer norm on a device against the reference.
 
 use half::bf16;
 
@@ -18,7 +18,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
         check::<f32>(verification, n, c, 0.0)?;
         check::<bf16>(verification, n, c, 0.0)?;
     }
-    // A mean far from zero, where the shortcut for the variance would fail.
+    // A mean far from zero, where E[x^2] - E[x]^2 would fail.
     check::<f32>(verification, 5, 384, 300.0)
 }
 
@@ -127,7 +127,7 @@ fn forward<T: Float>(
     });
 }
 
-/// With the statistics that the device has.
+/// Checks the backward pass with the statistics of the device.
 fn backward<T: Float>(
     verification: &mut Verification<'_>,
     what: &str,

@@ -1,4 +1,4 @@
-//! Verification of Linear layers on a device against the reference.
+//! Verification of linear layers on a device against the reference.
 
 use half::bf16;
 

@@ -1,4 +1,4 @@
-//! Verification of Matching costs on a device against the reference.
+//! Verification of matching costs on a device against the reference.
 
 use half::bf16;
 

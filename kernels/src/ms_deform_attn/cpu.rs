@@ -252,7 +252,7 @@ fn bilinear(x: [f32; 2], y: [f32; 2], v: [f32; 4]) -> f32 {
     y[0] * (x[0] * v[0] + x[1] * v[1]) + y[1] * (x[0] * v[2] + x[1] * v[3])
 }
 
-/// What the backward pass takes: the gradient of a head's values and of one row of weights.
+/// Cost of the backward pass: the gradient of a head's values and of one row of weights.
 pub fn backward_cost(s: &MsDeformAttn) -> Cost {
     Cost { task: s.tokens() * s.d + s.samples(), ..Cost::default() }
 }
@@ -294,7 +294,7 @@ pub fn backward(
                 if !wants_points {
                     continue;
                 }
-                // SAFETY: the task alone writes the points of its head and image.
+                // SAFETY: only this task writes the points of its head and image.
                 let doff = doffsets.as_ref().map(|x| unsafe { x.piece(at * n * 2, n * 2) });
                 point_gradients(&row, &points, doff, dattn);
                 if let Some(x) = &dlogits {
@@ -308,7 +308,7 @@ pub fn backward(
             }
             if let Some(x) = &dvalue {
                 for (token, from) in plane.chunks_exact(d).enumerate() {
-                    // SAFETY: the task alone writes the channels of its head and image.
+                    // SAFETY: only this task writes the channels of its head and image.
                     unsafe { x.piece(head_of(token) * d, d) }.copy_from_slice(from);
                 }
             }

@@ -71,8 +71,8 @@ impl MsDeformAttn<'_> {
         unsafe { device.launch(&kernel, &self.by_rows(), &args) }
     }
 
-    /// [`MsDeformAttn::backward`] on a device: writes `dvalue`, `doffsets` and `dlogits`; each may
-    /// be left out. A `dout` with an infinite or undefined element makes all of `dvalue` NaN.
+    /// [`MsDeformAttn::backward`] on a device: writes `dvalue`, `doffsets` and `dlogits`; each is
+    /// optional. A `dout` with an infinite or undefined element makes all of `dvalue` NaN.
     ///
     /// # Errors
     /// As [`MsDeformAttn::forward_gpu`].

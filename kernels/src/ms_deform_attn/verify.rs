@@ -1,4 +1,4 @@
-//! Verification of Multi-scale deformable attention on a device against the reference.
+//! Verification of multi-scale deformable attention on a device against the reference.
 
 use half::bf16;
 
@@ -27,7 +27,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
     extremes(verification)
 }
 
-/// What goes in.
+/// Inputs.
 struct Inputs<T> {
     value: Vec<T>,
     offsets: Vec<f32>,

@@ -71,7 +71,7 @@ impl PatchEmbed {
         let out = Some(drows.view_mut());
         linear.backward_gpu(device, rows, weight, dy, out, dweight, dbias)?;
         let args = Args::new(&self.sizes()?).read(drows.view()).write(dx);
-        // SAFETY: both hold the pixels of all images; threads beyond do nothing.
+        // SAFETY: both hold the pixels of all images; threads beyond the end do nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>("patch_pixels"), &self.by_pixels(), &args) }
     }
 
@@ -80,7 +80,7 @@ impl PatchEmbed {
         check_count("patch_embed", "x", x.len(), linear.n * linear.k)?;
         let mut rows = device.alloc("patch_embed.rows", x.len())?;
         let args = Args::new(&self.sizes()?).read(x).write(rows.view_mut());
-        // SAFETY: both hold the pixels of all images; threads beyond do nothing.
+        // SAFETY: both hold the pixels of all images; threads beyond the end do nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>("patch_rows"), &self.by_pixels(), &args)? };
         Ok(rows)
     }

@@ -37,7 +37,7 @@ pub fn forward<T: Real>(
     products(s, |at, i, l| y[at] += x[i] * weight[l])
 }
 
-/// Writes `dx`, adds to `dweight` and `dbias`.
+/// Writes `dx` and adds to `dweight` and `dbias`.
 ///
 /// # Errors
 /// As [`PatchEmbed::grid`].

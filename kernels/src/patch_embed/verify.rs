@@ -1,4 +1,4 @@
-//! Verification of Patch embedding on a device against the reference.
+//! Verification of patch embedding on a device against the reference.
 
 use half::bf16;
 

@@ -102,7 +102,7 @@ impl PointSample {
         }
         let args = Args::new(&sizes).read(scale.view()).read(sums.view()).write(dmaps);
         let kernel = PTX.kernel_of::<T>("point_sample_gather");
-        // SAFETY: sums and dmaps hold all pixels; threads beyond do nothing.
+        // SAFETY: sums and dmaps hold all pixels; threads beyond the end do nothing.
         unsafe { device.launch(&kernel, &grid(pixels), &args) }
     }
 

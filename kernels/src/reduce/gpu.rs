@@ -91,8 +91,8 @@ pub fn sum_gpu<T: Float>(device: &Device, x: View<'_, T>, out: ViewMut<'_, f32>)
     unsafe { device.launch(&PTX.kernel("sum_finish"), &Grid::line(1, 1, 256), &args) }
 }
 
-/// Index of the first element that is infinite or not a number; waits for the device.
-/// [`super::all_finite`] on a device.
+/// Index of the first element that is infinite or NaN; waits for the device. [`super::all_finite`]
+/// on a device.
 ///
 /// # Errors
 /// A failure of the device.
@@ -103,8 +103,8 @@ pub fn all_finite_gpu<T: Float>(device: &Device, x: View<'_, T>) -> Result<Optio
     Ok((found != u64::MAX).then_some(found as usize))
 }
 
-/// Writes the index of the first element that is infinite or not a number to `lowest` `[1]`, all
-/// bits set for none; does not wait.
+/// Writes the index of the first element that is infinite or NaN to `lowest` `[1]`, all bits set
+/// for none; does not wait.
 pub(super) fn lowest_damaged<T: Float>(
     device: &Device,
     x: View<'_, T>,

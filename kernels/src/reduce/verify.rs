@@ -65,7 +65,7 @@ fn sums<T: Float>(verification: &mut Verification<'_>, n: usize) -> Result<()> {
     Ok(())
 }
 
-/// The first element that is infinite or not a number, as the CPU finds it.
+/// The first element that is infinite or NaN, as the CPU finds it.
 fn damaged<T: Float>(verification: &mut Verification<'_>) -> Result<()> {
     let n = 40_003;
     let device = verification.device();

@@ -24,7 +24,7 @@ fn products(s: &Rein) -> [usize; 2] {
     [s.b * s.n * s.c * s.c, s.b * s.n * s.m * s.c]
 }
 
-/// What the forward pass takes: one product with W_f, one each with T and V.
+/// Cost of the forward pass: one product with W_f, one each with T and V.
 pub fn forward(s: &Rein) -> Cost {
     let ([square, narrow], task) = (products(s), forward_task(s, ROWS).iter().sum());
     Cost { call: forward_call(s).iter().sum(), task, ..Cost::products(square + 2 * narrow) }

@@ -272,7 +272,7 @@ fn backward_block(
             }
         });
         let keep = |to: &Shared<'_>, ld: usize, from: &[f32]| {
-            // SAFETY: the task alone writes its block.
+            // SAFETY: only this task writes its block.
             unsafe { to.piece(k * ROWS * ld, b.rows * ld) }.copy_from_slice(&from[..b.rows * ld]);
         };
         if wants.weight {

@@ -29,7 +29,7 @@ const DEPTH: usize = 32;
 /// makes 8 pieces, 256 blocks, and 7 MB of partial sums.
 const PIECE: usize = 512;
 
-/// `ReinSizes` of `rein.cuh`.
+/// Mirrors `ReinSizes` in `rein.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {

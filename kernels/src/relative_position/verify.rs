@@ -1,4 +1,4 @@
-//! Verification of Relative positions on a device against the reference.
+//! Verification of relative positions on a device against the reference.
 
 use half::bf16;
 

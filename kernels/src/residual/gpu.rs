@@ -43,7 +43,7 @@ impl Residual {
         unsafe { device.launch(&PTX.kernel_of::<T>("residual_fwd"), &grid, &args) }
     }
 
-    /// [`Residual::backward`] on a device: writes `dr`, adds to `dgamma`; each may be left out.
+    /// [`Residual::backward`] on a device: writes `dr`, adds to `dgamma`; each is optional.
     /// `r` and `bias` are needed for `dgamma` alone. The gradient of the bias is the sum of `dr`
     /// over the rows ([`crate::reduce::column_sums_gpu`]).
     ///

@@ -1,4 +1,4 @@
-//! Verification of Residual connections on a device against the reference.
+//! Verification of residual connections on a device against the reference.
 
 use half::bf16;
 

@@ -1,4 +1,4 @@
-//! Verification of Rotary position on a device against the reference.
+//! Verification of rotary position on a device against the reference.
 
 use half::bf16;
 

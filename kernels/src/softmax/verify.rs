@@ -1,4 +1,4 @@
-//! Verification of Softmax on a device against the reference.
+//! Verification of softmax on a device against the reference.
 
 use half::bf16;
 

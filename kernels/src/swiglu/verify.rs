@@ -1,4 +1,4 @@
-//! Verification of The gate of a SwiGLU layer on a device against the reference.
+//! Verification of the gate of a SwiGLU layer on a device against the reference.
 
 use half::bf16;
 
