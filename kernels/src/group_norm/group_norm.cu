@@ -200,7 +200,7 @@ extern "C" __global__ void __launch_bounds__(CHANNEL_THREADS) group_norm_params(
     if (dbias != nullptr) dbias[j] += db;
 }
 
-// Terms of dx per group: the mean of x, rstd, the factor of x - mean, and the rest.
+// Terms of dx per group: the mean of x, rstd, the factor of x - mean, and the constant term.
 struct OfGroup {
     float mean, rstd, of_x, rest;
 

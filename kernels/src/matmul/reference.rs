@@ -3,7 +3,7 @@
 use super::{Beta, MatMul};
 use crate::Real;
 
-/// What [`MatMul::run`] computes; lengths are taken on trust.
+/// Computes the same as [`MatMul::run`] without checking lengths.
 ///
 /// # Panics
 /// If a slice is shorter than the sizes say.

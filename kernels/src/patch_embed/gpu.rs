@@ -1,4 +1,4 @@
-//! Patch embedding on a device: launches of `patch_embed.cu` around a linear layer.
+//! Patch embedding on a device: a linear layer and launches of `patch_embed.cu`.
 
 use super::PatchEmbed;
 use crate::device::sizes::{each, small};
@@ -19,7 +19,8 @@ struct Sizes {
 }
 
 impl PatchEmbed {
-    /// [`PatchEmbed::forward`] on a device: the image in rows of patches, a product, the bias.
+    /// [`PatchEmbed::forward`] on a device: copies the image to rows of patches, multiplies, adds
+    /// the bias.
     ///
     /// # Errors
     /// A view whose length does not match the sizes; as [`PatchEmbed::grid`]; a failure of the

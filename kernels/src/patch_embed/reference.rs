@@ -3,7 +3,7 @@
 use super::PatchEmbed;
 use crate::{Real, Result};
 
-/// Calls `f` with the places in `y`, `x` and `weight` of every product of the sum.
+/// Calls `f` with the indices in `y`, `x` and `weight` of every product of the sum.
 fn products(s: &PatchEmbed, mut f: impl FnMut(usize, usize, usize)) -> Result<()> {
     let (gh, gw) = s.grid()?;
     for token in 0..s.b * gh * gw {

@@ -10,7 +10,7 @@ static PTX: Module = Module::new("point_sample", include_str!("../../ptx/point_s
 /// Threads per block.
 const THREADS: usize = 256;
 
-/// Points of a map below which the integers of the backward pass cannot overflow.
+/// Points per map below which the integers of the backward pass cannot overflow.
 const MOST_POINTS: usize = 1 << 20;
 
 /// Mirrors `PointSample` in `point_sample.cu`.
@@ -41,9 +41,9 @@ fn grid(items: usize) -> Grid {
 }
 
 impl PointSample {
-    /// [`PointSample::forward`] on a device; points and values are f32 whatever the maps are. If
-    /// points are shared there may be several sets `[sets, p, 2]`, each read by the same number of
-    /// consecutive maps: those of an image.
+    /// [`PointSample::forward`] on a device; points and values are always f32. Shared points may
+    /// have several sets `[sets, p, 2]`, each read by the same number of consecutive maps: those of
+    /// an image.
     ///
     /// # Errors
     /// A view whose length does not match the sizes; a map without pixels; a failure of the device.
@@ -65,10 +65,10 @@ impl PointSample {
     }
 
     /// [`PointSample::backward`] on a device: writes `dmaps`. Three launches, and 8 bytes of
-    /// scratch memory a pixel.
+    /// scratch memory per pixel.
     ///
     /// # Errors
-    /// A view whose length does not match the sizes; a map without pixels; 2^20 points a map or
+    /// A view whose length does not match the sizes; a map without pixels; 2^20 points per map or
     /// more; a failure of the device.
     pub fn backward_gpu<T: Float>(
         &self,
@@ -132,13 +132,13 @@ impl PointSample {
 pub struct LabelRows<'a> {
     /// Label maps `[b, h, w]`.
     pub labels: View<'a, u8>,
-    /// Image of each row, `[r]`; a row of no image (-1) reads 0.
+    /// Image of each row, `[r]`; a row without an image (-1) reads 0.
     pub images: View<'a, i32>,
     /// Class of each row, `[r]`.
     pub classes: View<'a, i32>,
     /// Points: `[r, p, 2]` or, if shared by the rows of an image, `[b, p, 2]`.
     pub points: View<'a, f32>,
-    /// Whether the points are those of the images.
+    /// Whether the rows of an image share their points.
     pub shared: bool,
 }
 
@@ -177,7 +177,8 @@ impl LabelSample {
         };
         let args = Args::new(&sizes).read(rows.labels).read(rows.images).read(rows.classes);
         let args = args.read(rows.points).write(values);
-        // SAFETY: the lengths were checked; rows of no image and taps off the map are not read.
+        // SAFETY: the lengths were checked; rows without an image and taps off the map are not
+        // read.
         unsafe { device.launch(&PTX.kernel("label_sample"), &grid(r * self.p), &args) }
     }
 }
