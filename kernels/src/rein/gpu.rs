@@ -209,7 +209,7 @@ impl Rein {
                 ("bias", w.bias.address()),
             ],
         )?;
-        // The kernels add these sizes in 32-bit integers.
+        // The kernel forms `skip + n` and `b * n` in 31 bits.
         small(OP, "the number of rows of an image", self.skip + self.n)?;
         small(OP, "the number of patches", self.b * self.n)?;
         let sizes = Sizes {

@@ -13,7 +13,7 @@ static PTX: Module =
 const THREADS: u32 = 128;
 const ROWS: usize = 64;
 
-/// Maximum pieces of a sum over queries: with two blocks of table rows about one block per SM.
+/// Maximum pieces of a sum over queries: about one per SM, each with two blocks of table rows.
 const PIECES: usize = 128;
 
 /// Mirrors `RelativePosition` in `relative_position.cu`.

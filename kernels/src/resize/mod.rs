@@ -88,8 +88,7 @@ impl Resize<'_> {
     /// `x` `[n, held, w, c]` has rows `first..first + held` of every map.
     ///
     /// # Errors
-    /// A slice whose length does not match the sizes; rows that need input rows which `x` does not
-    /// have.
+    /// A slice whose length does not match the sizes; rows that read input rows not in `x`.
     pub fn forward_rows(
         &self,
         rows: Range<usize>,

@@ -7,7 +7,7 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("softmax", include_str!("../../ptx/softmax.ptx"));
 
-/// Warps of a block, one a row.
+/// Warps per block, one per row.
 const WARPS: usize = 8;
 
 /// Mirrors `Softmax` in `softmax.cu`.
