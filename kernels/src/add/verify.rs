@@ -95,8 +95,7 @@ fn casts<X: Float, Y: Float>(verification: &mut Verification<'_>) -> Result<()> 
     Ok(())
 }
 
-/// Position table added to the tokens of four 512 px images of ViT-L, and a cast of the same number
-/// of elements.
+/// Position table added to the tokens of four 512 px images of ViT-L, and a cast of equal size.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let (tokens, c) = (1025, 1024);
     let table = Add { n: 4, inner: tokens * c };

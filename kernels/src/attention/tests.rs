@@ -1,8 +1,8 @@
 use super::{Attention, cpu, reference};
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
 
-/// One, primes, no multiples of the vector width, the head width of SAM, the shapes of the mask
-/// decoder and DINOv2.
+/// One, primes, no multiples of the vector width, the head width of SAM, shapes of the mask decoder
+/// and DINOv2.
 const SHAPES: [Attention; 7] = [
     Attention { b: 1, heads: 1, d: 1, nq: 1, nk: 1 },
     Attention { b: 2, heads: 3, d: 5, nq: 7, nk: 13 },

@@ -10,7 +10,7 @@ const fn sizes(
     Conv2d { b, h, w, ci, co, kh, kw, stride, pad }
 }
 
-/// One pixel, 1 x 1, the 3 x 3 of the pixel decoder over several blocks, strides with a remainder,
+/// One pixel, 1 x 1, the 3 x 3 of the pixel decoder over several blocks. Strides with a remainder,
 /// a kernel that is not square, padding wider than the kernel, no padding.
 const SHAPES: [Conv2d; 9] = [
     sizes([1, 1, 1], [1, 1], [1, 1], [1, 0]),

@@ -4,9 +4,8 @@
 // * Names end in the storage type, _f32 or _bf16; arithmetic is f32.
 // * The first parameter is a struct of sizes; the `gpu.rs` next to the .cu declares it with the
 //   same fields in the same order. The others are pointers, null where an operand is absent.
-// * Memory is read and written 16 bytes at a time where address and width allow it, else element
-// by
-//   element; both ways give the same bytes.
+// * Memory is accessed 16 bytes at a time where address and width allow it, else element by
+//   element; both give the same bytes.
 // * The order of a sum depends only on the sizes. No floating-point atomics.
 // * Every kernel has __launch_bounds__: tools/ptx-build reads the block size from it.
 #pragma once

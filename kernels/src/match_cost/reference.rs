@@ -31,8 +31,7 @@ pub fn compute<T: Real>(
     }
 }
 
-/// Cost of one pair from the class logits of its query and the sums over the points of `[BCE, s t,
-/// s, t]`.
+/// Cost of one pair from the class logits of its query and the sums of `[BCE, s t, s, t]`.
 pub(super) fn total<T: Real>(s: &MatchCost, cls: &[T], label: i32, sums: [T; 4]) -> T {
     let [entropy, both, sum_s, sum_t] = sums;
     let (one, two) = (T::ONE, T::of(2.0));

@@ -56,7 +56,7 @@ simd! {
 /// Operation on a row of a tile. It is a trait and not a closure for the reason given in
 /// [`super::left`].
 trait Change<const W: usize> {
-    /// Returns the new row from the sums `v` of this block and `old` of the previous blocks; the
+    /// Returns the new row from the sums `v` of this block and `old` of the previous blocks. The
     /// row begins at element `from` of the result.
     fn row<const FMA: bool>(&self, from: usize, v: [f32; W], old: [f32; W]) -> [f32; W];
 }

@@ -157,8 +157,8 @@ fn compare<T: Float>(
     });
 }
 
-/// For each (image, token, head), the sum of the softmax weights of the points that may read it
-/// within rounding error.
+/// Sum of the softmax weights of the points that may read each (image, token, head) within rounding
+/// error.
 fn readers(s: &MsDeformAttn<'_>, offsets: &[f64], attn: &[f64]) -> Vec<f64> {
     let (refs, starts, n) = (s.reference_points::<f64>(), s.starts(), s.samples());
     let mut reach = vec![0.0; s.b * s.tokens() * s.heads];

@@ -17,8 +17,8 @@ pub struct LabelSample {
 }
 
 impl LabelSample {
-    /// Samples the masks of several classes of one label map `[h, w]` at the same points `[p, 2]`;
-    /// writes `values` `[g, p]`.
+    /// Samples the masks of several classes of one label map `[h, w]` at the same points `[p, 2]`.
+    /// Writes `values` `[g, p]`.
     ///
     /// Each point is looked up once for all classes.
     ///

@@ -51,8 +51,8 @@ pub struct PointSample {
     pub w: usize,
     /// Points read from each map.
     pub p: usize,
-    /// Whether the points are `[p, 2]`, read by every map, instead of `[r, p, 2]`; on a device also
-    /// `[sets, p, 2]`, each set read by `r / sets` consecutive maps.
+    /// Whether the points are `[p, 2]`, read by every map, instead of `[r, p, 2]`. On a device they
+    /// may also be `[sets, p, 2]`, each set read by `r / sets` consecutive maps.
     pub shared: bool,
 }
 

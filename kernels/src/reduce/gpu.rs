@@ -103,8 +103,8 @@ pub fn all_finite_gpu<T: Float>(device: &Device, x: View<'_, T>) -> Result<Optio
     Ok((found != u64::MAX).then_some(found as usize))
 }
 
-/// Writes the index of the first infinite or NaN element to `lowest` `[1]`, all bits set for none;
-/// does not wait.
+/// Writes the index of the first infinite or NaN element to `lowest` `[1]`, all bits set for none.
+/// It does not wait.
 pub(super) fn lowest_damaged<T: Float>(
     device: &Device,
     x: View<'_, T>,

@@ -94,8 +94,8 @@ fn damaged<T: Float>(verification: &mut Verification<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Gradient of the widest bias of ViT-L for tokens of four images of 512 px, and a tensor with as
-/// many tokens.
+/// Gradient of the widest bias of ViT-L for four images of 512 px, and a tensor with as many
+/// tokens.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let (n, c) = (4 * 1025, 4096);
     let x = filled::<bf16>(device, "x", n * c, 1)?;

@@ -14,7 +14,7 @@ use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("rein", include_str!("../../ptx/rein.ptx"));
 
-/// `REIN_THREADS` and `REIN_ROWS` of `rein.cuh`.
+/// Equal to `REIN_THREADS` and `REIN_ROWS` in `rein.cuh`.
 const THREADS: u32 = 128;
 const ROWS: usize = 32;
 

@@ -59,8 +59,8 @@ fn check<T: Float>(verification: &mut Verification<'_>, s: &Resize<'_>) -> Resul
     Ok(())
 }
 
-/// Finest feature map of four images of 512 px for the pixel decoder, and its gradient; the masks
-/// of 100 queries of four images resized to the size of the crop.
+/// Finest feature map of four images of 512 px for the pixel decoder, and its gradient. Also the
+/// masks of 100 queries of four images, resized to the crop.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let mut list = Vec::new();
     for (name, n, from, to, c, forward) in [
