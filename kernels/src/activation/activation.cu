@@ -1,4 +1,4 @@
-// Pointwise activations: 256 threads, 8 elements a thread (strips.cuh). Outputs are overwritten.
+// Pointwise activations: 256 threads, 8 elements per thread (strips.cuh). Outputs are overwritten.
 #include "strips.cuh"
 
 struct Activation {
@@ -12,8 +12,7 @@ constexpr float QUICK = 1.702f;
 
 struct Gelu {
     // Loses digits of the tail below -4, where the value is under 1.3e-4 and its error under 3e-7.
-    // The exact tail (erfc) takes more instructions, and at 4 bytes an element there are about 30
-    // to spare.
+    // The exact tail (erfc) takes more instructions; at 4 bytes per element about 30 are free.
     static __device__ __forceinline__ float value(float x) {
         return x * (0.5f * (1.0f + erff(x * HALF_ROOT)));
     }
@@ -23,7 +22,7 @@ struct Gelu {
     }
 };
 
-// x sigmoid(1.702 x), CLIP's stand-in for GELU.
+// x sigmoid(1.702 x), the approximation of GELU used by CLIP.
 struct QuickGelu {
     static __device__ __forceinline__ float value(float x) { return x * sigmoid(QUICK * x); }
     static __device__ __forceinline__ float slope(float x) {

@@ -1,4 +1,4 @@
-//! Activations in f32, vectorised, pieces spread over threads.
+//! Vectorised activations in f32, split over threads.
 
 use rayon::prelude::*;
 
@@ -9,10 +9,10 @@ use crate::simd::{exp, madd};
 
 const QUICK: f32 = super::QUICK as f32;
 
-/// Elements a task takes at once.
+/// Elements per task.
 const TASK: usize = 1 << 13;
 
-/// `exp(z^2) erfc(z) / t` in powers of `t = 1 / (1 + 0.3 z)`, highest first.
+/// Coefficients of `exp(z^2) erfc(z) / t` in powers of `t = 1 / (1 + 0.3 z)`, highest first.
 const TAIL: [f32; 9] = [
     -0.129_440_79,
     0.485_129_37,

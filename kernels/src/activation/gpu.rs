@@ -7,7 +7,7 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("activation", include_str!("../../ptx/activation.ptx"));
 
-/// `Activation` of `activation.cu`.
+/// Mirrors `Activation` in `activation.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -32,7 +32,7 @@ impl Activation {
             Activation::Relu => "relu_fwd",
         };
         let args = Args::new(&Sizes { n: x.len() as u64 }).read(x).write(y);
-        // SAFETY: both hold n elements; threads beyond do nothing.
+        // SAFETY: both hold n elements; threads beyond the end do nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>(name), &flat(x.len()), &args) }
     }
 
@@ -55,7 +55,7 @@ impl Activation {
             Activation::Relu => "relu_bwd",
         };
         let args = Args::new(&Sizes { n: x.len() as u64 }).read(x).read(dy).write(dx);
-        // SAFETY: all hold n elements; threads beyond do nothing.
+        // SAFETY: all hold n elements; threads beyond the end do nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>(name), &flat(x.len()), &args) }
     }
 }

@@ -1,4 +1,4 @@
-//! Activations by their formulas: the definition of right.
+//! Activations by their formulas: the reference implementation.
 
 use std::f64::consts::{PI, SQRT_2};
 

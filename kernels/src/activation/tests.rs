@@ -5,7 +5,7 @@ use crate::check::{assert_close, central_differences, noise, weighted_sum};
 #[test]
 fn gradient_matches_central_differences() {
     for f in [Gelu, QuickGelu, Relu] {
-        // Away from the kink of the ReLU, where a difference quotient means nothing.
+        // Away from the kink of the ReLU, where a difference quotient is meaningless.
         let x: Vec<f64> = noise(41, 1).iter().map(|v: &f64| 3.0 * v + 0.01 * v.signum()).collect();
         let dy = noise(41, 2);
         let mut dx = vec![f64::NAN; 41];
@@ -29,8 +29,8 @@ fn fast_gelu_is_accurate_everywhere() {
         *want = 0.5 * x * libm::erfc(-x / std::f64::consts::SQRT_2);
     }
     for i in 0..x.len() {
-        // The tail is right to its own size: rounding x^2 / 2 before the exponential costs x^2 / 2
-        // ulp.
+        // The tail has a small relative error: rounding x^2 / 2 before the exponential costs x^2 /
+        // 2 ulp.
         let tolerance = 6e-7 * want[i].abs() * (1.0 + 0.5 * exact[i] * exact[i]) + 1e-36;
         let error = (f64::from(y[i]) - want[i]).abs();
         assert!(error <= tolerance, "gelu({}) = {}, not {}", x[i], y[i], want[i]);

@@ -1,4 +1,4 @@
-//! Activations on a device beside their formulas.
+//! Verification of activations on a device against their formulas.
 
 use half::bf16;
 
@@ -27,7 +27,7 @@ fn check<T: Float>(
     n: usize,
     offset: usize,
 ) -> Result<()> {
-    // Far into both tails, and the kink of the ReLU.
+    // Values far in both tails, and the kink of the ReLU.
     let mut x: Vec<f32> = noise::<f32>(n, 1).iter().map(|x| 6.0 * x).collect();
     x[0] = 0.0;
     let (x, exact_x) = stored::<T>(&x);
@@ -53,10 +53,9 @@ fn check<T: Float>(
     let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
     reference::forward(f, x, &mut y);
     reference::backward(f, x, dy, &mut dx);
-    // erff and expf are within two units of f32 (CUDA C++ Programming Guide), of values up to 2
-    // and 1; the argument's own rounding moves either by at most as much again. The arguments of
-    // QuickGELU reach 10, and a sigmoid's relative error is that of its argument. ReLU has no
-    // arithmetic.
+    // erff and expf are within two units of f32 (CUDA C++ Programming Guide), for values up to 2
+    // and 1. Rounding of the argument adds at most as much. The arguments of QuickGELU reach 10,
+    // and the relative error of a sigmoid is the error of its argument. ReLU has no arithmetic.
     let units = match f {
         Activation::Gelu => 8.0 * UNIT,
         Activation::QuickGelu => 16.0 * UNIT,
@@ -69,7 +68,7 @@ fn check<T: Float>(
     Ok(())
 }
 
-/// The hidden layers of a block of ViT-L (GELU, QuickGELU) for four images of 512 px, and of the
+/// Hidden layers of a block of ViT-L (GELU, QuickGELU) for four images of 512 px, and of the
 /// decoder (ReLU).
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let mut all = Vec::new();

@@ -1,7 +1,7 @@
-// AdamW over many tensors in one launch: block i takes chunk i of a table, at most CHUNK elements
-// of one tensor. Every operation is rounded by itself and in the order of the contract (no fused
-// multiply-add), so the CPU gives the same bits. p, m, v are updated; the bf16 working copy is
-// overwritten. Nothing is touched if there is a guard and it is not finite.
+// AdamW over many tensors in one launch: block i handles chunk i of a table, at most CHUNK elements
+// of one tensor. Every operation is rounded separately in the documented order (no fused
+// multiply-add), so results are bitwise equal to the CPU's. p, m, v are updated; the bf16 working
+// copy is overwritten. Nothing is written if there is a guard and it is not finite.
 #include "strips.cuh"
 
 struct AdamW {
@@ -14,10 +14,10 @@ struct Chunk {
     float* m;
     float* v;
     const float* g;
-    // The weight as the products read it; null where p itself serves.
+    // The weight in the type that the products read; null where they read p itself.
     bf16* copy;
     uint32_t n;
-    // Which constants.
+    // Index of the constants.
     uint32_t group;
 };
 

@@ -9,14 +9,14 @@ use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("adamw", include_str!("../../ptx/adamw.ptx"));
 
-/// Elements of a tensor that a block takes. A tensor of 256 x 256 then fills 16 blocks, and the
-/// table of the 20 million weights of a head is 300 KB.
+/// Elements of a tensor per block. A tensor of 256 x 256 then fills 16 blocks, and the table of the
+/// 20 million weights of a head is 300 KB.
 const CHUNK: usize = 4096;
 
-/// Numbers of `Constants` of `adamw.cu`.
+/// Number of fields of `Constants` in `adamw.cu`.
 const CONSTANTS: usize = 8;
 
-/// `AdamW` of `adamw.cu`.
+/// Mirrors `AdamW` in `adamw.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -24,7 +24,7 @@ struct Sizes {
     groups: u32,
 }
 
-/// `Chunk` of `adamw.cu`.
+/// Mirrors `Chunk` in `adamw.cu`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 struct Chunk {
@@ -37,7 +37,7 @@ struct Chunk {
     group: u32,
 }
 
-/// One tensor of a step; all views have one length.
+/// One tensor of a step; all views have the same length.
 #[derive(Debug)]
 pub struct Tensor<'a> {
     /// Weights, updated.
@@ -48,25 +48,26 @@ pub struct Tensor<'a> {
     pub v: ViewMut<'a, f32>,
     /// Gradient.
     pub g: View<'a, f32>,
-    /// The weights as the products read them, overwritten.
+    /// Working copy of the weights that the products read, overwritten.
     pub copy: Option<ViewMut<'a, bf16>>,
-    /// Which of the step's constants.
+    /// Index of its group among the constants of the step.
     pub group: usize,
 }
 
-/// Updates many tensors in one launch. Holds the table of their addresses, which is uploaded again
-/// only when it changes, and the constants of the step.
+/// Updates many tensors in one launch. Keeps the table of their addresses, which is uploaded only
+/// when it changes, and the constants of the step.
 #[derive(Debug, Default)]
 pub struct MultiAdamW {
-    /// What `table` holds; empty if it is not known to hold anything.
+    /// Contents of `table`; empty if they are unknown.
     host: Vec<Chunk>,
     table: Option<Buffer<u64>>,
     constants: Option<Buffer<f32>>,
 }
 
 impl MultiAdamW {
-    /// Update number `t` (from 1) of all tensors: [`AdamW::update`] of each with the constants of
-    /// its group, to the same bits. [`MultiAdamW::set_step`] and [`MultiAdamW::launch`].
+    /// Applies update number `t` (from 1) to all tensors, each with the constants of its group. The
+    /// result is bitwise equal to [`AdamW::update`]. It calls [`MultiAdamW::set_step`] and
+    /// [`MultiAdamW::launch`].
     ///
     /// # Errors
     /// As these two.
@@ -82,8 +83,9 @@ impl MultiAdamW {
         self.launch(device, tensors, guard)
     }
 
-    /// Writes the constants that launches from here on read: those of update `t` (from 1), for each
-    /// group. One copy, to the same address in every step with as many groups; does not wait.
+    /// Writes the constants of update `t` (from 1) of each group, for the launches that follow. It
+    /// is one copy, to the same address in every step with the same number of groups, and does not
+    /// wait.
     ///
     /// # Errors
     /// `t` of 0; a failure of the device.
@@ -100,17 +102,18 @@ impl MultiAdamW {
         Ok(())
     }
 
-    /// Updates all tensors with the constants that were written last. One launch, after a copy of
-    /// the table of addresses where these have changed. In a capture the copy is part of the graph.
+    /// Updates all tensors with the constants that were written last. It is one launch, after a
+    /// copy of the table of addresses if they have changed. In a capture the copy is part of the
+    /// graph.
     ///
-    /// If `guard` `[1]`, the loss of the step, is infinite or not a number, nothing changes. The
-    /// device has to decide that by itself: the host learns the loss only with the next step's
-    /// costs, since a step waits for the device once and the loss is not known by then. It stops
-    /// there, with weights that the bad step has not touched.
+    /// If `guard` `[1]`, the loss of the step, is infinite or NaN, nothing changes. The device has
+    /// to decide this itself. The host reads the loss only with the costs of the next step, since a
+    /// step waits for the device once, before the loss is known. The host stops then, and the bad
+    /// step has not changed the weights.
     ///
     /// # Errors
-    /// Views of different lengths; a group that is not there; constants that were never written; a
-    /// guard that is not one number; a failure of the device.
+    /// Views of different lengths; a group that does not exist; constants that were never written;
+    /// a guard that is not one element; a failure of the device.
     pub fn launch(
         &mut self,
         device: &Device,
@@ -129,14 +132,15 @@ impl MultiAdamW {
         let count = chunks.len();
         if self.table.is_none() || self.host != chunks {
             let words = bytemuck::cast_slice::<Chunk, u64>(&chunks);
-            // Given back first, so that a capture, which reserves nothing, finds its block. In a
-            // graph the table is a constant: the addresses of its own buffers.
+            // The old table is freed first, so that a capture, which cannot allocate new memory,
+            // finds its block in the pool. In a graph the table is a constant: the addresses of its
+            // own buffers.
             self.table = None;
             let mut table = device.alloc("adamw.table", words.len())?;
             device.write_constant(table.view_mut(), words)?;
             self.table = Some(table);
-            // What is captured lies there only after a replay, which may never come: the next
-            // launch writes a table of its own.
+            // A captured copy takes effect only at a replay, which may never happen: the next
+            // launch writes its own table.
             self.host = if device.is_capturing() { Vec::new() } else { chunks };
         }
         let (Some(table), Some(constants)) = (&self.table, &self.constants) else { return Ok(()) };
@@ -154,8 +158,8 @@ impl MultiAdamW {
             }
         }
         let grid = Grid::line(count, 1, 256);
-        // SAFETY: block i takes chunk i, which lies within tensors that are borrowed here, with the
-        // constants of a group that is there.
+        // SAFETY: block i takes chunk i, which is within tensors that are borrowed here, with the
+        // constants of a group that exists.
         unsafe { device.launch(&PTX.kernel("adamw_update"), &grid, &args) }
     }
 }
@@ -188,7 +192,7 @@ fn cut(tensor: &Tensor<'_>, groups: usize, into: &mut Vec<Chunk>) -> Result<()> 
 }
 
 impl AdamW {
-    /// `Constants` of `adamw.cu`.
+    /// Mirrors `Constants` in `adamw.cu`.
     fn words(&self, t: u64) -> [f32; CONSTANTS] {
         let k = self.constants::<f32>(t);
         [k.keep, k.beta1, k.rest1, k.beta2, k.rest2, k.step, k.root, k.eps]

@@ -76,17 +76,17 @@ fn a_captured_table_counts_as_written_only_for_its_graph() {
     let update = |[p, m, v, g]: &mut [Vec<f32>; 4]| {
         AdamW::default().update(1, p, m, v, g).unwrap();
     };
-    // Loads the kernel, and leaves a table of other tensors.
+    // Loads the kernel and writes a table of other tensors.
     launch(&mut step, &mut there[0]).unwrap();
     drop(device.zeros::<u64>("room for the table", 6).unwrap());
     let memory = device.graph_memory();
     let (graph, ()) = device.capture(&memory, || launch(&mut step, &mut there[1])).unwrap();
     assert!(read(&there[1]) == start[1], "a capture runs nothing");
-    // The addresses of the capture, whose table nobody has written.
+    // The addresses of the capture, whose table was not written yet.
     launch(&mut step, &mut there[1]).unwrap();
     update(&mut want[1]);
     assert!(read(&there[1]) == want[1]);
-    // And the graph still has its own, whatever was launched since.
+    // The graph still has its own table after other launches.
     launch(&mut step, &mut there[0]).unwrap();
     device.replay(&graph).unwrap();
     update(&mut want[0]);

@@ -1,23 +1,22 @@
-//! One AdamW update of one tensor: decoupled weight decay, then the step along the corrected
-//! moments.
+//! AdamW update of one tensor: decoupled weight decay, then the step along the corrected moments.
 //!
 //! ```text
 //! p <- p (1 - lr wd)
 //! m <- beta1 m + (1 - beta1) g          v <- beta2 v + (1 - beta2) g^2
 //! p <- p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 //! ```
-//! with `t = 1, 2, ...`. Constants and bias corrections are computed in f64 and rounded once; the
-//! elementwise work runs in the element type in exactly this order, each operation rounded, so
-//! every machine gets the same bits.
+//! with `t = 1, 2, ...`. Constants and bias corrections are computed in f64 and rounded once. The
+//! elementwise work runs in the element type in exactly this order with each operation rounded, so
+//! the result is bitwise equal on every machine.
 //!
-//! Shapes: `p`, `m`, `v`, `g` have one length. Cost: 12 FLOP, a square root and a division an
-//! element against 28 bytes moved (f32), so bandwidth decides.
+//! Shapes: `p`, `m`, `v`, `g` have the same length. Cost per element: 12 FLOP, a square root and a
+//! division for 28 bytes moved (f32), so the update is memory-bound.
 //!
-//! On a GPU: [`MultiAdamW`] updates all tensors in one launch, a block for each 4096 elements, and
-//! writes the bf16 working copies on the way: 30 bytes an element, 0.7 GB for the 23.5 million
-//! weights trained on ViT-L, floor on an H200 (4.3 TB/s) 0.16 ms. Each operation is rounded by
-//! itself, so the bits are the CPU's. It reads the loss and leaves everything alone if that is not
-//! finite.
+//! On a GPU: [`MultiAdamW`] updates all tensors in one launch, one block per 4096 elements, and
+//! also writes the bf16 working copies. It moves 30 bytes per element, 0.7 GB for the 23.5 million
+//! weights trained on ViT-L; the lower bound on an H200 (4.3 TB/s) is 0.16 ms. Each operation is
+//! rounded separately, so the result is bitwise equal to the CPU's. It reads the loss and changes
+//! nothing if the loss is not finite.
 //!
 //! Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization"; spec training-and-data
 //! §1.2.
@@ -42,20 +41,20 @@ pub struct AdamW {
     pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Term added to the square root of the second moment.
     pub eps: f64,
-    /// Weight decay, in units of the learning rate.
+    /// Weight decay, multiplied by the learning rate.
     pub weight_decay: f64,
 }
 
 impl Default for AdamW {
-    /// The recipe: learning rate 1e-4, betas 0.9 and 0.999, eps 1e-8, decay 0.05.
+    /// Values of the recipe: learning rate 1e-4, betas 0.9 and 0.999, eps 1e-8, decay 0.05.
     fn default() -> AdamW {
         AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.05 }
     }
 }
 
-/// The constants in the element type.
+/// Constants of an update in the element type.
 #[derive(Debug, Clone, Copy)]
 struct Constants<T> {
     keep: T,
@@ -68,7 +67,7 @@ struct Constants<T> {
     eps: T,
 }
 
-/// Elements a task takes.
+/// Elements per task.
 const TASK: usize = 1 << 14;
 
 simd! {
@@ -92,7 +91,8 @@ fn update<T: Real>(k: &Constants<T>, p: &mut [T], m: &mut [T], v: &mut [T], g: &
 }
 
 impl AdamW {
-    /// Update number `t` (from 1) of weights `p` with moments `m` and `v` for the gradient `g`.
+    /// Applies update number `t` (from 1) to weights `p` with moments `m` and `v` for the gradient
+    /// `g`.
     ///
     /// # Errors
     /// Slices of different lengths; `t` of 0.
@@ -149,7 +149,8 @@ mod tests {
 
     #[test]
     fn the_first_step_moves_by_the_learning_rate() {
-        // m / (1 - beta1) = g and v / (1 - beta2) = g^2, so the step is lr * sign(g) but for eps.
+        // m / (1 - beta1) = g and v / (1 - beta2) = g^2, so the step is lr * sign(g) apart from
+        // eps.
         let s = AdamW { lr: 0.01, weight_decay: 0.5, ..AdamW::default() };
         let (mut p, mut m, mut v) = ([2.0f64, -1.0, 3.0], [0.0; 3], [0.0; 3]);
         s.update(1, &mut p, &mut m, &mut v, &[5.0, -1e-3, 0.0]).unwrap();

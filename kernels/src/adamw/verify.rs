@@ -1,4 +1,4 @@
-//! The update of all tensors on a device beside the CPU's: the same bits.
+//! Verification that the update of all tensors on a device is bitwise equal to the CPU's.
 
 use half::bf16;
 
@@ -16,13 +16,13 @@ const STEPS: u64 = 3;
 /// One element, a prime, whole and broken chunks.
 const LENGTHS: [usize; 4] = [1, 13, 4096, 9001];
 
-/// The tensor that has no working copy.
+/// Index of the tensor without a working copy.
 const ALONE: usize = 1;
 
 /// Weights, moments and gradient of one tensor.
 type State = [Vec<f32>; 4];
 
-/// Numbers for a tensor of `n` weights.
+/// Random state of a tensor of `n` weights.
 pub(super) fn state(n: usize, seed: u64) -> State {
     let v = noise::<f32>(n, seed + 2).iter().map(|v| v * v).collect();
     [noise(n, seed), noise(n, seed + 1), v, noise(n, seed + 3)]
@@ -33,7 +33,7 @@ fn groups() -> [AdamW; 2] {
     [AdamW::default(), other]
 }
 
-/// The tensors after all updates, and their working copies.
+/// Returns the tensors after all updates, and their working copies.
 fn run(device: &Device, host: &[State]) -> Result<(Vec<State>, Vec<Vec<bf16>>)> {
     let mut states = Vec::new();
     for [p, m, v, g] in host {
@@ -87,7 +87,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
     Ok(())
 }
 
-/// As many weights as are trained on ViT-L with Rein and Mask2Former, about.
+/// Approximate number of weights trained on ViT-L with Rein and Mask2Former.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     const TENSORS: usize = 90;
     const EACH: usize = 512 * 512;

@@ -1,12 +1,12 @@
 // Addition with b repeated over rows, and scaling by a constant. Sheets of [n, inner], or flat
-// strips for one row and for scaling (strips.cuh); y is overwritten and may be an operand. B is a parameter (f32) or, for two
-// activations, of the type of a.
+// strips for one row and for scaling (strips.cuh). y is overwritten and may alias an operand. b is
+// a parameter (f32) or, for two activations, of the type of a.
 #include "strips.cuh"
 
 struct Add {
     uint32_t n;
     uint32_t inner;
-    // Rows of a piece.
+    // Rows per piece.
     uint32_t rows;
 };
 
@@ -45,7 +45,7 @@ __device__ __forceinline__ void add(const Add& s, const T* a, const B* b, T* y) 
     }
 }
 
-// y = factor * x, from one storage type to another: with factor 1 a cast.
+// y = factor * x, from one storage type to another; a cast if factor is 1.
 template <typename X, typename Y>
 __device__ __forceinline__ void scale(const Scale& s, const X* x, Y* y) {
     const bool wide = aligned(x, y);

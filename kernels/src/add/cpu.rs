@@ -1,10 +1,10 @@
-//! Elementwise passes and column sums spread over threads.
+//! Elementwise passes and column sums, split over threads.
 
 use rayon::prelude::*;
 
 use crate::{Real, dry_run, f32s, f32s_mut, simd};
 
-/// Elements a task takes at once.
+/// Elements per task.
 const TASK: usize = 1 << 14;
 
 simd! {
@@ -67,7 +67,8 @@ pub fn scale<T: Real>(factor: T, x: &[T], y: &mut [T]) {
 
 /// `out[j] += sum_i x[i, j]` for `x [n, c]`, `out [c]`.
 ///
-/// Few wide rows are cut by columns, many narrow ones by rows; where depends on `c` and `n` alone.
+/// Few wide rows are split by columns, many narrow ones by rows. The split depends only on `c` and
+/// `n`.
 pub fn add_column_sums<T: Real>(c: usize, x: &[T], out: &mut [T]) {
     if c == 0 || x.is_empty() || dry_run::skip("column_sums") {
         return;

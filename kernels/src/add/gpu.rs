@@ -8,7 +8,7 @@ use crate::{KernelError, Result, check_count, reduce};
 
 static PTX: Module = Module::new("add", include_str!("../../ptx/add.ptx"));
 
-/// `Add` of `add.cu`.
+/// Mirrors `Add` in `add.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -17,7 +17,7 @@ struct Sizes {
     rows: u32,
 }
 
-/// `Scale` of `add.cu`.
+/// Mirrors `Scale` in `add.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct ScaleSizes {
@@ -31,7 +31,7 @@ impl Add {
     /// parameter in f32.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; `b` in bf16 for `a` in f32; a failure of the
+    /// A view whose length does not match the sizes; `b` in bf16 for `a` in f32; a failure of the
     /// device.
     pub fn forward_gpu<T: Float, B: Float>(
         &self,
@@ -68,7 +68,7 @@ impl Add {
     }
 
     fn sheet(&self) -> Result<(Grid, Sizes)> {
-        // Of one row a sheet would give work to one warp of each block.
+        // With one row, a sheet would use only one warp of each block.
         let (grid, rows) = match self.n {
             1 => (flat(self.inner), 1),
             n => sheet(n, self.inner),
@@ -84,7 +84,7 @@ impl Add {
     /// [`Add::backward_b`] on a device: the sum of `dy` over its leading axis, in f32.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn backward_b_gpu<T: Float>(
         &self,
         device: &Device,
@@ -101,7 +101,7 @@ impl Add {
     }
 }
 
-/// The kernel that adds a `b` of type `B` to an `a` of type `T`.
+/// Kernel that adds a `b` of type `B` to an `a` of type `T`.
 fn kernel<T: Float, B: Float>() -> Result<Kernel> {
     match (B::SUFFIX, T::SUFFIX) {
         ("_f32", _) => Ok(PTX.kernel_of::<T>("add_f32")),
@@ -113,7 +113,7 @@ fn kernel<T: Float, B: Float>() -> Result<Kernel> {
     }
 }
 
-/// [`super::scale`] on a device, from one storage type to another: `y = factor * x`, computed in
+/// [`super::scale`] on a device, from one storage type to another. `y = factor * x` is computed in
 /// f32 and rounded once.
 ///
 /// # Errors
@@ -127,7 +127,7 @@ pub fn scale_gpu<X: Float, Y: Float>(
     check_count("scale", "y", y.len(), x.len())?;
     let name = if X::SUFFIX == f32::SUFFIX { "scale_f32" } else { "scale_bf16" };
     let args = Args::new(&ScaleSizes { n: x.len() as u64, factor, unused: 0 }).read(x).write(y);
-    // SAFETY: both hold n elements; threads beyond do nothing.
+    // SAFETY: both hold n elements; threads beyond the end do nothing.
     unsafe { device.launch(&PTX.kernel_of::<Y>(name), &flat(x.len()), &args) }
 }
 

@@ -6,19 +6,19 @@
 //! da = dy            db[j] (+)= sum_i dy[i, j]   backward
 //! y[i] = factor * x[i]                           scale; its backward is the same with dy
 //! ```
-//! Two tensors of one shape are the case `n = 1`. `da` equals `dy`, so no function forms it: the
-//! caller hands `dy` on.
+//! Two tensors of the same shape are the case `n = 1`. `da` equals `dy`, so no function computes
+//! it: the caller passes `dy` on.
 //!
 //! Shapes: `a`, `y`, `dy` are `[n, inner]`, `b`, `db` `[inner]`. Nothing is saved.
-//! Cost: one FLOP an element; two reads and one write, so bandwidth decides.
+//! Cost: one FLOP, two reads and one write per element, so it is memory-bound.
 //!
-//! The sum over the leading axis is cut into pieces that depend on the sizes alone and the partial
-//! sums are added from the first to the last: one result on any number of threads. Partial sums
-//! also keep the rounding error of a long column near that of its longest piece.
+//! The sum over the leading axis is split into pieces by size only, and the partial sums are added
+//! from the first to the last. The result is the same for any number of threads. Partial sums also
+//! keep the rounding error of a long column close to that of its longest piece.
 //!
-//! On a GPU: a position table `[1025, 1024]` on four images in bf16 moves 19 MB: floor on an H200
-//! (4.3 TB/s) 4 us. A lane takes 8 columns of `b` and keeps them for the rows of its warp
-//! (`cuda/strips.cuh`). Scaling doubles as the cast between f32 and bf16.
+//! On a GPU: adding a position table `[1025, 1024]` to four images in bf16 moves 19 MB; the lower
+//! bound on an H200 (4.3 TB/s) is 4 us. A lane loads 8 columns of `b` and keeps them in registers
+//! for all rows of its warp (`cuda/strips.cuh`). Scaling is also the cast between f32 and bf16.
 
 mod cpu;
 mod gpu;
@@ -36,7 +36,7 @@ use crate::{Real, Result, check_len, dry_run};
 /// Sizes of an addition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Add {
-    /// Times that `b` is repeated.
+    /// Number of times that `b` is repeated.
     pub n: usize,
     /// Elements of `b`.
     pub inner: usize,
@@ -46,7 +46,7 @@ impl Add {
     /// Writes `y = a + b`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn forward<T: Real>(&self, a: &[T], b: &[T], y: &mut [T]) -> Result<()> {
         check_len("add", "a", a, self.n * self.inner)?;
         check_len("add", "b", b, self.inner)?;
@@ -58,11 +58,11 @@ impl Add {
         Ok(())
     }
 
-    /// Writes or, for a parameter, adds to the gradient of `b`: the sum of `dy` over its leading
-    /// axis.
+    /// Writes the gradient of `b`, the sum of `dy` over its leading axis, or adds to it for a
+    /// parameter.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn backward_b<T: Real>(&self, dy: &[T], beta: Beta, db: &mut [T]) -> Result<()> {
         check_len("add", "dy", dy, self.n * self.inner)?;
         check_len("add", "db", db, self.inner)?;

@@ -1,4 +1,4 @@
-//! Addition, scaling and column sums in plain loops: the definition of right.
+//! Addition, scaling and column sums in plain loops: the reference implementation.
 
 use super::Add;
 use crate::Real;

@@ -1,4 +1,4 @@
-//! Addition, scaling and casts on a device beside their references.
+//! Verification of addition, scaling and casts on a device against their references.
 
 use half::bf16;
 
@@ -24,7 +24,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
     casts::<bf16, bf16>(verification)
 }
 
-/// What the kernels leave.
+/// Outputs of the kernels.
 #[derive(PartialEq)]
 struct Outputs<T> {
     y: Vec<T>,
@@ -62,7 +62,7 @@ fn check<T: Float, B: Float>(
     let (mut y, mut db) = (vec![0.0; n * inner], vec![0.0; inner]);
     reference::forward(&s, &exact_a, &exact_b, &mut y);
     reference::backward_b(&s, &exact_a, &mut db);
-    // One operation; the rounding to the storage is counted beside it.
+    // One operation; the rounding to the storage type is counted separately.
     verification.within(&format!("{what}: y"), &got.y, &y, |i| UNIT * y[i].abs());
     verification.same(&format!("{what}: in place"), &got.place, &got.y);
     let depth = Pieces::of(n).depth();
@@ -72,7 +72,7 @@ fn check<T: Float, B: Float>(
     Ok(())
 }
 
-/// Casts and scaled copies give the bits that the CPU rounds to.
+/// Checks that casts and scaled copies are bitwise equal to the CPU's.
 fn casts<X: Float, Y: Float>(verification: &mut Verification<'_>) -> Result<()> {
     const FACTOR: f32 = -3.0;
     let mut x = noise::<f32>(1031, 1);
@@ -95,8 +95,7 @@ fn casts<X: Float, Y: Float>(verification: &mut Verification<'_>) -> Result<()> 
     Ok(())
 }
 
-/// The position table on the tokens of four 512 px images of ViT-L, and the cast of as many values
-/// as these tokens have.
+/// Position table added to the tokens of four 512 px images of ViT-L, and a cast of equal size.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let (tokens, c) = (1025, 1024);
     let table = Add { n: 4, inner: tokens * c };

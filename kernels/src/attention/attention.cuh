@@ -1,38 +1,38 @@
-// Attention, forward and backward, for any form of tile products (see cuda/warp_tile.cuh): what
-// forward.cuh and backward.cuh share.
+// Attention for both forms of tile products (cuda/warp_tile.cuh): code shared by forward.cuh and
+// backward.cuh.
 //
-// A block of four warps owns 64 MT query rows (forward, dq) or 64 key rows (dk, dv) of one head,
-// 16 MT rows a warp, and walks over the other side tile by tile. The next tile is fetched by
-// cp.async while the current one is multiplied: two stages, one barrier a tile. Grid: (tiles of
-// rows, heads, images), so that blocks which share keys and values run side by side and find them
-// in the second-level cache. With SPLIT, several blocks share a tile of rows and take a part of
-// the keys each; attention_join and attention_join_dq put their sums together in order.
+// A block of four warps owns 64 MT query rows (forward, dq) or 64 key rows (dk, dv) of one head, 16
+// MT rows per warp, and loops over the other side tile by tile. cp.async loads the next tile while
+// the current one is multiplied: two stages, one barrier per tile. Grid: (tiles of rows, heads,
+// images), so that blocks which share keys and values run at the same time and find them in the L2
+// cache. With SPLIT, several blocks share a tile of rows, each with a part of the keys;
+// attention_join and attention_join_dq add their sums in order.
 //
-// `blocked` is null or has a flag for each query and key. With RELATIVE, `rel` is null or holds
-// h + w numbers for each query, [b, heads, nq, h + w]: what is added to the scores of the keys of
-// row y and of column x of the grid that the keys lie on.
+// `blocked` is null or has a flag for each query and key. With RELATIVE, `rel` is null or has h + w
+// biases per query, [b, heads, nq, h + w], for the rows y and columns x of the grid of keys. They
+// are added to the scores of the keys.
 //
-// Exponentials are powers of two: scale log2(e) is folded into one FMA per score.
+// Exponentials are computed as powers of two: scale log2(e) is folded into one FMA per score.
 #pragma once
 #include "warp_tile.cuh"
 
 #define ATTENTION_THREADS 128
 
-// Sizes of a call; the twin of `Sizes` in gpu.rs. Places are in elements.
+// Sizes of a call; mirrors `Sizes` in gpu.rs. Offsets are in elements.
 struct AttentionSizes {
     int b, heads, nq, nk, d;
     float scale;  // of the scores, 1 / sqrt(d)
     int q_start, k_start, v_start;
-    int q_token, k_token;  // from token to token; heads lie d apart
-    // Blocks that share the keys of a tile of rows, and tiles of keys for each of them.
+    int q_token, k_token;  // from token to token; heads are d apart
+    // Blocks that share the keys of a tile of rows, and tiles of keys per block.
     int parts, part_tiles;
-    // Grid of the keys, and the width of its rows in whole chunks of 16. Without relative
+    // Grid of the keys, and the width of its rows rounded up to chunks of 16. Without relative
     // positions it has one row.
     int grid_h, grid_w, grid_pitch;
     long long q_image, k_image;
 };
 
-// Places of this block's head.
+// Operands of this block's head.
 template <class T> struct AttentionHead {
     const T *q, *k, *v;
     const uint8_t* blocked;  // null if there is no mask
@@ -57,8 +57,8 @@ template <class T> struct AttentionHead {
 };
 
 // Flags of `ROWS` rows by `COLS` columns, as bits, for the accumulators of a lane. A warp reads 32
-// flags of a row at once and votes them into a word; a lane keeps the words of its own rows.
-// `rows` and `cols` are what exists; beyond them everything is blocked.
+// flags of a row at once and combines them into a word by ballot; a lane keeps the words of its own
+// rows. Only `rows` and `cols` exist; everything beyond is blocked.
 template <int MT, int WORDS>
 __device__ __forceinline__ void load_flags(uint32_t (&bits)[MT][2][WORDS], const uint8_t* flags,
                                            size_t pitch, int rows, int cols) {
@@ -74,7 +74,7 @@ __device__ __forceinline__ void load_flags(uint32_t (&bits)[MT][2][WORDS], const
         }
 }
 
-// Scores of flagged columns become -inf. `first` is the column of the accumulators' first one.
+// Sets the scores of flagged columns to -inf. `first` is the column of the first accumulator.
 template <int MT, int NT, int WORDS>
 __device__ __forceinline__ void block(float (&s)[MT][NT][4], const uint32_t (&bits)[MT][2][WORDS],
                                       int first) {
@@ -86,14 +86,14 @@ __device__ __forceinline__ void block(float (&s)[MT][NT][4], const uint32_t (&bi
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int col = first + 8 * n + 2 * t + i % 2;
-                // A choice between two registers, where an index would move both to memory.
+                // Selects between two registers; an index would move both to local memory.
                 const uint32_t word = col < 32 ? bits[m][i / 2][0] : bits[m][i / 2][WORDS - 1];
                 if (word >> col % 32 & 1) s[m][n][i] = -INFINITY;
             }
 }
 
-// The same for 16 columns, from the flags themselves: fewer registers where few are left. `rows`
-// and `cols` are what exists; beyond them everything is blocked.
+// The same for 16 columns directly from the flags: it needs fewer registers. Only `rows` and `cols`
+// exist; everything beyond is blocked.
 template <int MT>
 __device__ __forceinline__ void block(float (&s)[MT][2][4], const uint8_t* flags, size_t pitch,
                                       int rows, int cols) {
@@ -110,8 +110,8 @@ __device__ __forceinline__ void block(float (&s)[MT][2][4], const uint8_t* flags
             }
 }
 
-// Of the 16 columns s[..][at] and s[..][at + 1] those from `cols` on, which do not exist, become
-// -inf.
+// Sets the columns from `cols` on, which do not exist, to -inf in the 16 columns of s[..][at] and
+// s[..][at + 1].
 template <int MT, int NT>
 __device__ __forceinline__ void cut(float (&s)[MT][NT][4], int at, int cols) {
     if (cols >= 16) return;
@@ -125,7 +125,7 @@ __device__ __forceinline__ void cut(float (&s)[MT][NT][4], int at, int cols) {
                 if (8 * n + 2 * t + i % 2 >= cols) s[m][at + n][i] = -INFINITY;
 }
 
-// 16 keys of one row of the grid, from column x on. Rows are walked in whole chunks, so that a
+// 16 keys of one row of the grid, from column x on. Each row is split into whole chunks, so that a
 // chunk has one row and neighbouring columns; keys beyond the end of a row do not exist.
 struct Chunk {
     int y, x;
@@ -139,13 +139,13 @@ struct Chunk {
         x += 16;
         if (x >= s.grid_pitch) x = 0, y++;
     }
-    // Keys from column x on.
+    // Number of keys from column x on.
     __device__ __forceinline__ int keys(const AttentionSizes& s) const {
         return y < s.grid_h ? s.grid_w - x : 0;
     }
 };
 
-// Copies ROWS / 16 chunks of keys and values, as copy_rows does for rows that follow each other.
+// Copies ROWS / 16 chunks of keys and values, as copy_rows does for consecutive rows.
 template <class T, int ROWS, int COLS>
 __device__ __forceinline__ void copy_chunks(T* keys, T* values, const T* k, const T* v, int tile,
                                             const AttentionSizes& s) {
@@ -165,16 +165,16 @@ __device__ __forceinline__ void copy_chunks(T* keys, T* values, const T* k, cons
     }
 }
 
-// The numbers of `rel` that belong to a block's rows, in shared memory: columns first, zeros to
-// whole chunks, then rows. The pitch is an odd number of 8 elements, so that the pairs that a warp
-// reads together meet every bank once.
+// Biases `rel` of a block's rows in shared memory: those of the columns, zero-padded to whole
+// chunks, then those of the rows. The pitch is an odd multiple of 8 elements, so that the pairs
+// that a warp reads together hit every bank once.
 template <class T> struct RelativeRows {
     T* rows;
     int pitch;
 
     static __device__ __forceinline__ int odd_eights(int n) { return ((n + 7) / 8 | 1) * 8; }
 
-    // Rows first .. first + count - 1; those from nq on are zeros. A barrier must follow.
+    // Loads rows first .. first + count - 1; those from nq on are zeros. A barrier must follow.
     __device__ __forceinline__ void fetch(T* to, const T* rel, size_t first_row, int first,
                                           int count, const AttentionSizes& s) {
         rows = to;
@@ -192,7 +192,7 @@ template <class T> struct RelativeRows {
         }
     }
 
-    // Adds `factor` times the numbers of a chunk to its scores, s[..][at] and s[..][at + 1].
+    // Adds `factor` times the biases of a chunk to its scores, s[..][at] and s[..][at + 1].
     template <int MT, int NT>
     __device__ __forceinline__ void add(float (&p)[MT][NT][4], int at, int warp_row,
                                         const Chunk& chunk, float factor,

@@ -1,5 +1,5 @@
-// Entries of attention.cuh in f32, on the FMA units.
-// Shared memory as gpu.rs asks for it; at d = 80 for a grid of 64 by 64, the largest of SAM:
+// Kernels of attention.cuh in f32, on the FMA units.
+// Shared memory as requested by gpu.rs; at d = 80 for a grid of 64 by 64, the largest of SAM:
 // dynamic-shared attention_forward_32_f32 36864
 // dynamic-shared attention_dq_32_f32 41984
 // dynamic-shared attention_dkv_32_f32 42496

@@ -1,9 +1,9 @@
-// The backward pass of attention (attention.cuh).
+// Backward pass of attention (attention.cuh).
 #pragma once
 #include "attention.cuh"
 
-// delta = sum over the channels of dout * out: what every weight's gradient is measured from,
-// because sum_j p dp = dout . sum_j p v. One warp a row of a head.
+// delta = sum over the channels of dout * out. It is subtracted from every dp, because sum_j p dp =
+// dout . sum_j p v. One warp per row of a head.
 template <class T>
 __device__ __forceinline__ void attention_delta(const T* out, const T* dout, float* delta,
                                                 const AttentionSizes& s) {
@@ -21,9 +21,8 @@ __device__ __forceinline__ void attention_delta(const T* out, const T* dout, flo
     if (lane == 0) delta[(token / s.nq * s.heads + head) * s.nq + token % s.nq] = sum;
 }
 
-// A chunk's gradients of scores, summed to those of `rel`: over the rows of the grid into
-// `columns` in shared memory, where each number belongs to one lane, and over its columns into
-// `row`.
+// Sums a chunk's gradients of scores to those of `rel`: over the rows of the grid into `columns` in
+// shared memory, where each element belongs to one lane, and over its columns into `row`.
 template <int MT>
 __device__ __forceinline__ void add_relative(const float (&ds)[MT][2][4], float* columns,
                                              int pitch, float (&row)[MT][2]) {
@@ -41,7 +40,7 @@ __device__ __forceinline__ void add_relative(const float (&ds)[MT][2][4], float*
             }
 }
 
-// Stores the sums over row y of the grid, which end with it, and begins the next.
+// Stores the finished sums of row y of the grid and resets them for the next row.
 template <class T, int MT>
 __device__ __forceinline__ void store_row(T* drel, float (&row)[MT][2], int first, int y,
                                           size_t first_row, const AttentionSizes& s) {
@@ -60,9 +59,9 @@ __device__ __forceinline__ void store_row(T* drel, float (&row)[MT][2], int firs
         }
 }
 
-// dq = ds k scale with ds = p (dp - delta). The weights come from lse, so nothing must be known
-// about the whole row and keys are taken 16 at a time: scores never fill more than 16 MT by 16.
-// With RELATIVE and `rel`, sums of ds are left in `drel`.
+// dq = ds k scale with ds = p (dp - delta). The weights come from lse, so no pass over the whole
+// row is needed and keys are handled 16 at a time: the scores are never more than 16 MT by 16. With
+// RELATIVE and `rel`, sums of ds are written to `drel`.
 template <class P, int D, int MT, int TILE, bool RELATIVE, bool SPLIT>
 __device__ __forceinline__ void attention_dq(const typename P::T* q, const typename P::T* k,
                                              const typename P::T* v, const uint8_t* blocked,
@@ -72,7 +71,7 @@ __device__ __forceinline__ void attention_dq(const typename P::T* q, const typen
                                              float* partial, const AttentionSizes& s) {
     typedef typename P::T T;
     constexpr int LD = D + P::PAD, ROWS = 64 * MT;
-    constexpr int UNROLL = MT == 2 ? 1 : P::UNROLL;  // what the registers allow
+    constexpr int UNROLL = MT == 2 ? 1 : P::UNROLL;  // limited by registers
     extern __shared__ __align__(16) unsigned char memory[];
     T* q_rows = reinterpret_cast<T*>(memory);
     T* g_rows = q_rows + ROWS * LD;
@@ -135,7 +134,7 @@ __device__ __forceinline__ void attention_dq(const typename P::T* q, const typen
         for (int i = 0; i < 2; i++) {
             const int row = mine + 16 * m + 8 * i + g;
             const bool valid = row < s.nq;
-            // An lse of +inf, of a row without keys, makes every weight 0.
+            // A row without keys has an lse of +inf, which makes every weight 0.
             base[m][i] = valid ? lse[head.rows + row] * LOG2_E : INFINITY;
             mean[m][i] = valid ? delta[head.rows + row] : 0.0f;
         }
@@ -216,7 +215,7 @@ __device__ __forceinline__ void attention_dq(const typename P::T* q, const typen
         }
 }
 
-// dq from the parts of a split walk, added in their order. One warp a row of a head.
+// dq from the parts of split keys, added in order. One warp per row of a head.
 template <class T>
 __device__ __forceinline__ void attention_join_dq(const float* partial, T* dq,
                                                   const AttentionSizes& s) {
@@ -232,9 +231,9 @@ __device__ __forceinline__ void attention_join_dq(const float* partial, T* dq,
     }
 }
 
-// dv = p^T dout and dk = ds^T q scale. A warp owns 16 keys and forms the transposed scores
-// k q^T, whose accumulators are already the left operand of both products: nothing is transposed
-// through memory. The sums run over the queries in order: no atomics, one result.
+// dv = p^T dout and dk = ds^T q scale. A warp owns 16 keys and computes the transposed scores k
+// q^T, whose accumulators are already the left operand of both products, so nothing is transposed
+// through memory. The sums run over the queries in order: no atomics, deterministic.
 template <class P, int D, int TILE, bool RELATIVE>
 __device__ __forceinline__ void attention_dkv(const typename P::T* q, const typename P::T* k,
                                               const typename P::T* v, const uint8_t* blocked,
@@ -243,7 +242,7 @@ __device__ __forceinline__ void attention_dkv(const typename P::T* q, const type
                                               typename P::T* dk, typename P::T* dv,
                                               const AttentionSizes& s) {
     typedef typename P::T T;
-    // A stage: queries, dout, then lse and delta of TILE queries.
+    // Stage: queries, dout, then lse and delta of TILE queries.
     constexpr int LD = D + P::PAD, ROWS = 64;
     constexpr int STAGE = 2 * TILE * LD + 2 * TILE * sizeof(float) / sizeof(T);
     extern __shared__ __align__(16) unsigned char memory[];
@@ -285,7 +284,7 @@ __device__ __forceinline__ void attention_dkv(const typename P::T* q, const type
     P::load(k_left, k_rows + warp * 16 * LD, LD);
     P::load(v_left, v_rows + warp * 16 * LD, LD);
 
-    // Where a lane's two keys lie on the grid.
+    // Positions of a lane's two keys on the grid.
     int y[2] = {}, x[2] = {};
     if (RELATIVE)
         for (int i = 0; i < 2; i++) {
@@ -337,7 +336,7 @@ __device__ __forceinline__ void attention_dkv(const typename P::T* q, const type
         __syncthreads();
     }
     if (!busy) return;
-    if (dv == nullptr) dv = dk;  // one buffer for all gradients, told apart by their starts
+    if (dv == nullptr) dv = dk;  // one buffer for all gradients, at different offsets
     const size_t to = blockIdx.z * s.k_image + blockIdx.y * D + 2 * t;
 #pragma unroll
     for (int i = 0; i < 2; i++) {

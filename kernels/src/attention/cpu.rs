@@ -1,12 +1,13 @@
-//! Attention in f32. A block of queries meets all keys of its head in a strip that stays in the
-//! second-level cache; both products run on packed operands (see `tile`).
+//! Attention in f32. The scores of a block of queries with all keys of its head form a strip that
+//! stays in the L2 cache. Both products run on packed operands (see `tile`).
 //!
-//! The scores are kept in units of ln 2: `log2(e)` is folded into the scale of `q`, so the softmax
-//! needs 2^x only, which is two products cheaper than e^x.
+//! The scores are in units of ln 2: `log2(e)` is folded into the scale of `q`, so the softmax needs
+//! only 2^x, which is two products cheaper than e^x.
 //!
-//! Rows of a head lie a whole token apart, which no CPU guesses: packing asks for them ahead, and
-//! turns keys over in squares of 16. Together that took the forward pass of ViT-L at 512 px (1025
-//! tokens, 16 heads of 64) from 24.2 to 22.8 ms on two cores of a Zen 4, bests.
+//! Rows of a head are a whole token apart, which hardware prefetchers do not detect. So packing
+//! prefetches them, and transposes keys in squares of 16. Together that reduced the forward pass of
+//! ViT-L at 512 px (1025 tokens, 16 heads of 64) from 24.2 to 22.8 ms on two cores of a Zen 4 (best
+//! times).
 
 use std::f32::consts::{LN_2, LOG2_E};
 
@@ -19,14 +20,14 @@ use crate::simd;
 use crate::simd::{LANES, madd, sum_lanes};
 use crate::tile::{Left, Product, ROW_STEP, pack, pack_transposed, padded, product};
 
-/// Floats a strip of scores should not exceed: half of a second-level cache of 1 MiB.
+/// Maximum floats in a strip of scores: half of an L2 cache of 1 MiB.
 const STRIP: usize = 131_072;
-/// Most queries a block takes.
+/// Maximum queries per block.
 const BLOCK: usize = 64;
-/// Queries a forward task takes at about; packing keys and values for them costs a few per cent.
+/// Approximate queries per forward task; packing keys and values for them costs a few per cent.
 const CHUNK: usize = 512;
 
-/// Queries of a block: depends on the sizes only, so the order of sums does too.
+/// Queries per block. It depends only on the sizes, and so does the order of sums.
 fn block_rows(s: &Attention) -> usize {
     (STRIP / padded(s.nk).max(1) / ROW_STEP * ROW_STEP).clamp(ROW_STEP, BLOCK)
 }
@@ -34,9 +35,9 @@ fn block_rows(s: &Attention) -> usize {
 /// 2^x for x <= 0, relative error below 2e-7; 0 below -125. Cephes coefficients.
 #[inline(always)]
 pub fn exp2<const FMA: bool>(x: f32) -> f32 {
-    // Comparing this way round keeps a NaN.
+    // This order of the comparison keeps a NaN.
     let y = if -125.0 > x { -125.0 } else { x };
-    // 1.5 * 2^23: the sum's low bits are the nearest integer, ready for the exponent field.
+    // 1.5 * 2^23: the low bits of the sum are the nearest integer, ready for the exponent field.
     let shifted = y + 12_582_912.0;
     let r = y - (shifted - 12_582_912.0);
     let mut p = 1.535_336_2e-4;
@@ -47,7 +48,7 @@ pub fn exp2<const FMA: bool>(x: f32) -> f32 {
     if x < -125.0 { 0.0 } else { y }
 }
 
-/// Scores that the softmax must not see become -inf.
+/// Sets the scores of blocked keys to -inf.
 #[inline(always)]
 fn block_keys(row: &mut [f32], blocked: Option<&[u8]>) {
     if let Some(blocked) = blocked {
@@ -57,7 +58,7 @@ fn block_keys(row: &mut [f32], blocked: Option<&[u8]>) {
     }
 }
 
-/// Adds relative positions, in units of ln 2 as the scores are.
+/// Adds relative positions, in units of ln 2 like the scores.
 #[inline(always)]
 fn add_relative<const FMA: bool>(row: &mut [f32], relative: Option<(&[f32], &[f32])>) {
     if let Some((rows, columns)) = relative {
@@ -101,7 +102,7 @@ simd! {
         add_relative::<FMA>(row, relative);
         block_keys(row, blocked);
         let top = row_max(row);
-        // A row of NaN has no maximum either, and stays NaN.
+        // A row of NaN also has no maximum; it must stay NaN.
         if top == f32::NEG_INFINITY && !row.iter().any(|s| s.is_nan()) {
             // -inf - -inf would be NaN.
             row.fill(0.0);
@@ -133,7 +134,7 @@ simd! {
         add_relative::<FMA>(row, relative);
         block_keys(row, blocked);
         for x in row {
-            // Rounding may put a score a hair above the sum of a single key.
+            // With a single key, rounding may put the score slightly above the log of the sum.
             let y = *x - lse;
             *x = exp2::<FMA>(if y > 0.0 { 0.0 } else { y });
         }
@@ -159,7 +160,7 @@ simd! {
     }
 }
 
-/// Copies rows of a head, scaled, and zeros up to a whole number of row steps.
+/// Copies scaled rows of a head, with zeros up to a whole number of row steps.
 fn copy_rows(
     s: &Attention,
     x: &View<'_, f32>,
@@ -180,17 +181,18 @@ fn copy_rows(
     rest.fill(0.0);
 }
 
-/// A head's rows as one strided slice.
+/// Rows of a head as one strided slice.
 fn head_rows<'a>(s: &Attention, x: &View<'a, f32>, image: usize, head: usize) -> &'a [f32] {
     &x.x[x.rows.at(s, image, head, 0)..]
 }
 
-/// What the forward pass takes: two products.
+/// Cost of the forward pass: two products.
 pub fn forward_cost(s: &Attention) -> Cost {
     Cost { task: forward_task(s).iter().sum(), ..Cost::products(2 * s.scores() * s.d) }
 }
 
-/// Keys and values of a head as right operands; a block's queries, scores and result.
+/// Scratch sizes: keys and values of a head as right operands; queries, scores and result of a
+/// block.
 fn forward_task(s: &Attention) -> [usize; 5] {
     let (rows, np, dp) = (block_rows(s), padded(s.nk), padded(s.d));
     [s.d * np, s.nk * dp, rows * s.d, rows * np, rows * dp]
@@ -206,7 +208,7 @@ pub fn forward(s: &Attention, x: Inputs<'_, f32>, out: &mut [f32], lse: &mut [f3
         return;
     }
     let parts = ((s.nq + CHUNK / 2) / CHUNK).max(1);
-    // Whole row steps: what is left over is computed on padding.
+    // Whole row steps, so that only the last chunk computes on padding.
     let chunk = s.nq.div_ceil(parts).next_multiple_of(ROW_STEP);
     let (out, lse) = (Shared::new(out), Shared::new(lse));
     (0..s.b * s.heads * parts).into_par_iter().for_each(|task| {
@@ -239,7 +241,7 @@ fn forward_chunk(
             let scores = Product { m, n: np, k: s.d, ldc: np, add: false };
             product(scores, Left { x: q, row: s.d, col: 1 }, keys, strip);
             let mut inverse = [0.0; BLOCK];
-            // SAFETY: the task alone writes these queries of its head.
+            // SAFETY: only this task writes these queries of its head.
             let lse = unsafe { lse.piece((image * s.heads + head) * s.nq + first, n) };
             for i in 0..n {
                 let blocked = x.blocked_row(s, image, first + i);
@@ -260,7 +262,7 @@ fn forward_chunk(
     });
 }
 
-/// Where a gradient goes.
+/// Destination of a gradient.
 struct Target<'a> {
     x: &'a Shared<'a>,
     rows: Rows,
@@ -271,7 +273,7 @@ impl Target<'_> {
     fn write(&self, s: &Attention, at: (usize, usize, usize), n: usize, factor: f32, from: &[f32]) {
         let (image, head, first) = at;
         for (i, from) in from.chunks_exact(padded(s.d)).take(n).enumerate() {
-            // SAFETY: rows of one head of one image, which one task alone writes, one at a time.
+            // SAFETY: rows of one head of one image, which only one task writes, one at a time.
             let to = unsafe { self.x.piece(self.rows.at(s, image, head, first + i), s.d) };
             for (to, from) in to.iter_mut().zip(from) {
                 *to = factor * from;
@@ -318,7 +320,7 @@ pub fn backward_packed(
     });
 }
 
-/// One task per head: it alone sums the gradients of its keys and values, in the order of queries.
+/// Runs one task per head, which sums the gradients of its keys and values in the order of queries.
 fn run_backward<'a>(
     s: &Attention,
     x: &Inputs<'_, f32>,
@@ -335,30 +337,30 @@ fn run_backward<'a>(
     });
 }
 
-/// What the backward pass takes: five products, the scores made again among them.
+/// Cost of the backward pass: five products, including the recomputed scores.
 pub fn backward_cost(s: &Attention) -> Cost {
     Cost { task: backward_task(s).iter().sum(), ..Cost::products(5 * s.scores() * s.d) }
 }
 
-/// The slices of a [`Head`], in their order.
+/// Scratch sizes of the slices of a [`Head`], in their order.
 fn backward_task(s: &Attention) -> [usize; 11] {
     let (rows, np, dp) = (block_rows(s), padded(s.nk), padded(s.d));
     let (keys, sums, narrow, strip) = (s.d * np, np * dp, rows * dp, rows * np);
     [keys, keys, s.nk * dp, sums, sums, rows * s.d, rows * s.d, narrow, strip, strip, narrow]
 }
 
-/// What the backward pass of one head works on.
+/// Working memory of the backward pass of one head.
 struct Head<'a> {
     image: usize,
     head: usize,
-    /// Keys and values transposed, and keys as they are: right operands.
+    /// Right operands: transposed keys and values, and keys as stored.
     kt: &'a [f32],
     vt: &'a [f32],
     k: &'a [f32],
     /// Sums over the queries so far, `[padded(nk), padded(d)]`; dk is in units of ln 2.
     dk: &'a mut [f32],
     dv: &'a mut [f32],
-    /// A block's scaled queries and incoming gradients, and the same as right operands.
+    /// Scaled queries and incoming gradients of a block, and the same as right operands.
     q: &'a mut [f32],
     g: &'a mut [f32],
     right: &'a mut [f32],
@@ -392,14 +394,14 @@ fn backward_head(
             h.add_queries(s, x, first, n, lse, dout, drel, &targets);
         }
         let [_, dk, dv] = &targets;
-        // The queries carried log2(e) / sqrt(d).
+        // The queries were scaled by log2(e) / sqrt(d).
         dk.iter().for_each(|d| d.write(s, (image, head, 0), s.nk, LN_2, h.dk));
         dv.iter().for_each(|d| d.write(s, (image, head, 0), s.nk, 1.0, h.dv));
     });
 }
 
 impl Head<'_> {
-    /// Queries `first..first + n`: writes their dq, adds to dk and dv.
+    /// Writes dq of the queries `first..first + n` and adds to dk and dv.
     fn add_queries(
         &mut self,
         s: &Attention,
@@ -439,7 +441,7 @@ impl Head<'_> {
             score_gradients(&self.p[row.clone()], &mut self.ds[row.clone()]);
             if let (Some(drel), Some(r)) = (drel, &x.relative) {
                 let query = (self.image * s.heads + self.head) * s.nq + first + i;
-                // SAFETY: the task alone writes the queries of its head.
+                // SAFETY: only this task writes the queries of its head.
                 let to = unsafe { drel.piece(query * r.len(), r.len()) };
                 let (rows, columns) = to.split_at_mut(r.grid[0]);
                 relative_sums(&self.ds[row], rows, columns);

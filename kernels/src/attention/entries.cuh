@@ -1,10 +1,10 @@
-// The kernels of attention.cuh by name: one of each for a head width, which decides at run time
-// whether it has a mask, relative positions or a share of the keys.
+// Named kernels of attention.cuh: one of each per head width. Each decides at run time whether it
+// has a mask, relative positions or a part of the keys.
 #pragma once
 #include "backward.cuh"
 #include "forward.cuh"
 
-// `blocks` a multiprocessor: with two up to 255 registers of a thread, with four up to 128.
+// `blocks` per SM: two allow 255 registers per thread, four 128.
 #define KERNEL(blocks) extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, blocks)
 
 #define INPUTS(T) const T *q, const T *k, const T *v, const uint8_t *blocked, const T *rel
@@ -29,7 +29,7 @@
                                                s);                                                \
     }
 
-// Kernels that give a row to a warp, of any head width.
+// Kernels with one warp per row, for any head width.
 #define ROWS(T, SUFFIX)                                                                           \
     KERNEL(8)                                                                                     \
     attention_delta_##SUFFIX(AttentionSizes s, const T* out, const T* dout, float* delta) {       \

@@ -1,10 +1,10 @@
-// The forward pass of attention (attention.cuh).
+// Forward pass of attention (attention.cuh).
 #pragma once
 #include "attention.cuh"
 
-// One step of the softmax over a row that arrives in pieces. `s` holds scores and becomes weights;
-// `top` is the largest scaled score so far, `total` this lane's share of the sum of the weights.
-// Sums so far are brought to the new maximum, which a row without open keys does not have yet.
+// One step of the online softmax. `s` holds scores and becomes weights; `top` is the largest scaled
+// score so far, `total` this lane's part of the sum of the weights. Previous sums are rescaled to
+// the new maximum, which a row without open keys does not have yet.
 template <int MT, int NT, int DT>
 __device__ __forceinline__ void online_softmax(float (&s)[MT][NT][4], float (&out)[MT][DT][4],
                                                float (&top)[MT][2], float (&total)[MT][2],
@@ -40,7 +40,7 @@ __device__ __forceinline__ void online_softmax(float (&s)[MT][NT][4], float (&ou
 }
 
 // out = softmax(q k^T scale) v and lse; TILE keys at a time. With SPLIT and more than one part,
-// `partial` receives sums and the largest score with its sum of weights, for attention_join.
+// `partial` receives the sums, the largest score and the sum of weights for attention_join.
 template <class P, int D, int MT, int TILE, bool RELATIVE, bool SPLIT>
 __device__ __forceinline__ void attention_forward(const typename P::T* q, const typename P::T* k,
                                                   const typename P::T* v, const uint8_t* blocked,
@@ -145,7 +145,7 @@ __device__ __forceinline__ void attention_forward(const typename P::T* q, const 
                            sums[m][n][2 * i + 1]);
                 continue;
             }
-            // A row blocked everywhere has no weight: zeros, and an lse of +inf.
+            // A row with all keys blocked has no weights: zeros, and an lse of +inf.
             const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
             if (t == 0)
                 lse[head.rows + row] = sum > 0.0f ? fmaf(top[m][i], LN_2, logf(sum)) : INFINITY;
@@ -156,7 +156,7 @@ __device__ __forceinline__ void attention_forward(const typename P::T* q, const 
         }
 }
 
-// out and lse from the parts of a split walk, added in their order. One warp a row of a head.
+// out and lse from the parts of split keys, added in order. One warp per row of a head.
 template <class T>
 __device__ __forceinline__ void attention_join(const float* partial, T* out, float* lse,
                                                const AttentionSizes& s) {

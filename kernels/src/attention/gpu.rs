@@ -1,13 +1,14 @@
 //! Launches of `attention.cu` (bf16) and `attention_f32.cu`.
 //!
-//! FLOPs, bytes and what a GPU can give are worked out in docs/kernels.md. The backward pass reads
-//! `out`, which the CPU form does not: it walks over keys piece by piece, and `sum_j(p dp)` over
-//! the whole row is `dout . out`, one dot product instead of another walk. It forms the scores
-//! twice, once by queries (`dq`) and once by keys (`dk`, `dv`): 14 instead of 10 products of `b
-//! heads nq nk d`, for sums in a fixed order without atomics or a workspace of `dq`'s size a block.
+//! docs/kernels.md has FLOPs, bytes and the limits of a GPU. The backward pass reads `out`, unlike
+//! the CPU code. It handles keys piece by piece, and `sum_j(p dp)` over the whole row equals `dout
+//! . out`: one dot product instead of another loop over the keys. It computes the scores twice,
+//! once by queries (`dq`) and once by keys (`dk`, `dv`): `14 b heads nq nk d` FLOP instead of 10.
+//! In return, sums have a fixed order without atomics and without a workspace of the size of `dq`
+//! per block.
 //!
-//! A head width has one kernel for each direction, whatever its form; 80 channels alone take
-//! relative positions, 32 alone split their keys.
+//! Each head width has one set of kernels for all forms. Only 80 channels support relative
+//! positions, only 32 split their keys.
 
 use super::{Attention, OP};
 use crate::device::sizes::small;
@@ -17,23 +18,23 @@ use crate::{KernelError, Result, check_count};
 static BF16: Module = Module::new("attention", include_str!("../../ptx/attention.ptx"));
 static F32: Module = Module::new("attention_f32", include_str!("../../ptx/attention_f32.ptx"));
 
-/// `ATTENTION_THREADS` of `attention.cuh`.
+/// Mirrors `ATTENTION_THREADS` in `attention.cuh`.
 const THREADS: u32 = 128;
 
-/// Rows of a block of the kernels that give each to a warp.
+/// Rows per block of the kernels with one warp per row.
 const WARP_ROWS: usize = 4;
 
-/// Keys of a chunk of `attention.cuh`: rows of the grid are walked in whole ones.
+/// Keys per chunk of `attention.cuh`; rows of the grid are split into whole chunks.
 const CHUNK: u32 = 16;
 
-/// Blocks that few queries are brought to by splitting the keys: four for each multiprocessor of an
-/// H200, which is what fits beside each other at 32 channels.
+/// Target number of blocks when keys are split: four per SM of an H200, which is the occupancy at
+/// 32 channels.
 const SPLIT_BLOCKS: usize = 528;
 
-/// Fewest tiles of keys that a part has, so that a block multiplies more than it fetches queries.
+/// Minimum tiles of keys per part, so that a block does more products than loads of queries.
 const PART_TILES: usize = 4;
 
-/// `AttentionSizes` of `attention.cuh`.
+/// Mirrors `AttentionSizes` in `attention.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -57,7 +58,7 @@ struct Sizes {
     k_image: u64,
 }
 
-/// What the backward pass on a device needs beside the inputs.
+/// Saved values that the backward pass on a device needs in addition to the inputs.
 #[derive(Debug, Clone, Copy)]
 pub struct SavedGpu<'a, T> {
     /// Result of the forward pass, `[b, nq, heads * d]`.
@@ -71,9 +72,9 @@ struct Entries {
     forward: &'static str,
     dq: &'static str,
     dkv: &'static str,
-    /// Query rows of a block of the forward pass and of `dq`.
+    /// Query rows per block of the forward pass and of `dq`.
     rows: [usize; 2],
-    /// Keys of a tile of the forward pass; queries or keys of one of the backward pass.
+    /// Keys per tile of the forward pass; queries or keys per tile of the backward pass.
     tiles: [usize; 2],
 }
 
@@ -84,10 +85,10 @@ struct Relative<'a, T> {
     grid: [usize; 2],
 }
 
-/// Head widths that have kernels, ascending; others are widened with zeros.
+/// Head widths that have kernels, ascending; others are padded with zeros.
 pub const WIDTHS: &[usize] = &[32, 64, 80];
 
-/// Rows of a block of `attention_dkv`.
+/// Rows per block of `attention_dkv`.
 const KEY_ROWS: usize = 64;
 
 impl Attention {
@@ -95,7 +96,7 @@ impl Attention {
     /// 80; q, k and v begin at multiples of 16 bytes.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a head width without a kernel; a failure of
+    /// A view whose length does not match the sizes; a head width without a kernel; a failure of
     /// the device.
     pub fn forward_gpu<T: Float>(
         &self,
@@ -130,8 +131,8 @@ impl Attention {
     /// [`Attention::forward_relative`] on a device; see [`Attention::forward_gpu`]. `d` is 80.
     ///
     /// # Errors
-    /// As [`Attention::forward_packed_gpu`]; a grid that does not hold the tokens, or rows of more
-    /// numbers than the shared memory of a block takes.
+    /// As [`Attention::forward_packed_gpu`]; a grid whose size differs from the number of tokens,
+    /// or too many biases per query for the shared memory of a block.
     pub fn forward_relative_gpu<T: Float>(
         &self,
         device: &Device,
@@ -146,7 +147,7 @@ impl Attention {
         self.launch_forward(device, sizes, [qkv; 3], None, relative, out, lse)
     }
 
-    /// [`Attention::backward`] on a device: writes `dq`, and `dk` with `dv`; each may be left out.
+    /// [`Attention::backward`] on a device: writes `dq`, and `dk` with `dv`; each is optional.
     ///
     /// # Errors
     /// As [`Attention::forward_gpu`].
@@ -248,7 +249,7 @@ impl Attention {
         let args = args.read_if(relative.map(|r| r.rel)).write(out.reborrow());
         let args = args.write(lse.reborrow()).write_if(partial.as_mut().map(Buffer::view_mut));
         // SAFETY: the lengths were checked; rows beyond nq and keys beyond nk are not touched;
-        // partial holds d sums and two numbers for each row of each part.
+        // partial holds d sums and two more values for each row of each part.
         unsafe { device.launch(&kernel::<T>(entries.forward), &grid, &args)? };
         let Some(partial) = partial else { return Ok(()) };
         let args = Args::new(&sizes).read(partial.view()).write(out).write(lse);
@@ -257,8 +258,8 @@ impl Attention {
         unsafe { device.launch(&kernel::<T>("attention_join"), &grid, &args) }
     }
 
-    /// Cuts the keys into parts where a call has few rows: by its sizes alone, so that the same
-    /// call gives the same bits everywhere.
+    /// Splits the keys into parts if a call has few rows. The split depends only on the sizes, so
+    /// that the same call gives bitwise equal results everywhere.
     fn split(&self, sizes: &mut Sizes, rows: usize, tile: usize) -> usize {
         let (blocks, tiles) =
             (self.nq.div_ceil(rows) * self.heads * self.b, self.nk.div_ceil(tile));
@@ -270,7 +271,7 @@ impl Attention {
         parts
     }
 
-    /// What the parts of a split walk leave for each row: `n` numbers.
+    /// Buffer for the partial results of split keys: `n` values for each row of each part.
     fn partial(&self, device: &Device, parts: usize, n: usize) -> Result<Option<Buffer<f32>>> {
         let rows = self.b * self.heads * self.nq;
         (parts > 1).then(|| device.alloc("attention.partial", parts * rows * n)).transpose()
@@ -317,7 +318,7 @@ impl Attention {
     }
 
     fn sizes(&self, starts: [usize; 3], token: usize, images: [usize; 2]) -> Result<Sizes> {
-        // Signed in the kernel, and tiles may reach past the end.
+        // The kernel uses signed integers, and tiles may extend past the end.
         let small = |name, n: usize| small(OP, name, n.saturating_mul(2).saturating_add(256));
         small("queries", self.nq)?;
         small("keys", self.nk)?;
@@ -337,7 +338,7 @@ impl Attention {
             k_token: token as u32,
             parts: 1,
             part_tiles: 0,
-            // One row of all keys.
+            // One row with all keys.
             grid_h: u32::from(self.nk > 0),
             grid_w: self.nk as u32,
             grid_pitch: (self.nk.max(1) as u32).next_multiple_of(CHUNK),
@@ -377,18 +378,18 @@ impl Attention {
     }
 }
 
-/// A number of elements rounded up to an odd number of eights: a pitch that meets no bank twice.
+/// Number of elements rounded up to an odd multiple of eight: a pitch without bank conflicts.
 fn odd_eights(n: usize) -> usize {
     8 * (n.div_ceil(8) | 1)
 }
 
-/// Bytes of `RelativeRows`: the numbers of `rows` rows of a block.
+/// Bytes of `RelativeRows` for `rows` rows of a block.
 fn rel_rows<T>(rows: usize, [h, w]: [usize; 2]) -> usize {
     rows * odd_eights(w.next_multiple_of(CHUNK as usize) + h) * size_of::<T>()
 }
 
-/// Bytes of shared memory in which f32 weights change from results to operands: `rows` rows of a
-/// block by `cols`.
+/// Bytes of shared memory to turn f32 weights from results into operands: `rows` rows per block by
+/// `cols`.
 fn scratch<T>(rows: usize, cols: usize) -> usize {
     if size_of::<T>() == 4 { rows * (cols + 4) * 4 } else { 0 }
 }
@@ -397,7 +398,7 @@ fn kernel<T: Float>(name: &'static str) -> Kernel {
     if size_of::<T>() == 4 { F32.kernel_of::<T>(name) } else { BF16.kernel_of::<T>(name) }
 }
 
-/// One backward pass, its operands checked.
+/// One backward pass with checked operands.
 struct Backward<'a, T> {
     s: &'a Attention,
     device: &'a Device,
@@ -410,7 +411,7 @@ struct Backward<'a, T> {
 }
 
 impl<'a, T: Float> Backward<'a, T> {
-    /// `dout . out` of every row, `[b, heads, nq]`.
+    /// Computes `dout . out` of every row, `[b, heads, nq]`.
     fn delta(&self) -> Result<Buffer<f32>> {
         let s = self.s;
         let (features, rows) = (s.b * s.nq * s.width(), s.b * s.heads * s.nq);
@@ -431,7 +432,7 @@ impl<'a, T: Float> Backward<'a, T> {
         self.s.entries::<T>(self.relative.is_some())
     }
 
-    /// Arguments up to `dout`, which both other kernels share.
+    /// Arguments up to `dout`, which the two other kernels share.
     fn args(&self, sizes: &Sizes, delta: View<'a, f32>) -> Args<'a> {
         let [q, k, v] = self.qkv;
         let args = Args::new(sizes).read(q).read(k).read(v).read_if(self.blocked);
@@ -469,7 +470,7 @@ impl<'a, T: Float> Backward<'a, T> {
         unsafe { self.device.launch(&kernel::<T>("attention_join_dq"), &grid, &args) }
     }
 
-    /// Without `dv`, `dk` is the buffer of all three gradients.
+    /// Launches the kernel for dk and dv. Without `dv`, `dk` is the buffer of all three gradients.
     fn dkv(
         &self,
         delta: View<'_, f32>,

@@ -3,9 +3,9 @@ use half::bf16;
 use super::{Attention, SavedGpu};
 use crate::device::{Device, Float};
 
-/// What the layout of shared memory promises: the rows of a tile that are read together meet every
-/// bank once. At 80 channels, ten units of 16 bytes, a copy reaches into the next row, where one
-/// lane in eight meets another: one more pass for each copy.
+/// Checks the shared memory layout: the rows of a tile that are read together hit every bank once.
+/// At 80 channels, ten units of 16 bytes, a copy extends into the next row, where one lane in eight
+/// conflicts with another: one more pass per copy.
 #[test]
 fn tiles_meet_no_bank_twice() {
     for d in [32, 64, 80] {
@@ -20,7 +20,7 @@ fn tiles_meet_no_bank_twice() {
         s.backward_packed_gpu(&device, x.view(), saved, g, dqkv.view_mut()).unwrap();
         let work = device.work().unwrap();
         println!("attention, d {d}: {work:?}");
-        // Forward one block of 128 queries, dq and dkv two of 64 with two operands each.
+        // Forward has one block of 128 queries; dq and dkv have two of 64 with two operands each.
         let rows = (128 + 256) + 2 * (2 * (64 + 64) + 2 * 256);
         let expected = if d == 80 { rows * 10 / 32 } else { 0 };
         assert_eq!(work.bank_conflicts, expected);
@@ -70,7 +70,7 @@ fn head_widths_without_a_kernel_are_named() {
     );
 }
 
-/// Few queries share many keys among blocks: once more launch in each direction.
+/// Few queries split many keys among blocks: one more launch in each direction.
 #[test]
 fn keys_are_split_where_queries_are_few() {
     let launches = |nk: usize| {
@@ -93,7 +93,7 @@ fn keys_are_split_where_queries_are_few() {
     assert_eq!(launches(449), (2, 3));
 }
 
-/// Neither does the join of split keys: one NaN makes its row NaN and no other.
+/// The join of split keys does not hide NaN either: one NaN makes only its own row NaN.
 #[test]
 fn nothing_hides_a_nan() {
     let s = Attention { b: 1, heads: 1, d: 32, nq: 3, nk: 601 };
@@ -127,7 +127,7 @@ fn relative_launches<T: Float>(grid: [usize; 2]) -> crate::Result<u64> {
     Ok(device.counters().launches)
 }
 
-/// The numbers of a block's queries lie in shared memory: enough for the largest grid of SAM.
+/// Shared memory has room for the biases of a block's queries for the largest grid of SAM.
 #[test]
 fn grids_that_shared_memory_holds() {
     assert_eq!(relative_launches::<bf16>([64, 64]), Ok(4));

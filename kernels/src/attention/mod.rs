@@ -1,32 +1,33 @@
-//! Attention without the matrix of all pairs in memory.
+//! Attention that never stores the matrix of all scores.
 //!
 //! ```text
 //! s[i, j] = q[i] . k[j] / sqrt(d)                -inf where blocked[i, j]
 //! p       = softmax_j(s)        out = p v        lse[i] = ln(sum_j exp(s[i, j]))
 //! ```
-//! Backward, per head, with `p = exp(s - lse)` formed again block by block:
+//! Backward, per head, with `p = exp(s - lse)` recomputed block by block:
 //! ```text
 //! dv = p^T dout        dp = dout v^T        ds = p (dp - sum_j(p dp))
 //! dq = ds k / sqrt(d)                       dk = ds^T q / sqrt(d)
 //! ```
-//! Two forms share one core. Packed: `qkv` and `dqkv` `[b, t, 3, heads, d]`, as one linear layer
-//! writes them. Separate: `q`, `out` `[b, nq, heads * d]`, `k`, `v` `[b, nk, heads * d]`, with an
-//! optional `blocked` `[b, nq, nk]` of 0 and 1 that all heads share. `lse` is `[b, heads, nq]`.
+//! Two forms share one core. Packed: `qkv` and `dqkv` `[b, t, 3, heads, d]`, as written by one
+//! linear layer. Separate: `q`, `out` `[b, nq, heads * d]`, `k`, `v` `[b, nk, heads * d]`, with an
+//! optional mask `blocked` `[b, nq, nk]` of 0 and 1 that all heads share. `lse` is `[b, heads,
+//! nq]`.
 //!
-//! Relative positions, for packed tokens that are the cells of a grid `[h, w]` row by row: `rel`
-//! `[b, heads, t, h + w]` holds what is added to the scores of the keys of each row and of each
-//! column of the grid, `s[i, (y, x)] += rel[i, y] + rel[i, h + x]` (see `relative_position`, which
-//! forms it). Its gradient is the sum of `ds` over a row or a column:
+//! Relative positions apply to packed tokens that are the cells of a grid `[h, w]` row by row.
+//! `rel` `[b, heads, t, h + w]` holds one bias per grid row and one per grid column, added to the
+//! scores of their keys: `s[i, (y, x)] += rel[i, y] + rel[i, h + x]` (`relative_position` computes
+//! it). Its gradient is the sum of `ds` over a row or a column:
 //! ```text
 //! drel[i, y] = sum_x ds[i, (y, x)]        drel[i, h + x] = sum_y ds[i, (y, x)]
 //! ```
-//! A row that is blocked everywhere gives zeros and an `lse` of +inf, and has no gradient.
+//! A query with all keys blocked gives zeros and an `lse` of +inf, and has no gradient.
 //!
-//! Saved for the backward pass: the inputs and `lse`; neither the matrix nor `out`, because a
-//! block of rows meets all keys at once and so finds `sum_j(p dp)` itself. Cost: `4 b heads nq nk
-//! d` FLOP forward, `10 b heads nq nk d` backward, all of it in products of operands that lie in
-//! cache. On a device ([`Attention::forward_gpu`]) the backward pass also reads `out` and forms the
-//! scores twice, `14 b heads nq nk d` FLOP; shapes, floors and limits are in docs/kernels.md.
+//! Saved for the backward pass: the inputs and `lse`. Neither the matrix nor `out` is saved: a
+//! block of rows sees all keys at once and computes `sum_j(p dp)` itself. Cost: `4 b heads nq nk d`
+//! FLOP forward, `10 b heads nq nk d` backward, all in products whose operands are in cache. On a
+//! device ([`Attention::forward_gpu`]) the backward pass also reads `out` and computes the scores
+//! twice: `14 b heads nq nk d` FLOP. docs/kernels.md has the shapes, lower bounds and limits.
 //! Source: spec backbones §2.3; relative positions: §4.5; blocked keys: spec mask2former §3.4.
 
 mod cpu;
@@ -52,7 +53,7 @@ pub struct Attention {
     pub b: usize,
     /// Heads.
     pub heads: usize,
-    /// Channels of a head.
+    /// Channels per head.
     pub d: usize,
     /// Queries.
     pub nq: usize,
@@ -60,7 +61,7 @@ pub struct Attention {
     pub nk: usize,
 }
 
-/// Where the rows of one head lie in a slice.
+/// Location of the rows of one head in a slice.
 #[derive(Debug, Clone, Copy)]
 struct Rows {
     start: usize,
@@ -75,7 +76,7 @@ impl Rows {
     }
 }
 
-/// An operand and the places of its rows.
+/// Operand and the location of its rows.
 #[derive(Debug, Clone, Copy)]
 struct View<'a, T> {
     x: &'a [T],
@@ -92,7 +93,7 @@ impl<'a, T: Real> View<'a, T> {
     }
 }
 
-/// Everything an attention reads.
+/// Inputs of an attention.
 #[derive(Debug, Clone, Copy)]
 struct Inputs<'a, T> {
     q: View<'a, T>,
@@ -102,7 +103,7 @@ struct Inputs<'a, T> {
     relative: Option<Relative<'a, T>>,
 }
 
-/// What is added to the scores, and the grid of the keys.
+/// Biases of relative positions, and the grid of the keys.
 #[derive(Debug, Clone, Copy)]
 struct Relative<'a, T> {
     rel: &'a [T],
@@ -110,12 +111,13 @@ struct Relative<'a, T> {
 }
 
 impl<'a, T: Real> Relative<'a, T> {
-    /// Numbers of a query.
+    /// Biases per query.
     fn len(&self) -> usize {
         self.grid[0] + self.grid[1]
     }
 
-    /// Numbers of the query of this index in `[b, heads, t]`: of rows and of columns.
+    /// Biases of the query with this index in `[b, heads, t]`: those of the rows and of the
+    /// columns.
     fn row(&self, query: usize) -> (&'a [T], &'a [T]) {
         self.rel[query * self.len()..][..self.len()].split_at(self.grid[0])
     }
@@ -128,7 +130,7 @@ impl<'a, T: Real> Inputs<'a, T> {
         Inputs { q, k, v, blocked: self.blocked, relative }
     }
 
-    /// Relative positions of a query, if there are any.
+    /// Relative positions of a query, if used.
     fn relative_row(
         &self,
         s: &Attention,
@@ -139,17 +141,17 @@ impl<'a, T: Real> Inputs<'a, T> {
         self.relative.map(|r| r.row((image * s.heads + head) * s.nq + i))
     }
 
-    /// Row of the mask, if there is one.
+    /// Row of the mask, if used.
     fn blocked_row(&self, s: &Attention, image: usize, i: usize) -> Option<&'a [u8]> {
         self.blocked.map(|x| &x[(image * s.nq + i) * s.nk..][..s.nk])
     }
 }
 
 impl Attention {
-    /// Separate form: writes `out` and `lse`.
+    /// Writes `out` and `lse` in the separate form.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, or heads without channels.
+    /// A slice whose length does not match the sizes, or heads without channels.
     pub fn forward<T: Real>(
         &self,
         q: &[T],
@@ -163,21 +165,22 @@ impl Attention {
         self.run_forward(inputs, out, lse)
     }
 
-    /// Packed form, where queries and keys are the same tokens: writes `out` and `lse`.
+    /// Writes `out` and `lse` in the packed form, where queries and keys are the same tokens.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, `nq` other than `nk`, or heads without
+    /// A slice whose length does not match the sizes, `nq` other than `nk`, or heads without
     /// channels.
     pub fn forward_packed<T: Real>(&self, qkv: &[T], out: &mut [T], lse: &mut [T]) -> Result<()> {
         let inputs = self.packed(qkv)?;
         self.run_forward(inputs, out, lse)
     }
 
-    /// Packed form with relative positions `rel` `[b, heads, t, h + w]` on a grid `[h, w]` of the
-    /// tokens: writes `out` and `lse`.
+    /// Writes `out` and `lse` in the packed form with relative positions.
+    ///
+    /// `rel` is `[b, heads, t, h + w]`; the tokens form a grid `[h, w]`.
     ///
     /// # Errors
-    /// As [`Attention::forward_packed`]; a grid that does not hold the tokens.
+    /// As [`Attention::forward_packed`]; a grid whose size differs from the number of tokens.
     pub fn forward_relative<T: Real>(
         &self,
         qkv: &[T],
@@ -189,10 +192,10 @@ impl Attention {
         self.run_forward(self.with_relative(qkv, rel, grid)?, out, lse)
     }
 
-    /// Separate form: writes `dq`, `dk` and `dv`; each may be left out.
+    /// Writes `dq`, `dk` and `dv` in the separate form; each is optional.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, or heads without channels.
+    /// A slice whose length does not match the sizes, or heads without channels.
     pub fn backward<T: Real>(
         &self,
         q: &[T],
@@ -224,10 +227,10 @@ impl Attention {
         Ok(())
     }
 
-    /// Packed form: writes `dqkv`.
+    /// Writes `dqkv` in the packed form.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, `nq` other than `nk`, or heads without
+    /// A slice whose length does not match the sizes, `nq` other than `nk`, or heads without
     /// channels.
     pub fn backward_packed<T: Real>(
         &self,
@@ -239,7 +242,7 @@ impl Attention {
         self.run_packed(self.packed(qkv)?, qkv.len(), lse, dout, dqkv, None)
     }
 
-    /// Packed form with relative positions: writes `dqkv` and `drel`.
+    /// Writes `dqkv` and `drel` in the packed form with relative positions.
     ///
     /// # Errors
     /// As [`Attention::forward_relative`].
@@ -305,7 +308,7 @@ impl Attention {
         check_len(OP, "dout", dout, self.b * self.nq * self.width())
     }
 
-    /// Pairs of a query and a key, over all heads and images.
+    /// Number of pairs of a query and a key, over all heads and images.
     fn scores(&self) -> usize {
         self.b * self.heads * self.nq * self.nk
     }

@@ -1,9 +1,9 @@
-//! Attention in plain loops: the definition of right.
+//! Attention in plain loops: the reference implementation.
 
 use super::{Attention, Inputs};
 use crate::Real;
 
-/// Scores of one query against every key; none where the key is blocked.
+/// Scores of one query with every key; `None` where the key is blocked.
 fn scores<T: Real>(
     s: &Attention,
     x: &Inputs<'_, T>,

@@ -1,8 +1,8 @@
 use super::{Attention, cpu, reference};
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
 
-/// One, primes, no multiples of the vector, SAM's head width, the mask decoder's and DINOv2's
-/// shapes.
+/// One, primes, no multiples of the vector width, the head width of SAM, shapes of the mask decoder
+/// and DINOv2.
 const SHAPES: [Attention; 7] = [
     Attention { b: 1, heads: 1, d: 1, nq: 1, nk: 1 },
     Attention { b: 2, heads: 3, d: 5, nq: 7, nk: 13 },
@@ -13,7 +13,7 @@ const SHAPES: [Attention; 7] = [
     Attention { b: 1, heads: 1, d: 64, nq: 1025, nk: 1025 },
 ];
 
-/// q, k, v, dout; scores reach tens, so that the maximum must be taken out.
+/// q, k, v, dout; scores reach tens, so that the maximum must be subtracted.
 fn inputs<T: crate::Real>(s: &Attention) -> [Vec<T>; 4] {
     let c = s.heads * s.d;
     let n = [s.nq, s.nk, s.nk, s.nq].map(|n| s.b * n * c);
@@ -21,7 +21,8 @@ fn inputs<T: crate::Real>(s: &Attention) -> [Vec<T>; 4] {
     [big(noise(n[0], 1)), big(noise(n[1], 2)), noise(n[2], 3), noise(n[3], 4)]
 }
 
-/// A third of the keys blocked; every query keeps key 0 unless `row` is blocked wholly.
+/// Mask with a third of the keys blocked; every query keeps key 0, except row `whole`, which is
+/// blocked completely.
 fn mask(s: &Attention, whole: Option<usize>) -> Vec<u8> {
     let draw = noise::<f64>(s.b * s.nq * s.nk, 5);
     let open = |k: usize| k.is_multiple_of(s.nk) || draw[k] > -0.33;
@@ -83,8 +84,8 @@ fn fast_form_matches_reference() {
             let ((mut out, mut lse), (mut out0, mut lse0)) = (fresh(), fresh());
             cpu::forward(s, x, &mut out, &mut lse);
             reference::forward(s, x, &mut out0, &mut lse0);
-            // A score of 30 carries 2e-6 of rounding, which the exponential turns into a relative
-            // error.
+            // A score of 30 has a rounding error of 2e-6, which the exponential turns into a
+            // relative error.
             assert_close("out", &out, &out0, 2e-5);
             let finite = |x: &[f32]| x.iter().map(|v| v.min(1e4)).collect::<Vec<f32>>();
             assert_close("lse", &finite(&lse), &finite(&lse0), 1e-6);
@@ -135,7 +136,7 @@ fn fast_packed_form_is_the_fast_separate_form() {
     }
 }
 
-/// qkv, rel, dout; relative positions reach tens as the scores do.
+/// qkv, rel, dout; relative positions reach tens, like the scores.
 fn relative_inputs<T: crate::Real>(s: &Attention, [h, w]: [usize; 2]) -> [Vec<T>; 3] {
     let [q, k, v, dout] = inputs::<T>(s);
     let rel = noise::<T>(s.b * s.heads * s.nq * (h + w), 6);
@@ -218,7 +219,7 @@ fn no_keys_give_zeros() {
     assert_eq!(dq, [0.0; 12]);
 }
 
-/// A query whose scores are all NaN has no largest one, just as a row that is blocked everywhere.
+/// A query whose scores are all NaN has no maximum, like a row with all keys blocked.
 #[test]
 fn nothing_hides_a_nan() {
     let s = Attention { b: 1, heads: 1, d: 4, nq: 3, nk: 17 };

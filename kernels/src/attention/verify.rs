@@ -1,4 +1,4 @@
-//! Attention on a device beside its reference.
+//! Verification of attention on a device against the reference.
 
 use half::bf16;
 
@@ -10,7 +10,7 @@ use crate::verify::{Kernels, Timed, Verification, filled};
 
 pub(crate) const KERNELS: Kernels = Kernels { name: "attention", verify, timed };
 
-/// What is added to plain attention.
+/// Variant of attention.
 pub(super) enum Form {
     Plain,
     /// Flags, `[b, nq, nk]`.
@@ -31,7 +31,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
     ] {
         both(verification, &Attention { b, heads, d, nq, nk }, &Form::Plain)?;
     }
-    // At 32 channels the last two split their keys.
+    // At 32 channels the last two cases split their keys.
     for (b, heads, d, nq, nk) in [
         (1, 1, 32, 1, 1),
         (2, 2, 32, 70, 131),
@@ -58,8 +58,8 @@ fn both(verification: &mut Verification<'_>, s: &Attention, form: &Form) -> Resu
     check::<f32>(verification, s, form)
 }
 
-/// A third of the flags set; the last row of the first image has no open key, the first one opens
-/// only its last key, so that whole parts of split keys are blocked.
+/// Mask with a third of the flags set. The last row of the first image has no open key; the first
+/// one opens only its last key, so that whole parts of split keys are blocked.
 fn flags(s: &Attention) -> Vec<u8> {
     let draw = noise::<f64>(s.b * s.nq * s.nk, 5);
     let blocked = |i: usize| match i / s.nk {
@@ -70,7 +70,7 @@ fn flags(s: &Attention) -> Vec<u8> {
     (0..draw.len()).map(|i| u8::from(blocked(i))).collect()
 }
 
-/// What the kernels leave.
+/// Outputs of the kernels.
 #[derive(PartialEq)]
 struct Outputs<T> {
     out: Vec<T>,
@@ -86,7 +86,7 @@ fn interleave<T: Copy>(s: &Attention, parts: [&[T]; 3]) -> Vec<T> {
     (0..s.b * s.nq).flat_map(|t| parts.map(|p| p[t * c..(t + 1) * c].to_vec())).flatten().collect()
 }
 
-/// The three parts of packed numbers.
+/// Returns the three parts of packed values.
 fn part<T: Copy>(s: &Attention, packed: &[T]) -> [Vec<T>; 3] {
     let c = s.heads * s.d;
     [0, 1, 2].map(|part| packed.chunks(c).skip(part).step_by(3).flatten().copied().collect())
@@ -119,7 +119,7 @@ fn separate<T: Float>(
     })
 }
 
-/// Packed, with relative positions where a grid is given.
+/// Runs the packed form, with relative positions if a grid is given.
 fn packed<T: Float>(
     device: &Device,
     s: &Attention,
@@ -158,7 +158,7 @@ fn check<T: Float>(verification: &mut Verification<'_>, s: &Attention, form: &Fo
     let mut seed = 0;
     let drawn = [b * nq * c, b * nk * c, b * nk * c, b * nq * c, rel].map(|n| {
         seed += 1;
-        // Scores reach tens, so that the maximum must be taken out.
+        // Scores reach tens, so that the maximum must be subtracted.
         let size = if matches!(seed, 1 | 2 | 5) { 4.0 } else { 1.0 };
         stored::<T>(&noise::<f32>(n, seed).iter().map(|x| size * x).collect::<Vec<f32>>())
     });
@@ -202,15 +202,15 @@ fn compare<T: Float>(
     ];
     for (part, got, want) in parts.into_iter().filter(|(.., want)| !want[0].is_empty()) {
         verification.within(&format!("{what}: {part}"), got, &want[0], |i| want[1][i]);
-        // Bounds are for the worst case. In f32 the kernels have to be as near as `cpu.rs` is.
-        // (With one key gradients of scores are 0, and relative errors say nothing.)
+        // The bounds are worst cases. In f32 the kernels have to be as accurate as `cpu.rs`. (With
+        // one key, gradients of scores are 0, and relative errors are meaningless.)
         if size_of::<T>() == 4 && want[0].iter().any(|w| w.abs() > 1e-3) {
             let got: Vec<f64> = got.iter().map(|x| f64::from(x.f32())).collect();
             let near = got.len() == want[0].len() && relative_error(&got, &want[0]) <= 5e-5;
             verification.holds(&format!("{what}: {part} is as near as on the CPU"), near);
         }
     }
-    // Rows without keys have an infinite lse, which no bound measures.
+    // Rows without keys have an infinite lse, which the bounds do not cover.
     let infinite = |x: f64| x == f64::INFINITY;
     let alike = got.lse.iter().zip(&e.lse[0]).all(|(&l, &e)| infinite(l.into()) == infinite(e));
     verification.holds(&format!("{what}: rows without keys have an lse of +inf"), alike);
@@ -247,7 +247,7 @@ fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     Ok(all)
 }
 
-/// FLOP of so many products of queries and keys.
+/// FLOP of `n` products of queries and keys.
 fn products(s: &Attention, n: usize) -> usize {
     2 * n * s.scores() * s.d
 }

@@ -1,12 +1,12 @@
-//! What the kernels of attention have to give, with the error that they may make.
+//! Expected results of the attention kernels, with their error bounds.
 
 use super::verify::Form;
 use super::{Attention, reference};
 use crate::check::{UNIT, sum_error};
 use crate::device::Float;
 
-/// Values of the reference, with the largest error that the kernels may make before the result is
-/// stored, element by element.
+/// Values of the reference, with the largest allowed error of each element before the result is
+/// stored.
 #[derive(Default)]
 pub struct Expected {
     pub out: [Vec<f64>; 2],
@@ -18,7 +18,7 @@ pub struct Expected {
     pub drel: [Vec<f64>; 2],
 }
 
-/// Weights enter their product in the storage type; everything else is f32.
+/// Rounding of the weights: they enter their product in the storage type; everything else is f32.
 fn weight_rounding<T: Float>() -> f64 {
     if size_of::<T>() == 2 { f64::from(T::ROUNDING) } else { 0.0 }
 }
@@ -35,7 +35,7 @@ fn add(to: &mut [f64], by: f64, x: &[f64]) {
     to.iter_mut().zip(x).for_each(|(t, x)| *t += by * x.abs());
 }
 
-/// `x` holds q, k, v, dout and the relative positions.
+/// Computes the expected results; `x` has q, k, v, dout and the relative positions.
 pub fn expected<T: Float>(s: &Attention, x: [&[f64]; 5], form: &Form) -> Expected {
     let [q, k, v, dout, rel] = x;
     let mut e = Expected::default();
@@ -65,7 +65,7 @@ pub fn expected<T: Float>(s: &Attention, x: [&[f64]; 5], form: &Form) -> Expecte
     e
 }
 
-/// A query, its keys that are open, and what its scores may be off by.
+/// Query, its open keys, and the error bounds of its scores.
 struct Row<'a> {
     place: [usize; 3],
     /// Index in `[b, heads, nq]`.
@@ -74,14 +74,14 @@ struct Row<'a> {
     keys: Vec<usize>,
     /// Exact weights of the keys.
     p: Vec<f64>,
-    /// Largest relative error of a weight, and that of the log-sum-exp.
+    /// Largest relative error of a weight, and the largest error of the log-sum-exp.
     weight_error: f64,
     lse_error: f64,
 }
 
-/// A score is a sum of d products, and so is dp; what a sum over n terms is off by is
-/// [`sum_error`]. What is added to a score is rounded a few times. An error of a score is a
-/// relative error of its weight; 2^-21 is more than that of an exponential, of which a weight meets
+/// Error bounds of one query. A score is a sum of d products, and so is dp; the error of a sum over
+/// n terms is [`sum_error`]. The biases of a score are rounded a few times. An error of a score is
+/// a relative error of its weight. 2^-21 bounds the error of an exponential, of which a weight has
 /// two where keys are split.
 fn row<'a, T: Float>(
     s: &Attention,
@@ -115,12 +115,12 @@ fn row<'a, T: Float>(
     Row { place, query, q, keys, p, weight_error, lse_error }
 }
 
-/// What a sum over keys or queries may be off by.
+/// Error bound of a sum over keys or queries.
 fn depth<T: Float>(s: &Attention) -> f64 {
     sum_error::<T>(s.nk.max(s.nq)) + 16.0
 }
 
-/// Adds what one query contributes to the bounds.
+/// Adds the contribution of one query to the bounds.
 fn row_bounds<T: Float>(
     s: &Attention,
     e: &mut Expected,

@@ -1,13 +1,13 @@
-// Flags of keys that a query may not look at. One block of 256 threads a row [ho, wo]; a thread
-// takes every 256th key, resamples the logits at it (taps.cuh) and writes its flag. If no key of
-// the row is open, the row is written again as open. Overwritten: used, raw.
+// Flags of keys that a query may not attend to. One block of 256 threads per row [ho, wo]; a thread
+// handles every 256th key, resamples the logits there (taps.cuh) and writes the flag. If no key of
+// the row is open, the row is rewritten as open. Overwritten: used, raw.
 #include "taps.cuh"
 
 struct AttentionMask {
     uint32_t n, h, w, ho, wo;
-    // Entries of a row of the tables.
+    // Entries per row of the tables.
     uint32_t taps_y, taps_x;
-    // sigmoid(v) rounds to less than one half below this.
+    // Below this, sigmoid(v) rounds to less than one half.
     float threshold;
 };
 
@@ -28,7 +28,7 @@ __device__ __forceinline__ void flags(
         used[key] = blocked;
         if (raw != nullptr) raw[size_t(blockIdx.x) * keys + key] = blocked;
     }
-    // Attention over no key at all has no value.
+    // Attention over no keys is undefined.
     if (__syncthreads_or(open)) return;
     for (uint32_t key = threadIdx.x; key < keys; key += THREADS) used[key] = 0;
 }

@@ -8,7 +8,7 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("attention_mask", include_str!("../../ptx/attention_mask.ptx"));
 
-/// `AttentionMask` of `attention_mask.cu`.
+/// Mirrors `AttentionMask` in `attention_mask.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -25,20 +25,20 @@ struct Sizes {
 /// [`super::AttentionMask`] on a device.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionMaskGpu<'a> {
-    /// Rows of keys: one a query of each image.
+    /// Rows of keys: one per query of each image.
     pub n: usize,
-    /// Rows of the mask to rows of the level, bilinear.
+    /// Bilinear taps from rows of the mask to rows of the level.
     pub y: &'a AxisGpu,
-    /// Columns of the mask to columns of the level, bilinear.
+    /// Bilinear taps from columns of the mask to columns of the level.
     pub x: &'a AxisGpu,
 }
 
 impl AttentionMaskGpu<'_> {
-    /// [`super::AttentionMask::compute`] on a device: writes `used` `[n, ho, wo]` and, if asked
-    /// for, `raw`. One launch.
+    /// [`super::AttentionMask::compute`] on a device: writes `used` `[n, ho, wo]` and, if
+    /// requested, `raw`. One launch.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn compute<T: Float>(
         &self,
         device: &Device,
@@ -65,8 +65,8 @@ impl AttentionMaskGpu<'_> {
         };
         let args = x.read(y.read(Args::new(&sizes))).read(logits).write(used).write_if(raw);
         let kernel = PTX.kernel_of::<T>("attention_mask");
-        // SAFETY: the lengths were checked, the tables name rows and columns of the mask only;
-        // block i writes row i.
+        // SAFETY: the lengths were checked, the tables only have indices of rows and columns of the
+        // mask; block i writes row i.
         unsafe { device.launch(&kernel, &Grid::line(self.n, 1, 256), &args) }
     }
 }

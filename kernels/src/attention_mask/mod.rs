@@ -1,21 +1,22 @@
-//! Which keys a query of the mask decoder may not look at, from its last mask prediction.
+//! Mask of the keys that a query of the mask decoder may not attend to, from its last mask
+//! prediction.
 //!
 //! ```text
 //! v       = bilinear resize of the mask logits to the size of the level
 //! raw     = sigmoid(v) < 0.5
 //! used    = raw, except that a row with every key blocked becomes open
 //! ```
-//! `sigmoid(v) < 0.5` is taken as its correctly rounded f32 value: below zero, and not so near to
-//! it that the sigmoid rounds to one half. The neighbour of 0.5 lies 2^-25 below, the slope at
-//! zero is 1/4, so that is `v < -2^-24`.
+//! `sigmoid(v) < 0.5` uses the correctly rounded f32 value of the sigmoid: `v` must be below zero
+//! by enough that the sigmoid does not round to one half. The next f32 below 0.5 is 2^-25 away, so
+//! half that spacing divided by the slope 1/4 gives `v < -2^-24`.
 //!
-//! Shapes: logits `[n, h, w]` with `n = b q`; flags `[n, ho, wo]` as bytes, 1 = blocked. A
-//! constant: no gradient. One resized map at a time is held; only the flags are
+//! Shapes: logits `[n, h, w]` with `n = b q`; flags `[n, ho, wo]` as bytes, 1 = blocked. The flags
+//! are constants: no gradient. Only one resized map is in memory at a time; only the flags are
 //! written. Cost: see [`crate::resize`].
 //!
-//! On a GPU: 400 rows of 128 x 128 f32 logits read 26 MB for a level: floor on an H200 (4.3 TB/s)
-//! 6 us, at 12 FLOP a key. A block a row, since all keys of a row have to be known before it can
-//! be opened; resizing and comparing are one pass.
+//! On a GPU: one level reads 400 rows of 128 x 128 f32 logits, 26 MB; the lower bound on an H200
+//! (4.3 TB/s) is 6 us, at 12 FLOP per key. One block handles one row, since all keys of a row must
+//! be known before it can be opened. Resizing and comparing are one pass.
 //!
 //! Source: spec mask2former §3.3 and §3.4.
 
@@ -35,20 +36,20 @@ const THRESHOLD: f64 = -1.0 / (1u64 << 24) as f64;
 /// Sizes and tap tables of an attention mask.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionMask<'a> {
-    /// Rows of keys: one a query of each image.
+    /// Rows of keys: one per query of each image.
     pub n: usize,
-    /// Rows of the mask to rows of the level, bilinear.
+    /// Bilinear taps from rows of the mask to rows of the level.
     pub y: &'a Axis,
-    /// Columns of the mask to columns of the level, bilinear.
+    /// Bilinear taps from columns of the mask to columns of the level.
     pub x: &'a Axis,
 }
 
 impl AttentionMask<'_> {
-    /// Writes `used` `[n, ho, wo]` and, if asked for, `raw` of the same shape from before the rows
-    /// were reset.
+    /// Writes `used` `[n, ho, wo]` and, if requested, `raw`: the same flags before rows were
+    /// opened.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn compute<T: Real>(
         &self,
         logits: &[T],
@@ -96,7 +97,7 @@ impl AttentionMask<'_> {
     }
 }
 
-/// Opens a row that is blocked throughout: attention over no key at all has no value.
+/// Opens a row with every key blocked: attention over no keys is undefined.
 fn reset(row: &mut [u8]) {
     if !row.contains(&0) {
         row.fill(0);
@@ -117,7 +118,7 @@ mod tests {
         for (n, h, w, ho, wo) in [(1, 1, 1, 1, 1), (5, 13, 7, 4, 9), (3, 128, 128, 16, 16)] {
             let (y, x) = (axis(h, ho), axis(w, wo));
             let mut logits = noise::<T>(n * h * w, 1);
-            // The last row is negative throughout.
+            // The last row is negative everywhere.
             logits[(n - 1) * h * w..].iter_mut().for_each(|v| *v = -v.abs() - T::of(0.1));
             let mut resized = vec![T::ZERO; n * ho * wo];
             Resize { n, c: 1, y: &y, x: &x }.forward(&logits, &mut resized).unwrap();
@@ -150,7 +151,7 @@ mod tests {
         let mut used = [9; 7];
         AttentionMask { n: 1, y: &y, x: &x }.compute(&logits, &mut used, None).unwrap();
         assert_eq!(used, [0, 0, 0, 0, 1, 0, 1]);
-        // The same by the sigmoid in f64, rounded once.
+        // The same with the sigmoid in f64, rounded once.
         let rounded = |v: f32| ((1.0 / (1.0 + (-f64::from(v)).exp())) as f32) < 0.5;
         assert_eq!(used.map(|u| u == 1), logits.map(rounded));
     }

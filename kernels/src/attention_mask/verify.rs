@@ -1,4 +1,4 @@
-//! Attention masks on a device beside the CPU's in f64.
+//! Verification of attention masks on a device against the CPU in f64.
 
 use half::bf16;
 
@@ -19,7 +19,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Flags, those from before rows were opened, and the flags of a call that does not ask for them.
+/// Flags, those before rows were opened, and the flags of a call that does not request the latter.
 type Outputs = [Vec<u8>; 3];
 
 fn run<T: Float>(device: &Device, n: usize, y: &Axis, x: &Axis, logits: &[T]) -> Result<Outputs> {
@@ -42,7 +42,7 @@ fn check<T: Float>(
     let axis = |n_in, n_out| Axis::new(n_in, n_out, Mode::Bilinear, Step::Size);
     let (y, x, keys) = (axis(h, ho)?, axis(w, wo)?, n * ho * wo);
     let mut logits = noise::<f32>(n * h * w, 1);
-    // The last row is negative throughout.
+    // The last row is negative everywhere.
     logits[(n - 1) * h * w..].iter_mut().for_each(|v| *v = -v.abs() - 0.1);
     let (logits, exact) = stored::<T>(&logits);
     let what = format!("attention_mask{} {n} x [{h}, {w}] to [{ho}, {wo}]", T::SUFFIX);
@@ -56,7 +56,7 @@ fn check<T: Float>(
     AttentionMask { n, y: &y, x: &x }.compute(&exact, &mut want, Some(&mut want_raw))?;
     let mut values = vec![0.0; keys];
     Resize { n, c: 1, y: &y, x: &x }.forward(&exact, &mut values)?;
-    // Four taps of values up to 1.1: within this of the threshold either flag is right.
+    // Four taps of values up to 1.1: within this distance of the threshold either flag is correct.
     let unsure: Vec<usize> =
         (0..keys).filter(|&i| (values[i] - THRESHOLD).abs() <= 8.0 * UNIT).collect();
     for &i in &unsure {
@@ -68,7 +68,7 @@ fn check<T: Float>(
     Ok(())
 }
 
-/// The finest level of the mask decoder for four 512 px images and 100 queries.
+/// Finest level of the mask decoder for four 512 px images and 100 queries.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let (n, from, to) = (400, 128, 64);
     let axis = AxisGpu::new(device, &Axis::new(from, to, Mode::Bilinear, Step::Size)?)?;

@@ -7,10 +7,10 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("class_loss", include_str!("../../ptx/class_loss.ptx"));
 
-/// Warps of a block.
+/// Warps per block.
 const WARPS: usize = 8;
 
-/// `ClassLoss` of `class_loss.cu`.
+/// Mirrors `ClassLoss` in `class_loss.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -22,11 +22,11 @@ struct Sizes {
 
 impl ClassLoss {
     /// [`ClassLoss::forward`] on a device: writes the loss and the scale that the backward pass
-    /// takes, `[1]` each. One launch. The targets are on the device and not looked at here: a row
-    /// whose target is not in `0..k` counts for nothing, where the CPU's form refuses it.
+    /// takes, `[1]` each. One launch. The targets are on the device and not checked: a row whose
+    /// target is not in `0..k` is ignored, while the CPU version returns an error.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,
@@ -50,7 +50,7 @@ impl ClassLoss {
     /// from the `scale` of the forward pass.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn backward_gpu<T: Float>(
         &self,
         device: &Device,

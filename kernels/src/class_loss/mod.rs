@@ -1,19 +1,19 @@
-//! Cross-entropy over classes with class weights, divided by the weight of the rows present.
+//! Cross-entropy over classes with class weights, divided by the summed weights of the rows.
 //!
 //! ```text
 //! loss       = weight * sum_i w[y_i] (lse(x_i) - x[i, y_i]) / (sum_i w[y_i] + eps)
 //! dx[i, j]   = dloss * weight * w[y_i] (softmax(x_i)[j] - [j = y_i]) / (sum_i w[y_i] + eps)
 //! ```
-//! with `eps` the rounding unit of f32, 1.19e-7. Rows are the queries of a batch, `y` their
-//! matched class or the last one for "no object". The divisor belongs to this process alone.
+//! `eps` is the machine epsilon of f32, 1.19e-7. Rows are the queries of a batch. `y` is their
+//! matched class, or the last class for "no object". The divisor covers this process only.
 //!
 //! Shapes: `x`, `dx` `[n, k]` with `k` counting "no object"; `targets` `[n]`; `class_weights`
-//! `[k]`; the loss is one number. Nothing is saved, the softmax is computed again. Cost: 2 n k
-//! exponentials; with n = 400, k = 20 the plain loops take microseconds, so there is no other
-//! form.
+//! `[k]`; the loss is a scalar. Nothing is saved; the softmax is recomputed. Cost: 2 n k
+//! exponentials. With n = 400, k = 20 plain loops take microseconds, so there is no faster version.
 //!
-//! On a GPU: 400 rows of 20 classes in f32 are 32 KB, far below what a launch costs; so the
-//! forward pass is one block, and only the backward pass spreads over the device, a warp a row.
+//! On a GPU: 400 rows of 20 classes in f32 are 32 KB, which takes far less time than a launch. So
+//! the forward pass is one block, and only the backward pass uses the whole device, one warp per
+//! row.
 //!
 //! Source: spec mask2former §4.4, §4.5.
 
@@ -36,10 +36,10 @@ pub struct ClassLoss {
 }
 
 impl ClassLoss {
-    /// The loss.
+    /// Returns the loss.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; a target outside `0..k`.
+    /// A slice whose length does not match the sizes; a target outside `0..k`.
     pub fn forward<T: Real>(&self, x: &[T], targets: &[i32], class_weights: &[T]) -> Result<T> {
         let scale = self.check(x, targets, class_weights)?;
         if dry_run::skip("class_loss") {
@@ -95,11 +95,10 @@ impl ClassLoss {
         Ok(T::of(self.weight) / (total + T::of(f64::from(f32::EPSILON))))
     }
 
-    /// Fails for a target outside `0..k`. The kernels of a device do not look: they would leave the
-    /// row out.
+    /// Fails for a target outside `0..k`. The GPU kernels do not check: they ignore such a row.
     ///
     /// # Errors
-    /// Names the first such target.
+    /// The first such target.
     pub fn check_targets(&self, targets: &[i32]) -> Result<()> {
         match targets.iter().find(|y| !(0..self.k as i64).contains(&i64::from(**y))) {
             None => Ok(()),
@@ -111,7 +110,7 @@ impl ClassLoss {
     }
 }
 
-/// Largest logit, and the sum of the exponentials relative to it.
+/// Largest logit and the sum of the exponentials relative to it.
 fn softmax_parts<T: Real>(x: &[T]) -> (T, T) {
     let top = x.iter().copied().fold(x[0], Real::max);
     (top, x.iter().map(|&v| (v - top).exp()).sum())

@@ -1,4 +1,4 @@
-//! The class loss on a device beside its form in f64.
+//! Verification of the class loss on a device against the CPU in f64.
 
 use half::bf16;
 
@@ -10,7 +10,7 @@ use crate::verify::{Kernels, Timed, Verification, filled};
 
 pub(crate) const KERNELS: Kernels = Kernels { name: "class_loss", verify, timed };
 
-/// The incoming gradient.
+/// Incoming gradient.
 const DLOSS: f32 = 0.375;
 
 fn verify(verification: &mut Verification<'_>) -> Result<()> {
@@ -53,13 +53,13 @@ fn check<T: Float>(verification: &mut Verification<'_>, n: usize, k: usize) -> R
     let loss = s.forward(&exact, &targets, &exact_weights)?;
     let mut dx = vec![0.0; n * k];
     s.backward(&exact, &targets, &exact_weights, f64::from(DLOSS), &mut dx)?;
-    // A sum over the classes and one over the rows of a warp and the warps; the arguments of expf
-    // are up to 12 and carry their rounding.
+    // One sum over the classes and one over the rows of a warp and the warps; the arguments of expf
+    // are up to 12 and have their own rounding error.
     let row = k.div_ceil(32) as f64 + 5.0 + EXPF + 12.0;
     let depth = row + n.div_ceil(8) as f64 + 8.0 + 4.0;
     verification.within(&format!("{what}: loss"), &got, &[loss], |_| depth * UNIT * (loss + 24.0));
     verification.within(&format!("{what}: dx"), &got_dx, &dx, |i| {
-        // p - 1 cancels: its error is that of p, of the size of the weight.
+        // p - 1 cancels: its error is that of p, in proportion to the weight.
         let y = targets[i / k] as usize;
         let total: f64 = targets.iter().map(|&y| exact_weights[y as usize]).sum();
         (depth + row) * UNIT * f64::from(DLOSS) * 2.0 * exact_weights[y] / total
@@ -67,7 +67,7 @@ fn check<T: Float>(verification: &mut Verification<'_>, n: usize, k: usize) -> R
     Ok(())
 }
 
-/// A row without a class counts for nothing.
+/// Checks that a row without a class is ignored.
 fn padded(verification: &mut Verification<'_>) -> Result<()> {
     let (x, weights) = (noise::<f32>(9, 1), [1.0, 0.5, 0.1]);
     let s = |n| ClassLoss { n, k: 3, weight: 2.0 };
@@ -79,7 +79,7 @@ fn padded(verification: &mut Verification<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Queries of four images and the classes of Cityscapes: far below what a launch costs.
+/// Queries of four images and the classes of Cityscapes; far below the cost of a launch.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let s = ClassLoss { n: 400, k: 20, weight: 2.0 };
     let all = s.n * s.k;

@@ -1,8 +1,9 @@
-// Unfolding for convolutions, and the weight in the order of unfolded rows. 256 threads a block.
+// Unfolding (im2col) for convolutions, and the weight in the order of unfolded rows. 256 threads
+// per block.
 // conv2d_unfold: a thread copies 8 channels of one tap of one place; rows are [kh, kw, c], zeros
-// off the map. Forward, places are pixels of y and the map is x; backward the other way round.
-// conv2d_weight: [co, ci, kh, kw] to [co, kh, kw, ci]. conv2d_weight_back: the same for dx, to
-// [ci, kh, kw, co]. conv2d_dweight: adds the gradient in the first order to the published one.
+// off the map. Forward, places are pixels of y and the map is x; backward it is the other way
+// round. conv2d_weight: [co, ci, kh, kw] to [co, kh, kw, ci]. conv2d_weight_back: the same for dx,
+// to [ci, kh, kw, co]. conv2d_dweight: adds the gradient in the first order to the published one.
 // Overwritten: rows and the reordered weights.
 #include "strips.cuh"
 
@@ -11,7 +12,7 @@ struct Unfold {
     uint32_t b, h, w, c, ph, pw;
     uint32_t kh, kw, stride, pad;
     uint32_t backward;
-    // Places of the whole batch before the first of this launch, and places of this launch.
+    // First place of this launch in the whole batch, and number of places of this launch.
     uint32_t first, count;
 };
 

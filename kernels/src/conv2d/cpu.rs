@@ -6,16 +6,16 @@ use crate::dry_run::Cost;
 use crate::matmul::{Beta, MatMul};
 use crate::{Real, Result, scratch};
 
-/// Elements of an unfolded block, about; a block has no fewer than `MIN_ROWS` rows.
+/// Approximate elements per unfolded block; a block has at least `MIN_ROWS` rows.
 const BLOCK: usize = 1 << 20;
 const MIN_ROWS: usize = 128;
 
-/// Rows of an unfolded block of `places` rows of `width` elements.
+/// Rows per unfolded block, for `places` rows of `width` elements.
 fn block_rows(places: usize, width: usize) -> usize {
     (BLOCK / width.max(1)).max(MIN_ROWS).min(places)
 }
 
-/// What each of the three passes takes; scratch memory or a little less.
+/// Cost of each of the three passes; the scratch memory is exact or slightly too low.
 pub fn cost(s: &Conv2d) -> Cost {
     let width = s.kh * s.kw * s.ci.max(s.co);
     let (ho, wo) = s.output().unwrap_or((0, 0));
@@ -25,8 +25,8 @@ pub fn cost(s: &Conv2d) -> Cost {
     }
 }
 
-/// Calls `f` with the first place and the unfolded rows of each block, from the first to the last.
-/// Block sizes depend on the sizes of the convolution alone, so sums over blocks have one order.
+/// Calls `f` with the first place and the unfolded rows of each block, in order. Block sizes depend
+/// only on the sizes of the convolution, so sums over blocks have a fixed order.
 fn blocks<T: Real>(
     unfold: &Unfold,
     images: usize,
@@ -45,8 +45,8 @@ fn blocks<T: Real>(
     })
 }
 
-/// The weight `[co, ci, kh, kw]` as `[kh, kw, ci, co]`, for the backward pass as
-/// `[kh, kw, co, ci]`.
+/// Weight `[co, ci, kh, kw]` reordered to `[kh, kw, ci, co]`, for the backward pass to `[kh, kw,
+/// co, ci]`.
 fn by_taps<T: Real>(s: &Conv2d, weight: &[T], backward: bool) -> Vec<T> {
     let taps = s.kh * s.kw;
     let mut out = vec![T::ZERO; weight.len()];
@@ -84,7 +84,7 @@ pub fn forward<T: Real>(
     })
 }
 
-/// `dx = unfold(dy) weight`, taps the other way round.
+/// `dx = unfold(dy) weight` with reversed taps.
 pub fn dx<T: Real>(s: &Conv2d, weight: &[T], dy: &[T], dx: &mut [T]) -> Result<()> {
     let weight = by_taps(s, weight, true);
     let unfold = Unfold::backward(s)?;

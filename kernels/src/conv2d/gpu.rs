@@ -1,4 +1,4 @@
-//! Convolutions on a device: launches of `conv2d.cu` around products.
+//! Convolutions on a device: products and launches of `conv2d.cu`.
 
 use super::Conv2d;
 use crate::add::Add;
@@ -9,15 +9,15 @@ use crate::{KernelError, Result, check_count, reduce};
 
 static PTX: Module = Module::new("conv2d", include_str!("../../ptx/conv2d.ptx"));
 
-/// Threads of a block and elements of a strip: those of `strips.cuh`.
+/// Threads per block and elements per strip, as in `strips.cuh`.
 const THREADS: u32 = 256;
 const STRIP: usize = 8;
 
-/// Elements of an unfolded block, about: 64 MB in bf16, enough rows to fill a device with any
+/// Approximate elements per unfolded block: 64 MB in bf16, enough rows to fill a device with any
 /// product here.
 const BLOCK: usize = 1 << 25;
 
-/// `Unfold` of `conv2d.cu`.
+/// Mirrors `Unfold` in `conv2d.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Unfold {
@@ -36,7 +36,7 @@ struct Unfold {
     count: u32,
 }
 
-/// `Weight` of `conv2d.cu`.
+/// Mirrors `Weight` in `conv2d.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Weight {
@@ -46,7 +46,7 @@ struct Weight {
 }
 
 impl Unfold {
-    /// Elements of a row.
+    /// Elements per row.
     fn width(&self) -> usize {
         self.kh as usize * self.kw as usize * self.c as usize
     }
@@ -56,7 +56,7 @@ impl Unfold {
     }
 
     /// Calls `f` with the first place, the number of places and their unfolded rows, block by
-    /// block. Blocks depend on the sizes alone, so sums over them have one order.
+    /// block. Blocks depend only on the sizes, so sums over them have a fixed order.
     fn blocks<T: Float>(
         mut self,
         device: &Device,
@@ -72,7 +72,8 @@ impl Unfold {
             let threads = count * width / self.c as usize * (self.c as usize).div_ceil(STRIP);
             let args = Args::new(&self).read(map).write(rows.view_mut());
             let grid = Grid::line(threads, THREADS as usize, THREADS);
-            // SAFETY: the map is [b, h, w, c], rows hold `count` rows; threads beyond do nothing.
+            // SAFETY: the map is [b, h, w, c], rows hold `count` rows; threads beyond the end do
+            // nothing.
             unsafe { device.launch(&PTX.kernel_of::<T>("conv2d_unfold"), &grid, &args)? };
             f(first, count, rows.view().slice(0..count * width))?;
         }
@@ -81,11 +82,11 @@ impl Unfold {
 }
 
 impl Conv2d {
-    /// [`Conv2d::forward`] on a device: the weight reordered, then for each block of pixels an
-    /// unfolding and a product, then the bias.
+    /// [`Conv2d::forward`] on a device. It reorders the weight, then unfolds and multiplies each
+    /// block of pixels, then adds the bias.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; as [`Conv2d::output`]; a failure of the
+    /// A view whose length does not match the sizes; as [`Conv2d::output`]; a failure of the
     /// device.
     pub fn forward_gpu<T: Float>(
         &self,
@@ -118,11 +119,11 @@ impl Conv2d {
         }
     }
 
-    /// [`Conv2d::backward`] on a device: writes `dx`, adds to `dweight` and `dbias`, which are f32
-    /// whatever the storage; each may be left out. `x` is needed for `dweight` alone.
+    /// [`Conv2d::backward`] on a device: writes `dx` and adds to `dweight` and `dbias`, which are
+    /// always f32. Each is optional. Only `dweight` needs `x`.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; `dweight` without `x`; as [`Conv2d::output`];
+    /// A view whose length does not match the sizes; `dweight` without `x`; as [`Conv2d::output`];
     /// a failure of the device.
     pub fn backward_gpu<T: Float>(
         &self,
@@ -164,7 +165,7 @@ impl Conv2d {
         }
     }
 
-    /// For each pixel of `x` the pixels of `y` that see it, times the weight.
+    /// Computes `dx`: for each pixel of `x`, the pixels of `y` that use it, times the weight.
     fn dx<T: Float>(
         &self,
         device: &Device,
@@ -199,7 +200,7 @@ impl Conv2d {
         })?;
         let (sizes, grid) = self.by_weight()?;
         let args = Args::new(&sizes).read(sum.view()).write(dweight);
-        // SAFETY: both hold the elements of the weight; threads beyond do nothing.
+        // SAFETY: both hold the elements of the weight; threads beyond the end do nothing.
         unsafe { device.launch(&PTX.kernel("conv2d_dweight"), &grid, &args) }
     }
 
@@ -212,7 +213,7 @@ impl Conv2d {
         let mut out = device.alloc("conv2d.weight", weight.len())?;
         let (sizes, grid) = self.by_weight()?;
         let args = Args::new(&sizes).read(weight).write(out.view_mut());
-        // SAFETY: both hold the elements of the weight; threads beyond do nothing.
+        // SAFETY: both hold the elements of the weight; threads beyond the end do nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>(kernel), &grid, &args)? };
         Ok(out)
     }

@@ -4,8 +4,8 @@
 //! y[b, oy, ox, o] = bias[o]
 //!     + sum_{ky, kx, i} x[b, oy s + ky - p, ox s + kx - p, i] weight[o, i, ky, kx]
 //! ```
-//! with `s` the stride and `p` the padding; `x` outside its map is 0. Backward, over all `oy, ky`
-//! that meet in `iy`:
+//! with stride `s` and padding `p`; `x` is 0 outside its map. Backward, over all `oy, ky` that use
+//! pixel `iy`:
 //! ```text
 //! dx[b, iy, ix, i] =
 //!     sum_{ky, kx, o} dy[b, (iy + p - ky) / s, (ix + p - kx) / s, o] weight[o, i, ky, kx]
@@ -13,23 +13,24 @@
 //!     sum_{b, oy, ox} dy[b, oy, ox, o] x[b, oy s + ky - p, ox s + kx - p, i]
 //! dbias[o] += sum_{b, oy, ox} dy[b, oy, ox, o]
 //! ```
-//! Shapes: `x`, `dx` are `[b, h, w, ci]`; `y`, `dy` `[b, ho, wo, co]` where
-//! `ho = (h + 2p - kh) / s + 1`; `weight` as published, `[co, ci, kh, kw]`; `bias` `[co]`. Saved
-//! for the backward pass: `x`, and that only if the weight is trained.
+//! Shapes: `x`, `dx` are `[b, h, w, ci]`; `y`, `dy` `[b, ho, wo, co]` where `ho = (h + 2p - kh) / s
+//! + 1`; `weight` as published, `[co, ci, kh, kw]`; `bias` `[co]`. Saved for the backward pass:
+//! `x`, only if the weight is trained.
 //!
-//! Every direction is a product of unfolded pixels, a block of output pixels at a time so that the
-//! unfolded rows stay in cache-sized scratch. The gradient of `x` unfolds `dy` instead of folding
-//! products back: a gather, each sum inside one product, nothing to race for. With a stride above
-//! 1 it multiplies zeros; the networks here stride only in a place or two. A 1 x 1 kernel with
-//! stride 1 needs no unfolding and goes straight to the linear layer.
+//! Each direction is a matrix product of unfolded pixels (im2col). It handles one block of output
+//! pixels at a time, so that the unfolded rows fit in cache-sized scratch memory. The gradient of
+//! `x` unfolds `dy` instead of folding products back (col2im): a gather without races, where each
+//! sum is inside one product. With a stride above 1 it multiplies zeros; the networks here use
+//! strides in only a place or two. A 1 x 1 kernel with stride 1 needs no unfolding and calls the
+//! linear layer directly.
 //!
 //! Cost: `2 b ho wo co ci kh kw` FLOP forward and for each of `dx` (times `s^2`) and `dweight`.
 //!
-//! On a GPU: a 3 x 3 convolution of 256 channels over `[4, 128, 128]` is 77 GFLOP, 98 us on an
-//! H200 (790 TFLOP/s in bf16), but its unfolded pixels are 302 MB written and read, 140 us at 4.3
-//! TB/s: a product that unfolds on the fly would win more than any tuning of this form. Unfolded
-//! are blocks of 32 million elements, a thread for 8 channels of a tap, in the order `[kh, kw,
-//! c]` in which they lie side by side; the weight is reordered to it once a call.
+//! On a GPU: a 3 x 3 convolution of 256 channels over `[4, 128, 128]` is 77 GFLOP, 98 us on an H200
+//! (790 TFLOP/s in bf16). Its unfolded pixels are 302 MB written and read, 140 us at 4.3 TB/s, so
+//! an implicit GEMM that unfolds on the fly would gain more than any tuning of this form. Blocks of
+//! 32 million elements are unfolded, one thread per 8 channels of a tap, in the order `[kh, kw, c]`
+//! in which they are contiguous. The weight is reordered to match once per call.
 //!
 //! Source: spec mask2former §2.1 (1 x 1) and §2.7 (3 x 3, padding 1).
 
@@ -61,9 +62,9 @@ pub struct Conv2d {
     pub kh: usize,
     /// Columns of the kernel.
     pub kw: usize,
-    /// Pixels of `x` from one pixel of `y` to the next.
+    /// Step in pixels of `x` from one pixel of `y` to the next.
     pub stride: usize,
-    /// Zeros around `x` on every side.
+    /// Rows and columns of zeros around `x` on every side.
     pub pad: usize,
 }
 
@@ -92,7 +93,7 @@ impl Conv2d {
     /// Writes `y`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; as [`Conv2d::output`].
+    /// A slice whose length does not match the sizes; as [`Conv2d::output`].
     pub fn forward<T: Real>(
         &self,
         x: &[T],
@@ -112,11 +113,10 @@ impl Conv2d {
         }
     }
 
-    /// Writes `dx`, adds to `dweight` and `dbias`; each may be left out. `x` is needed for
-    /// `dweight` alone.
+    /// Writes `dx` and adds to `dweight` and `dbias`; each is optional. Only `dweight` needs `x`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; `dweight` without `x`; as [`Conv2d::output`].
+    /// A slice whose length does not match the sizes; `dweight` without `x`; as [`Conv2d::output`].
     pub fn backward<T: Real>(
         &self,
         x: Option<&[T]>,
@@ -164,7 +164,7 @@ impl Conv2d {
         Ok(())
     }
 
-    /// The linear layer that this convolution is, if it looks at one pixel at a time.
+    /// Linear layer equal to this convolution, if it is 1 x 1 with stride 1 and no padding.
     fn pointwise(&self) -> Option<Linear> {
         let alone = (self.kh, self.kw, self.stride, self.pad) == (1, 1, 1, 0);
         alone.then_some(Linear { n: self.b * self.h * self.w, m: self.co, k: self.ci })

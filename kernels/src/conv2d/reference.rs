@@ -1,4 +1,4 @@
-//! Convolution in plain loops: the definition of right.
+//! Convolution in plain loops: the reference implementation.
 
 use super::Conv2d;
 use crate::{Real, Result};
@@ -52,7 +52,7 @@ pub fn forward<T: Real>(
     taps(s, |t| y[t.y] += x[t.x] * weight[t.weight])
 }
 
-/// Writes `dx`, adds to `dweight` and `dbias`.
+/// Writes `dx` and adds to `dweight` and `dbias`.
 ///
 /// # Errors
 /// As [`Conv2d::output`].

@@ -10,8 +10,8 @@ const fn sizes(
     Conv2d { b, h, w, ci, co, kh, kw, stride, pad }
 }
 
-/// One pixel, 1 x 1, the 3 x 3 of the pixel decoder over several blocks, strides that leave a
-/// rest, a kernel that is not square, padding wider than the kernel's reach, no padding.
+/// One pixel, 1 x 1, the 3 x 3 of the pixel decoder over several blocks. Strides with a remainder,
+/// a kernel that is not square, padding wider than the kernel, no padding.
 const SHAPES: [Conv2d; 9] = [
     sizes([1, 1, 1], [1, 1], [1, 1], [1, 0]),
     sizes([2, 5, 7], [3, 4], [1, 1], [1, 0]),

@@ -1,14 +1,14 @@
-//! Unfolding: the pixels that meet in one place, side by side, ready for a product.
+//! Unfolding (im2col): the pixels used by each place as one row, ready for a product.
 
 use rayon::prelude::*;
 
 use super::Conv2d;
 use crate::{Real, Result};
 
-/// Elements a task copies at once.
+/// Elements that a task copies at once.
 const TASK: usize = 1 << 15;
 
-/// Which map is read and which places are described.
+/// Map that is read and places that are unfolded.
 #[derive(Debug, Clone, Copy)]
 pub struct Unfold {
     /// Rows, columns and channels of the map that is read.
@@ -18,12 +18,12 @@ pub struct Unfold {
     kernel: [usize; 2],
     stride: usize,
     pad: usize,
-    /// Places are pixels of `x` and the map is `dy`, instead of the other way round.
+    /// Whether places are pixels of `x` and the map is `dy`, instead of the other way round.
     backward: bool,
 }
 
 impl Unfold {
-    /// For each pixel of `y`, the pixels of `x` it sees.
+    /// Unfolding of the pixels of `x` used by each pixel of `y`.
     pub fn forward(s: &Conv2d) -> Result<Self> {
         let (ho, wo) = s.output()?;
         let (source, places) = ([s.h, s.w, s.ci], [ho, wo]);
@@ -31,7 +31,7 @@ impl Unfold {
         Ok(Self { source, places, kernel, stride, pad, backward: false })
     }
 
-    /// For each pixel of `x`, the pixels of `y` that see it.
+    /// Unfolding of the pixels of `y` that use each pixel of `x`.
     pub fn backward(s: &Conv2d) -> Result<Self> {
         let (ho, wo) = s.output()?;
         let (source, places) = ([ho, wo, s.co], [s.h, s.w]);
@@ -39,12 +39,12 @@ impl Unfold {
         Ok(Self { source, places, kernel, stride, pad, backward: true })
     }
 
-    /// Elements of a row: `kh * kw * c`.
+    /// Elements per row: `kh * kw * c`.
     pub fn width(&self) -> usize {
         self.kernel[0] * self.kernel[1] * self.source[2]
     }
 
-    /// Places in all of `images`.
+    /// Number of places in `images` images.
     pub fn len(&self, images: usize) -> usize {
         images * self.places[0] * self.places[1]
     }
@@ -84,7 +84,7 @@ impl Unfold {
         }
     }
 
-    /// The row (or column) of the map that tap `k` of `place` reads, if it lies on the map.
+    /// Row (or column) of the map that tap `k` of `place` reads; `None` off the map.
     fn read(&self, place: usize, k: usize, size: usize) -> Option<usize> {
         let at = if self.backward {
             let at = (place + self.pad).checked_sub(k)?;

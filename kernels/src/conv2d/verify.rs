@@ -1,4 +1,4 @@
-//! Convolutions on a device beside their reference.
+//! Verification of convolutions on a device against the reference.
 
 use half::bf16;
 
@@ -26,7 +26,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What the kernels leave.
+/// Outputs of the kernels.
 #[derive(PartialEq)]
 struct Outputs<T> {
     y: Vec<T>,
@@ -70,7 +70,7 @@ fn check<T: Float>(verification: &mut Verification<'_>, s: Conv2d) -> Result<()>
     let (mut dweight, mut dbias) = (wide(&of.old), wide(&of.old[..s.co]));
     let (x, w) = (&exact_x, &exact_weight);
     reference::backward(&s, x, w, &exact_dy, &mut dx, &mut dweight, &mut dbias)?;
-    // Sums of so many products below 1; the product is stored before the bias is added.
+    // Sums of `terms` products below 1; the product is stored before the bias is added.
     let sum = |terms: usize| (terms + 2) as f64 * UNIT * (terms + 1) as f64;
     let y_sum = sum(taps * s.ci);
     verification.within(&format!("{what}: y"), &got.y, &y, |i| {
@@ -82,7 +82,7 @@ fn check<T: Float>(verification: &mut Verification<'_>, s: Conv2d) -> Result<()>
     Ok(())
 }
 
-/// `conv2d_f32 [2, 7, 5, 3] by [4, 3, 3, 3] / 1`: `x`, the weight and the stride.
+/// Name such as `conv2d_f32 [2, 7, 5, 3] by [4, 3, 3, 3] / 1`: `x`, the weight and the stride.
 fn name<T: Float>(s: &Conv2d) -> String {
     let Conv2d { b, h, w, ci, co, kh, kw, stride, pad } = s;
     format!(
@@ -91,7 +91,7 @@ fn name<T: Float>(s: &Conv2d) -> String {
     )
 }
 
-/// The finest map of the pixel decoder for four 512 px images.
+/// Finest map of the pixel decoder for four 512 px images.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let s = Conv2d { b: 4, h: 128, w: 128, ci: 256, co: 256, kh: 3, kw: 3, stride: 1, pad: 1 };
     let (map, weights) = (s.b * s.h * s.w * s.ci, s.co * s.ci * s.kh * s.kw);

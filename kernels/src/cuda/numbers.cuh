@@ -1,29 +1,28 @@
-// Storage types, 16-byte accesses and the sums that all kernels share.
+// Storage types, 16-byte accesses and warp reductions shared by all kernels.
 //
-// Conventions of all kernels of this folder's siblings:
+// Conventions of all kernels in the sibling folders:
 // * Names end in the storage type, _f32 or _bf16; arithmetic is f32.
-// * The first parameter is a struct of sizes that `gpu.rs` beside the .cu declares with the same
-//   fields in the same order; the others are pointers, null where an operand is absent.
-// * Memory is read and written 16 bytes at a time where address and width allow it, else element
-// by
-//   element; both ways give the same bytes.
-// * A sum runs in an order that the sizes alone decide. No floating-point atomics.
-// * Every kernel has __launch_bounds__: tools/ptx-build reads the size of a block from it.
+// * The first parameter is a struct of sizes; the `gpu.rs` next to the .cu declares it with the
+//   same fields in the same order. The others are pointers, null where an operand is absent.
+// * Memory is accessed 16 bytes at a time where address and width allow it, else element by
+//   element; both give the same bytes.
+// * The order of a sum depends only on the sizes. No floating-point atomics.
+// * Every kernel has __launch_bounds__: tools/ptx-build reads the block size from it.
 #pragma once
 
 #include <stdint.h>
 
-// The upper half of an f32. Own type, not the toolkit's: its header needs another package, and all
-// that is wanted is one instruction each way.
+// The upper half of an f32. The toolkit's type is not used: its header needs another package, and
+// only one instruction per direction is needed.
 struct bf16 {
     uint16_t bits;
 };
 
-// Elements of a 16-byte access.
+// Elements per 16-byte access.
 template <typename T>
 constexpr int WIDE = 16 / sizeof(T);
 
-// Sixteen bytes as they lie in memory: held in registers without being widened to f32.
+// Sixteen bytes as stored in memory, kept in registers without conversion to f32.
 struct alignas(16) Raw {
     uint32_t word[4];
 };
@@ -49,7 +48,7 @@ __device__ __forceinline__ void widen(const Raw& raw, float (&x)[4]) {
     for (int i = 0; i < 4; i++) x[i] = __uint_as_float(raw.word[i]);
 }
 
-// The first of a pair lies in the lower half of its word.
+// The first of a pair is in the lower half of its word.
 __device__ __forceinline__ void widen(const Raw& raw, float (&x)[8]) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -86,7 +85,7 @@ __device__ __forceinline__ void store_raw(T* p, const Raw& raw) {
     *reinterpret_cast<uint4*>(p) = make_uint4(raw.word[0], raw.word[1], raw.word[2], raw.word[3]);
 }
 
-// Whether a pointer (null counts) may be accessed 16 bytes at a time.
+// Whether a pointer allows 16-byte accesses; null does.
 __device__ __forceinline__ bool aligned(const void* p) {
     return (reinterpret_cast<uintptr_t>(p) & 15) == 0;
 }
@@ -96,8 +95,8 @@ __device__ __forceinline__ bool aligned(const void* p, P... more) {
     return aligned(p) && aligned(more...);
 }
 
-// N consecutive elements: in one access if `wide`, else the first `count` of them one by one, the
-// others 0.
+// Loads N consecutive elements: with 16-byte accesses if `wide`, else the first `count` one by one
+// and zeros for the rest.
 template <int N, typename T>
 __device__ __forceinline__ void load(const T* p, bool wide, int count, float (&x)[N]) {
     static_assert(N % WIDE<T> == 0, "whole accesses");
@@ -115,7 +114,7 @@ __device__ __forceinline__ void load(const T* p, bool wide, int count, float (&x
     }
 }
 
-// The reverse of `load`; elements beyond `count` are left alone.
+// The reverse of `load`; elements beyond `count` are not written.
 template <int N, typename T>
 __device__ __forceinline__ void store(T* p, bool wide, int count, const float (&x)[N]) {
     static_assert(N % WIDE<T> == 0, "whole accesses");
@@ -136,7 +135,7 @@ __device__ __forceinline__ void store(T* p, bool wide, int count, const float (&
 
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
-// Sum over the lanes of a warp, the same in every lane. All lanes have to arrive.
+// Sum over the lanes of a warp, the same in every lane. All lanes must call it.
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
     for (int lane = 16; lane > 0; lane /= 2) x += __shfl_xor_sync(ALL_LANES, x, lane);

@@ -1,9 +1,9 @@
-// How pointwise kernels map to threads.
+// Mapping of pointwise kernels to threads.
 //
-// Flat (`STRIP` elements a thread): for arrays without structure. Sheet: for [n, c] with
-// something that depends on the column. Lane l of block (i, piece) takes the columns (32 i + l)
-// STRIP .., warp w the rows first + w, first + w + 8, ... of the piece, so what depends on the
-// column is loaded once and rows come in whole accesses if STRIP divides c.
+// Flat (`STRIP` elements per thread): for arrays without structure. Sheet: for [n, c] with operands
+// that depend on the column. Lane l of block (i, piece) handles the columns (32 i + l) STRIP ..,
+// and warp w the rows first + w, first + w + 8, ... of the piece. So operands that depend on the
+// column are loaded once, and rows use whole 16-byte accesses if STRIP divides c.
 #pragma once
 
 #include "numbers.cuh"
@@ -28,7 +28,8 @@ struct Strip {
     // Rows first, first + SHEET_WARPS, ... below last.
     uint32_t first, last;
 
-    // Strips of a row of c columns, `rows` rows to a piece. `count` is 0 where there is nothing.
+    // Strip of this thread for rows of c columns and pieces of `rows` rows. `count` is 0 beyond
+    // column c.
     __device__ __forceinline__ Strip(uint32_t n, uint32_t c, uint32_t rows) {
         column = (blockIdx.x * 32 + threadIdx.x % 32) * STRIP;
         count = column >= c ? 0 : c - column < STRIP ? int(c - column) : STRIP;

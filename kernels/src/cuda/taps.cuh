@@ -1,5 +1,5 @@
-// Resampling by tap tables: output j of an axis reads `width` inputs with their weights; entries
-// that pad a row to the width have weight 0 and an index that the row reads anyway.
+// Resampling by tap tables: output j of an axis reads `width` inputs with their weights. Padding
+// entries have weight 0 and an index that the row reads anyway.
 #pragma once
 
 #include "numbers.cuh"
@@ -11,7 +11,7 @@ struct Taps {
     uint32_t n_in, n_out, width;
 };
 
-// Value of a planar map [h, w] at output (oy, ox): rows outside, columns inside, in order.
+// Value of a planar map [h, w] at output (oy, ox): rows in the outer loop, columns in the inner.
 template <typename T>
 __device__ __forceinline__ float resampled(
     const T* __restrict__ map, const Taps& y, const Taps& x, uint32_t oy, uint32_t ox) {

@@ -1,8 +1,8 @@
 // Products of small matrices by one warp, with operands in shared memory.
 //
-// Two forms with one interface, so that a kernel is written once: Bf16 runs on tensor cores
-// (mma.sync m16n8k16, operands fetched by ldmatrix), F32 on the FMA units. Both keep results in
-// the accumulator layout of m16n8k16. With g = lane / 4 and t = lane % 4, a lane holds
+// Two implementations share one interface, so that a kernel is written once. Bf16 runs on tensor
+// cores (mma.sync m16n8k16, operands loaded by ldmatrix), F32 on the FMA units. Both keep results
+// in the accumulator layout of m16n8k16. With g = lane / 4 and t = lane % 4, a lane holds
 //
 //     acc[mt][nt][0..1]   row 16 mt + g        columns 8 nt + 2t, 8 nt + 2t + 1
 //     acc[mt][nt][2..3]   row 16 mt + g + 8    the same columns
@@ -11,10 +11,10 @@
 //     nn(acc, a, b, ld)   acc += a b      b: [K, 8 NT]
 //     tn(acc, a, lda, b, ldb)   acc += a^T b    a: [K, 16 MT], b: [K, 8 NT], both in shared memory
 //
-// A row of shared memory is followed by PAD elements (16 bytes). Row lengths are multiples of 32
-// bytes, so the pitch is an odd number of 16-byte units and eight rows meet all 32 banks once.
-// Work per byte: a 16x8x16 product (1 clock of an SM's tensor cores at their peak) needs 256
-// bytes of b, 2 clocks of shared memory; with MT = 2 the fragment of b serves two products.
+// Each row of shared memory is followed by PAD elements (16 bytes). Row lengths are multiples of 32
+// bytes, so the pitch is an odd number of 16-byte units, and eight rows cover all 32 banks once.
+// Work per byte: a 16x8x16 product (1 clock of an SM's tensor cores at their peak) needs 256 bytes
+// of b, 2 clocks of shared memory; with MT = 2 a fragment of b is used by two products.
 #pragma once
 #include "numbers.cuh"
 
@@ -22,14 +22,14 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-// 16 bytes from global to shared memory, in the background; zeros where `valid` is false.
+// Copies 16 bytes asynchronously from global to shared memory; writes zeros if `valid` is false.
 __device__ __forceinline__ void copy_16(void* to, const void* from, bool valid) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)),
                  "l"(from), "r"(valid ? 16 : 0)
                  : "memory");
 }
 
-// 4 bytes likewise.
+// Copies 4 bytes likewise.
 __device__ __forceinline__ void copy_4(void* to, const void* from, bool valid) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)),
                  "l"(from), "r"(valid ? 4 : 0)
@@ -40,7 +40,8 @@ __device__ __forceinline__ void copies_commit() {
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-// Waits for this thread's copies; a barrier must follow before others' copies are read.
+// Waits for the copies of this thread; a barrier must follow before reading copies of other
+// threads.
 __device__ __forceinline__ void copies_wait() {
     asm volatile("cp.async.wait_group 0;" ::: "memory");
 }
@@ -55,8 +56,8 @@ __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 
-// Copies ROWS rows of COLS elements, `pitch` elements apart, to rows of COLS + 16 bytes. Row first
-// of the result is row 0 of `from`; rows before it, and from `last` on, become zeros.
+// Copies ROWS rows of COLS elements, `pitch` elements apart, to rows padded by 16 bytes. Row
+// `first` of the result is row 0 of `from`; rows before it, and from `last` on, become zeros.
 template <class T, int ROWS, int COLS, int THREADS>
 __device__ __forceinline__ void copy_rows(T* to, const T* from, long long pitch, int last,
                                           int first = 0) {
@@ -65,13 +66,13 @@ __device__ __forceinline__ void copy_rows(T* to, const T* from, long long pitch,
     for (int i = threadIdx.x; i < ROWS * UNITS; i += THREADS) {
         const int row = i / UNITS, col = i % UNITS * UNIT;
         const bool valid = row >= first && row < last;
-        // The address of a row that is not read is that of row 0, which exists.
+        // A row that is not read gets the address of row 0, which exists.
         copy_16(to + row * (COLS + UNIT) + col, from + (valid ? row - first : 0) * pitch + col,
                 valid);
     }
 }
 
-// Two numbers rounded to nearest even, `lo` in the lower half.
+// Two values rounded to nearest even, `lo` in the lower half.
 __device__ __forceinline__ uint32_t pack2(float lo, float hi) {
     uint32_t pair;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(hi), "f"(lo));
@@ -98,7 +99,7 @@ struct Bf16 {
     static constexpr int PAD = 8;
     static constexpr int UNROLL = 2;  // of loops around several products
 
-    // Elements of f32 that `left` needs in shared memory for one warp.
+    // f32 elements of shared memory that `left` needs for one warp.
     static __device__ constexpr int scratch(int, int) { return 0; }
 
     // A left operand of 16 MT rows and K columns, in registers.
@@ -106,7 +107,7 @@ struct Bf16 {
         uint32_t a[MT][K / 16][4];
     };
 
-    // Four 8 by 8 matrices, a row of each at the address in shared memory that a lane gives.
+    // Loads four 8 by 8 matrices; each lane gives the shared-memory address of one row.
     static __device__ __forceinline__ void fetch(uint32_t (&f)[4], uint32_t row) {
         asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                      : "=r"(f[0]), "=r"(f[1]), "=r"(f[2]), "=r"(f[3])
@@ -130,7 +131,7 @@ struct Bf16 {
             for (int k = 0; k < K / 16; k++) fetch(l.a[m][k], at + (m * 16 * ld + k * 16) * 2);
     }
 
-    // A left operand from accumulators: both layouts agree, so only the type changes.
+    // Makes a left operand from accumulators: both layouts agree, so only the type changes.
     template <int MT, int K>
     static __device__ __forceinline__ void left(Left<MT, K>& l, const float (&x)[MT][K / 8][4],
                                                 float*) {
@@ -153,7 +154,7 @@ struct Bf16 {
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
     }
 
-    // One ldmatrix.x4 fetches the fragments of 16 columns and 16 of K.
+    // One ldmatrix.x4 loads the fragments of 16 columns and 16 of K.
     template <int MT, int NT, int K>
     static __device__ __forceinline__ void nt(float (&acc)[MT][NT][4], const Left<MT, K>& l,
                                               const bf16* b, int ld) {
@@ -219,8 +220,8 @@ struct Bf16 {
     }
 };
 
-// The left operand stays in shared memory. Four of K a step: 2 + 2 NT loads of 16 bytes feed
-// 16 NT FMA in nt, which keeps the FMA units busier than shared memory.
+// The left operand stays in shared memory. Each step handles four of K: 2 + 2 NT loads of 16 bytes
+// feed 16 NT FMA in nt, so the FMA units, not shared memory, are the limit.
 struct F32 {
     typedef float T;
     static constexpr int PAD = 4;
@@ -239,13 +240,13 @@ struct F32 {
         l.ld = ld;
     }
 
-    // A left operand from accumulators, through `scratch`, which belongs to the warp.
+    // Makes a left operand from accumulators, through `scratch`, which belongs to the warp.
     template <int MT, int K>
     static __device__ __forceinline__ void left(Left<MT, K>& l, const float (&x)[MT][K / 8][4],
                                                 float* scratch) {
         constexpr int LD = K + PAD;
         const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-        __syncwarp();  // what the scratch held before has been read by every lane
+        __syncwarp();  // every lane has read the old contents of `scratch`
 #pragma unroll
         for (int m = 0; m < MT; m++)
 #pragma unroll

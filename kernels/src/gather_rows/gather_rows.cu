@@ -1,8 +1,8 @@
-// Rows chosen by a table on the device: y [r, c] from x [n, c]. A thread takes an element, 256
-// columns a block (blockIdx.y) of a row (blockIdx.x). A row whose index is none of x is padding:
-// it reads zeros and gives no gradient. Backward, a thread goes through the table, at most some
-// hundred indices that all threads of a block read alike, and adds in their order; a scatter would
-// need atomics where a row is taken twice. Overwritten: y, dx.
+// Rows selected by a table on the device: y [r, c] from x [n, c]. A thread handles one element; a
+// block handles 256 columns (blockIdx.y) of a row (blockIdx.x). A row whose index is not a row of x
+// is padding: it reads zeros and has no gradient. In the backward pass a thread loops over the
+// table, at most a few hundred indices that all threads of a block read together, and adds in table
+// order. A scatter would need atomics where a row is selected twice. Overwritten: y, dx.
 #include "numbers.cuh"
 
 struct GatherRows {

@@ -7,10 +7,10 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("gather_rows", include_str!("../../ptx/gather_rows.ptx"));
 
-/// Threads of a block.
+/// Threads per block.
 const THREADS: usize = 256;
 
-/// `GatherRows` of `gather_rows.cu`.
+/// Mirrors `GatherRows` in `gather_rows.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -20,10 +20,10 @@ struct Sizes {
 }
 
 impl GatherRows {
-    /// [`GatherRows::forward`] on a device, to the same bits. One launch.
+    /// [`GatherRows::forward`] on a device, bitwise equal to the CPU. One launch.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,
@@ -36,14 +36,14 @@ impl GatherRows {
         check_count("gather_rows", "y", y.len(), self.r * self.c)?;
         let args = Args::new(&self.sizes()?).read(x).read(indices).write(y);
         let kernel = PTX.kernel_of::<T>("gather_rows_fwd");
-        // SAFETY: the lengths were checked; an index that is no row is not followed.
+        // SAFETY: the lengths were checked; an index that is not a row is not read.
         unsafe { device.launch(&kernel, &self.grid(self.r), &args) }
     }
 
     /// [`GatherRows::backward`] on a device: sums in f32, rounded once. One launch.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn backward_gpu<T: Float>(
         &self,
         device: &Device,

@@ -1,27 +1,27 @@
-//! Rows of a matrix chosen by a table of indices, some of which only pad.
+//! Rows of a matrix selected by a table of indices, some of which are padding.
 //!
 //! ```text
 //! y[i]  = x[indices[i]]                       0 where the index is not in 0..n
 //! dx[j] = sum over i with indices[i] = j of dy[i]
 //! ```
 //! The sum runs in the order of the table. Shapes: `x`, `dx` `[n, c]`; `indices` `[r]`; `y`, `dy`
-//! `[r, c]`. Nothing is saved but the table. Copies only: no FLOP forward.
+//! `[r, c]`. Only the table is saved. The forward pass only copies: no FLOP.
 //!
-//! On a GPU: 76 mask embeddings of 256 channels are 78 KB in f32, below what a launch costs;
-//! backward every row of `x` looks through the table, 400 x 76 comparisons. The table stays on the
-//! device, so that the host does not decide what is launched.
+//! On a GPU: 76 mask embeddings of 256 channels are 78 KB in f32, which takes less time than a
+//! launch. In the backward pass every row of `x` searches the table, 400 x 76 comparisons. The
+//! table stays on the device, so that launches do not depend on the host.
 
 mod gpu;
 pub(crate) mod verify;
 
 use crate::{Real, Result, check_len, dry_run};
 
-/// Sizes of a choice of rows.
+/// Sizes of a selection of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GatherRows {
-    /// Rows to choose from.
+    /// Rows of `x`.
     pub n: usize,
-    /// Rows chosen.
+    /// Rows of `y`.
     pub r: usize,
     /// Columns.
     pub c: usize,
@@ -31,7 +31,7 @@ impl GatherRows {
     /// Writes `y` `[r, c]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn forward<T: Real>(&self, x: &[T], indices: &[i32], y: &mut [T]) -> Result<()> {
         check_len("gather_rows", "x", x, self.n * self.c)?;
         check_len("gather_rows", "indices", indices, self.r)?;
@@ -51,7 +51,7 @@ impl GatherRows {
     /// Writes `dx` `[n, c]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn backward<T: Real>(&self, indices: &[i32], dy: &[T], dx: &mut [T]) -> Result<()> {
         check_len("gather_rows", "indices", indices, self.r)?;
         check_len("gather_rows", "dy", dy, self.r * self.c)?;
@@ -68,7 +68,7 @@ impl GatherRows {
         Ok(())
     }
 
-    /// The row that an index means; `None` for padding.
+    /// Row of an index; `None` for padding.
     fn row(&self, index: i32) -> Option<usize> {
         usize::try_from(index).ok().filter(|&row| row < self.n)
     }

@@ -1,4 +1,4 @@
-//! Chosen rows on a device beside the CPU in f64.
+//! Verification of gathered rows on a device against the CPU in f64.
 
 use half::bf16;
 
@@ -12,7 +12,7 @@ pub(crate) const KERNELS: Kernels = Kernels { name: "gather_rows", verify, timed
 
 fn verify(verification: &mut Verification<'_>) -> Result<()> {
     for (n, c) in [(1, 1), (7, 13), (5, 300)] {
-        // A row thrice, rows that are none.
+        // A row three times, and invalid rows.
         for indices in [&[0][..], &[0, -1, 4, 0, 0, 7, 3, i32::MAX, i32::MIN], &[]] {
             check::<f32>(verification, n, c, indices)?;
             check::<bf16>(verification, n, c, indices)?;
@@ -49,7 +49,7 @@ fn check<T: Float>(
     Ok(())
 }
 
-/// The mask embeddings of the matched queries of four images: far below what a launch costs.
+/// Mask embeddings of the matched queries of four images; far below the cost of a launch.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let s = GatherRows { n: 400, r: 76, c: 256 };
     let indices: Vec<i32> = (0..s.r as i32).map(|i| 5 * i).collect();

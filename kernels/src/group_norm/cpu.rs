@@ -1,4 +1,5 @@
-//! Group norm in f32: pieces of rows over threads, inner loops over the channels of a pixel.
+//! Group norm in f32: pieces of rows are split over threads, inner loops run over the channels of a
+//! pixel.
 
 use rayon::prelude::*;
 
@@ -6,9 +7,8 @@ use super::{GroupNorm, Stats};
 use crate::simd;
 use crate::simd::madd;
 
-/// Pixels a task takes at once. Fixed, so that sums run in one order on any number of threads; 64
-/// rows of 256 channels stay in the second-level cache between the mean and the variance of a
-/// piece.
+/// Pixels per task. Fixed, so that sums have the same order for any number of threads. 64 rows of
+/// 256 channels stay in the L2 cache between the mean and the variance of a piece.
 const ROWS: usize = 64;
 
 simd! {
@@ -23,7 +23,7 @@ simd! {
         }
     }
 
-    /// Sums over rows of each channel's squared distance from `mean[c]`.
+    /// Sums over rows of the squared distance from `mean[c]` of each channel.
     fn squares<FMA>(x: &[f32], mean: &[f32], sum: &mut [f32]) {
         let c = sum.len();
         let mean = &mean[..c];
@@ -112,7 +112,7 @@ fn statistics(s: &GroupNorm, x: &[f32], mean: &mut [f32], rstd: &mut [f32]) {
         for j in 0..s.groups {
             let (mut n, mut m, mut m2) = (0.0, 0.0, 0.0);
             for (n_part, groups) in parts {
-                // Chan, Golub and LeVeque: two sets with their own means.
+                // Chan, Golub and LeVeque: merges two sets with different means.
                 let (m_part, m2_part) = groups[j];
                 let (delta, total) = (m_part - m, n + n_part);
                 m += delta * n_part / total;

@@ -7,10 +7,10 @@ use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("group_norm", include_str!("../../ptx/group_norm.ptx"));
 
-/// Threads of the blocks that take a channel a thread or a group a warp.
+/// Threads per block of the kernels with one channel per thread or one group per warp.
 const THREADS: usize = 256;
 
-/// `GroupNorm` of `group_norm.cu`.
+/// Mirrors `GroupNorm` in `group_norm.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -28,8 +28,8 @@ impl GroupNorm {
     /// [`GroupNorm::forward`] on a device: writes `y`, `mean` and `rstd`. Three launches.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; channels that the groups do not divide; a
-    /// failure of the device.
+    /// A view whose length does not match the sizes; a number of channels that is not a multiple of
+    /// the groups; a failure of the device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,
@@ -66,8 +66,8 @@ impl GroupNorm {
         unsafe { device.launch(&PTX.kernel_of::<T>("group_norm_fwd"), &self.by_sheets(), &args) }
     }
 
-    /// [`GroupNorm::backward`] on a device: writes `dx`, adds to `dweight` and `dbias`; each may
-    /// be left out. Two launches for the sums and one or two for each that is wanted.
+    /// [`GroupNorm::backward`] on a device: writes `dx` and adds to `dweight` and `dbias`; each is
+    /// optional. Two launches for the sums and one or two for each requested output.
     ///
     /// # Errors
     /// As [`GroupNorm::forward_gpu`].

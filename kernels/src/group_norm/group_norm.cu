@@ -1,13 +1,13 @@
 // Group norm of channels-last maps [b, hw, c], forward and backward.
 //
-// Forward: group_norm_pieces leaves mean and sum of squares around it per image, piece of rows and
-// channel (a thread per channel, rows read twice, the second time from the cache);
+// Forward: group_norm_pieces writes the mean and the sum of squares around it per image, piece of
+// rows and channel (one thread per channel, rows are read twice, the second time from the cache);
 // group_norm_stats, a warp per image and group, merges pieces and channels by Chan's formula;
 // group_norm_fwd normalises (sheets, strips.cuh).
-// Backward: group_norm_columns leaves sums over rows of dy * xhat and dy per piece and channel,
-// group_norm_sums adds the pieces, group_norm_means forms the two means of each group (a warp per
-// image and group), group_norm_params adds the images to dweight and dbias, group_norm_bwd writes
-// dx. Overwritten: everything but dweight and dbias.
+// Backward: group_norm_columns writes sums over rows of dy * xhat and dy per piece and channel,
+// group_norm_sums adds the pieces, group_norm_means computes the two means of each group (a warp
+// per image and group), group_norm_params adds the sums of the images to dweight and dbias,
+// group_norm_bwd writes dx. Overwritten: everything but dweight and dbias.
 #include "columns.cuh"
 #include "strips.cuh"
 
@@ -17,10 +17,10 @@ struct GroupNorm {
     uint32_t c;
     uint32_t groups;
     float eps;
-    // Rows of a piece of the statistics or sums, and their number in an image.
+    // Rows per piece of the statistics or sums, and pieces per image.
     uint32_t rows;
     uint32_t pieces;
-    // Rows of a piece of a sheet.
+    // Rows per piece of a sheet.
     uint32_t sheet_rows;
 };
 
@@ -49,12 +49,12 @@ __device__ __forceinline__ void pieces(
     partial[s.c] = squares;
 }
 
-// Number, mean and sum of squares around the mean of a set.
+// Count, mean and sum of squares around the mean of a set.
 struct Moments {
     float n, mean, squares;
 };
 
-// Chan, Golub and LeVeque: the moments of two sets together. Sets may be empty.
+// Moments of the union of two sets (Chan, Golub and LeVeque). Sets may be empty.
 __device__ __forceinline__ Moments merge(const Moments& a, const Moments& b) {
     const float n = a.n + b.n;
     if (n == 0.0f) return a;
@@ -62,7 +62,7 @@ __device__ __forceinline__ Moments merge(const Moments& a, const Moments& b) {
     return Moments{n, a.mean + d * share, a.squares + b.squares + d * d * a.n * share};
 }
 
-// Which image and group a warp has; false for the warps beyond the last.
+// Image and group of a warp; false for warps beyond the last group.
 __device__ __forceinline__ bool group_of_warp(
     const GroupNorm& s, uint32_t& image, uint32_t& group) {
     const uint32_t at = (blockIdx.x * CHANNEL_THREADS + threadIdx.x) / 32;
@@ -86,8 +86,8 @@ extern "C" __global__ void __launch_bounds__(CHANNEL_THREADS) group_norm_stats(
         const float* p = partial + size_t(piece) * 2 * s.c + j;
         all = merge(all, Moments{float(count), p[0], p[s.c]});
     }
-    // Each step merges neighbours at a doubled distance; the lower lane comes first in both, so
-    // all lanes end with the same bits.
+    // Each step merges neighbours at a doubled distance. The lower lane comes first in both, so all
+    // lanes get bitwise equal results.
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
         const Moments other = {
@@ -101,7 +101,7 @@ extern "C" __global__ void __launch_bounds__(CHANNEL_THREADS) group_norm_stats(
     }
 }
 
-// A strip of the statistics that belong to its columns.
+// Statistics of the groups of a strip's columns.
 __device__ __forceinline__ void group_values(
     const GroupNorm& s, const Strip& strip, const float* p, float (&x)[STRIP]) {
     const uint32_t width = s.c / s.groups;
@@ -185,7 +185,7 @@ extern "C" __global__ void __launch_bounds__(CHANNEL_THREADS) group_norm_means(
     }
 }
 
-// Adds the images' sums to the gradients that are wanted.
+// Adds the sums of the images to the requested gradients.
 extern "C" __global__ void __launch_bounds__(CHANNEL_THREADS) group_norm_params(
     GroupNorm s, const float* __restrict__ sums, float* __restrict__ dweight,
     float* __restrict__ dbias) {
@@ -200,7 +200,7 @@ extern "C" __global__ void __launch_bounds__(CHANNEL_THREADS) group_norm_params(
     if (dbias != nullptr) dbias[j] += db;
 }
 
-// What dx takes of a group: the mean of x, the factor of x - mean, and what is subtracted.
+// Terms of dx per group: the mean of x, rstd, the factor of x - mean, and the constant term.
 struct OfGroup {
     float mean, rstd, of_x, rest;
 
@@ -213,9 +213,9 @@ struct OfGroup {
     }
 };
 
-// dx = rstd * (g - mean(g) - xhat * mean(g * xhat)). A strip has one group if STRIP divides the
-// width of groups, as with 256 channels in 32 of them; else the numbers of each column's group are
-// read again for each row, which costs time where no network has it and not registers everywhere.
+// dx = rstd * (g - mean(g) - xhat * mean(g * xhat)). A strip is in one group if STRIP divides the
+// group width, as with 256 channels in 32 groups. Otherwise the terms of each column's group are
+// reread for each row: that is slower in a case no network uses, but saves registers everywhere.
 template <typename T>
 __device__ __forceinline__ void backward(
     const GroupNorm& s, const T* __restrict__ x, const float* __restrict__ weight,

@@ -11,19 +11,20 @@
 //! dweight[c] += sum_{b, hw}(dy * xhat)        dbias[c] += sum_{b, hw}(dy)
 //! ```
 //! Group `j` holds the channels `j c / groups ..` of every pixel of one image. The variance is
-//! taken around the mean of a piece of rows and the pieces are merged by Chan's formula, never as
-//! `E[x^2] - E[x]^2`, which cancels.
+//! computed around the mean of each piece of rows and the pieces are merged with Chan's formula.
+//! `E[x^2] - E[x]^2` is not used because it cancels.
 //!
 //! Shapes: `x`, `y`, `dy`, `dx` are `[b, hw, c]`; `weight`, `bias` and their gradients `[c]`;
 //! `mean`, `rstd` `[b, groups]`.
 //! Saved for the backward pass: `x` and `8 b groups` bytes of statistics.
-//! Cost: about 8 FLOP an element forward; two reads and one write, so bandwidth decides.
+//! Cost: about 8 FLOP per element forward; two reads and one write, so it is memory-bound.
 //!
-//! On a GPU: `[4, 16384, 256]` bf16, the finest map of the pixel decoder, is 34 MB; forward reads
-//! it twice and writes it once (floor on an H200, 4.3 TB/s: 23 us, 16 us if the second read comes
-//! from the L2 cache), backward reads `x` and `dy` twice and writes `dx` (39 us); 8 and 16 FLOP an
-//! element. A thread a channel for the statistics, so that lanes are neighbours in memory whatever
-//! the width of a group; pieces of rows fill the grid and are merged in a fixed order.
+//! On a GPU: the finest map of the pixel decoder, `[4, 16384, 256]` bf16, is 34 MB. Forward reads
+//! it twice and writes it once: lower bound on an H200 (4.3 TB/s) 23 us, 16 us if the second read
+//! comes from the L2 cache. Backward reads `x` and `dy` twice and writes `dx`: 39 us. They take 8
+//! and 16 FLOP per element. The statistics use one thread per channel, so that accesses of a warp
+//! are contiguous for any group width. Pieces of rows fill the grid and are merged in a fixed
+//! order.
 //!
 //! Source: spec mask2former, conventions (32 groups, eps 1e-5, affine).
 
@@ -36,7 +37,7 @@ pub mod reference;
 mod tests;
 pub(crate) mod verify;
 
-/// Of the groups, `[b, groups]` each.
+/// Statistics of the groups, `[b, groups]` each.
 pub use crate::layer_norm::{Stats, StatsGpu};
 
 use crate::{KernelError, Real, Result, check_len, dry_run, f32s, f32s_mut};
@@ -50,9 +51,9 @@ pub struct GroupNorm {
     pub hw: usize,
     /// Channels.
     pub c: usize,
-    /// Groups that the channels are divided into.
+    /// Number of groups of channels.
     pub groups: usize,
-    /// Added to the variance.
+    /// Term added to the variance.
     pub eps: f64,
 }
 
@@ -60,8 +61,8 @@ impl GroupNorm {
     /// Writes `y`, `mean` and `rstd`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; channels that the groups do not divide; images
-    /// without pixels or channels.
+    /// A slice whose length does not match the sizes; a number of channels that is not a multiple
+    /// of the groups; images without pixels or channels.
     pub fn forward<T: Real>(
         &self,
         x: &[T],
@@ -86,7 +87,7 @@ impl GroupNorm {
         Ok(())
     }
 
-    /// Writes `dx`, adds to `dweight` and `dbias`; each may be left out.
+    /// Writes `dx` and adds to `dweight` and `dbias`; each is optional.
     ///
     /// # Errors
     /// As [`GroupNorm::forward`].

@@ -1,4 +1,4 @@
-//! Group norm in plain loops: the definition of right.
+//! Group norm in plain loops: the reference implementation.
 
 use super::{GroupNorm, Stats};
 use crate::Real;
@@ -35,7 +35,7 @@ pub fn forward<T: Real>(
     }
 }
 
-/// Writes `dx`, adds to `dweight` and `dbias`.
+/// Writes `dx` and adds to `dweight` and `dbias`.
 pub fn backward<T: Real>(
     s: &GroupNorm,
     x: &[T],

@@ -1,8 +1,8 @@
 use super::{GroupNorm, Stats, cpu, reference};
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
 
-/// b, hw, c, groups: one, primes, one group, one channel a group, more rows than a task takes, the
-/// pixel decoder's form.
+/// b, hw, c, groups: one, primes, one group, one channel per group, more rows than a task handles,
+/// the shape of the pixel decoder.
 const SHAPES: [(usize, usize, usize, usize); 6] =
     [(1, 2, 1, 1), (3, 5, 6, 2), (2, 67, 7, 1), (2, 9, 5, 5), (1, 199, 48, 3), (2, 1024, 256, 32)];
 
@@ -31,9 +31,9 @@ fn fast_form_matches_reference() {
     for (b, hw, c, groups) in SHAPES {
         let s = GroupNorm { b, hw, c, groups, eps: 1e-5 };
         let n = b * hw * c;
-        // A mean well away from zero, where the shortcut for the variance would lose digits. The
-        // reference runs in f64: summing this many values in f32 one after the other is itself
-        // worse than the fast form.
+        // A mean far from zero, where E[x^2] - E[x]^2 would lose digits. The reference runs in f64:
+        // summing this many values in f32 one after the other is less accurate than the fast
+        // version.
         let x: Vec<f32> = noise::<f32>(n, 1).iter().map(|v| v + 30.0).collect();
         let (w, bias, dy) = (noise::<f32>(c, 2), noise::<f32>(c, 3), noise::<f32>(n, 4));
         let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|v| f64::from(*v)).collect() };
@@ -45,8 +45,8 @@ fn fast_form_matches_reference() {
             (vec![0.0; n], vec![0.0; b * groups], vec![0.0; b * groups]);
         reference::forward(&s, &x2, &w2, &bias2, &mut y2, &mut mean2, &mut rstd2);
         assert_close(&format!("mean of {s:?}"), &wide(&mean), &mean2, 1e-6);
-        // A mean near 30 carries 1e-6 of rounding, against distances of order one (two values
-        // only: less).
+        // A mean near 30 has a rounding error of 1e-6, compared with distances of order one
+        // (smaller with only two values).
         assert_close(&format!("y of {s:?}"), &wide(&y), &y2, 3e-5);
         assert_close(&format!("rstd of {s:?}"), &wide(&rstd), &rstd2, 3e-5);
         let (mut dx, mut dw, mut db) = (vec![f32::NAN; n], noise(c, 5), noise(c, 6));
@@ -67,8 +67,8 @@ fn fast_form_matches_reference() {
         assert_close(&format!("dweight of {s:?}"), &wide(&dw), &dw2, 3e-5);
         assert_close(&format!("dbias of {s:?}"), &wide(&db), &db2, 1e-5);
         if hw > 2 {
-            // With two values a group dx is a difference of nearly equal terms, held to account in
-            // f64 above.
+            // With two values per group, dx is a difference of nearly equal terms; the f64 check
+            // above covers it.
             assert_close(&format!("dx of {s:?}"), &wide(&dx), &dx2, 3e-5);
         }
     }

@@ -1,4 +1,4 @@
-//! Group norm on a device beside its reference.
+//! Verification of group norm on a device against the reference.
 
 use half::bf16;
 
@@ -17,11 +17,11 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
         check::<f32>(verification, s, 0.0)?;
         check::<bf16>(verification, s, 0.0)?;
     }
-    // A mean far from zero, where the shortcut for the variance would fail.
+    // A mean far from zero, where E[x^2] - E[x]^2 would fail.
     check::<f32>(verification, GroupNorm { b: 1, hw: 200, c: 16, groups: 2, eps }, 300.0)
 }
 
-/// What goes in; the gradients of weight and bias start as `old`.
+/// Inputs; the gradients of weight and bias start as `old`.
 struct Inputs<T> {
     x: Vec<T>,
     dy: Vec<T>,
@@ -30,7 +30,7 @@ struct Inputs<T> {
     old: Vec<f32>,
 }
 
-/// What the kernels leave.
+/// Outputs of the kernels.
 #[derive(PartialEq)]
 struct Outputs<T> {
     y: Vec<T>,
@@ -81,12 +81,12 @@ fn check<T: Float>(verification: &mut Verification<'_>, s: GroupNorm, mean: f32)
     Ok(())
 }
 
-/// The set of statistics that element `i` belongs to.
+/// Index of the group of element `i`.
 fn group(s: &GroupNorm, i: usize) -> usize {
     i / (s.hw * s.c) * s.groups + i % s.c / (s.c / s.groups)
 }
 
-/// Mean size of `f` over each group, `[b, groups]`.
+/// Mean magnitude of `f` over each group, `[b, groups]`.
 fn group_means(s: &GroupNorm, f: impl Fn(usize) -> f64) -> Vec<f64> {
     let mut sums = vec![0.0; s.b * s.groups];
     for i in 0..s.b * s.hw * s.c {
@@ -112,8 +112,8 @@ fn forward<T: Float>(
     let sizes = group_means(s, |i| x[i]);
     let mean_error = |g: usize| unit * sizes[g];
     verification.within(&format!("{what}: mean"), &got.mean, &mean, mean_error);
-    // The variance is around the computed mean of a piece; its error enters squared, the rounding
-    // of x - mean relative.
+    // The variance is around the computed mean of a piece. The error of the mean enters squared,
+    // the rounding of x - mean as a relative error.
     let rstd_error = |g: usize| rstd[g] * (unit + (mean_error(g) * rstd[g]).powi(2));
     verification.within(&format!("{what}: rstd"), &got.rstd, &rstd, rstd_error);
     verification.within(&format!("{what}: y"), &got.y, &y, |i| {
@@ -124,7 +124,7 @@ fn forward<T: Float>(
     });
 }
 
-/// With the statistics that the device has.
+/// Checks the backward pass with the statistics of the device.
 fn backward<T: Float>(
     verification: &mut Verification<'_>,
     what: &str,
@@ -155,7 +155,7 @@ fn backward<T: Float>(
         .within(&format!("{what}: dbias"), &got.dbias, &db, |j| unit * column(j, &|i| dy[i]));
 }
 
-/// The finest map of the pixel decoder for four 512 px images.
+/// Finest map of the pixel decoder for four 512 px images.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let s = GroupNorm { b: 4, hw: 128 * 128, c: 256, groups: 32, eps: 1e-5 };
     let (all, groups) = (s.b * s.hw * s.c, s.b * s.groups);
@@ -182,7 +182,7 @@ fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
         s.backward_gpu(device, x, weight.view(), stats, dy, dx, dw, db)
     };
     let shape = format!("[{}, {}, {}] / {}", s.b, s.hw, s.c, s.groups);
-    // Maps of two bytes; statistics and parameters are little beside.
+    // Maps have two bytes per element; statistics and parameters are negligible.
     Ok(vec![
         Timed::new("group_norm_fwd_bf16", shape.clone(), 8 * all, 4 * all, forward),
         Timed::new("group_norm_bwd_bf16", shape, 16 * all, 6 * all, backward),

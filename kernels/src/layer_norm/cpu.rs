@@ -1,4 +1,4 @@
-//! Layer norm in f32 with explicit lanes, rows spread over threads.
+//! Layer norm in f32 with explicit SIMD lanes; rows are split over threads.
 
 use rayon::prelude::*;
 
@@ -7,8 +7,8 @@ use crate::matmul::Beta;
 use crate::simd;
 use crate::simd::{LANES, madd, sum, sum_lanes};
 
-/// Rows a task takes at once. Fixed, so that parameter gradients are summed in one order on any
-/// number of threads.
+/// Rows per task. Fixed, so that parameter gradients are summed in the same order for any number of
+/// threads.
 const ROWS: usize = 64;
 
 /// Mean and reciprocal standard deviation of a row, which stays in L1 between the two.

@@ -9,10 +9,10 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("layer_norm", include_str!("../../ptx/layer_norm.ptx"));
 
-/// Rows of a block, one for each of its warps.
+/// Rows per block, one per warp.
 const ROWS: usize = 4;
 
-/// `LayerNorm` of `layer_norm.cu`.
+/// Mirrors `LayerNorm` in `layer_norm.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -36,7 +36,7 @@ impl LayerNorm {
     /// [`LayerNorm::forward`] on a device: writes `y`, `mean` and `rstd`.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,
@@ -65,10 +65,10 @@ impl LayerNorm {
     }
 
     /// [`LayerNorm::backward`] on a device: writes `dx` or adds to it; adds to `dweight` and
-    /// `dbias`. Each may be left out.
+    /// `dbias`. Each is optional.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn backward_gpu<T: Float>(
         &self,
         device: &Device,
@@ -108,7 +108,7 @@ impl LayerNorm {
         let args = Args::new(&self.sizes(pieces.rows, Beta::Overwrite)?).read(x);
         let args = args.read(stats.mean).read(stats.rstd).read(dy).write(partial.view_mut());
         let kernel = PTX.kernel_of::<T>("layer_norm_columns");
-        // SAFETY: the lengths were checked; partial holds two sums a piece and column.
+        // SAFETY: the lengths were checked; partial holds two sums per piece and column.
         unsafe { device.launch(&kernel, &pieces.grid(self.c), &args)? };
         for (out, at) in [(dweight, 0), (dbias, each)] {
             if let Some(out) = out {

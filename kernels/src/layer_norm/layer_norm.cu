@@ -1,9 +1,9 @@
 // Layer norm over the last axis, forward and backward.
 //
 // layer_norm_fwd, layer_norm_bwd: one warp per row, four rows per block. A row whose width is a
-// multiple of the 16-byte access and at most SWEEPS accesses a lane is read once and held in
+// multiple of the 16-byte access and at most SWEEPS accesses per lane is read once and kept in
 // registers in its storage type (bf16: up to 2048 channels forward, 1536 backward; f32: half of
-// these); other rows are read again for each of the passes, element by element. No shared memory.
+// these). Other rows are reread for each pass, element by element. No shared memory.
 // layer_norm_columns: partial sums over rows of dy and dy * xhat (columns.cuh).
 // Overwritten: y, mean, rstd, dx (added to if `add`), partial.
 #include "columns.cuh"
@@ -12,9 +12,9 @@ struct LayerNorm {
     uint32_t n;
     uint32_t c;
     float eps;
-    // Rows of a piece of the column sums.
+    // Rows per piece of the column sums.
     uint32_t rows;
-    // Whether dx is added to what is there.
+    // Whether to add to dx instead of overwriting it.
     uint32_t add;
 };
 
@@ -22,7 +22,7 @@ constexpr int ROWS = 4;
 constexpr int SWEEPS_FWD = 8;
 constexpr int SWEEPS_BWD = 6;
 
-// Whether a row is held in registers.
+// Whether a row is kept in registers.
 template <typename T>
 __device__ __forceinline__ bool held(uint32_t c, int sweeps) {
     return c % WIDE<T> == 0 && c <= 32u * WIDE<T> * sweeps;

@@ -9,21 +9,21 @@
 //! dx      = rstd * (g - mean_c(g) - xhat * mean_c(g * xhat))
 //! dweight += sum_rows(dy * xhat)        dbias += sum_rows(dy)
 //! ```
-//! The variance is taken around the mean, not as the mean square less the squared mean, which
-//! cancels for rows with a large mean.
+//! The variance is computed around the mean. The mean square minus the squared mean is not used
+//! because it cancels for rows with a large mean.
 //!
 //! Shapes: `x`, `y`, `dy`, `dx` are `[n, c]`; `weight`, `bias` and their gradients `[c]`; `mean`,
-//! `rstd` `[n]`. Saved for the backward pass: `x` (held by the caller anyway) and `8 n` bytes of
-//! statistics. Cost: about 8 n c FLOP forward; one read and one write of `[n, c]`, so bandwidth
-//! decides. Source: spec backbones §2.2 (eps 1e-6 in DINOv2) and mask2former, conventions (eps
+//! `rstd` `[n]`. Saved for the backward pass: `x` (which the caller keeps anyway) and `8 n` bytes
+//! of statistics. Cost: about 8 n c FLOP forward; one read and one write of `[n, c]`, so it is
+//! memory-bound. Source: spec backbones §2.2 (eps 1e-6 in DINOv2) and mask2former, conventions (eps
 //! 1e-5).
 //!
-//! On a GPU: statistics, weight, bias and their gradients are f32. Tokens of four 512 px images of
-//! ViT-L, `[4100, 1024]` bf16: 17 MB forward (34 MFLOP), 25 MB for `dx`; floor on an H200 (4.3
-//! TB/s) 4 and 6 us. A warp a row, four rows a block: a row of 1024 is four accesses of 16 bytes a
-//! lane, held in registers between the passes over it, and nothing waits for another warp.
-//! `dweight` and `dbias` take two passes over pieces of rows, in an order that the sizes decide
-//! (`cuda/columns.cuh`).
+//! On a GPU: statistics, weight, bias and their gradients are f32. The tokens of four 512 px images
+//! of ViT-L, `[4100, 1024]` bf16, move 17 MB forward (34 MFLOP) and 25 MB for `dx`; the lower bound
+//! on an H200 (4.3 TB/s) is 4 and 6 us. One warp handles one row, four rows per block. A row of
+//! 1024 is four 16-byte accesses per lane, kept in registers between the passes over it, and warps
+//! need no synchronisation. `dweight` and `dbias` take two passes over pieces of rows, in an order
+//! set by the sizes (`cuda/columns.cuh`).
 
 mod cpu;
 mod gpu;
@@ -46,12 +46,13 @@ pub struct LayerNorm {
     pub n: usize,
     /// Channels, the normalised axis.
     pub c: usize,
-    /// Added to the variance.
+    /// Term added to the variance.
     pub eps: f64,
 }
 
-/// What the forward pass of a norm leaves for the backward pass: `[n]` each, or as many as it has
-/// sets of elements with statistics of their own.
+/// Statistics saved by the forward pass of a norm for the backward pass.
+///
+/// Each has one value per set of elements that is normalised together: `[n]` for layer norm.
 #[derive(Debug)]
 pub struct Stats<'a, T> {
     /// Mean of each set.
@@ -64,7 +65,7 @@ impl LayerNorm {
     /// Writes `y`, `mean` and `rstd`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; rows without channels.
+    /// A slice whose length does not match the sizes; rows without channels.
     pub fn forward<T: Real>(
         &self,
         x: &[T],
@@ -91,10 +92,10 @@ impl LayerNorm {
         Ok(())
     }
 
-    /// Writes `mean` and `rstd` alone, for a product that normalises its operand itself.
+    /// Writes only `mean` and `rstd`, for a product that normalises its operand itself.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; rows without channels.
+    /// A slice whose length does not match the sizes; rows without channels.
     pub fn stats<T: Real>(&self, x: &[T], mean: &mut [T], rstd: &mut [T]) -> Result<()> {
         self.check_rows(x)?;
         check_len("layer_norm", "mean", mean, self.n)?;
@@ -110,11 +111,11 @@ impl LayerNorm {
         Ok(())
     }
 
-    /// Writes `dx` or, with [`Beta::Add`], adds to it; adds to `dweight` and `dbias`. Each may be
-    /// left out.
+    /// Writes `dx` or, with [`Beta::Add`], adds to it; adds to `dweight` and `dbias`. Each is
+    /// optional.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; rows without channels.
+    /// A slice whose length does not match the sizes; rows without channels.
     pub fn backward<T: Real>(
         &self,
         x: &[T],

@@ -1,4 +1,4 @@
-//! Layer norm in plain loops: the definition of right.
+//! Layer norm in plain loops: the reference implementation.
 
 use super::{LayerNorm, Stats};
 use crate::Real;

@@ -3,7 +3,7 @@ use crate::check::{assert_close, central_differences, noise, weighted_sum};
 use crate::matmul::Beta;
 
 /// Rows and channels: one, a prime, not a multiple of the lanes, ViT-S width with more rows than
-/// one task takes.
+/// one task handles.
 const SHAPES: [(usize, usize); 4] = [(1, 1), (7, 13), (3, 48), (257, 384)];
 
 #[test]
@@ -35,7 +35,7 @@ type Backward<'a> = &'a dyn Fn(Stats<'_, f32>, (&mut [f32], Beta), &mut [f32], &
 fn fast_form_matches_reference() {
     for (n, c) in SHAPES {
         let s = LayerNorm { n, c, eps: 1e-6 };
-        // A mean far from zero, where the shortcut for the variance would fail.
+        // A mean far from zero, where E[x^2] - E[x]^2 would fail.
         let x: Vec<f32> = noise::<f32>(n * c, 1).iter().map(|v| v + 100.0).collect();
         let (w, b, dy) = (noise::<f32>(c, 2), noise::<f32>(c, 3), noise::<f32>(n * c, 4));
         let zeros = || (vec![0.0; n * c], vec![0.0; n], vec![0.0; n]);
@@ -43,15 +43,15 @@ fn fast_form_matches_reference() {
         cpu::forward(&s, &x, &w, &b, &mut y, &mut mean, &mut rstd);
         let (mut y0, mut mean0, mut rstd0) = zeros();
         reference::forward(&s, &x, &w, &b, &mut y0, &mut mean0, &mut rstd0);
-        // The mean of about 100 carries 1e-5 of rounding, against values of order one after
-        // centring.
+        // The mean of about 100 has a rounding error of 1e-5, compared with values of order one
+        // after centring.
         assert_close("y", &y, &y0, 5e-5);
         assert_close("rstd", &rstd, &rstd0, 5e-5);
         let mut stats = (vec![0.0; n], vec![0.0; n]);
         s.stats(&x, &mut stats.0, &mut stats.1).unwrap();
         assert_eq!(stats, (mean, rstd));
         let run = |f: Backward<'_>| {
-            // What is overwritten must not be read: 0 * NaN would stay NaN.
+            // Overwritten outputs must not be read: 0 * NaN would stay NaN.
             let (mut dx, mut sum) = (vec![f32::NAN; n * c], noise(n * c, 7));
             let (mut dw, mut db) = (noise(c, 5), noise(c, 6));
             let st = || Stats { mean: &mean0, rstd: &rstd0 };

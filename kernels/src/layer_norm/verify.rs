@@ -1,4 +1,4 @@
-//! Layer norm on a device beside its reference.
+//! Verification of layer norm on a device against the reference.
 
 use half::bf16;
 
@@ -13,17 +13,17 @@ use crate::verify::{Kernels, Timed, Verification, filled};
 pub(crate) const KERNELS: Kernels = Kernels { name: "layer_norm", verify, timed };
 
 fn verify(verification: &mut Verification<'_>) -> Result<()> {
-    // One element, odd widths, held in registers, the widest row held and the first that is not.
+    // One element, odd widths, rows kept in registers, the widest such row and the first that is
+    // not.
     for (n, c) in [(1, 1), (7, 13), (70, 40), (9, 384), (3, 1024), (2, 1544), (2, 2056)] {
         check::<f32>(verification, n, c, 0.0)?;
         check::<bf16>(verification, n, c, 0.0)?;
     }
-    // A mean far from zero, where the shortcut for the variance would fail.
+    // A mean far from zero, where E[x^2] - E[x]^2 would fail.
     check::<f32>(verification, 5, 384, 300.0)
 }
 
-/// What goes in: rows, the incoming gradient, weight (which is also where its gradient starts),
-/// bias.
+/// Inputs: rows, incoming gradient, weight (also the start value of its gradient), bias.
 struct Inputs<T> {
     x: Vec<T>,
     dy: Vec<T>,
@@ -31,7 +31,7 @@ struct Inputs<T> {
     bias: Vec<f32>,
 }
 
-/// What the kernels leave.
+/// Outputs of the kernels.
 #[derive(PartialEq)]
 struct Outputs<T> {
     y: Vec<T>,
@@ -93,12 +93,13 @@ fn check<T: Float>(
     Ok(())
 }
 
-/// A lane adds every 32nd element, then five steps join the lanes; a few operations besides.
+/// Depth of a row sum: a lane adds every 32nd element, then five steps combine the lanes; a few
+/// more operations.
 fn depth(s: &LayerNorm) -> f64 {
     s.c.div_ceil(32) as f64 + 5.0 + 4.0
 }
 
-/// Mean size of `f` over row `i`.
+/// Mean magnitude of `f` over row `i`.
 fn row(s: &LayerNorm, i: usize, f: impl Fn(usize) -> f64) -> f64 {
     (i * s.c..(i + 1) * s.c).map(|at| f(at).abs()).sum::<f64>() / s.c as f64
 }
@@ -116,7 +117,7 @@ fn forward<T: Float>(
     let unit = depth(s) * UNIT;
     let mean_error: Vec<f64> = (0..n).map(|i| unit * row(s, i, |at| x[at])).collect();
     verification.within(&format!("{what}: mean"), &got.mean, &mean, |i| mean_error[i]);
-    // The error of the mean enters the variance squared, that of x - mean relative.
+    // The error of the mean enters the variance squared, that of x - mean as a relative error.
     let rstd_error = |i: usize| rstd[i] * (unit + (mean_error[i] * rstd[i]).powi(2));
     verification.within(&format!("{what}: rstd"), &got.rstd, &rstd, rstd_error);
     let xhat = |at: usize| (x[at] - mean[at / c]) * rstd[at / c];
@@ -127,7 +128,7 @@ fn forward<T: Float>(
     });
 }
 
-/// With the statistics that the device has.
+/// Checks the backward pass with the statistics of the device.
 fn backward<T: Float>(
     verification: &mut Verification<'_>,
     what: &str,
@@ -171,7 +172,8 @@ fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let s = LayerNorm { n: 4 * 1025, c: 1024, eps: 1e-6 };
     let all = s.n * s.c;
     let shape = format!("[{}, {}]", s.n, s.c);
-    // x, y, dy and dx of two bytes; two statistics a row; parameters are little beside.
+    // x, y, dy and dx have two bytes per element; two statistics per row; parameters are
+    // negligible.
     let (values, stats, params) = (2 * all, 8 * s.n, 4 * s.c);
     let x = filled::<bf16>(device, "x", all, 1)?;
     let weight = filled::<f32>(device, "weight", s.c, 2)?;

@@ -1,4 +1,4 @@
-//! The products of a linear layer.
+//! Products of a linear layer.
 
 use rayon::prelude::*;
 
@@ -7,7 +7,7 @@ use super::fused::{Input, Output, Weight};
 use crate::matmul::{Beta, Blocked, Finish, Left, MatMul, Right, Values};
 use crate::{Real, Result, f32s, f32s_mut};
 
-/// Elements of `y` a task fills with the bias.
+/// Elements of `y` that a task fills with the bias.
 const TASK: usize = 1 << 15;
 
 /// `y = x weight^T + bias`.

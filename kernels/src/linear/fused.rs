@@ -1,20 +1,19 @@
-//! A frozen linear layer with its neighbours taken along.
+//! Frozen linear layer fused with its neighbours.
 //!
 //! ```text
 //! y = x + gamma (f(z) W^T + b)        f: nothing, layer norm or exact GELU
 //! ```
-//! where `x +` and `gamma` may be left out. Backward, for a frozen layer, with `v` the operand that
-//! enters the product:
+//! `x +` and `gamma` are optional. Backward, for a frozen layer, with `v` the operand of the
+//! product:
 //! ```text
 //! dv = (dy gamma) W        dz = dv gelu'(z) after GELU        dx = dy
 //! ```
-//! The gradient through the layer norm is left to that operation, which needs `dv` whole.
+//! The layer norm operation computes the gradient through the norm, since it needs the whole `dv`.
 //!
-//! Neither the normalised or activated operand nor the product before its bias ever exists in
-//! memory: `f` and `gamma dy` are applied while the operand is packed, the rest while a tile is
-//! stored. A block of a frozen transformer saves `z` of both its norms, `qkv` and the input of
-//! GELU. Weights may be stored as bf16, whose elements are widened while they are packed; all
-//! arithmetic stays f32.
+//! The normalised or activated operand and the product before its bias are never stored: `f` and
+//! `gamma dy` are applied while the operand is packed, the rest while a tile is stored. A block of
+//! a frozen transformer saves `z` of both norms, `qkv` and the input of GELU. Weights may be stored
+//! as bf16 and are converted to f32 while they are packed; all arithmetic is f32.
 //!
 //! Source: spec backbones §2.2.
 
@@ -23,7 +22,7 @@ use half::bf16;
 use super::{Linear, cpu, reference};
 use crate::{KernelError, Real, Result, check_len, dry_run, f32s, f32s_mut, matmul};
 
-/// What is multiplied by the weight, `[n, k]`.
+/// Operand that is multiplied by the weight, `[n, k]`.
 #[derive(Debug, Clone, Copy)]
 pub enum Input<'a, T> {
     /// z.
@@ -34,7 +33,7 @@ pub enum Input<'a, T> {
     Gelu(&'a [T]),
 }
 
-/// A layer norm whose statistics are known: `(z - mean) rstd weight + bias`.
+/// Layer norm with known statistics: `(z - mean) rstd weight + bias`.
 #[derive(Debug, Clone, Copy)]
 pub struct Normed<'a, T> {
     /// z, `[n, k]`.
@@ -52,22 +51,22 @@ pub struct Normed<'a, T> {
 /// A weight `[m, k]`.
 #[derive(Debug, Clone, Copy)]
 pub enum Weight<'a, T> {
-    /// In the type of the arithmetic.
+    /// Weight in the type of the arithmetic.
     Full(&'a [T]),
-    /// In half the memory.
+    /// Weight in bf16, in half the memory.
     Bf16(&'a [bf16]),
 }
 
-/// What becomes of the product with its bias, `v` `[n, m]`.
+/// Function of the product with its bias, `v` `[n, m]`.
 #[derive(Debug, Clone, Copy)]
 pub enum Output<'a, T> {
     /// v.
     Plain,
-    /// `x + gamma v`, x `[n, m]`, gamma `[m]` or left out for 1.
+    /// `x + gamma v`, x `[n, m]`, gamma `[m]`; `None` is 1.
     Residual {
         /// x.
         x: &'a [T],
-        /// The layer scale.
+        /// Layer scale.
         gamma: Option<&'a [T]>,
     },
 }
@@ -85,7 +84,7 @@ impl Linear {
     /// Writes `y`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn fused<T: Real>(
         &self,
         input: Input<'_, T>,
@@ -126,10 +125,10 @@ impl Linear {
         Ok(())
     }
 
-    /// Writes `dz = (dy gamma) W`, times `gelu'(z)` if `gelu` gives z. `gamma` `[m]` left out is 1.
+    /// Writes `dz = (dy gamma) W`, times `gelu'(z)` if `gelu` has z. `gamma` is `[m]`; `None` is 1.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn fused_backward<T: Real>(
         &self,
         weight: Weight<'_, T>,

@@ -1,9 +1,9 @@
-//! Linear layers on a device: products by [`Device::matmul_with`], which takes the bias, a ReLU
-//! and the gradient of the bias along.
+//! Linear layers on a device: products by [`Device::matmul_with`], fused with the bias, a ReLU and
+//! the gradient of the bias.
 //!
-//! The bias is a parameter and f32; beside activations of bf16 the product takes it in bf16, so a
-//! copy of `m` elements is rounded first. Where the device cannot fuse, the bias and its gradient
-//! are launches of their own.
+//! The bias is a parameter in f32. With bf16 activations the product needs it in bf16, so a copy of
+//! `m` elements is rounded first. If the device cannot fuse, the bias and its gradient are separate
+//! launches.
 
 use super::Linear;
 use crate::activation::Activation;
@@ -12,7 +12,7 @@ use crate::device::{Device, Epilogue, Float, View, ViewMut};
 use crate::matmul::{Beta, MatMul};
 use crate::{KernelError, Result, check_count, reduce};
 
-/// What follows the bias.
+/// Operation after the bias.
 enum Behind<'a> {
     Nothing,
     Relu,
@@ -20,11 +20,10 @@ enum Behind<'a> {
 }
 
 impl Linear {
-    /// [`Linear::forward`] on a device: one product, and for a bias beside bf16 a launch that
-    /// rounds it.
+    /// [`Linear::forward`] on a device: one product, and with bf16 a launch that rounds the bias.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,
@@ -46,8 +45,8 @@ impl Linear {
     }
 
     /// As [`Linear::forward_relu_gpu`], with a `mask` ([`Epilogue::mask_len`] bytes) for
-    /// [`Linear::dx_before_relu_gpu`]; returns whether it was written, which a device without the
-    /// epilogue does not do.
+    /// [`Linear::dx_before_relu_gpu`]. Returns whether the mask was written; a device without the
+    /// epilogue does not write it.
     ///
     /// # Errors
     /// As [`Linear::forward_gpu`].
@@ -92,11 +91,12 @@ impl Linear {
         Activation::Relu.forward_gpu(device, before.view(), y)
     }
 
-    /// `dx = dy weight` where the ReLU that gave `x` was positive, else 0: the gradient before that
-    /// ReLU, whose layer wrote the mask. `false` if the device cannot do it: nothing is queued.
+    /// `dx = dy weight` where the ReLU that produced `x` was positive, else 0. This is the gradient
+    /// before that ReLU, whose layer wrote the mask. Returns `false`, with nothing launched, if the
+    /// device cannot do it.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn dx_before_relu_gpu<T: Float>(
         &self,
         device: &Device,
@@ -112,7 +112,7 @@ impl Linear {
         device.matmul_with(&product, 1.0, dy, weight, Beta::Overwrite, epilogue, dx)
     }
 
-    /// The product with an epilogue that takes the bias; `false` if the device has none.
+    /// Runs the product with a bias epilogue; `false` if the device has none.
     fn biased<T: Float>(
         &self,
         device: &Device,
@@ -148,12 +148,12 @@ impl Linear {
         check_count("linear", "y", y, self.n * self.m)
     }
 
-    /// [`Linear::backward`] on a device: writes `dx`, adds to `dweight` and `dbias`, which are f32
-    /// whatever the storage; each may be left out. `x` is needed for `dweight` alone, whose product
-    /// forms the gradient of the bias as well.
+    /// [`Linear::backward`] on a device: writes `dx` and adds to `dweight` and `dbias`, which are
+    /// always f32. Each is optional. Only `dweight` needs `x`; its product also computes the
+    /// gradient of the bias.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; `dweight` without `x`; a failure of the
+    /// A view whose length does not match the sizes; `dweight` without `x`; a failure of the
     /// device.
     pub fn backward_gpu<T: Float>(
         &self,

@@ -16,7 +16,7 @@ fn a_gradient_of_the_weight_needs_x() {
     assert_eq!(error.to_string(), "linear: the gradient of the weight needs x");
 }
 
-/// Products and launches of a forward pass and of the parameters' gradients.
+/// Counts products and launches of a forward pass and of the parameter gradients.
 fn counts<T: Float>(device: &Device) -> [(u64, u64); 2] {
     let s = Linear { n: 3, m: 4, k: 2 };
     let (x, weight) = (device.zeros::<T>("x", 6).unwrap(), device.zeros::<T>("w", 8).unwrap());
@@ -43,8 +43,8 @@ fn counts<T: Float>(device: &Device) -> [(u64, u64); 2] {
 #[test]
 fn what_the_product_takes_along_is_not_launched() {
     let device = Device::virtual_gpu();
-    // In f32 nothing but the sum of the bias's gradient with what was there; in bf16 the bias is
-    // rounded.
+    // In f32 the only launch adds the gradient of the bias to its old value; in bf16 the bias is
+    // rounded too.
     assert_eq!(counts::<f32>(&device), [(1, 0), (1, 1)]);
     assert_eq!(counts::<bf16>(&device), [(1, 1), (1, 1)]);
     let device = Device::virtual_without_epilogues();

@@ -1,4 +1,4 @@
-//! Linear layer: a product with a weight stored one row per output, plus a bias.
+//! Linear layer: a product with a weight that has one row per output, plus a bias.
 //!
 //! ```text
 //! y[n, m] = sum_k x[n, k] weight[m, k] + bias[m]
@@ -8,21 +8,20 @@
 //! dx[n, k] = sum_m dy[n, m] weight[m, k]
 //! dweight[m, k] += sum_n dy[n, m] x[n, k]        dbias[m] += sum_n dy[n, m]
 //! ```
-//! Saved for the backward pass: `x`, and that only if the weight is trained; the backward of a
-//! frozen layer is one product.
+//! Saved for the backward pass: `x`, only if the weight is trained; the backward of a frozen layer
+//! is one product.
 //!
 //! Cost: `2 n m k` FLOP forward and for each of `dx` and `dweight`.
 //!
-//! The bias is added while a tile of the result is stored, or, where the product is the crate's,
-//! costs one write: `y` starts as rows of it and the product is added.
+//! The bias is added while a tile of the result is stored. Where the product is computed by the
+//! `gemm` crate, the bias costs one write: `y` is filled with rows of it and the product is added.
 //!
-//! [`Linear::fused`] takes along what surrounds a frozen layer: norm or GELU in front, residual
-//! connection behind.
+//! [`Linear::fused`] fuses a frozen layer with its neighbours: norm or GELU before it, residual
+//! connection after it.
 //!
-//! On a GPU: cuBLASLt, which adds the bias while it stores the result, applies a ReLU there if one
-//! follows, and forms the gradient of the bias in the product of `dweight`. An MLP product of ViT-L
-//! for four images of 512 px, 4100 x 4096 x 1024, is 34 GFLOP: 44 us on an H200 (790 TFLOP/s in
-//! bf16).
+//! On a GPU: cuBLASLt adds the bias in its epilogue, also applies a following ReLU there, and
+//! computes the gradient of the bias in the product of `dweight`. An MLP product of ViT-L for four
+//! images of 512 px, 4100 x 4096 x 1024, is 34 GFLOP: 44 us on an H200 (790 TFLOP/s in bf16).
 //!
 //! Source: spec backbones §2.2 (every projection of a block; weights as the published checkpoints
 //! store them).
@@ -56,7 +55,7 @@ impl Linear {
     /// Writes `y`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn forward<T: Real>(
         &self,
         x: &[T],
@@ -76,11 +75,10 @@ impl Linear {
         cpu::forward(self, x, weight, bias, y)
     }
 
-    /// Writes `dx`, adds to `dweight` and `dbias`; each may be left out. `x` is needed for
-    /// `dweight` alone.
+    /// Writes `dx` and adds to `dweight` and `dbias`; each is optional. Only `dweight` needs `x`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; `dweight` without `x`.
+    /// A slice whose length does not match the sizes; `dweight` without `x`.
     pub fn backward<T: Real>(
         &self,
         x: Option<&[T]>,

@@ -1,4 +1,4 @@
-//! Linear layer in plain loops: the definition of right.
+//! Linear layer in plain loops: the reference implementation.
 
 use super::Linear;
 use super::fused::{Input, Output, Weight};
@@ -18,7 +18,7 @@ pub fn forward<T: Real>(s: &Linear, x: &[T], weight: &[T], bias: Option<&[T]>, y
     }
 }
 
-/// Writes `dx`, adds to `dweight` and `dbias`.
+/// Writes `dx` and adds to `dweight` and `dbias`.
 pub fn backward<T: Real>(
     s: &Linear,
     x: &[T],

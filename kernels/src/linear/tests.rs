@@ -5,7 +5,7 @@ use crate::Real;
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
 use crate::layer_norm::LayerNorm;
 
-/// n, m, k: ones, primes, no multiple of anything, a class layer, a token row count of ViT-S.
+/// n, m, k: ones, primes, no multiples of a block size, a class layer, tokens of ViT-S.
 const SHAPES: [(usize, usize, usize); 5] =
     [(1, 1, 1), (7, 13, 5), (33, 50, 47), (100, 20, 256), (257, 384, 96)];
 
@@ -37,7 +37,7 @@ fn fast_form_matches_reference() {
             reference::forward(&s, &x, &w, bias, &mut want);
             assert_close(&format!("y of {s:?}"), &y, &want, 2e-6);
         }
-        // Parameter gradients start from something, and are added to it.
+        // Parameter gradients are added to nonzero start values.
         let start = || (vec![f32::NAN; n * k], noise::<f32>(m * k, 5), noise::<f32>(m, 6));
         let (mut got, mut want) = (start(), start());
         let (dx, dw, db) = (&mut got.0, &mut got.1, &mut got.2);
@@ -49,7 +49,7 @@ fn fast_form_matches_reference() {
     }
 }
 
-/// What surrounds a fused layer, in the order of [`Surrounded::inputs`].
+/// Test case of a fused layer and its neighbours, in the order of [`Surrounded::inputs`].
 struct Surrounded {
     s: Linear,
     f: usize,
@@ -99,7 +99,7 @@ impl Surrounded {
         y
     }
 
-    /// Gradient of what enters the product (of z under GELU).
+    /// Gradient of the operand of the product (of z with GELU).
     fn back<T: Real>(&self, inputs: &[Vec<T>; 7], dy: &[T], plain: bool) -> Vec<T> {
         let [z, _, w, _, gamma, ..] = inputs;
         let (gelu, gamma) = ((self.f == 1).then_some(&z[..]), self.gamma.then_some(&gamma[..]));
@@ -133,7 +133,7 @@ fn fused_forms_match_reference() {
     for (n, m, k) in SHAPES.into_iter().chain([(130, 70, 1500)]) {
         for case in Surrounded::all(Linear { n, m, k }) {
             let inputs = case.inputs::<f32>();
-            // A row of one channel has no spread: its normalised value is rounding.
+            // A row of one channel has zero variance: its normalised value is only rounding error.
             if case.f < 2 || k > 1 {
                 let (got, want) = (case.run(&inputs, false), case.run(&inputs, true));
                 assert_close(&format!("y of {n} {m} {k}"), &got, &want, 1e-5);

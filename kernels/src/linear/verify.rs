@@ -1,4 +1,4 @@
-//! Linear layers on a device beside their reference.
+//! Verification of linear layers on a device against the reference.
 
 use half::bf16;
 
@@ -19,7 +19,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What the kernels leave.
+/// Outputs of the kernels.
 #[derive(PartialEq)]
 struct Outputs<T> {
     y: Vec<T>,
@@ -71,8 +71,8 @@ fn check<T: Float>(
     reference::forward(&s, &exact_x, &exact_weight, Some(&bias), &mut y);
     let (dx_out, dw, db) = (Some(&mut dx[..]), Some(&mut dweight[..]), Some(&mut dbias[..]));
     s.backward(Some(&exact_x), &exact_weight, &exact_dy, dx_out, dw, db)?;
-    // Sums of so many products below 1. With an epilogue the bias is rounded to the type and the
-    // sum with it, without one the product and the sum.
+    // Sums of `terms` products below 1. With an epilogue the bias and the sum are rounded to the
+    // type, without one the product and the sum.
     let sum = |terms: usize| (terms + 2) as f64 * UNIT * (terms + 1) as f64;
     let twice = f64::from(T::ROUNDING);
     let forward = |i: usize| sum(k) + twice * (y[i].abs() + bias[i % m].abs() + sum(k));
@@ -81,15 +81,15 @@ fn check<T: Float>(
     verification.within(&format!("{what}: y with ReLU"), &got.positive, &positive, forward);
     verification.within(&format!("{what}: dx"), &got.dx, &dx, |_| sum(m));
     verification.within(&format!("{what}: dweight"), &got.dweight, &dweight, |_| sum(n));
-    // One after the other or in pieces.
+    // Summed one after the other or in pieces.
     let depth = Pieces::of(n).depth().max(n as f64) + 1.0;
     let bound = |_| depth * UNIT * (n + 1) as f64;
     verification.within(&format!("{what}: dbias"), &got.dbias, &dbias, bound);
     Ok(())
 }
 
-/// The first layer of the MLP of ViT-L on four 512 px images: forward, backward of a frozen one,
-/// backward of a trained one.
+/// First layer of the MLP of ViT-L on four 512 px images: forward, backward if frozen, backward if
+/// trained.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let s = Linear { n: 4 * 1025, m: 4096, k: 1024 };
     let (xs, ws, ys) = (s.n * s.k, s.m * s.k, s.n * s.m);

@@ -1,4 +1,4 @@
-//! The mask losses in f32, pairs spread over threads.
+//! Mask losses in f32; pairs are split over threads.
 
 use rayon::prelude::*;
 

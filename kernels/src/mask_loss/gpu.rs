@@ -7,7 +7,7 @@ use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("mask_loss", include_str!("../../ptx/mask_loss.ptx"));
 
-/// `MaskLoss` of `mask_loss.cu`.
+/// Mirrors `MaskLoss` in `mask_loss.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -19,25 +19,25 @@ struct Sizes {
     unused: u32,
 }
 
-/// What both passes read; all of it stays on the device.
+/// Inputs of both passes; they stay on the device.
 #[derive(Debug, Clone, Copy)]
 pub struct Pairs<'a, T> {
     /// Mask logits at the points, `[r, p]`.
     pub x: View<'a, T>,
     /// Targets at the points, `[r, p]`.
     pub t: View<'a, f32>,
-    /// Weight of each pair, `[r]`, 0 for one that only pads; left out: 1.
+    /// Weight of each pair, `[r]`, 0 for padding; `None` is 1.
     pub weights: Option<View<'a, f32>>,
-    /// The number of pairs that divides the losses, `[1]`, positive.
+    /// Number of pairs that the losses are divided by, `[1]`, positive.
     pub num: View<'a, f32>,
 }
 
 impl MaskLoss {
-    /// [`MaskLoss::forward`] on a device: writes the losses, cross-entropy first, `[2]`, and
-    /// `sums` `[r, 4]`: those of the CPU's form and the cross-entropy of the pair. Two launches.
+    /// [`MaskLoss::forward`] on a device: writes the losses, cross-entropy first, `[2]`, and `sums`
+    /// `[r, 4]`: the three sums of the CPU version and the cross-entropy of the pair. Two launches.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; pairs without points; a failure of the device.
+    /// A view whose length does not match the sizes; pairs without points; a failure of the device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,

@@ -1,13 +1,12 @@
-// Binary cross-entropy and dice loss of pairs read at points: x, t [r, p]. mask_loss_rows: one
-// block of 256 threads a pair; sums [r, 4] are sigmoid(x), t, their product and the
-// cross-entropy. mask_loss_finish: one block over the pairs. mask_loss_bwd: sheets (strips.cuh).
-// A pair counts with its weight (null: 1), so padding has weight 0. Overwritten: sums, losses,
-// dx.
+// Binary cross-entropy and dice loss of pairs sampled at points: x, t [r, p].
+// mask_loss_rows: one block of 256 threads per pair; sums [r, 4] are those of sigmoid(x), t, their
+// product and the cross-entropy. mask_loss_finish: one block over the pairs. mask_loss_bwd: sheets
+// (strips.cuh). Each pair has a weight (null: 1), 0 for padding. Overwritten: sums, losses, dx.
 #include "strips.cuh"
 
 struct MaskLoss {
     uint32_t r, p;
-    // Rows of a piece of the backward pass.
+    // Rows per piece of the backward pass.
     uint32_t rows;
     float mask_weight, dice_weight;
     uint32_t unused;
@@ -32,7 +31,7 @@ __device__ __forceinline__ void rows(
         sum[0] += sig;
         sum[1] += u;
         sum[2] += sig * u;
-        // log1p, not log: the losses of sure points are small.
+        // log1p, not log: the losses of confident points are small.
         sum[3] += fmaxf(v, 0.0f) - v * u + log1pf(e);
     }
 #pragma unroll
@@ -49,7 +48,7 @@ __device__ __forceinline__ void rows(
     }
 }
 
-// Cross-entropy and dice loss of all pairs; num[0] pairs divide them.
+// Cross-entropy and dice loss of all pairs, divided by num[0].
 extern "C" __global__ void __launch_bounds__(STRIP_THREADS) mask_loss_finish(
     MaskLoss s, const float* __restrict__ sums, const float* __restrict__ weights,
     const float* __restrict__ num, float* __restrict__ losses) {

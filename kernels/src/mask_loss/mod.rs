@@ -1,4 +1,4 @@
-//! Binary cross-entropy and dice loss of matched masks, read at points.
+//! Binary cross-entropy and dice loss of matched masks, sampled at points.
 //!
 //! Per pair i, with `s = sigmoid(x)`, `S = sum_p s`, `U = sum_p t`, `I = sum_p s t`:
 //! ```text
@@ -10,16 +10,17 @@
 //! dx = dmask * mask_weight / (num P + eps) * (s - t)
 //!    - ddice * dice_weight / (num + eps) * s (1 - s) (2 t den - (2 I + 1)) / den^2
 //! ```
-//! `num` is the number of matched pairs averaged over processes (at least 1), `eps` the rounding
-//! unit of f32, 1.19e-7.
+//! `num` is the number of matched pairs averaged over processes (at least 1), and `eps` the machine
+//! epsilon of f32, 1.19e-7.
 //!
-//! Shapes: `x`, `t`, `dx` `[r, p]`; `sums` `[r, 3]` holds `S, U, I` of each pair and is all that
-//! is saved besides `x` and `t`. No pairs give zero losses. Cost: one exponential and about 20
-//! FLOP a point each way.
+//! Shapes: `x`, `t`, `dx` `[r, p]`; `sums` `[r, 3]` holds `S, U, I` of each pair. Saved for the
+//! backward pass: `x`, `t` and `sums`. The losses of no pairs are zero. Cost: one exponential and
+//! about 20 FLOP per point in each pass.
 //!
-//! On a GPU: 80 pairs of 12544 points in f32 read 8 MB forward and move 12 MB backward: floor on
-//! an H200 (4.3 TB/s) 2 and 3 us. A block a pair, then one block for the two sums; the number of
-//! pairs, the weights that mark padding and the incoming gradients stay on the device.
+//! On a GPU: 80 pairs of 12544 points in f32 read 8 MB forward and move 12 MB backward; the lower
+//! bound on an H200 (4.3 TB/s) is 2 and 3 us. One block handles one pair, then one block computes
+//! the two sums. The number of pairs, the weights that mark padding and the incoming gradients stay
+//! on the device.
 //!
 //! Source: spec mask2former §4.4, §4.5.
 
@@ -41,7 +42,7 @@ use crate::{KernelError, Real, Result, check_len, dry_run, f32s, f32s_mut};
 pub struct MaskLoss {
     /// Matched pairs.
     pub r: usize,
-    /// Points a pair.
+    /// Points per pair.
     pub p: usize,
     /// Weight of the cross-entropy.
     pub mask_weight: f64,
@@ -49,7 +50,7 @@ pub struct MaskLoss {
     pub dice_weight: f64,
 }
 
-/// The two losses, or their incoming gradients.
+/// Both losses, or their incoming gradients.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MaskLosses<T> {
     /// Binary cross-entropy.
@@ -59,7 +60,7 @@ pub struct MaskLosses<T> {
 }
 
 impl MaskLoss {
-    /// The weights of the recipe: 5 and 5.
+    /// Mask loss with the weights of the recipe: 5 and 5.
     pub fn new(r: usize, p: usize) -> MaskLoss {
         MaskLoss { r, p, mask_weight: 5.0, dice_weight: 5.0 }
     }
@@ -67,7 +68,7 @@ impl MaskLoss {
     /// Returns the losses and writes `sums` `[r, 3]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; pairs without points; `num` not positive.
+    /// A slice whose length does not match the sizes; pairs without points; `num` not positive.
     pub fn forward<T: Real>(
         &self,
         x: &[T],
@@ -133,7 +134,7 @@ impl MaskLoss {
         (T::of(2.0) * sums[2] + T::ONE, sums[0] + sums[1] + T::ONE)
     }
 
-    /// What the plain sums are multiplied with.
+    /// Factors of the plain sums.
     fn scales(&self, num: f64) -> MaskLosses<f64> {
         let eps = f64::from(f32::EPSILON);
         MaskLosses {
@@ -149,7 +150,7 @@ impl MaskLoss {
         if self.r > 0 && self.p == 0 {
             return fail("there are no points".into());
         }
-        // Written so that a number that is none fails too.
+        // Written so that NaN fails too.
         if !(num > 0.0 && num.is_finite()) {
             return fail(format!("the losses cannot be divided by {num} pairs"));
         }

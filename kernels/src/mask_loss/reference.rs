@@ -1,4 +1,4 @@
-//! The mask losses in plain loops: the definition of right.
+//! Mask losses in plain loops: the reference implementation.
 
 use super::{MaskLoss, MaskLosses};
 use crate::Real;
@@ -20,7 +20,7 @@ pub fn forward<T: Real>(s: &MaskLoss, x: &[T], t: &[T], sums: &mut [T]) -> T {
     total
 }
 
-/// `d` are the gradients of the plain sums.
+/// Writes `dx`; `d` are the gradients of the plain sums.
 pub fn backward<T: Real>(
     s: &MaskLoss,
     x: &[T],

@@ -47,8 +47,8 @@ fn fast_form_matches_reference_in_f64() {
         assert_close("total", &[f64::from(total)], &[want], 2e-6);
         assert_close("sums", &wide(&sums), &exact, 1e-6);
         let (mut dx, mut want) = (vec![f32::NAN; r * p], vec![f64::NAN; r * p]);
-        // Gradients of the sums: dice ones are 1 / p of the others, so they get a weight that
-        // makes both count.
+        // Gradients of the sums: those of the dice loss are 1 / p of the others, so they get a
+        // weight that makes both matter.
         let d = MaskLosses { mask: 0.4, dice: 0.7 * p as f32 };
         cpu::backward(&s, &x, &t, &sums, d, &mut dx);
         let d = MaskLosses { mask: f64::from(d.mask), dice: f64::from(d.dice) };

@@ -1,4 +1,4 @@
-//! The mask losses on a device beside their form in f64.
+//! Verification of the mask losses on a device against the CPU in f64.
 
 use half::bf16;
 
@@ -24,7 +24,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Losses and the gradient of `x`; `padding` pairs at the end have weight 0.
+/// Returns the losses and the gradient of `x`; `padding` pairs at the end have weight 0.
 fn run<T: Float>(
     device: &Device,
     s: &MaskLoss,
@@ -55,7 +55,7 @@ fn check<T: Float>(
     let all = r + padding;
     let x: Vec<f32> = noise::<f32>(all * p, 1).iter().map(|v| 9.0 * v).collect();
     let (x, exact_x) = stored::<T>(&x);
-    // Targets are mostly 0 or 1, with the values between that sampling gives.
+    // Targets are mostly 0 or 1, with intermediate values as from sampling.
     let t: Vec<f32> = noise::<f32>(all * p, 2).iter().map(|v| (2.0 * v).clamp(0.0, 1.0)).collect();
     let what = format!("mask_loss{} [{r} + {padding}, {p}]", T::SUFFIX);
     let device = verification.device();
@@ -67,8 +67,9 @@ fn check<T: Float>(
     let losses = s.forward(exact_x, exact_t, num, &mut sums)?;
     s.backward(exact_x, exact_t, num, &sums, D, &mut dx)?;
     dx.resize(all * p, 0.0);
-    // Sums over the points of a thread, a warp, the warps, then over the pairs; a dozen operations
-    // and functions for each term. Terms of the cross-entropy are differences of values up to 9.
+    // Sums over the points of a thread, a warp, the warps, then over the pairs; about twelve
+    // operations and functions per term. Terms of the cross-entropy are differences of values up to
+    // 9.
     let depth = p.div_ceil(256) as f64 + 5.0 + 8.0 + 12.0 + all.div_ceil(256) as f64 + 13.0;
     let size: f64 = exact_x.iter().map(|x| 2.0 * x.abs() + 1.0).sum();
     let bounds = [5.0 / num / p as f64 * size, 5.0 / num * 2.0 * r as f64];

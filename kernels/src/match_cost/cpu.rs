@@ -1,5 +1,5 @@
-//! Matching costs in f32: tiles of points, one product each for mask and dice, partial sums added
-//! in the order of tiles.
+//! Matching costs in f32. Each tile of points has one product for mask and one for dice; partial
+//! sums are added in the order of tiles.
 
 use rayon::prelude::*;
 
@@ -8,8 +8,8 @@ use crate::logistic::sigmoid_and_log;
 use crate::product::{View, product};
 use crate::simd;
 
-/// Points a task takes: three tiles of 100 queries stay within the second-level cache. Fixed, as
-/// the sums depend on it.
+/// Points per task: three tiles of 100 queries fit in the L2 cache. Fixed, as the sums depend on
+/// it.
 const TILE: usize = 512;
 
 simd! {
@@ -36,7 +36,7 @@ simd! {
     }
 }
 
-/// What a tile of points adds to the sums of all pairs.
+/// Contribution of a tile of points to the sums of all pairs.
 struct Part {
     /// Sum of the cross-entropies, `[q, g]`.
     entropy: Vec<f32>,

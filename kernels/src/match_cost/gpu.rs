@@ -7,10 +7,10 @@ use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("match_cost", include_str!("../../ptx/match_cost.ptx"));
 
-/// Targets of a block: `TARGETS` of `match_cost.cu`.
+/// Targets per block; equals `TARGETS` in `match_cost.cu`.
 const TARGETS: usize = 4;
 
-/// `MatchCost` of `match_cost.cu`.
+/// Mirrors `MatchCost` in `match_cost.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -27,11 +27,11 @@ struct Sizes {
 impl MatchCost {
     /// [`MatchCost::compute`] on a device, for `b` images (or outputs of images) in one launch:
     /// `cls` `[b, q, k + 1]`, `labels` `[b, g]`, `x` `[b, q, p]`, `t` `[b, g, p]`, `cost` `[b, q,
-    /// g]`. The labels are on the device and not looked at here: a target whose label is not in
-    /// `0..k` is padding and costs 0, where the CPU's form refuses it.
+    /// g]`. The labels are on the device and not checked: a target whose label is not in `0..k` is
+    /// padding and costs 0, while the CPU version returns an error.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; no points; a failure of the device.
+    /// A view whose length does not match the sizes; no points; a failure of the device.
     pub fn compute_gpu<T: Float>(
         &self,
         device: &Device,
@@ -67,7 +67,7 @@ impl MatchCost {
         };
         let args = Args::new(&sizes).read(cls).read(labels).read(x).read(t).write(cost);
         let grid = Grid::new([self.g.div_ceil(TARGETS), self.q, b], [256, 1, 1]);
-        // SAFETY: the lengths were checked; labels beyond the classes are not followed.
+        // SAFETY: the lengths were checked; labels beyond the classes are not read.
         unsafe { device.launch(&PTX.kernel_of::<T>("match_cost"), &grid, &args) }
     }
 }

@@ -1,8 +1,8 @@
-// Matching costs of a batch: cost [b, q, g]. Block (tile, query, image) of 256 threads takes a
-// query and TARGETS targets; a thread goes through every 256th point, reads the logit once and
-// adds its cross-entropy and overlap with each target. At 100 queries, 19 targets and 12544
-// points that is 0.15 GFLOP over 6 MB, five times from the L2 cache: too little for tensor cores
-// to matter. A target whose label is no class (padding) costs 0. cost is overwritten.
+// Matching costs of a batch: cost [b, q, g]. Block (tile, query, image) of 256 threads handles one
+// query and TARGETS targets. A thread loops over every 256th point, reads the logit once and adds
+// its cross-entropy and overlap with each target. At 100 queries, 19 targets and 12544 points that
+// is 0.15 GFLOP over 6 MB, read five times from the L2 cache: too little for tensor cores to
+// matter. A target whose label is not a class (padding) costs 0. cost is overwritten.
 #include "numbers.cuh"
 
 struct MatchCost {
@@ -13,10 +13,10 @@ struct MatchCost {
 constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / 32;
 constexpr int TARGETS = 4;
-// Of each target: cross-entropy, sigmoid(x) t, t; and of the query: sigmoid(x).
+// Sums per target: cross-entropy, sigmoid(x) t, t; and per query: sigmoid(x).
 constexpr int SUMS = 3 * TARGETS + 1;
 
-// softmax(row)[label] of the first warp's row.
+// softmax(row)[label], computed by the first warp.
 template <typename T>
 __device__ __forceinline__ float probability(const T* row, uint32_t k, uint32_t label) {
     const uint32_t lane = threadIdx.x % 32;

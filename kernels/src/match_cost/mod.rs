@@ -1,4 +1,4 @@
-//! The cost of giving a target mask to a query, for the assignment of one image and one output.
+//! Cost of matching a target mask to a query, for the assignment of one image and one output.
 //!
 //! ```text
 //! class[q, g] = -softmax(cls[q])[label[g]]
@@ -7,19 +7,19 @@
 //! dice[q, g]  = 1 - (2 sum_p s[q, p] t[g, p] + 1) / (sum_p s[q, p] + sum_p t[g, p] + 1)
 //! cost        = class_weight * class + mask_weight * mask + dice_weight * dice
 //! ```
-//! `x` are the mask logits and `t` the masks, read at the same `P` random points. Mask and dice
-//! costs are matrix products over the points: `[BCE(x, 1), BCE(x, 0)] [t, 1 - t]^T / P` and
-//! `s t^T`.
+//! `x` are the mask logits and `t` the target masks, sampled at the same `P` random points. The
+//! mask and dice costs are matrix products over the points: `[BCE(x, 1), BCE(x, 0)] [t, 1 - t]^T /
+//! P` and `s t^T`.
 //!
 //! Shapes: `cls` `[q, k + 1]`, `labels` `[g]`, `x` `[q, p]`, `t` `[g, p]`, `cost` `[q, g]`. No
-//! gradient flows.
-//! Cost: 6 q g p FLOP and two exponentials' worth of work on `q p` logits; 0.15 GFLOP at q = 100,
-//! g = 19, p = 12544.
+//! gradient.
+//! Cost: 6 q g p FLOP, plus the work of about two exponentials for each of `q p` logits; 0.15 GFLOP
+//! at q = 100, g = 19, p = 12544.
 //!
 //! On a GPU: for ten outputs of four images, 40 x 100 queries, 19 targets and 12544 points, one
-//! launch reads 240 MB (floor on an H200, 4.3 TB/s: 56 us) and does 6 GFLOP outside the tensor
-//! cores. A block takes a query and four targets, so a logit is read, and its exponential taken,
-//! five times.
+//! launch reads 240 MB (lower bound on an H200, 4.3 TB/s: 56 us) and does 6 GFLOP outside the
+//! tensor cores. A block handles one query and four targets, so each logit is read, and its
+//! exponential computed, five times.
 //!
 //! Source: spec mask2former §4.3.
 
@@ -52,7 +52,7 @@ pub struct MatchCost {
 }
 
 impl MatchCost {
-    /// The weights of the recipe: 2, 5, 5.
+    /// Matching cost with the weights of the recipe: 2, 5, 5.
     pub fn new(q: usize, g: usize, k: usize, p: usize) -> MatchCost {
         MatchCost { q, g, k, p, class_weight: 2.0, mask_weight: 5.0, dice_weight: 5.0 }
     }
@@ -60,7 +60,7 @@ impl MatchCost {
     /// Writes `cost` `[q, g]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; a label outside `0..k`; no points.
+    /// A slice whose length does not match the sizes; a label outside `0..k`; no points.
     pub fn compute<T: Real>(
         &self,
         cls: &[T],

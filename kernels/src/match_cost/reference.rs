@@ -1,4 +1,4 @@
-//! Matching costs in plain loops: the definition of right.
+//! Matching costs in plain loops: the reference implementation.
 
 use super::MatchCost;
 use crate::Real;
@@ -31,8 +31,7 @@ pub fn compute<T: Real>(
     }
 }
 
-/// The cost of one pair from the class logits of its query and the sums over the points of
-/// `[BCE, s t, s, t]`.
+/// Cost of one pair from the class logits of its query and the sums of `[BCE, s t, s, t]`.
 pub(super) fn total<T: Real>(s: &MatchCost, cls: &[T], label: i32, sums: [T; 4]) -> T {
     let [entropy, both, sum_s, sum_t] = sums;
     let (one, two) = (T::ONE, T::of(2.0));

@@ -15,7 +15,7 @@ fn golden(weights: [f64; 3], want: [f32; 6]) {
     let mut exact = [f64::NAN; 6];
     s.compute(&wide(&CLS), &[0, 1], &wide(&X), &wide(&T), &mut exact).unwrap();
     for ((got, exact), want) in cost.iter().zip(exact).zip(want) {
-        // The numbers are given to four decimals.
+        // The expected values have four decimals.
         assert!((got - want).abs() < 6e-5, "{got} instead of {want}");
         assert!((exact - f64::from(want)).abs() < 6e-5, "{exact} instead of {want}");
     }

@@ -1,4 +1,4 @@
-//! Matching costs on a device beside their reference.
+//! Verification of matching costs on a device against the reference.
 
 use half::bf16;
 
@@ -18,7 +18,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What goes in, for all images.
+/// Inputs of all images.
 struct Inputs<T> {
     cls: Vec<T>,
     labels: Vec<i32>,
@@ -39,7 +39,7 @@ fn check<T: Float>(verification: &mut Verification<'_>, b: usize, s: MatchCost) 
     let MatchCost { q, g, k, p, .. } = s;
     let cls: Vec<f32> = noise::<f32>(b * q * (k + 1), 1).iter().map(|v| 4.0 * v).collect();
     let (cls, exact_cls) = stored::<T>(&cls);
-    // The last target of an image pads.
+    // The last target of an image is padding.
     let label = |i: usize| if i % g + 1 == g && g > 1 { -1 } else { (i % k) as i32 };
     let labels: Vec<i32> = (0..b * g).map(label).collect();
     let x: Vec<f32> = noise::<f32>(b * q * p, 2).iter().map(|v| 9.0 * v).collect();
@@ -61,9 +61,9 @@ fn check<T: Float>(verification: &mut Verification<'_>, b: usize, s: MatchCost) 
             *want = 0.0;
         }
     }
-    // Sums over the points of a thread, a warp and the warps, a dozen operations a term; terms of
-    // the cross-entropy are differences of values up to 9, its mean has weight 5; dice and class
-    // costs are below 1, of weight 5 and 2.
+    // Sums over the points of a thread, a warp and the warps, about twelve operations per term.
+    // Terms of the cross-entropy are differences of values up to 9, and its mean has weight 5. Dice
+    // and class costs are below 1, with weights 5 and 2.
     let depth = p.div_ceil(256) as f64 + 5.0 + 8.0 + 12.0;
     let bound = UNIT * (depth * (5.0 * 19.0 + 2.0 * 5.0) + 2.0 * ((k + 1) as f64 + 20.0));
     verification.within(&format!("{what}: cost"), &got, &want, |_| bound);

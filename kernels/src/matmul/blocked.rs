@@ -1,4 +1,5 @@
-//! The blocked f32 product: operands packed piece by piece into cache, register tiles over them.
+//! Blocked f32 product: operands are packed block by block into cache and multiplied by register
+//! tiles.
 //!
 //! ```text
 //! for rows of the left operand        as many as leave its strips some 8 MiB
@@ -8,10 +9,10 @@
 //!       for strips, for panels        ... and streams the strips past them
 //!         tile, then finish
 //! ```
-//! A panel of 32 columns and 1024 steps takes 128 KiB and stays in L2, the strips come from L3 at
-//! two bytes a cycle, and results are touched once per block of depth. Tasks are whole tiles and
-//! every element is summed block by block in order of depth, so neither the number of threads nor
-//! how the work is cut changes a bit.
+//! A panel of 32 columns and 1024 steps takes 128 KiB and stays in L2. The strips come from L3 at
+//! two bytes per cycle, and results are accessed once per block of depth. Tasks are whole tiles,
+//! and every element is summed block by block in order of depth. So results are bitwise equal for
+//! any number of threads and any split of the work.
 
 use std::ops::Range;
 
@@ -25,13 +26,13 @@ use crate::dry_run::Cost;
 use crate::scratch::{Shared, aligned, take, with_scratch};
 use crate::simd::{self, Level};
 
-/// Steps of depth in a block, at most.
+/// Maximum steps of depth in a block.
 pub(super) const DEPTH: usize = 1280;
-/// Elements of packed strips, at most.
+/// Maximum elements of packed strips.
 const STRIPS: usize = 1 << 21;
-/// Elements of a task's panels, about.
+/// Approximate elements of the panels of a task.
 const PANELS: usize = 1 << 16;
-/// Multiply-adds that are worth a task of their own.
+/// Minimum multiply-adds per task.
 const TASK: usize = 1 << 18;
 
 /// A product `[n, k] x [k, m]`.
@@ -52,7 +53,7 @@ fn blocks(n: usize, k: usize, shape: &Shape) -> (usize, usize) {
     (rows.min(n.next_multiple_of(shape.rows)), depth)
 }
 
-/// Multiply-adds of a product `[n, k] x [k, m]` and its scratch memory, or a little more.
+/// Cost of a product `[n, k] x [k, m]`; the scratch memory may be slightly too high.
 pub(crate) fn cost(n: usize, m: usize, k: usize) -> Cost {
     let shape = shape(simd::level());
     let (rows, depth) = blocks(n, k, &shape);
@@ -68,7 +69,7 @@ impl Blocked<'_> {
         self.run_at(simd::level(), out);
     }
 
-    /// As [`Blocked::run`], with the tiles of a given level, which the CPU must have.
+    /// As [`Blocked::run`], with the tiles of a given level, which the CPU must support.
     pub(super) fn run_at(&self, level: Level, out: &mut [f32]) {
         if self.n == 0 || self.m == 0 {
             return;
@@ -87,7 +88,7 @@ impl Blocked<'_> {
 
     fn block(&self, b: &Block, out: &Shared<'_>) {
         let tasks = (0..b.across * b.strips.div_ceil(b.down)).into_par_iter();
-        // One task across packs each strip when it needs it, which then lies in L1 or L2.
+        // With one task across, each strip is packed when needed, and is then in L1 or L2.
         if b.across == 1 {
             tasks.for_each(|task| self.task(b, task, None, out));
             return;
@@ -123,7 +124,7 @@ impl Blocked<'_> {
         self.right.pack(sizes, columns, b.steps.clone(), b.shape.columns, panel);
     }
 
-    /// Some panels by some strips, which are packed here if they are not yet.
+    /// Multiplies some panels by some strips; packs the strips if they are not packed yet.
     fn task(&self, b: &Block, task: usize, strips: Option<&[f32]>, out: &Shared<'_>) {
         let (width, size) = (b.shape.columns, b.depth * b.shape.columns);
         let (across, down) = (task % b.across, task / b.across);
@@ -149,7 +150,7 @@ impl Blocked<'_> {
                 for (j, panel) in panels.chunks_exact(size).enumerate() {
                     let at = self.place(b, i, columns(j));
                     tile(b.level, at.rows, strip, panel, &mut sums);
-                    // SAFETY: a tile belongs to one task, and blocks follow one another.
+                    // SAFETY: a tile belongs to one task, and blocks run one after the other.
                     unsafe { self.finish.store(at, width, &sums, out) };
                 }
             }
@@ -170,13 +171,13 @@ impl Blocked<'_> {
     }
 }
 
-/// A block of rows and depth, and how it is cut into tasks.
+/// Block of rows and depth, and its split into tasks.
 struct Block {
     level: Level,
     shape: Shape,
     rows: Range<usize>,
     steps: Range<usize>,
-    /// Steps with zeros up to a whole line.
+    /// Steps, zero-padded to a whole line.
     depth: usize,
     /// Strips of all tasks.
     strips: usize,
@@ -187,8 +188,9 @@ struct Block {
 }
 
 impl Block {
-    /// Enough tasks for all threads to end at about one time, none smaller than is worth it. Their
-    /// number decides who computes a tile; where tiles and blocks of depth lie it does not touch.
+    /// Splits a block into enough tasks for all threads to finish at about the same time, but none
+    /// too small. The number of tasks decides only which thread computes a tile, not the positions
+    /// of tiles and blocks of depth.
     fn new(
         level: Level,
         rows: Range<usize>,
@@ -203,7 +205,7 @@ impl Block {
             1 => 1,
             _ => (8 * threads).min(rows.len() * m * depth / TASK).max(1),
         };
-        // Cutting the longer side packs less of the other one several times.
+        // Splitting the longer side causes less repeated packing of the other side.
         let wanted = if rows.len() < m { all / tasks } else { all };
         let panels = wanted.min(PANELS / (depth * shape.columns)).max(1);
         let across = all.div_ceil(panels);
@@ -211,7 +213,7 @@ impl Block {
         Self { level, shape, rows, steps, depth, strips, down, panels, across }
     }
 
-    /// Elements of a packed strip.
+    /// Elements per packed strip.
     fn strip_size(&self) -> usize {
         self.shape.rows * self.depth
     }

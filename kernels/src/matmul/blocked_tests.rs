@@ -24,7 +24,7 @@ fn levels() -> impl Iterator<Item = Level> {
     all.into_iter().filter(|level| *level <= simd::level())
 }
 
-/// The product with `left(i, l)`, in f64.
+/// Product with the left operand `left(i, l)` in f64.
 fn want(
     (n, m, k): (usize, usize, usize),
     left: impl Fn(usize, usize) -> f32,
@@ -113,7 +113,7 @@ fn every_finish_is_applied() {
         for (c, (finish, overwrites, value)) in cases.into_iter().enumerate() {
             let want = want((n, m, k), |i, l| x[i * k + l], |l, j| w[l * m + j], value);
             for level in levels() {
-                // Old contents must not be read where they are not added to.
+                // Old contents must not be read unless they are added to.
                 let mut out = if overwrites { vec![f32::NAN; n * m] } else { old.clone() };
                 Blocked { n, m, k, left, right, finish }.run_at(level, &mut out);
                 assert_close(&format!("{n} {m} {k} {level:?} case {c}"), &out, &want, 3e-6);

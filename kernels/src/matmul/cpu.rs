@@ -1,5 +1,5 @@
-//! Which product goes where; those through the `gemm` crate: the batch spread over threads, large
-//! products split within.
+//! Choice between the blocked product and the `gemm` crate. For the crate, a batch is split over
+//! threads and large products are split internally.
 
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -11,10 +11,10 @@ use super::right::{Right, Values};
 use super::{Beta, MatMul};
 use crate::{Real, f32s, f32s_mut, simd};
 
-/// Multiply-adds below which a thread is not worth waking.
+/// Multiply-adds below which another thread does not pay off.
 const TASK: usize = 1 << 18;
 
-/// Where the operands of one product begin.
+/// Start addresses of the operands of one product.
 #[derive(Clone, Copy)]
 struct Operands<T> {
     a: *const T,
@@ -43,7 +43,7 @@ impl<T> Operands<T> {
 }
 
 impl MatMul {
-    /// Whether the blocked product is the faster one in f32, by the table in the module's
+    /// Whether the blocked product is faster in f32, according to the table in the module's
     /// documentation.
     fn blocked_wins(&self) -> bool {
         let large = self.n * self.m * self.k >= TASK;
@@ -51,13 +51,13 @@ impl MatMul {
         self.batch == 1 && large && turned && (self.k >= 512 || self.n <= 256)
     }
 
-    /// Whether a product in f32 is the blocked one.
+    /// Whether f32 uses the blocked product.
     pub(crate) fn blocked(&self) -> bool {
         simd::own_products() || self.blocked_wins()
     }
 }
 
-/// The product; lengths and the distance of outputs have been checked.
+/// Computes the product; lengths and the stride of outputs have been checked.
 pub fn run<T: Real>(s: &MatMul, alpha: T, a: &[T], b: &[T], beta: Beta, c: &mut [T]) {
     if s.batch == 0 && s.stride_c == 0 && beta == Beta::Overwrite {
         c.fill(T::ZERO);
@@ -71,7 +71,7 @@ pub fn run<T: Real>(s: &MatMul, alpha: T, a: &[T], b: &[T], beta: Beta, c: &mut 
     }
     let work = s.n * s.m * s.k;
     let at = Operands { a: a.as_ptr(), b: b.as_ptr(), c: c.as_mut_ptr() };
-    // How the work is cut changes who computes a sum, never how.
+    // The split of the work changes which thread computes a sum, never its order.
     let threads = rayon::current_num_threads();
     let within = threads > 1 && work >= TASK;
     if s.batch == 1 || s.stride_c == 0 || (within && s.batch < 2 * threads) {
@@ -90,7 +90,7 @@ pub fn run<T: Real>(s: &MatMul, alpha: T, a: &[T], b: &[T], beta: Beta, c: &mut 
     });
 }
 
-/// Products in f32, one after the other: each is spread over the threads.
+/// Computes f32 products one after the other; each is split over the threads.
 fn blocked(s: &MatMul, alpha: f32, a: &[f32], b: &[f32], beta: Beta, c: &mut [f32]) {
     for p in 0..s.batch {
         let (a, b) = (&a[p * s.stride_a..][..s.n * s.k], &b[p * s.stride_b..][..s.k * s.m]);
@@ -107,10 +107,10 @@ fn blocked(s: &MatMul, alpha: f32, a: &[f32], b: &[f32], beta: Beta, c: &mut [f3
     }
 }
 
-/// One product.
+/// Computes one product with the `gemm` crate.
 ///
 /// # Safety
-/// `at` points to `n k`, `k m` and `n m` elements; nobody else touches those of `c`.
+/// `at` points to `n k`, `k m` and `n m` elements; no other thread accesses those of `c`.
 unsafe fn product<T: Real>(
     s: &MatMul,
     alpha: T,
@@ -124,8 +124,8 @@ unsafe fn product<T: Real>(
     };
     let (a_row, a_col) = step(s.trans_a, s.n, s.k);
     let (b_row, b_col) = step(s.trans_b, s.k, s.m);
-    // The crate calls the factor of the old contents alpha and that of the product beta.
-    // SAFETY: the strides describe the layouts that the caller vouches for.
+    // In the crate, alpha is the factor of the old contents and beta that of the product.
+    // SAFETY: the strides describe the layouts that the caller guarantees.
     unsafe {
         gemm::gemm(
             s.n,

@@ -1,4 +1,4 @@
-//! What becomes of the sums of a tile on their way to memory.
+//! Epilogue of the blocked product: operations on the sums of a tile as they are stored.
 
 use super::micro::{TILE, load};
 use crate::activation::gelu_slope;
@@ -6,20 +6,20 @@ use crate::scratch::Shared;
 use crate::simd;
 use crate::simd::madd;
 
-/// From the finished sum `v` to the element that is stored.
+/// Function from the finished sum `v` to the stored element.
 #[derive(Clone, Copy)]
 pub(crate) enum Finish<'a> {
-    /// `alpha v`, added to what is there or written over it.
+    /// `alpha v`, added to the old element or replacing it.
     Scale { alpha: f32, add: bool },
     /// `v + bias`.
     Bias(&'a [f32]),
-    /// `x + gamma (v + bias)`, x `[n, m]`; gamma left out is 1, a bias left out 0.
+    /// `x + gamma (v + bias)`, x `[n, m]`; without gamma 1, without bias 0.
     Residual { x: &'a [f32], gamma: Option<&'a [f32]>, bias: Option<&'a [f32]> },
     /// `v gelu'(u)`, u `[n, m]`.
     GeluSlope(&'a [f32]),
 }
 
-/// Where a tile lies in `[n, m]`, and which block of depth it holds the sums of.
+/// Position of a tile in `[n, m]`, and the block of depth of its sums.
 #[derive(Clone, Copy)]
 pub struct TileRange {
     pub row: usize,
@@ -33,11 +33,11 @@ pub struct TileRange {
 }
 
 impl Finish<'_> {
-    /// Stores a tile whose rows are `width` apart. Until the last block of depth, `out` holds the
-    /// sums so far.
+    /// Stores a tile whose rows are `width` apart. Until the last block of depth, `out` has the
+    /// partial sums.
     ///
     /// # Safety
-    /// Nobody else may touch the tile's elements of `out` meanwhile.
+    /// No other thread may access the tile's elements of `out` meanwhile.
     pub unsafe fn store(&self, at: TileRange, width: usize, tile: &[f32; TILE], out: &Shared<'_>) {
         store(self, at, width, tile, out);
     }
@@ -53,11 +53,11 @@ simd! {
     }
 }
 
-/// What becomes of a row of a tile. A trait and not a closure for the reason that
-/// [`super::left`] gives.
+/// Operation on a row of a tile. It is a trait and not a closure for the reason given in
+/// [`super::left`].
 trait Change<const W: usize> {
-    /// From the sums `v` of this block and `old` of those before it; the row begins at element
-    /// `from` of the result.
+    /// Returns the new row from the sums `v` of this block and `old` of the previous blocks. The
+    /// row begins at element `from` of the result.
     fn row<const FMA: bool>(&self, from: usize, v: [f32; W], old: [f32; W]) -> [f32; W];
 }
 
@@ -84,7 +84,7 @@ impl<const W: usize> Change<W> for Sum<W> {
     }
 }
 
-/// The residual connection; columns of the tile.
+/// Residual connection, with vectors for the columns of the tile.
 struct Onto<'a, const W: usize> {
     x: &'a [f32],
     columns: usize,
@@ -117,8 +117,8 @@ impl<const W: usize> Change<W> for Slope<'_> {
     }
 }
 
-/// Stores what `change` makes of the rows of a tile. `add` says whether `out` is read; what is not
-/// read counts as zero.
+/// Applies `change` to the rows of a tile and stores them. `out` is read only if `add` is set;
+/// otherwise zeros are used.
 #[inline(always)]
 fn each<const FMA: bool, const W: usize>(
     at: TileRange,
@@ -129,7 +129,7 @@ fn each<const FMA: bool, const W: usize>(
 ) {
     for (i, v) in tile.chunks_exact(W).take(at.rows).enumerate() {
         let from = (at.row + i) * at.m + at.column;
-        // SAFETY: as the caller of `Finish::store` promises.
+        // SAFETY: as guaranteed by the caller of `Finish::store`.
         let out = unsafe { out.piece(from, at.columns) };
         let old = if add { load(out) } else { [0.0; W] };
         let y = change.row::<FMA>(from, load(v), old);

@@ -1,7 +1,7 @@
-//! The left operand: how it is stored and what happens to it on its way into strips.
+//! Left operand: its storage and the operation applied while it is packed into strips.
 //!
-//! Packing reads every element once and writes it into memory that stays in cache, so a pointwise
-//! operation on the operand rides along instead of making a pass, and a tensor, of its own.
+//! Packing reads every element once and writes it into memory that stays in cache. So a pointwise
+//! operation on the operand is fused into packing and needs no separate pass and tensor.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use crate::linear::Normed;
 use crate::simd;
 use crate::simd::madd;
 
-/// A left operand `[n, k]`.
+/// Left operand `[n, k]`.
 #[derive(Clone, Copy)]
 pub(crate) enum Left<'a> {
     /// `x[n, k]`.
@@ -32,13 +32,13 @@ pub(crate) enum Left<'a> {
 pub struct Sizes {
     pub n: usize,
     pub k: usize,
-    /// Rows of a strip.
+    /// Rows per strip.
     pub strip: usize,
 }
 
 impl Left<'_> {
-    /// Packs `rows` (of one strip) and `depth` into `out`, zeros up to a whole line. Rows that the
-    /// strip has no more of are not written.
+    /// Packs `rows` (of one strip) and `depth` into `out`, zero-padded to a whole line. Missing
+    /// rows of a partial strip are not written.
     pub fn pack(&self, s: Sizes, rows: Range<usize>, depth: Range<usize>, out: &mut [f32]) {
         let part = rows.start * s.k..rows.end * s.k;
         let columns = depth.clone();
@@ -61,11 +61,12 @@ impl Left<'_> {
     }
 }
 
-/// An operation on the elements of an operand while it is packed. A trait and not a closure,
-/// because closures are compiled without the vector instructions of the function around them
-/// unless the compiler happens to inline them.
+/// Operation on the elements of an operand while it is packed. It is a trait and not a closure,
+/// because closures are compiled without the vector instructions of the enclosing function unless
+/// the compiler inlines them.
 trait Change {
-    /// What becomes of a line `x` that begins at `column` of row `row` of the packed part.
+    /// Returns the new line from line `x`, which begins at `column` of row `row` of the packed
+    /// part.
     fn line<const FMA: bool>(&self, row: usize, column: usize, x: [f32; LINE]) -> [f32; LINE];
 }
 
@@ -113,10 +114,10 @@ impl Change for Scale<'_> {
     }
 }
 
-/// Packs the columns `depth` of `x`, rows of `k`, to a strip.
+/// Packs the columns `depth` of `x`, with rows of `k`, into a strip.
 ///
-/// Goes down the strip in steps of four lines: long enough for the CPU to see that rows are read on
-/// and on, short enough for what is written to stay in L1.
+/// Handles the strip in steps of four lines: long enough for the hardware prefetcher to detect the
+/// sequential reads, short enough for the output to stay in L1.
 #[inline(always)]
 fn fill<const FMA: bool>(
     x: &[f32],
@@ -158,20 +159,20 @@ simd! {
     }
 }
 
-/// The line of `x` that begins at `at`.
+/// Line of `x` that begins at `at`.
 #[inline(always)]
 fn line_of(x: &[f32], at: usize) -> [f32; LINE] {
     load(&x[at..x.len().min(at + LINE)])
 }
 
-/// Rows `rows` and depth `depth` of the transpose of `x[k, n]`.
+/// Packs rows `rows` and depth `depth` of the transpose of `x[k, n]`.
 fn turned(x: &[f32], s: Sizes, rows: Range<usize>, depth: Range<usize>, out: &mut [f32]) {
     let mut square = [0.0; LINE * LINE];
     for (q, p) in depth.clone().step_by(LINE).enumerate() {
         let deep = LINE.min(depth.end - p);
         let x = &x[p * s.n + rows.start..];
         let lines = &mut out[q * s.strip * LINE..];
-        // A strip may be narrower than the square, and end before it.
+        // A strip may be narrower than the square and end before it.
         if deep == LINE && rows.start + LINE <= s.n && rows.len() <= LINE {
             transpose(x, s.n, &mut square, LINE);
             lines[..rows.len() * LINE].copy_from_slice(&square[..rows.len() * LINE]);

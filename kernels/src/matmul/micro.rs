@@ -1,24 +1,24 @@
 //! Register tiles: the innermost loops of the blocked product.
 //!
-//! A tile multiplies a strip of the left operand by a panel of the right one and leaves the result
-//! in a small buffer. Strips and panels are packed ([`super::left`], [`super::right`]) so that
-//! both are read from front to back:
+//! A tile multiplies a strip of the left operand by a panel of the right one and writes the result
+//! to a small buffer. Strips and panels are packed ([`super::left`], [`super::right`]) so that both
+//! are read sequentially:
 //! ```text
 //! strip  [depth / 16][rows][16]      element (i, p) at (p / 16 * rows + i) * 16 + p % 16
 //! panel  [depth][columns]
 //! ```
-//! A line of a strip is a line of the operand, so packing copies instead of transposing, and the
+//! A line of a strip is a line of the operand, so packing copies without transposing, and the
 //! sixteen steps of a line need one address.
 //!
-//! Every element of a tile is one chain of fused multiply-adds along the depth, whatever the tile
-//! is; AVX-512 and AVX2 therefore give the same bits.
+//! Every element of a tile is one chain of fused multiply-adds along the depth for any tile size,
+//! so AVX-512 and AVX2 give bitwise equal results.
 
 use crate::simd::{Level, madd};
 
 /// Steps of depth in a line of a strip; depths are padded to whole lines with zeros.
 pub const LINE: usize = 16;
 
-/// Room for the largest tile.
+/// Elements of the largest tile.
 pub const TILE: usize = 14 * 32;
 
 /// Rows and columns of a tile.
@@ -30,8 +30,8 @@ pub struct Shape {
     pub columns: usize,
 }
 
-/// Up to `W` elements as an array, so that what is done to them has a fixed length and needs
-/// neither checks nor leftovers.
+/// Loads up to `W` elements as an array, so that loops have a fixed length without bounds checks or
+/// remainders.
 #[inline(always)]
 pub fn load<const W: usize>(x: &[f32]) -> [f32; W] {
     if let Some(x) = x.first_chunk() {
@@ -42,7 +42,7 @@ pub fn load<const W: usize>(x: &[f32]) -> [f32; W] {
     y
 }
 
-/// The tile that keeps the registers of a CPU full: 28 of 32, 12 of 16, 8 of 16.
+/// Tile shape that fills the registers of a CPU: 28 of 32, 12 of 16, 8 of 16.
 pub fn shape(level: Level) -> Shape {
     match level {
         Level::Avx512 => Shape { rows: 14, columns: 32 },
@@ -51,7 +51,7 @@ pub fn shape(level: Level) -> Shape {
     }
 }
 
-/// Multiplies the first `rows` rows of a strip by a panel; `out` holds the tile row by row.
+/// Multiplies the first `rows` rows of a strip by a panel; `out` is the tile row by row.
 ///
 /// # Panics
 /// If `rows` is 0 or more than a strip has.
@@ -65,11 +65,12 @@ pub fn tile(level: Level, rows: usize, strip: &[f32], panel: &[f32], out: &mut [
         #[cfg(not(target_arch = "x86_64"))]
         _ => &PORTABLE[..],
     };
-    // SAFETY: `level` is one that `simd::level` found on this CPU, or less.
+    // SAFETY: `level` is at most the one that `simd::level` found on this CPU.
     unsafe { table[rows - 1](strip, panel, out) }
 }
 
-/// A tile of a given number of rows; the CPU must have the instructions it was compiled for.
+/// Tile kernel for a given number of rows; the CPU must support the instructions that it was
+/// compiled for.
 type Kernel = unsafe fn(&[f32], &[f32], &mut [f32; TILE]);
 
 static PORTABLE: [Kernel; 4] = [portable::<1>, portable::<2>, portable::<3>, portable::<4>];
@@ -78,8 +79,8 @@ fn portable<const R: usize>(strip: &[f32], panel: &[f32], out: &mut [f32; TILE])
     plain::<false, R, 4, 2, 4>(strip, panel, out);
 }
 
-/// `R` of `ROWS` rows by `V` vectors of `L` lanes, in loops that the compiler keeps in registers
-/// as long as the tile is not larger than those of AVX2.
+/// Computes `R` of `ROWS` rows by `V` vectors of `L` lanes. The compiler keeps the loops in
+/// registers for tiles up to those of AVX2.
 #[inline(always)]
 fn plain<const FMA: bool, const R: usize, const ROWS: usize, const V: usize, const L: usize>(
     strip: &[f32],
@@ -141,8 +142,8 @@ mod x86 {
         avx512::<14>,
     ];
 
-    /// `R` of 14 rows by two vectors. Written with vector types because the compiler gives up
-    /// keeping arrays of this size in registers.
+    /// Computes `R` of 14 rows by two vectors. It uses vector types because the compiler does not
+    /// keep arrays of this size in registers.
     #[target_feature(enable = "avx512f")]
     fn avx512<const R: usize>(strip: &[f32], panel: &[f32], out: &mut [f32; TILE]) {
         let mut sum = [[_mm512_setzero_ps(); 2]; R];

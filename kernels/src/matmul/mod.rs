@@ -5,22 +5,24 @@
 //! C[n, m] += alpha * sum_k op(A)[n, k] op(B)[k, m]        Beta::Add
 //! ```
 //! `A` is stored `[n, k]` or, with `trans_a`, `[k, n]`; `B` is stored `[k, m]` or, with `trans_b`,
-//! `[m, k]`: the layout of a linear layer's weight. A batch repeats this at fixed strides; stride
-//! 0 shares an operand. A shared `C` receives the sum over the batch, added in batch order.
+//! `[m, k]`: the layout of a linear layer's weight. A batch repeats this at fixed strides; stride 0
+//! shares an operand. A shared `C` receives the sum over the batch, added in batch order.
 //!
-//! Backward: a product's gradients are products, `dA = dC op(B)^T` and `dB = op(A)^T dC`, so there
-//! is nothing to save and nothing to add here; the operations built on this one form them.
+//! Backward: the gradients of a product are products, `dA = dC op(B)^T` and `dB = op(A)^T dC`. So
+//! nothing is saved and there is no backward function here; the operations built on this one
+//! compute the gradients.
 //!
 //! Cost: `2 batch n m k` FLOP.
 //!
-//! f64, batches and small products are the `gemm` crate's. Large products in f32 whose right
-//! operand is stored the other way round, as the weight of a linear layer is, are the blocked
-//! product's of this folder ([`blocked`]); so are those of frozen layers in both directions, which
-//! take their neighbours along (see `linear`). Both cut the output into register tiles and hand
-//! whole tiles to threads; the depth is cut by sizes alone, so every element of `C` is summed in
-//! one order on any number of threads (`tests.rs` holds it to that, bit by bit). The crate looks at
-//! the cache sizes of the CPU: two different machines may round differently. Where a level is fixed
-//! ([`crate::simd::choose`]) every product in f32 is the blocked one, which does not.
+//! The `gemm` crate computes f64, batches and small products. The blocked product of this folder
+//! ([`blocked`]) computes large products in f32 whose right operand is transposed, as the weight of
+//! a linear layer is. It also computes both directions of frozen layers, fused with their
+//! neighbours (see `linear`). Both split the output into register tiles and give whole tiles to
+//! threads. The depth is split by size only, so every element of `C` is summed in the same order
+//! for any number of threads (`tests.rs` checks this bit by bit). The crate uses the cache sizes of
+//! the CPU, so two different machines may round differently. Where a level is fixed
+//! ([`crate::simd::choose`]) every product in f32 is the blocked one, which does not depend on
+//! cache sizes.
 //!
 //! Measured on two cores of a Zen 4 (AVX-512, 2 x 116 GFLOP/s), medians in GFLOP/s, `n x m x k`:
 //!
@@ -34,17 +36,18 @@
 //! | 16384 x 256 x 2304, `B` `[k, m]` | 178 | 192 |
 //! | 256 x 2304 x 8192, `A` `[k, n]` | 174 | 173 |
 //!
-//! Tried and not kept:
+//! Tried and rejected:
 //!
-//! * Weights packed once when they are loaded: 1 to 2 per cent at 1025 rows, since packing a panel
-//!   on the fly costs one pass through memory and little else. Not worth a second layout of
-//!   every frozen weight, which would have to serve two directions and be undone for files.
-//! * Strips packed with the depth outermost (`[depth][14]`): the same speed in the tile, but
-//!   packing then transposes.
+//! * Weights packed once when they are loaded: 1 to 2 per cent faster at 1025 rows, since packing a
+//!   panel on the fly costs little more than one pass through memory. That is not worth a second
+//!   layout of every frozen weight, which would have to work for both directions and be undone for
+//!   files.
+//! * Strips packed with the depth outermost (`[depth][14]`): the tile runs at the same speed, but
+//!   packing then has to transpose.
 //! * Inner products of vectors along the depth (5 x 5 accumulators, nothing packed or transposed):
 //!   48 GFLOP/s on one core against 117.
 //! * Prefetching the next strip, the next tile of `C`, or rows ahead of a transposition; huge
-//!   pages: nothing beyond the noise.
+//!   pages: no change beyond the noise.
 
 mod blocked;
 #[cfg(test)]
@@ -70,12 +73,12 @@ pub(crate) use square::transpose;
 use crate::dry_run::Cost;
 use crate::{KernelError, Real, Result, dry_run};
 
-/// What happens to the old contents of `C`.
+/// Treatment of the old contents of `C`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Beta {
-    /// They are not read.
+    /// Overwrites them without reading them.
     Overwrite,
-    /// The product is added to them.
+    /// Adds the product to them.
     Add,
 }
 
@@ -100,9 +103,9 @@ pub struct MatMul {
     pub m: usize,
     /// Depth: columns of `op(A)`, rows of `op(B)`.
     pub k: usize,
-    /// `A` is stored `[k, n]`.
+    /// Whether `A` is stored `[k, n]`.
     pub trans_a: bool,
-    /// `B` is stored `[m, k]`.
+    /// Whether `B` is stored `[m, k]`.
     pub trans_b: bool,
     /// Elements from one `A` to the next; 0 shares it.
     pub stride_a: usize,
@@ -113,49 +116,49 @@ pub struct MatMul {
 }
 
 impl MatMul {
-    /// One product `[n, k] x [k, m]`, nothing transposed.
+    /// Single product `[n, k] x [k, m]` without transposed operands.
     pub const fn new(n: usize, m: usize, k: usize) -> Self {
         let (stride_a, stride_b, stride_c) = (n * k, k * m, n * m);
         let (trans_a, trans_b) = (false, false);
         Self { batch: 1, n, m, k, trans_a, trans_b, stride_a, stride_b, stride_c }
     }
 
-    /// `A` is stored `[k, n]`.
+    /// Product whose `A` is stored `[k, n]`.
     #[must_use]
     pub const fn trans_a(mut self) -> Self {
         self.trans_a = true;
         self
     }
 
-    /// `B` is stored `[m, k]`.
+    /// Product whose `B` is stored `[m, k]`.
     #[must_use]
     pub const fn trans_b(mut self) -> Self {
         self.trans_b = true;
         self
     }
 
-    /// `batch` products whose operands follow one another without gaps.
+    /// Batch of `batch` products whose operands are contiguous.
     #[must_use]
     pub const fn batched(mut self, batch: usize) -> Self {
         self.batch = batch;
         self
     }
 
-    /// All products of the batch read one `A`.
+    /// Batch whose products share one `A`.
     #[must_use]
     pub const fn shared_a(mut self) -> Self {
         self.stride_a = 0;
         self
     }
 
-    /// All products of the batch read one `B`.
+    /// Batch whose products share one `B`.
     #[must_use]
     pub const fn shared_b(mut self) -> Self {
         self.stride_b = 0;
         self
     }
 
-    /// The products of the batch are summed into one `C`.
+    /// Batch whose products are summed into one `C`.
     #[must_use]
     pub const fn summed(mut self) -> Self {
         self.stride_c = 0;
@@ -164,11 +167,10 @@ impl MatMul {
 
     /// Computes the product; `c` is overwritten or added to.
     ///
-    /// A slice may end with the last product or, where its stride leaves a gap, with the gap after
-    /// it.
+    /// A slice may end with the last product or with the gap that its stride leaves after it.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; products that would overlap in `c`.
+    /// A slice whose length does not match the sizes; products that would overlap in `c`.
     pub fn run<T: Real>(
         &self,
         alpha: f64,
@@ -192,7 +194,7 @@ impl MatMul {
         Ok(())
     }
 
-    /// Fails unless the operands have these many elements.
+    /// Fails unless the operands have the right numbers of elements.
     pub(crate) fn check_lens(&self, a: usize, b: usize, c: usize) -> Result<()> {
         self.check("a", a, self.stride_a, self.n * self.k)?;
         self.check("b", b, self.stride_b, self.k * self.m)?;

@@ -1,9 +1,9 @@
-//! Matrix products in plain loops: the definition of right.
+//! Matrix products in plain loops: the reference implementation.
 
 use super::{Beta, MatMul};
 use crate::Real;
 
-/// What [`MatMul::run`] computes; lengths are taken on trust.
+/// Computes the same as [`MatMul::run`] without checking lengths.
 ///
 /// # Panics
 /// If a slice is shorter than the sizes say.

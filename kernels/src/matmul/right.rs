@@ -1,4 +1,4 @@
-//! The right operand: f32 or bf16, stored along either axis, packed to panels.
+//! Right operand: f32 or bf16, in either storage order, packed into panels.
 
 use std::ops::Range;
 
@@ -8,14 +8,14 @@ use super::micro::LINE;
 use super::square::transpose;
 use crate::simd;
 
-/// Elements of a right operand; those in bf16 are widened while they are packed.
+/// Elements of a right operand; bf16 is converted to f32 while it is packed.
 #[derive(Clone, Copy)]
 pub(crate) enum Values<'a> {
     F32(&'a [f32]),
     Bf16(&'a [bf16]),
 }
 
-/// A right operand `[k, m]`.
+/// Right operand `[k, m]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Right<'a> {
     pub values: Values<'a>,
@@ -33,8 +33,9 @@ simd! {
 }
 
 impl Right<'_> {
-    /// Packs columns `columns` and depth `depth` into a panel of `width` columns, zeros beyond the
-    /// operand's edges; the depth is padded to whole lines. `m` and `k` are its sizes.
+    /// Packs columns `columns` and depth `depth` into a panel of `width` columns, with zeros beyond
+    /// the edges of the operand. The depth is padded to whole lines. `m` and `k` are the sizes of
+    /// the operand.
     pub fn pack(
         &self,
         (m, k): (usize, usize),

@@ -1,13 +1,13 @@
-//! Transposition of squares of 16 x 16, with which operands stored the other way round are packed.
+//! Transposition of 16 x 16 squares, used to pack transposed operands.
 
 use super::micro::LINE;
 use crate::simd;
 use crate::simd::Level;
 
-/// Writes the transpose of a square whose rows begin `ldx` apart to rows `ldo` apart.
+/// Writes the transpose of a square with row stride `ldx` to a square with row stride `ldo`.
 ///
 /// # Panics
-/// If a slice does not hold its square.
+/// If a slice is too short for its square.
 pub fn transpose(x: &[f32], ldx: usize, out: &mut [f32], ldo: usize) {
     let end = |ld: usize| (LINE - 1) * ld + LINE;
     assert!(end(ldx) <= x.len() && end(ldo) <= out.len(), "a slice does not hold its square");
@@ -21,7 +21,7 @@ pub fn transpose(x: &[f32], ldx: usize, out: &mut [f32], ldo: usize) {
 }
 
 simd! {
-    /// In squares of four, which the compiler turns over in registers.
+    /// Transposes in squares of four, which the compiler keeps in registers.
     fn by_fours<FMA>(x: &[f32], ldx: usize, out: &mut [f32], ldo: usize) {
         let _ = FMA;
         const SIDE: usize = 4;
@@ -48,17 +48,17 @@ mod x86 {
         _mm512_unpacklo_pd, _mm512_unpacklo_ps,
     };
 
-    /// Four rounds of sixteen shuffles: pairs of elements, pairs of pairs, then quarters of the
-    /// vectors twice.
+    /// Transposes in four rounds of sixteen shuffles: pairs of elements, pairs of pairs, then
+    /// quarters of the vectors twice.
     ///
     /// # Safety
-    /// `x` and `out` hold squares with rows `ldx` and `ldo` apart.
+    /// `x` and `out` point to squares with row strides `ldx` and `ldo`.
     #[target_feature(enable = "avx512f")]
     pub unsafe fn transpose(x: *const f32, ldx: usize, out: *mut f32, ldo: usize) {
         let mut a = [_mm512_setzero_ps(); 16];
         let mut b = a;
         for i in 0..16 {
-            // SAFETY: row i lies within the square.
+            // SAFETY: row i is within the square.
             a[i] = unsafe { _mm512_loadu_ps(x.add(i * ldx)) };
         }
         for i in 0..8 {
@@ -78,7 +78,7 @@ mod x86 {
             b[i + 12] = _mm512_shuffle_f32x4::<0xdd>(a[i + 8], a[i + 12]);
         }
         for i in 0..8 {
-            // SAFETY: rows i and i + 8 lie within the square.
+            // SAFETY: rows i and i + 8 are within the square.
             unsafe {
                 let (even, odd) = (out.add(i * ldo), out.add((i + 8) * ldo));
                 _mm512_storeu_ps(even, _mm512_shuffle_f32x4::<0x88>(b[i], b[i + 8]));

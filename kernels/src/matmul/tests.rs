@@ -2,7 +2,7 @@ use super::{Beta, MatMul, reference};
 use crate::Real;
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
 
-/// n, m, k: ones, primes, neither a multiple of the lanes nor of a tile, a Rein-like sliver, more
+/// n, m, k: ones, primes, no multiples of the lanes or of a tile, a narrow product as in Rein, more
 /// than one depth block.
 const SHAPES: [(usize, usize, usize); 9] = [
     (1, 1, 1),
@@ -79,7 +79,7 @@ fn batches_match_reference() {
 
 #[test]
 fn bits_do_not_depend_on_threads() {
-    // Those with a side of 1 or 2 are paths of their own in the crate.
+    // The crate has separate code paths for a side of 1 or 2.
     let shapes = [
         (257, 384, 1152),
         (100, 257, 1031),

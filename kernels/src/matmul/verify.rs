@@ -1,4 +1,4 @@
-//! Products on a device, where a library or the CPU computes them, beside f64.
+//! Verification of products on a device (a library or the CPU computes them) against f64.
 
 use half::bf16;
 
@@ -52,14 +52,14 @@ fn check<T: Float, C: Float>(
     })?;
     let mut want = exact_old.clone();
     sizes.run(f64::from(ALPHA), &exact_a, &exact_b, beta, &mut want)?;
-    // Sums of k terms, each at most half of 1; a sum over the batch is longer.
+    // Sums of k terms, each at most one half; a sum over the batch has more terms.
     let depth = (k * if stride_c == 0 { batch } else { 1 } + 2) as f64;
     let bound = |i: usize| depth * UNIT * (0.5 * depth + exact_old[i].abs());
     verification.within(&format!("{what}: c"), &got, &want, bound);
     Ok(())
 }
 
-/// The second product of the MLP of ViT-L on four 512 px images, in both types.
+/// Second product of the MLP of ViT-L on four 512 px images, in both types.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     Ok(vec![product::<bf16>(device, "matmul_bf16")?, product::<f32>(device, "matmul_f32")?])
 }

@@ -1,5 +1,5 @@
-//! Multi-scale deformable attention in f32. Where the points fall is computed without branches:
-//! taps outside of a level keep a legal address and get weight 0.
+//! Multi-scale deformable attention in f32. Sampling positions are computed without branches: taps
+//! outside a level keep a valid address and get weight 0.
 
 use rayon::prelude::*;
 
@@ -9,12 +9,12 @@ use crate::scratch::{Shared, take, with_scratch};
 use crate::simd;
 use crate::simd::{LANES, madd, sum_lanes};
 
-/// Tokens a forward task takes at once.
+/// Tokens per forward task.
 const ROWS: usize = 64;
 
-/// The level of each point, repeated for every head that is located in one go.
+/// Level of each point, repeated for every head whose points are located together.
 struct Table {
-    /// Width and height as the arithmetic needs them, and the level's first token.
+    /// Width and height as f32 and as integers, and the first token of the level.
     levels: Vec<([f32; 2], [i32; 2], i32)>,
     refs: Vec<[f32; 2]>,
 }
@@ -31,16 +31,16 @@ impl Table {
     }
 }
 
-/// Where a point falls: its two columns and two rows of pixels.
+/// Sampling position of a point: its two columns and two rows of pixels.
 #[derive(Clone, Copy, Default)]
 struct Point {
-    /// Weight of each column and of each row; 0 outside of the level.
+    /// Weight of each column and of each row; 0 outside the level.
     x: [f32; 2],
     y: [f32; 2],
-    /// Derivative of these weights by px and py: -1 and 1 inside of the level, 0 outside.
+    /// Derivatives of these weights by px and py: -1 and 1 inside the level, 0 outside.
     dx: [f32; 2],
     dy: [f32; 2],
-    /// Clamped columns, and the token at which each clamped row begins.
+    /// Clamped columns, and the first token of each clamped row.
     column: [i32; 2],
     row: [i32; 2],
 }
@@ -74,7 +74,7 @@ fn locate(table: &Table, reference: [f32; 2], offsets: &[f32], points: &mut [Poi
         let inside = px > -1.0 && py > -1.0 && px < size[0] && py < size[1];
         let (fx, fy) = (px.floor(), py.floor());
         let (lx, ly) = (px - fx, py - fy);
-        // Comparisons first: a coordinate that is not a number ends outside.
+        // Comparisons first: a NaN coordinate counts as outside.
         let (x0, y0) = if inside { (fx as i32, fy as i32) } else { (0, 0) };
         let (left, right) = (inside & (x0 >= 0), inside & (x0 + 1 < isize[0]));
         let (top, bottom) = (inside & (y0 >= 0), inside & (y0 + 1 < isize[1]));
@@ -125,7 +125,8 @@ fn softmax<const FMA: bool>(logits: &[f32], attn: &mut [f32]) {
 }
 
 simd! {
-    /// Tokens `first..` of one image; `value` is that image's, the rest begins at `first`.
+    /// Computes tokens `first..` of one image; `value` is the whole image, the other slices begin
+    /// at `first`.
     fn forward_rows<FMA>(
         s: &MsDeformAttn, table: &Table, first: usize, value: &[f32], offsets: &[f32],
         logits: &[f32], out: &mut [f32], attn: &mut [f32],
@@ -202,7 +203,7 @@ fn dot<const FMA: bool>(g: &[f32], v: &[f32]) -> f32 {
 
 /// One head of one token, with everything its backward pass reads.
 struct Row<'a> {
-    /// Row of `value` the head's channels begin at is `token * stride`.
+    /// The head's channels of a token begin at `token * stride`.
     value: &'a [f32],
     stride: usize,
     attn: &'a [f32],
@@ -232,7 +233,7 @@ simd! {
     ) {
         let mut doffsets = doffsets;
         for (k, (p, a)) in points.iter().zip(row.attn).enumerate() {
-            // A loop, not `map`: a closure would be compiled for the baseline, where `madd` is
+            // A loop, not `map`: a closure would be compiled for the baseline CPU, where `madd` is
             // slow.
             let (tokens, mut gv) = (p.tokens(), [0.0; 4]);
             for tap in 0..4 {
@@ -252,7 +253,7 @@ fn bilinear(x: [f32; 2], y: [f32; 2], v: [f32; 4]) -> f32 {
     y[0] * (x[0] * v[0] + x[1] * v[1]) + y[1] * (x[0] * v[2] + x[1] * v[3])
 }
 
-/// What the backward pass takes: the gradient of a head's values and of one row of weights.
+/// Cost of the backward pass: the gradient of a head's values and of one row of weights.
 pub fn backward_cost(s: &MsDeformAttn) -> Cost {
     Cost { task: s.tokens() * s.d + s.samples(), ..Cost::default() }
 }
@@ -294,7 +295,7 @@ pub fn backward(
                 if !wants_points {
                     continue;
                 }
-                // SAFETY: the task alone writes the points of its head and image.
+                // SAFETY: only this task writes the points of its head and image.
                 let doff = doffsets.as_ref().map(|x| unsafe { x.piece(at * n * 2, n * 2) });
                 point_gradients(&row, &points, doff, dattn);
                 if let Some(x) = &dlogits {
@@ -308,7 +309,7 @@ pub fn backward(
             }
             if let Some(x) = &dvalue {
                 for (token, from) in plane.chunks_exact(d).enumerate() {
-                    // SAFETY: the task alone writes the channels of its head and image.
+                    // SAFETY: only this task writes the channels of its head and image.
                     unsafe { x.piece(head_of(token) * d, d) }.copy_from_slice(from);
                 }
             }

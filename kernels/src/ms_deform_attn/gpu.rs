@@ -1,9 +1,9 @@
 //! Launches of `ms_deform_attn.cu`.
 //!
 //! Features (`value`, `out` and their gradients) are stored as f32 or bf16; offsets, logits and
-//! weights, from which coordinates are made, are f32. `dvalue` is summed in 64-bit integers: the
-//! backward pass takes a workspace of 8 bytes an element and one atomic addition for each tap and
-//! channel. docs/kernels.md works out what that costs and what the alternatives are.
+//! weights are f32. `dvalue` is summed in 64-bit integers: the backward pass needs a workspace of 8
+//! bytes per element and one atomic addition per tap and channel. docs/kernels.md has the cost and
+//! the alternatives.
 
 use super::{MsDeformAttn, OP};
 use crate::device::sizes::{aligned, each, length, small};
@@ -12,19 +12,19 @@ use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("ms_deform_attn", include_str!("../../ptx/ms_deform_attn.ptx"));
 
-/// `DEFORM_LEVELS`: levels that the kernels have room for.
+/// Maximum levels; equals `DEFORM_LEVELS`.
 const LEVELS: usize = 4;
 
-/// Points of a head: one for each lane of a warp.
+/// Maximum points per head: one per lane of a warp.
 const POINTS: usize = 32;
 
-/// Channels of a head: four for each of the eight lanes that read a tap.
+/// Maximum channels per head: four for each of the eight lanes that read a tap.
 const CHANNELS: usize = 32;
 
-/// `DEFORM_ROWS`: rows of (image, token, head) of a block.
+/// Rows of (image, token, head) per block; equals `DEFORM_ROWS`.
 const ROWS: usize = 8;
 
-/// `DeformSizes` of `ms_deform_attn.cu`.
+/// Mirrors `DeformSizes` in `ms_deform_attn.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -40,12 +40,12 @@ struct Sizes {
 }
 
 impl MsDeformAttn<'_> {
-    /// [`MsDeformAttn::forward`] on a device: writes `out` and `attn`. Up to 4 levels, 32 points
-    /// of a head over all levels, 32 channels of a head in multiples of 4; views begin at multiples
+    /// [`MsDeformAttn::forward`] on a device: writes `out` and `attn`. Limits: 4 levels, 32 points
+    /// per head over all levels, 32 channels per head in multiples of 4. Views begin at multiples
     /// of 16 bytes.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; sizes without a kernel; a failure of the
+    /// A view whose length does not match the sizes; sizes without a kernel; a failure of the
     /// device.
     pub fn forward_gpu<T: Float>(
         &self,
@@ -67,12 +67,12 @@ impl MsDeformAttn<'_> {
         let args = Args::new(&sizes).read(value).read(offsets).read(logits).write(out).write(attn);
         let kernel = PTX.kernel_of::<T>("ms_deform_attn_forward");
         // SAFETY: the lengths were checked; a warp beyond the last row does nothing, and a tap
-        // outside of its level reads nothing.
+        // outside its level reads nothing.
         unsafe { device.launch(&kernel, &self.by_rows(), &args) }
     }
 
-    /// [`MsDeformAttn::backward`] on a device: writes `dvalue`, `doffsets` and `dlogits`; each may
-    /// be left out. A `dout` with an infinite or undefined element makes all of `dvalue` NaN.
+    /// [`MsDeformAttn::backward`] on a device: writes `dvalue`, `doffsets` and `dlogits`; each is
+    /// optional. An infinite or NaN element of `dout` makes all of `dvalue` NaN.
     ///
     /// # Errors
     /// As [`MsDeformAttn::forward_gpu`].
@@ -128,7 +128,7 @@ impl MsDeformAttn<'_> {
         Grid::line(self.b * self.tokens() * self.heads, ROWS, 32 * ROWS as u32)
     }
 
-    /// Sizes for the kernels, and elements as [`MsDeformAttn::check`] gives them.
+    /// Sizes for the kernels, and numbers of elements as from [`MsDeformAttn::check`].
     fn check_gpu(&self, value: usize, offsets: usize) -> Result<(Sizes, [usize; 2])> {
         self.check_sizes()?;
         let refused = if self.levels.len() > LEVELS {
@@ -169,14 +169,14 @@ impl MsDeformAttn<'_> {
     }
 }
 
-/// A sum in 64-bit integers: the same bits in any order of its terms.
+/// Sum in 64-bit integers: bitwise equal for any order of its terms.
 struct FixedPoint {
-    /// Largest magnitude of what is summed, as the bits of an f32.
+    /// Largest magnitude of the terms, as the bits of an f32.
     peak: Buffer<u32>,
     total: Buffer<u64>,
 }
 
-/// Most blocks that look for the largest magnitude; each takes a share of all elements.
+/// Maximum blocks that search for the largest magnitude; each handles a part of all elements.
 const PEAK_BLOCKS: usize = 1024;
 
 impl FixedPoint {
@@ -186,7 +186,7 @@ impl FixedPoint {
         let blocks = dout.len().div_ceil(256).min(PEAK_BLOCKS);
         let args = Args::new(sizes).read(dout).write(peak.view_mut());
         let kernel = PTX.kernel_of::<T>("ms_deform_attn_peak");
-        // SAFETY: the kernel reads the elements that the sizes say, which were checked.
+        // SAFETY: the kernel reads as many elements as the sizes give; they were checked.
         unsafe { device.launch(&kernel, &Grid::new([blocks, 1, 1], [256, 1, 1]), &args)? };
         Ok(FixedPoint { peak, total })
     }
@@ -194,7 +194,7 @@ impl FixedPoint {
     fn settle<T: Float>(&self, device: &Device, sizes: &Sizes, out: ViewMut<'_, T>) -> Result<()> {
         let grid = each(out.len());
         let args = Args::new(sizes).read(self.total.view()).read(self.peak.view()).write(out);
-        // SAFETY: one thread an element; threads beyond the last do nothing.
+        // SAFETY: one thread per element; threads beyond the last do nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>("ms_deform_attn_settle"), &grid, &args) }
     }
 }

@@ -48,7 +48,7 @@ fn sizes_and_places_that_kernels_cannot_take_are_named() {
     let error = s.forward_gpu(&device, value, offsets, logit, y, z).unwrap_err();
     let want = "ms_deform_attn: value does not begin at a multiple of 16 bytes; copy it";
     assert_eq!(error.to_string(), want);
-    // No image, so that there is no memory to take.
+    // No image, so that no memory is needed.
     let s = MsDeformAttn { b: 0, levels: &[(1 << 16, 1 << 15)], ..s };
     let none = x.slice(0..0);
     let (mut y, mut z) = (device.alloc("y", 0).unwrap(), device.alloc("z", 0).unwrap());

@@ -1,17 +1,17 @@
-//! Multi-scale deformable attention: every token reads a few points of every level, at places it
-//! chooses itself.
+//! Multi-scale deformable attention: every token samples a few points of every level, at positions
+//! it predicts itself.
 //!
-//! The queries are the tokens of the levels themselves. Token (i, j) of a level of `h` by `w`
-//! looks from the reference point `ref = ((j + 0.5) / w, (i + 0.5) / h)`, the same for every
-//! sampled level. Per head, with `k = (l, p)`:
+//! The queries are the tokens of the levels. Token (i, j) of a level of `h` by `w` has the
+//! reference point `ref = ((j + 0.5) / w, (i + 0.5) / h)`, the same for every sampled level. Per
+//! head, with `k = (l, p)`:
 //! ```text
 //! a[k]   = softmax over k of logits[k]
 //! loc[k] = ref + offsets[k] / (W_l, H_l)         px = loc.x W_l - 0.5      py = loc.y H_l - 0.5
 //! out    = sum_k a[k] bilinear(value_l, px[k], py[k])
 //! ```
-//! Bilinear with `lx = px - floor(px)`, `hx = 1 - lx` (y alike) and taps v1 = (y0, x0), v2 = (y0,
-//! x0 + 1), v3 = (y0 + 1, x0), v4 = (y0 + 1, x0 + 1); taps outside of the level read 0, and a
-//! point counts only where `-1 < px < W_l` and `-1 < py < H_l`. Backward, with `g = dout` of the
+//! Bilinear interpolation has `lx = px - floor(px)`, `hx = 1 - lx` (y alike) and the taps v1 = (y0,
+//! x0), v2 = (y0, x0 + 1), v3 = (y0 + 1, x0), v4 = (y0 + 1, x0 + 1). Taps outside the level read 0,
+//! and a point counts only if `-1 < px < W_l` and `-1 < py < H_l`. Backward, with `g = dout` of the
 //! head:
 //! ```text
 //! da       = g . s                                 s = hy hx v1 + hy lx v2 + ly hx v3 + ly lx v4
@@ -24,14 +24,15 @@
 //! `[b, s, heads, levels, points, 2]` in xy order, `logits` and `attn` `[b, s, heads, levels,
 //! points]`, `out` `[b, s, heads * d]`. Saved for the backward pass: the inputs and `attn`. Cost:
 //! `8 b s heads levels points d` FLOP forward, twice that backward (the product of every tap with
-//! `g`, and its term of `dvalue`); every point reads four rows of `d`. The scatter into `dvalue`
-//! is done by one task per (image, head), each owning its channels, so the sum has one order; on a
-//! device it is a sum of 64-bit integers, which has one result in any order.
+//! `g`, and its term of `dvalue`). Every point reads four rows of `d`. One task per (image, head)
+//! scatters into `dvalue` and owns its channels, so the sum has one order. On a device it is a sum
+//! of 64-bit integers, which has the same result in any order.
 //!
-//! On a GPU: the pixel decoder at 512 px, batch 4, has 5376 tokens, 8 heads of 32 and 12 points:
-//! 0.5 GFLOP forward and 55 MB that must come or go with features in bf16, backward 1.1 GFLOP and
-//! 83 MB; floor on an H200 (4.3 TB/s) 13 and 19 us. The gathers beside come from the second-level
-//! cache; docs/kernels.md has them, and what the integers cost.
+//! On a GPU: the pixel decoder at 512 px, batch 4, has 5376 tokens, 8 heads of 32 and 12 points.
+//! With features in bf16 that is 0.5 GFLOP and 55 MB of compulsory traffic forward, 1.1 GFLOP and
+//! 83 MB backward; the lower bound on an H200 (4.3 TB/s) is 13 and 19 us. The other reads of the
+//! gathers come from the L2 cache; docs/kernels.md has their traffic and the cost of the integer
+//! sums.
 //! Source: spec mask2former §2.3-2.5.
 
 mod cpu;
@@ -56,19 +57,19 @@ pub struct MsDeformAttn<'a> {
     pub levels: &'a [(usize, usize)],
     /// Heads.
     pub heads: usize,
-    /// Channels of a head.
+    /// Channels per head.
     pub d: usize,
-    /// Points each head samples on each level.
+    /// Points per head and level.
     pub points: usize,
 }
 
 impl MsDeformAttn<'_> {
-    /// Tokens of all levels.
+    /// Number of tokens of all levels.
     pub fn tokens(&self) -> usize {
         self.levels.iter().map(|(h, w)| h * w).sum()
     }
 
-    /// Points a head samples over all levels.
+    /// Points per head over all levels.
     pub fn samples(&self) -> usize {
         self.levels.len() * self.points
     }
@@ -76,7 +77,7 @@ impl MsDeformAttn<'_> {
     /// Writes `out` and `attn`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, a level without area, or no point to sample.
+    /// A slice whose length does not match the sizes, a level without area, or no point to sample.
     pub fn forward<T: Real>(
         &self,
         value: &[T],
@@ -101,10 +102,10 @@ impl MsDeformAttn<'_> {
         Ok(())
     }
 
-    /// Writes `dvalue`, `doffsets` and `dlogits`; each may be left out.
+    /// Writes `dvalue`, `doffsets` and `dlogits`; each is optional.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, a level without area, or no point to sample.
+    /// A slice whose length does not match the sizes, a level without area, or no point to sample.
     pub fn backward<T: Real>(
         &self,
         value: &[T],
@@ -141,7 +142,8 @@ impl MsDeformAttn<'_> {
         Ok(())
     }
 
-    /// Elements of `[b, s, heads, d]` and of `[b, s, heads, levels, points]`.
+    /// Checks the arguments; returns the elements of `[b, s, heads, d]` and `[b, s, heads, levels,
+    /// points]`.
     fn check<T: Real>(&self, value: &[T], offsets: &[T]) -> Result<[usize; 2]> {
         self.check_sizes()?;
         let rows = self.b * self.tokens() * self.heads;

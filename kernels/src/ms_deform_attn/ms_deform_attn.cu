@@ -1,33 +1,34 @@
 // Multi-scale deformable attention, forward and backward.
 //
-// One warp a row (image, token, head), eight rows a block: the heads of a token lie side by side
-// and look at neighbouring places. Lane k < n holds what belongs to point k: its logit, its
-// offset, its place. For the channels a lane is tap = lane / 8 and channels 4 (lane % 8) ..
-// + 3, so one load instruction of the warp fetches all four taps of a point, each as one
-// aligned run of a head's channels (128 bytes in f32). Before that the lanes share out the taps of
-// eight points, so that no weight is worked out more than once. The limits: at most 32 points over
-// all levels, at most 32 channels of a head, a multiple of 4.
+// One warp per row (image, token, head), eight rows per block: the heads of a token are contiguous
+// and sample neighbouring positions. Lane k < n holds the logit, offset and position of point k.
+// For the channels, a lane has tap lane / 8 and channels 4 (lane % 8) .. + 3, so one load
+// instruction of the warp loads all four taps of a point, each as one aligned run of a head's
+// channels (128 bytes in f32). Before that, the lanes divide the taps of eight points among
+// themselves, so that no weight is computed more than once. Limits: at most 32 points over all
+// levels, at most 32 channels per head, a multiple of 4.
 //
-// The places are computed with separate roundings, as on the CPU: both forms agree on every pixel.
+// Positions are computed with separate roundings, as on the CPU, so both agree on every pixel.
 //
-// dvalue is a scatter: a value is read by any number of points. Its sum is formed in 64-bit
-// integers, whose additions commute exactly, by atomics: the same bytes in any order of the blocks.
-// The unit is a power of two chosen from the largest |dout| (`peak`): at most 2^ceil(log2 tokens)
-// rows add at most peak each, because the weights of a row sum to 1, so with peak < 2^e sums stay
-// below 2^61 at a unit of 2^(e + ceil(log2 tokens) - 61). With 5376 tokens (512 px) that leaves 48
-// bits below the peak; a term is rounded at 2^-49 of it, finer than f32 does to the sum.
+// dvalue is a scatter: any number of points read a value. It is summed by atomics in 64-bit
+// integers, whose additions are exact in any order, so results are bitwise equal for any order of
+// the blocks. The unit is a power of two chosen from the largest |dout| (`peak`). At most
+// 2^ceil(log2 tokens) rows add at most peak each, because the weights of a row sum to 1. So with
+// peak < 2^e, sums stay below 2^61 at a unit of 2^(e + ceil(log2 tokens) - 61). With 5376 tokens
+// (512 px) that leaves 48 bits below the peak; a term is rounded at 2^-49 of it, finer than the
+// rounding of the sum in f32.
 #include "numbers.cuh"
 
 #define DEFORM_LEVELS 4
 #define DEFORM_ROWS 8
 
-// Sizes of a call; the twin of `Sizes` in gpu.rs.
+// Sizes of a call; mirrors `Sizes` in gpu.rs.
 struct DeformSizes {
     int b, tokens, heads, d, levels, points;
     int h[DEFORM_LEVELS], w[DEFORM_LEVELS], start[DEFORM_LEVELS];
 };
 
-// Four channels.
+// Loads four channels.
 __device__ __forceinline__ float4 load_4(const float* p) {
     return *reinterpret_cast<const float4*>(p);
 }
@@ -42,7 +43,7 @@ __device__ __forceinline__ void store_4(bf16* p, float4 x) {
     p[2] = from_f32<bf16>(x.z), p[3] = from_f32<bf16>(x.w);
 }
 
-// What a warp works on. There are less than 2^31 features (gpu.rs), so rows are found in 32 bits.
+// Row of a warp. There are fewer than 2^31 features (gpu.rs), so row indices fit in 32 bits.
 struct DeformRow {
     size_t row;         // of [b, tokens, heads]
     int token, head;    // of the row
@@ -66,17 +67,17 @@ struct DeformRow {
     }
 };
 
-// A point in pixels of the level that it looks at.
+// Point in pixels of the level that it samples.
 struct DeformPoint {
     float x, y;
     int h, w, start;
 
-    // This lane's point; far outside for lanes without one.
+    // Point of this lane; far outside for lanes without one.
     __device__ __forceinline__ DeformPoint(const DeformSizes& s, const DeformRow& r,
                                            const float* offsets) {
         x = -8.0f, y = -8.0f, h = 1, w = 1, start = 0;
         if (r.lane >= r.n) return;
-        // Read before they are chosen: chosen by index, the table would move to local memory.
+        // All are read and then selected: dynamic indexing would move the table to local memory.
         int own_h = 1, own_w = 1, from = 0;  // of the level that the token belongs to
         const int level = r.lane / s.points;
 #pragma unroll
@@ -97,9 +98,9 @@ struct DeformPoint {
     }
 };
 
-// The taps of eight points at a time, one a lane: lane 4 j + t has tap t of point 8 round + j, its
-// weight with slopes by px and py, and its token, -1 where there is none. Each is worked out once;
-// the lanes that read a tap are then handed two numbers.
+// Taps of eight points at a time, one per lane: lane 4 j + t has tap t of point 8 round + j, its
+// weight with the derivatives by px and py, and its token, -1 where there is none. Each is computed
+// once; the lanes that read a tap then get two values by shuffles.
 struct DeformTap {
     float weight, by_x, by_y;
     int token;
@@ -118,7 +119,7 @@ struct DeformTap {
         weight = wx * wy;
         by_x = right ? wy : -wy;
         by_y = low ? wx : -wx;
-        // The bounds also keep the conversion to int within its range.
+        // The bounds also keep the conversion to int in range.
         const bool inside = px > -1.0f && py > -1.0f && px < float(w) && py < float(h);
         const int x = (inside ? int(fx) : -2) + right, y = (inside ? int(fy) : -2) + low;
         const bool exists = x >= 0 && y >= 0 && x < w && y < h;
@@ -164,7 +165,7 @@ __device__ __forceinline__ void deform_forward(const DeformSizes& s, const T* va
     if (r.tap == 0 && r.within) store_4(out + r.row * s.d + r.channel, sum);
 }
 
-// Exponent k of the integers: a value v is kept as v 2^k. 126 at most, so that both powers are
+// Exponent k of the integers: a value v is stored as v 2^k. At most 126, so that both powers are
 // normal numbers.
 __device__ __forceinline__ int deform_exponent(const DeformSizes& s, uint32_t peak) {
     const int above = int(peak >> 23) - 126;  // peak < 2^above
@@ -180,9 +181,9 @@ __device__ __forceinline__ void add_fixed(unsigned long long* to, float x) {
     atomicAdd(to, static_cast<unsigned long long>(__float2ll_rn(x)));
 }
 
-// Writes doffsets and dlogits and adds to `fixed`; any may be absent. `fixed` is [b, tokens, heads,
-// 4, d / 4], the first of each four channels before the second: what the lanes add at once then
-// lies side by side, two sectors of 32 bytes a tap instead of eight.
+// Writes doffsets and dlogits and adds to `fixed`; each is optional. `fixed` is [b, tokens, heads,
+// 4, d / 4], the first of each four channels before the second. So simultaneous additions of the
+// lanes are contiguous: two sectors of 32 bytes per tap instead of eight.
 template <class T>
 __device__ __forceinline__ void deform_backward(const DeformSizes& s, const T* value,
                                                 const float* offsets, const float* attn,
@@ -203,7 +204,7 @@ __device__ __forceinline__ void deform_backward(const DeformSizes& s, const T* v
     for (int round = 0; 8 * round < r.n; round++) {
         const DeformTap tap(point, round);
         const float share = __shfl_sync(ALL_LANES, a, 8 * round + r.lane / 4);
-        float own = 0.0f;  // g . v of the tap that this lane worked out
+        float own = 0.0f;  // g . v of the tap that this lane computed
         const int count = min(8, r.n - 8 * round);
         for (int j = 0; j < count; j++) {
             const float w = __shfl_sync(ALL_LANES, share * tap.weight, 4 * j + r.tap);
@@ -225,7 +226,7 @@ __device__ __forceinline__ void deform_backward(const DeformSizes& s, const T* v
             __syncwarp();
 #pragma unroll
             for (int step = 1; step < 8; step *= 2) dot += __shfl_xor_sync(ALL_LANES, dot, step);
-            // From the lanes that read tap t to the one that worked it out.
+            // From the lanes that read tap t to the lane that computed it.
             dot = __shfl_sync(ALL_LANES, dot, r.lane % 4 * 8);
             if (r.lane / 4 == j) own = dot;
         }
@@ -237,7 +238,7 @@ __device__ __forceinline__ void deform_backward(const DeformSizes& s, const T* v
             by_x += __shfl_xor_sync(ALL_LANES, by_x, step);
             by_y += __shfl_xor_sync(ALL_LANES, by_y, step);
         }
-        // From the taps of a point to the lane that has it.
+        // From the taps of a point to the lane of the point.
         by_a = __shfl_sync(ALL_LANES, by_a, r.lane % 8 * 4);
         by_x = __shfl_sync(ALL_LANES, share * by_x, r.lane % 8 * 4);
         by_y = __shfl_sync(ALL_LANES, share * by_y, r.lane % 8 * 4);
@@ -251,7 +252,8 @@ __device__ __forceinline__ void deform_backward(const DeformSizes& s, const T* v
         reinterpret_cast<float2*>(doffsets)[r.row * r.n + r.lane] = make_float2(dx, dy);
 }
 
-// peak = largest |x|, as bits (which order like the numbers; NaN is above all). `peak` starts at 0.
+// peak = largest |x|, as bits (they have the order of the values; NaN is largest). `peak` starts at
+// 0.
 template <class T>
 __device__ __forceinline__ void deform_peak(const DeformSizes& s, const T* x, uint32_t* peak) {
     const size_t n = size_t(s.b) * s.tokens * s.heads * s.d;
@@ -263,7 +265,7 @@ __device__ __forceinline__ void deform_peak(const DeformSizes& s, const T* x, ui
     if (threadIdx.x % 32 == 0) atomicMax(peak, top);
 }
 
-// dvalue from the integers; NaN throughout if dout holds NaN or infinity.
+// dvalue from the integers; all NaN if dout has NaN or infinity.
 template <class T>
 __device__ __forceinline__ void deform_settle(const DeformSizes& s, const long long* fixed,
                                               const uint32_t* peak, T* dvalue) {

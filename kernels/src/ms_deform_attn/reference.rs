@@ -1,15 +1,15 @@
-//! Multi-scale deformable attention in plain loops: the definition of right.
+//! Multi-scale deformable attention in plain loops: the reference implementation.
 
 use super::MsDeformAttn;
 use crate::Real;
 
-/// Where one point falls on its level.
+/// Sampling position of one point on its level.
 struct Point<T> {
     /// Weights of the four taps: (y0, x0), (y0, x0 + 1), (y0 + 1, x0), (y0 + 1, x0 + 1).
     weights: [T; 4],
     /// Derivative of each weight by px and by py.
     slopes: [[T; 2]; 4],
-    /// Token of each tap within the image; none outside of the level.
+    /// Token of each tap within the image; `None` outside the level.
     tokens: [Option<usize>; 4],
 }
 

@@ -4,7 +4,8 @@ use crate::check::{assert_close, central_differences, noise, weighted_sum};
 /// Images, levels, heads, channels of a head, points.
 type Case = (usize, &'static [(usize, usize)], usize, usize, usize);
 
-/// Offsets of a few pixels, so that points fall on other rows, on the border and outside.
+/// Inputs with offsets of a few pixels, so that points are on other rows, on the border and
+/// outside.
 fn inputs<T: crate::Real>(s: &MsDeformAttn) -> [Vec<T>; 4] {
     let rows = s.b * s.tokens() * s.heads;
     let offsets = noise::<T>(rows * s.samples() * 2, 2).iter().map(|&v| v * T::of(2.5)).collect();
@@ -51,7 +52,8 @@ fn fast_form_matches_reference() {
         cpu::forward(&s, &value, &offsets, &logits, &mut out, &mut attn);
         let (mut out0, mut attn0) = (vec![0.0; value.len()], vec![0.0; logits.len()]);
         reference::forward(&s, &value, &offsets, &logits, &mut out0, &mut attn0);
-        // Both forms find the same pixels; what remains is the order of sums of a hundred terms.
+        // Both versions use the same pixels; they differ only in the order of sums of a hundred
+        // terms.
         assert_close("out", &out, &out0, 2e-6);
         assert_close("attn", &attn, &attn0, 2e-6);
         let fresh = || [&value, &offsets, &logits].map(|x| vec![f32::NAN; x.len()]);

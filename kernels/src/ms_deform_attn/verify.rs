@@ -1,4 +1,4 @@
-//! Multi-scale deformable attention on a device beside its reference.
+//! Verification of multi-scale deformable attention on a device against the reference.
 
 use half::bf16;
 
@@ -12,7 +12,7 @@ pub(crate) const KERNELS: Kernels = Kernels { name: "ms_deform_attn", verify, ti
 
 fn verify(verification: &mut Verification<'_>) -> Result<()> {
     type Case = (usize, &'static [(usize, usize)], usize, usize, usize);
-    // One of everything; odd sizes; the decoder's heads; as many levels and points as there may be.
+    // One of everything; odd sizes; the heads of the decoder; the maximum levels and points.
     let cases: [Case; 4] = [
         (1, &[(1, 1)], 1, 4, 1),
         (2, &[(3, 5), (7, 4)], 3, 12, 3),
@@ -27,7 +27,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
     extremes(verification)
 }
 
-/// What goes in.
+/// Inputs.
 struct Inputs<T> {
     value: Vec<T>,
     offsets: Vec<f32>,
@@ -35,7 +35,7 @@ struct Inputs<T> {
     dout: Vec<T>,
 }
 
-/// What the kernels leave.
+/// Outputs of the kernels.
 #[derive(PartialEq)]
 struct Outputs<T> {
     out: Vec<T>,
@@ -43,7 +43,7 @@ struct Outputs<T> {
     dvalue: Vec<T>,
     doffsets: Vec<f32>,
     dlogits: Vec<f32>,
-    /// `doffsets` where no other gradient is wanted.
+    /// `doffsets` when no other gradient is requested.
     alone: Vec<f32>,
 }
 
@@ -102,8 +102,9 @@ fn check<T: Float>(verification: &mut Verification<'_>, s: &MsDeformAttn<'_>) ->
     Ok(())
 }
 
-/// Bounds are for the worst case. In f32 the kernels are nearly as close as `cpu.rs` is to the f32
-/// reference; this one is in f64, whose places differ by the roundings of f32.
+/// Checks tighter bounds than the worst case. In f32 the kernels are nearly as close as `cpu.rs` is
+/// to the f32 reference. This reference is in f64, so its positions differ by the rounding errors
+/// of f32.
 fn compare_closely<T: Float>(
     verification: &mut Verification<'_>,
     what: &str,
@@ -119,9 +120,9 @@ fn compare_closely<T: Float>(
     verification.within(&part("dlogits"), &got.dlogits, dz, |_| near(dz));
 }
 
-/// |value| and |dout| are at most 1, softmax weights of a row sum to 1, weights of a point's taps
-/// too. A place has a rounding error of a few units of the level's width, which moves the weights
-/// of its taps by as much.
+/// Checks the worst-case bounds. |value| and |dout| are at most 1; the softmax weights of a row sum
+/// to 1, and so do the weights of a point's taps. A position has a rounding error of a few units of
+/// the level width, which changes the weights of its taps by as much.
 fn compare<T: Float>(
     verification: &mut Verification<'_>,
     s: &MsDeformAttn<'_>,
@@ -130,11 +131,11 @@ fn compare<T: Float>(
     [out, attn, dv, doff, dz]: &Reference,
     offsets: &[f64],
 ) {
-    // px = (ref + offset / w) w - 0.5: four roundings of numbers up to the width and an offset.
+    // px = (ref + offset / w) w - 0.5: four roundings of values up to the width plus an offset.
     let side = s.levels.iter().map(|&(h, w)| h.max(w)).max().unwrap_or(1) as f64 + 3.0;
     let place = 4.0 * UNIT * side;
-    // Arguments up to 2 and their expf, above and below the line; five additions, a quotient. Sums
-    // over the points have more terms than that.
+    // Arguments up to 2 and their expf, in numerator and denominator; five additions, a quotient.
+    // Sums over the points have more terms than that.
     let softmax = (s.samples() as f64 + 2.0 * (2.0 + EXPF) + 6.0) * UNIT;
     verification.within(&format!("{what}: attn"), &got.attn, attn, |i| softmax * attn[i] + 1e-9);
     // A head's output is a sum of 4 n terms.
@@ -156,8 +157,8 @@ fn compare<T: Float>(
     });
 }
 
-/// For each (image, token, head): the sum of the softmax weights of the points that may touch it
-/// within rounding.
+/// Sum of the softmax weights of the points that may read each (image, token, head) within rounding
+/// error.
 fn readers(s: &MsDeformAttn<'_>, offsets: &[f64], attn: &[f64]) -> Vec<f64> {
     let (refs, starts, n) = (s.reference_points::<f64>(), s.starts(), s.samples());
     let mut reach = vec![0.0; s.b * s.tokens() * s.heads];
@@ -180,7 +181,7 @@ fn readers(s: &MsDeformAttn<'_>, offsets: &[f64], attn: &[f64]) -> Vec<f64> {
     reach
 }
 
-/// Gradients of any size keep their precision, and NaN is not hidden.
+/// Checks that gradients of any magnitude keep their precision, and that NaN is not hidden.
 fn extremes(verification: &mut Verification<'_>) -> Result<()> {
     let s = MsDeformAttn { b: 1, levels: &[(2, 2)], heads: 1, d: 4, points: 2 };
     let (value, offsets, attn) = (noise::<f32>(16, 1), noise::<f32>(16, 2), noise::<f32>(8, 3));

@@ -1,4 +1,4 @@
-//! Patches copied to rows and back, and the products between.
+//! Copies of patches to rows and back, and the products.
 
 use rayon::prelude::*;
 
@@ -6,8 +6,8 @@ use super::PatchEmbed;
 use crate::linear::Linear;
 use crate::{Real, Result, scratch};
 
-/// Calls `f` with the matching runs of `p` pixels of one row of patches: first in the patches'
-/// rows, then in the image.
+/// Calls `f` with the start of each run of `p` pixels of one row of patches: in the rows of patches
+/// and in the image.
 fn runs(s: &PatchEmbed, image: usize, gy: usize, mut f: impl FnMut(usize, usize)) {
     let (p, gw, row) = (s.p, s.w / s.p, s.channels * s.p * s.p);
     for (channel, py) in (0..s.channels).flat_map(|i| (0..p).map(move |py| (i, py))) {
@@ -18,7 +18,7 @@ fn runs(s: &PatchEmbed, image: usize, gy: usize, mut f: impl FnMut(usize, usize)
     }
 }
 
-/// Elements of one row of patches.
+/// Elements per row of patches.
 fn strip(s: &PatchEmbed) -> usize {
     (s.channels * s.p * s.w).max(1)
 }
@@ -36,7 +36,7 @@ fn unfold<T: Real>(s: &PatchEmbed, x: &[T], rows: &mut [T]) {
 /// `[b gh gw, channels p p]` to `[b, channels, h, w]`.
 fn fold<T: Real>(s: &PatchEmbed, rows: &[T], x: &mut [T]) {
     let gh = s.h / s.p;
-    // An image is written by one task: its rows of patches interleave in memory.
+    // One task writes an image: its rows of patches interleave in memory.
     let image = (s.channels * s.h * s.w).max(1);
     x.par_chunks_mut(image).enumerate().for_each(|(b, x)| {
         for gy in 0..gh {
@@ -61,7 +61,7 @@ pub fn forward<T: Real>(
     })
 }
 
-/// `dpatches = dy weight`, put back in place.
+/// `dpatches = dy weight`, copied back to the image.
 pub fn dx<T: Real>(
     s: &PatchEmbed,
     linear: &Linear,
@@ -76,7 +76,7 @@ pub fn dx<T: Real>(
     })
 }
 
-/// `dweight += dy^T patches` and the bias.
+/// `dweight += dy^T patches`, and the gradient of the bias.
 pub fn parameters<T: Real>(
     s: &PatchEmbed,
     linear: &Linear,

@@ -1,4 +1,4 @@
-//! Patch embedding on a device: launches of `patch_embed.cu` around a linear layer.
+//! Patch embedding on a device: a linear layer and launches of `patch_embed.cu`.
 
 use super::PatchEmbed;
 use crate::device::sizes::{each, small};
@@ -7,7 +7,7 @@ use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("patch_embed", include_str!("../../ptx/patch_embed.ptx"));
 
-/// `PatchEmbed` of `patch_embed.cu`.
+/// Mirrors `PatchEmbed` in `patch_embed.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -19,10 +19,11 @@ struct Sizes {
 }
 
 impl PatchEmbed {
-    /// [`PatchEmbed::forward`] on a device: the image in rows of patches, a product, the bias.
+    /// [`PatchEmbed::forward`] on a device: copies the image to rows of patches, multiplies, adds
+    /// the bias.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; as [`PatchEmbed::grid`]; a failure of the
+    /// A view whose length does not match the sizes; as [`PatchEmbed::grid`]; a failure of the
     /// device.
     pub fn forward_gpu<T: Float>(
         &self,
@@ -37,11 +38,11 @@ impl PatchEmbed {
         linear.forward_gpu(device, rows.view(), weight, bias, y)
     }
 
-    /// [`PatchEmbed::backward`] on a device: writes `dx`, adds to `dweight` and `dbias`, which are
-    /// f32 whatever the storage; each may be left out. `x` is needed for `dweight` alone.
+    /// [`PatchEmbed::backward`] on a device: writes `dx` and adds to `dweight` and `dbias`, which
+    /// are always f32. Each is optional. Only `dweight` needs `x`.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; `dweight` without `x`; as
+    /// A view whose length does not match the sizes; `dweight` without `x`; as
     /// [`PatchEmbed::grid`]; a failure of the device.
     pub fn backward_gpu<T: Float>(
         &self,
@@ -71,7 +72,7 @@ impl PatchEmbed {
         let out = Some(drows.view_mut());
         linear.backward_gpu(device, rows, weight, dy, out, dweight, dbias)?;
         let args = Args::new(&self.sizes()?).read(drows.view()).write(dx);
-        // SAFETY: both hold the pixels of all images; threads beyond do nothing.
+        // SAFETY: both hold the pixels of all images; threads beyond the end do nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>("patch_pixels"), &self.by_pixels(), &args) }
     }
 
@@ -80,7 +81,7 @@ impl PatchEmbed {
         check_count("patch_embed", "x", x.len(), linear.n * linear.k)?;
         let mut rows = device.alloc("patch_embed.rows", x.len())?;
         let args = Args::new(&self.sizes()?).read(x).write(rows.view_mut());
-        // SAFETY: both hold the pixels of all images; threads beyond do nothing.
+        // SAFETY: both hold the pixels of all images; threads beyond the end do nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>("patch_rows"), &self.by_pixels(), &args)? };
         Ok(rows)
     }

@@ -4,22 +4,22 @@
 //! y[b, gy gw + gx, o] =
 //!     bias[o] + sum_{i, py, px} x[b, i, gy p + py, gx p + px] weight[o, i, py, px]
 //! ```
-//! A convolution whose stride is its kernel size. The squares do not overlap, so a patch is a row
-//! of an `[n, channels p p]` matrix in the order of the published weight (channel, row, column),
-//! and the rest is a linear layer; its backward as well, and a pixel of `dx` comes from exactly
-//! one patch.
+//! This is a convolution whose stride is its kernel size. The squares do not overlap, so a patch is
+//! a row of an `[n, channels p p]` matrix in the order of the published weight (channel, row,
+//! column). The rest is a linear layer, and so is the backward pass; each pixel of `dx` comes from
+//! exactly one patch.
 //!
-//! Shapes: image `x`, `dx` `[b, channels, h, w]`, the one place where channels come first; `y`,
-//! `dy` `[b, gh gw, c]` with `gh = h / p`, `gw = w / p`; `weight` as published, `[c, channels, p,
-//! p]`; `bias` `[c]`. Saved for the backward pass: `x`, and that only if the weight is trained.
-//! Frozen backbones need no gradient here at all.
+//! Shapes: image `x`, `dx` `[b, channels, h, w]`, the only tensor with channels first; `y`, `dy`
+//! `[b, gh gw, c]` with `gh = h / p`, `gw = w / p`; `weight` as published, `[c, channels, p, p]`;
+//! `bias` `[c]`. Saved for the backward pass: `x`, only if the weight is trained. Frozen backbones
+//! need no gradient here at all.
 //!
 //! Cost: `2 b h w channels c` FLOP forward and for each of `dx` and `dweight`.
 //!
 //! On a GPU: four images of 512 px, patches of 16 and a width of 1024 are 6.4 GFLOP, 8 us on an
-//! H200 (790 TFLOP/s in bf16). 16 MB must come or go (4 us at 4.3 TB/s), and cutting the images
-//! into patches moves 13 MB, which the product then reads again: a thread an element, read along
-//! the rows of the image.
+//! H200 (790 TFLOP/s in bf16). The compulsory traffic is 16 MB (4 us at 4.3 TB/s). Cutting the
+//! images into patches moves 13 MB, and the product then reads the patches. One thread moves one
+//! element and reads along the rows of the image.
 //!
 //! Source: spec backbones §2.1 (patch vector in the order channel, row, column; h and w are
 //! multiples of p).
@@ -56,7 +56,7 @@ impl PatchEmbed {
     /// Rows and columns of patches.
     ///
     /// # Errors
-    /// An image whose sides are no multiples of the patch side.
+    /// An image whose sides are not multiples of the patch side.
     pub fn grid(&self) -> Result<(usize, usize)> {
         if self.p == 0 || !self.h.is_multiple_of(self.p) || !self.w.is_multiple_of(self.p) {
             let what = format!(
@@ -71,7 +71,7 @@ impl PatchEmbed {
     /// Writes the tokens `y`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; as [`PatchEmbed::grid`].
+    /// A slice whose length does not match the sizes; as [`PatchEmbed::grid`].
     pub fn forward<T: Real>(
         &self,
         x: &[T],
@@ -87,11 +87,10 @@ impl PatchEmbed {
         cpu::forward(self, &linear, x, weight, bias, y)
     }
 
-    /// Writes `dx`, adds to `dweight` and `dbias`; each may be left out. `x` is needed for
-    /// `dweight` alone.
+    /// Writes `dx` and adds to `dweight` and `dbias`; each is optional. Only `dweight` needs `x`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; `dweight` without `x`; as
+    /// A slice whose length does not match the sizes; `dweight` without `x`; as
     /// [`PatchEmbed::grid`].
     pub fn backward<T: Real>(
         &self,
@@ -121,7 +120,7 @@ impl PatchEmbed {
         }
     }
 
-    /// The image in rows of patches is the scratch memory of every pass.
+    /// Whether a dry run skips this pass, whose scratch memory is the image in rows of patches.
     fn skips(&self, linear: &Linear) -> bool {
         dry_run::skip_with("patch_embed", || Cost {
             call: linear.n * linear.k,
@@ -129,7 +128,7 @@ impl PatchEmbed {
         })
     }
 
-    /// The layer applied to patches in rows.
+    /// Linear layer applied to the rows of patches.
     fn linear(&self) -> Result<Linear> {
         let (gh, gw) = self.grid()?;
         Ok(Linear { n: self.b * gh * gw, m: self.c, k: self.channels * self.p * self.p })

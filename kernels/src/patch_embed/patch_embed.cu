@@ -1,5 +1,5 @@
-// The squares of images [b, channels, h, w] as rows [b gh gw, channels p p] and back. A thread
-// moves one element, neighbours along a row of pixels; 14 or 16 pixels of a patch are 28 or 32
+// Patches of images [b, channels, h, w] as rows [b gh gw, channels p p] and back. A thread moves
+// one element, neighbouring threads along a row of pixels. 14 or 16 pixels of a patch are 28 or 32
 // bytes in bf16, so wider accesses would gain little. Overwritten: rows, x.
 #include "numbers.cuh"
 
@@ -9,8 +9,8 @@ struct PatchEmbed {
 
 constexpr int THREADS = 256;
 
-// Place in the rows of pixel i of the images. There are less than 2^31 pixels (gpu.rs), and
-// divisions in 64 bits would be most of the work.
+// Index in the rows of pixel i of the images. There are fewer than 2^31 pixels (gpu.rs), and 64-bit
+// divisions would be most of the work.
 __device__ __forceinline__ uint32_t row_of(const PatchEmbed& s, uint32_t i) {
     const uint32_t x = i % s.w, line = i / s.w, y = line % s.h, plane = line / s.h;
     const uint32_t image = plane / s.channels, channel = plane % s.channels;

@@ -1,9 +1,9 @@
-//! Patch embedding in plain loops: the definition of right.
+//! Patch embedding in plain loops: the reference implementation.
 
 use super::PatchEmbed;
 use crate::{Real, Result};
 
-/// Calls `f` with the places in `y`, `x` and `weight` of every product of the sum.
+/// Calls `f` with the indices in `y`, `x` and `weight` of every product of the sum.
 fn products(s: &PatchEmbed, mut f: impl FnMut(usize, usize, usize)) -> Result<()> {
     let (gh, gw) = s.grid()?;
     for token in 0..s.b * gh * gw {
@@ -37,7 +37,7 @@ pub fn forward<T: Real>(
     products(s, |at, i, l| y[at] += x[i] * weight[l])
 }
 
-/// Writes `dx`, adds to `dweight` and `dbias`.
+/// Writes `dx` and adds to `dweight` and `dbias`.
 ///
 /// # Errors
 /// As [`PatchEmbed::grid`].

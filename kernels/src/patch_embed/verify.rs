@@ -1,4 +1,4 @@
-//! Patch embedding on a device beside its reference.
+//! Verification of patch embedding on a device against the reference.
 
 use half::bf16;
 
@@ -11,7 +11,7 @@ use crate::verify::{Kernels, LayerInputs, Timed, Verification, filled};
 pub(crate) const KERNELS: Kernels = Kernels { name: "patch_embed", verify, timed };
 
 fn verify(verification: &mut Verification<'_>) -> Result<()> {
-    // One pixel, sides of several small patches, the patch of the published weights.
+    // One pixel, sides of several small patches, the patch size of the published weights.
     for (b, channels, h, w, p, c) in [(1, 1, 1, 1, 1, 1), (2, 3, 6, 9, 3, 5), (1, 3, 28, 14, 14, 8)]
     {
         check::<f32>(verification, PatchEmbed { b, channels, h, w, p, c })?;
@@ -54,7 +54,7 @@ fn check<T: Float>(verification: &mut Verification<'_>, s: PatchEmbed) -> Result
     let (mut dx, mut dweight) = (vec![0.0; tokens * width], wide(&of.old));
     let (x, w, mut dbias) = (&exact_x, &exact_weight, wide(&of.old[..s.c]));
     reference::backward(&s, x, w, &exact_dy, &mut dx, &mut dweight, &mut dbias)?;
-    // Sums of so many products below 1; the product is stored before the bias is added.
+    // Sums of `terms` products below 1; the product is stored before the bias is added.
     let sum = |terms: usize| (terms + 2) as f64 * UNIT * (terms + 1) as f64;
     verification.within(&format!("{what}: y"), &got_y, &y, |i| {
         let stored = y[i].abs() + bias[i % s.c].abs() + sum(width);
@@ -86,7 +86,7 @@ fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
         let (dw, db) = (Some(dweight.view_mut()), Some(dbias.view_mut()));
         s.backward_gpu(device, Some(x.view()), weight.view(), dy.view(), None, dw, db)
     };
-    // Gradients of parameters are f32, read and written.
+    // Parameter gradients are f32, read and written.
     let bytes =
         [2 * (pixels + weights + tokens) + 4 * s.c, 2 * (pixels + tokens) + 8 * (weights + s.c)];
     Ok(vec![

@@ -1,6 +1,6 @@
-//! Point sampling in f32. Each map is copied into a frame of zeros one pixel wide: then every tap
-//! of a valid point lies in memory, an invalid point becomes the corner of the frame with
-//! fractions 0, and no loop has a branch.
+//! Point sampling in f32. Each map is copied into a zero border one pixel wide. Then every tap of a
+//! valid point has an address, an invalid point becomes the corner of the border with fractions 0,
+//! and no loop has a branch.
 
 use std::cell::RefCell;
 
@@ -15,7 +15,8 @@ thread_local! {
     static TAPS: RefCell<FrameTaps> = const { RefCell::new(FrameTaps::new()) };
 }
 
-/// Where points fall in a framed map: index of the upper left tap and the fractions, `[p]` each.
+/// Positions of points in a map with border: index of the upper left tap and the fractions, `[p]`
+/// each.
 #[derive(Debug, Clone)]
 struct FrameTaps {
     base: Vec<u32>,
@@ -43,8 +44,7 @@ simd! {
         let (wf, hf) = (w as f32, h as f32);
         let (points, _) = points.as_chunks::<2>();
         for (j, point) in points.iter().enumerate() {
-            // Not fused: the reference rounds the product, and the floor must fall on the same
-            // side.
+            // Not fused: the reference rounds the product, and both must get the same floor.
             let (px, py) = (point[0] * wf - 0.5, point[1] * hf - 0.5);
             let valid = px > -1.0 && py > -1.0 && px < wf && py < hf;
             let (fx, fy) = if valid { (px.floor(), py.floor()) } else { (-1.0, -1.0) };
@@ -77,7 +77,7 @@ simd! {
     }
 }
 
-/// The taps of shared points, found once; `None` where each row has its own.
+/// Taps of shared points, computed once; `None` if each row has its own points.
 fn shared_taps(s: &PointSample, points: &[f32]) -> Option<FrameTaps> {
     s.shared.then(|| {
         let mut taps = FrameTaps::new();
@@ -86,7 +86,7 @@ fn shared_taps(s: &PointSample, points: &[f32]) -> Option<FrameTaps> {
     })
 }
 
-/// Calls `f` with the taps of row `i` and a zeroed frame.
+/// Calls `f` with the taps of row `i` and a zeroed map with border.
 fn with_row(
     s: &PointSample,
     points: &[f32],

@@ -7,13 +7,13 @@ use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("point_sample", include_str!("../../ptx/point_sample.ptx"));
 
-/// Threads of a block.
+/// Threads per block.
 const THREADS: usize = 256;
 
-/// Points of a map below which the integers of the backward pass cannot overflow.
+/// Points per map below which the integers of the backward pass cannot overflow.
 const MOST_POINTS: usize = 1 << 20;
 
-/// `PointSample` of `point_sample.cu`.
+/// Mirrors `PointSample` in `point_sample.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -24,7 +24,7 @@ struct Sizes {
     maps: u32,
 }
 
-/// `LabelSample` of `point_sample.cu`.
+/// Mirrors `LabelSample` in `point_sample.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct LabelSizes {
@@ -41,12 +41,12 @@ fn grid(items: usize) -> Grid {
 }
 
 impl PointSample {
-    /// [`PointSample::forward`] on a device; points and values are f32 whatever the maps are. If
-    /// points are shared there may be several sets `[sets, p, 2]`, each read by the same number of
-    /// consecutive maps: those of an image.
+    /// [`PointSample::forward`] on a device; points and values are always f32. Shared points may
+    /// have several sets `[sets, p, 2]`, each read by the same number of consecutive maps: those of
+    /// an image.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a map without pixels; a failure of the device.
+    /// A view whose length does not match the sizes; a map without pixels; a failure of the device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,
@@ -65,10 +65,10 @@ impl PointSample {
     }
 
     /// [`PointSample::backward`] on a device: writes `dmaps`. Three launches, and 8 bytes of
-    /// scratch memory a pixel.
+    /// scratch memory per pixel.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a map without pixels; 2^20 points a map or
+    /// A view whose length does not match the sizes; a map without pixels; 2^20 points per map or
     /// more; a failure of the device.
     pub fn backward_gpu<T: Float>(
         &self,
@@ -102,7 +102,7 @@ impl PointSample {
         }
         let args = Args::new(&sizes).read(scale.view()).read(sums.view()).write(dmaps);
         let kernel = PTX.kernel_of::<T>("point_sample_gather");
-        // SAFETY: sums and dmaps hold all pixels; threads beyond do nothing.
+        // SAFETY: sums and dmaps hold all pixels; threads beyond the end do nothing.
         unsafe { device.launch(&kernel, &grid(pixels), &args) }
     }
 
@@ -132,13 +132,13 @@ impl PointSample {
 pub struct LabelRows<'a> {
     /// Label maps `[b, h, w]`.
     pub labels: View<'a, u8>,
-    /// Image of each row, `[r]`; a row of no image (-1) reads 0.
+    /// Image of each row, `[r]`; a row without an image (-1) reads 0.
     pub images: View<'a, i32>,
     /// Class of each row, `[r]`.
     pub classes: View<'a, i32>,
     /// Points: `[r, p, 2]` or, if shared by the rows of an image, `[b, p, 2]`.
     pub points: View<'a, f32>,
-    /// Whether the points are those of the images.
+    /// Whether the rows of an image share their points.
     pub shared: bool,
 }
 
@@ -146,7 +146,7 @@ impl LabelSample {
     /// [`LabelSample::each`] and [`LabelSample::shared`] on a device: writes `values` `[r, p]`.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a map without pixels; a failure of the device.
+    /// A view whose length does not match the sizes; a map without pixels; a failure of the device.
     pub fn rows_gpu(
         &self,
         device: &Device,
@@ -177,7 +177,8 @@ impl LabelSample {
         };
         let args = Args::new(&sizes).read(rows.labels).read(rows.images).read(rows.classes);
         let args = args.read(rows.points).write(values);
-        // SAFETY: the lengths were checked; rows of no image and taps off the map are not read.
+        // SAFETY: the lengths were checked; rows without an image and taps off the map are not
+        // read.
         unsafe { device.launch(&PTX.kernel("label_sample"), &grid(r * self.p), &args) }
     }
 }

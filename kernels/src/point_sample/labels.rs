@@ -1,4 +1,4 @@
-//! Class masks read at points without being built: the bilinear value of `label == class`.
+//! Sampling of class masks without building them: the bilinear value of `label == class`.
 
 use rayon::prelude::*;
 
@@ -17,13 +17,13 @@ pub struct LabelSample {
 }
 
 impl LabelSample {
-    /// Reads the masks of several classes of one label map `[h, w]` at the same points `[p, 2]`;
-    /// writes `values` `[g, p]`.
+    /// Samples the masks of several classes of one label map `[h, w]` at the same points `[p, 2]`.
+    /// Writes `values` `[g, p]`.
     ///
-    /// Each point is looked up once, whatever the number of classes.
+    /// Each point is looked up once for all classes.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; a class given twice.
+    /// A slice whose length does not match the sizes; a class given twice.
     pub fn shared<T: Real>(
         &self,
         labels: &[u8],
@@ -58,11 +58,12 @@ impl LabelSample {
         Ok(())
     }
 
-    /// Reads row `i` of `values` `[r, p]` from the mask of `classes[i]` in label map `images[i]`
-    /// of `labels` `[b, h, w]` at its own points, `[r, p, 2]`.
+    /// Samples the mask of `classes[i]` in label map `images[i]` at the points of row `i`.
+    ///
+    /// `labels` is `[b, h, w]`, `points` `[r, p, 2]`; writes `values` `[r, p]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; an image that is not there.
+    /// A slice whose length does not match the sizes; an image that does not exist.
     pub fn each<T: Real>(
         &self,
         labels: &[u8],

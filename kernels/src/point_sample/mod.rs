@@ -1,26 +1,27 @@
-//! Bilinear reading of maps, and of class masks, at scattered points.
+//! Bilinear sampling of maps and class masks at scattered points.
 //!
-//! A point `(x, y)` in `[0, 1]^2` is read at `px = x w - 0.5`, `py = y h - 0.5`. With `(x0, y0)`
+//! A point `(x, y)` in `[0, 1]^2` is sampled at `px = x w - 0.5`, `py = y h - 0.5`. With `(x0, y0)`
 //! the floor, `lx, ly` the fractions, `hx = 1 - lx`, `hy = 1 - ly`:
 //! ```text
 //! y = hy hx v[y0, x0] + hy lx v[y0, x0+1] + ly hx v[y0+1, x0] + ly lx v[y0+1, x0+1]
 //! ```
-//! where taps outside the map read 0 and a point with `px <= -1`, `py <= -1`, `px >= w` or
-//! `py >= h` gives 0.
-//! Backward: `dmap[tap] += weight(tap) * dy`, rows apart and points in order, so the sum has one
-//! order on any number of threads. Points are constants.
+//! Taps outside the map read 0, and a point with `px <= -1`, `py <= -1`, `px >= w` or `py >= h`
+//! gives 0.
+//! Backward: `dmap[tap] += weight(tap) * dy`. Each row is separate and takes its points in order,
+//! so the sum has the same order for any number of threads. Points are constants.
 //!
 //! Shapes: maps `[r, h, w]`; points `[r, p, 2]`, or `[p, 2]` read by every row; values `[r, p]`.
-//! [`LabelSample`] reads the binary masks `label == class` straight from the label map `[h, w]`,
-//! so that the masks at full size are never built.
-//! Nothing is saved. Cost: about 20 FLOP and four scattered reads a point.
+//! [`LabelSample`] samples the binary masks `label == class` directly from the label map `[h, w]`,
+//! so that masks of full size are never built.
+//! Nothing is saved. Cost: about 20 FLOP and four scattered reads per point.
 //!
-//! On a GPU: 400 maps of 128 x 128 at 12544 shared points read four values each and write 20 MB;
-//! the maps, 13 MB in bf16, stay in the L2 cache, so its bandwidth decides; floor on an H200 (4.3
-//! TB/s) for what has to come and go: 8 us, at 20 FLOP a point. A thread a point. The gradient of
-//! 76 matched maps at points of their own moves 14 MB (3 us) and 8 bytes a pixel more than once: it
-//! is summed in 64-bit integers scaled by the largest value of the row, since their sum is the same
-//! in any order. Labels at as many points: 12 MB, 3 us.
+//! On a GPU: 400 maps of 128 x 128 sampled at 12544 shared points read four values per point and
+//! write 20 MB. The maps, 13 MB in bf16, stay in the L2 cache, so L2 bandwidth is the limit. The
+//! lower bound on an H200 (4.3 TB/s) for the compulsory traffic is 8 us, at 20 FLOP per point. One
+//! thread handles one point. The gradient of 76 matched maps at points of their own moves 14 MB (3
+//! us), and 8 bytes per pixel more than once: it is summed in 64-bit integers scaled by the largest
+//! value of the row, since their sum is the same in any order. Sampling labels at as many points
+//! moves 12 MB, 3 us.
 //!
 //! Source: spec mask2former §2.4 (tap rule) and §4.2.
 
@@ -50,12 +51,12 @@ pub struct PointSample {
     pub w: usize,
     /// Points read from each map.
     pub p: usize,
-    /// Whether the points are `[p, 2]`, read by every map, instead of `[r, p, 2]`; on a device also
-    /// `[sets, p, 2]`, each set read by `r / sets` consecutive maps.
+    /// Whether the points are `[p, 2]`, read by every map, instead of `[r, p, 2]`. On a device they
+    /// may also be `[sets, p, 2]`, each set read by `r / sets` consecutive maps.
     pub shared: bool,
 }
 
-/// The four taps of a point: the upper left one and the fractions.
+/// Four taps of a point, given by the upper left one and the fractions.
 #[derive(Debug, Clone, Copy)]
 struct Taps<T> {
     /// Column of the left taps, from -1.
@@ -67,7 +68,7 @@ struct Taps<T> {
 }
 
 impl<T: Real> Taps<T> {
-    /// `None` where the point is too far outside to touch the map (or is not a number).
+    /// Returns the taps of a point; `None` if it is too far outside to touch the map, or NaN.
     #[inline(always)]
     fn at(h: usize, w: usize, x: T, y: T) -> Option<Taps<T>> {
         let (w, h) = (T::of(w as f64), T::of(h as f64));
@@ -101,7 +102,7 @@ impl PointSample {
     /// Writes `values` `[r, p]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; a map without pixels.
+    /// A slice whose length does not match the sizes; a map without pixels.
     pub fn forward<T: Real>(&self, maps: &[T], points: &[T], values: &mut [T]) -> Result<()> {
         check_len("point_sample", "maps", maps, self.r * self.h * self.w)?;
         self.check(points)?;
@@ -120,7 +121,7 @@ impl PointSample {
     /// Writes `dmaps` `[r, h, w]` from `dvalues` `[r, p]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; a map without pixels.
+    /// A slice whose length does not match the sizes; a map without pixels.
     pub fn backward<T: Real>(&self, points: &[T], dvalues: &[T], dmaps: &mut [T]) -> Result<()> {
         self.check(points)?;
         check_len("point_sample", "dvalues", dvalues, self.r * self.p)?;
@@ -142,14 +143,14 @@ impl PointSample {
         check_len("point_sample", "points", points, rows * self.p * 2)
     }
 
-    /// The points of row `i`, `[p, 2]`.
+    /// Points of row `i`, `[p, 2]`.
     fn points_of<'a, T>(&self, points: &'a [T], i: usize) -> &'a [T] {
         let row = if self.shared { 0 } else { i };
         &points[row * self.p * 2..][..self.p * 2]
     }
 }
 
-/// Fails for a map that has no pixels, or more than the tap arithmetic can number.
+/// Fails for a map that has no pixels, or more than the tap arithmetic can index.
 fn check_map(op: &'static str, h: usize, w: usize) -> Result<()> {
     if h == 0 || w == 0 || (h + 2).saturating_mul(w + 2) > i32::MAX as usize {
         return Err(KernelError::Size { op, what: format!("a map cannot be {h} x {w} pixels") });

@@ -1,11 +1,10 @@
-// Reading of maps [r, h, w] and of class masks at points. A thread takes a point (256 a block).
+// Sampling of maps [r, h, w] and of class masks at points. One thread per point, 256 per block.
 //
-// The gradient of a map is a scatter. It is summed in 64-bit integers, whose sum does not depend
-// on the order: point_sample_scale finds the largest |dvalue| of a row (one block a row) and with
-// it a power of two, point_sample_scatter adds the scaled values to `sums`, which start at zero,
-// and point_sample_gather scales them back. A sum is exact to 2^-42 of the largest value as long
-// as a pixel is touched less than 2^20 times. A row that holds a number that is none becomes
-// such. Overwritten: values, scale, dmaps.
+// The gradient of a map is a scatter. It is summed in 64-bit integers, whose sum does not depend on
+// the order. point_sample_scale finds the largest |dvalue| of a row (one block per row) and a power
+// of two from it, point_sample_scatter adds the scaled values to `sums`, which start at zero, and
+// point_sample_gather scales them back. A sum is exact to 2^-42 of the largest value if a pixel is
+// touched fewer than 2^20 times. A row with a NaN becomes NaN. Overwritten: values, scale, dmaps.
 #include "points.cuh"
 
 struct PointSample {
@@ -23,7 +22,7 @@ struct LabelSample {
 
 constexpr int THREADS = 256;
 
-// Which map and which point of it a thread has.
+// Map and point of a thread; false beyond the last point.
 __device__ __forceinline__ bool point_of_thread(
     uint32_t r, uint32_t p, uint32_t& row, uint32_t& point) {
     const uint32_t i = blockIdx.x * THREADS + threadIdx.x;
@@ -52,13 +51,13 @@ __device__ __forceinline__ void forward(
     values[size_t(row) * s.p + point] = value;
 }
 
-// scale[row] = 2^(41 - exponent of the largest |dvalue|); 0 for a row of zeros; not a number for a
-// row that holds such or an infinity.
+// scale[row] = 2^(41 - exponent of the largest |dvalue|); 0 for a row of zeros; NaN for a row with
+// a NaN or an infinity.
 extern "C" __global__ void __launch_bounds__(THREADS) point_sample_scale(
     PointSample s, const float* __restrict__ dvalues, float* __restrict__ scale) {
     __shared__ uint32_t parts[THREADS / 32];
     dvalues += size_t(blockIdx.x) * s.p;
-    // Bits of magnitudes order like the numbers, infinities and what is none at the end.
+    // The bits of magnitudes have the order of the values, with infinity and NaN last.
     uint32_t most = 0;
     for (uint32_t j = threadIdx.x; j < s.p; j += THREADS) {
         const uint32_t bits = __float_as_uint(dvalues[j]) & 0x7fffffffu;
@@ -75,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) point_sample_scale(
 #pragma unroll
     for (int i = 0; i < THREADS / 32; i++) most = parts[i] > most ? parts[i] : most;
     const int exponent = int(most >> 23) - 127;
-    // The least exponent keeps the scale and its reciprocal normal numbers.
+    // The lower limit keeps the scale and its reciprocal normal numbers.
     const int up = 41 - (exponent < -80 ? -80 : exponent);
     const float factor = __uint_as_float(uint32_t(up + 127) << 23);
     scale[blockIdx.x] = most == 0             ? 0.0f
@@ -91,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) point_sample_scatter(
     if (!point_of_thread(s.r, s.p, row, point)) return;
     const float* at = points + (size_t(row / s.maps) * s.p + point) * 2;
     const float factor = scale[row], d = dvalues[size_t(row) * s.p + point];
-    // Zero, or the comparison with what is not a number: nothing to add.
+    // Zero or NaN: nothing to add.
     if (!(factor > 0.0f)) return;
     sums += size_t(row) * s.h * s.w;
     PointTaps taps;
@@ -118,7 +117,7 @@ __device__ __forceinline__ void gather(
     dmaps[i] = from_f32<T>(d);
 }
 
-// Value of the mask `label == class` of the row's image. Labels of no image read 0.
+// Value of the mask `label == class` of the row's image. A row without an image reads 0.
 extern "C" __global__ void __launch_bounds__(THREADS) label_sample(
     LabelSample s, const uint8_t* __restrict__ labels, const int32_t* __restrict__ images,
     const int32_t* __restrict__ classes, const float* __restrict__ points,

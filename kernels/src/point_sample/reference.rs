@@ -1,4 +1,4 @@
-//! Point sampling in plain loops: the definition of right.
+//! Point sampling in plain loops: the reference implementation.
 
 use super::{PointSample, Taps};
 use crate::Real;

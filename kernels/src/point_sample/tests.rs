@@ -2,7 +2,7 @@ use super::{LabelSample, PointSample, cpu, reference};
 use crate::Real;
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
 
-/// Points in and slightly around the unit square, so that borders and the outside are met.
+/// Points in and slightly around the unit square, to test borders and the outside.
 fn points<T: Real>(n: usize, seed: u64) -> Vec<T> {
     noise::<T>(n * 2, seed).iter().map(|v| *v * T::of(0.7) + T::of(0.5)).collect()
 }

@@ -1,4 +1,4 @@
-//! Reading of maps and masks at points on a device beside the CPU in f64.
+//! Verification of point sampling of maps and masks on a device against the CPU in f64.
 
 use half::bf16;
 
@@ -11,7 +11,7 @@ use crate::verify::{Kernels, Timed, Verification, filled};
 pub(crate) const KERNELS: Kernels = Kernels { name: "point_sample", verify, timed };
 
 fn verify(verification: &mut Verification<'_>) -> Result<()> {
-    // One pixel and point, odd sides, points of each map and of all, more points than pixels.
+    // One pixel and point, odd sides, separate and shared points, more points than pixels.
     for (r, h, w, p, shared) in
         [(1, 1, 1, 1, false), (3, 7, 5, 13, false), (3, 7, 5, 13, true), (2, 16, 24, 700, true)]
     {
@@ -23,7 +23,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
     labels(verification, true)
 }
 
-/// Points in and around the unit square, and some that are none.
+/// Points in and around the unit square, and some NaN.
 pub(super) fn points(n: usize, seed: u64) -> Vec<f32> {
     let mut points: Vec<f32> = noise::<f32>(2 * n, seed).iter().map(|x| 0.6 * x + 0.5).collect();
     if n > 4 {
@@ -53,11 +53,11 @@ fn check<T: Float>(verification: &mut Verification<'_>, s: PointSample) -> Resul
     let (mut values, mut dmaps) = (vec![0.0; s.r * s.p], vec![0.0; s.r * s.h * s.w]);
     s.forward(&exact_maps, &at, &mut values)?;
     s.backward(&at, &wide(&dvalues), &mut dmaps)?;
-    // A coordinate in pixels carries two roundings, which the weights feel in full; the value is
-    // a sum of four products of values below 1.
+    // A coordinate in pixels has two roundings, which go fully into the weights; the value is a sum
+    // of four products of values below 1.
     let weight = 3.0 * UNIT * s.h.max(s.w) as f64;
     verification.within(&format!("{what}: values"), &got, &values, |_| 4.0 * weight + 8.0 * UNIT);
-    // A pixel is touched by a tap of every point at worst; the integers add 2^-42 each, the
+    // In the worst case a tap of every point touches a pixel; the integers add 2^-42 each, the
     // rounding of the product one unit.
     let mut touched = vec![0.0f64; dmaps.len()];
     s.backward(&at, &vec![1.0; s.r * s.p], &mut touched)?;
@@ -67,7 +67,8 @@ fn check<T: Float>(verification: &mut Verification<'_>, s: PointSample) -> Resul
     Ok(())
 }
 
-/// Gradients of any size are summed with their own scale, and damage stays in its row.
+/// Checks that gradients of any magnitude are summed with their own scale, and that NaN stays in
+/// its row.
 fn extremes(verification: &mut Verification<'_>) -> Result<()> {
     let s = PointSample { r: 4, h: 2, w: 2, p: 1, shared: true };
     let d = [3.0e38f32, -1.0e-30, f32::NAN, 0.0];
@@ -80,7 +81,7 @@ fn extremes(verification: &mut Verification<'_>) -> Result<()> {
     let got = device.download(dmaps.view())?;
     let what = "point_sample_f32 4 x 2x2, extremes";
     verification.same(&format!("{what}: dmaps of the largest"), &got[..4], &[d[0], 0.0, 0.0, 0.0]);
-    // The scale stops at 2^121: half of its reciprocal is what is rounded away.
+    // The scale is at most 2^121: up to half of its reciprocal is lost to rounding.
     let least = [f64::from(d[1]), 0.0, 0.0, 0.0];
     verification.within(&format!("{what}: dmaps of the least"), &got[4..8], &least, |i| {
         if i == 0 { 0.5f64.powi(122) } else { 0.0 }
@@ -94,7 +95,7 @@ fn labels(verification: &mut Verification<'_>, shared: bool) -> Result<()> {
     let (b, h, w, p) = (2, 9, 13, 50);
     let s = LabelSample { h, w, p };
     let labels: Vec<u8> = (0..b * h * w).map(|i| [0, 1, 255, 7][i * i / 3 % 4]).collect();
-    // The last row is of no image.
+    // The last row has no image.
     let (images, classes) = ([1i32, 0, 1, -1], [7i32, 255, 0, 1]);
     let at = points(if shared { b * p } else { 4 * p }, 2);
     let of = if shared { "of the images" } else { "each" };
@@ -122,8 +123,8 @@ fn labels(verification: &mut Verification<'_>, shared: bool) -> Result<()> {
     Ok(())
 }
 
-/// What four images of 512 px ask for: masks of 100 queries each at the points of the matching;
-/// matched masks at points of their own, their gradient, and the labels there, 19 classes each.
+/// Sizes of four images of 512 px: masks of 100 queries each at the points of the matching; matched
+/// masks at points of their own, their gradient, and the labels there, 19 classes each.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let (side, p) = (128, 12544);
     let all = PointSample { r: 400, h: side, w: side, p, shared: true };

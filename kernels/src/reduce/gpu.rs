@@ -7,7 +7,7 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("reduce", include_str!("../../ptx/reduce.ptx"));
 
-/// `Columns` of `reduce.cu`.
+/// Mirrors `Columns` in `reduce.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Columns {
@@ -16,7 +16,7 @@ struct Columns {
     rows: u32,
 }
 
-/// `Finish` of `reduce.cu`.
+/// Mirrors `Finish` in `reduce.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Finish {
@@ -24,7 +24,7 @@ struct Finish {
     c: u32,
 }
 
-/// `Whole` of `reduce.cu`.
+/// Mirrors `Whole` in `reduce.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Whole {
@@ -52,7 +52,7 @@ pub(crate) fn column_finish(
 /// Adds the sum over the rows of `x` `[n, c]` to `out` `[c]`: [`super::column_sums`] on a device.
 ///
 /// # Errors
-/// `x` is not `n` rows `[c]`; a failure of the device.
+/// `x` does not have `n` rows `[c]`; a failure of the device.
 pub fn column_sums_gpu<T: Float>(
     device: &Device,
     x: View<'_, T>,
@@ -87,12 +87,12 @@ pub fn sum_gpu<T: Float>(device: &Device, x: View<'_, T>, out: ViewMut<'_, f32>)
     let mut partial = device.alloc::<f32>("sum.partial", blocks)?;
     pass(device, "sum_pieces", x, &mut partial)?;
     let args = Args::new(&Whole { n: blocks as u64 }).read(partial.view()).write(out);
-    // SAFETY: the kernel reads `blocks` partial sums and writes one number.
+    // SAFETY: the kernel reads `blocks` partial sums and writes one element.
     unsafe { device.launch(&PTX.kernel("sum_finish"), &Grid::line(1, 1, 256), &args) }
 }
 
-/// Index of the first element that is infinite or not a number; waits for the device.
-/// [`super::all_finite`] on a device.
+/// Index of the first infinite or NaN element: [`super::all_finite`] on a device. It waits for the
+/// device.
 ///
 /// # Errors
 /// A failure of the device.
@@ -103,8 +103,8 @@ pub fn all_finite_gpu<T: Float>(device: &Device, x: View<'_, T>) -> Result<Optio
     Ok((found != u64::MAX).then_some(found as usize))
 }
 
-/// Writes the index of the first element that is infinite or not a number to `lowest` `[1]`, all
-/// bits set for none; does not wait.
+/// Writes the index of the first infinite or NaN element to `lowest` `[1]`, all bits set for none.
+/// It does not wait.
 pub(super) fn lowest_damaged<T: Float>(
     device: &Device,
     x: View<'_, T>,
@@ -115,11 +115,11 @@ pub(super) fn lowest_damaged<T: Float>(
     let mut partial = device.alloc::<u64>("all_finite.partial", blocks)?;
     pass(device, "damaged_pieces", x, &mut partial)?;
     let args = Args::new(&Whole { n: blocks as u64 }).read(partial.view()).write(lowest);
-    // SAFETY: the kernel reads `blocks` partial results and writes one number.
+    // SAFETY: the kernel reads `blocks` partial results and writes one element.
     unsafe { device.launch(&PTX.kernel("damaged_finish"), &Grid::line(1, 1, 256), &args) }
 }
 
-/// First pass over pieces of [`PIECE`] elements.
+/// Launches the first pass over pieces of [`PIECE`] elements.
 fn pass<T: Float, P: crate::device::Element>(
     device: &Device,
     kernel: &'static str,

@@ -1,13 +1,14 @@
-//! Sums and a search for damaged numbers over whole tensors.
+//! Sums and a search for NaN and infinity over whole tensors.
 //!
-//! Sums are taken over pieces of a fixed size and the pieces added in order (pairwise for
-//! [`sum`]), so the result is the same bits on any number of threads. In f32 the pieces keep 16
-//! partial sums, which also keeps the error of a long sum small.
-//! Shapes: any; [`column_sums`] takes rows `[n, c]`. Cost: one read, bandwidth decides.
+//! Sums run over pieces of a fixed size, and the pieces are added in order (pairwise for [`sum`]),
+//! so results are bitwise equal for any number of threads. In f32 each piece has 16 partial sums,
+//! which also keeps the error of a long sum small.
+//! Shapes: any; [`column_sums`] takes rows `[n, c]`. Cost: one read, so it is memory-bound.
 //!
-//! On a GPU: the bias gradient of `[4100, 4096]` bf16 reads 34 MB: floor on an H200 (4.3 TB/s) 8
-//! us. At most 128 pieces of rows, 32 columns a block (`cuda/columns.cuh`); whole tensors in
-//! pieces of 16384 elements, the partial sums by one block. The order depends on the sizes alone.
+//! On a GPU: the bias gradient of `[4100, 4096]` bf16 reads 34 MB; the lower bound on an H200 (4.3
+//! TB/s) is 8 us. Column sums use at most 128 pieces of rows and 32 columns per block
+//! (`cuda/columns.cuh`). Sums of whole tensors use pieces of 16384 elements, and one block adds the
+//! partial sums. The order depends only on the sizes.
 
 mod gpu;
 #[cfg(test)]
@@ -21,10 +22,10 @@ pub use gpu::{all_finite_gpu, column_sums_gpu, sum_gpu};
 
 use crate::{Real, Result, check_len, f32s, f32s_mut, simd};
 
-/// Elements of a piece: `PIECE` of `reduce.cu`.
+/// Elements per piece; equals `PIECE` in `reduce.cu`.
 const PIECE: usize = 1 << 14;
 
-/// Least rows of a piece of a column sum.
+/// Minimum rows per piece of a column sum.
 const ROWS: usize = 64;
 
 simd! {
@@ -41,8 +42,7 @@ simd! {
     }
 
     fn has_bad<FMA>(x: &[f32]) -> bool {
-        // All bits of the exponent set: infinite or not a number. No early exit, so that it
-        // vectorises.
+        // All exponent bits set: infinity or NaN. No early exit, so that it vectorises.
         x.iter().fold(false, |bad, v| bad | (v.to_bits() & 0x7f80_0000 == 0x7f80_0000))
     }
 }
@@ -63,7 +63,7 @@ pub fn sum<T: Real>(x: &[T]) -> T {
 /// Adds the sum over the rows of `x` `[n, c]` to `out` `[c]`: the gradient of a bias.
 ///
 /// # Errors
-/// `x` is not a whole number of rows `[c]`.
+/// `x` does not consist of whole rows `[c]`.
 pub fn column_sums<T: Real>(x: &[T], n: usize, out: &mut [T]) -> Result<()> {
     check_len("column_sums", "x", x, n * out.len())?;
     if x.is_empty() {
@@ -88,7 +88,7 @@ pub fn column_sums<T: Real>(x: &[T], n: usize, out: &mut [T]) -> Result<()> {
     Ok(())
 }
 
-/// Index of the first element that is infinite or not a number; `None` if all are finite.
+/// Index of the first infinite or NaN element; `None` if all are finite.
 pub fn all_finite<T: Real>(x: &[T]) -> Option<usize> {
     let bad = |v: &T| !v.f64().is_finite();
     let piece = if T::IS_F32 { f32s(x).par_chunks(PIECE).position_first(has_bad)? } else { 0 };

@@ -1,9 +1,9 @@
-// Sums and a search for damaged numbers.
+// Sums and a search for NaN and infinity.
 //
-// column_sums: first pass of a sum over rows (columns.cuh); column_finish: the second pass of all
-// of them, one block per 32 columns, out is added to.
+// column_sums: first pass of a sum over rows (columns.cuh); column_finish: second pass of every
+// such sum, one block per 32 columns, adds to out.
 // sum_pieces: one block per PIECE elements; sum_finish: one block over the partial sums.
-// damaged_pieces, damaged_finish: the same with the lowest index of a bad element.
+// damaged_pieces, damaged_finish: the same for the lowest index of a NaN or infinity.
 // Sums: a thread adds every 256th element (or strip), a warp's lanes are added pairwise, the warps
 // in order. Overwritten: partial, and out of sum_finish and damaged_finish.
 #include "columns.cuh"
@@ -12,7 +12,7 @@
 struct Columns {
     uint32_t n;
     uint32_t c;
-    // Rows of a piece.
+    // Rows per piece.
     uint32_t rows;
 };
 
@@ -70,7 +70,7 @@ __device__ __forceinline__ float block_sum(float x) {
     return total;
 }
 
-// Lowest over a block of 256 threads, valid in thread 0.
+// Minimum over a block of 256 threads, valid in thread 0.
 __device__ __forceinline__ uint64_t block_lowest(uint64_t x) {
     __shared__ uint64_t lowest[STRIP_THREADS / 32];
 #pragma unroll
@@ -126,7 +126,7 @@ __device__ __forceinline__ void damaged_pieces(const Whole& s, const T* x, uint6
     piece(s.n, x, [&](uint64_t i, const float(&v)[STRIP], int count) {
 #pragma unroll
         for (int k = STRIP - 1; k >= 0; k--) {
-            // All bits of the exponent set: infinite or not a number.
+            // All exponent bits set: infinity or NaN.
             const bool bad = (__float_as_uint(v[k]) & 0x7f800000u) == 0x7f800000u;
             if (k < count && bad && i + k < lowest) lowest = i + k;
         }

@@ -1,4 +1,4 @@
-//! Sums, and the search for damaged numbers, on a device beside f64.
+//! Verification of sums and of the search for NaN and infinity on a device against f64.
 
 use half::bf16;
 
@@ -57,7 +57,7 @@ fn sums<T: Float>(verification: &mut Verification<'_>, n: usize) -> Result<()> {
         sum_gpu(device, x.view(), out.view_mut())?;
         device.download(out.view())
     })?;
-    // 64 elements of a thread, 5 steps of a warp, 8 warps; partial sums the same way.
+    // 64 elements per thread, 5 steps of a warp, 8 warps; the same again for the partial sums.
     let depth = 2.0 * (64.0 + 5.0 + 8.0);
     let size: f64 = exact.iter().map(|x| x.abs()).sum();
     let want = [exact.iter().sum::<f64>()];
@@ -65,7 +65,7 @@ fn sums<T: Float>(verification: &mut Verification<'_>, n: usize) -> Result<()> {
     Ok(())
 }
 
-/// The first element that is infinite or not a number, as the CPU finds it.
+/// Checks that the device finds the same first infinite or NaN element as the CPU.
 fn damaged<T: Float>(verification: &mut Verification<'_>) -> Result<()> {
     let n = 40_003;
     let device = verification.device();
@@ -81,7 +81,7 @@ fn damaged<T: Float>(verification: &mut Verification<'_>) -> Result<()> {
     compare(&[], "of no elements")?;
     let mut x = noise::<f32>(n, 1);
     compare(&x, "nowhere")?;
-    // Beyond the largest bf16, to which it is rounded as infinity.
+    // Above the largest bf16: rounds to infinity in bf16.
     x[3] = f32::MAX;
     compare(&x, "by the largest f32")?;
     x[3] = 0.0;
@@ -94,8 +94,8 @@ fn damaged<T: Float>(verification: &mut Verification<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The gradient of the widest bias of ViT-L, for tokens of four images of 512 px, and a tensor of
-/// as many tokens.
+/// Gradient of the widest bias of ViT-L for four images of 512 px, and a tensor with as many
+/// tokens.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let (n, c) = (4 * 1025, 4096);
     let x = filled::<bf16>(device, "x", n * c, 1)?;

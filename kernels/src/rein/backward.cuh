@@ -1,9 +1,10 @@
-// The backward pass of Rein; see rein.cuh for the layout of blocks and the sizes.
+// Backward pass of Rein; see rein.cuh for the layout of blocks and the sizes.
 #pragma once
 #include "rein.cuh"
 
-// S and dz of 16 patches: from scores in accumulators and the gradients of the weights, which lie
-// in `grads` (pitch 8 NT + 8, divided by the scale of Rein, here `by`), to rows of shared memory.
+// Computes S and dz of 16 patches into rows of shared memory. Inputs are scores in accumulators and
+// the gradients of the weights in `grads` (pitch 8 NT + 8, divided by the scale of Rein, here
+// `by`).
 //
 // forward: S = softmax(z scale), of which column 0 is dropped
 // dz_j = S_j (dS_j - r) scale, dz_0 = -S_0 r scale, r = sum over j >= 1 of S_j dS_j
@@ -27,7 +28,7 @@ __device__ __forceinline__ void rein_score_gradients(float (&z)[1][NT][4], const
                 float& w = z[0][n][2 * i + j];
                 w *= scale;
                 if (s.softmax) w = 8 * n + 2 * t + j < s.m ? exp2_fast(w - base) : 0.0f;
-                // Column 0 of the gradients is 0: its row of the values is.
+                // Column 0 of the gradients is 0, because its row of the values is 0.
                 mean = fmaf(w, (j == 0 ? d.x : d.y) * by, mean);
             }
         }
@@ -47,10 +48,10 @@ __device__ __forceinline__ void rein_score_gradients(float (&z)[1][NT][4], const
     }
 }
 
-// df = G + s dX0 + dz T, and what the sums over patches need: s X `[b, n, c]`, S and dz
-// `[b, n, 8 NT]` (dz with the scale of the scores in it), and each block's share of <X, dX0>.
-// One half of the warps forms scores and X, the other the gradients of weights and df. Rows before
-// the patches hand their gradient on: the first block of an image copies them.
+// df = G + s dX0 + dz T, and the inputs of the sums over patches: s X `[b, n, c]`, S and dz `[b, n,
+// 8 NT]` (dz includes the scale of the scores), and each block's part of <X, dX0>. One half of the
+// warps computes scores and X, the other the gradients of the weights and df. The gradient of the
+// rows before the patches passes unchanged: the first block of an image copies it.
 template <class P, int NT, int KC>
 __device__ __forceinline__ void rein_mix_backward(
     const ReinSizes& s, const typename P::T* f, const typename P::T* tokens,
@@ -123,7 +124,7 @@ __device__ __forceinline__ void rein_mix_backward(
         float own[2];
         for (int i = 0; i < 2; i++) {
             const int row = group * 16 + 8 * i + g;
-            own[i] = row < rows ? lse[patch + row] : INFINITY;  // no weight where no patch is
+            own[i] = row < rows ? lse[patch + row] : INFINITY;  // no weight without a patch
         }
         const int at = group * 16 * ML;
         rein_score_gradients<P>(z, share, weights + at, dz + at, ML, own, by, s);
@@ -178,8 +179,8 @@ __device__ __forceinline__ void rein_mix_backward(
 }
 
 // Sums over the patches of a piece of an image: a^T b for (a, b) = (dz, f) and (S, dX0). Block
-// (columns, piece, which of the two); a warp forms all tokens by 16 columns. `partial` is
-// `[2, pieces, 8 NT, c]`.
+// (columns, piece, index of the pair); a warp computes all tokens by 16 columns. `partial` is `[2,
+// pieces, 8 NT, c]`.
 template <class P, int NT>
 __device__ __forceinline__ void rein_sums(const ReinSizes& s, const typename P::T* f,
                                           const typename P::T* dx0, const typename P::T* weights,
@@ -191,7 +192,7 @@ __device__ __forceinline__ void rein_sums(const ReinSizes& s, const typename P::
     T* stages = reinterpret_cast<T*>(memory);
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const int per_image = s.pieces / s.b, image = blockIdx.y / per_image;
-    // Pieces are whole depths, except the last of an image.
+    // Pieces are multiples of DEPTH, except the last of an image.
     const int depths = (s.n + DEPTH - 1) / DEPTH;
     const int length = (depths + per_image - 1) / per_image * DEPTH;
     const int first = blockIdx.y % per_image * length;

@@ -1,11 +1,11 @@
-//! What both passes take: arithmetic, and the scratch memory of a call and of each of its tasks.
+//! Cost of both passes: arithmetic, and the scratch memory of a call and of each of its tasks.
 
 use super::Rein;
 use super::cpu::{ROWS, block_count};
 use crate::dry_run::Cost;
 use crate::tile::{PANEL, ROW_STEP, padded};
 
-/// Which gradients are wanted.
+/// Requested gradients.
 #[derive(Clone, Copy)]
 pub struct Wants {
     pub df: bool,
@@ -24,26 +24,26 @@ fn products(s: &Rein) -> [usize; 2] {
     [s.b * s.n * s.c * s.c, s.b * s.n * s.m * s.c]
 }
 
-/// What the forward pass takes: one product with W_f, one each with T and V.
+/// Cost of the forward pass: one product with W_f, one each with T and V.
 pub fn forward(s: &Rein) -> Cost {
     let ([square, narrow], task) = (products(s), forward_task(s, ROWS).iter().sum());
     Cost { call: forward_call(s).iter().sum(), task, ..Cost::products(square + 2 * narrow) }
 }
 
-/// Packed tokens, values, weight.
+/// Scratch sizes of a forward call: packed tokens, values, weight.
 pub fn forward_call(s: &Rein) -> [usize; 3] {
     let (cp, mp) = (padded(s.c), padded(s.m));
     [s.c * mp, (s.m - 1) * cp, s.c * cp]
 }
 
-/// Features, weights and result of a block of `rows` rows.
+/// Scratch sizes of a forward task: features, weights and result of a block of `rows` rows.
 pub fn forward_task(s: &Rein, rows: usize) -> [usize; 3] {
     let (cp, mp) = (padded(s.c), padded(s.m));
     [rows * cp, rows * mp, rows * cp]
 }
 
-/// What the backward pass takes, all gradients wanted: it repeats the products with T and V and
-/// adds two with W_f and four with T and V.
+/// Cost of the backward pass with all gradients: it recomputes the products with T and V and adds
+/// two with W_f and four with T and V.
 pub fn backward(s: &Rein) -> Cost {
     let sums = sums_task(PANEL, HEIGHT).iter().sum();
     let task = backward_task(s, ROWS).iter().sum::<usize>().max(sums);
@@ -51,9 +51,9 @@ pub fn backward(s: &Rein) -> Cost {
     Cost { call, task, ..Cost::products(2 * square + 6 * narrow) }
 }
 
-/// Packed tokens, values and weight; values and tokens as the backward pass multiplies by them;
-/// what the sums over patches read: features, gradients, weights, score gradients; and each
-/// block's share of the scale's gradient.
+/// Scratch sizes of a backward call: packed tokens, values and weight; values and tokens as packed
+/// for the backward pass; the inputs of the sums over patches (features, gradients, weights, score
+/// gradients); and the contribution of each block to the gradient of the scale.
 pub fn backward_call(s: &Rein, wants: Wants) -> [usize; 10] {
     let (c, cp, mp, blocks) = (s.c, padded(s.c), padded(s.m), block_count(s));
     let if_wanted = |yes: bool, len: usize| if yes { len } else { 0 };
@@ -72,16 +72,17 @@ pub fn backward_call(s: &Rein, wants: Wants) -> [usize; 10] {
     ]
 }
 
-/// Features, weights, gradients and score gradients of a block of `rows` rows.
+/// Scratch sizes of a backward task: features, weights, gradients and score gradients of a block of
+/// `rows` rows.
 pub fn backward_task(s: &Rein, rows: usize) -> [usize; 6] {
     let (cp, mp, vp) = (padded(s.c), padded(s.m), padded(s.m - 1));
     [rows * cp, rows * mp, rows * cp, rows * cp, rows * vp, rows * mp]
 }
 
-/// Rows of a sum over patches at once: with as many columns they stay in the first-level cache.
+/// Rows of a sum over patches per task: with as many columns they stay in the L1 cache.
 pub const HEIGHT: usize = 64;
 
-/// Columns of both operands, the right one packed, and the sum, for `n` by `h` sums.
+/// Scratch sizes of `n` by `h` sums: columns of both operands, the packed right one, and the sum.
 pub fn sums_task(n: usize, h: usize) -> [usize; 4] {
     let (np, hp) = (padded(n), h.next_multiple_of(ROW_STEP));
     [ROWS * hp, ROWS * n, ROWS * np, hp * np]

@@ -1,6 +1,6 @@
-//! Rein in f32. Blocks of 64 patches go through the whole operation while they lie in cache; the
-//! weights are packed once a call. What sums over patches (`dT`, `dV`, `dW_f`) runs afterwards, by
-//! one task per 64 columns of the result, over the blocks in order.
+//! Rein in f32. Each block of 64 patches runs the whole operation while it is in cache; the weights
+//! are packed once per call. Sums over patches (`dT`, `dV`, `dW_f`) run afterwards, with one task
+//! per 64 columns of the result, over the blocks in order.
 
 use rayon::prelude::*;
 
@@ -12,11 +12,11 @@ use crate::scratch::{Shared, take, with_scratch};
 use crate::simd;
 use crate::tile::{Left, PANEL, Product, ROW_STEP, pack, pack_transposed, padded, product};
 
-/// Patches of a block. Fixed, so that sums have one order on any number of threads.
+/// Patches per block. Fixed, so that sums have the same order for any number of threads.
 pub const ROWS: usize = 64;
 
 simd! {
-    /// Scores of one patch to weights; returns their log-sum-exp.
+    /// Turns the scores of one patch into weights; returns their log-sum-exp.
     fn softmax_row<FMA>(z: &mut [f32], scale: f32) -> f32 {
         let mut top = f32::NEG_INFINITY;
         for z in z.iter_mut() {
@@ -76,7 +76,7 @@ fn block(s: &Rein, k: usize) -> Block {
     Block { patch: image * s.n + first, at, rows, m: rows.next_multiple_of(ROW_STEP) }
 }
 
-/// Copies rows of `[rows, c]` to rows of `ld`, zeros after them.
+/// Copies rows of `[rows, c]` to rows of `ld`, followed by zeros.
 fn copy_padded(x: &[f32], c: usize, ld: usize, out: &mut [f32]) {
     let rows = x.len() / c;
     for (o, x) in out.chunks_exact_mut(ld).zip(x.chunks_exact(c)) {
@@ -93,7 +93,7 @@ fn copy_skipped(s: &Rein, from: &[f32], to: &mut [f32]) {
     }
 }
 
-/// Right operands made from the weights; what is not wanted is empty.
+/// Right operands packed from the weights; those not needed are empty.
 struct Packed<'a> {
     /// T^T `[c, m]` and V `[m - 1, c]`.
     tokens_t: &'a [f32],
@@ -105,7 +105,7 @@ struct Packed<'a> {
     tokens: &'a [f32],
 }
 
-/// Packs W_f (or its transpose) by panels, in parallel.
+/// Packs W_f (or its transpose) panel by panel in parallel.
 fn pack_weight(s: &Rein, weight: &[f32], transposed: bool, out: &mut [f32]) {
     let c = s.c;
     out.par_chunks_mut(PANEL * c).enumerate().for_each(|(p, out)| {
@@ -118,8 +118,8 @@ fn pack_weight(s: &Rein, weight: &[f32], transposed: bool, out: &mut [f32]) {
     });
 }
 
-/// S and X of a block: `x`, `[rows, padded(c)]`, holds `f` on entry; `weights` is
-/// `[rows, padded(m)]`; `row` turns the scores of one patch into weights.
+/// Computes S and X of a block. `x`, `[rows, padded(c)]`, is `f` on entry; `weights` is `[rows,
+/// padded(m)]`; `row` turns the scores of one patch into weights.
 fn weigh(
     s: &Rein,
     b: Block,
@@ -153,7 +153,7 @@ pub fn forward(s: &Rein, f: &[f32], w: Weights<'_, f32>, out: &mut [f32], lse: &
         let (out, lse) = (Shared::new(out), Shared::new(lse));
         (0..block_count(s)).into_par_iter().for_each(|k| {
             let b = block(s, k);
-            // SAFETY: blocks are disjoint, and each is one task's.
+            // SAFETY: blocks are disjoint, and each belongs to one task.
             let out = unsafe { out.piece(b.at, b.rows * c) };
             // SAFETY: as above.
             let lse = unsafe { lse.piece(b.patch, b.rows) };
@@ -191,7 +191,7 @@ fn forward_block(
     });
 }
 
-/// What the sums over patches need of every block; empty where no such gradient is wanted.
+/// Values of every block that the sums over patches need; empty if no such gradient is requested.
 struct Kept<'a> {
     /// X, dX `[blocks, ROWS, padded(c)]`.
     x: Shared<'a>,
@@ -199,7 +199,7 @@ struct Kept<'a> {
     /// S, dz `[blocks, ROWS, padded(m)]`.
     weights: Shared<'a>,
     dz: Shared<'a>,
-    /// Share of each block in ds, `[blocks]`.
+    /// Contribution of each block to ds, `[blocks]`.
     dscale: Shared<'a>,
 }
 
@@ -272,7 +272,7 @@ fn backward_block(
             }
         });
         let keep = |to: &Shared<'_>, ld: usize, from: &[f32]| {
-            // SAFETY: the task alone writes its block.
+            // SAFETY: only this task writes its block.
             unsafe { to.piece(k * ROWS * ld, b.rows * ld) }.copy_from_slice(&from[..b.rows * ld]);
         };
         if wants.weight {
@@ -317,7 +317,7 @@ fn backward_block(
     });
 }
 
-/// `dz` from `dx`, the factor of the scores included; `da` is scratch.
+/// Computes `dz` from `dx`, including the scale of the scores; `da` is scratch.
 fn through_scores(
     s: &Rein,
     b: Block,
@@ -342,7 +342,7 @@ fn through_scores(
     }
 }
 
-/// What the gradients summed over patches are made from; the last four as in [`Kept`].
+/// Inputs of the gradients summed over patches; the last four as in [`Kept`].
 struct Sums<'a> {
     s: &'a Rein,
     features: &'a [f32],
@@ -390,7 +390,7 @@ impl Sums<'_> {
     }
 }
 
-/// Columns `from..from + n` of `rows` rows that begin `ld` apart, packed tightly.
+/// Copies columns `from..from + n` of `rows` rows with stride `ld` to contiguous memory.
 fn copy_columns(x: &[f32], rows: usize, ld: usize, from: usize, n: usize, out: &mut [f32]) {
     for i in 0..rows {
         out[i * n..(i + 1) * n].copy_from_slice(&x[i * ld + from..][..n]);

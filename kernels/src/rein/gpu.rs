@@ -1,9 +1,9 @@
 //! Launches of `rein.cu`.
 //!
 //! Forward: one kernel from features to `X` (scores, softmax, values, residual), one product with
-//! `W_f`, one pass that adds bias, scale and residual. Backward: one product with `W_f`, one kernel
-//! that forms scores and weights again and goes from `dX0` to `df`, one kernel for the sums over
-//! patches that tokens need, one product for `dW_f`. What lies between them is stored in the type
+//! `W_f`, one pass that applies bias, scale and residual. Backward: one product with `W_f`, one
+//! kernel that recomputes scores and weights and computes `df` from `dX0`, one kernel for the sums
+//! over patches for the tokens, one product for `dW_f`. Intermediate results are stored in the type
 //! of the features; docs/kernels.md has the arithmetic.
 
 use super::{OP, Rein};
@@ -14,22 +14,22 @@ use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("rein", include_str!("../../ptx/rein.ptx"));
 
-/// `REIN_THREADS` and `REIN_ROWS` of `rein.cuh`.
+/// Equal to `REIN_THREADS` and `REIN_ROWS` in `rein.cuh`.
 const THREADS: u32 = 128;
 const ROWS: usize = 32;
 
-/// What channels are a multiple of; others are filled up with zeros.
+/// Channels must be a multiple of this; others are padded with zeros.
 pub const CHANNELS: usize = 64;
 
-/// Columns of a block of `rein_sums`, and the patches that it multiplies at a time.
+/// Columns per block of `rein_sums`, and the patches that it multiplies at a time.
 const COLUMNS: usize = 64;
 const DEPTH: usize = 32;
 
-/// Patches of a piece of the sums over patches: at 4 images of 1024 patches and 1024 channels that
-/// makes 8 pieces, 256 blocks, and 7 MB of partial sums.
+/// Patches per piece of the sums over patches. 4 images of 1024 patches and 1024 channels make 8
+/// pieces, 256 blocks, and 7 MB of partial sums.
 const PIECE: usize = 512;
 
-/// `ReinSizes` of `rein.cuh`.
+/// Mirrors `ReinSizes` in `rein.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -43,7 +43,7 @@ struct Sizes {
     pieces: u32,
 }
 
-/// What a Rein layer on a device reads beside the features.
+/// Inputs of a Rein layer on a device other than the features.
 #[derive(Debug, Clone, Copy)]
 pub struct WeightsGpu<'a, T> {
     /// Tokens T, `[m, c]`.
@@ -58,20 +58,21 @@ pub struct WeightsGpu<'a, T> {
     pub scale: View<'a, f32>,
 }
 
-/// Where gradients go; what is `None` is not computed. `df` is overwritten, the rest is added to.
+/// Gradients of a Rein layer; those that are `None` are not computed. `df` is overwritten, the
+/// others are added to.
 #[derive(Debug)]
 pub struct GradientsGpu<'a, T> {
-    /// Of the features, `[b, skip + n, c]`, residual path and skipped rows included.
+    /// Gradient of the features, `[b, skip + n, c]`, with the residual path and the skipped rows.
     pub df: Option<ViewMut<'a, T>>,
-    /// Of the tokens as keys, `[m, c]`.
+    /// Gradient of the tokens as keys, `[m, c]`.
     pub dtokens: Option<ViewMut<'a, f32>>,
-    /// Of the values, `[m - 1, c]`.
+    /// Gradient of the values, `[m - 1, c]`.
     pub dvalues: Option<ViewMut<'a, f32>>,
-    /// Of W_f, `[c, c]`.
+    /// Gradient of W_f, `[c, c]`.
     pub dweight: Option<ViewMut<'a, f32>>,
-    /// Of b_f, `[c]`.
+    /// Gradient of b_f, `[c]`.
     pub dbias: Option<ViewMut<'a, f32>>,
-    /// Of s, one element.
+    /// Gradient of s, one element.
     pub dscale: Option<ViewMut<'a, f32>>,
 }
 
@@ -82,12 +83,12 @@ impl<T> Default for GradientsGpu<'_, T> {
     }
 }
 
-/// Kernels for so many tokens.
+/// Kernels for a number of tokens.
 struct Entries {
     mix: &'static str,
     backward: &'static str,
     sums: &'static str,
-    /// Tokens that they have room for.
+    /// Maximum number of tokens.
     width: usize,
 }
 
@@ -96,7 +97,7 @@ impl Rein {
     /// 208; views begin at multiples of 16 bytes.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; sizes without a kernel; a failure of the
+    /// A view whose length does not match the sizes; sizes without a kernel; a failure of the
     /// device.
     pub fn forward_gpu<T: Float>(
         &self,
@@ -125,12 +126,12 @@ impl Rein {
         device.matmul(&product, 1.0, x.view(), w.weight, Beta::Overwrite, y.view_mut())?;
         let args = Args::new(&sizes).read(f).read(y.view()).read(w.bias).read(w.scale).write(out);
         let grid = each(f.len() / 8);
-        // SAFETY: eight elements a thread, and c is a multiple of eight.
+        // SAFETY: eight elements per thread, and c is a multiple of eight.
         unsafe { device.launch(&PTX.kernel_of::<T>("rein_finish"), &grid, &args) }
     }
 
-    /// [`Rein::backward`] on a device: writes `df` and adds to the others, as far as they are
-    /// wanted.
+    /// [`Rein::backward`] on a device: writes `df` and adds to the other gradients, as far as
+    /// requested.
     ///
     /// # Errors
     /// As [`Rein::forward_gpu`].
@@ -208,7 +209,7 @@ impl Rein {
                 ("bias", w.bias.address()),
             ],
         )?;
-        // Kernels add these up.
+        // The kernel forms `skip + n` and `b * n` in 31 bits.
         small(OP, "the number of rows of an image", self.skip + self.n)?;
         small(OP, "the number of patches", self.b * self.n)?;
         let sizes = Sizes {
@@ -239,24 +240,24 @@ impl Rein {
         Ok(())
     }
 
-    /// Pieces of the sums over patches; the same number for every image.
+    /// Number of pieces of the sums over patches, the same for every image.
     fn pieces(&self) -> usize {
         self.b * self.n.div_ceil(PIECE)
     }
 }
 
-/// Channels of a chunk of the forward pass; the backward pass, with twice as much in shared memory,
-/// takes half of it.
+/// Channels per chunk of the forward pass. The backward pass has twice as many operands in shared
+/// memory and uses half.
 fn chunk<T>() -> usize {
     if size_of::<T>() == 4 { 32 } else { 64 }
 }
 
-/// Bytes of a row of `n` elements in shared memory.
+/// Bytes per row of `n` elements in shared memory.
 fn pitch<T>(n: usize) -> usize {
     n * size_of::<T>() + 16
 }
 
-/// One backward pass, its operands checked.
+/// One backward pass with checked operands.
 struct Backward<'a, T> {
     s: &'a Rein,
     device: &'a Device,
@@ -268,11 +269,11 @@ struct Backward<'a, T> {
     dout: View<'a, T>,
 }
 
-/// What the sums over patches read.
+/// Inputs of the sums over patches.
 struct Mixed<T: Float> {
     /// G W_f, `[b, n, c]`.
     dx0: Buffer<T>,
-    /// s X, `[b, n, c]`, if it is wanted.
+    /// s X, `[b, n, c]`, if needed.
     sx: Option<Buffer<T>>,
     /// S without column 0 and dz, `[b, n, width]`.
     weights: Buffer<T>,
@@ -282,7 +283,7 @@ struct Mixed<T: Float> {
 }
 
 impl<T: Float> Backward<'_, T> {
-    /// G without the skipped rows: images lie `(skip + n) c` apart.
+    /// G without the leading skipped rows: images are `(skip + n) c` apart.
     fn patches(&self) -> View<'_, T> {
         self.dout.slice(self.s.skip * self.s.c..self.dout.len())
     }

@@ -51,7 +51,7 @@ fn sizes_and_places_that_kernels_cannot_take_are_named() {
     let error = s.forward_gpu(&device, part(1, 1), w, out.view_mut(), lse.view_mut()).unwrap_err();
     let want = "rein: f does not begin at a multiple of 16 bytes; copy it";
     assert_eq!(error.to_string(), want);
-    // No image, so that there is no memory to take.
+    // No image, so that no memory is needed.
     let s = Rein { b: 0, skip: 1 << 31, ..s };
     let (out, lse) = (out.view_mut().slice(0..0), lse.view_mut().slice(0..0));
     let error = s.forward_gpu(&device, part(0, 0), w, out, lse).unwrap_err();

@@ -1,14 +1,14 @@
-//! Rein: patch features refined by learnable tokens, as one operation.
+//! Rein: patch features refined by learnable tokens, as one fused operation.
 //!
-//! Per patch row, with tokens `T`, values `V = T[1:] W_T + b_T` (formed by the caller, once for
+//! Per patch row, with tokens `T`, values `V = T[1:] W_T + b_T` (computed by the caller once for
 //! all images) and `W_f` stored `[out, in]`:
 //! ```text
 //! z = f T^T / sqrt(c)        S = softmax over the m tokens        lse = ln(sum(exp(z)))
 //! X = f + S[:, 1:] V         out = f + s (X W_f^T + b_f)
 //! ```
-//! Column 0 is dropped after the softmax: token 0 only takes weight away. With `softmax: false`
-//! both the softmax and `1 / sqrt(c)` are left out, `S = f T^T`, and `lse` is 0. The first `skip`
-//! rows of an image (class and register tokens) pass unchanged.
+//! Column 0 is dropped after the softmax: token 0 only absorbs weight. With `softmax: false`, both
+//! the softmax and `1 / sqrt(c)` are omitted: `S = f T^T`, and `lse` is 0. The first `skip` rows of
+//! an image (class and register tokens) pass unchanged.
 //!
 //! Backward, with `G = dout`:
 //! ```text
@@ -18,18 +18,18 @@
 //! dz_j = S_j (dS_j - r) for j >= 1,  dz_0 = -S_0 r,  r = sum_{j >= 1} S_j dS_j
 //! df  = G + dX + dz T / sqrt(c)              dT += dz^T f / sqrt(c)
 //! ```
-//! Token 0 has a gradient although it has no value row. Shapes: `f`, `out`, `df` `[b, skip + n,
-//! c]`, `tokens` `[m, c]`, `values` `[m - 1, c]`, `weight` `[c, c]`, `bias` `[c]`, `scale` one
-//! element, `lse` `[b, n]`. Saved for the backward pass: `f`, which the caller holds anyway, and
-//! `lse`. Cost: `2 b n c (c + 2 m)` FLOP forward and `4 b n c (c + 3 m)` backward with every
-//! gradient (two products with W_f and six with `T` or `V`); memory traffic of one read and one
-//! write of `f` forward, of two reads and one write backward.
+//! Token 0 has a gradient although it has no value row.
+//! Shapes: `f`, `out`, `df` `[b, skip + n, c]`, `tokens` `[m, c]`, `values` `[m - 1, c]`, `weight`
+//! `[c, c]`, `bias` `[c]`, `scale` one element, `lse` `[b, n]`. Saved for the backward pass: `f`,
+//! which the caller keeps anyway, and `lse`. Cost: `2 b n c (c + 2 m)` FLOP forward and `4 b n c (c
+//! + 3 m)` backward with every gradient (two products with W_f and six with `T` or `V`); memory
+//! traffic of one read and one write of `f` forward, of two reads and one write backward.
 //!
 //! On a GPU: a layer of ViT-L at 512 px, batch 4 (4096 patches, `c` = 1024, `m` = 100) in bf16 is
-//! 10.3 GFLOP forward and 22.2 backward: floor on an H200 (790 TFLOP/s) 13 and 28 us; 19 and 38 MB
-//! that must come or go (4 and 9 us at 4.3 TB/s). The forward pass is two kernels around one
-//! product, which move seven times the bytes of `f`; docs/kernels.md has their floors and limits.
-//! Source: Rein, eq. 2-7; spec peft-and-dgss §1-2, backbones §5.1.
+//! 10.3 GFLOP forward and 22.2 backward; the lower bound on an H200 (790 TFLOP/s) is 13 and 28 us.
+//! The compulsory traffic is 19 and 38 MB (4 and 9 us at 4.3 TB/s). The forward pass is two kernels
+//! around one product, which move seven times the bytes of `f`; docs/kernels.md has their lower
+//! bounds and limits. Source: Rein, eq. 2-7; spec peft-and-dgss §1-2, backbones §5.1.
 
 mod cost;
 mod cpu;
@@ -60,11 +60,11 @@ pub struct Rein {
     pub c: usize,
     /// Learnable tokens.
     pub m: usize,
-    /// Whether scores are scaled by `1 / sqrt(c)` and go through a softmax.
+    /// Whether scores are scaled by `1 / sqrt(c)` and passed through a softmax.
     pub softmax: bool,
 }
 
-/// What a Rein layer reads beside the features.
+/// Inputs of a Rein layer other than the features.
 #[derive(Debug, Clone, Copy)]
 pub struct Weights<'a, T> {
     /// Tokens T, `[m, c]`.
@@ -79,20 +79,21 @@ pub struct Weights<'a, T> {
     pub scale: &'a [T],
 }
 
-/// Where gradients go; what is `None` is not computed. `df` is overwritten, the rest is added to.
+/// Gradients of a Rein layer; those that are `None` are not computed. `df` is overwritten, the
+/// others are added to.
 #[derive(Debug)]
 pub struct Gradients<'a, T> {
-    /// Of the features, `[b, skip + n, c]`, residual path and skipped rows included.
+    /// Gradient of the features, `[b, skip + n, c]`, with the residual path and the skipped rows.
     pub df: Option<&'a mut [T]>,
-    /// Of the tokens as keys, `[m, c]`.
+    /// Gradient of the tokens as keys, `[m, c]`.
     pub dtokens: Option<&'a mut [T]>,
-    /// Of the values, `[m - 1, c]`.
+    /// Gradient of the values, `[m - 1, c]`.
     pub dvalues: Option<&'a mut [T]>,
-    /// Of W_f, `[c, c]`.
+    /// Gradient of W_f, `[c, c]`.
     pub dweight: Option<&'a mut [T]>,
-    /// Of b_f, `[c]`.
+    /// Gradient of b_f, `[c]`.
     pub dbias: Option<&'a mut [T]>,
-    /// Of s, one element.
+    /// Gradient of s, one element.
     pub dscale: Option<&'a mut [T]>,
 }
 
@@ -107,7 +108,7 @@ impl Rein {
     /// Writes `out` and `lse`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, or no token or channel at all.
+    /// A slice whose length does not match the sizes, or no token or channel at all.
     pub fn forward<T: Real>(
         &self,
         f: &[T],
@@ -129,10 +130,10 @@ impl Rein {
         Ok(())
     }
 
-    /// Writes `df` and adds to the others, as far as they are wanted.
+    /// Writes `df` and adds to the other gradients, as far as they are requested.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, or no token or channel at all.
+    /// A slice whose length does not match the sizes, or no token or channel at all.
     pub fn backward<T: Real>(
         &self,
         f: &[T],
@@ -180,7 +181,7 @@ impl Rein {
         check_len(OP, "scale", w.scale, 1)
     }
 
-    /// Factor of the scores.
+    /// Scale of the scores.
     fn score_scale<T: Real>(&self) -> T {
         if self.softmax { T::ONE / T::of(self.c as f64).sqrt() } else { T::ONE }
     }

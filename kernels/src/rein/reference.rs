@@ -1,4 +1,4 @@
-//! Rein in plain loops: the definition of right.
+//! Rein in plain loops: the reference implementation.
 
 use super::{Gradients, Rein, Weights};
 use crate::Real;

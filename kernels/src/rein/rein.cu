@@ -1,5 +1,5 @@
-// Entries of rein.cuh and backward.cuh, and the elementwise passes around them.
-// Shared memory as gpu.rs asks for it:
+// Kernels of rein.cuh and backward.cuh, and the elementwise passes around them.
+// Shared memory as requested by gpu.rs:
 // dynamic-shared rein_mix_112_bf16 64512
 // dynamic-shared rein_mix_backward_112_bf16 81920
 // dynamic-shared rein_sums_112_bf16 24576
@@ -16,7 +16,7 @@
 
 static_assert(COLUMN_THREADS == 256, "rein_columns is launched with 256 threads");
 
-// out = f + s (Y + b_f) for patches, a copy for the rows before them; eight channels a thread.
+// out = f + s (Y + b_f) for patches, a copy for the rows before them; eight channels per thread.
 // `y` is [b, n, c].
 template <class T>
 __device__ __forceinline__ void rein_finish(const ReinSizes& s, const T* f, const T* y,
@@ -48,7 +48,7 @@ __device__ __forceinline__ void rein_columns(const ReinSizes& s, const T* dout, 
     });
 }
 
-// Two blocks a multiprocessor: up to 255 registers of a thread.
+// Two blocks per SM allow 255 registers per thread.
 #define KERNEL extern "C" __global__ void __launch_bounds__(REIN_THREADS, 2)
 #define KERNEL_256 extern "C" __global__ void __launch_bounds__(256)
 
@@ -85,8 +85,8 @@ MIX(F32, float, 26, 32, 16, 208_f32)
 FINISH(bf16, bf16)
 FINISH(float, f32)
 
-// dT += sum over pieces, dV += s times the sum over pieces of rows 1..m; `partial` is
-// [2, pieces, width, c]. One thread an element of [2, m, c].
+// dT += sum over pieces, dV += s times the sum over pieces of rows 1..m; `partial` is [2, pieces,
+// width, c]. One thread per element of [2, m, c].
 KERNEL_256 rein_add_tokens(
     ReinSizes s, const float* partial, const float* scale, float* dtokens, float* dvalues) {
     const size_t n = size_t(s.m) * s.c, i = size_t(blockIdx.x) * 256 + threadIdx.x;
@@ -103,7 +103,7 @@ KERNEL_256 rein_add_tokens(
 }
 
 // db_f += s colsum(G) and ds += <X, dX0> + <b_f, colsum(G)>, from pieces of the column sums
-// [pieces, c] and the shares of the `blocks` blocks of rein_mix_backward. One block.
+// [pieces, c] and the parts of the `blocks` blocks of rein_mix_backward. One block.
 KERNEL_256 rein_add_bias(
     ReinSizes s, const float* columns, const float* shares, const float* bias, const float* scale,
     float* dbias, float* dscale) {

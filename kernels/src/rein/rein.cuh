@@ -1,11 +1,11 @@
-// Rein, forward and backward, for any form of tile products (see cuda/warp_tile.cuh).
+// Rein, forward and backward, for both forms of tile products (cuda/warp_tile.cuh).
 //
 // Tokens and values (m c elements each) do not fit into shared memory together with the features at
-// c = 1024, so both passes walk over the channels in chunks of KC: first to form scores, then,
-// with all scores of a row known, to form what is as wide as the features. The next chunk is
-// fetched while the current one is multiplied. A block owns 32 patches of one image; its four
-// warps are two groups of 16 patches by two halves of the work. NT is the number of tokens in
-// units of 8, rounded up; tokens beyond m are rows of zeros with weight 0.
+// c = 1024. So both passes loop twice over the channels in chunks of KC: first to compute the
+// scores, then, with all scores of a row known, to compute the outputs that are as wide as the
+// features. The next chunk is loaded while the current one is multiplied. A block owns 32 patches
+// of one image; its four warps are two groups of 16 patches by two halves of the work. NT is the
+// number of tokens in units of 8, rounded up; tokens beyond m are rows of zeros with weight 0.
 #pragma once
 #include "columns.cuh"
 #include "warp_tile.cuh"
@@ -13,7 +13,7 @@
 #define REIN_THREADS 128
 #define REIN_ROWS 32
 
-// Sizes of a call; the twin of `Sizes` in gpu.rs.
+// Sizes of a call; mirrors `Sizes` in gpu.rs.
 struct ReinSizes {
     int b, skip, n, c, m;
     int softmax;
@@ -21,9 +21,9 @@ struct ReinSizes {
     int pieces;   // of a sum over patches
 };
 
-// Weights of 16 patches, from scores in accumulators to rows of shared memory `to` (of pitch LD).
-// Both weights and log-sum-exp see only the m tokens that exist. Column 0 takes part in the sum
-// and is then dropped.
+// Weights of 16 patches, from scores in accumulators to rows of shared memory `to` (pitch `ld`).
+// Weights and log-sum-exp use only the m tokens that exist. Column 0 is part of the sum and is then
+// dropped.
 template <class P, int NT>
 __device__ __forceinline__ void rein_weights(float (&z)[1][NT][4], typename P::T* to, int ld,
                                              float (&lse)[2], const ReinSizes& s) {
@@ -80,7 +80,7 @@ __device__ __forceinline__ void rein_mix(const ReinSizes& s, const typename P::T
     f += (size_t(blockIdx.y) * (s.skip + s.n) + s.skip + first) * s.c;
     x += (size_t(blockIdx.y) * s.n + first) * s.c;
 
-    // Chunks of the first walk, then those of the second.
+    // Loads the chunks of the first loop, then those of the second.
     auto fetch = [&](int i) {
         T* stage = stages + i % 2 * STAGE;
         const bool second = i >= chunks;
@@ -129,7 +129,7 @@ __device__ __forceinline__ void rein_mix(const ReinSizes& s, const typename P::T
     __syncthreads();
     typename P::template Left<1, M> left;
     P::load(left, mine, ML);
-    // Each half of the warps forms one half of the channels of every chunk.
+    // Each half of the warps computes one half of the channels of every chunk.
     for (int i = chunks; i < 2 * chunks; i++) {
         if (i + 1 < 2 * chunks) fetch(i + 1);
         const T* stage = stages + i % 2 * STAGE + half * KC / 2;

@@ -16,7 +16,7 @@ fn inputs<T: Real>(s: &Rein) -> [Vec<T>; 6] {
     let (c, m) = (s.c, s.m);
     let weight = noise::<T>(c * c, 4).iter().map(|&w| w / T::of(c as f64).sqrt()).collect();
     let f = noise(s.b * (s.skip + s.n) * c, 1);
-    // Tokens of this size spread the softmax, so that a lost column would show.
+    // Tokens of this magnitude make the softmax uneven, so that a lost column would be detected.
     let tokens = noise::<T>(m * c, 2).iter().map(|&t| t * T::of(3.0)).collect();
     [f, tokens, noise((m - 1) * c, 3), weight, noise(c, 5), vec![T::of(0.7)]]
 }
@@ -25,7 +25,7 @@ fn weights<T>(x: &[Vec<T>]) -> Weights<'_, T> {
     Weights { tokens: &x[1], values: &x[2], weight: &x[3], bias: &x[4], scale: &x[5] }
 }
 
-/// All gradients into `d`, which is in the order of the inputs, or those that `wanted` names.
+/// Gradient outputs in `d`, in the order of the inputs, limited to those in `wanted`.
 fn gradients<'a, T>(d: &'a mut [Vec<T>; 6], wanted: [bool; 6]) -> Gradients<'a, T> {
     let mut i = 0;
     let [df, dtokens, dvalues, dweight, dbias, dscale] = d.each_mut().map(|d| {
@@ -35,7 +35,7 @@ fn gradients<'a, T>(d: &'a mut [Vec<T>; 6], wanted: [bool; 6]) -> Gradients<'a, 
     Gradients { df, dtokens, dvalues, dweight, dbias, dscale }
 }
 
-/// `df` must be overwritten, the others added to.
+/// Start values of the gradients: `df` must be overwritten, the others added to.
 fn start<T: Real>(x: &[Vec<T>; 6]) -> [Vec<T>; 6] {
     let mut i = 0;
     x.each_ref().map(|x| {

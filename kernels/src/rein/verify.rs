@@ -1,4 +1,4 @@
-//! Rein on a device beside its reference.
+//! Verification of Rein on a device against the reference.
 
 use half::bf16;
 
@@ -11,7 +11,7 @@ use crate::verify::{Kernels, Timed, Verification, filled};
 pub(crate) const KERNELS: Kernels = Kernels { name: "rein", verify, timed };
 
 fn verify(verification: &mut Verification<'_>) -> Result<()> {
-    // One token and patch; no multiple of a tile; several chunks; the wide form; no softmax; sums
+    // One token and patch; no multiple of a tile; several chunks; the wide kernel; no softmax; sums
     // over more than one piece of an image.
     for (b, skip, n, c, m, softmax) in [
         (1, 0, 1, 64, 1, true),
@@ -29,7 +29,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Inputs in their storage type and, exactly, in f64: f, tokens, values, weight; bias, scale; dout.
+/// Inputs in their storage type and exactly in f64: f, tokens, values, weight; bias, scale; dout.
 struct Inputs<T> {
     wide: [Vec<T>; 5],
     narrow: [Vec<f32>; 2],
@@ -39,7 +39,7 @@ struct Inputs<T> {
 fn inputs<T: Float>(s: &Rein) -> Inputs<T> {
     let all = s.b * (s.skip + s.n) * s.c;
     let shrink = |x: Vec<f32>, by: f32| x.iter().map(|x| x * by).collect::<Vec<f32>>();
-    // Tokens of this size spread the softmax, so that a lost column would show.
+    // Tokens of this magnitude make the softmax uneven, so that a lost column would be detected.
     let tokens = shrink(noise(s.m * s.c, 2), if s.softmax { 3.0 } else { 0.2 });
     let weight = shrink(noise(s.c * s.c, 4), 1.0 / (s.c as f32).sqrt());
     let drawn = [noise(all, 1), tokens, noise((s.m - 1) * s.c, 3), weight, noise(all, 7)];
@@ -50,30 +50,30 @@ fn inputs<T: Float>(s: &Rein) -> Inputs<T> {
     Inputs { wide: [f.0, t.0, v.0, w.0, g.0], narrow, exact }
 }
 
-/// What the kernels leave.
+/// Outputs of the kernels.
 #[derive(PartialEq)]
 struct Outputs<T> {
     out: Vec<T>,
     lse: Vec<f32>,
     df: Vec<T>,
-    /// `df` where no other gradient is wanted.
+    /// `df` when no other gradient is requested.
     alone: Vec<T>,
-    /// dtokens, dvalues, dweight, dbias, dscale, which start at 0.25.
+    /// dtokens, dvalues, dweight, dbias, dscale; they start at 0.25.
     d: [Vec<f32>; 5],
 }
 
-/// Elements of the parameters in the order of [`Outputs::d`].
+/// Numbers of elements of the parameters in the order of [`Outputs::d`].
 fn parameters(s: &Rein) -> [usize; 5] {
     [s.m * s.c, (s.m - 1) * s.c, s.c * s.c, s.c, 1]
 }
 
-/// A value for each of five places, or the first error.
+/// Maps five values, or returns the first error.
 fn each_of_5<T, U>(of: [T; 5], mut f: impl FnMut(T) -> Result<U>) -> Result<[U; 5]> {
     let [a, b, c, d, e] = of;
     Ok([f(a)?, f(b)?, f(c)?, f(d)?, f(e)?])
 }
 
-/// Where all gradients go.
+/// Outputs of all gradients.
 fn wanted<'a, T: Float>(df: &'a mut Buffer<T>, d: &'a mut [Buffer<f32>; 5]) -> GradientsGpu<'a, T> {
     let df = Some(df.view_mut());
     let [dtokens, dvalues, dweight, dbias, dscale] = d.each_mut().map(|d| Some(d.view_mut()));
@@ -105,7 +105,7 @@ fn run<T: Float>(device: &Device, s: &Rein, x: &Inputs<T>) -> Result<Outputs<T>>
     })
 }
 
-/// Values of the reference and the largest errors of the kernels before a result is stored.
+/// Values of the reference and the largest allowed errors of the kernels before a result is stored.
 struct Expected {
     out: [Vec<f64>; 2],
     lse: [Vec<f64>; 2],
@@ -149,21 +149,21 @@ fn column(x: &[f64], c: usize, k: usize) -> Vec<f64> {
     x.iter().skip(k).step_by(c).copied().collect()
 }
 
-/// One patch: exact values and the largest errors of what the kernels hold of it.
+/// One patch: exact values and the largest errors of the kernels' intermediate values.
 struct Row {
-    /// Where it lies in the features.
+    /// First element in the features.
     at: usize,
-    /// S with column 0; its errors before and after it is stored.
+    /// S with column 0; its errors before and after storing.
     weights: [Vec<f64>; 3],
-    /// X; its errors before and after it is stored.
+    /// X; its errors before and after storing.
     mixed: [Vec<f64>; 3],
     /// G W_f as stored, and its error.
     dx0: [Vec<f64>; 2],
 }
 
-/// Adds what one patch contributes to the bounds. A sum of n terms is off by [`sum_error`] against
-/// the sum of sizes; what is stored on the way (S, X, Y, dX0, dz, s X) is rounded to the storage
-/// type, `u`.
+/// Adds the contribution of one patch to the bounds. The error of a sum of n terms is [`sum_error`]
+/// times the sum of magnitudes. Stored intermediate values (S, X, Y, dX0, dz, s X) are rounded to
+/// the storage type, `u`.
 fn row_bounds<T: Float>(s: &Rein, e: &mut Expected, x: &Inputs<T>, r: usize) {
     let row = forward_bounds(s, e, x, r);
     let dz = score_gradients(s, x, &row);
@@ -203,7 +203,7 @@ fn row_bounds<T: Float>(s: &Rein, e: &mut Expected, x: &Inputs<T>, r: usize) {
     }
 }
 
-/// Bounds of `out` and `lse`, and what the backward pass starts from.
+/// Bounds of `out` and `lse`, and the intermediate values for the backward pass.
 fn forward_bounds<T: Float>(s: &Rein, e: &mut Expected, x: &Inputs<T>, r: usize) -> Row {
     let [f, tokens, values, weight, bias, scale, g] = &x.exact;
     let (c, m, by, u) = (s.c, s.m, scale[0], f64::from(T::ROUNDING));
@@ -298,10 +298,10 @@ fn check<T: Float>(verification: &mut Verification<'_>, s: &Rein) -> Result<()> 
     verification.within(&format!("{what}: df"), &got.df, &e.df[0], |i| e.df[1][i]);
     let names = ["dtokens", "dvalues", "dweight", "dbias", "dscale"];
     for ((name, got), e) in names.iter().zip(&got.d).zip(&e.d) {
-        // Added to 0.25, which rounds once more.
+        // The addition to 0.25 rounds once more.
         verification.within(&format!("{what}: {name}"), got, &e[0], |i| e[1][i] + 2.0 * UNIT);
     }
-    // Bounds are for the worst case. In f32 the kernels have to be as near as `cpu.rs` is.
+    // The bounds are worst cases. In f32 the kernels have to be as accurate as `cpu.rs`.
     if size_of::<T>() == 4 {
         let part = |name: &str| format!("{what}: {name} of the largest");
         let near = |want: &[f64], by| by * want.iter().fold(0.0, |a: f64, x| a.max(x.abs()));
@@ -320,7 +320,7 @@ fn check<T: Float>(verification: &mut Verification<'_>, s: &Rein) -> Result<()> 
     Ok(())
 }
 
-/// A layer of ViT-L for four images of 512 px, with every gradient.
+/// Layer of ViT-L for four images of 512 px, with every gradient.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let s = Rein { b: 4, skip: 1, n: 1024, c: 1024, m: 100, softmax: true };
     let (all, patches) = (s.b * (s.skip + s.n) * s.c, s.b * s.n);
@@ -334,7 +334,7 @@ fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
         move || s.forward_gpu(device, f.view(), of.views(), out.view_mut(), lse.view_mut());
     let (f, dout) = (filled::<bf16>(device, "f", all, 1)?, filled(device, "dout", all, 2)?);
     let of = Operands::new(device, &s)?;
-    // A softmax over equal scores.
+    // Softmax over equal scores.
     let lse = device.upload("lse", &vec![(s.m as f32).ln(); patches])?;
     let mut df = device.alloc("df", all)?;
     let mut d = each_of_5(params, |n| device.zeros("gradient", n))?;
@@ -343,7 +343,7 @@ fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
         s.backward_gpu(device, f.view(), of.views(), lse.view(), dout.view(), wanted)
     };
     let flops = [2 * patches * s.c * (s.c + 2 * s.m), 4 * patches * s.c * (s.c + 3 * s.m)];
-    // Gradients of parameters are f32, read and written.
+    // Parameter gradients are f32, read and written.
     let bytes = [2 * (2 * all + weights) + 4 * patches, 2 * (3 * all + weights) + 8 * trained];
     Ok(vec![
         Timed::new("rein_fwd_bf16", shape.clone(), flops[0], bytes[0], forward),
@@ -351,7 +351,7 @@ fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     ])
 }
 
-/// What a layer that is timed reads beside its features.
+/// Inputs of a timed layer other than its features.
 struct Operands {
     tokens: Buffer<bf16>,
     values: Buffer<bf16>,

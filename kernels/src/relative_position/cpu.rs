@@ -1,4 +1,4 @@
-//! Relative positions in f32: inner products of rows, queries and table rows spread over threads.
+//! Relative positions in f32: inner products of queries and table rows, split over threads.
 
 use rayon::prelude::*;
 
@@ -31,7 +31,7 @@ simd! {
     }
 }
 
-/// What `times` inner products for each number take.
+/// Cost of `times` inner products per bias.
 pub fn cost(s: &RelativePosition, times: usize) -> Cost {
     Cost::products(times * s.b * s.heads * s.h * s.w * s.width() * s.d)
 }
@@ -70,7 +70,7 @@ pub fn backward(
     }
     for (axis, d) in s.axes().into_iter().zip(dtables) {
         let Some(d) = d else { continue };
-        // A task owns a row of the table and meets the queries in order.
+        // A task owns a row of the table and handles the queries in order.
         d.par_chunks_exact_mut(s.d).enumerate().for_each(|(m, d)| {
             for i in 0..s.b * s.heads * n {
                 let end = s.place(axis, i % n) + axis.len - 1;

@@ -9,14 +9,14 @@ use crate::{KernelError, Result, check_count};
 static PTX: Module =
     Module::new("relative_position", include_str!("../../ptx/relative_position.ptx"));
 
-/// Threads of a block, and `ROWS` of the source: queries or rows of a table of a block.
+/// Threads per block, and queries or table rows per block (`ROWS` of the source).
 const THREADS: u32 = 128;
 const ROWS: usize = 64;
 
-/// Most pieces of a sum over queries: with two blocks of table rows one for each multiprocessor.
+/// Maximum pieces of a sum over queries: about one per SM, each with two blocks of table rows.
 const PIECES: usize = 128;
 
-/// `RelativePosition` of `relative_position.cu`.
+/// Mirrors `RelativePosition` in `relative_position.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -36,7 +36,7 @@ impl RelativePosition {
     /// begin at multiples of 16 bytes. One launch.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a head width without a kernel; a failure of
+    /// A view whose length does not match the sizes; a head width without a kernel; a failure of
     /// the device.
     pub fn forward_gpu<T: Float>(
         &self,
@@ -71,7 +71,7 @@ impl RelativePosition {
             check_count(OP, "dqkv", dqkv.len(), qkv.len())?;
             let args = Args::new(&sizes).read(tables[0]).read(tables[1]).read(drel).write(dqkv);
             let kernel = PTX.kernel_of::<T>("relative_position_dq_80");
-            // SAFETY: as in the forward pass; each element of dqkv is one lane's.
+            // SAFETY: as in the forward pass; each element of dqkv belongs to one lane.
             unsafe { device.launch(&kernel, &self.by_queries(), &args)? };
         }
         let total = self.b * self.heads * (self.h * self.w).div_ceil(ROWS);
@@ -105,7 +105,7 @@ impl RelativePosition {
             return Err(KernelError::Size { op: OP, what });
         }
         let (token, n) = (3 * self.heads * self.d, self.h * self.w);
-        // Signed in the kernel, and tiles may reach past the end.
+        // The kernel uses signed integers, and tiles may extend past the end.
         small(OP, "queries", (self.b * self.heads * n).saturating_mul(2).saturating_add(256))?;
         small(OP, "a token", token.saturating_mul(2))?;
         Ok(Sizes {

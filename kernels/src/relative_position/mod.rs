@@ -1,26 +1,27 @@
-//! Decomposed relative position: what a query adds to the scores of the keys of each row and of
-//! each column of a grid.
+//! Decomposed relative position: biases that a query adds to the scores of each row and column of
+//! keys.
 //!
 //! ```text
 //! rel[i, k]     = q[i] . R[y(i) - k + h - 1]        k < h,  i = (y(i), x(i)) on a grid [h, w]
 //! rel[i, h + k] = q[i] . C[x(i) - k + w - 1]        k < w
 //! ```
-//! with `q` as it is, not scaled. [`crate::attention`] adds `rel[i, y] + rel[i, h + x]` to the
-//! score of the key `(y, x)`. Backward:
+//! `q` is not scaled. [`crate::attention`] adds `rel[i, y] + rel[i, h + x]` to the score of the key
+//! `(y, x)`. Backward:
 //! ```text
 //! dq[i] += sum_k drel[i, k] R[..] + sum_k drel[i, h + k] C[..]
 //! dR[m] += sum_i drel[i, y(i) + h - 1 - m] q[i]     dC likewise; sums over images and heads too
 //! ```
-//! Shapes: `qkv`, `dqkv` packed `[b, h w, 3, heads, d]`, of which the queries count; `R` `[2 h - 1,
-//! d]`, `C` `[2 w - 1, d]`, shared by heads; `rel`, `drel` `[b, heads, h w, h + w]`. All gradients
-//! are added to. Saved for the backward pass: the inputs.
+//! Shapes: `qkv`, `dqkv` packed `[b, h w, 3, heads, d]`, of which only the queries are used; `R`
+//! `[2 h - 1, d]`, `C` `[2 w - 1, d]`, shared by heads; `rel`, `drel` `[b, heads, h w, h + w]`. All
+//! gradients are added to. Saved for the backward pass: the inputs.
 //! Cost: `2 b heads h w (h + w) d` FLOP forward, twice that backward.
 //!
-//! On a GPU (d = 80) a block takes 64 queries of a head and multiplies them with whole tables on
-//! tensor cores, `2 (h + w)` rows of which each query needs half: the other half is cheaper than a
-//! product for each row of the grid. At 512 px and four images that is 1.3 GFLOP for a global
-//! block of SAM-H (1024 tokens), floor 1.7 us, beside 18.9 MB of queries read and `rel` written in
-//! bf16, 4.4 us. Gradients of tables are summed over pieces of the queries and those in order.
+//! On a GPU (d = 80), a block handles 64 queries of a head and multiplies them with whole tables on
+//! tensor cores. Each query needs half of the `2 (h + w)` rows; computing the other half is cheaper
+//! than one product per row of the grid. A global block of SAM-H (1024 tokens) at 512 px with four
+//! images needs 1.3 GFLOP, at least 1.7 us. It reads the queries and writes `rel`, 18.9 MB in bf16,
+//! at least 4.4 us. Gradients of tables are summed over pieces of the queries, and the pieces are
+//! added in order.
 //!
 //! Source: spec backbones §4.5 (SAM).
 
@@ -42,7 +43,7 @@ pub struct RelativePosition {
     pub b: usize,
     /// Heads.
     pub heads: usize,
-    /// Channels of a head.
+    /// Channels per head.
     pub d: usize,
     /// Rows of the grid.
     pub h: usize,
@@ -50,7 +51,7 @@ pub struct RelativePosition {
     pub w: usize,
 }
 
-/// One axis of the grid: its cells and which of the numbers of a query are its own.
+/// One axis of the grid: its number of cells and its position among the biases of a query.
 #[derive(Debug, Clone, Copy)]
 struct Axis {
     len: usize,
@@ -62,7 +63,7 @@ impl RelativePosition {
     /// Writes `rel` from the queries of `qkv` and the tables of rows and columns.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn forward<T: Real>(&self, qkv: &[T], tables: [&[T]; 2], rel: &mut [T]) -> Result<()> {
         self.check(qkv.len(), tables.map(<[T]>::len), rel.len())?;
         if dry_run::skip_with(OP, || cpu::cost(self, 1)) || rel.is_empty() {
@@ -76,11 +77,10 @@ impl RelativePosition {
         Ok(())
     }
 
-    /// Adds to the queries' part of `dqkv` and to the gradients of the tables; each may be left
-    /// out.
+    /// Adds to the queries' part of `dqkv` and to the gradients of the tables; each is optional.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn backward<T: Real>(
         &self,
         qkv: &[T],
@@ -107,7 +107,7 @@ impl RelativePosition {
         Ok(())
     }
 
-    /// Numbers of a query.
+    /// Biases per query.
     fn width(&self) -> usize {
         self.h + self.w
     }
@@ -117,12 +117,12 @@ impl RelativePosition {
         [rows, Axis { len: self.w, offset: self.h, columns: true }]
     }
 
-    /// Where a token lies on an axis.
+    /// Position of a token on an axis.
     fn place(&self, axis: Axis, token: usize) -> usize {
         if axis.columns { token % self.w } else { token / self.w }
     }
 
-    /// First element of the query of this index in `[b, heads, h w]`.
+    /// First element of the query with this index in `[b, heads, h w]`.
     fn query(&self, i: usize) -> usize {
         let n = self.h * self.w;
         let (image, head, token) = (i / n / self.heads, i / n % self.heads, i % n);

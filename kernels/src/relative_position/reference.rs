@@ -1,9 +1,9 @@
-//! Relative positions in plain loops: the definition of right.
+//! Relative positions in plain loops: the reference implementation.
 
 use super::RelativePosition;
 use crate::Real;
 
-/// Calls `f(query, place among its numbers, table, row of the table)` for every number of `rel`.
+/// Calls `f(query, index among its biases, table, row of the table)` for every element of `rel`.
 fn each<T: Real>(
     s: &RelativePosition,
     tables: [&[T]; 2],

@@ -1,15 +1,15 @@
-// Decomposed relative position, on the tile products of cuda/warp_tile.cuh. Four warps, 16 queries
-// of one head each; grid (tiles of queries, heads, images). A query of row y needs row m of a
-// table for its number k = y + len - 1 - m only, if that is one of `len`; products are formed
-// with all rows, 32 at a time, which wastes half of them and needs no other kernel.
-// Overwritten: rel, partial. Added to: dqkv, at the queries alone.
+// Decomposed relative position, on the tile products of cuda/warp_tile.cuh. Four warps, each with
+// 16 queries of one head; grid (tiles of queries, heads, images). A query of row y needs row m of a
+// table only for its bias k = y + len - 1 - m, if 0 <= k < len. Products are computed with all
+// rows, 32 at a time, which wastes half of them but needs no other kernel. Overwritten: rel,
+// partial. Added to: dqkv, only at the queries.
 #include "warp_tile.cuh"
 
 constexpr int THREADS = 128;
-constexpr int ROWS = 64;   // queries, or rows of a table, of a block
-constexpr int TABLE = 32;  // rows of a table a step
+constexpr int ROWS = 64;   // queries, or rows of a table, per block
+constexpr int TABLE = 32;  // rows of a table per step
 
-// The twin of `Sizes` in gpu.rs. Queries lie in packed qkv, places are in elements.
+// Mirrors `Sizes` in gpu.rs. Queries are in packed qkv; offsets are in elements.
 struct RelativePosition {
     int b, heads, h, w;
     int columns;  // which table a sum over queries is for
@@ -31,7 +31,7 @@ struct Axis {
         width = s.w;
     }
     __device__ __forceinline__ int rows() const { return 2 * len - 1; }
-    // Which number of `token` belongs to row m of the table; only some are one of `len`.
+    // Index of the bias of `token` for row m of the table; valid only if it is in 0 .. len - 1.
     __device__ __forceinline__ int number(int token, int m) const {
         return (columns ? token % width : token / width) + len - 1 - m;
     }
@@ -80,7 +80,7 @@ __device__ __forceinline__ void forward(const RelativePosition& s, const typenam
     }
 }
 
-// dq += drel R: the numbers of a query, put where the rows of the table are, are a left operand.
+// dq += drel R: the biases of a query, placed at the rows of the table, are the left operand.
 template <class P, int D>
 __device__ __forceinline__ void to_queries(const RelativePosition& s,
                                            const typename P::T* row_table,
@@ -177,7 +177,7 @@ __device__ __forceinline__ void to_table(const RelativePosition& s, const typena
     }
 }
 
-// Up to 128 registers: with the compiler's own aim of more blocks one form spills two.
+// Up to 128 registers: by default the compiler aims at more blocks, and one form spills two.
 #define KERNEL extern "C" __global__ void __launch_bounds__(THREADS, 4)
 
 #define RELATIVE_POSITION(T, P, SUFFIX)                                                           \

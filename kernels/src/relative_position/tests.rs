@@ -20,7 +20,7 @@ fn inputs<T: crate::Real>(s: &RelativePosition) -> [Vec<T>; 4] {
 fn gradient_matches_central_differences() {
     for s in &SHAPES[..2] {
         let [qkv, rows, columns, drel] = inputs::<f64>(s);
-        // Gradients are added to what is there.
+        // Gradients are added to the old values.
         let mut d = [&qkv, &rows, &columns].map(|x| vec![0.5; x.len()]);
         let [dqkv, drows, dcolumns] = &mut d;
         let dtables = [Some(&mut drows[..]), Some(&mut dcolumns[..])];
@@ -73,8 +73,8 @@ fn bits_do_not_depend_on_threads() {
     assert!([2, 3].into_iter().all(|threads| run(threads) == one));
 }
 
-/// The definition of SAM in one sum: score plus the rows of both tables at the distance of query
-/// and key, softmax, values.
+/// The definition of SAM: score plus the rows of both tables at the distance of query and key, then
+/// softmax and values.
 #[test]
 fn attention_adds_the_tables_at_the_distance_of_query_and_key() {
     let s = RelativePosition { b: 1, heads: 2, d: 4, h: 3, w: 2 };

@@ -1,4 +1,4 @@
-//! Relative positions on a device beside their reference.
+//! Verification of relative positions on a device against the reference.
 
 use half::bf16;
 
@@ -23,7 +23,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What the kernels leave.
+/// Outputs of the kernels.
 #[derive(PartialEq)]
 struct Outputs<T> {
     rel: Vec<T>,
@@ -31,7 +31,7 @@ struct Outputs<T> {
     dtables: [Vec<f32>; 2],
 }
 
-/// qkv, tables, drel, what is in dqkv before.
+/// Runs the kernels on qkv, tables, drel and the old values of dqkv.
 fn run<T: Float>(
     device: &Device,
     s: &RelativePosition,
@@ -96,7 +96,7 @@ fn compare<T: Float>(
     let old = wide(old);
     let start = [old_dqkv, &old[..rows.len()], &old[..columns.len()]];
     let want = all(qkv, rows, columns, drel, start);
-    // The same sums over the sizes of their terms; what enters a product is stored as it is.
+    // The same sums over the magnitudes of their terms; operands of a product are exact in storage.
     let size = |x: &[f64]| x.iter().map(|x| x.abs()).collect::<Vec<f64>>();
     let [q, r, c, g] = [qkv, rows, columns, drel].map(size);
     let start = start.map(size);
@@ -113,7 +113,7 @@ fn compare<T: Float>(
     verification.within(&format!("{what}: dC"), dc, &want[3], within(3, queries));
 }
 
-/// A global block of SAM-H for four images of 512 px, and its windows.
+/// Global block of SAM-H for four images of 512 px, and its windows.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let mut all = Vec::new();
     for (b, h, w) in [(4, 32, 32), (36, 14, 14)] {

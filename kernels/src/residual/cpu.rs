@@ -1,4 +1,4 @@
-//! Residual connection in f32, rows spread over threads.
+//! Residual connection in f32; rows are split over threads.
 
 use rayon::prelude::*;
 
@@ -6,8 +6,8 @@ use super::Residual;
 use crate::simd;
 use crate::simd::madd;
 
-/// Rows a task takes at once. Fixed, so that the gradient of gamma is summed in one order on any
-/// number of threads.
+/// Rows per task. Fixed, so that the gradient of gamma is summed in the same order for any number
+/// of threads.
 const ROWS: usize = 64;
 
 simd! {

@@ -8,7 +8,7 @@ use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("residual", include_str!("../../ptx/residual.ptx"));
 
-/// `Residual` of `residual.cu`.
+/// Mirrors `Residual` in `residual.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -18,11 +18,11 @@ struct Sizes {
 }
 
 impl Residual {
-    /// [`Residual::forward`] on a device, with the bias of the product before it if there is one:
-    /// `y = x + gamma (r + bias)`.
+    /// [`Residual::forward`] on a device, with the optional bias of the previous product: `y = x +
+    /// gamma (r + bias)`.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,
@@ -43,12 +43,12 @@ impl Residual {
         unsafe { device.launch(&PTX.kernel_of::<T>("residual_fwd"), &grid, &args) }
     }
 
-    /// [`Residual::backward`] on a device: writes `dr`, adds to `dgamma`; each may be left out.
-    /// `r` and `bias` are needed for `dgamma` alone. The gradient of the bias is the sum of `dr`
-    /// over the rows ([`crate::reduce::column_sums_gpu`]).
+    /// [`Residual::backward`] on a device: writes `dr` and adds to `dgamma`; each is optional. Only
+    /// `dgamma` needs `r` and `bias`. The gradient of the bias is the sum of `dr` over the rows
+    /// ([`crate::reduce::column_sums_gpu`]).
     ///
     /// # Errors
-    /// A view of another length than the sizes say; `dgamma` without `r`; a failure of the device.
+    /// A view whose length does not match the sizes; `dgamma` without `r`; a failure of the device.
     pub fn backward_gpu<T: Float>(
         &self,
         device: &Device,
@@ -80,7 +80,7 @@ impl Residual {
         let args = Args::new(&self.sizes(pieces.rows)?).read(r).read_if(bias).read(dy);
         let args = args.write(partial.view_mut());
         let kernel = PTX.kernel_of::<T>("residual_columns");
-        // SAFETY: the lengths were checked; partial holds a sum a piece and column.
+        // SAFETY: the lengths were checked; partial holds one sum per piece and column.
         unsafe { device.launch(&kernel, &pieces.grid(self.c), &args)? };
         column_finish(device, partial.view(), pieces.count, dgamma)
     }

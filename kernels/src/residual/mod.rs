@@ -7,18 +7,18 @@
 //! ```text
 //! dx = dy        dr = dy * gamma        dgamma[c] += sum_n dy[n, c] r[n, c]
 //! ```
-//! `dx` equals `dy`, so no function forms it: the caller hands `dy` on. Without `gamma` the same
-//! holds for `dr`.
+//! `dx` equals `dy`, so no function computes it: the caller passes `dy` on. Without `gamma` the
+//! same holds for `dr`.
 //!
 //! Shapes: `x`, `r`, `y`, `dy`, `dr` are `[n, c]`; `gamma`, `dgamma` `[c]`. Saved for the backward
-//! pass: `r`, and that only if `gamma` is trained.
-//! Cost: two FLOP an element forward, one for `dr`, two for `dgamma` (a bias adds one to the first
-//! and the last); two reads and one write of `[n, c]`, so bandwidth decides.
+//! pass: `r`, only if `gamma` is trained.
+//! Cost: two FLOP per element forward, one for `dr`, two for `dgamma` (a bias adds one to the first
+//! and the last); two reads and one write of `[n, c]`, so it is memory-bound.
 //!
-//! On a GPU the bias of the product before it can be taken along, `y = x + gamma (r + bias)`,
-//! which saves a pass. `[4100, 1024]` bf16 moves 25 MB forward and 17 MB each for `dr` and
-//! `dgamma`: floor on an H200 (4.3 TB/s) 6 and 4 us. A lane takes 8 columns, so `gamma` and `bias`
-//! are loaded once for the four rows of a warp (`cuda/strips.cuh`); `dgamma` takes two passes in a
+//! On a GPU the bias of the previous product can be fused, `y = x + gamma (r + bias)`, which saves
+//! a pass. `[4100, 1024]` bf16 moves 25 MB forward and 17 MB each for `dr` and `dgamma`; the lower
+//! bound on an H200 (4.3 TB/s) is 6 and 4 us. A lane handles 8 columns, so `gamma` and `bias` are
+//! loaded once for the four rows of a warp (`cuda/strips.cuh`). `dgamma` takes two passes in a
 //! fixed order (`cuda/columns.cuh`).
 //!
 //! Source: spec backbones §2.2 (the LayerScale of DINOv2).
@@ -47,7 +47,7 @@ impl Residual {
     /// Writes `y`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn forward<T: Real>(
         &self,
         x: &[T],
@@ -72,10 +72,10 @@ impl Residual {
         Ok(())
     }
 
-    /// Writes `dr`, adds to `dgamma`; each may be left out. `r` is needed for `dgamma` alone.
+    /// Writes `dr` and adds to `dgamma`; each is optional. Only `dgamma` needs `r`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; `dgamma` without `r`.
+    /// A slice whose length does not match the sizes; `dgamma` without `r`.
     pub fn backward<T: Real>(
         &self,
         r: Option<&[T]>,

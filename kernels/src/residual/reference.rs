@@ -1,4 +1,4 @@
-//! Residual connection in plain loops: the definition of right.
+//! Residual connection in plain loops: the reference implementation.
 
 use super::Residual;
 use crate::Real;

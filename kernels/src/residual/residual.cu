@@ -6,11 +6,11 @@
 struct Residual {
     uint32_t n;
     uint32_t c;
-    // Rows of a piece.
+    // Rows per piece.
     uint32_t rows;
 };
 
-// A strip of a vector over the columns, `otherwise` where it is absent.
+// Strip of a vector over the columns; `otherwise` if the vector is absent.
 __device__ __forceinline__ void column_values(
     const float* p, const Strip& strip, bool wide, float otherwise, float (&x)[STRIP]) {
     if (p != nullptr) {

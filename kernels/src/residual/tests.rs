@@ -1,7 +1,7 @@
 use super::{Residual, cpu, reference};
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
 
-/// One, primes, not a multiple of the lanes, ViT-S width with more rows than one task takes.
+/// One, primes, not a multiple of the lanes, ViT-S width with more rows than one task handles.
 const SHAPES: [(usize, usize); 4] = [(1, 1), (7, 13), (3, 48), (257, 384)];
 
 #[test]

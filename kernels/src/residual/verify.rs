@@ -1,4 +1,4 @@
-//! Residual connections on a device beside their reference.
+//! Verification of residual connections on a device against the reference.
 
 use half::bf16;
 
@@ -22,7 +22,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What goes in; `old` is where the gradient of gamma starts.
+/// Inputs; `old` is the start value of the gradient of gamma.
 struct Inputs<T> {
     x: Vec<T>,
     r: Vec<T>,
@@ -75,7 +75,7 @@ fn check<T: Float>(
     reference::forward(&s, &exact_x, &shifted, Some(&scale), &mut y);
     reference::dr(&s, Some(&scale), &exact_dy, &mut dr);
     reference::dgamma(&s, &shifted, &exact_dy, &mut dgamma);
-    // Three operations, each of a value no larger than the sum of the magnitudes.
+    // Three operations, each with a result no larger than the sum of the magnitudes.
     verification.within(&format!("{what}: y"), &got_y, &y, |i| {
         let r = exact_r[i].abs() + bias[i % c].abs();
         3.0 * UNIT * (exact_x[i].abs() + r * scale[i % c].abs())
@@ -90,12 +90,12 @@ fn check<T: Float>(
     Ok(())
 }
 
-/// Tokens of four 512 px images of ViT-L: forward with bias and layer scale, and either gradient.
+/// Tokens of four 512 px images of ViT-L: forward with bias and layer scale, and both gradients.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let s = Residual { n: 4 * 1025, c: 1024 };
     let all = s.n * s.c;
     let shape = format!("[{}, {}]", s.n, s.c);
-    // x, r, y, dy and dr of two bytes; parameters and their gradients of four.
+    // x, r, y, dy and dr have two bytes per element; parameters and their gradients have four.
     let (values, params) = (2 * all, 4 * s.c);
     let big = |name, seed| filled::<bf16>(device, name, all, seed);
     let small = |name, seed| filled::<f32>(device, name, s.c, seed);

@@ -1,34 +1,33 @@
-//! Tap tables: which inputs an output of one axis reads, and with which weights.
+//! Tap tables: the inputs that each output of one axis reads, with their weights.
 
 use crate::{KernelError, Result};
 
 /// Interpolation rule of one axis (spec backbones §3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Two taps; the source coordinate is clamped below at 0, the upper neighbour at the last
+    /// Two taps; the source coordinate is clamped to at least 0, the upper neighbour to the last
     /// index.
     Bilinear,
-    /// Four taps of the cubic kernel with a = -0.75; indices are clamped, the coordinate is not.
-    /// No antialiasing.
+    /// Four taps of the cubic kernel with a = -0.75. Indices are clamped, the coordinate is not. No
+    /// antialiasing.
     Bicubic,
     /// Cubic kernel with a = -0.5, stretched when the axis shrinks, weights normalised to sum 1.
     BicubicAntialias,
 }
 
-/// How far apart two neighbouring outputs lie in the input, in input pixels.
+/// Distance between two neighbouring outputs in input pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Step {
-    /// `n_in / n_out`: the caller asked for an output size.
+    /// `n_in / n_out`: resampling to an output size.
     Size,
-    /// `1 / f`: the caller asked for the scale factor `f`; the output size is then `floor(n_in *
-    /// f)`.
+    /// `1 / f`: resampling by the scale factor `f`; the output size is then `floor(n_in * f)`.
     Factor(f64),
 }
 
-/// A sparse matrix `[n_out, n_in]` with a few entries a row.
+/// Sparse matrix `[n_out, n_in]` with a few entries per row.
 ///
-/// Rows are padded to `width` entries with weight 0 on an index the row reads anyway, so that
-/// loops over all outputs need no branch; `count` says how many entries are real.
+/// Rows are padded to `width` entries with weight 0 and an index that the row reads anyway, so that
+/// loops over all outputs need no branch. `count` is the number of real entries.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Taps {
     pub n_in: usize,
@@ -39,7 +38,7 @@ pub(super) struct Taps {
     pub index: Vec<u32>,
     /// `[n_out, width]`
     pub weight: Vec<f64>,
-    /// `[width, n_out]`: the layout that loops along the outputs want.
+    /// `[width, n_out]`: the layout for loops along the outputs.
     pub index_by_tap: Vec<u32>,
     /// `[width, n_out]`
     pub weight_by_tap: Vec<f32>,
@@ -79,22 +78,22 @@ impl Taps {
     }
 }
 
-/// The taps of one axis, in both directions.
+/// Taps of one axis in both directions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Axis {
     pub(super) forward: Taps,
-    /// The transposed table: what the backward pass gathers.
+    /// Transposed table, which the backward pass gathers with.
     pub(super) backward: Taps,
-    /// What both follow from.
+    /// Parameters that determine both tables.
     pub(super) numbers: [u64; 4],
 }
 
 impl Axis {
-    /// The taps that take `n_in` inputs to `n_out` outputs. Coordinates and weights are computed
-    /// in f64.
+    /// Taps that resample `n_in` inputs to `n_out` outputs. Coordinates and weights are computed in
+    /// f64.
     ///
     /// # Errors
-    /// A size of 0 or beyond 2^31, a factor that is not positive and finite, or one whose
+    /// A size of 0 or above 2^31, a factor that is not positive and finite, or one whose
     /// `floor(n_in * f)` is not `n_out`.
     pub fn new(n_in: usize, n_out: usize, mode: Mode, step: Step) -> Result<Axis> {
         let fail = |what: String| Err(KernelError::Size { op: "resize", what });
@@ -153,7 +152,7 @@ impl Axis {
     }
 }
 
-/// Adds up the weights of taps that clamping put on one index and drops those that are zero.
+/// Adds the weights of taps that clamping moved to the same index and drops zero weights.
 fn merge(taps: Vec<(usize, f64)>) -> Vec<(usize, f64)> {
     let mut merged: Vec<(usize, f64)> = Vec::with_capacity(taps.len());
     for (i, w) in taps {
@@ -173,7 +172,7 @@ fn bilinear(n: usize, u: f64) -> Vec<(usize, f64)> {
     vec![(i, 1.0 - t), ((i + 1).min(n - 1), t)]
 }
 
-/// The cubic convolution kernel with parameter `a` at distance `x`.
+/// Cubic convolution kernel with parameter `a` at distance `x`.
 fn cubic(x: f64, a: f64) -> f64 {
     let x = x.abs();
     if x <= 1.0 {
@@ -194,7 +193,7 @@ fn bicubic(n: usize, u: f64) -> Vec<(usize, f64)> {
 fn antialias(n: usize, centre: f64, step: f64) -> Vec<(usize, f64)> {
     let stretch = step.max(1.0);
     let support = 2.0 * stretch;
-    // The casts truncate towards zero, as the rule asks; negative values become 0.
+    // The casts truncate towards zero, as the rule requires; negative values become 0.
     let first = (centre - support + 0.5) as usize;
     let end = ((centre + support + 0.5) as usize).min(n);
     let weight = |k: usize| cubic((k as f64 - centre + 0.5) / stretch, -0.5);

@@ -1,5 +1,5 @@
-//! Resampling in f32, an output row at a time: first the rows that it reads are blended into one,
-//! then that one is resampled along its width. The blended row stays in the cache.
+//! Resampling in f32, one output row at a time. The input rows of an output row are blended into
+//! one, then that row is resampled along its width. The blended row stays in the cache.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -10,15 +10,14 @@ use super::Taps;
 use crate::simd;
 use crate::simd::{LANES, madd};
 
-/// Elements of output a task takes at least. Fixed, and every output element is computed alone
-/// anyway.
+/// Minimum output elements per task. Fixed; every output element is computed independently anyway.
 const TASK: usize = 1 << 15;
 
 thread_local! {
     static ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Floats blended at once: accumulators that stay in registers while the taps are walked.
+/// Floats blended at once: accumulators that stay in registers during the loop over the taps.
 const BLOCK: usize = 4 * LANES;
 
 simd! {
@@ -89,17 +88,18 @@ fn blend_body<const FMA: bool>(
     }
 }
 
-/// Which rows of a map are made, and which of its rows there are to make them of.
+/// Output rows to compute, and the available input rows.
 pub struct Strip {
     pub rows: Range<usize>,
-    /// First row of the input that is held.
+    /// First available row of the input.
     pub first: usize,
-    /// Rows of the input that are held.
+    /// Number of available rows of the input.
     pub held: usize,
 }
 
-/// Resamples row `oy` of one map, of which `map` holds the rows from `first` on, `[held, w, c]`,
-/// into `out` `[wo, c]`, with `row` `[w, c]` as scratch.
+/// Resamples row `oy` of one map into `out` `[wo, c]`.
+///
+/// `map` `[held, w, c]` has the rows of the map from `first` on; `row` `[w, c]` is scratch.
 pub fn one_row(
     c: usize,
     y: &Taps,

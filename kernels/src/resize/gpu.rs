@@ -7,11 +7,11 @@ use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("resize", include_str!("../../ptx/resize.ptx"));
 
-/// Threads of a block and elements of a strip: those of `strips.cuh`.
+/// Threads per block and elements per strip, as in `strips.cuh`.
 const THREADS: u32 = 256;
 const STRIP: usize = 8;
 
-/// `Resize` of `resize.cu`.
+/// Mirrors `Resize` in `resize.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -57,7 +57,7 @@ impl TapsGpu {
     }
 }
 
-/// The tap tables of an [`Axis`] on a device, in both directions; the device keeps them.
+/// Tap tables of an [`Axis`] on a device, in both directions; the device keeps them.
 #[derive(Debug)]
 pub struct AxisGpu {
     pub(crate) forward: TapsGpu,
@@ -84,9 +84,9 @@ pub struct ResizeGpu<'a> {
     pub n: usize,
     /// Channels, the fastest axis; 1 for planar maps `[n, h, w]`.
     pub c: usize,
-    /// Rows: `h` to `ho`.
+    /// Taps of the rows: `h` to `ho`.
     pub y: &'a AxisGpu,
-    /// Columns: `w` to `wo`.
+    /// Taps of the columns: `w` to `wo`.
     pub x: &'a AxisGpu,
 }
 
@@ -94,7 +94,7 @@ impl ResizeGpu<'_> {
     /// [`super::Resize::forward`] on a device.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn forward<T: Float>(
         &self,
         device: &Device,
@@ -107,7 +107,7 @@ impl ResizeGpu<'_> {
     /// [`super::Resize::backward`] on a device.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn backward<T: Float>(
         &self,
         device: &Device,
@@ -146,7 +146,7 @@ fn apply<T: Float>(
     let args = x.read(y.read(Args::new(&sizes))).read(from).write(to);
     let name = if c == 1 { "resize_planar" } else { "resize" };
     let grid = Grid::line(threads, THREADS as usize, THREADS);
-    // SAFETY: the lengths were checked, the tables name rows and columns of the input only;
-    // threads beyond the last pixel do nothing.
+    // SAFETY: the lengths were checked; the tables only have indices of rows and columns of the
+    // input; threads beyond the last pixel do nothing.
     unsafe { device.launch(&PTX.kernel_of::<T>(name), &grid, &args) }
 }

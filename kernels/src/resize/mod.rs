@@ -4,23 +4,23 @@
 //! y[n, oy, ox, :] = sum_i sum_j wy[oy, i] * wx[ox, j] * x[n, i, j, :]
 //! dx[n, i, j, :]  = sum_oy sum_ox wy[oy, i] * wx[ox, j] * dy[n, oy, ox, :]
 //! ```
-//! The tables `wy`, `wx` hold a few taps a row and come from [`Axis::new`]: bilinear, bicubic (a =
-//! -0.75) or antialiased bicubic (a = -0.5), by output size or by scale factor, which place the
-//! samples differently. The backward pass runs the same loops over the transposed tables, so it
-//! gathers and needs no atomics.
+//! The tables `wy`, `wx` have a few taps per row and come from [`Axis::new`]: bilinear, bicubic (a
+//! = -0.75) or antialiased bicubic (a = -0.5). They are given by output size or by scale factor,
+//! which place the samples differently. The backward pass runs the same loops over the transposed
+//! tables, so it gathers and needs no atomics.
 //!
-//! Shapes: `x`, `dx` are `[n, h, w, c]`; `y`, `dy` `[n, ho, wo, c]`. Mask logits `[b, q, h, w]`
-//! are the case `n = b * q`, `c = 1`, which is vectorised along the width instead of the channels.
-//! The patch kernels `[o, i, 14, 14]` of a checkpoint are another.
+//! Shapes: `x`, `dx` are `[n, h, w, c]`; `y`, `dy` `[n, ho, wo, c]`. Mask logits `[b, q, h, w]` are
+//! the case `n = b * q`, `c = 1`, which is vectorised along the width instead of the channels. The
+//! patch kernels `[o, i, 14, 14]` of a checkpoint are another.
 //! Nothing is saved. Cost forward with k taps: 2 k n ho c (w + wo) FLOP; one read of x and one
 //! write of y.
-//! Coordinates and weights are f64, rounded to the element type once; an implementation with f32
+//! Coordinates and weights are f64 and rounded once to the element type. An implementation with f32
 //! coordinates differs by about 1e-6.
 //!
-//! On a GPU: a tapped map of four images, `[4, 32, 32, 1024]` to 128 x 128 in bf16, writes 134 MB
-//! and reads 8: floor on an H200 (4.3 TB/s) 33 us, at 8 FLOP an element of the larger map in either
-//! direction. A thread takes 8 channels
-//! of a pixel; the four taps come from the L1 and L2 caches. Tables are uploaded once for a size.
+//! On a GPU: a feature map of four images, `[4, 32, 32, 1024]` to 128 x 128 in bf16, writes 134 MB
+//! and reads 8. The lower bound on an H200 (4.3 TB/s) is 33 us, at 8 FLOP per element of the larger
+//! map in either direction. A thread handles 8 channels of a pixel; the four taps come from the L1
+//! and L2 caches. Tables are uploaded once per size.
 //!
 //! Source: spec backbones §3, mask2former (conventions) and §1.
 
@@ -47,9 +47,9 @@ pub struct Resize<'a> {
     pub n: usize,
     /// Channels, the fastest axis; 1 for planar maps `[n, h, w]`.
     pub c: usize,
-    /// Rows: `h` to `ho`.
+    /// Taps of the rows: `h` to `ho`.
     pub y: &'a Axis,
-    /// Columns: `w` to `wo`.
+    /// Taps of the columns: `w` to `wo`.
     pub x: &'a Axis,
 }
 
@@ -57,7 +57,7 @@ impl Resize<'_> {
     /// Writes `y` `[n, ho, wo, c]` from `x` `[n, h, w, c]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn forward<T: Real>(&self, x: &[T], y: &mut [T]) -> Result<()> {
         check_len("resize", "x", x, self.input_len())?;
         check_len("resize", "y", y, self.output_len())?;
@@ -71,7 +71,7 @@ impl Resize<'_> {
     /// Writes `dx` `[n, h, w, c]` from `dy` `[n, ho, wo, c]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn backward<T: Real>(&self, dy: &[T], dx: &mut [T]) -> Result<()> {
         check_len("resize", "dy", dy, self.output_len())?;
         check_len("resize", "dx", dx, self.input_len())?;
@@ -82,11 +82,13 @@ impl Resize<'_> {
         Ok(())
     }
 
-    /// Writes some rows of every map of `y`, `[n, rows, wo, c]`, to the bits of
-    /// [`Resize::forward`]; `x` `[n, held, w, c]` has rows `first..first + held` of every map.
+    /// Writes some rows of every map of `y`, `[n, rows, wo, c]`, bitwise equal to
+    /// [`Resize::forward`].
+    ///
+    /// `x` `[n, held, w, c]` has rows `first..first + held` of every map.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; rows that read others than are held.
+    /// A slice whose length does not match the sizes; rows that read input rows not in `x`.
     pub fn forward_rows(
         &self,
         rows: Range<usize>,
@@ -111,12 +113,12 @@ impl Resize<'_> {
         Ok(())
     }
 
-    /// Elements of the input, `n h w c`.
+    /// Number of elements of the input, `n h w c`.
     pub fn input_len(&self) -> usize {
         self.n * self.y.n_in() * self.x.n_in() * self.c
     }
 
-    /// Elements of the output, `n ho wo c`.
+    /// Number of elements of the output, `n ho wo c`.
     pub fn output_len(&self) -> usize {
         self.n * self.y.n_out() * self.x.n_out() * self.c
     }

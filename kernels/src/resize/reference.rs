@@ -1,10 +1,10 @@
-//! Resampling in plain loops: the definition of right.
+//! Resampling in plain loops: the reference implementation.
 
 use super::Taps;
 use crate::Real;
 
-/// Applies the tap tables `y` and `x` to maps `[n, h, w, c]`; the backward pass hands in
-/// transposed tables.
+/// Applies the tap tables `y` and `x` to maps `[n, h, w, c]`; the backward pass uses transposed
+/// tables.
 pub fn apply<T: Real>(n: usize, c: usize, y: &Taps, x: &Taps, input: &[T], output: &mut [T]) {
     let (h, w, ho, wo) = (y.n_in, x.n_in, y.n_out, x.n_out);
     output.fill(T::ZERO);

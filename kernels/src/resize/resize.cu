@@ -1,13 +1,13 @@
-// Resampling of maps [n, h, w, c] by tap tables (taps.cuh), 256 threads a block. Forward and
-// backward are one kernel: the backward pass hands in transposed tables, so it gathers.
-// resize: a thread takes 8 channels of an output pixel. resize_planar (c = 1): one pixel.
+// Resampling of maps [n, h, w, c] by tap tables (taps.cuh), 256 threads per block. Forward and
+// backward are one kernel: the backward pass uses transposed tables, so it gathers.
+// resize: a thread handles 8 channels of an output pixel. resize_planar (c = 1): one pixel.
 // y is overwritten.
 #include "strips.cuh"
 #include "taps.cuh"
 
 struct Resize {
     uint32_t n, h, w, ho, wo, c;
-    // Entries of a row of the tables.
+    // Entries per row of the tables.
     uint32_t taps_y, taps_x;
 };
 

@@ -3,8 +3,8 @@ use crate::check::{assert_close, central_differences, noise, weighted_sum};
 
 const MODES: [Mode; 3] = [Mode::Bilinear, Mode::Bicubic, Mode::BicubicAntialias];
 
-/// Input, output, step: identity, one pixel on either side, up, down, primes, DINOv2's run-time
-/// step.
+/// Input, output, step: identity, one pixel on either side, up, down, primes, the run-time step of
+/// DINOv2.
 const AXES: [(usize, usize, Step); 9] = [
     (5, 5, Step::Size),
     (1, 4, Step::Size),

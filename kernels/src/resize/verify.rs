@@ -1,4 +1,4 @@
-//! Resampling on a device beside the CPU in f64.
+//! Verification of resampling on a device against the CPU in f64.
 
 use half::bf16;
 
@@ -12,7 +12,7 @@ pub(crate) const KERNELS: Kernels = Kernels { name: "resize", verify, timed };
 
 fn verify(verification: &mut Verification<'_>) -> Result<()> {
     let axis = |n_in, n_out, mode| Axis::new(n_in, n_out, mode, Step::Size);
-    // Planar maps, part of a strip of channels, whole strips; each up, down and by every mode.
+    // Planar maps, part of a strip of channels, whole strips; each up, down and with every mode.
     for c in [1, 3, 40] {
         for (n, y, x) in [
             (1, axis(1, 1, Mode::Bilinear)?, axis(1, 3, Mode::Bilinear)?),
@@ -47,8 +47,8 @@ fn check<T: Float>(verification: &mut Verification<'_>, s: &Resize<'_>) -> Resul
     let (mut want, mut want_dx) = (vec![0.0; s.output_len()], vec![0.0; s.input_len()]);
     s.forward(&exact, &mut want)?;
     s.backward(&exact_dy, &mut want_dx)?;
-    // Each weight is rounded, their product as well, and a sum over all taps of values up to 1.
-    // Cubic weights are at most 1.2, the rows of a transposed table sum to the scale.
+    // Each weight and their product are rounded, then a sum over all taps of values up to 1. Cubic
+    // weights are at most 1.2; the rows of a transposed table sum to the scale.
     let bound = |y: &Taps, x: &Taps| {
         let taps = (y.width * x.width) as f64;
         (taps + 3.0) * UNIT * taps.min(1.5 * (y.n_in * x.n_in) as f64)
@@ -59,8 +59,8 @@ fn check<T: Float>(verification: &mut Verification<'_>, s: &Resize<'_>) -> Resul
     Ok(())
 }
 
-/// The finest tapped map of four images of 512 px for the pixel decoder, and its gradient; the
-/// masks of 100 queries of four images to the size of the crop.
+/// Finest feature map of four images of 512 px for the pixel decoder, and its gradient. Also the
+/// masks of 100 queries of four images, resized to the crop.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let mut list = Vec::new();
     for (name, n, from, to, c, forward) in [
@@ -79,7 +79,7 @@ fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
             if forward { s.forward(device, from, to) } else { s.backward(device, from, to) }
         };
         let shape = format!("{n} x {from}x{from} to {to}x{to} x {c}");
-        // Four taps of a large map's pixel, either way.
+        // Four taps per pixel of the larger map in either direction.
         list.push(Timed::new(name, shape, 8 * large, 2 * (small + large), run));
     }
     Ok(list)

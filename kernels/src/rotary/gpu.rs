@@ -7,11 +7,11 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("rotary", include_str!("../../ptx/rotary.ptx"));
 
-/// Threads of a block, and channels of each.
+/// Threads per block, and channels per thread.
 const THREADS: u32 = 256;
 const STRIP: usize = 8;
 
-/// `Rotary` of `rotary.cu`.
+/// Mirrors `Rotary` in `rotary.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {

@@ -1,21 +1,21 @@
-//! Rotary position of queries and keys, in place on packed `qkv`.
+//! Rotary position embedding of queries and keys, in place on packed `qkv`.
 //!
 //! ```text
 //! y[2 k]     = x[2 k] cos(a) - x[2 k + 1] sin(a)          a = angle[token, k],  k < d / 2
 //! y[2 k + 1] = x[2 k + 1] cos(a) + x[2 k] sin(a)
 //! ```
 //! Neighbouring channels form a pair (not channel and channel + d / 2). The first `skip` tokens,
-//! the class token and registers, are left alone, and so are the values. Backward: a rotation keeps
-//! lengths, so its transpose is its inverse, the same with `-a`; nothing is saved.
+//! the class token and registers, are not changed, and neither are the values. Backward: the
+//! transpose of a rotation is its inverse, the rotation by `-a`; nothing is saved.
 //!
 //! Shapes: `qkv` `[b, t, 3, heads, d]` with an even `d`; `table` `[t - skip, d / 2, 2]` of cosine
 //! and sine, shared by images and heads ([`table`]; f32 on a device).
 //! Cost: `2 b (t - skip) heads d` elements read and written, three FLOP each.
 //!
-//! On a GPU: four images of ViT-L at 512 px in bf16 move 33.6 MB: floor on an H200 (4.3 TB/s) 7.8
-//! us. A block takes 256 strips of 8 channels of one token and goes through the images with them,
-//! so that cosines and sines are read once. Why this is a kernel and not a part of the
-//! attention's is worked out in docs/kernels.md.
+//! On a GPU: four images of ViT-L at 512 px in bf16 move 33.6 MB; the lower bound on an H200 (4.3
+//! TB/s) is 7.8 us. A block handles 256 strips of 8 channels of one token and loops over the
+//! images, so that cosines and sines are read once. docs/kernels.md explains why this is a separate
+//! kernel and not part of the attention kernel.
 //!
 //! Source: spec backbones §4.4 (EVA02).
 
@@ -41,27 +41,27 @@ pub struct Rotary {
     pub t: usize,
     /// Heads.
     pub heads: usize,
-    /// Channels of a head, even.
+    /// Channels per head, even.
     pub d: usize,
-    /// Tokens at the front that are left alone.
+    /// Leading tokens that are not rotated.
     pub skip: usize,
 }
 
-/// Which way to turn.
+/// Direction of the rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// By the angles: the forward pass.
+    /// Rotation by the angles: the forward pass.
     Forward,
-    /// By their negatives: the inverse and the backward pass.
+    /// Rotation by the negative angles: the inverse and the backward pass.
     Back,
 }
 
 impl Rotary {
-    /// Turns the queries and keys of `qkv` where they are.
+    /// Rotates the queries and keys of `qkv` in place.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; heads of an odd number of channels; more
-    /// tokens left alone than there are.
+    /// A slice whose length does not match the sizes; heads with an odd number of channels; `skip`
+    /// above the number of tokens.
     pub fn apply<T: Real>(&self, qkv: &mut [T], table: &[T], turn: Turn) -> Result<()> {
         self.check(qkv.len())?;
         check_len(OP, "table", table, self.table_len())?;
@@ -71,7 +71,7 @@ impl Rotary {
         Ok(())
     }
 
-    /// Elements of the table.
+    /// Number of elements of the table.
     fn table_len(&self) -> usize {
         (self.t - self.skip) * self.d
     }
@@ -89,10 +89,11 @@ impl Rotary {
     }
 }
 
-/// Cosines and sines `[h w, d / 2, 2]` for the cells of a grid `[h, w]`, row by row: the first half
-/// of the pairs turns with the row, the second with the column. Row `y` counts as `y side / h`, so
-/// that any grid spans what `side` rows spanned in pre-training, and columns likewise; the
-/// frequencies of a half are `10000^(-2 k / (d / 2))`.
+/// Cosines and sines `[h w, d / 2, 2]` for the cells of a grid `[h, w]`, row by row.
+///
+/// The angles of the first half of the pairs depend on the row, those of the second half on the
+/// column. Row `y` counts as `y side / h`, and columns likewise, so that any grid spans the same
+/// range as `side` rows in pre-training. The frequencies of a half are `10000^(-2 k / (d / 2))`.
 ///
 /// # Errors
 /// `d` is not a multiple of 4.

@@ -1,5 +1,5 @@
-//! Rotary position in plain loops: the definition of right. Tokens are spread over threads; each
-//! pair is three operations, which is as fast as memory is.
+//! Rotary position in plain loops: the reference implementation. Tokens are split over threads.
+//! Each pair is three operations, so it is memory-bound.
 
 use rayon::prelude::*;
 

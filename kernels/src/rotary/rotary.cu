@@ -1,14 +1,14 @@
-// Rotary position in place on packed qkv [b, t, 3, heads, d]. Block (token, strips): 256 strips of
-// 8 channels of the queries and keys of one token, which lie side by side; the block goes through
-// the images with the cosines and sines it has read. Values and the first `skip` tokens are not
-// touched.
+// Rotary position embedding in place on packed qkv [b, t, 3, heads, d]. Block (token, strips): 256
+// strips of 8 channels of the queries and keys of one token, which are contiguous. The block reads
+// cosines and sines once and loops over the images. Values and the first `skip` tokens are not
+// changed.
 #include "strips.cuh"
 
 struct Rotary {
     uint32_t b, t, skip, d;
-    // Elements of the queries and keys of a token, and of a token.
+    // Elements of the queries and keys of a token, and of the whole token.
     uint32_t width, token;
-    float sign;  // -1 turns back
+    float sign;  // -1 for the inverse rotation
     uint32_t unused;
 };
 
@@ -22,7 +22,7 @@ __device__ __forceinline__ void rotate(const Rotary& s, const float* __restrict_
     float cosine[STRIP / 2], sine[STRIP / 2];
 #pragma unroll
     for (int k = 0; k < STRIP / 2; k++) {
-        // d and `width` are even, so a pair lies in one head and exists as a whole.
+        // d and `width` are even, so a pair is in one head and complete.
         const float2 angle = *reinterpret_cast<const float2*>(table + (column + 2 * k) % s.d);
         cosine[k] = angle.x;
         sine[k] = s.sign * angle.y;

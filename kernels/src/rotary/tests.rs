@@ -37,7 +37,8 @@ fn values_and_the_first_tokens_stay() {
     assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() < 1e-14));
 }
 
-/// A pair whose score with another depends on their distance alone: what the rotation is for.
+/// Checks the purpose of the rotation: the score of a query and a key depends only on their
+/// distance.
 #[test]
 fn scores_depend_on_distance_alone() {
     let (d, grid) = (8, [3, 5]);
@@ -50,14 +51,14 @@ fn scores_depend_on_distance_alone() {
         qkv[..d].to_vec()
     };
     let score = |i: usize, j: usize| weighted_sum(&turned(&q, i), &turned(&k, j));
-    // One row down and two columns on, from two places.
+    // One row down and two columns to the right, from two positions.
     assert!((score(0, 7) - score(6, 13)).abs() < 1e-13);
     assert!((score(0, 7) - score(0, 8)).abs() > 1e-3);
 }
 
 #[test]
 fn the_table_is_that_of_the_formula() {
-    // Spec backbones §4.4: 16 frequencies an axis at d = 64, t = j / 32 * 16.
+    // Spec backbones §4.4: 16 frequencies per axis at d = 64, t = j / 32 * 16.
     let table = table([32, 32], 16, 64).unwrap();
     let at = |cell: usize, pair: usize| table[(cell * 32 + pair) * 2..][..2].to_vec();
     let angle = |x: f64| vec![x.cos(), x.sin()];

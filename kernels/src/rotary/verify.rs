@@ -1,4 +1,4 @@
-//! Rotary position on a device beside its reference.
+//! Verification of rotary position on a device against the reference.
 
 use half::bf16;
 
@@ -37,7 +37,7 @@ fn check<T: Float>(verification: &mut Verification<'_>, s: Rotary) -> Result<()>
         })?;
         let mut want = exact.clone();
         reference::apply(&s, &mut want, &wide(&table), turn);
-        // Two products and a sum, each rounded; the other of a pair is the neighbour.
+        // Two products and a sum, each rounded; the other element of a pair is the neighbour.
         verification.within(&format!("{what}: qkv"), &got, &want, |i| {
             2.0 * UNIT * (exact[i].abs() + exact[i ^ 1].abs())
         });

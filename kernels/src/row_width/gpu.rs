@@ -7,7 +7,7 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("row_width", include_str!("../../ptx/row_width.ptx"));
 
-/// `RowWidth` of `row_width.cu`.
+/// Mirrors `RowWidth` in `row_width.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -23,7 +23,7 @@ impl RowWidth {
     /// [`RowWidth::run`] on a device.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a period of 0; a failure of the device.
+    /// A view whose length does not match the sizes; a period of 0; a failure of the device.
     pub fn run_gpu<T: Float>(
         &self,
         device: &Device,

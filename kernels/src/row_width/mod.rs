@@ -1,19 +1,20 @@
-//! Rows of another width: zeros appended, or the end cut off.
+//! Change of the row width: zeros appended, or the end cut off.
 //!
 //! ```text
 //! y[r, j] = s[r] x[r, j]   for j < from, 0 beyond         s[r] = factor if r mod period < scaled
 //! dx[r, j] = s[r] dy[r, j] for j < to, 0 beyond                  1      otherwise
 //! ```
-//! so the backward pass is the same operation from `to` to `from`. Kernels of a device that take
-//! certain widths alone serve all below them through it: zeros add nothing to a product, and a
-//! quotient such as `1 / sqrt(d)` that a kernel takes from the width is corrected by `factor` on
-//! one of the two operands. Networks of published sizes never need it.
+//! The backward pass is the same operation from `to` to `from`. GPU kernels that support only
+//! certain widths use it to handle all smaller widths: zeros add nothing to a product. A factor
+//! such as `1 / sqrt(d)` that a kernel computes from the width is corrected by `factor` on one of
+//! the two operands. Networks of published sizes never need it.
 //!
 //! Shapes: `x` `[n, from]`, `y` `[n, to]`. Nothing is saved. Cost: one read of `x`, one write of
 //! `y`.
 //!
-//! On a GPU: a thread an element of `y`. Heads of 16 channels widened to 32, 4 images of 1024
-//! tokens with 3 x 24 heads in bf16, read 9 MB and write 19 MB: floor on an H200 (4.3 TB/s) 7 us.
+//! On a GPU: one thread per element of `y`. Widening heads of 16 channels to 32, for 4 images of
+//! 1024 tokens with 3 x 24 heads in bf16, reads 9 MB and writes 19 MB; the lower bound on an H200
+//! (4.3 TB/s) is 7 us.
 
 mod gpu;
 #[cfg(test)]
@@ -24,7 +25,7 @@ use crate::{KernelError, Real, Result, check_len, dry_run};
 
 const OP: &str = "row_width";
 
-/// Sizes, and what is multiplied on the way.
+/// Sizes, and the rows that are scaled.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RowWidth {
     /// Rows.
@@ -33,27 +34,27 @@ pub struct RowWidth {
     pub from: usize,
     /// Columns of `y`.
     pub to: usize,
-    /// Rows after which the choice of those that are multiplied repeats.
+    /// Number of rows after which the choice of scaled rows repeats.
     pub period: usize,
-    /// How many of a period, its first, are multiplied.
+    /// Number of leading rows of each period that are scaled.
     pub scaled: usize,
-    /// By what.
+    /// Scale of these rows.
     pub factor: f32,
 }
 
 impl RowWidth {
-    /// Without a factor.
+    /// Change of width without scaling.
     pub fn new(n: usize, from: usize, to: usize) -> RowWidth {
         RowWidth { n, from, to, period: 1, scaled: 0, factor: 1.0 }
     }
 
-    /// The first `scaled` of every `period` rows multiplied by `factor`.
+    /// Change of width that multiplies the first `scaled` of every `period` rows by `factor`.
     #[must_use]
     pub fn scaled(self, scaled: usize, period: usize, factor: f32) -> RowWidth {
         RowWidth { period, scaled, factor, ..self }
     }
 
-    /// The operation that takes the gradient of `y` to that of `x`.
+    /// Operation that maps the gradient of `y` to that of `x`.
     #[must_use]
     pub fn backward(self) -> RowWidth {
         RowWidth { from: self.to, to: self.from, ..self }
@@ -62,7 +63,7 @@ impl RowWidth {
     /// Writes `y`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; a period of 0.
+    /// A slice whose length does not match the sizes; a period of 0.
     pub fn run<T: Real>(&self, x: &[T], y: &mut [T]) -> Result<()> {
         self.check()?;
         check_len(OP, "x", x, self.n * self.from)?;

@@ -1,10 +1,10 @@
-// Rows of another width: y [n, to] from x [n, from], with zeros appended or the end cut off. A
-// thread takes one element of y, so writes are whole sectors and reads nearly so. Overwritten: y.
+// Change of the row width: y [n, to] from x [n, from], with zeros appended or the end cut off. A
+// thread handles one element of y, so writes are whole sectors and reads nearly so. Overwritten: y.
 #include "numbers.cuh"
 
 struct RowWidth {
     uint32_t n, from, to;
-    // Rows whose number modulo `period` is below `scaled` are multiplied by `factor`.
+    // Rows whose index modulo `period` is below `scaled` are multiplied by `factor`.
     uint32_t period, scaled;
     float factor;
 };

@@ -1,4 +1,4 @@
-//! Rows of another width on a device beside the CPU in f64.
+//! Verification of changed row widths on a device against the CPU in f64.
 
 use half::bf16;
 
@@ -41,7 +41,7 @@ fn check<T: Float>(verification: &mut Verification<'_>, s: RowWidth) -> Result<(
     })?;
     let mut want = vec![0.0f64; n * to];
     s.run(&exact, &mut want)?;
-    // One product, rounded once; without a factor the very values.
+    // One product, rounded once; without a factor the values are exact.
     let want: Vec<T> = want.iter().map(|&y| T::of(y as f32)).collect();
     verification.same(&format!("{what}: y"), &got, &want);
     Ok(())

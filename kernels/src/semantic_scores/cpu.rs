@@ -1,4 +1,4 @@
-//! Score maps in f32: tiles of pixels, the sigmoids of all queries, one product a tile.
+//! Score maps in f32: per tile of pixels, the sigmoids of all queries and one product.
 
 use std::cell::RefCell;
 
@@ -10,14 +10,14 @@ use crate::product::{View, product};
 use crate::resize::{Resize, resample_row};
 use crate::simd;
 
-/// Pixels a task takes: the sigmoids of 100 queries stay within the second-level cache.
+/// Pixels per task: the sigmoids of 100 queries fit in the L2 cache.
 const TILE: usize = 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
 }
 
-/// What a task needs beside its output.
+/// Scratch memory of a task.
 struct Scratch {
     /// `[q, n]`
     sigmas: Vec<f32>,
@@ -47,7 +47,7 @@ simd! {
     }
 }
 
-/// Cuts `scores` `[k, n]` into tiles of `size` pixels: the `k` pieces of each.
+/// Splits `scores` `[k, n]` into tiles of `size` pixels, each with `k` pieces.
 fn tiles(scores: &mut [f32], n: usize, size: usize) -> Vec<Vec<&mut [f32]>> {
     let mut tiles: Vec<_> = (0..n.div_ceil(size)).map(|_| Vec::new()).collect();
     for row in scores.chunks_exact_mut(n) {
@@ -58,8 +58,8 @@ fn tiles(scores: &mut [f32], n: usize, size: usize) -> Vec<Vec<&mut [f32]>> {
     tiles
 }
 
-/// Fills each tile of `size` pixels: `fill(first pixel, pixels, sigmas [q, pixels], row)`, then
-/// the product.
+/// Computes each tile of `size` pixels: calls `fill(first pixel, pixels, sigmas [q, pixels], row)`,
+/// then multiplies.
 fn for_each_tile(
     s: &SemanticScores,
     n: usize,

@@ -8,10 +8,10 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("semantic_scores", include_str!("../../ptx/semantic_scores.ptx"));
 
-/// Classes of a block: `CLASSES` of `semantic_scores.cu`.
+/// Classes per block; equals `CLASSES` in `semantic_scores.cu`.
 const CLASSES: usize = 20;
 
-/// `SemanticScores` of `semantic_scores.cu`.
+/// Mirrors `SemanticScores` in `semantic_scores.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -30,7 +30,7 @@ impl SemanticScores {
     /// launches.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn upsampled_gpu<T: Float>(
         &self,
         device: &Device,
@@ -65,8 +65,8 @@ impl SemanticScores {
         unsafe { device.launch(&kernel, &Grid::line(self.q, 8, 256), &args)? };
         let args = x.read(y.read(Args::new(&sizes))).read(prob.view()).read(masks).write(scores);
         let grid = Grid::new([pixels.div_ceil(256), self.k.div_ceil(CLASSES), 1], [256, 1, 1]);
-        // SAFETY: the lengths were checked, the tables name rows and columns of the masks only;
-        // threads beyond the last pixel do nothing.
+        // SAFETY: the lengths were checked, the tables only have indices of rows and columns of the
+        // masks; threads beyond the last pixel do nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>("semantic_scores"), &grid, &args) }
     }
 }

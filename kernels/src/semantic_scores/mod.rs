@@ -4,19 +4,18 @@
 //! prob[q, c]  = softmax(cls[q])[c]      over k + 1 entries, of which "no object" is then dropped
 //! score[c, n] = sum_q prob[q, c] sigmoid(mask[q, n])
 //! ```
-//! Scores are not normalised over the classes. [`SemanticScores::upsampled`] resizes the mask
-//! logits on the way, a row of pixels at a time, so that the masks of all queries at the size of
-//! the crop (105 MB for 100 queries at 512 px) are never built; the result is that of resizing
-//! first.
+//! Scores are not normalised over the classes. [`SemanticScores::upsampled`] also resizes the mask
+//! logits, one row of pixels at a time. So the masks of all queries at the size of the crop (105 MB
+//! for 100 queries at 512 px) are never built; the result equals resizing first.
 //!
 //! Shapes, one image: `cls` `[q, k + 1]`, masks `[q, n]` or `[q, h, w]`, scores `[k, n]` or `[k,
 //! ho, wo]`. No gradient.
 //! Cost: 2 q k n FLOP and q n sigmoids; 1 GFLOP at q = 100, k = 19, 512 px.
 //!
 //! On a GPU: 100 queries, 19 classes and 512 px read 3 MB of masks in bf16 and write 20 MB of
-//! scores in f32 (floor on an H200, 4.3 TB/s: 5 us), 1 GFLOP and 26 million sigmoids. A thread
-//! takes a pixel and up to 20 classes, which is all of a street scene: the masks are resized once
-//! and never written.
+//! scores in f32 (lower bound on an H200, 4.3 TB/s: 5 us), with 1 GFLOP and 26 million sigmoids. A
+//! thread handles one pixel and up to 20 classes, enough for the classes of a street scene, so the
+//! masks are resized once and never written.
 //!
 //! Source: spec mask2former §5.
 
@@ -43,7 +42,7 @@ impl SemanticScores {
     /// Writes `scores` `[k, n]` from mask logits `[q, n]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn compute<T: Real>(
         &self,
         n: usize,
@@ -70,7 +69,7 @@ impl SemanticScores {
     /// (rows) and `x` (columns).
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn upsampled<T: Real>(
         &self,
         y: &Axis,

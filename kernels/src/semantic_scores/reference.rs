@@ -1,4 +1,4 @@
-//! Score maps in plain loops: the definition of right.
+//! Score maps in plain loops: the reference implementation.
 
 use super::SemanticScores;
 use crate::Real;

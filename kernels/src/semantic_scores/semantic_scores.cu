@@ -1,13 +1,14 @@
-// Class scores of every pixel, with the mask logits resized on the way. semantic_prob: a warp a
-// query, prob [q, columns] with columns a multiple of CLASSES and zeros beyond k.
-// semantic_scores: block (pixels, classes) of 256 threads; a thread takes a pixel and CLASSES
-// classes and goes through the queries: four taps, one sigmoid, CLASSES multiply-adds. Its
+// Class scores of every pixel, with the mask logits resized in the same kernel.
+// semantic_prob: one warp per query, prob [q, columns] with columns a multiple of CLASSES and zeros
+// beyond k.
+// semantic_scores: block (pixels, classes) of 256 threads. A thread handles one pixel and CLASSES
+// classes and loops over the queries: four taps, one sigmoid, CLASSES multiply-adds. Its
 // probabilities come from the cache, one line for the whole warp. Overwritten: prob, scores.
 #include "taps.cuh"
 
 struct SemanticScores {
     uint32_t q, k, h, w, ho, wo;
-    // Entries of a row of the tables.
+    // Entries per row of the tables.
     uint32_t taps_y, taps_x;
 };
 

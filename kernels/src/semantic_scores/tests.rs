@@ -8,7 +8,7 @@ fn wide(x: &[f32]) -> Vec<f64> {
 
 #[test]
 fn by_hand() {
-    // Two queries, one class beside "no object": probabilities 1/2 and 3/4, sigmoids 1/2 and 3/4.
+    // Two queries, one class and "no object": probabilities 1/2 and 3/4, sigmoids 1/2 and 3/4.
     let ln3 = 3f32.ln();
     let s = SemanticScores { q: 2, k: 1 };
     let mut scores = [f32::NAN; 2];

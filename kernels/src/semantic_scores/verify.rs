@@ -1,4 +1,4 @@
-//! Class scores of pixels on a device beside the CPU in f64.
+//! Verification of class scores of pixels on a device against the CPU in f64.
 
 use half::bf16;
 
@@ -12,7 +12,7 @@ use crate::verify::{Kernels, Timed, Verification, filled};
 pub(crate) const KERNELS: Kernels = Kernels { name: "semantic_scores", verify, timed };
 
 fn verify(verification: &mut Verification<'_>) -> Result<()> {
-    // One of everything; a street scene; more classes than two blocks hold, nothing to resize.
+    // One of everything; a street scene; more classes than two blocks handle, nothing to resize.
     for (q, k, sizes) in [(1, 1, [1, 1, 1, 1]), (7, 19, [5, 3, 20, 12]), (13, 43, [8, 9, 8, 9])] {
         check::<f32>(verification, q, k, sizes)?;
         check::<bf16>(verification, q, k, sizes)?;
@@ -56,7 +56,7 @@ fn check<T: Float>(
     Ok(())
 }
 
-/// 100 queries and 19 classes of one crop of 512 px, from masks at a quarter of it.
+/// 100 queries and 19 classes of one crop of 512 px, from masks at a quarter of its size.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let (s, n_in, n_out) = (SemanticScores { q: 100, k: 19 }, 128, 512);
     let of = axis(n_in, n_out)?;

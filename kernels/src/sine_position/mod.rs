@@ -1,4 +1,4 @@
-//! The fixed position table of the mask decoder: sines and cosines of the row and the column.
+//! Fixed position table of the mask decoder: sines and cosines of the row and the column.
 //!
 //! ```text
 //! y = 2 pi (i + 1) / (h + 1e-6)      x = 2 pi (j + 1) / (w + 1e-6)
@@ -6,11 +6,11 @@
 //! table[i, j, k]         = sin(y / t_k) for even k, cos(y / t_k) for odd k       k in 0..c/2
 //! table[i, j, c / 2 + k] = the same of x
 //! ```
-//! Counting starts at 1, so the last row and column lie at 2 pi. Quotients are taken in f32, as
-//! the published tables were.
-//! Shapes: `table` `[h w, c]`. No gradient; computed once for a size.
+//! Counting starts at 1, so the last row and column are at 2 pi. Quotients are computed in f32, as
+//! in the published code.
+//! Shapes: `table` `[h w, c]`. No gradient; computed once per size.
 //!
-//! On a GPU: the table is computed here and uploaded, once for a size; there is no kernel.
+//! On a GPU: the table is computed here and uploaded once per size; there is no kernel.
 //!
 //! Source: spec mask2former §2.2.
 
@@ -40,7 +40,7 @@ pub fn sine_position<T: Real>(h: usize, w: usize, c: usize, table: &mut [T]) -> 
     Ok(())
 }
 
-/// The half of the table that depends on one axis, `[n, half]`.
+/// Half of the table that depends on one axis, `[n, half]`.
 fn axis<T: Real>(n: usize, half: usize) -> Vec<T> {
     let mut table = Vec::with_capacity(n * half);
     for i in 0..n {

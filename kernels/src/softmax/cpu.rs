@@ -1,4 +1,4 @@
-//! Softmax in f32, vectorised, rows spread over threads.
+//! Vectorised softmax in f32; rows are split over threads.
 
 use rayon::prelude::*;
 
@@ -7,7 +7,7 @@ use crate::simd;
 
 simd! {
     fn forward_row<FMA>(x: &[f32], y: &mut [f32]) {
-        // A NaN is not the largest, but stays one in the sum.
+        // A NaN is not taken as the maximum, but makes the sum NaN.
         let top = x.iter().fold(f32::NEG_INFINITY, |top, &x| if x > top { x } else { top });
         for (y, x) in y.iter_mut().zip(x) {
             *y = simd::exp::<FMA>(*x - top);

@@ -7,10 +7,10 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("softmax", include_str!("../../ptx/softmax.ptx"));
 
-/// Warps of a block, one a row.
+/// Warps per block, one per row.
 const WARPS: usize = 8;
 
-/// `Softmax` of `softmax.cu`.
+/// Mirrors `Softmax` in `softmax.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -22,7 +22,7 @@ impl Softmax {
     /// [`Softmax::forward`] on a device.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,
@@ -38,7 +38,7 @@ impl Softmax {
     /// [`Softmax::backward`] on a device.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn backward_gpu<T: Float>(
         &self,
         device: &Device,

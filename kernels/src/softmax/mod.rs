@@ -4,14 +4,14 @@
 //! y[j]  = exp(x[j] - max x) / sum_j exp(x[j] - max x)        per row
 //! dx[j] = y[j] (dy[j] - sum_j y[j] dy[j])
 //! ```
-//! Shapes: all `[n, c]`. Saved for the backward pass: `y`. Probabilities of classes come from it;
-//! attention has a softmax of its own, which never has a whole row in memory.
+//! Shapes: all `[n, c]`. Saved for the backward pass: `y`. It is used for class probabilities;
+//! attention has its own softmax, which never stores a whole row.
 //! Cost: one read and one write forward, two reads and one write backward, if a row stays in the
 //! cache between its three passes (two backward).
 //!
-//! On a GPU: `[400, 20]` logits are 32 KB, so the launch is the cost; `[4096, 4096]` in bf16 moves
-//! 67 MB forward and 101 MB backward: floor on an H200 (4.3 TB/s) 16 and 23 us. A warp takes a row
-//! and passes over it three times, the second and third in the first-level cache.
+//! On a GPU: `[400, 20]` logits are 32 KB, so the launch dominates. `[4096, 4096]` in bf16 moves 67
+//! MB forward and 101 MB backward; the lower bound on an H200 (4.3 TB/s) is 16 and 23 us. A warp
+//! handles one row and passes over it three times, the second and third time in the L1 cache.
 
 mod cpu;
 mod gpu;
@@ -29,7 +29,7 @@ const OP: &str = "softmax";
 pub struct Softmax {
     /// Rows.
     pub n: usize,
-    /// Numbers of a row.
+    /// Elements per row.
     pub c: usize,
 }
 
@@ -37,7 +37,7 @@ impl Softmax {
     /// Writes `y`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn forward<T: Real>(&self, x: &[T], y: &mut [T]) -> Result<()> {
         check_len(OP, "x", x, self.n * self.c)?;
         check_len(OP, "y", y, self.n * self.c)?;
@@ -55,7 +55,7 @@ impl Softmax {
     /// Writes `dx`, from the result `y` of the forward pass.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn backward<T: Real>(&self, y: &[T], dy: &[T], dx: &mut [T]) -> Result<()> {
         check_len(OP, "y", y, self.n * self.c)?;
         check_len(OP, "dy", dy, self.n * self.c)?;

@@ -1,4 +1,4 @@
-//! Softmax by its formulas: the definition of right.
+//! Softmax by its formulas: the reference implementation.
 
 use super::Softmax;
 use crate::Real;

@@ -1,5 +1,5 @@
-// Softmax over rows [n, c], forward and backward. A warp takes a row, its lanes every 32nd number;
-// the second and third pass over a row find it in the cache. Overwritten: y, dx.
+// Softmax over rows [n, c], forward and backward. A warp handles one row, its lanes every 32nd
+// element; the second and third pass over a row read from the cache. Overwritten: y, dx.
 #include "numbers.cuh"
 
 struct Softmax {

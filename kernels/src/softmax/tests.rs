@@ -33,7 +33,7 @@ fn fast_form_matches_reference() {
         let mut want = vec![f64::NAN; x.len()];
         cpu::forward(s, &x, &mut y);
         reference::forward(s, &wide(&x), &mut want);
-        // A logit of 20 carries 1e-6 of rounding when the largest is taken out.
+        // A logit of 20 has a rounding error of 1e-6 when the maximum is subtracted.
         assert_close("y", &wide(&y), &want, 3e-6);
         cpu::backward(s, &y, &dy, &mut dx);
         reference::backward(s, &wide(&y), &wide(&dy), &mut want);

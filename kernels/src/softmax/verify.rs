@@ -1,4 +1,4 @@
-//! Softmax on a device beside its reference.
+//! Verification of softmax on a device against the reference.
 
 use half::bf16;
 
@@ -20,7 +20,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
 
 fn check<T: Float>(verification: &mut Verification<'_>, s: Softmax) -> Result<()> {
     let all = s.n * s.c;
-    // Scores reach tens, so that the maximum must be taken out.
+    // Scores reach tens, so that the maximum must be subtracted.
     let x: Vec<f32> = noise::<f32>(all, 1).iter().map(|x| 20.0 * x).collect();
     let ((x, exact_x), (dy, exact_dy)) = (stored::<T>(&x), stored::<T>(&noise(all, 2)));
     let what = format!("softmax{} [{}, {}]", T::SUFFIX, s.n, s.c);
@@ -36,12 +36,12 @@ fn check<T: Float>(verification: &mut Verification<'_>, s: Softmax) -> Result<()
     reference::forward(&s, &exact_x, &mut want_y);
     let got_y: Vec<f64> = y.iter().map(|y| f64::from(y.f32())).collect();
     reference::backward(&s, &got_y, &exact_dy, &mut want_dx);
-    // x - top is rounded, by at most a unit of 40, and so is expf, both above and below the line.
-    // Additions of a lane and of the warp; the quotient, two operations.
+    // x - top is rounded, by at most a unit of 40, and so is expf, both in numerator and
+    // denominator. Then additions of a lane and of the warp; the quotient has two operations.
     let depth = s.c.div_ceil(32) as f64 + 5.0;
     let unit = (2.0 * (40.0 + EXPF) + depth + 2.0) * UNIT;
     verification.within(&format!("{what}: y"), &y, &want_y, |i| unit * want_y[i]);
-    // From the y of the device: an inner product, a difference, a product.
+    // Computed from the y of the device: an inner product, a difference, a product.
     verification.within(&format!("{what}: dx"), &dx, &want_dx, |i| {
         let row = i / s.c * s.c..(i / s.c + 1) * s.c;
         let sizes: f64 = row.map(|j| (got_y[j] * exact_dy[j]).abs()).sum();
@@ -50,7 +50,7 @@ fn check<T: Float>(verification: &mut Verification<'_>, s: Softmax) -> Result<()
     Ok(())
 }
 
-/// Wide rows, which bandwidth decides, and the class logits of four images.
+/// Wide rows, which are memory-bound, and the class logits of four images.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let mut all = Vec::new();
     for (n, c) in [(4096, 4096), (400, 20)] {

@@ -1,4 +1,4 @@
-//! The gate in f32, rows spread over threads.
+//! SwiGLU gate in f32; rows are split over threads.
 
 use rayon::prelude::*;
 

@@ -7,7 +7,7 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("swiglu", include_str!("../../ptx/swiglu.ptx"));
 
-/// `Swiglu` of `swiglu.cu`.
+/// Mirrors `Swiglu` in `swiglu.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -20,7 +20,7 @@ impl Swiglu {
     /// [`Swiglu::forward`] on a device.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,
@@ -38,7 +38,7 @@ impl Swiglu {
     /// [`Swiglu::backward`] on a device.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn backward_gpu<T: Float>(
         &self,
         device: &Device,

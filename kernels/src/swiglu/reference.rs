@@ -1,4 +1,4 @@
-//! The gate in plain loops.
+//! SwiGLU gate in plain loops: the reference implementation.
 
 use super::Swiglu;
 use crate::Real;

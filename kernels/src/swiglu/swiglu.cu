@@ -1,11 +1,11 @@
-// The gate of a SwiGLU layer: x [n, 2h], y [n, h]. Sheets of [n, h] (strips.cuh); a thread reads a
-// strip of either half of the row. Outputs are overwritten.
+// Gate of a SwiGLU layer: x [n, 2h], y [n, h]. Sheets of [n, h] (strips.cuh); a thread reads a
+// strip of both halves of the row. Outputs are overwritten.
 #include "strips.cuh"
 
 struct Swiglu {
     uint32_t n;
     uint32_t h;
-    // Rows of a piece.
+    // Rows per piece.
     uint32_t rows;
 };
 

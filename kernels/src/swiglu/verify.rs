@@ -1,4 +1,4 @@
-//! The gate of a SwiGLU layer on a device beside its reference.
+//! Verification of the gate of a SwiGLU layer on a device against the reference.
 
 use half::bf16;
 
@@ -36,7 +36,7 @@ fn check<T: Float>(verification: &mut Verification<'_>, n: usize, h: usize) -> R
     reference::forward(&s, &exact_x, &mut y);
     reference::backward(&s, &exact_x, &exact_dy, &mut dx);
     // expf, a sum, a quotient and a product; the last product is rounded to the storage type.
-    // 1 - sigmoid(u) cancels, so its error is one of the sigmoid, multiplied by u.
+    // 1 - sigmoid(u) cancels, so its error is that of the sigmoid, multiplied by u.
     let unit = (EXPF + 3.0) * UNIT;
     verification.within::<T>(&format!("{what}: y"), &got_y, &y, |i| unit * y[i].abs());
     verification.within::<T>(&format!("{what}: dx"), &got_dx, &dx, |i| {
@@ -47,7 +47,7 @@ fn check<T: Float>(verification: &mut Verification<'_>, n: usize, h: usize) -> R
     Ok(())
 }
 
-/// The gate of DINOv2-g on tokens of four images of 512 px.
+/// Gate of DINOv2-g on tokens of four images of 512 px.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let s = Swiglu { n: 4 * 1025, h: 4096 };
     let all = s.n * s.h;

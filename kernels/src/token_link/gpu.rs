@@ -7,7 +7,7 @@ use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("token_link", include_str!("../../ptx/token_link.ptx"));
 
-/// `TokenLink` of `token_link.cu`.
+/// Mirrors `TokenLink` in `token_link.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -19,7 +19,7 @@ impl TokenLink {
     /// [`TokenLink::forward`] on a device.
     ///
     /// # Errors
-    /// A view of another length than the sizes say, or no layer; a failure of the device.
+    /// A view whose length does not match the sizes, or no layer; a failure of the device.
     pub fn forward_gpu<T: Float>(
         &self,
         device: &Device,

@@ -1,18 +1,19 @@
-//! Token link: the queries of all layers folded into one vector per token.
+//! Token link: the queries of all layers combined into one vector per token.
 //!
 //! ```text
 //! out[i, 3 k]     = max over layers of q[:, i, k]
 //! out[i, 3 k + 1] = mean over layers
 //! out[i, 3 k + 2] = the last layer
 //! ```
-//! Backward: the maximum's gradient goes to the first maximal layer, the mean's to all in equal
-//! parts, the last one's to the last layer. Shapes: `q`, `dq` `[layers, m, c]`, `out`, `dout`
-//! `[m, 3 c]`, interleaved as the released merge weights ask. Saved for the backward pass: `q`.
-//! Cost: one read of `q`; a few microseconds a step, so there is one form for all types.
+//! Backward: the gradient of the maximum goes to the first maximal layer, that of the mean to all
+//! layers in equal parts, that of the last layer to the last layer.
+//! Shapes: `q`, `dq` `[layers, m, c]`; `out`, `dout` `[m, 3 c]`, interleaved as the released merge
+//! weights require. Saved for the backward pass: `q`. Cost: one read of `q`; it takes a few
+//! microseconds per step, so all types share one implementation.
 //!
-//! On a GPU: a thread an element of `[m, c]`, which goes through the layers. 24 layers of 100 x
-//! 256 in bf16 and their vectors are 1.4 MB, 0.3 us at 4.3 TB/s, twice that backward: the launch is
-//! what it costs.
+//! On a GPU: one thread per element of `[m, c]` loops over the layers. 24 layers of 100 x 256 in
+//! bf16 and their vectors are 1.4 MB, 0.3 us at 4.3 TB/s, twice that backward, so the launch
+//! dominates.
 //!
 //! Source: Rein, eq. 9-10; spec backbones §5.1, peft-and-dgss §1.
 
@@ -30,9 +31,9 @@ const OP: &str = "token_link";
 pub struct TokenLink {
     /// Layers.
     pub layers: usize,
-    /// Tokens of a layer.
+    /// Tokens per layer.
     pub m: usize,
-    /// Channels of a query.
+    /// Channels per query.
     pub c: usize,
 }
 
@@ -40,7 +41,7 @@ impl TokenLink {
     /// Writes `out`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, or no layer.
+    /// A slice whose length does not match the sizes, or no layer.
     pub fn forward<T: Real>(&self, q: &[T], out: &mut [T]) -> Result<()> {
         self.check(q, "out", out)?;
         if dry_run::skip(OP) {
@@ -59,7 +60,7 @@ impl TokenLink {
     /// Writes `dq`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say, or no layer.
+    /// A slice whose length does not match the sizes, or no layer.
     pub fn backward<T: Real>(&self, q: &[T], dout: &[T], dq: &mut [T]) -> Result<()> {
         self.check(q, "dout", dout)?;
         check_len(OP, "dq", dq, q.len())?;

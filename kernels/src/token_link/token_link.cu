@@ -1,5 +1,5 @@
-// Queries of all layers folded into one vector a token: out [m, c, 3] from q [layers, m, c]. A
-// thread takes one element of [m, c] and goes through the layers. out and dq are overwritten.
+// Queries of all layers combined into one vector per token: out [m, c, 3] from q [layers, m, c]. A
+// thread handles one element of [m, c] and loops over the layers. out and dq are overwritten.
 #include "numbers.cuh"
 
 struct TokenLink {
@@ -25,7 +25,7 @@ __device__ __forceinline__ void forward(
     out[size_t(i) * 3 + 2] = from_f32<T>(last);
 }
 
-// The maximum's gradient goes to the first maximal layer.
+// The gradient of the maximum goes to the first maximal layer.
 template <typename T>
 __device__ __forceinline__ void backward(
     const TokenLink& s, const T* __restrict__ q, const T* __restrict__ dout,

@@ -1,4 +1,4 @@
-//! The token link on a device beside the CPU in f64.
+//! Verification of the token link on a device against the CPU in f64.
 
 use half::bf16;
 
@@ -28,7 +28,7 @@ fn check<T: Float>(
     let s = TokenLink { layers, m, c };
     let mut q = noise::<f32>(layers * m * c, 1);
     if layers > 2 {
-        // A tie between the first and the third layer: the first one takes the gradient.
+        // A tie between the first and the third layer: the first one gets the gradient.
         q[0] = 3.0;
         q[2 * m * c] = 3.0;
     }
@@ -46,7 +46,7 @@ fn check<T: Float>(
     let (mut out, mut dq) = (vec![0.0; 3 * m * c], vec![0.0; layers * m * c]);
     s.forward(&exact_q, &mut out)?;
     s.backward(&exact_q, &exact_dout, &mut dq)?;
-    // Sums of one value a layer, each at most 3, and a quotient; sums of three gradients below 1.
+    // Sums of one value per layer, each at most 3, and a quotient; sums of three gradients below 1.
     let depth = layers as f64 + 1.0;
     verification.within::<T>(&format!("{what}: out"), &got_out, &out, |_| depth * UNIT * 3.0);
     verification.within::<T>(&format!("{what}: dq"), &got_dq, &dq, |_| 3.0 * UNIT * 3.0);
@@ -65,7 +65,7 @@ fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let dout = filled(device, "dout", 3 * each, 2)?;
     let mut dq = device.alloc("dq", s.layers * each)?;
     let backward = move || s.backward_gpu(device, q.view(), dout.view(), dq.view_mut());
-    // A comparison and an addition a layer; a comparison.
+    // Forward: a comparison and an addition per layer. Backward: a comparison.
     let flops = [2 * s.layers * each, s.layers * each];
     let bytes = [2 * (s.layers + 3) * each, 2 * (2 * s.layers + 3) * each];
     Ok(vec![

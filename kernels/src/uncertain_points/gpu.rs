@@ -8,7 +8,7 @@ use crate::{KernelError, Result, check_count};
 static PTX: Module =
     Module::new("uncertain_points", include_str!("../../ptx/uncertain_points.ptx"));
 
-/// `UncertainPoints` of `uncertain_points.cu`.
+/// Mirrors `UncertainPoints` in `uncertain_points.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -19,10 +19,10 @@ struct Sizes {
 }
 
 impl UncertainPoints {
-    /// [`UncertainPoints::select`] on a device, to the same bits. One launch.
+    /// [`UncertainPoints::select`] on a device, bitwise equal to the CPU. One launch.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; more points to keep than there are; a failure
+    /// A view whose length does not match the sizes; more points to keep than there are; a failure
     /// of the device.
     pub fn select_gpu(
         &self,

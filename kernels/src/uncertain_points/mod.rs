@@ -1,23 +1,23 @@
-//! Picks the points of a mask that the model is least sure about.
+//! Selection of the points of a mask with the most uncertain logits.
 //!
-//! Of `n_over` random points a row, those `keep` with the smallest `|logit|` are kept; `n_rand`
-//! fresh random points are appended:
+//! Each row has `n_over` random points. The `keep` points with the smallest `|logit|` are kept, and
+//! `n_rand` new random points are appended:
 //! ```text
 //! out[i] = points[i, j : (|logit[i, j]|, j) among the keep smallest], random[i]
 //! ```
-//! Ties go to the lower index, and kept points stay in their order, so the choice does not depend
-//! on how the selection is done. A logit that is not a number counts as most certain. No gradient.
+//! Ties go to the lower index, and kept points stay in order, so the result does not depend on the
+//! selection algorithm. A NaN logit counts as most certain. No gradient.
 //!
-//! Shapes: logits `[r, n_over]`, points `[r, n_over, 2]`, random `[r, n_rand, 2]`, output `[r,
-//! keep + n_rand, 2]`.
-//! At the size of the recipe n_over = 37632, keep = 9408, n_rand = 3136; cost: a linear-time
-//! selection a row.
+//! Shapes: logits `[r, n_over]`, points `[r, n_over, 2]`, random `[r, n_rand, 2]`, output `[r, keep
+//! + n_rand, 2]`.
+//! At the size of the recipe n_over = 37632, keep = 9408, n_rand = 3136. Cost: one linear-time
+//! selection per row.
 //!
 //! On a GPU: four images with 19 classes each are 76 rows. They read 11 MB of logits once from
-//! memory and four times more from the caches, and move 8 MB of chosen and fresh points in and out:
-//! 27 MB, 6 us on an H200 (4.3 TB/s); a comparison or two a logit. A block of 512 threads
-//! a row: the threshold is found by counting 8 bits at a time, and the same bits are chosen as on
-//! the CPU.
+//! memory and four more times from the caches, and read and write 8 MB of selected and new points:
+//! 27 MB, 6 us on an H200 (4.3 TB/s), with one or two comparisons per logit. A block of 512 threads
+//! handles one row. It finds the threshold by a radix select with 8 bits per round; the result is
+//! bitwise equal to the CPU's.
 //!
 //! Source: spec mask2former §4.4.
 
@@ -35,9 +35,9 @@ use crate::{KernelError, Real, Result, check_len, dry_run};
 /// Sizes of a selection of uncertain points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UncertainPoints {
-    /// Rows: one a matched pair.
+    /// Rows: one per matched pair.
     pub r: usize,
-    /// Candidates a row.
+    /// Candidates per row.
     pub n_over: usize,
     /// Candidates kept.
     pub keep: usize,
@@ -45,7 +45,7 @@ pub struct UncertainPoints {
     pub n_rand: usize,
 }
 
-/// What a candidate is ordered by: the bits of `|logit|`, which order like the numbers, then its
+/// Sort key of a candidate: the bits of `|logit|`, which have the order of the values, then its
 /// index.
 type Key = (u64, u32);
 
@@ -58,7 +58,7 @@ impl UncertainPoints {
     /// Writes `out` `[r, keep + n_rand, 2]`.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say; more points to keep than there are.
+    /// A slice whose length does not match the sizes; more points to keep than there are.
     pub fn select<T: Real>(
         &self,
         logits: &[T],
@@ -94,7 +94,7 @@ impl UncertainPoints {
 
     fn keep_row<T: Real>(&self, logits: &[T], points: &[T], kept: &mut [T]) {
         if T::IS_F32 {
-            // Both parts fit one word, which halves what the selection moves.
+            // Both parts fit in one word, which halves the data that the selection moves.
             KEYS32.with_borrow_mut(|keys| {
                 let key = |(j, v): (usize, &f32)| u64::from(v.abs().to_bits()) << 32 | j as u64;
                 let logits = crate::f32s(logits);

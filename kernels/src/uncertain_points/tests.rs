@@ -2,7 +2,7 @@ use super::UncertainPoints;
 use crate::Real;
 use crate::check::noise;
 
-/// The same choice by a full sort.
+/// Makes the same selection by a full sort.
 fn by_sorting<T: Real>(s: &UncertainPoints, logits: &[T], points: &[T], random: &[T]) -> Vec<T> {
     let mut out = Vec::new();
     for i in 0..s.r {

@@ -1,10 +1,10 @@
-// The points of a mask that the model is least sure about. One block of 512 threads a row.
+// Selection of the most uncertain points of a mask. One block of 512 threads per row.
 //
-// The keep smallest |logit| are found by their bits, which order like the numbers: four rounds of
-// counting (256 counters in shared memory, 8 bits a round, integer atomics) narrow the threshold
-// down to one value. Then the row is gone through once more in order: what lies below the
-// threshold is kept, and of what equals it the first ones; a prefix sum over the block gives the
-// places, so the order of the points stays. Overwritten: out.
+// A radix select finds the `keep` smallest |logit| by their bits, which have the order of the
+// values. Four rounds of counting (256 counters in shared memory, 8 bits per round, integer
+// atomics) narrow the threshold down to one value. A last pass over the row keeps values below the
+// threshold and the first ones equal to it. A prefix sum over the block gives the output positions,
+// so the points stay in order. Overwritten: out.
 #include "numbers.cuh"
 
 struct UncertainPoints {
@@ -14,7 +14,7 @@ struct UncertainPoints {
 constexpr int THREADS = 512;
 constexpr int WARPS = THREADS / 32;
 
-// Number of set flags in the threads before this one; the total in all threads.
+// Number of set flags in the threads before this one; `total` is that of all threads.
 __device__ __forceinline__ uint32_t before(bool flag, uint32_t (&warps)[WARPS], uint32_t& total) {
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const uint32_t set = __ballot_sync(ALL_LANES, flag);
@@ -27,12 +27,12 @@ __device__ __forceinline__ uint32_t before(bool flag, uint32_t (&warps)[WARPS], 
         if (w == int(warp)) start = total;
         total += warps[w];
     }
-    // The next call writes `warps` again.
+    // The next call overwrites `warps`.
     __syncthreads();
     return start + __popc(set & ((1u << lane) - 1));
 }
 
-// Two blocks a multiprocessor: the compiler otherwise aims at four and spills a register.
+// Two blocks per SM: otherwise the compiler aims at four and spills a register.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) uncertain_points(
     UncertainPoints s, const float* __restrict__ logits, const float* __restrict__ points,
     const float* __restrict__ random, float* __restrict__ out) {
@@ -48,14 +48,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) uncertain_points(
         out[s.keep * 2 + j] = random[j];
     if (s.keep == 0) return;
 
-    // The bits of the threshold found so far, and how many equal to them are wanted.
+    // Bits of the threshold found so far, and the number of values to keep among those with the
+    // same bits.
     uint32_t threshold = 0, wanted = s.keep;
     for (int shift = 24; shift >= 0; shift -= 8) {
         if (threadIdx.x < 256) counts[threadIdx.x] = 0;
         __syncthreads();
         for (uint32_t j = threadIdx.x; j < s.n_over; j += THREADS) {
             const uint32_t bits = __float_as_uint(logits[j]) & 0x7fffffffu;
-            // In the first round a shift by 32 would be undefined: every value takes part.
+            // In the first round a shift by 32 would be undefined; every value counts.
             const bool same = shift == 24 || (bits ^ threshold) >> (shift + 8) == 0;
             if (same) atomicAdd(&counts[bits >> shift & 255], 1u);
         }

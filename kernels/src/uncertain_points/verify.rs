@@ -1,4 +1,4 @@
-//! The choice of uncertain points on a device beside the CPU's, to the bit.
+//! Verification that the selection of uncertain points on a device is bitwise equal to the CPU's.
 
 use super::UncertainPoints;
 use crate::Result;
@@ -9,13 +9,13 @@ use crate::verify::{Kernels, Timed, Verification, filled};
 pub(crate) const KERNELS: Kernels = Kernels { name: "uncertain_points", verify, timed };
 
 fn verify(verification: &mut Verification<'_>) -> Result<()> {
-    // One candidate, fewer than a block has threads, several rounds, all kept, none kept.
+    // One candidate, fewer candidates than threads, several rounds, all kept, none kept.
     for (r, n_over, keep, n_rand) in
         [(1, 1, 1, 0), (2, 7, 3, 2), (3, 2500, 700, 5), (1, 1024, 1024, 1), (2, 5, 0, 3)]
     {
         let s = UncertainPoints { r, n_over, keep, n_rand };
         check(verification, s, "", &noise(r * n_over, 1))?;
-        // Many ties, of either sign; zeros of either sign; what is not a number counts as certain.
+        // Many ties of both signs; zeros of both signs; NaN counts as certain.
         let ties: Vec<f32> =
             noise::<f32>(r * n_over, 5).iter().map(|x| (x * 4.0).round()).collect();
         check(verification, s, ", ties", &ties)?;
@@ -53,7 +53,7 @@ fn check(
     Ok(())
 }
 
-/// The points of the recipe for four images, each with all of 19 classes.
+/// Points of the recipe for four images, each with all 19 classes.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let s = UncertainPoints { r: 4 * 19, n_over: 37632, keep: 9408, n_rand: 3136 };
     let UncertainPoints { r, n_over, keep, n_rand } = s;
@@ -63,7 +63,8 @@ fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let mut out = device.alloc("out", r * 2 * (keep + n_rand))?;
     let run =
         move || s.select_gpu(device, logits.view(), points.view(), random.view(), out.view_mut());
-    // Logits, and what is kept or appended, read and written. No arithmetic but comparisons.
+    // Logits are read; kept and appended points are read and written. There are only comparisons,
+    // no arithmetic.
     let bytes = r * (4 * n_over + 2 * 8 * (keep + n_rand));
     let shape = format!("{r} x {keep} of {n_over} + {n_rand}");
     Ok(vec![Timed::new("uncertain_points", shape, 0, bytes, run)])

@@ -7,10 +7,10 @@ use crate::{Result, check_count};
 
 static PTX: Module = Module::new("uniform", include_str!("../../ptx/uniform.ptx"));
 
-/// Threads of a block.
+/// Threads per block.
 const THREADS: usize = 256;
 
-/// `Uniform` of `uniform.cu`.
+/// Mirrors `Uniform` in `uniform.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
@@ -21,11 +21,11 @@ struct Sizes {
 }
 
 impl Uniform {
-    /// [`Uniform::fill`] on a device, to the same bits; `step` `[1]` holds the low 32 bits of the
-    /// step. One launch.
+    /// [`Uniform::fill`] on a device, bitwise equal to the CPU. `step` `[1]` has the low 32 bits of
+    /// the step. One launch.
     ///
     /// # Errors
-    /// A view of another length than the sizes say; a failure of the device.
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn fill_gpu(
         &self,
         device: &Device,
@@ -45,11 +45,11 @@ impl Uniform {
             rows: small("uniform", "rows", self.rows)?,
             draws: small("uniform", "draws", self.draws)?,
         };
-        // A row that does not begin with a block touches one more than it fills.
+        // A row that does not begin at a block boundary uses one block more than it fills.
         let blocks = (self.draws.div_ceil(4) + 1).div_ceil(THREADS);
         let grid = Grid::new([blocks, self.rows, self.streams], [THREADS as u32, 1, 1]);
         let args = Args::new(&sizes).read(step).read_if(rows).write(out);
-        // SAFETY: the lengths were checked; draws before and behind a row are not stored.
+        // SAFETY: the lengths were checked; draws before and after a row are not stored.
         unsafe { device.launch(&PTX.kernel("uniform_fill"), &grid, &args) }
     }
 }

@@ -1,19 +1,19 @@
-//! Uniform random numbers from a counter-based generator: many rows at once, the same bits on the
-//! host and on a device.
+//! Uniform random numbers from a counter-based generator, for many rows at once. Results on the
+//! host and on a device are bitwise equal.
 //!
 //! ```text
 //! out[s, i, d] = draw number (row(i) n + d) of the stream (seed, purpose, first + s, step)
 //! ```
-//! with `n` draws a row and `row(i) = i` or taken from a table, where a negative entry pads with
-//! zeros. A draw is the upper 24 bits of a word of [`Philox`], times 2^-24: in [0, 1).
+//! Each row has `n` draws. `row(i)` is `i` or is taken from a table, where a negative entry pads
+//! with zeros. A draw is the upper 24 bits of a word of [`Philox`], times 2^-24: in [0, 1).
 //!
-//! The table is for rows that lie apart on a device, some of them padding, but shall get the
-//! numbers that they would get side by side. The step comes from memory of the device: the same
-//! launch, repeated, draws anew once the step was written.
+//! The table is for rows that are not contiguous on a device, with padding between them, but must
+//! get the same numbers as contiguous rows. The step is read from device memory: the same launch,
+//! repeated, draws new numbers once the step was written.
 //!
-//! On a GPU: the candidates of 76 pairs are 76 x 37632 points, 23 MB to write in f32: floor on an
-//! H200 (4.3 TB/s) 5 us, at about 25 integer operations a draw as long again. A thread computes a
-//! block of four draws and stores what of it belongs to the row.
+//! On a GPU: the candidates of 76 pairs are 76 x 37632 points, 23 MB to write in f32. The lower
+//! bound on an H200 (4.3 TB/s) is 5 us; about 25 integer operations per draw take as long again. A
+//! thread computes a block of four draws and stores those that belong to the row.
 //!
 //! Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 
@@ -27,20 +27,20 @@ pub use philox::{Philox, hash_name};
 
 use crate::{Result, check_len};
 
-/// Which numbers are drawn.
+/// Streams and sizes of the draws.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Uniform {
     /// Seed of the run.
     pub seed: u64,
-    /// What the numbers are for: a constant of the caller.
+    /// Purpose of the numbers: a constant of the caller.
     pub purpose: u32,
     /// Sample of the first stream.
     pub first: u64,
-    /// Streams, of consecutive samples.
+    /// Number of streams, one per consecutive sample.
     pub streams: usize,
-    /// Rows of a stream.
+    /// Rows per stream.
     pub rows: usize,
-    /// Numbers of a row.
+    /// Draws per row.
     pub draws: usize,
 }
 
@@ -48,7 +48,7 @@ impl Uniform {
     /// Writes `out` `[streams, rows, draws]` for a step; `rows` `[rows]` is the table of rows.
     ///
     /// # Errors
-    /// A slice of another length than the sizes say.
+    /// A slice whose length does not match the sizes.
     pub fn fill(&self, step: u64, rows: Option<&[i32]>, out: &mut [f32]) -> Result<()> {
         check_len("uniform", "out", out, self.streams * self.rows * self.draws)?;
         if let Some(rows) = rows {

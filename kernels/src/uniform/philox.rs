@@ -1,11 +1,11 @@
-//! Philox 4x32-10: random numbers that are a pure function of what they are for.
+//! Philox 4x32-10: random numbers that are a pure function of seed, purpose, sample and step.
 //!
-//! A generator is keyed by (seed, purpose) and counts from (sample, step). Two draws with the same
-//! key and counter are equal whatever happened between them, so results do not depend on threads,
-//! on resuming, or on the order of work. Source: Salmon et al., "Parallel random numbers: as easy
-//! as 1, 2, 3", SC 2011.
+//! The key of a generator is (seed, purpose), its counter starts from (sample, step). Two draws
+//! with the same key and counter are always equal, so results do not depend on threads, on
+//! resuming, or on the order of work. Source: Salmon et al., "Parallel random numbers: as easy as
+//! 1, 2, 3", SC 2011.
 
-/// A stream of random numbers.
+/// Stream of random numbers.
 #[derive(Debug, Clone)]
 pub struct Philox {
     key: [u32; 2],
@@ -17,7 +17,7 @@ pub struct Philox {
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
-/// The ten rounds.
+/// Computes the ten rounds of Philox.
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let a = u64::from(MULTIPLIERS[0]) * u64::from(counter[0]);
@@ -34,22 +34,22 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 }
 
 impl Philox {
-    /// The stream for `purpose` (a constant of the caller) at (`sample`, `step`) under `seed`.
-    /// Streams of 2^24 blocks do not overlap for samples below 2^40 and steps below 2^32.
+    /// Stream for `purpose` (a constant of the caller) at (`sample`, `step`) under `seed`. Streams
+    /// of 2^24 blocks do not overlap for samples below 2^40 and steps below 2^32.
     pub fn new(seed: u64, purpose: u32, sample: u64, step: u64) -> Philox {
         let counter = [0, (sample << 8) as u32, (sample >> 24) as u32, step as u32];
         Philox { key: Self::key(seed, purpose), counter, block: [0; 4], used: 4 }
     }
 
-    /// The key of all streams for `purpose` under `seed`.
+    /// Key of all streams for `purpose` under `seed`.
     pub(super) fn key(seed: u64, purpose: u32) -> [u32; 2] {
-        // The seed's high word is folded in through one block, so that all 64 bits matter.
+        // One block mixes in the high word of the seed, so that all 64 bits matter.
         let mixed =
             philox([seed as u32, (seed >> 32) as u32, purpose, 0], [0x4452_4553, 0x5341_4745]);
         [mixed[0], mixed[1]]
     }
 
-    /// Leaves out the first `n` numbers of a stream from which nothing was drawn yet.
+    /// Skips the first `n` numbers of a stream from which nothing was drawn yet.
     pub(super) fn skip(&mut self, n: u64) {
         let block = n / 4;
         self.counter[0] = block as u32;
@@ -59,7 +59,7 @@ impl Philox {
         }
     }
 
-    /// 32 random bits.
+    /// Draws 32 random bits.
     pub fn next_u32(&mut self) -> u32 {
         if self.used == 4 {
             self.block = philox(self.counter, self.key);
@@ -73,18 +73,18 @@ impl Philox {
         self.block[self.used - 1]
     }
 
-    /// Uniform in [0, 1), 53 bits.
+    /// Draws a uniform number in [0, 1) with 53 bits.
     pub fn uniform(&mut self) -> f64 {
         let bits = (u64::from(self.next_u32()) << 32) | u64::from(self.next_u32());
         (bits >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Uniform in [0, 1), 24 bits, one draw.
+    /// Draws a uniform number in [0, 1) with 24 bits; one draw.
     pub fn uniform_f32(&mut self) -> f32 {
         (self.next_u32() >> 8) as f32 / (1u32 << 24) as f32
     }
 
-    /// Uniform integer in [0, n); 0 for n = 0. Unbiased (rejection).
+    /// Draws a uniform integer in [0, n); 0 for n = 0. Unbiased (rejection).
     pub fn below(&mut self, n: u32) -> u32 {
         if n == 0 {
             return 0;
@@ -98,19 +98,19 @@ impl Philox {
         }
     }
 
-    /// A fair coin.
+    /// Flips a fair coin.
     pub fn coin(&mut self) -> bool {
         self.next_u32() & 1 == 1
     }
 
-    /// Standard normal (Box-Muller, cosine branch).
+    /// Draws a standard normal number (Box-Muller, cosine branch).
     pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.uniform()).cos()
     }
 }
 
-/// A stable 64-bit hash of a name (FNV-1a), to key a stream by it.
+/// Stable 64-bit hash of a name (FNV-1a), used as the key of a stream.
 pub fn hash_name(name: &str) -> u64 {
     name.bytes()
         .fold(0xCBF2_9CE4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01B3))

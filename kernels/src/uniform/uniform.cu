@@ -1,12 +1,12 @@
-// Uniform numbers of the counter-based generator, to the bits of the CPU's: out [streams, rows,
+// Uniform numbers of the counter-based generator, bitwise equal to the CPU's: out [streams, rows,
 // draws]. A thread computes one block of Philox 4x32-10, four draws, of row (blockIdx.y) of a
-// stream (blockIdx.z). The step is read from memory, so that a launch can be repeated unchanged.
-// Row i takes the draws of row rows[i] of the stream (null: i); a negative one pads with zeros.
-// At 76 rows of 37632 points 23 MB are written, which decides. Overwritten: out.
+// stream (blockIdx.z). The step is read from memory, so that a launch can be replayed unchanged.
+// Row i gets the draws of row rows[i] of the stream (null: i); a negative entry pads with zeros. 76
+// rows of 37632 points write 23 MB, which is the bottleneck. Overwritten: out.
 #include "numbers.cuh"
 
 struct Uniform {
-    // Of the generator: seed and purpose.
+    // Key of the generator: seed and purpose.
     uint32_t key0, key1;
     // Sample of the first stream, low and high word.
     uint32_t sample0, sample1;
@@ -15,7 +15,7 @@ struct Uniform {
 
 constexpr int THREADS = 256;
 
-// Ten rounds.
+// Ten rounds of Philox.
 __device__ __forceinline__ void philox(uint32_t (&c)[4], uint32_t k0, uint32_t k1) {
 #pragma unroll
     for (int round = 0; round < 10; round++) {
@@ -37,7 +37,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) uniform_fill(
     out += (size_t(blockIdx.z) * s.rows + blockIdx.y) * s.draws;
     const int32_t row = rows != nullptr ? rows[blockIdx.y] : int32_t(blockIdx.y);
     const uint64_t start = uint64_t(row < 0 ? 0 : row) * s.draws;
-    // The first block may begin before the row and the last one end behind it.
+    // The first block may begin before the row and the last one end after it.
     const uint64_t block = start / 4 + i;
     const int64_t first = int64_t(block * 4) - int64_t(start);
     if (first >= int64_t(s.draws)) return;

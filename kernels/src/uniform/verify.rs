@@ -1,4 +1,4 @@
-//! Random numbers on a device beside the CPU's: the same bits.
+//! Verification that random numbers on a device are bitwise equal to the CPU's.
 
 use super::Uniform;
 use crate::Result;
@@ -12,7 +12,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
         let (seed, purpose, first) = (0x1234_5678_9ABC, 0x4153, 9 << 20);
         let s = Uniform { seed, purpose, first, streams, rows, draws };
         check(verification, s, 3, None)?;
-        // Rows of a table out of order, one twice, one padding, one far behind.
+        // Rows of a table out of order, one twice, one padding, one far beyond the end.
         let table = [5, 0, -1, 5, 1 << 30, 2, 1];
         check(verification, s, u64::from(u32::MAX) + 7, Some(&table[..rows]))?;
     }
@@ -42,13 +42,13 @@ fn check(
     Ok(())
 }
 
-/// The candidate points of 76 pairs at the sizes of the recipe.
+/// Candidate points of 76 pairs at the sizes of the recipe.
 fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let (rows, draws) = (76, 2 * 37632);
     let s = Uniform { seed: 1, purpose: 2, first: 3, streams: 1, rows, draws };
     let step = device.upload("step", &[7])?;
     let mut out = device.alloc("out", rows * draws)?;
     let run = move || s.fill_gpu(device, step.view(), None, out.view_mut());
-    // Integer operations: none of floating point to speak of.
+    // Integer operations; practically no floating-point operations.
     Ok(vec![Timed::new("uniform_fill", format!("[{rows}, {draws}]"), 0, 4 * rows * draws, run)])
 }
