@@ -22,7 +22,7 @@
 //! absolute error of Phi and of the derivative is a few 1e-7 at most.
 //!
 //! On a GPU: the hidden layer of ViT-L, `[4100, 4096]` bf16 for four images of 512 px, moves 67 MB
-//! forward and 101 MB backward. The lower bound on an H200 (4.3 TB/s) is 16 and 23 us, at about 30
+//! forward and 101 MB backward. The floor on an H200 (4.3 TB/s) is 16 and 23 us, at about 30
 //! FLOP per element. A block has 256 threads with 8 elements each: one 16-byte access per thread
 //! and operand in bf16. GELU uses `erff` there, which loses relative accuracy below -4, where
 //! values are under 1.3e-4.

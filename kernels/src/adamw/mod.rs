@@ -14,7 +14,7 @@
 //!
 //! On a GPU: [`MultiAdamW`] updates all tensors in one launch, one block per 4096 elements, and
 //! also writes the bf16 working copies. It moves 30 bytes per element, 0.7 GB for the 23.5 million
-//! weights trained on ViT-L; the lower bound on an H200 (4.3 TB/s) is 0.16 ms. Each operation is
+//! weights trained on ViT-L; the floor on an H200 (4.3 TB/s) is 0.16 ms. Each operation is
 //! rounded separately, so the result is bitwise equal to the CPU's. It reads the loss and changes
 //! nothing if the loss is not finite.
 //!

@@ -27,7 +27,7 @@
 //! block of rows sees all keys at once and computes `sum_j(p dp)` itself. Cost: `4 b heads nq nk d`
 //! FLOP forward, `10 b heads nq nk d` backward, all in products whose operands are in cache. On a
 //! device ([`Attention::forward_gpu`]) the backward pass also reads `out` and computes the scores
-//! twice: `14 b heads nq nk d` FLOP. docs/kernels.md has the shapes, lower bounds and limits.
+//! twice: `14 b heads nq nk d` FLOP. docs/kernels.md has the shapes, floors and limits.
 //! Source: spec backbones §2.3; relative positions: §4.5; blocked keys: spec mask2former §3.4.
 
 mod cpu;

@@ -14,7 +14,7 @@
 //! are constants: no gradient. Only one resized map is in memory at a time; only the flags are
 //! written. Cost: see [`crate::resize`].
 //!
-//! On a GPU: one level reads 400 rows of 128 x 128 f32 logits, 26 MB; the lower bound on an H200
+//! On a GPU: one level reads 400 rows of 128 x 128 f32 logits, 26 MB; the floor on an H200
 //! (4.3 TB/s) is 6 us, at 12 FLOP per key. One block handles one row, since all keys of a row must
 //! be known before it can be opened. Resizing and comparing are one pass.
 //!

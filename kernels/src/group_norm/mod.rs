@@ -20,7 +20,7 @@
 //! Cost: about 8 FLOP per element forward; two reads and one write, so it is memory-bound.
 //!
 //! On a GPU: the finest map of the pixel decoder, `[4, 16384, 256]` bf16, is 34 MB. Forward reads
-//! it twice and writes it once: lower bound on an H200 (4.3 TB/s) 23 us, 16 us if the second read
+//! it twice and writes it once: floor on an H200 (4.3 TB/s) 23 us, 16 us if the second read
 //! comes from the L2 cache. Backward reads `x` and `dy` twice and writes `dx`: 39 us. They take 8
 //! and 16 FLOP per element. The statistics use one thread per channel, so that accesses of a warp
 //! are contiguous for any group width. Pieces of rows fill the grid and are merged in a fixed

@@ -19,7 +19,7 @@
 //! 1e-5).
 //!
 //! On a GPU: statistics, weight, bias and their gradients are f32. The tokens of four 512 px images
-//! of ViT-L, `[4100, 1024]` bf16, move 17 MB forward (34 MFLOP) and 25 MB for `dx`; the lower bound
+//! of ViT-L, `[4100, 1024]` bf16, move 17 MB forward (34 MFLOP) and 25 MB for `dx`; the floor
 //! on an H200 (4.3 TB/s) is 4 and 6 us. One warp handles one row, four rows per block. A row of
 //! 1024 is four 16-byte accesses per lane, kept in registers between the passes over it, and warps
 //! need no synchronisation. `dweight` and `dbias` take two passes over pieces of rows, in an order

@@ -17,7 +17,7 @@
 //! at q = 100, g = 19, p = 12544.
 //!
 //! On a GPU: for ten outputs of four images, 40 x 100 queries, 19 targets and 12544 points, one
-//! launch reads 240 MB (lower bound on an H200, 4.3 TB/s: 56 us) and does 6 GFLOP outside the
+//! launch reads 240 MB (floor on an H200, 4.3 TB/s: 56 us) and does 6 GFLOP outside the
 //! tensor cores. A block handles one query and four targets, so each logit is read, and its
 //! exponential computed, five times.
 //!

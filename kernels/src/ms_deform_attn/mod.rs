@@ -30,7 +30,7 @@
 //!
 //! On a GPU: the pixel decoder at 512 px, batch 4, has 5376 tokens, 8 heads of 32 and 12 points.
 //! With features in bf16 that is 0.5 GFLOP and 55 MB of compulsory traffic forward, 1.1 GFLOP and
-//! 83 MB backward; the lower bound on an H200 (4.3 TB/s) is 13 and 19 us. The other reads of the
+//! 83 MB backward; the floor on an H200 (4.3 TB/s) is 13 and 19 us. The other reads of the
 //! gathers come from the L2 cache; docs/kernels.md has their traffic and the cost of the integer
 //! sums.
 //! Source: spec mask2former §2.3-2.5.

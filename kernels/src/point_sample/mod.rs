@@ -17,7 +17,7 @@
 //!
 //! On a GPU: 400 maps of 128 x 128 sampled at 12544 shared points read four values per point and
 //! write 20 MB. The maps, 13 MB in bf16, stay in the L2 cache, so L2 bandwidth is the limit. The
-//! lower bound on an H200 (4.3 TB/s) for the compulsory traffic is 8 us, at 20 FLOP per point. One
+//! floor on an H200 (4.3 TB/s) for the compulsory traffic is 8 us, at 20 FLOP per point. One
 //! thread handles one point. The gradient of 76 matched maps at points of their own moves 14 MB (3
 //! us), and 8 bytes per pixel more than once: it is summed in 64-bit integers scaled by the largest
 //! value of the row, since their sum is the same in any order. Sampling labels at as many points

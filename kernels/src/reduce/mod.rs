@@ -5,7 +5,7 @@
 //! which also keeps the error of a long sum small.
 //! Shapes: any; [`column_sums`] takes rows `[n, c]`. Cost: one read, so it is memory-bound.
 //!
-//! On a GPU: the bias gradient of `[4100, 4096]` bf16 reads 34 MB; the lower bound on an H200 (4.3
+//! On a GPU: the bias gradient of `[4100, 4096]` bf16 reads 34 MB; the floor on an H200 (4.3
 //! TB/s) is 8 us. Column sums use at most 128 pieces of rows and 32 columns per block
 //! (`cuda/columns.cuh`). Sums of whole tensors use pieces of 16384 elements, and one block adds the
 //! partial sums. The order depends only on the sizes.

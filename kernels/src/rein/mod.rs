@@ -26,7 +26,7 @@
 //! traffic of one read and one write of `f` forward, of two reads and one write backward.
 //!
 //! On a GPU: a layer of ViT-L at 512 px, batch 4 (4096 patches, `c` = 1024, `m` = 100) in bf16 is
-//! 10.3 GFLOP forward and 22.2 backward; the lower bound on an H200 (790 TFLOP/s) is 13 and 28 us.
+//! 10.3 GFLOP forward and 22.2 backward; the floor on an H200 (790 TFLOP/s) is 13 and 28 us.
 //! The compulsory traffic is 19 and 38 MB (4 and 9 us at 4.3 TB/s). The forward pass is two kernels
 //! around one product, which move seven times the bytes of `f`; docs/kernels.md has their lower
 //! bounds and limits. Source: Rein, eq. 2-7; spec peft-and-dgss §1-2, backbones §5.1.

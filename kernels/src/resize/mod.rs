@@ -18,7 +18,7 @@
 //! coordinates differs by about 1e-6.
 //!
 //! On a GPU: a feature map of four images, `[4, 32, 32, 1024]` to 128 x 128 in bf16, writes 134 MB
-//! and reads 8. The lower bound on an H200 (4.3 TB/s) is 33 us, at 8 FLOP per element of the larger
+//! and reads 8. The floor on an H200 (4.3 TB/s) is 33 us, at 8 FLOP per element of the larger
 //! map in either direction. A thread handles 8 channels of a pixel; the four taps come from the L1
 //! and L2 caches. Tables are uploaded once per size.
 //!

@@ -13,7 +13,7 @@
 //! `y`.
 //!
 //! On a GPU: one thread per element of `y`. Widening heads of 16 channels to 32, for 4 images of
-//! 1024 tokens with 3 x 24 heads in bf16, reads 9 MB and writes 19 MB; the lower bound on an H200
+//! 1024 tokens with 3 x 24 heads in bf16, reads 9 MB and writes 19 MB; the floor on an H200
 //! (4.3 TB/s) is 7 us.
 
 mod gpu;

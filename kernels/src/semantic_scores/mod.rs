@@ -13,7 +13,7 @@
 //! Cost: 2 q k n FLOP and q n sigmoids; 1 GFLOP at q = 100, k = 19, 512 px.
 //!
 //! On a GPU: 100 queries, 19 classes and 512 px read 3 MB of masks in bf16 and write 20 MB of
-//! scores in f32 (lower bound on an H200, 4.3 TB/s: 5 us), with 1 GFLOP and 26 million sigmoids. A
+//! scores in f32 (floor on an H200, 4.3 TB/s: 5 us), with 1 GFLOP and 26 million sigmoids. A
 //! thread handles one pixel and up to 20 classes, enough for the classes of a street scene, so the
 //! masks are resized once and never written.
 //!

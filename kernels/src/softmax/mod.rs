@@ -10,7 +10,7 @@
 //! cache between its three passes (two backward).
 //!
 //! On a GPU: `[400, 20]` logits are 32 KB, so the launch dominates. `[4096, 4096]` in bf16 moves 67
-//! MB forward and 101 MB backward; the lower bound on an H200 (4.3 TB/s) is 16 and 23 us. A warp
+//! MB forward and 101 MB backward; the floor on an H200 (4.3 TB/s) is 16 and 23 us. A warp
 //! handles one row and passes over it three times, the second and third time in the L1 cache.
 
 mod cpu;
