@@ -1,9 +1,9 @@
 //! Broadcasting addition and its column sums; throughput counts the bytes read and written.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use dressage_kernels::Write;
 use dressage_kernels::add::Add;
 use dressage_kernels::check::noise;
-use dressage_kernels::matmul::Beta;
 
 const CASES: [(&str, Add); 3] = [
     ("ViT-L position table, 2 images", Add { n: 2, inner: 1025 * 1024 }),
@@ -24,7 +24,7 @@ fn directions(c: &mut Criterion) {
         });
         group.throughput(Throughput::Bytes(4 * n as u64));
         group.bench_function(BenchmarkId::new("db", name), |bench| {
-            bench.iter(|| s.backward_b(&a, Beta::Add, &mut db));
+            bench.iter(|| s.backward_b(&a, Write::Add, &mut db));
         });
     }
     group.finish();

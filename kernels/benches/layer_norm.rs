@@ -1,9 +1,9 @@
 //! Layer norm of the tokens of a 512 px image; throughput counts the bytes read and written.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use dressage_kernels::Write;
 use dressage_kernels::check::noise;
 use dressage_kernels::layer_norm::{LayerNorm, Stats};
-use dressage_kernels::matmul::Beta;
 
 fn directions(c: &mut Criterion) {
     let mut group = c.benchmark_group("layer_norm f32");
@@ -22,14 +22,14 @@ fn directions(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("backward, frozen", name), |bench| {
             bench.iter(|| {
                 let stats = Stats { mean: &mean, rstd: &rstd };
-                s.backward(&x, &w, stats, &dy, Some((&mut y, Beta::Overwrite)), None, None)
+                s.backward(&x, &w, stats, &dy, Some((&mut y, Write::Over)), None, None)
             });
         });
         group.bench_function(BenchmarkId::new("backward, trained", name), |bench| {
             bench.iter(|| {
                 let stats = Stats { mean: &mean, rstd: &rstd };
                 let (dw, db) = (Some(&mut dw[..]), Some(&mut db[..]));
-                s.backward(&x, &w, stats, &dy, Some((&mut y, Beta::Overwrite)), dw, db)
+                s.backward(&x, &w, stats, &dy, Some((&mut y, Write::Over)), dw, db)
             });
         });
     }

@@ -1,8 +1,9 @@
 //! Products at the sizes of the networks; throughput counts multiply-adds.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use dressage_kernels::Write;
 use dressage_kernels::check::noise;
-use dressage_kernels::matmul::{Beta, MatMul};
+use dressage_kernels::matmul::MatMul;
 
 fn products(c: &mut Criterion) {
     let cases = [
@@ -25,7 +26,7 @@ fn products(c: &mut Criterion) {
         let mut out = vec![0.0; s.batch * s.n * s.m];
         group.throughput(Throughput::Elements((s.batch * s.n * s.m * s.k) as u64));
         group.sample_size(10).bench_function(BenchmarkId::from_parameter(name), |bench| {
-            bench.iter(|| s.run(1.0, &a, &b, Beta::Overwrite, &mut out));
+            bench.iter(|| s.run(1.0, &a, &b, Write::Over, &mut out));
         });
     }
     group.finish();

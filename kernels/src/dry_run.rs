@@ -107,7 +107,8 @@ pub(crate) fn skip_with(kernel: &'static str, cost: impl FnOnce() -> Cost) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matmul::{Beta, MatMul};
+    use crate::Write;
+    use crate::matmul::MatMul;
     use crate::patch_embed::PatchEmbed;
 
     #[test]
@@ -120,9 +121,9 @@ mod tests {
             assert!(active());
             let product = MatMul::new(1, 2, 3);
             for _ in 0..3 {
-                product.run(1.0, &[1.0; 3], &[1.0; 6], Beta::Overwrite, &mut c).unwrap();
+                product.run(1.0, &[1.0; 3], &[1.0; 6], Write::Over, &mut c).unwrap();
             }
-            assert!(product.run(1.0, &[1.0; 4], &[1.0; 6], Beta::Overwrite, &mut c).is_err());
+            assert!(product.run(1.0, &[1.0; 4], &[1.0; 6], Write::Over, &mut c).is_err());
             let patches = PatchEmbed { b: 1, channels: 3, h: 4, w: 4, p: 2, c: 1 };
             patches.forward(&[1.0f32; 48], &[1.0; 12], None, &mut [0.0; 4]).unwrap();
         });
@@ -131,7 +132,7 @@ mod tests {
         assert_eq!(tally.calls, BTreeMap::from([("matmul", 3), ("patch_embed", 1)]));
         assert_eq!((tally.scratch(4), tally.task_scratch), (48 * 4, 0));
         assert_eq!(tally.flops, 3 * 12 + 2 * 4 * 12);
-        MatMul::new(1, 2, 3).run(1.0, &[1.0f32; 3], &[1.0; 6], Beta::Overwrite, &mut c).unwrap();
+        MatMul::new(1, 2, 3).run(1.0, &[1.0f32; 3], &[1.0; 6], Write::Over, &mut c).unwrap();
         assert_eq!(c, [3.0; 2]);
     }
 }

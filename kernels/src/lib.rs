@@ -58,3 +58,12 @@ pub mod uniform;
 
 pub use error::{KernelError, Result, check_count, check_len};
 pub use real::{Real, f32s, f32s_mut};
+
+/// Treatment of the old contents of an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// Overwrites them without reading them.
+    Over,
+    /// Adds the result to them.
+    Add,
+}

@@ -1,9 +1,10 @@
 //! Times of launches on a device, and the limits to compare them with.
 
 use crate::Result;
+use crate::Write;
 use crate::check::noise;
 use crate::device::{Buffer, Device, Float};
-use crate::matmul::{Beta, MatMul};
+use crate::matmul::MatMul;
 use crate::reduce;
 use crate::roofline::Roofline;
 use crate::verify::Timed;
@@ -111,9 +112,8 @@ fn product(device: &Device, side: usize) -> Result<f64> {
     let (a, b) = (device.upload("a", &values)?, device.upload("b", &values)?);
     let mut c = device.alloc::<half::bf16>("c", side * side)?;
     let sizes = MatMul::new(side, side, side).trans_b();
-    let seconds = best(device, || {
-        device.matmul(&sizes, 1.0, a.view(), b.view(), Beta::Overwrite, c.view_mut())
-    })?;
+    let seconds =
+        best(device, || device.matmul(&sizes, 1.0, a.view(), b.view(), Write::Over, c.view_mut()))?;
     Ok(2.0 * (side as f64).powi(3) / seconds * 1e-9)
 }
 

@@ -3,9 +3,8 @@
 use dressage_kernels::group_norm::GroupNorm;
 use dressage_kernels::layer_norm::{LayerNorm, Stats};
 use dressage_kernels::linear::Linear;
-use dressage_kernels::matmul::Beta;
 use dressage_kernels::swiglu::Swiglu;
-use dressage_kernels::{KernelError, Real};
+use dressage_kernels::{KernelError, Real, Write};
 
 /// Rows without channels have no mean.
 fn refused(op: &str, result: Result<(), KernelError>) {
@@ -19,7 +18,7 @@ fn norms<T: Real>() {
     refused("layer_norm", s.forward(&[], &[], &[], &mut [], &mut two.clone(), &mut two.clone()));
     refused("layer_norm", s.stats(&[], &mut two.clone(), &mut two.clone()));
     let stats = Stats { mean: &two[..], rstd: &two };
-    let into = Some((&mut [][..], Beta::Overwrite));
+    let into = Some((&mut [][..], Write::Over));
     refused("layer_norm", s.backward(&[], &[], stats, &[], into, None, None));
     for (hw, c) in [(0, 4), (3, 0)] {
         let s = GroupNorm { b: 1, hw, c, groups: 2, eps: 1e-5 };

@@ -4,10 +4,10 @@ use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
+use dressage_kernels::Write;
 use dressage_kernels::add::Add;
 use dressage_kernels::device::{Phase, Range, resume};
 use dressage_kernels::dry_run;
-use dressage_kernels::matmul::Beta;
 use half::bf16;
 
 use super::{Edge, Node, Origin};
@@ -166,7 +166,7 @@ impl Gradients {
     pub fn accumulate_or_write(
         &mut self,
         edge: &Edge,
-        f: impl FnOnce(&mut Tensor, Beta) -> Result<()>,
+        f: impl FnOnce(&mut Tensor, Write) -> Result<()>,
     ) -> Result<()> {
         let Some(id) = edge.id() else { return Ok(()) };
         self.add_or_write(edge, id, edge.dtype, f)
@@ -181,11 +181,11 @@ impl Gradients {
     pub fn accumulate_product(
         &mut self,
         edge: &Edge,
-        f: impl FnOnce(&mut Tensor, Beta) -> Result<()>,
+        f: impl FnOnce(&mut Tensor, Write) -> Result<()>,
     ) -> Result<()> {
         let Some(id) = edge.id() else { return Ok(()) };
         if edge.device.is_none() {
-            return self.accumulate(edge, |sum| f(sum, Beta::Add));
+            return self.accumulate(edge, |sum| f(sum, Write::Add));
         }
         self.add_or_write(edge, id, edge.gradient_dtype(), f)
     }
@@ -198,23 +198,23 @@ impl Gradients {
         edge: &Edge,
         id: u64,
         dtype: DType,
-        f: impl FnOnce(&mut Tensor, Beta) -> Result<()>,
+        f: impl FnOnce(&mut Tensor, Write) -> Result<()>,
     ) -> Result<()> {
         let empty = || Tensor::empty_on(edge.device.as_ref(), dtype, &[edge.len]);
         if dtype != edge.gradient_dtype() || edge.partial() {
             let mut g = empty()?;
-            f(&mut g, Beta::Overwrite)?;
+            f(&mut g, Write::Over)?;
             return self.add(edge, g);
         }
-        let (mut sum, beta) = match self.held.remove(&id) {
-            Some(sum) => (sum, Beta::Add),
+        let (mut sum, write) = match self.held.remove(&id) {
+            Some(sum) => (sum, Write::Add),
             None => {
                 self.announce(edge);
-                (empty()?, Beta::Overwrite)
+                (empty()?, Write::Over)
             }
         };
         sum.make_own()?;
-        f(&mut sum, beta)?;
+        f(&mut sum, write)?;
         self.held.insert(id, sum);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Sums: broadcast addition and the residual connection with layer scale.
 
+use dressage_kernels::Write;
 use dressage_kernels::add::Add;
-use dressage_kernels::matmul::Beta;
 use dressage_kernels::residual::Residual;
 
 use super::{expect_shape, shape_error};
@@ -57,10 +57,10 @@ impl Backward for Sum {
         } else {
             grads.accumulate(to_b, |db| {
                 kernel!("add", dy, T,
-                    host => self.size.backward_b(dy.data::<T>()?, Beta::Add, db.data_mut()?),
+                    host => self.size.backward_b(dy.data::<T>()?, Write::Add, db.data_mut()?),
                     device => {
                         let (dy, db) = (dy.view::<T>()?, db.view_mut()?);
-                        self.size.backward_b_gpu(device, dy, Beta::Add, db)
+                        self.size.backward_b_gpu(device, dy, Write::Add, db)
                     },
                 )
             })?;

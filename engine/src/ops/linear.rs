@@ -1,9 +1,9 @@
 //! Linear layer with the weight in PyTorch's layout `[out, in]`.
 
+use dressage_kernels::Write;
 use dressage_kernels::add::Add;
 use dressage_kernels::device::Float;
 use dressage_kernels::linear::{Input, Linear, Output, Weight};
-use dressage_kernels::matmul::Beta;
 use half::bf16;
 
 use super::fused::{layer, weight_of};
@@ -220,7 +220,7 @@ impl Saved {
                 }
                 (None, Some(db)) => {
                     let rows = Add { n: size.n, inner: size.m };
-                    rows.backward_b(dy.data::<T>()?, Beta::Add, db.data_mut()?)
+                    rows.backward_b(dy.data::<T>()?, Write::Add, db.data_mut()?)
                 }
                 (None, None) => Ok(()),
             },

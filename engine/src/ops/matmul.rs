@@ -1,6 +1,7 @@
 //! Batched matrix products.
 
-use dressage_kernels::matmul::{Beta, MatMul};
+use dressage_kernels::Write;
+use dressage_kernels::matmul::MatMul;
 
 use super::shape_error;
 use crate::dtype::kernel;
@@ -34,7 +35,7 @@ pub fn matmul(a: &Tensor, b: &Tensor, trans_a: bool, trans_b: bool) -> Result<Te
     let mut shape = a.shape().to_vec();
     (shape[ra - 2], shape[ra - 1]) = (n, m);
     let mut c = a.empty_like(&shape)?;
-    run(&product, a, b, Beta::Overwrite, &mut c)?;
+    run(&product, a, b, Write::Over, &mut c)?;
     Ok(record(c, &[a, b], || Saved {
         product,
         a: b.tracked().then(|| a.detach()),
@@ -44,14 +45,14 @@ pub fn matmul(a: &Tensor, b: &Tensor, trans_a: bool, trans_b: bool) -> Result<Te
 }
 
 /// Computes `c = a b` or `c += a b`. On a device `c` may be f32 for bf16 operands.
-fn run(product: &MatMul, a: &Tensor, b: &Tensor, beta: Beta, c: &mut Tensor) -> Result<()> {
+fn run(product: &MatMul, a: &Tensor, b: &Tensor, write: Write, c: &mut Tensor) -> Result<()> {
     kernel!("matmul", a, T,
-        host => product.run(1.0, a.data::<T>()?, b.data()?, beta, c.data_mut()?),
+        host => product.run(1.0, a.data::<T>()?, b.data()?, write, c.data_mut()?),
         device => {
             let (a, b) = (a.view::<T>()?, b.view()?);
             match c.dtype() {
-                DType::F32 => device.matmul(product, 1.0, a, b, beta, c.view_mut::<f32>()?),
-                _ => device.matmul(product, 1.0, a, b, beta, c.view_mut::<T>()?),
+                DType::F32 => device.matmul(product, 1.0, a, b, write, c.view_mut::<f32>()?),
+                _ => device.matmul(product, 1.0, a, b, write, c.view_mut::<T>()?),
             }
         },
     )
@@ -74,16 +75,16 @@ impl Backward for Saved {
         let MatMul { batch, n, m, k, trans_a, trans_b, .. } = self.product;
         if let Some(b) = &self.b {
             // d op(a) = dy op(b)^T, stored transposed if a was.
-            grads.accumulate_product(&self.to[0], |da, beta| match trans_a {
-                true => run(&product(batch, [k, n, m], [trans_b, true]), b, &dy, beta, da),
-                false => run(&product(batch, [n, k, m], [false, !trans_b]), &dy, b, beta, da),
+            grads.accumulate_product(&self.to[0], |da, write| match trans_a {
+                true => run(&product(batch, [k, n, m], [trans_b, true]), b, &dy, write, da),
+                false => run(&product(batch, [n, k, m], [false, !trans_b]), &dy, b, write, da),
             })?;
         }
         if let Some(a) = &self.a {
             // d op(b) = op(a)^T dy
-            grads.accumulate_product(&self.to[1], |db, beta| match trans_b {
-                true => run(&product(batch, [m, k, n], [true, trans_a]), &dy, a, beta, db),
-                false => run(&product(batch, [k, m, n], [!trans_a, false]), a, &dy, beta, db),
+            grads.accumulate_product(&self.to[1], |db, write| match trans_b {
+                true => run(&product(batch, [m, k, n], [true, trans_a]), &dy, a, write, db),
+                false => run(&product(batch, [k, m, n], [!trans_a, false]), a, &dy, write, db),
             })?;
         }
         Ok(())

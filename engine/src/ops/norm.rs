@@ -3,9 +3,9 @@
 //! The kernels state the formulas. Both norms save a mean and a reciprocal deviation, so they share
 //! their graph node.
 
+use dressage_kernels::Write;
 use dressage_kernels::group_norm::GroupNorm;
 use dressage_kernels::layer_norm::{LayerNorm, Stats, StatsGpu};
-use dressage_kernels::matmul::Beta;
 
 use super::{expect_shape, shape_error};
 use crate::dtype::kernel;
@@ -122,12 +122,12 @@ impl Backward for Saved {
         let x = self.x.get()?;
         let [to_x, to_weight, to_bias] = &self.to;
         match self.size {
-            Size::Layer(_) => grads.accumulate_or_write(to_x, |dx, beta| {
-                self.kernel(&x, &dy, Some((dx, beta)), None, None)
+            Size::Layer(_) => grads.accumulate_or_write(to_x, |dx, write| {
+                self.kernel(&x, &dy, Some((dx, write)), None, None)
             })?,
             Size::Group(_) if to_x.wants() => {
                 let mut dx = x.empty_like(x.shape())?;
-                self.kernel(&x, &dy, Some((&mut dx, Beta::Overwrite)), None, None)?;
+                self.kernel(&x, &dy, Some((&mut dx, Write::Over)), None, None)?;
                 grads.add(to_x, dx)?;
             }
             Size::Group(_) => {}
@@ -142,7 +142,7 @@ impl Saved {
         &self,
         x: &Tensor,
         dy: &Tensor,
-        dx: Option<(&mut Tensor, Beta)>,
+        dx: Option<(&mut Tensor, Write)>,
         dw: Option<&mut Tensor>,
         db: Option<&mut Tensor>,
     ) -> Result<()> {
@@ -151,7 +151,7 @@ impl Saved {
             host => {
                 let (x, weight, dy) = (x.data::<T>()?, weight.data()?, dy.data()?);
                 let stats = Stats { mean: mean.data()?, rstd: rstd.data()? };
-                let dx = dx.map(|(dx, beta)| Ok::<_, EngineError>((dx.data_mut()?, beta)));
+                let dx = dx.map(|(dx, write)| Ok::<_, EngineError>((dx.data_mut()?, write)));
                 let dx = dx.transpose()?;
                 let dw = dw.map(Tensor::data_mut).transpose()?;
                 let db = db.map(Tensor::data_mut).transpose()?;
@@ -163,7 +163,7 @@ impl Saved {
             device => {
                 let (x, weight, dy) = (x.view::<T>()?, weight.view()?, dy.view()?);
                 let stats = StatsGpu { mean: mean.view()?, rstd: rstd.view()? };
-                let dx = dx.map(|(dx, beta)| Ok::<_, EngineError>((dx.view_mut()?, beta)));
+                let dx = dx.map(|(dx, write)| Ok::<_, EngineError>((dx.view_mut()?, write)));
                 let dx = dx.transpose()?;
                 let dw = dw.map(Tensor::view_mut).transpose()?;
                 let db = db.map(Tensor::view_mut).transpose()?;

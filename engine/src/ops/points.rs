@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use dressage_kernels::matmul::{Beta, MatMul};
+use dressage_kernels::Write;
+use dressage_kernels::matmul::MatMul;
 use dressage_kernels::point_sample::PointSample;
 use half::bf16;
 
@@ -143,7 +144,7 @@ pub fn mask_rows(
     for (image, at) in segments(images) {
         let product = MatMul::new(at.len(), n, c).trans_b();
         let (rows, map) = ((e, at.start * c), (feature, image * n * c));
-        part_of(&product, rows, map, Beta::Overwrite, (&mut y, at.start * n))?;
+        part_of(&product, rows, map, Write::Over, (&mut y, at.start * n))?;
     }
     Ok(record(y, &[e, feature], || Rows {
         images: images.to_vec(),
@@ -158,7 +159,7 @@ fn part_of(
     product: &MatMul,
     (a, start_a): (&Tensor, usize),
     (b, start_b): (&Tensor, usize),
-    beta: Beta,
+    write: Write,
     (c, start_c): (&mut Tensor, usize),
 ) -> Result<()> {
     let MatMul { n, m, k, .. } = *product;
@@ -167,15 +168,15 @@ fn part_of(
     kernel!("mask_rows", a, T,
         host => {
             let (a, b) = (&a.data::<T>()?[in_a], &b.data::<T>()?[in_b]);
-            product.run(1.0, a, b, beta, &mut c.data_mut::<T>()?[in_c])
+            product.run(1.0, a, b, write, &mut c.data_mut::<T>()?[in_c])
         },
         device => {
             let (a, b) = (a.view::<T>()?.slice(in_a), b.view::<T>()?.slice(in_b));
             match c.dtype() {
                 DType::F32 => {
-                    device.matmul(product, 1.0, a, b, beta, c.view_mut::<f32>()?.slice(in_c))
+                    device.matmul(product, 1.0, a, b, write, c.view_mut::<f32>()?.slice(in_c))
                 }
-                _ => device.matmul(product, 1.0, a, b, beta, c.view_mut::<T>()?.slice(in_c)),
+                _ => device.matmul(product, 1.0, a, b, write, c.view_mut::<T>()?.slice(in_c)),
             }
         },
     )
@@ -213,19 +214,19 @@ impl Backward for Rows {
             for (image, at) in &runs {
                 let product = MatMul::new(at.len(), c, n);
                 let (rows, map) = ((&dy, at.start * n), (maps, image * n * c));
-                part_of(&product, rows, map, Beta::Overwrite, (&mut de, at.start * c))?;
+                part_of(&product, rows, map, Write::Over, (&mut de, at.start * c))?;
             }
             grads.add(&self.to[0], de)?;
         }
-        grads.accumulate_product(&self.to[1], |df, beta| {
-            if beta == Beta::Overwrite && runs.len() < self.feature.dim(0) {
+        grads.accumulate_product(&self.to[1], |df, write| {
+            if write == Write::Over && runs.len() < self.feature.dim(0) {
                 // Images without rows are not written below.
                 *df = Tensor::zeros_on(df.device(), df.dtype(), df.shape())?;
             }
             for (image, at) in &runs {
                 let product = MatMul::new(n, c, at.len()).trans_a();
                 let (rows, into) = ((e, at.start * c), (&mut *df, image * n * c));
-                part_of(&product, (&dy, at.start * n), rows, beta, into)?;
+                part_of(&product, (&dy, at.start * n), rows, write, into)?;
             }
             Ok(())
         })

@@ -3,10 +3,10 @@
 //! The rotary embedding rotates queries and keys. Relative positions add a term of the query to the
 //! scores of each row and column of the grid.
 
+use dressage_kernels::Write;
 use dressage_kernels::attention::{Attention, SavedGpu};
 use dressage_kernels::device::Device;
 use dressage_kernels::dry_run;
-use dressage_kernels::matmul::Beta;
 use dressage_kernels::relative_position::RelativePosition;
 use dressage_kernels::rotary::{Rotary, Turn};
 
@@ -152,8 +152,8 @@ impl Backward for Relative {
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
         // Attention's backward pass usually ran before, so its gradient of qkv exists and the
         // kernel adds the queries' part.
-        grads.accumulate_or_write(&self.to, |dqkv, beta| {
-            if beta == Beta::Overwrite {
+        grads.accumulate_or_write(&self.to, |dqkv, write| {
+            if write == Write::Over {
                 clear(dqkv)?;
             }
             self.kernel(&dy, Some(dqkv), [None, None])

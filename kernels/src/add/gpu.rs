@@ -3,8 +3,7 @@
 use super::Add;
 use crate::device::sizes::{flat, sheet, small};
 use crate::device::{Args, Device, Float, Grid, Kernel, Module, View, ViewMut};
-use crate::matmul::Beta;
-use crate::{KernelError, Result, check_count, reduce};
+use crate::{KernelError, Result, Write, check_count, reduce};
 
 static PTX: Module = Module::new("add", include_str!("../../ptx/add.ptx"));
 
@@ -89,12 +88,12 @@ impl Add {
         &self,
         device: &Device,
         dy: View<'_, T>,
-        beta: Beta,
+        write: Write,
         mut db: ViewMut<'_, f32>,
     ) -> Result<()> {
         check_count("add", "dy", dy.len(), self.n * self.inner)?;
         check_count("add", "db", db.len(), self.inner)?;
-        if beta == Beta::Overwrite {
+        if write == Write::Over {
             device.zero(db.reborrow())?;
         }
         reduce::column_sums_gpu(device, dy, self.n, db)

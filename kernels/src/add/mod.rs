@@ -30,8 +30,7 @@ pub(crate) mod verify;
 pub(crate) use cpu::add_column_sums;
 pub use gpu::{cast_gpu, scale_gpu};
 
-use crate::matmul::Beta;
-use crate::{Real, Result, check_len, dry_run};
+use crate::{Real, Result, Write, check_len, dry_run};
 
 /// Sizes of an addition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,13 +62,13 @@ impl Add {
     ///
     /// # Errors
     /// A slice whose length does not match the sizes.
-    pub fn backward_b<T: Real>(&self, dy: &[T], beta: Beta, db: &mut [T]) -> Result<()> {
+    pub fn backward_b<T: Real>(&self, dy: &[T], write: Write, db: &mut [T]) -> Result<()> {
         check_len("add", "dy", dy, self.n * self.inner)?;
         check_len("add", "db", db, self.inner)?;
         if dry_run::skip("add") {
             return Ok(());
         }
-        if beta == Beta::Overwrite {
+        if write == Write::Over {
             db.fill(T::ZERO);
         }
         cpu::add_column_sums(self.inner, dy, db);

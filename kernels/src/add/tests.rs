@@ -1,6 +1,6 @@
 use super::{Add, reference, scale};
+use crate::Write;
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
-use crate::matmul::Beta;
 
 /// One element, primes, narrow and long (several tasks of rows), one row wider than a task, a
 /// position table.
@@ -13,7 +13,7 @@ fn gradient_matches_central_differences() {
     let inputs = [noise::<f64>(15, 1), noise(5, 2)];
     let dy = noise::<f64>(15, 3);
     let mut db = vec![f64::NAN; 5];
-    s.backward_b(&dy, Beta::Overwrite, &mut db).unwrap();
+    s.backward_b(&dy, Write::Over, &mut db).unwrap();
     central_differences("add", &inputs, &[dy.clone(), db], |inputs| {
         let mut y = vec![0.0; 15];
         s.forward(&inputs[0], &inputs[1], &mut y).unwrap();
@@ -31,7 +31,7 @@ fn fast_form_matches_reference() {
         reference::forward(&s, &a, &b, &mut want);
         assert_eq!(y, want, "{s:?}");
         let (mut db, mut want) = (b.clone(), b.clone());
-        s.backward_b(&a, Beta::Add, &mut db).unwrap();
+        s.backward_b(&a, Write::Add, &mut db).unwrap();
         reference::backward_b(&s, &a, &mut want);
         assert_close(&format!("db of {s:?}"), &db, &want, 1e-5);
     }
@@ -49,7 +49,7 @@ fn sums_are_the_same_bits_on_any_pool() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let mut db = vec![0.0; 97];
         let s = Add { n: 5003, inner: 97 };
-        pool.install(|| s.backward_b(&x, Beta::Add, &mut db)).unwrap();
+        pool.install(|| s.backward_b(&x, Write::Add, &mut db)).unwrap();
         db
     };
     assert_eq!(run(1), run(3));

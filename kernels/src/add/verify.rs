@@ -4,10 +4,10 @@ use half::bf16;
 
 use super::{Add, cast_gpu, reference, scale_gpu};
 use crate::Result;
+use crate::Write;
 use crate::check::{UNIT, noise, stored};
 use crate::device::sizes::Pieces;
 use crate::device::{Device, Float};
-use crate::matmul::Beta;
 use crate::verify::{Kernels, Timed, Verification, filled};
 
 pub(crate) const KERNELS: Kernels = Kernels { name: "add", verify, timed };
@@ -40,7 +40,7 @@ fn run<T: Float, B: Float>(device: &Device, s: &Add, a: &[T], b: &[B]) -> Result
     device.copy(a.view(), place.view_mut())?;
     s.in_place_gpu(device, place.view_mut(), b.view())?;
     let mut db = device.alloc("db", s.inner)?;
-    s.backward_b_gpu(device, a.view(), Beta::Overwrite, db.view_mut())?;
+    s.backward_b_gpu(device, a.view(), Write::Over, db.view_mut())?;
     Ok(Outputs {
         y: device.download(y.view())?,
         place: device.download(place.view())?,

@@ -3,8 +3,8 @@
 use super::Conv2d;
 use super::unfold::Unfold;
 use crate::dry_run::Cost;
-use crate::matmul::{Beta, MatMul};
-use crate::{Real, Result, scratch};
+use crate::matmul::MatMul;
+use crate::{Real, Result, Write, scratch};
 
 /// Approximate elements per unfolded block; a block has at least `MIN_ROWS` rows.
 const BLOCK: usize = 1 << 20;
@@ -73,14 +73,14 @@ pub fn forward<T: Real>(
     blocks(&unfold, s.b, x, |first, block| {
         let rows = block.len() / unfold.width().max(1);
         let y = &mut y[first * s.co..][..rows * s.co];
-        let beta = match bias {
+        let write = match bias {
             Some(bias) if s.co > 0 => {
                 y.chunks_exact_mut(s.co).for_each(|row| row.copy_from_slice(bias));
-                Beta::Add
+                Write::Add
             }
-            _ => Beta::Overwrite,
+            _ => Write::Over,
         };
-        MatMul::new(rows, s.co, unfold.width()).run(1.0, block, &weight, beta, y)
+        MatMul::new(rows, s.co, unfold.width()).run(1.0, block, &weight, write, y)
     })
 }
 
@@ -91,7 +91,7 @@ pub fn dx<T: Real>(s: &Conv2d, weight: &[T], dy: &[T], dx: &mut [T]) -> Result<(
     blocks(&unfold, s.b, dy, |first, block| {
         let rows = block.len() / unfold.width().max(1);
         let dx = &mut dx[first * s.ci..][..rows * s.ci];
-        MatMul::new(rows, s.ci, unfold.width()).run(1.0, block, &weight, Beta::Overwrite, dx)
+        MatMul::new(rows, s.ci, unfold.width()).run(1.0, block, &weight, Write::Over, dx)
     })
 }
 
@@ -104,7 +104,7 @@ pub fn dweight<T: Real>(s: &Conv2d, x: &[T], dy: &[T], dweight: &mut [T]) -> Res
     blocks(&unfold, s.b, x, |first, block| {
         let rows = block.len() / width.max(1);
         let dy = &dy[first * s.co..][..rows * s.co];
-        MatMul::new(s.co, width, rows).trans_a().run(1.0, dy, block, Beta::Add, &mut sum)
+        MatMul::new(s.co, width, rows).trans_a().run(1.0, dy, block, Write::Add, &mut sum)
     })?;
     for (oi, kernel) in dweight.chunks_exact_mut(taps).enumerate() {
         let (o, i) = (oi / s.ci, oi % s.ci);

@@ -4,8 +4,8 @@ use super::Conv2d;
 use crate::add::Add;
 use crate::device::sizes::small;
 use crate::device::{Args, Buffer, Device, Float, Grid, Module, View, ViewMut};
-use crate::matmul::{Beta, MatMul};
-use crate::{KernelError, Result, check_count, reduce};
+use crate::matmul::MatMul;
+use crate::{KernelError, Result, Write, check_count, reduce};
 
 static PTX: Module = Module::new("conv2d", include_str!("../../ptx/conv2d.ptx"));
 
@@ -111,7 +111,7 @@ impl Conv2d {
         unfold.blocks(device, x, |first, count, rows| {
             let y = y.reborrow().slice(first * co..(first + count) * co);
             let product = MatMul::new(count, co, width).trans_b();
-            device.matmul(&product, 1.0, rows, weight.view(), Beta::Overwrite, y)
+            device.matmul(&product, 1.0, rows, weight.view(), Write::Over, y)
         })?;
         match bias {
             Some(bias) => Add { n: y.len() / co, inner: co }.in_place_gpu(device, y, bias),
@@ -179,7 +179,7 @@ impl Conv2d {
         unfold.blocks(device, dy, |first, count, rows| {
             let dx = dx.reborrow().slice(first * ci..(first + count) * ci);
             let product = MatMul::new(count, ci, width).trans_b();
-            device.matmul(&product, 1.0, rows, weight.view(), Beta::Overwrite, dx)
+            device.matmul(&product, 1.0, rows, weight.view(), Write::Over, dx)
         })
     }
 
@@ -196,7 +196,7 @@ impl Conv2d {
         unfold.blocks(device, x, |first, count, rows| {
             let dy = dy.slice(first * co..(first + count) * co);
             let product = MatMul::new(co, width, count).trans_a();
-            device.matmul(&product, 1.0, dy, rows, Beta::Add, sum.view_mut())
+            device.matmul(&product, 1.0, dy, rows, Write::Add, sum.view_mut())
         })?;
         let (sizes, grid) = self.by_weight()?;
         let args = Args::new(&sizes).read(sum.view()).write(dweight);

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::{Grid, Kernel, Work};
-use crate::matmul::{Beta, MatMul};
-use crate::{KernelError, Result};
+use crate::matmul::MatMul;
+use crate::{KernelError, Result, Write};
 
 /// Number of a graph among those of its device.
 pub(super) type GraphId = u64;
@@ -61,7 +61,7 @@ pub(super) const fn mask_row(m: usize) -> usize {
 pub(super) struct Product {
     pub sizes: MatMul,
     pub alpha: f32,
-    pub beta: Beta,
+    pub write: Write,
     /// Storage of `A` and `B`.
     pub operands: Storage,
     /// Storage of `C`.

@@ -4,8 +4,8 @@ use super::{Args, Buffer, Device, Grid, Module};
 use crate::adamw::{AdamW, MultiAdamW, Tensor};
 use crate::check::noise;
 use crate::layer_norm::LayerNorm;
-use crate::matmul::{Beta, MatMul};
-use crate::{KernelError, Result};
+use crate::matmul::MatMul;
+use crate::{KernelError, Result, Write};
 
 const N: usize = 5;
 const C: usize = 24;
@@ -58,7 +58,7 @@ impl Step {
         let mut out = device.alloc("out", N * M)?;
         let sizes = MatMul::new(N, M, C).trans_b();
         let working = self.working.view();
-        device.matmul(&sizes, 1.0, y.view(), working, Beta::Overwrite, out.view_mut())?;
+        device.matmul(&sizes, 1.0, y.view(), working, Write::Over, out.view_mut())?;
         Ok((y, out))
     }
 
@@ -70,7 +70,7 @@ impl Step {
         drop(out);
         let mut g = device.zeros::<f32>("g", M * C)?;
         let sizes = MatMul::new(M, C, N).trans_a();
-        device.matmul(&sizes, 1.0, narrow.view(), y.view(), Beta::Add, g.view_mut())?;
+        device.matmul(&sizes, 1.0, narrow.view(), y.view(), Write::Add, g.view_mut())?;
         drop(y);
         let [p, m, v] = &mut self.state;
         let (p, m, v) = (p.view_mut(), m.view_mut(), v.view_mut());

@@ -30,8 +30,8 @@ use super::backend::{Fused, Product, Storage, mask_row};
 use super::cublaslt::{Done, Library, Status, done};
 use super::cuda_error::words;
 use super::library_search::Search;
-use crate::matmul::{Beta, MatMul};
-use crate::{KernelError, Result};
+use crate::matmul::MatMul;
+use crate::{KernelError, Result, Write};
 
 /// Bytes of scratch memory that an algorithm may use: NVIDIA's recommendation for Hopper.
 const WORKSPACE: usize = 32 << 20;
@@ -205,7 +205,7 @@ impl Products {
         let Some(Some(plan)) = self.plans.get(&asked(p)) else {
             return Err(Status::NOT_SUPPORTED);
         };
-        let beta: f32 = if p.beta == Beta::Add { 1.0 } else { 0.0 };
+        let beta: f32 = if p.write == Write::Add { 1.0 } else { 0.0 };
         let [first, second, result] = [0, 1, 2].map(|i| plan.layouts[i].handle);
         let at = |address: u64| address as *mut c_void;
         plan.product.point(p.fused)?;

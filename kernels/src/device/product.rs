@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::backend::{Fused, Product, Storage, mask_row};
 use super::{Device, Float, View, ViewMut};
-use crate::matmul::{Beta, MatMul};
-use crate::{KernelError, Result, check_count};
+use crate::matmul::MatMul;
+use crate::{KernelError, Result, Write, check_count};
 
 /// Operation fused with a product. It is computed in f32, before the one rounding of `C`.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl Device {
         alpha: f32,
         a: View<'_, T>,
         b: View<'_, T>,
-        beta: Beta,
+        write: Write,
         c: ViewMut<'_, C>,
     ) -> Result<()> {
         self.check_product(sizes, a, b, &c)?;
@@ -65,21 +65,21 @@ impl Device {
             return Ok(());
         }
         if sizes.k == 0 || sizes.batch == 0 {
-            return if beta == Beta::Overwrite { self.zero(c) } else { Ok(()) };
+            return if write == Write::Over { self.zero(c) } else { Ok(()) };
         }
         let (operands, result) = (T::STORAGE, C::STORAGE);
         let (a, b, c) = (a.address(), b.address(), c.address());
         let (sizes, fused) = (*sizes, Fused::Nothing);
-        let whole = Product { sizes, alpha, beta, operands, result, a, b, c, fused };
+        let whole = Product { sizes, alpha, write, operands, result, a, b, c, fused };
         if !summed {
             return self.product(&whole).map(drop);
         }
         for i in 0..sizes.batch {
             let at = |address: u64, stride: usize| address + (i * stride * size_of::<T>()) as u64;
             let (a, b) = (at(a, sizes.stride_a), at(b, sizes.stride_b));
-            let beta = if i > 0 { Beta::Add } else { beta };
+            let write = if i > 0 { Write::Add } else { write };
             let sizes = MatMul { batch: 1, ..sizes };
-            self.product(&Product { sizes, beta, a, b, ..whole })?;
+            self.product(&Product { sizes, write, a, b, ..whole })?;
         }
         Ok(())
     }
@@ -95,7 +95,7 @@ impl Device {
         alpha: f32,
         a: View<'_, T>,
         b: View<'_, T>,
-        beta: Beta,
+        write: Write,
         epilogue: Epilogue<'_, C>,
         c: ViewMut<'_, C>,
     ) -> Result<bool> {
@@ -110,7 +110,7 @@ impl Device {
         }
         let (operands, result) = (T::STORAGE, C::STORAGE);
         let (a, b, c) = (a.address(), b.address(), c.address());
-        let product = Product { sizes: *sizes, alpha, beta, operands, result, a, b, c, fused };
+        let product = Product { sizes: *sizes, alpha, write, operands, result, a, b, c, fused };
         if !self.0.backend.fits(&product)? {
             return Ok(false);
         }

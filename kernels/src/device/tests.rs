@@ -1,8 +1,9 @@
 use half::bf16;
 
 use super::{Args, Counts, Device, Epilogue, Grid, Module};
+use crate::Write;
 use crate::check::{noise, stored};
-use crate::matmul::{Beta, MatMul};
+use crate::matmul::MatMul;
 
 #[test]
 fn without_a_driver_the_error_says_what_was_looked_for() {
@@ -200,20 +201,20 @@ fn products_that_would_round_too_often_are_refused() {
     let mut c = device.zeros::<bf16>("c", 4).unwrap();
     let sizes = MatMul::new(2, 2, 2).batched(2).summed();
     let (a, wide) = (a.view(), wide.view());
-    let error = device.matmul(&sizes, 1.0, a, a, Beta::Overwrite, c.view_mut()).unwrap_err();
+    let error = device.matmul(&sizes, 1.0, a, a, Write::Over, c.view_mut()).unwrap_err();
     assert_eq!(error.to_string(), "matmul: a sum over a batch needs a result of f32");
-    let error = device.matmul(&sizes, 1.0, wide, wide, Beta::Overwrite, c.view_mut()).unwrap_err();
+    let error = device.matmul(&sizes, 1.0, wide, wide, Write::Over, c.view_mut()).unwrap_err();
     assert!(error.to_string().contains("operands of f32"), "{error}");
-    let short = device.matmul(&sizes, 1.0, a.slice(0..7), a, Beta::Add, c.view_mut());
+    let short = device.matmul(&sizes, 1.0, a.slice(0..7), a, Write::Add, c.view_mut());
     assert_eq!(short.unwrap_err().to_string(), "matmul: a has 7 elements, its sizes ask for 8");
     assert_eq!(device.counters().products, 0);
     // Nothing to sum: zeros.
     let mut c = device.upload("c", &[1.0f32; 4]).unwrap();
     let none = MatMul::new(2, 2, 0);
     let empty = a.slice(0..0);
-    device.matmul(&none, 1.0, empty, empty, Beta::Add, c.view_mut()).unwrap();
+    device.matmul(&none, 1.0, empty, empty, Write::Add, c.view_mut()).unwrap();
     assert_eq!(device.download(c.view()).unwrap(), [1.0; 4]);
-    device.matmul(&none, 1.0, empty, empty, Beta::Overwrite, c.view_mut()).unwrap();
+    device.matmul(&none, 1.0, empty, empty, Write::Over, c.view_mut()).unwrap();
     assert_eq!(device.download(c.view()).unwrap(), [0.0; 4]);
 }
 
@@ -227,7 +228,7 @@ fn an_epilogue_rounds_once() {
     let [a, b, bias] = [&a, &b, &bias].map(|host| device.upload("operand", host).unwrap());
     let sizes = MatMul::new(n, m, k).trans_a();
     let mut exact = device.alloc::<f32>("exact", n * m).unwrap();
-    let (a, b, over) = (a.view(), b.view(), Beta::Overwrite);
+    let (a, b, over) = (a.view(), b.view(), Write::Over);
     device.matmul(&sizes, 1.0, a, b, over, exact.view_mut()).unwrap();
     let exact = device.download(exact.view()).unwrap();
     let mut c = device.alloc::<bf16>("c", n * m).unwrap();
@@ -266,7 +267,7 @@ fn a_dry_run_checks_and_counts_and_executes_nothing() {
     let a = device.zeros::<bf16>("a", 6).unwrap();
     let mut c = device.alloc::<f32>("c", 4).unwrap();
     let sizes = MatMul::new(2, 2, 3);
-    device.matmul(&sizes, 1.0, a.view(), a.view(), Beta::Overwrite, c.view_mut()).unwrap();
+    device.matmul(&sizes, 1.0, a.view(), a.view(), Write::Over, c.view_mut()).unwrap();
     let trace = device.trace().unwrap();
     let named: Vec<_> = trace.parts.keys().map(|place| place.to_string()).collect();
     assert_eq!(named, ["", "layer 3"]);

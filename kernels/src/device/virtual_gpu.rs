@@ -190,7 +190,7 @@ impl State {
         let b = floats(gpu, p.operands, p.b, span(s.stride_b, s.k * s.m))?;
         // Read even if it is overwritten: gaps between the products of a batch stay as they are.
         let mut c = floats(gpu, p.result, p.c, span(s.stride_c, s.n * s.m))?;
-        s.run(f64::from(p.alpha), &a, &b, p.beta, &mut c)?;
+        s.run(f64::from(p.alpha), &a, &b, p.write, &mut c)?;
         match p.fused {
             Fused::Nothing => {}
             Fused::Bias(bias) => {

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{LayerNorm, Stats};
-use crate::matmul::Beta;
+use crate::Write;
 use crate::simd;
 use crate::simd::{LANES, madd, sum, sum_lanes};
 
@@ -117,18 +117,18 @@ pub fn backward(
     weight: &[f32],
     stats: Stats<'_, f32>,
     dy: &[f32],
-    dx: Option<(&mut [f32], Beta)>,
+    dx: Option<(&mut [f32], Write)>,
     dweight: Option<&mut [f32]>,
     dbias: Option<&mut [f32]>,
 ) {
     let c = s.c;
-    if let Some((dx, beta)) = dx {
+    if let Some((dx, write)) = dx {
         dx.par_chunks_mut(ROWS * c).enumerate().for_each(|(k, dx)| {
             for (r, dx) in dx.chunks_exact_mut(c).enumerate() {
                 let i = k * ROWS + r;
                 let row = i * c..(i + 1) * c;
                 let (mean, rstd) = (stats.mean[i], stats.rstd[i]);
-                let add = beta == Beta::Add;
+                let add = write == Write::Add;
                 dx_row(&x[row.clone()], weight, mean, rstd, &dy[row], dx, add);
             }
         });

@@ -3,9 +3,8 @@
 use super::LayerNorm;
 use crate::device::sizes::{Pieces, small};
 use crate::device::{Args, Device, Float, Grid, Module, View, ViewMut};
-use crate::matmul::Beta;
 use crate::reduce::column_finish;
-use crate::{Result, check_count};
+use crate::{Result, Write, check_count};
 
 static PTX: Module = Module::new("layer_norm", include_str!("../../ptx/layer_norm.ptx"));
 
@@ -58,7 +57,7 @@ impl LayerNorm {
         ] {
             check_count("layer_norm", name, found, expected)?;
         }
-        let args = Args::new(&self.sizes(0, Beta::Overwrite)?);
+        let args = Args::new(&self.sizes(0, Write::Over)?);
         let args = args.read(x).read(weight).read(bias).write(y).write(mean).write(rstd);
         // SAFETY: the lengths were checked; a warp beyond row n does nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>("layer_norm_fwd"), &self.by_rows(), &args) }
@@ -76,7 +75,7 @@ impl LayerNorm {
         weight: View<'_, f32>,
         stats: StatsGpu<'_>,
         dy: View<'_, T>,
-        dx: Option<(ViewMut<'_, T>, Beta)>,
+        dx: Option<(ViewMut<'_, T>, Write)>,
         dweight: Option<ViewMut<'_, f32>>,
         dbias: Option<ViewMut<'_, f32>>,
     ) -> Result<()> {
@@ -93,8 +92,8 @@ impl LayerNorm {
         ] {
             check_count("layer_norm", name, found, expected)?;
         }
-        if let Some((dx, beta)) = dx {
-            let args = Args::new(&self.sizes(0, beta)?).read(x).read(weight);
+        if let Some((dx, write)) = dx {
+            let args = Args::new(&self.sizes(0, write)?).read(x).read(weight);
             let args = args.read(stats.mean).read(stats.rstd).read(dy).write(dx);
             // SAFETY: the lengths were checked; a warp beyond row n does nothing.
             unsafe { device.launch(&PTX.kernel_of::<T>("layer_norm_bwd"), &self.by_rows(), &args)? }
@@ -105,7 +104,7 @@ impl LayerNorm {
         let pieces = Pieces::of(self.n);
         let each = pieces.count * self.c;
         let mut partial = device.alloc("layer_norm.partial", 2 * each)?;
-        let args = Args::new(&self.sizes(pieces.rows, Beta::Overwrite)?).read(x);
+        let args = Args::new(&self.sizes(pieces.rows, Write::Over)?).read(x);
         let args = args.read(stats.mean).read(stats.rstd).read(dy).write(partial.view_mut());
         let kernel = PTX.kernel_of::<T>("layer_norm_columns");
         // SAFETY: the lengths were checked; partial holds two sums per piece and column.
@@ -122,13 +121,13 @@ impl LayerNorm {
         Grid::line(self.n, ROWS, 32 * ROWS as u32)
     }
 
-    fn sizes(&self, rows: usize, beta: Beta) -> Result<Sizes> {
+    fn sizes(&self, rows: usize, write: Write) -> Result<Sizes> {
         Ok(Sizes {
             n: small("layer_norm", "n", self.n)?,
             c: small("layer_norm", "c", self.c)?,
             eps: self.eps as f32,
             rows: small("layer_norm", "rows", rows)?,
-            add: u32::from(beta == Beta::Add),
+            add: u32::from(write == Write::Add),
         })
     }
 }

@@ -36,8 +36,7 @@ pub(crate) mod verify;
 
 pub use gpu::StatsGpu;
 
-use crate::matmul::Beta;
-use crate::{KernelError, Real, Result, check_len, dry_run, f32s, f32s_mut};
+use crate::{KernelError, Real, Result, Write, check_len, dry_run, f32s, f32s_mut};
 
 /// Sizes of a layer norm.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -59,6 +58,21 @@ pub struct Stats<'a, T> {
     pub mean: &'a [T],
     /// Reciprocal standard deviation of each set.
     pub rstd: &'a [T],
+}
+
+/// Layer norm with known statistics: `(z - mean) rstd weight + bias`.
+#[derive(Debug, Clone, Copy)]
+pub struct Normed<'a, T> {
+    /// z, `[n, k]`.
+    pub z: &'a [T],
+    /// Mean of each row, `[n]`.
+    pub mean: &'a [T],
+    /// Reciprocal standard deviation of each row, `[n]`.
+    pub rstd: &'a [T],
+    /// Weight of the norm, `[k]`.
+    pub weight: &'a [T],
+    /// Bias of the norm, `[k]`.
+    pub bias: &'a [T],
 }
 
 impl LayerNorm {
@@ -111,7 +125,7 @@ impl LayerNorm {
         Ok(())
     }
 
-    /// Writes `dx` or, with [`Beta::Add`], adds to it; adds to `dweight` and `dbias`. Each is
+    /// Writes `dx` or, with [`Write::Add`], adds to it; adds to `dweight` and `dbias`. Each is
     /// optional.
     ///
     /// # Errors
@@ -122,7 +136,7 @@ impl LayerNorm {
         weight: &[T],
         stats: Stats<'_, T>,
         dy: &[T],
-        dx: Option<(&mut [T], Beta)>,
+        dx: Option<(&mut [T], Write)>,
         dweight: Option<&mut [T]>,
         dbias: Option<&mut [T]>,
     ) -> Result<()> {
@@ -143,7 +157,7 @@ impl LayerNorm {
         }
         if T::IS_F32 {
             let stats = Stats { mean: f32s(stats.mean), rstd: f32s(stats.rstd) };
-            let dx = dx.map(|(dx, beta)| (f32s_mut(dx), beta));
+            let dx = dx.map(|(dx, write)| (f32s_mut(dx), write));
             let (dweight, dbias) = (dweight.map(f32s_mut), dbias.map(f32s_mut));
             cpu::backward(self, f32s(x), f32s(weight), stats, f32s(dy), dx, dweight, dbias);
         } else {

@@ -2,7 +2,7 @@
 
 use super::{LayerNorm, Stats};
 use crate::Real;
-use crate::matmul::Beta;
+use crate::Write;
 
 pub fn forward<T: Real>(
     s: &LayerNorm,
@@ -37,7 +37,7 @@ pub fn backward<T: Real>(
     weight: &[T],
     stats: Stats<'_, T>,
     dy: &[T],
-    mut dx: Option<(&mut [T], Beta)>,
+    mut dx: Option<(&mut [T], Write)>,
     mut dweight: Option<&mut [T]>,
     mut dbias: Option<&mut [T]>,
 ) {
@@ -56,13 +56,13 @@ pub fn backward<T: Real>(
             }
         }
         // xhat = (x - mean) * rstd, where mean and rstd depend on every x of the row
-        if let Some((dx, beta)) = &mut dx {
+        if let Some((dx, write)) = &mut dx {
             let mean_g = (0..s.c).map(g).sum::<T>() * inv_c;
             let mean_gx = (0..s.c).map(|j| g(j) * xhat(j)).sum::<T>() * inv_c;
             for j in 0..s.c {
                 let d = rstd * (g(j) - mean_g - xhat(j) * mean_gx);
                 let dx = &mut dx[i * s.c + j];
-                *dx = if *beta == Beta::Add { *dx + d } else { d };
+                *dx = if *write == Write::Add { *dx + d } else { d };
             }
         }
     }

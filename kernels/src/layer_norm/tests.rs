@@ -1,6 +1,6 @@
 use super::{LayerNorm, Stats, cpu, reference};
+use crate::Write;
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
-use crate::matmul::Beta;
 
 /// Rows and channels: one, a prime, not a multiple of the lanes, ViT-S width with more rows than
 /// one task handles.
@@ -21,7 +21,7 @@ fn gradient_matches_central_differences() {
         let mut grads = [vec![0.0; n * c], vec![0.0; c], vec![0.0; c]];
         let [dx, dw, db] = &mut grads;
         let stats = Stats { mean: &mean, rstd: &rstd };
-        let dx = Some((&mut dx[..], Beta::Overwrite));
+        let dx = Some((&mut dx[..], Write::Over));
         s.backward(&inputs[0], &inputs[1], stats, &dy, dx, Some(dw), Some(db)).unwrap();
         central_differences("layer_norm", &inputs, &grads, |inputs| {
             weighted_sum(&run(inputs).0, &dy)
@@ -29,7 +29,7 @@ fn gradient_matches_central_differences() {
     }
 }
 
-type Backward<'a> = &'a dyn Fn(Stats<'_, f32>, (&mut [f32], Beta), &mut [f32], &mut [f32]);
+type Backward<'a> = &'a dyn Fn(Stats<'_, f32>, (&mut [f32], Write), &mut [f32], &mut [f32]);
 
 #[test]
 fn fast_form_matches_reference() {
@@ -55,8 +55,8 @@ fn fast_form_matches_reference() {
             let (mut dx, mut sum) = (vec![f32::NAN; n * c], noise(n * c, 7));
             let (mut dw, mut db) = (noise(c, 5), noise(c, 6));
             let st = || Stats { mean: &mean0, rstd: &rstd0 };
-            f(st(), (&mut sum, Beta::Add), &mut [0.0; 384][..c], &mut [0.0; 384][..c]);
-            f(st(), (&mut dx, Beta::Overwrite), &mut dw, &mut db);
+            f(st(), (&mut sum, Write::Add), &mut [0.0; 384][..c], &mut [0.0; 384][..c]);
+            f(st(), (&mut dx, Write::Over), &mut dw, &mut db);
             (dx, dw, db, sum)
         };
         let a =

@@ -4,10 +4,10 @@ use half::bf16;
 
 use super::{LayerNorm, Stats, StatsGpu, reference};
 use crate::Result;
+use crate::Write;
 use crate::check::{UNIT, noise, stored, wide};
 use crate::device::sizes::Pieces;
 use crate::device::{Device, Float};
-use crate::matmul::Beta;
 use crate::verify::{Kernels, Timed, Verification, filled};
 
 pub(crate) const KERNELS: Kernels = Kernels { name: "layer_norm", verify, timed };
@@ -59,10 +59,10 @@ fn run<T: Float>(device: &Device, s: &LayerNorm, of: &Inputs<T>) -> Result<Outpu
     let mut dweight = device.upload("dweight", &of.weight)?;
     let mut dbias = device.upload("dbias", &of.weight)?;
     let (x, dy, weight) = (x.view(), dy.view(), weight.view());
-    let added = Some((sum.view_mut(), Beta::Add));
+    let added = Some((sum.view_mut(), Write::Add));
     s.backward_gpu(device, x, weight, stats, dy, added, None, None)?;
     let (dw, db) = (Some(dweight.view_mut()), Some(dbias.view_mut()));
-    let written = Some((dx.view_mut(), Beta::Overwrite));
+    let written = Some((dx.view_mut(), Write::Over));
     s.backward_gpu(device, x, weight, stats, dy, written, dw, db)?;
     Ok(Outputs {
         y: device.download(y.view())?,
@@ -140,7 +140,7 @@ fn backward<T: Float>(
     let (mean, rstd) = (wide(&got.mean), wide(&got.rstd));
     let (mut dx, mut dw, mut db) = (vec![0.0; n * c], w.to_vec(), w.to_vec());
     let stats = Stats { mean: &mean, rstd: &rstd };
-    let out = Some((&mut dx[..], Beta::Overwrite));
+    let out = Some((&mut dx[..], Write::Over));
     reference::backward(s, x, w, stats, dy, out, Some(&mut dw), Some(&mut db));
     let xhat = |at: usize| (x[at] - mean[at / c]) * rstd[at / c];
     let g = |at: usize| dy[at] * w[at % c];
@@ -193,7 +193,7 @@ fn timed(device: &Device) -> Result<Vec<Timed<'_>>> {
     let mut dbias = device.zeros::<f32>("dbias", s.c)?;
     let backward = move || {
         let stats = StatsGpu { mean: mean.view(), rstd: rstd.view() };
-        let dx = Some((dx.view_mut(), Beta::Overwrite));
+        let dx = Some((dx.view_mut(), Write::Over));
         let (dw, db) = (Some(dweight.view_mut()), Some(dbias.view_mut()));
         s.backward_gpu(device, x.view(), weight.view(), stats, dy.view(), dx, dw, db)
     };

@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use super::Linear;
 use super::fused::{Input, Output, Weight};
-use crate::matmul::{Beta, Blocked, Finish, Left, MatMul, Right, Values};
-use crate::{Real, Result, f32s, f32s_mut};
+use crate::matmul::{Blocked, Finish, Left, MatMul, Right, Values};
+use crate::{Real, Result, Write, f32s, f32s_mut};
 
 /// Elements of `y` that a task fills with the bias.
 const TASK: usize = 1 << 15;
@@ -19,7 +19,7 @@ pub fn forward<T: Real>(
     y: &mut [T],
 ) -> Result<()> {
     let product = MatMul::new(s.n, s.m, s.k).trans_b();
-    let Some(bias) = bias else { return product.run(1.0, x, weight, Beta::Overwrite, y) };
+    let Some(bias) = bias else { return product.run(1.0, x, weight, Write::Over, y) };
     if T::IS_F32 && product.blocked() {
         let (x, weight, bias) = (Input::Plain(f32s(x)), Weight::Full(f32s(weight)), f32s(bias));
         fused(s, x, weight, Some(bias), Output::Plain, f32s_mut(y));
@@ -29,17 +29,17 @@ pub fn forward<T: Real>(
     y.par_chunks_mut(rows * s.m.max(1)).for_each(|y| {
         y.chunks_exact_mut(s.m.max(1)).for_each(|row| row.copy_from_slice(bias));
     });
-    product.run(1.0, x, weight, Beta::Add, y)
+    product.run(1.0, x, weight, Write::Add, y)
 }
 
 /// `dx = dy weight`.
 pub fn dx<T: Real>(s: &Linear, weight: &[T], dy: &[T], dx: &mut [T]) -> Result<()> {
-    MatMul::new(s.n, s.k, s.m).run(1.0, dy, weight, Beta::Overwrite, dx)
+    MatMul::new(s.n, s.k, s.m).run(1.0, dy, weight, Write::Over, dx)
 }
 
 /// `dweight += dy^T x`.
 pub fn dweight<T: Real>(s: &Linear, x: &[T], dy: &[T], dweight: &mut [T]) -> Result<()> {
-    MatMul::new(s.m, s.k, s.n).trans_a().run(1.0, dy, x, Beta::Add, dweight)
+    MatMul::new(s.m, s.k, s.n).trans_a().run(1.0, dy, x, Write::Add, dweight)
 }
 
 fn values<'a>(weight: Weight<'a, f32>) -> Values<'a> {

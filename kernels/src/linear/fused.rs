@@ -20,6 +20,7 @@
 use half::bf16;
 
 use super::{Linear, cpu, reference};
+use crate::layer_norm::Normed;
 use crate::{KernelError, Real, Result, check_len, dry_run, f32s, f32s_mut, matmul};
 
 /// Operand that is multiplied by the weight, `[n, k]`.
@@ -31,21 +32,6 @@ pub enum Input<'a, T> {
     Normed(Normed<'a, T>),
     /// Exact GELU of z.
     Gelu(&'a [T]),
-}
-
-/// Layer norm with known statistics: `(z - mean) rstd weight + bias`.
-#[derive(Debug, Clone, Copy)]
-pub struct Normed<'a, T> {
-    /// z, `[n, k]`.
-    pub z: &'a [T],
-    /// Mean of each row, `[n]`.
-    pub mean: &'a [T],
-    /// Reciprocal standard deviation of each row, `[n]`.
-    pub rstd: &'a [T],
-    /// Weight of the norm, `[k]`.
-    pub weight: &'a [T],
-    /// Bias of the norm, `[k]`.
-    pub bias: &'a [T],
 }
 
 /// A weight `[m, k]`.

@@ -9,8 +9,8 @@ use super::Linear;
 use crate::activation::Activation;
 use crate::add::{Add, cast_gpu};
 use crate::device::{Device, Epilogue, Float, View, ViewMut};
-use crate::matmul::{Beta, MatMul};
-use crate::{KernelError, Result, check_count, reduce};
+use crate::matmul::MatMul;
+use crate::{KernelError, Result, Write, check_count, reduce};
 
 /// Operation after the bias.
 enum Behind<'a> {
@@ -35,12 +35,12 @@ impl Linear {
         self.check_gpu(x.len(), weight.len(), y.len())?;
         let product = MatMul::new(self.n, self.m, self.k).trans_b();
         let Some(bias) = bias else {
-            return device.matmul(&product, 1.0, x, weight, Beta::Overwrite, y);
+            return device.matmul(&product, 1.0, x, weight, Write::Over, y);
         };
         if self.biased(device, x, weight, bias, Behind::Nothing, y.reborrow())? {
             return Ok(());
         }
-        device.matmul(&product, 1.0, x, weight, Beta::Overwrite, y.reborrow())?;
+        device.matmul(&product, 1.0, x, weight, Write::Over, y.reborrow())?;
         Add { n: self.n, inner: self.m }.in_place_gpu(device, y, bias)
     }
 
@@ -85,7 +85,7 @@ impl Linear {
         }
         let mut before = device.alloc("linear.before_relu", y.len())?;
         let product = MatMul::new(self.n, self.m, self.k).trans_b();
-        device.matmul(&product, 1.0, x, weight, Beta::Overwrite, before.view_mut())?;
+        device.matmul(&product, 1.0, x, weight, Write::Over, before.view_mut())?;
         let rows = Add { n: self.n, inner: self.m };
         rows.in_place_gpu(device, before.view_mut(), bias)?;
         Activation::Relu.forward_gpu(device, before.view(), y)
@@ -109,7 +109,7 @@ impl Linear {
         // y = x weight^T
         let product = MatMul::new(self.n, self.k, self.m);
         let epilogue = Epilogue::ReluBackward(mask);
-        device.matmul_with(&product, 1.0, dy, weight, Beta::Overwrite, epilogue, dx)
+        device.matmul_with(&product, 1.0, dy, weight, Write::Over, epilogue, dx)
     }
 
     /// Runs the product with a bias epilogue; `false` if the device has none.
@@ -139,7 +139,7 @@ impl Linear {
             Behind::Relu => Epilogue::BiasRelu(vector),
             Behind::ReluMask(mask) => Epilogue::BiasReluMask(vector, mask),
         };
-        device.matmul_with(&product, 1.0, x, weight, Beta::Overwrite, epilogue, y)
+        device.matmul_with(&product, 1.0, x, weight, Write::Over, epilogue, y)
     }
 
     fn check_gpu(&self, x: usize, weight: usize, y: usize) -> Result<()> {
@@ -174,7 +174,7 @@ impl Linear {
             check_count("linear", "dx", dx.len(), self.n * self.k)?;
             // y = x weight^T
             let product = MatMul::new(self.n, self.k, self.m);
-            device.matmul(&product, 1.0, dy, weight, Beta::Overwrite, dx)?;
+            device.matmul(&product, 1.0, dy, weight, Write::Over, dx)?;
         }
         let Some(dweight) = dweight else {
             return match dbias {
@@ -202,15 +202,15 @@ impl Linear {
         // y = x weight^T + bias
         let product = MatMul::new(self.m, self.k, self.n).trans_a();
         let Some(dbias) = dbias else {
-            return device.matmul(&product, 1.0, dy, x, Beta::Add, dweight);
+            return device.matmul(&product, 1.0, dy, x, Write::Add, dweight);
         };
         let mut sums = device.alloc("linear.dbias", self.m)?;
         let rows = Epilogue::RowSums(sums.view_mut());
         let into = dweight.reborrow();
-        if device.matmul_with(&product, 1.0, dy, x, Beta::Add, rows, into)? {
+        if device.matmul_with(&product, 1.0, dy, x, Write::Add, rows, into)? {
             return Add { n: 1, inner: self.m }.in_place_gpu(device, dbias, sums.view());
         }
-        device.matmul(&product, 1.0, dy, x, Beta::Add, dweight)?;
+        device.matmul(&product, 1.0, dy, x, Write::Add, dweight)?;
         reduce::column_sums_gpu(device, dy, self.n, dbias)
     }
 }

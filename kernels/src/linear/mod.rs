@@ -36,7 +36,7 @@ pub mod reference;
 mod tests;
 pub(crate) mod verify;
 
-pub use fused::{Input, Normed, Output, Weight};
+pub use fused::{Input, Output, Weight};
 
 use crate::{KernelError, Real, Result, check_len, dry_run, matmul};
 

@@ -1,9 +1,10 @@
 use half::bf16;
 
-use super::{Input, Linear, Normed, Output, Weight, reference};
+use super::{Input, Linear, Output, Weight, reference};
 use crate::Real;
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
 use crate::layer_norm::LayerNorm;
+use crate::layer_norm::Normed;
 
 /// n, m, k: ones, primes, no multiples of a block size, a class layer, tokens of ViT-S.
 const SHAPES: [(usize, usize, usize); 5] =

@@ -3,7 +3,7 @@ use half::bf16;
 use super::blocked::{Blocked, DEPTH};
 use super::{Finish, Left, Right, Values};
 use crate::check::{assert_close, noise};
-use crate::linear::Normed;
+use crate::layer_norm::Normed;
 use crate::simd::{self, Level};
 
 /// n, m, k: ones, primes, edges of every tile, several blocks of depth, more columns than rows

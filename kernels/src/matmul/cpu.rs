@@ -4,12 +4,12 @@
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::MatMul;
 use super::blocked::Blocked;
 use super::finish::Finish;
 use super::left::Left;
 use super::right::{Right, Values};
-use super::{Beta, MatMul};
-use crate::{Real, f32s, f32s_mut, simd};
+use crate::{Real, Write, f32s, f32s_mut, simd};
 
 /// Multiply-adds below which another thread does not pay off.
 const TASK: usize = 1 << 18;
@@ -58,15 +58,15 @@ impl MatMul {
 }
 
 /// Computes the product; lengths and the stride of outputs have been checked.
-pub fn run<T: Real>(s: &MatMul, alpha: T, a: &[T], b: &[T], beta: Beta, c: &mut [T]) {
-    if s.batch == 0 && s.stride_c == 0 && beta == Beta::Overwrite {
+pub fn run<T: Real>(s: &MatMul, alpha: T, a: &[T], b: &[T], write: Write, c: &mut [T]) {
+    if s.batch == 0 && s.stride_c == 0 && write == Write::Over {
         c.fill(T::ZERO);
     }
     if s.batch == 0 || s.n * s.m == 0 {
         return;
     }
     if T::IS_F32 && s.blocked() {
-        blocked(s, f32s(&[alpha])[0], f32s(a), f32s(b), beta, f32s_mut(c));
+        blocked(s, f32s(&[alpha])[0], f32s(a), f32s(b), write, f32s_mut(c));
         return;
     }
     let work = s.n * s.m * s.k;
@@ -77,24 +77,24 @@ pub fn run<T: Real>(s: &MatMul, alpha: T, a: &[T], b: &[T], beta: Beta, c: &mut 
     if s.batch == 1 || s.stride_c == 0 || (within && s.batch < 2 * threads) {
         let inside = if within { Parallelism::Rayon(0) } else { Parallelism::None };
         for p in 0..s.batch {
-            let beta = if p > 0 && s.stride_c == 0 { Beta::Add } else { beta };
+            let write = if p > 0 && s.stride_c == 0 { Write::Add } else { write };
             // SAFETY: `p < batch`; one product at a time writes to c.
-            unsafe { product(s, alpha, at.of(s, p), beta, inside) };
+            unsafe { product(s, alpha, at.of(s, p), write, inside) };
         }
         return;
     }
     let at = &at;
     (0..s.batch).into_par_iter().with_min_len(TASK.div_ceil(work.max(1))).for_each(|p| {
         // SAFETY: `p < batch`, and outputs lie at least n * m apart.
-        unsafe { product(s, alpha, at.of(s, p), beta, Parallelism::None) };
+        unsafe { product(s, alpha, at.of(s, p), write, Parallelism::None) };
     });
 }
 
 /// Computes f32 products one after the other; each is split over the threads.
-fn blocked(s: &MatMul, alpha: f32, a: &[f32], b: &[f32], beta: Beta, c: &mut [f32]) {
+fn blocked(s: &MatMul, alpha: f32, a: &[f32], b: &[f32], write: Write, c: &mut [f32]) {
     for p in 0..s.batch {
         let (a, b) = (&a[p * s.stride_a..][..s.n * s.k], &b[p * s.stride_b..][..s.k * s.m]);
-        let add = beta == Beta::Add || (p > 0 && s.stride_c == 0);
+        let add = write == Write::Add || (p > 0 && s.stride_c == 0);
         let product = Blocked {
             n: s.n,
             m: s.m,
@@ -115,7 +115,7 @@ unsafe fn product<T: Real>(
     s: &MatMul,
     alpha: T,
     at: Operands<T>,
-    beta: Beta,
+    write: Write,
     parallelism: Parallelism,
 ) {
     let step = |transposed: bool, rows: usize, columns: usize| {
@@ -134,7 +134,7 @@ unsafe fn product<T: Real>(
             at.c,
             1,
             s.m as isize,
-            beta == Beta::Add,
+            write == Write::Add,
             at.a,
             a_col,
             a_row,

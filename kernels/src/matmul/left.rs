@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::micro::{LINE, load};
 use super::square::transpose;
 use crate::activation::gelu;
-use crate::linear::Normed;
+use crate::layer_norm::Normed;
 use crate::simd;
 use crate::simd::madd;
 

@@ -1,8 +1,8 @@
 //! Matrix products, plain and strided-batched.
 //!
 //! ```text
-//! C[n, m]  = alpha * sum_k op(A)[n, k] op(B)[k, m]        Beta::Overwrite
-//! C[n, m] += alpha * sum_k op(A)[n, k] op(B)[k, m]        Beta::Add
+//! C[n, m]  = alpha * sum_k op(A)[n, k] op(B)[k, m]        Write::Over
+//! C[n, m] += alpha * sum_k op(A)[n, k] op(B)[k, m]        Write::Add
 //! ```
 //! `A` is stored `[n, k]` or, with `trans_a`, `[k, n]`; `B` is stored `[k, m]` or, with `trans_b`,
 //! `[m, k]`: the layout of a linear layer's weight. A batch repeats this at fixed strides; stride 0
@@ -71,25 +71,16 @@ pub(crate) use right::{Right, Values};
 pub(crate) use square::transpose;
 
 use crate::dry_run::Cost;
-use crate::{KernelError, Real, Result, dry_run};
-
-/// Treatment of the old contents of `C`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beta {
-    /// Overwrites them without reading them.
-    Overwrite,
-    /// Adds the product to them.
-    Add,
-}
+use crate::{KernelError, Real, Result, Write, dry_run};
 
 /// Sizes and layout of a product.
 ///
 /// ```
-/// use dressage_kernels::matmul::{Beta, MatMul};
+/// use dressage_kernels::{Write, matmul::MatMul};
 /// // [1, 2] times the transpose of [3, 2]
 /// let mut c = [0.0f32; 3];
 /// let weight = [1.0, 0.0, 0.0, 1.0, 1.0, 1.0];
-/// MatMul::new(1, 3, 2).trans_b().run(1.0, &[5.0, 7.0], &weight, Beta::Overwrite, &mut c)?;
+/// MatMul::new(1, 3, 2).trans_b().run(1.0, &[5.0, 7.0], &weight, Write::Over, &mut c)?;
 /// assert_eq!(c, [5.0, 7.0, 12.0]);
 /// # Ok::<(), dressage_kernels::KernelError>(())
 /// ```
@@ -176,7 +167,7 @@ impl MatMul {
         alpha: f64,
         a: &[T],
         b: &[T],
-        beta: Beta,
+        write: Write,
         c: &mut [T],
     ) -> Result<()> {
         self.check_lens(a.len(), b.len(), c.len())?;
@@ -190,7 +181,7 @@ impl MatMul {
         if dry_run::skip_with("matmul", products) {
             return Ok(());
         }
-        cpu::run(self, T::of(alpha), a, b, beta, c);
+        cpu::run(self, T::of(alpha), a, b, write, c);
         Ok(())
     }
 

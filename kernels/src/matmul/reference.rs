@@ -1,14 +1,15 @@
 //! Matrix products in plain loops: the reference implementation.
 
-use super::{Beta, MatMul};
+use super::MatMul;
 use crate::Real;
+use crate::Write;
 
 /// Computes the same as [`MatMul::run`] without checking lengths.
 ///
 /// # Panics
 /// If a slice is shorter than the sizes say.
-pub fn run<T: Real>(s: &MatMul, alpha: T, a: &[T], b: &[T], beta: Beta, c: &mut [T]) {
-    if beta == Beta::Overwrite {
+pub fn run<T: Real>(s: &MatMul, alpha: T, a: &[T], b: &[T], write: Write, c: &mut [T]) {
+    if write == Write::Over {
         let starts = if s.stride_c == 0 { 1 } else { s.batch };
         for p in 0..starts {
             c[p * s.stride_c..][..s.n * s.m].fill(T::ZERO);

@@ -1,5 +1,6 @@
-use super::{Beta, MatMul, reference};
+use super::{MatMul, reference};
 use crate::Real;
+use crate::Write;
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
 
 /// n, m, k: ones, primes, no multiples of the lanes or of a tile, a narrow product as in Rein, more
@@ -27,18 +28,18 @@ fn layout(n: usize, m: usize, k: usize, (trans_a, trans_b): (bool, bool)) -> Mat
 fn agrees<T: Real>(tolerance: f64) {
     for (n, m, k) in SHAPES {
         for transposed in layouts() {
-            for beta in [Beta::Overwrite, Beta::Add] {
+            for write in [Write::Over, Write::Add] {
                 let s = layout(n, m, k, transposed);
                 let (a, b) = (noise::<T>(n * k, 1), noise::<T>(k * m, 2));
                 let mut want = noise::<T>(n * m, 3);
                 let mut got = want.clone();
-                if beta == Beta::Overwrite {
+                if write == Write::Over {
                     // Old contents must not be read: 0 * NaN would stay NaN.
                     got.fill(T::of(f64::NAN));
                 }
-                s.run(0.7, &a, &b, beta, &mut got).unwrap();
-                reference::run(&s, T::of(0.7), &a, &b, beta, &mut want);
-                assert_close(&format!("{s:?} {beta:?}"), &got, &want, tolerance);
+                s.run(0.7, &a, &b, write, &mut got).unwrap();
+                reference::run(&s, T::of(0.7), &a, &b, write, &mut want);
+                assert_close(&format!("{s:?} {write:?}"), &got, &want, tolerance);
             }
         }
     }
@@ -65,12 +66,12 @@ fn batches_match_reference() {
                     |stride: usize, size: usize| if stride == 0 { size } else { batch * stride };
                 let a = noise::<f32>(len(s.stride_a, n * k), 1);
                 let b = noise::<f32>(len(s.stride_b, k * m), 2);
-                for beta in [Beta::Overwrite, Beta::Add] {
+                for write in [Write::Over, Write::Add] {
                     let mut want = noise::<f32>(len(s.stride_c, n * m), 3);
                     let mut got = want.clone();
-                    s.run(1.0, &a, &b, beta, &mut got).unwrap();
-                    reference::run(&s, 1.0, &a, &b, beta, &mut want);
-                    assert_close(&format!("{s:?} {beta:?}"), &got, &want, 5e-6);
+                    s.run(1.0, &a, &b, write, &mut got).unwrap();
+                    reference::run(&s, 1.0, &a, &b, write, &mut want);
+                    assert_close(&format!("{s:?} {write:?}"), &got, &want, 5e-6);
                 }
             }
         }
@@ -99,7 +100,7 @@ fn bits_do_not_depend_on_threads() {
                 let run = |threads: usize| {
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
                     let mut c = noise::<f32>(batch * n * m, 3);
-                    pool.unwrap().install(|| s.run(1.3, &a, &b, Beta::Add, &mut c)).unwrap();
+                    pool.unwrap().install(|| s.run(1.3, &a, &b, Write::Add, &mut c)).unwrap();
                     c
                 };
                 let one = run(1);
@@ -128,7 +129,7 @@ fn gradients_are_products() {
                 2.0,
                 b,
                 &dc,
-                Beta::Overwrite,
+                Write::Over,
                 &mut da,
             )
         } else {
@@ -136,7 +137,7 @@ fn gradients_are_products() {
                 2.0,
                 &dc,
                 b,
-                Beta::Overwrite,
+                Write::Over,
                 &mut da,
             )
         };
@@ -146,7 +147,7 @@ fn gradients_are_products() {
                 2.0,
                 &dc,
                 a,
-                Beta::Overwrite,
+                Write::Over,
                 &mut db,
             )
         } else {
@@ -154,14 +155,14 @@ fn gradients_are_products() {
                 2.0,
                 a,
                 &dc,
-                Beta::Overwrite,
+                Write::Over,
                 &mut db,
             )
         };
         db_form.unwrap();
         central_differences("matmul", &inputs, &[da, db], |inputs| {
             let mut c = vec![0.0; n * m];
-            s.run(2.0, &inputs[0], &inputs[1], Beta::Overwrite, &mut c).unwrap();
+            s.run(2.0, &inputs[0], &inputs[1], Write::Over, &mut c).unwrap();
             weighted_sum(&c, &dc)
         });
     }
@@ -170,7 +171,7 @@ fn gradients_are_products() {
 #[test]
 fn empty_depth_gives_zeros() {
     let mut c = [3.0f32; 4];
-    MatMul::new(2, 2, 0).run(1.0, &[], &[], Beta::Overwrite, &mut c).unwrap();
+    MatMul::new(2, 2, 0).run(1.0, &[], &[], Write::Over, &mut c).unwrap();
     assert_eq!(c, [0.0; 4]);
 }
 
@@ -178,9 +179,9 @@ fn empty_depth_gives_zeros() {
 fn wrong_arguments_are_named() {
     let mut c = [0.0f32; 6];
     let error =
-        MatMul::new(2, 3, 4).run(1.0, &[0.0; 8], &[0.0; 11], Beta::Add, &mut c).unwrap_err();
+        MatMul::new(2, 3, 4).run(1.0, &[0.0; 8], &[0.0; 11], Write::Add, &mut c).unwrap_err();
     assert_eq!(error.to_string(), "matmul: b has 11 elements, its sizes ask for 12");
     let overlapping = MatMul { stride_c: 2, ..MatMul::new(2, 2, 1).batched(2) };
-    let error = overlapping.run(1.0, &[0.0; 4], &[0.0; 4], Beta::Add, &mut c).unwrap_err();
+    let error = overlapping.run(1.0, &[0.0; 4], &[0.0; 4], Write::Add, &mut c).unwrap_err();
     assert_eq!(error.to_string(), "matmul: products of 4 elements overlap at a distance of 2 in c");
 }

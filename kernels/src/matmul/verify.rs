@@ -2,8 +2,9 @@
 
 use half::bf16;
 
-use super::{Beta, MatMul};
+use super::MatMul;
 use crate::Result;
+use crate::Write;
 use crate::check::{UNIT, noise, stored};
 use crate::device::{Device, Float};
 use crate::verify::{Kernels, Timed, Verification, filled};
@@ -14,7 +15,7 @@ pub(crate) const KERNELS: Kernels = Kernels { name: "matmul", verify, timed };
 const ALPHA: f32 = 0.5;
 
 fn verify(verification: &mut Verification<'_>) -> Result<()> {
-    for beta in [Beta::Overwrite, Beta::Add] {
+    for write in [Write::Over, Write::Add] {
         for sizes in [
             MatMul::new(5, 7, 13),
             MatMul::new(1, 33, 2).trans_b(),
@@ -22,12 +23,12 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
             MatMul::new(4, 4, 4).batched(2).shared_b(),
             MatMul::new(72, 64, 136).trans_b(),
         ] {
-            check::<f32, f32>(verification, sizes, beta)?;
-            check::<bf16, f32>(verification, sizes, beta)?;
-            check::<bf16, bf16>(verification, sizes, beta)?;
+            check::<f32, f32>(verification, sizes, write)?;
+            check::<bf16, f32>(verification, sizes, write)?;
+            check::<bf16, bf16>(verification, sizes, write)?;
         }
         let sum = MatMul::new(6, 5, 4).trans_a().batched(3).summed();
-        check::<bf16, f32>(verification, sum, beta)?;
+        check::<bf16, f32>(verification, sum, write)?;
     }
     Ok(())
 }
@@ -35,7 +36,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
 fn check<T: Float, C: Float>(
     verification: &mut Verification<'_>,
     sizes: MatMul,
-    beta: Beta,
+    write: Write,
 ) -> Result<()> {
     let MatMul { batch, n, m, k, stride_a, stride_b, stride_c, .. } = sizes;
     let span = |stride: usize, size: usize| (batch - 1) * stride + size;
@@ -43,15 +44,15 @@ fn check<T: Float, C: Float>(
     let (b, exact_b) = stored::<T>(&noise(span(stride_b, k * m), 2));
     let (old, exact_old) = stored::<C>(&noise(span(stride_c, n * m), 3));
     let device = verification.device();
-    let what = format!("matmul{}{} {batch} x [{n}, {m}, {k}] {beta:?}", T::SUFFIX, C::SUFFIX);
+    let what = format!("matmul{}{} {batch} x [{n}, {m}, {k}] {write:?}", T::SUFFIX, C::SUFFIX);
     let got = verification.twice(&what, || {
         let (a, b) = (device.upload("a", &a)?, device.upload("b", &b)?);
         let mut c = device.upload("c", &old)?;
-        device.matmul(&sizes, ALPHA, a.view(), b.view(), beta, c.view_mut())?;
+        device.matmul(&sizes, ALPHA, a.view(), b.view(), write, c.view_mut())?;
         device.download(c.view())
     })?;
     let mut want = exact_old.clone();
-    sizes.run(f64::from(ALPHA), &exact_a, &exact_b, beta, &mut want)?;
+    sizes.run(f64::from(ALPHA), &exact_a, &exact_b, write, &mut want)?;
     // Sums of k terms, each at most one half; a sum over the batch has more terms.
     let depth = (k * if stride_c == 0 { batch } else { 1 } + 2) as f64;
     let bound = |i: usize| depth * UNIT * (0.5 * depth + exact_old[i].abs());
@@ -70,7 +71,7 @@ fn product<'a, T: Float>(device: &'a Device, name: &'static str) -> Result<Timed
     let mut c = device.alloc::<T>("c", n * m)?;
     let run = move || {
         let sizes = MatMul::new(n, m, k).trans_b();
-        device.matmul(&sizes, 1.0, a.view(), b.view(), Beta::Overwrite, c.view_mut())
+        device.matmul(&sizes, 1.0, a.view(), b.view(), Write::Over, c.view_mut())
     };
     let bytes = size_of::<T>() * (n * k + m * k + n * m);
     Ok(Timed::new(name, format!("[{n}, {m}, {k}]"), 2 * n * m * k, bytes, run))

@@ -9,8 +9,8 @@
 use super::{OP, Rein};
 use crate::device::sizes::{aligned, each, length, small};
 use crate::device::{Args, Buffer, Device, Float, Grid, Kernel, Module, View, ViewMut};
-use crate::matmul::{Beta, MatMul};
-use crate::{KernelError, Result, check_count};
+use crate::matmul::MatMul;
+use crate::{KernelError, Result, Write, check_count};
 
 static PTX: Module = Module::new("rein", include_str!("../../ptx/rein.ptx"));
 
@@ -123,7 +123,7 @@ impl Rein {
         unsafe { device.launch(&kernel, &self.by_patches(shared), &args)? };
         let mut y = device.alloc::<T>("rein.y", features)?;
         let product = MatMul::new(self.b * self.n, self.c, self.c).trans_b();
-        device.matmul(&product, 1.0, x.view(), w.weight, Beta::Overwrite, y.view_mut())?;
+        device.matmul(&product, 1.0, x.view(), w.weight, Write::Over, y.view_mut())?;
         let args = Args::new(&sizes).read(f).read(y.view()).read(w.bias).read(w.scale).write(out);
         let grid = each(f.len() / 8);
         // SAFETY: eight elements per thread, and c is a multiple of eight.
@@ -303,7 +303,7 @@ impl<T: Float> Backward<'_, T> {
         let product =
             MatMul { batch: s.b, stride_a, stride_b: 0, stride_c, ..MatMul::new(s.n, s.c, s.c) };
         let (g, w) = (self.patches(), self.w.weight);
-        device.matmul(&product, 1.0, g, w, Beta::Overwrite, dx0.view_mut())?;
+        device.matmul(&product, 1.0, g, w, Write::Over, dx0.view_mut())?;
         let mut sx = with_sx.then(|| device.alloc("rein.sx", features)).transpose()?;
         let mut weights = device.alloc("rein.weights", patches * width)?;
         let mut dz = device.alloc("rein.dz", patches * width)?;
@@ -328,7 +328,7 @@ impl<T: Float> Backward<'_, T> {
         let (stride_a, stride_b) = ((s.skip + s.n) * s.c, s.n * s.c);
         let product = MatMul::new(s.c, s.c, s.n).trans_a();
         let product = MatMul { batch: s.b, stride_a, stride_b, stride_c: 0, ..product };
-        self.device.matmul(&product, 1.0, self.patches(), sx, Beta::Add, dweight)
+        self.device.matmul(&product, 1.0, self.patches(), sx, Write::Add, dweight)
     }
 
     fn tokens(

@@ -154,7 +154,7 @@ fn layer_norm(verification: &mut Verification<'_>) -> Result<()> {
         let (mut mean, mut rstd) = (zeros(s.n), zeros(s.n));
         s.forward(&x, &weight, &bias, &mut y, &mut mean, &mut rstd)?;
         let stats = Stats { mean: &mean[..], rstd: &rstd };
-        let into = Some((&mut dx[..], crate::matmul::Beta::Overwrite));
+        let into = Some((&mut dx[..], crate::Write::Over));
         s.backward(&x, &weight, stats, &dy, into, Some(&mut dw), Some(&mut db))?;
         Ok(vec![("y", y), ("rstd", rstd), ("dx", dx), ("dweight", dw), ("dbias", db)])
     }

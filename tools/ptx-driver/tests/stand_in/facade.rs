@@ -4,8 +4,8 @@ use dressage_kernels::activation::Activation;
 use dressage_kernels::attention::{Attention, SavedGpu};
 use dressage_kernels::device::{Args, Buffer, Device, Element, Epilogue, Float, Grid, Module};
 use dressage_kernels::layer_norm::{LayerNorm, StatsGpu};
-use dressage_kernels::matmul::{Beta, MatMul};
-use dressage_kernels::{KernelError, Result, reduce, verify};
+use dressage_kernels::matmul::MatMul;
+use dressage_kernels::{KernelError, Result, Write, reduce, verify};
 use half::bf16;
 
 use crate::{run, run_at};
@@ -54,7 +54,7 @@ fn kernels<T: Float>(device: &Device) -> Result<Vec<Vec<u8>>> {
     let mut dx = device.zeros("dx", n * width)?;
     let (mut dw, mut db) = (device.zeros("dw", width)?, device.zeros("db", width)?);
     let stats = StatsGpu { mean: mean.view(), rstd: rstd.view() };
-    let to = Some((dx.view_mut(), Beta::Add));
+    let to = Some((dx.view_mut(), Write::Add));
     let parameters = (Some(dw.view_mut()), Some(db.view_mut()));
     norm.backward_gpu(
         device,
@@ -105,7 +105,7 @@ pub fn child_kernels() {
 }
 
 /// Compares a product on both devices with the difference that rounding allows.
-fn product<T: Float, C: Float>(cuda: &Device, sizes: MatMul, beta: Beta) {
+fn product<T: Float, C: Float>(cuda: &Device, sizes: MatMul, beta: Write) {
     let MatMul { batch, n, m, k, stride_a, stride_b, stride_c, .. } = sizes;
     let span = |stride: usize, one: usize| (batch - 1) * stride + one;
     let a = noise::<T>(span(stride_a, n * k), 1);
@@ -136,7 +136,7 @@ fn products_are_those_of_the_virtual_gpu() {
 
 pub fn child_products() {
     let cuda = Device::cuda(0).unwrap();
-    for beta in [Beta::Overwrite, Beta::Add] {
+    for beta in [Write::Over, Write::Add] {
         for sizes in [
             MatMul::new(5, 7, 13),
             MatMul::new(1, 1, 1),
@@ -320,14 +320,14 @@ pub fn child_unfused() {
     let mut c = device.upload("c", &[7.0f32; 6]).unwrap();
     for _ in 0..2 {
         let epilogue = Epilogue::Bias(bias.view());
-        let (beta, to) = (Beta::Overwrite, c.view_mut());
+        let (beta, to) = (Write::Over, c.view_mut());
         let fused = device.matmul_with(&sizes, 1.0, a.view(), b.view(), beta, epilogue, to);
         assert_eq!(fused, Ok(false));
         assert_eq!(device.unfused(), ["bias of [2, 1] x [1, 3], f32 to f32"]);
     }
     assert_eq!(device.download(c.view()).unwrap(), [7.0; 6], "nothing was queued");
     assert_eq!(device.counters().products, 0);
-    device.matmul(&sizes, 1.0, a.view(), b.view(), Beta::Overwrite, c.view_mut()).unwrap();
+    device.matmul(&sizes, 1.0, a.view(), b.view(), Write::Over, c.view_mut()).unwrap();
     assert_eq!(device.download(c.view()).unwrap(), [0.0; 6]);
     let linear = verify::all().into_iter().find(|kernels| kernels.name == "linear").unwrap();
     let outcomes = linear.run(&device);

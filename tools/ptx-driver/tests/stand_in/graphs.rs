@@ -1,9 +1,10 @@
 //! Graphs, page-locked copies and epilogues of the CUDA backend.
 
 use dressage_kernels::Result;
+use dressage_kernels::Write;
 use dressage_kernels::activation::Activation;
 use dressage_kernels::device::{Buffer, Device, Epilogue};
-use dressage_kernels::matmul::{Beta, MatMul};
+use dressage_kernels::matmul::MatMul;
 
 use crate::run;
 
@@ -46,7 +47,7 @@ impl Step {
 
     /// Queues products with epilogues, a kernel, a copy, zeros and a constant.
     fn queue(&mut self) -> Result<()> {
-        let (sizes, over) = (MatMul::new(N, M, K), Beta::Overwrite);
+        let (sizes, over) = (MatMul::new(N, M, K), Write::Over);
         let (x, weight) = (self.x.view(), self.weight.view());
         let mut raw = self.device.alloc("raw", N * M)?;
         let sums = Epilogue::RowSums(self.sums.view_mut());

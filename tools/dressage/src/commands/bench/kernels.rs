@@ -6,11 +6,12 @@
 use std::time::Instant;
 
 use dressage_kernels::Result as Done;
+use dressage_kernels::Write;
 use dressage_kernels::attention::Attention;
 use dressage_kernels::attention_mask::AttentionMask;
 use dressage_kernels::check::noise;
 use dressage_kernels::layer_norm::{LayerNorm, Stats};
-use dressage_kernels::matmul::{Beta, MatMul};
+use dressage_kernels::matmul::MatMul;
 use dressage_kernels::ms_deform_attn::MsDeformAttn;
 use dressage_kernels::rein::{Gradients, Rein, Weights};
 use dressage_kernels::resize::{Axis, Mode, Step};
@@ -88,7 +89,7 @@ fn gemm(rows: &mut Rows<'_>) -> Done<()> {
         let (mut y, mut dx, mut dw) = (vec![0.0; m * o], vec![0.0; m * k], vec![0.0; o * k]);
         let name = |kind: &str| format!("{kind:<10} rows {m}, {k} -> {o}");
         let product =
-            |s: MatMul, a: &[f32], b: &[f32], c: &mut [f32]| s.run(1.0, a, b, Beta::Overwrite, c);
+            |s: MatMul, a: &[f32], b: &[f32], c: &mut [f32]| s.run(1.0, a, b, Write::Over, c);
         rows.time(name("y = x W'"), cost, |i| {
             product(MatMul::new(m, o, k).trans_b(), &x[i], &w[i], &mut y)
         })?;
@@ -121,7 +122,7 @@ fn layer_norms(rows: &mut Rows<'_>) -> Done<()> {
             let (mean, rstd) = (&mean[i][..], &rstd[i][..]);
             let trained = affine == "trained";
             let (dw, db) = (trained.then_some(&mut dw[..]), trained.then_some(&mut db[..]));
-            let into = Some((&mut dx[..], Beta::Overwrite));
+            let into = Some((&mut dx[..], Write::Over));
             s.backward(&x[i], &weight, Stats { mean, rstd }, &dy[i], into, dw, db)
         })?;
     }
