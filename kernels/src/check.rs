@@ -147,18 +147,6 @@ pub fn worst_error<T: Float>(
     (worst, failure)
 }
 
-/// Asserts that every element of `got` is within its bound of `want`, as in [`worst_error`]. Prints
-/// the worst error in units of the allowed difference.
-///
-/// # Panics
-/// If an element is not within its bound.
-pub fn assert_within<T: Float>(what: &str, got: &[T], want: &[f64], bound: impl Fn(usize) -> f64) {
-    assert_eq!(got.len(), want.len(), "{what}: lengths differ");
-    let (worst, failure) = worst_error(got, want, bound);
-    assert_eq!(failure, None, "{what}");
-    println!("{what}: {} values, worst error {worst:.3} of the bound", got.len());
-}
-
 /// Folders of recorded values listed in `DRESSAGE_FIXTURES`, separated as in `PATH`. Relative paths
 /// start at the root of the project, where the tests are called: cargo runs the tests of each
 /// package in the package's own folder.

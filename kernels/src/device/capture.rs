@@ -247,16 +247,6 @@ impl Device {
         self.put(to.address(), bytes)
     }
 
-    /// A buffer with the elements of `host`, written by [`Device::write_constant`].
-    ///
-    /// # Errors
-    /// As [`Device::alloc`]; a failure of the device.
-    pub fn upload_constant<T: Element>(&self, name: &'static str, host: &[T]) -> Result<Buffer<T>> {
-        let mut buffer = self.alloc(name, host.len())?;
-        self.write_constant(buffer.view_mut(), host)?;
-        Ok(buffer)
-    }
-
     /// Whether work that this thread queues is recorded instead of run.
     pub fn is_capturing(&self) -> bool {
         self.0.capture.read().unwrap_or_else(PoisonError::into_inner).thread == this_thread()
