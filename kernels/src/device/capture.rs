@@ -43,7 +43,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLockReadGuard};
 
 use super::backend::GraphId;
 use super::pool::MemoryId;
-use super::{Buffer, Device, Element, Kernel, ViewMut};
+use super::{Device, Element, Kernel, ViewMut};
 use crate::{KernelError, Result, check_count};
 
 /// Memory of graphs that are replayed one after the other. Clones refer to the same memory. It
