@@ -3,7 +3,8 @@
 
 use dressage_engine::{DType, DryRun, Role};
 
-use crate::backbone::{Dino, DinoConfig, Rein, ReinConfig};
+use crate::adapter::{Rein, ReinConfig};
+use crate::backbone::{Dino, DinoConfig};
 use crate::params::{ParamShape, Scope, Shapes};
 use crate::{Result, Segmenter, SegmenterConfig};
 

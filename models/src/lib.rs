@@ -4,6 +4,7 @@
 //! Parameters carry the key names of the reference implementation, so its state dicts load
 //! unchanged.
 
+pub mod adapter;
 pub mod backbone;
 pub mod counts;
 pub mod criterion;

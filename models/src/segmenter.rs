@@ -13,7 +13,8 @@ use dressage_kernels::resize::{Axis, AxisGpu, Mode, Step};
 use dressage_kernels::semantic_scores::SemanticScores;
 use serde::{Deserialize, Serialize};
 
-use crate::backbone::{Dino, DinoConfig, Rein, ReinConfig};
+use crate::adapter::{Adapter, Rein, ReinConfig};
+use crate::backbone::{Dino, DinoConfig};
 use crate::head::{Head, HeadConfig, HeadOutput, Queries};
 use crate::params::{Precision, Scope, Shapes};
 use crate::weights::{Digests, StateDict, digest, fingerprint_with};
@@ -249,13 +250,13 @@ impl Segmenter {
     }
 
     fn predict(&self, image: &Tensor, last_only: bool) -> Result<HeadOutput> {
-        let step = self.rein.as_ref().map(Rein::step).transpose()?;
+        let step = self.rein.as_ref().map(Adapter::step).transpose()?;
         let levels = match self.method {
             // Nothing below the head trains, so nothing of it is saved for the backward pass.
             Method::Freeze => no_grad(|| self.backbone.forward(image, None))?,
             _ => self.backbone.forward(image, step.as_ref())?,
         };
-        self.head.forward(&levels, step.as_ref().and_then(|s| s.queries.as_ref()), last_only)
+        self.head.forward(&levels, step.as_ref().and_then(|step| step.queries()), last_only)
     }
 
     /// Class scores of `image` `[b, 3, h, w]`: `[b, k, h, w]`, not normalised over classes (spec

@@ -2,7 +2,8 @@
 //! has a random weight.
 
 use dressage_engine::{DType, Tensor};
-use dressage_models::backbone::{Dino, DinoConfig, Rein, ReinConfig};
+use dressage_models::adapter::{Adapter, Rein, ReinConfig};
+use dressage_models::backbone::{Dino, DinoConfig};
 use dressage_models::params::{Precision, Scope};
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
@@ -137,10 +138,10 @@ pub fn rein(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let mut outputs = outputs(fixture, table);
     let mut x = input.clone();
     for i in 0..layers {
-        x = step.refine(i, &x, 1)?;
+        x = step.leave(i, x.clone(), 1)?;
         outputs.add(&format!("layer.{i}"), &x)?;
     }
-    if let Some(queries) = &step.queries {
+    if let Some(queries) = step.queries() {
         outputs.add("queries", queries)?;
     }
     outputs.finish(&scope, &input)
@@ -162,7 +163,7 @@ pub fn rein_dino(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     for (i, level) in dino.forward(&input, Some(&step))?.iter().enumerate() {
         outputs.add_map(&format!("pyramid.{i}"), &level.resized()?)?;
     }
-    if let Some(queries) = &step.queries {
+    if let Some(queries) = step.queries() {
         outputs.add("queries", queries)?;
     }
     outputs.finish(&scope, &input)

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use dressage_engine::{DType, DryRun};
-use dressage_models::backbone::{Dino, DinoConfig, Ffn, Rein, ReinConfig};
+use dressage_models::adapter::{Rein, ReinConfig};
+use dressage_models::backbone::{Dino, DinoConfig, Ffn};
 use dressage_models::head::{Head, HeadConfig, Queries};
 use dressage_models::params::Scope;
 use dressage_tests::Outcome;

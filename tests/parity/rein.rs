@@ -1,7 +1,7 @@
 //! The adapter alone, with each layer tested independently.
 
 use dressage_engine::DType;
-use dressage_models::backbone::Rein;
+use dressage_models::adapter::{Adapter, Rein};
 use dressage_models::params::{Precision, Scope};
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
@@ -29,16 +29,16 @@ pub fn layers(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
     for i in 0..n {
         let x = fixture.floats(&format!("input.feats.{i}"))?.leaf();
-        let y = step.refine(i, &x, 1)?;
+        let y = step.leave(i, x.clone(), 1)?;
         table.close(fixture, &format!("output.feats.{i}"), &y)?;
         outputs.push((y, fixture.floats(&format!("input.out_weight.{i}"))?));
         inputs.push((format!("grad.input.feats.{i}"), x));
     }
     let bare = batch_first(&fixture.floats("input.feats_nocls")?)?.leaf();
-    let y = step.refine(n - 1, &bare, 0)?;
+    let y = step.leave(n - 1, bare.clone(), 0)?;
     table.close(fixture, "output.feats_nocls", &batch_first(&y)?)?;
     outputs.push((y, batch_first(&fixture.floats("input.out_weight.nocls")?)?));
-    match &step.queries {
+    match step.queries() {
         Some(queries) => {
             table.close(fixture, "output.queries", queries)?;
             outputs.push((queries.clone(), fixture.floats("input.query_weight")?));

@@ -1,7 +1,8 @@
 //! Conversion of the reference's settings to ours.
 
 use dressage_engine::RecomputePolicy;
-use dressage_models::backbone::{DinoConfig, Ffn, ReinConfig};
+use dressage_models::adapter::ReinConfig;
+use dressage_models::backbone::{DinoConfig, Ffn};
 use dressage_models::criterion::CriterionConfig;
 use dressage_models::head::{HeadConfig, Queries};
 use dressage_models::{Method, Precision, SegmenterConfig};

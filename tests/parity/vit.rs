@@ -1,7 +1,8 @@
 //! Backbones with and without Rein, end to end.
 
 use dressage_engine::{DType, Tensor};
-use dressage_models::backbone::{Dino, Rein};
+use dressage_models::adapter::{Adapter, Rein};
+use dressage_models::backbone::Dino;
 use dressage_models::params::{Precision, Scope};
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
@@ -52,7 +53,7 @@ pub fn with_rein(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     for (i, level) in dino.forward(&image, Some(&step))?.iter().enumerate() {
         outputs.push(weighted(fixture, table, i, level.resized()?)?);
     }
-    match &step.queries {
+    match step.queries() {
         Some(queries) => {
             table.close(fixture, "output.queries", queries)?;
             outputs.push((queries.clone(), fixture.floats("input.query_weight")?));

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use dressage_engine::{DType, Device, Param, Tensor, backward_from_all};
 use dressage_kernels::check::{noise, relative_error};
-use dressage_models::backbone::{Dino, DinoConfig, Ffn, Level, Rein, ReinConfig};
+use dressage_models::adapter::{Adapter, Rein, ReinConfig};
+use dressage_models::backbone::{Dino, DinoConfig, Ffn, Level};
 use dressage_models::head::{Head, HeadConfig, Queries};
 use dressage_models::params::Scope;
 use half::bf16;
@@ -83,7 +84,7 @@ impl Network {
         };
         let step = self.rein.as_ref().map(|rein| rein.step().unwrap());
         let levels: Vec<Level> = self.dino.forward(&put(image.unwrap()), step.as_ref()).unwrap();
-        let queries = step.and_then(|step| step.queries);
+        let queries = step.and_then(|step| step.queries().cloned());
         let outputs: Vec<Tensor> = match &self.head {
             None => std::iter::once(levels[0].map.clone()).chain(queries).collect(),
             Some(head) => {

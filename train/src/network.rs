@@ -6,7 +6,8 @@ use std::{fs, io};
 
 use dressage_engine::{DType, Role};
 use dressage_kernels::adamw::AdamW;
-use dressage_models::backbone::{DinoConfig, ReinConfig};
+use dressage_models::adapter::ReinConfig;
+use dressage_models::backbone::DinoConfig;
 use dressage_models::criterion::{Criterion, CriterionConfig};
 use dressage_models::head::{HeadConfig, Queries};
 use dressage_models::weights::{

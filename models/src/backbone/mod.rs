@@ -1,9 +1,7 @@
 //! Backbones: frozen (or fully trained) networks that turn an image into four tapped maps.
 
-mod rein;
 mod vit;
 
-pub use rein::{Rein, ReinConfig, ReinStep};
 pub use vit::{Dino, DinoConfig, Ffn};
 
 use dressage_engine::{Tensor, ops};

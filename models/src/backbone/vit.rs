@@ -1,10 +1,13 @@
 //! DINOv2 vision transformers of any size (spec backbones §2, §3.2, §4.1).
 
+use std::sync::Arc;
+
 use dressage_engine::ops::Activated;
 use dressage_engine::{Param, Tensor, checkpoint, ops, range};
 use serde::{Deserialize, Serialize};
 
-use super::{Level, PYRAMID, ReinStep};
+use super::{Level, PYRAMID};
+use crate::adapter::{AdapterStep, NoAdapter, Site};
 use crate::layers::{Linear, Norm};
 use crate::params::{Init, Scope};
 use crate::{ModelError, Result};
@@ -140,37 +143,43 @@ impl Block {
         }
     }
 
-    /// x + ls1 Attn(LN1 x), then + ls2 MLP(LN2 x); x is `[b, t, c]`.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// x + ls1 Attn(LN1 x), then + ls2 MLP(LN2 x), with the hooks of `adapter` for block `i`; x is
+    /// `[b, t, c]`.
+    fn forward(&self, i: usize, x: &Tensor, adapter: &dyn AdapterStep) -> Result<Tensor> {
         let (b, t, c) = (x.dim(0), x.dim(1), x.dim(2));
         let part = range("attention");
         let qkv = self.qkv.forward_normed(&self.norm1, x, EPS)?;
+        let more = adapter.at_linear(i, Site::Qkv, &|| self.norm1.layer_norm(x, EPS))?;
+        let qkv = with(qkv, more, None)?;
         let qkv = ops::reshape(&qkv, &[b, t, 3, self.heads, c / self.heads])?;
         let a = ops::self_attention(&qkv)?;
-        let x = self.proj.residual(x, &a, Activated::Plain, &self.ls1)?;
+        let y = self.proj.residual(x, &a, Activated::Plain, &self.ls1)?;
+        let more = adapter.at_linear(i, Site::Proj, &|| Ok(a.clone()))?;
+        let x = with(y, more, Some(&self.ls1))?;
         drop(part);
         let _part = range("mlp");
         let h = self.up.forward_normed(&self.norm2, &x, EPS)?;
-        match self.ffn {
-            Ffn::Mlp => self.down.residual(&x, &h, Activated::Gelu, &self.ls2),
-            Ffn::Swiglu => self.down.residual(&x, &ops::swiglu(&h)?, Activated::Plain, &self.ls2),
+        let more = adapter.at_linear(i, Site::Up, &|| self.norm2.layer_norm(&x, EPS))?;
+        let mut h = with(h, more, None)?;
+        let mut f = Activated::Gelu;
+        if self.ffn == Ffn::Swiglu {
+            (h, f) = (ops::swiglu(&h)?, Activated::Plain);
         }
+        let y = self.down.residual(&x, &h, f, &self.ls2)?;
+        let activated = || match self.ffn {
+            Ffn::Mlp => Ok(ops::gelu(&h)?),
+            Ffn::Swiglu => Ok(h.clone()),
+        };
+        let y = with(y, adapter.at_linear(i, Site::Down, &activated)?, Some(&self.ls2))?;
+        with(y, adapter.beside_mlp(i, &x)?, None)
     }
 }
 
-/// Applies a block and the adapter's layer after it to `x`. The adapter does not change the first
-/// `lead` rows.
-fn refined(
-    block: &Block,
-    i: usize,
-    x: &Tensor,
-    rein: Option<&ReinStep>,
-    lead: usize,
-) -> Result<Tensor> {
-    let f = block.forward(x)?;
-    match rein {
-        Some(step) => step.refine(i, &f, lead),
-        None => Ok(f),
+/// `y + scale * more`, a scale of one if there is none; `y` itself if there is no more.
+fn with(y: Tensor, more: Option<Tensor>, scale: Option<&Param>) -> Result<Tensor> {
+    match more {
+        Some(more) => Ok(ops::residual(&y, &more, scale.map(Param::get).as_ref())?),
+        None => Ok(y),
     }
 }
 
@@ -182,7 +191,7 @@ pub struct Dino {
     cls_token: Param,
     register_tokens: Option<Param>,
     pos_embed: Param,
-    blocks: Vec<std::sync::Arc<Block>>,
+    blocks: Vec<Arc<Block>>,
     norm: Norm,
 }
 
@@ -205,7 +214,7 @@ impl Dino {
         let patch = scope.sub("patch_embed").sub("proj");
         let normal = Init::Normal(0.02);
         let blocks = (0..config.depth)
-            .map(|i| std::sync::Arc::new(Block::new(&scope.sub("blocks").sub(i), &config)))
+            .map(|i| Arc::new(Block::new(&scope.sub("blocks").sub(i), &config)))
             .collect();
         let registers = config.registers;
         Ok(Dino {
@@ -285,16 +294,24 @@ impl Dino {
         Ok((ops::prepend(&lead, &patches)?, gh, gw))
     }
 
-    /// Tokens after block `i`, with Rein applied if given. `x` is `[b, lead + n, c]`.
+    /// Tokens after block `i` and the hooks of `adapter` in it. `x` is `[b, lead + n, c]`.
     ///
     /// # Errors
     /// Shapes that do not fit.
-    pub fn block(&self, i: usize, x: &Tensor, rein: Option<&ReinStep>) -> Result<Tensor> {
+    pub fn block(
+        &self,
+        i: usize,
+        x: &Tensor,
+        adapter: Option<&Arc<dyn AdapterStep>>,
+    ) -> Result<Tensor> {
         let (block, lead) = (self.blocks[i].clone(), self.lead());
-        let rein = rein.cloned();
+        let adapter = adapter.cloned();
         let _range = range(format_args!("backbone.block {i}"));
         Ok(checkpoint(std::slice::from_ref(x), move |x| {
-            let y = refined(&block, i, &x[0], rein.as_ref(), lead);
+            let adapter = adapter.as_deref().unwrap_or(&NoAdapter);
+            let entered = adapter.enter(i, x[0].clone());
+            let y = entered.and_then(|x| block.forward(i, &x, adapter));
+            let y = y.and_then(|y| adapter.leave(i, y, lead));
             y.map_err(|error| error.into_engine("block", &x[0]))
         })?)
     }
@@ -311,14 +328,18 @@ impl Dino {
     ///
     /// # Errors
     /// An image whose sides are not multiples of the patch.
-    pub fn forward(&self, image: &Tensor, rein: Option<&ReinStep>) -> Result<Vec<Level>> {
+    pub fn forward(
+        &self,
+        image: &Tensor,
+        adapter: Option<&Arc<dyn AdapterStep>>,
+    ) -> Result<Vec<Level>> {
         let embedding = range("backbone.embed");
         let (mut x, gh, gw) = self.embed(image)?;
         drop(embedding);
         let (b, c, lead) = (x.dim(0), self.config.embed_dim, self.lead());
         let mut levels = Vec::with_capacity(4);
         for i in 0..self.config.depth {
-            x = self.block(i, &x, rein)?;
+            x = self.block(i, &x, adapter)?;
             for (tap, factor) in self.config.taps.iter().zip(PYRAMID) {
                 if *tap == i {
                     let map = ops::narrow(&x, 1, lead, gh * gw)?;

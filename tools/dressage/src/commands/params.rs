@@ -1,7 +1,8 @@
 //! `dressage params`.
 
 use clap::ValueEnum;
-use dressage_models::backbone::{DinoConfig, ReinConfig};
+use dressage_models::adapter::ReinConfig;
+use dressage_models::backbone::DinoConfig;
 use dressage_models::{Method, SegmenterConfig, counts};
 
 use crate::console::{grouped, print};

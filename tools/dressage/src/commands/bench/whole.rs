@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use dressage_engine::{DType, DryRun, Philox, Tensor, backward_from, backward_from_all, no_grad};
 use dressage_models::Precision;
-use dressage_models::backbone::{Dino, DinoConfig, Rein, ReinConfig};
+use dressage_models::adapter::{Adapter, Rein, ReinConfig};
+use dressage_models::backbone::{Dino, DinoConfig};
 use dressage_models::params::Scope;
 use dressage_models::weights::StateDict;
 use dressage_train::data::Batch;
@@ -224,7 +225,7 @@ pub fn pyramid(net: &Dino, rein: &Rein, image: &Tensor) -> Result<Vec<Tensor>, F
     let step = rein.step()?;
     let levels = net.forward(image, Some(&step))?;
     let mut out = levels.iter().map(|l| l.resized()).collect::<Result<Vec<_>, _>>()?;
-    out.extend(step.queries);
+    out.extend(step.queries().cloned());
     Ok(out)
 }
 

@@ -1,8 +1,11 @@
 //! Rein: learnable tokens that refine a frozen backbone's features after every block. Sources: spec
 //! peft-and-dgss §1, backbones §5; equations are numbered as in the paper.
 
+use std::sync::Arc;
+
 use dressage_engine::{DType, Param, Tensor, ops, range};
 
+use super::{Adapter, AdapterStep};
 use crate::layers::Linear;
 use crate::params::{Init, Scope};
 use crate::{ModelError, Result};
@@ -168,13 +171,11 @@ impl Rein {
             Tokens::LowRank(a, b) => Ok(ops::matmul(&a.get(), &b.get(), false, false)?),
         }
     }
+}
 
-    /// Computes the parts that do not depend on the image, once per step: tokens, their values, the
-    /// linked queries.
-    ///
-    /// # Errors
-    /// Errors of the engine.
-    pub fn step(&self) -> Result<ReinStep> {
+impl Adapter for Rein {
+    /// Computes tokens, their values and the linked queries.
+    fn step(&self) -> Result<Arc<dyn AdapterStep>> {
         let _range = range("rein.tokens");
         let (m, n) = (self.config.tokens, self.config.layers);
         let tokens = self.all_tokens()?;
@@ -196,13 +197,13 @@ impl Rein {
                 (Some(device), _) => Tensor::scalar(1.0f32).constant_on(device, DType::F32)?,
             },
         };
-        Ok(ReinStep { tokens, values, delta_f, scale, queries, softmax: self.config.softmax })
+        let softmax = self.config.softmax;
+        Ok(Arc::new(ReinStep { tokens, values, delta_f, scale, queries, softmax }))
     }
 }
 
 /// Rein for one step: the parts that are the same for every image.
-#[derive(Clone)]
-pub struct ReinStep {
+struct ReinStep {
     /// T `[l, m, c]`.
     tokens: Tensor,
     /// T[1:] W_T + b_T, `[l, m - 1, c]`.
@@ -211,22 +212,22 @@ pub struct ReinStep {
     delta_f: Vec<(Tensor, Tensor)>,
     scale: Tensor,
     /// Linked queries `[m, c']` (eq. 10).
-    pub queries: Option<Tensor>,
+    queries: Option<Tensor>,
     softmax: bool,
 }
 
-impl ReinStep {
-    /// Returns f + s Δf after block `i` (eq. 2 to 7). f is `[b, lead + n, c]`; the first `lead`
-    /// rows of each image do not change.
-    ///
-    /// # Errors
-    /// Shapes that do not fit.
-    pub fn refine(&self, i: usize, f: &Tensor, lead: usize) -> Result<Tensor> {
+impl AdapterStep for ReinStep {
+    /// Returns f + s Δf after block `i` (eq. 2 to 7). The first `lead` rows do not change.
+    fn leave(&self, i: usize, f: Tensor, lead: usize) -> Result<Tensor> {
         let _range = range("rein");
         let layer = |t: &Tensor| ops::reshape(&ops::rows(t, i, 1)?, &t.shape()[1..]);
         let (tokens, values) = (layer(&self.tokens)?, layer(&self.values)?);
         let (weight, bias) = &self.delta_f[i];
         let parts = ops::ReinParts { tokens, values, weight, bias, scale: &self.scale };
-        Ok(ops::rein(f, &parts, lead, self.softmax)?)
+        Ok(ops::rein(&f, &parts, lead, self.softmax)?)
+    }
+
+    fn queries(&self) -> Option<&Tensor> {
+        self.queries.as_ref()
     }
 }

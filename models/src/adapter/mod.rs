@@ -1,0 +1,89 @@
+//! Adapters: trainable additions that change the features of a frozen backbone.
+
+mod rein;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use dressage_engine::Tensor;
+
+pub use rein::{Rein, ReinConfig};
+
+use crate::Result;
+
+/// An adapter of a backbone.
+pub trait Adapter {
+    /// Everything that does not depend on the image, computed once per step.
+    ///
+    /// # Errors
+    /// Errors of the engine.
+    fn step(&self) -> Result<Arc<dyn AdapterStep>>;
+}
+
+/// A linear layer of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Site {
+    /// Packed queries, keys and values of the attention.
+    Qkv,
+    /// Output projection of the attention.
+    Proj,
+    /// First layer of the MLP.
+    Up,
+    /// Second layer of the MLP.
+    Down,
+}
+
+/// An adapter in one step: hooks in block `i` of a backbone, each of which changes nothing unless
+/// it is written.
+///
+/// Tokens are `[b, lead + n, c]`. The first `lead` rows of an image are the class token and
+/// registers, the next `n` its patches.
+pub trait AdapterStep: Send + Sync {
+    /// Tokens that enter the block. Rows behind the patches may be added or replaced.
+    ///
+    /// # Errors
+    /// Errors of the engine.
+    fn enter(&self, _i: usize, x: Tensor) -> Result<Tensor> {
+        Ok(x)
+    }
+
+    /// Addition to the result of the linear layer at `site`; `input` computes what enters it.
+    ///
+    /// # Errors
+    /// Errors of the engine.
+    fn at_linear(
+        &self,
+        _i: usize,
+        _site: Site,
+        _input: &dyn Fn() -> Result<Tensor>,
+    ) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// Addition to the block's result from `x`, the tokens before the norm of the MLP.
+    ///
+    /// # Errors
+    /// Errors of the engine.
+    fn beside_mlp(&self, _i: usize, _x: &Tensor) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// Tokens that leave the block.
+    ///
+    /// # Errors
+    /// Errors of the engine.
+    fn leave(&self, _i: usize, x: Tensor, _lead: usize) -> Result<Tensor> {
+        Ok(x)
+    }
+
+    /// Queries of the head `[m, c']` that the adapter makes.
+    fn queries(&self) -> Option<&Tensor> {
+        None
+    }
+}
+
+/// No adapter: a frozen or fully trained backbone.
+pub(crate) struct NoAdapter;
+
+impl AdapterStep for NoAdapter {}
