@@ -10,6 +10,7 @@ use common::recipe;
 use dressage_engine::memory::{self, CATEGORIES, Category, usage, usage_on};
 use dressage_engine::{Gradients, Param, Tensor, backward};
 use dressage_models::Segmenter;
+use dressage_models::adapter::Adapter;
 use dressage_models::criterion::{Candidate, RandomPoints, Targets};
 use dressage_train::data::Batch;
 use dressage_train::network;
