@@ -121,7 +121,7 @@ impl Declared {
         }
         Err(ModelError::Mismatch {
             source_name: folder.join(CONFIG).display().to_string(),
-            network: "the weights beside it".into(),
+            network: "the weights in its folder".into(),
             difference: differs.join("; "),
         })
     }

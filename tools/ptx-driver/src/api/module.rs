@@ -261,7 +261,7 @@ pub extern "C" fn cuFuncSetAttribute(function: Handle, attribute: u32, value: i3
                     Ok(value) if value + fixed <= most => function.dynamic_most = value,
                     _ => {
                         let why = format!(
-                            "{value} bytes of dynamic beside {fixed} of static shared memory; a \
+                            "{value} bytes of dynamic and {fixed} of static shared memory; a \
                              block has {most} on this device"
                         );
                         return refuse(Code::INVALID_VALUE, why);
