@@ -62,7 +62,7 @@ pub enum TrainError {
         what: String,
     },
     /// A picture that is too large for the memory of the process.
-    #[error("{path} takes {needed} to decode, and {available}; make the picture smaller")]
+    #[error("{path} takes {needed} to decode, but {available}; make the picture smaller")]
     Picture {
         /// File.
         path: PathBuf,
@@ -300,7 +300,7 @@ pub enum TrainError {
     },
     /// Work whose dry run alone exceeds the address space of the process.
     #[error(
-        "this needs more than {needed} of memory, and {available}; raise the limit, or make \
+        "this needs more than {needed} of memory, but {available}; raise the limit, or make \
          batch, crop or window smaller where the command has them"
     )]
     AddressSpace {
@@ -321,7 +321,7 @@ pub enum TrainError {
         limit: String,
     },
     /// An inference that would not fit into the memory of the machine.
-    #[error("the network needs {needed} for {what}, and {available}; {ways}")]
+    #[error("the network needs {needed} for {what}, but {available}; {ways}")]
     Inference {
         /// Input of one forward pass, in words.
         what: String,

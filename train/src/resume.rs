@@ -162,7 +162,11 @@ impl Trainer {
         let aside = checkpoint::set_aside(&self.dir, self.step)?;
         for step in &aside {
             let path = checkpoint::path_of(&self.dir, *step);
-            progress.note(&format!("{} is set aside: it is later than this start", path.display()));
+            progress.note(&format!(
+                "{} is set aside, since training resumes from step {}",
+                path.display(),
+                self.step
+            ));
         }
         if let Some(folder) = &self.folder
             && let Some(copy) = folder.copy_log(!aside.is_empty())?

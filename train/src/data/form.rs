@@ -97,12 +97,7 @@ const KNOWN: &[Magic] = &[
         "a PNG picture damaged by a transfer in text mode",
         "transfer it in binary mode",
     ),
-    (
-        0,
-        b"\0\x05\x16\x07",
-        "a file of macOS attributes (AppleDouble), not the picture",
-        "remove it",
-    ),
+    (0, b"\0\x05\x16\x07", "a file of macOS attributes (AppleDouble)", "remove it"),
     (0, b"PK\x03\x04", "a ZIP archive", UNPACK),
     (0, b"\x1F\x8B", "a gzip archive", UNPACK),
     (0, b"BZh", "a bzip2 archive", UNPACK),
