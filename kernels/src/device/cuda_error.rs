@@ -48,5 +48,5 @@ pub(super) fn of_a_kernel(
          no longer use the device; CUDA_LAUNCH_BLOCKING=1 shows which kernel it was",
         words(error)
     );
-    KernelError::Device { device: device.into(), action: "go on", what }
+    KernelError::Device { device: device.into(), action: "continue", what }
 }

@@ -55,7 +55,7 @@ fn bytes_are_elements_of_any_type() {
 }
 
 #[test]
-#[should_panic(expected = "are no elements")]
+#[should_panic(expected = "are not whole, aligned elements")]
 fn bytes_that_end_within_an_element_are_refused() {
     let device = Device::virtual_gpu();
     let bytes = device.alloc::<u8>("bytes", 12).unwrap();
@@ -63,7 +63,7 @@ fn bytes_that_end_within_an_element_are_refused() {
 }
 
 #[test]
-#[should_panic(expected = "are no elements")]
+#[should_panic(expected = "are not whole, aligned elements")]
 fn bytes_beside_the_alignment_are_refused() {
     let device = Device::virtual_gpu();
     let bytes = device.alloc::<u8>("bytes", 12).unwrap();

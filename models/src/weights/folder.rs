@@ -68,17 +68,19 @@ impl Index {
     /// Reads the text of an index.
     pub fn parse(text: &[u8]) -> Told<Index> {
         if text.len() > LARGEST {
-            return Err(format!("is no index of shards: it is longer than {LARGEST} bytes").into());
+            return Err(
+                format!("is not an index of shards: it is longer than {LARGEST} bytes").into()
+            );
         }
         let raw: Raw = serde_json::from_slice(text).map_err(|e| {
             let cause = shown(&e.to_string());
-            let cause = format!("is JSON, but no index with a weight_map of shards ({cause})");
+            let cause = format!("is JSON, but not an index with a weight_map of shards ({cause})");
             // A complete file of another format would be the same after a new download.
             Fault { cause, damaged: !e.is_data() }
         })?;
         let Some(Pairs(mut pairs)) = raw.weight_map else {
-            let what = "is JSON, but no index with a weight_map of shards; name its folder, or the \
-                        file of weights";
+            let what = "is JSON, but not an index with a weight_map of shards; name its folder, or \
+                        the file of weights";
             return Err(what.into());
         };
         pairs.sort();
@@ -338,8 +340,8 @@ mod tests {
             (r#"{"a": "x\u0000"}"#, "not a file in the same folder"),
             (r#"{"a": "x", "a": "y"}"#, "the tensor a twice"),
             (r#"{"a": "x", "a": "x"}"#, "the tensor a twice"),
-            (r#"{"a": 3}"#, "no index with a weight_map"),
-            (r#"["a"]"#, "no index with a weight_map"),
+            (r#"{"a": 3}"#, "not an index with a weight_map"),
+            (r#"["a"]"#, "not an index with a weight_map"),
             ("{}", "names no tensor"),
             ("null", "name its folder"),
         ] {

@@ -329,7 +329,7 @@ fn the_configuration_of_a_folder_is_held_against_weights_and_recipe() {
     config(r#"{"num_attention_heads": 4}"#);
     told(load(dir.path(), &folder), &["declares 4 heads, the network has 2"]);
     config(r#"{"hidden_size": "#);
-    told(load(dir.path(), &folder), &["config.json", "no configuration"]);
+    told(load(dir.path(), &folder), &["config.json", "not a configuration"]);
     config(r#"{"model_type": "dinov2", "mlp_ratio": 4.0, "use_swiglu_ffn": false}"#);
     same(dir.path(), &folder, &tensors);
     config("\u{feff}{\"hidden_size\": 32}");

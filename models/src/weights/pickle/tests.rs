@@ -154,7 +154,7 @@ fn broken_pickles_are_refused() {
     refused(b"q\x05.", "more values than its stack has");
     refused(b"cos\nsystem", "no end");
     refused(&[b"c".as_slice(), &[b'x'; 5000], b"\n."].concat(), "no end");
-    refused(b"K\x01)R.", "no function");
+    refused(b"K\x01)R.", "not a function");
     refused(b"ctorch\nSize\nK\x01R.", "no arguments");
     refused(b"ctorch\nSize\n)R.", "lacks an argument");
     refused(b"ctorch._utils\n_rebuild_tensor_v2\n)R.", "lacks an argument");
