@@ -89,7 +89,7 @@ advice-with-a-key-that-does-not-exist() {
 }
 
 asked-to-end-by-a-scheduler() {
-    about "SIGTERM and SIGHUP save, tell how to go on, exit code 128 + signal"
+    about "SIGTERM and SIGHUP save, print how to continue, exit code 128 + signal"
     for signal in TERM HUP; do
         "$program" train recipe.toml "run.dir=$T/$signal" > "$T/words/out" 2>&1 &
         local pid=$!
@@ -111,7 +111,7 @@ checkpoint-of-a-compiled-model() {
 }
 
 evaluation-broken-off-and-resumed() {
-    about "an evaluation broken off by Ctrl-C is made up for"
+    about "an evaluation interrupted by Ctrl-C runs on resume"
     "$program" train recipe.toml "run.dir=$T/run" train.eval_every=2 data.eval.0.stride=1 \
         > "$T/words/out" 2>&1 &
     local pid=$!
@@ -131,7 +131,7 @@ evaluation-broken-off-and-resumed() {
 }
 
 evaluation-set-with-wrong-labels() {
-    about "told before the first step, or the training goes on to its end"
+    about "reported before the first step, or the training runs to its end"
     quiet out train recipe.toml "run.dir=$T/run" train.eval_every=2
     says out 77
     says out 3.png
@@ -141,7 +141,7 @@ evaluation-set-with-wrong-labels() {
 }
 
 hidden-files-beside-images() {
-    about "names that begin with a dot are passed over"
+    about "names that begin with a dot are skipped"
     quiet a train recipe.toml "run.dir=$T/a"
     ends_with 0 a
     cp -r data "$T/clean"
@@ -288,7 +288,7 @@ trained-weights-that-are-no-numbers() {
 }
 
 training-pair-of-two-sizes() {
-    about "told before the first step; data.on_error=skip goes on"
+    about "reported before the first step; data.on_error=skip continues"
     quiet out train recipe.toml "run.dir=$T/run"
     [ "$code" = 0 ] || refused out
     quiet skip train recipe.toml "run.dir=$T/skip" data.on_error=skip

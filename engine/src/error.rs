@@ -41,7 +41,7 @@ pub enum EngineError {
         arg: &'static str,
     },
     /// The host accessed the elements of a tensor that is on a device.
-    #[error("{op}: the tensor lies on {device}, not in host memory; to_host copies it there")]
+    #[error("{op}: the tensor is on {device}, not in host memory; to_host copies it there")]
     OnDevice {
         /// Operation.
         op: &'static str,
@@ -49,13 +49,13 @@ pub enum EngineError {
         device: String,
     },
     /// A kernel of a device received a tensor that is in host memory.
-    #[error("{op}: the tensor lies in host memory, not on a device; to_device copies it there")]
+    #[error("{op}: the tensor is in host memory, not on a device; to_device copies it there")]
     OnHost {
         /// Operation.
         op: &'static str,
     },
     /// An operation that runs only on the host received a tensor that is on a device.
-    #[error("{op}: has no form for {device}; its operands have to lie in host memory (to_host)")]
+    #[error("{op}: not implemented on {device}; copy the operands to host memory with to_host")]
     NoDeviceForm {
         /// Operation.
         op: &'static str,

@@ -154,7 +154,7 @@ impl Case {
             "tensor cores" if self.has(&["attention"]) => {
                 (MMA * 0.8, "mma.sync, and the softmax between products")
             }
-            "tensor cores" => (MMA, "mma.sync beside products of cuBLASLt"),
+            "tensor cores" => (MMA, "mma.sync and products of cuBLASLt"),
             _ => (0.7, "f32 arithmetic with its loads between"),
         };
         let work = floor.seconds / reach;

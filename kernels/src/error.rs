@@ -5,7 +5,7 @@
 #[non_exhaustive]
 pub enum KernelError {
     /// A slice whose length differs from the one that the sizes require.
-    #[error("{op}: {arg} has {found} elements, its sizes ask for {expected}")]
+    #[error("{op}: {arg} has {found} elements, its sizes require {expected}")]
     Length {
         /// Operation.
         op: &'static str,
@@ -49,7 +49,7 @@ pub enum KernelError {
     #[error("graph capture: {0}")]
     Capture(String),
     /// A device without room for a buffer.
-    #[error("{device} has no room for {name} of {bytes} bytes beside the {live} bytes in use")]
+    #[error("{device} is out of memory: {name} needs {bytes} bytes, {live} bytes are in use")]
     OutOfMemory {
         /// Name of the device.
         device: String,

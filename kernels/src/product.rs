@@ -33,9 +33,9 @@ pub(crate) fn product(
     let end = |rows: usize, cols: usize, rs: usize, cs: usize| {
         if rows == 0 || cols == 0 { 0 } else { (rows - 1) * rs + (cols - 1) * cs + 1 }
     };
-    assert!(end(m, k, a.rs, a.cs) <= a.data.len(), "a does not hold its matrix");
-    assert!(end(k, n, b.rs, b.cs) <= b.data.len(), "b does not hold its matrix");
-    assert!(end(m, n, c_rs, 1) <= c.len() && n <= c_rs, "c does not hold its matrix");
+    assert!(end(m, k, a.rs, a.cs) <= a.data.len(), "a is too short for its matrix");
+    assert!(end(k, n, b.rs, b.cs) <= b.data.len(), "b is too short for its matrix");
+    assert!(end(m, n, c_rs, 1) <= c.len() && n <= c_rs, "c is too short for its matrix");
     if simd::own_products() {
         own((m, n, k), a, b, c, c_rs, add);
         return;

@@ -34,7 +34,7 @@ pub enum ModelError {
     /// A tensor of a file with NaN, infinity or a value beyond the range of f32.
     #[error(
         "{path}: tensor {tensor} holds {value:?} at element {at} of {shape:?}{}; weights must be \
-         finite numbers, so use a file from before they broke",
+         finite numbers, so use an earlier file",
         beyond(.value)
     )]
     NotFinite {

@@ -95,7 +95,7 @@ fn hugging_face_files_that_lack_something_are_refused_by_its_name() {
     let key = "encoder.layer.1.attention.attention.key.weight";
     refused(&|d| _ = d.take(key), &["dinov2.safetensors", key, "is missing"]);
     let turned = |d: &mut StateDict| d.insert(key, Tensor::zeros(DType::F32, &[12, 11]));
-    refused(&turned, &[key, "[12, 11]", "do not make one layer"]);
+    refused(&turned, &[key, "[12, 11]", "do not form one layer"]);
     let norm = "encoder.layer.2.norm1.weight";
     refused(&|d| _ = d.take(norm), &["backbone.blocks.2.norm1.weight", "is missing"]);
     let odd = "encoder.layer.2.norm3.weight";

@@ -352,7 +352,7 @@ fn what_does_not_fit_is_refused_in_one_sentence() {
     };
     assert_eq!(
         refused(&there, &targets, &mut random(0)),
-        "the targets do not lie on the virtual GPU; Targets::to_device copies them"
+        "the targets are not on the virtual GPU; Targets::to_device copies them"
     );
     let placed = targets.to_device(&device).unwrap();
     let other = Targets::new(labels(&[&[0]]), 4).unwrap().to_device(&device).unwrap();
@@ -360,12 +360,12 @@ fn what_does_not_fit_is_refused_in_one_sentence() {
     assert!(error.contains("does not fit the targets"), "{error}");
     let mut points = DevicePoints::new(&device, 1).unwrap();
     let error = refused(&host, &targets, &mut points);
-    assert!(error.starts_with("points of a device are not drawn"), "{error}");
+    assert!(error.starts_with("points on a device do not fit"), "{error}");
     let error = Targets::new(labels(&[&[0, 4]]), 4).err().unwrap().to_string();
     assert_eq!(error, "label value 4 is not one of the 4 classes (or 255)");
     let mut kept = placed;
     let error = kept.overwrite(&Targets::new(labels(&[&[0]]), 4).unwrap()).unwrap_err();
-    assert!(error.to_string().contains("do not take the place"), "{error}");
+    assert!(error.to_string().contains("cannot replace those"), "{error}");
 
     let mut table = DeviceAssignment::new(&device, &criterion.config, [1, B, 6]).unwrap();
     let mut upload = |pairs: Vec<Pair>| {

@@ -209,7 +209,7 @@ pub fn open_of(run: &Path, step: u64, option: &str) -> Result<(Notes, StateDict)
     let opened = open(&path).and_then(|(notes, dict)| match notes.step {
         found if found == step => Ok((notes, dict)),
         found => {
-            let what = format!("holds the state after step {found}, not the one of its name");
+            let what = format!("holds the state after step {found}, but its name says another");
             Err(TrainError::Checkpoint { path: path.clone(), what })
         }
     });
@@ -217,9 +217,9 @@ pub fn open_of(run: &Path, step: u64, option: &str) -> Result<(Notes, StateDict)
         Err(error) if path.symlink_metadata().is_ok() => {
             let instead = match newest_whole(run)? {
                 Some(step) => {
-                    format!("the newest whole checkpoint is that of step {step}: {option} {step}")
+                    format!("the newest intact checkpoint is that of step {step}: {option} {step}")
                 }
-                None => "no other checkpoint of the run is whole".to_string(),
+                None => "no other checkpoint of the run is intact".to_string(),
             };
             Err(TrainError::Damaged { error: error.to_string(), instead })
         }

@@ -161,6 +161,6 @@ mod tests {
         assert!(text.contains("train.recompute=block ("), "{text}");
         plan.available = Some(1);
         let text = plan.check(&recipe).expect_err("refused").to_string();
-        assert!(text.contains("still too much alone"), "{text}");
+        assert!(text.contains("not enough by itself"), "{text}");
     }
 }

@@ -44,7 +44,7 @@ pub enum TrainError {
         found: &'static str,
     },
     /// A file that is not a picture of a supported form.
-    #[error("cannot decode {path}: it is {found}, and PNG and JPEG are read; {way}")]
+    #[error("cannot decode {path}: it is {found}, but only PNG and JPEG are read; {way}")]
     PictureForm {
         /// File.
         path: PathBuf,
@@ -62,7 +62,7 @@ pub enum TrainError {
         what: String,
     },
     /// A picture that is too large for the memory of the process.
-    #[error("{path} takes {needed} to decode, and {available}; make the picture smaller")]
+    #[error("{path} takes {needed} to decode, but {available}; make the picture smaller")]
     Picture {
         /// File.
         path: PathBuf,
@@ -72,7 +72,7 @@ pub enum TrainError {
         available: String,
     },
     /// A label file that is not a PNG picture.
-    #[error("label {path} is {found}, and labels are read from PNG; {way}")]
+    #[error("label {path} is {found}, but labels must be PNG; {way}")]
     LabelFile {
         /// File.
         path: PathBuf,
@@ -250,8 +250,8 @@ pub enum TrainError {
     },
     /// A resumed run with other settings.
     #[error(
-        "{path}: resumed with other settings this would be another run: {changes}; leave these \
-         keys as they were, or give --resume-changed to go on with the new values"
+        "{path}: these settings differ from those of the run: {changes}; leave these keys as they \
+         were, or give --resume-changed to continue with the new values"
     )]
     ResumeChanged {
         /// Run folder.
@@ -269,9 +269,9 @@ pub enum TrainError {
     },
     /// A loss that is not finite.
     #[error(
-        "step {step}: {what}; nothing was updated in this step, the state before it is in {kept}, \
-         from which --resume --from before-nan goes on; lower train.lr (with --resume-changed) or \
-         look at the samples {samples}"
+        "step {step}: {what}; this step updated nothing, and the state before it is in {kept}; \
+         continue from it with --resume --from before-nan and a lower train.lr (with \
+         --resume-changed), or look at the samples {samples}"
     )]
     NotFinite {
         /// Step, counted from 1 as in the log.
@@ -285,7 +285,7 @@ pub enum TrainError {
     },
     /// A run that would not fit into the memory of the machine.
     #[error(
-        "training needs {needed} and {available} are available{limit}; {ways}; \
+        "training needs {needed}, but {available} are available{limit}; {ways}; \
          run.check_memory=false starts anyway"
     )]
     Memory {
@@ -300,7 +300,7 @@ pub enum TrainError {
     },
     /// Work whose dry run alone exceeds the address space of the process.
     #[error(
-        "this needs more than {needed} of memory, and {available}; raise the limit, or make \
+        "this needs more than {needed} of memory, but {available}; raise the limit, or make \
          batch, crop or window smaller where the command has them"
     )]
     AddressSpace {
@@ -321,7 +321,7 @@ pub enum TrainError {
         limit: String,
     },
     /// An inference that would not fit into the memory of the machine.
-    #[error("the network needs {needed} for {what}, and {available}; {ways}")]
+    #[error("the network needs {needed} for {what}, but {available}; {ways}")]
     Inference {
         /// Input of one forward pass, in words.
         what: String,

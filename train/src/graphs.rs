@@ -168,9 +168,7 @@ impl Trainer {
                 Ok(fixed)
             }
             (none, Some(batch)) => Ok(none.insert(self.fixed(device, self.to_tensors(batch)?)?)),
-            (None, None) => {
-                Err(ModelError::Config("no batch lies on the device to be used again".into()))?
-            }
+            (None, None) => Err(ModelError::Config("no batch on the device can be reused".into()))?,
         })?;
         // The pending loss is from a step outside of these buffers.
         if let Some(pending) = &self.pending
@@ -304,13 +302,13 @@ impl Trainer {
 
     fn no_graphs(&mut self, why: &TrainError) -> Option<Captured> {
         self.note = Some(format!(
-            "the steps go on without graphs, launch by launch, as with run.graphs=false: {why}"
+            "training continues without CUDA graphs, as with run.graphs=false: {why}"
         ));
         None
     }
 
     fn points(&mut self) -> Result<&mut DevicePoints> {
-        let none = || ModelError::Config("the random points of a device are not there".into());
+        let none = || ModelError::Config("the random points are not on the device".into());
         Ok(self.points.as_mut().ok_or_else(none)?)
     }
 }

@@ -28,7 +28,7 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
     let (m, r, h) = (&recipe.model, &recipe.rein, &recipe.head);
     let taps = <[usize; 4]>::try_from(m.taps.as_slice()).map_err(|_| TrainError::Setting {
         setting: "model.taps",
-        what: format!("names {} blocks, the head takes 4 maps", m.taps.len()),
+        what: format!("names {} blocks, but the head needs 4", m.taps.len()),
     })?;
     let backbone = DinoConfig {
         embed_dim: m.embed_dim,

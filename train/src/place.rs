@@ -93,8 +93,7 @@ impl Place {
             }
             DeviceChoice::Cuda(n) => {
                 let device = Device::cuda(n).map_err(|source| TrainError::Device { source })?;
-                let unverified =
-                    "; its kernels were not verified on this GPU (dressage doctor does)";
+                let unverified = "; its kernels are not verified on this GPU (run dressage doctor)";
                 let more = if verified::is_verified(&device) { "" } else { unverified };
                 open(device, more)
             }
@@ -116,9 +115,9 @@ impl Place {
         }
         let warning = gpus.first().map(|gpu| {
             format!(
-                "this machine has a GPU ({gpu}) that is NOT USED, so the work is done by the CPU, \
-                 many times slower: {why}; `dressage doctor` tells more, and run.device=cpu \
-                 (--device cpu) is without this warning"
+                "this machine has a GPU ({gpu}) that is NOT USED; the CPU does the work, many \
+                 times slower: {why}; `dressage doctor` shows more, and run.device=cpu (--device \
+                 cpu) turns this warning off"
             )
         });
         Place { description: format!("the CPU; {why}"), warning, ..Place::host() }
@@ -179,10 +178,12 @@ impl DeviceMemory {
     /// The memory as one line.
     pub fn line(&self) -> String {
         let (tensors, reserved) = (mib(self.tensors), mib(self.reserved));
-        let line = format!("{tensors} of tensors at the peak, {reserved} taken of {}", self.device);
+        let line = format!("tensors {tensors} at the peak, {reserved} reserved on {}", self.device);
         match &self.unfused[..] {
             [] => line,
-            all => format!("{line}\nnot fused by cuBLASLt, done apart: {}", all.join("; ")),
+            all => {
+                format!("{line}\nnot fused by cuBLASLt, computed separately: {}", all.join("; "))
+            }
         }
     }
 }

@@ -184,7 +184,7 @@ fn ways_out(
         }
         (None, Some(Level { level, total, .. })) if chosen != *level => {
             let total = mib(*total);
-            ways.push(format!("set train.recompute={level} ({total}, still too much alone)"));
+            ways.push(format!("set train.recompute={level} ({total}, not enough by itself)"));
         }
         _ => {}
     }
@@ -342,7 +342,7 @@ mod tests {
         for (available, words) in [
             (none - 1, "train.recompute=cheap ("),
             (cheap - 1, "train.recompute=block ("),
-            (block - 1, "still too much alone"),
+            (block - 1, "not enough by itself"),
         ] {
             let text = refusal(available);
             let others = ["lower train.batch (2)", "augment.crop (128)", "precision=bf16", "MiB"];

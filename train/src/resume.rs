@@ -85,7 +85,7 @@ fn refused(run: &Path, what: String) -> TrainError {
 fn nothing(run: &Path) -> TrainError {
     let mut what = "holds no checkpoint to resume from".to_string();
     if checkpoint::before_nan(run).exists() {
-        what += "; --from before-nan goes on from the state before the loss was not a number";
+        what += "; --from before-nan continues from the state before the loss that was not finite";
     }
     refused(run, what)
 }
@@ -147,8 +147,8 @@ impl Trainer {
         }
         let (notes, _) = checkpoint::open(&path).ok().filter(|(n, _)| n.step > self.step)?;
         Some(format!(
-            "{} holds the state after step {}, before a loss that was not a number; --from \
-             before-nan goes on there",
+            "{} holds the state after step {}, before a loss that was not finite; continue from it \
+             with --from before-nan",
             path.display(),
             notes.step
         ))
@@ -162,12 +162,16 @@ impl Trainer {
         let aside = checkpoint::set_aside(&self.dir, self.step)?;
         for step in &aside {
             let path = checkpoint::path_of(&self.dir, *step);
-            progress.note(&format!("{} is set aside, the run goes on before it", path.display()));
+            progress.note(&format!(
+                "{} is set aside, since training resumes from step {}",
+                path.display(),
+                self.step
+            ));
         }
         if let Some(folder) = &self.folder
             && let Some(copy) = folder.copy_log(!aside.is_empty())?
         {
-            progress.note(&format!("the log as it was is now {}", copy.display()));
+            progress.note(&format!("the earlier log is kept as {}", copy.display()));
         }
         Ok(())
     }
@@ -202,7 +206,7 @@ impl Trainer {
         if !due || log.holds("eval", self.step)? {
             return Ok(false);
         }
-        progress.note(&format!("the evaluation after step {} is made up for", self.step));
+        progress.note(&format!("running the missing evaluation after step {}", self.step));
         self.evaluate(log, progress, stop)?;
         Ok(true)
     }

@@ -33,8 +33,8 @@ impl Trainer {
             Err(TrainError::BrokenState { step, what, .. }) => {
                 let instead = match checkpoint::newest_whole(&self.dir) {
                     Ok(Some(whole)) => format!(
-                        "; the newest whole checkpoint is that of step {whole}, go on from it at a \
-                         lower rate with --resume --resume-changed train.lr=RATE"
+                        "; the newest intact checkpoint is that of step {whole}; continue from it \
+                         at a lower rate with --resume --resume-changed train.lr=RATE"
                     ),
                     _ => "; start again with a lower train.lr".to_string(),
                 };

@@ -242,7 +242,7 @@ impl Trainer {
             for (what, old) in aside {
                 if let Some(old) = old {
                     let old = old.display();
-                    progress.note(&format!("the {what} of an earlier start is now {old}"));
+                    progress.note(&format!("the {what} of an earlier start is kept as {old}"));
                 }
             }
         }
@@ -254,7 +254,7 @@ impl Trainer {
         if let Some(folder) = &self.folder
             && let Some(old) = folder.write_recipe(&self.recipe)?
         {
-            progress.note(&format!("the recipe that was there is now {}", old.display()));
+            progress.note(&format!("the earlier recipe is kept as {}", old.display()));
         }
         Ok(log)
     }

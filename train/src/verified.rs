@@ -91,8 +91,7 @@ fn verify(
     progress: &dyn Progress,
 ) -> Result<(), String> {
     progress.note(&format!(
-        "{} was not used by this program before: its kernels are compared with their references \
-         once",
+        "first use of {}: its kernels are compared with their references once",
         device.name()
     ));
     let stage = Stage::new(progress, "verifications", Some(folders.len() as u64));
@@ -117,7 +116,7 @@ fn verify(
                 return Err(format!("the kernels of {name} did not end within {seconds} s"));
             }
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(format!("the verification of the kernels of {name} broke off"));
+                return Err(format!("the verification of the kernels of {name} stopped early"));
             }
         }
         let next = names.get(i + 1).copied().unwrap_or_default();
@@ -175,7 +174,7 @@ mod tests {
         let why = run(vec![folder("stuck", hangs)], Duration::from_millis(20)).expect_err("hangs");
         assert!(why.contains("stuck did not end within 0.02 s"), "{why}");
         let why = run(vec![folder("broken", panics)], LIMIT).expect_err("panics");
-        assert!(why.contains("broken broke off"), "{why}");
+        assert!(why.contains("broken stopped early"), "{why}");
     }
 
     #[test]

@@ -232,7 +232,7 @@ fn a_table_is_written_at_its_address_and_read_as_another_type() {
     assert_eq!((device.counters().launches, device.counters().waits), (launches, waits));
     assert_eq!(table.to_host().unwrap().data::<i32>().unwrap(), [0, 1, 2, 3]);
     let error = table.overwrite(&[0; 3]).unwrap_err().to_string();
-    assert_eq!(error, "write: host has 3 elements, its sizes ask for 4");
+    assert_eq!(error, "write: host has 3 elements, its sizes require 4");
     let error = table.bits_as(DType::U8).unwrap_err().to_string();
     assert_eq!(error, "bits_as: element type is i32, expected u8");
 }
@@ -246,17 +246,17 @@ fn what_lies_elsewhere_is_refused_in_one_sentence() {
     };
     assert_eq!(
         there.data::<f32>().unwrap_err().to_string(),
-        "data: the tensor lies on the virtual GPU, not in host memory; to_host copies it there"
+        "data: the tensor is on the virtual GPU, not in host memory; to_host copies it there"
     );
     assert_eq!(
         host.view::<f32>().unwrap_err().to_string(),
-        "view: the tensor lies in host memory, not on a device; to_device copies it there"
+        "view: the tensor is in host memory, not on a device; to_device copies it there"
     );
     // The error of an operation without a device kernel.
     let alone = || floats!("sort", there, T => Ok(Tensor::empty::<T>(&[1])));
     says(
         alone(),
-        "sort: has no form for the virtual GPU; its operands have to lie in host memory (to_host)",
+        "sort: not implemented on the virtual GPU; copy the operands to host memory with to_host",
     );
     says(
         ops::class_loss(&there, &[0, 3], &[1.0; 3], 1.0),
@@ -264,15 +264,15 @@ fn what_lies_elsewhere_is_refused_in_one_sentence() {
     );
     says(
         ops::add(&there, &host),
-        "view: the tensor lies in host memory, not on a device; to_device copies it there",
+        "view: the tensor is in host memory, not on a device; to_device copies it there",
     );
     says(
         ops::add(&host, &there),
-        "data: the tensor lies on the virtual GPU, not in host memory; to_host copies it there",
+        "data: the tensor is on the virtual GPU, not in host memory; to_host copies it there",
     );
     let other = ones(&Device::virtual_gpu(), &[2, 3]);
     let error = ops::add(&there, &other).unwrap_err().to_string();
-    assert!(error.starts_with("launch: an argument lies on device number"), "{error}");
+    assert!(error.starts_with("launch: an argument is on device number"), "{error}");
     let bytes = Tensor::zeros(DType::U8, &[2]).to_device(&device, DType::U8).unwrap();
     says(ops::gelu(&bytes), "activation: element type is u8, expected f32 or bf16");
     says(

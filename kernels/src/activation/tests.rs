@@ -80,5 +80,5 @@ fn ends_are_sane() {
 #[test]
 fn wrong_lengths_are_named() {
     let error = Relu.backward(&[0.0f32; 3], &[0.0; 2], &mut [0.0; 3]).unwrap_err();
-    assert_eq!(error.to_string(), "activation: dy has 2 elements, its sizes ask for 3");
+    assert_eq!(error.to_string(), "activation: dy has 2 elements, its sizes require 3");
 }

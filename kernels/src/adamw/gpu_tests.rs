@@ -50,7 +50,7 @@ fn bad_arguments_are_named() {
     let error = update(1, 1, false).unwrap_err();
     assert_eq!(error.to_string(), "adamw: group 1 of 1; they are counted from 0");
     let error = update(1, 0, true).unwrap_err();
-    assert_eq!(error.to_string(), "adamw: g has 3 elements, its sizes ask for 2");
+    assert_eq!(error.to_string(), "adamw: g has 3 elements, its sizes require 2");
     let [p, m, v, g] = &mut b[..] else { panic!("four buffers") };
     let (p, m, v, g) = (p.view_mut(), m.view_mut(), v.view_mut(), g.view().slice(0..2));
     let mut tensors = [Tensor { p, m, v, g, copy: None, group: 0 }];

@@ -208,6 +208,6 @@ mod tests {
         let error = s.update(0, &mut p, &mut m, &mut v, &[0.0; 2]).unwrap_err();
         assert_eq!(error.to_string(), "adamw: updates are counted from 1, not from 0");
         let error = s.update(1, &mut p, &mut m, &mut v, &[0.0; 3]).unwrap_err();
-        assert_eq!(error.to_string(), "adamw: g has 3 elements, its sizes ask for 2");
+        assert_eq!(error.to_string(), "adamw: g has 3 elements, its sizes require 2");
     }
 }

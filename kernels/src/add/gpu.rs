@@ -106,7 +106,7 @@ fn kernel<T: Float, B: Float>() -> Result<Kernel> {
         ("_f32", _) => Ok(PTX.kernel_of::<T>("add_f32")),
         ("_bf16", "_bf16") => Ok(PTX.kernel_of::<T>("add_bf16")),
         _ => {
-            let what = "b in bf16 is not added to a in f32".into();
+            let what = "cannot add b in bf16 to a in f32".into();
             Err(KernelError::Size { op: "add", what })
         }
     }

@@ -59,5 +59,5 @@ fn sums_are_the_same_bits_on_any_pool() {
 fn wrong_lengths_are_named() {
     let s = Add { n: 2, inner: 3 };
     let error = s.forward(&[0.0f32; 6], &[0.0; 2], &mut [0.0; 6]).unwrap_err();
-    assert_eq!(error.to_string(), "add: b has 2 elements, its sizes ask for 3");
+    assert_eq!(error.to_string(), "add: b has 2 elements, its sizes require 3");
 }

@@ -301,7 +301,7 @@ impl Attention {
     fn packed_sizes(&self, len: usize) -> Result<Sizes> {
         self.check_heads()?;
         if self.nq != self.nk {
-            let what = format!("packed, but {} queries and {} keys", self.nq, self.nk);
+            let what = format!("packed form with {} queries and {} keys", self.nq, self.nk);
             return Err(KernelError::Size { op: OP, what });
         }
         let c = self.width();

@@ -356,7 +356,7 @@ impl Attention {
     fn packed<'a, T: Real>(&self, qkv: &'a [T]) -> Result<Inputs<'a, T>> {
         self.check_heads()?;
         if self.nq != self.nk {
-            let what = format!("packed, but {} queries and {} keys", self.nq, self.nk);
+            let what = format!("packed form with {} queries and {} keys", self.nq, self.nk);
             return Err(KernelError::Size { op: OP, what });
         }
         check_len(OP, "qkv", qkv, self.b * self.nq * 3 * self.width())?;
@@ -386,7 +386,7 @@ impl Attention {
         if self.width() > 0 {
             return Ok(());
         }
-        let what = format!("{} heads of {} channels hold nothing", self.heads, self.d);
+        let what = format!("{} heads of {} channels are empty", self.heads, self.d);
         Err(KernelError::Size { op: OP, what })
     }
 }

@@ -245,10 +245,10 @@ fn nothing_hides_a_nan() {
 fn sizes_that_do_not_fit_are_named() {
     let s = Attention { b: 1, heads: 1, d: 2, nq: 3, nk: 2 };
     let error = s.forward_packed(&[0.0f32; 18], &mut [0.0; 6], &mut [0.0; 3]).unwrap_err();
-    assert_eq!(error.to_string(), "attention: packed, but 3 queries and 2 keys");
+    assert_eq!(error.to_string(), "attention: packed form with 3 queries and 2 keys");
     let (q, kv) = ([0.0f32; 6], [0.0f32; 4]);
     let error = s.forward(&q, &kv, &kv, Some(&[0; 5]), &mut [0.0; 6], &mut [0.0; 3]).unwrap_err();
-    assert_eq!(error.to_string(), "attention: blocked has 5 elements, its sizes ask for 6");
+    assert_eq!(error.to_string(), "attention: blocked has 5 elements, its sizes require 6");
 }
 
 #[test]

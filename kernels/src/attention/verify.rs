@@ -207,7 +207,7 @@ fn compare<T: Float>(
         if size_of::<T>() == 4 && want[0].iter().any(|w| w.abs() > 1e-3) {
             let got: Vec<f64> = got.iter().map(|x| f64::from(x.f32())).collect();
             let near = got.len() == want[0].len() && relative_error(&got, &want[0]) <= 5e-5;
-            verification.holds(&format!("{what}: {part} is as near as on the CPU"), near);
+            verification.holds(&format!("{what}: {part} is as accurate as on the CPU"), near);
         }
     }
     // Rows without keys have an infinite lse, which the bounds do not cover.

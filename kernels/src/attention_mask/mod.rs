@@ -163,7 +163,7 @@ mod tests {
         let error = s.compute(&[0.0f32; 15], &mut [0; 4], None).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "attention_mask: logits has 15 elements, its sizes ask for 16"
+            "attention_mask: logits has 15 elements, its sizes require 16"
         );
     }
 }

@@ -16,5 +16,5 @@ fn no_rows_give_zero() {
     let (l, c) = (loss.view_mut(), scale.view_mut());
     let error = s.forward_gpu(&device, x.view(), short.view(), weights.view(), l, c);
     let text = error.unwrap_err().to_string();
-    assert_eq!(text, "class_loss: targets has 1 elements, its sizes ask for 0");
+    assert_eq!(text, "class_loss: targets has 1 elements, its sizes require 0");
 }

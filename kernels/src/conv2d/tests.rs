@@ -93,6 +93,6 @@ fn wrong_arguments_are_named() {
     assert_eq!(s.output().unwrap_err().to_string(), message);
     let s = sizes([1, 2, 2], [1, 1], [3, 3], [1, 1]);
     let error = s.forward(&[0.0f32; 4], &[0.0; 8], None, &mut [0.0; 4]).unwrap_err();
-    assert_eq!(error.to_string(), "conv2d: weight has 8 elements, its sizes ask for 9");
+    assert_eq!(error.to_string(), "conv2d: weight has 8 elements, its sizes require 9");
     assert!(sizes([1, 2, 2], [1, 1], [1, 1], [0, 0]).output().is_err());
 }

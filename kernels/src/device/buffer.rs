@@ -150,7 +150,7 @@ impl<'a, T> View<'a, T> {
 fn elements<T>(address: u64, bytes: usize) -> usize {
     let whole = bytes.is_multiple_of(size_of::<T>());
     let aligned = address.is_multiple_of(align_of::<T>() as u64);
-    assert!(whole && aligned, "{bytes} bytes at {address:#x} are no elements");
+    assert!(whole && aligned, "{bytes} bytes at {address:#x} are not whole, aligned elements");
     bytes / size_of::<T>()
 }
 

@@ -207,7 +207,7 @@ impl Device {
         let before = graph.number.checked_sub(1);
         if before.is_some() && before != order.replayed {
             return Err(KernelError::Capture(format!(
-                "graph {} of its memory reads what graph {} leaves behind: replay that one before",
+                "graph {} of its memory reads what graph {} wrote: replay that one first",
                 graph.number,
                 graph.number - 1
             )));
@@ -273,8 +273,8 @@ impl Device {
         let gate = self.gate(&[])?;
         if gate.capturing() {
             return Err(KernelError::Capture(format!(
-                "the host {what} during a capture; do it before or after, with buffers whose \
-                 addresses stay"
+                "the host {what} during a capture; do it before or after, with buffers that keep \
+                 their addresses"
             )));
         }
         Ok(gate)
@@ -304,7 +304,7 @@ impl Device {
 /// The error of a kernel that is launched for the first time during a capture.
 pub(super) fn unloaded(kernel: &Kernel) -> KernelError {
     KernelError::Capture(format!(
-        "{} was never launched, and nothing is loaded during a capture: run the same work once \
+        "{} was never launched and cannot be loaded during a capture: run the same work once \
          before",
         kernel.full_name()
     ))

@@ -145,8 +145,8 @@ fn graphs_of_a_memory_run_in_their_order() {
     let memory = device.graph_memory();
     let (first, made) = device.capture(&memory, || step.forward()).unwrap();
     let (second, ()) = device.capture(&memory, || step.backward(made)).unwrap();
-    let refused = "graph capture: graph 1 of its memory reads what graph 0 leaves behind: replay \
-                   that one before";
+    let refused = "graph capture: graph 1 of its memory reads what graph 0 wrote: replay that one \
+                   first";
     assert_eq!(device.replay(&second).unwrap_err().to_string(), refused);
     device.replay(&first).unwrap();
     device.replay(&first).unwrap();
@@ -154,9 +154,9 @@ fn graphs_of_a_memory_run_in_their_order() {
     assert_eq!(device.replay(&second).unwrap_err().to_string(), refused);
     let other = Device::virtual_gpu();
     let error = other.replay(&first).unwrap_err().to_string();
-    assert!(error.starts_with("replay: an argument lies on device number"), "{error}");
+    assert!(error.starts_with("replay: an argument is on device number"), "{error}");
     let error = other.capture(&memory, || Ok::<(), KernelError>(())).unwrap_err().to_string();
-    assert!(error.starts_with("capture: an argument lies on device number"), "{error}");
+    assert!(error.starts_with("capture: an argument is on device number"), "{error}");
 }
 
 #[test]
@@ -312,7 +312,7 @@ fn what_a_graph_cannot_hold_is_refused() {
     refused(&mut |_| device.trim(), "the host releases memory during a capture");
     refused(
         &mut |_| device.alloc::<u32>("new", 77).map(drop),
-        "the pool holds no free block of 308 bytes for new, and nothing is reserved during a \
+        "the pool holds no free block of 308 bytes for new, and nothing can be reserved during a \
          capture: run the same work before, until it reserves nothing",
     );
     refused(
@@ -364,5 +364,5 @@ fn constants_are_those_of_the_capture() {
         assert_eq!(device.download(x.view()).unwrap(), [5, 6]);
     }
     let error = device.write_constant(x.view_mut(), &table[..1]).unwrap_err().to_string();
-    assert_eq!(error, "write: host has 1 elements, its sizes ask for 2");
+    assert_eq!(error, "write: host has 1 elements, its sizes require 2");
 }

@@ -44,9 +44,9 @@ pub(super) fn of_a_kernel(
 ) -> KernelError {
     let latest = latest.map_or("none yet".into(), Kernel::full_name);
     let what = format!(
-        "a kernel failed, the latest launched or one before it ({latest}): {}; this process can \
-         use the device no more, and CUDA_LAUNCH_BLOCKING=1 tells which kernel it is",
+        "a kernel failed, the last one launched ({latest}) or an earlier one: {}; this process can \
+         no longer use the device; CUDA_LAUNCH_BLOCKING=1 shows which kernel it was",
         words(error)
     );
-    KernelError::Device { device: device.into(), action: "go on", what }
+    KernelError::Device { device: device.into(), action: "continue", what }
 }

@@ -185,8 +185,8 @@ impl Search {
             }
         };
         let mut what = format!(
-            "the library {} (of CUDA 12 or 13) was not found on the loader's path, {none}; a CUDA \
-             toolkit or `pip install nvidia-cublas` brings it",
+            "the library {} (of CUDA 12 or 13) was not found on the loader's path, {none}; \
+             install a CUDA toolkit, or run `pip install nvidia-cublas`",
             NAMES[0]
         );
         if !self.passed_over.is_empty() {

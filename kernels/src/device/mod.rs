@@ -484,7 +484,7 @@ impl Device {
     }
 
     fn stranger(&self, op: &'static str, id: u32) -> KernelError {
-        let what = format!("an argument lies on device number {id}, not on {}", self.name());
+        let what = format!("an argument is on device number {id}, not on {}", self.name());
         KernelError::Size { op, what }
     }
 }

@@ -112,8 +112,8 @@ impl Pool {
             self.renew(backend, name, address, size)?
         } else {
             return Err(KernelError::Capture(format!(
-                "the pool holds no free block of {size} bytes for {name}, and nothing is reserved \
-                 during a capture: run the same work before, until it reserves nothing"
+                "the pool holds no free block of {size} bytes for {name}, and nothing can be \
+                 reserved during a capture: run the same work before, until it reserves nothing"
             )));
         };
         backend.record_renewal(name, address);

@@ -85,7 +85,7 @@ pub fn libraries() -> [Library; 3] {
         path: loaded("libnvToolsExt").filter(|_| found),
         looked_for: candidates(&["nvToolsExt"]),
         passed_over: Vec::new(),
-        without: "profilers show kernels without the parts of the network; CUDA 13 has it no more",
+        without: "profilers do not show the parts of the network (CUDA 13 dropped it)",
     };
     [driver, products, ranges]
 }

@@ -11,7 +11,7 @@ use crate::{KernelError, Result};
 pub(crate) fn small(op: &'static str, name: &'static str, n: usize) -> Result<u32> {
     i32::try_from(n).map(i32::unsigned_abs).map_err(|_| KernelError::Size {
         op,
-        what: format!("{name} is {n}; a GPU kernel counts it in 31 bits"),
+        what: format!("{name} is {n}; a GPU kernel takes up to 2147483647"),
     })
 }
 
@@ -104,7 +104,7 @@ mod tests {
     fn sizes_that_kernels_cannot_count_are_named() {
         assert_eq!(small("add", "n", (1 << 31) - 1), Ok((1 << 31) - 1));
         let error = small("add", "n", 1 << 31).unwrap_err();
-        let want = "add: n is 2147483648; a GPU kernel counts it in 31 bits";
+        let want = "add: n is 2147483648; a GPU kernel takes up to 2147483647";
         assert_eq!(error.to_string(), want);
     }
 

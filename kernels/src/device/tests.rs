@@ -37,10 +37,10 @@ fn copies_arrive() {
     device.wait().unwrap();
     assert_eq!(device.counters().waits, waits + 1);
     let error = device.write(copy.view_mut(), &[1; 3]).unwrap_err();
-    assert_eq!(error.to_string(), "write: host has 3 elements, its sizes ask for 256");
+    assert_eq!(error.to_string(), "write: host has 3 elements, its sizes require 256");
     let other = Device::virtual_gpu();
     let error = other.download(copy.view()).unwrap_err().to_string();
-    assert!(error.starts_with("read: an argument lies on device number"), "{error}");
+    assert!(error.starts_with("read: an argument is on device number"), "{error}");
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn bytes_are_elements_of_any_type() {
 }
 
 #[test]
-#[should_panic(expected = "are no elements")]
+#[should_panic(expected = "are not whole, aligned elements")]
 fn bytes_that_end_within_an_element_are_refused() {
     let device = Device::virtual_gpu();
     let bytes = device.alloc::<u8>("bytes", 12).unwrap();
@@ -63,7 +63,7 @@ fn bytes_that_end_within_an_element_are_refused() {
 }
 
 #[test]
-#[should_panic(expected = "are no elements")]
+#[should_panic(expected = "are not whole, aligned elements")]
 fn bytes_beside_the_alignment_are_refused() {
     let device = Device::virtual_gpu();
     let bytes = device.alloc::<u8>("bytes", 12).unwrap();
@@ -187,7 +187,7 @@ fn bad_launches_are_refused() {
     assert!(launch(&device, "double_f32", Grid::line(1, 1, 32), few).is_err());
     let other = Device::virtual_gpu();
     let error = launch(&other, "double_f32", Grid::line(1, 1, 32), args()).unwrap_err();
-    assert!(error.to_string().starts_with("launch: an argument lies on"), "{error}");
+    assert!(error.to_string().starts_with("launch: an argument is on"), "{error}");
     let before = device.counters().launches;
     launch(&device, "double_f32", Grid::line(0, 1, 32), args()).unwrap();
     assert_eq!(device.counters().launches, before);
@@ -206,7 +206,7 @@ fn products_that_would_round_too_often_are_refused() {
     let error = device.matmul(&sizes, 1.0, wide, wide, Write::Over, c.view_mut()).unwrap_err();
     assert!(error.to_string().contains("operands of f32"), "{error}");
     let short = device.matmul(&sizes, 1.0, a.slice(0..7), a, Write::Add, c.view_mut());
-    assert_eq!(short.unwrap_err().to_string(), "matmul: a has 7 elements, its sizes ask for 8");
+    assert_eq!(short.unwrap_err().to_string(), "matmul: a has 7 elements, its sizes require 8");
     assert_eq!(device.counters().products, 0);
     // Nothing to sum: zeros.
     let mut c = device.upload("c", &[1.0f32; 4]).unwrap();
@@ -245,7 +245,7 @@ fn an_epilogue_rounds_once() {
     // Arguments that are refused, and a product with nothing to do.
     let short = Epilogue::Bias(bias.view().slice(1..m));
     let error = device.matmul_with(&sizes, 1.0, a, b, over, short, c.view_mut()).unwrap_err();
-    let said = "matmul: vector of the epilogue has 6 elements, its sizes ask for 7";
+    let said = "matmul: vector of the epilogue has 6 elements, its sizes require 7";
     assert_eq!(error.to_string(), said);
     let twice = MatMul::new(1, m, k).batched(n).shared_b();
     let fused = Epilogue::Bias(bias.view());

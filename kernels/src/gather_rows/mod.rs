@@ -101,6 +101,6 @@ mod tests {
         s.forward(&[1.0, 2.0, 3.0, 4.0], &[1, -1, 2], &mut y).unwrap();
         assert_eq!(y, [3.0, 4.0, 0.0, 0.0, 0.0, 0.0]);
         let error = s.forward(&[1.0f32], &[1, -1, 2], &mut y).unwrap_err();
-        assert_eq!(error.to_string(), "gather_rows: x has 1 elements, its sizes ask for 4");
+        assert_eq!(error.to_string(), "gather_rows: x has 1 elements, its sizes require 4");
     }
 }

@@ -13,7 +13,7 @@ fn wrong_lengths_are_named_and_nothing_is_launched_for_nothing() {
     let (m, r) = (mean.view_mut(), rstd.view_mut());
     let (x, w) = (five.view(), three.view());
     let error = s.forward_gpu(&device, x, w, w, y.view_mut(), m, r).unwrap_err();
-    assert_eq!(error.to_string(), "layer_norm: x has 5 elements, its sizes ask for 6");
+    assert_eq!(error.to_string(), "layer_norm: x has 5 elements, its sizes require 6");
     let stats = StatsGpu { mean: mean.view(), rstd: rstd.view() };
     s.backward_gpu(&device, y.view(), w, stats, y.view(), None, None, None).unwrap();
     assert_eq!(device.counters().launches, 0);

@@ -78,5 +78,5 @@ fn wrong_lengths_are_named() {
     let (mut y, mut mean, mut rstd) = (vec![0.0f32; 6], vec![0.0; 2], vec![0.0; 2]);
     let error =
         s.forward(&[0.0; 5], &[0.0; 3], &[0.0; 3], &mut y, &mut mean, &mut rstd).unwrap_err();
-    assert_eq!(error.to_string(), "layer_norm: x has 5 elements, its sizes ask for 6");
+    assert_eq!(error.to_string(), "layer_norm: x has 5 elements, its sizes require 6");
 }

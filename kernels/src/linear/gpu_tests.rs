@@ -86,7 +86,7 @@ fn feed_forward<T: Float>(device: &Device, fused: bool) {
     assert!(h.contains(&zero) && h.iter().any(|h| h.f32() > 0.0));
     let short = mask.view().slice(1..mask.len());
     let error = second.dx_before_relu_gpu(device, w2, dy, short, kept.view_mut());
-    let said = "matmul: mask of the epilogue has 223 elements, its sizes ask for 224";
+    let said = "matmul: mask of the epilogue has 223 elements, its sizes require 224";
     assert_eq!(error.unwrap_err().to_string(), said);
 }
 

@@ -177,5 +177,5 @@ fn a_frozen_layer_needs_no_input() {
 fn wrong_lengths_are_named() {
     let s = Linear { n: 1, m: 2, k: 3 };
     let error = s.forward(&[0.0f32; 3], &[0.0; 5], None, &mut [0.0; 2]).unwrap_err();
-    assert_eq!(error.to_string(), "linear: weight has 5 elements, its sizes ask for 6");
+    assert_eq!(error.to_string(), "linear: weight has 5 elements, its sizes require 6");
 }

@@ -10,7 +10,7 @@ use crate::simd::Level;
 /// If a slice is too short for its square.
 pub fn transpose(x: &[f32], ldx: usize, out: &mut [f32], ldo: usize) {
     let end = |ld: usize| (LINE - 1) * ld + LINE;
-    assert!(end(ldx) <= x.len() && end(ldo) <= out.len(), "a slice does not hold its square");
+    assert!(end(ldx) <= x.len() && end(ldo) <= out.len(), "a slice is too short for its square");
     #[cfg(target_arch = "x86_64")]
     if simd::level() == Level::Avx512 {
         // SAFETY: the CPU has AVX-512, and the slices have been checked.

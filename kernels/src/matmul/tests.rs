@@ -180,7 +180,7 @@ fn wrong_arguments_are_named() {
     let mut c = [0.0f32; 6];
     let error =
         MatMul::new(2, 3, 4).run(1.0, &[0.0; 8], &[0.0; 11], Write::Add, &mut c).unwrap_err();
-    assert_eq!(error.to_string(), "matmul: b has 11 elements, its sizes ask for 12");
+    assert_eq!(error.to_string(), "matmul: b has 11 elements, its sizes require 12");
     let overlapping = MatMul { stride_c: 2, ..MatMul::new(2, 2, 1).batched(2) };
     let error = overlapping.run(1.0, &[0.0; 4], &[0.0; 4], Write::Add, &mut c).unwrap_err();
     assert_eq!(error.to_string(), "matmul: products of 4 elements overlap at a distance of 2 in c");

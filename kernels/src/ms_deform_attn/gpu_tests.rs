@@ -54,6 +54,6 @@ fn sizes_and_places_that_kernels_cannot_take_are_named() {
     let (mut y, mut z) = (device.alloc("y", 0).unwrap(), device.alloc("z", 0).unwrap());
     let error = s.forward_gpu(&device, none, none, none, y.view_mut(), z.view_mut()).unwrap_err();
     let want =
-        "ms_deform_attn: the number of tokens is 2147483648; a GPU kernel counts it in 31 bits";
+        "ms_deform_attn: the number of tokens is 2147483648; a GPU kernel takes up to 2147483647";
     assert_eq!(error.to_string(), want);
 }

@@ -32,6 +32,6 @@ fn the_maps_of_an_image_read_its_points() {
         device.zeros("at", 4 * p * 2).unwrap().view(),
         device.alloc("v", all.r * p).unwrap().view_mut(),
     );
-    let sentence = "point_sample: points has 400 elements, its sizes ask for 100";
+    let sentence = "point_sample: points has 400 elements, its sizes require 100";
     assert_eq!(error.unwrap_err().to_string(), sentence);
 }

@@ -126,7 +126,7 @@ mod tests {
             assert_close("column_sums", &wide(&out), &want, 1e-6);
         }
         let error = column_sums(&[0.0f32; 5], 2, &mut [0.0; 3]).unwrap_err();
-        assert_eq!(error.to_string(), "column_sums: x has 5 elements, its sizes ask for 6");
+        assert_eq!(error.to_string(), "column_sums: x has 5 elements, its sizes require 6");
     }
 
     #[test]

@@ -56,6 +56,6 @@ fn sizes_and_places_that_kernels_cannot_take_are_named() {
     let (out, lse) = (out.view_mut().slice(0..0), lse.view_mut().slice(0..0));
     let error = s.forward_gpu(&device, part(0, 0), w, out, lse).unwrap_err();
     let want =
-        "rein: the number of rows of an image is 2147483649; a GPU kernel counts it in 31 bits";
+        "rein: the number of rows of an image is 2147483649; a GPU kernel takes up to 2147483647";
     assert_eq!(error.to_string(), want);
 }

@@ -170,7 +170,7 @@ impl Rein {
 
     fn check<T: Real>(&self, f: &[T], w: &Weights<'_, T>) -> Result<()> {
         if self.m == 0 || self.c == 0 {
-            let what = format!("{} tokens of {} channels hold nothing", self.m, self.c);
+            let what = format!("{} tokens of {} channels are empty", self.m, self.c);
             return Err(KernelError::Size { op: OP, what });
         }
         check_len(OP, "f", f, self.b * (self.skip + self.n) * self.c)?;

@@ -139,5 +139,5 @@ fn wrong_lengths_are_named() {
     x[2].pop();
     let mut out = vec![0.0; x[0].len()];
     let error = s.forward(&x[0], weights(&x), &mut out, &mut [0.0; 6]).unwrap_err();
-    assert_eq!(error.to_string(), "rein: values has 14 elements, its sizes ask for 15");
+    assert_eq!(error.to_string(), "rein: values has 14 elements, its sizes require 15");
 }

@@ -112,7 +112,7 @@ fn sizes_that_do_not_fit_are_named() {
     let s = RelativePosition { b: 1, heads: 1, d: 2, h: 2, w: 1 };
     let (mut rel, qkv) = ([0.0f32; 6], [0.0; 12]);
     let error = s.forward(&qkv, [&[0.0; 5], &[0.0; 2]], &mut rel).unwrap_err().to_string();
-    assert_eq!(error, "relative_position: table of rows has 5 elements, its sizes ask for 6");
+    assert_eq!(error, "relative_position: table of rows has 5 elements, its sizes require 6");
     let a = Attention { b: 1, heads: 1, d: 2, nq: 2, nk: 2 };
     let (mut out, mut lse) = ([0.0; 4], [0.0; 2]);
     let error = a.forward_relative(&qkv, &rel, [2, 2], &mut out, &mut lse).unwrap_err();

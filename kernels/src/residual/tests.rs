@@ -45,7 +45,7 @@ fn fast_form_matches_reference() {
 fn wrong_arguments_are_named() {
     let s = Residual { n: 2, c: 3 };
     let error = s.forward(&[0.0f32; 6], &[0.0; 6], Some(&[0.0; 2]), &mut [0.0; 6]).unwrap_err();
-    assert_eq!(error.to_string(), "residual: gamma has 2 elements, its sizes ask for 3");
+    assert_eq!(error.to_string(), "residual: gamma has 2 elements, its sizes require 3");
     let error = s.backward(None, None, &[0.0f32; 6], None, Some(&mut [0.0; 3])).unwrap_err();
     assert_eq!(error.to_string(), "residual: the gradient of gamma needs r");
 }

@@ -103,7 +103,7 @@ impl Resize<'_> {
             index.iter().all(|&i| (first..first + held).contains(&(i as usize)))
         };
         if rows.end > self.y.n_out() || !rows.clone().all(within) {
-            let what = format!("rows {rows:?} need more than rows {first} and the {held} behind");
+            let what = format!("rows {rows:?} need more than the {held} rows from {first}");
             return Err(KernelError::Size { op: "resize", what });
         }
         if !y.is_empty() {

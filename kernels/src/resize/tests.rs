@@ -156,5 +156,5 @@ fn impossible_sizes_are_refused() {
     let a = axis(4, 8, Mode::Bilinear, Step::Size);
     let s = Resize { n: 1, c: 2, y: &a, x: &a };
     let error = s.forward(&[0.0f32; 31], &mut [0.0; 128]).unwrap_err();
-    assert_eq!(error.to_string(), "resize: x has 31 elements, its sizes ask for 32");
+    assert_eq!(error.to_string(), "resize: x has 31 elements, its sizes require 32");
 }

@@ -81,7 +81,7 @@ impl Rotary {
         let what = if !d.is_multiple_of(2) {
             format!("heads of {d} channels do not divide into pairs")
         } else if skip > t {
-            format!("{skip} of {t} tokens are to be left alone")
+            format!("cannot skip {skip} of {t} tokens")
         } else {
             return check_count(OP, "qkv", qkv, b * t * 3 * heads * d);
         };

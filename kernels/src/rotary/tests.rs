@@ -82,10 +82,10 @@ fn sizes_that_do_not_fit_are_named() {
     let s = Rotary { b: 1, t: 1, heads: 1, d: 3, skip: 0 };
     says(s, &mut x, &[], "rotary: heads of 3 channels do not divide into pairs");
     let s = Rotary { d: 2, skip: 2, ..s };
-    says(s, &mut x, &[], "rotary: 2 of 1 tokens are to be left alone");
+    says(s, &mut x, &[], "rotary: cannot skip 2 of 1 tokens");
     let s = Rotary { skip: 0, ..s };
-    says(s, &mut x, &[0.0; 2], "rotary: qkv has 9 elements, its sizes ask for 6");
-    says(s, &mut x[..6], &[0.0; 3], "rotary: table has 3 elements, its sizes ask for 2");
+    says(s, &mut x, &[0.0; 2], "rotary: qkv has 9 elements, its sizes require 6");
+    says(s, &mut x[..6], &[0.0; 3], "rotary: table has 3 elements, its sizes require 2");
     let error = table([2, 2], 16, 6).unwrap_err().to_string();
     assert_eq!(error, "rotary: heads of 6 channels do not divide into pairs for two axes");
 }

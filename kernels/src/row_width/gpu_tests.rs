@@ -21,5 +21,5 @@ fn bad_arguments_are_named() {
     let error = s.run(&[0.0f32; 2], &mut [0.0; 3]).unwrap_err();
     assert_eq!(error.to_string(), "row_width: a period of no rows");
     let error = RowWidth::new(1, 2, 3).run(&[0.0f32; 2], &mut [0.0; 2]).unwrap_err();
-    assert_eq!(error.to_string(), "row_width: y has 2 elements, its sizes ask for 3");
+    assert_eq!(error.to_string(), "row_width: y has 2 elements, its sizes require 3");
 }

@@ -57,5 +57,5 @@ fn upsampling_on_the_way_is_upsampling_first() {
 fn wrong_lengths_are_named() {
     let s = SemanticScores { q: 2, k: 1 };
     let error = s.compute(3, &[0.0f32; 4], &[0.0; 5], &mut [0.0; 3]).unwrap_err();
-    assert_eq!(error.to_string(), "semantic_scores: masks has 5 elements, its sizes ask for 6");
+    assert_eq!(error.to_string(), "semantic_scores: masks has 5 elements, its sizes require 6");
 }

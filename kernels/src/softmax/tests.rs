@@ -54,5 +54,5 @@ fn large_logits_and_damaged_ones() {
 #[test]
 fn wrong_lengths_are_named() {
     let error = Softmax { n: 2, c: 3 }.forward(&[0.0f32; 5], &mut [0.0; 6]).unwrap_err();
-    assert_eq!(error.to_string(), "softmax: x has 5 elements, its sizes ask for 6");
+    assert_eq!(error.to_string(), "softmax: x has 5 elements, its sizes require 6");
 }

@@ -56,7 +56,7 @@ impl TokenLink {
 
     fn sizes(&self, q: usize, name: &'static str, out: usize) -> Result<Sizes> {
         if self.layers == 0 {
-            let what = "no layer has no last layer".to_string();
+            let what = "there are no layers".to_string();
             return Err(KernelError::Size { op: OP, what });
         }
         check_count(OP, "q", q, self.layers * self.m * self.c)?;

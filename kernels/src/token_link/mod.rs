@@ -85,7 +85,7 @@ impl TokenLink {
 
     fn check<T>(&self, q: &[T], name: &'static str, out: &[T]) -> Result<()> {
         if self.layers == 0 {
-            let what = "no layer has no last layer".to_string();
+            let what = "there are no layers".to_string();
             return Err(KernelError::Size { op: OP, what });
         }
         check_len(OP, "q", q, self.layers * self.m * self.c)?;

@@ -32,5 +32,5 @@ fn channels_are_interleaved_and_ties_go_to_the_first_layer() {
 fn no_layer_is_an_error() {
     let s = TokenLink { layers: 0, m: 1, c: 1 };
     let error = s.forward::<f32>(&[], &mut [0.0; 3]).unwrap_err();
-    assert_eq!(error.to_string(), "token_link: no layer has no last layer");
+    assert_eq!(error.to_string(), "token_link: there are no layers");
 }

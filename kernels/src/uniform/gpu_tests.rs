@@ -11,5 +11,5 @@ fn nothing_to_draw_is_no_launch() {
     assert_eq!(device.counters().launches, 0);
     let s = Uniform { rows: 1, ..s };
     let error = s.fill_gpu(&device, step.view(), None, out.view_mut()).unwrap_err();
-    assert_eq!(error.to_string(), "uniform: out has 0 elements, its sizes ask for 8");
+    assert_eq!(error.to_string(), "uniform: out has 0 elements, its sizes require 8");
 }

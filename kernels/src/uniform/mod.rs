@@ -93,7 +93,7 @@ mod tests {
             );
         }
         let error = s.fill(0, Some(&[0]), &mut all).unwrap_err();
-        assert_eq!(error.to_string(), "uniform: rows has 1 elements, its sizes ask for 3");
+        assert_eq!(error.to_string(), "uniform: rows has 1 elements, its sizes require 3");
     }
 
     #[test]

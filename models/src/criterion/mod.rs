@@ -269,7 +269,7 @@ impl Criterion {
         points: &mut dyn PointSource,
     ) -> Result<Terms> {
         let Some(device) = place(candidates) else {
-            let text = "an assignment on a device is for predictions that lie there";
+            let text = "an assignment on a device needs predictions on that device";
             return Err(ModelError::Config(text.into()));
         };
         device::terms(self, device, candidates, targets, assigned, points)

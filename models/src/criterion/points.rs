@@ -75,7 +75,7 @@ impl Slots {
     /// # Errors
     /// If the table is in host memory.
     pub fn device(&self) -> Result<&Device> {
-        let text = "the slots of matched pairs do not lie on a device";
+        let text = "the slots of matched pairs are not on a device";
         self.rows.device().ok_or_else(|| ModelError::Config(text.into()))
     }
 
@@ -208,7 +208,7 @@ impl DevicePoints {
 }
 
 fn on_host() -> ModelError {
-    let text = "points of a device are not drawn for predictions in host memory (RandomPoints are)";
+    let text = "points on a device do not fit predictions in host memory; use RandomPoints";
     ModelError::Config(text.into())
 }
 

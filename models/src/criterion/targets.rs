@@ -86,7 +86,7 @@ impl Targets {
         let Some(table) = self.table.as_mut() else { return Err(not_placed("")) };
         if self.labels.shape() != from.labels.shape() || self.k != from.k {
             let text = format!(
-                "targets of {:?} and {} classes do not take the place of {:?} and {}",
+                "targets of {:?} and {} classes cannot replace those of {:?} and {}",
                 from.labels.shape(),
                 from.k,
                 self.labels.shape(),
@@ -142,5 +142,5 @@ impl Targets {
 
 fn not_placed(device: &str) -> ModelError {
     let place = if device.is_empty() { "a device" } else { device };
-    ModelError::Config(format!("the targets do not lie on {place}; Targets::to_device copies them"))
+    ModelError::Config(format!("the targets are not on {place}; Targets::to_device copies them"))
 }

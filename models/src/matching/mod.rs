@@ -51,7 +51,7 @@ pub enum MatchError {
     /// A cost matrix whose number of elements is not queries times targets.
     #[error(
         "matching: costs of prediction {layer}, image {image} have {found} elements, \
-         {queries} queries and {targets} targets ask for {}", queries * targets
+         {queries} queries and {targets} targets need {}", queries * targets
     )]
     Length {
         /// Prediction.

@@ -108,7 +108,7 @@ pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<StateDict> {
         None => read(&pages),
         Some(index) => index.and_then(|index| {
             let n = index.files().len();
-            Err(format!("is an index of {n} files beside it, which bytes alone do not have").into())
+            Err(format!("is an index of {n} other files; open it by its path").into())
         }),
     };
     dictionary(contents.map_err(|fault| fault.of(path))?, path, Vec::new())

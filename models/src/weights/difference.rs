@@ -84,7 +84,9 @@ impl Difference {
         let found = wrappers::first_of(self.left_over.iter().map(|(name, _)| name.clone()), n);
         let wanted = wrappers::first_of(self.missing.iter().map(|(name, _)| name.clone()), missing);
         let known = if known == 0 { "none".to_string() } else { known.to_string() };
-        Some(format!("{known} of its {n} names is known; it holds {found}, expected were {wanted}"))
+        Some(format!(
+            "{known} of its {n} names is known; it holds {found}, but {wanted} were expected"
+        ))
     }
 }
 
@@ -117,7 +119,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "some.pth does not fit it: none of its 1 names is known; it holds layers.0.weight, \
-             expected were counts, gone, same, turned"
+             but counts, gone, same, turned were expected"
         );
         weights = StateDict::new("some.pth");
         weights.insert("same", Tensor::zeros(DType::F32, &[2, 3]));

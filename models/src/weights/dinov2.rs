@@ -114,5 +114,5 @@ fn stack(
         tensors.push(tensor);
     }
     let stacked = Stored::stacked(tensors)?;
-    Ok(stacked.ok_or_else(|| format!("{}; they do not make one layer", names.join(", "))))
+    Ok(stacked.ok_or_else(|| format!("{}; they do not form one layer", names.join(", "))))
 }

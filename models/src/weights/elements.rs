@@ -101,11 +101,11 @@ pub(super) fn encode(kind: Kind, values: &[f64], out: &mut Vec<u8>) -> io::Resul
         };
         if infinite && v.is_finite() {
             let (ends, wider) = match kind {
-                Kind::F16 => ("f16, which ends at 65504", "bf16"),
-                Kind::Bf16 => ("bf16, which ends at 3.39e38", "f32"),
-                _ => ("f32, which ends at 3.40e38", "the file as it is"),
+                Kind::F16 => ("f16 (65504)", "bf16"),
+                Kind::Bf16 => ("bf16 (3.39e38)", "f32"),
+                _ => ("f32 (3.40e38)", "the file as it is"),
             };
-            let what = format!("a value of {v} is beyond {ends}; use {wider}");
+            let what = format!("the value {v} is beyond the range of {ends}; use {wider}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
     }

@@ -68,17 +68,19 @@ impl Index {
     /// Reads the text of an index.
     pub fn parse(text: &[u8]) -> Told<Index> {
         if text.len() > LARGEST {
-            return Err(format!("is no index of shards: it is longer than {LARGEST} bytes").into());
+            return Err(
+                format!("is not an index of shards: it is longer than {LARGEST} bytes").into()
+            );
         }
         let raw: Raw = serde_json::from_slice(text).map_err(|e| {
             let cause = shown(&e.to_string());
-            let cause = format!("is JSON, but no index with a weight_map of shards ({cause})");
+            let cause = format!("is JSON, but not an index with a weight_map of shards ({cause})");
             // A complete file of another format would be the same after a new download.
             Fault { cause, damaged: !e.is_data() }
         })?;
         let Some(Pairs(mut pairs)) = raw.weight_map else {
-            let what = "is JSON, but no index with a weight_map of shards; name the folder that it \
-                        lies in, or the file of weights";
+            let what = "is JSON, but not an index with a weight_map of shards; name its folder, or \
+                        the file of weights";
             return Err(what.into());
         };
         pairs.sort();
@@ -91,7 +93,7 @@ impl Index {
         let files: BTreeSet<&String> = pairs.iter().map(|(_, file)| file).collect();
         if let Some(file) = files.iter().find(|file| !is_plain(file)) {
             let file = shown(file);
-            return Err(format!("names the file {file}, which is none in the same folder").into());
+            return Err(format!("names {file}, which is not a file in the same folder").into());
         }
         if files.len() > FILES {
             return Err(format!("names {} files, more than {FILES}", files.len()).into());
@@ -263,7 +265,7 @@ fn complete(folder: &Path, names: &[&str]) -> Option<Result<Vec<String>>> {
     let of = number?;
     if let Some(missing) = (1..=of).find(|part| !parts.contains_key(part)) {
         let have = parts.into_values().next().unwrap_or_default();
-        let cause = format!("part {missing} of {of} is missing beside it");
+        let cause = format!("part {missing} of {of} is missing in its folder");
         return Some(Err(Fault::damaged(cause).of(&folder.join(have))));
     }
     Some(Ok(parts.into_values().collect()))
@@ -329,19 +331,19 @@ mod tests {
         assert_eq!(index.files(), ["1.st", "2.st"]);
         assert_eq!(index.tensors, [("a".into(), 0), ("b".into(), 1), ("c".into(), 0)]);
         for (map, word) in [
-            (r#"{"a": "../x.safetensors"}"#, "none in the same folder"),
-            (r#"{"a": "/etc/passwd"}"#, "none in the same folder"),
-            (r#"{"a": "sub/x"}"#, "none in the same folder"),
-            (r#"{"a": "..\\x"}"#, "none in the same folder"),
-            (r#"{"a": ".."}"#, "none in the same folder"),
-            (r#"{"a": ""}"#, "none in the same folder"),
-            (r#"{"a": "x\u0000"}"#, "none in the same folder"),
+            (r#"{"a": "../x.safetensors"}"#, "not a file in the same folder"),
+            (r#"{"a": "/etc/passwd"}"#, "not a file in the same folder"),
+            (r#"{"a": "sub/x"}"#, "not a file in the same folder"),
+            (r#"{"a": "..\\x"}"#, "not a file in the same folder"),
+            (r#"{"a": ".."}"#, "not a file in the same folder"),
+            (r#"{"a": ""}"#, "not a file in the same folder"),
+            (r#"{"a": "x\u0000"}"#, "not a file in the same folder"),
             (r#"{"a": "x", "a": "y"}"#, "the tensor a twice"),
             (r#"{"a": "x", "a": "x"}"#, "the tensor a twice"),
-            (r#"{"a": 3}"#, "no index with a weight_map"),
-            (r#"["a"]"#, "no index with a weight_map"),
+            (r#"{"a": 3}"#, "not an index with a weight_map"),
+            (r#"["a"]"#, "not an index with a weight_map"),
             ("{}", "names no tensor"),
-            ("null", "name the folder that it lies in"),
+            ("null", "name its folder"),
         ] {
             let text = format!("{{\"weight_map\": {map}}}");
             let fault = Index::parse(text.as_bytes()).expect_err(map);

@@ -63,7 +63,10 @@ impl Declared {
     pub fn parse(text: &[u8]) -> Told<Declared> {
         let raw: Raw =
             serde_json::from_slice(text.strip_prefix(BOM).unwrap_or(text)).map_err(|e| {
-                Fault::damaged(format!("is no configuration in JSON ({})", shown(&e.to_string())))
+                Fault::damaged(format!(
+                    "is not a configuration in JSON ({})",
+                    shown(&e.to_string())
+                ))
             })?;
         let whole = raw.backbone_config.is_none() && raw.vision_config.is_none();
         let model_type = raw.model_type.filter(|_| whole);
@@ -85,7 +88,7 @@ impl Declared {
         let path = folder.join(CONFIG);
         let Ok(metadata) = fs::metadata(&path) else { return Ok(None) };
         if !metadata.is_file() || metadata.len() > LARGEST {
-            let what = format!("is no configuration of a network, a file of up to {LARGEST} bytes");
+            let what = format!("must be a configuration file of up to {LARGEST} bytes");
             return Err(Fault::from(what).of(&path));
         }
         let read = |e: std::io::Error| Fault::from(format!("cannot be read: {e}")).of(&path);
@@ -121,7 +124,7 @@ impl Declared {
         }
         Err(ModelError::Mismatch {
             source_name: folder.join(CONFIG).display().to_string(),
-            network: "the weights beside it".into(),
+            network: "the weights in its folder".into(),
             difference: differs.join("; "),
         })
     }
@@ -195,8 +198,8 @@ mod tests {
             ("{\"patch_size\": 1e30}", "patch_size is"),
             ("{\"patch_size\": {\"a\": 3}}", "patch_size is"),
             ("{\"patch_size\": 1, \"patch_size\": 2}", "duplicate field"),
-            ("[1]", "no configuration in JSON"),
-            ("", "no configuration in JSON"),
+            ("[1]", "not a configuration in JSON"),
+            ("", "not a configuration in JSON"),
         ] {
             let fault = Declared::parse(text.as_bytes()).expect_err(text);
             assert!(fault.cause.contains(word), "{text}: {fault:?}");

@@ -82,7 +82,7 @@ pub fn legacy(map: &Arc<MappedFile>) -> Told<Contents> {
     }
     let protocol = next()?;
     if protocol.root != Value::Int(1001) {
-        return Err("has an unknown version of PyTorch's old format; save it anew".into());
+        return Err("has an unknown version of PyTorch's old format; save it again".into());
     }
     let system = next()?;
     let little = system.pairs(system.root).into_iter().flatten();
@@ -125,7 +125,7 @@ fn places(
         let Some(element) = sizes.get(key.as_ref()) else {
             return Err(format!(
                 "holds the storage {}, which belongs to no tensor or is of an unknown type, so \
-                 what lies behind it cannot be found; save the checkpoint anew",
+                 the data after it cannot be found; save the checkpoint again",
                 shown(&key)
             )
             .into());
@@ -175,7 +175,7 @@ fn dictionary(tree: &Tree<'_>) -> Told<Found> {
     };
     let mut found = Found { wrapper, ..Default::default() };
     for (other, taken) in beside {
-        found.skip(&other, format!("other weights, those under {taken} are taken"));
+        found.skip(&other, format!("other weights; those under {taken} are used"));
     }
     for (key, value) in pairs {
         let Some(name) = tree.key(*key) else { continue };
@@ -345,5 +345,5 @@ fn axes(tree: &Tree<'_>, tuple: Value, what: &str) -> Told<Vec<usize>> {
         _ => None,
     };
     let sizes = items.and_then(|items| items.iter().map(size).collect());
-    sizes.ok_or_else(|| Fault::damaged(format!("its {what} makes no sense")))
+    sizes.ok_or_else(|| Fault::damaged(format!("its {what} is not a list of sizes")))
 }

@@ -195,7 +195,7 @@ pub fn normalise(
         names.peek().is_some() && names.all(|name| name.starts_with(PARALLEL))
     };
     while parallel(tensors) {
-        pass_over(tensors, skipped, "a counter of averaged weights", |name| !counter(name));
+        pass_over(tensors, skipped, "the counter of averaged weights", |name| !counter(name));
         if !rename(tensors, |name| name[PARALLEL.len()..].to_string()) {
             break;
         }

@@ -115,7 +115,7 @@ impl<'a> Archive<'a> {
         if flags & 1 != 0 || method != 0 || packed != size {
             return Err(format!(
                 "holds {} compressed or encrypted; PyTorch stores entries as they are, so unpack \
-                 the archive and save the checkpoint anew",
+                 the archive and save the checkpoint again",
                 shown(name)
             )
             .into());
@@ -154,12 +154,12 @@ fn end(bytes: &[u8]) -> Told<(u64, u64)> {
     };
     let (start, count) = match at.checked_sub(20) {
         Some(locator) if bytes[locator..].starts_with(LOCATOR_64) => {
-            end_64(bytes, locator).ok_or_else(|| damaged("its 64-bit part does not hold"))?
+            end_64(bytes, locator).ok_or_else(|| damaged("its ZIP64 record is invalid"))?
         }
         _ => short().ok_or_else(cut)?,
     };
     if start > at as u64 || count > (bytes.len() / 46) as u64 {
-        return Err(damaged("it promises more than the file holds"));
+        return Err(damaged("it lists more than the file holds"));
     }
     Ok((start, count))
 }

@@ -250,7 +250,7 @@ fn names_of_nothing_known_are_shown() {
     let mut tensors = backbone(dir.path());
     tensors.iter_mut().for_each(|(name, _)| *name = name.replace('.', "/"));
     let path = write(dir.path(), &tensors);
-    let words = ["names is known", "blocks/0/attn/proj/bias", "expected were blocks.0.attn"];
+    let words = ["names is known", "blocks/0/attn/proj/bias", "but blocks.0.attn"];
     told(load(dir.path(), &path), &words);
 }
 
@@ -307,7 +307,7 @@ fn shards_are_opened_by_their_index_or_folder() {
     let outside = serde_json::json!({"weight_map": {"norm.bias": "../backbone.safetensors"}});
     write(dir.path(), &tensors);
     index(&folder, &outside);
-    told(load(dir.path(), &folder), &["../backbone.safetensors", "none in the same folder"]);
+    told(load(dir.path(), &folder), &["../backbone.safetensors", "not a file in the same folder"]);
     fs::write(&by_index, "{\"weight_map\": {\"norm.bias\": \"mo").expect("written");
     told(load(dir.path(), &folder), &["index.json", "fetch or copy it again"]);
 }
@@ -329,7 +329,7 @@ fn the_configuration_of_a_folder_is_held_against_weights_and_recipe() {
     config(r#"{"num_attention_heads": 4}"#);
     told(load(dir.path(), &folder), &["declares 4 heads, the network has 2"]);
     config(r#"{"hidden_size": "#);
-    told(load(dir.path(), &folder), &["config.json", "no configuration"]);
+    told(load(dir.path(), &folder), &["config.json", "not a configuration"]);
     config(r#"{"model_type": "dinov2", "mlp_ratio": 4.0, "use_swiglu_ffn": false}"#);
     same(dir.path(), &folder, &tensors);
     config("\u{feff}{\"hidden_size\": 32}");
@@ -345,7 +345,7 @@ fn the_configuration_of_a_folder_is_held_against_weights_and_recipe() {
     config(r#"{"model_type": "dpt", "backbone_config": {"model_type": "dinov2"}}"#);
     same(dir.path(), &folder, &tensors);
     let named = folder.join("config.json");
-    let error = told(load(dir.path(), &named), &["config.json", "name the folder that it lies in"]);
+    let error = told(load(dir.path(), &named), &["config.json", "name its folder"]);
     assert!(!error.contains("again"), "{error}");
 }
 

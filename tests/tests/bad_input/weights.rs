@@ -141,7 +141,7 @@ fn files_of_another_kind_are_refused() {
     let error = told(pointer, &["Git LFS", "git lfs pull"]);
     assert!(!error.contains("again"), "{error}");
     damaged(b"PK\x03\x04 and then a zip archive", &["directory at the end"]);
-    damaged(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", &["breaks off"]);
+    damaged(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", &["ends too early"]);
     damaged(b"\x80\x04K\x01.", &["a pickle, but not one of PyTorch"]);
     damaged(&with_header("{no JSON at all", 64), &["not a valid safetensors file"]);
 }

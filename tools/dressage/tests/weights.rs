@@ -28,7 +28,7 @@ fn inspect_says_what_a_file_is() {
     for words in [
         "PyTorch (zip), 6,333 bytes",
         "state_dict",
-        "none of the known backbones",
+        "no known backbone",
         "10 (1 bf16, 1 bool, 1 f16, 5 f32, 1 f64, 1 i64)",
         "backbone.patch_embed.proj.weight   f32   [8, 3, 4, 4]",
         "backbone.bn.num_batches_tracked    i64   []",

@@ -9,7 +9,9 @@ fn main() -> ExitCode {
         ExitCode::from(2)
     };
     let Some(library) = ptx_driver::built() else {
-        return failed("libptx_driver.so is not beside this program; build both with cargo".into());
+        return failed(
+            "libptx_driver.so is not in the folder of this program; build both with cargo".into(),
+        );
     };
     let folder = library.with_file_name("ptx-driver-libraries");
     if let Err(error) = ptx_driver::link(&library, &folder) {

@@ -139,7 +139,7 @@ impl<T> Table<T> {
                 fatal(&format!("{wanted} number {number} is used after it was destroyed"))
             }
             Some((_, name)) => fatal(&format!("{handle:#x} is given as a {wanted}, kind: {name}")),
-            None => fatal(&format!("{handle:#x} is given as a {wanted} and is none")),
+            None => fatal(&format!("{handle:#x} is given as a {wanted} but is not one")),
         }
     }
 }
@@ -303,7 +303,7 @@ impl Driver {
             let held = |&&(start, bytes): &&(u64, u64)| (start..start + bytes).contains(&address);
             let freed = self.freed.iter().rev().find(held);
             let was = freed.map_or("", |_| ", which was freed");
-            return none(format!("{what} {address:#x} lies in no allocation{was}"));
+            return none(format!("{what} {address:#x} is in no allocation{was}"));
         };
         if bytes > found.bytes - (address - start) {
             return none(format!(

@@ -103,7 +103,7 @@ pub(super) fn picture<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
     match form(bytes) {
         _ if bytes.is_empty() => Err(damaged(path, "it is empty")),
         Form::Png if !has_whole_palette(bytes) => {
-            Err(damaged(path, "its palette ends within a colour"))
+            Err(damaged(path, "its palette ends in the middle of a colour"))
         }
         Form::Png => Ok(bytes),
         Form::Jpeg => Ok(&bytes[..jpeg_end(path, &jpeg::segments(bytes))?]),
@@ -111,7 +111,7 @@ pub(super) fn picture<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
             Err(TrainError::PictureForm { path: path.into(), found: other.name, way: other.way })
         }
         Form::Unknown => {
-            let way = "convert it to one of them, or get it again if it was one";
+            let way = "convert it to one of them, or download it again if it should be one";
             Err(TrainError::PictureForm { path: path.into(), found: UNKNOWN, way })
         }
     }

@@ -161,7 +161,7 @@ fn no_png(path: &Path, bytes: &[u8]) -> TrainError {
         }
         Form::Other(other) if other.is_picture() => (other.name, "export it as PNG"),
         Form::Other(other) => (other.name, other.way),
-        Form::Unknown => (UNKNOWN, "export it as PNG, or get it again if it was one"),
+        Form::Unknown => (UNKNOWN, "export it as PNG, or download it again if it should be one"),
     };
     TrainError::LabelFile { path: path.into(), found, way }
 }

@@ -115,7 +115,7 @@ impl Table {
         let fail = |what: String| Err(TrainError::IdTable { key: key.into(), what });
         if classes == 0 || classes > IGNORE as usize {
             return fail(format!(
-                "{classes} classes; from 1 to 255 can be told apart; change head.classes"
+                "{classes} classes, but labels can hold 1 to 255; change head.classes"
             ));
         }
         let (mut map, named) = match ids {
@@ -181,7 +181,7 @@ fn unknown_name(name: &str) -> String {
         .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
     let near = near.copied().unwrap_or_default();
     format!(
-        "{name:?} is none of {}; did you mean {near:?}? Name it, or list \
+        "{name:?} is not one of {}; did you mean {near:?}? Name one, or list \
              {{ value = class }}",
         TABLES.join(", ")
     )
@@ -228,7 +228,7 @@ fn explicit(key: &str, pairs: &BTreeMap<String, u8>) -> Result<[u16; 256]> {
     for (number, &class) in pairs {
         let Ok(value) = number.trim().parse::<u8>() else {
             let what = format!(
-                "{number:?} is no value from 0 to 255; list the values in the label files, as \
+                "{number:?} is not a number from 0 to 255; list the values in the label files, as \
                  {{ 7 = 0, 8 = 1 }}"
             );
             return Err(TrainError::IdTable { key: key.into(), what });
@@ -248,7 +248,7 @@ fn check_groups(key: &str, groups: &ClassGroups, classes: usize) -> Result<()> {
     }
     let last = groups.names.len();
     match groups.of.iter().find(|&&g| g != IGNORE && g as usize >= last) {
-        Some(g) => fail(format!("a class is in group {g}, and {last} groups have names")),
+        Some(g) => fail(format!("a class is in group {g}, but only {last} groups have names")),
         None => Ok(()),
     }
 }

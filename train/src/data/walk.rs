@@ -157,14 +157,18 @@ impl Found {
                 0 => String::new(),
                 n => format!(" and {n} more"),
             };
-            parts.push(format!("{}{more} (no regular file)", first.display()));
+            parts.push(format!("{}{more} (not a regular file)", first.display()));
         }
         let mut count = |n: usize, one: &str, many: &str| {
             if n > 0 {
                 parts.push(format!("{n} {}", if n == 1 { one } else { many }));
             }
         };
-        count(self.repeated, "link to what is there already", "links to what is there already");
+        count(
+            self.repeated,
+            "link to a place that is already searched",
+            "links to places that are already searched",
+        );
         count(self.results, "earlier result", "earlier results");
         (!parts.is_empty()).then(|| parts.join(", "))
     }

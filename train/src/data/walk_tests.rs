@@ -92,7 +92,7 @@ fn sockets_and_links_to_devices_are_named() {
     let found = pictures(dir.path());
     assert_eq!(names(dir.path(), &found), ["a.png"]);
     let text = found.passed_over().unwrap();
-    assert!(text.contains("s.png and 1 more (no regular file)"), "{text}");
+    assert!(text.contains("s.png and 1 more (not a regular file)"), "{text}");
     for (name, word) in [("s.png", "a socket"), ("z.png", "a device"), (".", "a folder")] {
         let error = super::super::read_image(&dir.path().join(name)).unwrap_err().to_string();
         assert!(error.contains(word) && error.contains("regular"), "{error}");

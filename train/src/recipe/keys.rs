@@ -72,7 +72,7 @@ pub const KEYS: &[Key] = &[
     key(
         "derived",
         Kind::Texts,
-        "in the recipe.toml of a run: keys that nobody set and that follow others",
+        "in the recipe.toml of a run: keys that were not set and follow from others",
     ),
     key("model.backbone", Kind::Choice(BACKBONES), "sets the dimensions below"),
     key("model.weights", Kind::Path, "checkpoint of the backbone's authors, or `random`"),
@@ -168,7 +168,7 @@ pub const KEYS: &[Key] = &[
     key(
         "augment.cat_max_ratio",
         Kind::Real,
-        "share of one class that has a crop drawn again, 1: never",
+        "draw a crop again if one class has more than this share, 1: never",
     ),
     key("augment.flip", Kind::Flag, "mirror half of the samples"),
     key("augment.photometric", Kind::Flag, "distort brightness, contrast, saturation, hue"),
@@ -191,14 +191,14 @@ pub const KEYS: &[Key] = &[
     key(
         "train.checkpoint_minutes",
         Kind::Real,
-        "minutes after which one more is written, which the next replaces; 0: none",
+        "minutes between extra checkpoints, each replaces the one before; 0: none",
     ),
     key("train.keep", Kind::Count, "checkpoints kept"),
     key("train.log_every", Kind::Count, "steps between log lines"),
     key(
         "train.save_signal",
         Kind::Choice(SIGNALS),
-        "one more signal that saves and ends, as SIGINT, SIGTERM and SIGHUP do",
+        "another signal that saves and ends, as SIGINT, SIGTERM and SIGHUP do",
     ),
     key("eval.mode", Kind::Choice(&["slide", "whole"]), "sliding windows or the whole image"),
     key("eval.crop", Kind::Count, "side of the window for sets that name none"),
@@ -217,7 +217,7 @@ pub const KEYS: &[Key] = &[
     key(
         "run.precision",
         Kind::Choice(PRECISIONS),
-        "how activations and matrices are stored on a device; trained weights are f32 besides",
+        "how activations and matrices are stored on a device; trained weights stay in f32 too",
     ),
     key("run.graphs", Kind::Flag, "queue the steps of a device as captured graphs"),
     key(
@@ -231,7 +231,7 @@ pub const KEYS: &[Key] = &[
         Kind::Count,
         "threads that prepare samples, 0: 2 for the CPU, for a GPU all cores but one, up to 16",
     ),
-    key("run.check_memory", Kind::Flag, "do not start what would not fit into the memory"),
+    key("run.check_memory", Kind::Flag, "do not start a run that would not fit into memory"),
 ];
 
 const SOURCES: &[&str] = &["files", "scenes"];

@@ -409,7 +409,7 @@ fn read(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     std::fs::File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
     if text.len() as u64 > LONGEST {
-        let what = format!("it holds more than {LONGEST} bytes, so it is no recipe");
+        let what = format!("it holds more than {LONGEST} bytes, so it is not a recipe");
         return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, what));
     }
     Ok(text)

@@ -76,7 +76,7 @@ impl RunFolder {
     pub fn note(&self) -> Option<String> {
         let dir = self.dir.display();
         let text = format!(
-            "the file system of {dir} knows no locks: make sure that nothing else trains there"
+            "the file system of {dir} has no locks: make sure that nothing else trains there"
         );
         (!self.hold.is_locked()).then_some(text)
     }
@@ -290,7 +290,7 @@ fn text_of(path: &Path) -> Result<Option<String>> {
     let failed = |source| TrainError::Read { path: path.to_path_buf(), source };
     match path.metadata() {
         Ok(found) if !found.is_file() => {
-            Err(failed(std::io::Error::new(ErrorKind::InvalidInput, "it is no regular file")))
+            Err(failed(std::io::Error::new(ErrorKind::InvalidInput, "it is not a regular file")))
         }
         Ok(_) => {
             let bytes = fs::read(path).map_err(failed)?;

@@ -85,7 +85,7 @@ impl Machine<'_> {
             return match callee {
                 // A method of an unknown class.
                 Value::Opaque(class) => Ok(Value::Opaque(class)),
-                _ => Err(self.damaged("it calls something that is no function")),
+                _ => Err(self.damaged("it calls something that is not a function")),
             };
         };
         let Some(mut items) = self.first::<4>(args) else {

@@ -99,14 +99,14 @@ impl<'a> Machine<'a> {
     fn charge(&mut self, bytes: usize) -> Told<()> {
         self.spent += bytes;
         if self.spent > (self.at * PER_BYTE + BASE).min(AT_MOST) {
-            return Err("its pickle unfolds to far more than its size; no weights do that".into());
+            return Err("its pickle expands to far more than its size; no weights do that".into());
         }
         Ok(())
     }
 
     fn take(&mut self, n: usize) -> Told<&'a [u8]> {
         let end = self.at.checked_add(n).filter(|end| *end <= self.bytes.len());
-        let Some(end) = end else { return Err(self.damaged("it breaks off")) };
+        let Some(end) = end else { return Err(self.damaged("it ends too early")) };
         let taken = &self.bytes[self.at..end];
         self.at = end;
         Ok(taken)
@@ -114,7 +114,7 @@ impl<'a> Machine<'a> {
 
     fn number<const N: usize>(&mut self) -> Told<[u8; N]> {
         let taken = self.take(N)?;
-        taken.try_into().map_err(|_| self.damaged("it breaks off"))
+        taken.try_into().map_err(|_| self.damaged("it ends too early"))
     }
 
     fn byte(&mut self) -> Told<u8> {
@@ -128,7 +128,7 @@ impl<'a> Machine<'a> {
     /// Reads a length of eight bytes.
     fn long(&mut self) -> Told<usize> {
         let n = self.number().map(u64::from_le_bytes)?;
-        usize::try_from(n).map_err(|_| self.damaged("it breaks off"))
+        usize::try_from(n).map_err(|_| self.damaged("it ends too early"))
     }
 
     /// Reads the next `n` bytes as a span.
@@ -170,9 +170,9 @@ impl<'a> Machine<'a> {
         // Values below a mark are not part of the group that it opened.
         let floor = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() <= floor {
-            return Err(self.damaged("it takes more values than it has"));
+            return Err(self.damaged("it takes more values than its stack has"));
         }
-        self.stack.pop().ok_or_else(|| self.damaged("it takes more values than it has"))
+        self.stack.pop().ok_or_else(|| self.damaged("it takes more values than its stack has"))
     }
 
     /// All values above the last mark.
@@ -311,7 +311,7 @@ impl<'a> Machine<'a> {
 
     fn remember(&mut self, key: u32) -> Told<()> {
         let Some(top) = self.stack.last().copied() else {
-            return Err(self.damaged("it takes more values than it has"));
+            return Err(self.damaged("it takes more values than its stack has"));
         };
         if self.memo.insert(key, top).is_none() {
             self.charge(3 * size_of::<(u32, Value)>())?;
@@ -322,7 +322,7 @@ impl<'a> Machine<'a> {
     fn recall(&mut self, key: u32) -> Told<()> {
         match self.memo.get(&key).copied() {
             Some(value) => self.push(value),
-            None => Err(self.damaged("it recalls a value that it never had")),
+            None => Err(self.damaged("it reads a memo entry that it never wrote")),
         }
     }
 
@@ -334,7 +334,7 @@ impl<'a> Machine<'a> {
                 let n = usize::from(op - 0x84);
                 let floor = self.marks.last().copied().unwrap_or(0);
                 let Some(from) = self.stack.len().checked_sub(n).filter(|at| *at >= floor) else {
-                    return Err(self.damaged("it takes more values than it has"));
+                    return Err(self.damaged("it takes more values than its stack has"));
                 };
                 let items = self.stack.split_off(from);
                 self.tuple(items)?;
@@ -382,7 +382,7 @@ impl<'a> Machine<'a> {
         match self.stack.last() {
             Some(Value::Node(at)) => Ok(self.tree.nodes.get_mut(*at as usize)),
             Some(_) => Ok(None),
-            None => Err(self.damaged("it takes more values than it has")),
+            None => Err(self.damaged("it takes more values than its stack has")),
         }
     }
 

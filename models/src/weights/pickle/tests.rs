@@ -139,22 +139,22 @@ fn tensors_are_described_however_they_are_wrapped() {
 fn broken_pickles_are_refused() {
     let whole = pickle(&[b"}(", &text("a"), b"]K\x01aG\0\0\0\0\0\0\0\0Nu"]);
     for keep in 0..whole.len() {
-        refused(&whole[..keep], "breaks off");
+        refused(&whole[..keep], "ends too early");
     }
     refused(b"\x80\x06N.", "no protocol 6");
     refused(b"I01\n.", "opcode 0x49");
     refused(b"\x80\x05\x97.", "opcode 0x97");
-    refused(b".", "more values than it has");
-    refused(b"(0.", "more values than it has");
-    refused(b"K\x01(t(\x85.", "more values than it has");
-    refused(b"N(a.", "more values than it has");
+    refused(b".", "more values than its stack has");
+    refused(b"(0.", "more values than its stack has");
+    refused(b"K\x01(t(\x85.", "more values than its stack has");
+    refused(b"N(a.", "more values than its stack has");
     refused(b"t.", "a group has no beginning");
     refused(b"}(K\x01u.", "a key has no value");
-    refused(b"h\x05.", "recalls a value");
-    refused(b"q\x05.", "more values than it has");
+    refused(b"h\x05.", "reads a memo entry");
+    refused(b"q\x05.", "more values than its stack has");
     refused(b"cos\nsystem", "no end");
     refused(&[b"c".as_slice(), &[b'x'; 5000], b"\n."].concat(), "no end");
-    refused(b"K\x01)R.", "no function");
+    refused(b"K\x01)R.", "not a function");
     refused(b"ctorch\nSize\nK\x01R.", "no arguments");
     refused(b"ctorch\nSize\n)R.", "lacks an argument");
     refused(b"ctorch._utils\n_rebuild_tensor_v2\n)R.", "lacks an argument");
@@ -173,7 +173,7 @@ fn what_a_pickle_takes_is_bounded_by_its_length() {
     for op in [b"]", b"}"] {
         refused(&pickle(&[&op.repeat(N)]), "far more than its size");
     }
-    refused(&pickle(&[&b"(".repeat(N)]), "more values than it has");
+    refused(&pickle(&[&b"(".repeat(N)]), "more values than its stack has");
     refused(&pickle(&[b"N", &b"\x94".repeat(N)]), "far more than its size");
     let list = [b"](".as_slice(), &b"N".repeat(N), b"e\x94\x85\x94"].concat();
     let again = b"ccollections\nOrderedDict\nh\x01R0".repeat(1000);

@@ -134,7 +134,7 @@ fn capped(key: &str, wanted: usize) -> usize {
     let threads = machine::threads(wanted);
     if threads < wanted {
         let cores = machine::threads(0);
-        eprint(&format!("{key}={wanted} is of no use to {cores} cores; {threads} are taken"));
+        eprint(&format!("{key}={wanted} is too many for {cores} cores; using {threads} threads"));
     }
     threads
 }

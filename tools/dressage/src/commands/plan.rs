@@ -71,6 +71,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     ));
     if let Some(step) = plan.chosen() {
         print(&parts_table(step, args.each));
+        print(LEGEND);
         print(&reservations(step));
     }
     print(&format!("\n{}", memory_table(&plan)));
@@ -110,38 +111,45 @@ fn rows(step: &DeviceStep, each: bool) -> Vec<(String, Counts)> {
 
 fn parts_table(step: &DeviceStep, each: bool) -> String {
     let mut rows = rows(step, each);
-    rows.push(("in all".to_owned(), step.trace.total()));
+    rows.push(("total".to_owned(), step.trace.total()));
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mb = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
     let mut text = format!(
-        "{:width$} {:>8} {:>8} {:>8} {:>6} {:>8} {:>8} {:>7} {:>7} {:>5}\n",
+        "{:width$} {:>8} {:>8} {:>8} {:>6} {:>9} {:>12} {:>7} {:>11} {:>5}\n",
         "",
         "launches",
         "products",
         "GFLOP",
         "copies",
-        "MB",
-        "MB taken",
+        "MB copied",
+        "MB allocated",
         "uploads",
-        "MB up",
+        "MB uploaded",
         "waits"
     );
     for (name, a) in &rows {
         let (gflop, copied, taken) = (a.flops as f64 / 1e9, mb(a.copied), mb(a.allocated));
         let (launches, products, uploads, up) = (a.launches, a.products, a.uploads, mb(a.uploaded));
         text.push_str(&format!(
-            "{name:width$} {launches:>8} {products:>8} {gflop:>8.1} {:>6} {copied:>8} \
-             {taken:>8} {uploads:>7} {up:>7} {:>5}\n",
+            "{name:width$} {launches:>8} {products:>8} {gflop:>8.1} {:>6} {copied:>9} \
+             {taken:>12} {uploads:>7} {up:>11} {:>5}\n",
             a.copies, a.waits
         ));
     }
     text
 }
 
+/// Meaning of the columns of [`parts_table`].
+const LEGEND: &str = "\
+launches: kernels; products: matrix products of cuBLASLt, GFLOP is theirs alone; copies: copies and
+fills within the device; allocated: taken from the memory pool; uploads: copies from the host;
+waits: times that the host waits for the device
+";
+
 fn reservations(step: &DeviceStep) -> String {
     match step.reservations {
-        0 => "A step after the first ones reserves no memory.".to_owned(),
-        n => format!("A step after the first ones reserves memory {n} times."),
+        0 => "After the first steps, a step reserves no device memory.".to_owned(),
+        n => format!("After the first steps, a step reserves device memory {n} times."),
     }
 }
 
@@ -166,7 +174,7 @@ pub fn memory_table(plan: &DevicePlan) -> String {
             text.push_str(&line(name, &|step| step.needs.named()[i].1));
         }
     }
-    text.push_str(&line("in all", &|step| step.needs.total()));
+    text.push_str(&line("total", &|step| step.needs.total()));
     let free = plan.available.map(|free| format!("; {} MB are free", grouped(free / 1_000_000)));
     text.push_str("\n* the level of this recipe (train.recompute)");
     text + &free.unwrap_or_default()
@@ -183,7 +191,7 @@ fn buffers_table(step: &DeviceStep) -> String {
     }
     let mut sums: Vec<_> = sums.into_iter().collect();
     sums.sort_by_key(|((_, _, bytes), n)| std::cmp::Reverse(bytes * n));
-    let mut text = "in use at the peak\n".to_owned();
+    let mut text = "buffers in use at the peak\n".to_owned();
     for ((place, name, bytes), n) in sums.into_iter().take(LINES) {
         let mb = (bytes * n) as f64 / 1e6;
         text.push_str(&format!(

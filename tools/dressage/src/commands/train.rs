@@ -113,7 +113,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     start_threads(&recipe.run)?;
     let words = Words {
         first: "stopping after this step; the state will be saved",
-        lost: "what was learnt since the last checkpoint is not saved",
+        lost: "progress since the last checkpoint is not saved",
     };
     let (watch, stop) = watched(words, recipe.train.save_signal)?;
     let mut trainer = Trainer::set_up(recipe.clone(), args.resume().as_ref(), &*watch)?;
@@ -138,7 +138,7 @@ fn find(name: &str, overrides: &[String]) -> Result<Recipe, Failure> {
         let inside = Path::new(name).join(RECIPE);
         let what = match inside.is_file() {
             true => format!(
-                "{} was not written by a run; name the file itself to train as it says",
+                "{} was not written by a run; to train with it, name it instead of its folder",
                 inside.display()
             ),
             false => format!("{name} is a folder without {RECIPE}, so not the folder of a run"),
@@ -224,7 +224,7 @@ fn memory_table(plan: &Plan) -> String {
             text.push_str(&format!("{:>9}", mib(needs.named()[i].1)));
         }
     }
-    text.push_str("\n          in all         ");
+    text.push_str("\n          total          ");
     for (_, needs) in &plan.levels {
         text.push_str(&format!("{:>9}", mib(needs.total())));
     }
@@ -238,7 +238,7 @@ fn before_a_step(error: TrainError, recipe: &Recipe) -> Failure {
     let TrainError::Interrupted = error else { return error.into() };
     let again = match checkpoint::list(&recipe.run.dir) {
         Ok(steps) if steps.is_empty() => "start it again with the same command",
-        _ => "its checkpoints are as they were",
+        _ => "its checkpoints are unchanged",
     };
     Failure::Interrupted(format!("no step was done, {again}"))
 }
@@ -259,14 +259,14 @@ fn finish(name: &str, recipe: &Recipe, outcome: &Outcome, stopped: bool) -> Resu
     }
     if let Some(why) = &outcome.unscored {
         return Err(Failure::Message(format!(
-            "training is done and saved in {saved}, but {why}; mend the file, or leave it out: \
+            "training is done and saved in {saved}, but {why}; fix the file, or leave it out: \
              dressage eval {} data.on_error=skip",
             quoted(&recipe.run.dir)
         )));
     }
     if stopped && outcome.report.is_none() && !recipe.data.eval.is_empty() {
         return Err(Failure::Interrupted(format!(
-            "training is done and saved in {saved}, its evaluation is not; make up for it with: \
+            "training is done and saved in {saved}, but the evaluation is not done; run it with: \
              dressage train {} --resume",
             quoted(&recipe.run.dir)
         )));

@@ -92,13 +92,13 @@ fn sizes_that_cannot_be_are_refused() {
     refused(run(&["stride"]), 2, &["stride"]);
     refused(run(&["--precision", "f8"]), 2, &["f8", "bf16"]);
     refused(run(&["kernels", "--device", "cpu"]), 2, &["--device", "cuda:N"]);
-    refused(run(&["block", "--device", "cuda"]), 1, &["--device", "`step`, `backbone`"]);
+    refused(run(&["block", "--device", "cuda"]), 1, &["--device", "`step` and `backbone`"]);
     refused(run(&["kernels", "--device", "virtual"]), 1, &["--device", "cuda:N"]);
     refused(run(&["step", "--device", "cuda:1000"]), 1, &["no CUDA device: "]);
     refused(run(&["step", "--no-graphs"]), 2, &["--device"]);
     refused(run(&["kernels", "--device", "cuda:1000"]), 1, &["no CUDA device: "]);
     refused(run(&["kernels", "--device", "cuda", "--peer", "x"]), 2, &["--device", "--peer"]);
-    refused(run(&["block", "--peer", " "]), 1, &["--peer names no program"]);
+    refused(run(&["block", "--peer", " "]), 1, &["--peer needs a command"]);
     let absent = ["block", "--size", "32", "--iters", "1", "--peer", "no-such-program-here"];
     refused(run(&absent), 1, &["no-such-program-here", "cannot be started"]);
 }

@@ -54,7 +54,9 @@ fn the_virtual_gpu_trains_scores_predicts_and_hands_over() {
     recipe(dir.path());
     let run = |args: &[&str]| dressage(dir.path(), args);
     let said = done(run(&["train", "tiny.toml", "train.steps=2", "--device", "virtual"]));
-    for words in ["device    the virtual GPU", "slow", "bf16", "mIoU", "taken of the virtual GPU"] {
+    for words in
+        ["device    the virtual GPU", "slow", "bf16", "mIoU", "reserved on the virtual GPU"]
+    {
         assert!(said.contains(words), "{said}");
     }
     assert!(!said.contains("planned"), "the plan is one of the host: {said}");

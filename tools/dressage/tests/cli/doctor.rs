@@ -69,6 +69,6 @@ fn auto_says_what_it_took() {
     let cuda = dressage(dir.path(), &["doctor", "--device", "cuda", "--kernels", "class_loss"]);
     match cuda.status.success() {
         true => assert!(!line.contains("virtual"), "{line}"),
-        false => assert!(line.contains("on the virtual GPU, since: no CUDA device: "), "{line}"),
+        false => assert!(line.contains("on the virtual GPU, because: no CUDA device: "), "{line}"),
     }
 }

@@ -197,7 +197,7 @@ fn links_that_loop_and_pipes_hold_nothing_up() {
     assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
     for input in ["photos", "photos/**/*.png"] {
         let output = dressage(dir.path(), &["predict", "runs/tiny", input, "--out", "out"]);
-        assert!(err(&output).contains("pipe.png (no regular file)"), "{}", err(&output));
+        assert!(err(&output).contains("pipe.png (not a regular file)"), "{}", err(&output));
         assert!(done(output).contains("1 images"));
     }
     assert_eq!(names(&dir.path().join("out")), ["street_label.png", "street_overlay.png"]);

@@ -36,7 +36,7 @@ fn wrong_usage_is_told_apart_from_failure() {
     refused(run(&["train", "absent.toml"]), 1, &["absent.toml"]);
     // A terminal would execute control characters in a name.
     refused(run(&["train", "a\x1b[2J\n.toml"]), 1, &["a\\u{1b}[2J\\n.toml"]);
-    refused(run(&["train", "/dev/zero"]), 1, &["/dev/zero", "no recipe"]);
+    refused(run(&["train", "/dev/zero"]), 1, &["/dev/zero", "not a recipe"]);
     refused(run(&["train", "demo", "--recompute", "all"]), 1, &["train.recompute", "cheap"]);
     let huge = ["train", "demo", "train.batch=64", "augment.crop=8192"];
     refused(run(&huge), 1, &["available", "train.batch", "run.check_memory=false"]);

@@ -102,7 +102,7 @@ fn fill(name: &str, to: u64, pattern: Vec<u8>, count: usize, at: Where) -> u32 {
     queue(name, at, count, |driver, _| {
         driver.holds(to, (count * width) as u64, "the destination")?;
         if !to.is_multiple_of(width as u64) {
-            let why = format!("{to:#x} is no multiple of the {width} bytes of a value");
+            let why = format!("{to:#x} is not a multiple of the {width} bytes of a value");
             return refuse(Code::INVALID_VALUE, why);
         }
         Ok(Work::Fill { to, pattern, count })

@@ -87,7 +87,7 @@ impl Log {
                     log.bytes = unsafe { value.read() } as usize;
                 }
                 NO_OPTION.. => {
-                    return refuse(Code::INVALID_VALUE, format!("{option} is no option"));
+                    return refuse(Code::INVALID_VALUE, format!("{option} is not an option"));
                 }
                 _ => {}
             }
@@ -122,12 +122,12 @@ impl Driver {
         // header, which contains a zero byte early.
         let text = unsafe { CStr::from_ptr(image) };
         if text.to_bytes().starts_with(b"\x7fELF") || !text.to_bytes().contains(&b'.') {
-            let why = "the image is no PTX; binaries of a GPU do not run here".into();
+            let why = "the image is not PTX; binaries of a GPU do not run here".into();
             return Err((Code::NO_BINARY_FOR_GPU, why));
         }
         let invalid = |why: String| (Code::INVALID_PTX, why);
         let text =
-            text.to_str().map_err(|error| invalid(format!("the PTX is no text: {error}")))?;
+            text.to_str().map_err(|error| invalid(format!("the PTX is not text: {error}")))?;
         self.accepts(text)?;
         let number = self.modules.len() + 1;
         let module = Module::parse(&format!("module {number}"), text);
@@ -261,7 +261,7 @@ pub extern "C" fn cuFuncSetAttribute(function: Handle, attribute: u32, value: i3
                     Ok(value) if value + fixed <= most => function.dynamic_most = value,
                     _ => {
                         let why = format!(
-                            "{value} bytes of dynamic beside {fixed} of static shared memory; a \
+                            "{value} bytes of dynamic and {fixed} of static shared memory; a \
                              block has {most} on this device"
                         );
                         return refuse(Code::INVALID_VALUE, why);

@@ -74,7 +74,7 @@ impl Description {
             14..=38 => {
                 return unsupported(format!("attribute {attribute} of a product, not modelled"));
             }
-            _ => return invalid(format!("{attribute} is no attribute of a product")),
+            _ => return invalid(format!("{attribute} is not an attribute of a product")),
         }
         Ok(())
     }
@@ -94,7 +94,7 @@ impl Layout {
             7 | 8 => {
                 return unsupported(format!("attribute {attribute} of a layout, not modelled"));
             }
-            _ => return invalid(format!("{attribute} is no attribute of a layout")),
+            _ => return invalid(format!("{attribute} is not an attribute of a layout")),
         }
         Ok(())
     }
@@ -130,7 +130,7 @@ impl Preference {
             12 => {
                 value.u64("IMPL_MASK")?;
             }
-            _ => return invalid(format!("{attribute} is no attribute of a preference")),
+            _ => return invalid(format!("{attribute} is not an attribute of a preference")),
         }
         Ok(())
     }

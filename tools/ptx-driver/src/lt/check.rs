@@ -225,5 +225,5 @@ pub(crate) fn aligned(address: u64, alignment: u64, kind: u32, name: &str) -> An
     if address.is_multiple_of(needed) {
         return Ok(());
     }
-    invalid(format!("{name} lies at {address:#x}, not at a multiple of {needed} bytes"))
+    invalid(format!("{name} is at {address:#x}, not at a multiple of {needed} bytes"))
 }

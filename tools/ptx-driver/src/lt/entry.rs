@@ -311,7 +311,7 @@ impl Product {
             return invalid(format!("a workspace of {bytes} bytes, the algorithm needs {needed}"));
         }
         if !start.is_multiple_of(16) {
-            return invalid(format!("the workspace lies at {start:#x}, not at a multiple of 16"));
+            return invalid(format!("the workspace is at {start:#x}, not at a multiple of 16"));
         }
         self.workspace.1 = chosen.workspace;
         let mut areas = vec![(start, chosen.workspace, "the workspace")];

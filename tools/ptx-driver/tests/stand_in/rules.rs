@@ -121,7 +121,7 @@ fn what_is_used_after_its_end_ends_the_process() {
     run("rules::child_destroyed_stream", &[]).undefined("stream number 2 is used after it was");
     run("rules::child_destroyed_event", &[]).undefined("event number 1 is used after it was");
     run("rules::child_wrong_kind", &[]).undefined("is given as a stream, kind: event");
-    run("rules::child_no_handle", &[]).undefined("0x12345 is given as a module and is none");
+    run("rules::child_no_handle", &[]).undefined("0x12345 is given as a module but is not one");
 }
 
 pub fn child_destroyed_stream() {

@@ -116,7 +116,7 @@ fn open_set(
     let (folders, waiting) = (spec.clone(), Waiting::new(progress, stop));
     let dataset = waiting.read(&spec.images, move || Dataset::scan(&folders))?;
     if let Some(what) = dataset.passed_over() {
-        progress.note(&format!("data set {:?}: passed over {what}", dataset.name()));
+        progress.note(&format!("data set {:?}: skipped {what}", dataset.name()));
     }
     let check = check_set(key, &spec, &dataset, caches, progress, stop)?;
     let usable = dataset.without(&check.left_out());
@@ -169,8 +169,8 @@ fn verdict(on_error: OnError, sets: &[SetCheck]) -> Result<()> {
         if faulty && (on_error == OnError::Stop || set.usable() == 0) {
             what.push(faults(set));
             way(match set.usable() {
-                0 => "mend or remove them".to_owned(),
-                _ => "mend or remove them, or leave them out with data.on_error=skip".to_owned(),
+                0 => "fix or remove them".to_owned(),
+                _ => "fix or remove them, or leave them out with data.on_error=skip".to_owned(),
             });
             if set.faults.iter().any(|fault| fault.value) {
                 way(table_of_ids(set));
@@ -178,8 +178,8 @@ fn verdict(on_error: OnError, sets: &[SetCheck]) -> Result<()> {
         } else if set.is_void() {
             let by = if set.grouped_away { "groups" } else { "table of ids" };
             what.push(format!(
-                "no pixel in the {} labels of data set {:?} has a class: they hold {}, all void in \
-                 its {by}",
+                "no pixel in the {} labels of data set {:?} has a class: all their values are void \
+                 in its {by}: {}",
                 set.usable(),
                 set.name,
                 values(set)

@@ -225,7 +225,7 @@ fn advice_on_ids_can_be_followed() {
     let ids = Ids::Map([("7".to_owned(), 1)].into());
     let text = refused(&DatasetSpec { ids, groups: Some(groups), ..three.clone() });
     assert!(
-        text.contains("void in its groups; ") && text.contains("data.train.0.groups"),
+        text.contains("void in its groups: ") && text.contains("data.train.0.groups"),
         "{text}"
     );
     let ids = Ids::Named("cityscapes".into());

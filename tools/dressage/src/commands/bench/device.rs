@@ -33,13 +33,13 @@ pub fn run(args: &Args, choice: DeviceChoice) -> Result<(), Failure> {
     match (&args.parts[..], choice) {
         ([Part::Kernels], DeviceChoice::Cuda(number)) => kernels(args, number),
         ([Part::Kernels], _) => Err(Failure::Message(
-            "--device: kernels are timed on a GPU alone, cuda or cuda:N".into(),
+            "--device: kernels are timed only on a GPU (cuda or cuda:N)".into(),
         )),
         (parts, _) if parts.iter().all(|p| matches!(p, Part::Step | Part::Backbone)) => {
             gpu::run(args, choice)
         }
         _ => Err(Failure::Message(
-            "--device: `step`, `backbone`, or `kernels` alone, are measured on a device".into(),
+            "--device: only `step` and `backbone`, or `kernels` by itself, run on a device".into(),
         )),
     }
 }

@@ -157,7 +157,7 @@ impl Figures {
             }
         }
         if found.spans.is_empty() {
-            return Err(Failure::Message(format!("the program wrote no times of `{name}`")));
+            return Err(Failure::Message(format!("the program wrote no times for `{name}`")));
         }
         Ok(found)
     }

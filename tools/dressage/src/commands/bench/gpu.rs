@@ -229,6 +229,6 @@ fn timed<R>(
         Ok(())
     });
     let seconds = seconds.map_err(failed)?;
-    let nothing = || Failure::Message("the device timed nothing".into());
+    let nothing = || Failure::Message("the device returned no times".into());
     Ok((done.ok_or_else(nothing)??, seconds * 1e3))
 }

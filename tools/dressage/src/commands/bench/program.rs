@@ -28,7 +28,7 @@ impl Program {
     pub fn new(line: &str) -> Result<Program, Failure> {
         let words: Vec<String> = line.split_whitespace().map(String::from).collect();
         match words.is_empty() {
-            true => Err(Failure::Message("--peer names no program".into())),
+            true => Err(Failure::Message("--peer needs a command".into())),
             false => Ok(Program { words }),
         }
     }
@@ -38,7 +38,7 @@ impl Program {
     /// # Errors
     /// A system that does not report the path of the program.
     pub fn own() -> Result<Program, Failure> {
-        let failed = |e| Failure::Message(format!("cannot tell where this program lies: {e}"));
+        let failed = |e| Failure::Message(format!("cannot find the path of this program: {e}"));
         let path = std::env::current_exe().map_err(failed)?;
         Ok(Program { words: vec![path.display().to_string()] })
     }
@@ -63,7 +63,8 @@ impl Program {
             command.env(key, threads.to_string());
         }
         let errors = json.with_extension("err");
-        let log = std::fs::File::create(&errors).map_err(|e| told(format!("no log: {e}")))?;
+        let log = std::fs::File::create(&errors)
+            .map_err(|e| told(format!("cannot create a log: {e}")))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut child = command.spawn().map_err(|e| told(format!("cannot be started: {e}")))?;
         let mut peak = None;
@@ -79,12 +80,12 @@ impl Program {
         // Temporary files: the results do not depend on whether they can be removed.
         let _ = (std::fs::remove_file(&errors), std::fs::remove_file(&json));
         if !status.success() {
-            let last = said.trim().lines().last().unwrap_or("it said nothing").to_owned();
+            let last = said.trim().lines().last().unwrap_or("it printed nothing").to_owned();
             return Err(told(format!("failed ({status}): {last}")));
         }
         let text = text.map_err(|e| told(format!("wrote no figures: {e}")))?;
         let value: Value = serde_json::from_slice(&text)
-            .map_err(|e| told(format!("wrote figures that are no JSON: {e}")))?;
+            .map_err(|e| told(format!("wrote figures that are not valid JSON: {e}")))?;
         let found = Figures::read(&value, part)?;
         // A peak that the program itself reports is preferred.
         Ok(Figures { peak: found.peak.or(peak), ..found })

@@ -165,7 +165,7 @@ pub fn counted<R>(work: impl Fn() -> Result<R, Failure>) -> Result<u64, Failure>
     match machine::available().filter(|free| needed > *free) {
         None => Ok(dry_run.tally().flops),
         Some(free) => Err(Failure::Message(format!(
-            "the bench needs {} and {} are available; lower --size or --batch",
+            "the bench needs {}, but {} are available; lower --size or --batch",
             plan::mib(needed),
             plan::mib(free)
         ))),

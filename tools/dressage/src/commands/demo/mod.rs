@@ -87,7 +87,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     args.cpu.start()?;
     let words = Words {
         first: "stopping after this step; the state will be saved",
-        lost: "what was learnt since the last checkpoint is not saved",
+        lost: "progress since the last checkpoint is not saved",
     };
     let (watch, stop) = watched(words, SaveSignal::None)?;
     let stage = Stage { args, watch: &watch, stop: &stop };
@@ -192,7 +192,8 @@ fn write_recipe(path: &Path, text: &str) -> Result<(), Failure> {
         Ok(old) if old == text.as_bytes() => Ok(()),
         Ok(_) => {
             let file = path.display();
-            let what = format!("{file} is not the demo's; choose another folder with --out");
+            let what =
+                format!("{file} was not written by the demo; choose another folder with --out");
             Err(Failure::Message(what))
         }
         Err(_) => Ok(files::write_bytes(path, text.as_bytes())?),

@@ -25,7 +25,7 @@ pub fn examine(folder: &'static str, number: usize, runs: usize) -> (Found, Vec<
     let ended = std::env::current_exe()
         .and_then(|program| run(Command::new(program).args(words).arg(runs.to_string()), LIMIT));
     let failed = |why: String| {
-        let what = format!("{folder}: runs to the end in a process of its own");
+        let what = format!("{folder}: verification in a separate process");
         let outcome = Outcome { what, values: 0, worst: f64::INFINITY, failure: Some(why) };
         (Found::new(folder, vec![outcome]), Vec::new())
     };
@@ -41,7 +41,7 @@ pub fn examine(folder: &'static str, number: usize, runs: usize) -> (Found, Vec<
                 let unfused = unfused.filter_map(|text| text.as_str().map(str::to_owned));
                 Some((Found::read(folder, &all["kernels"][0])?, unfused.collect()))
             });
-            let last = || errors.trim().lines().last().unwrap_or("it said nothing").to_owned();
+            let last = || errors.trim().lines().last().unwrap_or("it printed nothing").to_owned();
             found.unwrap_or_else(|| failed(format!("it ended with {status}: {}", last())))
         }
     }

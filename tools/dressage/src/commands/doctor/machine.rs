@@ -50,7 +50,7 @@ impl Machine {
         for library in &self.libraries {
             lines.push(format!("{:14} {}", library.name, found(library)));
             let passed_over = library.passed_over.iter();
-            lines.extend(passed_over.map(|why| format!("{:14} passed over: {why}", "")));
+            lines.extend(passed_over.map(|why| format!("{:14} skipped: {why}", "")));
         }
         match &self.gpus {
             Ok(gpus) => lines
@@ -58,8 +58,7 @@ impl Machine {
             Err(why) => lines.push(format!("GPU            {why}")),
         }
         let ptx = probe::ptx_version();
-        lines
-            .push(format!("PTX            {ptx}, which drivers of CUDA 12.0 (525) and later take"));
+        lines.push(format!("PTX            {ptx}, needs a driver of CUDA 12.0 (525) or later"));
         lines.join("\n")
     }
 
@@ -109,7 +108,7 @@ fn found(library: &Library) -> String {
             let (first, rest) = (names.first(), names.len().saturating_sub(1));
             let first = first.map_or("", |name| name.as_str());
             let mut text = format!(
-                "not found, so {}: no {first} nor {rest} other names on the loader's path",
+                "not found, so {}: neither {first} nor {rest} other names are on the loader's path",
                 library.without
             );
             folders.iter().for_each(|folder| text += &format!(",\n{:14} nor in {folder}", ""));
@@ -204,7 +203,9 @@ mod tests {
             without: "nothing multiplies",
         };
         let text = found(&library);
-        assert!(text.starts_with("not found, so nothing multiplies: no libx.so.13 nor 1 other"));
+        assert!(
+            text.starts_with("not found, so nothing multiplies: neither libx.so.13 nor 1 other")
+        );
         assert!(text.ends_with("nor in /a/lib"), "{text}");
         (library.version, library.path) = (Some("13.1.0".into()), Some("/a/lib/libx.so.13".into()));
         assert_eq!(found(&library), "13.1.0, /a/lib/libx.so.13");

@@ -104,7 +104,7 @@ impl Place {
         match self {
             Place::Cpu => "the CPU".into(),
             Place::Virtual { why: None } => "the virtual GPU".into(),
-            Place::Virtual { why: Some(why) } => format!("the virtual GPU, since: {why}"),
+            Place::Virtual { why: Some(why) } => format!("the virtual GPU, because: {why}"),
             Place::Cuda(device, _) => device.name(),
         }
     }
@@ -163,7 +163,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         true => Ok(()),
         false => {
             let (n, names) = (wrong.len(), wrong.join(", "));
-            let what = format!("{n} of {} folders of kernels are wrong: {names}", found.len());
+            let what = format!("the kernels of {n} of {} folders are wrong: {names}", found.len());
             Err(Failure::Message(what))
         }
     }
@@ -207,7 +207,7 @@ impl Examined {
             print(&table::times(&self.found, ceiling));
         }
         for product in &self.unfused {
-            print(&format!("not fused by cuBLASLt, done apart: {product}"));
+            print(&format!("not fused by cuBLASLt, computed separately: {product}"));
         }
     }
 }
@@ -234,7 +234,7 @@ fn chosen(all: Vec<Kernels>, pattern: Option<&str>) -> Result<Vec<Kernels>, Fail
     let fits = |name: &str| if plain { name.contains(pattern) } else { like.matches(name) };
     let fitting: Vec<Kernels> = all.iter().filter(|k| fits(k.name)).copied().collect();
     match fitting.is_empty() {
-        true => Err(told(format!("no kernels of this name; there are {}", names.join(", ")))),
+        true => Err(told(format!("no kernels match; there are {}", names.join(", ")))),
         false => Ok(fitting),
     }
 }

@@ -31,14 +31,14 @@ pub fn verifications(found: &[Found]) -> String {
             let _ = write!(text, "\n{}: {} more", found.name, all - LISTED);
         }
         if let Some(why) = &found.untimed {
-            let _ = write!(text, "\n{}: was not timed: {why}", found.name);
+            let _ = write!(text, "\n{}: could not be timed: {why}", found.name);
         }
     }
     let comparisons: usize = found.iter().map(|f| f.outcomes.len()).sum();
     let right = found.iter().filter(|f| f.holds()).count();
     let _ = write!(
         text,
-        "\n{comparisons} comparisons; {right} of {} folders of kernels are right\n",
+        "\n{comparisons} comparisons; the kernels of {right} of {} folders are right\n",
         found.len()
     );
     text
@@ -121,7 +121,7 @@ mod tests {
         let text = verifications(&[a, b]);
         assert!(text.contains("| a | [1], [2] | 2,000 | inf | NO |"), "{text}");
         assert!(text.contains("\na [2]: y: element 1 is 2, not 3"), "{text}");
-        assert!(text.contains("\nb: was not timed: b: too large"), "{text}");
-        assert!(text.contains("3 comparisons; 0 of 2 folders"), "{text}");
+        assert!(text.contains("\nb: could not be timed: b: too large"), "{text}");
+        assert!(text.contains("3 comparisons; the kernels of 0 of 2 folders"), "{text}");
     }
 }

@@ -90,7 +90,7 @@ const NOTHING: &str = "holds no image (.png, .jpg, .jpeg, .jpe or .jfif)";
 impl Inputs {
     /// Returns the images that a walk has found; notes what was skipped.
     fn take(&mut self, found: Found) -> Vec<PathBuf> {
-        self.notes.extend(found.passed_over().map(|what| format!("passed over {what}")));
+        self.notes.extend(found.passed_over().map(|what| format!("skipped {what}")));
         for (path, source) in found.unreadable {
             self.failed.push(TrainError::Read { path, source }.to_string());
         }
@@ -98,7 +98,7 @@ impl Inputs {
             found.files.into_iter().partition(|path| has_end(path, &READ, &[]));
         if let Some(first) = other.first() {
             self.notes.push(format!(
-                "passed over {} images of other forms than PNG and JPEG, the first is {}",
+                "skipped {} images that are neither PNG nor JPEG, the first is {}",
                 other.len(),
                 first.display()
             ));
@@ -158,8 +158,8 @@ impl Inputs {
                     free.insert(file);
                 }
                 Entry::Occupied(other) => self.failed.push(format!(
-                    "{}: its results would have the names of those of {}; predict it on its own, \
-                     with another folder as --out",
+                    "{}: its results would have the same names as those of {}; predict it \
+                     separately, with another folder as --out",
                     file.display(),
                     other.get().display()
                 )),
@@ -170,8 +170,8 @@ impl Inputs {
             let foreign = |path: &PathBuf| path.is_file() && !is_result(path);
             match result_paths(&stem).into_iter().find(foreign) {
                 Some(path) => self.failed.push(format!(
-                    "{}: its result would replace {}, which is none of dressage predict; choose \
-                     another folder with --out",
+                    "{}: its result would replace {}, which dressage predict did not write; \
+                     choose another folder with --out",
                     file.display(),
                     path.display()
                 )),

@@ -76,7 +76,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let counts = [
         count(difference.missing.len(), "missing"),
         count(difference.reshaped.len(), "of another shape"),
-        count(difference.integers.len(), "of whole numbers"),
+        count(difference.integers.len(), "with integers"),
         count(difference.left_over.len(), "left over"),
     ];
     let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");

@@ -32,7 +32,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let Args { patch, image, .. } = *args;
     if patch == 0 || image == 0 || !image.is_multiple_of(patch) {
-        let what = format!("--image {image} is no multiple of --patch {patch}");
+        let what = format!("--image {image} is not a multiple of --patch {patch}");
         return Err(Failure::Message(what));
     }
     let dict = StateDict::open(&args.file)?;

@@ -72,7 +72,10 @@ fn parts(dict: &StateDict) -> Vec<String> {
         parts.push(format!("Mask2Former head{}", classes.unwrap_or_default()));
     }
     if parts.is_empty() {
-        parts.push(format!("none of the known backbones; its names are {}", dict.first_names()));
+        parts.push(format!(
+            "no known backbone; the names of its tensors are {}",
+            dict.first_names()
+        ));
     }
     parts
 }
@@ -97,7 +100,7 @@ fn as_text(dict: &StateDict, bytes: u64) -> String {
             line("inside", &source.wrapper.join(" > "));
         }
         for (name, class) in &source.skipped {
-            line("passed over", &format!("{name}: {class}"));
+            line("skipped", &format!("{name}: {class}"));
         }
     }
     let parts = parts(dict);
