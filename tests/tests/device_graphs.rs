@@ -206,9 +206,9 @@ fn a_bad_loss_in_a_replay_is_told_and_changes_nothing() {
     let errors = pair.trainers.each_mut().map(|t| t.queue(&all[5]).expect_err("infinite"));
     assert_eq!(device(&pair.trainers[0]).counters().graphs, graphs + 1, "no update follows");
     for (error, before) in errors.iter().zip(&before) {
-        let TrainError::NotFinite { step, kept, samples, .. } = error else { panic!("{error}") };
+        let TrainError::NotFinite { step, saved, samples, .. } = error else { panic!("{error}") };
         assert_eq!((*step, samples), (5, &all[4].names.join(", ")));
-        assert!(fs::read(kept).expect("kept") == *before);
+        assert!(fs::read(saved).expect("kept") == *before);
     }
     for (trainer, before) in pair.trainers.iter().zip(&before) {
         assert_eq!(trainer.step(), 4);

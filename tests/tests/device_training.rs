@@ -118,9 +118,9 @@ fn a_run_goes_on_elsewhere_from_the_same_state() {
     here.save().expect("saved");
     let back = trainer(dir.path(), &VIRTUAL, true);
     assert_eq!(back.step(), 3);
-    let kept = bytes(&checkpoint::path_of(&dir.path().join("run"), 3));
+    let saved = bytes(&checkpoint::path_of(&dir.path().join("run"), 3));
     back.save().expect("saved");
-    assert!(bytes(&checkpoint::path_of(&dir.path().join("run"), 3)) == kept);
+    assert!(bytes(&checkpoint::path_of(&dir.path().join("run"), 3)) == saved);
 }
 
 #[test]
@@ -150,10 +150,10 @@ fn a_bad_loss_is_told_with_the_next_step_and_changes_nothing() {
     assert_ne!(first.names, second.names);
     assert!(there.queue(&first).expect("not known yet").is_none());
     let error = there.queue(&second).expect_err("the loss is infinite");
-    let TrainError::NotFinite { step, kept, samples, .. } = &error else { panic!("{error}") };
+    let TrainError::NotFinite { step, saved, samples, .. } = &error else { panic!("{error}") };
     assert_eq!((*step, samples), (1, &first.names.join(", ")));
     assert!(error.to_string().contains("loss_cls is inf"), "{error}");
-    assert!(bytes(kept) == before, "the kept state is not the one before the step");
+    assert!(bytes(saved) == before, "the kept state is not the one before the step");
     // The error is the same on the host, and when the loss is read at once.
     assert_eq!(there.step(), 0);
     assert!(bytes(&there.save().expect("saved")) == before);
@@ -287,8 +287,8 @@ fn counted(more: &[&str]) {
     // round differently.
     let differs = |part: &str| part == "optimiser";
     let parts = |trace: &Trace| {
-        let kept = trace.parts.iter().filter(|(place, _)| !differs(&place.part));
-        kept.map(|(place, asked)| (place.to_string(), *asked)).collect::<Vec<_>>()
+        let parts = trace.parts.iter().filter(|(place, _)| !differs(&place.part));
+        parts.map(|(place, asked)| (place.to_string(), *asked)).collect::<Vec<_>>()
     };
     let (found_parts, planned_parts) = (parts(&found), parts(&planned.trace));
     for (found, planned) in found_parts.iter().zip(&planned_parts) {

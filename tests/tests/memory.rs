@@ -215,29 +215,29 @@ fn only_what_trains_has_gradients() {
 }
 
 /// Bytes that a forward pass saves for its backward pass.
-fn kept_by_forward(method: &str, depth: usize) -> usize {
+fn saved_by_forward(method: &str, depth: usize) -> usize {
     let (_dir, recipe) = wide(method, depth);
     let model = network::build(&recipe).expect("network");
     let (image, _labels) = image(&recipe);
     memory::trim();
     let before = held(Category::Activations);
     let output = model.forward(&image, false).expect("forward");
-    let kept = held(Category::Activations) - before;
+    let saved = held(Category::Activations) - before;
     drop(output);
-    kept
+    saved
 }
 
 #[test]
 fn a_frozen_backbone_keeps_nothing_of_its_blocks() {
     let _alone = alone();
-    let [shallow, deep] = [4, 8].map(|depth| kept_by_forward("freeze", depth) as f64);
+    let [shallow, deep] = [4, 8].map(|depth| saved_by_forward("freeze", depth) as f64);
     assert!(deep < 1.02 * shallow, "frozen: {shallow} bytes with 4 blocks, {deep} with 8");
-    let [shallow, deep] = [4, 8].map(|depth| kept_by_forward("full", depth) as f64);
+    let [shallow, deep] = [4, 8].map(|depth| saved_by_forward("full", depth) as f64);
     assert!(deep > 1.2 * shallow, "trained: {shallow} bytes with 4 blocks, {deep} with 8");
 }
 
 /// Bytes that the first block saves in addition to its output, and whether the output is tracked.
-fn kept_by_first_block(method: &str) -> (usize, bool) {
+fn saved_by_first_block(method: &str) -> (usize, bool) {
     let (_dir, recipe) = wide(method, 4);
     let model = network::build(&recipe).expect("network");
     let (image, _labels) = image(&recipe);
@@ -254,10 +254,10 @@ fn kept_by_first_block(method: &str) -> (usize, bool) {
 #[test]
 fn nothing_below_the_first_rein_layer_is_kept() {
     let _alone = alone();
-    let (kept, tracked) = kept_by_first_block("rein");
-    assert_eq!((kept, tracked), (0, false));
-    let (kept, tracked) = kept_by_first_block("full");
-    assert!(kept > 0 && tracked, "a trained block keeps what its gradient needs, found {kept}");
+    let (saved, tracked) = saved_by_first_block("rein");
+    assert_eq!((saved, tracked), (0, false));
+    let (saved, tracked) = saved_by_first_block("full");
+    assert!(saved > 0 && tracked, "a trained block keeps what its gradient needs, found {saved}");
     // Gradients flow from the first layer's output on; Rein learns through them.
     let (_dir, recipe) = wide("rein", 4);
     let model = network::build(&recipe).expect("network");

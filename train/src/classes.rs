@@ -58,7 +58,7 @@ impl Classes {
     pub fn take(&mut self, map: &ScoreMap) -> Result<()> {
         let w = self.label.w;
         let most = self.strip.len() / (self.k * w).max(1);
-        let (scores, held) = map.held();
+        let (scores, resident_rows) = map.resident_rows();
         loop {
             let from = self.next;
             let rows = (from..self.label.h.min(from + most))
@@ -69,7 +69,7 @@ impl Classes {
             }
             let resize = Resize { n: self.k, c: 1, y: &self.y, x: &self.x };
             let strip = &mut self.strip[..self.k * n * w];
-            resize.forward_rows(from..from + n, scores, held, strip)?;
+            resize.forward_rows(from..from + n, scores, resident_rows, strip)?;
             self.label.data[from * w..][..n * w].copy_from_slice(&argmax(strip, self.k));
             self.next += n;
         }

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use dressage_engine::memory::{Category, with_category};
 use dressage_engine::{DType, Device, Gradients, Tensor, backward_from, range};
-use dressage_kernels::device::{Graph, ViewMut};
+use dressage_kernels::device::{CapturedGraph, ViewMut};
 use dressage_models::ModelError;
 use dressage_models::criterion::{Candidate, DeviceAssignment, DevicePoints, StepCosts, Targets};
 
@@ -32,14 +32,14 @@ const WARM: u32 = 2;
 const WARM_AGAIN: u32 = 1;
 
 /// Graphs that the steps of a run go through.
-pub(crate) struct Graphs {
+pub(crate) struct StepGraphs {
     device: Device,
     /// Images, height and width of the batches.
     size: [usize; 3],
     fixed: Option<StaticBuffers>,
     state: State,
     /// Whether all steps reuse the batch on the device and ignore the one given, for measurements.
-    pub held: bool,
+    pub reuse_batch: bool,
 }
 
 enum State {
@@ -61,18 +61,18 @@ struct StaticBuffers {
 
 /// A captured step.
 struct Captured {
-    first: Graph,
+    first: CapturedGraph,
     costs: StepCosts,
-    second: Graph,
+    second: CapturedGraph,
     updated: CapturedUpdate,
     /// Addresses of weights and moments at the capture.
     addresses: Vec<Option<u64>>,
 }
 
-impl Graphs {
-    pub fn new(device: &Device, size: [usize; 3]) -> Graphs {
+impl StepGraphs {
+    pub fn new(device: &Device, size: [usize; 3]) -> StepGraphs {
         let (device, state) = (device.clone(), State::Direct(WARM));
-        Graphs { device, size, fixed: None, state, held: false }
+        StepGraphs { device, size, fixed: None, state, reuse_batch: false }
     }
 
     /// Whether steps on this batch go through graphs.
@@ -120,15 +120,15 @@ impl Trainer {
     /// the previous step, if its loss was not known yet.
     pub(crate) fn step_in(
         &mut self,
-        graphs: &mut Graphs,
+        graphs: &mut StepGraphs,
         batch: &Batch,
         before: &mut Option<StepLog>,
     ) -> Result<Option<Step>> {
         let start = Instant::now();
-        let Graphs { device, fixed, state, held, .. } = graphs;
+        let StepGraphs { device, fixed, state, reuse_batch, .. } = graphs;
         let (step, samples) = (self.step, batch.names.clone());
         let context = StepContext { device, samples: &samples, lr: self.schedule.lr(step) };
-        let fixed = self.prepare(&context, fixed, (!*held).then_some(batch))?;
+        let fixed = self.prepare(&context, fixed, (!*reuse_batch).then_some(batch))?;
         if let State::Captured(captured) = state
             && !(captured.addresses == self.addresses()
                 && self.optimiser.still_valid(&captured.updated))

@@ -81,7 +81,7 @@ fn has_no_locks(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
-    fn is_held(locked: io::Result<Locked>) -> bool {
+    fn is_locked(locked: io::Result<Locked>) -> bool {
         matches!(locked.expect("opened"), Locked::Held(_))
     }
 
@@ -93,7 +93,7 @@ mod tests {
         assert!(matches!(first, Locked::Held(_)));
         assert!(matches!(lock(&path).expect("opened"), Locked::Busy));
         drop(first);
-        assert!(is_held(lock(&path)));
+        assert!(is_locked(lock(&path)));
     }
 
     #[cfg(unix)]
@@ -106,9 +106,9 @@ mod tests {
         assert!(lock(&pipe).is_err(), "nobody reads from it");
         // A file that was removed while it was locked is not the new file of its name.
         let path = dir.path().join("lock");
-        let held = lock(&path).expect("opened");
+        let guard = lock(&path).expect("opened");
         std::fs::remove_file(&path).expect("removed");
-        assert!(is_held(lock(&path)));
-        drop(held);
+        assert!(is_locked(lock(&path)));
+        drop(guard);
     }
 }

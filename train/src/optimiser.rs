@@ -11,7 +11,7 @@ use dressage_engine::memory::{Category, with_category};
 use dressage_engine::{DType, Device, Gradients, Param, Tensor, Values};
 use dressage_kernels::KernelError;
 use dressage_kernels::adamw::{self, AdamW, MultiAdamW};
-use dressage_models::weights::{Kind, StateDict};
+use dressage_models::weights::{ScalarType, StateDict};
 
 use crate::groups::{ParamGroups, Setting};
 use crate::{Result, TrainError};
@@ -257,7 +257,7 @@ impl Optimiser {
                 let key = format!("{prefix}{name}");
                 let stored = dict.take(&key);
                 let stored =
-                    stored.filter(|s| s.shape() == moment.shape() && s.kind() == Kind::F32);
+                    stored.filter(|s| s.shape() == moment.shape() && s.kind() == ScalarType::F32);
                 let value = stored.and_then(|s| s.to_float(DType::F32).transpose()).transpose()?;
                 let Some(value) = value else {
                     return Err(TrainError::Checkpoint {
@@ -278,7 +278,7 @@ impl Optimiser {
 }
 
 /// A parameter that is locked until its update is queued.
-struct Held<'a> {
+struct LockedParam<'a> {
     values: RwLockWriteGuard<'a, Values>,
     m: &'a mut Tensor,
     v: &'a mut Tensor,
@@ -309,24 +309,24 @@ fn queue(
     guard: Option<&Tensor>,
 ) -> Result<()> {
     let guard = guard.map(Tensor::view).transpose()?;
-    let mut tensors = held(settings, slots)?;
-    let mut views = tensors.iter_mut().map(Held::views).collect::<Result<Vec<_>>>()?;
+    let mut tensors = lock_all(settings, slots)?;
+    let mut views = tensors.iter_mut().map(LockedParam::views).collect::<Result<Vec<_>>>()?;
     Ok(launch.launch(device, &mut views, guard)?)
 }
 
-fn held<'a>(
+fn lock_all<'a>(
     settings: &[Setting],
     slots: Vec<(usize, &'a mut Slot, Tensor)>,
-) -> Result<Vec<Held<'a>>> {
+) -> Result<Vec<LockedParam<'a>>> {
     let hold = |(_, slot, g): (usize, &'a mut Slot, Tensor)| {
         let Slot { param, setting, m, v, .. } = slot;
         let group = settings.iter().position(|s| s == setting).unwrap_or(0);
-        Ok(Held { values: param.write()?, m, v, g, group })
+        Ok(LockedParam { values: param.write()?, m, v, g, group })
     };
     slots.into_iter().map(hold).collect()
 }
 
-impl Held<'_> {
+impl LockedParam<'_> {
     fn views(&mut self) -> Result<adamw::Tensor<'_>> {
         let Values { value, working } = &mut *self.values;
         Ok(adamw::Tensor {

@@ -14,7 +14,7 @@ use crate::checkpoint_timer::{CheckpointTimer, Clock};
 use crate::data::check::{Checked, LeftOut, Which, check_recipe};
 use crate::data::{Loader, LoaderSettings};
 use crate::device_plan::DevicePlan;
-use crate::graphs::Graphs;
+use crate::graphs::StepGraphs;
 use crate::interrupt::Interrupt;
 use crate::metrics::Report;
 use crate::optimiser::Optimiser;
@@ -50,7 +50,7 @@ pub struct Trainer {
     /// The last step, if its loss is still on a device.
     pub(crate) pending: Option<Pending>,
     /// CUDA graphs of the steps, if a device uses them.
-    pub(crate) graphs: Option<Graphs>,
+    pub(crate) graphs: Option<StepGraphs>,
     /// Whether an update is incomplete, so that the state must not be saved.
     pub(crate) torn: bool,
     /// Message for the progress reporter, sent after the step.

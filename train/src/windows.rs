@@ -200,8 +200,8 @@ impl ScoreMap {
         pitch: usize,
     ) -> Result<(), WindowError> {
         let Window { y0, y1, x0, x1 } = window;
-        let held = self.finished <= y0 && y1 <= self.h.min(self.top + self.rows);
-        let inside = y0 < y1 && held && x0 < x1 && x1 <= self.w;
+        let stored = self.finished <= y0 && y1 <= self.h.min(self.top + self.rows);
+        let inside = y0 < y1 && stored && x0 < x1 && x1 <= self.w;
         if !inside || pitch_rows < window.h() || pitch < window.w() {
             let (h, w, rows) = (self.h, self.w, pitch_rows);
             return Err(WindowError::Outside { window, h, w, rows, pitch });
@@ -252,7 +252,7 @@ impl ScoreMap {
     }
 
     /// Stored rows, `[classes, rows, w]`, with the first row and the number of rows.
-    pub fn held(&self) -> (&[f32], (usize, usize)) {
+    pub fn resident_rows(&self) -> (&[f32], (usize, usize)) {
         (&self.sum, (self.top, self.rows))
     }
 
@@ -396,9 +396,9 @@ mod tests {
         let mut seen = 0;
         let mut hand_on = |strip: &mut ScoreMap, end: usize| {
             strip.finish_rows(end).expect("covered");
-            let (held, (top, n)) = strip.held();
+            let (sums, (top, n)) = strip.resident_rows();
             for (class, rows) in rows.iter_mut().enumerate() {
-                let plane = &held[class * n * w..][..n * w];
+                let plane = &sums[class * n * w..][..n * w];
                 rows.extend_from_slice(&plane[(seen - top) * w..(end - top) * w]);
             }
             seen = end;

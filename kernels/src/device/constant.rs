@@ -24,26 +24,26 @@ struct Table {
 /// The tables of a device.
 #[derive(Default)]
 pub(super) struct Tables {
-    kept: HashMap<Key, Arc<Table>>,
+    cache: HashMap<Key, Arc<Table>>,
     bytes: usize,
 }
 
 impl Tables {
     /// Removes all tables when the device closes; returns their addresses.
     pub fn drain(&mut self) -> Vec<u64> {
-        self.kept.drain().map(|(_, table)| table.address).collect()
+        self.cache.drain().map(|(_, table)| table.address).collect()
     }
 
     /// Removes unused tables; returns their addresses.
     fn unused(&mut self) -> Vec<u64> {
         let mut gone = Vec::new();
-        self.kept.retain(|_, table| {
-            let held = Arc::strong_count(table) > 1;
-            if !held {
+        self.cache.retain(|_, table| {
+            let in_use = Arc::strong_count(table) > 1;
+            if !in_use {
                 gone.push(table.address);
                 self.bytes -= table.bytes;
             }
-            held
+            in_use
         });
         gone
     }
@@ -83,7 +83,7 @@ impl Device {
     ) -> std::result::Result<Constant<T>, E> {
         let mut tables = lock(&self.0.tables);
         let key = (name, numbers.to_vec());
-        let table = match tables.kept.get(&key) {
+        let table = match tables.cache.get(&key) {
             Some(table) => Arc::clone(table),
             None => {
                 if tables.bytes > KEPT {
@@ -91,7 +91,7 @@ impl Device {
                 }
                 let table = Arc::new(self.keep(name, &make()?)?);
                 tables.bytes += table.bytes;
-                tables.kept.insert(key, Arc::clone(&table));
+                tables.cache.insert(key, Arc::clone(&table));
                 table
             }
         };

@@ -431,7 +431,7 @@ fn choose(
         preference.set(attribute, &bytes)?;
     }
     let [first, second, result] = [0, 1, 2].map(|i| layouts[i].handle);
-    let (mut found, mut count) = (MaybeUninit::<Found>::zeroed(), 0);
+    let (mut found, mut count) = (MaybeUninit::<HeuristicResult>::zeroed(), 0);
     // SAFETY: all objects are alive; there is room for the one answer requested.
     done(unsafe {
         (library.calls.choose)(
@@ -454,7 +454,7 @@ fn choose(
 
 /// `cublasLtMatmulHeuristicResult_t`, with the status as a plain number.
 #[repr(C)]
-struct Found {
+struct HeuristicResult {
     algorithm: lt::cublasLtMatmulAlgo_t,
     _workspace: usize,
     state: u32,
@@ -462,4 +462,5 @@ struct Found {
     _reserved: [i32; 4],
 }
 
-const _: () = assert!(size_of::<Found>() == size_of::<lt::cublasLtMatmulHeuristicResult_t>());
+const _: () =
+    assert!(size_of::<HeuristicResult>() == size_of::<lt::cublasLtMatmulHeuristicResult_t>());

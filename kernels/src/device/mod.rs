@@ -68,7 +68,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use backend::Backend;
 pub use buffer::{Buffer, View, ViewMut};
 use capture::Capture;
-pub use capture::{Graph, GraphMemory};
+pub use capture::{CapturedGraph, GraphMemory};
 pub use constant::Constant;
 pub use element::{Element, Float};
 pub use launch::{Args, Grid};

@@ -183,8 +183,8 @@ impl Writer {
             Trace { parts: self.parts.clone(), kernels: kernels.collect(), ..Trace::default() };
         if let Some(memory) = &self.memory {
             trace.peak = memory.peak;
-            for held in memory.buffers(memory.peak_at).into_values() {
-                *trace.at_peak.entry(held).or_default() += 1;
+            for buffer in memory.buffers(memory.peak_at).into_values() {
+                *trace.at_peak.entry(buffer).or_default() += 1;
             }
         }
         trace
@@ -194,17 +194,17 @@ impl Writer {
 impl Memory {
     /// Buffers in use after the first `events`.
     fn buffers(&self, events: usize) -> BTreeMap<u64, LiveBuffer> {
-        let mut held = self.before.clone();
+        let mut live = self.before.clone();
         for event in &self.events[..events] {
             match event {
                 Event::Taken(address, buffer) => {
-                    held.insert(*address, buffer.clone());
+                    live.insert(*address, buffer.clone());
                 }
                 Event::Given(address) => {
-                    held.remove(address);
+                    live.remove(address);
                 }
             }
         }
-        held
+        live
     }
 }

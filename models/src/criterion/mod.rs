@@ -117,11 +117,11 @@ impl Candidate {
 pub struct StepCosts {
     /// Queries of each prediction.
     queries: Vec<usize>,
-    found: Found,
+    costs: CostTables,
 }
 
 #[derive(Debug)]
-enum Found {
+enum CostTables {
     /// `[q, g]` by prediction and image, and the previous values.
     Host(Vec<Vec<Vec<f32>>>, Vec<f32>),
     /// `[b, q, k]` by prediction, then the previous values.
@@ -172,9 +172,9 @@ impl Criterion {
         points: &mut dyn PointSource,
         previous: Option<&Tensor>,
     ) -> Result<StepCosts> {
-        let found = no_grad(|| match place(candidates) {
+        let costs = no_grad(|| match place(candidates) {
             Some(device) => device::costs(self, device, candidates, targets, points, previous)
-                .map(Found::Device),
+                .map(CostTables::Device),
             None => {
                 let images = 0..targets.classes().len();
                 let layer = |(l, c): (usize, &Candidate)| {
@@ -182,10 +182,10 @@ impl Criterion {
                 };
                 let costs = candidates.iter().enumerate().map(layer).collect::<Result<_>>()?;
                 let previous = previous.map_or(Ok(&[][..]), Tensor::data::<f32>)?;
-                Ok(Found::Host(costs, previous.to_vec()))
+                Ok(CostTables::Host(costs, previous.to_vec()))
             }
         })?;
-        Ok(StepCosts { queries: candidates.iter().map(|c| c.cls.dim(1)).collect(), found })
+        Ok(StepCosts { queries: candidates.iter().map(|c| c.cls.dim(1)).collect(), costs })
     }
 
     /// The cheapest assignment of queries to targets, and the `previous` values stored with the
@@ -196,9 +196,9 @@ impl Criterion {
     /// also of a kernel launched earlier.
     pub fn assign(&self, costs: &StepCosts, targets: &Targets) -> Result<(Assignment, Vec<f32>)> {
         let queries = &costs.queries;
-        let (costs, previous) = match &costs.found {
-            Found::Host(costs, previous) => (costs.clone(), previous.clone()),
-            Found::Device(table) => {
+        let (costs, previous) = match &costs.costs {
+            CostTables::Host(costs, previous) => (costs.clone(), previous.clone()),
+            CostTables::Device(table) => {
                 let all = table.to_host()?;
                 unpadded(all.data()?, queries, targets)
             }

@@ -18,7 +18,7 @@ use crate::{ModelError, Result};
 /// queries [b, s]   query of each slot, counted over the batch; -1 = padding, as below
 /// images  [b, s]
 /// classes [b, s]
-/// rows    [b, s]   index of the pair among those of the prediction
+/// pairs   [b, s]   index of the pair among those of the prediction
 /// weights [b, s]   f32: 1, or 0 for padding
 /// ```
 ///
@@ -160,7 +160,7 @@ impl DeviceAssignment {
             classes: part(2)?,
             weights: part(4)?.bits_as(DType::F32)?,
             num: ops::rows(&self.table, nums + l, 1)?.bits_as(DType::F32)?,
-            slots: Slots { rows: part(3)?, filled: self.filled[l] },
+            slots: Slots { pair_index: part(3)?, filled: self.filled[l] },
         })
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dressage_engine::MappedFile;
 
 use super::folder::{self, Index};
-use super::{Source, StateDict, Stored, hub, safetensors, torch, wrappers};
+use super::{FileSource, StateDict, Stored, hub, safetensors, torch, wrappers};
 use crate::{ModelError, Result};
 
 /// Reason why a file cannot be read, without its name.
@@ -137,7 +137,7 @@ pub fn dictionary(contents: Contents, path: &Path, files: Vec<PathBuf>) -> Resul
     tensors.iter_mut().for_each(|(name, tensor)| tensor.set_own_name(name));
     wrappers::normalise(&mut tensors, &mut wrapper, &mut skipped)
         .map_err(|fault| fault.of(path))?;
-    let source = Some(Source { container, files, wrapper, skipped });
+    let source = Some(FileSource { container, files, wrapper, skipped });
     let origin = path.display().to_string();
     Ok(StateDict { origin, tensors, metadata, source, declared: None })
 }

@@ -10,7 +10,7 @@ use dressage_engine::MappedFile;
 
 use super::archive_entry::{ArchiveEntry, differs};
 use super::container::{Contents, Fault, Told};
-use super::pickle::{self, Element, Tree, Value, View};
+use super::pickle::{self, Element, StridedView, Tree, Value};
 use super::stored::row_major;
 use super::wrappers::Unwrapped;
 use super::zip::Archive;
@@ -58,7 +58,7 @@ pub fn archive(map: &Arc<MappedFile>) -> Told<Contents> {
             let (pages, range, good) = (map.clone(), range.clone(), AtomicBool::new(false));
             Arc::new(ArchiveEntry { name, pages, range, sum, good, differs })
         });
-        Ok(Place { range, member: Some(member.clone()) })
+        Ok(StoragePlace { range, member: Some(member.clone()) })
     };
     let found = if script { modules(&tree)? } else { dictionary(&tree)? };
     let container = if script { Container::TorchScript } else { Container::Zip };
@@ -94,7 +94,7 @@ pub fn legacy(map: &Arc<MappedFile>) -> Told<Contents> {
     let storages = places(map, at, &tree, &keys)?;
     let locate = |key: &str| {
         let range = storages.get(key).cloned();
-        let place = range.map(|range| Place { range, member: None });
+        let place = range.map(|range| StoragePlace { range, member: None });
         place.ok_or_else(|| Fault::damaged("the file is cut short before its values"))
     };
     let found = dictionary(&tree)?;
@@ -102,7 +102,7 @@ pub fn legacy(map: &Arc<MappedFile>) -> Told<Contents> {
 }
 
 /// Place of a storage, and its archive entry.
-struct Place {
+struct StoragePlace {
     range: Range<usize>,
     member: Option<Arc<ArchiveEntry>>,
 }
@@ -143,14 +143,14 @@ fn places(
 
 /// Tensors that were found, by name, and other objects.
 #[derive(Default)]
-struct Found {
-    views: Vec<(String, View)>,
+struct Contents {
+    views: Vec<(String, StridedView)>,
     wrapper: Vec<String>,
     /// Names and classes of objects that were skipped.
     skipped: Vec<(String, String)>,
 }
 
-impl Found {
+impl Contents {
     fn skip(&mut self, name: &str, class: String) {
         const LISTED: usize = 64;
         if self.skipped.len() < LISTED {
@@ -160,7 +160,7 @@ impl Found {
 }
 
 /// The tensors of a pickled state dict.
-fn dictionary(tree: &Tree<'_>) -> Told<Found> {
+fn dictionary(tree: &Tree<'_>) -> Told<Contents> {
     let Unwrapped { dict, passed: wrapper, beside } = wrappers::unwrapped(tree, tree.root);
     let Some(pairs) = tree.pairs(dict) else {
         return Err(match tree.class_of(dict) {
@@ -173,7 +173,7 @@ fn dictionary(tree: &Tree<'_>) -> Told<Found> {
         }
         .into());
     };
-    let mut found = Found { wrapper, ..Default::default() };
+    let mut found = Contents { wrapper, ..Default::default() };
     for (other, taken) in beside {
         found.skip(&other, format!("other weights, those under {taken} are taken"));
     }
@@ -215,11 +215,11 @@ fn without_tensors(tree: &Tree<'_>, dict: Value, passed: &[String]) -> String {
 }
 
 /// The tensors of a tree of TorchScript modules, with names joined by dots.
-fn modules(tree: &Tree<'_>) -> Told<Found> {
+fn modules(tree: &Tree<'_>) -> Told<Contents> {
     let Some(attributes) = tree.attributes(tree.root) else {
         return Err("is a TorchScript archive without a module at its root".into());
     };
-    let mut found = Found::default();
+    let mut found = Contents::default();
     // Names of the outer modules, and their remaining attributes.
     let mut path = vec![(String::new(), attributes.iter())];
     let (mut visits, mut letters) = (0, 0);
@@ -257,8 +257,8 @@ fn collect(
     map: &Arc<MappedFile>,
     tree: &Tree<'_>,
     container: Container,
-    mut found: Found,
-    locate: &dyn Fn(&str) -> Told<Place>,
+    mut found: Contents,
+    locate: &dyn Fn(&str) -> Told<StoragePlace>,
 ) -> Told<Contents> {
     let mut tensors = BTreeMap::new();
     let mut total = 0usize;
@@ -282,7 +282,7 @@ fn collect(
             None => found.skip(&name, "a tensor of complex or quantised numbers".into()),
         }
     }
-    let Found { wrapper, skipped, .. } = found;
+    let Contents { wrapper, skipped, .. } = found;
     Ok(Contents { container, tensors, wrapper, skipped, metadata: BTreeMap::new() })
 }
 
@@ -290,13 +290,13 @@ fn collect(
 fn stored(
     map: &Arc<MappedFile>,
     tree: &Tree<'_>,
-    view: &View,
-    locate: &dyn Fn(&str) -> Told<Place>,
+    view: &StridedView,
+    locate: &dyn Fn(&str) -> Told<StoragePlace>,
 ) -> Told<Option<Stored>> {
     let storage = tree.storage(view);
     let Some(kind) = storage.element.kind else { return Ok(None) };
     let key = tree.key(storage.key).ok_or("its storage has no name")?;
-    let Place { range, member } = locate(&key)?;
+    let StoragePlace { range, member } = locate(&key)?;
     let size = kind.size() as u64;
     let there = range.len() as u64 / size;
     let declared = storage.start.checked_add(storage.count);

@@ -259,8 +259,8 @@ fn unchunked(name: &str) -> String {
     let numeric = |part: &&str| part.bytes().all(|b| b.is_ascii_digit()) && !part.is_empty();
     let parts: Vec<&str> = name.split('.').collect();
     let chunk = parts.windows(3).position(|w| w[0] == "blocks" && w[1..].iter().all(numeric));
-    let kept = parts.iter().enumerate().filter(|(i, _)| chunk.is_none_or(|at| *i != at + 1));
-    kept.map(|(_, part)| *part).collect::<Vec<_>>().join(".")
+    let rest = parts.iter().enumerate().filter(|(i, _)| chunk.is_none_or(|at| *i != at + 1));
+    rest.map(|(_, part)| *part).collect::<Vec<_>>().join(".")
 }
 
 /// Names that locate a network: the text before them is its prefix. The first is that of a whole

@@ -173,11 +173,11 @@ fn end_64(bytes: &[u8], locator: usize) -> Option<(u64, u64)> {
     Some((u64_at(bytes, at + 48)?, u64_at(bytes, at + 32)?))
 }
 
-type Found<'a> = (&'a str, Entry, usize);
+type NamedEntry<'a> = (&'a str, Entry, usize);
 
 /// The entry whose record begins at `at`, and the start of the next one. `None` beyond the end of
 /// the file.
-fn entry(bytes: &[u8], at: usize) -> Option<Told<Found<'_>>> {
+fn entry(bytes: &[u8], at: usize) -> Option<Told<NamedEntry<'_>>> {
     let record = bytes.get(at..)?;
     if !record.starts_with(ENTRY) {
         return Some(Err(damaged("an entry has no signature")));
@@ -293,8 +293,8 @@ mod tests {
     }
 
     fn refused(bytes: &[u8], word: &str) {
-        let told = Archive::open(bytes).and_then(|a| a.get("a").unwrap_or(Ok(&[])).map(|_| ()));
-        let error = told.expect_err("this should have been refused");
+        let opened = Archive::open(bytes).and_then(|a| a.get("a").unwrap_or(Ok(&[])).map(|_| ()));
+        let error = opened.expect_err("this should have been refused");
         assert!(error.cause.contains(word), "{error:?} lacks {word:?}");
     }
 

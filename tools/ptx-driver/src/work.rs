@@ -17,7 +17,7 @@ use crate::{fatal, say};
 /// One operation of a stream.
 #[derive(Debug, Clone)]
 pub(crate) enum Work {
-    Launch(Arc<Kernel>),
+    Launch(Arc<KernelLaunch>),
     /// Copy to the device, from bytes that were copied aside.
     Write {
         to: u64,
@@ -61,7 +61,7 @@ pub(crate) enum Work {
 
 /// A launch with its arguments.
 #[derive(Debug)]
-pub(crate) struct Kernel {
+pub(crate) struct KernelLaunch {
     pub module: Arc<Module>,
     pub index: usize,
     pub grid: [u32; 3],
@@ -227,7 +227,7 @@ impl Driver {
 
     /// Runs a kernel. An error code of the findings becomes the error of the device; all of them
     /// are printed.
-    fn run(&mut self, kernel: &Kernel) -> Result<(), (Code, String)> {
+    fn run(&mut self, kernel: &KernelLaunch) -> Result<(), (Code, String)> {
         let name = &kernel.module.kernels()[kernel.index].name;
         let begins = |with: &Option<String>| with.as_ref().is_some_and(|it| name.starts_with(it));
         if begins(&self.settings.fails) {

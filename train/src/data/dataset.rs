@@ -12,7 +12,7 @@ use super::Source;
 use super::decode::read_image;
 use super::label::read_label;
 use super::table::{ClassGroups, Ids, Table};
-use super::walk::{Found, walk};
+use super::walk::{WalkResult, walk};
 use crate::files::hint;
 use crate::{Image, LabelMap, Result, TrainError};
 
@@ -115,7 +115,7 @@ impl Dataset {
                 key: spec.key.clone(),
             });
         }
-        let passed_over = Found::passed_over(&found);
+        let passed_over = WalkResult::passed_over(&found);
         let pairs = found.files.into_iter().map(|image| pair(spec, image)).collect();
         Ok(Self { name: spec.name.clone(), pairs, table, passed_over, stops: false })
     }

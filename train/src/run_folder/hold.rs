@@ -36,10 +36,10 @@ struct Holder {
 }
 
 /// Folders that this process trains in.
-static HELD: Mutex<BTreeMap<PathBuf, Weak<Hold>>> = Mutex::new(BTreeMap::new());
+static HOLDS: Mutex<BTreeMap<PathBuf, Weak<Hold>>> = Mutex::new(BTreeMap::new());
 
-fn held() -> MutexGuard<'static, BTreeMap<PathBuf, Weak<Hold>>> {
-    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+fn holds() -> MutexGuard<'static, BTreeMap<PathBuf, Weak<Hold>>> {
+    HOLDS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Hold {
@@ -48,7 +48,7 @@ impl Hold {
     /// # Errors
     /// A folder that another process trains in, or that cannot be made or written to.
     pub(super) fn of(dir: &Path) -> Result<Arc<Hold>> {
-        let mut all = held();
+        let mut all = holds();
         let failed = |source| TrainError::Write { path: dir.to_path_buf(), source };
         let absent = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
         let made: Vec<_> = dir.ancestors().take_while(absent).map(Path::to_path_buf).collect();
@@ -82,7 +82,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let mut all = held();
+        let mut all = holds();
         all.remove(&self.folder);
         // Removed while it is locked: a process that waits for it checks whether the name still
         // leads to it. A lock file that stays excludes nobody.

@@ -1,8 +1,8 @@
 //! Meaning of names and calls for the unpickler.
 
-use super::value::{Class, Element, Global, Node, Span, Storage, Value, View};
+use super::value::{Class, Element, Global, Node, Span, Storage, StridedView, Value};
 use super::{Machine, Told};
-use crate::weights::Kind;
+use crate::weights::ScalarType;
 
 impl Machine<'_> {
     /// Handles opcodes of names, calls and storages.
@@ -139,9 +139,9 @@ impl Machine<'_> {
             },
             _ => return Err(self.damaged("a tensor has no storage")),
         };
-        self.charge(2 * size_of::<View>())?;
+        self.charge(2 * size_of::<StridedView>())?;
         let at = self.tree.views.len() as u32;
-        self.tree.views.push(View { storage, offset, size, stride });
+        self.tree.views.push(StridedView { storage, offset, size, stride });
         self.node(Node::Tensor(at))
     }
 
@@ -182,19 +182,19 @@ impl Machine<'_> {
 
 /// Element type of the storage class with this name.
 fn element(class: &[u8]) -> Option<Element> {
-    let known = |kind: Kind| Some(Element { kind: Some(kind), size: kind.size() });
+    let known = |kind: ScalarType| Some(Element { kind: Some(kind), size: kind.size() });
     let other = |size| Some(Element { kind: None, size });
     match class {
-        b"DoubleStorage" => known(Kind::F64),
-        b"FloatStorage" => known(Kind::F32),
-        b"HalfStorage" => known(Kind::F16),
-        b"BFloat16Storage" => known(Kind::Bf16),
-        b"LongStorage" => known(Kind::I64),
-        b"IntStorage" => known(Kind::I32),
-        b"ShortStorage" => known(Kind::I16),
-        b"CharStorage" => known(Kind::I8),
-        b"ByteStorage" => known(Kind::U8),
-        b"BoolStorage" => known(Kind::Bool),
+        b"DoubleStorage" => known(ScalarType::F64),
+        b"FloatStorage" => known(ScalarType::F32),
+        b"HalfStorage" => known(ScalarType::F16),
+        b"BFloat16Storage" => known(ScalarType::Bf16),
+        b"LongStorage" => known(ScalarType::I64),
+        b"IntStorage" => known(ScalarType::I32),
+        b"ShortStorage" => known(ScalarType::I16),
+        b"CharStorage" => known(ScalarType::I8),
+        b"ByteStorage" => known(ScalarType::U8),
+        b"BoolStorage" => known(ScalarType::Bool),
         b"ComplexDoubleStorage" => other(16),
         b"ComplexFloatStorage" => other(8),
         b"QInt32Storage" => other(4),

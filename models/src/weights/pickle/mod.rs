@@ -18,7 +18,7 @@ mod value;
 
 use std::collections::HashMap;
 
-pub use value::{Element, Tree, Value, View};
+pub use value::{Element, StridedView, Tree, Value};
 use value::{Node, Span};
 
 /// Result with the cause of an error, without the file's name.

@@ -129,7 +129,7 @@ fn tensors_are_described_however_they_are_wrapped() {
         let view = tree.view(tree.root).expect("tensor");
         let (storage, size) = (tree.storage(&view), tree.items(view.size));
         assert_eq!((storage.count, storage.start, view.offset), (24, 0, 2));
-        assert_eq!(storage.element.kind, Some(crate::weights::Kind::F32));
+        assert_eq!(storage.element.kind, Some(crate::weights::ScalarType::F32));
         assert_eq!(tree.key(storage.key).as_deref(), Some("0"));
         assert_eq!(size, Some(&[Value::Int(6), Value::Int(4)][..]));
     }

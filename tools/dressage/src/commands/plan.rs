@@ -177,9 +177,9 @@ const LINES: usize = 40;
 
 fn buffers_table(step: &DeviceStep) -> String {
     let mut sums: BTreeMap<(String, &str, usize), usize> = BTreeMap::new();
-    for (held, n) in step.at_peak() {
-        let place = family(&held.place.to_string());
-        *sums.entry((place, held.name, held.bytes)).or_default() += n;
+    for (buffer, n) in step.at_peak() {
+        let place = family(&buffer.place.to_string());
+        *sums.entry((place, buffer.name, buffer.bytes)).or_default() += n;
     }
     let mut sums: Vec<_> = sums.into_iter().collect();
     sums.sort_by_key(|((_, _, bytes), n)| std::cmp::Reverse(bytes * n));
@@ -209,9 +209,9 @@ fn as_json(plan: &DevicePlan) -> Value {
             let phase = place.phase.to_string();
             json!({"part": &*place.part, "phase": phase, "asked": asked_json(asked)})
         });
-        let buffers = step.at_peak().into_iter().map(|(held, n)| {
-            let place = held.place.to_string();
-            json!({"place": place, "name": held.name, "bytes": held.bytes, "count": n})
+        let buffers = step.at_peak().into_iter().map(|(buffer, n)| {
+            let place = buffer.place.to_string();
+            json!({"place": place, "name": buffer.name, "bytes": buffer.bytes, "count": n})
         });
         json!({
             "level": step.level.to_string(),

@@ -53,8 +53,8 @@ fn what_is_not_there_is_told_in_a_sentence() {
     assert!(err(&run).lines().count() == 1, "{}", err(&run));
     refused(run, 1, &["no CUDA device: "]);
     let json = dressage(dir.path(), &["doctor", "--device", "cuda:1000", "--json"]);
-    let told: Value = serde_json::from_str(&out(&json)).expect("JSON");
-    assert_eq!(told["holds"], false);
+    let report: Value = serde_json::from_str(&out(&json)).expect("JSON");
+    assert_eq!(report["holds"], false);
     refused(json, 1, &["no CUDA device: "]);
     let run = |args: &[&str]| dressage(dir.path(), &[&["doctor"], args].concat());
     refused(run(&["--device", "gpu"]), 2, &["gpu", "cuda:N"]);

@@ -53,8 +53,9 @@ impl Machine {
             lines.extend(passed_over.map(|why| format!("{:14} passed over: {why}", "")));
         }
         match &self.gpus {
-            Ok(gpus) => lines
-                .extend(gpus.iter().map(|gpu| format!("GPU {:<10} {}", gpu.ordinal, told(gpu)))),
+            Ok(gpus) => lines.extend(
+                gpus.iter().map(|gpu| format!("GPU {:<10} {}", gpu.ordinal, describe(gpu))),
+            ),
             Err(why) => lines.push(format!("GPU            {why}")),
         }
         let ptx = probe::ptx_version();
@@ -118,7 +119,7 @@ fn found(library: &Library) -> String {
     }
 }
 
-fn told(gpu: &Gpu) -> String {
+fn describe(gpu: &Gpu) -> String {
     let Gpu { name, compute: (major, minor), memory, multiprocessors, .. } = gpu;
     let mut text = format!(
         "{name}, compute capability {major}.{minor}, {multiprocessors} multiprocessors, {} MiB",
@@ -223,11 +224,11 @@ mod tests {
             bus: Some(5120),
             l2: None,
         };
-        let text = told(&gpu);
+        let text = describe(&gpu);
         assert_eq!(
             text,
             "NVIDIA X, compute capability 9.0, 132 multiprocessors, 81,920 MiB, up to 1980 MHz"
         );
-        assert!(told(&Gpu { compute: (7, 5), ..gpu }).contains("too old"));
+        assert!(describe(&Gpu { compute: (7, 5), ..gpu }).contains("too old"));
     }
 }
