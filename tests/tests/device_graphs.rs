@@ -185,7 +185,7 @@ fn spoil(trainer: &Trainer, bias: &[f32]) {
 }
 
 #[test]
-fn a_bad_loss_in_a_replay_is_told_and_changes_nothing() {
+fn a_bad_loss_in_a_replay_is_reported_and_changes_nothing() {
     let mut pair = Pair::new(&[]);
     let all = batches(&pair.trainers[0], 8);
     for batch in &all[..4] {

@@ -141,7 +141,7 @@ fn the_same_run_twice_is_the_same_bytes() {
 const BAD: &str = "loss.class_weight=3e38";
 
 #[test]
-fn a_bad_loss_is_told_with_the_next_step_and_changes_nothing() {
+fn a_bad_loss_is_reported_with_the_next_step_and_changes_nothing() {
     let dir = tempfile::tempdir().expect("folder");
     let mut there = trainer(dir.path(), &["run.device=virtual", BAD], false);
     let mut loader = there.loader().expect("loader");
@@ -171,7 +171,7 @@ fn lines(dir: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn log_lines_hold_what_those_of_the_host_hold() {
+fn log_lines_have_the_fields_of_those_of_the_host() {
     let run = |more: &[&str]| {
         let dir = tempfile::tempdir().expect("folder");
         let settings = [&["train.steps=3", "train.log_every=2"], more].concat();

@@ -128,7 +128,7 @@ fn the_authors_own_file_is_resized_on_load() {
 /// Checks that values of another type are copied and the file's pages are not kept next to the
 /// copy.
 #[test]
-fn pages_of_what_was_converted_are_let_go() {
+fn pages_of_converted_tensors_are_released() {
     let _alone = ALONE.write().expect("unpoisoned");
     let dir = tempfile::tempdir().expect("folder");
     let entry =

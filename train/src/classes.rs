@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_are_gone_are_an_error() {
+    fn rows_that_were_dropped_are_an_error() {
         let mut map = ScoreMap::of_rows(1, 8, 4, 4);
         let mut classes = Classes::new(1, [8, 4], [8, 4]).expect("axes");
         map.add(Window { y0: 0, y1: 4, x0: 0, x1: 4 }, &[1.0; 16], 4, 4).expect("fits");

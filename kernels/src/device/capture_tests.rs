@@ -297,7 +297,7 @@ fn stale_memory_is_found_at_every_replay() {
 }
 
 #[test]
-fn what_a_graph_cannot_hold_is_refused() {
+fn what_a_graph_cannot_capture_is_refused() {
     let device = Device::virtual_gpu();
     let mut x = device.upload("x", &[1u32, 2]).unwrap();
     let memory = device.graph_memory();

@@ -64,7 +64,7 @@ fn bytes_that_end_within_an_element_are_refused() {
 
 #[test]
 #[should_panic(expected = "are no elements")]
-fn bytes_beside_the_alignment_are_refused() {
+fn misaligned_bytes_are_refused() {
     let device = Device::virtual_gpu();
     let bytes = device.alloc::<u8>("bytes", 12).unwrap();
     let _ = bytes.view().slice(2..10).cast::<f32>();

@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_told_by_their_names() {
+    fn parts_are_recognised_by_their_names() {
         assert_eq!(part_of("model-00001-of-00002.safetensors"), Some((1, 2)));
         assert_eq!(part_of("pytorch_model-00003-of-00003.bin"), Some((3, 3)));
         for name in [

@@ -143,14 +143,14 @@ fn places(
 
 /// Tensors that were found, by name, and other objects.
 #[derive(Default)]
-struct Contents {
+struct FoundTensors {
     views: Vec<(String, StridedView)>,
     wrapper: Vec<String>,
     /// Names and classes of objects that were skipped.
     skipped: Vec<(String, String)>,
 }
 
-impl Contents {
+impl FoundTensors {
     fn skip(&mut self, name: &str, class: String) {
         const LISTED: usize = 64;
         if self.skipped.len() < LISTED {
@@ -160,7 +160,7 @@ impl Contents {
 }
 
 /// The tensors of a pickled state dict.
-fn dictionary(tree: &Tree<'_>) -> Told<Contents> {
+fn dictionary(tree: &Tree<'_>) -> Told<FoundTensors> {
     let Unwrapped { dict, passed: wrapper, beside } = wrappers::unwrapped(tree, tree.root);
     let Some(pairs) = tree.pairs(dict) else {
         return Err(match tree.class_of(dict) {
@@ -173,7 +173,7 @@ fn dictionary(tree: &Tree<'_>) -> Told<Contents> {
         }
         .into());
     };
-    let mut found = Contents { wrapper, ..Default::default() };
+    let mut found = FoundTensors { wrapper, ..Default::default() };
     for (other, taken) in beside {
         found.skip(&other, format!("other weights, those under {taken} are taken"));
     }
@@ -215,11 +215,11 @@ fn without_tensors(tree: &Tree<'_>, dict: Value, passed: &[String]) -> String {
 }
 
 /// The tensors of a tree of TorchScript modules, with names joined by dots.
-fn modules(tree: &Tree<'_>) -> Told<Contents> {
+fn modules(tree: &Tree<'_>) -> Told<FoundTensors> {
     let Some(attributes) = tree.attributes(tree.root) else {
         return Err("is a TorchScript archive without a module at its root".into());
     };
-    let mut found = Contents::default();
+    let mut found = FoundTensors::default();
     // Names of the outer modules, and their remaining attributes.
     let mut path = vec![(String::new(), attributes.iter())];
     let (mut visits, mut letters) = (0, 0);
@@ -257,7 +257,7 @@ fn collect(
     map: &Arc<MappedFile>,
     tree: &Tree<'_>,
     container: Container,
-    mut found: Contents,
+    mut found: FoundTensors,
     locate: &dyn Fn(&str) -> Told<StoragePlace>,
 ) -> Told<Contents> {
     let mut tensors = BTreeMap::new();
@@ -282,7 +282,7 @@ fn collect(
             None => found.skip(&name, "a tensor of complex or quantised numbers".into()),
         }
     }
-    let Contents { wrapper, skipped, .. } = found;
+    let FoundTensors { wrapper, skipped, .. } = found;
     Ok(Contents { container, tensors, wrapper, skipped, metadata: BTreeMap::new() })
 }
 

@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_beside_the_weights_is_passed_over() {
+    fn other_objects_next_to_the_weights_are_passed_over() {
         let (names, _, skipped) = normalised(|n| format!("module.{n}"), &["n_averaged"]);
         assert_eq!((names, skipped), (plain(), owned(&["n_averaged"])));
         let more = ["criterion.weight", "model.head.bias"];

@@ -324,7 +324,7 @@ fn shards_are_opened_by_their_index_or_folder() {
 }
 
 #[test]
-fn the_configuration_of_a_folder_is_held_against_weights_and_recipe() {
+fn the_configuration_of_a_folder_is_compared_with_weights_and_recipe() {
     let dir = tempfile::tempdir().expect("folder");
     let tensors = backbone(dir.path());
     let folder = shards(dir.path(), &tensors);

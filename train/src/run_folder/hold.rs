@@ -36,10 +36,10 @@ struct Holder {
 }
 
 /// Folders that this process trains in.
-static HOLDS: Mutex<BTreeMap<PathBuf, Weak<Hold>>> = Mutex::new(BTreeMap::new());
+static OPEN_LOCKS: Mutex<BTreeMap<PathBuf, Weak<Hold>>> = Mutex::new(BTreeMap::new());
 
-fn holds() -> MutexGuard<'static, BTreeMap<PathBuf, Weak<Hold>>> {
-    HOLDS.lock().unwrap_or_else(PoisonError::into_inner)
+fn open_locks() -> MutexGuard<'static, BTreeMap<PathBuf, Weak<Hold>>> {
+    OPEN_LOCKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Hold {
@@ -48,7 +48,7 @@ impl Hold {
     /// # Errors
     /// A folder that another process trains in, or that cannot be made or written to.
     pub(super) fn of(dir: &Path) -> Result<Arc<Hold>> {
-        let mut all = holds();
+        let mut all = open_locks();
         let failed = |source| TrainError::Write { path: dir.to_path_buf(), source };
         let absent = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
         let made: Vec<_> = dir.ancestors().take_while(absent).map(Path::to_path_buf).collect();
@@ -82,7 +82,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let mut all = holds();
+        let mut all = open_locks();
         all.remove(&self.folder);
         // Removed while it is locked: a process that waits for it checks whether the name still
         // leads to it. A lock file that stays excludes nobody.
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_held_by_one_process_and_leaves_nothing() {
+    fn a_folder_is_locked_by_one_process_and_leaves_nothing() {
         let dir = tempfile::tempdir().expect("folder");
         let run = dir.path().join("runs/a");
         let hold = Hold::of(&run).expect("free");
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_refused_hears_who_holds_the_folder() {
+    fn a_refusal_names_the_process_that_locked_the_folder() {
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join(LOCK);
         let Ok(Locked::Held(mut other)) = lock::lock(&path) else { panic!("free") };

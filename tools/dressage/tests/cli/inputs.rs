@@ -108,7 +108,7 @@ fn pictures_of_one_name_have_results_of_their_own_and_results_are_no_pictures() 
 }
 
 #[test]
-fn files_of_one_name_in_several_folders_are_told_apart() {
+fn files_of_one_name_in_several_folders_are_distinguished() {
     let dir = trained();
     for name in ["A/1.png", "B/1.png", "A/2.png", "1.png", "C/A/1.png"] {
         picture(&dir.path().join(name), 24, 24);
@@ -185,7 +185,7 @@ fn names_with_control_characters_are_escaped() {
 
 #[cfg(unix)]
 #[test]
-fn links_that_loop_and_pipes_hold_nothing_up() {
+fn links_that_loop_and_pipes_block_nothing() {
     use std::os::unix::fs::symlink;
     let dir = trained();
     let photos = dir.path().join("photos");
@@ -259,7 +259,7 @@ fn files(dir: &Path, count: usize) -> Vec<String> {
 }
 
 #[test]
-fn wrong_pairs_are_told_together_before_the_first_step_or_left_out() {
+fn wrong_pairs_are_reported_together_before_the_first_step_or_left_out() {
     let dir = tempfile::tempdir().expect("folder");
     let settings = files(dir.path(), 6);
     let train = |more: &[&str]| {

@@ -23,7 +23,7 @@ use dressage_train::scenes::{Domain, render};
 use common::{TINY, done, dressage, err, refused};
 
 #[test]
-fn wrong_usage_is_told_apart_from_failure() {
+fn wrong_usage_is_distinguished_from_failure() {
     let dir = tempfile::tempdir().expect("folder");
     let run = |args: &[&str]| dressage(dir.path(), args);
     refused(run(&["trian"]), 2, &["trian", "train"]);

@@ -82,7 +82,7 @@ fn overrides_that_do_nothing_are_refused() {
 }
 
 #[test]
-fn a_damaged_checkpoint_and_a_broken_run_are_told() {
+fn a_damaged_checkpoint_and_a_broken_run_are_reported() {
     let dir = tempfile::tempdir().expect("folder");
     let dir = dir.path();
     std::fs::write(dir.join("tiny.toml"), TINY).expect("written");

@@ -228,7 +228,7 @@ impl Machine {
 }
 
 #[test]
-fn a_gpu_proves_its_kernels_once() {
+fn kernels_of_a_gpu_are_verified_once() {
     let machine = Machine::new(&[]);
     // A GPU named in the command is used as it is, with a note.
     let train = ["train", "tiny.toml", "train.steps=1", "run.workers=0", "--device", "cuda"];
@@ -278,7 +278,7 @@ fn a_folder_that_fails_does_not_fail_the_next() {
 }
 
 #[test]
-fn products_that_are_not_fused_are_done_apart_and_told() {
+fn products_that_are_not_fused_are_done_apart_and_reported() {
     let machine = Machine::new(&[("PTX_DRIVER_EPILOGUES", "call")]);
     let doctor = ["doctor", "--device", "cuda", "--runs", "0", "--only", "linear"];
     let stdout = done(machine.run(&doctor));

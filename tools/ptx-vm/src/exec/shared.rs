@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_writes_are_harmless_but_not_beside_a_read() {
+    fn equal_writes_are_harmless_but_not_next_to_a_read() {
         let mut s = shared(64);
         assert!(s.access(who(0, 0, 0), 0, 4, How::Write).is_none());
         assert!(s.access(who(1, 0, 0), 0, 4, How::WriteSame).is_none());

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn what_is_written_reads_back_the_same() {
         let case = |part| Case::new(part, "s", 64).expect("a case");
         let peak = Some(3 << 20);
         let whole = Figures { spans: vec![span("a", 4.0), span("b", 2.0)], peak };

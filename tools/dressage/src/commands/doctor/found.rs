@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn what_is_written_reads_back_the_same() {
         let outcome = |what: &str, worst: f64, failure: Option<&str>| Outcome {
             what: what.into(),
             values: 7,

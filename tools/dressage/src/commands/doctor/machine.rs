@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_library_is_told_with_where_it_is_or_is_not() {
+    fn a_library_is_described_with_its_place_or_its_absence() {
         let mut library = Library {
             name: "cuBLASLt",
             version: None,
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_is_told_with_what_is_known() {
+    fn a_gpu_is_described_with_what_is_known() {
         let gpu = Gpu {
             ordinal: 1,
             name: "NVIDIA X".into(),

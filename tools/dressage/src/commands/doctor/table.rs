@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_held_against_what_bounds_them() {
+    fn rates_are_compared_with_their_limits() {
         let limit = Roofline { gflops: 800e3, gbytes: 4000.0 };
         let time = |flops, bytes| {
             Time::new(&Timed::new("k", "[8]", flops, bytes, || Ok(())), &[2e-3, 1e-3, 4e-3])
