@@ -137,7 +137,7 @@ impl<'a> Run<'a> {
         Ok(Run { fixture, execution, given, model, criterion, optimiser, schedule })
     }
 
-    /// Runs one step. `readback` holds the unread losses of the previous step, and then those of this
+    /// Runs one step. `readback` has the unread losses of the previous step, and then those of this
     /// one.
     fn step(&mut self, s: usize, readback: &mut Option<Tensor>, all: &mut Updates) -> Outcome<()> {
         let device = match self.execution {

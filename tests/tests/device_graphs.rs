@@ -123,11 +123,11 @@ fn steps_as_graphs_give_the_bits_of_direct_steps() {
             let [with, without] = [&there, &directly].map(|d| d.trace().expect("a trace"));
             if step > WARM {
                 // Only the two graph launches, the uploads and one download.
-                let (asked, before) = (with.total(), without.total());
+                let (counts, before) = (with.total(), without.total());
                 assert!(with.kernels.is_empty(), "{:?}", with.kernels);
-                assert_eq!((asked.copies, asked.allocations, asked.downloads), (0, 0, 1));
-                assert!(asked.uploads <= 7, "{} uploads", asked.uploads);
-                assert_eq!(asked.products, before.products);
+                assert_eq!((counts.copies, counts.allocations, counts.downloads), (0, 0, 1));
+                assert!(counts.uploads <= 7, "{} uploads", counts.uploads);
+                assert_eq!(counts.products, before.products);
                 let direct = before.launches + before.products + before.copies + before.uploads;
                 println!(
                     "{more:?}, step {step}: {} calls directly ({} launches, {} products, {} \
@@ -139,11 +139,11 @@ fn steps_as_graphs_give_the_bits_of_direct_steps() {
                     before.copies,
                     before.uploads,
                     before.downloads,
-                    2 + asked.uploads + asked.downloads,
-                    asked.launches,
-                    asked.products,
-                    asked.uploads,
-                    asked.downloads,
+                    2 + counts.uploads + counts.downloads,
+                    counts.launches,
+                    counts.products,
+                    counts.uploads,
+                    counts.downloads,
                 );
             }
         }

@@ -287,8 +287,8 @@ fn counted(more: &[&str]) {
     // round differently.
     let differs = |part: &str| part == "optimiser";
     let parts = |trace: &Trace| {
-        let parts = trace.parts.iter().filter(|(place, _)| !differs(&place.part));
-        parts.map(|(place, asked)| (place.to_string(), *asked)).collect::<Vec<_>>()
+        let parts = trace.parts.iter().filter(|(scope, _)| !differs(&scope.part));
+        parts.map(|(scope, counts)| (scope.to_string(), *counts)).collect::<Vec<_>>()
     };
     let (found_parts, planned_parts) = (parts(&found), parts(&planned.trace));
     for (found, planned) in found_parts.iter().zip(&planned_parts) {
@@ -300,7 +300,7 @@ fn counted(more: &[&str]) {
     assert_eq!(usage.at_peak, tensors);
     for part in ["backbone.block 0 / rein", "head.layer 0 / mlp", "losses", "optimiser"] {
         assert!(
-            found.parts.keys().any(|place| &*place.part == part),
+            found.parts.keys().any(|scope| &*scope.part == part),
             "nothing is booked to {part}"
         );
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 /// A file that was opened to be locked.
 pub(crate) enum Locked {
     /// A file that is locked until it is closed.
-    Held(File),
+    Acquired(File),
     /// A file that another process has locked.
     Busy,
     /// A file without a lock, since its file system does not support them.
@@ -28,7 +28,7 @@ pub(crate) fn lock(path: &Path) -> io::Result<Locked> {
         match file.try_lock() {
             // The previous owner may have removed or replaced the file meanwhile.
             Ok(()) if !is_at(&file, path)? => {}
-            Ok(()) => return Ok(Locked::Held(file)),
+            Ok(()) => return Ok(Locked::Acquired(file)),
             Err(TryLockError::WouldBlock) => return Ok(Locked::Busy),
             Err(TryLockError::Error(error)) if has_no_locks(&error) => {
                 return Ok(Locked::Unknown(file));
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     fn is_locked(locked: io::Result<Locked>) -> bool {
-        matches!(locked.expect("opened"), Locked::Held(_))
+        matches!(locked.expect("opened"), Locked::Acquired(_))
     }
 
     #[test]
@@ -90,7 +90,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join("lock");
         let first = lock(&path).expect("opened");
-        assert!(matches!(first, Locked::Held(_)));
+        assert!(matches!(first, Locked::Acquired(_)));
         assert!(matches!(lock(&path).expect("opened"), Locked::Busy));
         drop(first);
         assert!(is_locked(lock(&path)));

@@ -238,11 +238,11 @@ impl Trainer {
         samples: &[String],
     ) -> Result<(Loss, Option<StepLog>)> {
         if let Some(mut points) = self.points.take() {
-            let found = points.set_step(self.step).map_err(TrainError::from);
-            let found =
-                found.and_then(|()| self.compare(candidates, targets, &mut points, samples));
+            let result = points.set_step(self.step).map_err(TrainError::from);
+            let result =
+                result.and_then(|()| self.compare(candidates, targets, &mut points, samples));
             self.points = Some(points);
-            return found;
+            return result;
         }
         let (b, k) = (targets.classes().len(), self.criterion.config.classes);
         let mut points = RandomPoints {

@@ -26,7 +26,7 @@ struct Tile2d {
     // First column and number of columns.
     uint32_t column;
     int count;
-    // Rows first, first + SHEET_WARPS, ... below last.
+    // Rows first, first + TILE_WARPS, ... below last.
     uint32_t first, last;
 
     // Vector of this thread for rows of c columns and tiles of `rows` rows. `count` is 0 beyond

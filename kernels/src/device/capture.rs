@@ -217,9 +217,9 @@ impl Device {
         inner.launches.fetch_add(graph.work.launches, Relaxed);
         inner.products.fetch_add(graph.work.products, Relaxed);
         inner.graphs.fetch_add(1, Relaxed);
-        self.note(|asked| {
-            asked.launches += graph.work.launches;
-            asked.products += graph.work.products;
+        self.note(|counts| {
+            counts.launches += graph.work.launches;
+            counts.products += graph.work.products;
         });
         inner.backend.replay(graph.id)?;
         order.replayed = Some(graph.number);

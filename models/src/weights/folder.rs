@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
-use super::container::{Contents, Fault, Told, dictionary, map, read};
+use super::container::{Contents, Fault, FileResult, dictionary, map, read};
 use super::hub::Declared;
 use super::{StateDict, shown};
 use crate::{ModelError, Result};
@@ -66,7 +66,7 @@ struct Raw {
 
 impl Index {
     /// Reads the text of an index.
-    pub fn parse(text: &[u8]) -> Told<Index> {
+    pub fn parse(text: &[u8]) -> FileResult<Index> {
         if text.len() > LARGEST {
             return Err(format!("is no index of shards: it is longer than {LARGEST} bytes").into());
         }

@@ -9,7 +9,7 @@ use dressage_engine::{MappedFile, Tensor};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 
 use super::archive_entry::ArchiveEntry;
-use super::container::{Contents, Fault, Told};
+use super::container::{Contents, Fault, FileResult};
 use super::stored::row_major;
 use super::{Container, ScalarType, Stored, shown, sums};
 
@@ -27,7 +27,7 @@ pub fn begins(bytes: &[u8]) -> bool {
 
 /// Reads the header of a mapped file and compares it with its checksum. The tensors stay in the
 /// map.
-pub fn read(map: &Arc<MappedFile>) -> Told<Contents> {
+pub fn read(map: &Arc<MappedFile>) -> FileResult<Contents> {
     let (length, header) =
         SafeTensors::read_metadata(map).map_err(|e| Fault::damaged(describe(map, &e)))?;
     let mut metadata = BTreeMap::new();

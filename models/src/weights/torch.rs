@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use dressage_engine::MappedFile;
 
 use super::archive_entry::{ArchiveEntry, differs};
-use super::container::{Contents, Fault, Told};
+use super::container::{Contents, Fault, FileResult};
 use super::pickle::{self, Element, StridedView, Tree, Value};
 use super::stored::row_major;
 use super::wrappers::Unwrapped;
@@ -26,7 +26,7 @@ const DEPTH: usize = 64;
 const VISITS: usize = 1 << 20;
 
 /// Reads an archive written by `torch.save` or `torch.jit.save`.
-pub fn archive(map: &Arc<MappedFile>) -> Told<Contents> {
+pub fn archive(map: &Arc<MappedFile>) -> FileResult<Contents> {
     let archive = Archive::open(map)?;
     let mut roots = archive.names().filter_map(|name| match name.strip_suffix("data.pkl") {
         Some(root) if root.is_empty() || root.ends_with('/') => Some(root),
@@ -69,7 +69,7 @@ pub fn archive(map: &Arc<MappedFile>) -> Told<Contents> {
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
 /// Reads a file written by `torch.save` before 1.6: five pickles, then the storages.
-pub fn legacy(map: &Arc<MappedFile>) -> Told<Contents> {
+pub fn legacy(map: &Arc<MappedFile>) -> FileResult<Contents> {
     let mut at = 0;
     let mut next = || {
         let tree = pickle::read(&map[at..]).map_err(Fault::damaged)?;
@@ -114,7 +114,7 @@ fn places(
     mut at: usize,
     tree: &Tree<'_>,
     keys: &Tree<'_>,
-) -> Told<HashMap<String, Range<usize>>> {
+) -> FileResult<HashMap<String, Range<usize>>> {
     let named = tree.storages().iter().filter_map(|s| Some((tree.key(s.key)?, s.element)));
     let sizes: HashMap<_, Element> = named.collect();
     let list =
@@ -160,7 +160,7 @@ impl FoundTensors {
 }
 
 /// The tensors of a pickled state dict.
-fn dictionary(tree: &Tree<'_>) -> Told<FoundTensors> {
+fn dictionary(tree: &Tree<'_>) -> FileResult<FoundTensors> {
     let Unwrapped { dict, passed: wrapper, beside } = wrappers::unwrapped(tree, tree.root);
     let Some(pairs) = tree.pairs(dict) else {
         return Err(match tree.class_of(dict) {
@@ -215,7 +215,7 @@ fn without_tensors(tree: &Tree<'_>, dict: Value, passed: &[String]) -> String {
 }
 
 /// The tensors of a tree of TorchScript modules, with names joined by dots.
-fn modules(tree: &Tree<'_>) -> Told<FoundTensors> {
+fn modules(tree: &Tree<'_>) -> FileResult<FoundTensors> {
     let Some(attributes) = tree.attributes(tree.root) else {
         return Err("is a TorchScript archive without a module at its root".into());
     };
@@ -258,8 +258,8 @@ fn collect(
     tree: &Tree<'_>,
     container: Container,
     mut found: FoundTensors,
-    locate: &dyn Fn(&str) -> Told<StoragePlace>,
-) -> Told<Contents> {
+    locate: &dyn Fn(&str) -> FileResult<StoragePlace>,
+) -> FileResult<Contents> {
     let mut tensors = BTreeMap::new();
     let mut total = 0usize;
     for (name, view) in std::mem::take(&mut found.views) {
@@ -291,8 +291,8 @@ fn stored(
     map: &Arc<MappedFile>,
     tree: &Tree<'_>,
     view: &StridedView,
-    locate: &dyn Fn(&str) -> Told<StoragePlace>,
-) -> Told<Option<Stored>> {
+    locate: &dyn Fn(&str) -> FileResult<StoragePlace>,
+) -> FileResult<Option<Stored>> {
     let storage = tree.storage(view);
     let Some(kind) = storage.element.kind else { return Ok(None) };
     let key = tree.key(storage.key).ok_or("its storage has no name")?;
@@ -338,7 +338,7 @@ fn last(offset: u64, shape: &[usize], strides: &[usize]) -> Option<u64> {
         .checked_add(1)
 }
 
-fn axes(tree: &Tree<'_>, tuple: Value, what: &str) -> Told<Vec<usize>> {
+fn axes(tree: &Tree<'_>, tuple: Value, what: &str) -> FileResult<Vec<usize>> {
     let items = tree.items(tuple).filter(|items| items.len() <= AXES);
     let size = |v: &Value| match v {
         Value::Int(n) => usize::try_from(*n).ok(),

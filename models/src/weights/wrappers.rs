@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::container::Told;
+use super::container::FileResult;
 use super::families::recognise_shapes;
 use super::pickle::{Tree, Value};
 use super::{Stored, shown};
@@ -172,7 +172,7 @@ pub fn normalise(
     tensors: &mut BTreeMap<String, Stored>,
     wrapper: &mut Vec<String>,
     skipped: &mut Vec<(String, String)>,
-) -> Told<()> {
+) -> FileResult<()> {
     if let Some(name) = tensors.keys().find(|n| n.ends_with("flat_param")) {
         return Err(format!(
             "holds {}, parameters that FSDP has flattened into one; save the full state dict",
@@ -214,7 +214,7 @@ pub fn separate(
     tensors: &mut BTreeMap<String, Stored>,
     wrapper: &mut Vec<String>,
     skipped: &mut Vec<(String, String)>,
-) -> Told<()> {
+) -> FileResult<()> {
     if let Some(prefix) = outer(tensors)? {
         let what = format!("not among those under {}", shown(&prefix));
         pass_over(tensors, skipped, &what, |name| name.starts_with(&prefix));
@@ -274,7 +274,7 @@ const ANCHORS: [&str; 5] = [
 ];
 
 /// Prefix of the names of a network that is only recognised without it.
-fn outer(tensors: &BTreeMap<String, Stored>) -> Told<Option<String>> {
+fn outer(tensors: &BTreeMap<String, Stored>) -> FileResult<Option<String>> {
     // Maximum number of networks in a file that are tried.
     const TRIED: usize = 8;
     let ours = |name: &String| name.starts_with("decode_head.") || name.contains("reins.");
@@ -334,7 +334,7 @@ mod tests {
 
     type Normalised = (Vec<String>, Vec<String>, Vec<String>);
 
-    fn try_normalise(names: &[String]) -> Told<Normalised> {
+    fn try_normalise(names: &[String]) -> FileResult<Normalised> {
         let tensor = || Stored::from(Tensor::zeros(DType::F32, &[4, 3, 2, 2]));
         let mut tensors: BTreeMap<String, Stored> =
             names.iter().map(|name| (name.clone(), tensor())).collect();

@@ -67,14 +67,14 @@ fn make_lists(table: &mut Table) {
 enum Misfit {
     Unknown(String),
     Type { path: String, found: String, expected: &'static str },
-    Told(RecipeError),
+    Known(RecipeError),
 }
 
 impl Misfit {
     fn at(self, origin: &str) -> RecipeError {
         let origin = origin.to_owned();
         match self {
-            Self::Told(error) => error,
+            Self::Known(error) => error,
             Self::Unknown(key) => {
                 let nearest = nearest_key(&key);
                 RecipeError::UnknownKey { nearest, origin, key: shown(&key) }
@@ -89,7 +89,7 @@ impl Misfit {
 
 impl From<RecipeError> for Misfit {
     fn from(error: RecipeError) -> Self {
-        Self::Told(error)
+        Self::Known(error)
     }
 }
 

@@ -59,7 +59,7 @@ impl Hold {
         }
         let path = folder.join(LOCK);
         let (mut file, locked) = match lock::lock(&path) {
-            Ok(Locked::Held(file)) => (file, true),
+            Ok(Locked::Acquired(file)) => (file, true),
             Ok(Locked::Unknown(file)) => (file, false),
             Ok(Locked::Busy) => return Err(busy(dir, &path)),
             Err(source) => {
@@ -189,7 +189,7 @@ mod tests {
     fn a_refusal_names_the_process_that_locked_the_folder() {
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join(LOCK);
-        let Ok(Locked::Held(mut other)) = lock::lock(&path) else { panic!("free") };
+        let Ok(Locked::Acquired(mut other)) = lock::lock(&path) else { panic!("free") };
         let refused = || Hold::of(dir.path()).map(|_| ()).expect_err("in use").to_string();
         assert!(refused().contains("another process") && refused().contains("run.dir"));
         Holder::this_process().write(&mut other).expect("written");

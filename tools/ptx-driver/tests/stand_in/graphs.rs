@@ -97,7 +97,7 @@ pub fn child_step() {
 
 #[test]
 fn a_run_that_retains_memory_has_to_run_twice_before_its_capture() {
-    run("graphs::child_kept", &[("PTX_DRIVER_LEAKS", "1")]).quietly();
+    run("graphs::child_retained", &[("PTX_DRIVER_LEAKS", "1")]).quietly();
 }
 
 pub fn child_retained() {
