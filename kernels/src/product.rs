@@ -74,7 +74,8 @@ simd! {
     /// Computes the same as [`product`]. Each sum runs in order of the depth, or in the order of
     /// [`simd::dot`] where both operands are contiguous along the depth.
     fn own<FMA>(
-        size: (usize, usize, usize), a: MatrixView, b: MatrixView, c: &mut [f32], c_rs: usize, add: bool,
+        size: (usize, usize, usize), a: MatrixView, b: MatrixView, c: &mut [f32], c_rs: usize,
+        add: bool,
     ) {
         let (m, n, k) = size;
         for i in 0..m {

@@ -160,7 +160,7 @@ impl<'a> Run<'a> {
             RecordedPoints { fixture: self.fixture, prefix: format!("input.rand.step{s}.") };
         let costs = self.criterion.costs(&candidates, &targets, &mut points, readback.as_ref())?;
         let (found, previous) = self.criterion.assign(&costs, &targets)?;
-        all.learn(&previous);
+        all.add_losses(&previous);
         let assignment = self.given.get(s).cloned().unwrap_or(found);
         all.assignments.push(assignment.clone());
         let loss = self.criterion.losses(&candidates, &targets, assignment, &mut points)?;
@@ -190,7 +190,7 @@ impl<'a> Run<'a> {
 
 impl Updates {
     /// Adds the losses that a step left unread: their sum, then each.
-    fn learn(&mut self, readback: &[f32]) {
+    fn add_losses(&mut self, readback: &[f32]) {
         if let Some((total, values)) = readback.split_first() {
             self.losses.push((*total, named_terms(values)));
         }
@@ -224,7 +224,7 @@ pub fn updates_with(
         run.step(s, &mut readback, &mut all)?;
     }
     if let Some(readback) = readback {
-        all.learn(readback.to_host()?.data()?);
+        all.add_losses(readback.to_host()?.data()?);
     }
     for param in run.model.trainable() {
         let value = param.master().detach().to_host()?;

@@ -318,12 +318,12 @@ fn lock_all<'a>(
     settings: &[Setting],
     slots: Vec<(usize, &'a mut Slot, Tensor)>,
 ) -> Result<Vec<LockedParam<'a>>> {
-    let hold = |(_, slot, g): (usize, &'a mut Slot, Tensor)| {
+    let lock = |(_, slot, g): (usize, &'a mut Slot, Tensor)| {
         let Slot { param, setting, m, v, .. } = slot;
         let group = settings.iter().position(|s| s == setting).unwrap_or(0);
         Ok(LockedParam { values: param.write()?, m, v, g, group })
     };
-    slots.into_iter().map(hold).collect()
+    slots.into_iter().map(lock).collect()
 }
 
 impl LockedParam<'_> {

@@ -258,9 +258,9 @@ impl ScoreMap {
 
     /// Drops the finished rows above `top`, which makes room for as many at the bottom.
     pub fn drop_rows(&mut self, top: usize) {
-        let gone = top.min(self.finished).saturating_sub(self.top);
-        let (from, all) = (gone * self.w, self.rows * self.w);
-        if gone == 0 {
+        let dropped = top.min(self.finished).saturating_sub(self.top);
+        let (from, all) = (dropped * self.w, self.rows * self.w);
+        if dropped == 0 {
             return;
         }
         for plane in self.sum.chunks_exact_mut(all) {
@@ -269,7 +269,7 @@ impl ScoreMap {
         }
         self.visits.copy_within(from.., 0);
         self.visits[all - from..].fill(0);
-        self.top += gone;
+        self.top += dropped;
     }
 
     /// Mean scores, `[classes, h, w]`.

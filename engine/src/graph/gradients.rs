@@ -103,7 +103,7 @@ impl Gradients {
     ) -> Result<()> {
         let Some(mut lent) = self.lend(edge)? else { return Ok(()) };
         f(&mut lent.sum)?;
-        self.settle(edge, lent)
+        self.return_lent(edge, lent)
     }
 
     /// [`Gradients::accumulate`] for parameters whose gradients come from one kernel. `f` gets
@@ -126,7 +126,7 @@ impl Gradients {
         f(lent.each_mut().map(|lent| lent.as_mut().map(|lent| &mut lent.sum)))?;
         for (edge, lent) in edges.into_iter().zip(lent) {
             if let Some(lent) = lent {
-                self.settle(edge, lent)?;
+                self.return_lent(edge, lent)?;
             }
         }
         Ok(())
@@ -150,7 +150,7 @@ impl Gradients {
     }
 
     /// Puts back a gradient from [`Gradients::lend`].
-    fn settle(&mut self, edge: &Edge, lent: Lent) -> Result<()> {
+    fn return_lent(&mut self, edge: &Edge, lent: Lent) -> Result<()> {
         let Lent { mut sum, around } = lent;
         let Some(around) = around else { return self.add(edge, sum) };
         sum.restore(around);

@@ -36,16 +36,16 @@ impl Tables {
 
     /// Removes unused tables; returns their addresses.
     fn unused(&mut self) -> Vec<u64> {
-        let mut gone = Vec::new();
+        let mut unused = Vec::new();
         self.cache.retain(|_, table| {
             let in_use = Arc::strong_count(table) > 1;
             if !in_use {
-                gone.push(table.address);
+                unused.push(table.address);
                 self.bytes -= table.bytes;
             }
             in_use
         });
-        gone
+        unused
     }
 }
 
@@ -89,7 +89,7 @@ impl Device {
                 if tables.bytes > KEPT {
                     tables.unused().into_iter().for_each(|address| self.give_back(address));
                 }
-                let table = Arc::new(self.keep(name, &make()?)?);
+                let table = Arc::new(self.upload_table(name, &make()?)?);
                 tables.bytes += table.bytes;
                 tables.cache.insert(key, Arc::clone(&table));
                 table
@@ -100,7 +100,7 @@ impl Device {
 
     /// Copies a table to pool memory without a buffer: a buffer would keep alive the device that
     /// keeps it.
-    fn keep<T: Element>(&self, name: &'static str, host: &[T]) -> Result<Table> {
+    fn upload_table<T: Element>(&self, name: &'static str, host: &[T]) -> Result<Table> {
         let bytes = size_of_val(host);
         let address = self.take(name, bytes)?;
         let written = match bytes {

@@ -154,7 +154,9 @@ simd! {
         fill::<FMA>(x, s, depth, out, Gelu);
     }
 
-    fn scaled_rows<FMA>(x: &[f32], s: PackSizes, depth: Range<usize>, gamma: &[f32], out: &mut [f32]) {
+    fn scaled_rows<FMA>(
+        x: &[f32], s: PackSizes, depth: Range<usize>, gamma: &[f32], out: &mut [f32]
+    ) {
         fill::<FMA>(x, s, depth, out, Scale(gamma));
     }
 }

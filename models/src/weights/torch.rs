@@ -161,7 +161,7 @@ impl FoundTensors {
 
 /// The tensors of a pickled state dict.
 fn dictionary(tree: &Tree<'_>) -> FileResult<FoundTensors> {
-    let Unwrapped { dict, passed: wrapper, beside } = wrappers::unwrapped(tree, tree.root);
+    let Unwrapped { dict, passed: wrapper, other_entries } = wrappers::unwrapped(tree, tree.root);
     let Some(pairs) = tree.pairs(dict) else {
         return Err(match tree.class_of(dict) {
             Some(class) => format!(
@@ -174,7 +174,7 @@ fn dictionary(tree: &Tree<'_>) -> FileResult<FoundTensors> {
         .into());
     };
     let mut found = FoundTensors { wrapper, ..Default::default() };
-    for (other, taken) in beside {
+    for (other, taken) in other_entries {
         found.skip(&other, format!("other weights, those under {taken} are taken"));
     }
     for (key, value) in pairs {

@@ -64,12 +64,12 @@ pub struct Unwrapped {
     /// Keys on the path to it.
     pub passed: Vec<String>,
     /// Keys of other weights on the path, each with the key that was used instead.
-    pub beside: Vec<(String, String)>,
+    pub other_entries: Vec<(String, String)>,
 }
 
 /// Follows the wrappers from the root to the dictionary of weights.
 pub fn unwrapped(tree: &Tree<'_>, root: Value) -> Unwrapped {
-    let mut found = Unwrapped { dict: root, passed: Vec::new(), beside: Vec::new() };
+    let mut found = Unwrapped { dict: root, passed: Vec::new(), other_entries: Vec::new() };
     // Nested wrappers occur, but no cycles of them.
     while found.passed.len() < DEPTH {
         let mut dicts = wrappers(tree, found.dict);
@@ -85,7 +85,7 @@ pub fn unwrapped(tree: &Tree<'_>, root: Value) -> Unwrapped {
         }
         let mut good = good.into_iter();
         let Some((wrapper, inside)) = good.next() else { break };
-        found.beside.extend(good.map(|(other, _)| (other, wrapper.clone())));
+        found.other_entries.extend(good.map(|(other, _)| (other, wrapper.clone())));
         found.passed.push(wrapper);
         found.dict = inside;
     }

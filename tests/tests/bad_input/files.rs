@@ -228,14 +228,14 @@ fn wrappers_of_trainers_are_taken_off() {
     let scalar = |name: &str| {
         Entry::bytes(name, checkpoint::ScalarType::I64, &[], 5u64.to_le_bytes().to_vec())
     };
-    let beside =
+    let extra =
         |name: &str| Entry::bytes(name, checkpoint::ScalarType::F32, &[1], vec![0, 0, 0, 63]);
     for (what, key, name, more) in [
         ("compiled", "model", compiled, vec![]),
         ("FSDP", "", sharded, vec![]),
         ("averaged", "", &|n: &str| format!("module.{n}"), vec![scalar("n_averaged")]),
-        ("Lightning", "state_dict", lightning, vec![beside("criterion.weight")]),
-        ("teacher", "teacher", teacher, vec![beside("dino_head.mlp.0.weight")]),
+        ("Lightning", "state_dict", lightning, vec![extra("criterion.weight")]),
+        ("teacher", "teacher", teacher, vec![extra("dino_head.mlp.0.weight")]),
         ("EMA", "state_dict_ema", &|n: &str| n.to_string(), vec![]),
     ] {
         let mut all = entries(&tensors, name);

@@ -72,8 +72,8 @@ fn zeros(shape: &[usize]) -> Tensor {
 
 #[test]
 fn tensors_that_do_not_fit_are_named() {
-    let gone = "blocks.2.attn.qkv.weight";
-    refused(|t| t.retain(|(n, _)| n != gone), &[gone, "[96, 32] is missing"]);
+    let missing = "blocks.2.attn.qkv.weight";
+    refused(|t| t.retain(|(n, _)| n != missing), &[missing, "[96, 32] is missing"]);
     refused(|t| t.retain(|(n, _)| n != "pos_embed"), &["pos_embed [1, 17, 32] is missing"]);
     let more = "blocks.4.norm1.weight";
     refused(|t| t.push((more.into(), zeros(&[32]))), &[more, "left over"]);

@@ -324,16 +324,16 @@ impl Driver {
     /// Destroys a context; lists what was left in it.
     pub fn destroy(&mut self, context: Handle) -> Done {
         self.synchronize_context(context)?;
-        let gone: Vec<u64> = self.in_context(context);
-        let bytes: u64 = gone.iter().map(|address| self.memory[address].bytes).sum();
+        let freed: Vec<u64> = self.in_context(context);
+        let bytes: u64 = freed.iter().map(|address| self.memory[address].bytes).sum();
         let mut left = Vec::new();
         let mut note = |count: usize, what: &str| {
             if count > 0 {
                 left.push(format!("{what}: {count}"));
             }
         };
-        note(gone.len(), &format!("allocations ({bytes} bytes)"));
-        for address in gone {
+        note(freed.len(), &format!("allocations ({bytes} bytes)"));
+        for address in freed {
             self.free(address);
         }
         note(self.modules.drop_of(|m| m.context == context), "modules");

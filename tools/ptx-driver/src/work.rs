@@ -12,7 +12,7 @@ use ptx_vm::{Address, Fault, FindingKind, Launch, Module};
 use crate::code::{Code, Done, refuse};
 use crate::lt::Product;
 use crate::state::{Driver, Handle};
-use crate::{fatal, say};
+use crate::{fatal, report_line};
 
 /// One operation of a stream.
 #[derive(Debug, Clone)]
@@ -163,7 +163,7 @@ impl Driver {
             return Ok(());
         }
         if let Err((code, why)) = self.execute(work) {
-            say(&format!("the device fails with {}: {why}", code.name()));
+            report_line(&format!("the device fails with {}: {why}", code.name()));
             self.devices[device].failed = Some(code);
         }
         Ok(())
@@ -252,7 +252,7 @@ impl Driver {
         })?;
         let Some(first) = report.findings.first() else { return Ok(()) };
         for finding in &report.findings[1..] {
-            say(&format!("also found: {finding}"));
+            report_line(&format!("also found: {finding}"));
         }
         // Faults that stop a real device take precedence over those that it does not notice.
         let noticed = report.findings.iter().map(|finding| code_of(finding.kind));

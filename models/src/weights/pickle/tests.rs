@@ -239,14 +239,15 @@ fn weights_are_found_under_their_wrappers_and_averages_first() {
         (&[("norm.weight", &tensor()), ("ema", &settings)], &[], &[]),
         (&[], &[], &[]),
     ];
-    for (pairs, passed, beside) in cases {
+    for (pairs, passed, other_entries) in cases {
         let bytes = pickle(&[&dict(pairs)]);
         let tree = read(&bytes).expect("pickle");
         let found = crate::weights::wrappers::unwrapped(&tree, tree.root);
-        let others: Vec<&str> = found.beside.iter().map(|(other, _)| other.as_str()).collect();
+        let others: Vec<&str> =
+            found.other_entries.iter().map(|(other, _)| other.as_str()).collect();
         assert_eq!(
             (found.passed, others.as_slice()),
-            (passed.iter().map(|w| w.to_string()).collect(), beside)
+            (passed.iter().map(|w| w.to_string()).collect(), other_entries)
         );
     }
 }

@@ -163,8 +163,8 @@ fn malformed(dir: &Path) {
         return;
     }
     let stderr = err(&output);
-    let besides = stderr.lines().filter(|line| !line.starts_with("predict: "));
-    assert_eq!(besides.count(), 1, "{stderr}");
+    let others = stderr.lines().filter(|line| !line.starts_with("predict: "));
+    assert_eq!(others.count(), 1, "{stderr}");
     refused(output, 1, &["in/bad.jpg", "malformed"]);
 }
 

@@ -176,7 +176,7 @@ impl Figures {
 
     /// Returns the span to compare with `name`. This is the span of that name, else the fastest one
     /// whose name begins with it: a peer tries several ways for some operations.
-    pub fn beside(&self, name: &str) -> Option<&Span> {
+    pub fn matching_span(&self, name: &str) -> Option<&Span> {
         if let Some(exact) = self.spans.iter().find(|s| s.name == name) {
             return Some(exact);
         }
@@ -237,10 +237,10 @@ mod tests {
             span("vit", 20.0),
         ];
         let mut peer = Figures { spans, peak: None };
-        assert_eq!(peer.beside("vit").map(|s| s.ms.median), Some(20.0));
+        assert_eq!(peer.matching_span("vit").map(|s| s.ms.median), Some(20.0));
         peer.spans.pop();
-        assert_eq!(peer.beside("vit").map(|s| s.ms.median), Some(3.0));
-        assert_eq!(peer.beside("vit, backward").map(|s| s.ms.median), Some(1.0));
-        assert!(peer.beside("sam").is_none());
+        assert_eq!(peer.matching_span("vit").map(|s| s.ms.median), Some(3.0));
+        assert_eq!(peer.matching_span("vit, backward").map(|s| s.ms.median), Some(1.0));
+        assert!(peer.matching_span("sam").is_none());
     }
 }

@@ -151,7 +151,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let found = &examined.found;
     match args.json {
         true => print(&format!("{:#}", examined.json(&machine, &target, args.only.is_some()))),
-        false => examined.tell(&target),
+        false => examined.print_report(&target),
     }
     let wrong: Vec<&str> = found.iter().filter(|f| !f.holds()).map(|f| f.name).collect();
     if let (Target::Cuda(device, _), true) = (&target, wrong.is_empty())
@@ -198,7 +198,7 @@ impl Examined {
         })
     }
 
-    fn tell(&self, target: &Target) {
+    fn print_report(&self, target: &Target) {
         print(&table::verifications(&self.found));
         if matches!(target, Target::Virtual { .. }) {
             print(&format!("checked at every instruction: {}", verify::CHECKS));
