@@ -8,7 +8,7 @@ use dressage_kernels::check::{noise, relative_error};
 use dressage_kernels::device::Counters;
 use dressage_models::criterion::{
     Assignment, Candidate, Criterion, CriterionConfig, DeviceAssignment, DevicePoints, LayerMatch,
-    Loss, Pair, PointSource, RandomPoints, Targets, named_terms,
+    Loss, MatchedPair, PointSource, RandomPoints, Targets, named_terms,
 };
 use half::bf16;
 
@@ -104,7 +104,7 @@ fn wide(x: &Tensor) -> Vec<f64> {
 
 /// Pairs, costs and losses, then the total and the gradients by leaf.
 struct Outcome {
-    pairs: Vec<Vec<Pair>>,
+    pairs: Vec<Vec<MatchedPair>>,
     costs: Vec<f64>,
     values: Vec<f64>,
     gradients: Vec<Vec<f64>>,
@@ -368,13 +368,17 @@ fn what_does_not_fit_is_refused_in_one_sentence() {
     assert!(error.to_string().contains("do not take the place"), "{error}");
 
     let mut table = DeviceAssignment::new(&device, &criterion.config, [1, B, 6]).unwrap();
-    let mut upload = |pairs: Vec<Pair>| {
+    let mut upload = |pairs: Vec<MatchedPair>| {
         let layers = vec![LayerMatch { costs: Vec::new(), pairs }];
         table.upload(&Assignment { layers }).map_err(|e| e.to_string())
     };
-    let pair = Pair { image: 1, query: 2, class: 3 };
+    let pair = MatchedPair { image: 1, query: 2, class: 3 };
     upload(vec![pair; 4]).unwrap();
-    for bad in [Pair { image: B, ..pair }, Pair { query: 6, ..pair }, Pair { class: 4, ..pair }] {
+    for bad in [
+        MatchedPair { image: B, ..pair },
+        MatchedPair { query: 6, ..pair },
+        MatchedPair { class: 4, ..pair },
+    ] {
         let error = upload(vec![bad]).unwrap_err();
         assert!(error.contains("has no place among 3 images of 6 queries"), "{error}");
     }

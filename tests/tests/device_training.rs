@@ -17,7 +17,7 @@ use dressage_train::device_plan::DeviceStep;
 use dressage_train::interrupt::Interrupt;
 use dressage_train::recipe::Recipe;
 use dressage_train::runlog::Silent;
-use dressage_train::trainer::{Memory, StepLog, Trainer};
+use dressage_train::trainer::{MemoryReport, StepLog, Trainer};
 use dressage_train::{TrainError, checkpoint};
 use serde_json::Value;
 
@@ -194,8 +194,10 @@ fn log_lines_have_the_fields_of_those_of_the_host() {
         }
         assert!(b["memory_mib"].as_f64().expect("number") > 0.0);
     }
-    assert!(matches!(planned.memory, Some(Memory::Host(_))), "the plan is one of the host");
-    let Some(Memory::Device(found)) = measured.memory else { panic!("{:?}", measured.memory) };
+    assert!(matches!(planned.memory, Some(MemoryReport::Host(_))), "the plan is one of the host");
+    let Some(MemoryReport::Device(found)) = measured.memory else {
+        panic!("{:?}", measured.memory)
+    };
     assert!(found.tensors > 0 && found.reserved >= found.tensors, "{found:?}");
     assert_eq!(of(&there, "memory")[0]["tensors"], found.tensors);
 }

@@ -35,7 +35,7 @@ use crate::matching::{Costs, match_all};
 use crate::{ModelError, Result};
 pub use points::{DevicePoints, PointSource, RandomPoints, Slots};
 use results::mask_count;
-pub use results::{Assignment, LayerLoss, LayerMatch, Loss, Pair, Terms, named_terms};
+pub use results::{Assignment, LayerLoss, LayerMatch, Loss, MatchedPair, Terms, named_terms};
 pub use table::DeviceAssignment;
 pub use targets::{IGNORE, Targets};
 
@@ -92,7 +92,7 @@ impl Candidate {
     }
 
     /// Mask logits `[r, h, w]` of matched pairs, differentiable.
-    fn rows(&self, pairs: &[Pair], capacity: usize) -> Result<Tensor> {
+    fn rows(&self, pairs: &[MatchedPair], capacity: usize) -> Result<Tensor> {
         let (q, h, w) = (self.mask.dim(1), self.mask.dim(2), self.mask.dim(3));
         let indices: Vec<usize> = pairs.iter().map(|p| p.image * q + p.query).collect();
         let rows = match &self.embed {
@@ -216,7 +216,8 @@ impl Criterion {
             let mut pairs = Vec::new();
             for (image, classes) in targets.classes().iter().enumerate() {
                 let found = solved.next().map(|a| a.pairs()).unwrap_or_default();
-                let pair = |(query, t): (usize, usize)| Pair { image, query, class: classes[t] };
+                let pair =
+                    |(query, t): (usize, usize)| MatchedPair { image, query, class: classes[t] };
                 pairs.extend(found.into_iter().map(pair));
             }
             LayerMatch { costs, pairs }
@@ -337,7 +338,7 @@ impl Criterion {
         Ok(cost)
     }
 
-    fn class_term(&self, candidate: &Candidate, pairs: &[Pair]) -> Result<Tensor> {
+    fn class_term(&self, candidate: &Candidate, pairs: &[MatchedPair]) -> Result<Tensor> {
         let (b, q, k) = (candidate.cls.dim(0), candidate.cls.dim(1), self.config.classes);
         let mut labels = vec![k as i32; b * q];
         for pair in pairs {
@@ -354,7 +355,7 @@ impl Criterion {
         layer: usize,
         candidate: &Candidate,
         targets: &Targets,
-        pairs: &[Pair],
+        pairs: &[MatchedPair],
         points: &mut dyn PointSource,
     ) -> Result<Option<(Tensor, Tensor)>> {
         if pairs.is_empty() {

@@ -10,7 +10,7 @@ use dressage_engine::MappedFile;
 
 use super::archive_entry::{ArchiveEntry, differs};
 use super::container::{Contents, Fault, FileResult};
-use super::pickle::{self, Element, StridedView, Tree, Value};
+use super::pickle::{self, StorageType, StridedView, Tree, Value};
 use super::stored::row_major;
 use super::wrappers::Unwrapped;
 use super::zip::Archive;
@@ -116,7 +116,7 @@ fn places(
     keys: &Tree<'_>,
 ) -> FileResult<HashMap<String, Range<usize>>> {
     let named = tree.storages().iter().filter_map(|s| Some((tree.key(s.key)?, s.element)));
-    let sizes: HashMap<_, Element> = named.collect();
+    let sizes: HashMap<_, StorageType> = named.collect();
     let list =
         keys.items(keys.root).ok_or_else(|| Fault::damaged("has no list of its storages"))?;
     let mut places = HashMap::new();

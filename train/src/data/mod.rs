@@ -17,7 +17,7 @@ mod walk;
 
 use std::sync::Arc;
 
-pub use dataset::{Dataset, DatasetSpec, Pair};
+pub use dataset::{Dataset, DatasetSpec, SamplePaths};
 pub use decode::{decode_image, panics_are_contained, read_image};
 pub use label::{LabelFacts, decode_label, read_label};
 pub(crate) use loader::BESIDE_HOST;

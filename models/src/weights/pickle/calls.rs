@@ -1,6 +1,6 @@
 //! Meaning of names and calls for the unpickler.
 
-use super::value::{Class, Element, Global, Node, Span, Storage, StridedView, Value};
+use super::value::{Class, Global, Node, Span, Storage, StorageType, StridedView, Value};
 use super::{Machine, PickleResult};
 use crate::weights::ScalarType;
 
@@ -181,9 +181,9 @@ impl Machine<'_> {
 }
 
 /// Element type of the storage class with this name.
-fn element(class: &[u8]) -> Option<Element> {
-    let known = |kind: ScalarType| Some(Element { kind: Some(kind), size: kind.size() });
-    let other = |size| Some(Element { kind: None, size });
+fn element(class: &[u8]) -> Option<StorageType> {
+    let known = |kind: ScalarType| Some(StorageType { kind: Some(kind), size: kind.size() });
+    let other = |size| Some(StorageType { kind: None, size });
     match class {
         b"DoubleStorage" => known(ScalarType::F64),
         b"FloatStorage" => known(ScalarType::F32),

@@ -18,8 +18,8 @@ mod value;
 
 use std::collections::HashMap;
 
-pub use value::{Element, StridedView, Tree, Value};
 use value::{Node, Span};
+pub use value::{StorageType, StridedView, Tree, Value};
 
 /// Result with the cause of an error, without the file's name.
 type PickleResult<T> = Result<T, String>;

@@ -54,7 +54,7 @@ pub enum Global {
     /// `torch.jit._pickle.restore_type_tag`: its first argument.
     TypeTag,
     /// `torch.FloatStorage` and the like.
-    Storage(Element),
+    Storage(StorageType),
     /// A class of a TorchScript archive.
     Script(Class),
     /// Anything else.
@@ -63,7 +63,7 @@ pub enum Global {
 
 /// Type of a storage's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Element {
+pub struct StorageType {
     /// Type, if it can be read.
     pub kind: Option<ScalarType>,
     /// Bytes of one element.
@@ -75,7 +75,7 @@ pub struct Element {
 pub struct Storage {
     /// Name of its entry or key.
     pub key: Value,
-    pub element: Element,
+    pub element: StorageType,
     /// Elements.
     pub count: u64,
     /// First element in the storage named by the key, for views of storages.
