@@ -77,9 +77,9 @@ impl Element for u8 {
 }
 
 /// A float type that the host arithmetic supports, as tensor element.
-pub trait Float: Element + dressage_kernels::Real {}
-impl Float for f32 {}
-impl Float for f64 {}
+pub trait HostFloat: Element + dressage_kernels::Real {}
+impl HostFloat for f32 {}
+impl HostFloat for f64 {}
 
 /// Runs `$body` with `$t` bound to f32 or f64, the type of a host tensor. Another type, or a tensor
 /// on a device, is an error of `$op`.

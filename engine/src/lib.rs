@@ -21,7 +21,7 @@ mod tensor;
 pub use dressage_kernels::device::{Device, Range, range};
 pub use dressage_kernels::uniform::{Philox, hash_name};
 pub use dry_run::DryRun;
-pub use dtype::{DType, Element, Float};
+pub use dtype::{DType, Element, HostFloat};
 pub use error::{EngineError, Result};
 pub use graph::{
     Backward, Edge, Gradients, backward, backward_from, backward_from_all, forbid_gradient,

@@ -81,10 +81,10 @@ fn a_dry_run_touches_no_memory() {
     dry_run.run(|| {
         let weight = Tensor::zeros(DType::F32, &shape).leaf();
         let mut x = Tensor::zeros(DType::F32, &shape);
-        let mut kept = Vec::new();
+        let mut saved = Vec::new();
         for _ in 0..1000 {
             x = ops::relu(&ops::linear(&x, &weight, None).expect("linear")).expect("relu");
-            kept.push(x.clone());
+            saved.push(x.clone());
         }
     });
     assert!(dry_run.usage().peak > 1000 << 30, "{:?}", dry_run.usage());

@@ -8,7 +8,7 @@ use crate::simd::{LANES, madd};
 
 /// A matrix inside a slice: element `(i, j)` is `data[i * rs + j * cs]`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct View<'a> {
+pub(crate) struct MatrixView<'a> {
     pub data: &'a [f32],
     pub rs: usize,
     pub cs: usize,
@@ -21,8 +21,8 @@ pub(crate) struct View<'a> {
 /// If a view is too short for its matrix.
 pub(crate) fn product(
     (m, n, k): (usize, usize, usize),
-    a: View<'_>,
-    b: View<'_>,
+    a: MatrixView<'_>,
+    b: MatrixView<'_>,
     c: &mut [f32],
     c_rs: usize,
     add: bool,
@@ -74,7 +74,8 @@ simd! {
     /// Computes the same as [`product`]. Each sum runs in order of the depth, or in the order of
     /// [`simd::dot`] where both operands are contiguous along the depth.
     fn own<FMA>(
-        size: (usize, usize, usize), a: View, b: View, c: &mut [f32], c_rs: usize, add: bool,
+        size: (usize, usize, usize), a: MatrixView, b: MatrixView, c: &mut [f32], c_rs: usize,
+        add: bool,
     ) {
         let (m, n, k) = size;
         for i in 0..m {
@@ -119,7 +120,7 @@ mod tests {
 
     #[test]
     fn strides_and_addition() {
-        type Form = fn((usize, usize, usize), View, View, &mut [f32], usize, bool);
+        type Form = fn((usize, usize, usize), MatrixView, MatrixView, &mut [f32], usize, bool);
         for (m, n, k) in [(5, 7, 3), (3, 150, 40), (1, 64, 17)] {
             let ldc = n + 2;
             let (a, b) = (noise::<f32>(k * m, 1), noise::<f32>(n * k, 2));
@@ -136,8 +137,13 @@ mod tests {
                         want[i * ldc + j] = dot + if add { start[i * ldc + j] } else { 0.0 };
                     }
                 }
-                for av in [View { data: &a, rs: k, cs: 1 }, View { data: &at, rs: 1, cs: m }] {
-                    for bv in [View { data: &b, rs: 1, cs: k }, View { data: &bt, rs: n, cs: 1 }] {
+                for av in
+                    [MatrixView { data: &a, rs: k, cs: 1 }, MatrixView { data: &at, rs: 1, cs: m }]
+                {
+                    for bv in [
+                        MatrixView { data: &b, rs: 1, cs: k },
+                        MatrixView { data: &bt, rs: n, cs: 1 },
+                    ] {
                         for form in [product as Form, own] {
                             let mut c = start.clone();
                             form((m, n, k), av, bv, &mut c, ldc, add);

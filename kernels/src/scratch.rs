@@ -21,7 +21,7 @@ struct Idle(Vec<Memory>);
 impl Drop for Idle {
     fn drop(&mut self) {
         let bytes: usize = self.0.iter().map(|memory| size_of_val(&memory[..])).sum();
-        HELD.fetch_sub(bytes, Ordering::Relaxed);
+        ALLOCATED.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -30,18 +30,18 @@ thread_local! {
 }
 
 static IDLE_LARGE: Mutex<Vec<Memory>> = Mutex::new(Vec::new());
-static HELD: AtomicUsize = AtomicUsize::new(0);
+static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 
 /// Bytes of scratch memory of all threads together, idle or in use.
-pub fn held() -> usize {
-    HELD.load(Ordering::Relaxed)
+pub fn allocated() -> usize {
+    ALLOCATED.load(Ordering::Relaxed)
 }
 
 /// Returns the idle scratch memory that all threads share to the system.
 pub fn trim() {
     let idle = std::mem::take(&mut *large());
     let bytes: usize = idle.iter().map(|memory| size_of_val(&memory[..])).sum();
-    HELD.fetch_sub(bytes, Ordering::Relaxed);
+    ALLOCATED.fetch_sub(bytes, Ordering::Relaxed);
 }
 
 fn large() -> std::sync::MutexGuard<'static, Vec<Memory>> {
@@ -80,10 +80,10 @@ pub(crate) fn with<T: Real, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     let mut memory = idle(needed);
     if memory.len() < needed {
         // Not `resize`: the old contents need no copy, and spare capacity would be useless.
-        HELD.fetch_sub(size_of_val(&memory[..]), Ordering::Relaxed);
+        ALLOCATED.fetch_sub(size_of_val(&memory[..]), Ordering::Relaxed);
         drop(memory);
         memory = fresh(needed);
-        HELD.fetch_add(size_of_val(&memory[..]), Ordering::Relaxed);
+        ALLOCATED.fetch_add(size_of_val(&memory[..]), Ordering::Relaxed);
     }
     let result = f(&mut bytemuck::cast_slice_mut(&mut memory[..needed])[..len]);
     if memory.len() < LARGE {

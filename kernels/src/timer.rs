@@ -153,8 +153,8 @@ mod tests {
         let before = device.work().unwrap();
         device.restart_trace();
         flush.run(&device).unwrap();
-        let asked = device.trace().unwrap().total();
-        assert_eq!((asked.copies, asked.uploads), (0, 0), "nothing is filled or copied");
+        let counts = device.trace().unwrap().total();
+        assert_eq!((counts.copies, counts.uploads), (0, 0), "nothing is filled or copied");
         let moved = device.work().unwrap().global_bytes - before.global_bytes;
         let read = 4 << 18;
         // In addition to the input: partial sums of 16,384 values each, written and then read.

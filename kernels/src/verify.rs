@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_ends_a_proof_and_is_told() {
+    fn an_error_ends_a_verification_and_is_reported() {
         fn verify(verification: &mut Verification<'_>) -> Result<()> {
             verification.holds("broken [1]: starts", true);
             Err(KernelError::Size { op: "broken", what: "no such size".into() })

@@ -17,14 +17,14 @@ fn convolve() {
 #[test]
 fn large_memory_is_shared_and_counted() {
     const UNFOLDED: usize = (1 << 20) * size_of::<f32>();
-    assert_eq!(scratch::held(), 0);
+    assert_eq!(scratch::allocated(), 0);
     convolve();
-    let held = scratch::held();
-    assert!(held > UNFOLDED / 2, "{held} bytes");
+    let allocated = scratch::allocated();
+    assert!(allocated > UNFOLDED / 2, "{allocated} bytes");
     // The next thread reuses the memory of the last one.
     convolve();
-    assert_eq!(scratch::held(), held);
+    assert_eq!(scratch::allocated(), allocated);
     scratch::trim();
-    let kept = scratch::held();
-    assert!(kept + UNFOLDED / 2 < held, "{kept} bytes are left of {held}");
+    let remaining = scratch::allocated();
+    assert!(remaining + UNFOLDED / 2 < allocated, "{remaining} bytes are left of {allocated}");
 }

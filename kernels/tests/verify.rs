@@ -12,23 +12,23 @@ use dressage_kernels::device::Device;
 use dressage_kernels::verify::{self, CHECKS, Kernels, Outcome, Summary};
 use rayon::prelude::*;
 
-struct Found {
+struct FolderResult {
     name: &'static str,
     outcomes: Vec<Outcome>,
     launched: Vec<String>,
 }
 
-fn run(kernels: &Kernels) -> Found {
+fn run(kernels: &Kernels) -> FolderResult {
     let device = Device::virtual_gpu();
     let outcomes = kernels.run(&device);
     let trace = device.trace().expect("the virtual GPU keeps a trace");
     let launched = trace.by_kernel().into_keys().map(str::to_owned).collect();
-    Found { name: kernels.name, outcomes, launched }
+    FolderResult { name: kernels.name, outcomes, launched }
 }
 
 /// Prints one folder; returns whether all of it holds.
-fn report(found: &Found, every: bool) -> bool {
-    let Found { name, outcomes, launched } = found;
+fn report(found: &FolderResult, every: bool) -> bool {
+    let FolderResult { name, outcomes, launched } = found;
     let values: usize = outcomes.iter().map(|o| o.values).sum();
     let worst = outcomes.iter().max_by(|a, b| a.worst.total_cmp(&b.worst));
     let (worst, place) = worst.map_or((0.0, ""), |o| (o.worst, &o.what));
@@ -64,7 +64,7 @@ fn shipped() -> BTreeSet<String> {
 }
 
 /// Whether every shipped kernel was launched; prints the others.
-fn complete(found: &[Found]) -> bool {
+fn complete(found: &[FolderResult]) -> bool {
     let launched: BTreeSet<&String> = found.iter().flat_map(|f| &f.launched).collect();
     let shipped = shipped();
     let (yes, no): (Vec<&String>, Vec<&String>) =
@@ -81,14 +81,14 @@ fn timed(folders: &[Kernels]) -> bool {
     let mut holds = true;
     for kernels in folders {
         let device = Device::dry_run();
-        let gone_through = (kernels.timed)(&device).and_then(|mut all| {
+        let timed = (kernels.timed)(&device).and_then(|mut all| {
             let none = all.is_empty();
             let empty = all.iter().any(|t| t.flops == 0 && t.bytes == 0);
             all.iter_mut().try_for_each(|timed| (timed.run)())?;
             Ok(!none && !empty)
         });
-        if gone_through != Ok(true) {
-            println!("FAILED {}: nothing to time, or {gone_through:?}", kernels.name);
+        if timed != Ok(true) {
+            println!("FAILED {}: nothing to time, or {timed:?}", kernels.name);
             holds = false;
         }
     }
@@ -124,13 +124,13 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     println!("\nkernels beside their references, the worst error in units of its bound:");
-    let found: Vec<Found> = folders.par_iter().map(run).collect();
-    let held = found.iter().filter(|found| report(found, has("--nocapture"))).count();
+    let found: Vec<FolderResult> = folders.par_iter().map(run).collect();
+    let passed = found.iter().filter(|found| report(found, has("--nocapture"))).count();
     println!("checked at every instruction: {CHECKS}");
-    let mut holds = held == folders.len() && timed(&folders);
+    let mut holds = passed == folders.len() && timed(&folders);
     if names.is_empty() {
         holds &= complete(&found);
     }
-    println!("{held} of {} folders hold\n", folders.len());
+    println!("{passed} of {} folders hold\n", folders.len());
     if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -10,7 +10,7 @@ use crate::{Result, Segmenter, SegmenterConfig};
 
 /// Parameters of a network by part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
+pub struct ParamCounts {
     /// The backbone without its adapter.
     pub backbone: usize,
     /// The adapter.
@@ -25,10 +25,10 @@ pub struct Counts {
 ///
 /// # Errors
 /// Sizes that do not fit together.
-pub fn network(config: SegmenterConfig) -> Result<Counts> {
+pub fn network(config: SegmenterConfig) -> Result<ParamCounts> {
     let shapes = Segmenter::shapes(config)?;
     let of = |role: Role| sum(&shapes, |param| param.kind.role == role);
-    Ok(Counts {
+    Ok(ParamCounts {
         backbone: of(Role::Backbone),
         rein: of(Role::Adapter),
         head: of(Role::Head),

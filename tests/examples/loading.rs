@@ -14,7 +14,7 @@ use std::time::Instant;
 use dressage_engine::memory::usage;
 use dressage_engine::{DType, Philox, Tensor};
 use dressage_models::weights::{StateDict, dinov2};
-use dressage_tests::checkpoint::{self, Content, Entry, Kind, Out};
+use dressage_tests::checkpoint::{self, Content, Entry, Out, ScalarType};
 use dressage_tests::{Outcome, published};
 use dressage_train::machine::{peak_resident, resident};
 use half::f16;
@@ -30,13 +30,15 @@ const RUNS: usize = 5;
 type Writer = fn(&mut dyn Out, &[Entry]) -> io::Result<()>;
 
 /// A row of the table: format, type, whether names are Hugging Face's, writer.
-type Form = (&'static str, Kind, bool, Writer);
+type Form = (&'static str, ScalarType, bool, Writer);
 
 const FORMS: [Form; 4] = [
-    ("zip `.pth`, f32", Kind::F32, false, |out, entries| checkpoint::zip(out, entries, "")),
-    ("legacy `.pth`, f32", Kind::F32, false, |out, entries| checkpoint::legacy(out, entries, "")),
-    ("zip `.pth`, f16", Kind::F16, false, |out, entries| checkpoint::zip(out, entries, "")),
-    ("safetensors of Hugging Face, f32", Kind::F32, true, checkpoint::safetensors),
+    ("zip `.pth`, f32", ScalarType::F32, false, |out, entries| checkpoint::zip(out, entries, "")),
+    ("legacy `.pth`, f32", ScalarType::F32, false, |out, entries| {
+        checkpoint::legacy(out, entries, "")
+    }),
+    ("zip `.pth`, f16", ScalarType::F16, false, |out, entries| checkpoint::zip(out, entries, "")),
+    ("safetensors of Hugging Face, f32", ScalarType::F32, true, checkpoint::safetensors),
 ];
 
 fn main() -> Outcome<()> {
@@ -73,7 +75,7 @@ fn written(path: &Path, &(_, kind, theirs, writer): &Form) -> Outcome<()> {
     let mut random = Philox::new(1, 0, 0, 0);
     let values: Vec<f32> = (0..1 << 20).map(|_| random.normal() as f32).collect();
     let block: Vec<u8> = match kind {
-        Kind::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+        ScalarType::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
         _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
     };
     let mut entries = Vec::new();
@@ -98,8 +100,8 @@ fn measured(path: &Path) -> Outcome<Vec<f64>> {
     if !output.status.success() {
         return Err(String::from_utf8(output.stderr)?.into());
     }
-    let said = String::from_utf8(output.stdout)?;
-    Ok(said.split_whitespace().map(str::parse).collect::<Result<_, _>>()?)
+    let stdout = String::from_utf8(output.stdout)?;
+    Ok(stdout.split_whitespace().map(str::parse).collect::<Result<_, _>>()?)
 }
 
 /// Loads every tensor as the network does. Prints the milliseconds and three values in megabytes:

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dressage_engine::DType;
-use dressage_models::weights::{Container, Kind, StateDict, Stored};
+use dressage_models::weights::{Container, ScalarType, StateDict, Stored};
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
 
@@ -33,7 +33,7 @@ pub fn same_as_expected(path: &Path, table: &mut Table) -> Outcome<()> {
         table.equal(&format!("{name}: shape"), got.shape(), want.shape());
         // Floats of TorchScript files are recorded as f32.
         let widened = container == Container::TorchScript && got.kind().is_float();
-        let kind = if widened { Kind::F32 } else { got.kind() };
+        let kind = if widened { ScalarType::F32 } else { got.kind() };
         table.equal(&format!("{name}: type"), &[kind], &[want.kind()]);
         table.equal(name, &bytes(got, kind)?, &bytes(want, kind)?);
         if let Some(floats) = got.to_float(DType::F64)? {
@@ -45,7 +45,7 @@ pub fn same_as_expected(path: &Path, table: &mut Table) -> Outcome<()> {
 }
 
 /// The values in row-major order.
-fn bytes(tensor: &Stored, kind: Kind) -> Outcome<Vec<u8>> {
+fn bytes(tensor: &Stored, kind: ScalarType) -> Outcome<Vec<u8>> {
     let mut bytes = Vec::new();
     tensor.write(kind, &mut bytes)?;
     Ok(bytes)

@@ -12,13 +12,13 @@ use dressage_tests::fixture::{Fixture, Settings};
 use crate::settings;
 
 /// The random points of the reference, by name.
-pub struct Recorded<'a> {
+pub struct RecordedPoints<'a> {
     pub fixture: &'a Fixture,
     /// Start of the names, up to `layer`.
     pub prefix: String,
 }
 
-impl Recorded<'_> {
+impl RecordedPoints<'_> {
     fn read(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let name = format!("{}{name}", self.prefix);
         let wrong = |text: String| ModelError::Config(format!("{name}: {text}"));
@@ -31,7 +31,7 @@ impl Recorded<'_> {
     }
 }
 
-impl PointSource for Recorded<'_> {
+impl PointSource for RecordedPoints<'_> {
     fn assign(&mut self, layer: usize, image: usize, n: usize) -> Result<Tensor> {
         self.read(&format!("layer{layer}.assign.image{image}"), &[n, 2])
     }
@@ -88,7 +88,7 @@ fn loss_at(
         let mask = input(format!("input.mask_pred.{i}"))?;
         candidates.push(Candidate { cls, mask, embed: None });
     }
-    let mut points = Recorded { fixture, prefix: "input.rand.".into() };
+    let mut points = RecordedPoints { fixture, prefix: "input.rand.".into() };
     let criterion = Criterion { config: config.clone() };
     let waits = || device.map_or(0, |device| device.counters().waits);
     let before = waits();

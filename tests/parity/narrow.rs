@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use dressage_engine::{DType, Device, Tensor, bf16_emulation};
 use dressage_tests::fixture::{Fixture, list, roots};
 
-use crate::updates::{Place, Updates, network, round_matrices, updates, updates_with};
+use crate::updates::{Execution, Updates, network, round_matrices, updates, updates_with};
 
 /// Largest allowed error of a device, in units of the error of rounding.
 const ALLOWED: f64 = 3.0;
@@ -27,8 +27,8 @@ fn fixture(name: &str) -> Fixture {
     Fixture::open(&path.expect("a recorded case")).expect("readable")
 }
 
-fn steps(fixture: &Fixture, place: Place<'_>) -> Updates {
-    updates(fixture, place).unwrap_or_else(|e| panic!("{e}"))
+fn steps(fixture: &Fixture, execution: Execution<'_>) -> Updates {
+    updates(fixture, execution).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Errors of tensors by part of the network: sum of squares and count.
@@ -127,24 +127,25 @@ fn bytes(found: &Updates) -> Vec<u8> {
 #[test]
 fn steps_in_bf16_are_off_by_its_rounding() {
     let fixture = fixture("step");
-    let exact = steps(&fixture, Place::Host);
+    let exact = steps(&fixture, Execution::Host);
     let device = Device::virtual_gpu();
-    let place = Place::Device(&device, DType::Bf16);
-    let there = steps(&fixture, place);
-    let rounded = steps(&fixture, Place::Rounded);
+    let execution = Execution::Device(&device, DType::Bf16);
+    let there = steps(&fixture, execution);
+    let rounded = steps(&fixture, Execution::Rounded);
     let of = |found: &Updates| errors(found, &exact, &fixture, false);
     within(&of(&there), &of(&rounded));
 
     let given = &exact.assignments;
-    let with = |place| updates_with(&fixture, place, given).unwrap_or_else(|e| panic!("{e}"));
+    let with =
+        |execution| updates_with(&fixture, execution, given).unwrap_or_else(|e| panic!("{e}"));
     let of = |found: &Updates| errors(found, &exact, &fixture, true);
-    within(&of(&with(place)), &of(&with(Place::Rounded)));
+    within(&of(&with(execution)), &of(&with(Execution::Rounded)));
 
-    let again = steps(&fixture, Place::Device(&Device::virtual_gpu(), DType::Bf16));
+    let again = steps(&fixture, Execution::Device(&Device::virtual_gpu(), DType::Bf16));
     assert!(bytes(&again) == bytes(&there), "the same steps twice differ");
     let f32_twice = [(); 2].map(|()| {
         let device = Device::virtual_gpu();
-        steps(&fixture, Place::Device(&device, DType::F32))
+        steps(&fixture, Execution::Device(&device, DType::F32))
     });
     assert!(bytes(&f32_twice[0]) == bytes(&f32_twice[1]), "the same steps twice differ in f32");
     for found in [&there, &again, &f32_twice[0]] {

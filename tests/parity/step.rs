@@ -6,13 +6,13 @@ use dressage_tests::compare::{Bound, Table};
 use dressage_tests::fixture::{Fixture, Settings};
 
 use crate::layout::parameter_gradients_of;
-use crate::updates::{Place, Updates, adamw, network, updates};
+use crate::updates::{Execution, Updates, adamw, network, updates};
 
 /// Compares a few steps: losses of each, gradients of the first, parameters after the last.
 pub fn step(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
-    compare(fixture, table, &updates(fixture, Place::Host)?)?;
+    compare(fixture, table, &updates(fixture, Execution::Host)?)?;
     let device = Device::virtual_gpu();
-    let there = updates(fixture, Place::Device(&device, DType::F32))?;
+    let there = updates(fixture, Execution::Device(&device, DType::F32))?;
     compare(fixture, table, &there)?;
     for (s, (waits, _)) in there.waits.iter().enumerate() {
         table.equal(&format!("waits of step {s}"), &[*waits], &[1]);

@@ -14,12 +14,12 @@ use dressage_train::optimiser::Optimiser;
 use dressage_train::schedule::{Schedule, Segment};
 use serde_json::Value;
 
-use crate::loss::{Recorded, targets};
+use crate::loss::{RecordedPoints, targets};
 use crate::settings;
 
 /// The place of the steps.
 #[derive(Clone, Copy)]
-pub enum Place<'a> {
+pub enum Execution<'a> {
     Host,
     /// The host with bf16 rounding ([`bf16_emulation`]): matrices before each step, results of
     /// operations, and intermediate gradients.
@@ -28,10 +28,10 @@ pub enum Place<'a> {
     Device(&'a Device, DType),
 }
 
-impl Place<'_> {
+impl Execution<'_> {
     fn rounding<R>(self, f: impl FnOnce() -> R) -> R {
         match self {
-            Place::Rounded => bf16_emulation::emulate(f),
+            Execution::Rounded => bf16_emulation::emulate(f),
             _ => f(),
         }
     }
@@ -109,7 +109,7 @@ pub fn round_matrices(model: &Segmenter) -> Outcome<()> {
 /// State shared by the steps.
 struct Run<'a> {
     fixture: &'a Fixture,
-    place: Place<'a>,
+    execution: Execution<'a>,
     /// Assignments that replace the computed ones, by step.
     given: &'a [Assignment],
     model: Segmenter,
@@ -119,10 +119,14 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(fixture: &'a Fixture, place: Place<'a>, given: &'a [Assignment]) -> Outcome<Run<'a>> {
+    fn new(
+        fixture: &'a Fixture,
+        execution: Execution<'a>,
+        given: &'a [Assignment],
+    ) -> Outcome<Run<'a>> {
         let case = &fixture.json["case"];
         let mut model = network(fixture)?;
-        if let Place::Device(device, working) = place {
+        if let Execution::Device(device, working) = execution {
             model.to_device(device, working)?;
         }
         let config = settings::criterion(&fixture.json["config"]["decode_head"])?;
@@ -130,14 +134,14 @@ impl<'a> Run<'a> {
         let optimiser = Optimiser::new(model.trainable(), &groups(&case["paramwise_cfg"])?, adamw)?;
         let schedule = schedule(case, adamw.lr)?;
         let criterion = Criterion { config };
-        Ok(Run { fixture, place, given, model, criterion, optimiser, schedule })
+        Ok(Run { fixture, execution, given, model, criterion, optimiser, schedule })
     }
 
-    /// Runs one step. `told` holds the unread losses of the previous step, and then those of this
+    /// Runs one step. `readback` has the unread losses of the previous step, and then those of this
     /// one.
-    fn step(&mut self, s: usize, told: &mut Option<Tensor>, all: &mut Updates) -> Outcome<()> {
-        let device = match self.place {
-            Place::Device(device, _) => Some(device),
+    fn step(&mut self, s: usize, readback: &mut Option<Tensor>, all: &mut Updates) -> Outcome<()> {
+        let device = match self.execution {
+            Execution::Device(device, _) => Some(device),
             _ => None,
         };
         let counters = || device.map_or((0, 0), |d| (d.counters().waits, d.usage().reservations));
@@ -147,27 +151,28 @@ impl<'a> Run<'a> {
         if let Some(device) = device {
             targets = targets.to_device(device)?;
         }
-        if matches!(self.place, Place::Rounded) {
+        if matches!(self.execution, Execution::Rounded) {
             round_matrices(&self.model)?;
         }
-        let output = self.place.rounding(|| self.model.forward(&image, false))?;
+        let output = self.execution.rounding(|| self.model.forward(&image, false))?;
         let candidates = Candidate::of(&output);
-        let mut points = Recorded { fixture: self.fixture, prefix: format!("input.rand.step{s}.") };
-        let costs = self.criterion.costs(&candidates, &targets, &mut points, told.as_ref())?;
+        let mut points =
+            RecordedPoints { fixture: self.fixture, prefix: format!("input.rand.step{s}.") };
+        let costs = self.criterion.costs(&candidates, &targets, &mut points, readback.as_ref())?;
         let (found, previous) = self.criterion.assign(&costs, &targets)?;
-        all.learn(&previous);
+        all.add_losses(&previous);
         let assignment = self.given.get(s).cloned().unwrap_or(found);
         all.assignments.push(assignment.clone());
         let loss = self.criterion.losses(&candidates, &targets, assignment, &mut points)?;
         drop((output, candidates, costs));
         let total = ops::reshape(&loss.total.detach(), &[1])?;
-        *told = Some(no_grad(|| ops::concat(&[&total, &loss.values.detach()], 0))?);
-        let mut grads = self.place.rounding(|| backward(loss.total))?;
-        let mut kept = Vec::new();
+        *readback = Some(no_grad(|| ops::concat(&[&total, &loss.values.detach()], 0))?);
+        let mut grads = self.execution.rounding(|| backward(loss.total))?;
+        let mut gradients = Vec::new();
         for (name, param) in self.model.params().iter().filter(|_| s == 0) {
             if let Some(g) = grads.take(&param.get()) {
                 grads.add(&param.get().edge(), g.clone())?;
-                kept.push((name.clone(), g));
+                gradients.push((name.clone(), g));
             }
         }
         let lr = self.schedule.lr(s as u64);
@@ -176,7 +181,7 @@ impl<'a> Run<'a> {
         all.rates.push(lr);
         let after = counters();
         all.waits.push((after.0 - before.0, after.1));
-        for (name, g) in kept {
+        for (name, g) in gradients {
             all.gradients.insert(name, g.to_host()?);
         }
         Ok(())
@@ -185,21 +190,25 @@ impl<'a> Run<'a> {
 
 impl Updates {
     /// Adds the losses that a step left unread: their sum, then each.
-    fn learn(&mut self, told: &[f32]) {
-        if let Some((total, values)) = told.split_first() {
+    fn add_losses(&mut self, readback: &[f32]) {
+        if let Some((total, values)) = readback.split_first() {
             self.losses.push((*total, named_terms(values)));
         }
     }
 }
 
 /// Runs the number of steps that the case says.
-pub fn updates(fixture: &Fixture, place: Place<'_>) -> Outcome<Updates> {
-    updates_with(fixture, place, &[])
+pub fn updates(fixture: &Fixture, execution: Execution<'_>) -> Outcome<Updates> {
+    updates_with(fixture, execution, &[])
 }
 
 /// [`updates`] with assignments that replace the computed ones, by step.
-pub fn updates_with(fixture: &Fixture, place: Place<'_>, given: &[Assignment]) -> Outcome<Updates> {
-    let mut run = Run::new(fixture, place, given)?;
+pub fn updates_with(
+    fixture: &Fixture,
+    execution: Execution<'_>,
+    given: &[Assignment],
+) -> Outcome<Updates> {
+    let mut run = Run::new(fixture, execution, given)?;
     let mut all = Updates {
         losses: Vec::new(),
         gradients: BTreeMap::new(),
@@ -210,12 +219,12 @@ pub fn updates_with(fixture: &Fixture, place: Place<'_>, given: &[Assignment]) -
         assignments: Vec::new(),
         waits: Vec::new(),
     };
-    let mut told = None;
+    let mut readback = None;
     for s in 0..fixture.json.size("case/steps")? {
-        run.step(s, &mut told, &mut all)?;
+        run.step(s, &mut readback, &mut all)?;
     }
-    if let Some(told) = told {
-        all.learn(told.to_host()?.data()?);
+    if let Some(readback) = readback {
+        all.add_losses(readback.to_host()?.data()?);
     }
     for param in run.model.trainable() {
         let value = param.master().detach().to_host()?;

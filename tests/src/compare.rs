@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn parity_tells_right_from_wrong() {
+    fn parity_distinguishes_right_from_wrong() {
         assert!(check(&[1.0, 2.0], &[1.00002, 2.0]).failures().is_empty());
         let wrong = check(&[1.0, 2.0], &[1.0001, 2.0]);
         assert!(wrong.failures()[0].contains("1 of 2 beyond"), "{:?}", wrong.failures());

@@ -94,10 +94,10 @@ impl Fixture {
             return Ok(Fixture { name, path, json, tensors: StateDict::default(), sidecar: true });
         }
         let tensors = StateDict::open(&path)?;
-        let beside = path.with_extension("json");
-        let sidecar = beside.exists();
+        let json_path = path.with_extension("json");
+        let sidecar = json_path.exists();
         let json = match tensors.metadata().get("config") {
-            _ if sidecar => read(&beside)?,
+            _ if sidecar => read(&json_path)?,
             Some(text) => serde_json::from_str(text)?,
             None => Value::Null,
         };

@@ -4,7 +4,7 @@ use std::io::{self, Cursor};
 
 use image::{DynamicImage, ImageFormat};
 
-use crate::checkpoint::{self, Entry, Kind, Out};
+use crate::checkpoint::{self, Entry, Out, ScalarType};
 
 /// Format of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,21 +59,21 @@ pub struct Sample {
 /// Tensors of every kind that the formats support: maps, vectors, a scalar, an empty one.
 pub fn entries() -> Vec<Entry> {
     let counting = |n: u64| (0..n).map(|i| (i * 37 % 251) as u8).collect::<Vec<u8>>();
-    let entry = |name: &str, kind: Kind, shape: &[u64]| {
+    let entry = |name: &str, kind: ScalarType, shape: &[u64]| {
         let n = shape.iter().product::<u64>() * kind.size();
         Entry::bytes(name, kind, shape, counting(n))
     };
     vec![
-        entry("cls_token", Kind::F32, &[1, 1, 8]),
-        entry("patch_embed.proj.weight", Kind::F32, &[4, 3, 2, 2]),
-        entry("blocks.0.attn.qkv.weight", Kind::F16, &[12, 4]),
-        entry("blocks.0.attn.qkv.bias", Kind::Bf16, &[12]),
-        entry("blocks.0.norm1.weight", Kind::F64, &[4]),
-        entry("bn.num_batches_tracked", Kind::I64, &[]),
-        entry("index", Kind::I32, &[5]),
-        entry("mask", Kind::U8, &[3, 3]),
-        Entry::bytes("flags", Kind::Bool, &[2], vec![1, 0]),
-        entry("nothing", Kind::F32, &[0, 4]),
+        entry("cls_token", ScalarType::F32, &[1, 1, 8]),
+        entry("patch_embed.proj.weight", ScalarType::F32, &[4, 3, 2, 2]),
+        entry("blocks.0.attn.qkv.weight", ScalarType::F16, &[12, 4]),
+        entry("blocks.0.attn.qkv.bias", ScalarType::Bf16, &[12]),
+        entry("blocks.0.norm1.weight", ScalarType::F64, &[4]),
+        entry("bn.num_batches_tracked", ScalarType::I64, &[]),
+        entry("index", ScalarType::I32, &[5]),
+        entry("mask", ScalarType::U8, &[3, 3]),
+        Entry::bytes("flags", ScalarType::Bool, &[2], vec![1, 0]),
+        entry("nothing", ScalarType::F32, &[0, 4]),
     ]
 }
 

@@ -183,7 +183,7 @@ fn transformers_are_recognised_by_their_published_names() {
 }
 
 #[test]
-fn sizes_of_dinov2_are_told_apart() {
+fn sizes_of_dinov2_are_distinguished() {
     for (c, depth, size) in [(384, 12, "s"), (768, 12, "b"), (1024, 24, "l"), (1536, 40, "g")] {
         let mut dino = shapes(
             depth,

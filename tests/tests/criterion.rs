@@ -8,7 +8,7 @@ use dressage_kernels::check::{noise, relative_error};
 use dressage_kernels::device::Counters;
 use dressage_models::criterion::{
     Assignment, Candidate, Criterion, CriterionConfig, DeviceAssignment, DevicePoints, LayerMatch,
-    Loss, Pair, PointSource, RandomPoints, Targets, named_terms,
+    Loss, MatchedPair, PointSource, RandomPoints, Targets, named_terms,
 };
 use half::bf16;
 
@@ -104,7 +104,7 @@ fn wide(x: &Tensor) -> Vec<f64> {
 
 /// Pairs, costs and losses, then the total and the gradients by leaf.
 struct Outcome {
-    pairs: Vec<Vec<Pair>>,
+    pairs: Vec<Vec<MatchedPair>>,
     costs: Vec<f64>,
     values: Vec<f64>,
     gradients: Vec<Vec<f64>>,
@@ -233,7 +233,7 @@ fn losses_of_masks_in_bf16_are_off_by_their_rounding() {
 }
 
 /// The tensors of a step that keep their addresses.
-struct Kept {
+struct StaticBuffers {
     targets: Targets,
     assigned: DeviceAssignment,
     points: DevicePoints,
@@ -255,25 +255,25 @@ fn a_step_waits_once_and_does_the_same_work_whatever_the_targets() {
     let steps =
         [labels(&[&[0, 2], &[], &[3]]), labels(&[&[], &[], &[]]), labels(&[&[0, 1, 2, 3][..]; 3])];
     let steps = steps.map(|labels| Targets::new(labels, k).unwrap());
-    let mut kept = Kept {
+    let mut buffers = StaticBuffers {
         targets: steps[0].to_device(&device).unwrap(),
         assigned: DeviceAssignment::new(&device, &criterion.config, [LAYERS, B, q]).unwrap(),
         points: DevicePoints::new(&device, 5).unwrap(),
         previous: Tensor::zeros_on(Some(&device), DType::F32, &[3 * LAYERS]).unwrap(),
     };
-    let (mut work, mut reserved, mut said) = (Vec::new(), Vec::new(), vec![0.0; 3 * LAYERS]);
+    let (mut work, mut reserved, mut reported) = (Vec::new(), Vec::new(), vec![0.0; 3 * LAYERS]);
     for (step, targets) in steps.iter().enumerate() {
         let placed = targets.to_device(&device).unwrap();
         let fresh = criterion.loss(&candidates, &placed, &mut random(step as u64)).unwrap();
         let fresh = outcome(fresh, &predictions);
         let before = device.counters();
-        kept.targets.overwrite(targets).unwrap();
-        kept.points.set_step(step as u64).unwrap();
-        let Kept { targets, assigned, points, previous } = &mut kept;
+        buffers.targets.overwrite(targets).unwrap();
+        buffers.points.set_step(step as u64).unwrap();
+        let StaticBuffers { targets, assigned, points, previous } = &mut buffers;
         let costs = criterion.costs(&candidates, targets, points, Some(previous)).unwrap();
         let phase1 = since(&device, before);
         let (assignment, values) = criterion.assign(&costs, targets).unwrap();
-        assert_eq!(values, said, "what came down beside the costs of step {step}");
+        assert_eq!(values, reported, "what came down beside the costs of step {step}");
         let middle = device.counters();
         assigned.upload(&assignment).unwrap();
         let terms = criterion.terms(&candidates, targets, assigned, points).unwrap();
@@ -288,9 +288,9 @@ fn a_step_waits_once_and_does_the_same_work_whatever_the_targets() {
         assert_eq!(since(&device, before)[2], 1, "waits of step {step}");
         work.push([phase1, phase3, phase4]);
         reserved.push(device.usage().reservations);
-        said = loss.values.to_host().unwrap().data::<f32>().unwrap().to_vec();
-        let said: Vec<f64> = said.iter().map(|&v| f64::from(v)).collect();
-        assert_eq!(said, fresh.values[..3 * LAYERS], "step {step}");
+        reported = loss.values.to_host().unwrap().data::<f32>().unwrap().to_vec();
+        let reported: Vec<f64> = reported.iter().map(|&v| f64::from(v)).collect();
+        assert_eq!(reported, fresh.values[..3 * LAYERS], "step {step}");
     }
     println!("launches, products, waits: costs, losses, backward {:?}", work[0]);
     assert!(work.iter().all(|w| *w == work[0]), "{work:?}");
@@ -302,9 +302,9 @@ fn a_step_waits_once_and_does_the_same_work_whatever_the_targets() {
     // the points; losses of pairs, their sum. The total is one more sum.
     assert_eq!(work[0][1], [10 * l + 2, l, 0]);
     // An image without a target counts as one mask; its mask and dice losses are 0.
-    assert!(said.iter().all(|v| v.is_finite() && *v > 0.0));
-    assert_eq!(named_terms(&said)[1].0, "d0.loss_mask");
-    assert_eq!(named_terms(&said)[5].0, "loss_dice");
+    assert!(reported.iter().all(|v| v.is_finite() && *v > 0.0));
+    assert_eq!(named_terms(&reported)[1].0, "d0.loss_mask");
+    assert_eq!(named_terms(&reported)[5].0, "loss_dice");
 }
 
 #[test]
@@ -363,18 +363,22 @@ fn what_does_not_fit_is_refused_in_one_sentence() {
     assert!(error.starts_with("points on a device do not fit"), "{error}");
     let error = Targets::new(labels(&[&[0, 4]]), 4).err().unwrap().to_string();
     assert_eq!(error, "label value 4 is not one of the 4 classes (or 255)");
-    let mut kept = placed;
-    let error = kept.overwrite(&Targets::new(labels(&[&[0]]), 4).unwrap()).unwrap_err();
+    let mut padded = placed;
+    let error = padded.overwrite(&Targets::new(labels(&[&[0]]), 4).unwrap()).unwrap_err();
     assert!(error.to_string().contains("cannot replace those"), "{error}");
 
     let mut table = DeviceAssignment::new(&device, &criterion.config, [1, B, 6]).unwrap();
-    let mut upload = |pairs: Vec<Pair>| {
+    let mut upload = |pairs: Vec<MatchedPair>| {
         let layers = vec![LayerMatch { costs: Vec::new(), pairs }];
         table.upload(&Assignment { layers }).map_err(|e| e.to_string())
     };
-    let pair = Pair { image: 1, query: 2, class: 3 };
+    let pair = MatchedPair { image: 1, query: 2, class: 3 };
     upload(vec![pair; 4]).unwrap();
-    for bad in [Pair { image: B, ..pair }, Pair { query: 6, ..pair }, Pair { class: 4, ..pair }] {
+    for bad in [
+        MatchedPair { image: B, ..pair },
+        MatchedPair { query: 6, ..pair },
+        MatchedPair { class: 4, ..pair },
+    ] {
         let error = upload(vec![bad]).unwrap_err();
         assert!(error.contains("has no place among 3 images of 6 queries"), "{error}");
     }

@@ -204,9 +204,9 @@ fn an_evaluation_between_steps_that_was_stopped_or_lost_is_made_up_for() {
     let log = lost.run.dir.join("log.jsonl");
     let text = std::fs::read_to_string(&log).expect("log");
     let is_lost = |line: &str| line.contains("\"kind\":\"eval\",\"step\":4");
-    let kept: String = text.split_inclusive('\n').take_while(|line| !is_lost(line)).collect();
-    assert!(kept.len() < text.len(), "{text}");
-    std::fs::write(&log, kept).expect("written");
+    let remaining: String = text.split_inclusive('\n').take_while(|line| !is_lost(line)).collect();
+    assert!(remaining.len() < text.len(), "{text}");
+    std::fs::write(&log, remaining).expect("written");
     run(&lost, true);
     let [want, stopped, lost] = dirs.each_ref().map(|dir| logged(dir.path()));
     let evals: Vec<_> = want.iter().filter(|l| l["kind"] == "eval").map(|l| &l["step"]).collect();

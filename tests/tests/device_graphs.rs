@@ -123,11 +123,11 @@ fn steps_as_graphs_give_the_bits_of_direct_steps() {
             let [with, without] = [&there, &directly].map(|d| d.trace().expect("a trace"));
             if step > WARM {
                 // Only the two graph launches, the uploads and one download.
-                let (asked, before) = (with.total(), without.total());
+                let (counts, before) = (with.total(), without.total());
                 assert!(with.kernels.is_empty(), "{:?}", with.kernels);
-                assert_eq!((asked.copies, asked.allocations, asked.downloads), (0, 0, 1));
-                assert!(asked.uploads <= 7, "{} uploads", asked.uploads);
-                assert_eq!(asked.products, before.products);
+                assert_eq!((counts.copies, counts.allocations, counts.downloads), (0, 0, 1));
+                assert!(counts.uploads <= 7, "{} uploads", counts.uploads);
+                assert_eq!(counts.products, before.products);
                 let direct = before.launches + before.products + before.copies + before.uploads;
                 println!(
                     "{more:?}, step {step}: {} calls directly ({} launches, {} products, {} \
@@ -139,11 +139,11 @@ fn steps_as_graphs_give_the_bits_of_direct_steps() {
                     before.copies,
                     before.uploads,
                     before.downloads,
-                    2 + asked.uploads + asked.downloads,
-                    asked.launches,
-                    asked.products,
-                    asked.uploads,
-                    asked.downloads,
+                    2 + counts.uploads + counts.downloads,
+                    counts.launches,
+                    counts.products,
+                    counts.uploads,
+                    counts.downloads,
                 );
             }
         }
@@ -185,7 +185,7 @@ fn spoil(trainer: &Trainer, bias: &[f32]) {
 }
 
 #[test]
-fn a_bad_loss_in_a_replay_is_told_and_changes_nothing() {
+fn a_bad_loss_in_a_replay_is_reported_and_changes_nothing() {
     let mut pair = Pair::new(&[]);
     let all = batches(&pair.trainers[0], 8);
     for batch in &all[..4] {
@@ -206,9 +206,9 @@ fn a_bad_loss_in_a_replay_is_told_and_changes_nothing() {
     let errors = pair.trainers.each_mut().map(|t| t.queue(&all[5]).expect_err("infinite"));
     assert_eq!(device(&pair.trainers[0]).counters().graphs, graphs + 1, "no update follows");
     for (error, before) in errors.iter().zip(&before) {
-        let TrainError::NotFinite { step, kept, samples, .. } = error else { panic!("{error}") };
+        let TrainError::NotFinite { step, saved, samples, .. } = error else { panic!("{error}") };
         assert_eq!((*step, samples), (5, &all[4].names.join(", ")));
-        assert!(fs::read(kept).expect("kept") == *before);
+        assert!(fs::read(saved).expect("kept") == *before);
     }
     for (trainer, before) in pair.trainers.iter().zip(&before) {
         assert_eq!(trainer.step(), 4);

@@ -17,7 +17,7 @@ use dressage_train::device_plan::DeviceStep;
 use dressage_train::interrupt::Interrupt;
 use dressage_train::recipe::Recipe;
 use dressage_train::runlog::Silent;
-use dressage_train::trainer::{Memory, StepLog, Trainer};
+use dressage_train::trainer::{MemoryReport, StepLog, Trainer};
 use dressage_train::{TrainError, checkpoint};
 use serde_json::Value;
 
@@ -118,9 +118,9 @@ fn a_run_goes_on_elsewhere_from_the_same_state() {
     here.save().expect("saved");
     let back = trainer(dir.path(), &VIRTUAL, true);
     assert_eq!(back.step(), 3);
-    let kept = bytes(&checkpoint::path_of(&dir.path().join("run"), 3));
+    let saved = bytes(&checkpoint::path_of(&dir.path().join("run"), 3));
     back.save().expect("saved");
-    assert!(bytes(&checkpoint::path_of(&dir.path().join("run"), 3)) == kept);
+    assert!(bytes(&checkpoint::path_of(&dir.path().join("run"), 3)) == saved);
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn the_same_run_twice_is_the_same_bytes() {
 const BAD: &str = "loss.class_weight=3e38";
 
 #[test]
-fn a_bad_loss_is_told_with_the_next_step_and_changes_nothing() {
+fn a_bad_loss_is_reported_with_the_next_step_and_changes_nothing() {
     let dir = tempfile::tempdir().expect("folder");
     let mut there = trainer(dir.path(), &["run.device=virtual", BAD], false);
     let mut loader = there.loader().expect("loader");
@@ -150,10 +150,10 @@ fn a_bad_loss_is_told_with_the_next_step_and_changes_nothing() {
     assert_ne!(first.names, second.names);
     assert!(there.queue(&first).expect("not known yet").is_none());
     let error = there.queue(&second).expect_err("the loss is infinite");
-    let TrainError::NotFinite { step, kept, samples, .. } = &error else { panic!("{error}") };
+    let TrainError::NotFinite { step, saved, samples, .. } = &error else { panic!("{error}") };
     assert_eq!((*step, samples), (1, &first.names.join(", ")));
     assert!(error.to_string().contains("loss_cls is inf"), "{error}");
-    assert!(bytes(kept) == before, "the kept state is not the one before the step");
+    assert!(bytes(saved) == before, "the kept state is not the one before the step");
     // The error is the same on the host, and when the loss is read at once.
     assert_eq!(there.step(), 0);
     assert!(bytes(&there.save().expect("saved")) == before);
@@ -171,7 +171,7 @@ fn lines(dir: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn log_lines_hold_what_those_of_the_host_hold() {
+fn log_lines_have_the_fields_of_those_of_the_host() {
     let run = |more: &[&str]| {
         let dir = tempfile::tempdir().expect("folder");
         let settings = [&["train.steps=3", "train.log_every=2"], more].concat();
@@ -194,8 +194,10 @@ fn log_lines_hold_what_those_of_the_host_hold() {
         }
         assert!(b["memory_mib"].as_f64().expect("number") > 0.0);
     }
-    assert!(matches!(planned.memory, Some(Memory::Host(_))), "the plan is one of the host");
-    let Some(Memory::Device(found)) = measured.memory else { panic!("{:?}", measured.memory) };
+    assert!(matches!(planned.memory, Some(MemoryReport::Host(_))), "the plan is one of the host");
+    let Some(MemoryReport::Device(found)) = measured.memory else {
+        panic!("{:?}", measured.memory)
+    };
     assert!(found.tensors > 0 && found.reserved >= found.tensors, "{found:?}");
     assert_eq!(of(&there, "memory")[0]["tensors"], found.tensors);
 }
@@ -287,8 +289,8 @@ fn counted(more: &[&str]) {
     // round differently.
     let differs = |part: &str| part == "optimiser";
     let parts = |trace: &Trace| {
-        let kept = trace.parts.iter().filter(|(place, _)| !differs(&place.part));
-        kept.map(|(place, asked)| (place.to_string(), *asked)).collect::<Vec<_>>()
+        let parts = trace.parts.iter().filter(|(scope, _)| !differs(&scope.part));
+        parts.map(|(scope, counts)| (scope.to_string(), *counts)).collect::<Vec<_>>()
     };
     let (found_parts, planned_parts) = (parts(&found), parts(&planned.trace));
     for (found, planned) in found_parts.iter().zip(&planned_parts) {
@@ -300,7 +302,7 @@ fn counted(more: &[&str]) {
     assert_eq!(usage.at_peak, tensors);
     for part in ["backbone.block 0 / rein", "head.layer 0 / mlp", "losses", "optimiser"] {
         assert!(
-            found.parts.keys().any(|place| &*place.part == part),
+            found.parts.keys().any(|scope| &*scope.part == part),
             "nothing is booked to {part}"
         );
     }

@@ -26,7 +26,7 @@ fn alone() -> MutexGuard<'static, ()> {
     guard
 }
 
-fn held(category: Category) -> usize {
+fn live_bytes(category: Category) -> usize {
     let at = CATEGORIES.iter().position(|c| *c == category).expect("category");
     usage().bytes[at]
 }
@@ -191,9 +191,9 @@ fn only_what_trains_has_gradients() {
         let model = network::build(&recipe).expect("network");
         let (trained, frozen) = (bytes(&model, true), bytes(&model, false));
         memory::trim();
-        assert_eq!(held(Category::Gradients), 0);
+        assert_eq!(live_bytes(Category::Gradients), 0);
         let mut grads = gradients(&recipe, &model);
-        let held = held(Category::Gradients);
+        let live_bytes = live_bytes(Category::Gradients);
         let untold = |p: &&Param| grads.take(&p.get()).is_none();
         let trainable = model.trainable();
         let without: Vec<&Param> = trainable.iter().filter(untold).collect();
@@ -206,7 +206,7 @@ fn only_what_trains_has_gradients() {
         let least = trained - without.iter().map(|p| 4 * p.get().len()).sum::<usize>();
         // Buffers may be a quarter larger than requested, and have at least one cache line.
         let most = trained + trained / 4 + 128 * model.params().len();
-        assert!((least..most).contains(&held), "{method}: {held} bytes for {least}");
+        assert!((least..most).contains(&live_bytes), "{method}: {live_bytes} bytes for {least}");
         match method {
             "full" => assert_eq!(frozen, 0),
             // A gradient of the backbone would exceed the bound above.
@@ -216,49 +216,49 @@ fn only_what_trains_has_gradients() {
 }
 
 /// Bytes that a forward pass saves for its backward pass.
-fn kept_by_forward(method: &str, depth: usize) -> usize {
+fn saved_by_forward(method: &str, depth: usize) -> usize {
     let (_dir, recipe) = wide(method, depth);
     let model = network::build(&recipe).expect("network");
     let (image, _labels) = image(&recipe);
     memory::trim();
-    let before = held(Category::Activations);
+    let before = live_bytes(Category::Activations);
     let output = model.forward(&image, false).expect("forward");
-    let kept = held(Category::Activations) - before;
+    let saved = live_bytes(Category::Activations) - before;
     drop(output);
-    kept
+    saved
 }
 
 #[test]
 fn a_frozen_backbone_keeps_nothing_of_its_blocks() {
     let _alone = alone();
-    let [shallow, deep] = [4, 8].map(|depth| kept_by_forward("freeze", depth) as f64);
+    let [shallow, deep] = [4, 8].map(|depth| saved_by_forward("freeze", depth) as f64);
     assert!(deep < 1.02 * shallow, "frozen: {shallow} bytes with 4 blocks, {deep} with 8");
-    let [shallow, deep] = [4, 8].map(|depth| kept_by_forward("full", depth) as f64);
+    let [shallow, deep] = [4, 8].map(|depth| saved_by_forward("full", depth) as f64);
     assert!(deep > 1.2 * shallow, "trained: {shallow} bytes with 4 blocks, {deep} with 8");
 }
 
 /// Bytes that the first block saves in addition to its output, and whether the output is tracked.
-fn kept_by_first_block(method: &str) -> (usize, bool) {
+fn saved_by_first_block(method: &str) -> (usize, bool) {
     let (_dir, recipe) = wide(method, 4);
     let model = network::build(&recipe).expect("network");
     let (image, _labels) = image(&recipe);
     let (x, ..) = model.backbone().embed(&image).expect("tokens");
     let copy = x.deep_copy().unwrap();
     memory::trim();
-    let before = held(Category::Activations);
-    let copied = { (copy.deep_copy().unwrap(), held(Category::Activations) - before).1 };
+    let before = live_bytes(Category::Activations);
+    let copied = { (copy.deep_copy().unwrap(), live_bytes(Category::Activations) - before).1 };
     memory::trim();
     let y = model.backbone().block(0, &x, None).expect("block");
-    (held(Category::Activations) - before - copied, y.tracked())
+    (live_bytes(Category::Activations) - before - copied, y.tracked())
 }
 
 #[test]
-fn nothing_below_the_first_rein_layer_is_kept() {
+fn nothing_below_the_first_rein_layer_is_saved() {
     let _alone = alone();
-    let (kept, tracked) = kept_by_first_block("rein");
-    assert_eq!((kept, tracked), (0, false));
-    let (kept, tracked) = kept_by_first_block("full");
-    assert!(kept > 0 && tracked, "a trained block keeps what its gradient needs, found {kept}");
+    let (saved, tracked) = saved_by_first_block("rein");
+    assert_eq!((saved, tracked), (0, false));
+    let (saved, tracked) = saved_by_first_block("full");
+    assert!(saved > 0 && tracked, "a trained block keeps what its gradient needs, found {saved}");
     // Gradients flow from the first layer's output on; Rein learns through them.
     let (_dir, recipe) = wide("rein", 4);
     let model = network::build(&recipe).expect("network");
@@ -275,13 +275,15 @@ fn weights_on_a_device_leave_the_host() {
     let _alone = alone();
     let dir = tempfile::tempdir().expect("folder");
     let host = Trainer::new(recipe(dir.path(), &[]), false).expect("trainer");
-    assert!(held(Category::Weights) >= bytes(host.model(), true) + bytes(host.model(), false));
+    assert!(
+        live_bytes(Category::Weights) >= bytes(host.model(), true) + bytes(host.model(), false)
+    );
     drop(host);
-    assert_eq!(held(Category::Weights), 0);
+    assert_eq!(live_bytes(Category::Weights), 0);
     memory::trim();
     let there = recipe(dir.path(), &["run.device=virtual"]);
     let trainer = Trainer::new(there, false).expect("trainer");
-    assert_eq!((held(Category::Weights), held(Category::Optimiser)), (0, 0));
+    assert_eq!((live_bytes(Category::Weights), live_bytes(Category::Optimiser)), (0, 0));
     assert_eq!(usage().system_bytes, usage().total(), "freed buffers went back to the system");
     let device = trainer.place().device().expect("a device");
     let at = CATEGORIES.iter().position(|c| *c == Category::Weights).expect("category");

@@ -15,7 +15,7 @@ use dressage_engine::memory::{self, usage};
 use dressage_engine::{DType, Tensor};
 use dressage_models::Segmenter;
 use dressage_models::weights::{StateDict, Stored};
-use dressage_tests::checkpoint::{self, Content, Entry, Kind, Out};
+use dressage_tests::checkpoint::{self, Content, Entry, Out, ScalarType};
 use dressage_tests::published::recorded;
 use dressage_train::machine::resident;
 use dressage_train::recipe::Recipe;
@@ -53,7 +53,7 @@ fn write(dir: &Path, name: &str, writer: Writer, entries: &[Entry]) -> PathBuf {
     let mut file = File::create(&path).expect("file");
     let mut entries = entries.to_vec();
     if let Some(last) =
-        entries.last_mut().filter(|e| e.content == Content::Zeros && e.kind == Kind::F32)
+        entries.last_mut().filter(|e| e.content == Content::Zeros && e.kind == ScalarType::F32)
     {
         let ones = 1f32.to_le_bytes().repeat(last.len() as usize);
         last.content = Content::Bytes(ones);
@@ -128,10 +128,11 @@ fn the_authors_own_file_is_resized_on_load() {
 /// Checks that values of another type are copied and the file's pages are not kept next to the
 /// copy.
 #[test]
-fn pages_of_what_was_converted_are_let_go() {
+fn pages_of_converted_tensors_are_released() {
     let _alone = ALONE.write().expect("unpoisoned");
     let dir = tempfile::tempdir().expect("folder");
-    let entry = |i| Entry { kind: Kind::F16, ..Entry::zeros(&format!("blocks.{i}"), &[1 << 20]) };
+    let entry =
+        |i| Entry { kind: ScalarType::F16, ..Entry::zeros(&format!("blocks.{i}"), &[1 << 20]) };
     let entries: Vec<Entry> = (0..32).map(entry).collect();
     let legacy: Writer = |out, entries| checkpoint::legacy(out, entries, "");
     for (ending, writer) in [WRITERS[0], WRITERS[1], ("legacy.pth", legacy)] {
@@ -142,9 +143,9 @@ fn pages_of_what_was_converted_are_let_go() {
         let sum = |t: Tensor| t.data::<f32>().expect("f32").iter().sum::<f32>();
         let floats = |t: &Stored| t.to_float(DType::F32).expect("read").expect("floats");
         assert!(dict.iter().all(|(_, t)| sum(floats(t)) == 0.0), "{ending}");
-        let kept = resident().expect("as before").saturating_sub(before);
+        let growth = resident().expect("as before").saturating_sub(before);
         // The largest part is the buffer of one tensor, four megabytes. The file has 64.
-        assert!(kept < 16 << 20, "{ending}: {kept} bytes are kept");
+        assert!(growth < 16 << 20, "{ending}: {growth} bytes are kept");
     }
 }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dressage_engine::{DType, Param};
-use dressage_models::weights::{Kind, StateDict, write_safetensors};
+use dressage_models::weights::{ScalarType, StateDict, write_safetensors};
 use dressage_models::{ModelError, Segmenter};
 use serde::{Deserialize, Serialize};
 
@@ -188,7 +188,7 @@ pub fn open(path: &Path) -> Result<(Notes, StateDict)> {
         .ok_or_else(|| fail("is a weights file, not a checkpoint of a run".into()))?;
     let notes = serde_json::from_str(text).map_err(|e| fail(format!("notes are damaged: {e}")))?;
     for (name, stored) in dict.iter() {
-        if stored.kind() != Kind::F32 {
+        if stored.kind() != ScalarType::F32 {
             return Err(fail(format!("{name} is a tensor of {}, not of f32", stored.kind())));
         }
         let Some(values) = stored.checked_float(DType::F32).map_err(own)? else { continue };

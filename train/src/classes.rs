@@ -58,7 +58,7 @@ impl Classes {
     pub fn take(&mut self, map: &ScoreMap) -> Result<()> {
         let w = self.label.w;
         let most = self.strip.len() / (self.k * w).max(1);
-        let (scores, held) = map.held();
+        let (scores, resident_rows) = map.resident_rows();
         loop {
             let from = self.next;
             let rows = (from..self.label.h.min(from + most))
@@ -69,7 +69,7 @@ impl Classes {
             }
             let resize = Resize { n: self.k, c: 1, y: &self.y, x: &self.x };
             let strip = &mut self.strip[..self.k * n * w];
-            resize.forward_rows(from..from + n, scores, held, strip)?;
+            resize.forward_rows(from..from + n, scores, resident_rows, strip)?;
             self.label.data[from * w..][..n * w].copy_from_slice(&argmax(strip, self.k));
             self.next += n;
         }
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_are_gone_are_an_error() {
+    fn rows_that_were_dropped_are_an_error() {
         let mut map = ScoreMap::of_rows(1, 8, 4, 4);
         let mut classes = Classes::new(1, [8, 4], [8, 4]).expect("axes");
         map.add(Window { y0: 0, y1: 4, x0: 0, x1: 4 }, &[1.0; 16], 4, 4).expect("fits");

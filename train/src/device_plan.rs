@@ -70,9 +70,10 @@ impl DeviceStep {
 
     /// Buffers in use at the peak, each with its count, largest sum first.
     pub fn at_peak(&self) -> Vec<(&LiveBuffer, usize)> {
-        let mut held: Vec<_> = self.trace.at_peak.iter().map(|(held, n)| (held, *n)).collect();
-        held.sort_by_key(|(held, n)| std::cmp::Reverse(held.bytes * n));
-        held
+        let mut buffers: Vec<_> =
+            self.trace.at_peak.iter().map(|(buffer, n)| (buffer, *n)).collect();
+        buffers.sort_by_key(|(buffer, n)| std::cmp::Reverse(buffer.bytes * n));
+        buffers
     }
 }
 
@@ -138,8 +139,8 @@ mod tests {
             assert!(total.launches > 0 && total.products > 0);
             // Images, labels, classes, assignment, class weights, step, constants of the update.
             assert!(total.uploads <= 16, "{} uploads", total.uploads);
-            let held: usize = step.at_peak().iter().map(|(held, n)| held.bytes * n).sum();
-            assert_eq!(held, step.trace.peak);
+            let live: usize = step.at_peak().iter().map(|(buffer, n)| buffer.bytes * n).sum();
+            assert_eq!(live, step.trace.peak);
         }
         // Values that `cheap` would recompute are small here, and small values are kept on a
         // device.

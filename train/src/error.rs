@@ -269,7 +269,7 @@ pub enum TrainError {
     },
     /// A loss that is not finite.
     #[error(
-        "step {step}: {what}; this step updated nothing, and the state before it is in {kept}; \
+        "step {step}: {what}; this step updated nothing, and the state before it is in {saved}; \
          continue from it with --resume --from before-nan and a lower train.lr (with \
          --resume-changed), or look at the samples {samples}"
     )]
@@ -279,7 +279,7 @@ pub enum TrainError {
         /// Loss or cost, with its prediction and image.
         what: String,
         /// Checkpoint of the state before the step.
-        kept: PathBuf,
+        saved: PathBuf,
         /// Samples of the step.
         samples: String,
     },

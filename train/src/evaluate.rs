@@ -175,7 +175,7 @@ fn check_room(model: &Segmenter, group: Group, map: usize) -> Result<()> {
     let needed = planned + map * size_of::<f32>();
     // Buffers of earlier images are reused.
     let usage = memory::usage();
-    let free = room.bytes + usage.system_bytes - usage.total() + scratch::held();
+    let free = room.bytes + usage.system_bytes - usage.total() + scratch::allocated();
     if needed <= free {
         return Ok(());
     }

@@ -147,7 +147,7 @@ fn open_partial(path: &Path) -> io::Result<(PathBuf, File)> {
         let partial = partial_name(path, others);
         match lock::lock(&partial)? {
             Locked::Busy => others += 1,
-            Locked::Held(file) | Locked::Unknown(file) => {
+            Locked::Acquired(file) | Locked::Unknown(file) => {
                 if file.metadata()?.is_file() {
                     file.set_len(0)?;
                 }
@@ -197,7 +197,7 @@ pub fn sweep(dir: &Path, of: impl Fn(&str) -> bool) -> Result<usize, FileError> 
         }
         match lock::lock(&path).map_err(failed("remove", &path))? {
             Locked::Busy => {}
-            Locked::Held(_) | Locked::Unknown(_) => {
+            Locked::Acquired(_) | Locked::Unknown(_) => {
                 fs::remove_file(&path).map_err(failed("remove", &path))?;
                 removed += 1;
             }

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use dressage_engine::memory::{Category, with_category};
 use dressage_engine::{DType, Device, Gradients, Tensor, backward_from, range};
-use dressage_kernels::device::{Graph, ViewMut};
+use dressage_kernels::device::{CapturedGraph, ViewMut};
 use dressage_models::ModelError;
 use dressage_models::criterion::{Candidate, DeviceAssignment, DevicePoints, StepCosts, Targets};
 
@@ -32,14 +32,14 @@ const WARM: u32 = 2;
 const WARM_AGAIN: u32 = 1;
 
 /// Graphs that the steps of a run go through.
-pub(crate) struct Graphs {
+pub(crate) struct StepGraphs {
     device: Device,
     /// Images, height and width of the batches.
     size: [usize; 3],
-    fixed: Option<StaticBuffers>,
+    buffers: Option<StaticBuffers>,
     state: State,
     /// Whether all steps reuse the batch on the device and ignore the one given, for measurements.
-    pub held: bool,
+    pub reuse_batch: bool,
 }
 
 enum State {
@@ -61,18 +61,18 @@ struct StaticBuffers {
 
 /// A captured step.
 struct Captured {
-    first: Graph,
+    forward: CapturedGraph,
     costs: StepCosts,
-    second: Graph,
+    backward: CapturedGraph,
     updated: CapturedUpdate,
     /// Addresses of weights and moments at the capture.
     addresses: Vec<Option<u64>>,
 }
 
-impl Graphs {
-    pub fn new(device: &Device, size: [usize; 3]) -> Graphs {
+impl StepGraphs {
+    pub fn new(device: &Device, size: [usize; 3]) -> StepGraphs {
         let (device, state) = (device.clone(), State::Direct(WARM));
-        Graphs { device, size, fixed: None, state, held: false }
+        StepGraphs { device, size, buffers: None, state, reuse_batch: false }
     }
 
     /// Whether steps on this batch go through graphs.
@@ -120,15 +120,15 @@ impl Trainer {
     /// the previous step, if its loss was not known yet.
     pub(crate) fn step_in(
         &mut self,
-        graphs: &mut Graphs,
+        graphs: &mut StepGraphs,
         batch: &Batch,
         before: &mut Option<StepLog>,
     ) -> Result<Option<Step>> {
         let start = Instant::now();
-        let Graphs { device, fixed, state, held, .. } = graphs;
+        let StepGraphs { device, buffers, state, reuse_batch, .. } = graphs;
         let (step, samples) = (self.step, batch.names.clone());
         let context = StepContext { device, samples: &samples, lr: self.schedule.lr(step) };
-        let fixed = self.prepare(&context, fixed, (!*held).then_some(batch))?;
+        let buffers = self.prepare(&context, buffers, (!*reuse_batch).then_some(batch))?;
         if let State::Captured(captured) = state
             && !(captured.addresses == self.addresses()
                 && self.optimiser.still_valid(&captured.updated))
@@ -136,19 +136,19 @@ impl Trainer {
             *state = State::Direct(WARM_AGAIN);
         }
         match state {
-            State::Captured(captured) => self.replay(&context, fixed, captured, before)?,
-            State::Direct(0) => match self.capture(&context, fixed, before)? {
+            State::Captured(captured) => self.replay(&context, buffers, captured, before)?,
+            State::Direct(0) => match self.capture(&context, buffers, before)? {
                 Some(captured) => *state = State::Captured(Box::new(captured)),
                 None => return Ok(None),
             },
             State::Direct(left) => {
-                self.direct(&context, fixed, before)?;
+                self.direct(&context, buffers, before)?;
                 *left -= 1;
             }
         }
         self.step += 1;
         let (lr, seconds, loss_readback) =
-            (context.lr, start.elapsed().as_secs_f64(), fixed.loss_readback.clone());
+            (context.lr, start.elapsed().as_secs_f64(), buffers.loss_readback.clone());
         Ok(Some(Step::Queued(Pending { step, samples, lr, seconds, loss_readback })))
     }
 
@@ -157,31 +157,31 @@ impl Trainer {
     fn prepare<'a>(
         &mut self,
         context: &StepContext<'_>,
-        fixed: &'a mut Option<StaticBuffers>,
+        buffers: &'a mut Option<StaticBuffers>,
         batch: Option<&Batch>,
     ) -> Result<&'a mut StaticBuffers> {
         let device = context.device;
-        let fixed = with_category(Category::Data, || match (fixed, batch) {
-            (Some(fixed), None) => Ok::<_, TrainError>(fixed),
-            (Some(fixed), Some(batch)) => {
-                fixed.write(&self.to_tensors(batch)?)?;
-                Ok(fixed)
+        let buffers = with_category(Category::Data, || match (buffers, batch) {
+            (Some(buffers), None) => Ok::<_, TrainError>(buffers),
+            (Some(buffers), Some(batch)) => {
+                buffers.write(&self.to_tensors(batch)?)?;
+                Ok(buffers)
             }
-            (none, Some(batch)) => Ok(none.insert(self.fixed(device, self.to_tensors(batch)?)?)),
+            (none, Some(batch)) => Ok(none.insert(self.allocate(device, self.to_tensors(batch)?)?)),
             (None, None) => Err(ModelError::Config("no batch on the device can be reused".into()))?,
         })?;
         // The pending loss is from a step outside of these buffers.
         if let Some(pending) = &self.pending
-            && pending.loss_readback.address() != fixed.loss_readback.address()
+            && pending.loss_readback.address() != buffers.loss_readback.address()
         {
-            device.copy(pending.loss_readback.view::<f32>()?, fixed.loss_readback.view_mut()?)?;
+            device.copy(pending.loss_readback.view::<f32>()?, buffers.loss_readback.view_mut()?)?;
         }
         let step = self.step;
         self.points()?.set_step(step)?;
-        Ok(fixed)
+        Ok(buffers)
     }
 
-    fn fixed(&self, device: &Device, data: (Tensor, Targets)) -> Result<StaticBuffers> {
+    fn allocate(&self, device: &Device, data: (Tensor, Targets)) -> Result<StaticBuffers> {
         let (image, targets) = self.to_device(data)?;
         let head = self.model.head().config();
         let sizes = [head.decoder_layers + 1, image.dim(0), head.queries];
@@ -202,44 +202,48 @@ impl Trainer {
     }
 
     /// Computes the forward pass and the costs.
-    fn first(&mut self, fixed: &StaticBuffers) -> Result<(Vec<Candidate>, StepCosts)> {
-        let output = self.model.forward(&fixed.image, false)?;
+    fn forward_and_costs(
+        &mut self,
+        buffers: &StaticBuffers,
+    ) -> Result<(Vec<Candidate>, StepCosts)> {
+        let output = self.model.forward(&buffers.image, false)?;
         let candidates = Candidate::of(&output);
         drop(output);
         let _range = range("matching");
-        let (criterion, loss_readback) = (self.criterion.clone(), Some(&fixed.loss_readback));
-        let costs = criterion.costs(&candidates, &fixed.targets, self.points()?, loss_readback)?;
+        let (criterion, loss_readback) = (self.criterion.clone(), Some(&buffers.loss_readback));
+        let costs =
+            criterion.costs(&candidates, &buffers.targets, self.points()?, loss_readback)?;
         Ok((candidates, costs))
     }
 
     /// Waits for the costs, matches and uploads the assignment.
-    fn between(
+    fn match_and_upload(
         &mut self,
         context: &StepContext<'_>,
         costs: &StepCosts,
-        fixed: &mut StaticBuffers,
+        buffers: &mut StaticBuffers,
     ) -> Result<Option<StepLog>> {
         let _range = range("matching");
-        let (assignment, before) = self.match_on_host(costs, &fixed.targets, context.samples)?;
-        fixed.assigned.upload(&assignment)?;
+        let (assignment, before) = self.match_on_host(costs, &buffers.targets, context.samples)?;
+        buffers.assigned.upload(&assignment)?;
         Ok(before)
     }
 
     /// Computes losses and gradients, then calls `update` with the gradients and the guarding loss.
-    fn second<R>(
+    fn losses_and_update<R>(
         &mut self,
         device: &Device,
-        fixed: &mut StaticBuffers,
+        buffers: &mut StaticBuffers,
         candidates: Vec<Candidate>,
         update: impl FnOnce(&mut Optimiser, &mut Gradients, &Tensor) -> Result<R>,
     ) -> Result<R> {
         let criterion = self.criterion.clone();
         let terms =
-            criterion.terms(&candidates, &fixed.targets, &fixed.assigned, self.points()?)?;
+            criterion.terms(&candidates, &buffers.targets, &buffers.assigned, self.points()?)?;
         drop((candidates, terms.points));
         let guard = terms.total.detach();
-        fixed.copy_loss(device, &guard, &terms.values)?;
-        let mut grads = backward_from(terms.total, fixed.one.clone())?;
+        buffers.copy_loss(device, &guard, &terms.values)?;
+        let mut grads = backward_from(terms.total, buffers.one.clone())?;
         let _range = range("optimiser");
         update(&mut self.optimiser, &mut grads, &guard)
     }
@@ -248,12 +252,12 @@ impl Trainer {
     fn direct(
         &mut self,
         context: &StepContext<'_>,
-        fixed: &mut StaticBuffers,
+        buffers: &mut StaticBuffers,
         before: &mut Option<StepLog>,
     ) -> Result<()> {
-        let (candidates, costs) = self.first(fixed)?;
-        *before = self.between(context, &costs, fixed)?;
-        self.second(context.device, fixed, candidates, |optimiser, grads, guard| {
+        let (candidates, costs) = self.forward_and_costs(buffers)?;
+        *before = self.match_and_upload(context, &costs, buffers)?;
+        self.losses_and_update(context.device, buffers, candidates, |optimiser, grads, guard| {
             optimiser.step(context.lr, grads, Some(guard)).map(drop)
         })
     }
@@ -261,14 +265,14 @@ impl Trainer {
     fn replay(
         &mut self,
         context: &StepContext<'_>,
-        fixed: &mut StaticBuffers,
+        buffers: &mut StaticBuffers,
         captured: &Captured,
         before: &mut Option<StepLog>,
     ) -> Result<()> {
-        context.device.replay(&captured.first)?;
-        *before = self.between(context, &captured.costs, fixed)?;
+        context.device.replay(&captured.forward)?;
+        *before = self.match_and_upload(context, &captured.costs, buffers)?;
         self.optimiser.write_constants(context.device, &captured.updated, context.lr)?;
-        Ok(context.device.replay(&captured.second)?)
+        Ok(context.device.replay(&captured.backward)?)
     }
 
     /// Captures the step and replays it. Returns `None` if the device refuses, which a note
@@ -276,28 +280,29 @@ impl Trainer {
     fn capture(
         &mut self,
         context: &StepContext<'_>,
-        fixed: &mut StaticBuffers,
+        buffers: &mut StaticBuffers,
         before: &mut Option<StepLog>,
     ) -> Result<Option<Captured>> {
         let (device, memory) = (context.device, context.device.graph_memory());
-        let (first, (candidates, costs)) = match device.capture(&memory, || self.first(fixed)) {
-            Ok(done) => done,
-            Err(why) => return Ok(self.no_graphs(&why)),
-        };
-        device.replay(&first)?;
-        *before = self.between(context, &costs, fixed)?;
-        let second = device.capture(&memory, || {
-            self.second(device, fixed, candidates, |optimiser, grads, guard| {
+        let (forward, (candidates, costs)) =
+            match device.capture(&memory, || self.forward_and_costs(buffers)) {
+                Ok(done) => done,
+                Err(why) => return Ok(self.no_graphs(&why)),
+            };
+        device.replay(&forward)?;
+        *before = self.match_and_upload(context, &costs, buffers)?;
+        let backward = device.capture(&memory, || {
+            self.losses_and_update(device, buffers, candidates, |optimiser, grads, guard| {
                 optimiser.record(device, grads, guard)
             })
         });
-        let (second, updated) = match second {
+        let (backward, updated) = match backward {
             Ok(done) => done,
             Err(why) => return Ok(self.no_graphs(&why)),
         };
         self.optimiser.write_constants(device, &updated, context.lr)?;
-        device.replay(&second)?;
-        Ok(Some(Captured { first, costs, second, updated, addresses: self.addresses() }))
+        device.replay(&backward)?;
+        Ok(Some(Captured { forward, costs, backward, updated, addresses: self.addresses() }))
     }
 
     fn no_graphs(&mut self, why: &TrainError) -> Option<Captured> {

@@ -7,7 +7,7 @@ use std::path::Path;
 /// A file that was opened to be locked.
 pub(crate) enum Locked {
     /// A file that is locked until it is closed.
-    Held(File),
+    Acquired(File),
     /// A file that another process has locked.
     Busy,
     /// A file without a lock, since its file system does not support them.
@@ -28,7 +28,7 @@ pub(crate) fn lock(path: &Path) -> io::Result<Locked> {
         match file.try_lock() {
             // The previous owner may have removed or replaced the file meanwhile.
             Ok(()) if !is_at(&file, path)? => {}
-            Ok(()) => return Ok(Locked::Held(file)),
+            Ok(()) => return Ok(Locked::Acquired(file)),
             Err(TryLockError::WouldBlock) => return Ok(Locked::Busy),
             Err(TryLockError::Error(error)) if has_no_locks(&error) => {
                 return Ok(Locked::Unknown(file));
@@ -81,8 +81,8 @@ fn has_no_locks(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
-    fn is_held(locked: io::Result<Locked>) -> bool {
-        matches!(locked.expect("opened"), Locked::Held(_))
+    fn is_locked(locked: io::Result<Locked>) -> bool {
+        matches!(locked.expect("opened"), Locked::Acquired(_))
     }
 
     #[test]
@@ -90,10 +90,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join("lock");
         let first = lock(&path).expect("opened");
-        assert!(matches!(first, Locked::Held(_)));
+        assert!(matches!(first, Locked::Acquired(_)));
         assert!(matches!(lock(&path).expect("opened"), Locked::Busy));
         drop(first);
-        assert!(is_held(lock(&path)));
+        assert!(is_locked(lock(&path)));
     }
 
     #[cfg(unix)]
@@ -106,9 +106,9 @@ mod tests {
         assert!(lock(&pipe).is_err(), "nobody reads from it");
         // A file that was removed while it was locked is not the new file of its name.
         let path = dir.path().join("lock");
-        let held = lock(&path).expect("opened");
+        let guard = lock(&path).expect("opened");
         std::fs::remove_file(&path).expect("removed");
-        assert!(is_held(lock(&path)));
-        drop(held);
+        assert!(is_locked(lock(&path)));
+        drop(guard);
     }
 }

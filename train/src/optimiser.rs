@@ -11,7 +11,7 @@ use dressage_engine::memory::{Category, with_category};
 use dressage_engine::{DType, Device, Gradients, Param, Tensor, Values};
 use dressage_kernels::KernelError;
 use dressage_kernels::adamw::{self, AdamW, MultiAdamW};
-use dressage_models::weights::{Kind, StateDict};
+use dressage_models::weights::{ScalarType, StateDict};
 
 use crate::groups::{ParamGroups, Setting};
 use crate::{Result, TrainError};
@@ -89,21 +89,21 @@ impl Optimiser {
         guard: Option<&Tensor>,
     ) -> Result<Vec<String>> {
         let mut without = Vec::new();
-        let mut found = Vec::new();
+        let mut gradients = Vec::new();
         for (i, slot) in self.slots.iter_mut().enumerate() {
             match grads.take(&slot.param.get()) {
                 Some(g) => {
                     slot.t += 1;
-                    found.push((i, g));
+                    gradients.push((i, g));
                 }
                 None => without.push(slot.param.name().to_string()),
             }
         }
-        self.updated = found.iter().map(|(i, _)| *i).collect();
+        self.updated = gradients.iter().map(|(i, _)| *i).collect();
         let device = self.slots.first().and_then(|s| s.param.master().device().cloned());
         match device {
-            Some(device) => self.step_on(&device, lr, found, guard)?,
-            None => self.step_on_host(lr, found)?,
+            Some(device) => self.step_on(&device, lr, gradients, guard)?,
+            None => self.step_on_host(lr, gradients)?,
         }
         Ok(without)
     }
@@ -117,8 +117,8 @@ impl Optimiser {
         }
     }
 
-    fn step_on_host(&mut self, lr: f64, found: Vec<(usize, Tensor)>) -> Result<()> {
-        for (i, g) in found {
+    fn step_on_host(&mut self, lr: f64, gradients: Vec<(usize, Tensor)>) -> Result<()> {
+        for (i, g) in gradients {
             let adamw = self.constants(lr, self.slots[i].setting);
             let Slot { param, m, v, t, .. } = &mut self.slots[i];
             param.update(|p| {
@@ -136,11 +136,11 @@ impl Optimiser {
         &mut self,
         device: &Device,
         lr: f64,
-        found: Vec<(usize, Tensor)>,
+        gradients: Vec<(usize, Tensor)>,
         guard: Option<&Tensor>,
     ) -> Result<()> {
         let groups = self.all_constants(lr);
-        let by_count = by_count(&mut self.slots, found);
+        let by_count = by_count(&mut self.slots, gradients);
         self.launches.resize_with(by_count.len().max(self.launches.len()), MultiAdamW::default);
         for ((t, slots), launch) in by_count.into_iter().zip(&mut self.launches) {
             launch.set_step(device, t, &groups)?;
@@ -167,9 +167,9 @@ impl Optimiser {
         guard: &Tensor,
     ) -> Result<CapturedUpdate> {
         let slots = self.slots.iter().enumerate();
-        let found = slots.filter_map(|(i, s)| Some((i, grads.take(&s.param.get())?))).collect();
+        let gradients = slots.filter_map(|(i, s)| Some((i, grads.take(&s.param.get())?))).collect();
         let mut recorded = Vec::new();
-        for (n, slots) in by_count(&mut self.slots, found).into_values().enumerate() {
+        for (n, slots) in by_count(&mut self.slots, gradients).into_values().enumerate() {
             recorded.push(slots.iter().map(|(i, ..)| *i).collect());
             let Some(launch) = self.launches.get_mut(n) else {
                 return Err(KernelError::Capture("an update was never queued before".into()).into());
@@ -257,7 +257,7 @@ impl Optimiser {
                 let key = format!("{prefix}{name}");
                 let stored = dict.take(&key);
                 let stored =
-                    stored.filter(|s| s.shape() == moment.shape() && s.kind() == Kind::F32);
+                    stored.filter(|s| s.shape() == moment.shape() && s.kind() == ScalarType::F32);
                 let value = stored.and_then(|s| s.to_float(DType::F32).transpose()).transpose()?;
                 let Some(value) = value else {
                     return Err(TrainError::Checkpoint {
@@ -278,7 +278,7 @@ impl Optimiser {
 }
 
 /// A parameter that is locked until its update is queued.
-struct Held<'a> {
+struct LockedParam<'a> {
     values: RwLockWriteGuard<'a, Values>,
     m: &'a mut Tensor,
     v: &'a mut Tensor,
@@ -289,11 +289,11 @@ struct Held<'a> {
 /// Parameters with their gradients, by number of updates.
 type ByCount<'a> = BTreeMap<u64, Vec<(usize, &'a mut Slot, Tensor)>>;
 
-fn by_count(slots: &mut [Slot], found: Vec<(usize, Tensor)>) -> ByCount<'_> {
+fn by_count(slots: &mut [Slot], gradients: Vec<(usize, Tensor)>) -> ByCount<'_> {
     let mut all = ByCount::new();
-    let mut found = found.into_iter().peekable();
+    let mut gradients = gradients.into_iter().peekable();
     for (i, slot) in slots.iter_mut().enumerate() {
-        if let Some((_, g)) = found.next_if(|(at, _)| *at == i) {
+        if let Some((_, g)) = gradients.next_if(|(at, _)| *at == i) {
             all.entry(slot.t).or_default().push((i, slot, g));
         }
     }
@@ -309,24 +309,24 @@ fn queue(
     guard: Option<&Tensor>,
 ) -> Result<()> {
     let guard = guard.map(Tensor::view).transpose()?;
-    let mut tensors = held(settings, slots)?;
-    let mut views = tensors.iter_mut().map(Held::views).collect::<Result<Vec<_>>>()?;
+    let mut tensors = lock_all(settings, slots)?;
+    let mut views = tensors.iter_mut().map(LockedParam::views).collect::<Result<Vec<_>>>()?;
     Ok(launch.launch(device, &mut views, guard)?)
 }
 
-fn held<'a>(
+fn lock_all<'a>(
     settings: &[Setting],
     slots: Vec<(usize, &'a mut Slot, Tensor)>,
-) -> Result<Vec<Held<'a>>> {
-    let hold = |(_, slot, g): (usize, &'a mut Slot, Tensor)| {
+) -> Result<Vec<LockedParam<'a>>> {
+    let lock = |(_, slot, g): (usize, &'a mut Slot, Tensor)| {
         let Slot { param, setting, m, v, .. } = slot;
         let group = settings.iter().position(|s| s == setting).unwrap_or(0);
-        Ok(Held { values: param.write()?, m, v, g, group })
+        Ok(LockedParam { values: param.write()?, m, v, g, group })
     };
-    slots.into_iter().map(hold).collect()
+    slots.into_iter().map(lock).collect()
 }
 
-impl Held<'_> {
+impl LockedParam<'_> {
     fn views(&mut self) -> Result<adamw::Tensor<'_>> {
         let Values { value, working } = &mut *self.values;
         Ok(adamw::Tensor {

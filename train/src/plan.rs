@@ -279,7 +279,7 @@ impl Comparison {
     /// Measures the memory used so far.
     pub(crate) fn now(planned: Needs) -> Comparison {
         let usage = dressage_engine::memory::usage();
-        let measured = Needs { scratch: scratch::held(), ..Needs::of(&usage) };
+        let measured = Needs { scratch: scratch::allocated(), ..Needs::of(&usage) };
         let peak_resident = machine::peak_resident();
         Comparison { planned, planned_total: planned.total(), measured, peak_resident }
     }

@@ -11,7 +11,7 @@ use crate::checkpoint::Notes;
 use crate::checkpoint_timer::CheckpointTimer;
 use crate::data::{BESIDE_HOST, LoaderSettings};
 use crate::device_plan::DevicePlan;
-use crate::graphs::Graphs;
+use crate::graphs::StepGraphs;
 use crate::place::Place;
 use crate::plan::Plan;
 use crate::recipe::{Bearing, Recipe, changed_settings};
@@ -105,7 +105,7 @@ impl Trainer {
         let points = place.device().map(points).transpose()?;
         let graphs = place.device().filter(|device| recipe.run.graphs && !device.is_dry_run());
         let (batch, crop) = (recipe.train.batch, recipe.augment.crop);
-        let graphs = graphs.map(|device| Graphs::new(device, [batch, crop, crop]));
+        let graphs = graphs.map(|device| StepGraphs::new(device, [batch, crop, crop]));
         let (dir, step, pending) = (recipe.run.dir.clone(), 0, None);
         let timer = CheckpointTimer::new(recipe.train.checkpoint_minutes);
         Ok(Trainer {

@@ -94,8 +94,8 @@ impl Trainer {
     /// Makes all later steps reuse the batch on the device and ignore the one they are given.
     /// Measurements then exclude the copy to the device. Only steps through graphs can do this;
     /// returns whether they are on.
-    pub fn hold_batch(&mut self) -> bool {
-        self.graphs.iter_mut().for_each(|graphs| graphs.held = true);
+    pub fn reuse_batch(&mut self) -> bool {
+        self.graphs.iter_mut().for_each(|graphs| graphs.reuse_batch = true);
         self.graphs.is_some()
     }
 
@@ -238,11 +238,11 @@ impl Trainer {
         samples: &[String],
     ) -> Result<(Loss, Option<StepLog>)> {
         if let Some(mut points) = self.points.take() {
-            let found = points.set_step(self.step).map_err(TrainError::from);
-            let found =
-                found.and_then(|()| self.compare(candidates, targets, &mut points, samples));
+            let result = points.set_step(self.step).map_err(TrainError::from);
+            let result =
+                result.and_then(|()| self.compare(candidates, targets, &mut points, samples));
             self.points = Some(points);
-            return found;
+            return result;
         }
         let (b, k) = (targets.classes().len(), self.criterion.config.classes);
         let mut points = RandomPoints {
@@ -333,9 +333,9 @@ impl Trainer {
     /// error that reports this. If the state itself is broken, nothing is written and that is the
     /// error.
     fn not_finite(&self, what: String, done: u64, samples: &[String]) -> Result<TrainError> {
-        let kept = checkpoint::before_nan(&self.dir);
-        self.write(&kept, done)?;
-        Ok(TrainError::NotFinite { step: done + 1, what, kept, samples: samples.join(", ") })
+        let saved = checkpoint::before_nan(&self.dir);
+        self.write(&saved, done)?;
+        Ok(TrainError::NotFinite { step: done + 1, what, saved, samples: samples.join(", ") })
     }
 }
 

@@ -14,7 +14,7 @@ use crate::checkpoint_timer::{CheckpointTimer, Clock};
 use crate::data::check::{Checked, LeftOut, Which, check_recipe};
 use crate::data::{Loader, LoaderSettings};
 use crate::device_plan::DevicePlan;
-use crate::graphs::Graphs;
+use crate::graphs::StepGraphs;
 use crate::interrupt::Interrupt;
 use crate::metrics::Report;
 use crate::optimiser::Optimiser;
@@ -50,7 +50,7 @@ pub struct Trainer {
     /// The last step, if its loss is still on a device.
     pub(crate) pending: Option<Pending>,
     /// CUDA graphs of the steps, if a device uses them.
-    pub(crate) graphs: Option<Graphs>,
+    pub(crate) graphs: Option<StepGraphs>,
     /// Whether an update is incomplete, so that the state must not be saved.
     pub(crate) torn: bool,
     /// Message for the progress reporter, sent after the step.
@@ -83,7 +83,7 @@ pub struct Outcome {
     /// Scores of the last evaluation, if the run reached it.
     pub report: Option<Report>,
     /// Memory of the steps, if any was done.
-    pub memory: Option<Memory>,
+    pub memory: Option<MemoryReport>,
     /// Data that the run left out.
     pub left_out: LeftOut,
     /// Error text of the first evaluation that failed.
@@ -93,19 +93,19 @@ pub struct Outcome {
 /// Memory that the steps of a run used.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
-pub enum Memory {
+pub enum MemoryReport {
     /// Host memory, compared with the plan.
     Host(Comparison),
     /// Device memory, which is not compared with a plan.
     Device(DeviceMemory),
 }
 
-impl Memory {
+impl MemoryReport {
     /// The memory used, as one line.
     pub fn line(&self) -> String {
         match self {
-            Memory::Host(comparison) => comparison.line(),
-            Memory::Device(taken) => taken.line(),
+            MemoryReport::Host(comparison) => comparison.line(),
+            MemoryReport::Device(taken) => taken.line(),
         }
     }
 }
@@ -266,7 +266,7 @@ impl Trainer {
         log: &mut RunLog,
         progress: &dyn Progress,
         stop: &Interrupt,
-    ) -> Result<Option<Memory>> {
+    ) -> Result<Option<MemoryReport>> {
         let mut memory = None;
         let from = self.step;
         let made_up = self.make_up(log, progress, stop)?;
@@ -325,10 +325,10 @@ impl Trainer {
         Ok(memory)
     }
 
-    fn memory(&self) -> Option<Memory> {
+    fn memory(&self) -> Option<MemoryReport> {
         match self.place.device() {
-            Some(device) => Some(Memory::Device(DeviceMemory::now(device))),
-            None => Some(Memory::Host(Comparison::now(self.plan.as_ref()?.chosen()))),
+            Some(device) => Some(MemoryReport::Device(DeviceMemory::now(device))),
+            None => Some(MemoryReport::Host(Comparison::now(self.plan.as_ref()?.chosen()))),
         }
     }
 

@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_proven_is_remembered_where_that_is_possible() {
+    fn a_verification_is_remembered_where_that_is_possible() {
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join("cache/dressage/verified.txt");
         assert!(lines(&path).is_empty());

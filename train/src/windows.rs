@@ -200,8 +200,8 @@ impl ScoreMap {
         pitch: usize,
     ) -> Result<(), WindowError> {
         let Window { y0, y1, x0, x1 } = window;
-        let held = self.finished <= y0 && y1 <= self.h.min(self.top + self.rows);
-        let inside = y0 < y1 && held && x0 < x1 && x1 <= self.w;
+        let stored = self.finished <= y0 && y1 <= self.h.min(self.top + self.rows);
+        let inside = y0 < y1 && stored && x0 < x1 && x1 <= self.w;
         if !inside || pitch_rows < window.h() || pitch < window.w() {
             let (h, w, rows) = (self.h, self.w, pitch_rows);
             return Err(WindowError::Outside { window, h, w, rows, pitch });
@@ -252,15 +252,15 @@ impl ScoreMap {
     }
 
     /// Stored rows, `[classes, rows, w]`, with the first row and the number of rows.
-    pub fn held(&self) -> (&[f32], (usize, usize)) {
+    pub fn resident_rows(&self) -> (&[f32], (usize, usize)) {
         (&self.sum, (self.top, self.rows))
     }
 
     /// Drops the finished rows above `top`, which makes room for as many at the bottom.
     pub fn drop_rows(&mut self, top: usize) {
-        let gone = top.min(self.finished).saturating_sub(self.top);
-        let (from, all) = (gone * self.w, self.rows * self.w);
-        if gone == 0 {
+        let dropped = top.min(self.finished).saturating_sub(self.top);
+        let (from, all) = (dropped * self.w, self.rows * self.w);
+        if dropped == 0 {
             return;
         }
         for plane in self.sum.chunks_exact_mut(all) {
@@ -269,7 +269,7 @@ impl ScoreMap {
         }
         self.visits.copy_within(from.., 0);
         self.visits[all - from..].fill(0);
-        self.top += gone;
+        self.top += dropped;
     }
 
     /// Mean scores, `[classes, h, w]`.
@@ -396,9 +396,9 @@ mod tests {
         let mut seen = 0;
         let mut hand_on = |strip: &mut ScoreMap, end: usize| {
             strip.finish_rows(end).expect("covered");
-            let (held, (top, n)) = strip.held();
+            let (sums, (top, n)) = strip.resident_rows();
             for (class, rows) in rows.iter_mut().enumerate() {
-                let plane = &held[class * n * w..][..n * w];
+                let plane = &sums[class * n * w..][..n * w];
                 rows.extend_from_slice(&plane[(seen - top) * w..(end - top) * w]);
             }
             seen = end;

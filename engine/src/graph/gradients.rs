@@ -13,7 +13,7 @@ use half::bf16;
 use super::{Edge, Node, Origin};
 use crate::dtype::kernel;
 use crate::tensor::Extent;
-use crate::{DType, EngineError, Float, Result, Tensor, bf16_emulation};
+use crate::{DType, EngineError, HostFloat, Result, Tensor, bf16_emulation};
 
 /// Heap entry ordered by node number.
 struct Pending(Arc<Node>);
@@ -38,7 +38,7 @@ impl Ord for Pending {
 #[derive(Default)]
 pub struct Gradients {
     /// Gradients by number of node or leaf.
-    held: HashMap<u64, Tensor>,
+    accumulated: HashMap<u64, Tensor>,
     pending: BinaryHeap<Pending>,
 }
 
@@ -62,11 +62,11 @@ impl Gradients {
             (None, Origin::Node(_)) => bf16_emulation::stored(g),
             _ => g,
         };
-        match self.held.remove(&id) {
+        match self.accumulated.remove(&id) {
             None if edge.partial() => {
                 let mut sum = self.zeros(edge, edge.gradient_dtype(), edge.whole)?;
                 sum.within(edge.start, edge.len, |part| add_into(part, &g))?;
-                self.held.insert(id, sum);
+                self.accumulated.insert(id, sum);
                 self.announce(edge);
             }
             None => {
@@ -74,13 +74,13 @@ impl Gradients {
                     Some(device) => g.cast_on(device, edge.gradient_dtype())?,
                     None => g,
                 };
-                self.held.insert(id, g.detach());
+                self.accumulated.insert(id, g.detach());
                 self.announce(edge);
             }
             Some(mut sum) => {
                 sum.make_own()?;
                 sum.within(edge.start, edge.len, |part| add_into(part, &g))?;
-                self.held.insert(id, sum);
+                self.accumulated.insert(id, sum);
             }
         }
         Ok(())
@@ -103,7 +103,7 @@ impl Gradients {
     ) -> Result<()> {
         let Some(mut lent) = self.lend(edge)? else { return Ok(()) };
         f(&mut lent.sum)?;
-        self.settle(edge, lent)
+        self.return_lent(edge, lent)
     }
 
     /// [`Gradients::accumulate`] for parameters whose gradients come from one kernel. `f` gets
@@ -126,7 +126,7 @@ impl Gradients {
         f(lent.each_mut().map(|lent| lent.as_mut().map(|lent| &mut lent.sum)))?;
         for (edge, lent) in edges.into_iter().zip(lent) {
             if let Some(lent) = lent {
-                self.settle(edge, lent)?;
+                self.return_lent(edge, lent)?;
             }
         }
         Ok(())
@@ -140,7 +140,7 @@ impl Gradients {
         if dtype != edge.gradient_dtype() {
             return Ok(Some(Lent { sum: self.zeros(edge, dtype, edge.len)?, around: None }));
         }
-        let mut sum = match self.held.remove(&id) {
+        let mut sum = match self.accumulated.remove(&id) {
             Some(sum) => sum,
             None => self.zeros(edge, dtype, edge.whole)?,
         };
@@ -150,7 +150,7 @@ impl Gradients {
     }
 
     /// Puts back a gradient from [`Gradients::lend`].
-    fn settle(&mut self, edge: &Edge, lent: Lent) -> Result<()> {
+    fn return_lent(&mut self, edge: &Edge, lent: Lent) -> Result<()> {
         let Lent { mut sum, around } = lent;
         let Some(around) = around else { return self.add(edge, sum) };
         sum.restore(around);
@@ -206,7 +206,7 @@ impl Gradients {
             f(&mut g, Write::Over)?;
             return self.add(edge, g);
         }
-        let (mut sum, write) = match self.held.remove(&id) {
+        let (mut sum, write) = match self.accumulated.remove(&id) {
             Some(sum) => (sum, Write::Add),
             None => {
                 self.announce(edge);
@@ -215,7 +215,7 @@ impl Gradients {
         };
         sum.make_own()?;
         f(&mut sum, write)?;
-        self.held.insert(id, sum);
+        self.accumulated.insert(id, sum);
         Ok(())
     }
 
@@ -231,7 +231,7 @@ impl Gradients {
         let mut within: Option<(Arc<str>, Range)> = None;
         while self.pending.peek().is_some_and(|p| p.0.id >= floor) {
             let Some(Pending(node)) = self.pending.pop() else { break };
-            let Some(dy) = self.held.remove(&node.id) else { continue };
+            let Some(dy) = self.accumulated.remove(&node.id) else { continue };
             if within.as_ref().is_none_or(|(part, _)| *part != node.part) {
                 // The previous range must end first: ranges close in reverse order of opening.
                 drop(within.take());
@@ -249,7 +249,7 @@ impl Gradients {
     /// Takes the gradient of a leaf, in the leaf's shape; `None` if there is none.
     pub fn take(&mut self, leaf: &Tensor) -> Option<Tensor> {
         let id = leaf.edge().id()?;
-        self.held.remove(&id).map(|g| g.part(0, leaf.shape()))
+        self.accumulated.remove(&id).map(|g| g.part(0, leaf.shape()))
     }
 }
 
@@ -279,7 +279,7 @@ fn add_into(sum: &mut Tensor, g: &Tensor) -> Result<()> {
     )
 }
 
-fn add_slices<T: Float>(sum: &mut [T], g: &[T]) -> Result<()> {
+fn add_slices<T: HostFloat>(sum: &mut [T], g: &[T]) -> Result<()> {
     if !dry_run::skip("add_into") {
         sum.iter_mut().zip(g).for_each(|(s, g)| *s += *g);
     }

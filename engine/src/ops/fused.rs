@@ -8,7 +8,7 @@ use dressage_kernels::linear::{Input, Linear, Output, Weight};
 use super::add::biased_residual;
 use super::{expect_shape, gelu, layer_norm, linear, residual, shape_error};
 use crate::saved::SavedValue;
-use crate::{Backward, DType, Edge, Float, Gradients, Result, Tensor, floats, record};
+use crate::{Backward, DType, Edge, Gradients, HostFloat, Result, Tensor, floats, record};
 
 /// Weight and bias `[c]` of a layer norm, and the constant added to the variance.
 pub struct Norm<'a> {
@@ -30,7 +30,7 @@ pub enum Activated {
 }
 
 /// The weight, in the type of the arithmetic or in bf16.
-pub(super) fn weight_of<T: Float>(weight: &Tensor) -> Result<Weight<'_, T>> {
+pub(super) fn weight_of<T: HostFloat>(weight: &Tensor) -> Result<Weight<'_, T>> {
     Ok(match weight.dtype() {
         DType::Bf16 => Weight::Bf16(weight.data()?),
         _ => Weight::Full(weight.data()?),

@@ -10,8 +10,8 @@ use half::bf16;
 use super::{expect_shape, shape_error};
 use crate::dtype::kernel;
 use crate::{
-    Backward, DType, Device, Edge, Element, EngineError, Float, Gradients, Result, Tensor, floats,
-    record,
+    Backward, DType, Device, Edge, Element, EngineError, Gradients, HostFloat, Result, Tensor,
+    floats, record,
 };
 
 /// Weighted binary cross-entropy and dice losses of logits `x` and targets `t`, both `[r, p]`. The
@@ -100,8 +100,9 @@ fn mask_loss_of(
 ) -> Result<Tensor> {
     let exact = x.dtype().of_sums();
     // A device also saves the cross-entropy of each pair.
-    let kept = if x.device().is_some() { 4 } else { 3 };
-    let mut sums = Tensor::with_capacity_on(x.device(), exact, &[size.r, kept], kept * capacity)?;
+    let columns = if x.device().is_some() { 4 } else { 3 };
+    let mut sums =
+        Tensor::with_capacity_on(x.device(), exact, &[size.r, columns], columns * capacity)?;
     let mut y = x.empty_sums(&[2])?;
     kernel!("mask_loss", x, T,
         host => {
@@ -279,7 +280,7 @@ struct ClassSaved {
 }
 
 impl ClassSaved {
-    fn weights<T: Float>(&self) -> Vec<T> {
+    fn weights<T: HostFloat>(&self) -> Vec<T> {
         self.class_weights.iter().map(|&w| T::of(w)).collect()
     }
 }

@@ -41,9 +41,9 @@ pub fn rotary(qkv: Tensor, table: &Tensor, skip: usize) -> Result<Tensor> {
 }
 
 /// Device and type of a tensor that is mutably borrowed by a kernel call.
-struct Place(Option<Device>, DType);
+struct TensorOptions(Option<Device>, DType);
 
-impl Place {
+impl TensorOptions {
     fn device(&self) -> Option<&Device> {
         self.0.as_ref()
     }
@@ -55,8 +55,8 @@ impl Place {
 
 fn turn(size: &Rotary, x: &mut Tensor, table: &Tensor, turn: Turn) -> Result<()> {
     x.make_own()?;
-    let place = Place(x.device().cloned(), x.dtype());
-    kernel!("rotary", place, T,
+    let options = TensorOptions(x.device().cloned(), x.dtype());
+    kernel!("rotary", options, T,
         host => size.apply(x.data_mut::<T>()?, table.data()?, turn),
         device => size.apply_gpu(device, x.view_mut::<T>()?, table.view()?, turn),
     )
@@ -196,8 +196,8 @@ impl Relative {
 
 /// Fills `x` with zeros.
 fn clear(x: &mut Tensor) -> Result<()> {
-    let place = Place(x.device().cloned(), x.dtype());
-    kernel!("clear", place, T,
+    let options = TensorOptions(x.device().cloned(), x.dtype());
+    kernel!("clear", options, T,
         host => {
             let x = x.data_mut::<T>()?;
             if !dry_run::skip("clear") {

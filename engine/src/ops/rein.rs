@@ -8,7 +8,7 @@ use dressage_kernels::token_link::TokenLink;
 use super::row_width::{row_width, row_width_scaled};
 use super::{expect_shape, reshape, shape_error};
 use crate::dtype::kernel;
-use crate::{Backward, Edge, Element, Float, Gradients, Result, Tensor, record};
+use crate::{Backward, Edge, Element, Gradients, HostFloat, Result, Tensor, record};
 
 /// Parameters that refine the features after one block.
 pub struct ReinParts<'a> {
@@ -98,7 +98,7 @@ fn widened(f: &Tensor, parts: &ReinParts<'_>, skip: usize, softmax: bool) -> Res
     row_width(&rein(&row_width(f, width)?, &parts, skip, softmax)?, c)
 }
 
-fn weights<T: Float>(parts: &[Tensor; 5]) -> Result<Weights<'_, T>> {
+fn weights<T: HostFloat>(parts: &[Tensor; 5]) -> Result<Weights<'_, T>> {
     let [tokens, values, weight, bias, scale] = parts;
     Ok(Weights {
         tokens: tokens.data()?,

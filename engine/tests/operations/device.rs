@@ -238,7 +238,7 @@ fn a_table_is_written_at_its_address_and_read_as_another_type() {
 }
 
 #[test]
-fn what_lies_elsewhere_is_refused_in_one_sentence() {
+fn tensors_in_other_memory_are_refused_in_one_sentence() {
     let device = Device::virtual_gpu();
     let (host, there) = (Tensor::full(&[2, 3], 1.0f32), ones(&device, &[2, 3]));
     let says = |result: Result<Tensor>, sentence: &str| {
@@ -359,7 +359,7 @@ fn memory_of_a_device_is_booked_by_category() {
 }
 
 #[test]
-fn a_segment_is_computed_again_to_the_same_bits() {
+fn a_checkpoint_is_recomputed_to_the_same_bits() {
     let device = Device::virtual_gpu();
     let values = noise::<f32>(24, 3);
     let x = Tensor::from_slice(&values, &[3, 8]).unwrap();

@@ -81,7 +81,7 @@ fn a_step_as_two_graphs_gives_the_bits_of_direct_work() {
         let memory = device.graph_memory();
         let before = device.usage();
         let (first, loss) = device.capture(&memory, || net.forward()).unwrap();
-        let kept = loss.detach();
+        let detached = loss.detach();
         let (second, grads) =
             device.capture(&memory, || backward(loss).map(|grads| net.take(grads))).unwrap();
         assert_eq!(device.usage().reservations, before.reservations);
@@ -91,7 +91,7 @@ fn a_step_as_two_graphs_gives_the_bits_of_direct_work() {
             device.replay(&first).unwrap();
             device.replay(&second).unwrap();
             assert_eq!(device.counters().waits, waits + 7 * step as u64);
-            assert!(bytes(&kept, &grads) == direct[step], "{dtype:?}, step {step}");
+            assert!(bytes(&detached, &grads) == direct[step], "{dtype:?}, step {step}");
         }
         assert_eq!(device.counters().graphs, 6);
     }

@@ -1,5 +1,5 @@
-// Pointwise activations: 256 threads, 8 elements per thread (strips.cuh). Outputs are overwritten.
-#include "strips.cuh"
+// Pointwise activations: 256 threads, 8 elements per thread (vectors.cuh). Outputs are overwritten.
+#include "vectors.cuh"
 
 struct Activation {
     uint64_t n;
@@ -40,10 +40,10 @@ template <typename F, typename T>
 __device__ __forceinline__ void forward(uint64_t n, const T* x, T* y) {
     const bool wide = aligned(x, y);
     flat(n, [&](uint64_t i, bool whole, int count) {
-        float v[STRIP];
+        float v[VECTOR];
         load(x + i, wide && whole, count, v);
 #pragma unroll
-        for (int k = 0; k < STRIP; k++) v[k] = F::value(v[k]);
+        for (int k = 0; k < VECTOR; k++) v[k] = F::value(v[k]);
         store(y + i, wide && whole, count, v);
     });
 }
@@ -53,21 +53,21 @@ template <typename F, typename T>
 __device__ __forceinline__ void backward(uint64_t n, const T* x, const T* dy, T* dx) {
     const bool wide = aligned(x, dy, dx);
     flat(n, [&](uint64_t i, bool whole, int count) {
-        float v[STRIP], d[STRIP];
+        float v[VECTOR], d[VECTOR];
         load(x + i, wide && whole, count, v);
         load(dy + i, wide && whole, count, d);
 #pragma unroll
-        for (int k = 0; k < STRIP; k++) d[k] *= F::slope(v[k]);
+        for (int k = 0; k < VECTOR; k++) d[k] *= F::slope(v[k]);
         store(dx + i, wide && whole, count, d);
     });
 }
 
 #define ACTIVATION(F, NAME, T, SUFFIX)                                                            \
-    extern "C" __global__ void __launch_bounds__(STRIP_THREADS) NAME##_fwd##SUFFIX(               \
+    extern "C" __global__ void __launch_bounds__(VECTOR_THREADS) NAME##_fwd##SUFFIX(               \
         Activation s, const T* x, T* y) {                                                         \
         forward<F, T>(s.n, x, y);                                                                 \
     }                                                                                             \
-    extern "C" __global__ void __launch_bounds__(STRIP_THREADS) NAME##_bwd##SUFFIX(               \
+    extern "C" __global__ void __launch_bounds__(VECTOR_THREADS) NAME##_bwd##SUFFIX(               \
         Activation s, const T* x, const T* dy, T* dx) {                                           \
         backward<F, T>(s.n, x, dy, dx);                                                           \
     }

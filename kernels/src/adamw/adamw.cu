@@ -2,7 +2,7 @@
 // of one tensor. Every operation is rounded separately in the documented order (no fused
 // multiply-add), so results are bitwise equal to the CPU's. p, m, v are updated; the bf16 working
 // copy is overwritten. Nothing is written if there is a guard and it is not finite.
-#include "strips.cuh"
+#include "vectors.cuh"
 
 struct AdamW {
     uint32_t chunks;
@@ -25,23 +25,23 @@ struct Constants {
     float keep, beta1, rest1, beta2, rest2, step, root, eps;
 };
 
-extern "C" __global__ void __launch_bounds__(STRIP_THREADS) adamw_update(
+extern "C" __global__ void __launch_bounds__(VECTOR_THREADS) adamw_update(
     AdamW s, const Chunk* __restrict__ table, const Constants* __restrict__ constants,
     const float* __restrict__ guard) {
     if (guard != nullptr && (__float_as_uint(guard[0]) & 0x7f800000u) == 0x7f800000u) return;
     const Chunk chunk = table[blockIdx.x];
     const Constants k = constants[chunk.group];
     const bool wide = aligned(chunk.p, chunk.m, chunk.v, chunk.g, chunk.copy);
-    for (uint32_t i = threadIdx.x * STRIP; i < chunk.n; i += STRIP_THREADS * STRIP) {
-        const int count = chunk.n - i < STRIP ? int(chunk.n - i) : STRIP;
-        const bool whole = wide && count == STRIP;
-        float p[STRIP], m[STRIP], v[STRIP], g[STRIP];
+    for (uint32_t i = threadIdx.x * VECTOR; i < chunk.n; i += VECTOR_THREADS * VECTOR) {
+        const int count = chunk.n - i < VECTOR ? int(chunk.n - i) : VECTOR;
+        const bool whole = wide && count == VECTOR;
+        float p[VECTOR], m[VECTOR], v[VECTOR], g[VECTOR];
         load(chunk.p + i, whole, count, p);
         load(chunk.m + i, whole, count, m);
         load(chunk.v + i, whole, count, v);
         load(chunk.g + i, whole, count, g);
 #pragma unroll
-        for (int j = 0; j < STRIP; j++) {
+        for (int j = 0; j < VECTOR; j++) {
             const float decayed = __fmul_rn(p[j], k.keep);
             m[j] = __fadd_rn(__fmul_rn(k.beta1, m[j]), __fmul_rn(k.rest1, g[j]));
             v[j] = __fadd_rn(__fmul_rn(k.beta2, v[j]), __fmul_rn(k.rest2, __fmul_rn(g[j], g[j])));

@@ -1,7 +1,7 @@
 //! Launches of `add.cu`.
 
 use super::Add;
-use crate::device::sizes::{flat, sheet, small};
+use crate::device::sizes::{flat, small, tile2d};
 use crate::device::{Args, Device, Float, Grid, Kernel, Module, View, ViewMut};
 use crate::{KernelError, Result, Write, check_count, reduce};
 
@@ -42,7 +42,7 @@ impl Add {
         check_count("add", "a", a.len(), self.n * self.inner)?;
         check_count("add", "b", b.len(), self.inner)?;
         check_count("add", "y", y.len(), self.n * self.inner)?;
-        let (grid, sizes) = self.sheet()?;
+        let (grid, sizes) = self.tile2d()?;
         let args = Args::new(&sizes).read(a).read(b).write(y);
         // SAFETY: the lengths were checked; threads beyond a row or the last row do nothing.
         unsafe { device.launch(&kernel::<T, B>()?, &grid, &args) }
@@ -60,17 +60,17 @@ impl Add {
     ) -> Result<()> {
         check_count("add", "y", y.len(), self.n * self.inner)?;
         check_count("add", "b", b.len(), self.inner)?;
-        let (grid, sizes) = self.sheet()?;
+        let (grid, sizes) = self.tile2d()?;
         let args = Args::new(&sizes).alias(&y).read(b).write(y);
-        // SAFETY: as above; a thread reads its strip before it writes it.
+        // SAFETY: as above; a thread reads its vector before it writes it.
         unsafe { device.launch(&kernel::<T, B>()?, &grid, &args) }
     }
 
-    fn sheet(&self) -> Result<(Grid, Sizes)> {
-        // With one row, a sheet would use only one warp of each block.
+    fn tile2d(&self) -> Result<(Grid, Sizes)> {
+        // With one row, a 2-D tile would use only one warp of each block.
         let (grid, rows) = match self.n {
             1 => (flat(self.inner), 1),
-            n => sheet(n, self.inner),
+            n => tile2d(n, self.inner),
         };
         let sizes = Sizes {
             n: small("add", "n", self.n)?,

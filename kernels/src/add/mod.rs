@@ -12,13 +12,13 @@
 //! Shapes: `a`, `y`, `dy` are `[n, inner]`, `b`, `db` `[inner]`. Nothing is saved.
 //! Cost: one FLOP, two reads and one write per element, so it is memory-bound.
 //!
-//! The sum over the leading axis is split into pieces by size only, and the partial sums are added
+//! The sum over the leading axis is split into parts by size only, and the partial sums are added
 //! from the first to the last. The result is the same for any number of threads. Partial sums also
-//! keep the rounding error of a long column close to that of its longest piece.
+//! keep the rounding error of a long column close to that of its longest part.
 //!
 //! On a GPU: adding a position table `[1025, 1024]` to four images in bf16 moves 19 MB; the lower
 //! bound on an H200 (4.3 TB/s) is 4 us. A lane loads 8 columns of `b` and keeps them in registers
-//! for all rows of its warp (`cuda/strips.cuh`). Scaling is also the cast between f32 and bf16.
+//! for all rows of its warp (`cuda/vectors.cuh`). Scaling is also the cast between f32 and bf16.
 
 mod cpu;
 mod gpu;

@@ -6,7 +6,7 @@ use super::{Add, cast_gpu, reference, scale_gpu};
 use crate::Result;
 use crate::Write;
 use crate::check::{UNIT, noise, stored};
-use crate::device::sizes::Pieces;
+use crate::device::sizes::RowSplit;
 use crate::device::{Device, Float};
 use crate::verify::{Kernels, Timed, Verification, filled};
 
@@ -65,7 +65,7 @@ fn check<T: Float, B: Float>(
     // One operation; the rounding to the storage type is counted separately.
     verification.within(&format!("{what}: y"), &got.y, &y, |i| UNIT * y[i].abs());
     verification.same(&format!("{what}: in place"), &got.place, &got.y);
-    let depth = Pieces::of(n).depth();
+    let depth = RowSplit::of(n).depth();
     verification.within(&format!("{what}: db"), &got.db, &db, |j| {
         depth * UNIT * (0..n).map(|i| exact_a[i * inner + j].abs()).sum::<f64>()
     });

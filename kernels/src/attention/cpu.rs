@@ -13,7 +13,7 @@ use std::f32::consts::{LN_2, LOG2_E};
 
 use rayon::prelude::*;
 
-use super::{Attention, Inputs, Rows, View};
+use super::{Attention, HeadView, Inputs, Rows};
 use crate::dry_run::Cost;
 use crate::scratch::{Shared, take, with_scratch};
 use crate::simd;
@@ -163,7 +163,7 @@ simd! {
 /// Copies scaled rows of a head, with zeros up to a whole number of row steps.
 fn copy_rows(
     s: &Attention,
-    x: &View<'_, f32>,
+    x: &HeadView<'_, f32>,
     at: (usize, usize, usize),
     n: usize,
     scale: f32,
@@ -182,7 +182,7 @@ fn copy_rows(
 }
 
 /// Rows of a head as one strided slice.
-fn head_rows<'a>(s: &Attention, x: &View<'a, f32>, image: usize, head: usize) -> &'a [f32] {
+fn head_rows<'a>(s: &Attention, x: &HeadView<'a, f32>, image: usize, head: usize) -> &'a [f32] {
     &x.x[x.rows.at(s, image, head, 0)..]
 }
 
@@ -329,7 +329,7 @@ fn run_backward<'a>(
     drel: Option<&Shared<'_>>,
     target: impl Fn(usize) -> Option<Target<'a>> + Sync,
 ) {
-    let dout = View { x: dout, rows: s.rows(s.nq) };
+    let dout = HeadView { x: dout, rows: s.rows(s.nq) };
     (0..s.b * s.heads).into_par_iter().for_each(|task| {
         let (image, head) = (task / s.heads, task % s.heads);
         let targets = [target(0), target(1), target(2)];
@@ -376,7 +376,7 @@ fn backward_head(
     image: usize,
     head: usize,
     lse: &[f32],
-    dout: &View<'_, f32>,
+    dout: &HeadView<'_, f32>,
     drel: Option<&Shared<'_>>,
     targets: [Option<Target<'_>>; 3],
 ) {
@@ -409,7 +409,7 @@ impl Head<'_> {
         first: usize,
         n: usize,
         lse: &[f32],
-        dout: &View<'_, f32>,
+        dout: &HeadView<'_, f32>,
         drel: Option<&Shared<'_>>,
         [dq, dk, dv]: &[Option<Target<'_>>; 3],
     ) {

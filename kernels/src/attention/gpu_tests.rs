@@ -129,7 +129,7 @@ fn relative_launches<T: Float>(grid: [usize; 2]) -> crate::Result<u64> {
 
 /// Shared memory has room for the biases of a block's queries for the largest grid of SAM.
 #[test]
-fn grids_that_shared_memory_holds() {
+fn grids_that_fit_into_shared_memory() {
     assert_eq!(relative_launches::<bf16>([64, 64]), Ok(4));
     assert_eq!(relative_launches::<f32>([64, 64]), Ok(4));
     let error = relative_launches::<f32>([160, 160]).unwrap_err().to_string();

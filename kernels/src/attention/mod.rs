@@ -78,27 +78,27 @@ impl Rows {
 
 /// Operand and the location of its rows.
 #[derive(Debug, Clone, Copy)]
-struct View<'a, T> {
+struct HeadView<'a, T> {
     x: &'a [T],
     rows: Rows,
 }
 
-impl<'a, T: Real> View<'a, T> {
+impl<'a, T: Real> HeadView<'a, T> {
     fn row(&self, s: &Attention, image: usize, head: usize, token: usize) -> &'a [T] {
         &self.x[self.rows.at(s, image, head, token)..][..s.d]
     }
 
-    fn f32(self) -> View<'a, f32> {
-        View { x: f32s(self.x), rows: self.rows }
+    fn f32(self) -> HeadView<'a, f32> {
+        HeadView { x: f32s(self.x), rows: self.rows }
     }
 }
 
 /// Inputs of an attention.
 #[derive(Debug, Clone, Copy)]
 struct Inputs<'a, T> {
-    q: View<'a, T>,
-    k: View<'a, T>,
-    v: View<'a, T>,
+    q: HeadView<'a, T>,
+    k: HeadView<'a, T>,
+    v: HeadView<'a, T>,
     blocked: Option<&'a [u8]>,
     relative: Option<Relative<'a, T>>,
 }
@@ -343,7 +343,7 @@ impl Attention {
         if let Some(blocked) = blocked {
             check_len(OP, "blocked", blocked, self.b * self.nq * self.nk)?;
         }
-        let view = |x, n| View { x, rows: self.rows(n) };
+        let view = |x, n| HeadView { x, rows: self.rows(n) };
         Ok(Inputs {
             q: view(q, self.nq),
             k: view(k, self.nk),
@@ -360,7 +360,7 @@ impl Attention {
             return Err(KernelError::Size { op: OP, what });
         }
         check_len(OP, "qkv", qkv, self.b * self.nq * 3 * self.width())?;
-        let [q, k, v] = [0, 1, 2].map(|part| View { x: qkv, rows: self.packed_rows(part) });
+        let [q, k, v] = [0, 1, 2].map(|part| HeadView { x: qkv, rows: self.packed_rows(part) });
         Ok(Inputs { q, k, v, blocked: None, relative: None })
     }
 

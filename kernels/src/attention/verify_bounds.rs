@@ -43,7 +43,7 @@ pub fn expected<T: Float>(s: &Attention, x: [&[f64]; 5], form: &Form) -> Expecte
     (e.out, e.lse) = (fresh(q.len()), fresh(s.b * s.heads * s.nq));
     (e.dq, e.dk, e.dv) = (fresh(q.len()), fresh(k.len()), fresh(v.len()));
     e.drel = fresh(rel.len());
-    let view = |x, n| super::View { x, rows: s.rows(n) };
+    let view = |x, n| super::HeadView { x, rows: s.rows(n) };
     let inputs = super::Inputs {
         q: view(q, s.nq),
         k: view(k, s.nk),

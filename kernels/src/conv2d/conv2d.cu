@@ -5,7 +5,7 @@
 // round. conv2d_weight: [co, ci, kh, kw] to [co, kh, kw, ci]. conv2d_weight_back: the same for dx,
 // to [ci, kh, kw, co]. conv2d_dweight: adds the gradient in the first order to the published one.
 // Overwritten: rows and the reordered weights.
-#include "strips.cuh"
+#include "vectors.cuh"
 
 struct Unfold {
     // The map that is read, [b, h, w, c], and the places, [b, ph, pw].
@@ -38,16 +38,16 @@ __device__ __forceinline__ bool reads(
 template <typename T>
 __device__ __forceinline__ void unfold(
     const Unfold& s, const T* __restrict__ map, T* __restrict__ rows) {
-    const uint32_t strips = (s.c + STRIP - 1) / STRIP, taps = s.kh * s.kw;
-    const uint64_t i = uint64_t(blockIdx.x) * STRIP_THREADS + threadIdx.x;
-    const uint32_t at = uint32_t(i / strips), column = uint32_t(i % strips) * STRIP;
+    const uint32_t vectors = (s.c + VECTOR - 1) / VECTOR, taps = s.kh * s.kw;
+    const uint64_t i = uint64_t(blockIdx.x) * VECTOR_THREADS + threadIdx.x;
+    const uint32_t at = uint32_t(i / vectors), column = uint32_t(i % vectors) * VECTOR;
     const uint32_t local = at / taps, tap = at % taps;
     if (local >= s.count) return;
     const uint32_t place = s.first + local;
     const uint32_t image = place / (s.ph * s.pw), y = place / s.pw % s.ph, x = place % s.pw;
-    const int count = s.c - column < STRIP ? int(s.c - column) : STRIP;
-    const bool wide = s.c % STRIP == 0 && aligned(map, rows);
-    float v[STRIP] = {};
+    const int count = s.c - column < VECTOR ? int(s.c - column) : VECTOR;
+    const bool wide = s.c % VECTOR == 0 && aligned(map, rows);
+    float v[VECTOR] = {};
     uint32_t row, line;
     if (reads(s, y, tap / s.kw, s.h, row) && reads(s, x, tap % s.kw, s.w, line))
         load(map + ((size_t(image) * s.h + row) * s.w + line) * s.c + column, wide, count, v);
@@ -57,7 +57,7 @@ __device__ __forceinline__ void unfold(
 // Element i of the result, counted over [co, taps, ci].
 template <typename T>
 __device__ __forceinline__ void reorder(const Weight& s, const T* weight, T* out) {
-    const uint32_t i = blockIdx.x * STRIP_THREADS + threadIdx.x;
+    const uint32_t i = blockIdx.x * VECTOR_THREADS + threadIdx.x;
     if (i >= s.co * s.taps * s.ci) return;
     const uint32_t channel = i % s.ci, tap = i / s.ci % s.taps, o = i / (s.ci * s.taps);
     out[i] = weight[(o * s.ci + channel) * s.taps + tap];
@@ -66,30 +66,30 @@ __device__ __forceinline__ void reorder(const Weight& s, const T* weight, T* out
 // Element i of the result, counted over [ci, taps, co].
 template <typename T>
 __device__ __forceinline__ void reorder_back(const Weight& s, const T* weight, T* out) {
-    const uint32_t i = blockIdx.x * STRIP_THREADS + threadIdx.x;
+    const uint32_t i = blockIdx.x * VECTOR_THREADS + threadIdx.x;
     if (i >= s.co * s.taps * s.ci) return;
     const uint32_t o = i % s.co, tap = i / s.co % s.taps, channel = i / (s.co * s.taps);
     out[i] = weight[(o * s.ci + channel) * s.taps + tap];
 }
 
-extern "C" __global__ void __launch_bounds__(STRIP_THREADS) conv2d_dweight(
+extern "C" __global__ void __launch_bounds__(VECTOR_THREADS) conv2d_dweight(
     Weight s, const float* __restrict__ unfolded, float* __restrict__ dweight) {
-    const uint32_t i = blockIdx.x * STRIP_THREADS + threadIdx.x;
+    const uint32_t i = blockIdx.x * VECTOR_THREADS + threadIdx.x;
     if (i >= s.co * s.taps * s.ci) return;
     const uint32_t tap = i % s.taps, channel = i / s.taps % s.ci, o = i / (s.taps * s.ci);
     dweight[i] += unfolded[(o * s.taps + tap) * s.ci + channel];
 }
 
 #define CONV2D(T, SUFFIX)                                                                         \
-    extern "C" __global__ void __launch_bounds__(STRIP_THREADS) conv2d_unfold##SUFFIX(            \
+    extern "C" __global__ void __launch_bounds__(VECTOR_THREADS) conv2d_unfold##SUFFIX(            \
         Unfold s, const T* map, T* rows) {                                                        \
         unfold<T>(s, map, rows);                                                                  \
     }                                                                                             \
-    extern "C" __global__ void __launch_bounds__(STRIP_THREADS) conv2d_weight##SUFFIX(            \
+    extern "C" __global__ void __launch_bounds__(VECTOR_THREADS) conv2d_weight##SUFFIX(            \
         Weight s, const T* weight, T* out) {                                                      \
         reorder<T>(s, weight, out);                                                               \
     }                                                                                             \
-    extern "C" __global__ void __launch_bounds__(STRIP_THREADS) conv2d_weight_back##SUFFIX(       \
+    extern "C" __global__ void __launch_bounds__(VECTOR_THREADS) conv2d_weight_back##SUFFIX(       \
         Weight s, const T* weight, T* out) {                                                      \
         reorder_back<T>(s, weight, out);                                                          \
     }

@@ -9,9 +9,9 @@ use crate::{KernelError, Result, Write, check_count, reduce};
 
 static PTX: Module = Module::new("conv2d", include_str!("../../ptx/conv2d.ptx"));
 
-/// Threads per block and elements per strip, as in `strips.cuh`.
+/// Threads per block and elements per vector, as in `vectors.cuh`.
 const THREADS: u32 = 256;
-const STRIP: usize = 8;
+const VECTOR: usize = 8;
 
 /// Approximate elements per unfolded block: 64 MB in bf16, enough rows to fill a device with any
 /// product here.
@@ -69,7 +69,7 @@ impl Unfold {
         for first in (0..places).step_by(most.max(1)) {
             let count = most.min(places - first);
             (self.first, self.count) = (first as u32, count as u32);
-            let threads = count * width / self.c as usize * (self.c as usize).div_ceil(STRIP);
+            let threads = count * width / self.c as usize * (self.c as usize).div_ceil(VECTOR);
             let args = Args::new(&self).read(map).write(rows.view_mut());
             let grid = Grid::line(threads, THREADS as usize, THREADS);
             // SAFETY: the map is [b, h, w, c], rows hold `count` rows; threads beyond the end do

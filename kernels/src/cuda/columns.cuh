@@ -1,9 +1,9 @@
 // Sums over rows in two passes: a grid of blocks writes partial sums, and `column_finish` of
 // reduce.cu adds them in order. Gradients of biases, norm weights and layer scales use it.
 //
-// First pass: block (i, piece) handles 32 columns and the rows of its piece. Each of its 8 warps
+// First pass: block (i, split) handles 32 columns and the rows of its split. Each of its 8 warps
 // adds every eighth row, then the sums of the warps are added in order. Partial sums have the
-// layout [outputs, pieces, c].
+// layout [outputs, splits, c].
 #pragma once
 
 #include "numbers.cuh"
@@ -12,7 +12,7 @@ constexpr int COLUMN_LANES = 32;
 constexpr int COLUMN_WARPS = 8;
 constexpr int COLUMN_THREADS = COLUMN_LANES * COLUMN_WARPS;
 
-// `term(row, column, out)` writes the K terms of one element; there are K outputs of [pieces, c].
+// `term(row, column, out)` writes the K terms of one element; there are K outputs of [splits, c].
 template <int K, typename Term>
 __device__ __forceinline__ void column_pieces(
     uint32_t n, uint32_t c, uint32_t rows, float* __restrict__ partial, Term term) {

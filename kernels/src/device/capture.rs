@@ -73,14 +73,14 @@ impl Drop for Shared {
 
 /// A recorded sequence of launches, products, copies and zeroings.
 #[derive(Debug)]
-pub struct Graph {
+pub struct CapturedGraph {
     memory: Arc<Shared>,
     number: u32,
     id: GraphId,
-    work: Recorded,
+    work: WorkCounts,
 }
 
-impl Graph {
+impl CapturedGraph {
     /// Kernels that a replay launches.
     pub fn launches(&self) -> u64 {
         self.work.launches
@@ -92,7 +92,7 @@ impl Graph {
     }
 }
 
-impl Drop for Graph {
+impl Drop for CapturedGraph {
     fn drop(&mut self) {
         self.memory.device.0.backend.forget(self.id);
     }
@@ -100,7 +100,7 @@ impl Drop for Graph {
 
 /// Counts of the work of a graph.
 #[derive(Debug, Clone, Copy, Default)]
-struct Recorded {
+struct WorkCounts {
     launches: u64,
     products: u64,
 }
@@ -177,7 +177,7 @@ impl Device {
         &self,
         memory: &GraphMemory,
         work: impl FnOnce() -> std::result::Result<R, E>,
-    ) -> std::result::Result<(Graph, R), E> {
+    ) -> std::result::Result<(CapturedGraph, R), E> {
         let shared = &memory.0;
         self.owns("capture", shared.device.id())?;
         self.begin_capture(shared.id)?;
@@ -190,7 +190,7 @@ impl Device {
         let mut order = shared.order.lock().unwrap_or_else(PoisonError::into_inner);
         let number = order.captured;
         order.captured += 1;
-        Ok((Graph { memory: shared.clone(), number, id, work }, result))
+        Ok((CapturedGraph { memory: shared.clone(), number, id, work }, result))
     }
 
     /// Queues a captured graph.
@@ -199,7 +199,7 @@ impl Device {
     /// Another device's graph; a graph whose predecessor in its memory was not replayed last; a
     /// capture under way; a failure of the device; on the virtual device every fault and finding of
     /// a kernel.
-    pub fn replay(&self, graph: &Graph) -> Result<()> {
+    pub fn replay(&self, graph: &CapturedGraph) -> Result<()> {
         let shared = &graph.memory;
         self.owns("replay", shared.device.id())?;
         let _gate = self.beside_captures("replays")?;
@@ -217,9 +217,9 @@ impl Device {
         inner.launches.fetch_add(graph.work.launches, Relaxed);
         inner.products.fetch_add(graph.work.products, Relaxed);
         inner.graphs.fetch_add(1, Relaxed);
-        self.note(|asked| {
-            asked.launches += graph.work.launches;
-            asked.products += graph.work.products;
+        self.note(|counts| {
+            counts.launches += graph.work.launches;
+            counts.products += graph.work.products;
         });
         inner.backend.replay(graph.id)?;
         order.replayed = Some(graph.number);
@@ -291,13 +291,13 @@ impl Device {
         Ok(())
     }
 
-    fn end_capture(&self, keep: bool) -> Result<Option<(GraphId, Recorded)>> {
+    fn end_capture(&self, keep: bool) -> Result<Option<(GraphId, WorkCounts)>> {
         let mut capture = self.0.capture.write().unwrap_or_else(PoisonError::into_inner);
         let done = std::mem::take(&mut *capture);
         self.pool().capture(None);
         let id = self.0.backend.end_capture(keep)?;
         let (launches, products) = (done.launches.into_inner(), done.products.into_inner());
-        Ok(id.map(|id| (id, Recorded { launches, products })))
+        Ok(id.map(|id| (id, WorkCounts { launches, products })))
     }
 }
 

@@ -176,21 +176,21 @@ fn memory_of_a_graph_is_handed_to_no_one_else() {
     let memory = device.graph_memory();
     let (graph, (at, b, c)) = device.capture(&memory, work).unwrap();
     assert_eq!(at, b.view().address());
-    let kept = c.view().address();
+    let captured = c.view().address();
     drop((b, c));
     assert_eq!((device.usage().live, device.usage().graphs), (0, 200));
     let outside: Vec<Buffer<u8>> = (0..3).map(|_| device.alloc("outside", 100).unwrap()).collect();
     for buffer in &outside {
-        assert!(![at, kept].contains(&buffer.view().address()));
+        assert!(![at, captured].contains(&buffer.view().address()));
     }
     device.replay(&graph).unwrap();
     // A later graph of the same memory takes it, one of another memory does not.
     let (_later, later) = device.capture(&memory, || device.alloc::<u8>("d", 100)).unwrap();
-    assert!([at, kept].contains(&later.view().address()));
+    assert!([at, captured].contains(&later.view().address()));
     drop(outside);
     let other = device.graph_memory();
     let (_other, mine) = device.capture(&other, || device.alloc::<u8>("e", 100)).unwrap();
-    assert!(![at, kept].contains(&mine.view().address()));
+    assert!(![at, captured].contains(&mine.view().address()));
     // A buffer may outlive the graphs.
     drop((graph, _later, memory));
     assert_eq!(device.usage().graphs, 0);
@@ -281,23 +281,23 @@ fn stale_memory_is_found_at_every_replay() {
     drop((graph, memory));
     // Nor does a replay read the data of the replay before.
     let memory = device.graph_memory();
-    let (graph, held) = device
+    let (graph, temporary) = device
         .capture(&memory, || {
-            let mut held = device.alloc("held", 4)?;
-            copy(&device, &held, &mut y)?;
-            copy(&device, &x, &mut held)?;
-            Ok::<_, KernelError>(held)
+            let mut temporary = device.alloc("held", 4)?;
+            copy(&device, &temporary, &mut y)?;
+            copy(&device, &x, &mut temporary)?;
+            Ok::<_, KernelError>(temporary)
         })
         .unwrap();
     for _ in 0..2 {
         let error = device.replay(&graph).unwrap_err().to_string();
         assert!(error.contains("never written") && error.contains("`held`"), "{error}");
     }
-    drop(held);
+    drop(temporary);
 }
 
 #[test]
-fn what_a_graph_cannot_hold_is_refused() {
+fn what_a_graph_cannot_capture_is_refused() {
     let device = Device::virtual_gpu();
     let mut x = device.upload("x", &[1u32, 2]).unwrap();
     let memory = device.graph_memory();

@@ -24,28 +24,28 @@ struct Table {
 /// The tables of a device.
 #[derive(Default)]
 pub(super) struct Tables {
-    kept: HashMap<Key, Arc<Table>>,
+    cache: HashMap<Key, Arc<Table>>,
     bytes: usize,
 }
 
 impl Tables {
     /// Removes all tables when the device closes; returns their addresses.
     pub fn drain(&mut self) -> Vec<u64> {
-        self.kept.drain().map(|(_, table)| table.address).collect()
+        self.cache.drain().map(|(_, table)| table.address).collect()
     }
 
     /// Removes unused tables; returns their addresses.
     fn unused(&mut self) -> Vec<u64> {
-        let mut gone = Vec::new();
-        self.kept.retain(|_, table| {
-            let held = Arc::strong_count(table) > 1;
-            if !held {
-                gone.push(table.address);
+        let mut unused = Vec::new();
+        self.cache.retain(|_, table| {
+            let in_use = Arc::strong_count(table) > 1;
+            if !in_use {
+                unused.push(table.address);
                 self.bytes -= table.bytes;
             }
-            held
+            in_use
         });
-        gone
+        unused
     }
 }
 
@@ -83,15 +83,15 @@ impl Device {
     ) -> std::result::Result<Constant<T>, E> {
         let mut tables = lock(&self.0.tables);
         let key = (name, numbers.to_vec());
-        let table = match tables.kept.get(&key) {
+        let table = match tables.cache.get(&key) {
             Some(table) => Arc::clone(table),
             None => {
                 if tables.bytes > KEPT {
                     tables.unused().into_iter().for_each(|address| self.give_back(address));
                 }
-                let table = Arc::new(self.keep(name, &make()?)?);
+                let table = Arc::new(self.upload_table(name, &make()?)?);
                 tables.bytes += table.bytes;
-                tables.kept.insert(key, Arc::clone(&table));
+                tables.cache.insert(key, Arc::clone(&table));
                 table
             }
         };
@@ -100,7 +100,7 @@ impl Device {
 
     /// Copies a table to pool memory without a buffer: a buffer would keep alive the device that
     /// keeps it.
-    fn keep<T: Element>(&self, name: &'static str, host: &[T]) -> Result<Table> {
+    fn upload_table<T: Element>(&self, name: &'static str, host: &[T]) -> Result<Table> {
         let bytes = size_of_val(host);
         let address = self.take(name, bytes)?;
         let written = match bytes {

@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_library_is_told() {
+    fn a_file_that_is_no_library_is_reported() {
         let dir = std::env::temp_dir().join(format!("cublaslt-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let file = dir.join("libcublasLt.so.12");

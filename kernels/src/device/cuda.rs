@@ -20,7 +20,7 @@ use super::capture::unloaded;
 use super::cuda_checks::{capable, exact, present, recent};
 use super::cuda_error::{is_of_a_kernel, of_a_kernel, words};
 use super::cuda_events;
-use super::cuda_graph::Graphs;
+use super::cuda_graph::CudaGraphs;
 use super::cuda_pinned::Staging;
 use super::cuda_product::Products;
 use super::library_search::Search;
@@ -43,7 +43,7 @@ pub(super) struct Cuda {
     software: String,
     loaded: Mutex<Loaded>,
     products: Mutex<Products>,
-    graphs: Graphs,
+    graphs: CudaGraphs,
     staging: Mutex<Option<Staging>>,
     stream: sys::CUstream,
     context: Context,

@@ -15,7 +15,7 @@ use super::cuda_pinned::Pinned;
 type Done<T> = std::result::Result<T, DriverError>;
 
 #[derive(Default)]
-pub(super) struct Graphs(Mutex<Inner>);
+pub(super) struct CudaGraphs(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
@@ -33,7 +33,7 @@ struct Executable {
     constants: Vec<Pinned>,
 }
 
-impl Graphs {
+impl CudaGraphs {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -53,7 +53,7 @@ impl Graphs {
     }
 
     /// # Safety
-    /// As [`Graphs::begin`], on the thread that called it.
+    /// As [`CudaGraphs::begin`], on the thread that called it.
     pub unsafe fn end(&self, stream: sys::CUstream, keep: bool) -> Done<Option<GraphId>> {
         let mut inner = self.inner();
         let constants = inner.recording.take().unwrap_or_default();
@@ -95,7 +95,7 @@ impl Graphs {
     /// Records a copy of `bytes` to `to`.
     ///
     /// # Safety
-    /// As [`Graphs::begin`]; `to` holds as many bytes.
+    /// As [`CudaGraphs::begin`]; `to` holds as many bytes.
     pub unsafe fn write(&self, to: u64, bytes: &[u8], stream: sys::CUstream) -> Done<()> {
         let mut constant = relaxed(|| Pinned::new(bytes.len()))?;
         constant.bytes().copy_from_slice(bytes);
@@ -108,7 +108,7 @@ impl Graphs {
     /// Launches a graph; `None` if there is no such graph.
     ///
     /// # Safety
-    /// As [`Graphs::begin`]; the memory that the graph touches is reserved.
+    /// As [`CudaGraphs::begin`]; the memory that the graph touches is reserved.
     pub unsafe fn replay(&self, id: GraphId, stream: sys::CUstream) -> Option<Done<()>> {
         let inner = self.inner();
         let executable = inner.done.get(&id)?;
@@ -117,7 +117,7 @@ impl Graphs {
     }
 
     /// # Safety
-    /// As [`Graphs::begin`].
+    /// As [`CudaGraphs::begin`].
     pub unsafe fn forget(&self, id: GraphId, stream: sys::CUstream) {
         let mut inner = self.inner();
         let Some(executable) = inner.done.remove(&id) else { return };
@@ -132,7 +132,7 @@ impl Graphs {
     /// Destroys all remaining graphs.
     ///
     /// # Safety
-    /// As [`Graphs::begin`]; no capture is under way.
+    /// As [`CudaGraphs::begin`]; no capture is under way.
     pub unsafe fn close(&mut self, stream: sys::CUstream) {
         let inner = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
         let left = inner.done.drain().map(|(_, executable)| executable);

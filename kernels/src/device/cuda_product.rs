@@ -43,12 +43,12 @@ pub(super) struct Products {
     handle: lt::cublasLtHandle_t,
     workspace: u64,
     /// `None` where the library cannot do the product.
-    plans: HashMap<Asked, Option<Plan>>,
+    plans: HashMap<PlanKey, Option<Plan>>,
 }
 
 /// Key of a plan. Alignment counts: the fastest algorithms need 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Asked {
+struct PlanKey {
     /// Batch, n, m, k, and the strides of the three operands.
     sizes: [usize; 7],
     transposed: [bool; 2],
@@ -77,12 +77,12 @@ fn epilogue(fused: Fused) -> lt::cublasLtEpilogue_t {
     }
 }
 
-fn asked(p: &Product) -> Asked {
+fn plan_key(p: &Product) -> PlanKey {
     let MatMul { batch, n, m, k, trans_a, trans_b, stride_a, stride_b, stride_c } = p.sizes;
     let alignment = |address: u64| 1 << address.trailing_zeros().min(8);
     // An absent vector or mask counts as aligned.
     let [vector, mask] = [p.fused.vector(), p.fused.mask()].map(|at| alignment(at.unwrap_or(0)));
-    Asked {
+    PlanKey {
         sizes: [batch, n, m, k, stride_a, stride_b, stride_c],
         transposed: [trans_a, trans_b],
         storage: [p.operands, p.result],
@@ -98,7 +98,7 @@ fn data_type(storage: Storage) -> lt::cudaDataType {
     }
 }
 
-impl Asked {
+impl PlanKey {
     /// Description, such as `bias + ReLU of [100, 256] x [256, 19], bf16 to bf16`.
     fn words(&self) -> String {
         use lt::cublasLtEpilogue_t as Of;
@@ -167,7 +167,7 @@ impl Products {
 
     /// Whether the library has an algorithm for this product.
     pub fn fit(&mut self, p: &Product) -> Result<bool> {
-        let key = asked(p);
+        let key = plan_key(p);
         if !self.plans.contains_key(&key) {
             let plan = match Plan::new(self.library, self.handle, &key, p.fused) {
                 Ok(plan) => Some(plan),
@@ -193,7 +193,7 @@ impl Products {
         match status {
             Ok(()) => Ok(true),
             Err(_) if fused => {
-                self.plans.insert(asked(p), None);
+                self.plans.insert(plan_key(p), None);
                 Ok(false)
             }
             Err(status) => Err(self.failed(p, status)),
@@ -202,7 +202,7 @@ impl Products {
 
     /// Calls the library for a product that has a plan.
     fn call(&self, p: &Product, stream: sys::CUstream) -> Done<()> {
-        let Some(Some(plan)) = self.plans.get(&asked(p)) else {
+        let Some(Some(plan)) = self.plans.get(&plan_key(p)) else {
             return Err(Status::NOT_SUPPORTED);
         };
         let beta: f32 = if p.write == Write::Add { 1.0 } else { 0.0 };
@@ -235,7 +235,7 @@ impl Products {
 
     /// Descriptions of the fused products that the library refused.
     pub fn unfused(&self) -> Vec<String> {
-        let none = |(key, plan): (&Asked, &Option<Plan>)| plan.is_none().then(|| key.words());
+        let none = |(key, plan): (&PlanKey, &Option<Plan>)| plan.is_none().then(|| key.words());
         let mut all: Vec<String> = self.plans.iter().filter_map(none).collect();
         all.sort();
         all.dedup();
@@ -257,19 +257,19 @@ impl Plan {
     fn new(
         library: &'static Library,
         handle: lt::cublasLtHandle_t,
-        asked: &Asked,
+        key: &PlanKey,
         fused: Fused,
     ) -> Done<Plan> {
-        let [batch, n, m, k, stride_a, stride_b, stride_c] = asked.sizes;
-        let [trans_a, trans_b] = asked.transposed;
-        let [operands, result] = asked.storage.map(data_type);
+        let [batch, n, m, k, stride_a, stride_b, stride_c] = key.sizes;
+        let [trans_a, trans_b] = key.transposed;
+        let [operands, result] = key.storage.map(data_type);
         use lt::cublasLtMatmulDescAttributes_t as Of;
         let product = Descriptor::new(library)?;
         let operation = |transposed: bool| i32::from(transposed);
         product.set(Of::CUBLASLT_MATMUL_DESC_TRANSA, &operation(trans_b))?;
         product.set(Of::CUBLASLT_MATMUL_DESC_TRANSB, &operation(trans_a))?;
         if fused != Fused::Nothing {
-            product.set(Of::CUBLASLT_MATMUL_DESC_EPILOGUE, &(asked.epilogue as u32))?;
+            product.set(Of::CUBLASLT_MATMUL_DESC_EPILOGUE, &(key.epilogue as u32))?;
             if fused.vector().is_some() {
                 product.set(Of::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &(result as i32))?;
             }
@@ -289,7 +289,7 @@ impl Plan {
             Layout::new(library, operands, stored(trans_a, n, k), batch, stride_a)?,
             Layout::new(library, result, (m, n), batch, stride_c)?,
         ];
-        let algorithm = choose(handle, &product, &layouts, asked.alignment)?;
+        let algorithm = choose(handle, &product, &layouts, key.alignment)?;
         Ok(Plan { product, layouts, algorithm })
     }
 }
@@ -431,7 +431,7 @@ fn choose(
         preference.set(attribute, &bytes)?;
     }
     let [first, second, result] = [0, 1, 2].map(|i| layouts[i].handle);
-    let (mut found, mut count) = (MaybeUninit::<Found>::zeroed(), 0);
+    let (mut found, mut count) = (MaybeUninit::<HeuristicResult>::zeroed(), 0);
     // SAFETY: all objects are alive; there is room for the one answer requested.
     done(unsafe {
         (library.calls.choose)(
@@ -454,7 +454,7 @@ fn choose(
 
 /// `cublasLtMatmulHeuristicResult_t`, with the status as a plain number.
 #[repr(C)]
-struct Found {
+struct HeuristicResult {
     algorithm: lt::cublasLtMatmulAlgo_t,
     _workspace: usize,
     state: u32,
@@ -462,4 +462,5 @@ struct Found {
     _reserved: [i32; 4],
 }
 
-const _: () = assert!(size_of::<Found>() == size_of::<lt::cublasLtMatmulHeuristicResult_t>());
+const _: () =
+    assert!(size_of::<HeuristicResult>() == size_of::<lt::cublasLtMatmulHeuristicResult_t>());

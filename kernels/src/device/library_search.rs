@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_driver_cannot_use_is_told_with_the_driver_that_can() {
+    fn what_the_driver_cannot_use_is_reported_with_the_driver_that_can() {
         assert_eq!(unfit(13, Some(13_000)), None);
         assert_eq!(unfit(12, Some(13_000)), None);
         assert_eq!(unfit(13, None), None);

@@ -68,7 +68,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use backend::Backend;
 pub use buffer::{Buffer, View, ViewMut};
 use capture::Capture;
-pub use capture::{Graph, GraphMemory};
+pub use capture::{CapturedGraph, GraphMemory};
 pub use constant::Constant;
 pub use element::{Element, Float};
 pub use launch::{Args, Grid};
@@ -321,10 +321,10 @@ impl Device {
         }
         let _gate = self.beside_captures("reads")?;
         self.0.waits.fetch_add(1, Relaxed);
-        self.note(|asked| {
-            asked.waits += 1;
-            asked.downloads += 1;
-            asked.downloaded += size_of_val(host) as u64;
+        self.note(|counts| {
+            counts.waits += 1;
+            counts.downloads += 1;
+            counts.downloaded += size_of_val(host) as u64;
         });
         self.0.backend.read(from.address(), bytemuck::cast_slice_mut(host))
     }
@@ -378,7 +378,7 @@ impl Device {
     pub fn wait(&self) -> Result<()> {
         let _gate = self.beside_captures("waits")?;
         self.0.waits.fetch_add(1, Relaxed);
-        self.note(|asked| asked.waits += 1);
+        self.note(|counts| counts.waits += 1);
         self.0.backend.wait()
     }
 
@@ -392,7 +392,7 @@ impl Device {
         // Released at once: the calls in `work` pass the gate themselves.
         drop(self.beside_captures("waits")?);
         self.0.waits.fetch_add(1, Relaxed);
-        self.note(|asked| asked.waits += 1);
+        self.note(|counts| counts.waits += 1);
         self.0.backend.time(&mut work)
     }
 
@@ -444,9 +444,9 @@ impl Device {
 
     fn put(&self, to: u64, bytes: &[u8]) -> Result<()> {
         let _gate = self.beside_captures("writes")?;
-        self.note(|asked| {
-            asked.uploads += 1;
-            asked.uploaded += bytes.len() as u64;
+        self.note(|counts| {
+            counts.uploads += 1;
+            counts.uploaded += bytes.len() as u64;
         });
         self.0.backend.write(to, bytes)
     }
@@ -472,9 +472,9 @@ impl Device {
 
     fn note_copy(&self, gate: &capture::Gate<'_>, bytes: usize) {
         if !gate.capturing() {
-            self.note(|asked| {
-                asked.copies += 1;
-                asked.copied += bytes as u64;
+            self.note(|counts| {
+                counts.copies += 1;
+                counts.copied += bytes as u64;
             });
         }
     }

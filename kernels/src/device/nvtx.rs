@@ -19,11 +19,11 @@ pub(super) fn load() -> bool {
 }
 
 /// Opens a range on this thread. Returns true if the library has it, so that it must be closed.
-pub(super) fn push(place: &ProfileScope) -> bool {
+pub(super) fn push(scope: &ProfileScope) -> bool {
     if PRESENT.get() != Some(&true) {
         return false;
     }
-    let Ok(name) = CString::new(place.to_string()) else { return false };
+    let Ok(name) = CString::new(scope.to_string()) else { return false };
     // SAFETY: the library is present; it copies the text before it returns.
     unsafe { sys::nvtxRangePushA(name.as_ptr()) };
     true

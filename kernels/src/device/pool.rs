@@ -65,7 +65,7 @@ enum State {
     /// In the pool's free list.
     Free,
     /// No longer a buffer, but graphs touch it.
-    Kept,
+    Captured,
 }
 
 impl Pool {
@@ -128,7 +128,7 @@ impl Pool {
     pub fn give(&mut self, address: u64) {
         let Some(block) = self.blocks.get_mut(&address) else { return };
         self.usage.live -= block.size;
-        block.state = State::Kept;
+        block.state = State::Captured;
         self.usage.graphs += block.size;
         self.settle(address);
     }
@@ -136,7 +136,7 @@ impl Pool {
     /// Puts a block that is no longer a buffer where it may be reused.
     fn settle(&mut self, address: u64) {
         let Some(block) = self.blocks.get_mut(&address) else { return };
-        if block.state != State::Kept || !block.holders.is_empty() {
+        if block.state != State::Captured || !block.holders.is_empty() {
             return;
         }
         let size = block.size;

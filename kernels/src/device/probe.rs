@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_told() {
+    fn what_is_missing_is_reported() {
         for library in libraries() {
             assert!(library.looked_for.iter().any(|name| name.contains(".so")), "{library:?}");
             assert!(library.path.is_none() || library.version.is_some(), "{library:?}");

@@ -178,9 +178,9 @@ impl Device {
         } else {
             self.0.products.fetch_add(1, Relaxed);
             let MatMul { batch, n, m, k, .. } = product.sizes;
-            self.note(|asked| {
-                asked.products += 1;
-                asked.flops += 2 * (batch * n * m * k) as u64;
+            self.note(|counts| {
+                counts.products += 1;
+                counts.flops += 2 * (batch * n * m * k) as u64;
             });
         }
         Ok(true)

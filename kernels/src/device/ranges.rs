@@ -88,9 +88,9 @@ impl Drop for Range {
     }
 }
 
-fn enter(place: ProfileScope) -> Range {
-    let shown = nvtx::push(&place);
-    Range { before: Some(CURRENT.replace(place)), shown, thread: PhantomData }
+fn enter(scope: ProfileScope) -> Range {
+    let shown = nvtx::push(&scope);
+    Range { before: Some(CURRENT.replace(scope)), shown, thread: PhantomData }
 }
 
 /// Opens a range within the current one.
@@ -107,7 +107,7 @@ pub fn resume(phase: Phase, part: &Arc<str>) -> Range {
 
 /// The current part of this thread.
 pub fn part() -> Arc<str> {
-    CURRENT.with_borrow(|place| Arc::clone(&place.part))
+    CURRENT.with_borrow(|scope| Arc::clone(&scope.part))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::{Grid, ViewMut};
 use crate::{KernelError, Result};
 
 /// Checks that a size is below 2^31, as kernels require. It is then the same number signed or not,
-/// and the sum of two sizes, such as the end of a piece of rows, does not wrap around.
+/// and the sum of two sizes, such as the end of a row split, does not wrap around.
 ///
 /// # Errors
 /// A larger size.
@@ -35,15 +35,15 @@ pub(crate) fn length<T>(operand: &Option<ViewMut<'_, T>>, expected: usize) -> us
     operand.as_ref().map_or(expected, ViewMut::len)
 }
 
-/// Elements of a strip of `strips.cuh`.
-const STRIP: usize = 8;
+/// Elements of a vector of `vectors.cuh`.
+const VECTOR: usize = 8;
 
-/// Threads of a block of `strips.cuh` and `columns.cuh`, and of [`each`].
+/// Threads of a block of `vectors.cuh` and `columns.cuh`, and of [`each`].
 const THREADS: u32 = 256;
 
-/// Rows of a sheet per block. Four for each of its warps pay for loading the data that depends on
-/// the column.
-const SHEET_ROWS: usize = 32;
+/// Rows of the 2-D tile of a block. Four for each of its warps pay for loading the data that
+/// depends on the column.
+const TILE_ROWS: usize = 32;
 
 /// Largest number of blocks along y.
 const MOST: usize = 65535;
@@ -55,32 +55,32 @@ pub(crate) fn each(n: usize) -> Grid {
 
 /// Grid of a flat kernel over `n` elements.
 pub(crate) fn flat(n: usize) -> Grid {
-    Grid::line(n, STRIP * THREADS as usize, THREADS)
+    Grid::line(n, VECTOR * THREADS as usize, THREADS)
 }
 
-/// Grid of a sheet kernel over `[n, c]`, and the rows of a piece.
-pub(crate) fn sheet(n: usize, c: usize) -> (Grid, usize) {
-    let rows = SHEET_ROWS.max(n.div_ceil(MOST));
-    let blocks = [c.div_ceil(32 * STRIP), n.div_ceil(rows), 1];
+/// Grid of a kernel in 2-D tiles over `[n, c]`, and the rows of a tile.
+pub(crate) fn tile2d(n: usize, c: usize) -> (Grid, usize) {
+    let rows = TILE_ROWS.max(n.div_ceil(MOST));
+    let blocks = [c.div_ceil(32 * VECTOR), n.div_ceil(rows), 1];
     (Grid::new(blocks, [THREADS, 1, 1]), rows)
 }
 
 /// Split of a sum over rows, by the number of rows only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Pieces {
-    /// Rows of a piece.
+pub(crate) struct RowSplit {
+    /// Rows of each but the last.
     pub rows: usize,
-    /// Number of pieces.
+    /// Number of parts.
     pub count: usize,
 }
 
-impl Pieces {
-    /// Splits `n` rows into at most 128 pieces of at least 64 rows, eight for each warp. With eight
+impl RowSplit {
+    /// Splits `n` rows into at most 128 parts of at least 64 rows, eight for each warp. With eight
     /// blocks of columns, as for 256 channels, that is six blocks for each multiprocessor of an
     /// H200.
-    pub fn of(n: usize) -> Pieces {
+    pub fn of(n: usize) -> RowSplit {
         let rows = n.div_ceil(128).max(64);
-        Pieces { rows, count: n.div_ceil(rows) }
+        RowSplit { rows, count: n.div_ceil(rows) }
     }
 
     /// Grid of the first pass over `c` columns.
@@ -89,7 +89,7 @@ impl Pieces {
     }
 
     /// Additions on the path of one element through both passes, for error bounds. They are: rows
-    /// of a warp, warps, pieces of a warp, warps, and the previous value.
+    /// of a warp, warps, splits of a warp, warps, and the previous value.
     pub fn depth(&self) -> f64 {
         (self.rows.div_ceil(8) + 8 + self.count.div_ceil(8) + 8 + 1) as f64
     }

@@ -64,7 +64,7 @@ fn bytes_that_end_within_an_element_are_refused() {
 
 #[test]
 #[should_panic(expected = "are not whole, aligned elements")]
-fn bytes_beside_the_alignment_are_refused() {
+fn misaligned_bytes_are_refused() {
     let device = Device::virtual_gpu();
     let bytes = device.alloc::<u8>("bytes", 12).unwrap();
     let _ = bytes.view().slice(2..10).cast::<f32>();
@@ -80,11 +80,11 @@ fn a_steady_state_reserves_nothing() {
         let c = device.alloc::<i32>("c", 1000).unwrap();
         (b, c)
     };
-    let held = step();
+    let live = step();
     let first = device.usage();
     assert_eq!((first.live, first.peak, first.reserved), (4600, 4600, 4600));
     assert_eq!(first.reservations, 2);
-    drop(held);
+    drop(live);
     for _ in 0..3 {
         drop(step());
     }
@@ -245,8 +245,8 @@ fn an_epilogue_rounds_once() {
     // Arguments that are refused, and a product with nothing to do.
     let short = Epilogue::Bias(bias.view().slice(1..m));
     let error = device.matmul_with(&sizes, 1.0, a, b, over, short, c.view_mut()).unwrap_err();
-    let said = "matmul: vector of the epilogue has 6 elements, its sizes require 7";
-    assert_eq!(error.to_string(), said);
+    let want = "matmul: vector of the epilogue has 6 elements, its sizes require 7";
+    assert_eq!(error.to_string(), want);
     let twice = MatMul::new(1, m, k).batched(n).shared_b();
     let fused = Epilogue::Bias(bias.view());
     let error = device.matmul_with(&twice, 1.0, a, b, over, fused, c.view_mut()).unwrap_err();
@@ -288,8 +288,9 @@ fn a_dry_run_checks_and_counts_and_executes_nothing() {
     assert_eq!(trace.by_kernel().into_iter().collect::<Vec<_>>(), [("double_f32", 1)]);
     // Both buffers of the launch were in use at once, then both of the product.
     assert_eq!(trace.peak, 28);
-    let held: Vec<_> = trace.at_peak.iter().map(|(held, n)| (held.name, held.bytes, *n)).collect();
-    assert_eq!(held, [("a", 12, 1), ("c", 16, 1)]);
+    let live: Vec<_> =
+        trace.at_peak.iter().map(|(buffer, n)| (buffer.name, buffer.bytes, *n)).collect();
+    assert_eq!(live, [("a", 12, 1), ("c", 16, 1)]);
     device.restart_trace();
     let trace = device.trace().unwrap();
     assert_eq!((trace.total(), trace.peak), (Counts::default(), 28));

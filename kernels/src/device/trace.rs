@@ -59,7 +59,7 @@ impl AddAssign for Counts {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LiveBuffer {
     /// Scope in which they were allocated.
-    pub place: ProfileScope,
+    pub scope: ProfileScope,
     /// Name under which they were allocated.
     pub name: &'static str,
     /// Bytes of each.
@@ -147,19 +147,19 @@ impl Writer {
     }
 
     pub fn launched(&mut self, kernel: Key) {
-        self.note(|asked| asked.launches += 1);
+        self.note(|counts| counts.launches += 1);
         *self.kernels.entry((profile_scope(), kernel)).or_default() += 1;
     }
 
     pub fn took(&mut self, name: &'static str, address: u64, bytes: usize) {
-        self.note(|asked| {
-            asked.allocations += 1;
-            asked.allocated += bytes as u64;
+        self.note(|counts| {
+            counts.allocations += 1;
+            counts.allocated += bytes as u64;
         });
         if let Some(memory) = &mut self.memory {
             memory
                 .events
-                .push(Event::Taken(address, LiveBuffer { place: profile_scope(), name, bytes }));
+                .push(Event::Taken(address, LiveBuffer { scope: profile_scope(), name, bytes }));
             memory.sizes.insert(address, bytes);
             memory.live += bytes;
             if memory.live > memory.peak {
@@ -178,13 +178,13 @@ impl Writer {
     /// The trace so far.
     pub fn read(&self) -> Trace {
         let name = |(_, name, suffix): &Key| [*name, *suffix].concat();
-        let kernels = self.kernels.iter().map(|((place, key), n)| ((place.clone(), name(key)), *n));
+        let kernels = self.kernels.iter().map(|((scope, key), n)| ((scope.clone(), name(key)), *n));
         let mut trace =
             Trace { parts: self.parts.clone(), kernels: kernels.collect(), ..Trace::default() };
         if let Some(memory) = &self.memory {
             trace.peak = memory.peak;
-            for held in memory.buffers(memory.peak_at).into_values() {
-                *trace.at_peak.entry(held).or_default() += 1;
+            for buffer in memory.buffers(memory.peak_at).into_values() {
+                *trace.at_peak.entry(buffer).or_default() += 1;
             }
         }
         trace
@@ -194,17 +194,17 @@ impl Writer {
 impl Memory {
     /// Buffers in use after the first `events`.
     fn buffers(&self, events: usize) -> BTreeMap<u64, LiveBuffer> {
-        let mut held = self.before.clone();
+        let mut live = self.before.clone();
         for event in &self.events[..events] {
             match event {
                 Event::Taken(address, buffer) => {
-                    held.insert(*address, buffer.clone());
+                    live.insert(*address, buffer.clone());
                 }
                 Event::Given(address) => {
-                    held.remove(address);
+                    live.remove(address);
                 }
             }
         }
-        held
+        live
     }
 }

@@ -12,7 +12,7 @@ use ptx_vm::{Address, Gpu, Launch, MemoryError, Module as Parsed};
 
 use super::backend::{Backend, Fused, GraphId, Product, Storage, mask_row};
 use super::module::Key;
-use super::virtual_graph::{Graphs, Step};
+use super::virtual_graph::{Step, VirtualGraphs};
 use super::{Grid, Kernel, Work};
 use crate::matmul::MatMul;
 use crate::{KernelError, Result};
@@ -24,7 +24,7 @@ pub(super) struct VirtualGpu {
 #[derive(Default)]
 pub(super) struct State {
     pub gpu: Gpu,
-    pub graphs: Graphs,
+    pub graphs: VirtualGraphs,
     /// Kernels that ran at least once.
     pub launched: HashSet<Key>,
     /// Whether products have no epilogues.
@@ -208,10 +208,10 @@ impl State {
                 let mut bits = vec![0; s.n * mask_row(s.m)];
                 gpu.read(Address(from), &mut bits).map_err(failed("multiply"))?;
                 for (row, bits) in c.chunks_mut(s.m).zip(bits.chunks(mask_row(s.m))) {
-                    let kept = |j: usize| bits[j / 8] >> (j % 8) & 1 == 1;
+                    let is_set = |j: usize| bits[j / 8] >> (j % 8) & 1 == 1;
                     row.iter_mut()
                         .enumerate()
-                        .filter(|&(j, _)| !kept(j))
+                        .filter(|&(j, _)| !is_set(j))
                         .for_each(|(_, y)| *y = 0.0);
                 }
             }

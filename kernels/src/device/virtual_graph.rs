@@ -28,13 +28,13 @@ pub(super) enum Step {
 
 /// The graphs of a device and the one being recorded.
 #[derive(Default)]
-pub(super) struct Graphs {
+pub(super) struct VirtualGraphs {
     recording: Option<Vec<Step>>,
     done: HashMap<GraphId, Arc<[Step]>>,
     next: GraphId,
 }
 
-impl Graphs {
+impl VirtualGraphs {
     pub fn begin(&mut self) {
         self.recording = Some(Vec::new());
     }

@@ -1,4 +1,4 @@
-//! Group norm in f32: pieces of rows are split over threads, inner loops run over the channels of a
+//! Group norm in f32: row splits are spread over threads, inner loops run over the channels of a
 //! pixel.
 
 use rayon::prelude::*;
@@ -8,7 +8,7 @@ use crate::simd;
 use crate::simd::madd;
 
 /// Pixels per task. Fixed, so that sums have the same order for any number of threads. 64 rows of
-/// 256 channels stay in the L2 cache between the mean and the variance of a piece.
+/// 256 channels stay in the L2 cache between the mean and the variance of a split.
 const ROWS: usize = 64;
 
 simd! {
@@ -75,8 +75,8 @@ simd! {
     }
 }
 
-/// Pieces of rows, none of which spans two images.
-fn pieces<'a>(s: &GroupNorm, x: &'a [f32]) -> impl IndexedParallelIterator<Item = &'a [f32]> {
+/// Row splits, none of which spans two images.
+fn splits<'a>(s: &GroupNorm, x: &'a [f32]) -> impl IndexedParallelIterator<Item = &'a [f32]> {
     let (c, image, count) = (s.c, s.hw * s.c, s.hw.div_ceil(ROWS));
     (0..s.b * count).into_par_iter().map(move |k| {
         let row = k % count * ROWS * c;
@@ -90,7 +90,7 @@ fn spread(s: &GroupNorm, values: &[f32]) -> Vec<f32> {
     values.iter().flat_map(|v| std::iter::repeat_n(*v, width)).collect()
 }
 
-/// Count, mean and sum of squared distances from it of each group of one piece of rows.
+/// Count, mean and sum of squared distances from it of each group of one row split.
 fn moments(s: &GroupNorm, x: &[f32]) -> (f64, Vec<(f64, f64)>) {
     let width = s.c / s.groups;
     let n = (x.len() / s.groups) as f64;
@@ -105,7 +105,7 @@ fn moments(s: &GroupNorm, x: &[f32]) -> (f64, Vec<(f64, f64)>) {
 }
 
 fn statistics(s: &GroupNorm, x: &[f32], mean: &mut [f32], rstd: &mut [f32]) {
-    let parts: Vec<_> = pieces(s, x).map(|x| moments(s, x)).collect();
+    let parts: Vec<_> = splits(s, x).map(|x| moments(s, x)).collect();
     for image in 0..s.b {
         let count = s.hw.div_ceil(ROWS);
         let parts = &parts[image * count..(image + 1) * count];
@@ -164,8 +164,8 @@ pub fn backward(
         return;
     }
     let (mean, rstd) = (spread(s, stats.mean), spread(s, stats.rstd));
-    let parts: Vec<(Vec<f32>, Vec<f32>)> = pieces(s, x)
-        .zip(pieces(s, dy))
+    let parts: Vec<(Vec<f32>, Vec<f32>)> = splits(s, x)
+        .zip(splits(s, dy))
         .enumerate()
         .map(|(k, (x, dy))| {
             let at = k / count * c..(k / count + 1) * c;

@@ -1,7 +1,7 @@
 //! Launches of `group_norm.cu`.
 
 use super::{GroupNorm, StatsGpu};
-use crate::device::sizes::{Pieces, sheet, small};
+use crate::device::sizes::{RowSplit, small, tile2d};
 use crate::device::{Args, Device, Float, Grid, Module, View, ViewMut};
 use crate::{KernelError, Result, check_count};
 
@@ -20,8 +20,8 @@ struct Sizes {
     groups: u32,
     eps: f32,
     rows: u32,
-    pieces: u32,
-    sheet_rows: u32,
+    splits: u32,
+    tile_rows: u32,
 }
 
 impl GroupNorm {
@@ -49,12 +49,12 @@ impl GroupNorm {
             return Ok(());
         }
         let sizes = self.sizes()?;
-        let pieces = self.pieces();
-        let partial = 2 * self.b * pieces.count * self.c;
+        let splits = self.splits();
+        let partial = 2 * self.b * splits.count * self.c;
         let mut partial = device.alloc::<f32>("group_norm.partial", partial)?;
         let args = Args::new(&sizes).read(x).write(partial.view_mut());
-        let grid = self.by_channels(pieces.count);
-        // SAFETY: x is [b, hw, c], partial [b, pieces, 2, c]; threads beyond channel c do nothing.
+        let grid = self.by_channels(splits.count);
+        // SAFETY: x is [b, hw, c], partial [b, splits, 2, c]; threads beyond channel c do nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>("group_norm_pieces"), &grid, &args)? };
         let args = Args::new(&sizes).read(partial.view());
         let args = args.write(mean.reborrow()).write(rstd.reborrow());
@@ -63,7 +63,7 @@ impl GroupNorm {
         let args = Args::new(&sizes).read(x).read(weight).read(bias);
         let args = args.read(mean.as_view()).read(rstd.as_view()).write(y);
         // SAFETY: the lengths were checked; threads beyond a row or the last row do nothing.
-        unsafe { device.launch(&PTX.kernel_of::<T>("group_norm_fwd"), &self.by_sheets(), &args) }
+        unsafe { device.launch(&PTX.kernel_of::<T>("group_norm_fwd"), &self.by_tiles(), &args) }
     }
 
     /// [`GroupNorm::backward`] on a device: writes `dx` and adds to `dweight` and `dbias`; each is
@@ -98,15 +98,15 @@ impl GroupNorm {
             return Ok(());
         }
         let sizes = self.sizes()?;
-        let pieces = self.pieces();
-        let partial = 2 * self.b * pieces.count * self.c;
+        let splits = self.splits();
+        let partial = 2 * self.b * splits.count * self.c;
         let mut partial = device.alloc::<f32>("group_norm.partial", partial)?;
         let mut sums = device.alloc::<f32>("group_norm.sums", 2 * self.b * self.c)?;
         let args = Args::new(&sizes).read(x).read(stats.mean).read(stats.rstd).read(dy);
         let args = args.write(partial.view_mut());
-        let grid = pieces.grid(self.c);
+        let grid = splits.grid(self.c);
         let grid = Grid { blocks: [grid.blocks[0], grid.blocks[1], self.b], ..grid };
-        // SAFETY: the lengths were checked; partial is [b, 2, pieces, c].
+        // SAFETY: the lengths were checked; partial is [b, 2, splits, c].
         unsafe { device.launch(&PTX.kernel_of::<T>("group_norm_columns"), &grid, &args)? };
         let args = Args::new(&sizes).read(partial.view()).write(sums.view_mut());
         // SAFETY: sums is [b, 2, c]; threads beyond channel c do nothing.
@@ -120,7 +120,7 @@ impl GroupNorm {
             let args = args.read(means.view()).read(dy).write(dx);
             let kernel = PTX.kernel_of::<T>("group_norm_bwd");
             // SAFETY: the lengths were checked; threads beyond a row or the last row do nothing.
-            unsafe { device.launch(&kernel, &self.by_sheets(), &args)? };
+            unsafe { device.launch(&kernel, &self.by_tiles(), &args)? };
         }
         if dweight.is_none() && dbias.is_none() {
             return Ok(());
@@ -141,8 +141,8 @@ impl GroupNorm {
         })
     }
 
-    pub(super) fn pieces(&self) -> Pieces {
-        Pieces::of(self.hw)
+    pub(super) fn splits(&self) -> RowSplit {
+        RowSplit::of(self.hw)
     }
 
     fn by_channels(&self, y: usize) -> Grid {
@@ -153,23 +153,23 @@ impl GroupNorm {
         Grid::line(self.b * self.groups, THREADS / 32, THREADS as u32)
     }
 
-    fn by_sheets(&self) -> Grid {
-        let (grid, _) = sheet(self.hw, self.c);
+    fn by_tiles(&self) -> Grid {
+        let (grid, _) = tile2d(self.hw, self.c);
         Grid { blocks: [grid.blocks[0], grid.blocks[1], self.b], ..grid }
     }
 
     fn sizes(&self) -> Result<Sizes> {
         let size = |name, n| small("group_norm", name, n);
-        let pieces = self.pieces();
+        let splits = self.splits();
         Ok(Sizes {
             b: size("b", self.b)?,
             hw: size("hw", self.hw)?,
             c: size("c", self.c)?,
             groups: size("groups", self.groups)?,
             eps: self.eps as f32,
-            rows: size("rows", pieces.rows)?,
-            pieces: size("pieces", pieces.count)?,
-            sheet_rows: size("rows", sheet(self.hw, self.c).1)?,
+            rows: size("rows", splits.rows)?,
+            splits: size("splits", splits.count)?,
+            tile_rows: size("rows", tile2d(self.hw, self.c).1)?,
         })
     }
 }

@@ -1,15 +1,15 @@
 // Group norm of channels-last maps [b, hw, c], forward and backward.
 //
-// Forward: group_norm_pieces writes the mean and the sum of squares around it per image, piece of
+// Forward: group_norm_pieces writes the mean and the sum of squares around it per image, split of
 // rows and channel (one thread per channel, rows are read twice, the second time from the cache);
-// group_norm_stats, a warp per image and group, merges pieces and channels by Chan's formula;
-// group_norm_fwd normalises (sheets, strips.cuh).
-// Backward: group_norm_columns writes sums over rows of dy * xhat and dy per piece and channel,
-// group_norm_sums adds the pieces, group_norm_means computes the two means of each group (a warp
+// group_norm_stats, a warp per image and group, merges splits and channels by Chan's formula;
+// group_norm_fwd normalises (2-D tiles, vectors.cuh).
+// Backward: group_norm_columns writes sums over rows of dy * xhat and dy per split and channel,
+// group_norm_sums adds the splits, group_norm_means computes the two means of each group (a warp
 // per image and group), group_norm_params adds the sums of the images to dweight and dbias,
 // group_norm_bwd writes dx. Overwritten: everything but dweight and dbias.
 #include "columns.cuh"
-#include "strips.cuh"
+#include "vectors.cuh"
 
 struct GroupNorm {
     uint32_t b;
@@ -17,18 +17,18 @@ struct GroupNorm {
     uint32_t c;
     uint32_t groups;
     float eps;
-    // Rows per piece of the statistics or sums, and pieces per image.
+    // Rows per split of the statistics or sums, and splits per image.
     uint32_t rows;
-    uint32_t pieces;
-    // Rows per piece of a sheet.
-    uint32_t sheet_rows;
+    uint32_t splits;
+    // Rows of a 2-D tile.
+    uint32_t tile_rows;
 };
 
 constexpr int CHANNEL_THREADS = 256;
 
-// Block (i, piece, image): 256 channels. partial is [b, pieces, 2, c].
+// Block (i, split, image): 256 channels. partial is [b, splits, 2, c].
 template <typename T>
-__device__ __forceinline__ void pieces(
+__device__ __forceinline__ void row_splits(
     const GroupNorm& s, const T* __restrict__ x, float* __restrict__ partial) {
     const uint32_t j = blockIdx.x * CHANNEL_THREADS + threadIdx.x;
     if (j >= s.c) return;
@@ -44,7 +44,7 @@ __device__ __forceinline__ void pieces(
         const float d = to_f32(x[size_t(i) * s.c]) - mean;
         squares += d * d;
     }
-    partial += (size_t(blockIdx.z) * s.pieces + blockIdx.y) * 2 * s.c + j;
+    partial += (size_t(blockIdx.z) * s.splits + blockIdx.y) * 2 * s.c + j;
     partial[0] = mean;
     partial[s.c] = squares;
 }
@@ -77,13 +77,13 @@ extern "C" __global__ void __launch_bounds__(CHANNEL_THREADS) group_norm_stats(
     uint32_t image, group;
     if (!group_of_warp(s, image, group)) return;
     const uint32_t width = s.c / s.groups, lane = threadIdx.x % 32;
-    partial += size_t(image) * s.pieces * 2 * s.c + group * width;
+    partial += size_t(image) * s.splits * 2 * s.c + group * width;
     Moments all = {0.0f, 0.0f, 0.0f};
-    for (uint32_t i = lane; i < s.pieces * width; i += 32) {
-        const uint32_t piece = i / width, j = i % width;
-        const uint32_t first = piece * s.rows;
+    for (uint32_t i = lane; i < s.splits * width; i += 32) {
+        const uint32_t split = i / width, j = i % width;
+        const uint32_t first = split * s.rows;
         const uint32_t count = first + s.rows < s.hw ? s.rows : s.hw - first;
-        const float* p = partial + size_t(piece) * 2 * s.c + j;
+        const float* p = partial + size_t(split) * 2 * s.c + j;
         all = merge(all, Moments{float(count), p[0], p[s.c]});
     }
     // Each step merges neighbours at a doubled distance. The lower lane comes first in both, so all
@@ -101,13 +101,13 @@ extern "C" __global__ void __launch_bounds__(CHANNEL_THREADS) group_norm_stats(
     }
 }
 
-// Statistics of the groups of a strip's columns.
+// Statistics of the groups of a vector's columns.
 __device__ __forceinline__ void group_values(
-    const GroupNorm& s, const Strip& strip, const float* p, float (&x)[STRIP]) {
+    const GroupNorm& s, const Tile2d& tile, const float* p, float (&x)[VECTOR]) {
     const uint32_t width = s.c / s.groups;
 #pragma unroll
-    for (int k = 0; k < STRIP; k++)
-        x[k] = k < strip.count ? p[blockIdx.z * s.groups + (strip.column + k) / width] : 0.0f;
+    for (int k = 0; k < VECTOR; k++)
+        x[k] = k < tile.count ? p[blockIdx.z * s.groups + (tile.column + k) / width] : 0.0f;
 }
 
 template <typename T>
@@ -115,32 +115,32 @@ __device__ __forceinline__ void forward(
     const GroupNorm& s, const T* __restrict__ x, const float* __restrict__ weight,
     const float* __restrict__ bias, const float* __restrict__ mean,
     const float* __restrict__ rstd, T* __restrict__ y) {
-    const Strip strip(s.hw, s.c, s.sheet_rows);
-    if (strip.count == 0) return;
-    const bool wide = s.c % STRIP == 0 && aligned(x, y, weight, bias);
-    float m[STRIP], r[STRIP], w[STRIP], b[STRIP];
-    group_values(s, strip, mean, m);
-    group_values(s, strip, rstd, r);
-    load(weight + strip.column, wide, strip.count, w);
-    load(bias + strip.column, wide, strip.count, b);
-    for (uint32_t row = strip.first; row < strip.last; row += SHEET_WARPS) {
-        const size_t at = (size_t(blockIdx.z) * s.hw + row) * s.c + strip.column;
-        float v[STRIP];
-        load(x + at, wide, strip.count, v);
+    const Tile2d tile(s.hw, s.c, s.tile_rows);
+    if (tile.count == 0) return;
+    const bool wide = s.c % VECTOR == 0 && aligned(x, y, weight, bias);
+    float m[VECTOR], r[VECTOR], w[VECTOR], b[VECTOR];
+    group_values(s, tile, mean, m);
+    group_values(s, tile, rstd, r);
+    load(weight + tile.column, wide, tile.count, w);
+    load(bias + tile.column, wide, tile.count, b);
+    for (uint32_t row = tile.first; row < tile.last; row += TILE_WARPS) {
+        const size_t at = (size_t(blockIdx.z) * s.hw + row) * s.c + tile.column;
+        float v[VECTOR];
+        load(x + at, wide, tile.count, v);
 #pragma unroll
-        for (int k = 0; k < STRIP; k++) v[k] = (v[k] - m[k]) * r[k] * w[k] + b[k];
-        store(y + at, wide, strip.count, v);
+        for (int k = 0; k < VECTOR; k++) v[k] = (v[k] - m[k]) * r[k] * w[k] + b[k];
+        store(y + at, wide, tile.count, v);
     }
 }
 
-// y = xhat * weight + bias. Block (i, piece, image); partial is [b, 2, pieces, c].
+// y = xhat * weight + bias. Block (i, split, image); partial is [b, 2, splits, c].
 template <typename T>
 __device__ __forceinline__ void columns(
     const GroupNorm& s, const T* __restrict__ x, const float* __restrict__ mean,
     const float* __restrict__ rstd, const T* __restrict__ dy, float* __restrict__ partial) {
     const uint32_t image = blockIdx.z, width = s.c / s.groups;
     const size_t start = size_t(image) * s.hw;
-    partial += size_t(image) * 2 * s.pieces * s.c;
+    partial += size_t(image) * 2 * s.splits * s.c;
     column_pieces<2>(s.hw, s.c, s.rows, partial, [&](uint32_t row, uint32_t j, float (&out)[2]) {
         const size_t at = (start + row) * s.c + j;
         const uint32_t group = image * s.groups + j / width;
@@ -150,16 +150,16 @@ __device__ __forceinline__ void columns(
     });
 }
 
-// Sums over the pieces: [b, 2, pieces, c] to [b, 2, c]. Block (i, sum, image): 256 channels.
+// Sums over the splits: [b, 2, splits, c] to [b, 2, c]. Block (i, sum, image): 256 channels.
 extern "C" __global__ void __launch_bounds__(CHANNEL_THREADS) group_norm_sums(
     GroupNorm s, const float* __restrict__ partial, float* __restrict__ sums) {
     const uint32_t j = blockIdx.x * CHANNEL_THREADS + threadIdx.x;
     if (j >= s.c) return;
     const size_t which = size_t(blockIdx.z) * 2 + blockIdx.y;
-    partial += which * s.pieces * s.c + j;
+    partial += which * s.splits * s.c + j;
     float sum = 0.0f;
 #pragma unroll 8
-    for (uint32_t piece = 0; piece < s.pieces; piece++) sum += partial[size_t(piece) * s.c];
+    for (uint32_t split = 0; split < s.splits; split++) sum += partial[size_t(split) * s.c];
     sums[which * s.c + j] = sum;
 }
 
@@ -213,7 +213,7 @@ struct OfGroup {
     }
 };
 
-// dx = rstd * (g - mean(g) - xhat * mean(g * xhat)). A strip is in one group if STRIP divides the
+// dx = rstd * (g - mean(g) - xhat * mean(g * xhat)). A vector is in one group if VECTOR divides the
 // group width, as with 256 channels in 32 groups. Otherwise the terms of each column's group are
 // reread for each row: that is slower in a case no network uses, but saves registers everywhere.
 template <typename T>
@@ -221,42 +221,42 @@ __device__ __forceinline__ void backward(
     const GroupNorm& s, const T* __restrict__ x, const float* __restrict__ weight,
     const float* __restrict__ mean, const float* __restrict__ rstd,
     const float* __restrict__ means, const T* __restrict__ dy, T* __restrict__ dx) {
-    const Strip strip(s.hw, s.c, s.sheet_rows);
-    if (strip.count == 0) return;
-    const bool wide = s.c % STRIP == 0 && aligned(x, dy, dx, weight);
+    const Tile2d tile(s.hw, s.c, s.tile_rows);
+    if (tile.count == 0) return;
+    const bool wide = s.c % VECTOR == 0 && aligned(x, dy, dx, weight);
     const uint32_t width = s.c / s.groups, groups = blockIdx.z * s.groups;
-    float w[STRIP];
-    load(weight + strip.column, wide, strip.count, w);
-    const bool one = width % STRIP == 0;
-    const OfGroup whole(s, means, mean, rstd, groups + strip.column / width);
+    float w[VECTOR];
+    load(weight + tile.column, wide, tile.count, w);
+    const bool one = width % VECTOR == 0;
+    const OfGroup whole(s, means, mean, rstd, groups + tile.column / width);
 #pragma unroll 1
-    for (uint32_t row = strip.first; row < strip.last; row += SHEET_WARPS) {
-        const size_t at = (size_t(blockIdx.z) * s.hw + row) * s.c + strip.column;
-        float v[STRIP], g[STRIP];
-        load(x + at, wide, strip.count, v);
-        load(dy + at, wide, strip.count, g);
+    for (uint32_t row = tile.first; row < tile.last; row += TILE_WARPS) {
+        const size_t at = (size_t(blockIdx.z) * s.hw + row) * s.c + tile.column;
+        float v[VECTOR], g[VECTOR];
+        load(x + at, wide, tile.count, v);
+        load(dy + at, wide, tile.count, g);
         if (one) {
 #pragma unroll
-            for (int k = 0; k < STRIP; k++)
+            for (int k = 0; k < VECTOR; k++)
                 v[k] = g[k] * (w[k] * whole.rstd) - whole.rest - (v[k] - whole.mean) * whole.of_x;
         } else {
 #pragma unroll
-            for (int k = 0; k < STRIP; k++) {
-                if (k >= strip.count) continue;
-                const OfGroup own(s, means, mean, rstd, groups + (strip.column + k) / width);
+            for (int k = 0; k < VECTOR; k++) {
+                if (k >= tile.count) continue;
+                const OfGroup own(s, means, mean, rstd, groups + (tile.column + k) / width);
                 v[k] = g[k] * (w[k] * own.rstd) - own.rest - (v[k] - own.mean) * own.of_x;
             }
         }
-        store(dx + at, wide, strip.count, v);
+        store(dx + at, wide, tile.count, v);
     }
 }
 
 #define GROUP_NORM(T, SUFFIX)                                                                     \
     extern "C" __global__ void __launch_bounds__(CHANNEL_THREADS) group_norm_pieces##SUFFIX(      \
         GroupNorm s, const T* x, float* partial) {                                                \
-        pieces<T>(s, x, partial);                                                                 \
+        row_splits<T>(s, x, partial);                                                             \
     }                                                                                             \
-    extern "C" __global__ void __launch_bounds__(STRIP_THREADS) group_norm_fwd##SUFFIX(           \
+    extern "C" __global__ void __launch_bounds__(VECTOR_THREADS) group_norm_fwd##SUFFIX(           \
         GroupNorm s, const T* x, const float* weight, const float* bias, const float* mean,       \
         const float* rstd, T* y) {                                                                \
         forward<T>(s, x, weight, bias, mean, rstd, y);                                            \
@@ -266,7 +266,7 @@ __device__ __forceinline__ void backward(
         float* partial) {                                                                         \
         columns<T>(s, x, mean, rstd, dy, partial);                                                \
     }                                                                                             \
-    extern "C" __global__ void __launch_bounds__(STRIP_THREADS) group_norm_bwd##SUFFIX(           \
+    extern "C" __global__ void __launch_bounds__(VECTOR_THREADS) group_norm_bwd##SUFFIX(           \
         GroupNorm s, const T* x, const float* weight, const float* mean, const float* rstd,       \
         const float* means, const T* dy, T* dx) {                                                 \
         backward<T>(s, x, weight, mean, rstd, means, dy, dx);                                     \

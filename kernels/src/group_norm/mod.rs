@@ -11,7 +11,7 @@
 //! dweight[c] += sum_{b, hw}(dy * xhat)        dbias[c] += sum_{b, hw}(dy)
 //! ```
 //! Group `j` holds the channels `j c / groups ..` of every pixel of one image. The variance is
-//! computed around the mean of each piece of rows and the pieces are merged with Chan's formula.
+//! computed around the mean of each row split and the splits are merged with Chan's formula.
 //! `E[x^2] - E[x]^2` is not used because it cancels.
 //!
 //! Shapes: `x`, `y`, `dy`, `dx` are `[b, hw, c]`; `weight`, `bias` and their gradients `[c]`;
@@ -23,7 +23,7 @@
 //! it twice and writes it once: floor on an H200 (4.3 TB/s) 23 us, 16 us if the second read
 //! comes from the L2 cache. Backward reads `x` and `dy` twice and writes `dx`: 39 us. They take 8
 //! and 16 FLOP per element. The statistics use one thread per channel, so that accesses of a warp
-//! are contiguous for any group width. Pieces of rows fill the grid and are merged in a fixed
+//! are contiguous for any group width. Row splits fill the grid and are merged in a fixed
 //! order.
 //!
 //! Source: spec mask2former, conventions (32 groups, eps 1e-5, affine).

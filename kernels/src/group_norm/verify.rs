@@ -105,14 +105,14 @@ fn forward<T: Float>(
     let stats = s.b * s.groups;
     let (mut y, mut mean, mut rstd) = (vec![0.0; x.len()], vec![0.0; stats], vec![0.0; stats]);
     reference::forward(s, x, w, b, &mut y, &mut mean, &mut rstd);
-    // Additions of a piece, merges of a lane (four operations each), merges of the warp.
-    let pieces = s.pieces();
-    let merges = (pieces.count * (s.c / s.groups)).div_ceil(32) as f64 + 5.0;
-    let unit = (pieces.rows as f64 + 4.0 * merges + 8.0) * UNIT;
+    // Additions of a split, merges of a lane (four operations each), merges of the warp.
+    let splits = s.splits();
+    let merges = (splits.count * (s.c / s.groups)).div_ceil(32) as f64 + 5.0;
+    let unit = (splits.rows as f64 + 4.0 * merges + 8.0) * UNIT;
     let sizes = group_means(s, |i| x[i]);
     let mean_error = |g: usize| unit * sizes[g];
     verification.within(&format!("{what}: mean"), &got.mean, &mean, mean_error);
-    // The variance is around the computed mean of a piece. The error of the mean enters squared,
+    // The variance is around the computed mean of a split. The error of the mean enters squared,
     // the rounding of x - mean as a relative error.
     let rstd_error = |g: usize| rstd[g] * (unit + (mean_error(g) * rstd[g]).powi(2));
     verification.within(&format!("{what}: rstd"), &got.rstd, &rstd, rstd_error);
@@ -137,8 +137,8 @@ fn backward<T: Float>(
     let stats = Stats { mean: &mean, rstd: &rstd };
     reference::backward(s, x, w, stats, dy, Some(&mut dx), Some(&mut dw), Some(&mut db));
     let xhat = |i: usize| (x[i] - mean[group(s, i)]) * rstd[group(s, i)];
-    let pieces = s.pieces();
-    let unit = (pieces.depth() + (pieces.count + s.b + s.c / s.groups) as f64 + 8.0) * UNIT;
+    let splits = s.splits();
+    let unit = (splits.depth() + (splits.count + s.b + s.c / s.groups) as f64 + 8.0) * UNIT;
     let g_mean = group_means(s, |i| dy[i] * w[i % s.c]);
     let gx_mean = group_means(s, |i| dy[i] * w[i % s.c] * xhat(i));
     verification.within(&format!("{what}: dx"), &got.dx, &dx, |i| {

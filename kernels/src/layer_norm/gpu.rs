@@ -1,7 +1,7 @@
 //! Launches of `layer_norm.cu`.
 
 use super::LayerNorm;
-use crate::device::sizes::{Pieces, small};
+use crate::device::sizes::{RowSplit, small};
 use crate::device::{Args, Device, Float, Grid, Module, View, ViewMut};
 use crate::reduce::column_finish;
 use crate::{Result, Write, check_count};
@@ -101,17 +101,17 @@ impl LayerNorm {
         if (dweight.is_none() && dbias.is_none()) || x.is_empty() {
             return Ok(());
         }
-        let pieces = Pieces::of(self.n);
-        let each = pieces.count * self.c;
+        let splits = RowSplit::of(self.n);
+        let each = splits.count * self.c;
         let mut partial = device.alloc("layer_norm.partial", 2 * each)?;
-        let args = Args::new(&self.sizes(pieces.rows, Write::Over)?).read(x);
+        let args = Args::new(&self.sizes(splits.rows, Write::Over)?).read(x);
         let args = args.read(stats.mean).read(stats.rstd).read(dy).write(partial.view_mut());
         let kernel = PTX.kernel_of::<T>("layer_norm_columns");
-        // SAFETY: the lengths were checked; partial holds two sums per piece and column.
-        unsafe { device.launch(&kernel, &pieces.grid(self.c), &args)? };
+        // SAFETY: the lengths were checked; partial holds two sums per split and column.
+        unsafe { device.launch(&kernel, &splits.grid(self.c), &args)? };
         for (out, at) in [(dweight, 0), (dbias, each)] {
             if let Some(out) = out {
-                column_finish(device, partial.view().slice(at..at + each), pieces.count, out)?;
+                column_finish(device, partial.view().slice(at..at + each), splits.count, out)?;
             }
         }
         Ok(())

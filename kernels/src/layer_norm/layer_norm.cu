@@ -12,7 +12,7 @@ struct LayerNorm {
     uint32_t n;
     uint32_t c;
     float eps;
-    // Rows per piece of the column sums.
+    // Rows per split of the column sums.
     uint32_t rows;
     // Whether to add to dx instead of overwriting it.
     uint32_t add;

@@ -22,7 +22,7 @@
 //! of ViT-L, `[4100, 1024]` bf16, move 17 MB forward (34 MFLOP) and 25 MB for `dx`; the floor
 //! on an H200 (4.3 TB/s) is 4 and 6 us. One warp handles one row, four rows per block. A row of
 //! 1024 is four 16-byte accesses per lane, kept in registers between the passes over it, and warps
-//! need no synchronisation. `dweight` and `dbias` take two passes over pieces of rows, in an order
+//! need no synchronisation. `dweight` and `dbias` take two passes over row splits, in an order
 //! set by the sizes (`cuda/columns.cuh`).
 
 mod cpu;

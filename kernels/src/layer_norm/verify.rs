@@ -6,7 +6,7 @@ use super::{LayerNorm, Stats, StatsGpu, reference};
 use crate::Result;
 use crate::Write;
 use crate::check::{UNIT, noise, stored, wide};
-use crate::device::sizes::Pieces;
+use crate::device::sizes::RowSplit;
 use crate::device::{Device, Float};
 use crate::verify::{Kernels, Timed, Verification, filled};
 
@@ -155,7 +155,7 @@ fn backward<T: Float>(
     let sum: Vec<f64> = dx.iter().zip(x).map(|(d, x)| d + x).collect();
     let bound_added = |at: usize| bound(at) + UNIT * sum[at].abs();
     verification.within(&format!("{what}: dx added"), &got.sum, &sum, bound_added);
-    let depth = Pieces::of(n).depth() + 3.0;
+    let depth = RowSplit::of(n).depth() + 3.0;
     let column = |j: usize, f: &dyn Fn(usize) -> f64| {
         (0..n).map(|i| f(i * c + j).abs()).sum::<f64>() + w[j].abs()
     };

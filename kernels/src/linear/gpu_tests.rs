@@ -68,26 +68,27 @@ fn feed_forward<T: Float>(device: &Device, fused: bool) {
     first.forward_relu_gpu(device, x, w1, b, plain.view_mut()).unwrap();
     let h: Vec<T> = device.download(h.view()).unwrap();
     assert_eq!(h, device.download(plain.view()).unwrap());
-    let mut kept = device.alloc::<T>("dh", n * m).unwrap();
+    let mut dh_buffer = device.alloc::<T>("dh", n * m).unwrap();
     let (w2, dy) = (w2.view(), dy.view());
     if !fused {
-        let done = second.dx_before_relu_gpu(device, w2, dy, mask.view(), kept.view_mut());
+        let done = second.dx_before_relu_gpu(device, w2, dy, mask.view(), dh_buffer.view_mut());
         assert!(!done.unwrap());
         return;
     }
-    assert!(second.dx_before_relu_gpu(device, w2, dy, mask.view(), kept.view_mut()).unwrap());
+    assert!(second.dx_before_relu_gpu(device, w2, dy, mask.view(), dh_buffer.view_mut()).unwrap());
     let mut all = device.alloc::<T>("all", n * m).unwrap();
     second.backward_gpu(device, None, w2, dy, Some(all.view_mut()), None, None).unwrap();
-    let (dh, all) = (device.download(kept.view()).unwrap(), device.download(all.view()).unwrap());
+    let (dh, all) =
+        (device.download(dh_buffer.view()).unwrap(), device.download(all.view()).unwrap());
     let zero = T::of(0.0);
     for i in 0..n * m {
         assert_eq!(dh[i], if h[i].f32() > 0.0 { all[i] } else { zero }, "element {i}");
     }
     assert!(h.contains(&zero) && h.iter().any(|h| h.f32() > 0.0));
     let short = mask.view().slice(1..mask.len());
-    let error = second.dx_before_relu_gpu(device, w2, dy, short, kept.view_mut());
-    let said = "matmul: mask of the epilogue has 223 elements, its sizes require 224";
-    assert_eq!(error.unwrap_err().to_string(), said);
+    let error = second.dx_before_relu_gpu(device, w2, dy, short, dh_buffer.view_mut());
+    let want = "matmul: mask of the epilogue has 223 elements, its sizes require 224";
+    assert_eq!(error.unwrap_err().to_string(), want);
 }
 
 #[test]

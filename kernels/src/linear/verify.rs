@@ -5,7 +5,7 @@ use half::bf16;
 use super::{Linear, reference};
 use crate::Result;
 use crate::check::{UNIT, noise, stored, wide};
-use crate::device::sizes::Pieces;
+use crate::device::sizes::RowSplit;
 use crate::device::{Device, Float};
 use crate::verify::{Kernels, LayerInputs, Timed, Verification, filled};
 
@@ -81,8 +81,8 @@ fn check<T: Float>(
     verification.within(&format!("{what}: y with ReLU"), &got.positive, &positive, forward);
     verification.within(&format!("{what}: dx"), &got.dx, &dx, |_| sum(m));
     verification.within(&format!("{what}: dweight"), &got.dweight, &dweight, |_| sum(n));
-    // Summed one after the other or in pieces.
-    let depth = Pieces::of(n).depth().max(n as f64) + 1.0;
+    // Summed one after the other or in row splits.
+    let depth = RowSplit::of(n).depth().max(n as f64) + 1.0;
     let bound = |_| depth * UNIT * (n + 1) as f64;
     verification.within(&format!("{what}: dbias"), &got.dbias, &dbias, bound);
     Ok(())

@@ -1,7 +1,7 @@
 //! Launches of `mask_loss.cu`.
 
 use super::MaskLoss;
-use crate::device::sizes::{sheet, small};
+use crate::device::sizes::{small, tile2d};
 use crate::device::{Args, Device, Float, Grid, Module, View, ViewMut};
 use crate::{KernelError, Result, check_count};
 
@@ -71,7 +71,7 @@ impl MaskLoss {
         dlosses: View<'_, f32>,
         dx: ViewMut<'_, T>,
     ) -> Result<()> {
-        let (grid, rows) = sheet(self.r, self.p);
+        let (grid, rows) = tile2d(self.r, self.p);
         let sizes = self.check_gpu(&pairs, rows)?;
         check_count("mask_loss", "sums", sums.len(), 4 * self.r)?;
         check_count("mask_loss", "dlosses", dlosses.len(), 2)?;

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::{MatchCost, reference};
 use crate::logistic::sigmoid_and_log;
-use crate::product::{View, product};
+use crate::product::{MatrixView, product};
 use crate::simd;
 
 /// Points per task: three tiles of 100 queries fit in the L2 cache. Fixed, as the sums depend on
@@ -68,8 +68,8 @@ fn tile(s: &MatchCost, x: &[f32], t: &[f32], start: usize) -> Part {
         let (copy, rest) = row.split_at_mut(n);
         part.sum_t[j] = target_row(&t[j * s.p + start..][..n], copy, rest);
     }
-    let rows = |data, rs| View { data, rs, cs: 1 };
-    let columns = View { data: &targets, rs: 1, cs: 2 * n };
+    let rows = |data, rs| MatrixView { data, rs, cs: 1 };
+    let columns = MatrixView { data: &targets, rs: 1, cs: 2 * n };
     product((q, g, 2 * n), rows(&entropies, 2 * n), columns, &mut part.entropy, g, false);
     product((q, g, n), rows(&sigmas, n), columns, &mut part.both, g, false);
     part

@@ -19,7 +19,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::finish::{Finish, TileRange};
-use super::left::{Left, Sizes};
+use super::left::{Left, PackSizes};
 use super::micro::{LINE, Shape, TILE, shape, tile};
 use super::right::Right;
 use crate::dry_run::Cost;
@@ -111,7 +111,7 @@ impl Blocked<'_> {
             strip.fill(0.0);
             return;
         }
-        let sizes = Sizes { n: self.n, k: self.k, strip: b.shape.rows };
+        let sizes = PackSizes { n: self.n, k: self.k, strip: b.shape.rows };
         self.left.pack(sizes, b.strip_rows(i), b.steps.clone(), strip);
     }
 

@@ -29,7 +29,7 @@ pub(crate) enum Left<'a> {
 
 /// Sizes of the operand and of its strips.
 #[derive(Clone, Copy)]
-pub struct Sizes {
+pub struct PackSizes {
     pub n: usize,
     pub k: usize,
     /// Rows per strip.
@@ -39,7 +39,7 @@ pub struct Sizes {
 impl Left<'_> {
     /// Packs `rows` (of one strip) and `depth` into `out`, zero-padded to a whole line. Missing
     /// rows of a partial strip are not written.
-    pub fn pack(&self, s: Sizes, rows: Range<usize>, depth: Range<usize>, out: &mut [f32]) {
+    pub fn pack(&self, s: PackSizes, rows: Range<usize>, depth: Range<usize>, out: &mut [f32]) {
         let part = rows.start * s.k..rows.end * s.k;
         let columns = depth.clone();
         match *self {
@@ -121,7 +121,7 @@ impl Change for Scale<'_> {
 #[inline(always)]
 fn fill<const FMA: bool>(
     x: &[f32],
-    s: Sizes,
+    s: PackSizes,
     depth: Range<usize>,
     out: &mut [f32],
     change: impl Change,
@@ -142,19 +142,21 @@ fn fill<const FMA: bool>(
 }
 
 simd! {
-    fn plain_rows<FMA>(x: &[f32], s: Sizes, depth: Range<usize>, out: &mut [f32]) {
+    fn plain_rows<FMA>(x: &[f32], s: PackSizes, depth: Range<usize>, out: &mut [f32]) {
         fill::<FMA>(x, s, depth, out, Keep);
     }
 
-    fn normed_rows<FMA>(norm: Normed<f32>, s: Sizes, depth: Range<usize>, out: &mut [f32]) {
+    fn normed_rows<FMA>(norm: Normed<f32>, s: PackSizes, depth: Range<usize>, out: &mut [f32]) {
         fill::<FMA>(norm.z, s, depth, out, norm);
     }
 
-    fn gelu_rows<FMA>(x: &[f32], s: Sizes, depth: Range<usize>, out: &mut [f32]) {
+    fn gelu_rows<FMA>(x: &[f32], s: PackSizes, depth: Range<usize>, out: &mut [f32]) {
         fill::<FMA>(x, s, depth, out, Gelu);
     }
 
-    fn scaled_rows<FMA>(x: &[f32], s: Sizes, depth: Range<usize>, gamma: &[f32], out: &mut [f32]) {
+    fn scaled_rows<FMA>(
+        x: &[f32], s: PackSizes, depth: Range<usize>, gamma: &[f32], out: &mut [f32]
+    ) {
         fill::<FMA>(x, s, depth, out, Scale(gamma));
     }
 }
@@ -166,7 +168,7 @@ fn line_of(x: &[f32], at: usize) -> [f32; LINE] {
 }
 
 /// Packs rows `rows` and depth `depth` of the transpose of `x[k, n]`.
-fn turned(x: &[f32], s: Sizes, rows: Range<usize>, depth: Range<usize>, out: &mut [f32]) {
+fn turned(x: &[f32], s: PackSizes, rows: Range<usize>, depth: Range<usize>, out: &mut [f32]) {
     let mut square = [0.0; LINE * LINE];
     for (q, p) in depth.clone().step_by(LINE).enumerate() {
         let deep = LINE.min(depth.end - p);

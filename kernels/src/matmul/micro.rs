@@ -71,9 +71,9 @@ pub fn tile(level: Level, rows: usize, strip: &[f32], panel: &[f32], out: &mut [
 
 /// Tile kernel for a given number of rows; the CPU must support the instructions that it was
 /// compiled for.
-type Kernel = unsafe fn(&[f32], &[f32], &mut [f32; TILE]);
+type MicroKernel = unsafe fn(&[f32], &[f32], &mut [f32; TILE]);
 
-static PORTABLE: [Kernel; 4] = [portable::<1>, portable::<2>, portable::<3>, portable::<4>];
+static PORTABLE: [MicroKernel; 4] = [portable::<1>, portable::<2>, portable::<3>, portable::<4>];
 
 fn portable<const R: usize>(strip: &[f32], panel: &[f32], out: &mut [f32; TILE]) {
     plain::<false, R, 4, 2, 4>(strip, panel, out);
@@ -115,9 +115,9 @@ mod x86 {
         _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
     };
 
-    use super::{Kernel, LINE, TILE, plain};
+    use super::{LINE, MicroKernel, TILE, plain};
 
-    pub static AVX2: [Kernel; 6] =
+    pub static AVX2: [MicroKernel; 6] =
         [avx2::<1>, avx2::<2>, avx2::<3>, avx2::<4>, avx2::<5>, avx2::<6>];
 
     #[target_feature(enable = "avx2,fma")]
@@ -125,7 +125,7 @@ mod x86 {
         plain::<true, R, 6, 2, 8>(strip, panel, out);
     }
 
-    pub static AVX512: [Kernel; 14] = [
+    pub static AVX512: [MicroKernel; 14] = [
         avx512::<1>,
         avx512::<2>,
         avx512::<3>,

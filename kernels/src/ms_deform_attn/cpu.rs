@@ -60,7 +60,7 @@ impl Point {
 }
 
 #[inline(always)]
-fn keep(yes: bool, v: f32) -> f32 {
+fn keep_if(yes: bool, v: f32) -> f32 {
     if yes { v } else { 0.0 }
 }
 
@@ -78,10 +78,10 @@ fn locate(table: &Table, reference: [f32; 2], offsets: &[f32], points: &mut [Poi
         let (x0, y0) = if inside { (fx as i32, fy as i32) } else { (0, 0) };
         let (left, right) = (inside & (x0 >= 0), inside & (x0 + 1 < isize[0]));
         let (top, bottom) = (inside & (y0 >= 0), inside & (y0 + 1 < isize[1]));
-        p.x = [keep(left, 1.0 - lx), keep(right, lx)];
-        p.y = [keep(top, 1.0 - ly), keep(bottom, ly)];
-        p.dx = [keep(left, -1.0), keep(right, 1.0)];
-        p.dy = [keep(top, -1.0), keep(bottom, 1.0)];
+        p.x = [keep_if(left, 1.0 - lx), keep_if(right, lx)];
+        p.y = [keep_if(top, 1.0 - ly), keep_if(bottom, ly)];
+        p.dx = [keep_if(left, -1.0), keep_if(right, 1.0)];
+        p.dy = [keep_if(top, -1.0), keep_if(bottom, 1.0)];
         p.column = [x0.max(0), (x0 + 1).min(isize[0] - 1)];
         p.row[0] = start + y0.max(0) * isize[0];
         p.row[1] = start + (y0 + 1).min(isize[1] - 1) * isize[0];

@@ -1,7 +1,7 @@
 //! Launches of `reduce.cu`.
 
 use super::PIECE;
-use crate::device::sizes::{Pieces, flat, small};
+use crate::device::sizes::{RowSplit, flat, small};
 use crate::device::{Args, Buffer, Device, Float, Grid, Module, View, ViewMut};
 use crate::{Result, check_count};
 
@@ -20,7 +20,7 @@ struct Columns {
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Finish {
-    pieces: u32,
+    splits: u32,
     c: u32,
 }
 
@@ -31,17 +31,17 @@ struct Whole {
     n: u64,
 }
 
-/// Second pass of a sum over rows: adds the `pieces` partial sums `[pieces, c]` to `out` `[c]`.
+/// Second pass of a sum over rows: adds the `splits` partial sums `[splits, c]` to `out` `[c]`.
 pub(crate) fn column_finish(
     device: &Device,
     partial: View<'_, f32>,
-    pieces: usize,
+    splits: usize,
     out: ViewMut<'_, f32>,
 ) -> Result<()> {
     let c = out.len();
-    check_count("column_sums", "partial", partial.len(), pieces * c)?;
+    check_count("column_sums", "partial", partial.len(), splits * c)?;
     let sizes = Finish {
-        pieces: small("column_sums", "pieces", pieces)?,
+        splits: small("column_sums", "splits", splits)?,
         c: small("column_sums", "c", c)?,
     };
     let args = Args::new(&sizes).read(partial).write(out);
@@ -64,17 +64,17 @@ pub fn column_sums_gpu<T: Float>(
     if x.is_empty() {
         return Ok(());
     }
-    let pieces = Pieces::of(n);
+    let splits = RowSplit::of(n);
     let sizes = Columns {
         n: small("column_sums", "n", n)?,
         c: small("column_sums", "c", c)?,
-        rows: small("column_sums", "rows", pieces.rows)?,
+        rows: small("column_sums", "rows", splits.rows)?,
     };
-    let mut partial = device.alloc("column_sums.partial", pieces.count * c)?;
+    let mut partial = device.alloc("column_sums.partial", splits.count * c)?;
     let args = Args::new(&sizes).read(x).write(partial.view_mut());
-    // SAFETY: x is [n, c] and partial [pieces, c]; threads beyond either do nothing.
-    unsafe { device.launch(&PTX.kernel_of::<T>("column_sums"), &pieces.grid(c), &args)? };
-    column_finish(device, partial.view(), pieces.count, out)
+    // SAFETY: x is [n, c] and partial [splits, c]; threads beyond either do nothing.
+    unsafe { device.launch(&PTX.kernel_of::<T>("column_sums"), &splits.grid(c), &args)? };
+    column_finish(device, partial.view(), splits.count, out)
 }
 
 /// Writes the sum of all elements to `out` `[1]`: [`super::sum`] on a device.

@@ -6,7 +6,7 @@
 //! Shapes: any; [`column_sums`] takes rows `[n, c]`. Cost: one read, so it is memory-bound.
 //!
 //! On a GPU: the bias gradient of `[4100, 4096]` bf16 reads 34 MB; the floor on an H200 (4.3
-//! TB/s) is 8 us. Column sums use at most 128 pieces of rows and 32 columns per block
+//! TB/s) is 8 us. Column sums use at most 128 row splits and 32 columns per block
 //! (`cuda/columns.cuh`). Sums of whole tensors use pieces of 16384 elements, and one block adds the
 //! partial sums. The order depends only on the sizes.
 
@@ -25,7 +25,7 @@ use crate::{Real, Result, check_len, f32s, f32s_mut, simd};
 /// Elements per piece; equals `PIECE` in `reduce.cu`.
 const PIECE: usize = 1 << 14;
 
-/// Minimum rows per piece of a column sum.
+/// Minimum rows per split of a column sum.
 const ROWS: usize = 64;
 
 simd! {

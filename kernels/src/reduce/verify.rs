@@ -6,14 +6,14 @@ use super::gpu::lowest_damaged;
 use super::{PIECE, all_finite, all_finite_gpu, column_sums_gpu, sum_gpu};
 use crate::Result;
 use crate::check::{UNIT, noise, stored, wide};
-use crate::device::sizes::Pieces;
+use crate::device::sizes::RowSplit;
 use crate::device::{Device, Float};
 use crate::verify::{Kernels, Timed, Verification, filled};
 
 pub(crate) const KERNELS: Kernels = Kernels { name: "reduce", verify, timed };
 
 fn verify(verification: &mut Verification<'_>) -> Result<()> {
-    // One element, part of a block of columns, more than one piece of rows, more than 64 rows each.
+    // One element, part of a block of columns, more than one row split, more than 64 rows each.
     for (n, c) in [(1, 1), (7, 13), (65, 40), (1031, 33), (9001, 3)] {
         column_sums::<f32>(verification, n, c)?;
         column_sums::<bf16>(verification, n, c)?;
@@ -40,7 +40,7 @@ fn column_sums<T: Float>(verification: &mut Verification<'_>, n: usize, c: usize
     let old = wide(&old);
     let column = |f: fn(f64) -> f64, j: usize| (0..n).map(|i| f(exact[i * c + j])).sum::<f64>();
     let want: Vec<f64> = (0..c).map(|j| column(|x| x, j) + old[j]).collect();
-    let depth = Pieces::of(n).depth();
+    let depth = RowSplit::of(n).depth();
     verification.within(&format!("{what}: out"), &got, &want, |j| {
         depth * UNIT * (column(f64::abs, j) + old[j].abs())
     });

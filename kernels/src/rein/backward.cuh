@@ -178,9 +178,9 @@ __device__ __forceinline__ void rein_mix_backward(
     if (threadIdx.x == 0) dscale[blockIdx.y * gridDim.x + blockIdx.x] = shares[0] + shares[1];
 }
 
-// Sums over the patches of a piece of an image: a^T b for (a, b) = (dz, f) and (S, dX0). Block
-// (columns, piece, index of the pair); a warp computes all tokens by 16 columns. `partial` is `[2,
-// pieces, 8 NT, c]`.
+// Sums over the patches of a split of an image: a^T b for (a, b) = (dz, f) and (S, dX0). Block
+// (columns, split, index of the pair); a warp computes all tokens by 16 columns. `partial` is `[2,
+// splits, 8 NT, c]`.
 template <class P, int NT>
 __device__ __forceinline__ void rein_sums(const ReinSizes& s, const typename P::T* f,
                                           const typename P::T* dx0, const typename P::T* weights,
@@ -191,8 +191,8 @@ __device__ __forceinline__ void rein_sums(const ReinSizes& s, const typename P::
     extern __shared__ __align__(16) unsigned char memory[];
     T* stages = reinterpret_cast<T*>(memory);
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const int per_image = s.pieces / s.b, image = blockIdx.y / per_image;
-    // Pieces are multiples of DEPTH, except the last of an image.
+    const int per_image = s.splits / s.b, image = blockIdx.y / per_image;
+    // Splits are multiples of DEPTH, except the last of an image.
     const int depths = (s.n + DEPTH - 1) / DEPTH;
     const int length = (depths + per_image - 1) / per_image * DEPTH;
     const int first = blockIdx.y % per_image * length;
@@ -222,7 +222,7 @@ __device__ __forceinline__ void rein_sums(const ReinSizes& s, const typename P::
         copies_wait();
         __syncthreads();
     }
-    float* to = partial + (size_t(blockIdx.z) * s.pieces + blockIdx.y) * M * s.c +
+    float* to = partial + (size_t(blockIdx.z) * s.splits + blockIdx.y) * M * s.c +
                 blockIdx.x * COLS + warp * 16 + 2 * t;
 #pragma unroll
     for (int m = 0; m < NT / 2; m++)

@@ -192,7 +192,7 @@ fn forward_block(
 }
 
 /// Values of every block that the sums over patches need; empty if no such gradient is requested.
-struct Kept<'a> {
+struct Intermediates<'a> {
     /// X, dX `[blocks, ROWS, padded(c)]`.
     x: Shared<'a>,
     dx: Shared<'a>,
@@ -233,7 +233,7 @@ pub fn backward(
         pack(w.tokens, c, s.m, c, 1.0, tokens);
         pack_weight(s, w.weight, false, weight);
         let packed = Packed { tokens_t, values, weight, values_t, tokens };
-        let kept = Kept {
+        let saved = Intermediates {
             x: Shared::new(x),
             dx: Shared::new(dx),
             weights: Shared::new(weights),
@@ -242,7 +242,7 @@ pub fn backward(
         };
         let df = df.map(Shared::new);
         (0..blocks).into_par_iter().for_each(|k| {
-            backward_block(s, k, [f, lse, dout], w.scale[0], &packed, wants, &kept, df.as_ref());
+            backward_block(s, k, [f, lse, dout], w.scale[0], &packed, wants, &saved, df.as_ref());
         });
         let sums = Sums { s, features: f, dout, x, dx, weights, dz };
         sums.add(w.scale[0], dweight, dvalues, dtokens);
@@ -257,7 +257,7 @@ fn backward_block(
     scale: f32,
     packed: &Packed<'_>,
     wants: Wants,
-    kept: &Kept<'_>,
+    saved: &Intermediates<'_>,
     df: Option<&Shared<'_>>,
 ) {
     let (c, cp, mp, b) = (s.c, padded(s.c), padded(s.m), block(s, k));
@@ -276,7 +276,7 @@ fn backward_block(
             unsafe { to.piece(k * ROWS * ld, b.rows * ld) }.copy_from_slice(&from[..b.rows * ld]);
         };
         if wants.weight {
-            keep(&kept.x, cp, x);
+            keep(&saved.x, cp, x);
         }
         if !(wants.df || wants.tokens || wants.values || wants.scale) {
             return;
@@ -287,20 +287,20 @@ fn backward_block(
         product(through, Left { x: g, row: cp, col: 1 }, packed.weight, dx);
         if wants.scale {
             // SAFETY: as above.
-            let share = unsafe { kept.dscale.piece(k, 1) };
+            let share = unsafe { saved.dscale.piece(k, 1) };
             share[0] = inner(&x[..b.rows * cp], &dx[..b.rows * cp]);
         }
         dx.iter_mut().for_each(|d| *d *= scale);
         if wants.values {
-            keep(&kept.weights, mp, weights);
-            keep(&kept.dx, cp, dx);
+            keep(&saved.weights, mp, weights);
+            keep(&saved.dx, cp, dx);
         }
         if !(wants.df || wants.tokens) {
             return;
         }
         through_scores(s, b, packed.values_t, weights, dx, da, dz);
         if wants.tokens {
-            keep(&kept.dz, mp, dz);
+            keep(&saved.dz, mp, dz);
         }
         // z = f T^T / sqrt(c)
         if let Some(df) = df {
@@ -342,7 +342,7 @@ fn through_scores(
     }
 }
 
-/// Inputs of the gradients summed over patches; the last four as in [`Kept`].
+/// Inputs of the gradients summed over patches; the last four as in [`Intermediates`].
 struct Sums<'a> {
     s: &'a Rein,
     features: &'a [f32],
@@ -363,27 +363,29 @@ impl Sums<'_> {
     ) {
         let s = self.s;
         let (c, cp, mp) = (s.c, padded(s.c), padded(s.m));
-        let kept = |x: &[f32], k: usize, ld: usize, from: usize, n: usize, out: &mut [f32]| {
-            copy_columns(&x[k * ROWS * ld..], block(s, k).rows, ld, from, n, out);
-        };
+        let copy_block =
+            |x: &[f32], k: usize, ld: usize, from: usize, n: usize, out: &mut [f32]| {
+                copy_columns(&x[k * ROWS * ld..], block(s, k).rows, ld, from, n, out);
+            };
         let patches = |x: &[f32], k: usize, from: usize, n: usize, out: &mut [f32]| {
             copy_columns(&x[block(s, k).at..], block(s, k).rows, c, from, n, out);
         };
         // out = f + scale (X W_f^T + b_f)
         if let Some(d) = dweight {
             let left = |k, from, n, out: &mut [f32]| patches(self.dout, k, from, n, out);
-            let right = |k, from, n, out: &mut [f32]| kept(self.x, k, cp, from, n, out);
+            let right = |k, from, n, out: &mut [f32]| copy_block(self.x, k, cp, from, n, out);
             sum_over_patches(s, c, scale, left, right, d);
         }
         // X = f + S[:, 1:] V
         if let Some(d) = dvalues {
-            let left = |k, from, n, out: &mut [f32]| kept(self.weights, k, mp, from + 1, n, out);
-            let right = |k, from, n, out: &mut [f32]| kept(self.dx, k, cp, from, n, out);
+            let left =
+                |k, from, n, out: &mut [f32]| copy_block(self.weights, k, mp, from + 1, n, out);
+            let right = |k, from, n, out: &mut [f32]| copy_block(self.dx, k, cp, from, n, out);
             sum_over_patches(s, s.m - 1, 1.0, left, right, d);
         }
         // z = f T^T / sqrt(c)
         if let Some(d) = dtokens {
-            let left = |k, from, n, out: &mut [f32]| kept(self.dz, k, mp, from, n, out);
+            let left = |k, from, n, out: &mut [f32]| copy_block(self.dz, k, mp, from, n, out);
             let right = |k, from, n, out: &mut [f32]| patches(self.features, k, from, n, out);
             sum_over_patches(s, s.m, 1.0, left, right, d);
         }

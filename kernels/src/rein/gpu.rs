@@ -25,9 +25,9 @@ pub const CHANNELS: usize = 64;
 const COLUMNS: usize = 64;
 const DEPTH: usize = 32;
 
-/// Patches per piece of the sums over patches. 4 images of 1024 patches and 1024 channels make 8
-/// pieces, 256 blocks, and 7 MB of partial sums.
-const PIECE: usize = 512;
+/// Patches per split of the sums over patches. 4 images of 1024 patches and 1024 channels make 8
+/// splits, 256 blocks, and 7 MB of partial sums.
+const SPLIT: usize = 512;
 
 /// Mirrors `ReinSizes` in `rein.cuh`.
 #[repr(C)]
@@ -40,7 +40,7 @@ struct Sizes {
     m: u32,
     softmax: u32,
     scale: f32,
-    pieces: u32,
+    splits: u32,
 }
 
 /// Inputs of a Rein layer on a device other than the features.
@@ -220,7 +220,7 @@ impl Rein {
             m: self.m as u32,
             softmax: u32::from(self.softmax),
             scale: self.score_scale::<f32>(),
-            pieces: small(OP, "pieces", self.pieces())?,
+            splits: small(OP, "splits", self.splits())?,
         };
         Ok((sizes, entries))
     }
@@ -240,9 +240,9 @@ impl Rein {
         Ok(())
     }
 
-    /// Number of pieces of the sums over patches, the same for every image.
-    fn pieces(&self) -> usize {
-        self.b * self.n.div_ceil(PIECE)
+    /// Number of splits of the sums over patches, the same for every image.
+    fn splits(&self) -> usize {
+        self.b * self.n.div_ceil(SPLIT)
     }
 }
 
@@ -338,11 +338,11 @@ impl<T: Float> Backward<'_, T> {
         dvalues: Option<ViewMut<'_, f32>>,
     ) -> Result<()> {
         let (s, width) = (self.s, self.entries.width);
-        let mut partial = self.device.alloc::<f32>("rein.partial", 2 * s.pieces() * width * s.c)?;
+        let mut partial = self.device.alloc::<f32>("rein.partial", 2 * s.splits() * width * s.c)?;
         let args = Args::new(&self.sizes).read(self.f).read(mixed.dx0.view());
         let args = args.read(mixed.weights.view()).read(mixed.dz.view()).write(partial.view_mut());
         let shared = 2 * DEPTH * (pitch::<T>(width) + pitch::<T>(COLUMNS));
-        let grid = Grid::new([s.c / COLUMNS, s.pieces(), 2], [THREADS, 1, 1]).shared(shared);
+        let grid = Grid::new([s.c / COLUMNS, s.splits(), 2], [THREADS, 1, 1]).shared(shared);
         self.launch(PTX.kernel_of::<T>(self.entries.sums), grid, &args)?;
         drop(args);
         let args = Args::new(&self.sizes).read(partial.view()).read(self.w.scale);
@@ -357,9 +357,9 @@ impl<T: Float> Backward<'_, T> {
         dscale: Option<ViewMut<'_, f32>>,
     ) -> Result<()> {
         let s = self.s;
-        let mut columns = self.device.alloc::<f32>("rein.columns", s.pieces() * s.c)?;
+        let mut columns = self.device.alloc::<f32>("rein.columns", s.splits() * s.c)?;
         let args = Args::new(&self.sizes).read(self.dout).write(columns.view_mut());
-        let grid = Grid::new([s.c / 32, s.pieces(), 1], [256, 1, 1]);
+        let grid = Grid::new([s.c / 32, s.splits(), 1], [256, 1, 1]);
         self.launch(PTX.kernel_of::<T>("rein_columns"), grid, &args)?;
         drop(args);
         let args = Args::new(&self.sizes).read(columns.view()).read(mixed.shares.view());

@@ -39,7 +39,7 @@ __device__ __forceinline__ void rein_finish(const ReinSizes& s, const T* f, cons
     store(out + row * s.c + col, true, 8, x);
 }
 
-// Column sums of G over the patches of all images, in pieces; see columns.cuh.
+// Column sums of G over the patches of all images, in splits; see columns.cuh.
 template <class T>
 __device__ __forceinline__ void rein_columns(const ReinSizes& s, const T* dout, float* partial) {
     const uint32_t n = s.b * s.n, rows = (n + gridDim.y - 1) / gridDim.y;
@@ -85,7 +85,7 @@ MIX(F32, float, 26, 32, 16, 208_f32)
 FINISH(bf16, bf16)
 FINISH(float, f32)
 
-// dT += sum over pieces, dV += s times the sum over pieces of rows 1..m; `partial` is [2, pieces,
+// dT += sum over splits, dV += s times the sum over splits of rows 1..m; `partial` is [2, splits,
 // width, c]. One thread per element of [2, m, c].
 KERNEL_256 rein_add_tokens(
     ReinSizes s, const float* partial, const float* scale, float* dtokens, float* dvalues) {
@@ -96,14 +96,14 @@ KERNEL_256 rein_add_tokens(
     float* to = second ? dvalues : dtokens;
     if (to == nullptr || (second && at < s.c)) return;
     float sum = 0.0f;
-    const float* from = partial + (second ? s.pieces * width * s.c : 0) + at;
-    for (int p = 0; p < s.pieces; p++) sum += from[p * width * s.c];
+    const float* from = partial + (second ? s.splits * width * s.c : 0) + at;
+    for (int p = 0; p < s.splits; p++) sum += from[p * width * s.c];
     if (second) to[at - s.c] += scale[0] * sum;
     else to[at] += sum;
 }
 
-// db_f += s colsum(G) and ds += <X, dX0> + <b_f, colsum(G)>, from pieces of the column sums
-// [pieces, c] and the parts of the `blocks` blocks of rein_mix_backward. One block.
+// db_f += s colsum(G) and ds += <X, dX0> + <b_f, colsum(G)>, from splits of the column sums
+// [splits, c] and the parts of the `blocks` blocks of rein_mix_backward. One block.
 KERNEL_256 rein_add_bias(
     ReinSizes s, const float* columns, const float* shares, const float* bias, const float* scale,
     float* dbias, float* dscale) {
@@ -112,7 +112,7 @@ KERNEL_256 rein_add_bias(
     const int blocks = s.b * ((s.n + REIN_ROWS - 1) / REIN_ROWS);
     for (int c = threadIdx.x; c < s.c; c += 256) {
         float column = 0.0f;
-        for (int p = 0; p < s.pieces; p++) column += columns[size_t(p) * s.c + c];
+        for (int p = 0; p < s.splits; p++) column += columns[size_t(p) * s.c + c];
         sum = fmaf(bias[c], column, sum);
         if (dbias != nullptr) dbias[c] += scale[0] * column;
     }

@@ -18,7 +18,7 @@ struct ReinSizes {
     int b, skip, n, c, m;
     int softmax;
     float scale;  // of the scores
-    int pieces;   // of a sum over patches
+    int splits;   // of a sum over patches
 };
 
 // Weights of 16 patches, from scores in accumulators to rows of shared memory `to` (pitch `ld`).

@@ -12,7 +12,7 @@ pub(crate) const KERNELS: Kernels = Kernels { name: "rein", verify, timed };
 
 fn verify(verification: &mut Verification<'_>) -> Result<()> {
     // One token and patch; no multiple of a tile; several chunks; the wide kernel; no softmax; sums
-    // over more than one piece of an image.
+    // over more than one split of an image.
     for (b, skip, n, c, m, softmax) in [
         (1, 0, 1, 64, 1, true),
         (2, 1, 3, 64, 4, true),

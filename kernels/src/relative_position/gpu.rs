@@ -13,8 +13,8 @@ static PTX: Module =
 const THREADS: u32 = 128;
 const ROWS: usize = 64;
 
-/// Maximum pieces of a sum over queries: about one per SM, each with two blocks of table rows.
-const PIECES: usize = 128;
+/// Maximum splits of a sum over queries: about one per SM, each with two blocks of table rows.
+const SPLITS: usize = 128;
 
 /// Mirrors `RelativePosition` in `relative_position.cu`.
 #[repr(C)]
@@ -78,17 +78,17 @@ impl RelativePosition {
         for (columns, (table, d)) in tables.into_iter().zip(dtables).enumerate() {
             let Some(d) = d else { continue };
             check_count(OP, "gradient of a table", d.len(), table.len())?;
-            let chunks = total.div_ceil(PIECES).max(1);
-            let pieces = total.div_ceil(chunks);
-            let mut partial = device.alloc("relative_position.partial", pieces * table.len())?;
+            let chunks = total.div_ceil(SPLITS).max(1);
+            let splits = total.div_ceil(chunks);
+            let mut partial = device.alloc("relative_position.partial", splits * table.len())?;
             let sizes = Sizes { columns: columns as u32, chunks: chunks as u32, ..sizes };
             let args = Args::new(&sizes).read(qkv).read(drel).write(partial.view_mut());
-            let blocks = [(table.len() / self.d).div_ceil(ROWS), pieces, 1];
+            let blocks = [(table.len() / self.d).div_ceil(ROWS), splits, 1];
             let grid = Grid::new(blocks, [THREADS, 1, 1]);
             let kernel = PTX.kernel_of::<T>("relative_position_table_80");
-            // SAFETY: the lengths were checked; partial is [pieces, 2 len - 1, d].
+            // SAFETY: the lengths were checked; partial is [splits, 2 len - 1, d].
             unsafe { device.launch(&kernel, &grid, &args)? };
-            column_finish(device, partial.view(), pieces, d)?;
+            column_finish(device, partial.view(), splits, d)?;
         }
         Ok(())
     }

@@ -20,7 +20,7 @@
 //! tensor cores. Each query needs half of the `2 (h + w)` rows; computing the other half is cheaper
 //! than one product per row of the grid. A global block of SAM-H (1024 tokens) at 512 px with four
 //! images needs 1.3 GFLOP, at least 1.7 us. It reads the queries and writes `rel`, 18.9 MB in bf16,
-//! at least 4.4 us. Gradients of tables are summed over pieces of the queries, and the pieces are
+//! at least 4.4 us. Gradients of tables are summed over splits of the queries, and the splits are
 //! added in order.
 //!
 //! Source: spec backbones §4.5 (SAM).

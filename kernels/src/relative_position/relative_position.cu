@@ -13,7 +13,7 @@ constexpr int TABLE = 32;  // rows of a table per step
 struct RelativePosition {
     int b, heads, h, w;
     int columns;  // which table a sum over queries is for
-    int chunks;   // of ROWS queries that a piece takes
+    int chunks;   // of ROWS queries that a split takes
     int q_token;
     int unused;
     long long q_image;
@@ -136,8 +136,8 @@ __device__ __forceinline__ void to_queries(const RelativePosition& s,
     }
 }
 
-// Sums over queries for ROWS rows of a table: block (rows, piece) of `partial` [pieces, 2 len - 1,
-// D]. A piece is a run of chunks of the queries of all heads and images.
+// Sums over queries for ROWS rows of a table: block (rows, split) of `partial` [splits, 2 len - 1,
+// D]. A split is a run of chunks of the queries of all heads and images.
 template <class P, int D>
 __device__ __forceinline__ void to_table(const RelativePosition& s, const typename P::T* qkv,
                                          const typename P::T* drel, float* partial) {

@@ -18,7 +18,7 @@ fn verify(verification: &mut Verification<'_>) -> Result<()> {
         check::<f32>(verification, s)?;
         check::<bf16>(verification, s)?;
     }
-    // Pieces of more than one chunk of queries.
+    // Splits of more than one chunk of queries.
     check::<bf16>(verification, RelativePosition { b: 43, heads: 3, d: 80, h: 1, w: 2 })?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Launches of `residual.cu`.
 
 use super::Residual;
-use crate::device::sizes::{Pieces, sheet, small};
+use crate::device::sizes::{RowSplit, small, tile2d};
 use crate::device::{Args, Device, Float, Module, View, ViewMut};
 use crate::reduce::column_finish;
 use crate::{KernelError, Result, check_count};
@@ -36,7 +36,7 @@ impl Residual {
         self.check_gpu("r", r.len())?;
         self.check_gpu("y", y.len())?;
         self.check_columns(&[("bias", bias), ("gamma", gamma)])?;
-        let (grid, rows) = sheet(self.n, self.c);
+        let (grid, rows) = tile2d(self.n, self.c);
         let args = Args::new(&self.sizes(rows)?).read(x).read(r);
         let args = args.read_if(bias).read_if(gamma).write(y);
         // SAFETY: the lengths were checked; threads beyond a row or the last row do nothing.
@@ -63,7 +63,7 @@ impl Residual {
         self.check_columns(&[("bias", bias), ("gamma", gamma)])?;
         if let Some(dr) = dr {
             self.check_gpu("dr", dr.len())?;
-            let (grid, rows) = sheet(self.n, self.c);
+            let (grid, rows) = tile2d(self.n, self.c);
             let args = Args::new(&self.sizes(rows)?).read_if(gamma).read(dy).write(dr);
             // SAFETY: the lengths were checked; threads beyond the rows do nothing.
             unsafe { device.launch(&PTX.kernel_of::<T>("residual_bwd"), &grid, &args)? };
@@ -75,14 +75,14 @@ impl Residual {
             return Err(KernelError::Size { op: "residual", what });
         };
         self.check_gpu("r", r.len())?;
-        let pieces = Pieces::of(self.n);
-        let mut partial = device.alloc("residual.partial", pieces.count * self.c)?;
-        let args = Args::new(&self.sizes(pieces.rows)?).read(r).read_if(bias).read(dy);
+        let splits = RowSplit::of(self.n);
+        let mut partial = device.alloc("residual.partial", splits.count * self.c)?;
+        let args = Args::new(&self.sizes(splits.rows)?).read(r).read_if(bias).read(dy);
         let args = args.write(partial.view_mut());
         let kernel = PTX.kernel_of::<T>("residual_columns");
-        // SAFETY: the lengths were checked; partial holds one sum per piece and column.
-        unsafe { device.launch(&kernel, &pieces.grid(self.c), &args)? };
-        column_finish(device, partial.view(), pieces.count, dgamma)
+        // SAFETY: the lengths were checked; partial holds one sum per split and column.
+        unsafe { device.launch(&kernel, &splits.grid(self.c), &args)? };
+        column_finish(device, partial.view(), splits.count, dgamma)
     }
 
     fn check_gpu(&self, name: &'static str, found: usize) -> Result<()> {

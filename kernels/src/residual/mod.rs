@@ -18,7 +18,7 @@
 //! On a GPU the bias of the previous product can be fused, `y = x + gamma (r + bias)`, which saves
 //! a pass. `[4100, 1024]` bf16 moves 25 MB forward and 17 MB each for `dr` and `dgamma`; the lower
 //! bound on an H200 (4.3 TB/s) is 6 and 4 us. A lane handles 8 columns, so `gamma` and `bias` are
-//! loaded once for the four rows of a warp (`cuda/strips.cuh`). `dgamma` takes two passes in a
+//! loaded once for the four rows of a warp (`cuda/vectors.cuh`). `dgamma` takes two passes in a
 //! fixed order (`cuda/columns.cuh`).
 //!
 //! Source: spec backbones §2.2 (the LayerScale of DINOv2).

@@ -1,23 +1,23 @@
-// Residual connection with optional bias and layer scale: sheets of [n, c] (strips.cuh); gamma and
-// bias stay in registers. Overwritten: y, dr, partial.
+// Residual connection with optional bias and layer scale: 2-D tiles of [n, c] (vectors.cuh); gamma
+// and bias stay in registers. Overwritten: y, dr, partial.
 #include "columns.cuh"
-#include "strips.cuh"
+#include "vectors.cuh"
 
 struct Residual {
     uint32_t n;
     uint32_t c;
-    // Rows per piece.
+    // Rows of a tile or of a row split.
     uint32_t rows;
 };
 
-// Strip of a vector over the columns; `otherwise` if the vector is absent.
+// Values of an operand [c] in the columns of a tile; `otherwise` if the operand is absent.
 __device__ __forceinline__ void column_values(
-    const float* p, const Strip& strip, bool wide, float otherwise, float (&x)[STRIP]) {
+    const float* p, const Tile2d& tile, bool wide, float otherwise, float (&x)[VECTOR]) {
     if (p != nullptr) {
-        load(p + strip.column, wide, strip.count, x);
+        load(p + tile.column, wide, tile.count, x);
     } else {
 #pragma unroll
-        for (int k = 0; k < STRIP; k++) x[k] = otherwise;
+        for (int k = 0; k < VECTOR; k++) x[k] = otherwise;
     }
 }
 
@@ -26,20 +26,20 @@ template <typename T>
 __device__ __forceinline__ void forward(
     const Residual& s, const T* __restrict__ x, const T* __restrict__ r,
     const float* __restrict__ bias, const float* __restrict__ gamma, T* __restrict__ y) {
-    const Strip strip(s.n, s.c, s.rows);
-    if (strip.count == 0) return;
-    const bool wide = s.c % STRIP == 0 && aligned(x, r, y, bias, gamma);
-    float scale[STRIP], shift[STRIP];
-    column_values(gamma, strip, wide, 1.0f, scale);
-    column_values(bias, strip, wide, 0.0f, shift);
-    for (uint32_t row = strip.first; row < strip.last; row += SHEET_WARPS) {
-        const size_t at = size_t(row) * s.c + strip.column;
-        float u[STRIP], v[STRIP];
-        load(x + at, wide, strip.count, u);
-        load(r + at, wide, strip.count, v);
+    const Tile2d tile(s.n, s.c, s.rows);
+    if (tile.count == 0) return;
+    const bool wide = s.c % VECTOR == 0 && aligned(x, r, y, bias, gamma);
+    float scale[VECTOR], shift[VECTOR];
+    column_values(gamma, tile, wide, 1.0f, scale);
+    column_values(bias, tile, wide, 0.0f, shift);
+    for (uint32_t row = tile.first; row < tile.last; row += TILE_WARPS) {
+        const size_t at = size_t(row) * s.c + tile.column;
+        float u[VECTOR], v[VECTOR];
+        load(x + at, wide, tile.count, u);
+        load(r + at, wide, tile.count, v);
 #pragma unroll
-        for (int k = 0; k < STRIP; k++) v[k] = u[k] + scale[k] * (v[k] + shift[k]);
-        store(y + at, wide, strip.count, v);
+        for (int k = 0; k < VECTOR; k++) v[k] = u[k] + scale[k] * (v[k] + shift[k]);
+        store(y + at, wide, tile.count, v);
     }
 }
 
@@ -48,18 +48,18 @@ template <typename T>
 __device__ __forceinline__ void backward(
     const Residual& s, const float* __restrict__ gamma, const T* __restrict__ dy,
     T* __restrict__ dr) {
-    const Strip strip(s.n, s.c, s.rows);
-    if (strip.count == 0) return;
-    const bool wide = s.c % STRIP == 0 && aligned(dy, dr, gamma);
-    float scale[STRIP];
-    column_values(gamma, strip, wide, 1.0f, scale);
-    for (uint32_t row = strip.first; row < strip.last; row += SHEET_WARPS) {
-        const size_t at = size_t(row) * s.c + strip.column;
-        float v[STRIP];
-        load(dy + at, wide, strip.count, v);
+    const Tile2d tile(s.n, s.c, s.rows);
+    if (tile.count == 0) return;
+    const bool wide = s.c % VECTOR == 0 && aligned(dy, dr, gamma);
+    float scale[VECTOR];
+    column_values(gamma, tile, wide, 1.0f, scale);
+    for (uint32_t row = tile.first; row < tile.last; row += TILE_WARPS) {
+        const size_t at = size_t(row) * s.c + tile.column;
+        float v[VECTOR];
+        load(dy + at, wide, tile.count, v);
 #pragma unroll
-        for (int k = 0; k < STRIP; k++) v[k] *= scale[k];
-        store(dr + at, wide, strip.count, v);
+        for (int k = 0; k < VECTOR; k++) v[k] *= scale[k];
+        store(dr + at, wide, tile.count, v);
     }
 }
 
@@ -76,11 +76,11 @@ __device__ __forceinline__ void columns(
 }
 
 #define RESIDUAL(T, SUFFIX)                                                                       \
-    extern "C" __global__ void __launch_bounds__(STRIP_THREADS) residual_fwd##SUFFIX(             \
+    extern "C" __global__ void __launch_bounds__(VECTOR_THREADS) residual_fwd##SUFFIX(             \
         Residual s, const T* x, const T* r, const float* bias, const float* gamma, T* y) {        \
         forward<T>(s, x, r, bias, gamma, y);                                                      \
     }                                                                                             \
-    extern "C" __global__ void __launch_bounds__(STRIP_THREADS) residual_bwd##SUFFIX(             \
+    extern "C" __global__ void __launch_bounds__(VECTOR_THREADS) residual_bwd##SUFFIX(             \
         Residual s, const float* gamma, const T* dy, T* dr) {                                     \
         backward<T>(s, gamma, dy, dr);                                                            \
     }                                                                                             \

@@ -5,14 +5,14 @@ use half::bf16;
 use super::{Residual, reference};
 use crate::Result;
 use crate::check::{UNIT, noise, stored, wide};
-use crate::device::sizes::Pieces;
+use crate::device::sizes::RowSplit;
 use crate::device::{Buffer, Device, Float};
 use crate::verify::{Kernels, Timed, Verification, filled};
 
 pub(crate) const KERNELS: Kernels = Kernels { name: "residual", verify, timed };
 
 fn verify(verification: &mut Verification<'_>) -> Result<()> {
-    // One element, no whole strip, more than one piece of rows, more than one block of columns.
+    // One element, no whole vector, more than one row split, more than one block of columns.
     for (n, c) in [(1, 1), (7, 13), (70, 40), (131, 264)] {
         for (bias, gamma) in [(false, true), (true, true), (false, false)] {
             check::<f32>(verification, n, c, bias, gamma)?;
@@ -81,7 +81,7 @@ fn check<T: Float>(
         3.0 * UNIT * (exact_x[i].abs() + r * scale[i % c].abs())
     });
     verification.within(&format!("{what}: dr"), &got_dr, &dr, |i| UNIT * dr[i].abs());
-    let depth = Pieces::of(n).depth() + 2.0;
+    let depth = RowSplit::of(n).depth() + 2.0;
     verification.within(&format!("{what}: dgamma"), &got_dgamma, &dgamma, |j| {
         let term =
             |i: usize| exact_dy[i * c + j].abs() * (exact_r[i * c + j].abs() + bias[j].abs());

@@ -94,12 +94,12 @@ pub struct Strip {
     /// First available row of the input.
     pub first: usize,
     /// Number of available rows of the input.
-    pub held: usize,
+    pub n_rows: usize,
 }
 
 /// Resamples row `oy` of one map into `out` `[wo, c]`.
 ///
-/// `map` `[held, w, c]` has the rows of the map from `first` on; `row` `[w, c]` is scratch.
+/// `map` `[n_rows, w, c]` has the rows of the map from `first` on; `row` `[w, c]` is scratch.
 pub fn one_row(
     c: usize,
     y: &Taps,
@@ -116,12 +116,12 @@ pub fn one_row(
 
 /// Applies the tap tables to non-empty maps `[n, h, w, c]`.
 pub fn apply(c: usize, y: &Taps, x: &Taps, input: &[f32], output: &mut [f32]) {
-    apply_strip(c, y, x, &Strip { rows: 0..y.n_out, first: 0, held: y.n_in }, input, output);
+    apply_strip(c, y, x, &Strip { rows: 0..y.n_out, first: 0, n_rows: y.n_in }, input, output);
 }
 
-/// Applies the tap tables to strips of non-empty maps `[n, held, w, c]`.
+/// Applies the tap tables to strips of non-empty maps `[n, n_rows, w, c]`.
 pub fn apply_strip(c: usize, y: &Taps, x: &Taps, strip: &Strip, input: &[f32], output: &mut [f32]) {
-    let (map, out_row, n_out) = (strip.held * x.n_in * c, x.n_out * c, strip.rows.len());
+    let (map, out_row, n_out) = (strip.n_rows * x.n_in * c, x.n_out * c, strip.rows.len());
     let rows = TASK.div_ceil(out_row);
     output.par_chunks_mut(rows * out_row).enumerate().for_each(|(task, out)| {
         ROW.with_borrow_mut(|row| {

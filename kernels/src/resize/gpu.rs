@@ -7,9 +7,9 @@ use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("resize", include_str!("../../ptx/resize.ptx"));
 
-/// Threads per block and elements per strip, as in `strips.cuh`.
+/// Threads per block and elements per vector, as in `vectors.cuh`.
 const THREADS: u32 = 256;
-const STRIP: usize = 8;
+const VECTOR: usize = 8;
 
 /// Mirrors `Resize` in `resize.cu`.
 #[repr(C)]
@@ -129,9 +129,9 @@ fn apply<T: Float>(
     check_count("resize", from_name, from.len(), n * y.n_in * x.n_in * c)?;
     check_count("resize", to_name, to.len(), n * y.n_out * x.n_out * c)?;
     let size = |name, n| small("resize", name, n);
-    let strips = if c == 1 { 1 } else { c.div_ceil(STRIP) };
-    let threads = n * y.n_out * x.n_out * strips;
-    size("pixels and strips of channels", threads)?;
+    let vectors = if c == 1 { 1 } else { c.div_ceil(VECTOR) };
+    let threads = n * y.n_out * x.n_out * vectors;
+    size("pixels and vectors of channels", threads)?;
     size("rows of all maps", n * y.n_in)?;
     let sizes = Sizes {
         n: size("n", n)?,

@@ -85,7 +85,7 @@ impl Resize<'_> {
     /// Writes some rows of every map of `y`, `[n, rows, wo, c]`, bitwise equal to
     /// [`Resize::forward`].
     ///
-    /// `x` `[n, held, w, c]` has rows `first..first + held` of every map.
+    /// `x` `[n, n_rows, w, c]` has rows `first..first + n_rows` of every map.
     ///
     /// # Errors
     /// A slice whose length does not match the sizes; rows that read input rows not in `x`.
@@ -93,21 +93,21 @@ impl Resize<'_> {
         &self,
         rows: Range<usize>,
         x: &[f32],
-        (first, held): (usize, usize),
+        (first, n_rows): (usize, usize),
         y: &mut [f32],
     ) -> Result<()> {
-        check_len("resize", "x", x, self.n * held * self.x.n_in() * self.c)?;
+        check_len("resize", "x", x, self.n * n_rows * self.x.n_in() * self.c)?;
         check_len("resize", "y", y, self.n * rows.len() * self.x.n_out() * self.c)?;
         let within = |oy: usize| {
             let (index, _) = self.y.taps(oy);
-            index.iter().all(|&i| (first..first + held).contains(&(i as usize)))
+            index.iter().all(|&i| (first..first + n_rows).contains(&(i as usize)))
         };
         if rows.end > self.y.n_out() || !rows.clone().all(within) {
-            let what = format!("rows {rows:?} need more than the {held} rows from {first}");
+            let what = format!("rows {rows:?} need more than the {n_rows} rows from {first}");
             return Err(KernelError::Size { op: "resize", what });
         }
         if !y.is_empty() {
-            let strip = cpu::Strip { rows: rows.clone(), first, held };
+            let strip = cpu::Strip { rows: rows.clone(), first, n_rows };
             cpu::apply_strip(self.c, &self.y.forward, &self.x.forward, &strip, x, y);
         }
         Ok(())

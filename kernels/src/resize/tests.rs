@@ -130,16 +130,18 @@ fn strips_of_rows_have_the_bits_of_the_whole() {
             let rows = from..ho.min(from + 2);
             let read = rows.clone().flat_map(|oy| y.taps(oy).0.to_vec());
             let first = read.clone().min().unwrap() as usize;
-            let held = read.max().unwrap() as usize + 1 - first;
-            let strip: Vec<f32> =
-                maps.chunks(h * 5).flat_map(|map| map[first * 5..][..held * 5].to_vec()).collect();
+            let n_rows = read.max().unwrap() as usize + 1 - first;
+            let strip: Vec<f32> = maps
+                .chunks(h * 5)
+                .flat_map(|map| map[first * 5..][..n_rows * 5].to_vec())
+                .collect();
             let mut out = vec![f32::NAN; n * rows.len() * wo];
-            s.forward_rows(rows.clone(), &strip, (first, held), &mut out).unwrap();
+            s.forward_rows(rows.clone(), &strip, (first, n_rows), &mut out).unwrap();
             let part = |map: &[f32]| map[from * wo..rows.end * wo].to_vec();
             let want: Vec<f32> = whole.chunks(ho * wo).flat_map(part).collect();
             assert_eq!(out, want, "{h} to {ho}, rows {rows:?}");
             let less: Vec<f32> = maps.chunks(h * 5).flat_map(|map| map[..5].to_vec()).collect();
-            if held > 1 {
+            if n_rows > 1 {
                 assert!(s.forward_rows(rows, &less, (first, 1), &mut out).is_err());
             }
         }

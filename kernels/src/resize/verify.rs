@@ -12,7 +12,7 @@ pub(crate) const KERNELS: Kernels = Kernels { name: "resize", verify, timed };
 
 fn verify(verification: &mut Verification<'_>) -> Result<()> {
     let axis = |n_in, n_out, mode| Axis::new(n_in, n_out, mode, Step::Size);
-    // Planar maps, part of a strip of channels, whole strips; each up, down and with every mode.
+    // Planar maps, part of a vector of channels, whole vectors; each up, down and with every mode.
     for c in [1, 3, 40] {
         for (n, y, x) in [
             (1, axis(1, 1, Mode::Bilinear)?, axis(1, 3, Mode::Bilinear)?),

@@ -9,7 +9,7 @@ static PTX: Module = Module::new("rotary", include_str!("../../ptx/rotary.ptx"))
 
 /// Threads per block, and channels per thread.
 const THREADS: u32 = 256;
-const STRIP: usize = 8;
+const VECTOR: usize = 8;
 
 /// Mirrors `Rotary` in `rotary.cu`.
 #[repr(C)]
@@ -50,10 +50,10 @@ impl Rotary {
             sign: if turn == Turn::Back { -1.0 } else { 1.0 },
             unused: 0,
         };
-        let strips = (2 * row).div_ceil(STRIP).div_ceil(THREADS as usize);
-        let grid = Grid::new([self.t - self.skip, strips, 1], [THREADS, 1, 1]);
+        let vectors = (2 * row).div_ceil(VECTOR).div_ceil(THREADS as usize);
+        let grid = Grid::new([self.t - self.skip, vectors, 1], [THREADS, 1, 1]);
         let args = Args::new(&sizes).read(table).write(qkv);
-        // SAFETY: the lengths were checked; strips beyond the keys of a token do nothing.
+        // SAFETY: the lengths were checked; vectors beyond the keys of a token do nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>(OP), &grid, &args) }
     }
 }

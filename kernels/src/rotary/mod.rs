@@ -13,7 +13,7 @@
 //! Cost: `2 b (t - skip) heads d` elements read and written, three FLOP each.
 //!
 //! On a GPU: four images of ViT-L at 512 px in bf16 move 33.6 MB; the floor on an H200 (4.3
-//! TB/s) is 7.8 us. A block handles 256 strips of 8 channels of one token and loops over the
+//! TB/s) is 7.8 us. A block handles 256 vectors of 8 channels of one token and loops over the
 //! images, so that cosines and sines are read once. docs/kernels.md explains why this is a separate
 //! kernel and not part of the attention kernel.
 //!

@@ -11,7 +11,7 @@ use crate::verify::{Kernels, Timed, Verification, filled};
 pub(crate) const KERNELS: Kernels = Kernels { name: OP, verify, timed };
 
 fn verify(verification: &mut Verification<'_>) -> Result<()> {
-    // One pair, strips that end within a token, whole accesses, more strips than a block has.
+    // One pair, vectors that end within a token, whole accesses, more vectors than a block has.
     let sizes = [(1, 1, 1, 2, 0), (2, 5, 3, 6, 1), (3, 7, 2, 16, 2), (1, 2, 17, 64, 1)];
     for (b, t, heads, d, skip) in sizes {
         let s = Rotary { b, t, heads, d, skip };

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::SemanticScores;
 use crate::logistic::sigmoid;
-use crate::product::{View, product};
+use crate::product::{MatrixView, product};
 use crate::resize::{Resize, resample_row};
 use crate::simd;
 
@@ -77,8 +77,8 @@ fn for_each_tile(
             scratch.sigmas.resize(s.q * len, 0.0);
             scratch.tile.resize(s.k * len, 0.0);
             fill(at * size, len, &mut scratch.sigmas, &mut scratch.row);
-            let prob = View { data: prob, rs: 1, cs: s.k };
-            let sigmas = View { data: &scratch.sigmas, rs: len, cs: 1 };
+            let prob = MatrixView { data: prob, rs: 1, cs: s.k };
+            let sigmas = MatrixView { data: &scratch.sigmas, rs: len, cs: 1 };
             product((s.k, len, s.q), prob, sigmas, &mut scratch.tile, len, false);
             for (piece, row) in pieces.into_iter().zip(scratch.tile.chunks_exact(len)) {
                 piece.copy_from_slice(row);

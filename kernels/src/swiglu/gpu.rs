@@ -1,7 +1,7 @@
 //! Launches of `swiglu.cu`.
 
 use super::Swiglu;
-use crate::device::sizes::{sheet, small};
+use crate::device::sizes::{small, tile2d};
 use crate::device::{Args, Device, Float, Module, View, ViewMut};
 use crate::{Result, check_count};
 
@@ -29,7 +29,7 @@ impl Swiglu {
     ) -> Result<()> {
         check_count("swiglu", "x", x.len(), 2 * self.n * self.h)?;
         check_count("swiglu", "y", y.len(), self.n * self.h)?;
-        let (grid, rows) = sheet(self.n, self.h);
+        let (grid, rows) = tile2d(self.n, self.h);
         let args = Args::new(&self.sizes(rows)?).read(x).write(y);
         // SAFETY: the lengths were checked; threads beyond a row or the last row do nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>("swiglu_fwd"), &grid, &args) }
@@ -49,7 +49,7 @@ impl Swiglu {
         check_count("swiglu", "x", x.len(), 2 * self.n * self.h)?;
         check_count("swiglu", "dy", dy.len(), self.n * self.h)?;
         check_count("swiglu", "dx", dx.len(), 2 * self.n * self.h)?;
-        let (grid, rows) = sheet(self.n, self.h);
+        let (grid, rows) = tile2d(self.n, self.h);
         let args = Args::new(&self.sizes(rows)?).read(x).read(dy).write(dx);
         // SAFETY: the lengths were checked; threads beyond a row or the last row do nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>("swiglu_bwd"), &grid, &args) }

@@ -11,7 +11,7 @@
 //! On a GPU: `[4100, 2 x 4096]` bf16 (DINOv2-g; four images of 518 px have more) moves 101 MB
 //! forward and 168 MB backward. The floor on an H200 (4.3 TB/s) is 23 and 39 us, at about 12
 //! and 20 FLOP per element of `y`. A lane handles 8 columns of both halves of a row, a block 32
-//! rows (`cuda/strips.cuh`).
+//! rows (`cuda/vectors.cuh`).
 
 mod cpu;
 mod gpu;

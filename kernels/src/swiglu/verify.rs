@@ -11,7 +11,7 @@ use crate::verify::{Kernels, Timed, Verification, filled};
 pub(crate) const KERNELS: Kernels = Kernels { name: "swiglu", verify, timed };
 
 fn verify(verification: &mut Verification<'_>) -> Result<()> {
-    // One element, no whole strip, whole strips of one and of two blocks of columns.
+    // One element, no whole vector, whole vectors of one and of two blocks of columns.
     for (n, h) in [(1, 1), (7, 13), (37, 256), (3, 264)] {
         check::<f32>(verification, n, h)?;
         check::<bf16>(verification, n, h)?;

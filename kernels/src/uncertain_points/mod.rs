@@ -82,47 +82,63 @@ impl UncertainPoints {
             return Ok(());
         }
         out.par_chunks_mut(row).enumerate().for_each(|(i, out)| {
-            let (kept, fresh) = out.split_at_mut(2 * self.keep);
+            let (selected, fresh) = out.split_at_mut(2 * self.keep);
             fresh.copy_from_slice(&random[i * 2 * self.n_rand..][..2 * self.n_rand]);
             if self.keep > 0 {
                 let logits = &logits[i * self.n_over..][..self.n_over];
-                self.keep_row(logits, &points[i * self.n_over * 2..][..self.n_over * 2], kept);
+                self.select_row(
+                    logits,
+                    &points[i * self.n_over * 2..][..self.n_over * 2],
+                    selected,
+                );
             }
         });
         Ok(())
     }
 
-    fn keep_row<T: Real>(&self, logits: &[T], points: &[T], kept: &mut [T]) {
+    fn select_row<T: Real>(&self, logits: &[T], points: &[T], selected: &mut [T]) {
         if T::IS_F32 {
             // Both parts fit in one word, which halves the data that the selection moves.
             KEYS32.with_borrow_mut(|keys| {
                 let key = |(j, v): (usize, &f32)| u64::from(v.abs().to_bits()) << 32 | j as u64;
                 let logits = crate::f32s(logits);
-                keep_smallest(keys, self.keep, logits.iter().enumerate().map(key), points, kept);
+                select_smallest(
+                    keys,
+                    self.keep,
+                    logits.iter().enumerate().map(key),
+                    points,
+                    selected,
+                );
             });
         } else {
             KEYS.with_borrow_mut(|keys| {
                 let key = |(j, v): (usize, &T)| (v.f64().abs().to_bits(), j as u32);
-                keep_smallest(keys, self.keep, logits.iter().enumerate().map(key), points, kept);
+                select_smallest(
+                    keys,
+                    self.keep,
+                    logits.iter().enumerate().map(key),
+                    points,
+                    selected,
+                );
             });
         }
     }
 }
 
-/// Copies the points of the `keep` smallest keys to `kept`, in the order of the points.
-fn keep_smallest<T: Copy, K: Ord + Copy>(
+/// Copies the points of the `keep` smallest keys to `selected`, in the order of the points.
+fn select_smallest<T: Copy, K: Ord + Copy>(
     keys: &mut Vec<K>,
     keep: usize,
     all: impl Iterator<Item = K> + Clone,
     points: &[T],
-    kept: &mut [T],
+    selected: &mut [T],
 ) {
     keys.clear();
     keys.extend(all.clone());
     let (_, &mut last, _) = keys.select_nth_unstable(keep - 1);
     // Keys are distinct, so exactly `keep` of them are not above the last one.
     let chosen = all.zip(points.chunks_exact(2)).filter(|(key, _)| *key <= last);
-    for (to, (_, from)) in kept.chunks_exact_mut(2).zip(chosen) {
+    for (to, (_, from)) in selected.chunks_exact_mut(2).zip(chosen) {
         to.copy_from_slice(from);
     }
 }

@@ -42,7 +42,7 @@ fn keeps_what_a_full_sort_keeps() {
 }
 
 #[test]
-fn a_nan_is_kept_last() {
+fn a_nan_is_selected_last() {
     let s = UncertainPoints { r: 1, n_over: 3, keep: 2, n_rand: 0 };
     let points = [0.1f32, 0.1, 0.2, 0.2, 0.3, 0.3];
     let mut out = [0.0; 4];

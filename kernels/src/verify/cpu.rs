@@ -42,7 +42,7 @@ pub fn all() -> Vec<Kernels> {
 
 /// Compares results in f32 with those in f64. `allowed` is the allowed error as a share of the
 /// largest value of a result.
-fn beside(
+fn compare(
     verification: &mut Verification<'_>,
     case: &str,
     allowed: f64,
@@ -79,7 +79,7 @@ fn activation(verification: &mut Verification<'_>) -> Result<()> {
         Ok(vec![("y", y), ("dx", dx)])
     }
     for (name, f) in [("gelu_f32", Activation::Gelu), ("relu_f32", Activation::Relu)] {
-        beside(verification, &format!("{name} [5003]"), 2e-6, || run(f), run(f)?)?;
+        compare(verification, &format!("{name} [5003]"), 2e-6, || run(f), run(f)?)?;
     }
     Ok(())
 }
@@ -102,7 +102,7 @@ fn attention(verification: &mut Verification<'_>) -> Result<()> {
         Attention { b: 1, heads: 2, d: 64, nq: 257, nk: 257 },
     ] {
         let case = format!("attention_f32 {} x {} x [{}, {}, {}]", s.b, s.heads, s.nq, s.nk, s.d);
-        beside(verification, &case, 5e-5, || run(s), run(s)?)?;
+        compare(verification, &case, 5e-5, || run(s), run(s)?)?;
     }
     Ok(())
 }
@@ -123,7 +123,7 @@ fn conv2d(verification: &mut Verification<'_>) -> Result<()> {
     for s in [s, Conv2d { stride: 2, ..s }, Conv2d { kh: 1, kw: 1, pad: 0, ..s }] {
         let Conv2d { b, h, w, ci, co, kh, kw, stride, .. } = s;
         let case = format!("conv2d_f32 [{b}, {h}, {w}, {ci}] by [{co}, {kh}, {kw}] / {stride}");
-        beside(verification, &case, 1e-5, || run(s), run(s)?)?;
+        compare(verification, &case, 1e-5, || run(s), run(s)?)?;
     }
     Ok(())
 }
@@ -142,7 +142,7 @@ fn group_norm(verification: &mut Verification<'_>) -> Result<()> {
         Ok(vec![("y", y), ("rstd", rstd), ("dx", dx), ("dweight", dw), ("dbias", db)])
     }
     let s = GroupNorm { b: 2, hw: 301, c: 64, groups: 8, eps: 1e-5 };
-    beside(verification, "group_norm_f32 [2, 301, 64] / 8", 3e-5, || run(s), run(s)?)
+    compare(verification, "group_norm_f32 [2, 301, 64] / 8", 3e-5, || run(s), run(s)?)
 }
 
 fn layer_norm(verification: &mut Verification<'_>) -> Result<()> {
@@ -160,7 +160,7 @@ fn layer_norm(verification: &mut Verification<'_>) -> Result<()> {
     }
     for (n, c) in [(7, 13), (65, 1024)] {
         let s = LayerNorm { n, c, eps: 1e-6 };
-        beside(verification, &format!("layer_norm_f32 [{n}, {c}]"), 5e-5, || run(s), run(s)?)?;
+        compare(verification, &format!("layer_norm_f32 [{n}, {c}]"), 5e-5, || run(s), run(s)?)?;
     }
     Ok(())
 }
@@ -179,7 +179,7 @@ fn linear(verification: &mut Verification<'_>) -> Result<()> {
     // The second is large enough for the blocked product.
     for (n, m, k) in [(7, 13, 5), (257, 512, 384)] {
         let s = Linear { n, m, k };
-        beside(verification, &format!("linear_f32 [{n}, {m}, {k}]"), 5e-6, || run(s), run(s)?)?;
+        compare(verification, &format!("linear_f32 [{n}, {m}, {k}]"), 5e-6, || run(s), run(s)?)?;
     }
     Ok(())
 }
@@ -196,7 +196,7 @@ fn mask_loss(verification: &mut Verification<'_>) -> Result<()> {
         Ok(vec![("losses", vec![losses.mask, losses.dice]), ("dx", dx)])
     }
     let s = MaskLoss::new(5, 1003);
-    beside(verification, "mask_loss_f32 [5, 1003]", 1e-5, || run(s), run(s)?)
+    compare(verification, "mask_loss_f32 [5, 1003]", 1e-5, || run(s), run(s)?)
 }
 
 fn match_cost(verification: &mut Verification<'_>) -> Result<()> {
@@ -209,7 +209,7 @@ fn match_cost(verification: &mut Verification<'_>) -> Result<()> {
         Ok(vec![("cost", cost)])
     }
     let s = MatchCost::new(20, 7, 19, 1003);
-    beside(verification, "match_cost_f32 [20, 7, 19, 1003]", 1e-5, || run(s), run(s)?)
+    compare(verification, "match_cost_f32 [20, 7, 19, 1003]", 1e-5, || run(s), run(s)?)
 }
 
 fn ms_deform_attn(verification: &mut Verification<'_>) -> Result<()> {
@@ -227,7 +227,7 @@ fn ms_deform_attn(verification: &mut Verification<'_>) -> Result<()> {
     }
     let levels = [(5, 7), (9, 13)];
     let s = MsDeformAttn { b: 2, levels: &levels, heads: 3, d: 8, points: 4 };
-    beside(verification, "ms_deform_attn_f32 2 x [5 x 7 + 9 x 13, 3, 8]", 5e-5, || run(s), run(s)?)
+    compare(verification, "ms_deform_attn_f32 2 x [5 x 7 + 9 x 13, 3, 8]", 5e-5, || run(s), run(s)?)
 }
 
 fn residual(verification: &mut Verification<'_>) -> Result<()> {
@@ -241,7 +241,7 @@ fn residual(verification: &mut Verification<'_>) -> Result<()> {
         Ok(vec![("y", y), ("dr", dr), ("dgamma", dgamma)])
     }
     let s = Residual { n: 257, c: 384 };
-    beside(verification, "residual_f32 [257, 384]", 5e-6, || run(s), run(s)?)
+    compare(verification, "residual_f32 [257, 384]", 5e-6, || run(s), run(s)?)
 }
 
 fn swiglu(verification: &mut Verification<'_>) -> Result<()> {
@@ -254,7 +254,7 @@ fn swiglu(verification: &mut Verification<'_>) -> Result<()> {
         Ok(vec![("y", y), ("dx", dx)])
     }
     let s = Swiglu { n: 33, h: 171 };
-    beside(verification, "swiglu_f32 [33, 171]", 1e-6, || run(s), run(s)?)
+    compare(verification, "swiglu_f32 [33, 171]", 1e-6, || run(s), run(s)?)
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ use crate::matching::{Costs, match_all};
 use crate::{ModelError, Result};
 pub use points::{DevicePoints, PointSource, RandomPoints, Slots};
 use results::mask_count;
-pub use results::{Assignment, LayerLoss, LayerMatch, Loss, Pair, Terms, named_terms};
+pub use results::{Assignment, LayerLoss, LayerMatch, Loss, MatchedPair, Terms, named_terms};
 pub use table::DeviceAssignment;
 pub use targets::{IGNORE, Targets};
 
@@ -92,7 +92,7 @@ impl Candidate {
     }
 
     /// Mask logits `[r, h, w]` of matched pairs, differentiable.
-    fn rows(&self, pairs: &[Pair], capacity: usize) -> Result<Tensor> {
+    fn rows(&self, pairs: &[MatchedPair], capacity: usize) -> Result<Tensor> {
         let (q, h, w) = (self.mask.dim(1), self.mask.dim(2), self.mask.dim(3));
         let indices: Vec<usize> = pairs.iter().map(|p| p.image * q + p.query).collect();
         let rows = match &self.embed {
@@ -117,11 +117,11 @@ impl Candidate {
 pub struct StepCosts {
     /// Queries of each prediction.
     queries: Vec<usize>,
-    found: Found,
+    costs: CostTables,
 }
 
 #[derive(Debug)]
-enum Found {
+enum CostTables {
     /// `[q, g]` by prediction and image, and the previous values.
     Host(Vec<Vec<Vec<f32>>>, Vec<f32>),
     /// `[b, q, k]` by prediction, then the previous values.
@@ -172,9 +172,9 @@ impl Criterion {
         points: &mut dyn PointSource,
         previous: Option<&Tensor>,
     ) -> Result<StepCosts> {
-        let found = no_grad(|| match place(candidates) {
+        let costs = no_grad(|| match place(candidates) {
             Some(device) => device::costs(self, device, candidates, targets, points, previous)
-                .map(Found::Device),
+                .map(CostTables::Device),
             None => {
                 let images = 0..targets.classes().len();
                 let layer = |(l, c): (usize, &Candidate)| {
@@ -182,10 +182,10 @@ impl Criterion {
                 };
                 let costs = candidates.iter().enumerate().map(layer).collect::<Result<_>>()?;
                 let previous = previous.map_or(Ok(&[][..]), Tensor::data::<f32>)?;
-                Ok(Found::Host(costs, previous.to_vec()))
+                Ok(CostTables::Host(costs, previous.to_vec()))
             }
         })?;
-        Ok(StepCosts { queries: candidates.iter().map(|c| c.cls.dim(1)).collect(), found })
+        Ok(StepCosts { queries: candidates.iter().map(|c| c.cls.dim(1)).collect(), costs })
     }
 
     /// The cheapest assignment of queries to targets, and the `previous` values stored with the
@@ -196,9 +196,9 @@ impl Criterion {
     /// also of a kernel launched earlier.
     pub fn assign(&self, costs: &StepCosts, targets: &Targets) -> Result<(Assignment, Vec<f32>)> {
         let queries = &costs.queries;
-        let (costs, previous) = match &costs.found {
-            Found::Host(costs, previous) => (costs.clone(), previous.clone()),
-            Found::Device(table) => {
+        let (costs, previous) = match &costs.costs {
+            CostTables::Host(costs, previous) => (costs.clone(), previous.clone()),
+            CostTables::Device(table) => {
                 let all = table.to_host()?;
                 unpadded(all.data()?, queries, targets)
             }
@@ -216,7 +216,8 @@ impl Criterion {
             let mut pairs = Vec::new();
             for (image, classes) in targets.classes().iter().enumerate() {
                 let found = solved.next().map(|a| a.pairs()).unwrap_or_default();
-                let pair = |(query, t): (usize, usize)| Pair { image, query, class: classes[t] };
+                let pair =
+                    |(query, t): (usize, usize)| MatchedPair { image, query, class: classes[t] };
                 pairs.extend(found.into_iter().map(pair));
             }
             LayerMatch { costs, pairs }
@@ -337,7 +338,7 @@ impl Criterion {
         Ok(cost)
     }
 
-    fn class_term(&self, candidate: &Candidate, pairs: &[Pair]) -> Result<Tensor> {
+    fn class_term(&self, candidate: &Candidate, pairs: &[MatchedPair]) -> Result<Tensor> {
         let (b, q, k) = (candidate.cls.dim(0), candidate.cls.dim(1), self.config.classes);
         let mut labels = vec![k as i32; b * q];
         for pair in pairs {
@@ -354,7 +355,7 @@ impl Criterion {
         layer: usize,
         candidate: &Candidate,
         targets: &Targets,
-        pairs: &[Pair],
+        pairs: &[MatchedPair],
         points: &mut dyn PointSource,
     ) -> Result<Option<(Tensor, Tensor)>> {
         if pairs.is_empty() {

@@ -47,7 +47,7 @@ pub trait PointSource {
     /// # Errors
     /// If the source cannot deliver; a failure of the device.
     fn oversample_on(&mut self, layer: usize, slots: &Slots, n: usize) -> Result<Tensor> {
-        slots.spread(n, |rows| self.oversample(layer, rows, n))
+        slots.scatter(n, |rows| self.oversample(layer, rows, n))
     }
 
     /// As [`PointSource::oversample_on`] for [`PointSource::random`].
@@ -55,7 +55,7 @@ pub trait PointSource {
     /// # Errors
     /// If the source cannot deliver; a failure of the device.
     fn random_on(&mut self, layer: usize, slots: &Slots, n: usize) -> Result<Tensor> {
-        slots.spread(n, |rows| self.random(layer, rows, n))
+        slots.scatter(n, |rows| self.random(layer, rows, n))
     }
 }
 
@@ -64,7 +64,7 @@ pub trait PointSource {
 pub struct Slots {
     /// `[slots]`, i32 on the device: index of the pair among all pairs of the prediction; -1 for
     /// padding.
-    pub rows: Tensor,
+    pub pair_index: Tensor,
     /// Number of pairs known to the host: those of the assignment that was written last.
     pub filled: usize,
 }
@@ -76,18 +76,18 @@ impl Slots {
     /// If the table is in host memory.
     pub fn device(&self) -> Result<&Device> {
         let text = "the slots of matched pairs are not on a device";
-        self.rows.device().ok_or_else(|| ModelError::Config(text.into()))
+        self.pair_index.device().ok_or_else(|| ModelError::Config(text.into()))
     }
 
     /// Points `[slots, n, 2]` of the slots, from those that `draw` returns for the contiguous
     /// pairs.
-    fn spread(&self, n: usize, draw: impl FnOnce(usize) -> Result<Tensor>) -> Result<Tensor> {
+    fn scatter(&self, n: usize, draw: impl FnOnce(usize) -> Result<Tensor>) -> Result<Tensor> {
         let device = self.device()?;
         if self.filled == 0 {
-            return Ok(Tensor::zeros_on(Some(device), DType::F32, &[self.rows.len(), n, 2])?);
+            return Ok(Tensor::zeros_on(Some(device), DType::F32, &[self.pair_index.len(), n, 2])?);
         }
         let rows = draw(self.filled)?.to_device(device, DType::F32)?;
-        Ok(ops::gather_rows_at(&rows, &self.rows)?)
+        Ok(ops::gather_rows_at(&rows, &self.pair_index)?)
     }
 }
 
@@ -201,9 +201,9 @@ impl DevicePoints {
     }
 
     fn in_slots(&self, purpose: Purpose, layer: usize, slots: &Slots, n: usize) -> Result<Tensor> {
-        let count = slots.rows.len();
+        let count = slots.pair_index.len();
         let points = purpose.points(self.seed, layer as u64, [1, count, n]);
-        self.draw(points, Some(&slots.rows), &[count, n, 2])
+        self.draw(points, Some(&slots.pair_index), &[count, n, 2])
     }
 }
 

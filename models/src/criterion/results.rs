@@ -6,7 +6,7 @@ use crate::Result;
 
 /// A matched query and its class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pair {
+pub struct MatchedPair {
     /// Image of the batch.
     pub image: usize,
     /// Query.
@@ -17,7 +17,7 @@ pub struct Pair {
 
 /// Divisor of the mask losses of one prediction: the number of its `pairs`. Each of the `b` images
 /// without pairs counts as one.
-pub(super) fn mask_count(pairs: &[Pair], b: usize) -> f64 {
+pub(super) fn mask_count(pairs: &[MatchedPair], b: usize) -> f64 {
     let mut matched = vec![0usize; b];
     pairs.iter().for_each(|pair| matched[pair.image] += 1);
     matched.into_iter().map(|n| n.max(1)).sum::<usize>().max(1) as f64
@@ -30,7 +30,7 @@ pub struct LayerMatch {
     pub costs: Vec<Vec<f32>>,
     /// Matched pairs by image, then query. If an image has more targets than queries, the cheapest
     /// pairs.
-    pub pairs: Vec<Pair>,
+    pub pairs: Vec<MatchedPair>,
 }
 
 /// Assignment of queries to targets, by prediction.
@@ -46,7 +46,7 @@ pub struct LayerLoss {
     /// Costs `[q, g]` of each image, targets in ascending class order.
     pub costs: Vec<Vec<f32>>,
     /// Matched pairs by image, then query.
-    pub pairs: Vec<Pair>,
+    pub pairs: Vec<MatchedPair>,
     /// Points that the mask losses read. On the host `[r, p, 2]` of the pairs, absent without
     /// pairs; on a device `[b s, p, 2]` of all slots.
     pub points: Option<Tensor>,

@@ -4,7 +4,7 @@ use dressage_engine::{DType, Device, Tensor, ops};
 
 use super::points::Slots;
 use super::results::mask_count;
-use super::{Assignment, CriterionConfig, Pair};
+use super::{Assignment, CriterionConfig, MatchedPair};
 use crate::{ModelError, Result};
 
 /// The matching as the losses on a device read it, at fixed addresses. It consists of one table of
@@ -18,7 +18,7 @@ use crate::{ModelError, Result};
 /// queries [b, s]   query of each slot, counted over the batch; -1 = padding, as below
 /// images  [b, s]
 /// classes [b, s]
-/// rows    [b, s]   index of the pair among those of the prediction
+/// pairs   [b, s]   index of the pair among those of the prediction
 /// weights [b, s]   f32: 1, or 0 for padding
 /// ```
 ///
@@ -78,7 +78,7 @@ impl DeviceAssignment {
     /// Another number of predictions; a pair without a slot; a part of the table that losses still
     /// use; a failure of the device.
     pub fn upload(&mut self, assignment: &Assignment) -> Result<()> {
-        let pairs: Vec<&[Pair]> = assignment.layers.iter().map(|l| &l.pairs[..]).collect();
+        let pairs: Vec<&[MatchedPair]> = assignment.layers.iter().map(|l| &l.pairs[..]).collect();
         self.write(&pairs)
     }
 
@@ -92,7 +92,7 @@ impl DeviceAssignment {
         self.k.min(self.q)
     }
 
-    fn write(&mut self, layers: &[&[Pair]]) -> Result<()> {
+    fn write(&mut self, layers: &[&[MatchedPair]]) -> Result<()> {
         if layers.len() != self.layers {
             let text = format!("{} predictions matched, room for {}", layers.len(), self.layers);
             return Err(ModelError::Config(text));
@@ -109,7 +109,7 @@ impl DeviceAssignment {
     }
 
     /// Appends the part of one prediction.
-    fn append(&self, pairs: &[Pair], words: &mut Vec<i32>) -> Result<()> {
+    fn append(&self, pairs: &[MatchedPair], words: &mut Vec<i32>) -> Result<()> {
         let (b, q, s) = (self.b, self.q, self.slots());
         let start = words.len();
         words.resize(start + b * q, self.k as i32);
@@ -160,7 +160,7 @@ impl DeviceAssignment {
             classes: part(2)?,
             weights: part(4)?.bits_as(DType::F32)?,
             num: ops::rows(&self.table, nums + l, 1)?.bits_as(DType::F32)?,
-            slots: Slots { rows: part(3)?, filled: self.filled[l] },
+            slots: Slots { pair_index: part(3)?, filled: self.filled[l] },
         })
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dressage_engine::MappedFile;
 
 use super::folder::{self, Index};
-use super::{Source, StateDict, Stored, hub, safetensors, torch, wrappers};
+use super::{FileSource, StateDict, Stored, hub, safetensors, torch, wrappers};
 use crate::{ModelError, Result};
 
 /// Reason why a file cannot be read, without its name.
@@ -49,7 +49,7 @@ impl From<&str> for Fault {
 }
 
 /// Result of a reader, or the reason why it refused the file.
-pub type Told<T> = std::result::Result<T, Fault>;
+pub type FileResult<T> = std::result::Result<T, Fault>;
 
 /// Format of a file of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,20 +137,20 @@ pub fn dictionary(contents: Contents, path: &Path, files: Vec<PathBuf>) -> Resul
     tensors.iter_mut().for_each(|(name, tensor)| tensor.set_own_name(name));
     wrappers::normalise(&mut tensors, &mut wrapper, &mut skipped)
         .map_err(|fault| fault.of(path))?;
-    let source = Some(Source { container, files, wrapper, skipped });
+    let source = Some(FileSource { container, files, wrapper, skipped });
     let origin = path.display().to_string();
     Ok(StateDict { origin, tensors, metadata, source, declared: None })
 }
 
 /// The index of shards in these bytes; `None` if they do not begin like one.
-fn index(bytes: &[u8]) -> Option<Told<Index>> {
+fn index(bytes: &[u8]) -> Option<FileResult<Index>> {
     // This test comes first, since the length of a header may be a brace.
     let text = bytes.strip_prefix(hub::BOM).unwrap_or(bytes).trim_ascii_start();
     (!safetensors::begins(bytes) && text.starts_with(b"{")).then(|| Index::parse(text))
 }
 
 /// Reads the tensors of one file.
-pub fn read(map: &Arc<MappedFile>) -> Told<Contents> {
+pub fn read(map: &Arc<MappedFile>) -> FileResult<Contents> {
     let bytes: &[u8] = map;
     // This test comes first, since the length of a header may look like the start of a pickle.
     if safetensors::begins(bytes) {

@@ -6,15 +6,15 @@ use dressage_engine::Element;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::kind::Kind;
+use super::scalar_type::ScalarType;
 
 /// A type to which floats of a file are converted.
-pub(super) trait Float: Element {
+pub(super) trait FloatTarget: Element {
     fn of_f32(v: f32) -> Self;
     fn of_f64(v: f64) -> Self;
 }
 
-impl Float for f32 {
+impl FloatTarget for f32 {
     fn of_f32(v: f32) -> f32 {
         v
     }
@@ -23,7 +23,7 @@ impl Float for f32 {
     }
 }
 
-impl Float for f64 {
+impl FloatTarget for f64 {
     fn of_f32(v: f32) -> f64 {
         v.into()
     }
@@ -32,7 +32,7 @@ impl Float for f64 {
     }
 }
 
-impl Float for bf16 {
+impl FloatTarget for bf16 {
     fn of_f32(v: f32) -> bf16 {
         bf16::from_f32(v)
     }
@@ -42,12 +42,12 @@ impl Float for bf16 {
 }
 
 /// Decodes floats of `kind`. `bytes` has exactly the elements of `out`.
-pub(super) fn decode<T: Float>(kind: Kind, bytes: &[u8], out: &mut [T]) {
+pub(super) fn decode<T: FloatTarget>(kind: ScalarType, bytes: &[u8], out: &mut [T]) {
     match kind {
-        Kind::F64 => each(bytes, out, |b| T::of_f64(f64::from_le_bytes(b))),
-        Kind::F32 => each(bytes, out, |b| T::of_f32(f32::from_le_bytes(b))),
-        Kind::F16 => each(bytes, out, |b| T::of_f32(f16::from_le_bytes(b).to_f32())),
-        Kind::Bf16 => each(bytes, out, |b| T::of_f32(bf16::from_le_bytes(b).to_f32())),
+        ScalarType::F64 => each(bytes, out, |b| T::of_f64(f64::from_le_bytes(b))),
+        ScalarType::F32 => each(bytes, out, |b| T::of_f32(f32::from_le_bytes(b))),
+        ScalarType::F16 => each(bytes, out, |b| T::of_f32(f16::from_le_bytes(b).to_f32())),
+        ScalarType::Bf16 => each(bytes, out, |b| T::of_f32(bf16::from_le_bytes(b).to_f32())),
         _ => {}
     }
 }
@@ -84,16 +84,16 @@ fn to_odd(v: f64) -> f32 {
 ///
 /// # Errors
 /// A finite value beyond the largest of `kind`.
-pub(super) fn encode(kind: Kind, values: &[f64], out: &mut Vec<u8>) -> io::Result<()> {
+pub(super) fn encode(kind: ScalarType, values: &[f64], out: &mut Vec<u8>) -> io::Result<()> {
     for &v in values {
         let infinite = match kind {
-            Kind::F64 => put(out, v.to_le_bytes(), v.is_infinite()),
-            Kind::F32 => put(out, (v as f32).to_le_bytes(), (v as f32).is_infinite()),
-            Kind::F16 => {
+            ScalarType::F64 => put(out, v.to_le_bytes(), v.is_infinite()),
+            ScalarType::F32 => put(out, (v as f32).to_le_bytes(), (v as f32).is_infinite()),
+            ScalarType::F16 => {
                 let near = f16::from_f32(to_odd(v));
                 put(out, near.to_le_bytes(), near.is_infinite())
             }
-            Kind::Bf16 => {
+            ScalarType::Bf16 => {
                 let near = bf16::from_f32(to_odd(v));
                 put(out, near.to_le_bytes(), near.is_infinite())
             }
@@ -101,8 +101,8 @@ pub(super) fn encode(kind: Kind, values: &[f64], out: &mut Vec<u8>) -> io::Resul
         };
         if infinite && v.is_finite() {
             let (ends, wider) = match kind {
-                Kind::F16 => ("f16 (65504)", "bf16"),
-                Kind::Bf16 => ("bf16 (3.39e38)", "f32"),
+                ScalarType::F16 => ("f16 (65504)", "bf16"),
+                ScalarType::Bf16 => ("bf16 (3.39e38)", "f32"),
                 _ => ("f32 (3.40e38)", "the file as it is"),
             };
             let what = format!("the value {v} is beyond the range of {ends}; use {wider}");
@@ -135,7 +135,7 @@ mod tests {
         assert!(bf(f64::NAN).is_nan());
         let half = |v: f64| {
             let mut out = Vec::new();
-            encode(Kind::F16, &[v], &mut out).expect("within range");
+            encode(ScalarType::F16, &[v], &mut out).expect("within range");
             f16::from_le_bytes([out[0], out[1]]).to_f32()
         };
         assert_eq!(half(1.0 + 2f64.powi(-11)), 1.0);
@@ -147,14 +147,14 @@ mod tests {
     fn what_would_become_infinite_is_refused() {
         let mut out = Vec::new();
         for (kind, v, words) in [
-            (Kind::F16, 65520.0, ["65520", "f16", "use bf16"]),
-            (Kind::Bf16, -3.4e38, ["-340000", "bf16", "use f32"]),
-            (Kind::F32, 1e39, ["1000000", "f32", "as it is"]),
+            (ScalarType::F16, 65520.0, ["65520", "f16", "use bf16"]),
+            (ScalarType::Bf16, -3.4e38, ["-340000", "bf16", "use f32"]),
+            (ScalarType::F32, 1e39, ["1000000", "f32", "as it is"]),
         ] {
             let text = encode(kind, &[1.0, v], &mut out).expect_err("beyond").to_string();
             assert!(words.iter().all(|word| text.contains(word)), "{text}");
             encode(kind, &[f64::INFINITY, f64::NAN], &mut out).expect("not finite before either");
         }
-        assert!(encode(Kind::F64, &[f64::MAX], &mut out).is_ok());
+        assert!(encode(ScalarType::F64, &[f64::MAX], &mut out).is_ok());
     }
 }

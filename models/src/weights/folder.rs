@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
-use super::container::{Contents, Fault, Told, dictionary, map, read};
+use super::container::{Contents, Fault, FileResult, dictionary, map, read};
 use super::hub::Declared;
 use super::{StateDict, shown};
 use crate::{ModelError, Result};
@@ -66,7 +66,7 @@ struct Raw {
 
 impl Index {
     /// Reads the text of an index.
-    pub fn parse(text: &[u8]) -> Told<Index> {
+    pub fn parse(text: &[u8]) -> FileResult<Index> {
         if text.len() > LARGEST {
             return Err(
                 format!("is not an index of shards: it is longer than {LARGEST} bytes").into()
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_told_by_their_names() {
+    fn parts_are_recognised_by_their_names() {
         assert_eq!(part_of("model-00001-of-00002.safetensors"), Some((1, 2)));
         assert_eq!(part_of("pytorch_model-00003-of-00003.bin"), Some((3, 3)));
         for name in [

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::container::{Fault, Told};
+use super::container::{Fault, FileResult};
 use super::{Family, Known, StateDict, recognise, shown};
 use crate::{ModelError, Result};
 
@@ -60,7 +60,7 @@ struct Raw {
 
 impl Declared {
     /// Reads the text of a configuration.
-    pub fn parse(text: &[u8]) -> Told<Declared> {
+    pub fn parse(text: &[u8]) -> FileResult<Declared> {
         let raw: Raw =
             serde_json::from_slice(text.strip_prefix(BOM).unwrap_or(text)).map_err(|e| {
                 Fault::damaged(format!(
@@ -161,7 +161,7 @@ impl Declared {
 }
 
 /// Reads a size; `None` for lists and missing or null values.
-fn size(name: &str, value: Option<Value>) -> Told<Option<usize>> {
+fn size(name: &str, value: Option<Value>) -> FileResult<Option<usize>> {
     const MOST: u64 = 1 << 24;
     match value {
         None | Some(Value::Null | Value::Array(_)) => Ok(None),

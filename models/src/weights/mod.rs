@@ -33,10 +33,10 @@ mod fingerprint;
 mod finite;
 mod folder;
 mod hub;
-mod kind;
 mod pickle;
 mod reading;
 mod safetensors;
+mod scalar_type;
 mod stored;
 mod sums;
 mod tail;
@@ -58,8 +58,8 @@ pub use fingerprint::{
 pub(crate) use finite::finite;
 pub use folder::{part_of, refuse_part};
 pub use hub::Declared;
-pub use kind::Kind;
 pub use safetensors::{Written, write, write_safetensors, write_summed};
+pub use scalar_type::ScalarType;
 pub use stored::Stored;
 pub use trained_checkpoint::{fitted, has_head, is_backbone};
 
@@ -101,7 +101,7 @@ pub(crate) fn unchanged(pages: &dressage_engine::MappedFile) -> Result<()> {
 
 /// Source of a dictionary that was read from files.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct FileSource {
     /// Format of the file.
     pub container: Container,
     /// The files, more than one for shards.
@@ -118,7 +118,7 @@ pub struct StateDict {
     origin: String,
     tensors: BTreeMap<String, Stored>,
     metadata: BTreeMap<String, String>,
-    source: Option<Source>,
+    source: Option<FileSource>,
     declared: Option<Declared>,
 }
 
@@ -147,7 +147,7 @@ impl StateDict {
     /// As [`StateDict::open`]; several networks with no obvious choice.
     pub fn open_network(path: &Path) -> Result<StateDict> {
         let mut dict = StateDict::open(path)?;
-        if let Some(Source { wrapper, skipped, .. }) = &mut dict.source {
+        if let Some(FileSource { wrapper, skipped, .. }) = &mut dict.source {
             let separate = wrappers::separate(&mut dict.tensors, wrapper, skipped);
             separate.map_err(|fault| fault.of(path))?;
         }
@@ -168,7 +168,7 @@ impl StateDict {
     }
 
     /// The files that they were read from; `None` for a dictionary made in memory.
-    pub fn source(&self) -> Option<&Source> {
+    pub fn source(&self) -> Option<&FileSource> {
         self.source.as_ref()
     }
 

@@ -9,9 +9,9 @@ use dressage_engine::{MappedFile, Tensor};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 
 use super::archive_entry::ArchiveEntry;
-use super::container::{Contents, Fault, Told};
+use super::container::{Contents, Fault, FileResult};
 use super::stored::row_major;
-use super::{Container, Kind, Stored, shown, sums};
+use super::{Container, ScalarType, Stored, shown, sums};
 
 /// Bytes of the length in front of the header.
 const LENGTH: usize = 8;
@@ -27,7 +27,7 @@ pub fn begins(bytes: &[u8]) -> bool {
 
 /// Reads the header of a mapped file and compares it with its checksum. The tensors stay in the
 /// map.
-pub fn read(map: &Arc<MappedFile>) -> Told<Contents> {
+pub fn read(map: &Arc<MappedFile>) -> FileResult<Contents> {
     let (length, header) =
         SafeTensors::read_metadata(map).map_err(|e| Fault::damaged(describe(map, &e)))?;
     let mut metadata = BTreeMap::new();
@@ -74,34 +74,34 @@ fn unpack(own: &str) -> Option<BTreeMap<String, String>> {
     serde_json::from_str(own).ok()
 }
 
-fn kind(dtype: Dtype) -> Option<Kind> {
+fn kind(dtype: Dtype) -> Option<ScalarType> {
     Some(match dtype {
-        Dtype::F64 => Kind::F64,
-        Dtype::F32 => Kind::F32,
-        Dtype::F16 => Kind::F16,
-        Dtype::BF16 => Kind::Bf16,
-        Dtype::I64 => Kind::I64,
-        Dtype::I32 => Kind::I32,
-        Dtype::I16 => Kind::I16,
-        Dtype::I8 => Kind::I8,
-        Dtype::U8 => Kind::U8,
-        Dtype::BOOL => Kind::Bool,
+        Dtype::F64 => ScalarType::F64,
+        Dtype::F32 => ScalarType::F32,
+        Dtype::F16 => ScalarType::F16,
+        Dtype::BF16 => ScalarType::Bf16,
+        Dtype::I64 => ScalarType::I64,
+        Dtype::I32 => ScalarType::I32,
+        Dtype::I16 => ScalarType::I16,
+        Dtype::I8 => ScalarType::I8,
+        Dtype::U8 => ScalarType::U8,
+        Dtype::BOOL => ScalarType::Bool,
         _ => return None,
     })
 }
 
-fn dtype(kind: Kind) -> Dtype {
+fn dtype(kind: ScalarType) -> Dtype {
     match kind {
-        Kind::F64 => Dtype::F64,
-        Kind::F32 => Dtype::F32,
-        Kind::F16 => Dtype::F16,
-        Kind::Bf16 => Dtype::BF16,
-        Kind::I64 => Dtype::I64,
-        Kind::I32 => Dtype::I32,
-        Kind::I16 => Dtype::I16,
-        Kind::I8 => Dtype::I8,
-        Kind::U8 => Dtype::U8,
-        Kind::Bool => Dtype::BOOL,
+        ScalarType::F64 => Dtype::F64,
+        ScalarType::F32 => Dtype::F32,
+        ScalarType::F16 => Dtype::F16,
+        ScalarType::Bf16 => Dtype::BF16,
+        ScalarType::I64 => Dtype::I64,
+        ScalarType::I32 => Dtype::I32,
+        ScalarType::I16 => Dtype::I16,
+        ScalarType::I8 => Dtype::I8,
+        ScalarType::U8 => Dtype::U8,
+        ScalarType::Bool => Dtype::BOOL,
     }
 }
 
@@ -142,7 +142,7 @@ fn wrong(bytes: &[u8]) -> Option<(String, TensorInfo)> {
 
 /// A tensor to be written: its name, its values and the type to write (floats only; integers keep
 /// theirs).
-pub type Written<'a> = (&'a str, &'a Stored, Kind);
+pub type Written<'a> = (&'a str, &'a Stored, ScalarType);
 
 /// Writes tensors and notes as safetensors to `out`, one tensor after the other. The order of
 /// `tensors` has no effect; equal input gives equal bytes.
@@ -266,19 +266,19 @@ mod tests {
         let flags = Stored::from(Tensor::from_slice(&[1u8, 0, 1], &[3]).expect("tensor"));
         let tensors = vec![
             ("flags", &flags, flags.kind()),
-            ("half", &floats, Kind::F16),
-            ("wide", &floats, Kind::F32),
+            ("half", &floats, ScalarType::F16),
+            ("wide", &floats, ScalarType::F32),
         ];
         write(tensors, &[], &mut file.as_file()).expect("written");
         let dict = StateDict::open(file.path()).expect("opened");
         let kinds: Vec<_> = dict.names().filter_map(|n| Some(dict.get(n)?.kind())).collect();
-        assert_eq!(kinds, [Kind::U8, Kind::F16, Kind::F32]);
+        assert_eq!(kinds, [ScalarType::U8, ScalarType::F16, ScalarType::F32]);
         for name in ["half", "wide"] {
             let t = dict.get(name).and_then(|t| t.to_float(DType::F32).expect("read"));
             let t = t.expect("floats");
             assert_eq!(t.data::<f32>().expect("f32"), [0.5, 3.0, -1.0], "{name}");
         }
-        let twice = vec![("a", &floats, Kind::F32), ("a", &floats, Kind::F32)];
+        let twice = vec![("a", &floats, ScalarType::F32), ("a", &floats, ScalarType::F32)];
         assert!(write(twice, &[], &mut Vec::new()).is_err());
     }
 }

@@ -10,15 +10,15 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::archive_entry::ArchiveEntry;
-use super::elements::{Float, decode, encode};
-use super::kind::Kind;
+use super::elements::{FloatTarget, decode, encode};
 use super::reading::{of_reading, read_at, strided_runs, unchanged};
+use super::scalar_type::ScalarType;
 use crate::Result;
 
 /// A tensor as stored in a file.
 #[derive(Debug, Clone)]
 pub struct Stored {
-    kind: Kind,
+    kind: ScalarType,
     shape: Vec<usize>,
     values: Values,
     /// The archive entry with the values.
@@ -71,7 +71,7 @@ impl Stored {
     /// that every element is inside the map.
     pub(super) fn mapped(
         pages: &Arc<MappedFile>,
-        kind: Kind,
+        kind: ScalarType,
         start: usize,
         shape: Vec<usize>,
         strides: Vec<usize>,
@@ -163,7 +163,7 @@ impl Stored {
     }
 
     /// Type of the elements.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> ScalarType {
         self.kind
     }
 
@@ -285,18 +285,18 @@ impl Stored {
         let mut values = Vec::with_capacity(self.len());
         let read = self.each_run(&mut |run| {
             match self.kind {
-                Kind::I64 => {
+                ScalarType::I64 => {
                     values.extend(run.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)));
                 }
-                Kind::I32 => {
+                ScalarType::I32 => {
                     let words = run.as_chunks().0.iter();
                     values.extend(words.map(|b| i64::from(i32::from_le_bytes(*b))));
                 }
-                Kind::I16 => {
+                ScalarType::I16 => {
                     let words = run.as_chunks().0.iter();
                     values.extend(words.map(|b| i64::from(i16::from_le_bytes(*b))));
                 }
-                Kind::I8 => values.extend(run.iter().map(|b| i64::from(*b as i8))),
+                ScalarType::I8 => values.extend(run.iter().map(|b| i64::from(*b as i8))),
                 _ => values.extend(run.iter().map(|b| i64::from(*b))),
             }
             Ok(())
@@ -310,7 +310,7 @@ impl Stored {
     ///
     /// # Errors
     /// Errors of `out`; a file that cannot be read; a finite value beyond the largest of `kind`.
-    pub fn write(&self, kind: Kind, out: &mut dyn Write) -> io::Result<()> {
+    pub fn write(&self, kind: ScalarType, out: &mut dyn Write) -> io::Result<()> {
         const CHUNK: usize = 1 << 16;
         let as_is = kind == self.kind || !(kind.is_float() && self.kind.is_float());
         let (mut values, mut bytes) = (Vec::<f64>::new(), Vec::new());
@@ -364,7 +364,7 @@ impl Stored {
     }
 
     /// Fills `out` with the values, which are floats.
-    fn read<T: Float>(&self, out: &mut [T]) -> io::Result<()> {
+    fn read<T: FloatTarget>(&self, out: &mut [T]) -> io::Result<()> {
         let size = self.kind.size();
         match &self.values {
             Values::Tensor(t) => decode(self.kind, t.bytes(), out),

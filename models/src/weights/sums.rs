@@ -13,7 +13,7 @@ use crc32fast::Hasher;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
-use super::container::{Fault, Told};
+use super::container::{Fault, FileResult};
 use super::safetensors::Written;
 use super::shown;
 
@@ -60,7 +60,7 @@ pub fn check(
     header: &[u8],
     notes: &mut BTreeMap<String, String>,
     n: usize,
-) -> Told<Option<Vec<u32>>> {
+) -> FileResult<Option<Vec<u32>>> {
     let (own, sums) = (notes.remove(HEADER), notes.remove(TENSORS));
     if find(header, HEADER).is_none() && find(header, TENSORS).is_none() {
         return Ok(None);

@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicBool;
 use dressage_engine::MappedFile;
 
 use super::archive_entry::{ArchiveEntry, differs};
-use super::container::{Contents, Fault, Told};
-use super::pickle::{self, Element, Tree, Value, View};
+use super::container::{Contents, Fault, FileResult};
+use super::pickle::{self, StorageType, StridedView, Tree, Value};
 use super::stored::row_major;
 use super::wrappers::Unwrapped;
 use super::zip::Archive;
@@ -26,7 +26,7 @@ const DEPTH: usize = 64;
 const VISITS: usize = 1 << 20;
 
 /// Reads an archive written by `torch.save` or `torch.jit.save`.
-pub fn archive(map: &Arc<MappedFile>) -> Told<Contents> {
+pub fn archive(map: &Arc<MappedFile>) -> FileResult<Contents> {
     let archive = Archive::open(map)?;
     let mut roots = archive.names().filter_map(|name| match name.strip_suffix("data.pkl") {
         Some(root) if root.is_empty() || root.ends_with('/') => Some(root),
@@ -58,7 +58,7 @@ pub fn archive(map: &Arc<MappedFile>) -> Told<Contents> {
             let (pages, range, good) = (map.clone(), range.clone(), AtomicBool::new(false));
             Arc::new(ArchiveEntry { name, pages, range, sum, good, differs })
         });
-        Ok(Place { range, member: Some(member.clone()) })
+        Ok(StoragePlace { range, member: Some(member.clone()) })
     };
     let found = if script { modules(&tree)? } else { dictionary(&tree)? };
     let container = if script { Container::TorchScript } else { Container::Zip };
@@ -69,7 +69,7 @@ pub fn archive(map: &Arc<MappedFile>) -> Told<Contents> {
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
 /// Reads a file written by `torch.save` before 1.6: five pickles, then the storages.
-pub fn legacy(map: &Arc<MappedFile>) -> Told<Contents> {
+pub fn legacy(map: &Arc<MappedFile>) -> FileResult<Contents> {
     let mut at = 0;
     let mut next = || {
         let tree = pickle::read(&map[at..]).map_err(Fault::damaged)?;
@@ -94,7 +94,7 @@ pub fn legacy(map: &Arc<MappedFile>) -> Told<Contents> {
     let storages = places(map, at, &tree, &keys)?;
     let locate = |key: &str| {
         let range = storages.get(key).cloned();
-        let place = range.map(|range| Place { range, member: None });
+        let place = range.map(|range| StoragePlace { range, member: None });
         place.ok_or_else(|| Fault::damaged("the file is cut short before its values"))
     };
     let found = dictionary(&tree)?;
@@ -102,7 +102,7 @@ pub fn legacy(map: &Arc<MappedFile>) -> Told<Contents> {
 }
 
 /// Place of a storage, and its archive entry.
-struct Place {
+struct StoragePlace {
     range: Range<usize>,
     member: Option<Arc<ArchiveEntry>>,
 }
@@ -114,9 +114,9 @@ fn places(
     mut at: usize,
     tree: &Tree<'_>,
     keys: &Tree<'_>,
-) -> Told<HashMap<String, Range<usize>>> {
+) -> FileResult<HashMap<String, Range<usize>>> {
     let named = tree.storages().iter().filter_map(|s| Some((tree.key(s.key)?, s.element)));
-    let sizes: HashMap<_, Element> = named.collect();
+    let sizes: HashMap<_, StorageType> = named.collect();
     let list =
         keys.items(keys.root).ok_or_else(|| Fault::damaged("has no list of its storages"))?;
     let mut places = HashMap::new();
@@ -143,14 +143,14 @@ fn places(
 
 /// Tensors that were found, by name, and other objects.
 #[derive(Default)]
-struct Found {
-    views: Vec<(String, View)>,
+struct FoundTensors {
+    views: Vec<(String, StridedView)>,
     wrapper: Vec<String>,
     /// Names and classes of objects that were skipped.
     skipped: Vec<(String, String)>,
 }
 
-impl Found {
+impl FoundTensors {
     fn skip(&mut self, name: &str, class: String) {
         const LISTED: usize = 64;
         if self.skipped.len() < LISTED {
@@ -160,8 +160,8 @@ impl Found {
 }
 
 /// The tensors of a pickled state dict.
-fn dictionary(tree: &Tree<'_>) -> Told<Found> {
-    let Unwrapped { dict, passed: wrapper, beside } = wrappers::unwrapped(tree, tree.root);
+fn dictionary(tree: &Tree<'_>) -> FileResult<FoundTensors> {
+    let Unwrapped { dict, passed: wrapper, other_entries } = wrappers::unwrapped(tree, tree.root);
     let Some(pairs) = tree.pairs(dict) else {
         return Err(match tree.class_of(dict) {
             Some(class) => format!(
@@ -173,8 +173,8 @@ fn dictionary(tree: &Tree<'_>) -> Told<Found> {
         }
         .into());
     };
-    let mut found = Found { wrapper, ..Default::default() };
-    for (other, taken) in beside {
+    let mut found = FoundTensors { wrapper, ..Default::default() };
+    for (other, taken) in other_entries {
         found.skip(&other, format!("other weights; those under {taken} are used"));
     }
     for (key, value) in pairs {
@@ -215,11 +215,11 @@ fn without_tensors(tree: &Tree<'_>, dict: Value, passed: &[String]) -> String {
 }
 
 /// The tensors of a tree of TorchScript modules, with names joined by dots.
-fn modules(tree: &Tree<'_>) -> Told<Found> {
+fn modules(tree: &Tree<'_>) -> FileResult<FoundTensors> {
     let Some(attributes) = tree.attributes(tree.root) else {
         return Err("is a TorchScript archive without a module at its root".into());
     };
-    let mut found = Found::default();
+    let mut found = FoundTensors::default();
     // Names of the outer modules, and their remaining attributes.
     let mut path = vec![(String::new(), attributes.iter())];
     let (mut visits, mut letters) = (0, 0);
@@ -257,9 +257,9 @@ fn collect(
     map: &Arc<MappedFile>,
     tree: &Tree<'_>,
     container: Container,
-    mut found: Found,
-    locate: &dyn Fn(&str) -> Told<Place>,
-) -> Told<Contents> {
+    mut found: FoundTensors,
+    locate: &dyn Fn(&str) -> FileResult<StoragePlace>,
+) -> FileResult<Contents> {
     let mut tensors = BTreeMap::new();
     let mut total = 0usize;
     for (name, view) in std::mem::take(&mut found.views) {
@@ -282,7 +282,7 @@ fn collect(
             None => found.skip(&name, "a tensor of complex or quantised numbers".into()),
         }
     }
-    let Found { wrapper, skipped, .. } = found;
+    let FoundTensors { wrapper, skipped, .. } = found;
     Ok(Contents { container, tensors, wrapper, skipped, metadata: BTreeMap::new() })
 }
 
@@ -290,13 +290,13 @@ fn collect(
 fn stored(
     map: &Arc<MappedFile>,
     tree: &Tree<'_>,
-    view: &View,
-    locate: &dyn Fn(&str) -> Told<Place>,
-) -> Told<Option<Stored>> {
+    view: &StridedView,
+    locate: &dyn Fn(&str) -> FileResult<StoragePlace>,
+) -> FileResult<Option<Stored>> {
     let storage = tree.storage(view);
     let Some(kind) = storage.element.kind else { return Ok(None) };
     let key = tree.key(storage.key).ok_or("its storage has no name")?;
-    let Place { range, member } = locate(&key)?;
+    let StoragePlace { range, member } = locate(&key)?;
     let size = kind.size() as u64;
     let there = range.len() as u64 / size;
     let declared = storage.start.checked_add(storage.count);
@@ -338,7 +338,7 @@ fn last(offset: u64, shape: &[usize], strides: &[usize]) -> Option<u64> {
         .checked_add(1)
 }
 
-fn axes(tree: &Tree<'_>, tuple: Value, what: &str) -> Told<Vec<usize>> {
+fn axes(tree: &Tree<'_>, tuple: Value, what: &str) -> FileResult<Vec<usize>> {
     let items = tree.items(tuple).filter(|items| items.len() <= AXES);
     let size = |v: &Value| match v {
         Value::Int(n) => usize::try_from(*n).ok(),

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::container::Told;
+use super::container::FileResult;
 use super::families::recognise_shapes;
 use super::pickle::{Tree, Value};
 use super::{Stored, shown};
@@ -64,12 +64,12 @@ pub struct Unwrapped {
     /// Keys on the path to it.
     pub passed: Vec<String>,
     /// Keys of other weights on the path, each with the key that was used instead.
-    pub beside: Vec<(String, String)>,
+    pub other_entries: Vec<(String, String)>,
 }
 
 /// Follows the wrappers from the root to the dictionary of weights.
 pub fn unwrapped(tree: &Tree<'_>, root: Value) -> Unwrapped {
-    let mut found = Unwrapped { dict: root, passed: Vec::new(), beside: Vec::new() };
+    let mut found = Unwrapped { dict: root, passed: Vec::new(), other_entries: Vec::new() };
     // Nested wrappers occur, but no cycles of them.
     while found.passed.len() < DEPTH {
         let mut dicts = wrappers(tree, found.dict);
@@ -85,7 +85,7 @@ pub fn unwrapped(tree: &Tree<'_>, root: Value) -> Unwrapped {
         }
         let mut good = good.into_iter();
         let Some((wrapper, inside)) = good.next() else { break };
-        found.beside.extend(good.map(|(other, _)| (other, wrapper.clone())));
+        found.other_entries.extend(good.map(|(other, _)| (other, wrapper.clone())));
         found.passed.push(wrapper);
         found.dict = inside;
     }
@@ -172,7 +172,7 @@ pub fn normalise(
     tensors: &mut BTreeMap<String, Stored>,
     wrapper: &mut Vec<String>,
     skipped: &mut Vec<(String, String)>,
-) -> Told<()> {
+) -> FileResult<()> {
     if let Some(name) = tensors.keys().find(|n| n.ends_with("flat_param")) {
         return Err(format!(
             "holds {}, parameters that FSDP has flattened into one; save the full state dict",
@@ -214,7 +214,7 @@ pub fn separate(
     tensors: &mut BTreeMap<String, Stored>,
     wrapper: &mut Vec<String>,
     skipped: &mut Vec<(String, String)>,
-) -> Told<()> {
+) -> FileResult<()> {
     if let Some(prefix) = outer(tensors)? {
         let what = format!("not among those under {}", shown(&prefix));
         pass_over(tensors, skipped, &what, |name| name.starts_with(&prefix));
@@ -259,8 +259,8 @@ fn unchunked(name: &str) -> String {
     let numeric = |part: &&str| part.bytes().all(|b| b.is_ascii_digit()) && !part.is_empty();
     let parts: Vec<&str> = name.split('.').collect();
     let chunk = parts.windows(3).position(|w| w[0] == "blocks" && w[1..].iter().all(numeric));
-    let kept = parts.iter().enumerate().filter(|(i, _)| chunk.is_none_or(|at| *i != at + 1));
-    kept.map(|(_, part)| *part).collect::<Vec<_>>().join(".")
+    let rest = parts.iter().enumerate().filter(|(i, _)| chunk.is_none_or(|at| *i != at + 1));
+    rest.map(|(_, part)| *part).collect::<Vec<_>>().join(".")
 }
 
 /// Names that locate a network: the text before them is its prefix. The first is that of a whole
@@ -274,7 +274,7 @@ const ANCHORS: [&str; 5] = [
 ];
 
 /// Prefix of the names of a network that is only recognised without it.
-fn outer(tensors: &BTreeMap<String, Stored>) -> Told<Option<String>> {
+fn outer(tensors: &BTreeMap<String, Stored>) -> FileResult<Option<String>> {
     // Maximum number of networks in a file that are tried.
     const TRIED: usize = 8;
     let ours = |name: &String| name.starts_with("decode_head.") || name.contains("reins.");
@@ -334,7 +334,7 @@ mod tests {
 
     type Normalised = (Vec<String>, Vec<String>, Vec<String>);
 
-    fn try_normalise(names: &[String]) -> Told<Normalised> {
+    fn try_normalise(names: &[String]) -> FileResult<Normalised> {
         let tensor = || Stored::from(Tensor::zeros(DType::F32, &[4, 3, 2, 2]));
         let mut tensors: BTreeMap<String, Stored> =
             names.iter().map(|name| (name.clone(), tensor())).collect();
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_beside_the_weights_is_passed_over() {
+    fn other_objects_next_to_the_weights_are_passed_over() {
         let (names, _, skipped) = normalised(|n| format!("module.{n}"), &["n_averaged"]);
         assert_eq!((names, skipped), (plain(), owned(&["n_averaged"])));
         let more = ["criterion.weight", "model.head.bias"];

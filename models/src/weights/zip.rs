@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::archive_entry::{agrees, differs};
-use super::container::{Fault, Told};
+use super::container::{Fault, FileResult};
 use super::shown;
 
 const END: &[u8] = b"PK\x05\x06";
@@ -69,7 +69,7 @@ fn place(n: u64) -> Option<usize> {
 impl<'a> Archive<'a> {
     /// Reads the directory of an archive. This takes a few words per entry, and an entry takes at
     /// least 46 bytes of the file.
-    pub fn open(bytes: &'a [u8]) -> Told<Archive<'a>> {
+    pub fn open(bytes: &'a [u8]) -> FileResult<Archive<'a>> {
         let (directory, count) = end(bytes)?;
         let mut at = place(directory).ok_or_else(cut)?;
         let mut entries = BTreeMap::new();
@@ -90,7 +90,7 @@ impl<'a> Archive<'a> {
     }
 
     /// Range of an entry's bytes in the file; `None` if there is no such entry.
-    pub fn range(&self, name: &str) -> Option<Told<Range<usize>>> {
+    pub fn range(&self, name: &str) -> Option<FileResult<Range<usize>>> {
         let (name, entry) = self.entries.get_key_value(name)?;
         Some(self.locate(name, entry))
     }
@@ -101,7 +101,7 @@ impl<'a> Archive<'a> {
     }
 
     /// The bytes of an entry, compared with its checksum.
-    pub fn get(&self, name: &str) -> Option<Told<&'a [u8]>> {
+    pub fn get(&self, name: &str) -> Option<FileResult<&'a [u8]>> {
         let (range, sum) = (self.range(name)?, self.sum(name)?);
         Some(range.and_then(|range| match agrees(&self.bytes[range.clone()], sum) {
             true => Ok(&self.bytes[range]),
@@ -109,7 +109,7 @@ impl<'a> Archive<'a> {
         }))
     }
 
-    fn locate(&self, name: &str, entry: &Entry) -> Told<Range<usize>> {
+    fn locate(&self, name: &str, entry: &Entry) -> FileResult<Range<usize>> {
         let Entry { flags, method, packed, size, header, .. } = *entry;
         // Bit 0: encrypted.
         if flags & 1 != 0 || method != 0 || packed != size {
@@ -137,7 +137,7 @@ impl<'a> Archive<'a> {
 }
 
 /// Start of the directory and number of its entries.
-fn end(bytes: &[u8]) -> Told<(u64, u64)> {
+fn end(bytes: &[u8]) -> FileResult<(u64, u64)> {
     const LEN: usize = 22;
     // A comment of up to 64 KiB may follow. The right record is the last one whose comment ends
     // with the file.
@@ -173,11 +173,11 @@ fn end_64(bytes: &[u8], locator: usize) -> Option<(u64, u64)> {
     Some((u64_at(bytes, at + 48)?, u64_at(bytes, at + 32)?))
 }
 
-type Found<'a> = (&'a str, Entry, usize);
+type NamedEntry<'a> = (&'a str, Entry, usize);
 
 /// The entry whose record begins at `at`, and the start of the next one. `None` beyond the end of
 /// the file.
-fn entry(bytes: &[u8], at: usize) -> Option<Told<Found<'_>>> {
+fn entry(bytes: &[u8], at: usize) -> Option<FileResult<NamedEntry<'_>>> {
     let record = bytes.get(at..)?;
     if !record.starts_with(ENTRY) {
         return Some(Err(damaged("an entry has no signature")));
@@ -293,8 +293,8 @@ mod tests {
     }
 
     fn refused(bytes: &[u8], word: &str) {
-        let told = Archive::open(bytes).and_then(|a| a.get("a").unwrap_or(Ok(&[])).map(|_| ()));
-        let error = told.expect_err("this should have been refused");
+        let opened = Archive::open(bytes).and_then(|a| a.get("a").unwrap_or(Ok(&[])).map(|_| ()));
+        let error = opened.expect_err("this should have been refused");
         assert!(error.cause.contains(word), "{error:?} lacks {word:?}");
     }
 

@@ -43,7 +43,7 @@ impl<'a> Archive<'a> {
     /// Errors of the output.
     pub fn file(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let content = Content::Bytes(bytes.to_vec());
-        let (kind, shape) = (super::Kind::U8, vec![bytes.len() as u64]);
+        let (kind, shape) = (super::ScalarType::U8, vec![bytes.len() as u64]);
         self.storage(name, &Entry { name: String::new(), kind, shape, content })
     }
 

@@ -23,7 +23,7 @@ pub use torch::{legacy, torchscript, torchscript_pickle, zip, zip_pickle, zip_un
 
 /// Element types of the formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ScalarType {
     /// 64-bit floats.
     F64,
     /// 32-bit floats.
@@ -42,41 +42,41 @@ pub enum Kind {
     Bool,
 }
 
-impl Kind {
+impl ScalarType {
     /// Bytes of one element.
     pub fn size(self) -> u64 {
         match self {
-            Kind::F64 | Kind::I64 => 8,
-            Kind::F32 | Kind::I32 => 4,
-            Kind::F16 | Kind::Bf16 => 2,
-            Kind::U8 | Kind::Bool => 1,
+            ScalarType::F64 | ScalarType::I64 => 8,
+            ScalarType::F32 | ScalarType::I32 => 4,
+            ScalarType::F16 | ScalarType::Bf16 => 2,
+            ScalarType::U8 | ScalarType::Bool => 1,
         }
     }
 
     /// PyTorch's class for a storage of such elements.
     pub fn storage(self) -> &'static str {
         match self {
-            Kind::F64 => "DoubleStorage",
-            Kind::F32 => "FloatStorage",
-            Kind::F16 => "HalfStorage",
-            Kind::Bf16 => "BFloat16Storage",
-            Kind::I64 => "LongStorage",
-            Kind::I32 => "IntStorage",
-            Kind::U8 => "ByteStorage",
-            Kind::Bool => "BoolStorage",
+            ScalarType::F64 => "DoubleStorage",
+            ScalarType::F32 => "FloatStorage",
+            ScalarType::F16 => "HalfStorage",
+            ScalarType::Bf16 => "BFloat16Storage",
+            ScalarType::I64 => "LongStorage",
+            ScalarType::I32 => "IntStorage",
+            ScalarType::U8 => "ByteStorage",
+            ScalarType::Bool => "BoolStorage",
         }
     }
 
     fn safetensors(self) -> &'static str {
         match self {
-            Kind::F64 => "F64",
-            Kind::F32 => "F32",
-            Kind::F16 => "F16",
-            Kind::Bf16 => "BF16",
-            Kind::I64 => "I64",
-            Kind::I32 => "I32",
-            Kind::U8 => "U8",
-            Kind::Bool => "BOOL",
+            ScalarType::F64 => "F64",
+            ScalarType::F32 => "F32",
+            ScalarType::F16 => "F16",
+            ScalarType::Bf16 => "BF16",
+            ScalarType::I64 => "I64",
+            ScalarType::I32 => "I32",
+            ScalarType::U8 => "U8",
+            ScalarType::Bool => "BOOL",
         }
     }
 }
@@ -98,7 +98,7 @@ pub struct Entry {
     /// Name in the state dict.
     pub name: String,
     /// Type of the elements.
-    pub kind: Kind,
+    pub kind: ScalarType,
     /// Sizes of the axes.
     pub shape: Vec<u64>,
     /// The elements.
@@ -109,11 +109,11 @@ impl Entry {
     /// Creates a tensor of f32 zeros.
     pub fn zeros(name: &str, shape: &[u64]) -> Entry {
         let (name, shape) = (name.to_string(), shape.to_vec());
-        Entry { name, kind: Kind::F32, shape, content: Content::Zeros }
+        Entry { name, kind: ScalarType::F32, shape, content: Content::Zeros }
     }
 
     /// Creates a tensor with these little-endian bytes.
-    pub fn bytes(name: &str, kind: Kind, shape: &[u64], bytes: Vec<u8>) -> Entry {
+    pub fn bytes(name: &str, kind: ScalarType, shape: &[u64], bytes: Vec<u8>) -> Entry {
         let (name, shape) = (name.to_string(), shape.to_vec());
         Entry { name, kind, shape, content: Content::Bytes(bytes) }
     }

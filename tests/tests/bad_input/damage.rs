@@ -13,7 +13,7 @@ use dressage_train::trainer::{Trainer, load};
 use dressage_train::{TrainError, checkpoint, network};
 
 use crate::common::recipe;
-use crate::told;
+use crate::fails_with;
 
 /// Flips in each region. In the length, every bit is flipped.
 const FLIPS: usize = 76;
@@ -127,11 +127,11 @@ fn a_damaged_newest_checkpoint_is_passed_by_the_option_that_is_named() {
     for step in [3, 4] {
         fs::write(path(step), &whole[..whole.len() / 2]).expect("cut");
     }
-    let error = told(Trainer::new(recipe.clone(), true).map(|_| ()), &["--resume --from 2"]);
+    let error = fails_with(Trainer::new(recipe.clone(), true).map(|_| ()), &["--resume --from 2"]);
     assert!(error.contains("step-000004"), "{error}");
     let from = |step| Some(Resume { from: ResumeFrom::Step(step), changed: false });
     let result = Trainer::set_up(recipe.clone(), from(7).as_ref(), &Silent).map(|_| ());
-    told(result, &["no checkpoint of step 7", "2, 3, 4"]);
+    fails_with(result, &["no checkpoint of step 7", "2, 3, 4"]);
     let mut resumed = Trainer::set_up(recipe.clone(), from(2).as_ref(), &Silent).expect("resumed");
     assert_eq!(resumed.step(), 2);
     assert!(path(4).exists(), "nothing is moved before the run goes on");

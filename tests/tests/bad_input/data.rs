@@ -15,7 +15,7 @@ use dressage_train::{Result, checkpoint};
 use image::{DynamicImage, GrayImage, RgbImage};
 
 use crate::common::recipe;
-use crate::told;
+use crate::fails_with;
 
 /// A folder with `count` drawn scenes as files of 96x64, and a recipe that trains on them.
 struct Files {
@@ -74,13 +74,16 @@ fn intact_files_are_taken() {
 fn folders_without_the_data_are_named() {
     let files = Files::new(2);
     fs::remove_file(files.label(1)).expect("removed");
-    told(files.batch(), &["1 of 2 images", &text(&files.image(1)), &text(&files.label(1))]);
+    fails_with(files.batch(), &["1 of 2 images", &text(&files.image(1)), &text(&files.label(1))]);
     for i in 0..2 {
         fs::remove_file(files.image(i)).expect("removed");
     }
-    told(files.batch(), &["\".png\"", &text(&files.dir.path().join("images")), "image_suffix"]);
+    fails_with(
+        files.batch(),
+        &["\".png\"", &text(&files.dir.path().join("images")), "image_suffix"],
+    );
     fs::remove_dir_all(files.dir.path().join("images")).expect("removed");
-    told(files.batch(), &[&text(&files.dir.path().join("images")), "check that it exists"]);
+    fails_with(files.batch(), &[&text(&files.dir.path().join("images")), "check that it exists"]);
 }
 
 #[test]
@@ -88,7 +91,7 @@ fn an_image_that_went_away_is_named() {
     let files = Files::new(1);
     let source = network::train_source(&files.recipe).expect("source");
     fs::remove_file(files.image(0)).expect("removed");
-    told(source.load(0), &["cannot read", &text(&files.image(0)), "check that it exists"]);
+    fails_with(source.load(0), &["cannot read", &text(&files.image(0)), "check that it exists"]);
 }
 
 #[test]
@@ -96,15 +99,15 @@ fn damaged_pictures_are_named() {
     for keep in [0.0, 0.001, 0.3, 0.9] {
         let files = Files::new(1);
         cut(&files.image(0), keep);
-        told(files.batch(), &["cannot decode", &text(&files.image(0)), "cut short"]);
+        fails_with(files.batch(), &["cannot decode", &text(&files.image(0)), "cut short"]);
         let files = Files::new(1);
         cut(&files.label(0), keep);
-        told(files.batch(), &[&text(&files.label(0))]);
+        fails_with(files.batch(), &[&text(&files.label(0))]);
     }
     let files = Files::new(1);
     fs::write(files.image(0), "GIF89a and what follows").expect("written");
     let words = ["cannot decode", &text(&files.image(0)), "a GIF picture", "PNG and JPEG"];
-    told(files.batch(), &words);
+    fails_with(files.batch(), &words);
 }
 
 #[test]
@@ -118,7 +121,7 @@ fn a_jpeg_cut_short_is_named() {
         if keep == 1.0 {
             files.batch().expect("a whole one is taken");
         } else {
-            told(files.batch(), &["cannot decode", &text(&path), "JPEG", "cut short"]);
+            fails_with(files.batch(), &["cannot decode", &text(&path), "JPEG", "cut short"]);
         }
     }
 }
@@ -128,13 +131,13 @@ fn labels_that_do_not_fit_are_named() {
     let files = Files::new(1);
     GrayImage::new(96, 63).save(files.label(0)).expect("written");
     let (image, label) = (text(&files.image(0)), text(&files.label(0)));
-    told(files.batch(), &[&image, &label, "96x63", "96x64"]);
+    fails_with(files.batch(), &[&image, &label, "96x63", "96x64"]);
     let mut map = GrayImage::new(96, 64);
     map.put_pixel(70, 41, image::Luma([42]));
     map.save(files.label(0)).expect("written");
-    told(files.batch(), &[&label, "pixel (70, 41)", "value 42", "0 to 18"]);
+    fails_with(files.batch(), &[&label, "pixel (70, 41)", "value 42", "0 to 18"]);
     DynamicImage::from(RgbImage::new(96, 64)).save(files.label(0)).expect("written");
-    told(files.batch(), &[&label, "Rgb 8-bit", "one index per pixel"]);
+    fails_with(files.batch(), &[&label, "Rgb 8-bit", "one index per pixel"]);
 }
 
 /// Damages all images when training reaches a given step.
@@ -164,17 +167,17 @@ fn a_run_that_meets_a_damaged_image_loses_no_step() {
     let files = Files::with(4, ".png", &steps);
     let originals = [0, 1, 2, 3].map(|i| fs::read(files.image(i)).expect("image"));
     let damage = Damage(&files, 2, Mutex::default());
-    told(run(&files.recipe, false, &damage), &["cannot decode", "images/day/0000"]);
+    fails_with(run(&files.recipe, false, &damage), &["cannot decode", "images/day/0000"]);
     // The loader was some steps ahead.
-    let kept = checkpoint::list(&files.recipe.run.dir).expect("list");
-    assert!(kept.len() == 1 && (2..16).contains(&kept[0]), "{kept:?}");
+    let steps = checkpoint::list(&files.recipe.run.dir).expect("list");
+    assert!(steps.len() == 1 && (2..16).contains(&steps[0]), "{steps:?}");
     let notes = damage.2.into_inner().expect("unpoisoned");
-    let saved = format!("step {} is saved", kept[0]);
+    let saved = format!("step {} is saved", steps[0]);
     assert!(notes.iter().any(|note| note.starts_with(&saved)), "{notes:?}");
     // The next try fails at once and changes nothing.
-    let path = checkpoint::path_of(&files.recipe.run.dir, kept[0]);
+    let path = checkpoint::path_of(&files.recipe.run.dir, steps[0]);
     let before = fs::read(&path).expect("checkpoint");
-    told(run(&files.recipe, true, &Silent), &["cannot decode"]);
+    fails_with(run(&files.recipe, true, &Silent), &["cannot decode"]);
     assert!(fs::read(&path).expect("checkpoint") == before, "the checkpoint changed");
     for (i, bytes) in originals.iter().enumerate() {
         fs::write(files.image(i), bytes).expect("repaired");
@@ -189,7 +192,7 @@ fn a_run_that_meets_one_at_its_first_step_leaves_nothing_to_resume() {
     let files = Files::new(2);
     (0..2).for_each(|i| cut(&files.image(i), 0.5));
     let mut trainer = Trainer::new(files.recipe.clone(), false).expect("trainer");
-    told(trainer.run(&Silent, &Interrupt::default()), &["cannot decode"]);
+    fails_with(trainer.run(&Silent, &Interrupt::default()), &["cannot decode"]);
     assert!(checkpoint::list(&files.recipe.run.dir).expect("list").is_empty());
     Trainer::new(files.recipe.clone(), false).expect("a second try needs no other folder");
 }
@@ -217,7 +220,7 @@ fn a_run_that_may_skip_goes_on_and_counts() {
     // An error if all of them fail at once.
     (0..3).for_each(|i| cut(&files.image(i), 0.5));
     let mut trainer = Trainer::new(files.recipe.clone(), true).expect("trainer");
-    told(trainer.run(&Silent, &Interrupt::default()), &["4 of 4 pairs", "cannot decode"]);
+    fails_with(trainer.run(&Silent, &Interrupt::default()), &["4 of 4 pairs", "cannot decode"]);
 }
 
 /// A picture found by fuzzing: the JPEG decoder's AVX2 code panics on it. CPUs without AVX2 may

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use dressage_engine::{DType, Tensor};
 use dressage_models::Segmenter;
-use dressage_models::weights::{Kind, Stored, write as write_tensors, write_safetensors};
+use dressage_models::weights::{ScalarType, Stored, write as write_tensors, write_safetensors};
 use dressage_tests::checkpoint::{self, Entry};
 use dressage_train::network::{self, build_within};
 use dressage_train::recipe::Recipe;
@@ -15,7 +15,7 @@ use dressage_train::trainer::Trainer;
 use dressage_train::{checkpoint as states, evaluate};
 
 use crate::common::recipe;
-use crate::told;
+use crate::fails_with;
 use crate::weights::{backbone, write};
 
 type Tensors = Vec<(String, Tensor)>;
@@ -95,15 +95,15 @@ fn weights_that_no_memory_is_left_for_are_watched_in_their_file() {
     let before = fs::read(dir.path().join("state")).expect("state");
     overwrite(&path, &whole);
     let words = ["backbone.safetensors", "changed while it was in use"];
-    told(model.check_files(), &words);
-    told(save(), &words);
-    told(evaluate::predict(&model, &image, how, 64, 64).map(|_| ()), &words);
+    fails_with(model.check_files(), &words);
+    fails_with(save(), &words);
+    fails_with(evaluate::predict(&model, &image, how, 64, 64).map(|_| ()), &words);
     assert!(fs::read(dir.path().join("state")).expect("state") == before, "what was saved stays");
     copied.check_files().expect("a copy needs no watching");
 }
 
 /// Writes tensors, with floats as `kind`.
-fn write_as(path: &Path, tensors: &Tensors, kind: Kind) {
+fn write_as(path: &Path, tensors: &Tensors, kind: ScalarType) {
     let stored: Vec<(&String, Stored)> =
         tensors.iter().map(|(name, t)| (name, t.clone().into())).collect();
     let all = stored.iter().map(|(name, t)| (name.as_str(), t, kind)).collect();
@@ -114,7 +114,7 @@ fn write_as(path: &Path, tensors: &Tensors, kind: Kind) {
 fn values_that_are_no_numbers_are_refused_by_their_tensor() {
     let dir = tempfile::tempdir().expect("folder");
     let path = dir.path().join("some.safetensors");
-    for kind in [Kind::F32, Kind::F16, Kind::Bf16, Kind::F64] {
+    for kind in [ScalarType::F32, ScalarType::F16, ScalarType::Bf16, ScalarType::F64] {
         for (name, value) in [
             ("blocks.2.mlp.fc1.weight", f32::NAN),
             ("norm.bias", f32::INFINITY),
@@ -127,16 +127,16 @@ fn values_that_are_no_numbers_are_refused_by_their_tensor() {
             *tensor = Tensor::from_slice(&values, tensor.shape()).expect("tensor");
             write_as(&path, &tensors, kind);
             let words = [name, "some.safetensors", "finite", "element 7"];
-            told(load(dir.path(), &path), &words);
-            told(build_within(&on(dir.path(), &path, &[]), Some(0)), &words);
+            fails_with(load(dir.path(), &path), &words);
+            fails_with(build_within(&on(dir.path(), &path, &[]), Some(0)), &words);
         }
     }
     // The error names the tensor as in the file, even if the network does not use it.
     let mut tensors = backbone(dir.path());
     let unused = Tensor::full(&[1, 32], f32::NAN);
     tensors.push(("mask_token".into(), unused));
-    write_as(&path, &tensors, Kind::F32);
-    told(load(dir.path(), &path), &["tensor mask_token holds NaN"]);
+    write_as(&path, &tensors, ScalarType::F32);
+    fails_with(load(dir.path(), &path), &["tensor mask_token holds NaN"]);
     let mut tensors = backbone(dir.path());
     let tensor = &mut tensors.iter_mut().find(|(n, _)| n == "norm.bias").expect("a name").1;
     *tensor = Tensor::full(tensor.shape(), 1e300f64);
@@ -146,7 +146,7 @@ fn values_that_are_no_numbers_are_refused_by_their_tensor() {
     let all = stored.iter().map(|(name, t)| (name.as_str(), t, t.kind())).collect();
     write_tensors(all, &[], &mut File::create(&path).expect("file")).expect("written");
     let words = ["tensor model.norm.bias holds 1e300 at element 0", "beyond the range of f32"];
-    told(load(dir.path(), &path), &words);
+    fails_with(load(dir.path(), &path), &words);
     // The same for adapter and head.
     let model = load(dir.path(), &write(dir.path(), &backbone(dir.path()))).expect("network");
     let head = model.params().iter().filter(|(name, _)| name.starts_with("decode_head."));
@@ -154,10 +154,13 @@ fn values_that_are_no_numbers_are_refused_by_their_tensor() {
     let broken = "decode_head.mask_embed.4.weight";
     let tensor = &mut tensors.iter_mut().find(|(n, _)| n == broken).expect("a name").1;
     *tensor = Tensor::full(tensor.shape(), f32::NAN);
-    write_as(&path, &tensors, Kind::F32);
+    write_as(&path, &tensors, ScalarType::F32);
     let checkpoint = format!("model.checkpoint={}", path.display());
     let settings = [checkpoint.as_str(), "model.method=freeze"];
-    told(network::build(&recipe(dir.path(), &settings)), &[broken, "some.safetensors", "NaN"]);
+    fails_with(
+        network::build(&recipe(dir.path(), &settings)),
+        &[broken, "some.safetensors", "NaN"],
+    );
 }
 
 #[test]
@@ -165,30 +168,30 @@ fn advice_depends_on_whose_file_it_is() {
     let dir = tempfile::tempdir().expect("folder");
     let path = dir.path().join("some.safetensors");
     // Without checksums, like files of other authors.
-    write_as(&path, &backbone(dir.path()), Kind::F32);
+    write_as(&path, &backbone(dir.path()), ScalarType::F32);
     let bytes = fs::read(&path).expect("file");
     let mut unfinished = bytes.clone();
     unfinished[bytes.len() * 2 / 3..].fill(0);
     fs::write(&path, &unfinished).expect("written");
     let words = ["bytes are zeros", "not finished", "fetch or copy it again"];
-    told(load(dir.path(), &path), &words);
+    fails_with(load(dir.path(), &path), &words);
     fs::write(&path, &bytes[..1000]).expect("written");
-    told(load(dir.path(), &path), &["truncated", "fetch or copy it again"]);
+    fails_with(load(dir.path(), &path), &["truncated", "fetch or copy it again"]);
     let own = format!("model.checkpoint={}", path.display());
     let error =
-        told(network::build(&recipe(dir.path(), &[&own])), &["truncated", "export or copy"]);
+        fails_with(network::build(&recipe(dir.path(), &[&own])), &["truncated", "export or copy"]);
     assert!(!error.contains("fetch"), "{error}");
-    let error = told(states::open(&path).map(|_| ()), &["truncated"]);
+    let error = fails_with(states::open(&path).map(|_| ()), &["truncated"]);
     assert!(!error.contains("again"), "{error}");
     let none = dir.path().join("none.safetensors");
-    let error = told(load(dir.path(), &none), &["none.safetensors", "No such"]);
+    let error = fails_with(load(dir.path(), &none), &["none.safetensors", "No such"]);
     assert!(!error.contains("again"), "{error}");
 }
 
 fn entries(tensors: &Tensors, name: impl Fn(&str) -> String) -> Vec<Entry> {
     let entry = |(own, t): &(String, Tensor)| {
         let shape: Vec<u64> = t.shape().iter().map(|n| *n as u64).collect();
-        Entry::bytes(&name(own), checkpoint::Kind::F32, &shape, t.bytes().to_vec())
+        Entry::bytes(&name(own), checkpoint::ScalarType::F32, &shape, t.bytes().to_vec())
     };
     tensors.iter().map(entry).collect()
 }
@@ -222,15 +225,17 @@ fn wrappers_of_trainers_are_taken_off() {
     };
     let lightning: Name = &|n| format!("model.backbone.{n}");
     let teacher: Name = &|n| format!("backbone.{}", chunked(n));
-    let scalar =
-        |name: &str| Entry::bytes(name, checkpoint::Kind::I64, &[], 5u64.to_le_bytes().to_vec());
-    let beside = |name: &str| Entry::bytes(name, checkpoint::Kind::F32, &[1], vec![0, 0, 0, 63]);
+    let scalar = |name: &str| {
+        Entry::bytes(name, checkpoint::ScalarType::I64, &[], 5u64.to_le_bytes().to_vec())
+    };
+    let extra =
+        |name: &str| Entry::bytes(name, checkpoint::ScalarType::F32, &[1], vec![0, 0, 0, 63]);
     for (what, key, name, more) in [
         ("compiled", "model", compiled, vec![]),
         ("FSDP", "", sharded, vec![]),
         ("averaged", "", &|n: &str| format!("module.{n}"), vec![scalar("n_averaged")]),
-        ("Lightning", "state_dict", lightning, vec![beside("criterion.weight")]),
-        ("teacher", "teacher", teacher, vec![beside("dino_head.mlp.0.weight")]),
+        ("Lightning", "state_dict", lightning, vec![extra("criterion.weight")]),
+        ("teacher", "teacher", teacher, vec![extra("dino_head.mlp.0.weight")]),
         ("EMA", "state_dict_ema", &|n: &str| n.to_string(), vec![]),
     ] {
         let mut all = entries(&tensors, name);
@@ -251,7 +256,7 @@ fn names_of_nothing_known_are_shown() {
     tensors.iter_mut().for_each(|(name, _)| *name = name.replace('.', "/"));
     let path = write(dir.path(), &tensors);
     let words = ["names is known", "blocks/0/attn/proj/bias", "but blocks.0.attn"];
-    told(load(dir.path(), &path), &words);
+    fails_with(load(dir.path(), &path), &words);
 }
 
 /// Writes the backbone in two shards with an index, to a folder of its own.
@@ -283,37 +288,46 @@ fn shards_are_opened_by_their_index_or_folder() {
     let [first, second] = [1, 2].map(|i| folder.join(format!("model-{i:05}-of-00002.safetensors")));
     same(dir.path(), &by_index, &tensors);
     same(dir.path(), &folder, &tensors);
-    told(
+    fails_with(
         load(dir.path(), &first),
         &["model-00001-of-00002", "part 1 of 2", "model.safetensors.index.json"],
     );
     let own = format!("model.checkpoint={}", first.display());
-    told(network::build(&recipe(dir.path(), &[&own])), &["model-00001-of-00002", "part 1 of 2"]);
+    fails_with(
+        network::build(&recipe(dir.path(), &[&own])),
+        &["model-00001-of-00002", "part 1 of 2"],
+    );
     let text = fs::read(&by_index).expect("index");
     fs::remove_file(&by_index).expect("removed");
     same(dir.path(), &folder, &tensors);
-    let error = told(load(dir.path(), &first), &["part 1 of 2", "name the folder of all"]);
+    let error = fails_with(load(dir.path(), &first), &["part 1 of 2", "name the folder of all"]);
     assert!(!error.contains("index"), "{error}");
     fs::rename(&second, folder.join("away")).expect("renamed");
-    told(load(dir.path(), &folder), &["hub", "part 1 of 2", "missing"]);
+    fails_with(load(dir.path(), &folder), &["hub", "part 1 of 2", "missing"]);
     fs::write(&by_index, &text).expect("written");
     for path in [&folder, &by_index] {
         let words = ["index.json", "model-00002-of-00002.safetensors", "part 2 of 2", "is missing"];
-        told(load(dir.path(), path), &words);
+        fails_with(load(dir.path(), path), &words);
     }
     // A shard without a tensor that the index places in it.
     fs::copy(&first, &second).expect("copied");
-    told(load(dir.path(), &folder), &["model-00002-of-00002.safetensors holds", "it does not"]);
+    fails_with(
+        load(dir.path(), &folder),
+        &["model-00002-of-00002.safetensors holds", "it does not"],
+    );
     let outside = serde_json::json!({"weight_map": {"norm.bias": "../backbone.safetensors"}});
     write(dir.path(), &tensors);
     index(&folder, &outside);
-    told(load(dir.path(), &folder), &["../backbone.safetensors", "not a file in the same folder"]);
+    fails_with(
+        load(dir.path(), &folder),
+        &["../backbone.safetensors", "not a file in the same folder"],
+    );
     fs::write(&by_index, "{\"weight_map\": {\"norm.bias\": \"mo").expect("written");
-    told(load(dir.path(), &folder), &["index.json", "fetch or copy it again"]);
+    fails_with(load(dir.path(), &folder), &["index.json", "fetch or copy it again"]);
 }
 
 #[test]
-fn the_configuration_of_a_folder_is_held_against_weights_and_recipe() {
+fn the_configuration_of_a_folder_is_compared_with_weights_and_recipe() {
     let dir = tempfile::tempdir().expect("folder");
     let tensors = backbone(dir.path());
     let folder = shards(dir.path(), &tensors);
@@ -325,11 +339,11 @@ fn the_configuration_of_a_folder_is_held_against_weights_and_recipe() {
     config(r#"{"hidden_size": 48, "num_hidden_layers": 5}"#);
     let words =
         ["config.json", "hidden_size is 48, the weights are of 32", "num_hidden_layers is 5"];
-    told(load(dir.path(), &folder), &words);
+    fails_with(load(dir.path(), &folder), &words);
     config(r#"{"num_attention_heads": 4}"#);
-    told(load(dir.path(), &folder), &["declares 4 heads, the network has 2"]);
+    fails_with(load(dir.path(), &folder), &["declares 4 heads, the network has 2"]);
     config(r#"{"hidden_size": "#);
-    told(load(dir.path(), &folder), &["config.json", "not a configuration"]);
+    fails_with(load(dir.path(), &folder), &["config.json", "not a configuration"]);
     config(r#"{"model_type": "dinov2", "mlp_ratio": 4.0, "use_swiglu_ffn": false}"#);
     same(dir.path(), &folder, &tensors);
     config("\u{feff}{\"hidden_size\": 32}");
@@ -340,12 +354,12 @@ fn the_configuration_of_a_folder_is_held_against_weights_and_recipe() {
         (r#"{"use_swiglu_ffn": true}"#, "use_swiglu_ffn is true, the weights are of plain MLPs"),
     ] {
         config(text);
-        told(load(dir.path(), &folder), &["config.json", word]);
+        fails_with(load(dir.path(), &folder), &["config.json", word]);
     }
     config(r#"{"model_type": "dpt", "backbone_config": {"model_type": "dinov2"}}"#);
     same(dir.path(), &folder, &tensors);
     let named = folder.join("config.json");
-    let error = told(load(dir.path(), &named), &["config.json", "name its folder"]);
+    let error = fails_with(load(dir.path(), &named), &["config.json", "name its folder"]);
     assert!(!error.contains("again"), "{error}");
 }
 
@@ -354,18 +368,21 @@ fn folders_and_pipes_are_no_files() {
     let dir = tempfile::tempdir().expect("folder");
     let folder = dir.path().join("empty");
     fs::create_dir(&folder).expect("folder");
-    told(load(dir.path(), &folder), &["empty", "without a file of weights"]);
+    fails_with(load(dir.path(), &folder), &["empty", "without a file of weights"]);
     let tensors = backbone(dir.path());
     let path = write(dir.path(), &tensors);
     fs::copy(&path, folder.join("one.safetensors")).expect("copied");
     same(dir.path(), &folder, &tensors);
     fs::copy(&path, folder.join("two.safetensors")).expect("copied");
-    told(load(dir.path(), &folder), &["one.safetensors, two.safetensors", "name one"]);
+    fails_with(load(dir.path(), &folder), &["one.safetensors, two.safetensors", "name one"]);
     #[cfg(unix)]
-    told(load(dir.path(), Path::new("/dev/null")), &["/dev/null", "not a file"]);
+    fails_with(load(dir.path(), Path::new("/dev/null")), &["/dev/null", "not a file"]);
     let zeros = Tensor::zeros(DType::F32, &[2]);
     let whole = folder.join("model-00001-of-00001.safetensors");
     write_safetensors(&[("a".into(), zeros)], &[], &mut File::create(&whole).expect("file"))
         .expect("written");
-    told(load(dir.path(), &whole), &["model-00001-of-00001", "none of its 1 names", "holds a,"]);
+    fails_with(
+        load(dir.path(), &whole),
+        &["model-00001-of-00001", "none of its 1 names", "holds a,"],
+    );
 }

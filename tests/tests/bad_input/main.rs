@@ -17,7 +17,7 @@ use std::path::Path;
 
 /// Returns the text of an error, which must be one sentence with all of `words`.
 #[track_caller]
-fn told<T, E: Display>(result: Result<T, E>, words: &[&str]) -> String {
+fn fails_with<T, E: Display>(result: Result<T, E>, words: &[&str]) -> String {
     let Err(error) = result else { panic!("this should have been refused: {words:?}") };
     let text = error.to_string();
     assert!(!text.contains('\n'), "{text:?} is more than a sentence");

@@ -3,7 +3,7 @@
 use dressage_train::recipe::Recipe;
 
 use crate::common::recipe;
-use crate::told;
+use crate::fails_with;
 
 #[test]
 fn slips_in_a_file_are_named_with_what_was_meant() {
@@ -25,7 +25,7 @@ fn slips_in_a_file_are_named_with_what_was_meant() {
     for (text, words) in cases {
         // A key outside of any table must come first.
         std::fs::write(&file, format!("{text}\n{head}")).expect("written");
-        let error = told(Recipe::from_file(&file, &[]), words);
+        let error = fails_with(Recipe::from_file(&file, &[]), words);
         assert!(error.contains("mine.toml"), "{error:?} does not name the file");
     }
     std::fs::write(&file, head).expect("written");
@@ -40,9 +40,12 @@ fn text_that_is_no_toml_is_shown_with_its_line() {
     let error = Recipe::from_file(&file, &[]).expect_err("no TOML").to_string();
     assert!(error.contains("mine.toml") && error.contains("line 3"), "{error}");
     std::fs::write(&file, [0xFF, 0xFE, 0x00]).expect("written");
-    told(Recipe::from_file(&file, &[]), &["mine.toml", "UTF-8"]);
-    told(Recipe::from_file(&dir.path().join("none.toml"), &[]), &["none.toml", "No such file"]);
-    told(Recipe::find("gtav-l-rien", &[]), &["`gtav-l-rien`", "did you mean `gtav-l-rein`"]);
+    fails_with(Recipe::from_file(&file, &[]), &["mine.toml", "UTF-8"]);
+    fails_with(
+        Recipe::from_file(&dir.path().join("none.toml"), &[]),
+        &["none.toml", "No such file"],
+    );
+    fails_with(Recipe::find("gtav-l-rien", &[]), &["`gtav-l-rien`", "did you mean `gtav-l-rein`"]);
 }
 
 #[test]
@@ -61,7 +64,7 @@ fn values_that_make_no_sense_are_refused_before_anything_is_built() {
         ("train.steps", &["override `train.steps`", "key=value"]),
     ];
     for (setting, words) in cases {
-        told(Recipe::from_file(&file, &[setting.to_string()]), words);
+        fails_with(Recipe::from_file(&file, &[setting.to_string()]), words);
     }
     assert!(!good.run.dir.exists(), "a refused recipe leaves no folder");
 }

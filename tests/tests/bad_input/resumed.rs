@@ -16,7 +16,7 @@ use dressage_train::trainer::Trainer;
 use serde_json::json;
 
 use crate::common::recipe;
-use crate::{names, told};
+use crate::{fails_with, names};
 
 const TEST: &str =
     "data.eval=[{name='fog', source='scenes', count=1, first=50, size=[96, 64], domain='fog'}]";
@@ -74,11 +74,11 @@ fn settings_that_bear_on_the_weights_are_refused_with_a_list() {
     ] {
         let words = [&run.display().to_string(), words[0], words[1]];
         let other = recipe(dir.path(), &[&base[..], &[change]].concat());
-        told(Trainer::new(other, true).map(|_| ()), &words);
+        fails_with(Trainer::new(other, true).map(|_| ()), &words);
         assert!(files(&run) == before, "{change}: the folder is not as it was");
     }
     let two = recipe(dir.path(), &[&base[..], &["train.lr=1", "train.batch=1"]].concat());
-    told(Trainer::new(two, true).map(|_| ()), &["train.batch (", "train.lr ("]);
+    fails_with(Trainer::new(two, true).map(|_| ()), &["train.batch (", "train.lr ("]);
 }
 
 #[test]
@@ -123,17 +123,20 @@ fn a_run_goes_on_before_a_bad_loss() {
         Some(&Resume { from: ResumeFrom::BeforeNan, changed: false }),
         &Silent,
     );
-    told(none.map(|_| ()), &["holds no before-nan.safetensors"]);
+    fails_with(none.map(|_| ()), &["holds no before-nan.safetensors"]);
     let mut loader = trainer.loader().expect("loader");
     for _ in 0..2 {
         trainer.step_with(&mut loader).expect("step");
     }
     let mut bad = loader.next_batch().expect("batch");
     bad.images[5] = f32::INFINITY;
-    told(trainer.step_on(&bad), &["step 3", "before-nan", "--from before-nan"]);
+    fails_with(trainer.step_on(&bad), &["step 3", "before-nan", "--from before-nan"]);
     let before_nan = checkpoint::before_nan(&recipe.run.dir);
     assert!(before_nan.is_file());
-    told(Trainer::new(recipe.clone(), true).map(|_| ()), &["no checkpoint", "--from before-nan"]);
+    fails_with(
+        Trainer::new(recipe.clone(), true).map(|_| ()),
+        &["no checkpoint", "--from before-nan"],
+    );
     let from: ResumeFrom = "before-nan".parse().expect("a state");
     let mut resumed =
         Trainer::set_up(recipe.clone(), Some(&Resume { from, changed: false }), &Silent)

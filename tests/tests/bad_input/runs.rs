@@ -15,7 +15,7 @@ use dressage_train::{checkpoint, files};
 
 use crate::common::recipe;
 use crate::weights::{backbone, write};
-use crate::{names, told};
+use crate::{fails_with, names};
 
 /// Trains `steps` steps and saves a checkpoint.
 fn started(recipe: &Recipe, steps: usize) -> (Trainer, PathBuf) {
@@ -40,7 +40,7 @@ fn no_resume(before: &[&str], after: &[&str], words: &[&str]) {
     // Otherwise the list of changes would be the error.
     let changed = Resume { changed: true, ..Resume::default() };
     let result = Trainer::set_up(recipe(dir.path(), after), Some(&changed), &Silent).map(|_| ());
-    let error = told(result, words);
+    let error = fails_with(result, words);
     assert!(error.contains("step-000001.safetensors"), "{error:?} does not name the checkpoint");
     assert!(read(&saved) == bytes, "the checkpoint changed");
     Trainer::new(recipe(dir.path(), before), true).expect("its own recipe resumes it");
@@ -53,7 +53,7 @@ fn checkpoints_of_another_network_are_refused() {
     let dir = tempfile::tempdir().expect("folder");
     started(&recipe(dir.path(), &[]), 1);
     let result = Trainer::new(recipe(dir.path(), &["train.seed=8"]), true).map(|_| ());
-    told(result, &["train.seed (before 42, now 8)", "--resume-changed"]);
+    fails_with(result, &["train.seed (before 42, now 8)", "--resume-changed"]);
     let wider = [freeze, "head.width=64"];
     no_resume(&[freeze], &wider, &["decode_head.", "is [20, 32], the network has [20, 64]"]);
     let deeper = [freeze, "head.decoder_layers=3"];
@@ -76,11 +76,11 @@ fn a_recipe_that_was_changed_in_its_folder_is_noticed() {
     ] {
         let other = recipe(dir.path(), &[change]);
         fs::write(folder.join("recipe.toml"), other.to_toml().expect("TOML")).expect("written");
-        told(Trainer::new(other.clone(), true).map(|_| ()), &[key, "--resume-changed"]);
+        fails_with(Trainer::new(other.clone(), true).map(|_| ()), &[key, "--resume-changed"]);
         let read = load(&other, &folder, 1).map(|_| ());
         match reads {
             true => read.expect("what is learnt is applied all the same"),
-            false => drop(told(read, &["step-000001", key, "recipe.toml"])),
+            false => drop(fails_with(read, &["step-000001", key, "recipe.toml"])),
         }
     }
 }
@@ -101,7 +101,7 @@ fn a_checkpoint_knows_the_backbone_it_was_trained_on() {
     changed.expect("bias").1 = Tensor::from_slice(&values, &[values.len()]).expect("bias");
     write(dir.path(), &tensors);
     let result = Trainer::new(recipe, true).map(|_| ());
-    told(result, &["step-000001", "fingerprint", &fingerprint, "model.weights"]);
+    fails_with(result, &["step-000001", "fingerprint", &fingerprint, "model.weights"]);
     assert!(read(&saved) == bytes, "the checkpoint changed");
 }
 
@@ -113,10 +113,10 @@ fn damaged_checkpoints_are_named() {
     let bytes = read(&saved);
     let resume = || Trainer::new(recipe.clone(), true).map(|_| ());
     fs::write(&saved, &bytes[..bytes.len() - 100]).expect("written");
-    told(resume(), &["step-000001.safetensors", "truncated"]);
+    fails_with(resume(), &["step-000001.safetensors", "truncated"]);
     let tensors = backbone(dir.path());
     fs::rename(write(dir.path(), &tensors), &saved).expect("moved");
-    told(resume(), &["step-000001.safetensors", "weights file, not a checkpoint"]);
+    fails_with(resume(), &["step-000001.safetensors", "weights file, not a checkpoint"]);
     fs::write(&saved, &bytes).expect("written");
     resume().expect("whole again");
     drop(trainer);
@@ -128,16 +128,16 @@ fn folders_in_use_and_folders_without_a_run() {
     let recipe = recipe(dir.path(), &[]);
     let folder = recipe.run.dir.display().to_string();
     let result = Trainer::new(recipe.clone(), true).map(|_| ());
-    told(result, &[&folder, "no checkpoint to resume from"]);
+    fails_with(result, &[&folder, "no checkpoint to resume from"]);
     assert!(!recipe.run.dir.exists(), "asking leaves no folder");
     let (trainer, saved) = started(&recipe, 1);
     drop(trainer);
     let bytes = read(&saved);
     let result = Trainer::new(recipe.clone(), false).map(|_| ());
-    told(result, &[&folder, "--resume", "another run.dir"]);
+    fails_with(result, &[&folder, "--resume", "another run.dir"]);
     assert!(read(&saved) == bytes, "the checkpoint changed");
     let result = load(&recipe, dir.path(), 7).map(|_| ());
-    told(result, &[dir.path().to_str().expect("path"), "step-000007"]);
+    fails_with(result, &[dir.path().to_str().expect("path"), "step-000007"]);
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn a_full_disk_costs_nothing_but_the_new_checkpoint() {
         out.write_all(&vec![1; 3 << 20])?;
         Err(ErrorKind::StorageFull.into())
     });
-    told(result, &["step-000001.safetensors", "free some space", "untouched"]);
+    fails_with(result, &["step-000001.safetensors", "free some space", "untouched"]);
     assert!(read(&saved) == bytes, "the old checkpoint changed");
     assert_eq!(names(folder), ["step-000001.safetensors"]);
     drop(trainer);
@@ -172,11 +172,11 @@ fn a_device_without_space_is_reported_and_the_run_can_go_on() {
         std::os::unix::fs::symlink("/dev/full", partial).expect("link");
     };
     full(1);
-    told(trainer.save(), &["step-000001.safetensors", "No space left", "free some space"]);
+    fails_with(trainer.save(), &["step-000001.safetensors", "No space left", "free some space"]);
     let mut loader = trainer.loader().expect("loader");
     trainer.step_with(&mut loader).expect("step");
     full(2);
-    told(trainer.save(), &["step-000002.safetensors", "No space left"]);
+    fails_with(trainer.save(), &["step-000002.safetensors", "No space left"]);
     assert!(read(&saved) == bytes, "the old checkpoint changed");
     assert_eq!(names(&folder), ["step-000001.safetensors"]);
     let saved = trainer.save().expect("there is space again");
@@ -187,13 +187,13 @@ fn a_device_without_space_is_reported_and_the_run_can_go_on() {
 /// Checks a failed step: the state in memory and the kept file are those before it. Then the run
 /// goes on.
 fn nothing_was_updated(recipe: &Recipe, trainer: &Trainer, saved: &Path, before: &[u8]) {
-    let kept = recipe.run.dir.join("checkpoints/before-nan.safetensors");
-    assert!(read(&kept) == before, "the kept state is not the one before the step");
+    let before_nan = recipe.run.dir.join("checkpoints/before-nan.safetensors");
+    assert!(read(&before_nan) == before, "the kept state is not the one before the step");
     fs::remove_file(saved).expect("removed");
     assert_eq!(trainer.save().expect("saved"), saved);
     assert!(read(saved) == before, "memory is not as before the step");
     // The kept file is a normal checkpoint.
-    fs::rename(&kept, saved).expect("renamed");
+    fs::rename(&before_nan, saved).expect("renamed");
     let resumed = Trainer::new(recipe.clone(), true).expect("resumed");
     assert_eq!(resumed.step(), trainer.step());
 }
@@ -210,7 +210,7 @@ fn an_image_that_is_no_number_is_named_and_nothing_is_updated() {
     bad.images[n / 2 + 77] = f32::NAN;
     let names: Vec<&str> = good.names.iter().map(String::as_str).collect();
     let words = ["step 3", "prediction 0", "image 1 of the batch", "NaN", "before-nan", "train.lr"];
-    told(trainer.step_on(&bad), &[words.as_slice(), &names].concat());
+    fails_with(trainer.step_on(&bad), &[words.as_slice(), &names].concat());
     nothing_was_updated(&recipe, &trainer, &saved, &before);
     let mut other = Trainer::new(recipe, true).expect("resumed");
     let [a, b] = [&mut trainer, &mut other].map(|t| t.step_on(&good).expect("step").loss);
@@ -243,10 +243,10 @@ fn a_state_that_is_no_number_is_neither_saved_nor_in_the_way_of_good_ones() {
         spoil(&trainer, name, value);
         let words =
             ["after step 1", name, &value.to_string(), "not saved", "of step 1", "--resume"];
-        told(trainer.save(), &words);
+        fails_with(trainer.save(), &words);
         let batch = trainer.loader().expect("loader").next_batch().expect("batch");
-        told(trainer.step_on(&batch), &words);
-        told(trainer.run(&Silent, &Interrupt::default()), &words);
+        fails_with(trainer.step_on(&batch), &words);
+        fails_with(trainer.run(&Silent, &Interrupt::default()), &words);
         let folder = saved.parent().expect("folder");
         assert_eq!(names(folder), ["step-000001.safetensors"]);
         assert!(read(&saved) == before, "the good checkpoint changed");
@@ -263,7 +263,10 @@ fn an_update_that_breaks_the_weights_ends_the_run_and_saves_nothing() {
         let recipe = recipe(dir.path(), &[&FAR[..], more].concat());
         let mut trainer = Trainer::new(recipe.clone(), false).expect("trainer");
         let result = trainer.run(&Silent, &Interrupt::default());
-        told(result, &["after step 1 ", "holds", "not saved", "start again with a lower train.lr"]);
+        fails_with(
+            result,
+            &["after step 1 ", "holds", "not saved", "start again with a lower train.lr"],
+        );
         assert!(names(&recipe.run.dir.join("checkpoints")).is_empty(), "{more:?}");
         Trainer::new(recipe, false).expect("a second try needs no other folder");
     }
@@ -329,9 +332,9 @@ fn stored_values_that_are_no_numbers_are_named() {
             });
             fs::write(&saved, bad).expect("written");
             let words = ["step-000001", &name, &value.to_string(), "element 3"];
-            told(Trainer::new(recipe.clone(), true).map(|_| ()), &words);
-            told(load(&recipe, &recipe.run.dir, 1).map(|_| ()), &words);
-            told(checkpoint::open(&saved).map(|_| ()), &words);
+            fails_with(Trainer::new(recipe.clone(), true).map(|_| ()), &words);
+            fails_with(load(&recipe, &recipe.run.dir, 1).map(|_| ()), &words);
+            fails_with(checkpoint::open(&saved).map(|_| ()), &words);
             fs::write(&saved, good).expect("written");
         }
     }

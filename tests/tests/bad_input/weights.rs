@@ -9,7 +9,7 @@ use dressage_models::weights::{StateDict, write_safetensors};
 use dressage_train::network;
 
 use crate::common::recipe;
-use crate::told;
+use crate::fails_with;
 
 type Tensors = Vec<(String, Tensor)>;
 
@@ -57,7 +57,7 @@ fn refused(change: impl FnOnce(&mut Tensors), words: &[&str]) {
     let mut tensors = backbone(dir.path());
     change(&mut tensors);
     let path = write(dir.path(), &tensors);
-    let error = told(load(dir.path(), &path), words);
+    let error = fails_with(load(dir.path(), &path), words);
     assert!(error.contains(path.to_str().expect("path")), "{error:?} does not name the file");
 }
 
@@ -72,8 +72,8 @@ fn zeros(shape: &[usize]) -> Tensor {
 
 #[test]
 fn tensors_that_do_not_fit_are_named() {
-    let gone = "blocks.2.attn.qkv.weight";
-    refused(|t| t.retain(|(n, _)| n != gone), &[gone, "[96, 32] is missing"]);
+    let missing = "blocks.2.attn.qkv.weight";
+    refused(|t| t.retain(|(n, _)| n != missing), &[missing, "[96, 32] is missing"]);
     refused(|t| t.retain(|(n, _)| n != "pos_embed"), &["pos_embed [1, 17, 32] is missing"]);
     let more = "blocks.4.norm1.weight";
     refused(|t| t.push((more.into(), zeros(&[32]))), &[more, "left over"]);
@@ -104,7 +104,7 @@ fn opened(bytes: &[u8]) -> (PathBuf, Result<StateDict>) {
 
 fn damaged(bytes: &[u8], words: &[&str]) {
     let (path, result) = opened(bytes);
-    let error = told(result, words);
+    let error = fails_with(result, words);
     assert!(error.contains(path.to_str().expect("path")), "{error:?} does not name the file");
 }
 
@@ -138,7 +138,7 @@ fn files_of_another_kind_are_refused() {
     damaged(&noise, &["neither safetensors nor a PyTorch file"]);
     damaged(b"<!DOCTYPE html><html>404 not found</html>", &["web page"]);
     let (_, pointer) = opened(b"version https://git-lfs.github.com/spec/v1\noid");
-    let error = told(pointer, &["Git LFS", "git lfs pull"]);
+    let error = fails_with(pointer, &["Git LFS", "git lfs pull"]);
     assert!(!error.contains("again"), "{error}");
     damaged(b"PK\x03\x04 and then a zip archive", &["directory at the end"]);
     damaged(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", &["ends too early"]);
@@ -169,9 +169,9 @@ fn headers_that_promise_too_much_are_refused_without_taking_the_memory() {
 #[test]
 fn a_path_that_leads_nowhere_is_named() {
     let dir = tempfile::tempdir().expect("folder");
-    told(
+    fails_with(
         load(dir.path(), &dir.path().join("none.safetensors")),
         &["none.safetensors", "No such", "model.weights=FILE"],
     );
-    told(load(dir.path(), dir.path()), &[dir.path().to_str().expect("path")]);
+    fails_with(load(dir.path(), dir.path()), &[dir.path().to_str().expect("path")]);
 }

@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use dressage_tests::checkpoint::{self, Entry, Kind, Pickle};
+use dressage_tests::checkpoint::{self, Entry, Pickle, ScalarType};
 use dressage_tests::samples::Form;
 
 use super::{Case, Expect, pickles};
@@ -195,7 +195,7 @@ fn texts(cases: &mut Vec<Case>) {
 
 /// The pickles next to the state dict of a legacy file, and the counts before its storages.
 fn legacy(cases: &mut Vec<Case>) {
-    let entry = Entry::bytes("a", Kind::F32, &[4], vec![0; 16]);
+    let entry = Entry::bytes("a", ScalarType::F32, &[4], vec![0; 16]);
     let mut whole = Cursor::new(Vec::new());
     checkpoint::legacy(&mut whole, &[entry], "").expect("file");
     let whole = whole.into_inner();

@@ -45,7 +45,7 @@ fn container(pickle: &[u8], script: bool) -> Vec<u8> {
 /// A legacy file with this pickle and one storage of 16 bytes.
 pub fn legacy(pickle: &[u8]) -> Vec<u8> {
     let mut whole = Cursor::new(Vec::new());
-    let entry = Entry::bytes("a", checkpoint::Kind::F32, &[4], vec![0; 16]);
+    let entry = Entry::bytes("a", checkpoint::ScalarType::F32, &[4], vec![0; 16]);
     checkpoint::legacy(&mut whole, &[entry], "").expect("file");
     let whole = whole.into_inner();
     // The fourth pickle is replaced.

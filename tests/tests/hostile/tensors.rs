@@ -9,7 +9,7 @@ use super::{Case, Expect, pickles};
 const MAX: i64 = i64::MAX;
 
 /// A view of a storage of 16 bytes, with each field as opcodes.
-struct View {
+struct StridedView {
     class: &'static str,
     key: Vec<u8>,
     count: Vec<u8>,
@@ -37,9 +37,9 @@ fn opcodes(pickle: Pickle) -> Vec<u8> {
     bytes[2..bytes.len() - 1].to_vec()
 }
 
-impl View {
-    fn new(sizes: &[i64], strides: &[i64]) -> View {
-        View {
+impl StridedView {
+    fn new(sizes: &[i64], strides: &[i64]) -> StridedView {
+        StridedView {
             class: "FloatStorage",
             key: text("0"),
             count: int(4),
@@ -88,7 +88,7 @@ fn module(tensors: &[Vec<u8>]) -> Vec<u8> {
 
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    let mut add = |name: &str, views: &[View], expect: Expect| {
+    let mut add = |name: &str, views: &[StridedView], expect: Expect| {
         let flat: Vec<Vec<u8>> = views.iter().map(|v| v.tensor(b"")).collect();
         let older: Vec<Vec<u8>> = views.iter().map(|v| v.tensor(b"N")).collect();
         for (form, bytes) in [
@@ -107,7 +107,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-type Add<'a> = &'a mut dyn FnMut(&str, &[View], Expect);
+type Add<'a> = &'a mut dyn FnMut(&str, &[StridedView], Expect);
 
 fn shapes(add: Add) {
     let fine: [(&[i64], &[i64]); 7] = [
@@ -120,9 +120,13 @@ fn shapes(add: Add) {
         (&[1, 1, 1, 4], &[MAX, MAX, MAX, 1]),
     ];
     for (sizes, strides) in fine {
-        add(&format!("{sizes:?} by {strides:?}"), &[View::new(sizes, strides)], Expect::Either);
+        add(
+            &format!("{sizes:?} by {strides:?}"),
+            &[StridedView::new(sizes, strides)],
+            Expect::Either,
+        );
     }
-    add("as it should be", &[View::new(&[2, 2], &[2, 1])], Expect::Loads);
+    add("as it should be", &[StridedView::new(&[2, 2], &[2, 1])], Expect::Loads);
     let wrong: [(&[i64], &[i64]); 22] = [
         (&[5], &[1]),
         (&[2, 3], &[3, 1]),
@@ -149,17 +153,21 @@ fn shapes(add: Add) {
         (&[1 << 62, 4], &[0, 1]),
     ];
     for (sizes, strides) in wrong {
-        add(&format!("{sizes:?} by {strides:?}"), &[View::new(sizes, strides)], Expect::Refused);
+        add(
+            &format!("{sizes:?} by {strides:?}"),
+            &[StridedView::new(sizes, strides)],
+            Expect::Refused,
+        );
     }
     let axes = vec![1; 10_000];
-    add("10,000 axes", &[View::new(&axes, &axes)], Expect::Either);
+    add("10,000 axes", &[StridedView::new(&axes, &axes)], Expect::Either);
     let axes = vec![2; 63];
-    add("2^63 elements on 63 axes", &[View::new(&axes, &[0; 63])], Expect::Refused);
+    add("2^63 elements on 63 axes", &[StridedView::new(&axes, &[0; 63])], Expect::Refused);
 }
 
 fn fields(add: Add) {
-    let set = |change: &dyn Fn(&mut View)| {
-        let mut view = View::new(&[4], &[1]);
+    let set = |change: &dyn Fn(&mut StridedView)| {
+        let mut view = StridedView::new(&[4], &[1]);
         change(&mut view);
         [view]
     };
@@ -209,8 +217,8 @@ fn fields(add: Add) {
 
 /// Many small false sizes that add up.
 fn many(add: Add) {
-    let views = |n: usize, sizes: &[i64], strides: &[i64]| -> Vec<View> {
-        (0..n).map(|_| View::new(sizes, strides)).collect()
+    let views = |n: usize, sizes: &[i64], strides: &[i64]| -> Vec<StridedView> {
+        (0..n).map(|_| StridedView::new(sizes, strides)).collect()
     };
     add("a thousand of the same", &views(1000, &[2, 2], &[1, 2]), Expect::Either);
     add("a thousand repeated", &views(1000, &[1 << 30], &[0]), Expect::Refused);

@@ -54,12 +54,12 @@ mod unix {
     ) {
         // SAFETY: the system passes a structure that is valid during the call.
         let address = unsafe { (*info).si_addr() } as usize;
-        let told = MappedFile::file_at(address, |name| {
+        let reported = MappedFile::file_at(address, |name| {
             write(b"error: ");
             write(name);
             write(b": was cut short, or its disk failed, while it was in use; start again with a whole file\n");
         });
-        if told.is_some() {
+        if reported.is_some() {
             // SAFETY: it ends the process at once.
             unsafe { libc::_exit(1) };
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use dressage_models::backbone::DinoConfig;
 use dressage_models::counts;
-use dressage_models::weights::{Kind, StateDict};
+use dressage_models::weights::{ScalarType, StateDict};
 use serde_json::{Value, json};
 
 use common::{TINY, done, dressage, refused};
@@ -61,15 +61,17 @@ fn convert_keeps_values_and_narrows_where_asked() {
     let run = |args: &[&str]| dressage(dir.path(), args);
     let input = recorded("ckpt_legacy_state_dict.pth");
     let fingerprint = |file: &str| {
-        let said = done(run(&["weights", "fingerprint", file]));
-        said.split_whitespace().next().map(str::to_owned).expect("a number")
+        let stdout = done(run(&["weights", "fingerprint", file]));
+        stdout.split_whitespace().next().map(str::to_owned).expect("a number")
     };
     assert!(done(run(&["weights", "convert", &input, "same.safetensors"])).contains("10 tensors"));
     assert_eq!(fingerprint("same.safetensors"), fingerprint(&input));
     assert_eq!(fingerprint("same.safetensors").len(), 16);
     assert_ne!(fingerprint("same.safetensors"), fingerprint(&recorded("ckpt_zip_flat.pth")));
     let whole = StateDict::open(Path::new(&input)).expect("opened");
-    for (word, kind) in [("f32", Kind::F32), ("bf16", Kind::Bf16), ("f16", Kind::F16)] {
+    for (word, kind) in
+        [("f32", ScalarType::F32), ("bf16", ScalarType::Bf16), ("f16", ScalarType::F16)]
+    {
         let output = format!("{word}.safetensors");
         done(run(&["weights", "convert", &input, &output, "--dtype", word]));
         let dict = StateDict::open(&dir.path().join(&output)).expect("opened");
@@ -180,8 +182,8 @@ fn diff_lists_what_differs_and_ends_with_one() {
     shapes.remove("blocks.3.norm1.bias");
     shapes.insert("blocks.3.norm1.extra".into(), vec![2]);
     let output = diff(&shapes, "dinov2-s");
-    let said = common::out(&output);
-    let lines: Vec<_> = said.lines().collect();
+    let stdout = common::out(&output);
+    let lines: Vec<_> = stdout.lines().collect();
     let want = ["blocks.3.norm1.bias [384] is missing", "blocks.3.norm1.extra [2] is left over"];
     assert_eq!(lines, want);
     refused(output, 1, &["1 missing, 1 left over"]);
@@ -193,15 +195,15 @@ fn diff_lists_what_differs_and_ends_with_one() {
 fn exported(dir: &Path) -> PathBuf {
     fs::write(dir.join("tiny.toml"), TINY).expect("written");
     done(dressage(dir, &["train", "tiny.toml"]));
-    let said =
+    let stdout =
         done(dressage(dir, &["weights", "export", "runs/tiny", "--out", "out/rein.safetensors"]));
-    assert!(said.contains("step 3"), "{said}");
+    assert!(stdout.contains("step 3"), "{stdout}");
     dir.join("out/rein.safetensors")
 }
 
 /// Returns the rows of a table of scores.
-fn scores(said: &str) -> Vec<String> {
-    said.lines().filter(|l| l.contains("mIoU") || l.contains("car")).map(str::to_owned).collect()
+fn scores(stdout: &str) -> Vec<String> {
+    stdout.lines().filter(|l| l.contains("mIoU") || l.contains("car")).map(str::to_owned).collect()
 }
 
 #[test]
@@ -221,8 +223,8 @@ fn an_exported_checkpoint_stands_for_its_run() {
 
     let checkpoint = "model.checkpoint=out/rein.safetensors";
     let from_run = done(run(&["eval", "runs/tiny"]));
-    let said = done(run(&["eval", "tiny.toml", checkpoint, "--out", "scores.json"]));
-    assert_eq!((scores(&said), scores(&said).len() > 1), (scores(&from_run), true));
+    let stdout = done(run(&["eval", "tiny.toml", checkpoint, "--out", "scores.json"]));
+    assert_eq!((scores(&stdout), scores(&stdout).len() > 1), (scores(&from_run), true));
     let read = |name: &str| -> Value {
         let text = fs::read_to_string(dir.path().join(name)).expect("scores");
         serde_json::from_str(&text).expect("JSON")

@@ -120,9 +120,9 @@ fn gather(root: &Path, path: &Path, parts: &mut BTreeMap<String, String>) -> Res
         return Ok(());
     }
     for header in text.lines().filter_map(included) {
-        let beside = path.with_file_name(header);
+        let sibling = path.with_file_name(header);
         let shared = headers(root).join(header);
-        let Some(found) = [beside, shared].into_iter().find(|p| p.is_file()) else {
+        let Some(found) = [sibling, shared].into_iter().find(|p| p.is_file()) else {
             return Err(Error::Header { file: path.to_owned(), header: header.into() });
         };
         if !parts.contains_key(&relative(root, &found)) {

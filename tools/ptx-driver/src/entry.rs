@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::code::{Code, Done, Refused, refuse};
-use crate::say;
+use crate::report_line;
 use crate::state::{Driver, Handle};
 
 static DRIVER: Mutex<Option<Driver>> = Mutex::new(None);
@@ -38,7 +38,7 @@ fn finish(name: &str, done: Done) -> u32 {
         Ok(()) => Code::SUCCESS.0,
         Err(Refused { code, why }) => {
             if !why.is_empty() {
-                say(&format!("{name}: {}: {why}", code.name()));
+                report_line(&format!("{name}: {}: {why}", code.name()));
             }
             code.0
         }
@@ -145,7 +145,7 @@ extern "C" fn at_end() {
     let Ok(guard) = DRIVER.try_lock() else { return };
     let Some(driver) = guard.as_ref().filter(|driver| driver.settings.leaks) else { return };
     for leak in driver.leaks() {
-        say(&format!("leak: {leak}"));
+        report_line(&format!("leak: {leak}"));
     }
 }
 

@@ -55,12 +55,12 @@ pub fn built() -> Option<PathBuf> {
 }
 
 /// Prints a line to standard error; a failed write is ignored.
-fn say(line: &str) {
+fn report_line(line: &str) {
     let _ = writeln!(std::io::stderr(), "ptx-driver: {line}");
 }
 
 /// Ends the process if a real driver would continue with undefined behaviour.
 fn fatal(why: &str) -> ! {
-    say(&format!("undefined behaviour: {why}"));
+    report_line(&format!("undefined behaviour: {why}"));
     std::process::abort()
 }

@@ -19,7 +19,7 @@ pub(crate) type Handle = usize;
 /// Kinds of objects that have handles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
-pub(crate) enum Kind {
+pub(crate) enum HandleKind {
     Context = 1,
     Module,
     Function,
@@ -33,24 +33,24 @@ pub(crate) enum Kind {
     LtPreference,
 }
 
-const KINDS: [(Kind, &str); 11] = [
-    (Kind::Context, "context"),
-    (Kind::Module, "module"),
-    (Kind::Function, "function"),
-    (Kind::Stream, "stream"),
-    (Kind::Event, "event"),
-    (Kind::Graph, "graph"),
-    (Kind::Executable, "executable graph"),
-    (Kind::LtHandle, "cuBLASLt handle"),
-    (Kind::LtProduct, "matmul descriptor"),
-    (Kind::LtLayout, "matrix layout"),
-    (Kind::LtPreference, "matmul preference"),
+const KINDS: [(HandleKind, &str); 11] = [
+    (HandleKind::Context, "context"),
+    (HandleKind::Module, "module"),
+    (HandleKind::Function, "function"),
+    (HandleKind::Stream, "stream"),
+    (HandleKind::Event, "event"),
+    (HandleKind::Graph, "graph"),
+    (HandleKind::Executable, "executable graph"),
+    (HandleKind::LtHandle, "cuBLASLt handle"),
+    (HandleKind::LtProduct, "matmul descriptor"),
+    (HandleKind::LtLayout, "matrix layout"),
+    (HandleKind::LtPreference, "matmul preference"),
 ];
 
 /// Tag of handles, above every address of a process, so that no pointer is mistaken for a handle.
 const TAG: usize = 0x7d << 56;
 
-impl Kind {
+impl HandleKind {
     pub fn name(self) -> &'static str {
         KINDS[self as usize - 1].1
     }
@@ -59,13 +59,13 @@ impl Kind {
 /// Objects of one kind.
 #[derive(Debug)]
 pub(crate) struct Table<T> {
-    kind: Kind,
+    kind: HandleKind,
     alive: BTreeMap<Handle, T>,
     made: usize,
 }
 
 impl<T> Table<T> {
-    fn new(kind: Kind) -> Table<T> {
+    fn new(kind: HandleKind) -> Table<T> {
         Table { kind, alive: BTreeMap::new(), made: 0 }
     }
 
@@ -256,21 +256,21 @@ impl Driver {
             gpu: Gpu::new(),
             used: 0,
             devices,
-            contexts: Table::new(Kind::Context),
+            contexts: Table::new(HandleKind::Context),
             memory: BTreeMap::new(),
             freed: VecDeque::new(),
             pinned: BTreeMap::new(),
-            modules: Table::new(Kind::Module),
-            functions: Table::new(Kind::Function),
-            streams: Table::new(Kind::Stream),
-            events: Table::new(Kind::Event),
-            graphs: Table::new(Kind::Graph),
-            executables: Table::new(Kind::Executable),
+            modules: Table::new(HandleKind::Module),
+            functions: Table::new(HandleKind::Function),
+            streams: Table::new(HandleKind::Stream),
+            events: Table::new(HandleKind::Event),
+            graphs: Table::new(HandleKind::Graph),
+            executables: Table::new(HandleKind::Executable),
             lt: Lt {
-                handles: Table::new(Kind::LtHandle),
-                products: Table::new(Kind::LtProduct),
-                layouts: Table::new(Kind::LtLayout),
-                preferences: Table::new(Kind::LtPreference),
+                handles: Table::new(HandleKind::LtHandle),
+                products: Table::new(HandleKind::LtProduct),
+                layouts: Table::new(HandleKind::LtLayout),
+                preferences: Table::new(HandleKind::LtPreference),
                 algorithms: Vec::new(),
             },
             leaked: Vec::new(),
@@ -300,8 +300,8 @@ impl Driver {
         let none = |why: String| refuse(Code::INVALID_VALUE, why);
         let below = self.memory.range(..=address).next_back();
         let Some((&start, found)) = below.filter(|(start, a)| address - *start < a.bytes) else {
-            let held = |&&(start, bytes): &&(u64, u64)| (start..start + bytes).contains(&address);
-            let freed = self.freed.iter().rev().find(held);
+            let inside = |&&(start, bytes): &&(u64, u64)| (start..start + bytes).contains(&address);
+            let freed = self.freed.iter().rev().find(inside);
             let was = freed.map_or("", |_| ", which was freed");
             return none(format!("{what} {address:#x} is in no allocation{was}"));
         };
@@ -318,22 +318,22 @@ impl Driver {
     /// Whether one page-locked allocation contains all of `bytes` bytes of the host.
     pub fn is_pinned(&self, host: usize, bytes: usize) -> bool {
         let below = self.pinned.range(..=host).next_back();
-        below.is_some_and(|(start, held)| host - start < *held && bytes <= held - (host - start))
+        below.is_some_and(|(start, size)| host - start < *size && bytes <= size - (host - start))
     }
 
     /// Destroys a context; lists what was left in it.
     pub fn destroy(&mut self, context: Handle) -> Done {
         self.synchronize_context(context)?;
-        let gone: Vec<u64> = self.in_context(context);
-        let bytes: u64 = gone.iter().map(|address| self.memory[address].bytes).sum();
+        let freed: Vec<u64> = self.in_context(context);
+        let bytes: u64 = freed.iter().map(|address| self.memory[address].bytes).sum();
         let mut left = Vec::new();
         let mut note = |count: usize, what: &str| {
             if count > 0 {
                 left.push(format!("{what}: {count}"));
             }
         };
-        note(gone.len(), &format!("allocations ({bytes} bytes)"));
-        for address in gone {
+        note(freed.len(), &format!("allocations ({bytes} bytes)"));
+        for address in freed {
             self.free(address);
         }
         note(self.modules.drop_of(|m| m.context == context), "modules");

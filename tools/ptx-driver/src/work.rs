@@ -12,12 +12,12 @@ use ptx_vm::{Address, Fault, FindingKind, Launch, Module};
 use crate::code::{Code, Done, refuse};
 use crate::lt::Product;
 use crate::state::{Driver, Handle};
-use crate::{fatal, say};
+use crate::{fatal, report_line};
 
 /// One operation of a stream.
 #[derive(Debug, Clone)]
 pub(crate) enum Work {
-    Launch(Arc<Kernel>),
+    Launch(Arc<KernelLaunch>),
     /// Copy to the device, from bytes that were copied aside.
     Write {
         to: u64,
@@ -61,7 +61,7 @@ pub(crate) enum Work {
 
 /// A launch with its arguments.
 #[derive(Debug)]
-pub(crate) struct Kernel {
+pub(crate) struct KernelLaunch {
     pub module: Arc<Module>,
     pub index: usize,
     pub grid: [u32; 3],
@@ -163,7 +163,7 @@ impl Driver {
             return Ok(());
         }
         if let Err((code, why)) = self.execute(work) {
-            say(&format!("the device fails with {}: {why}", code.name()));
+            report_line(&format!("the device fails with {}: {why}", code.name()));
             self.devices[device].failed = Some(code);
         }
         Ok(())
@@ -227,7 +227,7 @@ impl Driver {
 
     /// Runs a kernel. An error code of the findings becomes the error of the device; all of them
     /// are printed.
-    fn run(&mut self, kernel: &Kernel) -> Result<(), (Code, String)> {
+    fn run(&mut self, kernel: &KernelLaunch) -> Result<(), (Code, String)> {
         let name = &kernel.module.kernels()[kernel.index].name;
         let begins = |with: &Option<String>| with.as_ref().is_some_and(|it| name.starts_with(it));
         if begins(&self.settings.fails) {
@@ -252,7 +252,7 @@ impl Driver {
         })?;
         let Some(first) = report.findings.first() else { return Ok(()) };
         for finding in &report.findings[1..] {
-            say(&format!("also found: {finding}"));
+            report_line(&format!("also found: {finding}"));
         }
         // Faults that stop a real device take precedence over those that it does not notice.
         let noticed = report.findings.iter().map(|finding| code_of(finding.kind));

@@ -4,7 +4,7 @@ use crate::error::ParseError;
 
 /// Kinds of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum TokenKind {
     /// Opcodes, names, directives; dots inside belong to the word.
     Word,
     /// Anything that starts with a digit.
@@ -18,7 +18,7 @@ pub(crate) enum Kind {
 /// A piece of the source.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Token<'a> {
-    pub kind: Kind,
+    pub kind: TokenKind,
     pub text: &'a str,
     /// Counted from 1.
     pub line: u32,
@@ -56,14 +56,14 @@ pub(crate) fn tokens<'a>(name: &str, source: &'a str) -> Result<Vec<Token<'a>>, 
                 return Err(ParseError::new(name, line, "text in quotes that never ends"));
             };
             at += length + 2;
-            out.push(Token { kind: Kind::Text, text: &source[start + 1..at - 1], line });
+            out.push(Token { kind: TokenKind::Text, text: &source[start + 1..at - 1], line });
         } else if is_word(c) {
             at = word_end(bytes, at);
-            let kind = if c.is_ascii_digit() { Kind::Number } else { Kind::Word };
+            let kind = if c.is_ascii_digit() { TokenKind::Number } else { TokenKind::Word };
             out.push(Token { kind, text: &source[start..at], line });
         } else if c.is_ascii() {
             at += 1;
-            out.push(Token { kind: Kind::Punct, text: &source[start..at], line });
+            out.push(Token { kind: TokenKind::Punct, text: &source[start..at], line });
         } else {
             return Err(ParseError::new(name, line, "a character outside ASCII"));
         }

@@ -88,7 +88,7 @@ fn launches_that_do_not_fit() {
 }
 
 #[test]
-fn unknown_forms_are_told_and_stop_only_who_reaches_them() {
+fn unknown_forms_are_reported_and_stop_only_who_reaches_them() {
     let text = format!(
         "{HEAD}.entry k(.param .u32 n) {{ .reg .pred %p<2>; .reg .b32 %r<3>;
         ld.param.u32 %r1, [n]; setp.eq.u32 %p1, %r1, 0;
@@ -203,7 +203,7 @@ fn reports_are_the_same_on_any_number_of_threads() {
 }
 
 #[test]
-fn sums_of_floats_by_atomics_are_told() {
+fn sums_of_floats_by_atomics_are_reported() {
     let text = format!(
         "{HEAD}.entry k(.param .u64 p) {{ .reg .b64 %rd<2>; .reg .f32 %f<2>;
         ld.param.u64 %rd1, [p]; mov.f32 %f1, 0f3F800000; red.global.add.f32 [%rd1], %f1; ret; }}"
@@ -243,7 +243,7 @@ fn module_variables_start_with_their_values() {
 }
 
 #[test]
-fn the_command_tells_what_it_does_not_know() {
+fn the_command_reports_what_it_does_not_know() {
     let dir = tempfile::tempdir().expect("a folder");
     let check = |text: &str| {
         let file = dir.path().join("k.ptx");

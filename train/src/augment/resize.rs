@@ -136,18 +136,18 @@ pub fn bilinear_window(image: &Image, h: usize, w: usize, window: Window) -> Ima
         (window.x..window.x + window.w).map(|d| column_tap(d, image.w, w)).collect();
     // The two source rows in use. If the picture grows, most rows serve several output rows.
     let mut rows = [vec![0u16; line], vec![0u16; line]];
-    let mut held = [usize::MAX; 2];
+    let mut cached = [usize::MAX; 2];
     for (y, out) in out.data.chunks_exact_mut(line.max(1)).enumerate() {
         let tap = row_tap(window.y + y, image.h, h);
-        if held[1] == tap.at[0] && held[0] != tap.at[0] {
+        if cached[1] == tap.at[0] && cached[0] != tap.at[0] {
             rows.swap(0, 1);
-            held.swap(0, 1);
+            cached.swap(0, 1);
         }
         for k in 0..2 {
-            if held[k] != tap.at[k] {
+            if cached[k] != tap.at[k] {
                 let row = &image.data[tap.at[k] * image.w * 3..][..image.w * 3];
                 horizontal(row, &taps, &mut rows[k]);
-                held[k] = tap.at[k];
+                cached[k] = tap.at[k];
             }
         }
         vertical(&rows[0], &rows[1], tap.weight, out);

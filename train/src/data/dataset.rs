@@ -12,7 +12,7 @@ use super::Source;
 use super::decode::read_image;
 use super::label::read_label;
 use super::table::{ClassGroups, Ids, Table};
-use super::walk::{Found, walk};
+use super::walk::{WalkResult, walk};
 use crate::files::hint;
 use crate::{Image, LabelMap, Result, TrainError};
 
@@ -50,7 +50,7 @@ fn nineteen() -> usize {
 
 /// Files of one sample.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pair {
+pub struct SamplePaths {
     /// Image file.
     pub image: PathBuf,
     /// Label file.
@@ -61,7 +61,7 @@ pub struct Pair {
 #[derive(Debug, Clone)]
 pub struct Dataset {
     name: String,
-    pairs: Vec<Pair>,
+    pairs: Vec<SamplePaths>,
     table: Table,
     passed_over: Option<String>,
     stops: bool,
@@ -115,7 +115,7 @@ impl Dataset {
                 key: spec.key.clone(),
             });
         }
-        let passed_over = Found::passed_over(&found);
+        let passed_over = WalkResult::passed_over(&found);
         let pairs = found.files.into_iter().map(|image| pair(spec, image)).collect();
         Ok(Self { name: spec.name.clone(), pairs, table, passed_over, stops: false })
     }
@@ -132,7 +132,7 @@ impl Dataset {
 
     /// The data set without images whose label does not exist.
     pub fn labelled(mut self) -> Self {
-        self.pairs.retain(Pair::has_label);
+        self.pairs.retain(SamplePaths::has_label);
         self
     }
 
@@ -148,7 +148,7 @@ impl Dataset {
     }
 
     /// The files, sorted by image path.
-    pub fn pairs(&self) -> &[Pair] {
+    pub fn pairs(&self) -> &[SamplePaths] {
         &self.pairs
     }
 
@@ -163,7 +163,7 @@ impl Dataset {
     }
 }
 
-impl Pair {
+impl SamplePaths {
     fn load(&self, table: &Table) -> Result<(Image, LabelMap)> {
         let image = read_image(&self.image)?;
         let label = read_label(&self.label, table)?;
@@ -225,7 +225,7 @@ impl Source for Dataset {
 
 /// Pairs an image with its label, which has the same place below the folder of labels. A name need
 /// not be Unicode.
-fn pair(spec: &DatasetSpec, image: PathBuf) -> Pair {
+fn pair(spec: &DatasetSpec, image: PathBuf) -> SamplePaths {
     let below = image.strip_prefix(&spec.images).unwrap_or(&image);
     let name = below.file_name().unwrap_or_default();
     let stem = name.as_encoded_bytes().strip_suffix(spec.image_suffix.as_bytes());
@@ -234,5 +234,5 @@ fn pair(spec: &DatasetSpec, image: PathBuf) -> Pair {
     let mut label = stem.unwrap_or(name).to_owned();
     label.push(&spec.label_suffix);
     let label = spec.labels.join(below).with_file_name(label);
-    Pair { image, label }
+    SamplePaths { image, label }
 }

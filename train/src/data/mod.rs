@@ -17,14 +17,14 @@ mod walk;
 
 use std::sync::Arc;
 
-pub use dataset::{Dataset, DatasetSpec, Pair};
+pub use dataset::{Dataset, DatasetSpec, SamplePaths};
 pub use decode::{decode_image, panics_are_contained, read_image};
 pub use label::{LabelFacts, decode_label, read_label};
 pub(crate) use loader::BESIDE_HOST;
 pub use loader::{Batch, Loader, LoaderSettings};
 pub use sampler::Sampler;
 pub use table::{ClassGroups, Ids, Table};
-pub use walk::{Found, is_hidden, walk};
+pub use walk::{WalkResult, is_hidden, walk};
 
 use crate::{Image, LabelMap, Result, TrainError};
 

@@ -261,22 +261,23 @@ fn data_behind_the_end_of_a_jpeg_change_nothing() {
 
 #[test]
 fn files_of_another_form_are_named_as_what_they_are() {
-    let told = |bytes: &[u8]| decode_image(Path::new("photo.jpg"), bytes).unwrap_err().to_string();
-    let webp = told(b"RIFF\x20\0\0\0WEBPVP8 and so on");
+    let error_of =
+        |bytes: &[u8]| decode_image(Path::new("photo.jpg"), bytes).unwrap_err().to_string();
+    let webp = error_of(b"RIFF\x20\0\0\0WEBPVP8 and so on");
     for word in ["photo.jpg", "a WebP picture", "PNG and JPEG are read", "convert it"] {
         assert!(webp.contains(word), "{webp}");
     }
     assert!(!webp.contains("damaged") && !webp.contains("copy it again"), "{webp}");
-    let pointer = told(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n");
+    let pointer = error_of(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n");
     assert!(pointer.contains("git lfs pull"), "{pointer}");
-    let page = told(b"\n<!DOCTYPE html>\n<html><title>404</title></html>");
+    let page = error_of(b"\n<!DOCTYPE html>\n<html><title>404</title></html>");
     assert!(page.contains("web page") && page.contains("download"), "{page}");
-    assert!(told(b"").contains("empty"));
-    assert!(told(&[0; 4096]).contains("zeros"));
+    assert!(error_of(b"").contains("empty"));
+    assert!(error_of(&[0; 4096]).contains("zeros"));
     let mut lossless = jpeg(false);
     let at = lossless.windows(2).position(|m| m == [0xFF, 0xC0]).unwrap();
     lossless[at + 1] = 0xC9;
-    let text = told(&lossless);
+    let text = error_of(&lossless);
     assert!(text.contains("arithmetic coding") && text.contains("convert it"), "{text}");
 }
 
@@ -305,8 +306,8 @@ fn headers_that_promise_more_than_the_file_holds_are_refused() {
     let refused = |result: Result<()>| {
         let error = result.unwrap_err().to_string();
         // The decoders themselves refuse what no machine could address.
-        let said = error.contains("promises") || error.contains("limit");
-        assert!(said && error.contains("picture."), "{error}");
+        let named = error.contains("promises") || error.contains("limit");
+        assert!(named && error.contains("picture."), "{error}");
     };
     write_png(&path, 5, 2, Grayscale, Eight, &[0; 10]);
     let whole = std::fs::read(&path).unwrap();

@@ -18,7 +18,7 @@ const SYSTEM: [&str; 3] = ["__MACOSX", "@eaDir", "$RECYCLE.BIN"];
 
 /// Result of [`walk`].
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct WalkResult {
     /// Wanted files, sorted. A link that leads nowhere is among them, so that reading it fails.
     pub files: Vec<PathBuf>,
     /// Wanted names that are pipes, sockets or devices.
@@ -35,7 +35,7 @@ pub struct Found {
 
 /// Finds the files below `folder` whose path is `wanted`, at most `depth` folders deep. Depth 1 is
 /// the folder itself.
-pub fn walk(folder: &Path, depth: usize, wanted: &dyn Fn(&Path) -> bool) -> Found {
+pub fn walk(folder: &Path, depth: usize, wanted: &dyn Fn(&Path) -> bool) -> WalkResult {
     let mut walk = Walk { depth, wanted, ..Walk::new(folder) };
     loop {
         if let Some((folder, depth)) = walk.folders.pop() {
@@ -63,7 +63,7 @@ struct Walk<'a> {
     links: BTreeSet<(PathBuf, usize)>,
     /// Real paths of folders and of wanted files.
     seen: HashSet<PathBuf>,
-    found: Found,
+    found: WalkResult,
 }
 
 impl Walk<'_> {
@@ -75,7 +75,7 @@ impl Walk<'_> {
             folders: vec![(folder.into(), 1)],
             links: BTreeSet::new(),
             seen: HashSet::new(),
-            found: Found::default(),
+            found: WalkResult::default(),
         }
     }
 
@@ -147,7 +147,7 @@ impl Walk<'_> {
     }
 }
 
-impl Found {
+impl WalkResult {
     /// Describes the entries that were passed over: special files by name, links and results by
     /// number. `None` if there were none.
     pub fn passed_over(&self) -> Option<String> {

@@ -11,12 +11,12 @@ fn tree(root: &Path, files: &[&str]) {
     }
 }
 
-fn names(root: &Path, found: &Found) -> Vec<String> {
+fn names(root: &Path, found: &WalkResult) -> Vec<String> {
     let below = |path: &std::path::PathBuf| path.strip_prefix(root).unwrap().display().to_string();
     found.files.iter().map(below).collect()
 }
 
-fn pictures(root: &Path) -> Found {
+fn pictures(root: &Path) -> WalkResult {
     walk(root, usize::MAX, &|path| path.extension().is_some_and(|end| end == "png"))
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use dressage_models::weights::shown;
 
-use super::{EvalMode, Recipe, RecipeError, Set, Source};
+use super::{EvalMode, Recipe, RecipeError, Set, SourceKind};
 use crate::groups::Method;
 use crate::palette::CITYSCAPES;
 use crate::place::DeviceChoice;
@@ -276,13 +276,13 @@ fn check_set(key: &str, set: &Set, classes: usize) -> Wrong {
     let unset = || "is not set".to_owned();
     ensure(&format!("{key}.name"), !set.name.is_empty(), unset)?;
     match set.source {
-        Source::Files => {
+        SourceKind::Files => {
             ensure(&format!("{key}.images"), set.images != Path::new(""), unset)?;
             ensure(&format!("{key}.labels"), set.labels != Path::new(""), unset)?;
             ensure(&format!("{key}.image_suffix"), !set.image_suffix.is_empty(), unset)?;
             ensure(&format!("{key}.label_suffix"), !set.label_suffix.is_empty(), unset)?;
         }
-        Source::Scenes => {
+        SourceKind::Scenes => {
             at_least_one(&[
                 (&format!("{key}.count"), set.count),
                 (&format!("{key}.size"), set.size[0]),

@@ -9,7 +9,7 @@ use dressage_models::backbone::{DinoConfig, Ffn};
 
 use super::{
     Augment, Data, Eval, EvalMode, EvalSet, Head, Loss, Model, OnError, Recipe, Rein, Run,
-    SaveSignal, Set, Source, Train,
+    SaveSignal, Set, SourceKind, Train,
 };
 use crate::data::Ids;
 use crate::groups::Method;
@@ -152,7 +152,7 @@ fn train() -> Train {
 pub(super) fn set() -> Set {
     Set {
         name: String::new(),
-        source: Source::Files,
+        source: SourceKind::Files,
         images: PathBuf::new(),
         labels: PathBuf::new(),
         image_suffix: ".png".to_owned(),

@@ -46,7 +46,7 @@ pub use changes::{Change, changed_settings, changes, settings};
 pub use embedded::{EMBEDDED, Embedded};
 pub use error::RecipeError;
 pub use overrides::{Command, acting};
-pub use sets::{Data, EvalSet, OnError, Set, Source};
+pub use sets::{Data, EvalSet, OnError, Set, SourceKind};
 
 /// Value of `model.weights` that means random initial weights.
 pub const RANDOM: &str = "random";

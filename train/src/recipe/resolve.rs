@@ -7,7 +7,7 @@ use dressage_models::weights::shown;
 use toml::{Table, Value};
 
 use super::error::nearest;
-use super::keys::{KEYS, Key, Kind, find};
+use super::keys::{KEYS, Key, ValueKind, find};
 use super::{RANDOM, Recipe, RecipeError, check, defaults, follow};
 
 /// Builds the recipe `name` from the text of a file in `dir` and from overrides.
@@ -26,7 +26,7 @@ pub(super) fn resolve(
     let mut value = Value::Table(table);
     walk(&mut value, "", &mut |key, path, value| {
         accept(key, origin, path, value)?;
-        if key.kind == Kind::Path {
+        if key.kind == ValueKind::Path {
             relative_to(value, dir);
         }
         Ok(())
@@ -67,14 +67,14 @@ fn make_lists(table: &mut Table) {
 enum Misfit {
     Unknown(String),
     Type { path: String, found: String, expected: &'static str },
-    Told(RecipeError),
+    Known(RecipeError),
 }
 
 impl Misfit {
     fn at(self, origin: &str) -> RecipeError {
         let origin = origin.to_owned();
         match self {
-            Self::Told(error) => error,
+            Self::Known(error) => error,
             Self::Unknown(key) => {
                 let nearest = nearest_key(&key);
                 RecipeError::UnknownKey { nearest, origin, key: shown(&key) }
@@ -89,7 +89,7 @@ impl Misfit {
 
 impl From<RecipeError> for Misfit {
     fn from(error: RecipeError) -> Self {
-        Self::Told(error)
+        Self::Known(error)
     }
 }
 
@@ -189,8 +189,8 @@ fn accept(
     }
     let mut expected = key.kind.describe();
     let words = match key.kind {
-        Kind::Choice(words) => words,
-        Kind::IdMap => defaults::ID_MAPS,
+        ValueKind::Choice(words) => words,
+        ValueKind::IdMap => defaults::ID_MAPS,
         _ => &[],
     };
     if let Some(near) = value.as_str().and_then(|word| nearest(word, words.iter().copied())) {
@@ -300,50 +300,51 @@ fn with_defaults(
     name: &str,
     origin: &str,
     dir: &Path,
-    mut told: Value,
+    mut given: Value,
 ) -> Result<Recipe, RecipeError> {
     let broken = |what: String| RecipeError::Syntax { origin: origin.to_owned(), what };
-    let text_at = |told: &Value, a: &str, b: &str| told.get(a)?.get(b)?.as_str().map(str::to_owned);
+    let text_at =
+        |given: &Value, a: &str, b: &str| given.get(a)?.get(b)?.as_str().map(str::to_owned);
     // Values derived from an absurd size must not overflow before the check refuses the size.
     let sane = |v: i64| usize::try_from(v.min(u32::MAX.into())).ok();
     let count_at =
-        |told: &Value, a: &str, b: &str| told.get(a)?.get(b)?.as_integer().and_then(sane);
-    let backbone = text_at(&told, "model", "backbone").unwrap_or_else(|| "dinov2-l".to_owned());
-    let crop = count_at(&told, "augment", "crop").unwrap_or(512);
+        |given: &Value, a: &str, b: &str| given.get(a)?.get(b)?.as_integer().and_then(sane);
+    let backbone = text_at(&given, "model", "backbone").unwrap_or_else(|| "dinov2-l".to_owned());
+    let crop = count_at(&given, "augment", "crop").unwrap_or(512);
     let mut base = defaults::published(&backbone, crop);
     base.name = name.to_owned();
     base.data.root = dir.to_owned();
-    let form = match text_at(&told, "model", "ffn_form").as_deref() {
+    let form = match text_at(&given, "model", "ffn_form").as_deref() {
         Some("swiglu") => Ffn::Swiglu,
         Some(_) => Ffn::Mlp,
         None => base.model.ffn_form,
     };
-    let width = count_at(&told, "model", "embed_dim").unwrap_or(base.model.embed_dim);
+    let width = count_at(&given, "model", "embed_dim").unwrap_or(base.model.embed_dim);
     base.model.ffn = form.hidden(width, defaults::FFN_RATIO);
-    base.rein.tokens = count_at(&told, "head", "queries").unwrap_or(base.rein.tokens);
-    base.head.mask_width = count_at(&told, "head", "width").unwrap_or(base.head.mask_width);
-    base.eval.crop = count_at(&told, "eval", "crop").unwrap_or(base.eval.crop);
+    base.rein.tokens = count_at(&given, "head", "queries").unwrap_or(base.rein.tokens);
+    base.head.mask_width = count_at(&given, "head", "width").unwrap_or(base.head.mask_width);
+    base.eval.crop = count_at(&given, "eval", "crop").unwrap_or(base.eval.crop);
     base.eval.stride =
-        count_at(&told, "eval", "stride").unwrap_or_else(|| defaults::stride(base.eval.crop));
+        count_at(&given, "eval", "stride").unwrap_or_else(|| defaults::stride(base.eval.crop));
     let table = |value: Result<Table, toml::ser::Error>| value.map_err(|e| broken(e.to_string()));
     let set = table(Table::try_from(defaults::set()))?;
     let eval_set = table(Table::try_from(defaults::eval_set(&base.eval)))?;
     for (list, entry) in [("train", set), ("eval", eval_set)] {
-        let entries = told.get_mut("data").and_then(|data| data.get_mut(list));
-        for told in entries.and_then(Value::as_array_mut).into_iter().flatten() {
+        let entries = given.get_mut("data").and_then(|data| data.get_mut(list));
+        for given in entries.and_then(Value::as_array_mut).into_iter().flatten() {
             let mut filled = Value::Table(entry.clone());
-            if let Some(crop) = told.get("crop").and_then(Value::as_integer)
+            if let Some(crop) = given.get("crop").and_then(Value::as_integer)
                 && let Some(slot) = filled.get_mut("stride")
                 && let Some(crop) = sane(crop)
             {
                 *slot = Value::Integer(defaults::stride(crop) as i64);
             }
-            merge(&mut filled, std::mem::replace(told, Value::Boolean(false)));
-            *told = filled;
+            merge(&mut filled, std::mem::replace(given, Value::Boolean(false)));
+            *given = filled;
         }
     }
     let mut all = Value::Table(table(Table::try_from(base))?);
-    merge(&mut all, told);
+    merge(&mut all, given);
     let mut recipe: Recipe =
         all.try_into().map_err(|e: toml::de::Error| broken(shown(e.message())))?;
     settle(&mut recipe).map_err(|e| broken(format!("no working directory: {e}")))?;

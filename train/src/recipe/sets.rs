@@ -45,7 +45,7 @@ pub struct Set {
     /// Name in logs and tables.
     pub name: String,
     /// `files`, or `scenes` for images that Dressage draws itself.
-    pub source: Source,
+    pub source: SourceKind,
     /// Folder of the images, searched recursively.
     pub images: PathBuf,
     /// Folder of the labels, of the same layout.
@@ -71,7 +71,7 @@ pub struct Set {
 /// Values of [`Set::source`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Source {
+pub enum SourceKind {
     /// Image and label files.
     #[default]
     Files,
@@ -131,11 +131,11 @@ impl Data {
         seed: u64,
     ) -> Result<Arc<dyn data::Source>, TrainError> {
         Ok(match set.source {
-            Source::Files => Arc::new(match self.on_error {
+            SourceKind::Files => Arc::new(match self.on_error {
                 OnError::Stop => Dataset::open(&self.spec(set, classes))?,
                 OnError::Skip => Dataset::scan(&self.spec(set, classes))?.labelled(),
             }),
-            Source::Scenes => {
+            SourceKind::Scenes => {
                 let size = (set.size[0], set.size[1]);
                 let scenes = SceneSource::new(seed, set.first, set.count, set.domain, size);
                 Arc::new(match set.merged(classes) {

@@ -4,7 +4,7 @@
 //! moved folder is a run like any other. The first line of that file has a checksum of the other
 //! lines. So a file that somebody else wrote or changed is recognised and never replaced.
 
-mod hold;
+mod folder_lock;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,7 +12,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use hold::LOCK;
+pub use folder_lock::LOCK;
 
 use crate::recipe::{Recipe, RecipeError};
 use crate::runlog::{has_foreign_lines, read_log};
@@ -33,7 +33,7 @@ const CHECKSUM: &str = "; checksum ";
 /// A run folder that this process trains in.
 pub struct RunFolder {
     dir: PathBuf,
-    hold: Arc<hold::Hold>,
+    folder_lock: Arc<folder_lock::FolderLock>,
 }
 
 impl RunFolder {
@@ -49,7 +49,8 @@ impl RunFolder {
         if resume && !dir.exists() {
             return refuse("holds no checkpoint to resume from".into());
         }
-        let folder = RunFolder { dir: dir.to_path_buf(), hold: hold::Hold::of(dir)? };
+        let folder =
+            RunFolder { dir: dir.to_path_buf(), folder_lock: folder_lock::FolderLock::of(dir)? };
         match (checkpoint::list(dir)?.is_empty(), resume) {
             // Opening the state reports what there is instead.
             (true, true) => {}
@@ -78,7 +79,7 @@ impl RunFolder {
         let text = format!(
             "the file system of {dir} has no locks: make sure that nothing else trains there"
         );
-        (!self.hold.is_locked()).then_some(text)
+        (!self.folder_lock.is_locked()).then_some(text)
     }
 
     /// Refuses files other than those of an earlier start that saved nothing.

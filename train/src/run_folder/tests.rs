@@ -96,7 +96,7 @@ fn the_log_of_a_run_that_has_saved_is_not_replaced() {
 }
 
 #[test]
-fn a_recipe_changed_by_hand_stays_beside_the_one_of_the_resumed_run() {
+fn a_recipe_changed_by_hand_stays_next_to_the_one_of_the_resumed_run() {
     let dir = tempfile::tempdir().expect("folder");
     let (recipe, other) = (recipe(dir.path(), &[]), recipe(dir.path(), &["train.steps=7"]));
     let run = &recipe.run.dir;
@@ -115,7 +115,7 @@ fn a_recipe_changed_by_hand_stays_beside_the_one_of_the_resumed_run() {
 }
 
 #[test]
-fn a_folder_is_a_run_wherever_it_lies() {
+fn a_folder_is_a_run_wherever_it_is() {
     let dir = tempfile::tempdir().expect("folder");
     let recipe = recipe(dir.path(), &[]);
     begun(&recipe, "");

@@ -1,12 +1,12 @@
 //! Meaning of names and calls for the unpickler.
 
-use super::value::{Class, Element, Global, Node, Span, Storage, Value, View};
-use super::{Machine, Told};
-use crate::weights::Kind;
+use super::value::{Class, Global, Node, Span, Storage, StorageType, StridedView, Value};
+use super::{Machine, PickleResult};
+use crate::weights::ScalarType;
 
 impl Machine<'_> {
     /// Handles opcodes of names, calls and storages.
-    pub(super) fn call(&mut self, op: u8) -> Told<bool> {
+    pub(super) fn call(&mut self, op: u8) -> PickleResult<bool> {
         match op {
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
@@ -47,7 +47,7 @@ impl Machine<'_> {
         Ok(true)
     }
 
-    fn global(&mut self, module: Span, name: Span) -> Told<Global> {
+    fn global(&mut self, module: Span, name: Span) -> PickleResult<Global> {
         let (m, n) = (self.tree.piece(module), self.tree.piece(name));
         Ok(match (m, n) {
             (b"torch._utils", b"_rebuild_tensor_v2" | b"_rebuild_tensor") => Global::Tensor,
@@ -80,7 +80,7 @@ impl Machine<'_> {
     }
 
     /// Value that a call stands for.
-    fn result(&mut self, callee: Value, args: Value) -> Told<Value> {
+    fn result(&mut self, callee: Value, args: Value) -> PickleResult<Value> {
         let Value::Global(mut global) = callee else {
             return match callee {
                 // A method of an unknown class.
@@ -113,7 +113,7 @@ impl Machine<'_> {
     }
 
     /// An ordered dictionary; Python 2 passes the pairs as an argument.
-    fn dict(&mut self, pairs: Option<Value>) -> Told<Value> {
+    fn dict(&mut self, pairs: Option<Value>) -> PickleResult<Value> {
         let listed = pairs.and_then(|p| self.tree.items(p)).unwrap_or(&[]);
         // Items that are not pairs are counted too, because the same list may be passed many times.
         self.charge(listed.len() * size_of::<(Value, Value)>())?;
@@ -126,7 +126,7 @@ impl Machine<'_> {
         self.node(Node::Dict(pairs))
     }
 
-    fn tensor(&mut self, args: [Option<Value>; 4]) -> Told<Value> {
+    fn tensor(&mut self, args: [Option<Value>; 4]) -> PickleResult<Value> {
         let [Some(storage), Some(Value::Int(offset)), Some(size), Some(stride)] = args else {
             return Err(self.damaged("a tensor lacks an argument"));
         };
@@ -139,15 +139,15 @@ impl Machine<'_> {
             },
             _ => return Err(self.damaged("a tensor has no storage")),
         };
-        self.charge(2 * size_of::<View>())?;
+        self.charge(2 * size_of::<StridedView>())?;
         let at = self.tree.views.len() as u32;
-        self.tree.views.push(View { storage, offset, size, stride });
+        self.tree.views.push(StridedView { storage, offset, size, stride });
         self.node(Node::Tensor(at))
     }
 
     /// The storage of a persistent id: `('storage', class, key, device, count)`. In legacy files
     /// the place in another storage, or nothing, follows.
-    fn storage(&mut self, id: Value) -> Told<Value> {
+    fn storage(&mut self, id: Value) -> PickleResult<Value> {
         let items = self.first::<6>(id).unwrap_or_default();
         let tag = items[0].and_then(|tag| self.tree.text(tag));
         // Legacy files of whole models name classes like this.
@@ -181,20 +181,20 @@ impl Machine<'_> {
 }
 
 /// Element type of the storage class with this name.
-fn element(class: &[u8]) -> Option<Element> {
-    let known = |kind: Kind| Some(Element { kind: Some(kind), size: kind.size() });
-    let other = |size| Some(Element { kind: None, size });
+fn element(class: &[u8]) -> Option<StorageType> {
+    let known = |kind: ScalarType| Some(StorageType { kind: Some(kind), size: kind.size() });
+    let other = |size| Some(StorageType { kind: None, size });
     match class {
-        b"DoubleStorage" => known(Kind::F64),
-        b"FloatStorage" => known(Kind::F32),
-        b"HalfStorage" => known(Kind::F16),
-        b"BFloat16Storage" => known(Kind::Bf16),
-        b"LongStorage" => known(Kind::I64),
-        b"IntStorage" => known(Kind::I32),
-        b"ShortStorage" => known(Kind::I16),
-        b"CharStorage" => known(Kind::I8),
-        b"ByteStorage" => known(Kind::U8),
-        b"BoolStorage" => known(Kind::Bool),
+        b"DoubleStorage" => known(ScalarType::F64),
+        b"FloatStorage" => known(ScalarType::F32),
+        b"HalfStorage" => known(ScalarType::F16),
+        b"BFloat16Storage" => known(ScalarType::Bf16),
+        b"LongStorage" => known(ScalarType::I64),
+        b"IntStorage" => known(ScalarType::I32),
+        b"ShortStorage" => known(ScalarType::I16),
+        b"CharStorage" => known(ScalarType::I8),
+        b"ByteStorage" => known(ScalarType::U8),
+        b"BoolStorage" => known(ScalarType::Bool),
         b"ComplexDoubleStorage" => other(16),
         b"ComplexFloatStorage" => other(8),
         b"QInt32Storage" => other(4),

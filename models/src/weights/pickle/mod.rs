@@ -18,11 +18,11 @@ mod value;
 
 use std::collections::HashMap;
 
-pub use value::{Element, Tree, Value, View};
 use value::{Node, Span};
+pub use value::{StorageType, StridedView, Tree, Value};
 
 /// Result with the cause of an error, without the file's name.
-type Told<T> = Result<T, String>;
+type PickleResult<T> = Result<T, String>;
 
 /// Bytes that values may take per byte of the pickle.
 pub const PER_BYTE: usize = 64;
@@ -37,7 +37,7 @@ pub const AT_MOST: usize = 256 << 20;
 const LINE: usize = 4096;
 
 /// Reads the pickle at the start of `bytes`; more may follow it.
-pub fn read(bytes: &[u8]) -> Told<Tree<'_>> {
+pub fn read(bytes: &[u8]) -> PickleResult<Tree<'_>> {
     let tree = Tree {
         bytes,
         nodes: Vec::new(),
@@ -73,7 +73,7 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    fn run(mut self) -> Told<Tree<'a>> {
+    fn run(mut self) -> PickleResult<Tree<'a>> {
         loop {
             let at = self.at;
             let op = self.byte()?;
@@ -96,7 +96,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Adds `bytes` to the count of used memory.
-    fn charge(&mut self, bytes: usize) -> Told<()> {
+    fn charge(&mut self, bytes: usize) -> PickleResult<()> {
         self.spent += bytes;
         if self.spent > (self.at * PER_BYTE + BASE).min(AT_MOST) {
             return Err("its pickle expands to far more than its size; no weights do that".into());
@@ -104,7 +104,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn take(&mut self, n: usize) -> Told<&'a [u8]> {
+    fn take(&mut self, n: usize) -> PickleResult<&'a [u8]> {
         let end = self.at.checked_add(n).filter(|end| *end <= self.bytes.len());
         let Some(end) = end else { return Err(self.damaged("it ends too early")) };
         let taken = &self.bytes[self.at..end];
@@ -112,27 +112,27 @@ impl<'a> Machine<'a> {
         Ok(taken)
     }
 
-    fn number<const N: usize>(&mut self) -> Told<[u8; N]> {
+    fn number<const N: usize>(&mut self) -> PickleResult<[u8; N]> {
         let taken = self.take(N)?;
         taken.try_into().map_err(|_| self.damaged("it ends too early"))
     }
 
-    fn byte(&mut self) -> Told<u8> {
+    fn byte(&mut self) -> PickleResult<u8> {
         self.number::<1>().map(|[b]| b)
     }
 
-    fn u32(&mut self) -> Told<u32> {
+    fn u32(&mut self) -> PickleResult<u32> {
         self.number().map(u32::from_le_bytes)
     }
 
     /// Reads a length of eight bytes.
-    fn long(&mut self) -> Told<usize> {
+    fn long(&mut self) -> PickleResult<usize> {
         let n = self.number().map(u64::from_le_bytes)?;
         usize::try_from(n).map_err(|_| self.damaged("it ends too early"))
     }
 
     /// Reads the next `n` bytes as a span.
-    fn span(&mut self, n: usize) -> Told<Span> {
+    fn span(&mut self, n: usize) -> PickleResult<Span> {
         let start = self.at;
         self.take(n)?;
         match (u32::try_from(start), u32::try_from(n)) {
@@ -142,7 +142,7 @@ impl<'a> Machine<'a> {
     }
 
     /// The rest of the line.
-    fn line(&mut self) -> Told<Span> {
+    fn line(&mut self) -> PickleResult<Span> {
         let rest = &self.bytes[self.at..];
         let Some(n) = rest.iter().take(LINE).position(|b| *b == b'\n') else {
             return Err(self.damaged("a name has no end"));
@@ -152,7 +152,7 @@ impl<'a> Machine<'a> {
         Ok(span)
     }
 
-    fn height(&mut self) -> Told<()> {
+    fn height(&mut self) -> PickleResult<()> {
         let height = self.stack.len() + self.marks.len();
         if height > self.deepest {
             self.deepest = height;
@@ -161,12 +161,12 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn push(&mut self, value: Value) -> Told<()> {
+    fn push(&mut self, value: Value) -> PickleResult<()> {
         self.stack.push(value);
         self.height()
     }
 
-    fn pop(&mut self) -> Told<Value> {
+    fn pop(&mut self) -> PickleResult<Value> {
         // Values below a mark are not part of the group that it opened.
         let floor = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() <= floor {
@@ -176,13 +176,13 @@ impl<'a> Machine<'a> {
     }
 
     /// All values above the last mark.
-    fn group_values(&mut self) -> Told<Vec<Value>> {
+    fn group_values(&mut self) -> PickleResult<Vec<Value>> {
         let mark = self.marks.pop().filter(|m| *m <= self.stack.len());
         let Some(mark) = mark else { return Err(self.damaged("a group has no beginning")) };
         Ok(self.stack.split_off(mark))
     }
 
-    fn node(&mut self, node: Node) -> Told<Value> {
+    fn node(&mut self, node: Node) -> PickleResult<Value> {
         self.charge(2 * size_of::<Node>())?;
         let Ok(at) = u32::try_from(self.tree.nodes.len()) else {
             return Err(self.damaged("it holds too many values"));
@@ -191,12 +191,12 @@ impl<'a> Machine<'a> {
         Ok(Value::Node(at))
     }
 
-    fn push_node(&mut self, node: Node) -> Told<()> {
+    fn push_node(&mut self, node: Node) -> PickleResult<()> {
         let value = self.node(node)?;
         self.push(value)
     }
 
-    fn tuple(&mut self, items: Vec<Value>) -> Told<()> {
+    fn tuple(&mut self, items: Vec<Value>) -> PickleResult<()> {
         if items.is_empty() {
             return self.push(Value::EmptyTuple);
         }
@@ -205,7 +205,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Handles opcodes of numbers, texts and other values without parts.
-    fn scalar(&mut self, op: u8) -> Told<bool> {
+    fn scalar(&mut self, op: u8) -> PickleResult<bool> {
         let value = match op {
             b'N' => Value::None,
             0x88 => Value::Bool(true),
@@ -231,7 +231,7 @@ impl<'a> Machine<'a> {
         Ok(true)
     }
 
-    fn text(&mut self, op: u8) -> Told<Option<Value>> {
+    fn text(&mut self, op: u8) -> PickleResult<Option<Value>> {
         let n = match op {
             0x8c | b'U' | b'C' => self.byte()?.into(),
             b'X' | b'T' | b'B' => self.u32()? as usize,
@@ -246,7 +246,7 @@ impl<'a> Machine<'a> {
     }
 
     /// A little-endian integer in two's complement of `n` bytes.
-    fn integer(&mut self, n: usize) -> Told<Value> {
+    fn integer(&mut self, n: usize) -> PickleResult<Value> {
         let span = self.span(n)?;
         let digits = self.tree.piece(span);
         if n > 8 {
@@ -259,7 +259,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Handles opcodes of the memo and the stack, and those without effect.
-    fn memory(&mut self, op: u8) -> Told<bool> {
+    fn memory(&mut self, op: u8) -> PickleResult<bool> {
         match op {
             0x80 => {
                 let protocol = self.byte()?;
@@ -309,7 +309,7 @@ impl<'a> Machine<'a> {
         Ok(true)
     }
 
-    fn remember(&mut self, key: u32) -> Told<()> {
+    fn remember(&mut self, key: u32) -> PickleResult<()> {
         let Some(top) = self.stack.last().copied() else {
             return Err(self.damaged("it takes more values than its stack has"));
         };
@@ -319,7 +319,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn recall(&mut self, key: u32) -> Told<()> {
+    fn recall(&mut self, key: u32) -> PickleResult<()> {
         match self.memo.get(&key).copied() {
             Some(value) => self.push(value),
             None => Err(self.damaged("it reads a memo entry that it never wrote")),
@@ -327,7 +327,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Handles opcodes of tuples, lists, dictionaries and sets. Sets become lists and tuples.
-    fn group(&mut self, op: u8) -> Told<bool> {
+    fn group(&mut self, op: u8) -> PickleResult<bool> {
         match op {
             b')' => self.push(Value::EmptyTuple)?,
             0x85..=0x87 => {
@@ -378,7 +378,7 @@ impl<'a> Machine<'a> {
     }
 
     /// The node on top of the stack; `None` for an opaque value.
-    fn top(&mut self) -> Told<Option<&mut Node>> {
+    fn top(&mut self) -> PickleResult<Option<&mut Node>> {
         match self.stack.last() {
             Some(Value::Node(at)) => Ok(self.tree.nodes.get_mut(*at as usize)),
             Some(_) => Ok(None),
@@ -386,7 +386,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn append(&mut self, items: &[Value]) -> Told<()> {
+    fn append(&mut self, items: &[Value]) -> PickleResult<()> {
         self.charge(2 * size_of_val(items))?;
         if let Some(Node::List(list)) = self.top()? {
             list.extend_from_slice(items);
@@ -394,7 +394,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn set(&mut self, items: &[Value]) -> Told<()> {
+    fn set(&mut self, items: &[Value]) -> PickleResult<()> {
         let (pairs, rest) = items.as_chunks::<2>();
         if !rest.is_empty() {
             return Err(self.damaged("a key has no value"));

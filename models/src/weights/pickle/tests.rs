@@ -129,7 +129,7 @@ fn tensors_are_described_however_they_are_wrapped() {
         let view = tree.view(tree.root).expect("tensor");
         let (storage, size) = (tree.storage(&view), tree.items(view.size));
         assert_eq!((storage.count, storage.start, view.offset), (24, 0, 2));
-        assert_eq!(storage.element.kind, Some(crate::weights::Kind::F32));
+        assert_eq!(storage.element.kind, Some(crate::weights::ScalarType::F32));
         assert_eq!(tree.key(storage.key).as_deref(), Some("0"));
         assert_eq!(size, Some(&[Value::Int(6), Value::Int(4)][..]));
     }
@@ -239,14 +239,15 @@ fn weights_are_found_under_their_wrappers_and_averages_first() {
         (&[("norm.weight", &tensor()), ("ema", &settings)], &[], &[]),
         (&[], &[], &[]),
     ];
-    for (pairs, passed, beside) in cases {
+    for (pairs, passed, other_entries) in cases {
         let bytes = pickle(&[&dict(pairs)]);
         let tree = read(&bytes).expect("pickle");
         let found = crate::weights::wrappers::unwrapped(&tree, tree.root);
-        let others: Vec<&str> = found.beside.iter().map(|(other, _)| other.as_str()).collect();
+        let others: Vec<&str> =
+            found.other_entries.iter().map(|(other, _)| other.as_str()).collect();
         assert_eq!(
             (found.passed, others.as_slice()),
-            (passed.iter().map(|w| w.to_string()).collect(), beside)
+            (passed.iter().map(|w| w.to_string()).collect(), other_entries)
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::weights::Kind;
+use crate::weights::ScalarType;
 
 /// A piece of the pickle's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub enum Global {
     /// `torch.jit._pickle.restore_type_tag`: its first argument.
     TypeTag,
     /// `torch.FloatStorage` and the like.
-    Storage(Element),
+    Storage(StorageType),
     /// A class of a TorchScript archive.
     Script(Class),
     /// Anything else.
@@ -63,9 +63,9 @@ pub enum Global {
 
 /// Type of a storage's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Element {
+pub struct StorageType {
     /// Type, if it can be read.
-    pub kind: Option<Kind>,
+    pub kind: Option<ScalarType>,
     /// Bytes of one element.
     pub size: usize,
 }
@@ -75,7 +75,7 @@ pub struct Element {
 pub struct Storage {
     /// Name of its entry or key.
     pub key: Value,
-    pub element: Element,
+    pub element: StorageType,
     /// Elements.
     pub count: u64,
     /// First element in the storage named by the key, for views of storages.
@@ -84,7 +84,7 @@ pub struct Storage {
 
 /// A tensor as its rebuild call describes it, not yet checked.
 #[derive(Debug, Clone, Copy)]
-pub struct View {
+pub struct StridedView {
     /// Index in [`Tree::storages`].
     pub storage: u32,
     /// In elements.
@@ -112,7 +112,7 @@ pub struct Tree<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) nodes: Vec<Node>,
     pub(super) storages: Vec<Storage>,
-    pub(super) views: Vec<View>,
+    pub(super) views: Vec<StridedView>,
     /// Module and name.
     pub(super) classes: Vec<(Span, Span)>,
     /// The object that was pickled.
@@ -184,7 +184,7 @@ impl<'a> Tree<'a> {
     }
 
     /// A tensor.
-    pub fn view(&self, value: Value) -> Option<View> {
+    pub fn view(&self, value: Value) -> Option<StridedView> {
         match self.node(value) {
             Some(Node::Tensor(at)) => self.views.get(*at as usize).copied(),
             _ => None,
@@ -192,7 +192,7 @@ impl<'a> Tree<'a> {
     }
 
     /// The storage of a tensor.
-    pub fn storage(&self, view: &View) -> Storage {
+    pub fn storage(&self, view: &StridedView) -> Storage {
         // A view always refers to an existing storage.
         self.storages[view.storage as usize]
     }

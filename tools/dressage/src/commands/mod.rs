@@ -169,12 +169,12 @@ impl Trained {
             return Ok((Trained::Run(dir.into(), wanted), recipe));
         }
         let recipe = acting(command(false), overrides, || Recipe::find(name, overrides))?;
-        let told = |what: &str| Failure::Message(format!("recipe {name}: {what}"));
+        let failure = |what: &str| Failure::Message(format!("recipe {name}: {what}"));
         if step.is_some() {
-            return Err(told("--checkpoint is for run folders; set model.checkpoint=FILE"));
+            return Err(failure("--checkpoint is for run folders; set model.checkpoint=FILE"));
         }
         let Some(file) = recipe.checkpoint().map(Path::to_path_buf) else {
-            return Err(told(
+            return Err(failure(
                 "it names no trained weights; set model.checkpoint=FILE, or name the folder of a \
                  run instead",
             ));

@@ -124,12 +124,14 @@ fn table(title: &str, rows: &[Row]) -> String {
     let mut text =
         format!("{title}\n{:width$}  {:>13}  {:>8}  {:>8}\n", "", "parameters", "M", "paper");
     for Row { what, count, paper } in rows {
-        let said = paper.unwrap_or_default();
-        let digits = said.split_once('.').map_or(0, |(_, d)| d.len());
+        let published = paper.unwrap_or_default();
+        let digits = published.split_once('.').map_or(0, |(_, d)| d.len());
         let millions = *count as f64 / 1e6;
-        let mark = if format!("{millions:.digits$}") == said { " =" } else { "" };
-        let line =
-            format!("{what:width$}  {:>13}  {millions:>8.2}  {said:>8}{mark}", grouped(*count));
+        let mark = if format!("{millions:.digits$}") == published { " =" } else { "" };
+        let line = format!(
+            "{what:width$}  {:>13}  {millions:>8.2}  {published:>8}{mark}",
+            grouped(*count)
+        );
         text.push_str(line.trim_end());
         text.push('\n');
     }

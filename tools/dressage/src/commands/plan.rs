@@ -97,14 +97,14 @@ fn family(part: &str) -> String {
 /// Returns the counts of each part and phase, sorted by name.
 fn rows(step: &DeviceStep, each: bool) -> Vec<(String, Counts)> {
     let mut rows: BTreeMap<_, Counts> = BTreeMap::new();
-    for (place, asked) in &step.trace.parts {
-        let part = if each { place.part.to_string() } else { family(&place.part) };
-        *rows.entry((part, place.phase)).or_default() += *asked;
+    for (scope, counts) in &step.trace.parts {
+        let part = if each { scope.part.to_string() } else { family(&scope.part) };
+        *rows.entry((part, scope.phase)).or_default() += *counts;
     }
-    let named = |((part, phase), asked): ((String, dressage_kernels::device::Phase), Counts)| {
+    let named = |((part, phase), counts): ((String, dressage_kernels::device::Phase), Counts)| {
         let part = if part.is_empty() { "elsewhere".to_owned() } else { part };
         let phase = phase.to_string();
-        (if phase == "forward" { part } else { format!("{part}, {phase}") }, asked)
+        (if phase == "forward" { part } else { format!("{part}, {phase}") }, counts)
     };
     rows.into_iter().map(named).collect()
 }
@@ -185,17 +185,17 @@ const LINES: usize = 40;
 
 fn buffers_table(step: &DeviceStep) -> String {
     let mut sums: BTreeMap<(String, &str, usize), usize> = BTreeMap::new();
-    for (held, n) in step.at_peak() {
-        let place = family(&held.place.to_string());
-        *sums.entry((place, held.name, held.bytes)).or_default() += n;
+    for (buffer, n) in step.at_peak() {
+        let scope = family(&buffer.scope.to_string());
+        *sums.entry((scope, buffer.name, buffer.bytes)).or_default() += n;
     }
     let mut sums: Vec<_> = sums.into_iter().collect();
     sums.sort_by_key(|((_, _, bytes), n)| std::cmp::Reverse(bytes * n));
     let mut text = "buffers in use at the peak\n".to_owned();
-    for ((place, name, bytes), n) in sums.into_iter().take(LINES) {
+    for ((scope, name, bytes), n) in sums.into_iter().take(LINES) {
         let mb = (bytes * n) as f64 / 1e6;
         text.push_str(&format!(
-            "{mb:9.1} MB = {n:4} x {:>11}  {name:12} {place}\n",
+            "{mb:9.1} MB = {n:4} x {:>11}  {name:12} {scope}\n",
             grouped(bytes)
         ));
     }
@@ -213,13 +213,13 @@ fn asked_json(a: &Counts) -> Value {
 
 fn as_json(plan: &DevicePlan) -> Value {
     let step = |step: &DeviceStep| {
-        let parts = step.trace.parts.iter().map(|(place, asked)| {
-            let phase = place.phase.to_string();
-            json!({"part": &*place.part, "phase": phase, "asked": asked_json(asked)})
+        let parts = step.trace.parts.iter().map(|(scope, counts)| {
+            let phase = scope.phase.to_string();
+            json!({"part": &*scope.part, "phase": phase, "asked": asked_json(counts)})
         });
-        let buffers = step.at_peak().into_iter().map(|(held, n)| {
-            let place = held.place.to_string();
-            json!({"place": place, "name": held.name, "bytes": held.bytes, "count": n})
+        let buffers = step.at_peak().into_iter().map(|(buffer, n)| {
+            let scope = buffer.scope.to_string();
+            json!({"place": scope, "name": buffer.name, "bytes": buffer.bytes, "count": n})
         });
         json!({
             "level": step.level.to_string(),

@@ -118,7 +118,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let (watch, stop) = watched(words, recipe.train.save_signal)?;
     let mut trainer = Trainer::set_up(recipe.clone(), args.resume().as_ref(), &*watch)?;
     let mut run = || -> Result<Outcome, TrainError> {
-        let counts = Counts::of(trainer.check_data(&*watch, &stop)?);
+        let counts = SampleCounts::of(trainer.check_data(&*watch, &stop)?);
         describe(&recipe, &trainer, &counts);
         trainer.place().warning().into_iter().for_each(warn);
         trainer.run(&*watch, &stop)
@@ -149,20 +149,20 @@ fn find(name: &str, overrides: &[String]) -> Result<Recipe, Failure> {
 }
 
 /// Number of used images of each set.
-struct Counts {
+struct SampleCounts {
     train: Vec<usize>,
     eval: Vec<usize>,
 }
 
-impl Counts {
-    fn of(data: &Checked) -> Counts {
+impl SampleCounts {
+    fn of(data: &Checked) -> SampleCounts {
         let count = |sources: &[Arc<dyn Source>]| sources.iter().map(|s| s.len()).collect();
-        Counts { train: count(&data.train), eval: count(&data.eval) }
+        SampleCounts { train: count(&data.train), eval: count(&data.eval) }
     }
 }
 
 /// Prints what is trained, on which data, and on which device.
-fn describe(recipe: &Recipe, trainer: &Trainer, counts: &Counts) {
+fn describe(recipe: &Recipe, trainer: &Trainer, counts: &SampleCounts) {
     let (m, t) = (&recipe.model, &recipe.train);
     let (mut trained, mut frozen) = (0, 0);
     for param in trainer.model().params().values() {

@@ -12,7 +12,7 @@ pub fn json(path: &Path) -> Value {
 }
 
 #[test]
-fn figures_of_every_part_are_told_and_written() {
+fn figures_of_every_part_are_printed_and_written() {
     let dir = tempfile::tempdir().expect("folder");
     let small = ["--size", "64", "--iters", "2", "--warmup", "0", "--threads", "1"];
     let parts = ["bench", "step", "backbone", "forward", "block", "kernels", "--json", "all.json"];
@@ -47,7 +47,7 @@ fn figures_of_every_part_are_told_and_written() {
 /// A peer receives its options and writes its results to the given file.
 #[cfg(unix)]
 #[test]
-fn a_peer_stands_beside() {
+fn a_peer_is_printed_next_to_ours() {
     let dir = tempfile::tempdir().expect("folder");
     let script = r#"
         while [ $# -gt 0 ]; do

@@ -25,8 +25,8 @@ fn a_device_that_is_not_there_is_one_sentence() {
     refused(far, 1, &["no CUDA device", "--device cpu"]);
     assert!(!dir.path().join("runs").exists(), "a refusal leaves nothing behind");
 
-    let said = done(run(&["train", "tiny.toml", "train.steps=1", "--device", "auto"]));
-    let line = said.lines().find(|line| line.starts_with("device ")).expect("what was taken");
+    let stdout = done(run(&["train", "tiny.toml", "train.steps=1", "--device", "auto"]));
+    let line = stdout.lines().find(|line| line.starts_with("device ")).expect("what was taken");
     match Device::cuda(0) {
         Ok(device) => assert!(line.contains(&device.name()), "{line}"),
         Err(why) => {
@@ -53,13 +53,13 @@ fn the_virtual_gpu_trains_scores_predicts_and_hands_over() {
     let dir = tempfile::tempdir().expect("folder");
     recipe(dir.path());
     let run = |args: &[&str]| dressage(dir.path(), args);
-    let said = done(run(&["train", "tiny.toml", "train.steps=2", "--device", "virtual"]));
+    let stdout = done(run(&["train", "tiny.toml", "train.steps=2", "--device", "virtual"]));
     for words in
         ["device    the virtual GPU", "slow", "bf16", "mIoU", "reserved on the virtual GPU"]
     {
-        assert!(said.contains(words), "{said}");
+        assert!(stdout.contains(words), "{stdout}");
     }
-    assert!(!said.contains("planned"), "the plan is one of the host: {said}");
+    assert!(!stdout.contains("planned"), "the plan is one of the host: {stdout}");
 
     let eval = |place: &str| {
         let output = run(&["eval", "runs/tiny", "--device", place]);
@@ -78,8 +78,9 @@ fn the_virtual_gpu_trains_scores_predicts_and_hands_over() {
 
     // Resumes the run on the host, and then on the device.
     for (steps, place) in [("train.steps=3", "cpu"), ("train.steps=4", "virtual")] {
-        let said = done(run(&["train", "runs/tiny", "--resume-changed", steps, "--device", place]));
-        assert!(said.contains("continuing after step"), "{said}");
+        let stdout =
+            done(run(&["train", "runs/tiny", "--resume-changed", steps, "--device", place]));
+        assert!(stdout.contains("continuing after step"), "{stdout}");
     }
     let log = std::fs::read_to_string(dir.path().join("runs/tiny/log.jsonl")).expect("log");
     let trained = log.lines().filter(|line| line.contains("\"kind\":\"train\"")).count();

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::common::{done, dressage, err, out, refused};
 
 #[test]
-fn kernels_are_proven_on_the_virtual_gpu() {
+fn kernels_are_verified_on_the_virtual_gpu() {
     let dir = tempfile::tempdir().expect("folder");
     let args = ["doctor", "--device", "virtual", "--kernels", "layer_norm"];
     let text = done(dressage(dir.path(), &args));
@@ -37,7 +37,7 @@ fn the_report_is_json() {
 }
 
 #[test]
-fn the_forms_of_the_cpu_are_proven() {
+fn the_forms_of_the_cpu_are_verified() {
     let dir = tempfile::tempdir().expect("folder");
     let text = done(dressage(dir.path(), &["doctor", "--device", "cpu", "--kernels", "swiglu"]));
     assert!(text.contains("on the CPU") && text.contains("| swiglu_f32 |"), "{text}");
@@ -45,7 +45,7 @@ fn the_forms_of_the_cpu_are_proven() {
 }
 
 #[test]
-fn what_is_not_there_is_told_in_a_sentence() {
+fn missing_parts_are_reported_in_a_sentence() {
     let dir = tempfile::tempdir().expect("folder");
     // A number larger than that of any GPU.
     let run = dressage(dir.path(), &["doctor", "--device", "cuda:1000", "--kernels", "add"]);
@@ -53,8 +53,8 @@ fn what_is_not_there_is_told_in_a_sentence() {
     assert!(err(&run).lines().count() == 1, "{}", err(&run));
     refused(run, 1, &["no CUDA device: "]);
     let json = dressage(dir.path(), &["doctor", "--device", "cuda:1000", "--json"]);
-    let told: Value = serde_json::from_str(&out(&json)).expect("JSON");
-    assert_eq!(told["holds"], false);
+    let report: Value = serde_json::from_str(&out(&json)).expect("JSON");
+    assert_eq!(report["holds"], false);
     refused(json, 1, &["no CUDA device: "]);
     let run = |args: &[&str]| dressage(dir.path(), &[&["doctor"], args].concat());
     refused(run(&["--device", "gpu"]), 2, &["gpu", "cuda:N"]);

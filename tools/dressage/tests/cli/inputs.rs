@@ -55,10 +55,10 @@ fn a_folder_with_broken_and_foreign_files_is_done_but_for_them() {
     fs::write(photos.join("named.jpg"), b"RIFF\x20\0\0\0WEBPVP8 ").expect("written");
     fs::write(photos.join("other.webp"), b"RIFF\x20\0\0\0WEBPVP8 ").expect("written");
     let output = dressage(dir.path(), &["predict", "runs/tiny", "photos", "--out", "out"]);
-    let (said, noted) = (out(&output), err(&output));
-    assert!(said.contains("2 images done, in out"), "{said}");
+    let (stdout, stderr) = (out(&output), err(&output));
+    assert!(stdout.contains("2 images done, in out"), "{stdout}");
     for words in ["photos/cut.png", "photos/named.jpg: it is a WebP picture", "other.webp"] {
-        assert!(noted.contains(words), "{noted}");
+        assert!(stderr.contains(words), "{stderr}");
     }
     refused(output, 1, &["2 of 4 images are not done, the first: "]);
     let results = dir.path().join("out");
@@ -108,7 +108,7 @@ fn pictures_of_one_name_have_results_of_their_own_and_results_are_no_pictures() 
 }
 
 #[test]
-fn files_of_one_name_in_several_folders_are_told_apart() {
+fn files_of_one_name_in_several_folders_are_distinguished() {
     let dir = trained();
     for name in ["A/1.png", "B/1.png", "A/2.png", "1.png", "C/A/1.png"] {
         picture(&dir.path().join(name), 24, 24);
@@ -117,13 +117,13 @@ fn files_of_one_name_in_several_folders_are_told_apart() {
         let args = [&["predict", "runs/tiny"], inputs, &["--out", out]].concat();
         done(dressage(dir.path(), &args))
     };
-    let said = predict(&["A/1.png", "B/1.png", "A/2.png"], "files");
-    assert!(said.contains("3 images done"), "{said}");
+    let stdout = predict(&["A/1.png", "B/1.png", "A/2.png"], "files");
+    assert!(stdout.contains("3 images done"), "{stdout}");
     let results = dir.path().join("files");
     assert_eq!(names(&results), ["2_label.png", "2_overlay.png", "A", "B"]);
     assert!(results.join("B/1_label.png").is_file());
-    let said = predict(&["A", "B", "1.png", "C/A/1.png"], "folders");
-    assert!(said.contains("5 images done"), "{said}");
+    let stdout = predict(&["A", "B", "1.png", "C/A/1.png"], "folders");
+    assert!(stdout.contains("5 images done"), "{stdout}");
     for stem in ["1", "2", "A/1", "B/1", "C/A/1"] {
         let label = dir.path().join(format!("folders/{stem}_label.png"));
         assert!(label.is_file(), "{stem} {:?}", names(&dir.path().join("folders")));
@@ -142,10 +142,10 @@ fn results_that_cannot_be_written_do_not_stop_the_others() {
     fs::create_dir_all(results.join("c_label.png/in")).expect("folder");
     fs::write(results.join("sub"), "a file").expect("written");
     let output = dressage(dir.path(), &["predict", "runs/tiny", "photos", "--out", "out"]);
-    let (said, noted) = (out(&output), err(&output));
-    assert!(said.contains("2 images done, in out"), "{said}{noted}");
+    let (stdout, stderr) = (out(&output), err(&output));
+    assert!(stdout.contains("2 images done, in out"), "{stdout}{stderr}");
     for words in ["c_label.png", "out/sub", &long] {
-        assert!(noted.contains(words), "{words}: {noted}");
+        assert!(stderr.contains(words), "{words}: {stderr}");
     }
     refused(output, 1, &["3 of 5 images are not done"]);
     assert!(results.join("a_label.png").is_file() && results.join("z_label.png").is_file());
@@ -178,14 +178,14 @@ fn names_with_control_characters_are_escaped() {
         fs::write(path, "no picture").expect("written");
     }
     let output = dressage(dir.path(), &["predict", "runs/tiny", "photos", "--out", "o\u{1b}ut"]);
-    let noted = err(&output);
-    assert!(noted.contains("a\\n\\u{1b}[31m.png") && !noted.contains('\u{1b}'), "{noted}");
+    let stderr = err(&output);
+    assert!(stderr.contains("a\\n\\u{1b}[31m.png") && !stderr.contains('\u{1b}'), "{stderr}");
     refused(output, 1, &["3 of 3 images are not done"]);
 }
 
 #[cfg(unix)]
 #[test]
-fn links_that_loop_and_pipes_hold_nothing_up() {
+fn links_that_loop_and_pipes_block_nothing() {
     use std::os::unix::fs::symlink;
     let dir = trained();
     let photos = dir.path().join("photos");
@@ -219,8 +219,8 @@ fn pictures_smaller_than_a_patch_are_segmented() {
         &["d", "--box", "9x3"],
     ];
     for way in ways {
-        let said = done(dressage(dir.path(), &[&predict[..], way].concat()));
-        assert!(said.contains("5 images done"), "{said}");
+        let stdout = done(dressage(dir.path(), &[&predict[..], way].concat()));
+        assert!(stdout.contains("5 images done"), "{stdout}");
         let overlay = dir.path().join(way[0]).join("7x400_overlay.png");
         let overlay = read_image(&overlay).expect("overlay");
         assert_eq!((overlay.w, overlay.h), (7, 400));
@@ -259,7 +259,7 @@ fn files(dir: &Path, count: usize) -> Vec<String> {
 }
 
 #[test]
-fn wrong_pairs_are_told_together_before_the_first_step_or_left_out() {
+fn wrong_pairs_are_reported_together_before_the_first_step_or_left_out() {
     let dir = tempfile::tempdir().expect("folder");
     let settings = files(dir.path(), 6);
     let train = |more: &[&str]| {
@@ -285,11 +285,11 @@ fn wrong_pairs_are_told_together_before_the_first_step_or_left_out() {
     refused(train(&[]), 1, &words);
     assert!(!dir.path().join("runs").exists(), "a refusal leaves nothing behind");
     let output = train(&["data.on_error=skip"]);
-    let noted = err(&output);
-    assert!(noted.contains("left out (data.on_error=skip): 3 of 6 pairs"), "{noted}");
-    let said = done(output);
+    let stderr = err(&output);
+    assert!(stderr.contains("left out (data.on_error=skip): 3 of 6 pairs"), "{stderr}");
+    let stdout = done(output);
     for words in ["train on  t, 3 images", "test on   v, 3 images", "6 pairs were left out"] {
-        assert!(said.contains(words), "{said}");
+        assert!(stdout.contains(words), "{stdout}");
     }
     (0..6).for_each(|i| wrong.save(label(i)).expect("written"));
     refused(train(&["data.on_error=skip", "run.dir=other"]), 1, &["6 of 6 pairs", "value 77"]);
@@ -317,7 +317,7 @@ fn labels_without_a_class_are_refused_and_the_advice_works() {
     refused(train(&[]), 1, &["value 33", "data.train.0.id_map", "data.eval.0.id_map"]);
     let advice = ["data.train.0.id_map=cityscapes", "data.eval.0.id_map=cityscapes"];
     let output = train(&advice);
-    let noted = err(&output);
+    let stderr = err(&output);
     done(output);
-    assert!(noted.contains("no training label has 17 of 19 classes: sidewalk, "), "{noted}");
+    assert!(stderr.contains("no training label has 17 of 19 classes: sidewalk, "), "{stderr}");
 }

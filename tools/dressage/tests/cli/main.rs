@@ -23,7 +23,7 @@ use dressage_train::scenes::{Domain, render};
 use common::{TINY, done, dressage, err, refused};
 
 #[test]
-fn wrong_usage_is_told_apart_from_failure() {
+fn wrong_usage_is_distinguished_from_failure() {
     let dir = tempfile::tempdir().expect("folder");
     let run = |args: &[&str]| dressage(dir.path(), args);
     refused(run(&["trian"]), 2, &["trian", "train"]);
@@ -86,18 +86,21 @@ fn a_run_is_trained_resumed_scored_and_applied() {
     let dir = tempfile::tempdir().expect("folder");
     let run = |args: &[&str]| dressage(dir.path(), args);
     std::fs::write(dir.path().join("tiny.toml"), TINY).expect("written");
-    let said = done(run(&["train", "tiny.toml"]));
+    let stdout = done(run(&["train", "tiny.toml"]));
     for words in ["method rein", "train on  day, 4 images", "test on   fog, 1 images", "mIoU"] {
-        assert!(said.contains(words), "{said}");
+        assert!(stdout.contains(words), "{stdout}");
     }
     for words in ["none*    cheap    block", "activations ", "memory    process ", " planned, "] {
-        assert!(said.contains(words), "{said}");
+        assert!(stdout.contains(words), "{stdout}");
     }
     refused(run(&["train", "tiny.toml"]), 1, &["--resume", "run.dir"]);
     let longer = ["train", "runs/tiny", "--resume", "train.steps=5"];
     refused(run(&longer), 1, &["train.steps (before 3, now 5)", "--resume-changed"]);
-    let said = done(run(&["train", "runs/tiny", "--resume-changed", "train.steps=5"]));
-    assert!(said.contains("continuing after step 3") && said.contains("step-000005"), "{said}");
+    let stdout = done(run(&["train", "runs/tiny", "--resume-changed", "train.steps=5"]));
+    assert!(
+        stdout.contains("continuing after step 3") && stdout.contains("step-000005"),
+        "{stdout}"
+    );
     let log = std::fs::read_to_string(dir.path().join("runs/tiny/log.jsonl")).expect("log");
     let trained = log.lines().filter(|line| line.contains("\"kind\":\"train\"")).count();
     assert_eq!(trained, 5, "{log}");
@@ -159,9 +162,9 @@ fn malformed(dir: &Path) {
         assert!(!has_avx2(), "decoded, though AVX2 code panics on it");
         return;
     }
-    let said = err(&output);
-    let besides = said.lines().filter(|line| !line.starts_with("predict: "));
-    assert_eq!(besides.count(), 1, "{said}");
+    let stderr = err(&output);
+    let others = stderr.lines().filter(|line| !line.starts_with("predict: "));
+    assert_eq!(others.count(), 1, "{stderr}");
     refused(output, 1, &["in/bad.jpg", "malformed"]);
 }
 
@@ -176,9 +179,9 @@ fn has_avx2() -> bool {
 fn the_demo_needs_nothing_and_continues() {
     let dir = tempfile::tempdir().expect("folder");
     let args = ["demo", "--steps", "2", "--images", "1", "--out", "show"];
-    let said = done(dressage(dir.path(), &args));
+    let stdout = done(dressage(dir.path(), &args));
     for words in ["freeze", "rein", "palette", "mean unseen", "contact-sheet.png"] {
-        assert!(said.contains(words), "{said}");
+        assert!(stdout.contains(words), "{stdout}");
     }
     let show = dir.path().join("show");
     let sheet = read_image(&show.join("contact-sheet.png")).expect("sheet");
@@ -192,7 +195,7 @@ fn the_demo_needs_nothing_and_continues() {
         let scored = text.lines().filter(|l| l.starts_with("rein") || l.starts_with("freeze"));
         scored.map(str::to_owned).collect::<Vec<_>>()
     };
-    assert_eq!((rows(&again), rows(&said).len()), (rows(&said), 2));
+    assert_eq!((rows(&again), rows(&stdout).len()), (rows(&stdout), 2));
     let other = ["demo", "--steps", "3", "--images", "1", "--out", "show"];
     refused(dressage(dir.path(), &other), 1, &["other settings", "--out"]);
 }
@@ -225,8 +228,8 @@ fn an_interrupted_run_saves_its_state_and_says_how_to_go_on() {
     std::io::Read::read_to_string(&mut stream, &mut words).expect("words");
     assert_eq!(status.code(), Some(130), "{words}");
     assert!(words.contains("interrupted: step ") && words.contains("--resume"), "{words}");
-    let kept = dressage_train::checkpoint::list(&dir.path().join("runs/tiny")).expect("list");
-    assert_eq!(kept.len(), 1, "{words}");
+    let steps = dressage_train::checkpoint::list(&dir.path().join("runs/tiny")).expect("list");
+    assert_eq!(steps.len(), 1, "{words}");
 }
 
 /// Counts the files in a folder and its subfolders.

@@ -37,9 +37,9 @@ fn the_window_of_a_run_can_be_set() {
     let predict = |trained: &[&str], more: &[&str]| {
         let args = [&["predict"], trained, &["a.png", "--out", "p"], more].concat();
         let output = dressage(dir, &args);
-        let said = err(&output);
+        let stderr = err(&output);
         done(output);
-        (read_image(&dir.join("p/a_label.png")).expect("label"), said)
+        (read_image(&dir.join("p/a_label.png")).expect("label"), stderr)
     };
     let recipe = ["tiny.toml", "--set", checkpoint];
     for (more, words) in [
@@ -50,8 +50,8 @@ fn the_window_of_a_run_can_be_set() {
         (&["--box", "64x32"], "fitted into 64x32, in windows of 32 every 21 pixels"),
         (&["--set", "eval.mode=whole"], "as a whole"),
     ] {
-        let (own, said) = predict(&["runs/tiny"], more);
-        assert!(said.contains(words), "{said:?} lacks {words:?}");
+        let (own, stderr) = predict(&["runs/tiny"], more);
+        assert!(stderr.contains(words), "{stderr:?} lacks {words:?}");
         assert!(own == predict(&recipe, more).0, "{more:?}");
     }
     let differs = predict(&["runs/tiny"], &["--set", "data.eval.0.crop=40"]).1;
@@ -82,7 +82,7 @@ fn overrides_that_do_nothing_are_refused() {
 }
 
 #[test]
-fn a_damaged_checkpoint_and_a_broken_run_are_told() {
+fn a_damaged_checkpoint_and_a_broken_run_are_reported() {
     let dir = tempfile::tempdir().expect("folder");
     let dir = dir.path();
     std::fs::write(dir.join("tiny.toml"), TINY).expect("written");
@@ -100,8 +100,8 @@ fn a_damaged_checkpoint_and_a_broken_run_are_told() {
     refused(run(&["weights", "export", "runs/tiny"]), 1, &name("--checkpoint 2"));
     refused(run(&["train", "runs/tiny", "--resume"]), 1, &name("--resume --from 2"));
     done(run(&["weights", "export", "runs/tiny", "--checkpoint", "2"]));
-    let said = done(run(&["train", "runs/tiny", "--from", "2"]));
-    assert!(said.contains("continuing after step 2"), "{said}");
+    let stdout = done(run(&["train", "runs/tiny", "--from", "2"]));
+    assert!(stdout.contains("continuing after step 2"), "{stdout}");
     done(run(&["eval", "runs/tiny"]));
 
     let far = ["train.lr=1e300", "train.lr_min=1e300", "train.checkpoint_every=1", "train.keep=1"];

@@ -287,10 +287,10 @@ mod unix {
         let set = "data.eval=[{name = 'd', source = 'scenes', count = 1, size = [64, 32]}]";
         let args = ["eval", "runs/tiny", set, "--out", "pipe"];
         let mut running = Running::start(dir.path(), &args);
-        let said = || fs::read_to_string(dir.path().join("errors")).expect("words");
-        running.until("the score", || said().contains("done in"));
+        let stderr = || fs::read_to_string(dir.path().join("errors")).expect("words");
+        running.until("the score", || stderr().contains("done in"));
         running.send("TERM");
-        running.until("the first is heard", || said().contains("SIGTERM: stopping"));
+        running.until("the first is heard", || stderr().contains("SIGTERM: stopping"));
         // Two signals in quick succession count as one, so this is repeated until it counts.
         wait("the second ends it", || {
             running.0.try_wait().expect("status").is_some() || {
@@ -364,11 +364,11 @@ mod unix {
         fs::remove_file(&pipe).expect("removed");
         make_pipe(&pipe);
         // While it is open, its reader blocks. A reader may also refuse a pipe.
-        let (mut held, mut has_ended) = (None, false);
+        let (mut pipe_end, mut has_ended) = (None, false);
         wait("the pipe is met", || {
-            held = caught(&pipe);
+            pipe_end = caught(&pipe);
             has_ended = running.0.try_wait().expect("status").is_some();
-            held.is_some() || has_ended
+            pipe_end.is_some() || has_ended
         });
         if !has_ended {
             running.send("INT");

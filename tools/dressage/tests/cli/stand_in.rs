@@ -87,8 +87,8 @@ impl Machine {
         let train = ["train", "tiny.toml", "train.steps=1", "--device", "auto"];
         let output = self.run_at(libraries, &train);
         let noted = err(&output);
-        let said = done(output);
-        let device = said.lines().find(|line| line.starts_with("device ")).expect("a line");
+        let stdout = done(output);
+        let device = stdout.lines().find(|line| line.starts_with("device ")).expect("a line");
         assert!(device.contains("the CPU; ") && device.contains(why), "{device}");
         assert_eq!(noted.matches(LOUD).count(), 2, "at the start and at the end: {noted}");
         let warning = noted.lines().find(|line| line.contains(LOUD)).expect("a line");
@@ -118,10 +118,10 @@ fn a_library_in_a_wheel_is_found() {
         let mut machine = Machine::new(&[]);
         let file = machine.wheel(kind).join("libcublasLt.so.12");
         symlink(library(), &file).expect("link");
-        let said = done(machine.run_at(&machine.driver_alone(), &doctor));
-        let line = said.lines().find(|line| line.starts_with("cuBLASLt ")).expect("a line");
+        let stdout = done(machine.run_at(&machine.driver_alone(), &doctor));
+        let line = stdout.lines().find(|line| line.starts_with("cuBLASLt ")).expect("a line");
         assert!(line.ends_with(&file.display().to_string()), "{line}");
-        assert!(said.contains("NVTX") && said.contains("1 of 1 folders"), "{said}");
+        assert!(stdout.contains("NVTX") && stdout.contains("1 of 1 folders"), "{stdout}");
     }
 }
 
@@ -170,8 +170,8 @@ fn a_library_that_cannot_be_used_gives_way_to_the_next() {
     empty_library(&newer.join("libcublasLt.so.12"), 120_900);
     refused(machine.run_at(&alone, &doctor), 1, &["12.9.0", "does not start"]);
     symlink(library(), older.join("libcublasLt.so.12")).expect("link");
-    let said = done(machine.run_at(&alone, &doctor));
-    assert!(said.contains("1 of 1 folders"), "{said}");
+    let stdout = done(machine.run_at(&alone, &doctor));
+    assert!(stdout.contains("1 of 1 folders"), "{stdout}");
 }
 
 #[test]
@@ -228,21 +228,21 @@ impl Machine {
 }
 
 #[test]
-fn a_gpu_proves_its_kernels_once() {
+fn kernels_of_a_gpu_are_verified_once() {
     let machine = Machine::new(&[]);
     // A GPU named in the command is used as it is, with a note.
     let train = ["train", "tiny.toml", "train.steps=1", "run.workers=0", "--device", "cuda"];
     let output = machine.run(&train);
     assert!(!err(&output).contains("verifications"), "{}", err(&output));
-    let said = done(output);
-    assert!(said.contains("not verified on this GPU"), "{said}");
+    let stdout = done(output);
+    assert!(stdout.contains("not verified on this GPU"), "{stdout}");
     // The number of workers depends on the machine, and the run's recipe contains it.
     let recipe = std::fs::read_to_string(machine.path().join("runs/tiny/recipe.toml"));
     let recipe = recipe.expect("the resolved recipe");
     let line = recipe.lines().find(|line| line.starts_with("workers = ")).expect("a number");
     let workers: usize = line.trim_start_matches("workers = ").parse().expect("a number");
     assert!((2..=16).contains(&workers), "{line}");
-    assert!(said.contains(&format!("prepared by {workers} threads")), "{said}");
+    assert!(stdout.contains(&format!("prepared by {workers} threads")), "{stdout}");
 
     let eval = ["eval", "runs/tiny", "--device", "auto"];
     let first = machine.run(&eval);
@@ -263,11 +263,11 @@ fn a_folder_that_fails_does_not_fail_the_next() {
     let machine = Machine::new(&[("PTX_DRIVER_FAIL", "gelu_fwd")]);
     let doctor = ["doctor", "--device", "cuda", "--runs", "0", "--kernels", "a[cd]*"];
     let output = machine.run(&doctor);
-    let said = out(&output);
+    let stdout = out(&output);
     refused(output, 1, &["the kernels of 1 of 3 folders are wrong: activation"]);
-    assert!(said.contains("the kernels of 2 of 3 folders are right"), "{said}");
+    assert!(stdout.contains("the kernels of 2 of 3 folders are right"), "{stdout}");
     for kernel in ["| add_f32", "| adamw"] {
-        let row = said.lines().find(|line| line.starts_with(kernel)).expect(kernel);
+        let row = stdout.lines().find(|line| line.starts_with(kernel)).expect(kernel);
         assert!(row.ends_with("| yes |"), "{row}");
     }
     let output = machine.run(&[&doctor[..], &["--json"]].concat());
@@ -278,16 +278,16 @@ fn a_folder_that_fails_does_not_fail_the_next() {
 }
 
 #[test]
-fn products_that_are_not_fused_are_done_apart_and_told() {
+fn products_that_are_not_fused_are_done_apart_and_reported() {
     let machine = Machine::new(&[("PTX_DRIVER_EPILOGUES", "call")]);
     let doctor = ["doctor", "--device", "cuda", "--runs", "0", "--only", "linear"];
-    let said = done(machine.run(&doctor));
-    assert!(said.contains("not fused by cuBLASLt, computed separately: bias of ["), "{said}");
+    let stdout = done(machine.run(&doctor));
+    assert!(stdout.contains("not fused by cuBLASLt, computed separately: bias of ["), "{stdout}");
     let train = ["train", "tiny.toml", "train.steps=4", "--device", "cuda"];
     let output = machine.run(&train);
     assert!(!err(&output).contains("without CUDA graphs"), "{}", err(&output));
-    let said = done(output);
-    assert!(said.contains("not fused by cuBLASLt, computed separately: "), "{said}");
+    let stdout = done(output);
+    assert!(stdout.contains("not fused by cuBLASLt, computed separately: "), "{stdout}");
     let log = std::fs::read_to_string(machine.path().join("runs/tiny/log.jsonl")).expect("log");
     let memory = log.lines().find(|line| line.contains("\"kind\":\"memory\"")).expect("a line");
     let memory: Value = serde_json::from_str(memory).expect("JSON");

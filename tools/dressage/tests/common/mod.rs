@@ -23,13 +23,13 @@ pub fn err(output: &Output) -> String {
 
 /// Asserts success and an output without control characters; the message has the program's output.
 pub fn done(output: Output) -> String {
-    let (said, noted) = (out(&output), err(&output));
-    assert_eq!(output.status.code(), Some(0), "{said}\n{noted}");
-    for text in [&said, &noted] {
+    let (stdout, stderr) = (out(&output), err(&output));
+    assert_eq!(output.status.code(), Some(0), "{stdout}\n{stderr}");
+    for text in [&stdout, &stderr] {
         let control = text.chars().find(|c| c.is_control() && *c != '\n');
         assert_eq!(control, None, "{text:?}");
     }
-    said
+    stdout
 }
 
 /// Asserts failure with `code` and one sentence that contains all of `words`.

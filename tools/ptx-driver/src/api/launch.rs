@@ -8,7 +8,7 @@ use ptx_vm::Kernel as Described;
 use crate::code::{Code, Done, refuse};
 use crate::entry::call_in;
 use crate::state::{Function, Handle};
-use crate::work::{Kernel, Work};
+use crate::work::{KernelLaunch, Work};
 
 /// Entries of the list `extra` (`cuda.h`).
 const END: usize = 0;
@@ -45,7 +45,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
         // SAFETY: the caller passes a list of one of the two forms.
         let params = unsafe { packed(kernel, params, extra)? };
         let (module, index) = (function.module.clone(), function.index);
-        let kernel = Kernel { module, index, grid, block, dynamic_shared, params };
+        let kernel = KernelLaunch { module, index, grid, block, dynamic_shared, params };
         driver.enqueue(stream, Work::Launch(Arc::new(kernel)))?;
         if driver.settings.blocking && driver.streams.get(stream)?.capture.is_none() {
             driver.flush(stream)?;

@@ -188,9 +188,9 @@ pub extern "C" fn cuModuleUnload(module: Handle) -> u32 {
             fatal("a module is unloaded while a kernel of it is queued");
         }
         driver.modules.remove(module)?;
-        let gone: Vec<Handle> =
+        let removed: Vec<Handle> =
             driver.functions.iter().filter(|(_, f)| f.from == module).map(|(h, _)| h).collect();
-        gone.into_iter().try_for_each(|function| driver.functions.remove(function).map(drop))
+        removed.into_iter().try_for_each(|function| driver.functions.remove(function).map(drop))
     })
 }
 

@@ -4,7 +4,7 @@ use std::ffi::c_void;
 
 use super::attributes::Value;
 use super::check::{Epilogue, aligned, check};
-use super::heuristic::{Found, Opaque};
+use super::heuristic::{HeuristicResult, Opaque};
 use super::{
     Answer, Description, F32, Layout, Preference, Product, Status, frame, handle, invalid,
     of_driver, width,
@@ -211,7 +211,7 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
     d: Handle,
     preference: Handle,
     requested: i32,
-    results: *mut Found,
+    results: *mut HeuristicResult,
     count: *mut i32,
 ) -> u32 {
     frame("cublasLtMatmulAlgoGetHeuristic", |driver| {

@@ -16,7 +16,7 @@ pub(super) type Opaque = [u64; 8];
 /// `cublasLtMatmulHeuristicResult_t`
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub struct Found {
+pub struct HeuristicResult {
     algorithm: Opaque,
     workspace: usize,
     state: u32,
@@ -24,7 +24,7 @@ pub struct Found {
     reserved: [i32; 4],
 }
 
-impl Found {
+impl HeuristicResult {
     pub(super) fn algorithm(&self) -> &Opaque {
         &self.algorithm
     }
@@ -37,7 +37,7 @@ impl Lt {
         description: Description,
         layouts: [Layout; 4],
         preference: &Preference,
-    ) -> Answer<Found> {
+    ) -> Answer<HeuristicResult> {
         check(&description, &layouts)?;
         let epilogue = Epilogue::of(description.epilogue)?;
         // The pointers' own alignment counts, as the documentation of the attributes says.
@@ -55,7 +55,7 @@ impl Lt {
         let mut algorithm = [0; 8];
         (algorithm[0], algorithm[1]) = (MARK, self.algorithms.len() as u64);
         let workspace = workspace as usize;
-        Ok(Found { algorithm, workspace, state: 0, waves: 1.0, reserved: [0; 4] })
+        Ok(HeuristicResult { algorithm, workspace, state: 0, waves: 1.0, reserved: [0; 4] })
     }
 
     /// Returns the descriptors for which an algorithm was chosen.

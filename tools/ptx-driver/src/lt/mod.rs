@@ -16,7 +16,7 @@ pub(crate) use product::Product;
 
 use crate::code::{Code, Done, Refused};
 use crate::entry::{always, current};
-use crate::say;
+use crate::report_line;
 use crate::state::{Driver, Handle, Table};
 
 /// `cublasStatus_t`
@@ -126,11 +126,14 @@ fn frame(name: &str, body: impl FnOnce(&mut Driver) -> Answer) -> u32 {
     always(name, |driver| {
         if !driver.initialised || current() == 0 {
             status = Status::NOT_INITIALIZED;
-            say(&format!("{name}: {}: no context is current on this thread", status.name()));
+            report_line(&format!(
+                "{name}: {}: no context is current on this thread",
+                status.name()
+            ));
         } else if let Err((found, why)) = body(driver) {
             status = found;
             if !why.is_empty() {
-                say(&format!("{name}: {}: {why}", found.name()));
+                report_line(&format!("{name}: {}: {why}", found.name()));
             }
         }
         Ok(())

@@ -154,8 +154,11 @@ pub fn child_threads() {
 fn what_a_graph_needs_has_to_live() {
     run("capture::child_unloaded", &[]).undefined("after a module of its kernels was unloaded");
     run("capture::child_freed_source", &[]).undefined("page-locked memory was freed before");
-    let said = run("capture::child_freed_memory", &[]).well();
-    assert!(said[0].contains("CUDA_ERROR_ILLEGAL_ADDRESS: out of bounds: sum"), "{said:#?}");
+    let messages = run("capture::child_freed_memory", &[]).well();
+    assert!(
+        messages[0].contains("CUDA_ERROR_ILLEGAL_ADDRESS: out of bounds: sum"),
+        "{messages:#?}"
+    );
 }
 
 /// A graph of one launch, or of one copy.

@@ -205,14 +205,14 @@ fn memory_that_runs_out_is_an_error_and_the_pool_is_tried_first() {
 
 pub fn child_memory() {
     let device = Device::cuda(0).unwrap();
-    let held = device.alloc::<u8>("held", 4 << 20).unwrap();
+    let buffer = device.alloc::<u8>("held", 4 << 20).unwrap();
     drop(device.alloc::<u8>("first", 16 << 20).unwrap());
     // Only the memory of the pool can be freed for it.
     let other = device.alloc::<u8>("other", 20 << 20).unwrap();
     let error = device.alloc::<u8>("too much", 20 << 20).unwrap_err();
     assert!(matches!(error, KernelError::OutOfMemory { name: "too much", .. }), "{error}");
     assert!(!error.to_string().contains('\n'), "{error}");
-    drop((held, other));
+    drop((buffer, other));
 }
 
 /// Kernel that may write out of bounds: `n` values to a buffer that may be shorter.
@@ -244,10 +244,10 @@ DONE:
 #[test]
 fn the_error_of_a_kernel_stays() {
     for variables in [&[][..], &[("PTX_DRIVER_DELAY", "1")], &[("CUDA_LAUNCH_BLOCKING", "1")]] {
-        let said = run("facade::child_fault", variables).well();
-        let [said] = &said[..] else { panic!("{said:?}") };
+        let messages = run("facade::child_fault", variables).well();
+        let [message] = &messages[..] else { panic!("{messages:?}") };
         let begin = "the device fails with CUDA_ERROR_ILLEGAL_ADDRESS: out of bounds: store, line ";
-        assert!(said.starts_with(begin), "{said}");
+        assert!(message.starts_with(begin), "{message}");
     }
 }
 

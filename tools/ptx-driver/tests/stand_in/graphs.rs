@@ -96,20 +96,20 @@ pub fn child_step() {
 }
 
 #[test]
-fn a_run_that_keeps_memory_has_to_run_again_before_its_capture() {
-    run("graphs::child_kept", &[("PTX_DRIVER_LEAKS", "1")]).quietly();
+fn a_run_that_retains_memory_has_to_run_twice_before_its_capture() {
+    run("graphs::child_retained", &[("PTX_DRIVER_LEAKS", "1")]).quietly();
 }
 
-pub fn child_kept() {
+pub fn child_retained() {
     let device = Device::cuda(0).unwrap();
-    let mut kept = None;
+    let mut retained = None;
     let mut run = || -> Result<()> {
         let first = device.zeros::<u32>("first", 8)?;
         let _second = device.zeros::<u32>("second", 100)?;
         drop(first);
-        if kept.is_none() {
+        if retained.is_none() {
             // The block of `first`: both sizes are rounded to 512 bytes.
-            kept = Some(device.zeros::<u32>("kept", 4)?);
+            retained = Some(device.zeros::<u32>("kept", 4)?);
         }
         Ok(())
     };

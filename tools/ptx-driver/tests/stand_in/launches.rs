@@ -117,10 +117,10 @@ pub fn value(from: u64, stream: sys::CUstream) -> u64 {
 
 #[test]
 fn arguments_come_in_two_forms_and_have_to_fit() {
-    let said = run("launches::child_arguments", &[]).well();
+    let messages = run("launches::child_arguments", &[]).well();
     let size = "cuLaunchKernel: CUDA_ERROR_INVALID_VALUE: sum: 23 bytes of arguments; its 3 \
                 parameters are 24";
-    assert!(said.iter().any(|line| line == size), "{said:#?}");
+    assert!(messages.iter().any(|line| line == size), "{messages:#?}");
 }
 
 pub fn child_arguments() {

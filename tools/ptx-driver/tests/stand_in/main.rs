@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 struct Ended {
     passed: bool,
     /// Lines that the library printed, without its name.
-    said: Vec<String>,
+    messages: Vec<String>,
     text: String,
 }
 
@@ -27,20 +27,20 @@ impl Ended {
     /// Asserts that the process passed and the library printed nothing.
     #[track_caller]
     fn quietly(self) {
-        assert!(self.passed && self.said.is_empty(), "{}", self.text);
+        assert!(self.passed && self.messages.is_empty(), "{}", self.text);
     }
 
     /// Asserts that the process passed; returns the lines of the library.
     #[track_caller]
     fn well(self) -> Vec<String> {
         assert!(self.passed, "{}", self.text);
-        self.said
+        self.messages
     }
 
     /// Asserts that the library ended the process with one sentence that contains these words.
     #[track_caller]
     fn undefined(self, words: &str) {
-        let last = self.said.last().map_or("", String::as_str);
+        let last = self.messages.last().map_or("", String::as_str);
         let ended = last.starts_with("undefined behaviour: ") && last.contains(words);
         assert!(!self.passed && ended, "{}", self.text);
     }
@@ -89,7 +89,7 @@ const CHILDREN: &[(&str, fn())] = table![
     facade::child_threads,
     facade::child_unfused,
     graphs::child_step,
-    graphs::child_kept,
+    graphs::child_retained,
     graphs::child_copies,
     launches::child_arguments,
     launches::child_limits,
@@ -142,7 +142,7 @@ fn run_at(folder: Option<&Path>, test: &str, variables: &[(&str, &str)]) -> Ende
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(out.contains("running 1 test"), "no process took {test}: {out}");
     assert!(!errors.contains("there is no child"), "{errors}");
-    let said = errors.lines().filter_map(|line| line.strip_prefix("ptx-driver: "));
-    let said = said.map(str::to_owned).collect();
-    Ended { passed: output.status.success(), said, text: format!("{test}\n{out}\n{errors}") }
+    let messages = errors.lines().filter_map(|line| line.strip_prefix("ptx-driver: "));
+    let messages = messages.map(str::to_owned).collect();
+    Ended { passed: output.status.success(), messages, text: format!("{test}\n{out}\n{errors}") }
 }

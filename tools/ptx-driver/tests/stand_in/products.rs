@@ -285,10 +285,10 @@ pub fn child_mask() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let said = run("products::child_refusals", &[]).well();
+    let messages = run("products::child_refusals", &[]).well();
     let words = ["op(A) is [2, 3], op(B) is [4, 2]", "overlap", "not at a multiple of 256 bytes"];
     for words in words {
-        assert!(said.iter().any(|line| line.contains(words)), "{words}: {said:#?}");
+        assert!(messages.iter().any(|line| line.contains(words)), "{words}: {messages:#?}");
     }
 }
 

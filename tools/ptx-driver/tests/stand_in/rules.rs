@@ -61,7 +61,7 @@ pub fn pinned(bytes: usize) -> &'static mut [u8] {
 
 #[test]
 fn misuse_gives_the_documented_codes() {
-    let said = run("rules::child_codes", &[]).well();
+    let messages = run("rules::child_codes", &[]).well();
     // Every refusal has a message.
     let expected = [
         "cuMemAlloc_v2: CUDA_ERROR_NOT_INITIALIZED: cuInit was not called",
@@ -69,7 +69,7 @@ fn misuse_gives_the_documented_codes() {
         "cuStreamSynchronize: CUDA_ERROR_CONTEXT_IS_DESTROYED: the context of this thread was",
     ];
     for sentence in expected {
-        assert!(said.iter().any(|line| line.starts_with(sentence)), "{said:#?}");
+        assert!(messages.iter().any(|line| line.starts_with(sentence)), "{messages:#?}");
     }
 }
 
@@ -160,8 +160,8 @@ pub fn child_no_handle() {
 #[test]
 fn leaks_are_listed_where_that_is_asked_for() {
     run("rules::child_leaks", &[]).quietly();
-    let said = run("rules::child_leaks", &[("PTX_DRIVER_LEAKS", "1")]).well();
-    let [first, second] = &said[..] else { panic!("{said:#?}") };
+    let messages = run("rules::child_leaks", &[("PTX_DRIVER_LEAKS", "1")]).well();
+    let [first, second] = &messages[..] else { panic!("{messages:#?}") };
     let released =
         "leak: context number 1 was released with allocations (100 bytes): 1, streams: 1";
     assert!(first.starts_with(released), "{first}");

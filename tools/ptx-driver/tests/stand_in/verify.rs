@@ -10,12 +10,12 @@ use crate::run;
 const SLOW: [&str; 3] = ["attention", "ms_deform_attn", "rein"];
 
 #[test]
-fn proofs_hold_on_the_cuda_backend() {
+fn verification_passes_on_the_cuda_backend() {
     run("verify::child_verifications", &[("PTX_DRIVER_LEAKS", "1")]).quietly();
 }
 
 #[test]
-fn proofs_hold_when_work_is_delayed() {
+fn verification_passes_when_work_is_delayed() {
     run("verify::child_verifications", &[("PTX_DRIVER_DELAY", "1")]).quietly();
 }
 

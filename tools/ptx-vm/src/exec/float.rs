@@ -71,19 +71,19 @@ pub(crate) fn narrow(v: f64, format: Format, rounding: Rounding) -> u64 {
     let below = (1 - bias - e).max(0) as u32;
     // Beyond 54 bits only the fact "not zero" is left.
     let shift = (52 - m + below).min(54 + 2);
-    let kept = value >> shift;
+    let quotient = value >> shift;
     let rest = value & ((1 << shift) - 1);
     let half = 1u64 << (shift - 1);
     let negative = sign != 0;
     let up = match rounding {
-        Rounding::Nearest => rest > half || (rest == half && kept & 1 == 1),
+        Rounding::Nearest => rest > half || (rest == half && quotient & 1 == 1),
         Rounding::NearestAway => rest >= half,
         Rounding::Zero => false,
         Rounding::Down => negative && rest > 0,
         Rounding::Up => !negative && rest > 0,
     };
-    let kept = kept + u64::from(up);
-    let out = if below == 0 { (((e + bias) as u64) << m) + kept - (1 << m) } else { kept };
+    let quotient = quotient + u64::from(up);
+    let out = if below == 0 { (((e + bias) as u64) << m) + quotient - (1 << m) } else { quotient };
     if e > bias + 1 || out >= infinity {
         let to_largest = match rounding {
             Rounding::Nearest | Rounding::NearestAway => false,

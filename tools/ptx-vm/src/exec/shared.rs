@@ -239,8 +239,8 @@ fn remember_read(mark: &mut Mark, who: Who, time: u32, clock: &[u32; WARPS]) {
     if mark.read_time != time {
         // Earlier reads that happened before this one need not be kept. The others keep the
         // smallest of their times: this may hide a race but never invents one.
-        let kept = mark.read_warps & !me;
-        let ordered = lanes(kept).all(|v| mark.read_time < clock[v]);
+        let readers = mark.read_warps & !me;
+        let ordered = lanes(readers).all(|v| mark.read_time < clock[v]);
         if ordered {
             mark.read_warps = 0;
             mark.read_time = time;
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_writes_are_harmless_but_not_beside_a_read() {
+    fn equal_writes_are_harmless_but_not_next_to_a_read() {
         let mut s = shared(64);
         assert!(s.access(who(0, 0, 0), 0, 4, How::Write).is_none());
         assert!(s.access(who(1, 0, 0), 0, 4, How::WriteSame).is_none());

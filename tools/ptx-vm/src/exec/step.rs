@@ -87,14 +87,14 @@ impl Warp {
                     self.join(pc + 1, mask & !taken, false);
                     return Ok(None);
                 }
-                Next::Split(target, taken, gone) => {
+                Next::Split(target, taken, inactive) => {
                     self.join(target, taken, false);
-                    self.join(pc + 1, mask & !gone, false);
+                    self.join(pc + 1, mask & !inactive, false);
                     return Ok(None);
                 }
-                Next::Exit(gone) => {
-                    self.alive &= !gone;
-                    mask &= !gone;
+                Next::Exit(inactive) => {
+                    self.alive &= !inactive;
+                    mask &= !inactive;
                     if mask == 0 {
                         return Ok(None);
                     }

@@ -81,9 +81,9 @@ impl Warp {
         let absent = named & !there;
         if absent != 0 {
             let site = Site { lane: there.trailing_zeros() as usize % 32, ..Site::default() };
-            let gone = absent & !self.alive;
+            let exited = absent & !self.alive;
             state.report(launched, self, inst, FindingKind::AbsentLanes, site, || {
-                let where_ = if gone == absent { "have exited" } else { "are elsewhere" };
+                let where_ = if exited == absent { "have exited" } else { "are elsewhere" };
                 format!("it needs lanes {named:#010x}, of which {absent:#010x} {where_}")
             });
         }

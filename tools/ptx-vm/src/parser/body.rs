@@ -3,7 +3,7 @@
 use super::{Parser, Range, Scope};
 use crate::ast::{Function, Instr, Operand, Statement};
 use crate::error::ParseError;
-use crate::lexer::Kind;
+use crate::lexer::TokenKind;
 use crate::types::Ty;
 
 /// Maximum nesting of scopes; deeper ones are damaged input.
@@ -79,7 +79,7 @@ impl<'a> Parser<'a> {
 
     fn statement(&mut self, f: &mut Function) -> Result<(), ParseError> {
         let token = self.next()?;
-        if token.kind == Kind::Word && self.is(":") {
+        if token.kind == TokenKind::Word && self.is(":") {
             self.at += 1;
             return self.label(token.text, f);
         }

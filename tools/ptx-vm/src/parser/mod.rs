@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use crate::ast::{File, Function, Space, Variable};
 use crate::error::ParseError;
-use crate::lexer::{self, Kind, Token};
+use crate::lexer::{self, Token, TokenKind};
 use crate::types::Ty;
 
 /// Maximum number of tokens of a file, so that damaged input cannot exhaust memory.
@@ -77,7 +77,7 @@ impl<'a> Parser<'a> {
     }
 
     fn is(&self, text: &str) -> bool {
-        self.peek().is_some_and(|t| t.text == text && t.kind != Kind::Text)
+        self.peek().is_some_and(|t| t.text == text && t.kind != TokenKind::Text)
     }
 
     fn take(&mut self, text: &str) -> bool {
@@ -96,7 +96,7 @@ impl<'a> Parser<'a> {
 
     fn word(&mut self) -> Result<&'a str, ParseError> {
         match self.peek() {
-            Some(t) if t.kind == Kind::Word => {
+            Some(t) if t.kind == TokenKind::Word => {
                 self.at += 1;
                 Ok(t.text)
             }

@@ -3,14 +3,14 @@
 use super::Parser;
 use crate::ast::{Operand, RegRef};
 use crate::error::ParseError;
-use crate::lexer::Kind;
+use crate::lexer::TokenKind;
 
 impl Parser<'_> {
     /// Parses an integer with optional sign.
     pub(super) fn integer(&mut self) -> Result<i64, ParseError> {
         let negative = self.take("-");
         let token = self.next()?;
-        let value = (token.kind == Kind::Number).then(|| int(token.text)).flatten();
+        let value = (token.kind == TokenKind::Number).then(|| int(token.text)).flatten();
         let value = value.ok_or_else(|| {
             self.at -= 1;
             self.error(format!("a whole number expected, `{}` found", token.text))
@@ -39,7 +39,7 @@ impl Parser<'_> {
     fn single(&mut self) -> Result<Operand, ParseError> {
         if self.take("[") {
             let base = match self.peek() {
-                Some(t) if t.kind == Kind::Number => Operand::Int(self.integer()?),
+                Some(t) if t.kind == TokenKind::Number => Operand::Int(self.integer()?),
                 _ => self.name()?,
             };
             let offset = self.optional_offset()?;
@@ -77,7 +77,7 @@ impl Parser<'_> {
             });
         }
         match self.peek() {
-            Some(t) if t.kind == Kind::Number => {
+            Some(t) if t.kind == TokenKind::Number => {
                 let value = number(t.text);
                 self.at += 1;
                 value.ok_or_else(|| {
@@ -101,7 +101,7 @@ impl Parser<'_> {
     /// Parses a negated floating-point constant; integers are not consumed.
     fn peek_after_minus(&mut self) -> Option<Operand> {
         let token = self.tokens.get(self.at + 1)?;
-        let value = number(token.text).filter(|_| token.kind == Kind::Number)?;
+        let value = number(token.text).filter(|_| token.kind == TokenKind::Number)?;
         let float = matches!(value, Operand::F32(_) | Operand::F64(_));
         if float {
             self.at += 2;

@@ -108,7 +108,7 @@ fn open_set(
     progress: &dyn Progress,
     stop: &Interrupt,
 ) -> Result<(Arc<dyn Source>, Option<SetCheck>)> {
-    if set.source == recipe::Source::Scenes {
+    if set.source == recipe::SourceKind::Scenes {
         return Ok((network::source(recipe, set)?, None));
     }
     let spec = recipe.data.spec(set, &recipe.head.classes);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::super::dataset::{Dataset, DatasetSpec, Pair};
+use super::super::dataset::{Dataset, DatasetSpec, SamplePaths};
 use super::super::label::label_facts;
 use super::super::table::{Ids, Table};
 use super::cache::{Cache, Facts, Stamp};
@@ -153,7 +153,7 @@ fn remember<T: Clone>(
 
 fn look(
     key: &str,
-    pair: &Pair,
+    pair: &SamplePaths,
     images: &Cache,
     labels: &Cache,
 ) -> Result<(Looked<ImageFacts>, Looked<LabelFacts>)> {
@@ -179,7 +179,7 @@ impl SetCheck {
     /// Adds a pair to the counts.
     fn add(
         &mut self,
-        pair: &Pair,
+        pair: &SamplePaths,
         dataset: &Dataset,
         image: &ImageFacts,
         label: &LabelFacts,

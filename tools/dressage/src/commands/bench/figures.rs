@@ -176,7 +176,7 @@ impl Figures {
 
     /// Returns the span to compare with `name`. This is the span of that name, else the fastest one
     /// whose name begins with it: a peer tries several ways for some operations.
-    pub fn beside(&self, name: &str) -> Option<&Span> {
+    pub fn matching_span(&self, name: &str) -> Option<&Span> {
         if let Some(exact) = self.spans.iter().find(|s| s.name == name) {
             return Some(exact);
         }
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn what_is_written_reads_back_the_same() {
         let case = |part| Case::new(part, "s", 64).expect("a case");
         let peak = Some(3 << 20);
         let whole = Figures { spans: vec![span("a", 4.0), span("b", 2.0)], peak };
@@ -237,10 +237,10 @@ mod tests {
             span("vit", 20.0),
         ];
         let mut peer = Figures { spans, peak: None };
-        assert_eq!(peer.beside("vit").map(|s| s.ms.median), Some(20.0));
+        assert_eq!(peer.matching_span("vit").map(|s| s.ms.median), Some(20.0));
         peer.spans.pop();
-        assert_eq!(peer.beside("vit").map(|s| s.ms.median), Some(3.0));
-        assert_eq!(peer.beside("vit, backward").map(|s| s.ms.median), Some(1.0));
-        assert!(peer.beside("sam").is_none());
+        assert_eq!(peer.matching_span("vit").map(|s| s.ms.median), Some(3.0));
+        assert_eq!(peer.matching_span("vit, backward").map(|s| s.ms.median), Some(1.0));
+        assert!(peer.matching_span("sam").is_none());
     }
 }

@@ -128,7 +128,7 @@ fn step(case: &Case, word: &str, graphs: bool) -> Result<Measured, Failure> {
         Ok(())
     };
     (1..case.warmup.max(WARM)).try_for_each(|_| count(&mut trainer))?;
-    let held = trainer.hold_batch();
+    let resident = trainer.reuse_batch();
     let device = trainer.place().device().cloned();
     device.iter().for_each(Device::reset_peak);
     // The first call only fills the queue.
@@ -152,7 +152,7 @@ fn step(case: &Case, word: &str, graphs: bool) -> Result<Measured, Failure> {
         "losses": losses,
         "peak_allocated_mib": mib(usage.peak),
         "peak_reserved_mib": mib(usage.reserved),
-        "batch_on_device": held,
+        "batch_on_device": resident,
         "unfused": device.map(|device| device.unfused()),
     });
     Ok(Measured { spans: laps.spans(|_| flops), more })

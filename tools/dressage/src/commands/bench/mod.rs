@@ -221,7 +221,7 @@ fn paired(args: &Args, cases: &[Case], peer: &Program, threads: usize) -> Result
     drop(stage);
     print(&head(&ceiling, threads));
     print(&format!("{} rounds of {} runs\n", args.rounds, args.iters));
-    print(&table::beside(&rows, &ceiling));
+    print(&table::comparison(&rows, &ceiling));
     if let Some(file) = &args.json {
         let pair = |row: &Row| {
             let all = |runs: &[Figures]| -> Vec<Value> {

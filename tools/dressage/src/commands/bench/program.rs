@@ -54,7 +54,7 @@ impl Program {
         threads: usize,
         part: Part,
     ) -> Result<Figures, Failure> {
-        let told = |what: String| Failure::Message(format!("{}: {what}", self.words.join(" ")));
+        let failure = |what: String| Failure::Message(format!("{}: {what}", self.words.join(" ")));
         let name = format!("dressage-bench-{}-{}.json", std::process::id(), part.name());
         let json = std::env::temp_dir().join(name);
         let mut command = Command::new(&self.words[0]);
@@ -64,28 +64,28 @@ impl Program {
         }
         let errors = json.with_extension("err");
         let log = std::fs::File::create(&errors)
-            .map_err(|e| told(format!("cannot create a log: {e}")))?;
+            .map_err(|e| failure(format!("cannot create a log: {e}")))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let mut child = command.spawn().map_err(|e| told(format!("cannot be started: {e}")))?;
+        let mut child = command.spawn().map_err(|e| failure(format!("cannot be started: {e}")))?;
         let mut peak = None;
         let status = loop {
             peak = peak_resident_of(child.id()).max(peak);
-            match child.try_wait().map_err(|e| told(format!("cannot be waited for: {e}")))? {
+            match child.try_wait().map_err(|e| failure(format!("cannot be waited for: {e}")))? {
                 Some(status) => break status,
                 None => std::thread::sleep(LOOK),
             }
         };
-        let said = std::fs::read_to_string(&errors).unwrap_or_default();
+        let stderr = std::fs::read_to_string(&errors).unwrap_or_default();
         let text = std::fs::read(&json);
         // Temporary files: the results do not depend on whether they can be removed.
         let _ = (std::fs::remove_file(&errors), std::fs::remove_file(&json));
         if !status.success() {
-            let last = said.trim().lines().last().unwrap_or("it printed nothing").to_owned();
-            return Err(told(format!("failed ({status}): {last}")));
+            let last = stderr.trim().lines().last().unwrap_or("it printed nothing").to_owned();
+            return Err(failure(format!("failed ({status}): {last}")));
         }
-        let text = text.map_err(|e| told(format!("wrote no figures: {e}")))?;
+        let text = text.map_err(|e| failure(format!("wrote no figures: {e}")))?;
         let value: Value = serde_json::from_slice(&text)
-            .map_err(|e| told(format!("wrote figures that are not valid JSON: {e}")))?;
+            .map_err(|e| failure(format!("wrote figures that are not valid JSON: {e}")))?;
         let found = Figures::read(&value, part)?;
         // A peak that the program itself reports is preferred.
         Ok(Figures { peak: found.peak.or(peak), ..found })

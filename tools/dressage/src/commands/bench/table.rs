@@ -81,7 +81,7 @@ pub fn alone(rows: &[Row<'_>], ceiling: &Roofline) -> String {
 }
 
 /// Returns the table that compares runs of this program with those of a peer.
-pub fn beside(rows: &[Row<'_>], ceiling: &Roofline) -> String {
+pub fn comparison(rows: &[Row<'_>], ceiling: &Roofline) -> String {
     let mut text = titles(&[
         "what",
         "span",
@@ -95,7 +95,7 @@ pub fn beside(rows: &[Row<'_>], ceiling: &Roofline) -> String {
     for row in rows {
         let Some(first) = row.here.first() else { continue };
         for span in &first.spans {
-            let named = |f: &Figures| f.beside(&span.name).map(|s| s.ms);
+            let named = |f: &Figures| f.matching_span(&span.name).map(|s| s.ms);
             let here = Stat::over(&row.here.iter().filter_map(named).collect::<Vec<_>>());
             let theirs: Vec<Stat> = row.peer.iter().filter_map(named).collect();
             let [rate, share] = rate(span, here.median, ceiling);
@@ -143,7 +143,7 @@ mod tests {
         let (here, peer) = (vec![figures(20.0, 10)], vec![figures(50.0, 40)]);
         let ceiling = Roofline { gflops: 100.0, gbytes: 10.0 };
         let rows = [Row { case: &case, here, peer }];
-        let text = beside(&rows, &ceiling);
+        let text = comparison(&rows, &ceiling);
         let spans = "| inference | 20.0 (10.0-40.0) | 50 GFLOP/s | 50 % | 50.0 (25.0-100) | 2.50 |";
         assert!(text.contains(spans), "{text}");
         assert!(text.contains("| peak memory | 10 MiB |  |  | 40 MiB | 4.00 |"), "{text}");

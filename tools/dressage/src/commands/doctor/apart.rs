@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use dressage_kernels::verify::Outcome;
 use serde_json::Value;
 
-use super::found::Found;
+use super::found::FolderResult;
 
 /// Time limit of a process: it may hang on the device.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Returns the outcomes of a process, and the products that it could not fuse.
-pub fn examine(folder: &'static str, number: usize, runs: usize) -> (Found, Vec<String>) {
+pub fn examine(folder: &'static str, number: usize, runs: usize) -> (FolderResult, Vec<String>) {
     let device = format!("cuda:{number}");
     let words = ["doctor", "--device", &device, "--only", folder, "--json", "--runs"];
     let ended = std::env::current_exe()
@@ -27,7 +27,7 @@ pub fn examine(folder: &'static str, number: usize, runs: usize) -> (Found, Vec<
     let failed = |why: String| {
         let what = format!("{folder}: verification in a separate process");
         let outcome = Outcome { what, values: 0, worst: f64::INFINITY, failure: Some(why) };
-        (Found::new(folder, vec![outcome]), Vec::new())
+        (FolderResult::new(folder, vec![outcome]), Vec::new())
     };
     match ended {
         Err(error) => failed(format!("it cannot be started: {error}")),
@@ -35,11 +35,11 @@ pub fn examine(folder: &'static str, number: usize, runs: usize) -> (Found, Vec<
             failed(format!("it did not end within {} s", LIMIT.as_secs()))
         }
         Ok(Ended { status: Some(status), out, errors }) => {
-            let told = serde_json::from_str(&out).ok();
-            let found = told.as_ref().and_then(|all: &Value| {
+            let report = serde_json::from_str(&out).ok();
+            let found = report.as_ref().and_then(|all: &Value| {
                 let unfused = all["unfused"].as_array().into_iter().flatten();
                 let unfused = unfused.filter_map(|text| text.as_str().map(str::to_owned));
-                Some((Found::read(folder, &all["kernels"][0])?, unfused.collect()))
+                Some((FolderResult::read(folder, &all["kernels"][0])?, unfused.collect()))
             });
             let last = || errors.trim().lines().last().unwrap_or("it printed nothing").to_owned();
             found.unwrap_or_else(|| failed(format!("it ended with {status}: {}", last())))

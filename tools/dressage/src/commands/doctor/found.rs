@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::commands::bench::figures::Stat;
 
 /// Verifications and times of one folder.
-pub struct Found {
+pub struct FolderResult {
     /// The folder.
     pub name: &'static str,
     /// All comparisons.
@@ -95,10 +95,10 @@ impl Time {
     }
 }
 
-impl Found {
+impl FolderResult {
     /// Returns results without times.
-    pub fn new(name: &'static str, outcomes: Vec<Outcome>) -> Found {
-        Found { name, outcomes, times: Vec::new(), untimed: None }
+    pub fn new(name: &'static str, outcomes: Vec<Outcome>) -> FolderResult {
+        FolderResult { name, outcomes, times: Vec::new(), untimed: None }
     }
 
     /// Adds the times, or the reason that there are none.
@@ -122,8 +122,8 @@ impl Found {
         wrong.map(|o| (o.what.as_str(), o.failure.as_deref().unwrap_or_default()))
     }
 
-    /// Parses the output of [`Found::json`] and [`Found::outcomes_json`].
-    pub fn read(name: &'static str, value: &Value) -> Option<Found> {
+    /// Parses the output of [`FolderResult::json`] and [`FolderResult::outcomes_json`].
+    pub fn read(name: &'static str, value: &Value) -> Option<FolderResult> {
         let outcome = |value: &Value| {
             Some(Outcome {
                 what: value["what"].as_str()?.to_owned(),
@@ -135,7 +135,7 @@ impl Found {
         let outcomes = value["outcomes"].as_array()?.iter().map(outcome).collect::<Option<_>>()?;
         let times = value["timed"].as_array()?.iter().map(Time::read).collect::<Option<_>>()?;
         let untimed = value["not_timed"].as_str().map(str::to_owned);
-        Some(Found { name, outcomes, times, untimed })
+        Some(FolderResult { name, outcomes, times, untimed })
     }
 
     /// Returns every comparison as JSON.
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn what_is_written_reads_back_the_same() {
         let outcome = |what: &str, worst: f64, failure: Option<&str>| Outcome {
             what: what.into(),
             values: 7,
@@ -182,12 +182,12 @@ mod tests {
             failure: failure.map(str::to_owned),
         };
         let wrong = outcome("k_f32 [2]: y", f64::INFINITY, Some("element 1 is 2, not 3"));
-        let mut found = Found::new("k", vec![outcome("k_f32 [1]: y", 0.5, None), wrong]);
+        let mut found = FolderResult::new("k", vec![outcome("k_f32 [1]: y", 0.5, None), wrong]);
         found.time(Ok(vec![Time::new(&Timed::new("k", "[8]", 80, 16, || Ok(())), &[2e-3, 1e-3])]));
         let mut json = found.json(None);
-        assert!(Found::read("k", &json).is_none(), "without every comparison");
+        assert!(FolderResult::read("k", &json).is_none(), "without every comparison");
         json["outcomes"] = found.outcomes_json();
-        let read = Found::read("k", &json).expect("read");
+        let read = FolderResult::read("k", &json).expect("read");
         assert_eq!(read.outcomes, found.outcomes);
         assert_eq!((read.times.len(), read.times[0].ms), (1, found.times[0].ms));
         assert_eq!((read.holds(), read.untimed), (false, None));

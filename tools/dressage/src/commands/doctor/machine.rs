@@ -53,8 +53,9 @@ impl Machine {
             lines.extend(passed_over.map(|why| format!("{:14} skipped: {why}", "")));
         }
         match &self.gpus {
-            Ok(gpus) => lines
-                .extend(gpus.iter().map(|gpu| format!("GPU {:<10} {}", gpu.ordinal, told(gpu)))),
+            Ok(gpus) => lines.extend(
+                gpus.iter().map(|gpu| format!("GPU {:<10} {}", gpu.ordinal, describe(gpu))),
+            ),
             Err(why) => lines.push(format!("GPU            {why}")),
         }
         let ptx = probe::ptx_version();
@@ -117,7 +118,7 @@ fn found(library: &Library) -> String {
     }
 }
 
-fn told(gpu: &Gpu) -> String {
+fn describe(gpu: &Gpu) -> String {
     let Gpu { name, compute: (major, minor), memory, multiprocessors, .. } = gpu;
     let mut text = format!(
         "{name}, compute capability {major}.{minor}, {multiprocessors} multiprocessors, {} MiB",
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_library_is_told_with_where_it_is_or_is_not() {
+    fn a_library_is_described_with_its_place_or_its_absence() {
         let mut library = Library {
             name: "cuBLASLt",
             version: None,
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_is_told_with_what_is_known() {
+    fn a_gpu_is_described_with_what_is_known() {
         let gpu = Gpu {
             ordinal: 1,
             name: "NVIDIA X".into(),
@@ -224,11 +225,11 @@ mod tests {
             bus: Some(5120),
             l2: None,
         };
-        let text = told(&gpu);
+        let text = describe(&gpu);
         assert_eq!(
             text,
             "NVIDIA X, compute capability 9.0, 132 multiprocessors, 81,920 MiB, up to 1980 MHz"
         );
-        assert!(told(&Gpu { compute: (7, 5), ..gpu }).contains("too old"));
+        assert!(describe(&Gpu { compute: (7, 5), ..gpu }).contains("too old"));
     }
 }

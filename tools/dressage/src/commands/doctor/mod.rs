@@ -19,7 +19,7 @@ use dressage_train::verified as memo;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use self::found::{Found, Time};
+use self::found::{FolderResult, Time};
 use self::machine::Machine;
 use super::Cpu;
 use crate::console::print;
@@ -78,7 +78,7 @@ fn choice(text: &str) -> Result<DeviceChoice, String> {
 }
 
 /// Device of the kernels.
-enum Place {
+enum Target {
     Cpu,
     Virtual {
         why: Option<String>,
@@ -87,40 +87,40 @@ enum Place {
     Cuda(Device, usize),
 }
 
-impl Place {
-    fn of(choice: DeviceChoice) -> Result<Place, KernelError> {
+impl Target {
+    fn of(choice: DeviceChoice) -> Result<Target, KernelError> {
         Ok(match choice {
-            DeviceChoice::Cpu => Place::Cpu,
-            DeviceChoice::Virtual => Place::Virtual { why: None },
-            DeviceChoice::Cuda(n) => Place::Cuda(Device::cuda(n)?, n),
+            DeviceChoice::Cpu => Target::Cpu,
+            DeviceChoice::Virtual => Target::Virtual { why: None },
+            DeviceChoice::Cuda(n) => Target::Cuda(Device::cuda(n)?, n),
             DeviceChoice::Auto => match Device::cuda(0) {
-                Ok(device) => Place::Cuda(device, 0),
-                Err(error) => Place::Virtual { why: Some(error.to_string()) },
+                Ok(device) => Target::Cuda(device, 0),
+                Err(error) => Target::Virtual { why: Some(error.to_string()) },
             },
         })
     }
 
     fn description(&self) -> String {
         match self {
-            Place::Cpu => "the CPU".into(),
-            Place::Virtual { why: None } => "the virtual GPU".into(),
-            Place::Virtual { why: Some(why) } => format!("the virtual GPU, because: {why}"),
-            Place::Cuda(device, _) => device.name(),
+            Target::Cpu => "the CPU".into(),
+            Target::Virtual { why: None } => "the virtual GPU".into(),
+            Target::Virtual { why: Some(why) } => format!("the virtual GPU, because: {why}"),
+            Target::Cuda(device, _) => device.name(),
         }
     }
 
     fn json(&self) -> Value {
         let kind = match self {
-            Place::Cpu => "cpu",
-            Place::Virtual { .. } => "virtual",
-            Place::Cuda(..) => "cuda",
+            Target::Cpu => "cpu",
+            Target::Virtual { .. } => "virtual",
+            Target::Cuda(..) => "cuda",
         };
         json!({"kind": kind, "description": self.description()})
     }
 
     /// Returns the folders that can be verified.
     fn folders(&self) -> Vec<Kernels> {
-        if matches!(self, Place::Cpu) { verify::cpu::all() } else { verify::all() }
+        if matches!(self, Target::Cpu) { verify::cpu::all() } else { verify::all() }
     }
 }
 
@@ -131,8 +131,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if !args.json {
         print(&machine.text());
     }
-    let place = match Place::of(args.device) {
-        Ok(place) => place,
+    let target = match Target::of(args.device) {
+        Ok(target) => target,
         Err(error) => {
             if args.json {
                 print(&format!("{:#}", json!({"machine": machine.json(), "holds": false})));
@@ -141,21 +141,21 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
     };
     let folders = match &args.only {
-        Some(name) => only(place.folders(), name)?,
-        None => chosen(place.folders(), args.kernels.as_deref())?,
+        Some(name) => only(target.folders(), name)?,
+        None => chosen(target.folders(), args.kernels.as_deref())?,
     };
     if !args.json {
-        print(&format!("kernels        on {}\n", place.description()));
+        print(&format!("kernels        on {}\n", target.description()));
     }
-    let examined = examine(&place, &folders, args.runs as usize)?;
+    let examined = examine(&target, &folders, args.runs as usize)?;
     let found = &examined.found;
     match args.json {
-        true => print(&format!("{:#}", examined.json(&machine, &place, args.only.is_some()))),
-        false => examined.tell(&place),
+        true => print(&format!("{:#}", examined.json(&machine, &target, args.only.is_some()))),
+        false => examined.print_report(&target),
     }
     let wrong: Vec<&str> = found.iter().filter(|f| !f.holds()).map(|f| f.name).collect();
-    if let (Place::Cuda(device, _), true) = (&place, wrong.is_empty())
-        && folders.len() == place.folders().len()
+    if let (Target::Cuda(device, _), true) = (&target, wrong.is_empty())
+        && folders.len() == target.folders().len()
     {
         memo::remember(device);
     }
@@ -171,16 +171,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 /// Results of the verification and the timing.
 struct Examined {
-    found: Vec<Found>,
+    found: Vec<FolderResult>,
     ceiling: Option<Roofline>,
     /// Products whose epilogue cuBLASLt does not fuse.
     unfused: Vec<String>,
 }
 
 impl Examined {
-    fn json(&self, machine: &Machine, place: &Place, every: bool) -> Value {
+    fn json(&self, machine: &Machine, target: &Target, every: bool) -> Value {
         let ceiling = self.ceiling.as_ref();
-        let folder = |found: &Found| {
+        let folder = |found: &FolderResult| {
             let mut json = found.json(ceiling);
             if every {
                 json["outcomes"] = found.outcomes_json();
@@ -189,18 +189,18 @@ impl Examined {
         };
         json!({
             "machine": machine.json(),
-            "device": place.json(),
-            "checks": matches!(place, Place::Virtual { .. }).then_some(verify::CHECKS),
+            "device": target.json(),
+            "checks": matches!(target, Target::Virtual { .. }).then_some(verify::CHECKS),
             "ceiling": ceiling.map(|c| json!({"gflops": c.gflops, "gbytes_per_s": c.gbytes})),
             "kernels": self.found.iter().map(folder).collect::<Vec<_>>(),
             "unfused": self.unfused,
-            "holds": self.found.iter().all(Found::holds),
+            "holds": self.found.iter().all(FolderResult::holds),
         })
     }
 
-    fn tell(&self, place: &Place) {
+    fn print_report(&self, target: &Target) {
         print(&table::verifications(&self.found));
-        if matches!(place, Place::Virtual { .. }) {
+        if matches!(target, Target::Virtual { .. }) {
             print(&format!("checked at every instruction: {}", verify::CHECKS));
         }
         if let Some(ceiling) = &self.ceiling {
@@ -228,44 +228,44 @@ fn only(all: Vec<Kernels>, name: &str) -> Result<Vec<Kernels>, Failure> {
 fn chosen(all: Vec<Kernels>, pattern: Option<&str>) -> Result<Vec<Kernels>, Failure> {
     let Some(pattern) = pattern else { return Ok(all) };
     let names: Vec<&str> = all.iter().map(|kernels| kernels.name).collect();
-    let told = |what: String| Failure::Message(format!("--kernels {pattern}: {what}"));
-    let like = glob::Pattern::new(pattern).map_err(|e| told(e.to_string()))?;
+    let failure = |what: String| Failure::Message(format!("--kernels {pattern}: {what}"));
+    let like = glob::Pattern::new(pattern).map_err(|e| failure(e.to_string()))?;
     let plain = !pattern.contains(['*', '?', '[']);
     let fits = |name: &str| if plain { name.contains(pattern) } else { like.matches(name) };
     let fitting: Vec<Kernels> = all.iter().filter(|k| fits(k.name)).copied().collect();
     match fitting.is_empty() {
-        true => Err(told(format!("no kernels match; there are {}", names.join(", ")))),
+        true => Err(failure(format!("no kernels match; there are {}", names.join(", ")))),
         false => Ok(fitting),
     }
 }
 
 /// Verifies the folders. On the CPU and on a real GPU it measures the roofline, on a real GPU it
 /// also times the kernels.
-fn examine(place: &Place, folders: &[Kernels], runs: usize) -> Result<Examined, Failure> {
+fn examine(target: &Target, folders: &[Kernels], runs: usize) -> Result<Examined, Failure> {
     let (watch, done) = (Watch::new(), AtomicU64::new(0));
     let stage = Stage::new(&watch, "kernels", Some(folders.len() as u64));
-    let told = |found: Found| {
+    let report = |found: FolderResult| {
         let done = done.fetch_add(1, Relaxed) + 1;
         stage.at(done, if done < folders.len() as u64 { found.name } else { "" });
         found
     };
-    let (found, ceiling) = match place {
-        Place::Cpu => {
+    let (found, ceiling) = match target {
+        Target::Cpu => {
             // Kernels of the CPU need no device.
-            let found = folders.iter().map(|k| told(verified(k, &Device::dry_run()))).collect();
+            let found = folders.iter().map(|k| report(verified(k, &Device::dry_run()))).collect();
             (found, Some(roofline::measure()))
         }
-        Place::Virtual { .. } => {
-            let one = |k: &Kernels| told(verified(k, &Device::virtual_gpu()));
+        Target::Virtual { .. } => {
+            let one = |k: &Kernels| report(verified(k, &Device::virtual_gpu()));
             (folders.par_iter().map(one).collect(), None)
         }
-        Place::Cuda(device, number) => return on_gpu(device, *number, folders, runs, told),
+        Target::Cuda(device, number) => return on_gpu(device, *number, folders, runs, report),
     };
     Ok(Examined { found, ceiling, unfused: Vec::new() })
 }
 
-fn verified(kernels: &Kernels, device: &Device) -> Found {
-    Found::new(kernels.name, kernels.run(device))
+fn verified(kernels: &Kernels, device: &Device) -> FolderResult {
+    FolderResult::new(kernels.name, kernels.run(device))
 }
 
 /// [`examine`] on a GPU: in this process until a folder fails, then each folder in a process of its
@@ -275,7 +275,7 @@ fn on_gpu(
     number: usize,
     folders: &[Kernels],
     runs: usize,
-    told: impl Fn(Found) -> Found,
+    report: impl Fn(FolderResult) -> FolderResult,
 ) -> Result<Examined, Failure> {
     let failed = |error| Failure::from(EngineError::from(error));
     let ceiling = match runs {
@@ -283,7 +283,7 @@ fn on_gpu(
         _ => Some(timer::roofline(device).map_err(failed)?),
     };
     device.trim().map_err(failed)?;
-    let (mut found, mut unfused) = (Vec::<Found>::new(), Vec::new());
+    let (mut found, mut unfused) = (Vec::<FolderResult>::new(), Vec::new());
     for kernels in folders {
         let one = if found.iter().any(|before| !before.holds()) {
             let (one, more) = apart::examine(kernels.name, number, runs);
@@ -296,7 +296,7 @@ fn on_gpu(
             }
             one
         };
-        found.push(told(one));
+        found.push(report(one));
     }
     unfused.extend(device.unfused());
     unfused.sort();

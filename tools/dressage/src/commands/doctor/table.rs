@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use dressage_kernels::roofline::Roofline;
 use dressage_kernels::verify::{self, Summary};
 
-use super::found::{Bound, Found, Time};
+use super::found::{Bound, FolderResult, Time};
 use crate::commands::bench::table::{line, titles};
 use crate::console::grouped;
 
@@ -13,7 +13,7 @@ use crate::console::grouped;
 const LISTED: usize = 5;
 
 /// Returns the table of worst errors.
-pub fn verifications(found: &[Found]) -> String {
+pub fn verifications(found: &[FolderResult]) -> String {
     let mut text = titles(&["kernel", "shapes", "values", "worst error / bound", "holds"]);
     for Summary { kernel, shapes, values, worst, holds } in
         found.iter().flat_map(|found| verify::summary(&found.outcomes))
@@ -60,7 +60,7 @@ fn flops(gflops: f64) -> String {
 }
 
 /// Returns the table of times, rates and shares of the roofline.
-pub fn times(found: &[Found], limit: &Roofline) -> String {
+pub fn times(found: &[FolderResult], limit: &Roofline) -> String {
     let mut text =
         format!("limits: arithmetic {}, a copy {:.0} GB/s\n", flops(limit.gflops), limit.gbytes);
     let times: Vec<&Time> = found.iter().flat_map(|found| &found.times).collect();
@@ -94,12 +94,12 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_held_against_what_bounds_them() {
+    fn rates_are_compared_with_their_limits() {
         let limit = Roofline { gflops: 800e3, gbytes: 4000.0 };
         let time = |flops, bytes| {
             Time::new(&Timed::new("k", "[8]", flops, bytes, || Ok(())), &[2e-3, 1e-3, 4e-3])
         };
-        let mut found = Found::new("k", vec![outcome("k [8]: y", 0.25, None)]);
+        let mut found = FolderResult::new("k", vec![outcome("k [8]: y", 0.25, None)]);
         found.time(Ok(vec![time(800_000_000_000, 1), time(1, 2_000_000_000)]));
         assert!(found.holds());
         let text = times(&[found], &limit);
@@ -110,11 +110,11 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let wrong = outcome("a [2]: y", f64::INFINITY, Some("element 1 is 2, not 3"));
-        let a = Found::new("a", vec![outcome("a [1]: y", 0.5, None), wrong]);
-        let mut b = Found::new("b", vec![outcome("b [1]: y", 0.5, None)]);
+        let a = FolderResult::new("a", vec![outcome("a [1]: y", 0.5, None), wrong]);
+        let mut b = FolderResult::new("b", vec![outcome("b [1]: y", 0.5, None)]);
         b.time(Err(KernelError::Size { op: "b", what: "too large".into() }));
         assert!(!a.holds() && !b.holds());
-        assert!(!Found::new("c", Vec::new()).holds());
+        assert!(!FolderResult::new("c", Vec::new()).holds());
         let json = a.json(None);
         assert_eq!(json["kernels"][0]["worst"], serde_json::Value::Null);
         assert_eq!(json["failures"][0]["why"], "element 1 is 2, not 3");

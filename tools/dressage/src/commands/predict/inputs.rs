@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 
 use dressage_train::TrainError;
-use dressage_train::data::{Found, walk};
+use dressage_train::data::{WalkResult, walk};
 use dressage_train::pictures::{is_result, result_paths};
 use glob::{MatchOptions, Pattern};
 
@@ -89,7 +89,7 @@ const NOTHING: &str = "holds no image (.png, .jpg, .jpeg, .jpe or .jfif)";
 
 impl Inputs {
     /// Returns the images that a walk has found; notes what was skipped.
-    fn take(&mut self, found: Found) -> Vec<PathBuf> {
+    fn take(&mut self, found: WalkResult) -> Vec<PathBuf> {
         self.notes.extend(found.passed_over().map(|what| format!("skipped {what}")));
         for (path, source) in found.unreadable {
             self.failed.push(TrainError::Read { path, source }.to_string());

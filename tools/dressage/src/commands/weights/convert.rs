@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use dressage_models::weights::{Kind, StateDict, refuse_part, shown, write};
+use dressage_models::weights::{ScalarType, StateDict, refuse_part, shown, write};
 use dressage_train::files;
 
 use crate::console::{grouped, say_of, warn};
@@ -25,12 +25,12 @@ pub struct Args {
 
     /// Type for floats; whole numbers keep theirs [default: as they are]
     #[arg(long, value_enum)]
-    dtype: Option<Float>,
+    dtype: Option<OutputType>,
 }
 
 /// Types that floats are written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Float {
+enum OutputType {
     /// 32 bits
     F32,
     /// 16 bits with the range of f32
@@ -39,12 +39,12 @@ enum Float {
     F16,
 }
 
-impl Float {
-    fn kind(self) -> Kind {
+impl OutputType {
+    fn kind(self) -> ScalarType {
         match self {
-            Float::F32 => Kind::F32,
-            Float::Bf16 => Kind::Bf16,
-            Float::F16 => Kind::F16,
+            OutputType::F32 => ScalarType::F32,
+            OutputType::Bf16 => ScalarType::Bf16,
+            OutputType::F16 => ScalarType::F16,
         }
     }
 }
@@ -62,7 +62,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let tensors: Vec<_> = dict
         .iter()
         .map(|(name, t)| {
-            let kind = args.dtype.filter(|_| t.kind().is_float()).map_or(t.kind(), Float::kind);
+            let kind =
+                args.dtype.filter(|_| t.kind().is_float()).map_or(t.kind(), OutputType::kind);
             (name.as_str(), t, kind)
         })
         .collect();

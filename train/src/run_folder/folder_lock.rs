@@ -16,7 +16,7 @@ use crate::{Result, TrainError};
 pub const LOCK: &str = "run.lock";
 
 /// A folder that this process trains in. Trainers of one process share it.
-pub(super) struct Hold {
+pub(super) struct FolderLock {
     /// Path without links, so that two names of a folder are one.
     folder: PathBuf,
     /// Lock file, closed and so unlocked before the folders below are removed.
@@ -29,37 +29,37 @@ pub(super) struct Hold {
 
 /// Contents of a lock file.
 #[derive(Serialize, Deserialize)]
-struct Holder {
+struct LockOwner {
     process: u32,
     host: String,
     since: String,
 }
 
 /// Folders that this process trains in.
-static HELD: Mutex<BTreeMap<PathBuf, Weak<Hold>>> = Mutex::new(BTreeMap::new());
+static OPEN_LOCKS: Mutex<BTreeMap<PathBuf, Weak<FolderLock>>> = Mutex::new(BTreeMap::new());
 
-fn held() -> MutexGuard<'static, BTreeMap<PathBuf, Weak<Hold>>> {
-    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+fn open_locks() -> MutexGuard<'static, BTreeMap<PathBuf, Weak<FolderLock>>> {
+    OPEN_LOCKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Hold {
+impl FolderLock {
     /// Creates `dir` if there is none, and locks it for this process.
     ///
     /// # Errors
     /// A folder that another process trains in, or that cannot be made or written to.
-    pub(super) fn of(dir: &Path) -> Result<Arc<Hold>> {
-        let mut all = held();
+    pub(super) fn of(dir: &Path) -> Result<Arc<FolderLock>> {
+        let mut all = open_locks();
         let failed = |source| TrainError::Write { path: dir.to_path_buf(), source };
         let absent = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
         let made: Vec<_> = dir.ancestors().take_while(absent).map(Path::to_path_buf).collect();
         fs::create_dir_all(dir).map_err(failed)?;
         let folder = fs::canonicalize(dir).map_err(failed)?;
-        if let Some(hold) = all.get(&folder).and_then(Weak::upgrade) {
-            return Ok(hold);
+        if let Some(folder_lock) = all.get(&folder).and_then(Weak::upgrade) {
+            return Ok(folder_lock);
         }
         let path = folder.join(LOCK);
         let (mut file, locked) = match lock::lock(&path) {
-            Ok(Locked::Held(file)) => (file, true),
+            Ok(Locked::Acquired(file)) => (file, true),
             Ok(Locked::Unknown(file)) => (file, false),
             Ok(Locked::Busy) => return Err(busy(dir, &path)),
             Err(source) => {
@@ -68,10 +68,11 @@ impl Hold {
             }
         };
         // The text is for users who find the folder locked; the lock works without it.
-        let _ = Holder::this_process().write(&mut file);
-        let hold = Arc::new(Hold { folder: folder.clone(), file: Some(file), locked, made });
-        all.insert(folder, Arc::downgrade(&hold));
-        Ok(hold)
+        let _ = LockOwner::this_process().write(&mut file);
+        let folder_lock =
+            Arc::new(FolderLock { folder: folder.clone(), file: Some(file), locked, made });
+        all.insert(folder, Arc::downgrade(&folder_lock));
+        Ok(folder_lock)
     }
 
     /// Whether the lock excludes other processes.
@@ -80,9 +81,9 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for FolderLock {
     fn drop(&mut self) {
-        let mut all = held();
+        let mut all = open_locks();
         all.remove(&self.folder);
         // Removed while it is locked: a process that waits for it checks whether the name still
         // leads to it. A lock file that stays excludes nobody.
@@ -99,18 +100,20 @@ fn remove_empty(folders: &[PathBuf]) {
 
 fn busy(dir: &Path, lock: &Path) -> TrainError {
     let text = fs::read_to_string(lock).unwrap_or_default();
-    let who = match serde_json::from_str::<Holder>(&text) {
-        Ok(Holder { process, host, since }) => format!("process {process} on {host} since {since}"),
+    let who = match serde_json::from_str::<LockOwner>(&text) {
+        Ok(LockOwner { process, host, since }) => {
+            format!("process {process} on {host} since {since}")
+        }
         Err(_) => "another process".to_owned(),
     };
     let what = format!("is in use by {who}; wait until it has ended, or choose another run.dir");
     TrainError::RunFolder { path: dir.to_path_buf(), what }
 }
 
-impl Holder {
-    fn this_process() -> Holder {
+impl LockOwner {
+    fn this_process() -> LockOwner {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Holder { process: std::process::id(), host: host(), since: date(now.as_secs()) }
+        LockOwner { process: std::process::id(), host: host(), since: date(now.as_secs()) }
     }
 
     fn write(&self, file: &mut File) -> io::Result<()> {
@@ -172,34 +175,34 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_held_by_one_process_and_leaves_nothing() {
+    fn a_folder_is_locked_by_one_process_and_leaves_nothing() {
         let dir = tempfile::tempdir().expect("folder");
         let run = dir.path().join("runs/a");
-        let hold = Hold::of(&run).expect("free");
+        let folder_lock = FolderLock::of(&run).expect("free");
         // Another holder has the lock file open; a flock belongs to the opened file.
         assert!(matches!(lock::lock(&run.join(LOCK)).expect("opened"), Locked::Busy));
-        let shared = Hold::of(&dir.path().join("runs/../runs/a")).expect("of this process");
-        drop(hold);
+        let shared = FolderLock::of(&dir.path().join("runs/../runs/a")).expect("of this process");
+        drop(folder_lock);
         assert!(matches!(lock::lock(&run.join(LOCK)).expect("opened"), Locked::Busy));
         drop(shared);
         assert!(!dir.path().join("runs").exists());
     }
 
     #[test]
-    fn whoever_is_refused_hears_who_holds_the_folder() {
+    fn a_refusal_names_the_process_that_locked_the_folder() {
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join(LOCK);
-        let Ok(Locked::Held(mut other)) = lock::lock(&path) else { panic!("free") };
-        let refused = || Hold::of(dir.path()).map(|_| ()).expect_err("in use").to_string();
+        let Ok(Locked::Acquired(mut other)) = lock::lock(&path) else { panic!("free") };
+        let refused = || FolderLock::of(dir.path()).map(|_| ()).expect_err("in use").to_string();
         assert!(refused().contains("another process") && refused().contains("run.dir"));
-        Holder::this_process().write(&mut other).expect("written");
+        LockOwner::this_process().write(&mut other).expect("written");
         let text = refused();
         let process = format!("process {} on {} since 20", std::process::id(), host());
         assert!(text.contains(&process), "{text}");
         // A lock file of a dead process excludes nobody.
         drop(other);
-        let hold = Hold::of(dir.path()).expect("free");
-        drop(hold);
+        let folder_lock = FolderLock::of(dir.path()).expect("free");
+        drop(folder_lock);
         assert!(!path.exists() && dir.path().exists());
     }
 }
