@@ -51,5 +51,5 @@ fn backward_work_is_booked_where_the_forward_pass_was() {
     let trace = device.trace().unwrap();
     let launches = trace.parts.iter().filter(|(_, counts)| counts.launches > 0);
     let places: Vec<_> = launches.map(|(place, _)| place.to_string()).collect();
-    assert_eq!(places, ["part / inner", "again: part / inner", "backward: part / inner"]);
+    assert_eq!(places, ["part / inner", "recompute: part / inner", "backward: part / inner"]);
 }

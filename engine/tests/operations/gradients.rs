@@ -29,7 +29,7 @@ fn gradients(case: &Case, values: &[Vec<f64>], dy: &[f64], only: Option<usize>) 
         .collect()
 }
 
-fn check(case: &Case) -> f64 {
+fn check(case: &Case, tolerance: f64) -> f64 {
     let values: Vec<Vec<f64>> = case
         .inputs
         .iter()
@@ -70,7 +70,7 @@ fn check(case: &Case) -> f64 {
     assert_eq!(y32.dtype(), DType::F32, "{}", case.name);
     let y32: Vec<f64> = y32.data::<f32>().unwrap().iter().map(|&x| f64::from(x)).collect();
     let error = relative_error(&y32, y64);
-    assert!(error <= case.host, "{}: f32 is off by {error:.2e}", case.name);
+    assert!(error <= tolerance, "{}: f32 is off by {error:.2e}", case.name);
     worst
 }
 
@@ -78,19 +78,17 @@ fn check(case: &Case) -> f64 {
 fn every_operation_matches_central_differences() {
     let cases = cases::all();
     let mut worst: (f64, &str) = (0.0, "");
-    for case in &cases {
-        let error = check(case);
+    let on_host = cases.iter().filter_map(|case| Some((case, case.host?)));
+    let mut checked = 0;
+    for (case, tolerance) in on_host {
+        let error = check(case, tolerance);
+        checked += 1;
         println!("{:<44} worst relative error {error:.1e}", case.name);
         if error > worst.0 {
             worst = (error, case.name);
         }
     }
-    println!(
-        "{} operations and variants checked; worst {:.1e} ({})",
-        cases.len(),
-        worst.0,
-        worst.1
-    );
+    println!("{checked} operations and variants checked; worst {:.1e} ({})", worst.0, worst.1);
 }
 
 #[test]

@@ -62,15 +62,30 @@ fn settings_that_bear_on_the_weights_are_refused_with_a_list() {
         ("train.steps=3", ["train.steps (before 2, now 3)", "--resume-changed"]),
         ("train.lr=0.5", ["train.lr (before 0.001, now 0.5)", "--resume-changed"]),
         (names, ["head.classes (before [\"road\", ", "now [\"b\", \"a\", "]),
-        ("train.batch=1", ["train.batch (before 2, now 1)", "other run"]),
-        ("train.seed=7", ["train.seed (before 42, now 7)", "other run"]),
+        ("train.batch=1", ["train.batch (before 2, now 1)", "differ from those of the run"]),
+        ("train.seed=7", ["train.seed (before 42, now 7)", "differ from those of the run"]),
         ("augment.crop=96", ["augment.crop (before 64, now 96)", "augment.max_long_edge"]),
-        ("augment.flip=false", ["augment.flip (before true, now false)", "other run"]),
-        ("loss.no_object=0.2", ["loss.no_object (before 0.1, now 0.2)", "other run"]),
-        ("data.train.0.count=3", ["data.train.0.count (before 12, now 3)", "other run"]),
-        (added, ["data.train.1 (before none, now \"more\")", "other run"]),
-        ("model.precision=bf16", ["model.precision (before \"f32\", now \"bf16\")", "other run"]),
-        ("model.method=freeze", ["model.method (before \"rein\", now \"freeze\")", "other run"]),
+        (
+            "augment.flip=false",
+            ["augment.flip (before true, now false)", "differ from those of the run"],
+        ),
+        (
+            "loss.no_object=0.2",
+            ["loss.no_object (before 0.1, now 0.2)", "differ from those of the run"],
+        ),
+        (
+            "data.train.0.count=3",
+            ["data.train.0.count (before 12, now 3)", "differ from those of the run"],
+        ),
+        (added, ["data.train.1 (before none, now \"more\")", "differ from those of the run"]),
+        (
+            "model.precision=bf16",
+            ["model.precision (before \"f32\", now \"bf16\")", "differ from those of the run"],
+        ),
+        (
+            "model.method=freeze",
+            ["model.method (before \"rein\", now \"freeze\")", "differ from those of the run"],
+        ),
     ] {
         let words = [&run.display().to_string(), words[0], words[1]];
         let other = recipe(dir.path(), &[&base[..], &[change]].concat());

@@ -138,7 +138,7 @@ fn find(name: &str, overrides: &[String]) -> Result<Recipe, Failure> {
         let inside = Path::new(name).join(RECIPE);
         let what = match inside.is_file() {
             true => format!(
-                "{} was not written by a run; to train with it, name it instead of its folder",
+                "{} was not written by a run; to train with it, name the file instead of its folder",
                 inside.display()
             ),
             false => format!("{name} is a folder without {RECIPE}, so not the folder of a run"),
