@@ -103,5 +103,9 @@ fn network(method: Method, tensors: &[Value]) -> Outcome<Shapes> {
     {
         rein.rank = 0;
     }
-    Ok(Segmenter::shapes(config)?)
+    let mut shapes = Segmenter::shapes(config)?;
+    // A parameter of pre-training alone, which the reference keeps and trains with the others.
+    let like = shapes.get("backbone.cls_token").cloned();
+    shapes.extend(like.map(|like| ("backbone.mask_token".to_string(), like)));
+    Ok(shapes)
 }

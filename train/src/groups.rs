@@ -83,15 +83,24 @@ impl ParamGroups {
 #[cfg(test)]
 mod tests {
     use dressage_models::backbone::DinoConfig;
+    use dressage_models::head::Queries;
     use dressage_models::params::Shapes;
     use dressage_models::{Segmenter, SegmenterConfig};
 
     use super::*;
 
-    /// Parameters of ViT-S and a published head under `method`.
+    /// Parameters of ViT-S and a published head under `method`, with and without linked queries.
     fn network(method: Method) -> Shapes {
         let backbone = DinoConfig::named("s", 14, 16).expect("a known size");
-        Segmenter::shapes(SegmenterConfig::published(backbone, 19, method)).expect("shapes")
+        let config = SegmenterConfig::published(backbone, 19, method);
+        let mut own = config.clone();
+        own.head.source = Queries::Own;
+        if let Some(rein) = &mut own.rein {
+            rein.link = false;
+        }
+        let mut shapes = Segmenter::shapes(config).expect("shapes");
+        shapes.extend(Segmenter::shapes(own).expect("shapes"));
+        shapes
     }
 
     /// A part of the lists that the reference's optimiser builder makes.

@@ -8,8 +8,8 @@
 //! Ties go to the lower index, and kept points stay in order, so the result does not depend on the
 //! selection algorithm. A NaN logit counts as most certain. No gradient.
 //!
-//! Shapes: logits `[r, n_over]`, points `[r, n_over, 2]`, random `[r, n_rand, 2]`, output `[r, keep
-//! + n_rand, 2]`.
+//! Shapes: logits `[r, n_over]`, points `[r, n_over, 2]`, random `[r, n_rand, 2]`, output
+//! `[r, keep + n_rand, 2]`.
 //! At the size of the recipe n_over = 37632, keep = 9408, n_rand = 3136. Cost: one linear-time
 //! selection per row.
 //!
