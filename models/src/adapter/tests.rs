@@ -122,7 +122,10 @@ fn additions_at_linear_layers_equal_changed_weights() {
                 let name = format!("blocks.{block}.{scale}.gamma");
                 for params in [&params, &plain_params] {
                     let value = noise::<f64>(WIDTH, 70 + i as u64);
-                    let set = |p: &mut Tensor| Ok(p.data_mut::<f64>()?.copy_from_slice(&value));
+                    let set = |p: &mut Tensor| {
+                        p.data_mut::<f64>()?.copy_from_slice(&value);
+                        Ok(())
+                    };
                     params[&name].update(set).expect("written");
                 }
             }
