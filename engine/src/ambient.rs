@@ -13,7 +13,7 @@ pub(crate) struct Ambient {
     /// `None` where operations leave nodes in the graph. Elsewhere whether one met a value that
     /// needs a gradient; copies of these settings share it.
     pub unrecorded: Option<Rc<Cell<bool>>>,
-    /// What buffers are booked under.
+    /// Category that buffers are booked under.
     pub category: Category,
     /// Account of the dry run that the thread is in.
     pub ledger: Option<Arc<Ledger>>,

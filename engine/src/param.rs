@@ -21,7 +21,7 @@ pub enum Role {
     Head,
 }
 
-/// What an optimiser has to know of a parameter.
+/// Properties of a parameter that decide its learning rate and decay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ParamKind {
     /// Its part of the model.

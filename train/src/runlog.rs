@@ -83,16 +83,16 @@ impl RunLog {
         step: u64,
         fields: &T,
     ) -> Result<(), FileError> {
-        if self.holds(kind, step)? {
-            let failed = |source| FileError { action: "read", path: self.path.clone(), source };
-            let old = fs::read(&self.path).map_err(failed)?;
-            let mut text = lines_where(&old, |of, at| of != kind || at != step);
-            text += &self.line(kind, step, fields)?;
-            files::write_bytes(&self.path, text.as_bytes())?;
-            self.file = append_to(&self.path)?;
-            return Ok(());
+        let failed = |source| FileError { action: "read", path: self.path.clone(), source };
+        let old = fs::read(&self.path).map_err(failed)?;
+        let mut text = lines_where(&old, |of, at| of != kind || at != step);
+        if text.as_bytes() == old {
+            return self.write(kind, step, fields);
         }
-        self.write(kind, step, fields)
+        text += &self.line(kind, step, fields)?;
+        files::write_bytes(&self.path, text.as_bytes())?;
+        self.file = append_to(&self.path)?;
+        Ok(())
     }
 
     /// Whether the log has a line of this kind and step.

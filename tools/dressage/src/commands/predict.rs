@@ -59,7 +59,7 @@ pub struct Args {
     #[arg(long, value_name = "STEP")]
     checkpoint: Option<u64>,
 
-    /// How strongly classes cover the picture in overlays, from 0 to 1
+    /// Opacity of the classes in overlays, from 0 to 1
     #[arg(long, default_value_t = 0.5, value_parser = share)]
     alpha: f32,
 

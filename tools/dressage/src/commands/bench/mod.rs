@@ -48,7 +48,7 @@ use crate::progress::Watch;
   dressage bench step backbone --device cuda --model l --batch 4 --iters 20 --json step.json
   dressage bench block forward --model l --peer \"python3 tools/dressage/peers/torch_parts.py\"")]
 pub struct Args {
-    /// What to measure
+    /// Parts to measure
     #[arg(value_enum, default_values_t = [Part::Step])]
     parts: Vec<Part>,
 
@@ -89,7 +89,7 @@ pub struct Args {
     #[arg(long, value_name = "TYPE", value_parser = named::<Precision>)]
     precision: Option<Precision>,
 
-    /// What a step recomputes: none, cheap or block
+    /// Recompute policy of a step: none, cheap or block
     #[arg(long, value_name = "LEVEL", default_value = "none", value_parser = named::<RecomputePolicy>)]
     recompute: RecomputePolicy,
 

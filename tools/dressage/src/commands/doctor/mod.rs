@@ -43,7 +43,7 @@ Examples:
   dressage doctor --device virtual --kernels norm
   dressage doctor --device cuda:0 --json > doctor.json")]
 pub struct Args {
-    /// Where the kernels run: auto (CUDA if it works, else the virtual GPU), cuda, cuda:N, virtual,
+    /// Device for the kernels: auto (CUDA if it works, else the virtual GPU), cuda, cuda:N, virtual,
     /// or cpu for the forms that the CPU computes with
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = choice)]
     device: DeviceChoice,
