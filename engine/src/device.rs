@@ -15,9 +15,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use dressage_kernels::add;
 use dressage_kernels::device::{Buffer, Device, View, ViewMut};
 use dressage_kernels::dry_run;
+use dressage_kernels::ops::add;
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 

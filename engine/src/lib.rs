@@ -19,7 +19,7 @@ mod saved;
 mod tensor;
 
 pub use dressage_kernels::device::{Device, Range, range};
-pub use dressage_kernels::uniform::{Philox, hash_name};
+pub use dressage_kernels::ops::uniform::{Philox, hash_name};
 pub use dry_run::DryRun;
 pub use dtype::{DType, Element, HostFloat};
 pub use error::{EngineError, Result};

@@ -4,13 +4,13 @@
 //! request of about their size, so the steady state takes nothing from the system. Every buffer is
 //! booked under the category that was current on its thread at the time of the request
 //! ([`with_category`]). If the system refuses a buffer, all idle buffers are given back to it and
-//! the request is repeated. A second refusal unwinds ([`dressage_kernels::allocate`]).
+//! the request is repeated. A second refusal unwinds ([`dressage_kernels::cpu::allocate`]).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dressage_kernels::allocate::{OutOfMemory, unwind, zeroed};
-use dressage_kernels::scratch;
+use dressage_kernels::cpu::allocate::{OutOfMemory, unwind, zeroed};
+use dressage_kernels::cpu::scratch;
 use memmap2::{MmapMut, MmapOptions};
 
 use crate::ambient;
@@ -309,7 +309,7 @@ impl Drop for Buffer {
 
 #[cfg(test)]
 mod tests {
-    use dressage_kernels::allocate::catch;
+    use dressage_kernels::cpu::allocate::catch;
 
     use super::*;
 

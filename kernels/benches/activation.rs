@@ -1,8 +1,8 @@
 //! Activations on MLP hidden layers at 512 px; throughput counts the bytes read and written.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use dressage_kernels::activation::Activation;
 use dressage_kernels::check::noise;
+use dressage_kernels::ops::activation::Activation;
 
 fn directions(c: &mut Criterion) {
     let mut group = c.benchmark_group("activation f32");

@@ -3,9 +3,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dressage_kernels::adamw::AdamW;
 use dressage_kernels::check::noise;
-use dressage_kernels::reduce::{all_finite, column_sums, sum};
+use dressage_kernels::ops::adamw::AdamW;
+use dressage_kernels::ops::reduce::{all_finite, column_sums, sum};
 
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("adamw");

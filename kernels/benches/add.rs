@@ -2,8 +2,8 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::Write;
-use dressage_kernels::add::Add;
 use dressage_kernels::check::noise;
+use dressage_kernels::ops::add::Add;
 
 const CASES: [(&str, Add); 3] = [
     ("ViT-L position table, 2 images", Add { n: 2, inner: 1025 * 1024 }),

@@ -1,8 +1,8 @@
 //! Attention of the backbones (packed) and of the mask decoder (separate, with blocked keys).
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dressage_kernels::attention::Attention;
 use dressage_kernels::check::noise;
+use dressage_kernels::ops::attention::Attention;
 
 /// Backbones at 512 px and patch 16: 1024 patches and the class token.
 const BACKBONES: [(&str, usize); 3] = [("ViT-S", 6), ("ViT-B", 12), ("ViT-L", 16)];

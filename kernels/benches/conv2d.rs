@@ -2,7 +2,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
-use dressage_kernels::conv2d::Conv2d;
+use dressage_kernels::ops::conv2d::Conv2d;
 
 const SQUARE: Conv2d =
     Conv2d { b: 1, h: 128, w: 128, ci: 256, co: 256, kh: 3, kw: 3, stride: 1, pad: 1 };

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use dressage_kernels::Result;
+use dressage_kernels::check::timer::Timer;
+use dressage_kernels::check::verify::{self, Timed};
 use dressage_kernels::device::Device;
-use dressage_kernels::timer::Timer;
-use dressage_kernels::verify::{self, Timed};
 
 fn bench(c: &mut Criterion, watch: &mut Timer<'_>, folder: &str, timed: &mut Timed<'_>) {
     let mut group = c.benchmark_group(folder);

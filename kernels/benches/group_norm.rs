@@ -2,7 +2,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
-use dressage_kernels::group_norm::{GroupNorm, Stats};
+use dressage_kernels::ops::group_norm::{GroupNorm, Stats};
 
 fn directions(c: &mut Criterion) {
     let mut group = c.benchmark_group("group_norm f32");

@@ -3,7 +3,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::Write;
 use dressage_kernels::check::noise;
-use dressage_kernels::layer_norm::{LayerNorm, Stats};
+use dressage_kernels::ops::layer_norm::{LayerNorm, Stats};
 
 fn directions(c: &mut Criterion) {
     let mut group = c.benchmark_group("layer_norm f32");

@@ -2,8 +2,8 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
-use dressage_kernels::layer_norm::Normed;
-use dressage_kernels::linear::{Input, Linear, Output, Weight};
+use dressage_kernels::ops::layer_norm::Normed;
+use dressage_kernels::ops::linear::{Input, Linear, Output, Weight};
 use half::bf16;
 
 const CASES: [(&str, Linear); 4] = [

@@ -4,9 +4,9 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
-use dressage_kernels::class_loss::ClassLoss;
-use dressage_kernels::mask_loss::{MaskLoss, MaskLosses};
-use dressage_kernels::match_cost::MatchCost;
+use dressage_kernels::ops::class_loss::ClassLoss;
+use dressage_kernels::ops::mask_loss::{MaskLoss, MaskLosses};
+use dressage_kernels::ops::match_cost::MatchCost;
 
 const P: usize = 12544;
 

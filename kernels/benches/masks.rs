@@ -3,10 +3,10 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dressage_kernels::attention_mask::AttentionMask;
 use dressage_kernels::check::noise;
-use dressage_kernels::resize::{Axis, Mode, Step};
-use dressage_kernels::semantic_scores::SemanticScores;
+use dressage_kernels::ops::attention_mask::AttentionMask;
+use dressage_kernels::ops::resize::{Axis, Mode, Step};
+use dressage_kernels::ops::semantic_scores::SemanticScores;
 
 fn axis(from: usize, to: usize) -> Axis {
     Axis::new(from, to, Mode::Bilinear, Step::Size).expect("sizes are positive")

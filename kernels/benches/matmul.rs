@@ -3,7 +3,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::Write;
 use dressage_kernels::check::noise;
-use dressage_kernels::matmul::MatMul;
+use dressage_kernels::ops::matmul::MatMul;
 
 fn products(c: &mut Criterion) {
     let cases = [

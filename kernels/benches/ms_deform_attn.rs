@@ -3,7 +3,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
-use dressage_kernels::ms_deform_attn::MsDeformAttn;
+use dressage_kernels::ops::ms_deform_attn::MsDeformAttn;
 
 /// Strides 32, 16 and 8 of a 512 px and of a 1024 px image, in the order of the tokens.
 const IMAGES: [(&str, [(usize, usize); 3]); 2] =

@@ -2,7 +2,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
-use dressage_kernels::patch_embed::PatchEmbed;
+use dressage_kernels::ops::patch_embed::PatchEmbed;
 
 fn directions(c: &mut Criterion) {
     let mut group = c.benchmark_group("patch_embed f32");

@@ -5,8 +5,8 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
-use dressage_kernels::point_sample::{LabelSample, PointSample};
-use dressage_kernels::uncertain_points::UncertainPoints;
+use dressage_kernels::ops::point_sample::{LabelSample, PointSample};
+use dressage_kernels::ops::uncertain_points::UncertainPoints;
 
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("point_sample");

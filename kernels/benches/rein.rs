@@ -2,7 +2,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
-use dressage_kernels::rein::{Gradients, Rein, Weights};
+use dressage_kernels::ops::rein::{Gradients, Rein, Weights};
 
 const BACKBONES: [(&str, usize); 3] = [("ViT-S", 384), ("ViT-B", 768), ("ViT-L", 1024)];
 

@@ -2,7 +2,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
-use dressage_kernels::residual::Residual;
+use dressage_kernels::ops::residual::Residual;
 
 fn directions(c: &mut Criterion) {
     let mut group = c.benchmark_group("residual f32");

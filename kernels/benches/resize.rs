@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
-use dressage_kernels::resize::{Axis, Mode, Resize, Step};
+use dressage_kernels::ops::resize::{Axis, Mode, Resize, Step};
 
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("resize");

@@ -3,15 +3,15 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
-use dressage_kernels::class_loss::ClassLoss;
-use dressage_kernels::gather_rows::GatherRows;
-use dressage_kernels::relative_position::RelativePosition;
-use dressage_kernels::rotary::{Rotary, Turn, table};
-use dressage_kernels::sine_position::sine_position;
-use dressage_kernels::softmax::Softmax;
-use dressage_kernels::swiglu::Swiglu;
-use dressage_kernels::token_link::TokenLink;
-use dressage_kernels::uniform::Uniform;
+use dressage_kernels::ops::class_loss::ClassLoss;
+use dressage_kernels::ops::gather_rows::GatherRows;
+use dressage_kernels::ops::relative_position::RelativePosition;
+use dressage_kernels::ops::rotary::{Rotary, Turn, table};
+use dressage_kernels::ops::sine_position::sine_position;
+use dressage_kernels::ops::softmax::Softmax;
+use dressage_kernels::ops::swiglu::Swiglu;
+use dressage_kernels::ops::token_link::TokenLink;
+use dressage_kernels::ops::uniform::Uniform;
 
 fn operations(c: &mut Criterion) {
     let mut group = c.benchmark_group("small f32");

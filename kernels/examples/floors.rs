@@ -2,7 +2,7 @@
 //! are those of ViT-L with four images of 512 px. Writes `docs/measurements/kernel-floors.md` to
 //! standard output.
 //!
-//! Operations and bytes are those of the verifications ([`dressage_kernels::verify`]). A dry run
+//! Operations and bytes are those of the verifications ([`dressage_kernels::check::verify`]). A dry run
 //! finds which kernels a case launches. The resources of a multiprocessor that they take are read
 //! from the table of ptxas, the argument (`docs/measurements/kernel-resources.md`). Nothing is
 //! measured here.
@@ -14,8 +14,8 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 
+use dressage_kernels::check::verify::{self, Timed};
 use dressage_kernels::device::Device;
-use dressage_kernels::verify::{self, Timed};
 
 /// Rates of an H200: bytes per second of a copy, operations per second of tensor cores and of f32
 /// units. A multiply-add counts as two operations.

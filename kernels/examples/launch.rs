@@ -12,11 +12,11 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use dressage_kernels::Result;
-use dressage_kernels::attention::{Attention, SavedGpu};
 use dressage_kernels::check::noise;
 use dressage_kernels::device::{Buffer, Device, Float};
-use dressage_kernels::ms_deform_attn::MsDeformAttn;
-use dressage_kernels::rein::{GradientsGpu, Rein, WeightsGpu};
+use dressage_kernels::ops::attention::{Attention, SavedGpu};
+use dressage_kernels::ops::ms_deform_attn::MsDeformAttn;
+use dressage_kernels::ops::rein::{GradientsGpu, Rein, WeightsGpu};
 use half::bf16;
 
 const USAGE: &str = "usage: launch attention|rein|ms_deform_attn virtual|cuda [REPEATS]";

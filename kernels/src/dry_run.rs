@@ -108,8 +108,8 @@ pub(crate) fn skip_with(kernel: &'static str, cost: impl FnOnce() -> Cost) -> bo
 mod tests {
     use super::*;
     use crate::Write;
-    use crate::matmul::MatMul;
-    use crate::patch_embed::PatchEmbed;
+    use crate::ops::matmul::MatMul;
+    use crate::ops::patch_embed::PatchEmbed;
 
     #[test]
     fn a_dry_run_checks_and_counts_and_computes_nothing() {

@@ -28,7 +28,7 @@ pub enum KernelError {
     #[error("this CPU cannot run {wanted} code; it can run {can}")]
     Vectors {
         /// The requested level.
-        wanted: crate::simd::Level,
+        wanted: crate::cpu::simd::Level,
         /// Levels that the CPU has.
         can: String,
     },

@@ -9,52 +9,13 @@
 //! costs nothing. Results are bitwise equal for any number of threads: reductions are split by size
 //! only. Only which thread computes which whole sum may depend on the number of threads.
 
-pub mod allocate;
 pub mod check;
+pub mod cpu;
 pub mod device;
 pub mod dry_run;
 mod error;
-mod logistic;
-mod product;
+pub mod ops;
 mod real;
-pub mod roofline;
-pub mod scratch;
-pub mod simd;
-mod tile;
-pub mod timer;
-pub mod verify;
-
-pub mod activation;
-pub mod adamw;
-pub mod add;
-pub mod attention;
-pub mod attention_mask;
-pub mod class_loss;
-pub mod conv2d;
-pub mod gather_rows;
-pub mod group_norm;
-pub mod layer_norm;
-pub mod linear;
-pub mod mask_loss;
-pub mod match_cost;
-pub mod matmul;
-pub mod ms_deform_attn;
-pub mod patch_embed;
-pub mod point_sample;
-pub mod reduce;
-pub mod rein;
-pub mod relative_position;
-pub mod residual;
-pub mod resize;
-pub mod rotary;
-pub mod row_width;
-pub mod semantic_scores;
-pub mod sine_position;
-pub mod softmax;
-pub mod swiglu;
-pub mod token_link;
-pub mod uncertain_points;
-pub mod uniform;
 
 pub use error::{KernelError, Result, check_count, check_len};
 pub use real::{Real, f32s, f32s_mut};

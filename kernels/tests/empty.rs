@@ -1,9 +1,9 @@
 //! Sizes of zero: an operation returns nothing, or an error that there is nothing to work on.
 
-use dressage_kernels::group_norm::GroupNorm;
-use dressage_kernels::layer_norm::{LayerNorm, Stats};
-use dressage_kernels::linear::Linear;
-use dressage_kernels::swiglu::Swiglu;
+use dressage_kernels::ops::group_norm::GroupNorm;
+use dressage_kernels::ops::layer_norm::{LayerNorm, Stats};
+use dressage_kernels::ops::linear::Linear;
+use dressage_kernels::ops::swiglu::Swiglu;
 use dressage_kernels::{KernelError, Real, Write};
 
 /// Rows without channels have no mean.

@@ -1,7 +1,7 @@
 //! Count of scratch memory, in a process of its own: every operation adds to it.
 
-use dressage_kernels::conv2d::Conv2d;
-use dressage_kernels::scratch;
+use dressage_kernels::cpu::scratch;
+use dressage_kernels::ops::conv2d::Conv2d;
 
 /// A convolution that unfolds 9 MiB of rows, on a new thread.
 fn convolve() {

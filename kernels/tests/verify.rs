@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 
+use dressage_kernels::check::verify::{self, CHECKS, Kernels, Outcome, Summary};
 use dressage_kernels::device::Device;
-use dressage_kernels::verify::{self, CHECKS, Kernels, Outcome, Summary};
 use rayon::prelude::*;
 
 struct FolderResult {

@@ -9,8 +9,8 @@ use dressage_engine::{
     with_recompute_policy,
 };
 use dressage_kernels::device::Float;
-use dressage_kernels::resize::{Axis, AxisGpu, Mode, Step};
-use dressage_kernels::semantic_scores::SemanticScores;
+use dressage_kernels::ops::resize::{Axis, AxisGpu, Mode, Step};
+use dressage_kernels::ops::semantic_scores::SemanticScores;
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::{Adapter, Rein, ReinConfig};

@@ -3,7 +3,7 @@
 
 use dressage_engine::{DType, Element, Tensor};
 use dressage_kernels::Real;
-use dressage_kernels::resize::{Axis, Mode, Resize, Step};
+use dressage_kernels::ops::resize::{Axis, Mode, Resize, Step};
 use dressage_models::backbone::{Dino, DinoConfig};
 use dressage_models::params::{Precision, Scope};
 use dressage_models::weights::{StateDict, resize_patch_kernel, resize_pos_embed};

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use dressage_engine::{DType, Device, Tensor, backward, bf16_emulation, no_grad, ops};
-use dressage_kernels::adamw::AdamW;
+use dressage_kernels::ops::adamw::AdamW;
 use dressage_models::Segmenter;
 use dressage_models::criterion::{Assignment, Candidate, Criterion, named_terms};
 use dressage_tests::Outcome;

@@ -1,8 +1,8 @@
 //! Class of every pixel of an image, computed in strips of rows as scores become known. The scores
 //! of a whole large image would take gigabytes.
 
-use dressage_kernels::allocate::zeroed;
-use dressage_kernels::resize::{Axis, Mode, Resize, Step};
+use dressage_kernels::cpu::allocate::zeroed;
+use dressage_kernels::ops::resize::{Axis, Mode, Resize, Step};
 
 use crate::evaluate::argmax;
 use crate::windows::ScoreMap;

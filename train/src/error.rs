@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use dressage_kernels::allocate::OutOfMemory;
+use dressage_kernels::cpu::allocate::OutOfMemory;
 
 use crate::files::hint;
 use crate::machine;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use dressage_engine::memory::{self, Category, with_category};
 use dressage_engine::{DryRun, Tensor, isolated};
-use dressage_kernels::{allocate, scratch};
+use dressage_kernels::cpu::{allocate, scratch};
 use dressage_models::Segmenter;
 use rayon::prelude::*;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::{fs, io};
 
 use dressage_engine::{DType, Role};
-use dressage_kernels::adamw::AdamW;
+use dressage_kernels::ops::adamw::AdamW;
 use dressage_models::adapter::ReinConfig;
 use dressage_models::backbone::DinoConfig;
 use dressage_models::criterion::{Criterion, CriterionConfig};

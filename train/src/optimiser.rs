@@ -10,7 +10,7 @@ use std::sync::RwLockWriteGuard;
 use dressage_engine::memory::{Category, with_category};
 use dressage_engine::{DType, Device, Gradients, Param, Tensor, Values};
 use dressage_kernels::KernelError;
-use dressage_kernels::adamw::{self, AdamW, MultiAdamW};
+use dressage_kernels::ops::adamw::{self, AdamW, MultiAdamW};
 use dressage_models::weights::{ScalarType, StateDict};
 
 use crate::groups::{ParamGroups, Setting};

@@ -12,8 +12,8 @@
 use dressage_engine::DryRun;
 use dressage_engine::RecomputePolicy;
 use dressage_engine::memory::{CATEGORIES, Category, Usage};
-use dressage_kernels::allocate;
-use dressage_kernels::scratch;
+use dressage_kernels::cpu::allocate;
+use dressage_kernels::cpu::scratch;
 use dressage_models::{Method, Precision};
 use serde::Serialize;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use dressage_engine::memory::{self, usage, usage_on};
-use dressage_kernels::{allocate, scratch, simd};
+use dressage_kernels::cpu::{allocate, scratch, simd};
 use dressage_models::Segmenter;
 use dressage_models::criterion::{Criterion, DevicePoints};
 use serde::Serialize;

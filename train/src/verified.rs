@@ -10,7 +10,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, UNIX_EPOCH};
 
 use dressage_engine::Device;
-use dressage_kernels::verify::{self, Kernels, Outcome};
+use dressage_kernels::check::verify::{self, Kernels, Outcome};
 
 use crate::runlog::{Progress, Stage};
 use crate::{files, user_cache};
@@ -138,7 +138,7 @@ fn failure(outcomes: &[Outcome]) -> Option<String> {
 mod tests {
     use super::*;
     use crate::runlog::Silent;
-    use dressage_kernels::verify::Verification;
+    use dressage_kernels::check::verify::Verification;
 
     fn folder(name: &'static str, verify: verify::Verify) -> Kernels {
         Kernels { name, verify, timed: |_| Ok(Vec::new()) }

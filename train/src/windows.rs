@@ -8,7 +8,7 @@
 //! crop has one window, which is the whole axis. Scores are summed where windows overlap and
 //! divided by the number of windows. Source: spec mask2former §5.3 and training-and-data §3.
 
-use dressage_kernels::allocate::zeroed_or_unwind;
+use dressage_kernels::cpu::allocate::zeroed_or_unwind;
 
 /// A part of an image, in pixels; the ends are exclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,7 +173,7 @@ pub struct ScoreMap {
 
 impl ScoreMap {
     /// Makes an empty map with room for the whole image. Unwinds if there is too little memory
-    /// ([`dressage_kernels::allocate`]).
+    /// ([`dressage_kernels::cpu::allocate`]).
     pub fn new(classes: usize, h: usize, w: usize) -> Self {
         Self::of_rows(classes, h, w, h)
     }

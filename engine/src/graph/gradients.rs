@@ -5,9 +5,9 @@ use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use dressage_kernels::Write;
-use dressage_kernels::add::Add;
 use dressage_kernels::device::{Phase, Range, resume};
 use dressage_kernels::dry_run;
+use dressage_kernels::ops::add::Add;
 use half::bf16;
 
 use super::{Edge, Node, Origin};

@@ -2,8 +2,8 @@
 //!
 //! ReLU saves its output, which the next layer saves anyway. The others save their input.
 
-use dressage_kernels::activation::Activation;
-use dressage_kernels::swiglu::Swiglu;
+use dressage_kernels::ops::activation::Activation;
+use dressage_kernels::ops::swiglu::Swiglu;
 
 use super::shape_error;
 use crate::dtype::kernel;

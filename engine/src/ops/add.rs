@@ -1,8 +1,8 @@
 //! Sums: broadcast addition and the residual connection with layer scale.
 
 use dressage_kernels::Write;
-use dressage_kernels::add::Add;
-use dressage_kernels::residual::Residual;
+use dressage_kernels::ops::add::Add;
+use dressage_kernels::ops::residual::Residual;
 
 use super::{expect_shape, shape_error};
 use crate::dtype::kernel;

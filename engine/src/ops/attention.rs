@@ -1,6 +1,6 @@
 //! Softmax attention, packed or with separate operands; the n×n matrix is never stored.
 
-use dressage_kernels::attention::{Attention, SavedGpu, WIDTHS};
+use dressage_kernels::ops::attention::{Attention, SavedGpu, WIDTHS};
 
 use super::row_width::{row_width, row_width_scaled};
 use super::{expect_shape, reshape, shape_error};

@@ -1,7 +1,7 @@
 //! Convolutions of channels-last maps.
 
-use dressage_kernels::conv2d::Conv2d;
-use dressage_kernels::patch_embed::PatchEmbed;
+use dressage_kernels::ops::conv2d::Conv2d;
+use dressage_kernels::ops::patch_embed::PatchEmbed;
 
 use super::{expect_shape, shape_error};
 use crate::dtype::kernel;

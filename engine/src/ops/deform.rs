@@ -1,6 +1,6 @@
 //! Multi-scale deformable attention.
 
-use dressage_kernels::ms_deform_attn::MsDeformAttn;
+use dressage_kernels::ops::ms_deform_attn::MsDeformAttn;
 
 use super::{cast, expect_shape, shape_error};
 use crate::dtype::kernel;

@@ -1,7 +1,7 @@
 //! Two linear layers with a ReLU between them.
 
 use dressage_kernels::device::{Epilogue, Float};
-use dressage_kernels::linear::Linear;
+use dressage_kernels::ops::linear::Linear;
 use half::bf16;
 
 use super::activation::relu_backward;

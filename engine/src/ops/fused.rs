@@ -1,9 +1,9 @@
 //! Linear layers fused with the operations next to them in a transformer block. While the weights
 //! are frozen, each pair is one kernel that stores no intermediate values.
 
-use dressage_kernels::layer_norm::Normed;
-use dressage_kernels::layer_norm::{LayerNorm, Stats};
-use dressage_kernels::linear::{Input, Linear, Output, Weight};
+use dressage_kernels::ops::layer_norm::Normed;
+use dressage_kernels::ops::layer_norm::{LayerNorm, Stats};
+use dressage_kernels::ops::linear::{Input, Linear, Output, Weight};
 
 use super::add::biased_residual;
 use super::{expect_shape, gelu, layer_norm, linear, residual, shape_error};

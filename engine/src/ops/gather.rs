@@ -1,6 +1,6 @@
 //! Selection of rows by an index tensor.
 
-use dressage_kernels::gather_rows::GatherRows;
+use dressage_kernels::ops::gather_rows::GatherRows;
 
 use super::{expect_shape, shape_error};
 use crate::dtype::kernel;

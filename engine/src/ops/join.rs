@@ -1,7 +1,7 @@
 //! Operations that copy rows: concatenation, slices, broadcast, selection.
 
-use dressage_kernels::add::Add;
 use dressage_kernels::dry_run;
+use dressage_kernels::ops::add::Add;
 
 use super::shape_error;
 use crate::dtype::kernel;

@@ -1,9 +1,9 @@
 //! Linear layer with the weight in PyTorch's layout `[out, in]`.
 
 use dressage_kernels::Write;
-use dressage_kernels::add::Add;
 use dressage_kernels::device::Float;
-use dressage_kernels::linear::{Input, Linear, Output, Weight};
+use dressage_kernels::ops::add::Add;
+use dressage_kernels::ops::linear::{Input, Linear, Output, Weight};
 use half::bf16;
 
 use super::fused::{layer, weight_of};

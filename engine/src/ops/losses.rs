@@ -1,10 +1,10 @@
 //! Losses over points and classes, and their sum.
 
-use dressage_kernels::add::Add;
-use dressage_kernels::class_loss::ClassLoss;
 use dressage_kernels::device::ViewMut;
-use dressage_kernels::mask_loss::{MaskLoss, MaskLosses, Pairs};
-use dressage_kernels::reduce::sum_gpu;
+use dressage_kernels::ops::add::Add;
+use dressage_kernels::ops::class_loss::ClassLoss;
+use dressage_kernels::ops::mask_loss::{MaskLoss, MaskLosses, Pairs};
+use dressage_kernels::ops::reduce::sum_gpu;
 use half::bf16;
 
 use super::{expect_shape, shape_error};

@@ -1,8 +1,8 @@
 //! Attention masks and position codes; both have no gradient.
 
-use dressage_kernels::attention_mask::{AttentionMask, AttentionMaskGpu};
-use dressage_kernels::resize::{Axis, AxisGpu, Mode, Step};
-use dressage_kernels::sine_position;
+use dressage_kernels::ops::attention_mask::{AttentionMask, AttentionMaskGpu};
+use dressage_kernels::ops::resize::{Axis, AxisGpu, Mode, Step};
+use dressage_kernels::ops::sine_position;
 
 use super::shape_error;
 use crate::dtype::kernel;

@@ -1,7 +1,7 @@
 //! Batched matrix products.
 
 use dressage_kernels::Write;
-use dressage_kernels::matmul::MatMul;
+use dressage_kernels::ops::matmul::MatMul;
 
 use super::shape_error;
 use crate::dtype::kernel;

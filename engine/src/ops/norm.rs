@@ -4,8 +4,8 @@
 //! their graph node.
 
 use dressage_kernels::Write;
-use dressage_kernels::group_norm::GroupNorm;
-use dressage_kernels::layer_norm::{LayerNorm, Stats, StatsGpu};
+use dressage_kernels::ops::group_norm::GroupNorm;
+use dressage_kernels::ops::layer_norm::{LayerNorm, Stats, StatsGpu};
 
 use super::{expect_shape, shape_error};
 use crate::dtype::kernel;

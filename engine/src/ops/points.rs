@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use dressage_kernels::Write;
-use dressage_kernels::matmul::MatMul;
-use dressage_kernels::point_sample::PointSample;
+use dressage_kernels::ops::matmul::MatMul;
+use dressage_kernels::ops::point_sample::PointSample;
 use half::bf16;
 
 use super::shape_error;

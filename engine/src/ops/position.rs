@@ -4,11 +4,11 @@
 //! scores of each row and column of the grid.
 
 use dressage_kernels::Write;
-use dressage_kernels::attention::{Attention, SavedGpu};
 use dressage_kernels::device::Device;
 use dressage_kernels::dry_run;
-use dressage_kernels::relative_position::RelativePosition;
-use dressage_kernels::rotary::{Rotary, Turn};
+use dressage_kernels::ops::attention::{Attention, SavedGpu};
+use dressage_kernels::ops::relative_position::RelativePosition;
+use dressage_kernels::ops::rotary::{Rotary, Turn};
 
 use super::row_width::{row_width, row_width_scaled};
 use super::{expect_shape, reshape, shape_error};
@@ -23,7 +23,7 @@ const RELATIVE_WIDTH: usize = 80;
 /// Rotates queries and keys of `qkv` `[b, t, 3, heads, d]` by the angles of their tokens.
 ///
 /// Values and the first `skip` tokens stay unchanged. `table` `[t - skip, d / 2, 2]` holds cosines
-/// and sines ([`dressage_kernels::rotary::table`]), in f32 on a device. Works in place if nobody
+/// and sines ([`dressage_kernels::ops::rotary::table`]), in f32 on a device. Works in place if nobody
 /// else holds the memory of `qkv`. Saves nothing.
 ///
 /// # Errors

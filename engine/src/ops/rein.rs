@@ -1,9 +1,9 @@
 //! Rein's refinement of features and the link from tokens to queries.
 
-use dressage_kernels::rein::{
+use dressage_kernels::ops::rein::{
     CHANNELS, Gradients as Parts, GradientsGpu, Rein, Weights, WeightsGpu,
 };
-use dressage_kernels::token_link::TokenLink;
+use dressage_kernels::ops::token_link::TokenLink;
 
 use super::row_width::{row_width, row_width_scaled};
 use super::{expect_shape, reshape, shape_error};

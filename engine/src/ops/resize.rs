@@ -1,6 +1,6 @@
 //! Resizing of maps; the kernel describes the tap tables.
 
-use dressage_kernels::resize::{Axis, AxisGpu, Mode, Resize, ResizeGpu, Step};
+use dressage_kernels::ops::resize::{Axis, AxisGpu, Mode, Resize, ResizeGpu, Step};
 
 use super::shape_error;
 use crate::dtype::kernel;

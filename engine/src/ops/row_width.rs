@@ -1,6 +1,6 @@
 //! Rows padded or cut to another width, for device kernels that support only certain widths.
 
-use dressage_kernels::row_width::RowWidth;
+use dressage_kernels::ops::row_width::RowWidth;
 
 use crate::dtype::kernel;
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};

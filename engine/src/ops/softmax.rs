@@ -1,6 +1,6 @@
 //! Softmax over the last axis.
 
-use dressage_kernels::softmax::Softmax;
+use dressage_kernels::ops::softmax::Softmax;
 
 use crate::dtype::kernel;
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Grid, Kernel, Work};
-use crate::matmul::MatMul;
+use crate::ops::matmul::MatMul;
 use crate::{KernelError, Result, Write};
 
 /// Number of a graph among those of its device.

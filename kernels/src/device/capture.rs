@@ -22,7 +22,7 @@
 //!   they are dropped.
 //!
 //! ```
-//! use dressage_kernels::activation::Activation;
+//! use dressage_kernels::ops::activation::Activation;
 //! use dressage_kernels::device::Device;
 //! let device = Device::virtual_gpu();
 //! let mut x = device.upload("x", &[-1.0f32, 2.0])?;

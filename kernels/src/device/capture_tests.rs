@@ -1,10 +1,10 @@
 use half::bf16;
 
 use super::{Args, Buffer, Device, Grid, Module};
-use crate::adamw::{AdamW, MultiAdamW, Tensor};
 use crate::check::noise;
-use crate::layer_norm::LayerNorm;
-use crate::matmul::MatMul;
+use crate::ops::adamw::{AdamW, MultiAdamW, Tensor};
+use crate::ops::layer_norm::LayerNorm;
+use crate::ops::matmul::MatMul;
 use crate::{KernelError, Result, Write};
 
 const N: usize = 5;
@@ -53,7 +53,7 @@ impl Step {
         let (mean, rstd) = (mean.view_mut(), rstd.view_mut());
         layer.forward_gpu(device, self.x.view(), weight, bias, wide.view_mut(), mean, rstd)?;
         let mut y = device.alloc("y", N * C)?;
-        crate::add::cast_gpu(device, wide.view(), y.view_mut())?;
+        crate::ops::add::cast_gpu(device, wide.view(), y.view_mut())?;
         drop(wide);
         let mut out = device.alloc("out", N * M)?;
         let sizes = MatMul::new(N, M, C).trans_b();
@@ -66,7 +66,7 @@ impl Step {
     fn backward(&mut self, (y, out): (Buffer<bf16>, Buffer<f32>)) -> Result<()> {
         let device = &self.device;
         let mut narrow = device.alloc("narrow", N * M)?;
-        crate::add::cast_gpu::<f32, bf16>(device, out.view(), narrow.view_mut())?;
+        crate::ops::add::cast_gpu::<f32, bf16>(device, out.view(), narrow.view_mut())?;
         drop(out);
         let mut g = device.zeros::<f32>("g", M * C)?;
         let sizes = MatMul::new(M, C, N).trans_a();

@@ -21,7 +21,7 @@
 //!   the same input gives the same bytes.
 //!
 //! ```
-//! use dressage_kernels::activation::Activation;
+//! use dressage_kernels::ops::activation::Activation;
 //! use dressage_kernels::device::Device;
 //! let device = Device::virtual_gpu();
 //! let x = device.upload("x", &[-1.0f32, 0.0, 2.0])?;
@@ -37,18 +37,10 @@ mod capture;
 #[cfg(test)]
 mod capture_tests;
 mod constant;
-mod cublaslt;
 mod cuda;
-mod cuda_checks;
-mod cuda_error;
-mod cuda_events;
-mod cuda_graph;
-mod cuda_pinned;
-mod cuda_product;
 mod dry_run;
 mod element;
 mod launch;
-mod library_search;
 mod module;
 mod nvtx;
 mod pool;
@@ -60,7 +52,6 @@ pub(crate) mod sizes;
 mod tests;
 mod trace;
 mod virtual_gpu;
-mod virtual_graph;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};

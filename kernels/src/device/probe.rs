@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use cudarc::driver::{result as driver, sys};
 
-use super::cuda_checks::present;
-use super::cuda_error::words;
-use super::library_search::Search;
+use super::cuda::checks::present;
+use super::cuda::error::words;
+use super::cuda::library_search::Search;
 use super::nvtx;
 use crate::{KernelError, Result};
 

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::backend::{Fused, Product, Storage, mask_row};
 use super::{Device, Float, View, ViewMut};
-use crate::matmul::MatMul;
+use crate::ops::matmul::MatMul;
 use crate::{KernelError, Result, Write, check_count};
 
 /// Operation fused with a product. It is computed in f32, before the one rounding of `C`.

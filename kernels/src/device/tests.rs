@@ -3,7 +3,7 @@ use half::bf16;
 use super::{Args, Counts, Device, Epilogue, Grid, Module};
 use crate::Write;
 use crate::check::{noise, stored};
-use crate::matmul::MatMul;
+use crate::ops::matmul::MatMul;
 
 #[test]
 fn without_a_driver_the_error_says_what_was_looked_for() {

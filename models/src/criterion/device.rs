@@ -3,9 +3,9 @@
 
 use dressage_engine::memory::{Category, with_category};
 use dressage_engine::{DType, Device, Tensor, no_grad, ops, range};
-use dressage_kernels::match_cost::MatchCost;
-use dressage_kernels::point_sample::{LabelRows, LabelSample};
-use dressage_kernels::uncertain_points::UncertainPoints;
+use dressage_kernels::ops::match_cost::MatchCost;
+use dressage_kernels::ops::point_sample::{LabelRows, LabelSample};
+use dressage_kernels::ops::uncertain_points::UncertainPoints;
 use half::bf16;
 
 use super::table::Matched;

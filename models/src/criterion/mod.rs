@@ -26,9 +26,9 @@ mod targets;
 
 use dressage_engine::memory::{Category, with_category};
 use dressage_engine::{DType, Device, Tensor, no_grad, ops, range};
-use dressage_kernels::match_cost::MatchCost;
-use dressage_kernels::point_sample::LabelSample;
-use dressage_kernels::uncertain_points::UncertainPoints;
+use dressage_kernels::ops::match_cost::MatchCost;
+use dressage_kernels::ops::point_sample::LabelSample;
+use dressage_kernels::ops::uncertain_points::UncertainPoints;
 
 use crate::head::HeadOutput;
 use crate::matching::{Costs, match_all};

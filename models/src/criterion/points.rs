@@ -2,7 +2,7 @@
 
 use dressage_engine::{DType, Device, Tensor, ops};
 use dressage_kernels::dry_run;
-use dressage_kernels::uniform::Uniform;
+use dressage_kernels::ops::uniform::Uniform;
 
 use crate::{ModelError, Result};
 

@@ -2,7 +2,7 @@
 //! backbones §3.3).
 
 use dressage_engine::{DType, Tensor};
-use dressage_kernels::resize::{Axis, Mode, Resize, Step};
+use dressage_kernels::ops::resize::{Axis, Mode, Resize, Step};
 
 use super::StateDict;
 use super::dinov2::own_names;

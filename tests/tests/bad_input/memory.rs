@@ -3,7 +3,7 @@
 use std::fs;
 use std::hint::black_box;
 
-use dressage_kernels::allocate::zeroed_or_unwind;
+use dressage_kernels::cpu::allocate::zeroed_or_unwind;
 use dressage_train::TrainError;
 use dressage_train::interrupt::Interrupt;
 use dressage_train::recipe::Recipe;

@@ -1,12 +1,12 @@
 //! The allocator of the program: out of memory ends it with a message and exit code 1, without
 //! abort.
 //!
-//! Large buffers are allocated by calls that return an error ([`dressage_kernels::allocate`]); this
+//! Large buffers are allocated by calls that return an error ([`dressage_kernels::cpu::allocate`]); this
 //! module handles all other allocations. Nothing on this path allocates memory.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
-use dressage_kernels::allocate::refusal_expected;
+use dressage_kernels::cpu::allocate::refusal_expected;
 
 /// The system's allocator.
 pub struct Allocator;

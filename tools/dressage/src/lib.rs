@@ -15,7 +15,7 @@ mod signals;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use dressage_kernels::allocate;
+use dressage_kernels::cpu::allocate;
 use dressage_train::data::panics_are_contained;
 
 pub use crate::allocator::Allocator;

@@ -29,7 +29,7 @@ pub enum Error {
     },
     /// A source includes a header that does not exist.
     #[error(
-        "{} includes \"{header}\", which is neither in its folder nor in kernels/src/cuda",
+        "{} includes \"{header}\", which is neither in its folder nor in kernels/src/ops/cuda",
         .file.display()
     )]
     Header {

@@ -48,7 +48,7 @@ impl Source {
 
 /// Returns the folder of the shared headers.
 pub fn headers(root: &Path) -> PathBuf {
-    root.join("kernels/src/cuda")
+    root.join("kernels/src/ops/cuda")
 }
 
 /// Reads all sources below `kernels/src`, sorted by path.
@@ -173,8 +173,8 @@ mod tests {
         for (path, text) in [
             ("kernels/src/a/a.cu", "#include <cuda_bf16.h>\n# include \"one.cuh\"\nint a;\n"),
             ("kernels/src/b/b.cu", "int b;\n"),
-            ("kernels/src/cuda/one.cuh", "#include \"two.cuh\"\n"),
-            ("kernels/src/cuda/two.cuh", "// leaf\n"),
+            ("kernels/src/ops/cuda/one.cuh", "#include \"two.cuh\"\n"),
+            ("kernels/src/ops/cuda/two.cuh", "// leaf\n"),
         ] {
             let path = dir.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -189,11 +189,11 @@ mod tests {
         let hashes = || sources(dir.path()).unwrap().iter().map(|s| s.hash).collect::<Vec<_>>();
         let before = hashes();
         assert_eq!(before, hashes());
-        std::fs::write(dir.path().join("kernels/src/cuda/two.cuh"), "// lead\n").unwrap();
+        std::fs::write(dir.path().join("kernels/src/ops/cuda/two.cuh"), "// lead\n").unwrap();
         let after = hashes();
         assert_ne!(before[0], after[0]);
         assert_eq!(before[1], after[1]);
-        std::fs::write(dir.path().join("kernels/src/cuda/two.cuh"), "// lead\r\n").unwrap();
+        std::fs::write(dir.path().join("kernels/src/ops/cuda/two.cuh"), "// lead\r\n").unwrap();
         assert_eq!(after, hashes());
     }
 
@@ -210,11 +210,11 @@ mod tests {
     #[test]
     fn missing_headers_and_doubled_names_are_errors() {
         let dir = tree();
-        std::fs::remove_file(dir.path().join("kernels/src/cuda/two.cuh")).unwrap();
+        std::fs::remove_file(dir.path().join("kernels/src/ops/cuda/two.cuh")).unwrap();
         let error = sources(dir.path()).unwrap_err().to_string();
         assert!(error.contains("one.cuh includes \"two.cuh\""), "{error}");
         let dir = tree();
-        std::fs::write(dir.path().join("kernels/src/cuda/b.cu"), "").unwrap();
+        std::fs::write(dir.path().join("kernels/src/ops/cuda/b.cu"), "").unwrap();
         let error = sources(dir.path()).unwrap_err().to_string();
         assert!(error.contains("would both make b.ptx"), "{error}");
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::Path;
 
-use dressage_kernels::allocate::zeroed;
+use dressage_kernels::cpu::allocate::zeroed;
 use png::{BitDepth, ColorType};
 use serde::{Deserialize, Serialize};
 

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dressage_engine::Philox;
-use dressage_kernels::allocate::zeroed;
+use dressage_kernels::cpu::allocate::zeroed;
 
 use super::Source;
 use super::sampler::Sampler;

@@ -294,7 +294,7 @@ pub struct Run {
     /// Whether a device runs the step as two captured CUDA graphs instead of launch by launch. The
     /// result does not depend on it. The host ignores it.
     pub graphs: bool,
-    /// Code path of the CPU ([`dressage_kernels::simd::Choice`]).
+    /// Code path of the CPU ([`dressage_kernels::cpu::simd::Choice`]).
     pub cpu: String,
     /// Threads for arithmetic; 0 takes one per core. The result does not depend on it.
     pub threads: usize,

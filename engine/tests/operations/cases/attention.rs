@@ -1,7 +1,7 @@
 //! Attention of all kinds, rotary and relative positions, Rein.
 
 use dressage_engine::{DType, Result, Tensor, ops};
-use dressage_kernels::rotary;
+use dressage_kernels::ops::rotary;
 
 use super::{Case, case, exact, like, on_host};
 

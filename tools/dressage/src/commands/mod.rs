@@ -12,7 +12,7 @@ pub mod weights;
 
 use std::path::{Path, PathBuf};
 
-use dressage_kernels::simd::{self, Choice};
+use dressage_kernels::cpu::simd::{self, Choice};
 use dressage_models::Segmenter;
 use dressage_train::place::Place;
 use dressage_train::recipe::{Command, EMBEDDED, Recipe, Run, acting};

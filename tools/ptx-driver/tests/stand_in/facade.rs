@@ -1,11 +1,13 @@
 //! The CUDA backend of `dressage-kernels`, which is written for a GPU, on the stand-in.
 
-use dressage_kernels::activation::Activation;
-use dressage_kernels::attention::{Attention, SavedGpu};
+use dressage_kernels::check::verify;
 use dressage_kernels::device::{Args, Buffer, Device, Element, Epilogue, Float, Grid, Module};
-use dressage_kernels::layer_norm::{LayerNorm, StatsGpu};
-use dressage_kernels::matmul::MatMul;
-use dressage_kernels::{KernelError, Result, Write, reduce, verify};
+use dressage_kernels::ops::activation::Activation;
+use dressage_kernels::ops::attention::{Attention, SavedGpu};
+use dressage_kernels::ops::layer_norm::{LayerNorm, StatsGpu};
+use dressage_kernels::ops::matmul::MatMul;
+use dressage_kernels::ops::reduce;
+use dressage_kernels::{KernelError, Result, Write};
 use half::bf16;
 
 use crate::{run, run_at};

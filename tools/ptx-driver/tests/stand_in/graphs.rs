@@ -2,9 +2,9 @@
 
 use dressage_kernels::Result;
 use dressage_kernels::Write;
-use dressage_kernels::activation::Activation;
 use dressage_kernels::device::{Buffer, Device, Epilogue};
-use dressage_kernels::matmul::MatMul;
+use dressage_kernels::ops::activation::Activation;
+use dressage_kernels::ops::matmul::MatMul;
 
 use crate::run;
 

@@ -2,8 +2,8 @@
 //!
 //! Three folders take seconds each and are skipped unless `PTX_DRIVER_TEST_ALL` is set.
 
+use dressage_kernels::check::verify;
 use dressage_kernels::device::Device;
-use dressage_kernels::verify;
 
 use crate::run;
 

@@ -2,9 +2,9 @@
 
 use dressage_engine::EngineError;
 use dressage_kernels::Result as Done;
+use dressage_kernels::check::timer::{self, Timer};
+use dressage_kernels::check::verify;
 use dressage_kernels::device::Device;
-use dressage_kernels::timer::{self, Timer};
-use dressage_kernels::verify;
 use dressage_models::Precision;
 use dressage_train::place::DeviceChoice;
 use dressage_train::runlog::Stage;

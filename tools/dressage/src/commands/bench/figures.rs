@@ -127,7 +127,7 @@ impl Figures {
         let environment = json!({
             "dressage": env!("CARGO_PKG_VERSION"), "threads": threads,
             "os": std::env::consts::OS, "arch": std::env::consts::ARCH,
-            "vectors": dressage_kernels::simd::level().to_string(),
+            "vectors": dressage_kernels::cpu::simd::level().to_string(),
         });
         let mut all = Map::new();
         all.insert("args".into(), args);

@@ -8,8 +8,8 @@
 use std::time::Instant;
 
 use dressage_engine::{DType, Device, EngineError, Tensor, backward_from_all, no_grad};
-use dressage_kernels::roofline::Roofline;
-use dressage_kernels::timer;
+use dressage_kernels::check::roofline::Roofline;
+use dressage_kernels::check::timer;
 use dressage_models::adapter::{Rein, ReinConfig};
 use dressage_models::backbone::Dino;
 use dressage_models::params::Scope;

@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use dressage_kernels::Result as Done;
 use dressage_kernels::Write;
-use dressage_kernels::attention::Attention;
-use dressage_kernels::attention_mask::AttentionMask;
 use dressage_kernels::check::noise;
-use dressage_kernels::layer_norm::{LayerNorm, Stats};
-use dressage_kernels::matmul::MatMul;
-use dressage_kernels::ms_deform_attn::MsDeformAttn;
-use dressage_kernels::rein::{Gradients, Rein, Weights};
-use dressage_kernels::resize::{Axis, Mode, Step};
+use dressage_kernels::ops::attention::Attention;
+use dressage_kernels::ops::attention_mask::AttentionMask;
+use dressage_kernels::ops::layer_norm::{LayerNorm, Stats};
+use dressage_kernels::ops::matmul::MatMul;
+use dressage_kernels::ops::ms_deform_attn::MsDeformAttn;
+use dressage_kernels::ops::rein::{Gradients, Rein, Weights};
+use dressage_kernels::ops::resize::{Axis, Mode, Step};
 
 use super::case::{Case, Part};
 use super::figures::{BACKWARD, Figures, Span, Stat};

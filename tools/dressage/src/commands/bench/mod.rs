@@ -12,7 +12,7 @@ mod whole;
 use std::path::{Path, PathBuf};
 
 use dressage_engine::RecomputePolicy;
-use dressage_kernels::roofline::{self, Roofline};
+use dressage_kernels::check::roofline::{self, Roofline};
 use dressage_models::Precision;
 use dressage_train::place::DeviceChoice;
 use dressage_train::runlog::Stage;
@@ -190,7 +190,7 @@ fn cases(args: &Args) -> Result<Vec<Case>, Failure> {
 fn head(ceiling: &Roofline, threads: usize) -> String {
     format!(
         "{threads} threads, {}; a register tile reaches {:.0} GFLOP/s, a copy {:.1} GB/s\n",
-        dressage_kernels::simd::described(),
+        dressage_kernels::cpu::simd::described(),
         ceiling.gflops,
         ceiling.gbytes
     )

@@ -1,6 +1,6 @@
 //! Tables in Markdown, ready to be copied into documents.
 
-use dressage_kernels::roofline::Roofline;
+use dressage_kernels::check::roofline::Roofline;
 
 use super::case::Case;
 use super::figures::{Figures, Span, Stat};

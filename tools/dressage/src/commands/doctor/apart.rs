@@ -7,7 +7,7 @@ use std::io::Read;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use dressage_kernels::verify::Outcome;
+use dressage_kernels::check::verify::Outcome;
 use serde_json::Value;
 
 use super::found::FolderResult;

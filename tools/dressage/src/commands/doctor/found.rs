@@ -1,8 +1,8 @@
 //! Results for the kernels of one folder.
 
 use dressage_kernels::KernelError;
-use dressage_kernels::roofline::Roofline;
-use dressage_kernels::verify::{self, Outcome, Timed};
+use dressage_kernels::check::roofline::Roofline;
+use dressage_kernels::check::verify::{self, Outcome, Timed};
 use serde_json::{Value, json};
 
 use crate::commands::bench::figures::Stat;

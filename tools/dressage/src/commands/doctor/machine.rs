@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use dressage_kernels::cpu::simd;
 use dressage_kernels::device::probe::{self, Gpu, Library};
-use dressage_kernels::simd;
 use dressage_train::machine;
 use serde_json::{Value, json};
 

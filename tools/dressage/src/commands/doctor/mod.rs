@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use dressage_engine::EngineError;
 use dressage_kernels::KernelError;
+use dressage_kernels::check::roofline::{self, Roofline};
+use dressage_kernels::check::timer::{self, Timer};
+use dressage_kernels::check::verify::{self, Kernels};
 use dressage_kernels::device::Device;
-use dressage_kernels::roofline::{self, Roofline};
-use dressage_kernels::timer::{self, Timer};
-use dressage_kernels::verify::{self, Kernels};
 use dressage_train::place::DeviceChoice;
 use dressage_train::runlog::Stage;
 use dressage_train::verified as memo;

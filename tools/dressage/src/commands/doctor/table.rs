@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use dressage_kernels::roofline::Roofline;
-use dressage_kernels::verify::{self, Summary};
+use dressage_kernels::check::roofline::Roofline;
+use dressage_kernels::check::verify::{self, Summary};
 
 use super::found::{Bound, FolderResult, Time};
 use crate::commands::bench::table::{line, titles};
@@ -87,7 +87,7 @@ pub fn times(found: &[FolderResult], limit: &Roofline) -> String {
 mod tests {
     use super::*;
     use dressage_kernels::KernelError;
-    use dressage_kernels::verify::{Outcome, Timed};
+    use dressage_kernels::check::verify::{Outcome, Timed};
 
     fn outcome(what: &str, worst: f64, failure: Option<&str>) -> Outcome {
         Outcome { what: what.into(), values: 1000, worst, failure: failure.map(String::from) }

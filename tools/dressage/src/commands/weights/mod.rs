@@ -7,7 +7,7 @@ mod fingerprint;
 mod inspect;
 
 use clap::Subcommand;
-use dressage_kernels::simd::Choice;
+use dressage_kernels::cpu::simd::Choice;
 
 use crate::failure::Failure;
 

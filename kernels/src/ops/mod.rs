@@ -1,0 +1,33 @@
+//! The operations, one folder each. `cuda/` has the headers that their CUDA sources share.
+
+pub mod activation;
+pub mod adamw;
+pub mod add;
+pub mod attention;
+pub mod attention_mask;
+pub mod class_loss;
+pub mod conv2d;
+pub mod gather_rows;
+pub mod group_norm;
+pub mod layer_norm;
+pub mod linear;
+pub mod mask_loss;
+pub mod match_cost;
+pub mod matmul;
+pub mod ms_deform_attn;
+pub mod patch_embed;
+pub mod point_sample;
+pub mod reduce;
+pub mod rein;
+pub mod relative_position;
+pub mod residual;
+pub mod resize;
+pub mod rotary;
+pub mod row_width;
+pub mod semantic_scores;
+pub mod sine_position;
+pub mod softmax;
+pub mod swiglu;
+pub mod token_link;
+pub mod uncertain_points;
+pub mod uniform;
