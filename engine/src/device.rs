@@ -12,6 +12,7 @@
 //! To support devices, an operation creates its results with `empty_like` and `empty_sums`, calls
 //! its kernels through `kernel!` and gets a row in `tests/operations/cases.rs`.
 
+use crate::dtype::kernel;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -218,6 +219,34 @@ impl Tensor {
             return Err(EngineError::OnHost { op: "overwrite" });
         };
         Ok(device.write(self.raw_mut("overwrite")?.cast::<T>(), data)?)
+    }
+
+    /// Copies `from`, which is where this tensor is and has its type, to the elements from `start`
+    /// on. Does not wait.
+    ///
+    /// # Errors
+    /// Fewer elements than needed; another type or place; a failure of the device.
+    pub fn copy_into(&mut self, start: usize, from: &Tensor) -> Result<()> {
+        let (op, to) = ("copy_into", start..start + from.len());
+        if to.end > self.len() || from.dtype() != self.dtype() {
+            let expected = format!("at most {} elements of {}", self.len() - start, self.dtype());
+            return Err(EngineError::Shape {
+                op,
+                arg: "from",
+                expected,
+                found: from.shape().to_vec(),
+            });
+        }
+        kernel!(op, self, T,
+            host => {
+                self.data_mut::<T>()?[to].copy_from_slice(from.data()?);
+                Ok::<_, EngineError>(())
+            },
+            device => {
+                let device = device.clone();
+                device.copy(from.view::<T>()?, self.view_mut()?.slice(to))
+            },
+        )
     }
 
     /// [`Tensor::overwrite`] with the elements of a host tensor of the same shape. Elements of f32

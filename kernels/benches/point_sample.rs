@@ -30,13 +30,14 @@ fn bench(c: &mut Criterion) {
         });
     }
     let labels: Vec<u8> = unit(512 * 512, 3).iter().map(|v| (v * 19.0) as u8).collect();
-    let classes: Vec<u8> = (0..19).collect();
+    let (images, classes): (Vec<i32>, Vec<i32>) = (vec![0; 19], (0..19).collect());
     let (points, mut values) = (unit(2 * 12544, 4), vec![0.0; 19 * 12544]);
     let s = LabelSample { h: 512, w: 512, p: 12544 };
     group.throughput(Throughput::Elements(12544));
     group.bench_function("matching, masks of 19 classes", |b| {
         b.iter(|| {
-            s.shared(black_box(&labels), &classes, &points, &mut values).expect("lengths fit")
+            s.shared(black_box(&labels), &images, &classes, &points, &mut values)
+                .expect("lengths fit")
         });
     });
     let s = UncertainPoints { r: 32, n_over: 37632, keep: 9408, n_rand: 3136 };

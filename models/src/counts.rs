@@ -70,6 +70,7 @@ mod tests {
     use super::*;
     use crate::Method;
     use crate::backbone::DinoConfig;
+    use crate::objective::ObjectiveConfig;
 
     /// Expected counts from the classes of the published code (spec peft-and-dgss). Those of
     /// unshared layers are from the formula there, which has one scale per layer; the code and this
@@ -146,7 +147,9 @@ mod tests {
             ..DinoConfig::named("s", 8, 2).expect("known")
         };
         let mut config = SegmenterConfig::published(backbone, 5, Method::Rein);
-        config.head.dim = 32;
+        if let ObjectiveConfig::Mask2Former { head, .. } = &mut config.objective {
+            head.dim = 32;
+        }
         if let Some(rein) = &mut config.rein {
             rein.query_dim = 32;
         }

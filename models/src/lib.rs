@@ -7,15 +7,13 @@
 pub mod adapter;
 pub mod backbone;
 pub mod counts;
-pub mod criterion;
 mod error;
-pub mod head;
 pub mod layers;
-pub mod matching;
+pub mod objective;
 pub mod params;
 mod segmenter;
 pub mod weights;
 
 pub use error::{ModelError, Result};
 pub use params::Precision;
-pub use segmenter::{Method, Segmenter, SegmenterConfig, semantic_scores};
+pub use segmenter::{Method, Segmenter, SegmenterConfig};

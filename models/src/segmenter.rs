@@ -5,20 +5,19 @@ use std::sync::Arc;
 
 use dressage_engine::memory::{self, Category, with_category};
 use dressage_engine::{
-    DType, Device, DryRun, Element, MappedFile, Param, RecomputePolicy, Role, Tensor, no_grad,
+    DType, Device, DryRun, MappedFile, Param, RecomputePolicy, Role, Tensor, no_grad,
     with_recompute_policy,
 };
-use dressage_kernels::device::Float;
-use dressage_kernels::ops::resize::{Axis, AxisGpu, Mode, Step};
-use dressage_kernels::ops::semantic_scores::SemanticScores;
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::{Adapter, Rein, ReinConfig};
 use crate::backbone::{Dino, DinoConfig};
-use crate::head::{Head, HeadConfig, HeadOutput, Queries};
+use crate::objective::mask2former::criterion::CriterionConfig;
+use crate::objective::mask2former::head::{HeadConfig, Queries};
+use crate::objective::{Features, Objective, ObjectiveConfig, StepLoss};
 use crate::params::{Precision, Scope, Shapes};
 use crate::weights::{Digests, StateDict, digest, fingerprint_with};
-use crate::{ModelError, Result, weights};
+use crate::{Result, weights};
 
 /// Method of adapting a backbone. It decides which parameters train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -50,8 +49,8 @@ pub struct SegmenterConfig {
     pub backbone: DinoConfig,
     /// Rein, for [`Method::Rein`].
     pub rein: Option<ReinConfig>,
-    /// The head.
-    pub head: HeadConfig,
+    /// Head and loss.
+    pub objective: ObjectiveConfig,
     /// Method of adaptation, which decides the trained parameters.
     pub method: Method,
     /// Storage type of frozen matrices.
@@ -70,8 +69,10 @@ impl SegmenterConfig {
         });
         let source = if rein.is_some() { Queries::Linked } else { Queries::Own };
         let head = HeadConfig::published(backbone.embed_dim, classes, source);
+        let loss = CriterionConfig::published(classes);
+        let objective = ObjectiveConfig::Mask2Former { head, loss };
         let (precision, recompute) = (Precision::F32, RecomputePolicy::None);
-        SegmenterConfig { backbone, rein, head, method, precision, recompute }
+        SegmenterConfig { backbone, rein, objective, method, precision, recompute }
     }
 }
 
@@ -79,7 +80,7 @@ impl SegmenterConfig {
 pub struct Segmenter {
     backbone: Dino,
     rein: Option<Rein>,
-    head: Head,
+    objective: Arc<dyn Objective>,
     method: Method,
     recompute: RecomputePolicy,
     params: BTreeMap<String, Param>,
@@ -110,11 +111,21 @@ impl Segmenter {
         let (method, unused) = (config.method, Self::unused(&config));
         let (precision, recompute) = (config.precision, config.recompute);
         let root = Scope::with_weights(dtype, precision, seed, weights, strict);
-        let (backbone, rein, head) = Self::modules(&root, config)?;
+        let (backbone, rein, objective) = Self::modules(&root, config)?;
         let ignored: Vec<&str> = unused.iter().map(String::as_str).collect();
         let params = root.finish("the network", &ignored)?;
         let (digests, place, files) = (root.digests(), None, root.files());
-        Ok(Segmenter { backbone, rein, head, method, recompute, params, digests, place, files })
+        Ok(Segmenter {
+            backbone,
+            rein,
+            objective,
+            method,
+            recompute,
+            params,
+            digests,
+            place,
+            files,
+        })
     }
 
     /// Checks that no file with weights in use was written to since it was opened. After such a
@@ -186,23 +197,18 @@ impl Segmenter {
         })
     }
 
-    fn modules(root: &Scope, config: SegmenterConfig) -> Result<(Dino, Option<Rein>, Head)> {
-        if let Some(rein) = &config.rein
-            && rein.link
-            && rein.tokens != config.head.queries
-        {
-            return Err(ModelError::Config(format!(
-                "linked Rein makes one query per token: {} tokens, but the head has {} queries",
-                rein.tokens, config.head.queries
-            )));
-        }
+    fn modules(
+        root: &Scope,
+        config: SegmenterConfig,
+    ) -> Result<(Dino, Option<Rein>, Arc<dyn Objective>)> {
+        let head = root.sub("decode_head");
         let scope = root.sub("backbone");
         let frozen = scope.role(Role::Backbone).trainable(config.method == Method::Full);
         let backbone = Dino::new(&frozen, config.backbone)?;
         let adapter = scope.sub("reins").role(Role::Adapter);
+        let objective = config.objective.build(&head, config.rein.as_ref())?;
         let rein = config.rein.map(|rein| Rein::new(&adapter, rein)).transpose()?;
-        let head = Head::new(&root.sub("decode_head"), config.head)?;
-        Ok((backbone, rein, head))
+        Ok((backbone, rein, objective))
     }
 
     /// The backbone.
@@ -215,9 +221,9 @@ impl Segmenter {
         self.rein.as_ref()
     }
 
-    /// The head.
-    pub fn head(&self) -> &Head {
-        &self.head
+    /// Head and loss.
+    pub fn objective(&self) -> &Arc<dyn Objective> {
+        &self.objective
     }
 
     /// Method of adaptation, which decides the trained parameters.
@@ -241,99 +247,40 @@ impl Segmenter {
         fingerprint_with(self.params.values().filter(|p| !p.trainable()), &self.digests)
     }
 
-    /// Predictions for `image` `[b, 3, h, w]` (normalised), differentiable.
+    /// Result of `f` on the features of `image` `[b, 3, h, w]` (normalised), differentiable.
+    ///
+    /// # Errors
+    /// An image whose sides are not multiples of the patch; errors of `f`.
+    pub fn with_features<R>(
+        &self,
+        image: &Tensor,
+        f: impl FnOnce(&Features) -> Result<R>,
+    ) -> Result<R> {
+        with_recompute_policy(self.recompute, || {
+            let step = self.rein.as_ref().map(Adapter::step).transpose()?;
+            let levels = match self.method {
+                // Nothing below the head trains, so nothing of it is saved for the backward pass.
+                Method::Freeze => no_grad(|| self.backbone.forward(image, None))?,
+                _ => self.backbone.forward(image, step.as_ref())?,
+            };
+            let queries = step.as_ref().and_then(|step| step.queries()).cloned();
+            f(&Features { levels, queries, size: [image.dim(2), image.dim(3)] })
+        })
+    }
+
+    /// Computes the predictions of a training step for `image` `[b, 3, h, w]` (normalised).
     ///
     /// # Errors
     /// An image whose sides are not multiples of the patch.
-    pub fn forward(&self, image: &Tensor, last_only: bool) -> Result<HeadOutput> {
-        with_recompute_policy(self.recompute, || self.predict(image, last_only))
+    pub fn predict(&self, image: &Tensor, loss: &mut dyn StepLoss) -> Result<()> {
+        self.with_features(image, |features| loss.predict(features))
     }
 
-    fn predict(&self, image: &Tensor, last_only: bool) -> Result<HeadOutput> {
-        let step = self.rein.as_ref().map(Adapter::step).transpose()?;
-        let levels = match self.method {
-            // Nothing below the head trains, so nothing of it is saved for the backward pass.
-            Method::Freeze => no_grad(|| self.backbone.forward(image, None))?,
-            _ => self.backbone.forward(image, step.as_ref())?,
-        };
-        self.head.forward(&levels, step.as_ref().and_then(|step| step.queries()), last_only)
-    }
-
-    /// Class scores of `image` `[b, 3, h, w]`: `[b, k, h, w]`, not normalised over classes (spec
-    /// mask2former §5).
+    /// Class scores of `image` `[b, 3, h, w]`: `[b, k, h, w]`, f32.
     ///
     /// # Errors
     /// An image whose sides are not multiples of the patch.
     pub fn scores(&self, image: &Tensor) -> Result<Tensor> {
-        no_grad(|| {
-            let output = self.forward(image, true)?;
-            let Some(last) = output.predictions.last() else {
-                return Err(ModelError::Config("the head made no prediction".into()));
-            };
-            semantic_scores(&last.cls, &last.mask, [image.dim(2), image.dim(3)])
-        })
+        no_grad(|| self.with_features(image, |features| self.objective.scores(features)))
     }
-}
-
-/// Scores `[b, k, h, w]` in f32 from class and mask logits. Class logits are `[b, q, k + 1]`; mask
-/// logits are `[b, q, h', w']` and are resized before the sigmoid.
-///
-/// # Errors
-/// Shapes that do not fit; a type other than f32 or, on a device, bf16.
-pub fn semantic_scores(cls: &Tensor, mask: &Tensor, size: [usize; 2]) -> Result<Tensor> {
-    let (b, k) = (cls.dim(0), cls.last_dim() - 1);
-    let axes = [(mask.dim(2), size[0]), (mask.dim(3), size[1])];
-    let [y, x] = axes.map(|(from, to)| Axis::new(from, to, Mode::Bilinear, Step::Size));
-    let axes = [y?, x?];
-    let mut scores = Tensor::empty_on(cls.device(), DType::F32, &[b, k, size[0], size[1]])?;
-    match (cls.device(), cls.dtype()) {
-        (None, _) => scores_on_host(cls, mask, &axes, &mut scores)?,
-        (Some(device), DType::Bf16) => {
-            scores_on::<half::bf16>(device, cls, mask, &axes, &mut scores)?;
-        }
-        (Some(device), _) => scores_on::<f32>(device, cls, mask, &axes, &mut scores)?,
-    }
-    Ok(scores)
-}
-
-/// Numbers of elements of one image in class logits and masks, and the sizes of its scores.
-fn per_image(cls: &Tensor, mask: &Tensor) -> (usize, usize, SemanticScores) {
-    let (q, k) = (cls.dim(1), cls.last_dim() - 1);
-    (q * (k + 1), q * mask.dim(2) * mask.dim(3), SemanticScores { q, k })
-}
-
-fn scores_on_host(
-    cls: &Tensor,
-    mask: &Tensor,
-    [y, x]: &[Axis; 2],
-    scores: &mut Tensor,
-) -> Result<()> {
-    let (c, m, kernel) = per_image(cls, mask);
-    let n = scores.len() / cls.dim(0).max(1);
-    let out = scores.data_mut::<f32>()?;
-    let (cls, mask) = (cls.data::<f32>()?, mask.data::<f32>()?);
-    for (i, out) in out.chunks_exact_mut(n.max(1)).enumerate() {
-        kernel.upsampled(y, x, &cls[i * c..][..c], &mask[i * m..][..m], out)?;
-    }
-    Ok(())
-}
-
-fn scores_on<T: Float + Element>(
-    device: &Device,
-    cls: &Tensor,
-    mask: &Tensor,
-    axes: &[Axis; 2],
-    scores: &mut Tensor,
-) -> Result<()> {
-    let (b, (c, m, kernel)) = (cls.dim(0), per_image(cls, mask));
-    let n = scores.len() / b.max(1);
-    let [y, x] = [AxisGpu::new(device, &axes[0])?, AxisGpu::new(device, &axes[1])?];
-    let (cls, mask) = (cls.view::<T>()?, mask.view::<T>()?);
-    let mut out = scores.view_mut::<f32>()?;
-    for i in 0..b {
-        let (cls, mask) = (cls.slice(i * c..(i + 1) * c), mask.slice(i * m..(i + 1) * m));
-        let out = out.reborrow().slice(i * n..(i + 1) * n);
-        kernel.upsampled_gpu(device, &y, &x, cls, mask, out)?;
-    }
-    Ok(())
 }

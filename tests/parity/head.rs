@@ -2,7 +2,7 @@
 
 use dressage_engine::{DType, Gradients, Tensor, ops};
 use dressage_models::backbone::Level;
-use dressage_models::head::{Head, PixelDecoder};
+use dressage_models::objective::mask2former::head::{Head, PixelDecoder};
 use dressage_models::params::{Precision, Scope};
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;

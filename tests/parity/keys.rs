@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dressage_engine::{DType, DryRun};
 use dressage_models::adapter::{Rein, ReinConfig};
 use dressage_models::backbone::{Dino, DinoConfig, Ffn};
-use dressage_models::head::{Head, HeadConfig, Queries};
+use dressage_models::objective::mask2former::head::{Head, HeadConfig, Queries};
 use dressage_models::params::Scope;
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;

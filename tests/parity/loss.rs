@@ -1,10 +1,11 @@
 //! Matching and losses on recorded predictions, labels and random points.
 
 use dressage_engine::{DType, Device, Tensor, backward, ops};
-use dressage_models::criterion::{
-    Candidate, Criterion, CriterionConfig, IGNORE, LayerLoss, PointSource, Targets,
+use dressage_models::objective::mask2former::criterion::{
+    Candidate, Criterion, CriterionConfig, LayerLoss, PointSource, Slots,
 };
-use dressage_models::{ModelError, Result, semantic_scores};
+use dressage_models::objective::{IGNORE, Targets};
+use dressage_models::{ModelError, Result};
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
 use dressage_tests::fixture::{Fixture, Settings};
@@ -32,16 +33,26 @@ impl RecordedPoints<'_> {
 }
 
 impl PointSource for RecordedPoints<'_> {
-    fn assign(&mut self, layer: usize, image: usize, n: usize) -> Result<Tensor> {
-        self.read(&format!("layer{layer}.assign.image{image}"), &[n, 2])
+    fn assign(
+        &mut self,
+        device: Option<&Device>,
+        layer: usize,
+        b: usize,
+        n: usize,
+    ) -> Result<Tensor> {
+        let name = |image: usize| format!("layer{layer}.assign.image{image}");
+        let images = (0..b).map(|image| self.read(&name(image), &[1, n, 2]));
+        let images = images.collect::<Result<Vec<_>>>()?;
+        let all = ops::concat(&images.iter().collect::<Vec<_>>(), 0)?;
+        Ok(device.map_or(Ok(all.clone()), |device| all.to_device(device, DType::F32))?)
     }
 
-    fn oversample(&mut self, layer: usize, rows: usize, n: usize) -> Result<Tensor> {
-        self.read(&format!("layer{layer}.oversample"), &[rows, n, 2])
+    fn oversample(&mut self, layer: usize, slots: &Slots, n: usize) -> Result<Tensor> {
+        slots.scatter(n, |rows| self.read(&format!("layer{layer}.oversample"), &[rows, n, 2]))
     }
 
-    fn random(&mut self, layer: usize, rows: usize, n: usize) -> Result<Tensor> {
-        self.read(&format!("layer{layer}.random"), &[rows, n, 2])
+    fn random(&mut self, layer: usize, slots: &Slots, n: usize) -> Result<Tensor> {
+        slots.scatter(n, |rows| self.read(&format!("layer{layer}.random"), &[rows, n, 2]))
     }
 }
 
@@ -274,9 +285,9 @@ pub fn scores(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let [cls, mask] = ["cls", "mask"].map(|of| fixture.floats(&format!("input.{of}_pred")));
     let (cls, mask) = (cls?, mask?);
     let size = [fixture.json.size("height")?, fixture.json.size("width")?];
-    table.close(fixture, "output.scores", &semantic_scores(&cls, &mask, size)?)?;
+    table.close(fixture, "output.scores", &ops::semantic_scores(&cls, &mask, size)?)?;
     let device = Device::virtual_gpu();
     let [cls, mask] = [cls, mask].map(|x| x.to_device(&device, DType::F32));
-    let there = semantic_scores(&cls?, &mask?, size)?;
+    let there = ops::semantic_scores(&cls?, &mask?, size)?;
     table.close(fixture, "output.scores", &there.to_host()?)
 }

@@ -3,8 +3,9 @@
 use dressage_engine::RecomputePolicy;
 use dressage_models::adapter::ReinConfig;
 use dressage_models::backbone::{DinoConfig, Ffn};
-use dressage_models::criterion::CriterionConfig;
-use dressage_models::head::{HeadConfig, Queries};
+use dressage_models::objective::ObjectiveConfig;
+use dressage_models::objective::mask2former::criterion::CriterionConfig;
+use dressage_models::objective::mask2former::head::{HeadConfig, Queries};
 use dressage_models::{Method, Precision, SegmenterConfig};
 use dressage_tests::Outcome;
 use dressage_tests::fixture::Settings;
@@ -156,7 +157,10 @@ pub fn segmenter(config: &Value) -> Outcome<SegmenterConfig> {
     Ok(SegmenterConfig {
         backbone: dino(backbone)?,
         rein: Some(rein(&backbone["reins_config"])?),
-        head: head(&config["decode_head"])?,
+        objective: ObjectiveConfig::Mask2Former {
+            head: head(&config["decode_head"])?,
+            loss: criterion(&config["decode_head"])?,
+        },
         method: Method::Rein,
         precision: Precision::F32,
         recompute: RecomputePolicy::None,

@@ -47,7 +47,7 @@ pub fn slide(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
 }
 
 fn slide_with(fixture: &Fixture, table: &mut Table, model: &Segmenter) -> Outcome<()> {
-    let classes = model.head().config().classes;
+    let classes = model.objective().classes();
     let image = fixture.floats("input.image")?;
     let (h, w) = (image.dim(2), image.dim(3));
     let case = &fixture.json["case"];

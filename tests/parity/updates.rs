@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use dressage_engine::{DType, Device, Tensor, backward, bf16_emulation, no_grad, ops};
 use dressage_kernels::ops::adamw::AdamW;
 use dressage_models::Segmenter;
-use dressage_models::criterion::{Assignment, Candidate, Criterion, named_terms};
+use dressage_models::objective::mask2former::criterion::{
+    Assignment, Candidate, Criterion, named_terms,
+};
 use dressage_tests::Outcome;
 use dressage_tests::fixture::{Fixture, Settings};
 use dressage_train::groups::{ParamGroups, Rule, Setting};
@@ -154,8 +156,10 @@ impl<'a> Run<'a> {
         if matches!(self.execution, Execution::Rounded) {
             round_matrices(&self.model)?;
         }
-        let output = self.execution.rounding(|| self.model.forward(&image, false))?;
-        let candidates = Candidate::of(&output);
+        let head = self.model.objective().mask2former().ok_or("not a Mask2Former")?;
+        let candidates = self.execution.rounding(|| {
+            self.model.with_features(&image, |f| Ok(Candidate::of(&head.forward(f, false)?)))
+        })?;
         let mut points =
             RecordedPoints { fixture: self.fixture, prefix: format!("input.rand.step{s}.") };
         let costs = self.criterion.costs(&candidates, &targets, &mut points, readback.as_ref())?;
@@ -164,7 +168,7 @@ impl<'a> Run<'a> {
         let assignment = self.given.get(s).cloned().unwrap_or(found);
         all.assignments.push(assignment.clone());
         let loss = self.criterion.losses(&candidates, &targets, assignment, &mut points)?;
-        drop((output, candidates, costs));
+        drop((candidates, costs));
         let total = ops::reshape(&loss.total.detach(), &[1])?;
         *readback = Some(no_grad(|| ops::concat(&[&total, &loss.values.detach()], 0))?);
         let mut grads = self.execution.rounding(|| backward(loss.total))?;

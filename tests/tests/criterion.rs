@@ -6,9 +6,10 @@
 use dressage_engine::{DType, Device, Tensor, backward, ops};
 use dressage_kernels::check::{noise, relative_error};
 use dressage_kernels::device::Counters;
-use dressage_models::criterion::{
-    Assignment, Candidate, Criterion, CriterionConfig, DeviceAssignment, DevicePoints, LayerMatch,
-    Loss, MatchedPair, PointSource, RandomPoints, Targets, named_terms,
+use dressage_models::objective::Targets;
+use dressage_models::objective::mask2former::criterion::{
+    Assignment, AssignmentTable, Candidate, Criterion, CriterionConfig, LayerMatch, Loss,
+    MatchedPair, PointSource, RandomPoints, named_terms,
 };
 use half::bf16;
 
@@ -120,8 +121,10 @@ fn outcome(loss: Loss, predictions: &Predictions) -> Outcome {
     Outcome { pairs, costs, values, gradients: predictions.leaves.iter().map(gradient).collect() }
 }
 
-fn random(step: u64) -> RandomPoints {
-    RandomPoints { seed: 5, step, capacity: 1 }
+fn random(device: Option<&Device>, step: u64) -> RandomPoints {
+    let mut points = RandomPoints::new(device, 5).unwrap();
+    points.set_step(step).unwrap();
+    points
 }
 
 /// Checks that the device gives the host's pairs, with costs, losses and gradients within `bounds`.
@@ -129,7 +132,9 @@ fn check(queries: usize, classes: usize, embedded: bool, working: DType, bounds:
     let (criterion, targets) = (criterion(classes), mixed(classes));
     let predictions = Predictions::new(queries, classes, embedded, working);
     let run = |predictions: &Predictions, targets: &Targets| {
-        let loss = criterion.loss(&predictions.candidates(), targets, &mut random(9)).unwrap();
+        let candidates = predictions.candidates();
+        let mut points = random(candidates[0].cls.device(), 9);
+        let loss = criterion.loss(&candidates, targets, &mut points).unwrap();
         outcome(loss, predictions)
     };
     let want = run(&predictions, &targets);
@@ -182,7 +187,8 @@ fn targets_beyond_the_queries_count_for_nothing() {
         for l in 0..LAYERS {
             let candidate = |of: &Predictions| of.candidates().remove(l);
             let loss = |candidate: Candidate, targets: &Targets| {
-                let loss = criterion.loss(&[candidate], targets, &mut random(9)).unwrap();
+                let mut points = random(candidate.cls.device(), 9);
+                let loss = criterion.loss(&[candidate], targets, &mut points).unwrap();
                 let pairs = loss.layers[0].pairs.clone();
                 (pairs, wide(&loss.values))
             };
@@ -222,8 +228,8 @@ fn losses_of_masks_in_bf16_are_off_by_their_rounding() {
     let device = Device::virtual_gpu();
     let there = predictions.on(&device, DType::Bf16);
     let placed = targets.to_device(&device).unwrap();
-    let want = criterion.loss(&predictions.candidates(), &targets, &mut random(9)).unwrap();
-    let got = criterion.loss(&there.candidates(), &placed, &mut random(9)).unwrap();
+    let want = criterion.loss(&predictions.candidates(), &targets, &mut random(None, 9)).unwrap();
+    let got = criterion.loss(&there.candidates(), &placed, &mut random(Some(&device), 9)).unwrap();
     for (got, want) in got.layers.iter().zip(&want.layers) {
         assert_eq!(got.pairs, want.pairs);
     }
@@ -235,8 +241,8 @@ fn losses_of_masks_in_bf16_are_off_by_their_rounding() {
 /// The tensors of a step that keep their addresses.
 struct StaticBuffers {
     targets: Targets,
-    assigned: DeviceAssignment,
-    points: DevicePoints,
+    assigned: AssignmentTable,
+    points: RandomPoints,
     previous: Tensor,
 }
 
@@ -257,14 +263,15 @@ fn a_step_waits_once_and_does_the_same_work_whatever_the_targets() {
     let steps = steps.map(|labels| Targets::new(labels, k).unwrap());
     let mut buffers = StaticBuffers {
         targets: steps[0].to_device(&device).unwrap(),
-        assigned: DeviceAssignment::new(&device, &criterion.config, [LAYERS, B, q]).unwrap(),
-        points: DevicePoints::new(&device, 5).unwrap(),
+        assigned: AssignmentTable::new(Some(&device), &criterion.config, [LAYERS, B, q]).unwrap(),
+        points: RandomPoints::new(Some(&device), 5).unwrap(),
         previous: Tensor::zeros_on(Some(&device), DType::F32, &[3 * LAYERS]).unwrap(),
     };
     let (mut work, mut reserved, mut reported) = (Vec::new(), Vec::new(), vec![0.0; 3 * LAYERS]);
     for (step, targets) in steps.iter().enumerate() {
         let placed = targets.to_device(&device).unwrap();
-        let fresh = criterion.loss(&candidates, &placed, &mut random(step as u64)).unwrap();
+        let mut fresh_points = random(Some(&device), step as u64);
+        let fresh = criterion.loss(&candidates, &placed, &mut fresh_points).unwrap();
         let fresh = outcome(fresh, &predictions);
         let before = device.counters();
         buffers.targets.overwrite(targets).unwrap();
@@ -313,7 +320,8 @@ fn without_targets_only_the_classes_count() {
     let device = Device::virtual_gpu();
     let predictions = Predictions::new(6, 4, true, DType::F32).on(&device, DType::F32);
     let none = Targets::new(labels(&[&[], &[], &[]]), 4).unwrap().to_device(&device).unwrap();
-    let loss = criterion.loss(&predictions.candidates(), &none, &mut random(0)).unwrap();
+    let loss =
+        criterion.loss(&predictions.candidates(), &none, &mut random(Some(&device), 0)).unwrap();
     let got = outcome(loss, &predictions);
     for (i, value) in got.values[..3 * LAYERS].iter().enumerate() {
         assert_eq!(*value == 0.0, i % 3 > 0, "{:?}", got.values);
@@ -336,7 +344,8 @@ fn a_cost_that_is_no_number_is_named() {
     let damaged = Tensor::from_slice(&damaged, cls.shape()).unwrap();
     there.leaves[2] = damaged.to_device(&device, DType::F32).unwrap();
     let placed = mixed(4).to_device(&device).unwrap();
-    let error = criterion.loss(&there.candidates(), &placed, &mut random(0)).err().unwrap();
+    let error =
+        criterion.loss(&there.candidates(), &placed, &mut random(Some(&device), 0)).err().unwrap();
     let sentence = "cost of query 3 and target 0 is NaN (prediction 1, image 2 of the batch)";
     assert!(error.to_string().contains(sentence), "{error}");
 }
@@ -351,23 +360,26 @@ fn what_does_not_fit_is_refused_in_one_sentence() {
         criterion.loss(&predictions.candidates(), targets, points).err().unwrap().to_string()
     };
     assert_eq!(
-        refused(&there, &targets, &mut random(0)),
+        refused(&there, &targets, &mut random(Some(&device), 0)),
         "the targets are not on the virtual GPU; Targets::to_device copies them"
     );
     let placed = targets.to_device(&device).unwrap();
     let other = Targets::new(labels(&[&[0]]), 4).unwrap().to_device(&device).unwrap();
-    let error = refused(&there, &other, &mut random(0));
+    let error = refused(&there, &other, &mut random(Some(&device), 0));
     assert!(error.contains("does not fit the targets"), "{error}");
-    let mut points = DevicePoints::new(&device, 1).unwrap();
-    let error = refused(&host, &targets, &mut points);
-    assert!(error.starts_with("points on a device do not fit"), "{error}");
+    for (predictions, targets, points) in
+        [(&host, &targets, Some(&device)), (&there, &placed, None)]
+    {
+        let error = refused(predictions, targets, &mut random(points, 0));
+        assert_eq!(error, "the random points are drawn elsewhere than the predictions");
+    }
     let error = Targets::new(labels(&[&[0, 4]]), 4).err().unwrap().to_string();
     assert_eq!(error, "label value 4 is not one of the 4 classes (or 255)");
     let mut padded = placed;
     let error = padded.overwrite(&Targets::new(labels(&[&[0]]), 4).unwrap()).unwrap_err();
     assert!(error.to_string().contains("cannot replace those"), "{error}");
 
-    let mut table = DeviceAssignment::new(&device, &criterion.config, [1, B, 6]).unwrap();
+    let mut table = AssignmentTable::new(Some(&device), &criterion.config, [1, B, 6]).unwrap();
     let mut upload = |pairs: Vec<MatchedPair>| {
         let layers = vec![LayerMatch { costs: Vec::new(), pairs }];
         table.upload(&Assignment { layers }).map_err(|e| e.to_string())

@@ -9,7 +9,7 @@ use dressage_engine::{DType, Device, Param, Tensor, backward_from_all};
 use dressage_kernels::check::{noise, relative_error};
 use dressage_models::adapter::{Adapter, Rein, ReinConfig};
 use dressage_models::backbone::{Dino, DinoConfig, Ffn, Level};
-use dressage_models::head::{Head, HeadConfig, Queries};
+use dressage_models::objective::mask2former::head::{Head, HeadConfig, Queries};
 use dressage_models::params::Scope;
 use half::bf16;
 

@@ -12,7 +12,7 @@ use common::recipe;
 use dressage_engine::{DType, Param, Tensor, backward_from_all};
 use dressage_kernels::check::{noise, relative_error};
 use dressage_models::backbone::Level;
-use dressage_models::head::{Head, HeadConfig, Queries};
+use dressage_models::objective::mask2former::head::{Head, HeadConfig, Queries};
 use dressage_models::params::{Precision, Scope};
 use dressage_models::weights::StateDict;
 use dressage_models::{Segmenter, counts};

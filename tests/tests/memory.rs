@@ -11,7 +11,7 @@ use dressage_engine::memory::{self, CATEGORIES, Category, usage, usage_on};
 use dressage_engine::{Gradients, Param, Tensor, backward};
 use dressage_models::Segmenter;
 use dressage_models::adapter::Adapter;
-use dressage_models::criterion::{Candidate, RandomPoints, Targets};
+use dressage_models::objective::Targets;
 use dressage_train::data::Batch;
 use dressage_train::network;
 use dressage_train::recipe::Recipe;
@@ -169,12 +169,13 @@ fn image(recipe: &Recipe) -> (Tensor, Tensor) {
 /// Gradients of one step, after its graph is freed.
 fn gradients(recipe: &Recipe, model: &Segmenter) -> Gradients {
     let (image, labels) = image(recipe);
-    let criterion = network::criterion(recipe);
-    let output = model.forward(&image, false).expect("forward");
-    let targets = Targets::new(labels, criterion.config.classes).expect("targets");
-    let mut points = RandomPoints { seed: 1, step: 0, capacity: criterion.config.classes };
-    let loss = criterion.loss(&Candidate::of(&output), &targets, &mut points).expect("loss");
-    drop(output);
+    let objective = model.objective();
+    let mut loss = objective.clone().step_loss(None, image.dim(0), 1).expect("loss");
+    model.predict(&image, &mut *loss).expect("forward");
+    let targets = Targets::new(labels, objective.classes()).expect("targets");
+    loss.costs(&targets, None).expect("costs");
+    loss.decide(&targets).expect("assignment");
+    let loss = loss.losses(&targets).expect("loss");
     backward(loss.total).expect("backward")
 }
 
@@ -222,7 +223,8 @@ fn saved_by_forward(method: &str, depth: usize) -> usize {
     let (image, _labels) = image(&recipe);
     memory::trim();
     let before = live_bytes(Category::Activations);
-    let output = model.forward(&image, false).expect("forward");
+    let head = model.objective().mask2former().expect("Mask2Former");
+    let output = model.with_features(&image, |f| head.forward(f, false)).expect("forward");
     let saved = live_bytes(Category::Activations) - before;
     drop(output);
     saved

@@ -90,7 +90,7 @@ fn predict_in_pool(
     h: usize,
     w: usize,
 ) -> Result<LabelMap> {
-    let k = model.head().config().classes;
+    let k = model.objective().classes();
     let (th, tw) = test_size(image.h, image.w, how.test_box[0], how.test_box[1]);
     let windows = match how.mode {
         EvalMode::Slide => slide(th, tw, how.crop, how.stride)?,
@@ -145,7 +145,7 @@ const LARGE: usize = 1 << 26;
 /// Fails if a group of windows and `map` scores do not fit into host memory. A device reports this
 /// itself.
 fn check_room(model: &Segmenter, group: Group, map: usize) -> Result<()> {
-    let k = model.head().config().classes;
+    let k = model.objective().classes();
     if model.device().is_some() || map.max(k * group.n * group.h * group.w) < LARGE {
         return Ok(());
     }
@@ -209,7 +209,7 @@ fn window_scores(
     [th, tw]: [usize; 2],
     mut found: impl FnMut(Window, &[f32]) -> Result<()>,
 ) -> Result<()> {
-    let k = model.head().config().classes;
+    let k = model.objective().classes();
     for group in windows.chunks(n.max(1)) {
         let mut batch =
             with_category(Category::Data, || Tensor::empty::<f32>(&[group.len(), 3, h, w]));
@@ -242,7 +242,7 @@ pub fn evaluate_set(
     stop: &Interrupt,
 ) -> Result<SetReport> {
     let how = Inference::of_set(eval, set);
-    let mut counts = Confusion::new(model.head().config().classes)?;
+    let mut counts = Confusion::new(model.objective().classes())?;
     let stage =
         Stage::new(progress, &format!("evaluate {}", set.set.name), Some(source.len() as u64));
     let (start, mut left_out) = (Instant::now(), 0);

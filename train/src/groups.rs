@@ -83,7 +83,8 @@ impl ParamGroups {
 #[cfg(test)]
 mod tests {
     use dressage_models::backbone::DinoConfig;
-    use dressage_models::head::Queries;
+    use dressage_models::objective::ObjectiveConfig;
+    use dressage_models::objective::mask2former::head::Queries;
     use dressage_models::params::Shapes;
     use dressage_models::{Segmenter, SegmenterConfig};
 
@@ -94,7 +95,8 @@ mod tests {
         let backbone = DinoConfig::named("s", 14, 16).expect("a known size");
         let config = SegmenterConfig::published(backbone, 19, method);
         let mut own = config.clone();
-        own.head.source = Queries::Own;
+        let ObjectiveConfig::Mask2Former { head, .. } = &mut own.objective;
+        head.source = Queries::Own;
         if let Some(rein) = &mut own.rein {
             rein.link = false;
         }

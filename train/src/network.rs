@@ -8,8 +8,9 @@ use dressage_engine::{DType, Role};
 use dressage_kernels::ops::adamw::AdamW;
 use dressage_models::adapter::ReinConfig;
 use dressage_models::backbone::DinoConfig;
-use dressage_models::criterion::{Criterion, CriterionConfig};
-use dressage_models::head::{HeadConfig, Queries};
+use dressage_models::objective::ObjectiveConfig;
+use dressage_models::objective::mask2former::criterion::CriterionConfig;
+use dressage_models::objective::mask2former::head::{HeadConfig, Queries};
 use dressage_models::weights::{
     Difference, StateDict, dinov2, fitted, has_head, is_backbone, recognise, refuse_part, same_size,
 };
@@ -67,8 +68,9 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         decoder_ffn: h.decoder_ffn,
         source: if linked { Queries::Linked } else { Queries::Own },
     };
+    let objective = ObjectiveConfig::Mask2Former { head, loss: criterion(recipe) };
     let (method, precision, recompute) = (m.method, m.precision, recipe.train.recompute);
-    Ok(SegmenterConfig { backbone, rein, head, method, precision, recompute })
+    Ok(SegmenterConfig { backbone, rein, objective, method, precision, recompute })
 }
 
 /// Builds the network. The backbone comes from the recipe's weights file, or from the seed if it
@@ -191,18 +193,16 @@ fn trained(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
     Ok(dict)
 }
 
-/// The losses of a recipe.
-pub fn criterion(recipe: &Recipe) -> Criterion {
+/// The losses of Mask2Former in a recipe.
+fn criterion(recipe: &Recipe) -> CriterionConfig {
     let l = &recipe.loss;
-    Criterion {
-        config: CriterionConfig {
-            classes: recipe.classes(),
-            points: l.points,
-            oversample: l.oversample,
-            importance: l.importance,
-            no_object: l.no_object,
-            weights: [l.class_weight, l.mask_weight, l.dice_weight],
-        },
+    CriterionConfig {
+        classes: recipe.classes(),
+        points: l.points,
+        oversample: l.oversample,
+        importance: l.importance,
+        no_object: l.no_object,
+        weights: [l.class_weight, l.mask_weight, l.dice_weight],
     }
 }
 

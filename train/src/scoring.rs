@@ -1,6 +1,6 @@
 //! Evaluations of a run while it trains.
 
-use crate::graphs::StepGraphs;
+use crate::graphs::OnDevice;
 use crate::interrupt::Interrupt;
 use crate::metrics::Report;
 use crate::runlog::{Progress, RunLog};
@@ -22,7 +22,7 @@ impl Trainer {
         stop: &Interrupt,
     ) -> Result<Option<Report>> {
         // The memory of the graphs is needed here.
-        self.graphs.iter_mut().for_each(StepGraphs::release);
+        self.on_device.iter_mut().for_each(OnDevice::release);
         self.check_data(progress, stop)?;
         let sources = self.data.as_ref().map_or(&[][..], |data| &data.eval);
         match evaluate::evaluate(&self.model, &self.recipe, sources, progress, stop) {

@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 
 use dressage_engine::Device;
 use dressage_models::Segmenter;
-use dressage_models::criterion::DevicePoints;
 use dressage_models::weights::StateDict;
 
 use crate::checkpoint::Notes;
 use crate::checkpoint_timer::CheckpointTimer;
 use crate::data::{BESIDE_HOST, LoaderSettings};
 use crate::device_plan::DevicePlan;
-use crate::graphs::StepGraphs;
+use crate::graphs::OnDevice;
 use crate::place::Place;
 use crate::plan::Plan;
 use crate::recipe::{Bearing, Recipe, changed_settings};
@@ -100,12 +99,12 @@ impl Trainer {
     fn around(recipe: Recipe, model: Segmenter, place: Place) -> Result<Trainer> {
         let model = place.take(model)?;
         let optimiser = network::optimiser(&recipe, &model)?;
-        let (criterion, schedule) = (network::criterion(&recipe), recipe.schedule()?);
-        let points = |device| DevicePoints::new(device, recipe.train.seed);
-        let points = place.device().map(points).transpose()?;
-        let graphs = place.device().filter(|device| recipe.run.graphs && !device.is_dry_run());
+        let schedule = recipe.schedule()?;
         let (batch, crop) = (recipe.train.batch, recipe.augment.crop);
-        let graphs = graphs.map(|device| StepGraphs::new(device, [batch, crop, crop]));
+        let on_device = |device: &Device| {
+            OnDevice::new([batch, crop, crop], recipe.run.graphs && !device.is_dry_run())
+        };
+        let on_device = place.device().map(on_device);
         let (dir, step, pending) = (recipe.run.dir.clone(), 0, None);
         let timer = CheckpointTimer::new(recipe.train.checkpoint_minutes);
         Ok(Trainer {
@@ -114,13 +113,11 @@ impl Trainer {
             folder: None,
             place,
             model,
-            criterion,
-            points,
             optimiser,
             schedule,
             step,
             pending,
-            graphs,
+            on_device,
             torn: false,
             note: None,
             plan: None,

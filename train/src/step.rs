@@ -8,14 +8,13 @@
 use std::time::Instant;
 
 use dressage_engine::memory::{Category, with_category};
-use dressage_engine::{Tensor, backward, isolated, no_grad, ops, range};
+use dressage_engine::{DType, Device, Gradients, Tensor, backward_from, isolated, range};
 use dressage_models::ModelError;
-use dressage_models::criterion::{
-    Assignment, Candidate, Loss, PointSource, RandomPoints, StepCosts, Targets, named_terms,
-};
+use dressage_models::objective::{LossTerms, StepLoss, Targets};
 use serde::Serialize;
 
 use crate::data::{Batch, Loader};
+use crate::optimiser::Optimiser;
 use crate::trainer::Trainer;
 use crate::{Result, TrainError, checkpoint};
 
@@ -41,7 +40,7 @@ pub(crate) struct Pending {
     pub samples: Vec<String>,
     pub lr: f64,
     pub seconds: f64,
-    /// `[1 + 3 * layers]`: the sum of all losses, then each term.
+    /// `[1 + terms]`: the sum of all losses, then each term.
     pub loss_readback: Tensor,
 }
 
@@ -51,10 +50,36 @@ pub(crate) enum Step {
     Queued(Pending),
 }
 
-/// Loss of a step: sum and terms in host memory, or sum and [`loss_readback`] on a device.
-enum State {
-    Known(f32, Vec<(String, f32)>),
-    Queued(Tensor, Tensor),
+/// What a step reads and writes besides weights and moments. On a device all of it keeps its
+/// address from step to step.
+pub(crate) struct StepBuffers {
+    pub image: Tensor,
+    pub targets: Targets,
+    pub loss: Box<dyn StepLoss>,
+    /// `[1 + terms]`: the sum of all losses of the last step, then each term.
+    pub loss_readback: Tensor,
+    /// Gradient 1 that the backward pass starts from.
+    one: Tensor,
+}
+
+impl StepBuffers {
+    /// Images, height and width.
+    pub fn size(&self) -> [usize; 3] {
+        [self.image.dim(0), self.image.dim(2), self.image.dim(3)]
+    }
+
+    /// Writes a batch over the previous one on a device. Does not wait.
+    fn write(&mut self, (image, targets): &(Tensor, Targets)) -> Result<()> {
+        let _range = range("data");
+        self.image.overwrite_from(image)?;
+        Ok(self.targets.overwrite(targets)?)
+    }
+}
+
+/// Inputs of a step besides its buffers.
+pub(crate) struct StepContext<'a> {
+    pub samples: &'a [String],
+    pub lr: f64,
 }
 
 impl Trainer {
@@ -92,11 +117,10 @@ impl Trainer {
     }
 
     /// Makes all later steps reuse the batch on the device and ignore the one they are given.
-    /// Measurements then exclude the copy to the device. Only steps through graphs can do this;
-    /// returns whether they are on.
+    /// Measurements then exclude the copy to the device. Returns whether this place can do so.
     pub fn reuse_batch(&mut self) -> bool {
-        self.graphs.iter_mut().for_each(|graphs| graphs.reuse_batch = true);
-        self.graphs.is_some()
+        self.on_device.iter_mut().for_each(|on_device| on_device.reuse_batch = true);
+        self.on_device.is_some()
     }
 
     /// Queues one step as [`Trainer::step_on`] does, without waiting for its loss. On a device it
@@ -119,34 +143,16 @@ impl Trainer {
         self.torn = self.place.device().is_some();
         // Runs on a thread of the pool, so that a parallel loop starts without waking a thread
         // first.
-        let step = rayon::scope(|_| isolated(|| self.step_through(batch)));
+        let size = [batch.b, batch.h, batch.w];
+        let step = rayon::scope(|_| {
+            isolated(|| self.step_from(&batch.names, size, |trainer| trainer.to_tensors(batch)))
+        });
         self.torn = false;
         step
     }
 
-    /// Runs a step through graphs if they are on and accept the batch, else launch by launch.
-    fn step_through(&mut self, batch: &Batch) -> Result<(Step, Option<StepLog>)> {
-        let mut before = None;
-        if let Some(mut graphs) = self.graphs.take_if(|graphs| graphs.take(batch)) {
-            match self.step_in(&mut graphs, batch, &mut before) {
-                // The graphs are dropped, which frees their memory for the step below.
-                Ok(None) => {}
-                Ok(Some(step)) => {
-                    self.graphs = Some(graphs);
-                    return Ok((step, before));
-                }
-                Err(error) => {
-                    self.graphs = Some(graphs);
-                    return Err(error);
-                }
-            }
-        }
-        let (step, last) = self.step_from(&batch.names, |trainer| trainer.to_tensors(batch))?;
-        Ok((step, before.or(last)))
-    }
-
     /// Converts a batch to tensors.
-    pub(crate) fn to_tensors(&self, batch: &Batch) -> Result<(Tensor, Targets)> {
+    fn to_tensors(&self, batch: &Batch) -> Result<(Tensor, Targets)> {
         let (b, h, w) = (batch.b, batch.h, batch.w);
         let image = Tensor::from_slice(&batch.images, &[b, 3, h, w])?;
         let labels = Tensor::from_slice(&batch.labels, &[b, h, w])?;
@@ -157,7 +163,7 @@ impl Trainer {
     pub(crate) fn dry_run_step(&mut self) -> Result<()> {
         let (b, s) = (self.recipe.train.batch, self.recipe.augment.crop);
         let classes = self.recipe.classes();
-        let (done, _) = self.step_from(&[], |_| {
+        let (done, _) = self.step_from(&[], [b, s, s], |_| {
             let image = Tensor::empty::<f32>(&[b, 3, s, s]);
             Ok((image, Targets::for_dry_run(b, s, classes)))
         })?;
@@ -172,124 +178,169 @@ impl Trainer {
     fn step_from(
         &mut self,
         samples: &[String],
-        data: impl FnOnce(&Trainer) -> Result<(Tensor, Targets)>,
+        size: [usize; 3],
+        data: impl Fn(&Trainer) -> Result<(Tensor, Targets)>,
     ) -> Result<(Step, Option<StepLog>)> {
         let mut clock = Clock::start();
-        let (image, targets) = with_category(Category::Data, || self.to_device(data(self)?))?;
+        let mut buffers = with_category(Category::Data, || self.buffers(size, data))?;
         clock.lap();
-        let output = self.model.forward(&image, false)?;
-        clock.lap();
-        let candidates = Candidate::of(&output);
-        let (loss, before) = self.losses(&candidates, &targets, samples)?;
-        drop((output, candidates));
-        let state = match self.place.device() {
-            Some(_) => State::Queued(loss.total.detach(), loss_readback(&loss)?),
-            None => self.checked(&loss, samples)?,
+        let context = StepContext { samples, lr: self.schedule.lr(self.step) };
+        let done = match self.place.device().cloned() {
+            None => self.step_on_host(&context, &mut buffers, &mut clock),
+            Some(device) => self.step_on_device(&context, &device, &mut buffers, &clock),
         };
-        clock.lap();
-        let mut grads = backward(loss.total)?;
-        drop(loss.layers);
-        clock.lap();
-        let (step, lr) = (self.step, self.schedule.lr(self.step));
-        let guard = match &state {
-            State::Known(..) => None,
-            State::Queued(total, _) => Some(total),
+        self.keep(buffers);
+        done
+    }
+
+    /// Keeps the buffers of a step on a device, unless they are of another size than usual.
+    fn keep(&mut self, buffers: StepBuffers) {
+        if let Some(usual) = self.on_device.as_mut().filter(|usual| usual.size == buffers.size()) {
+            usual.buffers = Some(buffers);
+        }
+    }
+
+    /// The buffers of a step, with its batch: on a device those of the step before.
+    fn buffers(
+        &mut self,
+        size: [usize; 3],
+        data: impl Fn(&Trainer) -> Result<(Tensor, Targets)>,
+    ) -> Result<StepBuffers> {
+        let usual = self.on_device.as_mut();
+        let reuse_batch = usual.as_ref().is_some_and(|usual| usual.reuse_batch);
+        let kept = usual.and_then(|usual| usual.buffers.take_if(|buffers| buffers.size() == size));
+        let mut buffers = match kept {
+            Some(buffers) if reuse_batch => buffers,
+            Some(mut buffers) => match data(self).and_then(|data| buffers.write(&data)) {
+                Ok(()) => buffers,
+                Err(error) => {
+                    self.keep(buffers);
+                    return Err(error);
+                }
+            },
+            None => self.allocate(data(self)?)?,
         };
+        buffers.loss.set_step(self.step)?;
+        Ok(buffers)
+    }
+
+    fn allocate(&self, (image, targets): (Tensor, Targets)) -> Result<StepBuffers> {
+        let _range = range("data");
+        let (device, objective) = (self.place.device(), self.model.objective());
+        let (image, targets) = match device {
+            Some(device) => (self.model.image(image)?, targets.to_device(device)?),
+            None => (image, targets),
+        };
+        let terms = objective.terms().len();
+        let one = Tensor::from_slice(&[1.0f32], &[])?;
+        Ok(StepBuffers {
+            loss: objective.clone().step_loss(device, image.dim(0), self.recipe.train.seed)?,
+            loss_readback: Tensor::zeros_on(device, DType::F32, &[1 + terms])?,
+            one: device.map_or(Ok(one.clone()), |device| one.to_device(device, DType::F32))?,
+            image,
+            targets,
+        })
+    }
+
+    fn step_on_host(
+        &mut self,
+        context: &StepContext<'_>,
+        buffers: &mut StepBuffers,
+        clock: &mut Clock,
+    ) -> Result<(Step, Option<StepLog>)> {
+        self.model.predict(&buffers.image, &mut *buffers.loss)?;
+        clock.lap();
+        let matching = range("matching");
+        buffers.loss.costs(&buffers.targets, None)?;
+        let before = self.match_on_host(context, buffers)?;
+        drop(matching);
+        let losses = buffers.loss.losses(&buffers.targets)?;
+        buffers.loss.release();
+        let (loss, terms) = self.checked(&losses, context.samples)?;
+        clock.lap();
+        let mut grads = backward_from(losses.total, buffers.one.clone())?;
+        clock.lap();
         let updating = range("optimiser");
         self.torn = true;
-        self.optimiser.step(lr, &mut grads, guard)?;
+        self.optimiser.step(context.lr, &mut grads, None)?;
         drop(updating);
         drop(grads);
         clock.lap();
         self.step += 1;
         self.torn = false;
-        let (seconds, laps) = (clock.laps.iter().sum(), Some(clock.laps));
-        let done = match state {
-            State::Known(loss, terms) => Step::Known(StepLog { loss, terms, lr, seconds, laps }),
-            State::Queued(_, loss_readback) => Step::Queued(Pending {
-                step,
-                samples: samples.to_vec(),
-                lr,
-                seconds,
-                loss_readback,
-            }),
-        };
-        Ok((done, before))
+        let (lr, seconds, laps) = (context.lr, clock.laps.iter().sum(), Some(clock.laps));
+        Ok((Step::Known(StepLog { loss, terms, lr, seconds, laps }), before))
     }
 
-    /// Copies a batch to where the network is stored.
-    pub(crate) fn to_device(
-        &self,
-        (image, targets): (Tensor, Targets),
-    ) -> Result<(Tensor, Targets)> {
-        let _range = range("data");
-        Ok(match self.place.device() {
-            Some(device) => (self.model.image(image)?, targets.to_device(device)?),
-            None => (image, targets),
-        })
-    }
-
-    /// Computes costs, assignment and losses. Also returns the previous step, if its loss was not
-    /// known yet.
-    fn losses(
+    fn step_on_device(
         &mut self,
-        candidates: &[Candidate],
-        targets: &Targets,
-        samples: &[String],
-    ) -> Result<(Loss, Option<StepLog>)> {
-        if let Some(mut points) = self.points.take() {
-            let result = points.set_step(self.step).map_err(TrainError::from);
-            let result =
-                result.and_then(|()| self.compare(candidates, targets, &mut points, samples));
-            self.points = Some(points);
-            return result;
+        context: &StepContext<'_>,
+        device: &Device,
+        buffers: &mut StepBuffers,
+        clock: &Clock,
+    ) -> Result<(Step, Option<StepLog>)> {
+        // The pending loss is from a step with other buffers.
+        if let Some(pending) = &self.pending
+            && pending.loss_readback.address() != buffers.loss_readback.address()
+        {
+            buffers.loss_readback.copy_into(0, &pending.loss_readback)?;
         }
-        let (b, k) = (targets.classes().len(), self.criterion.config.classes);
-        let mut points = RandomPoints {
-            seed: self.recipe.train.seed,
-            step: self.step,
-            capacity: b * k.min(self.model.head().config().queries),
+        let before = self.through_graphs(context, device, buffers)?;
+        let step = self.step;
+        self.step += 1;
+        let pending = Pending {
+            step,
+            samples: context.samples.to_vec(),
+            lr: context.lr,
+            seconds: clock.start.elapsed().as_secs_f64(),
+            loss_readback: buffers.loss_readback.clone(),
         };
-        self.compare(candidates, targets, &mut points, samples)
+        Ok((Step::Queued(pending), before))
     }
 
-    fn compare(
-        &mut self,
-        candidates: &[Candidate],
-        targets: &Targets,
-        points: &mut dyn PointSource,
-        samples: &[String],
-    ) -> Result<(Loss, Option<StepLog>)> {
-        let previous = self.pending.as_ref().map(|pending| &pending.loss_readback);
-        let matching = range("matching");
-        let costs = self.criterion.costs(candidates, targets, points, previous)?;
-        let (assignment, before) = self.match_on_host(&costs, targets, samples)?;
-        drop(matching);
-        Ok((self.criterion.losses(candidates, targets, assignment, points)?, before))
+    /// Queues the predictions and what the host decides on: the first part of a step on a device.
+    pub(crate) fn forward_and_costs(&mut self, buffers: &mut StepBuffers) -> Result<()> {
+        self.model.predict(&buffers.image, &mut *buffers.loss)?;
+        let _range = range("matching");
+        Ok(buffers.loss.costs(&buffers.targets, Some(&buffers.loss_readback))?)
     }
 
-    /// Computes the assignment on the host. On a device this is the wait of the step. Also returns
-    /// the previous step, if its loss was not known yet.
+    /// Decides on the host what the losses compare. On a device this is the wait of the step. Also
+    /// returns the previous step, if its loss was not known yet.
     pub(crate) fn match_on_host(
         &mut self,
-        costs: &StepCosts,
-        targets: &Targets,
-        samples: &[String],
-    ) -> Result<(Assignment, Option<StepLog>)> {
-        let (assignment, previous) = match self.criterion.assign(costs, targets) {
-            Ok(found) => found,
+        context: &StepContext<'_>,
+        buffers: &mut StepBuffers,
+    ) -> Result<Option<StepLog>> {
+        let previous = match buffers.loss.decide(&buffers.targets) {
+            Ok(previous) => previous,
             Err(ModelError::Matching(what)) => {
                 // If the loss of the previous step was not finite either, that step is reported.
                 self.flush()?;
-                return Err(self.not_finite(what, self.step, samples)?);
+                return Err(self.not_finite(what, self.step, context.samples)?);
             }
             Err(other) => return Err(other.into()),
         };
-        let before = match self.pending.take() {
-            Some(pending) => Some(self.read(pending, &previous)?),
-            None => None,
-        };
-        Ok((assignment, before))
+        match self.pending.take() {
+            Some(pending) => Ok(Some(self.read(pending, &previous)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Queues losses and gradients, then calls `update` with the gradients and the guarding loss:
+    /// the second part of a step on a device.
+    pub(crate) fn losses_and_update<R>(
+        &mut self,
+        buffers: &mut StepBuffers,
+        update: impl FnOnce(&mut Optimiser, &mut Gradients, &Tensor) -> Result<R>,
+    ) -> Result<R> {
+        let LossTerms { total, values } = buffers.loss.losses(&buffers.targets)?;
+        let guard = total.detach();
+        buffers.loss_readback.copy_into(0, &guard)?;
+        buffers.loss_readback.copy_into(1, &values)?;
+        let mut grads = backward_from(total, buffers.one.clone())?;
+        let _range = range("optimiser");
+        update(&mut self.optimiser, &mut grads, &guard)
     }
 
     /// Waits for the loss of the last step if it is still on a device.
@@ -308,7 +359,7 @@ impl Trainer {
         let Pending { step, samples, lr, seconds, .. } = pending;
         let (loss, values) =
             loss_readback.split_first().map_or((f32::NAN, loss_readback), |(l, v)| (*l, v));
-        let terms = named_terms(values);
+        let terms = self.named(values);
         // The update on the device checked the same value.
         if loss.is_finite() {
             return Ok(StepLog { loss, terms, lr, seconds, laps: None });
@@ -319,12 +370,17 @@ impl Trainer {
         Err(self.not_finite(what, step, &samples)?)
     }
 
-    /// Copies the values of a loss to host memory. A loss that is not finite becomes an error that
-    /// names the term, after the state is saved.
-    fn checked(&self, loss: &Loss, samples: &[String]) -> Result<State> {
-        let (total, terms) = (loss.total.item()?, loss.named()?);
+    /// Loss terms with their names.
+    fn named(&self, values: &[f32]) -> Vec<(String, f32)> {
+        self.model.objective().terms().into_iter().zip(values.iter().copied()).collect()
+    }
+
+    /// Values of a loss in host memory. A loss that is not finite becomes an error that names the
+    /// term, after the state is saved.
+    fn checked(&self, loss: &LossTerms, samples: &[String]) -> Result<(f32, Vec<(String, f32)>)> {
+        let (total, terms) = (loss.total.item()?, self.named(loss.values.data()?));
         match bad_loss(total, &terms) {
-            None => Ok(State::Known(total, terms)),
+            None => Ok((total, terms)),
             Some(what) => Err(self.not_finite(what, self.step, samples)?),
         }
     }
@@ -346,16 +402,9 @@ fn bad_loss(total: f32, terms: &[(String, f32)]) -> Option<String> {
     bad.map(|(name, value)| format!("{name} is {value}"))
 }
 
-/// Values of the loss on a device that the host reads back, as one tensor.
-fn loss_readback(loss: &Loss) -> Result<Tensor> {
-    with_category(Category::Data, || {
-        let total = ops::reshape(&loss.total.detach(), &[1])?;
-        Ok(no_grad(|| ops::concat(&[&total, &loss.values.detach()], 0))?)
-    })
-}
-
 /// Stopwatch for the parts of one step.
 struct Clock {
+    start: Instant,
     last: Instant,
     laps: [f64; 5],
     next: usize,
@@ -363,7 +412,8 @@ struct Clock {
 
 impl Clock {
     fn start() -> Clock {
-        Clock { last: Instant::now(), laps: [0.0; 5], next: 0 }
+        let start = Instant::now();
+        Clock { start, last: start, laps: [0.0; 5], next: 0 }
     }
 
     fn lap(&mut self) {

@@ -7,14 +7,13 @@ use std::time::Instant;
 use dressage_engine::memory::{self, usage, usage_on};
 use dressage_kernels::cpu::{allocate, scratch, simd};
 use dressage_models::Segmenter;
-use dressage_models::criterion::{Criterion, DevicePoints};
 use serde::Serialize;
 
 use crate::checkpoint_timer::{CheckpointTimer, Clock};
 use crate::data::check::{Checked, LeftOut, Which, check_recipe};
 use crate::data::{Loader, LoaderSettings};
 use crate::device_plan::DevicePlan;
-use crate::graphs::StepGraphs;
+use crate::graphs::OnDevice;
 use crate::interrupt::Interrupt;
 use crate::metrics::Report;
 use crate::optimiser::Optimiser;
@@ -40,17 +39,14 @@ pub struct Trainer {
     pub(crate) folder: Option<RunFolder>,
     pub(crate) place: Place,
     pub(crate) model: Segmenter,
-    pub(crate) criterion: Criterion,
-    /// Source of the random points on a device.
-    pub(crate) points: Option<DevicePoints>,
     pub(crate) optimiser: Optimiser,
     pub(crate) schedule: Schedule,
     /// Steps done.
     pub(crate) step: u64,
     /// The last step, if its loss is still on a device.
     pub(crate) pending: Option<Pending>,
-    /// CUDA graphs of the steps, if a device uses them.
-    pub(crate) graphs: Option<StepGraphs>,
+    /// State of the steps on a device.
+    pub(crate) on_device: Option<OnDevice>,
     /// Whether an update is incomplete, so that the state must not be saved.
     pub(crate) torn: bool,
     /// Message for the progress reporter, sent after the step.

@@ -41,29 +41,35 @@ pub fn mask_loss(
     mask_loss_of(size, x, t, divisor, capacity)
 }
 
-/// [`mask_loss`] with the number of masks `num` `[1]` and pair weights `[r]` on the device. Both
-/// are f32, and the host reads neither. The weight of a padding pair is 0.
+/// [`mask_loss`] with the number of masks `num` `[1]` and pair weights `[r]` where the logits are,
+/// f32. On a device the host reads neither. The weight of a padding pair is 0; the host takes no
+/// padding and no weights.
 ///
 /// # Errors
-/// Shapes that do not fit; tensors in host memory; a type without a kernel.
+/// Shapes that do not fit; weights in host memory; a type without a kernel.
 pub fn mask_loss_at(
     x: &Tensor,
     t: &Tensor,
     num: &Tensor,
-    pair_weights: &Tensor,
+    pair_weights: Option<&Tensor>,
     weights: [f64; 2],
+    capacity: usize,
 ) -> Result<Tensor> {
     let &[r, p] = x.shape() else {
         return Err(shape_error("mask_loss", "x", "[r, p]", x));
     };
     expect_shape("mask_loss", "t", t, &[r, p])?;
     expect_shape("mask_loss", "num", num, &[1])?;
-    expect_shape("mask_loss", "pair_weights", pair_weights, &[r])?;
-    if x.device().is_none() {
-        return Err(EngineError::OnHost { op: "mask_loss" });
+    if let Some(pair_weights) = pair_weights {
+        expect_shape("mask_loss", "pair_weights", pair_weights, &[r])?;
     }
+    let divisor = match x.device() {
+        Some(_) => Divisor::Device(num.clone(), pair_weights.cloned()),
+        None if pair_weights.is_some() => return Err(EngineError::OnHost { op: "mask_loss" }),
+        None => Divisor::Host(num.item::<f32>()?.into()),
+    };
     let size = MaskLoss { r, p, mask_weight: weights[0], dice_weight: weights[1] };
-    mask_loss_of(size, x, t, Divisor::Device(num.clone(), Some(pair_weights.clone())), 0)
+    mask_loss_of(size, x, t, divisor, capacity)
 }
 
 /// The divisor of the sums, in the place of the logits.

@@ -18,6 +18,7 @@ mod join;
 mod linear;
 mod losses;
 mod masks;
+mod matching;
 mod matmul;
 mod norm;
 mod points;
@@ -41,6 +42,9 @@ pub use join::{broadcast, concat, gather_rows, narrow, prepend};
 pub use linear::{linear, linear_relu};
 pub use losses::{class_loss, class_loss_at, mask_loss, mask_loss_at, total};
 pub use masks::{attention_mask, sine_position};
+pub use matching::{
+    LabelMasks, Matching, match_cost, sample_labels, semantic_scores, uncertain_points,
+};
 pub use matmul::matmul;
 pub use norm::{group_norm, layer_norm};
 pub use points::{mask_rows, point_sample};

@@ -348,7 +348,7 @@ fn padded_mask_loss(x: &Tensor) -> Result<Tensor> {
         return ops::mask_loss(&pairs, &like(x, &t[..14], &[2, 7])?, 3.0, [5.0, 2.0], 3);
     }
     let (num, pairs) = (like(x, &[3.0], &[1])?, like(x, &[1.0, 1.0, 0.0], &[3])?);
-    ops::mask_loss_at(x, &like(x, &t, &[3, 7])?, &num, &pairs, [5.0, 2.0])
+    ops::mask_loss_at(x, &like(x, &t, &[3, 7])?, &num, Some(&pairs), [5.0, 2.0], 0)
 }
 
 /// Constants where `x` is stored: f32 on a device, in host memory the type of `x`.

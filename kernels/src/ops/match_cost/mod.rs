@@ -92,4 +92,47 @@ impl MatchCost {
         }
         Ok(())
     }
+
+    /// Writes the costs of `b` images: `cls` `[b, q, k + 1]`, `labels` `[b, g]`, `x` `[b, q, p]`, `t`
+    /// `[b, g, p]`, `cost` `[b, q, g]`. Targets whose label is negative are padding, which comes
+    /// last in its image and costs 0.
+    ///
+    /// # Errors
+    /// As [`MatchCost::compute`].
+    pub fn compute_padded<T: Real>(
+        &self,
+        b: usize,
+        cls: &[T],
+        labels: &[i32],
+        x: &[T],
+        t: &[T],
+        cost: &mut [T],
+    ) -> Result<()> {
+        let Self { q, g, k, p, .. } = *self;
+        check_len("match_cost", "cls", cls, b * q * (k + 1))?;
+        check_len("match_cost", "labels", labels, b * g)?;
+        check_len("match_cost", "x", x, b * q * p)?;
+        check_len("match_cost", "t", t, b * g * p)?;
+        check_len("match_cost", "cost", cost, b * q * g)?;
+        if dry_run::skip("match_cost") {
+            return Ok(());
+        }
+        let mut own = Vec::new();
+        for i in 0..b {
+            let labels = &labels[i * g..][..g];
+            let filled = labels.iter().take_while(|&&label| label >= 0).count();
+            own.clear();
+            own.resize(q * filled, T::ZERO);
+            let (cls, x) = (&cls[i * q * (k + 1)..][..q * (k + 1)], &x[i * q * p..][..q * p]);
+            let (labels, t) = (&labels[..filled], &t[i * g * p..][..filled * p]);
+            MatchCost { g: filled, ..*self }.compute(cls, labels, x, t, &mut own)?;
+            let rows = cost[i * q * g..][..q * g].chunks_exact_mut(g.max(1));
+            for (j, row) in rows.enumerate() {
+                let (paired, padding) = row.split_at_mut(filled);
+                paired.copy_from_slice(&own[j * filled..][..filled]);
+                padding.fill(T::ZERO);
+            }
+        }
+        Ok(())
+    }
 }

@@ -17,33 +17,61 @@ pub struct LabelSample {
 }
 
 impl LabelSample {
-    /// Samples the masks of several classes of one label map `[h, w]` at the same points `[p, 2]`.
-    /// Writes `values` `[g, p]`.
+    /// Samples masks whose points are shared by the rows of an image. `labels` is `[b, h, w]`,
+    /// `images` and `classes` `[b * g]`, `points` `[b, p, 2]`; writes `values` `[b * g, p]`.
     ///
-    /// Each point is looked up once for all classes.
+    /// A row whose image is negative is padding, which comes last in its image and is 0. Each point
+    /// is looked up once for all classes of an image.
     ///
     /// # Errors
-    /// A slice whose length does not match the sizes; a class given twice.
+    /// A slice whose length does not match the sizes; a class given twice; a row of another image.
     pub fn shared<T: Real>(
         &self,
         labels: &[u8],
-        classes: &[u8],
+        images: &[i32],
+        classes: &[i32],
         points: &[T],
         values: &mut [T],
     ) -> Result<()> {
         check_map("sample_labels", self.h, self.w)?;
-        check_len("sample_labels", "labels", labels, self.h * self.w)?;
-        check_len("sample_labels", "points", points, self.p * 2)?;
-        check_len("sample_labels", "values", values, classes.len() * self.p)?;
+        let (r, map) = (images.len(), self.h * self.w);
+        let b = labels.len() / map;
+        check_len("sample_labels", "labels", labels, b * map)?;
+        check_len("sample_labels", "classes", classes, r)?;
+        check_len("sample_labels", "points", points, b * self.p * 2)?;
+        check_len("sample_labels", "values", values, r * self.p)?;
+        let g = r / b.max(1);
+        if dry_run::skip("sample_labels") || g == 0 || self.p == 0 {
+            return Ok(());
+        }
+        let rows = images.chunks_exact(g).zip(classes.chunks_exact(g)).enumerate();
+        for ((i, (images, classes)), values) in rows.zip(values.chunks_exact_mut(g * self.p)) {
+            let filled = images.iter().take_while(|&&image| image >= 0).count();
+            if images[..filled].iter().any(|&image| image as usize != i) {
+                let what = format!("rows of image {i} name other images");
+                return Err(KernelError::Size { op: "sample_labels", what });
+            }
+            let points = &points[i * self.p * 2..][..self.p * 2];
+            self.one_map(&labels[i * map..][..map], &classes[..filled], points, values)?;
+        }
+        Ok(())
+    }
+
+    /// Samples the masks of `classes` of one label map; rows after them are 0.
+    fn one_map<T: Real>(
+        &self,
+        labels: &[u8],
+        classes: &[i32],
+        points: &[T],
+        values: &mut [T],
+    ) -> Result<()> {
         let mut row_of = [None; 256];
         for (row, &class) in classes.iter().enumerate() {
+            let Ok(class) = u8::try_from(class) else { continue };
             if row_of[usize::from(class)].replace(row * self.p).is_some() {
                 let what = format!("class {class} is asked for twice");
                 return Err(KernelError::Size { op: "sample_labels", what });
             }
-        }
-        if dry_run::skip("sample_labels") {
-            return Ok(());
         }
         values.fill(T::ZERO);
         for (j, point) in points.chunks_exact(2).enumerate() {
@@ -58,7 +86,8 @@ impl LabelSample {
         Ok(())
     }
 
-    /// Samples the mask of `classes[i]` in label map `images[i]` at the points of row `i`.
+    /// Samples the mask of `classes[i]` in label map `images[i]` at the points of row `i`. A row
+    /// whose image is negative is 0.
     ///
     /// `labels` is `[b, h, w]`, `points` `[r, p, 2]`; writes `values` `[r, p]`.
     ///
@@ -67,8 +96,8 @@ impl LabelSample {
     pub fn each<T: Real>(
         &self,
         labels: &[u8],
-        images: &[usize],
-        classes: &[u8],
+        images: &[i32],
+        classes: &[i32],
         points: &[T],
         values: &mut [T],
     ) -> Result<()> {
@@ -79,18 +108,22 @@ impl LabelSample {
         check_len("sample_labels", "classes", classes, r)?;
         check_len("sample_labels", "points", points, r * self.p * 2)?;
         check_len("sample_labels", "values", values, r * self.p)?;
-        if let Some(image) = images.iter().find(|&&image| image >= b) {
-            let what = format!("image {image} of {b} label maps");
-            return Err(KernelError::Size { op: "sample_labels", what });
-        }
         if dry_run::skip("sample_labels") {
             return Ok(());
+        }
+        if let Some(image) = images.iter().find(|&&image| i64::from(image) >= b as i64) {
+            let what = format!("image {image} of {b} label maps");
+            return Err(KernelError::Size { op: "sample_labels", what });
         }
         if self.p == 0 {
             return Ok(());
         }
         let rows = values.par_chunks_mut(self.p).zip(points.par_chunks(self.p * 2));
         rows.zip(images.par_iter().zip(classes)).for_each(|((values, points), (&i, &class))| {
+            let (Ok(i), Ok(class)) = (usize::try_from(i), u8::try_from(class)) else {
+                values.fill(T::ZERO);
+                return;
+            };
             let labels = &labels[i * map..][..map];
             for (value, point) in values.iter_mut().zip(points.chunks_exact(2)) {
                 *value = self.value(labels, class, point[0], point[1]);

@@ -93,35 +93,35 @@ fn labels_are_read_like_masks() {
     };
     let s = LabelSample { h, w, p };
     let one = PointSample { r: 1, h, w, p, shared: false };
-    let classes = [3, 0, 2, 77];
-    let at = points::<f32>(p, 2);
-    let mut values = vec![f32::NAN; classes.len() * p];
-    s.shared(&labels[h * w..], &classes, &at, &mut values).unwrap();
-    for (class, got) in classes.iter().zip(values.chunks(p)) {
-        let mut want = vec![f32::NAN; p];
-        reference::forward(&one, &mask(1, *class), &at, &mut want);
-        assert_eq!(got, want);
+    let want = |image: i32, class: i32, at: &[f32]| {
+        let mut want = vec![0.0; p];
+        if image >= 0 {
+            let mask = mask(image as usize, class as u8);
+            reference::forward(&one, &mask, at, &mut want);
+        }
+        want
+    };
+    // Padding comes last in each image.
+    let (images, classes) = ([0, 0, -1, -1, 1, 1, 1, 1], [1, 2, -1, -1, 3, 0, 2, 77]);
+    let at = points::<f32>(b * p, 2);
+    let mut values = vec![f32::NAN; images.len() * p];
+    s.shared(&labels, &images, &classes, &at, &mut values).unwrap();
+    for (i, got) in values.chunks(p).enumerate() {
+        assert_eq!(got, want(images[i], classes[i], &at[i / 4 * 2 * p..][..2 * p]));
     }
-    let (images, classes) = ([1, 0, 1], [2, 3, 77]);
-    let at = points::<f32>(3 * p, 4);
-    let mut values = vec![f32::NAN; 3 * p];
+    let (images, classes) = ([1, 0, -1, 1], [2, 3, -1, 77]);
+    let at = points::<f32>(4 * p, 4);
+    let mut values = vec![f32::NAN; 4 * p];
     s.each(&labels, &images, &classes, &at, &mut values).unwrap();
-    for i in 0..3 {
-        let mut want = vec![f32::NAN; p];
-        reference::forward(
-            &one,
-            &mask(images[i], classes[i]),
-            &at[i * 2 * p..][..2 * p],
-            &mut want,
-        );
-        assert_eq!(values[i * p..][..p], want);
+    for (i, got) in values.chunks(p).enumerate() {
+        assert_eq!(got, want(images[i], classes[i], &at[i * 2 * p..][..2 * p]));
     }
 }
 
 #[test]
 fn bad_arguments_are_named() {
     let s = LabelSample { h: 2, w: 2, p: 1 };
-    let error = s.shared(&[0; 4], &[3, 3], &[0.5f32; 2], &mut [0.0; 2]).unwrap_err();
+    let error = s.shared(&[0; 4], &[0, 0], &[3, 3], &[0.5f32; 2], &mut [0.0; 2]).unwrap_err();
     assert_eq!(error.to_string(), "sample_labels: class 3 is asked for twice");
     let error = s.each(&[0; 8], &[0, 2], &[1, 1], &[0.5f32; 4], &mut [0.0; 2]).unwrap_err();
     assert_eq!(error.to_string(), "sample_labels: image 2 of 2 label maps");

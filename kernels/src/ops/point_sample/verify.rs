@@ -115,8 +115,8 @@ fn labels(verification: &mut Verification<'_>, shared: bool) -> Result<()> {
     let mut want = vec![0.0f64; 4 * p];
     for (row, (&image, &class)) in images.iter().zip(&classes).enumerate().take(3) {
         let from = if shared { image as usize } else { row } * 2 * p;
-        let (at, class) = (wide(&at[from..from + 2 * p]), [class as u8]);
-        s.each(&labels, &[image as usize], &class, &at, &mut want[row * p..(row + 1) * p])?;
+        let at = wide(&at[from..from + 2 * p]);
+        s.each(&labels, &[image], &[class], &at, &mut want[row * p..(row + 1) * p])?;
     }
     let bound = 4.0 * 3.0 * UNIT * w as f64 + 8.0 * UNIT;
     verification.within(&format!("{what}: values"), &got, &want, |_| bound);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use dressage_models::backbone::DinoConfig;
+use dressage_models::objective::ObjectiveConfig;
 use dressage_models::weights::{
     Difference, StateDict, dinov2, fitted, has_head, recognise, refuse_part,
 };
@@ -104,7 +105,9 @@ fn trained(
     let method = if rein { Method::Rein } else { Method::Freeze };
     let mut config = SegmenterConfig::published(backbone, classes, method);
     let mask_width = rows("decode_head.mask_embed.4.bias").filter(|n| *n > 0);
-    config.head.mask_width = mask_width.unwrap_or(config.head.mask_width);
+    if let ObjectiveConfig::Mask2Former { head, .. } = &mut config.objective {
+        head.mask_width = mask_width.unwrap_or(head.mask_width);
+    }
     let (dict, wanted) = fitted(checkpoint::trained(dict), &config)?;
     let adapter = if rein { "Rein and head" } else { "a head" };
     Ok((dict, wanted, format!("{adapter} on {name}, {classes} classes")))

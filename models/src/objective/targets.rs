@@ -19,8 +19,8 @@ pub struct Targets {
     table: Option<Tensor>,
 }
 
-/// Targets on a device, padded to the number of classes.
-pub(super) struct PaddedTargets {
+/// Targets padded to the number of classes; padding comes last in each image.
+pub(crate) struct PaddedTargets {
     /// `[b * k]`, i32: image of each target, -1 for padding.
     pub images: Tensor,
     /// `[b * k]`, i32: class of each target, -1 for padding.
@@ -94,14 +94,7 @@ impl Targets {
             );
             return Err(ModelError::Config(text));
         }
-        let slots = from.classes.len() * from.k;
-        let mut words = vec![-1; 2 * slots];
-        for (image, classes) in from.classes.iter().enumerate() {
-            for (j, &class) in classes.iter().enumerate() {
-                words[image * from.k + j] = image as i32;
-                words[slots + image * from.k + j] = i32::from(class);
-            }
-        }
+        let words = from.words();
         self.labels.overwrite(labels)?;
         table.overwrite(&words)?;
         self.classes.clone_from(&from.classes);
@@ -113,24 +106,53 @@ impl Targets {
         2 * self.labels.dim(0) * self.k
     }
 
-    /// The parts of the table on a device.
-    pub(super) fn on(&self, device: &Device) -> Result<PaddedTargets> {
-        let table = self.table.as_ref().filter(|table| table.device() == Some(device));
-        let table = table.ok_or_else(|| not_placed(&device.name()))?;
+    /// Image of each target, then its class; -1 for padding.
+    fn words(&self) -> Vec<i32> {
+        let slots = self.classes.len() * self.k;
+        let mut words = vec![-1; 2 * slots];
+        for (image, classes) in self.classes.iter().enumerate() {
+            for (j, &class) in classes.iter().enumerate() {
+                words[image * self.k + j] = image as i32;
+                words[slots + image * self.k + j] = i32::from(class);
+            }
+        }
+        words
+    }
+
+    /// The padded targets, on the device of the labels or on the host.
+    ///
+    /// # Errors
+    /// Targets that are not in the memory of `place`.
+    pub(crate) fn padded(&self, place: Option<&Device>) -> Result<PaddedTargets> {
+        if self.labels.device() != place {
+            return Err(not_placed(&place.map_or("the host".into(), Device::name)));
+        }
         let slots = self.labels.dim(0) * self.k;
+        let host;
+        let table = match &self.table {
+            Some(table) => table,
+            None => {
+                host = Tensor::from_slice(&self.words(), &[2 * slots])?;
+                &host
+            }
+        };
         Ok(PaddedTargets {
             images: ops::rows(table, 0, slots)?,
             classes: ops::rows(table, slots, slots)?,
         })
     }
 
-    /// `[b, H, W]`, u8.
-    pub(super) fn labels(&self) -> &Tensor {
-        &self.labels
+    /// Masks of classes in the label maps.
+    pub(crate) fn masks<'a>(
+        &'a self,
+        images: &'a Tensor,
+        classes: &'a Tensor,
+    ) -> ops::LabelMasks<'a> {
+        ops::LabelMasks { labels: &self.labels, images, classes }
     }
 
     /// Number of classes.
-    pub(super) fn k(&self) -> usize {
+    pub(crate) fn k(&self) -> usize {
         self.k
     }
 

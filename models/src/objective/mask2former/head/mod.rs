@@ -76,6 +76,22 @@ impl HeadConfig {
     }
 }
 
+impl HeadConfig {
+    /// Fails unless an adapter with this many tokens makes the queries of this head.
+    ///
+    /// # Errors
+    /// Another number of queries.
+    pub(crate) fn check_links(&self, tokens: usize) -> Result<()> {
+        if tokens == self.queries {
+            return Ok(());
+        }
+        Err(ModelError::Config(format!(
+            "linked Rein makes one query per token: {tokens} tokens, but the head has {} queries",
+            self.queries
+        )))
+    }
+}
+
 /// Eps of every norm in the head.
 pub(crate) const EPS: f64 = 1e-5;
 

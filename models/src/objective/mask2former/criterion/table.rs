@@ -1,4 +1,4 @@
-//! An assignment in device memory.
+//! An assignment as the losses read it.
 
 use dressage_engine::{DType, Device, Tensor, ops};
 
@@ -7,10 +7,10 @@ use super::results::mask_count;
 use super::{Assignment, CriterionConfig, MatchedPair};
 use crate::{ModelError, Result};
 
-/// The matching as the losses on a device read it, at fixed addresses. It consists of one table of
-/// all predictions, filled by one copy, and the class weights.
+/// The matching as the losses read it.
 ///
-/// Each image has `s = min(k, q)` slots, its maximum number of pairs. Pairs fill the slots by
+/// On the host each matched pair has a row. On a device there is one table of all predictions at a
+/// fixed address, filled by one copy, and the class weights. Each image has `s = min(k, q)` slots, its maximum number of pairs. Pairs fill the slots by
 /// ascending query; the rest is padding. For each prediction the table contains entries of 32 bits:
 ///
 /// ```text
@@ -23,9 +23,9 @@ use crate::{ModelError, Result};
 /// ```
 ///
 /// After all predictions the table contains, as f32, the divisor of each prediction's mask losses.
-pub struct DeviceAssignment {
-    /// `[layers * (b q + 5 b s) + layers]`, i32.
-    table: Tensor,
+pub struct AssignmentTable {
+    /// `[layers * (b q + 5 b s) + layers]`, i32 on a device; absent on the host.
+    table: Option<Tensor>,
     /// `[k + 1]`, f32.
     class_weights: Tensor,
     layers: usize,
@@ -33,41 +33,52 @@ pub struct DeviceAssignment {
     q: usize,
     k: usize,
     /// Pairs of each prediction.
-    filled: Vec<usize>,
+    pairs: Vec<Vec<MatchedPair>>,
 }
 
-/// The table's part of one prediction.
+/// The table's part of one prediction, with `r` rows.
 pub(super) struct Matched {
+    /// `[b, q]`, i32.
     pub labels: Tensor,
+    /// `[r]`, i32: query of each row, counted over the batch.
     pub queries: Tensor,
+    /// `[r]`, i32.
     pub images: Tensor,
+    /// `[r]`, i32.
     pub classes: Tensor,
-    pub weights: Tensor,
+    /// `[r]`, f32: 1, or 0 for padding; absent on the host.
+    pub weights: Option<Tensor>,
     /// `[1]`, f32: divisor of the mask losses.
     pub num: Tensor,
+    /// Rows of the pairs.
     pub slots: Slots,
+    /// The pairs themselves, on the host.
+    pub pairs: Option<Vec<MatchedPair>>,
 }
 
-impl DeviceAssignment {
-    /// Allocates a table for `layers` predictions of `q` queries for `b` images. Nothing is matched
+impl AssignmentTable {
+    /// Creates a table for `layers` predictions of `q` queries for `b` images. Nothing is matched
     /// until an assignment is uploaded.
     ///
     /// # Errors
     /// No room on the device.
     pub fn new(
-        device: &Device,
+        device: Option<&Device>,
         config: &CriterionConfig,
         [layers, b, q]: [usize; 3],
-    ) -> Result<DeviceAssignment> {
+    ) -> Result<AssignmentTable> {
         let k = config.classes;
         let mut weights = vec![1.0f32; k];
         weights.push(config.no_object as f32);
-        let class_weights =
-            Tensor::from_slice(&weights, &[k + 1])?.to_device(device, DType::F32)?;
-        let words = layers * (b * q + 5 * b * k.min(q) + 1);
-        let table = Tensor::empty_on(Some(device), DType::I32, &[words])?;
-        let filled = vec![0; layers];
-        let mut empty = DeviceAssignment { table, class_weights, layers, b, q, k, filled };
+        let mut class_weights = Tensor::from_slice(&weights, &[k + 1])?;
+        let mut table = None;
+        if let Some(device) = device {
+            class_weights = class_weights.to_device(device, DType::F32)?;
+            let words = layers * (b * q + 5 * b * k.min(q) + 1);
+            table = Some(Tensor::empty_on(Some(device), DType::I32, &[words])?);
+        }
+        let pairs = vec![Vec::new(); layers];
+        let mut empty = AssignmentTable { table, class_weights, layers, b, q, k, pairs };
         empty.write(&vec![&[][..]; layers])?;
         Ok(empty)
     }
@@ -97,14 +108,16 @@ impl DeviceAssignment {
             let text = format!("{} predictions matched, room for {}", layers.len(), self.layers);
             return Err(ModelError::Config(text));
         }
-        let mut words = Vec::with_capacity(self.table.len());
+        let mut words = Vec::new();
         for pairs in layers {
             self.append(pairs, &mut words)?;
         }
-        let nums = layers.iter().map(|pairs| mask_count(pairs, self.b) as f32);
-        words.extend(nums.map(|num| num.to_bits() as i32));
-        self.table.overwrite(&words)?;
-        self.filled = layers.iter().map(|pairs| pairs.len()).collect();
+        if let Some(table) = &mut self.table {
+            let nums = layers.iter().map(|pairs| mask_count(pairs, self.b) as f32);
+            words.extend(nums.map(|num| num.to_bits() as i32));
+            table.overwrite(&words)?;
+        }
+        self.pairs = layers.iter().map(|pairs| pairs.to_vec()).collect();
         Ok(())
     }
 
@@ -149,18 +162,46 @@ impl DeviceAssignment {
 
     /// The part of prediction `l`.
     pub(super) fn layer(&self, l: usize) -> Result<Matched> {
-        let (labels, slots) = (self.b * self.q, self.b * self.slots());
-        let start = l * (labels + 5 * slots);
-        let nums = self.layers * (labels + 5 * slots);
-        let part = |i: usize| ops::rows(&self.table, start + labels + i * slots, slots);
+        let capacity = self.b * self.slots();
+        let (filled, labels) = (self.pairs[l].len(), self.b * self.q);
+        let Some(table) = &self.table else { return self.on_host(&self.pairs[l]) };
+        let start = l * (labels + 5 * capacity);
+        let nums = self.layers * (labels + 5 * capacity);
+        let part = |i: usize| ops::rows(table, start + labels + i * capacity, capacity);
         Ok(Matched {
-            labels: ops::rows(&self.table, start, labels)?,
+            labels: ops::rows(table, start, labels)?,
             queries: part(0)?,
             images: part(1)?,
             classes: part(2)?,
-            weights: part(4)?.bits_as(DType::F32)?,
-            num: ops::rows(&self.table, nums + l, 1)?.bits_as(DType::F32)?,
-            slots: Slots { pair_index: part(3)?, filled: self.filled[l] },
+            weights: Some(part(4)?.bits_as(DType::F32)?),
+            num: ops::rows(table, nums + l, 1)?.bits_as(DType::F32)?,
+            slots: Slots { pair_index: Some(part(3)?), filled, capacity },
+            pairs: None,
+        })
+    }
+
+    /// The part of a prediction with these pairs, in host memory.
+    fn on_host(&self, pairs: &[MatchedPair]) -> Result<Matched> {
+        let mut labels = vec![self.k as i32; self.b * self.q];
+        for pair in pairs {
+            labels[pair.image * self.q + pair.query] = i32::from(pair.class);
+        }
+        let column = |of: &dyn Fn(&MatchedPair) -> usize| {
+            let values: Vec<i32> = pairs.iter().map(|pair| of(pair) as i32).collect();
+            let mut column =
+                Tensor::with_capacity(DType::I32, &[pairs.len()], self.b * self.slots());
+            column.data_mut::<i32>()?.copy_from_slice(&values);
+            Ok::<_, ModelError>(column)
+        };
+        Ok(Matched {
+            labels: Tensor::from_slice(&labels, &[labels.len()])?,
+            queries: column(&|pair| pair.image * self.q + pair.query)?,
+            images: column(&|pair| pair.image)?,
+            classes: column(&|pair| usize::from(pair.class))?,
+            weights: None,
+            num: Tensor::from_slice(&[mask_count(pairs, self.b) as f32], &[1])?,
+            slots: Slots { pair_index: None, filled: pairs.len(), capacity: self.b * self.slots() },
+            pairs: Some(pairs.to_vec()),
         })
     }
 }

@@ -62,15 +62,16 @@ pub struct Loss {
     pub layers: Vec<LayerLoss>,
 }
 
-/// Losses of predictions on a device; the host does not need their assignment.
+/// Losses of predictions for a table of matched pairs.
 pub struct Terms {
     /// Sum of all terms, differentiable. `dressage_engine::backward` copies its initial gradient to
     /// the device; `backward_from` with one on the device copies nothing.
     pub total: Tensor,
     /// `[3 * layers]`, f32: weighted class, mask and dice loss of each prediction.
     pub values: Tensor,
-    /// Points that the mask losses read, `[b s, p, 2]` by prediction.
-    pub points: Vec<Tensor>,
+    /// Points that the mask losses of each prediction read: `[r, p, 2]` of the pairs on the host,
+    /// absent without pairs; `[b s, p, 2]` of all slots on a device.
+    pub points: Vec<Option<Tensor>>,
 }
 
 impl Loss {
@@ -84,14 +85,17 @@ impl Loss {
     }
 }
 
-/// Values `[3 * layers]` under the reference's names: `loss_*` for the last prediction,
+/// Names of the reference for the terms of `layers` predictions: `loss_*` for the last one,
 /// `d{i}.loss_*` for earlier ones.
-pub fn named_terms(values: &[f32]) -> Vec<(String, f32)> {
-    let last = (values.len() / 3).saturating_sub(1);
-    let name = |i: usize, term: &str| match i {
-        i if i == last => format!("loss_{term}"),
-        i => format!("d{i}.loss_{term}"),
+pub fn term_names(layers: usize) -> Vec<String> {
+    let name = |i: usize, term: &str| match i + 1 {
+        n if n == layers => format!("loss_{term}"),
+        _ => format!("d{i}.loss_{term}"),
     };
-    let term = |(i, v): (usize, &f32)| (name(i / 3, ["cls", "mask", "dice"][i % 3]), *v);
-    values.iter().enumerate().map(term).collect()
+    (0..layers).flat_map(|i| ["cls", "mask", "dice"].map(|term| name(i, term))).collect()
+}
+
+/// Values `[3 * layers]` under the names of [`term_names`].
+pub fn named_terms(values: &[f32]) -> Vec<(String, f32)> {
+    term_names(values.len() / 3).into_iter().zip(values.iter().copied()).collect()
 }
