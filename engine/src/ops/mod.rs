@@ -21,12 +21,14 @@ mod masks;
 mod matching;
 mod matmul;
 mod norm;
+mod pixel_loss;
 mod points;
 mod position;
 mod rein;
 mod resize;
 mod row_width;
 mod softmax;
+mod transpose;
 mod view;
 
 pub use activation::{gelu, quick_gelu, relu, swiglu};
@@ -47,6 +49,7 @@ pub use matching::{
 };
 pub use matmul::matmul;
 pub use norm::{group_norm, layer_norm};
+pub use pixel_loss::pixel_loss;
 pub use points::{mask_rows, point_sample};
 pub use position::{relative_attention, relative_position, rotary};
 pub use rein::{ReinParts, rein, token_link};
@@ -55,6 +58,7 @@ pub use resize::{
 };
 pub use row_width::row_width;
 pub use softmax::softmax;
+pub use transpose::transpose;
 pub use view::{reshape, rows};
 
 use crate::{EngineError, Result, Tensor};

@@ -221,6 +221,8 @@ pub fn pointwise() -> Vec<Case> {
         case("softmax", &[&[3, 17]], 2.0, |x| ops::softmax(&x[0])),
         exact("relu", &[&[3, 17]], 1.0, |x| ops::relu(&x[0])),
         case("swiglu", &[&[3, 10]], 1.0, |x| ops::swiglu(&x[0])),
+        exact("transpose", &[&[2, 3, 5]], 1.0, |x| ops::transpose(&x[0])),
+        exact("transpose of a matrix", &[&[40, 33]], 1.0, |x| ops::transpose(&x[0])),
         exact("add", &[&[2, 3, 4], &[2, 3, 4]], 1.0, |x| ops::add(&x[0], &x[1])),
         exact("add, a parameter", &[&[2, 3, 4], &[4]], 1.0, |x| ops::add(&x[0], &x[1])),
         exact("add, rows of the same type", &[&[2, 3, 4], &[3, 4]], 1.0, |x| {
@@ -334,6 +336,14 @@ pub fn losses() -> Vec<Case> {
                 weights = weights.to_device(device, DType::F32)?;
             }
             ops::class_loss_at(&x[0], &table(&x[0], &[3, 0, 3, 2, 3, 1])?, &weights, 2.0)
+        }),
+        case("pixel_loss", &[&[2, 4, 3, 5]], 1.0, |x| {
+            let labels: Vec<u8> = (0..30).map(|i| [0, 3, 255, 1, 2][i % 5]).collect();
+            let mut labels = Tensor::from_slice(&labels, &[2, 3, 5])?;
+            if let Some(device) = x[0].device() {
+                labels = labels.to_device(device, DType::U8)?;
+            }
+            ops::pixel_loss(&x[0], &labels, 2.0)
         }),
         case("total", &[&[3, 4], &[2], &[]], 1.0, |x| ops::total(&[&x[0], &x[1], &x[2]])),
         case("total of one", &[&[3, 4]], 1.0, |x| ops::total(&[&x[0]])),

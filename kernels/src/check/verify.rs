@@ -35,9 +35,9 @@ use crate::check::{noise, worst_error};
 use crate::device::{Buffer, Device, Float};
 use crate::ops::{
     activation, adamw, add, attention, attention_mask, class_loss, conv2d, gather_rows, group_norm,
-    layer_norm, linear, mask_loss, match_cost, matmul, ms_deform_attn, patch_embed, point_sample,
-    reduce, rein, relative_position, residual, resize, rotary, row_width, semantic_scores, softmax,
-    swiglu, token_link, uncertain_points, uniform,
+    layer_norm, linear, mask_loss, match_cost, matmul, ms_deform_attn, patch_embed, pixel_loss,
+    point_sample, reduce, rein, relative_position, residual, resize, rotary, row_width,
+    semantic_scores, softmax, swiglu, token_link, transpose, uncertain_points, uniform,
 };
 
 /// Checks of the virtual GPU at every instruction of a kernel. A finding is an error of the launch.
@@ -289,6 +289,7 @@ pub fn all() -> Vec<Kernels> {
         matmul::verify::KERNELS,
         ms_deform_attn::verify::KERNELS,
         patch_embed::verify::KERNELS,
+        pixel_loss::verify::KERNELS,
         point_sample::verify::KERNELS,
         reduce::verify::KERNELS,
         rein::verify::KERNELS,
@@ -301,6 +302,7 @@ pub fn all() -> Vec<Kernels> {
         softmax::verify::KERNELS,
         swiglu::verify::KERNELS,
         token_link::verify::KERNELS,
+        transpose::verify::KERNELS,
         uncertain_points::verify::KERNELS,
         uniform::verify::KERNELS,
     ]

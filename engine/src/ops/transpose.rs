@@ -1,0 +1,45 @@
+//! Exchange of the last two axes.
+
+use dressage_kernels::ops::transpose::Transpose;
+
+use super::shape_error;
+use crate::dtype::kernel;
+use crate::{Backward, Edge, Gradients, Result, Tensor, record};
+
+/// `x` `[.., n, m]` with its last two axes exchanged: `[.., m, n]`.
+///
+/// # Errors
+/// Fewer than two axes; a type without a kernel.
+pub fn transpose(x: &Tensor) -> Result<Tensor> {
+    let [outer @ .., n, m] = x.shape() else {
+        return Err(shape_error("transpose", "x", "[.., n, m]", x));
+    };
+    let size = Transpose { b: outer.iter().product(), n: *n, m: *m };
+    let y = transposed(&size, x, &[outer, &[*m, *n]].concat())?;
+    Ok(record(y, &[x], || Saved { size, shape: x.shape().to_vec(), to: x.edge() }))
+}
+
+fn transposed(size: &Transpose, x: &Tensor, shape: &[usize]) -> Result<Tensor> {
+    let mut y = x.empty_like(shape)?;
+    kernel!("transpose", x, T,
+        host => size.forward(x.data::<T>()?, y.data_mut()?),
+        device => size.forward_gpu(device, x.view::<T>()?, y.view_mut()?),
+    )?;
+    Ok(y)
+}
+
+struct Saved {
+    size: Transpose,
+    shape: Vec<usize>,
+    to: Edge,
+}
+
+impl Backward for Saved {
+    fn name(&self) -> &'static str {
+        "transpose"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
+        grads.add(&self.to, transposed(&self.size.inverse(), &dy, &self.shape)?)
+    }
+}
