@@ -95,8 +95,9 @@ mod tests {
         let backbone = DinoConfig::named("s", 14, 16).expect("a known size");
         let config = SegmenterConfig::published(backbone, 19, method);
         let mut own = config.clone();
-        let ObjectiveConfig::Mask2Former { head, .. } = &mut own.objective;
-        head.source = Queries::Own;
+        if let ObjectiveConfig::Mask2Former { head, .. } = &mut own.objective {
+            head.source = Queries::Own;
+        }
         if let Some(rein) = &mut own.rein {
             rein.link = false;
         }

@@ -11,14 +11,15 @@ use dressage_models::backbone::DinoConfig;
 use dressage_models::objective::ObjectiveConfig;
 use dressage_models::objective::mask2former::criterion::CriterionConfig;
 use dressage_models::objective::mask2former::head::{HeadConfig, Queries};
+use dressage_models::objective::per_pixel::PerPixelConfig;
 use dressage_models::weights::{
-    Difference, StateDict, dinov2, fitted, has_head, is_backbone, recognise, refuse_part, same_size,
+    Difference, HeadIn, StateDict, dinov2, fitted, is_backbone, recognise, refuse_part, same_size,
 };
 use dressage_models::{Method, ModelError, Segmenter, SegmenterConfig};
 
 use crate::data::{Joined, Source};
 use crate::optimiser::Optimiser;
-use crate::recipe::{self, Recipe};
+use crate::recipe::{self, HeadKind, Recipe};
 use crate::{Result, TrainError, checkpoint, machine};
 
 /// Sizes of the network that a recipe describes.
@@ -68,7 +69,14 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         decoder_ffn: h.decoder_ffn,
         source: if linked { Queries::Linked } else { Queries::Own },
     };
-    let objective = ObjectiveConfig::Mask2Former { head, loss: criterion(recipe) };
+    let objective = match h.kind {
+        HeadKind::Mask2former => ObjectiveConfig::Mask2Former { head, loss: criterion(recipe) },
+        HeadKind::PerPixel => ObjectiveConfig::PerPixel(PerPixelConfig {
+            in_channels: m.embed_dim,
+            taps: taps.len(),
+            classes: recipe.classes(),
+        }),
+    };
     let (method, precision, recompute) = (m.method, m.precision, recipe.train.recompute);
     Ok(SegmenterConfig { backbone, rein, objective, method, precision, recompute })
 }
@@ -175,7 +183,7 @@ fn trained(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
     // Moments of an optimiser may be zero, and a run's checkpoint is written whole or not at all.
     let own = dict.metadata().contains_key(checkpoint::NOTES);
     let whole = if own { dict.check_sums() } else { dict.check() };
-    if !has_head(&dict) {
+    if HeadIn::of(&dict).is_none() {
         let what = match recognise(&dict) {
             Some(known) => format!("it holds {} and no head", known.title()),
             None => format!("it holds no tensor of decode_head, but {}", dict.first_names()),

@@ -3,6 +3,7 @@
 //! A training step knows the four phases of [`StepLoss`] and nothing of what is inside them.
 
 pub mod mask2former;
+pub mod per_pixel;
 mod targets;
 
 use std::any::Any;
@@ -13,11 +14,12 @@ use dressage_engine::{Device, Tensor};
 use self::mask2former::Mask2Former;
 use self::mask2former::criterion::CriterionConfig;
 use self::mask2former::head::HeadConfig;
+use self::per_pixel::{PerPixel, PerPixelConfig};
 pub use self::targets::{IGNORE, Targets};
-use crate::Result;
 use crate::adapter::ReinConfig;
 use crate::backbone::Level;
 use crate::params::Scope;
+use crate::{ModelError, Result};
 
 /// What a backbone and its adapter make of a batch of images.
 pub struct Features {
@@ -122,6 +124,8 @@ pub enum ObjectiveConfig {
         /// The losses.
         loss: CriterionConfig,
     },
+    /// [`PerPixel`].
+    PerPixel(PerPixelConfig),
 }
 
 impl ObjectiveConfig {
@@ -141,6 +145,11 @@ impl ObjectiveConfig {
                 }
                 Ok(Arc::new(Mask2Former::new(scope, head, loss)?))
             }
+            ObjectiveConfig::PerPixel(_) if rein.is_some_and(|rein| rein.link) => {
+                let text = "the per-pixel head has no queries that Rein could make";
+                Err(ModelError::Config(text.into()))
+            }
+            ObjectiveConfig::PerPixel(config) => Ok(Arc::new(PerPixel::new(scope, config))),
         }
     }
 }

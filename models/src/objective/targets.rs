@@ -151,6 +151,11 @@ impl Targets {
         ops::LabelMasks { labels: &self.labels, images, classes }
     }
 
+    /// `[b, H, W]`, u8.
+    pub(crate) fn labels(&self) -> &Tensor {
+        &self.labels
+    }
+
     /// Number of classes.
     pub(crate) fn k(&self) -> usize {
         self.k

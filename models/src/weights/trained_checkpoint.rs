@@ -11,9 +11,56 @@ pub fn is_backbone(name: &str) -> bool {
     name.starts_with("backbone.") && !name.starts_with("backbone.reins.")
 }
 
-/// Whether a dictionary contains a segmentation head.
-pub fn has_head(dict: &StateDict) -> bool {
-    dict.names().any(|name| name.starts_with("decode_head."))
+/// A head in a dictionary, with what its shapes say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadIn {
+    /// Mask2Former, or another head of queries.
+    Mask2Former {
+        /// Classes, without "no object".
+        classes: Option<usize>,
+        /// Channels of mask embeddings.
+        mask_width: Option<usize>,
+    },
+    /// A 1x1 convolution to class logits.
+    PerPixel {
+        /// Classes.
+        classes: usize,
+        /// Channels of all taps together.
+        channels: usize,
+    },
+}
+
+impl HeadIn {
+    /// Finds the head under the reference's names; `None` if there is none.
+    pub fn of(dict: &StateDict) -> Option<HeadIn> {
+        let shape = |name: &str| Some(dict.get(name)?.shape().to_vec());
+        if let Some([classes, channels, 1, 1]) = shape("decode_head.conv_seg.weight").as_deref() {
+            return Some(HeadIn::PerPixel { classes: *classes, channels: *channels });
+        }
+        dict.names().any(|name| name.starts_with("decode_head.")).then(|| {
+            let rows = |name: &str| shape(name).and_then(|shape| shape.first().copied());
+            HeadIn::Mask2Former {
+                classes: rows("decode_head.cls_embed.bias").map(|n| n.saturating_sub(1)),
+                mask_width: rows("decode_head.mask_embed.4.bias"),
+            }
+        })
+    }
+
+    /// Classes, if the shapes say how many.
+    pub fn classes(&self) -> Option<usize> {
+        match self {
+            HeadIn::Mask2Former { classes, .. } => *classes,
+            HeadIn::PerPixel { classes, .. } => Some(*classes),
+        }
+    }
+
+    /// Name of the head for people.
+    pub fn title(&self) -> &'static str {
+        match self {
+            HeadIn::Mask2Former { .. } => "Mask2Former head",
+            HeadIn::PerPixel { .. } => "per-pixel head",
+        }
+    }
 }
 
 /// Fits a checkpoint under the reference's names to the network of `config`. A backbone in it is

@@ -263,10 +263,11 @@ fn unchunked(name: &str) -> String {
     rest.map(|(_, part)| *part).collect::<Vec<_>>().join(".")
 }
 
-/// Names that locate a network: the text before them is its prefix. The first is that of a whole
-/// segmenter.
-const ANCHORS: [&str; 5] = [
+/// Names that locate a network: the text before them is its prefix. The first two are those
+/// of whole segmenters.
+const ANCHORS: [&str; 6] = [
     "decode_head.cls_embed.weight",
+    "decode_head.conv_seg.weight",
     "patch_embed.proj.weight",
     "embeddings.patch_embeddings.projection.weight",
     "embeddings.patch_embedding.weight",

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use dressage_models::weights::shown;
 
-use super::{EvalMode, Recipe, RecipeError, Set, SourceKind};
+use super::{EvalMode, HeadKind, Recipe, RecipeError, Set, SourceKind};
 use crate::groups::Method;
 use crate::palette::CITYSCAPES;
 use crate::place::DeviceChoice;
@@ -145,6 +145,10 @@ fn rein(recipe: &Recipe) -> Wrong {
     }
     // The first token only absorbs softmax mass, so one token alone would refine nothing.
     ensure("rein.tokens", r.tokens >= 2, || format!("is {}, it must be 2 or more", r.tokens))?;
+    let linked = recipe.head.kind == HeadKind::Mask2former;
+    ensure("rein.link", !r.link || linked, || {
+        "is true, but only a head of kind mask2former has queries".to_owned()
+    })?;
     ensure("rein.tokens", !r.link || r.tokens == queries, || {
         format!("is {}, it must equal head.queries ({queries}) because rein.link is on", r.tokens)
     })

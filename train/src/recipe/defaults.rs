@@ -8,8 +8,8 @@ use dressage_models::Precision;
 use dressage_models::backbone::{DinoConfig, Ffn};
 
 use super::{
-    Augment, Data, Eval, EvalMode, EvalSet, Head, Loss, Model, OnError, Recipe, Rein, Run,
-    SaveSignal, Set, SourceKind, Train,
+    Augment, Data, Eval, EvalMode, EvalSet, Head, HeadKind, Loss, Model, OnError, Recipe, Rein,
+    Run, SaveSignal, Set, SourceKind, Train,
 };
 use crate::data::Ids;
 use crate::groups::Method;
@@ -109,6 +109,7 @@ fn model(backbone: &str, crop: usize) -> Model {
 
 fn head() -> Head {
     Head {
+        kind: HeadKind::Mask2former,
         classes: CITYSCAPES.iter().map(|class| class.name.to_owned()).collect(),
         width: 256,
         mask_width: 256,

@@ -26,6 +26,7 @@ const FOLLOWS: &[(&str, &[&str])] = &[
     ("model.heads", &["model.backbone"]),
     ("model.image", &["augment.crop"]),
     ("model.taps", &["model.backbone"]),
+    ("rein.link", &["head.kind"]),
     ("rein.tokens", &["head.queries"]),
 ];
 

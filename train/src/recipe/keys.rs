@@ -63,6 +63,8 @@ const PRECISIONS: &[&str] = &["f32", "bf16"];
 const SIGNALS: &[&str] = &["none", "usr1", "usr2"];
 const CPUS: &[&str] = &["auto", "avx512", "avx2", "portable"];
 
+const HEADS: &[&str] = &["mask2former", "per-pixel"];
+
 const METHODS: &[&str] = &["rein", "freeze", "full"];
 
 /// Every key, in the order in which a recipe is written.
@@ -102,13 +104,18 @@ pub const KEYS: &[Key] = &[
     key("model.taps", ValueKind::Counts, "the four blocks, from 0, after which maps are taken"),
     key("rein.tokens", ValueKind::Count, "tokens per layer; equals head.queries when linked"),
     key("rein.rank", ValueKind::Count, "rank of the tokens' factors, 0 for whole tokens"),
-    key("rein.link", ValueKind::Flag, "make the head's queries from the tokens"),
+    key(
+        "rein.link",
+        ValueKind::Flag,
+        "make the head's queries from the tokens, by default if it is a Mask2Former",
+    ),
     key("rein.softmax", ValueKind::Flag, "softmax over the tokens"),
     key(
         "rein.zero_mlp_delta_f",
         ValueKind::Flag,
         "last MLP starts at zero, scale is the constant 1",
     ),
+    key("head.kind", ValueKind::Choice(HEADS), "Mask2Former, or a 1x1 convolution on the taps"),
     key("head.classes", ValueKind::Texts, "class names in the order of their indices"),
     key("head.width", ValueKind::Count, "channels of maps and queries"),
     key("head.mask_width", ValueKind::Count, "channels of mask embeddings, by default head.width"),

@@ -65,9 +65,9 @@ pub struct Recipe {
     pub model: Model,
     /// Rein; only read when `model.method` is `rein`.
     pub rein: Rein,
-    /// Mask2Former.
+    /// Head and its classes.
     pub head: Head,
-    /// Weights of the loss terms, and the points at which the terms are computed.
+    /// Losses of Mask2Former: weights of the terms, and the points at which the terms are computed.
     pub loss: Loss,
     /// Images and labels.
     pub data: Data,
@@ -133,9 +133,21 @@ pub struct Rein {
     pub zero_mlp_delta_f: bool,
 }
 
-/// Mask2Former with the deformable pixel decoder (spec mask2former §2, §3).
+/// Head and loss of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeadKind {
+    /// Mask2Former with the deformable pixel decoder (spec mask2former §2, §3).
+    Mask2former,
+    /// A 1x1 convolution on the concatenated taps, and cross-entropy of every pixel.
+    PerPixel,
+}
+
+/// The head. All keys but `kind` and `classes` are sizes of Mask2Former.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Head {
+    /// Head and loss.
+    pub kind: HeadKind,
     /// Names of the classes, in the order of their indices; their number is K.
     pub classes: Vec<String>,
     /// Channels of maps and queries.

@@ -321,6 +321,7 @@ fn with_defaults(
     };
     let width = count_at(&given, "model", "embed_dim").unwrap_or(base.model.embed_dim);
     base.model.ffn = form.hidden(width, defaults::FFN_RATIO);
+    base.rein.link = text_at(&given, "head", "kind").is_none_or(|kind| kind == "mask2former");
     base.rein.tokens = count_at(&given, "head", "queries").unwrap_or(base.rein.tokens);
     base.head.mask_width = count_at(&given, "head", "width").unwrap_or(base.head.mask_width);
     base.eval.crop = count_at(&given, "eval", "crop").unwrap_or(base.eval.crop);

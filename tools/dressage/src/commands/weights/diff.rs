@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use dressage_models::backbone::DinoConfig;
 use dressage_models::objective::ObjectiveConfig;
+use dressage_models::objective::per_pixel::PerPixelConfig;
 use dressage_models::weights::{
-    Difference, StateDict, dinov2, fitted, has_head, recognise, refuse_part,
+    Difference, HeadIn, StateDict, dinov2, fitted, recognise, refuse_part,
 };
 use dressage_models::{Method, SegmenterConfig, counts};
 use dressage_train::checkpoint;
@@ -58,9 +59,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     refuse_part(&args.file)?;
     let dict = StateDict::open_network(&args.file)?;
     let known = recognise(&dict).map(|known| format!("; it holds {}", known.title()));
-    let (dict, wanted, what) = match has_head(&dict) {
-        true => trained(dict, config, &args.backbone)?,
-        false => (
+    let (dict, wanted, what) = match HeadIn::of(&dict) {
+        Some(head) => trained(dict, head, config, &args.backbone)?,
+        None => (
             dinov2(dict, PATCH, GRID)?.renamed("backbone.", ""),
             shapes(config)?,
             args.backbone.clone(),
@@ -96,19 +97,30 @@ fn shapes(config: DinoConfig) -> Result<Shapes, Failure> {
 /// Returns adapter and head of a checkpoint, with the published shapes for its number of classes.
 fn trained(
     dict: StateDict,
+    head: HeadIn,
     backbone: DinoConfig,
     name: &str,
 ) -> Result<(StateDict, Shapes, String), Failure> {
     let rein = dict.names().any(|name| name.starts_with("backbone.reins."));
-    let rows = |name: &str| dict.get(name).and_then(|t| t.shape().first().copied());
-    let classes = rows("decode_head.cls_embed.bias").filter(|n| *n > 1).map_or(19, |n| n - 1);
+    let classes = head.classes().filter(|n| *n > 0).unwrap_or(19);
     let method = if rein { Method::Rein } else { Method::Freeze };
     let mut config = SegmenterConfig::published(backbone, classes, method);
-    let mask_width = rows("decode_head.mask_embed.4.bias").filter(|n| *n > 0);
-    if let ObjectiveConfig::Mask2Former { head, .. } = &mut config.objective {
-        head.mask_width = mask_width.unwrap_or(head.mask_width);
+    match (head, &mut config.objective) {
+        (HeadIn::PerPixel { .. }, objective) => {
+            let (in_channels, taps) = (config.backbone.embed_dim, config.backbone.taps.len());
+            *objective = ObjectiveConfig::PerPixel(PerPixelConfig { in_channels, taps, classes });
+            config.rein.iter_mut().for_each(|rein| rein.link = false);
+        }
+        (HeadIn::Mask2Former { mask_width, .. }, ObjectiveConfig::Mask2Former { head, .. }) => {
+            head.mask_width = mask_width.filter(|n| *n > 0).unwrap_or(head.mask_width);
+        }
+        _ => {}
     }
     let (dict, wanted) = fitted(checkpoint::trained(dict), &config)?;
-    let adapter = if rein { "Rein and head" } else { "a head" };
-    Ok((dict, wanted, format!("{adapter} on {name}, {classes} classes")))
+    let adapter = if rein { "Rein and" } else { "a" };
+    let head = match head {
+        HeadIn::Mask2Former { .. } => "head",
+        HeadIn::PerPixel { .. } => "per-pixel head",
+    };
+    Ok((dict, wanted, format!("{adapter} {head} on {name}, {classes} classes")))
 }

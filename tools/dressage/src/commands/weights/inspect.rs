@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use dressage_models::weights::{Family, Known, StateDict, has_head, part_of, recognise, shown};
+use dressage_models::weights::{Family, HeadIn, Known, StateDict, part_of, recognise, shown};
 use serde_json::{Value, json};
 
 use crate::console::{grouped, print};
@@ -66,10 +66,9 @@ fn parts(dict: &StateDict) -> Vec<String> {
         let rank = if rank > 0 { format!(" of rank {rank}") } else { String::new() };
         parts.push(format!("Rein, {layers} layers of {channels} channels, {tokens} tokens{rank}"));
     }
-    if has_head(dict) {
-        let classes = dict.get("decode_head.cls_embed.bias").and_then(|t| t.shape().first());
-        let classes = classes.map(|n| format!(", {} classes", n.saturating_sub(1)));
-        parts.push(format!("Mask2Former head{}", classes.unwrap_or_default()));
+    if let Some(head) = HeadIn::of(dict) {
+        let classes = head.classes().map(|n| format!(", {n} classes"));
+        parts.push(format!("{}{}", head.title(), classes.unwrap_or_default()));
     }
     if parts.is_empty() {
         parts.push(format!(
@@ -159,7 +158,7 @@ fn as_json(dict: &StateDict, bytes: u64) -> Value {
         "skipped": skipped,
         "backbone": known,
         "rein": rein,
-        "head": has_head(dict),
+        "head": HeadIn::of(dict).is_some(),
         "metadata": dict.metadata(),
         "tensors": tensors,
     })
