@@ -11,6 +11,7 @@ mod keys;
 mod layout;
 mod loss;
 mod narrow;
+mod per_pixel;
 mod pretrained;
 mod rein;
 mod resize;
@@ -78,6 +79,7 @@ fn check_for(fixture: &Fixture) -> Option<Check> {
     let by_name = || match (json.word("group"), json.word("fixture").split_once('.')?.0) {
         ("heads", "loss") => Some(loss::loss as Check),
         ("heads", "scores") => Some(loss::scores as Check),
+        ("semfpn", _) if fixture.has("output.loss_ce") => Some(per_pixel::loss as Check),
         _ => None,
     };
     let resize = || fixture.note("cases").is_some().then_some(resize::cases as Check);

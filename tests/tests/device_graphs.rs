@@ -111,6 +111,8 @@ fn steps_as_graphs_give_the_bits_of_direct_steps() {
         &["run.precision=bf16", "train.recompute=cheap"],
         &["run.precision=bf16", "train.recompute=block"],
         &["model.method=full"],
+        &["head.kind=per-pixel", "run.precision=bf16"],
+        &["head.kind=per-pixel", "model.method=full"],
     ] {
         let mut pair = Pair::new(more);
         let [there, directly] = pair.trainers.each_ref().map(device);
