@@ -13,8 +13,8 @@ use dressage_engine::Device;
 use dressage_engine::memory::usage_on;
 use dressage_kernels::device::Trace;
 use dressage_train::data::Batch;
-use dressage_train::device_plan::DeviceStep;
 use dressage_train::interrupt::Interrupt;
+use dressage_train::plan::Plan;
 use dressage_train::recipe::Recipe;
 use dressage_train::runlog::Silent;
 use dressage_train::trainer::{MemoryReport, StepLog, Trainer};
@@ -270,7 +270,8 @@ fn counted(more: &[&str]) {
     // No graphs: the replay of a graph would count as one call.
     let settings = ["run.device=virtual", "train.recompute=cheap", "run.graphs=false"];
     let recipe = small(dir.path(), &[&settings, more].concat());
-    let planned = DeviceStep::new(&recipe, recipe.train.recompute).expect("planned");
+    let planned = Plan::on_device(&recipe, None).expect("planned");
+    let planned = planned.chosen().expect("the level of the recipe");
     let mut there = Trainer::new(recipe, false).expect("trainer");
     let device = device(&there);
     let mut loader = there.loader().expect("loader");

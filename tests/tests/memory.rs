@@ -49,7 +49,7 @@ fn as_planned(settings: &[&str]) {
         let (before, start) = (usage().system_bytes, usage().total());
         memory::reset_peak();
         let mut trainer = Trainer::new(recipe(dir.path(), &all), false).expect("trainer");
-        let planned = trainer.plan().expect("plan").chosen();
+        let planned = trainer.plan().expect("plan").chosen().expect("a level").needs;
         // Every class in every image, as the plan assumes.
         let (b, s) = (2, 64);
         let labels = (0..b * s * s).map(|i| (i % 19) as u8).collect();
@@ -93,7 +93,7 @@ fn real_batches_stay_within_the_plan() {
     let dir = tempfile::tempdir().expect("folder");
     let mut trainer =
         Trainer::new(recipe(dir.path(), &["train.steps=100"]), false).expect("trainer");
-    let planned = trainer.plan().expect("plan").chosen();
+    let planned = trainer.plan().expect("plan").chosen().expect("a level").needs;
     let mut loader = trainer.loader().expect("loader");
     for _ in 0..5 {
         trainer.step_with(&mut loader).expect("step");

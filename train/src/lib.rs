@@ -8,7 +8,6 @@ pub mod checkpoint;
 pub mod checkpoint_timer;
 mod classes;
 pub mod data;
-pub mod device_plan;
 mod error;
 pub mod evaluate;
 pub mod files;

@@ -64,7 +64,7 @@ impl Place {
         Place { device: None, working: DType::F32, description: "the CPU".into(), warning: None }
     }
 
-    /// A device that executes nothing, for the plan of a step ([`crate::device_plan`]).
+    /// A device that executes nothing, for the plan of a step ([`crate::plan`]).
     pub(crate) fn for_dry_run(device: &Device, run: &Run) -> Place {
         let (device, working) = (Some(device.clone()), run.precision.dtype());
         Place { device, working, description: "the dry run".into(), warning: None }

@@ -9,7 +9,6 @@ use dressage_models::weights::StateDict;
 use crate::checkpoint::Notes;
 use crate::checkpoint_timer::CheckpointTimer;
 use crate::data::{BESIDE_HOST, LoaderSettings};
-use crate::device_plan::DevicePlan;
 use crate::graphs::OnDevice;
 use crate::place::Place;
 use crate::plan::Plan;
@@ -68,20 +67,21 @@ impl Trainer {
     ) -> Result<Trainer> {
         let place = Place::of(&recipe.run, progress)?;
         recipe.run.workers = workers(&recipe, &place);
-        let plan = match place.device().map_or_else(|| Plan::new(&recipe).map(Some), |_| Ok(None)) {
+        let plan = match place.device() {
+            None => Some(Plan::new(&recipe)),
+            Some(device) => device.free_memory().map(|free| Plan::on_device(&recipe, Some(free))),
+        };
+        let plan = match plan.transpose() {
             Err(TrainError::AddressSpace { .. }) if !recipe.run.check_memory => None,
             plan => plan?,
         };
-        let free = place.device().and_then(Device::free_memory);
-        let device_plan = free.map(|free| DevicePlan::new(&recipe, Some(free))).transpose()?;
-        if recipe.run.check_memory {
-            plan.as_ref().map_or(Ok(()), |plan| plan.check(&recipe))?;
-            device_plan.as_ref().map_or(Ok(()), |plan| plan.check(&recipe))?;
+        if let Some(plan) = plan.as_ref().filter(|_| recipe.run.check_memory) {
+            plan.check(&recipe)?;
         }
         let model = build(&recipe)?;
         let around = Trainer::around(recipe, model, place)?;
         let (note, folder) = (folder.note(), Some(folder));
-        Ok(Trainer { folder, note, plan, device_plan, ..around })
+        Ok(Trainer { folder, note, plan, ..around })
     }
 
     /// Makes a run on the host before its first step, whatever its folder holds.
@@ -121,7 +121,6 @@ impl Trainer {
             torn: false,
             note: None,
             plan: None,
-            device_plan: None,
             timer,
             timed: None,
             earlier: None,

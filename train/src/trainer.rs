@@ -12,7 +12,6 @@ use serde::Serialize;
 use crate::checkpoint_timer::{CheckpointTimer, Clock};
 use crate::data::check::{Checked, LeftOut, Which, check_recipe};
 use crate::data::{Loader, LoaderSettings};
-use crate::device_plan::DevicePlan;
 use crate::graphs::OnDevice;
 use crate::interrupt::Interrupt;
 use crate::metrics::Report;
@@ -51,10 +50,9 @@ pub struct Trainer {
     pub(crate) torn: bool,
     /// Message for the progress reporter, sent after the step.
     pub(crate) note: Option<String>,
-    /// Memory plan of the steps on the host; `None` on a device and within a dry run.
+    /// Memory plan of the steps, on the host or on a device that reports its free memory; `None`
+    /// within a dry run.
     pub(crate) plan: Option<Plan>,
-    /// Memory plan for a device that reports its free memory.
-    pub(crate) device_plan: Option<DevicePlan>,
     /// Timer of the checkpoints that are due by time.
     pub(crate) timer: CheckpointTimer,
     /// Step of the last checkpoint written by time; the next checkpoint replaces it.
@@ -140,14 +138,9 @@ impl Trainer {
         &self.place
     }
 
-    /// Memory plan of the steps on the host; `None` for a device.
+    /// Memory plan of the steps, on the host or on a device that reports its free memory.
     pub fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()
-    }
-
-    /// Memory plan of the steps on a device that reports its free memory.
-    pub fn device_plan(&self) -> Option<&DevicePlan> {
-        self.device_plan.as_ref()
     }
 
     /// Sets the clock for the checkpoints by time.
@@ -324,7 +317,7 @@ impl Trainer {
     fn memory(&self) -> Option<MemoryReport> {
         match self.place.device() {
             Some(device) => Some(MemoryReport::Device(DeviceMemory::now(device))),
-            None => Some(MemoryReport::Host(Comparison::now(self.plan.as_ref()?.chosen()))),
+            None => Some(MemoryReport::Host(Comparison::now(self.plan.as_ref()?.chosen()?.needs))),
         }
     }
 

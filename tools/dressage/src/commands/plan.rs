@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dressage_kernels::device::Counts;
-use dressage_train::device_plan::{DevicePlan, DeviceStep};
+use dressage_train::plan::{Plan, PlannedStep};
 use dressage_train::recipe::Recipe;
 use serde_json::{Value, json};
 
@@ -56,7 +56,7 @@ impl Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let recipe = args.recipe()?;
     start_threads(&recipe.run)?;
-    let plan = DevicePlan::new(&recipe, None)?;
+    let plan = Plan::on_device(&recipe, None)?;
     if args.json {
         print(&format!("{:#}", as_json(&plan)));
         return Ok(());
@@ -95,7 +95,7 @@ fn family(part: &str) -> String {
 }
 
 /// Returns the counts of each part and phase, sorted by name.
-fn rows(step: &DeviceStep, each: bool) -> Vec<(String, Counts)> {
+fn rows(step: &PlannedStep, each: bool) -> Vec<(String, Counts)> {
     let mut rows: BTreeMap<_, Counts> = BTreeMap::new();
     for (scope, counts) in &step.trace.parts {
         let part = if each { scope.part.to_string() } else { family(&scope.part) };
@@ -109,7 +109,7 @@ fn rows(step: &DeviceStep, each: bool) -> Vec<(String, Counts)> {
     rows.into_iter().map(named).collect()
 }
 
-fn parts_table(step: &DeviceStep, each: bool) -> String {
+fn parts_table(step: &PlannedStep, each: bool) -> String {
     let mut rows = rows(step, each);
     rows.push(("total".to_owned(), step.trace.total()));
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
@@ -146,7 +146,7 @@ fills within the device; allocated: taken from the memory pool; uploads: copies 
 waits: times that the host waits for the device
 ";
 
-fn reservations(step: &DeviceStep) -> String {
+fn reservations(step: &PlannedStep) -> String {
     match step.reservations {
         0 => "After the first steps, a step reserves no device memory.".to_owned(),
         n => format!("After the first steps, a step reserves device memory {n} times."),
@@ -154,13 +154,13 @@ fn reservations(step: &DeviceStep) -> String {
 }
 
 /// Returns a table of the device memory of training in MB, by recompute level.
-pub fn memory_table(plan: &DevicePlan) -> String {
+pub fn memory_table(plan: &Plan) -> String {
     let mut text = format!("{:15}", "memory in MB");
     for step in &plan.steps {
         let mark = if step.level == plan.chosen { "*" } else { "" };
         text.push_str(&format!("{:>9}", format!("{}{mark}", step.level)));
     }
-    let line = |name: &str, of: &dyn Fn(&DeviceStep) -> usize| {
+    let line = |name: &str, of: &dyn Fn(&PlannedStep) -> usize| {
         let mut line = format!("\n{name:15}");
         for step in &plan.steps {
             line.push_str(&format!("{:>9}", grouped(of(step).div_ceil(1_000_000))));
@@ -183,7 +183,7 @@ pub fn memory_table(plan: &DevicePlan) -> String {
 /// Maximum number of lines in the table of buffers.
 const LINES: usize = 40;
 
-fn buffers_table(step: &DeviceStep) -> String {
+fn buffers_table(step: &PlannedStep) -> String {
     let mut sums: BTreeMap<(String, &str, usize), usize> = BTreeMap::new();
     for (buffer, n) in step.at_peak() {
         let scope = family(&buffer.scope.to_string());
@@ -211,8 +211,8 @@ fn asked_json(a: &Counts) -> Value {
     })
 }
 
-fn as_json(plan: &DevicePlan) -> Value {
-    let step = |step: &DeviceStep| {
+fn as_json(plan: &Plan) -> Value {
+    let step = |step: &PlannedStep| {
         let parts = step.trace.parts.iter().map(|(scope, counts)| {
             let phase = scope.phase.to_string();
             json!({"part": &*scope.part, "phase": phase, "asked": asked_json(counts)})

@@ -202,10 +202,10 @@ fn describe(recipe: &Recipe, trainer: &Trainer, counts: &SampleCounts) {
         ));
     }
     if let Some(plan) = trainer.plan() {
-        print(&memory_table(plan));
-    }
-    if let Some(plan) = trainer.device_plan() {
-        print(&super::plan::memory_table(plan));
+        print(&match trainer.place().device() {
+            None => memory_table(plan),
+            Some(_) => super::plan::memory_table(plan),
+        });
     }
 }
 
@@ -213,20 +213,20 @@ fn describe(recipe: &Recipe, trainer: &Trainer, counts: &SampleCounts) {
 fn memory_table(plan: &Plan) -> String {
     let mib = |bytes: usize| grouped(bytes.div_ceil(1 << 20));
     let mut text = "memory    planned, in MiB".to_owned();
-    for (level, _) in &plan.levels {
-        let mark = if *level == plan.chosen { "*" } else { "" };
-        text.push_str(&format!("{:>9}", format!("{level}{mark}")));
+    for step in &plan.steps {
+        let mark = if step.level == plan.chosen { "*" } else { "" };
+        text.push_str(&format!("{:>9}", format!("{}{mark}", step.level)));
     }
-    let names = plan.chosen().named().map(|(name, _)| name);
-    for (i, name) in names.into_iter().enumerate() {
+    let names = plan.chosen().map(|step| step.needs.named().map(|(name, _)| name));
+    for (i, name) in names.into_iter().flatten().enumerate() {
         text.push_str(&format!("\n          {name:15}"));
-        for (_, needs) in &plan.levels {
-            text.push_str(&format!("{:>9}", mib(needs.named()[i].1)));
+        for step in &plan.steps {
+            text.push_str(&format!("{:>9}", mib(step.needs.named()[i].1)));
         }
     }
     text.push_str("\n          total          ");
-    for (_, needs) in &plan.levels {
-        text.push_str(&format!("{:>9}", mib(needs.total())));
+    for step in &plan.steps {
+        text.push_str(&format!("{:>9}", mib(step.needs.total())));
     }
     let free = plan.available.map(|free| format!("; {} MiB are available", mib(free)));
     text.push_str("\n          * the level of this run (train.recompute)");

@@ -12,9 +12,10 @@ const SECTIONS: [&str; 9] =
     ["model", "rein", "head", "loss", "data", "augment", "train", "eval", "run"];
 
 /// Names that look like keys: files, and parts of a network in its own sources.
-const OTHER: [&str; 10] = [
+const OTHER: [&str; 11] = [
     "data.pkl",
     "eval.json",
+    "head.per_pixel",
     "head.pixel_decoder",
     "head.queries_and_memories",
     "head.layer",

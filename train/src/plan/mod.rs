@@ -9,11 +9,13 @@
 //! loop, and the program before anything is loaded. Evaluation is not part of the plan: it saves no
 //! values for a backward pass, and takes less than a step for crops of one size.
 
+mod device;
+
 use dressage_engine::DryRun;
 use dressage_engine::RecomputePolicy;
 use dressage_engine::memory::{CATEGORIES, Category, Usage};
-use dressage_kernels::cpu::allocate;
-use dressage_kernels::cpu::scratch;
+use dressage_kernels::cpu::{allocate, scratch};
+use dressage_kernels::device::Trace;
 use dressage_models::{Method, Precision};
 use serde::Serialize;
 
@@ -93,97 +95,95 @@ impl Needs {
     }
 }
 
-/// Memory needs of a recipe at every recompute level.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// A step at one recompute level.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedStep {
+    /// The recompute level.
+    pub level: RecomputePolicy,
+    /// Memory needs.
+    pub needs: Needs,
+    /// Trace of the step on a device, by part; empty on the host.
+    pub trace: Trace,
+    /// Number of reservations that the step makes on a device.
+    pub reservations: u64,
+}
+
+/// Plan of a recipe's steps at every recompute level, on the host or on a device.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// Levels with their needs, from the most memory to the least.
-    pub levels: Vec<(RecomputePolicy, Needs)>,
+    /// Steps, from the most memory to the least.
+    pub steps: Vec<PlannedStep>,
     /// The level of the recipe.
     pub chosen: RecomputePolicy,
-    /// Bytes that the process can still take, if the system reports them.
+    /// Bytes that the process can still take, or that are free on the device, if known.
     pub available: Option<usize>,
-    /// Limit that these bytes come from.
+    /// Limit that these bytes come from, on the host.
     pub limit: Option<Limit>,
 }
 
 impl Plan {
-    /// Runs a few steps of `recipe` in a dry run at every level. Takes milliseconds and no memory.
+    /// Runs a few steps of `recipe` on the host in a dry run at every level. Takes milliseconds and
+    /// no memory.
     ///
     /// # Errors
     /// Sizes that do not fit together.
     pub fn new(recipe: &Recipe) -> Result<Plan> {
         let program = machine::resident().unwrap_or(0);
         let room = machine::room();
-        let needs = |level| Ok((level, dry_run_needs(recipe, level, program)?));
-        let levels = RecomputePolicy::ALL.into_iter().map(needs).collect::<Result<_>>()?;
         let (available, limit) = (room.map(|r| r.bytes), room.map(|r| r.limit));
-        Ok(Plan { levels, chosen: recipe.train.recompute, available, limit })
+        let step = |level| PlannedStep::on_host(recipe, level, program);
+        Ok(Plan { available, limit, ..Plan::of_levels(recipe, step)? })
     }
 
-    /// The needs at the level of the recipe.
-    pub fn chosen(&self) -> Needs {
-        self.at(self.chosen)
+    /// Runs a few steps of `recipe` on a device in a dry run at every level. `available` is
+    /// compared with their needs.
+    ///
+    /// # Errors
+    /// Sizes that do not fit together.
+    pub fn on_device(recipe: &Recipe, available: Option<usize>) -> Result<Plan> {
+        let plan = Plan::of_levels(recipe, |level| PlannedStep::on_device(recipe, level))?;
+        Ok(Plan { available, ..plan })
     }
 
-    fn at(&self, level: RecomputePolicy) -> Needs {
-        self.levels.iter().find(|(l, _)| *l == level).map_or(Needs::default(), |(_, n)| *n)
+    fn of_levels(
+        recipe: &Recipe,
+        step: impl FnMut(RecomputePolicy) -> Result<PlannedStep>,
+    ) -> Result<Plan> {
+        let steps = RecomputePolicy::ALL.into_iter().map(step).collect::<Result<_>>()?;
+        Ok(Plan { steps, chosen: recipe.train.recompute, available: None, limit: None })
     }
 
-    /// Fails if the machine has too little memory for the recipe as it is.
+    /// The step at the level of the recipe.
+    pub fn chosen(&self) -> Option<&PlannedStep> {
+        self.steps.iter().find(|step| step.level == self.chosen)
+    }
+
+    /// Fails if there is too little memory for the recipe as it is.
     ///
     /// # Errors
     /// [`TrainError::Memory`], which names settings that need less.
     pub fn check(&self, recipe: &Recipe) -> Result<()> {
         let Some(available) = self.available else { return Ok(()) };
-        let level = |(level, needs): &(RecomputePolicy, Needs)| {
-            let total = needs.total();
-            Level { level: *level, taken: total - needs.program, total }
-        };
-        let levels: Vec<Level> = self.levels.iter().map(level).collect();
-        refuse(recipe, &levels, self.chosen, available, self.limit)
+        // The program itself is in memory already.
+        let fits = |step: &PlannedStep| step.needs.total() - step.needs.program <= available;
+        let Some(own) = self.chosen().filter(|step| !fits(step)) else { return Ok(()) };
+        let (needed, free) = (mib(own.needs.total()), mib(available));
+        let limit = self.limit.map(|limit| format!(" {limit}")).unwrap_or_default();
+        let ways = ways_out(recipe, self, fits).join(", ");
+        Err(TrainError::Memory { needed, available: free, limit, ways })
     }
 }
 
-/// Memory that one recompute level takes.
-pub(crate) struct Level {
-    pub level: RecomputePolicy,
-    /// Bytes on top of those already in use.
-    pub taken: usize,
-    /// Bytes for the message.
-    pub total: usize,
-}
-
-/// Fails if the level `chosen` takes more than is available. The error names settings that need
-/// less.
-pub(crate) fn refuse(
-    recipe: &Recipe,
-    levels: &[Level],
-    chosen: RecomputePolicy,
-    available: usize,
-    limit: Option<Limit>,
-) -> Result<()> {
-    let fits = |level: &Level| level.taken <= available;
-    let Some(own) = levels.iter().find(|l| l.level == chosen && !fits(l)) else { return Ok(()) };
-    let (needed, free) = (mib(own.total), mib(available));
-    let limit = limit.map(|limit| format!(" {limit}")).unwrap_or_default();
-    let ways = ways_out(recipe, levels, chosen, fits).join(", ");
-    Err(TrainError::Memory { needed, available: free, limit, ways })
-}
-
 /// Settings that need less memory.
-fn ways_out(
-    recipe: &Recipe,
-    levels: &[Level],
-    chosen: RecomputePolicy,
-    fits: impl Fn(&Level) -> bool,
-) -> Vec<String> {
+fn ways_out(recipe: &Recipe, plan: &Plan, fits: impl Fn(&PlannedStep) -> bool) -> Vec<String> {
     let mut ways = Vec::new();
-    match (levels.iter().find(|level| fits(level)), levels.last()) {
-        (Some(Level { level, total, .. }), _) => {
-            ways.push(format!("set train.recompute={level} ({})", mib(*total)));
+    match (plan.steps.iter().find(|step| fits(step)), plan.steps.last()) {
+        (Some(step), _) => {
+            let total = mib(step.needs.total());
+            ways.push(format!("set train.recompute={} ({total})", step.level));
         }
-        (None, Some(Level { level, total, .. })) if chosen != *level => {
-            let total = mib(*total);
+        (None, Some(last)) if plan.chosen != last.level => {
+            let (level, total) = (last.level, mib(last.needs.total()));
             ways.push(format!("set train.recompute={level} ({total}, not enough by itself)"));
         }
         _ => {}
@@ -231,21 +231,24 @@ pub(crate) fn without_files(recipe: &Recipe) -> Recipe {
     recipe
 }
 
-/// Memory that training takes at one recompute level.
-fn dry_run_needs(recipe: &Recipe, level: RecomputePolicy, program: usize) -> Result<Needs> {
-    let mut recipe = without_files(recipe);
-    recipe.train.recompute = level;
-    let mut dry_run = DryRun::new();
-    let threads = machine::threads(recipe.run.threads);
-    let loader = in_dry_run(&mut dry_run, || {
-        let mut trainer = Trainer::fresh(recipe)?;
-        for _ in 0..STEPS {
-            trainer.dry_run_step()?;
-        }
-        Ok(trainer.loader_settings().bytes())
-    })?;
-    let scratch = dry_run.tally().scratch(threads);
-    Ok(Needs { scratch, loader, program, ..Needs::of(&dry_run.usage()) })
+impl PlannedStep {
+    /// Runs steps of `recipe` on the host in a dry run at one level.
+    fn on_host(recipe: &Recipe, level: RecomputePolicy, program: usize) -> Result<PlannedStep> {
+        let mut recipe = without_files(recipe);
+        recipe.train.recompute = level;
+        let mut dry_run = DryRun::new();
+        let threads = machine::threads(recipe.run.threads);
+        let loader = in_dry_run(&mut dry_run, || {
+            let mut trainer = Trainer::fresh(recipe)?;
+            for _ in 0..STEPS {
+                trainer.dry_run_step()?;
+            }
+            Ok(trainer.loader_settings().bytes())
+        })?;
+        let scratch = dry_run.tally().scratch(threads);
+        let needs = Needs { scratch, loader, program, ..Needs::of(&dry_run.usage()) };
+        Ok(PlannedStep { level, needs, trace: Trace::default(), reservations: 0 })
+    }
 }
 
 /// Runs `f` within a dry run. Its buffers take address space, and a process may have less
@@ -310,20 +313,20 @@ mod tests {
     #[test]
     fn levels_descend_and_batches_add_up() {
         let of = |settings: &[&str]| Plan::new(&demo(settings)).expect("planned");
+        let chosen = |settings: &[&str]| of(settings).chosen().expect("a level").needs;
         let one = of(&["train.batch=1"]);
-        let totals: Vec<usize> = one.levels.iter().map(|(_, n)| n.activations).collect();
+        let totals: Vec<usize> = one.steps.iter().map(|step| step.needs.activations).collect();
         assert!(totals.windows(2).all(|w| w[0] > w[1]), "{totals:?}");
-        let [a, b, c] = [1, 2, 3].map(|b| of(&[&format!("train.batch={b}")]).chosen());
+        let [a, b, c] = [1, 2, 3].map(|b| chosen(&[&format!("train.batch={b}")]));
         assert_eq!((a.weights, a.optimiser), (c.weights, c.optimiser));
         let (first, second) = (b.activations - a.activations, c.activations - b.activations);
         assert!(first.abs_diff(second) < first / 10, "{first} and {second}");
-        assert!(
-            of(&["augment.crop=256", "train.batch=1"]).chosen().activations > 3 * a.activations
-        );
-        let narrow = of(&["model.method=rein", "model.precision=bf16"]).chosen();
-        let wide = of(&["model.method=rein"]).chosen();
+        let larger = chosen(&["augment.crop=256", "train.batch=1"]);
+        assert!(larger.activations > 3 * a.activations);
+        let narrow = chosen(&["model.method=rein", "model.precision=bf16"]);
+        let wide = chosen(&["model.method=rein"]);
         assert!(narrow.weights < wide.weights && narrow.activations == wide.activations);
-        assert_eq!(one.chosen(), one.levels[0].1);
+        assert_eq!(one.chosen(), Some(&one.steps[0]));
         assert_eq!(a.total(), a.named().iter().map(|(_, n)| n).sum::<usize>());
     }
 
@@ -332,7 +335,7 @@ mod tests {
         let recipe = demo(&["model.method=rein"]);
         let mut plan = Plan::new(&recipe).expect("planned");
         plan.check(&recipe).expect("fits");
-        let of = |i: usize| plan.levels[i].1.total() - plan.levels[i].1.program;
+        let of = |i: usize| plan.steps[i].needs.total() - plan.steps[i].needs.program;
         let (none, cheap, block) = (of(0), of(1), of(2));
         assert!(none > cheap && cheap > block);
         let mut refusal = |available: usize| {

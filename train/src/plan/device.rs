@@ -8,15 +8,12 @@
 use dressage_engine::RecomputePolicy;
 use dressage_engine::memory::usage_on;
 use dressage_engine::{Device, DryRun};
-use dressage_kernels::device::{LiveBuffer, Trace};
+use dressage_kernels::device::LiveBuffer;
 
-use crate::plan::{self, Level, Needs};
+use super::{Needs, PlannedStep, STEPS, without_files};
 use crate::recipe::Recipe;
 use crate::trainer::Trainer;
 use crate::{Result, TrainError};
-
-/// Steps after which the pool no longer grows. The one after them is reported.
-const STEPS: usize = 3;
 
 impl Needs {
     /// Memory that a run takes on a device at its peak. The driver's context and the scratch memory
@@ -31,27 +28,14 @@ impl Needs {
     }
 }
 
-/// A step at one recompute level.
-#[derive(Debug, Clone)]
-pub struct DeviceStep {
-    /// The recompute level.
-    pub level: RecomputePolicy,
-    /// Memory needs.
-    pub needs: Needs,
-    /// Trace of the step on the device, by part.
-    pub trace: Trace,
-    /// Number of reservations that the step makes.
-    pub reservations: u64,
-}
-
-impl DeviceStep {
-    /// Runs steps of `recipe` in a dry run at one level. Takes some tenths of a second and no
+impl PlannedStep {
+    /// Runs steps of `recipe` on a device in a dry run at one level. Takes some tenths of a second and no
     /// memory.
     ///
     /// # Errors
     /// Sizes that do not fit together.
-    pub fn new(recipe: &Recipe, level: RecomputePolicy) -> Result<DeviceStep> {
-        let mut recipe = plan::without_files(recipe);
+    pub fn on_device(recipe: &Recipe, level: RecomputePolicy) -> Result<PlannedStep> {
+        let mut recipe = without_files(recipe);
         recipe.train.recompute = level;
         let device = Device::dry_run();
         let reservations = DryRun::new().run(|| {
@@ -65,7 +49,7 @@ impl DeviceStep {
             Ok::<u64, TrainError>(device.usage().reservations - before)
         })?;
         let trace = device.trace().unwrap_or_default();
-        Ok(DeviceStep { level, needs: Needs::of_device(&device), trace, reservations })
+        Ok(PlannedStep { level, needs: Needs::of_device(&device), trace, reservations })
     }
 
     /// Buffers in use at the peak, each with its count, largest sum first.
@@ -77,51 +61,9 @@ impl DeviceStep {
     }
 }
 
-/// Memory that a recipe takes on a device at every recompute level.
-#[derive(Debug, Clone)]
-pub struct DevicePlan {
-    /// Steps, from the most memory to the least.
-    pub steps: Vec<DeviceStep>,
-    /// The level of the recipe.
-    pub chosen: RecomputePolicy,
-    /// Bytes that are free on the device, if there is one that reports them.
-    pub available: Option<usize>,
-}
-
-impl DevicePlan {
-    /// Runs a few steps of `recipe` in a dry run at every level. `available` is compared with their
-    /// needs.
-    ///
-    /// # Errors
-    /// Sizes that do not fit together.
-    pub fn new(recipe: &Recipe, available: Option<usize>) -> Result<DevicePlan> {
-        let step = |level| DeviceStep::new(recipe, level);
-        let steps = RecomputePolicy::ALL.into_iter().map(step).collect::<Result<_>>()?;
-        Ok(DevicePlan { steps, chosen: recipe.train.recompute, available })
-    }
-
-    /// The step at the level of the recipe.
-    pub fn chosen(&self) -> Option<&DeviceStep> {
-        self.steps.iter().find(|step| step.level == self.chosen)
-    }
-
-    /// Fails if the device has too little memory for the recipe as it is.
-    ///
-    /// # Errors
-    /// [`TrainError::Memory`], which names settings that need less.
-    pub fn check(&self, recipe: &Recipe) -> Result<()> {
-        let Some(available) = self.available else { return Ok(()) };
-        let level = |step: &DeviceStep| {
-            let total = step.needs.total();
-            Level { level: step.level, taken: total, total }
-        };
-        let levels: Vec<Level> = self.steps.iter().map(level).collect();
-        plan::refuse(recipe, &levels, self.chosen, available, None)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::Plan;
     use super::*;
 
     fn demo(settings: &[&str]) -> Recipe {
@@ -131,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_step_waits_once_and_reserves_nothing() {
-        let plan = DevicePlan::new(&demo(&["model.method=rein"]), None).expect("planned");
+        let plan = Plan::on_device(&demo(&["model.method=rein"]), None).expect("planned");
         for step in &plan.steps {
             let total = step.trace.total();
             assert_eq!((total.waits, total.downloads), (1, 1), "{}", step.level);
@@ -152,9 +94,9 @@ mod tests {
     #[test]
     fn too_little_memory_of_a_device_is_refused_with_a_way_out() {
         let recipe = demo(&["model.method=rein"]);
-        let mut plan = DevicePlan::new(&recipe, None).expect("planned");
+        let mut plan = Plan::on_device(&recipe, None).expect("planned");
         plan.check(&recipe).expect("nobody knows");
-        let total = |plan: &DevicePlan, i: usize| plan.steps[i].needs.total();
+        let total = |plan: &Plan, i: usize| plan.steps[i].needs.total();
         plan.available = Some(total(&plan, 0));
         plan.check(&recipe).expect("fits to the byte");
         plan.available = Some(total(&plan, 0) - 1);
