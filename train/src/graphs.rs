@@ -92,21 +92,22 @@ impl Trainer {
         }
         let done = match &mut graphs {
             StepGraphs::Captured(captured) => self.replay(context, device, buffers, captured),
-            StepGraphs::Direct(0) => match self.capture(context, device, buffers) {
-                Ok((captured, before)) => {
-                    graphs = StepGraphs::Captured(Box::new(captured));
-                    Ok(before)
+            StepGraphs::Direct(0) => {
+                let mut before = None;
+                match self.capture(context, device, buffers, &mut before) {
+                    Ok(Some(captured)) => {
+                        graphs = StepGraphs::Captured(Box::new(captured));
+                        Ok(before)
+                    }
+                    Ok(None) => {
+                        // The graphs are dropped, which frees their memory for the step below.
+                        buffers.loss.release();
+                        let done = self.direct(context, buffers)?;
+                        return Ok(before.or(done));
+                    }
+                    Err(error) => Err(error),
                 }
-                Err(Uncaptured::Refused(why, before)) => {
-                    self.note = Some(format!(
-                        "training continues without CUDA graphs, as with run.graphs=false: {why}"
-                    ));
-                    buffers.loss.release();
-                    let done = self.direct(context, buffers)?;
-                    return Ok(before.or(done));
-                }
-                Err(Uncaptured::Failed(error)) => Err(error),
-            },
+            }
             StepGraphs::Direct(left) => {
                 let done = self.direct(context, buffers);
                 *left -= u32::from(done.is_ok());
@@ -155,19 +156,23 @@ impl Trainer {
         Ok(before)
     }
 
-    /// Captures the step and replays it. A capture executes nothing, so weights and moments are
-    /// those before the step if the device refuses it.
+    /// Captures the step and replays it. Returns `None` if the device refuses, which a note
+    /// explains. A capture executes nothing, so weights and moments are then those before the step.
+    /// `before` becomes the previous step, if its loss was not known yet.
     fn capture(
         &mut self,
         context: &StepContext<'_>,
         device: &Device,
         buffers: &mut StepBuffers,
-    ) -> std::result::Result<(Captured, Option<StepLog>), Uncaptured> {
+        before: &mut Option<StepLog>,
+    ) -> Result<Option<Captured>> {
         let memory = device.graph_memory();
-        let forward = device.capture(&memory, || self.forward_and_costs(buffers));
-        let (forward, ()) = forward.map_err(|why| Uncaptured::Refused(why, None))?;
+        let forward = match device.capture(&memory, || self.forward_and_costs(buffers)) {
+            Ok((forward, ())) => forward,
+            Err(why) => return Ok(self.no_graphs(&why)),
+        };
         device.replay(&forward)?;
-        let before = self.match_and_upload(context, buffers)?;
+        *before = self.match_and_upload(context, buffers)?;
         let backward = device.capture(&memory, || {
             self.losses_and_update(buffers, |optimiser, grads, guard| {
                 optimiser.record(device, grads, guard)
@@ -175,11 +180,18 @@ impl Trainer {
         });
         let (backward, updated) = match backward {
             Ok(done) => done,
-            Err(why) => return Err(Uncaptured::Refused(why, before)),
+            Err(why) => return Ok(self.no_graphs(&why)),
         };
         self.optimiser.write_constants(device, &updated, context.lr)?;
         device.replay(&backward)?;
-        Ok((Captured { forward, backward, updated, addresses: self.addresses() }, before))
+        Ok(Some(Captured { forward, backward, updated, addresses: self.addresses() }))
+    }
+
+    fn no_graphs(&mut self, why: &TrainError) -> Option<Captured> {
+        self.note = Some(format!(
+            "training continues without CUDA graphs, as with run.graphs=false: {why}"
+        ));
+        None
     }
 
     fn match_and_upload(
@@ -189,19 +201,5 @@ impl Trainer {
     ) -> Result<Option<StepLog>> {
         let _range = range("matching");
         self.match_on_host(context, buffers)
-    }
-}
-
-/// Reason why a step was not captured.
-enum Uncaptured {
-    /// The device refused the capture; the previous step was perhaps read before.
-    Refused(TrainError, Option<StepLog>),
-    /// The step itself failed.
-    Failed(TrainError),
-}
-
-impl<E: Into<TrainError>> From<E> for Uncaptured {
-    fn from(error: E) -> Uncaptured {
-        Uncaptured::Failed(error.into())
     }
 }
