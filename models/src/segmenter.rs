@@ -133,7 +133,7 @@ impl Segmenter {
     /// place ([`StateDict::use_in_place`]).
     ///
     /// # Errors
-    /// [`ModelError::Read`] with the file.
+    /// [`Read`](crate::ModelError::Read) with the file.
     pub fn check_files(&self) -> Result<()> {
         self.files.iter().try_for_each(|pages| weights::unchanged(pages))
     }

@@ -167,10 +167,10 @@ fn filled(file: &File, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> i
     writer.flush()
 }
 
-/// [`write`] for bytes in memory.
+/// [`write()`] for bytes in memory.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write(path, |writer| writer.write_all(bytes))
 }

@@ -14,7 +14,7 @@ use crate::{Backward, Edge, Element, Gradients, HostFloat, Result, Tensor, recor
 pub struct ReinParts<'a> {
     /// T `[m, c]`.
     pub tokens: Tensor,
-    /// T[1:] W_T + b_T, `[m - 1, c]`.
+    /// `T[1:] W_T + b_T`, `[m - 1, c]`.
     pub values: Tensor,
     /// W_f `[c, c]`, rows are outputs.
     pub weight: &'a Tensor,

@@ -1,6 +1,6 @@
 //! Vector code chosen at run time, without intrinsics where plain loops suffice.
 //!
-//! [`simd!`](crate::cpu::simd!) compiles one body three times: for AVX-512, for AVX2 with FMA and for
+//! [`simd!`](crate::simd!) compiles one body three times: for AVX-512, for AVX2 with FMA and for
 //! the baseline of the target. It calls the best version that this CPU can run. Inside the body the
 //! constant `FMA` says whether [`madd`] is one instruction. Functions called from a body must be
 //! `#[inline(always)]`; otherwise they are compiled for the baseline only. Reductions need explicit
@@ -264,6 +264,7 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
 macro_rules! simd {
     ($($(#[$meta:meta])* $vis:vis fn $name:ident<$fma:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {$(
         $(#[$meta])*
+        #[allow(clippy::too_many_arguments, reason = "the caller's own operands")]
         $vis fn $name($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             fn body<const $fma: bool>($($arg: $ty),*) $(-> $ret)? $body

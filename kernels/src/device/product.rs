@@ -89,6 +89,7 @@ impl Device {
     ///
     /// # Errors
     /// As [`Device::matmul`]; a vector of another length; more than one product.
+    #[allow(clippy::too_many_arguments, reason = "launch code: the operands of the product")]
     pub fn matmul_with<T: Float, C: Float>(
         &self,
         sizes: &MatMul,

@@ -157,11 +157,11 @@ pub fn write(
     write_all(tensors, notes, false, out)
 }
 
-/// As [`write`], with a checksum of the header and of each tensor, so that a single changed bit is
+/// As [`write()`], with a checksum of the header and of each tensor, so that a single changed bit is
 /// detected. Every value is read twice.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_summed(
     tensors: Vec<Written<'_>>,
     notes: &[(&str, String)],
@@ -223,7 +223,7 @@ fn header_bytes(header: &Metadata, summed: bool) -> io::Result<Vec<u8>> {
 /// As [`write_summed`], for tensors in memory.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_safetensors(
     tensors: &[(String, Tensor)],
     notes: &[(&str, String)],

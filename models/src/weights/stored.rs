@@ -125,7 +125,7 @@ impl Stored {
     /// check.
     ///
     /// # Errors
-    /// [`ModelError::Damaged`] if they differ; a file that cannot be read.
+    /// [`Damaged`](crate::ModelError::Damaged) if they differ; a file that cannot be read.
     pub fn check(&self) -> Result<()> {
         if let Values::Rows(parts) = &self.values {
             parts.iter().try_for_each(Stored::check)?;

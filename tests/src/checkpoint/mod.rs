@@ -9,7 +9,7 @@
 //! | [`zip`] | the current format of `torch.save`: an archive of a pickle and the raw storages |
 //! | [`legacy`] | its format before 1.6: five pickles, then the storages |
 //! | [`torchscript`] | the format of `torch.jit.save`: a module tree in an archive, with code |
-//! | [`safetensors`] | a JSON header, then the data |
+//! | [`safetensors`](mod@safetensors) | a JSON header, then the data |
 
 mod archive;
 mod pickle;

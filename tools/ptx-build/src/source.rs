@@ -25,7 +25,7 @@ pub struct Source {
     pub name: String,
     /// File name without its extension: the name of the PTX file and of the module.
     pub stem: String,
-    /// [`hash`] of the source, its headers and [`FLAGS`].
+    /// Hash of the source, its headers and [`FLAGS`].
     pub hash: u64,
     /// Text of the source.
     pub text: String,

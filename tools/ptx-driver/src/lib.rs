@@ -4,8 +4,8 @@
 //! executes them on the virtual GPU of `ptx-vm`. So the binary that runs on a GPU runs its CUDA
 //! backend on any machine. It is stricter than a GPU: see the README.
 //!
-//! Every exported function is a frame ([`entry`]) around a body that returns a code with a message;
-//! the message goes to standard error. Undefined behaviour ends the process ([`fatal`]).
+//! Every exported function is a frame (`entry`) around a body that returns a code with a message;
+//! the message goes to standard error. Undefined behaviour ends the process (`fatal`).
 
 mod api;
 mod code;

@@ -198,7 +198,7 @@ pub struct LabelFacts {
     /// Bits per channel.
     pub depth: u8,
     /// Each value with its number of pixels and the first of them, in rows from the top. Colours
-    /// are `0xRRGGBB`; there are at most [`COLOURS`] of them.
+    /// are `0xRRGGBB`; there are at most `COLOURS` of them.
     pub values: Vec<(u32, u64, u64)>,
 }
 

@@ -1,6 +1,6 @@
 //! Catalogue of recipe keys: type and meaning of each. It decides which keys exist, checks their
 //! types and is printed by `dressage train --help-recipe`. The influence of each key, and so where
-//! it may change, is in [`super::bearing`].
+//! it may change, is in `super::bearing`.
 
 use std::fmt::Write as _;
 

@@ -131,7 +131,7 @@ fn house(canvas: &mut Canvas, camera: &Camera, style: &Style, plot: &Plot, floor
         let paint = |px: f32, py: f32| {
             let u = (px - a[0]).abs() * foot[0];
             let v = high - (py - a[1]) * foot[1];
-            facade(style, plot, u, v, high, foot, light, 1)
+            facade(style, plot, [u, v], high, foot, light, 1)
         };
         if gabled {
             let ridge = camera.project(plot.side * (front + 4.5), high + 2.8, near);
@@ -142,7 +142,7 @@ fn house(canvas: &mut Canvas, camera: &Camera, style: &Style, plot: &Plot, floor
         canvas.rect(low, top, 0.0, BUILDING, near, paint);
     }
     let light = style.wall_light(plot.side);
-    let shade = |u: f32, v: f32, foot| facade(style, plot, u, v, high, foot, light, 0);
+    let shade = |u: f32, v: f32, foot| facade(style, plot, [u, v], high, foot, light, 0);
     upright(canvas, camera, plot, front, [0.0, high], BUILDING, &shade);
 }
 
@@ -166,8 +166,7 @@ fn roof_slope(canvas: &mut Canvas, camera: &Camera, plot: &Plot, high: f32, roof
 fn facade(
     style: &Style,
     plot: &Plot,
-    u: f32,
-    v: f32,
+    [u, v]: [f32; 2],
     high: f32,
     foot: [f32; 2],
     light: f32,

@@ -13,9 +13,9 @@
 //!     sum_{b, oy, ox} dy[b, oy, ox, o] x[b, oy s + ky - p, ox s + kx - p, i]
 //! dbias[o] += sum_{b, oy, ox} dy[b, oy, ox, o]
 //! ```
-//! Shapes: `x`, `dx` are `[b, h, w, ci]`; `y`, `dy` `[b, ho, wo, co]` where `ho = (h + 2p - kh) / s
-//! + 1`; `weight` as published, `[co, ci, kh, kw]`; `bias` `[co]`. Saved for the backward pass:
-//! `x`, only if the weight is trained.
+//! Shapes: `x`, `dx` are `[b, h, w, ci]`; `y`, `dy` `[b, ho, wo, co]` where
+//! `ho = (h + 2p - kh) / s + 1`; `weight` as published, `[co, ci, kh, kw]`; `bias` `[co]`. Saved for
+//! the backward pass: `x`, only if the weight is trained.
 //!
 //! Each direction is a matrix product of unfolded pixels (im2col). It handles one block of output
 //! pixels at a time, so that the unfolded rows fit in cache-sized scratch memory. The gradient of

@@ -15,7 +15,7 @@
 //! Cost: `2 batch n m k` FLOP.
 //!
 //! The `gemm` crate computes f64, batches and small products. The blocked product of this folder
-//! ([`blocked`]) computes large products in f32 whose right operand is transposed, as the weight of
+//! (`blocked`) computes large products in f32 whose right operand is transposed, as the weight of
 //! a linear layer is. It also computes both directions of frozen layers, fused with their
 //! neighbours (see `linear`). Both split the output into register tiles and give whole tiles to
 //! threads. The depth is split by size only, so every element of `C` is summed in the same order

@@ -83,7 +83,7 @@ impl Warp {
             let (space, at) = self.place(access, lane, false);
             track.add(space, at);
             let mut values = [0u64; 8];
-            if self.read(space, at, access.width, &mut values, inst, launched, state).is_none() {
+            if self.read((space, at), access.width, &mut values, inst, launched, state).is_none() {
                 values = [0; 8];
             }
             for (&r, &value) in access.regs.iter().zip(&values) {
@@ -118,7 +118,7 @@ impl Warp {
                 *value = self.get(r, lane);
             }
             let values = &values[..access.regs.len()];
-            self.write(space, at, access.width, values, inst, launched, state);
+            self.write((space, at), access.width, values, inst, launched, state);
         }
         track.finish(self.index, inst.line, true, state);
     }
@@ -126,8 +126,7 @@ impl Warp {
     /// Reads elements; `None` if the access is not possible, which is then reported.
     fn read(
         &mut self,
-        space: Space,
-        at: At,
+        (space, at): (Space, At),
         width: u32,
         values: &mut [u64; 8],
         inst: &Inst,
@@ -168,8 +167,7 @@ impl Warp {
 
     fn write(
         &mut self,
-        space: Space,
-        at: At,
+        (space, at): (Space, At),
         width: u32,
         values: &[u64],
         inst: &Inst,
