@@ -82,7 +82,7 @@ impl ParamGroups {
 
 #[cfg(test)]
 mod tests {
-    use dressage_models::backbone::DinoConfig;
+    use dressage_models::backbone::published::named;
     use dressage_models::head::Queries;
     use dressage_models::params::Shapes;
     use dressage_models::{Segmenter, SegmenterConfig};
@@ -91,7 +91,7 @@ mod tests {
 
     /// Parameters of ViT-S and a published head under `method`, with and without linked queries.
     fn network(method: Method) -> Shapes {
-        let backbone = DinoConfig::named("s", 14, 16).expect("a known size");
+        let backbone = named("dinov2-s").expect("a known name").at(14, 16);
         let config = SegmenterConfig::published(backbone, 19, method);
         let mut own = config.clone();
         own.head.source = Queries::Own;

@@ -7,11 +7,12 @@ use std::{fs, io};
 use dressage_engine::{DType, Role};
 use dressage_kernels::ops::adamw::AdamW;
 use dressage_models::adapter::ReinConfig;
-use dressage_models::backbone::DinoConfig;
+use dressage_models::backbone::{BackboneConfig, VitConfig};
 use dressage_models::criterion::{Criterion, CriterionConfig};
 use dressage_models::head::{HeadConfig, Queries};
 use dressage_models::weights::{
-    Difference, StateDict, dinov2, fitted, has_head, is_backbone, recognise, refuse_part, same_size,
+    Difference, StateDict, convert_backbone, fitted, has_head, is_backbone, recognise, refuse_part,
+    same_size,
 };
 use dressage_models::{Method, ModelError, Segmenter, SegmenterConfig};
 
@@ -30,7 +31,7 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         setting: "model.taps",
         what: format!("names {} blocks, but the head needs 4", m.taps.len()),
     })?;
-    let backbone = DinoConfig {
+    let backbone = VitConfig {
         embed_dim: m.embed_dim,
         depth: m.depth,
         heads: m.heads,
@@ -40,6 +41,7 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         hidden: m.ffn,
         registers: m.registers,
         taps,
+        ..recipe::base(&m.backbone).config.clone()
     };
     let rein = (m.method == Method::Rein).then(|| ReinConfig {
         tokens: r.tokens,
@@ -68,7 +70,7 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         source: if linked { Queries::Linked } else { Queries::Own },
     };
     let (method, precision, recompute) = (m.method, m.precision, recipe.train.recompute);
-    Ok(SegmenterConfig { backbone, rein, head, method, precision, recompute })
+    Ok(SegmenterConfig { backbone: backbone.into(), rein, head, method, precision, recompute })
 }
 
 /// Builds the network. The backbone comes from the recipe's weights file, or from the seed if it
@@ -125,8 +127,8 @@ fn backbone(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
     same_size(&dict, &config.backbone)?;
     // A file that does not fit is reported as such, even if it is truncated too.
     let whole = dict.check_end();
-    let (patch, grid) = (config.backbone.patch, config.backbone.grid);
-    let dict = dinov2(dict, patch, grid)?.renamed(BACKBONE, "");
+    let BackboneConfig::Vit(vit) = &config.backbone;
+    let dict = convert_backbone(dict, vit.patch, vit.grid)?.renamed(BACKBONE, "");
     let shapes = Segmenter::shapes(config.clone())?.into_iter();
     let own = shapes.filter(|(_, param)| param.kind.role == Role::Backbone);
     let wanted = own.map(|(name, param)| (name[BACKBONE.len()..].to_string(), param.shape));

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use dressage_engine::RecomputePolicy;
 use dressage_models::Precision;
-use dressage_models::backbone::{DinoConfig, Ffn};
+use dressage_models::backbone::published::{FFN_RATIO, NAMES};
+use dressage_models::backbone::{PUBLISHED, Published};
 
 use super::{
     Augment, Data, Eval, EvalMode, EvalSet, Head, Loss, Model, OnError, Recipe, Rein, Run,
@@ -17,7 +18,26 @@ use crate::palette::CITYSCAPES;
 use crate::scenes::Domain;
 
 /// Names that `model.backbone` takes.
-pub(super) const BACKBONES: &[&str] = &["dinov2-s", "dinov2-b", "dinov2-l", "dinov2-g", "custom"];
+pub(super) const BACKBONES: &[&str] = &{
+    let mut names = [CUSTOM; NAMES.len() + 1];
+    let mut i = 0;
+    while i < NAMES.len() {
+        names[i] = NAMES[i];
+        i += 1;
+    }
+    names
+};
+
+/// Value of `model.backbone` for sizes that are not published.
+const CUSTOM: &str = "custom";
+
+/// Value of `model.backbone` that is not set.
+pub(super) const BACKBONE: &str = "dinov2-l";
+
+/// The published backbone of a recipe. One with its own sizes starts from those of the smallest.
+pub(crate) fn base(backbone: &str) -> &'static Published {
+    PUBLISHED.iter().find(|published| published.name == backbone).unwrap_or(&PUBLISHED[0])
+}
 
 /// Names of the id tables that `id_map` takes (spec training-and-data §4, §5).
 pub(super) const ID_MAPS: &[&str] =
@@ -25,9 +45,6 @@ pub(super) const ID_MAPS: &[&str] =
 
 /// Names of the looks of drawn scenes.
 pub(super) const DOMAINS: &[&str] = &["day", "night", "fog", "rain", "snow", "palette"];
-
-/// Hidden width of an MLP as a multiple of the channels, before the rule for a SwiGLU.
-pub(super) const FFN_RATIO: f64 = 4.0;
 
 /// The published settings for a backbone of [`BACKBONES`] and a crop; no data, no weights.
 pub(super) fn published(backbone: &str, crop: usize) -> Recipe {
@@ -83,27 +100,22 @@ pub(super) fn stride(crop: usize) -> usize {
 }
 
 fn model(backbone: &str, crop: usize) -> Model {
-    let (embed_dim, depth, heads, ffn_form) = match backbone {
-        "dinov2-g" => (1536, 40, 24, Ffn::Swiglu),
-        "dinov2-l" => (1024, 24, 16, Ffn::Mlp),
-        "dinov2-b" => (768, 12, 12, Ffn::Mlp),
-        _ => (384, 12, 6, Ffn::Mlp),
-    };
+    let config = &base(backbone).config;
     Model {
         backbone: backbone.to_owned(),
         weights: PathBuf::new(),
         checkpoint: PathBuf::new(),
         method: Method::Rein,
         precision: Precision::F32,
-        embed_dim,
-        depth,
-        heads,
-        ffn: ffn_form.hidden(embed_dim, FFN_RATIO),
-        ffn_form,
-        registers: 0,
+        embed_dim: config.embed_dim,
+        depth: config.depth,
+        heads: config.heads,
+        ffn: config.ffn.hidden(config.embed_dim, FFN_RATIO),
+        ffn_form: config.ffn,
+        registers: config.registers,
         patch: 16,
         image: crop,
-        taps: DinoConfig::default_taps(depth).to_vec(),
+        taps: config.taps.to_vec(),
     }
 }
 

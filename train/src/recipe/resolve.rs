@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use dressage_models::backbone::Ffn;
+use dressage_models::backbone::published::FFN_RATIO;
 use dressage_models::weights::shown;
 use toml::{Table, Value};
 
@@ -309,7 +310,8 @@ fn with_defaults(
     let sane = |v: i64| usize::try_from(v.min(u32::MAX.into())).ok();
     let count_at =
         |given: &Value, a: &str, b: &str| given.get(a)?.get(b)?.as_integer().and_then(sane);
-    let backbone = text_at(&given, "model", "backbone").unwrap_or_else(|| "dinov2-l".to_owned());
+    let backbone =
+        text_at(&given, "model", "backbone").unwrap_or_else(|| defaults::BACKBONE.to_owned());
     let crop = count_at(&given, "augment", "crop").unwrap_or(512);
     let mut base = defaults::published(&backbone, crop);
     base.name = name.to_owned();
@@ -320,7 +322,7 @@ fn with_defaults(
         None => base.model.ffn_form,
     };
     let width = count_at(&given, "model", "embed_dim").unwrap_or(base.model.embed_dim);
-    base.model.ffn = form.hidden(width, defaults::FFN_RATIO);
+    base.model.ffn = form.hidden(width, FFN_RATIO);
     base.rein.tokens = count_at(&given, "head", "queries").unwrap_or(base.rein.tokens);
     base.head.mask_width = count_at(&given, "head", "width").unwrap_or(base.head.mask_width);
     base.eval.crop = count_at(&given, "eval", "crop").unwrap_or(base.eval.crop);
