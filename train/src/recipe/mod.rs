@@ -16,6 +16,7 @@
 //! so recipes stay short, and all settings of a run are in one place.
 
 mod bearing;
+mod catalogue;
 mod changes;
 mod check;
 mod defaults;
