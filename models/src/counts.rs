@@ -4,7 +4,7 @@
 use dressage_engine::{DType, DryRun, Role};
 
 use crate::adapter::{Rein, ReinConfig};
-use crate::backbone::{Dino, DinoConfig};
+use crate::backbone::BackboneConfig;
 use crate::params::{ParamShape, Scope, Shapes};
 use crate::{Result, Segmenter, SegmenterConfig};
 
@@ -52,11 +52,11 @@ pub fn rein(config: ReinConfig) -> Result<usize> {
 /// Shapes of all parameters of a backbone under the names of its authors' files.
 ///
 /// # Errors
-/// As [`Dino::new`].
-pub fn backbone(config: DinoConfig) -> Result<Shapes> {
+/// As [`BackboneConfig::build`].
+pub fn backbone(config: impl Into<BackboneConfig>) -> Result<Shapes> {
     DryRun::new().run(|| {
         let root = Scope::new(DType::F32, 0);
-        Dino::new(&root, config)?;
+        config.into().build(&root)?;
         root.shapes()
     })
 }
@@ -69,7 +69,8 @@ fn sum(shapes: &Shapes, counts: impl Fn(&ParamShape) -> bool) -> usize {
 mod tests {
     use super::*;
     use crate::Method;
-    use crate::backbone::DinoConfig;
+    use crate::backbone::VitConfig;
+    use crate::backbone::published::named;
     use crate::objective::ObjectiveConfig;
 
     /// Expected counts from the classes of the published code (spec peft-and-dgss). Those of
@@ -100,22 +101,22 @@ mod tests {
     /// row of channels that no network here has.
     #[test]
     fn backbones_have_the_published_sizes() {
-        let sizes = [("s", 21_993_216), ("b", 86_453_760), ("l", 304_199_680)];
-        for (size, expected) in sizes.into_iter().chain([("g", 1_136_227_328)]) {
-            for (patch, grid, at) in [(16, 32, expected), (14, 37, native(size))] {
-                let backbone = DinoConfig::named(size, patch, grid).expect("known");
+        let sizes = [("dinov2-s", 21_993_216), ("dinov2-b", 86_453_760), ("dinov2-l", 304_199_680)];
+        for (name, expected) in sizes.into_iter().chain([("dinov2-g", 1_136_227_328)]) {
+            for (patch, grid, at) in [(16, 32, expected), (14, 37, native(name))] {
+                let backbone = named(name).expect("known").at(patch, grid);
                 let mask_token = backbone.embed_dim;
                 let counted = network(SegmenterConfig::published(backbone, 19, Method::Rein));
-                assert_eq!(counted.expect("counted").backbone + mask_token, at, "{size}/{patch}");
+                assert_eq!(counted.expect("counted").backbone + mask_token, at, "{name}/{patch}");
             }
         }
     }
 
-    fn native(size: &str) -> usize {
-        match size {
-            "s" => 22_056_576,
-            "b" => 86_580_480,
-            "l" => 304_368_640,
+    fn native(name: &str) -> usize {
+        match name {
+            "dinov2-s" => 22_056_576,
+            "dinov2-b" => 86_580_480,
+            "dinov2-l" => 304_368_640,
             _ => 1_136_480_768,
         }
     }
@@ -123,7 +124,7 @@ mod tests {
     #[test]
     fn networks_have_the_published_sizes() {
         let large = |method| {
-            let backbone = DinoConfig::named("l", 16, 32).expect("known");
+            let backbone = named("dinov2-l").expect("known").at(16, 32);
             network(SegmenterConfig::published(backbone, 19, method)).expect("counted")
         };
         // The published count includes the mask token of the pre-training.
@@ -139,12 +140,12 @@ mod tests {
     /// Counted names and shapes are those of a network that was built.
     #[test]
     fn what_is_counted_are_the_parameters_of_the_network() {
-        let backbone = DinoConfig {
+        let backbone = VitConfig {
             embed_dim: 12,
             depth: 4,
             heads: 3,
             taps: [0, 1, 2, 3],
-            ..DinoConfig::named("s", 8, 2).expect("known")
+            ..named("dinov2-s").expect("known").at(8, 2)
         };
         let mut config = SegmenterConfig::published(backbone, 5, Method::Rein);
         if let ObjectiveConfig::Mask2Former { head, .. } = &mut config.objective {

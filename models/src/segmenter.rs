@@ -11,13 +11,13 @@ use dressage_engine::{
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::{Adapter, Rein, ReinConfig};
-use crate::backbone::{Dino, DinoConfig};
+use crate::backbone::{Backbone, BackboneConfig};
 use crate::objective::mask2former::criterion::CriterionConfig;
 use crate::objective::mask2former::head::{HeadConfig, Queries};
 use crate::objective::{Features, Objective, ObjectiveConfig, StepLoss};
 use crate::params::{Precision, Scope, Shapes};
 use crate::weights::{Digests, StateDict, digest, fingerprint_with};
-use crate::{Result, weights};
+use crate::{ModelError, Result, weights};
 
 /// Method of adapting a backbone. It decides which parameters train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ impl std::fmt::Display for Method {
 #[derive(Debug, Clone, PartialEq)]
 pub struct SegmenterConfig {
     /// The backbone.
-    pub backbone: DinoConfig,
+    pub backbone: BackboneConfig,
     /// Rein, for [`Method::Rein`].
     pub rein: Option<ReinConfig>,
     /// Head and loss.
@@ -62,13 +62,18 @@ pub struct SegmenterConfig {
 impl SegmenterConfig {
     /// The published head and adapter on `backbone`. The head takes Rein's queries if there are
     /// any.
-    pub fn published(backbone: DinoConfig, classes: usize, method: Method) -> SegmenterConfig {
+    pub fn published(
+        backbone: impl Into<BackboneConfig>,
+        classes: usize,
+        method: Method,
+    ) -> SegmenterConfig {
+        let backbone = backbone.into();
         let rein = (method == Method::Rein).then(|| ReinConfig {
-            patch: backbone.patch,
-            ..ReinConfig::published(backbone.depth, backbone.embed_dim)
+            patch: backbone.patch(),
+            ..ReinConfig::published(backbone.depth(), backbone.width())
         });
         let source = if rein.is_some() { Queries::Linked } else { Queries::Own };
-        let head = HeadConfig::published(backbone.embed_dim, classes, source);
+        let head = HeadConfig::published(backbone.width(), classes, source);
         let loss = CriterionConfig::published(classes);
         let objective = ObjectiveConfig::Mask2Former { head, loss };
         let (precision, recompute) = (Precision::F32, RecomputePolicy::None);
@@ -76,9 +81,12 @@ impl SegmenterConfig {
     }
 }
 
+/// Backbone, adapter and objective.
+type Modules = (Box<dyn Backbone>, Option<Rein>, Arc<dyn Objective>);
+
 /// A segmentation network.
 pub struct Segmenter {
-    backbone: Dino,
+    backbone: Box<dyn Backbone>,
     rein: Option<Rein>,
     objective: Arc<dyn Objective>,
     method: Method,
@@ -90,9 +98,6 @@ pub struct Segmenter {
     /// Mapped files whose weights are used in place, without a copy.
     files: Vec<Arc<MappedFile>>,
 }
-
-/// Key that may be left over: used in masked pre-training only.
-const MASK_TOKEN: &str = "backbone.mask_token";
 
 impl Segmenter {
     /// Builds the network. `weights` contains parameters under the reference's keys (`backbone.*`,
@@ -176,13 +181,14 @@ impl Segmenter {
         }
     }
 
-    /// Names of the reference that this network does not use. These are the mask token and, if the
+    /// Names of the reference that this network does not use. These are the backbone's and, if the
     /// link is off, its two layers, which the reference keeps.
     pub fn unused(config: &SegmenterConfig) -> Vec<String> {
         let linked = config.rein.as_ref().is_some_and(|r| r.link);
         let link = ["transform.weight", "transform.bias", "merge.weight", "merge.bias"];
         let link = link.iter().filter(|_| !linked).map(|n| format!("backbone.reins.{n}"));
-        std::iter::once(MASK_TOKEN.to_string()).chain(link).collect()
+        let backbone = config.backbone.unused().iter().map(|n| format!("backbone.{n}"));
+        backbone.chain(link).collect()
     }
 
     /// Shapes of all parameters of a network, without building it.
@@ -197,14 +203,16 @@ impl Segmenter {
         })
     }
 
-    fn modules(
-        root: &Scope,
-        config: SegmenterConfig,
-    ) -> Result<(Dino, Option<Rein>, Arc<dyn Objective>)> {
+    fn modules(root: &Scope, config: SegmenterConfig) -> Result<Modules> {
         let head = root.sub("decode_head");
         let scope = root.sub("backbone");
         let frozen = scope.role(Role::Backbone).trainable(config.method == Method::Full);
-        let backbone = Dino::new(&frozen, config.backbone)?;
+        let backbone = config.backbone.build(&frozen)?;
+        let (widths, channels) = (backbone.widths(), config.objective.in_channels());
+        if widths != [channels; 4] {
+            let text = format!("the backbone's maps have {widths:?} channels, the head {channels}");
+            return Err(ModelError::Config(text));
+        }
         let adapter = scope.sub("reins").role(Role::Adapter);
         let objective = config.objective.build(&head, config.rein.as_ref())?;
         let rein = config.rein.map(|rein| Rein::new(&adapter, rein)).transpose()?;
@@ -212,8 +220,8 @@ impl Segmenter {
     }
 
     /// The backbone.
-    pub fn backbone(&self) -> &Dino {
-        &self.backbone
+    pub fn backbone(&self) -> &dyn Backbone {
+        self.backbone.as_ref()
     }
 
     /// The adapter.

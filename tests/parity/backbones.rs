@@ -3,7 +3,7 @@
 
 use dressage_engine::{DType, Tensor};
 use dressage_models::adapter::{Adapter, Rein, ReinConfig};
-use dressage_models::backbone::{Dino, DinoConfig};
+use dressage_models::backbone::{Backbone, PUBLISHED, Vit, VitConfig};
 use dressage_models::params::{Precision, Scope};
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
@@ -62,7 +62,7 @@ fn scope(fixture: &Fixture, unused: &[&str]) -> Scope {
     )
 }
 
-fn dino_config(fixture: &Fixture) -> Outcome<DinoConfig> {
+fn vit_config(fixture: &Fixture) -> Outcome<VitConfig> {
     let json = &fixture.json;
     let (depth, patch, width) = (json.size("d")?, json.size("p")?, json.size("w")?);
     let registers = json.size("reg").unwrap_or(0);
@@ -75,7 +75,7 @@ fn dino_config(fixture: &Fixture) -> Outcome<DinoConfig> {
         // The official ratio tests the rule that rounds the width of a SwiGLU.
         Err(_) => ffn.hidden(width, 4.0),
     };
-    Ok(DinoConfig {
+    Ok(VitConfig {
         embed_dim: width,
         depth,
         heads: json.size("h")?,
@@ -89,6 +89,7 @@ fn dino_config(fixture: &Fixture) -> Outcome<DinoConfig> {
             // The test reads the blocks one by one.
             Err(_) => [depth - 1; 4],
         },
+        ..PUBLISHED[0].config.clone()
     })
 }
 
@@ -114,16 +115,16 @@ fn rein_config(fixture: &Fixture, layers: usize) -> Outcome<ReinConfig> {
 /// Compares the official backbone: tokens before the blocks, after each and after the final norm.
 pub fn dino(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let scope = scope(fixture, &[MASK_TOKEN]);
-    let dino = Dino::new(&scope, dino_config(fixture)?)?;
+    let vit = Vit::new(&scope, vit_config(fixture)?)?;
     let input = fixture.floats("input")?.leaf();
     let mut outputs = outputs(fixture, table);
-    let (mut x, _, _) = dino.embed(&input)?;
+    let (mut x, _, _) = vit.embed(&input)?;
     outputs.add("tokens", &x)?;
-    for i in 0..dino.config().depth {
-        x = dino.block(i, &x, None)?;
+    for i in 0..vit.config().depth {
+        x = vit.block(i, &x, None)?;
         outputs.add(&format!("block.{i}"), &x)?;
     }
-    outputs.add("final_norm", &dino.final_norm(&x)?)?;
+    outputs.add("final_norm", &vit.final_norm(&x)?)?;
     outputs.finish(&scope, &input)
 }
 
@@ -149,18 +150,18 @@ pub fn rein(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
 
 /// Compares backbone and adapter end to end, with everything trainable.
 pub fn rein_dino(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
-    let config = dino_config(fixture)?;
+    let config = vit_config(fixture)?;
     let rein_config = rein_config(fixture, config.depth)?;
     let unused: &[&str] = if rein_config.link { &[] } else { &LINK };
     let mut left_out: Vec<String> = unused.iter().map(|n| format!("reins.{n}")).collect();
     left_out.push(MASK_TOKEN.into());
     let scope = scope(fixture, &left_out.iter().map(String::as_str).collect::<Vec<_>>());
-    let dino = Dino::new(&scope, config)?;
+    let vit = Vit::new(&scope, config)?;
     let rein = Rein::new(&scope.sub("reins"), rein_config)?;
     let step = rein.step()?;
     let input = fixture.floats("input")?.leaf();
     let mut outputs = outputs(fixture, table);
-    for (i, level) in dino.forward(&input, Some(&step))?.iter().enumerate() {
+    for (i, level) in vit.forward(&input, Some(&step))?.iter().enumerate() {
         outputs.add_map(&format!("pyramid.{i}"), &level.resized()?)?;
     }
     if let Some(queries) = step.queries() {

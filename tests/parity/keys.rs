@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use dressage_engine::{DType, DryRun};
 use dressage_models::adapter::{Rein, ReinConfig};
-use dressage_models::backbone::{Dino, DinoConfig, Ffn};
+use dressage_models::backbone::published::named;
+use dressage_models::backbone::{Ffn, PUBLISHED, Vit, VitConfig};
 use dressage_models::objective::mask2former::head::{Head, HeadConfig, Queries};
 use dressage_models::params::Scope;
 use dressage_tests::Outcome;
@@ -52,13 +53,13 @@ impl Sizes<'_> {
     }
 }
 
-fn dino_config(keys: &Shapes, prefix: &str) -> Outcome<DinoConfig> {
+fn vit_config(keys: &Shapes, prefix: &str) -> Outcome<VitConfig> {
     let keys = Sizes(keys);
     let name = |n: &str| format!("{prefix}{n}");
     let c = keys.of(&name("cls_token"), 2)?;
     let depth = keys.layers(&name("blocks."));
     let positions = keys.of(&name("pos_embed"), 1)? - 1;
-    Ok(DinoConfig {
+    Ok(VitConfig {
         embed_dim: c,
         depth,
         heads: 1,
@@ -68,6 +69,7 @@ fn dino_config(keys: &Shapes, prefix: &str) -> Outcome<DinoConfig> {
         hidden: keys.of(&name("blocks.0.mlp.fc1.weight"), 0)?,
         registers: 0,
         taps: [depth - 1; 4],
+        ..PUBLISHED[0].config.clone()
     })
 }
 
@@ -135,8 +137,8 @@ pub fn keys(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
                 (shapes_of(|s| Ok(Rein::new(s, config).map(|_| ())?))?, &[])
             }
             "DinoVisionTransformer-L" => {
-                let config = dino_config(&theirs, "")?;
-                (shapes_of(|s| Ok(Dino::new(s, config).map(|_| ())?))?, &[MASK_TOKEN])
+                let config = vit_config(&theirs, "")?;
+                (shapes_of(|s| Ok(Vit::new(s, config).map(|_| ())?))?, &[MASK_TOKEN])
             }
             "rein_and_head_checkpoint" => {
                 let rein = rein_config(&theirs, "backbone.reins.")?;
@@ -176,9 +178,9 @@ fn published(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let ours = shapes_of(|s| Ok(Rein::new(s, config).map(|_| ())?))?;
     same(table, "LoRAReins as published", &ours, theirs, &[]);
     let theirs = recorded(&json["DinoVisionTransformer-L"])?;
-    let read = dino_config(&theirs, "")?;
-    let config = DinoConfig::named("l", read.patch, read.grid)?;
-    let ours = shapes_of(|s| Ok(Dino::new(s, config).map(|_| ())?))?;
+    let read = vit_config(&theirs, "")?;
+    let config = named("dinov2-l")?.at(read.patch, read.grid);
+    let ours = shapes_of(|s| Ok(Vit::new(s, config).map(|_| ())?))?;
     same(table, "DinoVisionTransformer-L as published", &ours, theirs, &[MASK_TOKEN]);
     Ok(())
 }

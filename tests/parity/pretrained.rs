@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use dressage_engine::DType;
 use dressage_engine::{Tensor, no_grad, ops};
 use dressage_models::Precision;
-use dressage_models::backbone::{Dino, DinoConfig, Ffn};
+use dressage_models::backbone::{Ffn, PUBLISHED, Vit, VitConfig};
 use dressage_models::params::Scope;
-use dressage_models::weights::{StateDict, dinov2};
+use dressage_models::weights::{StateDict, convert_backbone};
 use dressage_tests::Outcome;
 use dressage_tests::compare::{Bound, Table};
 use dressage_tests::fixture::Fixture;
@@ -26,7 +26,7 @@ pub fn weights_of(case: &Path) -> Result<PathBuf, String> {
 }
 
 /// Network sizes from the tensors; heads are 64 wide in all published sizes.
-fn config(weights: &StateDict, patch: Option<usize>, grid: Option<usize>) -> Outcome<DinoConfig> {
+fn config(weights: &StateDict, patch: Option<usize>, grid: Option<usize>) -> Outcome<VitConfig> {
     let shape = |name: &str| -> Outcome<Vec<usize>> {
         let tensor = weights.get(name).ok_or_else(|| format!("weights without {name}"))?;
         Ok(tensor.shape().to_vec())
@@ -39,7 +39,7 @@ fn config(weights: &StateDict, patch: Option<usize>, grid: Option<usize>) -> Out
         Some(_) => Ffn::Swiglu,
         None => Ffn::Mlp,
     };
-    Ok(DinoConfig {
+    Ok(VitConfig {
         embed_dim: kernel[0],
         depth,
         heads: kernel[0] / 64,
@@ -49,6 +49,7 @@ fn config(weights: &StateDict, patch: Option<usize>, grid: Option<usize>) -> Out
         hidden: ffn.hidden(kernel[0], 4.0),
         registers: 0,
         taps: [depth - 1; 4],
+        ..PUBLISHED[0].config.clone()
     })
 }
 
@@ -97,7 +98,7 @@ pub fn tokens(
         }
         config(&weights, Some(patch), Some(rows.parse()?))?
     };
-    let weights = dinov2(weights, patch, config.grid)?.renamed("backbone.", "");
+    let weights = convert_backbone(weights, patch, config.grid)?.renamed("backbone.", "");
     if let Some(kernel) = weights.get("patch_embed.proj.weight") {
         let kernel = kernel.to_float(DType::F32)?.ok_or("the patch kernel holds no floats")?;
         for first in fixture.names("patch_embed.proj.weight.first") {
@@ -109,12 +110,12 @@ pub fn tokens(
     }
     let scope = Scope::with_weights(DType::F32, precision, 0, weights, &[""]);
     let scope = scope.trainable(false);
-    let dino = Dino::new(&scope, config)?;
+    let vit = Vit::new(&scope, config)?;
     scope.finish("the backbone", &[])?;
-    no_grad(|| compare(fixture, table, &dino, precision))
+    no_grad(|| compare(fixture, table, &vit, precision))
 }
 
-fn compare(fixture: &Fixture, table: &mut Table, dino: &Dino, p: Precision) -> Outcome<()> {
+fn compare(fixture: &Fixture, table: &mut Table, vit: &Vit, p: Precision) -> Outcome<()> {
     let index: Vec<usize> = fixture.integers("token_index")?.iter().map(|&i| i as usize).collect();
     let mut compared = |name: &str, x: &Tensor, blocks: usize| -> Outcome<()> {
         let c = x.last_dim();
@@ -124,14 +125,14 @@ fn compare(fixture: &Fixture, table: &mut Table, dino: &Dino, p: Precision) -> O
         let bound = if blocks == 0 { bound(&want) } else { tokens_bound(&want, p, blocks) }?;
         table.within(name, &ops::reshape(&rows, want.shape())?, &want, |_| bound)
     };
-    let (mut x, rows, columns) = dino.embed(&fixture.floats("input")?)?;
-    compared("pos_embed", &dino.positions(rows, columns)?, 0)?;
-    for i in 0..dino.config().depth {
-        x = dino.block(i, &x, None)?;
+    let (mut x, rows, columns) = vit.embed(&fixture.floats("input")?)?;
+    compared("pos_embed", &vit.positions(rows, columns)?, 0)?;
+    for i in 0..vit.config().depth {
+        x = vit.block(i, &x, None)?;
         let name = format!("tokens.block.{i}");
         if fixture.has(&name) {
             compared(&name, &x, i + 1)?;
         }
     }
-    compared("tokens.norm", &dino.final_norm(&x)?, dino.config().depth)
+    compared("tokens.norm", &vit.final_norm(&x)?, vit.config().depth)
 }

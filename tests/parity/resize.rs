@@ -4,7 +4,7 @@
 use dressage_engine::{DType, Element, Tensor};
 use dressage_kernels::Real;
 use dressage_kernels::ops::resize::{Axis, Mode, Resize, Step};
-use dressage_models::backbone::{Dino, DinoConfig};
+use dressage_models::backbone::{PUBLISHED, Vit, VitConfig};
 use dressage_models::params::{Precision, Scope};
 use dressage_models::weights::{StateDict, resize_patch_kernel, resize_pos_embed};
 use dressage_tests::Outcome;
@@ -150,21 +150,21 @@ fn at_run_time(fixture: &Fixture, table: &mut Table, case: &Value) -> Outcome<()
     if g != w || !(antialias || (tenth(0, rows) && tenth(1, columns))) {
         return Ok(());
     }
-    let config = DinoConfig {
+    let config = VitConfig {
         embed_dim: c,
         depth: 1,
         heads: 1,
         taps: [0; 4],
         registers: usize::from(antialias),
-        ..DinoConfig::named("s", 16, g)?
+        ..PUBLISHED[0].at(16, g)
     };
     let mut weights = StateDict::new("the case");
     weights.insert("pos_embed", with_class_row(&x, c)?);
-    let dino = Dino::new(
+    let vit = Vit::new(
         &Scope::with_weights(DType::F32, Precision::F32, 0, weights, &["pos_embed"]),
         config,
     )?;
-    let (class, got) = without_class_row(&dino.positions(rows, columns)?, [rows, columns], c)?;
+    let (class, got) = without_class_row(&vit.positions(rows, columns)?, [rows, columns], c)?;
     table.equal(&format!("{name}: class row"), &class, &vec![7.0; c]);
     table.within(&format!("{name}, at run time"), &got, &want, |_| Bound::abs(F32))
 }

@@ -1,7 +1,7 @@
 //! Learning rates of every step, and learning rate and weight decay of every tensor.
 
 use dressage_engine::Tensor;
-use dressage_models::backbone::DinoConfig;
+use dressage_models::backbone::{PUBLISHED, VitConfig};
 use dressage_models::params::Shapes;
 use dressage_models::{Segmenter, SegmenterConfig};
 use dressage_tests::Outcome;
@@ -95,8 +95,8 @@ fn network(method: Method, tensors: &[Value]) -> Outcome<Shapes> {
         rest.split('.').next()?.parse::<usize>().ok()
     });
     let depth = blocks.max().map_or(4, |last| last + 1);
-    let taps = DinoConfig::default_taps(depth);
-    let backbone = DinoConfig { depth, taps, ..DinoConfig::named("s", 14, 16)? };
+    let taps = VitConfig::default_taps(depth);
+    let backbone = VitConfig { depth, taps, ..PUBLISHED[0].at(14, 16) };
     let mut config = SegmenterConfig::published(backbone, 19, method);
     if let Some(rein) = &mut config.rein
         && tensors.iter().any(|t| t.word("name") == "backbone.reins.learnable_tokens")

@@ -2,7 +2,7 @@
 
 use dressage_engine::RecomputePolicy;
 use dressage_models::adapter::ReinConfig;
-use dressage_models::backbone::{DinoConfig, Ffn};
+use dressage_models::backbone::{Ffn, PUBLISHED, VitConfig};
 use dressage_models::objective::ObjectiveConfig;
 use dressage_models::objective::mask2former::criterion::CriterionConfig;
 use dressage_models::objective::mask2former::head::{HeadConfig, Queries};
@@ -18,11 +18,11 @@ pub const MASK_TOKEN: &str = "mask_token";
 pub const LINK: [&str; 4] = ["transform.weight", "transform.bias", "merge.weight", "merge.bias"];
 
 /// Settings of `DinoVisionTransformer` and its subclass with Rein.
-pub fn dino(config: &Value) -> Outcome<DinoConfig> {
+pub fn vit(config: &Value) -> Outcome<VitConfig> {
     let taps = config.sizes("out_indices")?;
     let (embed_dim, patch) = (config.size("embed_dim")?, config.size("patch_size")?);
     let ffn = ffn(config.word("ffn_layer"));
-    Ok(DinoConfig {
+    Ok(VitConfig {
         embed_dim,
         depth: config.size("depth")?,
         heads: config.size("num_heads")?,
@@ -32,6 +32,7 @@ pub fn dino(config: &Value) -> Outcome<DinoConfig> {
         hidden: ffn.hidden(embed_dim, config.number("mlp_ratio")?),
         registers: config.size("num_register_tokens").unwrap_or(0),
         taps: taps.try_into().map_err(|t| format!("{t:?}: four taps are needed"))?,
+        ..PUBLISHED[0].config.clone()
     })
 }
 
@@ -155,7 +156,7 @@ pub fn losses(json: &Value) -> Outcome<CriterionConfig> {
 pub fn segmenter(config: &Value) -> Outcome<SegmenterConfig> {
     let backbone = &config["backbone"];
     Ok(SegmenterConfig {
-        backbone: dino(backbone)?,
+        backbone: vit(backbone)?.into(),
         rein: Some(rein(&backbone["reins_config"])?),
         objective: ObjectiveConfig::Mask2Former {
             head: head(&config["decode_head"])?,

@@ -2,7 +2,7 @@
 
 use dressage_engine::{DType, Tensor};
 use dressage_models::adapter::{Adapter, Rein};
-use dressage_models::backbone::Dino;
+use dressage_models::backbone::{Backbone, Vit};
 use dressage_models::params::{Precision, Scope};
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
@@ -18,11 +18,11 @@ const STRICT: &[&str] = &[""];
 pub fn plain(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let weights = fixture.weights("param.", "", &[MASK_TOKEN]);
     let scope = Scope::with_weights(DType::F32, Precision::F32, 0, weights, STRICT);
-    let dino = Dino::new(&scope, settings::dino(&fixture.json["config"])?)?;
+    let vit = Vit::new(&scope, settings::vit(&fixture.json["config"])?)?;
     let params = scope.finish("the backbone", &[])?;
     let image = fixture.floats("input.image")?.leaf();
     let mut outputs = Vec::new();
-    for (i, level) in dino.forward(&image, None)?.iter().enumerate() {
+    for (i, level) in vit.forward(&image, None)?.iter().enumerate() {
         outputs.push(weighted(fixture, table, i, level.resized()?)?);
     }
     let mut grads = gradients(&outputs)?;
@@ -43,14 +43,14 @@ pub fn with_rein(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     left_out.push(MASK_TOKEN);
     let weights = fixture.weights("param.", "", &left_out);
     let scope = Scope::with_weights(DType::F32, Precision::F32, 0, weights, STRICT);
-    let dino = Dino::new(&scope.trainable(false), settings::dino(config)?)?;
+    let vit = Vit::new(&scope.trainable(false), settings::vit(config)?)?;
     let rein = Rein::new(&scope.sub("reins"), rein_config)?;
     let params = scope.finish("the backbone with Rein", &[])?;
     trainable_as_recorded(fixture, table, &unused, &params);
     let step = rein.step()?;
     let mut outputs = Vec::new();
     let image = fixture.floats("input.image")?;
-    for (i, level) in dino.forward(&image, Some(&step))?.iter().enumerate() {
+    for (i, level) in vit.forward(&image, Some(&step))?.iter().enumerate() {
         outputs.push(weighted(fixture, table, i, level.resized()?)?);
     }
     match step.queries() {

@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 
 use dressage_engine::{DType, Param, Tensor, ops};
-use dressage_models::backbone::{Dino, DinoConfig, Ffn};
+use dressage_models::backbone::{Ffn, PUBLISHED, Vit, VitConfig};
 use dressage_models::params::{Precision, Scope};
 use dressage_models::weights::{
-    Known, StateDict, Stored, dinov2, fingerprint, fingerprint_of_floats, recognise_shapes,
-    same_size,
+    Known, StateDict, Stored, convert_backbone, fingerprint, fingerprint_of_floats,
+    recognise_shapes, same_size,
 };
 use dressage_tests::fixture::{Fixture, Settings, list, roots};
 use dressage_tests::published;
 
 /// A DINOv2 of three blocks with all features: `registers` tokens, either type of MLP.
-fn config(ffn: Ffn, registers: usize) -> DinoConfig {
-    DinoConfig {
+fn config(ffn: Ffn, registers: usize) -> VitConfig {
+    VitConfig {
         embed_dim: 12,
         depth: 3,
         heads: 2,
@@ -23,13 +23,13 @@ fn config(ffn: Ffn, registers: usize) -> DinoConfig {
         ffn,
         registers,
         taps: [0, 1, 1, 2],
-        ..DinoConfig::named("s", 4, 3).expect("size")
+        ..PUBLISHED[0].at(4, 3)
     }
 }
 
-fn params(config: &DinoConfig, weights: StateDict, strict: &[&str]) -> BTreeMap<String, Param> {
+fn params(config: &VitConfig, weights: StateDict, strict: &[&str]) -> BTreeMap<String, Param> {
     let scope = Scope::with_weights(DType::F32, Precision::F32, 5, weights, strict);
-    Dino::new(&scope.sub("backbone"), config.clone()).expect("network");
+    Vit::new(&scope.sub("backbone"), config.clone()).expect("network");
     scope.finish("the network", &[]).expect("all parameters")
 }
 
@@ -63,7 +63,7 @@ fn hugging_face_names_fill_every_form_of_the_network() {
                 // The rest of a classifier does not belong to the backbone.
                 dict.insert("classifier.weight", Tensor::zeros(DType::F32, &[10, 24]));
             }
-            let dict = dinov2(dict, config.patch, config.grid).expect("names");
+            let dict = convert_backbone(dict, config.patch, config.grid).expect("names");
             // The fingerprint by which checkpoints of runs identify the network.
             let found = fingerprint_of_floats(&dict).expect("read");
             assert_eq!(found, fingerprint(want.values()));
@@ -82,9 +82,9 @@ fn hugging_face_files_that_lack_something_are_refused_by_its_name() {
     let refused = |change: &dyn Fn(&mut StateDict), words: &[&str]| {
         let mut dict = hugging_face(&want, "");
         change(&mut dict);
-        let scope = dinov2(dict, config.patch, config.grid).and_then(|dict| {
+        let scope = convert_backbone(dict, config.patch, config.grid).and_then(|dict| {
             let scope = Scope::with_weights(DType::F32, Precision::F32, 5, dict, &["backbone."]);
-            Dino::new(&scope.sub("backbone"), config.clone())?;
+            Vit::new(&scope.sub("backbone"), config.clone())?;
             scope.finish("the network", &[])
         });
         let error = scope.expect_err("this should have been refused").to_string();
@@ -196,7 +196,7 @@ fn sizes_of_dinov2_are_distinguished() {
             ],
         );
         let k = known(&dino);
-        assert_eq!((k.recipe_name(), k.registers), (Some(format!("dinov2-{size}")), 4));
+        assert_eq!((k.recipe_name(), k.registers), (Some(format!("dinov2-{size}").as_str()), 4));
         assert!(k.title().ends_with("/14 with 4 registers"), "{}", k.title());
         dino.remove("register_tokens");
         let prefixed = dino.into_iter().map(|(name, s)| (format!("backbone.{name}"), s)).collect();
@@ -286,12 +286,13 @@ fn recorded_networks_are_recognised() {
 #[test]
 fn weights_of_others_are_named_where_a_network_is_wanted() {
     let config = config(Ffn::Mlp, 0);
-    let refused = |shapes: Shapes, config: &DinoConfig, words: &[&str]| {
+    let refused = |shapes: Shapes, config: &VitConfig, words: &[&str]| {
         let mut dict = StateDict::new("some.pth");
         for (name, shape) in shapes {
             dict.insert(name, Stored::from(Tensor::zeros(DType::U8, &shape)));
         }
-        let loaded = same_size(&dict, config).and_then(|()| dinov2(dict, 4, 3));
+        let loaded =
+            same_size(&dict, &config.clone().into()).and_then(|()| convert_backbone(dict, 4, 3));
         let error = loaded.expect_err("another backbone").to_string();
         for word in words {
             assert!(error.contains(word), "{error:?} lacks {word:?}");

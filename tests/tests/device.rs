@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use dressage_engine::{DType, Device, Param, Tensor, backward_from_all};
 use dressage_kernels::check::{noise, relative_error};
 use dressage_models::adapter::{Adapter, Rein, ReinConfig};
-use dressage_models::backbone::{Dino, DinoConfig, Ffn, Level};
+use dressage_models::backbone::{Backbone, Ffn, Level, PUBLISHED, Vit, VitConfig};
 use dressage_models::objective::mask2former::head::{Head, HeadConfig, Queries};
 use dressage_models::params::Scope;
 use half::bf16;
@@ -16,8 +16,8 @@ use half::bf16;
 const WIDTH: usize = 64;
 const SIDE: usize = 4 * 5;
 
-fn dino(ffn: Ffn) -> DinoConfig {
-    DinoConfig {
+fn vit(ffn: Ffn) -> VitConfig {
+    VitConfig {
         embed_dim: WIDTH,
         depth: 1,
         heads: 2,
@@ -28,6 +28,7 @@ fn dino(ffn: Ffn) -> DinoConfig {
         hidden: ffn.hidden(WIDTH, 2.0),
         registers: 0,
         taps: [0; 4],
+        ..PUBLISHED[0].config.clone()
     }
 }
 
@@ -49,7 +50,7 @@ fn head(queries: usize, mask_width: usize) -> HeadConfig {
 
 /// A frozen backbone with trained tokens and head, as in fine-tuning.
 struct Network {
-    dino: Dino,
+    vit: Vit,
     rein: Option<Rein>,
     head: Option<Head>,
     params: BTreeMap<String, Param>,
@@ -58,7 +59,7 @@ struct Network {
 impl Network {
     fn new(ffn: Ffn, tokens: usize, mask_width: Option<usize>) -> Network {
         let scope = Scope::new(DType::F32, 7);
-        let dino = Dino::new(&scope.sub("backbone").trainable(false), dino(ffn)).unwrap();
+        let vit = Vit::new(&scope.sub("backbone").trainable(false), vit(ffn)).unwrap();
         let config = ReinConfig {
             tokens,
             rank: 4,
@@ -71,7 +72,7 @@ impl Network {
         let rein = (tokens > 0).then(|| Rein::new(&scope.sub("reins"), config).unwrap());
         let head = mask_width.map(|m| Head::new(&scope.sub("head"), head(tokens, m)).unwrap());
         let params = scope.finish("test", &[]).unwrap();
-        Network { dino, rein, head, params }
+        Network { vit, rein, head, params }
     }
 
     /// Values of the tapped map and the queries, or of the head's predictions; then gradients by
@@ -83,7 +84,7 @@ impl Network {
             None => x,
         };
         let step = self.rein.as_ref().map(|rein| rein.step().unwrap());
-        let levels: Vec<Level> = self.dino.forward(&put(image.unwrap()), step.as_ref()).unwrap();
+        let levels: Vec<Level> = self.vit.forward(&put(image.unwrap()), step.as_ref()).unwrap();
         let queries = step.and_then(|step| step.queries().cloned());
         let outputs: Vec<Tensor> = match &self.head {
             None => std::iter::once(levels[0].map.clone()).chain(queries).collect(),

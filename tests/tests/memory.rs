@@ -8,10 +8,12 @@ use std::sync::{Mutex, MutexGuard};
 
 use common::recipe;
 use dressage_engine::memory::{self, CATEGORIES, Category, usage, usage_on};
-use dressage_engine::{Gradients, Param, Tensor, backward};
-use dressage_models::Segmenter;
+use dressage_engine::{DType, Gradients, Param, Tensor, backward};
 use dressage_models::adapter::Adapter;
+use dressage_models::backbone::{BackboneConfig, Vit};
 use dressage_models::objective::Targets;
+use dressage_models::params::Scope;
+use dressage_models::{Method, Segmenter};
 use dressage_train::data::Batch;
 use dressage_train::network;
 use dressage_train::recipe::Recipe;
@@ -239,18 +241,25 @@ fn a_frozen_backbone_keeps_nothing_of_its_blocks() {
     assert!(deep > 1.2 * shallow, "trained: {shallow} bytes with 4 blocks, {deep} with 8");
 }
 
+/// The backbone of a recipe, alone.
+fn vit(recipe: &Recipe) -> Vit {
+    let BackboneConfig::Vit(config) = network::config(recipe).expect("sizes").backbone;
+    let scope = Scope::new(DType::F32, 1).trainable(recipe.model.method == Method::Full);
+    Vit::new(&scope, config).expect("backbone")
+}
+
 /// Bytes that the first block saves in addition to its output, and whether the output is tracked.
 fn saved_by_first_block(method: &str) -> (usize, bool) {
     let (_dir, recipe) = wide(method, 4);
-    let model = network::build(&recipe).expect("network");
+    let vit = vit(&recipe);
     let (image, _labels) = image(&recipe);
-    let (x, ..) = model.backbone().embed(&image).expect("tokens");
+    let (x, ..) = vit.embed(&image).expect("tokens");
     let copy = x.deep_copy().unwrap();
     memory::trim();
     let before = live_bytes(Category::Activations);
     let copied = { (copy.deep_copy().unwrap(), live_bytes(Category::Activations) - before).1 };
     memory::trim();
-    let y = model.backbone().block(0, &x, None).expect("block");
+    let y = vit.block(0, &x, None).expect("block");
     (live_bytes(Category::Activations) - before - copied, y.tracked())
 }
 
@@ -264,9 +273,10 @@ fn nothing_below_the_first_rein_layer_is_saved() {
     // Gradients flow from the first layer's output on; Rein learns through them.
     let (_dir, recipe) = wide("rein", 4);
     let model = network::build(&recipe).expect("network");
-    let (x, ..) = model.backbone().embed(&image(&recipe).0).expect("tokens");
+    let vit = vit(&recipe);
+    let (x, ..) = vit.embed(&image(&recipe).0).expect("tokens");
     let step = model.rein().expect("Rein").step().expect("tokens");
-    let refined = model.backbone().block(0, &x, Some(&step)).expect("block");
+    let refined = vit.block(0, &x, Some(&step)).expect("block");
     assert!(!x.tracked() && refined.tracked());
 }
 

@@ -98,7 +98,7 @@ fn predict_in_pool(
     };
     // All windows of an image have one size. The row above them is kept to interpolate from it.
     let rows = windows.first().map_or(0, |window| window.h() + 1);
-    let patch = model.backbone().config().patch;
+    let patch = model.backbone().multiple();
     let group = Group::new(&windows, how.batch.max(1), patch);
     check_room(model, group, k * rows.min(th) * tw)?;
     let mut map = ScoreMap::of_rows(k, th, tw, rows);

@@ -82,7 +82,7 @@ impl ParamGroups {
 
 #[cfg(test)]
 mod tests {
-    use dressage_models::backbone::DinoConfig;
+    use dressage_models::backbone::published::named;
     use dressage_models::objective::ObjectiveConfig;
     use dressage_models::objective::mask2former::head::Queries;
     use dressage_models::params::Shapes;
@@ -92,7 +92,7 @@ mod tests {
 
     /// Parameters of ViT-S and a published head under `method`, with and without linked queries.
     fn network(method: Method) -> Shapes {
-        let backbone = DinoConfig::named("s", 14, 16).expect("a known size");
+        let backbone = named("dinov2-s").expect("a known name").at(14, 16);
         let config = SegmenterConfig::published(backbone, 19, method);
         let mut own = config.clone();
         if let ObjectiveConfig::Mask2Former { head, .. } = &mut own.objective {

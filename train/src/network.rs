@@ -7,13 +7,14 @@ use std::{fs, io};
 use dressage_engine::{DType, Role};
 use dressage_kernels::ops::adamw::AdamW;
 use dressage_models::adapter::ReinConfig;
-use dressage_models::backbone::DinoConfig;
+use dressage_models::backbone::{BackboneConfig, VitConfig};
 use dressage_models::objective::ObjectiveConfig;
 use dressage_models::objective::mask2former::criterion::CriterionConfig;
 use dressage_models::objective::mask2former::head::{HeadConfig, Queries};
 use dressage_models::objective::per_pixel::PerPixelConfig;
 use dressage_models::weights::{
-    Difference, HeadIn, StateDict, dinov2, fitted, is_backbone, recognise, refuse_part, same_size,
+    Difference, HeadIn, StateDict, convert_backbone, fitted, is_backbone, recognise, refuse_part,
+    same_size,
 };
 use dressage_models::{Method, ModelError, Segmenter, SegmenterConfig};
 
@@ -32,7 +33,7 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         setting: "model.taps",
         what: format!("names {} blocks, but the head needs 4", m.taps.len()),
     })?;
-    let backbone = DinoConfig {
+    let backbone = VitConfig {
         embed_dim: m.embed_dim,
         depth: m.depth,
         heads: m.heads,
@@ -42,6 +43,7 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         hidden: m.ffn,
         registers: m.registers,
         taps,
+        ..recipe::base(&m.backbone).config.clone()
     };
     let rein = (m.method == Method::Rein).then(|| ReinConfig {
         tokens: r.tokens,
@@ -78,6 +80,7 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         }),
     };
     let (method, precision, recompute) = (m.method, m.precision, recipe.train.recompute);
+    let backbone = backbone.into();
     Ok(SegmenterConfig { backbone, rein, objective, method, precision, recompute })
 }
 
@@ -135,8 +138,8 @@ fn backbone(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
     same_size(&dict, &config.backbone)?;
     // A file that does not fit is reported as such, even if it is truncated too.
     let whole = dict.check_end();
-    let (patch, grid) = (config.backbone.patch, config.backbone.grid);
-    let dict = dinov2(dict, patch, grid)?.renamed(BACKBONE, "");
+    let BackboneConfig::Vit(vit) = &config.backbone;
+    let dict = convert_backbone(dict, vit.patch, vit.grid)?.renamed(BACKBONE, "");
     let shapes = Segmenter::shapes(config.clone())?.into_iter();
     let own = shapes.filter(|(_, param)| param.kind.role == Role::Backbone);
     let wanted = own.map(|(name, param)| (name[BACKBONE.len()..].to_string(), param.shape));

@@ -7,16 +7,17 @@ use dressage_kernels::check::noise;
 
 use super::{AdapterStep, Site};
 use crate::Result;
-use crate::backbone::{Dino, DinoConfig, Ffn};
+use crate::backbone::published::named;
+use crate::backbone::{Backbone, Ffn, Vit, VitConfig};
 use crate::params::Scope;
 
 const WIDTH: usize = 8;
 
-fn config(ffn: Ffn) -> DinoConfig {
+fn config(ffn: Ffn) -> VitConfig {
     let taps = [0, 1, 1, 1];
     let hidden = 12;
-    let base = DinoConfig::named("s", 4, 2).expect("a known size");
-    DinoConfig { embed_dim: WIDTH, depth: 2, heads: 2, ffn, hidden, taps, ..base }
+    let base = named("dinov2-s").expect("a known name").at(4, 2);
+    VitConfig { embed_dim: WIDTH, depth: 2, heads: 2, ffn, hidden, taps, ..base }
 }
 
 fn tensor(shape: &[usize], seed: u64) -> Tensor {
@@ -24,13 +25,13 @@ fn tensor(shape: &[usize], seed: u64) -> Tensor {
 }
 
 /// A backbone in f64, so that two ways to one result differ by little.
-fn dino(ffn: Ffn) -> Dino {
+fn vit(ffn: Ffn) -> Vit {
     let scope = Scope::new(DType::F64, 5);
-    Dino::new(&scope, config(ffn)).expect("built")
+    Vit::new(&scope, config(ffn)).expect("built")
 }
 
-fn maps(dino: &Dino, adapter: Option<Arc<dyn AdapterStep>>) -> Vec<f64> {
-    let levels = dino.forward(&tensor(&[1, 3, 8, 8], 1), adapter.as_ref()).expect("levels");
+fn maps(vit: &Vit, adapter: Option<Arc<dyn AdapterStep>>) -> Vec<f64> {
+    let levels = vit.forward(&tensor(&[1, 3, 8, 8], 1), adapter.as_ref()).expect("levels");
     levels.iter().flat_map(|level| level.map.data::<f64>().expect("f64").to_vec()).collect()
 }
 
@@ -80,8 +81,8 @@ impl AdapterStep for Zeros {
 #[test]
 fn every_hook_is_called_in_every_block_and_zeros_change_nothing() {
     let zeros = Arc::new(Zeros::default());
-    let dino = dino(Ffn::Mlp);
-    assert_eq!(maps(&dino, Some(zeros.clone())), maps(&dino, None));
+    let vit = vit(Ffn::Mlp);
+    assert_eq!(maps(&vit, Some(zeros.clone())), maps(&vit, None));
     let calls = zeros.0.lock().expect("unpoisoned").clone();
     let hooks = ["enter", "Qkv 8", "Proj 8", "Up 8", "Down 12", "beside_mlp", "leave 1"];
     let want: Vec<String> =
@@ -111,11 +112,11 @@ fn additions_at_linear_layers_equal_changed_weights() {
         (Ffn::Swiglu, ["attn.qkv", "attn.proj", "mlp.w12", "mlp.w3"]),
     ] {
         let scope = Scope::new(DType::F64, 5);
-        let changed = Dino::new(&scope, config(ffn)).expect("built");
+        let changed = Vit::new(&scope, config(ffn)).expect("built");
         let params = scope.finish("test", &[]).expect("params");
         // Scales that are not one.
         let plain_scope = Scope::new(DType::F64, 5);
-        let plain = Dino::new(&plain_scope, config(ffn)).expect("built");
+        let plain = Vit::new(&plain_scope, config(ffn)).expect("built");
         let plain_params = plain_scope.finish("test", &[]).expect("params");
         for (i, scale) in ["ls1", "ls2"].iter().enumerate() {
             for block in 0..2 {

@@ -1,12 +1,84 @@
 //! Backbones: frozen (or fully trained) networks that turn an image into four tapped maps.
 
+pub mod published;
 mod vit;
 
-pub use vit::{Dino, DinoConfig, Ffn};
+use std::sync::Arc;
 
 use dressage_engine::{Tensor, ops};
 
+pub use published::{PUBLISHED, Published};
+pub use vit::{Ffn, Vit, VitConfig};
+
 use crate::Result;
+use crate::adapter::AdapterStep;
+use crate::params::Scope;
+
+/// A backbone.
+pub trait Backbone: Send + Sync {
+    /// Channels of the four tapped maps.
+    fn widths(&self) -> [usize; 4];
+
+    /// Number of pixels of which both sides of an image must be multiples.
+    fn multiple(&self) -> usize;
+
+    /// The pyramid of `image` `[b, 3, h, w]`: tapped maps with their resize factors.
+    ///
+    /// # Errors
+    /// An image whose sides are not multiples of [`Backbone::multiple`].
+    fn forward(&self, image: &Tensor, adapter: Option<&Arc<dyn AdapterStep>>)
+    -> Result<Vec<Level>>;
+}
+
+/// Sizes and parts of a backbone of any kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum BackboneConfig {
+    /// A vision transformer.
+    Vit(VitConfig),
+}
+
+impl From<VitConfig> for BackboneConfig {
+    fn from(config: VitConfig) -> BackboneConfig {
+        BackboneConfig::Vit(config)
+    }
+}
+
+impl BackboneConfig {
+    /// Builds the backbone. Every parameter comes from `scope`.
+    ///
+    /// # Errors
+    /// Sizes that do not fit together.
+    pub fn build(self, scope: &Scope) -> Result<Box<dyn Backbone>> {
+        let BackboneConfig::Vit(config) = self;
+        Ok(Box::new(Vit::new(scope, config)?))
+    }
+
+    /// Channels of the tapped maps.
+    pub fn width(&self) -> usize {
+        let BackboneConfig::Vit(config) = self;
+        config.embed_dim
+    }
+
+    /// Blocks after which an adapter may refine the features.
+    pub fn depth(&self) -> usize {
+        let BackboneConfig::Vit(config) = self;
+        config.depth
+    }
+
+    /// Side of a patch in pixels.
+    pub fn patch(&self) -> usize {
+        let BackboneConfig::Vit(config) = self;
+        config.patch
+    }
+
+    /// Names in the files of its authors that the network does not use.
+    pub fn unused(&self) -> &'static [&'static str] {
+        UNUSED
+    }
+}
+
+/// Names that may be left over: the mask token is used in masked pre-training only.
+pub(crate) const UNUSED: &[&str] = &["mask_token"];
 
 /// One level of the feature pyramid: a tapped map and the factor by which the reference resizes it.
 ///

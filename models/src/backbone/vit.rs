@@ -1,4 +1,4 @@
-//! DINOv2 vision transformers of any size (spec backbones §2, §3.2, §4.1).
+//! Vision transformers: one configuration for all published ones (spec backbones §2, §3.2, §4.1).
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use dressage_engine::ops::Activated;
 use dressage_engine::{Param, Tensor, checkpoint, ops, range};
 use serde::{Deserialize, Serialize};
 
-use super::{Level, PYRAMID};
+use super::{Backbone, Level, PYRAMID};
 use crate::adapter::{AdapterStep, NoAdapter, Site};
 use crate::layers::{Linear, Norm};
 use crate::params::{Init, Scope};
@@ -25,7 +25,7 @@ pub enum Ffn {
 impl Ffn {
     /// Hidden width of DINOv2 for `c` channels and an MLP ratio of `ratio` (published: 4). SwiGLU
     /// has two branches; each has two thirds of `c * ratio`, rounded up to a multiple of 8.
-    pub fn hidden(self, c: usize, ratio: f64) -> usize {
+    pub const fn hidden(self, c: usize, ratio: f64) -> usize {
         let hidden = (c as f64 * ratio) as usize;
         match self {
             Ffn::Mlp => hidden,
@@ -34,9 +34,10 @@ impl Ffn {
     }
 }
 
-/// Sizes of a DINOv2 backbone.
+/// Sizes and parts of a vision transformer: pre-norm blocks with layer scale on a class token,
+/// registers and patches.
 #[derive(Debug, Clone, PartialEq)]
-pub struct DinoConfig {
+pub struct VitConfig {
     /// Width c.
     pub embed_dim: usize,
     /// Blocks.
@@ -54,48 +55,26 @@ pub struct DinoConfig {
     /// Number of register tokens. With registers the position table is resized with antialiasing
     /// and without the 0.1 offset.
     pub registers: usize,
+    /// Constant that the layer norms add to the variance.
+    pub eps: f64,
     /// Blocks whose output is tapped, zero-based.
     pub taps: [usize; 4],
 }
 
-impl DinoConfig {
-    /// A published size: `s`, `b`, `l` or `g`. Patches have `patch` pixels and the position table
-    /// has `grid` patches a side.
-    ///
-    /// # Errors
-    /// Any other name.
-    pub fn named(size: &str, patch: usize, grid: usize) -> Result<DinoConfig> {
-        let (embed_dim, depth, heads, ffn) = match size {
-            "s" => (384, 12, 6, Ffn::Mlp),
-            "b" => (768, 12, 12, Ffn::Mlp),
-            "l" => (1024, 24, 16, Ffn::Mlp),
-            "g" => (1536, 40, 24, Ffn::Swiglu),
-            _ => {
-                let text = format!("backbone size `{size}` is none of s, b, l, g");
-                return Err(ModelError::Config(text));
-            }
-        };
-        Ok(DinoConfig {
-            embed_dim,
-            depth,
-            heads,
-            patch,
-            grid,
-            ffn,
-            hidden: ffn.hidden(embed_dim, 4.0),
-            registers: 0,
-            taps: Self::default_taps(depth),
-        })
-    }
-
+impl VitConfig {
     /// Taps of a network of this depth. For 24 blocks 7, 11, 15, 23 as released; elsewhere quarters
     /// of the depth.
-    pub fn default_taps(depth: usize) -> [usize; 4] {
+    pub const fn default_taps(depth: usize) -> [usize; 4] {
         match depth {
             24 => [7, 11, 15, 23],
             40 => [9, 19, 29, 39],
             12 => [2, 5, 8, 11],
-            d => std::array::from_fn(|i| ((i + 1) * d / 4).saturating_sub(1)),
+            d => [
+                (d / 4).saturating_sub(1),
+                (2 * d / 4).saturating_sub(1),
+                (3 * d / 4).saturating_sub(1),
+                d.saturating_sub(1),
+            ],
         }
     }
 }
@@ -113,12 +92,11 @@ struct Block {
     ls2: Param,
     ffn: Ffn,
     heads: usize,
+    eps: f64,
 }
 
-const EPS: f64 = 1e-6;
-
 impl Block {
-    fn new(scope: &Scope, config: &DinoConfig) -> Block {
+    fn new(scope: &Scope, config: &VitConfig) -> Block {
         let (c, hidden) = (config.embed_dim, config.hidden);
         // The original uses a truncated normal; tails beyond two sigma do not matter here.
         let linear = |name: &str, input: usize, output: usize| {
@@ -140,16 +118,17 @@ impl Block {
             ls2: gamma("ls2"),
             ffn: config.ffn,
             heads: config.heads,
+            eps: config.eps,
         }
     }
 
     /// x + ls1 Attn(LN1 x), then + ls2 MLP(LN2 x), with the hooks of `adapter` for block `i`; x is
     /// `[b, t, c]`.
     fn forward(&self, i: usize, x: &Tensor, adapter: &dyn AdapterStep) -> Result<Tensor> {
-        let (b, t, c) = (x.dim(0), x.dim(1), x.dim(2));
+        let (b, t, c, eps) = (x.dim(0), x.dim(1), x.dim(2), self.eps);
         let part = range("attention");
-        let qkv = self.qkv.forward_normed(&self.norm1, x, EPS)?;
-        let more = adapter.at_linear(i, Site::Qkv, &|| self.norm1.layer_norm(x, EPS))?;
+        let qkv = self.qkv.forward_normed(&self.norm1, x, eps)?;
+        let more = adapter.at_linear(i, Site::Qkv, &|| self.norm1.layer_norm(x, eps))?;
         let qkv = with(qkv, more, None)?;
         let qkv = ops::reshape(&qkv, &[b, t, 3, self.heads, c / self.heads])?;
         let a = ops::self_attention(&qkv)?;
@@ -158,8 +137,8 @@ impl Block {
         let x = with(y, more, Some(&self.ls1))?;
         drop(part);
         let _part = range("mlp");
-        let h = self.up.forward_normed(&self.norm2, &x, EPS)?;
-        let more = adapter.at_linear(i, Site::Up, &|| self.norm2.layer_norm(&x, EPS))?;
+        let h = self.up.forward_normed(&self.norm2, &x, eps)?;
+        let more = adapter.at_linear(i, Site::Up, &|| self.norm2.layer_norm(&x, eps))?;
         let mut h = with(h, more, None)?;
         let mut f = Activated::Gelu;
         if self.ffn == Ffn::Swiglu {
@@ -183,9 +162,9 @@ fn with(y: Tensor, more: Option<Tensor>, scale: Option<&Param>) -> Result<Tensor
     }
 }
 
-/// A DINOv2 backbone.
-pub struct Dino {
-    config: DinoConfig,
+/// A vision transformer.
+pub struct Vit {
+    config: VitConfig,
     patch_weight: Param,
     patch_bias: Param,
     cls_token: Param,
@@ -195,12 +174,12 @@ pub struct Dino {
     norm: Norm,
 }
 
-impl Dino {
+impl Vit {
     /// Gets every parameter from `scope` under the reference's names.
     ///
     /// # Errors
     /// Sizes that do not fit together.
-    pub fn new(scope: &Scope, config: DinoConfig) -> Result<Dino> {
+    pub fn new(scope: &Scope, config: VitConfig) -> Result<Vit> {
         let (c, p) = (config.embed_dim, config.patch);
         if config.heads == 0 || !c.is_multiple_of(config.heads) {
             let text = format!("embed_dim {c} does not divide into {} heads", config.heads);
@@ -217,7 +196,7 @@ impl Dino {
             .map(|i| Arc::new(Block::new(&scope.sub("blocks").sub(i), &config)))
             .collect();
         let registers = config.registers;
-        Ok(Dino {
+        Ok(Vit {
             patch_weight: patch.param("weight", &[c, 3, p, p], normal.clone()),
             patch_bias: patch.param("bias", &[c], Init::Constant(0.0)),
             cls_token: scope.param("cls_token", &[1, 1, c], normal.clone()),
@@ -231,7 +210,7 @@ impl Dino {
     }
 
     /// Sizes.
-    pub fn config(&self) -> &DinoConfig {
+    pub fn config(&self) -> &VitConfig {
         &self.config
     }
 
@@ -321,14 +300,20 @@ impl Dino {
     /// # Errors
     /// If `x` has another width.
     pub fn final_norm(&self, x: &Tensor) -> Result<Tensor> {
-        self.norm.layer_norm(x, EPS)
+        self.norm.layer_norm(x, self.config.eps)
+    }
+}
+
+impl Backbone for Vit {
+    fn widths(&self) -> [usize; 4] {
+        [self.config.embed_dim; 4]
     }
 
-    /// The pyramid of `image` `[b, 3, h, w]`: tapped patch maps with their resize factors.
-    ///
-    /// # Errors
-    /// An image whose sides are not multiples of the patch.
-    pub fn forward(
+    fn multiple(&self) -> usize {
+        self.config.patch
+    }
+
+    fn forward(
         &self,
         image: &Tensor,
         adapter: Option<&Arc<dyn AdapterStep>>,

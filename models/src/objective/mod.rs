@@ -129,6 +129,14 @@ pub enum ObjectiveConfig {
 }
 
 impl ObjectiveConfig {
+    /// Channels of the backbone's maps.
+    pub fn in_channels(&self) -> usize {
+        match self {
+            ObjectiveConfig::Mask2Former { head, .. } => head.in_channels,
+            ObjectiveConfig::PerPixel(config) => config.in_channels,
+        }
+    }
+
     /// Builds the objective with parameters from `scope` (the reference's `decode_head.`).
     ///
     /// # Errors

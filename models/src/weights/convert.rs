@@ -5,10 +5,11 @@ use dressage_engine::{DType, Tensor};
 use dressage_kernels::ops::resize::{Axis, Mode, Resize, Step};
 
 use super::StateDict;
-use super::dinov2::own_names;
-use super::families::{Family, recognise};
+use super::families::recognise;
 use super::finite::finite;
-use crate::backbone::DinoConfig;
+use super::renaming::own_names;
+use crate::backbone::published::families;
+use crate::backbone::{BackboneConfig, UNUSED};
 use crate::{ModelError, Result};
 
 fn bicubic(x: &Tensor, maps: usize, from: [usize; 2], to: [usize; 2], c: usize) -> Result<Tensor> {
@@ -70,13 +71,12 @@ pub fn resize_pos_embed(table: &Tensor, grid: usize) -> Result<Tensor> {
     Ok(y)
 }
 
-/// Converts published weights of a DINOv2 backbone to the reference's names, with prefix
-/// `backbone.`. Patch kernel and position table are resized.
+/// Converts published weights of a backbone to the reference's names, with prefix `backbone.`. Patch kernel and position table are resized.
 ///
 /// # Errors
-/// A backbone of another family; a kernel or table of another form. Other misfits are found when
+/// A backbone of a family without a network; a kernel or table of another form. Other misfits are found when
 /// the network is built.
-pub fn dinov2(weights: StateDict, patch: usize, grid: usize) -> Result<StateDict> {
+pub fn convert_backbone(weights: StateDict, patch: usize, grid: usize) -> Result<StateDict> {
     let weights = match recognise(&weights) {
         None if weights.names().any(|n| n.starts_with("decode_head.") || n.contains("reins.")) => {
             let difference = "it holds an adapter or a head without a backbone; name it in \
@@ -85,22 +85,24 @@ pub fn dinov2(weights: StateDict, patch: usize, grid: usize) -> Result<StateDict
         }
         // Unknown names are compared with those of the network later.
         None => weights,
-        Some(known) if known.family != Family::Dinov2 => {
+        Some(known) if !known.has_network() => {
             let difference = format!(
-                "it holds {}, but networks exist for DINOv2 only; name a checkpoint of DINOv2",
-                known.title()
+                "it holds {}, but networks exist for {1} only; name a checkpoint of {1}",
+                known.title(),
+                families()
             );
             return Err(misfit(&weights, difference));
         }
         Some(known) => own_names(weights, &known)?,
     };
     let mut dict = weights.renamed("", "backbone.");
-    // The mask token is used in masked pre-training only, but values in it that are not finite
-    // still show a broken file.
-    if let Some(unused) = dict.take("backbone.mask_token")
-        && let Some(t) = unused.checked_float(DType::F32)?
-    {
-        finite("mask_token", &unused, dict.origin(), &t)?;
+    for name in UNUSED {
+        // Values that are not finite show a broken file even in a tensor that is not used.
+        if let Some(unused) = dict.take(&format!("backbone.{name}"))
+            && let Some(t) = unused.checked_float(DType::F32)?
+        {
+            finite(name, &unused, dict.origin(), &t)?;
+        }
     }
     sized(&mut dict, "backbone.patch_embed.proj.weight", &|t| resize_patch_kernel(t, patch))?;
     sized(&mut dict, "backbone.pos_embed", &|t| resize_pos_embed(t, grid))?;
@@ -111,9 +113,10 @@ pub fn dinov2(weights: StateDict, patch: usize, grid: usize) -> Result<StateDict
 /// the list of all shapes that differ.
 ///
 /// # Errors
-/// A DINOv2 of another published size than `config`; another number of heads than the file's own
+/// A backbone of another published size than `config`; another number of heads than the file's own
 /// configuration declares. No shape shows the number of heads.
-pub fn same_size(weights: &StateDict, config: &DinoConfig) -> Result<()> {
+pub fn same_size(weights: &StateDict, config: &BackboneConfig) -> Result<()> {
+    let BackboneConfig::Vit(config) = config;
     if let Some(heads) = weights.declared().and_then(|d| d.heads).filter(|n| *n != config.heads) {
         let own = config.heads;
         let difference = format!("its config.json declares {heads} heads, the network has {own}");

@@ -1,29 +1,12 @@
-//! Names of DINOv2 weights. Names of the transformers library are converted to the authors' names,
-//! which the network uses (spec backbones §4.1).
+//! Names of DINOv2 weights in the transformers library, with the authors' names, which the network
+//! uses (spec backbones §4.1).
 
-use super::families::{HUGGING_FACE, Known, number};
-use super::{StateDict, Stored};
-use crate::{ModelError, Result};
-
-/// Source name, target name and, if the target is stacked from several tensors, the index of the
-/// part. Parts are stacked along the first axis. `{}` is the number of a block.
-struct Rule(&'static str, &'static str, Option<usize>);
-
-/// Parts of a stacked layer: queries, keys and values, in this order.
-const PARTS: usize = 3;
-
-const fn whole(theirs: &'static str, ours: &'static str) -> Rule {
-    Rule(theirs, ours, None)
-}
-
-const fn part(theirs: &'static str, ours: &'static str, i: usize) -> Rule {
-    Rule(theirs, ours, Some(i))
-}
+use super::renaming::{Rule, part, whole};
 
 const QKV_WEIGHT: &str = "blocks.{}.attn.qkv.weight";
 const QKV_BIAS: &str = "blocks.{}.attn.qkv.bias";
 
-const RULES: &[Rule] = &[
+pub(super) const RULES: &[Rule] = &[
     whole("embeddings.cls_token", "cls_token"),
     whole("embeddings.mask_token", "mask_token"),
     whole("embeddings.register_tokens", "register_tokens"),
@@ -55,64 +38,3 @@ const RULES: &[Rule] = &[
     whole("layernorm.weight", "norm.weight"),
     whole("layernorm.bias", "norm.bias"),
 ];
-
-/// The tensors of a DINOv2 backbone under its authors' names. Tensors without the prefix of `known`
-/// belong to a head and are dropped. Names without a rule do not change; the network refuses them.
-///
-/// # Errors
-/// Queries without their keys or values, or with shapes that do not match.
-pub fn own_names(dict: StateDict, known: &Known) -> Result<StateDict> {
-    let dict = dict.renamed(known.prefix, "");
-    if known.names != HUGGING_FACE {
-        return Ok(dict);
-    }
-    let mut ours = dict.emptied();
-    let mut stacks = std::collections::BTreeMap::<String, [Option<(String, Stored)>; PARTS]>::new();
-    for (name, tensor) in dict {
-        let rule = RULES.iter().find_map(|rule| Some((rule, number(rule.0, &name)?)));
-        match rule {
-            None => ours.insert(name, tensor),
-            Some((Rule(_, to, None), n)) => ours.insert(at(to, n), tensor),
-            Some((Rule(_, to, Some(i)), n)) => {
-                stacks.entry(at(to, n)).or_default()[*i] = Some((name, tensor));
-            }
-        }
-    }
-    for (to, parts) in stacks {
-        let tensor = stack(&to, parts)?.map_err(|difference| ModelError::Mismatch {
-            source_name: ours.origin().to_string(),
-            network: "DINOv2".into(),
-            difference,
-        })?;
-        ours.insert(to, tensor);
-    }
-    Ok(ours)
-}
-
-fn at(pattern: &str, n: usize) -> String {
-    pattern.replacen("{}", &n.to_string(), 1)
-}
-
-/// Queries, keys and values as one layer, or the reason why they do not form one.
-fn stack(
-    to: &str,
-    parts: [Option<(String, Stored)>; PARTS],
-) -> Result<std::result::Result<Stored, String>> {
-    let theirs = |i: usize| {
-        let rule = RULES
-            .iter()
-            .find_map(|rule| Some((rule, number(rule.1, to)?)).filter(|(r, _)| r.2 == Some(i)));
-        rule.map(|(rule, n)| at(rule.0, n)).unwrap_or_default()
-    };
-    let mut names = Vec::new();
-    let mut tensors = Vec::new();
-    for (i, part) in parts.into_iter().enumerate() {
-        let Some((name, tensor)) = part else {
-            return Ok(Err(format!("{} is missing", theirs(i))));
-        };
-        names.push(format!("{name} is {:?}", tensor.shape()));
-        tensors.push(tensor);
-    }
-    let stacked = Stored::stacked(tensors)?;
-    Ok(stacked.ok_or_else(|| format!("{}; they do not form one layer", names.join(", "))))
-}

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::StateDict;
+use super::renaming::Rule;
+use super::{StateDict, dinov2};
+use crate::backbone::{PUBLISHED, Published};
 
 /// A family of published backbones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,20 @@ pub enum Family {
     ConvNeXt,
 }
 
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Family::Dinov2 => "DINOv2",
+            Family::Clip => "CLIP",
+            Family::Mae => "MAE",
+            Family::Eva02 => "EVA-02",
+            Family::Sam => "SAM",
+            Family::ResNet => "ResNet",
+            Family::ConvNeXt => "ConvNeXt",
+        })
+    }
+}
+
 /// Tensor names of one family from one source. In patterns `{}` is a number.
 struct Layout {
     family: Family,
@@ -41,6 +57,8 @@ struct Layout {
     patch: &'static str,
     /// Position table.
     positions: &'static str,
+    /// Names of the family's network; empty if it uses these.
+    rules: &'static [Rule],
 }
 
 const RESNET: &[&str] = &[
@@ -61,6 +79,7 @@ const fn resnet(names: &'static str, has: &'static [&'static str]) -> Layout {
         blocks: RESNET,
         patch: "",
         positions: "",
+        rules: &[],
     }
 }
 
@@ -74,6 +93,7 @@ const LAYOUTS: &[Layout] = &[
         blocks: &["blocks.{}.norm1.weight"],
         patch: "patch_embed.proj.weight",
         positions: "pos_embed",
+        rules: &[],
     },
     Layout {
         family: Family::Dinov2,
@@ -84,6 +104,7 @@ const LAYOUTS: &[Layout] = &[
         blocks: &["encoder.layer.{}.norm1.weight"],
         patch: "embeddings.patch_embeddings.projection.weight",
         positions: "embeddings.position_embeddings",
+        rules: dinov2::RULES,
     },
     Layout {
         family: Family::Clip,
@@ -94,6 +115,7 @@ const LAYOUTS: &[Layout] = &[
         blocks: &["transformer.resblocks.{}.ln_1.weight"],
         patch: "conv1.weight",
         positions: "positional_embedding",
+        rules: &[],
     },
     Layout {
         family: Family::Clip,
@@ -104,6 +126,7 @@ const LAYOUTS: &[Layout] = &[
         blocks: &["encoder.layers.{}.layer_norm1.weight"],
         patch: "embeddings.patch_embedding.weight",
         positions: "embeddings.position_embedding.weight",
+        rules: &[],
     },
     Layout {
         family: Family::Eva02,
@@ -114,6 +137,7 @@ const LAYOUTS: &[Layout] = &[
         blocks: &["blocks.{}.norm1.weight"],
         patch: "patch_embed.proj.weight",
         positions: "pos_embed",
+        rules: &[],
     },
     Layout {
         family: Family::Eva02,
@@ -124,6 +148,7 @@ const LAYOUTS: &[Layout] = &[
         blocks: &["blocks.{}.norm1.weight"],
         patch: "patch_embed.proj.weight",
         positions: "pos_embed",
+        rules: &[],
     },
     Layout {
         family: Family::Sam,
@@ -134,6 +159,7 @@ const LAYOUTS: &[Layout] = &[
         blocks: &["blocks.{}.norm1.weight"],
         patch: "patch_embed.proj.weight",
         positions: "pos_embed",
+        rules: &[],
     },
     Layout {
         family: Family::Sam,
@@ -144,6 +170,7 @@ const LAYOUTS: &[Layout] = &[
         blocks: &["layers.{}.layer_norm1.weight"],
         patch: "patch_embed.projection.weight",
         positions: "pos_embed",
+        rules: &[],
     },
     Layout {
         family: Family::Mae,
@@ -154,6 +181,7 @@ const LAYOUTS: &[Layout] = &[
         blocks: &["blocks.{}.norm1.weight"],
         patch: "patch_embed.proj.weight",
         positions: "pos_embed",
+        rules: &[],
     },
     Layout {
         family: Family::Mae,
@@ -164,6 +192,7 @@ const LAYOUTS: &[Layout] = &[
         blocks: &["encoder.layer.{}.layernorm_before.weight"],
         patch: "embeddings.patch_embeddings.projection.weight",
         positions: "embeddings.position_embeddings",
+        rules: &[],
     },
     Layout {
         family: Family::Mae,
@@ -178,6 +207,7 @@ const LAYOUTS: &[Layout] = &[
         blocks: &["layers.{}.ln1.weight"],
         patch: "patch_embed.projection.weight",
         positions: "pos_embed",
+        rules: &[],
     },
     resnet("torchvision's names, 7x7 stem", &["conv1.weight", "layer1.{}.conv3.weight"]),
     resnet("OpenMMLab's names, V1c stem", &["stem.{}.weight", "layer1.{}.conv3.weight"]),
@@ -196,6 +226,7 @@ const LAYOUTS: &[Layout] = &[
         ],
         patch: "",
         positions: "",
+        rules: &[],
     },
     Layout {
         family: Family::ConvNeXt,
@@ -211,6 +242,7 @@ const LAYOUTS: &[Layout] = &[
         ],
         patch: "",
         positions: "",
+        rules: &[],
     },
     Layout {
         family: Family::ConvNeXt,
@@ -226,14 +258,15 @@ const LAYOUTS: &[Layout] = &[
         ],
         patch: "",
         positions: "",
+        rules: &[],
     },
 ];
 
 /// The names of the family's first publication.
-pub(super) const OFFICIAL: &str = "its authors' names";
+const OFFICIAL: &str = "its authors' names";
 
 /// The names of the transformers library.
-pub(super) const HUGGING_FACE: &str = "Hugging Face's names";
+const HUGGING_FACE: &str = "Hugging Face's names";
 
 const TIMM: &str = "timm's names";
 const OPEN_MMLAB: &str = "OpenMMLab's names";
@@ -257,6 +290,8 @@ pub struct Known {
     pub grid: usize,
     /// Register tokens.
     pub registers: usize,
+    /// Conversion of the names to those of the network.
+    pub(super) rules: &'static [Rule],
 }
 
 /// The known backbone in a dictionary.
@@ -305,6 +340,7 @@ impl Layout {
             patch: patch.copied().unwrap_or(0),
             grid: shape(self.positions).map_or(0, |s| grid(s)),
             registers: registers.unwrap_or(0),
+            rules: self.rules,
         })
     }
 }
@@ -356,10 +392,18 @@ impl Known {
         }
     }
 
-    /// Value of `model.backbone` for this backbone, if training supports it.
-    pub fn recipe_name(&self) -> Option<String> {
-        let size = self.size().filter(|_| self.family == Family::Dinov2)?;
-        Some(format!("dinov2-{}", size.to_lowercase()))
+    /// Whether networks of this family can be built.
+    pub fn has_network(&self) -> bool {
+        PUBLISHED.iter().any(|published| published.family == self.family)
+    }
+
+    /// Value of `model.backbone` for this backbone, if it is a published one that can be built.
+    pub fn recipe_name(&self) -> Option<&'static str> {
+        let same = |p: &&Published| {
+            let same_sizes = p.config.embed_dim == self.width && self.blocks == [p.config.depth];
+            p.family == self.family && same_sizes
+        };
+        PUBLISHED.iter().find(same).map(|published| published.name)
     }
 
     /// Usual name, such as `DINOv2 ViT-L/14`.
@@ -377,15 +421,13 @@ impl Known {
             Some(size) => format!("{name}-{size}"),
             None => format!("{name} of {blocks:?} blocks"),
         };
+        let family = self.family.to_string();
         match (self.family, self.registers) {
-            (Family::Dinov2, 0) => format!("DINOv2 {vit}"),
-            (Family::Dinov2, n) => format!("DINOv2 {vit} with {n} registers"),
-            (Family::Clip, _) => format!("CLIP {vit} (image tower)"),
-            (Family::Mae, _) => format!("MAE {vit}"),
-            (Family::Eva02, _) => format!("EVA-02 {vit}"),
-            (Family::Sam, _) => format!("SAM {vit} (image encoder)"),
-            (Family::ResNet, _) => stages("ResNet"),
-            (Family::ConvNeXt, _) => stages("ConvNeXt"),
+            (Family::ResNet | Family::ConvNeXt, _) => stages(&family),
+            (Family::Clip, _) => format!("{family} {vit} (image tower)"),
+            (Family::Sam, _) => format!("{family} {vit} (image encoder)"),
+            (Family::Dinov2, n) if n > 0 => format!("{family} {vit} with {n} registers"),
+            (Family::Dinov2 | Family::Mae | Family::Eva02, _) => format!("{family} {vit}"),
         }
     }
 }

@@ -35,6 +35,7 @@ mod folder;
 mod hub;
 mod pickle;
 mod reading;
+mod renaming;
 mod safetensors;
 mod scalar_type;
 mod stored;
@@ -49,7 +50,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use container::Container;
-pub use convert::{dinov2, resize_patch_kernel, resize_pos_embed, same_size};
+pub use convert::{convert_backbone, resize_patch_kernel, resize_pos_embed, same_size};
 pub use difference::Difference;
 pub use families::{Family, Known, recognise, recognise_shapes};
 pub use fingerprint::{

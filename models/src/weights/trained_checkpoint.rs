@@ -3,7 +3,8 @@
 use dressage_engine::Role;
 use std::collections::BTreeMap;
 
-use super::{StateDict, dinov2};
+use super::{StateDict, convert_backbone};
+use crate::backbone::BackboneConfig;
 use crate::{Result, Segmenter, SegmenterConfig};
 
 /// Whether a parameter is one of the backbone's own, under the reference's names.
@@ -69,7 +70,7 @@ impl HeadIn {
 /// backbone.
 ///
 /// # Errors
-/// Sizes of the network that do not fit together; a backbone of another family.
+/// Sizes of the network that do not fit together; a backbone of a family without a network.
 pub fn fitted(
     mut dict: StateDict,
     config: &SegmenterConfig,
@@ -80,7 +81,8 @@ pub fn fitted(
         wanted.retain(|_, param| param.kind.role != Role::Backbone);
     } else {
         let backbone = backbone.renamed("backbone.", "");
-        dict.add(dinov2(backbone, config.backbone.patch, config.backbone.grid)?);
+        let BackboneConfig::Vit(vit) = &config.backbone;
+        dict.add(convert_backbone(backbone, vit.patch, vit.grid)?);
     }
     for unused in Segmenter::unused(config) {
         dict.take(&unused);

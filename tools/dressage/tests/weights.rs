@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use dressage_models::backbone::DinoConfig;
+use dressage_models::backbone::PUBLISHED;
 use dressage_models::counts;
 use dressage_models::weights::{ScalarType, StateDict};
 use serde_json::{Value, json};
@@ -160,7 +160,7 @@ fn zeros(path: &Path, shapes: &BTreeMap<String, Vec<usize>>) {
 #[test]
 fn diff_lists_what_differs_and_ends_with_one() {
     let dir = tempfile::tempdir().expect("folder");
-    let shapes = counts::backbone(DinoConfig::named("s", 14, 37).expect("size"));
+    let shapes = counts::backbone(PUBLISHED[0].at(14, 37));
     let shapes = shapes.expect("network").into_iter();
     let mut shapes: BTreeMap<_, _> = shapes.map(|(name, param)| (name, param.shape)).collect();
     let file = dir.path().join("s.pth");

@@ -4,16 +4,21 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use dressage_models::weights::shown;
+use toml::Value;
 
+use super::follow::at;
+use super::keys::{KEYS, Key};
 use super::{EvalMode, HeadKind, Recipe, RecipeError, Set, SourceKind};
 use crate::groups::Method;
 use crate::palette::CITYSCAPES;
 use crate::place::DeviceChoice;
 
 /// Fails with the first key whose value is not valid.
-pub(super) fn check(recipe: &Recipe) -> Result<(), RecipeError> {
-    let checks = [sizes, model, rein, head, loss, augment, train, eval, run];
-    let wrong = checks.iter().find_map(|check| check(recipe).err());
+pub(super) fn check(recipe: &Recipe, values: &Value) -> Result<(), RecipeError> {
+    let checks = [model, rein, head, loss, augment, train, eval];
+    let relations = || checks.iter().find_map(|check| check(recipe, values).err());
+    let wrong = sizes(recipe, values).err().or_else(relations);
+    let wrong = wrong.or_else(|| run(recipe).err());
     match wrong.or_else(|| data(recipe).err()) {
         None => Ok(()),
         Some((key, what)) => Err(RecipeError::Value { recipe: shown(&recipe.name), key, what }),
@@ -38,65 +43,27 @@ fn at_most(most: usize, pairs: &[(&str, usize)]) -> Wrong {
     })
 }
 
-fn not_negative(pairs: &[(&str, f64)]) -> Wrong {
-    pairs.iter().try_for_each(|(key, v)| {
-        ensure(key, v.is_finite() && *v >= 0.0, || format!("is {v}, it must be 0 or more"))
-    })
-}
-
 fn divides(key: &str, n: usize, what: &str, d: usize) -> Wrong {
     ensure(key, n.is_multiple_of(d), || format!("is {n}, it must be a multiple of {what} ({d})"))
 }
 
-/// Checks bounds far beyond any network. A mistyped digit is reported here, not as a size that
-/// overflows or that no address space has room for.
-fn sizes(recipe: &Recipe) -> Wrong {
-    let (m, h, t) = (&recipe.model, &recipe.head, &recipe.train);
-    at_most(
-        1024,
-        &[
-            ("model.depth", m.depth),
-            ("model.registers", m.registers),
-            ("head.encoder_layers", h.encoder_layers),
-            ("head.deform_points", h.deform_points),
-            ("head.decoder_layers", h.decoder_layers),
-        ],
-    )?;
-    at_most(
-        4096,
-        &[
-            ("train.batch", t.batch),
-            ("eval.batch", recipe.eval.batch),
-            ("run.threads", recipe.run.threads),
-            ("run.workers", recipe.run.workers),
-        ],
-    )?;
-    at_most(
-        1 << 14,
-        &[
-            // Checked before the keys that follow it if unset; so are the queries.
-            ("augment.crop", recipe.augment.crop),
-            ("head.queries", h.queries),
-            ("model.embed_dim", m.embed_dim),
-            ("model.patch", m.patch),
-            ("model.image", m.image),
-            ("rein.tokens", recipe.rein.tokens),
-            ("rein.rank", recipe.rein.rank),
-            ("head.width", h.width),
-            ("head.mask_width", h.mask_width),
-        ],
-    )?;
-    at_most(
-        1 << 20,
-        &[
-            ("model.ffn", m.ffn),
-            ("head.encoder_ffn", h.encoder_ffn),
-            ("head.decoder_ffn", h.decoder_ffn),
-            ("loss.points", recipe.loss.points),
-            ("augment.max_long_edge", recipe.augment.max_long_edge),
-            ("eval.crop", recipe.eval.crop),
-        ],
-    )
+/// Checks the largest values. A value that follows others is checked after them.
+fn sizes(recipe: &Recipe, values: &Value) -> Wrong {
+    let derived = |key: &&Key| recipe.derived.iter().any(|path| path == key.path);
+    let (last, first): (Vec<&Key>, Vec<&Key>) = KEYS.iter().partition(derived);
+    first.into_iter().chain(last).try_for_each(|key| {
+        let wrong = at(values, key.path).and_then(|value| key.range.above(value));
+        wrong.map_or(Ok(()), |what| Err((key.path.to_owned(), what)))
+    })
+}
+
+/// Checks the ranges of the keys of a section that are not in a list of tables.
+fn ranges(section: &str, values: &Value) -> Wrong {
+    let own = KEYS.iter().filter(|key| key.path.split('.').next() == Some(section));
+    own.into_iter().try_for_each(|key| {
+        let wrong = at(values, key.path).and_then(|value| key.range.misses(value));
+        wrong.map_or(Ok(()), |what| Err((key.path.to_owned(), what)))
+    })
 }
 
 fn run(recipe: &Recipe) -> Wrong {
@@ -109,19 +76,12 @@ fn run(recipe: &Recipe) -> Wrong {
     }
 }
 
-fn model(recipe: &Recipe) -> Wrong {
+fn model(recipe: &Recipe, values: &Value) -> Wrong {
     let m = &recipe.model;
     ensure("model.weights", m.weights != Path::new(""), || {
         "is not set: name the backbone's checkpoint, or `random` to train without one".to_owned()
     })?;
-    at_least_one(&[
-        ("model.embed_dim", m.embed_dim),
-        ("model.depth", m.depth),
-        ("model.heads", m.heads),
-        ("model.ffn", m.ffn),
-        ("model.patch", m.patch),
-        ("model.image", m.image),
-    ])?;
+    ranges("model", values)?;
     divides("model.embed_dim", m.embed_dim, "model.heads", m.heads)?;
     // `model.image` follows the crop unless it is set, so the error names the crop.
     divides("augment.crop", recipe.augment.crop, "model.patch", m.patch)?;
@@ -138,13 +98,13 @@ fn model(recipe: &Recipe) -> Wrong {
     })
 }
 
-fn rein(recipe: &Recipe) -> Wrong {
+fn rein(recipe: &Recipe, values: &Value) -> Wrong {
     let (r, queries) = (&recipe.rein, recipe.head.queries);
     if recipe.model.method != Method::Rein {
         return Ok(());
     }
     // The first token only absorbs softmax mass, so one token alone would refine nothing.
-    ensure("rein.tokens", r.tokens >= 2, || format!("is {}, it must be 2 or more", r.tokens))?;
+    ranges("rein", values)?;
     let linked = recipe.head.kind == HeadKind::Mask2former;
     ensure("rein.link", !r.link || linked, || {
         "is true, but only a head of kind mask2former has queries".to_owned()
@@ -154,18 +114,9 @@ fn rein(recipe: &Recipe) -> Wrong {
     })
 }
 
-fn head(recipe: &Recipe) -> Wrong {
+fn head(recipe: &Recipe, values: &Value) -> Wrong {
     let h = &recipe.head;
-    at_least_one(&[
-        ("head.width", h.width),
-        ("head.mask_width", h.mask_width),
-        ("head.queries", h.queries),
-        ("head.heads", h.heads),
-        ("head.encoder_ffn", h.encoder_ffn),
-        ("head.deform_points", h.deform_points),
-        ("head.decoder_ffn", h.decoder_ffn),
-        ("head.norm_groups", h.norm_groups),
-    ])?;
+    ranges("head", values)?;
     divides("head.width", h.width, "head.heads", h.heads)?;
     divides("head.width", h.width, "head.norm_groups", h.norm_groups)?;
     // The sine position code has a sine and a cosine for each of two axes.
@@ -176,26 +127,13 @@ fn head(recipe: &Recipe) -> Wrong {
     })
 }
 
-fn loss(recipe: &Recipe) -> Wrong {
-    let l = &recipe.loss;
-    at_least_one(&[("loss.points", l.points)])?;
-    ensure("loss.oversample", (1.0..=1024.0).contains(&l.oversample), || {
-        format!("is {}, it must be between 1 and 1024", l.oversample)
-    })?;
-    ensure("loss.importance", (0.0..=1.0).contains(&l.importance), || {
-        format!("is {}, it must be between 0 and 1", l.importance)
-    })?;
-    not_negative(&[
-        ("loss.class_weight", l.class_weight),
-        ("loss.mask_weight", l.mask_weight),
-        ("loss.dice_weight", l.dice_weight),
-        ("loss.no_object", l.no_object),
-    ])
+fn loss(_: &Recipe, values: &Value) -> Wrong {
+    ranges("loss", values)
 }
 
-fn augment(recipe: &Recipe) -> Wrong {
+fn augment(recipe: &Recipe, values: &Value) -> Wrong {
     let a = &recipe.augment;
-    at_least_one(&[("augment.crop", a.crop), ("augment.max_long_edge", a.max_long_edge)])?;
+    ranges("augment", values)?;
     let edges = a.short_edges();
     let usable = a.ratios.iter().all(|r| r.is_finite()) && edges.iter().all(|&e| e > 0);
     ensure("augment.ratios", usable, || {
@@ -206,36 +144,17 @@ fn augment(recipe: &Recipe) -> Wrong {
     })
 }
 
-fn train(recipe: &Recipe) -> Wrong {
+fn train(recipe: &Recipe, values: &Value) -> Wrong {
     let t = &recipe.train;
-    at_least_one(&[("train.batch", t.batch), ("train.keep", t.keep)])?;
-    ensure("train.steps", t.steps > 0, || "is 0, it must be 1 or more".to_owned())?;
-    ensure("train.log_every", t.log_every > 0, || "is 0, it must be 1 or more".to_owned())?;
+    ranges("train", values)?;
     ensure("train.warm_up_steps", t.warm_up_steps <= t.steps, || {
         format!("is {}, it must not exceed train.steps ({})", t.warm_up_steps, t.steps)
-    })?;
-    for (key, beta) in [("train.beta1", t.beta1), ("train.beta2", t.beta2)] {
-        ensure(key, (0.0..1.0).contains(&beta), || {
-            format!("is {beta}, it must be at least 0 and below 1")
-        })?;
-    }
-    not_negative(&[
-        ("train.lr", t.lr),
-        ("train.weight_decay", t.weight_decay),
-        ("train.power", t.power),
-        ("train.lr_min", t.lr_min),
-        ("train.warm_up_start", t.warm_up_start),
-        ("train.backbone_lr_mult", t.backbone_lr_mult),
-        ("train.checkpoint_minutes", t.checkpoint_minutes),
-    ])?;
-    ensure("train.eps", t.eps.is_finite() && t.eps > 0.0, || {
-        format!("is {}, it must be above 0", t.eps)
     })?;
     recipe.schedule().map(|_| ()).map_err(|error| ("train".to_owned(), error.to_string()))
 }
 
-fn eval(recipe: &Recipe) -> Wrong {
-    at_least_one(&[("eval.batch", recipe.eval.batch)])?;
+fn eval(recipe: &Recipe, values: &Value) -> Wrong {
+    ranges("eval", values)?;
     let mut windows = vec![("eval".to_owned(), recipe.eval.crop, recipe.eval.stride)];
     for (i, set) in recipe.data.eval.iter().enumerate() {
         windows.push((format!("data.eval.{i}"), set.crop, set.stride));

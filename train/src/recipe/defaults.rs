@@ -1,23 +1,33 @@
 //! The published settings, from which every recipe starts (spec training-and-data §1.1, backbones
-//! §1.1).
+//! §1.1). Defaults that do not depend on other keys are in the catalogue.
 
-use std::path::PathBuf;
+use dressage_models::backbone::published::{FFN_RATIO, NAMES};
+use dressage_models::backbone::{Ffn, PUBLISHED, Published};
+use toml::{Table, Value};
 
-use dressage_engine::RecomputePolicy;
-use dressage_models::Precision;
-use dressage_models::backbone::{DinoConfig, Ffn};
-
-use super::{
-    Augment, Data, Eval, EvalMode, EvalSet, Head, HeadKind, Loss, Model, OnError, Recipe, Rein,
-    Run, SaveSignal, Set, SourceKind, Train,
-};
-use crate::data::Ids;
-use crate::groups::Method;
+use super::follow::at;
+use super::keys::KEYS;
+use super::resolve::place;
 use crate::palette::CITYSCAPES;
-use crate::scenes::Domain;
 
 /// Names that `model.backbone` takes.
-pub(super) const BACKBONES: &[&str] = &["dinov2-s", "dinov2-b", "dinov2-l", "dinov2-g", "custom"];
+pub(super) const BACKBONES: &[&str] = &{
+    let mut names = [CUSTOM; NAMES.len() + 1];
+    let mut i = 0;
+    while i < NAMES.len() {
+        names[i] = NAMES[i];
+        i += 1;
+    }
+    names
+};
+
+/// Value of `model.backbone` for sizes that are not published.
+const CUSTOM: &str = "custom";
+
+/// The published backbone of a recipe. One with its own sizes starts from those of the smallest.
+pub(crate) fn base(backbone: &str) -> &'static Published {
+    PUBLISHED.iter().find(|published| published.name == backbone).unwrap_or(&PUBLISHED[0])
+}
 
 /// Names of the id tables that `id_map` takes (spec training-and-data §4, §5).
 pub(super) const ID_MAPS: &[&str] =
@@ -26,149 +36,89 @@ pub(super) const ID_MAPS: &[&str] =
 /// Names of the looks of drawn scenes.
 pub(super) const DOMAINS: &[&str] = &["day", "night", "fog", "rain", "snow", "palette"];
 
-/// Hidden width of an MLP as a multiple of the channels, before the rule for a SwiGLU.
-pub(super) const FFN_RATIO: f64 = 4.0;
-
-/// The published settings for a backbone of [`BACKBONES`] and a crop; no data, no weights.
-pub(super) fn published(backbone: &str, crop: usize) -> Recipe {
-    Recipe {
-        name: String::new(),
-        about: String::new(),
-        derived: vec![],
-        model: model(backbone, crop),
-        rein: Rein { tokens: 100, rank: 16, link: true, softmax: true, zero_mlp_delta_f: false },
-        head: head(),
-        loss: Loss {
-            points: 12_544,
-            oversample: 3.0,
-            importance: 0.75,
-            class_weight: 2.0,
-            mask_weight: 5.0,
-            dice_weight: 5.0,
-            no_object: 0.1,
-        },
-        data: Data {
-            root: PathBuf::from("."),
-            on_error: OnError::Stop,
-            groups: vec![],
-            train: vec![],
-            eval: vec![],
-        },
-        augment: Augment {
-            crop,
-            ratios: (5..=20).map(|k| f64::from(k) / 10.0).collect(),
-            max_long_edge: crop.saturating_mul(4),
-            cat_max_ratio: 0.75,
-            flip: true,
-            photometric: true,
-        },
-        train: train(),
-        eval: Eval { mode: EvalMode::Slide, crop, stride: stride(crop), batch: 1 },
-        run: Run {
-            dir: PathBuf::new(),
-            device: "auto".to_owned(),
-            precision: Precision::Bf16,
-            graphs: true,
-            cpu: "auto".to_owned(),
-            threads: 0,
-            workers: 0,
-            check_memory: true,
-        },
-    }
-}
-
 /// Stride of two thirds of a window, rounded: 341 of 512 and 683 of 1024.
 pub(super) fn stride(crop: usize) -> usize {
     (crop.saturating_mul(2).saturating_add(1) / 3).max(1)
 }
 
-fn model(backbone: &str, crop: usize) -> Model {
-    let (embed_dim, depth, heads, ffn_form) = match backbone {
-        "dinov2-g" => (1536, 40, 24, Ffn::Swiglu),
-        "dinov2-l" => (1024, 24, 16, Ffn::Mlp),
-        "dinov2-b" => (768, 12, 12, Ffn::Mlp),
-        _ => (384, 12, 6, Ffn::Mlp),
+/// Defaults of all keys, for a recipe in which `given` is set; no data, no weights.
+///
+/// # Errors
+/// A default of the catalogue that is not TOML.
+pub(super) fn published(given: &Value) -> Result<Value, String> {
+    let mut all = Value::Table(Table::new());
+    for key in KEYS.iter().filter(|key| !key.path.contains("[]")) {
+        if let Some(value) = key.default_value() {
+            place(&mut all, key.path, value)?;
+        }
+    }
+    for (path, value) in following(given, &all)? {
+        place(&mut all, path, value)?;
+    }
+    Ok(all)
+}
+
+/// Keys whose defaults follow others, with the values for a recipe in which `given` is set.
+fn following(given: &Value, fixed: &Value) -> Result<Vec<(&'static str, Value)>, String> {
+    let text = |path| text_at(given, path).or(text_at(fixed, path));
+    let count = |path| count_at(given, path).or(count_at(fixed, path)).unwrap_or_default();
+    let config = &base(text("model.backbone").unwrap_or_default()).config;
+    let form = match text_at(given, "model.ffn_form") {
+        Some("swiglu") => Ffn::Swiglu,
+        Some(_) => Ffn::Mlp,
+        None => config.ffn,
     };
-    Model {
-        backbone: backbone.to_owned(),
-        weights: PathBuf::new(),
-        checkpoint: PathBuf::new(),
-        method: Method::Rein,
-        precision: Precision::F32,
-        embed_dim,
-        depth,
-        heads,
-        ffn: ffn_form.hidden(embed_dim, FFN_RATIO),
-        ffn_form,
-        registers: 0,
-        patch: 16,
-        image: crop,
-        taps: DinoConfig::default_taps(depth).to_vec(),
-    }
+    let width = count_at(given, "model.embed_dim").unwrap_or(config.embed_dim);
+    let crop = count("augment.crop");
+    let window = count_at(given, "eval.crop").unwrap_or(crop);
+    let whole = |n: usize| i64::try_from(n).map_or(Value::Integer(i64::MAX), Value::Integer);
+    let classes = CITYSCAPES.iter().map(|class| Value::from(class.name)).collect();
+    Ok(vec![
+        ("model.embed_dim", whole(config.embed_dim)),
+        ("model.depth", whole(config.depth)),
+        ("model.heads", whole(config.heads)),
+        ("model.ffn", whole(form.hidden(width, FFN_RATIO))),
+        ("model.ffn_form", Value::try_from(config.ffn).map_err(|error| error.to_string())?),
+        ("model.image", whole(crop)),
+        ("model.taps", Value::Array(config.taps.map(whole).to_vec())),
+        ("rein.link", Value::Boolean(text("head.kind") == Some("mask2former"))),
+        ("rein.tokens", whole(count("head.queries"))),
+        ("head.classes", Value::Array(classes)),
+        ("head.mask_width", whole(count("head.width"))),
+        ("data.train", Value::Array(vec![])),
+        ("data.eval", Value::Array(vec![])),
+        ("augment.max_long_edge", whole(crop.saturating_mul(4))),
+        ("eval.crop", whole(window)),
+        ("eval.stride", whole(stride(window))),
+    ])
 }
 
-fn head() -> Head {
-    Head {
-        kind: HeadKind::Mask2former,
-        classes: CITYSCAPES.iter().map(|class| class.name.to_owned()).collect(),
-        width: 256,
-        mask_width: 256,
-        queries: 100,
-        heads: 8,
-        encoder_layers: 6,
-        encoder_ffn: 1024,
-        deform_points: 4,
-        decoder_layers: 9,
-        decoder_ffn: 2048,
-        norm_groups: 32,
+/// Defaults of an entry of the list `list`, where `all` are those of the other keys and `given` is
+/// set.
+pub(super) fn entry(list: &str, given: &Value, all: &Value) -> Table {
+    let mut table = Table::new();
+    for key in KEYS {
+        let name = key.path.strip_prefix(list).and_then(|rest| rest.strip_prefix("[]."));
+        let Some(name) = name else { continue };
+        // The windows of a set are those of all sets.
+        let common = || at(given, &format!("eval.{name}")).or(at(all, &format!("eval.{name}")));
+        if let Some(value) = key.default_value().or_else(|| common().cloned()) {
+            table.insert(name.to_owned(), value);
+        }
     }
+    table
 }
 
-fn train() -> Train {
-    Train {
-        steps: 40_000,
-        batch: 4,
-        lr: 1e-4,
-        weight_decay: 0.05,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        power: 0.9,
-        lr_min: 0.0,
-        warm_up_steps: 0,
-        warm_up_start: 1e-6,
-        backbone_lr_mult: 1.0,
-        recompute: RecomputePolicy::None,
-        seed: 42,
-        eval_every: 10_000,
-        checkpoint_every: 4_000,
-        checkpoint_minutes: 10.0,
-        keep: 3,
-        log_every: 50,
-        save_signal: SaveSignal::None,
-    }
+fn text_at<'a>(value: &'a Value, path: &str) -> Option<&'a str> {
+    at(value, path)?.as_str()
 }
 
-/// A set with default values only.
-pub(super) fn set() -> Set {
-    Set {
-        name: String::new(),
-        source: SourceKind::Files,
-        images: PathBuf::new(),
-        labels: PathBuf::new(),
-        image_suffix: ".png".to_owned(),
-        label_suffix: ".png".to_owned(),
-        id_map: Ids::default(),
-        groups: vec![],
-        count: 0,
-        first: 0,
-        size: [256, 128],
-        domain: Domain::Day,
-    }
+fn count_at(value: &Value, path: &str) -> Option<usize> {
+    at(value, path)?.as_integer().and_then(sane)
 }
 
-/// An evaluation set with default values only.
-pub(super) fn eval_set(eval: &Eval) -> EvalSet {
-    let Eval { crop, stride, .. } = *eval;
-    EvalSet { set: set(), test_box: [0, 0], crop, stride, in_mean: true }
+/// A size from a recipe, limited. Values derived from an absurd size must not overflow before the
+/// check refuses the size.
+pub(super) fn sane(size: i64) -> Option<usize> {
+    usize::try_from(size.min(u32::MAX.into())).ok()
 }

@@ -93,7 +93,7 @@ fn unset(value: &Value) -> Vec<String> {
 }
 
 /// The value at a path.
-fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
+pub(super) fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('.').try_fold(value, |at, part| match at {
         Value::Array(list) => list.get(part.parse::<usize>().ok()?),
         other => other.get(part),

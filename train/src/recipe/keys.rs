@@ -1,12 +1,13 @@
-//! Catalogue of recipe keys: type and meaning of each. It decides which keys exist, checks their
-//! types and is printed by `dressage train --help-recipe`. The influence of each key, and so where
-//! it may change, is in `super::bearing`.
+//! Catalogue of recipe keys: kind, default, meaning and range of each. It decides which keys exist,
+//! gives their defaults, checks their values and is printed by `dressage train --help-recipe`. The influence of each key, and so where
+//! it may change, is in [`super::bearing`].
 
 use std::fmt::Write as _;
 
-use toml::Value;
+use toml::{Table, Value};
 
-use super::defaults::{BACKBONES, DOMAINS, ID_MAPS};
+pub use super::catalogue::KEYS;
+use super::defaults::ID_MAPS;
 
 /// Type of a key's value.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,230 +47,95 @@ pub struct Key {
     pub path: &'static str,
     /// Type of its value.
     pub kind: ValueKind,
+    /// Value of the key where it is not set, as TOML; [`FOLLOWS`] if that depends on other keys.
+    pub default: &'static str,
     /// Meaning, for the help text.
     pub help: &'static str,
+    /// Values that make sense.
+    pub range: Range,
 }
 
-const fn key(path: &'static str, kind: ValueKind, help: &'static str) -> Key {
-    Key { path, kind, help }
+/// Default of a key whose value follows others.
+pub const FOLLOWS: &str = "";
+
+/// A row of the catalogue, with every value of its kind allowed.
+pub(super) const fn key(
+    path: &'static str,
+    kind: ValueKind,
+    default: &'static str,
+    help: &'static str,
+) -> Key {
+    Key { path, kind, default, help, range: Range::Any }
 }
 
-const FFNS: &[&str] = &["mlp", "swiglu"];
+impl Key {
+    /// Its default, unless it follows others.
+    pub(super) fn default_value(&self) -> Option<Value> {
+        let mut table = toml::from_str::<Table>(&format!("value = {}", self.default)).ok()?;
+        table.remove("value")
+    }
 
-const LEVELS: &[&str] = &["none", "cheap", "block"];
+    /// The key with this range.
+    pub(super) const fn range(self, range: Range) -> Key {
+        Key { range, ..self }
+    }
 
-const PRECISIONS: &[&str] = &["f32", "bf16"];
+    /// The key with whole numbers from `least` to `most`.
+    pub(super) const fn within(self, least: i64, most: i64) -> Key {
+        self.range(Range::Whole(least, most))
+    }
 
-const SIGNALS: &[&str] = &["none", "usr1", "usr2"];
-const CPUS: &[&str] = &["auto", "avx512", "avx2", "portable"];
+    /// The key with whole numbers from `least`.
+    pub(super) const fn from(self, least: i64) -> Key {
+        self.within(least, i64::MAX)
+    }
 
-const HEADS: &[&str] = &["mask2former", "per-pixel"];
+    /// The key with whole numbers up to `most`.
+    pub(super) const fn up_to(self, most: i64) -> Key {
+        self.within(0, most)
+    }
+}
 
-const METHODS: &[&str] = &["rein", "freeze", "full"];
+/// Values of a key that make sense.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Range {
+    /// Every value of its kind, or a check of its own.
+    Any,
+    /// Whole numbers from the first to the second.
+    Whole(i64, i64),
+    /// Numbers from the first to the second.
+    Between(f64, f64),
+    /// Finite numbers from 0.
+    NotNegative,
+    /// Finite numbers above 0.
+    Positive,
+    /// Numbers from 0, below 1.
+    BelowOne,
+}
 
-/// Every key, in the order in which a recipe is written.
-pub const KEYS: &[Key] = &[
-    key("name", ValueKind::Text, "name of the recipe, by default that of its file"),
-    key("about", ValueKind::Text, "one line on what it trains"),
-    key(
-        "derived",
-        ValueKind::Texts,
-        "in the recipe.toml of a run: keys that were not set and follow from others",
-    ),
-    key("model.backbone", ValueKind::Choice(BACKBONES), "sets the dimensions below"),
-    key("model.weights", ValueKind::Path, "checkpoint of the backbone's authors, or `random`"),
-    key(
-        "model.checkpoint",
-        ValueKind::Path,
-        "trained Rein and head to start from, such as a released checkpoint; none by default",
-    ),
-    key(
-        "model.method",
-        ValueKind::Choice(METHODS),
-        "what trains: Rein and head, the head, everything",
-    ),
-    key("model.precision", ValueKind::Choice(PRECISIONS), "how frozen matrices are stored"),
-    key("model.embed_dim", ValueKind::Count, "channels"),
-    key("model.depth", ValueKind::Count, "blocks"),
-    key("model.heads", ValueKind::Count, "attention heads"),
-    key("model.ffn", ValueKind::Count, "hidden width of a block's MLP, of one branch of a SwiGLU"),
-    key("model.ffn_form", ValueKind::Choice(FFNS), "GELU between two layers, or a SwiGLU"),
-    key("model.registers", ValueKind::Count, "register tokens, 4 in weights that have them"),
-    key("model.patch", ValueKind::Count, "patch side in pixels"),
-    key(
-        "model.image",
-        ValueKind::Count,
-        "image side in pixels that the position table is made for",
-    ),
-    key("model.taps", ValueKind::Counts, "the four blocks, from 0, after which maps are taken"),
-    key("rein.tokens", ValueKind::Count, "tokens per layer; equals head.queries when linked"),
-    key("rein.rank", ValueKind::Count, "rank of the tokens' factors, 0 for whole tokens"),
-    key(
-        "rein.link",
-        ValueKind::Flag,
-        "make the head's queries from the tokens, by default if it is a Mask2Former",
-    ),
-    key("rein.softmax", ValueKind::Flag, "softmax over the tokens"),
-    key(
-        "rein.zero_mlp_delta_f",
-        ValueKind::Flag,
-        "last MLP starts at zero, scale is the constant 1",
-    ),
-    key("head.kind", ValueKind::Choice(HEADS), "Mask2Former, or a 1x1 convolution on the taps"),
-    key("head.classes", ValueKind::Texts, "class names in the order of their indices"),
-    key("head.width", ValueKind::Count, "channels of maps and queries"),
-    key("head.mask_width", ValueKind::Count, "channels of mask embeddings, by default head.width"),
-    key("head.queries", ValueKind::Count, "queries"),
-    key("head.heads", ValueKind::Count, "attention heads"),
-    key("head.encoder_layers", ValueKind::Count, "layers of the pixel decoder's encoder"),
-    key("head.encoder_ffn", ValueKind::Count, "hidden width of the encoder's feed-forward part"),
-    key("head.deform_points", ValueKind::Count, "sampled points per head and level"),
-    key("head.decoder_layers", ValueKind::Count, "layers of the transformer decoder"),
-    key("head.decoder_ffn", ValueKind::Count, "hidden width of the decoder's feed-forward part"),
-    key("head.norm_groups", ValueKind::Count, "groups of the group norms"),
-    key("loss.points", ValueKind::Count, "points per mask for matching and losses"),
-    key(
-        "loss.oversample",
-        ValueKind::Real,
-        "candidates per point in the search for uncertain ones",
-    ),
-    key("loss.importance", ValueKind::Real, "share of the points chosen by uncertainty"),
-    key("loss.class_weight", ValueKind::Real, "weight of the class term"),
-    key("loss.mask_weight", ValueKind::Real, "weight of the mask term"),
-    key("loss.dice_weight", ValueKind::Real, "weight of the dice term"),
-    key("loss.no_object", ValueKind::Real, "weight of `no object` within the class term"),
-    key(
-        "data.root",
-        ValueKind::Path,
-        "folder that images and labels are relative to, by default the recipe's",
-    ),
-    key(
-        "data.on_error",
-        ValueKind::Choice(&["stop", "skip"]),
-        "where a picture or label cannot be used: stop before the first step, or leave it out",
-    ),
-    key(
-        "data.groups",
-        ValueKind::Groups,
-        "label ids of each class, others ignored; empty: id = class",
-    ),
-    key("data.train[].name", ValueKind::Text, "name in logs"),
-    key("data.train[].source", ValueKind::Choice(SOURCES), "read files or draw scenes"),
-    key("data.train[].images", ValueKind::Folder, "folder of the images, searched recursively"),
-    key("data.train[].labels", ValueKind::Folder, "folder of the labels, of the same layout"),
-    key("data.train[].image_suffix", ValueKind::Text, "how image names end"),
-    key("data.train[].label_suffix", ValueKind::Text, "what label names have in its place"),
-    key("data.train[].id_map", ValueKind::IdMap, "from label values to train ids"),
-    key("data.train[].groups", ValueKind::Groups, "as data.groups, for this set"),
-    key("data.train[].count", ValueKind::Count, "scenes to draw"),
-    key("data.train[].first", ValueKind::Count, "number of the first scene"),
-    key("data.train[].size", ValueKind::Pair, "[width, height] of a drawn scene"),
-    key("data.train[].domain", ValueKind::Choice(DOMAINS), "look of the drawn scenes"),
-    key("data.eval[].name", ValueKind::Text, "name in tables"),
-    key("data.eval[].source", ValueKind::Choice(SOURCES), "read files or draw scenes"),
-    key("data.eval[].images", ValueKind::Folder, "folder of the images, searched recursively"),
-    key("data.eval[].labels", ValueKind::Folder, "folder of the labels, of the same layout"),
-    key("data.eval[].image_suffix", ValueKind::Text, "how image names end"),
-    key("data.eval[].label_suffix", ValueKind::Text, "what label names have in its place"),
-    key("data.eval[].id_map", ValueKind::IdMap, "from label values to train ids"),
-    key("data.eval[].groups", ValueKind::Groups, "as data.groups, for this set"),
-    key("data.eval[].count", ValueKind::Count, "scenes to draw"),
-    key("data.eval[].first", ValueKind::Count, "number of the first scene"),
-    key("data.eval[].size", ValueKind::Pair, "[width, height] of a drawn scene"),
-    key("data.eval[].domain", ValueKind::Choice(DOMAINS), "look of the drawn scenes"),
-    key(
-        "data.eval[].box",
-        ValueKind::Pair,
-        "[width, height] that images are fitted into; [0, 0]: as is",
-    ),
-    key("data.eval[].crop", ValueKind::Count, "side of the sliding window, by default eval.crop"),
-    key(
-        "data.eval[].stride",
-        ValueKind::Count,
-        "step of the window, by default eval.stride or 2/3 of its own crop",
-    ),
-    key("data.eval[].in_mean", ValueKind::Flag, "whether the mean over sets counts it"),
-    key("augment.crop", ValueKind::Count, "side of the square crop in pixels"),
-    key("augment.ratios", ValueKind::Reals, "shortest edges to resize to, as multiples of crop"),
-    key("augment.max_long_edge", ValueKind::Count, "longest edge after the resize"),
-    key(
-        "augment.cat_max_ratio",
-        ValueKind::Real,
-        "draw a crop again if one class has more than this share, 1: never",
-    ),
-    key("augment.flip", ValueKind::Flag, "mirror half of the samples"),
-    key("augment.photometric", ValueKind::Flag, "distort brightness, contrast, saturation, hue"),
-    key("train.steps", ValueKind::Count, "steps"),
-    key("train.batch", ValueKind::Count, "images per step"),
-    key("train.lr", ValueKind::Real, "learning rate before the schedule"),
-    key("train.weight_decay", ValueKind::Real, "decay of AdamW"),
-    key("train.beta1", ValueKind::Real, "factor of AdamW's first moment"),
-    key("train.beta2", ValueKind::Real, "factor of AdamW's second moment"),
-    key("train.eps", ValueKind::Real, "added to the root of the second moment"),
-    key("train.power", ValueKind::Real, "exponent of the decay of the learning rate"),
-    key("train.lr_min", ValueKind::Real, "learning rate at the last step"),
-    key("train.warm_up_steps", ValueKind::Count, "steps of linear warm-up"),
-    key("train.warm_up_start", ValueKind::Real, "factor at the first step of the warm-up"),
-    key(
-        "train.backbone_lr_mult",
-        ValueKind::Real,
-        "rate of backbone weights when the method is full",
-    ),
-    key(
-        "train.recompute",
-        ValueKind::Choice(LEVELS),
-        "less memory for more time, to the same bits",
-    ),
-    key("train.seed", ValueKind::Count, "seed of every random number"),
-    key("train.eval_every", ValueKind::Count, "steps between evaluations, 0: only at the end"),
-    key("train.checkpoint_every", ValueKind::Count, "steps between checkpoints, 0: only the last"),
-    key(
-        "train.checkpoint_minutes",
-        ValueKind::Real,
-        "minutes between extra checkpoints, each replaces the one before; 0: none",
-    ),
-    key("train.keep", ValueKind::Count, "checkpoints kept"),
-    key("train.log_every", ValueKind::Count, "steps between log lines"),
-    key(
-        "train.save_signal",
-        ValueKind::Choice(SIGNALS),
-        "another signal that saves and ends, as SIGINT, SIGTERM and SIGHUP do",
-    ),
-    key("eval.mode", ValueKind::Choice(&["slide", "whole"]), "sliding windows or the whole image"),
-    key("eval.crop", ValueKind::Count, "side of the window for sets that name none"),
-    key(
-        "eval.stride",
-        ValueKind::Count,
-        "step of the window for sets that name none, by default 2/3 of it",
-    ),
-    key("eval.batch", ValueKind::Count, "windows computed together"),
-    key("run.dir", ValueKind::Path, "run folder, by default runs/NAME"),
-    key(
-        "run.device",
-        ValueKind::Text,
-        "auto (a GPU if it can be used, else the CPU), cpu, cuda, cuda:N or virtual (for checks)",
-    ),
-    key(
-        "run.precision",
-        ValueKind::Choice(PRECISIONS),
-        "how activations and matrices are stored on a device; trained weights stay in f32 too",
-    ),
-    key("run.graphs", ValueKind::Flag, "queue the steps of a device as captured graphs"),
-    key(
-        "run.cpu",
-        ValueKind::Choice(CPUS),
-        "code of the CPU: the fastest, or one whose bits are the same on every CPU that has it",
-    ),
-    key("run.threads", ValueKind::Count, "threads for arithmetic, 0: one per core"),
-    key(
-        "run.workers",
-        ValueKind::Count,
-        "threads that prepare samples, 0: 2 for the CPU, for a GPU all cores but one, up to 16",
-    ),
-    key("run.check_memory", ValueKind::Flag, "do not start a run that would not fit into memory"),
-];
+impl Range {
+    /// Description of what is too large about a value, if it is.
+    pub(super) fn above(self, value: &Value) -> Option<String> {
+        let (Range::Whole(_, most), n) = (self, value.as_integer()?) else { return None };
+        (n > most).then(|| format!("is {n}, it must be at most {most}"))
+    }
 
-const SOURCES: &[&str] = &["files", "scenes"];
+    /// Description of what is wrong about a value that is not too large.
+    pub(super) fn misses(self, value: &Value) -> Option<String> {
+        if let (Range::Whole(least, _), Some(n)) = (self, value.as_integer()) {
+            return (n < least).then(|| format!("is {n}, it must be {least} or more"));
+        }
+        let v = value.as_float().or(value.as_integer().map(|n| n as f64))?;
+        let (holds, wanted) = match self {
+            Range::Any | Range::Whole(..) => return None,
+            Range::Between(a, b) => ((a..=b).contains(&v), format!("between {a} and {b}")),
+            Range::NotNegative => (v.is_finite() && v >= 0.0, "0 or more".to_owned()),
+            Range::Positive => (v.is_finite() && v > 0.0, "above 0".to_owned()),
+            Range::BelowOne => ((0.0..1.0).contains(&v), "at least 0 and below 1".to_owned()),
+        };
+        (!holds).then(|| format!("is {v}, it must be {wanted}"))
+    }
+}
 
 /// Finds the key of this path, with `[]` for positions.
 pub(super) fn find(path: &str) -> Option<&'static Key> {
@@ -355,4 +221,48 @@ pub fn help(width: usize) -> String {
         let _ = writeln!(text, "{line}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_of_their_kind_and_in_range() {
+        for key in KEYS {
+            let Some(value) = key.default_value() else {
+                assert_eq!(key.default, FOLLOWS, "{}", key.path);
+                continue;
+            };
+            assert!(key.kind.takes(&value), "{}: {value}", key.path);
+            assert_eq!(key.range.above(&value).or(key.range.misses(&value)), None, "{}", key.path);
+        }
+    }
+
+    #[test]
+    fn ranges_name_what_is_wrong() {
+        let whole = Range::Whole(2, 4);
+        for (n, above, misses) in [(1, false, true), (2, false, false), (5, true, false)] {
+            let value = Value::Integer(n);
+            assert_eq!(whole.above(&value).is_some(), above, "{n}");
+            assert_eq!(whole.misses(&value).is_some(), misses, "{n}");
+        }
+        let misses = |range: Range, value: f64| range.misses(&Value::Float(value));
+        assert_eq!(
+            misses(Range::NotNegative, -0.5).as_deref(),
+            Some("is -0.5, it must be 0 or more")
+        );
+        assert_eq!(
+            Range::NotNegative.misses(&Value::Integer(-1)).as_deref(),
+            Some("is -1, it must be 0 or more")
+        );
+        for range in
+            [Range::NotNegative, Range::Positive, Range::BelowOne, Range::Between(0.0, 9.0)]
+        {
+            assert!(misses(range, f64::NAN).is_some() && misses(range, 0.5).is_none(), "{range:?}");
+            assert!(misses(range, f64::INFINITY).is_some(), "{range:?}");
+        }
+        assert!(misses(Range::Positive, 0.0).is_some() && misses(Range::BelowOne, 1.0).is_some());
+        assert_eq!(misses(Range::Any, f64::NAN), None);
+    }
 }

@@ -16,6 +16,7 @@
 //! so recipes stay short, and all settings of a run are in one place.
 
 mod bearing;
+mod catalogue;
 mod changes;
 mod check;
 mod defaults;
@@ -43,6 +44,7 @@ use crate::schedule::{Schedule, ScheduleError};
 
 pub use bearing::Bearing;
 pub use changes::{Change, changed_settings, changes, settings};
+pub(crate) use defaults::base;
 pub use embedded::{EMBEDDED, Embedded};
 pub use error::RecipeError;
 pub use overrides::{Command, acting};
@@ -81,11 +83,10 @@ pub struct Recipe {
     pub run: Run,
 }
 
-/// The backbone, a plain ViT with layer scale in DINOv2's form (spec backbones §1.1).
+/// The backbone, a ViT (spec backbones §1.1).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Model {
-    /// `dinov2-s`, `dinov2-b`, `dinov2-l`, `dinov2-g`, or `custom` (starts from the dimensions of
-    /// `dinov2-s`).
+    /// Name of a published backbone, or `custom` (starts from the dimensions of the smallest).
     pub backbone: String,
     /// Checkpoint of the backbone's authors, or [`RANDOM`].
     pub weights: PathBuf,

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use dressage_models::backbone::Ffn;
 use dressage_models::weights::shown;
 use toml::{Table, Value};
 
@@ -38,9 +37,9 @@ pub(super) fn resolve(
     }
     let paths: Vec<&str> = overrides.iter().map(|text| path_of(text)).collect();
     follow::rederive(&mut value, &mut derived, &paths);
-    let mut recipe = with_defaults(name, origin, dir, value)?;
+    let (mut recipe, values) = with_defaults(name, origin, dir, value)?;
     recipe.derived = derived;
-    check::check(&recipe)?;
+    check::check(&recipe, &values)?;
     Ok(recipe)
 }
 
@@ -264,7 +263,7 @@ fn parse(word: &str) -> Result<Value, String> {
 }
 
 /// Sets the value at `path`. Creates tables on the way, and a list entry at the list's end.
-fn place(root: &mut Value, path: &str, value: Value) -> Result<(), String> {
+pub(super) fn place(root: &mut Value, path: &str, value: Value) -> Result<(), String> {
     let mut at = root;
     let mut done = String::new();
     let parts: Vec<&str> = path.split('.').collect();
@@ -295,48 +294,29 @@ fn place(root: &mut Value, path: &str, value: Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Fills in the default of every key that is not set.
+/// Fills in the default of every key that is not set. Also returns the values as a table.
 fn with_defaults(
     name: &str,
     origin: &str,
     dir: &Path,
     mut given: Value,
-) -> Result<Recipe, RecipeError> {
+) -> Result<(Recipe, Value), RecipeError> {
     let broken = |what: String| RecipeError::Syntax { origin: origin.to_owned(), what };
-    let text_at =
-        |given: &Value, a: &str, b: &str| given.get(a)?.get(b)?.as_str().map(str::to_owned);
-    // Values derived from an absurd size must not overflow before the check refuses the size.
-    let sane = |v: i64| usize::try_from(v.min(u32::MAX.into())).ok();
-    let count_at =
-        |given: &Value, a: &str, b: &str| given.get(a)?.get(b)?.as_integer().and_then(sane);
-    let backbone = text_at(&given, "model", "backbone").unwrap_or_else(|| "dinov2-l".to_owned());
-    let crop = count_at(&given, "augment", "crop").unwrap_or(512);
-    let mut base = defaults::published(&backbone, crop);
-    base.name = name.to_owned();
-    base.data.root = dir.to_owned();
-    let form = match text_at(&given, "model", "ffn_form").as_deref() {
-        Some("swiglu") => Ffn::Swiglu,
-        Some(_) => Ffn::Mlp,
-        None => base.model.ffn_form,
+    let mut all = defaults::published(&given).map_err(broken)?;
+    let named = |value: &mut Value| {
+        place(value, "name", Value::from(name))?;
+        let root = Value::try_from(dir).map_err(|error| error.to_string())?;
+        place(value, "data.root", root)
     };
-    let width = count_at(&given, "model", "embed_dim").unwrap_or(base.model.embed_dim);
-    base.model.ffn = form.hidden(width, defaults::FFN_RATIO);
-    base.rein.link = text_at(&given, "head", "kind").is_none_or(|kind| kind == "mask2former");
-    base.rein.tokens = count_at(&given, "head", "queries").unwrap_or(base.rein.tokens);
-    base.head.mask_width = count_at(&given, "head", "width").unwrap_or(base.head.mask_width);
-    base.eval.crop = count_at(&given, "eval", "crop").unwrap_or(base.eval.crop);
-    base.eval.stride =
-        count_at(&given, "eval", "stride").unwrap_or_else(|| defaults::stride(base.eval.crop));
-    let table = |value: Result<Table, toml::ser::Error>| value.map_err(|e| broken(e.to_string()));
-    let set = table(Table::try_from(defaults::set()))?;
-    let eval_set = table(Table::try_from(defaults::eval_set(&base.eval)))?;
-    for (list, entry) in [("train", set), ("eval", eval_set)] {
+    named(&mut all).map_err(broken)?;
+    for list in ["train", "eval"] {
+        let entry = defaults::entry(&format!("data.{list}"), &given, &all);
         let entries = given.get_mut("data").and_then(|data| data.get_mut(list));
         for given in entries.and_then(Value::as_array_mut).into_iter().flatten() {
             let mut filled = Value::Table(entry.clone());
             if let Some(crop) = given.get("crop").and_then(Value::as_integer)
                 && let Some(slot) = filled.get_mut("stride")
-                && let Some(crop) = sane(crop)
+                && let Some(crop) = defaults::sane(crop)
             {
                 *slot = Value::Integer(defaults::stride(crop) as i64);
             }
@@ -344,12 +324,11 @@ fn with_defaults(
             *given = filled;
         }
     }
-    let mut all = Value::Table(table(Table::try_from(base))?);
     merge(&mut all, given);
     let mut recipe: Recipe =
-        all.try_into().map_err(|e: toml::de::Error| broken(shown(e.message())))?;
+        all.clone().try_into().map_err(|e: toml::de::Error| broken(shown(e.message())))?;
     settle(&mut recipe).map_err(|e| broken(format!("no working directory: {e}")))?;
-    Ok(recipe)
+    Ok((recipe, all))
 }
 
 /// Makes paths absolute and copies common values to the sets.

@@ -1,8 +1,8 @@
 //! `dressage params`.
 
-use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use dressage_models::adapter::ReinConfig;
-use dressage_models::backbone::DinoConfig;
+use dressage_models::backbone::{PUBLISHED, VitConfig};
 use dressage_models::{Method, SegmenterConfig, counts};
 
 use crate::console::{grouped, print};
@@ -15,25 +15,21 @@ use crate::failure::Failure;
 #[derive(clap::Args)]
 pub struct Args {
     /// Size of the backbone
-    #[arg(long, value_enum, default_value_t = Size::All)]
-    size: Size,
+    #[arg(long, default_value = ALL, value_parser = PossibleValuesParser::new(sizes()))]
+    size: String,
 }
 
+/// Value of `--size` for every backbone.
+const ALL: &str = "all";
+
+/// Value of `--size` for the adapter of the paper's SAM, of which there is no network here.
+const HUGE: &str = "h";
+
 /// Backbones to count for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Size {
-    /// DINOv2 ViT-S
-    S,
-    /// DINOv2 ViT-B
-    B,
-    /// DINOv2 ViT-L
-    L,
-    /// DINOv2 ViT-g
-    G,
-    /// ViT-H as in SAM, the adapter only
-    H,
-    /// All of these
-    All,
+fn sizes() -> impl Iterator<Item = PossibleValue> {
+    let published = PUBLISHED.iter().map(|p| PossibleValue::new(p.short).help(p.title()));
+    let huge = PossibleValue::new(HUGE).help("ViT-H as in SAM, the adapter only");
+    published.chain([huge, PossibleValue::new(ALL).help("All of these")])
 }
 
 /// Row of a table: a part, its number of parameters, and the paper's number in millions.
@@ -47,27 +43,25 @@ fn row(what: impl Into<String>, count: usize, paper: Option<&'static str>) -> Ro
     Row { what: what.into(), count, paper }
 }
 
+/// The backbone for which the paper has counts.
+const PAPER: &str = "dinov2-l";
+
 /// Counts.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let dino = [
-        (Size::S, "s", "ViT-S"),
-        (Size::B, "b", "ViT-B"),
-        (Size::L, "l", "ViT-L"),
-        (Size::G, "g", "ViT-g"),
-    ];
-    let wanted = |size| args.size == size || args.size == Size::All;
+    let wanted = |size: &str| args.size == size || args.size == ALL;
     let mut tables = Vec::new();
-    for (size, name, title) in dino {
-        if wanted(size) {
-            let backbone = DinoConfig::named(name, 16, 32)?;
+    for published in PUBLISHED {
+        if wanted(published.short) {
+            let backbone = published.at(16, 32);
             let (n, c) = (backbone.depth, backbone.embed_dim);
-            let large = size == Size::L;
+            let large = published.name == PAPER;
             let mut rows = network(&backbone, large)?;
             rows.extend(adapters(n, c, large)?);
-            tables.push(table(&format!("DINOv2 {title} ({n} blocks of {c} channels)"), &rows));
+            let title = published.title();
+            tables.push(table(&format!("{title} ({n} blocks of {c} channels)"), &rows));
         }
     }
-    if wanted(Size::H) {
+    if wanted(HUGE) {
         let mut rows = vec![row("Rein", rein(ReinConfig::published(32, 1280))?, Some("4.51"))];
         rows.extend(adapters(32, 1280, false)?);
         tables.push(table("ViT-H as in SAM (32 blocks of 1280 channels)", &rows));
@@ -81,7 +75,7 @@ fn rein(config: ReinConfig) -> Result<usize, Failure> {
 }
 
 /// Counts the parameters of the network by part.
-fn network(backbone: &DinoConfig, large: bool) -> Result<Vec<Row>, Failure> {
+fn network(backbone: &VitConfig, large: bool) -> Result<Vec<Row>, Failure> {
     let count = |method| counts::network(SegmenterConfig::published(backbone.clone(), 19, method));
     let (with, plain) = (count(Method::Rein)?, count(Method::Freeze)?);
     let paper = |text| Some(text).filter(|_| large);

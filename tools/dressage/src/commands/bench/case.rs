@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use dressage_engine::RecomputePolicy;
 use dressage_models::Precision;
-use dressage_models::backbone::{DinoConfig, Ffn};
+use dressage_models::backbone::{Ffn, PUBLISHED, Published, VitConfig};
 
 use crate::failure::Failure;
 
@@ -69,10 +69,10 @@ impl Part {
 pub struct Case {
     /// The measured part.
     pub part: Part,
-    /// Name of the backbone: `s`, `b`, `l`, `g`, or [`TINY`].
+    /// Short name of a published backbone, or [`TINY`].
     pub model: String,
     /// The backbone, for images of `size`.
-    pub config: DinoConfig,
+    pub config: VitConfig,
     /// Side of the images in pixels.
     pub size: usize,
     /// Images per batch.
@@ -99,8 +99,8 @@ impl Case {
             return Err(Failure::Message(format!("--size {size}: must be a multiple of {side}")));
         }
         let config = match model {
-            TINY => tiny(size / PATCH)?,
-            _ => DinoConfig::named(model, PATCH, size / PATCH)?,
+            TINY => tiny(size / PATCH),
+            _ => published(model)?.at(PATCH, size / PATCH),
         };
         let (precision, recompute) = (Precision::F32, RecomputePolicy::None);
         let model = model.to_owned();
@@ -110,11 +110,8 @@ impl Case {
 
     /// Returns a title such as `block, ViT-L, 512 px`.
     pub fn title(&self) -> String {
-        let letter = match self.model.as_str() {
-            small @ ("g" | TINY) => small.to_owned(),
-            model => model.to_uppercase(),
-        };
-        let mut title = format!("{}, ViT-{letter}, {} px", self.part.name(), self.size);
+        let size = published(&self.model).map_or(TINY, |published| published.size);
+        let mut title = format!("{}, ViT-{size}, {} px", self.part.name(), self.size);
         if self.batch > 1 {
             title += &format!(", batch {}", self.batch);
         }
@@ -183,10 +180,21 @@ impl Case {
     }
 }
 
+/// Returns the published backbone of this short name.
+///
+/// # Errors
+/// Any other name.
+pub fn published(short: &str) -> Result<&'static Published, Failure> {
+    PUBLISHED.iter().find(|published| published.short == short).ok_or_else(|| {
+        let names = PUBLISHED.iter().map(|published| published.short).collect::<Vec<_>>();
+        let names = names.join(", ");
+        Failure::Message(format!("backbone size `{short}` is none of {names}"))
+    })
+}
+
 /// Returns the backbone of [`TINY`]: four blocks of 24 channels.
-fn tiny(grid: usize) -> Result<DinoConfig, Failure> {
+fn tiny(grid: usize) -> VitConfig {
     let (embed_dim, depth, heads) = (24, 4, 2);
-    let (hidden, taps) = (Ffn::Mlp.hidden(embed_dim, 4.0), DinoConfig::default_taps(depth));
-    let small = DinoConfig::named("s", PATCH, grid)?;
-    Ok(DinoConfig { embed_dim, depth, heads, hidden, taps, ..small })
+    let (hidden, taps) = (Ffn::Mlp.hidden(embed_dim, 4.0), VitConfig::default_taps(depth));
+    VitConfig { embed_dim, depth, heads, hidden, taps, ..PUBLISHED[0].at(PATCH, grid) }
 }

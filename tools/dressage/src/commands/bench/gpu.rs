@@ -11,7 +11,7 @@ use dressage_engine::{DType, Device, EngineError, Tensor, backward_from_all, no_
 use dressage_kernels::check::roofline::Roofline;
 use dressage_kernels::check::timer;
 use dressage_models::adapter::{Rein, ReinConfig};
-use dressage_models::backbone::Dino;
+use dressage_models::backbone::Vit;
 use dressage_models::params::Scope;
 use dressage_train::place::DeviceChoice;
 use dressage_train::plan;
@@ -175,7 +175,7 @@ fn parameters(trainer: &Trainer) -> Value {
 fn backbone(case: &Case, device: &Device) -> Result<Measured, Failure> {
     let (depth, width) = (case.config.depth, case.config.embed_dim);
     let root = Scope::new(DType::F32, 0);
-    let net = Dino::new(&root.sub("backbone").trainable(false), case.config.clone())?;
+    let net = Vit::new(&root.sub("backbone").trainable(false), case.config.clone())?;
     let rein = Rein::new(&root.sub("reins"), ReinConfig::published(depth, width))?;
     let shape = [case.batch, 3, case.size, case.size];
     let zeros = || Tensor::zeros(DType::F32, &shape);

@@ -5,7 +5,7 @@ use std::time::Instant;
 use dressage_engine::{DType, DryRun, Philox, Tensor, backward_from, backward_from_all, no_grad};
 use dressage_models::Precision;
 use dressage_models::adapter::{Adapter, Rein, ReinConfig};
-use dressage_models::backbone::{Dino, DinoConfig};
+use dressage_models::backbone::{Backbone, Vit, VitConfig};
 use dressage_models::params::Scope;
 use dressage_models::weights::StateDict;
 use dressage_train::data::Batch;
@@ -13,7 +13,7 @@ use dressage_train::recipe::Recipe;
 use dressage_train::trainer::Trainer;
 use dressage_train::{machine, plan};
 
-use super::case::{Case, PATCH, Part, TINY};
+use super::case::{Case, PATCH, Part, TINY, published};
 use super::figures::{Figures, Span, Stat};
 use crate::failure::Failure;
 
@@ -85,11 +85,11 @@ pub fn batch(case: &Case, step: u64) -> Batch {
 pub fn recipe(case: &Case, device: &str, graphs: bool) -> Result<Recipe, Failure> {
     let precision = if case.precision == Precision::Bf16 { "bf16" } else { "f32" };
     let small = case.model == TINY;
-    let backbone = if small { "custom".into() } else { format!("dinov2-{}", case.model) };
+    let backbone = if small { "custom" } else { published(&case.model)?.name };
     // No file remains there.
     let dir = std::env::temp_dir().join(format!("dressage-bench-{}", std::process::id()));
     let settings = [
-        ("model.backbone", backbone),
+        ("model.backbone", backbone.to_owned()),
         ("model.weights", "random".into()),
         ("model.precision", precision.into()),
         ("augment.crop", case.size.to_string()),
@@ -104,7 +104,7 @@ pub fn recipe(case: &Case, device: &str, graphs: bool) -> Result<Recipe, Failure
     let mut settings = settings.map(|(key, value)| format!("{key}={value}")).to_vec();
     if small {
         settings.extend(SMALL.iter().map(|setting| (*setting).to_owned()));
-        let DinoConfig { embed_dim, depth, heads, .. } = case.config;
+        let VitConfig { embed_dim, depth, heads, .. } = case.config;
         settings.push(format!("model.embed_dim={embed_dim}"));
         settings.push(format!("model.depth={depth}"));
         settings.push(format!("model.heads={heads}"));
@@ -148,10 +148,10 @@ fn step(case: &Case) -> Result<Vec<Span>, Failure> {
 }
 
 /// Builds a frozen backbone in the precision of the case.
-fn frozen(case: &Case, config: DinoConfig) -> Result<Dino, Failure> {
+fn frozen(case: &Case, config: VitConfig) -> Result<Vit, Failure> {
     let scope = Scope::with_weights(DType::F32, case.precision, 0, StateDict::default(), &[])
         .sub("backbone");
-    Ok(Dino::new(&scope.trainable(false), config)?)
+    Ok(Vit::new(&scope.trainable(false), config)?)
 }
 
 /// Counts the operations of the products in `work` by a dry run, without arithmetic or memory.
@@ -221,7 +221,7 @@ pub fn gradient(y: &Tensor) -> dressage_engine::Result<Tensor> {
 }
 
 /// Computes the four resized maps and the queries, like the peer.
-pub fn pyramid(net: &Dino, rein: &Rein, image: &Tensor) -> Result<Vec<Tensor>, Failure> {
+pub fn pyramid(net: &Vit, rein: &Rein, image: &Tensor) -> Result<Vec<Tensor>, Failure> {
     let step = rein.step()?;
     let levels = net.forward(image, Some(&step))?;
     let mut out = levels.iter().map(|l| l.resized()).collect::<Result<Vec<_>, _>>()?;
@@ -248,7 +248,7 @@ fn forward(case: &Case) -> Result<Vec<Span>, Failure> {
 
 fn block(case: &Case) -> Result<Vec<Span>, Failure> {
     let shape = [case.batch, 1 + case.patches(), case.config.embed_dim];
-    let net = frozen(case, DinoConfig { depth: 1, taps: [0; 4], ..case.config.clone() })?;
+    let net = frozen(case, VitConfig { depth: 1, taps: [0; 4], ..case.config.clone() })?;
     let inference = |x: &Tensor| Ok::<_, Failure>(no_grad(|| net.block(0, x, None))?);
     let both = |x: &Tensor, dy: &Tensor| -> Result<Tensor, Failure> {
         let x = x.leaf();

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use dressage_models::backbone::DinoConfig;
+use clap::builder::PossibleValuesParser;
+use dressage_models::backbone::published::named;
+use dressage_models::backbone::{PUBLISHED, Published, VitConfig};
 use dressage_models::objective::ObjectiveConfig;
 use dressage_models::objective::per_pixel::PerPixelConfig;
 use dressage_models::weights::{
-    Difference, HeadIn, StateDict, dinov2, fitted, recognise, refuse_part,
+    Difference, HeadIn, StateDict, convert_backbone, fitted, recognise, refuse_part,
 };
 use dressage_models::{Method, SegmenterConfig, counts};
 use dressage_train::checkpoint;
@@ -26,43 +28,42 @@ pub struct Args {
     file: PathBuf,
 
     /// Backbone to compare with
-    #[arg(value_parser = NAMES)]
+    #[arg(value_parser = PossibleValuesParser::new(plain().chain(with_registers())))]
     backbone: String,
 }
 
-const NAMES: [&str; 8] = [
-    "dinov2-s",
-    "dinov2-b",
-    "dinov2-l",
-    "dinov2-g",
-    "dinov2-s-reg",
-    "dinov2-b-reg",
-    "dinov2-l-reg",
-    "dinov2-g-reg",
-];
+fn plain() -> impl Iterator<Item = &'static str> {
+    PUBLISHED.iter().map(|published| published.name)
+}
+
+fn with_registers() -> impl Iterator<Item = &'static str> {
+    PUBLISHED.iter().filter_map(|published| Some(published.registers?.0))
+}
+
+/// Returns the backbone of this name and its number of register tokens.
+fn backbone(name: &str) -> Result<(&'static Published, usize), Failure> {
+    let registers = |p: &'static Published| Some((p, p.registers.filter(|r| r.0 == name)?.1));
+    match PUBLISHED.iter().find_map(registers) {
+        Some(found) => Ok(found),
+        None => Ok((named(name)?, 0)),
+    }
+}
 
 /// Patch side in pixels, and side of the position table in patches, for the comparison of shapes.
 const PATCH: usize = 16;
 const GRID: usize = 32;
 
-/// Register tokens of the published variants that have any.
-const REGISTERS: usize = 4;
-
 /// Compares.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let size = args.backbone.trim_start_matches("dinov2-");
-    let (size, registers) = match size.strip_suffix("-reg") {
-        Some(size) => (size, REGISTERS),
-        None => (size, 0),
-    };
-    let config = DinoConfig { registers, ..DinoConfig::named(size, PATCH, GRID)? };
+    let (published, registers) = backbone(&args.backbone)?;
+    let config = VitConfig { registers, ..published.at(PATCH, GRID) };
     refuse_part(&args.file)?;
     let dict = StateDict::open_network(&args.file)?;
     let known = recognise(&dict).map(|known| format!("; it holds {}", known.title()));
     let (dict, wanted, what) = match HeadIn::of(&dict) {
         Some(head) => trained(dict, head, config, &args.backbone)?,
         None => (
-            dinov2(dict, PATCH, GRID)?.renamed("backbone.", ""),
+            convert_backbone(dict, PATCH, GRID)?.renamed("backbone.", ""),
             shapes(config)?,
             args.backbone.clone(),
         ),
@@ -89,7 +90,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 type Shapes = BTreeMap<String, Vec<usize>>;
 
-fn shapes(config: DinoConfig) -> Result<Shapes, Failure> {
+fn shapes(config: VitConfig) -> Result<Shapes, Failure> {
     let shapes = counts::backbone(config)?;
     Ok(shapes.into_iter().map(|(name, param)| (name, param.shape)).collect())
 }
@@ -98,7 +99,7 @@ fn shapes(config: DinoConfig) -> Result<Shapes, Failure> {
 fn trained(
     dict: StateDict,
     head: HeadIn,
-    backbone: DinoConfig,
+    backbone: VitConfig,
     name: &str,
 ) -> Result<(StateDict, Shapes, String), Failure> {
     let rein = dict.names().any(|name| name.starts_with("backbone.reins."));
@@ -107,7 +108,7 @@ fn trained(
     let mut config = SegmenterConfig::published(backbone, classes, method);
     match (head, &mut config.objective) {
         (HeadIn::PerPixel { .. }, objective) => {
-            let (in_channels, taps) = (config.backbone.embed_dim, config.backbone.taps.len());
+            let (in_channels, taps) = (config.backbone.width(), 4);
             *objective = ObjectiveConfig::PerPixel(PerPixelConfig { in_channels, taps, classes });
             config.rein.iter_mut().for_each(|rein| rein.link = false);
         }

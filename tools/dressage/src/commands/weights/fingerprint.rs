@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use dressage_models::weights::{
-    Family, StateDict, dinov2, fingerprint_of, fingerprint_of_floats, recognise,
+    StateDict, convert_backbone, fingerprint_of, fingerprint_of_floats, recognise,
 };
 
 use crate::console::print;
@@ -39,8 +39,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     dict.check()?;
     print(&format!("{}  {}", fingerprint_of(&dict)?, dict.origin()));
     let dict = StateDict::open_network(&args.file)?;
-    if recognise(&dict).is_some_and(|known| known.family == Family::Dinov2) {
-        let network = dinov2(dict, patch, image / patch)?;
+    if recognise(&dict).is_some_and(|known| known.has_network()) {
+        let network = convert_backbone(dict, patch, image / patch)?;
         let of = format!("the frozen backbone with {patch} px patches for {image} px");
         print(&format!("{}  {of}", fingerprint_of_floats(&network)?));
     }

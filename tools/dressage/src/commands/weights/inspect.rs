@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use dressage_models::weights::{Family, HeadIn, Known, StateDict, part_of, recognise, shown};
+use dressage_models::backbone::published::families;
+use dressage_models::weights::{HeadIn, Known, StateDict, part_of, recognise, shown};
 use serde_json::{Value, json};
 
 use crate::console::{grouped, print};
@@ -50,10 +51,12 @@ fn known_as_text(known: &Known) -> String {
         0 => String::new(),
         g => format!(", positions of {g}x{g} patches"),
     };
-    let used = match (known.family, known.recipe_name()) {
-        (Family::Dinov2, Some(name)) => format!("; model.backbone is {name}"),
-        (Family::Dinov2, None) => "; model.backbone is custom".to_string(),
-        _ => "; networks exist for DINOv2 only, so nothing can be trained on it".to_string(),
+    let used = match (known.has_network(), known.recipe_name()) {
+        (true, Some(name)) => format!("; model.backbone is {name}"),
+        (true, None) => "; model.backbone is custom".to_string(),
+        (false, _) => {
+            format!("; networks exist for {} only, so nothing can be trained on it", families())
+        }
     };
     format!("{}, {}{table}{used}", known.title(), known.names)
 }
