@@ -3,9 +3,10 @@
 //! ReLU saves its output, which the next layer saves anyway. The others save their input.
 
 use dressage_kernels::ops::activation::Activation;
-use dressage_kernels::ops::swiglu::Swiglu;
+use dressage_kernels::ops::swiglu::{self, Swiglu};
 
 use super::shape_error;
+use crate::call::{Place, call};
 use crate::dtype::kernel;
 use crate::saved::SavedValue;
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};
@@ -100,10 +101,7 @@ pub fn swiglu(x: &Tensor) -> Result<Tensor> {
         *last = h;
     }
     let mut y = x.empty_like(&shape)?;
-    kernel!("swiglu", x, T,
-        host => size.forward(x.data::<T>()?, y.data_mut()?),
-        device => size.forward_gpu(device, x.view::<T>()?, y.view_mut()?),
-    )?;
+    call!(x, &size, |M, T| swiglu::Forward::<M, T> { x: M::read(x)?, y: M::write(&mut y)? })?;
     let y = record(y, &[x], || SwigluSaved { size, x: x.save(), to: x.edge() });
     Ok(y.recomputable(|| {
         let x = x.save();
@@ -125,12 +123,11 @@ impl Backward for SwigluSaved {
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
         let x = self.x.get()?;
         let mut dx = x.empty_like(x.shape())?;
-        kernel!("swiglu", x, T,
-            host => self.size.backward(x.data::<T>()?, dy.data()?, dx.data_mut()?),
-            device => {
-                self.size.backward_gpu(device, x.view::<T>()?, dy.view()?, dx.view_mut()?)
-            },
-        )?;
+        call!(x, &self.size, |M, T| swiglu::Backward::<M, T> {
+            x: M::read(&x)?,
+            dy: M::read(&dy)?,
+            dx: M::write(&mut dx)?,
+        })?;
         grads.add(&self.to, dx)
     }
 }

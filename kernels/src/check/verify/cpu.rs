@@ -4,18 +4,20 @@
 //! tests compare the rest as well. Inputs are f32 numbers, exact in both types. Errors are relative
 //! to the largest value of a result, since the sums of one result have terms of one size.
 
-use super::{Kernels, Verification, Verify};
+use super::{Kernels, Timed, Verification, Verify};
+use crate::check::checks::Checked;
 use crate::check::noise;
 use crate::ops::activation::Activation;
 use crate::ops::attention::Attention;
 use crate::ops::conv2d::Conv2d;
-use crate::ops::group_norm::GroupNorm;
-use crate::ops::layer_norm::{LayerNorm, Stats};
+use crate::ops::group_norm::{GroupNorm, Stats};
+use crate::ops::layer_norm::LayerNorm;
 use crate::ops::linear::Linear;
 use crate::ops::mask_loss::{MaskLoss, MaskLosses};
 use crate::ops::match_cost::MatchCost;
 use crate::ops::ms_deform_attn::MsDeformAttn;
 use crate::ops::residual::Residual;
+use crate::ops::softmax::Softmax;
 use crate::ops::swiglu::Swiglu;
 use crate::{Real, Result};
 
@@ -24,20 +26,39 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 11] = [
+    let verifications: [(&'static str, Verify); 12] = [
         ("activation", activation),
         ("attention", attention),
         ("conv2d", conv2d),
         ("group_norm", group_norm),
-        ("layer_norm", layer_norm),
+        of::<LayerNorm>(),
         ("linear", linear),
         ("mask_loss", mask_loss),
         ("match_cost", match_cost),
         ("ms_deform_attn", ms_deform_attn),
         ("residual", residual),
-        ("swiglu", swiglu),
+        of::<Softmax>(),
+        of::<Swiglu>(),
     ];
     verifications.map(|(name, verify)| Kernels { name, verify, timed: |_| Ok(Vec::new()) }).to_vec()
+}
+
+/// Checks that an operation states, on the host.
+fn of<O: Checked>() -> (&'static str, Verify) {
+    (O::NAME, |verification| O::checks().on_host(verification))
+}
+
+/// Calls to be timed that an operation states.
+fn calls_of<O: Checked>() -> (&'static str, Calls) {
+    (O::NAME, || O::checks().calls())
+}
+
+/// Calls to be timed on the host; making them fills their operands.
+pub type Calls = fn() -> Result<Vec<Timed<'static>>>;
+
+/// Calls to be timed, by folder.
+pub fn timed() -> Vec<(&'static str, Calls)> {
+    vec![calls_of::<LayerNorm>(), calls_of::<Softmax>(), calls_of::<Swiglu>()]
 }
 
 /// Compares results in f32 with those in f64. `allowed` is the allowed error as a share of the
@@ -145,26 +166,6 @@ fn group_norm(verification: &mut Verification<'_>) -> Result<()> {
     compare(verification, "group_norm_f32 [2, 301, 64] / 8", 3e-5, || run(s), run(s)?)
 }
 
-fn layer_norm(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: LayerNorm) -> Result<Named<T>> {
-        let all = s.n * s.c;
-        let (x, dy) = (input(all, 1), input(all, 2));
-        let (weight, bias) = (input::<T>(s.c, 3), input(s.c, 4));
-        let (mut y, mut dx, mut dw, mut db) = (zeros(all), zeros(all), zeros(s.c), zeros(s.c));
-        let (mut mean, mut rstd) = (zeros(s.n), zeros(s.n));
-        s.forward(&x, &weight, &bias, &mut y, &mut mean, &mut rstd)?;
-        let stats = Stats { mean: &mean[..], rstd: &rstd };
-        let into = Some((&mut dx[..], crate::Write::Over));
-        s.backward(&x, &weight, stats, &dy, into, Some(&mut dw), Some(&mut db))?;
-        Ok(vec![("y", y), ("rstd", rstd), ("dx", dx), ("dweight", dw), ("dbias", db)])
-    }
-    for (n, c) in [(7, 13), (65, 1024)] {
-        let s = LayerNorm { n, c, eps: 1e-6 };
-        compare(verification, &format!("layer_norm_f32 [{n}, {c}]"), 5e-5, || run(s), run(s)?)?;
-    }
-    Ok(())
-}
-
 fn linear(verification: &mut Verification<'_>) -> Result<()> {
     fn run<T: Real>(s: Linear) -> Result<Named<T>> {
         let (x, weight, dy) = (input(s.n * s.k, 1), input(s.m * s.k, 2), input(s.n * s.m, 3));
@@ -244,19 +245,6 @@ fn residual(verification: &mut Verification<'_>) -> Result<()> {
     compare(verification, "residual_f32 [257, 384]", 5e-6, || run(s), run(s)?)
 }
 
-fn swiglu(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: Swiglu) -> Result<Named<T>> {
-        let all = s.n * s.h;
-        let (x, dy) = (scaled::<T>(2 * all, 1, 6.0), input(all, 2));
-        let (mut y, mut dx) = (zeros(all), zeros(2 * all));
-        s.forward(&x, &mut y)?;
-        s.backward(&x, &dy, &mut dx)?;
-        Ok(vec![("y", y), ("dx", dx)])
-    }
-    let s = Swiglu { n: 33, h: 171 };
-    compare(verification, "swiglu_f32 [33, 171]", 1e-6, || run(s), run(s)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,6 +259,16 @@ mod tests {
                 assert_eq!(outcome.failure, None, "{}", outcome.what);
                 println!("{}: {:.3}", outcome.what, outcome.worst);
             }
+        }
+    }
+
+    #[test]
+    fn every_call_to_be_timed_runs() {
+        for (folder, calls) in timed() {
+            let mut calls = crate::dry_run::dry_run(&mut Default::default(), calls).unwrap();
+            assert!(calls.iter().all(|call| call.bytes > 0), "{folder}");
+            let run = || calls.iter_mut().try_for_each(|call| (call.run)());
+            crate::dry_run::dry_run(&mut Default::default(), run).unwrap();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Launches of `group_norm.cu`.
 
-use super::{GroupNorm, StatsGpu};
+use super::GroupNorm;
 use crate::device::sizes::{RowSplit, small, tile2d};
 use crate::device::{Args, Device, Float, Grid, Module, View, ViewMut};
 use crate::{KernelError, Result, check_count};
@@ -22,6 +22,15 @@ struct Sizes {
     rows: u32,
     splits: u32,
     tile_rows: u32,
+}
+
+/// [`super::Stats`] on a device.
+#[derive(Debug, Clone, Copy)]
+pub struct StatsGpu<'a> {
+    /// Mean of each group.
+    pub mean: View<'a, f32>,
+    /// Reciprocal standard deviation of each group.
+    pub rstd: View<'a, f32>,
 }
 
 impl GroupNorm {

@@ -38,7 +38,7 @@ mod tests;
 pub(crate) mod verify;
 
 /// Statistics of the groups, `[b, groups]` each.
-pub use crate::ops::layer_norm::{Stats, StatsGpu};
+pub use gpu::StatsGpu;
 
 use crate::{KernelError, Real, Result, check_len, dry_run, f32s, f32s_mut};
 
@@ -55,6 +55,15 @@ pub struct GroupNorm {
     pub groups: usize,
     /// Term added to the variance.
     pub eps: f64,
+}
+
+/// Statistics saved by the forward pass for the backward pass, `[b, groups]`.
+#[derive(Debug)]
+pub struct Stats<'a, T> {
+    /// Mean of each group.
+    pub mean: &'a [T],
+    /// Reciprocal standard deviation of each group.
+    pub rstd: &'a [T],
 }
 
 impl GroupNorm {
