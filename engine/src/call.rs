@@ -13,7 +13,12 @@ pub(crate) trait Place: Memory {
     /// The elements, for a call to write.
     fn write<T: Element>(x: &mut Tensor) -> Result<Self::Out<'_, T>>;
 
-    /// The elements of a tensor that may be left out.
+    /// The elements to read of a tensor that may be left out.
+    fn read_if<T: Element>(x: Option<&Tensor>) -> Result<Option<Self::In<'_, T>>> {
+        x.map(Self::read).transpose()
+    }
+
+    /// The elements to write of a tensor that may be left out.
     fn write_if<T: Element>(x: Option<&mut Tensor>) -> Result<Option<Self::Out<'_, T>>> {
         x.map(Self::write).transpose()
     }

@@ -1,4 +1,4 @@
-//! Small operations: token link, position codes, class scores, rotary and relative position, random
+//! Small operations: position codes, class scores, rotary and relative position, random
 //! points, chosen rows.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -8,22 +8,11 @@ use dressage_kernels::ops::gather_rows::GatherRows;
 use dressage_kernels::ops::relative_position::RelativePosition;
 use dressage_kernels::ops::rotary::{Rotary, Turn, table};
 use dressage_kernels::ops::sine_position::sine_position;
-use dressage_kernels::ops::token_link::TokenLink;
 use dressage_kernels::ops::uniform::Uniform;
 
 fn operations(c: &mut Criterion) {
     let mut group = c.benchmark_group("small f32");
     group.sample_size(20);
-    let link = TokenLink { layers: 24, m: 100, c: 256 };
-    let q = noise::<f32>(24 * 100 * 256, 3);
-    let (mut out, mut dq) = (vec![0.0; 100 * 768], vec![0.0; q.len()]);
-    group.throughput(Throughput::Bytes(4 * q.len() as u64));
-    group.bench_function("token_link forward, ViT-L", |bench| {
-        bench.iter(|| link.forward(&q, &mut out));
-    });
-    group.bench_function("token_link backward, ViT-L", |bench| {
-        bench.iter(|| link.backward(&q, &out, &mut dq));
-    });
     let mut table = vec![0.0f32; 64 * 64 * 256];
     group.throughput(Throughput::Bytes(4 * table.len() as u64));
     group.bench_function("sine_position, stride 8 of 512 px", |bench| {

@@ -100,6 +100,20 @@ pub trait Walk<'a, M: Memory> {
         self.stores(name, x, len, Write::Over);
     }
 
+    /// Visits an operand that the call reads, if it is present.
+    fn reads_if<T: Element>(
+        &mut self,
+        name: &'static str,
+        x: &mut Option<M::In<'a, T>>,
+        len: usize,
+    ) {
+        if self.takes(name, x.is_some()) {
+            self.reads(name, x.get_or_insert_default(), len);
+        } else {
+            self.skips();
+        }
+    }
+
     /// Visits an operand that the call writes or adds to, if it is present.
     fn stores_if<T: Element>(
         &mut self,

@@ -4,12 +4,11 @@
 //! their graph node.
 
 use dressage_kernels::Write;
-use dressage_kernels::ops::group_norm::{GroupNorm, Stats, StatsGpu};
+use dressage_kernels::ops::group_norm::{self, GroupNorm};
 use dressage_kernels::ops::layer_norm::{self, LayerNorm};
 
 use super::{expect_shape, shape_error};
 use crate::call::{Place, call};
-use crate::dtype::kernel;
 use crate::saved::SavedValue;
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
@@ -86,17 +85,14 @@ fn normalise(
             mean: M::write(&mut mean)?,
             rstd: M::write(&mut rstd)?,
         }),
-        Size::Group(s) => kernel!("group_norm", x, T,
-            host => {
-                let (x, weight, bias) = (x.data::<T>()?, weight.data()?, bias.data()?);
-                s.forward(x, weight, bias, y.data_mut()?, mean.data_mut()?, rstd.data_mut()?)
-            },
-            device => {
-                let (x, weight, bias) = (x.view::<T>()?, weight.view()?, bias.view()?);
-                let (y, mean, rstd) = (y.view_mut()?, mean.view_mut()?, rstd.view_mut()?);
-                s.forward_gpu(device, x, weight, bias, y, mean, rstd)
-            },
-        ),
+        Size::Group(s) => call!(x, s, |M, T| group_norm::Forward::<M, T> {
+            x: M::read(x)?,
+            weight: M::read(weight)?,
+            bias: M::read(bias)?,
+            y: M::write(&mut y)?,
+            mean: M::write(&mut mean)?,
+            rstd: M::write(&mut rstd)?,
+        }),
     }?;
     Ok(record(y, &[x, weight, bias], || Saved {
         size,
@@ -164,21 +160,16 @@ impl Saved {
                 dweight: M::write_if(dw)?,
                 dbias: M::write_if(db)?,
             }),
-            Size::Group(s) => kernel!("group_norm", dy, T,
-                host => {
-                    let (x, weight, dy) = (x.data::<T>()?, weight.data()?, dy.data()?);
-                    let stats = Stats { mean: mean.data()?, rstd: rstd.data()? };
-                    let [dx, dw, db] = [dx, dw, db].map(|d| d.map(Tensor::data_mut).transpose());
-                    s.backward(x, weight, stats, dy, dx?, dw?, db?)
-                },
-                device => {
-                    let (x, weight, dy) = (x.view::<T>()?, weight.view()?, dy.view()?);
-                    let stats = StatsGpu { mean: mean.view()?, rstd: rstd.view()? };
-                    let dx = dx.map(Tensor::view_mut).transpose()?;
-                    let [dw, db] = [dw, db].map(|d| d.map(Tensor::view_mut).transpose());
-                    s.backward_gpu(device, x, weight, stats, dy, dx, dw?, db?)
-                },
-            ),
+            Size::Group(s) => call!(dy, s, |M, T| group_norm::Backward::<M, T> {
+                x: M::read(x)?,
+                weight: M::read(weight)?,
+                mean: M::read(mean)?,
+                rstd: M::read(rstd)?,
+                dy: M::read(dy)?,
+                dx: M::write_if(dx)?,
+                dweight: M::write_if(dw)?,
+                dbias: M::write_if(db)?,
+            }),
         }
     }
 }

@@ -132,6 +132,11 @@ impl<O: Operation> Pass<O> {
         }
     }
 
+    /// End of the names of its kernels, without the type; nothing for the only pass.
+    pub(super) fn suffix(&self) -> String {
+        if self.name.is_empty() { String::new() } else { format!("_{}", self.name) }
+    }
+
     /// States the depth of the sums in some outputs. Without it, sums may have any order.
     pub fn sums(mut self, outputs: &'static [&'static str], depth: fn(&O) -> Depth) -> Pass<O> {
         self.sums.push((outputs, depth));
@@ -150,22 +155,24 @@ impl<O: Operation> Pass<O> {
         stated.map_or(any, |(_, depth)| depth(s))
     }
 
-    /// Ways to make the call: with all operands and, if `every` is asked for, without each optional
-    /// one, and adding where the caller chooses.
-    pub(super) fn variants(&self, s: &O, every: bool) -> Vec<(String, Variant)> {
+    /// Ways to make the call: with all operands, adding where the caller chooses, without each
+    /// optional operand, and without all of these.
+    pub(super) fn variants(&self, s: &O) -> Vec<(String, Variant)> {
         let all = Variant::default();
         let mut variants = vec![(String::new(), all.clone())];
         let operands = (self.list)(s, &all);
         let adding = Variant { write: Write::Add, ..all.clone() };
-        let chosen = |at: &Operand, to: &Operand| at.write != to.write;
-        if operands.iter().zip(&(self.list)(s, &adding)).any(|(a, b)| chosen(a, b)) {
+        if operands.iter().zip(&(self.list)(s, &adding)).any(|(a, b)| a.write != b.write) {
             variants.push((" added".into(), adding));
         }
-        if every {
-            for operand in operands.iter().filter(|operand| operand.optional) {
-                let variant = Variant { without: vec![operand.name], ..all.clone() };
-                variants.push((format!(" without {}", operand.name), variant));
-            }
+        let optional = operands.iter().filter(|operand| operand.optional);
+        let optional: Vec<&'static str> = optional.map(|operand| operand.name).collect();
+        let without = |without| Variant { without, ..all.clone() };
+        for name in &optional {
+            variants.push((format!(" without {name}"), without(vec![*name])));
+        }
+        if optional.len() > 1 {
+            variants.push((" without what is optional".into(), without(optional)));
         }
         variants
     }

@@ -10,15 +10,17 @@ use crate::check::noise;
 use crate::ops::activation::Activation;
 use crate::ops::attention::Attention;
 use crate::ops::conv2d::Conv2d;
-use crate::ops::group_norm::{GroupNorm, Stats};
+use crate::ops::group_norm::GroupNorm;
 use crate::ops::layer_norm::LayerNorm;
 use crate::ops::linear::Linear;
 use crate::ops::mask_loss::{MaskLoss, MaskLosses};
 use crate::ops::match_cost::MatchCost;
 use crate::ops::ms_deform_attn::MsDeformAttn;
 use crate::ops::residual::Residual;
+use crate::ops::row_width::RowWidth;
 use crate::ops::softmax::Softmax;
 use crate::ops::swiglu::Swiglu;
+use crate::ops::token_link::TokenLink;
 use crate::{Real, Result};
 
 /// Results of an operation, by name.
@@ -26,19 +28,21 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 12] = [
+    let verifications: [(&'static str, Verify); 14] = [
         ("activation", activation),
         ("attention", attention),
         ("conv2d", conv2d),
-        ("group_norm", group_norm),
+        of::<GroupNorm>(),
         of::<LayerNorm>(),
         ("linear", linear),
         ("mask_loss", mask_loss),
         ("match_cost", match_cost),
         ("ms_deform_attn", ms_deform_attn),
-        ("residual", residual),
+        of::<Residual>(),
+        of::<RowWidth>(),
         of::<Softmax>(),
         of::<Swiglu>(),
+        of::<TokenLink>(),
     ];
     verifications.map(|(name, verify)| Kernels { name, verify, timed: |_| Ok(Vec::new()) }).to_vec()
 }
@@ -149,23 +153,6 @@ fn conv2d(verification: &mut Verification<'_>) -> Result<()> {
     Ok(())
 }
 
-fn group_norm(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: GroupNorm) -> Result<Named<T>> {
-        let all = s.b * s.hw * s.c;
-        let (x, dy) = (input(all, 1), input(all, 2));
-        let (weight, bias) = (input::<T>(s.c, 3), input(s.c, 4));
-        let (mut y, mut dx, mut dw, mut db) = (zeros(all), zeros(all), zeros(s.c), zeros(s.c));
-        let (mut mean, mut rstd) = (zeros(s.b * s.groups), zeros(s.b * s.groups));
-        s.forward(&x, &weight, &bias, &mut y, &mut mean, &mut rstd)?;
-        let stats = Stats { mean: &mean[..], rstd: &rstd };
-        let into = (Some(&mut dx[..]), Some(&mut dw[..]), Some(&mut db[..]));
-        s.backward(&x, &weight, stats, &dy, into.0, into.1, into.2)?;
-        Ok(vec![("y", y), ("rstd", rstd), ("dx", dx), ("dweight", dw), ("dbias", db)])
-    }
-    let s = GroupNorm { b: 2, hw: 301, c: 64, groups: 8, eps: 1e-5 };
-    compare(verification, "group_norm_f32 [2, 301, 64] / 8", 3e-5, || run(s), run(s)?)
-}
-
 fn linear(verification: &mut Verification<'_>) -> Result<()> {
     fn run<T: Real>(s: Linear) -> Result<Named<T>> {
         let (x, weight, dy) = (input(s.n * s.k, 1), input(s.m * s.k, 2), input(s.n * s.m, 3));
@@ -229,20 +216,6 @@ fn ms_deform_attn(verification: &mut Verification<'_>) -> Result<()> {
     let levels = [(5, 7), (9, 13)];
     let s = MsDeformAttn { b: 2, levels: &levels, heads: 3, d: 8, points: 4 };
     compare(verification, "ms_deform_attn_f32 2 x [5 x 7 + 9 x 13, 3, 8]", 5e-5, || run(s), run(s)?)
-}
-
-fn residual(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: Residual) -> Result<Named<T>> {
-        let all = s.n * s.c;
-        let (x, r, dy) = (input(all, 1), input(all, 2), input(all, 3));
-        let gamma = input::<T>(s.c, 4);
-        let (mut y, mut dr, mut dgamma) = (zeros(all), zeros(all), zeros(s.c));
-        s.forward(&x, &r, Some(&gamma), &mut y)?;
-        s.backward(Some(&r), Some(&gamma), &dy, Some(&mut dr), Some(&mut dgamma))?;
-        Ok(vec![("y", y), ("dr", dr), ("dgamma", dgamma)])
-    }
-    let s = Residual { n: 257, c: 384 };
-    compare(verification, "residual_f32 [257, 384]", 5e-6, || run(s), run(s)?)
 }
 
 #[cfg(test)]

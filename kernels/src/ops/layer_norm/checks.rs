@@ -57,7 +57,7 @@ impl Checked for LayerNorm {
             // More rows than one task of the host handles.
             .host_sizes([(3, 48), (257, 384)].map(size))
             // A mean far from zero, where E[x^2] - E[x]^2 would fail.
-            .shifted("x", 300.0, size((5, 384)))
+            .shifted("x", 300.0, [(5, 384)].map(size))
             .empty([(0, 3)].map(size))
             .refused([(2, 0)].map(size))
             // Tokens of four 512 px images of ViT-L, the class token included.
