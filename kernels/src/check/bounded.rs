@@ -201,7 +201,7 @@ impl Real for Bounded {
         self.value
     }
     fn sqrt(self) -> Bounded {
-        // A reciprocal root on a device has two units.
+        // Twice the unit of IEEE, as for a quotient: a reciprocal root may be one function.
         self.monotone(2.0, |x| x.max(0.0).sqrt())
     }
     fn exp(self) -> Bounded {

@@ -31,6 +31,8 @@ struct Case<O> {
     s: O,
     shift: Option<(&'static str, f32)>,
     on_device: bool,
+    /// Elements before each input in its buffer, so that accesses are not aligned.
+    offset: usize,
 }
 
 /// Change of drawn values of an operand.
@@ -38,6 +40,7 @@ type Edit<O> = fn(&O, &mut [f64]);
 
 /// Passes, sizes and magnitudes of an operation.
 pub(crate) struct Checks<O> {
+    name: fn(&O) -> &'static str,
     shape: fn(&O) -> String,
     passes: Vec<Pass<O>>,
     magnitudes: Vec<Magnitude>,
@@ -60,6 +63,7 @@ impl<O: Operation> Checks<O> {
     /// Creates checks without passes; `shape` prints the sizes.
     pub fn new(shape: fn(&O) -> String) -> Checks<O> {
         Checks {
+            name: |_| O::NAME,
             shape,
             passes: Vec::new(),
             magnitudes: Vec::new(),
@@ -71,6 +75,12 @@ impl<O: Operation> Checks<O> {
             timed: Vec::new(),
             timed_on_host: Vec::new(),
         }
+    }
+
+    /// Names the kernels of these sizes, where they are not those of the operation.
+    pub fn named(mut self, name: fn(&O) -> &'static str) -> Checks<O> {
+        self.name = name;
+        self
     }
 
     /// Adds a pass. The first one is the forward pass.
@@ -99,13 +109,30 @@ impl<O: Operation> Checks<O> {
 
     /// Compares all forms with the reference at these sizes.
     pub fn sizes(mut self, all: impl IntoIterator<Item = O>) -> Checks<O> {
-        self.cases.extend(all.into_iter().map(|s| Case { s, shift: None, on_device: true }));
+        self.cases.extend(all.into_iter().map(|s| Case {
+            s,
+            shift: None,
+            on_device: true,
+            offset: 0,
+        }));
+        self
+    }
+
+    /// Compares all forms with inputs that begin `offset` elements into a buffer.
+    pub fn unaligned(mut self, offset: usize, all: impl IntoIterator<Item = O>) -> Checks<O> {
+        let case = |s| Case { s, shift: None, on_device: true, offset };
+        self.cases.extend(all.into_iter().map(case));
         self
     }
 
     /// Compares only the fast form, at sizes that take long on the virtual GPU.
     pub fn host_sizes(mut self, all: impl IntoIterator<Item = O>) -> Checks<O> {
-        self.cases.extend(all.into_iter().map(|s| Case { s, shift: None, on_device: false }));
+        self.cases.extend(all.into_iter().map(|s| Case {
+            s,
+            shift: None,
+            on_device: false,
+            offset: 0,
+        }));
         self
     }
 
@@ -116,7 +143,7 @@ impl<O: Operation> Checks<O> {
         mean: f32,
         all: impl IntoIterator<Item = O>,
     ) -> Checks<O> {
-        let case = |s| Case { s, shift: Some((name, mean)), on_device: true };
+        let case = |s| Case { s, shift: Some((name, mean)), on_device: true, offset: 0 };
         self.cases.extend(all.into_iter().map(case));
         self
     }
@@ -128,7 +155,7 @@ impl<O: Operation> Checks<O> {
         mean: f32,
         all: impl IntoIterator<Item = O>,
     ) -> Checks<O> {
-        let case = |s| Case { s, shift: Some((name, mean)), on_device: false };
+        let case = |s| Case { s, shift: Some((name, mean)), on_device: false, offset: 0 };
         self.cases.extend(all.into_iter().map(case));
         self
     }
@@ -203,7 +230,7 @@ impl<O: Operation> Checks<O> {
             Form::Fast | Form::F32(_) => "_f32",
             Form::Bf16(_) => "_bf16",
         };
-        format!("{}{suffix} {}", O::NAME, (self.shape)(s))
+        format!("{}{suffix} {}", (self.name)(s), (self.shape)(s))
     }
 
     /// Compares a form with the reference, pass by pass.
@@ -211,9 +238,12 @@ impl<O: Operation> Checks<O> {
         &self,
         verification: &mut Verification<'_>,
         form: Form<'_>,
-        Case { s, shift, .. }: &Case<O>,
+        Case { s, shift, offset, .. }: &Case<O>,
     ) -> Result<()> {
-        let (what, mut known) = (self.case(form, s), Values::new());
+        let (mut what, mut known) = (self.case(form, s), Values::new());
+        if *offset > 0 {
+            what += &format!(" from {offset}");
+        }
         let draw: Draw<'_> = &|name, n| {
             let mut values = self.draw(*shift, name, n);
             let edits = self.edits.iter().filter(|(to, _)| *to == name);
@@ -221,7 +251,7 @@ impl<O: Operation> Checks<O> {
             values
         };
         for pass in self.passes(form) {
-            for (how, variant) in &pass.variants(s) {
+            for (how, variant) in &pass.variants(s, *offset) {
                 let mut values = known.clone();
                 let mut run = || {
                     values.clone_from(&known);
@@ -378,7 +408,7 @@ impl<O: Operation> Checks<O> {
             for pass in self.passes.iter().filter(|pass| pass.on_device) {
                 let operands = (pass.list)(s, &Variant::default());
                 let bytes = operands.iter().map(|operand| operand.moved).sum();
-                let name = format!("{}{}_bf16", O::NAME, pass.suffix());
+                let name = format!("{}{}_bf16", (self.name)(s), pass.suffix());
                 let run = (pass.timed)(device, s, draw)?;
                 all.push(Timed::new(name, (self.shape)(s), (pass.flops)(s), bytes, run));
             }
@@ -408,7 +438,7 @@ impl<O: Operation> Checks<O> {
                     let variant = Variant { without, ..Variant::default() };
                     let operands = (pass.list_on_host)(s, &variant).into_iter();
                     let bytes = operands.map(|operand| operand.moved).sum();
-                    let name = format!("{}{}_f32{how}", O::NAME, pass.suffix());
+                    let name = format!("{}{}_f32{how}", (self.name)(s), pass.suffix());
                     let run = (pass.timed_on_host)(s, draw, &variant)?;
                     let shape = format!("{place} {}", (self.shape)(s));
                     all.push(Timed::new(name, shape, (pass.flops)(s), bytes, run));

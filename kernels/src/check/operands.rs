@@ -21,6 +21,8 @@ pub(super) struct Variant {
     pub write: Write,
     /// Operand that is one element too short.
     pub short: Option<&'static str>,
+    /// Elements before each input in its buffer.
+    pub offset: usize,
 }
 
 impl Variant {
@@ -38,7 +40,11 @@ pub(super) trait Store {
     /// A buffer for a call to write.
     fn room(&self, name: &'static str, bytes: usize) -> Result<Self::Buffer>;
     fn bytes(&self, buffer: &Self::Buffer) -> Result<Vec<u8>>;
-    fn input<T: Element>(buffer: &Self::Buffer) -> <Self::Memory as Memory>::In<'_, T>;
+    /// The elements behind `offset` of them.
+    fn input<T: Element>(
+        buffer: &Self::Buffer,
+        offset: usize,
+    ) -> <Self::Memory as Memory>::In<'_, T>;
     fn output<T: Element>(buffer: &mut Self::Buffer) -> <Self::Memory as Memory>::Out<'_, T>;
 }
 
@@ -77,8 +83,8 @@ impl Store for Host {
         Ok(buffer.bytes().to_vec())
     }
 
-    fn input<T: Element>(buffer: &Words) -> &[T] {
-        bytemuck::cast_slice(buffer.bytes())
+    fn input<T: Element>(buffer: &Words, offset: usize) -> &[T] {
+        &bytemuck::cast_slice(buffer.bytes())[offset..]
     }
 
     fn output<T: Element>(buffer: &mut Words) -> &mut [T] {
@@ -102,8 +108,9 @@ impl Store for &Device {
         self.download(buffer.view())
     }
 
-    fn input<T: Element>(buffer: &Buffer<u8>) -> View<'_, T> {
-        buffer.view().cast()
+    fn input<T: Element>(buffer: &Buffer<u8>, offset: usize) -> View<'_, T> {
+        let all = buffer.view().cast();
+        all.slice(offset..all.len())
     }
 
     fn output<T: Element>(buffer: &mut Buffer<u8>) -> ViewMut<'_, T> {
@@ -177,12 +184,13 @@ impl<S: Store> Allocate<'_, S> {
         }
     }
 
-    fn filled<T: Element>(&mut self, name: &'static str, len: usize) {
+    fn filled<T: Element>(&mut self, name: &'static str, len: usize, offset: usize) {
         let stored = |x: f64| T::from_f64(x).to_f64();
         let drawn = || (self.draw)(name, len).into_iter().map(stored).collect();
         let values = self.values.entry(name).or_insert_with(drawn);
         let len = self.variant.len(name, len).min(values.len());
-        let values: Vec<T> = values[..len].iter().map(|&x| T::from_f64(x)).collect();
+        let before = std::iter::repeat_n(T::default(), offset);
+        let values: Vec<T> = before.chain(values[..len].iter().map(|&x| T::from_f64(x))).collect();
         self.push(self.store.put(name, bytemuck::cast_slice(&values)));
     }
 }
@@ -194,7 +202,7 @@ impl<'a, S: Store> Walk<'a, S::Memory> for Allocate<'_, S> {
         _x: &mut <S::Memory as Memory>::In<'a, T>,
         len: usize,
     ) {
-        self.filled::<T>(name, len);
+        self.filled::<T>(name, len, self.variant.offset);
     }
 
     fn stores<T: Element>(
@@ -205,7 +213,7 @@ impl<'a, S: Store> Walk<'a, S::Memory> for Allocate<'_, S> {
         write: Write,
     ) {
         match write {
-            Write::Add => self.filled::<T>(name, len),
+            Write::Add => self.filled::<T>(name, len, 0),
             Write::Over => {
                 let bytes = size_of::<T>() * self.variant.len(name, len);
                 self.push(self.store.room(name, bytes));
@@ -235,7 +243,7 @@ impl<'b, S: Store> Walk<'b, S::Memory> for Bind<'b, S> {
         _len: usize,
     ) {
         if let Some(buffer) = self.buffers.next() {
-            *x = S::input(buffer);
+            *x = S::input(buffer, self.variant.offset);
         }
     }
 

@@ -157,8 +157,8 @@ impl<O: Operation> Pass<O> {
 
     /// Ways to make the call: with all operands, adding where the caller chooses, without each
     /// optional operand, and without all of these.
-    pub(super) fn variants(&self, s: &O) -> Vec<(String, Variant)> {
-        let all = Variant::default();
+    pub(super) fn variants(&self, s: &O, offset: usize) -> Vec<(String, Variant)> {
+        let all = Variant { offset, ..Variant::default() };
         let mut variants = vec![(String::new(), all.clone())];
         let operands = (self.list)(s, &all);
         let adding = Variant { write: Write::Add, ..all.clone() };

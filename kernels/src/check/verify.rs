@@ -299,7 +299,7 @@ pub fn filled<T: Float>(
 /// All folders with kernels, by name, and the products of libraries.
 pub fn all() -> Vec<Kernels> {
     vec![
-        activation::verify::KERNELS,
+        Kernels::of::<activation::Pointwise>(),
         add::verify::KERNELS,
         adamw::verify::KERNELS,
         attention::verify::KERNELS,

@@ -7,7 +7,7 @@
 use super::{Kernels, Timed, Verification, Verify};
 use crate::check::checks::Checked;
 use crate::check::noise;
-use crate::ops::activation::Activation;
+use crate::ops::activation::Pointwise;
 use crate::ops::attention::Attention;
 use crate::ops::conv2d::Conv2d;
 use crate::ops::group_norm::GroupNorm;
@@ -29,7 +29,7 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
     let verifications: [(&'static str, Verify); 14] = [
-        ("activation", activation),
+        of::<Pointwise>(),
         ("attention", attention),
         ("conv2d", conv2d),
         of::<GroupNorm>(),
@@ -93,20 +93,6 @@ fn scaled<T: Real>(n: usize, seed: u64, factor: f64) -> Vec<T> {
 
 fn zeros<T: Real>(n: usize) -> Vec<T> {
     vec![T::ZERO; n]
-}
-
-fn activation(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(f: Activation) -> Result<Named<T>> {
-        let (x, dy) = (scaled(5003, 1, 8.0), input(5003, 2));
-        let (mut y, mut dx) = (zeros::<T>(5003), zeros(5003));
-        f.forward(&x, &mut y)?;
-        f.backward(&x, &dy, &mut dx)?;
-        Ok(vec![("y", y), ("dx", dx)])
-    }
-    for (name, f) in [("gelu_f32", Activation::Gelu), ("relu_f32", Activation::Relu)] {
-        compare(verification, &format!("{name} [5003]"), 2e-6, || run(f), run(f)?)?;
-    }
-    Ok(())
 }
 
 fn attention(verification: &mut Verification<'_>) -> Result<()> {

@@ -3,7 +3,7 @@
 use dressage_kernels::call::{Gpu, Launch};
 use dressage_kernels::check::verify;
 use dressage_kernels::device::{Args, Buffer, Device, Element, Epilogue, Float, Grid, Module};
-use dressage_kernels::ops::activation::Activation;
+use dressage_kernels::ops::activation::{self, Activation, Pointwise};
 use dressage_kernels::ops::attention::{Attention, SavedGpu};
 use dressage_kernels::ops::layer_norm::{self, LayerNorm};
 use dressage_kernels::ops::matmul::MatMul;
@@ -77,7 +77,8 @@ fn kernels<T: Float>(device: &Device) -> Result<Vec<Vec<u8>>> {
     .launch(device, &norm)?;
     let mut copy = device.alloc("copy", n * width)?;
     device.copy(y.view(), copy.view_mut())?;
-    Activation::Gelu.forward_gpu(device, copy.view(), y.view_mut())?;
+    let gelu = Pointwise { f: Activation::Gelu, n: n * width };
+    activation::Forward::<Gpu, T> { x: copy.view(), y: y.view_mut() }.launch(device, &gelu)?;
     let mut sum = device.zeros("sum", 1)?;
     reduce::sum_gpu(device, y.view(), sum.view_mut())?;
     let mut all = Vec::new();
