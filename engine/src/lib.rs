@@ -6,6 +6,7 @@
 
 mod ambient;
 pub mod bf16_emulation;
+mod call;
 mod device;
 mod dry_run;
 mod dtype;

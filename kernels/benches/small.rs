@@ -1,5 +1,5 @@
-//! Small operations: SwiGLU gate, token link, position codes, class scores, softmax, rotary and
-//! relative position, random points, chosen rows.
+//! Small operations: position codes, class scores, rotary and relative position, random
+//! points, chosen rows.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
@@ -8,35 +8,11 @@ use dressage_kernels::ops::gather_rows::GatherRows;
 use dressage_kernels::ops::relative_position::RelativePosition;
 use dressage_kernels::ops::rotary::{Rotary, Turn, table};
 use dressage_kernels::ops::sine_position::sine_position;
-use dressage_kernels::ops::softmax::Softmax;
-use dressage_kernels::ops::swiglu::Swiglu;
-use dressage_kernels::ops::token_link::TokenLink;
 use dressage_kernels::ops::uniform::Uniform;
 
 fn operations(c: &mut Criterion) {
     let mut group = c.benchmark_group("small f32");
     group.sample_size(20);
-    let gate = Swiglu { n: 1025, h: 4096 };
-    let x = noise::<f32>(2 * gate.n * gate.h, 1);
-    let mut y = vec![0.0; gate.n * gate.h];
-    group.throughput(Throughput::Bytes(12 * (gate.n * gate.h) as u64));
-    group.bench_function("swiglu forward, ViT-g", |bench| bench.iter(|| gate.forward(&x, &mut y)));
-    let dy = noise::<f32>(gate.n * gate.h, 2);
-    let mut dx = vec![0.0; x.len()];
-    group.throughput(Throughput::Bytes(20 * (gate.n * gate.h) as u64));
-    group.bench_function("swiglu backward, ViT-g", |bench| {
-        bench.iter(|| gate.backward(&x, &dy, &mut dx));
-    });
-    let link = TokenLink { layers: 24, m: 100, c: 256 };
-    let q = noise::<f32>(24 * 100 * 256, 3);
-    let (mut out, mut dq) = (vec![0.0; 100 * 768], vec![0.0; q.len()]);
-    group.throughput(Throughput::Bytes(4 * q.len() as u64));
-    group.bench_function("token_link forward, ViT-L", |bench| {
-        bench.iter(|| link.forward(&q, &mut out));
-    });
-    group.bench_function("token_link backward, ViT-L", |bench| {
-        bench.iter(|| link.backward(&q, &out, &mut dq));
-    });
     let mut table = vec![0.0f32; 64 * 64 * 256];
     group.throughput(Throughput::Bytes(4 * table.len() as u64));
     group.bench_function("sine_position, stride 8 of 512 px", |bench| {
@@ -81,12 +57,6 @@ fn positions(c: &mut Criterion) {
             bench.iter(|| s.backward(&qkv, tables, &rel, Some(&mut dqkv), [None, None]));
         });
     }
-    let s = Softmax { n: 1024, c: 4096 };
-    let (x, mut y) = (noise::<f32>(s.n * s.c, 1), vec![0.0; s.n * s.c]);
-    group.throughput(Throughput::Bytes((8 * x.len()) as u64));
-    group.bench_function("softmax forward, 1024 x 4096", |bench| {
-        bench.iter(|| s.forward(&x, &mut y));
-    });
     group.finish();
 }
 

@@ -71,7 +71,7 @@ fn resources(text: &str) -> BTreeMap<String, Taken> {
 
 /// A case as recorded by the device.
 struct Case {
-    name: &'static str,
+    name: String,
     shape: String,
     flops: f64,
     bytes: f64,
@@ -87,7 +87,7 @@ fn case(device: &Device, timed: &mut Timed<'_>) -> Result<Case, Box<dyn Error>> 
     let kernels = trace.by_kernel().into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
     let total = trace.total();
     Ok(Case {
-        name: timed.name,
+        name: timed.name.clone(),
         shape: timed.shape.clone(),
         flops: timed.flops as f64,
         bytes: timed.bytes as f64,

@@ -9,6 +9,7 @@
 //! costs nothing. Results are bitwise equal for any number of threads: reductions are split by size
 //! only. Only which thread computes which whole sum may depend on the number of threads.
 
+pub mod call;
 pub mod check;
 pub mod cpu;
 pub mod device;
@@ -21,9 +22,10 @@ pub use error::{KernelError, Result, check_count, check_len};
 pub use real::{Real, f32s, f32s_mut};
 
 /// Treatment of the old contents of an output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Write {
     /// Overwrites them without reading them.
+    #[default]
     Over,
     /// Adds the result to them.
     Add,

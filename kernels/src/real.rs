@@ -1,21 +1,21 @@
 //! The two number types the arithmetic is written for: f32 for work, f64 for gradient checks.
 
-use std::fmt::{Debug, Display};
+use std::fmt::Display;
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
-/// A floating-point element of a tensor: `f32` or `f64`.
+use crate::call::{Call, Host};
+use crate::device::Element;
+
+/// A floating-point element of a tensor: `f32` or `f64`. The checks have a third, which carries the
+/// bound of its error.
 ///
 /// The reference form of every operation is generic over this trait; the fast forms exist for
 /// `f32` only and are reached through [`Real::IS_F32`] together with [`f32s`] and [`f32s_mut`].
 pub trait Real:
-    bytemuck::Pod
+    Element
     + PartialOrd
-    + Debug
     + Display
-    + Default
-    + Send
-    + Sync
     + Sum
     + Add<Output = Self>
     + Sub<Output = Self>
@@ -29,6 +29,10 @@ pub trait Real:
 {
     /// Whether `Self` is `f32`.
     const IS_F32: bool;
+    /// Computes a call by the form for this type: the fast one for f32, else the reference.
+    fn compute<C: Call>(s: &C::Op, c: C::At<'_, Host, Self>) {
+        C::reference(s, c);
+    }
     /// Additive identity.
     const ZERO: Self;
     /// Multiplicative identity.
@@ -71,8 +75,9 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($t:ident, $is_f32:literal, $erf:path) => {
+    ($t:ident, $is_f32:literal, $erf:path $(, $compute:item)?) => {
         impl Real for $t {
+            $($compute)?
             const IS_F32: bool = $is_f32;
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -107,7 +112,14 @@ macro_rules! real {
     };
 }
 
-real!(f32, true, libm::erff);
+real!(
+    f32,
+    true,
+    libm::erff,
+    fn compute<C: Call>(s: &C::Op, c: C::At<'_, Host, f32>) {
+        C::fast(s, c);
+    }
+);
 real!(f64, false, libm::erf);
 
 /// Views a slice of `T` as `f32`; call it only where [`Real::IS_F32`] holds.

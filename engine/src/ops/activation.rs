@@ -2,11 +2,11 @@
 //!
 //! ReLU saves its output, which the next layer saves anyway. The others save their input.
 
-use dressage_kernels::ops::activation::Activation;
-use dressage_kernels::ops::swiglu::Swiglu;
+use dressage_kernels::ops::activation::{self, Activation, Forward, Pointwise};
+use dressage_kernels::ops::swiglu::{self, Swiglu};
 
 use super::shape_error;
-use crate::dtype::kernel;
+use crate::call::{Place, call};
 use crate::saved::SavedValue;
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
@@ -42,16 +42,14 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 
 fn pointwise(kind: Activation, x: &Tensor) -> Result<Tensor> {
     let mut y = x.empty_like(x.shape())?;
-    kernel!("activation", x, T,
-        host => kind.forward(x.data::<T>()?, y.data_mut()?),
-        device => kind.forward_gpu(device, x.view::<T>()?, y.view_mut()?),
-    )?;
+    let size = Pointwise { f: kind, n: x.len() };
+    call!(x, &size, |M, T| Forward::<M, T> { x: M::read(x)?, y: M::write(&mut y)? })?;
     let saved = match kind {
         Activation::Gelu | Activation::QuickGelu => x.save(),
         // The output is positive exactly where the input is.
         Activation::Relu => SavedValue::Stored(y.detach()),
     };
-    Ok(record(y, &[x], || Pointwise { kind, x: saved, to: x.edge() }))
+    Ok(record(y, &[x], || Saved { kind, x: saved, to: x.edge() }))
 }
 
 /// Returns `dy` where the result `y` of a ReLU is positive, and 0 elsewhere.
@@ -61,21 +59,23 @@ pub(super) fn relu_backward(y: &Tensor, dy: &Tensor) -> Result<Tensor> {
 
 fn backward(kind: Activation, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let mut dx = x.empty_like(x.shape())?;
-    kernel!("activation", x, T,
-        host => kind.backward(x.data::<T>()?, dy.data()?, dx.data_mut()?),
-        device => kind.backward_gpu(device, x.view::<T>()?, dy.view()?, dx.view_mut()?),
-    )?;
+    let size = Pointwise { f: kind, n: x.len() };
+    call!(x, &size, |M, T| activation::Backward::<M, T> {
+        x: M::read(x)?,
+        dy: M::read(dy)?,
+        dx: M::write(&mut dx)?,
+    })?;
     Ok(dx)
 }
 
-struct Pointwise {
+struct Saved {
     kind: Activation,
     /// The input of the activation, or for a ReLU its output.
     x: SavedValue,
     to: Edge,
 }
 
-impl Backward for Pointwise {
+impl Backward for Saved {
     fn name(&self) -> &'static str {
         "activation"
     }
@@ -100,10 +100,7 @@ pub fn swiglu(x: &Tensor) -> Result<Tensor> {
         *last = h;
     }
     let mut y = x.empty_like(&shape)?;
-    kernel!("swiglu", x, T,
-        host => size.forward(x.data::<T>()?, y.data_mut()?),
-        device => size.forward_gpu(device, x.view::<T>()?, y.view_mut()?),
-    )?;
+    call!(x, &size, |M, T| swiglu::Forward::<M, T> { x: M::read(x)?, y: M::write(&mut y)? })?;
     let y = record(y, &[x], || SwigluSaved { size, x: x.save(), to: x.edge() });
     Ok(y.recomputable(|| {
         let x = x.save();
@@ -125,12 +122,11 @@ impl Backward for SwigluSaved {
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
         let x = self.x.get()?;
         let mut dx = x.empty_like(x.shape())?;
-        kernel!("swiglu", x, T,
-            host => self.size.backward(x.data::<T>()?, dy.data()?, dx.data_mut()?),
-            device => {
-                self.size.backward_gpu(device, x.view::<T>()?, dy.view()?, dx.view_mut()?)
-            },
-        )?;
+        call!(x, &self.size, |M, T| swiglu::Backward::<M, T> {
+            x: M::read(&x)?,
+            dy: M::read(&dy)?,
+            dx: M::write(&mut dx)?,
+        })?;
         grads.add(&self.to, dx)
     }
 }

@@ -2,9 +2,10 @@
 
 use dressage_kernels::Write;
 use dressage_kernels::ops::add::Add;
-use dressage_kernels::ops::residual::Residual;
+use dressage_kernels::ops::residual::{self, Residual};
 
 use super::{expect_shape, shape_error};
+use crate::call::{Place, call};
 use crate::dtype::kernel;
 use crate::saved::SavedValue;
 use crate::{Backward, DType, Edge, EngineError, Gradients, Result, Tensor, record};
@@ -93,19 +94,16 @@ pub(super) fn biased_residual(
     }
     let size = Residual { n: x.len() / c.max(1), c };
     let mut y = x.empty_like(x.shape())?;
-    kernel!("residual", x, T,
-        host => match bias {
-            Some(_) => return Err(EngineError::OnHost { op: "residual" }),
-            None => {
-                let gamma = gamma.map(Tensor::data).transpose()?;
-                size.forward(x.data::<T>()?, r.data()?, gamma, y.data_mut()?)
-            }
-        },
-        device => {
-            let [bias, gamma] = [bias, gamma].map(|p| p.map(Tensor::view).transpose());
-            size.forward_gpu(device, x.view::<T>()?, r.view()?, bias?, gamma?, y.view_mut()?)
-        },
-    )?;
+    if bias.is_some() && x.device().is_none() {
+        return Err(EngineError::OnHost { op: "residual" });
+    }
+    call!(x, &size, |M, T| residual::Forward::<M, T> {
+        x: M::read(x)?,
+        r: M::read(r)?,
+        bias: M::read_if(bias)?,
+        gamma: M::read_if(gamma)?,
+        y: M::write(&mut y)?,
+    })?;
     let mut inputs = vec![x, r];
     inputs.extend(gamma);
     Ok(record(y, &inputs, || ResidualSaved {
@@ -137,43 +135,24 @@ impl Backward for ResidualSaved {
             grads.add(to_r, dy.clone())?;
         } else if to_r.wants() {
             let mut dr = dy.empty_like(dy.shape())?;
-            self.kernel(None, &dy, Some(&mut dr), None)?;
+            call!(dy, &self.size, |M, T| residual::Backward::<M, T> {
+                gamma: M::read_if(self.gamma.as_ref())?,
+                dy: M::read(&dy)?,
+                dr: M::write(&mut dr)?,
+            })?;
             grads.add(to_r, dr)?;
         }
         if let (Some(to_gamma), Some(r)) = (&self.to_gamma, &self.r) {
             let r = r.get()?;
-            grads.accumulate(to_gamma, |dg| self.kernel(Some(&r), &dy, None, Some(dg)))?;
+            grads.accumulate(to_gamma, |dgamma| {
+                call!(dy, &self.size, |M, T| residual::GammaGradient::<M, T> {
+                    r: M::read(&r)?,
+                    bias: None,
+                    dy: M::read(&dy)?,
+                    dgamma: M::write(dgamma)?,
+                })
+            })?;
         }
         grads.add(to_x, dy)
-    }
-}
-
-impl ResidualSaved {
-    fn kernel(
-        &self,
-        r: Option<&Tensor>,
-        dy: &Tensor,
-        dr: Option<&mut Tensor>,
-        dgamma: Option<&mut Tensor>,
-    ) -> Result<()> {
-        let gamma = self.gamma.as_ref();
-        kernel!("residual", dy, T,
-            host => self.size.backward(
-                r.map(Tensor::data::<T>).transpose()?,
-                gamma.map(Tensor::data).transpose()?,
-                dy.data()?,
-                dr.map(Tensor::data_mut).transpose()?,
-                dgamma.map(Tensor::data_mut).transpose()?,
-            ),
-            device => self.size.backward_gpu(
-                device,
-                r.map(Tensor::view::<T>).transpose()?,
-                None,
-                gamma.map(Tensor::view).transpose()?,
-                dy.view()?,
-                dr.map(Tensor::view_mut).transpose()?,
-                dgamma.map(Tensor::view_mut).transpose()?,
-            ),
-        )
     }
 }

@@ -1,12 +1,13 @@
 //! Linear layers fused with the operations next to them in a transformer block. While the weights
 //! are frozen, each pair is one kernel that stores no intermediate values.
 
-use dressage_kernels::ops::layer_norm::Normed;
-use dressage_kernels::ops::layer_norm::{LayerNorm, Stats};
+use dressage_kernels::call::{Call, Host};
+use dressage_kernels::ops::layer_norm;
+use dressage_kernels::ops::layer_norm::{LayerNorm, Normed};
 use dressage_kernels::ops::linear::{Input, Linear, Output, Weight};
 
 use super::add::biased_residual;
-use super::{expect_shape, gelu, layer_norm, linear, residual, shape_error};
+use super::{expect_shape, gelu, linear, residual, shape_error};
 use crate::saved::SavedValue;
 use crate::{Backward, DType, Edge, Gradients, HostFloat, Result, Tensor, floats, record};
 
@@ -74,7 +75,7 @@ pub fn norm_linear(
     let trained = [Some(norm.weight), Some(norm.bias), Some(weight), bias];
     // A device has no fused kernel. There the norm saves x, and the frozen product saves nothing.
     if x.device().is_some() || trained.into_iter().flatten().any(Tensor::tracked) {
-        let y = layer_norm(x, norm.weight, norm.bias, norm.eps)?;
+        let y = super::layer_norm(x, norm.weight, norm.bias, norm.eps)?;
         return linear(&y, weight, bias);
     }
     let (size, shape) = layer("norm_linear", x, weight, bias)?;
@@ -84,7 +85,12 @@ pub fn norm_linear(
         let rows = LayerNorm { n: size.n, c: size.k, eps: norm.eps };
         let mut mean = Tensor::empty::<T>(&[size.n]);
         let mut rstd = Tensor::empty::<T>(&[size.n]);
-        rows.stats(x.data::<T>()?, mean.data_mut()?, rstd.data_mut()?)?;
+        layer_norm::Stats::<Host, T> {
+            x: x.data()?,
+            mean: mean.data_mut()?,
+            rstd: rstd.data_mut()?,
+        }
+        .run(&rows)?;
         let input = Input::Normed(Normed {
             z: x.data::<T>()?,
             mean: mean.data()?,
@@ -140,11 +146,19 @@ impl Backward for NormLinear {
             let weight = weight_of::<T>(&self.weight)?;
             self.size.fused_backward(weight, None, None, dy.data()?, dv.data_mut()?)?;
             drop(dy);
-            let stats = Stats { mean: self.mean.data::<T>()?, rstd: self.rstd.data()? };
-            let (x, w) = (x.data::<T>()?, self.norm_weight.data()?);
-            grads.accumulate_or_write(&self.to, |dx, beta| {
-                let dx = Some((dx.data_mut()?, beta));
-                Ok(self.rows.backward(x, w, stats, dv.data()?, dx, None, None)?)
+            grads.accumulate_or_write(&self.to, |dx, write| {
+                let call = layer_norm::Backward::<Host, T> {
+                    x: x.data()?,
+                    weight: self.norm_weight.data()?,
+                    mean: self.mean.data()?,
+                    rstd: self.rstd.data()?,
+                    dy: dv.data()?,
+                    dx: Some(dx.data_mut()?),
+                    write,
+                    dweight: None,
+                    dbias: None,
+                };
+                Ok(call.run(&self.rows)?)
             })
         })
     }

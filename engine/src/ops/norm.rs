@@ -4,13 +4,13 @@
 //! their graph node.
 
 use dressage_kernels::Write;
-use dressage_kernels::ops::group_norm::GroupNorm;
-use dressage_kernels::ops::layer_norm::{LayerNorm, Stats, StatsGpu};
+use dressage_kernels::ops::group_norm::{self, GroupNorm};
+use dressage_kernels::ops::layer_norm::{self, LayerNorm};
 
 use super::{expect_shape, shape_error};
-use crate::dtype::kernel;
+use crate::call::{Place, call};
 use crate::saved::SavedValue;
-use crate::{Backward, Edge, EngineError, Gradients, Result, Tensor, record};
+use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
 /// Normalises the last axis of `x` `[.., c]` and applies `weight` `[c]` and `bias` `[c]`.
 ///
@@ -76,24 +76,24 @@ fn normalise(
     expect_shape(size.name(), "bias", bias, &[c])?;
     let mut y = x.empty_like(x.shape())?;
     let (mut mean, mut rstd) = (x.empty_sums(stats)?, x.empty_sums(stats)?);
-    kernel!(size.name(), x, T,
-        host => {
-            let (x, weight, bias) = (x.data::<T>()?, weight.data()?, bias.data()?);
-            let (y, mean, rstd) = (y.data_mut()?, mean.data_mut()?, rstd.data_mut()?);
-            match size {
-                Size::Layer(s) => s.forward(x, weight, bias, y, mean, rstd),
-                Size::Group(s) => s.forward(x, weight, bias, y, mean, rstd),
-            }
-        },
-        device => {
-            let (x, weight, bias) = (x.view::<T>()?, weight.view()?, bias.view()?);
-            let (y, mean, rstd) = (y.view_mut()?, mean.view_mut()?, rstd.view_mut()?);
-            match size {
-                Size::Layer(s) => s.forward_gpu(device, x, weight, bias, y, mean, rstd),
-                Size::Group(s) => s.forward_gpu(device, x, weight, bias, y, mean, rstd),
-            }
-        },
-    )?;
+    match &size {
+        Size::Layer(s) => call!(x, s, |M, T| layer_norm::Forward::<M, T> {
+            x: M::read(x)?,
+            weight: M::read(weight)?,
+            bias: M::read(bias)?,
+            y: M::write(&mut y)?,
+            mean: M::write(&mut mean)?,
+            rstd: M::write(&mut rstd)?,
+        }),
+        Size::Group(s) => call!(x, s, |M, T| group_norm::Forward::<M, T> {
+            x: M::read(x)?,
+            weight: M::read(weight)?,
+            bias: M::read(bias)?,
+            y: M::write(&mut y)?,
+            mean: M::write(&mut mean)?,
+            rstd: M::write(&mut rstd)?,
+        }),
+    }?;
     Ok(record(y, &[x, weight, bias], || Saved {
         size,
         x: x.save(),
@@ -147,34 +147,29 @@ impl Saved {
         db: Option<&mut Tensor>,
     ) -> Result<()> {
         let Saved { size, weight, mean, rstd, .. } = self;
-        kernel!(size.name(), dy, T,
-            host => {
-                let (x, weight, dy) = (x.data::<T>()?, weight.data()?, dy.data()?);
-                let stats = Stats { mean: mean.data()?, rstd: rstd.data()? };
-                let dx = dx.map(|(dx, write)| Ok::<_, EngineError>((dx.data_mut()?, write)));
-                let dx = dx.transpose()?;
-                let dw = dw.map(Tensor::data_mut).transpose()?;
-                let db = db.map(Tensor::data_mut).transpose()?;
-                match size {
-                    Size::Layer(s) => s.backward(x, weight, stats, dy, dx, dw, db),
-                    Size::Group(s) => s.backward(x, weight, stats, dy, dx.map(|d| d.0), dw, db),
-                }
-            },
-            device => {
-                let (x, weight, dy) = (x.view::<T>()?, weight.view()?, dy.view()?);
-                let stats = StatsGpu { mean: mean.view()?, rstd: rstd.view()? };
-                let dx = dx.map(|(dx, write)| Ok::<_, EngineError>((dx.view_mut()?, write)));
-                let dx = dx.transpose()?;
-                let dw = dw.map(Tensor::view_mut).transpose()?;
-                let db = db.map(Tensor::view_mut).transpose()?;
-                match size {
-                    Size::Layer(s) => s.backward_gpu(device, x, weight, stats, dy, dx, dw, db),
-                    Size::Group(s) => {
-                        let dx = dx.map(|(dx, _)| dx);
-                        s.backward_gpu(device, x, weight, stats, dy, dx, dw, db)
-                    }
-                }
-            },
-        )
+        let (dx, write) = dx.map_or((None, Write::Over), |(dx, write)| (Some(dx), write));
+        match size {
+            Size::Layer(s) => call!(dy, s, |M, T| layer_norm::Backward::<M, T> {
+                x: M::read(x)?,
+                weight: M::read(weight)?,
+                mean: M::read(mean)?,
+                rstd: M::read(rstd)?,
+                dy: M::read(dy)?,
+                dx: M::write_if(dx)?,
+                write,
+                dweight: M::write_if(dw)?,
+                dbias: M::write_if(db)?,
+            }),
+            Size::Group(s) => call!(dy, s, |M, T| group_norm::Backward::<M, T> {
+                x: M::read(x)?,
+                weight: M::read(weight)?,
+                mean: M::read(mean)?,
+                rstd: M::read(rstd)?,
+                dy: M::read(dy)?,
+                dx: M::write_if(dx)?,
+                dweight: M::write_if(dw)?,
+                dbias: M::write_if(db)?,
+            }),
+        }
     }
 }

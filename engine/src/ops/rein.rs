@@ -3,10 +3,11 @@
 use dressage_kernels::ops::rein::{
     CHANNELS, Gradients as Parts, GradientsGpu, Rein, Weights, WeightsGpu,
 };
-use dressage_kernels::ops::token_link::TokenLink;
+use dressage_kernels::ops::token_link::{self, TokenLink};
 
 use super::row_width::{row_width, row_width_scaled};
 use super::{expect_shape, reshape, shape_error};
+use crate::call::{Place, call};
 use crate::dtype::kernel;
 use crate::{Backward, Edge, Element, Gradients, HostFloat, Result, Tensor, record};
 
@@ -217,10 +218,7 @@ pub fn token_link(q: &Tensor) -> Result<Tensor> {
     };
     let size = TokenLink { layers, m, c };
     let mut y = q.empty_like(&[m, 3 * c])?;
-    kernel!("token_link", q, T,
-        host => size.forward(q.data::<T>()?, y.data_mut()?),
-        device => size.forward_gpu(device, q.view::<T>()?, y.view_mut()?),
-    )?;
+    call!(q, &size, |M, T| token_link::Forward::<M, T> { q: M::read(q)?, out: M::write(&mut y)? })?;
     Ok(record(y, &[q], || Link { size, q: q.detach(), to: q.edge() }))
 }
 
@@ -238,10 +236,11 @@ impl Backward for Link {
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
         let Link { size, q, to } = &*self;
         let mut dq = q.empty_like(q.shape())?;
-        kernel!("token_link", q, T,
-            host => size.backward(q.data::<T>()?, dy.data()?, dq.data_mut()?),
-            device => size.backward_gpu(device, q.view::<T>()?, dy.view()?, dq.view_mut()?),
-        )?;
+        call!(q, size, |M, T| token_link::Backward::<M, T> {
+            q: M::read(q)?,
+            dout: M::read(&dy)?,
+            dq: M::write(&mut dq)?,
+        })?;
         grads.add(to, dq)
     }
 }

@@ -1,8 +1,8 @@
 //! Rows padded or cut to another width, for device kernels that support only certain widths.
 
-use dressage_kernels::ops::row_width::RowWidth;
+use dressage_kernels::ops::row_width::{Resize, RowWidth};
 
-use crate::dtype::kernel;
+use crate::call::{Place, call};
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
 /// Resizes the rows of `x` `[.., c]` to `[.., to]`: appends zeros or cuts off the end.
@@ -38,10 +38,7 @@ fn refit(x: &Tensor, size: RowWidth) -> Result<Tensor> {
 
 fn apply(x: &Tensor, size: RowWidth, shape: &[usize]) -> Result<Tensor> {
     let mut y = x.empty_like(shape)?;
-    kernel!("row_width", x, T,
-        host => size.run(x.data::<T>()?, y.data_mut()?),
-        device => size.run_gpu(device, x.view::<T>()?, y.view_mut()?),
-    )?;
+    call!(x, &size, |M, T| Resize::<M, T> { x: M::read(x)?, y: M::write(&mut y)? })?;
     Ok(y)
 }
 

@@ -1,8 +1,8 @@
 //! Softmax over the last axis.
 
-use dressage_kernels::ops::softmax::Softmax;
+use dressage_kernels::ops::softmax::{self, Forward, Softmax};
 
-use crate::dtype::kernel;
+use crate::call::{Place, call};
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
 /// Computes `exp(x) / sum exp(x)` over the last axis. Saves its result.
@@ -13,10 +13,7 @@ pub fn softmax(x: &Tensor) -> Result<Tensor> {
     let c = x.last_dim();
     let size = Softmax { n: x.len() / c.max(1), c };
     let mut y = x.empty_like(x.shape())?;
-    kernel!("softmax", x, T,
-        host => size.forward(x.data::<T>()?, y.data_mut()?),
-        device => size.forward_gpu(device, x.view::<T>()?, y.view_mut()?),
-    )?;
+    call!(x, &size, |M, T| Forward::<M, T> { x: M::read(x)?, y: M::write(&mut y)? })?;
     let saved = y.detach();
     Ok(record(y, &[x], || Saved { size, y: saved, to: x.edge() }))
 }
@@ -35,10 +32,11 @@ impl Backward for Saved {
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
         let Saved { size, y, to } = &*self;
         let mut dx = y.empty_like(y.shape())?;
-        kernel!("softmax", y, T,
-            host => size.backward(y.data::<T>()?, dy.data()?, dx.data_mut()?),
-            device => size.backward_gpu(device, y.view::<T>()?, dy.view()?, dx.view_mut()?),
-        )?;
+        call!(y, size, |M, T| softmax::Backward::<M, T> {
+            y: M::read(y)?,
+            dy: M::read(&dy)?,
+            dx: M::write(&mut dx)?,
+        })?;
         grads.add(to, dx)
     }
 }

@@ -1,6 +1,12 @@
 //! Checks shared by the tests of all operations: random inputs, closeness, central differences in
 //! f64.
 
+pub mod bounded;
+pub(crate) mod checks;
+#[cfg(test)]
+mod checks_tests;
+pub(crate) mod operands;
+mod pass;
 pub mod roofline;
 pub mod timer;
 pub mod verify;
@@ -8,7 +14,7 @@ pub mod verify;
 use std::path::{Path, PathBuf};
 
 use crate::Real;
-use crate::device::Float;
+use crate::device::{Element, Float};
 
 /// Deterministic numbers in (-1, 1) for tests and benches; not for training (see the engine's
 /// Philox generator).
@@ -133,13 +139,23 @@ pub fn worst_error<T: Float>(
     want: &[f64],
     bound: impl Fn(usize) -> f64,
 ) -> (f64, Option<String>) {
+    let got = got.iter().map(|got| f64::from(got.f32()));
+    worst_of(got, want, f64::from(T::ROUNDING), bound)
+}
+
+/// [`worst_error`] of values that are stored with a relative error of `rounding`.
+pub(crate) fn worst_of(
+    got: impl Iterator<Item = f64>,
+    want: &[f64],
+    rounding: f64,
+    bound: impl Fn(usize) -> f64,
+) -> (f64, Option<String>) {
     let (mut worst, mut failure) = (0.0, None);
-    for (i, (got, &want)) in got.iter().zip(want).enumerate() {
-        let got = f64::from(got.f32());
+    for (i, (got, &want)) in got.zip(want).enumerate() {
         // The rounding applies to the computed value, which differs from `want` by up to the bound.
         // The last term is the least normal number: below it relative errors mean nothing.
         let bound = bound(i);
-        let allowed = bound + f64::from(T::ROUNDING) * (want.abs() + bound) + 1.2e-38;
+        let allowed = bound + rounding * (want.abs() + bound) + 1.2e-38;
         let share = (got - want).abs() / allowed;
         // A NaN exceeds every bound.
         let share = if share.is_nan() { f64::INFINITY } else { share };

@@ -31,7 +31,8 @@ pub mod cpu;
 use std::fmt::Debug;
 
 use crate::Result;
-use crate::check::{noise, worst_error};
+use crate::check::checks::Checked;
+use crate::check::{noise, worst_error, worst_of};
 use crate::device::{Buffer, Device, Float};
 use crate::ops::{
     activation, adamw, add, attention, attention_mask, class_loss, conv2d, gather_rows, group_norm,
@@ -105,6 +106,22 @@ impl<'a> Verification<'a> {
         self.note(what, got.len(), worst, failure);
     }
 
+    /// [`Verification::within`] for values that were stored with a relative error of `rounding`.
+    pub(crate) fn near(
+        &mut self,
+        what: &str,
+        got: &[f64],
+        want: &[f64],
+        rounding: f64,
+        bound: impl Fn(usize) -> f64,
+    ) {
+        if self.other_length(what, got.len(), want.len()) {
+            return;
+        }
+        let (worst, failure) = worst_of(got.iter().copied(), want, rounding, bound);
+        self.note(what, got.len(), worst, failure);
+    }
+
     /// Compares for equality (of floating-point values; a NaN differs from everything).
     pub fn same<T: PartialEq + Debug>(&mut self, what: &str, got: &[T], want: &[T]) {
         if self.other_length(what, got.len(), want.len()) {
@@ -153,7 +170,7 @@ impl<'a> Verification<'a> {
 /// A launch (or the launches of one call) at sizes of a real network, to be timed.
 pub struct Timed<'a> {
     /// The kernel, with its storage type: `layer_norm_fwd_bf16`.
-    pub name: &'static str,
+    pub name: String,
     /// Its sizes.
     pub shape: String,
     /// Floating-point operations that the work requires.
@@ -167,14 +184,14 @@ pub struct Timed<'a> {
 impl<'a> Timed<'a> {
     /// Creates a timed launch; `run` requires `flops` operations and `bytes` bytes.
     pub fn new(
-        name: &'static str,
+        name: impl Into<String>,
         shape: impl Into<String>,
         flops: usize,
         bytes: usize,
         run: impl FnMut() -> Result<()> + 'a,
     ) -> Timed<'a> {
         let (flops, bytes) = (flops as u64, bytes as u64);
-        Timed { name, shape: shape.into(), flops, bytes, run: Box::new(run) }
+        Timed { name: name.into(), shape: shape.into(), flops, bytes, run: Box::new(run) }
     }
 }
 
@@ -199,6 +216,15 @@ pub struct Kernels {
 }
 
 impl Kernels {
+    /// Checks and launches that an operation states.
+    fn of<O: Checked>() -> Kernels {
+        Kernels {
+            name: O::NAME,
+            verify: |verification| O::checks().on_device(verification),
+            timed: |device| O::checks().launches(device),
+        }
+    }
+
     /// Outcomes of [`Kernels::verify`]. An error that ended it is the last outcome; on the virtual
     /// GPU every finding is such an error.
     pub fn run(&self, device: &Device) -> Vec<Outcome> {
@@ -273,7 +299,7 @@ pub fn filled<T: Float>(
 /// All folders with kernels, by name, and the products of libraries.
 pub fn all() -> Vec<Kernels> {
     vec![
-        activation::verify::KERNELS,
+        Kernels::of::<activation::Pointwise>(),
         add::verify::KERNELS,
         adamw::verify::KERNELS,
         attention::verify::KERNELS,
@@ -281,8 +307,8 @@ pub fn all() -> Vec<Kernels> {
         class_loss::verify::KERNELS,
         conv2d::verify::KERNELS,
         gather_rows::verify::KERNELS,
-        group_norm::verify::KERNELS,
-        layer_norm::verify::KERNELS,
+        Kernels::of::<group_norm::GroupNorm>(),
+        Kernels::of::<layer_norm::LayerNorm>(),
         linear::verify::KERNELS,
         mask_loss::verify::KERNELS,
         match_cost::verify::KERNELS,
@@ -294,14 +320,14 @@ pub fn all() -> Vec<Kernels> {
         reduce::verify::KERNELS,
         rein::verify::KERNELS,
         relative_position::verify::KERNELS,
-        residual::verify::KERNELS,
+        Kernels::of::<residual::Residual>(),
         resize::verify::KERNELS,
         rotary::verify::KERNELS,
-        row_width::verify::KERNELS,
+        Kernels::of::<row_width::RowWidth>(),
         semantic_scores::verify::KERNELS,
-        softmax::verify::KERNELS,
-        swiglu::verify::KERNELS,
-        token_link::verify::KERNELS,
+        Kernels::of::<softmax::Softmax>(),
+        Kernels::of::<swiglu::Swiglu>(),
+        Kernels::of::<token_link::TokenLink>(),
         transpose::verify::KERNELS,
         uncertain_points::verify::KERNELS,
         uniform::verify::KERNELS,

@@ -77,6 +77,13 @@ impl<T> Clone for View<'_, T> {
 
 impl<T> Copy for View<'_, T> {}
 
+/// A view of nothing.
+impl<T> Default for View<'_, T> {
+    fn default() -> Self {
+        View { id: 0, address: 0, len: 0, memory: PhantomData }
+    }
+}
+
 /// A view of elements of a buffer for writing, or for reading and writing.
 #[derive(Debug)]
 pub struct ViewMut<'a, T> {
@@ -84,6 +91,13 @@ pub struct ViewMut<'a, T> {
     address: u64,
     len: usize,
     memory: PhantomData<&'a mut [T]>,
+}
+
+/// A view of nothing.
+impl<T> Default for ViewMut<'_, T> {
+    fn default() -> Self {
+        ViewMut { id: 0, address: 0, len: 0, memory: PhantomData }
+    }
 }
 
 /// # Panics

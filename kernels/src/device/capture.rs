@@ -22,15 +22,18 @@
 //!   they are dropped.
 //!
 //! ```
-//! use dressage_kernels::ops::activation::Activation;
+//! use dressage_kernels::call::{Gpu, Launch};
+//! use dressage_kernels::ops::activation::{Activation, Forward, Pointwise};
 //! use dressage_kernels::device::Device;
 //! let device = Device::virtual_gpu();
 //! let mut x = device.upload("x", &[-1.0f32, 2.0])?;
 //! let mut y = device.zeros("y", 2)?;
-//! Activation::Relu.forward_gpu(&device, x.view(), y.view_mut())?;
+//! let relu = Pointwise { f: Activation::Relu, n: 2 };
+//! Forward::<Gpu, _> { x: x.view(), y: y.view_mut() }.launch(&device, &relu)?;
 //! let memory = device.graph_memory();
-//! let (graph, ()) =
-//!     device.capture(&memory, || Activation::Relu.forward_gpu(&device, x.view(), y.view_mut()))?;
+//! let (graph, ()) = device.capture(&memory, || {
+//!     Forward::<Gpu, _> { x: x.view(), y: y.view_mut() }.launch(&device, &relu)
+//! })?;
 //! device.write(x.view_mut(), &[3.0, -4.0])?;
 //! device.replay(&graph)?;
 //! assert_eq!(device.download(y.view())?, [3.0, 0.0]);

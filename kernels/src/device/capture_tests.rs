@@ -1,9 +1,10 @@
 use half::bf16;
 
 use super::{Args, Buffer, Device, Grid, Module};
+use crate::call::{Gpu, Launch};
 use crate::check::noise;
 use crate::ops::adamw::{AdamW, MultiAdamW, Tensor};
-use crate::ops::layer_norm::LayerNorm;
+use crate::ops::layer_norm::{Forward, LayerNorm};
 use crate::ops::matmul::MatMul;
 use crate::{KernelError, Result, Write};
 
@@ -50,8 +51,9 @@ impl Step {
         let (mut mean, mut rstd) = (device.alloc("mean", N)?, device.alloc("rstd", N)?);
         let (weight, bias) = (self.norm.view().slice(0..C), self.norm.view().slice(C..2 * C));
         let layer = LayerNorm { n: N, c: C, eps: 1e-6 };
+        let (x, y) = (self.x.view(), wide.view_mut());
         let (mean, rstd) = (mean.view_mut(), rstd.view_mut());
-        layer.forward_gpu(device, self.x.view(), weight, bias, wide.view_mut(), mean, rstd)?;
+        Forward::<Gpu, f32> { x, weight, bias, y, mean, rstd }.launch(device, &layer)?;
         let mut y = device.alloc("y", N * C)?;
         crate::ops::add::cast_gpu(device, wide.view(), y.view_mut())?;
         drop(wide);

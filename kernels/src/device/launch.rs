@@ -91,15 +91,15 @@ impl<'a> Args<'a> {
     /// Adds an operand that the kernel reads.
     #[must_use]
     pub fn read<T>(mut self, view: View<'a, T>) -> Self {
-        self.lies(view.id(), view.address());
-        self.pointer(view.address())
+        self.add_read(view);
+        self
     }
 
     /// Adds an operand that the kernel writes.
     #[must_use]
     pub fn write<T>(mut self, view: ViewMut<'a, T>) -> Self {
-        self.lies(view.id(), view.address());
-        self.pointer(view.address())
+        self.add_write(view);
+        self
     }
 
     /// Adds an operand that the kernel reads and that a later [`Args::write`] adds as well: the
@@ -107,25 +107,28 @@ impl<'a> Args<'a> {
     #[must_use]
     pub fn alias<T>(mut self, view: &ViewMut<'_, T>) -> Self {
         self.lies(view.id(), view.address());
-        self.pointer(view.address())
+        self.pointer(view.address());
+        self
     }
 
     /// Adds an operand that the kernel reads, or a null pointer if it is absent.
     #[must_use]
-    pub fn read_if<T>(self, view: Option<View<'a, T>>) -> Self {
+    pub fn read_if<T>(mut self, view: Option<View<'a, T>>) -> Self {
         match view {
-            Some(view) => self.read(view),
-            None => self.pointer(0),
+            Some(view) => self.add_read(view),
+            None => self.add_null(),
         }
+        self
     }
 
     /// Adds an operand that the kernel writes, or a null pointer if it is absent.
     #[must_use]
-    pub fn write_if<T>(self, view: Option<ViewMut<'a, T>>) -> Self {
+    pub fn write_if<T>(mut self, view: Option<ViewMut<'a, T>>) -> Self {
         match view {
-            Some(view) => self.write(view),
-            None => self.pointer(0),
+            Some(view) => self.add_write(view),
+            None => self.add_null(),
         }
+        self
     }
 
     /// Adds memory that the kernel reaches through an address in another argument. It is no
@@ -148,10 +151,23 @@ impl<'a> Args<'a> {
         self.addresses.push(address);
     }
 
-    fn pointer(mut self, address: u64) -> Self {
+    fn pointer(&mut self, address: u64) {
         self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
         self.bytes.extend_from_slice(&address.to_ne_bytes());
-        self
+    }
+
+    pub(crate) fn add_read<T>(&mut self, view: View<'a, T>) {
+        self.lies(view.id(), view.address());
+        self.pointer(view.address());
+    }
+
+    pub(crate) fn add_write<T>(&mut self, view: ViewMut<'a, T>) {
+        self.lies(view.id(), view.address());
+        self.pointer(view.address());
+    }
+
+    pub(crate) fn add_null(&mut self) {
+        self.pointer(0);
     }
 
     pub(super) fn bytes(&self) -> &[u8] {

@@ -21,12 +21,14 @@
 //!   the same input gives the same bytes.
 //!
 //! ```
-//! use dressage_kernels::ops::activation::Activation;
+//! use dressage_kernels::call::{Gpu, Launch};
+//! use dressage_kernels::ops::activation::{Activation, Forward, Pointwise};
 //! use dressage_kernels::device::Device;
 //! let device = Device::virtual_gpu();
 //! let x = device.upload("x", &[-1.0f32, 0.0, 2.0])?;
 //! let mut y = device.alloc("y", 3)?;
-//! Activation::Relu.forward_gpu(&device, x.view(), y.view_mut())?;
+//! let relu = Pointwise { f: Activation::Relu, n: 3 };
+//! Forward::<Gpu, _> { x: x.view(), y: y.view_mut() }.launch(&device, &relu)?;
 //! assert_eq!(device.download(y.view())?, [0.0, 0.0, 2.0]);
 //! # Ok::<(), dressage_kernels::KernelError>(())
 //! ```

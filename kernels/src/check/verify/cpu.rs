@@ -4,19 +4,23 @@
 //! tests compare the rest as well. Inputs are f32 numbers, exact in both types. Errors are relative
 //! to the largest value of a result, since the sums of one result have terms of one size.
 
-use super::{Kernels, Verification, Verify};
+use super::{Kernels, Timed, Verification, Verify};
+use crate::check::checks::Checked;
 use crate::check::noise;
-use crate::ops::activation::Activation;
+use crate::ops::activation::Pointwise;
 use crate::ops::attention::Attention;
 use crate::ops::conv2d::Conv2d;
 use crate::ops::group_norm::GroupNorm;
-use crate::ops::layer_norm::{LayerNorm, Stats};
+use crate::ops::layer_norm::LayerNorm;
 use crate::ops::linear::Linear;
 use crate::ops::mask_loss::{MaskLoss, MaskLosses};
 use crate::ops::match_cost::MatchCost;
 use crate::ops::ms_deform_attn::MsDeformAttn;
 use crate::ops::residual::Residual;
+use crate::ops::row_width::RowWidth;
+use crate::ops::softmax::Softmax;
 use crate::ops::swiglu::Swiglu;
+use crate::ops::token_link::TokenLink;
 use crate::{Real, Result};
 
 /// Results of an operation, by name.
@@ -24,20 +28,41 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 11] = [
-        ("activation", activation),
+    let verifications: [(&'static str, Verify); 14] = [
+        of::<Pointwise>(),
         ("attention", attention),
         ("conv2d", conv2d),
-        ("group_norm", group_norm),
-        ("layer_norm", layer_norm),
+        of::<GroupNorm>(),
+        of::<LayerNorm>(),
         ("linear", linear),
         ("mask_loss", mask_loss),
         ("match_cost", match_cost),
         ("ms_deform_attn", ms_deform_attn),
-        ("residual", residual),
-        ("swiglu", swiglu),
+        of::<Residual>(),
+        of::<RowWidth>(),
+        of::<Softmax>(),
+        of::<Swiglu>(),
+        of::<TokenLink>(),
     ];
     verifications.map(|(name, verify)| Kernels { name, verify, timed: |_| Ok(Vec::new()) }).to_vec()
+}
+
+/// Checks that an operation states, on the host.
+fn of<O: Checked>() -> (&'static str, Verify) {
+    (O::NAME, |verification| O::checks().on_host(verification))
+}
+
+/// Calls to be timed that an operation states.
+fn calls_of<O: Checked>() -> (&'static str, Calls) {
+    (O::NAME, || O::checks().calls())
+}
+
+/// Calls to be timed on the host; making them fills their operands.
+pub type Calls = fn() -> Result<Vec<Timed<'static>>>;
+
+/// Calls to be timed, by folder.
+pub fn timed() -> Vec<(&'static str, Calls)> {
+    vec![calls_of::<LayerNorm>(), calls_of::<Softmax>(), calls_of::<Swiglu>()]
 }
 
 /// Compares results in f32 with those in f64. `allowed` is the allowed error as a share of the
@@ -68,20 +93,6 @@ fn scaled<T: Real>(n: usize, seed: u64, factor: f64) -> Vec<T> {
 
 fn zeros<T: Real>(n: usize) -> Vec<T> {
     vec![T::ZERO; n]
-}
-
-fn activation(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(f: Activation) -> Result<Named<T>> {
-        let (x, dy) = (scaled(5003, 1, 8.0), input(5003, 2));
-        let (mut y, mut dx) = (zeros::<T>(5003), zeros(5003));
-        f.forward(&x, &mut y)?;
-        f.backward(&x, &dy, &mut dx)?;
-        Ok(vec![("y", y), ("dx", dx)])
-    }
-    for (name, f) in [("gelu_f32", Activation::Gelu), ("relu_f32", Activation::Relu)] {
-        compare(verification, &format!("{name} [5003]"), 2e-6, || run(f), run(f)?)?;
-    }
-    Ok(())
 }
 
 fn attention(verification: &mut Verification<'_>) -> Result<()> {
@@ -124,43 +135,6 @@ fn conv2d(verification: &mut Verification<'_>) -> Result<()> {
         let Conv2d { b, h, w, ci, co, kh, kw, stride, .. } = s;
         let case = format!("conv2d_f32 [{b}, {h}, {w}, {ci}] by [{co}, {kh}, {kw}] / {stride}");
         compare(verification, &case, 1e-5, || run(s), run(s)?)?;
-    }
-    Ok(())
-}
-
-fn group_norm(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: GroupNorm) -> Result<Named<T>> {
-        let all = s.b * s.hw * s.c;
-        let (x, dy) = (input(all, 1), input(all, 2));
-        let (weight, bias) = (input::<T>(s.c, 3), input(s.c, 4));
-        let (mut y, mut dx, mut dw, mut db) = (zeros(all), zeros(all), zeros(s.c), zeros(s.c));
-        let (mut mean, mut rstd) = (zeros(s.b * s.groups), zeros(s.b * s.groups));
-        s.forward(&x, &weight, &bias, &mut y, &mut mean, &mut rstd)?;
-        let stats = Stats { mean: &mean[..], rstd: &rstd };
-        let into = (Some(&mut dx[..]), Some(&mut dw[..]), Some(&mut db[..]));
-        s.backward(&x, &weight, stats, &dy, into.0, into.1, into.2)?;
-        Ok(vec![("y", y), ("rstd", rstd), ("dx", dx), ("dweight", dw), ("dbias", db)])
-    }
-    let s = GroupNorm { b: 2, hw: 301, c: 64, groups: 8, eps: 1e-5 };
-    compare(verification, "group_norm_f32 [2, 301, 64] / 8", 3e-5, || run(s), run(s)?)
-}
-
-fn layer_norm(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: LayerNorm) -> Result<Named<T>> {
-        let all = s.n * s.c;
-        let (x, dy) = (input(all, 1), input(all, 2));
-        let (weight, bias) = (input::<T>(s.c, 3), input(s.c, 4));
-        let (mut y, mut dx, mut dw, mut db) = (zeros(all), zeros(all), zeros(s.c), zeros(s.c));
-        let (mut mean, mut rstd) = (zeros(s.n), zeros(s.n));
-        s.forward(&x, &weight, &bias, &mut y, &mut mean, &mut rstd)?;
-        let stats = Stats { mean: &mean[..], rstd: &rstd };
-        let into = Some((&mut dx[..], crate::Write::Over));
-        s.backward(&x, &weight, stats, &dy, into, Some(&mut dw), Some(&mut db))?;
-        Ok(vec![("y", y), ("rstd", rstd), ("dx", dx), ("dweight", dw), ("dbias", db)])
-    }
-    for (n, c) in [(7, 13), (65, 1024)] {
-        let s = LayerNorm { n, c, eps: 1e-6 };
-        compare(verification, &format!("layer_norm_f32 [{n}, {c}]"), 5e-5, || run(s), run(s)?)?;
     }
     Ok(())
 }
@@ -230,33 +204,6 @@ fn ms_deform_attn(verification: &mut Verification<'_>) -> Result<()> {
     compare(verification, "ms_deform_attn_f32 2 x [5 x 7 + 9 x 13, 3, 8]", 5e-5, || run(s), run(s)?)
 }
 
-fn residual(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: Residual) -> Result<Named<T>> {
-        let all = s.n * s.c;
-        let (x, r, dy) = (input(all, 1), input(all, 2), input(all, 3));
-        let gamma = input::<T>(s.c, 4);
-        let (mut y, mut dr, mut dgamma) = (zeros(all), zeros(all), zeros(s.c));
-        s.forward(&x, &r, Some(&gamma), &mut y)?;
-        s.backward(Some(&r), Some(&gamma), &dy, Some(&mut dr), Some(&mut dgamma))?;
-        Ok(vec![("y", y), ("dr", dr), ("dgamma", dgamma)])
-    }
-    let s = Residual { n: 257, c: 384 };
-    compare(verification, "residual_f32 [257, 384]", 5e-6, || run(s), run(s)?)
-}
-
-fn swiglu(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: Swiglu) -> Result<Named<T>> {
-        let all = s.n * s.h;
-        let (x, dy) = (scaled::<T>(2 * all, 1, 6.0), input(all, 2));
-        let (mut y, mut dx) = (zeros(all), zeros(2 * all));
-        s.forward(&x, &mut y)?;
-        s.backward(&x, &dy, &mut dx)?;
-        Ok(vec![("y", y), ("dx", dx)])
-    }
-    let s = Swiglu { n: 33, h: 171 };
-    compare(verification, "swiglu_f32 [33, 171]", 1e-6, || run(s), run(s)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,6 +218,16 @@ mod tests {
                 assert_eq!(outcome.failure, None, "{}", outcome.what);
                 println!("{}: {:.3}", outcome.what, outcome.worst);
             }
+        }
+    }
+
+    #[test]
+    fn every_call_to_be_timed_runs() {
+        for (folder, calls) in timed() {
+            let mut calls = crate::dry_run::dry_run(&mut Default::default(), calls).unwrap();
+            assert!(calls.iter().all(|call| call.bytes > 0), "{folder}");
+            let run = || calls.iter_mut().try_for_each(|call| (call.run)());
+            crate::dry_run::dry_run(&mut Default::default(), run).unwrap();
         }
     }
 }

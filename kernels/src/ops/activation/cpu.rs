@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::Activation;
+use super::{Activation, Backward, Forward, Pointwise};
+use crate::call::Host;
 use crate::cpu::logistic::sigmoid;
 use crate::cpu::simd::{exp, madd};
 use crate::simd;
@@ -92,8 +93,8 @@ simd! {
     }
 }
 
-pub fn forward(f: Activation, x: &[f32], y: &mut [f32]) {
-    let piece = match f {
+pub fn forward(s: &Pointwise, Forward { x, y }: Forward<'_, Host, f32>) {
+    let piece = match s.f {
         Activation::Gelu => gelu_all,
         Activation::QuickGelu => quick_gelu,
         Activation::Relu => relu,
@@ -101,8 +102,8 @@ pub fn forward(f: Activation, x: &[f32], y: &mut [f32]) {
     y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| piece(x, y));
 }
 
-pub fn backward(f: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    let piece = match f {
+pub fn backward(s: &Pointwise, Backward { x, dy, dx }: Backward<'_, Host, f32>) {
+    let piece = match s.f {
         Activation::Gelu => gelu_backward,
         Activation::QuickGelu => quick_gelu_backward,
         Activation::Relu => relu_backward,

@@ -29,16 +29,17 @@
 //!
 //! Source: spec backbones §1.1.
 
+mod checks;
 mod cpu;
 mod gpu;
 pub mod reference;
 #[cfg(test)]
 mod tests;
-pub(crate) mod verify;
 
 pub(crate) use cpu::{gelu, gelu_slope};
 
-use crate::{Real, Result, check_len, dry_run, f32s, f32s_mut};
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
 
 /// Factor of QuickGELU's argument.
 const QUICK: f64 = 1.702;
@@ -54,39 +55,54 @@ pub enum Activation {
     Relu,
 }
 
-impl Activation {
-    /// Writes `y = f(x)`.
-    ///
-    /// # Errors
-    /// Slices of different lengths.
-    pub fn forward<T: Real>(self, x: &[T], y: &mut [T]) -> Result<()> {
-        check_len("activation", "y", y, x.len())?;
-        if dry_run::skip("activation") {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            cpu::forward(self, f32s(x), f32s_mut(y));
-        } else {
-            reference::forward(self, x, y);
-        }
-        Ok(())
-    }
+/// An activation of `n` elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pointwise {
+    /// The nonlinearity.
+    pub f: Activation,
+    /// Elements.
+    pub n: usize,
+}
 
-    /// Writes `dx = dy f'(x)`.
-    ///
-    /// # Errors
-    /// Slices of different lengths.
-    pub fn backward<T: Real>(self, x: &[T], dy: &[T], dx: &mut [T]) -> Result<()> {
-        check_len("activation", "dy", dy, x.len())?;
-        check_len("activation", "dx", dx, x.len())?;
-        if dry_run::skip("activation") {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            cpu::backward(self, f32s(x), f32s(dy), f32s_mut(dx));
-        } else {
-            reference::backward(self, x, dy, dx);
-        }
-        Ok(())
+impl Operation for Pointwise {
+    const NAME: &'static str = "activation";
+}
+
+/// Call that writes `y = f(x)`.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Input, `[n]`.
+    pub x: M::In<'a, T>,
+    /// Result, `[n]`.
+    pub y: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = Pointwise;
+
+    fn list(&mut self, s: &Pointwise, w: &mut impl Walk<'a, M>) {
+        w.reads("x", &mut self.x, s.n);
+        w.writes("y", &mut self.y, s.n);
+    }
+}
+
+/// Call that writes `dx = dy f'(x)`.
+#[derive(Default)]
+pub struct Backward<'a, M: Memory, T: Element> {
+    /// Input of the forward pass, `[n]`; for the ReLU its output works as well.
+    pub x: M::In<'a, T>,
+    /// Incoming gradient, `[n]`.
+    pub dy: M::In<'a, T>,
+    /// Gradient of `x`, `[n]`.
+    pub dx: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Backward<'a, M, T> {
+    type Op = Pointwise;
+
+    fn list(&mut self, s: &Pointwise, w: &mut impl Walk<'a, M>) {
+        w.reads("x", &mut self.x, s.n);
+        w.reads("dy", &mut self.dy, s.n);
+        w.writes("dx", &mut self.dx, s.n);
     }
 }

@@ -3,13 +3,14 @@
 
 use rayon::prelude::*;
 
-use super::{GroupNorm, Stats};
+use super::{Backward, Forward, GroupNorm};
+use crate::call::Host;
 use crate::cpu::simd::madd;
 use crate::simd;
 
 /// Pixels per task. Fixed, so that sums have the same order for any number of threads. 64 rows of
 /// 256 channels stay in the L2 cache between the mean and the variance of a split.
-const ROWS: usize = 64;
+pub const ROWS: usize = 64;
 
 simd! {
     /// Sums over rows of each channel.
@@ -125,15 +126,8 @@ fn statistics(s: &GroupNorm, x: &[f32], mean: &mut [f32], rstd: &mut [f32]) {
     }
 }
 
-pub fn forward(
-    s: &GroupNorm,
-    x: &[f32],
-    weight: &[f32],
-    bias: &[f32],
-    y: &mut [f32],
-    mean: &mut [f32],
-    rstd: &mut [f32],
-) {
+pub fn forward(s: &GroupNorm, call: Forward<'_, Host, f32>) {
+    let Forward { x, weight, bias, y, mean, rstd } = call;
     let (c, image) = (s.c, s.hw * s.c);
     if x.is_empty() {
         return;
@@ -149,21 +143,13 @@ pub fn forward(
     });
 }
 
-pub fn backward(
-    s: &GroupNorm,
-    x: &[f32],
-    weight: &[f32],
-    stats: Stats<'_, f32>,
-    dy: &[f32],
-    dx: Option<&mut [f32]>,
-    dweight: Option<&mut [f32]>,
-    dbias: Option<&mut [f32]>,
-) {
+pub fn backward(s: &GroupNorm, call: Backward<'_, Host, f32>) {
+    let Backward { x, weight, mean, rstd, dy, dx, dweight, dbias } = call;
     let (c, count) = (s.c, s.hw.div_ceil(ROWS));
     if x.is_empty() {
         return;
     }
-    let (mean, rstd) = (spread(s, stats.mean), spread(s, stats.rstd));
+    let (mean, rstd) = (spread(s, mean), spread(s, rstd));
     let parts: Vec<(Vec<f32>, Vec<f32>)> = splits(s, x)
         .zip(splits(s, dy))
         .enumerate()

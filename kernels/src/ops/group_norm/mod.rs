@@ -28,19 +28,18 @@
 //!
 //! Source: spec mask2former, conventions (32 groups, eps 1e-5, affine).
 
+mod checks;
 mod cpu;
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
-pub mod reference;
+mod reference;
 #[cfg(test)]
 mod tests;
-pub(crate) mod verify;
 
-/// Statistics of the groups, `[b, groups]` each.
-pub use crate::ops::layer_norm::{Stats, StatsGpu};
-
-use crate::{KernelError, Real, Result, check_len, dry_run, f32s, f32s_mut};
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
+use crate::{KernelError, Result, Write};
 
 /// Sizes of a group norm.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,85 +57,98 @@ pub struct GroupNorm {
 }
 
 impl GroupNorm {
-    /// Writes `y`, `mean` and `rstd`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes; a number of channels that is not a multiple
-    /// of the groups; images without pixels or channels.
-    pub fn forward<T: Real>(
-        &self,
-        x: &[T],
-        weight: &[T],
-        bias: &[T],
-        y: &mut [T],
-        mean: &mut [T],
-        rstd: &mut [T],
-    ) -> Result<()> {
-        self.check(x, weight, mean, rstd)?;
-        check_len("group_norm", "bias", bias, self.c)?;
-        check_len("group_norm", "y", y, x.len())?;
-        if dry_run::skip("group_norm") {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            let (mean, rstd) = (f32s_mut(mean), f32s_mut(rstd));
-            cpu::forward(self, f32s(x), f32s(weight), f32s(bias), f32s_mut(y), mean, rstd);
-        } else {
-            reference::forward(self, x, weight, bias, y, mean, rstd);
-        }
-        Ok(())
+    /// Elements of a map.
+    fn all(&self) -> usize {
+        self.b * self.hw * self.c
     }
 
-    /// Writes `dx` and adds to `dweight` and `dbias`; each is optional.
-    ///
-    /// # Errors
-    /// As [`GroupNorm::forward`].
-    pub fn backward<T: Real>(
-        &self,
-        x: &[T],
-        weight: &[T],
-        stats: Stats<'_, T>,
-        dy: &[T],
-        dx: Option<&mut [T]>,
-        dweight: Option<&mut [T]>,
-        dbias: Option<&mut [T]>,
-    ) -> Result<()> {
-        self.check(x, weight, stats.mean, stats.rstd)?;
-        check_len("group_norm", "dy", dy, x.len())?;
-        if let Some(dx) = &dx {
-            check_len("group_norm", "dx", dx, x.len())?;
-        }
-        for (name, d) in [("dweight", &dweight), ("dbias", &dbias)] {
-            if let Some(d) = d {
-                check_len("group_norm", name, d, self.c)?;
-            }
-        }
-        if dry_run::skip("group_norm") {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            let stats = Stats { mean: f32s(stats.mean), rstd: f32s(stats.rstd) };
-            let (dx, dweight, dbias) =
-                (dx.map(f32s_mut), dweight.map(f32s_mut), dbias.map(f32s_mut));
-            cpu::backward(self, f32s(x), f32s(weight), stats, f32s(dy), dx, dweight, dbias);
+    /// Groups of all images.
+    fn sets(&self) -> usize {
+        self.b * self.groups
+    }
+}
+
+impl Operation for GroupNorm {
+    const NAME: &'static str = "group_norm";
+
+    fn check(&self) -> Result<()> {
+        let what = if self.groups == 0 || !self.c.is_multiple_of(self.groups) {
+            format!("{} channels do not divide into {} groups", self.c, self.groups)
+        } else if self.hw * self.c == 0 {
+            format!("{} pixels of {} channels have no mean", self.hw, self.c)
         } else {
-            reference::backward(self, x, weight, stats, dy, dx, dweight, dbias);
-        }
-        Ok(())
+            return Ok(());
+        };
+        Err(KernelError::Size { op: Self::NAME, what })
     }
 
-    fn check<T>(&self, x: &[T], weight: &[T], mean: &[T], rstd: &[T]) -> Result<()> {
-        if self.groups == 0 || !self.c.is_multiple_of(self.groups) {
-            let what = format!("{} channels do not divide into {} groups", self.c, self.groups);
-            return Err(KernelError::Size { op: "group_norm", what });
-        }
-        if self.hw * self.c == 0 {
-            let what = format!("{} pixels of {} channels have no mean", self.hw, self.c);
-            return Err(KernelError::Size { op: "group_norm", what });
-        }
-        check_len("group_norm", "x", x, self.b * self.hw * self.c)?;
-        check_len("group_norm", "weight", weight, self.c)?;
-        check_len("group_norm", "mean", mean, self.b * self.groups)?;
-        check_len("group_norm", "rstd", rstd, self.b * self.groups)
+    fn is_empty(&self) -> bool {
+        self.b == 0
+    }
+}
+
+/// Call that writes `y`, `mean` and `rstd`.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Maps, `[b, hw, c]`.
+    pub x: M::In<'a, T>,
+    /// Weight, `[c]`.
+    pub weight: M::In<'a, M::Sum<T>>,
+    /// Bias, `[c]`.
+    pub bias: M::In<'a, M::Sum<T>>,
+    /// Result, `[b, hw, c]`.
+    pub y: M::Out<'a, T>,
+    /// Mean of each group, `[b, groups]`.
+    pub mean: M::Out<'a, M::Sum<T>>,
+    /// Reciprocal standard deviation of each group, `[b, groups]`.
+    pub rstd: M::Out<'a, M::Sum<T>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = GroupNorm;
+
+    fn list(&mut self, s: &GroupNorm, w: &mut impl Walk<'a, M>) {
+        w.reads("x", &mut self.x, s.all());
+        w.reads("weight", &mut self.weight, s.c);
+        w.reads("bias", &mut self.bias, s.c);
+        w.writes("y", &mut self.y, s.all());
+        w.writes("mean", &mut self.mean, s.sets());
+        w.writes("rstd", &mut self.rstd, s.sets());
+    }
+}
+
+/// Call that writes `dx` and adds to `dweight` and `dbias`; each is optional.
+#[derive(Default)]
+pub struct Backward<'a, M: Memory, T: Element> {
+    /// Input of the forward pass, `[b, hw, c]`.
+    pub x: M::In<'a, T>,
+    /// Weight, `[c]`.
+    pub weight: M::In<'a, M::Sum<T>>,
+    /// Mean of each group, `[b, groups]`.
+    pub mean: M::In<'a, M::Sum<T>>,
+    /// Reciprocal standard deviation of each group, `[b, groups]`.
+    pub rstd: M::In<'a, M::Sum<T>>,
+    /// Incoming gradient, `[b, hw, c]`.
+    pub dy: M::In<'a, T>,
+    /// Gradient of `x`, `[b, hw, c]`.
+    pub dx: Option<M::Out<'a, T>>,
+    /// Gradient of the weight, `[c]`.
+    pub dweight: Option<M::Out<'a, M::Sum<T>>>,
+    /// Gradient of the bias, `[c]`.
+    pub dbias: Option<M::Out<'a, M::Sum<T>>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Backward<'a, M, T> {
+    type Op = GroupNorm;
+
+    fn list(&mut self, s: &GroupNorm, w: &mut impl Walk<'a, M>) {
+        w.reads("x", &mut self.x, s.all());
+        w.reads("weight", &mut self.weight, s.c);
+        w.reads("mean", &mut self.mean, s.sets());
+        w.reads("rstd", &mut self.rstd, s.sets());
+        w.reads("dy", &mut self.dy, s.all());
+        w.stores_if("dx", &mut self.dx, s.all(), Write::Over);
+        w.stores_if("dweight", &mut self.dweight, s.c, Write::Add);
+        w.stores_if("dbias", &mut self.dbias, s.c, Write::Add);
     }
 }

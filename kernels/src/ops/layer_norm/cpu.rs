@@ -2,14 +2,15 @@
 
 use rayon::prelude::*;
 
-use super::{LayerNorm, Stats};
+use super::{Backward, Forward, LayerNorm, Stats};
 use crate::Write;
+use crate::call::Host;
 use crate::cpu::simd::{LANES, madd, sum, sum_lanes};
 use crate::simd;
 
 /// Rows per task. Fixed, so that parameter gradients are summed in the same order for any number of
 /// threads.
-const ROWS: usize = 64;
+pub const ROWS: usize = 64;
 
 /// Mean and reciprocal standard deviation of a row, which stays in L1 between the two.
 #[inline(always)]
@@ -90,44 +91,29 @@ simd! {
     }
 }
 
-pub fn forward(
-    s: &LayerNorm,
-    x: &[f32],
-    weight: &[f32],
-    bias: &[f32],
-    y: &mut [f32],
-    mean: &mut [f32],
-    rstd: &mut [f32],
-) {
+pub fn forward(s: &LayerNorm, c: Forward<'_, Host, f32>) {
+    let Forward { x, weight, bias, y, mean, rstd } = c;
     y.par_chunks_mut(ROWS * s.c)
         .zip(x.par_chunks(ROWS * s.c))
         .zip(mean.par_chunks_mut(ROWS).zip(rstd.par_chunks_mut(ROWS)))
         .for_each(|((y, x), (mean, rstd))| forward_rows(s, x, weight, bias, y, mean, rstd));
 }
 
-pub fn stats(s: &LayerNorm, x: &[f32], mean: &mut [f32], rstd: &mut [f32]) {
+pub fn stats(s: &LayerNorm, Stats { x, mean, rstd }: Stats<'_, Host, f32>) {
     x.par_chunks(ROWS * s.c)
         .zip(mean.par_chunks_mut(ROWS).zip(rstd.par_chunks_mut(ROWS)))
         .for_each(|(x, (mean, rstd))| stats_rows(s, x, mean, rstd));
 }
 
-pub fn backward(
-    s: &LayerNorm,
-    x: &[f32],
-    weight: &[f32],
-    stats: Stats<'_, f32>,
-    dy: &[f32],
-    dx: Option<(&mut [f32], Write)>,
-    dweight: Option<&mut [f32]>,
-    dbias: Option<&mut [f32]>,
-) {
+pub fn backward(s: &LayerNorm, call: Backward<'_, Host, f32>) {
+    let Backward { x, weight, mean, rstd, dy, dx, write, dweight, dbias } = call;
     let c = s.c;
-    if let Some((dx, write)) = dx {
+    if let Some(dx) = dx {
         dx.par_chunks_mut(ROWS * c).enumerate().for_each(|(k, dx)| {
             for (r, dx) in dx.chunks_exact_mut(c).enumerate() {
                 let i = k * ROWS + r;
                 let row = i * c..(i + 1) * c;
-                let (mean, rstd) = (stats.mean[i], stats.rstd[i]);
+                let (mean, rstd) = (mean[i], rstd[i]);
                 let add = write == Write::Add;
                 dx_row(&x[row.clone()], weight, mean, rstd, &dy[row], dx, add);
             }
@@ -139,7 +125,7 @@ pub fn backward(
     let parts: Vec<(Vec<f32>, Vec<f32>)> = x
         .par_chunks(ROWS * c)
         .zip(dy.par_chunks(ROWS * c))
-        .zip(stats.mean.par_chunks(ROWS).zip(stats.rstd.par_chunks(ROWS)))
+        .zip(mean.par_chunks(ROWS).zip(rstd.par_chunks(ROWS)))
         .map(|((x, dy), (mean, rstd))| {
             let (mut dw, mut db) = (vec![0.0; c], vec![0.0; c]);
             parameter_rows(x, mean, rstd, dy, &mut dw, &mut db);

@@ -25,18 +25,16 @@
 //! need no synchronisation. `dweight` and `dbias` take two passes over row splits, in an order
 //! set by the sizes (`cuda/columns.cuh`).
 
+mod checks;
 mod cpu;
 mod gpu;
-#[cfg(test)]
-mod gpu_tests;
 mod reference;
 #[cfg(test)]
 mod tests;
-pub(crate) mod verify;
 
-pub use gpu::StatsGpu;
-
-use crate::{KernelError, Real, Result, Write, check_len, dry_run, f32s, f32s_mut};
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
+use crate::{KernelError, Result, Write};
 
 /// Sizes of a layer norm.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,15 +47,16 @@ pub struct LayerNorm {
     pub eps: f64,
 }
 
-/// Statistics saved by the forward pass of a norm for the backward pass.
-///
-/// Each has one value per set of elements that is normalised together: `[n]` for layer norm.
-#[derive(Debug)]
-pub struct Stats<'a, T> {
-    /// Mean of each set.
-    pub mean: &'a [T],
-    /// Reciprocal standard deviation of each set.
-    pub rstd: &'a [T],
+impl Operation for LayerNorm {
+    const NAME: &'static str = "layer_norm";
+
+    fn check(&self) -> Result<()> {
+        if self.c == 0 {
+            let what = "rows of 0 channels have no mean".into();
+            return Err(KernelError::Size { op: Self::NAME, what });
+        }
+        Ok(())
+    }
 }
 
 /// Layer norm with known statistics: `(z - mean) rstd weight + bias`.
@@ -75,107 +74,92 @@ pub struct Normed<'a, T> {
     pub bias: &'a [T],
 }
 
-impl LayerNorm {
-    /// Writes `y`, `mean` and `rstd`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes; rows without channels.
-    pub fn forward<T: Real>(
-        &self,
-        x: &[T],
-        weight: &[T],
-        bias: &[T],
-        y: &mut [T],
-        mean: &mut [T],
-        rstd: &mut [T],
-    ) -> Result<()> {
-        self.check(x, weight)?;
-        check_len("layer_norm", "bias", bias, self.c)?;
-        check_len("layer_norm", "y", y, self.n * self.c)?;
-        check_len("layer_norm", "mean", mean, self.n)?;
-        check_len("layer_norm", "rstd", rstd, self.n)?;
-        if dry_run::skip("layer_norm") {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            let (mean, rstd) = (f32s_mut(mean), f32s_mut(rstd));
-            cpu::forward(self, f32s(x), f32s(weight), f32s(bias), f32s_mut(y), mean, rstd);
-        } else {
-            reference::forward(self, x, weight, bias, y, mean, rstd);
-        }
-        Ok(())
-    }
+/// Call that writes `y`, `mean` and `rstd`.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Rows, `[n, c]`.
+    pub x: M::In<'a, T>,
+    /// Weight, `[c]`.
+    pub weight: M::In<'a, M::Sum<T>>,
+    /// Bias, `[c]`.
+    pub bias: M::In<'a, M::Sum<T>>,
+    /// Result, `[n, c]`.
+    pub y: M::Out<'a, T>,
+    /// Mean of each row, `[n]`.
+    pub mean: M::Out<'a, M::Sum<T>>,
+    /// Reciprocal standard deviation of each row, `[n]`.
+    pub rstd: M::Out<'a, M::Sum<T>>,
+}
 
-    /// Writes only `mean` and `rstd`, for a product that normalises its operand itself.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes; rows without channels.
-    pub fn stats<T: Real>(&self, x: &[T], mean: &mut [T], rstd: &mut [T]) -> Result<()> {
-        self.check_rows(x)?;
-        check_len("layer_norm", "mean", mean, self.n)?;
-        check_len("layer_norm", "rstd", rstd, self.n)?;
-        if dry_run::skip("layer_norm") {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            cpu::stats(self, f32s(x), f32s_mut(mean), f32s_mut(rstd));
-        } else {
-            reference::stats(self, x, mean, rstd);
-        }
-        Ok(())
-    }
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = LayerNorm;
 
-    /// Writes `dx` or, with [`Write::Add`], adds to it; adds to `dweight` and `dbias`. Each is
-    /// optional.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes; rows without channels.
-    pub fn backward<T: Real>(
-        &self,
-        x: &[T],
-        weight: &[T],
-        stats: Stats<'_, T>,
-        dy: &[T],
-        dx: Option<(&mut [T], Write)>,
-        dweight: Option<&mut [T]>,
-        dbias: Option<&mut [T]>,
-    ) -> Result<()> {
-        self.check(x, weight)?;
-        check_len("layer_norm", "mean", stats.mean, self.n)?;
-        check_len("layer_norm", "rstd", stats.rstd, self.n)?;
-        check_len("layer_norm", "dy", dy, self.n * self.c)?;
-        if let Some((dx, _)) = &dx {
-            check_len("layer_norm", "dx", dx, self.n * self.c)?;
-        }
-        for (name, d) in [("dweight", &dweight), ("dbias", &dbias)] {
-            if let Some(d) = d {
-                check_len("layer_norm", name, d, self.c)?;
-            }
-        }
-        if dry_run::skip("layer_norm") {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            let stats = Stats { mean: f32s(stats.mean), rstd: f32s(stats.rstd) };
-            let dx = dx.map(|(dx, write)| (f32s_mut(dx), write));
-            let (dweight, dbias) = (dweight.map(f32s_mut), dbias.map(f32s_mut));
-            cpu::backward(self, f32s(x), f32s(weight), stats, f32s(dy), dx, dweight, dbias);
-        } else {
-            reference::backward(self, x, weight, stats, dy, dx, dweight, dbias);
-        }
-        Ok(())
+    fn list(&mut self, s: &LayerNorm, w: &mut impl Walk<'a, M>) {
+        w.reads("x", &mut self.x, s.n * s.c);
+        w.reads("weight", &mut self.weight, s.c);
+        w.reads("bias", &mut self.bias, s.c);
+        w.writes("y", &mut self.y, s.n * s.c);
+        w.writes("mean", &mut self.mean, s.n);
+        w.writes("rstd", &mut self.rstd, s.n);
     }
+}
 
-    fn check<T: Real>(&self, x: &[T], weight: &[T]) -> Result<()> {
-        self.check_rows(x)?;
-        check_len("layer_norm", "weight", weight, self.c)
+/// Call that writes only `mean` and `rstd`, for a product that normalises its operand itself.
+#[derive(Default)]
+pub struct Stats<'a, M: Memory, T: Element> {
+    /// Rows, `[n, c]`.
+    pub x: M::In<'a, T>,
+    /// Mean of each row, `[n]`.
+    pub mean: M::Out<'a, M::Sum<T>>,
+    /// Reciprocal standard deviation of each row, `[n]`.
+    pub rstd: M::Out<'a, M::Sum<T>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Stats<'a, M, T> {
+    type Op = LayerNorm;
+
+    fn list(&mut self, s: &LayerNorm, w: &mut impl Walk<'a, M>) {
+        w.reads("x", &mut self.x, s.n * s.c);
+        w.writes("mean", &mut self.mean, s.n);
+        w.writes("rstd", &mut self.rstd, s.n);
     }
+}
 
-    fn check_rows<T: Real>(&self, x: &[T]) -> Result<()> {
-        if self.c == 0 {
-            let what = "rows of 0 channels have no mean".into();
-            return Err(KernelError::Size { op: "layer_norm", what });
-        }
-        check_len("layer_norm", "x", x, self.n * self.c)
+/// Call that writes `dx` or adds to it, and adds to `dweight` and `dbias`. Each is optional.
+#[derive(Default)]
+pub struct Backward<'a, M: Memory, T: Element> {
+    /// Input of the forward pass, `[n, c]`.
+    pub x: M::In<'a, T>,
+    /// Weight, `[c]`.
+    pub weight: M::In<'a, M::Sum<T>>,
+    /// Mean of each row, `[n]`.
+    pub mean: M::In<'a, M::Sum<T>>,
+    /// Reciprocal standard deviation of each row, `[n]`.
+    pub rstd: M::In<'a, M::Sum<T>>,
+    /// Incoming gradient, `[n, c]`.
+    pub dy: M::In<'a, T>,
+    /// Gradient of `x`, `[n, c]`.
+    pub dx: Option<M::Out<'a, T>>,
+    /// Treatment of the old contents of `dx`.
+    pub write: Write,
+    /// Gradient of the weight, `[c]`.
+    pub dweight: Option<M::Out<'a, M::Sum<T>>>,
+    /// Gradient of the bias, `[c]`.
+    pub dbias: Option<M::Out<'a, M::Sum<T>>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Backward<'a, M, T> {
+    type Op = LayerNorm;
+
+    fn list(&mut self, s: &LayerNorm, w: &mut impl Walk<'a, M>) {
+        w.reads("x", &mut self.x, s.n * s.c);
+        w.reads("weight", &mut self.weight, s.c);
+        w.reads("mean", &mut self.mean, s.n);
+        w.reads("rstd", &mut self.rstd, s.n);
+        w.reads("dy", &mut self.dy, s.n * s.c);
+        w.chooses(&mut self.write);
+        w.stores_if("dx", &mut self.dx, s.n * s.c, self.write);
+        w.stores_if("dweight", &mut self.dweight, s.c, Write::Add);
+        w.stores_if("dbias", &mut self.dbias, s.c, Write::Add);
     }
 }

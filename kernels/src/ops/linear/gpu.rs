@@ -6,8 +6,9 @@
 //! launches.
 
 use super::Linear;
+use crate::call::{Gpu, Launch};
 use crate::device::{Device, Epilogue, Float, View, ViewMut};
-use crate::ops::activation::Activation;
+use crate::ops::activation::{Activation, Forward, Pointwise};
 use crate::ops::add::{Add, cast_gpu};
 use crate::ops::matmul::MatMul;
 use crate::ops::reduce;
@@ -89,7 +90,8 @@ impl Linear {
         device.matmul(&product, 1.0, x, weight, Write::Over, before.view_mut())?;
         let rows = Add { n: self.n, inner: self.m };
         rows.in_place_gpu(device, before.view_mut(), bias)?;
-        Activation::Relu.forward_gpu(device, before.view(), y)
+        let relu = Pointwise { f: Activation::Relu, n: y.len() };
+        Forward::<Gpu, _> { x: before.view(), y }.launch(device, &relu)
     }
 
     /// `dx = dy weight` where the ReLU that produced `x` was positive, else 0. This is the gradient

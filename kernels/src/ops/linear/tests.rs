@@ -2,9 +2,9 @@ use half::bf16;
 
 use super::{Input, Linear, Output, Weight, reference};
 use crate::Real;
+use crate::call::{Call, Host};
 use crate::check::{assert_close, central_differences, noise, weighted_sum};
-use crate::ops::layer_norm::LayerNorm;
-use crate::ops::layer_norm::Normed;
+use crate::ops::layer_norm::{LayerNorm, Normed, Stats};
 
 /// n, m, k: ones, primes, no multiples of a block size, a class layer, tokens of ViT-S.
 const SHAPES: [(usize, usize, usize); 5] =
@@ -80,7 +80,7 @@ impl Surrounded {
         let s = &self.s;
         let (mut mean, mut rstd) = (vec![T::ZERO; s.n], vec![T::ZERO; s.n]);
         let rows = LayerNorm { n: s.n, c: s.k, eps: 1e-6 };
-        rows.stats(z, &mut mean, &mut rstd).unwrap();
+        Stats::<Host, T> { x: z, mean: &mut mean, rstd: &mut rstd }.run(&rows).unwrap();
         let input = match self.f {
             0 => Input::Plain(&z[..]),
             1 => Input::Gelu(&z[..]),

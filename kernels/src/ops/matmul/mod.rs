@@ -76,7 +76,7 @@ use crate::{KernelError, Real, Result, Write, dry_run};
 /// Sizes and layout of a product.
 ///
 /// ```
-/// use dressage_kernels::{Write, matmul::MatMul};
+/// use dressage_kernels::{Write, ops::matmul::MatMul};
 /// // [1, 2] times the transpose of [3, 2]
 /// let mut c = [0.0f32; 3];
 /// let weight = [1.0, 0.0, 0.0, 1.0, 1.0, 1.0];

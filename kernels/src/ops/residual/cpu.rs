@@ -2,13 +2,14 @@
 
 use rayon::prelude::*;
 
-use super::Residual;
+use super::{Backward, Forward, GammaGradient, Residual};
+use crate::call::Host;
 use crate::cpu::simd::madd;
 use crate::simd;
 
 /// Rows per task. Fixed, so that the gradient of gamma is summed in the same order for any number
 /// of threads.
-const ROWS: usize = 64;
+pub const ROWS: usize = 64;
 
 simd! {
     fn scaled_rows<FMA>(x: &[f32], r: &[f32], gamma: &[f32], y: &mut [f32]) {
@@ -45,8 +46,10 @@ simd! {
     }
 }
 
-pub fn forward(s: &Residual, x: &[f32], r: &[f32], gamma: Option<&[f32]>, y: &mut [f32]) {
-    let piece = ROWS * s.c.max(1);
+/// `y = x + gamma * r`.
+pub fn forward(s: &Residual, c: Forward<'_, Host, f32>) {
+    let Forward { x, r, gamma, y, .. } = c;
+    let piece = ROWS * s.c;
     y.par_chunks_mut(piece).zip(x.par_chunks(piece).zip(r.par_chunks(piece))).for_each(
         |(y, (x, r))| match gamma {
             Some(gamma) => scaled_rows(x, r, gamma, y),
@@ -55,19 +58,19 @@ pub fn forward(s: &Residual, x: &[f32], r: &[f32], gamma: Option<&[f32]>, y: &mu
     );
 }
 
-pub fn dr(s: &Residual, gamma: Option<&[f32]>, dy: &[f32], dr: &mut [f32]) {
+/// `dr = dy * gamma`.
+pub fn dr(s: &Residual, Backward { gamma, dy, dr }: Backward<'_, Host, f32>) {
     let Some(gamma) = gamma else {
         dr.copy_from_slice(dy);
         return;
     };
-    let piece = ROWS * s.c.max(1);
+    let piece = ROWS * s.c;
     dr.par_chunks_mut(piece).zip(dy.par_chunks(piece)).for_each(|(dr, dy)| dr_rows(gamma, dy, dr));
 }
 
-pub fn dgamma(s: &Residual, r: &[f32], dy: &[f32], dgamma: &mut [f32]) {
-    if s.c == 0 {
-        return;
-    }
+/// `dgamma += sum_n dy * r`.
+pub fn dgamma(s: &Residual, c: GammaGradient<'_, Host, f32>) {
+    let GammaGradient { r, dy, dgamma, .. } = c;
     let parts: Vec<Vec<f32>> = r
         .par_chunks(ROWS * s.c)
         .zip(dy.par_chunks(ROWS * s.c))

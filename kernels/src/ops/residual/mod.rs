@@ -23,16 +23,14 @@
 //!
 //! Source: spec backbones §2.2 (the LayerScale of DINOv2).
 
+mod checks;
 mod cpu;
 mod gpu;
-#[cfg(test)]
-mod gpu_tests;
-pub mod reference;
-#[cfg(test)]
-mod tests;
-pub(crate) mod verify;
+mod reference;
 
-use crate::{KernelError, Real, Result, check_len, dry_run, f32s, f32s_mut};
+use crate::Write;
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
 
 /// Sizes of a residual connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,76 +41,83 @@ pub struct Residual {
     pub c: usize,
 }
 
-impl Residual {
-    /// Writes `y`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes.
-    pub fn forward<T: Real>(
-        &self,
-        x: &[T],
-        r: &[T],
-        gamma: Option<&[T]>,
-        y: &mut [T],
-    ) -> Result<()> {
-        check_len("residual", "x", x, self.n * self.c)?;
-        check_len("residual", "r", r, self.n * self.c)?;
-        check_len("residual", "y", y, self.n * self.c)?;
-        if let Some(gamma) = gamma {
-            check_len("residual", "gamma", gamma, self.c)?;
-        }
-        if dry_run::skip("residual") {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            cpu::forward(self, f32s(x), f32s(r), gamma.map(f32s), f32s_mut(y));
-        } else {
-            reference::forward(self, x, r, gamma, y);
-        }
-        Ok(())
-    }
+impl Operation for Residual {
+    const NAME: &'static str = "residual";
 
-    /// Writes `dr` and adds to `dgamma`; each is optional. Only `dgamma` needs `r`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes; `dgamma` without `r`.
-    pub fn backward<T: Real>(
-        &self,
-        r: Option<&[T]>,
-        gamma: Option<&[T]>,
-        dy: &[T],
-        dr: Option<&mut [T]>,
-        dgamma: Option<&mut [T]>,
-    ) -> Result<()> {
-        check_len("residual", "dy", dy, self.n * self.c)?;
-        if let Some(gamma) = gamma {
-            check_len("residual", "gamma", gamma, self.c)?;
-        }
-        if let Some(dr) = dr {
-            check_len("residual", "dr", dr, self.n * self.c)?;
-            if dry_run::skip("residual") {
-                // Counted only.
-            } else if T::IS_F32 {
-                cpu::dr(self, gamma.map(f32s), f32s(dy), f32s_mut(dr));
-            } else {
-                reference::dr(self, gamma, dy, dr);
-            }
-        }
-        if let Some(dgamma) = dgamma {
-            check_len("residual", "dgamma", dgamma, self.c)?;
-            let Some(r) = r else {
-                let what = "the gradient of gamma needs r".into();
-                return Err(KernelError::Size { op: "residual", what });
-            };
-            check_len("residual", "r", r, self.n * self.c)?;
-            if dry_run::skip("residual") {
-                // Counted only.
-            } else if T::IS_F32 {
-                cpu::dgamma(self, f32s(r), f32s(dy), f32s_mut(dgamma));
-            } else {
-                reference::dgamma(self, r, dy, dgamma);
-            }
-        }
-        Ok(())
+    fn is_empty(&self) -> bool {
+        self.c == 0
+    }
+}
+
+/// Call that writes `y`. The bias of the previous product is fused: `y = x + gamma (r + bias)`.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Trunk, `[n, c]`.
+    pub x: M::In<'a, T>,
+    /// Branch, `[n, c]`.
+    pub r: M::In<'a, T>,
+    /// Bias of the branch, `[c]`; left out: 0.
+    pub bias: Option<M::In<'a, M::Sum<T>>>,
+    /// Layer scale, `[c]`; left out: 1.
+    pub gamma: Option<M::In<'a, M::Sum<T>>>,
+    /// Result, `[n, c]`.
+    pub y: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = Residual;
+
+    fn list(&mut self, s: &Residual, w: &mut impl Walk<'a, M>) {
+        w.reads("x", &mut self.x, s.n * s.c);
+        w.reads("r", &mut self.r, s.n * s.c);
+        w.reads_if("bias", &mut self.bias, s.c);
+        w.reads_if("gamma", &mut self.gamma, s.c);
+        w.writes("y", &mut self.y, s.n * s.c);
+    }
+}
+
+/// Call that writes `dr`.
+#[derive(Default)]
+pub struct Backward<'a, M: Memory, T: Element> {
+    /// Layer scale, `[c]`; left out: 1.
+    pub gamma: Option<M::In<'a, M::Sum<T>>>,
+    /// Incoming gradient, `[n, c]`.
+    pub dy: M::In<'a, T>,
+    /// Gradient of `r`, `[n, c]`.
+    pub dr: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Backward<'a, M, T> {
+    type Op = Residual;
+
+    fn list(&mut self, s: &Residual, w: &mut impl Walk<'a, M>) {
+        w.reads_if("gamma", &mut self.gamma, s.c);
+        w.reads("dy", &mut self.dy, s.n * s.c);
+        w.writes("dr", &mut self.dr, s.n * s.c);
+    }
+}
+
+/// Call that adds to `dgamma`. The gradient of the bias is the sum of `dr` over the rows
+/// ([`crate::ops::reduce::column_sums_gpu`]).
+#[derive(Default)]
+pub struct GammaGradient<'a, M: Memory, T: Element> {
+    /// Branch, `[n, c]`.
+    pub r: M::In<'a, T>,
+    /// Bias of the branch, `[c]`; left out: 0.
+    pub bias: Option<M::In<'a, M::Sum<T>>>,
+    /// Incoming gradient, `[n, c]`.
+    pub dy: M::In<'a, T>,
+    /// Gradient of `gamma`, `[c]`.
+    pub dgamma: M::Out<'a, M::Sum<T>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for GammaGradient<'a, M, T> {
+    type Op = Residual;
+
+    fn list(&mut self, s: &Residual, w: &mut impl Walk<'a, M>) {
+        w.reads("r", &mut self.r, s.n * s.c);
+        w.reads_if("bias", &mut self.bias, s.c);
+        w.reads("dy", &mut self.dy, s.n * s.c);
+        w.stores("dgamma", &mut self.dgamma, s.c, Write::Add);
     }
 }

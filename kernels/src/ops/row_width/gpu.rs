@@ -1,9 +1,10 @@
 //! Launch of `row_width.cu`.
 
-use super::{OP, RowWidth};
+use super::{Resize, RowWidth};
+use crate::Result;
+use crate::call::{Gpu, Launch, Operation, arguments};
 use crate::device::sizes::small;
-use crate::device::{Args, Device, Float, Grid, Module, View, ViewMut};
-use crate::{Result, check_count};
+use crate::device::{Device, Float, Grid, Module};
 
 static PTX: Module = Module::new("row_width", include_str!("../../../ptx/row_width.ptx"));
 
@@ -19,32 +20,21 @@ struct Sizes {
     factor: f32,
 }
 
-impl RowWidth {
-    /// [`RowWidth::run`] on a device.
-    ///
-    /// # Errors
-    /// A view whose length does not match the sizes; a period of 0; a failure of the device.
-    pub fn run_gpu<T: Float>(
-        &self,
-        device: &Device,
-        x: View<'_, T>,
-        y: ViewMut<'_, T>,
-    ) -> Result<()> {
-        self.check()?;
-        check_count(OP, "x", x.len(), self.n * self.from)?;
-        check_count(OP, "y", y.len(), self.n * self.to)?;
-        let size = |name, n| small(OP, name, n);
-        size("elements", y.len().saturating_add(256))?;
+impl<'a, T: Float> Launch<'a> for Resize<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &RowWidth, device: &Device) -> Result<()> {
+        let elements = self.y.len();
+        let size = |name, n| small(RowWidth::NAME, name, n);
+        size("elements", elements.saturating_add(256))?;
         let sizes = Sizes {
-            n: size("n", self.n)?,
-            from: size("from", self.from)?,
-            to: size("to", self.to)?,
-            period: size("period", self.period)?,
-            scaled: size("scaled", self.scaled)?,
-            factor: self.factor,
+            n: size("n", s.n)?,
+            from: size("from", s.from)?,
+            to: size("to", s.to)?,
+            period: size("period", s.period)?,
+            scaled: size("scaled", s.scaled)?,
+            factor: s.factor,
         };
-        let grid = Grid::line(y.len(), 256, 256);
-        let args = Args::new(&sizes).read(x).write(y);
+        let args = arguments(&sizes, s, self);
+        let grid = Grid::line(elements, 256, 256);
         // SAFETY: the lengths were checked; threads beyond the last element do nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>("row_width"), &grid, &args) }
     }

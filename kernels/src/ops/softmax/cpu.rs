@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::Softmax;
+use super::{Backward, Forward, Softmax};
+use crate::call::Host;
 use crate::cpu::simd;
 use crate::simd;
 
@@ -25,11 +26,11 @@ simd! {
     }
 }
 
-pub fn forward(s: &Softmax, x: &[f32], y: &mut [f32]) {
+pub fn forward(s: &Softmax, Forward { x, y }: Forward<'_, Host, f32>) {
     y.par_chunks_exact_mut(s.c).zip(x.par_chunks_exact(s.c)).for_each(|(y, x)| forward_row(x, y));
 }
 
-pub fn backward(s: &Softmax, y: &[f32], dy: &[f32], dx: &mut [f32]) {
+pub fn backward(s: &Softmax, Backward { y, dy, dx }: Backward<'_, Host, f32>) {
     dx.par_chunks_exact_mut(s.c)
         .zip(y.par_chunks_exact(s.c).zip(dy.par_chunks_exact(s.c)))
         .for_each(|(dx, (y, dy))| backward_row(y, dy, dx));

@@ -13,16 +13,15 @@
 //! MB forward and 101 MB backward; the floor on an H200 (4.3 TB/s) is 16 and 23 us. A warp
 //! handles one row and passes over it three times, the second and third time in the L1 cache.
 
+mod checks;
 mod cpu;
 mod gpu;
 mod reference;
 #[cfg(test)]
 mod tests;
-pub(crate) mod verify;
 
-use crate::{Real, Result, check_len, dry_run, f32s, f32s_mut};
-
-const OP: &str = "softmax";
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
 
 /// Sizes of a softmax.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,41 +32,49 @@ pub struct Softmax {
     pub c: usize,
 }
 
-impl Softmax {
-    /// Writes `y`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes.
-    pub fn forward<T: Real>(&self, x: &[T], y: &mut [T]) -> Result<()> {
-        check_len(OP, "x", x, self.n * self.c)?;
-        check_len(OP, "y", y, self.n * self.c)?;
-        if dry_run::skip(OP) || self.c == 0 {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            cpu::forward(self, f32s(x), f32s_mut(y));
-        } else {
-            reference::forward(self, x, y);
-        }
-        Ok(())
-    }
+impl Operation for Softmax {
+    const NAME: &'static str = "softmax";
 
-    /// Writes `dx`, from the result `y` of the forward pass.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes.
-    pub fn backward<T: Real>(&self, y: &[T], dy: &[T], dx: &mut [T]) -> Result<()> {
-        check_len(OP, "y", y, self.n * self.c)?;
-        check_len(OP, "dy", dy, self.n * self.c)?;
-        check_len(OP, "dx", dx, self.n * self.c)?;
-        if dry_run::skip(OP) || self.c == 0 {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            cpu::backward(self, f32s(y), f32s(dy), f32s_mut(dx));
-        } else {
-            reference::backward(self, y, dy, dx);
-        }
-        Ok(())
+    fn is_empty(&self) -> bool {
+        self.c == 0
+    }
+}
+
+/// Call that writes `y`.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Logits, `[n, c]`.
+    pub x: M::In<'a, T>,
+    /// Result, `[n, c]`.
+    pub y: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = Softmax;
+
+    fn list(&mut self, s: &Softmax, w: &mut impl Walk<'a, M>) {
+        w.reads("x", &mut self.x, s.n * s.c);
+        w.writes("y", &mut self.y, s.n * s.c);
+    }
+}
+
+/// Call that writes `dx`, from the result `y` of the forward pass.
+#[derive(Default)]
+pub struct Backward<'a, M: Memory, T: Element> {
+    /// Result of the forward pass, `[n, c]`.
+    pub y: M::In<'a, T>,
+    /// Incoming gradient, `[n, c]`.
+    pub dy: M::In<'a, T>,
+    /// Gradient of `x`, `[n, c]`.
+    pub dx: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Backward<'a, M, T> {
+    type Op = Softmax;
+
+    fn list(&mut self, s: &Softmax, w: &mut impl Walk<'a, M>) {
+        w.reads("y", &mut self.y, s.n * s.c);
+        w.reads("dy", &mut self.dy, s.n * s.c);
+        w.writes("dx", &mut self.dx, s.n * s.c);
     }
 }

@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::Swiglu;
+use super::{Backward, Forward, Swiglu};
+use crate::call::Host;
 use crate::cpu::simd::exp;
 use crate::simd;
 
@@ -25,11 +26,11 @@ simd! {
     }
 }
 
-pub fn forward(s: &Swiglu, x: &[f32], y: &mut [f32]) {
+pub fn forward(s: &Swiglu, Forward { x, y }: Forward<'_, Host, f32>) {
     y.par_chunks_mut(s.h).zip(x.par_chunks(2 * s.h)).for_each(|(y, x)| forward_row(x, y));
 }
 
-pub fn backward(s: &Swiglu, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+pub fn backward(s: &Swiglu, Backward { x, dy, dx }: Backward<'_, Host, f32>) {
     dx.par_chunks_mut(2 * s.h)
         .zip(x.par_chunks(2 * s.h).zip(dy.par_chunks(s.h)))
         .for_each(|(dx, (x, dy))| backward_row(x, dy, dx));

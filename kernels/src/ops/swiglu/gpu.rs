@@ -1,9 +1,10 @@
 //! Launches of `swiglu.cu`.
 
-use super::Swiglu;
+use super::{Backward, Forward, Swiglu};
+use crate::Result;
+use crate::call::{Gpu, Launch, Operation, arguments};
 use crate::device::sizes::{small, tile2d};
-use crate::device::{Args, Device, Float, Module, View, ViewMut};
-use crate::{Result, check_count};
+use crate::device::{Device, Float, Grid, Module};
 
 static PTX: Module = Module::new("swiglu", include_str!("../../../ptx/swiglu.ptx"));
 
@@ -17,49 +18,29 @@ struct Sizes {
 }
 
 impl Swiglu {
-    /// [`Swiglu::forward`] on a device.
-    ///
-    /// # Errors
-    /// A view whose length does not match the sizes; a failure of the device.
-    pub fn forward_gpu<T: Float>(
-        &self,
-        device: &Device,
-        x: View<'_, T>,
-        y: ViewMut<'_, T>,
-    ) -> Result<()> {
-        check_count("swiglu", "x", x.len(), 2 * self.n * self.h)?;
-        check_count("swiglu", "y", y.len(), self.n * self.h)?;
+    /// Grid of a kernel with one thread per vector of `y`, and its sizes.
+    fn tiles(&self) -> Result<(Grid, Sizes)> {
         let (grid, rows) = tile2d(self.n, self.h);
-        let args = Args::new(&self.sizes(rows)?).read(x).write(y);
+        let size = |name, n| small(Self::NAME, name, n);
+        let (n, h, rows) = (size("n", self.n)?, size("h", self.h)?, size("rows", rows)?);
+        Ok((grid, Sizes { n, h, rows }))
+    }
+}
+
+impl<'a, T: Float> Launch<'a> for Forward<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &Swiglu, device: &Device) -> Result<()> {
+        let (grid, sizes) = s.tiles()?;
+        let args = arguments(&sizes, s, self);
         // SAFETY: the lengths were checked; threads beyond a row or the last row do nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>("swiglu_fwd"), &grid, &args) }
     }
+}
 
-    /// [`Swiglu::backward`] on a device.
-    ///
-    /// # Errors
-    /// A view whose length does not match the sizes; a failure of the device.
-    pub fn backward_gpu<T: Float>(
-        &self,
-        device: &Device,
-        x: View<'_, T>,
-        dy: View<'_, T>,
-        dx: ViewMut<'_, T>,
-    ) -> Result<()> {
-        check_count("swiglu", "x", x.len(), 2 * self.n * self.h)?;
-        check_count("swiglu", "dy", dy.len(), self.n * self.h)?;
-        check_count("swiglu", "dx", dx.len(), 2 * self.n * self.h)?;
-        let (grid, rows) = tile2d(self.n, self.h);
-        let args = Args::new(&self.sizes(rows)?).read(x).read(dy).write(dx);
+impl<'a, T: Float> Launch<'a> for Backward<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &Swiglu, device: &Device) -> Result<()> {
+        let (grid, sizes) = s.tiles()?;
+        let args = arguments(&sizes, s, self);
         // SAFETY: the lengths were checked; threads beyond a row or the last row do nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>("swiglu_bwd"), &grid, &args) }
-    }
-
-    fn sizes(&self, rows: usize) -> Result<Sizes> {
-        Ok(Sizes {
-            n: small("swiglu", "n", self.n)?,
-            h: small("swiglu", "h", self.h)?,
-            rows: small("swiglu", "rows", rows)?,
-        })
     }
 }

@@ -13,14 +13,13 @@
 //! and 20 FLOP per element of `y`. A lane handles 8 columns of both halves of a row, a block 32
 //! rows (`cuda/vectors.cuh`).
 
+mod checks;
 mod cpu;
 mod gpu;
 mod reference;
-#[cfg(test)]
-mod tests;
-pub(crate) mod verify;
 
-use crate::{Real, Result, check_len, dry_run, f32s, f32s_mut};
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
 
 /// Sizes of a gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,41 +30,49 @@ pub struct Swiglu {
     pub h: usize,
 }
 
-impl Swiglu {
-    /// Writes `y`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes.
-    pub fn forward<T: Real>(&self, x: &[T], y: &mut [T]) -> Result<()> {
-        check_len("swiglu", "x", x, 2 * self.n * self.h)?;
-        check_len("swiglu", "y", y, self.n * self.h)?;
-        if dry_run::skip("swiglu") || self.h == 0 {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            cpu::forward(self, f32s(x), f32s_mut(y));
-        } else {
-            reference::forward(self, x, y);
-        }
-        Ok(())
-    }
+impl Operation for Swiglu {
+    const NAME: &'static str = "swiglu";
 
-    /// Writes `dx`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes.
-    pub fn backward<T: Real>(&self, x: &[T], dy: &[T], dx: &mut [T]) -> Result<()> {
-        check_len("swiglu", "x", x, 2 * self.n * self.h)?;
-        check_len("swiglu", "dy", dy, self.n * self.h)?;
-        check_len("swiglu", "dx", dx, 2 * self.n * self.h)?;
-        if dry_run::skip("swiglu") || self.h == 0 {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            cpu::backward(self, f32s(x), f32s(dy), f32s_mut(dx));
-        } else {
-            reference::backward(self, x, dy, dx);
-        }
-        Ok(())
+    fn is_empty(&self) -> bool {
+        self.h == 0
+    }
+}
+
+/// Call that writes `y`.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Both halves, `[n, 2h]`.
+    pub x: M::In<'a, T>,
+    /// Result, `[n, h]`.
+    pub y: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = Swiglu;
+
+    fn list(&mut self, s: &Swiglu, w: &mut impl Walk<'a, M>) {
+        w.reads("x", &mut self.x, 2 * s.n * s.h);
+        w.writes("y", &mut self.y, s.n * s.h);
+    }
+}
+
+/// Call that writes `dx`.
+#[derive(Default)]
+pub struct Backward<'a, M: Memory, T: Element> {
+    /// Input of the forward pass, `[n, 2h]`.
+    pub x: M::In<'a, T>,
+    /// Incoming gradient, `[n, h]`.
+    pub dy: M::In<'a, T>,
+    /// Gradient of `x`, `[n, 2h]`.
+    pub dx: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Backward<'a, M, T> {
+    type Op = Swiglu;
+
+    fn list(&mut self, s: &Swiglu, w: &mut impl Walk<'a, M>) {
+        w.reads("x", &mut self.x, 2 * s.n * s.h);
+        w.reads("dy", &mut self.dy, s.n * s.h);
+        w.writes("dx", &mut self.dx, 2 * s.n * s.h);
     }
 }

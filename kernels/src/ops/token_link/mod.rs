@@ -17,14 +17,15 @@
 //!
 //! Source: Rein, eq. 9-10; spec backbones §5.1, peft-and-dgss §1.
 
+mod checks;
 mod gpu;
+mod reference;
 #[cfg(test)]
 mod tests;
-pub(crate) mod verify;
 
-use crate::{KernelError, Real, Result, check_len, dry_run};
-
-const OP: &str = "token_link";
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
+use crate::{KernelError, Result};
 
 /// Sizes of a token link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,58 +38,53 @@ pub struct TokenLink {
     pub c: usize,
 }
 
-impl TokenLink {
-    /// Writes `out`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes, or no layer.
-    pub fn forward<T: Real>(&self, q: &[T], out: &mut [T]) -> Result<()> {
-        self.check(q, "out", out)?;
-        if dry_run::skip(OP) {
-            return Ok(());
-        }
-        let n = self.m * self.c;
-        for (i, out) in out.chunks_exact_mut(3).enumerate() {
-            let layers = || (0..self.layers).map(|l| q[l * n + i]);
-            out[0] = layers().fold(q[i], T::max);
-            out[1] = layers().sum::<T>() / T::of(self.layers as f64);
-            out[2] = q[(self.layers - 1) * n + i];
-        }
-        Ok(())
-    }
+impl Operation for TokenLink {
+    const NAME: &'static str = "token_link";
 
-    /// Writes `dq`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes, or no layer.
-    pub fn backward<T: Real>(&self, q: &[T], dout: &[T], dq: &mut [T]) -> Result<()> {
-        self.check(q, "dout", dout)?;
-        check_len(OP, "dq", dq, q.len())?;
-        if dry_run::skip(OP) {
-            return Ok(());
-        }
-        let n = self.m * self.c;
-        for (i, d) in dout.chunks_exact(3).enumerate() {
-            let share = d[1] / T::of(self.layers as f64);
-            let mut first = 0;
-            for l in 0..self.layers {
-                dq[l * n + i] = share;
-                if q[l * n + i] > q[first * n + i] {
-                    first = l;
-                }
-            }
-            dq[first * n + i] += d[0];
-            dq[(self.layers - 1) * n + i] += d[2];
-        }
-        Ok(())
-    }
-
-    fn check<T>(&self, q: &[T], name: &'static str, out: &[T]) -> Result<()> {
+    fn check(&self) -> Result<()> {
         if self.layers == 0 {
-            let what = "there are no layers".to_string();
-            return Err(KernelError::Size { op: OP, what });
+            let what = "there are no layers".to_owned();
+            return Err(KernelError::Size { op: Self::NAME, what });
         }
-        check_len(OP, "q", q, self.layers * self.m * self.c)?;
-        check_len(OP, name, out, 3 * self.m * self.c)
+        Ok(())
+    }
+}
+
+/// Call that writes `out`.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Queries of all layers, `[layers, m, c]`.
+    pub q: M::In<'a, T>,
+    /// Result, `[m, 3 c]`.
+    pub out: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = TokenLink;
+
+    fn list(&mut self, s: &TokenLink, w: &mut impl Walk<'a, M>) {
+        w.reads("q", &mut self.q, s.layers * s.m * s.c);
+        w.writes("out", &mut self.out, 3 * s.m * s.c);
+    }
+}
+
+/// Call that writes `dq`.
+#[derive(Default)]
+pub struct Backward<'a, M: Memory, T: Element> {
+    /// Queries of all layers, `[layers, m, c]`.
+    pub q: M::In<'a, T>,
+    /// Incoming gradient, `[m, 3 c]`.
+    pub dout: M::In<'a, T>,
+    /// Gradient of `q`, `[layers, m, c]`.
+    pub dq: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Backward<'a, M, T> {
+    type Op = TokenLink;
+
+    fn list(&mut self, s: &TokenLink, w: &mut impl Walk<'a, M>) {
+        w.reads("q", &mut self.q, s.layers * s.m * s.c);
+        w.reads("dout", &mut self.dout, 3 * s.m * s.c);
+        w.writes("dq", &mut self.dq, s.layers * s.m * s.c);
     }
 }

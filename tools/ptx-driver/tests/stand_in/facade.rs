@@ -1,10 +1,11 @@
 //! The CUDA backend of `dressage-kernels`, which is written for a GPU, on the stand-in.
 
+use dressage_kernels::call::{Gpu, Launch};
 use dressage_kernels::check::verify;
 use dressage_kernels::device::{Args, Buffer, Device, Element, Epilogue, Float, Grid, Module};
-use dressage_kernels::ops::activation::Activation;
+use dressage_kernels::ops::activation::{self, Activation, Pointwise};
 use dressage_kernels::ops::attention::{Attention, SavedGpu};
-use dressage_kernels::ops::layer_norm::{LayerNorm, StatsGpu};
+use dressage_kernels::ops::layer_norm::{self, LayerNorm};
 use dressage_kernels::ops::matmul::MatMul;
 use dressage_kernels::ops::reduce;
 use dressage_kernels::{KernelError, Result, Write};
@@ -51,26 +52,33 @@ fn kernels<T: Float>(device: &Device) -> Result<Vec<Vec<u8>>> {
     let bias = device.upload("bias", &noise::<f32>(width, 6))?;
     let (mut y, mut mean, mut rstd) =
         (device.alloc("y", n * width)?, device.alloc("mean", n)?, device.alloc("rstd", n)?);
-    let stats = (mean.view_mut(), rstd.view_mut());
-    norm.forward_gpu(device, q, weight.view(), bias.view(), y.view_mut(), stats.0, stats.1)?;
+    layer_norm::Forward::<Gpu, T> {
+        x: q,
+        weight: weight.view(),
+        bias: bias.view(),
+        y: y.view_mut(),
+        mean: mean.view_mut(),
+        rstd: rstd.view_mut(),
+    }
+    .launch(device, &norm)?;
     let mut dx = device.zeros("dx", n * width)?;
     let (mut dw, mut db) = (device.zeros("dw", width)?, device.zeros("db", width)?);
-    let stats = StatsGpu { mean: mean.view(), rstd: rstd.view() };
-    let to = Some((dx.view_mut(), Write::Add));
-    let parameters = (Some(dw.view_mut()), Some(db.view_mut()));
-    norm.backward_gpu(
-        device,
-        q,
-        weight.view(),
-        stats,
-        dout.view(),
-        to,
-        parameters.0,
-        parameters.1,
-    )?;
+    layer_norm::Backward::<Gpu, T> {
+        x: q,
+        weight: weight.view(),
+        mean: mean.view(),
+        rstd: rstd.view(),
+        dy: dout.view(),
+        dx: Some(dx.view_mut()),
+        write: Write::Add,
+        dweight: Some(dw.view_mut()),
+        dbias: Some(db.view_mut()),
+    }
+    .launch(device, &norm)?;
     let mut copy = device.alloc("copy", n * width)?;
     device.copy(y.view(), copy.view_mut())?;
-    Activation::Gelu.forward_gpu(device, copy.view(), y.view_mut())?;
+    let gelu = Pointwise { f: Activation::Gelu, n: n * width };
+    activation::Forward::<Gpu, T> { x: copy.view(), y: y.view_mut() }.launch(device, &gelu)?;
     let mut sum = device.zeros("sum", 1)?;
     reduce::sum_gpu(device, y.view(), sum.view_mut())?;
     let mut all = Vec::new();

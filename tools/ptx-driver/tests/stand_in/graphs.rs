@@ -2,8 +2,9 @@
 
 use dressage_kernels::Result;
 use dressage_kernels::Write;
+use dressage_kernels::call::{Gpu, Launch};
 use dressage_kernels::device::{Buffer, Device, Epilogue};
-use dressage_kernels::ops::activation::Activation;
+use dressage_kernels::ops::activation::{Activation, Forward, Pointwise};
 use dressage_kernels::ops::matmul::MatMul;
 
 use crate::run;
@@ -55,7 +56,8 @@ impl Step {
         let bias = Epilogue::BiasRelu(self.bias.view());
         assert!(self.device.matmul_with(&sizes, 1.0, x, weight, over, bias, self.y.view_mut())?);
         self.device.zero(self.z.view_mut())?;
-        Activation::Gelu.forward_gpu(&self.device, self.y.view(), self.z.view_mut())?;
+        let gelu = Pointwise { f: Activation::Gelu, n: self.y.len() };
+        Forward::<Gpu, _> { x: self.y.view(), y: self.z.view_mut() }.launch(&self.device, &gelu)?;
         self.device.copy(raw.view(), self.y.view_mut())?;
         self.device.write_constant(self.table.view_mut(), &[3, 1, 2])
     }

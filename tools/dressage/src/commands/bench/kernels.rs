@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use dressage_kernels::Result as Done;
 use dressage_kernels::Write;
+use dressage_kernels::call::{Call, Host};
 use dressage_kernels::check::noise;
 use dressage_kernels::ops::attention::Attention;
 use dressage_kernels::ops::attention_mask::AttentionMask;
-use dressage_kernels::ops::layer_norm::{LayerNorm, Stats};
+use dressage_kernels::ops::layer_norm::{self, LayerNorm};
 use dressage_kernels::ops::matmul::MatMul;
 use dressage_kernels::ops::ms_deform_attn::MsDeformAttn;
 use dressage_kernels::ops::rein::{Gradients, Rein, Weights};
@@ -115,15 +116,26 @@ fn layer_norms(rows: &mut Rows<'_>) -> Done<()> {
         let (mut mean, mut rstd) = (random(n, 5), random(n, 6));
         let name = format!("layernorm {n} x {c}, {affine} affine");
         rows.time(name.clone(), [0, 8 * n * c], |i| {
-            s.forward(&x[i], &weight, &bias, &mut y, &mut mean[i], &mut rstd[i])
+            let (x, y) = (&x[i][..], &mut y[..]);
+            let (mean, rstd) = (&mut mean[i][..], &mut rstd[i][..]);
+            let (weight, bias) = (&weight[..], &bias[..]);
+            layer_norm::Forward::<Host, _> { x, weight, bias, y, mean, rstd }.run(&s)
         })?;
         let (mut dw, mut db) = (vec![0.0; c], vec![0.0; c]);
         rows.time(name + BACKWARD, [0, 12 * n * c], |i| {
-            let (mean, rstd) = (&mean[i][..], &rstd[i][..]);
             let trained = affine == "trained";
-            let (dw, db) = (trained.then_some(&mut dw[..]), trained.then_some(&mut db[..]));
-            let into = Some((&mut dx[..], Write::Over));
-            s.backward(&x[i], &weight, Stats { mean, rstd }, &dy[i], into, dw, db)
+            layer_norm::Backward::<Host, _> {
+                x: &x[i],
+                weight: &weight,
+                mean: &mean[i],
+                rstd: &rstd[i],
+                dy: &dy[i],
+                dx: Some(&mut dx),
+                write: Write::Over,
+                dweight: trained.then_some(&mut dw),
+                dbias: trained.then_some(&mut db),
+            }
+            .run(&s)
         })?;
     }
     Ok(())

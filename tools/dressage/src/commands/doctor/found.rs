@@ -45,7 +45,7 @@ impl Time {
     pub fn new(timed: &Timed<'_>, seconds: &[f64]) -> Time {
         let ms: Vec<f64> = seconds.iter().map(|s| s * 1e3).collect();
         let (flops, bytes) = (timed.flops as f64, timed.bytes as f64);
-        let (name, shape) = (timed.name.to_owned(), timed.shape.clone());
+        let (name, shape) = (timed.name.clone(), timed.shape.clone());
         Time { name, shape, ms: Stat::of(&ms), flops, bytes }
     }
 

@@ -1,4 +1,5 @@
-use super::RowWidth;
+use super::{Resize, RowWidth};
+use crate::call::{Call, Host};
 use crate::check::{assert_close, noise};
 
 #[test]
@@ -8,18 +9,16 @@ fn backward_is_the_transposed_map() {
     for s in [s, s.backward()] {
         let (x, y) = (noise::<f64>(s.n * s.from, 1), noise::<f64>(s.n * s.to, 2));
         let (mut there, mut back) = (vec![0.0; y.len()], vec![0.0; x.len()]);
-        s.run(&x, &mut there).unwrap();
-        s.backward().run(&y, &mut back).unwrap();
+        Resize::<Host, _> { x: &x, y: &mut there }.run(&s).unwrap();
+        Resize::<Host, _> { x: &y, y: &mut back }.run(&s.backward()).unwrap();
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         assert_close("product", &[dot(&y, &there)], &[dot(&back, &x)], 1e-14);
     }
 }
 
 #[test]
-fn bad_arguments_are_named() {
+fn no_period_is_refused() {
     let s = RowWidth { period: 0, ..RowWidth::new(1, 2, 3) };
-    let error = s.run(&[0.0f32; 2], &mut [0.0; 3]).unwrap_err();
+    let error = Resize::<Host, f32>::default().run(&s).unwrap_err();
     assert_eq!(error.to_string(), "row_width: a period of no rows");
-    let error = RowWidth::new(1, 2, 3).run(&[0.0f32; 2], &mut [0.0; 2]).unwrap_err();
-    assert_eq!(error.to_string(), "row_width: y has 2 elements, its sizes require 3");
 }
