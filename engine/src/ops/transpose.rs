@@ -1,9 +1,9 @@
 //! Exchange of the last two axes.
 
-use dressage_kernels::ops::transpose::Transpose;
+use dressage_kernels::ops::transpose::{Forward, Transpose};
 
 use super::shape_error;
-use crate::dtype::kernel;
+use crate::call::{Place, call};
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
 /// `x` `[.., n, m]` with its last two axes exchanged: `[.., m, n]`.
@@ -21,10 +21,7 @@ pub fn transpose(x: &Tensor) -> Result<Tensor> {
 
 fn transposed(size: &Transpose, x: &Tensor, shape: &[usize]) -> Result<Tensor> {
     let mut y = x.empty_like(shape)?;
-    kernel!("transpose", x, T,
-        host => size.forward(x.data::<T>()?, y.data_mut()?),
-        device => size.forward_gpu(device, x.view::<T>()?, y.view_mut()?),
-    )?;
+    call!(x, size, |M, T| Forward::<M, T> { x: M::read(x)?, y: M::write(&mut y)? })?;
     Ok(y)
 }
 

@@ -328,7 +328,7 @@ pub fn all() -> Vec<Kernels> {
         Kernels::of::<softmax::Softmax>(),
         Kernels::of::<swiglu::Swiglu>(),
         Kernels::of::<token_link::TokenLink>(),
-        transpose::verify::KERNELS,
+        Kernels::of::<transpose::Transpose>(),
         uncertain_points::verify::KERNELS,
         uniform::verify::KERNELS,
     ]

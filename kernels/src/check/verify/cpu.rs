@@ -21,6 +21,7 @@ use crate::ops::row_width::RowWidth;
 use crate::ops::softmax::Softmax;
 use crate::ops::swiglu::Swiglu;
 use crate::ops::token_link::TokenLink;
+use crate::ops::transpose::Transpose;
 use crate::{Real, Result};
 
 /// Results of an operation, by name.
@@ -28,7 +29,7 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 14] = [
+    let verifications: [(&'static str, Verify); 15] = [
         of::<Pointwise>(),
         ("attention", attention),
         ("conv2d", conv2d),
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Kernels> {
         of::<Softmax>(),
         of::<Swiglu>(),
         of::<TokenLink>(),
+        of::<Transpose>(),
     ];
     verifications.map(|(name, verify)| Kernels { name, verify, timed: |_| Ok(Vec::new()) }).to_vec()
 }

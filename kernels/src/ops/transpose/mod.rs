@@ -10,15 +10,13 @@
 //! which takes less time than a launch. A block moves a tile of 32 x 32 elements through shared
 //! memory, so that both sides are accessed along rows.
 
+mod checks;
+mod cpu;
 mod gpu;
 mod reference;
-#[cfg(test)]
-mod tests;
-pub(crate) mod verify;
 
-use rayon::prelude::*;
-
-use crate::{Real, Result, check_len, dry_run};
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
 
 /// Sizes of a transposition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,41 +37,30 @@ impl Transpose {
     pub fn inverse(&self) -> Transpose {
         Transpose { b: self.b, n: self.m, m: self.n }
     }
+}
 
-    /// Writes `y`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes.
-    pub fn forward<T: Real>(&self, x: &[T], y: &mut [T]) -> Result<()> {
-        let all = self.b * self.n * self.m;
-        check_len("transpose", "x", x, all)?;
-        check_len("transpose", "y", y, all)?;
-        if dry_run::skip("transpose") || all == 0 {
-            return Ok(());
-        }
-        if !T::IS_F32 {
-            reference::forward(self, x, y);
-            return Ok(());
-        }
-        let matrix = self.n * self.m;
-        // A task writes up to a tile of rows of one matrix.
-        for (x, y) in x.chunks_exact(matrix).zip(y.chunks_exact_mut(matrix)) {
-            y.par_chunks_mut(TILE * self.n).enumerate().for_each(|(tile, y)| {
-                self.rows(x, tile * TILE, y);
-            });
-        }
-        Ok(())
+impl Operation for Transpose {
+    const NAME: &'static str = "transpose";
+
+    fn is_empty(&self) -> bool {
+        self.b * self.n * self.m == 0
     }
+}
 
-    /// Writes rows of one matrix `y`, from `first` on.
-    fn rows<T: Real>(&self, x: &[T], first: usize, y: &mut [T]) {
-        for start in (0..self.n).step_by(TILE) {
-            let end = (start + TILE).min(self.n);
-            for (j, y) in y.chunks_exact_mut(self.n).enumerate() {
-                for (i, y) in (start..end).zip(&mut y[start..end]) {
-                    *y = x[i * self.m + first + j];
-                }
-            }
-        }
+/// Call that writes `y`.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Matrices, `[b, n, m]`.
+    pub x: M::In<'a, T>,
+    /// Their transposes, `[b, m, n]`.
+    pub y: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = Transpose;
+
+    fn list(&mut self, s: &Transpose, w: &mut impl Walk<'a, M>) {
+        w.reads("x", &mut self.x, s.b * s.n * s.m);
+        w.writes("y", &mut self.y, s.b * s.n * s.m);
     }
 }
