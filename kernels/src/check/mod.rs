@@ -1,5 +1,5 @@
-//! Checks shared by the tests of all operations: random inputs, closeness, central differences in
-//! f64.
+//! Checks shared by the tests of all operations: random inputs, closeness, bounds. Those that panic
+//! are for tests alone (feature `testing`).
 
 pub mod bounded;
 pub(crate) mod checks;
@@ -8,10 +8,13 @@ mod checks_tests;
 pub(crate) mod operands;
 mod pass;
 pub mod roofline;
+#[cfg(any(test, feature = "testing"))]
+mod testing;
 pub mod timer;
 pub mod verify;
 
-use std::path::{Path, PathBuf};
+#[cfg(any(test, feature = "testing"))]
+pub use testing::{assert_close, central_differences, fixture_dirs};
 
 use crate::Real;
 use crate::device::{Element, Float};
@@ -32,65 +35,15 @@ pub fn noise<T: Real>(n: usize, seed: u64) -> Vec<T> {
 }
 
 /// Largest difference divided by the largest magnitude of `want` (by 1e-30 if that is smaller).
-///
-/// # Panics
-/// If the lengths differ.
+/// Infinite if the lengths differ.
 pub fn relative_error<T: Real>(got: &[T], want: &[T]) -> f64 {
-    assert_eq!(got.len(), want.len(), "lengths differ");
+    if got.len() != want.len() {
+        return f64::INFINITY;
+    }
     let scale = want.iter().map(|w| w.f64().abs()).fold(1e-30, f64::max);
     let worst = got.iter().zip(want).map(|(g, w)| (g.f64() - w.f64()).abs());
     // A NaN anywhere must not pass: fold with max would drop it.
     worst.fold(0.0, |a: f64, b| if b.is_nan() || b > a { b } else { a }) / scale
-}
-
-/// Asserts that `got` is within `tolerance` of `want`, relative to the largest value of `want`.
-///
-/// # Panics
-/// If it does not.
-pub fn assert_close<T: Real>(what: &str, got: &[T], want: &[T], tolerance: f64) {
-    let error = relative_error(got, want);
-    assert!(error <= tolerance, "{what}: relative error {error:.3e} above {tolerance:.1e}");
-}
-
-/// Compares `gradients` (one slice per input) with central differences of `objective` at `inputs`.
-/// Returns the worst error relative to the largest gradient of its input.
-///
-/// # Panics
-/// If an error exceeds 1e-6; the message names the operation, the input and the element.
-pub fn central_differences(
-    what: &str,
-    inputs: &[Vec<f64>],
-    gradients: &[Vec<f64>],
-    objective: impl Fn(&[Vec<f64>]) -> f64,
-) -> f64 {
-    const STEP: f64 = 1e-5;
-    let mut worst: f64 = 0.0;
-    for (i, gradient) in gradients.iter().enumerate() {
-        assert_eq!(
-            gradient.len(),
-            inputs[i].len(),
-            "{what}: gradient {i} has another length than its input"
-        );
-        let scale = gradient.iter().fold(1e-3, |a: f64, g| a.max(g.abs()));
-        let mut at = inputs.to_vec();
-        for j in 0..gradient.len() {
-            let x = inputs[i][j];
-            at[i][j] = x + STEP;
-            let above = objective(&at);
-            at[i][j] = x - STEP;
-            let below = objective(&at);
-            at[i][j] = x;
-            let numeric = (above - below) / (2.0 * STEP);
-            let error = (numeric - gradient[j]).abs() / scale;
-            assert!(
-                error <= 1e-6,
-                "{what}: gradient of input {i}, element {j} is {}, central difference {numeric}",
-                gradient[j]
-            );
-            worst = worst.max(error);
-        }
-    }
-    worst
 }
 
 /// `sum(x * y)`: the scalar objective of a gradient check with a random incoming gradient `y`.
@@ -165,15 +118,4 @@ pub(crate) fn worst_of(
         worst = share.max(worst);
     }
     (worst, failure)
-}
-
-/// Folders of recorded values listed in `DRESSAGE_FIXTURES`, separated as in `PATH`. Relative paths
-/// start at the root of the project, where the tests are called: cargo runs the tests of each
-/// package in the package's own folder.
-pub fn fixture_dirs() -> Vec<PathBuf> {
-    let named = std::env::var_os("DRESSAGE_FIXTURES").unwrap_or_default();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    let dirs = std::env::split_paths(&named).filter(|dir| !dir.as_os_str().is_empty());
-    // An absolute folder replaces the root.
-    dirs.map(|dir| root.join(dir)).collect()
 }
