@@ -94,7 +94,7 @@ pub fn check_len<T>(
 ///
 /// # Errors
 /// [`KernelError::Length`].
-pub fn check_count(
+pub(crate) fn check_count(
     op: &'static str,
     arg: &'static str,
     found: usize,

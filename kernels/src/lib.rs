@@ -18,8 +18,10 @@ mod error;
 pub mod ops;
 mod real;
 
-pub use error::{KernelError, Result, check_count, check_len};
-pub use real::{Real, f32s, f32s_mut};
+pub(crate) use error::check_count;
+pub use error::{KernelError, Result, check_len};
+pub use real::Real;
+pub(crate) use real::{f32s, f32s_mut};
 
 /// Treatment of the old contents of an output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -126,7 +126,7 @@ real!(f64, false, libm::erf);
 ///
 /// # Panics
 /// If `T` is not `f32`.
-pub fn f32s<T: Real>(x: &[T]) -> &[f32] {
+pub(crate) fn f32s<T: Real>(x: &[T]) -> &[f32] {
     assert!(T::IS_F32, "f32s called on another type");
     bytemuck::cast_slice(x)
 }
@@ -135,7 +135,7 @@ pub fn f32s<T: Real>(x: &[T]) -> &[f32] {
 ///
 /// # Panics
 /// If `T` is not `f32`.
-pub fn f32s_mut<T: Real>(x: &mut [T]) -> &mut [f32] {
+pub(crate) fn f32s_mut<T: Real>(x: &mut [T]) -> &mut [f32] {
     assert!(T::IS_F32, "f32s_mut called on another type");
     bytemuck::cast_slice_mut(x)
 }

@@ -141,7 +141,7 @@ pub fn remove(run: &Path, step: u64) -> Result<()> {
 ///
 /// # Errors
 /// A file that cannot be renamed.
-pub fn set_aside(run: &Path, step: u64) -> Result<Vec<u64>> {
+pub(crate) fn set_aside(run: &Path, step: u64) -> Result<Vec<u64>> {
     let mut later = list(run)?;
     later.retain(|other| *other > step);
     for step in &later {
@@ -162,7 +162,7 @@ pub fn set_aside(run: &Path, step: u64) -> Result<Vec<u64>> {
 ///
 /// # Errors
 /// A file that cannot be removed.
-pub fn prune(run: &Path, keep: usize) -> Result<()> {
+pub(crate) fn prune(run: &Path, keep: usize) -> Result<()> {
     let steps = list(run)?;
     if keep == 0 || steps.len() <= keep {
         return Ok(());
@@ -231,7 +231,7 @@ pub fn open_of(run: &Path, step: u64, option: &str) -> Result<(Notes, StateDict)
 ///
 /// # Errors
 /// A folder that cannot be read.
-pub fn newest_whole(run: &Path) -> Result<Option<u64>> {
+pub(crate) fn newest_whole(run: &Path) -> Result<Option<u64>> {
     Ok(list(run)?.into_iter().rev().find(|step| open(&path_of(run, *step)).is_ok()))
 }
 

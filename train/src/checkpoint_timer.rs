@@ -34,7 +34,7 @@ impl CheckpointTimer {
     }
 
     /// Whether the period is over.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.period.is_some_and(|period| (self.clock)().saturating_sub(self.start) >= period)
     }
 }

@@ -232,7 +232,7 @@ fn window_scores(
 ///
 /// # Errors
 /// A sample that cannot be read, or all of them; an interruption.
-pub fn evaluate_set(
+pub(crate) fn evaluate_set(
     model: &Segmenter,
     source: &Arc<dyn Source>,
     set: &EvalSet,

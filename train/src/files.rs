@@ -180,7 +180,7 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 ///
 /// # Errors
 /// [`FileError`] when the folder cannot be read or a file not be removed.
-pub fn sweep(dir: &Path, of: impl Fn(&str) -> bool) -> Result<usize, FileError> {
+pub(crate) fn sweep(dir: &Path, of: impl Fn(&str) -> bool) -> Result<usize, FileError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),

@@ -63,7 +63,7 @@ impl ParamGroups {
     /// rule matches. The paper trains `Full` with 0.1; its published configuration leaves that out.
     /// A rule with the key `backbone` would also override the rule that exempts norms from decay,
     /// so this is a separate factor.
-    pub fn with_backbone_lr_mult(mut self, mult: f64) -> Self {
+    pub(crate) fn with_backbone_lr_mult(mut self, mult: f64) -> Self {
         self.backbone_lr_mult = mult;
         self
     }

@@ -100,17 +100,17 @@ fn spread(k: usize) -> [u8; 3] {
 }
 
 /// Cityscapes id of a trainId; 0 ("unlabeled") for anything else.
-pub fn id_of_train_id(train_id: u8) -> u8 {
+pub(crate) fn id_of_train_id(train_id: u8) -> u8 {
     CITYSCAPES.get(train_id as usize).map_or(0, |c| c.id)
 }
 
 /// TrainId of a Cityscapes id; [`IGNORE`] for the ids that are not evaluated.
-pub fn train_id_of_id(id: u8) -> u8 {
+pub(crate) fn train_id_of_id(id: u8) -> u8 {
     CITYSCAPES.iter().position(|c| c.id == id).map_or(IGNORE, |k| k as u8)
 }
 
 /// TrainId of a Cityscapes colour, [`IGNORE`] for a void colour, `None` for a colour of no class.
-pub fn train_id_of_colour(rgb: [u8; 3]) -> Option<u8> {
+pub(crate) fn train_id_of_colour(rgb: [u8; 3]) -> Option<u8> {
     let class = CITYSCAPES.iter().position(|c| c.colour == rgb).map(|k| k as u8);
     class.or_else(|| VOID_COLOURS.contains(&rgb).then_some(IGNORE))
 }

@@ -34,7 +34,7 @@ impl Image {
     ///
     /// # Errors
     /// [`TrainError::Raster`] when `data` has another length.
-    pub fn from_data(w: usize, h: usize, data: Vec<u8>) -> Result<Self> {
+    pub(crate) fn from_data(w: usize, h: usize, data: Vec<u8>) -> Result<Self> {
         check_len("image", w, h, 3, data.len())?;
         Ok(Self { w, h, data })
     }
@@ -52,7 +52,7 @@ impl Image {
     ///
     /// # Panics
     /// When the pixel is outside the picture.
-    pub fn set_pixel(&mut self, x: usize, y: usize, rgb: [u8; 3]) {
+    pub(crate) fn set_pixel(&mut self, x: usize, y: usize, rgb: [u8; 3]) {
         let at = (y * self.w + x) * 3;
         self.data[at..at + 3].copy_from_slice(&rgb);
     }
@@ -68,7 +68,7 @@ impl LabelMap {
     ///
     /// # Errors
     /// [`TrainError::Raster`] when `data` has another length.
-    pub fn from_data(w: usize, h: usize, data: Vec<u8>) -> Result<Self> {
+    pub(crate) fn from_data(w: usize, h: usize, data: Vec<u8>) -> Result<Self> {
         check_len("label map", w, h, 1, data.len())?;
         Ok(Self { w, h, data })
     }

@@ -124,7 +124,7 @@ impl Earlier {
     }
 
     /// Whether an evaluation was due after `step` steps, by the earlier or the present recipe.
-    pub fn evaluation_due(&self, now: &Recipe, step: u64) -> bool {
+    pub(crate) fn evaluation_due(&self, now: &Recipe, step: u64) -> bool {
         let due = |recipe: &Recipe| {
             let every = recipe.train.eval_every;
             step == recipe.train.steps || (every > 0 && step.is_multiple_of(every))

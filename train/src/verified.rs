@@ -49,7 +49,7 @@ fn lines(file: &Path) -> Vec<String> {
 
 /// Whether all kernels were verified on such a device. Virtual devices count as verified: they
 /// check every access themselves.
-pub fn is_verified(device: &Device) -> bool {
+pub(crate) fn is_verified(device: &Device) -> bool {
     let Some(line) = line(device) else { return true };
     file().is_some_and(|file| lines(&file).contains(&line))
 }

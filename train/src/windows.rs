@@ -130,7 +130,7 @@ pub fn whole(h: usize, w: usize) -> Window {
 /// Height and width of an `h x w` image fitted into a box of `box_w x box_h`, in either
 /// orientation. The longer side is at most the box's longer one, the shorter at most its shorter
 /// one. The ratio is kept, and halves are rounded up. A box of `0 x 0` keeps the size.
-pub fn test_size(h: usize, w: usize, box_w: usize, box_h: usize) -> (usize, usize) {
+pub(crate) fn test_size(h: usize, w: usize, box_w: usize, box_h: usize) -> (usize, usize) {
     let (long, short) = (h.max(w), h.min(w));
     if (box_w == 0 && box_h == 0) || short == 0 {
         return (h, w);
@@ -179,7 +179,7 @@ impl ScoreMap {
     }
 
     /// Makes an empty map with room for `rows` rows at a time.
-    pub fn of_rows(classes: usize, h: usize, w: usize, rows: usize) -> Self {
+    pub(crate) fn of_rows(classes: usize, h: usize, w: usize, rows: usize) -> Self {
         let rows = rows.min(h);
         let sum = zeroed_or_unwind(classes * rows * w);
         let visits = zeroed_or_unwind(rows * w);
@@ -230,7 +230,7 @@ impl ScoreMap {
     ///
     /// # Errors
     /// A pixel that no window covers.
-    pub fn finish_rows(&mut self, end: usize) -> Result<(), WindowError> {
+    pub(crate) fn finish_rows(&mut self, end: usize) -> Result<(), WindowError> {
         let rows =
             self.finished - self.top..end.clamp(self.finished, self.top + self.rows) - self.top;
         let part = rows.start * self.w..rows.end * self.w;
@@ -252,12 +252,12 @@ impl ScoreMap {
     }
 
     /// Stored rows, `[classes, rows, w]`, with the first row and the number of rows.
-    pub fn resident_rows(&self) -> (&[f32], (usize, usize)) {
+    pub(crate) fn resident_rows(&self) -> (&[f32], (usize, usize)) {
         (&self.sum, (self.top, self.rows))
     }
 
     /// Drops the finished rows above `top`, which makes room for as many at the bottom.
-    pub fn drop_rows(&mut self, top: usize) {
+    pub(crate) fn drop_rows(&mut self, top: usize) {
         let dropped = top.min(self.finished).saturating_sub(self.top);
         let (from, all) = (dropped * self.w, self.rows * self.w);
         if dropped == 0 {

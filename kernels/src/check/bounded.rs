@@ -27,7 +27,7 @@ thread_local! {
 }
 
 /// Runs `f` with sums that have at most `depth` additions on the path of any term.
-pub fn with_depth<R>(depth: f64, f: impl FnOnce() -> R) -> R {
+pub(crate) fn with_depth<R>(depth: f64, f: impl FnOnce() -> R) -> R {
     /// Restores the outer depth even if `f` panics.
     struct Restore(f64);
     impl Drop for Restore {

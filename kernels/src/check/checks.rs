@@ -96,7 +96,7 @@ impl<O: Operation> Checks<O> {
     }
 
     /// Changes the drawn values of an operand, where a form is compared with the reference.
-    pub fn edited(mut self, name: &'static str, edit: Edit<O>) -> Checks<O> {
+    pub(crate) fn edited(mut self, name: &'static str, edit: Edit<O>) -> Checks<O> {
         self.edits.push((name, edit));
         self
     }
@@ -126,7 +126,7 @@ impl<O: Operation> Checks<O> {
     }
 
     /// Compares only the fast form, at sizes that take long on the virtual GPU.
-    pub fn host_sizes(mut self, all: impl IntoIterator<Item = O>) -> Checks<O> {
+    pub(crate) fn host_sizes(mut self, all: impl IntoIterator<Item = O>) -> Checks<O> {
         self.cases.extend(all.into_iter().map(|s| Case {
             s,
             shift: None,
@@ -149,7 +149,7 @@ impl<O: Operation> Checks<O> {
     }
 
     /// Compares only the fast form with a mean of an operand far from zero.
-    pub fn host_shifted(
+    pub(crate) fn host_shifted(
         mut self,
         name: &'static str,
         mean: f32,
@@ -179,7 +179,10 @@ impl<O: Operation> Checks<O> {
     }
 
     /// Times the host in f32 at these sizes, which have names.
-    pub fn timed_on_host(mut self, all: impl IntoIterator<Item = (&'static str, O)>) -> Checks<O> {
+    pub(crate) fn timed_on_host(
+        mut self,
+        all: impl IntoIterator<Item = (&'static str, O)>,
+    ) -> Checks<O> {
         self.timed_on_host.extend(all);
         self
     }

@@ -87,7 +87,7 @@ pub fn sum_error<T: Float>(n: usize) -> f64 {
 /// element type plus `bound(i)` for the arithmetic before it. Returns the worst error in units of
 /// the allowed difference, and a description of the first element beyond it. Only as many elements
 /// are compared as both slices have.
-pub fn worst_error<T: Float>(
+pub(crate) fn worst_error<T: Float>(
     got: &[T],
     want: &[f64],
     bound: impl Fn(usize) -> f64,

@@ -72,7 +72,7 @@ pub(crate) struct Pass<O> {
 
 impl<O: Operation> Pass<O> {
     /// Creates a pass that only the host has.
-    pub fn of_host<C: Call<Op = O>>(name: &'static str) -> Pass<O> {
+    pub(crate) fn of_host<C: Call<Op = O>>(name: &'static str) -> Pass<O> {
         Pass {
             name,
             flops: |_| 0,

@@ -86,7 +86,7 @@ impl<'a> Verification<'a> {
     }
 
     /// Outcomes of all comparisons, in order.
-    pub fn into_outcomes(self) -> Vec<Outcome> {
+    pub(crate) fn into_outcomes(self) -> Vec<Outcome> {
         self.outcomes
     }
 

@@ -175,7 +175,7 @@ pub fn madd<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 
 /// Adds up lanes in a fixed tree order.
 #[inline(always)]
-pub fn sum_lanes(mut v: [f32; LANES]) -> f32 {
+pub(crate) fn sum_lanes(mut v: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {

@@ -219,7 +219,7 @@ impl<'a, T> ViewMut<'a, T> {
     }
 
     /// A read-only view of the same elements.
-    pub fn as_view(&self) -> View<'_, T> {
+    pub(crate) fn as_view(&self) -> View<'_, T> {
         View { id: self.id, address: self.address, len: self.len, memory: PhantomData }
     }
 

@@ -140,12 +140,12 @@ impl Gate<'_> {
     }
 
     /// Counts a launch of this capture.
-    pub fn count_launch(&self) {
+    pub(crate) fn count_launch(&self) {
         self.0.launches.fetch_add(1, Relaxed);
     }
 
     /// Counts a product of this capture.
-    pub fn count_product(&self) {
+    pub(crate) fn count_product(&self) {
         self.0.products.fetch_add(1, Relaxed);
     }
 }
@@ -251,7 +251,7 @@ impl Device {
     }
 
     /// Whether work that this thread queues is recorded instead of run.
-    pub fn is_capturing(&self) -> bool {
+    pub(crate) fn is_capturing(&self) -> bool {
         self.0.capture.read().unwrap_or_else(PoisonError::into_inner).thread == this_thread()
     }
 

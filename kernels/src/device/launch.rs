@@ -141,7 +141,7 @@ impl<'a> Args<'a> {
 
     /// Adds memory as [`Args::behind`] does, for memory that is only read.
     #[must_use]
-    pub fn behind_view<T>(mut self, view: &View<'_, T>) -> Self {
+    pub(crate) fn behind_view<T>(mut self, view: &View<'_, T>) -> Self {
         self.lies(view.id(), view.address());
         self
     }

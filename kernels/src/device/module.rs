@@ -36,7 +36,7 @@ impl Module {
     }
 
     /// The kernel of this name for elements of `T`.
-    pub const fn kernel_of<T: Float>(&'static self, name: &'static str) -> Kernel {
+    pub(crate) const fn kernel_of<T: Float>(&'static self, name: &'static str) -> Kernel {
         Kernel { module: self, name, suffix: T::SUFFIX }
     }
 }
@@ -58,7 +58,7 @@ impl Kernel {
     }
 
     /// Name in the PTX.
-    pub fn full_name(&self) -> String {
+    pub(crate) fn full_name(&self) -> String {
         [self.name, self.suffix].concat()
     }
 }

@@ -165,7 +165,7 @@ impl Pool {
     }
 
     /// Ends a graph memory: none of its graphs is replayed any more.
-    pub fn end_memory(&mut self, memory: MemoryId) {
+    pub(crate) fn end_memory(&mut self, memory: MemoryId) {
         self.memories.remove(&memory);
         let mut idle = Vec::new();
         for (&address, block) in &mut self.blocks {

@@ -62,7 +62,7 @@ thread_local! {
 }
 
 /// The current scope of this thread.
-pub fn profile_scope() -> ProfileScope {
+pub(crate) fn profile_scope() -> ProfileScope {
     CURRENT.with_borrow(Clone::clone)
 }
 

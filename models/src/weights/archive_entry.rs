@@ -46,7 +46,7 @@ impl ArchiveEntry {
     ///
     /// # Errors
     /// [`ModelError::Damaged`] if they differ.
-    pub fn check_bytes(&self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn check_bytes(&self, bytes: &[u8]) -> Result<()> {
         if self.sum == 0 || self.good.load(Ordering::Relaxed) {
             return Ok(());
         }

@@ -20,7 +20,7 @@ pub fn fingerprint<'a>(params: impl IntoIterator<Item = &'a Param>) -> String {
 
 /// As [`fingerprint`], with `known` digests for some parameters, which were rounded since, in place
 /// of their values.
-pub fn fingerprint_with<'a>(
+pub(crate) fn fingerprint_with<'a>(
     params: impl IntoIterator<Item = &'a Param>,
     known: &Digests,
 ) -> String {
@@ -33,7 +33,7 @@ pub fn fingerprint_with<'a>(
 }
 
 /// Contribution of one parameter to the fingerprint, from name, shape and values.
-pub fn digest(name: &str, value: &Tensor) -> u64 {
+pub(crate) fn digest(name: &str, value: &Tensor) -> u64 {
     let mut hash = Hash::new(&format!("{name} {:?}", value.shape()));
     hash.add(value.bytes());
     hash.finish()

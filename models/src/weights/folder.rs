@@ -155,7 +155,7 @@ pub fn refuse_part(path: &Path) -> Result<()> {
 }
 
 /// Opens the shards of the index at `path`.
-pub fn open_index(path: &Path, index: Index) -> Result<StateDict> {
+pub(crate) fn open_index(path: &Path, index: Index) -> Result<StateDict> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut whole: Option<Contents> = None;
     let mut paths = Vec::new();

@@ -84,7 +84,7 @@ impl Declared {
     }
 
     /// The configuration in `folder`, if there is one.
-    pub fn of_folder(folder: &Path) -> Result<Option<Declared>> {
+    pub(crate) fn of_folder(folder: &Path) -> Result<Option<Declared>> {
         let path = folder.join(CONFIG);
         let Ok(metadata) = fs::metadata(&path) else { return Ok(None) };
         if !metadata.is_file() || metadata.len() > LARGEST {
@@ -100,7 +100,7 @@ impl Declared {
     ///
     /// # Errors
     /// [`ModelError::Mismatch`] with all sizes that differ.
-    pub fn holds_for(&self, dict: &StateDict, folder: &Path) -> Result<()> {
+    pub(crate) fn holds_for(&self, dict: &StateDict, folder: &Path) -> Result<()> {
         let Some(known) = recognise(dict).filter(|known| known.blocks.len() == 1) else {
             return Ok(());
         };

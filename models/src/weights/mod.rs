@@ -53,9 +53,8 @@ pub use container::Container;
 pub use convert::{convert_backbone, resize_patch_kernel, resize_pos_embed, same_size};
 pub use difference::Difference;
 pub use families::{Family, Known, recognise, recognise_shapes};
-pub use fingerprint::{
-    Digests, digest, fingerprint, fingerprint_of, fingerprint_of_floats, fingerprint_with,
-};
+pub use fingerprint::{Digests, fingerprint, fingerprint_of, fingerprint_of_floats};
+pub(crate) use fingerprint::{digest, fingerprint_with};
 pub(crate) use finite::finite;
 pub use folder::{part_of, refuse_part};
 pub use hub::Declared;

@@ -47,7 +47,7 @@ pub fn add(notes: &mut Map<String, Value>, tensors: &[Written<'_>]) -> io::Resul
 }
 
 /// Fills in the checksum of a header, which begins with its length.
-pub fn seal(header: &mut [u8]) {
+pub(crate) fn seal(header: &mut [u8]) {
     if let Some(at) = find(header, BEFORE) {
         let sum = digits(crc32fast::hash(header));
         header[at + BEFORE.len()..][..DIGITS].copy_from_slice(sum.as_bytes());
@@ -82,7 +82,7 @@ pub fn check(
 }
 
 /// Message for a tensor that differs from its checksum.
-pub fn differs_in(tensor: &str) -> String {
+pub(crate) fn differs_in(tensor: &str) -> String {
     differs(&format!("tensor {}", shown(tensor)))
 }
 

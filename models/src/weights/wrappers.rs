@@ -68,7 +68,7 @@ pub struct Unwrapped {
 }
 
 /// Follows the wrappers from the root to the dictionary of weights.
-pub fn unwrapped(tree: &Tree<'_>, root: Value) -> Unwrapped {
+pub(crate) fn unwrapped(tree: &Tree<'_>, root: Value) -> Unwrapped {
     let mut found = Unwrapped { dict: root, passed: Vec::new(), other_entries: Vec::new() };
     // Nested wrappers occur, but no cycles of them.
     while found.passed.len() < DEPTH {
@@ -130,7 +130,7 @@ pub fn keys(tree: &Tree<'_>, dict: Value) -> String {
 }
 
 /// The first few of `count` names, for a message.
-pub fn first_of(names: impl Iterator<Item = String>, count: usize) -> String {
+pub(crate) fn first_of(names: impl Iterator<Item = String>, count: usize) -> String {
     const SHOWN: usize = 8;
     // No further name is added after this length: a message has room for one long name at most.
     const LETTERS: usize = 160;

@@ -35,7 +35,7 @@ fn draw(label: &LabelMap, h: usize, w: usize, random: &mut Philox) -> Window {
 }
 
 /// Whether `window` has more than one class and none has `cap` of the labelled pixels or more.
-pub fn acceptable(label: &LabelMap, window: Window, cap: f64) -> bool {
+pub(crate) fn acceptable(label: &LabelMap, window: Window, cap: f64) -> bool {
     let mut counts = [0u64; 256];
     for y in window.y..window.y + window.h {
         for &class in &label.data[y * label.w + window.x..][..window.w] {
@@ -50,7 +50,7 @@ pub fn acceptable(label: &LabelMap, window: Window, cap: f64) -> bool {
 }
 
 /// The part `window` of `label`.
-pub fn label_window(label: &LabelMap, window: Window) -> LabelMap {
+pub(crate) fn label_window(label: &LabelMap, window: Window) -> LabelMap {
     let mut out = LabelMap::new(window.w, window.h);
     for (y, row) in out.data.chunks_exact_mut(window.w.max(1)).enumerate() {
         row.copy_from_slice(&label.data[(window.y + y) * label.w + window.x..][..window.w]);

@@ -20,7 +20,7 @@ static TABLES: LazyLock<[[f32; 256]; 3]> = LazyLock::new(|| {
 ///
 /// # Panics
 /// When `out` has another length than `3 * h * w`.
-pub fn image_into(image: &Image, h: usize, w: usize, out: &mut [f32]) {
+pub(crate) fn image_into(image: &Image, h: usize, w: usize, out: &mut [f32]) {
     assert_eq!(out.len(), 3 * h * w, "normalised image");
     let (rows, columns) = (image.h.min(h), image.w.min(w));
     out.fill(0.0);
@@ -38,7 +38,7 @@ pub fn image_into(image: &Image, h: usize, w: usize, out: &mut [f32]) {
 ///
 /// # Panics
 /// When `out` has another length than `h * w`.
-pub fn label_into(label: &LabelMap, h: usize, w: usize, out: &mut [u8]) {
+pub(crate) fn label_into(label: &LabelMap, h: usize, w: usize, out: &mut [u8]) {
     assert_eq!(out.len(), h * w, "padded label");
     let (rows, columns) = (label.h.min(h), label.w.min(w));
     out.fill(IGNORE);

@@ -12,7 +12,7 @@ use dressage_engine::Philox;
 /// Draws and applies the distortion in place. Order of draws: brightness coin, [its amount], mode,
 /// then in mode 1 contrast coin, [its factor]; saturation coin, [its factor]; hue coin, [its
 /// shift]; in mode 0 contrast coin, [its factor]. A bracketed draw happens only if its coin is 1.
-pub fn distort(image: &mut Image, random: &mut Philox) {
+pub(crate) fn distort(image: &mut Image, random: &mut Philox) {
     if coin(random) {
         shift(image, 1.0, (-32.0 + 64.0 * random.uniform()) as f32);
     }
@@ -55,13 +55,13 @@ pub fn shift(image: &mut Image, alpha: f32, beta: f32) {
 }
 
 /// Multiplies the saturation by `alpha`.
-pub fn saturate(image: &mut Image, alpha: f32) {
+pub(crate) fn saturate(image: &mut Image, alpha: f32) {
     let table = conversion(alpha, 0.0);
     through_hsv(image, |[h, s, v]| [h, table[s as usize], v]);
 }
 
 /// Adds `steps` (of two degrees) to the hue, modulo 180.
-pub fn rotate_hue(image: &mut Image, steps: i32) {
+pub(crate) fn rotate_hue(image: &mut Image, steps: i32) {
     let table: [u8; 180] = std::array::from_fn(|h| (h as i32 + steps).rem_euclid(180) as u8);
     through_hsv(image, |[h, s, v]| [table[h as usize], s, v]);
 }
@@ -97,7 +97,7 @@ static SATURATION_DIVISION: LazyLock<[i32; 256]> = LazyLock::new(|| division_tab
 static HUE_DIVISION: LazyLock<[i32; 256]> = LazyLock::new(|| division_table(180.0 * 4096.0 / 6.0));
 
 /// 8-bit HSV of an 8-bit colour, exact.
-pub fn rgb_to_hsv(rgb: [u8; 3]) -> [u8; 3] {
+pub(crate) fn rgb_to_hsv(rgb: [u8; 3]) -> [u8; 3] {
     let [r, g, b] = rgb.map(i32::from);
     let v = r.max(g).max(b);
     let d = v - r.min(g).min(b);
@@ -130,7 +130,7 @@ pub enum Finish {
 /// 8-bit colour of an 8-bit HSV value with a hue below 180.
 ///
 /// `1 - s f` is rounded once, as by a fused multiply-add: the product of two f32 is exact in f64.
-pub fn hsv_to_rgb(hsv: [u8; 3], finish: Finish) -> [u8; 3] {
+pub(crate) fn hsv_to_rgb(hsv: [u8; 3], finish: Finish) -> [u8; 3] {
     let h = f32::from(hsv[0]) * (6.0 / 180.0);
     let s = f32::from(hsv[1]) * (1.0 / 255.0);
     let v = f32::from(hsv[2]) * (1.0 / 255.0);

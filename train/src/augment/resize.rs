@@ -27,7 +27,7 @@ fn round_half_up(v: f64) -> usize {
 /// Size `(h, w)` of `h x w` scaled to fit the box `(a, b)`, with its aspect ratio kept. The long
 /// side fits the long side of the box, the short side the short one; the smaller factor wins. Spec
 /// training-and-data §3.
-pub fn fit_box(h: usize, w: usize, a: usize, b: usize) -> (usize, usize) {
+pub(crate) fn fit_box(h: usize, w: usize, a: usize, b: usize) -> (usize, usize) {
     let long = a.max(b) as f64 / h.max(w) as f64;
     let short = a.min(b) as f64 / h.min(w) as f64;
     let g = long.min(short);
@@ -37,7 +37,7 @@ pub fn fit_box(h: usize, w: usize, a: usize, b: usize) -> (usize, usize) {
 /// Size `(h, w)` of an `h x w` picture with shorter edge `s` and longer edge at most `max_edge`.
 /// The keep-ratio step of the published pipeline follows, which may remove a pixel. Spec
 /// training-and-data §2.1.
-pub fn resized_size(h: usize, w: usize, s: usize, max_edge: usize) -> (usize, usize) {
+pub(crate) fn resized_size(h: usize, w: usize, s: usize, max_edge: usize) -> (usize, usize) {
     let (hf, wf, sf) = (h as f64, w as f64, s as f64);
     let f = sf / hf.min(wf);
     let (mut nh, mut nw) = if h < w { (sf, f * wf) } else { (f * hf, sf) };
@@ -54,7 +54,7 @@ pub fn resized_size(h: usize, w: usize, s: usize, max_edge: usize) -> (usize, us
 
 /// The sixteen shortest edges a recipe draws from: 0.5 to 2.0 times the crop in tenths, rounded
 /// down.
-pub fn shortest_edges(crop: usize) -> Vec<usize> {
+pub(crate) fn shortest_edges(crop: usize) -> Vec<usize> {
     (5..=20).map(|k| crop * k / 10).collect()
 }
 
@@ -122,7 +122,7 @@ fn vertical(top: &[u16], bottom: &[u16], weight: [i32; 2], out: &mut [u8]) {
 ///
 /// # Panics
 /// If the window leaves the resized picture or the picture is empty.
-pub fn bilinear_window(image: &Image, h: usize, w: usize, window: Window) -> Image {
+pub(crate) fn bilinear_window(image: &Image, h: usize, w: usize, window: Window) -> Image {
     assert!(window.x + window.w <= w && window.y + window.h <= h, "window outside the picture");
     let mut out = Image::new(window.w, window.h);
     let line = window.w * 3;

@@ -172,7 +172,7 @@ impl SamplePaths {
     }
 
     /// Whether the label file exists.
-    pub fn has_label(&self) -> bool {
+    pub(crate) fn has_label(&self) -> bool {
         self.label.is_file()
     }
 

@@ -11,7 +11,7 @@ pub(super) struct Other {
 
 impl Other {
     /// Whether it is a picture that another program reads.
-    pub fn is_picture(self) -> bool {
+    pub(crate) fn is_picture(self) -> bool {
         self.way == CONVERT || self.way == EXPORT
     }
 }

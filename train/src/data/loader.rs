@@ -172,7 +172,7 @@ impl Loader {
     /// # Errors
     /// As [`Self::next_batch`], and [`TrainError::Interrupted`]. No batch can be taken after an
     /// error.
-    pub fn next_batch_unless(&mut self, waiting: Waiting) -> Result<Batch> {
+    pub(crate) fn next_batch_unless(&mut self, waiting: Waiting) -> Result<Batch> {
         let (source, settings) = (Arc::clone(&self.source), self.settings.clone());
         let name = |number| {
             let position = settings.start_step * settings.batch as u64 + number;

@@ -24,7 +24,7 @@ pub(crate) use loader::BESIDE_HOST;
 pub use loader::{Batch, Loader, LoaderSettings};
 pub use sampler::Sampler;
 pub use table::{ClassGroups, Ids, Table};
-pub use walk::{WalkResult, is_hidden, walk};
+pub use walk::{WalkResult, walk};
 
 use crate::{Image, LabelMap, Result, TrainError};
 

@@ -175,7 +175,7 @@ impl WalkResult {
 }
 
 /// Whether a name is hidden, or that of a folder that a system adds.
-pub fn is_hidden(name: &OsStr) -> bool {
+pub(crate) fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".") || SYSTEM.iter().any(|known| name == *known)
 }
 

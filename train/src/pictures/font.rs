@@ -45,7 +45,7 @@ const GLYPHS: [[u8; 5]; 95] = [
 ];
 
 /// Width of `line` in pixels at `scale` pixels per dot.
-pub fn text_width(line: &str, scale: usize) -> usize {
+pub(crate) fn text_width(line: &str, scale: usize) -> usize {
     (line.chars().count() * GLYPH_W).saturating_sub(1) * scale
 }
 

@@ -8,7 +8,8 @@ mod tests;
 
 use std::path::Path;
 
-pub use font::{GLYPH_H, GLYPH_W, text, text_width};
+pub(crate) use font::text_width;
+pub use font::{GLYPH_H, GLYPH_W, text};
 pub use result::{
     RESULT_ENDS, is_result, result_paths, write_result_image, write_result_label,
     write_result_submission,

@@ -34,12 +34,12 @@ pub enum Bearing {
 
 impl Bearing {
     /// Whether another value changes the weights of a resumed run.
-    pub fn on_weights(self) -> bool {
+    pub(crate) fn on_weights(self) -> bool {
         matches!(self, Self::Network | Self::Learning | Self::Precision)
     }
 
     /// Whether another value is worth a line in the log of a resumed run.
-    pub fn on_scores(self) -> bool {
+    pub(crate) fn on_scores(self) -> bool {
         matches!(self, Self::Test | Self::Source)
     }
 }

@@ -103,7 +103,7 @@ fn collect(path: &str, value: &Value, found: &mut BTreeMap<String, String>) {
 
 /// Differences between earlier `settings` and those of `now`. Keys that did not exist then are
 /// ignored.
-pub fn changed_settings(before: &BTreeMap<String, String>, now: &Recipe) -> Vec<Change> {
+pub(crate) fn changed_settings(before: &BTreeMap<String, String>, now: &Recipe) -> Vec<Change> {
     let now = settings(now);
     let known: BTreeSet<String> = before.keys().map(|key| pattern(key)).collect();
     let new = now.keys().filter(|key| !before.contains_key(*key) && known.contains(&pattern(key)));

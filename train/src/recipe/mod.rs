@@ -43,7 +43,8 @@ use crate::groups::{Method, ParamGroups};
 use crate::schedule::{Schedule, ScheduleError};
 
 pub use bearing::Bearing;
-pub use changes::{Change, changed_settings, changes, settings};
+pub(crate) use changes::changed_settings;
+pub use changes::{Change, changes, settings};
 pub(crate) use defaults::base;
 pub use embedded::{EMBEDDED, Embedded};
 pub use error::RecipeError;
@@ -443,7 +444,7 @@ impl Augment {
     }
 
     /// Shortest edges in pixels, one of which a sample is resized to.
-    pub fn short_edges(&self) -> Vec<usize> {
+    pub(crate) fn short_edges(&self) -> Vec<usize> {
         // The small addend keeps products such as 500 * 0.7 from rounding below the whole number
         // that is meant.
         self.ratios.iter().map(|r| (self.crop as f64 * r + 1e-9) as usize).collect()

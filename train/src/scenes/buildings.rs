@@ -17,7 +17,7 @@ const FLOOR: f32 = 3.1;
 const BAY: f32 = 2.5;
 
 /// Paints the far end of the street: roofs and tree tops against the sky.
-pub fn skyline(canvas: &mut Canvas, camera: &Camera, layout: &Layout, style: &Style) {
+pub(crate) fn skyline(canvas: &mut Canvas, camera: &Camera, layout: &Layout, style: &Style) {
     let z = 190.0;
     let ground = camera.project(0.0, 0.0, z)[1] + 1.0;
     let step = 7.0;
@@ -49,7 +49,13 @@ pub fn skyline(canvas: &mut Canvas, camera: &Camera, layout: &Layout, style: &St
 }
 
 /// Paints the content of `plot`.
-pub fn paint(canvas: &mut Canvas, camera: &Camera, layout: &Layout, style: &Style, plot: &Plot) {
+pub(crate) fn paint(
+    canvas: &mut Canvas,
+    camera: &Camera,
+    layout: &Layout,
+    style: &Style,
+    plot: &Plot,
+) {
     match plot.kind {
         PlotKind::House { floors } => house(canvas, camera, style, plot, floors),
         PlotKind::Wall => {

@@ -153,7 +153,7 @@ impl Canvas {
     }
 
     /// Paints an upright rectangle with corners of radius `round`.
-    pub fn rect(
+    pub(crate) fn rect(
         &mut self,
         low: [f32; 2],
         high: [f32; 2],
@@ -196,7 +196,7 @@ impl Canvas {
     }
 
     /// Paints a thick line with round ends.
-    pub fn capsule(
+    pub(crate) fn capsule(
         &mut self,
         a: [f32; 2],
         b: [f32; 2],
@@ -243,7 +243,7 @@ pub fn scale(rgb: Rgb, k: f32) -> Rgb {
 }
 
 /// Channel-wise product.
-pub fn tint(a: Rgb, b: Rgb) -> Rgb {
+pub(crate) fn tint(a: Rgb, b: Rgb) -> Rgb {
     [a[0] * b[0], a[1] * b[1], a[2] * b[2]]
 }
 
@@ -254,7 +254,7 @@ pub fn smooth(low: f32, high: f32, x: f32) -> f32 {
 }
 
 /// Share of `[x - foot / 2, x + foot / 2]` that is in `[low, high]`.
-pub fn band(x: f32, low: f32, high: f32, foot: f32) -> f32 {
+pub(crate) fn band(x: f32, low: f32, high: f32, foot: f32) -> f32 {
     let foot = foot.max(1e-4);
     (((x + foot * 0.5).min(high) - (x - foot * 0.5).max(low)) / foot).clamp(0.0, 1.0)
 }
@@ -300,7 +300,7 @@ pub fn noise(x: f32, y: f32, seed: u32) -> f32 {
 }
 
 /// Three octaves of [`noise`], in [0, 1).
-pub fn cloudy(x: f32, y: f32, seed: u32) -> f32 {
+pub(crate) fn cloudy(x: f32, y: f32, seed: u32) -> f32 {
     0.55 * noise(x, y, seed)
         + 0.3 * noise(x * 2.1, y * 2.1, seed ^ 0x51)
         + 0.15 * noise(x * 4.3, y * 4.3, seed ^ 0xA7)

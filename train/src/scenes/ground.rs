@@ -7,7 +7,7 @@ use super::style::Style;
 use super::{ROAD, SIDEWALK, SKY, TERRAIN};
 
 /// Paints every pixel: sky above the horizon, ground below.
-pub fn paint(canvas: &mut Canvas, camera: &Camera, layout: &Layout, style: &Style) {
+pub(crate) fn paint(canvas: &mut Canvas, camera: &Camera, layout: &Layout, style: &Style) {
     for y in 0..canvas.h {
         let row = y as f32 + 0.5;
         match camera.ground(row) {

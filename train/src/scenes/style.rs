@@ -123,12 +123,12 @@ impl Style {
     }
 
     /// Colour of clothes number `k`.
-    pub fn cloth(&self, k: u32) -> Rgb {
+    pub(crate) fn cloth(&self, k: u32) -> Rgb {
         vary(&self.clothes, k)
     }
 
     /// Brightness of a wall on side `side` of the street (-1 left, 1 right).
-    pub fn wall_light(&self, side: f32) -> f32 {
+    pub(crate) fn wall_light(&self, side: f32) -> f32 {
         // The sun over the left roofs lights the walls on the right.
         1.0 - self.contrast * (0.5 + 0.5 * side * self.sun)
     }

@@ -70,7 +70,7 @@ fn ball(
 }
 
 /// A low ball on the ground.
-pub fn bush(canvas: &mut Canvas, camera: &Camera, style: &Style, item: &Item) {
+pub(crate) fn bush(canvas: &mut Canvas, camera: &Camera, style: &Style, item: &Item) {
     let size = 0.45 + 0.5 * part(item.bits, 0);
     let s = camera.scale(item.z);
     for k in 0..4 {
@@ -104,7 +104,7 @@ pub fn lamp(canvas: &mut Canvas, camera: &Camera, style: &Style, item: &Item) {
 }
 
 /// Three lamps in a dark box on a pole.
-pub fn traffic_light(canvas: &mut Canvas, camera: &Camera, style: &Style, item: &Item) {
+pub(crate) fn traffic_light(canvas: &mut Canvas, camera: &Camera, style: &Style, item: &Item) {
     let (x, z) = (item.x, item.z);
     let s = camera.scale(z);
     let (foot, top) = (camera.project(x, 0.0, z), camera.project(x, 3.3, z));

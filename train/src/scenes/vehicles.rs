@@ -24,7 +24,7 @@ struct Vehicle<'a> {
 }
 
 /// Paints a car, truck or bus.
-pub fn paint(canvas: &mut Canvas, camera: &Camera, style: &Style, item: &Item) {
+pub(crate) fn paint(canvas: &mut Canvas, camera: &Camera, style: &Style, item: &Item) {
     let oncoming = item.x < 0.0;
     let bits = item.bits;
     let new = |class, half, length, paint| Vehicle {

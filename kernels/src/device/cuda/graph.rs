@@ -118,7 +118,7 @@ impl CudaGraphs {
 
     /// # Safety
     /// As [`CudaGraphs::begin`].
-    pub unsafe fn forget(&self, id: GraphId, stream: sys::CUstream) {
+    pub(crate) unsafe fn forget(&self, id: GraphId, stream: sys::CUstream) {
         let mut inner = self.inner();
         let Some(executable) = inner.done.remove(&id) else { return };
         if inner.recording.is_some() {

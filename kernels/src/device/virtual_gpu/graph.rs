@@ -59,7 +59,7 @@ impl VirtualGraphs {
         self.done.get(&id).cloned().ok_or_else(none)
     }
 
-    pub fn forget(&mut self, id: GraphId) {
+    pub(crate) fn forget(&mut self, id: GraphId) {
         self.done.remove(&id);
     }
 }

@@ -48,7 +48,7 @@ impl VirtualGpu {
 
     /// A device whose products have no epilogues.
     #[cfg(test)]
-    pub fn without_epilogues() -> VirtualGpu {
+    pub(crate) fn without_epilogues() -> VirtualGpu {
         VirtualGpu { state: Mutex::new(State { unfused: true, ..State::default() }) }
     }
 

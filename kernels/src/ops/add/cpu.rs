@@ -70,7 +70,7 @@ pub fn scale<T: Real>(factor: T, x: &[T], y: &mut [T]) {
 ///
 /// Few wide rows are split by columns, many narrow ones by rows. The split depends only on `c` and
 /// `n`.
-pub fn add_column_sums<T: Real>(c: usize, x: &[T], out: &mut [T]) {
+pub(crate) fn add_column_sums<T: Real>(c: usize, x: &[T], out: &mut [T]) {
     if c == 0 || x.is_empty() || dry_run::skip("column_sums") {
         return;
     }

@@ -118,7 +118,7 @@ fn kernel<T: Float, B: Float>() -> Result<Kernel> {
 ///
 /// # Errors
 /// Views of different lengths; a failure of the device.
-pub fn scale_gpu<X: Float, Y: Float>(
+pub(crate) fn scale_gpu<X: Float, Y: Float>(
     device: &Device,
     factor: f32,
     x: View<'_, X>,

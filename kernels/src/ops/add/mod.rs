@@ -28,7 +28,8 @@ mod tests;
 pub(crate) mod verify;
 
 pub(crate) use cpu::add_column_sums;
-pub use gpu::{cast_gpu, scale_gpu};
+pub use gpu::cast_gpu;
+pub(crate) use gpu::scale_gpu;
 
 use crate::{Real, Result, Write, check_len, dry_run};
 

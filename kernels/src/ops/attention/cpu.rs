@@ -188,7 +188,7 @@ fn head_rows<'a>(s: &Attention, x: &HeadView<'a, f32>, image: usize, head: usize
 }
 
 /// Cost of the forward pass: two products.
-pub fn forward_cost(s: &Attention) -> Cost {
+pub(crate) fn forward_cost(s: &Attention) -> Cost {
     Cost { task: forward_task(s).iter().sum(), ..Cost::products(2 * s.scores() * s.d) }
 }
 
@@ -339,7 +339,7 @@ fn run_backward<'a>(
 }
 
 /// Cost of the backward pass: five products, including the recomputed scores.
-pub fn backward_cost(s: &Attention) -> Cost {
+pub(crate) fn backward_cost(s: &Attention) -> Cost {
     Cost { task: backward_task(s).iter().sum(), ..Cost::products(5 * s.scores() * s.d) }
 }
 

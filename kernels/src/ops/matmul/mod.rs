@@ -136,8 +136,9 @@ impl MatMul {
     }
 
     /// Batch whose products share one `A`.
+    #[cfg(test)]
     #[must_use]
-    pub const fn shared_a(mut self) -> Self {
+    pub(crate) const fn shared_a(mut self) -> Self {
         self.stride_a = 0;
         self
     }

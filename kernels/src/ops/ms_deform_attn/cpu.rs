@@ -255,7 +255,7 @@ fn bilinear(x: [f32; 2], y: [f32; 2], v: [f32; 4]) -> f32 {
 }
 
 /// Cost of the backward pass: the gradient of a head's values and of one row of weights.
-pub fn backward_cost(s: &MsDeformAttn) -> Cost {
+pub(crate) fn backward_cost(s: &MsDeformAttn) -> Cost {
     Cost { task: s.tokens() * s.d + s.samples(), ..Cost::default() }
 }
 

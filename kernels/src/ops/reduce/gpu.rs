@@ -96,7 +96,7 @@ pub fn sum_gpu<T: Float>(device: &Device, x: View<'_, T>, out: ViewMut<'_, f32>)
 ///
 /// # Errors
 /// A failure of the device.
-pub fn all_finite_gpu<T: Float>(device: &Device, x: View<'_, T>) -> Result<Option<usize>> {
+pub(crate) fn all_finite_gpu<T: Float>(device: &Device, x: View<'_, T>) -> Result<Option<usize>> {
     let mut lowest = device.alloc::<u64>("all_finite.lowest", 1)?;
     lowest_damaged(device, x, lowest.view_mut())?;
     let found = device.download(lowest.view())?[0];

@@ -17,8 +17,9 @@ pub(crate) mod verify;
 
 use rayon::prelude::*;
 
+pub(crate) use gpu::all_finite_gpu;
 pub(crate) use gpu::column_finish;
-pub use gpu::{all_finite_gpu, column_sums_gpu, sum_gpu};
+pub use gpu::{column_sums_gpu, sum_gpu};
 
 use crate::cpu::simd;
 use crate::simd;

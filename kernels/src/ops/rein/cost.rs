@@ -31,13 +31,13 @@ pub fn forward(s: &Rein) -> Cost {
 }
 
 /// Scratch sizes of a forward call: packed tokens, values, weight.
-pub fn forward_call(s: &Rein) -> [usize; 3] {
+pub(crate) fn forward_call(s: &Rein) -> [usize; 3] {
     let (cp, mp) = (padded(s.c), padded(s.m));
     [s.c * mp, (s.m - 1) * cp, s.c * cp]
 }
 
 /// Scratch sizes of a forward task: features, weights and result of a block of `rows` rows.
-pub fn forward_task(s: &Rein, rows: usize) -> [usize; 3] {
+pub(crate) fn forward_task(s: &Rein, rows: usize) -> [usize; 3] {
     let (cp, mp) = (padded(s.c), padded(s.m));
     [rows * cp, rows * mp, rows * cp]
 }
@@ -54,7 +54,7 @@ pub fn backward(s: &Rein) -> Cost {
 /// Scratch sizes of a backward call: packed tokens, values and weight; values and tokens as packed
 /// for the backward pass; the inputs of the sums over patches (features, gradients, weights, score
 /// gradients); and the contribution of each block to the gradient of the scale.
-pub fn backward_call(s: &Rein, wants: Wants) -> [usize; 10] {
+pub(crate) fn backward_call(s: &Rein, wants: Wants) -> [usize; 10] {
     let (c, cp, mp, blocks) = (s.c, padded(s.c), padded(s.m), block_count(s));
     let if_wanted = |yes: bool, len: usize| if yes { len } else { 0 };
     let (wide, narrow) = (blocks * ROWS * cp, blocks * ROWS * mp);
@@ -74,7 +74,7 @@ pub fn backward_call(s: &Rein, wants: Wants) -> [usize; 10] {
 
 /// Scratch sizes of a backward task: features, weights, gradients and score gradients of a block of
 /// `rows` rows.
-pub fn backward_task(s: &Rein, rows: usize) -> [usize; 6] {
+pub(crate) fn backward_task(s: &Rein, rows: usize) -> [usize; 6] {
     let (cp, mp, vp) = (padded(s.c), padded(s.m), padded(s.m - 1));
     [rows * cp, rows * mp, rows * cp, rows * cp, rows * vp, rows * mp]
 }
@@ -83,7 +83,7 @@ pub fn backward_task(s: &Rein, rows: usize) -> [usize; 6] {
 pub const HEIGHT: usize = 64;
 
 /// Scratch sizes of `n` by `h` sums: columns of both operands, the packed right one, and the sum.
-pub fn sums_task(n: usize, h: usize) -> [usize; 4] {
+pub(crate) fn sums_task(n: usize, h: usize) -> [usize; 4] {
     let (np, hp) = (padded(n), h.next_multiple_of(ROW_STEP));
     [ROWS * hp, ROWS * n, ROWS * np, hp * np]
 }

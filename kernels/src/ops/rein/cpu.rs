@@ -65,7 +65,7 @@ struct Block {
     m: usize,
 }
 
-pub fn block_count(s: &Rein) -> usize {
+pub(crate) fn block_count(s: &Rein) -> usize {
     s.b * s.n.div_ceil(ROWS)
 }
 

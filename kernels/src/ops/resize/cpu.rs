@@ -100,7 +100,7 @@ pub struct Strip {
 /// Resamples row `oy` of one map into `out` `[wo, c]`.
 ///
 /// `map` `[n_rows, w, c]` has the rows of the map from `first` on; `row` `[w, c]` is scratch.
-pub fn one_row(
+pub(crate) fn one_row(
     c: usize,
     y: &Taps,
     x: &Taps,
@@ -120,7 +120,14 @@ pub fn apply(c: usize, y: &Taps, x: &Taps, input: &[f32], output: &mut [f32]) {
 }
 
 /// Applies the tap tables to strips of non-empty maps `[n, n_rows, w, c]`.
-pub fn apply_strip(c: usize, y: &Taps, x: &Taps, strip: &Strip, input: &[f32], output: &mut [f32]) {
+pub(crate) fn apply_strip(
+    c: usize,
+    y: &Taps,
+    x: &Taps,
+    strip: &Strip,
+    input: &[f32],
+    output: &mut [f32],
+) {
     let (map, out_row, n_out) = (strip.n_rows * x.n_in * c, x.n_out * c, strip.rows.len());
     let rows = TASK.div_ceil(out_row);
     output.par_chunks_mut(rows * out_row).enumerate().for_each(|(task, out)| {

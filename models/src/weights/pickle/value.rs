@@ -203,7 +203,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Class of an object that was skipped, or of a TorchScript object.
-    pub fn class_of(&self, value: Value) -> Option<String> {
+    pub(crate) fn class_of(&self, value: Value) -> Option<String> {
         let class = match (value, self.node(value)) {
             (Value::Opaque(class) | Value::Global(Global::Unknown(class)), _) => class,
             (_, Some(Node::Object(class, _))) => *class,

@@ -23,7 +23,8 @@ use crate::{Result, TrainError, network, user_cache};
 
 pub use facts::ImageFacts;
 pub use replace::Replacing;
-pub use set::{Fault, SetCheck, check_set};
+pub(crate) use set::check_set;
+pub use set::{Fault, SetCheck};
 
 /// Number of faults that a message lists one by one.
 const NAMED: usize = 3;

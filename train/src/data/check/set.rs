@@ -73,7 +73,7 @@ type Looked<T> = (T, Option<Stamp>);
 ///
 /// # Errors
 /// [`TrainError::Interrupted`]; pairs that cannot be used are no error here.
-pub fn check_set(
+pub(crate) fn check_set(
     key: &str,
     spec: &DatasetSpec,
     dataset: &Dataset,
@@ -204,7 +204,7 @@ impl SetCheck {
     }
 
     /// Whether no pixel of the usable pairs has a class.
-    pub fn is_void(&self) -> bool {
+    pub(crate) fn is_void(&self) -> bool {
         self.usable() > 0 && self.void_labels == self.usable()
     }
 

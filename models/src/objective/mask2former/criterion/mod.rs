@@ -32,9 +32,8 @@ use super::matching::{Costs, match_all};
 use crate::objective::Targets;
 use crate::{ModelError, Result};
 pub use points::{PointSource, RandomPoints, Slots};
-pub use results::{
-    Assignment, LayerLoss, LayerMatch, Loss, MatchedPair, Terms, named_terms, term_names,
-};
+pub(crate) use results::term_names;
+pub use results::{Assignment, LayerLoss, LayerMatch, Loss, MatchedPair, Terms, named_terms};
 pub use table::AssignmentTable;
 
 /// Settings of the losses.

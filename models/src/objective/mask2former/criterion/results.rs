@@ -87,7 +87,7 @@ impl Loss {
 
 /// Names of the reference for the terms of `layers` predictions: `loss_*` for the last one,
 /// `d{i}.loss_*` for earlier ones.
-pub fn term_names(layers: usize) -> Vec<String> {
+pub(crate) fn term_names(layers: usize) -> Vec<String> {
     let name = |i: usize, term: &str| match i + 1 {
         n if n == layers => format!("loss_{term}"),
         _ => format!("d{i}.loss_{term}"),

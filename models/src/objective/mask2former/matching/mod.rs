@@ -112,7 +112,7 @@ impl Assignment {
 ///
 /// # Errors
 /// [`MatchError::Length`]; [`MatchError::NotFinite`] with the first such cost in row-major order.
-pub fn match_queries(problem: Costs<'_>) -> Result<Assignment, MatchError> {
+pub(crate) fn match_queries(problem: Costs<'_>) -> Result<Assignment, MatchError> {
     let Costs { layer, image, queries, targets, costs } = problem;
     if Some(costs.len()) != queries.checked_mul(targets) {
         let found = costs.len();
@@ -146,7 +146,7 @@ pub fn match_queries(problem: Costs<'_>) -> Result<Assignment, MatchError> {
 ///
 /// # Errors
 /// The error of the first failing problem in list order, whatever the order of the threads.
-pub fn match_all(problems: &[Costs<'_>]) -> Result<Vec<Assignment>, MatchError> {
+pub(crate) fn match_all(problems: &[Costs<'_>]) -> Result<Vec<Assignment>, MatchError> {
     let results: Vec<_> = problems.par_iter().map(|p| match_queries(*p)).collect();
     results.into_iter().collect()
 }
