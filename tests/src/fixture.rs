@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::Outcome;
 
 /// Subfolders of a folder of fixtures that are searched as well.
-const SUBFOLDERS: [&str; 3] = ["backbones", "dinov2_vits14", "heads"];
+const SUBFOLDERS: [&str; 4] = ["backbones", "dinov2_vits14", "heads", "semfpn"];
 
 /// One recorded case.
 pub struct Fixture {
