@@ -11,7 +11,7 @@
 //! the one after it is captured anew. A capture that fails ends the attempts, and the run goes on
 //! without graphs.
 
-use dressage_engine::{Device, range};
+use dressage_engine::Device;
 use dressage_kernels::device::CapturedGraph;
 
 use crate::optimiser::CapturedUpdate;
@@ -134,7 +134,7 @@ impl Trainer {
         buffers: &mut StepBuffers,
     ) -> Result<Option<StepLog>> {
         self.forward_and_costs(buffers)?;
-        let before = self.match_and_upload(context, buffers)?;
+        let before = self.match_on_host(context, buffers)?;
         self.losses_and_update(buffers, |optimiser, grads, guard| {
             optimiser.step(context.lr, grads, Some(guard)).map(drop)
         })?;
@@ -150,7 +150,7 @@ impl Trainer {
         captured: &Captured,
     ) -> Result<Option<StepLog>> {
         device.replay(&captured.forward)?;
-        let before = self.match_and_upload(context, buffers)?;
+        let before = self.match_on_host(context, buffers)?;
         self.optimiser.write_constants(device, &captured.updated, context.lr)?;
         device.replay(&captured.backward)?;
         Ok(before)
@@ -172,7 +172,7 @@ impl Trainer {
             Err(why) => return Ok(self.no_graphs(&why)),
         };
         device.replay(&forward)?;
-        *before = self.match_and_upload(context, buffers)?;
+        *before = self.match_on_host(context, buffers)?;
         let backward = device.capture(&memory, || {
             self.losses_and_update(buffers, |optimiser, grads, guard| {
                 optimiser.record(device, grads, guard)
@@ -192,14 +192,5 @@ impl Trainer {
             "training continues without CUDA graphs, as with run.graphs=false: {why}"
         ));
         None
-    }
-
-    fn match_and_upload(
-        &mut self,
-        context: &StepContext<'_>,
-        buffers: &mut StepBuffers,
-    ) -> Result<Option<StepLog>> {
-        let _range = range("matching");
-        self.match_on_host(context, buffers)
     }
 }

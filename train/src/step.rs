@@ -250,10 +250,8 @@ impl Trainer {
     ) -> Result<(Step, Option<StepLog>)> {
         self.model.predict(&buffers.image, &mut *buffers.loss)?;
         clock.lap();
-        let matching = range("matching");
         buffers.loss.costs(&buffers.targets, None)?;
         let before = self.match_on_host(context, buffers)?;
-        drop(matching);
         let losses = buffers.loss.losses(&buffers.targets)?;
         buffers.loss.release();
         let (loss, terms) = self.checked(&losses, context.samples)?;
@@ -312,6 +310,7 @@ impl Trainer {
         context: &StepContext<'_>,
         buffers: &mut StepBuffers,
     ) -> Result<Option<StepLog>> {
+        let _range = range("matching");
         let previous = match buffers.loss.decide(&buffers.targets) {
             Ok(previous) => previous,
             Err(ModelError::Matching(what)) => {

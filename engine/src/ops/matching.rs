@@ -158,47 +158,43 @@ pub fn uncertain_points(
     Ok(chosen)
 }
 
-/// Scores `[b, k, h, w]` in f32 from class logits `[b, q, k + 1]` and mask logits `[b, q, h', w']`,
+/// Scores `[b, k, h, w]`, f32 on a device, from class logits `[b, q, k + 1]` and mask logits `[b, q, h', w']`,
 /// which are resized to `size` before the sigmoid (spec mask2former §5). They are not normalised
 /// over classes.
 ///
 /// # Errors
-/// Shapes that do not fit; a type other than f32 or, on a device, bf16.
+/// Shapes that do not fit; a type without a kernel.
 pub fn semantic_scores(cls: &Tensor, mask: &Tensor, size: [usize; 2]) -> Result<Tensor> {
     let (&[b, q, classes], &[_, _, h, w]) = (cls.shape(), mask.shape()) else {
         return Err(shape_error("semantic_scores", "mask", "[b, q, h, w]", mask));
     };
-    let (k, scores_of) = (classes.saturating_sub(1), size[0] * size[1]);
+    let k = classes.saturating_sub(1);
     let y = Axis::new(h, size[0], Mode::Bilinear, Step::Size)?;
     let x = Axis::new(w, size[1], Mode::Bilinear, Step::Size)?;
-    let mut scores = Tensor::empty_on(cls.device(), DType::F32, &[b, k, size[0], size[1]])?;
-    let (c, m, n) = (q * classes, q * h * w, k * scores_of);
+    let mut scores = cls.empty_sums(&[b, k, size[0], size[1]])?;
+    // Elements of one image.
+    let (c, m, n) = (q * classes, q * h * w, k * size[0] * size[1]);
     let kernel = SemanticScores { q, k };
-    match (cls.device(), cls.dtype()) {
-        (None, DType::F32) => {
-            let (cls, mask) = (cls.data::<f32>()?, mask.data::<f32>()?);
-            let out = scores.data_mut::<f32>()?.chunks_exact_mut(n.max(1));
-            for (i, out) in out.enumerate() {
+    kernel!("semantic_scores", cls, T,
+        host => {
+            let (cls, mask) = (cls.data::<T>()?, mask.data::<T>()?);
+            let out = scores.data_mut::<T>()?.chunks_exact_mut(n.max(1)).enumerate();
+            for (i, out) in out {
                 kernel.upsampled(&y, &x, &cls[i * c..][..c], &mask[i * m..][..m], out)?;
             }
-        }
-        (None, found) => {
-            return Err(EngineError::Type { op: "semantic_scores", expected: "f32", found });
-        }
-        (Some(_), _) => kernel!("semantic_scores", cls, T,
-            host => Ok::<_, EngineError>(()),
-            device => {
-                let axes = [AxisGpu::new(device, &y)?, AxisGpu::new(device, &x)?];
-                let (cls, mask) = (cls.view::<T>()?, mask.view::<T>()?);
-                let mut out = scores.view_mut::<f32>()?;
-                for i in 0..b {
-                    let (cls, mask) = (cls.slice(i * c..(i + 1) * c), mask.slice(i * m..(i + 1) * m));
-                    let out = out.reborrow().slice(i * n..(i + 1) * n);
-                    kernel.upsampled_gpu(device, &axes[0], &axes[1], cls, mask, out)?;
-                }
-                Ok::<_, EngineError>(())
-            },
-        )?,
-    }
+            Ok::<_, EngineError>(())
+        },
+        device => {
+            let (y, x) = (AxisGpu::new(device, &y)?, AxisGpu::new(device, &x)?);
+            let (cls, mask) = (cls.view::<T>()?, mask.view::<T>()?);
+            let mut out = scores.view_mut::<f32>()?;
+            for i in 0..b {
+                let (cls, mask) = (cls.slice(i * c..(i + 1) * c), mask.slice(i * m..(i + 1) * m));
+                let out = out.reborrow().slice(i * n..(i + 1) * n);
+                kernel.upsampled_gpu(device, &y, &x, cls, mask, out)?;
+            }
+            Ok::<_, EngineError>(())
+        },
+    )?;
     Ok(scores)
 }

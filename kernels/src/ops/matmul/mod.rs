@@ -135,14 +135,6 @@ impl MatMul {
         self
     }
 
-    /// Batch whose products share one `A`.
-    #[cfg(test)]
-    #[must_use]
-    pub(crate) const fn shared_a(mut self) -> Self {
-        self.stride_a = 0;
-        self
-    }
-
     /// Batch whose products share one `B`.
     #[must_use]
     pub const fn shared_b(mut self) -> Self {

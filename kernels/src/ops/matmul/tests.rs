@@ -61,7 +61,8 @@ fn batches_match_reference() {
         for (n, m, k) in [(5, 7, 3), (33, 64, 20), (70, 65, 64)] {
             let plain = MatMul::new(n, m, k).batched(batch);
             let gaps = MatMul { stride_a: n * k + 3, stride_c: n * m + 5, ..plain };
-            for s in [plain, plain.trans_b().shared_a(), plain.shared_b(), plain.summed(), gaps] {
+            let shared_a = MatMul { stride_a: 0, ..plain.trans_b() };
+            for s in [plain, shared_a, plain.shared_b(), plain.summed(), gaps] {
                 let len =
                     |stride: usize, size: usize| if stride == 0 { size } else { batch * stride };
                 let a = noise::<f32>(len(s.stride_a, n * k), 1);
