@@ -176,6 +176,11 @@ pub trait Call: Sized {
         Self::reference(s, c);
     }
 
+    /// Operations and scratch memory of the call on the host, as a dry run counts them.
+    fn cost<T: Real>(_s: &Self::Op, _c: &Self::At<'_, Host, T>) -> Cost {
+        Cost::default()
+    }
+
     /// Checks the lengths and computes on the host: by the fast form in f32, else by the reference.
     ///
     /// # Errors
@@ -191,7 +196,7 @@ pub trait Call: Sized {
 /// [`Call::run`] for code that is generic over calls.
 pub(crate) fn run<T: Real, C: Call>(s: &C::Op, mut c: C::At<'_, Host, T>) -> Result<()> {
     check::<Host, _>(s, &mut c)?;
-    if !dry_run::skip_with(C::Op::NAME, Cost::default) && !s.is_empty() {
+    if !dry_run::skip_with(C::Op::NAME, || C::cost(s, &c)) && !s.is_empty() {
         T::compute::<C>(s, c);
     }
     Ok(())

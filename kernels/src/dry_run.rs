@@ -68,8 +68,8 @@ pub fn active() -> bool {
 }
 
 /// Cost of one kernel call.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Cost {
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cost {
     /// Floating-point operations, as in [`Tally::flops`].
     pub flops: usize,
     /// Scratch memory of the call itself, in f32 elements.

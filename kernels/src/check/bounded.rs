@@ -6,8 +6,8 @@
 //! result is not part of it.
 //!
 //! A sum is charged as a whole when it is used: its depth times the sum of the magnitudes of its
-//! terms. The depth is the number of additions, or the smaller one that [`with_depth`] states for
-//! forms that add in a tree. All other rules follow from the exact propagation of an interval, so a
+//! terms. The depth is the number of additions, or the smaller one that [`Charge`] states for forms
+//! that add in a tree. All other rules follow from the exact propagation of an interval, so a
 //! bound holds at any magnitude of the errors.
 //!
 //! What it cannot see is cancellation of errors: a variance around a computed mean has no error of
@@ -18,24 +18,45 @@ use std::fmt::{Display, Formatter};
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
+use half::bf16;
+
 use crate::Real;
-use crate::check::{EXPF, UNIT};
+use crate::check::{EXPF, UNIT, sum_error};
 use crate::device::Element;
 
-thread_local! {
-    static DEPTH: Cell<f64> = const { Cell::new(f64::INFINITY) };
+/// Errors of the additions of a sum.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Charge {
+    /// At most so many roundings to f32 on the path of any term.
+    Depth(f64),
+    /// Those of tensor cores with operands in bf16 ([`sum_error`]).
+    TensorCores,
 }
 
-/// Runs `f` with sums that have at most `depth` additions on the path of any term.
-pub(crate) fn with_depth<R>(depth: f64, f: impl FnOnce() -> R) -> R {
-    /// Restores the outer depth even if `f` panics.
-    struct Restore(f64);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            DEPTH.set(self.0);
+impl Charge {
+    /// Units of the roundoff for a sum of so many additions.
+    fn units(self, additions: f64) -> f64 {
+        match self {
+            Charge::Depth(depth) => additions.min(depth),
+            Charge::TensorCores => sum_error::<bf16>(additions as usize + 1),
         }
     }
-    let _restore = Restore(DEPTH.replace(depth));
+}
+
+thread_local! {
+    static CHARGE: Cell<Charge> = const { Cell::new(Charge::Depth(f64::INFINITY)) };
+}
+
+/// Runs `f` with sums that are charged so.
+pub(crate) fn with_charge<R>(charge: Charge, f: impl FnOnce() -> R) -> R {
+    /// Restores the outer charge even if `f` panics.
+    struct Restore(Charge);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            CHARGE.set(self.0);
+        }
+    }
+    let _restore = Restore(CHARGE.replace(charge));
     f()
 }
 
@@ -65,11 +86,14 @@ impl Bounded {
 
     /// The bound of the error.
     pub fn error(self) -> f64 {
+        let charge = CHARGE.get();
         match self.additions {
             0.0 => self.error,
-            1.0 => self.error + UNIT * (self.value.abs() + self.error),
+            1.0 if charge != Charge::TensorCores => {
+                self.error + UNIT * (self.value.abs() + self.error)
+            }
             // Each partial sum is at most the sum of the magnitudes.
-            n => self.error + n.min(DEPTH.get()) * UNIT * (self.size + self.error),
+            n => self.error + charge.units(n) * UNIT * (self.size + self.error),
         }
     }
 
@@ -246,8 +270,10 @@ mod tests {
         let sum: Bounded = (0..1000).map(|_| number(0.5)).sum();
         assert_eq!(sum.f64(), 500.0);
         assert!((sum.error() / (999.0 * 500.0 * UNIT) - 1.0).abs() < 1e-3, "{sum}");
-        let tree = with_depth(10.0, || sum.error());
+        let tree = with_charge(Charge::Depth(10.0), || sum.error());
         assert!((tree / (10.0 * 500.0 * UNIT) - 1.0).abs() < 1e-3, "{tree}");
+        let cores = with_charge(Charge::TensorCores, || sum.error());
+        assert!((cores / (1504.0 * 500.0 * UNIT) - 1.0).abs() < 1e-3, "{cores}");
         // One addition rounds its result, however large the operands are.
         let difference = number(300.25) - number(300.0);
         assert!((difference.error() / (0.25 * UNIT) - 1.0).abs() < 1e-3, "{difference}");

@@ -11,9 +11,9 @@
 
 use super::noise;
 use super::operands::{Draw, Operand, Output, Values, Variant};
-pub(crate) use super::pass::{Depth, Pass};
+pub(crate) use super::pass::{Arithmetic, Depth, Pass};
 use super::pass::{Form, Run};
-use super::verify::{Timed, Verification};
+use super::verify::{Timed, Verification, Verify};
 use crate::call::Operation;
 use crate::device::Device;
 use crate::{Result, Write};
@@ -44,12 +44,15 @@ pub(crate) struct Checks<O> {
     shape: fn(&O) -> String,
     passes: Vec<Pass<O>>,
     magnitudes: Vec<Magnitude>,
+    given: Vec<(&'static str, Edit<O>)>,
     edits: Vec<(&'static str, Edit<O>)>,
     gradients: Vec<O>,
     cases: Vec<Case<O>>,
     empty: Vec<O>,
     refused: Vec<O>,
     timed: Vec<O>,
+    timed_in_f32: Vec<O>,
+    more: Vec<Verify>,
     timed_on_host: Vec<(&'static str, O)>,
 }
 
@@ -67,12 +70,15 @@ impl<O: Operation> Checks<O> {
             shape,
             passes: Vec::new(),
             magnitudes: Vec::new(),
+            given: Vec::new(),
             edits: Vec::new(),
             gradients: Vec::new(),
             cases: Vec::new(),
             empty: Vec::new(),
             refused: Vec::new(),
             timed: Vec::new(),
+            timed_in_f32: Vec::new(),
+            more: Vec::new(),
             timed_on_host: Vec::new(),
         }
     }
@@ -92,6 +98,20 @@ impl<O: Operation> Checks<O> {
     /// Draws an operand from (-`scale`, `scale`).
     pub fn scaled(mut self, name: &'static str, scale: f32) -> Checks<O> {
         self.magnitudes.push(Magnitude { name, scale, shift: 0.0 });
+        self
+    }
+
+    /// Sets the values of an operand in every run, such as indices.
+    #[expect(dead_code)]
+    pub(crate) fn given(mut self, name: &'static str, values: Edit<O>) -> Checks<O> {
+        self.given.push((name, values));
+        self
+    }
+
+    /// Adds checks on a device that no pass can state.
+    #[expect(dead_code)]
+    pub(crate) fn more(mut self, verify: Verify) -> Checks<O> {
+        self.more.push(verify);
         self
     }
 
@@ -178,6 +198,13 @@ impl<O: Operation> Checks<O> {
         self
     }
 
+    /// Times the kernels in f32 at these sizes of a real network.
+    #[expect(dead_code)]
+    pub fn timed_in_f32(mut self, all: impl IntoIterator<Item = O>) -> Checks<O> {
+        self.timed_in_f32.extend(all);
+        self
+    }
+
     /// Times the host in f32 at these sizes, which have names.
     pub(crate) fn timed_on_host(
         mut self,
@@ -187,7 +214,13 @@ impl<O: Operation> Checks<O> {
         self
     }
 
-    fn draw(&self, shift: Option<(&'static str, f32)>, name: &'static str, n: usize) -> Vec<f64> {
+    fn draw(
+        &self,
+        s: &O,
+        shift: Option<(&'static str, f32)>,
+        name: &'static str,
+        n: usize,
+    ) -> Vec<f64> {
         let known = self.magnitudes.iter().find(|m| m.name == name).copied();
         let mut of = known.unwrap_or(Magnitude { name, scale: 1.0, shift: 0.0 });
         if let Some((_, mean)) = shift.filter(|(to, _)| *to == name) {
@@ -195,7 +228,10 @@ impl<O: Operation> Checks<O> {
         }
         let seed = name.bytes().fold(0, |seed: u64, b| 31 * (seed % (1 << 32)) + u64::from(b));
         let values = noise::<f32>(n, seed).into_iter();
-        values.map(|x| f64::from(of.scale * x + of.shift)).collect()
+        let mut values: Vec<f64> = values.map(|x| f64::from(of.scale * x + of.shift)).collect();
+        let given = self.given.iter().filter(|(to, _)| *to == name);
+        given.for_each(|(_, set)| set(s, &mut values));
+        values
     }
 
     /// Checks the kernels on the device of the verification.
@@ -209,6 +245,9 @@ impl<O: Operation> Checks<O> {
             if case.shift.is_none() {
                 self.compare(verification, Form::Bf16(device), case)?;
             }
+        }
+        for verify in &self.more {
+            verify(verification)?;
         }
         self.refusals(verification, Form::F32(device))
     }
@@ -248,7 +287,7 @@ impl<O: Operation> Checks<O> {
             what += &format!(" from {offset}");
         }
         let draw: Draw<'_> = &|name, n| {
-            let mut values = self.draw(*shift, name, n);
+            let mut values = self.draw(s, *shift, name, n);
             let edits = self.edits.iter().filter(|(to, _)| *to == name);
             edits.for_each(|(_, edit)| edit(s, &mut values));
             values
@@ -283,7 +322,7 @@ impl<O: Operation> Checks<O> {
     fn gradient(&self, verification: &mut Verification<'_>, s: &O) -> Result<()> {
         let Some((first, rest)) = self.passes.split_first() else { return Ok(()) };
         let (mut values, variant) = (Values::new(), Variant::default());
-        let draw: Draw<'_> = &|name, n| self.draw(None, name, n);
+        let draw: Draw<'_> = &|name, n| self.draw(s, None, name, n);
         let run = |pass: &Pass<O>, values: &mut Values| {
             (pass.run)(Form::Exact, Run { s, values, draw, variant: &variant })
         };
@@ -349,7 +388,7 @@ impl<O: Operation> Checks<O> {
         s: &O,
         variant: &Variant,
     ) -> std::result::Result<(), String> {
-        let draw: Draw<'_> = &|name, n| self.draw(None, name, n);
+        let draw: Draw<'_> = &|name, n| self.draw(s, None, name, n);
         let run = Run { s, values: &mut Values::new(), draw, variant };
         (pass.run)(form, run).map(drop).map_err(|error| error.to_string())
     }
@@ -380,10 +419,10 @@ impl<O: Operation> Checks<O> {
 
     /// Checks that a pass whose outputs are all left out launches nothing.
     fn idle(&self, verification: &mut Verification<'_>, form: Form<'_>) -> Result<()> {
-        let draw: Draw<'_> = &|name, n| self.draw(None, name, n);
         let (Form::F32(device), Some(Case { s, .. })) = (form, self.cases.first()) else {
             return Ok(());
         };
+        let draw: Draw<'_> = &|name, n| self.draw(s, None, name, n);
         for pass in self.passes(form) {
             let operands = (pass.list)(s, &Variant::default());
             let outputs = || operands.iter().filter(|operand| operand.write.is_some());
@@ -405,14 +444,19 @@ impl<O: Operation> Checks<O> {
     /// # Errors
     /// No room for their operands.
     pub fn launches<'d>(&self, device: &'d Device) -> Result<Vec<Timed<'d>>> {
-        let draw: Draw<'_> = &|name, n| self.draw(None, name, n);
         let mut all = Vec::new();
-        for s in &self.timed {
+        let bf16 = self.timed.iter().map(|s| (s, "bf16"));
+        for (s, kind) in bf16.chain(self.timed_in_f32.iter().map(|s| (s, "f32"))) {
+            let draw: Draw<'_> = &|name, n| self.draw(s, None, name, n);
             for pass in self.passes.iter().filter(|pass| pass.on_device) {
-                let operands = (pass.list)(s, &Variant::default());
+                let (list, timed) = match kind {
+                    "bf16" => (pass.list, pass.timed),
+                    _ => (pass.list_in_f32, pass.timed_in_f32),
+                };
+                let operands = list(s, &Variant::default());
                 let bytes = operands.iter().map(|operand| operand.moved).sum();
-                let name = format!("{}{}_bf16", (self.name)(s), pass.suffix());
-                let run = (pass.timed)(device, s, draw)?;
+                let name = format!("{}{}_{kind}", (self.name)(s), pass.suffix());
+                let run = timed(device, s, draw)?;
                 all.push(Timed::new(name, (self.shape)(s), (pass.flops)(s), bytes, run));
             }
         }
@@ -425,9 +469,9 @@ impl<O: Operation> Checks<O> {
     /// # Errors
     /// Sizes that the operation refuses.
     pub fn calls(&self) -> Result<Vec<Timed<'static>>> {
-        let draw: Draw<'_> = &|name, n| self.draw(None, name, n);
         let mut all = Vec::new();
         for (place, s) in &self.timed_on_host {
+            let draw: Draw<'_> = &|name, n| self.draw(s, None, name, n);
             for pass in &self.passes {
                 let operands = (pass.list_on_host)(s, &Variant::default());
                 let added = operands.iter().filter(|operand| operand.optional);

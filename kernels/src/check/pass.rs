@@ -2,10 +2,11 @@
 
 use half::bf16;
 
-use super::bounded::{self, Bounded};
+use super::bounded::{Bounded, Charge, with_charge};
 use super::operands::{Draw, Operand, Operands, Output, Values, Variant, list};
+use super::sum_error;
 use crate::call::{self, Call, Gpu, Host, Launch, Operation};
-use crate::device::Device;
+use crate::device::{Device, Element};
 use crate::{Real, Result, Write};
 
 /// A form of a call that is run.
@@ -13,8 +14,8 @@ use crate::{Real, Result, Write};
 pub(super) enum Form<'d> {
     /// The reference in f64.
     Exact,
-    /// The reference with bounds, for sums of some depth.
-    Bounded(f64),
+    /// The reference with bounds, for sums that are charged so.
+    Bounded(Charge),
     /// The form of the host in f32.
     Fast,
     /// The kernels in f32.
@@ -40,9 +41,26 @@ pub(crate) struct Depth {
     pub host: f64,
 }
 
-/// Bounds of an output, from the sizes, the depth of its sums, and the values of the inputs and of
-/// the reference.
-type Stated<O> = fn(&O, f64, &Values) -> Vec<f64>;
+/// Arithmetic of a form whose bounds are stated.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arithmetic {
+    /// Additions on the path of one term of the sums ([`Depth`]).
+    pub depth: f64,
+    /// Whether the form is that of a device in bf16.
+    pub bf16: bool,
+}
+
+impl Arithmetic {
+    /// Error of a sum of `n` products, in tensor cores if the form is in bf16 ([`sum_error`]).
+    #[expect(dead_code)]
+    pub fn products(self, n: usize) -> f64 {
+        if self.bf16 { sum_error::<bf16>(n) } else { sum_error::<f32>(n) }
+    }
+}
+
+/// Bounds of an output, from the sizes, the arithmetic, and the values of the inputs and of the
+/// reference.
+type Stated<O> = fn(&O, Arithmetic, &Values) -> Vec<f64>;
 
 /// Outputs whose sums have some depth.
 type Sums<O> = (&'static [&'static str], fn(&O) -> Depth);
@@ -58,6 +76,7 @@ pub(crate) struct Pass<O> {
     /// Floating-point operations that it requires.
     pub(super) flops: fn(&O) -> usize,
     sums: Vec<Sums<O>>,
+    tensor_cores: &'static [&'static str],
     stated: Vec<(&'static str, Stated<O>)>,
     pub(super) on_device: bool,
     /// Runs one form and returns the outputs.
@@ -65,8 +84,11 @@ pub(crate) struct Pass<O> {
     /// Operands on a device in bf16, and on the host in f32.
     pub(super) list: fn(&O, &Variant) -> Vec<Operand>,
     pub(super) list_on_host: fn(&O, &Variant) -> Vec<Operand>,
-    /// Calls to be timed, on a device in bf16 and on the host in f32.
+    /// The same in f32.
+    pub(super) list_in_f32: fn(&O, &Variant) -> Vec<Operand>,
+    /// Calls to be timed, on a device in bf16 and in f32, and on the host in f32.
     pub(super) timed: for<'d> fn(&'d Device, &O, Draw<'_>) -> Result<Ready<'d>>,
+    pub(super) timed_in_f32: for<'d> fn(&'d Device, &O, Draw<'_>) -> Result<Ready<'d>>,
     pub(super) timed_on_host: fn(&O, Draw<'_>, &Variant) -> Result<Ready<'static>>,
 }
 
@@ -77,16 +99,19 @@ impl<O: Operation> Pass<O> {
             name,
             flops: |_| 0,
             sums: Vec::new(),
+            tensor_cores: &[],
             stated: Vec::new(),
             on_device: false,
             run: |form, run| match form {
                 Form::Exact => on_host::<f64, C>(run),
                 Form::Fast => on_host::<f32, C>(run),
                 // A device has no such pass.
-                _ => bounded::with_depth(depth_of(form), || on_host::<Bounded, C>(run)),
+                _ => with_charge(charge_of(form), || on_host::<Bounded, C>(run)),
             },
             list: list::<Gpu, bf16, C>,
+            list_in_f32: list::<Gpu, f32, C>,
             timed: |_, _, _| Ok(Box::new(|| Ok(()))),
+            timed_in_f32: |_, _, _| Ok(Box::new(|| Ok(()))),
             timed_on_host: |s, draw, variant| {
                 let (s, mut values) = (s.clone(), Values::new());
                 let mut operands = Operands::new::<f32, C>(Host, &s, &mut values, draw, variant)?;
@@ -108,7 +133,7 @@ impl<O: Operation> Pass<O> {
             run: |form, run| match form {
                 Form::Exact => on_host::<f64, C>(run),
                 Form::Fast => on_host::<f32, C>(run),
-                Form::Bounded(depth) => bounded::with_depth(depth, || on_host::<Bounded, C>(run)),
+                Form::Bounded(charge) => with_charge(charge, || on_host::<Bounded, C>(run)),
                 Form::F32(device) => {
                     let Run { s, values, draw, variant } = run;
                     let mut operands = Operands::new::<f32, C>(device, s, values, draw, variant)?;
@@ -122,12 +147,8 @@ impl<O: Operation> Pass<O> {
                     operands.outputs::<bf16, C>(s)
                 }
             },
-            timed: |device, s, draw| {
-                let (s, mut values, variant) = (s.clone(), Values::new(), Variant::default());
-                let mut operands =
-                    Operands::new::<bf16, C>(device, &s, &mut values, draw, &variant)?;
-                Ok(Box::new(move || operands.bind::<bf16, C>(&s).launch(device, &s)))
-            },
+            timed: ready::<bf16, C>,
+            timed_in_f32: ready::<f32, C>,
             ..Pass::of_host::<C>(name)
         }
     }
@@ -140,6 +161,13 @@ impl<O: Operation> Pass<O> {
     /// States the depth of the sums in some outputs. Without it, sums may have any order.
     pub fn sums(mut self, outputs: &'static [&'static str], depth: fn(&O) -> Depth) -> Pass<O> {
         self.sums.push((outputs, depth));
+        self
+    }
+
+    /// States that these outputs are sums of products in tensor cores where operands are in bf16.
+    #[expect(dead_code)]
+    pub fn on_tensor_cores(mut self, outputs: &'static [&'static str]) -> Pass<O> {
+        self.tensor_cores = outputs;
         self
     }
 
@@ -182,12 +210,17 @@ impl<O: Operation> Pass<O> {
         let Run { s, values, draw, variant } = run;
         let on_host = matches!(form, Form::Fast);
         let side = |depth: Depth| if on_host { depth.host } else { depth.device };
+        let bf16 = matches!(form, Form::Bf16(_));
         let mut bounded =
-            |depth| (self.run)(Form::Bounded(depth), Run { s, values, draw, variant });
-        let mut want = bounded(f64::INFINITY)?;
-        for (outputs, depth) in &self.sums {
-            let found = bounded(side(depth(s)))?;
-            let summed = want.iter_mut().zip(found).filter(|(w, _)| outputs.contains(&w.name));
+            |charge| (self.run)(Form::Bounded(charge), Run { s, values, draw, variant });
+        let mut want = bounded(Charge::Depth(f64::INFINITY))?;
+        let charges =
+            self.sums.iter().map(|(names, depth)| (*names, Charge::Depth(side(depth(s)))));
+        let cores = (bf16 && !self.tensor_cores.is_empty())
+            .then_some((self.tensor_cores, Charge::TensorCores));
+        for (names, charge) in charges.chain(cores) {
+            let found = bounded(charge)?;
+            let summed = want.iter_mut().zip(found).filter(|(w, _)| names.contains(&w.name));
             summed.for_each(|(want, found)| want.bounds = found.bounds);
         }
         if self.stated.is_empty() {
@@ -196,16 +229,30 @@ impl<O: Operation> Pass<O> {
         let mut known = values.clone();
         known.extend(want.iter().map(|want| (want.name, want.values.clone())));
         for (output, bounds) in &self.stated {
-            let depth = side(self.depth(s, output));
+            let arithmetic = Arithmetic { depth: side(self.depth(s, output)), bf16 };
             let found = want.iter_mut().filter(|want| want.name == *output);
-            found.for_each(|want| want.bounds = bounds(s, depth, &known));
+            found.for_each(|want| want.bounds = bounds(s, arithmetic, &known));
         }
         Ok(want)
     }
 }
 
-fn depth_of(form: Form<'_>) -> f64 {
-    if let Form::Bounded(depth) = form { depth } else { f64::INFINITY }
+fn charge_of(form: Form<'_>) -> Charge {
+    if let Form::Bounded(charge) = form { charge } else { Charge::Depth(f64::INFINITY) }
+}
+
+/// A call on a device with drawn operands.
+fn ready<'d, T: Element, C: Call>(
+    device: &'d Device,
+    s: &C::Op,
+    draw: Draw<'_>,
+) -> Result<Ready<'d>>
+where
+    for<'a> C::At<'a, Gpu, T>: Launch<'a, Op = C::Op>,
+{
+    let (s, mut values, variant) = (s.clone(), Values::new(), Variant::default());
+    let mut operands = Operands::new::<T, C>(device, &s, &mut values, draw, &variant)?;
+    Ok(Box::new(move || operands.bind::<T, C>(&s).launch(device, &s)))
 }
 
 fn on_host<T: Real, C: Call>(run: Run<'_, C::Op>) -> Result<Vec<Output>> {

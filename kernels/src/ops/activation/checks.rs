@@ -4,7 +4,7 @@ use super::Activation::{Gelu, QuickGelu, Relu};
 use super::{Backward, Forward, Pointwise};
 use crate::call::Host;
 use crate::check::UNIT;
-use crate::check::checks::{Checked, Checks, Pass};
+use crate::check::checks::{Arithmetic, Checked, Checks, Pass};
 use crate::check::operands::Values;
 
 /// Operations per element.
@@ -32,12 +32,12 @@ fn units(s: &Pointwise) -> f64 {
 }
 
 /// Bounds of `y`.
-fn forward(s: &Pointwise, _depth: f64, known: &Values) -> Vec<f64> {
+fn forward(s: &Pointwise, _of: Arithmetic, known: &Values) -> Vec<f64> {
     known["x"].iter().map(|x| units(s) * x.abs()).collect()
 }
 
 /// Bounds of `dx`.
-fn backward(s: &Pointwise, _depth: f64, known: &Values) -> Vec<f64> {
+fn backward(s: &Pointwise, _of: Arithmetic, known: &Values) -> Vec<f64> {
     let bound = |(x, dy): (&f64, &f64)| units(s) * dy.abs() * (1.0 + x.abs());
     known["x"].iter().zip(&known["dy"]).map(bound).collect()
 }

@@ -3,7 +3,7 @@
 use super::{Backward, Forward, GroupNorm, cpu};
 use crate::call::Host;
 use crate::check::UNIT;
-use crate::check::checks::{Checked, Checks, Depth, Pass};
+use crate::check::checks::{Arithmetic, Checked, Checks, Depth, Pass};
 use crate::check::operands::Values;
 
 /// Operations on the path of a term of the statistics. On a device: additions of a split, merges of
@@ -25,8 +25,8 @@ fn gradients(s: &GroupNorm) -> Depth {
 
 /// Bounds of `rstd`. The variance is around the computed mean of a split, so the error of the mean
 /// enters it squared, and the rounding of `x - mean` as a relative error.
-fn rstd(s: &GroupNorm, depth: f64, known: &Values) -> Vec<f64> {
-    let (unit, width) = (depth * UNIT, s.c / s.groups);
+fn rstd(s: &GroupNorm, of: Arithmetic, known: &Values) -> Vec<f64> {
+    let (unit, width) = (of.depth * UNIT, s.c / s.groups);
     let mut sizes = vec![0.0; s.sets()];
     for (i, x) in known["x"].iter().enumerate() {
         let group = i / (s.hw * s.c) * s.groups + i % s.c / width;

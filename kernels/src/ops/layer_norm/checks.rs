@@ -3,7 +3,7 @@
 use super::{Backward, Forward, LayerNorm, Stats};
 use crate::call::Host;
 use crate::check::UNIT;
-use crate::check::checks::{Checked, Checks, Depth, Pass};
+use crate::check::checks::{Arithmetic, Checked, Checks, Depth, Pass};
 use crate::check::operands::Values;
 use crate::cpu::simd::LANES;
 use crate::device::sizes::RowSplit;
@@ -22,8 +22,8 @@ fn column(s: &LayerNorm) -> Depth {
 
 /// Bounds of `rstd`: the error of the mean enters the variance squared, that of `x - mean` as a
 /// relative error.
-fn rstd(s: &LayerNorm, depth: f64, known: &Values) -> Vec<f64> {
-    let (unit, x) = ((depth + 4.0) * UNIT, &known["x"]);
+fn rstd(s: &LayerNorm, of: Arithmetic, known: &Values) -> Vec<f64> {
+    let (unit, x) = ((of.depth + 4.0) * UNIT, &known["x"]);
     let bound = |(i, rstd): (usize, &f64)| {
         let sum: f64 = x[i * s.c..(i + 1) * s.c].iter().map(|x| x.abs()).sum();
         rstd * (unit + (unit * sum / s.c as f64 * rstd).powi(2))
