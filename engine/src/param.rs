@@ -28,6 +28,8 @@ pub struct ParamKind {
     pub role: Role,
     /// Whether it is weight or bias of a normalisation layer.
     pub norm: bool,
+    /// Whether it is a constant of the network that no optimiser updates, as PyTorch's buffers.
+    pub buffer: bool,
 }
 
 struct Inner {

@@ -6,7 +6,7 @@ use dressage_kernels::check::noise;
 use dressage_kernels::ops::class_loss::ClassLoss;
 use dressage_kernels::ops::gather_rows::GatherRows;
 use dressage_kernels::ops::relative_position::RelativePosition;
-use dressage_kernels::ops::rotary::{Rotary, Turn, table};
+use dressage_kernels::ops::rotary::{Pairs, Rotary, Turn, table};
 use dressage_kernels::ops::sine_position::sine_position;
 use dressage_kernels::ops::uniform::Uniform;
 
@@ -34,7 +34,7 @@ fn operations(c: &mut Criterion) {
 fn positions(c: &mut Criterion) {
     let mut group = c.benchmark_group("position f32");
     group.sample_size(20);
-    let s = Rotary { b: 1, t: 1025, heads: 16, d: 64, skip: 1 };
+    let s = Rotary { b: 1, t: 1025, heads: 16, d: 64, skip: 1, pairs: Pairs::Neighbours };
     let mut qkv = noise::<f32>(s.t * 3 * s.heads * s.d, 1);
     let angles = table([32, 32], 16, s.d).expect("64 channels are four times 16");
     let angles: Vec<f32> = angles.into_iter().map(|x| x as f32).collect();

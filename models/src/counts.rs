@@ -62,7 +62,8 @@ pub fn backbone(config: impl Into<BackboneConfig>) -> Result<Shapes> {
 }
 
 fn sum(shapes: &Shapes, counts: impl Fn(&ParamShape) -> bool) -> usize {
-    shapes.values().filter(|param| counts(param)).map(ParamShape::count).sum()
+    let counted = shapes.values().filter(|param| !param.kind.buffer && counts(param));
+    counted.map(ParamShape::count).sum()
 }
 
 #[cfg(test)]

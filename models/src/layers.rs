@@ -21,6 +21,16 @@ impl Linear {
         }
     }
 
+    /// A layer without bias.
+    pub fn unbiased(scope: &Scope, input: usize, output: usize, weight: Init) -> Linear {
+        Linear { weight: scope.matrix("weight", &[output, input], weight), bias: None }
+    }
+
+    /// The bias, if there is one.
+    pub fn bias(&self) -> Option<&Param> {
+        self.bias.as_ref()
+    }
+
     /// PyTorch's default initialisation, U(±1/√fan_in) for both.
     pub fn default_init(scope: &Scope, input: usize, output: usize) -> Linear {
         Linear::new(scope, input, output, Init::default_linear(input), Init::default_linear(input))
@@ -40,8 +50,15 @@ impl Linear {
     /// # Errors
     /// If the last axis has another length than the layer's input.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let bias = self.bias.as_ref().map(Param::get);
-        Ok(ops::linear(x, &self.matrix()?, bias.as_ref())?)
+        self.forward_with(x, self.bias.as_ref().map(Param::get).as_ref())
+    }
+
+    /// [`Linear::forward`] with another bias.
+    ///
+    /// # Errors
+    /// As [`Linear::forward`].
+    pub fn forward_with(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        Ok(ops::linear(x, &self.matrix()?, bias)?)
     }
 
     /// `max(x W^T + b, 0)` over the last axis of `x`.
@@ -74,13 +91,26 @@ impl Linear {
     /// # Errors
     /// If the last axis has another length than the layer's input.
     pub fn forward_normed(&self, norm: &Norm, x: &Tensor, eps: f64) -> Result<Tensor> {
-        let (weight, bias) = (norm.weight.get(), norm.bias.get());
-        let norm = ops::Norm { weight: &weight, bias: &bias, eps };
-        let bias = self.bias.as_ref().map(Param::get);
-        Ok(ops::norm_linear(x, &norm, &self.matrix()?, bias.as_ref())?)
+        self.normed_with(norm, x, eps, self.bias.as_ref().map(Param::get).as_ref())
     }
 
-    /// `x + gamma (f(z) W^T + b)` over the last axis.
+    /// [`Linear::forward_normed`] with another bias.
+    ///
+    /// # Errors
+    /// As [`Linear::forward_normed`].
+    pub fn normed_with(
+        &self,
+        norm: &Norm,
+        x: &Tensor,
+        eps: f64,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let (weight, shift) = (norm.weight.get(), norm.bias.get());
+        let norm = ops::Norm { weight: &weight, bias: &shift, eps };
+        Ok(ops::norm_linear(x, &norm, &self.matrix()?, bias)?)
+    }
+
+    /// `x + gamma (f(z) W^T + b)` over the last axis, without `gamma` if there is none.
     ///
     /// # Errors
     /// Axes whose lengths differ from the layer's.
@@ -89,10 +119,10 @@ impl Linear {
         x: &Tensor,
         z: &Tensor,
         f: ops::Activated,
-        gamma: &Param,
+        gamma: Option<&Param>,
     ) -> Result<Tensor> {
-        let (bias, gamma) = (self.bias.as_ref().map(Param::get), gamma.get());
-        Ok(ops::linear_residual(x, z, f, &self.matrix()?, bias.as_ref(), Some(&gamma))?)
+        let [bias, gamma] = [self.bias.as_ref(), gamma].map(|param| param.map(Param::get));
+        Ok(ops::linear_residual(x, z, f, &self.matrix()?, bias.as_ref(), gamma.as_ref())?)
     }
 
     /// The weight `[out, in]`.

@@ -264,6 +264,12 @@ impl Scope {
         self.param_in(Precision::F32, name, shape, init)
     }
 
+    /// A constant of this scope that is stored with the parameters and never trained.
+    pub fn buffer(&self, name: &str, shape: &[usize], init: Init) -> Param {
+        let kind = ParamKind { buffer: true, ..self.kind };
+        Scope { kind, trainable: false, ..self.clone() }.param(name, shape, init)
+    }
+
     /// The weight of a linear layer, stored in the scope's precision if it is frozen.
     pub fn matrix(&self, name: &str, shape: &[usize], init: Init) -> Param {
         let precision = self.state.borrow().precision;

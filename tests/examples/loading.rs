@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use dressage_engine::memory::usage;
 use dressage_engine::{DType, Philox, Tensor};
+use dressage_models::backbone::published::named;
 use dressage_models::weights::{StateDict, convert_backbone};
 use dressage_tests::checkpoint::{self, Content, Entry, Out, ScalarType};
 use dressage_tests::{Outcome, published};
@@ -112,7 +113,8 @@ fn load(path: &Path) -> Outcome<()> {
     rayon::broadcast(|_| ());
     let before = resident().ok_or("the system does not tell")?;
     let start = Instant::now();
-    let dict = convert_backbone(StateDict::open(path)?, PATCH, GRID)?;
+    let dict =
+        convert_backbone(StateDict::open(path)?, &named("dinov2-l")?.at(PATCH, GRID).into())?;
     let mut tensors: Vec<Tensor> = Vec::new();
     for (name, stored) in dict {
         let floats = stored.checked_float(DType::F32)?;

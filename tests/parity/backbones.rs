@@ -93,7 +93,7 @@ fn vit_config(fixture: &Fixture) -> Outcome<VitConfig> {
     })
 }
 
-fn rein_config(fixture: &Fixture, layers: usize) -> Outcome<ReinConfig> {
+pub fn rein_config(fixture: &Fixture, layers: usize) -> Outcome<ReinConfig> {
     let json = &fixture.json;
     let low_rank = json.word("model").contains("LoRAReins");
     Ok(ReinConfig {
@@ -118,10 +118,10 @@ pub fn dino(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let vit = Vit::new(&scope, vit_config(fixture)?)?;
     let input = fixture.floats("input")?.leaf();
     let mut outputs = outputs(fixture, table);
-    let (mut x, _, _) = vit.embed(&input)?;
+    let (mut x, gh, gw) = vit.embed(&input)?;
     outputs.add("tokens", &x)?;
     for i in 0..vit.config().depth {
-        x = vit.block(i, &x, None)?;
+        x = vit.pass(&x, gh, gw)?.block(i, &x, None)?;
         outputs.add(&format!("block.{i}"), &x)?;
     }
     outputs.add("final_norm", &vit.final_norm(&x)?)?;

@@ -19,6 +19,7 @@ mod schedule;
 mod settings;
 mod slide;
 mod step;
+mod transformers;
 mod updates;
 mod vit;
 
@@ -62,6 +63,17 @@ fn check_for(fixture: &Fixture) -> Option<Check> {
         m if m.starts_with("reference ReinsDinoVisionTransformer") => {
             Some(backbones::rein_dino as Check)
         }
+        "transformers CLIPVisionModel" => Some(transformers::clip_hf as Check),
+        "facebookresearch/dinov3 DinoVisionTransformer" => Some(transformers::dinov3 as Check),
+        m if m.starts_with("transformers SamVisionEncoder") => Some(transformers::sam as Check),
+        m if m.starts_with("reference CLIPVisionTransformer") => {
+            Some(transformers::clip_reference as Check)
+        }
+        m if m.starts_with("transformers ViTMAEModel") => Some(transformers::mae as Check),
+        m if m.starts_with("reference EVA2") || m.starts_with("timm Eva") => {
+            Some(transformers::eva02 as Check)
+        }
+        m if m.starts_with("reference ReinsEVA2") => Some(transformers::rein_eva02 as Check),
         _ => None,
     };
     let json = &fixture.json;

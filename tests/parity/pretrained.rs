@@ -98,7 +98,7 @@ pub fn tokens(
         }
         config(&weights, Some(patch), Some(rows.parse()?))?
     };
-    let weights = convert_backbone(weights, patch, config.grid)?.renamed("backbone.", "");
+    let weights = convert_backbone(weights, &config.clone().into())?.renamed("backbone.", "");
     if let Some(kernel) = weights.get("patch_embed.proj.weight") {
         let kernel = kernel.to_float(DType::F32)?.ok_or("the patch kernel holds no floats")?;
         for first in fixture.names("patch_embed.proj.weight.first") {
@@ -126,9 +126,11 @@ fn compare(fixture: &Fixture, table: &mut Table, vit: &Vit, p: Precision) -> Out
         table.within(name, &ops::reshape(&rows, want.shape())?, &want, |_| bound)
     };
     let (mut x, rows, columns) = vit.embed(&fixture.floats("input")?)?;
-    compared("pos_embed", &vit.positions(rows, columns)?, 0)?;
+    let table = vit.positions(rows, columns)?.ok_or("no position table")?;
+    compared("pos_embed", &table, 0)?;
+    let pass = vit.pass(&x, rows, columns)?;
     for i in 0..vit.config().depth {
-        x = vit.block(i, &x, None)?;
+        x = pass.block(i, &x, None)?;
         let name = format!("tokens.block.{i}");
         if fixture.has(&name) {
             compared(&name, &x, i + 1)?;

@@ -4,7 +4,7 @@
 use dressage_engine::{DType, Element, Tensor};
 use dressage_kernels::Real;
 use dressage_kernels::ops::resize::{Axis, Mode, Resize, Step};
-use dressage_models::backbone::{PUBLISHED, Vit, VitConfig};
+use dressage_models::backbone::{PUBLISHED, PositionTable, Vit, VitConfig};
 use dressage_models::params::{Precision, Scope};
 use dressage_models::weights::{StateDict, resize_patch_kernel, resize_pos_embed};
 use dressage_tests::Outcome;
@@ -129,7 +129,7 @@ fn on_load(fixture: &Fixture, table: &mut Table, case: &Value) -> Outcome<()> {
         table.within(&format!("{name}, kernel on load"), &got, &want, |_| Bound::abs(F32))?;
     }
     if b == 1 && h == w {
-        let got = resize_pos_embed(&with_class_row(&x, c)?, size[0])?;
+        let got = resize_pos_embed(&with_class_row(&x, c)?, size[0], PositionTable::Dinov2)?;
         let (class, got) = without_class_row(&got, [size[0], size[0]], c)?;
         table.equal(&format!("{name}: class row"), &class, &vec![7.0; c]);
         table.within(&format!("{name}, table on load"), &got, &want, |_| Bound::abs(F32))?;
@@ -164,7 +164,8 @@ fn at_run_time(fixture: &Fixture, table: &mut Table, case: &Value) -> Outcome<()
         &Scope::with_weights(DType::F32, Precision::F32, 0, weights, &["pos_embed"]),
         config,
     )?;
-    let (class, got) = without_class_row(&vit.positions(rows, columns)?, [rows, columns], c)?;
+    let positions = vit.positions(rows, columns)?.ok_or("no position table")?;
+    let (class, got) = without_class_row(&positions, [rows, columns], c)?;
     table.equal(&format!("{name}: class row"), &class, &vec![7.0; c]);
     table.within(&format!("{name}, at run time"), &got, &want, |_| Bound::abs(F32))
 }

@@ -94,9 +94,16 @@ impl Table {
     /// # Errors
     /// A recorded tensor that is missing; tensors that are not f32.
     pub fn close(&mut self, fixture: &Fixture, name: &str, got: &Tensor) -> Outcome<()> {
-        let want = fixture.floats(name)?;
+        self.close_to(name, got, &fixture.floats(name)?)
+    }
+
+    /// Compares with `want` within the case's bound.
+    ///
+    /// # Errors
+    /// Tensors that are not f32.
+    pub fn close_to(&mut self, name: &str, got: &Tensor, want: &Tensor) -> Outcome<()> {
         let bound = self.tolerance.bound(name, largest(want.data::<f32>()?));
-        self.within(name, got, &want, |_| bound)
+        self.within(name, got, want, |_| bound)
     }
 
     /// [`Table::close`] for a gradient. `None` is a gradient that never arrived, which a recorded

@@ -63,7 +63,7 @@ fn hugging_face_names_fill_every_form_of_the_network() {
                 // The rest of a classifier does not belong to the backbone.
                 dict.insert("classifier.weight", Tensor::zeros(DType::F32, &[10, 24]));
             }
-            let dict = convert_backbone(dict, config.patch, config.grid).expect("names");
+            let dict = convert_backbone(dict, &config.clone().into()).expect("names");
             // The fingerprint by which checkpoints of runs identify the network.
             let found = fingerprint_of_floats(&dict).expect("read");
             assert_eq!(found, fingerprint(want.values()));
@@ -82,7 +82,7 @@ fn hugging_face_files_that_lack_something_are_refused_by_its_name() {
     let refused = |change: &dyn Fn(&mut StateDict), words: &[&str]| {
         let mut dict = hugging_face(&want, "");
         change(&mut dict);
-        let scope = convert_backbone(dict, config.patch, config.grid).and_then(|dict| {
+        let scope = convert_backbone(dict, &config.clone().into()).and_then(|dict| {
             let scope = Scope::with_weights(DType::F32, Precision::F32, 5, dict, &["backbone."]);
             Vit::new(&scope.sub("backbone"), config.clone())?;
             scope.finish("the network", &[])
@@ -291,8 +291,8 @@ fn weights_of_others_are_named_where_a_network_is_wanted() {
         for (name, shape) in shapes {
             dict.insert(name, Stored::from(Tensor::zeros(DType::U8, &shape)));
         }
-        let loaded =
-            same_size(&dict, &config.clone().into()).and_then(|()| convert_backbone(dict, 4, 3));
+        let loaded = same_size(&dict, &config.clone().into())
+            .and_then(|()| convert_backbone(dict, &config.clone().into()));
         let error = loaded.expect_err("another backbone").to_string();
         for word in words {
             assert!(error.contains(word), "{error:?} lacks {word:?}");

@@ -253,13 +253,14 @@ fn saved_by_first_block(method: &str) -> (usize, bool) {
     let (_dir, recipe) = wide(method, 4);
     let vit = vit(&recipe);
     let (image, _labels) = image(&recipe);
-    let (x, ..) = vit.embed(&image).expect("tokens");
+    let (x, rows, columns) = vit.embed(&image).expect("tokens");
+    let pass = vit.pass(&x, rows, columns).expect("grid");
     let copy = x.deep_copy().unwrap();
     memory::trim();
     let before = live_bytes(Category::Activations);
     let copied = { (copy.deep_copy().unwrap(), live_bytes(Category::Activations) - before).1 };
     memory::trim();
-    let y = vit.block(0, &x, None).expect("block");
+    let y = pass.block(0, &x, None).expect("block");
     (live_bytes(Category::Activations) - before - copied, y.tracked())
 }
 
@@ -274,9 +275,10 @@ fn nothing_below_the_first_rein_layer_is_saved() {
     let (_dir, recipe) = wide("rein", 4);
     let model = network::build(&recipe).expect("network");
     let vit = vit(&recipe);
-    let (x, ..) = vit.embed(&image(&recipe).0).expect("tokens");
+    let (x, rows, columns) = vit.embed(&image(&recipe).0).expect("tokens");
     let step = model.rein().expect("Rein").step().expect("tokens");
-    let refined = vit.block(0, &x, Some(&step)).expect("block");
+    let pass = vit.pass(&x, rows, columns).expect("grid");
+    let refined = pass.block(0, &x, Some(&step)).expect("block");
     assert!(!x.tracked() && refined.tracked());
 }
 

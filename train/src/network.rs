@@ -7,7 +7,7 @@ use std::{fs, io};
 use dressage_engine::{DType, Role};
 use dressage_kernels::ops::adamw::AdamW;
 use dressage_models::adapter::ReinConfig;
-use dressage_models::backbone::{BackboneConfig, VitConfig};
+use dressage_models::backbone::VitConfig;
 use dressage_models::objective::ObjectiveConfig;
 use dressage_models::objective::mask2former::criterion::CriterionConfig;
 use dressage_models::objective::mask2former::head::{HeadConfig, Queries};
@@ -42,6 +42,7 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         ffn: m.ffn_form,
         hidden: m.ffn,
         registers: m.registers,
+        tap_norm: m.tap_norm,
         taps,
         ..recipe::base(&m.backbone).config.clone()
     };
@@ -138,8 +139,7 @@ fn backbone(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
     same_size(&dict, &config.backbone)?;
     // A file that does not fit is reported as such, even if it is truncated too.
     let whole = dict.check_end();
-    let BackboneConfig::Vit(vit) = &config.backbone;
-    let dict = convert_backbone(dict, vit.patch, vit.grid)?.renamed(BACKBONE, "");
+    let dict = convert_backbone(dict, &config.backbone)?.renamed(BACKBONE, "");
     let shapes = Segmenter::shapes(config.clone())?.into_iter();
     let own = shapes.filter(|(_, param)| param.kind.role == Role::Backbone);
     let wanted = own.map(|(name, param)| (name[BACKBONE.len()..].to_string(), param.shape));

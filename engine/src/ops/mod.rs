@@ -25,6 +25,7 @@ mod pixel_loss;
 mod points;
 mod position;
 mod rein;
+mod reorder;
 mod resize;
 mod row_width;
 mod softmax;
@@ -53,8 +54,10 @@ pub use pixel_loss::pixel_loss;
 pub use points::{mask_rows, point_sample};
 pub use position::{relative_attention, relative_position, rotary};
 pub use rein::{ReinParts, rein, token_link};
+pub use reorder::reorder_rows;
 pub use resize::{
-    resize_bicubic_antialiased, resize_bicubic_by_factor, resize_by_factor, resize_maps, resize_to,
+    resize_bicubic, resize_bicubic_antialiased, resize_bicubic_by_factor, resize_by_factor,
+    resize_maps, resize_to,
 };
 pub use row_width::row_width;
 pub use softmax::softmax;

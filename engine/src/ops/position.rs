@@ -8,7 +8,7 @@ use dressage_kernels::device::Device;
 use dressage_kernels::dry_run;
 use dressage_kernels::ops::attention::{Attention, SavedGpu};
 use dressage_kernels::ops::relative_position::RelativePosition;
-use dressage_kernels::ops::rotary::{Rotary, Turn};
+use dressage_kernels::ops::rotary::{Pairs, Rotary, Turn};
 
 use super::row_width::{row_width, row_width_scaled};
 use super::{expect_shape, reshape, shape_error};
@@ -20,7 +20,8 @@ use crate::{
 /// Head width of the device kernels of relative positions.
 const RELATIVE_WIDTH: usize = 80;
 
-/// Rotates queries and keys of `qkv` `[b, t, 3, heads, d]` by the angles of their tokens.
+/// Rotates queries and keys of `qkv` `[b, t, 3, heads, d]` by the angles of their tokens. `pairs` says
+/// which channels rotate with each other.
 ///
 /// Values and the first `skip` tokens stay unchanged. `table` `[t - skip, d / 2, 2]` holds cosines
 /// and sines ([`dressage_kernels::ops::rotary::table`]), in f32 on a device. Works in place if nobody
@@ -28,13 +29,13 @@ const RELATIVE_WIDTH: usize = 80;
 ///
 /// # Errors
 /// Shapes that do not fit; a table that needs a gradient; a type without a kernel.
-pub fn rotary(qkv: Tensor, table: &Tensor, skip: usize) -> Result<Tensor> {
+pub fn rotary(qkv: Tensor, table: &Tensor, skip: usize, pairs: Pairs) -> Result<Tensor> {
     let &[b, t, 3, heads, d] = qkv.shape() else {
         return Err(shape_error("rotary", "qkv", "[b, t, 3, heads, d]", &qkv));
     };
     expect_shape("rotary", "table", table, &[t.saturating_sub(skip), d / 2, 2])?;
     forbid_gradient("rotary", "table", table)?;
-    let size = Rotary { b, t, heads, d, skip };
+    let size = Rotary { b, t, heads, d, skip, pairs };
     let mut y = qkv;
     turn(&size, &mut y, table, Turn::Forward)?;
     Ok(record(y.detach(), &[&y], || Turned { size, table: table.clone(), to: y.edge() }))

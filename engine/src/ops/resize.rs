@@ -51,6 +51,14 @@ pub fn resize_bicubic_by_factor(x: &Tensor, factor: [f64; 2], size: [usize; 2]) 
     resample(x, size, Mode::Bicubic, factor.map(Step::Factor))
 }
 
+/// Bicubic (a = -0.75) resize of `[b, h, w, c]` to a size.
+///
+/// # Errors
+/// Errors of [`resize_by_factor`].
+pub fn resize_bicubic(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+    resample(x, [height, width], Mode::Bicubic, [Step::Size; 2])
+}
+
 /// Antialiased bicubic (a = -0.5) resize of `[b, h, w, c]` to a size. The position table of DINOv2
 /// with registers uses it.
 ///

@@ -278,6 +278,11 @@ pub fn copies_and_resampling() -> Vec<Case> {
         exact("gather_rows, one twice", &[&[4, 3]], 2.0, |x| {
             ops::gather_rows(&x[0], &[2, 0, 2], 5)
         }),
+        // Two rows in other places, padding between them, and a row that is left out.
+        exact("reorder_rows", &[&[3, 4]], 1.0, |x| {
+            let [order, back] = [&[2, -1, 0, -1][..], &[2, -1, 0]].map(|t| table(&x[0], t));
+            ops::reorder_rows(&x[0], &order?, &back?)
+        }),
         exact("gather_rows_at, one twice, padding", &[&[4, 3]], 2.0, |x| {
             ops::gather_rows_at(&x[0], &table(&x[0], &[2, -1, 0, 2, 4])?)
         }),

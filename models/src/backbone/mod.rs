@@ -8,7 +8,9 @@ use std::sync::Arc;
 use dressage_engine::{Tensor, ops};
 
 pub use published::{PUBLISHED, Published};
-pub use vit::{Ffn, Vit, VitConfig};
+pub use vit::{
+    ClassToken, Ffn, Pass, PositionTable, QkvBias, RotaryEmbedding, Vit, VitConfig, WindowConfig,
+};
 
 use crate::Result;
 use crate::adapter::AdapterStep;
@@ -78,7 +80,7 @@ impl BackboneConfig {
 }
 
 /// Names that may be left over: the mask token is used in masked pre-training only.
-pub(crate) const UNUSED: &[&str] = &["mask_token"];
+const UNUSED: &[&str] = &["mask_token"];
 
 /// One level of the feature pyramid: a tapped map and the factor by which the reference resizes it.
 ///

@@ -2,7 +2,7 @@
 //!
 //! Recipes, conversion of weights, counts and benchmarks take names, sizes and families from here.
 
-use super::{Ffn, VitConfig};
+use super::{ClassToken, Ffn, PositionTable, QkvBias, RotaryEmbedding, VitConfig, WindowConfig};
 use crate::weights::{Family, shown};
 use crate::{ModelError, Result};
 
@@ -41,6 +41,24 @@ pub const PUBLISHED: &[Published] = &[
     dinov2(["dinov2-b", "dinov2-b-reg", "b", "B"], [768, 12, 12], Ffn::Mlp),
     dinov2(["dinov2-l", "dinov2-l-reg", "l", "L"], [1024, 24, 16], Ffn::Mlp),
     dinov2(["dinov2-g", "dinov2-g-reg", "g", "g"], [1536, 40, 24], Ffn::Swiglu),
+    dinov3("dinov3-s", "S", [384, 12, 6, 1536], Ffn::Mlp),
+    dinov3("dinov3-s-plus", "S+", [384, 12, 6, 1536], Ffn::Swiglu),
+    dinov3("dinov3-b", "B", [768, 12, 12, 3072], Ffn::Mlp),
+    dinov3("dinov3-l", "L", [1024, 24, 16, 4096], Ffn::Mlp),
+    dinov3("dinov3-l-plus", "L+", [1024, 24, 16, 4096], Ffn::Swiglu),
+    dinov3("dinov3-h-plus", "H+", [1280, 32, 20, 5120], Ffn::Swiglu),
+    dinov3("dinov3-7b", "7B", [4096, 40, 32, 8192], Ffn::Swiglu),
+    large("clip-l", Family::Clip, CLIP_L),
+    large("mae-l", Family::Mae, MAE_L),
+    large("eva02-l", Family::Eva02, EVA02_L),
+    Published {
+        name: "sam-h",
+        short: "sam-h",
+        size: "H",
+        family: Family::Sam,
+        registers: None,
+        config: SAM_H,
+    },
 ];
 
 /// Hidden width of the published MLPs as a multiple of the channels, before the rule for a SwiGLU.
@@ -52,21 +70,91 @@ const fn dinov2(
     [embed_dim, depth, heads]: [usize; 3],
     ffn: Ffn,
 ) -> Published {
-    let config = VitConfig {
-        embed_dim,
-        depth,
-        heads,
-        patch: 14,
-        grid: 37,
-        ffn,
-        hidden: ffn.hidden(embed_dim, FFN_RATIO),
-        registers: 0,
-        eps: 1e-6,
-        taps: VitConfig::default_taps(depth),
-    };
+    let config = VitConfig::dinov2(embed_dim, depth, heads, ffn);
     let (family, registers) = (Family::Dinov2, Some((with_registers, 4)));
     Published { name, short, size, family, registers, config }
 }
+
+/// A DINOv3: its names, then its channels, blocks, heads and hidden width (spec dinov3 §2, §7).
+const fn dinov3(
+    name: &'static str,
+    size: &'static str,
+    [embed_dim, depth, heads, hidden]: [usize; 4],
+    ffn: Ffn,
+) -> Published {
+    let taps = match depth {
+        // The authors' choice for 24 blocks differs from Rein's, which the recipes keep.
+        32 => [7, 15, 23, 31],
+        _ => VitConfig::default_taps(depth),
+    };
+    let config = VitConfig {
+        patch: 16,
+        grid: 32,
+        positions: PositionTable::Absent,
+        rotary: Some(RotaryEmbedding::Halves),
+        registers: 4,
+        qkv_bias: if embed_dim == 4096 { QkvBias::Absent } else { QkvBias::MaskedKey },
+        hidden,
+        eps: 1e-5,
+        tap_norm: true,
+        taps,
+        ..VitConfig::dinov2(embed_dim, depth, heads, ffn)
+    };
+    Published { name, short: name, size, family: Family::Dinov3, registers: None, config }
+}
+
+/// A ViT-L that has one size only.
+const fn large(name: &'static str, family: Family, config: VitConfig) -> Published {
+    Published { name, short: name, size: "L", family, registers: None, config }
+}
+
+/// The encoder of MAE (spec §4.3).
+const MAE_L: VitConfig = VitConfig {
+    patch: 16,
+    grid: 14,
+    positions: PositionTable::Bicubic,
+    layer_scale: false,
+    ..VitConfig::dinov2(1024, 24, 16, Ffn::Mlp)
+};
+
+/// The image tower of CLIP (spec §4.2).
+const CLIP_L: VitConfig = VitConfig {
+    patch: 14,
+    patch_bias: false,
+    grid: 16,
+    positions: PositionTable::Bilinear,
+    class_token: ClassToken::Twice,
+    pre_norm: true,
+    eps: 1e-5,
+    final_norm: false,
+    layer_scale: false,
+    ..VitConfig::dinov2(1024, 24, 16, Ffn::QuickGelu)
+};
+
+/// EVA-02 (spec §4.4).
+const EVA02_L: VitConfig = VitConfig {
+    patch: 14,
+    grid: 16,
+    positions: PositionTable::Bicubic,
+    rotary: Some(RotaryEmbedding::Neighbours { side: 16 }),
+    qkv_bias: QkvBias::QueryValue,
+    final_norm: false,
+    layer_scale: false,
+    ..VitConfig::dinov2(1024, 24, 16, Ffn::NormedSwiglu)
+};
+
+/// The image encoder of SAM (spec §4.5).
+const SAM_H: VitConfig = VitConfig {
+    patch: 16,
+    grid: 64,
+    positions: PositionTable::Bicubic,
+    windows: Some(WindowConfig { side: 14, global: [7, 15, 23, 31], global_rows: 127 }),
+    class_token: ClassToken::Absent,
+    final_norm: false,
+    layer_scale: false,
+    taps: [7, 15, 23, 31],
+    ..VitConfig::dinov2(1280, 32, 16, Ffn::Mlp)
+};
 
 /// Names of all published backbones.
 pub const NAMES: [&str; PUBLISHED.len()] = {
@@ -94,7 +182,8 @@ pub fn named(name: &str) -> Result<&'static Published> {
 pub fn families() -> String {
     let mut names: Vec<String> = PUBLISHED.iter().map(|p| p.family.to_string()).collect();
     names.dedup();
-    names.join(" and ")
+    let last = names.pop().unwrap_or_default();
+    format!("{} and {last}", names.join(", "))
 }
 
 #[cfg(test)]

@@ -1,20 +1,28 @@
 //! Conversion of published weights: patch kernels and position tables are resized on load (spec
 //! backbones §3.3).
 
-use dressage_engine::{DType, Tensor};
+use dressage_engine::{DType, Tensor, ops};
 use dressage_kernels::ops::resize::{Axis, Mode, Resize, Step};
 
-use super::StateDict;
-use super::families::recognise;
+use super::families::{Family, recognise};
 use super::finite::finite;
-use super::renaming::own_names;
+use super::renaming::{own_names, usable};
+use super::{StateDict, dinov3};
 use crate::backbone::published::families;
-use crate::backbone::{BackboneConfig, UNUSED};
+use crate::backbone::{BackboneConfig, PositionTable};
 use crate::{ModelError, Result};
 
-fn bicubic(x: &Tensor, maps: usize, from: [usize; 2], to: [usize; 2], c: usize) -> Result<Tensor> {
-    let rows = Axis::new(from[0], to[0], Mode::Bicubic, Step::Size)?;
-    let cols = Axis::new(from[1], to[1], Mode::Bicubic, Step::Size)?;
+/// Resizes `maps` maps `[from[0], from[1], c]` to the size `to`.
+fn resized(
+    x: &Tensor,
+    maps: usize,
+    from: [usize; 2],
+    to: [usize; 2],
+    c: usize,
+    mode: Mode,
+) -> Result<Tensor> {
+    let rows = Axis::new(from[0], to[0], mode, Step::Size)?;
+    let cols = Axis::new(from[1], to[1], mode, Step::Size)?;
     let mut y = Tensor::empty::<f32>(&[maps, to[0], to[1], c]);
     Resize { n: maps, c, y: &rows, x: &cols }.forward(x.data::<f32>()?, y.data_mut()?)?;
     Ok(y)
@@ -27,12 +35,10 @@ fn bicubic(x: &Tensor, maps: usize, from: [usize; 2], to: [usize; 2], c: usize) 
 /// If the kernel is not a square four-dimensional one.
 pub fn resize_patch_kernel(kernel: &Tensor, patch: usize) -> Result<Tensor> {
     match *kernel.shape() {
-        [c, 3, p, q] if p == q && p == patch => {
-            Ok(dressage_engine::ops::reshape(kernel, &[c, 3, p, q])?)
-        }
+        [c, 3, p, q] if p == q && p == patch => Ok(ops::reshape(kernel, &[c, 3, p, q])?),
         [c, 3, p, q] if p == q => {
-            let y = bicubic(kernel, 3 * c, [p, p], [patch, patch], 1)?;
-            Ok(dressage_engine::ops::reshape(&y, &[c, 3, patch, patch])?)
+            let y = resized(kernel, 3 * c, [p, p], [patch, patch], 1, Mode::Bicubic)?;
+            Ok(ops::reshape(&y, &[c, 3, patch, patch])?)
         }
         _ => Err(ModelError::Config(format!(
             "patch_embed.proj.weight is {:?}, expected [c, 3, p, p]",
@@ -41,29 +47,36 @@ pub fn resize_patch_kernel(kernel: &Tensor, patch: usize) -> Result<Tensor> {
     }
 }
 
-/// Resizes a position table `[1, 1 + g*g, c]` to `[1, 1 + grid*grid, c]`. The first row does not
-/// change; the grid is resized bicubically to the given size.
+/// Resizes a position table to `grid` patches a side, to the given size.
+///
+/// A table `[1, 1 + g*g, c]` keeps its first row; a table `[1, g, g, c]` has no row for a class
+/// token. The grid is resized bilinearly for CLIP, else bicubically.
 ///
 /// # Errors
-/// If the table is not a class row and a square grid.
-pub fn resize_pos_embed(table: &Tensor, grid: usize) -> Result<Tensor> {
-    let wrong = || {
-        ModelError::Config(format!(
-            "pos_embed is {:?}, expected [1, 1 + g*g, c] with a square grid",
-            table.shape()
-        ))
+/// If the table is not a class row and a square grid, or not a square map.
+pub fn resize_pos_embed(table: &Tensor, grid: usize, positions: PositionTable) -> Result<Tensor> {
+    let mode = match positions {
+        PositionTable::Bilinear => Mode::Bilinear,
+        _ => Mode::Bicubic,
     };
-    let &[1, n, c] = table.shape() else { return Err(wrong()) };
-    let g = (n.saturating_sub(1) as f64).sqrt().round() as usize;
-    if n < 2 || g * g + 1 != n {
-        return Err(wrong());
-    }
+    let (class, g, c) = match *table.shape() {
+        [1, g, w, c] if g == w && g > 0 => (0, g, c),
+        [1, n, c] if n > 1 && (n - 1).isqrt().pow(2) == n - 1 => (1, (n - 1).isqrt(), c),
+        _ => {
+            return Err(ModelError::Config(format!(
+                "pos_embed is {:?}, expected [1, 1 + g*g, c] or [1, g, g, c] with a square grid",
+                table.shape()
+            )));
+        }
+    };
     if g == grid {
         return Ok(table.clone());
     }
-    let map =
-        dressage_engine::ops::rows(&dressage_engine::ops::reshape(table, &[n, c])?, 1, n - 1)?;
-    let map = bicubic(&map, 1, [g, g], [grid, grid], c)?;
+    let rows = ops::reshape(table, &[class + g * g, c])?;
+    let map = resized(&ops::rows(&rows, class, g * g)?, 1, [g, g], [grid, grid], c, mode)?;
+    if class == 0 {
+        return Ok(map);
+    }
     let mut y = Tensor::empty::<f32>(&[1, 1 + grid * grid, c]);
     let out = y.data_mut::<f32>()?;
     out[..c].copy_from_slice(&table.data::<f32>()?[..c]);
@@ -71,13 +84,15 @@ pub fn resize_pos_embed(table: &Tensor, grid: usize) -> Result<Tensor> {
     Ok(y)
 }
 
-/// Converts published weights of a backbone to the reference's names, with prefix `backbone.`. Patch kernel and position table are resized.
+/// Converts published weights of a backbone to the names and shapes of its network, with prefix
+/// `backbone.`. Patch kernel and position table are resized.
 ///
 /// # Errors
-/// A backbone of a family without a network; a kernel or table of another form. Other misfits are found when
-/// the network is built.
-pub fn convert_backbone(weights: StateDict, patch: usize, grid: usize) -> Result<StateDict> {
-    let weights = match recognise(&weights) {
+/// A backbone of a family without a network; a kernel or table of another form; a bias of DINOv3's
+/// keys without a mask that hides it. Other misfits are found when the network is built.
+pub fn convert_backbone(weights: StateDict, config: &BackboneConfig) -> Result<StateDict> {
+    let BackboneConfig::Vit(vit) = config;
+    let mut dict = match recognise(&weights) {
         None if weights.names().any(|n| n.starts_with("decode_head.") || n.contains("reins.")) => {
             let difference = "it holds an adapter or a head without a backbone; name it in \
                               model.checkpoint, and the backbone's own file in model.weights";
@@ -93,20 +108,27 @@ pub fn convert_backbone(weights: StateDict, patch: usize, grid: usize) -> Result
             );
             return Err(misfit(&weights, difference));
         }
-        Some(known) => own_names(weights, &known)?,
+        Some(known) => {
+            let mut dict = own_names(weights, &known)?;
+            if known.family == Family::Dinov3 {
+                dinov3::complete(&mut dict, vit, known.names)?;
+            }
+            dict
+        }
     };
-    let mut dict = weights.renamed("", "backbone.");
-    for name in UNUSED {
-        // Values that are not finite show a broken file even in a tensor that is not used.
-        if let Some(unused) = dict.take(&format!("backbone.{name}"))
-            && let Some(t) = unused.checked_float(DType::F32)?
-        {
-            finite(name, &unused, dict.origin(), &t)?;
+    for name in config.unused() {
+        if let Some(unused) = dict.take(name) {
+            usable(name, &unused, dict.origin())?;
         }
     }
-    sized(&mut dict, "backbone.patch_embed.proj.weight", &|t| resize_patch_kernel(t, patch))?;
-    sized(&mut dict, "backbone.pos_embed", &|t| resize_pos_embed(t, grid))?;
-    Ok(dict)
+    for (name, rank) in [("cls_token", 3), ("pos_embed", vit.table_shape().len())] {
+        if let Some(tensor) = dict.take(name) {
+            dict.insert(name, tensor.with_rank(rank));
+        }
+    }
+    sized(&mut dict, "patch_embed.proj.weight", &|t| resize_patch_kernel(t, vit.patch))?;
+    sized(&mut dict, "pos_embed", &|t| resize_pos_embed(t, vit.grid, vit.positions))?;
+    Ok(dict.renamed("", "backbone."))
 }
 
 /// Refuses weights of a published size for a network of another size. The message is shorter than
@@ -123,21 +145,32 @@ pub fn same_size(weights: &StateDict, config: &BackboneConfig) -> Result<()> {
         return Err(misfit(weights, difference));
     }
     let Some(known) = recognise(weights) else { return Ok(()) };
-    let same = known.width == config.embed_dim && known.blocks == [config.depth];
-    let Some(name) = known.recipe_name().filter(|_| !same) else { return Ok(()) };
+    let Some(published) = known.published() else { return Ok(()) };
+    let sizes = (known.width, &known.blocks[..], known.gated);
+    let same_sizes = sizes == (config.embed_dim, &[config.depth], config.ffn.gated());
+    if same_sizes && config.is_like(&published.config) {
+        return Ok(());
+    }
+    let what = match same_sizes {
+        true => "the network is of another family".into(),
+        false => {
+            let (depth, width) = (config.depth, config.embed_dim);
+            let forms = if known.gated == config.ffn.gated() { "" } else { ", with other MLPs" };
+            format!("the network has {depth} blocks of {width}{forms}")
+        }
+    };
     let difference = format!(
-        "it holds {} ({} blocks of {} channels), the network has {} blocks of {}; set \
-         model.backbone to {name}, or name another file",
+        "it holds {} ({} blocks of {} channels), {what}; set model.backbone to {}, or name another \
+         file",
         known.title(),
         known.blocks[0],
         known.width,
-        config.depth,
-        config.embed_dim
+        published.name
     );
     Err(misfit(weights, difference))
 }
 
-fn misfit(weights: &StateDict, difference: String) -> ModelError {
+pub(super) fn misfit(weights: &StateDict, difference: String) -> ModelError {
     let (source_name, network) = (weights.origin().to_string(), "the network".into());
     ModelError::Mismatch { source_name, network, difference }
 }

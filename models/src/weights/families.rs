@@ -1,17 +1,20 @@
-//! Recognition of published backbones by a few names and shapes. One table covers all of them (spec
-//! backbones §1.1, §4).
+//! Recognition of published backbones by a few names and shapes (spec backbones §1.1, §4). The
+//! names are in `names`.
 
 use std::collections::BTreeMap;
 
-use super::renaming::Rule;
-use super::{StateDict, dinov2};
-use crate::backbone::{PUBLISHED, Published};
+use super::StateDict;
+use super::names::{self, Layout};
+use super::renaming::{Rule, number};
+use crate::backbone::{PUBLISHED, Published, VitConfig};
 
 /// A family of published backbones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// DINOv2, with or without registers.
     Dinov2,
+    /// DINOv3, always with registers.
+    Dinov3,
     /// Image tower of CLIP.
     Clip,
     /// Encoder of MAE, and plain ViTs, whose names are the same.
@@ -30,6 +33,7 @@ impl std::fmt::Display for Family {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Family::Dinov2 => "DINOv2",
+            Family::Dinov3 => "DINOv3",
             Family::Clip => "CLIP",
             Family::Mae => "MAE",
             Family::Eva02 => "EVA-02",
@@ -40,236 +44,14 @@ impl std::fmt::Display for Family {
     }
 }
 
-/// Tensor names of one family from one source. In patterns `{}` is a number.
-struct Layout {
-    family: Family,
-    /// Source of the names.
-    names: &'static str,
-    /// Possible prefixes of every name, the most specific first.
-    prefixes: &'static [&'static str],
-    /// Names that must all be present.
-    has: &'static [&'static str],
-    /// Names that must all be absent.
-    lacks: &'static [&'static str],
-    /// A name in each block, one pattern per stage. The first axis is the stage's width.
-    blocks: &'static [&'static str],
-    /// Patch kernel `[c, 3, p, p]`.
-    patch: &'static str,
-    /// Position table.
-    positions: &'static str,
-    /// Names of the family's network; empty if it uses these.
-    rules: &'static [Rule],
-}
-
-const RESNET: &[&str] = &[
-    "layer1.{}.conv3.weight",
-    "layer2.{}.conv3.weight",
-    "layer3.{}.conv3.weight",
-    "layer4.{}.conv3.weight",
+/// First layer of a gated MLP under the names of all sources.
+const GATES: &[&str] = &[
+    "blocks.{}.mlp.w1.weight",
+    "blocks.{}.mlp.w12.weight",
+    "blocks.{}.mlp.fc1_g.weight",
+    "layer.{}.mlp.gate_proj.weight",
+    "encoder.layer.{}.mlp.weights_in.weight",
 ];
-
-/// A ResNet; sources differ in the names of its stem.
-const fn resnet(names: &'static str, has: &'static [&'static str]) -> Layout {
-    Layout {
-        family: Family::ResNet,
-        names,
-        prefixes: &["backbone.", ""],
-        has,
-        lacks: &[],
-        blocks: RESNET,
-        patch: "",
-        positions: "",
-        rules: &[],
-    }
-}
-
-const LAYOUTS: &[Layout] = &[
-    Layout {
-        family: Family::Dinov2,
-        names: OFFICIAL,
-        prefixes: &["backbone.", ""],
-        has: &["blocks.{}.ls1.gamma", "patch_embed.proj.bias"],
-        lacks: &[],
-        blocks: &["blocks.{}.norm1.weight"],
-        patch: "patch_embed.proj.weight",
-        positions: "pos_embed",
-        rules: &[],
-    },
-    Layout {
-        family: Family::Dinov2,
-        names: HUGGING_FACE,
-        prefixes: &["backbone.", "dinov2.", "dinov2_with_registers.", ""],
-        has: &["encoder.layer.{}.layer_scale1.lambda1", "embeddings.cls_token"],
-        lacks: &[],
-        blocks: &["encoder.layer.{}.norm1.weight"],
-        patch: "embeddings.patch_embeddings.projection.weight",
-        positions: "embeddings.position_embeddings",
-        rules: dinov2::RULES,
-    },
-    Layout {
-        family: Family::Clip,
-        names: OFFICIAL,
-        prefixes: &["backbone.", "visual.", ""],
-        has: &["transformer.resblocks.{}.attn.in_proj_weight", "class_embedding", "conv1.weight"],
-        lacks: &[],
-        blocks: &["transformer.resblocks.{}.ln_1.weight"],
-        patch: "conv1.weight",
-        positions: "positional_embedding",
-        rules: &[],
-    },
-    Layout {
-        family: Family::Clip,
-        names: HUGGING_FACE,
-        prefixes: &["backbone.", "vision_model.", ""],
-        has: &["encoder.layers.{}.self_attn.q_proj.weight", "pre_layrnorm.weight"],
-        lacks: &[],
-        blocks: &["encoder.layers.{}.layer_norm1.weight"],
-        patch: "embeddings.patch_embedding.weight",
-        positions: "embeddings.position_embedding.weight",
-        rules: &[],
-    },
-    Layout {
-        family: Family::Eva02,
-        names: OFFICIAL,
-        prefixes: &["backbone.", ""],
-        has: &["blocks.{}.attn.q_bias", "blocks.{}.mlp.w1.weight"],
-        lacks: &[],
-        blocks: &["blocks.{}.norm1.weight"],
-        patch: "patch_embed.proj.weight",
-        positions: "pos_embed",
-        rules: &[],
-    },
-    Layout {
-        family: Family::Eva02,
-        names: TIMM,
-        prefixes: &["backbone.", ""],
-        has: &["blocks.{}.attn.q_proj.weight", "blocks.{}.mlp.fc1_g.weight"],
-        lacks: &[],
-        blocks: &["blocks.{}.norm1.weight"],
-        patch: "patch_embed.proj.weight",
-        positions: "pos_embed",
-        rules: &[],
-    },
-    Layout {
-        family: Family::Sam,
-        names: OFFICIAL,
-        prefixes: &["backbone.", "image_encoder.", ""],
-        has: &["blocks.{}.attn.rel_pos_h", "blocks.{}.mlp.lin1.weight"],
-        lacks: &[],
-        blocks: &["blocks.{}.norm1.weight"],
-        patch: "patch_embed.proj.weight",
-        positions: "pos_embed",
-        rules: &[],
-    },
-    Layout {
-        family: Family::Sam,
-        names: HUGGING_FACE,
-        prefixes: &["backbone.", "vision_encoder.", ""],
-        has: &["layers.{}.attn.rel_pos_h", "layers.{}.mlp.lin1.weight"],
-        lacks: &[],
-        blocks: &["layers.{}.layer_norm1.weight"],
-        patch: "patch_embed.projection.weight",
-        positions: "pos_embed",
-        rules: &[],
-    },
-    Layout {
-        family: Family::Mae,
-        names: OFFICIAL,
-        prefixes: &["backbone.", ""],
-        has: &["blocks.{}.attn.qkv.bias", "blocks.{}.mlp.fc1.weight", "cls_token", "pos_embed"],
-        lacks: &["blocks.{}.ls1.gamma", "blocks.{}.ls2.gamma", "blocks.{}.gamma_1"],
-        blocks: &["blocks.{}.norm1.weight"],
-        patch: "patch_embed.proj.weight",
-        positions: "pos_embed",
-        rules: &[],
-    },
-    Layout {
-        family: Family::Mae,
-        names: HUGGING_FACE,
-        prefixes: &["backbone.", "vit.", ""],
-        has: &["encoder.layer.{}.layernorm_before.weight", "embeddings.position_embeddings"],
-        lacks: &["encoder.layer.{}.layer_scale1.lambda1", "encoder.layer.{}.lambda_1"],
-        blocks: &["encoder.layer.{}.layernorm_before.weight"],
-        patch: "embeddings.patch_embeddings.projection.weight",
-        positions: "embeddings.position_embeddings",
-        rules: &[],
-    },
-    Layout {
-        family: Family::Mae,
-        names: OPEN_MMLAB,
-        prefixes: &["backbone.", ""],
-        has: &[
-            "layers.{}.attn.relative_position_bias_table",
-            "layers.{}.attn.qkv.bias",
-            "pos_embed",
-        ],
-        lacks: &[],
-        blocks: &["layers.{}.ln1.weight"],
-        patch: "patch_embed.projection.weight",
-        positions: "pos_embed",
-        rules: &[],
-    },
-    resnet("torchvision's names, 7x7 stem", &["conv1.weight", "layer1.{}.conv3.weight"]),
-    resnet("OpenMMLab's names, V1c stem", &["stem.{}.weight", "layer1.{}.conv3.weight"]),
-    resnet("timm's names, V1c stem", &["conv1.{}.weight", "layer1.{}.conv3.weight"]),
-    Layout {
-        family: Family::ConvNeXt,
-        names: OFFICIAL,
-        prefixes: &["backbone.", ""],
-        has: &["stages.0.{}.dwconv.weight"],
-        lacks: &[],
-        blocks: &[
-            "stages.0.{}.gamma",
-            "stages.1.{}.gamma",
-            "stages.2.{}.gamma",
-            "stages.3.{}.gamma",
-        ],
-        patch: "",
-        positions: "",
-        rules: &[],
-    },
-    Layout {
-        family: Family::ConvNeXt,
-        names: OPEN_MMLAB,
-        prefixes: &["backbone.", ""],
-        has: &["stages.0.{}.depthwise_conv.weight"],
-        lacks: &[],
-        blocks: &[
-            "stages.0.{}.gamma",
-            "stages.1.{}.gamma",
-            "stages.2.{}.gamma",
-            "stages.3.{}.gamma",
-        ],
-        patch: "",
-        positions: "",
-        rules: &[],
-    },
-    Layout {
-        family: Family::ConvNeXt,
-        names: TIMM,
-        prefixes: &["backbone.", ""],
-        has: &["stages.0.blocks.{}.conv_dw.weight"],
-        lacks: &[],
-        blocks: &[
-            "stages.0.blocks.{}.gamma",
-            "stages.1.blocks.{}.gamma",
-            "stages.2.blocks.{}.gamma",
-            "stages.3.blocks.{}.gamma",
-        ],
-        patch: "",
-        positions: "",
-        rules: &[],
-    },
-];
-
-/// The names of the family's first publication.
-const OFFICIAL: &str = "its authors' names";
-
-/// The names of the transformers library.
-const HUGGING_FACE: &str = "Hugging Face's names";
-
-const TIMM: &str = "timm's names";
-const OPEN_MMLAB: &str = "OpenMMLab's names";
 
 /// A published backbone, recognised by names and shapes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -290,8 +72,10 @@ pub struct Known {
     pub grid: usize,
     /// Register tokens.
     pub registers: usize,
+    /// Whether MLPs are gated (SwiGLU).
+    pub gated: bool,
     /// Conversion of the names to those of the network.
-    pub(super) rules: &'static [Rule],
+    pub(super) rules: &'static [&'static [Rule]],
 }
 
 /// The known backbone in a dictionary.
@@ -302,19 +86,7 @@ pub fn recognise(dict: &StateDict) -> Option<Known> {
 /// As [`recognise`], from names and shapes alone.
 pub fn recognise_shapes(shapes: &BTreeMap<String, Vec<usize>>) -> Option<Known> {
     let read = |layout: &Layout| layout.prefixes.iter().find_map(|p| layout.read(shapes, p));
-    LAYOUTS.iter().find_map(read)
-}
-
-/// The number at `{}` if `name` matches the pattern; 0 for a pattern without `{}`.
-pub(super) fn number(pattern: &str, name: &str) -> Option<usize> {
-    match pattern.split_once("{}") {
-        None => (pattern == name).then_some(0),
-        Some((head, tail)) => {
-            let digits = name.strip_prefix(head)?.strip_suffix(tail)?;
-            let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-            digits.parse().ok().filter(|_| plain)
-        }
-    }
+    names::all().find_map(read)
 }
 
 impl Layout {
@@ -329,8 +101,7 @@ impl Layout {
         let first = self.blocks.first()?;
         let width = own().find(|name| number(first, name).is_some());
         let patch = shape(self.patch).and_then(|s| s.get(2));
-        let registers = ["register_tokens", "embeddings.register_tokens"];
-        let registers = registers.iter().find_map(|name| shape(name)?.get(1).copied());
+        let registers = shape(self.registers).and_then(|s| s.get(1).copied());
         Some(Known {
             family: self.family,
             names: self.names,
@@ -340,6 +111,7 @@ impl Layout {
             patch: patch.copied().unwrap_or(0),
             grid: shape(self.positions).map_or(0, |s| grid(s)),
             registers: registers.unwrap_or(0),
+            gated: GATES.iter().any(|gate| any(&gate)),
             rules: self.rules,
         })
     }
@@ -365,12 +137,17 @@ fn grid(shape: &[usize]) -> usize {
 impl Known {
     /// Letter or number of a published size; `None` for any other.
     pub fn size(&self) -> Option<&'static str> {
+        let plus = self.family == Family::Dinov3 && self.gated;
         let transformer = || match (self.width, self.blocks.as_slice()) {
+            (384, [12]) if plus => Some("S+"),
             (384, [12]) => Some("S"),
             (768, [12]) => Some("B"),
+            (1024, [24]) if plus => Some("L+"),
             (1024, [24]) => Some("L"),
+            (1280, [32]) if plus => Some("H+"),
             (1280, [32]) => Some("H"),
             (1536, [40]) => Some("g"),
+            (4096, [40]) => Some("7B"),
             _ => None,
         };
         match self.family {
@@ -397,13 +174,32 @@ impl Known {
         PUBLISHED.iter().any(|published| published.family == self.family)
     }
 
+    /// Sizes and parts of a network for it, if one can be built. The number of heads is a guess
+    /// unless the sizes are published.
+    pub fn config(&self) -> Option<VitConfig> {
+        let family = || PUBLISHED.iter().filter(|published| published.family == self.family);
+        let alike = family().find(|published| published.config.ffn.gated() == self.gated);
+        let base = self.published().or(alike).or(family().next())?;
+        Some(VitConfig {
+            embed_dim: self.width,
+            depth: *self.blocks.first()?,
+            registers: self.registers,
+            ..base.config.clone()
+        })
+    }
+
     /// Value of `model.backbone` for this backbone, if it is a published one that can be built.
     pub fn recipe_name(&self) -> Option<&'static str> {
+        self.published().map(|published| published.name)
+    }
+
+    /// The published backbone with these sizes.
+    pub(super) fn published(&self) -> Option<&'static Published> {
         let same = |p: &&Published| {
             let same_sizes = p.config.embed_dim == self.width && self.blocks == [p.config.depth];
-            p.family == self.family && same_sizes
+            p.family == self.family && same_sizes && p.config.ffn.gated() == self.gated
         };
-        PUBLISHED.iter().find(same).map(|published| published.name)
+        PUBLISHED.iter().find(same)
     }
 
     /// Usual name, such as `DINOv2 ViT-L/14`.
@@ -427,7 +223,7 @@ impl Known {
             (Family::Clip, _) => format!("{family} {vit} (image tower)"),
             (Family::Sam, _) => format!("{family} {vit} (image encoder)"),
             (Family::Dinov2, n) if n > 0 => format!("{family} {vit} with {n} registers"),
-            (Family::Dinov2 | Family::Mae | Family::Eva02, _) => format!("{family} {vit}"),
+            _ => format!("{family} {vit}"),
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct Declared {
     pub registers: Option<usize>,
     /// Hidden channels of an MLP per input channel, before the reduction by a third for a gate.
     pub mlp_ratio: Option<f64>,
+    /// Hidden channels of an MLP.
+    pub hidden: Option<usize>,
     /// Whether MLPs are gated (SwiGLU).
     pub gated: Option<bool>,
     /// Type of the whole network, not of a part of it.
@@ -52,7 +54,9 @@ struct Raw {
     image_size: Option<Value>,
     num_register_tokens: Option<Value>,
     mlp_ratio: Option<Value>,
+    intermediate_size: Option<Value>,
     use_swiglu_ffn: Option<Value>,
+    use_gated_mlp: Option<Value>,
     model_type: Option<Value>,
     backbone_config: Option<IgnoredAny>,
     vision_config: Option<IgnoredAny>,
@@ -78,7 +82,8 @@ impl Declared {
             image: size("image_size", raw.image_size)?,
             registers: size("num_register_tokens", raw.num_register_tokens)?,
             mlp_ratio: raw.mlp_ratio.and_then(|ratio| ratio.as_f64()),
-            gated: raw.use_swiglu_ffn.and_then(|gated| gated.as_bool()),
+            hidden: size("intermediate_size", raw.intermediate_size)?,
+            gated: raw.use_swiglu_ffn.or(raw.use_gated_mlp).and_then(|gated| gated.as_bool()),
             model_type: model_type.and_then(|name| name.as_str().map(str::to_string)),
         })
     }
@@ -117,8 +122,7 @@ impl Declared {
             let what = format!("{name} is {declared}, the weights are of {found}");
             (declared != found).then_some(what)
         });
-        let of_dinov2 = (known.family == Family::Dinov2).then(|| self.not_dinov2(dict, &known));
-        let differs: Vec<String> = differs.chain(of_dinov2.flatten()).collect();
+        let differs: Vec<String> = differs.chain(self.other_form(dict, &known)).collect();
         if differs.is_empty() {
             return Ok(());
         }
@@ -131,27 +135,42 @@ impl Declared {
 }
 
 impl Declared {
-    /// Description of a declared type or MLP that the DINOv2 weights do not have.
-    fn not_dinov2(&self, dict: &StateDict, known: &Known) -> Option<String> {
-        if let Some(name) = self.model_type.as_ref().filter(|name| !name.contains("dinov2")) {
-            return Some(format!("model_type is {}, the weights are of DINOv2", shown(name)));
+    /// Description of a declared type or MLP that the weights do not have.
+    fn other_form(&self, dict: &StateDict, known: &Known) -> Option<String> {
+        let word = match known.family {
+            Family::Dinov2 => "dinov2",
+            Family::Dinov3 => "dinov3",
+            Family::Clip => "clip",
+            Family::Mae => "vit",
+            Family::Sam => "sam",
+            _ => return None,
+        };
+        if let Some(name) = self.model_type.as_ref().filter(|name| !name.contains(word)) {
+            let (name, family) = (shown(name), known.family);
+            return Some(format!("model_type is {name}, the weights are of {family}"));
         }
         let rows = |ending: &str| {
             let is = |name: &str| name.starts_with(known.prefix) && name.ends_with(ending);
             let found = dict.iter().find(|(name, _)| is(name));
             found.and_then(|(_, t)| t.shape().first().copied())
         };
-        // Both halves of a gated MLP are in one matrix.
-        let gate = rows(".mlp.weights_in.weight").or_else(|| rows(".mlp.w12.weight"));
-        let (gated, found) = match gate {
+        // Both halves of a gated MLP may be in one matrix.
+        let packed = rows(".mlp.weights_in.weight").or_else(|| rows(".mlp.w12.weight"));
+        let endings = [".mlp.fc1.weight", ".mlp.up_proj.weight", ".mlp.w1.weight"];
+        let (gated, found) = match packed {
             Some(rows) => (true, rows / 2),
-            None => (false, rows(".mlp.fc1.weight")?),
+            None => (known.gated, endings.iter().find_map(|ending| rows(ending))?),
         };
         if self.gated.is_some_and(|declared| declared != gated) {
             let (declared, are) = (!gated, if gated { "gated" } else { "plain" });
-            return Some(format!("use_swiglu_ffn is {declared}, the weights are of {are} MLPs"));
+            let key =
+                if known.family == Family::Dinov3 { "use_gated_mlp" } else { "use_swiglu_ffn" };
+            return Some(format!("{key} is {declared}, the weights are of {are} MLPs"));
         }
-        let ratio = self.mlp_ratio?;
+        if let Some(hidden) = self.hidden.filter(|hidden| *hidden != found) {
+            return Some(format!("intermediate_size is {hidden}, the weights are of {found}"));
+        }
+        let ratio = self.mlp_ratio.filter(|_| known.family == Family::Dinov2)?;
         let plain = (known.width as f64 * ratio) as usize;
         let want = if gated { (plain.saturating_mul(2) / 3).div_ceil(8) * 8 } else { plain };
         (want != found).then(|| {

@@ -1,47 +1,119 @@
 //! Conversion of the names in published files to those of the network.
 
-use super::families::{Known, number};
+use std::collections::BTreeMap;
+
+use dressage_engine::{DType, Tensor};
+
+use super::families::Known;
+use super::finite::finite;
 use super::{StateDict, Stored};
 use crate::{ModelError, Result};
 
-/// A tensor's name in a file and in the network.
-///
-/// Source name, target name and, if the target is stacked from several tensors, the index of the
-/// part. Parts are stacked along the first axis. `{}` is the number of a block.
+/// A tensor's name in a file and what becomes of it. `{}` is the number of a block.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Rule(&'static str, &'static str, Option<usize>);
+pub(super) struct Rule {
+    /// Name in the file; a pattern that ends with `*` covers all names that begin so.
+    theirs: &'static str,
+    /// Name in the network.
+    ours: &'static str,
+    part: Part,
+}
 
-/// Parts of a stacked layer: queries, keys and values, in this order.
-const PARTS: usize = 3;
+/// Part of a network's tensor, stacked along the first axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// All of it.
+    Whole,
+    /// One of several.
+    Of(usize, usize),
+    /// Zeros, which the file does not have.
+    Zeros(usize, usize),
+    /// None of any tensor.
+    Unused,
+}
 
+/// A tensor with another name.
 pub(super) const fn whole(theirs: &'static str, ours: &'static str) -> Rule {
-    Rule(theirs, ours, None)
+    Rule { theirs, ours, part: Part::Whole }
 }
 
-pub(super) const fn part(theirs: &'static str, ours: &'static str, i: usize) -> Rule {
-    Rule(theirs, ours, Some(i))
+/// Queries, keys or values (0, 1, 2) of a packed layer.
+pub(super) const fn third(theirs: &'static str, ours: &'static str, i: usize) -> Rule {
+    Rule { theirs, ours, part: Part::Of(i, 3) }
 }
 
-/// The tensors of a backbone under the names of its network. Tensors without the prefix of `known`
-/// belong to a head and are dropped. Names without a rule do not change; the network refuses them.
+/// Gate or value (0, 1) of a packed SwiGLU.
+pub(super) const fn half(theirs: &'static str, ours: &'static str, i: usize) -> Rule {
+    Rule { theirs, ours, part: Part::Of(i, 2) }
+}
+
+/// Queries, keys or values of a packed layer that are zero.
+pub(super) const fn zero_third(ours: &'static str, i: usize) -> Rule {
+    Rule { theirs: "", ours, part: Part::Zeros(i, 3) }
+}
+
+/// A tensor that the network does not use.
+pub(super) const fn unused(theirs: &'static str) -> Rule {
+    Rule { theirs, ours: "", part: Part::Unused }
+}
+
+impl Rule {
+    /// The number of the block if the rule is for this name.
+    fn covers(&self, name: &str) -> Option<usize> {
+        match self.theirs.strip_suffix('*') {
+            Some(head) => name.starts_with(head).then_some(0),
+            None => number(self.theirs, name),
+        }
+    }
+}
+
+/// The number at `{}` if `name` matches the pattern; 0 for a pattern without `{}`.
+pub(super) fn number(pattern: &str, name: &str) -> Option<usize> {
+    match pattern.split_once("{}") {
+        None => (pattern == name).then_some(0),
+        Some((head, tail)) => {
+            let digits = name.strip_prefix(head)?.strip_suffix(tail)?;
+            let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+            digits.parse().ok().filter(|_| plain)
+        }
+    }
+}
+
+fn at(pattern: &str, n: usize) -> String {
+    pattern.replacen("{}", &n.to_string(), 1)
+}
+
+fn flat(rules: &[&'static [Rule]]) -> impl Iterator<Item = &'static Rule> {
+    rules.iter().copied().flatten()
+}
+
+/// Parts of tensors of the network, with their names in the file, by name in the network.
+type Stacks = BTreeMap<String, BTreeMap<usize, (String, Stored)>>;
+
+/// The tensors of a backbone under the names of its network.
+///
+/// Tensors without the prefix of `known` belong to something else and are dropped, and so are those
+/// that a rule calls unused. Names without a rule do not change; the network refuses them.
 ///
 /// # Errors
-/// Queries without their keys or values, or with shapes that do not match.
+/// A packed layer without one of its parts, or with parts that do not match; an unused tensor that is
+/// not finite.
 pub(super) fn own_names(dict: StateDict, known: &Known) -> Result<StateDict> {
     let (rules, dict) = (known.rules, dict.renamed(known.prefix, ""));
     if rules.is_empty() {
         return Ok(dict);
     }
     let mut ours = dict.emptied();
-    let mut stacks = std::collections::BTreeMap::<String, [Option<(String, Stored)>; PARTS]>::new();
+    let mut stacks = Stacks::new();
     for (name, tensor) in dict {
-        let rule = rules.iter().find_map(|rule| Some((rule, number(rule.0, &name)?)));
+        let rule = flat(rules).find_map(|rule| Some((rule, rule.covers(&name)?)));
         match rule {
             None => ours.insert(name, tensor),
-            Some((Rule(_, to, None), n)) => ours.insert(at(to, n), tensor),
-            Some((Rule(_, to, Some(i)), n)) => {
-                stacks.entry(at(to, n)).or_default()[*i] = Some((name, tensor));
+            Some((Rule { ours: to, part: Part::Whole, .. }, n)) => ours.insert(at(to, n), tensor),
+            Some((Rule { ours: to, part: Part::Of(i, _), .. }, n)) => {
+                stacks.entry(at(to, n)).or_default().insert(*i, (name, tensor));
             }
+            Some(_) => usable(&name, &tensor, ours.origin())?,
         }
     }
     for (to, parts) in stacks {
@@ -55,30 +127,40 @@ pub(super) fn own_names(dict: StateDict, known: &Known) -> Result<StateDict> {
     Ok(ours)
 }
 
-fn at(pattern: &str, n: usize) -> String {
-    pattern.replacen("{}", &n.to_string(), 1)
+/// Refuses values that are not finite: they show a broken file even in a tensor that is not used.
+pub(super) fn usable(name: &str, tensor: &Stored, origin: &str) -> Result<()> {
+    match tensor.checked_float(DType::F32)? {
+        Some(values) => finite(name, tensor, origin, &values),
+        None => Ok(()),
+    }
 }
 
-/// Queries, keys and values as one layer, or the reason why they do not form one.
+/// The parts of a tensor as one, or the reason why they do not form one.
 fn stack(
-    rules: &[Rule],
+    rules: &[&'static [Rule]],
     to: &str,
-    parts: [Option<(String, Stored)>; PARTS],
+    mut parts: BTreeMap<usize, (String, Stored)>,
 ) -> Result<std::result::Result<Stored, String>> {
-    let theirs = |i: usize| {
-        let rule = rules
-            .iter()
-            .find_map(|rule| Some((rule, number(rule.1, to)?)).filter(|(r, _)| r.2 == Some(i)));
-        rule.map(|(rule, n)| at(rule.0, n)).unwrap_or_default()
-    };
+    let own = || flat(rules).filter_map(|rule| Some((rule, number(rule.ours, to)?)));
+    let of = own().find_map(|(rule, _)| match rule.part {
+        Part::Of(_, of) => Some(of),
+        _ => None,
+    });
     let mut names = Vec::new();
     let mut tensors = Vec::new();
-    for (i, part) in parts.into_iter().enumerate() {
-        let Some((name, tensor)) = part else {
-            return Ok(Err(format!("{} is missing", theirs(i))));
-        };
-        names.push(format!("{name} is {:?}", tensor.shape()));
-        tensors.push(tensor);
+    for i in 0..of.unwrap_or(0) {
+        if let Some((name, tensor)) = parts.remove(&i) {
+            names.push(format!("{name} is {:?}", tensor.shape()));
+            tensors.push(tensor);
+        } else if own().any(|(rule, _)| matches!(rule.part, Part::Zeros(j, _) if i == j)) {
+            let like = tensors.first().map(|part: &Stored| part.shape().to_vec());
+            tensors.push(Tensor::zeros(DType::F32, &like.unwrap_or_default()).into());
+        } else {
+            let is = |part: Part| matches!(part, Part::Of(j, _) if i == j);
+            let theirs = own().find(|(rule, _)| is(rule.part));
+            let name = theirs.map(|(rule, n)| at(rule.theirs, n)).unwrap_or_default();
+            return Ok(Err(format!("{name} is missing")));
+        }
     }
     let stacked = Stored::stacked(tensors)?;
     Ok(stacked.ok_or_else(|| format!("{}; they do not form one layer", names.join(", "))))

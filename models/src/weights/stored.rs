@@ -112,6 +112,25 @@ impl Stored {
         (self, at)
     }
 
+    /// The same values with axes of length 1 in front, up to `rank` axes.
+    pub(super) fn with_rank(mut self, rank: usize) -> Stored {
+        let ones = rank.saturating_sub(self.shape.len());
+        let shape = [vec![1; ones], self.shape.clone()].concat();
+        match &mut self.values {
+            Values::Tensor(tensor) => match dressage_engine::ops::reshape(tensor, &shape) {
+                Ok(reshaped) => *tensor = reshaped,
+                Err(_) => return self,
+            },
+            Values::File(located) => {
+                located.strides = [vec![0; ones], located.strides.clone()].concat()
+            }
+            // Stacks grow along their first axis.
+            Values::Rows(_) => return self,
+        }
+        self.shape = shape;
+        self
+    }
+
     /// Uses the values in place in the file from now on, if their type and order allow it. They
     /// change if the file changes; the caller must check it ([`MappedFile::unchanged`]).
     pub(super) fn use_in_place(&mut self) {

@@ -4,7 +4,6 @@ use dressage_engine::Role;
 use std::collections::BTreeMap;
 
 use super::{StateDict, convert_backbone};
-use crate::backbone::BackboneConfig;
 use crate::{Result, Segmenter, SegmenterConfig};
 
 /// Whether a parameter is one of the backbone's own, under the reference's names.
@@ -81,8 +80,7 @@ pub fn fitted(
         wanted.retain(|_, param| param.kind.role != Role::Backbone);
     } else {
         let backbone = backbone.renamed("backbone.", "");
-        let BackboneConfig::Vit(vit) = &config.backbone;
-        dict.add(convert_backbone(backbone, vit.patch, vit.grid)?);
+        dict.add(convert_backbone(backbone, &config.backbone)?);
     }
     for unused in Segmenter::unused(config) {
         dict.take(&unused);

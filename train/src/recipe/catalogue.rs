@@ -39,11 +39,13 @@ pub const KEYS: &[Key] = &[
     key("model.heads", Count, FOLLOWS, "attention heads").from(1),
     key("model.ffn", Count, FOLLOWS, "hidden width of a block's MLP, of one branch of a SwiGLU")
         .within(1, 1 << 20),
-    key("model.ffn_form", Choice(FFNS), FOLLOWS, "GELU between two layers, or a SwiGLU"),
-    key("model.registers", Count, "0", "register tokens, 4 in weights that have them").up_to(1024),
+    key("model.ffn_form", Choice(FFNS), FOLLOWS, "what is between the layers of an MLP"),
+    key("model.registers", Count, FOLLOWS, "register tokens, 4 in weights that have them")
+        .up_to(1024),
     key("model.patch", Count, "16", "patch side in pixels").within(1, 1 << 14),
     key("model.image", Count, FOLLOWS, "image side in pixels that the position table is made for")
         .within(1, 1 << 14),
+    key("model.tap_norm", Flag, FOLLOWS, "put the maps through the final norm, as for DINOv3"),
     key("model.taps", Counts, FOLLOWS, "the four blocks, from 0, after which maps are taken"),
     // The first token only absorbs softmax mass, so one token alone would refine nothing.
     key("rein.tokens", Count, FOLLOWS, "tokens per layer; equals head.queries when linked")
@@ -232,7 +234,7 @@ pub const KEYS: &[Key] = &[
     key("run.check_memory", Flag, "true", "do not start a run that would not fit into memory"),
 ];
 
-const FFNS: &[&str] = &["mlp", "swiglu"];
+const FFNS: &[&str] = &["mlp", "quick-gelu", "swiglu", "normed-swiglu"];
 
 const LEVELS: &[&str] = &["none", "cheap", "block"];
 

@@ -63,12 +63,14 @@ fn following(given: &Value, fixed: &Value) -> Result<Vec<(&'static str, Value)>,
     let text = |path| text_at(given, path).or(text_at(fixed, path));
     let count = |path| count_at(given, path).or(count_at(fixed, path)).unwrap_or_default();
     let config = &base(text("model.backbone").unwrap_or_default()).config;
-    let form = match text_at(given, "model.ffn_form") {
-        Some("swiglu") => Ffn::Swiglu,
-        Some(_) => Ffn::Mlp,
-        None => config.ffn,
+    let hidden = match (count_at(given, "model.embed_dim"), at(given, "model.ffn_form")) {
+        (None, None) => config.hidden,
+        (width, form) => {
+            // A form of another name is refused where its key is checked.
+            let form = form.cloned().and_then(|form| form.try_into::<Ffn>().ok());
+            form.unwrap_or(config.ffn).hidden(width.unwrap_or(config.embed_dim), FFN_RATIO)
+        }
     };
-    let width = count_at(given, "model.embed_dim").unwrap_or(config.embed_dim);
     let crop = count("augment.crop");
     let window = count_at(given, "eval.crop").unwrap_or(crop);
     let whole = |n: usize| i64::try_from(n).map_or(Value::Integer(i64::MAX), Value::Integer);
@@ -77,8 +79,10 @@ fn following(given: &Value, fixed: &Value) -> Result<Vec<(&'static str, Value)>,
         ("model.embed_dim", whole(config.embed_dim)),
         ("model.depth", whole(config.depth)),
         ("model.heads", whole(config.heads)),
-        ("model.ffn", whole(form.hidden(width, FFN_RATIO))),
+        ("model.ffn", whole(hidden)),
         ("model.ffn_form", Value::try_from(config.ffn).map_err(|error| error.to_string())?),
+        ("model.registers", whole(config.registers)),
+        ("model.tap_norm", Value::Boolean(config.tap_norm)),
         ("model.image", whole(crop)),
         ("model.taps", Value::Array(config.taps.map(whole).to_vec())),
         ("rein.link", Value::Boolean(text("head.kind") == Some("mask2former"))),

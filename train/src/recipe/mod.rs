@@ -106,15 +106,18 @@ pub struct Model {
     pub heads: usize,
     /// Hidden width of a block's MLP, or of one branch of a SwiGLU.
     pub ffn: usize,
-    /// Form of the MLP: `mlp` (GELU between two layers) or `swiglu` (DINOv2-g).
+    /// Form of the MLP: `mlp` (GELU between two layers), `quick-gelu` (CLIP), `swiglu` (DINOv2-g,
+    /// DINOv3) or `normed-swiglu` (EVA-02).
     pub ffn_form: Ffn,
-    /// Register tokens of the backbone: 4 in the published variants that have them.
+    /// Register tokens of the backbone: 4 in DINOv3 and in the variants of DINOv2 that have them.
     pub registers: usize,
     /// Patch side in pixels; weights of another patch size are resized on load.
     pub patch: usize,
     /// Side in pixels of the square image that the position table is made for: `(image / patch)^2`
     /// positions.
     pub image: usize,
+    /// Whether the maps go through the final norm of the backbone.
+    pub tap_norm: bool,
     /// Blocks (from 0) after which the four feature maps are taken.
     pub taps: Vec<usize>,
 }

@@ -401,7 +401,7 @@ fn embedded_recipes_say_what_they_are() {
     assert!((s.lr(0) - 6e-11).abs() < 1e-24 && s.lr(10_000) == 6e-5 && s.lr(39_999) == 0.0);
     assert_eq!(acdc.data.eval.iter().filter(|e| e.in_mean).count(), 4);
     let full = Recipe::from_name("gtav-l-full", &[]).expect("valid").groups();
-    let backbone = ParamKind { role: Role::Backbone, norm: false };
+    let backbone = ParamKind { role: Role::Backbone, ..ParamKind::default() };
     assert_eq!(full.setting("backbone.pos_embed", backbone).lr_mult, 0.1);
 }
 

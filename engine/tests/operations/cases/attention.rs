@@ -1,7 +1,7 @@
 //! Attention of all kinds, rotary and relative positions, Rein.
 
 use dressage_engine::{DType, Result, Tensor, ops};
-use dressage_kernels::ops::rotary;
+use dressage_kernels::ops::rotary::{self, Pairs};
 
 use super::{Case, case, exact, like, on_host};
 
@@ -30,8 +30,8 @@ pub fn all() -> Vec<Case> {
         // Rotated, rounded and then used in attention: a shared operand and an unshared one.
         case("rotary", &[&[2, 5, 3, 2, 32]], 4.0, |x| {
             let table = like(&x[0], &rotary::table([2, 2], 16, 32)?, &[4, 16, 2])?;
-            let y = ops::rotary(x[0].clone(), &table, 1)?;
-            ops::self_attention(&ops::rotary(y, &table, 1)?)
+            let y = ops::rotary(x[0].clone(), &table, 1, Pairs::Neighbours)?;
+            ops::self_attention(&ops::rotary(y, &table, 1, Pairs::Halves)?)
         }),
         // The relative terms are rounded before the softmax, so errors of scores count as well.
         case("relative attention", &[&[1, 6, 3, 2, 80], &[5, 80], &[3, 80]], 8.0, |x| {
@@ -73,8 +73,8 @@ pub fn all() -> Vec<Case> {
         }),
         on_host("rotary, heads of 4", &[&[2, 5, 3, 2, 4]], |x| {
             let table = like(&x[0], &rotary::table([2, 2], 16, 4)?, &[4, 2, 2])?;
-            let y = ops::rotary(x[0].clone(), &table, 1)?;
-            ops::self_attention(&ops::rotary(y, &table, 1)?)
+            let y = ops::rotary(x[0].clone(), &table, 1, Pairs::Neighbours)?;
+            ops::self_attention(&ops::rotary(y, &table, 1, Pairs::Halves)?)
         }),
         on_host("relative_position, heads of 4", RELATIVE_4, |x| {
             ops::relative_position(&x[0], &x[1], &x[2], [3, 2])

@@ -1,6 +1,6 @@
 //! Launches of `rotary.cu`.
 
-use super::{OP, Rotary, Turn};
+use super::{OP, Pairs, Rotary, Turn};
 use crate::device::sizes::small;
 use crate::device::{Args, Device, Float, Grid, Module, View, ViewMut};
 use crate::{Result, check_count};
@@ -50,10 +50,14 @@ impl Rotary {
             sign: if turn == Turn::Back { -1.0 } else { 1.0 },
             unused: 0,
         };
-        let vectors = (2 * row).div_ceil(VECTOR).div_ceil(THREADS as usize);
-        let grid = Grid::new([self.t - self.skip, vectors, 1], [THREADS, 1, 1]);
+        let (threads, name) = match self.pairs {
+            Pairs::Neighbours => ((2 * row).div_ceil(VECTOR), OP),
+            Pairs::Halves => (2 * self.heads * (self.d / 2).div_ceil(VECTOR), "rotary_halves"),
+        };
+        let blocks = threads.div_ceil(THREADS as usize);
+        let grid = Grid::new([self.t - self.skip, blocks, 1], [THREADS, 1, 1]);
         let args = Args::new(&sizes).read(table).write(qkv);
         // SAFETY: the lengths were checked; vectors beyond the keys of a token do nothing.
-        unsafe { device.launch(&PTX.kernel_of::<T>(OP), &grid, &args) }
+        unsafe { device.launch(&PTX.kernel_of::<T>(name), &grid, &args) }
     }
 }

@@ -4,26 +4,30 @@
 //! y[2 k]     = x[2 k] cos(a) - x[2 k + 1] sin(a)          a = angle[token, k],  k < d / 2
 //! y[2 k + 1] = x[2 k + 1] cos(a) + x[2 k] sin(a)
 //! ```
-//! Neighbouring channels form a pair (not channel and channel + d / 2). The first `skip` tokens,
-//! the class token and registers, are not changed, and neither are the values. Backward: the
-//! transpose of a rotation is its inverse, the rotation by `-a`; nothing is saved.
+//! Here neighbouring channels form a pair; with [`Pairs::Halves`] it is channel `k` and
+//! `k + d / 2`. The first `skip` tokens, the class token and registers, are not changed, and neither
+//! are the values. Backward: the transpose of a rotation is its inverse, the rotation by `-a`;
+//! nothing is saved.
 //!
 //! Shapes: `qkv` `[b, t, 3, heads, d]` with an even `d`; `table` `[t - skip, d / 2, 2]` of cosine
 //! and sine, shared by images and heads ([`table`]; f32 on a device).
 //! Cost: `2 b (t - skip) heads d` elements read and written, three FLOP each.
 //!
 //! On a GPU: four images of ViT-L at 512 px in bf16 move 33.6 MB; the floor on an H200 (4.3
-//! TB/s) is 7.8 us. A block handles 256 vectors of 8 channels of one token and loops over the
+//! TB/s) is 7.8 us. A block handles vectors of 8 channels of one token and loops over the
 //! images, so that cosines and sines are read once. docs/kernels.md explains why this is a separate
 //! kernel and not part of the attention kernel.
 //!
-//! Source: spec backbones §4.4 (EVA02).
+//! Source: spec backbones §4.4 (EVA02), dinov3 §3.
 
 mod gpu;
 mod reference;
+mod tables;
 #[cfg(test)]
 mod tests;
 pub(crate) mod verify;
+
+pub use tables::{centred_table, periods};
 
 use crate::{KernelError, Real, Result, check_count, check_len, dry_run};
 
@@ -45,6 +49,17 @@ pub struct Rotary {
     pub d: usize,
     /// Leading tokens that are not rotated.
     pub skip: usize,
+    /// Channels that are rotated with each other.
+    pub pairs: Pairs,
+}
+
+/// Channels of a head that form a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pairs {
+    /// Channels `2 k` and `2 k + 1` (EVA02).
+    Neighbours,
+    /// Channels `k` and `k + d / 2` (DINOv3).
+    Halves,
 }
 
 /// Direction of the rotation.
@@ -77,7 +92,7 @@ impl Rotary {
     }
 
     fn check(&self, qkv: usize) -> Result<()> {
-        let Rotary { b, t, heads, d, skip } = *self;
+        let Rotary { b, t, heads, d, skip, .. } = *self;
         let what = if !d.is_multiple_of(2) {
             format!("heads of {d} channels do not divide into pairs")
         } else if skip > t {

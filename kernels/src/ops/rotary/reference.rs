@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::{Rotary, Turn};
+use super::{Pairs, Rotary, Turn};
 use crate::Real;
 
 pub fn apply<T: Real>(s: &Rotary, qkv: &mut [T], table: &[T], turn: Turn) {
@@ -15,11 +15,15 @@ pub fn apply<T: Real>(s: &Rotary, qkv: &mut [T], table: &[T], turn: Turn) {
         let Some(place) = (token % s.t).checked_sub(s.skip) else { return };
         let table = &table[place * s.d..][..s.d];
         for head in qkv[..2 * row].chunks_exact_mut(s.d) {
-            for (pair, angle) in head.chunks_exact_mut(2).zip(table.chunks_exact(2)) {
-                let (x, y, cos) = (pair[0], pair[1], angle[0]);
+            for (k, angle) in table.chunks_exact(2).enumerate() {
+                let (i, j) = match s.pairs {
+                    Pairs::Neighbours => (2 * k, 2 * k + 1),
+                    Pairs::Halves => (k, k + s.d / 2),
+                };
+                let (x, y, cos) = (head[i], head[j], angle[0]);
                 let sin = if turn == Turn::Back { -angle[1] } else { angle[1] };
-                pair[0] = x * cos - y * sin;
-                pair[1] = y * cos + x * sin;
+                head[i] = x * cos - y * sin;
+                head[j] = y * cos + x * sin;
             }
         }
     });

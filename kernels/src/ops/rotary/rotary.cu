@@ -1,7 +1,7 @@
 // Rotary position embedding in place on packed qkv [b, t, 3, heads, d]. Block (token, vectors): 256
-// vectors of 8 channels of the queries and keys of one token, which are contiguous. The block reads
-// cosines and sines once and loops over the images. Values and the first `skip` tokens are not
-// changed.
+// threads for the queries and keys of one token, which are contiguous. A thread handles one vector of
+// 8 channels, or two whose channels form pairs. The block reads cosines and sines once and loops over
+// the images. Values and the first `skip` tokens are not changed.
 #include "vectors.cuh"
 
 struct Rotary {
@@ -41,6 +41,41 @@ __device__ __forceinline__ void rotate(const Rotary& s, const float* __restrict_
     }
 }
 
+// Channel j and j + d / 2 of a head form a pair.
+template <typename T>
+__device__ __forceinline__ void rotate_halves(const Rotary& s, const float* __restrict__ table,
+                                              T* qkv) {
+    const uint32_t half = s.d / 2, vectors = (half + VECTOR - 1) / VECTOR;
+    const uint32_t item = blockIdx.y * VECTOR_THREADS + threadIdx.x;
+    if (item >= s.width / s.d * vectors) return;
+    const uint32_t k = item % vectors * VECTOR, column = item / vectors * s.d + k;
+    const int count = half - k < VECTOR ? int(half - k) : VECTOR;
+    const bool wide = half % VECTOR == 0 && aligned(qkv);
+    table += size_t(blockIdx.x) * s.d + 2 * k;
+    float cosine[VECTOR] = {}, sine[VECTOR] = {};
+#pragma unroll
+    for (int i = 0; i < VECTOR; i++) {
+        if (i >= count) break;
+        const float2 angle = *reinterpret_cast<const float2*>(table + 2 * i);
+        cosine[i] = angle.x;
+        sine[i] = s.sign * angle.y;
+    }
+    for (uint32_t image = 0; image < s.b; image++) {
+        T* at = qkv + (size_t(image) * s.t + s.skip + blockIdx.x) * s.token + column;
+        float x[VECTOR] = {}, y[VECTOR] = {};
+        load(at, wide, count, x);
+        load(at + half, wide, count, y);
+#pragma unroll
+        for (int i = 0; i < VECTOR; i++) {
+            const float turned = x[i] * cosine[i] - y[i] * sine[i];
+            y[i] = y[i] * cosine[i] + x[i] * sine[i];
+            x[i] = turned;
+        }
+        store(at, wide, count, x);
+        store(at + half, wide, count, y);
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(VECTOR_THREADS) rotary_f32(
     Rotary s, const float* table, float* qkv) {
     rotate<float>(s, table, qkv);
@@ -49,4 +84,14 @@ extern "C" __global__ void __launch_bounds__(VECTOR_THREADS) rotary_f32(
 extern "C" __global__ void __launch_bounds__(VECTOR_THREADS) rotary_bf16(
     Rotary s, const float* table, bf16* qkv) {
     rotate<bf16>(s, table, qkv);
+}
+
+extern "C" __global__ void __launch_bounds__(VECTOR_THREADS) rotary_halves_f32(
+    Rotary s, const float* table, float* qkv) {
+    rotate_halves<float>(s, table, qkv);
+}
+
+extern "C" __global__ void __launch_bounds__(VECTOR_THREADS) rotary_halves_bf16(
+    Rotary s, const float* table, bf16* qkv) {
+    rotate_halves<bf16>(s, table, qkv);
 }

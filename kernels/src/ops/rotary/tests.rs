@@ -1,7 +1,7 @@
-use super::{Rotary, Turn, table};
+use super::{Pairs, Rotary, Turn, centred_table, periods, table};
 use crate::check::{central_differences, noise, weighted_sum};
 
-const SIZE: Rotary = Rotary { b: 2, t: 7, heads: 3, d: 8, skip: 1 };
+const SIZE: Rotary = Rotary { b: 2, t: 7, heads: 3, d: 8, skip: 1, pairs: Pairs::Neighbours };
 
 fn angles(s: &Rotary) -> Vec<f64> {
     let turn = |x: f64| [(5.0 * x).cos(), (5.0 * x).sin()];
@@ -10,16 +10,36 @@ fn angles(s: &Rotary) -> Vec<f64> {
 
 #[test]
 fn the_gradient_is_the_inverse_rotation() {
-    let (s, table) = (SIZE, angles(&SIZE));
-    let x = noise::<f64>(s.b * s.t * 3 * s.heads * s.d, 1);
-    let dy = noise::<f64>(x.len(), 2);
-    let mut dx = dy.clone();
-    s.apply(&mut dx, &table, Turn::Back).unwrap();
-    central_differences("rotary", std::slice::from_ref(&x), &[dx], |x| {
-        let mut y = x[0].clone();
-        s.apply(&mut y, &table, Turn::Forward).unwrap();
-        weighted_sum(&y, &dy)
-    });
+    for pairs in [Pairs::Neighbours, Pairs::Halves] {
+        let (s, table) = (Rotary { pairs, ..SIZE }, angles(&SIZE));
+        let x = noise::<f64>(s.b * s.t * 3 * s.heads * s.d, 1);
+        let dy = noise::<f64>(x.len(), 2);
+        let mut dx = dy.clone();
+        s.apply(&mut dx, &table, Turn::Back).unwrap();
+        central_differences("rotary", std::slice::from_ref(&x), &[dx], |x| {
+            let mut y = x[0].clone();
+            s.apply(&mut y, &table, Turn::Forward).unwrap();
+            weighted_sum(&y, &dy)
+        });
+    }
+}
+
+/// Values of spec dinov3 §3: the upper left patch of a grid of 2 by 2, heads of 64 channels.
+#[test]
+fn angles_of_halves_are_those_of_the_authors() {
+    let periods = periods(64);
+    assert_eq!((periods.len(), periods[0]), (16, 1.0));
+    assert!((periods[15] - 74.98942).abs() < 1e-5);
+    let table = centred_table([2, 2], &periods);
+    assert_eq!(table.len(), 4 * 64);
+    let want = |angle: f64| [angle.cos(), angle.sin()];
+    let pi = std::f64::consts::PI;
+    for (at, angle) in
+        [(0, -pi), (4, -pi / 3.162_277_660_168), (16, -pi), (20, -pi / 3.162_277_660_168)]
+    {
+        let [cos, sin] = want(angle);
+        assert!((table[2 * at] - cos).abs() < 1e-9 && (table[2 * at + 1] - sin).abs() < 1e-9);
+    }
 }
 
 #[test]
@@ -45,7 +65,7 @@ fn scores_depend_on_distance_alone() {
     let table = table(grid, 16, d).unwrap();
     let (q, k) = (noise::<f64>(d, 1), noise::<f64>(d, 2));
     let turned = |x: &[f64], cell: usize| {
-        let s = Rotary { b: 1, t: 1, heads: 1, d, skip: 0 };
+        let s = Rotary { b: 1, t: 1, heads: 1, d, skip: 0, pairs: Pairs::Neighbours };
         let mut qkv = [x, x, x].concat();
         s.apply(&mut qkv, &table[cell * d..][..d], Turn::Forward).unwrap();
         qkv[..d].to_vec()
@@ -79,7 +99,7 @@ fn sizes_that_do_not_fit_are_named() {
         let error = s.apply(x, table, Turn::Forward).unwrap_err();
         assert_eq!(error.to_string(), sentence);
     };
-    let s = Rotary { b: 1, t: 1, heads: 1, d: 3, skip: 0 };
+    let s = Rotary { b: 1, t: 1, heads: 1, d: 3, skip: 0, pairs: Pairs::Neighbours };
     says(s, &mut x, &[], "rotary: heads of 3 channels do not divide into pairs");
     let s = Rotary { d: 2, skip: 2, ..s };
     says(s, &mut x, &[], "rotary: cannot skip 2 of 1 tokens");

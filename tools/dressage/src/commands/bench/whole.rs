@@ -247,12 +247,13 @@ fn forward(case: &Case) -> Result<Vec<Span>, Failure> {
 }
 
 fn block(case: &Case) -> Result<Vec<Span>, Failure> {
-    let shape = [case.batch, 1 + case.patches(), case.config.embed_dim];
+    let shape = [case.batch, case.config.lead() + case.patches(), case.config.embed_dim];
     let net = frozen(case, VitConfig { depth: 1, taps: [0; 4], ..case.config.clone() })?;
-    let inference = |x: &Tensor| Ok::<_, Failure>(no_grad(|| net.block(0, x, None))?);
+    let on_grid = |x: &Tensor| net.pass(x, case.config.grid, case.config.grid);
+    let inference = |x: &Tensor| Ok::<_, Failure>(no_grad(|| on_grid(x)?.block(0, x, None))?);
     let both = |x: &Tensor, dy: &Tensor| -> Result<Tensor, Failure> {
         let x = x.leaf();
-        let mut gradients = backward_from(net.block(0, &x, None)?, dy.clone())?;
+        let mut gradients = backward_from(on_grid(&x)?.block(0, &x, None)?, dy.clone())?;
         let missing = || Failure::Message("the block's input received no gradient".into());
         gradients.take(&x).ok_or_else(missing)
     };

@@ -40,12 +40,15 @@ fn with_registers() -> impl Iterator<Item = &'static str> {
     PUBLISHED.iter().filter_map(|published| Some(published.registers?.0))
 }
 
-/// Returns the backbone of this name and its number of register tokens.
-fn backbone(name: &str) -> Result<(&'static Published, usize), Failure> {
-    let registers = |p: &'static Published| Some((p, p.registers.filter(|r| r.0 == name)?.1));
-    match PUBLISHED.iter().find_map(registers) {
-        Some(found) => Ok(found),
-        None => Ok((named(name)?, 0)),
+/// Returns the backbone of this name, or of the variant with registers that has this name.
+fn backbone(name: &str) -> Result<VitConfig, Failure> {
+    let variant = |p: &'static Published| {
+        let registers = p.registers.filter(|r| r.0 == name)?.1;
+        Some(VitConfig { registers, ..p.at(PATCH, GRID) })
+    };
+    match PUBLISHED.iter().find_map(variant) {
+        Some(config) => Ok(config),
+        None => Ok(named(name)?.at(PATCH, GRID)),
     }
 }
 
@@ -55,15 +58,14 @@ const GRID: usize = 32;
 
 /// Compares.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let (published, registers) = backbone(&args.backbone)?;
-    let config = VitConfig { registers, ..published.at(PATCH, GRID) };
+    let config = backbone(&args.backbone)?;
     refuse_part(&args.file)?;
     let dict = StateDict::open_network(&args.file)?;
     let known = recognise(&dict).map(|known| format!("; it holds {}", known.title()));
     let (dict, wanted, what) = match HeadIn::of(&dict) {
         Some(head) => trained(dict, head, config, &args.backbone)?,
         None => (
-            convert_backbone(dict, PATCH, GRID)?.renamed("backbone.", ""),
+            convert_backbone(dict, &config.clone().into())?.renamed("backbone.", ""),
             shapes(config)?,
             args.backbone.clone(),
         ),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use dressage_models::backbone::VitConfig;
 use dressage_models::weights::{
     StateDict, convert_backbone, fingerprint_of, fingerprint_of_floats, recognise,
 };
@@ -12,7 +13,7 @@ use crate::failure::Failure;
 /// Print a number that identifies weights
 ///
 /// The number of a file depends on names, types, shapes and values of its tensors, not on its form:
-/// a converted file keeps it as long as types are kept. For a DINOv2 backbone there is a second
+/// a converted file keeps it as long as types are kept. For a backbone there is a second
 /// number, that of the frozen network made from it; checkpoints of runs contain it.
 #[derive(clap::Args)]
 pub struct Args {
@@ -39,8 +40,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     dict.check()?;
     print(&format!("{}  {}", fingerprint_of(&dict)?, dict.origin()));
     let dict = StateDict::open_network(&args.file)?;
-    if recognise(&dict).is_some_and(|known| known.has_network()) {
-        let network = convert_backbone(dict, patch, image / patch)?;
+    let known = recognise(&dict).and_then(|known| known.config());
+    if let Some(config) = known {
+        let config = VitConfig { patch, grid: image / patch, ..config };
+        let network = convert_backbone(dict, &config.into())?;
         let of = format!("the frozen backbone with {patch} px patches for {image} px");
         print(&format!("{}  {of}", fingerprint_of_floats(&network)?));
     }

@@ -1,12 +1,27 @@
-//! Names of DINOv2 weights in the transformers library, with the authors' names, which the network
-//! uses (spec backbones §4.1).
+//! Names of DINOv2 weights (spec backbones §4.1). The network uses those of the authors.
 
-use super::renaming::{Rule, part, whole};
+use super::{HUGGING_FACE, Layout, OFFICIAL, QKV_BIAS, QKV_WEIGHT};
+use crate::weights::families::Family;
+use crate::weights::renaming::{Rule, third, whole};
 
-const QKV_WEIGHT: &str = "blocks.{}.attn.qkv.weight";
-const QKV_BIAS: &str = "blocks.{}.attn.qkv.bias";
+pub(super) const LAYOUTS: &[Layout] = &[
+    Layout {
+        has: &["blocks.{}.ls1.gamma", "patch_embed.proj.bias"],
+        ..Layout::of(Family::Dinov2, OFFICIAL)
+    },
+    Layout {
+        prefixes: &["backbone.", "dinov2.", "dinov2_with_registers.", ""],
+        has: &["encoder.layer.{}.layer_scale1.lambda1", "embeddings.cls_token"],
+        blocks: &["encoder.layer.{}.norm1.weight"],
+        patch: "embeddings.patch_embeddings.projection.weight",
+        positions: "embeddings.position_embeddings",
+        registers: "embeddings.register_tokens",
+        rules: &[RULES],
+        ..Layout::of(Family::Dinov2, HUGGING_FACE)
+    },
+];
 
-pub(super) const RULES: &[Rule] = &[
+const RULES: &[Rule] = &[
     whole("embeddings.cls_token", "cls_token"),
     whole("embeddings.mask_token", "mask_token"),
     whole("embeddings.register_tokens", "register_tokens"),
@@ -15,12 +30,12 @@ pub(super) const RULES: &[Rule] = &[
     whole("embeddings.patch_embeddings.projection.bias", "patch_embed.proj.bias"),
     whole("encoder.layer.{}.norm1.weight", "blocks.{}.norm1.weight"),
     whole("encoder.layer.{}.norm1.bias", "blocks.{}.norm1.bias"),
-    part("encoder.layer.{}.attention.attention.query.weight", QKV_WEIGHT, 0),
-    part("encoder.layer.{}.attention.attention.key.weight", QKV_WEIGHT, 1),
-    part("encoder.layer.{}.attention.attention.value.weight", QKV_WEIGHT, 2),
-    part("encoder.layer.{}.attention.attention.query.bias", QKV_BIAS, 0),
-    part("encoder.layer.{}.attention.attention.key.bias", QKV_BIAS, 1),
-    part("encoder.layer.{}.attention.attention.value.bias", QKV_BIAS, 2),
+    third("encoder.layer.{}.attention.attention.query.weight", QKV_WEIGHT, 0),
+    third("encoder.layer.{}.attention.attention.key.weight", QKV_WEIGHT, 1),
+    third("encoder.layer.{}.attention.attention.value.weight", QKV_WEIGHT, 2),
+    third("encoder.layer.{}.attention.attention.query.bias", QKV_BIAS, 0),
+    third("encoder.layer.{}.attention.attention.key.bias", QKV_BIAS, 1),
+    third("encoder.layer.{}.attention.attention.value.bias", QKV_BIAS, 2),
     whole("encoder.layer.{}.attention.output.dense.weight", "blocks.{}.attn.proj.weight"),
     whole("encoder.layer.{}.attention.output.dense.bias", "blocks.{}.attn.proj.bias"),
     whole("encoder.layer.{}.layer_scale1.lambda1", "blocks.{}.ls1.gamma"),
