@@ -274,7 +274,8 @@ pub fn sam(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let input = fixture.floats("input")?.leaf();
     let (mut x, gh, gw) = case.vit.embed(&input)?;
     let map = |x: &Tensor| ops::reshape(x, &[x.dim(0), gh, gw, x.dim(2)]);
-    case.add("patch_embed", &map(&x)?)?;
+    let patches = case.vit.patches(&input)?.0;
+    case.add("patch_embed", &map(&patches)?)?;
     for i in 0..case.config.depth {
         x = case.vit.pass(&x, gh, gw)?.block(i, &x, None)?;
         case.add(&format!("block.{i}"), &map(&x)?)?;

@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 pub mod compare;
+pub mod families;
 pub mod fixture;
 pub mod published;
 pub mod samples;

@@ -144,7 +144,7 @@ fn backbone(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
     let own = shapes.filter(|(_, param)| param.kind.role == Role::Backbone);
     let wanted = own.map(|(name, param)| (name[BACKBONE.len()..].to_string(), param.shape));
     let mut difference = Difference::of(&dict, &wanted.collect());
-    difference.left_over.retain(|(name, _)| !name.starts_with("reins."));
+    difference.left_over.retain(|(name, _)| !name.contains("reins."));
     difference.none(&dict, "the network")?;
     whole?;
     Ok(dict.renamed("", BACKBONE))

@@ -183,7 +183,8 @@ fn sized(dict: &mut StateDict, name: &str, f: &dyn Fn(&Tensor) -> Result<Tensor>
     let Some(t) = stored.checked_float(DType::F32)? else { return Ok(()) };
     // Resizing would spread such a value to many others that are not in a file.
     finite(name, stored, dict.origin(), &t)?;
-    let made = f(&t).map_err(|error| misfit(dict, error.to_string()))?;
+    let in_file = |text: String| text.replace(name, &dict.name_in_file(name));
+    let made = f(&t).map_err(|error| misfit(dict, in_file(error.to_string())))?;
     if made.shape() != t.shape() {
         dict.insert(name, made);
     }

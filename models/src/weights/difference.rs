@@ -22,22 +22,24 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Compares `weights` with the shapes of a network.
+    /// Compares `weights` with the shapes of a network. Names are those of the file.
     pub fn of(weights: &StateDict, network: &BTreeMap<String, Vec<usize>>) -> Difference {
         let mut difference = Difference::default();
         for (name, want) in network {
+            let in_file = || weights.name_in_file(name);
             match weights.get(name) {
-                None => difference.missing.push((name.clone(), want.clone())),
+                None => difference.missing.push((in_file(), want.clone())),
                 Some(t) if t.shape() != want.as_slice() => {
                     let found = t.shape().to_vec();
-                    difference.reshaped.push((name.clone(), found, want.clone()));
+                    difference.reshaped.push((in_file(), found, want.clone()));
                 }
-                Some(t) if !t.kind().is_float() => difference.integers.push(name.clone()),
+                Some(t) if !t.kind().is_float() => difference.integers.push(in_file()),
                 Some(_) => {}
             }
         }
         let others = weights.iter().filter(|(name, _)| !network.contains_key(*name));
-        difference.left_over.extend(others.map(|(name, t)| (name.clone(), t.shape().to_vec())));
+        let in_file = |name| weights.name_in_file(name);
+        difference.left_over.extend(others.map(|(name, t)| (in_file(name), t.shape().to_vec())));
         difference
     }
 

@@ -121,6 +121,8 @@ pub struct StateDict {
     metadata: BTreeMap<String, String>,
     source: Option<FileSource>,
     declared: Option<Declared>,
+    /// The backbone whose names were converted to those of the network.
+    converted_from: Option<Known>,
 }
 
 impl StateDict {
@@ -269,6 +271,11 @@ impl StateDict {
     /// Inserts a tensor, replacing one of the same name.
     pub fn insert(&mut self, name: impl Into<String>, tensor: impl Into<Stored>) {
         self.tensors.insert(name.into(), tensor.into());
+    }
+
+    /// Name that the file has for a tensor of the network; several joined by `+` if it is packed.
+    pub(crate) fn name_in_file(&self, name: &str) -> String {
+        self.converted_from.as_ref().map_or_else(|| name.into(), |known| known.name_in_file(name))
     }
 
     /// Moves the tensors whose name satisfies `wanted` into a dictionary of the same origin.

@@ -87,6 +87,16 @@ fn flat(rules: &[&'static [Rule]]) -> impl Iterator<Item = &'static Rule> {
     rules.iter().copied().flatten()
 }
 
+impl Known {
+    /// Name of the network's tensor `name` in the file, or names of its parts.
+    pub(super) fn name_in_file(&self, name: &str) -> String {
+        let own = flat(self.rules).filter(|rule| !rule.theirs.is_empty());
+        let theirs = own.filter_map(|rule| Some(at(rule.theirs, number(rule.ours, name)?)));
+        let theirs: Vec<String> = theirs.map(|name| format!("{}{name}", self.prefix)).collect();
+        if theirs.is_empty() { format!("{}{name}", self.prefix) } else { theirs.join(" + ") }
+    }
+}
+
 /// Parts of tensors of the network, with their names in the file, by name in the network.
 type Stacks = BTreeMap<String, BTreeMap<usize, (String, Stored)>>;
 
@@ -104,6 +114,7 @@ pub(super) fn own_names(dict: StateDict, known: &Known) -> Result<StateDict> {
         return Ok(dict);
     }
     let mut ours = dict.emptied();
+    ours.converted_from = Some(known.clone());
     let mut stacks = Stacks::new();
     for (name, tensor) in dict {
         let rule = flat(rules).find_map(|rule| Some((rule, rule.covers(&name)?)));

@@ -1,0 +1,152 @@
+//! Full-size files of every family under the names of each of their sources: they load strictly, and
+//! a single wrong tensor is named.
+//!
+//! As in `published.rs`, the tensors are holes in the files.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use dressage_engine::{Role, memory};
+use dressage_models::Segmenter;
+use dressage_tests::checkpoint::{self, Content, Entry};
+use dressage_tests::families::{Published, all};
+use dressage_train::recipe::Recipe;
+use dressage_train::{Result, network};
+use rayon::prelude::*;
+
+fn write(path: &Path, entries: &[Entry]) {
+    let mut entries = entries.to_vec();
+    // A file that ends in zeros is taken for a partial download.
+    if let Some(last) = entries.last_mut() {
+        last.content = Content::Bytes(1f32.to_le_bytes().repeat(last.len() as usize));
+    }
+    let mut file = File::create(path).expect("file");
+    checkpoint::safetensors(&mut file, &entries).expect("written");
+}
+
+/// Builds the network of a backbone from its file, without an adapter.
+fn load(backbone: &str, path: &Path) -> Result<Segmenter> {
+    let settings = [
+        format!("model.backbone={backbone}"),
+        format!("model.weights={}", path.display()),
+        "model.method=freeze".into(),
+        "head.kind=per-pixel".into(),
+    ];
+    network::build(&Recipe::from_name("gtav-l-rein", &settings)?)
+}
+
+/// Writes a file of `published` with these tensors.
+fn file_of(dir: &Path, name: &str, published: &Published, entries: &[Entry]) -> PathBuf {
+    let path = dir.join(format!("{}-{}-{name}.safetensors", published.backbone, published.names));
+    write(&path, entries);
+    path
+}
+
+#[test]
+fn every_family_loads_strictly_under_the_names_of_each_source() {
+    let dir = tempfile::tempdir().expect("folder");
+    for published in all() {
+        let path = file_of(dir.path(), "whole", &published, &published.entries);
+        let what = format!("{}, {}", published.backbone, published.names);
+        let model = load(published.backbone, &path).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let params = model.params().values();
+        let backbone = params.filter(|param| param.kind().role == Role::Backbone);
+        assert!(backbone.count() > 200, "{what}");
+        drop(model);
+        memory::trim();
+        fs::remove_file(path).expect("removed");
+    }
+}
+
+/// Possible faults of a tensor.
+#[derive(Debug, Clone, Copy)]
+enum Wrong {
+    Removed,
+    Renamed,
+    Transposed,
+    Truncated,
+}
+
+const FAULTS: [Wrong; 4] = [Wrong::Removed, Wrong::Renamed, Wrong::Transposed, Wrong::Truncated];
+
+/// Changes tensor `i`; false if the change cannot be seen.
+fn change(entries: &mut Vec<Entry>, i: usize, wrong: Wrong) -> bool {
+    let Entry { name, shape, .. } = entries[i].clone();
+    let found: Vec<u64> = match wrong {
+        Wrong::Removed => {
+            entries.remove(i);
+            return true;
+        }
+        Wrong::Renamed => {
+            entries[i].name = format!("{name}_old");
+            return true;
+        }
+        Wrong::Transposed => shape.iter().rev().copied().collect(),
+        Wrong::Truncated if shape.is_empty() => return false,
+        Wrong::Truncated => [&[shape[0] - 1], &shape[1..]].concat(),
+    };
+    let seen = found != shape;
+    if let Content::Bytes(bytes) = &mut entries[i].content {
+        bytes.truncate(4 * found.iter().product::<u64>() as usize);
+    }
+    entries[i].shape = found;
+    seen
+}
+
+/// Whether the network does without this tensor.
+fn is_unused(published: &Published, name: &str) -> bool {
+    let beside = [
+        "text",
+        "logit_scale",
+        "visual_projection",
+        "decoder",
+        "prompt_encoder",
+        "mask_decoder",
+        "ln_post",
+        "post_layernorm",
+        "position_ids",
+        "fc_norm",
+        "lm_head",
+        "rope.",
+        "mask_token",
+        "neck",
+        "local_cls_norm",
+    ];
+    let other_tower = published.backbone == "clip-l"
+        && published.names == "authors"
+        && (!name.starts_with("visual.") || name == "visual.proj");
+    let unused_norm = published.backbone == "eva02-l" && name.starts_with("norm.");
+    other_tower || unused_norm || beside.iter().any(|word| name.contains(word))
+}
+
+#[test]
+fn a_wrong_tensor_of_any_family_is_refused_by_its_name() {
+    let dir = tempfile::tempdir().expect("folder");
+    for published in all() {
+        let Published { backbone, entries, .. } = &published;
+        let cases: Vec<(usize, Wrong)> = (0..entries.len())
+            .filter(|&i| !is_unused(&published, &entries[i].name))
+            // Two faults of each tensor, so that each kind meets half of them.
+            .flat_map(|i| [FAULTS[i % 4], FAULTS[(i + 1 + i / 4) % 4]].map(|wrong| (i, wrong)))
+            .collect();
+        let refused = cases.par_iter().filter(|&&(i, wrong)| {
+            let name = &entries[i].name;
+            let mut changed = entries.clone();
+            if !change(&mut changed, i, wrong) {
+                return false;
+            }
+            let path = file_of(dir.path(), &format!("{i}{wrong:?}"), &published, &changed);
+            let result = load(backbone, &path);
+            fs::remove_file(&path).expect("removed");
+            let what = format!("{backbone}, {}: {name} {wrong:?}", published.names);
+            let Err(error) = result else { panic!("{what} was not refused") };
+            let text = error.to_string();
+            let whole = text.contains(path.to_str().expect("path")) && !text.contains('\n');
+            assert!(whole && text.contains(name.as_str()), "{what}: {text}");
+            true
+        });
+        let (refused, all) = (refused.count(), cases.len());
+        println!("{backbone}, {}: {refused} of {all} faults are seen and refused", published.names);
+        assert!(refused > all / 2, "{refused} of {all}");
+    }
+}
