@@ -3,6 +3,7 @@
 use dressage_engine::{Param, Tensor, ops};
 
 use crate::Result;
+use crate::adapter::scaled;
 use crate::params::{Init, Scope};
 
 /// A linear layer, `weight` `[out, in]`.
@@ -123,6 +124,15 @@ impl Linear {
     ) -> Result<Tensor> {
         let [bias, gamma] = [self.bias.as_ref(), gamma].map(|param| param.map(Param::get));
         Ok(ops::linear_residual(x, z, f, &self.matrix()?, bias.as_ref(), gamma.as_ref())?)
+    }
+
+    /// Weight `[out, in]` and bias `[out]`, both times `factor`.
+    ///
+    /// # Errors
+    /// Errors of the engine.
+    pub fn scaled(&self, factor: f64) -> Result<(Tensor, Option<Tensor>)> {
+        let bias = self.bias.as_ref().map(|bias| scaled(&bias.get(), factor)).transpose()?;
+        Ok((scaled(&self.matrix()?, factor)?, bias))
     }
 
     /// The weight `[out, in]`.

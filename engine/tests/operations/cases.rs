@@ -307,6 +307,7 @@ pub fn copies_and_resampling() -> Vec<Case> {
         case("resize bicubic by factor", &[&[1, 4, 4, 3]], 1.0, |x| {
             ops::resize_bicubic_by_factor(&x[0], [2.1 / 4.0, 5.1 / 4.0], [2, 5])
         }),
+        case("resize bicubic", &[&[1, 6, 5, 2]], 1.0, |x| ops::resize_bicubic(&x[0], 4, 7)),
         case("resize bicubic antialiased", &[&[1, 6, 5, 2]], 1.0, |x| {
             ops::resize_bicubic_antialiased(&x[0], 4, 7)
         }),

@@ -1,13 +1,19 @@
 //! Adapters: trainable additions that change the features of a frozen backbone.
 
+mod adaptformer;
+mod lora;
+mod prompts;
 mod rein;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use dressage_engine::Tensor;
+use dressage_engine::{DType, Tensor, ops};
 
+pub use adaptformer::{AdaptFormer, AdaptFormerConfig};
+pub use lora::{Lora, LoraConfig, LoraTargets};
+pub use prompts::{Vpt, VptConfig};
 pub use rein::{Rein, ReinConfig};
 
 use crate::Result;
@@ -22,7 +28,7 @@ pub trait Adapter {
 }
 
 /// A linear layer of a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Site {
     /// Packed queries, keys and values of the attention.
     Qkv,
@@ -81,6 +87,18 @@ pub trait AdapterStep: Send + Sync {
     fn queries(&self) -> Option<&Tensor> {
         None
     }
+}
+
+/// `factor * x`.
+pub(crate) fn scaled(x: &Tensor, factor: f64) -> Result<Tensor> {
+    let gamma = Tensor::full(&[x.last_dim()], factor as f32);
+    let gamma = match (x.device(), x.dtype()) {
+        (Some(device), _) => gamma.constant_on(device, DType::F32)?,
+        (None, DType::F64) => Tensor::full(&[x.last_dim()], factor),
+        (None, _) => gamma,
+    };
+    let none = Tensor::zeros_on(x.device(), x.dtype(), x.shape())?;
+    Ok(ops::residual(&none, x, Some(&gamma))?)
 }
 
 /// No adapter: a frozen or fully trained backbone.

@@ -139,7 +139,7 @@ pub fn dictionary(contents: Contents, path: &Path, files: Vec<PathBuf>) -> Resul
         .map_err(|fault| fault.of(path))?;
     let source = Some(FileSource { container, files, wrapper, skipped });
     let origin = path.display().to_string();
-    Ok(StateDict { origin, tensors, metadata, source, declared: None })
+    Ok(StateDict { origin, tensors, metadata, source, declared: None, converted_from: None })
 }
 
 /// The index of shards in these bytes; `None` if they do not begin like one.

@@ -260,6 +260,7 @@ impl StateDict {
             metadata: self.metadata.clone(),
             source: self.source.clone(),
             declared: self.declared.clone(),
+            converted_from: self.converted_from.clone(),
         }
     }
 
