@@ -3,7 +3,7 @@
 
 use dressage_engine::{DType, DryRun, Role};
 
-use crate::adapter::{Rein, ReinConfig};
+use crate::adapter::AdapterConfig;
 use crate::backbone::BackboneConfig;
 use crate::params::{ParamShape, Scope, Shapes};
 use crate::{Result, Segmenter, SegmenterConfig};
@@ -14,7 +14,7 @@ pub struct ParamCounts {
     /// The backbone without its adapter.
     pub backbone: usize,
     /// The adapter.
-    pub rein: usize,
+    pub adapter: usize,
     /// The head.
     pub head: usize,
     /// Parameters that the optimiser updates.
@@ -30,7 +30,7 @@ pub fn network(config: SegmenterConfig) -> Result<ParamCounts> {
     let of = |role: Role| sum(&shapes, |param| param.kind.role == role);
     Ok(ParamCounts {
         backbone: of(Role::Backbone),
-        rein: of(Role::Adapter),
+        adapter: of(Role::Adapter),
         head: of(Role::Head),
         trained: sum(&shapes, |param| param.trainable),
     })
@@ -39,11 +39,11 @@ pub fn network(config: SegmenterConfig) -> Result<ParamCounts> {
 /// Counts the parameters of an adapter alone, for backbones of any kind.
 ///
 /// # Errors
-/// As [`Rein::new`].
-pub fn rein(config: ReinConfig) -> Result<usize> {
+/// As [`AdapterConfig::build`].
+pub fn adapter(config: &AdapterConfig) -> Result<usize> {
     let shapes = DryRun::new().run(|| {
         let root = Scope::new(DType::F32, 0);
-        Rein::new(&root, config)?;
+        config.build(&root)?;
         root.shapes()
     })?;
     Ok(sum(&shapes, |_| true))
@@ -70,6 +70,7 @@ fn sum(shapes: &Shapes, counts: impl Fn(&ParamShape) -> bool) -> usize {
 mod tests {
     use super::*;
     use crate::Method;
+    use crate::adapter::{AdaptFormerConfig, LoraConfig, LoraTargets, ReinConfig, VptConfig};
     use crate::backbone::VitConfig;
     use crate::backbone::published::named;
     use crate::objective::ObjectiveConfig;
@@ -79,6 +80,7 @@ mod tests {
     /// crate have one in total.
     #[test]
     fn adapters_have_the_published_sizes() {
+        let rein = |config| adapter(&AdapterConfig::Rein(config));
         let large = |rank| ReinConfig { rank, ..ReinConfig::published(24, 1024) };
         let ranks = [(4, 2_666_369), (8, 2_774_273), (16, 2_990_081), (32, 3_421_697)];
         for (rank, expected) in ranks.into_iter().chain([(64, 4_284_929), (0, 5_016_065)]) {
@@ -96,6 +98,19 @@ mod tests {
             let found = rein(ReinConfig::published(layers, c)).expect("counted");
             assert_eq!(found, expected, "{layers} layers of {c}");
         }
+        let lora = LoraConfig::published(24, 1024);
+        let qkv = LoraConfig { targets: LoraTargets::Qkv, ..lora.clone() };
+        let fused = LoraConfig { targets: LoraTargets::Fused, ..lora.clone() };
+        let others = [
+            (AdapterConfig::Lora(lora), 786_432),
+            (AdapterConfig::Lora(qkv), 1_179_648),
+            (AdapterConfig::Lora(fused), 786_432),
+            (AdapterConfig::AdaptFormer(AdaptFormerConfig::published(24, 1024)), 3_171_840),
+            (AdapterConfig::Vpt(VptConfig::published(24, 1024)), 3_686_400),
+        ];
+        for (config, expected) in others {
+            assert_eq!(adapter(&config).expect("counted"), expected, "{config:?}");
+        }
     }
 
     /// Published counts (spec backbones §1.2). They include the mask token of the pre-training, one
@@ -103,6 +118,32 @@ mod tests {
     #[test]
     fn backbones_have_the_published_sizes() {
         let sizes = [("dinov2-s", 21_993_216), ("dinov2-b", 86_453_760), ("dinov2-l", 304_199_680)];
+        let others = [
+            ("clip-l", 304_148_480),
+            ("mae-l", 304_149_504),
+            ("eva02-l", 304_237_504),
+            ("sam-h", 632_175_360),
+        ];
+        for (name, expected) in others {
+            let backbone = named(name).expect("known").at(16, 32);
+            let counted = network(SegmenterConfig::published(backbone, 19, Method::Freeze));
+            assert_eq!(counted.expect("counted").backbone, expected, "{name}");
+        }
+        // Published with the mask token.
+        let dinov3 = [
+            ("dinov3-s", 21_601_152),
+            ("dinov3-s-plus", 28_697_472),
+            ("dinov3-b", 85_669_632),
+            ("dinov3-l", 303_154_176),
+            ("dinov3-l-plus", 403_915_776),
+            ("dinov3-h-plus", 840_633_600),
+        ];
+        for (name, expected) in dinov3 {
+            let backbone = named(name).expect("known").at(16, 32);
+            let mask_token = backbone.embed_dim;
+            let counted = network(SegmenterConfig::published(backbone, 19, Method::Freeze));
+            assert_eq!(counted.expect("counted").backbone + mask_token, expected, "{name}");
+        }
         for (name, expected) in sizes.into_iter().chain([("dinov2-g", 1_136_227_328)]) {
             for (patch, grid, at) in [(16, 32, expected), (14, 37, native(name))] {
                 let backbone = named(name).expect("known").at(patch, grid);
@@ -131,10 +172,10 @@ mod tests {
         // The published count includes the mask token of the pre-training.
         let backbone = 304_199_680 - 1024;
         let rein = large(Method::Rein);
-        assert_eq!((rein.backbone, rein.rein, rein.head), (backbone, 2_990_081, 20_579_796));
+        assert_eq!((rein.backbone, rein.adapter, rein.head), (backbone, 2_990_081, 20_579_796));
         assert_eq!(rein.trained, 2_990_081 + 20_579_796);
         let (freeze, full) = (large(Method::Freeze), large(Method::Full));
-        assert_eq!((freeze.rein, freeze.head, freeze.trained), (0, 20_565_204, 20_565_204));
+        assert_eq!((freeze.adapter, freeze.head, freeze.trained), (0, 20_565_204, 20_565_204));
         assert_eq!(full.trained, backbone + 20_565_204);
     }
 
@@ -152,7 +193,7 @@ mod tests {
         if let ObjectiveConfig::Mask2Former { head, .. } = &mut config.objective {
             head.dim = 32;
         }
-        if let Some(rein) = &mut config.rein {
+        if let Some(rein) = config.rein_mut() {
             rein.query_dim = 32;
         }
         let counted = Segmenter::shapes(config.clone()).expect("shapes");

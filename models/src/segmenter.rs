@@ -10,7 +10,9 @@ use dressage_engine::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::adapter::{Adapter, Rein, ReinConfig};
+use crate::adapter::{
+    AdaptFormerConfig, Adapter, AdapterConfig, LoraConfig, ReinConfig, VptConfig,
+};
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::objective::mask2former::criterion::CriterionConfig;
 use crate::objective::mask2former::head::{HeadConfig, Queries};
@@ -30,6 +32,38 @@ pub enum Method {
     Freeze,
     /// Everything trains.
     Full,
+    /// Frozen backbone, trained LoRA and head.
+    Lora,
+    /// Frozen backbone, trained AdaptFormer and head.
+    Adaptformer,
+    /// Frozen backbone, trained VPT-deep and head.
+    Vpt,
+}
+
+impl Method {
+    /// All methods.
+    pub const ALL: [Method; 6] = [
+        Method::Rein,
+        Method::Freeze,
+        Method::Full,
+        Method::Lora,
+        Method::Adaptformer,
+        Method::Vpt,
+    ];
+
+    /// The published adapter of this method for a backbone, if it has one.
+    pub fn adapter(self, backbone: &BackboneConfig) -> Option<AdapterConfig> {
+        let (n, c, patch) = (backbone.depth(), backbone.width(), backbone.patch());
+        Some(match self {
+            Method::Freeze | Method::Full => return None,
+            Method::Rein => {
+                AdapterConfig::Rein(ReinConfig { patch, ..ReinConfig::published(n, c) })
+            }
+            Method::Lora => AdapterConfig::Lora(LoraConfig::published(n, c)),
+            Method::Adaptformer => AdapterConfig::AdaptFormer(AdaptFormerConfig::published(n, c)),
+            Method::Vpt => AdapterConfig::Vpt(VptConfig { patch, ..VptConfig::published(n, c) }),
+        })
+    }
 }
 
 impl std::fmt::Display for Method {
@@ -38,6 +72,9 @@ impl std::fmt::Display for Method {
             Method::Rein => "rein",
             Method::Freeze => "freeze",
             Method::Full => "full",
+            Method::Lora => "lora",
+            Method::Adaptformer => "adaptformer",
+            Method::Vpt => "vpt",
         })
     }
 }
@@ -47,8 +84,8 @@ impl std::fmt::Display for Method {
 pub struct SegmenterConfig {
     /// The backbone.
     pub backbone: BackboneConfig,
-    /// Rein, for [`Method::Rein`].
-    pub rein: Option<ReinConfig>,
+    /// The adapter of [`SegmenterConfig::method`].
+    pub adapter: Option<AdapterConfig>,
     /// Head and loss.
     pub objective: ObjectiveConfig,
     /// Method of adaptation, which decides the trained parameters.
@@ -60,6 +97,16 @@ pub struct SegmenterConfig {
 }
 
 impl SegmenterConfig {
+    /// Rein, if it is the adapter.
+    pub fn rein(&self) -> Option<&ReinConfig> {
+        self.adapter.as_ref()?.rein()
+    }
+
+    /// [`SegmenterConfig::rein`], to be changed.
+    pub fn rein_mut(&mut self) -> Option<&mut ReinConfig> {
+        self.adapter.as_mut()?.rein_mut()
+    }
+
     /// The published head and adapter on `backbone`. The head takes Rein's queries if there are
     /// any.
     pub fn published(
@@ -68,26 +115,24 @@ impl SegmenterConfig {
         method: Method,
     ) -> SegmenterConfig {
         let backbone = backbone.into();
-        let rein = (method == Method::Rein).then(|| ReinConfig {
-            patch: backbone.patch(),
-            ..ReinConfig::published(backbone.depth(), backbone.width())
-        });
-        let source = if rein.is_some() { Queries::Linked } else { Queries::Own };
+        let adapter = method.adapter(&backbone);
+        let linked = adapter.as_ref().is_some_and(|adapter| adapter.rein().is_some());
+        let source = if linked { Queries::Linked } else { Queries::Own };
         let head = HeadConfig::published(backbone.width(), classes, source);
         let loss = CriterionConfig::published(classes);
         let objective = ObjectiveConfig::Mask2Former { head, loss };
         let (precision, recompute) = (Precision::F32, RecomputePolicy::None);
-        SegmenterConfig { backbone, rein, objective, method, precision, recompute }
+        SegmenterConfig { backbone, adapter, objective, method, precision, recompute }
     }
 }
 
 /// Backbone, adapter and objective.
-type Modules = (Box<dyn Backbone>, Option<Rein>, Arc<dyn Objective>);
+type Modules = (Box<dyn Backbone>, Option<Box<dyn Adapter>>, Arc<dyn Objective>);
 
 /// A segmentation network.
 pub struct Segmenter {
     backbone: Box<dyn Backbone>,
-    rein: Option<Rein>,
+    adapter: Option<Box<dyn Adapter>>,
     objective: Arc<dyn Objective>,
     method: Method,
     recompute: RecomputePolicy,
@@ -116,13 +161,13 @@ impl Segmenter {
         let (method, unused) = (config.method, Self::unused(&config));
         let (precision, recompute) = (config.precision, config.recompute);
         let root = Scope::with_weights(dtype, precision, seed, weights, strict);
-        let (backbone, rein, objective) = Self::modules(&root, config)?;
+        let (backbone, adapter, objective) = Self::modules(&root, config)?;
         let ignored: Vec<&str> = unused.iter().map(String::as_str).collect();
         let params = root.finish("the network", &ignored)?;
         let (digests, place, files) = (root.digests(), None, root.files());
         Ok(Segmenter {
             backbone,
-            rein,
+            adapter,
             objective,
             method,
             recompute,
@@ -184,7 +229,7 @@ impl Segmenter {
     /// Names of the reference that this network does not use. These are the backbone's and, if the
     /// link is off, its two layers, which the reference keeps.
     pub fn unused(config: &SegmenterConfig) -> Vec<String> {
-        let linked = config.rein.as_ref().is_some_and(|r| r.link);
+        let linked = config.rein().is_some_and(|rein| rein.link);
         let link = ["transform.weight", "transform.bias", "merge.weight", "merge.bias"];
         let link = link.iter().filter(|_| !linked).map(|n| format!("backbone.reins.{n}"));
         let backbone = config.backbone.unused().iter().map(|n| format!("backbone.{n}"));
@@ -206,6 +251,9 @@ impl Segmenter {
     fn modules(root: &Scope, config: SegmenterConfig) -> Result<Modules> {
         let head = root.sub("decode_head");
         let scope = root.sub("backbone");
+        if config.adapter.as_ref().is_some_and(AdapterConfig::adds_tokens) {
+            config.backbone.takes_tokens()?;
+        }
         let frozen = scope.role(Role::Backbone).trainable(config.method == Method::Full);
         let backbone = config.backbone.build(&frozen)?;
         let (widths, channels) = (backbone.widths(), config.objective.in_channels());
@@ -213,10 +261,11 @@ impl Segmenter {
             let text = format!("the backbone's maps have {widths:?} channels, the head {channels}");
             return Err(ModelError::Config(text));
         }
-        let adapter = scope.sub("reins").role(Role::Adapter);
-        let objective = config.objective.build(&head, config.rein.as_ref())?;
-        let rein = config.rein.map(|rein| Rein::new(&adapter, rein)).transpose()?;
-        Ok((backbone, rein, objective))
+        let objective =
+            config.objective.build(&head, config.adapter.as_ref().and_then(AdapterConfig::rein))?;
+        let scope = scope.role(Role::Adapter);
+        let adapter = config.adapter.map(|adapter| adapter.build(&scope)).transpose()?;
+        Ok((backbone, adapter, objective))
     }
 
     /// The backbone.
@@ -225,8 +274,8 @@ impl Segmenter {
     }
 
     /// The adapter.
-    pub fn rein(&self) -> Option<&Rein> {
-        self.rein.as_ref()
+    pub fn adapter(&self) -> Option<&dyn Adapter> {
+        self.adapter.as_deref()
     }
 
     /// Head and loss.
@@ -265,7 +314,7 @@ impl Segmenter {
         f: impl FnOnce(&Features) -> Result<R>,
     ) -> Result<R> {
         with_recompute_policy(self.recompute, || {
-            let step = self.rein.as_ref().map(Adapter::step).transpose()?;
+            let step = self.adapter.as_ref().map(|adapter| adapter.step()).transpose()?;
             let levels = match self.method {
                 // Nothing below the head trains, so nothing of it is saved for the backward pass.
                 Method::Freeze => no_grad(|| self.backbone.forward(image, None))?,

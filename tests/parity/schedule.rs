@@ -98,7 +98,7 @@ fn network(method: Method, tensors: &[Value]) -> Outcome<Shapes> {
     let taps = VitConfig::default_taps(depth);
     let backbone = VitConfig { depth, taps, ..PUBLISHED[0].at(14, 16) };
     let mut config = SegmenterConfig::published(backbone, 19, method);
-    if let Some(rein) = &mut config.rein
+    if let Some(rein) = config.rein_mut()
         && tensors.iter().any(|t| t.word("name") == "backbone.reins.learnable_tokens")
     {
         rein.rank = 0;

@@ -1,7 +1,7 @@
 //! Conversion of the reference's settings to ours.
 
 use dressage_engine::RecomputePolicy;
-use dressage_models::adapter::ReinConfig;
+use dressage_models::adapter::{AdapterConfig, ReinConfig};
 use dressage_models::backbone::{Ffn, PUBLISHED, VitConfig};
 use dressage_models::objective::ObjectiveConfig;
 use dressage_models::objective::mask2former::criterion::CriterionConfig;
@@ -157,7 +157,7 @@ pub fn segmenter(config: &Value) -> Outcome<SegmenterConfig> {
     let backbone = &config["backbone"];
     Ok(SegmenterConfig {
         backbone: vit(backbone)?.into(),
-        rein: Some(rein(&backbone["reins_config"])?),
+        adapter: Some(AdapterConfig::Rein(rein(&backbone["reins_config"])?)),
         objective: ObjectiveConfig::Mask2Former {
             head: head(&config["decode_head"])?,
             loss: criterion(&config["decode_head"])?,

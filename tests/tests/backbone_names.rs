@@ -138,7 +138,7 @@ fn transformers_are_recognised_by_their_published_names() {
     );
     let k = known(&clip);
     assert_eq!((k.title().as_str(), k.grid), ("CLIP ViT-L/14 (image tower)", 16));
-    assert_eq!((k.prefix, k.recipe_name()), ("visual.", None));
+    assert_eq!((k.prefix, k.recipe_name()), ("visual.", Some("clip-l")));
     let plain: [(&str, &[usize]); 3] = [
         ("blocks.{}.norm1.weight", &[1024]),
         ("blocks.{}.attn.qkv.bias", &[3072]),
@@ -283,6 +283,10 @@ fn recorded_networks_are_recognised() {
     assert!(checked >= 1 && keys >= 10, "{checked} files and {keys} lists were looked at");
 }
 
+fn config_of_width(embed_dim: usize) -> VitConfig {
+    VitConfig { embed_dim, ..config(Ffn::Mlp, 0) }
+}
+
 #[test]
 fn weights_of_others_are_named_where_a_network_is_wanted() {
     let config = config(Ffn::Mlp, 0);
@@ -298,15 +302,24 @@ fn weights_of_others_are_named_where_a_network_is_wanted() {
             assert!(error.contains(word), "{error:?} lacks {word:?}");
         }
     };
-    let clip = shapes(
+    let resnet = shapes(
         2,
-        &[
-            ("visual.transformer.resblocks.{}.attn.in_proj_weight", &[36, 12]),
-            ("visual.transformer.resblocks.{}.ln_1.weight", &[12]),
-        ],
-        &[("visual.class_embedding", &[12]), ("visual.conv1.weight", &[12, 3, 4, 4])],
+        &[("layer1.{}.conv3.weight", &[256, 64, 1, 1])],
+        &[("conv1.weight", &[64, 3, 7, 7])],
     );
-    refused(clip, &config, &["some.pth", "CLIP ViT of 2 blocks of 12 channels", "DINOv2 only"]);
+    let families = "DINOv2, DINOv3, CLIP, MAE, EVA-02 and SAM only";
+    refused(resnet, &config, &["some.pth", "ResNet of [2, 0, 0, 0] blocks", families]);
+    // A published network of the right sizes and of another family.
+    let large = VitConfig { depth: 24, ..config_of_width(1024) };
+    let clip = shapes(
+        24,
+        &[
+            ("visual.transformer.resblocks.{}.attn.in_proj_weight", &[3072, 1024]),
+            ("visual.transformer.resblocks.{}.ln_1.weight", &[1024]),
+        ],
+        &[("visual.class_embedding", &[1024]), ("visual.conv1.weight", &[1024, 3, 14, 14])],
+    );
+    refused(clip, &large, &["CLIP ViT-L/14", "another family", "model.backbone to clip-l"]);
     let small = shapes(
         12,
         &[("blocks.{}.norm1.weight", &[384]), ("blocks.{}.ls1.gamma", &[384])],

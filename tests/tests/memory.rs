@@ -9,7 +9,6 @@ use std::sync::{Mutex, MutexGuard};
 use common::recipe;
 use dressage_engine::memory::{self, CATEGORIES, Category, usage, usage_on};
 use dressage_engine::{DType, Gradients, Param, Tensor, backward};
-use dressage_models::adapter::Adapter;
 use dressage_models::backbone::{BackboneConfig, Vit};
 use dressage_models::objective::Targets;
 use dressage_models::params::Scope;
@@ -276,7 +275,7 @@ fn nothing_below_the_first_rein_layer_is_saved() {
     let model = network::build(&recipe).expect("network");
     let vit = vit(&recipe);
     let (x, rows, columns) = vit.embed(&image(&recipe).0).expect("tokens");
-    let step = model.rein().expect("Rein").step().expect("tokens");
+    let step = model.adapter().expect("Rein").step().expect("tokens");
     let pass = vit.pass(&x, rows, columns).expect("grid");
     let refined = pass.block(0, &x, Some(&step)).expect("block");
     assert!(!x.tracked() && refined.tracked());

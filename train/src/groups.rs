@@ -50,9 +50,7 @@ impl ParamGroups {
     pub fn of(method: Method) -> Self {
         let keys: &[&str] = match method {
             Method::Freeze => &["query_embed", "query_feat", "level_embed", "norm"],
-            Method::Rein | Method::Full => {
-                &["norm", "query_embed", "level_embed", "learnable_tokens", "reins.scale"]
-            }
+            _ => &["norm", "query_embed", "level_embed", "learnable_tokens", "reins.scale"],
         };
         let setting = Setting { lr_mult: 1.0, decay_mult: 0.0 };
         let rules = keys.iter().map(|key| Rule { key: (*key).to_owned(), setting }).collect();
@@ -98,7 +96,7 @@ mod tests {
         if let ObjectiveConfig::Mask2Former { head, .. } = &mut own.objective {
             head.source = Queries::Own;
         }
-        if let Some(rein) = &mut own.rein {
+        if let Some(rein) = own.rein_mut() {
             rein.link = false;
         }
         let mut shapes = Segmenter::shapes(config).expect("shapes");

@@ -6,8 +6,8 @@ use std::{fs, io};
 
 use dressage_engine::{DType, Role};
 use dressage_kernels::ops::adamw::AdamW;
-use dressage_models::adapter::ReinConfig;
-use dressage_models::backbone::VitConfig;
+use dressage_models::adapter::{AdaptFormerConfig, AdapterConfig, LoraConfig, ReinConfig};
+use dressage_models::backbone::{BackboneConfig, VitConfig};
 use dressage_models::objective::ObjectiveConfig;
 use dressage_models::objective::mask2former::criterion::CriterionConfig;
 use dressage_models::objective::mask2former::head::{HeadConfig, Queries};
@@ -16,7 +16,7 @@ use dressage_models::weights::{
     Difference, HeadIn, StateDict, convert_backbone, fitted, is_backbone, recognise, refuse_part,
     same_size,
 };
-use dressage_models::{Method, ModelError, Segmenter, SegmenterConfig};
+use dressage_models::{ModelError, Segmenter, SegmenterConfig};
 
 use crate::data::{Joined, Source};
 use crate::optimiser::Optimiser;
@@ -46,17 +46,32 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         taps,
         ..recipe::base(&m.backbone).config.clone()
     };
-    let rein = (m.method == Method::Rein).then(|| ReinConfig {
-        tokens: r.tokens,
-        rank: r.rank,
-        query_dim: h.width,
-        patch: m.patch,
-        link: r.link,
-        softmax: r.softmax,
-        zero_mlp_delta_f: r.zero_mlp_delta_f,
-        ..ReinConfig::published(m.depth, m.embed_dim)
-    });
-    let linked = rein.as_ref().is_some_and(|r| r.link);
+    let backbone: BackboneConfig = backbone.into();
+    let mut adapter = m.method.adapter(&backbone);
+    match &mut adapter {
+        None => {}
+        Some(AdapterConfig::Rein(rein)) => {
+            *rein = ReinConfig {
+                tokens: r.tokens,
+                rank: r.rank,
+                query_dim: h.width,
+                link: r.link,
+                softmax: r.softmax,
+                zero_mlp_delta_f: r.zero_mlp_delta_f,
+                ..rein.clone()
+            }
+        }
+        Some(AdapterConfig::Lora(lora)) => {
+            let recipe::Lora { rank, alpha, targets } = recipe.lora;
+            *lora = LoraConfig { rank, alpha, targets, ..lora.clone() };
+        }
+        Some(AdapterConfig::AdaptFormer(adaptformer)) => {
+            let recipe::AdaptFormer { bottleneck, scale } = recipe.adaptformer;
+            *adaptformer = AdaptFormerConfig { bottleneck, scale, ..adaptformer.clone() };
+        }
+        Some(AdapterConfig::Vpt(vpt)) => vpt.prompts = recipe.vpt.prompts,
+    }
+    let linked = adapter.as_ref().and_then(AdapterConfig::rein).is_some_and(|rein| rein.link);
     let head = HeadConfig {
         in_channels: m.embed_dim,
         dim: h.width,
@@ -81,8 +96,7 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         }),
     };
     let (method, precision, recompute) = (m.method, m.precision, recipe.train.recompute);
-    let backbone = backbone.into();
-    Ok(SegmenterConfig { backbone, rein, objective, method, precision, recompute })
+    Ok(SegmenterConfig { backbone, adapter, objective, method, precision, recompute })
 }
 
 /// Builds the network. The backbone comes from the recipe's weights file, or from the seed if it

@@ -17,9 +17,67 @@ pub use prompts::{Vpt, VptConfig};
 pub use rein::{Rein, ReinConfig};
 
 use crate::Result;
+use crate::params::Scope;
+
+/// Sizes of an adapter of any kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AdapterConfig {
+    /// Rein.
+    Rein(ReinConfig),
+    /// LoRA.
+    Lora(LoraConfig),
+    /// AdaptFormer.
+    AdaptFormer(AdaptFormerConfig),
+    /// VPT-deep.
+    Vpt(VptConfig),
+}
+
+impl AdapterConfig {
+    /// Builds the adapter. `scope` is that of the backbone.
+    ///
+    /// # Errors
+    /// Sizes that do not fit together.
+    pub fn build(&self, scope: &Scope) -> Result<Box<dyn Adapter>> {
+        Ok(match self {
+            AdapterConfig::Rein(config) => {
+                Box::new(Rein::new(&scope.sub("reins"), config.clone())?)
+            }
+            AdapterConfig::Lora(config) => Box::new(Lora::new(scope, config.clone())?),
+            AdapterConfig::AdaptFormer(config) => Box::new(AdaptFormer::new(scope, config)?),
+            AdapterConfig::Vpt(config) => Box::new(Vpt::new(scope, config)?),
+        })
+    }
+
+    /// Rein, if it is that.
+    pub fn rein(&self) -> Option<&ReinConfig> {
+        match self {
+            AdapterConfig::Rein(config) => Some(config),
+            _ => None,
+        }
+    }
+
+    /// [`AdapterConfig::rein`], to be changed.
+    pub fn rein_mut(&mut self) -> Option<&mut ReinConfig> {
+        match self {
+            AdapterConfig::Rein(config) => Some(config),
+            _ => None,
+        }
+    }
+
+    /// Whether it adds tokens to those of a block, which windows have no place for.
+    pub fn adds_tokens(&self) -> bool {
+        matches!(self, AdapterConfig::Vpt(_))
+    }
+}
+
+/// Whether a parameter with this name belongs to an adapter, in a file of any origin.
+pub fn is_adapter(name: &str) -> bool {
+    let parts = ["backbone.reins.", "backbone.prompts", ".lora_A.", ".lora_B.", ".adaptmlp."];
+    parts.iter().any(|part| name.contains(part))
+}
 
 /// An adapter of a backbone.
-pub trait Adapter {
+pub trait Adapter: Send + Sync {
     /// Everything that does not depend on the image, computed once per step.
     ///
     /// # Errors

@@ -12,9 +12,9 @@ pub use vit::{
     ClassToken, Ffn, Pass, PositionTable, QkvBias, RotaryEmbedding, Vit, VitConfig, WindowConfig,
 };
 
-use crate::Result;
 use crate::adapter::AdapterStep;
 use crate::params::Scope;
+use crate::{ModelError, Result};
 
 /// A backbone.
 pub trait Backbone: Send + Sync {
@@ -65,6 +65,20 @@ impl BackboneConfig {
     pub fn depth(&self) -> usize {
         let BackboneConfig::Vit(config) = self;
         config.depth
+    }
+
+    /// Checks that an adapter may add tokens to those of a block.
+    ///
+    /// # Errors
+    /// Attention within windows, or on a grid, has no place for them.
+    pub fn takes_tokens(&self) -> Result<()> {
+        let BackboneConfig::Vit(config) = self;
+        match config.windows {
+            None => Ok(()),
+            Some(_) => Err(ModelError::Config(
+                "the adapter adds tokens, for which the backbone's windows have no place".into(),
+            )),
+        }
     }
 
     /// Side of a patch in pixels.

@@ -8,6 +8,7 @@ use super::families::{Family, recognise};
 use super::finite::finite;
 use super::renaming::{own_names, usable};
 use super::{StateDict, dinov3};
+use crate::adapter::is_adapter;
 use crate::backbone::published::families;
 use crate::backbone::{BackboneConfig, PositionTable};
 use crate::{ModelError, Result};
@@ -93,7 +94,10 @@ pub fn resize_pos_embed(table: &Tensor, grid: usize, positions: PositionTable) -
 pub fn convert_backbone(weights: StateDict, config: &BackboneConfig) -> Result<StateDict> {
     let BackboneConfig::Vit(vit) = config;
     let mut dict = match recognise(&weights) {
-        None if weights.names().any(|n| n.starts_with("decode_head.") || n.contains("reins.")) => {
+        None if weights
+            .names()
+            .any(|n| n.starts_with("decode_head.") || is_adapter(n) || n.contains("reins.")) =>
+        {
             let difference = "it holds an adapter or a head without a backbone; name it in \
                               model.checkpoint, and the backbone's own file in model.weights";
             return Err(misfit(&weights, difference.into()));

@@ -193,13 +193,15 @@ impl Known {
         self.published().map(|published| published.name)
     }
 
-    /// The published backbone with these sizes.
+    /// The published backbone with these sizes; among several the one with the same form of MLPs.
     pub(super) fn published(&self) -> Option<&'static Published> {
         let same = |p: &&Published| {
             let same_sizes = p.config.embed_dim == self.width && self.blocks == [p.config.depth];
-            p.family == self.family && same_sizes && p.config.ffn.gated() == self.gated
+            p.family == self.family && same_sizes
         };
-        PUBLISHED.iter().find(same)
+        let alike = |p: &&Published| p.config.ffn.gated() == self.gated;
+        let all = || PUBLISHED.iter().filter(same);
+        all().find(alike).or_else(|| all().next())
     }
 
     /// Usual name, such as `DINOv2 ViT-L/14`.

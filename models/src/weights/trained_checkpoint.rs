@@ -4,11 +4,12 @@ use dressage_engine::Role;
 use std::collections::BTreeMap;
 
 use super::{StateDict, convert_backbone};
+use crate::adapter::is_adapter;
 use crate::{Result, Segmenter, SegmenterConfig};
 
 /// Whether a parameter is one of the backbone's own, under the reference's names.
 pub fn is_backbone(name: &str) -> bool {
-    name.starts_with("backbone.") && !name.starts_with("backbone.reins.")
+    name.starts_with("backbone.") && !is_adapter(name)
 }
 
 /// A head in a dictionary, with what its shapes say.

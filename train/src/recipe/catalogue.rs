@@ -31,7 +31,7 @@ pub const KEYS: &[Key] = &[
         "model.method",
         Choice(METHODS),
         "'rein'",
-        "what trains: Rein and head, the head, everything",
+        "what trains: an adapter and the head, the head, everything",
     ),
     key("model.precision", Choice(PRECISIONS), "'f32'", "how frozen matrices are stored"),
     key("model.embed_dim", Count, FOLLOWS, "channels").within(1, 1 << 14),
@@ -59,6 +59,15 @@ pub const KEYS: &[Key] = &[
     ),
     key("rein.softmax", Flag, "true", "softmax over the tokens"),
     key("rein.zero_mlp_delta_f", Flag, "false", "last MLP starts at zero, scale is the constant 1"),
+    key("lora.rank", Count, "8", "rank of LoRA's factors").within(1, 1 << 14),
+    key("lora.alpha", Real, FOLLOWS, "LoRA's addition is scaled by alpha / rank, by default 1")
+        .range(Range::NotNegative),
+    key("lora.targets", Choice(LORA_TARGETS), "'qv'", "rows of queries, keys, values; all in one"),
+    key("adaptformer.bottleneck", Count, "64", "channels of AdaptFormer's bottleneck")
+        .within(1, 1 << 14),
+    key("adaptformer.scale", Real, "0.1", "factor of AdaptFormer's addition")
+        .range(Range::NotNegative),
+    key("vpt.prompts", Count, "150", "prompts per block").within(1, 1 << 14),
     key(
         "head.kind",
         Choice(HEADS),
@@ -246,6 +255,7 @@ const CPUS: &[&str] = &["auto", "avx512", "avx2", "portable"];
 
 const HEADS: &[&str] = &["mask2former", "per-pixel"];
 
-const METHODS: &[&str] = &["rein", "freeze", "full"];
+const METHODS: &[&str] = &["rein", "freeze", "full", "lora", "adaptformer", "vpt"];
+const LORA_TARGETS: &[&str] = &["qv", "qkv", "fused"];
 
 const SOURCES: &[&str] = &["files", "scenes"];

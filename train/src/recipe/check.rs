@@ -15,7 +15,7 @@ use crate::place::DeviceChoice;
 
 /// Fails with the first key whose value is not valid.
 pub(super) fn check(recipe: &Recipe, values: &Value) -> Result<(), RecipeError> {
-    let checks = [model, rein, head, loss, augment, train, eval];
+    let checks = [model, adapter, head, loss, augment, train, eval];
     let relations = || checks.iter().find_map(|check| check(recipe, values).err());
     let wrong = sizes(recipe, values).err().or_else(relations);
     let wrong = wrong.or_else(|| run(recipe).err());
@@ -98,13 +98,15 @@ fn model(recipe: &Recipe, values: &Value) -> Wrong {
     })
 }
 
-fn rein(recipe: &Recipe, values: &Value) -> Wrong {
+fn adapter(recipe: &Recipe, values: &Value) -> Wrong {
     let (r, queries) = (&recipe.rein, recipe.head.queries);
-    if recipe.model.method != Method::Rein {
-        return Ok(());
+    match recipe.model.method {
+        Method::Rein => ranges("rein", values)?,
+        Method::Freeze | Method::Full => return Ok(()),
+        Method::Lora => return ranges("lora", values),
+        Method::Adaptformer => return ranges("adaptformer", values),
+        Method::Vpt => return ranges("vpt", values),
     }
-    // The first token only absorbs softmax mass, so one token alone would refine nothing.
-    ranges("rein", values)?;
     let linked = recipe.head.kind == HeadKind::Mask2former;
     ensure("rein.link", !r.link || linked, || {
         "is true, but only a head of kind mask2former has queries".to_owned()

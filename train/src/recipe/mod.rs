@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 
 use dressage_engine::RecomputePolicy;
 use dressage_models::Precision;
+use dressage_models::adapter::LoraTargets;
 use dressage_models::backbone::Ffn;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,12 @@ pub struct Recipe {
     pub model: Model,
     /// Rein; only read when `model.method` is `rein`.
     pub rein: Rein,
+    /// LoRA; only read when `model.method` is `lora`.
+    pub lora: Lora,
+    /// AdaptFormer; only read when `model.method` is `adaptformer`.
+    pub adaptformer: AdaptFormer,
+    /// VPT-deep; only read when `model.method` is `vpt`.
+    pub vpt: Vpt,
     /// Head and its classes.
     pub head: Head,
     /// Losses of Mask2Former: weights of the terms, and the points at which the terms are computed.
@@ -136,6 +143,33 @@ pub struct Rein {
     /// Whether to use the paper's literal form: `mlp_delta_f` starts at zero and `scale` is the
     /// constant 1.
     pub zero_mlp_delta_f: bool,
+}
+
+/// LoRA (spec peft-and-dgss §3).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lora {
+    /// Rank r of the factors.
+    pub rank: usize,
+    /// Factor α: the addition is scaled by α/r.
+    pub alpha: f64,
+    /// Rows of the packed layer of queries, keys and values that are changed.
+    pub targets: LoraTargets,
+}
+
+/// AdaptFormer (spec peft-and-dgss §3).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AdaptFormer {
+    /// Channels of the bottleneck.
+    pub bottleneck: usize,
+    /// Factor of the addition.
+    pub scale: f64,
+}
+
+/// VPT-deep (spec peft-and-dgss §3).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Vpt {
+    /// Prompts per block.
+    pub prompts: usize,
 }
 
 /// Head and loss of a network.
@@ -396,7 +430,7 @@ impl Recipe {
         let groups = ParamGroups::of(self.model.method);
         match self.model.method {
             Method::Full => groups.with_backbone_lr_mult(self.train.backbone_lr_mult),
-            Method::Rein | Method::Freeze => groups,
+            _ => groups,
         }
     }
 

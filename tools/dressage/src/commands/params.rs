@@ -1,7 +1,7 @@
 //! `dressage params`.
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
-use dressage_models::adapter::ReinConfig;
+use dressage_models::adapter::{AdapterConfig, ReinConfig};
 use dressage_models::backbone::{PUBLISHED, VitConfig};
 use dressage_models::{Method, SegmenterConfig, counts};
 
@@ -22,14 +22,10 @@ pub struct Args {
 /// Value of `--size` for every backbone.
 const ALL: &str = "all";
 
-/// Value of `--size` for the adapter of the paper's SAM, of which there is no network here.
-const HUGE: &str = "h";
-
 /// Backbones to count for.
 fn sizes() -> impl Iterator<Item = PossibleValue> {
     let published = PUBLISHED.iter().map(|p| PossibleValue::new(p.short).help(p.title()));
-    let huge = PossibleValue::new(HUGE).help("ViT-H as in SAM, the adapter only");
-    published.chain([huge, PossibleValue::new(ALL).help("All of these")])
+    published.chain([PossibleValue::new(ALL).help("All of these")])
 }
 
 /// Row of a table: a part, its number of parameters, and the paper's number in millions.
@@ -61,17 +57,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             tables.push(table(&format!("{title} ({n} blocks of {c} channels)"), &rows));
         }
     }
-    if wanted(HUGE) {
-        let mut rows = vec![row("Rein", rein(ReinConfig::published(32, 1280))?, Some("4.51"))];
-        rows.extend(adapters(32, 1280, false)?);
-        tables.push(table("ViT-H as in SAM (32 blocks of 1280 channels)", &rows));
-    }
     print(&tables.join("\n"));
     Ok(())
 }
 
 fn rein(config: ReinConfig) -> Result<usize, Failure> {
-    Ok(counts::rein(config)?)
+    Ok(counts::adapter(&AdapterConfig::Rein(config))?)
 }
 
 /// Counts the parameters of the network by part.
@@ -82,7 +73,7 @@ fn network(backbone: &VitConfig, large: bool) -> Result<Vec<Row>, Failure> {
     Ok(vec![
         row("backbone", with.backbone, paper("304.20")),
         row("  + mask token of its pre-training", with.backbone + backbone.embed_dim, None),
-        row("Rein", with.rein, paper("2.99")),
+        row("Rein", with.adapter, paper("2.99")),
         row("head with queries from Rein", with.head, paper("20.6")),
         row("head with queries of its own", plain.head, paper("20.6")),
         row("trained, method rein", with.trained, None),

@@ -112,7 +112,9 @@ fn trained(
         (HeadIn::PerPixel { .. }, objective) => {
             let (in_channels, taps) = (config.backbone.width(), 4);
             *objective = ObjectiveConfig::PerPixel(PerPixelConfig { in_channels, taps, classes });
-            config.rein.iter_mut().for_each(|rein| rein.link = false);
+            if let Some(rein) = config.rein_mut() {
+                rein.link = false;
+            }
         }
         (HeadIn::Mask2Former { mask_width, .. }, ObjectiveConfig::Mask2Former { head, .. }) => {
             head.mask_width = mask_width.filter(|n| *n > 0).unwrap_or(head.mask_width);
