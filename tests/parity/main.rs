@@ -4,6 +4,7 @@
 //! folders of `DRESSAGE_FIXTURES`. All sizes are read from the cases.
 //! `cargo test -p dressage-tests --release parity -- --nocapture` prints a line for each.
 
+mod adapters;
 mod backbones;
 mod containers;
 mod head;
@@ -89,6 +90,7 @@ fn check_for(fixture: &Fixture) -> Option<Check> {
         }
     };
     let by_name = || match (json.word("group"), json.word("fixture").split_once('.')?.0) {
+        ("peft", _) => Some(adapters::adapter as Check),
         ("heads", "loss") => Some(loss::loss as Check),
         ("heads", "scores") => Some(loss::scores as Check),
         ("semfpn", _) if fixture.has("output.loss_ce") => Some(per_pixel::loss as Check),

@@ -30,7 +30,7 @@ fn small(dir: &Path, more: &[&str]) -> Recipe {
     common::recipe(dir, &[&SMALL[..], more].concat())
 }
 
-/// Bits of the loss of each step, and the bytes of the checkpoint after the last one.
+/// Loss of each step, and the bytes of the checkpoint after the last one.
 fn run(settings: &[&str]) -> (Vec<f32>, Vec<u8>) {
     let dir = tempfile::tempdir().expect("folder");
     let mut trainer = Trainer::new(small(dir.path(), settings), false).expect("trainer");
@@ -40,9 +40,13 @@ fn run(settings: &[&str]) -> (Vec<f32>, Vec<u8>) {
     (losses, std::fs::read(saved).expect("checkpoint"))
 }
 
-fn three_steps(method: &str) {
+fn three_steps(method: &str, head: &str) {
     for (backbone, sizes) in FAMILIES {
-        let own = [format!("model.backbone={backbone}"), format!("model.method={method}")];
+        let own = [
+            format!("model.backbone={backbone}"),
+            format!("model.method={method}"),
+            format!("head.kind={head}"),
+        ];
         let own: Vec<&str> = own.iter().map(String::as_str).chain(sizes.iter().copied()).collect();
         let on = |place: &[&str]| run(&[place, &own].concat());
         let (here, again) = (on(&["run.device=cpu"]), on(&["run.device=cpu"]));
@@ -59,14 +63,15 @@ fn three_steps(method: &str) {
 
 #[test]
 fn rein_trains_on_every_family() {
-    three_steps("rein");
+    three_steps("rein", "per-pixel");
 }
 
 #[test]
 fn every_family_trains_whole() {
-    three_steps("full");
+    three_steps("full", "per-pixel");
 }
 
+/// Checks the usual head too, whose queries come from Rein.
 #[test]
 fn every_family_runs_in_bf16() {
     for (backbone, sizes) in FAMILIES {

@@ -93,7 +93,8 @@ impl Layout {
     fn read(&self, shapes: &BTreeMap<String, Vec<usize>>, prefix: &'static str) -> Option<Known> {
         let own = || shapes.keys().filter_map(|name| name.strip_prefix(prefix));
         let any = |pattern: &&&str| own().any(|name| number(pattern, name).is_some());
-        if !self.has.iter().all(|p| any(&p)) || self.lacks.iter().any(|p| any(&p)) {
+        let one = self.any.is_empty() || self.any.iter().any(|p| any(&p));
+        if !one || !self.has.iter().all(|p| any(&p)) || self.lacks.iter().any(|p| any(&p)) {
             return None;
         }
         let shape = |name: &str| shapes.get(&format!("{prefix}{name}"));

@@ -7,7 +7,8 @@ use crate::weights::renaming::{Rule, third, unused, whole};
 pub(super) const LAYOUTS: &[Layout] = &[
     Layout {
         prefixes: &["backbone.", "visual.", ""],
-        has: &["transformer.resblocks.{}.attn.in_proj_weight", "class_embedding", "conv1.weight"],
+        has: &["transformer.resblocks.{}.attn.in_proj_weight"],
+        any: &["class_embedding", "conv1.weight"],
         blocks: &["transformer.resblocks.{}.ln_1.weight"],
         patch: "conv1.weight",
         positions: "positional_embedding",
@@ -16,7 +17,8 @@ pub(super) const LAYOUTS: &[Layout] = &[
     },
     Layout {
         prefixes: &["backbone.", "vision_model.", ""],
-        has: &["encoder.layers.{}.self_attn.q_proj.weight", "pre_layrnorm.weight"],
+        has: &["encoder.layers.{}.self_attn.q_proj.weight"],
+        any: &["pre_layrnorm.weight", "embeddings.class_embedding"],
         blocks: &["encoder.layers.{}.layer_norm1.weight"],
         patch: "embeddings.patch_embedding.weight",
         positions: "embeddings.position_embedding.weight",

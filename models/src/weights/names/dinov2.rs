@@ -11,7 +11,8 @@ pub(super) const LAYOUTS: &[Layout] = &[
     },
     Layout {
         prefixes: &["backbone.", "dinov2.", "dinov2_with_registers.", ""],
-        has: &["encoder.layer.{}.layer_scale1.lambda1", "embeddings.cls_token"],
+        has: &["encoder.layer.{}.layer_scale1.lambda1"],
+        any: &["embeddings.cls_token", "embeddings.position_embeddings"],
         blocks: &["encoder.layer.{}.norm1.weight"],
         patch: "embeddings.patch_embeddings.projection.weight",
         positions: "embeddings.position_embeddings",

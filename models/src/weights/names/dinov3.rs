@@ -6,7 +6,8 @@ use crate::weights::renaming::{Rule, half, third, unused, whole, zero_third};
 
 pub(super) const LAYOUTS: &[Layout] = &[
     Layout {
-        has: &["storage_tokens", "blocks.{}.ls1.gamma"],
+        has: &["blocks.{}.ls1.gamma"],
+        any: &["storage_tokens", "rope_embed.periods"],
         lacks: &["pos_embed"],
         positions: "",
         registers: "storage_tokens",
@@ -14,28 +15,25 @@ pub(super) const LAYOUTS: &[Layout] = &[
         ..Layout::of(Family::Dinov3, OFFICIAL)
     },
     transformers(
-        &["embeddings.register_tokens", "layer.{}.mlp.gate_proj.weight"],
-        &["embeddings.position_embeddings"],
+        &["layer.{}.attention.q_proj.weight", "layer.{}.mlp.gate_proj.weight"],
         &[TRANSFORMERS, TRANSFORMERS_GATED],
     ),
     transformers(
-        &["embeddings.register_tokens", "layer.{}.attention.q_proj.weight"],
-        &["embeddings.position_embeddings"],
+        &["layer.{}.attention.q_proj.weight", "layer.{}.layer_scale1.lambda1"],
         &[TRANSFORMERS, TRANSFORMERS_MLP],
     ),
-    image_models(&["reg_token", "blocks.{}.mlp.fc1_g.weight"], &[IMAGE_MODELS, IMAGE_MODELS_GATED]),
-    image_models(&["reg_token", "blocks.{}.gamma_1"], &[IMAGE_MODELS]),
+    image_models(
+        &["blocks.{}.gamma_1", "blocks.{}.mlp.fc1_g.weight"],
+        &[IMAGE_MODELS, IMAGE_MODELS_GATED],
+    ),
+    image_models(&["blocks.{}.gamma_1"], &[IMAGE_MODELS]),
 ];
 
-const fn transformers(
-    has: &'static [&'static str],
-    lacks: &'static [&'static str],
-    rules: &'static [&'static [Rule]],
-) -> Layout {
+const fn transformers(has: &'static [&'static str], rules: &'static [&'static [Rule]]) -> Layout {
     Layout {
         prefixes: &["backbone.", "model.", ""],
         has,
-        lacks,
+        lacks: &["embeddings.position_embeddings"],
         blocks: &["layer.{}.norm1.weight"],
         patch: "embeddings.patch_embeddings.weight",
         positions: "",
@@ -48,7 +46,8 @@ const fn transformers(
 const fn image_models(has: &'static [&'static str], rules: &'static [&'static [Rule]]) -> Layout {
     Layout {
         has,
-        lacks: &["pos_embed"],
+        // A BEiT has these.
+        lacks: &["pos_embed", "blocks.{}.attn.relative_position_bias_table"],
         positions: "",
         registers: "reg_token",
         rules,

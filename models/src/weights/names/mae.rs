@@ -6,14 +6,16 @@ use crate::weights::renaming::{Rule, third, unused, whole};
 
 pub(super) const LAYOUTS: &[Layout] = &[
     Layout {
-        has: &["blocks.{}.attn.qkv.bias", "blocks.{}.mlp.fc1.weight", "cls_token", "pos_embed"],
+        has: &["blocks.{}.attn.qkv.bias", "blocks.{}.mlp.fc1.weight"],
+        any: &["cls_token", "pos_embed"],
         lacks: &["blocks.{}.ls1.gamma", "blocks.{}.ls2.gamma", "blocks.{}.gamma_1"],
         rules: &[AUTHORS],
         ..Layout::of(Family::Mae, OFFICIAL)
     },
     Layout {
         prefixes: &["backbone.", "vit.", ""],
-        has: &["encoder.layer.{}.layernorm_before.weight", "embeddings.position_embeddings"],
+        has: &["encoder.layer.{}.layernorm_before.weight"],
+        any: &["embeddings.cls_token", "embeddings.position_embeddings"],
         lacks: &["encoder.layer.{}.layer_scale1.lambda1", "encoder.layer.{}.lambda_1"],
         blocks: &["encoder.layer.{}.layernorm_before.weight"],
         patch: "embeddings.patch_embeddings.projection.weight",

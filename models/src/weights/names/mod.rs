@@ -21,6 +21,9 @@ pub(super) struct Layout {
     pub prefixes: &'static [&'static str],
     /// Names that must all be present.
     pub has: &'static [&'static str],
+    /// Names of which one must be present, if there are any here. A file that lacks one tensor is
+    /// still recognised, so that its name can be told.
+    pub any: &'static [&'static str],
     /// Names that must all be absent.
     pub lacks: &'static [&'static str],
     /// A name in each block, one pattern per stage. The first axis is the stage's width.
@@ -43,6 +46,7 @@ impl Layout {
             names,
             prefixes: &["backbone.", ""],
             has: &[],
+            any: &[],
             lacks: &[],
             blocks: &["blocks.{}.norm1.weight"],
             patch: "patch_embed.proj.weight",
