@@ -12,7 +12,8 @@ use serde_json::Value;
 use crate::Outcome;
 
 /// Subfolders of a folder of fixtures that are searched as well.
-const SUBFOLDERS: [&str; 4] = ["backbones", "dinov2_vits14", "heads", "semfpn"];
+const SUBFOLDERS: [&str; 6] =
+    ["backbones", "dinov2_vits14", "dinov3", "heads", "peft", "semfpn"];
 
 /// One recorded case.
 pub struct Fixture {
@@ -52,9 +53,10 @@ pub fn list(root: &Path) -> Outcome<Vec<PathBuf>> {
         files.retain(|p| {
             let ending = p.extension().and_then(|e| e.to_str());
             match ending {
-                // Some hold the contents of a PyTorch file next to them.
+                // Some hold the contents of a PyTorch file next to them, or the weights of a case
+                // under other names.
                 Some("safetensors") => {
-                    p.with_extension("").extension().is_none_or(|e| e != "expected")
+                    p.with_extension("").extension().is_none_or(|e| e != "expected" && e != "hf")
                 }
                 Some("pth" | "pt") => true,
                 Some("json") => !p.with_extension("safetensors").exists(),

@@ -128,7 +128,7 @@ pub(super) fn own_names(dict: StateDict, known: &Known) -> Result<StateDict> {
         }
     }
     for (to, parts) in stacks {
-        let tensor = stack(rules, &to, parts)?.map_err(|difference| ModelError::Mismatch {
+        let tensor = stack(known, &to, parts)?.map_err(|difference| ModelError::Mismatch {
             source_name: ours.origin().to_string(),
             network: known.family.to_string(),
             difference,
@@ -148,10 +148,11 @@ pub(super) fn usable(name: &str, tensor: &Stored, origin: &str) -> Result<()> {
 
 /// The parts of a tensor as one, or the reason why they do not form one.
 fn stack(
-    rules: &[&'static [Rule]],
+    known: &Known,
     to: &str,
     mut parts: BTreeMap<usize, (String, Stored)>,
 ) -> Result<std::result::Result<Stored, String>> {
+    let (rules, prefix) = (known.rules, known.prefix);
     let own = || flat(rules).filter_map(|rule| Some((rule, number(rule.ours, to)?)));
     let of = own().find_map(|(rule, _)| match rule.part {
         Part::Of(_, of) => Some(of),
@@ -161,7 +162,7 @@ fn stack(
     let mut tensors = Vec::new();
     for i in 0..of.unwrap_or(0) {
         if let Some((name, tensor)) = parts.remove(&i) {
-            names.push(format!("{name} is {:?}", tensor.shape()));
+            names.push(format!("{prefix}{name} is {:?}", tensor.shape()));
             tensors.push(tensor);
         } else if own().any(|(rule, _)| matches!(rule.part, Part::Zeros(j, _) if i == j)) {
             let like = tensors.first().map(|part: &Stored| part.shape().to_vec());
@@ -170,7 +171,7 @@ fn stack(
             let is = |part: Part| matches!(part, Part::Of(j, _) if i == j);
             let theirs = own().find(|(rule, _)| is(rule.part));
             let name = theirs.map(|(rule, n)| at(rule.theirs, n)).unwrap_or_default();
-            return Ok(Err(format!("{name} is missing")));
+            return Ok(Err(format!("{prefix}{name} is missing")));
         }
     }
     let stacked = Stored::stacked(tensors)?;
