@@ -321,7 +321,7 @@ pub fn all() -> Vec<Kernels> {
         rein::verify::KERNELS,
         relative_position::verify::KERNELS,
         Kernels::of::<residual::Residual>(),
-        resize::verify::KERNELS,
+        Kernels::of::<resize::Resize>(),
         rotary::verify::KERNELS,
         Kernels::of::<row_width::RowWidth>(),
         semantic_scores::verify::KERNELS,

@@ -27,7 +27,8 @@ use rayon::prelude::*;
 
 pub use gpu::AttentionMaskGpu;
 
-use crate::ops::resize::{Axis, Resize};
+use crate::call::{Call, Host};
+use crate::ops::resize::{Axis, Forward, Resize};
 use crate::{KernelError, Real, Result, check_len, dry_run};
 
 /// Half the spacing of f32 below 0.5, divided by the slope of the sigmoid at zero.
@@ -56,7 +57,7 @@ impl AttentionMask<'_> {
         used: &mut [u8],
         raw: Option<&mut [u8]>,
     ) -> Result<()> {
-        let one = Resize { n: 1, c: 1, y: self.y, x: self.x };
+        let one = Resize { n: 1, c: 1, y: self.y.clone(), x: self.x.clone() };
         let (map, keys) = (one.input_len(), one.output_len());
         check_len("attention_mask", "logits", logits, self.n * map)?;
         check_len("attention_mask", "used", used, self.n * keys)?;
@@ -72,7 +73,7 @@ impl AttentionMask<'_> {
         let rows = logits.par_chunks(map).zip(used.par_chunks_mut(keys));
         let block = |values: &mut Vec<T>, (logits, used): (&[T], &mut [u8])| {
             values.resize(keys, T::ZERO);
-            one.forward(logits, values)?;
+            Forward::<Host, _> { x: logits, y: values }.run(&one)?;
             for (used, v) in used.iter_mut().zip(&*values) {
                 *used = u8::from(*v < T::of(THRESHOLD));
             }
@@ -121,7 +122,8 @@ mod tests {
             // The last row is negative everywhere.
             logits[(n - 1) * h * w..].iter_mut().for_each(|v| *v = -v.abs() - T::of(0.1));
             let mut resized = vec![T::ZERO; n * ho * wo];
-            Resize { n, c: 1, y: &y, x: &x }.forward(&logits, &mut resized).unwrap();
+            let resize = Resize { n, c: 1, y: y.clone(), x: x.clone() };
+            Forward::<Host, _> { x: &logits, y: &mut resized }.run(&resize).unwrap();
             let want: Vec<u8> =
                 resized.iter().map(|v| u8::from(v.sigmoid() < T::of(0.5))).collect();
             let (mut used, mut raw) = (vec![9; n * ho * wo], vec![9; n * ho * wo]);

@@ -4,10 +4,11 @@ use half::bf16;
 
 use super::{AttentionMask, AttentionMaskGpu, THRESHOLD};
 use crate::Result;
+use crate::call::{Call, Host};
 use crate::check::verify::{Kernels, Timed, Verification, filled};
 use crate::check::{UNIT, noise, stored};
 use crate::device::{Device, Float};
-use crate::ops::resize::{Axis, AxisGpu, Mode, Resize, Step};
+use crate::ops::resize::{Axis, AxisGpu, Forward, Mode, Resize, Step};
 
 pub(crate) const KERNELS: Kernels = Kernels { name: "attention_mask", verify, timed };
 
@@ -55,7 +56,7 @@ fn check<T: Float>(
     let (mut want, mut want_raw) = (vec![9; keys], vec![9; keys]);
     AttentionMask { n, y: &y, x: &x }.compute(&exact, &mut want, Some(&mut want_raw))?;
     let mut values = vec![0.0; keys];
-    Resize { n, c: 1, y: &y, x: &x }.forward(&exact, &mut values)?;
+    Forward::<Host, _> { x: &exact, y: &mut values }.run(&Resize { n, c: 1, y, x })?;
     // Four taps of values up to 1.1: within this distance of the threshold either flag is correct.
     let unsure: Vec<usize> =
         (0..keys).filter(|&i| (values[i] - THRESHOLD).abs() <= 8.0 * UNIT).collect();
