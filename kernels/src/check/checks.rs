@@ -102,14 +102,12 @@ impl<O: Operation> Checks<O> {
     }
 
     /// Sets the values of an operand in every run, such as indices.
-    #[expect(dead_code)]
     pub(crate) fn given(mut self, name: &'static str, values: Edit<O>) -> Checks<O> {
         self.given.push((name, values));
         self
     }
 
     /// Adds checks on a device that no pass can state.
-    #[expect(dead_code)]
     pub(crate) fn more(mut self, verify: Verify) -> Checks<O> {
         self.more.push(verify);
         self

@@ -316,7 +316,7 @@ pub fn all() -> Vec<Kernels> {
         ms_deform_attn::verify::KERNELS,
         patch_embed::verify::KERNELS,
         pixel_loss::verify::KERNELS,
-        point_sample::verify::KERNELS,
+        Kernels { timed: point_sample::timed, ..Kernels::of::<point_sample::PointSample>() },
         reduce::verify::KERNELS,
         rein::verify::KERNELS,
         relative_position::verify::KERNELS,

@@ -16,6 +16,7 @@ use crate::ops::linear::Linear;
 use crate::ops::mask_loss::{MaskLoss, MaskLosses};
 use crate::ops::match_cost::MatchCost;
 use crate::ops::ms_deform_attn::MsDeformAttn;
+use crate::ops::point_sample::PointSample;
 use crate::ops::residual::Residual;
 use crate::ops::resize::Resize;
 use crate::ops::row_width::RowWidth;
@@ -30,7 +31,7 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 16] = [
+    let verifications: [(&'static str, Verify); 17] = [
         of::<Pointwise>(),
         ("attention", attention),
         ("conv2d", conv2d),
@@ -40,6 +41,7 @@ pub fn all() -> Vec<Kernels> {
         ("mask_loss", mask_loss),
         ("match_cost", match_cost),
         ("ms_deform_attn", ms_deform_attn),
+        of::<PointSample>(),
         of::<Residual>(),
         of::<Resize>(),
         of::<RowWidth>(),
@@ -66,7 +68,13 @@ pub type Calls = fn() -> Result<Vec<Timed<'static>>>;
 
 /// Calls to be timed, by folder.
 pub fn timed() -> Vec<(&'static str, Calls)> {
-    vec![calls_of::<LayerNorm>(), calls_of::<Resize>(), calls_of::<Softmax>(), calls_of::<Swiglu>()]
+    vec![
+        calls_of::<LayerNorm>(),
+        calls_of::<PointSample>(),
+        calls_of::<Resize>(),
+        calls_of::<Softmax>(),
+        calls_of::<Swiglu>(),
+    ]
 }
 
 /// Compares results in f32 with those in f64. `allowed` is the allowed error as a share of the
