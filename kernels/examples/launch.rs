@@ -12,10 +12,11 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use dressage_kernels::Result;
+use dressage_kernels::call::{Gpu, Launch};
 use dressage_kernels::check::noise;
 use dressage_kernels::device::{Buffer, Device, Float};
 use dressage_kernels::ops::attention::{Attention, SavedGpu};
-use dressage_kernels::ops::ms_deform_attn::MsDeformAttn;
+use dressage_kernels::ops::ms_deform_attn::{self, MsDeformAttn};
 use dressage_kernels::ops::rein::{GradientsGpu, Rein, WeightsGpu};
 use half::bf16;
 
@@ -122,7 +123,7 @@ fn ms_deform_attn(device: &Device, large: bool) -> Step<'_> {
     const LARGE: &[(usize, usize)] = &[(16, 16), (32, 32), (64, 64)];
     const SMALL: &[(usize, usize)] = &[(2, 2), (4, 4), (8, 8)];
     let (b, levels) = if large { (4, LARGE) } else { (1, SMALL) };
-    let s = MsDeformAttn { b, levels, heads: 8, d: 32, points: 4 };
+    let s = MsDeformAttn { b, levels: levels.to_vec(), heads: 8, d: 32, points: 4 };
     let rows = b * s.tokens() * s.heads;
     let (features, points) = (rows * s.d, rows * s.samples());
     let value = filled::<bf16>(device, features, 1)?;
@@ -133,10 +134,24 @@ fn ms_deform_attn(device: &Device, large: bool) -> Step<'_> {
     let mut doffsets = device.alloc("doffsets", 2 * points)?;
     let mut dlogits = device.alloc("dlogits", points)?;
     Ok(Box::new(move || {
-        let (v, o, z) = (value.view(), offsets.view(), logits.view());
-        s.forward_gpu(device, v, o, z, out.view_mut(), attn.view_mut())?;
-        let (dv, doff, dz) = (dvalue.view_mut(), doffsets.view_mut(), dlogits.view_mut());
-        let (a, g) = (attn.view(), dout.view());
-        s.backward_gpu(device, v, o, a, g, Some(dv), Some(doff), Some(dz))
+        let (value, offsets) = (value.view(), offsets.view());
+        let forward = ms_deform_attn::Forward::<Gpu, bf16> {
+            value,
+            offsets,
+            logits: logits.view(),
+            out: out.view_mut(),
+            attn: attn.view_mut(),
+        };
+        forward.launch(device, &s)?;
+        let backward = ms_deform_attn::Backward::<Gpu, bf16> {
+            value,
+            offsets,
+            attn: attn.view(),
+            dout: dout.view(),
+            dvalue: Some(dvalue.view_mut()),
+            doffsets: Some(doffsets.view_mut()),
+            dlogits: Some(dlogits.view_mut()),
+        };
+        backward.launch(device, &s)
     }))
 }

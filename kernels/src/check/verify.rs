@@ -313,7 +313,7 @@ pub fn all() -> Vec<Kernels> {
         mask_loss::verify::KERNELS,
         match_cost::verify::KERNELS,
         matmul::verify::KERNELS,
-        ms_deform_attn::verify::KERNELS,
+        Kernels::of::<ms_deform_attn::MsDeformAttn>(),
         patch_embed::verify::KERNELS,
         pixel_loss::verify::KERNELS,
         Kernels { timed: point_sample::timed, ..Kernels::of::<point_sample::PointSample>() },

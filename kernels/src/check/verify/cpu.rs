@@ -40,7 +40,7 @@ pub fn all() -> Vec<Kernels> {
         ("linear", linear),
         ("mask_loss", mask_loss),
         ("match_cost", match_cost),
-        ("ms_deform_attn", ms_deform_attn),
+        of::<MsDeformAttn>(),
         of::<PointSample>(),
         of::<Residual>(),
         of::<Resize>(),
@@ -70,6 +70,7 @@ pub type Calls = fn() -> Result<Vec<Timed<'static>>>;
 pub fn timed() -> Vec<(&'static str, Calls)> {
     vec![
         calls_of::<LayerNorm>(),
+        calls_of::<MsDeformAttn>(),
         calls_of::<PointSample>(),
         calls_of::<Resize>(),
         calls_of::<Softmax>(),
@@ -196,24 +197,6 @@ fn match_cost(verification: &mut Verification<'_>) -> Result<()> {
     }
     let s = MatchCost::new(20, 7, 19, 1003);
     compare(verification, "match_cost_f32 [20, 7, 19, 1003]", 1e-5, || run(s), run(s)?)
-}
-
-fn ms_deform_attn(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: MsDeformAttn<'_>) -> Result<Named<T>> {
-        let features = s.b * s.tokens() * s.heads * s.d;
-        let points = s.b * s.tokens() * s.heads * s.samples();
-        let (value, offsets) = (input(features, 1), scaled::<T>(2 * points, 2, 3.0));
-        let (logits, dout) = (input(points, 3), input(features, 4));
-        let (mut out, mut attn) = (zeros(features), zeros(points));
-        s.forward(&value, &offsets, &logits, &mut out, &mut attn)?;
-        let (mut dv, mut doff, mut dl) = (zeros(features), zeros(2 * points), zeros(points));
-        let into = (Some(&mut dv[..]), Some(&mut doff[..]), Some(&mut dl[..]));
-        s.backward(&value, &offsets, &attn, &dout, into.0, into.1, into.2)?;
-        Ok(vec![("out", out), ("attn", attn), ("dvalue", dv), ("doffsets", doff), ("dlogits", dl)])
-    }
-    let levels = [(5, 7), (9, 13)];
-    let s = MsDeformAttn { b: 2, levels: &levels, heads: 3, d: 8, points: 4 };
-    compare(verification, "ms_deform_attn_f32 2 x [5 x 7 + 9 x 13, 3, 8]", 5e-5, || run(s), run(s)?)
 }
 
 #[cfg(test)]

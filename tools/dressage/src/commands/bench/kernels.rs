@@ -13,7 +13,7 @@ use dressage_kernels::ops::attention::Attention;
 use dressage_kernels::ops::attention_mask::AttentionMask;
 use dressage_kernels::ops::layer_norm::{self, LayerNorm};
 use dressage_kernels::ops::matmul::MatMul;
-use dressage_kernels::ops::ms_deform_attn::MsDeformAttn;
+use dressage_kernels::ops::ms_deform_attn::{self, MsDeformAttn};
 use dressage_kernels::ops::rein::{Gradients, Rein, Weights};
 use dressage_kernels::ops::resize::{Axis, Mode, Step};
 
@@ -219,8 +219,8 @@ fn rein(rows: &mut Rows<'_>) -> Done<()> {
 }
 
 fn deform(rows: &mut Rows<'_>) -> Done<()> {
-    let (b, levels) = (rows.case.batch, rows.case.levels());
-    let s = MsDeformAttn { b, levels: &levels, heads: HEADS, d: DIM / HEADS, points: 4 };
+    let (b, levels) = (rows.case.batch, rows.case.levels().to_vec());
+    let s = MsDeformAttn { b, levels, heads: HEADS, d: DIM / HEADS, points: 4 };
     let n = b * s.tokens() * HEADS;
     let (value, dout) = (random(n * s.d, 1), random(n * s.d, 2));
     // Offsets of about three pixels, as an untrained network has them after some steps.
@@ -231,11 +231,27 @@ fn deform(rows: &mut Rows<'_>) -> Done<()> {
     // The values that samples read are in cache; each argument moves once.
     let arguments = 4 * n * (2 * s.d + 4 * s.samples());
     rows.time("deform".into(), [0, arguments], |i| {
-        s.forward(&value[i], &offsets[i], &logits[i], &mut out, &mut attn[i])
+        let c = ms_deform_attn::Forward::<Host, _> {
+            value: &value[i],
+            offsets: &offsets[i],
+            logits: &logits[i],
+            out: &mut out,
+            attn: &mut attn[i],
+        };
+        c.run(&s)
     })?;
     let mut d = [s.d, 2 * s.samples(), s.samples()].map(|k| vec![0.0f32; n * k]);
     rows.time(format!("deform{BACKWARD}"), [0, 2 * arguments], |i| {
-        let [dv, doff, dz] = d.each_mut().map(|d| Some(&mut d[..]));
-        s.backward(&value[i], &offsets[i], &attn[i], &dout[i], dv, doff, dz)
+        let [dvalue, doffsets, dlogits] = d.each_mut().map(|d| Some(&mut d[..]));
+        let c = ms_deform_attn::Backward::<Host, _> {
+            value: &value[i],
+            offsets: &offsets[i],
+            attn: &attn[i],
+            dout: &dout[i],
+            dvalue,
+            doffsets,
+            dlogits,
+        };
+        c.run(&s)
     })
 }
