@@ -1,12 +1,10 @@
-//! Reading labels at points, and choosing the uncertain points, at the sizes of a 512 px training
-//! step.
+//! Reading labels at points, at the sizes of a 512 px training step.
 
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
 use dressage_kernels::ops::point_sample::LabelSample;
-use dressage_kernels::ops::uncertain_points::UncertainPoints;
 
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("point_sample");
@@ -21,13 +19,6 @@ fn bench(c: &mut Criterion) {
             s.shared(black_box(&labels), &images, &classes, &points, &mut values)
                 .expect("lengths fit")
         });
-    });
-    let s = UncertainPoints { r: 32, n_over: 37632, keep: 9408, n_rand: 3136 };
-    let (logits, points) = (noise::<f32>(32 * 37632, 5), unit(32 * 37632 * 2, 6));
-    let (random, mut out) = (unit(32 * 3136 * 2, 7), vec![0.0; 32 * 12544 * 2]);
-    group.throughput(Throughput::Elements(32 * 37632));
-    group.bench_function("uncertain points of 32 pairs", |b| {
-        b.iter(|| s.select(black_box(&logits), &points, &random, &mut out).expect("lengths fit"));
     });
     group.finish();
 }

@@ -5,9 +5,10 @@ use dressage_kernels::ops::match_cost::MatchCost;
 use dressage_kernels::ops::point_sample::{LabelRows, LabelSample};
 use dressage_kernels::ops::resize::{Axis, AxisGpu, Mode, Step};
 use dressage_kernels::ops::semantic_scores::SemanticScores;
-use dressage_kernels::ops::uncertain_points::UncertainPoints;
+use dressage_kernels::ops::uncertain_points::{self, UncertainPoints};
 
 use super::{expect_shape, shape_error};
+use crate::call::{Place, call};
 use crate::dtype::kernel;
 use crate::{DType, EngineError, Result, Tensor, forbid_gradient};
 
@@ -145,16 +146,12 @@ pub fn uncertain_points(
     let size = UncertainPoints { r, n_over, keep, n_rand };
     let (shape, row) = ([r, keep + n_rand, 2], 2 * (keep + n_rand));
     let mut chosen = Tensor::with_capacity_on(logits.device(), DType::F32, &shape, capacity * row)?;
-    match logits.device() {
-        Some(device) => {
-            let (logits, over, random) = (logits.view()?, over.view()?, random.view()?);
-            size.select_gpu(device, logits, over, random, chosen.view_mut()?)?;
-        }
-        None => {
-            let (logits, over) = (logits.data::<f32>()?, over.data()?);
-            size.select(logits, over, random.data()?, chosen.data_mut()?)?;
-        }
-    }
+    call!(logits, &size, |M, T| uncertain_points::Select::<M, T> {
+        logits: M::read(logits)?,
+        points: M::read(over)?,
+        random: M::read(random)?,
+        out: M::write(&mut chosen)?,
+    })?;
     Ok(chosen)
 }
 

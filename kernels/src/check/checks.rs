@@ -197,7 +197,6 @@ impl<O: Operation> Checks<O> {
     }
 
     /// Times the kernels in f32 at these sizes of a real network.
-    #[expect(dead_code)]
     pub fn timed_in_f32(mut self, all: impl IntoIterator<Item = O>) -> Checks<O> {
         self.timed_in_f32.extend(all);
         self

@@ -329,7 +329,10 @@ pub fn all() -> Vec<Kernels> {
         Kernels::of::<swiglu::Swiglu>(),
         Kernels::of::<token_link::TokenLink>(),
         Kernels::of::<transpose::Transpose>(),
-        uncertain_points::verify::KERNELS,
+        Kernels {
+            timed: uncertain_points::timed,
+            ..Kernels::of::<uncertain_points::UncertainPoints>()
+        },
         uniform::verify::KERNELS,
     ]
 }

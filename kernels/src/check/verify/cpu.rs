@@ -24,6 +24,7 @@ use crate::ops::softmax::Softmax;
 use crate::ops::swiglu::Swiglu;
 use crate::ops::token_link::TokenLink;
 use crate::ops::transpose::Transpose;
+use crate::ops::uncertain_points::UncertainPoints;
 use crate::{Real, Result};
 
 /// Results of an operation, by name.
@@ -31,7 +32,7 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 17] = [
+    let verifications: [(&'static str, Verify); 18] = [
         of::<Pointwise>(),
         ("attention", attention),
         ("conv2d", conv2d),
@@ -49,6 +50,7 @@ pub fn all() -> Vec<Kernels> {
         of::<Swiglu>(),
         of::<TokenLink>(),
         of::<Transpose>(),
+        of::<UncertainPoints>(),
     ];
     verifications.map(|(name, verify)| Kernels { name, verify, timed: |_| Ok(Vec::new()) }).to_vec()
 }
@@ -75,6 +77,7 @@ pub fn timed() -> Vec<(&'static str, Calls)> {
         calls_of::<Resize>(),
         calls_of::<Softmax>(),
         calls_of::<Swiglu>(),
+        calls_of::<UncertainPoints>(),
     ]
 }
 
