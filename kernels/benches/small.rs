@@ -1,5 +1,5 @@
-//! Small operations: position codes, class scores, rotary and relative position, random
-//! points, chosen rows.
+//! Small operations: position codes, class scores, rotary and relative position, chosen
+//! rows.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
@@ -8,7 +8,6 @@ use dressage_kernels::ops::gather_rows::GatherRows;
 use dressage_kernels::ops::relative_position::RelativePosition;
 use dressage_kernels::ops::rotary::{Rotary, Turn, table};
 use dressage_kernels::ops::sine_position::sine_position;
-use dressage_kernels::ops::uniform::Uniform;
 
 fn operations(c: &mut Criterion) {
     let mut group = c.benchmark_group("small f32");
@@ -60,15 +59,9 @@ fn positions(c: &mut Criterion) {
     group.finish();
 }
 
-fn points_and_rows(c: &mut Criterion) {
+fn rows(c: &mut Criterion) {
     let mut group = c.benchmark_group("small f32");
     group.sample_size(20);
-    let points = Uniform { seed: 1, purpose: 2, first: 3, streams: 1, rows: 76, draws: 2 * 37632 };
-    let mut drawn = vec![0.0; points.rows * points.draws];
-    group.throughput(Throughput::Bytes(4 * drawn.len() as u64));
-    group.bench_function("uniform, candidates of 76 pairs", |bench| {
-        bench.iter(|| points.fill(7, None, &mut drawn));
-    });
     let chosen = GatherRows { n: 400, r: 76, c: 256 };
     let x = noise::<f32>(chosen.n * chosen.c, 1);
     let indices: Vec<i32> = (0..chosen.r as i32).map(|i| 5 * i).collect();
@@ -84,5 +77,5 @@ fn points_and_rows(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, operations, positions, points_and_rows);
+criterion_group!(benches, operations, positions, rows);
 criterion_main!(benches);

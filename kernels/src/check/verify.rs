@@ -333,7 +333,7 @@ pub fn all() -> Vec<Kernels> {
             timed: uncertain_points::timed,
             ..Kernels::of::<uncertain_points::UncertainPoints>()
         },
-        uniform::verify::KERNELS,
+        Kernels::of::<uniform::Uniform>(),
     ]
 }
 

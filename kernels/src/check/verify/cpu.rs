@@ -25,6 +25,7 @@ use crate::ops::swiglu::Swiglu;
 use crate::ops::token_link::TokenLink;
 use crate::ops::transpose::Transpose;
 use crate::ops::uncertain_points::UncertainPoints;
+use crate::ops::uniform::Uniform;
 use crate::{Real, Result};
 
 /// Results of an operation, by name.
@@ -32,7 +33,7 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 18] = [
+    let verifications: [(&'static str, Verify); 19] = [
         of::<Pointwise>(),
         ("attention", attention),
         ("conv2d", conv2d),
@@ -51,6 +52,7 @@ pub fn all() -> Vec<Kernels> {
         of::<TokenLink>(),
         of::<Transpose>(),
         of::<UncertainPoints>(),
+        of::<Uniform>(),
     ];
     verifications.map(|(name, verify)| Kernels { name, verify, timed: |_| Ok(Vec::new()) }).to_vec()
 }
@@ -78,6 +80,7 @@ pub fn timed() -> Vec<(&'static str, Calls)> {
         calls_of::<Softmax>(),
         calls_of::<Swiglu>(),
         calls_of::<UncertainPoints>(),
+        calls_of::<Uniform>(),
     ]
 }
 
