@@ -309,7 +309,7 @@ pub fn all() -> Vec<Kernels> {
         gather_rows::verify::KERNELS,
         Kernels::of::<group_norm::GroupNorm>(),
         Kernels::of::<layer_norm::LayerNorm>(),
-        linear::verify::KERNELS,
+        Kernels::of::<linear::Linear>(),
         mask_loss::verify::KERNELS,
         match_cost::verify::KERNELS,
         matmul::verify::KERNELS,

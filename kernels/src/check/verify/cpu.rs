@@ -35,7 +35,7 @@ pub fn all() -> Vec<Kernels> {
         ("conv2d", conv2d),
         of::<GroupNorm>(),
         of::<LayerNorm>(),
-        ("linear", linear),
+        of::<Linear>(),
         ("mask_loss", mask_loss),
         ("match_cost", match_cost),
         ("ms_deform_attn", ms_deform_attn),
@@ -64,7 +64,7 @@ pub type Calls = fn() -> Result<Vec<Timed<'static>>>;
 
 /// Calls to be timed, by folder.
 pub fn timed() -> Vec<(&'static str, Calls)> {
-    vec![calls_of::<LayerNorm>(), calls_of::<Softmax>(), calls_of::<Swiglu>()]
+    vec![calls_of::<LayerNorm>(), calls_of::<Linear>(), calls_of::<Softmax>(), calls_of::<Swiglu>()]
 }
 
 /// Compares results in f32 with those in f64. `allowed` is the allowed error as a share of the
@@ -137,25 +137,6 @@ fn conv2d(verification: &mut Verification<'_>) -> Result<()> {
         let Conv2d { b, h, w, ci, co, kh, kw, stride, .. } = s;
         let case = format!("conv2d_f32 [{b}, {h}, {w}, {ci}] by [{co}, {kh}, {kw}] / {stride}");
         compare(verification, &case, 1e-5, || run(s), run(s)?)?;
-    }
-    Ok(())
-}
-
-fn linear(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: Linear) -> Result<Named<T>> {
-        let (x, weight, dy) = (input(s.n * s.k, 1), input(s.m * s.k, 2), input(s.n * s.m, 3));
-        let bias = input::<T>(s.m, 4);
-        let (mut y, mut dx) = (zeros(s.n * s.m), zeros(s.n * s.k));
-        let (mut dw, mut db) = (zeros(s.m * s.k), zeros(s.m));
-        s.forward(&x, &weight, Some(&bias), &mut y)?;
-        let into = (Some(&mut dx[..]), Some(&mut dw[..]), Some(&mut db[..]));
-        s.backward(Some(&x), &weight, &dy, into.0, into.1, into.2)?;
-        Ok(vec![("y", y), ("dx", dx), ("dweight", dw), ("dbias", db)])
-    }
-    // The second is large enough for the blocked product.
-    for (n, m, k) in [(7, 13, 5), (257, 512, 384)] {
-        let s = Linear { n, m, k };
-        compare(verification, &format!("linear_f32 [{n}, {m}, {k}]"), 5e-6, || run(s), run(s)?)?;
     }
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! Convolutions on a device: products and launches of `conv2d.cu`.
 
 use super::Conv2d;
+use crate::call::{Gpu, Launch};
 use crate::device::sizes::small;
 use crate::device::{Args, Buffer, Device, Float, Grid, Module, View, ViewMut};
 use crate::ops::add::Add;
+use crate::ops::linear::{Backward, Forward, ParameterGradients};
 use crate::ops::matmul::MatMul;
 use crate::ops::reduce;
 use crate::{KernelError, Result, Write, check_count};
@@ -101,7 +103,7 @@ impl Conv2d {
         check_count("conv2d", "x", x.len(), self.b * self.h * self.w * self.ci)?;
         check_count("conv2d", "bias", bias.map_or(self.co, |bias| bias.len()), self.co)?;
         if let Some(linear) = self.pointwise() {
-            return linear.forward_gpu(device, x, weight, bias, y);
+            return Forward::<Gpu, _> { x, weight, bias, y }.launch(device, &linear);
         }
         if y.is_empty() {
             return Ok(());
@@ -148,7 +150,11 @@ impl Conv2d {
             check_count("conv2d", name, found, expected)?;
         }
         if let Some(linear) = self.pointwise() {
-            return linear.backward_gpu(device, x, weight, dy, dx, dweight, dbias);
+            if let Some(dx) = dx {
+                Backward::<Gpu, _> { weight, dy, dx }.launch(device, &linear)?;
+            }
+            let call = ParameterGradients::<Gpu, _> { x, dy, dweight, dbias };
+            return call.launch(device, &linear);
         }
         if let Some(dx) = dx {
             self.dx(device, weight, dy, dx)?;

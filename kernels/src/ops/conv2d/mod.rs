@@ -42,7 +42,8 @@ mod tests;
 mod unfold;
 pub(crate) mod verify;
 
-use crate::ops::linear::Linear;
+use crate::call::{Call, Host};
+use crate::ops::linear::{self, Linear};
 use crate::{KernelError, Real, Result, check_len, dry_run};
 
 /// Sizes of a convolution.
@@ -107,7 +108,7 @@ impl Conv2d {
             check_len("conv2d", "bias", bias, self.co)?;
         }
         match self.pointwise() {
-            Some(linear) => linear.forward(x, weight, bias, y),
+            Some(s) => linear::Forward::<Host, T> { x, weight, bias, y }.run(&s),
             None if dry_run::skip_with("conv2d", || cpu::cost(self)) => Ok(()),
             None => cpu::forward(self, x, weight, bias, y),
         }
@@ -140,8 +141,11 @@ impl Conv2d {
         if let Some(dbias) = &dbias {
             check_len("conv2d", "dbias", dbias, self.co)?;
         }
-        if let Some(linear) = self.pointwise() {
-            return linear.backward(x, weight, dy, dx, dweight, dbias);
+        if let Some(s) = self.pointwise() {
+            if let Some(dx) = dx {
+                linear::Backward::<Host, T> { weight, dy, dx }.run(&s)?;
+            }
+            return linear::ParameterGradients::<Host, T> { x, dy, dweight, dbias }.run(&s);
         }
         let skips = || dry_run::skip_with("conv2d", || cpu::cost(self));
         if let Some(dx) = dx

@@ -3,8 +3,9 @@
 use rayon::prelude::*;
 
 use super::PatchEmbed;
+use crate::call::{Call, Host};
 use crate::cpu::scratch;
-use crate::ops::linear::Linear;
+use crate::ops::linear::{Backward, Forward, Linear, ParameterGradients};
 use crate::{Real, Result};
 
 /// Calls `f` with the start of each run of `p` pixels of one row of patches: in the rows of patches
@@ -58,7 +59,7 @@ pub fn forward<T: Real>(
 ) -> Result<()> {
     scratch::with(x.len(), |patches: &mut [T]| {
         unfold(s, x, patches);
-        linear.forward(patches, weight, bias, y)
+        Forward::<Host, T> { x: patches, weight, bias, y }.run(linear)
     })
 }
 
@@ -71,7 +72,7 @@ pub fn dx<T: Real>(
     dx: &mut [T],
 ) -> Result<()> {
     scratch::with(dx.len(), |patches: &mut [T]| {
-        linear.backward(None, weight, dy, Some(patches), None, None)?;
+        Backward::<Host, T> { weight, dy, dx: &mut *patches }.run(linear)?;
         fold(s, patches, dx);
         Ok(())
     })
@@ -82,13 +83,13 @@ pub fn parameters<T: Real>(
     s: &PatchEmbed,
     linear: &Linear,
     x: &[T],
-    weight: &[T],
     dy: &[T],
     dweight: &mut [T],
     dbias: Option<&mut [T]>,
 ) -> Result<()> {
     scratch::with(x.len(), |patches: &mut [T]| {
         unfold(s, x, patches);
-        linear.backward(Some(patches), weight, dy, None, Some(dweight), dbias)
+        let (x, dweight) = (Some(&*patches), Some(dweight));
+        ParameterGradients::<Host, T> { x, dy, dweight, dbias }.run(linear)
     })
 }

@@ -1,8 +1,10 @@
 //! Patch embedding on a device: a linear layer and launches of `patch_embed.cu`.
 
 use super::PatchEmbed;
+use crate::call::{Gpu, Launch};
 use crate::device::sizes::{each, small};
 use crate::device::{Args, Buffer, Device, Float, Grid, Module, View, ViewMut};
+use crate::ops::linear::{Backward, Forward, ParameterGradients};
 use crate::{KernelError, Result, check_count};
 
 static PTX: Module = Module::new("patch_embed", include_str!("../../../ptx/patch_embed.ptx"));
@@ -35,7 +37,7 @@ impl PatchEmbed {
     ) -> Result<()> {
         let linear = self.linear()?;
         let rows = self.rows(device, x)?;
-        linear.forward_gpu(device, rows.view(), weight, bias, y)
+        Forward::<Gpu, _> { x: rows.view(), weight, bias, y }.launch(device, &linear)
     }
 
     /// [`PatchEmbed::backward`] on a device: writes `dx` and adds to `dweight` and `dbias`, which
@@ -64,13 +66,12 @@ impl PatchEmbed {
             None => None,
         };
         let rows = rows.as_ref().map(Buffer::view);
-        let Some(dx) = dx else {
-            return linear.backward_gpu(device, rows, weight, dy, None, dweight, dbias);
-        };
+        let parameters = ParameterGradients::<Gpu, _> { x: rows, dy, dweight, dbias };
+        let Some(dx) = dx else { return parameters.launch(device, &linear) };
         check_count("patch_embed", "dx", dx.len(), linear.n * linear.k)?;
         let mut drows = device.alloc("patch_embed.rows", linear.n * linear.k)?;
-        let out = Some(drows.view_mut());
-        linear.backward_gpu(device, rows, weight, dy, out, dweight, dbias)?;
+        Backward::<Gpu, _> { weight, dy, dx: drows.view_mut() }.launch(device, &linear)?;
+        parameters.launch(device, &linear)?;
         let args = Args::new(&self.sizes()?).read(drows.view()).write(dx);
         // SAFETY: both hold the pixels of all images; threads beyond the end do nothing.
         unsafe { device.launch(&PTX.kernel_of::<T>("patch_pixels"), &self.by_pixels(), &args) }

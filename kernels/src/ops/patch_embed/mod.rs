@@ -31,8 +31,9 @@ pub mod reference;
 mod tests;
 pub(crate) mod verify;
 
+use crate::call::{Call, Host};
 use crate::dry_run::Cost;
-use crate::ops::linear::Linear;
+use crate::ops::linear::{Linear, ParameterGradients};
 use crate::{KernelError, Real, Result, check_len, dry_run};
 
 /// Sizes of a patch embedding.
@@ -113,10 +114,11 @@ impl PatchEmbed {
         }
         match (x, dweight) {
             (Some(_), Some(_)) if self.skips(&linear) => Ok(()),
-            (Some(x), Some(dweight)) => {
-                cpu::parameters(self, &linear, x, weight, dy, dweight, dbias)
+            (Some(x), Some(dweight)) => cpu::parameters(self, &linear, x, dy, dweight, dbias),
+            (_, dweight) => {
+                let call = ParameterGradients::<Host, T> { x: None, dy, dweight, dbias };
+                call.run(&linear)
             }
-            (_, dweight) => linear.backward(None, weight, dy, None, dweight, dbias),
         }
     }
 
