@@ -1,9 +1,10 @@
 //! Convolutions of channels-last maps.
 
-use dressage_kernels::ops::conv2d::Conv2d;
+use dressage_kernels::ops::conv2d::{self as op, Conv2d};
 use dressage_kernels::ops::patch_embed::PatchEmbed;
 
 use super::{expect_shape, shape_error};
+use crate::call::{Place, call};
 use crate::dtype::kernel;
 use crate::saved::SavedValue;
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};
@@ -35,16 +36,12 @@ pub fn conv2d(
     let size = Conv2d { b, h, w, ci, co, kh, kw, stride, pad };
     let (ho, wo) = size.output()?;
     let mut y = x.empty_like(&[b, ho, wo, co])?;
-    kernel!("conv2d", x, T,
-        host => {
-            let bias = bias.map(Tensor::data).transpose()?;
-            size.forward(x.data::<T>()?, weight.data()?, bias, y.data_mut()?)
-        },
-        device => {
-            let bias = bias.map(Tensor::view).transpose()?;
-            size.forward_gpu(device, x.view::<T>()?, weight.view()?, bias, y.view_mut()?)
-        },
-    )?;
+    call!(x, &size, |M, T| op::Forward::<M, T> {
+        x: M::read(x)?,
+        weight: M::read(weight)?,
+        bias: M::read_if(bias)?,
+        y: M::write(&mut y)?,
+    })?;
     Ok(conv_record(Size::Conv(size), y, x, weight, bias))
 }
 
@@ -151,27 +148,49 @@ impl ConvSaved {
         dw: Option<&mut Tensor>,
         db: Option<&mut Tensor>,
     ) -> Result<()> {
-        kernel!("conv2d", dy, T,
+        let size = match self.size {
+            Size::Conv(size) => return self.conv(&size, x, dy, dx, dw, db),
+            Size::Patch(size) => size,
+        };
+        kernel!("patch_embed", dy, T,
             host => {
                 let (x, weight) = (x.map(Tensor::data::<T>).transpose()?, self.weight.data()?);
                 let (dy, dx) = (dy.data()?, dx.map(Tensor::data_mut).transpose()?);
                 let dw = dw.map(Tensor::data_mut).transpose()?;
                 let db = db.map(Tensor::data_mut).transpose()?;
-                match self.size {
-                    Size::Conv(s) => s.backward(x, weight, dy, dx, dw, db),
-                    Size::Patch(s) => s.backward(x, weight, dy, dx, dw, db),
-                }
+                size.backward(x, weight, dy, dx, dw, db)
             },
             device => {
                 let (x, weight) = (x.map(Tensor::view::<T>).transpose()?, self.weight.view()?);
                 let (dy, dx) = (dy.view()?, dx.map(Tensor::view_mut).transpose()?);
                 let dw = dw.map(Tensor::view_mut).transpose()?;
                 let db = db.map(Tensor::view_mut).transpose()?;
-                match self.size {
-                    Size::Conv(s) => s.backward_gpu(device, x, weight, dy, dx, dw, db),
-                    Size::Patch(s) => s.backward_gpu(device, x, weight, dy, dx, dw, db),
-                }
+                size.backward_gpu(device, x, weight, dy, dx, dw, db)
             },
         )
+    }
+
+    fn conv(
+        &self,
+        size: &Conv2d,
+        x: Option<&Tensor>,
+        dy: &Tensor,
+        dx: Option<&mut Tensor>,
+        dw: Option<&mut Tensor>,
+        db: Option<&mut Tensor>,
+    ) -> Result<()> {
+        if let Some(dx) = dx {
+            return call!(dy, size, |M, T| op::Backward::<M, T> {
+                weight: M::read(&self.weight)?,
+                dy: M::read(dy)?,
+                dx: M::write(dx)?,
+            });
+        }
+        call!(dy, size, |M, T| op::ParameterGradients::<M, T> {
+            x: M::read_if(x)?,
+            dy: M::read(dy)?,
+            dweight: M::write_if(dw)?,
+            dbias: M::write_if(db)?,
+        })
     }
 }

@@ -305,7 +305,7 @@ pub fn all() -> Vec<Kernels> {
         attention::verify::KERNELS,
         attention_mask::verify::KERNELS,
         class_loss::verify::KERNELS,
-        conv2d::verify::KERNELS,
+        Kernels::of::<conv2d::Conv2d>(),
         gather_rows::verify::KERNELS,
         Kernels::of::<group_norm::GroupNorm>(),
         Kernels::of::<layer_norm::LayerNorm>(),

@@ -32,7 +32,7 @@ pub fn all() -> Vec<Kernels> {
     let verifications: [(&'static str, Verify); 15] = [
         of::<Pointwise>(),
         ("attention", attention),
-        ("conv2d", conv2d),
+        of::<Conv2d>(),
         of::<GroupNorm>(),
         of::<LayerNorm>(),
         of::<Linear>(),
@@ -64,7 +64,13 @@ pub type Calls = fn() -> Result<Vec<Timed<'static>>>;
 
 /// Calls to be timed, by folder.
 pub fn timed() -> Vec<(&'static str, Calls)> {
-    vec![calls_of::<LayerNorm>(), calls_of::<Linear>(), calls_of::<Softmax>(), calls_of::<Swiglu>()]
+    vec![
+        calls_of::<Conv2d>(),
+        calls_of::<LayerNorm>(),
+        calls_of::<Linear>(),
+        calls_of::<Softmax>(),
+        calls_of::<Swiglu>(),
+    ]
 }
 
 /// Compares results in f32 with those in f64. `allowed` is the allowed error as a share of the
@@ -116,27 +122,6 @@ fn attention(verification: &mut Verification<'_>) -> Result<()> {
     ] {
         let case = format!("attention_f32 {} x {} x [{}, {}, {}]", s.b, s.heads, s.nq, s.nk, s.d);
         compare(verification, &case, 5e-5, || run(s), run(s)?)?;
-    }
-    Ok(())
-}
-
-fn conv2d(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: Conv2d) -> Result<Named<T>> {
-        let (ho, wo) = s.output()?;
-        let (x, dy) = (input(s.b * s.h * s.w * s.ci, 1), input(s.b * ho * wo * s.co, 2));
-        let (weight, bias) = (input(s.co * s.ci * s.kh * s.kw, 3), input::<T>(s.co, 4));
-        let (mut y, mut dx) = (zeros(dy.len()), zeros(x.len()));
-        let (mut dw, mut db) = (zeros(weight.len()), zeros(s.co));
-        s.forward(&x, &weight, Some(&bias), &mut y)?;
-        let into = (Some(&mut dx[..]), Some(&mut dw[..]), Some(&mut db[..]));
-        s.backward(Some(&x), &weight, &dy, into.0, into.1, into.2)?;
-        Ok(vec![("y", y), ("dx", dx), ("dweight", dw), ("dbias", db)])
-    }
-    let s = Conv2d { b: 2, h: 17, w: 13, ci: 24, co: 20, kh: 3, kw: 3, stride: 1, pad: 1 };
-    for s in [s, Conv2d { stride: 2, ..s }, Conv2d { kh: 1, kw: 1, pad: 0, ..s }] {
-        let Conv2d { b, h, w, ci, co, kh, kw, stride, .. } = s;
-        let case = format!("conv2d_f32 [{b}, {h}, {w}, {ci}] by [{co}, {kh}, {kw}] / {stride}");
-        compare(verification, &case, 1e-5, || run(s), run(s)?)?;
     }
     Ok(())
 }

@@ -70,7 +70,7 @@ impl Linear {
     }
 
     /// `dweight = dy^T x`.
-    fn product_of_dweight(&self) -> MatMul {
+    pub(crate) fn product_of_dweight(&self) -> MatMul {
         MatMul::new(self.m, self.k, self.n).trans_a()
     }
 }
