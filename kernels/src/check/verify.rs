@@ -272,16 +272,6 @@ pub fn summary(outcomes: &[Outcome]) -> Vec<Summary<'_>> {
     found
 }
 
-/// Inputs for verifying a layer with weight and bias. The parameter gradients start as the first
-/// elements of `old`.
-pub(crate) struct LayerInputs<T> {
-    pub x: Vec<T>,
-    pub weight: Vec<T>,
-    pub dy: Vec<T>,
-    pub bias: Vec<f32>,
-    pub old: Vec<f32>,
-}
-
 /// A buffer of deterministic numbers in (-1, 1), for launches to be timed.
 ///
 /// # Errors
@@ -314,7 +304,7 @@ pub fn all() -> Vec<Kernels> {
         match_cost::verify::KERNELS,
         matmul::verify::KERNELS,
         ms_deform_attn::verify::KERNELS,
-        patch_embed::verify::KERNELS,
+        Kernels::of::<patch_embed::PatchEmbed>(),
         pixel_loss::verify::KERNELS,
         point_sample::verify::KERNELS,
         reduce::verify::KERNELS,

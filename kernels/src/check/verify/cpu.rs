@@ -16,6 +16,7 @@ use crate::ops::linear::Linear;
 use crate::ops::mask_loss::{MaskLoss, MaskLosses};
 use crate::ops::match_cost::MatchCost;
 use crate::ops::ms_deform_attn::MsDeformAttn;
+use crate::ops::patch_embed::PatchEmbed;
 use crate::ops::residual::Residual;
 use crate::ops::row_width::RowWidth;
 use crate::ops::softmax::Softmax;
@@ -29,7 +30,7 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 15] = [
+    let verifications: [(&'static str, Verify); 16] = [
         of::<Pointwise>(),
         ("attention", attention),
         of::<Conv2d>(),
@@ -39,6 +40,7 @@ pub fn all() -> Vec<Kernels> {
         ("mask_loss", mask_loss),
         ("match_cost", match_cost),
         ("ms_deform_attn", ms_deform_attn),
+        of::<PatchEmbed>(),
         of::<Residual>(),
         of::<RowWidth>(),
         of::<Softmax>(),
@@ -68,6 +70,7 @@ pub fn timed() -> Vec<(&'static str, Calls)> {
         calls_of::<Conv2d>(),
         calls_of::<LayerNorm>(),
         calls_of::<Linear>(),
+        calls_of::<PatchEmbed>(),
         calls_of::<Softmax>(),
         calls_of::<Swiglu>(),
     ]
