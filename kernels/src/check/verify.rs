@@ -272,16 +272,6 @@ pub fn summary(outcomes: &[Outcome]) -> Vec<Summary<'_>> {
     found
 }
 
-/// Inputs for verifying a layer with weight and bias. The parameter gradients start as the first
-/// elements of `old`.
-pub(crate) struct LayerInputs<T> {
-    pub x: Vec<T>,
-    pub weight: Vec<T>,
-    pub dy: Vec<T>,
-    pub bias: Vec<f32>,
-    pub old: Vec<f32>,
-}
-
 /// A buffer of deterministic numbers in (-1, 1), for launches to be timed.
 ///
 /// # Errors
@@ -305,16 +295,16 @@ pub fn all() -> Vec<Kernels> {
         attention::verify::KERNELS,
         attention_mask::verify::KERNELS,
         class_loss::verify::KERNELS,
-        conv2d::verify::KERNELS,
+        Kernels::of::<conv2d::Conv2d>(),
         gather_rows::verify::KERNELS,
         Kernels::of::<group_norm::GroupNorm>(),
         Kernels::of::<layer_norm::LayerNorm>(),
-        linear::verify::KERNELS,
+        Kernels::of::<linear::Linear>(),
         mask_loss::verify::KERNELS,
         match_cost::verify::KERNELS,
         matmul::verify::KERNELS,
         Kernels::of::<ms_deform_attn::MsDeformAttn>(),
-        patch_embed::verify::KERNELS,
+        Kernels::of::<patch_embed::PatchEmbed>(),
         pixel_loss::verify::KERNELS,
         Kernels { timed: point_sample::timed, ..Kernels::of::<point_sample::PointSample>() },
         reduce::verify::KERNELS,
