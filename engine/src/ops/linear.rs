@@ -1,8 +1,9 @@
 //! Linear layer with the weight in PyTorch's layout `[out, in]`.
 
 use dressage_kernels::Write;
+use dressage_kernels::call::{Call, Host};
 use dressage_kernels::device::Float;
-use dressage_kernels::ops::add::Add;
+use dressage_kernels::ops::add::{self, Add};
 use dressage_kernels::ops::linear::{Input, Linear, Output, Weight};
 use half::bf16;
 
@@ -220,7 +221,8 @@ impl Saved {
                 }
                 (None, Some(db)) => {
                     let rows = Add { n: size.n, inner: size.m };
-                    rows.backward_b(dy.data::<T>()?, Write::Add, db.data_mut()?)
+                    let (dy, db) = (dy.data::<T>()?, db.data_mut()?);
+                    add::Backward::<Host, T> { dy, write: Write::Add, db }.run(&rows)
                 }
                 (None, None) => Ok(()),
             },

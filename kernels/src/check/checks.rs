@@ -109,7 +109,6 @@ impl<O: Operation> Checks<O> {
     }
 
     /// Adds checks on a device that no pass can state.
-    #[expect(dead_code)]
     pub(crate) fn more(mut self, verify: Verify) -> Checks<O> {
         self.more.push(verify);
         self

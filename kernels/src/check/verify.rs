@@ -300,7 +300,7 @@ pub fn filled<T: Float>(
 pub fn all() -> Vec<Kernels> {
     vec![
         Kernels::of::<activation::Pointwise>(),
-        add::verify::KERNELS,
+        add::checks::KERNELS,
         adamw::verify::KERNELS,
         attention::verify::KERNELS,
         attention_mask::verify::KERNELS,

@@ -8,6 +8,7 @@ use super::{Kernels, Timed, Verification, Verify};
 use crate::check::checks::Checked;
 use crate::check::noise;
 use crate::ops::activation::Pointwise;
+use crate::ops::add::Add;
 use crate::ops::attention::Attention;
 use crate::ops::conv2d::Conv2d;
 use crate::ops::group_norm::GroupNorm;
@@ -29,8 +30,9 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 15] = [
+    let verifications: [(&'static str, Verify); 16] = [
         of::<Pointwise>(),
+        of::<Add>(),
         ("attention", attention),
         ("conv2d", conv2d),
         of::<GroupNorm>(),
@@ -64,7 +66,7 @@ pub type Calls = fn() -> Result<Vec<Timed<'static>>>;
 
 /// Calls to be timed, by folder.
 pub fn timed() -> Vec<(&'static str, Calls)> {
-    vec![calls_of::<LayerNorm>(), calls_of::<Softmax>(), calls_of::<Swiglu>()]
+    vec![calls_of::<Add>(), calls_of::<LayerNorm>(), calls_of::<Softmax>(), calls_of::<Swiglu>()]
 }
 
 /// Compares results in f32 with those in f64. `allowed` is the allowed error as a share of the
