@@ -78,6 +78,8 @@ pub(crate) struct Pass<O> {
     sums: Vec<Sums<O>>,
     tensor_cores: &'static [&'static str],
     stated: Vec<(&'static str, Stated<O>)>,
+    /// Bytes that it moves, if not those of its operands.
+    bytes: Option<fn(&O, usize) -> usize>,
     pub(super) on_device: bool,
     /// Runs one form and returns the outputs.
     pub(super) run: fn(Form<'_>, Run<'_, O>) -> Result<Vec<Output>>,
@@ -101,6 +103,7 @@ impl<O: Operation> Pass<O> {
             sums: Vec::new(),
             tensor_cores: &[],
             stated: Vec::new(),
+            bytes: None,
             on_device: false,
             run: |form, run| match form {
                 Form::Exact => on_host::<f64, C>(run),
@@ -175,6 +178,21 @@ impl<O: Operation> Pass<O> {
     pub fn bound(mut self, output: &'static str, bounds: Stated<O>) -> Pass<O> {
         self.stated.push((output, bounds));
         self
+    }
+
+    /// States the bytes that a call moves, from the sizes and the bytes of an element, where it does
+    /// not touch all of its operands.
+    pub fn moves(mut self, bytes: fn(&O, usize) -> usize) -> Pass<O> {
+        self.bytes = Some(bytes);
+        self
+    }
+
+    /// Bytes that a call with these operands moves, whose elements have `size` bytes.
+    pub(super) fn bytes(&self, s: &O, operands: &[Operand], size: usize) -> usize {
+        match self.bytes {
+            Some(bytes) => bytes(s, size),
+            None => operands.iter().map(|operand| operand.moved).sum(),
+        }
     }
 
     fn depth(&self, s: &O, output: &str) -> Depth {
