@@ -1,4 +1,4 @@
-//! Small operations: position codes, class scores, rotary and relative position, random
+//! Small operations: position codes, class scores, relative position, random
 //! points, chosen rows.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -6,7 +6,6 @@ use dressage_kernels::check::noise;
 use dressage_kernels::ops::class_loss::ClassLoss;
 use dressage_kernels::ops::gather_rows::GatherRows;
 use dressage_kernels::ops::relative_position::RelativePosition;
-use dressage_kernels::ops::rotary::{Rotary, Turn, table};
 use dressage_kernels::ops::sine_position::sine_position;
 use dressage_kernels::ops::uniform::Uniform;
 
@@ -34,14 +33,6 @@ fn operations(c: &mut Criterion) {
 fn positions(c: &mut Criterion) {
     let mut group = c.benchmark_group("position f32");
     group.sample_size(20);
-    let s = Rotary { b: 1, t: 1025, heads: 16, d: 64, skip: 1 };
-    let mut qkv = noise::<f32>(s.t * 3 * s.heads * s.d, 1);
-    let angles = table([32, 32], 16, s.d).expect("64 channels are four times 16");
-    let angles: Vec<f32> = angles.into_iter().map(|x| x as f32).collect();
-    group.throughput(Throughput::Bytes((16 * 1024 * s.heads * s.d) as u64));
-    group.bench_function("rotary, EVA02-L", |bench| {
-        bench.iter(|| s.apply(&mut qkv, &angles, Turn::Forward));
-    });
     for (name, b, h, w) in [("global", 1, 32, 32), ("windows", 9, 14, 14)] {
         let s = RelativePosition { b, heads: 16, d: 80, h, w };
         let n = b * h * w * s.heads;

@@ -8,10 +8,11 @@ use dressage_kernels::device::Device;
 use dressage_kernels::dry_run;
 use dressage_kernels::ops::attention::{Attention, SavedGpu};
 use dressage_kernels::ops::relative_position::RelativePosition;
-use dressage_kernels::ops::rotary::{Rotary, Turn};
+use dressage_kernels::ops::rotary::{Rotary, Rotate, Turn};
 
 use super::row_width::{row_width, row_width_scaled};
 use super::{expect_shape, reshape, shape_error};
+use crate::call::{Place, call};
 use crate::dtype::kernel;
 use crate::{
     Backward, DType, Edge, EngineError, Gradients, Result, Tensor, forbid_gradient, record,
@@ -34,9 +35,9 @@ pub fn rotary(qkv: Tensor, table: &Tensor, skip: usize) -> Result<Tensor> {
     };
     expect_shape("rotary", "table", table, &[t.saturating_sub(skip), d / 2, 2])?;
     forbid_gradient("rotary", "table", table)?;
-    let size = Rotary { b, t, heads, d, skip };
+    let size = Rotary { b, t, heads, d, skip, turn: Turn::Forward };
     let mut y = qkv;
-    turn(&size, &mut y, table, Turn::Forward)?;
+    rotate(&size, &mut y, table)?;
     Ok(record(y.detach(), &[&y], || Turned { size, table: table.clone(), to: y.edge() }))
 }
 
@@ -53,13 +54,10 @@ impl TensorOptions {
     }
 }
 
-fn turn(size: &Rotary, x: &mut Tensor, table: &Tensor, turn: Turn) -> Result<()> {
+fn rotate(size: &Rotary, x: &mut Tensor, table: &Tensor) -> Result<()> {
     x.make_own()?;
     let options = TensorOptions(x.device().cloned(), x.dtype());
-    kernel!("rotary", options, T,
-        host => size.apply(x.data_mut::<T>()?, table.data()?, turn),
-        device => size.apply_gpu(device, x.view_mut::<T>()?, table.view()?, turn),
-    )
+    call!(options, size, |M, T| Rotate::<M, T> { qkv: M::write(x)?, table: M::read(table)? })
 }
 
 struct Turned {
@@ -74,7 +72,7 @@ impl Backward for Turned {
     }
 
     fn backward(self: Box<Self>, mut dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        turn(&self.size, &mut dy, &self.table, Turn::Back)?;
+        rotate(&Rotary { turn: Turn::Back, ..self.size }, &mut dy, &self.table)?;
         grads.add(&self.to, dy)
     }
 }

@@ -322,7 +322,7 @@ pub fn all() -> Vec<Kernels> {
         relative_position::verify::KERNELS,
         Kernels::of::<residual::Residual>(),
         resize::verify::KERNELS,
-        rotary::verify::KERNELS,
+        Kernels::of::<rotary::Rotary>(),
         Kernels::of::<row_width::RowWidth>(),
         semantic_scores::verify::KERNELS,
         Kernels::of::<softmax::Softmax>(),

@@ -18,6 +18,7 @@ use crate::ops::mask_loss::{MaskLoss, MaskLosses};
 use crate::ops::match_cost::MatchCost;
 use crate::ops::ms_deform_attn::MsDeformAttn;
 use crate::ops::residual::Residual;
+use crate::ops::rotary::Rotary;
 use crate::ops::row_width::RowWidth;
 use crate::ops::softmax::Softmax;
 use crate::ops::swiglu::Swiglu;
@@ -30,7 +31,7 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 16] = [
+    let verifications: [(&'static str, Verify); 17] = [
         of::<Pointwise>(),
         of::<Add>(),
         ("attention", attention),
@@ -42,6 +43,7 @@ pub fn all() -> Vec<Kernels> {
         ("match_cost", match_cost),
         ("ms_deform_attn", ms_deform_attn),
         of::<Residual>(),
+        of::<Rotary>(),
         of::<RowWidth>(),
         of::<Softmax>(),
         of::<Swiglu>(),
@@ -66,7 +68,13 @@ pub type Calls = fn() -> Result<Vec<Timed<'static>>>;
 
 /// Calls to be timed, by folder.
 pub fn timed() -> Vec<(&'static str, Calls)> {
-    vec![calls_of::<Add>(), calls_of::<LayerNorm>(), calls_of::<Softmax>(), calls_of::<Swiglu>()]
+    vec![
+        calls_of::<Add>(),
+        calls_of::<LayerNorm>(),
+        calls_of::<Rotary>(),
+        calls_of::<Softmax>(),
+        calls_of::<Swiglu>(),
+    ]
 }
 
 /// Compares results in f32 with those in f64. `allowed` is the allowed error as a share of the
