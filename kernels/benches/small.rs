@@ -1,11 +1,10 @@
-//! Small operations: position codes, class scores, relative position, random
+//! Small operations: position codes, class scores, random
 //! points, chosen rows.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
 use dressage_kernels::ops::class_loss::ClassLoss;
 use dressage_kernels::ops::gather_rows::GatherRows;
-use dressage_kernels::ops::relative_position::RelativePosition;
 use dressage_kernels::ops::sine_position::sine_position;
 use dressage_kernels::ops::uniform::Uniform;
 
@@ -27,27 +26,6 @@ fn operations(c: &mut Criterion) {
             loss.forward(&logits, &targets, &weights)
         });
     });
-    group.finish();
-}
-
-fn positions(c: &mut Criterion) {
-    let mut group = c.benchmark_group("position f32");
-    group.sample_size(20);
-    for (name, b, h, w) in [("global", 1, 32, 32), ("windows", 9, 14, 14)] {
-        let s = RelativePosition { b, heads: 16, d: 80, h, w };
-        let n = b * h * w * s.heads;
-        let qkv = noise::<f32>(3 * n * s.d, 1);
-        let (rows, columns) = (noise((2 * h - 1) * s.d, 2), noise((2 * w - 1) * s.d, 3));
-        let (mut rel, mut dqkv) = (vec![0.0; n * (h + w)], vec![0.0; qkv.len()]);
-        let tables = [&rows[..], &columns[..]];
-        group.throughput(Throughput::Elements((2 * rel.len() * s.d) as u64));
-        group.bench_function(format!("relative_position forward, SAM-H {name}"), |bench| {
-            bench.iter(|| s.forward(&qkv, tables, &mut rel));
-        });
-        group.bench_function(format!("relative_position backward, SAM-H {name}"), |bench| {
-            bench.iter(|| s.backward(&qkv, tables, &rel, Some(&mut dqkv), [None, None]));
-        });
-    }
     group.finish();
 }
 
@@ -75,5 +53,5 @@ fn points_and_rows(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, operations, positions, points_and_rows);
+criterion_group!(benches, operations, points_and_rows);
 criterion_main!(benches);

@@ -7,7 +7,9 @@ use dressage_kernels::Write;
 use dressage_kernels::device::Device;
 use dressage_kernels::dry_run;
 use dressage_kernels::ops::attention::{Attention, SavedGpu};
-use dressage_kernels::ops::relative_position::RelativePosition;
+use dressage_kernels::ops::relative_position::{
+    self, QueryGradient, RelativePosition, TableGradients,
+};
 use dressage_kernels::ops::rotary::{Rotary, Rotate, Turn};
 
 use super::row_width::{row_width, row_width_scaled};
@@ -101,16 +103,12 @@ pub fn relative_position(
     }
     let size = RelativePosition { b, heads, d, h, w };
     let mut rel = qkv.empty_like(&[b, heads, h * w, h + w])?;
-    kernel!("relative_position", qkv, T,
-        host => {
-            let tables = [rows.data::<T>()?, columns.data()?];
-            size.forward(qkv.data()?, tables, rel.data_mut()?)
-        },
-        device => {
-            let tables = [rows.view::<T>()?, columns.view()?];
-            size.forward_gpu(device, qkv.view()?, tables, rel.view_mut()?)
-        },
-    )?;
+    call!(qkv, &size, |M, T| relative_position::Forward::<M, T> {
+        qkv: M::read(qkv)?,
+        rows: M::read(rows)?,
+        columns: M::read(columns)?,
+        rel: M::write(&mut rel)?,
+    })?;
     Ok(record(rel, &[qkv, rows, columns], || Relative {
         size,
         qkv: qkv.detach(),
@@ -148,47 +146,29 @@ impl Backward for Relative {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
+        let (size, qkv, [rows, columns]) = (&self.size, &self.qkv, &self.tables);
         // Attention's backward pass usually ran before, so its gradient of qkv exists and the
         // kernel adds the queries' part.
         grads.accumulate_or_write(&self.to, |dqkv, write| {
             if write == Write::Over {
                 clear(dqkv)?;
             }
-            self.kernel(&dy, Some(dqkv), [None, None])
+            call!(qkv, size, |M, T| QueryGradient::<M, T> {
+                rows: M::read(rows)?,
+                columns: M::read(columns)?,
+                drel: M::read(&dy)?,
+                dqkv: M::write(dqkv)?,
+            })
         })?;
-        let [rows, columns] = &self.to_tables;
-        grads.accumulate_all([rows, columns], |d| self.kernel(&dy, None, d))
-    }
-}
-
-impl Relative {
-    fn kernel(
-        &self,
-        drel: &Tensor,
-        dqkv: Option<&mut Tensor>,
-        [drows, dcolumns]: [Option<&mut Tensor>; 2],
-    ) -> Result<()> {
-        let (size, qkv, [rows, columns]) = (&self.size, &self.qkv, &self.tables);
-        kernel!("relative_position", qkv, T,
-            host => {
-                let tables = [rows.data::<T>()?, columns.data()?];
-                let dtables = [
-                    drows.map(Tensor::data_mut).transpose()?,
-                    dcolumns.map(Tensor::data_mut).transpose()?,
-                ];
-                let dqkv = dqkv.map(Tensor::data_mut).transpose()?;
-                size.backward(qkv.data()?, tables, drel.data()?, dqkv, dtables)
-            },
-            device => {
-                let tables = [rows.view::<T>()?, columns.view()?];
-                let dtables = [
-                    drows.map(Tensor::view_mut).transpose()?,
-                    dcolumns.map(Tensor::view_mut).transpose()?,
-                ];
-                let dqkv = dqkv.map(Tensor::view_mut).transpose()?;
-                size.backward_gpu(device, qkv.view()?, tables, drel.view()?, dqkv, dtables)
-            },
-        )
+        let [to_rows, to_columns] = &self.to_tables;
+        grads.accumulate_all([to_rows, to_columns], |[drows, dcolumns]| {
+            call!(qkv, size, |M, T| TableGradients::<M, T> {
+                qkv: M::read(qkv)?,
+                drel: M::read(&dy)?,
+                drows: M::write_if(drows)?,
+                dcolumns: M::write_if(dcolumns)?,
+            })
+        })
     }
 }
 

@@ -168,7 +168,6 @@ impl<O: Operation> Pass<O> {
     }
 
     /// States that these outputs are sums of products in tensor cores where operands are in bf16.
-    #[expect(dead_code)]
     pub fn on_tensor_cores(mut self, outputs: &'static [&'static str]) -> Pass<O> {
         self.tensor_cores = outputs;
         self

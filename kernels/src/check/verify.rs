@@ -319,7 +319,7 @@ pub fn all() -> Vec<Kernels> {
         point_sample::verify::KERNELS,
         reduce::verify::KERNELS,
         rein::verify::KERNELS,
-        relative_position::verify::KERNELS,
+        Kernels::of::<relative_position::RelativePosition>(),
         Kernels::of::<residual::Residual>(),
         resize::verify::KERNELS,
         Kernels::of::<rotary::Rotary>(),

@@ -17,6 +17,7 @@ use crate::ops::linear::Linear;
 use crate::ops::mask_loss::{MaskLoss, MaskLosses};
 use crate::ops::match_cost::MatchCost;
 use crate::ops::ms_deform_attn::MsDeformAttn;
+use crate::ops::relative_position::RelativePosition;
 use crate::ops::residual::Residual;
 use crate::ops::rotary::Rotary;
 use crate::ops::row_width::RowWidth;
@@ -31,7 +32,7 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 17] = [
+    let verifications: [(&'static str, Verify); 18] = [
         of::<Pointwise>(),
         of::<Add>(),
         ("attention", attention),
@@ -42,6 +43,7 @@ pub fn all() -> Vec<Kernels> {
         ("mask_loss", mask_loss),
         ("match_cost", match_cost),
         ("ms_deform_attn", ms_deform_attn),
+        of::<RelativePosition>(),
         of::<Residual>(),
         of::<Rotary>(),
         of::<RowWidth>(),
