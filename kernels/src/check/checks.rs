@@ -404,8 +404,10 @@ impl<O: Operation> Checks<O> {
 
     /// Checks that each operand that is one element too short is refused by name.
     fn short(&self, verification: &mut Verification<'_>, form: Form<'_>, s: &O) {
+        let on_device = matches!(form, Form::F32(_) | Form::Bf16(_));
         for pass in self.passes(form) {
-            let operands = (pass.list)(s, &Variant::default()).into_iter();
+            let list = if on_device { pass.list } else { pass.list_on_host };
+            let operands = list(s, &Variant::default()).into_iter();
             for Operand { name, len, .. } in operands.filter(|operand| operand.len > 0) {
                 let short = Variant { short: Some(name), ..Variant::default() };
                 let found = self.outcome(pass, form, s, &short);
