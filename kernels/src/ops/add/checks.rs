@@ -42,7 +42,8 @@ impl Checked for Add {
             .pass(Pass::of::<Forward<'_, Host, f32>>("bf16", |s| s.n * s.inner))
             .pass(
                 Pass::of::<Backward<'_, Host, f32>>("columns", |s| s.n * s.inner)
-                    .sums(&["db"], column),
+                    .sums(&["db"], column)
+                    .accurate(&["db"], 1e-5),
             )
             .gradients([(3, 5)].map(size))
             .sizes(SIZES.map(size))

@@ -25,16 +25,19 @@ impl Checked for RelativePosition {
         .pass(
             Pass::of::<Forward<'_, Host, f32>>("fwd_80", flops)
                 .on_tensor_cores(&["rel"])
+                .accurate(&["rel"], 1e-6)
                 .moves(moved),
         )
         .pass(
             Pass::of::<QueryGradient<'_, Host, f32>>("dq_80", flops)
                 .on_tensor_cores(&["dqkv"])
+                .accurate(&["dqkv"], 1e-5)
                 .moves(|s, size| moved(s, size) + size * s.tokens() * s.d),
         )
         .pass(
             Pass::of::<TableGradients<'_, Host, f32>>("table_80", |s| 2 * flops(s))
                 .on_tensor_cores(&["dtable of rows", "dtable of columns"])
+                .accurate(&["dtable of rows", "dtable of columns"], 1e-5)
                 .moves(moved),
         )
         .gradients([(1, 1, 1, 1, 1), (2, 2, 3, 2, 3)].map(size))
