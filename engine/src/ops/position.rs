@@ -6,7 +6,7 @@
 use dressage_kernels::Write;
 use dressage_kernels::device::Device;
 use dressage_kernels::dry_run;
-use dressage_kernels::ops::attention::{Attention, SavedGpu};
+use dressage_kernels::ops::attention::{PackedAttention, PackedBackward, PackedForward};
 use dressage_kernels::ops::relative_position::{
     self, QueryGradient, RelativePosition, TableGradients,
 };
@@ -206,24 +206,18 @@ pub fn relative_attention(qkv: &Tensor, rel: &Tensor, grid: [usize; 2]) -> Resul
         let out = reshape(&relative_attention(&wide, rel, grid)?, &[b, t, heads, width])?;
         return reshape(&row_width(&out, d)?, &[b, t, heads * d]);
     }
-    let size = Attention { b, heads, d, nq: t, nk: t };
+    let size = PackedAttention { b, t, heads, d, grid: Some(grid) };
     let mut out = qkv.empty_like(&[b, t, heads * d])?;
     let mut lse = qkv.empty_sums(&[b, heads, t])?;
-    kernel!("relative_attention", qkv, T,
-        host => {
-            let (qkv, rel) = (qkv.data::<T>()?, rel.data()?);
-            size.forward_relative(qkv, rel, grid, out.data_mut()?, lse.data_mut()?)
-        },
-        device => {
-            let (qkv, rel) = (qkv.view::<T>()?, rel.view()?);
-            let (out, lse) = (out.view_mut()?, lse.view_mut()?);
-            size.forward_relative_gpu(device, qkv, rel, grid, out, lse)
-        },
-    )?;
+    call!(qkv, &size, |M, T| PackedForward::<M, T> {
+        rel: Some(M::read(rel)?),
+        qkv: M::read(qkv)?,
+        out: M::write(&mut out)?,
+        lse: M::write(&mut lse)?,
+    })?;
     let saved = out.device().map(|_| out.detach());
     Ok(record(out, &[qkv, rel], || Attended {
         size,
-        grid,
         qkv: qkv.detach(),
         rel: rel.detach(),
         out: saved,
@@ -233,8 +227,7 @@ pub fn relative_attention(qkv: &Tensor, rel: &Tensor, grid: [usize; 2]) -> Resul
 }
 
 struct Attended {
-    size: Attention,
-    grid: [usize; 2],
+    size: PackedAttention,
     qkv: Tensor,
     rel: Tensor,
     /// The result; only on a device, whose backward kernel reads it.
@@ -249,23 +242,18 @@ impl Backward for Attended {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        let Attended { size, grid, qkv, rel, out, lse, to } = &*self;
+        let Attended { size, qkv, rel, out, lse, to } = &*self;
         let mut dqkv = qkv.empty_like(qkv.shape())?;
         let mut drel = rel.empty_like(rel.shape())?;
-        kernel!("relative_attention", qkv, T,
-            host => {
-                let (x, r, lse, dy) = (qkv.data::<T>()?, rel.data()?, lse.data()?, dy.data()?);
-                let (dqkv, drel) = (dqkv.data_mut()?, drel.data_mut()?);
-                size.backward_relative(x, r, *grid, lse, dy, dqkv, drel)
-            },
-            device => {
-                let out = out.as_ref().ok_or(EngineError::OnHost { op: "relative_attention" })?;
-                let saved = SavedGpu { out: out.view()?, lse: lse.view()? };
-                let (x, r, dy) = (qkv.view::<T>()?, rel.view()?, dy.view()?);
-                let (dqkv, drel) = (dqkv.view_mut()?, drel.view_mut()?);
-                size.backward_relative_gpu(device, x, r, *grid, saved, dy, dqkv, drel)
-            },
-        )?;
+        call!(qkv, size, |M, T| PackedBackward::<M, T> {
+            rel: Some(M::read(rel)?),
+            qkv: M::read(qkv)?,
+            out: M::read_if(out.as_ref())?,
+            lse: M::read(lse)?,
+            dout: M::read(&dy)?,
+            dqkv: M::write(&mut dqkv)?,
+            drel: Some(M::write(&mut drel)?),
+        })?;
         let [to_qkv, to_rel] = to;
         grads.add(to_qkv, dqkv)?;
         grads.add(to_rel, drel)

@@ -302,7 +302,7 @@ pub fn all() -> Vec<Kernels> {
         Kernels::of::<activation::Pointwise>(),
         add::checks::KERNELS,
         adamw::verify::KERNELS,
-        attention::verify::KERNELS,
+        attention::checks::KERNELS,
         attention_mask::verify::KERNELS,
         class_loss::verify::KERNELS,
         conv2d::verify::KERNELS,

@@ -5,11 +5,12 @@
 //! to the largest value of a result, since the sums of one result have terms of one size.
 
 use super::{Kernels, Timed, Verification, Verify};
+use crate::call::Operation;
 use crate::check::checks::Checked;
 use crate::check::noise;
 use crate::ops::activation::Pointwise;
 use crate::ops::add::Add;
-use crate::ops::attention::Attention;
+use crate::ops::attention::{Attention, PackedAttention};
 use crate::ops::conv2d::Conv2d;
 use crate::ops::group_norm::GroupNorm;
 use crate::ops::layer_norm::LayerNorm;
@@ -35,7 +36,10 @@ pub fn all() -> Vec<Kernels> {
     let verifications: [(&'static str, Verify); 18] = [
         of::<Pointwise>(),
         of::<Add>(),
-        ("attention", attention),
+        (Attention::NAME, |verification| {
+            Attention::checks().on_host(verification)?;
+            PackedAttention::checks().on_host(verification)
+        }),
         ("conv2d", conv2d),
         of::<GroupNorm>(),
         of::<LayerNorm>(),
@@ -107,29 +111,6 @@ fn scaled<T: Real>(n: usize, seed: u64, factor: f64) -> Vec<T> {
 
 fn zeros<T: Real>(n: usize) -> Vec<T> {
     vec![T::ZERO; n]
-}
-
-fn attention(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: Attention) -> Result<Named<T>> {
-        let c = s.heads * s.d;
-        let (nq, nk) = (s.b * s.nq * c, s.b * s.nk * c);
-        let (q, k) = (scaled::<T>(nq, 1, 4.0), scaled::<T>(nk, 2, 4.0));
-        let (v, dout) = (input(nk, 3), input(nq, 4));
-        let (mut out, mut lse) = (zeros(nq), zeros(s.b * s.heads * s.nq));
-        s.forward(&q, &k, &v, None, &mut out, &mut lse)?;
-        let (mut dq, mut dk, mut dv) = (zeros(nq), zeros(nk), zeros(nk));
-        let into = (Some(&mut dq[..]), Some(&mut dk[..]), Some(&mut dv[..]));
-        s.backward(&q, &k, &v, None, &lse, &dout, into.0, into.1, into.2)?;
-        Ok(vec![("out", out), ("lse", lse), ("dq", dq), ("dk", dk), ("dv", dv)])
-    }
-    for s in [
-        Attention { b: 2, heads: 3, d: 5, nq: 7, nk: 13 },
-        Attention { b: 1, heads: 2, d: 64, nq: 257, nk: 257 },
-    ] {
-        let case = format!("attention_f32 {} x {} x [{}, {}, {}]", s.b, s.heads, s.nq, s.nk, s.d);
-        compare(verification, &case, 5e-5, || run(s), run(s)?)?;
-    }
-    Ok(())
 }
 
 fn conv2d(verification: &mut Verification<'_>) -> Result<()> {

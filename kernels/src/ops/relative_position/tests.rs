@@ -1,7 +1,7 @@
 use super::{Forward, QueryGradient, RelativePosition, TableGradients};
 use crate::call::{Call, Host};
 use crate::check::{noise, weighted_sum};
-use crate::ops::attention::Attention;
+use crate::ops::attention::{PackedAttention, PackedForward};
 
 /// qkv, both tables, drel.
 fn inputs<T: crate::Real>(s: &RelativePosition) -> [Vec<T>; 4] {
@@ -44,9 +44,10 @@ fn attention_adds_the_tables_at_the_distance_of_query_and_key() {
         .run(&s)
         .unwrap();
     let n = s.h * s.w;
-    let a = Attention { b: 1, heads: s.heads, d: s.d, nq: n, nk: n };
+    let a = PackedAttention { b: 1, t: n, heads: s.heads, d: s.d, grid: Some([s.h, s.w]) };
     let (mut out, mut lse) = (vec![0.0; n * s.heads * s.d], vec![0.0; s.heads * n]);
-    a.forward_relative(&qkv, &rel, [s.h, s.w], &mut out, &mut lse).unwrap();
+    let (to, to_lse) = (&mut out[..], &mut lse[..]);
+    PackedForward::<Host, _> { rel: Some(&rel), qkv: &qkv, out: to, lse: to_lse }.run(&a).unwrap();
     let part = |token: usize, part: usize, head: usize| {
         &qkv[((token * 3 + part) * s.heads + head) * s.d..][..s.d]
     };
@@ -67,13 +68,4 @@ fn attention_adds_the_tables_at_the_distance_of_query_and_key() {
             assert!((got - sum / total).abs() < 1e-12, "{got} is not {}", sum / total);
         }
     }
-}
-
-#[test]
-fn a_grid_that_does_not_fit_is_named() {
-    let (rel, qkv) = ([0.0f32; 6], [0.0; 12]);
-    let a = Attention { b: 1, heads: 1, d: 2, nq: 2, nk: 2 };
-    let (mut out, mut lse) = ([0.0; 4], [0.0; 2]);
-    let error = a.forward_relative(&qkv, &rel, [2, 2], &mut out, &mut lse).unwrap_err();
-    assert_eq!(error.to_string(), "attention: 2 tokens are not a grid of 2 rows of 2");
 }
