@@ -1,12 +1,9 @@
-//! Small operations: position codes, class scores, rotary and relative position, chosen
-//! rows.
+//! Small operations: position codes, class scores, chosen rows.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
 use dressage_kernels::ops::class_loss::ClassLoss;
 use dressage_kernels::ops::gather_rows::GatherRows;
-use dressage_kernels::ops::relative_position::RelativePosition;
-use dressage_kernels::ops::rotary::{Rotary, Turn, table};
 use dressage_kernels::ops::sine_position::sine_position;
 
 fn operations(c: &mut Criterion) {
@@ -30,35 +27,6 @@ fn operations(c: &mut Criterion) {
     group.finish();
 }
 
-fn positions(c: &mut Criterion) {
-    let mut group = c.benchmark_group("position f32");
-    group.sample_size(20);
-    let s = Rotary { b: 1, t: 1025, heads: 16, d: 64, skip: 1 };
-    let mut qkv = noise::<f32>(s.t * 3 * s.heads * s.d, 1);
-    let angles = table([32, 32], 16, s.d).expect("64 channels are four times 16");
-    let angles: Vec<f32> = angles.into_iter().map(|x| x as f32).collect();
-    group.throughput(Throughput::Bytes((16 * 1024 * s.heads * s.d) as u64));
-    group.bench_function("rotary, EVA02-L", |bench| {
-        bench.iter(|| s.apply(&mut qkv, &angles, Turn::Forward));
-    });
-    for (name, b, h, w) in [("global", 1, 32, 32), ("windows", 9, 14, 14)] {
-        let s = RelativePosition { b, heads: 16, d: 80, h, w };
-        let n = b * h * w * s.heads;
-        let qkv = noise::<f32>(3 * n * s.d, 1);
-        let (rows, columns) = (noise((2 * h - 1) * s.d, 2), noise((2 * w - 1) * s.d, 3));
-        let (mut rel, mut dqkv) = (vec![0.0; n * (h + w)], vec![0.0; qkv.len()]);
-        let tables = [&rows[..], &columns[..]];
-        group.throughput(Throughput::Elements((2 * rel.len() * s.d) as u64));
-        group.bench_function(format!("relative_position forward, SAM-H {name}"), |bench| {
-            bench.iter(|| s.forward(&qkv, tables, &mut rel));
-        });
-        group.bench_function(format!("relative_position backward, SAM-H {name}"), |bench| {
-            bench.iter(|| s.backward(&qkv, tables, &rel, Some(&mut dqkv), [None, None]));
-        });
-    }
-    group.finish();
-}
-
 fn rows(c: &mut Criterion) {
     let mut group = c.benchmark_group("small f32");
     group.sample_size(20);
@@ -77,5 +45,5 @@ fn rows(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, operations, positions, rows);
+criterion_group!(benches, operations, rows);
 criterion_main!(benches);

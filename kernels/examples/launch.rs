@@ -15,7 +15,7 @@ use dressage_kernels::Result;
 use dressage_kernels::call::{Gpu, Launch};
 use dressage_kernels::check::noise;
 use dressage_kernels::device::{Buffer, Device, Float};
-use dressage_kernels::ops::attention::{Attention, SavedGpu};
+use dressage_kernels::ops::attention::{PackedAttention, PackedBackward, PackedForward};
 use dressage_kernels::ops::ms_deform_attn::{self, MsDeformAttn};
 use dressage_kernels::ops::rein::{GradientsGpu, Rein, WeightsGpu};
 use half::bf16;
@@ -77,15 +77,24 @@ fn filled<T: Float>(device: &Device, n: usize, seed: u64) -> Result<Buffer<T>> {
 
 fn attention(device: &Device, large: bool) -> Step<'_> {
     let (b, heads, t) = if large { (4, 16, 1025) } else { (1, 2, 129) };
-    let s = Attention { b, heads, d: 64, nq: t, nk: t };
+    let s = PackedAttention { b, t, heads, d: 64, grid: None };
     let n = b * t * heads * s.d;
     let (qkv, dout) = (filled::<bf16>(device, 3 * n, 1)?, filled::<bf16>(device, n, 2)?);
     let (mut out, mut lse) = (device.alloc("out", n)?, device.alloc("lse", b * heads * t)?);
     let mut dqkv = device.alloc("dqkv", 3 * n)?;
     Ok(Box::new(move || {
-        s.forward_packed_gpu(device, qkv.view(), out.view_mut(), lse.view_mut())?;
-        let saved = SavedGpu { out: out.view(), lse: lse.view() };
-        s.backward_packed_gpu(device, qkv.view(), saved, dout.view(), dqkv.view_mut())
+        let (qkv, to, to_lse) = (qkv.view(), out.view_mut(), lse.view_mut());
+        PackedForward::<Gpu, _> { rel: None, qkv, out: to, lse: to_lse }.launch(device, &s)?;
+        PackedBackward::<Gpu, _> {
+            rel: None,
+            qkv,
+            out: Some(out.view()),
+            lse: lse.view(),
+            dout: dout.view(),
+            dqkv: dqkv.view_mut(),
+            drel: None,
+        }
+        .launch(device, &s)
     }))
 }
 

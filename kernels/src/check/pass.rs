@@ -78,6 +78,8 @@ pub(crate) struct Pass<O> {
     tensor_cores: &'static [&'static str],
     stated: Vec<(&'static str, Stated<O>)>,
     shares: Vec<(&'static [&'static str], f64)>,
+    /// Bytes that it moves, if not those of its operands.
+    bytes: Option<fn(&O, usize) -> usize>,
     pub(super) on_device: bool,
     /// Runs one form and returns the outputs.
     pub(super) run: fn(Form<'_>, Run<'_, O>) -> Result<Vec<Output>>,
@@ -102,6 +104,7 @@ impl<O: Operation> Pass<O> {
             tensor_cores: &[],
             stated: Vec::new(),
             shares: Vec::new(),
+            bytes: None,
             on_device: false,
             run: |form, run| match form {
                 Form::Exact => on_host::<f64, C>(run),
@@ -182,6 +185,21 @@ impl<O: Operation> Pass<O> {
     pub fn accurate(mut self, outputs: &'static [&'static str], share: f64) -> Pass<O> {
         self.shares.push((outputs, share));
         self
+    }
+
+    /// States the bytes that a call moves, from the sizes and the bytes of an element, where it does
+    /// not touch all of its operands.
+    pub fn moves(mut self, bytes: fn(&O, usize) -> usize) -> Pass<O> {
+        self.bytes = Some(bytes);
+        self
+    }
+
+    /// Bytes that a call with these operands moves, whose elements have `size` bytes.
+    pub(super) fn bytes(&self, s: &O, operands: &[Operand], size: usize) -> usize {
+        match self.bytes {
+            Some(bytes) => bytes(s, size),
+            None => operands.iter().map(|operand| operand.moved).sum(),
+        }
     }
 
     fn depth(&self, s: &O, output: &str) -> Depth {

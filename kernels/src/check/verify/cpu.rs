@@ -5,10 +5,12 @@
 //! to the largest value of a result, since the sums of one result have terms of one size.
 
 use super::{Kernels, Timed, Verification, Verify};
+use crate::call::Operation;
 use crate::check::checks::Checked;
 use crate::check::noise;
 use crate::ops::activation::Pointwise;
-use crate::ops::attention::Attention;
+use crate::ops::add::Add;
+use crate::ops::attention::{Attention, PackedAttention};
 use crate::ops::conv2d::Conv2d;
 use crate::ops::group_norm::GroupNorm;
 use crate::ops::layer_norm::LayerNorm;
@@ -18,8 +20,10 @@ use crate::ops::match_cost::MatchCost;
 use crate::ops::ms_deform_attn::MsDeformAttn;
 use crate::ops::patch_embed::PatchEmbed;
 use crate::ops::point_sample::PointSample;
+use crate::ops::relative_position::RelativePosition;
 use crate::ops::residual::Residual;
 use crate::ops::resize::Resize;
+use crate::ops::rotary::Rotary;
 use crate::ops::row_width::RowWidth;
 use crate::ops::softmax::Softmax;
 use crate::ops::swiglu::Swiglu;
@@ -34,10 +38,16 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 20] = [
+    let verifications: [(&'static str, Verify); 26] = [
         of::<Pointwise>(),
         ("attention", attention),
         of::<Conv2d>(),
+        of::<Add>(),
+        (Attention::NAME, |verification| {
+            Attention::checks().on_host(verification)?;
+            PackedAttention::checks().on_host(verification)
+        }),
+        ("conv2d", conv2d),
         of::<GroupNorm>(),
         of::<LayerNorm>(),
         of::<Linear>(),
@@ -46,8 +56,11 @@ pub fn all() -> Vec<Kernels> {
         of::<MsDeformAttn>(),
         of::<PatchEmbed>(),
         of::<PointSample>(),
+        ("ms_deform_attn", ms_deform_attn),
+        of::<RelativePosition>(),
         of::<Residual>(),
         of::<Resize>(),
+        of::<Rotary>(),
         of::<RowWidth>(),
         of::<Softmax>(),
         of::<Swiglu>(),
@@ -75,6 +88,7 @@ pub type Calls = fn() -> Result<Vec<Timed<'static>>>;
 /// Calls to be timed, by folder.
 pub fn timed() -> Vec<(&'static str, Calls)> {
     vec![
+        calls_of::<Add>(),
         calls_of::<Conv2d>(),
         calls_of::<LayerNorm>(),
         calls_of::<Linear>(),
@@ -82,6 +96,7 @@ pub fn timed() -> Vec<(&'static str, Calls)> {
         calls_of::<PatchEmbed>(),
         calls_of::<PointSample>(),
         calls_of::<Resize>(),
+        calls_of::<Rotary>(),
         calls_of::<Softmax>(),
         calls_of::<Swiglu>(),
         calls_of::<UncertainPoints>(),
@@ -138,6 +153,46 @@ fn attention(verification: &mut Verification<'_>) -> Result<()> {
     ] {
         let case = format!("attention_f32 {} x {} x [{}, {}, {}]", s.b, s.heads, s.nq, s.nk, s.d);
         compare(verification, &case, 5e-5, || run(s), run(s)?)?;
+    }
+    Ok(())
+}
+
+fn conv2d(verification: &mut Verification<'_>) -> Result<()> {
+    fn run<T: Real>(s: Conv2d) -> Result<Named<T>> {
+        let (ho, wo) = s.output()?;
+        let (x, dy) = (input(s.b * s.h * s.w * s.ci, 1), input(s.b * ho * wo * s.co, 2));
+        let (weight, bias) = (input(s.co * s.ci * s.kh * s.kw, 3), input::<T>(s.co, 4));
+        let (mut y, mut dx) = (zeros(dy.len()), zeros(x.len()));
+        let (mut dw, mut db) = (zeros(weight.len()), zeros(s.co));
+        s.forward(&x, &weight, Some(&bias), &mut y)?;
+        let into = (Some(&mut dx[..]), Some(&mut dw[..]), Some(&mut db[..]));
+        s.backward(Some(&x), &weight, &dy, into.0, into.1, into.2)?;
+        Ok(vec![("y", y), ("dx", dx), ("dweight", dw), ("dbias", db)])
+    }
+    let s = Conv2d { b: 2, h: 17, w: 13, ci: 24, co: 20, kh: 3, kw: 3, stride: 1, pad: 1 };
+    for s in [s, Conv2d { stride: 2, ..s }, Conv2d { kh: 1, kw: 1, pad: 0, ..s }] {
+        let Conv2d { b, h, w, ci, co, kh, kw, stride, .. } = s;
+        let case = format!("conv2d_f32 [{b}, {h}, {w}, {ci}] by [{co}, {kh}, {kw}] / {stride}");
+        compare(verification, &case, 1e-5, || run(s), run(s)?)?;
+    }
+    Ok(())
+}
+
+fn linear(verification: &mut Verification<'_>) -> Result<()> {
+    fn run<T: Real>(s: Linear) -> Result<Named<T>> {
+        let (x, weight, dy) = (input(s.n * s.k, 1), input(s.m * s.k, 2), input(s.n * s.m, 3));
+        let bias = input::<T>(s.m, 4);
+        let (mut y, mut dx) = (zeros(s.n * s.m), zeros(s.n * s.k));
+        let (mut dw, mut db) = (zeros(s.m * s.k), zeros(s.m));
+        s.forward(&x, &weight, Some(&bias), &mut y)?;
+        let into = (Some(&mut dx[..]), Some(&mut dw[..]), Some(&mut db[..]));
+        s.backward(Some(&x), &weight, &dy, into.0, into.1, into.2)?;
+        Ok(vec![("y", y), ("dx", dx), ("dweight", dw), ("dbias", db)])
+    }
+    // The second is large enough for the blocked product.
+    for (n, m, k) in [(7, 13, 5), (257, 512, 384)] {
+        let s = Linear { n, m, k };
+        compare(verification, &format!("linear_f32 [{n}, {m}, {k}]"), 5e-6, || run(s), run(s)?)?;
     }
     Ok(())
 }

@@ -19,20 +19,20 @@
 //!
 //! Source: spec backbones §4.4 (EVA02).
 
+mod checks;
 mod gpu;
 mod reference;
 #[cfg(test)]
 mod tests;
-pub(crate) mod verify;
 
-use crate::{KernelError, Real, Result, check_count, check_len, dry_run};
-
-const OP: &str = "rotary";
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
+use crate::{KernelError, Result, Write};
 
 /// Base of the frequencies.
 const THETA: f64 = 10_000.0;
 
-/// Sizes of a rotation.
+/// Sizes and direction of a rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rotary {
     /// Images.
@@ -45,6 +45,8 @@ pub struct Rotary {
     pub d: usize,
     /// Leading tokens that are not rotated.
     pub skip: usize,
+    /// Direction.
+    pub turn: Turn,
 }
 
 /// Direction of the rotation.
@@ -56,36 +58,48 @@ pub enum Turn {
     Back,
 }
 
-impl Rotary {
-    /// Rotates the queries and keys of `qkv` in place.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes; heads with an odd number of channels; `skip`
-    /// above the number of tokens.
-    pub fn apply<T: Real>(&self, qkv: &mut [T], table: &[T], turn: Turn) -> Result<()> {
-        self.check(qkv.len())?;
-        check_len(OP, "table", table, self.table_len())?;
-        if !dry_run::skip(OP) {
-            reference::apply(self, qkv, table, turn);
-        }
-        Ok(())
-    }
+impl Operation for Rotary {
+    const NAME: &'static str = "rotary";
 
-    /// Number of elements of the table.
-    fn table_len(&self) -> usize {
-        (self.t - self.skip) * self.d
-    }
-
-    fn check(&self, qkv: usize) -> Result<()> {
-        let Rotary { b, t, heads, d, skip } = *self;
+    fn check(&self) -> Result<()> {
+        let Rotary { t, d, skip, .. } = *self;
         let what = if !d.is_multiple_of(2) {
             format!("heads of {d} channels do not divide into pairs")
         } else if skip > t {
             format!("cannot skip {skip} of {t} tokens")
         } else {
-            return check_count(OP, "qkv", qkv, b * t * 3 * heads * d);
+            return Ok(());
         };
-        Err(KernelError::Size { op: OP, what })
+        Err(KernelError::Size { op: Self::NAME, what })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.heads * self.d == 0
+    }
+}
+
+impl Rotary {
+    /// Tokens of an image that are rotated.
+    fn turned(&self) -> usize {
+        self.t.saturating_sub(self.skip)
+    }
+}
+
+/// Call that rotates the queries and keys of `qkv` in place.
+#[derive(Default)]
+pub struct Rotate<'a, M: Memory, T: Element> {
+    /// Queries, keys and values, `[b, t, 3, heads, d]`.
+    pub qkv: M::Out<'a, T>,
+    /// Cosine and sine of each pair, `[t - skip, d / 2, 2]`.
+    pub table: M::In<'a, M::Sum<T>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Rotate<'a, M, T> {
+    type Op = Rotary;
+
+    fn list(&mut self, s: &Rotary, w: &mut impl Walk<'a, M>) {
+        w.stores("qkv", &mut self.qkv, s.b * s.t * 3 * s.heads * s.d, Write::Add);
+        w.reads("table", &mut self.table, s.turned() * s.d);
     }
 }
 
@@ -100,7 +114,7 @@ impl Rotary {
 pub fn table([h, w]: [usize; 2], side: usize, d: usize) -> Result<Vec<f64>> {
     if !d.is_multiple_of(4) {
         let what = format!("heads of {d} channels do not divide into pairs for two axes");
-        return Err(KernelError::Size { op: OP, what });
+        return Err(KernelError::Size { op: Rotary::NAME, what });
     }
     let half = d / 4;
     let frequency = |k: usize| THETA.powf(-((4 * k) as f64) / d as f64);

@@ -1,7 +1,12 @@
-use super::{Rotary, Turn, table};
+use super::{Rotary, Rotate, Turn, table};
+use crate::call::{Call, Host};
 use crate::check::{central_differences, noise, weighted_sum};
 
-const SIZE: Rotary = Rotary { b: 2, t: 7, heads: 3, d: 8, skip: 1 };
+const SIZE: Rotary = Rotary { b: 2, t: 7, heads: 3, d: 8, skip: 1, turn: Turn::Forward };
+
+fn rotate(s: &Rotary, qkv: &mut [f64], table: &[f64], turn: Turn) {
+    Rotate::<Host, _> { qkv, table }.run(&Rotary { turn, ..*s }).unwrap();
+}
 
 fn angles(s: &Rotary) -> Vec<f64> {
     let turn = |x: f64| [(5.0 * x).cos(), (5.0 * x).sin()];
@@ -14,10 +19,10 @@ fn the_gradient_is_the_inverse_rotation() {
     let x = noise::<f64>(s.b * s.t * 3 * s.heads * s.d, 1);
     let dy = noise::<f64>(x.len(), 2);
     let mut dx = dy.clone();
-    s.apply(&mut dx, &table, Turn::Back).unwrap();
+    rotate(&s, &mut dx, &table, Turn::Back);
     central_differences("rotary", std::slice::from_ref(&x), &[dx], |x| {
         let mut y = x[0].clone();
-        s.apply(&mut y, &table, Turn::Forward).unwrap();
+        rotate(&s, &mut y, &table, Turn::Forward);
         weighted_sum(&y, &dy)
     });
 }
@@ -28,12 +33,12 @@ fn values_and_the_first_tokens_stay() {
     let row = s.heads * s.d;
     let x = noise::<f64>(s.b * s.t * 3 * row, 1);
     let mut y = x.clone();
-    s.apply(&mut y, &table, Turn::Forward).unwrap();
+    rotate(&s, &mut y, &table, Turn::Forward);
     for (i, (x, y)) in x.iter().zip(&y).enumerate() {
         let (token, part) = (i / (3 * row) % s.t, i / row % 3);
         assert_eq!(x == y, token < s.skip || part == 2, "element {i}");
     }
-    s.apply(&mut y, &table, Turn::Back).unwrap();
+    rotate(&s, &mut y, &table, Turn::Back);
     assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() < 1e-14));
 }
 
@@ -45,9 +50,9 @@ fn scores_depend_on_distance_alone() {
     let table = table(grid, 16, d).unwrap();
     let (q, k) = (noise::<f64>(d, 1), noise::<f64>(d, 2));
     let turned = |x: &[f64], cell: usize| {
-        let s = Rotary { b: 1, t: 1, heads: 1, d, skip: 0 };
+        let s = Rotary { b: 1, t: 1, heads: 1, d, skip: 0, turn: Turn::Forward };
         let mut qkv = [x, x, x].concat();
-        s.apply(&mut qkv, &table[cell * d..][..d], Turn::Forward).unwrap();
+        rotate(&s, &mut qkv, &table[cell * d..][..d], Turn::Forward);
         qkv[..d].to_vec()
     };
     let score = |i: usize, j: usize| weighted_sum(&turned(&q, i), &turned(&k, j));
@@ -74,18 +79,12 @@ fn the_table_is_that_of_the_formula() {
 
 #[test]
 fn sizes_that_do_not_fit_are_named() {
-    let mut x = vec![0.0f32; 9];
-    let says = |s: Rotary, x: &mut [f32], table: &[f32], sentence: &str| {
-        let error = s.apply(x, table, Turn::Forward).unwrap_err();
+    let says = |s: Rotary, sentence: &str| {
+        let error = Rotate::<Host, f32>::default().run(&s).unwrap_err();
         assert_eq!(error.to_string(), sentence);
     };
-    let s = Rotary { b: 1, t: 1, heads: 1, d: 3, skip: 0 };
-    says(s, &mut x, &[], "rotary: heads of 3 channels do not divide into pairs");
-    let s = Rotary { d: 2, skip: 2, ..s };
-    says(s, &mut x, &[], "rotary: cannot skip 2 of 1 tokens");
-    let s = Rotary { skip: 0, ..s };
-    says(s, &mut x, &[0.0; 2], "rotary: qkv has 9 elements, its sizes require 6");
-    says(s, &mut x[..6], &[0.0; 3], "rotary: table has 3 elements, its sizes require 2");
+    says(Rotary { d: 3, ..SIZE }, "rotary: heads of 3 channels do not divide into pairs");
+    says(Rotary { skip: 8, ..SIZE }, "rotary: cannot skip 8 of 7 tokens");
     let error = table([2, 2], 16, 6).unwrap_err().to_string();
     assert_eq!(error, "rotary: heads of 6 channels do not divide into pairs for two axes");
 }
