@@ -1,10 +1,9 @@
 //! Small operations: position codes, class scores, rotary and relative position, random
-//! points, chosen rows.
+//! points.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
 use dressage_kernels::ops::class_loss::ClassLoss;
-use dressage_kernels::ops::gather_rows::GatherRows;
 use dressage_kernels::ops::relative_position::RelativePosition;
 use dressage_kernels::ops::rotary::{Rotary, Turn, table};
 use dressage_kernels::ops::sine_position::sine_position;
@@ -60,7 +59,7 @@ fn positions(c: &mut Criterion) {
     group.finish();
 }
 
-fn points_and_rows(c: &mut Criterion) {
+fn points(c: &mut Criterion) {
     let mut group = c.benchmark_group("small f32");
     group.sample_size(20);
     let points = Uniform { seed: 1, purpose: 2, first: 3, streams: 1, rows: 76, draws: 2 * 37632 };
@@ -69,20 +68,8 @@ fn points_and_rows(c: &mut Criterion) {
     group.bench_function("uniform, candidates of 76 pairs", |bench| {
         bench.iter(|| points.fill(7, None, &mut drawn));
     });
-    let chosen = GatherRows { n: 400, r: 76, c: 256 };
-    let x = noise::<f32>(chosen.n * chosen.c, 1);
-    let indices: Vec<i32> = (0..chosen.r as i32).map(|i| 5 * i).collect();
-    let (mut y, mut dx) = (vec![0.0; chosen.r * chosen.c], vec![0.0; x.len()]);
-    group.throughput(Throughput::Bytes(8 * y.len() as u64));
-    group.bench_function("gather_rows forward, 76 embeddings", |bench| {
-        bench.iter(|| chosen.forward(&x, &indices, &mut y));
-    });
-    group.throughput(Throughput::Bytes(4 * (y.len() + dx.len()) as u64));
-    group.bench_function("gather_rows backward, 76 embeddings", |bench| {
-        bench.iter(|| chosen.backward(&indices, &y, &mut dx));
-    });
     group.finish();
 }
 
-criterion_group!(benches, operations, positions, points_and_rows);
+criterion_group!(benches, operations, positions, points);
 criterion_main!(benches);

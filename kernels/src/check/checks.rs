@@ -102,7 +102,6 @@ impl<O: Operation> Checks<O> {
     }
 
     /// Sets the values of an operand in every run, such as indices.
-    #[expect(dead_code)]
     pub(crate) fn given(mut self, name: &'static str, values: Edit<O>) -> Checks<O> {
         self.given.push((name, values));
         self
@@ -199,7 +198,6 @@ impl<O: Operation> Checks<O> {
     }
 
     /// Times the kernels in f32 at these sizes of a real network.
-    #[expect(dead_code)]
     pub fn timed_in_f32(mut self, all: impl IntoIterator<Item = O>) -> Checks<O> {
         self.timed_in_f32.extend(all);
         self

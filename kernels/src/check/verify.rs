@@ -306,7 +306,7 @@ pub fn all() -> Vec<Kernels> {
         attention_mask::verify::KERNELS,
         class_loss::verify::KERNELS,
         conv2d::verify::KERNELS,
-        gather_rows::verify::KERNELS,
+        Kernels::of::<gather_rows::GatherRows>(),
         Kernels::of::<group_norm::GroupNorm>(),
         Kernels::of::<layer_norm::LayerNorm>(),
         linear::verify::KERNELS,

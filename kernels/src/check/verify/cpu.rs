@@ -10,6 +10,7 @@ use crate::check::noise;
 use crate::ops::activation::Pointwise;
 use crate::ops::attention::Attention;
 use crate::ops::conv2d::Conv2d;
+use crate::ops::gather_rows::GatherRows;
 use crate::ops::group_norm::GroupNorm;
 use crate::ops::layer_norm::LayerNorm;
 use crate::ops::linear::Linear;
@@ -29,10 +30,11 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 15] = [
+    let verifications: [(&'static str, Verify); 16] = [
         of::<Pointwise>(),
         ("attention", attention),
         ("conv2d", conv2d),
+        of::<GatherRows>(),
         of::<GroupNorm>(),
         of::<LayerNorm>(),
         ("linear", linear),
@@ -64,7 +66,12 @@ pub type Calls = fn() -> Result<Vec<Timed<'static>>>;
 
 /// Calls to be timed, by folder.
 pub fn timed() -> Vec<(&'static str, Calls)> {
-    vec![calls_of::<LayerNorm>(), calls_of::<Softmax>(), calls_of::<Swiglu>()]
+    vec![
+        calls_of::<GatherRows>(),
+        calls_of::<LayerNorm>(),
+        calls_of::<Softmax>(),
+        calls_of::<Swiglu>(),
+    ]
 }
 
 /// Compares results in f32 with those in f64. `allowed` is the allowed error as a share of the
