@@ -315,7 +315,7 @@ pub fn all() -> Vec<Kernels> {
         matmul::verify::KERNELS,
         ms_deform_attn::verify::KERNELS,
         patch_embed::verify::KERNELS,
-        pixel_loss::verify::KERNELS,
+        Kernels::of::<pixel_loss::PixelLoss>(),
         point_sample::verify::KERNELS,
         reduce::verify::KERNELS,
         rein::verify::KERNELS,

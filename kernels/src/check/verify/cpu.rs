@@ -17,6 +17,7 @@ use crate::ops::linear::Linear;
 use crate::ops::mask_loss::{MaskLoss, MaskLosses};
 use crate::ops::match_cost::MatchCost;
 use crate::ops::ms_deform_attn::MsDeformAttn;
+use crate::ops::pixel_loss::PixelLoss;
 use crate::ops::residual::Residual;
 use crate::ops::row_width::RowWidth;
 use crate::ops::softmax::Softmax;
@@ -30,7 +31,7 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 16] = [
+    let verifications: [(&'static str, Verify); 17] = [
         of::<Pointwise>(),
         ("attention", attention),
         ("conv2d", conv2d),
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Kernels> {
         ("mask_loss", mask_loss),
         ("match_cost", match_cost),
         ("ms_deform_attn", ms_deform_attn),
+        of::<PixelLoss>(),
         of::<Residual>(),
         of::<RowWidth>(),
         of::<Softmax>(),
