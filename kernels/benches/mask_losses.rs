@@ -4,7 +4,6 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
-use dressage_kernels::ops::class_loss::ClassLoss;
 use dressage_kernels::ops::mask_loss::{MaskLoss, MaskLosses};
 use dressage_kernels::ops::match_cost::MatchCost;
 
@@ -33,12 +32,6 @@ fn bench(c: &mut Criterion) {
     let d = MaskLosses { mask: 1.0, dice: 1.0 };
     group.bench_function("mask and dice of 32 pairs, backward", |b| {
         b.iter(|| s.backward(black_box(x), &t, 32.0, &sums, d, &mut dx).expect("lengths fit"));
-    });
-    let s = ClassLoss { n: 400, k: 20, weight: 2.0 };
-    let (x, y) = (noise::<f32>(400 * 20, 5), (0..400).map(|i| i % 20).collect::<Vec<i32>>());
-    group.throughput(Throughput::Elements(400 * 20));
-    group.bench_function("classes of 400 queries, forward", |b| {
-        b.iter(|| s.forward(black_box(&x), &y, &[1.0; 20]).expect("lengths fit"));
     });
     group.finish();
 }

@@ -1,9 +1,7 @@
-//! Small operations: position codes, class scores, rotary and relative position, random
-//! points.
+//! Small operations: position codes, rotary and relative position, random points.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
-use dressage_kernels::ops::class_loss::ClassLoss;
 use dressage_kernels::ops::relative_position::RelativePosition;
 use dressage_kernels::ops::rotary::{Rotary, Turn, table};
 use dressage_kernels::ops::sine_position::sine_position;
@@ -16,16 +14,6 @@ fn operations(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(4 * table.len() as u64));
     group.bench_function("sine_position, stride 8 of 512 px", |bench| {
         bench.iter(|| sine_position(64, 64, 256, &mut table));
-    });
-    let loss = ClassLoss { n: 400, k: 20, weight: 2.0 };
-    let (logits, targets) = (noise::<f32>(400 * 20, 4), vec![19; 400]);
-    let (weights, mut dlogits) = (vec![1.0; 20], vec![0.0; 400 * 20]);
-    group.throughput(Throughput::Bytes(8 * 400 * 20));
-    group.bench_function("class_loss both ways, batch 4", |bench| {
-        bench.iter(|| {
-            loss.backward(&logits, &targets, &weights, 1.0, &mut dlogits)?;
-            loss.forward(&logits, &targets, &weights)
-        });
     });
     group.finish();
 }

@@ -2,16 +2,16 @@
 
 use dressage_kernels::device::ViewMut;
 use dressage_kernels::ops::add::Add;
-use dressage_kernels::ops::class_loss::ClassLoss;
+use dressage_kernels::ops::class_loss::{self, ClassLoss};
 use dressage_kernels::ops::mask_loss::{MaskLoss, MaskLosses, Pairs};
 use dressage_kernels::ops::reduce::sum_gpu;
 use half::bf16;
 
 use super::{expect_shape, shape_error};
+use crate::call::{Place, call};
 use crate::dtype::kernel;
 use crate::{
-    Backward, DType, Device, Edge, Element, EngineError, Gradients, HostFloat, Result, Tensor,
-    floats, record,
+    Backward, DType, Device, Edge, Element, EngineError, Gradients, Result, Tensor, floats, record,
 };
 
 /// Weighted binary cross-entropy and dice losses of logits `x` and targets `t`, both `[r, p]`. The
@@ -183,33 +183,24 @@ pub fn class_loss(
     weight: f64,
 ) -> Result<Tensor> {
     let size = class_sizes(logits, weight);
-    let tables = match logits.device() {
-        Some(device) => {
-            size.check_targets(targets)?;
-            let weights: Vec<f32> = class_weights.iter().map(|&w| w as f32).collect();
-            let targets = Tensor::from_slice(targets, &[targets.len()])?;
-            let weights = Tensor::from_slice(&weights, &[weights.len()])?;
-            let targets = targets.to_device(device, DType::I32)?;
-            Some(ClassTables::new(device, targets, weights.to_device(device, DType::F32)?)?)
-        }
-        None => None,
+    size.check_targets(targets)?;
+    let narrow = || class_weights.iter().map(|&w| w as f32).collect::<Vec<_>>();
+    let k = &[class_weights.len()];
+    let mut class_weights = match logits.dtype() {
+        DType::F64 => Tensor::from_slice(class_weights, k)?,
+        _ => Tensor::from_slice(&narrow(), k)?,
     };
-    class_loss_of(
-        ClassSaved {
-            size,
-            targets: targets.to_vec(),
-            class_weights: class_weights.to_vec(),
-            tables,
-            logits: logits.detach(),
-            to: logits.edge(),
-        },
-        logits,
-    )
+    let mut targets = Tensor::from_slice(targets, &[targets.len()])?;
+    if let Some(device) = logits.device() {
+        targets = targets.to_device(device, DType::I32)?;
+        class_weights = class_weights.to_device(device, DType::F32)?;
+    }
+    class_loss_of(size, logits, targets, class_weights)
 }
 
-/// [`class_loss`] with `targets` `[n]` (i32) and `class_weights` `[k]` (f32) where the logits are.
-/// On a device the host does not read the targets, and a row whose target is not a class is
-/// ignored.
+/// [`class_loss`] with `targets` `[n]` (i32) and `class_weights` `[k]` where the logits are. The
+/// weights are f32 on a device, and have the type of the logits in host memory. On a device the host
+/// does not read the targets, and a row whose target is not a class is ignored.
 ///
 /// # Errors
 /// Errors of [`class_loss`].
@@ -219,20 +210,11 @@ pub fn class_loss_at(
     class_weights: &Tensor,
     weight: f64,
 ) -> Result<Tensor> {
-    let Some(device) = logits.device() else {
-        let wide: Vec<f64> = class_weights.data::<f32>()?.iter().map(|&w| w.into()).collect();
-        return class_loss(logits, targets.data()?, &wide, weight);
-    };
-    let tables = ClassTables::new(device, targets.clone(), class_weights.clone())?;
-    let saved = ClassSaved {
-        size: class_sizes(logits, weight),
-        targets: Vec::new(),
-        class_weights: Vec::new(),
-        tables: Some(tables),
-        logits: logits.detach(),
-        to: logits.edge(),
-    };
-    class_loss_of(saved, logits)
+    let size = class_sizes(logits, weight);
+    if logits.device().is_none() {
+        size.check_targets(targets.data()?)?;
+    }
+    class_loss_of(size, logits, targets.clone(), class_weights.clone())
 }
 
 fn class_sizes(logits: &Tensor, weight: f64) -> ClassLoss {
@@ -240,55 +222,31 @@ fn class_sizes(logits: &Tensor, weight: f64) -> ClassLoss {
     ClassLoss { n: logits.len() / k.max(1), k, weight }
 }
 
-fn class_loss_of(mut saved: ClassSaved, logits: &Tensor) -> Result<Tensor> {
-    let size = saved.size;
-    let mut y = logits.empty_sums(&[])?;
-    kernel!("class_loss", logits, T,
-        host => {
-            let (x, weights) = (logits.data::<T>()?, saved.weights::<T>());
-            let loss = size.forward(x, &saved.targets, &weights)?;
-            y.data_mut::<T>()?.fill(loss);
-            Ok::<_, EngineError>(())
-        },
-        device => {
-            let tables = saved.tables.as_mut().ok_or(EngineError::OnHost { op: "class_loss" })?;
-            let (targets, weights) = (tables.targets.view()?, tables.weights.view()?);
-            let (x, scale) = (logits.view::<T>()?, tables.scale.view_mut()?);
-            size.forward_gpu(device, x, targets, weights, y.view_mut()?, scale)
-        },
-    )?;
-    Ok(record(y, &[logits], || saved))
-}
-
-/// Further inputs of the device kernels, and the scale that the forward kernel leaves for the
-/// backward kernel.
-struct ClassTables {
+fn class_loss_of(
+    size: ClassLoss,
+    logits: &Tensor,
     targets: Tensor,
-    weights: Tensor,
-    scale: Tensor,
-}
-
-impl ClassTables {
-    fn new(device: &Device, targets: Tensor, weights: Tensor) -> Result<Self> {
-        let scale = Tensor::empty_on(Some(device), DType::F32, &[])?;
-        Ok(ClassTables { targets, weights, scale })
-    }
+    class_weights: Tensor,
+) -> Result<Tensor> {
+    let (mut y, mut scale) = (logits.empty_sums(&[])?, logits.empty_sums(&[])?);
+    call!(logits, &size, |M, T| class_loss::Forward::<M, T> {
+        x: M::read(logits)?,
+        targets: M::read(&targets)?,
+        class_weights: M::read(&class_weights)?,
+        loss: M::write(&mut y)?,
+        scale: M::write(&mut scale)?,
+    })?;
+    let (x, to) = (logits.detach(), logits.edge());
+    Ok(record(y, &[logits], || ClassSaved { size, x, targets, class_weights, scale, to }))
 }
 
 struct ClassSaved {
     size: ClassLoss,
-    targets: Vec<i32>,
-    class_weights: Vec<f64>,
-    /// Present only on a device.
-    tables: Option<ClassTables>,
-    logits: Tensor,
+    x: Tensor,
+    targets: Tensor,
+    class_weights: Tensor,
+    scale: Tensor,
     to: Edge,
-}
-
-impl ClassSaved {
-    fn weights<T: HostFloat>(&self) -> Vec<T> {
-        self.class_weights.iter().map(|&w| T::of(w)).collect()
-    }
 }
 
 impl Backward for ClassSaved {
@@ -297,24 +255,17 @@ impl Backward for ClassSaved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        let x = &self.logits;
+        let ClassSaved { size, x, targets, class_weights, scale, to } = &*self;
         let mut dx = x.empty_like(x.shape())?;
-        kernel!("class_loss", x, T,
-            host => {
-                let (weights, upstream) = (self.weights::<T>(), dy.item::<T>()?);
-                let (x, dx) = (x.data::<T>()?, dx.data_mut()?);
-                self.size.backward(x, &self.targets, &weights, upstream, dx)
-            },
-            device => {
-                let tables = self.tables.as_ref();
-                let tables = tables.ok_or(EngineError::OnHost { op: "class_loss" })?;
-                let (targets, weights) = (tables.targets.view()?, tables.weights.view()?);
-                let (scale, dy) = (tables.scale.view()?, dy.view()?);
-                let (x, dx) = (x.view::<T>()?, dx.view_mut()?);
-                self.size.backward_gpu(device, x, targets, weights, scale, dy, dx)
-            },
-        )?;
-        grads.add(&self.to, dx)
+        call!(x, size, |M, T| class_loss::Backward::<M, T> {
+            x: M::read(x)?,
+            targets: M::read(targets)?,
+            class_weights: M::read(class_weights)?,
+            scale: M::read(scale)?,
+            dloss: M::read(&dy)?,
+            dx: M::write(&mut dx)?,
+        })?;
+        grads.add(to, dx)
     }
 }
 

@@ -331,10 +331,7 @@ pub fn losses() -> Vec<Case> {
             ops::class_loss(&x[0], &[3, 0, 3, 2, 3, 1], &[1.0, 1.0, 1.0, 0.1], 2.0)
         }),
         case("class_loss_at", &[&[2, 3, 4]], 1.0, |x| {
-            let mut weights = Tensor::from_slice(&[1.0f32, 1.0, 1.0, 0.1], &[4])?;
-            if let Some(device) = x[0].device() {
-                weights = weights.to_device(device, DType::F32)?;
-            }
+            let weights = like(&x[0], &[1.0, 1.0, 1.0, 0.1], &[4])?;
             ops::class_loss_at(&x[0], &table(&x[0], &[3, 0, 3, 2, 3, 1])?, &weights, 2.0)
         }),
         case("pixel_loss", &[&[2, 4, 3, 5]], 1.0, |x| {

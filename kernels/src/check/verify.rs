@@ -304,7 +304,7 @@ pub fn all() -> Vec<Kernels> {
         adamw::verify::KERNELS,
         attention::verify::KERNELS,
         attention_mask::verify::KERNELS,
-        class_loss::verify::KERNELS,
+        Kernels::of::<class_loss::ClassLoss>(),
         conv2d::verify::KERNELS,
         Kernels::of::<gather_rows::GatherRows>(),
         Kernels::of::<group_norm::GroupNorm>(),

@@ -9,6 +9,7 @@ use crate::check::checks::Checked;
 use crate::check::noise;
 use crate::ops::activation::Pointwise;
 use crate::ops::attention::Attention;
+use crate::ops::class_loss::ClassLoss;
 use crate::ops::conv2d::Conv2d;
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::group_norm::GroupNorm;
@@ -31,9 +32,10 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 17] = [
+    let verifications: [(&'static str, Verify); 18] = [
         of::<Pointwise>(),
         ("attention", attention),
+        of::<ClassLoss>(),
         ("conv2d", conv2d),
         of::<GatherRows>(),
         of::<GroupNorm>(),
@@ -69,6 +71,7 @@ pub type Calls = fn() -> Result<Vec<Timed<'static>>>;
 /// Calls to be timed, by folder.
 pub fn timed() -> Vec<(&'static str, Calls)> {
     vec![
+        calls_of::<ClassLoss>(),
         calls_of::<GatherRows>(),
         calls_of::<LayerNorm>(),
         calls_of::<Softmax>(),
