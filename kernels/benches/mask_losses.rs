@@ -4,7 +4,6 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dressage_kernels::check::noise;
-use dressage_kernels::ops::mask_loss::{MaskLoss, MaskLosses};
 use dressage_kernels::ops::match_cost::MatchCost;
 
 const P: usize = 12544;
@@ -22,17 +21,6 @@ fn bench(c: &mut Criterion) {
             b.iter(|| s.compute(&cls, &labels, black_box(&x), &t, &mut cost).expect("lengths"));
         });
     }
-    let s = MaskLoss::new(32, P);
-    let (x, t) = (&x[..32 * P], unit(32 * P, 4));
-    let (mut sums, mut dx) = (vec![0.0; 96], vec![0.0; 32 * P]);
-    group.throughput(Throughput::Elements((32 * P) as u64));
-    group.bench_function("mask and dice of 32 pairs, forward", |b| {
-        b.iter(|| s.forward(black_box(x), &t, 32.0, &mut sums).expect("lengths fit"));
-    });
-    let d = MaskLosses { mask: 1.0, dice: 1.0 };
-    group.bench_function("mask and dice of 32 pairs, backward", |b| {
-        b.iter(|| s.backward(black_box(x), &t, 32.0, &sums, d, &mut dx).expect("lengths fit"));
-    });
     group.finish();
 }
 

@@ -310,7 +310,7 @@ pub fn all() -> Vec<Kernels> {
         Kernels::of::<group_norm::GroupNorm>(),
         Kernels::of::<layer_norm::LayerNorm>(),
         linear::verify::KERNELS,
-        mask_loss::verify::KERNELS,
+        Kernels::of::<mask_loss::MaskLoss>(),
         match_cost::verify::KERNELS,
         matmul::verify::KERNELS,
         ms_deform_attn::verify::KERNELS,

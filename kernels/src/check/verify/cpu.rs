@@ -15,7 +15,7 @@ use crate::ops::gather_rows::GatherRows;
 use crate::ops::group_norm::GroupNorm;
 use crate::ops::layer_norm::LayerNorm;
 use crate::ops::linear::Linear;
-use crate::ops::mask_loss::{MaskLoss, MaskLosses};
+use crate::ops::mask_loss::MaskLoss;
 use crate::ops::match_cost::MatchCost;
 use crate::ops::ms_deform_attn::MsDeformAttn;
 use crate::ops::pixel_loss::PixelLoss;
@@ -41,7 +41,7 @@ pub fn all() -> Vec<Kernels> {
         of::<GroupNorm>(),
         of::<LayerNorm>(),
         ("linear", linear),
-        ("mask_loss", mask_loss),
+        of::<MaskLoss>(),
         ("match_cost", match_cost),
         ("ms_deform_attn", ms_deform_attn),
         of::<PixelLoss>(),
@@ -74,6 +74,7 @@ pub fn timed() -> Vec<(&'static str, Calls)> {
         calls_of::<ClassLoss>(),
         calls_of::<GatherRows>(),
         calls_of::<LayerNorm>(),
+        calls_of::<MaskLoss>(),
         calls_of::<Softmax>(),
         calls_of::<Swiglu>(),
     ]
@@ -170,21 +171,6 @@ fn linear(verification: &mut Verification<'_>) -> Result<()> {
         compare(verification, &format!("linear_f32 [{n}, {m}, {k}]"), 5e-6, || run(s), run(s)?)?;
     }
     Ok(())
-}
-
-fn mask_loss(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: MaskLoss) -> Result<Named<T>> {
-        let all = s.r * s.p;
-        let x = scaled::<T>(all, 1, 9.0);
-        let t: Vec<T> = input::<T>(all, 2).into_iter().map(|t| t.max(T::ZERO)).collect();
-        let (mut sums, mut dx) = (zeros(3 * s.r), zeros(all));
-        let losses = s.forward(&x, &t, 3.5, &mut sums)?;
-        let d = MaskLosses { mask: T::of(0.75), dice: T::of(-1.25) };
-        s.backward(&x, &t, 3.5, &sums, d, &mut dx)?;
-        Ok(vec![("losses", vec![losses.mask, losses.dice]), ("dx", dx)])
-    }
-    let s = MaskLoss::new(5, 1003);
-    compare(verification, "mask_loss_f32 [5, 1003]", 1e-5, || run(s), run(s)?)
 }
 
 fn match_cost(verification: &mut Verification<'_>) -> Result<()> {
