@@ -311,7 +311,7 @@ pub fn all() -> Vec<Kernels> {
         Kernels::of::<layer_norm::LayerNorm>(),
         linear::verify::KERNELS,
         Kernels::of::<mask_loss::MaskLoss>(),
-        match_cost::verify::KERNELS,
+        Kernels::of::<match_cost::MatchCost>(),
         matmul::verify::KERNELS,
         ms_deform_attn::verify::KERNELS,
         patch_embed::verify::KERNELS,

@@ -42,7 +42,7 @@ pub fn all() -> Vec<Kernels> {
         of::<LayerNorm>(),
         ("linear", linear),
         of::<MaskLoss>(),
-        ("match_cost", match_cost),
+        of::<MatchCost>(),
         ("ms_deform_attn", ms_deform_attn),
         of::<PixelLoss>(),
         of::<Residual>(),
@@ -75,6 +75,7 @@ pub fn timed() -> Vec<(&'static str, Calls)> {
         calls_of::<GatherRows>(),
         calls_of::<LayerNorm>(),
         calls_of::<MaskLoss>(),
+        calls_of::<MatchCost>(),
         calls_of::<Softmax>(),
         calls_of::<Swiglu>(),
     ]
@@ -171,19 +172,6 @@ fn linear(verification: &mut Verification<'_>) -> Result<()> {
         compare(verification, &format!("linear_f32 [{n}, {m}, {k}]"), 5e-6, || run(s), run(s)?)?;
     }
     Ok(())
-}
-
-fn match_cost(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: MatchCost) -> Result<Named<T>> {
-        let (cls, x) = (scaled::<T>(s.q * (s.k + 1), 1, 4.0), scaled(s.q * s.p, 2, 9.0));
-        let t: Vec<T> = input::<T>(s.g * s.p, 3).into_iter().map(|t| t.max(T::ZERO)).collect();
-        let labels: Vec<i32> = (0..s.g).map(|i| (i % s.k) as i32).collect();
-        let mut cost = zeros(s.q * s.g);
-        s.compute(&cls, &labels, &x, &t, &mut cost)?;
-        Ok(vec![("cost", cost)])
-    }
-    let s = MatchCost::new(20, 7, 19, 1003);
-    compare(verification, "match_cost_f32 [20, 7, 19, 1003]", 1e-5, || run(s), run(s)?)
 }
 
 fn ms_deform_attn(verification: &mut Verification<'_>) -> Result<()> {
