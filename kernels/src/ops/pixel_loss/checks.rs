@@ -13,31 +13,33 @@ fn labels(s: &PixelLoss, labels: &mut [f64]) {
     }
 }
 
-/// Additions of a warp, of the warps and of the blocks; the host adds in f64.
-fn pixels(s: &PixelLoss) -> Depth {
-    Depth { device: 5.0 + 8.0 + 2.0 + (s.b * s.n).div_ceil(256) as f64, host: 1.0 }
+/// Roundings on the path of a term through the sum of the exponentials of a pixel. A kernel reads the
+/// logits once: each maximum that it meets rescales the sum, an exponential that the host and the
+/// reference do not have.
+fn classes(s: &PixelLoss) -> Depth {
+    Depth { device: s.k as f64 * (2.0 + EXPF), host: s.k as f64 + EXPF }
 }
 
-/// Bounds of `lse`. They are stated, since a kernel reads the logits once: each maximum that it meets
-/// rescales the sum, an exponential that the reference does not have.
-fn lse(s: &PixelLoss, _: Arithmetic, known: &Values) -> Vec<f64> {
+/// Bounds of `lse`.
+fn lse(s: &PixelLoss, of: Arithmetic, known: &Values) -> Vec<f64> {
     let bound = |(p, lse): (usize, &f64)| {
         let logits = || (0..s.k).map(|j| known["x"][s.at(p, j)]);
         // Each argument is rounded; together they span the logits.
         let span = logits().fold(f64::MIN, f64::max) - logits().fold(f64::MAX, f64::min);
-        let sum = s.k as f64 * (2.0 + EXPF) + span;
-        UNIT * (sum + EXPF * (s.k as f64).ln() + lse.abs())
+        UNIT * (of.depth + span + EXPF * (s.k as f64).ln() + lse.abs())
     };
     known["lse"].iter().enumerate().map(bound).collect()
 }
 
-/// Bounds of the loss: a sum of terms with the errors of `lse`.
+/// Bounds of the loss: a sum of terms with the errors of `lse`. The additions are those of a warp, of
+/// the warps and of the blocks; the host adds in f64.
 fn loss(s: &PixelLoss, of: Arithmetic, known: &Values) -> Vec<f64> {
+    let depth = 5.0 + 8.0 + 2.0 + (s.b * s.n).div_ceil(256) as f64;
     let terms = lse(s, of, known).into_iter().zip(&known["lse"]).zip(&known["labels"]);
     let bounds = terms.enumerate().filter(|(_, (_, y))| **y < s.k as f64);
     let bounds = bounds.map(|(p, ((bound, lse), y))| {
         let term = (lse - known["x"][s.at(p, *y as usize)]).abs();
-        bound + (of.depth + 4.0) * UNIT * term
+        bound + (depth + 4.0) * UNIT * term
     });
     vec![s.scale() * bounds.sum::<f64>()]
 }
@@ -48,7 +50,7 @@ impl Checked for PixelLoss {
         Checks::new(|s: &PixelLoss| format!("[{}, {}, {}]", s.b, s.k, s.n))
             .pass(
                 Pass::of::<Forward<'_, Host, f32>>("fwd", |s| 5 * s.b * s.k * s.n)
-                    .sums(&["loss"], pixels)
+                    .sums(&["lse", "loss"], classes)
                     .bound("lse", lse)
                     .bound("loss", loss),
             )
