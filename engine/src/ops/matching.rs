@@ -1,7 +1,7 @@
 //! Inputs and costs of matching queries to targets, the choice of points for mask losses, and
 //! class scores. None of these has a gradient.
 
-use dressage_kernels::ops::match_cost::MatchCost;
+use dressage_kernels::ops::match_cost::{self, MatchCost};
 use dressage_kernels::ops::point_sample::{LabelRows, LabelSample};
 use dressage_kernels::ops::resize::{Axis, AxisGpu, Mode, Step};
 use dressage_kernels::ops::semantic_scores::SemanticScores;
@@ -108,19 +108,19 @@ pub fn match_cost(of: &Matching<'_>, costs: &mut Tensor, start: usize) -> Result
         return Err(shape_error("match_cost", "costs", expected, costs));
     }
     let [class_weight, mask_weight, dice_weight] = of.weights;
-    let size = MatchCost { q, g, k, p, class_weight, mask_weight, dice_weight };
-    kernel!("match_cost", of.cls, T,
-        host => {
-            let (cls, x, t) = (of.cls.data::<T>()?, of.x.data::<T>()?, of.t.data::<T>()?);
-            let costs = &mut costs.data_mut::<T>()?[start..start + n];
-            size.compute_padded(b, cls, of.classes.data()?, x, t, costs)
-        },
-        device => {
-            let (cls, classes) = (of.cls.view::<T>()?, of.classes.view()?);
-            let costs = costs.view_mut()?.slice(start..start + n);
-            size.compute_gpu(device, b, cls, classes, of.x.view()?, of.t.view()?, costs)
-        },
-    )
+    let size = MatchCost { b, q, g, k, p, class_weight, mask_weight, dice_weight };
+    if of.cls.device().is_none() {
+        size.check_labels(of.classes.data()?)?;
+    }
+    costs.within(start, n, |costs| {
+        call!(of.cls, &size, |M, T| match_cost::Forward::<M, T> {
+            cls: M::read(of.cls)?,
+            labels: M::read(of.classes)?,
+            x: M::read(of.x)?,
+            t: M::read(of.t)?,
+            cost: M::write(costs)?,
+        })
+    })
 }
 
 /// Points `[r, keep + n_rand, 2]` for mask losses: of the candidates `over` `[r, n_over, 2]` those

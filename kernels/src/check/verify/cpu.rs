@@ -11,16 +11,20 @@ use crate::check::noise;
 use crate::ops::activation::Pointwise;
 use crate::ops::add::Add;
 use crate::ops::attention::{Attention, PackedAttention};
+use crate::ops::attention::Attention;
+use crate::ops::class_loss::ClassLoss;
 use crate::ops::conv2d::Conv2d;
+use crate::ops::gather_rows::GatherRows;
 use crate::ops::group_norm::GroupNorm;
 use crate::ops::layer_norm::LayerNorm;
 use crate::ops::linear::Linear;
-use crate::ops::mask_loss::{MaskLoss, MaskLosses};
+use crate::ops::mask_loss::MaskLoss;
 use crate::ops::match_cost::MatchCost;
 use crate::ops::ms_deform_attn::MsDeformAttn;
 use crate::ops::patch_embed::PatchEmbed;
 use crate::ops::point_sample::PointSample;
 use crate::ops::relative_position::RelativePosition;
+use crate::ops::pixel_loss::PixelLoss;
 use crate::ops::residual::Residual;
 use crate::ops::resize::Resize;
 use crate::ops::rotary::Rotary;
@@ -38,7 +42,7 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 26] = [
+    let verifications: [(&'static str, Verify); 32] = [
         of::<Pointwise>(),
         ("attention", attention),
         of::<Conv2d>(),
@@ -47,7 +51,9 @@ pub fn all() -> Vec<Kernels> {
             Attention::checks().on_host(verification)?;
             PackedAttention::checks().on_host(verification)
         }),
+        of::<ClassLoss>(),
         ("conv2d", conv2d),
+        of::<GatherRows>(),
         of::<GroupNorm>(),
         of::<LayerNorm>(),
         of::<Linear>(),
@@ -56,8 +62,12 @@ pub fn all() -> Vec<Kernels> {
         of::<MsDeformAttn>(),
         of::<PatchEmbed>(),
         of::<PointSample>(),
+        ("linear", linear),
+        of::<MaskLoss>(),
+        of::<MatchCost>(),
         ("ms_deform_attn", ms_deform_attn),
         of::<RelativePosition>(),
+        of::<PixelLoss>(),
         of::<Residual>(),
         of::<Resize>(),
         of::<Rotary>(),
@@ -89,9 +99,13 @@ pub type Calls = fn() -> Result<Vec<Timed<'static>>>;
 pub fn timed() -> Vec<(&'static str, Calls)> {
     vec![
         calls_of::<Add>(),
+        calls_of::<ClassLoss>(),
         calls_of::<Conv2d>(),
+        calls_of::<GatherRows>(),
         calls_of::<LayerNorm>(),
         calls_of::<Linear>(),
+        calls_of::<MaskLoss>(),
+        calls_of::<MatchCost>(),
         calls_of::<MsDeformAttn>(),
         calls_of::<PatchEmbed>(),
         calls_of::<PointSample>(),
@@ -223,6 +237,24 @@ fn match_cost(verification: &mut Verification<'_>) -> Result<()> {
     }
     let s = MatchCost::new(20, 7, 19, 1003);
     compare(verification, "match_cost_f32 [20, 7, 19, 1003]", 1e-5, || run(s), run(s)?)
+}
+
+fn ms_deform_attn(verification: &mut Verification<'_>) -> Result<()> {
+    fn run<T: Real>(s: MsDeformAttn<'_>) -> Result<Named<T>> {
+        let features = s.b * s.tokens() * s.heads * s.d;
+        let points = s.b * s.tokens() * s.heads * s.samples();
+        let (value, offsets) = (input(features, 1), scaled::<T>(2 * points, 2, 3.0));
+        let (logits, dout) = (input(points, 3), input(features, 4));
+        let (mut out, mut attn) = (zeros(features), zeros(points));
+        s.forward(&value, &offsets, &logits, &mut out, &mut attn)?;
+        let (mut dv, mut doff, mut dl) = (zeros(features), zeros(2 * points), zeros(points));
+        let into = (Some(&mut dv[..]), Some(&mut doff[..]), Some(&mut dl[..]));
+        s.backward(&value, &offsets, &attn, &dout, into.0, into.1, into.2)?;
+        Ok(vec![("out", out), ("attn", attn), ("dvalue", dv), ("doffsets", doff), ("dlogits", dl)])
+    }
+    let levels = [(5, 7), (9, 13)];
+    let s = MsDeformAttn { b: 2, levels: &levels, heads: 3, d: 8, points: 4 };
+    compare(verification, "ms_deform_attn_f32 2 x [5 x 7 + 9 x 13, 3, 8]", 5e-5, || run(s), run(s)?)
 }
 
 #[cfg(test)]
