@@ -303,7 +303,7 @@ pub fn all() -> Vec<Kernels> {
         add::verify::KERNELS,
         adamw::verify::KERNELS,
         attention::verify::KERNELS,
-        attention_mask::verify::KERNELS,
+        Kernels::of::<attention_mask::AttentionMask>(),
         class_loss::verify::KERNELS,
         conv2d::verify::KERNELS,
         gather_rows::verify::KERNELS,

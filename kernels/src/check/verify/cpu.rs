@@ -9,6 +9,7 @@ use crate::check::checks::Checked;
 use crate::check::noise;
 use crate::ops::activation::Pointwise;
 use crate::ops::attention::Attention;
+use crate::ops::attention_mask::AttentionMask;
 use crate::ops::conv2d::Conv2d;
 use crate::ops::group_norm::GroupNorm;
 use crate::ops::layer_norm::LayerNorm;
@@ -33,9 +34,10 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 19] = [
+    let verifications: [(&'static str, Verify); 20] = [
         of::<Pointwise>(),
         ("attention", attention),
+        of::<AttentionMask>(),
         ("conv2d", conv2d),
         of::<GroupNorm>(),
         of::<LayerNorm>(),
@@ -73,6 +75,7 @@ pub type Calls = fn() -> Result<Vec<Timed<'static>>>;
 /// Calls to be timed, by folder.
 pub fn timed() -> Vec<(&'static str, Calls)> {
     vec![
+        calls_of::<AttentionMask>(),
         calls_of::<LayerNorm>(),
         calls_of::<MsDeformAttn>(),
         calls_of::<PointSample>(),
