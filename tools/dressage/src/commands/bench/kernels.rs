@@ -12,7 +12,7 @@ use dressage_kernels::check::noise;
 use dressage_kernels::ops::attention::{
     self, Attention, PackedAttention, PackedBackward, PackedForward,
 };
-use dressage_kernels::ops::attention_mask::AttentionMask;
+use dressage_kernels::ops::attention_mask::{self, AttentionMask};
 use dressage_kernels::ops::layer_norm::{self, LayerNorm};
 use dressage_kernels::ops::matmul::MatMul;
 use dressage_kernels::ops::ms_deform_attn::{self, MsDeformAttn};
@@ -189,11 +189,14 @@ fn masked_attention(rows: &mut Rows<'_>) -> Done<()> {
         let logits = random(b * QUERIES * side * side, 10);
         let axis = |to| Axis::new(side, to, Mode::Bilinear, Step::Size);
         let (y, x) = (axis(h)?, axis(w)?);
-        let mask = AttentionMask { n: b * QUERIES, y: &y, x: &x };
+        let mask = AttentionMask { n: b * QUERIES, y, x };
         let mut used = vec![0; b * QUERIES * keys];
         let name = format!("mask from logits {side}^2 -> {h}^2");
         let bytes = b * QUERIES * (4 * side * side + keys);
-        rows.time(name, [0, bytes], |i| mask.compute(&logits[i], &mut used, None))?;
+        rows.time(name, [0, bytes], |i| {
+            let (logits, used) = (&logits[i][..], &mut used[..]);
+            attention_mask::Forward::<Host, _> { logits, used, raw: None }.run(&mask)
+        })?;
     }
     Ok(())
 }
