@@ -12,10 +12,11 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use dressage_kernels::Result;
+use dressage_kernels::call::{Gpu, Launch};
 use dressage_kernels::check::noise;
 use dressage_kernels::device::{Buffer, Device, Float};
-use dressage_kernels::ops::attention::{Attention, SavedGpu};
-use dressage_kernels::ops::ms_deform_attn::MsDeformAttn;
+use dressage_kernels::ops::attention::{PackedAttention, PackedBackward, PackedForward};
+use dressage_kernels::ops::ms_deform_attn::{self, MsDeformAttn};
 use dressage_kernels::ops::rein::{GradientsGpu, Rein, WeightsGpu};
 use half::bf16;
 
@@ -76,15 +77,24 @@ fn filled<T: Float>(device: &Device, n: usize, seed: u64) -> Result<Buffer<T>> {
 
 fn attention(device: &Device, large: bool) -> Step<'_> {
     let (b, heads, t) = if large { (4, 16, 1025) } else { (1, 2, 129) };
-    let s = Attention { b, heads, d: 64, nq: t, nk: t };
+    let s = PackedAttention { b, t, heads, d: 64, grid: None };
     let n = b * t * heads * s.d;
     let (qkv, dout) = (filled::<bf16>(device, 3 * n, 1)?, filled::<bf16>(device, n, 2)?);
     let (mut out, mut lse) = (device.alloc("out", n)?, device.alloc("lse", b * heads * t)?);
     let mut dqkv = device.alloc("dqkv", 3 * n)?;
     Ok(Box::new(move || {
-        s.forward_packed_gpu(device, qkv.view(), out.view_mut(), lse.view_mut())?;
-        let saved = SavedGpu { out: out.view(), lse: lse.view() };
-        s.backward_packed_gpu(device, qkv.view(), saved, dout.view(), dqkv.view_mut())
+        let (qkv, to, to_lse) = (qkv.view(), out.view_mut(), lse.view_mut());
+        PackedForward::<Gpu, _> { rel: None, qkv, out: to, lse: to_lse }.launch(device, &s)?;
+        PackedBackward::<Gpu, _> {
+            rel: None,
+            qkv,
+            out: Some(out.view()),
+            lse: lse.view(),
+            dout: dout.view(),
+            dqkv: dqkv.view_mut(),
+            drel: None,
+        }
+        .launch(device, &s)
     }))
 }
 
@@ -122,7 +132,7 @@ fn ms_deform_attn(device: &Device, large: bool) -> Step<'_> {
     const LARGE: &[(usize, usize)] = &[(16, 16), (32, 32), (64, 64)];
     const SMALL: &[(usize, usize)] = &[(2, 2), (4, 4), (8, 8)];
     let (b, levels) = if large { (4, LARGE) } else { (1, SMALL) };
-    let s = MsDeformAttn { b, levels, heads: 8, d: 32, points: 4 };
+    let s = MsDeformAttn { b, levels: levels.to_vec(), heads: 8, d: 32, points: 4 };
     let rows = b * s.tokens() * s.heads;
     let (features, points) = (rows * s.d, rows * s.samples());
     let value = filled::<bf16>(device, features, 1)?;
@@ -133,10 +143,24 @@ fn ms_deform_attn(device: &Device, large: bool) -> Step<'_> {
     let mut doffsets = device.alloc("doffsets", 2 * points)?;
     let mut dlogits = device.alloc("dlogits", points)?;
     Ok(Box::new(move || {
-        let (v, o, z) = (value.view(), offsets.view(), logits.view());
-        s.forward_gpu(device, v, o, z, out.view_mut(), attn.view_mut())?;
-        let (dv, doff, dz) = (dvalue.view_mut(), doffsets.view_mut(), dlogits.view_mut());
-        let (a, g) = (attn.view(), dout.view());
-        s.backward_gpu(device, v, o, a, g, Some(dv), Some(doff), Some(dz))
+        let (value, offsets) = (value.view(), offsets.view());
+        let forward = ms_deform_attn::Forward::<Gpu, bf16> {
+            value,
+            offsets,
+            logits: logits.view(),
+            out: out.view_mut(),
+            attn: attn.view_mut(),
+        };
+        forward.launch(device, &s)?;
+        let backward = ms_deform_attn::Backward::<Gpu, bf16> {
+            value,
+            offsets,
+            attn: attn.view(),
+            dout: dout.view(),
+            dvalue: Some(dvalue.view_mut()),
+            doffsets: Some(doffsets.view_mut()),
+            dlogits: Some(dlogits.view_mut()),
+        };
+        backward.launch(device, &s)
     }))
 }

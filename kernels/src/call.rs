@@ -25,6 +25,8 @@ use crate::{Real, Result, Write, check_count};
 
 /// A kind of memory that operands are in: [`Host`] or [`Gpu`].
 pub trait Memory: Default + 'static {
+    /// Whether it is the memory of a device, whose kernels may read operands that the host does not.
+    const ON_DEVICE: bool;
     /// Elements to read.
     type In<'a, T: Element>: Copy + Default;
     /// Elements to write.
@@ -43,6 +45,7 @@ pub trait Memory: Default + 'static {
 pub struct Host;
 
 impl Memory for Host {
+    const ON_DEVICE: bool = false;
     type In<'a, T: Element> = &'a [T];
     type Out<'a, T: Element> = &'a mut [T];
     type Sum<T: Element> = T;
@@ -59,6 +62,7 @@ impl Memory for Host {
 pub struct Gpu;
 
 impl Memory for Gpu {
+    const ON_DEVICE: bool = true;
     type In<'a, T: Element> = View<'a, T>;
     type Out<'a, T: Element> = ViewMut<'a, T>;
     type Sum<T: Element> = f32;

@@ -108,8 +108,9 @@ pub(crate) fn skip_with(kernel: &'static str, cost: impl FnOnce() -> Cost) -> bo
 mod tests {
     use super::*;
     use crate::Write;
+    use crate::call::{Call, Host};
     use crate::ops::matmul::MatMul;
-    use crate::ops::patch_embed::PatchEmbed;
+    use crate::ops::patch_embed::{Forward, PatchEmbed};
 
     #[test]
     fn a_dry_run_checks_and_counts_and_computes_nothing() {
@@ -125,7 +126,9 @@ mod tests {
             }
             assert!(product.run(1.0, &[1.0; 4], &[1.0; 6], Write::Over, &mut c).is_err());
             let patches = PatchEmbed { b: 1, channels: 3, h: 4, w: 4, p: 2, c: 1 };
-            patches.forward(&[1.0f32; 48], &[1.0; 12], None, &mut [0.0; 4]).unwrap();
+            let (x, weight, mut y) = ([1.0f32; 48], [1.0; 12], [0.0; 4]);
+            let c = Forward::<Host, _> { x: &x, weight: &weight, bias: None, y: &mut y };
+            c.run(&patches).unwrap();
         });
         assert!(!active());
         assert_eq!(c, [7.0; 2]);

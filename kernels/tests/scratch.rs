@@ -1,7 +1,8 @@
 //! Count of scratch memory, in a process of its own: every operation adds to it.
 
+use dressage_kernels::call::{Call, Host};
 use dressage_kernels::cpu::scratch;
-use dressage_kernels::ops::conv2d::Conv2d;
+use dressage_kernels::ops::conv2d::{Conv2d, Forward};
 
 /// A convolution that unfolds 9 MiB of rows, on a new thread.
 fn convolve() {
@@ -9,7 +10,8 @@ fn convolve() {
     let run = move || {
         let (x, weight) = (vec![1.0f32; 64 * 64 * 64], vec![1.0f32; 64 * 4 * 9]);
         let mut y = vec![0.0f32; 64 * 64 * 4];
-        s.forward(&x, &weight, None, &mut y)
+        let (x, weight, y) = (&x[..], &weight[..], &mut y[..]);
+        Forward::<Host, f32> { x, weight, bias: None, y }.run(&s)
     };
     std::thread::spawn(run).join().expect("joined").expect("computed");
 }

@@ -3,7 +3,8 @@
 
 use dressage_engine::{DType, Element, Tensor};
 use dressage_kernels::Real;
-use dressage_kernels::ops::resize::{Axis, Mode, Resize, Step};
+use dressage_kernels::call::{Call, Host};
+use dressage_kernels::ops::resize::{Axis, Backward, Forward, Mode, Resize, Step};
 use dressage_models::backbone::{PUBLISHED, PositionTable, Vit, VitConfig};
 use dressage_models::params::{Precision, Scope};
 use dressage_models::weights::{StateDict, resize_patch_kernel, resize_pos_embed};
@@ -94,23 +95,22 @@ fn forward<T: Element + Real>(
 /// separate pass, and a line is a map of one row.
 fn passes<T: Real>(x: &[T], lead: usize, axes: &[Axis], back: bool) -> Outcome<Vec<T>> {
     let one = Axis::new(1, 1, Mode::Bilinear, Step::Size)?;
-    let run = |x: &[T], pass: Resize<'_>| -> Outcome<Vec<T>> {
-        let n = if back { pass.input_len() } else { pass.output_len() };
-        let mut y = vec![T::ZERO; n];
+    let run = |x: &[T], n: usize, c: usize, [y, cols]: [&Axis; 2]| -> Outcome<Vec<T>> {
+        let s = Resize { n, c, y: y.clone(), x: cols.clone() };
+        let mut out = vec![T::ZERO; if back { s.input_len() } else { s.output_len() }];
         if back {
-            pass.backward(x, &mut y)?
+            Backward::<Host, _> { dy: x, dx: &mut out }.run(&s)?
         } else {
-            pass.forward(x, &mut y)?
+            Forward::<Host, _> { x, y: &mut out }.run(&s)?
         }
-        Ok(y)
+        Ok(out)
     };
     match axes {
-        [x_axis] => run(x, Resize { n: lead, c: 1, y: &one, x: x_axis }),
-        [y_axis, x_axis] => run(x, Resize { n: lead, c: 1, y: y_axis, x: x_axis }),
+        [x_axis] => run(x, lead, 1, [&one, x_axis]),
+        [y_axis, x_axis] => run(x, lead, 1, [y_axis, x_axis]),
         [depth, y_axis, x_axis] if !back => {
-            let maps = lead * depth.n_in();
-            let y = run(x, Resize { n: maps, c: 1, y: y_axis, x: x_axis })?;
-            run(&y, Resize { n: lead, c: y_axis.n_out() * x_axis.n_out(), y: depth, x: &one })
+            let y = run(x, lead * depth.n_in(), 1, [y_axis, x_axis])?;
+            run(&y, lead, y_axis.n_out() * x_axis.n_out(), [depth, &one])
         }
         _ => Err("no pass for this many axes".into()),
     }

@@ -12,8 +12,7 @@ use serde_json::Value;
 use crate::Outcome;
 
 /// Subfolders of a folder of fixtures that are searched as well.
-const SUBFOLDERS: [&str; 6] =
-    ["backbones", "dinov2_vits14", "dinov3", "heads", "peft", "semfpn"];
+const SUBFOLDERS: [&str; 6] = ["backbones", "dinov2_vits14", "dinov3", "heads", "peft", "semfpn"];
 
 /// One recorded case.
 pub struct Fixture {

@@ -67,7 +67,7 @@ impl Classes {
             if n == 0 {
                 return Ok(());
             }
-            let resize = Resize { n: self.k, c: 1, y: &self.y, x: &self.x };
+            let resize = Resize { n: self.k, c: 1, y: self.y.clone(), x: self.x.clone() };
             let strip = &mut self.strip[..self.k * n * w];
             resize.forward_rows(from..from + n, scores, resident_rows, strip)?;
             self.label.data[from * w..][..n * w].copy_from_slice(&argmax(strip, self.k));

@@ -1,12 +1,11 @@
 //! Sums: broadcast addition and the residual connection with layer scale.
 
 use dressage_kernels::Write;
-use dressage_kernels::ops::add::Add;
+use dressage_kernels::ops::add::{self, Add};
 use dressage_kernels::ops::residual::{self, Residual};
 
 use super::{expect_shape, shape_error};
 use crate::call::{Place, call};
-use crate::dtype::kernel;
 use crate::saved::SavedValue;
 use crate::{Backward, DType, Edge, EngineError, Gradients, Result, Tensor, record};
 
@@ -20,16 +19,19 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     }
     let size = Add { n: a.len() / b.len().max(1), inner: b.len() };
     let mut y = a.empty_like(a.shape())?;
-    kernel!("add", a, T,
-        host => size.forward(a.data::<T>()?, b.data()?, y.data_mut()?),
-        device => match b.dtype() {
-            // b is a parameter, whatever the type of a.
-            DType::F32 => {
-                size.forward_gpu(device, a.view::<T>()?, b.view::<f32>()?, y.view_mut()?)
-            }
-            _ => size.forward_gpu(device, a.view::<T>()?, b.view::<T>()?, y.view_mut()?),
-        },
-    )?;
+    // On a device b may be a parameter, which is f32 whatever the type of a.
+    match b.dtype() {
+        DType::F32 => call!(a, &size, |M, T| add::ParameterForward::<M, T> {
+            a: M::read(a)?,
+            b: M::read(b)?,
+            y: M::write(&mut y)?,
+        })?,
+        _ => call!(a, &size, |M, T| add::Forward::<M, T> {
+            a: M::read(a)?,
+            b: M::read(b)?,
+            y: M::write(&mut y)?,
+        })?,
+    }
     let y = record(y, &[a, b], || Sum { size, to: [a.edge(), b.edge()] });
     // Recomputation reads a. Storing a only for that would save nothing.
     match a.save() {
@@ -57,13 +59,11 @@ impl Backward for Sum {
             grads.add(to_b, dy.clone())?;
         } else {
             grads.accumulate(to_b, |db| {
-                kernel!("add", dy, T,
-                    host => self.size.backward_b(dy.data::<T>()?, Write::Add, db.data_mut()?),
-                    device => {
-                        let (dy, db) = (dy.view::<T>()?, db.view_mut()?);
-                        self.size.backward_b_gpu(device, dy, Write::Add, db)
-                    },
-                )
+                call!(dy, &self.size, |M, T| add::Backward::<M, T> {
+                    dy: M::read(&dy)?,
+                    write: Write::Add,
+                    db: M::write(db)?,
+                })
             })?;
         }
         grads.add(to_a, dy)

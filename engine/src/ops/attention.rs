@@ -1,13 +1,13 @@
 //! Softmax attention, packed or with separate operands; the n×n matrix is never stored.
 
-use dressage_kernels::ops::attention::{Attention, SavedGpu, WIDTHS};
+use dressage_kernels::ops::attention::{
+    self, Attention, PackedAttention, PackedBackward, PackedForward, WIDTHS,
+};
 
 use super::row_width::{row_width, row_width_scaled};
 use super::{expect_shape, reshape, shape_error};
-use crate::dtype::kernel;
-use crate::{
-    Backward, Edge, Element, EngineError, Gradients, Result, Tensor, forbid_gradient, record,
-};
+use crate::call::{Place, call};
+use crate::{Backward, Edge, Gradients, Result, Tensor, forbid_gradient, record};
 
 /// Self-attention of `qkv` `[b, t, 3, heads, d]`: `softmax(q k^T / √d) v`, `[b, t, heads * d]`.
 /// Saves `qkv` and the log-sum-exp of each row. On a device, heads whose width has no kernel are
@@ -25,22 +25,21 @@ pub fn self_attention(qkv: &Tensor) -> Result<Tensor> {
         let out = reshape(&self_attention(&wide)?, &[b, t, heads, width])?;
         return reshape(&row_width(&out, d)?, &[b, t, heads * d]);
     }
-    let size = Attention { b, heads, d, nq: t, nk: t };
+    let size = PackedAttention { b, t, heads, d, grid: None };
     let mut out = qkv.empty_like(&[b, t, heads * d])?;
     let mut lse = qkv.empty_sums(&[b, heads, t])?;
-    kernel!("self_attention", qkv, T,
-        host => size.forward_packed(qkv.data::<T>()?, out.data_mut()?, lse.data_mut()?),
-        device => {
-            let (out, lse) = (out.view_mut()?, lse.view_mut()?);
-            size.forward_packed_gpu(device, qkv.view::<T>()?, out, lse)
-        },
-    )?;
+    call!(qkv, &size, |M, T| PackedForward::<M, T> {
+        rel: None,
+        qkv: M::read(qkv)?,
+        out: M::write(&mut out)?,
+        lse: M::write(&mut lse)?,
+    })?;
     let saved = out.device().map(|_| out.detach());
     Ok(record(out, &[qkv], || Packed { size, qkv: qkv.detach(), out: saved, lse, to: qkv.edge() }))
 }
 
 struct Packed {
-    size: Attention,
+    size: PackedAttention,
     qkv: Tensor,
     /// The result; only on a device, whose backward kernel reads it.
     out: Option<Tensor>,
@@ -56,16 +55,15 @@ impl Backward for Packed {
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
         let Packed { size, qkv, out, lse, to } = &*self;
         let mut dqkv = qkv.empty_like(qkv.shape())?;
-        kernel!("self_attention", qkv, T,
-            host => {
-                size.backward_packed(qkv.data::<T>()?, lse.data()?, dy.data()?, dqkv.data_mut()?)
-            },
-            device => {
-                let saved = saved_on_device(out.as_ref(), lse)?;
-                let (dy, dqkv) = (dy.view()?, dqkv.view_mut()?);
-                size.backward_packed_gpu(device, qkv.view::<T>()?, saved, dy, dqkv)
-            },
-        )?;
+        call!(qkv, size, |M, T| PackedBackward::<M, T> {
+            rel: None,
+            qkv: M::read(qkv)?,
+            out: M::read_if(out.as_ref())?,
+            lse: M::read(lse)?,
+            dout: M::read(&dy)?,
+            dqkv: M::write(&mut dqkv)?,
+            drel: None,
+        })?;
         grads.add(to, dqkv)
     }
 }
@@ -105,21 +103,17 @@ pub fn attention(
         let out = reshape(&out, &[b, nq, heads, width])?;
         return reshape(&row_width(&out, d)?, &[b, nq, c]);
     }
-    let size = Attention { b, heads, d, nq, nk };
+    let size = Attention { b, heads, d, nq, nk, masked: blocked.is_some() };
     let mut out = q.empty_like(q.shape())?;
     let mut lse = q.empty_sums(&[b, heads, nq])?;
-    kernel!("attention", q, T,
-        host => {
-            let mask = blocked.map(Tensor::data).transpose()?;
-            let (q, k, v) = (q.data::<T>()?, k.data()?, v.data()?);
-            size.forward(q, k, v, mask, out.data_mut()?, lse.data_mut()?)
-        },
-        device => {
-            let mask = blocked.map(Tensor::view).transpose()?;
-            let (q, k, v) = (q.view::<T>()?, k.view()?, v.view()?);
-            size.forward_gpu(device, q, k, v, mask, out.view_mut()?, lse.view_mut()?)
-        },
-    )?;
+    call!(q, &size, |M, T| attention::Forward::<M, T> {
+        q: M::read(q)?,
+        k: M::read(k)?,
+        v: M::read(v)?,
+        blocked: M::read_if(blocked)?,
+        out: M::write(&mut out)?,
+        lse: M::write(&mut lse)?,
+    })?;
     let saved = out.device().map(|_| out.detach());
     let qkv = [q, k, v];
     Ok(record(out, &qkv, || Separate {
@@ -145,15 +139,6 @@ fn to_heads(x: &Tensor, [heads, d, width]: [usize; 3], factor: f64) -> Result<Te
     reshape(&wide, &[x.dim(0), x.dim(1), heads * width])
 }
 
-/// The values of the forward pass that the backward kernel of a device reads.
-fn saved_on_device<'a, T: Element>(
-    out: Option<&'a Tensor>,
-    lse: &'a Tensor,
-) -> Result<SavedGpu<'a, T>> {
-    let out = out.ok_or(EngineError::OnHost { op: "attention" })?;
-    Ok(SavedGpu { out: out.view()?, lse: lse.view()? })
-}
-
 struct Separate {
     size: Attention,
     qkv: [Tensor; 3],
@@ -171,41 +156,21 @@ impl Backward for Separate {
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
         let Separate { size, qkv: [q, k, v], blocked, out, lse, to } = &*self;
-        // A device computes the gradients of keys and values together.
-        let both = dy.device().is_some() && (to[1].wants() || to[2].wants());
-        let like = |i: usize, x: &Tensor| {
-            let wanted = to[i].wants() || (both && i > 0);
-            wanted.then(|| x.empty_like(x.shape())).transpose()
-        };
+        let like =
+            |i: usize, x: &Tensor| to[i].wants().then(|| x.empty_like(x.shape())).transpose();
         let (mut dq, mut dk, mut dv) = (like(0, q)?, like(1, k)?, like(2, v)?);
-        kernel!("attention", q, T,
-            host => size.backward(
-                q.data::<T>()?,
-                k.data()?,
-                v.data()?,
-                blocked.as_ref().map(Tensor::data).transpose()?,
-                lse.data()?,
-                dy.data()?,
-                dq.as_mut().map(Tensor::data_mut).transpose()?,
-                dk.as_mut().map(Tensor::data_mut).transpose()?,
-                dv.as_mut().map(Tensor::data_mut).transpose()?,
-            ),
-            device => {
-                let dk = dk.as_mut().map(Tensor::view_mut).transpose()?;
-                let dv = dv.as_mut().map(Tensor::view_mut).transpose()?;
-                size.backward_gpu(
-                    device,
-                    q.view::<T>()?,
-                    k.view()?,
-                    v.view()?,
-                    blocked.as_ref().map(Tensor::view).transpose()?,
-                    saved_on_device(out.as_ref(), lse)?,
-                    dy.view()?,
-                    dq.as_mut().map(Tensor::view_mut).transpose()?,
-                    dk.zip(dv),
-                )
-            },
-        )?;
+        call!(q, size, |M, T| attention::Backward::<M, T> {
+            q: M::read(q)?,
+            k: M::read(k)?,
+            v: M::read(v)?,
+            blocked: M::read_if(blocked.as_ref())?,
+            out: M::read_if(out.as_ref())?,
+            lse: M::read(lse)?,
+            dout: M::read(&dy)?,
+            dq: M::write_if(dq.as_mut())?,
+            dk: M::write_if(dk.as_mut())?,
+            dv: M::write_if(dv.as_mut())?,
+        })?;
         for (to, d) in to.iter().zip([dq, dk, dv]) {
             if let Some(d) = d {
                 grads.add(to, d)?;

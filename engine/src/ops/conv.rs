@@ -1,10 +1,10 @@
 //! Convolutions of channels-last maps.
 
-use dressage_kernels::ops::conv2d::Conv2d;
-use dressage_kernels::ops::patch_embed::PatchEmbed;
+use dressage_kernels::ops::conv2d::{self, Conv2d};
+use dressage_kernels::ops::patch_embed::{self, PatchEmbed};
 
 use super::{expect_shape, shape_error};
-use crate::dtype::kernel;
+use crate::call::{Place, call};
 use crate::saved::SavedValue;
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
@@ -35,16 +35,12 @@ pub fn conv2d(
     let size = Conv2d { b, h, w, ci, co, kh, kw, stride, pad };
     let (ho, wo) = size.output()?;
     let mut y = x.empty_like(&[b, ho, wo, co])?;
-    kernel!("conv2d", x, T,
-        host => {
-            let bias = bias.map(Tensor::data).transpose()?;
-            size.forward(x.data::<T>()?, weight.data()?, bias, y.data_mut()?)
-        },
-        device => {
-            let bias = bias.map(Tensor::view).transpose()?;
-            size.forward_gpu(device, x.view::<T>()?, weight.view()?, bias, y.view_mut()?)
-        },
-    )?;
+    call!(x, &size, |M, T| conv2d::Forward::<M, T> {
+        x: M::read(x)?,
+        weight: M::read(weight)?,
+        bias: M::read_if(bias)?,
+        y: M::write(&mut y)?,
+    })?;
     Ok(conv_record(Size::Conv(size), y, x, weight, bias))
 }
 
@@ -68,16 +64,12 @@ pub fn patch_embed(image: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Re
     }
     let size = PatchEmbed { b, channels: 3, h, w, p, c };
     let mut y = image.empty_like(&[b, (h / p) * (w / p), c])?;
-    kernel!("patch_embed", image, T,
-        host => {
-            let bias = bias.map(Tensor::data).transpose()?;
-            size.forward(image.data::<T>()?, weight.data()?, bias, y.data_mut()?)
-        },
-        device => {
-            let bias = bias.map(Tensor::view).transpose()?;
-            size.forward_gpu(device, image.view::<T>()?, weight.view()?, bias, y.view_mut()?)
-        },
-    )?;
+    call!(image, &size, |M, T| patch_embed::Forward::<M, T> {
+        x: M::read(image)?,
+        weight: M::read(weight)?,
+        bias: M::read_if(bias)?,
+        y: M::write(&mut y)?,
+    })?;
     Ok(conv_record(Size::Patch(size), y, image, weight, bias))
 }
 
@@ -126,52 +118,60 @@ impl Backward for ConvSaved {
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
         if self.to_x.wants() {
             let mut dx = dy.empty_like(&self.x_shape)?;
-            self.kernel(None, &dy, Some(&mut dx), None, None)?;
+            self.input(&dy, &mut dx)?;
             grads.add(&self.to_x, dx)?;
         }
         if let Some(x) = &self.x {
             let x = x.get()?;
-            grads.accumulate(&self.to_weight, |dw| {
-                self.kernel(Some(&x), &dy, None, Some(dw), None)
-            })?;
+            grads
+                .accumulate(&self.to_weight, |dw| self.parameters(Some(&x), &dy, Some(dw), None))?;
         }
         if let Some(to_bias) = &self.to_bias {
-            grads.accumulate(to_bias, |db| self.kernel(None, &dy, None, None, Some(db)))?;
+            grads.accumulate(to_bias, |db| self.parameters(None, &dy, None, Some(db)))?;
         }
         Ok(())
     }
 }
 
 impl ConvSaved {
-    fn kernel(
+    /// Writes `dx`.
+    fn input(&self, dy: &Tensor, dx: &mut Tensor) -> Result<()> {
+        let weight = &self.weight;
+        match &self.size {
+            Size::Conv(size) => call!(dy, size, |M, T| conv2d::Backward::<M, T> {
+                weight: M::read(weight)?,
+                dy: M::read(dy)?,
+                dx: M::write(dx)?,
+            }),
+            Size::Patch(size) => call!(dy, size, |M, T| patch_embed::Backward::<M, T> {
+                weight: M::read(weight)?,
+                dy: M::read(dy)?,
+                dx: M::write(dx)?,
+            }),
+        }
+    }
+
+    /// Adds to `dw` and `db`.
+    fn parameters(
         &self,
         x: Option<&Tensor>,
         dy: &Tensor,
-        dx: Option<&mut Tensor>,
         dw: Option<&mut Tensor>,
         db: Option<&mut Tensor>,
     ) -> Result<()> {
-        kernel!("conv2d", dy, T,
-            host => {
-                let (x, weight) = (x.map(Tensor::data::<T>).transpose()?, self.weight.data()?);
-                let (dy, dx) = (dy.data()?, dx.map(Tensor::data_mut).transpose()?);
-                let dw = dw.map(Tensor::data_mut).transpose()?;
-                let db = db.map(Tensor::data_mut).transpose()?;
-                match self.size {
-                    Size::Conv(s) => s.backward(x, weight, dy, dx, dw, db),
-                    Size::Patch(s) => s.backward(x, weight, dy, dx, dw, db),
-                }
-            },
-            device => {
-                let (x, weight) = (x.map(Tensor::view::<T>).transpose()?, self.weight.view()?);
-                let (dy, dx) = (dy.view()?, dx.map(Tensor::view_mut).transpose()?);
-                let dw = dw.map(Tensor::view_mut).transpose()?;
-                let db = db.map(Tensor::view_mut).transpose()?;
-                match self.size {
-                    Size::Conv(s) => s.backward_gpu(device, x, weight, dy, dx, dw, db),
-                    Size::Patch(s) => s.backward_gpu(device, x, weight, dy, dx, dw, db),
-                }
-            },
-        )
+        match &self.size {
+            Size::Conv(size) => call!(dy, size, |M, T| conv2d::ParameterGradients::<M, T> {
+                x: M::read_if(x)?,
+                dy: M::read(dy)?,
+                dweight: M::write_if(dw)?,
+                dbias: M::write_if(db)?,
+            }),
+            Size::Patch(size) => call!(dy, size, |M, T| patch_embed::ParameterGradients::<M, T> {
+                x: M::read_if(x)?,
+                dy: M::read(dy)?,
+                dweight: M::write_if(dw)?,
+                dbias: M::write_if(db)?,
+            }),
+        }
     }
 }

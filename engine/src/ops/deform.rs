@@ -1,9 +1,9 @@
 //! Multi-scale deformable attention.
 
-use dressage_kernels::ops::ms_deform_attn::MsDeformAttn;
+use dressage_kernels::ops::ms_deform_attn::{self, MsDeformAttn};
 
 use super::{cast, expect_shape, shape_error};
-use crate::dtype::kernel;
+use crate::call::{Place, call};
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
 /// Samples `value` around each token's own position and weights the samples by a softmax.
@@ -33,24 +33,21 @@ pub fn ms_deform_attn(
     };
     expect_shape(op, "offsets", offsets, &[b, s, heads, sizes.len(), points, 2])?;
     expect_shape(op, "logits", logits, &[b, s, heads, sizes.len() * points])?;
-    let size = MsDeformAttn { b, levels: sizes, heads, d, points };
+    let size = MsDeformAttn { b, levels: sizes.to_vec(), heads, d, points };
     // Coordinates are f32 whatever the type of the features.
     let exact = value.dtype().of_sums();
     let (offsets, logits) = (cast(offsets, exact)?, cast(logits, exact)?);
     let mut out = value.empty_like(&[b, s, heads * d])?;
     let mut attn = logits.empty_like(logits.shape())?;
-    kernel!(op, value, T,
-        host => {
-            let (v, o, l) = (value.data::<T>()?, offsets.data()?, logits.data()?);
-            size.forward(v, o, l, out.data_mut()?, attn.data_mut()?)
-        },
-        device => {
-            let (v, o, l) = (value.view::<T>()?, offsets.view()?, logits.view()?);
-            size.forward_gpu(device, v, o, l, out.view_mut()?, attn.view_mut()?)
-        },
-    )?;
+    call!(value, &size, |M, T| ms_deform_attn::Forward::<M, T> {
+        value: M::read(value)?,
+        offsets: M::read(&offsets)?,
+        logits: M::read(&logits)?,
+        out: M::write(&mut out)?,
+        attn: M::write(&mut attn)?,
+    })?;
     Ok(record(out, &[value, &offsets, &logits], || Saved {
-        levels: size.levels.to_vec(),
+        size,
         value: value.detach(),
         offsets: offsets.detach(),
         attn,
@@ -59,7 +56,7 @@ pub fn ms_deform_attn(
 }
 
 struct Saved {
-    levels: Vec<(usize, usize)>,
+    size: MsDeformAttn,
     value: Tensor,
     offsets: Tensor,
     attn: Tensor,
@@ -72,39 +69,20 @@ impl Backward for Saved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        let Saved { levels, value, offsets, attn, to } = &*self;
-        let size = MsDeformAttn {
-            b: value.dim(0),
-            levels,
-            heads: value.dim(2),
-            d: value.dim(3),
-            points: offsets.dim(4),
-        };
+        let Saved { size, value, offsets, attn, to } = &*self;
         let like =
             |i: usize, x: &Tensor| to[i].wants().then(|| x.empty_like(x.shape())).transpose();
         let (mut dvalue, mut doffsets) = (like(0, value)?, like(1, offsets)?);
         let mut dlogits = like(2, attn)?;
-        kernel!("ms_deform_attn", value, T,
-            host => size.backward(
-                value.data::<T>()?,
-                offsets.data()?,
-                attn.data()?,
-                dy.data()?,
-                dvalue.as_mut().map(Tensor::data_mut).transpose()?,
-                doffsets.as_mut().map(Tensor::data_mut).transpose()?,
-                dlogits.as_mut().map(Tensor::data_mut).transpose()?,
-            ),
-            device => size.backward_gpu(
-                device,
-                value.view::<T>()?,
-                offsets.view()?,
-                attn.view()?,
-                dy.view()?,
-                dvalue.as_mut().map(Tensor::view_mut).transpose()?,
-                doffsets.as_mut().map(Tensor::view_mut).transpose()?,
-                dlogits.as_mut().map(Tensor::view_mut).transpose()?,
-            ),
-        )?;
+        call!(value, size, |M, T| ms_deform_attn::Backward::<M, T> {
+            value: M::read(value)?,
+            offsets: M::read(offsets)?,
+            attn: M::read(attn)?,
+            dout: M::read(&dy)?,
+            dvalue: M::write_if(dvalue.as_mut())?,
+            doffsets: M::write_if(doffsets.as_mut())?,
+            dlogits: M::write_if(dlogits.as_mut())?,
+        })?;
         for (to, d) in to.iter().zip([dvalue, doffsets, dlogits]) {
             if let Some(d) = d {
                 grads.add(to, d)?;

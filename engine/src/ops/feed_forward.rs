@@ -1,7 +1,8 @@
 //! Two linear layers with a ReLU between them.
 
+use dressage_kernels::call::{Gpu, Launch};
 use dressage_kernels::device::{Epilogue, Float};
-use dressage_kernels::ops::linear::Linear;
+use dressage_kernels::ops::linear::{Forward, Linear};
 use half::bf16;
 
 use super::activation::relu_backward;
@@ -64,8 +65,9 @@ fn run<T: Element + Float>(
     let (x, w, b) = (x.view::<T>()?, first.weight.view()?, first.bias.view()?);
     let bits = mask.view_mut()?;
     let written = size.forward_relu_mask_gpu(device, x, w, b, bits, h.view_mut()?)?;
-    let (w, b) = (second.weight.view()?, Some(second.bias.view()?));
-    next.forward_gpu(device, h.view::<T>()?, w, b, y.view_mut()?)?;
+    let (weight, bias) = (second.weight.view()?, Some(second.bias.view()?));
+    let call = Forward::<Gpu, T> { x: h.view()?, weight, bias, y: y.view_mut()? };
+    call.launch(device, next)?;
     Ok(written.then_some(mask))
 }
 

@@ -1,9 +1,9 @@
 //! Selection of rows by an index tensor.
 
-use dressage_kernels::ops::gather_rows::GatherRows;
+use dressage_kernels::ops::gather_rows::{self as op, GatherRows};
 
 use super::{expect_shape, shape_error};
-use crate::dtype::kernel;
+use crate::call::{Place, call};
 use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
 /// Rows of the first axis of `x` selected by `indices` `[r]` (i32, in the same place as `x`). An
@@ -23,12 +23,11 @@ pub fn gather_rows_at(x: &Tensor, indices: &Tensor) -> Result<Tensor> {
     let mut shape = x.shape().to_vec();
     shape[0] = r;
     let mut y = x.empty_like(&shape)?;
-    kernel!("gather_rows", x, T,
-        host => size.forward(x.data::<T>()?, indices.data()?, y.data_mut()?),
-        device => {
-            size.forward_gpu(device, x.view::<T>()?, indices.view()?, y.view_mut()?)
-        },
-    )?;
+    call!(x, &size, |M, T| op::Forward::<M, T> {
+        x: M::read(x)?,
+        indices: M::read(indices)?,
+        y: M::write(&mut y)?,
+    })?;
     Ok(record(y, &[x], || Saved {
         size,
         shape: x.shape().to_vec(),
@@ -52,12 +51,11 @@ impl Backward for Saved {
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
         let Saved { size, shape, indices, to } = &*self;
         let mut dx = dy.empty_like(shape)?;
-        kernel!("gather_rows", dy, T,
-            host => size.backward(indices.data()?, dy.data::<T>()?, dx.data_mut()?),
-            device => {
-                size.backward_gpu(device, indices.view()?, dy.view::<T>()?, dx.view_mut()?)
-            },
-        )?;
+        call!(dy, size, |M, T| op::Backward::<M, T> {
+            indices: M::read(indices)?,
+            dy: M::read(&dy)?,
+            dx: M::write(&mut dx)?,
+        })?;
         grads.add(to, dx)
     }
 }

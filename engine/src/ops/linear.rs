@@ -1,15 +1,14 @@
 //! Linear layer with the weight in PyTorch's layout `[out, in]`.
 
-use dressage_kernels::Write;
 use dressage_kernels::device::Float;
-use dressage_kernels::ops::add::Add;
-use dressage_kernels::ops::linear::{Input, Linear, Output, Weight};
+use dressage_kernels::ops::linear::{self as op, Input, Linear, Output};
 use half::bf16;
 
 use super::fused::{layer, weight_of};
-use crate::dtype::{Element, kernel};
+use crate::call::{Place, call};
+use crate::dtype::Element;
 use crate::saved::SavedValue;
-use crate::{Backward, DType, Device, Edge, Gradients, Result, Tensor, record};
+use crate::{Backward, DType, Device, Edge, Gradients, Result, Tensor, floats, record};
 
 /// Computes `y = x W^T + b` over the last axis.
 ///
@@ -23,19 +22,19 @@ use crate::{Backward, DType, Device, Edge, Gradients, Result, Tensor, record};
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (size, shape) = layer("linear", x, weight, bias)?;
     let mut y = x.empty_like(&shape)?;
-    kernel!("linear", x, T,
-        host => {
-            let (x, b) = (x.data::<T>()?, bias.map(Tensor::data).transpose()?);
-            match weight_of::<T>(weight)? {
-                Weight::Full(w) => size.forward(x, w, b, y.data_mut()?),
-                w => size.fused(Input::Plain(x), w, b, Output::Plain, y.data_mut()?),
-            }
-        },
-        device => {
-            let b = bias.map(Tensor::view).transpose()?;
-            size.forward_gpu(device, x.view::<T>()?, weight.view()?, b, y.view_mut()?)
-        },
-    )?;
+    if narrow(x, weight) {
+        floats!("linear", x, T => {
+            let (z, b) = (Input::Plain(x.data::<T>()?), bias.map(Tensor::data).transpose()?);
+            size.fused(z, weight_of(weight)?, b, Output::Plain, y.data_mut()?).map_err(From::from)
+        })?;
+    } else {
+        call!(x, &size, |M, T| op::Forward::<M, T> {
+            x: M::read(x)?,
+            weight: M::read(weight)?,
+            bias: M::read_if(bias)?,
+            y: M::write(&mut y)?,
+        })?;
+    }
     let y = saved(size, y, x, weight, bias, false);
     if weight.tracked() || bias.is_some_and(Tensor::tracked) {
         return Ok(y);
@@ -46,34 +45,29 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     }))
 }
 
+/// Whether the arithmetic widens the weight: bf16 on the host, in half the memory.
+fn narrow(x: &Tensor, weight: &Tensor) -> bool {
+    x.device().is_none() && weight.dtype() == DType::Bf16
+}
+
 /// Computes `max(x W^T + b, 0)`: [`linear`] and [`super::relu`]. On a device one product does both.
 /// Saves x like [`linear`], and its result, which the next layer saves anyway.
 ///
 /// # Errors
 /// Shapes that do not fit; a type without a kernel.
 pub fn linear_relu(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let Some(device) = x.device() else {
+    if x.device().is_none() {
         return super::relu(&linear(x, weight, Some(bias))?);
-    };
+    }
     let (size, shape) = layer("linear", x, weight, Some(bias))?;
     let mut y = x.empty_like(&shape)?;
-    match x.dtype() {
-        DType::Bf16 => rectified::<bf16>(&size, device, x, weight, bias, &mut y)?,
-        _ => rectified::<f32>(&size, device, x, weight, bias, &mut y)?,
-    }
+    call!(x, &size, |M, T| op::ForwardRelu::<M, T> {
+        x: M::read(x)?,
+        weight: M::read(weight)?,
+        bias: M::read(bias)?,
+        y: M::write(&mut y)?,
+    })?;
     Ok(saved(size, y, x, weight, Some(bias), true))
-}
-
-fn rectified<T: Element + Float>(
-    size: &Linear,
-    device: &Device,
-    x: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-    y: &mut Tensor,
-) -> Result<()> {
-    let (x, w, b) = (x.view::<T>()?, weight.view()?, bias.view()?);
-    Ok(size.forward_relu_gpu(device, x, w, b, y.view_mut()?)?)
 }
 
 /// Records the result with what its backward pass needs.
@@ -189,18 +183,18 @@ impl Saved {
     pub fn input(&self, dy: &Tensor) -> Result<Tensor> {
         let mut dx = dy.empty_like(&self.x_shape)?;
         let (size, weight) = (&self.size, &self.weight);
-        kernel!("linear", dy, T,
-            host => match weight_of::<T>(weight)? {
-                Weight::Full(w) => {
-                    size.backward(None, w, dy.data()?, Some(dx.data_mut()?), None, None)
-                }
-                w => size.fused_backward(w, None, None, dy.data()?, dx.data_mut()?),
-            },
-            device => {
-                let (w, dy, dx) = (weight.view::<T>()?, dy.view()?, dx.view_mut()?);
-                size.backward_gpu(device, None, w, dy, Some(dx), None, None)
-            },
-        )?;
+        if narrow(dy, weight) {
+            floats!("linear", dy, T => {
+                let (w, dy) = (weight_of::<T>(weight)?, dy.data()?);
+                size.fused_backward(w, None, None, dy, dx.data_mut()?).map_err(From::from)
+            })?;
+        } else {
+            call!(dy, size, |M, T| op::Backward::<M, T> {
+                weight: M::read(weight)?,
+                dy: M::read(dy)?,
+                dx: M::write(&mut dx)?,
+            })?;
+        }
         Ok(dx)
     }
 
@@ -211,28 +205,11 @@ impl Saved {
         dw: Option<&mut Tensor>,
         db: Option<&mut Tensor>,
     ) -> Result<()> {
-        let (size, weight) = (&self.size, &self.weight);
-        kernel!("linear", dy, T,
-            host => match (dw, db) {
-                (Some(dw), _) => {
-                    let (x, dw) = (x.map(Tensor::data::<T>).transpose()?, Some(dw.data_mut()?));
-                    size.backward(x, weight.data()?, dy.data()?, None, dw, None)
-                }
-                (None, Some(db)) => {
-                    let rows = Add { n: size.n, inner: size.m };
-                    rows.backward_b(dy.data::<T>()?, Write::Add, db.data_mut()?)
-                }
-                (None, None) => Ok(()),
-            },
-            device => size.backward_gpu(
-                device,
-                x.map(Tensor::view).transpose()?,
-                weight.view::<T>()?,
-                dy.view()?,
-                None,
-                dw.map(Tensor::view_mut).transpose()?,
-                db.map(Tensor::view_mut).transpose()?,
-            ),
-        )
+        call!(dy, &self.size, |M, T| op::ParameterGradients::<M, T> {
+            x: M::read_if(x)?,
+            dy: M::read(dy)?,
+            dweight: M::write_if(dw)?,
+            dbias: M::write_if(db)?,
+        })
     }
 }

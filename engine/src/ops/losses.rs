@@ -2,52 +2,29 @@
 
 use dressage_kernels::device::ViewMut;
 use dressage_kernels::ops::add::Add;
-use dressage_kernels::ops::class_loss::ClassLoss;
-use dressage_kernels::ops::mask_loss::{MaskLoss, MaskLosses, Pairs};
+use dressage_kernels::ops::class_loss::{self, ClassLoss};
+use dressage_kernels::ops::mask_loss::{self, MaskLoss};
 use dressage_kernels::ops::reduce::sum_gpu;
 use half::bf16;
 
 use super::{expect_shape, shape_error};
+use crate::call::{Place, call};
 use crate::dtype::kernel;
 use crate::{
-    Backward, DType, Device, Edge, Element, EngineError, Gradients, HostFloat, Result, Tensor,
-    floats, record,
+    Backward, DType, Device, Edge, EngineError, Gradients, Result, Tensor, floats, record,
 };
 
 /// Weighted binary cross-entropy and dice losses of logits `x` and targets `t`, both `[r, p]`. The
-/// result `[2]` holds the two losses times `weights`. Both are divided by `num`, the number of
-/// masks. The gradient's buffer has room for `capacity` rows.
+/// result `[2]` holds the two losses times `weights`. Both are divided by `num` `[1]`, the number of
+/// masks. Each pair has a weight in `pair_weights` `[r]`, 0 for padding; without them all are 1. The
+/// gradient's buffer has room for `capacity` rows.
+///
+/// All are where the logits are: f32 on a device, of the type of the logits in host memory. On a
+/// device the host reads neither `num` nor the weights.
 ///
 /// # Errors
-/// Shapes that do not fit; a type without a kernel.
+/// Shapes that do not fit; in host memory a `num` that is not positive; a type without a kernel.
 pub fn mask_loss(
-    x: &Tensor,
-    t: &Tensor,
-    num: f64,
-    weights: [f64; 2],
-    capacity: usize,
-) -> Result<Tensor> {
-    let &[r, p] = x.shape() else {
-        return Err(shape_error("mask_loss", "x", "[r, p]", x));
-    };
-    expect_shape("mask_loss", "t", t, &[r, p])?;
-    let size = MaskLoss { r, p, mask_weight: weights[0], dice_weight: weights[1] };
-    let divisor = match x.device() {
-        Some(device) => {
-            Divisor::Device(Tensor::scalar(num as f32).to_device(device, DType::F32)?, None)
-        }
-        None => Divisor::Host(num),
-    };
-    mask_loss_of(size, x, t, divisor, capacity)
-}
-
-/// [`mask_loss`] with the number of masks `num` `[1]` and pair weights `[r]` where the logits are,
-/// f32. On a device the host reads neither. The weight of a padding pair is 0; the host takes no
-/// padding and no weights.
-///
-/// # Errors
-/// Shapes that do not fit; weights in host memory; a type without a kernel.
-pub fn mask_loss_at(
     x: &Tensor,
     t: &Tensor,
     num: &Tensor,
@@ -63,71 +40,29 @@ pub fn mask_loss_at(
     if let Some(pair_weights) = pair_weights {
         expect_shape("mask_loss", "pair_weights", pair_weights, &[r])?;
     }
-    let divisor = match x.device() {
-        Some(_) => Divisor::Device(num.clone(), pair_weights.cloned()),
-        None if pair_weights.is_some() => return Err(EngineError::OnHost { op: "mask_loss" }),
-        None => Divisor::Host(num.item::<f32>()?.into()),
-    };
     let size = MaskLoss { r, p, mask_weight: weights[0], dice_weight: weights[1] };
-    mask_loss_of(size, x, t, divisor, capacity)
-}
-
-/// The divisor of the sums, in the place of the logits.
-enum Divisor {
-    Host(f64),
-    /// The number of masks, and the weight of each pair.
-    Device(Tensor, Option<Tensor>),
-}
-
-impl Divisor {
-    fn host(&self) -> Result<f64> {
-        match self {
-            Divisor::Host(num) => Ok(*num),
-            Divisor::Device(num, _) => Err(num.not_on_host("mask_loss")),
-        }
+    if x.device().is_none() {
+        let num: f64 = floats!("mask_loss", num, T => Ok(num.item::<T>()?.into()))?;
+        size.check_num(num)?;
     }
-
-    /// The inputs of the device kernels.
-    fn pairs<'a, T: Element>(&'a self, x: &'a Tensor, t: &'a Tensor) -> Result<Pairs<'a, T>> {
-        let Divisor::Device(num, weights) = self else {
-            return Err(EngineError::OnHost { op: "mask_loss" });
-        };
-        let weights = weights.as_ref().map(Tensor::view).transpose()?;
-        Ok(Pairs { x: x.view()?, t: t.view()?, weights, num: num.view()? })
-    }
-}
-
-fn mask_loss_of(
-    size: MaskLoss,
-    x: &Tensor,
-    t: &Tensor,
-    divisor: Divisor,
-    capacity: usize,
-) -> Result<Tensor> {
     let exact = x.dtype().of_sums();
-    // A device also saves the cross-entropy of each pair.
-    let columns = if x.device().is_some() { 4 } else { 3 };
-    let mut sums =
-        Tensor::with_capacity_on(x.device(), exact, &[size.r, columns], columns * capacity)?;
+    let mut sums = Tensor::with_capacity_on(x.device(), exact, &[r, 4], 4 * capacity)?;
     let mut y = x.empty_sums(&[2])?;
-    kernel!("mask_loss", x, T,
-        host => {
-            let num = divisor.host()?;
-            let loss = size.forward(x.data::<T>()?, t.data()?, num, sums.data_mut()?)?;
-            y.data_mut::<T>()?.copy_from_slice(&[loss.mask, loss.dice]);
-            Ok::<_, EngineError>(())
-        },
-        device => {
-            let pairs = divisor.pairs::<T>(x, t)?;
-            size.forward_gpu(device, pairs, sums.view_mut()?, y.view_mut()?)
-        },
-    )?;
+    call!(x, &size, |M, T| mask_loss::Forward::<M, T> {
+        x: M::read(x)?,
+        t: M::read(t)?,
+        num: M::read(num)?,
+        weights: M::read_if(pair_weights)?,
+        sums: M::write(&mut sums)?,
+        losses: M::write(&mut y)?,
+    })?;
     Ok(record(y, &[x], || MaskSaved {
         size,
-        divisor,
         capacity,
         x: x.detach(),
         t: t.detach(),
+        num: num.clone(),
+        pair_weights: pair_weights.cloned(),
         sums,
         to: x.edge(),
     }))
@@ -135,10 +70,11 @@ fn mask_loss_of(
 
 struct MaskSaved {
     size: MaskLoss,
-    divisor: Divisor,
     capacity: usize,
     x: Tensor,
     t: Tensor,
+    num: Tensor,
+    pair_weights: Option<Tensor>,
     sums: Tensor,
     to: Edge,
 }
@@ -149,23 +85,18 @@ impl Backward for MaskSaved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        let MaskSaved { size, divisor, capacity, x, t, sums, to } = &*self;
+        let MaskSaved { size, capacity, x, t, num, pair_weights, sums, to } = &*self;
         let capacity = capacity * size.p;
         let mut dx = Tensor::with_capacity_on(x.device(), x.dtype(), x.shape(), capacity)?;
-        kernel!("mask_loss", x, T,
-            host => {
-                let &[mask, dice] = dy.data::<T>()? else {
-                    return Err(shape_error("mask_loss", "dy", "[2]", &dy));
-                };
-                let (num, upstream) = (divisor.host()?, MaskLosses { mask, dice });
-                let (x, t, dx) = (x.data()?, t.data()?, dx.data_mut()?);
-                Ok::<_, EngineError>(size.backward(x, t, num, sums.data()?, upstream, dx)?)
-            },
-            device => {
-                let pairs = divisor.pairs::<T>(x, t)?;
-                size.backward_gpu(device, pairs, sums.view()?, dy.view()?, dx.view_mut()?)
-            },
-        )?;
+        call!(x, size, |M, T| mask_loss::Backward::<M, T> {
+            x: M::read(x)?,
+            t: M::read(t)?,
+            num: M::read(num)?,
+            weights: M::read_if(pair_weights.as_ref())?,
+            sums: M::read(sums)?,
+            dlosses: M::read(&dy)?,
+            dx: M::write(&mut dx)?,
+        })?;
         grads.add(to, dx)
     }
 }
@@ -183,33 +114,24 @@ pub fn class_loss(
     weight: f64,
 ) -> Result<Tensor> {
     let size = class_sizes(logits, weight);
-    let tables = match logits.device() {
-        Some(device) => {
-            size.check_targets(targets)?;
-            let weights: Vec<f32> = class_weights.iter().map(|&w| w as f32).collect();
-            let targets = Tensor::from_slice(targets, &[targets.len()])?;
-            let weights = Tensor::from_slice(&weights, &[weights.len()])?;
-            let targets = targets.to_device(device, DType::I32)?;
-            Some(ClassTables::new(device, targets, weights.to_device(device, DType::F32)?)?)
-        }
-        None => None,
+    size.check_targets(targets)?;
+    let narrow = || class_weights.iter().map(|&w| w as f32).collect::<Vec<_>>();
+    let k = &[class_weights.len()];
+    let mut class_weights = match logits.dtype() {
+        DType::F64 => Tensor::from_slice(class_weights, k)?,
+        _ => Tensor::from_slice(&narrow(), k)?,
     };
-    class_loss_of(
-        ClassSaved {
-            size,
-            targets: targets.to_vec(),
-            class_weights: class_weights.to_vec(),
-            tables,
-            logits: logits.detach(),
-            to: logits.edge(),
-        },
-        logits,
-    )
+    let mut targets = Tensor::from_slice(targets, &[targets.len()])?;
+    if let Some(device) = logits.device() {
+        targets = targets.to_device(device, DType::I32)?;
+        class_weights = class_weights.to_device(device, DType::F32)?;
+    }
+    class_loss_of(size, logits, targets, class_weights)
 }
 
-/// [`class_loss`] with `targets` `[n]` (i32) and `class_weights` `[k]` (f32) where the logits are.
-/// On a device the host does not read the targets, and a row whose target is not a class is
-/// ignored.
+/// [`class_loss`] with `targets` `[n]` (i32) and `class_weights` `[k]` where the logits are. The
+/// weights are f32 on a device, and have the type of the logits in host memory. On a device the host
+/// does not read the targets, and a row whose target is not a class is ignored.
 ///
 /// # Errors
 /// Errors of [`class_loss`].
@@ -219,20 +141,11 @@ pub fn class_loss_at(
     class_weights: &Tensor,
     weight: f64,
 ) -> Result<Tensor> {
-    let Some(device) = logits.device() else {
-        let wide: Vec<f64> = class_weights.data::<f32>()?.iter().map(|&w| w.into()).collect();
-        return class_loss(logits, targets.data()?, &wide, weight);
-    };
-    let tables = ClassTables::new(device, targets.clone(), class_weights.clone())?;
-    let saved = ClassSaved {
-        size: class_sizes(logits, weight),
-        targets: Vec::new(),
-        class_weights: Vec::new(),
-        tables: Some(tables),
-        logits: logits.detach(),
-        to: logits.edge(),
-    };
-    class_loss_of(saved, logits)
+    let size = class_sizes(logits, weight);
+    if logits.device().is_none() {
+        size.check_targets(targets.data()?)?;
+    }
+    class_loss_of(size, logits, targets.clone(), class_weights.clone())
 }
 
 fn class_sizes(logits: &Tensor, weight: f64) -> ClassLoss {
@@ -240,55 +153,31 @@ fn class_sizes(logits: &Tensor, weight: f64) -> ClassLoss {
     ClassLoss { n: logits.len() / k.max(1), k, weight }
 }
 
-fn class_loss_of(mut saved: ClassSaved, logits: &Tensor) -> Result<Tensor> {
-    let size = saved.size;
-    let mut y = logits.empty_sums(&[])?;
-    kernel!("class_loss", logits, T,
-        host => {
-            let (x, weights) = (logits.data::<T>()?, saved.weights::<T>());
-            let loss = size.forward(x, &saved.targets, &weights)?;
-            y.data_mut::<T>()?.fill(loss);
-            Ok::<_, EngineError>(())
-        },
-        device => {
-            let tables = saved.tables.as_mut().ok_or(EngineError::OnHost { op: "class_loss" })?;
-            let (targets, weights) = (tables.targets.view()?, tables.weights.view()?);
-            let (x, scale) = (logits.view::<T>()?, tables.scale.view_mut()?);
-            size.forward_gpu(device, x, targets, weights, y.view_mut()?, scale)
-        },
-    )?;
-    Ok(record(y, &[logits], || saved))
-}
-
-/// Further inputs of the device kernels, and the scale that the forward kernel leaves for the
-/// backward kernel.
-struct ClassTables {
+fn class_loss_of(
+    size: ClassLoss,
+    logits: &Tensor,
     targets: Tensor,
-    weights: Tensor,
-    scale: Tensor,
-}
-
-impl ClassTables {
-    fn new(device: &Device, targets: Tensor, weights: Tensor) -> Result<Self> {
-        let scale = Tensor::empty_on(Some(device), DType::F32, &[])?;
-        Ok(ClassTables { targets, weights, scale })
-    }
+    class_weights: Tensor,
+) -> Result<Tensor> {
+    let (mut y, mut scale) = (logits.empty_sums(&[])?, logits.empty_sums(&[])?);
+    call!(logits, &size, |M, T| class_loss::Forward::<M, T> {
+        x: M::read(logits)?,
+        targets: M::read(&targets)?,
+        class_weights: M::read(&class_weights)?,
+        loss: M::write(&mut y)?,
+        scale: M::write(&mut scale)?,
+    })?;
+    let (x, to) = (logits.detach(), logits.edge());
+    Ok(record(y, &[logits], || ClassSaved { size, x, targets, class_weights, scale, to }))
 }
 
 struct ClassSaved {
     size: ClassLoss,
-    targets: Vec<i32>,
-    class_weights: Vec<f64>,
-    /// Present only on a device.
-    tables: Option<ClassTables>,
-    logits: Tensor,
+    x: Tensor,
+    targets: Tensor,
+    class_weights: Tensor,
+    scale: Tensor,
     to: Edge,
-}
-
-impl ClassSaved {
-    fn weights<T: HostFloat>(&self) -> Vec<T> {
-        self.class_weights.iter().map(|&w| T::of(w)).collect()
-    }
 }
 
 impl Backward for ClassSaved {
@@ -297,24 +186,17 @@ impl Backward for ClassSaved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        let x = &self.logits;
+        let ClassSaved { size, x, targets, class_weights, scale, to } = &*self;
         let mut dx = x.empty_like(x.shape())?;
-        kernel!("class_loss", x, T,
-            host => {
-                let (weights, upstream) = (self.weights::<T>(), dy.item::<T>()?);
-                let (x, dx) = (x.data::<T>()?, dx.data_mut()?);
-                self.size.backward(x, &self.targets, &weights, upstream, dx)
-            },
-            device => {
-                let tables = self.tables.as_ref();
-                let tables = tables.ok_or(EngineError::OnHost { op: "class_loss" })?;
-                let (targets, weights) = (tables.targets.view()?, tables.weights.view()?);
-                let (scale, dy) = (tables.scale.view()?, dy.view()?);
-                let (x, dx) = (x.view::<T>()?, dx.view_mut()?);
-                self.size.backward_gpu(device, x, targets, weights, scale, dy, dx)
-            },
-        )?;
-        grads.add(&self.to, dx)
+        call!(x, size, |M, T| class_loss::Backward::<M, T> {
+            x: M::read(x)?,
+            targets: M::read(targets)?,
+            class_weights: M::read(class_weights)?,
+            scale: M::read(scale)?,
+            dloss: M::read(&dy)?,
+            dx: M::write(&mut dx)?,
+        })?;
+        grads.add(to, dx)
     }
 }
 

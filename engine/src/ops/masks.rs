@@ -1,11 +1,11 @@
 //! Attention masks and position codes; both have no gradient.
 
-use dressage_kernels::ops::attention_mask::{AttentionMask, AttentionMaskGpu};
-use dressage_kernels::ops::resize::{Axis, AxisGpu, Mode, Step};
+use dressage_kernels::ops::attention_mask::{AttentionMask, Forward};
+use dressage_kernels::ops::resize::{Axis, Mode, Step};
 use dressage_kernels::ops::sine_position;
 
 use super::shape_error;
-use crate::dtype::kernel;
+use crate::call::{Place, call};
 use crate::{DType, EngineError, Result, Tensor, forbid_gradient};
 
 /// Computes which keys each query does not attend to (spec mask2former §3.3, §3.4). It resizes mask
@@ -25,17 +25,11 @@ pub fn attention_mask(logits: &Tensor, size: [usize; 2]) -> Result<(Tensor, Tens
     let place = logits.device();
     let mut raw = Tensor::empty_on(place, DType::U8, &[b, q, size[0] * size[1]])?;
     let mut used = Tensor::empty_on(place, DType::U8, &[b, q, size[0] * size[1]])?;
-    kernel!("attention_mask", logits, T,
-        host => {
-            let mask = AttentionMask { n: b * q, y: &y, x: &x };
-            mask.compute(logits.data::<T>()?, used.data_mut()?, Some(raw.data_mut()?))
-        },
-        device => {
-            let (y, x) = (AxisGpu::new(device, &y)?, AxisGpu::new(device, &x)?);
-            let mask = AttentionMaskGpu { n: b * q, y: &y, x: &x };
-            mask.compute(device, logits.view::<T>()?, used.view_mut()?, Some(raw.view_mut()?))
-        },
-    )?;
+    call!(logits, &AttentionMask { n: b * q, y, x }, |M, T| Forward::<M, T> {
+        logits: M::read(logits)?,
+        used: M::write(&mut used)?,
+        raw: Some(M::write(&mut raw)?),
+    })?;
     Ok((raw, used))
 }
 

@@ -1,13 +1,14 @@
 //! Inputs and costs of matching queries to targets, the choice of points for mask losses, and
 //! class scores. None of these has a gradient.
 
-use dressage_kernels::ops::match_cost::MatchCost;
+use dressage_kernels::ops::match_cost::{self, MatchCost};
 use dressage_kernels::ops::point_sample::{LabelRows, LabelSample};
 use dressage_kernels::ops::resize::{Axis, AxisGpu, Mode, Step};
 use dressage_kernels::ops::semantic_scores::SemanticScores;
-use dressage_kernels::ops::uncertain_points::UncertainPoints;
+use dressage_kernels::ops::uncertain_points::{self, UncertainPoints};
 
 use super::{expect_shape, shape_error};
+use crate::call::{Place, call};
 use crate::dtype::kernel;
 use crate::{DType, EngineError, Result, Tensor, forbid_gradient};
 
@@ -107,19 +108,19 @@ pub fn match_cost(of: &Matching<'_>, costs: &mut Tensor, start: usize) -> Result
         return Err(shape_error("match_cost", "costs", expected, costs));
     }
     let [class_weight, mask_weight, dice_weight] = of.weights;
-    let size = MatchCost { q, g, k, p, class_weight, mask_weight, dice_weight };
-    kernel!("match_cost", of.cls, T,
-        host => {
-            let (cls, x, t) = (of.cls.data::<T>()?, of.x.data::<T>()?, of.t.data::<T>()?);
-            let costs = &mut costs.data_mut::<T>()?[start..start + n];
-            size.compute_padded(b, cls, of.classes.data()?, x, t, costs)
-        },
-        device => {
-            let (cls, classes) = (of.cls.view::<T>()?, of.classes.view()?);
-            let costs = costs.view_mut()?.slice(start..start + n);
-            size.compute_gpu(device, b, cls, classes, of.x.view()?, of.t.view()?, costs)
-        },
-    )
+    let size = MatchCost { b, q, g, k, p, class_weight, mask_weight, dice_weight };
+    if of.cls.device().is_none() {
+        size.check_labels(of.classes.data()?)?;
+    }
+    costs.within(start, n, |costs| {
+        call!(of.cls, &size, |M, T| match_cost::Forward::<M, T> {
+            cls: M::read(of.cls)?,
+            labels: M::read(of.classes)?,
+            x: M::read(of.x)?,
+            t: M::read(of.t)?,
+            cost: M::write(costs)?,
+        })
+    })
 }
 
 /// Points `[r, keep + n_rand, 2]` for mask losses: of the candidates `over` `[r, n_over, 2]` those
@@ -145,16 +146,12 @@ pub fn uncertain_points(
     let size = UncertainPoints { r, n_over, keep, n_rand };
     let (shape, row) = ([r, keep + n_rand, 2], 2 * (keep + n_rand));
     let mut chosen = Tensor::with_capacity_on(logits.device(), DType::F32, &shape, capacity * row)?;
-    match logits.device() {
-        Some(device) => {
-            let (logits, over, random) = (logits.view()?, over.view()?, random.view()?);
-            size.select_gpu(device, logits, over, random, chosen.view_mut()?)?;
-        }
-        None => {
-            let (logits, over) = (logits.data::<f32>()?, over.data()?);
-            size.select(logits, over, random.data()?, chosen.data_mut()?)?;
-        }
-    }
+    call!(logits, &size, |M, T| uncertain_points::Select::<M, T> {
+        logits: M::read(logits)?,
+        points: M::read(over)?,
+        random: M::read(random)?,
+        out: M::write(&mut chosen)?,
+    })?;
     Ok(chosen)
 }
 

@@ -43,7 +43,7 @@ pub use fused::{Activated, Norm, linear_residual, norm_linear};
 pub use gather::gather_rows_at;
 pub use join::{broadcast, concat, gather_rows, narrow, prepend};
 pub use linear::{linear, linear_relu};
-pub use losses::{class_loss, class_loss_at, mask_loss, mask_loss_at, total};
+pub use losses::{class_loss, class_loss_at, mask_loss, total};
 pub use masks::{attention_mask, sine_position};
 pub use matching::{
     LabelMasks, Matching, match_cost, sample_labels, semantic_scores, uncertain_points,

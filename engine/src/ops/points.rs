@@ -3,13 +3,15 @@
 use std::ops::Range;
 
 use dressage_kernels::Write;
+use dressage_kernels::call::{Gpu, Launch};
 use dressage_kernels::ops::matmul::MatMul;
-use dressage_kernels::ops::point_sample::PointSample;
+use dressage_kernels::ops::point_sample::{self, PointSample};
 use half::bf16;
 
 use super::shape_error;
+use crate::call::{Place, call};
 use crate::dtype::kernel;
-use crate::{Backward, DType, Edge, Gradients, Result, Tensor, floats, forbid_gradient, record};
+use crate::{Backward, DType, Edge, Gradients, Result, Tensor, forbid_gradient, record};
 
 /// Samples `maps` `[r, h, w]` bilinearly at `points`, with zeros outside: `[r, p]`.
 ///
@@ -24,30 +26,22 @@ pub fn point_sample(maps: &Tensor, points: &Tensor, capacity: usize) -> Result<T
         return Err(shape_error("point_sample", "maps", "[r, h, w]", maps));
     };
     let (p, sets) = match *points.shape() {
-        [p, 2] => (p, Some(1)),
-        [rows, p, 2] if rows == r => (p, None),
-        [sets, p, 2] if sets > 0 && r.is_multiple_of(sets) => (p, Some(sets)),
+        [p, 2] => (p, 1),
+        [sets, p, 2] if r.is_multiple_of(sets) => (p, sets),
         _ => return Err(shape_error("point_sample", "points", format!("[{r}, p, 2]"), points)),
     };
     forbid_gradient("point_sample", "points", points)?;
-    let size = PointSample { r, h, w, p, shared: sets.is_some() };
-    let sets = Sets { count: sets.unwrap_or(1), all: size };
+    let s = PointSample { r, h, w, p, sets };
     // Coordinates and samples are f32 whatever the type of the maps.
     let exact = maps.dtype().of_sums();
     let mut y = Tensor::with_capacity_on(maps.device(), exact, &[r, p], capacity * p)?;
-    kernel!("point_sample", maps, T,
-        host => {
-            let (maps, points, y) = (maps.data::<T>()?, points.data::<T>()?, y.data_mut::<T>()?);
-            sets.each().try_for_each(|(size, [m, p, v])| {
-                size.forward(&maps[m], &points[p], &mut y[v])
-            })
-        },
-        device => {
-            size.forward_gpu(device, maps.view::<T>()?, points.view()?, y.view_mut()?)
-        },
-    )?;
+    call!(maps, &s, |M, T| point_sample::Forward::<M, T> {
+        maps: M::read(maps)?,
+        points: M::read(points)?,
+        values: M::write(&mut y)?,
+    })?;
     Ok(record(y, &[maps], || Saved {
-        sets,
+        s,
         dtype: maps.dtype(),
         points: points.clone(),
         capacity: capacity * h * w,
@@ -55,30 +49,8 @@ pub fn point_sample(maps: &Tensor, points: &Tensor, capacity: usize) -> Result<T
     }))
 }
 
-/// Sets of points and the maps that they sample.
-#[derive(Clone, Copy)]
-struct Sets {
-    count: usize,
-    /// Sizes of all maps together.
-    all: PointSample,
-}
-
-impl Sets {
-    /// Sizes of each set, and its part of maps, points and values. A host kernel takes one set at a
-    /// time, a device kernel all of them.
-    fn each(self) -> impl Iterator<Item = (PointSample, [Range<usize>; 3])> {
-        let PointSample { r, h, w, p, shared } = self.all;
-        let one = PointSample { r: r / self.count, ..self.all };
-        let rows = if shared { 1 } else { r };
-        let part = |i: usize, n: usize| i * n..(i + 1) * n;
-        (0..self.count).map(move |i| {
-            (one, [part(i, one.r * h * w), part(i, rows * p * 2), part(i, one.r * p)])
-        })
-    }
-}
-
 struct Saved {
-    sets: Sets,
+    s: PointSample,
     /// Type of the maps.
     dtype: DType,
     points: Tensor,
@@ -92,25 +64,21 @@ impl Backward for Saved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        let Saved { sets, dtype, points, capacity, to } = &*self;
-        let size = sets.all;
-        let shape = [size.r, size.h, size.w];
-        let mut dx = Tensor::with_capacity_on(dy.device(), *dtype, &shape, *capacity)?;
+        let Saved { s, dtype, points, capacity, to } = &*self;
+        let mut dx = Tensor::with_capacity_on(dy.device(), *dtype, &[s.r, s.h, s.w], *capacity)?;
         match (dy.device(), dtype) {
-            (None, _) => floats!("point_sample", dy, T => {
-                let (points, dy, dx) = (points.data::<T>()?, dy.data::<T>()?, dx.data_mut::<T>()?);
-                Ok(sets.each().try_for_each(|(size, [m, p, v])| {
-                    size.backward(&points[p], &dy[v], &mut dx[m])
-                })?)
+            // The samples of such maps are f32.
+            (Some(device), DType::Bf16) => point_sample::Backward::<Gpu, bf16> {
+                points: points.view()?,
+                dvalues: dy.view()?,
+                dmaps: dx.view_mut()?,
+            }
+            .launch(device, s)?,
+            _ => call!(dy, s, |M, T| point_sample::Backward::<M, T> {
+                points: M::read(points)?,
+                dvalues: M::read(&dy)?,
+                dmaps: M::write(&mut dx)?,
             })?,
-            (Some(device), DType::Bf16) => {
-                let dx = dx.view_mut::<bf16>()?;
-                size.backward_gpu(device, points.view()?, dy.view()?, dx)?;
-            }
-            (Some(device), _) => {
-                let dx = dx.view_mut::<f32>()?;
-                size.backward_gpu(device, points.view()?, dy.view()?, dx)?;
-            }
         }
         grads.add(to, dx)
     }

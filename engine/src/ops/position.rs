@@ -6,12 +6,15 @@
 use dressage_kernels::Write;
 use dressage_kernels::device::Device;
 use dressage_kernels::dry_run;
-use dressage_kernels::ops::attention::{Attention, SavedGpu};
-use dressage_kernels::ops::relative_position::RelativePosition;
-use dressage_kernels::ops::rotary::{Pairs, Rotary, Turn};
+use dressage_kernels::ops::attention::{PackedAttention, PackedBackward, PackedForward};
+use dressage_kernels::ops::relative_position::{
+    self, QueryGradient, RelativePosition, TableGradients,
+};
+use dressage_kernels::ops::rotary::{Pairs, Rotary, Rotate, Turn};
 
 use super::row_width::{row_width, row_width_scaled};
 use super::{expect_shape, reshape, shape_error};
+use crate::call::{Place, call};
 use crate::dtype::kernel;
 use crate::{
     Backward, DType, Edge, EngineError, Gradients, Result, Tensor, forbid_gradient, record,
@@ -23,7 +26,8 @@ const RELATIVE_WIDTH: usize = 80;
 /// Rotates queries and keys of `qkv` `[b, t, 3, heads, d]` by the angles of their tokens. `pairs` says
 /// which channels rotate with each other.
 ///
-/// Values and the first `skip` tokens stay unchanged. `table` `[t - skip, d / 2, 2]` holds cosines
+/// Values, the first `skip` tokens and those behind the rows of `table` stay unchanged. `table`
+/// `[cells, d / 2, 2]` holds cosines
 /// and sines ([`dressage_kernels::ops::rotary::table`]), in f32 on a device. Works in place if nobody
 /// else holds the memory of `qkv`. Saves nothing.
 ///
@@ -33,11 +37,12 @@ pub fn rotary(qkv: Tensor, table: &Tensor, skip: usize, pairs: Pairs) -> Result<
     let &[b, t, 3, heads, d] = qkv.shape() else {
         return Err(shape_error("rotary", "qkv", "[b, t, 3, heads, d]", &qkv));
     };
-    expect_shape("rotary", "table", table, &[t.saturating_sub(skip), d / 2, 2])?;
+    let cells = if table.shape().is_empty() { 0 } else { table.dim(0) };
+    expect_shape("rotary", "table", table, &[cells, d / 2, 2])?;
     forbid_gradient("rotary", "table", table)?;
-    let size = Rotary { b, t, heads, d, skip, pairs };
+    let size = Rotary { b, t, heads, d, skip, cells, pairs, turn: Turn::Forward };
     let mut y = qkv;
-    turn(&size, &mut y, table, Turn::Forward)?;
+    rotate(&size, &mut y, table)?;
     Ok(record(y.detach(), &[&y], || Turned { size, table: table.clone(), to: y.edge() }))
 }
 
@@ -54,13 +59,10 @@ impl TensorOptions {
     }
 }
 
-fn turn(size: &Rotary, x: &mut Tensor, table: &Tensor, turn: Turn) -> Result<()> {
+fn rotate(size: &Rotary, x: &mut Tensor, table: &Tensor) -> Result<()> {
     x.make_own()?;
     let options = TensorOptions(x.device().cloned(), x.dtype());
-    kernel!("rotary", options, T,
-        host => size.apply(x.data_mut::<T>()?, table.data()?, turn),
-        device => size.apply_gpu(device, x.view_mut::<T>()?, table.view()?, turn),
-    )
+    call!(options, size, |M, T| Rotate::<M, T> { qkv: M::write(x)?, table: M::read(table)? })
 }
 
 struct Turned {
@@ -75,7 +77,7 @@ impl Backward for Turned {
     }
 
     fn backward(self: Box<Self>, mut dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        turn(&self.size, &mut dy, &self.table, Turn::Back)?;
+        rotate(&Rotary { turn: Turn::Back, ..self.size }, &mut dy, &self.table)?;
         grads.add(&self.to, dy)
     }
 }
@@ -104,16 +106,12 @@ pub fn relative_position(
     }
     let size = RelativePosition { b, heads, d, h, w };
     let mut rel = qkv.empty_like(&[b, heads, h * w, h + w])?;
-    kernel!("relative_position", qkv, T,
-        host => {
-            let tables = [rows.data::<T>()?, columns.data()?];
-            size.forward(qkv.data()?, tables, rel.data_mut()?)
-        },
-        device => {
-            let tables = [rows.view::<T>()?, columns.view()?];
-            size.forward_gpu(device, qkv.view()?, tables, rel.view_mut()?)
-        },
-    )?;
+    call!(qkv, &size, |M, T| relative_position::Forward::<M, T> {
+        qkv: M::read(qkv)?,
+        rows: M::read(rows)?,
+        columns: M::read(columns)?,
+        rel: M::write(&mut rel)?,
+    })?;
     Ok(record(rel, &[qkv, rows, columns], || Relative {
         size,
         qkv: qkv.detach(),
@@ -151,47 +149,29 @@ impl Backward for Relative {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
+        let (size, qkv, [rows, columns]) = (&self.size, &self.qkv, &self.tables);
         // Attention's backward pass usually ran before, so its gradient of qkv exists and the
         // kernel adds the queries' part.
         grads.accumulate_or_write(&self.to, |dqkv, write| {
             if write == Write::Over {
                 clear(dqkv)?;
             }
-            self.kernel(&dy, Some(dqkv), [None, None])
+            call!(qkv, size, |M, T| QueryGradient::<M, T> {
+                rows: M::read(rows)?,
+                columns: M::read(columns)?,
+                drel: M::read(&dy)?,
+                dqkv: M::write(dqkv)?,
+            })
         })?;
-        let [rows, columns] = &self.to_tables;
-        grads.accumulate_all([rows, columns], |d| self.kernel(&dy, None, d))
-    }
-}
-
-impl Relative {
-    fn kernel(
-        &self,
-        drel: &Tensor,
-        dqkv: Option<&mut Tensor>,
-        [drows, dcolumns]: [Option<&mut Tensor>; 2],
-    ) -> Result<()> {
-        let (size, qkv, [rows, columns]) = (&self.size, &self.qkv, &self.tables);
-        kernel!("relative_position", qkv, T,
-            host => {
-                let tables = [rows.data::<T>()?, columns.data()?];
-                let dtables = [
-                    drows.map(Tensor::data_mut).transpose()?,
-                    dcolumns.map(Tensor::data_mut).transpose()?,
-                ];
-                let dqkv = dqkv.map(Tensor::data_mut).transpose()?;
-                size.backward(qkv.data()?, tables, drel.data()?, dqkv, dtables)
-            },
-            device => {
-                let tables = [rows.view::<T>()?, columns.view()?];
-                let dtables = [
-                    drows.map(Tensor::view_mut).transpose()?,
-                    dcolumns.map(Tensor::view_mut).transpose()?,
-                ];
-                let dqkv = dqkv.map(Tensor::view_mut).transpose()?;
-                size.backward_gpu(device, qkv.view()?, tables, drel.view()?, dqkv, dtables)
-            },
-        )
+        let [to_rows, to_columns] = &self.to_tables;
+        grads.accumulate_all([to_rows, to_columns], |[drows, dcolumns]| {
+            call!(qkv, size, |M, T| TableGradients::<M, T> {
+                qkv: M::read(qkv)?,
+                drel: M::read(&dy)?,
+                drows: M::write_if(drows)?,
+                dcolumns: M::write_if(dcolumns)?,
+            })
+        })
     }
 }
 
@@ -229,24 +209,18 @@ pub fn relative_attention(qkv: &Tensor, rel: &Tensor, grid: [usize; 2]) -> Resul
         let out = reshape(&relative_attention(&wide, rel, grid)?, &[b, t, heads, width])?;
         return reshape(&row_width(&out, d)?, &[b, t, heads * d]);
     }
-    let size = Attention { b, heads, d, nq: t, nk: t };
+    let size = PackedAttention { b, t, heads, d, grid: Some(grid) };
     let mut out = qkv.empty_like(&[b, t, heads * d])?;
     let mut lse = qkv.empty_sums(&[b, heads, t])?;
-    kernel!("relative_attention", qkv, T,
-        host => {
-            let (qkv, rel) = (qkv.data::<T>()?, rel.data()?);
-            size.forward_relative(qkv, rel, grid, out.data_mut()?, lse.data_mut()?)
-        },
-        device => {
-            let (qkv, rel) = (qkv.view::<T>()?, rel.view()?);
-            let (out, lse) = (out.view_mut()?, lse.view_mut()?);
-            size.forward_relative_gpu(device, qkv, rel, grid, out, lse)
-        },
-    )?;
+    call!(qkv, &size, |M, T| PackedForward::<M, T> {
+        rel: Some(M::read(rel)?),
+        qkv: M::read(qkv)?,
+        out: M::write(&mut out)?,
+        lse: M::write(&mut lse)?,
+    })?;
     let saved = out.device().map(|_| out.detach());
     Ok(record(out, &[qkv, rel], || Attended {
         size,
-        grid,
         qkv: qkv.detach(),
         rel: rel.detach(),
         out: saved,
@@ -256,8 +230,7 @@ pub fn relative_attention(qkv: &Tensor, rel: &Tensor, grid: [usize; 2]) -> Resul
 }
 
 struct Attended {
-    size: Attention,
-    grid: [usize; 2],
+    size: PackedAttention,
     qkv: Tensor,
     rel: Tensor,
     /// The result; only on a device, whose backward kernel reads it.
@@ -272,23 +245,18 @@ impl Backward for Attended {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        let Attended { size, grid, qkv, rel, out, lse, to } = &*self;
+        let Attended { size, qkv, rel, out, lse, to } = &*self;
         let mut dqkv = qkv.empty_like(qkv.shape())?;
         let mut drel = rel.empty_like(rel.shape())?;
-        kernel!("relative_attention", qkv, T,
-            host => {
-                let (x, r, lse, dy) = (qkv.data::<T>()?, rel.data()?, lse.data()?, dy.data()?);
-                let (dqkv, drel) = (dqkv.data_mut()?, drel.data_mut()?);
-                size.backward_relative(x, r, *grid, lse, dy, dqkv, drel)
-            },
-            device => {
-                let out = out.as_ref().ok_or(EngineError::OnHost { op: "relative_attention" })?;
-                let saved = SavedGpu { out: out.view()?, lse: lse.view()? };
-                let (x, r, dy) = (qkv.view::<T>()?, rel.view()?, dy.view()?);
-                let (dqkv, drel) = (dqkv.view_mut()?, drel.view_mut()?);
-                size.backward_relative_gpu(device, x, r, *grid, saved, dy, dqkv, drel)
-            },
-        )?;
+        call!(qkv, size, |M, T| PackedBackward::<M, T> {
+            rel: Some(M::read(rel)?),
+            qkv: M::read(qkv)?,
+            out: M::read_if(out.as_ref())?,
+            lse: M::read(lse)?,
+            dout: M::read(&dy)?,
+            dqkv: M::write(&mut dqkv)?,
+            drel: Some(M::write(&mut drel)?),
+        })?;
         let [to_qkv, to_rel] = to;
         grads.add(to_qkv, dqkv)?;
         grads.add(to_rel, drel)

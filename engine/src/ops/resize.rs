@@ -1,10 +1,10 @@
 //! Resizing of maps; the kernel describes the tap tables.
 
-use dressage_kernels::ops::resize::{Axis, AxisGpu, Mode, Resize, ResizeGpu, Step};
+use dressage_kernels::ops::resize::{self, Axis, Mode, Resize, Step};
 
 use super::shape_error;
-use crate::dtype::kernel;
-use crate::{Backward, Edge, EngineError, Gradients, Result, Tensor, record};
+use crate::call::{Place, call};
+use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
 /// Bilinear resize of channels-last maps `[b, h, w, c]` by a scale factor: `floor(h * factor)`
 /// rows, sampled in steps of `1 / factor`.
@@ -72,39 +72,16 @@ fn resample(x: &Tensor, to: [usize; 2], mode: Mode, step: [Step; 2]) -> Result<T
     let &[n, h, w, c] = x.shape() else {
         return Err(shape_error("resize", "x", "[b, h, w, c]", x));
     };
-    let axes = [Axis::new(h, to[0], mode, step[0])?, Axis::new(w, to[1], mode, step[1])?];
+    let rows = Axis::new(h, to[0], mode, step[0])?;
+    let s = Resize { n, c, y: rows, x: Axis::new(w, to[1], mode, step[1])? };
     let mut y = x.empty_like(&[n, to[0], to[1], c])?;
-    let tables = match x.device() {
-        Some(device) => Some([AxisGpu::new(device, &axes[0])?, AxisGpu::new(device, &axes[1])?]),
-        None => None,
-    };
-    let saved = Saved { n, c, axes, tables, to: x.edge() };
-    kernel!("resize", x, T,
-        host => saved.on_host().forward(x.data::<T>()?, y.data_mut()?),
-        device => saved.on_device()?.forward(device, x.view::<T>()?, y.view_mut()?),
-    )?;
-    Ok(record(y, &[x], || saved))
+    call!(x, &s, |M, T| resize::Forward::<M, T> { x: M::read(x)?, y: M::write(&mut y)? })?;
+    Ok(record(y, &[x], || Saved { s, to: x.edge() }))
 }
 
 struct Saved {
-    n: usize,
-    c: usize,
-    axes: [Axis; 2],
-    /// The same axes on the device, if the maps are on one.
-    tables: Option<[AxisGpu; 2]>,
+    s: Resize,
     to: Edge,
-}
-
-impl Saved {
-    fn on_host(&self) -> Resize<'_> {
-        let [y, x] = &self.axes;
-        Resize { n: self.n, c: self.c, y, x }
-    }
-
-    fn on_device(&self) -> Result<ResizeGpu<'_>> {
-        let [y, x] = self.tables.as_ref().ok_or(EngineError::OnHost { op: "resize" })?;
-        Ok(ResizeGpu { n: self.n, c: self.c, y, x })
-    }
 }
 
 impl Backward for Saved {
@@ -113,12 +90,12 @@ impl Backward for Saved {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
-        let [rows, cols] = &self.axes;
-        let mut dx = dy.empty_like(&[self.n, rows.n_in(), cols.n_in(), self.c])?;
-        kernel!("resize", dy, T,
-            host => self.on_host().backward(dy.data::<T>()?, dx.data_mut()?),
-            device => self.on_device()?.backward(device, dy.view::<T>()?, dx.view_mut()?),
-        )?;
-        grads.add(&self.to, dx)
+        let Saved { s, to } = *self;
+        let mut dx = dy.empty_like(&[s.n, s.y.n_in(), s.x.n_in(), s.c])?;
+        call!(dy, &s, |M, T| resize::Backward::<M, T> {
+            dy: M::read(&dy)?,
+            dx: M::write(&mut dx)?,
+        })?;
+        grads.add(&to, dx)
     }
 }

@@ -328,19 +328,15 @@ pub fn losses() -> Vec<Case> {
         case("mask_rows", &[&[3, 4], &[2, 5, 4]], 1.0, |x| {
             ops::mask_rows(&x[0], &x[1], &[0, 1, 1], 4)
         }),
-        case("mask_loss", &[&[3, 7]], 1.0, |x| {
-            let t: Vec<f64> = (0..21).map(|i| f64::from(i % 4) / 4.0).collect();
-            ops::mask_loss(&x[0], &like(&x[0], &t, &[3, 7])?, 3.0, [5.0, 2.0], 4)
+        case("mask_loss", &[&[3, 7]], 1.0, |x| mask_loss(&x[0], None)),
+        case("mask_loss, the last pair padding", &[&[3, 7]], 1.0, |x| {
+            mask_loss(&x[0], Some(&like(&x[0], &[1.0, 1.0, 0.0], &[3])?))
         }),
-        case("mask_loss_at", &[&[3, 7]], 1.0, |x| padded_mask_loss(&x[0])),
         case("class_loss", &[&[2, 3, 4]], 1.0, |x| {
             ops::class_loss(&x[0], &[3, 0, 3, 2, 3, 1], &[1.0, 1.0, 1.0, 0.1], 2.0)
         }),
         case("class_loss_at", &[&[2, 3, 4]], 1.0, |x| {
-            let mut weights = Tensor::from_slice(&[1.0f32, 1.0, 1.0, 0.1], &[4])?;
-            if let Some(device) = x[0].device() {
-                weights = weights.to_device(device, DType::F32)?;
-            }
+            let weights = like(&x[0], &[1.0, 1.0, 1.0, 0.1], &[4])?;
             ops::class_loss_at(&x[0], &table(&x[0], &[3, 0, 3, 2, 3, 1])?, &weights, 2.0)
         }),
         case("pixel_loss", &[&[2, 4, 3, 5]], 1.0, |x| {
@@ -356,15 +352,11 @@ pub fn losses() -> Vec<Case> {
     ]
 }
 
-/// Mask losses of three pairs; the last is padding, which the host does not get.
-fn padded_mask_loss(x: &Tensor) -> Result<Tensor> {
+/// Mask losses of three pairs.
+fn mask_loss(x: &Tensor, pair_weights: Option<&Tensor>) -> Result<Tensor> {
     let t: Vec<f64> = (0..21).map(|i| f64::from(i % 4) / 4.0).collect();
-    if x.device().is_none() {
-        let pairs = ops::narrow(x, 0, 0, 2)?;
-        return ops::mask_loss(&pairs, &like(x, &t[..14], &[2, 7])?, 3.0, [5.0, 2.0], 3);
-    }
-    let (num, pairs) = (like(x, &[3.0], &[1])?, like(x, &[1.0, 1.0, 0.0], &[3])?);
-    ops::mask_loss_at(x, &like(x, &t, &[3, 7])?, &num, Some(&pairs), [5.0, 2.0], 0)
+    let (t, num) = (like(x, &t, &[3, 7])?, like(x, &[3.0], &[1])?);
+    ops::mask_loss(x, &t, &num, pair_weights, [5.0, 2.0], 4)
 }
 
 /// Constants where `x` is stored: f32 on a device, in host memory the type of `x`.

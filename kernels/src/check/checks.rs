@@ -9,6 +9,8 @@
 //! Operands go by name. An input that an earlier pass wrote has the values of that pass, in the form
 //! under check; every other input is drawn. The gradient of an input `x` is named `dx`.
 
+use half::bf16;
+
 use super::noise;
 use super::operands::{Draw, Operand, Output, Values, Variant};
 pub(crate) use super::pass::{Arithmetic, Depth, Pass};
@@ -102,14 +104,12 @@ impl<O: Operation> Checks<O> {
     }
 
     /// Sets the values of an operand in every run, such as indices.
-    #[expect(dead_code)]
     pub(crate) fn given(mut self, name: &'static str, values: Edit<O>) -> Checks<O> {
         self.given.push((name, values));
         self
     }
 
     /// Adds checks on a device that no pass can state.
-    #[expect(dead_code)]
     pub(crate) fn more(mut self, verify: Verify) -> Checks<O> {
         self.more.push(verify);
         self
@@ -199,7 +199,6 @@ impl<O: Operation> Checks<O> {
     }
 
     /// Times the kernels in f32 at these sizes of a real network.
-    #[expect(dead_code)]
     pub fn timed_in_f32(mut self, all: impl IntoIterator<Item = O>) -> Checks<O> {
         self.timed_in_f32.extend(all);
         self
@@ -404,8 +403,10 @@ impl<O: Operation> Checks<O> {
 
     /// Checks that each operand that is one element too short is refused by name.
     fn short(&self, verification: &mut Verification<'_>, form: Form<'_>, s: &O) {
+        let on_device = matches!(form, Form::F32(_) | Form::Bf16(_));
         for pass in self.passes(form) {
-            let operands = (pass.list)(s, &Variant::default()).into_iter();
+            let list = if on_device { pass.list } else { pass.list_on_host };
+            let operands = list(s, &Variant::default()).into_iter();
             for Operand { name, len, .. } in operands.filter(|operand| operand.len > 0) {
                 let short = Variant { short: Some(name), ..Variant::default() };
                 let found = self.outcome(pass, form, s, &short);
@@ -449,12 +450,11 @@ impl<O: Operation> Checks<O> {
         for (s, kind) in bf16.chain(self.timed_in_f32.iter().map(|s| (s, "f32"))) {
             let draw: Draw<'_> = &|name, n| self.draw(s, None, name, n);
             for pass in self.passes.iter().filter(|pass| pass.on_device) {
-                let (list, timed) = match kind {
-                    "bf16" => (pass.list, pass.timed),
-                    _ => (pass.list_in_f32, pass.timed_in_f32),
+                let (list, timed, size) = match kind {
+                    "bf16" => (pass.list, pass.timed, size_of::<bf16>()),
+                    _ => (pass.list_in_f32, pass.timed_in_f32, size_of::<f32>()),
                 };
-                let operands = list(s, &Variant::default());
-                let bytes = operands.iter().map(|operand| operand.moved).sum();
+                let bytes = pass.bytes(s, &list(s, &Variant::default()), size);
                 let name = format!("{}{}_{kind}", (self.name)(s), pass.suffix());
                 let run = timed(device, s, draw)?;
                 all.push(Timed::new(name, (self.shape)(s), (pass.flops)(s), bytes, run));
@@ -483,8 +483,8 @@ impl<O: Operation> Checks<O> {
                 }
                 for (how, without) in variants {
                     let variant = Variant { without, ..Variant::default() };
-                    let operands = (pass.list_on_host)(s, &variant).into_iter();
-                    let bytes = operands.map(|operand| operand.moved).sum();
+                    let operands = (pass.list_on_host)(s, &variant);
+                    let bytes = pass.bytes(s, &operands, size_of::<f32>());
                     let name = format!("{}{}_f32{how}", (self.name)(s), pass.suffix());
                     let run = (pass.timed_on_host)(s, draw, &variant)?;
                     let shape = format!("{place} {}", (self.shape)(s));

@@ -109,7 +109,8 @@ pub(crate) fn worst_of(
         // The last term is the least normal number: below it relative errors mean nothing.
         let bound = bound(i);
         let allowed = bound + rounding * (want.abs() + bound) + 1.2e-38;
-        let share = (got - want).abs() / allowed;
+        // Infinities that are equal do not differ.
+        let share = if got == want { 0.0 } else { (got - want).abs() / allowed };
         // A NaN exceeds every bound.
         let share = if share.is_nan() { f64::INFINITY } else { share };
         if share > 1.0 && failure.is_none() {

@@ -185,9 +185,9 @@ impl<S: Store> Allocate<'_, S> {
     }
 
     fn filled<T: Element>(&mut self, name: &'static str, len: usize, offset: usize) {
-        let stored = |x: f64| T::from_f64(x).to_f64();
-        let drawn = || (self.draw)(name, len).into_iter().map(stored).collect();
-        let values = self.values.entry(name).or_insert_with(drawn);
+        let values = self.values.entry(name).or_insert_with(|| (self.draw)(name, len));
+        // An earlier call may have had this operand in a wider type.
+        values.iter_mut().for_each(|x| *x = T::from_f64(*x).to_f64());
         let len = self.variant.len(name, len).min(values.len());
         let before = std::iter::repeat_n(T::default(), offset);
         let values: Vec<T> = before.chain(values[..len].iter().map(|&x| T::from_f64(x))).collect();

@@ -52,7 +52,6 @@ pub(crate) struct Arithmetic {
 
 impl Arithmetic {
     /// Error of a sum of `n` products, in tensor cores if the form is in bf16 ([`sum_error`]).
-    #[expect(dead_code)]
     pub fn products(self, n: usize) -> f64 {
         if self.bf16 { sum_error::<bf16>(n) } else { sum_error::<f32>(n) }
     }
@@ -78,6 +77,9 @@ pub(crate) struct Pass<O> {
     sums: Vec<Sums<O>>,
     tensor_cores: &'static [&'static str],
     stated: Vec<(&'static str, Stated<O>)>,
+    shares: Vec<(&'static [&'static str], f64)>,
+    /// Bytes that it moves, if not those of its operands.
+    bytes: Option<fn(&O, usize) -> usize>,
     pub(super) on_device: bool,
     /// Runs one form and returns the outputs.
     pub(super) run: fn(Form<'_>, Run<'_, O>) -> Result<Vec<Output>>,
@@ -101,6 +103,8 @@ impl<O: Operation> Pass<O> {
             sums: Vec::new(),
             tensor_cores: &[],
             stated: Vec::new(),
+            shares: Vec::new(),
+            bytes: None,
             on_device: false,
             run: |form, run| match form {
                 Form::Exact => on_host::<f64, C>(run),
@@ -165,7 +169,6 @@ impl<O: Operation> Pass<O> {
     }
 
     /// States that these outputs are sums of products in tensor cores where operands are in bf16.
-    #[expect(dead_code)]
     pub fn on_tensor_cores(mut self, outputs: &'static [&'static str]) -> Pass<O> {
         self.tensor_cores = outputs;
         self
@@ -175,6 +178,28 @@ impl<O: Operation> Pass<O> {
     pub fn bound(mut self, output: &'static str, bounds: Stated<O>) -> Pass<O> {
         self.stated.push((output, bounds));
         self
+    }
+
+    /// States that in f32 these outputs are off by at most this share of the largest value of each,
+    /// which is less than the bounds of long sums allow.
+    pub fn accurate(mut self, outputs: &'static [&'static str], share: f64) -> Pass<O> {
+        self.shares.push((outputs, share));
+        self
+    }
+
+    /// States the bytes that a call moves, from the sizes and the bytes of an element, where it does
+    /// not touch all of its operands.
+    pub fn moves(mut self, bytes: fn(&O, usize) -> usize) -> Pass<O> {
+        self.bytes = Some(bytes);
+        self
+    }
+
+    /// Bytes that a call with these operands moves, whose elements have `size` bytes.
+    pub(super) fn bytes(&self, s: &O, operands: &[Operand], size: usize) -> usize {
+        match self.bytes {
+            Some(bytes) => bytes(s, size),
+            None => operands.iter().map(|operand| operand.moved).sum(),
+        }
     }
 
     fn depth(&self, s: &O, output: &str) -> Depth {
@@ -223,15 +248,20 @@ impl<O: Operation> Pass<O> {
             let summed = want.iter_mut().zip(found).filter(|(w, _)| names.contains(&w.name));
             summed.for_each(|(want, found)| want.bounds = found.bounds);
         }
-        if self.stated.is_empty() {
-            return Ok(want);
+        if !self.stated.is_empty() {
+            let mut known = values.clone();
+            known.extend(want.iter().map(|want| (want.name, want.values.clone())));
+            for (output, bounds) in &self.stated {
+                let arithmetic = Arithmetic { depth: side(self.depth(s, output)), bf16 };
+                let found = want.iter_mut().filter(|want| want.name == *output);
+                found.for_each(|want| want.bounds = bounds(s, arithmetic, &known));
+            }
         }
-        let mut known = values.clone();
-        known.extend(want.iter().map(|want| (want.name, want.values.clone())));
-        for (output, bounds) in &self.stated {
-            let arithmetic = Arithmetic { depth: side(self.depth(s, output)), bf16 };
-            let found = want.iter_mut().filter(|want| want.name == *output);
-            found.for_each(|want| want.bounds = bounds(s, arithmetic, &known));
+        for (outputs, share) in self.shares.iter().filter(|_| !bf16) {
+            for want in want.iter_mut().filter(|want| outputs.contains(&want.name)) {
+                let most = share * want.values.iter().fold(0.0, |a: f64, x| a.max(x.abs()));
+                want.bounds.iter_mut().for_each(|bound| *bound = bound.min(most));
+            }
         }
         Ok(want)
     }

@@ -272,16 +272,6 @@ pub fn summary(outcomes: &[Outcome]) -> Vec<Summary<'_>> {
     found
 }
 
-/// Inputs for verifying a layer with weight and bias. The parameter gradients start as the first
-/// elements of `old`.
-pub(crate) struct LayerInputs<T> {
-    pub x: Vec<T>,
-    pub weight: Vec<T>,
-    pub dy: Vec<T>,
-    pub bias: Vec<f32>,
-    pub old: Vec<f32>,
-}
-
 /// A buffer of deterministic numbers in (-1, 1), for launches to be timed.
 ///
 /// # Errors
@@ -300,37 +290,40 @@ pub fn filled<T: Float>(
 pub fn all() -> Vec<Kernels> {
     vec![
         Kernels::of::<activation::Pointwise>(),
-        add::verify::KERNELS,
+        add::checks::KERNELS,
         adamw::verify::KERNELS,
-        attention::verify::KERNELS,
-        attention_mask::verify::KERNELS,
-        class_loss::verify::KERNELS,
-        conv2d::verify::KERNELS,
-        gather_rows::verify::KERNELS,
+        Kernels::of::<attention_mask::AttentionMask>(),
+        attention::checks::KERNELS,
+        Kernels::of::<class_loss::ClassLoss>(),
+        Kernels::of::<conv2d::Conv2d>(),
+        Kernels::of::<gather_rows::GatherRows>(),
         Kernels::of::<group_norm::GroupNorm>(),
         Kernels::of::<layer_norm::LayerNorm>(),
-        linear::verify::KERNELS,
-        mask_loss::verify::KERNELS,
-        match_cost::verify::KERNELS,
+        Kernels::of::<linear::Linear>(),
+        Kernels::of::<mask_loss::MaskLoss>(),
+        Kernels::of::<match_cost::MatchCost>(),
         matmul::verify::KERNELS,
-        ms_deform_attn::verify::KERNELS,
-        patch_embed::verify::KERNELS,
-        pixel_loss::verify::KERNELS,
-        point_sample::verify::KERNELS,
+        Kernels::of::<ms_deform_attn::MsDeformAttn>(),
+        Kernels::of::<patch_embed::PatchEmbed>(),
+        Kernels::of::<pixel_loss::PixelLoss>(),
+        Kernels { timed: point_sample::timed, ..Kernels::of::<point_sample::PointSample>() },
         reduce::verify::KERNELS,
         rein::verify::KERNELS,
-        relative_position::verify::KERNELS,
+        Kernels::of::<relative_position::RelativePosition>(),
         Kernels::of::<residual::Residual>(),
-        resize::verify::KERNELS,
-        rotary::verify::KERNELS,
+        Kernels::of::<resize::Resize>(),
+        Kernels::of::<rotary::Rotary>(),
         Kernels::of::<row_width::RowWidth>(),
         semantic_scores::verify::KERNELS,
         Kernels::of::<softmax::Softmax>(),
         Kernels::of::<swiglu::Swiglu>(),
         Kernels::of::<token_link::TokenLink>(),
         Kernels::of::<transpose::Transpose>(),
-        uncertain_points::verify::KERNELS,
-        uniform::verify::KERNELS,
+        Kernels {
+            timed: uncertain_points::timed,
+            ..Kernels::of::<uncertain_points::UncertainPoints>()
+        },
+        Kernels::of::<uniform::Uniform>(),
     ]
 }
 

@@ -2,7 +2,8 @@
 //! backbones §3.3).
 
 use dressage_engine::{DType, Tensor, ops};
-use dressage_kernels::ops::resize::{Axis, Mode, Resize, Step};
+use dressage_kernels::call::{Call, Host};
+use dressage_kernels::ops::resize::{Axis, Forward, Mode, Resize, Step};
 
 use super::families::{Family, recognise};
 use super::finite::finite;
@@ -25,7 +26,8 @@ fn resized(
     let rows = Axis::new(from[0], to[0], mode, Step::Size)?;
     let cols = Axis::new(from[1], to[1], mode, Step::Size)?;
     let mut y = Tensor::empty::<f32>(&[maps, to[0], to[1], c]);
-    Resize { n: maps, c, y: &rows, x: &cols }.forward(x.data::<f32>()?, y.data_mut()?)?;
+    let operands = Forward::<Host, f32> { x: x.data()?, y: y.data_mut()? };
+    operands.run(&Resize { n: maps, c, y: rows, x: cols })?;
     Ok(y)
 }
 

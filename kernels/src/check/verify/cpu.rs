@@ -1,52 +1,76 @@
-//! Verification of the fast f32 forms of the CPU against the references in f64.
+//! Verification of the fast f32 forms of the CPU against the references, and their timed calls.
 //!
-//! It covers only operations that have a separate form for f32 and decide the time of a step; the
-//! tests compare the rest as well. Inputs are f32 numbers, exact in both types. Errors are relative
-//! to the largest value of a result, since the sums of one result have terms of one size.
+//! Everything follows from the checks that an operation states ([`crate::check::checks`]). The bound
+//! is that of the reference's numbers, or a share of the largest value of a result.
 
-use super::{Kernels, Timed, Verification, Verify};
+use super::{Kernels, Timed, Verify};
+use crate::Result;
+use crate::call::Operation;
 use crate::check::checks::Checked;
-use crate::check::noise;
 use crate::ops::activation::Pointwise;
-use crate::ops::attention::Attention;
+use crate::ops::add::Add;
+use crate::ops::attention::{Attention, PackedAttention};
+use crate::ops::attention_mask::AttentionMask;
+use crate::ops::class_loss::ClassLoss;
 use crate::ops::conv2d::Conv2d;
+use crate::ops::gather_rows::GatherRows;
 use crate::ops::group_norm::GroupNorm;
 use crate::ops::layer_norm::LayerNorm;
 use crate::ops::linear::Linear;
-use crate::ops::mask_loss::{MaskLoss, MaskLosses};
+use crate::ops::mask_loss::MaskLoss;
 use crate::ops::match_cost::MatchCost;
 use crate::ops::ms_deform_attn::MsDeformAttn;
+use crate::ops::patch_embed::PatchEmbed;
+use crate::ops::pixel_loss::PixelLoss;
+use crate::ops::point_sample::PointSample;
+use crate::ops::relative_position::RelativePosition;
 use crate::ops::residual::Residual;
+use crate::ops::resize::Resize;
+use crate::ops::rotary::Rotary;
 use crate::ops::row_width::RowWidth;
 use crate::ops::softmax::Softmax;
 use crate::ops::swiglu::Swiglu;
 use crate::ops::token_link::TokenLink;
 use crate::ops::transpose::Transpose;
-use crate::{Real, Result};
-
-/// Results of an operation, by name.
-type Named<T> = Vec<(&'static str, Vec<T>)>;
+use crate::ops::uncertain_points::UncertainPoints;
+use crate::ops::uniform::Uniform;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 15] = [
+    let verifications: Vec<(&'static str, Verify)> = vec![
         of::<Pointwise>(),
-        ("attention", attention),
-        ("conv2d", conv2d),
+        of::<Add>(),
+        (Attention::NAME, |verification| {
+            Attention::checks().on_host(verification)?;
+            PackedAttention::checks().on_host(verification)
+        }),
+        of::<AttentionMask>(),
+        of::<ClassLoss>(),
+        of::<Conv2d>(),
+        of::<GatherRows>(),
         of::<GroupNorm>(),
         of::<LayerNorm>(),
-        ("linear", linear),
-        ("mask_loss", mask_loss),
-        ("match_cost", match_cost),
-        ("ms_deform_attn", ms_deform_attn),
+        of::<Linear>(),
+        of::<MaskLoss>(),
+        of::<MatchCost>(),
+        of::<MsDeformAttn>(),
+        of::<PatchEmbed>(),
+        of::<PixelLoss>(),
+        of::<PointSample>(),
+        of::<RelativePosition>(),
         of::<Residual>(),
+        of::<Resize>(),
+        of::<Rotary>(),
         of::<RowWidth>(),
         of::<Softmax>(),
         of::<Swiglu>(),
         of::<TokenLink>(),
         of::<Transpose>(),
+        of::<UncertainPoints>(),
+        of::<Uniform>(),
     ];
-    verifications.map(|(name, verify)| Kernels { name, verify, timed: |_| Ok(Vec::new()) }).to_vec()
+    let kernels = |(name, verify)| Kernels { name, verify, timed: |_| Ok(Vec::new()) };
+    verifications.into_iter().map(kernels).collect()
 }
 
 /// Checks that an operation states, on the host.
@@ -64,146 +88,26 @@ pub type Calls = fn() -> Result<Vec<Timed<'static>>>;
 
 /// Calls to be timed, by folder.
 pub fn timed() -> Vec<(&'static str, Calls)> {
-    vec![calls_of::<LayerNorm>(), calls_of::<Softmax>(), calls_of::<Swiglu>()]
-}
-
-/// Compares results in f32 with those in f64. `allowed` is the allowed error as a share of the
-/// largest value of a result.
-fn compare(
-    verification: &mut Verification<'_>,
-    case: &str,
-    allowed: f64,
-    fast: impl FnMut() -> Result<Named<f32>>,
-    exact: Named<f64>,
-) -> Result<()> {
-    let fast = verification.twice(case, fast)?;
-    for ((name, got), (_, want)) in fast.iter().zip(&exact) {
-        let largest = want.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
-        verification.within(&format!("{case}: {name}"), got, want, |_| allowed * largest);
-    }
-    Ok(())
-}
-
-/// Numbers of f32 in (-1, 1), exact in both types.
-fn input<T: Real>(n: usize, seed: u64) -> Vec<T> {
-    noise::<f32>(n, seed).into_iter().map(|x| T::of(f64::from(x))).collect()
-}
-
-fn scaled<T: Real>(n: usize, seed: u64, factor: f64) -> Vec<T> {
-    input::<T>(n, seed).into_iter().map(|x| x * T::of(factor)).collect()
-}
-
-fn zeros<T: Real>(n: usize) -> Vec<T> {
-    vec![T::ZERO; n]
-}
-
-fn attention(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: Attention) -> Result<Named<T>> {
-        let c = s.heads * s.d;
-        let (nq, nk) = (s.b * s.nq * c, s.b * s.nk * c);
-        let (q, k) = (scaled::<T>(nq, 1, 4.0), scaled::<T>(nk, 2, 4.0));
-        let (v, dout) = (input(nk, 3), input(nq, 4));
-        let (mut out, mut lse) = (zeros(nq), zeros(s.b * s.heads * s.nq));
-        s.forward(&q, &k, &v, None, &mut out, &mut lse)?;
-        let (mut dq, mut dk, mut dv) = (zeros(nq), zeros(nk), zeros(nk));
-        let into = (Some(&mut dq[..]), Some(&mut dk[..]), Some(&mut dv[..]));
-        s.backward(&q, &k, &v, None, &lse, &dout, into.0, into.1, into.2)?;
-        Ok(vec![("out", out), ("lse", lse), ("dq", dq), ("dk", dk), ("dv", dv)])
-    }
-    for s in [
-        Attention { b: 2, heads: 3, d: 5, nq: 7, nk: 13 },
-        Attention { b: 1, heads: 2, d: 64, nq: 257, nk: 257 },
-    ] {
-        let case = format!("attention_f32 {} x {} x [{}, {}, {}]", s.b, s.heads, s.nq, s.nk, s.d);
-        compare(verification, &case, 5e-5, || run(s), run(s)?)?;
-    }
-    Ok(())
-}
-
-fn conv2d(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: Conv2d) -> Result<Named<T>> {
-        let (ho, wo) = s.output()?;
-        let (x, dy) = (input(s.b * s.h * s.w * s.ci, 1), input(s.b * ho * wo * s.co, 2));
-        let (weight, bias) = (input(s.co * s.ci * s.kh * s.kw, 3), input::<T>(s.co, 4));
-        let (mut y, mut dx) = (zeros(dy.len()), zeros(x.len()));
-        let (mut dw, mut db) = (zeros(weight.len()), zeros(s.co));
-        s.forward(&x, &weight, Some(&bias), &mut y)?;
-        let into = (Some(&mut dx[..]), Some(&mut dw[..]), Some(&mut db[..]));
-        s.backward(Some(&x), &weight, &dy, into.0, into.1, into.2)?;
-        Ok(vec![("y", y), ("dx", dx), ("dweight", dw), ("dbias", db)])
-    }
-    let s = Conv2d { b: 2, h: 17, w: 13, ci: 24, co: 20, kh: 3, kw: 3, stride: 1, pad: 1 };
-    for s in [s, Conv2d { stride: 2, ..s }, Conv2d { kh: 1, kw: 1, pad: 0, ..s }] {
-        let Conv2d { b, h, w, ci, co, kh, kw, stride, .. } = s;
-        let case = format!("conv2d_f32 [{b}, {h}, {w}, {ci}] by [{co}, {kh}, {kw}] / {stride}");
-        compare(verification, &case, 1e-5, || run(s), run(s)?)?;
-    }
-    Ok(())
-}
-
-fn linear(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: Linear) -> Result<Named<T>> {
-        let (x, weight, dy) = (input(s.n * s.k, 1), input(s.m * s.k, 2), input(s.n * s.m, 3));
-        let bias = input::<T>(s.m, 4);
-        let (mut y, mut dx) = (zeros(s.n * s.m), zeros(s.n * s.k));
-        let (mut dw, mut db) = (zeros(s.m * s.k), zeros(s.m));
-        s.forward(&x, &weight, Some(&bias), &mut y)?;
-        let into = (Some(&mut dx[..]), Some(&mut dw[..]), Some(&mut db[..]));
-        s.backward(Some(&x), &weight, &dy, into.0, into.1, into.2)?;
-        Ok(vec![("y", y), ("dx", dx), ("dweight", dw), ("dbias", db)])
-    }
-    // The second is large enough for the blocked product.
-    for (n, m, k) in [(7, 13, 5), (257, 512, 384)] {
-        let s = Linear { n, m, k };
-        compare(verification, &format!("linear_f32 [{n}, {m}, {k}]"), 5e-6, || run(s), run(s)?)?;
-    }
-    Ok(())
-}
-
-fn mask_loss(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: MaskLoss) -> Result<Named<T>> {
-        let all = s.r * s.p;
-        let x = scaled::<T>(all, 1, 9.0);
-        let t: Vec<T> = input::<T>(all, 2).into_iter().map(|t| t.max(T::ZERO)).collect();
-        let (mut sums, mut dx) = (zeros(3 * s.r), zeros(all));
-        let losses = s.forward(&x, &t, 3.5, &mut sums)?;
-        let d = MaskLosses { mask: T::of(0.75), dice: T::of(-1.25) };
-        s.backward(&x, &t, 3.5, &sums, d, &mut dx)?;
-        Ok(vec![("losses", vec![losses.mask, losses.dice]), ("dx", dx)])
-    }
-    let s = MaskLoss::new(5, 1003);
-    compare(verification, "mask_loss_f32 [5, 1003]", 1e-5, || run(s), run(s)?)
-}
-
-fn match_cost(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: MatchCost) -> Result<Named<T>> {
-        let (cls, x) = (scaled::<T>(s.q * (s.k + 1), 1, 4.0), scaled(s.q * s.p, 2, 9.0));
-        let t: Vec<T> = input::<T>(s.g * s.p, 3).into_iter().map(|t| t.max(T::ZERO)).collect();
-        let labels: Vec<i32> = (0..s.g).map(|i| (i % s.k) as i32).collect();
-        let mut cost = zeros(s.q * s.g);
-        s.compute(&cls, &labels, &x, &t, &mut cost)?;
-        Ok(vec![("cost", cost)])
-    }
-    let s = MatchCost::new(20, 7, 19, 1003);
-    compare(verification, "match_cost_f32 [20, 7, 19, 1003]", 1e-5, || run(s), run(s)?)
-}
-
-fn ms_deform_attn(verification: &mut Verification<'_>) -> Result<()> {
-    fn run<T: Real>(s: MsDeformAttn<'_>) -> Result<Named<T>> {
-        let features = s.b * s.tokens() * s.heads * s.d;
-        let points = s.b * s.tokens() * s.heads * s.samples();
-        let (value, offsets) = (input(features, 1), scaled::<T>(2 * points, 2, 3.0));
-        let (logits, dout) = (input(points, 3), input(features, 4));
-        let (mut out, mut attn) = (zeros(features), zeros(points));
-        s.forward(&value, &offsets, &logits, &mut out, &mut attn)?;
-        let (mut dv, mut doff, mut dl) = (zeros(features), zeros(2 * points), zeros(points));
-        let into = (Some(&mut dv[..]), Some(&mut doff[..]), Some(&mut dl[..]));
-        s.backward(&value, &offsets, &attn, &dout, into.0, into.1, into.2)?;
-        Ok(vec![("out", out), ("attn", attn), ("dvalue", dv), ("doffsets", doff), ("dlogits", dl)])
-    }
-    let levels = [(5, 7), (9, 13)];
-    let s = MsDeformAttn { b: 2, levels: &levels, heads: 3, d: 8, points: 4 };
-    compare(verification, "ms_deform_attn_f32 2 x [5 x 7 + 9 x 13, 3, 8]", 5e-5, || run(s), run(s)?)
+    vec![
+        calls_of::<Add>(),
+        calls_of::<AttentionMask>(),
+        calls_of::<ClassLoss>(),
+        calls_of::<Conv2d>(),
+        calls_of::<GatherRows>(),
+        calls_of::<LayerNorm>(),
+        calls_of::<Linear>(),
+        calls_of::<MaskLoss>(),
+        calls_of::<MatchCost>(),
+        calls_of::<MsDeformAttn>(),
+        calls_of::<PatchEmbed>(),
+        calls_of::<PointSample>(),
+        calls_of::<Resize>(),
+        calls_of::<Rotary>(),
+        calls_of::<Softmax>(),
+        calls_of::<Swiglu>(),
+        calls_of::<UncertainPoints>(),
+        calls_of::<Uniform>(),
+    ]
 }
 
 #[cfg(test)]

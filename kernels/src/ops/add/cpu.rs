@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use super::{Add, Forward};
+use crate::call::Host;
 use crate::simd;
 use crate::{Real, dry_run, f32s, f32s_mut};
 
@@ -15,7 +17,7 @@ simd! {
         }
     }
 
-    fn add_rows_f32<FMA>(a: &[f32], b: &[f32], y: &mut [f32]) {
+    fn add_rows<FMA>(a: &[f32], b: &[f32], y: &mut [f32]) {
         for (y, a) in y.chunks_mut(b.len()).zip(a.chunks(b.len())) {
             for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
                 *y = *a + *b;
@@ -32,38 +34,23 @@ fn add_into<T: Real>(x: &[T], sum: &mut [T]) {
     }
 }
 
-fn add_rows<T: Real>(a: &[T], b: &[T], y: &mut [T]) {
-    if T::IS_F32 {
-        add_rows_f32(f32s(a), f32s(b), f32s_mut(y));
-    } else {
-        for (i, (y, a)) in y.iter_mut().zip(a).enumerate() {
-            *y = *a + b[i % b.len()];
-        }
-    }
-}
-
 /// `y[i, j] = a[i, j] + b[j]`.
-pub fn add<T: Real>(inner: usize, a: &[T], b: &[T], y: &mut [T]) {
-    if inner == 0 {
-        return;
-    }
-    if inner < TASK {
-        let piece = TASK / inner * inner;
+pub fn forward(s: &Add, Forward { a, b, y }: Forward<'_, Host, f32>) {
+    if s.inner < TASK {
+        let piece = TASK / s.inner * s.inner;
         let pieces = y.par_chunks_mut(piece).zip(a.par_chunks(piece));
         pieces.for_each(|(y, a)| add_rows(a, b, y));
         return;
     }
-    for (y, a) in y.chunks_mut(inner).zip(a.chunks(inner)) {
+    for (y, a) in y.chunks_mut(s.inner).zip(a.chunks(s.inner)) {
         let pieces = y.par_chunks_mut(TASK).zip(a.par_chunks(TASK)).zip(b.par_chunks(TASK));
         pieces.for_each(|((y, a), b)| add_rows(a, b, y));
     }
 }
 
-/// `y = factor * x`.
-pub fn scale<T: Real>(factor: T, x: &[T], y: &mut [T]) {
-    y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| {
-        y.iter_mut().zip(x).for_each(|(y, x)| *y = factor * *x);
-    });
+/// Rows of `c` elements per task of [`add_column_sums`].
+pub fn rows(c: usize) -> usize {
+    (TASK / c).max(64)
 }
 
 /// `out[j] += sum_i x[i, j]` for `x [n, c]`, `out [c]`.
@@ -74,7 +61,7 @@ pub(crate) fn add_column_sums<T: Real>(c: usize, x: &[T], out: &mut [T]) {
     if c == 0 || x.is_empty() || dry_run::skip("column_sums") {
         return;
     }
-    let rows = (TASK / c).max(64);
+    let rows = rows(c);
     if x.len() <= rows * c {
         out.par_chunks_mut(TASK).enumerate().for_each(|(k, out)| {
             for row in x.chunks_exact(c) {

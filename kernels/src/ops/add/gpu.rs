@@ -1,6 +1,7 @@
 //! Launches of `add.cu`.
 
-use super::Add;
+use super::{Add, Backward, Forward, ParameterForward};
+use crate::call::{Gpu, Launch, arguments};
 use crate::device::sizes::{flat, small, tile2d};
 use crate::device::{Args, Device, Float, Grid, Kernel, Module, View, ViewMut};
 use crate::ops::reduce;
@@ -26,33 +27,41 @@ struct ScaleSizes {
     unused: u32,
 }
 
-impl Add {
-    /// [`Add::forward`] on a device: `y = a + b`; `b` is an activation of the type of `a` or a
-    /// parameter in f32.
-    ///
-    /// # Errors
-    /// A view whose length does not match the sizes; `b` in bf16 for `a` in f32; a failure of the
-    /// device.
-    pub fn forward_gpu<T: Float, B: Float>(
-        &self,
-        device: &Device,
-        a: View<'_, T>,
-        b: View<'_, B>,
-        y: ViewMut<'_, T>,
-    ) -> Result<()> {
-        check_count("add", "a", a.len(), self.n * self.inner)?;
-        check_count("add", "b", b.len(), self.inner)?;
-        check_count("add", "y", y.len(), self.n * self.inner)?;
-        let (grid, sizes) = self.tile2d()?;
-        let args = Args::new(&sizes).read(a).read(b).write(y);
+impl<'a, T: Float> Launch<'a> for Forward<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &Add, device: &Device) -> Result<()> {
+        let (grid, sizes) = s.tiles()?;
+        let args = arguments(&sizes, s, self);
         // SAFETY: the lengths were checked; threads beyond a row or the last row do nothing.
-        unsafe { device.launch(&kernel::<T, B>()?, &grid, &args) }
+        unsafe { device.launch(&kernel::<T, T>()?, &grid, &args) }
     }
+}
 
-    /// `y += b` on a device, with `b` repeated over the leading axis.
+impl<'a, T: Float> Launch<'a> for ParameterForward<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &Add, device: &Device) -> Result<()> {
+        let (grid, sizes) = s.tiles()?;
+        let args = arguments(&sizes, s, self);
+        // SAFETY: the lengths were checked; threads beyond a row or the last row do nothing.
+        unsafe { device.launch(&kernel::<T, f32>()?, &grid, &args) }
+    }
+}
+
+impl<'a, T: Float> Launch<'a> for Backward<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &Add, device: &Device) -> Result<()> {
+        let Backward { dy, write, mut db } = self;
+        if write == Write::Over {
+            device.zero(db.reborrow())?;
+        }
+        reduce::column_sums_gpu(device, dy, s.n, db)
+    }
+}
+
+impl Add {
+    /// `y += b` on a device, with `b` repeated over the leading axis; `b` is an activation of the
+    /// type of `y` or a parameter in f32.
     ///
     /// # Errors
-    /// As [`Add::forward_gpu`].
+    /// A view whose length does not match the sizes; `b` in bf16 for `y` in f32; a failure of the
+    /// device.
     pub fn in_place_gpu<T: Float, B: Float>(
         &self,
         device: &Device,
@@ -61,13 +70,13 @@ impl Add {
     ) -> Result<()> {
         check_count("add", "y", y.len(), self.n * self.inner)?;
         check_count("add", "b", b.len(), self.inner)?;
-        let (grid, sizes) = self.tile2d()?;
+        let (grid, sizes) = self.tiles()?;
         let args = Args::new(&sizes).alias(&y).read(b).write(y);
-        // SAFETY: as above; a thread reads its vector before it writes it.
+        // SAFETY: as in the forward pass; a thread reads its vector before it writes it.
         unsafe { device.launch(&kernel::<T, B>()?, &grid, &args) }
     }
 
-    fn tile2d(&self) -> Result<(Grid, Sizes)> {
+    fn tiles(&self) -> Result<(Grid, Sizes)> {
         // With one row, a 2-D tile would use only one warp of each block.
         let (grid, rows) = match self.n {
             1 => (flat(self.inner), 1),
@@ -79,25 +88,6 @@ impl Add {
             rows: small("add", "rows", rows)?,
         };
         Ok((grid, sizes))
-    }
-
-    /// [`Add::backward_b`] on a device: the sum of `dy` over its leading axis, in f32.
-    ///
-    /// # Errors
-    /// A view whose length does not match the sizes; a failure of the device.
-    pub fn backward_b_gpu<T: Float>(
-        &self,
-        device: &Device,
-        dy: View<'_, T>,
-        write: Write,
-        mut db: ViewMut<'_, f32>,
-    ) -> Result<()> {
-        check_count("add", "dy", dy.len(), self.n * self.inner)?;
-        check_count("add", "db", db.len(), self.inner)?;
-        if write == Write::Over {
-            device.zero(db.reborrow())?;
-        }
-        reduce::column_sums_gpu(device, dy, self.n, db)
     }
 }
 
@@ -113,8 +103,7 @@ fn kernel<T: Float, B: Float>() -> Result<Kernel> {
     }
 }
 
-/// [`super::scale`] on a device, from one storage type to another. `y = factor * x` is computed in
-/// f32 and rounded once.
+/// Writes `y = factor * x` in another storage type. It is computed in f32 and rounded once.
 ///
 /// # Errors
 /// Views of different lengths; a failure of the device.

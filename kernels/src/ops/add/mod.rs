@@ -4,7 +4,7 @@
 //! ```text
 //! y[i, j] = a[i, j] + b[j]                       forward
 //! da = dy            db[j] (+)= sum_i dy[i, j]   backward
-//! y[i] = factor * x[i]                           scale; its backward is the same with dy
+//! y[i] = factor * x[i]                           scale, only on a device
 //! ```
 //! Two tensors of the same shape are the case `n = 1`. `da` equals `dy`, so no function computes
 //! it: the caller passes `dy` on.
@@ -20,18 +20,20 @@
 //! bound on an H200 (4.3 TB/s) is 4 us. A lane loads 8 columns of `b` and keeps them in registers
 //! for all rows of its warp (`cuda/vectors.cuh`). Scaling is also the cast between f32 and bf16.
 
+pub(crate) mod checks;
 mod cpu;
 mod gpu;
-pub mod reference;
+mod reference;
 #[cfg(test)]
 mod tests;
-pub(crate) mod verify;
 
 pub(crate) use cpu::add_column_sums;
 pub use gpu::cast_gpu;
 pub(crate) use gpu::scale_gpu;
 
-use crate::{Real, Result, Write, check_len, dry_run};
+use crate::Write;
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
 
 /// Sizes of an addition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,50 +44,73 @@ pub struct Add {
     pub inner: usize,
 }
 
-impl Add {
-    /// Writes `y = a + b`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes.
-    pub fn forward<T: Real>(&self, a: &[T], b: &[T], y: &mut [T]) -> Result<()> {
-        check_len("add", "a", a, self.n * self.inner)?;
-        check_len("add", "b", b, self.inner)?;
-        check_len("add", "y", y, self.n * self.inner)?;
-        if dry_run::skip("add") {
-            return Ok(());
-        }
-        cpu::add(self.inner, a, b, y);
-        Ok(())
-    }
+impl Operation for Add {
+    const NAME: &'static str = "add";
 
-    /// Writes the gradient of `b`, the sum of `dy` over its leading axis, or adds to it for a
-    /// parameter.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes.
-    pub fn backward_b<T: Real>(&self, dy: &[T], write: Write, db: &mut [T]) -> Result<()> {
-        check_len("add", "dy", dy, self.n * self.inner)?;
-        check_len("add", "db", db, self.inner)?;
-        if dry_run::skip("add") {
-            return Ok(());
-        }
-        if write == Write::Over {
-            db.fill(T::ZERO);
-        }
-        cpu::add_column_sums(self.inner, dy, db);
-        Ok(())
+    fn is_empty(&self) -> bool {
+        self.inner == 0
     }
 }
 
-/// Writes `y = factor * x`.
-///
-/// # Errors
-/// Slices of different lengths.
-pub fn scale<T: Real>(factor: f64, x: &[T], y: &mut [T]) -> Result<()> {
-    check_len("scale", "y", y, x.len())?;
-    if dry_run::skip("scale") {
-        return Ok(());
+/// Call that writes `y = a + b` for two activations.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// First summand, `[n, inner]`.
+    pub a: M::In<'a, T>,
+    /// Second summand, `[inner]`.
+    pub b: M::In<'a, T>,
+    /// Result, `[n, inner]`.
+    pub y: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = Add;
+
+    fn list(&mut self, s: &Add, w: &mut impl Walk<'a, M>) {
+        w.reads("a", &mut self.a, s.n * s.inner);
+        w.reads("b", &mut self.b, s.inner);
+        w.writes("y", &mut self.y, s.n * s.inner);
     }
-    cpu::scale(T::of(factor), x, y);
-    Ok(())
+}
+
+/// Call that writes `y = a + b` for a parameter `b`.
+#[derive(Default)]
+pub struct ParameterForward<'a, M: Memory, T: Element> {
+    /// Activation, `[n, inner]`.
+    pub a: M::In<'a, T>,
+    /// Parameter, `[inner]`.
+    pub b: M::In<'a, M::Sum<T>>,
+    /// Result, `[n, inner]`.
+    pub y: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for ParameterForward<'a, M, T> {
+    type Op = Add;
+
+    fn list(&mut self, s: &Add, w: &mut impl Walk<'a, M>) {
+        w.reads("a", &mut self.a, s.n * s.inner);
+        w.reads("b", &mut self.b, s.inner);
+        w.writes("y", &mut self.y, s.n * s.inner);
+    }
+}
+
+/// Call that writes the gradient of `b`, the sum of `dy` over its leading axis, or adds to it.
+#[derive(Default)]
+pub struct Backward<'a, M: Memory, T: Element> {
+    /// Incoming gradient, `[n, inner]`.
+    pub dy: M::In<'a, T>,
+    /// Treatment of the old contents of `db`.
+    pub write: Write,
+    /// Gradient of `b`, `[inner]`.
+    pub db: M::Out<'a, M::Sum<T>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Backward<'a, M, T> {
+    type Op = Add;
+
+    fn list(&mut self, s: &Add, w: &mut impl Walk<'a, M>) {
+        w.reads("dy", &mut self.dy, s.n * s.inner);
+        w.chooses(&mut self.write);
+        w.stores("db", &mut self.db, s.inner, self.write);
+    }
 }

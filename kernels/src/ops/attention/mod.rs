@@ -26,10 +26,12 @@
 //! Saved for the backward pass: the inputs and `lse`. Neither the matrix nor `out` is saved: a
 //! block of rows sees all keys at once and computes `sum_j(p dp)` itself. Cost: `4 b heads nq nk d`
 //! FLOP forward, `10 b heads nq nk d` backward, all in products whose operands are in cache. On a
-//! device ([`Attention::forward_gpu`]) the backward pass also reads `out` and computes the scores
+//! device the backward pass also reads `out` and computes the scores
 //! twice: `14 b heads nq nk d` FLOP. docs/kernels.md has the shapes, floors and limits.
 //! Source: spec backbones §2.3; relative positions: §4.5; blocked keys: spec mask2former §3.4.
 
+mod bounds;
+pub(crate) mod checks;
 mod cpu;
 mod gpu;
 #[cfg(test)]
@@ -37,16 +39,14 @@ mod gpu_tests;
 mod reference;
 #[cfg(test)]
 mod tests;
-pub(crate) mod verify;
-mod verify_bounds;
 
-pub use gpu::{SavedGpu, WIDTHS};
+pub use gpu::WIDTHS;
 
-use crate::{KernelError, Real, Result, check_count, check_len, dry_run, f32s, f32s_mut};
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
+use crate::{KernelError, Real, Result, Write};
 
-const OP: &str = "attention";
-
-/// Sizes of an attention.
+/// Sizes of the separate form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attention {
     /// Images.
@@ -59,6 +59,203 @@ pub struct Attention {
     pub nq: usize,
     /// Keys.
     pub nk: usize,
+    /// Whether there is a mask of blocked keys.
+    pub masked: bool,
+}
+
+/// Sizes of the packed form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackedAttention {
+    /// Images.
+    pub b: usize,
+    /// Tokens: queries and keys.
+    pub t: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Channels per head.
+    pub d: usize,
+    /// Rows and columns of the grid of tokens, if there are relative positions.
+    pub grid: Option<[usize; 2]>,
+}
+
+impl Operation for Attention {
+    const NAME: &'static str = "attention";
+
+    fn check(&self) -> Result<()> {
+        if self.width() > 0 {
+            return Ok(());
+        }
+        let what = format!("{} heads of {} channels are empty", self.heads, self.d);
+        Err(KernelError::Size { op: Self::NAME, what })
+    }
+}
+
+impl Operation for PackedAttention {
+    const NAME: &'static str = Attention::NAME;
+
+    fn check(&self) -> Result<()> {
+        if let Some([h, w]) = self.grid
+            && h.checked_mul(w) != Some(self.t)
+        {
+            let what = format!("{} tokens are not a grid of {h} rows of {w}", self.t);
+            return Err(KernelError::Size { op: Self::NAME, what });
+        }
+        self.separate().check()
+    }
+}
+
+/// Call that writes `out` and `lse`. On a device, here and in all others, `d` is one of [`WIDTHS`],
+/// and `q`, `k` and `v` begin at multiples of 16 bytes.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Queries, `[b, nq, heads * d]`.
+    pub q: M::In<'a, T>,
+    /// Keys, `[b, nk, heads * d]`.
+    pub k: M::In<'a, T>,
+    /// Values, `[b, nk, heads * d]`.
+    pub v: M::In<'a, T>,
+    /// Mask, `[b, nq, nk]`, 1 where a key is blocked.
+    pub blocked: Option<M::In<'a, u8>>,
+    /// Result, `[b, nq, heads * d]`.
+    pub out: M::Out<'a, T>,
+    /// Log-sum-exp of each row, `[b, heads, nq]`.
+    pub lse: M::Out<'a, M::Sum<T>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = Attention;
+
+    fn list(&mut self, s: &Attention, w: &mut impl Walk<'a, M>) {
+        w.reads("q", &mut self.q, s.queries());
+        w.reads("k", &mut self.k, s.keys());
+        w.reads("v", &mut self.v, s.keys());
+        list_mask(s, &mut self.blocked, w);
+        w.writes("out", &mut self.out, s.queries());
+        w.writes("lse", &mut self.lse, s.rows_of_scores());
+    }
+}
+
+/// Lists the mask; one without need is refused.
+fn list_mask<'a, M: Memory>(
+    s: &Attention,
+    blocked: &mut Option<M::In<'a, u8>>,
+    w: &mut impl Walk<'a, M>,
+) {
+    if s.masked || blocked.is_some() {
+        let len = if s.masked { s.b * s.nq * s.nk } else { 0 };
+        w.reads("blocked", blocked.get_or_insert_default(), len);
+    }
+}
+
+/// Call that writes `dq`, `dk` and `dv`; each is optional.
+#[derive(Default)]
+pub struct Backward<'a, M: Memory, T: Element> {
+    /// Queries, `[b, nq, heads * d]`.
+    pub q: M::In<'a, T>,
+    /// Keys, `[b, nk, heads * d]`.
+    pub k: M::In<'a, T>,
+    /// Values, `[b, nk, heads * d]`.
+    pub v: M::In<'a, T>,
+    /// Mask, `[b, nq, nk]`, 1 where a key is blocked.
+    pub blocked: Option<M::In<'a, u8>>,
+    /// Result of the forward pass, `[b, nq, heads * d]`; read only on a device.
+    pub out: Option<M::In<'a, T>>,
+    /// Log-sum-exp of each row, `[b, heads, nq]`.
+    pub lse: M::In<'a, M::Sum<T>>,
+    /// Incoming gradient, `[b, nq, heads * d]`.
+    pub dout: M::In<'a, T>,
+    /// Gradient of `q`, `[b, nq, heads * d]`.
+    pub dq: Option<M::Out<'a, T>>,
+    /// Gradient of `k`, `[b, nk, heads * d]`.
+    pub dk: Option<M::Out<'a, T>>,
+    /// Gradient of `v`, `[b, nk, heads * d]`.
+    pub dv: Option<M::Out<'a, T>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Backward<'a, M, T> {
+    type Op = Attention;
+
+    fn list(&mut self, s: &Attention, w: &mut impl Walk<'a, M>) {
+        w.reads("q", &mut self.q, s.queries());
+        w.reads("k", &mut self.k, s.keys());
+        w.reads("v", &mut self.v, s.keys());
+        list_mask(s, &mut self.blocked, w);
+        if M::ON_DEVICE {
+            w.reads("out", self.out.get_or_insert_default(), s.queries());
+        }
+        w.reads("lse", &mut self.lse, s.rows_of_scores());
+        w.reads("dout", &mut self.dout, s.queries());
+        w.stores_if("dq", &mut self.dq, s.queries(), Write::Over);
+        w.stores_if("dk", &mut self.dk, s.keys(), Write::Over);
+        w.stores_if("dv", &mut self.dv, s.keys(), Write::Over);
+    }
+}
+
+/// Call that writes `out` and `lse` in the packed form.
+#[derive(Default)]
+pub struct PackedForward<'a, M: Memory, T: Element> {
+    /// Relative positions, `[b, heads, t, h + w]`, if there is a grid; on a device `d` is then 80.
+    pub rel: Option<M::In<'a, T>>,
+    /// Queries, keys and values, `[b, t, 3, heads, d]`.
+    pub qkv: M::In<'a, T>,
+    /// Result, `[b, t, heads * d]`.
+    pub out: M::Out<'a, T>,
+    /// Log-sum-exp of each row, `[b, heads, t]`.
+    pub lse: M::Out<'a, M::Sum<T>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for PackedForward<'a, M, T> {
+    type Op = PackedAttention;
+
+    fn list(&mut self, s: &PackedAttention, w: &mut impl Walk<'a, M>) {
+        if s.grid.is_some() || self.rel.is_some() {
+            w.reads("rel", self.rel.get_or_insert_default(), s.biases());
+        }
+        let core = s.separate();
+        w.reads("qkv", &mut self.qkv, 3 * core.queries());
+        w.writes("out", &mut self.out, core.queries());
+        w.writes("lse", &mut self.lse, core.rows_of_scores());
+    }
+}
+
+/// Call that writes `dqkv` and, if there is a grid, `drel`.
+#[derive(Default)]
+pub struct PackedBackward<'a, M: Memory, T: Element> {
+    /// Relative positions, `[b, heads, t, h + w]`, if there is a grid.
+    pub rel: Option<M::In<'a, T>>,
+    /// Queries, keys and values, `[b, t, 3, heads, d]`.
+    pub qkv: M::In<'a, T>,
+    /// Result of the forward pass, `[b, t, heads * d]`; read only on a device.
+    pub out: Option<M::In<'a, T>>,
+    /// Log-sum-exp of each row, `[b, heads, t]`.
+    pub lse: M::In<'a, M::Sum<T>>,
+    /// Incoming gradient, `[b, t, heads * d]`.
+    pub dout: M::In<'a, T>,
+    /// Gradient of `qkv`, `[b, t, 3, heads, d]`.
+    pub dqkv: M::Out<'a, T>,
+    /// Gradient of `rel`, `[b, heads, t, h + w]`.
+    pub drel: Option<M::Out<'a, T>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for PackedBackward<'a, M, T> {
+    type Op = PackedAttention;
+
+    fn list(&mut self, s: &PackedAttention, w: &mut impl Walk<'a, M>) {
+        if s.grid.is_some() || self.rel.is_some() {
+            w.reads("rel", self.rel.get_or_insert_default(), s.biases());
+        }
+        let core = s.separate();
+        w.reads("qkv", &mut self.qkv, 3 * core.queries());
+        if M::ON_DEVICE {
+            w.reads("out", self.out.get_or_insert_default(), core.queries());
+        }
+        w.reads("lse", &mut self.lse, core.rows_of_scores());
+        w.reads("dout", &mut self.dout, core.queries());
+        w.writes("dqkv", &mut self.dqkv, 3 * core.queries());
+        if s.grid.is_some() || self.drel.is_some() {
+            w.writes("drel", self.drel.get_or_insert_default(), s.biases());
+        }
+    }
 }
 
 /// Location of the rows of one head in a slice.
@@ -86,10 +283,6 @@ struct HeadView<'a, T> {
 impl<'a, T: Real> HeadView<'a, T> {
     fn row(&self, s: &Attention, image: usize, head: usize, token: usize) -> &'a [T] {
         &self.x[self.rows.at(s, image, head, token)..][..s.d]
-    }
-
-    fn f32(self) -> HeadView<'a, f32> {
-        HeadView { x: f32s(self.x), rows: self.rows }
     }
 }
 
@@ -124,12 +317,6 @@ impl<'a, T: Real> Relative<'a, T> {
 }
 
 impl<'a, T: Real> Inputs<'a, T> {
-    fn f32(self) -> Inputs<'a, f32> {
-        let relative = self.relative.map(|r| Relative { rel: f32s(r.rel), grid: r.grid });
-        let (q, k, v) = (self.q.f32(), self.k.f32(), self.v.f32());
-        Inputs { q, k, v, blocked: self.blocked, relative }
-    }
-
     /// Relative positions of a query, if used.
     fn relative_row(
         &self,
@@ -148,166 +335,6 @@ impl<'a, T: Real> Inputs<'a, T> {
 }
 
 impl Attention {
-    /// Writes `out` and `lse` in the separate form.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes, or heads without channels.
-    pub fn forward<T: Real>(
-        &self,
-        q: &[T],
-        k: &[T],
-        v: &[T],
-        blocked: Option<&[u8]>,
-        out: &mut [T],
-        lse: &mut [T],
-    ) -> Result<()> {
-        let inputs = self.separate(q, k, v, blocked)?;
-        self.run_forward(inputs, out, lse)
-    }
-
-    /// Writes `out` and `lse` in the packed form, where queries and keys are the same tokens.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes, `nq` other than `nk`, or heads without
-    /// channels.
-    pub fn forward_packed<T: Real>(&self, qkv: &[T], out: &mut [T], lse: &mut [T]) -> Result<()> {
-        let inputs = self.packed(qkv)?;
-        self.run_forward(inputs, out, lse)
-    }
-
-    /// Writes `out` and `lse` in the packed form with relative positions.
-    ///
-    /// `rel` is `[b, heads, t, h + w]`; the tokens form a grid `[h, w]`.
-    ///
-    /// # Errors
-    /// As [`Attention::forward_packed`]; a grid whose size differs from the number of tokens.
-    pub fn forward_relative<T: Real>(
-        &self,
-        qkv: &[T],
-        rel: &[T],
-        grid: [usize; 2],
-        out: &mut [T],
-        lse: &mut [T],
-    ) -> Result<()> {
-        self.run_forward(self.with_relative(qkv, rel, grid)?, out, lse)
-    }
-
-    /// Writes `dq`, `dk` and `dv` in the separate form; each is optional.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes, or heads without channels.
-    pub fn backward<T: Real>(
-        &self,
-        q: &[T],
-        k: &[T],
-        v: &[T],
-        blocked: Option<&[u8]>,
-        lse: &[T],
-        dout: &[T],
-        dq: Option<&mut [T]>,
-        dk: Option<&mut [T]>,
-        dv: Option<&mut [T]>,
-    ) -> Result<()> {
-        let inputs = self.separate(q, k, v, blocked)?;
-        self.check_saved(lse, dout)?;
-        for (name, d, n) in [("dq", &dq, self.nq), ("dk", &dk, self.nk), ("dv", &dv, self.nk)] {
-            if let Some(d) = d {
-                check_len(OP, name, d, self.b * n * self.width())?;
-            }
-        }
-        if dry_run::skip_with(OP, || cpu::backward_cost(self)) {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            let d = [dq, dk, dv].map(|d| d.map(f32s_mut));
-            cpu::backward(self, inputs.f32(), f32s(lse), f32s(dout), d);
-        } else {
-            reference::backward(self, inputs, lse, dout, [dq, dk, dv], None);
-        }
-        Ok(())
-    }
-
-    /// Writes `dqkv` in the packed form.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes, `nq` other than `nk`, or heads without
-    /// channels.
-    pub fn backward_packed<T: Real>(
-        &self,
-        qkv: &[T],
-        lse: &[T],
-        dout: &[T],
-        dqkv: &mut [T],
-    ) -> Result<()> {
-        self.run_packed(self.packed(qkv)?, qkv.len(), lse, dout, dqkv, None)
-    }
-
-    /// Writes `dqkv` and `drel` in the packed form with relative positions.
-    ///
-    /// # Errors
-    /// As [`Attention::forward_relative`].
-    pub fn backward_relative<T: Real>(
-        &self,
-        qkv: &[T],
-        rel: &[T],
-        grid: [usize; 2],
-        lse: &[T],
-        dout: &[T],
-        dqkv: &mut [T],
-        drel: &mut [T],
-    ) -> Result<()> {
-        let inputs = self.with_relative(qkv, rel, grid)?;
-        check_len(OP, "drel", drel, rel.len())?;
-        self.run_packed(inputs, qkv.len(), lse, dout, dqkv, Some(drel))
-    }
-
-    fn run_packed<T: Real>(
-        &self,
-        inputs: Inputs<'_, T>,
-        len: usize,
-        lse: &[T],
-        dout: &[T],
-        dqkv: &mut [T],
-        drel: Option<&mut [T]>,
-    ) -> Result<()> {
-        self.check_saved(lse, dout)?;
-        check_len(OP, "dqkv", dqkv, len)?;
-        if dry_run::skip_with(OP, || cpu::backward_cost(self)) {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            let (dqkv, drel) = (f32s_mut(dqkv), drel.map(f32s_mut));
-            cpu::backward_packed(self, inputs.f32(), f32s(lse), f32s(dout), dqkv, drel);
-        } else {
-            reference::backward_packed(self, inputs, lse, dout, dqkv, drel);
-        }
-        Ok(())
-    }
-
-    fn run_forward<T: Real>(
-        &self,
-        inputs: Inputs<'_, T>,
-        out: &mut [T],
-        lse: &mut [T],
-    ) -> Result<()> {
-        check_len(OP, "out", out, self.b * self.nq * self.width())?;
-        check_len(OP, "lse", lse, self.b * self.heads * self.nq)?;
-        if dry_run::skip_with(OP, || cpu::forward_cost(self)) {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            cpu::forward(self, inputs.f32(), f32s_mut(out), f32s_mut(lse));
-        } else {
-            reference::forward(self, inputs, out, lse);
-        }
-        Ok(())
-    }
-
-    fn check_saved<T: Real>(&self, lse: &[T], dout: &[T]) -> Result<()> {
-        check_len(OP, "lse", lse, self.b * self.heads * self.nq)?;
-        check_len(OP, "dout", dout, self.b * self.nq * self.width())
-    }
-
     /// Number of pairs of a query and a key, over all heads and images.
     fn scores(&self) -> usize {
         self.b * self.heads * self.nq * self.nk
@@ -329,64 +356,48 @@ impl Attention {
         Rows { start: part * c, image: self.nq * 3 * c, token: 3 * c }
     }
 
-    fn separate<'a, T: Real>(
+    /// Elements of `q`.
+    fn queries(&self) -> usize {
+        self.b * self.nq * self.width()
+    }
+
+    /// Elements of `k`.
+    fn keys(&self) -> usize {
+        self.b * self.nk * self.width()
+    }
+
+    /// Rows of scores: queries of all heads and images.
+    fn rows_of_scores(&self) -> usize {
+        self.b * self.heads * self.nq
+    }
+
+    fn inputs<'a, T: Real>(
         &self,
-        q: &'a [T],
-        k: &'a [T],
-        v: &'a [T],
+        [q, k, v]: [&'a [T]; 3],
         blocked: Option<&'a [u8]>,
-    ) -> Result<Inputs<'a, T>> {
-        self.check_heads()?;
-        check_len(OP, "q", q, self.b * self.nq * self.width())?;
-        check_len(OP, "k", k, self.b * self.nk * self.width())?;
-        check_len(OP, "v", v, self.b * self.nk * self.width())?;
-        if let Some(blocked) = blocked {
-            check_len(OP, "blocked", blocked, self.b * self.nq * self.nk)?;
-        }
+    ) -> Inputs<'a, T> {
         let view = |x, n| HeadView { x, rows: self.rows(n) };
-        Ok(Inputs {
-            q: view(q, self.nq),
-            k: view(k, self.nk),
-            v: view(v, self.nk),
-            blocked,
-            relative: None,
-        })
+        let (q, k, v) = (view(q, self.nq), view(k, self.nk), view(v, self.nk));
+        Inputs { q, k, v, blocked, relative: None }
+    }
+}
+
+impl PackedAttention {
+    /// The sizes of the separate form.
+    fn separate(&self) -> Attention {
+        let PackedAttention { b, t, heads, d, .. } = *self;
+        Attention { b, heads, d, nq: t, nk: t, masked: false }
     }
 
-    fn packed<'a, T: Real>(&self, qkv: &'a [T]) -> Result<Inputs<'a, T>> {
-        self.check_heads()?;
-        if self.nq != self.nk {
-            let what = format!("packed form with {} queries and {} keys", self.nq, self.nk);
-            return Err(KernelError::Size { op: OP, what });
-        }
-        check_len(OP, "qkv", qkv, self.b * self.nq * 3 * self.width())?;
-        let [q, k, v] = [0, 1, 2].map(|part| HeadView { x: qkv, rows: self.packed_rows(part) });
-        Ok(Inputs { q, k, v, blocked: None, relative: None })
+    /// Elements of `rel`.
+    fn biases(&self) -> usize {
+        self.grid.map_or(0, |[h, w]| self.b * self.heads * self.t * (h + w))
     }
 
-    fn with_relative<'a, T: Real>(
-        &self,
-        qkv: &'a [T],
-        rel: &'a [T],
-        grid: [usize; 2],
-    ) -> Result<Inputs<'a, T>> {
-        self.check_grid(rel.len(), grid)?;
-        Ok(Inputs { relative: Some(Relative { rel, grid }), ..self.packed(qkv)? })
-    }
-
-    fn check_grid(&self, rel: usize, [h, w]: [usize; 2]) -> Result<()> {
-        if h.checked_mul(w) != Some(self.nk) {
-            let what = format!("{} tokens are not a grid of {h} rows of {w}", self.nk);
-            return Err(KernelError::Size { op: OP, what });
-        }
-        check_count(OP, "rel", rel, self.b * self.heads * self.nq * (h + w))
-    }
-
-    fn check_heads(&self) -> Result<()> {
-        if self.width() > 0 {
-            return Ok(());
-        }
-        let what = format!("{} heads of {} channels are empty", self.heads, self.d);
-        Err(KernelError::Size { op: OP, what })
+    fn inputs<'a, T: Real>(&self, qkv: &'a [T], rel: Option<&'a [T]>) -> Inputs<'a, T> {
+        let s = self.separate();
+        let [q, k, v] = [0, 1, 2].map(|part| HeadView { x: qkv, rows: s.packed_rows(part) });
+        let relative = rel.zip(self.grid).map(|(rel, grid)| Relative { rel, grid });
+        Inputs { q, k, v, blocked: None, relative }
     }
 }

@@ -1,7 +1,84 @@
 //! Attention in plain loops: the reference implementation.
 
-use super::{Attention, Inputs};
+use super::{
+    Attention, Backward, Forward, Inputs, PackedAttention, PackedBackward, PackedForward, cpu,
+};
 use crate::Real;
+use crate::call::{Call, Host, Memory};
+use crate::device::Element;
+use crate::dry_run::Cost;
+
+impl<M: Memory, T: Element> Call for Forward<'_, M, T> {
+    type Op = Attention;
+    type At<'a, N: Memory, U: Element> = Forward<'a, N, U>;
+
+    fn reference<U: Real>(s: &Attention, c: Forward<'_, Host, U>) {
+        forward(s, s.inputs([c.q, c.k, c.v], c.blocked), c.out, c.lse);
+    }
+
+    fn fast(s: &Attention, c: Forward<'_, Host, f32>) {
+        cpu::forward(s, s.inputs([c.q, c.k, c.v], c.blocked), c.out, c.lse);
+    }
+
+    fn cost<U: Real>(s: &Attention, _c: &Forward<'_, Host, U>) -> Cost {
+        cpu::forward_cost(s)
+    }
+}
+
+impl<M: Memory, T: Element> Call for Backward<'_, M, T> {
+    type Op = Attention;
+    type At<'a, N: Memory, U: Element> = Backward<'a, N, U>;
+
+    fn reference<U: Real>(s: &Attention, c: Backward<'_, Host, U>) {
+        let inputs = s.inputs([c.q, c.k, c.v], c.blocked);
+        backward(s, inputs, c.lse, c.dout, [c.dq, c.dk, c.dv], None);
+    }
+
+    fn fast(s: &Attention, c: Backward<'_, Host, f32>) {
+        let inputs = s.inputs([c.q, c.k, c.v], c.blocked);
+        cpu::backward(s, inputs, c.lse, c.dout, [c.dq, c.dk, c.dv]);
+    }
+
+    fn cost<U: Real>(s: &Attention, _c: &Backward<'_, Host, U>) -> Cost {
+        cpu::backward_cost(s)
+    }
+}
+
+impl<M: Memory, T: Element> Call for PackedForward<'_, M, T> {
+    type Op = PackedAttention;
+    type At<'a, N: Memory, U: Element> = PackedForward<'a, N, U>;
+
+    fn reference<U: Real>(s: &PackedAttention, c: PackedForward<'_, Host, U>) {
+        forward(&s.separate(), s.inputs(c.qkv, c.rel), c.out, c.lse);
+    }
+
+    fn fast(s: &PackedAttention, c: PackedForward<'_, Host, f32>) {
+        cpu::forward(&s.separate(), s.inputs(c.qkv, c.rel), c.out, c.lse);
+    }
+
+    fn cost<U: Real>(s: &PackedAttention, _c: &PackedForward<'_, Host, U>) -> Cost {
+        cpu::forward_cost(&s.separate())
+    }
+}
+
+impl<M: Memory, T: Element> Call for PackedBackward<'_, M, T> {
+    type Op = PackedAttention;
+    type At<'a, N: Memory, U: Element> = PackedBackward<'a, N, U>;
+
+    fn reference<U: Real>(s: &PackedAttention, c: PackedBackward<'_, Host, U>) {
+        let inputs = s.inputs(c.qkv, c.rel);
+        backward_packed(&s.separate(), inputs, c.lse, c.dout, c.dqkv, c.drel);
+    }
+
+    fn fast(s: &PackedAttention, c: PackedBackward<'_, Host, f32>) {
+        let inputs = s.inputs(c.qkv, c.rel);
+        cpu::backward_packed(&s.separate(), inputs, c.lse, c.dout, c.dqkv, c.drel);
+    }
+
+    fn cost<U: Real>(s: &PackedAttention, _c: &PackedBackward<'_, Host, U>) -> Cost {
+        cpu::backward_cost(&s.separate())
+    }
+}
 
 /// Scores of one query with every key; `None` where the key is blocked.
 fn scores<T: Real>(
@@ -36,7 +113,7 @@ fn each_query(s: &Attention, mut f: impl FnMut(usize, usize, usize)) {
     }
 }
 
-pub fn forward<T: Real>(s: &Attention, x: Inputs<'_, T>, out: &mut [T], lse: &mut [T]) {
+pub(super) fn forward<T: Real>(s: &Attention, x: Inputs<'_, T>, out: &mut [T], lse: &mut [T]) {
     out.fill(T::ZERO);
     each_query(s, |image, head, i| {
         let scores = scores(s, &x, image, head, i);
@@ -57,7 +134,7 @@ pub fn forward<T: Real>(s: &Attention, x: Inputs<'_, T>, out: &mut [T], lse: &mu
     });
 }
 
-pub fn backward<T: Real>(
+fn backward<T: Real>(
     s: &Attention,
     x: Inputs<'_, T>,
     lse: &[T],
@@ -109,7 +186,7 @@ pub fn backward<T: Real>(
     });
 }
 
-pub fn backward_packed<T: Real>(
+fn backward_packed<T: Real>(
     s: &Attention,
     x: Inputs<'_, T>,
     lse: &[T],
@@ -117,12 +194,15 @@ pub fn backward_packed<T: Real>(
     dqkv: &mut [T],
     drel: Option<&mut [T]>,
 ) {
-    let c = s.width();
     let mut parts = [0, 1, 2].map(|_| vec![T::ZERO; dout.len()]);
     let [dq, dk, dv] = &mut parts;
     backward(s, x, lse, dout, [Some(dq), Some(dk), Some(dv)], drel);
-    for (row, out) in dqkv.chunks_exact_mut(c).enumerate() {
-        let (token, part) = (row / 3, row % 3);
-        out.copy_from_slice(&parts[part][token * c..(token + 1) * c]);
-    }
+    dqkv.copy_from_slice(&interleave(s, parts.each_ref().map(|part| &part[..])));
+}
+
+/// Packs queries, keys and values, or their gradients.
+pub(super) fn interleave<T: Copy>(s: &Attention, parts: [&[T]; 3]) -> Vec<T> {
+    let c = s.width();
+    let token = |t: usize| parts.into_iter().flat_map(move |part| &part[t * c..(t + 1) * c]);
+    (0..s.b * s.nq).flat_map(token).copied().collect()
 }

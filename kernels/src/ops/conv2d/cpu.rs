@@ -1,11 +1,14 @@
-//! Convolution as products of unfolded blocks.
+//! Convolution in f32 as products of unfolded blocks, or as the linear layer that it equals.
 
-use super::Conv2d;
 use super::unfold::Unfold;
+use super::{Backward, Conv2d, Forward, ParameterGradients};
+use crate::Write;
+use crate::call::{Call, Host};
 use crate::cpu::scratch;
 use crate::dry_run::Cost;
-use crate::ops::matmul::MatMul;
-use crate::{Real, Result, Write};
+use crate::ops::add::add_column_sums;
+use crate::ops::linear;
+use crate::ops::matmul::{MatMul, multiply};
 
 /// Approximate elements per unfolded block; a block has at least `MIN_ROWS` rows.
 const BLOCK: usize = 1 << 20;
@@ -28,29 +31,23 @@ pub fn cost(s: &Conv2d) -> Cost {
 
 /// Calls `f` with the first place and the unfolded rows of each block, in order. Block sizes depend
 /// only on the sizes of the convolution, so sums over blocks have a fixed order.
-fn blocks<T: Real>(
-    unfold: &Unfold,
-    images: usize,
-    map: &[T],
-    mut f: impl FnMut(usize, &[T]) -> Result<()>,
-) -> Result<()> {
+fn blocks(unfold: &Unfold, images: usize, map: &[f32], mut f: impl FnMut(usize, &[f32])) {
     let (width, places) = (unfold.width(), unfold.len(images));
     let rows = block_rows(places, width);
-    scratch::with(rows * width, |block: &mut [T]| {
+    scratch::with(rows * width, |block: &mut [f32]| {
         for first in (0..places).step_by(rows.max(1)) {
             let block = &mut block[..rows.min(places - first) * width];
             unfold.rows(map, first, block);
-            f(first, block)?;
+            f(first, block);
         }
-        Ok(())
-    })
+    });
 }
 
 /// Weight `[co, ci, kh, kw]` reordered to `[kh, kw, ci, co]`, for the backward pass to `[kh, kw,
 /// co, ci]`.
-fn by_taps<T: Real>(s: &Conv2d, weight: &[T], backward: bool) -> Vec<T> {
+fn by_taps(s: &Conv2d, weight: &[f32], backward: bool) -> Vec<f32> {
     let taps = s.kh * s.kw;
-    let mut out = vec![T::ZERO; weight.len()];
+    let mut out = vec![0.0; weight.len()];
     for (oi, kernel) in weight.chunks_exact(taps).enumerate() {
         let (o, i) = (oi / s.ci, oi % s.ci);
         let at = if backward { oi } else { i * s.co + o };
@@ -62,15 +59,13 @@ fn by_taps<T: Real>(s: &Conv2d, weight: &[T], backward: bool) -> Vec<T> {
 }
 
 /// `y = unfold(x) weight + bias`.
-pub fn forward<T: Real>(
-    s: &Conv2d,
-    x: &[T],
-    weight: &[T],
-    bias: Option<&[T]>,
-    y: &mut [T],
-) -> Result<()> {
+pub fn forward(s: &Conv2d, Forward { x, weight, bias, y }: Forward<'_, Host, f32>) {
+    if let Some(s) = s.pointwise() {
+        linear::Forward::<Host, f32>::fast(&s, linear::Forward { x, weight, bias, y });
+        return;
+    }
     let weight = by_taps(s, weight, false);
-    let unfold = Unfold::forward(s)?;
+    let unfold = Unfold::forward(s);
     blocks(&unfold, s.b, x, |first, block| {
         let rows = block.len() / unfold.width().max(1);
         let y = &mut y[first * s.co..][..rows * s.co];
@@ -81,37 +76,55 @@ pub fn forward<T: Real>(
             }
             _ => Write::Over,
         };
-        MatMul::new(rows, s.co, unfold.width()).run(1.0, block, &weight, write, y)
-    })
+        multiply(&MatMul::new(rows, s.co, unfold.width()), 1.0, block, &weight, write, y);
+    });
 }
 
 /// `dx = unfold(dy) weight` with reversed taps.
-pub fn dx<T: Real>(s: &Conv2d, weight: &[T], dy: &[T], dx: &mut [T]) -> Result<()> {
+pub fn backward(s: &Conv2d, Backward { weight, dy, dx }: Backward<'_, Host, f32>) {
+    if let Some(s) = s.pointwise() {
+        linear::Backward::<Host, f32>::fast(&s, linear::Backward { weight, dy, dx });
+        return;
+    }
     let weight = by_taps(s, weight, true);
-    let unfold = Unfold::backward(s)?;
+    let unfold = Unfold::backward(s);
     blocks(&unfold, s.b, dy, |first, block| {
         let rows = block.len() / unfold.width().max(1);
         let dx = &mut dx[first * s.ci..][..rows * s.ci];
-        MatMul::new(rows, s.ci, unfold.width()).run(1.0, block, &weight, Write::Over, dx)
-    })
+        let product = MatMul::new(rows, s.ci, unfold.width());
+        multiply(&product, 1.0, block, &weight, Write::Over, dx);
+    });
+}
+
+pub fn parameters(s: &Conv2d, c: ParameterGradients<'_, Host, f32>) {
+    let ParameterGradients { x, dy, dweight: dw, dbias } = c;
+    if let (Some(x), Some(dw)) = (x, dw) {
+        match s.pointwise() {
+            Some(s) => multiply(&s.product_of_dweight(), 1.0, dy, x, Write::Add, dw),
+            None => dweight(s, x, dy, dw),
+        }
+    }
+    if let Some(dbias) = dbias {
+        add_column_sums(s.co, dy, dbias);
+    }
 }
 
 /// `dweight += dy^T unfold(x)`.
-pub fn dweight<T: Real>(s: &Conv2d, x: &[T], dy: &[T], dweight: &mut [T]) -> Result<()> {
-    let unfold = Unfold::forward(s)?;
+fn dweight(s: &Conv2d, x: &[f32], dy: &[f32], dweight: &mut [f32]) {
+    let unfold = Unfold::forward(s);
     let (width, taps) = (unfold.width(), s.kh * s.kw);
     // [co, kh, kw, ci]
-    let mut sum = vec![T::ZERO; dweight.len()];
+    let mut sum = vec![0.0; dweight.len()];
     blocks(&unfold, s.b, x, |first, block| {
         let rows = block.len() / width.max(1);
         let dy = &dy[first * s.co..][..rows * s.co];
-        MatMul::new(s.co, width, rows).trans_a().run(1.0, dy, block, Write::Add, &mut sum)
-    })?;
+        let product = MatMul::new(s.co, width, rows).trans_a();
+        multiply(&product, 1.0, dy, block, Write::Add, &mut sum);
+    });
     for (oi, kernel) in dweight.chunks_exact_mut(taps).enumerate() {
         let (o, i) = (oi / s.ci, oi % s.ci);
         for (tap, d) in kernel.iter_mut().enumerate() {
             *d += sum[(o * taps + tap) * s.ci + i];
         }
     }
-    Ok(())
 }

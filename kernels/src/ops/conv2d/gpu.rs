@@ -1,12 +1,14 @@
 //! Convolutions on a device: products and launches of `conv2d.cu`.
 
-use super::Conv2d;
+use super::{Backward, Conv2d, Forward, ParameterGradients};
+use crate::call::{Gpu, Launch, Operation};
 use crate::device::sizes::small;
 use crate::device::{Args, Buffer, Device, Float, Grid, Module, View, ViewMut};
 use crate::ops::add::Add;
+use crate::ops::linear;
 use crate::ops::matmul::MatMul;
 use crate::ops::reduce;
-use crate::{KernelError, Result, Write, check_count};
+use crate::{Result, Write};
 
 static PTX: Module = Module::new("conv2d", include_str!("../../../ptx/conv2d.ptx"));
 
@@ -82,32 +84,19 @@ impl Unfold {
     }
 }
 
-impl Conv2d {
-    /// [`Conv2d::forward`] on a device. It reorders the weight, then unfolds and multiplies each
-    /// block of pixels, then adds the bias.
-    ///
-    /// # Errors
-    /// A view whose length does not match the sizes; as [`Conv2d::output`]; a failure of the
-    /// device.
-    pub fn forward_gpu<T: Float>(
-        &self,
-        device: &Device,
-        x: View<'_, T>,
-        weight: View<'_, T>,
-        bias: Option<View<'_, f32>>,
-        mut y: ViewMut<'_, T>,
-    ) -> Result<()> {
-        self.check_gpu(weight.len(), y.len())?;
-        check_count("conv2d", "x", x.len(), self.b * self.h * self.w * self.ci)?;
-        check_count("conv2d", "bias", bias.map_or(self.co, |bias| bias.len()), self.co)?;
-        if let Some(linear) = self.pointwise() {
-            return linear.forward_gpu(device, x, weight, bias, y);
+/// The weight is reordered, then each block of pixels is unfolded and multiplied, then the bias is
+/// added.
+impl<'a, T: Float> Launch<'a> for Forward<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &Conv2d, device: &Device) -> Result<()> {
+        let Forward { x, weight, bias, mut y } = self;
+        if let Some(linear) = s.pointwise() {
+            return linear::Forward::<Gpu, _> { x, weight, bias, y }.launch(device, &linear);
         }
         if y.is_empty() {
             return Ok(());
         }
-        let weight = self.reordered(device, "conv2d_weight", weight)?;
-        let (unfold, co) = (self.unfold(false)?, self.co);
+        let weight = s.reordered(device, "conv2d_weight", weight)?;
+        let (unfold, co) = (s.unfold(false)?, s.co);
         let width = unfold.width();
         unfold.blocks(device, x, |first, count, rows| {
             let y = y.reborrow().slice(first * co..(first + count) * co);
@@ -119,63 +108,17 @@ impl Conv2d {
             None => Ok(()),
         }
     }
+}
 
-    /// [`Conv2d::backward`] on a device: writes `dx` and adds to `dweight` and `dbias`, which are
-    /// always f32. Each is optional. Only `dweight` needs `x`.
-    ///
-    /// # Errors
-    /// A view whose length does not match the sizes; `dweight` without `x`; as [`Conv2d::output`];
-    /// a failure of the device.
-    pub fn backward_gpu<T: Float>(
-        &self,
-        device: &Device,
-        x: Option<View<'_, T>>,
-        weight: View<'_, T>,
-        dy: View<'_, T>,
-        dx: Option<ViewMut<'_, T>>,
-        dweight: Option<ViewMut<'_, f32>>,
-        dbias: Option<ViewMut<'_, f32>>,
-    ) -> Result<()> {
-        self.check_gpu(weight.len(), dy.len())?;
-        let pixels = self.b * self.h * self.w * self.ci;
-        let given = |view: &Option<ViewMut<'_, f32>>, n| view.as_ref().map_or(n, ViewMut::len);
-        for (name, found, expected) in [
-            ("x", x.map_or(pixels, |x| x.len()), pixels),
-            ("dx", dx.as_ref().map_or(pixels, ViewMut::len), pixels),
-            ("dweight", given(&dweight, weight.len()), weight.len()),
-            ("dbias", given(&dbias, self.co), self.co),
-        ] {
-            check_count("conv2d", name, found, expected)?;
+/// For each pixel of `x`, the pixels of `y` that use it are multiplied by the weight.
+impl<'a, T: Float> Launch<'a> for Backward<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &Conv2d, device: &Device) -> Result<()> {
+        let Backward { weight, dy, mut dx } = self;
+        if let Some(linear) = s.pointwise() {
+            return linear::Backward::<Gpu, _> { weight, dy, dx }.launch(device, &linear);
         }
-        if let Some(linear) = self.pointwise() {
-            return linear.backward_gpu(device, x, weight, dy, dx, dweight, dbias);
-        }
-        if let Some(dx) = dx {
-            self.dx(device, weight, dy, dx)?;
-        }
-        if let Some(dweight) = dweight {
-            let Some(x) = x else {
-                let what = "the gradient of the weight needs x".into();
-                return Err(KernelError::Size { op: "conv2d", what });
-            };
-            self.dweight(device, x, dy, dweight)?;
-        }
-        match dbias {
-            Some(dbias) => reduce::column_sums_gpu(device, dy, dy.len() / self.co.max(1), dbias),
-            None => Ok(()),
-        }
-    }
-
-    /// Computes `dx`: for each pixel of `x`, the pixels of `y` that use it, times the weight.
-    fn dx<T: Float>(
-        &self,
-        device: &Device,
-        weight: View<'_, T>,
-        dy: View<'_, T>,
-        mut dx: ViewMut<'_, T>,
-    ) -> Result<()> {
-        let weight = self.reordered(device, "conv2d_weight_back", weight)?;
-        let (unfold, ci) = (self.unfold(true)?, self.ci);
+        let weight = s.reordered(device, "conv2d_weight_back", weight)?;
+        let (unfold, ci) = (s.unfold(true)?, s.ci);
         let width = unfold.width();
         unfold.blocks(device, dy, |first, count, rows| {
             let dx = dx.reborrow().slice(first * ci..(first + count) * ci);
@@ -183,7 +126,26 @@ impl Conv2d {
             device.matmul(&product, 1.0, rows, weight.view(), Write::Over, dx)
         })
     }
+}
 
+impl<'a, T: Float> Launch<'a> for ParameterGradients<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &Conv2d, device: &Device) -> Result<()> {
+        let ParameterGradients { x, dy, dweight, dbias } = self;
+        if let Some(linear) = s.pointwise() {
+            let call = linear::ParameterGradients::<Gpu, _> { x, dy, dweight, dbias };
+            return call.launch(device, &linear);
+        }
+        if let (Some(x), Some(dweight)) = (x, dweight) {
+            s.dweight(device, x, dy, dweight)?;
+        }
+        match dbias {
+            Some(dbias) => reduce::column_sums_gpu(device, dy, dy.len() / s.co.max(1), dbias),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Conv2d {
     fn dweight<T: Float>(
         &self,
         device: &Device,
@@ -222,18 +184,18 @@ impl Conv2d {
     fn by_weight(&self) -> Result<(Weight, Grid)> {
         let taps = self.kh * self.kw;
         let all = self.co * self.ci * taps;
-        small("conv2d", "elements of the weight", all)?;
+        small(Self::NAME, "elements of the weight", all)?;
         let sizes = Weight {
-            co: small("conv2d", "co", self.co)?,
-            ci: small("conv2d", "ci", self.ci)?,
-            taps: small("conv2d", "taps", taps)?,
+            co: small(Self::NAME, "co", self.co)?,
+            ci: small(Self::NAME, "ci", self.ci)?,
+            taps: small(Self::NAME, "taps", taps)?,
         };
         Ok((sizes, Grid::line(all, THREADS as usize, THREADS)))
     }
 
     fn unfold(&self, backward: bool) -> Result<Unfold> {
         let (ho, wo) = self.output()?;
-        let size = |name, n| small("conv2d", name, n);
+        let size = |name, n| small(Self::NAME, name, n);
         let (x, y) = ((self.h, self.w, self.ci), (ho, wo, self.co));
         let ((h, w, c), (ph, pw, _)) = if backward { (y, x) } else { (x, y) };
         size("places and taps", self.b * ph * pw * self.kh * self.kw)?;
@@ -252,11 +214,5 @@ impl Conv2d {
             first: 0,
             count: 0,
         })
-    }
-
-    fn check_gpu(&self, weight: usize, y: usize) -> Result<()> {
-        let (ho, wo) = self.output()?;
-        check_count("conv2d", "weight", weight, self.co * self.ci * self.kh * self.kw)?;
-        check_count("conv2d", "y", y, self.b * ho * wo * self.co)
     }
 }

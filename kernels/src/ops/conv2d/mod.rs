@@ -34,16 +34,18 @@
 //!
 //! Source: spec mask2former §2.1 (1 x 1) and §2.7 (3 x 3, padding 1).
 
+mod checks;
 mod cpu;
 mod gpu;
-pub mod reference;
+mod reference;
 #[cfg(test)]
 mod tests;
 mod unfold;
-pub(crate) mod verify;
 
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
 use crate::ops::linear::Linear;
-use crate::{KernelError, Real, Result, check_len, dry_run};
+use crate::{KernelError, Result, Write};
 
 /// Sizes of a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +70,14 @@ pub struct Conv2d {
     pub pad: usize,
 }
 
+impl Operation for Conv2d {
+    const NAME: &'static str = "conv2d";
+
+    fn check(&self) -> Result<()> {
+        self.output().map(drop)
+    }
+}
+
 impl Conv2d {
     /// Rows and columns of `y`.
     ///
@@ -85,83 +95,9 @@ impl Conv2d {
                     "a {} x {} kernel with stride {} does not fit a {} x {} map padded by {}",
                     self.kh, self.kw, self.stride, self.h, self.w, self.pad
                 );
-                Err(KernelError::Size { op: "conv2d", what })
+                Err(KernelError::Size { op: Self::NAME, what })
             }
         }
-    }
-
-    /// Writes `y`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes; as [`Conv2d::output`].
-    pub fn forward<T: Real>(
-        &self,
-        x: &[T],
-        weight: &[T],
-        bias: Option<&[T]>,
-        y: &mut [T],
-    ) -> Result<()> {
-        self.check(weight, y)?;
-        check_len("conv2d", "x", x, self.b * self.h * self.w * self.ci)?;
-        if let Some(bias) = bias {
-            check_len("conv2d", "bias", bias, self.co)?;
-        }
-        match self.pointwise() {
-            Some(linear) => linear.forward(x, weight, bias, y),
-            None if dry_run::skip_with("conv2d", || cpu::cost(self)) => Ok(()),
-            None => cpu::forward(self, x, weight, bias, y),
-        }
-    }
-
-    /// Writes `dx` and adds to `dweight` and `dbias`; each is optional. Only `dweight` needs `x`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes; `dweight` without `x`; as [`Conv2d::output`].
-    pub fn backward<T: Real>(
-        &self,
-        x: Option<&[T]>,
-        weight: &[T],
-        dy: &[T],
-        dx: Option<&mut [T]>,
-        dweight: Option<&mut [T]>,
-        dbias: Option<&mut [T]>,
-    ) -> Result<()> {
-        self.check(weight, dy)?;
-        let pixels = self.b * self.h * self.w * self.ci;
-        if let Some(x) = x {
-            check_len("conv2d", "x", x, pixels)?;
-        }
-        if let Some(dx) = &dx {
-            check_len("conv2d", "dx", dx, pixels)?;
-        }
-        if let Some(dweight) = &dweight {
-            check_len("conv2d", "dweight", dweight, weight.len())?;
-        }
-        if let Some(dbias) = &dbias {
-            check_len("conv2d", "dbias", dbias, self.co)?;
-        }
-        if let Some(linear) = self.pointwise() {
-            return linear.backward(x, weight, dy, dx, dweight, dbias);
-        }
-        let skips = || dry_run::skip_with("conv2d", || cpu::cost(self));
-        if let Some(dx) = dx
-            && !skips()
-        {
-            cpu::dx(self, weight, dy, dx)?;
-        }
-        if let Some(dweight) = dweight {
-            let Some(x) = x else {
-                let what = "the gradient of the weight needs x".into();
-                return Err(KernelError::Size { op: "conv2d", what });
-            };
-            if !skips() {
-                cpu::dweight(self, x, dy, dweight)?;
-            }
-        }
-        if let Some(dbias) = dbias {
-            crate::ops::add::add_column_sums(self.co, dy, dbias);
-        }
-        Ok(())
     }
 
     /// Linear layer equal to this convolution, if it is 1 x 1 with stride 1 and no padding.
@@ -170,9 +106,84 @@ impl Conv2d {
         alone.then_some(Linear { n: self.b * self.h * self.w, m: self.co, k: self.ci })
     }
 
-    fn check<T>(&self, weight: &[T], y: &[T]) -> Result<()> {
-        let (ho, wo) = self.output()?;
-        check_len("conv2d", "weight", weight, self.co * self.ci * self.kh * self.kw)?;
-        check_len("conv2d", "y", y, self.b * ho * wo * self.co)
+    /// Elements of `x`, `weight` and `y`; no `y` where the kernel does not fit.
+    fn lengths(&self) -> [usize; 3] {
+        let (ho, wo) = self.output().unwrap_or((0, 0));
+        let weight = self.co * self.ci * self.kh * self.kw;
+        [self.b * self.h * self.w * self.ci, weight, self.b * ho * wo * self.co]
+    }
+}
+
+/// Call that writes `y`.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Map, `[b, h, w, ci]`.
+    pub x: M::In<'a, T>,
+    /// Weight, `[co, ci, kh, kw]`.
+    pub weight: M::In<'a, T>,
+    /// Bias, `[co]`; left out: 0.
+    pub bias: Option<M::In<'a, M::Sum<T>>>,
+    /// Result, `[b, ho, wo, co]`.
+    pub y: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = Conv2d;
+
+    fn list(&mut self, s: &Conv2d, w: &mut impl Walk<'a, M>) {
+        let [x, weight, y] = s.lengths();
+        w.reads("weight", &mut self.weight, weight);
+        w.writes("y", &mut self.y, y);
+        w.reads("x", &mut self.x, x);
+        w.reads_if("bias", &mut self.bias, s.co);
+    }
+}
+
+/// Call that writes `dx`.
+#[derive(Default)]
+pub struct Backward<'a, M: Memory, T: Element> {
+    /// Weight, `[co, ci, kh, kw]`.
+    pub weight: M::In<'a, T>,
+    /// Incoming gradient, `[b, ho, wo, co]`.
+    pub dy: M::In<'a, T>,
+    /// Gradient of `x`, `[b, h, w, ci]`.
+    pub dx: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Backward<'a, M, T> {
+    type Op = Conv2d;
+
+    fn list(&mut self, s: &Conv2d, w: &mut impl Walk<'a, M>) {
+        let [x, weight, y] = s.lengths();
+        w.reads("weight", &mut self.weight, weight);
+        w.reads("dy", &mut self.dy, y);
+        w.writes("dx", &mut self.dx, x);
+    }
+}
+
+/// Call that adds to `dweight` and `dbias`.
+#[derive(Default)]
+pub struct ParameterGradients<'a, M: Memory, T: Element> {
+    /// Map of the forward pass, `[b, h, w, ci]`. Only `dweight` needs it.
+    pub x: Option<M::In<'a, T>>,
+    /// Incoming gradient, `[b, ho, wo, co]`.
+    pub dy: M::In<'a, T>,
+    /// Gradient of the weight, `[co, ci, kh, kw]`.
+    pub dweight: Option<M::Out<'a, M::Sum<T>>>,
+    /// Gradient of the bias, `[co]`.
+    pub dbias: Option<M::Out<'a, M::Sum<T>>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for ParameterGradients<'a, M, T> {
+    type Op = Conv2d;
+
+    fn list(&mut self, s: &Conv2d, w: &mut impl Walk<'a, M>) {
+        let [x, weight, y] = s.lengths();
+        w.reads("dy", &mut self.dy, y);
+        w.stores_if("dweight", &mut self.dweight, weight, Write::Add);
+        if self.dweight.is_some() {
+            w.reads("x", self.x.get_or_insert_default(), x);
+        }
+        w.stores_if("dbias", &mut self.dbias, s.co, Write::Add);
     }
 }

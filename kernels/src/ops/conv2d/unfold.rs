@@ -3,7 +3,6 @@
 use rayon::prelude::*;
 
 use super::Conv2d;
-use crate::{Real, Result};
 
 /// Elements that a task copies at once.
 const TASK: usize = 1 << 15;
@@ -24,19 +23,19 @@ pub struct Unfold {
 
 impl Unfold {
     /// Unfolding of the pixels of `x` used by each pixel of `y`.
-    pub fn forward(s: &Conv2d) -> Result<Self> {
-        let (ho, wo) = s.output()?;
+    pub fn forward(s: &Conv2d) -> Self {
+        let (ho, wo) = s.output().unwrap_or((0, 0));
         let (source, places) = ([s.h, s.w, s.ci], [ho, wo]);
         let (kernel, stride, pad) = ([s.kh, s.kw], s.stride, s.pad);
-        Ok(Self { source, places, kernel, stride, pad, backward: false })
+        Self { source, places, kernel, stride, pad, backward: false }
     }
 
     /// Unfolding of the pixels of `y` that use each pixel of `x`.
-    pub fn backward(s: &Conv2d) -> Result<Self> {
-        let (ho, wo) = s.output()?;
+    pub fn backward(s: &Conv2d) -> Self {
+        let (ho, wo) = s.output().unwrap_or((0, 0));
         let (source, places) = ([ho, wo, s.co], [s.h, s.w]);
         let (kernel, stride, pad) = ([s.kh, s.kw], s.stride, s.pad);
-        Ok(Self { source, places, kernel, stride, pad, backward: true })
+        Self { source, places, kernel, stride, pad, backward: true }
     }
 
     /// Elements per row: `kh * kw * c`.
@@ -51,7 +50,7 @@ impl Unfold {
 
     /// Writes `[rows, kh, kw, c]` for the places from `first` on, counted over all images; zeros
     /// off the map.
-    pub fn rows<T: Real>(&self, map: &[T], first: usize, rows: &mut [T]) {
+    pub fn rows(&self, map: &[f32], first: usize, rows: &mut [f32]) {
         let width = self.width();
         if width == 0 {
             return;
@@ -64,21 +63,21 @@ impl Unfold {
         });
     }
 
-    fn row<T: Real>(&self, map: &[T], place: usize, row: &mut [T]) {
+    fn row(&self, map: &[f32], place: usize, row: &mut [f32]) {
         let ([h, w, c], [_, kw]) = (self.source, self.kernel);
         let [ph, pw] = self.places;
         let (image, y, x) = (place / (ph * pw), place / pw % ph, place % pw);
         let map = &map[image * h * w * c..][..h * w * c];
         for (ky, taps) in row.chunks_exact_mut(kw * c).enumerate() {
             let Some(sy) = self.read(y, ky, h) else {
-                taps.fill(T::ZERO);
+                taps.fill(0.0);
                 continue;
             };
             let line = &map[sy * w * c..][..w * c];
             for (kx, tap) in taps.chunks_exact_mut(c).enumerate() {
                 match self.read(x, kx, w) {
                     Some(sx) => tap.copy_from_slice(&line[sx * c..][..c]),
-                    None => tap.fill(T::ZERO),
+                    None => tap.fill(0.0),
                 }
             }
         }

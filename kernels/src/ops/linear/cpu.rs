@@ -1,45 +1,45 @@
-//! Products of a linear layer.
+//! Products of a linear layer in f32.
 
 use rayon::prelude::*;
 
-use super::Linear;
 use super::fused::{Input, Output, Weight};
-use crate::ops::matmul::{Blocked, Finish, Left, MatMul, Right, Values};
-use crate::{Real, Result, Write, f32s, f32s_mut};
+use super::{Backward, Forward, Linear, ParameterGradients};
+use crate::Write;
+use crate::call::Host;
+use crate::ops::add::add_column_sums;
+use crate::ops::matmul::{Blocked, Finish, Left, Right, Values, multiply};
 
 /// Elements of `y` that a task fills with the bias.
 const TASK: usize = 1 << 15;
 
-/// `y = x weight^T + bias`.
-pub fn forward<T: Real>(
-    s: &Linear,
-    x: &[T],
-    weight: &[T],
-    bias: Option<&[T]>,
-    y: &mut [T],
-) -> Result<()> {
-    let product = MatMul::new(s.n, s.m, s.k).trans_b();
-    let Some(bias) = bias else { return product.run(1.0, x, weight, Write::Over, y) };
-    if T::IS_F32 && product.blocked() {
-        let (x, weight, bias) = (Input::Plain(f32s(x)), Weight::Full(f32s(weight)), f32s(bias));
-        fused(s, x, weight, Some(bias), Output::Plain, f32s_mut(y));
-        return Ok(());
+pub fn forward(s: &Linear, Forward { x, weight, bias, y }: Forward<'_, Host, f32>) {
+    let product = s.product_of_y();
+    let Some(bias) = bias else {
+        multiply(&product, 1.0, x, weight, Write::Over, y);
+        return;
+    };
+    if product.blocked() {
+        fused(s, Input::Plain(x), Weight::Full(weight), Some(bias), Output::Plain, y);
+        return;
     }
     let rows = TASK.checked_div(s.m).unwrap_or(1).max(1);
     y.par_chunks_mut(rows * s.m.max(1)).for_each(|y| {
         y.chunks_exact_mut(s.m.max(1)).for_each(|row| row.copy_from_slice(bias));
     });
-    product.run(1.0, x, weight, Write::Add, y)
+    multiply(&product, 1.0, x, weight, Write::Add, y);
 }
 
-/// `dx = dy weight`.
-pub fn dx<T: Real>(s: &Linear, weight: &[T], dy: &[T], dx: &mut [T]) -> Result<()> {
-    MatMul::new(s.n, s.k, s.m).run(1.0, dy, weight, Write::Over, dx)
+pub fn backward(s: &Linear, Backward { weight, dy, dx }: Backward<'_, Host, f32>) {
+    multiply(&s.product_of_dx(), 1.0, dy, weight, Write::Over, dx);
 }
 
-/// `dweight += dy^T x`.
-pub fn dweight<T: Real>(s: &Linear, x: &[T], dy: &[T], dweight: &mut [T]) -> Result<()> {
-    MatMul::new(s.m, s.k, s.n).trans_a().run(1.0, dy, x, Write::Add, dweight)
+pub fn parameters(s: &Linear, c: ParameterGradients<'_, Host, f32>) {
+    if let (Some(x), Some(dweight)) = (c.x, c.dweight) {
+        multiply(&s.product_of_dweight(), 1.0, c.dy, x, Write::Add, dweight);
+    }
+    if let Some(dbias) = c.dbias {
+        add_column_sums(s.m, c.dy, dbias);
+    }
 }
 
 fn values<'a>(weight: Weight<'a, f32>) -> Values<'a> {

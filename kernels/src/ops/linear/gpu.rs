@@ -5,14 +5,13 @@
 //! `m` elements is rounded first. If the device cannot fuse, the bias and its gradient are separate
 //! launches.
 
-use super::Linear;
+use super::{Backward, Forward, ForwardRelu, Linear, ParameterGradients};
 use crate::call::{Gpu, Launch};
 use crate::device::{Device, Epilogue, Float, View, ViewMut};
-use crate::ops::activation::{Activation, Forward, Pointwise};
+use crate::ops::activation::{self, Activation, Pointwise};
 use crate::ops::add::{Add, cast_gpu};
-use crate::ops::matmul::MatMul;
 use crate::ops::reduce;
-use crate::{KernelError, Result, Write, check_count};
+use crate::{Result, Write, check_count};
 
 /// Operation after the bias.
 enum Behind<'a> {
@@ -21,37 +20,71 @@ enum Behind<'a> {
     ReluMask(ViewMut<'a, u8>),
 }
 
-impl Linear {
-    /// [`Linear::forward`] on a device: one product, and with bf16 a launch that rounds the bias.
-    ///
-    /// # Errors
-    /// A view whose length does not match the sizes; a failure of the device.
-    pub fn forward_gpu<T: Float>(
-        &self,
-        device: &Device,
-        x: View<'_, T>,
-        weight: View<'_, T>,
-        bias: Option<View<'_, f32>>,
-        mut y: ViewMut<'_, T>,
-    ) -> Result<()> {
-        self.check_gpu(x.len(), weight.len(), y.len())?;
-        let product = MatMul::new(self.n, self.m, self.k).trans_b();
-        let Some(bias) = bias else {
-            return device.matmul(&product, 1.0, x, weight, Write::Over, y);
-        };
-        if self.biased(device, x, weight, bias, Behind::Nothing, y.reborrow())? {
+impl<'a, T: Float> Launch<'a> for Forward<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &Linear, device: &Device) -> Result<()> {
+        let Forward { x, weight, bias, mut y } = self;
+        if let Some(bias) = bias
+            && s.biased(device, x, weight, bias, Behind::Nothing, y.reborrow())?
+        {
             return Ok(());
         }
-        device.matmul(&product, 1.0, x, weight, Write::Over, y.reborrow())?;
-        Add { n: self.n, inner: self.m }.in_place_gpu(device, y, bias)
+        device.matmul(&s.product_of_y(), 1.0, x, weight, Write::Over, y.reborrow())?;
+        let Some(bias) = bias else { return Ok(()) };
+        Add { n: s.n, inner: s.m }.in_place_gpu(device, y, bias)
     }
+}
 
-    /// As [`Linear::forward_relu_gpu`], with a `mask` ([`Epilogue::mask_len`] bytes) for
+impl<'a, T: Float> Launch<'a> for ForwardRelu<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &Linear, device: &Device) -> Result<()> {
+        let ForwardRelu { x, weight, bias, mut y } = self;
+        if s.biased(device, x, weight, bias, Behind::Relu, y.reborrow())? {
+            return Ok(());
+        }
+        let mut before = device.alloc("linear.before_relu", y.len())?;
+        device.matmul(&s.product_of_y(), 1.0, x, weight, Write::Over, before.view_mut())?;
+        Add { n: s.n, inner: s.m }.in_place_gpu(device, before.view_mut(), bias)?;
+        let relu = Pointwise { f: Activation::Relu, n: y.len() };
+        activation::Forward::<Gpu, _> { x: before.view(), y }.launch(device, &relu)
+    }
+}
+
+impl<'a, T: Float> Launch<'a> for Backward<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &Linear, device: &Device) -> Result<()> {
+        device.matmul(&s.product_of_dx(), 1.0, self.dy, self.weight, Write::Over, self.dx)
+    }
+}
+
+impl<'a, T: Float> Launch<'a> for ParameterGradients<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &Linear, device: &Device) -> Result<()> {
+        let ParameterGradients { x, dy, dweight, dbias } = self;
+        let product = s.product_of_dweight();
+        let (Some(x), Some(mut dweight)) = (x, dweight) else {
+            return match dbias {
+                Some(dbias) => reduce::column_sums_gpu(device, dy, s.n, dbias),
+                None => Ok(()),
+            };
+        };
+        let Some(dbias) = dbias else {
+            return device.matmul(&product, 1.0, dy, x, Write::Add, dweight);
+        };
+        let mut sums = device.alloc("linear.dbias", s.m)?;
+        let rows = Epilogue::RowSums(sums.view_mut());
+        let into = dweight.reborrow();
+        if device.matmul_with(&product, 1.0, dy, x, Write::Add, rows, into)? {
+            return Add { n: 1, inner: s.m }.in_place_gpu(device, dbias, sums.view());
+        }
+        device.matmul(&product, 1.0, dy, x, Write::Add, dweight)?;
+        reduce::column_sums_gpu(device, dy, s.n, dbias)
+    }
+}
+
+impl Linear {
+    /// As [`ForwardRelu`], with a `mask` ([`Epilogue::mask_len`] bytes) for
     /// [`Linear::dx_before_relu_gpu`]. Returns whether the mask was written; a device without the
     /// epilogue does not write it.
     ///
     /// # Errors
-    /// As [`Linear::forward_gpu`].
+    /// A view whose length does not match the sizes; a failure of the device.
     pub fn forward_relu_mask_gpu<T: Float>(
         &self,
         device: &Device,
@@ -65,33 +98,8 @@ impl Linear {
         if self.biased(device, x, weight, bias, Behind::ReluMask(mask), y.reborrow())? {
             return Ok(true);
         }
-        self.forward_relu_gpu(device, x, weight, bias, y)?;
+        ForwardRelu::<Gpu, _> { x, weight, bias, y }.launch(device, self)?;
         Ok(false)
-    }
-
-    /// `y = max(x weight^T + bias, 0)`: [`Linear::forward_gpu`] and a ReLU in one.
-    ///
-    /// # Errors
-    /// As [`Linear::forward_gpu`].
-    pub fn forward_relu_gpu<T: Float>(
-        &self,
-        device: &Device,
-        x: View<'_, T>,
-        weight: View<'_, T>,
-        bias: View<'_, f32>,
-        mut y: ViewMut<'_, T>,
-    ) -> Result<()> {
-        self.check_gpu(x.len(), weight.len(), y.len())?;
-        if self.biased(device, x, weight, bias, Behind::Relu, y.reborrow())? {
-            return Ok(());
-        }
-        let mut before = device.alloc("linear.before_relu", y.len())?;
-        let product = MatMul::new(self.n, self.m, self.k).trans_b();
-        device.matmul(&product, 1.0, x, weight, Write::Over, before.view_mut())?;
-        let rows = Add { n: self.n, inner: self.m };
-        rows.in_place_gpu(device, before.view_mut(), bias)?;
-        let relu = Pointwise { f: Activation::Relu, n: y.len() };
-        Forward::<Gpu, _> { x: before.view(), y }.launch(device, &relu)
     }
 
     /// `dx = dy weight` where the ReLU that produced `x` was positive, else 0. This is the gradient
@@ -109,10 +117,8 @@ impl Linear {
         dx: ViewMut<'_, T>,
     ) -> Result<bool> {
         self.check_gpu(dx.len(), weight.len(), dy.len())?;
-        // y = x weight^T
-        let product = MatMul::new(self.n, self.k, self.m);
         let epilogue = Epilogue::ReluBackward(mask);
-        device.matmul_with(&product, 1.0, dy, weight, Write::Over, epilogue, dx)
+        device.matmul_with(&self.product_of_dx(), 1.0, dy, weight, Write::Over, epilogue, dx)
     }
 
     /// Runs the product with a bias epilogue; `false` if the device has none.
@@ -126,7 +132,6 @@ impl Linear {
         y: ViewMut<'_, T>,
     ) -> Result<bool> {
         check_count("linear", "bias", bias.len(), self.m)?;
-        let product = MatMul::new(self.n, self.m, self.k).trans_b();
         let narrow;
         let vector = match bias.of_type::<T>() {
             Some(bias) => bias,
@@ -142,78 +147,12 @@ impl Linear {
             Behind::Relu => Epilogue::BiasRelu(vector),
             Behind::ReluMask(mask) => Epilogue::BiasReluMask(vector, mask),
         };
-        device.matmul_with(&product, 1.0, x, weight, Write::Over, epilogue, y)
+        device.matmul_with(&self.product_of_y(), 1.0, x, weight, Write::Over, epilogue, y)
     }
 
     fn check_gpu(&self, x: usize, weight: usize, y: usize) -> Result<()> {
         check_count("linear", "x", x, self.n * self.k)?;
         check_count("linear", "weight", weight, self.m * self.k)?;
         check_count("linear", "y", y, self.n * self.m)
-    }
-
-    /// [`Linear::backward`] on a device: writes `dx` and adds to `dweight` and `dbias`, which are
-    /// always f32. Each is optional. Only `dweight` needs `x`; its product also computes the
-    /// gradient of the bias.
-    ///
-    /// # Errors
-    /// A view whose length does not match the sizes; `dweight` without `x`; a failure of the
-    /// device.
-    pub fn backward_gpu<T: Float>(
-        &self,
-        device: &Device,
-        x: Option<View<'_, T>>,
-        weight: View<'_, T>,
-        dy: View<'_, T>,
-        dx: Option<ViewMut<'_, T>>,
-        dweight: Option<ViewMut<'_, f32>>,
-        dbias: Option<ViewMut<'_, f32>>,
-    ) -> Result<()> {
-        check_count("linear", "weight", weight.len(), self.m * self.k)?;
-        check_count("linear", "dy", dy.len(), self.n * self.m)?;
-        if let Some(dbias) = &dbias {
-            check_count("linear", "dbias", dbias.len(), self.m)?;
-        }
-        if let Some(dx) = dx {
-            check_count("linear", "dx", dx.len(), self.n * self.k)?;
-            // y = x weight^T
-            let product = MatMul::new(self.n, self.k, self.m);
-            device.matmul(&product, 1.0, dy, weight, Write::Over, dx)?;
-        }
-        let Some(dweight) = dweight else {
-            return match dbias {
-                Some(dbias) => reduce::column_sums_gpu(device, dy, self.n, dbias),
-                None => Ok(()),
-            };
-        };
-        check_count("linear", "dweight", dweight.len(), self.m * self.k)?;
-        let Some(x) = x else {
-            let what = "the gradient of the weight needs x".into();
-            return Err(KernelError::Size { op: "linear", what });
-        };
-        check_count("linear", "x", x.len(), self.n * self.k)?;
-        self.parameters(device, x, dy, dweight, dbias)
-    }
-
-    fn parameters<T: Float>(
-        &self,
-        device: &Device,
-        x: View<'_, T>,
-        dy: View<'_, T>,
-        mut dweight: ViewMut<'_, f32>,
-        dbias: Option<ViewMut<'_, f32>>,
-    ) -> Result<()> {
-        // y = x weight^T + bias
-        let product = MatMul::new(self.m, self.k, self.n).trans_a();
-        let Some(dbias) = dbias else {
-            return device.matmul(&product, 1.0, dy, x, Write::Add, dweight);
-        };
-        let mut sums = device.alloc("linear.dbias", self.m)?;
-        let rows = Epilogue::RowSums(sums.view_mut());
-        let into = dweight.reborrow();
-        if device.matmul_with(&product, 1.0, dy, x, Write::Add, rows, into)? {
-            return Add { n: 1, inner: self.m }.in_place_gpu(device, dbias, sums.view());
-        }
-        device.matmul(&product, 1.0, dy, x, Write::Add, dweight)?;
-        reduce::column_sums_gpu(device, dy, self.n, dbias)
     }
 }

@@ -1,20 +1,11 @@
 use half::bf16;
 
-use super::Linear;
-use super::verify::KERNELS;
+use super::{Backward, Forward, ForwardRelu, Linear, ParameterGradients};
+use crate::call::{Gpu, Launch};
+use crate::check::checks::Checked;
+use crate::check::verify::Verification;
 use crate::check::{noise, stored};
 use crate::device::{Device, Epilogue, Float};
-
-#[test]
-fn a_gradient_of_the_weight_needs_x() {
-    let device = Device::virtual_gpu();
-    let x = device.zeros::<f32>("x", 6).unwrap();
-    let s = Linear { n: 2, m: 3, k: 2 };
-    let mut dweight = device.zeros("dweight", 6).unwrap();
-    let dw = Some(dweight.view_mut());
-    let error = s.backward_gpu(&device, None, x.view(), x.view(), None, dw, None).unwrap_err();
-    assert_eq!(error.to_string(), "linear: the gradient of the weight needs x");
-}
 
 /// Counts products and launches of a forward pass and of the parameter gradients.
 fn counts<T: Float>(device: &Device) -> [(u64, u64); 2] {
@@ -30,12 +21,14 @@ fn counts<T: Float>(device: &Device) -> [(u64, u64); 2] {
     };
     let [dw, db] = &mut parameters;
     let forward = counted(&mut || {
-        let bias = Some(db.view());
-        s.forward_gpu(device, x.view(), weight.view(), bias, y.view_mut()).unwrap();
+        let (weight, bias) = (weight.view(), Some(db.view()));
+        let call = Forward::<Gpu, T> { x: x.view(), weight, bias, y: y.view_mut() };
+        call.launch(device, &s).unwrap();
     });
     let backward = counted(&mut || {
-        let (dw, db) = (Some(dw.view_mut()), Some(db.view_mut()));
-        s.backward_gpu(device, Some(x.view()), weight.view(), y.view(), None, dw, db).unwrap();
+        let (dweight, dbias) = (Some(dw.view_mut()), Some(db.view_mut()));
+        let call = ParameterGradients::<Gpu, T> { x: Some(x.view()), dy: y.view(), dweight, dbias };
+        call.launch(device, &s).unwrap();
     });
     [forward, backward]
 }
@@ -65,7 +58,8 @@ fn feed_forward<T: Float>(device: &Device, fused: bool) {
     let bits = mask.view_mut();
     let written = first.forward_relu_mask_gpu(device, x, w1, b, bits, h.view_mut());
     assert_eq!(written.unwrap(), fused);
-    first.forward_relu_gpu(device, x, w1, b, plain.view_mut()).unwrap();
+    let call = ForwardRelu::<Gpu, _> { x, weight: w1, bias: b, y: plain.view_mut() };
+    call.launch(device, &first).unwrap();
     let h: Vec<T> = device.download(h.view()).unwrap();
     assert_eq!(h, device.download(plain.view()).unwrap());
     let mut dh_buffer = device.alloc::<T>("dh", n * m).unwrap();
@@ -77,7 +71,8 @@ fn feed_forward<T: Float>(device: &Device, fused: bool) {
     }
     assert!(second.dx_before_relu_gpu(device, w2, dy, mask.view(), dh_buffer.view_mut()).unwrap());
     let mut all = device.alloc::<T>("all", n * m).unwrap();
-    second.backward_gpu(device, None, w2, dy, Some(all.view_mut()), None, None).unwrap();
+    let call = Backward::<Gpu, _> { weight: w2, dy, dx: all.view_mut() };
+    call.launch(device, &second).unwrap();
     let (dh, all) =
         (device.download(dh_buffer.view()).unwrap(), device.download(all.view()).unwrap());
     let zero = T::of(0.0);
@@ -101,7 +96,10 @@ fn a_mask_of_bits_serves_the_backward_pass_of_the_relu() {
 
 #[test]
 fn a_device_without_epilogues_gives_the_same_within_bounds() {
-    for outcome in KERNELS.run(&Device::virtual_without_epilogues()) {
+    let device = Device::virtual_without_epilogues();
+    let mut verification = Verification::new(&device);
+    Linear::checks().on_device(&mut verification).unwrap();
+    for outcome in verification.into_outcomes() {
         assert_eq!(outcome.failure, None, "{}", outcome.what);
     }
 }

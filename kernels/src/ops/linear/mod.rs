@@ -26,20 +26,22 @@
 //! Source: spec backbones §2.2 (every projection of a block; weights as the published checkpoints
 //! store them).
 
+mod checks;
 mod cpu;
 mod fused;
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
-pub mod reference;
+mod reference;
 #[cfg(test)]
 mod tests;
-pub(crate) mod verify;
 
 pub use fused::{Input, Output, Weight};
 
-use crate::ops::matmul;
-use crate::{KernelError, Real, Result, check_len, dry_run};
+use crate::Write;
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
+use crate::ops::matmul::MatMul;
 
 /// Sizes of a linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,64 +54,118 @@ pub struct Linear {
     pub k: usize,
 }
 
+impl Operation for Linear {
+    const NAME: &'static str = "linear";
+}
+
 impl Linear {
-    /// Writes `y`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes.
-    pub fn forward<T: Real>(
-        &self,
-        x: &[T],
-        weight: &[T],
-        bias: Option<&[T]>,
-        y: &mut [T],
-    ) -> Result<()> {
-        check_len("linear", "x", x, self.n * self.k)?;
-        check_len("linear", "weight", weight, self.m * self.k)?;
-        check_len("linear", "y", y, self.n * self.m)?;
-        if let Some(bias) = bias {
-            check_len("linear", "bias", bias, self.m)?;
-        }
-        if dry_run::skip_with("linear", || matmul::cost(self.n, self.m, self.k)) {
-            return Ok(());
-        }
-        cpu::forward(self, x, weight, bias, y)
+    /// `y = x weight^T`.
+    fn product_of_y(&self) -> MatMul {
+        MatMul::new(self.n, self.m, self.k).trans_b()
     }
 
-    /// Writes `dx` and adds to `dweight` and `dbias`; each is optional. Only `dweight` needs `x`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes; `dweight` without `x`.
-    pub fn backward<T: Real>(
-        &self,
-        x: Option<&[T]>,
-        weight: &[T],
-        dy: &[T],
-        dx: Option<&mut [T]>,
-        dweight: Option<&mut [T]>,
-        dbias: Option<&mut [T]>,
-    ) -> Result<()> {
-        check_len("linear", "weight", weight, self.m * self.k)?;
-        check_len("linear", "dy", dy, self.n * self.m)?;
-        if let Some(x) = x {
-            check_len("linear", "x", x, self.n * self.k)?;
+    /// `dx = dy weight`.
+    fn product_of_dx(&self) -> MatMul {
+        MatMul::new(self.n, self.k, self.m)
+    }
+
+    /// `dweight = dy^T x`.
+    pub(crate) fn product_of_dweight(&self) -> MatMul {
+        MatMul::new(self.m, self.k, self.n).trans_a()
+    }
+}
+
+/// Call that writes `y`.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Rows, `[n, k]`.
+    pub x: M::In<'a, T>,
+    /// Weight, `[m, k]`.
+    pub weight: M::In<'a, T>,
+    /// Bias, `[m]`; left out: 0.
+    pub bias: Option<M::In<'a, M::Sum<T>>>,
+    /// Result, `[n, m]`.
+    pub y: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = Linear;
+
+    fn list(&mut self, s: &Linear, w: &mut impl Walk<'a, M>) {
+        w.reads("x", &mut self.x, s.n * s.k);
+        w.reads("weight", &mut self.weight, s.m * s.k);
+        w.writes("y", &mut self.y, s.n * s.m);
+        w.reads_if("bias", &mut self.bias, s.m);
+    }
+}
+
+/// Call that writes `y = max(x weight^T + bias, 0)`: a layer and a ReLU in one.
+#[derive(Default)]
+pub struct ForwardRelu<'a, M: Memory, T: Element> {
+    /// Rows, `[n, k]`.
+    pub x: M::In<'a, T>,
+    /// Weight, `[m, k]`.
+    pub weight: M::In<'a, T>,
+    /// Bias, `[m]`.
+    pub bias: M::In<'a, M::Sum<T>>,
+    /// Result, `[n, m]`.
+    pub y: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for ForwardRelu<'a, M, T> {
+    type Op = Linear;
+
+    fn list(&mut self, s: &Linear, w: &mut impl Walk<'a, M>) {
+        w.reads("x", &mut self.x, s.n * s.k);
+        w.reads("weight", &mut self.weight, s.m * s.k);
+        w.writes("y", &mut self.y, s.n * s.m);
+        w.reads("bias", &mut self.bias, s.m);
+    }
+}
+
+/// Call that writes `dx`.
+#[derive(Default)]
+pub struct Backward<'a, M: Memory, T: Element> {
+    /// Weight, `[m, k]`.
+    pub weight: M::In<'a, T>,
+    /// Incoming gradient, `[n, m]`.
+    pub dy: M::In<'a, T>,
+    /// Gradient of `x`, `[n, k]`.
+    pub dx: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Backward<'a, M, T> {
+    type Op = Linear;
+
+    fn list(&mut self, s: &Linear, w: &mut impl Walk<'a, M>) {
+        w.reads("weight", &mut self.weight, s.m * s.k);
+        w.reads("dy", &mut self.dy, s.n * s.m);
+        w.writes("dx", &mut self.dx, s.n * s.k);
+    }
+}
+
+/// Call that adds to `dweight` and `dbias`. On a device one product computes both.
+#[derive(Default)]
+pub struct ParameterGradients<'a, M: Memory, T: Element> {
+    /// Input of the forward pass, `[n, k]`. Only `dweight` needs it.
+    pub x: Option<M::In<'a, T>>,
+    /// Incoming gradient, `[n, m]`.
+    pub dy: M::In<'a, T>,
+    /// Gradient of the weight, `[m, k]`.
+    pub dweight: Option<M::Out<'a, M::Sum<T>>>,
+    /// Gradient of the bias, `[m]`.
+    pub dbias: Option<M::Out<'a, M::Sum<T>>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for ParameterGradients<'a, M, T> {
+    type Op = Linear;
+
+    fn list(&mut self, s: &Linear, w: &mut impl Walk<'a, M>) {
+        w.reads("dy", &mut self.dy, s.n * s.m);
+        w.stores_if("dweight", &mut self.dweight, s.m * s.k, Write::Add);
+        if self.dweight.is_some() {
+            w.reads("x", self.x.get_or_insert_default(), s.n * s.k);
         }
-        if let Some(dx) = dx {
-            check_len("linear", "dx", dx, self.n * self.k)?;
-            cpu::dx(self, weight, dy, dx)?;
-        }
-        if let Some(dweight) = dweight {
-            check_len("linear", "dweight", dweight, self.m * self.k)?;
-            let Some(x) = x else {
-                let what = "the gradient of the weight needs x".into();
-                return Err(KernelError::Size { op: "linear", what });
-            };
-            cpu::dweight(self, x, dy, dweight)?;
-        }
-        if let Some(dbias) = dbias {
-            check_len("linear", "dbias", dbias, self.m)?;
-            crate::ops::add::add_column_sums(self.m, dy, dbias);
-        }
-        Ok(())
+        w.stores_if("dbias", &mut self.dbias, s.m, Write::Add);
     }
 }

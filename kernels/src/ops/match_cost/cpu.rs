@@ -3,7 +3,8 @@
 
 use rayon::prelude::*;
 
-use super::{MatchCost, reference};
+use super::{Forward, MatchCost, reference};
+use crate::call::Host;
 use crate::cpu::logistic::sigmoid_and_log;
 use crate::cpu::product::{MatrixView, product};
 use crate::cpu::simd;
@@ -38,6 +39,7 @@ simd! {
 }
 
 /// Contribution of a tile of points to the sums of all pairs.
+#[derive(Default)]
 struct Part {
     /// Sum of the cross-entropies, `[q, g]`.
     entropy: Vec<f32>,
@@ -76,11 +78,33 @@ fn tile(s: &MatchCost, x: &[f32], t: &[f32], start: usize) -> Part {
     part
 }
 
-pub fn compute(s: &MatchCost, cls: &[f32], labels: &[i32], x: &[f32], t: &[f32], cost: &mut [f32]) {
-    if cost.is_empty() {
-        return;
+/// Writes the costs of each image in turn.
+pub fn forward(s: &MatchCost, c: Forward<'_, Host, f32>) {
+    let Forward { cls, labels, x, t, cost } = c;
+    for (i, cost) in cost.chunks_exact_mut(s.q * s.g).enumerate() {
+        let labels = &labels[i * s.g..][..s.g];
+        let cls = &cls[i * s.q * (s.k + 1)..][..s.q * (s.k + 1)];
+        let (x, t) = (&x[i * s.q * s.p..][..s.q * s.p], &t[i * s.g * s.p..][..s.g * s.p]);
+        // Padding comes last, and needs no sums.
+        let filled =
+            labels.iter().rposition(|&label| s.class(label).is_some()).map_or(0, |i| i + 1);
+        let sums = sums(&MatchCost { g: filled, ..*s }, x, &t[..filled * s.p]);
+        for (query, cost) in cost.chunks_exact_mut(s.g).enumerate() {
+            let (paired, padding) = cost.split_at_mut(filled);
+            padding.fill(0.0);
+            let cls = &cls[query * (s.k + 1)..][..s.k + 1];
+            for (j, cost) in paired.iter_mut().enumerate() {
+                let at = query * filled + j;
+                let pair = [sums.entropy[at], sums.both[at], sums.sum_s[query], sums.sum_t[j]];
+                *cost = reference::total(s, cls, labels[j], pair);
+            }
+        }
     }
-    let tiles = s.p.div_ceil(TILE);
+}
+
+/// Sums over all points of one image, tile by tile.
+fn sums(s: &MatchCost, x: &[f32], t: &[f32]) -> Part {
+    let tiles = if s.g == 0 { 0 } else { s.p.div_ceil(TILE) };
     let parts: Vec<Part> = (0..tiles).into_par_iter().map(|k| tile(s, x, t, k * TILE)).collect();
     let add =
         |out: &mut Vec<f32>, part: &[f32]| out.iter_mut().zip(part).for_each(|(o, p)| *o += p);
@@ -91,13 +115,5 @@ pub fn compute(s: &MatchCost, cls: &[f32], labels: &[i32], x: &[f32], t: &[f32],
         add(&mut sums.sum_t, &part.sum_t);
         sums
     });
-    let Some(sums) = sums else { return };
-    for i in 0..s.q {
-        let cls = &cls[i * (s.k + 1)..][..s.k + 1];
-        for j in 0..s.g {
-            let at = i * s.g + j;
-            let pair = [sums.entropy[at], sums.both[at], sums.sum_s[i], sums.sum_t[j]];
-            cost[at] = reference::total(s, cls, labels[j], pair);
-        }
-    }
+    sums.unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Cost of matching a target mask to a query, for the assignment of one image and one output.
+//! Cost of matching a target mask to a query, for the assignment of each image and output.
 //!
 //! ```text
 //! class[q, g] = -softmax(cls[q])[label[g]]
@@ -11,9 +11,11 @@
 //! mask and dice costs are matrix products over the points: `[BCE(x, 1), BCE(x, 0)] [t, 1 - t]^T /
 //! P` and `s t^T`.
 //!
-//! Shapes: `cls` `[q, k + 1]`, `labels` `[g]`, `x` `[q, p]`, `t` `[g, p]`, `cost` `[q, g]`. No
-//! gradient.
-//! Cost: 6 q g p FLOP, plus the work of about two exponentials for each of `q p` logits; 0.15 GFLOP
+//! A target whose label is not in `0..k` is padding and costs 0.
+//!
+//! Shapes of each of `b` images: `cls` `[q, k + 1]`, `labels` `[g]`, `x` `[q, p]`, `t` `[g, p]`,
+//! `cost` `[q, g]`. No gradient.
+//! Cost of one: 6 q g p FLOP, plus the work of about two exponentials for each of `q p` logits; 0.15 GFLOP
 //! at q = 100, g = 19, p = 12544.
 //!
 //! On a GPU: for ten outputs of four images, 40 x 100 queries, 19 targets and 12544 points, one
@@ -23,21 +25,25 @@
 //!
 //! Source: spec mask2former §4.3.
 
+mod checks;
 mod cpu;
 mod gpu;
 mod reference;
 #[cfg(test)]
 mod tests;
-pub(crate) mod verify;
 
-use crate::{KernelError, Real, Result, check_len, dry_run, f32s, f32s_mut};
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
+use crate::{KernelError, Result};
 
 /// Sizes and weights of a matching cost.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MatchCost {
+    /// Images, or outputs of images.
+    pub b: usize,
     /// Queries.
     pub q: usize,
-    /// Targets.
+    /// Targets, padding included.
     pub g: usize,
     /// Classes, without "no object".
     pub k: usize,
@@ -51,88 +57,74 @@ pub struct MatchCost {
     pub dice_weight: f64,
 }
 
+impl Operation for MatchCost {
+    const NAME: &'static str = "match_cost";
+
+    fn check(&self) -> Result<()> {
+        match self.p {
+            0 => Err(self.refuse("there are no points".into())),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.b * self.q * self.g == 0
+    }
+}
+
 impl MatchCost {
     /// Matching cost with the weights of the recipe: 2, 5, 5.
-    pub fn new(q: usize, g: usize, k: usize, p: usize) -> MatchCost {
-        MatchCost { q, g, k, p, class_weight: 2.0, mask_weight: 5.0, dice_weight: 5.0 }
+    pub fn new([b, q, g, k, p]: [usize; 5]) -> MatchCost {
+        MatchCost { b, q, g, k, p, class_weight: 2.0, mask_weight: 5.0, dice_weight: 5.0 }
     }
 
-    /// Writes `cost` `[q, g]`.
+    /// Fails for a label beyond the classes, for callers that know the labels. A negative label is
+    /// padding. The calls take both for padding.
     ///
     /// # Errors
-    /// A slice whose length does not match the sizes; a label outside `0..k`; no points.
-    pub fn compute<T: Real>(
-        &self,
-        cls: &[T],
-        labels: &[i32],
-        x: &[T],
-        t: &[T],
-        cost: &mut [T],
-    ) -> Result<()> {
-        check_len("match_cost", "cls", cls, self.q * (self.k + 1))?;
-        check_len("match_cost", "labels", labels, self.g)?;
-        check_len("match_cost", "x", x, self.q * self.p)?;
-        check_len("match_cost", "t", t, self.g * self.p)?;
-        check_len("match_cost", "cost", cost, self.q * self.g)?;
-        if self.p == 0 {
-            return Err(KernelError::Size { op: "match_cost", what: "there are no points".into() });
-        }
-        let classes = 0..self.k as i64;
-        if let Some(label) = labels.iter().find(|l| !classes.contains(&i64::from(**l))) {
-            let what = format!("label {label} is not one of {} classes", self.k);
-            return Err(KernelError::Size { op: "match_cost", what });
-        }
-        if dry_run::skip("match_cost") {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            cpu::compute(self, f32s(cls), labels, f32s(x), f32s(t), f32s_mut(cost));
-        } else {
-            reference::compute(self, cls, labels, x, t, cost);
-        }
-        Ok(())
-    }
-
-    /// Writes the costs of `b` images: `cls` `[b, q, k + 1]`, `labels` `[b, g]`, `x` `[b, q, p]`, `t`
-    /// `[b, g, p]`, `cost` `[b, q, g]`. Targets whose label is negative are padding, which comes
-    /// last in its image and costs 0.
-    ///
-    /// # Errors
-    /// As [`MatchCost::compute`].
-    pub fn compute_padded<T: Real>(
-        &self,
-        b: usize,
-        cls: &[T],
-        labels: &[i32],
-        x: &[T],
-        t: &[T],
-        cost: &mut [T],
-    ) -> Result<()> {
-        let Self { q, g, k, p, .. } = *self;
-        check_len("match_cost", "cls", cls, b * q * (k + 1))?;
-        check_len("match_cost", "labels", labels, b * g)?;
-        check_len("match_cost", "x", x, b * q * p)?;
-        check_len("match_cost", "t", t, b * g * p)?;
-        check_len("match_cost", "cost", cost, b * q * g)?;
-        if dry_run::skip("match_cost") {
-            return Ok(());
-        }
-        let mut own = Vec::new();
-        for i in 0..b {
-            let labels = &labels[i * g..][..g];
-            let filled = labels.iter().take_while(|&&label| label >= 0).count();
-            own.clear();
-            own.resize(q * filled, T::ZERO);
-            let (cls, x) = (&cls[i * q * (k + 1)..][..q * (k + 1)], &x[i * q * p..][..q * p]);
-            let (labels, t) = (&labels[..filled], &t[i * g * p..][..filled * p]);
-            MatchCost { g: filled, ..*self }.compute(cls, labels, x, t, &mut own)?;
-            let rows = cost[i * q * g..][..q * g].chunks_exact_mut(g.max(1));
-            for (j, row) in rows.enumerate() {
-                let (paired, padding) = row.split_at_mut(filled);
-                paired.copy_from_slice(&own[j * filled..][..filled]);
-                padding.fill(T::ZERO);
+    /// The first such label.
+    pub fn check_labels(&self, labels: &[i32]) -> Result<()> {
+        match labels.iter().find(|&&label| label >= 0 && self.class(label).is_none()) {
+            None => Ok(()),
+            Some(label) => {
+                Err(self.refuse(format!("label {label} is not one of {} classes", self.k)))
             }
         }
-        Ok(())
+    }
+
+    /// Class of a label; `None` for padding.
+    fn class(&self, label: i32) -> Option<usize> {
+        usize::try_from(label).ok().filter(|&class| class < self.k)
+    }
+
+    fn refuse(&self, what: String) -> KernelError {
+        KernelError::Size { op: Self::NAME, what }
+    }
+}
+
+/// Call that writes `cost`.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Class logits, `[b, q, k + 1]`; the last class is "no object".
+    pub cls: M::In<'a, T>,
+    /// Class of each target, `[b, g]`.
+    pub labels: M::In<'a, i32>,
+    /// Mask logits at the points, `[b, q, p]`.
+    pub x: M::In<'a, M::Sum<T>>,
+    /// Target masks at the points, `[b, g, p]`.
+    pub t: M::In<'a, M::Sum<T>>,
+    /// Costs, `[b, q, g]`.
+    pub cost: M::Out<'a, M::Sum<T>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = MatchCost;
+
+    fn list(&mut self, s: &MatchCost, w: &mut impl Walk<'a, M>) {
+        w.reads("cls", &mut self.cls, s.b * s.q * (s.k + 1));
+        w.reads("labels", &mut self.labels, s.b * s.g);
+        w.reads("x", &mut self.x, s.b * s.q * s.p);
+        w.reads("t", &mut self.t, s.b * s.g * s.p);
+        w.writes("cost", &mut self.cost, s.b * s.q * s.g);
     }
 }

@@ -64,6 +64,7 @@ mod tests;
 pub(crate) mod verify;
 
 pub(crate) use blocked::{Blocked, cost};
+pub(crate) use cpu::run as multiply;
 pub(crate) use finish::Finish;
 pub(crate) use left::Left;
 pub(crate) use micro::{Shape, TILE, shape, tile};
@@ -164,18 +165,20 @@ impl MatMul {
         c: &mut [T],
     ) -> Result<()> {
         self.check_lens(a.len(), b.len(), c.len())?;
-        let products = || match T::IS_F32 && self.blocked() {
-            true => Cost {
-                flops: 2 * self.batch * self.n * self.m * self.k,
-                ..cost(self.n, self.m, self.k)
-            },
-            false => Cost::products(self.batch * self.n * self.m * self.k),
-        };
-        if dry_run::skip_with("matmul", products) {
+        if dry_run::skip_with("matmul", || self.cost::<T>()) {
             return Ok(());
         }
         cpu::run(self, T::of(alpha), a, b, write, c);
         Ok(())
+    }
+
+    /// Operations and scratch memory of the product on the host.
+    pub(crate) fn cost<T: Real>(&self) -> Cost {
+        let multiply_adds = self.batch * self.n * self.m * self.k;
+        match T::IS_F32 && self.blocked() {
+            true => Cost { flops: 2 * multiply_adds, ..cost(self.n, self.m, self.k) },
+            false => Cost::products(multiply_adds),
+        }
     }
 
     /// Fails unless the operands have the right numbers of elements.

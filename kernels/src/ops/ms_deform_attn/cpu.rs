@@ -3,11 +3,11 @@
 
 use rayon::prelude::*;
 
-use super::MsDeformAttn;
+use super::{Backward, Forward, MsDeformAttn};
+use crate::call::Host;
 use crate::cpu::scratch::{Shared, take, with_scratch};
 use crate::cpu::simd;
 use crate::cpu::simd::{LANES, madd, sum_lanes};
-use crate::dry_run::Cost;
 use crate::simd;
 
 /// Tokens per forward task.
@@ -161,17 +161,8 @@ simd! {
     }
 }
 
-pub fn forward(
-    s: &MsDeformAttn,
-    value: &[f32],
-    offsets: &[f32],
-    logits: &[f32],
-    out: &mut [f32],
-    attn: &mut [f32],
-) {
-    if s.b == 0 {
-        return;
-    }
+pub fn forward(s: &MsDeformAttn, c: Forward<'_, Host, f32>) {
+    let Forward { value, offsets, logits, out, attn } = c;
     let (t, c, n) = (s.tokens(), s.heads * s.d, s.heads * s.samples());
     let table = Table::new(s, s.heads);
     let images = out.par_chunks_mut(t * c).zip(attn.par_chunks_mut(t * n)).enumerate();
@@ -254,21 +245,8 @@ fn bilinear(x: [f32; 2], y: [f32; 2], v: [f32; 4]) -> f32 {
     y[0] * (x[0] * v[0] + x[1] * v[1]) + y[1] * (x[0] * v[2] + x[1] * v[3])
 }
 
-/// Cost of the backward pass: the gradient of a head's values and of one row of weights.
-pub(crate) fn backward_cost(s: &MsDeformAttn) -> Cost {
-    Cost { task: s.tokens() * s.d + s.samples(), ..Cost::default() }
-}
-
-pub fn backward(
-    s: &MsDeformAttn,
-    value: &[f32],
-    offsets: &[f32],
-    attn: &[f32],
-    dout: &[f32],
-    dvalue: Option<&mut [f32]>,
-    doffsets: Option<&mut [f32]>,
-    dlogits: Option<&mut [f32]>,
-) {
+pub fn backward(s: &MsDeformAttn, c: Backward<'_, Host, f32>) {
+    let Backward { value, offsets, attn, dout, dvalue, doffsets, dlogits } = c;
     let (t, n, d, c) = (s.tokens(), s.samples(), s.d, s.heads * s.d);
     let table = Table::new(s, 1);
     let [dvalue, doffsets, dlogits] = [dvalue, doffsets, dlogits].map(|x| x.map(Shared::new));

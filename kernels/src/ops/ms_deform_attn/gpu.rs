@@ -5,10 +5,11 @@
 //! bytes per element and one atomic addition per tap and channel. docs/kernels.md has the cost and
 //! the alternatives.
 
-use super::{MsDeformAttn, OP};
-use crate::device::sizes::{aligned, each, length, small};
+use super::{Backward, Forward, MsDeformAttn};
+use crate::call::{Gpu, Launch, Operation, arguments};
+use crate::device::sizes::{aligned, each, small};
 use crate::device::{Args, Buffer, Device, Float, Grid, Module, View, ViewMut};
-use crate::{KernelError, Result, check_count};
+use crate::{KernelError, Result};
 
 static PTX: Module = Module::new("ms_deform_attn", include_str!("../../../ptx/ms_deform_attn.ptx"));
 
@@ -39,69 +40,73 @@ struct Sizes {
     start: [u32; LEVELS],
 }
 
-impl MsDeformAttn<'_> {
-    /// [`MsDeformAttn::forward`] on a device: writes `out` and `attn`. Limits: 4 levels, 32 points
-    /// per head over all levels, 32 channels per head in multiples of 4. Views begin at multiples
-    /// of 16 bytes.
-    ///
-    /// # Errors
-    /// A view whose length does not match the sizes; sizes without a kernel; a failure of the
-    /// device.
-    pub fn forward_gpu<T: Float>(
-        &self,
-        device: &Device,
-        value: View<'_, T>,
-        offsets: View<'_, f32>,
-        logits: View<'_, f32>,
-        out: ViewMut<'_, T>,
-        attn: ViewMut<'_, f32>,
-    ) -> Result<()> {
-        let (sizes, [features, points]) = self.check_gpu(value.len(), offsets.len())?;
-        check_count(OP, "logits", logits.len(), points)?;
-        check_count(OP, "out", out.len(), features)?;
-        check_count(OP, "attn", attn.len(), points)?;
-        aligned(
-            OP,
-            &[("value", value.address()), ("offsets", offsets.address()), ("out", out.address())],
-        )?;
-        let args = Args::new(&sizes).read(value).read(offsets).read(logits).write(out).write(attn);
+impl MsDeformAttn {
+    fn by_rows(&self) -> Grid {
+        Grid::line(self.b * self.tokens() * self.heads, ROWS, 32 * ROWS as u32)
+    }
+
+    fn sizes(&self) -> Result<Sizes> {
+        let refused = if self.levels.len() > LEVELS {
+            Some(format!("{} levels; the GPU kernel takes up to {LEVELS}", self.levels.len()))
+        } else if self.samples() > POINTS {
+            Some(format!(
+                "{} points of a head; the GPU kernel takes up to {POINTS}",
+                self.samples()
+            ))
+        } else if self.d > CHANNELS || !self.d.is_multiple_of(4) {
+            Some(format!("heads of {} channels; the GPU kernel takes 4, 8, .. {CHANNELS}", self.d))
+        } else {
+            None
+        };
+        if let Some(what) = refused {
+            return Err(KernelError::Size { op: Self::NAME, what });
+        }
+        small(Self::NAME, "the number of features", self.features())?;
+        let mut sizes = Sizes {
+            b: small(Self::NAME, "b", self.b)?,
+            tokens: small(Self::NAME, "the number of tokens", self.tokens())?,
+            heads: small(Self::NAME, "heads", self.heads)?,
+            d: self.d as u32,
+            levels: self.levels.len() as u32,
+            points: self.points as u32,
+            h: [0; LEVELS],
+            w: [0; LEVELS],
+            start: [0; LEVELS],
+        };
+        for (l, (&(h, w), start)) in self.levels.iter().zip(self.starts()).enumerate() {
+            (sizes.h[l], sizes.w[l], sizes.start[l]) = (h as u32, w as u32, start as u32);
+        }
+        Ok(sizes)
+    }
+}
+
+impl<'a, T: Float> Launch<'a> for Forward<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &MsDeformAttn, device: &Device) -> Result<()> {
+        let sizes = s.sizes()?;
+        let [value, offsets] = [self.value.address(), self.offsets.address()];
+        let out = ("out", self.out.address());
+        aligned(MsDeformAttn::NAME, &[("value", value), ("offsets", offsets), out])?;
+        let args = arguments(&sizes, s, self);
         let kernel = PTX.kernel_of::<T>("ms_deform_attn_forward");
         // SAFETY: the lengths were checked; a warp beyond the last row does nothing, and a tap
         // outside its level reads nothing.
-        unsafe { device.launch(&kernel, &self.by_rows(), &args) }
+        unsafe { device.launch(&kernel, &s.by_rows(), &args) }
     }
+}
 
-    /// [`MsDeformAttn::backward`] on a device: writes `dvalue`, `doffsets` and `dlogits`; each is
-    /// optional. An infinite or NaN element of `dout` makes all of `dvalue` NaN.
-    ///
-    /// # Errors
-    /// As [`MsDeformAttn::forward_gpu`].
-    pub fn backward_gpu<T: Float>(
-        &self,
-        device: &Device,
-        value: View<'_, T>,
-        offsets: View<'_, f32>,
-        attn: View<'_, f32>,
-        dout: View<'_, T>,
-        dvalue: Option<ViewMut<'_, T>>,
-        doffsets: Option<ViewMut<'_, f32>>,
-        dlogits: Option<ViewMut<'_, f32>>,
-    ) -> Result<()> {
-        let (sizes, [features, points]) = self.check_gpu(value.len(), offsets.len())?;
-        for (name, found, expected) in [
-            ("attn", attn.len(), points),
-            ("dout", dout.len(), features),
-            ("dvalue", length(&dvalue, features), features),
-            ("doffsets", length(&doffsets, 2 * points), 2 * points),
-            ("dlogits", length(&dlogits, points), points),
-        ] {
-            check_count(OP, name, found, expected)?;
-        }
+impl<'a, T: Float> Launch<'a> for Backward<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &MsDeformAttn, device: &Device) -> Result<()> {
+        let Backward { value, offsets, attn, dout, dvalue, doffsets, dlogits } = self;
+        let sizes = s.sizes()?;
         aligned(
-            OP,
-            &[("value", value.address()), ("offsets", offsets.address()), ("dout", dout.address())],
+            MsDeformAttn::NAME,
+            &[
+                ("value", value.address()),
+                ("offsets", offsets.address()),
+                ("dout", dout.address()),
+                ("doffsets", doffsets.as_ref().map_or(0, ViewMut::address)),
+            ],
         )?;
-        aligned(OP, &[("doffsets", doffsets.as_ref().map_or(0, ViewMut::address))])?;
         if dvalue.is_none() && doffsets.is_none() && dlogits.is_none() {
             return Ok(());
         }
@@ -117,55 +122,11 @@ impl MsDeformAttn<'_> {
         let args = args.write_if(fixed).write_if(doffsets).write_if(dlogits);
         let kernel = PTX.kernel_of::<T>("ms_deform_attn_backward");
         // SAFETY: as in the forward pass; the integers have the layout of `value`.
-        unsafe { device.launch(&kernel, &self.by_rows(), &args)? };
+        unsafe { device.launch(&kernel, &s.by_rows(), &args)? };
         match (sum, dvalue) {
             (Some(sum), Some(dvalue)) => sum.settle(device, &sizes, dvalue),
             _ => Ok(()),
         }
-    }
-
-    fn by_rows(&self) -> Grid {
-        Grid::line(self.b * self.tokens() * self.heads, ROWS, 32 * ROWS as u32)
-    }
-
-    /// Sizes for the kernels, and numbers of elements as from [`MsDeformAttn::check`].
-    fn check_gpu(&self, value: usize, offsets: usize) -> Result<(Sizes, [usize; 2])> {
-        self.check_sizes()?;
-        let refused = if self.levels.len() > LEVELS {
-            Some(format!("{} levels; the GPU kernel takes up to {LEVELS}", self.levels.len()))
-        } else if self.samples() > POINTS {
-            Some(format!(
-                "{} points of a head; the GPU kernel takes up to {POINTS}",
-                self.samples()
-            ))
-        } else if self.d > CHANNELS || !self.d.is_multiple_of(4) {
-            Some(format!("heads of {} channels; the GPU kernel takes 4, 8, .. {CHANNELS}", self.d))
-        } else {
-            None
-        };
-        if let Some(what) = refused {
-            return Err(KernelError::Size { op: OP, what });
-        }
-        let rows = self.b * self.tokens() * self.heads;
-        let (features, points) = (rows * self.d, rows * self.samples());
-        small(OP, "the number of features", features)?;
-        check_count(OP, "value", value, features)?;
-        check_count(OP, "offsets", offsets, 2 * points)?;
-        let mut sizes = Sizes {
-            b: small(OP, "b", self.b)?,
-            tokens: small(OP, "the number of tokens", self.tokens())?,
-            heads: small(OP, "heads", self.heads)?,
-            d: self.d as u32,
-            levels: self.levels.len() as u32,
-            points: self.points as u32,
-            h: [0; LEVELS],
-            w: [0; LEVELS],
-            start: [0; LEVELS],
-        };
-        for (l, (&(h, w), start)) in self.levels.iter().zip(self.starts()).enumerate() {
-            (sizes.h[l], sizes.w[l], sizes.start[l]) = (h as u32, w as u32, start as u32);
-        }
-        Ok((sizes, [features, points]))
     }
 }
 

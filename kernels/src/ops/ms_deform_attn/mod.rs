@@ -35,6 +35,7 @@
 //! sums.
 //! Source: spec mask2former §2.3-2.5.
 
+mod checks;
 mod cpu;
 mod gpu;
 #[cfg(test)]
@@ -42,19 +43,19 @@ mod gpu_tests;
 mod reference;
 #[cfg(test)]
 mod tests;
-pub(crate) mod verify;
 
-use crate::{KernelError, Real, Result, check_len, dry_run, f32s, f32s_mut};
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
+use crate::{KernelError, Real, Result, Write};
 
-const OP: &str = "ms_deform_attn";
-
-/// Sizes of a multi-scale deformable attention.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct MsDeformAttn<'a> {
+/// Sizes of a multi-scale deformable attention. A device takes up to 4 levels, 32 points per head
+/// over all levels, and 32 channels per head in multiples of 4.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MsDeformAttn {
     /// Images.
     pub b: usize,
     /// Height and width of each level, in the order of their tokens.
-    pub levels: &'a [(usize, usize)],
+    pub levels: Vec<(usize, usize)>,
     /// Heads.
     pub heads: usize,
     /// Channels per head.
@@ -63,7 +64,97 @@ pub struct MsDeformAttn<'a> {
     pub points: usize,
 }
 
-impl MsDeformAttn<'_> {
+impl Operation for MsDeformAttn {
+    const NAME: &'static str = "ms_deform_attn";
+
+    fn check(&self) -> Result<()> {
+        let op = Self::NAME;
+        if let Some((h, w)) = self.levels.iter().find(|(h, w)| h * w == 0) {
+            let what = format!("a level of {h} by {w} has no token to sample");
+            return Err(KernelError::Size { op, what });
+        }
+        if self.samples() == 0 || self.d == 0 || self.heads == 0 {
+            let what = format!(
+                "{} levels, {} points, {} heads of {} channels leave nothing to sample",
+                self.levels.len(),
+                self.points,
+                self.heads,
+                self.d
+            );
+            return Err(KernelError::Size { op, what });
+        }
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.b == 0
+    }
+}
+
+/// Call that writes `out` and `attn`. Views begin at multiples of 16 bytes.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Features to sample, `[b, s, heads, d]`.
+    pub value: M::In<'a, T>,
+    /// Offsets (x, y) of the points in pixels, `[b, s, heads, levels, points, 2]`.
+    pub offsets: M::In<'a, M::Sum<T>>,
+    /// Logits of the weights, `[b, s, heads, levels, points]`.
+    pub logits: M::In<'a, M::Sum<T>>,
+    /// Result, `[b, s, heads * d]`.
+    pub out: M::Out<'a, T>,
+    /// Weights of the points, `[b, s, heads, levels, points]`.
+    pub attn: M::Out<'a, M::Sum<T>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = MsDeformAttn;
+
+    fn list(&mut self, s: &MsDeformAttn, w: &mut impl Walk<'a, M>) {
+        let (features, points) = (s.features(), s.all_points());
+        w.reads("value", &mut self.value, features);
+        w.reads("offsets", &mut self.offsets, 2 * points);
+        w.reads("logits", &mut self.logits, points);
+        w.writes("out", &mut self.out, features);
+        w.writes("attn", &mut self.attn, points);
+    }
+}
+
+/// Call that writes `dvalue`, `doffsets` and `dlogits`; each is optional. On a device an infinite or
+/// NaN element of `dout` makes all of `dvalue` NaN. Views begin at multiples of 16 bytes.
+#[derive(Default)]
+pub struct Backward<'a, M: Memory, T: Element> {
+    /// Features, `[b, s, heads, d]`.
+    pub value: M::In<'a, T>,
+    /// Offsets of the points, `[b, s, heads, levels, points, 2]`.
+    pub offsets: M::In<'a, M::Sum<T>>,
+    /// Weights of the points, `[b, s, heads, levels, points]`.
+    pub attn: M::In<'a, M::Sum<T>>,
+    /// Incoming gradient, `[b, s, heads * d]`.
+    pub dout: M::In<'a, T>,
+    /// Gradient of `value`, `[b, s, heads, d]`.
+    pub dvalue: Option<M::Out<'a, T>>,
+    /// Gradient of `offsets`, `[b, s, heads, levels, points, 2]`.
+    pub doffsets: Option<M::Out<'a, M::Sum<T>>>,
+    /// Gradient of `logits`, `[b, s, heads, levels, points]`.
+    pub dlogits: Option<M::Out<'a, M::Sum<T>>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Backward<'a, M, T> {
+    type Op = MsDeformAttn;
+
+    fn list(&mut self, s: &MsDeformAttn, w: &mut impl Walk<'a, M>) {
+        let (features, points) = (s.features(), s.all_points());
+        w.reads("value", &mut self.value, features);
+        w.reads("offsets", &mut self.offsets, 2 * points);
+        w.reads("attn", &mut self.attn, points);
+        w.reads("dout", &mut self.dout, features);
+        w.stores_if("dvalue", &mut self.dvalue, features, Write::Over);
+        w.stores_if("doffsets", &mut self.doffsets, 2 * points, Write::Over);
+        w.stores_if("dlogits", &mut self.dlogits, points, Write::Over);
+    }
+}
+
+impl MsDeformAttn {
     /// Number of tokens of all levels.
     pub fn tokens(&self) -> usize {
         self.levels.iter().map(|(h, w)| h * w).sum()
@@ -74,100 +165,14 @@ impl MsDeformAttn<'_> {
         self.levels.len() * self.points
     }
 
-    /// Writes `out` and `attn`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes, a level without area, or no point to sample.
-    pub fn forward<T: Real>(
-        &self,
-        value: &[T],
-        offsets: &[T],
-        logits: &[T],
-        out: &mut [T],
-        attn: &mut [T],
-    ) -> Result<()> {
-        let [features, points] = self.check(value, offsets)?;
-        check_len(OP, "logits", logits, points)?;
-        check_len(OP, "out", out, features)?;
-        check_len(OP, "attn", attn, points)?;
-        if dry_run::skip(OP) {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            let (out, attn) = (f32s_mut(out), f32s_mut(attn));
-            cpu::forward(self, f32s(value), f32s(offsets), f32s(logits), out, attn);
-        } else {
-            reference::forward(self, value, offsets, logits, out, attn);
-        }
-        Ok(())
+    /// Elements of `[b, s, heads, d]`.
+    fn features(&self) -> usize {
+        self.b * self.tokens() * self.heads * self.d
     }
 
-    /// Writes `dvalue`, `doffsets` and `dlogits`; each is optional.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes, a level without area, or no point to sample.
-    pub fn backward<T: Real>(
-        &self,
-        value: &[T],
-        offsets: &[T],
-        attn: &[T],
-        dout: &[T],
-        dvalue: Option<&mut [T]>,
-        doffsets: Option<&mut [T]>,
-        dlogits: Option<&mut [T]>,
-    ) -> Result<()> {
-        let [features, points] = self.check(value, offsets)?;
-        check_len(OP, "attn", attn, points)?;
-        check_len(OP, "dout", dout, features)?;
-        for (name, d, len) in [
-            ("dvalue", &dvalue, features),
-            ("doffsets", &doffsets, 2 * points),
-            ("dlogits", &dlogits, points),
-        ] {
-            if let Some(d) = d {
-                check_len(OP, name, d, len)?;
-            }
-        }
-        if dry_run::skip_with(OP, || cpu::backward_cost(self)) {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            let (dvalue, doffsets, dlogits) =
-                (dvalue.map(f32s_mut), doffsets.map(f32s_mut), dlogits.map(f32s_mut));
-            let (value, offsets, attn, dout) = (f32s(value), f32s(offsets), f32s(attn), f32s(dout));
-            cpu::backward(self, value, offsets, attn, dout, dvalue, doffsets, dlogits);
-        } else {
-            reference::backward(self, value, offsets, attn, dout, dvalue, doffsets, dlogits);
-        }
-        Ok(())
-    }
-
-    /// Checks the arguments; returns the elements of `[b, s, heads, d]` and `[b, s, heads, levels,
-    /// points]`.
-    fn check<T: Real>(&self, value: &[T], offsets: &[T]) -> Result<[usize; 2]> {
-        self.check_sizes()?;
-        let rows = self.b * self.tokens() * self.heads;
-        check_len(OP, "value", value, rows * self.d)?;
-        check_len(OP, "offsets", offsets, rows * self.samples() * 2)?;
-        Ok([rows * self.d, rows * self.samples()])
-    }
-
-    fn check_sizes(&self) -> Result<()> {
-        if let Some((h, w)) = self.levels.iter().find(|(h, w)| h * w == 0) {
-            let what = format!("a level of {h} by {w} has no token to sample");
-            return Err(KernelError::Size { op: OP, what });
-        }
-        if self.samples() == 0 || self.d == 0 || self.heads == 0 {
-            let what = format!(
-                "{} levels, {} points, {} heads of {} channels leave nothing to sample",
-                self.levels.len(),
-                self.points,
-                self.heads,
-                self.d
-            );
-            return Err(KernelError::Size { op: OP, what });
-        }
-        Ok(())
+    /// Elements of `[b, s, heads, levels, points]`.
+    fn all_points(&self) -> usize {
+        self.b * self.tokens() * self.heads * self.samples()
     }
 
     /// Row of each level's first token within an image.

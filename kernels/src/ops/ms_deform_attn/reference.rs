@@ -1,7 +1,10 @@
 //! Multi-scale deformable attention in plain loops: the reference implementation.
 
-use super::MsDeformAttn;
+use super::{Backward, Forward, MsDeformAttn, cpu};
 use crate::Real;
+use crate::call::{Call, Host, Memory};
+use crate::device::Element;
+use crate::dry_run::Cost;
 
 /// Sampling position of one point on its level.
 struct Point<T> {
@@ -61,80 +64,89 @@ fn element(s: &MsDeformAttn, row: usize, token: usize) -> usize {
     ((image * s.tokens() + token) * s.heads + head) * s.d
 }
 
-pub fn forward<T: Real>(
-    s: &MsDeformAttn,
-    value: &[T],
-    offsets: &[T],
-    logits: &[T],
-    out: &mut [T],
-    attn: &mut [T],
-) {
-    let n = s.samples();
-    for (a, z) in attn.chunks_exact_mut(n).zip(logits.chunks_exact(n)) {
-        let top = z.iter().copied().fold(z[0], T::max);
-        let total: T = z.iter().map(|&z| (z - top).exp()).sum();
-        for (a, &z) in a.iter_mut().zip(z) {
-            *a = (z - top).exp() / total;
-        }
-    }
-    out.fill(T::ZERO);
-    each_point(s, offsets, |row, k, point| {
-        for (token, weight) in point.tokens.into_iter().zip(point.weights) {
-            let Some(token) = token else { continue };
-            let at = element(s, row, token);
-            for j in 0..s.d {
-                out[row * s.d + j] += attn[row * n + k] * weight * value[at + j];
+impl<M: Memory, T: Element> Call for Forward<'_, M, T> {
+    type Op = MsDeformAttn;
+    type At<'a, N: Memory, U: Element> = Forward<'a, N, U>;
+
+    fn reference<U: Real>(s: &MsDeformAttn, c: Forward<'_, Host, U>) {
+        let Forward { value, offsets, logits, out, attn } = c;
+        let n = s.samples();
+        for (a, z) in attn.chunks_exact_mut(n).zip(logits.chunks_exact(n)) {
+            let top = z.iter().copied().fold(z[0], U::max);
+            let total: U = z.iter().map(|&z| (z - top).exp()).sum();
+            for (a, &z) in a.iter_mut().zip(z) {
+                *a = (z - top).exp() / total;
             }
         }
-    });
+        out.fill(U::ZERO);
+        each_point(s, offsets, |row, k, point| {
+            for (token, weight) in point.tokens.into_iter().zip(point.weights) {
+                let Some(token) = token else { continue };
+                let at = element(s, row, token);
+                for j in 0..s.d {
+                    out[row * s.d + j] += attn[row * n + k] * weight * value[at + j];
+                }
+            }
+        });
+    }
+
+    fn fast(s: &MsDeformAttn, c: Forward<'_, Host, f32>) {
+        cpu::forward(s, c);
+    }
 }
 
-pub fn backward<T: Real>(
-    s: &MsDeformAttn,
-    value: &[T],
-    offsets: &[T],
-    attn: &[T],
-    dout: &[T],
-    mut dvalue: Option<&mut [T]>,
-    mut doffsets: Option<&mut [T]>,
-    mut dlogits: Option<&mut [T]>,
-) {
-    let n = s.samples();
-    for d in [dvalue.as_deref_mut(), doffsets.as_deref_mut(), dlogits.as_deref_mut()]
-        .into_iter()
-        .flatten()
-    {
-        d.fill(T::ZERO);
+impl<M: Memory, T: Element> Call for Backward<'_, M, T> {
+    type Op = MsDeformAttn;
+    type At<'a, N: Memory, U: Element> = Backward<'a, N, U>;
+
+    fn reference<U: Real>(s: &MsDeformAttn, c: Backward<'_, Host, U>) {
+        let Backward { value, offsets, attn, dout, mut dvalue, mut doffsets, mut dlogits } = c;
+        let n = s.samples();
+        for d in [dvalue.as_deref_mut(), doffsets.as_deref_mut(), dlogits.as_deref_mut()]
+            .into_iter()
+            .flatten()
+        {
+            d.fill(U::ZERO);
+        }
+        each_point(s, offsets, |row, k, point| {
+            let (g, a) = (&dout[row * s.d..(row + 1) * s.d], attn[row * n + k]);
+            for (tap, token) in point.tokens.into_iter().enumerate() {
+                let Some(token) = token else { continue };
+                let at = element(s, row, token);
+                // out += a * weight * value
+                if let Some(d) = &mut dvalue {
+                    for j in 0..s.d {
+                        d[at + j] += a * point.weights[tap] * g[j];
+                    }
+                }
+                let gv: U = (0..s.d).map(|j| g[j] * value[at + j]).sum();
+                if let Some(d) = &mut doffsets {
+                    for axis in 0..2 {
+                        d[(row * n + k) * 2 + axis] += a * point.slopes[tap][axis] * gv;
+                    }
+                }
+                if let Some(d) = &mut dlogits {
+                    d[row * n + k] += point.weights[tap] * gv;
+                }
+            }
+        });
+        // a = softmax(logits); dlogits holds da so far
+        if let Some(d) = &mut dlogits {
+            for (d, a) in d.chunks_exact_mut(n).zip(attn.chunks_exact(n)) {
+                let mean: U = d.iter().zip(a).map(|(&d, &a)| d * a).sum();
+                for (d, &a) in d.iter_mut().zip(a) {
+                    *d = a * (*d - mean);
+                }
+            }
+        }
     }
-    each_point(s, offsets, |row, k, point| {
-        let (g, a) = (&dout[row * s.d..(row + 1) * s.d], attn[row * n + k]);
-        for (tap, token) in point.tokens.into_iter().enumerate() {
-            let Some(token) = token else { continue };
-            let at = element(s, row, token);
-            // out += a * weight * value
-            if let Some(d) = &mut dvalue {
-                for j in 0..s.d {
-                    d[at + j] += a * point.weights[tap] * g[j];
-                }
-            }
-            let gv: T = (0..s.d).map(|j| g[j] * value[at + j]).sum();
-            if let Some(d) = &mut doffsets {
-                for axis in 0..2 {
-                    d[(row * n + k) * 2 + axis] += a * point.slopes[tap][axis] * gv;
-                }
-            }
-            if let Some(d) = &mut dlogits {
-                d[row * n + k] += point.weights[tap] * gv;
-            }
-        }
-    });
-    // a = softmax(logits); dlogits holds da so far
-    if let Some(d) = &mut dlogits {
-        for (d, a) in d.chunks_exact_mut(n).zip(attn.chunks_exact(n)) {
-            let mean: T = d.iter().zip(a).map(|(&d, &a)| d * a).sum();
-            for (d, &a) in d.iter_mut().zip(a) {
-                *d = a * (*d - mean);
-            }
-        }
+
+    fn fast(s: &MsDeformAttn, c: Backward<'_, Host, f32>) {
+        cpu::backward(s, c);
+    }
+
+    /// The gradient of a head's values and of one row of weights.
+    fn cost<U: Real>(s: &MsDeformAttn, _c: &Backward<'_, Host, U>) -> Cost {
+        Cost { task: s.tokens() * s.d + s.samples(), ..Cost::default() }
     }
 }

@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::PatchEmbed;
+use super::{Backward, Forward, ParameterGradients, PatchEmbed};
+use crate::call::{Call, Host};
 use crate::cpu::scratch;
-use crate::ops::linear::Linear;
-use crate::{Real, Result};
+use crate::ops::linear;
 
 /// Calls `f` with the start of each run of `p` pixels of one row of patches: in the rows of patches
 /// and in the image.
@@ -25,7 +25,7 @@ fn strip(s: &PatchEmbed) -> usize {
 }
 
 /// `[b, channels, h, w]` to `[b gh gw, channels p p]`.
-fn unfold<T: Real>(s: &PatchEmbed, x: &[T], rows: &mut [T]) {
+fn unfold(s: &PatchEmbed, x: &[f32], rows: &mut [f32]) {
     let gh = s.h / s.p;
     rows.par_chunks_mut(strip(s)).enumerate().for_each(|(k, rows)| {
         runs(s, k / gh, k % gh, |at, from| {
@@ -35,7 +35,7 @@ fn unfold<T: Real>(s: &PatchEmbed, x: &[T], rows: &mut [T]) {
 }
 
 /// `[b gh gw, channels p p]` to `[b, channels, h, w]`.
-fn fold<T: Real>(s: &PatchEmbed, rows: &[T], x: &mut [T]) {
+fn fold(s: &PatchEmbed, rows: &[f32], x: &mut [f32]) {
     let gh = s.h / s.p;
     // One task writes an image: its rows of patches interleave in memory.
     let image = (s.channels * s.h * s.w).max(1);
@@ -47,48 +47,31 @@ fn fold<T: Real>(s: &PatchEmbed, rows: &[T], x: &mut [T]) {
     });
 }
 
-/// `y = patches weight^T + bias`.
-pub fn forward<T: Real>(
-    s: &PatchEmbed,
-    linear: &Linear,
-    x: &[T],
-    weight: &[T],
-    bias: Option<&[T]>,
-    y: &mut [T],
-) -> Result<()> {
-    scratch::with(x.len(), |patches: &mut [T]| {
+pub fn forward(s: &PatchEmbed, c: Forward<'_, Host, f32>) {
+    let Forward { x, weight, bias, y } = c;
+    scratch::with(x.len(), |patches: &mut [f32]| {
         unfold(s, x, patches);
-        linear.forward(patches, weight, bias, y)
-    })
+        let layer = linear::Forward { x: &*patches, weight, bias, y };
+        linear::Forward::<Host, f32>::fast(&s.layer(), layer);
+    });
 }
 
-/// `dpatches = dy weight`, copied back to the image.
-pub fn dx<T: Real>(
-    s: &PatchEmbed,
-    linear: &Linear,
-    weight: &[T],
-    dy: &[T],
-    dx: &mut [T],
-) -> Result<()> {
-    scratch::with(dx.len(), |patches: &mut [T]| {
-        linear.backward(None, weight, dy, Some(patches), None, None)?;
+pub fn backward(s: &PatchEmbed, Backward { weight, dy, dx }: Backward<'_, Host, f32>) {
+    scratch::with(dx.len(), |patches: &mut [f32]| {
+        let layer = linear::Backward { weight, dy, dx: &mut *patches };
+        linear::Backward::<Host, f32>::fast(&s.layer(), layer);
         fold(s, patches, dx);
-        Ok(())
-    })
+    });
 }
 
-/// `dweight += dy^T patches`, and the gradient of the bias.
-pub fn parameters<T: Real>(
-    s: &PatchEmbed,
-    linear: &Linear,
-    x: &[T],
-    weight: &[T],
-    dy: &[T],
-    dweight: &mut [T],
-    dbias: Option<&mut [T]>,
-) -> Result<()> {
-    scratch::with(x.len(), |patches: &mut [T]| {
-        unfold(s, x, patches);
-        linear.backward(Some(patches), weight, dy, None, Some(dweight), dbias)
-    })
+pub fn parameters(s: &PatchEmbed, c: ParameterGradients<'_, Host, f32>) {
+    let ParameterGradients { x, dy, dweight, dbias } = c;
+    let x = x.filter(|_| dweight.is_some());
+    scratch::with(x.map_or(0, <[f32]>::len), |patches: &mut [f32]| {
+        if let Some(x) = x {
+            unfold(s, x, patches);
+        }
+        let layer = linear::ParameterGradients { x: x.map(|_| &*patches), dy, dweight, dbias };
+        linear::ParameterGradients::<Host, f32>::fast(&s.layer(), layer);
+    });
 }

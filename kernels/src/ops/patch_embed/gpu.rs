@@ -1,9 +1,11 @@
 //! Patch embedding on a device: a linear layer and launches of `patch_embed.cu`.
 
-use super::PatchEmbed;
+use super::{Backward, Forward, ParameterGradients, PatchEmbed};
+use crate::Result;
+use crate::call::{Gpu, Launch, Operation};
 use crate::device::sizes::{each, small};
-use crate::device::{Args, Buffer, Device, Float, Grid, Module, View, ViewMut};
-use crate::{KernelError, Result, check_count};
+use crate::device::{Args, Buffer, Device, Float, Grid, Module, View};
+use crate::ops::linear;
 
 static PTX: Module = Module::new("patch_embed", include_str!("../../../ptx/patch_embed.ptx"));
 
@@ -18,67 +20,38 @@ struct Sizes {
     p: u32,
 }
 
-impl PatchEmbed {
-    /// [`PatchEmbed::forward`] on a device: copies the image to rows of patches, multiplies, adds
-    /// the bias.
-    ///
-    /// # Errors
-    /// A view whose length does not match the sizes; as [`PatchEmbed::grid`]; a failure of the
-    /// device.
-    pub fn forward_gpu<T: Float>(
-        &self,
-        device: &Device,
-        x: View<'_, T>,
-        weight: View<'_, T>,
-        bias: Option<View<'_, f32>>,
-        y: ViewMut<'_, T>,
-    ) -> Result<()> {
-        let linear = self.linear()?;
-        let rows = self.rows(device, x)?;
-        linear.forward_gpu(device, rows.view(), weight, bias, y)
+impl<'a, T: Float> Launch<'a> for Forward<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &PatchEmbed, device: &Device) -> Result<()> {
+        let Forward { x, weight, bias, y } = self;
+        let rows = s.rows(device, x)?;
+        linear::Forward::<Gpu, T> { x: rows.view(), weight, bias, y }.launch(device, &s.layer())
     }
+}
 
-    /// [`PatchEmbed::backward`] on a device: writes `dx` and adds to `dweight` and `dbias`, which
-    /// are always f32. Each is optional. Only `dweight` needs `x`.
-    ///
-    /// # Errors
-    /// A view whose length does not match the sizes; `dweight` without `x`; as
-    /// [`PatchEmbed::grid`]; a failure of the device.
-    pub fn backward_gpu<T: Float>(
-        &self,
-        device: &Device,
-        x: Option<View<'_, T>>,
-        weight: View<'_, T>,
-        dy: View<'_, T>,
-        dx: Option<ViewMut<'_, T>>,
-        dweight: Option<ViewMut<'_, f32>>,
-        dbias: Option<ViewMut<'_, f32>>,
-    ) -> Result<()> {
-        let linear = self.linear()?;
-        if dweight.is_some() && x.is_none() {
-            let what = "the gradient of the weight needs x".into();
-            return Err(KernelError::Size { op: "patch_embed", what });
-        }
-        let rows = match x.filter(|_| dweight.is_some()) {
-            Some(x) => Some(self.rows(device, x)?),
-            None => None,
-        };
-        let rows = rows.as_ref().map(Buffer::view);
-        let Some(dx) = dx else {
-            return linear.backward_gpu(device, rows, weight, dy, None, dweight, dbias);
-        };
-        check_count("patch_embed", "dx", dx.len(), linear.n * linear.k)?;
-        let mut drows = device.alloc("patch_embed.rows", linear.n * linear.k)?;
-        let out = Some(drows.view_mut());
-        linear.backward_gpu(device, rows, weight, dy, out, dweight, dbias)?;
-        let args = Args::new(&self.sizes()?).read(drows.view()).write(dx);
+impl<'a, T: Float> Launch<'a> for Backward<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &PatchEmbed, device: &Device) -> Result<()> {
+        let Backward { weight, dy, dx } = self;
+        let mut drows = device.alloc("patch_embed.rows", dx.len())?;
+        let layer = linear::Backward::<Gpu, T> { weight, dy, dx: drows.view_mut() };
+        layer.launch(device, &s.layer())?;
+        let args = Args::new(&s.sizes()?).read(drows.view()).write(dx);
         // SAFETY: both hold the pixels of all images; threads beyond the end do nothing.
-        unsafe { device.launch(&PTX.kernel_of::<T>("patch_pixels"), &self.by_pixels(), &args) }
+        unsafe { device.launch(&PTX.kernel_of::<T>("patch_pixels"), &s.by_pixels(), &args) }
     }
+}
 
+impl<'a, T: Float> Launch<'a> for ParameterGradients<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &PatchEmbed, device: &Device) -> Result<()> {
+        let ParameterGradients { x, dy, dweight, dbias } = self;
+        let rows = x.filter(|_| dweight.is_some()).map(|x| s.rows(device, x)).transpose()?;
+        let x = rows.as_ref().map(Buffer::view);
+        linear::ParameterGradients::<Gpu, T> { x, dy, dweight, dbias }.launch(device, &s.layer())
+    }
+}
+
+impl PatchEmbed {
+    /// Copies images `x` of checked length to rows of patches.
     fn rows<T: Float>(&self, device: &Device, x: View<'_, T>) -> Result<Buffer<T>> {
-        let linear = self.linear()?;
-        check_count("patch_embed", "x", x.len(), linear.n * linear.k)?;
         let mut rows = device.alloc("patch_embed.rows", x.len())?;
         let args = Args::new(&self.sizes()?).read(x).write(rows.view_mut());
         // SAFETY: both hold the pixels of all images; threads beyond the end do nothing.
@@ -91,7 +64,7 @@ impl PatchEmbed {
     }
 
     fn sizes(&self) -> Result<Sizes> {
-        let size = |name, n| small("patch_embed", name, n);
+        let size = |name, n| small(Self::NAME, name, n);
         size("the number of pixels", self.b * self.channels * self.h * self.w)?;
         Ok(Sizes {
             b: size("b", self.b)?,

@@ -24,16 +24,17 @@
 //! Source: spec backbones §2.1 (patch vector in the order channel, row, column; h and w are
 //! multiples of p).
 
+mod checks;
 mod cpu;
 mod gpu;
-pub mod reference;
+mod reference;
 #[cfg(test)]
 mod tests;
-pub(crate) mod verify;
 
-use crate::dry_run::Cost;
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
 use crate::ops::linear::Linear;
-use crate::{KernelError, Real, Result, check_len, dry_run};
+use crate::{KernelError, Result, Write};
 
 /// Sizes of a patch embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,88 @@ pub struct PatchEmbed {
     pub c: usize,
 }
 
+impl Operation for PatchEmbed {
+    const NAME: &'static str = "patch_embed";
+
+    fn check(&self) -> Result<()> {
+        self.grid().map(drop)
+    }
+}
+
+/// Call that writes the tokens `y`.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Images, `[b, channels, h, w]`.
+    pub x: M::In<'a, T>,
+    /// Weight, `[c, channels, p, p]`.
+    pub weight: M::In<'a, T>,
+    /// Bias, `[c]`; left out: 0.
+    pub bias: Option<M::In<'a, M::Sum<T>>>,
+    /// Tokens, `[b, gh gw, c]`.
+    pub y: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = PatchEmbed;
+
+    fn list(&mut self, s: &PatchEmbed, w: &mut impl Walk<'a, M>) {
+        let Linear { n, m, k } = s.layer();
+        w.reads("x", &mut self.x, n * k);
+        w.reads("weight", &mut self.weight, m * k);
+        w.writes("y", &mut self.y, n * m);
+        w.reads_if("bias", &mut self.bias, m);
+    }
+}
+
+/// Call that writes `dx`.
+#[derive(Default)]
+pub struct Backward<'a, M: Memory, T: Element> {
+    /// Weight, `[c, channels, p, p]`.
+    pub weight: M::In<'a, T>,
+    /// Incoming gradient, `[b, gh gw, c]`.
+    pub dy: M::In<'a, T>,
+    /// Gradient of `x`, `[b, channels, h, w]`.
+    pub dx: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Backward<'a, M, T> {
+    type Op = PatchEmbed;
+
+    fn list(&mut self, s: &PatchEmbed, w: &mut impl Walk<'a, M>) {
+        let Linear { n, m, k } = s.layer();
+        w.reads("weight", &mut self.weight, m * k);
+        w.reads("dy", &mut self.dy, n * m);
+        w.writes("dx", &mut self.dx, n * k);
+    }
+}
+
+/// Call that adds to `dweight` and `dbias`; each is optional.
+#[derive(Default)]
+pub struct ParameterGradients<'a, M: Memory, T: Element> {
+    /// Images, `[b, channels, h, w]`. Only `dweight` needs them.
+    pub x: Option<M::In<'a, T>>,
+    /// Incoming gradient, `[b, gh gw, c]`.
+    pub dy: M::In<'a, T>,
+    /// Gradient of the weight, `[c, channels, p, p]`.
+    pub dweight: Option<M::Out<'a, M::Sum<T>>>,
+    /// Gradient of the bias, `[c]`.
+    pub dbias: Option<M::Out<'a, M::Sum<T>>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for ParameterGradients<'a, M, T> {
+    type Op = PatchEmbed;
+
+    fn list(&mut self, s: &PatchEmbed, w: &mut impl Walk<'a, M>) {
+        let Linear { n, m, k } = s.layer();
+        w.reads("dy", &mut self.dy, n * m);
+        w.stores_if("dweight", &mut self.dweight, m * k, Write::Add);
+        if self.dweight.is_some() {
+            w.reads("x", self.x.get_or_insert_default(), n * k);
+        }
+        w.stores_if("dbias", &mut self.dbias, m, Write::Add);
+    }
+}
+
 impl PatchEmbed {
     /// Rows and columns of patches.
     ///
@@ -63,74 +146,14 @@ impl PatchEmbed {
                 "an image of {} x {} pixels does not divide into patches of {} x {}",
                 self.h, self.w, self.p, self.p
             );
-            return Err(KernelError::Size { op: "patch_embed", what });
+            return Err(KernelError::Size { op: Self::NAME, what });
         }
         Ok((self.h / self.p, self.w / self.p))
     }
 
-    /// Writes the tokens `y`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes; as [`PatchEmbed::grid`].
-    pub fn forward<T: Real>(
-        &self,
-        x: &[T],
-        weight: &[T],
-        bias: Option<&[T]>,
-        y: &mut [T],
-    ) -> Result<()> {
-        let linear = self.linear()?;
-        check_len("patch_embed", "x", x, linear.n * linear.k)?;
-        if self.skips(&linear) {
-            return Ok(());
-        }
-        cpu::forward(self, &linear, x, weight, bias, y)
-    }
-
-    /// Writes `dx` and adds to `dweight` and `dbias`; each is optional. Only `dweight` needs `x`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes; `dweight` without `x`; as
-    /// [`PatchEmbed::grid`].
-    pub fn backward<T: Real>(
-        &self,
-        x: Option<&[T]>,
-        weight: &[T],
-        dy: &[T],
-        dx: Option<&mut [T]>,
-        dweight: Option<&mut [T]>,
-        dbias: Option<&mut [T]>,
-    ) -> Result<()> {
-        let linear = self.linear()?;
-        if let Some(x) = x {
-            check_len("patch_embed", "x", x, linear.n * linear.k)?;
-        }
-        if let Some(dx) = dx {
-            check_len("patch_embed", "dx", dx, linear.n * linear.k)?;
-            if !self.skips(&linear) {
-                cpu::dx(self, &linear, weight, dy, dx)?;
-            }
-        }
-        match (x, dweight) {
-            (Some(_), Some(_)) if self.skips(&linear) => Ok(()),
-            (Some(x), Some(dweight)) => {
-                cpu::parameters(self, &linear, x, weight, dy, dweight, dbias)
-            }
-            (_, dweight) => linear.backward(None, weight, dy, None, dweight, dbias),
-        }
-    }
-
-    /// Whether a dry run skips this pass, whose scratch memory is the image in rows of patches.
-    fn skips(&self, linear: &Linear) -> bool {
-        dry_run::skip_with("patch_embed", || Cost {
-            call: linear.n * linear.k,
-            ..Cost::products(linear.n * linear.m * linear.k)
-        })
-    }
-
-    /// Linear layer applied to the rows of patches.
-    fn linear(&self) -> Result<Linear> {
-        let (gh, gw) = self.grid()?;
-        Ok(Linear { n: self.b * gh * gw, m: self.c, k: self.channels * self.p * self.p })
+    /// Linear layer applied to the rows of patches; without rows for sizes that are refused.
+    fn layer(&self) -> Linear {
+        let (gh, gw) = self.grid().unwrap_or_default();
+        Linear { n: self.b * gh * gw, m: self.c, k: self.channels * self.p * self.p }
     }
 }

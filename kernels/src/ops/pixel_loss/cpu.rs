@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::PixelLoss;
+use super::{Backward, Forward, PixelLoss};
+use crate::call::Host;
 use crate::cpu::simd;
 use crate::simd;
 
@@ -41,9 +42,11 @@ fn strip(s: &PixelLoss, i: usize) -> (usize, std::ops::Range<usize>) {
     (i / strips, start..(start + STRIP).min(s.n))
 }
 
-pub fn forward(s: &PixelLoss, x: &[f32], labels: &[u8], lse: &mut [f32]) -> f32 {
+pub fn forward(s: &PixelLoss, c: Forward<'_, Host, f32>) {
+    let Forward { x, labels, lse, loss } = c;
+    loss[0] = 0.0;
     if s.n == 0 {
-        return 0.0;
+        return;
     }
     let strips = lse.chunks_exact_mut(s.n).flat_map(|image| image.chunks_mut(STRIP));
     let strips: Vec<(usize, &mut [f32])> = strips.enumerate().collect();
@@ -65,14 +68,15 @@ pub fn forward(s: &PixelLoss, x: &[f32], labels: &[u8], lse: &mut [f32]) -> f32 
         sum
     });
     let sums: Vec<f64> = sums.collect();
-    (sums.into_iter().sum::<f64>() * s.scale()) as f32
+    loss[0] = (sums.into_iter().sum::<f64>() * s.scale()) as f32;
 }
 
-pub fn backward(s: &PixelLoss, x: &[f32], labels: &[u8], lse: &[f32], dloss: f32, dx: &mut [f32]) {
+pub fn backward(s: &PixelLoss, c: Backward<'_, Host, f32>) {
+    let Backward { x, labels, lse, dloss, dx } = c;
     if s.n == 0 || s.k == 0 {
         return;
     }
-    let scale = dloss * s.scale() as f32;
+    let scale = dloss[0] * s.scale() as f32;
     dx.par_chunks_exact_mut(s.n).enumerate().for_each(|(row, dx)| {
         let (image, class) = (row / s.k, row % s.k);
         let (x, labels) = (&x[row * s.n..][..s.n], &labels[image * s.n..][..s.n]);

@@ -1,37 +1,54 @@
 //! Per-pixel cross-entropy in plain loops: the reference implementation.
 
-use super::PixelLoss;
+use super::{Backward, Forward, PixelLoss, cpu};
 use crate::Real;
+use crate::call::{Call, Host, Memory};
+use crate::device::Element;
 
-pub fn forward<T: Real>(s: &PixelLoss, x: &[T], labels: &[u8], lse: &mut [T]) -> T {
-    let mut sum = T::ZERO;
-    for p in 0..s.b * s.n {
-        let logit = |j: usize| x[at(s, p, j)];
-        let top = (0..s.k).map(logit).fold(T::of(f64::NEG_INFINITY), Real::max);
-        let total: T = (0..s.k).map(|j| (logit(j) - top).exp()).sum();
-        lse[p] = top + total.ln();
-        let y = usize::from(labels[p]);
-        if y < s.k {
-            sum += lse[p] - logit(y);
+impl<M: Memory, T: Element> Call for Forward<'_, M, T> {
+    type Op = PixelLoss;
+    type At<'a, N: Memory, U: Element> = Forward<'a, N, U>;
+
+    fn reference<U: Real>(s: &PixelLoss, c: Forward<'_, Host, U>) {
+        let Forward { x, labels, lse, loss } = c;
+        let mut sum = U::ZERO;
+        for p in 0..s.b * s.n {
+            let logit = |j: usize| x[s.at(p, j)];
+            let top = (0..s.k).map(logit).fold(U::of(f64::NEG_INFINITY), Real::max);
+            let total: U = (0..s.k).map(|j| (logit(j) - top).exp()).sum();
+            lse[p] = top + total.ln();
+            let y = usize::from(labels[p]);
+            if y < s.k {
+                sum += lse[p] - logit(y);
+            }
         }
+        loss[0] = sum * U::of(s.scale());
     }
-    sum * T::of(s.scale())
+
+    fn fast(s: &PixelLoss, c: Forward<'_, Host, f32>) {
+        cpu::forward(s, c);
+    }
 }
 
-pub fn backward<T: Real>(s: &PixelLoss, x: &[T], labels: &[u8], lse: &[T], dloss: T, dx: &mut [T]) {
-    let scale = dloss * T::of(s.scale());
-    for p in 0..s.b * s.n {
-        let y = usize::from(labels[p]);
-        // sum += lse[p] - x[y, p]
-        let d = if y < s.k { scale } else { T::ZERO };
-        for j in 0..s.k {
-            let hit = if j == y { T::ONE } else { T::ZERO };
-            dx[at(s, p, j)] = d * ((x[at(s, p, j)] - lse[p]).exp() - hit);
+impl<M: Memory, T: Element> Call for Backward<'_, M, T> {
+    type Op = PixelLoss;
+    type At<'a, N: Memory, U: Element> = Backward<'a, N, U>;
+
+    fn reference<U: Real>(s: &PixelLoss, c: Backward<'_, Host, U>) {
+        let Backward { x, labels, lse, dloss, dx } = c;
+        let scale = dloss[0] * U::of(s.scale());
+        for p in 0..s.b * s.n {
+            let y = usize::from(labels[p]);
+            // sum += lse[p] - x[y, p]
+            let d = if y < s.k { scale } else { U::ZERO };
+            for j in 0..s.k {
+                let hit = if j == y { U::ONE } else { U::ZERO };
+                dx[s.at(p, j)] = d * ((x[s.at(p, j)] - lse[p]).exp() - hit);
+            }
         }
     }
-}
 
-/// Index of the logit of class `j` at pixel `p` of the batch.
-fn at(s: &PixelLoss, p: usize, j: usize) -> usize {
-    (p / s.n * s.k + j) * s.n + p % s.n
+    fn fast(s: &PixelLoss, c: Backward<'_, Host, f32>) {
+        cpu::backward(s, c);
+    }
 }

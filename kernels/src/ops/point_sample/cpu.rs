@@ -6,7 +6,8 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::PointSample;
+use super::{Backward, Forward, PointSample};
+use crate::call::Host;
 use crate::cpu::simd::madd;
 use crate::simd;
 
@@ -77,9 +78,14 @@ simd! {
     }
 }
 
-/// Taps of shared points, computed once; `None` if each row has its own points.
+/// Maps that are handled in parallel: all where each has its own points, else those of a set.
+fn together(s: &PointSample) -> usize {
+    if s.sets == s.r { s.r } else { s.of_set() }
+}
+
+/// Taps of shared points, computed once; `None` if each map has its own points.
 fn shared_taps(s: &PointSample, points: &[f32]) -> Option<FrameTaps> {
-    s.shared.then(|| {
+    (points.len() == s.p * 2).then(|| {
         let mut taps = FrameTaps::new();
         taps.fill(s, points);
         taps
@@ -100,44 +106,54 @@ fn with_row(
         match shared {
             Some(taps) => f(taps, frame),
             None => TAPS.with_borrow_mut(|taps| {
-                taps.fill(s, s.points_of(points, i));
+                taps.fill(s, &points[i * s.p * 2..][..s.p * 2]);
                 f(taps, frame);
             }),
         }
     });
 }
 
-pub fn forward(s: &PointSample, maps: &[f32], points: &[f32], values: &mut [f32]) {
-    if values.is_empty() {
+pub fn forward(s: &PointSample, c: Forward<'_, Host, f32>) {
+    if s.p == 0 {
         return;
     }
-    let shared = shared_taps(s, points);
-    let rows = values.par_chunks_mut(s.p).zip(maps.par_chunks(s.h * s.w)).enumerate();
-    rows.for_each(|(i, (values, map))| {
-        with_row(s, points, shared.as_ref(), i, |taps, frame| {
-            let inner = frame[s.w + 2..].chunks_exact_mut(s.w + 2);
-            for (line, row) in inner.zip(map.chunks_exact(s.w)) {
-                line[1..=s.w].copy_from_slice(row);
-            }
-            gather(frame, s.w + 2, taps, values);
+    let (n, pixels) = (together(s), s.h * s.w);
+    let blocks = c.points.chunks(c.points.len() / (s.r / n));
+    let blocks = blocks.zip(c.maps.chunks(n * pixels)).zip(c.values.chunks_mut(n * s.p));
+    for ((points, maps), values) in blocks {
+        let shared = shared_taps(s, points);
+        let rows = values.par_chunks_mut(s.p).zip(maps.par_chunks(pixels)).enumerate();
+        rows.for_each(|(i, (values, map))| {
+            with_row(s, points, shared.as_ref(), i, |taps, frame| {
+                let inner = frame[s.w + 2..].chunks_exact_mut(s.w + 2);
+                for (line, row) in inner.zip(map.chunks_exact(s.w)) {
+                    line[1..=s.w].copy_from_slice(row);
+                }
+                gather(frame, s.w + 2, taps, values);
+            });
         });
-    });
+    }
 }
 
-pub fn backward(s: &PointSample, points: &[f32], dvalues: &[f32], dmaps: &mut [f32]) {
+pub fn backward(s: &PointSample, c: Backward<'_, Host, f32>) {
     if s.p == 0 {
-        dmaps.fill(0.0);
+        c.dmaps.fill(0.0);
         return;
     }
-    let shared = shared_taps(s, points);
-    let rows = dmaps.par_chunks_mut(s.h * s.w).zip(dvalues.par_chunks(s.p)).enumerate();
-    rows.for_each(|(i, (dmap, dvalues))| {
-        with_row(s, points, shared.as_ref(), i, |taps, frame| {
-            scatter(frame, s.w + 2, taps, dvalues);
-            let inner = frame[s.w + 2..].chunks_exact(s.w + 2);
-            for (line, row) in inner.zip(dmap.chunks_exact_mut(s.w)) {
-                row.copy_from_slice(&line[1..=s.w]);
-            }
+    let (n, pixels) = (together(s), s.h * s.w);
+    let blocks = c.points.chunks(c.points.len() / (s.r / n));
+    let blocks = blocks.zip(c.dvalues.chunks(n * s.p)).zip(c.dmaps.chunks_mut(n * pixels));
+    for ((points, dvalues), dmaps) in blocks {
+        let shared = shared_taps(s, points);
+        let rows = dmaps.par_chunks_mut(pixels).zip(dvalues.par_chunks(s.p)).enumerate();
+        rows.for_each(|(i, (dmap, dvalues))| {
+            with_row(s, points, shared.as_ref(), i, |taps, frame| {
+                scatter(frame, s.w + 2, taps, dvalues);
+                let inner = frame[s.w + 2..].chunks_exact(s.w + 2);
+                for (line, row) in inner.zip(dmap.chunks_exact_mut(s.w)) {
+                    row.copy_from_slice(&line[1..=s.w]);
+                }
+            });
         });
-    });
+    }
 }

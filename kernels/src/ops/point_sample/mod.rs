@@ -10,7 +10,7 @@
 //! Backward: `dmap[tap] += weight(tap) * dy`. Each row is separate and takes its points in order,
 //! so the sum has the same order for any number of threads. Points are constants.
 //!
-//! Shapes: maps `[r, h, w]`; points `[r, p, 2]`, or `[p, 2]` read by every row; values `[r, p]`.
+//! Shapes: maps `[r, h, w]`; points `[sets, p, 2]`, each set read by as many maps; values `[r, p]`.
 //! [`LabelSample`] samples the binary masks `label == class` directly from the label map `[h, w]`,
 //! so that masks of full size are never built.
 //! Nothing is saved. Cost: about 20 FLOP and four scattered reads per point.
@@ -25,20 +25,21 @@
 //!
 //! Source: spec mask2former §2.4 (tap rule) and §4.2.
 
+mod checks;
 mod cpu;
 mod gpu;
-#[cfg(test)]
-mod gpu_tests;
 mod labels;
 mod reference;
 #[cfg(test)]
 mod tests;
-pub(crate) mod verify;
 
+pub(crate) use checks::timed;
 pub use gpu::LabelRows;
 pub use labels::LabelSample;
 
-use crate::{KernelError, Real, Result, check_len, dry_run, f32s, f32s_mut};
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
+use crate::{KernelError, Real, Result};
 
 /// Sizes of a point sampling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +52,76 @@ pub struct PointSample {
     pub w: usize,
     /// Points read from each map.
     pub p: usize,
-    /// Whether the points are `[p, 2]`, read by every map, instead of `[r, p, 2]`. On a device they
-    /// may also be `[sets, p, 2]`, each set read by `r / sets` consecutive maps.
-    pub shared: bool,
+    /// Sets of points, each read by `r / sets` consecutive maps: those of an image. `r` if each map
+    /// has its own, 1 if all share them.
+    pub sets: usize,
+}
+
+impl Operation for PointSample {
+    const NAME: &'static str = "point_sample";
+
+    fn check(&self) -> Result<()> {
+        check_map(Self::NAME, self.h, self.w)?;
+        if !self.r.is_multiple_of(self.sets) {
+            let what = format!("{} sets of points for {} maps", self.sets, self.r);
+            return Err(KernelError::Size { op: Self::NAME, what });
+        }
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.r == 0
+    }
+}
+
+impl PointSample {
+    /// Maps that read the same points.
+    fn of_set(&self) -> usize {
+        self.r / self.sets.max(1)
+    }
+}
+
+/// Call that writes `values`. Points and values are f32 on a device.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Maps, `[r, h, w]`.
+    pub maps: M::In<'a, T>,
+    /// Points (x, y), `[sets, p, 2]`.
+    pub points: M::In<'a, M::Sum<T>>,
+    /// Values at the points, `[r, p]`.
+    pub values: M::Out<'a, M::Sum<T>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = PointSample;
+
+    fn list(&mut self, s: &PointSample, w: &mut impl Walk<'a, M>) {
+        w.reads("maps", &mut self.maps, s.r * s.h * s.w);
+        w.reads("points", &mut self.points, s.sets * s.p * 2);
+        w.writes("values", &mut self.values, s.r * s.p);
+    }
+}
+
+/// Call that writes `dmaps`. On a device it takes three launches and 8 bytes of scratch memory per
+/// pixel, and refuses 2^20 points per map or more.
+#[derive(Default)]
+pub struct Backward<'a, M: Memory, T: Element> {
+    /// Points (x, y), `[sets, p, 2]`.
+    pub points: M::In<'a, M::Sum<T>>,
+    /// Incoming gradient, `[r, p]`.
+    pub dvalues: M::In<'a, M::Sum<T>>,
+    /// Gradient of the maps, `[r, h, w]`.
+    pub dmaps: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Backward<'a, M, T> {
+    type Op = PointSample;
+
+    fn list(&mut self, s: &PointSample, w: &mut impl Walk<'a, M>) {
+        w.reads("points", &mut self.points, s.sets * s.p * 2);
+        w.reads("dvalues", &mut self.dvalues, s.r * s.p);
+        w.writes("dmaps", &mut self.dmaps, s.r * s.h * s.w);
+    }
 }
 
 /// Four taps of a point, given by the upper left one and the fractions.
@@ -95,58 +163,6 @@ impl<T: Real> Taps<T> {
             (at(1, 0), self.ly * hx),
             (at(1, 1), self.ly * self.lx),
         ]
-    }
-}
-
-impl PointSample {
-    /// Writes `values` `[r, p]`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes; a map without pixels.
-    pub fn forward<T: Real>(&self, maps: &[T], points: &[T], values: &mut [T]) -> Result<()> {
-        check_len("point_sample", "maps", maps, self.r * self.h * self.w)?;
-        self.check(points)?;
-        check_len("point_sample", "values", values, self.r * self.p)?;
-        if dry_run::skip("point_sample") {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            cpu::forward(self, f32s(maps), f32s(points), f32s_mut(values));
-        } else {
-            reference::forward(self, maps, points, values);
-        }
-        Ok(())
-    }
-
-    /// Writes `dmaps` `[r, h, w]` from `dvalues` `[r, p]`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes; a map without pixels.
-    pub fn backward<T: Real>(&self, points: &[T], dvalues: &[T], dmaps: &mut [T]) -> Result<()> {
-        self.check(points)?;
-        check_len("point_sample", "dvalues", dvalues, self.r * self.p)?;
-        check_len("point_sample", "dmaps", dmaps, self.r * self.h * self.w)?;
-        if dry_run::skip("point_sample") {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            cpu::backward(self, f32s(points), f32s(dvalues), f32s_mut(dmaps));
-        } else {
-            reference::backward(self, points, dvalues, dmaps);
-        }
-        Ok(())
-    }
-
-    fn check<T: Real>(&self, points: &[T]) -> Result<()> {
-        check_map("point_sample", self.h, self.w)?;
-        let rows = if self.shared { 1 } else { self.r };
-        check_len("point_sample", "points", points, rows * self.p * 2)
-    }
-
-    /// Points of row `i`, `[p, 2]`.
-    fn points_of<'a, T>(&self, points: &'a [T], i: usize) -> &'a [T] {
-        let row = if self.shared { 0 } else { i };
-        &points[row * self.p * 2..][..self.p * 2]
     }
 }
 

@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::RelativePosition;
+use super::{Forward, QueryGradient, RelativePosition, TableGradients};
+use crate::call::Host;
 use crate::cpu::simd;
 use crate::cpu::simd::madd;
 use crate::dry_run::Cost;
@@ -34,13 +35,14 @@ simd! {
 
 /// Cost of `times` inner products per bias.
 pub fn cost(s: &RelativePosition, times: usize) -> Cost {
-    Cost::products(times * s.b * s.heads * s.h * s.w * s.width() * s.d)
+    Cost::products(times * s.biases() * s.d)
 }
 
-pub fn forward(s: &RelativePosition, qkv: &[f32], tables: [&[f32]; 2], rel: &mut [f32]) {
+pub fn forward(s: &RelativePosition, c: Forward<'_, Host, f32>) {
+    let Forward { qkv, rows, columns, rel } = c;
     rel.par_chunks_exact_mut(s.width()).enumerate().for_each(|(i, rel)| {
         let q = &qkv[s.query(i)..][..s.d];
-        for (axis, table) in s.axes().into_iter().zip(tables) {
+        for (axis, table) in s.axes().into_iter().zip([rows, columns]) {
             let place = s.place(axis, i % (s.h * s.w));
             let out = &mut rel[axis.offset..][..axis.len];
             products(q, &table[place * s.d..][..axis.len * s.d], out);
@@ -48,32 +50,29 @@ pub fn forward(s: &RelativePosition, qkv: &[f32], tables: [&[f32]; 2], rel: &mut
     });
 }
 
-pub fn backward(
-    s: &RelativePosition,
-    qkv: &[f32],
-    tables: [&[f32]; 2],
-    drel: &[f32],
-    dqkv: Option<&mut [f32]>,
-    dtables: [Option<&mut [f32]>; 2],
-) {
+pub fn query_gradient(s: &RelativePosition, c: QueryGradient<'_, Host, f32>) {
+    let QueryGradient { rows, columns, drel, dqkv } = c;
     let n = s.h * s.w;
-    if let Some(dqkv) = dqkv {
-        dqkv.par_chunks_exact_mut(3 * s.heads * s.d).enumerate().for_each(|(token, d)| {
-            for (head, dq) in d[..s.heads * s.d].chunks_exact_mut(s.d).enumerate() {
-                let i = (token / n * s.heads + head) * n + token % n;
-                for (axis, table) in s.axes().into_iter().zip(tables) {
-                    let place = s.place(axis, token % n);
-                    let g = &drel[i * s.width() + axis.offset..][..axis.len];
-                    add_rows(g, &table[place * s.d..][..axis.len * s.d], dq);
-                }
+    dqkv.par_chunks_exact_mut(3 * s.heads * s.d).enumerate().for_each(|(token, d)| {
+        for (head, dq) in d[..s.heads * s.d].chunks_exact_mut(s.d).enumerate() {
+            let i = (token / n * s.heads + head) * n + token % n;
+            for (axis, table) in s.axes().into_iter().zip([rows, columns]) {
+                let place = s.place(axis, token % n);
+                let g = &drel[i * s.width() + axis.offset..][..axis.len];
+                add_rows(g, &table[place * s.d..][..axis.len * s.d], dq);
             }
-        });
-    }
-    for (axis, d) in s.axes().into_iter().zip(dtables) {
+        }
+    });
+}
+
+pub fn table_gradients(s: &RelativePosition, c: TableGradients<'_, Host, f32>) {
+    let TableGradients { qkv, drel, drows, dcolumns } = c;
+    let n = s.h * s.w;
+    for (axis, d) in s.axes().into_iter().zip([drows, dcolumns]) {
         let Some(d) = d else { continue };
         // A task owns a row of the table and handles the queries in order.
         d.par_chunks_exact_mut(s.d).enumerate().for_each(|(m, d)| {
-            for i in 0..s.b * s.heads * n {
+            for i in 0..s.tokens() {
                 let end = s.place(axis, i % n) + axis.len - 1;
                 if end < m || end - m >= axis.len {
                     continue;

@@ -1,10 +1,11 @@
 //! Launches of `relative_position.cu`.
 
-use super::{OP, RelativePosition};
+use super::{Forward, QueryGradient, RelativePosition, TableGradients};
+use crate::call::{Gpu, Launch, Operation, arguments};
 use crate::device::sizes::small;
-use crate::device::{Args, Device, Float, Grid, Module, View, ViewMut};
+use crate::device::{Args, Device, Float, Grid, Module};
 use crate::ops::reduce::column_finish;
-use crate::{KernelError, Result, check_count};
+use crate::{KernelError, Result};
 
 static PTX: Module =
     Module::new("relative_position", include_str!("../../../ptx/relative_position.ptx"));
@@ -31,59 +32,37 @@ struct Sizes {
     q_image: u64,
 }
 
-impl RelativePosition {
-    /// [`RelativePosition::forward`] on a device, for heads of 80 channels; `qkv` and the tables
-    /// begin at multiples of 16 bytes. One launch.
-    ///
-    /// # Errors
-    /// A view whose length does not match the sizes; a head width without a kernel; a failure of
-    /// the device.
-    pub fn forward_gpu<T: Float>(
-        &self,
-        device: &Device,
-        qkv: View<'_, T>,
-        tables: [View<'_, T>; 2],
-        rel: ViewMut<'_, T>,
-    ) -> Result<()> {
-        let sizes = self.sizes(qkv.len(), tables.map(|t| t.len()), rel.len())?;
-        let args = Args::new(&sizes).read(qkv).read(tables[0]).read(tables[1]).write(rel);
+impl<'a, T: Float> Launch<'a> for Forward<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &RelativePosition, device: &Device) -> Result<()> {
+        let args = arguments(&s.sizes()?, s, self);
         let kernel = PTX.kernel_of::<T>("relative_position_fwd_80");
         // SAFETY: the lengths were checked; rows beyond the queries or a table are not touched.
-        unsafe { device.launch(&kernel, &self.by_queries(), &args) }
+        unsafe { device.launch(&kernel, &s.by_queries(), &args) }
     }
+}
 
-    /// [`RelativePosition::backward`] on a device; gradients of tables are f32. One launch for the
-    /// queries, two for each table.
-    ///
-    /// # Errors
-    /// As [`RelativePosition::forward_gpu`].
-    pub fn backward_gpu<T: Float>(
-        &self,
-        device: &Device,
-        qkv: View<'_, T>,
-        tables: [View<'_, T>; 2],
-        drel: View<'_, T>,
-        dqkv: Option<ViewMut<'_, T>>,
-        dtables: [Option<ViewMut<'_, f32>>; 2],
-    ) -> Result<()> {
-        let sizes = self.sizes(qkv.len(), tables.map(|t| t.len()), drel.len())?;
-        if let Some(dqkv) = dqkv {
-            check_count(OP, "dqkv", dqkv.len(), qkv.len())?;
-            let args = Args::new(&sizes).read(tables[0]).read(tables[1]).read(drel).write(dqkv);
-            let kernel = PTX.kernel_of::<T>("relative_position_dq_80");
-            // SAFETY: as in the forward pass; each element of dqkv belongs to one lane.
-            unsafe { device.launch(&kernel, &self.by_queries(), &args)? };
-        }
-        let total = self.b * self.heads * (self.h * self.w).div_ceil(ROWS);
-        for (columns, (table, d)) in tables.into_iter().zip(dtables).enumerate() {
+impl<'a, T: Float> Launch<'a> for QueryGradient<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &RelativePosition, device: &Device) -> Result<()> {
+        let args = arguments(&s.sizes()?, s, self);
+        let kernel = PTX.kernel_of::<T>("relative_position_dq_80");
+        // SAFETY: as in the forward pass; each element of dqkv belongs to one lane.
+        unsafe { device.launch(&kernel, &s.by_queries(), &args) }
+    }
+}
+
+impl<'a, T: Float> Launch<'a> for TableGradients<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &RelativePosition, device: &Device) -> Result<()> {
+        let TableGradients { qkv, drel, drows, dcolumns } = self;
+        let sizes = s.sizes()?;
+        let total = s.b * s.heads * (s.h * s.w).div_ceil(ROWS);
+        for (columns, d) in [drows, dcolumns].into_iter().enumerate() {
             let Some(d) = d else { continue };
-            check_count(OP, "gradient of a table", d.len(), table.len())?;
             let chunks = total.div_ceil(SPLITS).max(1);
             let splits = total.div_ceil(chunks);
-            let mut partial = device.alloc("relative_position.partial", splits * table.len())?;
+            let mut partial = device.alloc("relative_position.partial", splits * d.len())?;
             let sizes = Sizes { columns: columns as u32, chunks: chunks as u32, ..sizes };
             let args = Args::new(&sizes).read(qkv).read(drel).write(partial.view_mut());
-            let blocks = [(table.len() / self.d).div_ceil(ROWS), splits, 1];
+            let blocks = [(d.len() / s.d).div_ceil(ROWS), splits, 1];
             let grid = Grid::new(blocks, [THREADS, 1, 1]);
             let kernel = PTX.kernel_of::<T>("relative_position_table_80");
             // SAFETY: the lengths were checked; partial is [splits, 2 len - 1, d].
@@ -92,22 +71,27 @@ impl RelativePosition {
         }
         Ok(())
     }
+}
 
+impl RelativePosition {
     fn by_queries(&self) -> Grid {
         let tiles = (self.h * self.w).div_ceil(ROWS);
         Grid::new([tiles, self.heads, self.b], [THREADS, 1, 1])
     }
 
-    fn sizes(&self, qkv: usize, tables: [usize; 2], rel: usize) -> Result<Sizes> {
-        self.check(qkv, tables, rel)?;
+    fn sizes(&self) -> Result<Sizes> {
         if self.d != 80 {
             let what = format!("heads of {} channels have no GPU kernel", self.d);
-            return Err(KernelError::Size { op: OP, what });
+            return Err(KernelError::Size { op: Self::NAME, what });
         }
         let (token, n) = (3 * self.heads * self.d, self.h * self.w);
         // The kernel uses signed integers, and tiles may extend past the end.
-        small(OP, "queries", (self.b * self.heads * n).saturating_mul(2).saturating_add(256))?;
-        small(OP, "a token", token.saturating_mul(2))?;
+        small(
+            Self::NAME,
+            "queries",
+            (self.b * self.heads * n).saturating_mul(2).saturating_add(256),
+        )?;
+        small(Self::NAME, "a token", token.saturating_mul(2))?;
         Ok(Sizes {
             b: self.b as u32,
             heads: self.heads as u32,

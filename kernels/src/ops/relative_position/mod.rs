@@ -25,16 +25,16 @@
 //!
 //! Source: spec backbones §4.5 (SAM).
 
+mod checks;
 mod cpu;
 mod gpu;
 mod reference;
 #[cfg(test)]
 mod tests;
-pub(crate) mod verify;
 
-use crate::{Real, Result, check_count, dry_run, f32s, f32s_mut};
-
-const OP: &str = "relative_position";
+use crate::Write;
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
 
 /// Sizes of relative positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,52 +59,103 @@ struct Axis {
     columns: bool,
 }
 
+impl Operation for RelativePosition {
+    const NAME: &'static str = "relative_position";
+
+    fn is_empty(&self) -> bool {
+        self.biases() == 0
+    }
+}
+
+/// Call that writes `rel` from the queries of `qkv` and the tables of rows and columns.
+///
+/// On a device, here and in the gradients, heads have 80 channels, and `qkv` and the tables begin
+/// at multiples of 16 bytes.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Queries, keys and values, `[b, h w, 3, heads, d]`.
+    pub qkv: M::In<'a, T>,
+    /// R, `[2 h - 1, d]`.
+    pub rows: M::In<'a, T>,
+    /// C, `[2 w - 1, d]`.
+    pub columns: M::In<'a, T>,
+    /// Biases, `[b, heads, h w, h + w]`.
+    pub rel: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = RelativePosition;
+
+    fn list(&mut self, s: &RelativePosition, w: &mut impl Walk<'a, M>) {
+        w.reads("qkv", &mut self.qkv, s.tokens() * 3 * s.d);
+        w.reads("table of rows", &mut self.rows, s.table(s.h));
+        w.reads("table of columns", &mut self.columns, s.table(s.w));
+        w.writes("rel", &mut self.rel, s.biases());
+    }
+}
+
+/// Call that adds to the queries' part of `dqkv`.
+#[derive(Default)]
+pub struct QueryGradient<'a, M: Memory, T: Element> {
+    /// R, `[2 h - 1, d]`.
+    pub rows: M::In<'a, T>,
+    /// C, `[2 w - 1, d]`.
+    pub columns: M::In<'a, T>,
+    /// Incoming gradient, `[b, heads, h w, h + w]`.
+    pub drel: M::In<'a, T>,
+    /// Gradient of `qkv`, `[b, h w, 3, heads, d]`.
+    pub dqkv: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for QueryGradient<'a, M, T> {
+    type Op = RelativePosition;
+
+    fn list(&mut self, s: &RelativePosition, w: &mut impl Walk<'a, M>) {
+        w.reads("table of rows", &mut self.rows, s.table(s.h));
+        w.reads("table of columns", &mut self.columns, s.table(s.w));
+        w.reads("drel", &mut self.drel, s.biases());
+        w.stores("dqkv", &mut self.dqkv, s.tokens() * 3 * s.d, Write::Add);
+    }
+}
+
+/// Call that adds to the gradients of the tables; each is optional.
+#[derive(Default)]
+pub struct TableGradients<'a, M: Memory, T: Element> {
+    /// Queries, keys and values, `[b, h w, 3, heads, d]`.
+    pub qkv: M::In<'a, T>,
+    /// Incoming gradient, `[b, heads, h w, h + w]`.
+    pub drel: M::In<'a, T>,
+    /// Gradient of R, `[2 h - 1, d]`.
+    pub drows: Option<M::Out<'a, M::Sum<T>>>,
+    /// Gradient of C, `[2 w - 1, d]`.
+    pub dcolumns: Option<M::Out<'a, M::Sum<T>>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for TableGradients<'a, M, T> {
+    type Op = RelativePosition;
+
+    fn list(&mut self, s: &RelativePosition, w: &mut impl Walk<'a, M>) {
+        w.reads("qkv", &mut self.qkv, s.tokens() * 3 * s.d);
+        w.reads("drel", &mut self.drel, s.biases());
+        w.stores_if("dtable of rows", &mut self.drows, s.table(s.h), Write::Add);
+        w.stores_if("dtable of columns", &mut self.dcolumns, s.table(s.w), Write::Add);
+    }
+}
+
 impl RelativePosition {
-    /// Writes `rel` from the queries of `qkv` and the tables of rows and columns.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes.
-    pub fn forward<T: Real>(&self, qkv: &[T], tables: [&[T]; 2], rel: &mut [T]) -> Result<()> {
-        self.check(qkv.len(), tables.map(<[T]>::len), rel.len())?;
-        if dry_run::skip_with(OP, || cpu::cost(self, 1)) || rel.is_empty() {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            cpu::forward(self, f32s(qkv), tables.map(f32s), f32s_mut(rel));
-        } else {
-            reference::forward(self, qkv, tables, rel);
-        }
-        Ok(())
+    /// Tokens of all images and heads.
+    fn tokens(&self) -> usize {
+        self.b * self.heads * self.h * self.w
     }
 
-    /// Adds to the queries' part of `dqkv` and to the gradients of the tables; each is optional.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes.
-    pub fn backward<T: Real>(
-        &self,
-        qkv: &[T],
-        tables: [&[T]; 2],
-        drel: &[T],
-        dqkv: Option<&mut [T]>,
-        dtables: [Option<&mut [T]>; 2],
-    ) -> Result<()> {
-        self.check(qkv.len(), tables.map(<[T]>::len), drel.len())?;
-        check_count(OP, "dqkv", dqkv.as_ref().map_or(qkv.len(), |d| d.len()), qkv.len())?;
-        for (table, d) in tables.iter().zip(&dtables) {
-            let found = d.as_ref().map_or(table.len(), |d| d.len());
-            check_count(OP, "gradient of a table", found, table.len())?;
-        }
-        if dry_run::skip_with(OP, || cpu::cost(self, 2)) || drel.is_empty() {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            let (dqkv, dtables) = (dqkv.map(f32s_mut), dtables.map(|d| d.map(f32s_mut)));
-            cpu::backward(self, f32s(qkv), tables.map(f32s), f32s(drel), dqkv, dtables);
-        } else {
-            reference::backward(self, qkv, tables, drel, dqkv, dtables);
-        }
-        Ok(())
+    /// Elements of `rel`.
+    fn biases(&self) -> usize {
+        self.tokens() * self.width()
+    }
+
+    /// Elements of the table of an axis of `n` cells.
+    fn table(&self, n: usize) -> usize {
+        (2 * n).saturating_sub(1) * self.d
     }
 
     /// Biases per query.
@@ -127,14 +178,5 @@ impl RelativePosition {
         let n = self.h * self.w;
         let (image, head, token) = (i / n / self.heads, i / n % self.heads, i % n);
         ((image * n + token) * 3 * self.heads + head) * self.d
-    }
-
-    fn check(&self, qkv: usize, tables: [usize; 2], rel: usize) -> Result<()> {
-        let tokens = self.b * self.h * self.w;
-        check_count(OP, "qkv", qkv, tokens * 3 * self.heads * self.d)?;
-        let rows = |n: usize| (2 * n).saturating_sub(1) * self.d;
-        check_count(OP, "table of rows", tables[0], rows(self.h))?;
-        check_count(OP, "table of columns", tables[1], rows(self.w))?;
-        check_count(OP, "rel", rel, tokens * self.heads * self.width())
     }
 }

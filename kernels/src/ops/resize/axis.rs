@@ -1,5 +1,7 @@
 //! Tap tables: the inputs that each output of one axis reads, with their weights.
 
+use std::sync::Arc;
+
 use crate::{KernelError, Result};
 
 /// Interpolation rule of one axis (spec backbones §3).
@@ -78,12 +80,12 @@ impl Taps {
     }
 }
 
-/// Taps of one axis in both directions.
+/// Taps of one axis in both directions. Clones share the tables.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Axis {
-    pub(super) forward: Taps,
+    pub(super) forward: Arc<Taps>,
     /// Transposed table, which the backward pass gathers with.
-    pub(super) backward: Taps,
+    pub(super) backward: Arc<Taps>,
     /// Parameters that determine both tables.
     pub(super) numbers: [u64; 4],
 }
@@ -113,6 +115,11 @@ impl Axis {
                 1.0 / f
             }
         };
+        Ok(Axis::tabulate(n_in, n_out, mode, step))
+    }
+
+    /// Taps for positive sizes and a distance of `step` input pixels between outputs.
+    pub(crate) fn tabulate(n_in: usize, n_out: usize, mode: Mode, step: f64) -> Axis {
         let rows: Vec<_> = (0..n_out)
             .map(|j| {
                 merge(match mode {
@@ -130,7 +137,7 @@ impl Axis {
         }
         let numbers = [n_in as u64, n_out as u64, mode as u64, step.to_bits()];
         let (forward, backward) = (Taps::new(n_in, &rows), Taps::new(n_out, &columns));
-        Ok(Axis { forward, backward, numbers })
+        Axis { forward: forward.into(), backward: backward.into(), numbers }
     }
 
     /// Input length.

@@ -1,9 +1,10 @@
 //! Tap tables on a device and launches of `resize.cu`.
 
-use super::{Axis, Taps};
+use super::{Axis, Backward, Forward, Resize, Taps};
+use crate::call::{Gpu, Launch, Operation};
 use crate::device::sizes::small;
 use crate::device::{Args, Constant, Device, Float, Grid, Module, View, ViewMut};
-use crate::{KernelError, Result, check_count};
+use crate::{KernelError, Result};
 
 static PTX: Module = Module::new("resize", include_str!("../../../ptx/resize.ptx"));
 
@@ -57,11 +58,10 @@ impl TapsGpu {
     }
 }
 
-/// Tap tables of an [`Axis`] on a device, in both directions; the device keeps them.
+/// Tap tables of an [`Axis`] on a device; the device keeps them.
 #[derive(Debug)]
 pub struct AxisGpu {
     pub(crate) forward: TapsGpu,
-    pub(crate) backward: TapsGpu,
 }
 
 impl AxisGpu {
@@ -70,65 +70,48 @@ impl AxisGpu {
     /// # Errors
     /// A failure of the device.
     pub fn new(device: &Device, axis: &Axis) -> Result<AxisGpu> {
-        let numbers = |way: u64| [&axis.numbers[..], &[way]].concat();
-        let forward = TapsGpu::new(device, &axis.forward, &numbers(0))?;
-        let backward = TapsGpu::new(device, &axis.backward, &numbers(1))?;
-        Ok(AxisGpu { forward, backward })
+        Ok(AxisGpu { forward: forward(device, axis)? })
     }
 }
 
-/// [`super::Resize`] on a device.
-#[derive(Debug, Clone, Copy)]
-pub struct ResizeGpu<'a> {
-    /// Maps.
-    pub n: usize,
-    /// Channels, the fastest axis; 1 for planar maps `[n, h, w]`.
-    pub c: usize,
-    /// Taps of the rows: `h` to `ho`.
-    pub y: &'a AxisGpu,
-    /// Taps of the columns: `w` to `wo`.
-    pub x: &'a AxisGpu,
+fn forward(device: &Device, axis: &Axis) -> Result<TapsGpu> {
+    TapsGpu::new(device, &axis.forward, &[&axis.numbers[..], &[0]].concat())
 }
 
-impl ResizeGpu<'_> {
-    /// [`super::Resize::forward`] on a device.
-    ///
-    /// # Errors
-    /// A view whose length does not match the sizes; a failure of the device.
-    pub fn forward<T: Float>(
-        &self,
-        device: &Device,
-        x: View<'_, T>,
-        y: ViewMut<'_, T>,
-    ) -> Result<()> {
-        apply(device, (self.n, self.c), &self.y.forward, &self.x.forward, ("x", x), ("y", y))
-    }
+fn backward(device: &Device, axis: &Axis) -> Result<TapsGpu> {
+    TapsGpu::new(device, &axis.backward, &[&axis.numbers[..], &[1]].concat())
+}
 
-    /// [`super::Resize::backward`] on a device.
-    ///
-    /// # Errors
-    /// A view whose length does not match the sizes; a failure of the device.
-    pub fn backward<T: Float>(
-        &self,
-        device: &Device,
-        dy: View<'_, T>,
-        dx: ViewMut<'_, T>,
-    ) -> Result<()> {
-        apply(device, (self.n, self.c), &self.y.backward, &self.x.backward, ("dy", dy), ("dx", dx))
+impl<'a, T: Float> Launch<'a> for Forward<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &Resize, device: &Device) -> Result<()> {
+        // SAFETY: the lengths were checked.
+        unsafe {
+            apply(s, [forward(device, &s.y)?, forward(device, &s.x)?], self.x, self.y, device)
+        }
     }
 }
 
-fn apply<T: Float>(
+impl<'a, T: Float> Launch<'a> for Backward<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &Resize, device: &Device) -> Result<()> {
+        let tables = [backward(device, &s.y)?, backward(device, &s.x)?];
+        // SAFETY: the lengths were checked.
+        unsafe { apply(s, tables, self.dy, self.dx, device) }
+    }
+}
+
+/// Applies the tables `y` and `x`.
+///
+/// # Safety
+/// `from` and `to` have the lengths of the tables' maps.
+unsafe fn apply<T: Float>(
+    s: &Resize,
+    [y, x]: [TapsGpu; 2],
+    from: View<'_, T>,
+    to: ViewMut<'_, T>,
     device: &Device,
-    (n, c): (usize, usize),
-    y: &TapsGpu,
-    x: &TapsGpu,
-    (from_name, from): (&'static str, View<'_, T>),
-    (to_name, to): (&'static str, ViewMut<'_, T>),
 ) -> Result<()> {
-    check_count("resize", from_name, from.len(), n * y.n_in * x.n_in * c)?;
-    check_count("resize", to_name, to.len(), n * y.n_out * x.n_out * c)?;
-    let size = |name, n| small("resize", name, n);
+    let (n, c) = (s.n, s.c);
+    let size = |name, n| small(Resize::NAME, name, n);
     let vectors = if c == 1 { 1 } else { c.div_ceil(VECTOR) };
     let threads = n * y.n_out * x.n_out * vectors;
     size("pixels and vectors of channels", threads)?;
@@ -144,9 +127,8 @@ fn apply<T: Float>(
         taps_x: size("taps", x.width)?,
     };
     let args = x.read(y.read(Args::new(&sizes))).read(from).write(to);
-    let name = if c == 1 { "resize_planar" } else { "resize" };
     let grid = Grid::line(threads, THREADS as usize, THREADS);
-    // SAFETY: the lengths were checked; the tables only have indices of rows and columns of the
+    // SAFETY: the lengths are those of the tables, which only have indices of rows and columns of the
     // input; threads beyond the last pixel do nothing.
-    unsafe { device.launch(&PTX.kernel_of::<T>(name), &grid, &args) }
+    unsafe { device.launch(&PTX.kernel_of::<T>(s.kernel()), &grid, &args) }
 }

@@ -25,65 +25,83 @@
 //! Source: spec backbones §3, mask2former (conventions) and §1.
 
 mod axis;
+mod checks;
 mod cpu;
 mod gpu;
 mod reference;
 #[cfg(test)]
 mod tests;
-pub(crate) mod verify;
 
 pub use axis::{Axis, Mode, Step};
-pub use gpu::{AxisGpu, ResizeGpu};
+pub use gpu::AxisGpu;
 
 use std::ops::Range;
 
-use crate::{KernelError, Real, Result, check_len, dry_run, f32s, f32s_mut};
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
+use crate::{KernelError, Result, check_len};
 use axis::Taps;
 
 /// Sizes and tap tables of a resampling.
-#[derive(Debug, Clone, Copy)]
-pub struct Resize<'a> {
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resize {
     /// Maps.
     pub n: usize,
     /// Channels, the fastest axis; 1 for planar maps `[n, h, w]`.
     pub c: usize,
     /// Taps of the rows: `h` to `ho`.
-    pub y: &'a Axis,
+    pub y: Axis,
     /// Taps of the columns: `w` to `wo`.
-    pub x: &'a Axis,
+    pub x: Axis,
 }
 
-impl Resize<'_> {
-    /// Writes `y` `[n, ho, wo, c]` from `x` `[n, h, w, c]`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes.
-    pub fn forward<T: Real>(&self, x: &[T], y: &mut [T]) -> Result<()> {
-        check_len("resize", "x", x, self.input_len())?;
-        check_len("resize", "y", y, self.output_len())?;
-        if dry_run::skip("resize") {
-            return Ok(());
-        }
-        self.apply(&self.y.forward, &self.x.forward, x, y);
-        Ok(())
-    }
+impl Operation for Resize {
+    const NAME: &'static str = "resize";
 
-    /// Writes `dx` `[n, h, w, c]` from `dy` `[n, ho, wo, c]`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes.
-    pub fn backward<T: Real>(&self, dy: &[T], dx: &mut [T]) -> Result<()> {
-        check_len("resize", "dy", dy, self.output_len())?;
-        check_len("resize", "dx", dx, self.input_len())?;
-        if dry_run::skip("resize") {
-            return Ok(());
-        }
-        self.apply(&self.y.backward, &self.x.backward, dy, dx);
-        Ok(())
+    fn is_empty(&self) -> bool {
+        self.n * self.c == 0
     }
+}
 
+/// Call that writes `y`.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Maps, `[n, h, w, c]`.
+    pub x: M::In<'a, T>,
+    /// Result, `[n, ho, wo, c]`.
+    pub y: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = Resize;
+
+    fn list(&mut self, s: &Resize, w: &mut impl Walk<'a, M>) {
+        w.reads("x", &mut self.x, s.input_len());
+        w.writes("y", &mut self.y, s.output_len());
+    }
+}
+
+/// Call that writes `dx`.
+#[derive(Default)]
+pub struct Backward<'a, M: Memory, T: Element> {
+    /// Incoming gradient, `[n, ho, wo, c]`.
+    pub dy: M::In<'a, T>,
+    /// Gradient of `x`, `[n, h, w, c]`.
+    pub dx: M::Out<'a, T>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Backward<'a, M, T> {
+    type Op = Resize;
+
+    fn list(&mut self, s: &Resize, w: &mut impl Walk<'a, M>) {
+        w.reads("dy", &mut self.dy, s.output_len());
+        w.writes("dx", &mut self.dx, s.input_len());
+    }
+}
+
+impl Resize {
     /// Writes some rows of every map of `y`, `[n, rows, wo, c]`, bitwise equal to
-    /// [`Resize::forward`].
+    /// those of [`Forward`].
     ///
     /// `x` `[n, n_rows, w, c]` has rows `first..first + n_rows` of every map.
     ///
@@ -123,21 +141,15 @@ impl Resize<'_> {
         self.n * self.y.n_out() * self.x.n_out() * self.c
     }
 
-    fn apply<T: Real>(&self, y: &Taps, x: &Taps, input: &[T], output: &mut [T]) {
-        if input.is_empty() || output.is_empty() {
-            return;
-        }
-        if T::IS_F32 {
-            cpu::apply(self.c, y, x, f32s(input), f32s_mut(output));
-        } else {
-            reference::apply(self.n, self.c, y, x, input, output);
-        }
+    /// Name of the kernel without its type.
+    fn kernel(&self) -> &'static str {
+        if self.c == 1 { "resize_planar" } else { "resize" }
     }
 }
 
 /// Resamples row `oy` of one planar map `[h, w]` into `out` `[wo]`; `row` is scratch.
 pub(crate) fn resample_row(
-    s: &Resize<'_>,
+    s: &Resize,
     map: &[f32],
     oy: usize,
     row: &mut Vec<f32>,

@@ -1,9 +1,10 @@
 //! Launches of `rotary.cu`.
 
-use super::{OP, Pairs, Rotary, Turn};
+use super::{Pairs, Rotary, Rotate, Turn};
+use crate::Result;
+use crate::call::{Gpu, Launch, Operation};
 use crate::device::sizes::small;
-use crate::device::{Args, Device, Float, Grid, Module, View, ViewMut};
-use crate::{Result, check_count};
+use crate::device::{Args, Device, Float, Grid, Module};
 
 static PTX: Module = Module::new("rotary", include_str!("../../../ptx/rotary.ptx"));
 
@@ -26,38 +27,35 @@ struct Sizes {
 }
 
 impl Rotary {
-    /// [`Rotary::apply`] on a device. One launch.
-    ///
-    /// # Errors
-    /// As [`Rotary::apply`]; a failure of the device.
-    pub fn apply_gpu<T: Float>(
-        &self,
-        device: &Device,
-        qkv: ViewMut<'_, T>,
-        table: View<'_, f32>,
-        turn: Turn,
-    ) -> Result<()> {
-        self.check(qkv.len())?;
-        check_count(OP, "table", table.len(), self.table_len())?;
-        let row = self.heads * self.d;
+    /// Name of the kernel.
+    pub(super) fn kernel(&self) -> &'static str {
+        match self.pairs {
+            Pairs::Neighbours => "rotary",
+            Pairs::Halves => "rotary_halves",
+        }
+    }
+}
+
+impl<'a, T: Float> Launch<'a> for Rotate<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &Rotary, device: &Device) -> Result<()> {
+        let (row, size) = (s.heads * s.d, |name, n| small(Rotary::NAME, name, n));
         let sizes = Sizes {
-            b: small(OP, "b", self.b)?,
-            t: small(OP, "t", self.t)?,
-            skip: small(OP, "skip", self.skip)?,
-            d: small(OP, "d", self.d)?,
-            width: small(OP, "a token", 2 * row)?,
-            token: small(OP, "a token", 3 * row)?,
-            sign: if turn == Turn::Back { -1.0 } else { 1.0 },
+            b: size("b", s.b)?,
+            t: size("t", s.t)?,
+            skip: size("skip", s.skip)?,
+            d: size("d", s.d)?,
+            width: size("a token", 2 * row)?,
+            token: size("a token", 3 * row)?,
+            sign: if s.turn == Turn::Back { -1.0 } else { 1.0 },
             unused: 0,
         };
-        let (threads, name) = match self.pairs {
-            Pairs::Neighbours => ((2 * row).div_ceil(VECTOR), OP),
-            Pairs::Halves => (2 * self.heads * (self.d / 2).div_ceil(VECTOR), "rotary_halves"),
+        let threads = match s.pairs {
+            Pairs::Neighbours => (2 * row).div_ceil(VECTOR),
+            Pairs::Halves => 2 * s.heads * (s.d / 2).div_ceil(VECTOR),
         };
-        let blocks = threads.div_ceil(THREADS as usize);
-        let grid = Grid::new([self.t - self.skip, blocks, 1], [THREADS, 1, 1]);
-        let args = Args::new(&sizes).read(table).write(qkv);
+        let grid = Grid::new([s.cells, threads.div_ceil(THREADS as usize), 1], [THREADS, 1, 1]);
+        let args = Args::new(&sizes).read(self.table).write(self.qkv);
         // SAFETY: the lengths were checked; vectors beyond the keys of a token do nothing.
-        unsafe { device.launch(&PTX.kernel_of::<T>(name), &grid, &args) }
+        unsafe { device.launch(&PTX.kernel_of::<T>(s.kernel()), &grid, &args) }
     }
 }

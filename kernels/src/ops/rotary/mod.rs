@@ -6,37 +6,37 @@
 //! ```
 //! Here neighbouring channels form a pair; with [`Pairs::Halves`] it is channel `k` and
 //! `k + d / 2`. The first `skip` tokens, the class token and registers, are not changed, and neither
-//! are the values. Backward: the transpose of a rotation is its inverse, the rotation by `-a`;
-//! nothing is saved.
+//! are tokens behind the `cells` patches, nor the values. Backward: the transpose of a rotation is
+//! its inverse, the rotation by `-a`; nothing is saved.
 //!
-//! Shapes: `qkv` `[b, t, 3, heads, d]` with an even `d`; `table` `[t - skip, d / 2, 2]` of cosine
-//! and sine, shared by images and heads ([`table`]; f32 on a device).
-//! Cost: `2 b (t - skip) heads d` elements read and written, three FLOP each.
+//! Shapes: `qkv` `[b, t, 3, heads, d]` with an even `d`; `table` `[cells, d / 2, 2]` of cosine and
+//! sine, shared by images and heads ([`table`], [`centred_table`]; f32 on a device).
+//! Cost: `2 b cells heads d` elements read and written, three FLOP each.
 //!
 //! On a GPU: four images of ViT-L at 512 px in bf16 move 33.6 MB; the floor on an H200 (4.3
-//! TB/s) is 7.8 us. A block handles vectors of 8 channels of one token and loops over the
-//! images, so that cosines and sines are read once. docs/kernels.md explains why this is a separate
+//! TB/s) is 7.8 us. A block handles vectors of 8 channels of one token and loops over the images,
+//! so that cosines and sines are read once. docs/kernels.md explains why this is a separate
 //! kernel and not part of the attention kernel.
 //!
 //! Source: spec backbones §4.4 (EVA02), dinov3 §3.
 
+mod checks;
 mod gpu;
 mod reference;
 mod tables;
 #[cfg(test)]
 mod tests;
-pub(crate) mod verify;
 
 pub use tables::{centred_table, periods};
 
-use crate::{KernelError, Real, Result, check_count, check_len, dry_run};
-
-const OP: &str = "rotary";
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
+use crate::{KernelError, Result, Write};
 
 /// Base of the frequencies.
 const THETA: f64 = 10_000.0;
 
-/// Sizes of a rotation.
+/// Sizes and direction of a rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rotary {
     /// Images.
@@ -49,8 +49,12 @@ pub struct Rotary {
     pub d: usize,
     /// Leading tokens that are not rotated.
     pub skip: usize,
+    /// Tokens behind them that are rotated.
+    pub cells: usize,
     /// Channels that are rotated with each other.
     pub pairs: Pairs,
+    /// Direction.
+    pub turn: Turn,
 }
 
 /// Channels of a head that form a pair.
@@ -71,36 +75,41 @@ pub enum Turn {
     Back,
 }
 
-impl Rotary {
-    /// Rotates the queries and keys of `qkv` in place.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes; heads with an odd number of channels; `skip`
-    /// above the number of tokens.
-    pub fn apply<T: Real>(&self, qkv: &mut [T], table: &[T], turn: Turn) -> Result<()> {
-        self.check(qkv.len())?;
-        check_len(OP, "table", table, self.table_len())?;
-        if !dry_run::skip(OP) {
-            reference::apply(self, qkv, table, turn);
-        }
-        Ok(())
-    }
+impl Operation for Rotary {
+    const NAME: &'static str = "rotary";
 
-    /// Number of elements of the table.
-    fn table_len(&self) -> usize {
-        (self.t - self.skip) * self.d
-    }
-
-    fn check(&self, qkv: usize) -> Result<()> {
-        let Rotary { b, t, heads, d, skip, .. } = *self;
+    fn check(&self) -> Result<()> {
+        let Rotary { t, d, skip, cells, .. } = *self;
         let what = if !d.is_multiple_of(2) {
             format!("heads of {d} channels do not divide into pairs")
-        } else if skip > t {
-            format!("cannot skip {skip} of {t} tokens")
+        } else if skip + cells > t {
+            format!("cannot rotate {cells} tokens behind {skip} of {t}")
         } else {
-            return check_count(OP, "qkv", qkv, b * t * 3 * heads * d);
+            return Ok(());
         };
-        Err(KernelError::Size { op: OP, what })
+        Err(KernelError::Size { op: Self::NAME, what })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.heads * self.d == 0
+    }
+}
+
+/// Call that rotates the queries and keys of `qkv` in place.
+#[derive(Default)]
+pub struct Rotate<'a, M: Memory, T: Element> {
+    /// Queries, keys and values, `[b, t, 3, heads, d]`.
+    pub qkv: M::Out<'a, T>,
+    /// Cosine and sine of each pair, `[cells, d / 2, 2]`.
+    pub table: M::In<'a, M::Sum<T>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Rotate<'a, M, T> {
+    type Op = Rotary;
+
+    fn list(&mut self, s: &Rotary, w: &mut impl Walk<'a, M>) {
+        w.stores("qkv", &mut self.qkv, s.b * s.t * 3 * s.heads * s.d, Write::Add);
+        w.reads("table", &mut self.table, s.cells * s.d);
     }
 }
 
@@ -115,7 +124,7 @@ impl Rotary {
 pub fn table([h, w]: [usize; 2], side: usize, d: usize) -> Result<Vec<f64>> {
     if !d.is_multiple_of(4) {
         let what = format!("heads of {d} channels do not divide into pairs for two axes");
-        return Err(KernelError::Size { op: OP, what });
+        return Err(KernelError::Size { op: Rotary::NAME, what });
     }
     let half = d / 4;
     let frequency = |k: usize| THETA.powf(-((4 * k) as f64) / d as f64);

@@ -1,7 +1,21 @@
-use super::{Pairs, Rotary, Turn, centred_table, periods, table};
+use super::{Pairs, Rotary, Rotate, Turn, centred_table, periods, table};
+use crate::call::{Call, Host};
 use crate::check::{central_differences, noise, weighted_sum};
 
-const SIZE: Rotary = Rotary { b: 2, t: 7, heads: 3, d: 8, skip: 1, pairs: Pairs::Neighbours };
+const SIZE: Rotary = Rotary {
+    b: 2,
+    t: 7,
+    heads: 3,
+    d: 8,
+    skip: 1,
+    cells: 6,
+    pairs: Pairs::Neighbours,
+    turn: Turn::Forward,
+};
+
+fn rotate(s: &Rotary, qkv: &mut [f64], table: &[f64], turn: Turn) {
+    Rotate::<Host, _> { qkv, table }.run(&Rotary { turn, ..*s }).unwrap();
+}
 
 fn angles(s: &Rotary) -> Vec<f64> {
     let turn = |x: f64| [(5.0 * x).cos(), (5.0 * x).sin()];
@@ -15,10 +29,10 @@ fn the_gradient_is_the_inverse_rotation() {
         let x = noise::<f64>(s.b * s.t * 3 * s.heads * s.d, 1);
         let dy = noise::<f64>(x.len(), 2);
         let mut dx = dy.clone();
-        s.apply(&mut dx, &table, Turn::Back).unwrap();
+        rotate(&s, &mut dx, &table, Turn::Back);
         central_differences("rotary", std::slice::from_ref(&x), &[dx], |x| {
             let mut y = x[0].clone();
-            s.apply(&mut y, &table, Turn::Forward).unwrap();
+            rotate(&s, &mut y, &table, Turn::Forward);
             weighted_sum(&y, &dy)
         });
     }
@@ -32,13 +46,25 @@ fn angles_of_halves_are_those_of_the_authors() {
     assert!((periods[15] - 74.98942).abs() < 1e-5);
     let table = centred_table([2, 2], &periods);
     assert_eq!(table.len(), 4 * 64);
-    let want = |angle: f64| [angle.cos(), angle.sin()];
     let pi = std::f64::consts::PI;
-    for (at, angle) in
-        [(0, -pi), (4, -pi / 3.162_277_660_168), (16, -pi), (20, -pi / 3.162_277_660_168)]
-    {
-        let [cos, sin] = want(angle);
-        assert!((table[2 * at] - cos).abs() < 1e-9 && (table[2 * at + 1] - sin).abs() < 1e-9);
+    let fifth = -pi / 3.162_277_660_168;
+    for (pair, angle) in [(0, -pi), (4, fifth), (16, -pi), (20, fifth)] {
+        let [cos, sin] = [table[2 * pair], table[2 * pair + 1]];
+        assert!((cos - angle.cos()).abs() < 1e-9 && (sin - angle.sin()).abs() < 1e-9);
+    }
+}
+
+#[test]
+fn tokens_behind_the_patches_stay() {
+    let s = Rotary { cells: 4, ..SIZE };
+    let table = angles(&Rotary { t: 5, ..s });
+    let row = 3 * s.heads * s.d;
+    let x = noise::<f64>(s.b * s.t * row, 1);
+    let mut y = x.clone();
+    rotate(&s, &mut y, &table, Turn::Forward);
+    for token in 0..s.b * s.t {
+        let same = x[token * row..][..row] == y[token * row..][..row];
+        assert_eq!(same, !(1..5).contains(&(token % s.t)), "token {token}");
     }
 }
 
@@ -48,12 +74,12 @@ fn values_and_the_first_tokens_stay() {
     let row = s.heads * s.d;
     let x = noise::<f64>(s.b * s.t * 3 * row, 1);
     let mut y = x.clone();
-    s.apply(&mut y, &table, Turn::Forward).unwrap();
+    rotate(&s, &mut y, &table, Turn::Forward);
     for (i, (x, y)) in x.iter().zip(&y).enumerate() {
         let (token, part) = (i / (3 * row) % s.t, i / row % 3);
         assert_eq!(x == y, token < s.skip || part == 2, "element {i}");
     }
-    s.apply(&mut y, &table, Turn::Back).unwrap();
+    rotate(&s, &mut y, &table, Turn::Back);
     assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() < 1e-14));
 }
 
@@ -65,9 +91,9 @@ fn scores_depend_on_distance_alone() {
     let table = table(grid, 16, d).unwrap();
     let (q, k) = (noise::<f64>(d, 1), noise::<f64>(d, 2));
     let turned = |x: &[f64], cell: usize| {
-        let s = Rotary { b: 1, t: 1, heads: 1, d, skip: 0, pairs: Pairs::Neighbours };
+        let s = Rotary { b: 1, t: 1, heads: 1, d, skip: 0, cells: 1, ..SIZE };
         let mut qkv = [x, x, x].concat();
-        s.apply(&mut qkv, &table[cell * d..][..d], Turn::Forward).unwrap();
+        rotate(&s, &mut qkv, &table[cell * d..][..d], Turn::Forward);
         qkv[..d].to_vec()
     };
     let score = |i: usize, j: usize| weighted_sum(&turned(&q, i), &turned(&k, j));
@@ -94,18 +120,12 @@ fn the_table_is_that_of_the_formula() {
 
 #[test]
 fn sizes_that_do_not_fit_are_named() {
-    let mut x = vec![0.0f32; 9];
-    let says = |s: Rotary, x: &mut [f32], table: &[f32], sentence: &str| {
-        let error = s.apply(x, table, Turn::Forward).unwrap_err();
+    let says = |s: Rotary, sentence: &str| {
+        let error = Rotate::<Host, f32>::default().run(&s).unwrap_err();
         assert_eq!(error.to_string(), sentence);
     };
-    let s = Rotary { b: 1, t: 1, heads: 1, d: 3, skip: 0, pairs: Pairs::Neighbours };
-    says(s, &mut x, &[], "rotary: heads of 3 channels do not divide into pairs");
-    let s = Rotary { d: 2, skip: 2, ..s };
-    says(s, &mut x, &[], "rotary: cannot skip 2 of 1 tokens");
-    let s = Rotary { skip: 0, ..s };
-    says(s, &mut x, &[0.0; 2], "rotary: qkv has 9 elements, its sizes require 6");
-    says(s, &mut x[..6], &[0.0; 3], "rotary: table has 3 elements, its sizes require 2");
+    says(Rotary { d: 3, ..SIZE }, "rotary: heads of 3 channels do not divide into pairs");
+    says(Rotary { skip: 8, ..SIZE }, "rotary: cannot rotate 6 tokens behind 8 of 7");
     let error = table([2, 2], 16, 6).unwrap_err().to_string();
     assert_eq!(error, "rotary: heads of 6 channels do not divide into pairs for two axes");
 }

@@ -97,7 +97,7 @@ pub fn compute(s: &SemanticScores, n: usize, prob: &[f32], masks: &[f32], scores
 
 pub fn upsampled(
     s: &SemanticScores,
-    resize: &Resize<'_>,
+    resize: &Resize,
     prob: &[f32],
     masks: &[f32],
     scores: &mut [f32],

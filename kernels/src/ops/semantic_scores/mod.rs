@@ -26,7 +26,8 @@ mod reference;
 mod tests;
 pub(crate) mod verify;
 
-use crate::ops::resize::{Axis, Resize};
+use crate::call::{Call, Host};
+use crate::ops::resize::{self, Axis, Resize};
 use crate::{Real, Result, check_len, dry_run, f32s, f32s_mut};
 
 /// Sizes of a score map.
@@ -78,7 +79,7 @@ impl SemanticScores {
         masks: &[T],
         scores: &mut [T],
     ) -> Result<()> {
-        let resize = Resize { n: self.q, c: 1, y, x };
+        let resize = Resize { n: self.q, c: 1, y: y.clone(), x: x.clone() };
         let n = y.n_out() * x.n_out();
         check_len("semantic_scores", "cls", cls, self.q * (self.k + 1))?;
         check_len("semantic_scores", "masks", masks, resize.input_len())?;
@@ -91,7 +92,7 @@ impl SemanticScores {
             cpu::upsampled(self, &resize, f32s(&prob), f32s(masks), f32s_mut(scores));
         } else {
             let mut full = vec![T::ZERO; self.q * n];
-            resize.forward(masks, &mut full)?;
+            resize::Forward::<Host, _> { x: masks, y: &mut full }.run(&resize)?;
             reference::compute(self, n, &prob, &full, scores);
         }
         Ok(())

@@ -1,6 +1,7 @@
 use super::{SemanticScores, reference};
+use crate::call::{Call, Host};
 use crate::check::{assert_close, noise};
-use crate::ops::resize::{Axis, Mode, Resize, Step};
+use crate::ops::resize::{self, Axis, Mode, Resize, Step};
 
 fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&v| f64::from(v)).collect()
@@ -42,7 +43,8 @@ fn upsampling_on_the_way_is_upsampling_first() {
         let cls = noise::<f32>(q * (k + 1), 1);
         let masks: Vec<f32> = noise::<f32>(q * h * w, 2).iter().map(|v| v * 15.0).collect();
         let mut full = vec![f32::NAN; q * ho * wo];
-        Resize { n: q, c: 1, y: &y, x: &x }.forward(&masks, &mut full).unwrap();
+        let resize = Resize { n: q, c: 1, y: y.clone(), x: x.clone() };
+        resize::Forward::<Host, _> { x: &masks, y: &mut full }.run(&resize).unwrap();
         let (mut fused, mut want) = (vec![f32::NAN; k * ho * wo], vec![f32::NAN; k * ho * wo]);
         s.upsampled(&y, &x, &cls, &masks, &mut fused).unwrap();
         s.compute(ho * wo, &cls, &full, &mut want).unwrap();

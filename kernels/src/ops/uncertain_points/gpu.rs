@@ -1,9 +1,10 @@
 //! Launch of `uncertain_points.cu`.
 
-use super::UncertainPoints;
+use super::{Select, UncertainPoints};
+use crate::Result;
+use crate::call::{Gpu, Launch, Operation, arguments};
 use crate::device::sizes::small;
-use crate::device::{Args, Device, Grid, Module, View, ViewMut};
-use crate::{KernelError, Result, check_count};
+use crate::device::{Device, Float, Grid, Module};
 
 static PTX: Module =
     Module::new("uncertain_points", include_str!("../../../ptx/uncertain_points.ptx"));
@@ -18,45 +19,18 @@ struct Sizes {
     n_rand: u32,
 }
 
-impl UncertainPoints {
-    /// [`UncertainPoints::select`] on a device, bitwise equal to the CPU. One launch.
-    ///
-    /// # Errors
-    /// A view whose length does not match the sizes; more points to keep than there are; a failure
-    /// of the device.
-    pub fn select_gpu(
-        &self,
-        device: &Device,
-        logits: View<'_, f32>,
-        points: View<'_, f32>,
-        random: View<'_, f32>,
-        out: ViewMut<'_, f32>,
-    ) -> Result<()> {
-        if self.keep > self.n_over {
-            let what = format!("{} of {} points cannot be kept", self.keep, self.n_over);
-            return Err(KernelError::Size { op: "uncertain_points", what });
-        }
-        let row = 2 * (self.keep + self.n_rand);
-        for (name, found, expected) in [
-            ("logits", logits.len(), self.r * self.n_over),
-            ("points", points.len(), self.r * self.n_over * 2),
-            ("random", random.len(), self.r * self.n_rand * 2),
-            ("out", out.len(), self.r * row),
-        ] {
-            check_count("uncertain_points", name, found, expected)?;
-        }
-        let size = |name, n| small("uncertain_points", name, n);
+impl<'a, T: Float> Launch<'a> for Select<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &UncertainPoints, device: &Device) -> Result<()> {
+        let size = |name, n| small(UncertainPoints::NAME, name, n);
         let sizes = Sizes {
-            r: size("r", self.r)?,
-            n_over: size("n_over", self.n_over)?,
-            keep: size("keep", self.keep)?,
-            n_rand: size("n_rand", self.n_rand)?,
+            r: size("r", s.r)?,
+            n_over: size("n_over", s.n_over)?,
+            keep: size("keep", s.keep)?,
+            n_rand: size("n_rand", s.n_rand)?,
         };
-        size("numbers of a row", row)?;
-        let args = Args::new(&sizes).read(logits).read(points).read(random).write(out);
+        size("numbers of a row", s.row())?;
+        let args = arguments(&sizes, s, self);
         // SAFETY: the lengths were checked; block i takes row i and keeps exactly `keep` points.
-        unsafe {
-            device.launch(&PTX.kernel("uncertain_points"), &Grid::line(self.r, 1, 512), &args)
-        }
+        unsafe { device.launch(&PTX.kernel("uncertain_points"), &Grid::line(s.r, 1, 512), &args) }
     }
 }

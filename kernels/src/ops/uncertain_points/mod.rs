@@ -21,16 +21,18 @@
 //!
 //! Source: spec mask2former §4.4.
 
+mod checks;
+mod cpu;
 mod gpu;
+mod reference;
 #[cfg(test)]
-mod gpu_tests;
-pub(crate) mod verify;
+mod tests;
 
-use std::cell::RefCell;
+pub(crate) use checks::timed;
 
-use rayon::prelude::*;
-
-use crate::{KernelError, Real, Result, check_len, dry_run};
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
+use crate::{KernelError, Result};
 
 /// Sizes of a selection of uncertain points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,103 +47,50 @@ pub struct UncertainPoints {
     pub n_rand: usize,
 }
 
-/// Sort key of a candidate: the bits of `|logit|`, which have the order of the values, then its
-/// index.
-type Key = (u64, u32);
+impl Operation for UncertainPoints {
+    const NAME: &'static str = "uncertain_points";
 
-thread_local! {
-    static KEYS: RefCell<Vec<Key>> = const { RefCell::new(Vec::new()) };
-    static KEYS32: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
-}
-
-impl UncertainPoints {
-    /// Writes `out` `[r, keep + n_rand, 2]`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes; more points to keep than there are.
-    pub fn select<T: Real>(
-        &self,
-        logits: &[T],
-        points: &[T],
-        random: &[T],
-        out: &mut [T],
-    ) -> Result<()> {
+    fn check(&self) -> Result<()> {
         if self.keep > self.n_over || self.n_over > u32::MAX as usize {
             let what = format!("{} of {} points cannot be kept", self.keep, self.n_over);
-            return Err(KernelError::Size { op: "uncertain_points", what });
+            return Err(KernelError::Size { op: Self::NAME, what });
         }
-        let row = 2 * (self.keep + self.n_rand);
-        check_len("uncertain_points", "logits", logits, self.r * self.n_over)?;
-        check_len("uncertain_points", "points", points, self.r * self.n_over * 2)?;
-        check_len("uncertain_points", "random", random, self.r * self.n_rand * 2)?;
-        check_len("uncertain_points", "out", out, self.r * row)?;
-        if dry_run::skip("uncertain_points") {
-            return Ok(());
-        }
-        if row == 0 {
-            return Ok(());
-        }
-        out.par_chunks_mut(row).enumerate().for_each(|(i, out)| {
-            let (selected, fresh) = out.split_at_mut(2 * self.keep);
-            fresh.copy_from_slice(&random[i * 2 * self.n_rand..][..2 * self.n_rand]);
-            if self.keep > 0 {
-                let logits = &logits[i * self.n_over..][..self.n_over];
-                self.select_row(
-                    logits,
-                    &points[i * self.n_over * 2..][..self.n_over * 2],
-                    selected,
-                );
-            }
-        });
         Ok(())
     }
 
-    fn select_row<T: Real>(&self, logits: &[T], points: &[T], selected: &mut [T]) {
-        if T::IS_F32 {
-            // Both parts fit in one word, which halves the data that the selection moves.
-            KEYS32.with_borrow_mut(|keys| {
-                let key = |(j, v): (usize, &f32)| u64::from(v.abs().to_bits()) << 32 | j as u64;
-                let logits = crate::f32s(logits);
-                select_smallest(
-                    keys,
-                    self.keep,
-                    logits.iter().enumerate().map(key),
-                    points,
-                    selected,
-                );
-            });
-        } else {
-            KEYS.with_borrow_mut(|keys| {
-                let key = |(j, v): (usize, &T)| (v.f64().abs().to_bits(), j as u32);
-                select_smallest(
-                    keys,
-                    self.keep,
-                    logits.iter().enumerate().map(key),
-                    points,
-                    selected,
-                );
-            });
-        }
+    fn is_empty(&self) -> bool {
+        self.row() == 0
     }
 }
 
-/// Copies the points of the `keep` smallest keys to `selected`, in the order of the points.
-fn select_smallest<T: Copy, K: Ord + Copy>(
-    keys: &mut Vec<K>,
-    keep: usize,
-    all: impl Iterator<Item = K> + Clone,
-    points: &[T],
-    selected: &mut [T],
-) {
-    keys.clear();
-    keys.extend(all.clone());
-    let (_, &mut last, _) = keys.select_nth_unstable(keep - 1);
-    // Keys are distinct, so exactly `keep` of them are not above the last one.
-    let chosen = all.zip(points.chunks_exact(2)).filter(|(key, _)| *key <= last);
-    for (to, (_, from)) in selected.chunks_exact_mut(2).zip(chosen) {
-        to.copy_from_slice(from);
+impl UncertainPoints {
+    /// Numbers in a row of the output.
+    fn row(&self) -> usize {
+        2 * (self.keep + self.n_rand)
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// Call that writes `out`, with the same bits on the host and on a device. All operands are f32 on
+/// a device.
+#[derive(Default)]
+pub struct Select<'a, M: Memory, T: Element> {
+    /// Logits of the candidates, `[r, n_over]`.
+    pub logits: M::In<'a, M::Sum<T>>,
+    /// Candidates, `[r, n_over, 2]`.
+    pub points: M::In<'a, M::Sum<T>>,
+    /// Points to append, `[r, n_rand, 2]`.
+    pub random: M::In<'a, M::Sum<T>>,
+    /// Chosen points, `[r, keep + n_rand, 2]`.
+    pub out: M::Out<'a, M::Sum<T>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Select<'a, M, T> {
+    type Op = UncertainPoints;
+
+    fn list(&mut self, s: &UncertainPoints, w: &mut impl Walk<'a, M>) {
+        w.reads("logits", &mut self.logits, s.r * s.n_over);
+        w.reads("points", &mut self.points, s.r * s.n_over * 2);
+        w.reads("random", &mut self.random, s.r * s.n_rand * 2);
+        w.writes("out", &mut self.out, s.r * s.row());
+    }
+}

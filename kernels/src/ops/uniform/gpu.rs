@@ -1,9 +1,10 @@
 //! Launch of `uniform.cu`.
 
-use super::{Philox, Uniform};
+use super::{Fill, Philox, Uniform};
+use crate::Result;
+use crate::call::{Gpu, Launch, Operation, arguments};
 use crate::device::sizes::small;
-use crate::device::{Args, Device, Grid, Module, View, ViewMut};
-use crate::{Result, check_count};
+use crate::device::{Device, Float, Grid, Module};
 
 static PTX: Module = Module::new("uniform", include_str!("../../../ptx/uniform.ptx"));
 
@@ -20,35 +21,21 @@ struct Sizes {
     draws: u32,
 }
 
-impl Uniform {
-    /// [`Uniform::fill`] on a device, bitwise equal to the CPU. `step` `[1]` has the low 32 bits of
-    /// the step. One launch.
-    ///
-    /// # Errors
-    /// A view whose length does not match the sizes; a failure of the device.
-    pub fn fill_gpu(
-        &self,
-        device: &Device,
-        step: View<'_, i32>,
-        rows: Option<View<'_, i32>>,
-        out: ViewMut<'_, f32>,
-    ) -> Result<()> {
-        check_count("uniform", "step", step.len(), 1)?;
-        check_count("uniform", "rows", rows.map_or(self.rows, |rows| rows.len()), self.rows)?;
-        check_count("uniform", "out", out.len(), self.streams * self.rows * self.draws)?;
-        if out.is_empty() {
+impl<'a, T: Float> Launch<'a> for Fill<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &Uniform, device: &Device) -> Result<()> {
+        if s.is_empty() {
             return Ok(());
         }
         let sizes = Sizes {
-            key: Philox::key(self.seed, self.purpose),
-            sample: [self.first as u32, (self.first >> 32) as u32],
-            rows: small("uniform", "rows", self.rows)?,
-            draws: small("uniform", "draws", self.draws)?,
+            key: Philox::key(s.seed, s.purpose),
+            sample: [s.first as u32, (s.first >> 32) as u32],
+            rows: small(Uniform::NAME, "rows", s.rows)?,
+            draws: small(Uniform::NAME, "draws", s.draws)?,
         };
         // A row that does not begin at a block boundary uses one block more than it fills.
-        let blocks = (self.draws.div_ceil(4) + 1).div_ceil(THREADS);
-        let grid = Grid::new([blocks, self.rows, self.streams], [THREADS as u32, 1, 1]);
-        let args = Args::new(&sizes).read(step).read_if(rows).write(out);
+        let blocks = (s.draws.div_ceil(4) + 1).div_ceil(THREADS);
+        let grid = Grid::new([blocks, s.rows, s.streams], [THREADS as u32, 1, 1]);
+        let args = arguments(&sizes, s, self);
         // SAFETY: the lengths were checked; draws before and after a row are not stored.
         unsafe { device.launch(&PTX.kernel("uniform_fill"), &grid, &args) }
     }

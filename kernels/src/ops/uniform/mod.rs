@@ -17,15 +17,15 @@
 //!
 //! Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 
+mod checks;
 mod gpu;
-#[cfg(test)]
-mod gpu_tests;
 mod philox;
-pub(crate) mod verify;
+mod reference;
 
 pub use philox::{Philox, hash_name};
 
-use crate::{Result, check_len};
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
 
 /// Streams and sizes of the draws.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,47 +44,54 @@ pub struct Uniform {
     pub draws: usize,
 }
 
-impl Uniform {
-    /// Writes `out` `[streams, rows, draws]` for a step; `rows` `[rows]` is the table of rows.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes.
-    pub fn fill(&self, step: u64, rows: Option<&[i32]>, out: &mut [f32]) -> Result<()> {
-        check_len("uniform", "out", out, self.streams * self.rows * self.draws)?;
-        if let Some(rows) = rows {
-            check_len("uniform", "rows", rows, self.rows)?;
-        }
-        for (i, out) in out.chunks_exact_mut(self.draws.max(1)).enumerate() {
-            let (stream, i) = (i / self.rows, i % self.rows);
-            let row = rows.map_or(i as i64, |rows| i64::from(rows[i]));
-            let Ok(row) = u64::try_from(row) else {
-                out.fill(0.0);
-                continue;
-            };
-            let mut r = Philox::new(self.seed, self.purpose, self.first + stream as u64, step);
-            r.skip(row * self.draws as u64);
-            out.fill_with(|| r.uniform_f32());
-        }
-        Ok(())
+impl Operation for Uniform {
+    const NAME: &'static str = "uniform";
+
+    fn is_empty(&self) -> bool {
+        self.streams * self.rows * self.draws == 0
+    }
+}
+
+/// Call that writes `out`.
+#[derive(Default)]
+pub struct Fill<'a, M: Memory, T: Element> {
+    /// Low 32 bits of the step, `[1]`.
+    pub step: M::In<'a, i32>,
+    /// Table of rows, `[rows]`; left out: row `i` is `i`.
+    pub rows: Option<M::In<'a, i32>>,
+    /// Draws, `[streams, rows, draws]`, f32 on a device.
+    pub out: M::Out<'a, M::Sum<T>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Fill<'a, M, T> {
+    type Op = Uniform;
+
+    fn list(&mut self, s: &Uniform, w: &mut impl Walk<'a, M>) {
+        w.reads("step", &mut self.step, 1);
+        w.reads_if("rows", &mut self.rows, s.rows);
+        w.writes("out", &mut self.out, s.streams * s.rows * s.draws);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::{Call, Gpu, Host, Launch};
+    use crate::device::Device;
 
     #[test]
     fn rows_are_parts_of_one_stream() {
         let s = Uniform { seed: 3, purpose: 7, first: 5, streams: 2, rows: 3, draws: 7 };
         let mut all = [0.0; 42];
-        s.fill(11, None, &mut all).unwrap();
+        Fill::<Host, f32> { step: &[11], rows: None, out: &mut all }.run(&s).unwrap();
         for stream in 0..2 {
             let mut r = Philox::new(3, 7, 5 + stream as u64, 11);
             let want: Vec<f32> = (0..21).map(|_| r.uniform_f32()).collect();
             assert_eq!(all[21 * stream..][..21], want);
         }
         let mut spread = [0.5; 42];
-        s.fill(11, Some(&[2, -1, 0]), &mut spread).unwrap();
+        let rows = Some(&[2, -1, 0][..]);
+        Fill::<Host, f32> { step: &[11], rows, out: &mut spread }.run(&s).unwrap();
         for stream in 0..2 {
             let (got, all) = (&spread[21 * stream..][..21], &all[21 * stream..][..21]);
             assert_eq!(
@@ -92,8 +99,17 @@ mod tests {
                 (&all[14..], &[0.0; 7][..], &all[..7])
             );
         }
-        let error = s.fill(0, Some(&[0]), &mut all).unwrap_err();
-        assert_eq!(error.to_string(), "uniform: rows has 1 elements, its sizes require 3");
+    }
+
+    #[test]
+    fn nothing_to_draw_is_no_launch() {
+        let device = Device::virtual_gpu();
+        let s = Uniform { seed: 1, purpose: 2, first: 3, streams: 2, rows: 0, draws: 4 };
+        let step = device.upload("step", &[0]).unwrap();
+        let mut out = device.alloc("out", 0).unwrap();
+        let c = Fill::<Gpu, f32> { step: step.view(), rows: None, out: out.view_mut() };
+        c.launch(&device, &s).unwrap();
+        assert_eq!(device.counters().launches, 0);
     }
 
     #[test]

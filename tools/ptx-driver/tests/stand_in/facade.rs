@@ -4,7 +4,7 @@ use dressage_kernels::call::{Gpu, Launch};
 use dressage_kernels::check::verify;
 use dressage_kernels::device::{Args, Buffer, Device, Element, Epilogue, Float, Grid, Module};
 use dressage_kernels::ops::activation::{self, Activation, Pointwise};
-use dressage_kernels::ops::attention::{Attention, SavedGpu};
+use dressage_kernels::ops::attention::{self, Attention};
 use dressage_kernels::ops::layer_norm::{self, LayerNorm};
 use dressage_kernels::ops::matmul::MatMul;
 use dressage_kernels::ops::reduce;
@@ -31,22 +31,34 @@ fn bytes<T: Element>(device: &Device, buffer: &Buffer<T>) -> Result<Vec<u8>> {
 
 /// Runs kernels with and without much shared memory, forward and backward.
 fn kernels<T: Float>(device: &Device) -> Result<Vec<Vec<u8>>> {
-    let s = Attention { b: 2, heads: 2, d: 64, nq: 70, nk: 70 };
+    let s = Attention { b: 2, heads: 2, d: 64, nq: 70, nk: 70, masked: false };
     let (n, width) = (s.b * s.nq, s.heads * s.d);
     let put = |name, seed| device.upload(name, &noise::<T>(n * width, seed));
     let (q, k, v, dout) = (put("q", 1)?, put("k", 2)?, put("v", 3)?, put("dout", 4)?);
     let mut out = device.alloc("out", n * width)?;
     let mut lse = device.alloc("lse", s.b * s.heads * s.nq)?;
     let (q, k, v) = (q.view(), k.view(), v.view());
-    s.forward_gpu(device, q, k, v, None, out.view_mut(), lse.view_mut())?;
+    let (to, to_lse) = (out.view_mut(), lse.view_mut());
+    let forward = attention::Forward::<Gpu, T> { q, k, v, blocked: None, out: to, lse: to_lse };
+    forward.launch(device, &s)?;
     let [mut dq, mut dk, mut dv] = [
         device.alloc("dq", n * width)?,
         device.alloc("dk", n * width)?,
         device.alloc("dv", n * width)?,
     ];
-    let saved = SavedGpu { out: out.view(), lse: lse.view() };
-    let dkv = Some((dk.view_mut(), dv.view_mut()));
-    s.backward_gpu(device, q, k, v, None, saved, dout.view(), Some(dq.view_mut()), dkv)?;
+    attention::Backward::<Gpu, T> {
+        q,
+        k,
+        v,
+        blocked: None,
+        out: Some(out.view()),
+        lse: lse.view(),
+        dout: dout.view(),
+        dq: Some(dq.view_mut()),
+        dk: Some(dk.view_mut()),
+        dv: Some(dv.view_mut()),
+    }
+    .launch(device, &s)?;
     let norm = LayerNorm { n, c: width, eps: 1e-6 };
     let weight = device.upload("weight", &noise::<f32>(width, 5))?;
     let bias = device.upload("bias", &noise::<f32>(width, 6))?;

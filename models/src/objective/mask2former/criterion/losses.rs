@@ -71,7 +71,7 @@ impl Criterion {
         let (num, pair_weights) = (&matched.num, matched.weights.as_ref());
         let [_, mask_weight, dice_weight] = self.config.weights;
         let weights = [mask_weight, dice_weight];
-        let loss = ops::mask_loss_at(&x, &t, num, pair_weights, weights, capacity)?;
+        let loss = ops::mask_loss(&x, &t, num, pair_weights, weights, capacity)?;
         Ok(Some((loss, at)))
     }
 

@@ -1,8 +1,9 @@
 //! Sources of the criterion's random points.
 
 use dressage_engine::{DType, Device, Tensor, ops};
+use dressage_kernels::call::{Call, Gpu, Host, Launch};
 use dressage_kernels::dry_run;
-use dressage_kernels::ops::uniform::Uniform;
+use dressage_kernels::ops::uniform::{Fill, Uniform};
 
 use crate::{ModelError, Result};
 
@@ -140,10 +141,14 @@ impl RandomPoints {
         match (&self.word, device) {
             (Some(word), Some(device)) => {
                 let rows = rows.map(Tensor::view::<i32>).transpose()?;
-                points.fill_gpu(device, word.view()?, rows, t.view_mut()?)?;
+                let fill = Fill::<Gpu, f32> { step: word.view()?, rows, out: t.view_mut()? };
+                fill.launch(device, &points)?;
             }
             _ if dry_run::skip("points") => {}
-            _ => points.fill(self.step, None, t.data_mut()?)?,
+            _ => {
+                let step = &[self.step as u32 as i32];
+                Fill::<Host, f32> { step, rows: None, out: t.data_mut()? }.run(&points)?;
+            }
         }
         Ok(t)
     }

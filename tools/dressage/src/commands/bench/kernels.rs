@@ -9,11 +9,13 @@ use dressage_kernels::Result as Done;
 use dressage_kernels::Write;
 use dressage_kernels::call::{Call, Host};
 use dressage_kernels::check::noise;
-use dressage_kernels::ops::attention::Attention;
-use dressage_kernels::ops::attention_mask::AttentionMask;
+use dressage_kernels::ops::attention::{
+    self, Attention, PackedAttention, PackedBackward, PackedForward,
+};
+use dressage_kernels::ops::attention_mask::{self, AttentionMask};
 use dressage_kernels::ops::layer_norm::{self, LayerNorm};
 use dressage_kernels::ops::matmul::MatMul;
-use dressage_kernels::ops::ms_deform_attn::MsDeformAttn;
+use dressage_kernels::ops::ms_deform_attn::{self, MsDeformAttn};
 use dressage_kernels::ops::rein::{Gradients, Rein, Weights};
 use dressage_kernels::ops::resize::{Axis, Mode, Step};
 
@@ -144,15 +146,19 @@ fn layer_norms(rows: &mut Rows<'_>) -> Done<()> {
 fn attention(rows: &mut Rows<'_>) -> Done<()> {
     let (b, n, heads) = (rows.case.batch, rows.case.patches() + 1, rows.case.config.heads);
     let (c, d) = (rows.case.config.embed_dim, rows.case.config.embed_dim / heads);
-    let s = Attention { b, heads, nq: n, nk: n, d };
+    let s = PackedAttention { b, t: n, heads, d, grid: None };
     let (qkv, dout) = (random(b * n * 3 * c, 1), random(b * n * c, 2));
     let (mut out, mut lse) = (vec![0.0; b * n * c], random(b * heads * n, 3));
     let mut dqkv = vec![0.0; b * n * 3 * c];
     let name = format!("vit {b} x {heads} x {n} x {d}");
     let scores = b * heads * n * n * d;
-    rows.time(name.clone(), [4 * scores, 0], |i| s.forward_packed(&qkv[i], &mut out, &mut lse[i]))?;
+    rows.time(name.clone(), [4 * scores, 0], |i| {
+        let (qkv, out, lse) = (&qkv[i][..], &mut out[..], &mut lse[i][..]);
+        PackedForward::<Host, _> { rel: None, qkv, out, lse }.run(&s)
+    })?;
     rows.time(name + BACKWARD, [10 * scores, 0], |i| {
-        s.backward_packed(&qkv[i], &lse[i], &dout[i], &mut dqkv)
+        let (qkv, lse, dout, dqkv) = (&qkv[i][..], &lse[i][..], &dout[i][..], &mut dqkv[..]);
+        PackedBackward::<Host, _> { rel: None, qkv, out: None, lse, dout, dqkv, drel: None }.run(&s)
     })
 }
 
@@ -160,7 +166,7 @@ fn masked_attention(rows: &mut Rows<'_>) -> Done<()> {
     let (b, side) = (rows.case.batch, rows.case.size / 4);
     for (h, w) in rows.case.levels().into_iter().rev() {
         let (keys, d) = (h * w, DIM / HEADS);
-        let s = Attention { b, heads: HEADS, nq: QUERIES, nk: keys, d };
+        let s = Attention { b, heads: HEADS, d, nq: QUERIES, nk: keys, masked: true };
         let [q, k, v] = [QUERIES, keys, keys].map(|n| random(b * n * DIM, n as u64));
         let dout = random(b * QUERIES * DIM, 7);
         let blocked: Vec<u8> =
@@ -169,22 +175,28 @@ fn masked_attention(rows: &mut Rows<'_>) -> Done<()> {
         let name = format!("bool mask {b} x {HEADS} x {QUERIES} x {keys} x {d}");
         let scores = b * QUERIES * keys * DIM;
         rows.time(name.clone(), [4 * scores, 0], |i| {
-            s.forward(&q[i], &k[i], &v[i], Some(&blocked), &mut out, &mut lse[i])
+            let (q, k, v, blocked) = (&q[i][..], &k[i][..], &v[i][..], Some(&blocked[..]));
+            let (out, lse) = (&mut out[..], &mut lse[i][..]);
+            attention::Forward::<Host, _> { q, k, v, blocked, out, lse }.run(&s)
         })?;
         let mut g = [QUERIES, keys, keys].map(|n| vec![0.0; b * n * DIM]);
         rows.time(name + BACKWARD, [10 * scores, 0], |i| {
             let [dq, dk, dv] = g.each_mut().map(|g| Some(&mut g[..]));
-            let blocked = Some(&blocked[..]);
-            s.backward(&q[i], &k[i], &v[i], blocked, &lse[i], &dout[i], dq, dk, dv)
+            let (q, k, v, blocked) = (&q[i][..], &k[i][..], &v[i][..], Some(&blocked[..]));
+            let (out, lse, dout) = (None, &lse[i][..], &dout[i][..]);
+            attention::Backward::<Host, _> { q, k, v, blocked, out, lse, dout, dq, dk, dv }.run(&s)
         })?;
         let logits = random(b * QUERIES * side * side, 10);
         let axis = |to| Axis::new(side, to, Mode::Bilinear, Step::Size);
         let (y, x) = (axis(h)?, axis(w)?);
-        let mask = AttentionMask { n: b * QUERIES, y: &y, x: &x };
+        let mask = AttentionMask { n: b * QUERIES, y, x };
         let mut used = vec![0; b * QUERIES * keys];
         let name = format!("mask from logits {side}^2 -> {h}^2");
         let bytes = b * QUERIES * (4 * side * side + keys);
-        rows.time(name, [0, bytes], |i| mask.compute(&logits[i], &mut used, None))?;
+        rows.time(name, [0, bytes], |i| {
+            let (logits, used) = (&logits[i][..], &mut used[..]);
+            attention_mask::Forward::<Host, _> { logits, used, raw: None }.run(&mask)
+        })?;
     }
     Ok(())
 }
@@ -219,8 +231,8 @@ fn rein(rows: &mut Rows<'_>) -> Done<()> {
 }
 
 fn deform(rows: &mut Rows<'_>) -> Done<()> {
-    let (b, levels) = (rows.case.batch, rows.case.levels());
-    let s = MsDeformAttn { b, levels: &levels, heads: HEADS, d: DIM / HEADS, points: 4 };
+    let (b, levels) = (rows.case.batch, rows.case.levels().to_vec());
+    let s = MsDeformAttn { b, levels, heads: HEADS, d: DIM / HEADS, points: 4 };
     let n = b * s.tokens() * HEADS;
     let (value, dout) = (random(n * s.d, 1), random(n * s.d, 2));
     // Offsets of about three pixels, as an untrained network has them after some steps.
@@ -231,11 +243,27 @@ fn deform(rows: &mut Rows<'_>) -> Done<()> {
     // The values that samples read are in cache; each argument moves once.
     let arguments = 4 * n * (2 * s.d + 4 * s.samples());
     rows.time("deform".into(), [0, arguments], |i| {
-        s.forward(&value[i], &offsets[i], &logits[i], &mut out, &mut attn[i])
+        let c = ms_deform_attn::Forward::<Host, _> {
+            value: &value[i],
+            offsets: &offsets[i],
+            logits: &logits[i],
+            out: &mut out,
+            attn: &mut attn[i],
+        };
+        c.run(&s)
     })?;
     let mut d = [s.d, 2 * s.samples(), s.samples()].map(|k| vec![0.0f32; n * k]);
     rows.time(format!("deform{BACKWARD}"), [0, 2 * arguments], |i| {
-        let [dv, doff, dz] = d.each_mut().map(|d| Some(&mut d[..]));
-        s.backward(&value[i], &offsets[i], &attn[i], &dout[i], dv, doff, dz)
+        let [dvalue, doffsets, dlogits] = d.each_mut().map(|d| Some(&mut d[..]));
+        let c = ms_deform_attn::Backward::<Host, _> {
+            value: &value[i],
+            offsets: &offsets[i],
+            attn: &attn[i],
+            dout: &dout[i],
+            dvalue,
+            doffsets,
+            dlogits,
+        };
+        c.run(&s)
     })
 }
