@@ -324,7 +324,7 @@ pub fn all() -> Vec<Kernels> {
         resize::verify::KERNELS,
         rotary::verify::KERNELS,
         Kernels::of::<row_width::RowWidth>(),
-        semantic_scores::verify::KERNELS,
+        Kernels::of::<semantic_scores::SemanticScores>(),
         Kernels::of::<softmax::Softmax>(),
         Kernels::of::<swiglu::Swiglu>(),
         Kernels::of::<token_link::TokenLink>(),

@@ -21,6 +21,7 @@ use crate::ops::ms_deform_attn::MsDeformAttn;
 use crate::ops::pixel_loss::PixelLoss;
 use crate::ops::residual::Residual;
 use crate::ops::row_width::RowWidth;
+use crate::ops::semantic_scores::SemanticScores;
 use crate::ops::softmax::Softmax;
 use crate::ops::swiglu::Swiglu;
 use crate::ops::token_link::TokenLink;
@@ -32,7 +33,7 @@ type Named<T> = Vec<(&'static str, Vec<T>)>;
 
 /// All operations with a CPU verification. None has launches to time on a device.
 pub fn all() -> Vec<Kernels> {
-    let verifications: [(&'static str, Verify); 18] = [
+    let verifications: [(&'static str, Verify); 19] = [
         of::<Pointwise>(),
         ("attention", attention),
         of::<ClassLoss>(),
@@ -47,6 +48,7 @@ pub fn all() -> Vec<Kernels> {
         of::<PixelLoss>(),
         of::<Residual>(),
         of::<RowWidth>(),
+        of::<SemanticScores>(),
         of::<Softmax>(),
         of::<Swiglu>(),
         of::<TokenLink>(),
@@ -76,6 +78,7 @@ pub fn timed() -> Vec<(&'static str, Calls)> {
         calls_of::<LayerNorm>(),
         calls_of::<MaskLoss>(),
         calls_of::<MatchCost>(),
+        calls_of::<SemanticScores>(),
         calls_of::<Softmax>(),
         calls_of::<Swiglu>(),
     ]
