@@ -3,14 +3,13 @@
 
 use dressage_kernels::ops::match_cost::{self, MatchCost};
 use dressage_kernels::ops::point_sample::{LabelRows, LabelSample};
-use dressage_kernels::ops::resize::{Axis, AxisGpu, Mode, Step};
-use dressage_kernels::ops::semantic_scores::SemanticScores;
+use dressage_kernels::ops::resize::{Axis, Mode, Step};
+use dressage_kernels::ops::semantic_scores::{self, SemanticScores};
 use dressage_kernels::ops::uncertain_points::{self, UncertainPoints};
 
 use super::{expect_shape, shape_error};
 use crate::call::{Place, call};
-use crate::dtype::kernel;
-use crate::{DType, EngineError, Result, Tensor, forbid_gradient};
+use crate::{DType, Result, Tensor, forbid_gradient};
 
 /// Class masks that are read from label maps without building them.
 pub struct LabelMasks<'a> {
@@ -171,27 +170,16 @@ pub fn semantic_scores(cls: &Tensor, mask: &Tensor, size: [usize; 2]) -> Result<
     let mut scores = cls.empty_sums(&[b, k, size[0], size[1]])?;
     // Elements of one image.
     let (c, m, n) = (q * classes, q * h * w, k * size[0] * size[1]);
-    let kernel = SemanticScores { q, k };
-    kernel!("semantic_scores", cls, T,
-        host => {
-            let (cls, mask) = (cls.data::<T>()?, mask.data::<T>()?);
-            let out = scores.data_mut::<T>()?.chunks_exact_mut(n.max(1)).enumerate();
-            for (i, out) in out {
-                kernel.upsampled(&y, &x, &cls[i * c..][..c], &mask[i * m..][..m], out)?;
-            }
-            Ok::<_, EngineError>(())
-        },
-        device => {
-            let (y, x) = (AxisGpu::new(device, &y)?, AxisGpu::new(device, &x)?);
-            let (cls, mask) = (cls.view::<T>()?, mask.view::<T>()?);
-            let mut out = scores.view_mut::<f32>()?;
-            for i in 0..b {
-                let (cls, mask) = (cls.slice(i * c..(i + 1) * c), mask.slice(i * m..(i + 1) * m));
-                let out = out.reborrow().slice(i * n..(i + 1) * n);
-                kernel.upsampled_gpu(device, &y, &x, cls, mask, out)?;
-            }
-            Ok::<_, EngineError>(())
-        },
-    )?;
+    let size = SemanticScores { q, k, y, x };
+    for i in 0..b {
+        let (cls, mask) = (cls.part(i * c, &[c]), mask.part(i * m, &[m]));
+        scores.within(i * n, n, |scores| {
+            call!(cls, &size, |M, T| semantic_scores::Forward::<M, T> {
+                cls: M::read(&cls)?,
+                masks: M::read(&mask)?,
+                scores: M::write(scores)?,
+            })
+        })?;
+    }
     Ok(scores)
 }

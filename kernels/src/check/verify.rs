@@ -314,7 +314,7 @@ pub fn all() -> Vec<Kernels> {
         Kernels::of::<resize::Resize>(),
         Kernels::of::<rotary::Rotary>(),
         Kernels::of::<row_width::RowWidth>(),
-        semantic_scores::verify::KERNELS,
+        Kernels::of::<semantic_scores::SemanticScores>(),
         Kernels::of::<softmax::Softmax>(),
         Kernels::of::<swiglu::Swiglu>(),
         Kernels::of::<token_link::TokenLink>(),

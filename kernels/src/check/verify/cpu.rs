@@ -28,6 +28,7 @@ use crate::ops::residual::Residual;
 use crate::ops::resize::Resize;
 use crate::ops::rotary::Rotary;
 use crate::ops::row_width::RowWidth;
+use crate::ops::semantic_scores::SemanticScores;
 use crate::ops::softmax::Softmax;
 use crate::ops::swiglu::Swiglu;
 use crate::ops::token_link::TokenLink;
@@ -62,6 +63,7 @@ pub fn all() -> Vec<Kernels> {
         of::<Resize>(),
         of::<Rotary>(),
         of::<RowWidth>(),
+        of::<SemanticScores>(),
         of::<Softmax>(),
         of::<Swiglu>(),
         of::<TokenLink>(),
@@ -103,6 +105,7 @@ pub fn timed() -> Vec<(&'static str, Calls)> {
         calls_of::<PointSample>(),
         calls_of::<Resize>(),
         calls_of::<Rotary>(),
+        calls_of::<SemanticScores>(),
         calls_of::<Softmax>(),
         calls_of::<Swiglu>(),
         calls_of::<UncertainPoints>(),

@@ -29,7 +29,8 @@ impl Checked for MatchCost {
                     .sums(&["cost"], points)
                     .accurate(&["cost"], 1e-5),
             )
-            .scaled("cls", 4.0)
+            // Not 4, where the parts of the only cost of the first sizes cancel.
+            .scaled("cls", 6.0)
             .scaled("x", 20.0)
             // Mostly 0 or 1, with intermediate values as from sampling.
             .given("t", |_, t| t.iter_mut().for_each(|t| *t = (2.0 * *t).clamp(0.0, 1.0)))

@@ -1,17 +1,15 @@
-//! Score maps in f32: per tile of pixels, the sigmoids of all queries and one product.
+//! Score maps in f32: per row of pixels, the sigmoids of all queries and one product.
 
 use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::SemanticScores;
+use super::{Forward, SemanticScores};
+use crate::call::Host;
 use crate::cpu::logistic::sigmoid;
 use crate::cpu::product::{MatrixView, product};
 use crate::ops::resize::{Resize, resample_row};
 use crate::simd;
-
-/// Pixels per task: the sigmoids of 100 queries fit in the L2 cache.
-const TILE: usize = 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
@@ -34,12 +32,6 @@ impl Scratch {
 }
 
 simd! {
-    fn sigmoids<FMA>(x: &[f32], out: &mut [f32]) {
-        for (out, x) in out.iter_mut().zip(x) {
-            *out = sigmoid::<FMA>(*x);
-        }
-    }
-
     fn sigmoids_in_place<FMA>(x: &mut [f32]) {
         for x in x {
             *x = sigmoid::<FMA>(*x);
@@ -47,65 +39,50 @@ simd! {
     }
 }
 
-/// Splits `scores` `[k, n]` into tiles of `size` pixels, each with `k` pieces.
-fn tiles(scores: &mut [f32], n: usize, size: usize) -> Vec<Vec<&mut [f32]>> {
-    let mut tiles: Vec<_> = (0..n.div_ceil(size)).map(|_| Vec::new()).collect();
-    for row in scores.chunks_exact_mut(n) {
-        for (tile, piece) in tiles.iter_mut().zip(row.chunks_mut(size)) {
-            tile.push(piece);
+/// Splits `scores` `[k, ho, wo]` into `ho` tiles, each with `k` rows of pixels.
+fn tiles(scores: &mut [f32], ho: usize, wo: usize) -> Vec<Vec<&mut [f32]>> {
+    let mut tiles: Vec<_> = (0..ho).map(|_| Vec::new()).collect();
+    for map in scores.chunks_exact_mut(ho * wo) {
+        for (tile, row) in tiles.iter_mut().zip(map.chunks_mut(wo)) {
+            tile.push(row);
         }
     }
     tiles
 }
 
-/// Computes each tile of `size` pixels: calls `fill(first pixel, pixels, sigmas [q, pixels], row)`,
-/// then multiplies.
+/// Computes each row of pixels: calls `fill(row, sigmas [q, wo], scratch)`, then multiplies.
 fn for_each_tile(
     s: &SemanticScores,
-    n: usize,
-    size: usize,
     prob: &[f32],
     scores: &mut [f32],
-    fill: impl Fn(usize, usize, &mut [f32], &mut Vec<f32>) + Sync,
+    fill: impl Fn(usize, &mut [f32], &mut Vec<f32>) + Sync,
 ) {
-    if n == 0 || s.k == 0 {
+    if s.pixels() == 0 || s.k == 0 {
         return;
     }
-    tiles(scores, n, size).into_par_iter().enumerate().for_each(|(at, pieces)| {
-        let len = size.min(n - at * size);
+    let (ho, wo) = (s.y.n_out(), s.x.n_out());
+    tiles(scores, ho, wo).into_par_iter().enumerate().for_each(|(at, pieces)| {
         SCRATCH.with_borrow_mut(|scratch| {
-            scratch.sigmas.resize(s.q * len, 0.0);
-            scratch.tile.resize(s.k * len, 0.0);
-            fill(at * size, len, &mut scratch.sigmas, &mut scratch.row);
+            scratch.sigmas.resize(s.q * wo, 0.0);
+            scratch.tile.resize(s.k * wo, 0.0);
+            fill(at, &mut scratch.sigmas, &mut scratch.row);
             let prob = MatrixView { data: prob, rs: 1, cs: s.k };
-            let sigmas = MatrixView { data: &scratch.sigmas, rs: len, cs: 1 };
-            product((s.k, len, s.q), prob, sigmas, &mut scratch.tile, len, false);
-            for (piece, row) in pieces.into_iter().zip(scratch.tile.chunks_exact(len)) {
+            let sigmas = MatrixView { data: &scratch.sigmas, rs: wo, cs: 1 };
+            product((s.k, wo, s.q), prob, sigmas, &mut scratch.tile, wo, false);
+            for (piece, row) in pieces.into_iter().zip(scratch.tile.chunks_exact(wo)) {
                 piece.copy_from_slice(row);
             }
         });
     });
 }
 
-pub fn compute(s: &SemanticScores, n: usize, prob: &[f32], masks: &[f32], scores: &mut [f32]) {
-    for_each_tile(s, n, TILE, prob, scores, |start, len, sigmas, _| {
-        for (i, sigmas) in sigmas.chunks_exact_mut(len).enumerate() {
-            sigmoids(&masks[i * n + start..][..len], sigmas);
-        }
-    });
-}
-
-pub fn upsampled(
-    s: &SemanticScores,
-    resize: &Resize,
-    prob: &[f32],
-    masks: &[f32],
-    scores: &mut [f32],
-) {
-    let (wo, map) = (resize.x.n_out(), resize.y.n_in() * resize.x.n_in());
-    for_each_tile(s, resize.y.n_out() * wo, wo, prob, scores, |start, len, sigmas, row| {
-        for (sigmas, mask) in sigmas.chunks_exact_mut(len).zip(masks.chunks_exact(map)) {
-            resample_row(resize, mask, start / wo, row, sigmas);
+pub fn forward(s: &SemanticScores, Forward { cls, masks, scores }: Forward<'_, Host, f32>) {
+    let (wo, map) = (s.x.n_out(), s.y.n_in() * s.x.n_in());
+    let (prob, resize) =
+        (s.probabilities(cls), Resize { n: s.q, c: 1, y: s.y.clone(), x: s.x.clone() });
+    for_each_tile(s, &prob, scores, |row_of_pixels, sigmas, row| {
+        for (sigmas, mask) in sigmas.chunks_exact_mut(wo).zip(masks.chunks_exact(map)) {
+            resample_row(&resize, mask, row_of_pixels, row, sigmas);
             sigmoids_in_place(sigmas);
         }
     });

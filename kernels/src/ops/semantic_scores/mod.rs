@@ -4,12 +4,11 @@
 //! prob[q, c]  = softmax(cls[q])[c]      over k + 1 entries, of which "no object" is then dropped
 //! score[c, n] = sum_q prob[q, c] sigmoid(mask[q, n])
 //! ```
-//! Scores are not normalised over the classes. [`SemanticScores::upsampled`] also resizes the mask
-//! logits, one row of pixels at a time. So the masks of all queries at the size of the crop (105 MB
-//! for 100 queries at 512 px) are never built; the result equals resizing first.
+//! Scores are not normalised over the classes. The mask logits `[q, h, w]` are resized to `n = ho wo`
+//! pixels on the way, one row of pixels at a time. So the masks of all queries at the size of the
+//! crop (105 MB for 100 queries at 512 px) are never built; the result equals resizing first.
 //!
-//! Shapes, one image: `cls` `[q, k + 1]`, masks `[q, n]` or `[q, h, w]`, scores `[k, n]` or `[k,
-//! ho, wo]`. No gradient.
+//! Shapes, one image: `cls` `[q, k + 1]`, `masks` `[q, h, w]`, `scores` `[k, ho, wo]`. No gradient.
 //! Cost: 2 q k n FLOP and q n sigmoids; 1 GFLOP at q = 100, k = 19, 512 px.
 //!
 //! On a GPU: 100 queries, 19 classes and 512 px read 3 MB of masks in bf16 and write 20 MB of
@@ -19,83 +18,39 @@
 //!
 //! Source: spec mask2former §5.
 
+mod checks;
 mod cpu;
 mod gpu;
 mod reference;
 #[cfg(test)]
 mod tests;
-pub(crate) mod verify;
 
-use crate::call::{Call, Host};
-use crate::ops::resize::{self, Axis, Resize};
-use crate::{Real, Result, check_len, dry_run, f32s, f32s_mut};
+use crate::Real;
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
+use crate::ops::resize::Axis;
 
-/// Sizes of a score map.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Sizes of a score map, and the tap tables that resize the masks.
+#[derive(Debug, Clone, PartialEq)]
 pub struct SemanticScores {
     /// Queries.
     pub q: usize,
     /// Classes, without "no object".
     pub k: usize,
+    /// Taps of the rows: `h` to `ho`.
+    pub y: Axis,
+    /// Taps of the columns: `w` to `wo`.
+    pub x: Axis,
+}
+
+impl Operation for SemanticScores {
+    const NAME: &'static str = "semantic_scores";
 }
 
 impl SemanticScores {
-    /// Writes `scores` `[k, n]` from mask logits `[q, n]`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes.
-    pub fn compute<T: Real>(
-        &self,
-        n: usize,
-        cls: &[T],
-        masks: &[T],
-        scores: &mut [T],
-    ) -> Result<()> {
-        check_len("semantic_scores", "cls", cls, self.q * (self.k + 1))?;
-        check_len("semantic_scores", "masks", masks, self.q * n)?;
-        check_len("semantic_scores", "scores", scores, self.k * n)?;
-        if dry_run::skip("semantic_scores") {
-            return Ok(());
-        }
-        let prob = self.probabilities(cls);
-        if T::IS_F32 {
-            cpu::compute(self, n, f32s(&prob), f32s(masks), f32s_mut(scores));
-        } else {
-            reference::compute(self, n, &prob, masks, scores);
-        }
-        Ok(())
-    }
-
-    /// Writes `scores` `[k, ho, wo]` from mask logits `[q, h, w]`, resized by the tap tables `y`
-    /// (rows) and `x` (columns).
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes.
-    pub fn upsampled<T: Real>(
-        &self,
-        y: &Axis,
-        x: &Axis,
-        cls: &[T],
-        masks: &[T],
-        scores: &mut [T],
-    ) -> Result<()> {
-        let resize = Resize { n: self.q, c: 1, y: y.clone(), x: x.clone() };
-        let n = y.n_out() * x.n_out();
-        check_len("semantic_scores", "cls", cls, self.q * (self.k + 1))?;
-        check_len("semantic_scores", "masks", masks, resize.input_len())?;
-        check_len("semantic_scores", "scores", scores, self.k * n)?;
-        if dry_run::skip("semantic_scores") {
-            return Ok(());
-        }
-        let prob = self.probabilities(cls);
-        if T::IS_F32 {
-            cpu::upsampled(self, &resize, f32s(&prob), f32s(masks), f32s_mut(scores));
-        } else {
-            let mut full = vec![T::ZERO; self.q * n];
-            resize::Forward::<Host, _> { x: masks, y: &mut full }.run(&resize)?;
-            reference::compute(self, n, &prob, &full, scores);
-        }
-        Ok(())
+    /// Pixels of a score map.
+    fn pixels(&self) -> usize {
+        self.y.n_out() * self.x.n_out()
     }
 
     /// Class probabilities without "no object", `[q, k]`.
@@ -107,5 +62,26 @@ impl SemanticScores {
             prob.extend(row[..self.k].iter().map(|&v| (v - top).exp() / total));
         }
         prob
+    }
+}
+
+/// Call that writes `scores`.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Class logits, `[q, k + 1]`; the last class is "no object".
+    pub cls: M::In<'a, T>,
+    /// Mask logits, `[q, h, w]`.
+    pub masks: M::In<'a, T>,
+    /// Scores, `[k, ho, wo]`.
+    pub scores: M::Out<'a, M::Sum<T>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = SemanticScores;
+
+    fn list(&mut self, s: &SemanticScores, w: &mut impl Walk<'a, M>) {
+        w.reads("cls", &mut self.cls, s.q * (s.k + 1));
+        w.reads("masks", &mut self.masks, s.q * s.y.n_in() * s.x.n_in());
+        w.writes("scores", &mut self.scores, s.k * s.pixels());
     }
 }
