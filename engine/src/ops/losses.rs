@@ -42,7 +42,8 @@ pub fn mask_loss(
     }
     let size = MaskLoss { r, p, mask_weight: weights[0], dice_weight: weights[1] };
     if x.device().is_none() {
-        let num: f64 = floats!("mask_loss", num, T => Ok(num.item::<T>()?.into()))?;
+        let num: f64 =
+            floats!("mask_loss", num, T => Ok(dressage_kernels::Real::f64(num.item::<T>()?)))?;
         size.check_num(num)?;
     }
     let exact = x.dtype().of_sums();
