@@ -1,6 +1,7 @@
 //! Verifications of the kernels on a device: comparisons with the references of this crate.
 //!
-//! Each folder with kernels has a `verify.rs` with two functions, listed in [`all`]:
+//! Each folder with kernels states its checks ([`crate::check::checks`]), or has a `verify.rs` with
+//! two functions. Both are listed in [`all`]:
 //!
 //! * `verify` runs every kernel of the folder at small odd sizes, forward and backward, in each
 //!   storage type, and compares the results with the reference in f64. A bound is derived from the
