@@ -78,7 +78,6 @@ pub(crate) struct Pass<O> {
     sums: Vec<Sums<O>>,
     tensor_cores: &'static [&'static str],
     stated: Vec<(&'static str, Stated<O>)>,
-    shares: Vec<(&'static [&'static str], f64)>,
     pub(super) on_device: bool,
     /// Runs one form and returns the outputs.
     pub(super) run: fn(Form<'_>, Run<'_, O>) -> Result<Vec<Output>>,
@@ -102,7 +101,6 @@ impl<O: Operation> Pass<O> {
             sums: Vec::new(),
             tensor_cores: &[],
             stated: Vec::new(),
-            shares: Vec::new(),
             on_device: false,
             run: |form, run| match form {
                 Form::Exact => on_host::<f64, C>(run),
@@ -179,13 +177,6 @@ impl<O: Operation> Pass<O> {
         self
     }
 
-    /// States that in f32 these outputs are off by at most this share of the largest value of each,
-    /// which is less than the bounds of long sums allow.
-    pub fn accurate(mut self, outputs: &'static [&'static str], share: f64) -> Pass<O> {
-        self.shares.push((outputs, share));
-        self
-    }
-
     fn depth(&self, s: &O, output: &str) -> Depth {
         let any = Depth { device: f64::INFINITY, host: f64::INFINITY };
         let stated = self.sums.iter().find(|(outputs, _)| outputs.contains(&output));
@@ -232,20 +223,15 @@ impl<O: Operation> Pass<O> {
             let summed = want.iter_mut().zip(found).filter(|(w, _)| names.contains(&w.name));
             summed.for_each(|(want, found)| want.bounds = found.bounds);
         }
-        if !self.stated.is_empty() {
-            let mut known = values.clone();
-            known.extend(want.iter().map(|want| (want.name, want.values.clone())));
-            for (output, bounds) in &self.stated {
-                let arithmetic = Arithmetic { depth: side(self.depth(s, output)), bf16 };
-                let found = want.iter_mut().filter(|want| want.name == *output);
-                found.for_each(|want| want.bounds = bounds(s, arithmetic, &known));
-            }
+        if self.stated.is_empty() {
+            return Ok(want);
         }
-        for (outputs, share) in self.shares.iter().filter(|_| !bf16) {
-            for want in want.iter_mut().filter(|want| outputs.contains(&want.name)) {
-                let most = share * want.values.iter().fold(0.0, |a: f64, x| a.max(x.abs()));
-                want.bounds.iter_mut().for_each(|bound| *bound = bound.min(most));
-            }
+        let mut known = values.clone();
+        known.extend(want.iter().map(|want| (want.name, want.values.clone())));
+        for (output, bounds) in &self.stated {
+            let arithmetic = Arithmetic { depth: side(self.depth(s, output)), bf16 };
+            let found = want.iter_mut().filter(|want| want.name == *output);
+            found.for_each(|want| want.bounds = bounds(s, arithmetic, &known));
         }
         Ok(want)
     }
