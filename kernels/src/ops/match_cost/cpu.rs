@@ -12,7 +12,7 @@ use crate::simd;
 
 /// Points per task: three tiles of 100 queries fit in the L2 cache. Fixed, as the sums depend on
 /// it.
-const TILE: usize = 512;
+pub const TILE: usize = 512;
 
 simd! {
     /// Writes `BCE(x, 1)`, `BCE(x, 0)` and `sigmoid(x)`; returns the sum of the last.
