@@ -178,15 +178,19 @@ impl Known {
     /// Sizes and parts of a network for it, if one can be built. The number of heads is a guess
     /// unless the sizes are published.
     pub fn config(&self) -> Option<VitConfig> {
-        let family = || PUBLISHED.iter().filter(|published| published.family == self.family);
-        let alike = family().find(|published| published.config.ffn.gated() == self.gated);
-        let base = self.published().or(alike).or(family().next())?;
         Some(VitConfig {
             embed_dim: self.width,
             depth: *self.blocks.first()?,
             registers: self.registers,
-            ..base.config.clone()
+            ..self.closest()?.config.clone()
         })
+    }
+
+    /// The published backbone of this family that is most like it.
+    pub fn closest(&self) -> Option<&'static Published> {
+        let family = || PUBLISHED.iter().filter(|published| published.family == self.family);
+        let alike = family().find(|published| published.config.ffn.gated() == self.gated);
+        self.published().or(alike).or(family().next())
     }
 
     /// Value of `model.backbone` for this backbone, if it is a published one that can be built.

@@ -37,7 +37,7 @@ fn inspect_says_what_a_file_is() {
     }
     assert!(inspect("ckpt_legacy_flat.pth").contains("PyTorch (legacy)"));
     let text = inspect("ckpt_clip_torchscript.pt");
-    for words in ["TorchScript archive", "CLIP ViT of ", "its authors' names", "DINOv2 only"] {
+    for words in ["TorchScript archive", "CLIP ViT of ", "its authors' names", "backbone=clip-l"] {
         assert!(text.contains(words), "{text} does not say {words:?}");
     }
     let args = ["weights", "inspect", "--json", &recorded("ckpt_zip_model.pth")];
@@ -188,7 +188,7 @@ fn diff_lists_what_differs_and_ends_with_one() {
     assert_eq!(lines, want);
     refused(output, 1, &["1 missing, 1 left over"]);
     let clip = ["weights", "diff", &recorded("ckpt_clip_torchscript.pt"), "dinov2-s"];
-    refused(dressage(dir.path(), &clip), 1, &["CLIP", "DINOv2 only"]);
+    refused(dressage(dir.path(), &clip), 1, &["does not fit dinov2-s", "it holds CLIP ViT of 2"]);
 }
 
 /// Trains a run in `dir` and returns the exported file.

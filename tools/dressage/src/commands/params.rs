@@ -1,8 +1,9 @@
 //! `dressage params`.
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
-use dressage_models::adapter::{AdapterConfig, ReinConfig};
-use dressage_models::backbone::{PUBLISHED, VitConfig};
+use dressage_models::adapter::{AdapterConfig, LoraConfig, LoraTargets, ReinConfig};
+use dressage_models::backbone::{BackboneConfig, PUBLISHED, Published, VitConfig};
+use dressage_models::weights::Family;
 use dressage_models::{Method, SegmenterConfig, counts};
 
 use crate::console::{grouped, print};
@@ -50,9 +51,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         if wanted(published.short) {
             let backbone = published.at(16, 32);
             let (n, c) = (backbone.depth, backbone.embed_dim);
-            let large = published.name == PAPER;
-            let mut rows = network(&backbone, large)?;
-            rows.extend(adapters(n, c, large)?);
+            let mut rows = network(published, &backbone)?;
+            rows.extend(adapters(n, c, published.name == PAPER)?);
+            rows.extend(others(&backbone.into(), published.name)?);
             let title = published.title();
             tables.push(table(&format!("{title} ({n} blocks of {c} channels)"), &rows));
         }
@@ -65,21 +66,39 @@ fn rein(config: ReinConfig) -> Result<usize, Failure> {
     Ok(counts::adapter(&AdapterConfig::Rein(config))?)
 }
 
+/// The paper's counts of a backbone and of Rein on it, in millions. That of MAE, 330.94, includes
+/// integer buffers (spec backbones §1.2).
+fn in_paper(name: &str) -> [Option<&'static str>; 2] {
+    match name {
+        PAPER => [Some("304.20"), Some("2.99")],
+        "clip-l" => [Some("304.15"), Some("2.99")],
+        "mae-l" => [None, Some("2.99")],
+        "eva02-l" => [Some("304.24"), Some("2.99")],
+        "sam-h" => [Some("632.18"), Some("4.51")],
+        _ => [None, None],
+    }
+}
+
 /// Counts the parameters of the network by part.
-fn network(backbone: &VitConfig, large: bool) -> Result<Vec<Row>, Failure> {
+fn network(published: &Published, backbone: &VitConfig) -> Result<Vec<Row>, Failure> {
     let count = |method| counts::network(SegmenterConfig::published(backbone.clone(), 19, method));
     let (with, plain) = (count(Method::Rein)?, count(Method::Freeze)?);
-    let paper = |text| Some(text).filter(|_| large);
-    Ok(vec![
-        row("backbone", with.backbone, paper("304.20")),
-        row("  + mask token of its pre-training", with.backbone + backbone.embed_dim, None),
-        row("Rein", with.adapter, paper("2.99")),
+    let paper = |text| Some(text).filter(|_| published.name == PAPER);
+    let [of_backbone, of_rein] = in_paper(published.name);
+    let mut rows = vec![row("backbone", with.backbone, of_backbone)];
+    if matches!(published.family, Family::Dinov2 | Family::Dinov3) {
+        let count = with.backbone + backbone.embed_dim;
+        rows.push(row("  + mask token of its pre-training", count, None));
+    }
+    rows.extend([
+        row("Rein", with.adapter, of_rein),
         row("head with queries from Rein", with.head, paper("20.6")),
         row("head with queries of its own", plain.head, paper("20.6")),
         row("trained, method rein", with.trained, None),
         row("trained, method freeze", plain.trained, None),
         row("trained, method full", count(Method::Full)?.trained, None),
-    ])
+    ]);
+    Ok(rows)
 }
 
 /// Counts Rein from its first variant to the last, and by rank.
@@ -101,6 +120,32 @@ fn adapters(layers: usize, c: usize, large: bool) -> Result<Vec<Row>, Failure> {
     }
     let alone = rein(ReinConfig { link: false, ..base })?;
     rows.push(row("Rein, rank 16, MLPs shared, no link", alone, paper("2.53")));
+    Ok(rows)
+}
+
+/// Counts the adapters beside Rein. LoRA has separate factors for the separate layers of EVA-02.
+fn others(backbone: &BackboneConfig, name: &str) -> Result<Vec<Row>, Failure> {
+    let paper = |of: &str, text| Some(text).filter(|_| name == of);
+    let count = |method: Method| match method.adapter(backbone) {
+        Some(adapter) => Ok::<usize, Failure>(counts::adapter(&adapter)?),
+        None => Ok(0),
+    };
+    let qkv = LoraConfig {
+        targets: LoraTargets::Qkv,
+        ..LoraConfig::published(backbone.depth(), backbone.width())
+    };
+    let mut rows = vec![
+        row("LoRA, queries and values", count(Method::Lora)?, paper(PAPER, "0.79")),
+        row(
+            "LoRA, queries, keys and values",
+            counts::adapter(&AdapterConfig::Lora(qkv))?,
+            paper("eva02-l", "1.18"),
+        ),
+        row("AdaptFormer", count(Method::Adaptformer)?, paper(PAPER, "3.17")),
+    ];
+    if backbone.takes_tokens().is_ok() {
+        rows.push(row("VPT-deep", count(Method::Vpt)?, paper(PAPER, "3.69")));
+    }
     Ok(rows)
 }
 

@@ -51,10 +51,13 @@ fn known_as_text(known: &Known) -> String {
         0 => String::new(),
         g => format!(", positions of {g}x{g} patches"),
     };
-    let used = match (known.has_network(), known.recipe_name()) {
-        (true, Some(name)) => format!("; model.backbone is {name}"),
-        (true, None) => "; model.backbone is custom".to_string(),
-        (false, _) => {
+    let used = match (known.recipe_name(), known.closest()) {
+        (Some(name), _) => format!("; model.backbone is {name}"),
+        (None, Some(closest)) => {
+            let name = closest.name;
+            format!("; of no published size: set model.backbone={name} and sizes of its own")
+        }
+        (None, None) => {
             format!("; networks exist for {} only, so nothing can be trained on it", families())
         }
     };
