@@ -39,10 +39,7 @@ pub struct AdaptFormer {
 impl AdaptFormer {
     /// Gets every parameter from `scope` under the names of its authors. It starts as the identity:
     /// the second layer and all biases are zero.
-    ///
-    /// # Errors
-    /// None yet.
-    pub fn new(scope: &Scope, config: &AdaptFormerConfig) -> Result<AdaptFormer> {
+    pub fn new(scope: &Scope, config: &AdaptFormerConfig) -> AdaptFormer {
         let (c, width, zero) = (config.embed_dim, config.bottleneck, Init::Constant(0.0));
         let layers = |i: usize| {
             let scope = scope.sub("blocks").sub(i).sub("adaptmlp");
@@ -52,7 +49,7 @@ impl AdaptFormer {
                 Linear::new(&scope.sub("up_proj"), width, c, zero.clone(), zero.clone()),
             ]
         };
-        Ok(AdaptFormer { scale: config.scale, blocks: (0..config.layers).map(layers).collect() })
+        AdaptFormer { scale: config.scale, blocks: (0..config.layers).map(layers).collect() }
     }
 }
 

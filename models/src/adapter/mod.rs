@@ -43,7 +43,7 @@ impl AdapterConfig {
                 Box::new(Rein::new(&scope.sub("reins"), config.clone())?)
             }
             AdapterConfig::Lora(config) => Box::new(Lora::new(scope, config.clone())?),
-            AdapterConfig::AdaptFormer(config) => Box::new(AdaptFormer::new(scope, config)?),
+            AdapterConfig::AdaptFormer(config) => Box::new(AdaptFormer::new(scope, config)),
             AdapterConfig::Vpt(config) => Box::new(Vpt::new(scope, config)?),
         })
     }
