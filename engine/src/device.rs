@@ -411,6 +411,19 @@ impl Tensor {
     }
 }
 
+impl Tensor {
+    /// The tensor, or its constant copy on the device of `like` ([`Tensor::constant_on`]).
+    ///
+    /// # Errors
+    /// As [`Tensor::constant_on`].
+    pub fn constant_beside(self, like: &Tensor) -> Result<Tensor> {
+        match like.device() {
+            Some(device) => self.constant_on(device, self.dtype()),
+            None => Ok(self),
+        }
+    }
+}
+
 fn upload<T: Element>(device: &Device, data: &[T], shape: &[usize]) -> Result<Tensor> {
     let mut y = Tensor::empty_on(Some(device), T::DTYPE, shape)?;
     device.write(y.view_mut()?, data)?;

@@ -41,16 +41,6 @@ pub enum Method {
 }
 
 impl Method {
-    /// All methods.
-    pub const ALL: [Method; 6] = [
-        Method::Rein,
-        Method::Freeze,
-        Method::Full,
-        Method::Lora,
-        Method::Adaptformer,
-        Method::Vpt,
-    ];
-
     /// The published adapter of this method for a backbone, if it has one.
     pub fn adapter(self, backbone: &BackboneConfig) -> Option<AdapterConfig> {
         let (n, c, patch) = (backbone.depth(), backbone.width(), backbone.patch());

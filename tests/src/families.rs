@@ -11,8 +11,6 @@ pub struct Published {
     pub names: &'static str,
     /// Tensors, zeros unless the format needs values.
     pub entries: Vec<Entry>,
-    /// Names of tensors that the network does not use.
-    pub unused: Vec<&'static str>,
 }
 
 /// Sizes of a transformer.
@@ -61,27 +59,22 @@ impl Names {
 
 /// Every family in every naming style that the program reads, but DINOv2.
 pub fn all() -> Vec<Published> {
-    let file = |backbone, names, Names(entries): Names, unused: &[&'static str]| Published {
-        backbone,
-        names,
-        entries,
-        unused: unused.to_vec(),
-    };
+    let file = |backbone, names, Names(entries): Names| Published { backbone, names, entries };
     vec![
-        file("clip-l", "authors", clip("visual."), &["visual.proj", "visual.ln_post.weight"]),
-        file("clip-l", "Hugging Face", clip_hf(), &["vision_model.embeddings.position_ids"]),
-        file("mae-l", "authors", mae(), &[]),
-        file("mae-l", "Hugging Face", mae_hf(), &["decoder.decoder_norm.weight"]),
-        file("eva02-l", "authors", eva02(), &["rope.freqs_cos", "norm.weight"]),
-        file("eva02-l", "timm", eva02_timm(), &["fc_norm.weight"]),
-        file("sam-h", "authors", sam("image_encoder.blocks"), &["image_encoder.neck.0.weight"]),
-        file("sam-h", "Hugging Face", sam("vision_encoder.layers"), &[]),
-        file("dinov3-l", "authors", dinov3(LARGE, false), &["mask_token"]),
-        file("dinov3-l", "Hugging Face", dinov3_hf(LARGE, false), &["embeddings.mask_token"]),
-        file("dinov3-l", "timm", dinov3_timm(LARGE, false), &[]),
-        file("dinov3-l-plus", "authors", dinov3(LARGE, true), &["mask_token"]),
-        file("dinov3-l-plus", "Hugging Face", dinov3_hf(LARGE, true), &["embeddings.mask_token"]),
-        file("dinov3-l-plus", "timm", dinov3_timm(LARGE, true), &[]),
+        file("clip-l", "authors", clip("visual.")),
+        file("clip-l", "Hugging Face", clip_hf()),
+        file("mae-l", "authors", mae()),
+        file("mae-l", "Hugging Face", mae_hf()),
+        file("eva02-l", "authors", eva02()),
+        file("eva02-l", "timm", eva02_timm()),
+        file("sam-h", "authors", sam("image_encoder.blocks")),
+        file("sam-h", "Hugging Face", sam("vision_encoder.layers")),
+        file("dinov3-l", "authors", dinov3(LARGE, false)),
+        file("dinov3-l", "Hugging Face", dinov3_hf(LARGE, false)),
+        file("dinov3-l", "timm", dinov3_timm(LARGE, false)),
+        file("dinov3-l-plus", "authors", dinov3(LARGE, true)),
+        file("dinov3-l-plus", "Hugging Face", dinov3_hf(LARGE, true)),
+        file("dinov3-l-plus", "timm", dinov3_timm(LARGE, true)),
     ]
 }
 

@@ -146,11 +146,7 @@ impl Order {
             }
         }
         let placed = |table: &[i32]| -> Result<Tensor> {
-            let table = Tensor::from_slice(table, &[table.len()])?;
-            Ok(match like.device() {
-                Some(device) => table.constant_on(device, table.dtype())?,
-                None => table,
-            })
+            Ok(Tensor::from_slice(table, &[table.len()])?.constant_beside(like)?)
         };
         let (order, back) = (placed(&order)?, placed(&back)?);
         Ok(Order { rows, parts: count, rank, order, back })

@@ -149,11 +149,9 @@ pub trait AdapterStep: Send + Sync {
 
 /// `factor * x`.
 pub(crate) fn scaled(x: &Tensor, factor: f64) -> Result<Tensor> {
-    let gamma = Tensor::full(&[x.last_dim()], factor as f32);
-    let gamma = match (x.device(), x.dtype()) {
-        (Some(device), _) => gamma.constant_on(device, DType::F32)?,
-        (None, DType::F64) => Tensor::full(&[x.last_dim()], factor),
-        (None, _) => gamma,
+    let gamma = match x.dtype() {
+        DType::F64 => Tensor::full(&[x.last_dim()], factor),
+        _ => Tensor::full(&[x.last_dim()], factor as f32).constant_beside(x)?,
     };
     let none = Tensor::zeros_on(x.device(), x.dtype(), x.shape())?;
     Ok(ops::residual(&none, x, Some(&gamma))?)

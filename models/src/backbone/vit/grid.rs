@@ -79,14 +79,7 @@ fn constant(values: &[f64], shape: &[usize], x: &Tensor) -> Result<Tensor> {
         return Ok(Tensor::from_slice(values, shape)?);
     }
     let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
-    placed(Tensor::from_slice(&values, shape)?, x)
-}
-
-fn placed(table: Tensor, x: &Tensor) -> Result<Tensor> {
-    match x.device() {
-        Some(device) => Ok(table.constant_on(device, table.dtype())?),
-        None => Ok(table),
-    }
+    Ok(Tensor::from_slice(&values, shape)?.constant_beside(x)?)
 }
 
 /// Order of the patches in windows of `side`, padded below and to the right.
@@ -114,8 +107,8 @@ impl Windows {
             order[to] = patch as i32;
         }
         let (order, back) = (
-            placed(Tensor::from_slice(&order, &[count * side * side])?, x)?,
-            placed(Tensor::from_slice(&back, &[b * h * w])?, x)?,
+            Tensor::from_slice(&order, &[count * side * side])?.constant_beside(x)?,
+            Tensor::from_slice(&back, &[b * h * w])?.constant_beside(x)?,
         );
         Ok(Windows { side, count, order, back })
     }

@@ -1,8 +1,8 @@
 //! Names of DINOv2 weights (spec backbones §4.1). The network uses those of the authors.
 
-use super::{HUGGING_FACE, Layout, OFFICIAL, QKV_BIAS, QKV_WEIGHT};
+use super::{HUGGING_FACE, HUGGING_FACE_VIT, Layout, OFFICIAL};
 use crate::weights::families::Family;
-use crate::weights::renaming::{Rule, third, whole};
+use crate::weights::renaming::{Rule, whole};
 
 pub(super) const LAYOUTS: &[Layout] = &[
     Layout {
@@ -17,28 +17,16 @@ pub(super) const LAYOUTS: &[Layout] = &[
         patch: "embeddings.patch_embeddings.projection.weight",
         positions: "embeddings.position_embeddings",
         registers: "embeddings.register_tokens",
-        rules: &[RULES],
+        rules: &[HUGGING_FACE_VIT, RULES],
         ..Layout::of(Family::Dinov2, HUGGING_FACE)
     },
 ];
 
 const RULES: &[Rule] = &[
-    whole("embeddings.cls_token", "cls_token"),
     whole("embeddings.mask_token", "mask_token"),
     whole("embeddings.register_tokens", "register_tokens"),
-    whole("embeddings.position_embeddings", "pos_embed"),
-    whole("embeddings.patch_embeddings.projection.weight", "patch_embed.proj.weight"),
-    whole("embeddings.patch_embeddings.projection.bias", "patch_embed.proj.bias"),
     whole("encoder.layer.{}.norm1.weight", "blocks.{}.norm1.weight"),
     whole("encoder.layer.{}.norm1.bias", "blocks.{}.norm1.bias"),
-    third("encoder.layer.{}.attention.attention.query.weight", QKV_WEIGHT, 0),
-    third("encoder.layer.{}.attention.attention.key.weight", QKV_WEIGHT, 1),
-    third("encoder.layer.{}.attention.attention.value.weight", QKV_WEIGHT, 2),
-    third("encoder.layer.{}.attention.attention.query.bias", QKV_BIAS, 0),
-    third("encoder.layer.{}.attention.attention.key.bias", QKV_BIAS, 1),
-    third("encoder.layer.{}.attention.attention.value.bias", QKV_BIAS, 2),
-    whole("encoder.layer.{}.attention.output.dense.weight", "blocks.{}.attn.proj.weight"),
-    whole("encoder.layer.{}.attention.output.dense.bias", "blocks.{}.attn.proj.bias"),
     whole("encoder.layer.{}.layer_scale1.lambda1", "blocks.{}.ls1.gamma"),
     whole("encoder.layer.{}.norm2.weight", "blocks.{}.norm2.weight"),
     whole("encoder.layer.{}.norm2.bias", "blocks.{}.norm2.bias"),
@@ -51,6 +39,4 @@ const RULES: &[Rule] = &[
     whole("encoder.layer.{}.mlp.weights_out.weight", "blocks.{}.mlp.w3.weight"),
     whole("encoder.layer.{}.mlp.weights_out.bias", "blocks.{}.mlp.w3.bias"),
     whole("encoder.layer.{}.layer_scale2.lambda1", "blocks.{}.ls2.gamma"),
-    whole("layernorm.weight", "norm.weight"),
-    whole("layernorm.bias", "norm.bias"),
 ];

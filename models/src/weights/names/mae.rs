@@ -1,8 +1,8 @@
 //! Names of the encoder of MAE, and of plain vision transformers (spec backbones §4.3).
 
-use super::{HUGGING_FACE, Layout, OFFICIAL, OPEN_MMLAB, QKV_BIAS, QKV_WEIGHT};
+use super::{HUGGING_FACE, HUGGING_FACE_VIT, Layout, OFFICIAL, OPEN_MMLAB};
 use crate::weights::families::Family;
-use crate::weights::renaming::{Rule, third, unused, whole};
+use crate::weights::renaming::{Rule, unused, whole};
 
 pub(super) const LAYOUTS: &[Layout] = &[
     Layout {
@@ -20,7 +20,7 @@ pub(super) const LAYOUTS: &[Layout] = &[
         blocks: &["encoder.layer.{}.layernorm_before.weight"],
         patch: "embeddings.patch_embeddings.projection.weight",
         positions: "embeddings.position_embeddings",
-        rules: &[TRANSFORMERS],
+        rules: &[HUGGING_FACE_VIT, TRANSFORMERS],
         ..Layout::of(Family::Mae, HUGGING_FACE)
     },
     // A BEiT: it has relative positions, for which there is no network.
@@ -40,28 +40,14 @@ const AUTHORS: &[Rule] =
     &[unused("mask_token"), unused("decoder_*"), unused("decoder.*"), unused("head.*")];
 
 const TRANSFORMERS: &[Rule] = &[
-    whole("embeddings.cls_token", "cls_token"),
-    whole("embeddings.position_embeddings", "pos_embed"),
-    whole("embeddings.patch_embeddings.projection.weight", "patch_embed.proj.weight"),
-    whole("embeddings.patch_embeddings.projection.bias", "patch_embed.proj.bias"),
     whole("encoder.layer.{}.layernorm_before.weight", "blocks.{}.norm1.weight"),
     whole("encoder.layer.{}.layernorm_before.bias", "blocks.{}.norm1.bias"),
-    third("encoder.layer.{}.attention.attention.query.weight", QKV_WEIGHT, 0),
-    third("encoder.layer.{}.attention.attention.key.weight", QKV_WEIGHT, 1),
-    third("encoder.layer.{}.attention.attention.value.weight", QKV_WEIGHT, 2),
-    third("encoder.layer.{}.attention.attention.query.bias", QKV_BIAS, 0),
-    third("encoder.layer.{}.attention.attention.key.bias", QKV_BIAS, 1),
-    third("encoder.layer.{}.attention.attention.value.bias", QKV_BIAS, 2),
-    whole("encoder.layer.{}.attention.output.dense.weight", "blocks.{}.attn.proj.weight"),
-    whole("encoder.layer.{}.attention.output.dense.bias", "blocks.{}.attn.proj.bias"),
     whole("encoder.layer.{}.layernorm_after.weight", "blocks.{}.norm2.weight"),
     whole("encoder.layer.{}.layernorm_after.bias", "blocks.{}.norm2.bias"),
     whole("encoder.layer.{}.intermediate.dense.weight", "blocks.{}.mlp.fc1.weight"),
     whole("encoder.layer.{}.intermediate.dense.bias", "blocks.{}.mlp.fc1.bias"),
     whole("encoder.layer.{}.output.dense.weight", "blocks.{}.mlp.fc2.weight"),
     whole("encoder.layer.{}.output.dense.bias", "blocks.{}.mlp.fc2.bias"),
-    whole("layernorm.weight", "norm.weight"),
-    whole("layernorm.bias", "norm.bias"),
     unused("embeddings.mask_token"),
     unused("decoder.*"),
 ];

@@ -10,7 +10,7 @@ mod resnet;
 mod sam;
 
 use super::families::Family;
-use super::renaming::Rule;
+use super::renaming::{Rule, third, whole};
 
 /// Tensor names of one family from one source. In patterns `{}` is a number.
 pub(super) struct Layout {
@@ -70,6 +70,24 @@ const QKV_BIAS: &str = "blocks.{}.attn.qkv.bias";
 /// Packed layer of gate and value in the network.
 const GATED_WEIGHT: &str = "blocks.{}.mlp.w12.weight";
 const GATED_BIAS: &str = "blocks.{}.mlp.w12.bias";
+
+/// What files of plain ViTs and DINOv2 have in common in the transformers library.
+const HUGGING_FACE_VIT: &[Rule] = &[
+    whole("embeddings.cls_token", "cls_token"),
+    whole("embeddings.position_embeddings", "pos_embed"),
+    whole("embeddings.patch_embeddings.projection.weight", "patch_embed.proj.weight"),
+    whole("embeddings.patch_embeddings.projection.bias", "patch_embed.proj.bias"),
+    third("encoder.layer.{}.attention.attention.query.weight", QKV_WEIGHT, 0),
+    third("encoder.layer.{}.attention.attention.key.weight", QKV_WEIGHT, 1),
+    third("encoder.layer.{}.attention.attention.value.weight", QKV_WEIGHT, 2),
+    third("encoder.layer.{}.attention.attention.query.bias", QKV_BIAS, 0),
+    third("encoder.layer.{}.attention.attention.key.bias", QKV_BIAS, 1),
+    third("encoder.layer.{}.attention.attention.value.bias", QKV_BIAS, 2),
+    whole("encoder.layer.{}.attention.output.dense.weight", "blocks.{}.attn.proj.weight"),
+    whole("encoder.layer.{}.attention.output.dense.bias", "blocks.{}.attn.proj.bias"),
+    whole("layernorm.weight", "norm.weight"),
+    whole("layernorm.bias", "norm.bias"),
+];
 
 /// All layouts. The first that a file has is taken.
 pub(super) fn all() -> impl Iterator<Item = &'static Layout> {
