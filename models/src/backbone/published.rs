@@ -82,11 +82,7 @@ const fn dinov3(
     [embed_dim, depth, heads, hidden]: [usize; 4],
     ffn: Ffn,
 ) -> Published {
-    let taps = match depth {
-        // The authors' choice for 24 blocks differs from Rein's, which the recipes keep.
-        32 => [7, 15, 23, 31],
-        _ => VitConfig::default_taps(depth),
-    };
+    // The authors tap other blocks of 24 than Rein does; the recipes keep Rein's.
     let config = VitConfig {
         patch: 16,
         grid: 32,
@@ -97,7 +93,6 @@ const fn dinov3(
         hidden,
         eps: 1e-5,
         tap_norm: true,
-        taps,
         ..VitConfig::dinov2(embed_dim, depth, heads, ffn)
     };
     Published { name, short: name, size, family: Family::Dinov3, registers: None, config }
@@ -152,7 +147,6 @@ const SAM_H: VitConfig = VitConfig {
     class_token: ClassToken::Absent,
     final_norm: false,
     layer_scale: false,
-    taps: [7, 15, 23, 31],
     ..VitConfig::dinov2(1280, 32, 16, Ffn::Mlp)
 };
 
