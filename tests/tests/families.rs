@@ -85,28 +85,28 @@ enum Wrong {
 
 const FAULTS: [Wrong; 4] = [Wrong::Removed, Wrong::Renamed, Wrong::Transposed, Wrong::Truncated];
 
-/// Changes tensor `i`; false if the change cannot be seen.
-fn change(entries: &mut Vec<Entry>, i: usize, wrong: Wrong) -> bool {
+/// Changes tensor `i`.
+fn change(entries: &mut Vec<Entry>, i: usize, wrong: Wrong) {
     let Entry { name, shape, .. } = entries[i].clone();
     let found: Vec<u64> = match wrong {
         Wrong::Removed => {
             entries.remove(i);
-            return true;
+            return;
         }
         Wrong::Renamed => {
             entries[i].name = format!("{name}_old");
-            return true;
+            return;
         }
-        Wrong::Transposed => shape.iter().rev().copied().collect(),
-        Wrong::Truncated if shape.is_empty() => return false,
-        Wrong::Truncated => [&[shape[0] - 1], &shape[1..]].concat(),
+        // A vector or a square matrix does not show that it is transposed; it is truncated instead.
+        Wrong::Transposed if !shape.iter().eq(shape.iter().rev()) => {
+            shape.iter().rev().copied().collect()
+        }
+        Wrong::Transposed | Wrong::Truncated => [&[shape[0] - 1], &shape[1..]].concat(),
     };
-    let seen = found != shape;
     if let Content::Bytes(bytes) = &mut entries[i].content {
         bytes.truncate(4 * found.iter().product::<u64>() as usize);
     }
     entries[i].shape = found;
-    seen
 }
 
 /// Whether the network does without this tensor.
@@ -145,12 +145,10 @@ fn a_wrong_tensor_of_any_family_is_refused_by_its_name() {
             // One fault of each tensor; blocks have tensors of their own, so kinds and names mix.
             .map(|i| (i, FAULTS[(i + i / 4) % 4]))
             .collect();
-        let refused = cases.par_iter().filter(|&&(i, wrong)| {
+        cases.par_iter().for_each(|&(i, wrong)| {
             let name = &entries[i].name;
             let mut changed = entries.clone();
-            if !change(&mut changed, i, wrong) {
-                return false;
-            }
+            change(&mut changed, i, wrong);
             let path = file_of(dir.path(), &format!("{i}{wrong:?}"), &published, &changed);
             let result = load(backbone, &path);
             fs::remove_file(&path).expect("removed");
@@ -159,10 +157,8 @@ fn a_wrong_tensor_of_any_family_is_refused_by_its_name() {
             let text = error.to_string();
             let whole = text.contains(path.to_str().expect("path")) && !text.contains('\n');
             assert!(whole && text.contains(name.as_str()), "{what}: {text}");
-            true
         });
-        let (refused, all) = (refused.count(), cases.len());
-        println!("{backbone}, {}: {refused} of {all} faults are seen and refused", published.names);
-        assert!(refused > all / 2, "{refused} of {all}");
+        println!("{backbone}, {}: {} wrong tensors are refused", published.names, cases.len());
+        assert!(cases.len() > 200, "{}", cases.len());
     }
 }
