@@ -2,7 +2,7 @@
 //! initialised or taken from weights.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -116,6 +116,10 @@ struct State {
     failed: Option<ModelError>,
     /// Mapped files whose values are used in place.
     files: Vec<Arc<MappedFile>>,
+    /// Weights that an adapter changes before they are rounded.
+    held: BTreeSet<String>,
+    /// Tells which parameters train although their scope is frozen.
+    tuned: Vec<Box<dyn Fn(&str, ParamKind) -> bool>>,
 }
 
 impl State {
@@ -142,6 +146,28 @@ impl State {
             self.failed = Some(error);
             None
         })
+    }
+
+    /// Rounds the held weights, whose changes are complete.
+    fn round_held(&mut self) -> Result<()> {
+        if self.precision == Precision::F32 {
+            return Ok(());
+        }
+        for name in std::mem::take(&mut self.held) {
+            let Some(param) = self.params.get(&name).filter(|param| !param.trainable()) else {
+                continue;
+            };
+            let old = param.master();
+            let Some(new) = with_category(Category::Weights, || narrowed(&old)) else { continue };
+            if !dry_run::active() {
+                self.digests.entry(name.clone()).or_insert_with(|| digest(&name, &old));
+            }
+            param.update(|value| {
+                *value = new.detach();
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -209,6 +235,8 @@ impl Scope {
             problems: Vec::new(),
             failed: None,
             files: Vec::new(),
+            held: BTreeSet::new(),
+            tuned: Vec::new(),
         };
         let state = Rc::new(RefCell::new(state));
         Scope { state, prefix: String::new(), trainable: true, kind: ParamKind::default() }
@@ -252,6 +280,69 @@ impl Scope {
     /// The same scope for the parameters of a normalisation layer.
     pub fn norm(&self) -> Scope {
         Scope { kind: ParamKind { norm: true, ..self.kind }, ..self.clone() }
+    }
+
+    /// Keeps the weight `name` unrounded until [`Scope::finish`]. Call it before the weight is
+    /// requested.
+    pub(crate) fn hold(&self, name: &str) {
+        let name = format!("{}{name}", self.prefix);
+        self.state.borrow_mut().held.insert(name);
+    }
+
+    /// Lets the parameters that `is_tuned` selects train even if their scope is frozen. It gets
+    /// names within this scope. Call it before these are requested.
+    pub(crate) fn tune(&self, is_tuned: impl Fn(&str, ParamKind) -> bool + 'static) {
+        let prefix = self.prefix.clone();
+        let within = move |name: &str, kind: ParamKind| {
+            name.strip_prefix(&prefix).is_some_and(|name| is_tuned(name, kind))
+        };
+        self.state.borrow_mut().tuned.push(Box::new(within));
+    }
+
+    /// Whether the source has values for the parameter `name` that were not requested yet.
+    pub(crate) fn given(&self, name: &str) -> bool {
+        self.state.borrow().source.get(&format!("{}{name}", self.prefix)).is_some()
+    }
+
+    /// The parameter `name` of this scope, requested before.
+    pub(crate) fn requested(&self, name: &str) -> Result<Param> {
+        let name = format!("{}{name}", self.prefix);
+        let found = self.state.borrow().params.get(&name).cloned();
+        found.ok_or_else(|| {
+            ModelError::Config(format!("the adapter changes {name}, which the backbone has not"))
+        })
+    }
+
+    /// Replaces the held weight `name` by `change` of its value. Its fingerprint stays that of the
+    /// value that was read.
+    pub(crate) fn change(
+        &self,
+        name: &str,
+        change: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<()> {
+        if dry_run::active() {
+            return Ok(());
+        }
+        let param = self.requested(name)?;
+        let old = param.master();
+        let record = || digest(param.name(), &old);
+        self.state.borrow_mut().digests.entry(param.name().into()).or_insert_with(record);
+        let new = with_category(Category::Weights, || change(&old))?;
+        Ok(param.update(|value| {
+            *value = new.detach();
+            Ok(())
+        })?)
+    }
+
+    /// Gives back parameters that [`Scope::finish`] has taken.
+    #[cfg(test)]
+    pub(crate) fn restore(&self, params: BTreeMap<String, Param>) {
+        self.state.borrow_mut().params = params;
+    }
+
+    /// Removes a parameter from the network.
+    pub(crate) fn remove(&self, param: &Param) {
+        self.state.borrow_mut().params.remove(param.name());
     }
 
     /// Element type of the parameters.
@@ -298,6 +389,7 @@ impl Scope {
         });
         let mut value = value.unwrap_or_else(|| Tensor::zeros(state.dtype, shape));
         if p == Precision::Bf16
+            && !state.held.contains(&name)
             && let Some(narrow) = with_category(Category::Weights, || narrowed(&value))
         {
             if !dry_run::active() {
@@ -305,7 +397,10 @@ impl Scope {
             }
             value = narrow;
         }
-        let param = Param::of_kind(self.kind, name.clone(), value, self.trainable);
+        let tuned = !self.kind.buffer && self.kind.role == Role::Backbone;
+        let tuned = tuned && state.tuned.iter().any(|is_tuned| is_tuned(&name, self.kind));
+        let trainable = self.trainable || tuned;
+        let param = Param::of_kind(self.kind, name.clone(), value, trainable);
         state.params.insert(name, param.clone());
         param
     }
@@ -330,6 +425,7 @@ impl Scope {
             if let Some(error) = state.failed.take() {
                 return Err(error);
             }
+            state.round_held()?;
             return Ok(std::mem::take(&mut state.params));
         }
         Err(ModelError::Mismatch {

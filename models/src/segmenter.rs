@@ -11,7 +11,8 @@ use dressage_engine::{
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::{
-    AdaptFormerConfig, Adapter, AdapterConfig, LoraConfig, ReinConfig, VptConfig,
+    AdaptFormerConfig, Adapter, AdapterConfig, BlockSizes, DecomposedConfig, LoraConfig,
+    ReinConfig, VptConfig,
 };
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::objective::mask2former::criterion::CriterionConfig;
@@ -38,20 +39,34 @@ pub enum Method {
     Adaptformer,
     /// Frozen backbone, trained VPT-deep and head.
     Vpt,
+    /// Frozen weights but for their smallest singular values, trained biases and head.
+    Soma,
+    /// Frozen weights but for two parts of their pivoted QR decomposition, trained head.
+    RecycleLora,
+    /// Frozen backbone but for its biases, trained head.
+    Bitfit,
+    /// Frozen backbone but for its norms, trained head.
+    Norms,
 }
 
 impl Method {
     /// The published adapter of this method for a backbone, if it has one.
     pub fn adapter(self, backbone: &BackboneConfig) -> Option<AdapterConfig> {
         let (n, c, patch) = (backbone.depth(), backbone.width(), backbone.patch());
+        let blocks = || {
+            let BackboneConfig::Vit(vit) = backbone;
+            BlockSizes::of(vit)
+        };
         Some(match self {
-            Method::Freeze | Method::Full => return None,
+            Method::Freeze | Method::Full | Method::Bitfit | Method::Norms => return None,
             Method::Rein => {
                 AdapterConfig::Rein(ReinConfig { patch, ..ReinConfig::published(n, c) })
             }
             Method::Lora => AdapterConfig::Lora(LoraConfig::published(n, c)),
             Method::Adaptformer => AdapterConfig::AdaptFormer(AdaptFormerConfig::published(n, c)),
             Method::Vpt => AdapterConfig::Vpt(VptConfig { patch, ..VptConfig::published(n, c) }),
+            Method::Soma => AdapterConfig::Decomposed(DecomposedConfig::soma(blocks())),
+            Method::RecycleLora => AdapterConfig::Decomposed(DecomposedConfig::recycle(blocks())),
         })
     }
 }
@@ -65,6 +80,10 @@ impl std::fmt::Display for Method {
             Method::Lora => "lora",
             Method::Adaptformer => "adaptformer",
             Method::Vpt => "vpt",
+            Method::Soma => "soma",
+            Method::RecycleLora => "recycle-lora",
+            Method::Bitfit => "bitfit",
+            Method::Norms => "norms",
         })
     }
 }
@@ -84,6 +103,8 @@ pub struct SegmenterConfig {
     pub precision: Precision,
     /// Choice of the values that the forward pass saves.
     pub recompute: RecomputePolicy,
+    /// Whether the adapter is added to the weights of the backbone, for prediction alone.
+    pub merge: bool,
 }
 
 impl SegmenterConfig {
@@ -112,7 +133,8 @@ impl SegmenterConfig {
         let loss = CriterionConfig::published(classes);
         let objective = ObjectiveConfig::Mask2Former { head, loss };
         let (precision, recompute) = (Precision::F32, RecomputePolicy::None);
-        SegmenterConfig { backbone, adapter, objective, method, precision, recompute }
+        let merge = false;
+        SegmenterConfig { backbone, adapter, objective, method, precision, recompute, merge }
     }
 }
 
@@ -125,6 +147,7 @@ pub struct Segmenter {
     adapter: Option<Box<dyn Adapter>>,
     objective: Arc<dyn Objective>,
     method: Method,
+    merges: bool,
     recompute: RecomputePolicy,
     params: BTreeMap<String, Param>,
     digests: Digests,
@@ -148,7 +171,7 @@ impl Segmenter {
         weights: StateDict,
         strict: &[&str],
     ) -> Result<Segmenter> {
-        let (method, unused) = (config.method, Self::unused(&config));
+        let (method, merges, unused) = (config.method, config.merge, Self::unused(&config));
         let (precision, recompute) = (config.precision, config.recompute);
         let root = Scope::with_weights(dtype, precision, seed, weights, strict);
         let (backbone, adapter, objective) = Self::modules(&root, config)?;
@@ -160,6 +183,7 @@ impl Segmenter {
             adapter,
             objective,
             method,
+            merges,
             recompute,
             params,
             digests,
@@ -244,6 +268,12 @@ impl Segmenter {
         if config.adapter.as_ref().is_some_and(AdapterConfig::adds_tokens) {
             config.backbone.takes_tokens()?;
         }
+        match (config.method, &config.adapter) {
+            (Method::Bitfit, _) => scope.tune(|name, _| name.ends_with("bias")),
+            (Method::Norms, _) => scope.tune(|_, kind| kind.norm),
+            (_, Some(adapter)) => adapter.announce(&scope, config.merge),
+            _ => {}
+        }
         let frozen = scope.role(Role::Backbone).trainable(config.method == Method::Full);
         let backbone = config.backbone.build(&frozen)?;
         let (widths, channels) = (backbone.widths(), config.objective.in_channels());
@@ -254,7 +284,10 @@ impl Segmenter {
         let objective =
             config.objective.build(&head, config.adapter.as_ref().and_then(AdapterConfig::rein))?;
         let scope = scope.role(Role::Adapter);
-        let adapter = config.adapter.map(|adapter| adapter.build(&scope)).transpose()?;
+        let mut adapter = config.adapter.map(|adapter| adapter.build(&scope)).transpose()?;
+        if let Some(adapter) = adapter.take_if(|_| config.merge) {
+            adapter.merge(&scope)?;
+        }
         Ok((backbone, adapter, objective))
     }
 
@@ -278,6 +311,11 @@ impl Segmenter {
         self.method
     }
 
+    /// Whether the adapter was added to the weights of the backbone.
+    pub fn merges(&self) -> bool {
+        self.merges
+    }
+
     /// All parameters by reference key.
     pub fn params(&self) -> &BTreeMap<String, Param> {
         &self.params
@@ -288,10 +326,18 @@ impl Segmenter {
         self.params.values().filter(|p| p.trainable()).cloned().collect()
     }
 
+    /// Parameters that a checkpoint of the trained part has: the trained ones and the constants of
+    /// the adapter.
+    pub fn state(&self) -> Vec<Param> {
+        let kept = |p: &Param| p.kind().buffer && p.kind().role == Role::Adapter;
+        self.params.values().filter(|p| p.trainable() || kept(p)).cloned().collect()
+    }
+
     /// Fingerprint of the frozen weights that a checkpoint of the trained part belongs to. It is
     /// the same for every precision, because it is of the values before rounding.
     pub fn backbone_fingerprint(&self) -> String {
-        fingerprint_with(self.params.values().filter(|p| !p.trainable()), &self.digests)
+        let frozen = |p: &&Param| !p.trainable() && p.kind().role == Role::Backbone;
+        fingerprint_with(self.params.values().filter(frozen), &self.digests)
     }
 
     /// Result of `f` on the features of `image` `[b, 3, h, w]` (normalised), differentiable.

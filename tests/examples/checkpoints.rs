@@ -23,7 +23,7 @@ fn main() -> Result<()> {
     let more = ["run.check_memory=false", "run.device=cpu", "train.batch=1", &run];
     let settings: Vec<String> =
         given.iter().chain(&layers).chain(&more).map(|s| s.to_string()).collect();
-    let recipe = Recipe::from_name("gtav-s-rein", &settings)?;
+    let recipe = Recipe::from_name("gtav-dinov2-s-rein", &settings)?;
     let trainer = Trainer::new(recipe.clone(), false)?;
     let path = trainer.save()?;
     let bytes = std::fs::metadata(&path).map_or(0, |m| m.len());

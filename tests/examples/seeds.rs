@@ -17,9 +17,9 @@ const COMMANDS: [&str; 22] = [
     "train --help-recipe",
     "train demo train.steps=2000 run.dir=runs/short --recompute block --threads 2",
     "train runs/demo --resume",
-    "train gtav-l-rein model.weights=w.pth --set data.root=/data --device cuda:1 --precision bf16",
+    "train gtav-dinov2-l-rein model.weights=w.pth --set data.root=/data --device cuda:1 --precision bf16",
     "eval runs/demo --checkpoint 4 data.eval.0.box=[64,32]",
-    "eval gtav-l-rein model.weights=w.pth model.checkpoint=rein.pth --out scores.json",
+    "eval gtav-dinov2-l-rein model.weights=w.pth model.checkpoint=rein.pth --out scores.json",
     "predict runs/demo photos/*.jpg --out pictures --alpha 0.7 --encoding train-ids --box 64x32",
     "predict demo a.png --set model.checkpoint=rein.pth --set eval.mode=whole",
     "weights inspect file.pth --json",
@@ -28,7 +28,7 @@ const COMMANDS: [&str; 22] = [
     "weights export runs/demo --checkpoint 3 --out rein.safetensors",
     "weights fingerprint file.pth --patch 14 --image 518",
     "params --size l",
-    "plan gtav-l-rein train.batch=8 train.recompute=block --each --buffers --json",
+    "plan gtav-dinov2-l-rein train.batch=8 train.recompute=block --each --buffers --json",
     "bench step backbone --model s,b --size 256,512 --batch 2 --iters 3 --warmup 0",
     "bench kernels --device cuda:0 --json out.json",
     "bench block --model l --peer python3 --rounds 2 --precision f32 --recompute cheap",
@@ -64,9 +64,10 @@ fn main() -> Outcome<()> {
     write("unpickle", "flat.pkl", &checkpoint::zip_pickle(&entries, ""))?;
     write("unpickle", "wrapped.pkl", &checkpoint::zip_pickle(&entries, "state_dict"))?;
     write("unpickle", "torchscript.pkl", &checkpoint::torchscript_pickle(&entries))?;
-    for recipe in EMBEDDED {
-        let text = format!("{}\n---\nmodel.weights=random\n{OVERRIDES}", recipe.text);
-        write("recipe", recipe.name, text.as_bytes())?;
+    for recipe in EMBEDDED.iter() {
+        let whole = Recipe::from_name(&recipe.name, &[])?.to_toml()?;
+        let text = format!("{whole}\n---\nmodel.weights=random\n{OVERRIDES}");
+        write("recipe", &recipe.name, text.as_bytes())?;
     }
     let whole = Recipe::from_name("demo", &[])?.to_toml()?;
     write("recipe", "every-key", whole.as_bytes())?;

@@ -165,5 +165,6 @@ pub fn segmenter(config: &Value) -> Outcome<SegmenterConfig> {
         method: Method::Rein,
         precision: Precision::F32,
         recompute: RecomputePolicy::None,
+        merge: false,
     })
 }

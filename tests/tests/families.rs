@@ -35,7 +35,7 @@ fn load(backbone: &str, path: &Path) -> Result<Segmenter> {
         "model.method=freeze".into(),
         "head.kind=per-pixel".into(),
     ];
-    network::build(&Recipe::from_name("gtav-l-rein", &settings)?)
+    network::build(&Recipe::from_name("gtav-dinov2-l-rein", &settings)?)
 }
 
 /// Writes a file of `published` with these tensors.

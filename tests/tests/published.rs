@@ -73,7 +73,7 @@ fn held() -> usize {
 fn load(backbone: &Path, trained: &Path) -> Result<Segmenter> {
     let set = |key: &str, path: &Path| format!("{key}={}", path.display());
     let settings = [set("model.weights", backbone), set("model.checkpoint", trained)];
-    network::build(&Recipe::from_name("gtav-l-rein", &settings)?)
+    network::build(&Recipe::from_name("gtav-dinov2-l-rein", &settings)?)
 }
 
 #[test]

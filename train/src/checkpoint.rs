@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dressage_engine::{DType, Param};
+use dressage_models::adapter::is_adapter;
 use dressage_models::weights::{ScalarType, StateDict, write_safetensors};
 use dressage_models::{ModelError, Segmenter};
 use serde::{Deserialize, Serialize};
@@ -109,7 +110,7 @@ pub fn save(
         settings: settings(recipe),
     };
     let stored = |p: &Param| Ok((p.name().to_string(), p.master().detach().to_host()?));
-    let mut tensors = model.trainable().iter().map(stored).collect::<Result<Vec<_>>>()?;
+    let mut tensors = model.state().iter().map(stored).collect::<Result<Vec<_>>>()?;
     tensors.extend(optimiser.tensors()?);
     for (name, tensor) in &tensors {
         if let Some(what) = finite::fault(name, tensor)? {
@@ -261,7 +262,7 @@ pub fn restore(path: &Path, notes: &Notes, dict: &mut StateDict, model: &Segment
         )));
     }
     let float = |t: dressage_models::weights::Stored| t.to_float(DType::F32).transpose();
-    for param in model.trainable() {
+    for param in model.state() {
         let name = param.name();
         let value = dict
             .take(name)
@@ -278,7 +279,8 @@ pub fn restore(path: &Path, notes: &Notes, dict: &mut StateDict, model: &Segment
         )?;
         param.set(&copy)?;
     }
-    match dict.names().find(|name| !name.starts_with(MOMENTS)) {
+    let merged = |name: &str| model.merges() && is_adapter(name);
+    match dict.names().find(|name| !name.starts_with(MOMENTS) && !merged(name)) {
         Some(name) => Err(fail(format!("{name} is left over: the network has no such tensor"))),
         None => Ok(()),
     }

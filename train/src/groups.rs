@@ -35,6 +35,8 @@ pub struct ParamGroups {
     norm_decay_mult: f64,
     /// Learning rate multiplier of the backbone's own weights.
     backbone_lr_mult: f64,
+    /// Learning rate multiplier of adapters.
+    adapter_lr_mult: f64,
 }
 
 impl ParamGroups {
@@ -42,7 +44,7 @@ impl ParamGroups {
     pub fn new(mut rules: Vec<Rule>, norm_decay_mult: f64) -> Self {
         rules.retain(|rule| !rule.key.is_empty());
         rules.sort_by(|a, b| b.key.len().cmp(&a.key.len()).then_with(|| a.key.cmp(&b.key)));
-        Self { rules, norm_decay_mult, backbone_lr_mult: 1.0 }
+        Self { rules, norm_decay_mult, backbone_lr_mult: 1.0, adapter_lr_mult: 1.0 }
     }
 
     /// The published list of a method. Only `Freeze` exempts `query_feat` from decay. The list of
@@ -66,14 +68,31 @@ impl ParamGroups {
         self
     }
 
+    /// Multiplies the learning rate of everything that trains within a frozen backbone by `mult`:
+    /// the adapter and the backbone's own biases or norms.
+    pub(crate) fn with_adapter_lr_mult(mut self, mult: f64) -> Self {
+        (self.adapter_lr_mult, self.backbone_lr_mult) = (mult, mult);
+        self
+    }
+
+    /// Multiplies the learning rate of RecycleLoRA's second branch by `mult`.
+    pub(crate) fn with_second_lr_mult(mut self, mult: f64) -> Self {
+        let setting = Setting { lr_mult: mult, decay_mult: 1.0 };
+        self.rules.push(Rule { key: ".second.lora_".into(), setting });
+        self.rules = Self::new(self.rules, 0.0).rules;
+        self
+    }
+
     /// Setting of the parameter `name` of this kind.
     pub fn setting(&self, name: &str, kind: ParamKind) -> Setting {
         let hit = self.rules.iter().find(|rule| name.contains(&rule.key));
         let decay_mult = if kind.norm { self.norm_decay_mult } else { 1.0 };
         let mut setting = hit.map_or(Setting { lr_mult: 1.0, decay_mult }, |rule| rule.setting);
-        if kind.role == Role::Backbone {
-            setting.lr_mult *= self.backbone_lr_mult;
-        }
+        setting.lr_mult *= match kind.role {
+            Role::Backbone => self.backbone_lr_mult,
+            Role::Adapter => self.adapter_lr_mult,
+            Role::Head => 1.0,
+        };
         setting
     }
 }

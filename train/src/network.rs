@@ -6,20 +6,22 @@ use std::{fs, io};
 
 use dressage_engine::{DType, Role};
 use dressage_kernels::ops::adamw::AdamW;
-use dressage_models::adapter::{AdaptFormerConfig, AdapterConfig, LoraConfig, ReinConfig};
+use dressage_models::adapter::{
+    self, AdaptFormerConfig, AdapterConfig, Decomposition, LoraConfig, ReinConfig,
+};
 use dressage_models::backbone::{BackboneConfig, VitConfig};
 use dressage_models::objective::ObjectiveConfig;
 use dressage_models::objective::mask2former::criterion::CriterionConfig;
 use dressage_models::objective::mask2former::head::{HeadConfig, Queries};
 use dressage_models::objective::per_pixel::PerPixelConfig;
 use dressage_models::weights::{
-    Difference, HeadIn, StateDict, convert_backbone, fitted, is_backbone, recognise, refuse_part,
-    same_size,
+    Difference, Fitted, HeadIn, StateDict, Stored, convert_backbone, fitted, recognise,
+    refuse_part, same_size,
 };
-use dressage_models::{ModelError, Segmenter, SegmenterConfig};
+use dressage_models::{Method, ModelError, Segmenter, SegmenterConfig};
 
 use crate::data::{Joined, Source};
-use crate::optimiser::Optimiser;
+use crate::optimiser::{MOMENTS, Optimiser};
 use crate::recipe::{self, HeadKind, Recipe};
 use crate::{Result, TrainError, checkpoint, machine};
 
@@ -56,6 +58,7 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
                 rank: r.rank,
                 query_dim: h.width,
                 link: r.link,
+                share: r.share,
                 softmax: r.softmax,
                 zero_mlp_delta_f: r.zero_mlp_delta_f,
                 ..rein.clone()
@@ -70,6 +73,16 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
             *adaptformer = AdaptFormerConfig { bottleneck, scale, ..adaptformer.clone() };
         }
         Some(AdapterConfig::Vpt(vpt)) => vpt.prompts = recipe.vpt.prompts,
+        Some(AdapterConfig::Decomposed(config)) => {
+            let (soma, recycle) = (&recipe.soma, &recipe.recycle_lora);
+            (config.first, config.decomposition) = match m.method {
+                Method::Soma => (soma.first_block, Decomposition::Singular { rank: soma.rank }),
+                _ => {
+                    let recipe::RecycleLora { rank, second_rank, first_block, .. } = *recycle;
+                    (first_block, Decomposition::PivotedQr { rank, second_rank })
+                }
+            };
+        }
     }
     let linked = adapter.as_ref().and_then(AdapterConfig::rein).is_some_and(|rein| rein.link);
     let head = HeadConfig {
@@ -96,7 +109,8 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         }),
     };
     let (method, precision, recompute) = (m.method, m.precision, recipe.train.recompute);
-    Ok(SegmenterConfig { backbone, adapter, objective, method, precision, recompute })
+    let merge = m.merge_adapter;
+    Ok(SegmenterConfig { backbone, adapter, objective, method, precision, recompute, merge })
 }
 
 /// Builds the network. The backbone comes from the recipe's weights file, or from the seed if it
@@ -115,8 +129,16 @@ pub fn build(recipe: &Recipe) -> Result<Segmenter> {
 /// # Errors
 /// As [`build`].
 pub fn build_within(recipe: &Recipe, room: Option<usize>) -> Result<Segmenter> {
+    build_with(recipe, room, Vec::new())
+}
+
+fn build_with(
+    recipe: &Recipe,
+    room: Option<usize>,
+    constants: Vec<(String, Stored)>,
+) -> Result<Segmenter> {
     let config = config(recipe)?;
-    built(recipe, config, room).map_err(|error| match error {
+    built(recipe, config, room, constants).map_err(|error| match error {
         TrainError::Model(ModelError::Damaged { path, cause }) => {
             let own = recipe.checkpoint() == Some(&path);
             let advice = if own { "export or copy it again" } else { "fetch or copy it again" };
@@ -126,15 +148,21 @@ pub fn build_within(recipe: &Recipe, room: Option<usize>) -> Result<Segmenter> {
     })
 }
 
-fn built(recipe: &Recipe, config: SegmenterConfig, room: Option<usize>) -> Result<Segmenter> {
+fn built(
+    recipe: &Recipe,
+    config: SegmenterConfig,
+    room: Option<usize>,
+    constants: Vec<(String, Stored)>,
+) -> Result<Segmenter> {
     let trained = recipe.checkpoint().map(|path| trained(path, &config)).transpose()?;
-    let whole = trained.as_ref().is_some_and(|t| t.names().any(|name| is_backbone(name)));
+    let whole = trained.as_ref().is_some_and(|trained| trained.whole);
     let mut weights = match recipe.weights().filter(|_| !whole) {
         None => StateDict::default(),
         Some(path) => backbone(path, &config)?,
     };
     // Each was checked against the network separately, so that an error concerns one of them.
-    weights.add(trained.into_iter().flatten());
+    weights.add(trained.into_iter().flat_map(|trained| trained.dict));
+    weights.add(constants);
     let copied: usize = weights.iter().map(|(_, t)| t.len() * size_of::<f32>()).sum();
     if room.is_some_and(|room| room < copied) {
         weights.use_in_place();
@@ -179,22 +207,29 @@ fn opened(path: &Path, setting: &str) -> Result<StateDict> {
 /// Prefix of the backbone's names in the network, absent in its file.
 const BACKBONE: &str = "backbone.";
 
-/// Builds a network whose trained part is restored from a run's checkpoint next. The file that the
-/// run started from may no longer exist.
+/// Builds a network whose trained part is restored from the checkpoint `dict` of a run next. The
+/// file that the run started from may no longer exist. Constants of the adapter are the
+/// checkpoint's, not computed anew. An adapter that is merged is the checkpoint's too.
 ///
 /// # Errors
 /// As [`build`].
-pub fn rebuild(recipe: &Recipe) -> Result<Segmenter> {
+pub fn rebuild(recipe: &Recipe, dict: &StateDict) -> Result<Segmenter> {
     let mut recipe = recipe.clone();
     if recipe.checkpoint().is_some_and(|file| !file.exists()) {
         recipe.model.checkpoint = PathBuf::new();
     }
-    build(&recipe)
+    let taken = |name: &str| match recipe.model.merge_adapter {
+        true => adapter::is_adapter(name) && !name.starts_with(MOMENTS),
+        false => adapter::is_constant(name),
+    };
+    let constants = dict.iter().filter(|(name, _)| taken(name));
+    let constants = constants.map(|(name, t)| (name.clone(), t.clone())).collect();
+    build_with(&recipe, machine::available(), constants)
 }
 
 /// Opens adapter and head from a released or exported checkpoint, or from one of a run. The
 /// backbone is included if the file has it.
-fn trained(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
+fn trained(path: &Path, config: &SegmenterConfig) -> Result<Fitted> {
     let dict = opened(path, "model.checkpoint")?;
     // The whole file is checked: damage to unused tensors of a run's checkpoint is damage too.
     // Moments of an optimiser may be zero, and a run's checkpoint is written whole or not at all.
@@ -212,10 +247,10 @@ fn trained(path: &Path, config: &SegmenterConfig) -> Result<StateDict> {
         }
         .into());
     }
-    let (dict, wanted) = fitted(checkpoint::trained(dict), config)?;
-    Difference::of(&dict, &wanted).none(&dict, "the network of the recipe")?;
+    let fitted = fitted(checkpoint::trained(dict), config)?;
+    Difference::of(&fitted.dict, &fitted.wanted).none(&fitted.dict, "the network of the recipe")?;
     whole?;
-    Ok(dict)
+    Ok(fitted)
 }
 
 /// The losses of Mask2Former in a recipe.

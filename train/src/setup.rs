@@ -44,11 +44,12 @@ impl Trainer {
         let dir = recipe.run.dir.clone();
         let folder = RunFolder::open(&dir, resume.is_some())?;
         let Some(resume) = resume else {
-            return Trainer::built(recipe, network::build, folder, progress);
+            return Trainer::built(recipe, &network::build, folder, progress);
         };
         let (path, notes, dict) = resume.from.open(&dir)?;
         let earlier = Earlier::of(&dir, &recipe, &notes, resume.changed)?;
-        let mut trainer = Trainer::built(recipe, network::rebuild, folder, progress)?;
+        let rebuild = |recipe: &Recipe| network::rebuild(recipe, &dict);
+        let mut trainer = Trainer::built(recipe, &rebuild, folder, progress)?;
         trainer.restore(path, &notes, dict, resume.changed)?;
         trainer.earlier = Some(earlier);
         if let Some(newer) = trainer.newer_before_nan(resume.from) {
@@ -61,10 +62,14 @@ impl Trainer {
     /// Makes a run before its first step. `build` makes its network, after the check of its memory.
     fn built(
         mut recipe: Recipe,
-        build: fn(&Recipe) -> Result<Segmenter>,
+        build: &dyn Fn(&Recipe) -> Result<Segmenter>,
         folder: RunFolder,
         progress: &dyn Progress,
     ) -> Result<Trainer> {
+        if recipe.model.merge_adapter {
+            let what = "is true, but a merged adapter cannot train; it is for eval and predict";
+            return Err(TrainError::Setting { setting: "model.merge_adapter", what: what.into() });
+        }
         let place = Place::of(&recipe.run, progress)?;
         recipe.run.workers = workers(&recipe, &place);
         let plan = match place.device() {
@@ -192,7 +197,7 @@ pub fn load(recipe: &Recipe, dir: &Path, step: u64) -> Result<Segmenter> {
         );
         return Err(TrainError::Checkpoint { path, what });
     }
-    let model = network::rebuild(recipe)?;
+    let model = network::rebuild(recipe, &dict)?;
     checkpoint::restore(&path, &notes, &mut dict, &model)?;
     Ok(model)
 }

@@ -1,7 +1,11 @@
 //! Adapters: trainable additions that change the features of a frozen backbone.
 
 mod adaptformer;
+mod decomposed;
 mod lora;
+mod low_rank;
+#[cfg(test)]
+mod low_rank_tests;
 mod prompts;
 mod rein;
 #[cfg(test)]
@@ -12,12 +16,15 @@ use std::sync::Arc;
 use dressage_engine::{DType, Tensor, ops};
 
 pub use adaptformer::{AdaptFormer, AdaptFormerConfig};
-pub use lora::{Lora, LoraConfig, LoraTargets};
+pub use decomposed::{DecomposedConfig, Decomposition};
+pub use lora::{LoraConfig, LoraTargets};
+pub use low_rank::BlockSizes;
 pub use prompts::{Vpt, VptConfig};
 pub use rein::{Rein, ReinConfig};
 
-use crate::Result;
 use crate::params::Scope;
+use crate::{ModelError, Result};
+use low_rank::Layer;
 
 /// Sizes of an adapter of any kind.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,9 +37,27 @@ pub enum AdapterConfig {
     AdaptFormer(AdaptFormerConfig),
     /// VPT-deep.
     Vpt(VptConfig),
+    /// SoMA or RecycleLoRA.
+    Decomposed(DecomposedConfig),
 }
 
 impl AdapterConfig {
+    /// Tells `scope`, that of the backbone, what the adapter does to the backbone's own parameters.
+    /// Call it before the backbone is built. `merges` says that [`Adapter::merge`] will be called.
+    pub(crate) fn announce(&self, scope: &Scope, merges: bool) {
+        let of = |layer: Layer, blocks: usize| (0..blocks).map(move |i| layer.weight(i)).collect();
+        let held: Vec<String> = match self {
+            AdapterConfig::Lora(config) if merges => of(config.layer(), config.layers),
+            AdapterConfig::Decomposed(config) => config.weights(),
+            _ => Vec::new(),
+        };
+        held.iter().for_each(|name| scope.hold(name));
+        if let AdapterConfig::Decomposed(config) = self {
+            let tuned = config.tuned();
+            scope.tune(move |name, _| tuned.iter().any(|tuned| tuned == name));
+        }
+    }
+
     /// Builds the adapter. `scope` is that of the backbone.
     ///
     /// # Errors
@@ -42,7 +67,8 @@ impl AdapterConfig {
             AdapterConfig::Rein(config) => {
                 Box::new(Rein::new(&scope.sub("reins"), config.clone())?)
             }
-            AdapterConfig::Lora(config) => Box::new(Lora::new(scope, config.clone())?),
+            AdapterConfig::Lora(config) => Box::new(config.build(scope)?),
+            AdapterConfig::Decomposed(config) => Box::new(config.build(scope)?),
             AdapterConfig::AdaptFormer(config) => Box::new(AdaptFormer::new(scope, config)),
             AdapterConfig::Vpt(config) => Box::new(Vpt::new(scope, config)?),
         })
@@ -76,6 +102,11 @@ pub fn is_adapter(name: &str) -> bool {
     parts.iter().any(|part| name.contains(part))
 }
 
+/// Whether a tensor is a constant that an adapter has computed from the backbone.
+pub fn is_constant(name: &str) -> bool {
+    name.ends_with(decomposed::START)
+}
+
 /// An adapter of a backbone.
 pub trait Adapter: Send + Sync {
     /// Everything that does not depend on the image, computed once per step.
@@ -83,6 +114,15 @@ pub trait Adapter: Send + Sync {
     /// # Errors
     /// Errors of the engine.
     fn step(&self) -> Result<Arc<dyn AdapterStep>>;
+
+    /// Adds the adapter to the weights of the backbone in `scope` and removes its parameters.
+    ///
+    /// # Errors
+    /// An adapter that is no change of weights.
+    fn merge(&self, _scope: &Scope) -> Result<()> {
+        let text = "only low-rank factors (lora, soma, recycle-lora) can be merged into weights";
+        Err(ModelError::Config(text.into()))
+    }
 }
 
 /// A linear layer of a block.

@@ -11,9 +11,9 @@ use crate::backbone::published::named;
 use crate::backbone::{Backbone, Ffn, Vit, VitConfig};
 use crate::params::Scope;
 
-const WIDTH: usize = 8;
+pub(super) const WIDTH: usize = 8;
 
-fn config(ffn: Ffn) -> VitConfig {
+pub(super) fn config(ffn: Ffn) -> VitConfig {
     let taps = [0, 1, 1, 1];
     let hidden = 12;
     let base = named("dinov2-s").expect("a known name").at(4, 2);
@@ -30,7 +30,7 @@ fn vit(ffn: Ffn) -> Vit {
     Vit::new(&scope, config(ffn)).expect("built")
 }
 
-fn maps(vit: &Vit, adapter: Option<Arc<dyn AdapterStep>>) -> Vec<f64> {
+pub(super) fn maps(vit: &Vit, adapter: Option<Arc<dyn AdapterStep>>) -> Vec<f64> {
     let levels = vit.forward(&tensor(&[1, 3, 8, 8], 1), adapter.as_ref()).expect("levels");
     levels.iter().flat_map(|level| level.map.data::<f64>().expect("f64").to_vec()).collect()
 }

@@ -62,7 +62,7 @@ pub use hub::Declared;
 pub use safetensors::{Written, write, write_safetensors, write_summed};
 pub use scalar_type::ScalarType;
 pub use stored::Stored;
-pub use trained_checkpoint::{HeadIn, fitted, is_backbone};
+pub use trained_checkpoint::{Fitted, HeadIn, fitted, is_backbone};
 
 use crate::Result;
 

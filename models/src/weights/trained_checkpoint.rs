@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{StateDict, convert_backbone};
 use crate::adapter::is_adapter;
-use crate::{Result, Segmenter, SegmenterConfig};
+use crate::{Method, Result, Segmenter, SegmenterConfig};
 
 /// Whether a parameter is one of the backbone's own, under the reference's names.
 pub fn is_backbone(name: &str) -> bool {
@@ -64,27 +64,37 @@ impl HeadIn {
     }
 }
 
+/// A checkpoint that fits a network.
+pub struct Fitted {
+    /// Its tensors.
+    pub dict: StateDict,
+    /// Shapes that it must fill: all of the network's, or those of the trained part.
+    pub wanted: BTreeMap<String, Vec<usize>>,
+    /// Whether the backbone is in it.
+    pub whole: bool,
+}
+
 /// Fits a checkpoint under the reference's names to the network of `config`. A backbone in it is
-/// resized as on load, and tensors that the network does not use are dropped. Also returns the
-/// shapes that it must fill: all of the network's, or those of adapter and head if the file has no
-/// backbone.
+/// resized as on load, and tensors that the network does not use are dropped. Without a backbone it
+/// must have adapter, head and what else of the backbone trains.
 ///
 /// # Errors
 /// Sizes of the network that do not fit together; a backbone of a family without a network.
-pub fn fitted(
-    mut dict: StateDict,
-    config: &SegmenterConfig,
-) -> Result<(StateDict, BTreeMap<String, Vec<usize>>)> {
-    let mut wanted = Segmenter::shapes(config.clone())?;
-    let backbone = dict.part(is_backbone);
-    if backbone.is_empty() {
-        wanted.retain(|_, param| param.kind.role != Role::Backbone);
-    } else {
-        let backbone = backbone.renamed("backbone.", "");
+pub fn fitted(mut dict: StateDict, config: &SegmenterConfig) -> Result<Fitted> {
+    // Merging removes the adapter from the network, not from its file.
+    let mut wanted = Segmenter::shapes(SegmenterConfig { merge: false, ..config.clone() })?;
+    let tuned = |name: &String| config.method != Method::Full && wanted[name].trainable;
+    let whole =
+        dict.names().any(|name| is_backbone(name) && !(wanted.contains_key(name) && tuned(name)));
+    if whole {
+        let backbone = dict.part(is_backbone).renamed("backbone.", "");
         dict.add(convert_backbone(backbone, &config.backbone)?);
+    } else {
+        wanted.retain(|_, param| param.kind.role != Role::Backbone || param.trainable);
     }
     for unused in Segmenter::unused(config) {
         dict.take(&unused);
     }
-    Ok((dict, wanted.into_iter().map(|(name, param)| (name, param.shape)).collect()))
+    let wanted = wanted.into_iter().map(|(name, param)| (name, param.shape)).collect();
+    Ok(Fitted { dict, wanted, whole })
 }

@@ -45,7 +45,10 @@ fn text_that_is_no_toml_is_shown_with_its_line() {
         Recipe::from_file(&dir.path().join("none.toml"), &[]),
         &["none.toml", "No such file"],
     );
-    fails_with(Recipe::find("gtav-l-rien", &[]), &["`gtav-l-rien`", "did you mean `gtav-l-rein`"]);
+    fails_with(
+        Recipe::find("gtav-l-rien", &[]),
+        &["`gtav-l-rien`", "did you mean `gtav-dinov2-l-rein`"],
+    );
 }
 
 #[test]

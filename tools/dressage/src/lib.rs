@@ -28,9 +28,9 @@ pub use crate::failure::Failure;
 /// write a recipe, or take one of those that `dressage train --list` names; train, score, look at
 /// pictures:
 ///
-///     dressage train gtav-s-rein data.root=/data train.batch=2
-///     dressage eval runs/gtav-s-rein
-///     dressage predict runs/gtav-s-rein street.jpg --out pictures
+///     dressage train gtav-dinov2-s-rein data.root=/data train.batch=2
+///     dressage eval runs/gtav-dinov2-s-rein
+///     dressage predict runs/gtav-dinov2-s-rein street.jpg --out pictures
 #[derive(Parser)]
 #[command(
     name = "dressage",

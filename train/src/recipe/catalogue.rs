@@ -33,6 +33,12 @@ pub const KEYS: &[Key] = &[
         "'rein'",
         "what trains: an adapter and the head, the head, everything",
     ),
+    key(
+        "model.merge_adapter",
+        Flag,
+        "false",
+        "add low-rank factors to the backbone's weights for prediction",
+    ),
     key("model.precision", Choice(PRECISIONS), "'f32'", "how frozen matrices are stored"),
     key("model.embed_dim", Count, FOLLOWS, "channels").within(1, 1 << 14),
     key("model.depth", Count, FOLLOWS, "blocks").within(1, 1024),
@@ -57,6 +63,7 @@ pub const KEYS: &[Key] = &[
         FOLLOWS,
         "make the head's queries from the tokens, by default if it is a Mask2Former",
     ),
+    key("rein.share", Flag, "true", "one set of MLPs for all layers"),
     key("rein.softmax", Flag, "true", "softmax over the tokens"),
     key("rein.zero_mlp_delta_f", Flag, "false", "last MLP starts at zero, scale is the constant 1"),
     key("lora.rank", Count, "8", "rank of LoRA's factors").within(1, 1 << 14),
@@ -68,6 +75,15 @@ pub const KEYS: &[Key] = &[
     key("adaptformer.scale", Real, "0.1", "factor of AdaptFormer's addition")
         .range(Range::NotNegative),
     key("vpt.prompts", Count, "150", "prompts per block").within(1, 1 << 14),
+    key("soma.rank", Count, "16", "rank of SoMA's factors").within(1, 1 << 14),
+    key("soma.first_block", Count, FOLLOWS, "first block with SoMA, after a third of the depth")
+        .up_to(1 << 14),
+    key("recycle-lora.rank", Count, "32", "rank of RecycleLoRA's main branch").within(1, 1 << 14),
+    key("recycle-lora.second_rank", Count, "4", "rank of its second branch").within(1, 1 << 14),
+    key("recycle-lora.first_block", Count, FOLLOWS, "first block with it, as for SoMA")
+        .up_to(1 << 14),
+    key("recycle-lora.second_lr_mult", Real, "0.5", "rate of the second branch to the main one's")
+        .range(Range::NotNegative),
     key(
         "head.kind",
         Choice(HEADS),
@@ -180,6 +196,8 @@ pub const KEYS: &[Key] = &[
     key("train.warm_up_steps", Count, "0", "steps of linear warm-up"),
     key("train.warm_up_start", Real, "1e-6", "factor at the first step of the warm-up")
         .range(Range::NotNegative),
+    key("train.adapter_lr_mult", Real, FOLLOWS, "rate of what trains within a frozen backbone")
+        .range(Range::NotNegative),
     key("train.backbone_lr_mult", Real, "1.0", "rate of backbone weights when the method is full")
         .range(Range::NotNegative),
     key("train.recompute", Choice(LEVELS), "'none'", "less memory for more time, to the same bits"),
@@ -255,7 +273,19 @@ const CPUS: &[&str] = &["auto", "avx512", "avx2", "portable"];
 
 const HEADS: &[&str] = &["mask2former", "per-pixel"];
 
-const METHODS: &[&str] = &["rein", "freeze", "full", "lora", "adaptformer", "vpt"];
+const METHODS: &[&str] = &[
+    "rein",
+    "freeze",
+    "full",
+    "lora",
+    "adaptformer",
+    "vpt",
+    "soma",
+    "recycle-lora",
+    "bitfit",
+    "norms",
+];
+
 const LORA_TARGETS: &[&str] = &["qv", "qkv", "fused"];
 
 const SOURCES: &[&str] = &["files", "scenes"];

@@ -102,10 +102,12 @@ fn adapter(recipe: &Recipe, values: &Value) -> Wrong {
     let (r, queries) = (&recipe.rein, recipe.head.queries);
     match recipe.model.method {
         Method::Rein => ranges("rein", values)?,
-        Method::Freeze | Method::Full => return Ok(()),
+        Method::Freeze | Method::Full | Method::Bitfit | Method::Norms => return Ok(()),
         Method::Lora => return ranges("lora", values),
         Method::Adaptformer => return ranges("adaptformer", values),
         Method::Vpt => return ranges("vpt", values),
+        Method::Soma => return ranges("soma", values),
+        Method::RecycleLora => return ranges("recycle-lora", values),
     }
     let linked = recipe.head.kind == HeadKind::Mask2former;
     ensure("rein.link", !r.link || linked, || {

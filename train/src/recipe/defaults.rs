@@ -74,6 +74,8 @@ fn following(given: &Value, fixed: &Value) -> Result<Vec<(&'static str, Value)>,
     let crop = count("augment.crop");
     let window = count_at(given, "eval.crop").unwrap_or(crop);
     let whole = |n: usize| i64::try_from(n).map_or(Value::Integer(i64::MAX), Value::Integer);
+    let depth = count_at(given, "model.depth").unwrap_or(config.depth);
+    let soma = text("model.method") == Some("soma");
     let classes = CITYSCAPES.iter().map(|class| Value::from(class.name)).collect();
     Ok(vec![
         ("model.embed_dim", whole(config.embed_dim)),
@@ -85,6 +87,9 @@ fn following(given: &Value, fixed: &Value) -> Result<Vec<(&'static str, Value)>,
         ("model.tap_norm", Value::Boolean(config.tap_norm)),
         ("model.image", whole(crop)),
         ("model.taps", Value::Array(config.taps.map(whole).to_vec())),
+        ("soma.first_block", whole(depth / 3)),
+        ("recycle-lora.first_block", whole(depth / 3)),
+        ("train.adapter_lr_mult", Value::Float(if soma { 0.5 } else { 1.0 })),
         ("lora.alpha", Value::Float(count("lora.rank") as f64)),
         ("rein.link", Value::Boolean(text("head.kind") == Some("mask2former"))),
         ("rein.tokens", whole(count("head.queries"))),

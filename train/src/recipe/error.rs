@@ -67,7 +67,7 @@ pub enum RecipeError {
         what: String,
     },
     /// No embedded recipe of this name.
-    #[error("there is no recipe `{name}`{}; known: {}", suggestion(.nearest), known())]
+    #[error("there is no recipe `{name}`{}; `train --list` shows all", suggestion(.nearest))]
     UnknownRecipe {
         /// The requested name.
         name: String,
@@ -80,13 +80,9 @@ fn suggestion(nearest: &Option<String>) -> String {
     nearest.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default()
 }
 
-fn known() -> String {
-    EMBEDDED.iter().map(|recipe| recipe.name).collect::<Vec<_>>().join(", ")
-}
-
 impl RecipeError {
     pub(super) fn unknown_recipe(name: &str) -> Self {
-        let names = EMBEDDED.iter().map(|recipe| recipe.name);
+        let names = EMBEDDED.iter().map(|recipe| recipe.name.as_str());
         Self::UnknownRecipe { name: shown(name), nearest: nearest(name, names) }
     }
 }

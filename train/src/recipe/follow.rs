@@ -29,8 +29,11 @@ const FOLLOWS: &[(&str, &[&str])] = &[
     ("model.registers", &["model.backbone"]),
     ("model.tap_norm", &["model.backbone"]),
     ("model.taps", &["model.backbone"]),
+    ("recycle-lora.first_block", &["model.depth"]),
     ("rein.link", &["head.kind"]),
     ("rein.tokens", &["head.queries"]),
+    ("soma.first_block", &["model.depth"]),
+    ("train.adapter_lr_mult", &["model.method"]),
 ];
 
 /// Removes the list of derived keys from a recipe's table and returns it.

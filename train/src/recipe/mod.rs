@@ -22,6 +22,7 @@ mod check;
 mod defaults;
 mod embedded;
 mod error;
+mod extends;
 mod follow;
 pub mod keys;
 mod overrides;
@@ -47,7 +48,7 @@ pub use bearing::Bearing;
 pub(crate) use changes::changed_settings;
 pub use changes::{Change, changes, settings};
 pub(crate) use defaults::base;
-pub use embedded::{EMBEDDED, Embedded};
+pub use embedded::{EMBEDDED, Embedded, GROUPS};
 pub use error::RecipeError;
 pub use overrides::{Command, acting};
 pub use sets::{Data, EvalSet, OnError, Set, SourceKind};
@@ -75,6 +76,11 @@ pub struct Recipe {
     pub adaptformer: AdaptFormer,
     /// VPT-deep; only read when `model.method` is `vpt`.
     pub vpt: Vpt,
+    /// SoMA; only read when `model.method` is `soma`.
+    pub soma: Soma,
+    /// RecycleLoRA; only read when `model.method` is `recycle-lora`.
+    #[serde(rename = "recycle-lora")]
+    pub recycle_lora: RecycleLora,
     /// Head and its classes.
     pub head: Head,
     /// Losses of Mask2Former: weights of the terms, and the points at which the terms are computed.
@@ -103,6 +109,8 @@ pub struct Model {
     pub checkpoint: PathBuf,
     /// Method that adapts the backbone.
     pub method: Method,
+    /// Whether predictions add the adapter to the weights of the backbone, which saves time.
+    pub merge_adapter: bool,
     /// Storage precision of frozen matrices.
     pub precision: Precision,
     /// Channels c.
@@ -138,6 +146,8 @@ pub struct Rein {
     pub rank: usize,
     /// Whether the head's queries are made from the tokens.
     pub link: bool,
+    /// Whether all layers have the same MLPs.
+    pub share: bool,
     /// Whether the attention of features to tokens has a softmax over the tokens.
     pub softmax: bool,
     /// Whether to use the paper's literal form: `mlp_delta_f` starts at zero and `scale` is the
@@ -170,6 +180,28 @@ pub struct AdaptFormer {
 pub struct Vpt {
     /// Prompts per block.
     pub prompts: usize,
+}
+
+/// SoMA (spec after-rein §1).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Soma {
+    /// Rank r of the factors.
+    pub rank: usize,
+    /// First block with factors.
+    pub first_block: usize,
+}
+
+/// RecycleLoRA (spec after-rein §1).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RecycleLora {
+    /// Rank of the main branch.
+    pub rank: usize,
+    /// Rank of the second branch.
+    pub second_rank: usize,
+    /// First block with factors.
+    pub first_block: usize,
+    /// Learning rate of the second branch, relative to that of the main one.
+    pub second_lr_mult: f64,
 }
 
 /// Head and loss of a network.
@@ -276,6 +308,8 @@ pub struct Train {
     pub warm_up_start: f64,
     /// Factor for the backbone's own weights when `model.method` is `full`.
     pub backbone_lr_mult: f64,
+    /// Learning rate of what trains within a frozen backbone, relative to `lr`.
+    pub adapter_lr_mult: f64,
     /// Values that the forward pass saves for the backward pass; the result does not depend on it.
     pub recompute: RecomputePolicy,
     /// Seed of every random number of the run.
@@ -384,10 +418,9 @@ impl Recipe {
     /// # Errors
     /// An unknown name (the nearest known one is named); otherwise as [`Recipe::from_file`].
     pub fn from_name(name: &str, overrides: &[String]) -> Result<Self, RecipeError> {
-        let found = EMBEDDED.iter().find(|recipe| recipe.name == name);
-        let recipe = found.ok_or_else(|| RecipeError::unknown_recipe(name))?;
+        let text = embedded::text(name).ok_or_else(|| RecipeError::unknown_recipe(name))?;
         let origin = format!("recipe {name}");
-        resolve::resolve(name, &origin, Path::new(""), recipe.text, overrides)
+        resolve::resolve(name, &origin, Path::new(""), text, overrides)
     }
 
     /// Loads the embedded recipe `what` if there is one, else the file `what`. A word that is
@@ -398,7 +431,7 @@ impl Recipe {
     pub fn find(what: &str, overrides: &[String]) -> Result<Self, RecipeError> {
         let path = Path::new(what);
         let like_a_path = path.exists() || path.extension().is_some() || what.contains('/');
-        if EMBEDDED.iter().any(|recipe| recipe.name == what) || !like_a_path {
+        if embedded::text(what).is_some() || !like_a_path {
             Self::from_name(what, overrides)
         } else {
             Self::from_file(path, overrides)
@@ -430,7 +463,15 @@ impl Recipe {
         let groups = ParamGroups::of(self.model.method);
         match self.model.method {
             Method::Full => groups.with_backbone_lr_mult(self.train.backbone_lr_mult),
-            _ => groups,
+            method => {
+                let groups = match method {
+                    Method::RecycleLora => {
+                        groups.with_second_lr_mult(self.recycle_lora.second_lr_mult)
+                    }
+                    _ => groups,
+                };
+                groups.with_adapter_lr_mult(self.train.adapter_lr_mult)
+            }
         }
     }
 

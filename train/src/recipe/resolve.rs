@@ -6,6 +6,7 @@ use dressage_models::weights::shown;
 use toml::{Table, Value};
 
 use super::error::nearest;
+use super::extends::Layer;
 use super::keys::{KEYS, Key, ValueKind, find};
 use super::{RANDOM, Recipe, RecipeError, check, defaults, follow};
 
@@ -17,21 +18,7 @@ pub(super) fn resolve(
     text: &str,
     overrides: &[String],
 ) -> Result<Recipe, RecipeError> {
-    let mut table: Table = toml::from_str(text).map_err(|error| RecipeError::Syntax {
-        origin: origin.to_owned(),
-        what: syntax(text, &error),
-    })?;
-    make_lists(&mut table);
-    let mut value = Value::Table(table);
-    walk(&mut value, "", &mut |key, path, value| {
-        accept(key, origin, path, value)?;
-        if key.kind == ValueKind::Path {
-            relative_to(value, dir);
-        }
-        Ok(())
-    })
-    .map_err(|error| error.at(origin))?;
-    let mut derived = follow::take(&mut value);
+    let Layer { mut value, mut derived, .. } = Layer::read(origin, dir, text)?;
     for text in overrides {
         apply(&mut value, text)?;
     }
@@ -41,6 +28,35 @@ pub(super) fn resolve(
     recipe.derived = derived;
     check::check(&recipe, &values)?;
     Ok(recipe)
+}
+
+/// Parses a recipe, with lists of data sets as lists.
+pub(super) fn parsed(origin: &str, text: &str) -> Result<Table, RecipeError> {
+    let mut table: Table = toml::from_str(text).map_err(|error| RecipeError::Syntax {
+        origin: origin.to_owned(),
+        what: syntax(text, &error),
+    })?;
+    make_lists(&mut table);
+    Ok(table)
+}
+
+/// Checks every key of a recipe of a file in `dir` and its type, and adds their paths to `set`.
+pub(super) fn walked(
+    origin: &str,
+    dir: &Path,
+    mut value: Value,
+    set: &mut Vec<String>,
+) -> Result<Value, RecipeError> {
+    walk(&mut value, "", &mut |key, path, value| {
+        accept(key, origin, path, value)?;
+        if key.kind == ValueKind::Path {
+            relative_to(value, dir);
+        }
+        set.push(path.to_owned());
+        Ok(())
+    })
+    .map_err(|error| error.at(origin))?;
+    Ok(value)
 }
 
 /// The parser's message in one line, with the position in `text`.

@@ -5,6 +5,8 @@ use super::*;
 use crate::data::{self, Ids};
 use crate::scenes::Domain;
 
+mod extends;
+
 const MINIMAL: &str = r#"
 [model]
 weights = "w.pth"
@@ -74,11 +76,11 @@ fn defaults_follow_backbone_crop_and_queries() {
 #[test]
 fn the_published_recipes_at_512_and_1024_differ() {
     let recipe = |name| Recipe::from_name(name, &[]).expect(name);
-    for name in ["gtav-l-rein", "citys-l-rein", "gtav-g-rein"] {
+    for name in ["gtav-dinov2-l-rein", "citys-dinov2-l-rein", "gtav-dinov2-g-rein"] {
         let t = recipe(name).train;
         assert_eq!((t.lr, t.batch, t.warm_up_steps, t.steps), (1e-4, 4, 0, 40_000), "{name}");
     }
-    let r = recipe("acdc-l-rein");
+    let r = recipe("acdc-dinov2-l-rein");
     let t = &r.train;
     assert_eq!((t.lr, t.batch, t.warm_up_steps, t.steps), (6e-5, 8, 10_000, 40_000));
     assert_eq!((t.warm_up_start, r.augment.crop, r.model.image), (1e-6, 1024, 1024));
@@ -91,8 +93,8 @@ fn the_published_recipes_at_512_and_1024_differ() {
 
 #[test]
 fn a_resolved_recipe_reads_back_as_itself() {
-    for recipe in EMBEDDED {
-        let r = Recipe::from_name(recipe.name, &[]).expect(recipe.name);
+    for recipe in EMBEDDED.iter() {
+        let r = Recipe::from_name(&recipe.name, &[]).expect(&recipe.name);
         let text = r.to_toml().expect("TOML");
         let again = resolve::resolve("x", "x", Path::new("/other"), &text, &[]).expect("valid");
         assert_eq!(again, r, "{}", recipe.name);
@@ -286,7 +288,10 @@ fn unknown_keys_are_named_with_the_nearest() {
     refused(MINIMAL, &["hed.colour_of_paint=1"], &["`hed"]);
     refused(&at("[train.lr]\nx = 1"), &[], &["`train.lr`", "must be a number"]);
     let error = Recipe::find("trakcs", &[]).expect_err("must be refused").to_string();
-    assert!(error.contains("did you mean `tracks`") && error.contains("gtav-l-rein"), "{error}");
+    assert!(
+        error.contains("did you mean `tracks`") && error.contains("gtav-dinov2-l-rein"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -389,18 +394,18 @@ fn words_that_other_modules_define_are_theirs() {
 
 #[test]
 fn embedded_recipes_say_what_they_are() {
-    for recipe in EMBEDDED {
-        let r = Recipe::find(recipe.name, &[]).expect(recipe.name);
+    for recipe in EMBEDDED.iter() {
+        let r = Recipe::find(&recipe.name, &[]).expect(&recipe.name);
         assert_eq!(r.name, recipe.name);
         assert!(!r.about.is_empty() && recipe.about() == r.about, "{}", recipe.name);
         assert!(!r.data.eval.is_empty(), "{}", recipe.name);
     }
-    let acdc = Recipe::from_name("acdc-l-rein", &[]).expect("valid");
+    let acdc = Recipe::from_name("acdc-dinov2-l-rein", &[]).expect("valid");
     let s = acdc.schedule().expect("valid");
     // Spec training-and-data §1.3.
     assert!((s.lr(0) - 6e-11).abs() < 1e-24 && s.lr(10_000) == 6e-5 && s.lr(39_999) == 0.0);
     assert_eq!(acdc.data.eval.iter().filter(|e| e.in_mean).count(), 4);
-    let full = Recipe::from_name("gtav-l-full", &[]).expect("valid").groups();
+    let full = Recipe::from_name("gtav-dinov2-l-full", &[]).expect("valid").groups();
     let backbone = ParamKind { role: Role::Backbone, ..ParamKind::default() };
     assert_eq!(full.setting("backbone.pos_embed", backbone).lr_mult, 0.1);
 }

@@ -85,6 +85,17 @@ pub enum QkvBias {
     Absent,
 }
 
+impl QkvBias {
+    /// Names of the vectors within the attention.
+    pub fn names(self) -> &'static [&'static str] {
+        match self {
+            QkvBias::Full | QkvBias::MaskedKey => &["qkv.bias"],
+            QkvBias::QueryValue => &["q_bias", "v_bias"],
+            QkvBias::Absent => &[],
+        }
+    }
+}
+
 /// Attention within windows, with relative positions (SAM, spec §4.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowConfig {

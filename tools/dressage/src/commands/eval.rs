@@ -22,8 +22,8 @@ use crate::signals::{Words, watched};
 /// recipe, the backbone's file and the checkpoint.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  dressage eval runs/gtav-l-rein
-  dressage eval gtav-l-rein data.root=/data model.weights=dinov2_vitl14_pretrain.pth \\
+  dressage eval runs/gtav-dinov2-l-rein
+  dressage eval gtav-dinov2-l-rein data.root=/data model.weights=dinov2_vitl14_pretrain.pth \\
       model.checkpoint=rein_dinov2_gtav.pth --out scores.json")]
 pub struct Args {
     /// Folder of the run, or a recipe (a file, or a name that train --list shows) together with

@@ -19,7 +19,7 @@ use crate::failure::Failure;
 /// that differ only in a number, such as the blocks of the backbone, are summed.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  dressage plan gtav-l-rein
+  dressage plan gtav-dinov2-l-rein
   dressage plan my.toml train.batch=8 train.recompute=block --each")]
 pub struct Args {
     /// Recipe file or name of a recipe

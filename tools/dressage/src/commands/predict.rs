@@ -39,7 +39,7 @@ use inputs::{Inputs, collect};
   dressage predict runs/demo street.png
   dressage predict runs/demo photos --out pictures --alpha 0.7
   dressage predict runs/demo 'photos/*.jpg' --encoding cityscapes-ids --set eval.mode=whole
-  dressage predict gtav-l-rein photos --set model.weights=dinov2_vitl14_pretrain.pth \\
+  dressage predict gtav-dinov2-l-rein photos --set model.weights=dinov2_vitl14_pretrain.pth \\
       --set model.checkpoint=rein_dinov2_gtav.pth")]
 pub struct Args {
     /// Folder of the run, or a recipe (a file, or a name that train --list shows) together with

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dressage_train::data::Source;
 use dressage_train::data::check::{Checked, LeftOut};
 use dressage_train::plan::{Plan, mib};
-use dressage_train::recipe::{Command, EMBEDDED, Recipe, acting, keys};
+use dressage_train::recipe::{Command, EMBEDDED, Embedded, GROUPS, Recipe, acting, keys};
 use dressage_train::resume::{Resume, ResumeFrom};
 use dressage_train::run_folder::{self, RECIPE};
 use dressage_train::trainer::{Outcome, Trainer};
@@ -106,8 +106,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Ok(());
     }
     let Some((name, recipe)) = args.recipe()? else {
-        let longest = EMBEDDED.iter().map(|r| r.name.len()).max().unwrap_or(0);
-        EMBEDDED.iter().for_each(|r| print(&format!("{:longest$}  {}", r.name, r.about())));
+        print(list().trim_end());
         return Ok(());
     };
     start_threads(&recipe.run)?;
@@ -127,6 +126,28 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     // Repeated, since the first one has scrolled away.
     trainer.place().warning().into_iter().for_each(warn);
     finish(name, &recipe, &outcome, stop.requested())
+}
+
+/// All recipes by table of the paper, with their published mIoU.
+fn list() -> String {
+    let longest = EMBEDDED.iter().map(|r| r.name.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for recipe in EMBEDDED.iter().filter(|recipe| recipe.paper.is_empty()) {
+        text += &format!("{:longest$}  {}\n", recipe.name, recipe.about());
+    }
+    text += "\nGTAV to Cityscapes / BDD100K / Mapillary = mean mIoU as published, unless said otherwise\n";
+    for (table, title) in GROUPS {
+        let of = |recipe: &&Embedded| recipe.paper.contains_key(*table);
+        let rows = EMBEDDED.iter().filter(of).map(|recipe| {
+            let row = format!("  {:longest$}  {}", recipe.name, recipe.paper[*table]);
+            row.trim_end().to_owned() + "\n"
+        });
+        let rows: String = rows.collect();
+        if !rows.is_empty() {
+            text += &format!("\n{title}\n{rows}");
+        }
+    }
+    text
 }
 
 /// Finds the recipe that `name` stands for; a run folder stands for the recipe in it.

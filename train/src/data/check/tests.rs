@@ -325,7 +325,7 @@ fn classes_that_no_label_has_and_pairs_left_out_are_noted() {
         "data.train=[{name = 't', images = 'images', labels = 'labels'}]".to_owned(),
         "data.eval=[{name = 'v', images = 'images', labels = 'labels'}]".to_owned(),
     ];
-    let recipe = Recipe::from_name("gtav-s-rein", &settings).unwrap();
+    let recipe = Recipe::from_name("gtav-dinov2-s-rein", &settings).unwrap();
     let lines = Lines::default();
     let stop = Interrupt::default();
     let checked = check_recipe(&recipe, Which::All, &lines, &stop).unwrap();

@@ -110,7 +110,7 @@ pub fn recipe(case: &Case, device: &str, graphs: bool) -> Result<Recipe, Failure
         settings.push(format!("model.heads={heads}"));
         settings.push(format!("model.taps={:?}", case.config.taps));
     }
-    Ok(Recipe::from_name("gtav-s-rein", &settings)?)
+    Ok(Recipe::from_name("gtav-dinov2-s-rein", &settings)?)
 }
 
 /// Settings that make adapter, head and losses as small as the backbone of [`TINY`].

@@ -9,7 +9,7 @@ use dressage_models::backbone::{PUBLISHED, Published, VitConfig};
 use dressage_models::objective::ObjectiveConfig;
 use dressage_models::objective::per_pixel::PerPixelConfig;
 use dressage_models::weights::{
-    Difference, HeadIn, StateDict, convert_backbone, fitted, recognise, refuse_part,
+    Difference, Fitted, HeadIn, StateDict, convert_backbone, fitted, recognise, refuse_part,
 };
 use dressage_models::{Method, SegmenterConfig, counts};
 use dressage_train::checkpoint;
@@ -121,7 +121,7 @@ fn trained(
         }
         _ => {}
     }
-    let (dict, wanted) = fitted(checkpoint::trained(dict), &config)?;
+    let Fitted { dict, wanted, .. } = fitted(checkpoint::trained(dict), &config)?;
     let adapter = if rein { "Rein and" } else { "a" };
     let head = match head {
         HeadIn::Mask2Former { .. } => "head",
