@@ -99,6 +99,9 @@ impl Precision {
     }
 }
 
+/// A choice of parameters by name and kind.
+type Select = Box<dyn Fn(&str, ParamKind) -> bool>;
+
 struct State {
     dtype: DType,
     /// Storage type of frozen matrices.
@@ -119,7 +122,7 @@ struct State {
     /// Weights that an adapter changes before they are rounded.
     held: BTreeSet<String>,
     /// Tells which parameters train although their scope is frozen.
-    tuned: Vec<Box<dyn Fn(&str, ParamKind) -> bool>>,
+    tuned: Vec<Select>,
 }
 
 impl State {

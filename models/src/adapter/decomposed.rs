@@ -163,7 +163,10 @@ impl DecomposedConfig {
         let start = |i: usize, layer: &Layer, part: &Part| {
             starts[&(i, layer.site, part.name.clone())].each_ref().map(start_at)
         };
-        LowRank::new(scope, self.blocks.embed_dim, layers, in_blocks, 1.0, &start)
+        let mut factors =
+            LowRank::new(scope, self.blocks.embed_dim, layers, in_blocks, 1.0, &start)?;
+        factors.constants = starts.into_values().flatten().collect();
+        Ok(factors)
     }
 
     /// A₀ and B₀ of each branch of each projection. Values that the weights in `scope` already have

@@ -128,6 +128,8 @@ pub struct LowRank {
     /// Factors by block, layer and part.
     blocks: BTreeMap<usize, Vec<Vec<Factors>>>,
     scale: f64,
+    /// Constants that are stored with the factors.
+    pub(super) constants: Vec<Param>,
 }
 
 /// Initial values of the factors of one part.
@@ -163,7 +165,7 @@ impl LowRank {
         };
         let block = |i| (i, layers.iter().map(|layer| of(i, layer)).collect());
         let blocks = blocks.map(block).collect();
-        Ok(LowRank { layers, embed_dim, blocks, scale })
+        Ok(LowRank { layers, embed_dim, blocks, scale, constants: Vec::new() })
     }
 
     /// Factors of all parts of a layer as one pair, A `[r', in]` and B `[out, r']` where r' is the
@@ -209,11 +211,10 @@ impl Adapter for LowRank {
                     };
                     layer.parts.iter().zip(factors).try_fold(weight.detach(), add)
                 })?;
-                for param in factors.iter().flat_map(|f| [&f.a, &f.b]) {
-                    scope.remove(param);
-                }
+                factors.iter().flat_map(|f| [&f.a, &f.b]).for_each(|param| scope.remove(param));
             }
         }
+        self.constants.iter().for_each(|param| scope.remove(param));
         Ok(())
     }
 }

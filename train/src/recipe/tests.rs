@@ -288,7 +288,7 @@ fn unknown_keys_are_named_with_the_nearest() {
     refused(MINIMAL, &["hed.colour_of_paint=1"], &["`hed"]);
     refused(&at("[train.lr]\nx = 1"), &[], &["`train.lr`", "must be a number"]);
     let error = Recipe::find("trakcs", &[]).expect_err("must be refused").to_string();
-    assert!(
+    assert!(error.contains("`tracks`") && error.contains("train --list"), "{error}");
         error.contains("did you mean `tracks`") && error.contains("gtav-dinov2-l-rein"),
         "{error}"
     );

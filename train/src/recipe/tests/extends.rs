@@ -27,11 +27,9 @@ fn a_recipe_extends_others() {
     assert_eq!((r.augment.crop, r.eval.crop, r.train.batch), (128, 128, 3));
     assert_eq!(r.model.weights, dir.path().join("w.pth"));
     // Lists are replaced whole, the rest is inherited.
-    let names = |sets: &[Set]| sets.iter().map(|set| set.name.clone()).collect::<Vec<_>>();
-    assert_eq!(
-        (names(&r.data.eval), names(&r.data.train)),
-        (vec!["a".into()], vec!["gtav".into()])
-    );
+    let eval: Vec<&str> = r.data.eval.iter().map(|e| e.set.name.as_str()).collect();
+    let train: Vec<&str> = r.data.train.iter().map(|set| set.name.as_str()).collect();
+    assert_eq!((eval, train), (vec!["a"], vec!["gtav"]));
 }
 
 /// What followed other keys in a resolved recipe follows those of the recipe that extends it.
@@ -61,7 +59,7 @@ fn what_cannot_be_extended_is_named() {
         ("type.toml", &["`extends` is", "the name of a recipe"]),
         ("key.toml", &["wrong.toml", "model.wieghts", "model.weights"]),
     ] {
-        let error = Recipe::from_file(&dir.path().join(file), &[]).err().expect(file).to_string();
+        let error = Recipe::from_file(&dir.path().join(file), &[]).expect_err(file).to_string();
         for part in parts {
             assert!(error.contains(part), "{file}: {error}");
         }

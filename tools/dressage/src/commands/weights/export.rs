@@ -1,9 +1,10 @@
 //! `dressage weights export`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use dressage_models::weights::write_summed;
-use dressage_train::{checkpoint, files};
+use dressage_models::weights::{write_safetensors, write_summed};
+use dressage_train::trainer::load;
+use dressage_train::{checkpoint, files, run_folder};
 
 use super::super::{Wanted, refuse_own_file};
 use super::convert::names_safetensors;
@@ -14,7 +15,8 @@ use crate::failure::Failure;
 ///
 /// Rein's tensors are named backbone.reins.*, the head's decode_head.*, as in released checkpoints;
 /// the optimiser's state is not written. The file is safetensors and can be used as
-/// model.checkpoint.
+/// model.checkpoint. With --merge it is the whole network, with the low-rank factors of lora, soma or
+/// recycle-lora added to the backbone's weights; use it with model.method=freeze.
 #[derive(clap::Args)]
 pub struct Args {
     /// Folder of the run
@@ -24,9 +26,14 @@ pub struct Args {
     #[arg(long, value_name = "STEP")]
     checkpoint: Option<u64>,
 
-    /// File to write, by default weights-step-STEP.safetensors in the run folder
+    /// File to write, by default weights-step-STEP.safetensors in the run folder, or
+    /// merged-step-STEP.safetensors
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+
+    /// Add low-rank factors to the backbone's weights and write the whole network in f32
+    #[arg(long)]
+    merge: bool,
 }
 
 /// Exports.
@@ -34,6 +41,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     args.out.as_deref().map_or(Ok(()), names_safetensors)?;
     args.out.as_deref().map_or(Ok(()), |out| refuse_own_file(&args.run_dir, out))?;
     let mut wanted = Wanted::find(&args.run_dir, args.checkpoint)?;
+    if args.merge {
+        return merged(args, &mut wanted);
+    }
     let open = |step| checkpoint::open_of(&args.run_dir, step, "--checkpoint");
     let (notes, dict) = wanted.open(&args.run_dir, open)?;
     let step = wanted.step;
@@ -49,7 +59,28 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ("backbone fingerprint", notes.backbone),
     ];
     files::write(&out, |file| write_summed(tensors, &about, file))?;
-    let text = format!("{}: {n} tensors, {} values, step {step}", out.display(), grouped(values));
-    say_of(&out, &text);
+    report(&out, n, values, step);
     Ok(())
+}
+
+/// Writes the whole network with a merged adapter.
+fn merged(args: &Args, wanted: &mut Wanted) -> Result<(), Failure> {
+    let settings = ["model.merge_adapter=true", "model.precision=f32"].map(str::to_owned);
+    let recipe = run_folder::recipe_of(&args.run_dir, &settings)?;
+    let model = wanted.open(&args.run_dir, |step| load(&recipe, &args.run_dir, step))?;
+    let step = wanted.step;
+    let name = format!("merged-step-{step:06}.safetensors");
+    let out = args.out.clone().unwrap_or_else(|| args.run_dir.join(name));
+    let params = model.params().values();
+    let tensors: Vec<_> = params.map(|p| (p.name().to_string(), p.master().detach())).collect();
+    let about = [("method", format!("{}, merged", model.method())), ("step", step.to_string())];
+    files::write(&out, |file| write_safetensors(&tensors, &about, file))?;
+    report(&out, tensors.len(), tensors.iter().map(|(_, t)| t.len()).sum(), step);
+    Ok(())
+}
+
+fn report(out: &Path, tensors: usize, values: usize, step: u64) {
+    let text =
+        format!("{}: {tensors} tensors, {} values, step {step}", out.display(), grouped(values));
+    say_of(out, &text);
 }
