@@ -20,6 +20,21 @@ pub fn conv2d(
     stride: usize,
     pad: usize,
 ) -> Result<Tensor> {
+    conv2d_dilated(x, weight, bias, stride, pad, 1)
+}
+
+/// [`conv2d`] whose kernel reads every `dilation`-th pixel.
+///
+/// # Errors
+/// Errors of [`conv2d`].
+pub fn conv2d_dilated(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    stride: usize,
+    pad: usize,
+    dilation: usize,
+) -> Result<Tensor> {
     let &[b, h, w, ci] = x.shape() else {
         return Err(shape_error("conv2d", "x", "[b, h, w, c]", x));
     };
@@ -32,7 +47,7 @@ pub fn conv2d(
     if let Some(bias) = bias {
         expect_shape("conv2d", "bias", bias, &[co])?;
     }
-    let size = Conv2d { b, h, w, ci, co, kh, kw, stride, pad };
+    let size = Conv2d { b, h, w, ci, co, kh, kw, stride, pad, dilation };
     let (ho, wo) = size.output()?;
     let mut y = x.empty_like(&[b, ho, wo, co])?;
     call!(x, &size, |M, T| conv2d::Forward::<M, T> {

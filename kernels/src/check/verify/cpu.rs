@@ -11,6 +11,8 @@ use crate::ops::activation::Pointwise;
 use crate::ops::add::Add;
 use crate::ops::attention::{Attention, PackedAttention};
 use crate::ops::attention_mask::AttentionMask;
+use crate::ops::batch_norm::BatchNorm;
+use crate::ops::channel_scale::ChannelScale;
 use crate::ops::class_loss::ClassLoss;
 use crate::ops::conv2d::Conv2d;
 use crate::ops::gather_rows::GatherRows;
@@ -19,6 +21,7 @@ use crate::ops::layer_norm::LayerNorm;
 use crate::ops::linear::Linear;
 use crate::ops::mask_loss::MaskLoss;
 use crate::ops::match_cost::MatchCost;
+use crate::ops::max_pool::MaxPool;
 use crate::ops::ms_deform_attn::MsDeformAttn;
 use crate::ops::patch_embed::PatchEmbed;
 use crate::ops::pixel_loss::PixelLoss;
@@ -46,6 +49,8 @@ pub fn all() -> Vec<Kernels> {
             PackedAttention::checks().on_host(verification)
         }),
         of::<AttentionMask>(),
+        of::<BatchNorm>(),
+        of::<ChannelScale>(),
         of::<ClassLoss>(),
         of::<Conv2d>(),
         of::<GatherRows>(),
@@ -54,6 +59,7 @@ pub fn all() -> Vec<Kernels> {
         of::<Linear>(),
         of::<MaskLoss>(),
         of::<MatchCost>(),
+        of::<MaxPool>(),
         of::<MsDeformAttn>(),
         of::<PatchEmbed>(),
         of::<PixelLoss>(),
@@ -93,6 +99,7 @@ pub fn timed() -> Vec<(&'static str, Calls)> {
     vec![
         calls_of::<Add>(),
         calls_of::<AttentionMask>(),
+        calls_of::<BatchNorm>(),
         calls_of::<ClassLoss>(),
         calls_of::<Conv2d>(),
         calls_of::<GatherRows>(),
@@ -100,6 +107,7 @@ pub fn timed() -> Vec<(&'static str, Calls)> {
         calls_of::<Linear>(),
         calls_of::<MaskLoss>(),
         calls_of::<MatchCost>(),
+        calls_of::<MaxPool>(),
         calls_of::<MsDeformAttn>(),
         calls_of::<PatchEmbed>(),
         calls_of::<PointSample>(),
