@@ -15,6 +15,7 @@ use half::bf16;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::layers::BatchNorm;
 use crate::weights::{Digests, StateDict, Stored, digest, finite};
 use crate::{ModelError, Result};
 
@@ -116,6 +117,8 @@ struct State {
     failed: Option<ModelError>,
     /// Mapped files whose values are used in place.
     files: Vec<Arc<MappedFile>>,
+    /// Batch norms whose statistics training moves.
+    batch_norms: Vec<Arc<BatchNorm>>,
 }
 
 impl State {
@@ -209,6 +212,7 @@ impl Scope {
             problems: Vec::new(),
             failed: None,
             files: Vec::new(),
+            batch_norms: Vec::new(),
         };
         let state = Rc::new(RefCell::new(state));
         Scope { state, prefix: String::new(), trainable: true, kind: ParamKind::default() }
@@ -268,6 +272,25 @@ impl Scope {
     pub fn buffer(&self, name: &str, shape: &[usize], init: Init) -> Param {
         let kind = ParamKind { buffer: true, ..self.kind };
         Scope { kind, trainable: false, ..self.clone() }.param(name, shape, init)
+    }
+
+    /// A running statistic `[c]` of this scope: a buffer, which training moves unless the scope is
+    /// frozen.
+    pub fn running(&self, name: &str, c: usize, init: Init) -> Param {
+        let kind = ParamKind { running: self.trainable, ..self.kind };
+        Scope { kind, ..self.clone() }.buffer(name, &[c], init)
+    }
+
+    /// Keeps a batch norm whose statistics training moves.
+    pub(crate) fn add_batch_norm(&self, norm: &Arc<BatchNorm>) {
+        if self.trainable {
+            self.state.borrow_mut().batch_norms.push(norm.clone());
+        }
+    }
+
+    /// Returns and clears the list of batch norms whose statistics training moves.
+    pub fn batch_norms(&self) -> Vec<Arc<BatchNorm>> {
+        std::mem::take(&mut self.state.borrow_mut().batch_norms)
     }
 
     /// The weight of a linear layer, stored in the scope's precision if it is frozen.

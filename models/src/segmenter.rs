@@ -14,6 +14,7 @@ use crate::adapter::{
     AdaptFormerConfig, Adapter, AdapterConfig, LoraConfig, ReinConfig, VptConfig,
 };
 use crate::backbone::{Backbone, BackboneConfig};
+use crate::layers::BatchNorm;
 use crate::objective::mask2former::criterion::CriterionConfig;
 use crate::objective::mask2former::head::{HeadConfig, Queries};
 use crate::objective::{Features, Objective, ObjectiveConfig, StepLoss};
@@ -116,6 +117,11 @@ impl SegmenterConfig {
     }
 }
 
+/// Whether training never changes a parameter.
+fn frozen(param: &Param) -> bool {
+    !param.trainable() && !param.kind().running
+}
+
 /// Backbone, adapter and objective.
 type Modules = (Box<dyn Backbone>, Option<Box<dyn Adapter>>, Arc<dyn Objective>);
 
@@ -132,6 +138,8 @@ pub struct Segmenter {
     place: Option<(Device, DType)>,
     /// Mapped files whose weights are used in place, without a copy.
     files: Vec<Arc<MappedFile>>,
+    /// Batch norms whose statistics training moves.
+    batch_norms: Vec<Arc<BatchNorm>>,
 }
 
 impl Segmenter {
@@ -155,6 +163,7 @@ impl Segmenter {
         let ignored: Vec<&str> = unused.iter().map(String::as_str).collect();
         let params = root.finish("the network", &ignored)?;
         let (digests, place, files) = (root.digests(), None, root.files());
+        let batch_norms = root.batch_norms();
         Ok(Segmenter {
             backbone,
             adapter,
@@ -165,6 +174,7 @@ impl Segmenter {
             digests,
             place,
             files,
+            batch_norms,
         })
     }
 
@@ -187,7 +197,7 @@ impl Segmenter {
         for (name, param) in &self.params {
             let old = param.master();
             // The fingerprint is of the values before rounding, which are not available later.
-            if !param.trainable() && old.device().is_none() && !self.digests.contains_key(name) {
+            if frozen(param) && old.device().is_none() && !self.digests.contains_key(name) {
                 self.digests.insert(name.clone(), digest(name, &old));
             }
             param.to_device(device, working)?;
@@ -239,7 +249,6 @@ impl Segmenter {
     }
 
     fn modules(root: &Scope, config: SegmenterConfig) -> Result<Modules> {
-        let head = root.sub("decode_head");
         let scope = root.sub("backbone");
         if config.adapter.as_ref().is_some_and(AdapterConfig::adds_tokens) {
             config.backbone.takes_tokens()?;
@@ -252,7 +261,7 @@ impl Segmenter {
             return Err(ModelError::Config(text));
         }
         let objective =
-            config.objective.build(&head, config.adapter.as_ref().and_then(AdapterConfig::rein))?;
+            config.objective.build(root, config.adapter.as_ref().and_then(AdapterConfig::rein))?;
         let scope = scope.role(Role::Adapter);
         let adapter = config.adapter.map(|adapter| adapter.build(&scope)).transpose()?;
         Ok((backbone, adapter, objective))
@@ -288,10 +297,16 @@ impl Segmenter {
         self.params.values().filter(|p| p.trainable()).cloned().collect()
     }
 
+    /// Parameters that training changes, by name: those of [`Segmenter::trainable`] and running
+    /// statistics. A checkpoint has them.
+    pub fn changing(&self) -> Vec<Param> {
+        self.params.values().filter(|p| !frozen(p)).cloned().collect()
+    }
+
     /// Fingerprint of the frozen weights that a checkpoint of the trained part belongs to. It is
     /// the same for every precision, because it is of the values before rounding.
     pub fn backbone_fingerprint(&self) -> String {
-        fingerprint_with(self.params.values().filter(|p| !p.trainable()), &self.digests)
+        fingerprint_with(self.params.values().filter(|p| frozen(p)), &self.digests)
     }
 
     /// Result of `f` on the features of `image` `[b, 3, h, w]` (normalised), differentiable.
@@ -321,6 +336,15 @@ impl Segmenter {
     /// An image whose sides are not multiples of the patch.
     pub fn predict(&self, image: &Tensor, loss: &mut dyn StepLoss) -> Result<()> {
         self.with_features(image, |features| loss.predict(features))
+    }
+
+    /// Moves running statistics towards those of the batch of the last predictions. Nothing changes if
+    /// `guard`, the loss on a device, is not finite.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn move_statistics(&self, guard: Option<&Tensor>) -> Result<()> {
+        self.batch_norms.iter().try_for_each(|norm| norm.move_running(guard))
     }
 
     /// Class scores of `image` `[b, 3, h, w]`: `[b, k, h, w]`, f32.

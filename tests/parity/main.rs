@@ -17,6 +17,7 @@ mod pretrained;
 mod rein;
 mod resize;
 mod schedule;
+mod semfpn;
 mod settings;
 mod slide;
 mod step;
@@ -93,6 +94,8 @@ fn check_for(fixture: &Fixture) -> Option<Check> {
         ("peft", _) => Some(adapters::adapter as Check),
         ("heads", "loss") => Some(loss::loss as Check),
         ("heads", "scores") => Some(loss::scores as Check),
+        ("semfpn", _) if fixture.has("output.window.0") => Some(semfpn::slide as Check),
+        ("semfpn", _) if fixture.has("output.neck.0") => Some(semfpn::neck_and_head as Check),
         ("semfpn", _) if fixture.has("output.loss_ce") => Some(per_pixel::loss as Check),
         _ => None,
     };

@@ -12,6 +12,7 @@ use dressage_models::objective::ObjectiveConfig;
 use dressage_models::objective::mask2former::criterion::CriterionConfig;
 use dressage_models::objective::mask2former::head::{HeadConfig, Queries};
 use dressage_models::objective::per_pixel::PerPixelConfig;
+use dressage_models::objective::semfpn::SemFpnConfig;
 use dressage_models::weights::{
     Difference, HeadIn, StateDict, convert_backbone, fitted, is_backbone, recognise, refuse_part,
     same_size,
@@ -93,6 +94,13 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
             in_channels: m.embed_dim,
             taps: taps.len(),
             classes: recipe.classes(),
+        }),
+        HeadKind::Semfpn => ObjectiveConfig::SemFpn(SemFpnConfig {
+            in_channels: m.embed_dim,
+            neck: h.width,
+            channels: h.fpn_width,
+            classes: recipe.classes(),
+            dropout: h.dropout,
         }),
     };
     let (method, precision, recompute) = (m.method, m.precision, recipe.train.recompute);

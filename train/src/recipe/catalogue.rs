@@ -72,10 +72,14 @@ pub const KEYS: &[Key] = &[
         "head.kind",
         Choice(HEADS),
         "'mask2former'",
-        "Mask2Former, or a 1x1 convolution on the taps",
+        "Mask2Former, a 1x1 convolution on the taps, or a semantic FPN",
     ),
     key("head.classes", Texts, FOLLOWS, "class names in the order of their indices"),
-    key("head.width", Count, "256", "channels of maps and queries").within(1, 1 << 14),
+    key("head.width", Count, "256", "channels of maps and queries; of semfpn's neck")
+        .within(1, 1 << 14),
+    key("head.fpn_width", Count, "128", "channels of semfpn's head").within(1, 1 << 14),
+    key("head.dropout", Real, "0.1", "share of semfpn's channels that training leaves out")
+        .range(Range::Between(0.0, 0.99)),
     key("head.mask_width", Count, FOLLOWS, "channels of mask embeddings, by default head.width")
         .within(1, 1 << 14),
     key("head.queries", Count, "100", "queries").within(1, 1 << 14),
@@ -253,7 +257,7 @@ const SIGNALS: &[&str] = &["none", "usr1", "usr2"];
 
 const CPUS: &[&str] = &["auto", "avx512", "avx2", "portable"];
 
-const HEADS: &[&str] = &["mask2former", "per-pixel"];
+const HEADS: &[&str] = &["mask2former", "per-pixel", "semfpn"];
 
 const METHODS: &[&str] = &["rein", "freeze", "full", "lora", "adaptformer", "vpt"];
 const LORA_TARGETS: &[&str] = &["qv", "qkv", "fused"];

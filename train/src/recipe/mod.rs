@@ -180,17 +180,25 @@ pub enum HeadKind {
     Mask2former,
     /// A 1x1 convolution on the concatenated taps, and cross-entropy of every pixel.
     PerPixel,
+    /// The semantic FPN: a neck, a head with batch norm, and cross-entropy of every pixel (spec
+    /// mask2former §6).
+    Semfpn,
 }
 
-/// The head. All keys but `kind` and `classes` are sizes of Mask2Former.
+/// The head. All keys but `kind`, `classes`, `width`, `fpn_width` and `dropout` are sizes of
+/// Mask2Former alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Head {
     /// Head and loss.
     pub kind: HeadKind,
     /// Names of the classes, in the order of their indices; their number is K.
     pub classes: Vec<String>,
-    /// Channels of maps and queries.
+    /// Channels of maps and queries, and of the semantic FPN's neck.
     pub width: usize,
+    /// Channels of the semantic FPN's head.
+    pub fpn_width: usize,
+    /// Share of its channels that training leaves out.
+    pub dropout: f64,
     /// Channels of mask and pixel embeddings, `out_channels` in the reference; `width` by default.
     pub mask_width: usize,
     /// Queries.

@@ -8,6 +8,7 @@ use dressage_models::backbone::published::named;
 use dressage_models::backbone::{PUBLISHED, Published, VitConfig};
 use dressage_models::objective::ObjectiveConfig;
 use dressage_models::objective::per_pixel::PerPixelConfig;
+use dressage_models::objective::semfpn::SemFpnConfig;
 use dressage_models::weights::{
     Difference, HeadIn, StateDict, convert_backbone, fitted, recognise, refuse_part,
 };
@@ -116,6 +117,13 @@ fn trained(
                 rein.link = false;
             }
         }
+        (HeadIn::SemFpn { neck, channels, .. }, objective) => {
+            let published = SemFpnConfig::published(config.backbone.width(), classes);
+            *objective = ObjectiveConfig::SemFpn(SemFpnConfig { neck, channels, ..published });
+            if let Some(rein) = config.rein_mut() {
+                rein.link = false;
+            }
+        }
         (HeadIn::Mask2Former { mask_width, .. }, ObjectiveConfig::Mask2Former { head, .. }) => {
             head.mask_width = mask_width.filter(|n| *n > 0).unwrap_or(head.mask_width);
         }
@@ -126,6 +134,7 @@ fn trained(
     let head = match head {
         HeadIn::Mask2Former { .. } => "head",
         HeadIn::PerPixel { .. } => "per-pixel head",
+        HeadIn::SemFpn { .. } => "semantic FPN",
     };
     Ok((dict, wanted, format!("{adapter} {head} on {name}, {classes} classes")))
 }
