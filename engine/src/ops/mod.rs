@@ -36,7 +36,7 @@ pub use activation::{gelu, quick_gelu, relu, swiglu};
 pub use add::{add, residual};
 pub use attention::{attention, self_attention};
 pub use cast::cast;
-pub use conv::{conv2d, patch_embed};
+pub use conv::{conv2d, depthwise_conv, patch_embed};
 pub use deform::ms_deform_attn;
 pub use feed_forward::{Layer, feed_forward};
 pub use fused::{Activated, Norm, linear_residual, norm_linear};

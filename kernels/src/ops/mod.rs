@@ -9,6 +9,7 @@ pub mod attention;
 pub mod attention_mask;
 pub mod class_loss;
 pub mod conv2d;
+pub mod depthwise_conv;
 pub mod gather_rows;
 pub mod group_norm;
 pub mod layer_norm;

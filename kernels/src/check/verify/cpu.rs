@@ -13,6 +13,7 @@ use crate::ops::attention::{Attention, PackedAttention};
 use crate::ops::attention_mask::AttentionMask;
 use crate::ops::class_loss::ClassLoss;
 use crate::ops::conv2d::Conv2d;
+use crate::ops::depthwise_conv::DepthwiseConv;
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::group_norm::GroupNorm;
 use crate::ops::layer_norm::LayerNorm;
@@ -48,6 +49,7 @@ pub fn all() -> Vec<Kernels> {
         of::<AttentionMask>(),
         of::<ClassLoss>(),
         of::<Conv2d>(),
+        of::<DepthwiseConv>(),
         of::<GatherRows>(),
         of::<GroupNorm>(),
         of::<LayerNorm>(),
@@ -95,6 +97,7 @@ pub fn timed() -> Vec<(&'static str, Calls)> {
         calls_of::<AttentionMask>(),
         calls_of::<ClassLoss>(),
         calls_of::<Conv2d>(),
+        calls_of::<DepthwiseConv>(),
         calls_of::<GatherRows>(),
         calls_of::<LayerNorm>(),
         calls_of::<Linear>(),
