@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::adapter::{
     AdaptFormerConfig, Adapter, AdapterConfig, LoraConfig, ReinConfig, VptConfig,
 };
-use crate::backbone::{Backbone, BackboneConfig};
+use crate::backbone::{Backbone, BackboneConfig, Stage};
 use crate::objective::mask2former::criterion::CriterionConfig;
 use crate::objective::mask2former::head::{HeadConfig, Queries};
 use crate::objective::{Features, Objective, ObjectiveConfig, StepLoss};
@@ -43,11 +43,13 @@ pub enum Method {
 impl Method {
     /// The published adapter of this method for a backbone, if it has one.
     pub fn adapter(self, backbone: &BackboneConfig) -> Option<AdapterConfig> {
-        let (n, c, patch) = (backbone.depth(), backbone.width(), backbone.patch());
+        let (stages, patch) = (backbone.stages(), backbone.patch());
+        // Only Rein knows of stages.
+        let Stage { blocks: n, width: c } = *stages.first()?;
         Some(match self {
             Method::Freeze | Method::Full => return None,
             Method::Rein => {
-                AdapterConfig::Rein(ReinConfig { patch, ..ReinConfig::published(n, c) })
+                AdapterConfig::Rein(ReinConfig { patch, ..ReinConfig::of_stages(stages) })
             }
             Method::Lora => AdapterConfig::Lora(LoraConfig::published(n, c)),
             Method::Adaptformer => AdapterConfig::AdaptFormer(AdaptFormerConfig::published(n, c)),
@@ -108,7 +110,7 @@ impl SegmenterConfig {
         let adapter = method.adapter(&backbone);
         let linked = adapter.as_ref().is_some_and(|adapter| adapter.rein().is_some());
         let source = if linked { Queries::Linked } else { Queries::Own };
-        let head = HeadConfig::published(backbone.width(), classes, source);
+        let head = HeadConfig::published(backbone.widths(), classes, source);
         let loss = CriterionConfig::published(classes);
         let objective = ObjectiveConfig::Mask2Former { head, loss };
         let (precision, recompute) = (Precision::F32, RecomputePolicy::None);
@@ -221,7 +223,10 @@ impl Segmenter {
     pub fn unused(config: &SegmenterConfig) -> Vec<String> {
         let linked = config.rein().is_some_and(|rein| rein.link);
         let link = ["transform.weight", "transform.bias", "merge.weight", "merge.bias"];
-        let link = link.iter().filter(|_| !linked).map(|n| format!("backbone.reins.{n}"));
+        let stages = config.backbone.stages().len();
+        let modules = (0..stages).map(|i| if stages > 1 { format!("{i}.") } else { String::new() });
+        let of_module = |i: String| link.map(|name| format!("backbone.reins.{i}{name}"));
+        let link = modules.filter(|_| !linked).flat_map(of_module);
         let backbone = config.backbone.unused().iter().map(|n| format!("backbone.{n}"));
         backbone.chain(link).collect()
     }
@@ -241,14 +246,15 @@ impl Segmenter {
     fn modules(root: &Scope, config: SegmenterConfig) -> Result<Modules> {
         let head = root.sub("decode_head");
         let scope = root.sub("backbone");
-        if config.adapter.as_ref().is_some_and(AdapterConfig::adds_tokens) {
-            config.backbone.takes_tokens()?;
+        if let Some(adapter) = &config.adapter {
+            config.backbone.takes(adapter)?;
         }
         let frozen = scope.role(Role::Backbone).trainable(config.method == Method::Full);
         let backbone = config.backbone.build(&frozen)?;
         let (widths, channels) = (backbone.widths(), config.objective.in_channels());
-        if widths != [channels; 4] {
-            let text = format!("the backbone's maps have {widths:?} channels, the head {channels}");
+        if widths != channels {
+            let text =
+                format!("the backbone's maps have {widths:?} channels, the head {channels:?}");
             return Err(ModelError::Config(text));
         }
         let objective =

@@ -7,7 +7,7 @@ use std::{fs, io};
 use dressage_engine::{DType, Role};
 use dressage_kernels::ops::adamw::AdamW;
 use dressage_models::adapter::{AdaptFormerConfig, AdapterConfig, LoraConfig, ReinConfig};
-use dressage_models::backbone::{BackboneConfig, VitConfig};
+use dressage_models::backbone::{BackboneConfig, ConvNextConfig, VitConfig};
 use dressage_models::objective::ObjectiveConfig;
 use dressage_models::objective::mask2former::criterion::CriterionConfig;
 use dressage_models::objective::mask2former::head::{HeadConfig, Queries};
@@ -33,7 +33,7 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         setting: "model.taps",
         what: format!("names {} blocks, but the head needs 4", m.taps.len()),
     })?;
-    let backbone = VitConfig {
+    let vit = |base: &VitConfig| VitConfig {
         embed_dim: m.embed_dim,
         depth: m.depth,
         heads: m.heads,
@@ -44,9 +44,18 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         registers: m.registers,
         tap_norm: m.tap_norm,
         taps,
-        ..recipe::base(&m.backbone).config.clone()
+        ..base.clone()
     };
-    let backbone: BackboneConfig = backbone.into();
+    let backbone = match &recipe::base(&m.backbone).config {
+        BackboneConfig::Vit(base) => BackboneConfig::Vit(vit(base)),
+        BackboneConfig::ConvNext(_) => {
+            let depths = m.stages.as_slice().try_into().map_err(|_| TrainError::Setting {
+                setting: "model.stages",
+                what: format!("names {} stages, but a ConvNeXt has 4", m.stages.len()),
+            })?;
+            BackboneConfig::ConvNext(ConvNextConfig::doubling(m.embed_dim, depths))
+        }
+    };
     let mut adapter = m.method.adapter(&backbone);
     match &mut adapter {
         None => {}
@@ -73,7 +82,7 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
     }
     let linked = adapter.as_ref().and_then(AdapterConfig::rein).is_some_and(|rein| rein.link);
     let head = HeadConfig {
-        in_channels: m.embed_dim,
+        in_channels: backbone.widths(),
         dim: h.width,
         mask_width: h.mask_width,
         classes: recipe.classes(),
@@ -90,8 +99,7 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
     let objective = match h.kind {
         HeadKind::Mask2former => ObjectiveConfig::Mask2Former { head, loss: criterion(recipe) },
         HeadKind::PerPixel => ObjectiveConfig::PerPixel(PerPixelConfig {
-            in_channels: m.embed_dim,
-            taps: taps.len(),
+            in_channels: backbone.widths().to_vec(),
             classes: recipe.classes(),
         }),
     };

@@ -17,9 +17,7 @@ use crate::{ModelError, Result};
 #[derive(Debug, Clone, PartialEq)]
 pub struct PerPixelConfig {
     /// Channels of each of the backbone's maps.
-    pub in_channels: usize,
-    /// Maps that the backbone taps.
-    pub taps: usize,
+    pub in_channels: Vec<usize>,
     /// Classes k.
     pub classes: usize,
 }
@@ -34,7 +32,7 @@ impl PerPixel {
     /// Gets every parameter from `scope` (the reference's `decode_head.`): weights N(0, 0.01), bias
     /// zero.
     pub fn new(scope: &Scope, config: PerPixelConfig) -> PerPixel {
-        let shape = [config.classes, config.in_channels * config.taps];
+        let shape = [config.classes, config.in_channels.iter().sum()];
         let (weight, bias) = (Init::Normal(0.01), Some(Init::Constant(0.0)));
         PerPixel { conv_seg: Linear::conv1x1(&scope.sub("conv_seg"), shape, weight, bias), config }
     }
@@ -45,8 +43,8 @@ impl PerPixel {
         let Some(first) = features.levels.first().filter(|_| self.fits(features)) else {
             let found: Vec<_> = features.levels.iter().map(|level| level.map.shape()).collect();
             return Err(ModelError::Config(format!(
-                "the per-pixel head takes {} maps of {} channels, not {found:?}",
-                self.config.taps, self.config.in_channels
+                "the per-pixel head takes maps of {:?} channels, not {found:?}",
+                self.config.in_channels
             )));
         };
         let &[b, h, w, _] = first.map.shape() else { return Err(not_a_map(&first.map)) };
@@ -64,8 +62,7 @@ impl PerPixel {
     }
 
     fn fits(&self, features: &Features) -> bool {
-        let wide = |map: &Tensor| map.last_dim() == self.config.in_channels;
-        features.levels.len() == self.config.taps && features.levels.iter().all(|l| wide(&l.map))
+        features.levels.iter().map(|level| level.map.last_dim()).eq(self.config.in_channels.clone())
     }
 }
 

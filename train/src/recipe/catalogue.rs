@@ -36,6 +36,12 @@ pub const KEYS: &[Key] = &[
     key("model.precision", Choice(PRECISIONS), "'f32'", "how frozen matrices are stored"),
     key("model.embed_dim", Count, FOLLOWS, "channels").within(1, 1 << 14),
     key("model.depth", Count, FOLLOWS, "blocks").within(1, 1024),
+    key(
+        "model.stages",
+        Counts,
+        FOLLOWS,
+        "blocks of each stage of a ConvNeXt, whose first stage has model.embed_dim channels",
+    ),
     key("model.heads", Count, FOLLOWS, "attention heads").from(1),
     key("model.ffn", Count, FOLLOWS, "hidden width of a block's MLP, of one branch of a SwiGLU")
         .within(1, 1 << 20),

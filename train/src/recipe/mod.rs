@@ -91,7 +91,7 @@ pub struct Recipe {
     pub run: Run,
 }
 
-/// The backbone, a ViT (spec backbones §1.1).
+/// The backbone (spec backbones §1.1, §4.7).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Model {
     /// Name of a published backbone, or `custom` (starts from the dimensions of the smallest).
@@ -109,6 +109,9 @@ pub struct Model {
     pub embed_dim: usize,
     /// Blocks.
     pub depth: usize,
+    /// Blocks of each stage of a ConvNeXt, whose first stage has c channels and each other one twice
+    /// those of the one before. Empty for a ViT.
+    pub stages: Vec<usize>,
     /// Attention heads; they must divide c.
     pub heads: usize,
     /// Hidden width of a block's MLP, or of one branch of a SwiGLU.
