@@ -179,27 +179,51 @@ impl Norm {
     }
 }
 
+/// Placement of a convolution's kernel on its map.
+#[derive(Debug, Clone, Copy)]
+pub struct Placement {
+    /// Pixels from one position to the next.
+    pub stride: usize,
+    /// Rows and columns of zeros around the map.
+    pub pad: usize,
+    /// Pixels from one tap of the kernel to the next.
+    pub dilation: usize,
+}
+
+impl Default for Placement {
+    fn default() -> Placement {
+        Placement { stride: 1, pad: 0, dilation: 1 }
+    }
+}
+
 /// A convolution of channels-last maps, `weight` `[out, in, k, k]`.
 #[derive(Debug, Clone)]
 pub struct Conv {
     weight: Param,
     bias: Option<Param>,
-    stride: usize,
-    pad: usize,
-    dilation: usize,
+    at: Placement,
 }
 
 impl Conv {
     /// A convolution with stride 1, padded to keep the size of an odd kernel. `shape` is `[out, in,
     /// k]`.
     pub fn new(scope: &Scope, shape: [usize; 3], weight: Init, bias: Option<Init>) -> Conv {
-        let [output, input, k] = shape;
+        let at = Placement { pad: shape[2] / 2, ..Placement::default() };
+        Conv::placed(scope, shape, at, weight, bias)
+    }
+
+    /// [`Conv::new`] with another placement.
+    pub fn placed(
+        scope: &Scope,
+        [output, input, k]: [usize; 3],
+        at: Placement,
+        weight: Init,
+        bias: Option<Init>,
+    ) -> Conv {
         Conv {
             weight: scope.param("weight", &[output, input, k, k], weight),
             bias: bias.map(|bias| scope.param("bias", &[output], bias)),
-            stride: 1,
-            pad: k / 2,
-            dilation: 1,
+            at,
         }
     }
 
@@ -209,7 +233,7 @@ impl Conv {
     /// Maps of other channels, or smaller than the kernel.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (weight, bias) = (self.weight.get(), self.bias.as_ref().map(Param::get));
-        let Conv { stride, pad, dilation, .. } = *self;
+        let Placement { stride, pad, dilation } = self.at;
         Ok(ops::conv2d_dilated(x, &weight, bias.as_ref(), stride, pad, dilation)?)
     }
 }
@@ -242,13 +266,13 @@ impl BatchNorm {
     }
 
     /// Normalises maps `[.., c]`: in training by the statistics of the batch, which are kept for
-    /// [`BatchNorm::move_running`], else by the running ones.
+    /// [`BatchNorm::move_running`], else, or if the norm is frozen, by the running ones.
     ///
     /// # Errors
     /// Maps of other channels; a batch with one value of a channel.
     pub fn forward(&self, x: &Tensor, training: bool) -> Result<Tensor> {
         let (weight, bias) = (self.norm.weight.get(), self.norm.bias.get());
-        if !training {
+        if !(training && self.running_mean.kind().running) {
             let (mean, var) = (self.running_mean.get(), self.running_var.get());
             return Ok(ops::batch_norm_by(x, [&weight, &bias], [&mean, &var], Self::EPS)?);
         }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::adapter::{
     AdaptFormerConfig, Adapter, AdapterConfig, LoraConfig, ReinConfig, VptConfig,
 };
-use crate::backbone::{Backbone, BackboneConfig};
+use crate::backbone::{Backbone, BackboneConfig, Stage};
 use crate::layers::BatchNorm;
 use crate::objective::mask2former::criterion::CriterionConfig;
 use crate::objective::mask2former::head::{HeadConfig, Queries};
@@ -44,11 +44,13 @@ pub enum Method {
 impl Method {
     /// The published adapter of this method for a backbone, if it has one.
     pub fn adapter(self, backbone: &BackboneConfig) -> Option<AdapterConfig> {
-        let (n, c, patch) = (backbone.depth(), backbone.width(), backbone.patch());
+        let (stages, patch) = (backbone.stages(), backbone.patch());
+        // Only Rein knows of stages.
+        let Stage { blocks: n, width: c } = *stages.first()?;
         Some(match self {
             Method::Freeze | Method::Full => return None,
             Method::Rein => {
-                AdapterConfig::Rein(ReinConfig { patch, ..ReinConfig::published(n, c) })
+                AdapterConfig::Rein(ReinConfig { patch, ..ReinConfig::of_stages(stages) })
             }
             Method::Lora => AdapterConfig::Lora(LoraConfig::published(n, c)),
             Method::Adaptformer => AdapterConfig::AdaptFormer(AdaptFormerConfig::published(n, c)),
@@ -109,12 +111,19 @@ impl SegmenterConfig {
         let adapter = method.adapter(&backbone);
         let linked = adapter.as_ref().is_some_and(|adapter| adapter.rein().is_some());
         let source = if linked { Queries::Linked } else { Queries::Own };
-        let head = HeadConfig::published(backbone.width(), classes, source);
+        let head = HeadConfig::published(backbone.widths(), classes, source);
         let loss = CriterionConfig::published(classes);
         let objective = ObjectiveConfig::Mask2Former { head, loss };
         let (precision, recompute) = (Precision::F32, RecomputePolicy::None);
         SegmenterConfig { backbone, adapter, objective, method, precision, recompute }
     }
+}
+
+/// Purpose of a forward pass, which decides the statistics of batch norms.
+#[derive(Clone, Copy)]
+enum Mode {
+    Training,
+    Evaluation,
 }
 
 /// Whether training never changes a parameter.
@@ -231,7 +240,10 @@ impl Segmenter {
     pub fn unused(config: &SegmenterConfig) -> Vec<String> {
         let linked = config.rein().is_some_and(|rein| rein.link);
         let link = ["transform.weight", "transform.bias", "merge.weight", "merge.bias"];
-        let link = link.iter().filter(|_| !linked).map(|n| format!("backbone.reins.{n}"));
+        let stages = config.backbone.stages().len();
+        let modules = (0..stages).map(|i| if stages > 1 { format!("{i}.") } else { String::new() });
+        let of_module = |i: String| link.map(|name| format!("backbone.reins.{i}{name}"));
+        let link = modules.filter(|_| !linked).flat_map(of_module);
         let backbone = config.backbone.unused().iter().map(|n| format!("backbone.{n}"));
         backbone.chain(link).collect()
     }
@@ -250,14 +262,15 @@ impl Segmenter {
 
     fn modules(root: &Scope, config: SegmenterConfig) -> Result<Modules> {
         let scope = root.sub("backbone");
-        if config.adapter.as_ref().is_some_and(AdapterConfig::adds_tokens) {
-            config.backbone.takes_tokens()?;
+        if let Some(adapter) = &config.adapter {
+            config.backbone.takes(adapter)?;
         }
         let frozen = scope.role(Role::Backbone).trainable(config.method == Method::Full);
         let backbone = config.backbone.build(&frozen)?;
         let (widths, channels) = (backbone.widths(), config.objective.in_channels());
-        if widths != [channels; 4] {
-            let text = format!("the backbone's maps have {widths:?} channels, the head {channels}");
+        if widths != channels {
+            let text =
+                format!("the backbone's maps have {widths:?} channels, the head {channels:?}");
             return Err(ModelError::Config(text));
         }
         let objective =
@@ -318,12 +331,25 @@ impl Segmenter {
         image: &Tensor,
         f: impl FnOnce(&Features) -> Result<R>,
     ) -> Result<R> {
+        self.with_features_of(image, Mode::Evaluation, f)
+    }
+
+    fn with_features_of<R>(
+        &self,
+        image: &Tensor,
+        mode: Mode,
+        f: impl FnOnce(&Features) -> Result<R>,
+    ) -> Result<R> {
         with_recompute_policy(self.recompute, || {
             let step = self.adapter.as_ref().map(|adapter| adapter.step()).transpose()?;
+            let forward = |adapter| match mode {
+                Mode::Training => self.backbone.train(image, adapter),
+                Mode::Evaluation => self.backbone.forward(image, adapter),
+            };
             let levels = match self.method {
                 // Nothing below the head trains, so nothing of it is saved for the backward pass.
-                Method::Freeze => no_grad(|| self.backbone.forward(image, None))?,
-                _ => self.backbone.forward(image, step.as_ref())?,
+                Method::Freeze => no_grad(|| forward(None))?,
+                _ => forward(step.as_ref())?,
             };
             let queries = step.as_ref().and_then(|step| step.queries()).cloned();
             f(&Features { levels, queries, size: [image.dim(2), image.dim(3)] })
@@ -335,7 +361,7 @@ impl Segmenter {
     /// # Errors
     /// An image whose sides are not multiples of the patch.
     pub fn predict(&self, image: &Tensor, loss: &mut dyn StepLoss) -> Result<()> {
-        self.with_features(image, |features| loss.predict(features))
+        self.with_features_of(image, Mode::Training, |features| loss.predict(features))
     }
 
     /// Moves running statistics towards those of the batch of the last predictions. Nothing changes if

@@ -16,6 +16,7 @@ mod per_pixel;
 mod pretrained;
 mod rein;
 mod resize;
+mod resnet;
 mod schedule;
 mod semfpn;
 mod settings;
@@ -75,6 +76,7 @@ fn check_for(fixture: &Fixture) -> Option<Check> {
         m if m.starts_with("reference EVA2") || m.starts_with("timm Eva") => {
             Some(transformers::eva02 as Check)
         }
+        "timm ResNet Bottleneck" => Some(resnet::resnet as Check),
         m if m.starts_with("reference ReinsEVA2") => Some(transformers::rein_eva02 as Check),
         _ => None,
     };

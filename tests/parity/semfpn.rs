@@ -22,7 +22,8 @@ use crate::slide::windows_of;
 fn config(fixture: &Fixture) -> Outcome<SemFpnConfig> {
     let (neck, head) = (&fixture.json["neck"], &fixture.json["decode_head"]);
     Ok(SemFpnConfig {
-        in_channels: neck.size("in_channels/0")?,
+        in_channels: (neck.sizes("in_channels")?.try_into())
+            .map_err(|c| format!("{c:?}: four levels are needed"))?,
         neck: neck.size("out_channels")?,
         channels: head.size("channels")?,
         classes: head.size("num_classes")?,
@@ -126,11 +127,11 @@ fn neck_and_head_at(fixture: &Fixture, table: &mut Table, device: Option<Device>
 
 /// Factors `[b, c]` of the recorded channel dropout.
 fn factors(fixture: &Fixture) -> Outcome<Tensor> {
-    let keep = fixture.floats("input.dropout_keep")?;
+    let (keep, shape) =
+        (fixture.integers("input.dropout_keep")?, fixture.shape("input.dropout_keep")?);
     let kept = 1.0 - config(fixture)?.dropout;
-    let factors: Vec<f32> =
-        keep.data::<f32>()?.iter().map(|&k| (f64::from(k) / kept) as f32).collect();
-    Ok(Tensor::from_slice(&factors, &[keep.dim(0), keep.dim(1)])?)
+    let factors: Vec<f32> = keep.iter().map(|&k| (k as f64 / kept) as f32).collect();
+    Ok(Tensor::from_slice(&factors, &shape[..2])?)
 }
 
 /// Compares the share of labelled pixels with the right class, in percent. One pixel may differ.
@@ -181,7 +182,7 @@ fn network(fixture: &Fixture) -> Outcome<SegmenterConfig> {
         grid: backbone.size("img")? / patch,
         hidden: (embed_dim as f64 * ratio) as usize,
         taps: taps.try_into().map_err(|taps| format!("{taps:?}: four taps are needed"))?,
-        ..PUBLISHED[0].config.clone()
+        ..PUBLISHED[0].vit()?.clone()
     };
     let rein = ReinConfig {
         patch,

@@ -41,7 +41,7 @@ pub use attention::{attention, self_attention};
 pub use batch_norm::{BatchStatistics, batch_norm, batch_norm_by};
 pub use cast::cast;
 pub use channel_scale::channel_scale;
-pub use conv::{conv2d, conv2d_dilated, patch_embed};
+pub use conv::{conv2d, conv2d_dilated, depthwise_conv, patch_embed};
 pub use deform::ms_deform_attn;
 pub use feed_forward::{Layer, feed_forward};
 pub use fused::{Activated, Norm, linear_residual, norm_linear};

@@ -273,6 +273,12 @@ pub fn norms_and_convolutions() -> Vec<Case> {
         case("conv2d 1x1", &[&[1, 3, 2, 4], &[3, 4, 1, 1], &[3]], 2.0, |x| {
             ops::conv2d(&x[0], &x[1], Some(&x[2]), 1, 0)
         }),
+        case("depthwise_conv 7x7, pad 3", &[&[2, 4, 5, 3], &[3, 1, 7, 7], &[3]], 2.0, |x| {
+            ops::depthwise_conv(&x[0], &x[1], Some(&x[2]), 3)
+        }),
+        case("depthwise_conv 3x3, no bias", &[&[1, 3, 4, 8], &[8, 1, 3, 3]], 1.0, |x| {
+            ops::depthwise_conv(&x[0], &x[1], None, 1)
+        }),
         case("patch_embed", &[&[2, 3, 4, 6], &[5, 3, 2, 2], &[5]], 2.0, |x| {
             ops::patch_embed(&x[0], &x[1], Some(&x[2]))
         }),

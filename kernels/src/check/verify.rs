@@ -37,10 +37,10 @@ use crate::check::{noise, worst_error, worst_of};
 use crate::device::{Buffer, Device, Float};
 use crate::ops::{
     activation, adamw, add, attention, attention_mask, batch_norm, channel_scale, class_loss,
-    conv2d, gather_rows, group_norm, layer_norm, linear, mask_loss, match_cost, matmul, max_pool,
-    ms_deform_attn, patch_embed, pixel_loss, point_sample, reduce, rein, relative_position,
-    residual, resize, rotary, row_width, semantic_scores, softmax, swiglu, token_link, transpose,
-    uncertain_points, uniform,
+    conv2d, depthwise_conv, gather_rows, group_norm, layer_norm, linear, mask_loss, match_cost,
+    matmul, max_pool, ms_deform_attn, patch_embed, pixel_loss, point_sample, reduce, rein,
+    relative_position, residual, resize, rotary, row_width, semantic_scores, softmax, swiglu,
+    token_link, transpose, uncertain_points, uniform,
 };
 
 /// Checks of the virtual GPU at every instruction of a kernel. A finding is an error of the launch.
@@ -300,6 +300,7 @@ pub fn all() -> Vec<Kernels> {
         Kernels::of::<channel_scale::ChannelScale>(),
         Kernels::of::<class_loss::ClassLoss>(),
         Kernels::of::<conv2d::Conv2d>(),
+        Kernels::of::<depthwise_conv::DepthwiseConv>(),
         Kernels::of::<gather_rows::GatherRows>(),
         Kernels::of::<group_norm::GroupNorm>(),
         Kernels::of::<layer_norm::LayerNorm>(),

@@ -11,6 +11,7 @@ pub mod batch_norm;
 pub mod channel_scale;
 pub mod class_loss;
 pub mod conv2d;
+pub mod depthwise_conv;
 pub mod gather_rows;
 pub mod group_norm;
 pub mod layer_norm;

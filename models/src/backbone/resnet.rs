@@ -112,9 +112,8 @@ impl Block {
             reduce: layer(1, [width, input, 1], Placement::default()),
             spatial: layer(2, [width, width, 3], at),
             expand: layer(3, [output, width, 1], Placement::default()),
-            shortcut: first.then(|| {
-                ConvNorm::new([&down.sub(0), &down.sub(1)], [output, input, 1], beside)
-            }),
+            shortcut: first
+                .then(|| ConvNorm::new([&down.sub(0), &down.sub(1)], [output, input, 1], beside)),
         }
     }
 
@@ -122,7 +121,8 @@ impl Block {
         let y = self.reduce.forward_relu(x, training)?;
         let y = self.spatial.forward_relu(&y, training)?;
         let y = self.expand.forward(&y, training)?;
-        let shortcut = self.shortcut.as_ref().map(|layer| layer.forward(x, training)).transpose()?;
+        let shortcut =
+            self.shortcut.as_ref().map(|layer| layer.forward(x, training)).transpose()?;
         Ok(ops::relu(&ops::residual(shortcut.as_ref().unwrap_or(x), &y, None)?)?)
     }
 }
@@ -144,7 +144,9 @@ impl ResNet {
         let whole = stem > 0 && stem.is_multiple_of(2);
         if !whole || widths.iter().chain(&depths).any(|n| *n == 0) {
             let text = format!("stages of {depths:?} blocks, {widths:?} channels, stem of {stem}");
-            return Err(ModelError::Config(format!("{text}: each needs one or more, the stem two")));
+            return Err(ModelError::Config(format!(
+                "{text}: each needs one or more, the stem two"
+            )));
         }
         let mut input = stem;
         let mut stages = Vec::with_capacity(4);
@@ -247,11 +249,7 @@ impl Backbone for ResNet {
         self.pyramid(self.reduced(image, false)?, adapter, false)
     }
 
-    fn train(
-        &self,
-        image: &Tensor,
-        adapter: Option<&Arc<dyn AdapterStep>>,
-    ) -> Result<Vec<Level>> {
+    fn train(&self, image: &Tensor, adapter: Option<&Arc<dyn AdapterStep>>) -> Result<Vec<Level>> {
         let training = !self.config.frozen_statistics;
         self.pyramid(self.reduced(image, training)?, adapter, training)
     }

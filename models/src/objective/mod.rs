@@ -134,12 +134,12 @@ pub enum ObjectiveConfig {
 }
 
 impl ObjectiveConfig {
-    /// Channels of the backbone's maps.
-    pub fn in_channels(&self) -> usize {
+    /// Channels of each of the backbone's maps.
+    pub fn in_channels(&self) -> &[usize] {
         match self {
-            ObjectiveConfig::Mask2Former { head, .. } => head.in_channels,
-            ObjectiveConfig::PerPixel(config) => config.in_channels,
-            ObjectiveConfig::SemFpn(config) => config.in_channels,
+            ObjectiveConfig::Mask2Former { head, .. } => &head.in_channels,
+            ObjectiveConfig::PerPixel(config) => &config.in_channels,
+            ObjectiveConfig::SemFpn(config) => &config.in_channels,
         }
     }
 

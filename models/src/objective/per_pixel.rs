@@ -18,9 +18,7 @@ use crate::{ModelError, Result};
 #[derive(Debug, Clone, PartialEq)]
 pub struct PerPixelConfig {
     /// Channels of each of the backbone's maps.
-    pub in_channels: usize,
-    /// Maps that the backbone taps.
-    pub taps: usize,
+    pub in_channels: Vec<usize>,
     /// Classes k.
     pub classes: usize,
 }
@@ -35,7 +33,7 @@ impl PerPixel {
     /// Gets every parameter from `scope` (the reference's `decode_head.`): weights N(0, 0.01), bias
     /// zero.
     pub fn new(scope: &Scope, config: PerPixelConfig) -> PerPixel {
-        let shape = [config.classes, config.in_channels * config.taps];
+        let shape = [config.classes, config.in_channels.iter().sum()];
         let (weight, bias) = (Init::Normal(0.01), Some(Init::Constant(0.0)));
         PerPixel { conv_seg: Linear::conv1x1(&scope.sub("conv_seg"), shape, weight, bias), config }
     }
@@ -46,8 +44,8 @@ impl PerPixel {
         let Some(first) = features.levels.first().filter(|_| self.fits(features)) else {
             let found: Vec<_> = features.levels.iter().map(|level| level.map.shape()).collect();
             return Err(ModelError::Config(format!(
-                "the per-pixel head takes {} maps of {} channels, not {found:?}",
-                self.config.taps, self.config.in_channels
+                "the per-pixel head takes maps of {:?} channels, not {found:?}",
+                self.config.in_channels
             )));
         };
         let (h, w) = (first.map.dim(1), first.map.dim(2));
@@ -61,9 +59,12 @@ impl PerPixel {
     }
 
     fn fits(&self, features: &Features) -> bool {
-        let wide =
-            |map: &Tensor| matches!(*map.shape(), [_, _, _, c] if c == self.config.in_channels);
-        features.levels.len() == self.config.taps && features.levels.iter().all(|l| wide(&l.map))
+        let channels = |map: &Tensor| match *map.shape() {
+            [_, _, _, c] => Some(c),
+            _ => None,
+        };
+        let own = self.config.in_channels.iter().map(|c| Some(*c));
+        features.levels.iter().map(|level| channels(&level.map)).eq(own)
     }
 }
 

@@ -25,7 +25,7 @@ const LEVELS: usize = 4;
 #[derive(Debug, Clone, PartialEq)]
 pub struct SemFpnConfig {
     /// Channels of each of the backbone's maps.
-    pub in_channels: usize,
+    pub in_channels: [usize; LEVELS],
     /// Channels of the neck.
     pub neck: usize,
     /// Channels of the head.
@@ -38,7 +38,7 @@ pub struct SemFpnConfig {
 
 impl SemFpnConfig {
     /// The published sizes.
-    pub fn published(in_channels: usize, classes: usize) -> SemFpnConfig {
+    pub fn published(in_channels: [usize; LEVELS], classes: usize) -> SemFpnConfig {
         SemFpnConfig { in_channels, neck: 256, channels: 128, classes, dropout: 0.1 }
     }
 }
@@ -76,7 +76,7 @@ impl SemFpn {
     /// Gets every parameter from `root`, under `neck.` and `decode_head.`.
     pub fn new(root: &Scope, config: SemFpnConfig) -> SemFpn {
         let (neck, head) = (root.sub("neck"), root.sub("decode_head"));
-        let (input, width, channels) = (config.in_channels, config.neck, config.channels);
+        let (width, channels) = (config.neck, config.channels);
         let zero = || Some(Init::Constant(0.0));
         let lateral = neck.sub("lateral_convs");
         let smooth = neck.sub("fpn_convs");
@@ -93,6 +93,7 @@ impl SemFpn {
         SemFpn {
             lateral: (0..LEVELS)
                 .map(|i| {
+                    let input = config.in_channels[i];
                     let init = Init::xavier_uniform(input, width);
                     Linear::conv1x1(&lateral.sub(i).sub("conv"), [width, input], init, zero())
                 })
@@ -120,11 +121,14 @@ impl SemFpn {
     /// Other levels than four maps of the configured channels.
     pub fn neck(&self, levels: &[Level]) -> Result<Vec<Tensor>> {
         let _range = range("neck");
-        let wide = |level: &Level| matches!(*level.map.shape(), [_, _, _, c] if c == self.config.in_channels);
-        if levels.len() != LEVELS || !levels.iter().all(wide) {
+        let channels = |level: &Level| match *level.map.shape() {
+            [_, _, _, c] => Some(c),
+            _ => None,
+        };
+        if !levels.iter().map(channels).eq(self.config.in_channels.map(Some)) {
             let found: Vec<_> = levels.iter().map(|level| level.map.shape()).collect();
             return Err(ModelError::Config(format!(
-                "the semantic FPN takes {LEVELS} maps of {} channels, not {found:?}",
+                "the semantic FPN takes maps of {:?} channels, not {found:?}",
                 self.config.in_channels
             )));
         }

@@ -3,6 +3,7 @@
 use dressage_engine::Role;
 use std::collections::BTreeMap;
 
+use super::convert::BATCHES;
 use super::{StateDict, convert_backbone};
 use crate::adapter::is_adapter;
 use crate::{Result, Segmenter, SegmenterConfig};
@@ -97,8 +98,7 @@ pub fn fitted(
         let backbone = backbone.renamed("backbone.", "");
         dict.add(convert_backbone(backbone, &config.backbone)?);
     }
-    // Counters of batches, which a fixed momentum does not need.
-    dict.retain(|name| !name.ends_with(".num_batches_tracked"));
+    dict.retain(|name| !name.ends_with(BATCHES));
     for unused in Segmenter::unused(config) {
         dict.take(&unused);
     }

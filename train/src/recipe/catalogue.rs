@@ -36,6 +36,20 @@ pub const KEYS: &[Key] = &[
     key("model.precision", Choice(PRECISIONS), "'f32'", "how frozen matrices are stored"),
     key("model.embed_dim", Count, FOLLOWS, "channels").within(1, 1 << 14),
     key("model.depth", Count, FOLLOWS, "blocks").within(1, 1024),
+    key(
+        "model.stages",
+        Counts,
+        FOLLOWS,
+        "blocks of each stage of a ResNet or ConvNeXt, the first with model.embed_dim channels",
+    ),
+    key("model.stem", Choice(STEMS), "'deep'", "a ResNet's stem: V1c, or one 7x7 convolution"),
+    key("model.dilated", Flag, "false", "a ResNet's last two stages dilate, and halve no map"),
+    key(
+        "model.frozen_statistics",
+        Flag,
+        "false",
+        "a ResNet that trains normalises by the statistics of its weights",
+    ),
     key("model.heads", Count, FOLLOWS, "attention heads").from(1),
     key("model.ffn", Count, FOLLOWS, "hidden width of a block's MLP, of one branch of a SwiGLU")
         .within(1, 1 << 20),
@@ -250,6 +264,8 @@ pub const KEYS: &[Key] = &[
 const FFNS: &[&str] = &["mlp", "quick-gelu", "swiglu", "normed-swiglu"];
 
 const LEVELS: &[&str] = &["none", "cheap", "block"];
+
+const STEMS: &[&str] = &["deep", "single"];
 
 const PRECISIONS: &[&str] = &["f32", "bf16"];
 

@@ -15,6 +15,7 @@ use crate::ops::batch_norm::BatchNorm;
 use crate::ops::channel_scale::ChannelScale;
 use crate::ops::class_loss::ClassLoss;
 use crate::ops::conv2d::Conv2d;
+use crate::ops::depthwise_conv::DepthwiseConv;
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::group_norm::GroupNorm;
 use crate::ops::layer_norm::LayerNorm;
@@ -53,6 +54,7 @@ pub fn all() -> Vec<Kernels> {
         of::<ChannelScale>(),
         of::<ClassLoss>(),
         of::<Conv2d>(),
+        of::<DepthwiseConv>(),
         of::<GatherRows>(),
         of::<GroupNorm>(),
         of::<LayerNorm>(),
@@ -102,6 +104,7 @@ pub fn timed() -> Vec<(&'static str, Calls)> {
         calls_of::<BatchNorm>(),
         calls_of::<ClassLoss>(),
         calls_of::<Conv2d>(),
+        calls_of::<DepthwiseConv>(),
         calls_of::<GatherRows>(),
         calls_of::<LayerNorm>(),
         calls_of::<Linear>(),
