@@ -30,6 +30,8 @@ pub struct ParamKind {
     pub norm: bool,
     /// Whether it is a constant of the network that no optimiser updates, as PyTorch's buffers.
     pub buffer: bool,
+    /// Whether it is a buffer that training steps move, as running statistics.
+    pub running: bool,
 }
 
 struct Inner {

@@ -6,7 +6,8 @@ use dressage_kernels::ops::conv2d::{Conv2d, Forward};
 
 /// A convolution that unfolds 9 MiB of rows, on a new thread.
 fn convolve() {
-    let s = Conv2d { b: 1, h: 64, w: 64, ci: 64, co: 4, kh: 3, kw: 3, stride: 1, pad: 1 };
+    let s =
+        Conv2d { b: 1, h: 64, w: 64, ci: 64, co: 4, kh: 3, kw: 3, stride: 1, pad: 1, dilation: 1 };
     let run = move || {
         let (x, weight) = (vec![1.0f32; 64 * 64 * 64], vec![1.0f32; 64 * 4 * 9]);
         let mut y = vec![0.0f32; 64 * 64 * 4];

@@ -98,6 +98,9 @@ mod tests {
             let found = rein(ReinConfig::published(layers, c)).expect("counted");
             assert_eq!(found, expected, "{layers} layers of {c}");
         }
+        let convnext = named("convnext-l").expect("known");
+        let staged = rein(ReinConfig::of_stages(convnext.config.stages()));
+        assert_eq!(staged.expect("counted"), 8_289_156);
         let lora = LoraConfig::published(24, 1024);
         let qkv = LoraConfig { targets: LoraTargets::Qkv, ..lora.clone() };
         let fused = LoraConfig { targets: LoraTargets::Fused, ..lora.clone() };
@@ -123,6 +126,7 @@ mod tests {
             ("mae-l", 304_149_504),
             ("eva02-l", 304_237_504),
             ("sam-h", 632_175_360),
+            ("convnext-l", 196_233_024),
         ];
         for (name, expected) in others {
             let backbone = named(name).expect("known").at(16, 32);
@@ -140,14 +144,14 @@ mod tests {
         ];
         for (name, expected) in dinov3 {
             let backbone = named(name).expect("known").at(16, 32);
-            let mask_token = backbone.embed_dim;
+            let mask_token = backbone.widths()[0];
             let counted = network(SegmenterConfig::published(backbone, 19, Method::Freeze));
             assert_eq!(counted.expect("counted").backbone + mask_token, expected, "{name}");
         }
         for (name, expected) in sizes.into_iter().chain([("dinov2-g", 1_136_227_328)]) {
             for (patch, grid, at) in [(16, 32, expected), (14, 37, native(name))] {
                 let backbone = named(name).expect("known").at(patch, grid);
-                let mask_token = backbone.embed_dim;
+                let mask_token = backbone.widths()[0];
                 let counted = network(SegmenterConfig::published(backbone, 19, Method::Rein));
                 assert_eq!(counted.expect("counted").backbone + mask_token, at, "{name}/{patch}");
             }
@@ -187,7 +191,7 @@ mod tests {
             depth: 4,
             heads: 3,
             taps: [0, 1, 2, 3],
-            ..named("dinov2-s").expect("known").at(8, 2)
+            ..named("dinov2-s").expect("known").vit().expect("a ViT").at(8, 2)
         };
         let mut config = SegmenterConfig::published(backbone, 5, Method::Rein);
         if let ObjectiveConfig::Mask2Former { head, .. } = &mut config.objective {

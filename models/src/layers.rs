@@ -1,5 +1,8 @@
 //! Layers that networks are built of.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dressage_engine::ops::BatchStatistics;
 use dressage_engine::{Param, Tensor, ops};
 
 use crate::Result;
@@ -173,5 +176,121 @@ impl Norm {
     /// If the channels do not divide into `groups`.
     pub fn group_norm(&self, x: &Tensor, groups: usize) -> Result<Tensor> {
         Ok(ops::group_norm(x, &self.weight.get(), &self.bias.get(), groups, 1e-5)?)
+    }
+}
+
+/// Placement of a convolution's kernel on its map.
+#[derive(Debug, Clone, Copy)]
+pub struct Placement {
+    /// Pixels from one position to the next.
+    pub stride: usize,
+    /// Rows and columns of zeros around the map.
+    pub pad: usize,
+    /// Pixels from one tap of the kernel to the next.
+    pub dilation: usize,
+}
+
+impl Default for Placement {
+    fn default() -> Placement {
+        Placement { stride: 1, pad: 0, dilation: 1 }
+    }
+}
+
+/// A convolution of channels-last maps, `weight` `[out, in, k, k]`.
+#[derive(Debug, Clone)]
+pub struct Conv {
+    weight: Param,
+    bias: Option<Param>,
+    at: Placement,
+}
+
+impl Conv {
+    /// A convolution with stride 1, padded to keep the size of an odd kernel. `shape` is `[out, in,
+    /// k]`.
+    pub fn new(scope: &Scope, shape: [usize; 3], weight: Init, bias: Option<Init>) -> Conv {
+        let at = Placement { pad: shape[2] / 2, ..Placement::default() };
+        Conv::placed(scope, shape, at, weight, bias)
+    }
+
+    /// [`Conv::new`] with another placement.
+    pub fn placed(
+        scope: &Scope,
+        [output, input, k]: [usize; 3],
+        at: Placement,
+        weight: Init,
+        bias: Option<Init>,
+    ) -> Conv {
+        Conv {
+            weight: scope.param("weight", &[output, input, k, k], weight),
+            bias: bias.map(|bias| scope.param("bias", &[output], bias)),
+            at,
+        }
+    }
+
+    /// The convolution of maps `[b, h, w, in]`.
+    ///
+    /// # Errors
+    /// Maps of other channels, or smaller than the kernel.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (weight, bias) = (self.weight.get(), self.bias.as_ref().map(Param::get));
+        let Placement { stride, pad, dilation } = self.at;
+        Ok(ops::conv2d_dilated(x, &weight, bias.as_ref(), stride, pad, dilation)?)
+    }
+}
+
+/// Batch norm over `c` channels with running statistics, eps 1e-5, momentum 0.1.
+pub struct BatchNorm {
+    norm: Norm,
+    running_mean: Param,
+    running_var: Param,
+    /// Statistics of the step's batch, until the step moves the running ones.
+    batch: Mutex<Option<BatchStatistics>>,
+}
+
+impl BatchNorm {
+    const EPS: f64 = 1e-5;
+    const MOMENTUM: f64 = 0.1;
+
+    /// Parameters `weight`, `bias` and buffers `running_mean`, `running_var`, all `[c]`. Training moves
+    /// the buffers unless `scope` is frozen.
+    pub fn new(scope: &Scope, c: usize) -> Arc<BatchNorm> {
+        let buffers = scope.norm();
+        let norm = Arc::new(BatchNorm {
+            norm: Norm::new(scope, c),
+            running_mean: buffers.running("running_mean", c, Init::Constant(0.0)),
+            running_var: buffers.running("running_var", c, Init::Constant(1.0)),
+            batch: Mutex::new(None),
+        });
+        scope.add_batch_norm(&norm);
+        norm
+    }
+
+    /// Normalises maps `[.., c]`: in training by the statistics of the batch, which are kept for
+    /// [`BatchNorm::move_running`], else, or if the norm is frozen, by the running ones.
+    ///
+    /// # Errors
+    /// Maps of other channels; a batch with one value of a channel.
+    pub fn forward(&self, x: &Tensor, training: bool) -> Result<Tensor> {
+        let (weight, bias) = (self.norm.weight.get(), self.norm.bias.get());
+        if !(training && self.running_mean.kind().running) {
+            let (mean, var) = (self.running_mean.get(), self.running_var.get());
+            return Ok(ops::batch_norm_by(x, [&weight, &bias], [&mean, &var], Self::EPS)?);
+        }
+        let (y, batch) = ops::batch_norm(x, &weight, &bias, Self::EPS)?;
+        *self.batch.lock().unwrap_or_else(PoisonError::into_inner) = Some(batch);
+        Ok(y)
+    }
+
+    /// Moves the running statistics towards those of the last batch in training, once. Nothing
+    /// changes if `guard`, the loss on a device, is not finite.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn move_running(&self, guard: Option<&Tensor>) -> Result<()> {
+        let batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(batch) = batch else { return Ok(()) };
+        let (mut mean, mut var) = (self.running_mean.write()?, self.running_var.write()?);
+        let (mean, var) = (&mut mean.value, &mut var.value);
+        Ok(batch.move_running(mean, var, Self::MOMENTUM, guard)?)
     }
 }

@@ -15,6 +15,7 @@ use half::bf16;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::layers::BatchNorm;
 use crate::weights::{Digests, StateDict, Stored, digest, finite};
 use crate::{ModelError, Result};
 
@@ -123,6 +124,8 @@ struct State {
     held: BTreeSet<String>,
     /// Tells which parameters train although their scope is frozen.
     tuned: Vec<Select>,
+    /// Batch norms whose statistics training moves.
+    batch_norms: Vec<Arc<BatchNorm>>,
 }
 
 impl State {
@@ -240,6 +243,7 @@ impl Scope {
             files: Vec::new(),
             held: BTreeSet::new(),
             tuned: Vec::new(),
+            batch_norms: Vec::new(),
         };
         let state = Rc::new(RefCell::new(state));
         Scope { state, prefix: String::new(), trainable: true, kind: ParamKind::default() }
@@ -362,6 +366,25 @@ impl Scope {
     pub fn buffer(&self, name: &str, shape: &[usize], init: Init) -> Param {
         let kind = ParamKind { buffer: true, ..self.kind };
         Scope { kind, trainable: false, ..self.clone() }.param(name, shape, init)
+    }
+
+    /// A running statistic `[c]` of this scope: a buffer, which training moves unless the scope is
+    /// frozen.
+    pub fn running(&self, name: &str, c: usize, init: Init) -> Param {
+        let kind = ParamKind { running: self.trainable, ..self.kind };
+        Scope { kind, ..self.clone() }.buffer(name, &[c], init)
+    }
+
+    /// Keeps a batch norm whose statistics training moves.
+    pub(crate) fn add_batch_norm(&self, norm: &Arc<BatchNorm>) {
+        if self.trainable {
+            self.state.borrow_mut().batch_norms.push(norm.clone());
+        }
+    }
+
+    /// Returns and clears the list of batch norms whose statistics training moves.
+    pub fn batch_norms(&self) -> Vec<Arc<BatchNorm>> {
+        std::mem::take(&mut self.state.borrow_mut().batch_norms)
     }
 
     /// The weight of a linear layer, stored in the scope's precision if it is frozen.

@@ -14,7 +14,8 @@ use crate::adapter::{
     AdaptFormerConfig, Adapter, AdapterConfig, BlockSizes, DecomposedConfig, LoraConfig,
     ReinConfig, VptConfig,
 };
-use crate::backbone::{Backbone, BackboneConfig};
+use crate::backbone::{Backbone, BackboneConfig, Stage};
+use crate::layers::BatchNorm;
 use crate::objective::mask2former::criterion::CriterionConfig;
 use crate::objective::mask2former::head::{HeadConfig, Queries};
 use crate::objective::{Features, Objective, ObjectiveConfig, StepLoss};
@@ -52,15 +53,17 @@ pub enum Method {
 impl Method {
     /// The published adapter of this method for a backbone, if it has one.
     pub fn adapter(self, backbone: &BackboneConfig) -> Option<AdapterConfig> {
-        let (n, c, patch) = (backbone.depth(), backbone.width(), backbone.patch());
-        let blocks = || {
-            let BackboneConfig::Vit(vit) = backbone;
-            BlockSizes::of(vit)
-        };
+        let (stages, patch) = (backbone.stages(), backbone.patch());
+        // Only Rein knows of stages.
+        let Stage { blocks: n, width: c } = *stages.first()?;
+        // A backbone that is no transformer refuses adapters of its blocks.
+        let none =
+            || BlockSizes { layers: n, embed_dim: c, hidden: c, gated: false, qkv_bias: &[] };
+        let blocks = || backbone.vit().map_or_else(none, BlockSizes::of);
         Some(match self {
             Method::Freeze | Method::Full | Method::Bitfit | Method::Norms => return None,
             Method::Rein => {
-                AdapterConfig::Rein(ReinConfig { patch, ..ReinConfig::published(n, c) })
+                AdapterConfig::Rein(ReinConfig { patch, ..ReinConfig::of_stages(stages) })
             }
             Method::Lora => AdapterConfig::Lora(LoraConfig::published(n, c)),
             Method::Adaptformer => AdapterConfig::AdaptFormer(AdaptFormerConfig::published(n, c)),
@@ -129,13 +132,27 @@ impl SegmenterConfig {
         let adapter = method.adapter(&backbone);
         let linked = adapter.as_ref().is_some_and(|adapter| adapter.rein().is_some());
         let source = if linked { Queries::Linked } else { Queries::Own };
-        let head = HeadConfig::published(backbone.width(), classes, source);
+        let head = HeadConfig::published(backbone.widths(), classes, source);
         let loss = CriterionConfig::published(classes);
         let objective = ObjectiveConfig::Mask2Former { head, loss };
         let (precision, recompute) = (Precision::F32, RecomputePolicy::None);
         let merge = false;
         SegmenterConfig { backbone, adapter, objective, method, precision, recompute, merge }
     }
+}
+
+/// Purpose of a forward pass, which decides the statistics of batch norms.
+#[derive(Clone, Copy)]
+enum Mode {
+    Training,
+    Evaluation,
+}
+
+/// Whether a parameter is neither changed by training nor computed by an adapter.
+fn frozen(param: &Param) -> bool {
+    let kind = param.kind();
+    let computed = kind.buffer && kind.role == Role::Adapter;
+    !param.trainable() && !kind.running && !computed
 }
 
 /// Backbone, adapter and objective.
@@ -155,6 +172,8 @@ pub struct Segmenter {
     place: Option<(Device, DType)>,
     /// Mapped files whose weights are used in place, without a copy.
     files: Vec<Arc<MappedFile>>,
+    /// Batch norms whose statistics training moves.
+    batch_norms: Vec<Arc<BatchNorm>>,
 }
 
 impl Segmenter {
@@ -178,6 +197,7 @@ impl Segmenter {
         let ignored: Vec<&str> = unused.iter().map(String::as_str).collect();
         let params = root.finish("the network", &ignored)?;
         let (digests, place, files) = (root.digests(), None, root.files());
+        let batch_norms = root.batch_norms();
         Ok(Segmenter {
             backbone,
             adapter,
@@ -189,6 +209,7 @@ impl Segmenter {
             digests,
             place,
             files,
+            batch_norms,
         })
     }
 
@@ -211,7 +232,7 @@ impl Segmenter {
         for (name, param) in &self.params {
             let old = param.master();
             // The fingerprint is of the values before rounding, which are not available later.
-            if !param.trainable() && old.device().is_none() && !self.digests.contains_key(name) {
+            if frozen(param) && old.device().is_none() && !self.digests.contains_key(name) {
                 self.digests.insert(name.clone(), digest(name, &old));
             }
             param.to_device(device, working)?;
@@ -245,7 +266,10 @@ impl Segmenter {
     pub fn unused(config: &SegmenterConfig) -> Vec<String> {
         let linked = config.rein().is_some_and(|rein| rein.link);
         let link = ["transform.weight", "transform.bias", "merge.weight", "merge.bias"];
-        let link = link.iter().filter(|_| !linked).map(|n| format!("backbone.reins.{n}"));
+        let stages = config.backbone.stages().len();
+        let modules = (0..stages).map(|i| if stages > 1 { format!("{i}.") } else { String::new() });
+        let of_module = |i: String| link.map(|name| format!("backbone.reins.{i}{name}"));
+        let link = modules.filter(|_| !linked).flat_map(of_module);
         let backbone = config.backbone.unused().iter().map(|n| format!("backbone.{n}"));
         backbone.chain(link).collect()
     }
@@ -263,10 +287,9 @@ impl Segmenter {
     }
 
     fn modules(root: &Scope, config: SegmenterConfig) -> Result<Modules> {
-        let head = root.sub("decode_head");
         let scope = root.sub("backbone");
-        if config.adapter.as_ref().is_some_and(AdapterConfig::adds_tokens) {
-            config.backbone.takes_tokens()?;
+        if let Some(adapter) = &config.adapter {
+            config.backbone.takes(adapter)?;
         }
         match (config.method, &config.adapter) {
             (Method::Bitfit, _) => scope.tune(|name, _| name.ends_with("bias")),
@@ -277,12 +300,13 @@ impl Segmenter {
         let frozen = scope.role(Role::Backbone).trainable(config.method == Method::Full);
         let backbone = config.backbone.build(&frozen)?;
         let (widths, channels) = (backbone.widths(), config.objective.in_channels());
-        if widths != [channels; 4] {
-            let text = format!("the backbone's maps have {widths:?} channels, the head {channels}");
+        if widths != channels {
+            let text =
+                format!("the backbone's maps have {widths:?} channels, the head {channels:?}");
             return Err(ModelError::Config(text));
         }
         let objective =
-            config.objective.build(&head, config.adapter.as_ref().and_then(AdapterConfig::rein))?;
+            config.objective.build(root, config.adapter.as_ref().and_then(AdapterConfig::rein))?;
         let scope = scope.role(Role::Adapter);
         let mut adapter = config.adapter.map(|adapter| adapter.build(&scope)).transpose()?;
         if let Some(adapter) = adapter.take_if(|_| config.merge) {
@@ -326,18 +350,16 @@ impl Segmenter {
         self.params.values().filter(|p| p.trainable()).cloned().collect()
     }
 
-    /// Parameters that a checkpoint of the trained part has: the trained ones and the constants of
-    /// the adapter.
-    pub fn state(&self) -> Vec<Param> {
-        let kept = |p: &Param| p.kind().buffer && p.kind().role == Role::Adapter;
-        self.params.values().filter(|p| p.trainable() || kept(p)).cloned().collect()
+    /// Parameters that a checkpoint has, by name: those of [`Segmenter::trainable`], running
+    /// statistics, and constants that an adapter has computed.
+    pub fn changing(&self) -> Vec<Param> {
+        self.params.values().filter(|p| !frozen(p)).cloned().collect()
     }
 
     /// Fingerprint of the frozen weights that a checkpoint of the trained part belongs to. It is
     /// the same for every precision, because it is of the values before rounding.
     pub fn backbone_fingerprint(&self) -> String {
-        let frozen = |p: &&Param| !p.trainable() && p.kind().role == Role::Backbone;
-        fingerprint_with(self.params.values().filter(frozen), &self.digests)
+        fingerprint_with(self.params.values().filter(|p| frozen(p)), &self.digests)
     }
 
     /// Result of `f` on the features of `image` `[b, 3, h, w]` (normalised), differentiable.
@@ -349,12 +371,25 @@ impl Segmenter {
         image: &Tensor,
         f: impl FnOnce(&Features) -> Result<R>,
     ) -> Result<R> {
+        self.with_features_of(image, Mode::Evaluation, f)
+    }
+
+    fn with_features_of<R>(
+        &self,
+        image: &Tensor,
+        mode: Mode,
+        f: impl FnOnce(&Features) -> Result<R>,
+    ) -> Result<R> {
         with_recompute_policy(self.recompute, || {
             let step = self.adapter.as_ref().map(|adapter| adapter.step()).transpose()?;
+            let forward = |adapter| match mode {
+                Mode::Training => self.backbone.train(image, adapter),
+                Mode::Evaluation => self.backbone.forward(image, adapter),
+            };
             let levels = match self.method {
                 // Nothing below the head trains, so nothing of it is saved for the backward pass.
-                Method::Freeze => no_grad(|| self.backbone.forward(image, None))?,
-                _ => self.backbone.forward(image, step.as_ref())?,
+                Method::Freeze => no_grad(|| forward(None))?,
+                _ => forward(step.as_ref())?,
             };
             let queries = step.as_ref().and_then(|step| step.queries()).cloned();
             f(&Features { levels, queries, size: [image.dim(2), image.dim(3)] })
@@ -366,7 +401,16 @@ impl Segmenter {
     /// # Errors
     /// An image whose sides are not multiples of the patch.
     pub fn predict(&self, image: &Tensor, loss: &mut dyn StepLoss) -> Result<()> {
-        self.with_features(image, |features| loss.predict(features))
+        self.with_features_of(image, Mode::Training, |features| loss.predict(features))
+    }
+
+    /// Moves running statistics towards those of the batch of the last predictions. Nothing changes if
+    /// `guard`, the loss on a device, is not finite.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn move_statistics(&self, guard: Option<&Tensor>) -> Result<()> {
+        self.batch_norms.iter().try_for_each(|norm| norm.move_running(guard))
     }
 
     /// Class scores of `image` `[b, 3, h, w]`: `[b, k, h, w]`, f32.

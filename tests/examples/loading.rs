@@ -113,8 +113,7 @@ fn load(path: &Path) -> Outcome<()> {
     rayon::broadcast(|_| ());
     let before = resident().ok_or("the system does not tell")?;
     let start = Instant::now();
-    let dict =
-        convert_backbone(StateDict::open(path)?, &named("dinov2-l")?.at(PATCH, GRID).into())?;
+    let dict = convert_backbone(StateDict::open(path)?, &named("dinov2-l")?.at(PATCH, GRID))?;
     let mut tensors: Vec<Tensor> = Vec::new();
     for (name, stored) in dict {
         let floats = stored.checked_float(DType::F32)?;

@@ -29,7 +29,7 @@ fn backbone(fixture: &Fixture) -> Outcome<VitConfig> {
     let config = &fixture.json["config"];
     let (patch, depth) = (config.size("patch_size")?, config.size("depth")?);
     let eva = config.size("swiglu_hidden").is_ok();
-    let base = named(if eva { "eva02-l" } else { "dinov2-l" })?.config.clone();
+    let base = named(if eva { "eva02-l" } else { "dinov2-l" })?.vit()?.clone();
     Ok(VitConfig {
         embed_dim: config.size("embed_dim")?,
         depth,

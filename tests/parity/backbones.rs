@@ -3,7 +3,7 @@
 
 use dressage_engine::{DType, Tensor};
 use dressage_models::adapter::{Adapter, Rein, ReinConfig};
-use dressage_models::backbone::{Backbone, PUBLISHED, Vit, VitConfig};
+use dressage_models::backbone::{Backbone, PUBLISHED, Stage, Vit, VitConfig};
 use dressage_models::params::{Precision, Scope};
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
@@ -89,7 +89,7 @@ fn vit_config(fixture: &Fixture) -> Outcome<VitConfig> {
             // The test reads the blocks one by one.
             Err(_) => [depth - 1; 4],
         },
-        ..PUBLISHED[0].config.clone()
+        ..PUBLISHED[0].vit()?.clone()
     })
 }
 
@@ -97,8 +97,7 @@ pub fn rein_config(fixture: &Fixture, layers: usize) -> Outcome<ReinConfig> {
     let json = &fixture.json;
     let low_rank = json.word("model").contains("LoRAReins");
     Ok(ReinConfig {
-        layers,
-        embed_dim: json.size("w").or_else(|_| json.size("c"))?,
+        stages: vec![Stage { blocks: layers, width: json.size("w").or_else(|_| json.size("c"))? }],
         tokens: json.size("m")?,
         rank: if low_rank { json.size("r")? } else { 0 },
         query_dim: json.size("q")?,
@@ -131,7 +130,8 @@ pub fn dino(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
 /// Compares the adapter: its layers, one after the other, on one sequence with a class token.
 pub fn rein(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let config = rein_config(fixture, fixture.json.size("L")?)?;
-    let (layers, unused): (usize, &[&str]) = (config.layers, if config.link { &[] } else { &LINK });
+    let (layers, unused): (usize, &[&str]) =
+        (config.stages[0].blocks, if config.link { &[] } else { &LINK });
     let scope = scope(fixture, unused);
     let rein = Rein::new(&scope, config)?;
     let step = rein.step()?;

@@ -69,7 +69,7 @@ fn vit_config(keys: &Shapes, prefix: &str) -> Outcome<VitConfig> {
         hidden: keys.of(&name("blocks.0.mlp.fc1.weight"), 0)?,
         registers: 0,
         taps: [depth - 1; 4],
-        ..PUBLISHED[0].config.clone()
+        ..PUBLISHED[0].vit()?.clone()
     })
 }
 
@@ -94,7 +94,7 @@ fn head_config(keys: &Shapes, prefix: &str) -> Outcome<HeadConfig> {
         (name("pixel_decoder.encoder.layers."), name("transformer_decoder.layers."));
     let weights = format!("{encoder}0.self_attn.attention_weights.weight");
     Ok(HeadConfig {
-        in_channels: keys.of(&name("pixel_decoder.input_convs.0.conv.weight"), 1)?,
+        in_channels: [keys.of(&name("pixel_decoder.input_convs.0.conv.weight"), 1)?; 4],
         dim: keys.of(&name("cls_embed.weight"), 1)?,
         mask_width: keys.of(&name("mask_embed.4.weight"), 0)?,
         classes: keys.of(&name("cls_embed.weight"), 0)? - 1,
@@ -174,12 +174,12 @@ fn published(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     }
     let theirs = recorded(&json["LoRAReins"])?;
     let read = rein_config(&theirs, "")?;
-    let config = ReinConfig::published(read.layers, read.embed_dim);
+    let config = ReinConfig::of_stages(read.stages);
     let ours = shapes_of(|s| Ok(Rein::new(s, config).map(|_| ())?))?;
     same(table, "LoRAReins as published", &ours, theirs, &[]);
     let theirs = recorded(&json["DinoVisionTransformer-L"])?;
     let read = vit_config(&theirs, "")?;
-    let config = named("dinov2-l")?.at(read.patch, read.grid);
+    let config = named("dinov2-l")?.vit()?.at(read.patch, read.grid);
     let ours = shapes_of(|s| Ok(Vit::new(s, config).map(|_| ())?))?;
     same(table, "DinoVisionTransformer-L as published", &ours, theirs, &[MASK_TOKEN]);
     Ok(())
@@ -215,7 +215,7 @@ pub fn counts(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         };
         // All of these are large models, and heads differ only with the width of the backbone.
         let classes = recorded.size("head_rest/cls_embed.bias")? - 1;
-        let head = HeadConfig::published(channels, classes, source);
+        let head = HeadConfig::published([channels; 4], classes, source);
         let ours = shapes_of(|s| Ok(Head::new(s, head).map(|_| ())?))?;
         table.equal(&format!("{config}: head"), &[count(&ours)], &[recorded.size("head_total")?]);
     }

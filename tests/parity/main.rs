@@ -16,7 +16,9 @@ mod per_pixel;
 mod pretrained;
 mod rein;
 mod resize;
+mod resnet;
 mod schedule;
+mod semfpn;
 mod settings;
 mod slide;
 mod step;
@@ -74,6 +76,7 @@ fn check_for(fixture: &Fixture) -> Option<Check> {
         m if m.starts_with("reference EVA2") || m.starts_with("timm Eva") => {
             Some(transformers::eva02 as Check)
         }
+        "timm ResNet Bottleneck" => Some(resnet::resnet as Check),
         m if m.starts_with("reference ReinsEVA2") => Some(transformers::rein_eva02 as Check),
         _ => None,
     };
@@ -93,6 +96,8 @@ fn check_for(fixture: &Fixture) -> Option<Check> {
         ("peft", _) => Some(adapters::adapter as Check),
         ("heads", "loss") => Some(loss::loss as Check),
         ("heads", "scores") => Some(loss::scores as Check),
+        ("semfpn", _) if fixture.has("output.window.0") => Some(semfpn::slide as Check),
+        ("semfpn", _) if fixture.has("output.neck.0") => Some(semfpn::neck_and_head as Check),
         ("semfpn", _) if fixture.has("output.loss_ce") => Some(per_pixel::loss as Check),
         _ => None,
     };

@@ -49,7 +49,7 @@ fn config(weights: &StateDict, patch: Option<usize>, grid: Option<usize>) -> Out
         hidden: ffn.hidden(kernel[0], 4.0),
         registers: 0,
         taps: [depth - 1; 4],
-        ..PUBLISHED[0].config.clone()
+        ..PUBLISHED[0].vit()?.clone()
     })
 }
 

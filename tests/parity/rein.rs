@@ -15,7 +15,7 @@ use crate::settings::{self, LINK};
 pub fn layers(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let config = settings::rein(&fixture.json["config"])?;
     let unused: &[&str] = if config.link { &[] } else { &LINK };
-    let n = config.layers;
+    let n = config.stages[0].blocks;
     let scope = Scope::with_weights(
         DType::F32,
         Precision::F32,

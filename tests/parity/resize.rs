@@ -156,7 +156,7 @@ fn at_run_time(fixture: &Fixture, table: &mut Table, case: &Value) -> Outcome<()
         heads: 1,
         taps: [0; 4],
         registers: usize::from(antialias),
-        ..PUBLISHED[0].at(16, g)
+        ..PUBLISHED[0].vit()?.at(16, g)
     };
     let mut weights = StateDict::new("the case");
     weights.insert("pos_embed", with_class_row(&x, c)?);

@@ -96,7 +96,7 @@ fn network(method: Method, tensors: &[Value]) -> Outcome<Shapes> {
     });
     let depth = blocks.max().map_or(4, |last| last + 1);
     let taps = VitConfig::default_taps(depth);
-    let backbone = VitConfig { depth, taps, ..PUBLISHED[0].at(14, 16) };
+    let backbone = VitConfig { depth, taps, ..PUBLISHED[0].vit()?.at(14, 16) };
     let mut config = SegmenterConfig::published(backbone, 19, method);
     if let Some(rein) = config.rein_mut()
         && tensors.iter().any(|t| t.word("name") == "backbone.reins.learnable_tokens")

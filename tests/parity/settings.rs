@@ -2,7 +2,7 @@
 
 use dressage_engine::RecomputePolicy;
 use dressage_models::adapter::{AdapterConfig, ReinConfig};
-use dressage_models::backbone::{Ffn, PUBLISHED, VitConfig};
+use dressage_models::backbone::{Ffn, PUBLISHED, Stage, VitConfig};
 use dressage_models::objective::ObjectiveConfig;
 use dressage_models::objective::mask2former::criterion::CriterionConfig;
 use dressage_models::objective::mask2former::head::{HeadConfig, Queries};
@@ -32,7 +32,7 @@ pub fn vit(config: &Value) -> Outcome<VitConfig> {
         hidden: ffn.hidden(embed_dim, config.number("mlp_ratio")?),
         registers: config.size("num_register_tokens").unwrap_or(0),
         taps: taps.try_into().map_err(|t| format!("{t:?}: four taps are needed"))?,
-        ..PUBLISHED[0].config.clone()
+        ..PUBLISHED[0].vit()?.clone()
     })
 }
 
@@ -44,8 +44,10 @@ pub fn ffn(word: &str) -> Ffn {
 /// Settings of `Reins` and `LoRAReins`.
 pub fn rein(config: &Value) -> Outcome<ReinConfig> {
     Ok(ReinConfig {
-        layers: config.size("num_layers")?,
-        embed_dim: config.size("embed_dims")?,
+        stages: vec![Stage {
+            blocks: config.size("num_layers")?,
+            width: config.size("embed_dims")?,
+        }],
         tokens: config.size("token_length")?,
         rank: match config.word("type") {
             "LoRAReins" => config.size("lora_dim")?,
@@ -66,11 +68,8 @@ pub fn rein(config: &Value) -> Outcome<ReinConfig> {
 pub fn pixel_decoder(config: &Value, outer: &Value) -> Outcome<HeadConfig> {
     let channels = outer.sizes("in_channels")?;
     let layer = "encoder/layer_cfg";
-    if channels.iter().any(|c| *c != channels[0]) {
-        return Err("levels of different widths".into());
-    }
     Ok(HeadConfig {
-        in_channels: channels[0],
+        in_channels: channels.try_into().map_err(|c| format!("{c:?}: four levels are needed"))?,
         dim: outer.size("feat_channels")?,
         mask_width: outer.size("out_channels")?,
         classes: 1,

@@ -47,9 +47,8 @@ pub fn slide(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
 }
 
 fn slide_with(fixture: &Fixture, table: &mut Table, model: &Segmenter) -> Outcome<()> {
-    let classes = model.objective().classes();
-    let image = fixture.floats("input.image")?;
-    let (h, w) = (image.dim(2), image.dim(3));
+    let image = fixture.shape("input.image")?;
+    let (h, w) = (image[2], image[3]);
     let case = &fixture.json["case"];
     let windows = match case.word("mode") {
         "whole" => vec![whole(h, w)],
@@ -58,6 +57,24 @@ fn slide_with(fixture: &Fixture, table: &mut Table, model: &Segmenter) -> Outcom
             grid([h, w], &crop, &stride)?
         }
     };
+    let size: [usize; 2] = match case.sizes("ori_shape")?[..] {
+        [h, w] => [h, w],
+        _ => return Err("ori_shape is no height and width".into()),
+    };
+    windows_of(fixture, table, model, &windows, size)
+}
+
+/// Compares the scores of windows, their average, its resize to `size`, and the classes.
+pub fn windows_of(
+    fixture: &Fixture,
+    table: &mut Table,
+    model: &Segmenter,
+    windows: &[Window],
+    size: [usize; 2],
+) -> Outcome<()> {
+    let classes = model.objective().classes();
+    let image = fixture.floats("input.image")?;
+    let (h, w) = (image.dim(2), image.dim(3));
     table.equal("windows", &[windows.len()], &[fixture.json.size("windows")?]);
     let mut sum = ScoreMap::new(classes, h, w);
     for (i, window) in windows.iter().enumerate() {
@@ -70,10 +87,6 @@ fn slide_with(fixture: &Fixture, table: &mut Table, model: &Segmenter) -> Outcom
     }
     let average = Tensor::from_slice(&sum.finish()?, &[1, classes, h, w])?;
     table.close(fixture, "output.logits", &average)?;
-    let size: [usize; 2] = match case.sizes("ori_shape")?[..] {
-        [h, w] => [h, w],
-        _ => return Err("ori_shape is no height and width".into()),
-    };
     let resized = ops::resize_maps(&average, size)?;
     let resized = ops::reshape(&resized, &[classes, size[0], size[1]])?;
     table.close(fixture, "output.logits_resized", &resized)?;

@@ -147,7 +147,7 @@ fn converted(weights: StateDict, config: &VitConfig) -> Outcome<StateDict> {
 fn config(fixture: &Fixture, family: &str, prefix: &str, names: Names) -> Outcome<VitConfig> {
     let shape = |name: &str| fixture.shape(&format!("{prefix}{name}"));
     let patch = shape(names.patch)?;
-    let base = named(family)?.config.clone();
+    let base = named(family)?.vit()?.clone();
     let (embed_dim, patch) = (patch[0], patch[2]);
     let grid = match names.positions.map(shape).transpose()? {
         Some([1, g, _, _]) => *g,

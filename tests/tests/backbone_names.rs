@@ -23,7 +23,7 @@ fn config(ffn: Ffn, registers: usize) -> VitConfig {
         ffn,
         registers,
         taps: [0, 1, 1, 2],
-        ..PUBLISHED[0].at(4, 3)
+        ..PUBLISHED[0].vit().expect("a ViT").at(4, 3)
     }
 }
 

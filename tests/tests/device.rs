@@ -28,7 +28,7 @@ fn vit(ffn: Ffn) -> VitConfig {
         hidden: ffn.hidden(WIDTH, 2.0),
         registers: 0,
         taps: [0; 4],
-        ..PUBLISHED[0].config.clone()
+        ..PUBLISHED[0].vit().expect("a ViT").clone()
     }
 }
 
@@ -44,7 +44,7 @@ fn head(queries: usize, mask_width: usize) -> HeadConfig {
         encoder_ffn: 96,
         decoder_layers: 3,
         decoder_ffn: 96,
-        ..HeadConfig::published(WIDTH, 3, Queries::Linked)
+        ..HeadConfig::published([WIDTH; 4], 3, Queries::Linked)
     }
 }
 

@@ -30,6 +30,9 @@ const SMALL: [&str; 7] = [
     "run.precision=f32",
 ];
 
+/// A head with running statistics and dropout.
+const SEMFPN: &[&str] = &["head.kind=semfpn", "head.fpn_width=16", "run.precision=bf16"];
+
 /// Number of steps that are launched directly before the first capture.
 const WARM: usize = 2;
 
@@ -113,6 +116,7 @@ fn steps_as_graphs_give_the_bits_of_direct_steps() {
         &["model.method=full"],
         &["head.kind=per-pixel", "run.precision=bf16"],
         &["head.kind=per-pixel", "model.method=full"],
+        SEMFPN,
     ] {
         let mut pair = Pair::new(more);
         let [there, directly] = pair.trainers.each_ref().map(device);
@@ -156,8 +160,13 @@ fn steps_as_graphs_give_the_bits_of_direct_steps() {
 
 #[test]
 fn a_run_that_was_saved_and_resumed_ends_in_the_same_state() {
+    saved_and_resumed(&[]);
+    saved_and_resumed(SEMFPN);
+}
+
+fn saved_and_resumed(more: &[&str]) {
     let dir = tempfile::tempdir().expect("folder");
-    let mut first = trainer(dir.path(), true, &[], false);
+    let mut first = trainer(dir.path(), true, more, false);
     for batch in batches(&first, 4) {
         first.queue(&batch).expect("queued");
     }
@@ -165,8 +174,8 @@ fn a_run_that_was_saved_and_resumed_ends_in_the_same_state() {
     // A checkpoint in between moves no buffer.
     first.save().expect("saved");
     let rest = batches(&first, 4);
-    let mut resumed = trainer(dir.path(), true, &[], true);
-    let mut directly = trainer(dir.path(), false, &[], true);
+    let mut resumed = trainer(dir.path(), true, more, true);
+    let mut directly = trainer(dir.path(), false, more, true);
     let graphs = device(&first).counters().graphs;
     for trainer in [&mut first, &mut resumed, &mut directly] {
         for batch in &rest {

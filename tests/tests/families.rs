@@ -56,7 +56,7 @@ fn every_family_loads_strictly_under_the_names_of_each_source() {
         if !loaded.insert(published.backbone) {
             let config = named(published.backbone).expect("known").at(16, 32);
             let dict = StateDict::open_network(&path).expect("opened");
-            let dict = convert_backbone(dict, &config.clone().into()).expect("converted");
+            let dict = convert_backbone(dict, &config).expect("converted");
             let shapes = counts::backbone(config).expect("shapes").into_iter();
             let wanted = shapes.map(|(name, param)| (name, param.shape)).collect();
             let difference = Difference::of(&dict.renamed("backbone.", ""), &wanted);

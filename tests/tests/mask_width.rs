@@ -44,7 +44,7 @@ fn config(mask_width: usize) -> HeadConfig {
         encoder_ffn: 16,
         decoder_layers: 2,
         decoder_ffn: 16,
-        ..HeadConfig::published(IN, 9, Queries::Own)
+        ..HeadConfig::published([IN; 4], 9, Queries::Own)
     }
 }
 

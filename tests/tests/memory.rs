@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard};
 use common::recipe;
 use dressage_engine::memory::{self, CATEGORIES, Category, usage, usage_on};
 use dressage_engine::{DType, Gradients, Param, Tensor, backward};
-use dressage_models::backbone::{BackboneConfig, Vit};
+use dressage_models::backbone::Vit;
 use dressage_models::objective::Targets;
 use dressage_models::params::Scope;
 use dressage_models::{Method, Segmenter};
@@ -242,7 +242,8 @@ fn a_frozen_backbone_keeps_nothing_of_its_blocks() {
 
 /// The backbone of a recipe, alone.
 fn vit(recipe: &Recipe) -> Vit {
-    let BackboneConfig::Vit(config) = network::config(recipe).expect("sizes").backbone;
+    let backbone = network::config(recipe).expect("sizes").backbone;
+    let config = backbone.vit().expect("a ViT").clone();
     let scope = Scope::new(DType::F32, 1).trainable(recipe.model.method == Method::Full);
     Vit::new(&scope, config).expect("backbone")
 }

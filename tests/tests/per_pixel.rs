@@ -1,4 +1,5 @@
-//! Training, evaluation and files of the per-pixel head.
+//! Training, evaluation and files of the heads with a loss of every pixel: the per-pixel head and the
+//! semantic FPN.
 
 mod common;
 
@@ -7,7 +8,7 @@ use std::path::Path;
 use common::recipe;
 use dressage_engine::{DType, Device, Tensor};
 use dressage_models::objective::Targets;
-use dressage_models::weights::{HeadIn, StateDict};
+use dressage_models::weights::{HeadIn, StateDict, write_summed};
 use dressage_train::interrupt::Interrupt;
 use dressage_train::network;
 use dressage_train::recipe::Recipe;
@@ -32,18 +33,22 @@ fn losses(trainer: &mut Trainer) -> Vec<f32> {
 
 #[test]
 fn three_steps_have_the_losses_of_the_host_on_a_device() {
-    for method in ["freeze", "rein", "full"] {
-        let method = format!("model.method={method}");
+    let per_pixel = ["freeze", "rein", "full"].map(|method| (method, "per-pixel"));
+    for (method, kind) in per_pixel.into_iter().chain([("rein", "semfpn"), ("full", "semfpn")]) {
+        let (method, kind) = (format!("model.method={method}"), format!("head.kind={kind}"));
         let dirs = [(); 2].map(|()| tempfile::tempdir().expect("folder"));
         let places = [&["run.device=cpu"][..], &["run.device=virtual", "run.precision=f32"]];
         let run = |i: usize| {
-            let recipe = small(dirs[i].path(), &[places[i], &[&method]].concat());
+            let recipe = small(
+                dirs[i].path(),
+                &[places[i], &[&method, &kind, "head.fpn_width=24"]].concat(),
+            );
             losses(&mut Trainer::new(recipe, false).expect("trainer"))
         };
         let (here, there) = (run(0), run(1));
         assert!(here[0] > 0.1, "{here:?}");
         for (a, b) in here.iter().zip(&there) {
-            assert!((a - b).abs() <= 2e-4 * a, "{method}: {here:?} here, {there:?} there");
+            assert!((a - b).abs() <= 2e-4 * a, "{method}, {kind}: {here:?} here, {there:?} there");
         }
     }
 }
@@ -125,4 +130,61 @@ fn settings_that_need_queries_are_refused() {
     let other = common::recipe(dir.path(), &["augment.crop=32", "train.batch=2", "train.steps=4"]);
     let error = Trainer::new(other, true).err().expect("refused");
     assert!(error.to_string().contains("head.kind"), "{error}");
+}
+
+/// Values of a running statistic.
+fn statistic(trainer: &Trainer, name: &str) -> Vec<f32> {
+    let param = &trainer.model().params()[name];
+    param.master().to_host().expect("host").data::<f32>().expect("f32").to_vec()
+}
+
+#[test]
+fn statistics_of_the_semantic_fpn_are_in_its_files() {
+    const MEAN: &str = "decode_head.scale_heads.3.4.bn.running_mean";
+    let dir = tempfile::tempdir().expect("folder");
+    let more = ["head.kind=semfpn", "head.fpn_width=24", "model.method=freeze"];
+    let mut trainer = Trainer::new(small(dir.path(), &more), false).expect("trainer");
+    let fingerprint = trainer.model().backbone_fingerprint();
+    let start = statistic(&trainer, MEAN);
+    assert_eq!(start, vec![0.0; 24]);
+    losses(&mut trainer);
+    let moved = statistic(&trainer, MEAN);
+    assert!(moved.iter().all(|mean| *mean != 0.0), "{moved:?}");
+    assert_eq!(trainer.model().backbone_fingerprint(), fingerprint);
+    // An evaluation leaves them as they are.
+    let image = Tensor::from_slice(&vec![0.25f32; 3 * 32 * 64], &[1, 3, 32, 64]).expect("image");
+    let want = trainer.model().scores(&image).expect("scores");
+    assert_eq!(statistic(&trainer, MEAN), moved);
+    let saved = trainer.save().expect("saved");
+    let dict = StateDict::open(&saved).expect("checkpoint");
+    let classes = trainer.model().objective().classes();
+    assert_eq!(HeadIn::of(&dict), Some(HeadIn::SemFpn { classes, neck: 32, channels: 24 }));
+    drop(trainer);
+    let resumed = Trainer::new(small(dir.path(), &more), true).expect("resumed");
+    assert_eq!(statistic(&resumed, MEAN), moved);
+    // Files of the reference also count batches, which is of no use here.
+    let mut dict = dressage_train::checkpoint::trained(dict);
+    let counted = Tensor::from_slice(&[3i32], &[]).expect("a count");
+    dict.insert(MEAN.replace("running_mean", "num_batches_tracked"), counted);
+    let file = dir.path().join("exported.safetensors");
+    let tensors: Vec<_> = dict.iter().map(|(name, t)| (name.as_str(), t, t.kind())).collect();
+    let mut out = std::fs::File::create(&file).expect("a file");
+    write_summed(tensors, &[], &mut out).expect("written");
+    let checkpoint = format!("model.checkpoint={}", file.display());
+    let model = network::build(&small(dir.path(), &[&more[..], &[&checkpoint]].concat()));
+    let same = model.expect("network").scores(&image).expect("scores");
+    assert_eq!(same.data::<f32>().expect("f32"), want.data::<f32>().expect("f32"));
+}
+
+#[test]
+fn the_seed_decides_what_is_dropped() {
+    let run = |seed: &str, rate: &str| {
+        let dir = tempfile::tempdir().expect("folder");
+        let own = ["head.kind=semfpn", "model.method=freeze", "train.batch=2", seed, rate];
+        let mut trainer = Trainer::new(small(dir.path(), &own), false).expect("trainer");
+        losses(&mut trainer)
+    };
+    let half = run("train.seed=1", "head.dropout=0.5");
+    assert_eq!(half, run("train.seed=1", "head.dropout=0.5"));
+    assert_ne!(half, run("train.seed=1", "head.dropout=0"));
 }

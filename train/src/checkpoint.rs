@@ -1,4 +1,4 @@
-//! Checkpoints: trained parameters, optimiser, step, and fingerprint of the frozen weights.
+//! Checkpoints: trained parameters, running statistics, optimiser, step, and fingerprint of the frozen weights.
 //!
 //! Each checkpoint is one safetensors file, `checkpoints/step-000500.safetensors`. Random numbers
 //! are a function of seed and step, so these two are the whole random state, including the order of
@@ -110,7 +110,7 @@ pub fn save(
         settings: settings(recipe),
     };
     let stored = |p: &Param| Ok((p.name().to_string(), p.master().detach().to_host()?));
-    let mut tensors = model.state().iter().map(stored).collect::<Result<Vec<_>>>()?;
+    let mut tensors = model.changing().iter().map(stored).collect::<Result<Vec<_>>>()?;
     tensors.extend(optimiser.tensors()?);
     for (name, tensor) in &tensors {
         if let Some(what) = finite::fault(name, tensor)? {
@@ -262,7 +262,7 @@ pub fn restore(path: &Path, notes: &Notes, dict: &mut StateDict, model: &Segment
         )));
     }
     let float = |t: dressage_models::weights::Stored| t.to_float(DType::F32).transpose();
-    for param in model.state() {
+    for param in model.changing() {
         let name = param.name();
         let value = dict
             .take(name)

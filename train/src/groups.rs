@@ -190,7 +190,7 @@ mod tests {
             vec![rule("head", 2.0, 0.5), rule("head.norm", 3.0, 1.0), rule("aaaa", 5.0, 1.0)];
         let groups = ParamGroups::new(rules, 0.0);
         let at = |name: &str, norm: bool| {
-            let s = groups.setting(name, ParamKind { role: Role::Head, norm, buffer: false });
+            let s = groups.setting(name, ParamKind { norm, ..ParamKind::default() });
             (s.lr_mult, s.decay_mult)
         };
         assert_eq!(at("head.norm.weight", true), (3.0, 1.0));
@@ -204,7 +204,7 @@ mod tests {
     fn a_slow_backbone_keeps_its_decay() {
         let groups = ParamGroups::of(Method::Full).with_backbone_lr_mult(0.1);
         let kind = |role| ParamKind { role, ..ParamKind::default() };
-        let norm = ParamKind { role: Role::Backbone, norm: true, buffer: false };
+        let norm = ParamKind { norm: true, ..kind(Role::Backbone) };
         let norm = groups.setting("backbone.blocks.0.norm1.weight", norm);
         assert_eq!((norm.lr_mult, norm.decay_mult), (0.1, 0.0));
         assert_eq!(groups.setting("backbone.pos_embed", kind(Role::Backbone)).decay_mult, 1.0);

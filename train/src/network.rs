@@ -9,11 +9,12 @@ use dressage_kernels::ops::adamw::AdamW;
 use dressage_models::adapter::{
     self, AdaptFormerConfig, AdapterConfig, Decomposition, LoraConfig, ReinConfig,
 };
-use dressage_models::backbone::{BackboneConfig, VitConfig};
+use dressage_models::backbone::{BackboneConfig, ConvNextConfig, ResNetConfig, VitConfig};
 use dressage_models::objective::ObjectiveConfig;
 use dressage_models::objective::mask2former::criterion::CriterionConfig;
 use dressage_models::objective::mask2former::head::{HeadConfig, Queries};
 use dressage_models::objective::per_pixel::PerPixelConfig;
+use dressage_models::objective::semfpn::SemFpnConfig;
 use dressage_models::weights::{
     Difference, Fitted, HeadIn, StateDict, Stored, convert_backbone, fitted, recognise,
     refuse_part, same_size,
@@ -35,7 +36,7 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         setting: "model.taps",
         what: format!("names {} blocks, but the head needs 4", m.taps.len()),
     })?;
-    let backbone = VitConfig {
+    let vit = |base: &VitConfig| VitConfig {
         embed_dim: m.embed_dim,
         depth: m.depth,
         heads: m.heads,
@@ -46,9 +47,24 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         registers: m.registers,
         tap_norm: m.tap_norm,
         taps,
-        ..recipe::base(&m.backbone).config.clone()
+        ..base.clone()
     };
-    let backbone: BackboneConfig = backbone.into();
+    let backbone = match &recipe::base(&m.backbone).config {
+        BackboneConfig::Vit(base) => BackboneConfig::Vit(vit(base)),
+        BackboneConfig::ConvNext(_) => {
+            BackboneConfig::ConvNext(ConvNextConfig::doubling(m.embed_dim, stages(recipe)?))
+        }
+        BackboneConfig::ResNet(base) => {
+            // The maps of a stage have more channels than its bottlenecks, and the first of these
+            // as many as the stem.
+            let width = m.embed_dim * base.widths[0] / base.stages()[0].width;
+            BackboneConfig::ResNet(ResNetConfig {
+                dilated: m.dilated,
+                frozen_statistics: m.frozen_statistics,
+                ..ResNetConfig::doubling(m.stem, width, stages(recipe)?)
+            })
+        }
+    };
     let mut adapter = m.method.adapter(&backbone);
     match &mut adapter {
         None => {}
@@ -86,7 +102,7 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
     }
     let linked = adapter.as_ref().and_then(AdapterConfig::rein).is_some_and(|rein| rein.link);
     let head = HeadConfig {
-        in_channels: m.embed_dim,
+        in_channels: backbone.widths(),
         dim: h.width,
         mask_width: h.mask_width,
         classes: recipe.classes(),
@@ -103,14 +119,29 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
     let objective = match h.kind {
         HeadKind::Mask2former => ObjectiveConfig::Mask2Former { head, loss: criterion(recipe) },
         HeadKind::PerPixel => ObjectiveConfig::PerPixel(PerPixelConfig {
-            in_channels: m.embed_dim,
-            taps: taps.len(),
+            in_channels: backbone.widths().to_vec(),
             classes: recipe.classes(),
+        }),
+        HeadKind::Semfpn => ObjectiveConfig::SemFpn(SemFpnConfig {
+            in_channels: backbone.widths(),
+            neck: h.width,
+            channels: h.fpn_width,
+            classes: recipe.classes(),
+            dropout: h.dropout,
         }),
     };
     let (method, precision, recompute) = (m.method, m.precision, recipe.train.recompute);
     let merge = m.merge_adapter;
     Ok(SegmenterConfig { backbone, adapter, objective, method, precision, recompute, merge })
+}
+
+/// Blocks of each stage of a backbone that has several.
+fn stages(recipe: &Recipe) -> Result<[usize; 4]> {
+    let stages = &recipe.model.stages;
+    stages.as_slice().try_into().map_err(|_| TrainError::Setting {
+        setting: "model.stages",
+        what: format!("names {} stages, but {} has 4", stages.len(), recipe.model.backbone),
+    })
 }
 
 /// Builds the network. The backbone comes from the recipe's weights file, or from the seed if it

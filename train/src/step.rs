@@ -260,6 +260,7 @@ impl Trainer {
         clock.lap();
         let updating = range("optimiser");
         self.torn = true;
+        self.model.move_statistics(None)?;
         self.optimiser.step(context.lr, &mut grads, None)?;
         drop(updating);
         drop(grads);
@@ -339,6 +340,7 @@ impl Trainer {
         buffers.loss_readback.copy_into(1, &values)?;
         let mut grads = backward_from(total, buffers.one.clone())?;
         let _range = range("optimiser");
+        self.model.move_statistics(Some(&guard))?;
         update(&mut self.optimiser, &mut grads, &guard)
     }
 

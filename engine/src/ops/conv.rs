@@ -1,6 +1,7 @@
 //! Convolutions of channels-last maps.
 
 use dressage_kernels::ops::conv2d::{self, Conv2d};
+use dressage_kernels::ops::depthwise_conv::{self, DepthwiseConv};
 use dressage_kernels::ops::patch_embed::{self, PatchEmbed};
 
 use super::{expect_shape, shape_error};
@@ -20,6 +21,21 @@ pub fn conv2d(
     stride: usize,
     pad: usize,
 ) -> Result<Tensor> {
+    conv2d_dilated(x, weight, bias, stride, pad, 1)
+}
+
+/// [`conv2d`] whose kernel reads every `dilation`-th pixel.
+///
+/// # Errors
+/// Errors of [`conv2d`].
+pub fn conv2d_dilated(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    stride: usize,
+    pad: usize,
+    dilation: usize,
+) -> Result<Tensor> {
     let &[b, h, w, ci] = x.shape() else {
         return Err(shape_error("conv2d", "x", "[b, h, w, c]", x));
     };
@@ -32,7 +48,7 @@ pub fn conv2d(
     if let Some(bias) = bias {
         expect_shape("conv2d", "bias", bias, &[co])?;
     }
-    let size = Conv2d { b, h, w, ci, co, kh, kw, stride, pad };
+    let size = Conv2d { b, h, w, ci, co, kh, kw, stride, pad, dilation };
     let (ho, wo) = size.output()?;
     let mut y = x.empty_like(&[b, ho, wo, co])?;
     call!(x, &size, |M, T| conv2d::Forward::<M, T> {
@@ -42,6 +58,37 @@ pub fn conv2d(
         y: M::write(&mut y)?,
     })?;
     Ok(conv_record(Size::Conv(size), y, x, weight, bias))
+}
+
+/// Convolution of each channel of x `[b, h, w, c]` with a kernel of its own, `weight` `[c, 1, k, k]`,
+/// with stride 1. The result is `[b, ho, wo, c]`.
+///
+/// # Errors
+/// Shapes that do not fit; padding that is not less than the kernel; a type without a kernel.
+pub fn depthwise_conv(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    pad: usize,
+) -> Result<Tensor> {
+    let &[b, h, w, c] = x.shape() else {
+        return Err(shape_error("depthwise_conv", "x", "[b, h, w, c]", x));
+    };
+    let k = weight.last_dim();
+    expect_shape("depthwise_conv", "weight", weight, &[c, 1, k, k])?;
+    if let Some(bias) = bias {
+        expect_shape("depthwise_conv", "bias", bias, &[c])?;
+    }
+    let size = DepthwiseConv { b, h, w, c, k, pad };
+    let (ho, wo) = size.output()?;
+    let mut y = x.empty_like(&[b, ho, wo, c])?;
+    call!(x, &size, |M, T| depthwise_conv::Forward::<M, T> {
+        x: M::read(x)?,
+        weight: M::read(weight)?,
+        bias: M::read_if(bias)?,
+        y: M::write(&mut y)?,
+    })?;
+    Ok(conv_record(Size::Depthwise(size), y, x, weight, bias))
 }
 
 /// Embeds the non-overlapping patches of an image `[b, 3, h, w]` with a kernel `[c, 3, p, p]`. The
@@ -76,6 +123,7 @@ pub fn patch_embed(image: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Re
 #[derive(Clone, Copy)]
 enum Size {
     Conv(Conv2d),
+    Depthwise(DepthwiseConv),
     Patch(PatchEmbed),
 }
 
@@ -112,7 +160,10 @@ struct ConvSaved {
 
 impl Backward for ConvSaved {
     fn name(&self) -> &'static str {
-        "conv2d"
+        match self.size {
+            Size::Depthwise(_) => "depthwise_conv",
+            _ => "conv2d",
+        }
     }
 
     fn backward(self: Box<Self>, dy: Tensor, grads: &mut Gradients) -> Result<()> {
@@ -143,6 +194,11 @@ impl ConvSaved {
                 dy: M::read(dy)?,
                 dx: M::write(dx)?,
             }),
+            Size::Depthwise(size) => call!(dy, size, |M, T| depthwise_conv::Backward::<M, T> {
+                weight: M::read(weight)?,
+                dy: M::read(dy)?,
+                dx: M::write(dx)?,
+            }),
             Size::Patch(size) => call!(dy, size, |M, T| patch_embed::Backward::<M, T> {
                 weight: M::read(weight)?,
                 dy: M::read(dy)?,
@@ -166,6 +222,14 @@ impl ConvSaved {
                 dweight: M::write_if(dw)?,
                 dbias: M::write_if(db)?,
             }),
+            Size::Depthwise(size) => {
+                call!(dy, size, |M, T| depthwise_conv::ParameterGradients::<M, T> {
+                    x: M::read_if(x)?,
+                    dy: M::read(dy)?,
+                    dweight: M::write_if(dw)?,
+                    dbias: M::write_if(db)?,
+                })
+            }
             Size::Patch(size) => call!(dy, size, |M, T| patch_embed::ParameterGradients::<M, T> {
                 x: M::read_if(x)?,
                 dy: M::read(dy)?,

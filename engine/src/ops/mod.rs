@@ -8,7 +8,9 @@
 mod activation;
 mod add;
 mod attention;
+mod batch_norm;
 mod cast;
+mod channel_scale;
 mod conv;
 mod deform;
 mod feed_forward;
@@ -20,6 +22,7 @@ mod losses;
 mod masks;
 mod matching;
 mod matmul;
+mod max_pool;
 mod norm;
 mod pixel_loss;
 mod points;
@@ -35,8 +38,10 @@ mod view;
 pub use activation::{gelu, quick_gelu, relu, swiglu};
 pub use add::{add, residual};
 pub use attention::{attention, self_attention};
+pub use batch_norm::{BatchStatistics, batch_norm, batch_norm_by};
 pub use cast::cast;
-pub use conv::{conv2d, patch_embed};
+pub use channel_scale::channel_scale;
+pub use conv::{conv2d, conv2d_dilated, depthwise_conv, patch_embed};
 pub use deform::ms_deform_attn;
 pub use feed_forward::{Layer, feed_forward};
 pub use fused::{Activated, Norm, linear_residual, norm_linear};
@@ -49,6 +54,7 @@ pub use matching::{
     LabelMasks, Matching, match_cost, sample_labels, semantic_scores, uncertain_points,
 };
 pub use matmul::matmul;
+pub use max_pool::max_pool;
 pub use norm::{group_norm, layer_norm};
 pub use pixel_loss::pixel_loss;
 pub use points::{mask_rows, point_sample};
@@ -57,7 +63,7 @@ pub use rein::{ReinParts, rein, token_link};
 pub use reorder::reorder_rows;
 pub use resize::{
     resize_bicubic, resize_bicubic_antialiased, resize_bicubic_by_factor, resize_by_factor,
-    resize_maps, resize_to,
+    resize_maps, resize_nearest, resize_to,
 };
 pub use row_width::row_width;
 pub use softmax::softmax;

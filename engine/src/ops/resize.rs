@@ -42,6 +42,14 @@ pub fn resize_maps(x: &Tensor, size: [usize; 2]) -> Result<Tensor> {
     super::reshape(&y, &shape)
 }
 
+/// Nearest-neighbour resize of channels-last maps `[b, h, w, c]` to `[b, height, width, c]`.
+///
+/// # Errors
+/// Errors of [`resize_by_factor`].
+pub fn resize_nearest(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+    resample(x, [height, width], Mode::Nearest, [Step::Size; 2])
+}
+
 /// Bicubic (a = -0.75) resize of `[b, h, w, c]` by `factor` to `size`. DINOv2's position table uses
 /// it, with the factor (n + 0.1)/g.
 ///

@@ -248,14 +248,36 @@ pub fn norms_and_convolutions() -> Vec<Case> {
         case("group_norm", &[&[2, 3, 2, 6], &[6], &[6]], 1.0, |x| {
             ops::group_norm(&x[0], &x[1], &x[2], 3, 1e-5)
         }),
+        case("batch_norm", &[&[2, 3, 2, 4], &[4], &[4]], 1.0, |x| {
+            Ok(ops::batch_norm(&x[0], &x[1], &x[2], 1e-5)?.0)
+        }),
+        case("batch_norm_by", &[&[2, 3, 2, 4], &[4], &[4]], 1.0, |x| {
+            let mean = like(&x[0], &[0.5, -0.25, 0.0, 2.0], &[4])?;
+            let var = like(&x[0], &[0.5, 1.0, 0.125, 3.0], &[4])?;
+            ops::batch_norm_by(&x[0], [&x[1], &x[2]], [&mean, &var], 1e-5)
+        }),
+        exact("channel_scale", &[&[2, 3, 2, 4]], 1.0, |x| {
+            let factor = like(&x[0], &[1.5, 0.0, -0.75, 1.0, 2.0, 0.0, 0.25, 3.0], &[2, 4])?;
+            ops::channel_scale(&x[0], &factor)
+        }),
+        exact("max_pool", &[&[2, 5, 4, 3]], 1.0, |x| ops::max_pool(&x[0], 3, 2, 1)),
         case("conv2d 3x3, pad 1", &[&[2, 4, 5, 3], &[2, 3, 3, 3], &[2]], 2.0, |x| {
             ops::conv2d(&x[0], &x[1], Some(&x[2]), 1, 1)
         }),
         case("conv2d 3x3, stride 2", &[&[1, 5, 6, 2], &[3, 2, 3, 3]], 2.0, |x| {
             ops::conv2d(&x[0], &x[1], None, 2, 1)
         }),
+        case("conv2d_dilated 3x3", &[&[1, 6, 5, 3], &[2, 3, 3, 3]], 2.0, |x| {
+            ops::conv2d_dilated(&x[0], &x[1], None, 1, 2, 2)
+        }),
         case("conv2d 1x1", &[&[1, 3, 2, 4], &[3, 4, 1, 1], &[3]], 2.0, |x| {
             ops::conv2d(&x[0], &x[1], Some(&x[2]), 1, 0)
+        }),
+        case("depthwise_conv 7x7, pad 3", &[&[2, 4, 5, 3], &[3, 1, 7, 7], &[3]], 2.0, |x| {
+            ops::depthwise_conv(&x[0], &x[1], Some(&x[2]), 3)
+        }),
+        case("depthwise_conv 3x3, no bias", &[&[1, 3, 4, 8], &[8, 1, 3, 3]], 1.0, |x| {
+            ops::depthwise_conv(&x[0], &x[1], None, 1)
         }),
         case("patch_embed", &[&[2, 3, 4, 6], &[5, 3, 2, 2], &[5]], 2.0, |x| {
             ops::patch_embed(&x[0], &x[1], Some(&x[2]))
@@ -303,6 +325,7 @@ pub fn copies_and_resampling() -> Vec<Case> {
         case("resize by 4", &[&[1, 3, 2, 3]], 1.0, |x| ops::resize_by_factor(&x[0], 4.0)),
         case("resize by 0.5, odd", &[&[2, 5, 7, 2]], 1.0, |x| ops::resize_by_factor(&x[0], 0.5)),
         case("resize to a size", &[&[1, 5, 3, 2]], 1.0, |x| ops::resize_to(&x[0], 3, 7)),
+        exact("resize_nearest", &[&[1, 3, 5, 2]], 1.0, |x| ops::resize_nearest(&x[0], 7, 4)),
         case("resize planar maps", &[&[2, 2, 3, 5]], 1.0, |x| ops::resize_maps(&x[0], [7, 4])),
         case("resize bicubic by factor", &[&[1, 4, 4, 3]], 1.0, |x| {
             ops::resize_bicubic_by_factor(&x[0], [2.1 / 4.0, 5.1 / 4.0], [2, 5])

@@ -36,10 +36,11 @@ use crate::check::checks::Checked;
 use crate::check::{noise, worst_error, worst_of};
 use crate::device::{Buffer, Device, Float};
 use crate::ops::{
-    activation, adamw, add, attention, attention_mask, class_loss, conv2d, gather_rows, group_norm,
-    layer_norm, linear, mask_loss, match_cost, matmul, ms_deform_attn, patch_embed, pixel_loss,
-    point_sample, reduce, rein, relative_position, residual, resize, rotary, row_width,
-    semantic_scores, softmax, swiglu, token_link, transpose, uncertain_points, uniform,
+    activation, adamw, add, attention, attention_mask, batch_norm, channel_scale, class_loss,
+    conv2d, depthwise_conv, gather_rows, group_norm, layer_norm, linear, mask_loss, match_cost,
+    matmul, max_pool, ms_deform_attn, patch_embed, pixel_loss, point_sample, reduce, rein,
+    relative_position, residual, resize, rotary, row_width, semantic_scores, softmax, swiglu,
+    token_link, transpose, uncertain_points, uniform,
 };
 
 /// Checks of the virtual GPU at every instruction of a kernel. A finding is an error of the launch.
@@ -295,8 +296,11 @@ pub fn all() -> Vec<Kernels> {
         adamw::verify::KERNELS,
         Kernels::of::<attention_mask::AttentionMask>(),
         attention::checks::KERNELS,
+        Kernels::of::<batch_norm::BatchNorm>(),
+        Kernels::of::<channel_scale::ChannelScale>(),
         Kernels::of::<class_loss::ClassLoss>(),
         Kernels::of::<conv2d::Conv2d>(),
+        Kernels::of::<depthwise_conv::DepthwiseConv>(),
         Kernels::of::<gather_rows::GatherRows>(),
         Kernels::of::<group_norm::GroupNorm>(),
         Kernels::of::<layer_norm::LayerNorm>(),
@@ -304,6 +308,7 @@ pub fn all() -> Vec<Kernels> {
         Kernels::of::<mask_loss::MaskLoss>(),
         Kernels::of::<match_cost::MatchCost>(),
         matmul::verify::KERNELS,
+        Kernels::of::<max_pool::MaxPool>(),
         Kernels::of::<ms_deform_attn::MsDeformAttn>(),
         Kernels::of::<patch_embed::PatchEmbed>(),
         Kernels::of::<pixel_loss::PixelLoss>(),

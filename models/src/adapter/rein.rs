@@ -6,6 +6,7 @@ use std::sync::Arc;
 use dressage_engine::{DType, Param, Tensor, ops, range};
 
 use super::{Adapter, AdapterStep};
+use crate::backbone::Stage;
 use crate::layers::Linear;
 use crate::params::{Init, Scope};
 use crate::{ModelError, Result};
@@ -13,10 +14,9 @@ use crate::{ModelError, Result};
 /// Sizes and switches of Rein.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReinConfig {
-    /// Layers N, one per refined block.
-    pub layers: usize,
-    /// Feature width c.
-    pub embed_dim: usize,
+    /// Layers N, one per refined block, and feature width c of each stage of the backbone. Each
+    /// stage has tokens and MLPs of its own; the linked queries of all stages are added.
+    pub stages: Vec<Stage>,
     /// Tokens m.
     pub tokens: usize,
     /// Rank r of the tokens (eq. 12); 0 for free tokens.
@@ -42,9 +42,13 @@ pub struct ReinConfig {
 impl ReinConfig {
     /// The published settings: 100 tokens of rank 16, queries of 256, linked, shared, scale 0.001.
     pub fn published(layers: usize, embed_dim: usize) -> ReinConfig {
+        ReinConfig::of_stages(vec![Stage { blocks: layers, width: embed_dim }])
+    }
+
+    /// [`ReinConfig::published`] for a backbone of several stages.
+    pub fn of_stages(stages: Vec<Stage>) -> ReinConfig {
         ReinConfig {
-            layers,
-            embed_dim,
+            stages,
             tokens: 100,
             rank: 16,
             query_dim: 256,
@@ -71,13 +75,12 @@ struct Projection {
 }
 
 impl Projection {
-    fn new(scope: &Scope, config: &ReinConfig, output: usize, init: Init) -> Projection {
-        let c = config.embed_dim;
-        if config.share {
+    fn new(scope: &Scope, stage: Stage, share: bool, output: usize, init: Init) -> Projection {
+        let Stage { blocks: n, width: c } = stage;
+        if share {
             let weight = scope.param("weight", &[output, c], init.clone());
             return Projection { weight, bias: scope.param("bias", &[output], init), shared: true };
         }
-        let n = config.layers;
         Projection {
             weight: scope.param("weight", &[n, output, c], init.clone()),
             bias: scope.param("bias", &[n, output], init),
@@ -113,6 +116,12 @@ impl Projection {
 /// The adapter.
 pub struct Rein {
     config: ReinConfig,
+    stages: Vec<Module>,
+}
+
+/// Tokens and MLPs of one stage.
+struct Module {
+    stage: Stage,
     tokens: Tokens,
     scale: Option<Param>,
     token2feat: Projection,
@@ -121,16 +130,52 @@ pub struct Rein {
 }
 
 impl Rein {
-    /// Gets every parameter from `scope` (the reference's `backbone.reins.`), initialised as in
-    /// spec backbones §5.1.
+    /// Gets every parameter from `scope` (the reference's `backbone.reins.`, with the number of the
+    /// stage where there are several), initialised as in spec backbones §5.1.
     ///
     /// # Errors
     /// Fewer than two tokens: the first never reaches the features.
     pub fn new(scope: &Scope, config: ReinConfig) -> Result<Rein> {
-        let (n, m, r, c) = (config.layers, config.tokens, config.rank, config.embed_dim);
-        if m < 2 {
-            return Err(ModelError::Config(format!("rein needs at least 2 tokens, not {m}")));
+        if config.tokens < 2 {
+            let text = format!("rein needs at least 2 tokens, not {}", config.tokens);
+            return Err(ModelError::Config(text));
         }
+        let stages = match config.stages[..] {
+            [stage] => vec![Module::new(scope, stage, &config)],
+            ref stages => (stages.iter().enumerate())
+                .map(|(i, stage)| Module::new(&scope.sub(i), *stage, &config))
+                .collect(),
+        };
+        Ok(Rein { config, stages })
+    }
+
+    /// Sizes and switches.
+    pub fn config(&self) -> &ReinConfig {
+        &self.config
+    }
+}
+
+impl Adapter for Rein {
+    /// Computes tokens, their values and the linked queries.
+    fn step(&self) -> Result<Arc<dyn AdapterStep>> {
+        let _range = range("rein.tokens");
+        let softmax = self.config.softmax;
+        let stages = self.stages.iter().map(|stage| stage.step(softmax));
+        let stages = stages.collect::<Result<Vec<_>>>()?;
+        let mut queries: Option<Tensor> = None;
+        for own in stages.iter().filter_map(|stage| stage.queries.as_ref()) {
+            queries = Some(match queries {
+                Some(sum) => ops::add(&sum, own)?,
+                None => own.clone(),
+            });
+        }
+        Ok(Arc::new(ReinStep { stages, queries }))
+    }
+}
+
+impl Module {
+    fn new(scope: &Scope, stage: Stage, config: &ReinConfig) -> Module {
+        let (m, r, Stage { blocks: n, width: c }) = (config.tokens, config.rank, stage);
         let area = 3.0 * (config.patch * config.patch) as f64;
         let tokens = if r == 0 {
             let init = Init::Uniform((6.0 / (area + c as f64)).sqrt());
@@ -144,24 +189,22 @@ impl Rein {
         };
         let default = Init::default_linear(c);
         let delta = if config.zero_mlp_delta_f { Init::Constant(0.0) } else { default.clone() };
+        let projection = |name: &str, output, init| {
+            Projection::new(&scope.sub(name), stage, config.share, output, init)
+        };
         let q = config.query_dim;
-        Ok(Rein {
+        Module {
+            stage,
             tokens,
             scale: (!config.zero_mlp_delta_f)
                 .then(|| scope.param("scale", &[], Init::Constant(config.scale))),
-            token2feat: Projection::new(&scope.sub("mlp_token2feat"), &config, c, default.clone()),
-            delta_f: Projection::new(&scope.sub("mlp_delta_f"), &config, c, delta),
+            token2feat: projection("mlp_token2feat", c, default.clone()),
+            delta_f: projection("mlp_delta_f", c, delta),
             link: config.link.then(|| {
-                let transform = Projection::new(&scope.sub("transform"), &config, q, default);
+                let transform = projection("transform", q, default);
                 (transform, Linear::default_init(&scope.sub("merge"), 3 * q, q))
             }),
-            config,
-        })
-    }
-
-    /// Sizes and switches.
-    pub fn config(&self) -> &ReinConfig {
-        &self.config
+        }
     }
 
     /// T of all layers, `[l, m, c]` (eq. 12).
@@ -171,16 +214,12 @@ impl Rein {
             Tokens::LowRank(a, b) => Ok(ops::matmul(&a.get(), &b.get(), false, false)?),
         }
     }
-}
 
-impl Adapter for Rein {
-    /// Computes tokens, their values and the linked queries.
-    fn step(&self) -> Result<Arc<dyn AdapterStep>> {
-        let _range = range("rein.tokens");
-        let (m, n) = (self.config.tokens, self.config.layers);
+    fn step(&self, softmax: bool) -> Result<StageStep> {
         let tokens = self.all_tokens()?;
         // Row 0 absorbs attention and adds nothing: it has no value (eq. 6).
-        let values = self.token2feat.all_layers(&ops::narrow(&tokens, 1, 1, m - 1)?)?;
+        let valued = ops::narrow(&tokens, 1, 1, tokens.dim(1) - 1)?;
+        let values = self.token2feat.all_layers(&valued)?;
         let queries = match &self.link {
             None => None,
             Some((transform, merge)) => {
@@ -188,7 +227,8 @@ impl Adapter for Rein {
                 Some(merge.forward(&ops::token_link(&q)?)?)
             }
         };
-        let delta_f = (0..n).map(|i| self.delta_f.of_layer(i)).collect::<Result<_>>()?;
+        let layers = 0..self.stage.blocks;
+        let delta_f = layers.map(|i| self.delta_f.of_layer(i)).collect::<Result<_>>()?;
         let scale = match &self.scale {
             Some(scale) => scale.get(),
             None => match (tokens.device(), tokens.dtype()) {
@@ -197,13 +237,19 @@ impl Adapter for Rein {
                 (Some(device), _) => Tensor::scalar(1.0f32).constant_on(device, DType::F32)?,
             },
         };
-        let softmax = self.config.softmax;
-        Ok(Arc::new(ReinStep { tokens, values, delta_f, scale, queries, softmax }))
+        Ok(StageStep { tokens, values, delta_f, scale, queries, softmax })
     }
 }
 
 /// Rein for one step: the parts that are the same for every image.
 struct ReinStep {
+    stages: Vec<StageStep>,
+    /// Linked queries `[m, c']` (eq. 10) of all stages, added.
+    queries: Option<Tensor>,
+}
+
+/// The parts of one stage.
+struct StageStep {
     /// T `[l, m, c]`.
     tokens: Tensor,
     /// T[1:] W_T + b_T, `[l, m - 1, c]`.
@@ -211,20 +257,33 @@ struct ReinStep {
     /// W_f `[c, c]` and b_f `[c]` of each layer.
     delta_f: Vec<(Tensor, Tensor)>,
     scale: Tensor,
-    /// Linked queries `[m, c']` (eq. 10).
+    /// Linked queries `[m, c']` of this stage.
     queries: Option<Tensor>,
     softmax: bool,
 }
 
-impl AdapterStep for ReinStep {
-    /// Returns f + s Δf after block `i` (eq. 2 to 7). The first `lead` rows do not change.
-    fn leave(&self, i: usize, f: Tensor, lead: usize) -> Result<Tensor> {
+impl StageStep {
+    /// Returns f + s Δf after block `i` of the stage (eq. 2 to 7).
+    fn refine(&self, i: usize, f: &Tensor, lead: usize) -> Result<Tensor> {
         let _range = range("rein");
         let layer = |t: &Tensor| ops::reshape(&ops::rows(t, i, 1)?, &t.shape()[1..]);
         let (tokens, values) = (layer(&self.tokens)?, layer(&self.values)?);
         let (weight, bias) = &self.delta_f[i];
         let parts = ops::ReinParts { tokens, values, weight, bias, scale: &self.scale };
-        Ok(ops::rein(&f, &parts, lead, self.softmax)?)
+        Ok(ops::rein(f, &parts, lead, self.softmax)?)
+    }
+}
+
+impl AdapterStep for ReinStep {
+    /// Refines the features after block `i`; the first `lead` rows do not change.
+    fn leave(&self, mut i: usize, f: Tensor, lead: usize) -> Result<Tensor> {
+        for stage in &self.stages {
+            match i.checked_sub(stage.delta_f.len()) {
+                None => return stage.refine(i, &f, lead),
+                Some(behind) => i = behind,
+            }
+        }
+        Ok(f)
     }
 
     fn queries(&self) -> Option<&Tensor> {

@@ -16,7 +16,7 @@ pub(super) const WIDTH: usize = 8;
 pub(super) fn config(ffn: Ffn) -> VitConfig {
     let taps = [0, 1, 1, 1];
     let hidden = 12;
-    let base = named("dinov2-s").expect("a known name").at(4, 2);
+    let base = named("dinov2-s").expect("a known name").vit().expect("a ViT").at(4, 2);
     VitConfig { embed_dim: WIDTH, depth: 2, heads: 2, ffn, hidden, taps, ..base }
 }
 

@@ -2,7 +2,10 @@
 //!
 //! Recipes, conversion of weights, counts and benchmarks take names, sizes and families from here.
 
-use super::{ClassToken, Ffn, PositionTable, QkvBias, RotaryEmbedding, VitConfig, WindowConfig};
+use super::{
+    BackboneConfig, ClassToken, ConvNextConfig, Ffn, PositionTable, QkvBias, ResNetConfig,
+    RotaryEmbedding, Stem, VitConfig, WindowConfig,
+};
 use crate::weights::{Family, shown};
 use crate::{ModelError, Result};
 
@@ -20,18 +23,28 @@ pub struct Published {
     /// Name and number of register tokens of the variant that has some.
     pub registers: Option<(&'static str, usize)>,
     /// Sizes, for patches and images as in its pre-training.
-    pub config: VitConfig,
+    pub config: BackboneConfig,
 }
 
 impl Published {
-    /// The sizes for patches of `patch` pixels and a position table of `grid` patches a side.
-    pub fn at(&self, patch: usize, grid: usize) -> VitConfig {
-        VitConfig { patch, grid, ..self.config.clone() }
+    /// [`BackboneConfig::at`] of its sizes.
+    pub fn at(&self, patch: usize, grid: usize) -> BackboneConfig {
+        self.config.at(patch, grid)
+    }
+
+    /// The vision transformer.
+    ///
+    /// # Errors
+    /// If the backbone is none.
+    pub fn vit(&self) -> Result<&VitConfig> {
+        let none = || ModelError::Config(format!("{} is no vision transformer", self.name));
+        self.config.vit().ok_or_else(none)
     }
 
     /// Usual name, such as `DINOv2 ViT-L`.
     pub fn title(&self) -> String {
-        format!("{} ViT-{}", self.family, self.size)
+        let vit = if self.config.vit().is_some() { " ViT" } else { "" };
+        format!("{}{vit}-{}", self.family, self.size)
     }
 }
 
@@ -57,12 +70,28 @@ pub const PUBLISHED: &[Published] = &[
         size: "H",
         family: Family::Sam,
         registers: None,
-        config: SAM_H,
+        config: BackboneConfig::Vit(SAM_H),
     },
+    Published {
+        name: "convnext-l",
+        short: "convnext-l",
+        size: "L",
+        family: Family::ConvNeXt,
+        registers: None,
+        config: BackboneConfig::ConvNext(ConvNextConfig::doubling(192, [3, 3, 27, 3])),
+    },
+    resnet("resnet50", "50", [3, 4, 6, 3]),
+    resnet("resnet101", "101", [3, 4, 23, 3]),
 ];
 
 /// Hidden width of the published MLPs as a multiple of the channels, before the rule for a SwiGLU.
 pub const FFN_RATIO: f64 = 4.0;
+
+/// A ResNet with the stem that the reference uses.
+const fn resnet(name: &'static str, size: &'static str, depths: [usize; 4]) -> Published {
+    let config = BackboneConfig::ResNet(ResNetConfig::doubling(Stem::Deep, 64, depths));
+    Published { name, short: name, size, family: Family::ResNet, registers: None, config }
+}
 
 /// A DINOv2: its names, then its channels, blocks and heads.
 const fn dinov2(
@@ -70,7 +99,7 @@ const fn dinov2(
     [embed_dim, depth, heads]: [usize; 3],
     ffn: Ffn,
 ) -> Published {
-    let config = VitConfig::dinov2(embed_dim, depth, heads, ffn);
+    let config = BackboneConfig::Vit(VitConfig::dinov2(embed_dim, depth, heads, ffn));
     let (family, registers) = (Family::Dinov2, Some((with_registers, 4)));
     Published { name, short, size, family, registers, config }
 }
@@ -95,11 +124,13 @@ const fn dinov3(
         tap_norm: true,
         ..VitConfig::dinov2(embed_dim, depth, heads, ffn)
     };
+    let config = BackboneConfig::Vit(config);
     Published { name, short: name, size, family: Family::Dinov3, registers: None, config }
 }
 
 /// A ViT-L that has one size only.
 const fn large(name: &'static str, family: Family, config: VitConfig) -> Published {
+    let config = BackboneConfig::Vit(config);
     Published { name, short: name, size: "L", family, registers: None, config }
 }
 

@@ -4,6 +4,8 @@
 
 pub mod mask2former;
 pub mod per_pixel;
+mod pixel_step;
+pub mod semfpn;
 mod targets;
 
 use std::any::Any;
@@ -15,6 +17,7 @@ use self::mask2former::Mask2Former;
 use self::mask2former::criterion::CriterionConfig;
 use self::mask2former::head::HeadConfig;
 use self::per_pixel::{PerPixel, PerPixelConfig};
+use self::semfpn::{SemFpn, SemFpnConfig};
 pub use self::targets::{IGNORE, Targets};
 use crate::adapter::ReinConfig;
 use crate::backbone::Level;
@@ -126,38 +129,44 @@ pub enum ObjectiveConfig {
     },
     /// [`PerPixel`].
     PerPixel(PerPixelConfig),
+    /// [`SemFpn`].
+    SemFpn(SemFpnConfig),
 }
 
 impl ObjectiveConfig {
-    /// Channels of the backbone's maps.
-    pub fn in_channels(&self) -> usize {
+    /// Channels of each of the backbone's maps.
+    pub fn in_channels(&self) -> &[usize] {
         match self {
-            ObjectiveConfig::Mask2Former { head, .. } => head.in_channels,
-            ObjectiveConfig::PerPixel(config) => config.in_channels,
+            ObjectiveConfig::Mask2Former { head, .. } => &head.in_channels,
+            ObjectiveConfig::PerPixel(config) => &config.in_channels,
+            ObjectiveConfig::SemFpn(config) => &config.in_channels,
         }
     }
 
-    /// Builds the objective with parameters from `scope` (the reference's `decode_head.`).
+    /// Builds the objective with parameters under `root`: the reference's `decode_head.` and `neck.`.
     ///
     /// # Errors
     /// Sizes that do not fit together, also not with the adapter.
     pub(crate) fn build(
         self,
-        scope: &Scope,
+        root: &Scope,
         rein: Option<&ReinConfig>,
     ) -> Result<Arc<dyn Objective>> {
+        let head_scope = root.sub("decode_head");
+        let linked = rein.filter(|rein| rein.link);
         match self {
             ObjectiveConfig::Mask2Former { head, loss } => {
-                if let Some(rein) = rein.filter(|rein| rein.link) {
+                if let Some(rein) = linked {
                     head.check_links(rein.tokens)?;
                 }
-                Ok(Arc::new(Mask2Former::new(scope, head, loss)?))
+                Ok(Arc::new(Mask2Former::new(&head_scope, head, loss)?))
             }
-            ObjectiveConfig::PerPixel(_) if rein.is_some_and(|rein| rein.link) => {
-                let text = "the per-pixel head has no queries that Rein could make";
+            _ if linked.is_some() => {
+                let text = "only the Mask2Former head has queries that Rein could make";
                 Err(ModelError::Config(text.into()))
             }
-            ObjectiveConfig::PerPixel(config) => Ok(Arc::new(PerPixel::new(scope, config))),
+            ObjectiveConfig::PerPixel(config) => Ok(Arc::new(PerPixel::new(&head_scope, config))),
+            ObjectiveConfig::SemFpn(config) => Ok(Arc::new(SemFpn::new(root, config))),
         }
     }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use dressage_engine::{Device, Tensor, no_grad, ops, range};
 
-use super::{Features, LossTerms, Objective, StepLoss, Targets};
+use super::pixel_step::{PixelHead, PixelStep, TERM, classify};
+use super::{Features, Objective, StepLoss};
 use crate::layers::Linear;
 use crate::params::{Init, Scope};
 use crate::{ModelError, Result};
@@ -17,9 +18,7 @@ use crate::{ModelError, Result};
 #[derive(Debug, Clone, PartialEq)]
 pub struct PerPixelConfig {
     /// Channels of each of the backbone's maps.
-    pub in_channels: usize,
-    /// Maps that the backbone taps.
-    pub taps: usize,
+    pub in_channels: Vec<usize>,
     /// Classes k.
     pub classes: usize,
 }
@@ -34,7 +33,7 @@ impl PerPixel {
     /// Gets every parameter from `scope` (the reference's `decode_head.`): weights N(0, 0.01), bias
     /// zero.
     pub fn new(scope: &Scope, config: PerPixelConfig) -> PerPixel {
-        let shape = [config.classes, config.in_channels * config.taps];
+        let shape = [config.classes, config.in_channels.iter().sum()];
         let (weight, bias) = (Init::Normal(0.01), Some(Init::Constant(0.0)));
         PerPixel { conv_seg: Linear::conv1x1(&scope.sub("conv_seg"), shape, weight, bias), config }
     }
@@ -45,32 +44,38 @@ impl PerPixel {
         let Some(first) = features.levels.first().filter(|_| self.fits(features)) else {
             let found: Vec<_> = features.levels.iter().map(|level| level.map.shape()).collect();
             return Err(ModelError::Config(format!(
-                "the per-pixel head takes {} maps of {} channels, not {found:?}",
-                self.config.taps, self.config.in_channels
+                "the per-pixel head takes maps of {:?} channels, not {found:?}",
+                self.config.in_channels
             )));
         };
-        let &[b, h, w, _] = first.map.shape() else { return Err(not_a_map(&first.map)) };
+        let (h, w) = (first.map.dim(1), first.map.dim(2));
         let on_grid = |map: &Tensor| match map.shape()[1..3] == [h, w] {
             true => Ok(map.clone()),
             false => ops::resize_to(map, h, w),
         };
         let maps = features.levels.iter().map(|level| on_grid(&level.map));
         let maps = maps.collect::<std::result::Result<Vec<_>, _>>()?;
-        let all = ops::concat(&maps.iter().collect::<Vec<_>>(), 3)?;
-        let logits = self.conv_seg.forward(&ops::reshape(&all, &[b, h * w, all.last_dim()])?)?;
-        let planar = ops::transpose(&logits)?;
-        let planar = ops::cast(&planar, planar.dtype().of_sums())?;
-        Ok(ops::reshape(&planar, &[b, self.config.classes, h, w])?)
+        classify(&self.conv_seg, &ops::concat(&maps.iter().collect::<Vec<_>>(), 3)?)
     }
 
     fn fits(&self, features: &Features) -> bool {
-        let wide = |map: &Tensor| map.last_dim() == self.config.in_channels;
-        features.levels.len() == self.config.taps && features.levels.iter().all(|l| wide(&l.map))
+        let channels = |map: &Tensor| match *map.shape() {
+            [_, _, _, c] => Some(c),
+            _ => None,
+        };
+        let own = self.config.in_channels.iter().map(|c| Some(*c));
+        features.levels.iter().map(|level| channels(&level.map)).eq(own)
     }
 }
 
-fn not_a_map(map: &Tensor) -> ModelError {
-    ModelError::Config(format!("a tapped map is {:?}, expected [b, h, w, c]", map.shape()))
+impl PixelHead for PerPixel {
+    fn classes(&self) -> usize {
+        self.config.classes
+    }
+
+    fn train_logits(&self, features: &Features, _dropout: Option<&Tensor>) -> Result<Tensor> {
+        self.logits(features)
+    }
 }
 
 impl Objective for PerPixel {
@@ -79,7 +84,7 @@ impl Objective for PerPixel {
     }
 
     fn terms(&self) -> Vec<String> {
-        vec!["loss_ce".into()]
+        vec![TERM.into()]
     }
 
     fn step_loss(
@@ -88,61 +93,10 @@ impl Objective for PerPixel {
         _b: usize,
         _seed: u64,
     ) -> Result<Box<dyn StepLoss>> {
-        Ok(Box::new(PixelStep { objective: self, logits: None, previous: None }))
+        Ok(Box::new(PixelStep::new(self, None)))
     }
 
     fn scores(&self, features: &Features) -> Result<Tensor> {
         no_grad(|| Ok(ops::resize_maps(&self.logits(features)?, features.size)?))
-    }
-}
-
-/// Loss of every pixel through the steps of a run. The host decides nothing; it only reads the loss
-/// of the step before.
-struct PixelStep {
-    objective: Arc<PerPixel>,
-    /// Logits `[b, k, H, W]` of the step, until their loss is computed.
-    logits: Option<Tensor>,
-    /// Copy of the losses of the step before.
-    previous: Option<Tensor>,
-}
-
-impl StepLoss for PixelStep {
-    fn set_step(&mut self, _step: u64) -> Result<()> {
-        Ok(())
-    }
-
-    fn predict(&mut self, features: &Features) -> Result<()> {
-        let logits = self.objective.logits(features)?;
-        self.logits = Some(ops::resize_maps(&logits, features.size)?);
-        Ok(())
-    }
-
-    fn costs(&mut self, _targets: &Targets, previous: Option<&Tensor>) -> Result<()> {
-        self.previous = previous.map(Tensor::deep_copy).transpose()?;
-        Ok(())
-    }
-
-    fn decide(&mut self, _targets: &Targets) -> Result<Vec<f32>> {
-        let Some(previous) = &self.previous else { return Ok(Vec::new()) };
-        Ok(previous.to_host()?.data()?.to_vec())
-    }
-
-    fn losses(&mut self, targets: &Targets) -> Result<LossTerms> {
-        let none = || ModelError::Config("nothing was predicted before the losses".into());
-        let logits = self.logits.take().ok_or_else(none)?;
-        if targets.k() != self.objective.config.classes {
-            let (found, own) = (targets.k(), self.objective.config.classes);
-            let text = format!("targets of {found} classes, a head of {own}");
-            return Err(ModelError::Config(text));
-        }
-        let _range = range("losses");
-        let total = ops::pixel_loss(&logits, targets.labels(), 1.0)?;
-        let values = ops::reshape(&total.detach(), &[1])?;
-        Ok(LossTerms { total, values })
-    }
-
-    fn release(&mut self) {
-        self.logits = None;
-        self.previous = None;
     }
 }

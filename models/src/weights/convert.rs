@@ -5,13 +5,13 @@ use dressage_engine::{DType, Tensor, ops};
 use dressage_kernels::call::{Call, Host};
 use dressage_kernels::ops::resize::{Axis, Forward, Mode, Resize, Step};
 
-use super::families::{Family, recognise};
+use super::families::{Family, Known, recognise};
 use super::finite::finite;
 use super::renaming::{own_names, usable};
-use super::{StateDict, dinov3};
+use super::{StateDict, convnext, dinov3};
 use crate::adapter::is_adapter;
 use crate::backbone::published::families;
-use crate::backbone::{BackboneConfig, PositionTable};
+use crate::backbone::{BackboneConfig, PositionTable, Stage, Stem};
 use crate::{ModelError, Result};
 
 /// Resizes `maps` maps `[from[0], from[1], c]` to the size `to`.
@@ -87,14 +87,17 @@ pub fn resize_pos_embed(table: &Tensor, grid: usize, positions: PositionTable) -
     Ok(y)
 }
 
+/// End of the names of the counters of batches, which a fixed momentum does not need.
+pub(super) const BATCHES: &str = ".num_batches_tracked";
+
 /// Converts published weights of a backbone to the names and shapes of its network, with prefix
 /// `backbone.`. Patch kernel and position table are resized.
 ///
 /// # Errors
 /// A backbone of a family without a network; a kernel or table of another form; a bias of DINOv3's
 /// keys without a mask that hides it. Other misfits are found when the network is built.
-pub fn convert_backbone(weights: StateDict, config: &BackboneConfig) -> Result<StateDict> {
-    let BackboneConfig::Vit(vit) = config;
+pub fn convert_backbone(mut weights: StateDict, config: &BackboneConfig) -> Result<StateDict> {
+    weights.retain(|name| !name.ends_with(BATCHES));
     let mut dict = match recognise(&weights) {
         None if weights
             .names()
@@ -116,8 +119,14 @@ pub fn convert_backbone(weights: StateDict, config: &BackboneConfig) -> Result<S
         }
         Some(known) => {
             let mut dict = own_names(weights, &known)?;
-            if known.family == Family::Dinov3 {
-                dinov3::complete(&mut dict, vit, known.names)?;
+            match (known.family, config) {
+                (Family::Dinov3, BackboneConfig::Vit(vit)) => {
+                    dinov3::complete(&mut dict, vit, known.names)?;
+                }
+                (Family::ConvNeXt, BackboneConfig::ConvNext(sizes)) => {
+                    convnext::complete(&mut dict, sizes);
+                }
+                _ => {}
             }
             dict
         }
@@ -127,13 +136,15 @@ pub fn convert_backbone(weights: StateDict, config: &BackboneConfig) -> Result<S
             usable(name, &unused, dict.origin())?;
         }
     }
-    for (name, rank) in [("cls_token", 3), ("pos_embed", vit.table_shape().len())] {
-        if let Some(tensor) = dict.take(name) {
-            dict.insert(name, tensor.with_rank(rank));
+    if let Some(vit) = config.vit() {
+        for (name, rank) in [("cls_token", 3), ("pos_embed", vit.table_shape().len())] {
+            if let Some(tensor) = dict.take(name) {
+                dict.insert(name, tensor.with_rank(rank));
+            }
         }
+        sized(&mut dict, "patch_embed.proj.weight", &|t| resize_patch_kernel(t, vit.patch))?;
+        sized(&mut dict, "pos_embed", &|t| resize_pos_embed(t, vit.grid, vit.positions))?;
     }
-    sized(&mut dict, "patch_embed.proj.weight", &|t| resize_patch_kernel(t, vit.patch))?;
-    sized(&mut dict, "pos_embed", &|t| resize_pos_embed(t, vit.grid, vit.positions))?;
     Ok(dict.renamed("", "backbone."))
 }
 
@@ -144,36 +155,67 @@ pub fn convert_backbone(weights: StateDict, config: &BackboneConfig) -> Result<S
 /// A backbone of another published size than `config`; another number of heads than the file's own
 /// configuration declares. No shape shows the number of heads.
 pub fn same_size(weights: &StateDict, config: &BackboneConfig) -> Result<()> {
-    let BackboneConfig::Vit(config) = config;
-    if let Some(heads) = weights.declared().and_then(|d| d.heads).filter(|n| *n != config.heads) {
-        let own = config.heads;
+    let vit = config.vit();
+    let heads = vit.map(|vit| vit.heads).zip(weights.declared().and_then(|d| d.heads));
+    if let Some((own, heads)) = heads.filter(|(own, heads)| own != heads) {
         let difference = format!("its config.json declares {heads} heads, the network has {own}");
         return Err(misfit(weights, difference));
     }
     let Some(known) = recognise(weights) else { return Ok(()) };
     let Some(published) = known.published() else { return Ok(()) };
-    let sizes = (known.width, &known.blocks[..], known.gated);
-    let same_sizes = sizes == (config.embed_dim, &[config.depth], config.ffn.gated());
-    if same_sizes && config.is_like(&published.config) {
+    let gated = vit.is_some_and(|vit| vit.ffn.gated());
+    let same_sizes = known.has_sizes(config) && known.gated == gated;
+    let alike = match (vit, published.config.vit()) {
+        (Some(own), Some(theirs)) => own.is_like(theirs),
+        (own, theirs) => own.is_none() && theirs.is_none(),
+    };
+    if let (true, BackboneConfig::ResNet(own)) = (same_sizes, config)
+        && own.stem != known.stem()
+    {
+        let (theirs, stem) = match known.stem() {
+            Stem::Single => ("one 7x7 convolution", "single"),
+            Stem::Deep => ("three 3x3 convolutions", "deep"),
+        };
+        let difference = format!(
+            "it holds {} whose stem is {theirs}; set model.stem to {stem}, or name another file",
+            known.title()
+        );
+        return Err(misfit(weights, difference));
+    }
+    if same_sizes && alike {
         return Ok(());
     }
     let what = match same_sizes {
         true => "the network is of another family".into(),
         false => {
-            let (depth, width) = (config.depth, config.embed_dim);
-            let forms = if known.gated == config.ffn.gated() { "" } else { ", with other MLPs" };
-            format!("the network has {depth} blocks of {width}{forms}")
+            let forms = if known.gated == gated { "" } else { ", with other MLPs" };
+            format!("the network has {}{forms}", of_stages(&config.stages()))
         }
     };
     let difference = format!(
-        "it holds {} ({} blocks of {} channels), {what}; set model.backbone to {}, or name another \
-         file",
+        "it holds {} ({}), {what}; set model.backbone to {}, or name another file",
         known.title(),
-        known.blocks[0],
-        known.width,
+        known_sizes(&known),
         published.name
     );
     Err(misfit(weights, difference))
+}
+
+/// Blocks and channels of a network, for a message.
+fn of_stages(stages: &[Stage]) -> String {
+    let (blocks, widths): (Vec<_>, Vec<_>) = stages.iter().map(|s| (s.blocks, s.width)).unzip();
+    match stages {
+        [Stage { blocks, width }] => format!("{blocks} blocks of {width}"),
+        _ => format!("stages of {blocks:?} blocks of {widths:?}"),
+    }
+}
+
+/// Blocks and channels in a file, for a message.
+fn known_sizes(known: &Known) -> String {
+    match known.blocks[..] {
+        [blocks] => format!("{blocks} blocks of {} channels", known.width),
+        ref blocks => format!("stages of {blocks:?} blocks, the first of {} channels", known.width),
+    }
 }
 
 pub(super) fn misfit(weights: &StateDict, difference: String) -> ModelError {

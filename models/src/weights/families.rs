@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use super::StateDict;
 use super::names::{self, Layout};
 use super::renaming::{Rule, number};
-use crate::backbone::{PUBLISHED, Published, VitConfig};
+use crate::backbone::{
+    BackboneConfig, ConvNextConfig, PUBLISHED, Published, ResNetConfig, Stem, VitConfig,
+};
 
 /// A family of published backbones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,20 +179,35 @@ impl Known {
 
     /// Sizes and parts of a network for it, if one can be built. The number of heads is a guess
     /// unless the sizes are published.
-    pub fn config(&self) -> Option<VitConfig> {
-        Some(VitConfig {
-            embed_dim: self.width,
-            depth: *self.blocks.first()?,
-            registers: self.registers,
-            ..self.closest()?.config.clone()
+    pub fn config(&self) -> Option<BackboneConfig> {
+        Some(match &self.closest()?.config {
+            BackboneConfig::Vit(vit) => BackboneConfig::Vit(VitConfig {
+                embed_dim: self.width,
+                depth: *self.blocks.first()?,
+                registers: self.registers,
+                ..vit.clone()
+            }),
+            BackboneConfig::ConvNext(_) => {
+                let depths = self.blocks[..].try_into().ok()?;
+                BackboneConfig::ConvNext(ConvNextConfig::doubling(self.width, depths))
+            }
+            BackboneConfig::ResNet(resnet) => {
+                let depths = self.blocks[..].try_into().ok()?;
+                let width = self.width * resnet.widths[0] / resnet.stages()[0].width;
+                BackboneConfig::ResNet(ResNetConfig::doubling(self.stem(), width, depths))
+            }
         })
+    }
+
+    /// First layers of a ResNet, which the source of the names decides.
+    pub(super) fn stem(&self) -> Stem {
+        if self.names == names::TORCHVISION { Stem::Single } else { Stem::Deep }
     }
 
     /// The published backbone of this family that is most like it.
     pub fn closest(&self) -> Option<&'static Published> {
         let family = || PUBLISHED.iter().filter(|published| published.family == self.family);
-        let alike = family().find(|published| published.config.ffn.gated() == self.gated);
-        self.published().or(alike).or(family().next())
+        self.published().or(family().find(|p| self.has_mlps_of(p))).or(family().next())
     }
 
     /// Value of `model.backbone` for this backbone, if it is a published one that can be built.
@@ -200,13 +217,20 @@ impl Known {
 
     /// The published backbone with these sizes; among several the one with the same form of MLPs.
     pub(super) fn published(&self) -> Option<&'static Published> {
-        let same = |p: &&Published| {
-            let same_sizes = p.config.embed_dim == self.width && self.blocks == [p.config.depth];
-            p.family == self.family && same_sizes
-        };
-        let alike = |p: &&Published| p.config.ffn.gated() == self.gated;
+        let same = |p: &&Published| p.family == self.family && self.has_sizes(&p.config);
         let all = || PUBLISHED.iter().filter(same);
-        all().find(alike).or_else(|| all().next())
+        all().find(|p| self.has_mlps_of(p)).or_else(|| all().next())
+    }
+
+    fn has_mlps_of(&self, published: &Published) -> bool {
+        published.config.vit().is_some_and(|vit| vit.ffn.gated()) == self.gated
+    }
+
+    /// Whether these are the blocks of each stage and the channels of the first.
+    pub(super) fn has_sizes(&self, config: &BackboneConfig) -> bool {
+        let stages = config.stages();
+        let width = stages.first().map(|stage| stage.width);
+        width == Some(self.width) && stages.iter().map(|stage| stage.blocks).eq(self.blocks.clone())
     }
 
     /// Usual name, such as `DINOv2 ViT-L/14`.

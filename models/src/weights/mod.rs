@@ -25,6 +25,7 @@
 mod archive_entry;
 mod container;
 mod convert;
+mod convnext;
 mod difference;
 mod dinov3;
 mod elements;

@@ -3,6 +3,7 @@
 use dressage_engine::Role;
 use std::collections::BTreeMap;
 
+use super::convert::BATCHES;
 use super::{StateDict, convert_backbone};
 use crate::adapter::is_adapter;
 use crate::{Method, Result, Segmenter, SegmenterConfig};
@@ -22,6 +23,15 @@ pub enum HeadIn {
         /// Channels of mask embeddings.
         mask_width: Option<usize>,
     },
+    /// A semantic FPN with its neck.
+    SemFpn {
+        /// Classes.
+        classes: usize,
+        /// Channels of the neck.
+        neck: usize,
+        /// Channels of the head.
+        channels: usize,
+    },
     /// A 1x1 convolution to class logits.
     PerPixel {
         /// Classes.
@@ -36,7 +46,11 @@ impl HeadIn {
     pub fn of(dict: &StateDict) -> Option<HeadIn> {
         let shape = |name: &str| Some(dict.get(name)?.shape().to_vec());
         if let Some([classes, channels, 1, 1]) = shape("decode_head.conv_seg.weight").as_deref() {
-            return Some(HeadIn::PerPixel { classes: *classes, channels: *channels });
+            let (classes, channels) = (*classes, *channels);
+            return Some(match shape("decode_head.scale_heads.0.0.conv.weight").as_deref() {
+                Some([_, neck, ..]) => HeadIn::SemFpn { classes, neck: *neck, channels },
+                _ => HeadIn::PerPixel { classes, channels },
+            });
         }
         dict.names().any(|name| name.starts_with("decode_head.")).then(|| {
             let rows = |name: &str| shape(name).and_then(|shape| shape.first().copied());
@@ -51,7 +65,7 @@ impl HeadIn {
     pub fn classes(&self) -> Option<usize> {
         match self {
             HeadIn::Mask2Former { classes, .. } => *classes,
-            HeadIn::PerPixel { classes, .. } => Some(*classes),
+            HeadIn::SemFpn { classes, .. } | HeadIn::PerPixel { classes, .. } => Some(*classes),
         }
     }
 
@@ -59,6 +73,7 @@ impl HeadIn {
     pub fn title(&self) -> &'static str {
         match self {
             HeadIn::Mask2Former { .. } => "Mask2Former head",
+            HeadIn::SemFpn { .. } => "semantic FPN",
             HeadIn::PerPixel { .. } => "per-pixel head",
         }
     }
@@ -92,6 +107,7 @@ pub fn fitted(mut dict: StateDict, config: &SegmenterConfig) -> Result<Fitted> {
     } else {
         wanted.retain(|_, param| param.kind.role != Role::Backbone || param.trainable);
     }
+    dict.retain(|name| !name.ends_with(BATCHES));
     for unused in Segmenter::unused(config) {
         dict.take(&unused);
     }

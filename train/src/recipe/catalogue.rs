@@ -42,6 +42,20 @@ pub const KEYS: &[Key] = &[
     key("model.precision", Choice(PRECISIONS), "'f32'", "how frozen matrices are stored"),
     key("model.embed_dim", Count, FOLLOWS, "channels").within(1, 1 << 14),
     key("model.depth", Count, FOLLOWS, "blocks").within(1, 1024),
+    key(
+        "model.stages",
+        Counts,
+        FOLLOWS,
+        "blocks of each stage of a ResNet or ConvNeXt, the first with model.embed_dim channels",
+    ),
+    key("model.stem", Choice(STEMS), "'deep'", "a ResNet's stem: V1c, or one 7x7 convolution"),
+    key("model.dilated", Flag, "false", "a ResNet's last two stages dilate, and halve no map"),
+    key(
+        "model.frozen_statistics",
+        Flag,
+        "false",
+        "a ResNet that trains normalises by the statistics of its weights",
+    ),
     key("model.heads", Count, FOLLOWS, "attention heads").from(1),
     key("model.ffn", Count, FOLLOWS, "hidden width of a block's MLP, of one branch of a SwiGLU")
         .within(1, 1 << 20),
@@ -88,10 +102,14 @@ pub const KEYS: &[Key] = &[
         "head.kind",
         Choice(HEADS),
         "'mask2former'",
-        "Mask2Former, or a 1x1 convolution on the taps",
+        "Mask2Former, a 1x1 convolution on the taps, or a semantic FPN",
     ),
     key("head.classes", Texts, FOLLOWS, "class names in the order of their indices"),
-    key("head.width", Count, "256", "channels of maps and queries").within(1, 1 << 14),
+    key("head.width", Count, "256", "channels of maps and queries; of semfpn's neck")
+        .within(1, 1 << 14),
+    key("head.fpn_width", Count, "128", "channels of semfpn's head").within(1, 1 << 14),
+    key("head.dropout", Real, "0.1", "share of semfpn's channels that training leaves out")
+        .range(Range::Between(0.0, 0.99)),
     key("head.mask_width", Count, FOLLOWS, "channels of mask embeddings, by default head.width")
         .within(1, 1 << 14),
     key("head.queries", Count, "100", "queries").within(1, 1 << 14),
@@ -265,13 +283,15 @@ const FFNS: &[&str] = &["mlp", "quick-gelu", "swiglu", "normed-swiglu"];
 
 const LEVELS: &[&str] = &["none", "cheap", "block"];
 
+const STEMS: &[&str] = &["deep", "single"];
+
 const PRECISIONS: &[&str] = &["f32", "bf16"];
 
 const SIGNALS: &[&str] = &["none", "usr1", "usr2"];
 
 const CPUS: &[&str] = &["auto", "avx512", "avx2", "portable"];
 
-const HEADS: &[&str] = &["mask2former", "per-pixel"];
+const HEADS: &[&str] = &["mask2former", "per-pixel", "semfpn"];
 
 const METHODS: &[&str] = &[
     "rein",

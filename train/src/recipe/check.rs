@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use dressage_models::backbone::{BackboneConfig, Ffn, Stem};
 use dressage_models::weights::shown;
 use toml::Value;
 
+use super::defaults::base;
 use super::follow::at;
 use super::keys::{KEYS, Key};
 use super::{EvalMode, HeadKind, Recipe, RecipeError, Set, SourceKind};
@@ -82,6 +84,30 @@ fn model(recipe: &Recipe, values: &Value) -> Wrong {
         "is not set: name the backbone's checkpoint, or `random` to train without one".to_owned()
     })?;
     ranges("model", values)?;
+    let of_resnets = [
+        ("model.stem", m.stem == Stem::Deep),
+        ("model.dilated", !m.dilated),
+        ("model.frozen_statistics", !m.frozen_statistics),
+    ];
+    let no_resnet = || {
+        of_resnets.iter().try_for_each(|(key, unset)| {
+            ensure(key, *unset, || format!("is set for a ResNet, and {} is none", m.backbone))
+        })
+    };
+    match base(&m.backbone).config {
+        BackboneConfig::Vit(_) => no_resnet()?,
+        BackboneConfig::ConvNext(_) => {
+            no_resnet()?;
+            return staged(recipe);
+        }
+        BackboneConfig::ResNet(_) => {
+            divides("model.embed_dim", m.embed_dim, "the widths of a ResNet's layers", 8)?;
+            return staged(recipe);
+        }
+    }
+    ensure("model.stages", m.stages.is_empty(), || {
+        format!("is set, but {} is a transformer, which has model.depth blocks", m.backbone)
+    })?;
     divides("model.embed_dim", m.embed_dim, "model.heads", m.heads)?;
     // `model.image` follows the crop unless it is set, so the error names the crop.
     divides("augment.crop", recipe.augment.crop, "model.patch", m.patch)?;
@@ -96,6 +122,40 @@ fn model(recipe: &Recipe, values: &Value) -> Wrong {
         let taps = shown(&format!("{:?}", m.taps));
         format!("is {taps}, it must be four rising blocks below {}", m.depth)
     })
+}
+
+/// Checks the model of a backbone of stages, for which the keys of transformers say nothing.
+fn staged(recipe: &Recipe) -> Wrong {
+    let m = &recipe.model;
+    let some = m.stages.iter().all(|&blocks| (1..=1024).contains(&blocks));
+    ensure("model.stages", m.stages.len() == 4 && some, || {
+        format!("is {}, it must be four numbers from 1 to 1024", shown(&format!("{:?}", m.stages)))
+    })?;
+    let blocks: usize = m.stages.iter().sum();
+    let ends = m.stages.iter().scan(0, |end, &blocks| {
+        *end += blocks;
+        Some(*end - 1)
+    });
+    let untouched = [
+        ("model.depth", m.depth == blocks),
+        ("model.heads", m.heads == 1),
+        ("model.ffn", m.ffn == 4 * m.embed_dim),
+        ("model.ffn_form", m.ffn_form == Ffn::Mlp),
+        ("model.registers", m.registers == 0),
+        ("model.patch", m.patch == 16),
+        ("model.tap_norm", m.tap_norm),
+        ("model.taps", ends.eq(m.taps.iter().copied())),
+    ];
+    untouched.iter().try_for_each(|(key, holds)| {
+        ensure(key, *holds, || {
+            format!("is set for a transformer, and {} is none; leave it out", m.backbone)
+        })
+    })?;
+    let transformers = [Method::Lora, Method::Adaptformer, Method::Vpt];
+    ensure("model.method", !transformers.contains(&m.method), || {
+        format!("is {}, an adapter of transformers, and {} is none; set rein", m.method, m.backbone)
+    })?;
+    divides("augment.crop", recipe.augment.crop, "the coarsest stride", 32)
 }
 
 fn adapter(recipe: &Recipe, values: &Value) -> Wrong {
@@ -172,7 +232,11 @@ fn eval(recipe: &Recipe, values: &Value) -> Wrong {
     for (key, crop, stride) in windows {
         at_least_one(&[(&format!("{key}.crop"), crop), (&format!("{key}.stride"), stride)])?;
         if recipe.eval.mode == EvalMode::Slide {
-            divides(&format!("{key}.crop"), crop, "model.patch", recipe.model.patch)?;
+            let (what, side) = match recipe.model.stages.is_empty() {
+                true => ("model.patch", recipe.model.patch),
+                false => ("the coarsest stride", 32),
+            };
+            divides(&format!("{key}.crop"), crop, what, side)?;
             ensure(&format!("{key}.stride"), stride <= crop, || {
                 format!("is {stride}, windows of {crop} would leave gaps")
             })?;

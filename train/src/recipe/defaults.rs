@@ -2,7 +2,7 @@
 //! §1.1). Defaults that do not depend on other keys are in the catalogue.
 
 use dressage_models::backbone::published::{FFN_RATIO, NAMES};
-use dressage_models::backbone::{Ffn, PUBLISHED, Published};
+use dressage_models::backbone::{BackboneConfig, Ffn, PUBLISHED, Published, VitConfig};
 use toml::{Table, Value};
 
 use super::follow::at;
@@ -62,7 +62,8 @@ pub(super) fn published(given: &Value) -> Result<Value, String> {
 fn following(given: &Value, fixed: &Value) -> Result<Vec<(&'static str, Value)>, String> {
     let text = |path| text_at(given, path).or(text_at(fixed, path));
     let count = |path| count_at(given, path).or(count_at(fixed, path)).unwrap_or_default();
-    let config = &base(text("model.backbone").unwrap_or_default()).config;
+    let published = &base(text("model.backbone").unwrap_or_default()).config;
+    let (config, stages) = vit_like(published, at(given, "model.stages"));
     let hidden = match (count_at(given, "model.embed_dim"), at(given, "model.ffn_form")) {
         (None, None) => config.hidden,
         (width, form) => {
@@ -80,6 +81,7 @@ fn following(given: &Value, fixed: &Value) -> Result<Vec<(&'static str, Value)>,
     Ok(vec![
         ("model.embed_dim", whole(config.embed_dim)),
         ("model.depth", whole(config.depth)),
+        ("model.stages", Value::Array(stages.into_iter().map(whole).collect())),
         ("model.heads", whole(config.heads)),
         ("model.ffn", whole(hidden)),
         ("model.ffn_form", Value::try_from(config.ffn).map_err(|error| error.to_string())?),
@@ -121,6 +123,28 @@ pub(super) fn entry(list: &str, given: &Value, all: &Value) -> Table {
 
 fn text_at<'a>(value: &'a Value, path: &str) -> Option<&'a str> {
     at(value, path)?.as_str()
+}
+
+/// Values for the keys of transformers, and the blocks of each stage where there are several. A
+/// network of stages has the blocks of all of them, tapped at their ends.
+fn vit_like(published: &BackboneConfig, given: Option<&Value>) -> (VitConfig, Vec<usize>) {
+    if let BackboneConfig::Vit(config) = published {
+        return (config.clone(), Vec::new());
+    }
+    let published = published.stages();
+    let width = published.first().map_or(0, |stage| stage.width);
+    let given = given.and_then(Value::as_array);
+    let given = given.and_then(|list| list.iter().map(|n| sane(n.as_integer()?)).collect());
+    let stages: Vec<usize> =
+        given.unwrap_or_else(|| published.iter().map(|stage| stage.blocks).collect());
+    let mut taps = [0; 4];
+    let mut depth: usize = 0;
+    for (tap, blocks) in taps.iter_mut().zip(&stages) {
+        depth = depth.saturating_add(*blocks);
+        *tap = depth.saturating_sub(1);
+    }
+    let like = VitConfig::dinov2(width, depth, 1, Ffn::Mlp);
+    (VitConfig { taps, tap_norm: true, ..like }, stages)
 }
 
 fn count_at(value: &Value, path: &str) -> Option<usize> {

@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 use dressage_engine::RecomputePolicy;
 use dressage_models::Precision;
 use dressage_models::adapter::LoraTargets;
-use dressage_models::backbone::Ffn;
+use dressage_models::backbone::{Ffn, Stem};
 use serde::{Deserialize, Serialize};
 
 use crate::augment;
@@ -97,7 +97,7 @@ pub struct Recipe {
     pub run: Run,
 }
 
-/// The backbone, a ViT (spec backbones §1.1).
+/// The backbone (spec backbones §1.1, §4.6, §4.7).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Model {
     /// Name of a published backbone, or `custom` (starts from the dimensions of the smallest).
@@ -117,6 +117,16 @@ pub struct Model {
     pub embed_dim: usize,
     /// Blocks.
     pub depth: usize,
+    /// Blocks of each stage of a ResNet or ConvNeXt, whose first stage has c channels and each other
+    /// one twice those of the one before. Empty for a ViT.
+    pub stages: Vec<usize>,
+    /// First layers of a ResNet: `deep` (V1c) or `single` (one 7x7 convolution).
+    pub stem: Stem,
+    /// Whether the last two stages of a ResNet dilate their kernels instead of halving the map.
+    pub dilated: bool,
+    /// Whether a ResNet that trains keeps the running statistics of its weights and normalises by
+    /// them. A frozen one always does.
+    pub frozen_statistics: bool,
     /// Attention heads; they must divide c.
     pub heads: usize,
     /// Hidden width of a block's MLP, or of one branch of a SwiGLU.
@@ -212,17 +222,25 @@ pub enum HeadKind {
     Mask2former,
     /// A 1x1 convolution on the concatenated taps, and cross-entropy of every pixel.
     PerPixel,
+    /// The semantic FPN: a neck, a head with batch norm, and cross-entropy of every pixel (spec
+    /// mask2former §6).
+    Semfpn,
 }
 
-/// The head. All keys but `kind` and `classes` are sizes of Mask2Former.
+/// The head. All keys but `kind`, `classes`, `width`, `fpn_width` and `dropout` are sizes of
+/// Mask2Former alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Head {
     /// Head and loss.
     pub kind: HeadKind,
     /// Names of the classes, in the order of their indices; their number is K.
     pub classes: Vec<String>,
-    /// Channels of maps and queries.
+    /// Channels of maps and queries, and of the semantic FPN's neck.
     pub width: usize,
+    /// Channels of the semantic FPN's head.
+    pub fpn_width: usize,
+    /// Share of its channels that training leaves out.
+    pub dropout: f64,
     /// Channels of mask and pixel embeddings, `out_channels` in the reference; `width` by default.
     pub mask_width: usize,
     /// Queries.

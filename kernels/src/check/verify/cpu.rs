@@ -11,14 +11,18 @@ use crate::ops::activation::Pointwise;
 use crate::ops::add::Add;
 use crate::ops::attention::{Attention, PackedAttention};
 use crate::ops::attention_mask::AttentionMask;
+use crate::ops::batch_norm::BatchNorm;
+use crate::ops::channel_scale::ChannelScale;
 use crate::ops::class_loss::ClassLoss;
 use crate::ops::conv2d::Conv2d;
+use crate::ops::depthwise_conv::DepthwiseConv;
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::group_norm::GroupNorm;
 use crate::ops::layer_norm::LayerNorm;
 use crate::ops::linear::Linear;
 use crate::ops::mask_loss::MaskLoss;
 use crate::ops::match_cost::MatchCost;
+use crate::ops::max_pool::MaxPool;
 use crate::ops::ms_deform_attn::MsDeformAttn;
 use crate::ops::patch_embed::PatchEmbed;
 use crate::ops::pixel_loss::PixelLoss;
@@ -46,14 +50,18 @@ pub fn all() -> Vec<Kernels> {
             PackedAttention::checks().on_host(verification)
         }),
         of::<AttentionMask>(),
+        of::<BatchNorm>(),
+        of::<ChannelScale>(),
         of::<ClassLoss>(),
         of::<Conv2d>(),
+        of::<DepthwiseConv>(),
         of::<GatherRows>(),
         of::<GroupNorm>(),
         of::<LayerNorm>(),
         of::<Linear>(),
         of::<MaskLoss>(),
         of::<MatchCost>(),
+        of::<MaxPool>(),
         of::<MsDeformAttn>(),
         of::<PatchEmbed>(),
         of::<PixelLoss>(),
@@ -93,13 +101,16 @@ pub fn timed() -> Vec<(&'static str, Calls)> {
     vec![
         calls_of::<Add>(),
         calls_of::<AttentionMask>(),
+        calls_of::<BatchNorm>(),
         calls_of::<ClassLoss>(),
         calls_of::<Conv2d>(),
+        calls_of::<DepthwiseConv>(),
         calls_of::<GatherRows>(),
         calls_of::<LayerNorm>(),
         calls_of::<Linear>(),
         calls_of::<MaskLoss>(),
         calls_of::<MatchCost>(),
+        calls_of::<MaxPool>(),
         calls_of::<MsDeformAttn>(),
         calls_of::<PatchEmbed>(),
         calls_of::<PointSample>(),

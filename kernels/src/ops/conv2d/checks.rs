@@ -57,7 +57,12 @@ fn conv(
     [kh, kw]: [usize; 2],
     [stride, pad]: [usize; 2],
 ) -> Conv2d {
-    Conv2d { b, h, w, ci, co, kh, kw, stride, pad }
+    Conv2d { b, h, w, ci, co, kh, kw, stride, pad, dilation: 1 }
+}
+
+/// The same with distances between taps.
+fn dilated(dilation: usize, s: Conv2d) -> Conv2d {
+    Conv2d { dilation, ..s }
 }
 
 impl Checked for Conv2d {
@@ -65,8 +70,9 @@ impl Checked for Conv2d {
         let flops = |s: &Conv2d| 2 * s.lengths()[2] * s.ci * s.kh * s.kw;
         let square = conv([1, 128, 128], [256, 256], [3, 3], [1, 1]);
         Checks::new(|s: &Conv2d| {
-            let Conv2d { b, h, w, ci, co, kh, kw, stride, pad } = s;
-            format!("[{b}, {h}, {w}, {ci}] + {pad} by [{co}, {ci}, {kh}, {kw}] / {stride}")
+            let Conv2d { b, h, w, ci, co, kh, kw, stride, pad, dilation } = s;
+            let apart = if *dilation == 1 { String::new() } else { format!(" x {dilation}") };
+            format!("[{b}, {h}, {w}, {ci}] + {pad} by [{co}, {ci}, {kh}, {kw}]{apart} / {stride}")
         })
         .pass(
             Pass::of::<Forward<'_, Host, f32>>("fwd", flops)
@@ -84,7 +90,7 @@ impl Checked for Conv2d {
                 .accurate(&["dweight", "dbias"], 1e-5),
         )
         // 1 x 1, strides with a remainder, a kernel that is not square, padding wider than the
-        // kernel, no padding.
+        // kernel, no padding, dilation as wide as the padding, dilation with a stride.
         .gradients([
             conv([2, 5, 7], [3, 4], [1, 1], [1, 0]),
             conv([2, 5, 7], [3, 4], [3, 3], [1, 1]),
@@ -92,8 +98,11 @@ impl Checked for Conv2d {
             conv([2, 9, 7], [2, 3], [2, 4], [3, 0]),
             conv([1, 3, 4], [2, 2], [2, 2], [1, 2]),
             conv([1, 6, 5], [1, 2], [1, 1], [2, 0]),
+            dilated(2, conv([1, 6, 5], [2, 3], [3, 3], [1, 2])),
+            dilated(3, conv([1, 9, 8], [1, 2], [3, 2], [2, 1])),
         ])
-        // Odd channels, whole vectors of channels, a stride, one row of taps, 1 x 1, one channel.
+        // Odd channels, whole vectors of channels, a stride, one row of taps, 1 x 1, one channel,
+        // dilation.
         .sizes([
             conv([2, 7, 5], [3, 4], [3, 3], [1, 1]),
             conv([2, 7, 5], [8, 16], [3, 3], [1, 1]),
@@ -101,9 +110,10 @@ impl Checked for Conv2d {
             conv([2, 7, 5], [3, 4], [1, 2], [1, 0]),
             conv([2, 7, 5], [3, 4], [1, 1], [1, 0]),
             conv([1, 2, 2], [1, 1], [2, 2], [2, 0]),
+            dilated(2, conv([1, 7, 5], [8, 3], [3, 3], [1, 2])),
         ])
         // One pixel, the gradients' sizes in f32, the 3 x 3 of the pixel decoder over several
-        // blocks, products large enough for threads.
+        // blocks, products large enough for threads, dilation.
         .host_sizes([
             conv([1, 1, 1], [1, 1], [1, 1], [1, 0]),
             conv([1, 1, 1], [2, 3], [3, 3], [1, 1]),
@@ -115,9 +125,14 @@ impl Checked for Conv2d {
             conv([2, 17, 13], [24, 20], [3, 3], [1, 1]),
             conv([2, 17, 13], [24, 20], [3, 3], [2, 1]),
             conv([2, 17, 13], [24, 20], [1, 1], [1, 0]),
+            dilated(4, conv([2, 17, 13], [24, 20], [3, 3], [1, 4])),
+            dilated(2, conv([1, 9, 11], [5, 3], [3, 3], [2, 2])),
         ])
         .empty([conv([0, 3, 3], [2, 2], [3, 3], [1, 1])])
-        .refused([conv([1, 2, 2], [1, 1], [1, 1], [0, 0])])
+        .refused([
+            conv([1, 2, 2], [1, 1], [1, 1], [0, 0]),
+            dilated(0, conv([1, 2, 2], [1, 1], [1, 1], [1, 0])),
+        ])
         // Finest map of the pixel decoder for four 512 px images.
         .timed([Conv2d { b: 4, ..square }])
         .timed_on_host([

@@ -10,7 +10,7 @@
 struct Unfold {
     // The map that is read, [b, h, w, c], and the places, [b, ph, pw].
     uint32_t b, h, w, c, ph, pw;
-    uint32_t kh, kw, stride, pad;
+    uint32_t kh, kw, stride, pad, dilation;
     uint32_t backward;
     // First place of this launch in the whole batch, and number of places of this launch.
     uint32_t first, count;
@@ -22,7 +22,8 @@ struct Weight {
 
 // The row (or column) of the map that tap k of a place reads; false off the map.
 __device__ __forceinline__ bool reads(
-    const Unfold& s, uint32_t place, uint32_t k, uint32_t size, uint32_t& at) {
+    const Unfold& s, uint32_t place, uint32_t tap, uint32_t size, uint32_t& at) {
+    const uint32_t k = tap * s.dilation;
     if (s.backward) {
         if (place + s.pad < k) return false;
         at = place + s.pad - k;

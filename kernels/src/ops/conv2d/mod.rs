@@ -2,19 +2,19 @@
 //!
 //! ```text
 //! y[b, oy, ox, o] = bias[o]
-//!     + sum_{ky, kx, i} x[b, oy s + ky - p, ox s + kx - p, i] weight[o, i, ky, kx]
+//!     + sum_{ky, kx, i} x[b, oy s + d ky - p, ox s + d kx - p, i] weight[o, i, ky, kx]
 //! ```
-//! with stride `s` and padding `p`; `x` is 0 outside its map. Backward, over all `oy, ky` that use
+//! with stride `s`, dilation `d` and padding `p`; `x` is 0 outside its map. Backward, over all `oy, ky` that use
 //! pixel `iy`:
 //! ```text
 //! dx[b, iy, ix, i] =
-//!     sum_{ky, kx, o} dy[b, (iy + p - ky) / s, (ix + p - kx) / s, o] weight[o, i, ky, kx]
+//!     sum_{ky, kx, o} dy[b, (iy + p - d ky) / s, (ix + p - d kx) / s, o] weight[o, i, ky, kx]
 //! dweight[o, i, ky, kx] +=
-//!     sum_{b, oy, ox} dy[b, oy, ox, o] x[b, oy s + ky - p, ox s + kx - p, i]
+//!     sum_{b, oy, ox} dy[b, oy, ox, o] x[b, oy s + d ky - p, ox s + d kx - p, i]
 //! dbias[o] += sum_{b, oy, ox} dy[b, oy, ox, o]
 //! ```
 //! Shapes: `x`, `dx` are `[b, h, w, ci]`; `y`, `dy` `[b, ho, wo, co]` where
-//! `ho = (h + 2p - kh) / s + 1`; `weight` as published, `[co, ci, kh, kw]`; `bias` `[co]`. Saved for
+//! `ho = (h + 2p - d (kh - 1) - 1) / s + 1`; `weight` as published, `[co, ci, kh, kw]`; `bias` `[co]`. Saved for
 //! the backward pass: `x`, only if the weight is trained.
 //!
 //! Each direction is a matrix product of unfolded pixels (im2col). It handles one block of output
@@ -32,7 +32,7 @@
 //! 32 million elements are unfolded, one thread per 8 channels of a tap, in the order `[kh, kw, c]`
 //! in which they are contiguous. The weight is reordered to match once per call.
 //!
-//! Source: spec mask2former §2.1 (1 x 1) and §2.7 (3 x 3, padding 1).
+//! Source: spec mask2former §2.1 (1 x 1) and §2.7 (3 x 3, padding 1), backbones §4.6 (dilation).
 
 mod checks;
 mod cpu;
@@ -68,6 +68,8 @@ pub struct Conv2d {
     pub stride: usize,
     /// Rows and columns of zeros around `x` on every side.
     pub pad: usize,
+    /// Distance in pixels of `x` between neighbouring taps of the kernel.
+    pub dilation: usize,
 }
 
 impl Operation for Conv2d {
@@ -82,18 +84,24 @@ impl Conv2d {
     /// Rows and columns of `y`.
     ///
     /// # Errors
-    /// A stride or kernel size of 0, or a kernel larger than the padded map.
+    /// A stride, dilation or kernel size of 0, or a kernel larger than the padded map.
     pub fn output(&self) -> Result<(usize, usize)> {
         let size = |x: usize, k: usize| {
-            let room = (x + 2 * self.pad).checked_sub(k)?;
-            (k > 0).then_some(room.checked_div(self.stride)? + 1)
+            let reach = k.checked_sub(1)?.checked_mul(self.dilation)?;
+            let room = (x + 2 * self.pad).checked_sub(reach + 1)?;
+            (self.dilation > 0).then_some(room.checked_div(self.stride)? + 1)
         };
         match (size(self.h, self.kh), size(self.w, self.kw)) {
             (Some(h), Some(w)) => Ok((h, w)),
             _ => {
+                let Conv2d { h, w, kh, kw, stride, pad, dilation, .. } = self;
+                let dilated = match dilation {
+                    1 => String::new(),
+                    _ => format!(" and dilation {dilation}"),
+                };
                 let what = format!(
-                    "a {} x {} kernel with stride {} does not fit a {} x {} map padded by {}",
-                    self.kh, self.kw, self.stride, self.h, self.w, self.pad
+                    "a {kh} x {kw} kernel with stride {stride}{dilated} does not fit a {h} x {w} \
+                     map padded by {pad}"
                 );
                 Err(KernelError::Size { op: Self::NAME, what })
             }

@@ -19,7 +19,7 @@ fn taps(s: &Conv2d, mut f: impl FnMut(Tap)) {
     let (ho, wo) = s.output().unwrap_or((0, 0));
     for (b, oy, ox) in grid(s.b, ho, wo) {
         for (o, ky, kx) in grid(s.co, s.kh, s.kw) {
-            let (iy, ix) = (oy * s.stride + ky, ox * s.stride + kx);
+            let (iy, ix) = (oy * s.stride + ky * s.dilation, ox * s.stride + kx * s.dilation);
             if iy < s.pad || ix < s.pad || iy - s.pad >= s.h || ix - s.pad >= s.w {
                 continue;
             }

@@ -8,7 +8,7 @@ const fn sizes(
     [kh, kw]: [usize; 2],
     [stride, pad]: [usize; 2],
 ) -> Conv2d {
-    Conv2d { b, h, w, ci, co, kh, kw, stride, pad }
+    Conv2d { b, h, w, ci, co, kh, kw, stride, pad, dilation: 1 }
 }
 
 #[test]
@@ -36,5 +36,9 @@ fn bits_do_not_depend_on_threads() {
 fn a_kernel_that_does_not_fit_is_named() {
     let s = sizes([1, 2, 2], [1, 1], [5, 3], [1, 1]);
     let message = "conv2d: a 5 x 3 kernel with stride 1 does not fit a 2 x 2 map padded by 1";
+    assert_eq!(s.output().unwrap_err().to_string(), message);
+    let s = Conv2d { dilation: 3, ..sizes([1, 2, 8], [1, 1], [3, 3], [1, 1]) };
+    let message = "conv2d: a 3 x 3 kernel with stride 1 and dilation 3 does not fit a 2 x 8 map \
+                   padded by 1";
     assert_eq!(s.output().unwrap_err().to_string(), message);
 }

@@ -17,6 +17,7 @@ pub struct Unfold {
     kernel: [usize; 2],
     stride: usize,
     pad: usize,
+    dilation: usize,
     /// Whether places are pixels of `x` and the map is `dy`, instead of the other way round.
     backward: bool,
 }
@@ -25,17 +26,18 @@ impl Unfold {
     /// Unfolding of the pixels of `x` used by each pixel of `y`.
     pub fn forward(s: &Conv2d) -> Self {
         let (ho, wo) = s.output().unwrap_or((0, 0));
-        let (source, places) = ([s.h, s.w, s.ci], [ho, wo]);
-        let (kernel, stride, pad) = ([s.kh, s.kw], s.stride, s.pad);
-        Self { source, places, kernel, stride, pad, backward: false }
+        Self::new(s, [s.h, s.w, s.ci], [ho, wo], false)
     }
 
     /// Unfolding of the pixels of `y` that use each pixel of `x`.
     pub fn backward(s: &Conv2d) -> Self {
         let (ho, wo) = s.output().unwrap_or((0, 0));
-        let (source, places) = ([ho, wo, s.co], [s.h, s.w]);
-        let (kernel, stride, pad) = ([s.kh, s.kw], s.stride, s.pad);
-        Self { source, places, kernel, stride, pad, backward: true }
+        Self::new(s, [ho, wo, s.co], [s.h, s.w], true)
+    }
+
+    fn new(s: &Conv2d, source: [usize; 3], places: [usize; 2], backward: bool) -> Self {
+        let &Conv2d { kh, kw, stride, pad, dilation, .. } = s;
+        Self { source, places, kernel: [kh, kw], stride, pad, dilation, backward }
     }
 
     /// Elements per row: `kh * kw * c`.
@@ -85,6 +87,7 @@ impl Unfold {
 
     /// Row (or column) of the map that tap `k` of `place` reads; `None` off the map.
     fn read(&self, place: usize, k: usize, size: usize) -> Option<usize> {
+        let k = k * self.dilation;
         let at = if self.backward {
             let at = (place + self.pad).checked_sub(k)?;
             at.is_multiple_of(self.stride).then_some(at / self.stride)?

@@ -38,7 +38,7 @@ simd! {
     }
 
     /// `y = (x - mean) * factor + bias` with everything per channel.
-    fn normalise<FMA>(x: &[f32], mean: &[f32], factor: &[f32], bias: &[f32], y: &mut [f32]) {
+    pub fn normalise<FMA>(x: &[f32], mean: &[f32], factor: &[f32], bias: &[f32], y: &mut [f32]) {
         let c = mean.len();
         let (factor, bias) = (&factor[..c], &bias[..c]);
         for (row, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
@@ -105,8 +105,10 @@ fn moments(s: &GroupNorm, x: &[f32]) -> (f64, Vec<(f64, f64)>) {
     (n, mean.iter().step_by(width).map(|m| f64::from(*m)).zip(squares).collect())
 }
 
-fn statistics(s: &GroupNorm, x: &[f32], mean: &mut [f32], rstd: &mut [f32]) {
+/// Mean and variance of each group of each image.
+pub fn moments_of_groups(s: &GroupNorm, x: &[f32]) -> Vec<(f64, f64)> {
     let parts: Vec<_> = splits(s, x).map(|x| moments(s, x)).collect();
+    let mut all = Vec::with_capacity(s.sets());
     for image in 0..s.b {
         let count = s.hw.div_ceil(ROWS);
         let parts = &parts[image * count..(image + 1) * count];
@@ -120,10 +122,10 @@ fn statistics(s: &GroupNorm, x: &[f32], mean: &mut [f32], rstd: &mut [f32]) {
                 m2 += m2_part + delta * delta * n * n_part / total;
                 n = total;
             }
-            let at = image * s.groups + j;
-            (mean[at], rstd[at]) = (m as f32, (1.0 / (m2 / n + s.eps).sqrt()) as f32);
+            all.push((m, m2 / n));
         }
     }
+    all
 }
 
 pub fn forward(s: &GroupNorm, call: Forward<'_, Host, f32>) {
@@ -132,7 +134,9 @@ pub fn forward(s: &GroupNorm, call: Forward<'_, Host, f32>) {
     if x.is_empty() {
         return;
     }
-    statistics(s, x, mean, rstd);
+    for (i, (m, var)) in moments_of_groups(s, x).into_iter().enumerate() {
+        (mean[i], rstd[i]) = (m as f32, (1.0 / (var + s.eps).sqrt()) as f32);
+    }
     let (mean, mut factor) = (spread(s, mean), spread(s, rstd));
     factor.chunks_exact_mut(c).for_each(|f| f.iter_mut().zip(weight).for_each(|(f, w)| *f *= w));
     y.par_chunks_mut(image).zip(x.par_chunks(image)).enumerate().for_each(|(k, (y, x))| {

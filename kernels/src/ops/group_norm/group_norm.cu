@@ -9,6 +9,7 @@
 // per image and group), group_norm_params adds the sums of the images to dweight and dbias,
 // group_norm_bwd writes dx. Overwritten: everything but dweight and dbias.
 #include "columns.cuh"
+#include "moments.cuh"
 #include "vectors.cuh"
 
 struct GroupNorm {
@@ -35,31 +36,10 @@ __device__ __forceinline__ void row_splits(
     const uint32_t first = blockIdx.y * s.rows;
     const uint32_t count = first + s.rows < s.hw ? s.rows : s.hw - first;
     x += (size_t(blockIdx.z) * s.hw + first) * s.c + j;
-    float sum = 0.0f, squares = 0.0f;
-#pragma unroll 8
-    for (uint32_t i = 0; i < count; i++) sum += to_f32(x[size_t(i) * s.c]);
-    const float mean = sum / float(count);
-#pragma unroll 8
-    for (uint32_t i = 0; i < count; i++) {
-        const float d = to_f32(x[size_t(i) * s.c]) - mean;
-        squares += d * d;
-    }
+    const Moments of_split = column_moments(x, count, s.c);
     partial += (size_t(blockIdx.z) * s.splits + blockIdx.y) * 2 * s.c + j;
-    partial[0] = mean;
-    partial[s.c] = squares;
-}
-
-// Count, mean and sum of squares around the mean of a set.
-struct Moments {
-    float n, mean, squares;
-};
-
-// Moments of the union of two sets (Chan, Golub and LeVeque). Sets may be empty.
-__device__ __forceinline__ Moments merge(const Moments& a, const Moments& b) {
-    const float n = a.n + b.n;
-    if (n == 0.0f) return a;
-    const float d = b.mean - a.mean, share = b.n / n;
-    return Moments{n, a.mean + d * share, a.squares + b.squares + d * d * a.n * share};
+    partial[0] = of_split.mean;
+    partial[s.c] = of_split.squares;
 }
 
 // Image and group of a warp; false for warps beyond the last group.

@@ -37,6 +37,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
+pub(super) use self::cpu::{ROWS, backward, moments_of_groups, normalise};
 use crate::call::{Memory, Operands, Operation, Walk};
 use crate::device::Element;
 use crate::{KernelError, Result, Write};

@@ -15,6 +15,8 @@ pub enum Mode {
     Bicubic,
     /// Cubic kernel with a = -0.5, stretched when the axis shrinks, weights normalised to sum 1.
     BicubicAntialias,
+    /// One tap: the input pixel in which the output pixel begins.
+    Nearest,
 }
 
 /// Distance between two neighbouring outputs in input pixels.
@@ -126,6 +128,7 @@ impl Axis {
                     Mode::Bilinear => bilinear(n_in, step * (j as f64 + 0.5) - 0.5),
                     Mode::Bicubic => bicubic(n_in, step * (j as f64 + 0.5) - 0.5),
                     Mode::BicubicAntialias => antialias(n_in, step * (j as f64 + 0.5), step),
+                    Mode::Nearest => vec![(((step * j as f64) as usize).min(n_in - 1), 1.0)],
                 })
             })
             .collect();

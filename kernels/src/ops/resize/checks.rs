@@ -4,6 +4,8 @@ use super::{Axis, Backward, Forward, Mode, Resize};
 use crate::call::Host;
 use crate::check::checks::{Checked, Checks, Pass};
 
+const ALL: [Mode; 4] = [Mode::Bilinear, Mode::Bicubic, Mode::BicubicAntialias, Mode::Nearest];
+
 /// Taps by output size.
 fn axis((n_in, n_out): (usize, usize), mode: Mode) -> Axis {
     Axis::tabulate(n_in, n_out, mode, n_in as f64 / n_out as f64)
@@ -18,7 +20,7 @@ fn flops(s: &Resize) -> usize {
 /// each with every mode, along rows and along columns.
 fn axes_of_the_host() -> Vec<Resize> {
     let mut all = Vec::new();
-    for mode in [Mode::Bilinear, Mode::Bicubic, Mode::BicubicAntialias] {
+    for mode in ALL {
         let other = || Axis::tabulate(11, 17, mode, 11.0 / 17.0);
         let sizes = [(5, 5), (1, 4), (7, 1), (3, 7), (13, 5), (4, 16), (37, 32)];
         let mut axes: Vec<Axis> = sizes.map(|size| axis(size, mode)).to_vec();
@@ -46,6 +48,8 @@ impl Checked for Resize {
             let (y, x) = (axis((6, 11), Mode::Bicubic), axis((12, 5), Mode::BicubicAntialias));
             Resize { n, c, y, x }
         };
+        let nearest =
+            Resize { n: 2, c: 3, y: axis((3, 7), Mode::Nearest), x: axis((9, 4), Mode::Nearest) };
         let name = |s: &Resize| {
             let ([h, ho], [w, wo]) = ([s.y.n_in(), s.y.n_out()], [s.x.n_in(), s.x.n_out()]);
             format!("{} x {h}x{w} to {ho}x{wo} x {}", s.n, s.c)
@@ -54,14 +58,10 @@ impl Checked for Resize {
             .named(Resize::kernel)
             .pass(Pass::of::<Forward<'_, Host, f32>>("fwd", flops))
             .pass(Pass::of::<Backward<'_, Host, f32>>("bwd", flops))
-            .gradients(
-                [Mode::Bilinear, Mode::Bicubic, Mode::BicubicAntialias].into_iter().flat_map(
-                    |mode| {
-                        let of = |(c, y, x)| Resize { n: 2, c, y: axis(y, mode), x: axis(x, mode) };
-                        [(1, (3, 7), (5, 2)), (3, (4, 4), (2, 5)), (2, (1, 3), (3, 1))].map(of)
-                    },
-                ),
-            )
+            .gradients(ALL.into_iter().flat_map(|mode| {
+                let of = |(c, y, x)| Resize { n: 2, c, y: axis(y, mode), x: axis(x, mode) };
+                [(1, (3, 7), (5, 2)), (3, (4, 4), (2, 5)), (2, (1, 3), (3, 1))].map(of)
+            }))
             // Planar maps, part of a vector of channels, whole vectors; each up, down and with every
             // mode.
             .sizes([1, 3, 40].into_iter().flat_map(|c| {
@@ -72,6 +72,7 @@ impl Checked for Resize {
                     mixed(1, c),
                 ]
             }))
+            .sizes([nearest])
             .host_sizes(axes_of_the_host())
             .empty([(0, 3, 4, 8), (2, 0, 4, 8)].map(square))
             // Finest feature map of four images of 512 px for the pixel decoder; the masks of 100

@@ -5,7 +5,7 @@
 //! dx[n, i, j, :]  = sum_oy sum_ox wy[oy, i] * wx[ox, j] * dy[n, oy, ox, :]
 //! ```
 //! The tables `wy`, `wx` have a few taps per row and come from [`Axis::new`]: bilinear, bicubic (a
-//! = -0.75) or antialiased bicubic (a = -0.5). They are given by output size or by scale factor,
+//! = -0.75), antialiased bicubic (a = -0.5) or nearest neighbour. They are given by output size or by scale factor,
 //! which place the samples differently. The backward pass runs the same loops over the transposed
 //! tables, so it gathers and needs no atomics.
 //!
@@ -22,7 +22,7 @@
 //! map in either direction. A thread handles 8 channels of a pixel; the four taps come from the L1
 //! and L2 caches. Tables are uploaded once per size.
 //!
-//! Source: spec backbones §3, mask2former (conventions) and §1.
+//! Source: spec backbones §3, mask2former (conventions), §1 and §6.
 
 mod axis;
 mod checks;

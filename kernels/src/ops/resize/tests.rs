@@ -2,7 +2,7 @@ use super::{Axis, Forward, Mode, Resize, Step};
 use crate::call::{Call, Host};
 use crate::check::noise;
 
-const MODES: [Mode; 3] = [Mode::Bilinear, Mode::Bicubic, Mode::BicubicAntialias];
+const MODES: [Mode; 4] = [Mode::Bilinear, Mode::Bicubic, Mode::BicubicAntialias, Mode::Nearest];
 
 /// Input, output, step: identity, one pixel on either side, up, down, primes, the run-time step of
 /// DINOv2.

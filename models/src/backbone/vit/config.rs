@@ -179,6 +179,11 @@ impl VitConfig {
         }
     }
 
+    /// The same network for patches of `patch` pixels and a position table of `grid` patches a side.
+    pub fn at(&self, patch: usize, grid: usize) -> VitConfig {
+        VitConfig { patch, grid, ..self.clone() }
+    }
+
     /// Taps of a network of this depth. For 24 blocks 7, 11, 15, 23 as released; elsewhere quarters
     /// of the depth.
     pub const fn default_taps(depth: usize) -> [usize; 4] {

@@ -17,7 +17,7 @@ pub use config::{
 use block::Block;
 use grid::Grid;
 
-use super::{Backbone, Level, PYRAMID};
+use super::{Backbone, Level, PYRAMID, check_image};
 use crate::adapter::{AdapterStep, NoAdapter};
 use crate::layers::Norm;
 use crate::params::{Init, Scope};
@@ -133,14 +133,8 @@ impl Vit {
     /// An image whose sides are not multiples of the patch.
     pub fn patches(&self, image: &Tensor) -> Result<(Tensor, usize, usize)> {
         let p = self.config.patch;
-        let &[_, 3, h, w] = image.shape() else {
-            let text = format!("image is {:?}, expected [b, 3, h, w]", image.shape());
-            return Err(ModelError::Config(text));
-        };
-        if !h.is_multiple_of(p) || !w.is_multiple_of(p) || h == 0 || w == 0 {
-            let text = format!("image is {h}x{w}, both sides must be multiples of the patch {p}");
-            return Err(ModelError::Config(text));
-        }
+        check_image(image, p, "the patch")?;
+        let (h, w) = (image.dim(2), image.dim(3));
         let bias = self.patch_bias.as_ref().map(Param::get);
         let patches = ops::patch_embed(image, &self.patch_weight.get(), bias.as_ref())?;
         Ok((patches, h / p, w / p))

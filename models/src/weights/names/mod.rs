@@ -63,6 +63,8 @@ pub(super) const OFFICIAL: &str = "its authors' names";
 const HUGGING_FACE: &str = "Hugging Face's names";
 const TIMM: &str = "timm's names";
 const OPEN_MMLAB: &str = "OpenMMLab's names";
+/// The names of ResNets with a 7x7 stem.
+pub(super) const TORCHVISION: &str = "torchvision's names";
 
 /// Packed layer of queries, keys and values in the network.
 const QKV_WEIGHT: &str = "blocks.{}.attn.qkv.weight";

@@ -1,8 +1,8 @@
 //! `dressage params`.
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
-use dressage_models::adapter::{AdapterConfig, LoraConfig, LoraTargets, ReinConfig};
-use dressage_models::backbone::{BackboneConfig, PUBLISHED, Published, VitConfig};
+use dressage_models::adapter::{AdapterConfig, LoraTargets, ReinConfig};
+use dressage_models::backbone::{BackboneConfig, PUBLISHED, Published, Stage};
 use dressage_models::weights::Family;
 use dressage_models::{Method, SegmenterConfig, counts};
 
@@ -50,16 +50,24 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     for published in PUBLISHED {
         if wanted(published.short) {
             let backbone = published.at(16, 32);
-            let (n, c) = (backbone.depth, backbone.embed_dim);
             let mut rows = network(published, &backbone)?;
-            rows.extend(adapters(n, c, published.name == PAPER)?);
-            rows.extend(others(&backbone.into(), published.name)?);
-            let title = published.title();
-            tables.push(table(&format!("{title} ({n} blocks of {c} channels)"), &rows));
+            rows.extend(adapters(backbone.stages(), published.name == PAPER)?);
+            rows.extend(others(&backbone, published.name)?);
+            let sizes = sizes_of(&backbone.stages());
+            tables.push(table(&format!("{} ({sizes})", published.title()), &rows));
         }
     }
     print(&tables.join("\n"));
     Ok(())
+}
+
+/// Blocks and channels of a backbone in words.
+fn sizes_of(stages: &[Stage]) -> String {
+    let (blocks, widths): (Vec<_>, Vec<_>) = stages.iter().map(|s| (s.blocks, s.width)).unzip();
+    match stages {
+        [Stage { blocks, width }] => format!("{blocks} blocks of {width} channels"),
+        _ => format!("stages of {blocks:?} blocks of {widths:?} channels"),
+    }
 }
 
 fn rein(config: ReinConfig) -> Result<usize, Failure> {
@@ -80,14 +88,14 @@ fn in_paper(name: &str) -> [Option<&'static str>; 2] {
 }
 
 /// Counts the parameters of the network by part.
-fn network(published: &Published, backbone: &VitConfig) -> Result<Vec<Row>, Failure> {
+fn network(published: &Published, backbone: &BackboneConfig) -> Result<Vec<Row>, Failure> {
     let count = |method| counts::network(SegmenterConfig::published(backbone.clone(), 19, method));
     let (with, plain) = (count(Method::Rein)?, count(Method::Freeze)?);
     let paper = |text| Some(text).filter(|_| published.name == PAPER);
     let [of_backbone, of_rein] = in_paper(published.name);
     let mut rows = vec![row("backbone", with.backbone, of_backbone)];
     if matches!(published.family, Family::Dinov2 | Family::Dinov3) {
-        let count = with.backbone + backbone.embed_dim;
+        let count = with.backbone + backbone.widths()[0];
         rows.push(row("  + mask token of its pre-training", count, None));
     }
     rows.extend([
@@ -102,8 +110,8 @@ fn network(published: &Published, backbone: &VitConfig) -> Result<Vec<Row>, Fail
 }
 
 /// Counts Rein from its first variant to the last, and by rank.
-fn adapters(layers: usize, c: usize, large: bool) -> Result<Vec<Row>, Failure> {
-    let base = ReinConfig::published(layers, c);
+fn adapters(stages: Vec<Stage>, large: bool) -> Result<Vec<Row>, Failure> {
+    let base = ReinConfig::of_stages(stages);
     let whole = ReinConfig { rank: 0, ..base.clone() };
     let core = ReinConfig { link: false, share: false, ..whole.clone() };
     let linked = ReinConfig { share: false, ..whole.clone() };
@@ -126,25 +134,20 @@ fn adapters(layers: usize, c: usize, large: bool) -> Result<Vec<Row>, Failure> {
 /// Counts the adapters beside Rein. LoRA has separate factors for the separate layers of EVA-02.
 fn others(backbone: &BackboneConfig, name: &str) -> Result<Vec<Row>, Failure> {
     let paper = |of: &str, text| Some(text).filter(|_| name == of);
-    let count = |method: Method| match method.adapter(backbone) {
-        Some(adapter) => Ok::<usize, Failure>(counts::adapter(&adapter)?),
-        None => Ok(0),
-    };
-    let qkv = LoraConfig {
-        targets: LoraTargets::Qkv,
-        ..LoraConfig::published(backbone.depth(), backbone.width())
-    };
-    let mut rows = vec![
-        row("LoRA, queries and values", count(Method::Lora)?, paper(PAPER, "0.79")),
-        row(
-            "LoRA, queries, keys and values",
-            counts::adapter(&AdapterConfig::Lora(qkv))?,
-            paper("eva02-l", "1.18"),
-        ),
-        row("AdaptFormer", count(Method::Adaptformer)?, paper(PAPER, "3.17")),
+    let all = [
+        ("LoRA, queries and values", Method::Lora, paper(PAPER, "0.79")),
+        ("LoRA, queries, keys and values", Method::Lora, paper("eva02-l", "1.18")),
+        ("AdaptFormer", Method::Adaptformer, paper(PAPER, "3.17")),
+        ("VPT-deep", Method::Vpt, paper(PAPER, "3.69")),
     ];
-    if backbone.takes_tokens().is_ok() {
-        rows.push(row("VPT-deep", count(Method::Vpt)?, paper(PAPER, "3.69")));
+    let mut rows = Vec::new();
+    for (what, method, paper) in all {
+        let adapter = method.adapter(backbone).filter(|adapter| backbone.takes(adapter).is_ok());
+        let Some(mut adapter) = adapter else { continue };
+        if let (AdapterConfig::Lora(lora), true) = (&mut adapter, what.contains("keys")) {
+            lora.targets = LoraTargets::Qkv;
+        }
+        rows.push(row(what, counts::adapter(&adapter)?, paper));
     }
     Ok(rows)
 }

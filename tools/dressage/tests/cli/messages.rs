@@ -12,7 +12,7 @@ const SECTIONS: [&str; 9] =
     ["model", "rein", "head", "loss", "data", "augment", "train", "eval", "run"];
 
 /// Names that look like keys: files, and parts of a network in its own sources.
-const OTHER: [&str; 11] = [
+const OTHER: [&str; 12] = [
     "data.pkl",
     "eval.json",
     "head.per_pixel",
@@ -20,6 +20,7 @@ const OTHER: [&str; 11] = [
     "head.queries_and_memories",
     "head.layer",
     "head.prediction",
+    "head.semfpn",
     "head.norm",
     "model.safetensors.index.json",
     "run.lock",

@@ -27,8 +27,8 @@ pub enum Queries {
 /// Sizes of the head.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeadConfig {
-    /// Channels of the backbone's maps.
-    pub in_channels: usize,
+    /// Channels of the backbone's maps, from stride 4 to 32.
+    pub in_channels: [usize; 4],
     /// Width c of everything inside.
     pub dim: usize,
     /// Width m of mask and pixel embeddings.
@@ -57,7 +57,7 @@ pub struct HeadConfig {
 
 impl HeadConfig {
     /// The published head for maps of `in_channels` and `classes` classes.
-    pub fn published(in_channels: usize, classes: usize, source: Queries) -> HeadConfig {
+    pub fn published(in_channels: [usize; 4], classes: usize, source: Queries) -> HeadConfig {
         HeadConfig {
             in_channels,
             dim: 256,

@@ -119,10 +119,11 @@ pub struct PixelDecoder {
 impl PixelDecoder {
     /// Gets every parameter from `scope`.
     pub fn new(scope: &Scope, config: &HeadConfig) -> PixelDecoder {
-        let (i, c, m) = (config.in_channels, config.dim, config.mask_width);
+        let ([finest, ref coarser @ ..], c, m) =
+            (config.in_channels, config.dim, config.mask_width);
         let zero = Init::Constant(0.0);
-        let input_convs = (0..LEVELS)
-            .map(|l| {
+        let input_convs = (coarser.iter().rev().enumerate())
+            .map(|(l, &i)| {
                 let scope = scope.sub("input_convs").sub(l);
                 let init = Init::xavier_uniform(i, c);
                 InputConv {
@@ -146,7 +147,12 @@ impl PixelDecoder {
                 Init::Normal(1.0),
             ),
             lateral: InputConv {
-                conv: Linear::conv1x1(&lateral.sub("conv"), [c, i], Init::kaiming_uniform(i), None),
+                conv: Linear::conv1x1(
+                    &lateral.sub("conv"),
+                    [c, finest],
+                    Init::kaiming_uniform(finest),
+                    None,
+                ),
                 norm: Norm::new(&lateral.sub("gn"), c),
             },
             output_conv: output.sub("conv").param(

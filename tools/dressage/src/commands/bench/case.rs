@@ -100,7 +100,7 @@ impl Case {
         }
         let config = match model {
             TINY => tiny(size / PATCH),
-            _ => published(model)?.at(PATCH, size / PATCH),
+            _ => published(model)?.vit()?.at(PATCH, size / PATCH),
         };
         let (precision, recompute) = (Precision::F32, RecomputePolicy::None);
         let model = model.to_owned();
@@ -195,6 +195,5 @@ pub fn published(short: &str) -> Result<&'static Published, Failure> {
 /// Returns the backbone of [`TINY`]: four blocks of 24 channels.
 fn tiny(grid: usize) -> VitConfig {
     let (embed_dim, depth, heads) = (24, 4, 2);
-    let (hidden, taps) = (Ffn::Mlp.hidden(embed_dim, 4.0), VitConfig::default_taps(depth));
-    VitConfig { embed_dim, depth, heads, hidden, taps, ..PUBLISHED[0].at(PATCH, grid) }
+    VitConfig::dinov2(embed_dim, depth, heads, Ffn::Mlp).at(PATCH, grid)
 }

@@ -326,7 +326,7 @@ mod tests {
             let chosen = chosen(verify::all(), Some(pattern)).expect("folders");
             chosen.iter().map(|k| k.name).collect()
         };
-        assert_eq!(names("norm"), ["group_norm", "layer_norm"]);
+        assert_eq!(names("norm"), ["batch_norm", "group_norm", "layer_norm"]);
         assert_eq!(names("layer_*"), ["layer_norm"]);
         assert_eq!(names("add"), ["add"]);
         let Err(error) = chosen(verify::all(), Some("nothing")) else { panic!("no folder") };

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 use dressage_models::backbone::published::named;
-use dressage_models::backbone::{PUBLISHED, Published, VitConfig};
+use dressage_models::backbone::{BackboneConfig, PUBLISHED, Published, VitConfig};
 use dressage_models::objective::ObjectiveConfig;
 use dressage_models::objective::per_pixel::PerPixelConfig;
+use dressage_models::objective::semfpn::SemFpnConfig;
 use dressage_models::weights::{
     Difference, Fitted, HeadIn, StateDict, convert_backbone, fitted, recognise, refuse_part,
 };
@@ -41,10 +42,11 @@ fn with_registers() -> impl Iterator<Item = &'static str> {
 }
 
 /// Returns the backbone of this name, or of the variant with registers that has this name.
-fn backbone(name: &str) -> Result<VitConfig, Failure> {
+fn backbone(name: &str) -> Result<BackboneConfig, Failure> {
     let variant = |p: &'static Published| {
         let registers = p.registers.filter(|r| r.0 == name)?.1;
-        Some(VitConfig { registers, ..p.at(PATCH, GRID) })
+        let vit = p.config.vit()?.at(PATCH, GRID);
+        Some(BackboneConfig::Vit(VitConfig { registers, ..vit }))
     };
     match PUBLISHED.iter().find_map(variant) {
         Some(config) => Ok(config),
@@ -65,7 +67,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let (dict, wanted, what) = match HeadIn::of(&dict) {
         Some(head) => trained(dict, head, config, &args.backbone)?,
         None => (
-            convert_backbone(dict, &config.clone().into())?.renamed("backbone.", ""),
+            convert_backbone(dict, &config)?.renamed("backbone.", ""),
             shapes(config)?,
             args.backbone.clone(),
         ),
@@ -92,7 +94,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 type Shapes = BTreeMap<String, Vec<usize>>;
 
-fn shapes(config: VitConfig) -> Result<Shapes, Failure> {
+fn shapes(config: BackboneConfig) -> Result<Shapes, Failure> {
     let shapes = counts::backbone(config)?;
     Ok(shapes.into_iter().map(|(name, param)| (name, param.shape)).collect())
 }
@@ -101,7 +103,7 @@ fn shapes(config: VitConfig) -> Result<Shapes, Failure> {
 fn trained(
     dict: StateDict,
     head: HeadIn,
-    backbone: VitConfig,
+    backbone: BackboneConfig,
     name: &str,
 ) -> Result<(StateDict, Shapes, String), Failure> {
     let rein = dict.names().any(|name| name.starts_with("backbone.reins."));
@@ -110,8 +112,15 @@ fn trained(
     let mut config = SegmenterConfig::published(backbone, classes, method);
     match (head, &mut config.objective) {
         (HeadIn::PerPixel { .. }, objective) => {
-            let (in_channels, taps) = (config.backbone.width(), 4);
-            *objective = ObjectiveConfig::PerPixel(PerPixelConfig { in_channels, taps, classes });
+            let in_channels = config.backbone.widths().to_vec();
+            *objective = ObjectiveConfig::PerPixel(PerPixelConfig { in_channels, classes });
+            if let Some(rein) = config.rein_mut() {
+                rein.link = false;
+            }
+        }
+        (HeadIn::SemFpn { neck, channels, .. }, objective) => {
+            let published = SemFpnConfig::published(config.backbone.widths(), classes);
+            *objective = ObjectiveConfig::SemFpn(SemFpnConfig { neck, channels, ..published });
             if let Some(rein) = config.rein_mut() {
                 rein.link = false;
             }
@@ -126,6 +135,7 @@ fn trained(
     let head = match head {
         HeadIn::Mask2Former { .. } => "head",
         HeadIn::PerPixel { .. } => "per-pixel head",
+        HeadIn::SemFpn { .. } => "semantic FPN",
     };
     Ok((dict, wanted, format!("{adapter} {head} on {name}, {classes} classes")))
 }

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use dressage_models::backbone::VitConfig;
 use dressage_models::weights::{
     StateDict, convert_backbone, fingerprint_of, fingerprint_of_floats, recognise,
 };
@@ -42,9 +41,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let dict = StateDict::open_network(&args.file)?;
     let known = recognise(&dict).and_then(|known| known.config());
     if let Some(config) = known {
-        let config = VitConfig { patch, grid: image / patch, ..config };
-        let network = convert_backbone(dict, &config.into())?;
-        let of = format!("the frozen backbone with {patch} px patches for {image} px");
+        let network = convert_backbone(dict, &config.at(patch, image / patch))?;
+        let of = match config.vit() {
+            Some(_) => format!("the frozen backbone with {patch} px patches for {image} px"),
+            None => "the frozen backbone".into(),
+        };
         print(&format!("{}  {of}", fingerprint_of_floats(&network)?));
     }
     Ok(())

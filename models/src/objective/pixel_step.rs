@@ -1,0 +1,140 @@
+//! Training of heads that predict class logits: cross-entropy of every pixel.
+
+use std::sync::Arc;
+
+use dressage_engine::{DType, Device, Tensor, ops, range};
+use dressage_kernels::dry_run;
+use dressage_kernels::ops::uniform::Philox;
+
+use super::{Features, LossTerms, StepLoss, Targets};
+use crate::layers::Linear;
+use crate::{ModelError, Result};
+
+/// Name of the only term, as in the reference.
+pub(super) const TERM: &str = "loss_ce";
+
+/// A head that predicts class logits.
+pub(super) trait PixelHead: Send + Sync {
+    /// Classes k.
+    fn classes(&self) -> usize;
+
+    /// Logits `[b, k, h, w]` of a training step, in f32. `dropout` has a factor for each image and
+    /// channel of the map before the classifier.
+    fn train_logits(&self, features: &Features, dropout: Option<&Tensor>) -> Result<Tensor>;
+}
+
+/// Planar logits `[b, k, h, w]` in f32 of maps `[b, h, w, c]`.
+pub(super) fn classify(conv_seg: &Linear, maps: &Tensor) -> Result<Tensor> {
+    let &[b, h, w, c] = maps.shape() else {
+        let text = format!("a map is {:?}, expected [b, h, w, c]", maps.shape());
+        return Err(ModelError::Config(text));
+    };
+    let logits = conv_seg.forward(&ops::reshape(maps, &[b, h * w, c])?)?;
+    let planar = ops::transpose(&logits)?;
+    let planar = ops::cast(&planar, planar.dtype().of_sums())?;
+    Ok(ops::reshape(&planar, &[b, logits.last_dim(), h, w])?)
+}
+
+/// Dropout of whole channels: a factor of 0 or `1 / (1 - rate)` for each image and channel.
+pub(super) struct ChannelDropout {
+    rate: f64,
+    seed: u64,
+    /// `[b, c]`, f32. On a device it keeps its address.
+    factors: Tensor,
+}
+
+impl ChannelDropout {
+    /// Factors of step 0 for `[b, c]`, on `device` or the host.
+    pub fn new(
+        device: Option<&Device>,
+        shape: [usize; 2],
+        rate: f64,
+        seed: u64,
+    ) -> Result<ChannelDropout> {
+        let factors = Tensor::zeros_on(device, DType::F32, &shape)?;
+        let mut dropout = ChannelDropout { rate, seed, factors };
+        dropout.set_step(0)?;
+        Ok(dropout)
+    }
+
+    /// Draws the factors of a step. Image and channel decide the draw, whatever the place.
+    fn set_step(&mut self, step: u64) -> Result<()> {
+        const PURPOSE: u32 = 0x4452_4F50;
+        if dry_run::skip("dropout") {
+            return Ok(());
+        }
+        let (b, c, kept) = (self.factors.dim(0), self.factors.dim(1), 1.0 - self.rate);
+        let drawn = (0..b).flat_map(|image| {
+            let mut random = Philox::new(self.seed, PURPOSE, image as u64, step);
+            (0..c).map(move |_| if random.uniform() < kept { (1.0 / kept) as f32 } else { 0.0 })
+        });
+        let drawn: Vec<f32> = drawn.collect();
+        match self.factors.device() {
+            Some(_) => self.factors.overwrite(&drawn)?,
+            None => self.factors = Tensor::from_slice(&drawn, &[b, c])?,
+        }
+        Ok(())
+    }
+}
+
+/// Loss of every pixel through the steps of a run. The host decides nothing; it only reads the loss
+/// of the step before.
+pub(super) struct PixelStep {
+    head: Arc<dyn PixelHead>,
+    dropout: Option<ChannelDropout>,
+    /// Logits `[b, k, H, W]` of the step, until their loss is computed.
+    logits: Option<Tensor>,
+    /// Copy of the losses of the step before.
+    previous: Option<Tensor>,
+}
+
+impl PixelStep {
+    /// The loss of a head.
+    pub fn new(head: Arc<dyn PixelHead>, dropout: Option<ChannelDropout>) -> PixelStep {
+        PixelStep { head, dropout, logits: None, previous: None }
+    }
+}
+
+impl StepLoss for PixelStep {
+    fn set_step(&mut self, step: u64) -> Result<()> {
+        // Predictions of a step that failed still refer to its factors.
+        self.logits = None;
+        self.dropout.as_mut().map_or(Ok(()), |dropout| dropout.set_step(step))
+    }
+
+    fn predict(&mut self, features: &Features) -> Result<()> {
+        let dropout = self.dropout.as_ref().map(|dropout| &dropout.factors);
+        let logits = self.head.train_logits(features, dropout)?;
+        self.logits = Some(ops::resize_maps(&logits, features.size)?);
+        Ok(())
+    }
+
+    fn costs(&mut self, _targets: &Targets, previous: Option<&Tensor>) -> Result<()> {
+        self.previous = previous.map(Tensor::deep_copy).transpose()?;
+        Ok(())
+    }
+
+    fn decide(&mut self, _targets: &Targets) -> Result<Vec<f32>> {
+        let Some(previous) = &self.previous else { return Ok(Vec::new()) };
+        Ok(previous.to_host()?.data()?.to_vec())
+    }
+
+    fn losses(&mut self, targets: &Targets) -> Result<LossTerms> {
+        let none = || ModelError::Config("nothing was predicted before the losses".into());
+        let logits = self.logits.take().ok_or_else(none)?;
+        if targets.k() != self.head.classes() {
+            let (found, own) = (targets.k(), self.head.classes());
+            let text = format!("targets of {found} classes, a head of {own}");
+            return Err(ModelError::Config(text));
+        }
+        let _range = range("losses");
+        let total = ops::pixel_loss(&logits, targets.labels(), 1.0)?;
+        let values = ops::reshape(&total.detach(), &[1])?;
+        Ok(LossTerms { total, values })
+    }
+
+    fn release(&mut self) {
+        self.logits = None;
+        self.previous = None;
+    }
+}
