@@ -7,7 +7,8 @@ use rayon::prelude::*;
 use super::cost::{
     HEIGHT, Wants, backward_call, backward_task, forward_call, forward_task, sums_task,
 };
-use super::{Gradients, Rein, Weights};
+use super::{Backward, Forward, Rein};
+use crate::call::Host;
 use crate::cpu::scratch::{Shared, take, with_scratch};
 use crate::cpu::simd;
 use crate::cpu::tile::{Left, PANEL, Product, ROW_STEP, pack, pack_transposed, padded, product};
@@ -141,15 +142,16 @@ fn weigh(
     }
 }
 
-pub fn forward(s: &Rein, f: &[f32], w: Weights<'_, f32>, out: &mut [f32], lse: &mut [f32]) {
+pub fn forward(s: &Rein, call: Forward<'_, Host, f32>) {
+    let Forward { f, tokens, values: v, weight: w, bias, scale, out, lse } = call;
     let c = s.c;
     copy_skipped(s, f, out);
     let sizes = forward_call(s);
     with_scratch(sizes.iter().sum(), |mut rest| {
         let [tokens_t, values, weight] = sizes.map(|len| take(&mut rest, len));
-        pack_transposed(w.tokens, c, c, s.m, tokens_t);
-        pack(w.values, c, s.m - 1, c, 1.0, values);
-        pack_weight(s, w.weight, true, weight);
+        pack_transposed(tokens, c, c, s.m, tokens_t);
+        pack(v, c, s.m - 1, c, 1.0, values);
+        pack_weight(s, w, true, weight);
         let packed = Packed { tokens_t, values, weight, values_t: &[], tokens: &[] };
         let (out, lse) = (Shared::new(out), Shared::new(lse));
         (0..block_count(s)).into_par_iter().for_each(|k| {
@@ -158,7 +160,7 @@ pub fn forward(s: &Rein, f: &[f32], w: Weights<'_, f32>, out: &mut [f32], lse: &
             let out = unsafe { out.piece(b.at, b.rows * c) };
             // SAFETY: as above.
             let lse = unsafe { lse.piece(b.patch, b.rows) };
-            forward_block(s, b, &f[b.at..b.at + b.rows * c], &w, &packed, out, lse);
+            forward_block(s, b, &f[b.at..b.at + b.rows * c], bias, scale[0], &packed, out, lse);
         });
     });
 }
@@ -167,7 +169,8 @@ fn forward_block(
     s: &Rein,
     b: Block,
     f: &[f32],
-    w: &Weights<'_, f32>,
+    bias: &[f32],
+    scale: f32,
     packed: &Packed<'_>,
     out: &mut [f32],
     lse: &mut [f32],
@@ -182,11 +185,10 @@ fn forward_block(
         });
         let delta = Product { m: b.m, n: cp, k: c, ldc: cp, add: false };
         product(delta, Left { x, row: cp, col: 1 }, packed.weight, y);
-        let scale = w.scale[0];
         for (i, out) in out.chunks_exact_mut(c).enumerate() {
             let (f, y) = (&f[i * c..(i + 1) * c], &y[i * cp..][..c]);
             for j in 0..c {
-                out[j] = f[j] + scale * (y[j] + w.bias[j]);
+                out[j] = f[j] + scale * (y[j] + bias[j]);
             }
         }
     });
@@ -204,16 +206,10 @@ struct Intermediates<'a> {
     dscale: Shared<'a>,
 }
 
-pub fn backward(
-    s: &Rein,
-    f: &[f32],
-    w: Weights<'_, f32>,
-    lse: &[f32],
-    dout: &[f32],
-    d: Gradients<'_, f32>,
-) {
+pub fn backward(s: &Rein, call: Backward<'_, Host, f32>) {
     let (c, blocks) = (s.c, block_count(s));
-    let Gradients { mut df, dtokens, dvalues, dweight, dbias, dscale } = d;
+    let Backward { f, tokens: t, values: v, weight: w, bias, scale, lse, dout, .. } = call;
+    let Backward { mut df, dtokens, dvalues, dweight, dbias, dscale, .. } = call;
     let wants = Wants {
         df: df.is_some(),
         tokens: dtokens.is_some(),
@@ -228,11 +224,11 @@ pub fn backward(
     with_scratch(sizes.iter().sum(), |mut rest| {
         let [tokens_t, values, weight, values_t, tokens, x, dx, weights, dz, ds] =
             sizes.map(|len| take(&mut rest, len));
-        pack_transposed(w.tokens, c, c, s.m, tokens_t);
-        pack(w.values, c, s.m - 1, c, 1.0, values);
-        pack_transposed(w.values, c, c, s.m - 1, values_t);
-        pack(w.tokens, c, s.m, c, 1.0, tokens);
-        pack_weight(s, w.weight, false, weight);
+        pack_transposed(t, c, c, s.m, tokens_t);
+        pack(v, c, s.m - 1, c, 1.0, values);
+        pack_transposed(v, c, c, s.m - 1, values_t);
+        pack(t, c, s.m, c, 1.0, tokens);
+        pack_weight(s, w, false, weight);
         let packed = Packed { tokens_t, values, weight, values_t, tokens };
         let saved = Intermediates {
             x: Shared::new(x),
@@ -243,11 +239,11 @@ pub fn backward(
         };
         let df = df.map(Shared::new);
         (0..blocks).into_par_iter().for_each(|k| {
-            backward_block(s, k, [f, lse, dout], w.scale[0], &packed, wants, &saved, df.as_ref());
+            backward_block(s, k, [f, lse, dout], scale[0], &packed, wants, &saved, df.as_ref());
         });
         let sums = Sums { s, features: f, dout, x, dx, weights, dz };
-        sums.add(w.scale[0], dweight, dvalues, dtokens);
-        bias_and_scale(s, &w, dout, ds, dbias, dscale);
+        sums.add(scale[0], dweight, dvalues, dtokens);
+        bias_and_scale(s, bias, scale[0], dout, ds, dbias, dscale);
     });
 }
 
@@ -442,7 +438,8 @@ fn sum_over_patches(
 
 fn bias_and_scale(
     s: &Rein,
-    w: &Weights<'_, f32>,
+    bias: &[f32],
+    scale: f32,
     dout: &[f32],
     shares: &[f32],
     dbias: Option<&mut [f32]>,
@@ -461,9 +458,9 @@ fn bias_and_scale(
         }
     });
     if let Some(d) = dscale {
-        d[0] += shares.iter().sum::<f32>() + inner(w.bias, &columns);
+        d[0] += shares.iter().sum::<f32>() + inner(bias, &columns);
     }
     if let Some(d) = dbias {
-        d.iter_mut().zip(&columns).for_each(|(d, sum)| *d += w.scale[0] * sum);
+        d.iter_mut().zip(&columns).for_each(|(d, sum)| *d += scale * sum);
     }
 }
