@@ -95,7 +95,7 @@ fn copy_skipped(s: &Rein, from: &[f32], to: &mut [f32]) {
     }
 }
 
-/// Right operands packed from the weights; those not needed are empty.
+/// The weights: right operands that are packed from them, of which those not needed are empty.
 struct Packed<'a> {
     /// T^T `[c, m]` and V `[m - 1, c]`.
     tokens_t: &'a [f32],
@@ -105,6 +105,9 @@ struct Packed<'a> {
     /// V^T `[c, m - 1]` and T `[m, c]`, backward only.
     values_t: &'a [f32],
     tokens: &'a [f32],
+    /// b_f, forward only, and s.
+    bias: &'a [f32],
+    scale: f32,
 }
 
 /// Packs W_f (or its transpose) panel by panel in parallel.
@@ -152,7 +155,8 @@ pub fn forward(s: &Rein, call: Forward<'_, Host, f32>) {
         pack_transposed(tokens, c, c, s.m, tokens_t);
         pack(v, c, s.m - 1, c, 1.0, values);
         pack_weight(s, w, true, weight);
-        let packed = Packed { tokens_t, values, weight, values_t: &[], tokens: &[] };
+        let scale = scale[0];
+        let packed = Packed { tokens_t, values, weight, values_t: &[], tokens: &[], bias, scale };
         let (out, lse) = (Shared::new(out), Shared::new(lse));
         (0..block_count(s)).into_par_iter().for_each(|k| {
             let b = block(s, k);
@@ -160,7 +164,7 @@ pub fn forward(s: &Rein, call: Forward<'_, Host, f32>) {
             let out = unsafe { out.piece(b.at, b.rows * c) };
             // SAFETY: as above.
             let lse = unsafe { lse.piece(b.patch, b.rows) };
-            forward_block(s, b, &f[b.at..b.at + b.rows * c], bias, scale[0], &packed, out, lse);
+            forward_block(s, b, &f[b.at..b.at + b.rows * c], &packed, out, lse);
         });
     });
 }
@@ -169,8 +173,6 @@ fn forward_block(
     s: &Rein,
     b: Block,
     f: &[f32],
-    bias: &[f32],
-    scale: f32,
     packed: &Packed<'_>,
     out: &mut [f32],
     lse: &mut [f32],
@@ -188,7 +190,7 @@ fn forward_block(
         for (i, out) in out.chunks_exact_mut(c).enumerate() {
             let (f, y) = (&f[i * c..(i + 1) * c], &y[i * cp..][..c]);
             for j in 0..c {
-                out[j] = f[j] + scale * (y[j] + bias[j]);
+                out[j] = f[j] + packed.scale * (y[j] + packed.bias[j]);
             }
         }
     });
@@ -229,7 +231,8 @@ pub fn backward(s: &Rein, call: Backward<'_, Host, f32>) {
         pack_transposed(v, c, c, s.m - 1, values_t);
         pack(t, c, s.m, c, 1.0, tokens);
         pack_weight(s, w, false, weight);
-        let packed = Packed { tokens_t, values, weight, values_t, tokens };
+        let scale = scale[0];
+        let packed = Packed { tokens_t, values, weight, values_t, tokens, bias: &[], scale };
         let saved = Intermediates {
             x: Shared::new(x),
             dx: Shared::new(dx),
@@ -239,11 +242,11 @@ pub fn backward(s: &Rein, call: Backward<'_, Host, f32>) {
         };
         let df = df.map(Shared::new);
         (0..blocks).into_par_iter().for_each(|k| {
-            backward_block(s, k, [f, lse, dout], scale[0], &packed, wants, &saved, df.as_ref());
+            backward_block(s, k, [f, lse, dout], &packed, wants, &saved, df.as_ref());
         });
         let sums = Sums { s, features: f, dout, x, dx, weights, dz };
-        sums.add(scale[0], dweight, dvalues, dtokens);
-        bias_and_scale(s, bias, scale[0], dout, ds, dbias, dscale);
+        sums.add(scale, dweight, dvalues, dtokens);
+        bias_and_scale(s, bias, scale, dout, ds, dbias, dscale);
     });
 }
 
@@ -251,7 +254,6 @@ fn backward_block(
     s: &Rein,
     k: usize,
     [f, lse, dout]: [&[f32]; 3],
-    scale: f32,
     packed: &Packed<'_>,
     wants: Wants,
     saved: &Intermediates<'_>,
@@ -287,7 +289,7 @@ fn backward_block(
             let share = unsafe { saved.dscale.piece(k, 1) };
             share[0] = inner(&x[..b.rows * cp], &dx[..b.rows * cp]);
         }
-        dx.iter_mut().for_each(|d| *d *= scale);
+        dx.iter_mut().for_each(|d| *d *= packed.scale);
         if wants.values {
             keep(&saved.weights, mp, weights);
             keep(&saved.dx, cp, dx);
