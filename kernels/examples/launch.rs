@@ -17,7 +17,7 @@ use dressage_kernels::check::noise;
 use dressage_kernels::device::{Buffer, Device, Float};
 use dressage_kernels::ops::attention::{PackedAttention, PackedBackward, PackedForward};
 use dressage_kernels::ops::ms_deform_attn::{self, MsDeformAttn};
-use dressage_kernels::ops::rein::{GradientsGpu, Rein, WeightsGpu};
+use dressage_kernels::ops::rein::{self, Rein};
 use half::bf16;
 
 const USAGE: &str = "usage: launch attention|rein|ms_deform_attn virtual|cuda [REPEATS]";
@@ -113,10 +113,21 @@ fn rein(device: &Device, large: bool) -> Step<'_> {
     let mut next = || d.next().unwrap_or_else(|| device.zeros("gradient", 0));
     let (mut dt, mut dv, mut dw, mut db, mut ds) = (next()?, next()?, next()?, next()?, next()?);
     Ok(Box::new(move || {
+        let (f, dout, bias, scale) = (f.view(), dout.view(), bias.view(), scale.view());
         let (tokens, values, weight) = (tokens.view(), values.view(), weight.view());
-        let w = WeightsGpu { tokens, values, weight, bias: bias.view(), scale: scale.view() };
-        s.forward_gpu(device, f.view(), w, out.view_mut(), lse.view_mut())?;
-        let d = GradientsGpu {
+        let (out, sums) = (out.view_mut(), lse.view_mut());
+        let call =
+            rein::Forward::<Gpu, _> { f, tokens, values, weight, bias, scale, out, lse: sums };
+        call.launch(device, &s)?;
+        let call = rein::Backward::<Gpu, bf16> {
+            f,
+            tokens,
+            values,
+            weight,
+            bias,
+            scale,
+            lse: lse.view(),
+            dout,
             df: Some(df.view_mut()),
             dtokens: Some(dt.view_mut()),
             dvalues: Some(dv.view_mut()),
@@ -124,7 +135,7 @@ fn rein(device: &Device, large: bool) -> Step<'_> {
             dbias: Some(db.view_mut()),
             dscale: Some(ds.view_mut()),
         };
-        s.backward_gpu(device, f.view(), w, lse.view(), dout.view(), d)
+        call.launch(device, &s)
     }))
 }
 

@@ -1,15 +1,12 @@
 //! Rein's refinement of features and the link from tokens to queries.
 
-use dressage_kernels::ops::rein::{
-    CHANNELS, Gradients as Parts, GradientsGpu, Rein, Weights, WeightsGpu,
-};
+use dressage_kernels::ops::rein::{self as op, CHANNELS, Rein};
 use dressage_kernels::ops::token_link::{self, TokenLink};
 
 use super::row_width::{row_width, row_width_scaled};
 use super::{expect_shape, reshape, shape_error};
 use crate::call::{Place, call};
-use crate::dtype::kernel;
-use crate::{Backward, Edge, Element, Gradients, HostFloat, Result, Tensor, record};
+use crate::{Backward, Edge, Gradients, Result, Tensor, record};
 
 /// Parameters that refine the features after one block.
 pub struct ReinParts<'a> {
@@ -60,15 +57,17 @@ pub fn rein(f: &Tensor, parts: &ReinParts<'_>, skip: usize, softmax: bool) -> Re
     let mut out = f.empty_like(f.shape())?;
     let mut lse = f.empty_sums(&[b, size.n])?;
     let saved = parts.all().map(Tensor::detach);
-    kernel!("rein", f, T,
-        host => {
-            size.forward(f.data::<T>()?, weights(&saved)?, out.data_mut()?, lse.data_mut()?)
-        },
-        device => {
-            let (w, out, lse) = (weights_gpu(&saved)?, out.view_mut()?, lse.view_mut()?);
-            size.forward_gpu(device, f.view::<T>()?, w, out, lse)
-        },
-    )?;
+    let [tokens, values, weight, bias, scale] = &saved;
+    call!(f, &size, |M, T| op::Forward::<M, T> {
+        f: M::read(f)?,
+        tokens: M::read(tokens)?,
+        values: M::read(values)?,
+        weight: M::read(weight)?,
+        bias: M::read(bias)?,
+        scale: M::read(scale)?,
+        out: M::write(&mut out)?,
+        lse: M::write(&mut lse)?,
+    })?;
     let [tokens, values, weight, bias, scale] = parts.all();
     Ok(record(out, &[f, tokens, values, weight, bias, scale], || Saved {
         size,
@@ -97,28 +96,6 @@ fn widened(f: &Tensor, parts: &ReinParts<'_>, skip: usize, softmax: bool) -> Res
         scale: parts.scale,
     };
     row_width(&rein(&row_width(f, width)?, &parts, skip, softmax)?, c)
-}
-
-fn weights<T: HostFloat>(parts: &[Tensor; 5]) -> Result<Weights<'_, T>> {
-    let [tokens, values, weight, bias, scale] = parts;
-    Ok(Weights {
-        tokens: tokens.data()?,
-        values: values.data()?,
-        weight: weight.data()?,
-        bias: bias.data()?,
-        scale: scale.data()?,
-    })
-}
-
-fn weights_gpu<T: Element>(parts: &[Tensor; 5]) -> Result<WeightsGpu<'_, T>> {
-    let [tokens, values, weight, bias, scale] = parts;
-    Ok(WeightsGpu {
-        tokens: tokens.view()?,
-        values: values.view()?,
-        weight: weight.view()?,
-        bias: bias.view()?,
-        scale: scale.view()?,
-    })
 }
 
 struct Saved {
@@ -176,34 +153,24 @@ impl Saved {
         df: Option<&mut Tensor>,
         sums: [Option<&mut Tensor>; 5],
     ) -> Result<()> {
-        let Saved { size, f, parts, lse, .. } = self;
-        let mut sums = sums.into_iter();
-        let mut next = || sums.next().flatten();
-        kernel!("rein", f, T,
-            host => {
-                let gradients = Parts {
-                    df: df.map(Tensor::data_mut::<T>).transpose()?,
-                    dtokens: next().map(Tensor::data_mut).transpose()?,
-                    dvalues: next().map(Tensor::data_mut).transpose()?,
-                    dweight: next().map(Tensor::data_mut).transpose()?,
-                    dbias: next().map(Tensor::data_mut).transpose()?,
-                    dscale: next().map(Tensor::data_mut).transpose()?,
-                };
-                size.backward(f.data()?, weights(parts)?, lse.data()?, dy.data()?, gradients)
-            },
-            device => {
-                let gradients = GradientsGpu {
-                    df: df.map(Tensor::view_mut::<T>).transpose()?,
-                    dtokens: next().map(Tensor::view_mut).transpose()?,
-                    dvalues: next().map(Tensor::view_mut).transpose()?,
-                    dweight: next().map(Tensor::view_mut).transpose()?,
-                    dbias: next().map(Tensor::view_mut).transpose()?,
-                    dscale: next().map(Tensor::view_mut).transpose()?,
-                };
-                let (f, w, lse) = (f.view()?, weights_gpu(parts)?, lse.view()?);
-                size.backward_gpu(device, f, w, lse, dy.view()?, gradients)
-            },
-        )
+        let Saved { size, f, parts: [tokens, values, weight, bias, scale], lse, .. } = self;
+        let [dtokens, dvalues, dweight, dbias, dscale] = sums;
+        call!(f, size, |M, T| op::Backward::<M, T> {
+            f: M::read(f)?,
+            tokens: M::read(tokens)?,
+            values: M::read(values)?,
+            weight: M::read(weight)?,
+            bias: M::read(bias)?,
+            scale: M::read(scale)?,
+            lse: M::read(lse)?,
+            dout: M::read(dy)?,
+            df: M::write_if(df)?,
+            dtokens: M::write_if(dtokens)?,
+            dvalues: M::write_if(dvalues)?,
+            dweight: M::write_if(dweight)?,
+            dbias: M::write_if(dbias)?,
+            dscale: M::write_if(dscale)?,
+        })
     }
 }
 

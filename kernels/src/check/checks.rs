@@ -1,23 +1,20 @@
-//! Checks and measurements of an operation, from its calls and a few sizes.
+//! Checks of an operation, from its calls and a few sizes.
 //!
 //! Each folder states in [`Checks`] its passes, the sizes with their reasons, and the magnitude of
 //! its inputs. From that follow, on the host and on any device: gradients against central
 //! differences in f64, the fast form and the kernels against the reference within the bound of
 //! [`Bounded`](super::bounded::Bounded) numbers, two runs with the same bytes, operands left out
-//! and added to, each operand one element too short, sizes of nothing, and times.
+//! and added to, each operand one element too short, and sizes of nothing. Times are in `timings`.
 //!
 //! Operands go by name. An input that an earlier pass wrote has the values of that pass, in the form
 //! under check; every other input is drawn. The gradient of an input `x` is named `dx`.
-
-use half::bf16;
 
 use super::noise;
 use super::operands::{Draw, Operand, Output, Values, Variant};
 pub(crate) use super::pass::{Arithmetic, Depth, Pass};
 use super::pass::{Form, Run};
-use super::verify::{Timed, Verification, Verify};
+use super::verify::{Verification, Verify};
 use crate::call::Operation;
-use crate::device::Device;
 use crate::{Result, Write};
 
 /// Magnitude of a drawn operand: noise in (-1, 1) times `scale`, plus `shift`.
@@ -42,9 +39,9 @@ type Edit<O> = fn(&O, &mut [f64]);
 
 /// Passes, sizes and magnitudes of an operation.
 pub(crate) struct Checks<O> {
-    name: fn(&O) -> &'static str,
-    shape: fn(&O) -> String,
-    passes: Vec<Pass<O>>,
+    pub(super) name: fn(&O) -> &'static str,
+    pub(super) shape: fn(&O) -> String,
+    pub(super) passes: Vec<Pass<O>>,
     magnitudes: Vec<Magnitude>,
     given: Vec<(&'static str, Edit<O>)>,
     edits: Vec<(&'static str, Edit<O>)>,
@@ -52,10 +49,10 @@ pub(crate) struct Checks<O> {
     cases: Vec<Case<O>>,
     empty: Vec<O>,
     refused: Vec<O>,
-    timed: Vec<O>,
-    timed_in_f32: Vec<O>,
+    pub(super) timed: Vec<O>,
+    pub(super) timed_in_f32: Vec<O>,
     more: Vec<Verify>,
-    timed_on_host: Vec<(&'static str, O)>,
+    pub(super) timed_on_host: Vec<(&'static str, O)>,
 }
 
 /// An operation that states its checks.
@@ -213,7 +210,8 @@ impl<O: Operation> Checks<O> {
         self
     }
 
-    fn draw(
+    /// Values of an operand at these sizes.
+    pub(super) fn draw(
         &self,
         s: &O,
         shift: Option<(&'static str, f32)>,
@@ -438,61 +436,6 @@ impl<O: Operation> Checks<O> {
             }
         }
         Ok(())
-    }
-
-    /// Launches to be timed on a device.
-    ///
-    /// # Errors
-    /// No room for their operands.
-    pub fn launches<'d>(&self, device: &'d Device) -> Result<Vec<Timed<'d>>> {
-        let mut all = Vec::new();
-        let bf16 = self.timed.iter().map(|s| (s, "bf16"));
-        for (s, kind) in bf16.chain(self.timed_in_f32.iter().map(|s| (s, "f32"))) {
-            let draw: Draw<'_> = &|name, n| self.draw(s, None, name, n);
-            for pass in self.passes.iter().filter(|pass| pass.on_device) {
-                let (list, timed, size) = match kind {
-                    "bf16" => (pass.list, pass.timed, size_of::<bf16>()),
-                    _ => (pass.list_in_f32, pass.timed_in_f32, size_of::<f32>()),
-                };
-                let bytes = pass.bytes(s, &list(s, &Variant::default()), size);
-                let name = format!("{}{}_{kind}", (self.name)(s), pass.suffix());
-                let run = timed(device, s, draw)?;
-                all.push(Timed::new(name, (self.shape)(s), (pass.flops)(s), bytes, run));
-            }
-        }
-        Ok(all)
-    }
-
-    /// Calls to be timed on the host: with all operands, and without gradients of parameters where
-    /// they are optional.
-    ///
-    /// # Errors
-    /// Sizes that the operation refuses.
-    pub fn calls(&self) -> Result<Vec<Timed<'static>>> {
-        let mut all = Vec::new();
-        for (place, s) in &self.timed_on_host {
-            let draw: Draw<'_> = &|name, n| self.draw(s, None, name, n);
-            for pass in &self.passes {
-                let operands = (pass.list_on_host)(s, &Variant::default());
-                let added = operands.iter().filter(|operand| operand.optional);
-                let added = added.filter(|operand| operand.write == Some(Write::Add));
-                let frozen: Vec<&'static str> = added.map(|operand| operand.name).collect();
-                let mut variants = vec![("", Vec::new())];
-                if !frozen.is_empty() {
-                    variants.push((", frozen", frozen));
-                }
-                for (how, without) in variants {
-                    let variant = Variant { without, ..Variant::default() };
-                    let operands = (pass.list_on_host)(s, &variant);
-                    let bytes = pass.bytes(s, &operands, size_of::<f32>());
-                    let name = format!("{}{}_f32{how}", (self.name)(s), pass.suffix());
-                    let run = (pass.timed_on_host)(s, draw, &variant)?;
-                    let shape = format!("{place} {}", (self.shape)(s));
-                    all.push(Timed::new(name, shape, (pass.flops)(s), bytes, run));
-                }
-            }
-        }
-        Ok(all)
     }
 }
 

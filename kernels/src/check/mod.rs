@@ -11,6 +11,7 @@ pub mod roofline;
 #[cfg(any(test, feature = "testing"))]
 mod testing;
 pub mod timer;
+mod timings;
 pub mod verify;
 
 #[cfg(any(test, feature = "testing"))]

@@ -51,6 +51,11 @@ pub(crate) struct Arithmetic {
 }
 
 impl Arithmetic {
+    /// Relative error of the storage type.
+    pub fn rounding(self) -> f64 {
+        f64::from(if self.bf16 { bf16::ROUNDING } else { f32::ROUNDING })
+    }
+
     /// Error of a sum of `n` products, in tensor cores if the form is in bf16 ([`sum_error`]).
     pub fn products(self, n: usize) -> f64 {
         if self.bf16 { sum_error::<bf16>(n) } else { sum_error::<f32>(n) }

@@ -314,7 +314,7 @@ pub fn all() -> Vec<Kernels> {
         Kernels::of::<pixel_loss::PixelLoss>(),
         Kernels { timed: point_sample::timed, ..Kernels::of::<point_sample::PointSample>() },
         reduce::verify::KERNELS,
-        rein::verify::KERNELS,
+        Kernels::of::<rein::Rein>(),
         Kernels::of::<relative_position::RelativePosition>(),
         Kernels::of::<residual::Residual>(),
         Kernels::of::<resize::Resize>(),

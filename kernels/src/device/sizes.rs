@@ -1,6 +1,6 @@
 //! Grids that several operations share, and checks of sizes and addresses.
 
-use super::{Grid, ViewMut};
+use super::Grid;
 use crate::{KernelError, Result};
 
 /// Checks that a size is below 2^31, as kernels require. It is then the same number signed or not,
@@ -28,11 +28,6 @@ pub(crate) fn aligned(op: &'static str, all: &[(&'static str, u64)]) -> Result<(
             Err(KernelError::Size { op, what })
         }
     }
-}
-
-/// Elements of an operand; `expected` if it is absent.
-pub(crate) fn length<T>(operand: &Option<ViewMut<'_, T>>, expected: usize) -> usize {
-    operand.as_ref().map_or(expected, ViewMut::len)
 }
 
 /// Elements of a vector of `vectors.cuh`.

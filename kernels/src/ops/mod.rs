@@ -1,7 +1,5 @@
 //! The operations, one folder each. `cuda/` has the headers that their CUDA sources share.
 
-#![allow(clippy::too_many_arguments, reason = "a kernel's operands are its arguments")]
-
 pub mod activation;
 pub mod adamw;
 pub mod add;

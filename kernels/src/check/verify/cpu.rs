@@ -27,6 +27,7 @@ use crate::ops::ms_deform_attn::MsDeformAttn;
 use crate::ops::patch_embed::PatchEmbed;
 use crate::ops::pixel_loss::PixelLoss;
 use crate::ops::point_sample::PointSample;
+use crate::ops::rein::Rein;
 use crate::ops::relative_position::RelativePosition;
 use crate::ops::residual::Residual;
 use crate::ops::resize::Resize;
@@ -66,6 +67,7 @@ pub fn all() -> Vec<Kernels> {
         of::<PatchEmbed>(),
         of::<PixelLoss>(),
         of::<PointSample>(),
+        of::<Rein>(),
         of::<RelativePosition>(),
         of::<Residual>(),
         of::<Resize>(),
@@ -114,6 +116,7 @@ pub fn timed() -> Vec<(&'static str, Calls)> {
         calls_of::<MsDeformAttn>(),
         calls_of::<PatchEmbed>(),
         calls_of::<PointSample>(),
+        calls_of::<Rein>(),
         calls_of::<Resize>(),
         calls_of::<Rotary>(),
         calls_of::<SemanticScores>(),

@@ -298,7 +298,8 @@ pub fn backward(
     let [dq, dk, dv] = &shared;
     let target = |x: &'_ Option<Shared<'_>>, n: usize| x.is_some().then(|| s.rows(n));
     let rows = [target(dq, s.nq), target(dk, s.nk), target(dv, s.nk)];
-    run_backward(s, &x, lse, dout, None, |part| {
+    let dout = HeadView { x: dout, rows: s.rows(s.nq) };
+    run_backward(&Incoming { s, x, lse, dout, drel: None }, |part| {
         let x = shared[part].as_ref()?;
         Some(Target { x, rows: rows[part]? })
     });
@@ -316,25 +317,28 @@ pub fn backward_packed(
         return;
     }
     let (shared, drel) = (Shared::new(dqkv), drel.map(Shared::new));
-    run_backward(s, &x, lse, dout, drel.as_ref(), |part| {
+    let dout = HeadView { x: dout, rows: s.rows(s.nq) };
+    run_backward(&Incoming { s, x, lse, dout, drel: drel.as_ref() }, |part| {
         Some(Target { x: &shared, rows: s.packed_rows(part) })
     });
 }
 
+/// Operands of a backward pass that all of its tasks read, and the gradients of biases.
+struct Incoming<'a> {
+    s: &'a Attention,
+    x: Inputs<'a, f32>,
+    lse: &'a [f32],
+    dout: HeadView<'a, f32>,
+    drel: Option<&'a Shared<'a>>,
+}
+
 /// Runs one task per head, which sums the gradients of its keys and values in the order of queries.
-fn run_backward<'a>(
-    s: &Attention,
-    x: &Inputs<'_, f32>,
-    lse: &[f32],
-    dout: &[f32],
-    drel: Option<&Shared<'_>>,
-    target: impl Fn(usize) -> Option<Target<'a>> + Sync,
-) {
-    let dout = HeadView { x: dout, rows: s.rows(s.nq) };
+fn run_backward<'a>(call: &Incoming<'_>, target: impl Fn(usize) -> Option<Target<'a>> + Sync) {
+    let s = call.s;
     (0..s.b * s.heads).into_par_iter().for_each(|task| {
         let (image, head) = (task / s.heads, task % s.heads);
         let targets = [target(0), target(1), target(2)];
-        backward_head(s, x, image, head, lse, &dout, drel, targets);
+        backward_head(call, image, head, targets);
     });
 }
 
@@ -371,16 +375,8 @@ struct Head<'a> {
     dq: &'a mut [f32],
 }
 
-fn backward_head(
-    s: &Attention,
-    x: &Inputs<'_, f32>,
-    image: usize,
-    head: usize,
-    lse: &[f32],
-    dout: &HeadView<'_, f32>,
-    drel: Option<&Shared<'_>>,
-    targets: [Option<Target<'_>>; 3],
-) {
+fn backward_head(call: &Incoming<'_>, image: usize, head: usize, targets: [Option<Target<'_>>; 3]) {
+    let (s, x) = (call.s, &call.x);
     let (rows, sizes) = (block_rows(s), backward_task(s));
     with_scratch(sizes.iter().sum(), |mut rest| {
         let [kt, vt, k, dk, dv, q, g, right, p, ds, dq] = sizes.map(|len| take(&mut rest, len));
@@ -392,7 +388,7 @@ fn backward_head(
         let mut h = Head { image, head, kt, vt, k, dk, dv, q, g, right, p, ds, dq };
         for first in (0..s.nq).step_by(rows) {
             let n = rows.min(s.nq - first);
-            h.add_queries(s, x, first, n, lse, dout, drel, &targets);
+            h.add_queries(call, first, n, &targets);
         }
         let [_, dk, dv] = &targets;
         // The queries were scaled by log2(e) / sqrt(d).
@@ -405,15 +401,12 @@ impl Head<'_> {
     /// Writes dq of the queries `first..first + n` and adds to dk and dv.
     fn add_queries(
         &mut self,
-        s: &Attention,
-        x: &Inputs<'_, f32>,
+        call: &Incoming<'_>,
         first: usize,
         n: usize,
-        lse: &[f32],
-        dout: &HeadView<'_, f32>,
-        drel: Option<&Shared<'_>>,
         [dq, dk, dv]: &[Option<Target<'_>>; 3],
     ) {
+        let &Incoming { s, ref x, lse, ref dout, drel } = call;
         let (np, dp, m) = (padded(s.nk), padded(s.d), n.next_multiple_of(ROW_STEP));
         let (at, scale) = ((self.image, self.head, first), 1.0 / (s.d as f32).sqrt());
         copy_rows(s, &x.q, at, n, LOG2_E * scale, &mut self.q[..m * s.d]);

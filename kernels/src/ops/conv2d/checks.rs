@@ -1,13 +1,10 @@
 //! Sizes at which convolutions are checked and timed.
 
-use half::bf16;
-
 use super::{Backward, Conv2d, Forward, ParameterGradients};
 use crate::call::{Call, Host};
 use crate::check::UNIT;
 use crate::check::checks::{Arithmetic, Checked, Checks, Pass};
 use crate::check::operands::Values;
-use crate::device::Element;
 
 /// Magnitudes of an operand.
 fn sizes(known: &Values, name: &'static str) -> Vec<f64> {
@@ -17,7 +14,6 @@ fn sizes(known: &Values, name: &'static str) -> Vec<f64> {
 /// Bounds of `y`: the product is rounded to the storage type before the bias is added, or the bias
 /// is.
 fn biased(s: &Conv2d, of: Arithmetic, known: &Values) -> Vec<f64> {
-    let rounding = f64::from(if of.bf16 { bf16::ROUNDING } else { f32::ROUNDING });
     let (x, weight, bias) = (sizes(known, "x"), sizes(known, "weight"), sizes(known, "bias"));
     let y = &known["y"];
     let mut size = vec![0.0; y.len()];
@@ -25,7 +21,7 @@ fn biased(s: &Conv2d, of: Arithmetic, known: &Values) -> Vec<f64> {
     Forward::<Host, f64>::reference(s, c);
     let bound = |(i, size): (usize, f64)| {
         let sum = of.products(s.kh * s.kw * s.ci + 1) * UNIT * size;
-        sum + rounding * (y[i].abs() + bias[i % s.co] + sum)
+        sum + of.rounding() * (y[i].abs() + bias[i % s.co] + sum)
     };
     size.into_iter().enumerate().map(bound).collect()
 }

@@ -1,25 +1,21 @@
 //! Sizes at which linear layers are checked and timed.
 
-use half::bf16;
-
 use super::{Backward, Forward, ForwardRelu, Linear, ParameterGradients};
 use crate::call::Host;
 use crate::check::UNIT;
 use crate::check::checks::{Arithmetic, Checked, Checks, Pass};
 use crate::check::operands::Values;
-use crate::device::Element;
 
 /// Bounds of `y`, also behind a ReLU. With an epilogue the bias is rounded to the storage type,
 /// without one the product is.
 fn biased(s: &Linear, of: Arithmetic, known: &Values) -> Vec<f64> {
-    let rounding = f64::from(if of.bf16 { bf16::ROUNDING } else { f32::ROUNDING });
     let (x, weight, bias) = (&known["x"], &known["weight"], &known["bias"]);
     let bound = |at: usize| {
         let (i, j) = (at / s.m, at % s.m);
         let terms = || (0..s.k).map(|l| x[i * s.k + l] * weight[j * s.k + l]);
         let (product, size) = (terms().sum::<f64>().abs(), terms().map(f64::abs).sum::<f64>());
         let sum = of.products(s.k + 1) * UNIT * (size + bias[j].abs());
-        sum + rounding * (product.max(bias[j].abs()) + sum)
+        sum + of.rounding() * (product.max(bias[j].abs()) + sum)
     };
     (0..s.n * s.m).map(bound).collect()
 }

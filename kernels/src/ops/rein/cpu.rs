@@ -7,7 +7,8 @@ use rayon::prelude::*;
 use super::cost::{
     HEIGHT, Wants, backward_call, backward_task, forward_call, forward_task, sums_task,
 };
-use super::{Gradients, Rein, Weights};
+use super::{Backward, Forward, Rein};
+use crate::call::Host;
 use crate::cpu::scratch::{Shared, take, with_scratch};
 use crate::cpu::simd;
 use crate::cpu::tile::{Left, PANEL, Product, ROW_STEP, pack, pack_transposed, padded, product};
@@ -94,7 +95,7 @@ fn copy_skipped(s: &Rein, from: &[f32], to: &mut [f32]) {
     }
 }
 
-/// Right operands packed from the weights; those not needed are empty.
+/// The weights: right operands that are packed from them, of which those not needed are empty.
 struct Packed<'a> {
     /// T^T `[c, m]` and V `[m - 1, c]`.
     tokens_t: &'a [f32],
@@ -104,6 +105,9 @@ struct Packed<'a> {
     /// V^T `[c, m - 1]` and T `[m, c]`, backward only.
     values_t: &'a [f32],
     tokens: &'a [f32],
+    /// b_f, forward only, and s.
+    bias: &'a [f32],
+    scale: f32,
 }
 
 /// Packs W_f (or its transpose) panel by panel in parallel.
@@ -141,16 +145,18 @@ fn weigh(
     }
 }
 
-pub fn forward(s: &Rein, f: &[f32], w: Weights<'_, f32>, out: &mut [f32], lse: &mut [f32]) {
+pub fn forward(s: &Rein, call: Forward<'_, Host, f32>) {
+    let Forward { f, tokens, values: v, weight: w, bias, scale, out, lse } = call;
     let c = s.c;
     copy_skipped(s, f, out);
     let sizes = forward_call(s);
     with_scratch(sizes.iter().sum(), |mut rest| {
         let [tokens_t, values, weight] = sizes.map(|len| take(&mut rest, len));
-        pack_transposed(w.tokens, c, c, s.m, tokens_t);
-        pack(w.values, c, s.m - 1, c, 1.0, values);
-        pack_weight(s, w.weight, true, weight);
-        let packed = Packed { tokens_t, values, weight, values_t: &[], tokens: &[] };
+        pack_transposed(tokens, c, c, s.m, tokens_t);
+        pack(v, c, s.m - 1, c, 1.0, values);
+        pack_weight(s, w, true, weight);
+        let scale = scale[0];
+        let packed = Packed { tokens_t, values, weight, values_t: &[], tokens: &[], bias, scale };
         let (out, lse) = (Shared::new(out), Shared::new(lse));
         (0..block_count(s)).into_par_iter().for_each(|k| {
             let b = block(s, k);
@@ -158,7 +164,7 @@ pub fn forward(s: &Rein, f: &[f32], w: Weights<'_, f32>, out: &mut [f32], lse: &
             let out = unsafe { out.piece(b.at, b.rows * c) };
             // SAFETY: as above.
             let lse = unsafe { lse.piece(b.patch, b.rows) };
-            forward_block(s, b, &f[b.at..b.at + b.rows * c], &w, &packed, out, lse);
+            forward_block(s, b, &f[b.at..b.at + b.rows * c], &packed, out, lse);
         });
     });
 }
@@ -167,7 +173,6 @@ fn forward_block(
     s: &Rein,
     b: Block,
     f: &[f32],
-    w: &Weights<'_, f32>,
     packed: &Packed<'_>,
     out: &mut [f32],
     lse: &mut [f32],
@@ -182,11 +187,10 @@ fn forward_block(
         });
         let delta = Product { m: b.m, n: cp, k: c, ldc: cp, add: false };
         product(delta, Left { x, row: cp, col: 1 }, packed.weight, y);
-        let scale = w.scale[0];
         for (i, out) in out.chunks_exact_mut(c).enumerate() {
             let (f, y) = (&f[i * c..(i + 1) * c], &y[i * cp..][..c]);
             for j in 0..c {
-                out[j] = f[j] + scale * (y[j] + w.bias[j]);
+                out[j] = f[j] + packed.scale * (y[j] + packed.bias[j]);
             }
         }
     });
@@ -204,16 +208,10 @@ struct Intermediates<'a> {
     dscale: Shared<'a>,
 }
 
-pub fn backward(
-    s: &Rein,
-    f: &[f32],
-    w: Weights<'_, f32>,
-    lse: &[f32],
-    dout: &[f32],
-    d: Gradients<'_, f32>,
-) {
+pub fn backward(s: &Rein, call: Backward<'_, Host, f32>) {
     let (c, blocks) = (s.c, block_count(s));
-    let Gradients { mut df, dtokens, dvalues, dweight, dbias, dscale } = d;
+    let Backward { f, tokens: t, values: v, weight: w, bias, scale, lse, dout, .. } = call;
+    let Backward { mut df, dtokens, dvalues, dweight, dbias, dscale, .. } = call;
     let wants = Wants {
         df: df.is_some(),
         tokens: dtokens.is_some(),
@@ -228,12 +226,13 @@ pub fn backward(
     with_scratch(sizes.iter().sum(), |mut rest| {
         let [tokens_t, values, weight, values_t, tokens, x, dx, weights, dz, ds] =
             sizes.map(|len| take(&mut rest, len));
-        pack_transposed(w.tokens, c, c, s.m, tokens_t);
-        pack(w.values, c, s.m - 1, c, 1.0, values);
-        pack_transposed(w.values, c, c, s.m - 1, values_t);
-        pack(w.tokens, c, s.m, c, 1.0, tokens);
-        pack_weight(s, w.weight, false, weight);
-        let packed = Packed { tokens_t, values, weight, values_t, tokens };
+        pack_transposed(t, c, c, s.m, tokens_t);
+        pack(v, c, s.m - 1, c, 1.0, values);
+        pack_transposed(v, c, c, s.m - 1, values_t);
+        pack(t, c, s.m, c, 1.0, tokens);
+        pack_weight(s, w, false, weight);
+        let scale = scale[0];
+        let packed = Packed { tokens_t, values, weight, values_t, tokens, bias: &[], scale };
         let saved = Intermediates {
             x: Shared::new(x),
             dx: Shared::new(dx),
@@ -243,11 +242,11 @@ pub fn backward(
         };
         let df = df.map(Shared::new);
         (0..blocks).into_par_iter().for_each(|k| {
-            backward_block(s, k, [f, lse, dout], w.scale[0], &packed, wants, &saved, df.as_ref());
+            backward_block(s, k, [f, lse, dout], &packed, wants, &saved, df.as_ref());
         });
         let sums = Sums { s, features: f, dout, x, dx, weights, dz };
-        sums.add(w.scale[0], dweight, dvalues, dtokens);
-        bias_and_scale(s, &w, dout, ds, dbias, dscale);
+        sums.add(scale, dweight, dvalues, dtokens);
+        bias_and_scale(s, bias, scale, dout, ds, dbias, dscale);
     });
 }
 
@@ -255,7 +254,6 @@ fn backward_block(
     s: &Rein,
     k: usize,
     [f, lse, dout]: [&[f32]; 3],
-    scale: f32,
     packed: &Packed<'_>,
     wants: Wants,
     saved: &Intermediates<'_>,
@@ -291,7 +289,7 @@ fn backward_block(
             let share = unsafe { saved.dscale.piece(k, 1) };
             share[0] = inner(&x[..b.rows * cp], &dx[..b.rows * cp]);
         }
-        dx.iter_mut().for_each(|d| *d *= scale);
+        dx.iter_mut().for_each(|d| *d *= packed.scale);
         if wants.values {
             keep(&saved.weights, mp, weights);
             keep(&saved.dx, cp, dx);
@@ -442,7 +440,8 @@ fn sum_over_patches(
 
 fn bias_and_scale(
     s: &Rein,
-    w: &Weights<'_, f32>,
+    bias: &[f32],
+    scale: f32,
     dout: &[f32],
     shares: &[f32],
     dbias: Option<&mut [f32]>,
@@ -461,9 +460,9 @@ fn bias_and_scale(
         }
     });
     if let Some(d) = dscale {
-        d[0] += shares.iter().sum::<f32>() + inner(w.bias, &columns);
+        d[0] += shares.iter().sum::<f32>() + inner(bias, &columns);
     }
     if let Some(d) = dbias {
-        d.iter_mut().zip(&columns).for_each(|(d, sum)| *d += w.scale[0] * sum);
+        d.iter_mut().zip(&columns).for_each(|(d, sum)| *d += scale * sum);
     }
 }

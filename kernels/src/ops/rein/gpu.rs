@@ -6,11 +6,12 @@
 //! over patches for the tokens, one product for `dW_f`. Intermediate results are stored in the type
 //! of the features; docs/kernels.md has the arithmetic.
 
-use super::{OP, Rein};
-use crate::device::sizes::{aligned, each, length, small};
+use super::{Backward, Forward, Rein};
+use crate::call::{Gpu, Launch, Operation};
+use crate::device::sizes::{aligned, each, small};
 use crate::device::{Args, Buffer, Device, Float, Grid, Kernel, Module, View, ViewMut};
 use crate::ops::matmul::MatMul;
-use crate::{KernelError, Result, Write, check_count};
+use crate::{KernelError, Result, Write};
 
 static PTX: Module = Module::new("rein", include_str!("../../../ptx/rein.ptx"));
 
@@ -43,46 +44,6 @@ struct Sizes {
     splits: u32,
 }
 
-/// Inputs of a Rein layer on a device other than the features.
-#[derive(Debug, Clone, Copy)]
-pub struct WeightsGpu<'a, T> {
-    /// Tokens T, `[m, c]`.
-    pub tokens: View<'a, T>,
-    /// Values V of tokens 1.., `[m - 1, c]`.
-    pub values: View<'a, T>,
-    /// W_f, `[c, c]`, rows are outputs.
-    pub weight: View<'a, T>,
-    /// b_f, `[c]`.
-    pub bias: View<'a, f32>,
-    /// s, one element.
-    pub scale: View<'a, f32>,
-}
-
-/// Gradients of a Rein layer; those that are `None` are not computed. `df` is overwritten, the
-/// others are added to.
-#[derive(Debug)]
-pub struct GradientsGpu<'a, T> {
-    /// Gradient of the features, `[b, skip + n, c]`, with the residual path and the skipped rows.
-    pub df: Option<ViewMut<'a, T>>,
-    /// Gradient of the tokens as keys, `[m, c]`.
-    pub dtokens: Option<ViewMut<'a, f32>>,
-    /// Gradient of the values, `[m - 1, c]`.
-    pub dvalues: Option<ViewMut<'a, f32>>,
-    /// Gradient of W_f, `[c, c]`.
-    pub dweight: Option<ViewMut<'a, f32>>,
-    /// Gradient of b_f, `[c]`.
-    pub dbias: Option<ViewMut<'a, f32>>,
-    /// Gradient of s, one element.
-    pub dscale: Option<ViewMut<'a, f32>>,
-}
-
-impl<T> Default for GradientsGpu<'_, T> {
-    fn default() -> Self {
-        let (df, dtokens, dvalues) = (None, None, None);
-        Self { df, dtokens, dvalues, dweight: None, dbias: None, dscale: None }
-    }
-}
-
 /// Kernels for a number of tokens.
 struct Entries {
     mix: &'static str,
@@ -92,90 +53,77 @@ struct Entries {
     width: usize,
 }
 
-impl Rein {
-    /// [`Rein::forward`] on a device: writes `out` and `lse`. `c` is a multiple of 64, `m` at most
-    /// 208; views begin at multiples of 16 bytes.
-    ///
-    /// # Errors
-    /// A view whose length does not match the sizes; sizes without a kernel; a failure of the
-    /// device.
-    pub fn forward_gpu<T: Float>(
-        &self,
-        device: &Device,
-        f: View<'_, T>,
-        w: WeightsGpu<'_, T>,
-        out: ViewMut<'_, T>,
-        lse: ViewMut<'_, f32>,
-    ) -> Result<()> {
-        let (sizes, entries) = self.check_gpu(f, &w)?;
-        check_count(OP, "out", out.len(), f.len())?;
-        check_count(OP, "lse", lse.len(), self.b * self.n)?;
-        aligned(OP, &[("out", out.address())])?;
-        let features = self.b * self.n * self.c;
+/// Sizes that have a kernel: `c` is a multiple of [`CHANNELS`], `m` at most 208. Views begin at
+/// multiples of 16 bytes.
+impl<'a, T: Float> Launch<'a> for Forward<'a, Gpu, T> {
+    unsafe fn enqueue(self, s: &Rein, device: &Device) -> Result<()> {
+        let Forward { f, tokens, values, weight, bias, scale, out, lse } = self;
+        let (sizes, entries) = s.entries()?;
+        let read = [("f", f.address()), ("tokens", tokens.address()), ("values", values.address())];
+        aligned(Rein::NAME, &read)?;
+        aligned(Rein::NAME, &[("bias", bias.address()), ("out", out.address())])?;
+        let features = s.b * s.n * s.c;
         let mut x = device.alloc("rein.x", features)?;
         let shared = 2 * (entries.width + ROWS) * pitch::<T>(chunk::<T>())
             + ROWS * pitch::<T>(entries.width)
             + ROWS * (entries.width + 8) * 4;
-        let args = Args::new(&sizes).read(f).read(w.tokens).read(w.values);
+        let args = Args::new(&sizes).read(f).read(tokens).read(values);
         let args = args.write(x.view_mut()).write(lse);
         let kernel = PTX.kernel_of::<T>(entries.mix);
         // SAFETY: the lengths were checked; patches beyond n and tokens beyond m are not touched.
-        unsafe { device.launch(&kernel, &self.by_patches(shared), &args)? };
+        unsafe { device.launch(&kernel, &s.by_patches(shared), &args)? };
         let mut y = device.alloc::<T>("rein.y", features)?;
-        let product = MatMul::new(self.b * self.n, self.c, self.c).trans_b();
-        device.matmul(&product, 1.0, x.view(), w.weight, Write::Over, y.view_mut())?;
-        let args = Args::new(&sizes).read(f).read(y.view()).read(w.bias).read(w.scale).write(out);
+        let product = MatMul::new(s.b * s.n, s.c, s.c).trans_b();
+        device.matmul(&product, 1.0, x.view(), weight, Write::Over, y.view_mut())?;
+        let args = Args::new(&sizes).read(f).read(y.view()).read(bias).read(scale).write(out);
         let grid = each(f.len() / 8);
         // SAFETY: eight elements per thread, and c is a multiple of eight.
         unsafe { device.launch(&PTX.kernel_of::<T>("rein_finish"), &grid, &args) }
     }
+}
 
-    /// [`Rein::backward`] on a device: writes `df` and adds to the other gradients, as far as
-    /// requested.
-    ///
-    /// # Errors
-    /// As [`Rein::forward_gpu`].
-    pub fn backward_gpu<T: Float>(
-        &self,
-        device: &Device,
-        f: View<'_, T>,
-        w: WeightsGpu<'_, T>,
-        lse: View<'_, f32>,
-        dout: View<'_, T>,
-        d: GradientsGpu<'_, T>,
-    ) -> Result<()> {
-        let (sizes, entries) = self.check_gpu(f, &w)?;
-        check_count(OP, "lse", lse.len(), self.b * self.n)?;
-        check_count(OP, "dout", dout.len(), f.len())?;
-        aligned(OP, &[("dout", dout.address())])?;
-        self.check_gradients(f.len(), &d)?;
-        if f.is_empty() || self.n == 0 {
-            // Without patches the gradient passes unchanged.
-            return d.df.map_or(Ok(()), |df| device.copy(dout, df));
+/// As the forward pass.
+impl<'a, T: Float> Launch<'a> for Backward<'a, Gpu, T> {
+    unsafe fn enqueue(mut self, s: &Rein, device: &Device) -> Result<()> {
+        let (df, dtokens, dvalues) = (self.df.take(), self.dtokens.take(), self.dvalues.take());
+        let (dweight, dbias, dscale) = (self.dweight.take(), self.dbias.take(), self.dscale.take());
+        let Backward { f, tokens, values, bias, dout, .. } = self;
+        let (sizes, entries) = s.entries()?;
+        let read = [("f", f.address()), ("tokens", tokens.address()), ("values", values.address())];
+        aligned(Rein::NAME, &read)?;
+        let df_at = df.as_ref().map_or(0, ViewMut::address);
+        let others = [("bias", bias.address()), ("dout", dout.address()), ("df", df_at)];
+        aligned(Rein::NAME, &others)?;
+        let parameters = [&dtokens, &dvalues, &dweight, &dbias, &dscale];
+        if df.is_none() && parameters.into_iter().all(Option::is_none) {
+            return Ok(());
         }
-        let pass = Backward { s: self, device, sizes, entries, f, w, lse, dout };
-        let mixed = pass.mix(d.df, d.dweight.is_some())?;
-        if let (Some(dweight), Some(sx)) = (d.dweight, &mixed.sx) {
+        if f.is_empty() || s.n == 0 {
+            // Without patches the gradient passes unchanged.
+            return df.map_or(Ok(()), |df| device.copy(dout, df));
+        }
+        let pass = Pass { s, device, sizes, entries, of: self };
+        let mixed = pass.mix(df, dweight.is_some())?;
+        if let (Some(dweight), Some(sx)) = (dweight, &mixed.sx) {
             pass.weight(sx.view(), dweight)?;
         }
-        if d.dtokens.is_some() || d.dvalues.is_some() {
-            pass.tokens(&mixed, d.dtokens, d.dvalues)?;
+        if dtokens.is_some() || dvalues.is_some() {
+            pass.tokens(&mixed, dtokens, dvalues)?;
         }
-        if d.dbias.is_some() || d.dscale.is_some() {
-            pass.bias(&mixed, d.dbias, d.dscale)?;
+        if dbias.is_some() || dscale.is_some() {
+            pass.bias(&mixed, dbias, dscale)?;
         }
         Ok(())
     }
+}
 
+impl Rein {
     fn by_patches(&self, shared: usize) -> Grid {
         Grid::new([self.n.div_ceil(ROWS), self.b, 1], [THREADS, 1, 1]).shared(shared)
     }
 
-    fn check_gpu<T: Float>(
-        &self,
-        f: View<'_, T>,
-        w: &WeightsGpu<'_, T>,
-    ) -> Result<(Sizes, Entries)> {
+    /// Sizes of the kernels, and the kernels for the number of tokens.
+    fn entries(&self) -> Result<(Sizes, Entries)> {
         let entries = if self.m <= 112 {
             let (mix, backward) = ("rein_mix_112", "rein_mix_backward_112");
             Entries { mix, backward, sums: "rein_sums_112", width: 112 }
@@ -188,56 +136,22 @@ impl Rein {
                 "{} tokens of {} channels; the GPU kernel takes 1 to 208 of a multiple of 64",
                 self.m, self.c
             );
-            return Err(KernelError::Size { op: OP, what });
+            return Err(KernelError::Size { op: Rein::NAME, what });
         }
-        for (name, found, expected) in [
-            ("f", f.len(), self.b * (self.skip + self.n) * self.c),
-            ("tokens", w.tokens.len(), self.m * self.c),
-            ("values", w.values.len(), (self.m - 1) * self.c),
-            ("weight", w.weight.len(), self.c * self.c),
-            ("bias", w.bias.len(), self.c),
-            ("scale", w.scale.len(), 1),
-        ] {
-            check_count(OP, name, found, expected)?;
-        }
-        aligned(
-            OP,
-            &[
-                ("f", f.address()),
-                ("tokens", w.tokens.address()),
-                ("values", w.values.address()),
-                ("bias", w.bias.address()),
-            ],
-        )?;
         // The kernel forms `skip + n` and `b * n` in 31 bits.
-        small(OP, "the number of rows of an image", self.skip + self.n)?;
-        small(OP, "the number of patches", self.b * self.n)?;
+        small(Rein::NAME, "the number of rows of an image", self.skip + self.n)?;
+        small(Rein::NAME, "the number of patches", self.b * self.n)?;
         let sizes = Sizes {
-            b: small(OP, "b", self.b)?,
-            skip: small(OP, "skip", self.skip)?,
-            n: small(OP, "n", self.n)?,
-            c: small(OP, "c", self.c)?,
+            b: small(Rein::NAME, "b", self.b)?,
+            skip: small(Rein::NAME, "skip", self.skip)?,
+            n: small(Rein::NAME, "n", self.n)?,
+            c: small(Rein::NAME, "c", self.c)?,
             m: self.m as u32,
             softmax: u32::from(self.softmax),
             scale: self.score_scale::<f32>(),
-            splits: small(OP, "splits", self.splits())?,
+            splits: small(Rein::NAME, "splits", self.splits())?,
         };
         Ok((sizes, entries))
-    }
-
-    fn check_gradients<T: Float>(&self, f: usize, d: &GradientsGpu<'_, T>) -> Result<()> {
-        check_count(OP, "df", length(&d.df, f), f)?;
-        aligned(OP, &[("df", d.df.as_ref().map_or(0, ViewMut::address))])?;
-        for (name, d, expected) in [
-            ("dtokens", &d.dtokens, self.m * self.c),
-            ("dvalues", &d.dvalues, (self.m - 1) * self.c),
-            ("dweight", &d.dweight, self.c * self.c),
-            ("dbias", &d.dbias, self.c),
-            ("dscale", &d.dscale, 1),
-        ] {
-            check_count(OP, name, length(d, expected), expected)?;
-        }
-        Ok(())
     }
 
     /// Number of splits of the sums over patches, the same for every image.
@@ -258,15 +172,13 @@ fn pitch<T>(n: usize) -> usize {
 }
 
 /// One backward pass with checked operands.
-struct Backward<'a, T> {
-    s: &'a Rein,
-    device: &'a Device,
+struct Pass<'p, 'a, T: Float> {
+    s: &'p Rein,
+    device: &'p Device,
     sizes: Sizes,
     entries: Entries,
-    f: View<'a, T>,
-    w: WeightsGpu<'a, T>,
-    lse: View<'a, f32>,
-    dout: View<'a, T>,
+    /// The operands, without gradients.
+    of: Backward<'a, Gpu, T>,
 }
 
 /// Inputs of the sums over patches.
@@ -282,10 +194,10 @@ struct Mixed<T: Float> {
     shares: Buffer<f32>,
 }
 
-impl<T: Float> Backward<'_, T> {
+impl<T: Float> Pass<'_, '_, T> {
     /// G without the leading skipped rows: images are `(skip + n) c` apart.
     fn patches(&self) -> View<'_, T> {
-        self.dout.slice(self.s.skip * self.s.c..self.dout.len())
+        self.of.dout.slice(self.s.skip * self.s.c..self.of.dout.len())
     }
 
     fn launch(&self, kernel: Kernel, grid: Grid, args: &Args<'_>) -> Result<()> {
@@ -302,7 +214,7 @@ impl<T: Float> Backward<'_, T> {
         let stride_c = s.n * s.c;
         let product =
             MatMul { batch: s.b, stride_a, stride_b: 0, stride_c, ..MatMul::new(s.n, s.c, s.c) };
-        let (g, w) = (self.patches(), self.w.weight);
+        let (g, w) = (self.patches(), self.of.weight);
         device.matmul(&product, 1.0, g, w, Write::Over, dx0.view_mut())?;
         let mut sx = with_sx.then(|| device.alloc("rein.sx", features)).transpose()?;
         let mut weights = device.alloc("rein.weights", patches * width)?;
@@ -311,9 +223,9 @@ impl<T: Float> Backward<'_, T> {
         let shared = 2 * (2 * width + 3 * ROWS) * pitch::<T>(chunk::<T>() / 2)
             + 2 * ROWS * pitch::<T>(width)
             + ROWS * (width + 8) * 4;
-        let w = &self.w;
-        let args = Args::new(&self.sizes).read(self.f).read(w.tokens).read(w.values);
-        let args = args.read(w.scale).read(self.lse).read(self.dout).read(dx0.view()).write_if(df);
+        let of = &self.of;
+        let args = Args::new(&self.sizes).read(of.f).read(of.tokens).read(of.values);
+        let args = args.read(of.scale).read(of.lse).read(of.dout).read(dx0.view()).write_if(df);
         let args = args.write_if(sx.as_mut().map(Buffer::view_mut)).write(weights.view_mut());
         let args = args.write(dz.view_mut()).write(shares.view_mut());
         let kernel = PTX.kernel_of::<T>(self.entries.backward);
@@ -339,13 +251,13 @@ impl<T: Float> Backward<'_, T> {
     ) -> Result<()> {
         let (s, width) = (self.s, self.entries.width);
         let mut partial = self.device.alloc::<f32>("rein.partial", 2 * s.splits() * width * s.c)?;
-        let args = Args::new(&self.sizes).read(self.f).read(mixed.dx0.view());
+        let args = Args::new(&self.sizes).read(self.of.f).read(mixed.dx0.view());
         let args = args.read(mixed.weights.view()).read(mixed.dz.view()).write(partial.view_mut());
         let shared = 2 * DEPTH * (pitch::<T>(width) + pitch::<T>(COLUMNS));
         let grid = Grid::new([s.c / COLUMNS, s.splits(), 2], [THREADS, 1, 1]).shared(shared);
         self.launch(PTX.kernel_of::<T>(self.entries.sums), grid, &args)?;
         drop(args);
-        let args = Args::new(&self.sizes).read(partial.view()).read(self.w.scale);
+        let args = Args::new(&self.sizes).read(partial.view()).read(self.of.scale);
         let args = args.write_if(dtokens).write_if(dvalues);
         self.launch(PTX.kernel("rein_add_tokens"), each(2 * s.m * s.c), &args)
     }
@@ -358,12 +270,12 @@ impl<T: Float> Backward<'_, T> {
     ) -> Result<()> {
         let s = self.s;
         let mut columns = self.device.alloc::<f32>("rein.columns", s.splits() * s.c)?;
-        let args = Args::new(&self.sizes).read(self.dout).write(columns.view_mut());
+        let args = Args::new(&self.sizes).read(self.of.dout).write(columns.view_mut());
         let grid = Grid::new([s.c / 32, s.splits(), 1], [256, 1, 1]);
         self.launch(PTX.kernel_of::<T>("rein_columns"), grid, &args)?;
         drop(args);
         let args = Args::new(&self.sizes).read(columns.view()).read(mixed.shares.view());
-        let args = args.read(self.w.bias).read(self.w.scale).write_if(dbias).write_if(dscale);
+        let args = args.read(self.of.bias).read(self.of.scale).write_if(dbias).write_if(dscale);
         self.launch(PTX.kernel("rein_add_bias"), Grid::new([1; 3], [256, 1, 1]), &args)
     }
 }

@@ -31,6 +31,8 @@
 //! around one product, which move seven times the bytes of `f`; docs/kernels.md has their lower
 //! bounds and limits. Source: Rein, eq. 2-7; spec peft-and-dgss §1-2, backbones §5.1.
 
+mod bounds;
+mod checks;
 mod cost;
 mod cpu;
 mod gpu;
@@ -39,13 +41,12 @@ mod gpu_tests;
 mod reference;
 #[cfg(test)]
 mod tests;
-pub(crate) mod verify;
 
-pub use gpu::{CHANNELS, GradientsGpu, WeightsGpu};
+pub use gpu::CHANNELS;
 
-use crate::{KernelError, Real, Result, check_len, dry_run, f32s, f32s_mut};
-
-const OP: &str = "rein";
+use crate::call::{Memory, Operands, Operation, Walk};
+use crate::device::Element;
+use crate::{KernelError, Real, Result, Write};
 
 /// Sizes of a Rein layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,150 +65,118 @@ pub struct Rein {
     pub softmax: bool,
 }
 
-/// Inputs of a Rein layer other than the features.
-#[derive(Debug, Clone, Copy)]
-pub struct Weights<'a, T> {
-    /// Tokens T, `[m, c]`.
-    pub tokens: &'a [T],
-    /// Values V of tokens 1.., `[m - 1, c]`.
-    pub values: &'a [T],
-    /// W_f, `[c, c]`, rows are outputs.
-    pub weight: &'a [T],
-    /// b_f, `[c]`.
-    pub bias: &'a [T],
-    /// s, one element.
-    pub scale: &'a [T],
-}
+impl Operation for Rein {
+    const NAME: &'static str = "rein";
 
-/// Gradients of a Rein layer; those that are `None` are not computed. `df` is overwritten, the
-/// others are added to.
-#[derive(Debug)]
-pub struct Gradients<'a, T> {
-    /// Gradient of the features, `[b, skip + n, c]`, with the residual path and the skipped rows.
-    pub df: Option<&'a mut [T]>,
-    /// Gradient of the tokens as keys, `[m, c]`.
-    pub dtokens: Option<&'a mut [T]>,
-    /// Gradient of the values, `[m - 1, c]`.
-    pub dvalues: Option<&'a mut [T]>,
-    /// Gradient of W_f, `[c, c]`.
-    pub dweight: Option<&'a mut [T]>,
-    /// Gradient of b_f, `[c]`.
-    pub dbias: Option<&'a mut [T]>,
-    /// Gradient of s, one element.
-    pub dscale: Option<&'a mut [T]>,
-}
-
-impl<T> Default for Gradients<'_, T> {
-    fn default() -> Self {
-        let (df, dtokens, dvalues) = (None, None, None);
-        Self { df, dtokens, dvalues, dweight: None, dbias: None, dscale: None }
+    fn check(&self) -> Result<()> {
+        if self.m == 0 || self.c == 0 {
+            let what = format!("{} tokens of {} channels are empty", self.m, self.c);
+            return Err(KernelError::Size { op: Self::NAME, what });
+        }
+        Ok(())
     }
 }
 
 impl Rein {
-    /// Writes `out` and `lse`.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes, or no token or channel at all.
-    pub fn forward<T: Real>(
-        &self,
-        f: &[T],
-        w: Weights<'_, T>,
-        out: &mut [T],
-        lse: &mut [T],
-    ) -> Result<()> {
-        self.check(f, &w)?;
-        check_len(OP, "out", out, f.len())?;
-        check_len(OP, "lse", lse, self.b * self.n)?;
-        if dry_run::skip_with(OP, || cost::forward(self)) {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            cpu::forward(self, f32s(f), w.f32(), f32s_mut(out), f32s_mut(lse));
-        } else {
-            reference::forward(self, f, w, out, lse);
-        }
-        Ok(())
-    }
-
-    /// Writes `df` and adds to the other gradients, as far as they are requested.
-    ///
-    /// # Errors
-    /// A slice whose length does not match the sizes, or no token or channel at all.
-    pub fn backward<T: Real>(
-        &self,
-        f: &[T],
-        w: Weights<'_, T>,
-        lse: &[T],
-        dout: &[T],
-        d: Gradients<'_, T>,
-    ) -> Result<()> {
-        self.check(f, &w)?;
-        check_len(OP, "lse", lse, self.b * self.n)?;
-        check_len(OP, "dout", dout, f.len())?;
-        for (name, d, len) in [
-            ("df", &d.df, f.len()),
-            ("dtokens", &d.dtokens, w.tokens.len()),
-            ("dvalues", &d.dvalues, w.values.len()),
-            ("dweight", &d.dweight, w.weight.len()),
-            ("dbias", &d.dbias, self.c),
-            ("dscale", &d.dscale, 1),
-        ] {
-            if let Some(d) = d {
-                check_len(OP, name, d, len)?;
-            }
-        }
-        if dry_run::skip_with(OP, || cost::backward(self)) {
-            return Ok(());
-        }
-        if T::IS_F32 {
-            cpu::backward(self, f32s(f), w.f32(), f32s(lse), f32s(dout), d.f32());
-        } else {
-            reference::backward(self, f, w, lse, dout, d);
-        }
-        Ok(())
-    }
-
-    fn check<T: Real>(&self, f: &[T], w: &Weights<'_, T>) -> Result<()> {
-        if self.m == 0 || self.c == 0 {
-            let what = format!("{} tokens of {} channels are empty", self.m, self.c);
-            return Err(KernelError::Size { op: OP, what });
-        }
-        check_len(OP, "f", f, self.b * (self.skip + self.n) * self.c)?;
-        check_len(OP, "tokens", w.tokens, self.m * self.c)?;
-        check_len(OP, "values", w.values, (self.m - 1) * self.c)?;
-        check_len(OP, "weight", w.weight, self.c * self.c)?;
-        check_len(OP, "bias", w.bias, self.c)?;
-        check_len(OP, "scale", w.scale, 1)
-    }
-
     /// Scale of the scores.
     fn score_scale<T: Real>(&self) -> T {
         if self.softmax { T::ONE / T::of(self.c as f64).sqrt() } else { T::ONE }
     }
-}
 
-impl<'a, T: Real> Weights<'a, T> {
-    fn f32(self) -> Weights<'a, f32> {
-        Weights {
-            tokens: f32s(self.tokens),
-            values: f32s(self.values),
-            weight: f32s(self.weight),
-            bias: f32s(self.bias),
-            scale: f32s(self.scale),
-        }
+    /// Elements of the features and of the values.
+    fn lengths(&self) -> [usize; 2] {
+        [self.b * (self.skip + self.n) * self.c, self.m.saturating_sub(1) * self.c]
     }
 }
 
-impl<'a, T: Real> Gradients<'a, T> {
-    fn f32(self) -> Gradients<'a, f32> {
-        Gradients {
-            df: self.df.map(f32s_mut),
-            dtokens: self.dtokens.map(f32s_mut),
-            dvalues: self.dvalues.map(f32s_mut),
-            dweight: self.dweight.map(f32s_mut),
-            dbias: self.dbias.map(f32s_mut),
-            dscale: self.dscale.map(f32s_mut),
-        }
+/// Call that writes `out` and `lse`.
+#[derive(Default)]
+pub struct Forward<'a, M: Memory, T: Element> {
+    /// Features f, `[b, skip + n, c]`.
+    pub f: M::In<'a, T>,
+    /// Tokens T, `[m, c]`.
+    pub tokens: M::In<'a, T>,
+    /// Values V of tokens 1.., `[m - 1, c]`.
+    pub values: M::In<'a, T>,
+    /// W_f, `[c, c]`, rows are outputs.
+    pub weight: M::In<'a, T>,
+    /// b_f, `[c]`.
+    pub bias: M::In<'a, M::Sum<T>>,
+    /// s, one element.
+    pub scale: M::In<'a, M::Sum<T>>,
+    /// Result, `[b, skip + n, c]`.
+    pub out: M::Out<'a, T>,
+    /// Log-sum-exp of the scores of each patch, `[b, n]`.
+    pub lse: M::Out<'a, M::Sum<T>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
+    type Op = Rein;
+
+    fn list(&mut self, s: &Rein, w: &mut impl Walk<'a, M>) {
+        let [features, values] = s.lengths();
+        w.reads("f", &mut self.f, features);
+        w.reads("tokens", &mut self.tokens, s.m * s.c);
+        w.reads("values", &mut self.values, values);
+        w.reads("weight", &mut self.weight, s.c * s.c);
+        w.reads("bias", &mut self.bias, s.c);
+        w.reads("scale", &mut self.scale, 1);
+        w.writes("out", &mut self.out, features);
+        w.writes("lse", &mut self.lse, s.b * s.n);
+    }
+}
+
+/// Call that writes `df` and adds to the other gradients. Those that are left out are not computed.
+#[derive(Default)]
+pub struct Backward<'a, M: Memory, T: Element> {
+    /// Features of the forward pass, `[b, skip + n, c]`.
+    pub f: M::In<'a, T>,
+    /// Tokens T, `[m, c]`.
+    pub tokens: M::In<'a, T>,
+    /// Values V of tokens 1.., `[m - 1, c]`.
+    pub values: M::In<'a, T>,
+    /// W_f, `[c, c]`, rows are outputs.
+    pub weight: M::In<'a, T>,
+    /// b_f, `[c]`.
+    pub bias: M::In<'a, M::Sum<T>>,
+    /// s, one element.
+    pub scale: M::In<'a, M::Sum<T>>,
+    /// Log-sum-exp of the forward pass, `[b, n]`.
+    pub lse: M::In<'a, M::Sum<T>>,
+    /// Incoming gradient, `[b, skip + n, c]`.
+    pub dout: M::In<'a, T>,
+    /// Gradient of the features, `[b, skip + n, c]`, with the residual path and the skipped rows.
+    pub df: Option<M::Out<'a, T>>,
+    /// Gradient of the tokens as keys, `[m, c]`.
+    pub dtokens: Option<M::Out<'a, M::Sum<T>>>,
+    /// Gradient of the values, `[m - 1, c]`.
+    pub dvalues: Option<M::Out<'a, M::Sum<T>>>,
+    /// Gradient of W_f, `[c, c]`.
+    pub dweight: Option<M::Out<'a, M::Sum<T>>>,
+    /// Gradient of b_f, `[c]`.
+    pub dbias: Option<M::Out<'a, M::Sum<T>>>,
+    /// Gradient of s, one element.
+    pub dscale: Option<M::Out<'a, M::Sum<T>>>,
+}
+
+impl<'a, M: Memory, T: Element> Operands<'a, M> for Backward<'a, M, T> {
+    type Op = Rein;
+
+    fn list(&mut self, s: &Rein, w: &mut impl Walk<'a, M>) {
+        let [features, values] = s.lengths();
+        w.reads("f", &mut self.f, features);
+        w.reads("tokens", &mut self.tokens, s.m * s.c);
+        w.reads("values", &mut self.values, values);
+        w.reads("weight", &mut self.weight, s.c * s.c);
+        w.reads("bias", &mut self.bias, s.c);
+        w.reads("scale", &mut self.scale, 1);
+        w.reads("lse", &mut self.lse, s.b * s.n);
+        w.reads("dout", &mut self.dout, features);
+        w.stores_if("df", &mut self.df, features, Write::Over);
+        w.stores_if("dtokens", &mut self.dtokens, s.m * s.c, Write::Add);
+        w.stores_if("dvalues", &mut self.dvalues, values, Write::Add);
+        w.stores_if("dweight", &mut self.dweight, s.c * s.c, Write::Add);
+        w.stores_if("dbias", &mut self.dbias, s.c, Write::Add);
+        w.stores_if("dscale", &mut self.dscale, 1, Write::Add);
     }
 }

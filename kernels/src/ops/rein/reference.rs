@@ -1,7 +1,10 @@
 //! Rein in plain loops: the reference implementation.
 
-use super::{Gradients, Rein, Weights};
+use super::{Backward, Forward, Rein, cost, cpu};
 use crate::Real;
+use crate::call::{Call, Host, Memory};
+use crate::device::Element;
+use crate::dry_run::Cost;
 
 fn dot<T: Real>(x: &[T], y: &[T]) -> T {
     x.iter().zip(y).map(|(&x, &y)| x * y).sum()
@@ -19,95 +22,119 @@ fn row<T>(s: &Rein, x: &[T], r: usize) -> std::ops::Range<usize> {
 }
 
 /// Scores of one patch against the tokens.
-fn scores<T: Real>(s: &Rein, f: &[T], w: &Weights<'_, T>) -> Vec<T> {
-    w.tokens.chunks_exact(s.c).map(|t| dot(f, t) * s.score_scale()).collect()
+fn scores<T: Real>(s: &Rein, f: &[T], tokens: &[T]) -> Vec<T> {
+    tokens.chunks_exact(s.c).map(|t| dot(f, t) * s.score_scale()).collect()
 }
 
 /// X = f + S[:, 1:] V
-fn mixed<T: Real>(s: &Rein, f: &[T], w: &Weights<'_, T>, weights: &[T]) -> Vec<T> {
+fn mixed<T: Real>(s: &Rein, f: &[T], values: &[T], weights: &[T]) -> Vec<T> {
     let mut x = f.to_vec();
-    for (&a, v) in weights[1..].iter().zip(w.values.chunks_exact(s.c)) {
+    for (&a, v) in weights[1..].iter().zip(values.chunks_exact(s.c)) {
         add(&mut x, a, v);
     }
     x
 }
 
-pub fn forward<T: Real>(s: &Rein, f: &[T], w: Weights<'_, T>, out: &mut [T], lse: &mut [T]) {
-    out.copy_from_slice(f);
-    for r in 0..s.b * s.n {
-        let row = row(s, f, r);
-        let mut weights = scores(s, &f[row.clone()], &w);
-        lse[r] = T::ZERO;
-        if s.softmax {
-            let top = weights.iter().copied().fold(weights[0], T::max);
-            lse[r] = top + weights.iter().map(|&z| (z - top).exp()).sum::<T>().ln();
-            weights.iter_mut().for_each(|z| *z = (*z - lse[r]).exp());
+impl<M: Memory, T: Element> Call for Forward<'_, M, T> {
+    type Op = Rein;
+    type At<'a, N: Memory, U: Element> = Forward<'a, N, U>;
+
+    fn reference<U: Real>(s: &Rein, c: Forward<'_, Host, U>) {
+        let Forward { f, tokens, values, weight, bias, scale, out, lse } = c;
+        out.copy_from_slice(f);
+        for r in 0..s.b * s.n {
+            let row = row(s, f, r);
+            let mut weights = scores(s, &f[row.clone()], tokens);
+            lse[r] = U::ZERO;
+            if s.softmax {
+                let top = weights.iter().copied().fold(weights[0], U::max);
+                lse[r] = top + weights.iter().map(|&z| (z - top).exp()).sum::<U>().ln();
+                weights.iter_mut().for_each(|z| *z = (*z - lse[r]).exp());
+            }
+            let x = mixed(s, &f[row.clone()], values, &weights);
+            for (i, o) in out[row].iter_mut().enumerate() {
+                *o += scale[0] * (dot(&x, &weight[i * s.c..(i + 1) * s.c]) + bias[i]);
+            }
         }
-        let x = mixed(s, &f[row.clone()], &w, &weights);
-        for (i, o) in out[row].iter_mut().enumerate() {
-            *o += w.scale[0] * (dot(&x, &w.weight[i * s.c..(i + 1) * s.c]) + w.bias[i]);
-        }
+    }
+
+    fn fast(s: &Rein, c: Forward<'_, Host, f32>) {
+        cpu::forward(s, c);
+    }
+
+    fn cost<U: Real>(s: &Rein, _c: &Forward<'_, Host, U>) -> Cost {
+        cost::forward(s)
     }
 }
 
-pub fn backward<T: Real>(
-    s: &Rein,
-    f: &[T],
-    w: Weights<'_, T>,
-    lse: &[T],
-    dout: &[T],
-    mut d: Gradients<'_, T>,
-) {
-    let (c, scale) = (s.c, w.scale[0]);
-    if let Some(df) = &mut d.df {
-        df.copy_from_slice(dout);
+impl<M: Memory, T: Element> Call for Backward<'_, M, T> {
+    type Op = Rein;
+    type At<'a, N: Memory, U: Element> = Backward<'a, N, U>;
+
+    fn reference<U: Real>(s: &Rein, call: Backward<'_, Host, U>) {
+        let Backward { f, tokens, values, weight, bias, scale, lse, dout, .. } = call;
+        let Backward {
+            mut df, mut dtokens, mut dvalues, mut dweight, mut dbias, mut dscale, ..
+        } = call;
+        let (c, scale) = (s.c, scale[0]);
+        if let Some(df) = &mut df {
+            df.copy_from_slice(dout);
+        }
+        for r in 0..s.b * s.n {
+            let row = row(s, f, r);
+            let (f, g) = (&f[row.clone()], &dout[row.clone()]);
+            let mut weights = scores(s, f, tokens);
+            if s.softmax {
+                weights.iter_mut().for_each(|z| *z = (*z - lse[r]).exp());
+            }
+            let x = mixed(s, f, values, &weights);
+            // out = f + scale (X W_f^T + b_f)
+            let mut dx = vec![U::ZERO; c];
+            for (i, &g) in g.iter().enumerate() {
+                add(&mut dx, g, &weight[i * c..(i + 1) * c]);
+                if let Some(d) = &mut dweight {
+                    add(&mut d[i * c..(i + 1) * c], scale * g, &x);
+                }
+            }
+            if let Some(d) = &mut dscale {
+                d[0] += dot(&x, &dx) + dot(bias, g);
+            }
+            if let Some(d) = &mut dbias {
+                add(d, scale, g);
+            }
+            dx.iter_mut().for_each(|d| *d *= scale);
+            // X = f + S[:, 1:] V
+            let mut dz: Vec<U> = vec![U::ZERO];
+            dz.extend(values.chunks_exact(c).map(|v| dot(&dx, v)));
+            if let Some(d) = &mut dvalues {
+                for (d, &a) in d.chunks_exact_mut(c).zip(&weights[1..]) {
+                    add(d, a, &dx);
+                }
+            }
+            // S = softmax(z)
+            if s.softmax {
+                let mean = dot(&weights, &dz);
+                dz.iter_mut().zip(&weights).for_each(|(d, &a)| *d = a * (*d - mean));
+            }
+            // z = f T^T / sqrt(c)
+            for (j, &dz) in dz.iter().enumerate() {
+                let dz = dz * s.score_scale();
+                if let Some(d) = &mut dtokens {
+                    add(&mut d[j * c..(j + 1) * c], dz, f);
+                }
+                add(&mut dx, dz, &tokens[j * c..(j + 1) * c]);
+            }
+            if let Some(df) = &mut df {
+                add(&mut df[row], U::ONE, &dx);
+            }
+        }
     }
-    for r in 0..s.b * s.n {
-        let row = row(s, f, r);
-        let (f, g) = (&f[row.clone()], &dout[row.clone()]);
-        let mut weights = scores(s, f, &w);
-        if s.softmax {
-            weights.iter_mut().for_each(|z| *z = (*z - lse[r]).exp());
-        }
-        let x = mixed(s, f, &w, &weights);
-        // out = f + scale (X W_f^T + b_f)
-        let mut dx = vec![T::ZERO; c];
-        for (i, &g) in g.iter().enumerate() {
-            add(&mut dx, g, &w.weight[i * c..(i + 1) * c]);
-            if let Some(d) = &mut d.dweight {
-                add(&mut d[i * c..(i + 1) * c], scale * g, &x);
-            }
-        }
-        if let Some(d) = &mut d.dscale {
-            d[0] += dot(&x, &dx) + dot(w.bias, g);
-        }
-        if let Some(d) = &mut d.dbias {
-            add(d, scale, g);
-        }
-        dx.iter_mut().for_each(|d| *d *= scale);
-        // X = f + S[:, 1:] V
-        let mut dz: Vec<T> = vec![T::ZERO];
-        dz.extend(w.values.chunks_exact(c).map(|v| dot(&dx, v)));
-        if let Some(d) = &mut d.dvalues {
-            for (d, &a) in d.chunks_exact_mut(c).zip(&weights[1..]) {
-                add(d, a, &dx);
-            }
-        }
-        // S = softmax(z)
-        if s.softmax {
-            let mean = dot(&weights, &dz);
-            dz.iter_mut().zip(&weights).for_each(|(d, &a)| *d = a * (*d - mean));
-        }
-        // z = f T^T / sqrt(c)
-        for (j, &dz) in dz.iter().enumerate() {
-            let dz = dz * s.score_scale();
-            if let Some(d) = &mut d.dtokens {
-                add(&mut d[j * c..(j + 1) * c], dz, f);
-            }
-            add(&mut dx, dz, &w.tokens[j * c..(j + 1) * c]);
-        }
-        if let Some(df) = &mut d.df {
-            add(&mut df[row], T::ONE, &dx);
-        }
+
+    fn fast(s: &Rein, c: Backward<'_, Host, f32>) {
+        cpu::backward(s, c);
+    }
+
+    fn cost<U: Real>(s: &Rein, _c: &Backward<'_, Host, U>) -> Cost {
+        cost::backward(s)
     }
 }

@@ -1,143 +1,119 @@
-use super::{Gradients, Rein, Weights, cpu, reference};
-use crate::Real;
-use crate::check::{assert_close, central_differences, noise, weighted_sum};
+use super::{Backward, Forward, Rein};
+use crate::call::{Call, Host};
+use crate::check::{assert_close, noise};
 
-/// One token, no skipped row, primes, no multiple of a block or vector, DINOv2-S at its real size.
-const SHAPES: [Rein; 5] = [
-    Rein { b: 1, skip: 0, n: 1, c: 1, m: 1, softmax: true },
-    Rein { b: 2, skip: 1, n: 3, c: 5, m: 4, softmax: true },
+/// No multiple of a block or vector, and DINOv2-S at its real size.
+const SIZES: [Rein; 2] = [
     Rein { b: 2, skip: 5, n: 67, c: 37, m: 13, softmax: true },
-    Rein { b: 2, skip: 0, n: 130, c: 80, m: 17, softmax: false },
     Rein { b: 1, skip: 1, n: 1024, c: 384, m: 100, softmax: true },
 ];
 
-/// f, tokens, values, weight, bias, scale.
-fn inputs<T: Real>(s: &Rein) -> [Vec<T>; 6] {
-    let (c, m) = (s.c, s.m);
-    let weight = noise::<T>(c * c, 4).iter().map(|&w| w / T::of(c as f64).sqrt()).collect();
-    let f = noise(s.b * (s.skip + s.n) * c, 1);
+/// f, tokens, values, weight, bias, scale, dout.
+fn inputs(s: &Rein) -> [Vec<f32>; 7] {
+    let ([features, values], c) = (s.lengths(), s.c);
+    let weight = noise::<f32>(c * c, 4).iter().map(|&w| w / (c as f32).sqrt()).collect();
     // Tokens of this magnitude make the softmax uneven, so that a lost column would be detected.
-    let tokens = noise::<T>(m * c, 2).iter().map(|&t| t * T::of(3.0)).collect();
-    [f, tokens, noise((m - 1) * c, 3), weight, noise(c, 5), vec![T::of(0.7)]]
+    let tokens = noise::<f32>(s.m * c, 2).iter().map(|&t| t * 3.0).collect();
+    let (f, dout) = (noise(features, 1), noise(features, 7));
+    [f, tokens, noise(values, 3), weight, noise(c, 5), vec![0.7], dout]
 }
 
-fn weights<T>(x: &[Vec<T>]) -> Weights<'_, T> {
-    Weights { tokens: &x[1], values: &x[2], weight: &x[3], bias: &x[4], scale: &x[5] }
+/// `out` and `lse` of a form.
+fn forward(
+    s: &Rein,
+    [f, tokens, values, weight, bias, scale, _]: &[Vec<f32>; 7],
+    form: impl FnOnce(&Rein, Forward<'_, Host, f32>),
+) -> (Vec<f32>, Vec<f32>) {
+    let (mut out, mut lse) = (vec![f32::NAN; f.len()], vec![f32::NAN; s.b * s.n]);
+    let (o, l) = (&mut out[..], &mut lse[..]);
+    form(s, Forward { f, tokens, values, weight, bias, scale, out: o, lse: l });
+    (out, lse)
 }
 
-/// Gradient outputs in `d`, in the order of the inputs, limited to those in `wanted`.
-fn gradients<'a, T>(d: &'a mut [Vec<T>; 6], wanted: [bool; 6]) -> Gradients<'a, T> {
-    let mut i = 0;
-    let [df, dtokens, dvalues, dweight, dbias, dscale] = d.each_mut().map(|d| {
-        i += 1;
-        wanted[i - 1].then_some(&mut d[..])
-    });
-    Gradients { df, dtokens, dvalues, dweight, dbias, dscale }
-}
-
-/// Start values of the gradients: `df` must be overwritten, the others added to.
-fn start<T: Real>(x: &[Vec<T>; 6]) -> [Vec<T>; 6] {
-    let mut i = 0;
-    x.each_ref().map(|x| {
-        i += 1;
-        if i == 1 { vec![T::of(f64::NAN); x.len()] } else { vec![T::ZERO; x.len()] }
-    })
-}
-
-#[test]
-fn gradient_matches_central_differences() {
-    for softmax in [true, false] {
-        for s in &SHAPES[..2] {
-            let s = Rein { softmax, ..*s };
-            let x = inputs::<f64>(&s);
-            let dout = noise::<f64>(x[0].len(), 7);
-            let run = |x: &[Vec<f64>]| {
-                let (mut out, mut lse) = (vec![0.0; x[0].len()], vec![0.0; s.b * s.n]);
-                s.forward(&x[0], weights(x), &mut out, &mut lse).unwrap();
-                (out, lse)
-            };
-            let lse = run(&x).1;
-            let mut d = start(&x);
-            let all = gradients(&mut d, [true; 6]);
-            s.backward(&x[0], weights(&x), &lse, &dout, all).unwrap();
-            central_differences("rein", &x, &d, |x| weighted_sum(&run(x).0, &dout));
-        }
-    }
+/// The wanted gradients of a form; `df` must be overwritten, the others added to.
+fn backward(
+    s: &Rein,
+    x: &[Vec<f32>; 7],
+    lse: &[f32],
+    wanted: [bool; 6],
+    form: impl FnOnce(&Rein, Backward<'_, Host, f32>),
+) -> [Vec<f32>; 6] {
+    let [f, tokens, values, weight, bias, scale, dout] = x;
+    let old = [f32::NAN, 0.0, 0.0, 0.25, 0.0, 0.0];
+    let mut d = std::array::from_fn(|i| vec![old[i]; x[i].len()]);
+    let mut wanted = wanted.into_iter();
+    let [df, dtokens, dvalues, dweight, dbias, dscale] =
+        d.each_mut().map(|d: &mut Vec<f32>| wanted.next().unwrap().then_some(&mut d[..]));
+    form(
+        s,
+        Backward {
+            f,
+            tokens,
+            values,
+            weight,
+            bias,
+            scale,
+            lse,
+            dout,
+            df,
+            dtokens,
+            dvalues,
+            dweight,
+            dbias,
+            dscale,
+        },
+    );
+    d
 }
 
 #[test]
 fn fast_form_matches_reference() {
-    for s in &SHAPES {
-        let x = inputs::<f32>(s);
-        let dout = noise::<f32>(x[0].len(), 7);
-        let fresh = || (vec![f32::NAN; x[0].len()], vec![f32::NAN; s.b * s.n]);
-        let ((mut out, mut lse), (mut out0, mut lse0)) = (fresh(), fresh());
-        cpu::forward(s, &x[0], weights(&x), &mut out, &mut lse);
-        reference::forward(s, &x[0], weights(&x), &mut out0, &mut lse0);
-        // Scores are sums of c products, and weights their exponentials.
-        assert_close("out", &out, &out0, 2e-5);
-        assert_close("lse", &lse, &lse0, 1e-5);
-        let (mut fast, mut slow) = (start(&x), start(&x));
-        fast[3].fill(0.25);
-        slow[3].fill(0.25);
-        let all = gradients(&mut fast, [true; 6]);
-        cpu::backward(s, &x[0], weights(&x), &lse0, &dout, all);
-        let all = gradients(&mut slow, [true; 6]);
-        reference::backward(s, &x[0], weights(&x), &lse0, &dout, all);
-        for (i, name) in ["df", "dT", "dV", "dW_f", "db_f", "ds"].into_iter().enumerate() {
-            assert_close(name, &fast[i], &slow[i], 1e-4);
-            let (mut alone, mut only) = (start(&x), [false; 6]);
-            alone[3].fill(0.25);
-            only[i] = true;
-            cpu::backward(s, &x[0], weights(&x), &lse0, &dout, gradients(&mut alone, only));
-            assert_eq!(alone[i], fast[i], "{name} depends on which gradients are wanted");
-        }
+    let s = &SIZES[1];
+    let x = inputs(s);
+    let (out, lse) = forward(s, &x, Forward::<Host, f32>::fast);
+    let (out0, lse0) = forward(s, &x, Forward::<Host, f32>::reference);
+    // Scores are sums of c products, and weights their exponentials.
+    assert_close("out", &out, &out0, 2e-5);
+    assert_close("lse", &lse, &lse0, 1e-5);
+    let fast = Backward::<Host, f32>::fast;
+    let all = backward(s, &x, &lse0, [true; 6], fast);
+    let want = backward(s, &x, &lse0, [true; 6], Backward::<Host, f32>::reference);
+    for (i, name) in ["df", "dT", "dV", "dW_f", "db_f", "ds"].into_iter().enumerate() {
+        assert_close(name, &all[i], &want[i], 1e-4);
+        let mut only = [false; 6];
+        only[i] = true;
+        let alone = backward(s, &x, &lse0, only, fast);
+        assert_eq!(alone[i], all[i], "{name} depends on which gradients are wanted");
     }
 }
 
 #[test]
 fn skipped_rows_pass_unchanged() {
-    let s = SHAPES[2];
-    let x = inputs::<f32>(&s);
-    let (mut out, mut lse) = (vec![f32::NAN; x[0].len()], vec![0.0; s.b * s.n]);
-    s.forward(&x[0], weights(&x), &mut out, &mut lse).unwrap();
-    let (dout, mut d) = (noise::<f32>(out.len(), 7), start(&x));
-    let only = gradients(&mut d, [true, false, false, false, false, false]);
-    s.backward(&x[0], weights(&x), &lse, &dout, only).unwrap();
+    let s = &SIZES[0];
+    let x = inputs(s);
+    let (out, lse) = forward(s, &x, Forward::<Host, f32>::fast);
+    let only = [true, false, false, false, false, false];
+    let d = backward(s, &x, &lse, only, Backward::<Host, f32>::fast);
     let image = (s.skip + s.n) * s.c;
     for i in 0..s.b {
         let rows = i * image..i * image + s.skip * s.c;
         assert_eq!(out[rows.clone()], x[0][rows.clone()]);
-        assert_eq!(d[0][rows.clone()], dout[rows]);
+        assert_eq!(d[0][rows.clone()], x[6][rows]);
     }
 }
 
 #[test]
 fn bits_do_not_depend_on_threads() {
-    let s = SHAPES[2];
-    let x = inputs::<f32>(&s);
-    let dout = noise::<f32>(x[0].len(), 7);
+    let s = &SIZES[0];
+    let x = inputs(s);
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let (mut out, mut lse) = (vec![0.0; x[0].len()], vec![0.0; s.b * s.n]);
-            s.forward(&x[0], weights(&x), &mut out, &mut lse).unwrap();
-            let mut d = start(&x);
-            let all = gradients(&mut d, [true; 6]);
-            s.backward(&x[0], weights(&x), &lse, &dout, all).unwrap();
+            let (out, lse) = forward(s, &x, Forward::<Host, f32>::fast);
+            let d = backward(s, &x, &lse, [true; 6], Backward::<Host, f32>::fast);
             (out, lse, d)
         })
     };
     let one = run(1);
     assert!([2, 3, 5].into_iter().all(|threads| run(threads) == one));
-}
-
-#[test]
-fn wrong_lengths_are_named() {
-    let s = SHAPES[1];
-    let mut x = inputs::<f32>(&s);
-    x[2].pop();
-    let mut out = vec![0.0; x[0].len()];
-    let error = s.forward(&x[0], weights(&x), &mut out, &mut [0.0; 6]).unwrap_err();
-    assert_eq!(error.to_string(), "rein: values has 14 elements, its sizes require 15");
 }

@@ -16,7 +16,7 @@ use dressage_kernels::ops::attention_mask::{self, AttentionMask};
 use dressage_kernels::ops::layer_norm::{self, LayerNorm};
 use dressage_kernels::ops::matmul::MatMul;
 use dressage_kernels::ops::ms_deform_attn::{self, MsDeformAttn};
-use dressage_kernels::ops::rein::{Gradients, Rein, Weights};
+use dressage_kernels::ops::rein::{self, Rein};
 use dressage_kernels::ops::resize::{Axis, Mode, Step};
 
 use super::case::{Case, Part};
@@ -207,26 +207,44 @@ fn rein(rows: &mut Rows<'_>) -> Done<()> {
     let (f, dout) = (random(b * n * c, 1), random(b * n * c, 2));
     let (tokens, values) = (random(QUERIES * c, 3), random((QUERIES - 1) * c, 4));
     let (weight, bias) = (random(c * c, 5), random(c, 6));
-    let weights = |i: usize| Weights {
-        tokens: &tokens[i],
-        values: &values[i],
-        weight: &weight[i],
-        bias: &bias[i],
-        scale: &[1e-3],
-    };
     let (mut out, mut lse) = (vec![0.0; b * n * c], random(b * n, 7));
     let name = format!("rein {b} x {n} x {c}, {QUERIES} tokens, all gradients");
     // Backward recomputes two of the products and adds six; the wide one is followed by two.
     let (wide, narrow) = (2 * b * n * c * c, 2 * b * n * c * QUERIES);
     rows.time(name.clone(), [wide + 2 * narrow, 0], |i| {
-        s.forward(&f[i], weights(i), &mut out, &mut lse[i])
+        rein::Forward::<Host, f32> {
+            f: &f[i],
+            tokens: &tokens[i],
+            values: &values[i],
+            weight: &weight[i],
+            bias: &bias[i],
+            scale: &[1e-3],
+            out: &mut out,
+            lse: &mut lse[i],
+        }
+        .run(&s)
     })?;
     let sizes = [b * n * c, QUERIES * c, (QUERIES - 1) * c, c * c, c, 1];
     let mut d = sizes.map(|n| vec![0.0f32; n]);
     rows.time(name + BACKWARD, [2 * wide + 6 * narrow, 0], |i| {
         let [df, dtokens, dvalues, dweight, dbias, dscale] = d.each_mut().map(|d| Some(&mut d[..]));
-        let d = Gradients { df, dtokens, dvalues, dweight, dbias, dscale };
-        s.backward(&f[i], weights(i), &lse[i], &dout[i], d)
+        rein::Backward::<Host, f32> {
+            f: &f[i],
+            tokens: &tokens[i],
+            values: &values[i],
+            weight: &weight[i],
+            bias: &bias[i],
+            scale: &[1e-3],
+            lse: &lse[i],
+            dout: &dout[i],
+            df,
+            dtokens,
+            dvalues,
+            dweight,
+            dbias,
+            dscale,
+        }
+        .run(&s)
     })
 }
 
