@@ -19,6 +19,8 @@ pub struct ParamCounts {
     pub head: usize,
     /// Parameters that the optimiser updates.
     pub trained: usize,
+    /// Statistics of the backbone's batch norms, and a counter for each, as published files have.
+    pub statistics: usize,
 }
 
 /// Counts the parameters of a network.
@@ -33,7 +35,18 @@ pub fn network(config: SegmenterConfig) -> Result<ParamCounts> {
         adapter: of(Role::Adapter),
         head: of(Role::Head),
         trained: sum(&shapes, |param| param.trainable),
+        statistics: statistics(&shapes),
     })
+}
+
+/// Running means and variances of a backbone, and the counter of each pair.
+fn statistics(shapes: &Shapes) -> usize {
+    let of_backbone = |param: &&ParamShape| param.kind.role == Role::Backbone;
+    let is_statistic =
+        |name: &str| name.ends_with(".running_mean") || name.ends_with(".running_var");
+    let all = shapes.iter().filter(|(name, _)| is_statistic(name)).map(|(_, param)| param);
+    let lengths: Vec<usize> = all.filter(of_backbone).map(ParamShape::count).collect();
+    lengths.iter().sum::<usize>() + lengths.len() / 2
 }
 
 /// Counts the parameters of an adapter alone, for backbones of any kind.
@@ -181,6 +194,16 @@ mod tests {
         let (freeze, full) = (large(Method::Freeze), large(Method::Full));
         assert_eq!((freeze.adapter, freeze.head, freeze.trained), (0, 20_565_204, 20_565_204));
         assert_eq!(full.trained, backbone + 20_565_204);
+        // With the statistics of the batch norms, as the paper counts.
+        for (name, expected, all) in
+            [("resnet50", 23_527_264, 23_580_567), ("resnet101", 42_519_392, 42_624_970)]
+        {
+            let backbone = named(name).expect("known").at(16, 32);
+            let counts = network(SegmenterConfig::published(backbone, 19, Method::Freeze));
+            let counts = counts.expect("counted");
+            assert_eq!(counts.backbone, expected, "{name}");
+            assert_eq!(counts.backbone + counts.statistics, all, "{name}");
+        }
     }
 
     /// Counted names and shapes are those of a network that was built.

@@ -37,7 +37,7 @@ fn main() -> Result<()> {
     best("write", || write(all(), &[], &mut std::io::sink()).map_err(failed))?;
     best("write with sums", || write_summed(all(), &[], &mut std::io::sink()).map_err(failed))?;
     best("compare the sums", || Ok(StateDict::open(&path)?.check()?))?;
-    best("build the network", || dressage_train::network::rebuild(&recipe).map(drop))?;
+    best("build the network", || dressage_train::network::rebuild(&recipe, &dict).map(drop))?;
     best("build and restore", || load(&recipe, &recipe.run.dir, 0).map(drop))?;
     let _ = std::fs::remove_dir_all(&recipe.run.dir);
     Ok(())

@@ -131,8 +131,11 @@ fn is_unused(published: &Published, name: &str) -> bool {
     let other_tower = published.backbone == "clip-l"
         && published.names == "authors"
         && (!name.starts_with("visual.") || name == "visual.proj");
+    let classifier = published.backbone == "convnext-l"
+        && name.starts_with("head.")
+        && !name.starts_with("head.norm.");
     let unused_norm = published.backbone == "eva02-l" && name.starts_with("norm.");
-    other_tower || unused_norm || beside.iter().any(|word| name.contains(word))
+    other_tower || classifier || unused_norm || beside.iter().any(|word| name.contains(word))
 }
 
 #[test]

@@ -11,7 +11,7 @@ use dressage_train::recipe::{Model, Recipe};
 use dressage_train::trainer::{Trainer, load};
 
 /// Families, with the settings that make their networks small.
-const FAMILIES: [(&str, &[&str]); 6] = [
+const FAMILIES: [(&str, &[&str]); 7] = [
     ("clip-l", &[]),
     ("mae-l", &[]),
     ("eva02-l", &[]),
@@ -19,6 +19,17 @@ const FAMILIES: [(&str, &[&str]); 6] = [
     ("sam-h", &["model.depth=8", "model.taps=[1, 3, 5, 7]"]),
     ("dinov3-l", &[]),
     ("dinov3-l-plus", &[]),
+    // Stages of 16, 32, 64 and 128 channels.
+    (
+        "convnext-l",
+        &[
+            "model.embed_dim=16",
+            "model.stages=[1, 1, 2, 1]",
+            "model.depth=5",
+            "model.heads=1",
+            "model.taps=[0, 1, 3, 4]",
+        ],
+    ),
 ];
 
 const SMALL: [&str; 5] = [

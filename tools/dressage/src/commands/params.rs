@@ -3,8 +3,10 @@
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use dressage_models::adapter::{AdapterConfig, LoraTargets, ReinConfig};
 use dressage_models::backbone::{BackboneConfig, PUBLISHED, Published, Stage};
+use dressage_models::objective::ObjectiveConfig;
+use dressage_models::objective::semfpn::SemFpnConfig;
 use dressage_models::weights::Family;
-use dressage_models::{Method, SegmenterConfig, counts};
+use dressage_models::{Method, Segmenter, SegmenterConfig, counts};
 
 use crate::console::{grouped, print};
 use crate::failure::Failure;
@@ -83,6 +85,9 @@ fn in_paper(name: &str) -> [Option<&'static str>; 2] {
         "mae-l" => [None, Some("2.99")],
         "eva02-l" => [Some("304.24"), Some("2.99")],
         "sam-h" => [Some("632.18"), Some("4.51")],
+        // With the statistics of the batch norms.
+        "resnet50" => [Some("23.58"), None],
+        "resnet101" => [Some("42.62"), None],
         _ => [None, None],
     }
 }
@@ -93,7 +98,22 @@ fn network(published: &Published, backbone: &BackboneConfig) -> Result<Vec<Row>,
     let (with, plain) = (count(Method::Rein)?, count(Method::Freeze)?);
     let paper = |text| Some(text).filter(|_| published.name == PAPER);
     let [of_backbone, of_rein] = in_paper(published.name);
-    let mut rows = vec![row("backbone", with.backbone, of_backbone)];
+    let semfpn = SemFpnConfig::published(backbone.widths(), 19);
+    let mut config = SegmenterConfig::published(backbone.clone(), 19, Method::Freeze);
+    config.objective = ObjectiveConfig::SemFpn(semfpn);
+    let shapes = Segmenter::shapes(config)?;
+    let fpn = |part: &str| {
+        let own = shapes.iter().filter(|(name, p)| name.starts_with(part) && !p.kind.buffer);
+        own.map(|(_, param)| param.count()).sum()
+    };
+    let mut rows = vec![match with.statistics {
+        0 => row("backbone", with.backbone, of_backbone),
+        _ => row("backbone", with.backbone, None),
+    }];
+    if with.statistics > 0 {
+        let all = with.backbone + with.statistics;
+        rows.push(row("  + running statistics and counters of its norms", all, of_backbone));
+    }
     if matches!(published.family, Family::Dinov2 | Family::Dinov3) {
         let count = with.backbone + backbone.widths()[0];
         rows.push(row("  + mask token of its pre-training", count, None));
@@ -102,6 +122,8 @@ fn network(published: &Published, backbone: &BackboneConfig) -> Result<Vec<Row>,
         row("Rein", with.adapter, of_rein),
         row("head with queries from Rein", with.head, paper("20.6")),
         row("head with queries of its own", plain.head, paper("20.6")),
+        row("semantic FPN: head", fpn("decode_head."), paper("1.63")),
+        row("  and its neck", fpn("neck."), None),
         row("trained, method rein", with.trained, None),
         row("trained, method freeze", plain.trained, None),
         row("trained, method full", count(Method::Full)?.trained, None),
@@ -140,6 +162,12 @@ fn others(backbone: &BackboneConfig, name: &str) -> Result<Vec<Row>, Failure> {
         ("AdaptFormer", Method::Adaptformer, paper(PAPER, "3.17")),
         ("VPT-deep", Method::Vpt, paper(PAPER, "3.69")),
     ];
+    let tuned = [
+        ("SoMA, with the trained biases", Method::Soma, paper(PAPER, "4.87")),
+        ("RecycleLoRA", Method::RecycleLora, None),
+        ("BitFit", Method::Bitfit, None),
+        ("norms", Method::Norms, None),
+    ];
     let mut rows = Vec::new();
     for (what, method, paper) in all {
         let adapter = method.adapter(backbone).filter(|adapter| backbone.takes(adapter).is_ok());
@@ -148,6 +176,14 @@ fn others(backbone: &BackboneConfig, name: &str) -> Result<Vec<Row>, Failure> {
             lora.targets = LoraTargets::Qkv;
         }
         rows.push(row(what, counts::adapter(&adapter)?, paper));
+    }
+    for (what, method, paper) in tuned {
+        let adapter = method.adapter(backbone);
+        if adapter.as_ref().is_none_or(|adapter| backbone.takes(adapter).is_ok()) {
+            let config = SegmenterConfig::published(backbone.clone(), 19, method);
+            let counts = counts::network(config)?;
+            rows.push(row(what, counts.trained - counts.head, paper));
+        }
     }
     Ok(rows)
 }
