@@ -34,7 +34,9 @@ fn losses(trainer: &mut Trainer) -> Vec<f32> {
 #[test]
 fn three_steps_have_the_losses_of_the_host_on_a_device() {
     let per_pixel = ["freeze", "rein", "full"].map(|method| (method, "per-pixel"));
-    for (method, kind) in per_pixel.into_iter().chain([("rein", "semfpn"), ("full", "semfpn")]) {
+    for (method, kind) in
+        per_pixel.into_iter().chain([("rein", "semfpn"), ("full", "semfpn"), ("rein", "deconv")])
+    {
         let (method, kind) = (format!("model.method={method}"), format!("head.kind={kind}"));
         let dirs = [(); 2].map(|()| tempfile::tempdir().expect("folder"));
         let places = [&["run.device=cpu"][..], &["run.device=virtual", "run.precision=f32"]];

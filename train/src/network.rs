@@ -11,6 +11,7 @@ use dressage_models::adapter::{
 };
 use dressage_models::backbone::{BackboneConfig, ConvNextConfig, ResNetConfig, VitConfig};
 use dressage_models::objective::ObjectiveConfig;
+use dressage_models::objective::deconv::DeconvConfig;
 use dressage_models::objective::mask2former::criterion::CriterionConfig;
 use dressage_models::objective::mask2former::head::{HeadConfig, Queries};
 use dressage_models::objective::per_pixel::PerPixelConfig;
@@ -120,6 +121,11 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         HeadKind::Mask2former => ObjectiveConfig::Mask2Former { head, loss: criterion(recipe) },
         HeadKind::PerPixel => ObjectiveConfig::PerPixel(PerPixelConfig {
             in_channels: backbone.widths().to_vec(),
+            classes: recipe.classes(),
+        }),
+        HeadKind::Deconv => ObjectiveConfig::Deconv(DeconvConfig {
+            in_channels: backbone.widths().to_vec(),
+            width: h.width,
             classes: recipe.classes(),
         }),
         HeadKind::Semfpn => ObjectiveConfig::SemFpn(SemFpnConfig {

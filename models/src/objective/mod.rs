@@ -2,6 +2,7 @@
 //!
 //! A training step knows the four phases of [`StepLoss`] and nothing of what is inside them.
 
+pub mod deconv;
 pub mod mask2former;
 pub mod per_pixel;
 mod pixel_step;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use dressage_engine::{Device, Tensor};
 
+use self::deconv::{Deconv, DeconvConfig};
 use self::mask2former::Mask2Former;
 use self::mask2former::criterion::CriterionConfig;
 use self::mask2former::head::HeadConfig;
@@ -131,6 +133,8 @@ pub enum ObjectiveConfig {
     PerPixel(PerPixelConfig),
     /// [`SemFpn`].
     SemFpn(SemFpnConfig),
+    /// [`Deconv`].
+    Deconv(DeconvConfig),
 }
 
 impl ObjectiveConfig {
@@ -140,6 +144,7 @@ impl ObjectiveConfig {
             ObjectiveConfig::Mask2Former { head, .. } => &head.in_channels,
             ObjectiveConfig::PerPixel(config) => &config.in_channels,
             ObjectiveConfig::SemFpn(config) => &config.in_channels,
+            ObjectiveConfig::Deconv(config) => &config.in_channels,
         }
     }
 
@@ -167,6 +172,7 @@ impl ObjectiveConfig {
             }
             ObjectiveConfig::PerPixel(config) => Ok(Arc::new(PerPixel::new(&head_scope, config))),
             ObjectiveConfig::SemFpn(config) => Ok(Arc::new(SemFpn::new(root, config))),
+            ObjectiveConfig::Deconv(config) => Ok(Arc::new(Deconv::new(&head_scope, config))),
         }
     }
 }

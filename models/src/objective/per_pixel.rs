@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use dressage_engine::{Device, Tensor, no_grad, ops, range};
 
-use super::pixel_step::{PixelHead, PixelStep, TERM, classify};
+use super::pixel_step::{PixelHead, PixelStep, TERM, classify, concatenated};
 use super::{Features, Objective, StepLoss};
+use crate::Result;
 use crate::layers::Linear;
 use crate::params::{Init, Scope};
-use crate::{ModelError, Result};
 
 /// Sizes and settings of the head.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,30 +41,7 @@ impl PerPixel {
     /// Class logits `[b, k, h, w]` on the grid of the finest map, in f32.
     fn logits(&self, features: &Features) -> Result<Tensor> {
         let _range = range("head.per_pixel");
-        let Some(first) = features.levels.first().filter(|_| self.fits(features)) else {
-            let found: Vec<_> = features.levels.iter().map(|level| level.map.shape()).collect();
-            return Err(ModelError::Config(format!(
-                "the per-pixel head takes maps of {:?} channels, not {found:?}",
-                self.config.in_channels
-            )));
-        };
-        let (h, w) = (first.map.dim(1), first.map.dim(2));
-        let on_grid = |map: &Tensor| match map.shape()[1..3] == [h, w] {
-            true => Ok(map.clone()),
-            false => ops::resize_to(map, h, w),
-        };
-        let maps = features.levels.iter().map(|level| on_grid(&level.map));
-        let maps = maps.collect::<std::result::Result<Vec<_>, _>>()?;
-        classify(&self.conv_seg, &ops::concat(&maps.iter().collect::<Vec<_>>(), 3)?)
-    }
-
-    fn fits(&self, features: &Features) -> bool {
-        let channels = |map: &Tensor| match *map.shape() {
-            [_, _, _, c] => Some(c),
-            _ => None,
-        };
-        let own = self.config.in_channels.iter().map(|c| Some(*c));
-        features.levels.iter().map(|level| channels(&level.map)).eq(own)
+        classify(&self.conv_seg, &concatenated(features, &self.config.in_channels)?)
     }
 }
 

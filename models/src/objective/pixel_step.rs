@@ -23,6 +23,30 @@ pub(super) trait PixelHead: Send + Sync {
     fn train_logits(&self, features: &Features, dropout: Option<&Tensor>) -> Result<Tensor>;
 }
 
+/// All tapped maps side by side on the grid of the finest, `[b, h, w, sum of their channels]`.
+/// `channels` has the widths that the head takes.
+pub(super) fn concatenated(features: &Features, channels: &[usize]) -> Result<Tensor> {
+    let width = |map: &Tensor| match *map.shape() {
+        [_, _, _, c] => Some(c),
+        _ => None,
+    };
+    let fits = features.levels.iter().map(|level| width(&level.map));
+    let fits = fits.eq(channels.iter().map(|c| Some(*c)));
+    let Some(first) = features.levels.first().filter(|_| fits) else {
+        let found: Vec<_> = features.levels.iter().map(|level| level.map.shape()).collect();
+        let text = format!("the head takes maps of {channels:?} channels, not {found:?}");
+        return Err(ModelError::Config(text));
+    };
+    let (h, w) = (first.map.dim(1), first.map.dim(2));
+    let on_grid = |map: &Tensor| match map.shape()[1..3] == [h, w] {
+        true => Ok(map.clone()),
+        false => ops::resize_to(map, h, w),
+    };
+    let maps = features.levels.iter().map(|level| on_grid(&level.map));
+    let maps = maps.collect::<std::result::Result<Vec<_>, _>>()?;
+    Ok(ops::concat(&maps.iter().collect::<Vec<_>>(), 3)?)
+}
+
 /// Planar logits `[b, k, h, w]` in f32 of maps `[b, h, w, c]`.
 pub(super) fn classify(conv_seg: &Linear, maps: &Tensor) -> Result<Tensor> {
     let &[b, h, w, c] = maps.shape() else {

@@ -32,6 +32,13 @@ pub enum HeadIn {
         /// Channels of the head.
         channels: usize,
     },
+    /// Two transposed convolutions.
+    Deconv {
+        /// Classes.
+        classes: usize,
+        /// Channels between the layers.
+        width: usize,
+    },
     /// A 1x1 convolution to class logits.
     PerPixel {
         /// Classes.
@@ -49,6 +56,9 @@ impl HeadIn {
             let (classes, channels) = (*classes, *channels);
             return Some(match shape("decode_head.scale_heads.0.0.conv.weight").as_deref() {
                 Some([_, neck, ..]) => HeadIn::SemFpn { classes, neck: *neck, channels },
+                _ if shape("decode_head.project.weight").is_some() => {
+                    HeadIn::Deconv { classes, width: channels }
+                }
                 _ => HeadIn::PerPixel { classes, channels },
             });
         }
@@ -65,7 +75,9 @@ impl HeadIn {
     pub fn classes(&self) -> Option<usize> {
         match self {
             HeadIn::Mask2Former { classes, .. } => *classes,
-            HeadIn::SemFpn { classes, .. } | HeadIn::PerPixel { classes, .. } => Some(*classes),
+            HeadIn::SemFpn { classes, .. }
+            | HeadIn::Deconv { classes, .. }
+            | HeadIn::PerPixel { classes, .. } => Some(*classes),
         }
     }
 
@@ -74,6 +86,7 @@ impl HeadIn {
         match self {
             HeadIn::Mask2Former { .. } => "Mask2Former head",
             HeadIn::SemFpn { .. } => "semantic FPN",
+            HeadIn::Deconv { .. } => "head of transposed convolutions",
             HeadIn::PerPixel { .. } => "per-pixel head",
         }
     }

@@ -105,8 +105,7 @@ pub const KEYS: &[Key] = &[
         "Mask2Former, a 1x1 convolution on the taps, or a semantic FPN",
     ),
     key("head.classes", Texts, FOLLOWS, "class names in the order of their indices"),
-    key("head.width", Count, "256", "channels of maps and queries; of semfpn's neck")
-        .within(1, 1 << 14),
+    key("head.width", Count, "256", "channels of maps and queries").within(1, 1 << 14),
     key("head.fpn_width", Count, "128", "channels of semfpn's head").within(1, 1 << 14),
     key("head.dropout", Real, "0.1", "share of semfpn's channels that training leaves out")
         .range(Range::Between(0.0, 0.99)),
@@ -291,7 +290,7 @@ const SIGNALS: &[&str] = &["none", "usr1", "usr2"];
 
 const CPUS: &[&str] = &["auto", "avx512", "avx2", "portable"];
 
-const HEADS: &[&str] = &["mask2former", "per-pixel", "semfpn"];
+const HEADS: &[&str] = &["mask2former", "per-pixel", "semfpn", "deconv"];
 
 const METHODS: &[&str] = &[
     "rein",

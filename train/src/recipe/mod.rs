@@ -225,6 +225,8 @@ pub enum HeadKind {
     /// The semantic FPN: a neck, a head with batch norm, and cross-entropy of every pixel (spec
     /// mask2former §6).
     Semfpn,
+    /// Two transposed convolutions.
+    Deconv,
 }
 
 /// The head. All keys but `kind`, `classes`, `width`, `fpn_width` and `dropout` are sizes of

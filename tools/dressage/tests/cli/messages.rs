@@ -12,9 +12,10 @@ const SECTIONS: [&str; 9] =
     ["model", "rein", "head", "loss", "data", "augment", "train", "eval", "run"];
 
 /// Names that look like keys: files, and parts of a network in its own sources.
-const OTHER: [&str; 12] = [
+const OTHER: [&str; 13] = [
     "data.pkl",
     "eval.json",
+    "head.deconv",
     "head.per_pixel",
     "head.pixel_decoder",
     "head.queries_and_memories",

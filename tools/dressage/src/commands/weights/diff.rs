@@ -7,6 +7,7 @@ use clap::builder::PossibleValuesParser;
 use dressage_models::backbone::published::named;
 use dressage_models::backbone::{BackboneConfig, PUBLISHED, Published, VitConfig};
 use dressage_models::objective::ObjectiveConfig;
+use dressage_models::objective::deconv::DeconvConfig;
 use dressage_models::objective::per_pixel::PerPixelConfig;
 use dressage_models::objective::semfpn::SemFpnConfig;
 use dressage_models::weights::{
@@ -118,6 +119,13 @@ fn trained(
                 rein.link = false;
             }
         }
+        (HeadIn::Deconv { width, .. }, objective) => {
+            let in_channels = config.backbone.widths().to_vec();
+            *objective = ObjectiveConfig::Deconv(DeconvConfig { in_channels, width, classes });
+            if let Some(rein) = config.rein_mut() {
+                rein.link = false;
+            }
+        }
         (HeadIn::SemFpn { neck, channels, .. }, objective) => {
             let published = SemFpnConfig::published(config.backbone.widths(), classes);
             *objective = ObjectiveConfig::SemFpn(SemFpnConfig { neck, channels, ..published });
@@ -134,8 +142,7 @@ fn trained(
     let adapter = if rein { "Rein and" } else { "a" };
     let head = match head {
         HeadIn::Mask2Former { .. } => "head",
-        HeadIn::PerPixel { .. } => "per-pixel head",
-        HeadIn::SemFpn { .. } => "semantic FPN",
+        other => other.title(),
     };
     Ok((dict, wanted, format!("{adapter} {head} on {name}, {classes} classes")))
 }
