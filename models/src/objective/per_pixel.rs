@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use dressage_engine::{Device, Tensor, no_grad, ops, range};
 
-use super::{Features, LossTerms, Objective, StepLoss, Targets};
+use super::{BatchPart, Features, LossTerms, Objective, StepLoss, Targets};
 use crate::layers::Linear;
 use crate::params::{Init, Scope};
 use crate::{ModelError, Result};
@@ -88,7 +88,7 @@ impl Objective for PerPixel {
         _b: usize,
         _seed: u64,
     ) -> Result<Box<dyn StepLoss>> {
-        Ok(Box::new(PixelStep { objective: self, logits: None, previous: None }))
+        Ok(Box::new(PixelStep { objective: self, whole: None, logits: None, previous: None }))
     }
 
     fn scores(&self, features: &Features) -> Result<Tensor> {
@@ -100,6 +100,8 @@ impl Objective for PerPixel {
 /// of the step before.
 struct PixelStep {
     objective: Arc<PerPixel>,
+    /// Images of the whole batch, if these are a part of it.
+    whole: Option<usize>,
     /// Logits `[b, k, H, W]` of the step, until their loss is computed.
     logits: Option<Tensor>,
     /// Copy of the losses of the step before.
@@ -107,7 +109,8 @@ struct PixelStep {
 }
 
 impl StepLoss for PixelStep {
-    fn set_step(&mut self, _step: u64) -> Result<()> {
+    fn set_step(&mut self, _step: u64, part: Option<BatchPart<'_>>) -> Result<()> {
+        self.whole = part.map(|part| part.targets.len());
         Ok(())
     }
 
@@ -136,7 +139,9 @@ impl StepLoss for PixelStep {
             return Err(ModelError::Config(text));
         }
         let _range = range("losses");
-        let total = ops::pixel_loss(&logits, targets.labels(), 1.0)?;
+        // Images of one size: the mean over a batch is that of the means over its images.
+        let share = |whole: usize| logits.dim(0) as f64 / whole as f64;
+        let total = ops::pixel_loss(&logits, targets.labels(), self.whole.map_or(1.0, share))?;
         let values = ops::reshape(&total.detach(), &[1])?;
         Ok(LossTerms { total, values })
     }

@@ -16,6 +16,7 @@ const FOLLOWS: &[(&str, &[&str])] = &[
     ("data.eval[].groups", &["data.groups"]),
     ("data.eval[].stride", &["data.eval[].crop", "eval.stride"]),
     ("data.train[].groups", &["data.groups"]),
+    ("eval.averaged", &["train.ema.rate"]),
     ("eval.crop", &["augment.crop"]),
     ("eval.stride", &["eval.crop"]),
     ("head.mask_width", &["head.width"]),
@@ -31,6 +32,7 @@ const FOLLOWS: &[(&str, &[&str])] = &[
     ("model.taps", &["model.backbone"]),
     ("rein.link", &["head.kind"]),
     ("rein.tokens", &["head.queries"]),
+    ("train.weight_decay_end", &["train.weight_decay"]),
 ];
 
 /// Removes the list of derived keys from a recipe's table and returns it.
