@@ -266,17 +266,9 @@ pub fn backward_from(y: Tensor, dy: Tensor) -> Result<Gradients> {
 /// If none of the values depends on anything that needs a gradient, or a gradient does not fit its
 /// value.
 pub fn backward_from_all(values: Vec<(Tensor, Tensor)>) -> Result<Gradients> {
-    if !values.iter().any(|(y, _)| y.tracked()) {
-        return Err(EngineError::NotTracked);
-    }
-    with_category(Category::Gradients, || {
-        let mut grads = Gradients::default();
-        for (y, dy) in values {
-            grads.add(&y.edge(), dy)?;
-        }
-        grads.run_down_to(0)?;
-        Ok(grads)
-    })
+    let mut grads = Gradients::default();
+    grads.extend(values)?;
+    Ok(grads)
 }
 
 #[cfg(test)]

@@ -413,6 +413,11 @@ impl Segmenter {
         self.batch_norms.iter().try_for_each(|norm| norm.move_running(guard))
     }
 
+    /// Whether training moves running statistics, which depend on the images computed at once.
+    pub fn moves_statistics(&self) -> bool {
+        !self.batch_norms.is_empty()
+    }
+
     /// Class scores of `image` `[b, 3, h, w]`: `[b, k, h, w]`, f32.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use dressage_tests::Outcome;
 use dressage_tests::fixture::{Fixture, Settings};
 use dressage_train::groups::{ParamGroups, Rule, Setting};
 use dressage_train::optimiser::Optimiser;
-use dressage_train::schedule::{Schedule, Segment};
+use dressage_train::schedule::{Rates, Schedule, Segment};
 use serde_json::Value;
 
 use crate::loss::{RecordedPoints, targets};
@@ -85,6 +85,7 @@ pub fn adamw(optimizer: &Value) -> Outcome<AdamW> {
         beta2: optimizer.number("betas/1")?,
         eps: optimizer.number("eps")?,
         weight_decay: optimizer.number("weight_decay")?,
+        ..AdamW::default()
     })
 }
 
@@ -118,6 +119,7 @@ struct Run<'a> {
     criterion: Criterion,
     optimiser: Optimiser,
     schedule: Schedule,
+    weight_decay: f64,
 }
 
 impl<'a> Run<'a> {
@@ -135,8 +137,8 @@ impl<'a> Run<'a> {
         let adamw = adamw(&case["optim_wrapper"]["optimizer"])?;
         let optimiser = Optimiser::new(model.trainable(), &groups(&case["paramwise_cfg"])?, adamw)?;
         let schedule = schedule(case, adamw.lr)?;
-        let criterion = Criterion { config };
-        Ok(Run { fixture, execution, given, model, criterion, optimiser, schedule })
+        let (criterion, weight_decay) = (Criterion { config }, adamw.weight_decay);
+        Ok(Run { fixture, execution, given, model, criterion, optimiser, schedule, weight_decay })
     }
 
     /// Runs one step. `readback` has the unread losses of the previous step, and then those of this
@@ -180,8 +182,9 @@ impl<'a> Run<'a> {
             }
         }
         let lr = self.schedule.lr(s as u64);
+        let rates = Rates { lr, weight_decay: self.weight_decay, average: 1.0 };
         let guard = device.map(|_| &total);
-        all.without.push(self.optimiser.step(lr, &mut grads, guard)?);
+        all.without.push(self.optimiser.step(rates, &mut grads, guard)?);
         all.rates.push(lr);
         let after = counters();
         all.waits.push((after.0 - before.0, after.1));

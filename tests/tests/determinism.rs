@@ -44,6 +44,12 @@ fn the_seed_decides_every_byte() {
 
 #[test]
 fn threads_and_workers_change_nothing() {
+    let options = [&OPTIONS[..], &["train.steps=3"]].concat();
+    assert_same(
+        &on_threads(1, || trained(&options)),
+        &on_threads(3, || trained(&options)),
+        "options of the update on 3 threads",
+    );
     let one = on_threads(1, || trained(&["run.workers=1"]));
     for (threads, workers) in [(2, "run.workers=1"), (2, "run.workers=2"), (3, "run.workers=5")] {
         let other = on_threads(threads, || trained(&[workers]));
@@ -125,10 +131,19 @@ fn logged(dir: &Path) -> Vec<Value> {
     lines
 }
 
-fn stopped_and_resumed_equals_straight(method: &str) {
-    let method = format!("model.method={method}");
+/// Options of the update that keep state, or that depend on the step.
+const OPTIONS: [&str; 6] = [
+    "train.batch=1",
+    "train.accumulate=2",
+    "train.clip_norm=0.5",
+    "train.weight_decay_end=1e-5",
+    "train.ema.rate=0.1",
+    "train.ema.start=7",
+];
+
+fn stopped_and_resumed_equals_straight(settings: &[&str]) {
     let dirs = [tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder")];
-    let [straight, broken] = dirs.each_ref().map(|dir| recipe(dir.path(), &[&method]));
+    let [straight, broken] = dirs.each_ref().map(|dir| recipe(dir.path(), settings));
     let whole = run(&straight, false);
     let first =
         StopAt::new("train", 10).run(&mut Trainer::new(broken.clone(), false).expect("new"));
@@ -140,7 +155,7 @@ fn stopped_and_resumed_equals_straight(method: &str) {
     let second = run(&broken, true);
     assert!(!second.interrupted && second.step == 20);
     let [a, b] = [whole, second].map(|o| std::fs::read(o.checkpoint).expect("checkpoint"));
-    assert_same(&a, &b, &format!("{method}, stopped after 10 of 20 steps"));
+    assert_same(&a, &b, &format!("{settings:?}, stopped after 10 of 20 steps"));
     let [a, b] = dirs.each_ref().map(|dir| logged(dir.path()));
     let steps = |lines: &[Value]| lines.iter().map(|l| l["step"].as_u64()).collect::<Vec<_>>();
     assert_eq!(steps(&a), (1..=20).map(Some).collect::<Vec<_>>());
@@ -150,17 +165,22 @@ fn stopped_and_resumed_equals_straight(method: &str) {
 
 #[test]
 fn stopping_changes_nothing_with_rein() {
-    stopped_and_resumed_equals_straight("rein");
+    stopped_and_resumed_equals_straight(&["model.method=rein"]);
 }
 
 #[test]
 fn stopping_changes_nothing_with_a_frozen_backbone() {
-    stopped_and_resumed_equals_straight("freeze");
+    stopped_and_resumed_equals_straight(&["model.method=freeze"]);
 }
 
 #[test]
 fn stopping_changes_nothing_with_everything_trained() {
-    stopped_and_resumed_equals_straight("full");
+    stopped_and_resumed_equals_straight(&["model.method=full"]);
+}
+
+#[test]
+fn stopping_changes_nothing_with_options_of_the_update() {
+    stopped_and_resumed_equals_straight(&OPTIONS);
 }
 
 #[test]

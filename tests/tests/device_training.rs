@@ -4,6 +4,7 @@
 //! either side. A loss that is not finite changes nothing.
 
 mod common;
+mod options;
 
 use std::fs;
 use std::path::Path;

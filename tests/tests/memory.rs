@@ -78,6 +78,16 @@ fn rein_takes_what_was_planned() {
 }
 
 #[test]
+fn options_of_the_update_take_what_was_planned() {
+    as_planned(&[
+        "train.batch=1",
+        "train.accumulate=2",
+        "train.clip_norm=0.1",
+        "train.ema.rate=0.1",
+    ]);
+}
+
+#[test]
 fn a_trained_backbone_takes_what_was_planned() {
     as_planned(&["model.method=full", "model.registers=2"]);
 }

@@ -17,7 +17,7 @@ use dressage_models::weights::{ScalarType, StateDict, write_safetensors};
 use dressage_models::{ModelError, Segmenter};
 use serde::{Deserialize, Serialize};
 
-use crate::optimiser::{MOMENTS, Optimiser};
+use crate::optimiser::{AVERAGE, MOMENTS, Optimiser};
 use crate::recipe::{Recipe, settings};
 use crate::{Result, TrainError, files, finite};
 
@@ -240,6 +240,25 @@ pub(crate) fn newest_whole(run: &Path) -> Result<Option<u64>> {
 pub fn trained(mut dict: StateDict) -> StateDict {
     dict.retain(|name| !name.starts_with(MOMENTS));
     dict
+}
+
+/// Puts the averaged weights of the checkpoint `path` in the place of the weights.
+///
+/// # Errors
+/// A checkpoint without averages.
+pub fn use_averages(path: &Path, dict: &mut StateDict) -> Result<()> {
+    let names = dict.names().filter_map(|name| name.strip_prefix(AVERAGE));
+    let names: Vec<String> = names.map(str::to_owned).collect();
+    if names.is_empty() {
+        let what = "holds no averaged weights, which a run has if train.ema.rate is not 0";
+        return Err(TrainError::Checkpoint { path: path.into(), what: what.into() });
+    }
+    for name in names {
+        if let Some(average) = dict.take(&format!("{AVERAGE}{name}")) {
+            dict.insert(name, average);
+        }
+    }
+    Ok(())
 }
 
 /// Copies a checkpoint's values into a model that was built from the same recipe.

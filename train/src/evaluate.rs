@@ -54,7 +54,7 @@ impl Inference {
 
     /// Settings for images outside any set: those of the first evaluation set, if there is one.
     pub fn of_recipe(recipe: &Recipe) -> Inference {
-        let Eval { mode, crop, stride, batch } = recipe.eval;
+        let Eval { mode, crop, stride, batch, .. } = recipe.eval;
         match recipe.data.eval.first() {
             Some(set) => Inference::of_set(&recipe.eval, set),
             None => Inference { mode, crop, stride, batch, test_box: [0, 0] },

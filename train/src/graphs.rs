@@ -1,8 +1,9 @@
-//! The step on a device as two captured CUDA graphs around the matching (`run.graphs`).
+//! The step on a device as two captured CUDA graphs around each matching (`run.graphs`).
 //!
 //! The first graph computes the forward pass and the costs, with the loss of the previous step
 //! appended. Then the host waits, matches and uploads the assignment. The second graph computes
-//! losses, backward pass and update. Data that change from step to step are in buffers at fixed
+//! losses, backward pass and update. With `train.accumulate` each part of the batch has two graphs,
+//! and the last one updates. Data that change from step to step are in buffers at fixed
 //! addresses ([`StepBuffers`]), so that a replay needs only a few copies before it.
 //!
 //! The first steps are queued launch by launch over the same buffers, so that kernels are loaded
@@ -11,11 +12,12 @@
 //! the one after it is captured anew. A capture that fails ends the attempts, and the run goes on
 //! without graphs.
 
-use dressage_engine::Device;
+use dressage_engine::{Device, Gradients, Tensor};
 use dressage_kernels::device::CapturedGraph;
 
-use crate::optimiser::CapturedUpdate;
-use crate::step::{StepBuffers, StepContext, StepLog};
+use crate::optimiser::{CapturedUpdate, Optimiser};
+use crate::parts::{StepBuffers, Sums};
+use crate::step::{StepContext, StepLog};
 use crate::trainer::Trainer;
 use crate::{Result, TrainError};
 
@@ -48,7 +50,7 @@ impl OnDevice {
     pub fn release(&mut self) {
         if let Some(graphs @ StepGraphs::Captured(_)) = &mut self.graphs {
             *graphs = StepGraphs::Direct(WARM_AGAIN);
-            self.buffers.iter_mut().for_each(|buffers| buffers.loss.release());
+            self.buffers.iter_mut().for_each(StepBuffers::release);
         }
     }
 }
@@ -62,8 +64,8 @@ pub(crate) enum StepGraphs {
 
 /// A captured step.
 pub(crate) struct Captured {
-    forward: CapturedGraph,
-    backward: CapturedGraph,
+    /// The graphs before and after each matching.
+    parts: Vec<[CapturedGraph; 2]>,
     updated: CapturedUpdate,
     /// Addresses of weights and moments at the capture.
     addresses: Vec<Option<u64>>,
@@ -88,7 +90,7 @@ impl Trainer {
                 && self.optimiser.still_valid(&captured.updated))
         {
             graphs = StepGraphs::Direct(WARM_AGAIN);
-            buffers.loss.release();
+            buffers.release();
         }
         let done = match &mut graphs {
             StepGraphs::Captured(captured) => self.replay(context, device, buffers, captured),
@@ -101,7 +103,7 @@ impl Trainer {
                     }
                     Ok(None) => {
                         // The graphs are dropped, which frees their memory for the step below.
-                        buffers.loss.release();
+                        buffers.release();
                         let done = self.direct(context, buffers)?;
                         return Ok(before.or(done));
                     }
@@ -133,12 +135,16 @@ impl Trainer {
         context: &StepContext<'_>,
         buffers: &mut StepBuffers,
     ) -> Result<Option<StepLog>> {
-        self.forward_and_costs(buffers)?;
-        let before = self.match_on_host(context, buffers)?;
-        self.losses_and_update(buffers, |optimiser, grads, guard| {
-            optimiser.step(context.lr, grads, Some(guard)).map(drop)
+        let (mut before, mut sums) = (None, Sums::default());
+        for k in 0..buffers.parts.len() {
+            self.forward_and_costs(buffers, k)?;
+            before = before.or(self.match_on_host(context, buffers, k)?);
+            self.losses_and_gradients(buffers, k, &mut sums)?;
+        }
+        self.update(sums, |optimiser, grads, guard| {
+            optimiser.step(context.rates, grads, Some(guard)).map(drop)
         })?;
-        buffers.loss.release();
+        buffers.release();
         Ok(before)
     }
 
@@ -149,10 +155,15 @@ impl Trainer {
         buffers: &mut StepBuffers,
         captured: &Captured,
     ) -> Result<Option<StepLog>> {
-        device.replay(&captured.forward)?;
-        let before = self.match_on_host(context, buffers)?;
-        self.optimiser.write_constants(device, &captured.updated, context.lr)?;
-        device.replay(&captured.backward)?;
+        let mut before = None;
+        for (k, [forward, backward]) in captured.parts.iter().enumerate() {
+            device.replay(forward)?;
+            before = before.or(self.match_on_host(context, buffers, k)?);
+            if k + 1 == captured.parts.len() {
+                self.optimiser.write_constants(device, &captured.updated, context.rates)?;
+            }
+            device.replay(backward)?;
+        }
         Ok(before)
     }
 
@@ -167,24 +178,38 @@ impl Trainer {
         before: &mut Option<StepLog>,
     ) -> Result<Option<Captured>> {
         let memory = device.graph_memory();
-        let forward = match device.capture(&memory, || self.forward_and_costs(buffers)) {
-            Ok((forward, ())) => forward,
-            Err(why) => return Ok(self.no_graphs(&why)),
-        };
-        device.replay(&forward)?;
-        *before = self.match_on_host(context, buffers)?;
-        let backward = device.capture(&memory, || {
-            self.losses_and_update(buffers, |optimiser, grads, guard| {
-                optimiser.record(device, grads, guard)
-            })
-        });
-        let (backward, updated) = match backward {
-            Ok(done) => done,
-            Err(why) => return Ok(self.no_graphs(&why)),
-        };
-        self.optimiser.write_constants(device, &updated, context.lr)?;
-        device.replay(&backward)?;
-        Ok(Some(Captured { forward, backward, updated, addresses: self.addresses() }))
+        let n = buffers.parts.len();
+        let (mut parts, mut sums, mut updated) = (Vec::new(), Sums::default(), None);
+        for k in 0..n {
+            let forward = match device.capture(&memory, || self.forward_and_costs(buffers, k)) {
+                Ok((forward, ())) => forward,
+                Err(why) => return Ok(self.no_graphs(&why)),
+            };
+            device.replay(&forward)?;
+            *before = before.take().or(self.match_on_host(context, buffers, k)?);
+            let backward = device.capture(&memory, || {
+                self.losses_and_gradients(buffers, k, &mut sums)?;
+                if k + 1 < n {
+                    return Ok(None);
+                }
+                let record = |optimiser: &mut Optimiser, grads: &mut Gradients, guard: &Tensor| {
+                    optimiser.record(device, grads, guard)
+                };
+                self.update(std::mem::take(&mut sums), record).map(Some)
+            });
+            let (backward, recorded) = match backward {
+                Ok(done) => done,
+                Err(why) => return Ok(self.no_graphs(&why)),
+            };
+            if let Some(recorded) = &recorded {
+                self.optimiser.write_constants(device, recorded, context.rates)?;
+            }
+            device.replay(&backward)?;
+            parts.push([forward, backward]);
+            updated = recorded;
+        }
+        let addresses = self.addresses();
+        Ok(updated.map(|updated| Captured { parts, updated, addresses }))
     }
 
     fn no_graphs(&mut self, why: &TrainError) -> Option<Captured> {

@@ -22,6 +22,7 @@ pub mod network;
 pub mod optimiser;
 mod output;
 pub mod palette;
+mod parts;
 pub mod pictures;
 pub mod place;
 pub mod plan;

@@ -306,7 +306,7 @@ fn criterion(recipe: &Recipe) -> CriterionConfig {
 /// The optimiser of a recipe over the trainable parameters of `model`.
 ///
 /// # Errors
-/// Too little memory for its moments on the device of the model.
+/// Too little memory for its moments and averages on the device of the model.
 pub fn optimiser(recipe: &Recipe, model: &Segmenter) -> Result<Optimiser> {
     let t = &recipe.train;
     let adamw = AdamW {
@@ -315,8 +315,11 @@ pub fn optimiser(recipe: &Recipe, model: &Segmenter) -> Result<Optimiser> {
         beta2: t.beta2,
         eps: t.eps,
         weight_decay: t.weight_decay,
+        average: t.ema.rate,
     };
-    Optimiser::new(model.trainable(), &recipe.groups(), adamw)
+    let optimiser = Optimiser::new(model.trainable(), &recipe.groups(), adamw)?;
+    let optimiser = optimiser.with_clip_norm(t.clip_norm);
+    if t.ema.rate > 0.0 { optimiser.with_average() } else { Ok(optimiser) }
 }
 
 /// All training sets as one source.

@@ -1,8 +1,9 @@
-//! The learning rate of each step.
+//! The learning rate of each step, and other values that change with the steps.
 //!
 //! ```text
 //! warm-up   lr(i) = lr * (start + (1 - start) * x)
 //! poly      lr(i) = (lr - floor) * (1 - x)^power + floor          x = (i - begin) / (end - begin - 1)
+//! cosine    lr(i) = (lr - floor) * (1 + cos(pi x)) / 2 + floor
 //! ```
 //! `i` counts from 0. A segment acts from `begin` on and keeps its last value from `end - 1` on.
 //! The divisor is one less than the number of steps, so the last of 40,000 steps runs at exactly
@@ -10,8 +11,8 @@
 //! training-and-data §1.3. The reference multiplies from step to step instead, which differs from
 //! these formulas by rounding only (below 1e-11 of the value over 40,000 steps).
 //!
-//! Powers come from the `libm` crate, not from the platform, so that a rate is bitwise equal
-//! everywhere.
+//! Powers and cosines come from the `libm` crate, not from the platform, so that a rate is bitwise
+//! equal everywhere.
 
 /// One piece of a schedule; it acts on steps `begin..end`, end exclusive.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,6 +37,26 @@ pub enum Segment {
         /// One past the last step.
         end: u64,
     },
+    /// Half a cosine from the rate to `floor`, which may be above it.
+    Cosine {
+        /// Rate from step `end - 1` on.
+        floor: f64,
+        /// First step.
+        begin: u64,
+        /// One past the last step.
+        end: u64,
+    },
+}
+
+/// What one update takes from the schedules.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rates {
+    /// Learning rate before the multipliers of the parameter groups.
+    pub lr: f64,
+    /// Weight decay before these multipliers.
+    pub weight_decay: f64,
+    /// Rate of the average of the weights; 1 makes it equal to them.
+    pub average: f64,
 }
 
 /// A schedule that cannot be followed.
@@ -100,6 +121,10 @@ impl Schedule {
                     check("floor", floor)?;
                     (begin, end)
                 }
+                Segment::Cosine { floor, begin, end } => {
+                    check("floor", floor)?;
+                    (begin, end)
+                }
             };
             if end <= begin {
                 return Err(ScheduleError::Empty { index, begin, end });
@@ -136,6 +161,14 @@ impl Schedule {
         Self::new(base, segments)
     }
 
+    /// Half a cosine over all steps, from `base` to `floor` at step `steps - 1`.
+    ///
+    /// # Errors
+    /// As [`Schedule::new`].
+    pub fn cosine(base: f64, steps: u64, floor: f64) -> Result<Self, ScheduleError> {
+        Self::new(base, vec![Segment::Cosine { floor, begin: 0, end: steps }])
+    }
+
     /// Learning rate of step `i` (from 0).
     pub fn lr(&self, i: u64) -> f64 {
         self.segments.iter().fold(self.base, |lr, segment| segment.apply(lr, i))
@@ -151,6 +184,13 @@ impl Segment {
             },
             Self::Poly { power, floor, begin, end } => match progress(i, begin, end) {
                 Some(x) if x < 1.0 => (lr - floor) * libm::pow(1.0 - x, power) + floor,
+                Some(_) => floor,
+                None => lr,
+            },
+            Self::Cosine { floor, begin, end } => match progress(i, begin, end) {
+                Some(x) if x < 1.0 => {
+                    (lr - floor) * (0.5 * (1.0 + libm::cos(std::f64::consts::PI * x))) + floor
+                }
                 Some(_) => floor,
                 None => lr,
             },
@@ -224,6 +264,17 @@ mod tests {
         assert_eq!([s.lr(2), s.lr(3), s.lr(4)], [1.0, 0.5, 1.0]);
         let s = Schedule::poly(1.0, 10, 0.0, 0.0, 0, 0.0).expect("valid");
         assert_eq!((s.lr(8), s.lr(9)), (1.0, 0.0));
+    }
+
+    /// The annealing of weight decay in SoMA's recipe (spec after-rein §1).
+    #[test]
+    fn half_a_cosine() {
+        let s = Schedule::cosine(0.05, 40_001, 1e-5).expect("valid");
+        assert_eq!((s.lr(0), s.lr(40_000), s.lr(50_000)), (0.05, 1e-5, 1e-5));
+        close(s.lr(20_000), 0.5 * (0.05 + 1e-5), "middle");
+        close(s.lr(10_000), 1e-5 + 0.04999 * 0.5 * (1.0 + 0.5f64.sqrt()), "a quarter");
+        let s = Schedule::cosine(0.05, 7, 0.05).expect("valid");
+        assert!((0..9).all(|i| s.lr(i) == 0.05), "a constant");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Evaluations of a run while it trains.
 
+use dressage_kernels::cpu::allocate;
+
 use crate::graphs::OnDevice;
 use crate::interrupt::Interrupt;
 use crate::metrics::Report;
@@ -25,7 +27,18 @@ impl Trainer {
         self.on_device.iter_mut().for_each(OnDevice::release);
         self.check_data(progress, stop)?;
         let sources = self.data.as_ref().map_or(&[][..], |data| &data.eval);
-        match evaluate::evaluate(&self.model, &self.recipe, sources, progress, stop) {
+        let averaged = self.recipe.eval.averaged;
+        if averaged {
+            self.optimiser.swap_averages()?;
+        }
+        let scored = allocate::catch(|| {
+            evaluate::evaluate(&self.model, &self.recipe, sources, progress, stop)
+        });
+        // Also after a failure: what is saved then are the weights.
+        if averaged {
+            self.optimiser.swap_averages()?;
+        }
+        match scored? {
             Ok(report) => {
                 // A run whose steps are all done may have a score already.
                 log.replace("eval", self.step, &report)?;

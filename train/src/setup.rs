@@ -102,12 +102,18 @@ impl Trainer {
     }
 
     fn around(recipe: Recipe, model: Segmenter, place: Place) -> Result<Trainer> {
+        if recipe.train.accumulate > 1 && model.moves_statistics() {
+            let what = "is above 1, but the network has batch norms that would normalise by parts of \
+                        a batch; use a larger train.batch";
+            let what = what.to_string();
+            return Err(TrainError::Setting { setting: "train.accumulate", what });
+        }
         let model = place.take(model)?;
         let optimiser = network::optimiser(&recipe, &model)?;
-        let schedule = recipe.schedule()?;
-        let (batch, crop) = (recipe.train.batch, recipe.augment.crop);
+        let (schedule, decay) = (recipe.schedule()?, recipe.decay_schedule()?);
+        let (images, crop) = (recipe.images_per_step(), recipe.augment.crop);
         let on_device = |device: &Device| {
-            OnDevice::new([batch, crop, crop], recipe.run.graphs && !device.is_dry_run())
+            OnDevice::new([images, crop, crop], recipe.run.graphs && !device.is_dry_run())
         };
         let on_device = place.device().map(on_device);
         let (dir, step, pending) = (recipe.run.dir.clone(), 0, None);
@@ -120,6 +126,7 @@ impl Trainer {
             model,
             optimiser,
             schedule,
+            decay,
             step,
             pending,
             on_device,
@@ -155,7 +162,7 @@ impl Trainer {
 
 pub(crate) fn loader_settings(recipe: &Recipe, start_step: u64) -> LoaderSettings {
     LoaderSettings {
-        batch: recipe.train.batch,
+        batch: recipe.images_per_step(),
         workers: match recipe.run.workers {
             0 => BESIDE_HOST,
             n => machine::threads(n),
@@ -179,8 +186,9 @@ fn workers(recipe: &Recipe, place: &Place) -> usize {
     }
 }
 
-/// Loads the network of a run folder into host memory, as it was after `step`. `recipe` is the one
-/// in the folder, perhaps with other settings for evaluation.
+/// Loads the network of a run folder into host memory, as it was after `step`, with the averaged
+/// weights if `eval.averaged` says so. `recipe` is the one in the folder, perhaps with other settings
+/// for evaluation.
 ///
 /// # Errors
 /// A checkpoint that does not exist or does not fit.
@@ -196,6 +204,9 @@ pub fn load(recipe: &Recipe, dir: &Path, step: u64) -> Result<Segmenter> {
             listed(&other)
         );
         return Err(TrainError::Checkpoint { path, what });
+    }
+    if recipe.eval.averaged {
+        checkpoint::use_averages(&path, &mut dict)?;
     }
     let model = network::rebuild(recipe, &dict)?;
     checkpoint::restore(&path, &notes, &mut dict, &model)?;

@@ -1,20 +1,23 @@
-//! One training step: forward pass, costs, assignment, losses, backward pass, update.
+//! One training step: forward pass, costs, assignment, losses, backward pass, update. All but the
+//! update may go over parts of the batch, one after the other (`train.accumulate`).
 //!
-//! On a device the host queues work and waits once per step, for the costs of the matching. The
-//! losses of the previous step arrive with them. So a loss is known one step late, or when
+//! On a device the host queues work and waits once per part, for the costs of the matching. The
+//! losses of the previous step arrive with the first. So a loss is known one step late, or when
 //! [`Trainer::flush`] reads it. A loss that is not finite is still caught in its own step: the
 //! update reads it on the device and changes nothing.
 
 use std::time::Instant;
 
 use dressage_engine::memory::{Category, with_category};
-use dressage_engine::{DType, Device, Gradients, Tensor, backward_from, isolated, range};
+use dressage_engine::{DType, Device, Gradients, Tensor, isolated, range};
 use dressage_models::ModelError;
-use dressage_models::objective::{LossTerms, StepLoss, Targets};
+use dressage_models::objective::{LossTerms, Targets};
 use serde::Serialize;
 
 use crate::data::{Batch, Loader};
 use crate::optimiser::Optimiser;
+use crate::parts::{Part, Parts, StepBuffers, Sums};
+use crate::schedule::Rates;
 use crate::trainer::Trainer;
 use crate::{Result, TrainError, checkpoint};
 
@@ -50,36 +53,10 @@ pub(crate) enum Step {
     Queued(Pending),
 }
 
-/// What a step reads and writes besides weights and moments. On a device all of it keeps its
-/// address from step to step.
-pub(crate) struct StepBuffers {
-    pub image: Tensor,
-    pub targets: Targets,
-    pub loss: Box<dyn StepLoss>,
-    /// `[1 + terms]`: the sum of all losses of the last step, then each term.
-    pub loss_readback: Tensor,
-    /// Gradient 1 that the backward pass starts from.
-    one: Tensor,
-}
-
-impl StepBuffers {
-    /// Images, height and width.
-    pub fn size(&self) -> [usize; 3] {
-        [self.image.dim(0), self.image.dim(2), self.image.dim(3)]
-    }
-
-    /// Writes a batch over the previous one on a device. Does not wait.
-    fn write(&mut self, (image, targets): &(Tensor, Targets)) -> Result<()> {
-        let _range = range("data");
-        self.image.overwrite_from(image)?;
-        Ok(self.targets.overwrite(targets)?)
-    }
-}
-
 /// Inputs of a step besides its buffers.
 pub(crate) struct StepContext<'a> {
     pub samples: &'a [String],
-    pub lr: f64,
+    pub rates: Rates,
 }
 
 impl Trainer {
@@ -151,21 +128,30 @@ impl Trainer {
         step
     }
 
-    /// Converts a batch to tensors.
-    fn to_tensors(&self, batch: &Batch) -> Result<(Tensor, Targets)> {
-        let (b, h, w) = (batch.b, batch.h, batch.w);
-        let image = Tensor::from_slice(&batch.images, &[b, 3, h, w])?;
-        let labels = Tensor::from_slice(&batch.labels, &[b, h, w])?;
-        Ok((image, Targets::new(labels, self.recipe.classes())?))
+    /// Converts a batch to the tensors of its parts.
+    fn to_tensors(&self, batch: &Batch) -> Result<Parts> {
+        let (h, w) = (batch.h, batch.w);
+        let pixels = (batch.b.div_ceil(self.recipe.train.accumulate) * h * w).max(1);
+        let parts = batch.images.chunks(3 * pixels).zip(batch.labels.chunks(pixels));
+        let tensors = |(images, labels): (&[f32], &[u8])| {
+            let b = labels.len() / (h * w);
+            let image = Tensor::from_slice(images, &[b, 3, h, w])?;
+            let labels = Tensor::from_slice(labels, &[b, h, w])?;
+            Ok((image, Targets::new(labels, self.recipe.classes())?))
+        };
+        parts.map(tensors).collect()
     }
 
     /// Runs one step within a dry run, with every class in every image.
     pub(crate) fn dry_run_step(&mut self) -> Result<()> {
         let (b, s) = (self.recipe.train.batch, self.recipe.augment.crop);
         let classes = self.recipe.classes();
-        let (done, _) = self.step_from(&[], [b, s, s], |_| {
-            let image = Tensor::empty::<f32>(&[b, 3, s, s]);
-            Ok((image, Targets::for_dry_run(b, s, classes)))
+        let (done, _) = self.step_from(&[], [self.recipe.images_per_step(), s, s], |trainer| {
+            let part = |_| {
+                let image = Tensor::empty::<f32>(&[b, 3, s, s]);
+                (image, Targets::for_dry_run(b, s, classes))
+            };
+            Ok((0..trainer.recipe.train.accumulate).map(part).collect())
         })?;
         if let Step::Queued(pending) = done {
             self.pending = Some(pending);
@@ -173,24 +159,34 @@ impl Trainer {
         Ok(())
     }
 
-    /// Runs a step on the images `[b, 3, h, w]` and targets that `data` makes of `samples`. Also
-    /// returns the previous step, if its loss was not known yet.
+    /// Runs a step on the images `[b, 3, h, w]` and targets that `data` makes of `samples`, in parts.
+    /// Also returns the previous step, if its loss was not known yet.
     fn step_from(
         &mut self,
         samples: &[String],
         size: [usize; 3],
-        data: impl Fn(&Trainer) -> Result<(Tensor, Targets)>,
+        data: impl Fn(&Trainer) -> Result<Parts>,
     ) -> Result<(Step, Option<StepLog>)> {
         let mut clock = Clock::start();
         let mut buffers = with_category(Category::Data, || self.buffers(size, data))?;
-        clock.lap();
-        let context = StepContext { samples, lr: self.schedule.lr(self.step) };
+        clock.lap(Lap::Data);
+        let context = StepContext { samples, rates: self.rates() };
         let done = match self.place.device().cloned() {
-            None => self.step_on_host(&context, &mut buffers, &mut clock),
+            None => self.step_on_host(&context, &mut buffers, &mut clock).map(|step| (step, None)),
             Some(device) => self.step_on_device(&context, &device, &mut buffers, &clock),
         };
         self.keep(buffers);
         done
+    }
+
+    /// Rates of the next step.
+    fn rates(&self) -> Rates {
+        let ema = &self.recipe.train.ema;
+        Rates {
+            lr: self.schedule.lr(self.step),
+            weight_decay: self.decay.lr(self.step),
+            average: if self.step < ema.start { 1.0 } else { ema.rate },
+        }
     }
 
     /// Keeps the buffers of a step on a device, unless they are of another size than usual.
@@ -204,7 +200,7 @@ impl Trainer {
     fn buffers(
         &mut self,
         size: [usize; 3],
-        data: impl Fn(&Trainer) -> Result<(Tensor, Targets)>,
+        data: impl Fn(&Trainer) -> Result<Parts>,
     ) -> Result<StepBuffers> {
         let usual = self.on_device.as_mut();
         let reuse_batch = usual.as_ref().is_some_and(|usual| usual.reuse_batch);
@@ -220,25 +216,28 @@ impl Trainer {
             },
             None => self.allocate(data(self)?)?,
         };
-        buffers.loss.set_step(self.step)?;
+        buffers.set_step(self.step)?;
         Ok(buffers)
     }
 
-    fn allocate(&self, (image, targets): (Tensor, Targets)) -> Result<StepBuffers> {
+    fn allocate(&self, batch: Parts) -> Result<StepBuffers> {
         let _range = range("data");
         let (device, objective) = (self.place.device(), self.model.objective());
-        let (image, targets) = match device {
-            Some(device) => (self.model.image(image)?, targets.to_device(device)?),
-            None => (image, targets),
+        let part = |(image, targets): (Tensor, Targets)| {
+            let (image, targets) = match device {
+                Some(device) => (self.model.image(image)?, targets.to_device(device)?),
+                None => (image, targets),
+            };
+            let seed = self.recipe.train.seed;
+            let loss = objective.clone().step_loss(device, image.dim(0), seed)?;
+            Ok(Part { image, targets, loss })
         };
         let terms = objective.terms().len();
         let one = Tensor::from_slice(&[1.0f32], &[])?;
         Ok(StepBuffers {
-            loss: objective.clone().step_loss(device, image.dim(0), self.recipe.train.seed)?,
+            parts: batch.into_iter().map(part).collect::<Result<_>>()?,
             loss_readback: Tensor::zeros_on(device, DType::F32, &[1 + terms])?,
             one: device.map_or(Ok(one.clone()), |device| one.to_device(device, DType::F32))?,
-            image,
-            targets,
         })
     }
 
@@ -247,28 +246,34 @@ impl Trainer {
         context: &StepContext<'_>,
         buffers: &mut StepBuffers,
         clock: &mut Clock,
-    ) -> Result<(Step, Option<StepLog>)> {
-        self.model.predict(&buffers.image, &mut *buffers.loss)?;
-        clock.lap();
-        buffers.loss.costs(&buffers.targets, None)?;
-        let before = self.match_on_host(context, buffers)?;
-        let losses = buffers.loss.losses(&buffers.targets)?;
-        buffers.loss.release();
-        let (loss, terms) = self.checked(&losses, context.samples)?;
-        clock.lap();
-        let mut grads = backward_from(losses.total, buffers.one.clone())?;
-        clock.lap();
+    ) -> Result<Step> {
+        let (mut sums, mut known) = (Sums::default(), (0.0, Vec::new()));
+        for k in 0..buffers.parts.len() {
+            let part = &mut buffers.parts[k];
+            self.model.predict(&part.image, &mut *part.loss)?;
+            clock.lap(Lap::Forward);
+            part.loss.costs(&part.targets, None)?;
+            self.match_on_host(context, buffers, k)?;
+            let part = &mut buffers.parts[k];
+            let losses = part.loss.losses(&part.targets)?;
+            part.loss.release();
+            known = self.checked(sums.add_losses(&losses)?, context.samples)?;
+            clock.lap(Lap::Losses);
+            sums.grads.extend(vec![(losses.total, buffers.one.clone())])?;
+            clock.lap(Lap::Backward);
+        }
         let updating = range("optimiser");
         self.torn = true;
         self.model.move_statistics(None)?;
-        self.optimiser.step(context.lr, &mut grads, None)?;
+        self.optimiser.step(context.rates, &mut sums.grads, None)?;
         drop(updating);
-        drop(grads);
-        clock.lap();
+        drop(sums);
+        clock.lap(Lap::Update);
         self.step += 1;
         self.torn = false;
-        let (lr, seconds, laps) = (context.lr, clock.laps.iter().sum(), Some(clock.laps));
-        Ok((Step::Known(StepLog { loss, terms, lr, seconds, laps }), before))
+        let (loss, terms) = known;
+        let (lr, seconds, laps) = (context.rates.lr, clock.laps.iter().sum(), Some(clock.laps));
+        Ok(Step::Known(StepLog { loss, terms, lr, seconds, laps }))
     }
 
     fn step_on_device(
@@ -290,31 +295,40 @@ impl Trainer {
         let pending = Pending {
             step,
             samples: context.samples.to_vec(),
-            lr: context.lr,
+            lr: context.rates.lr,
             seconds: clock.start.elapsed().as_secs_f64(),
             loss_readback: buffers.loss_readback.clone(),
         };
         Ok((Step::Queued(pending), before))
     }
 
-    /// Queues the predictions and what the host decides on: the first part of a step on a device.
-    pub(crate) fn forward_and_costs(&mut self, buffers: &mut StepBuffers) -> Result<()> {
-        self.model.predict(&buffers.image, &mut *buffers.loss)?;
+    /// Queues the predictions of part `k` and what the host decides on: the first half of its step
+    /// on a device.
+    pub(crate) fn forward_and_costs(&mut self, buffers: &mut StepBuffers, k: usize) -> Result<()> {
+        let StepBuffers { parts, loss_readback, .. } = buffers;
+        let Part { image, targets, loss } = &mut parts[k];
+        self.model.predict(image, &mut **loss)?;
         let _range = range("matching");
-        Ok(buffers.loss.costs(&buffers.targets, Some(&buffers.loss_readback))?)
+        Ok(loss.costs(targets, (k == 0).then_some(&*loss_readback))?)
     }
 
-    /// Decides on the host what the losses compare. On a device this is the wait of the step. Also
-    /// returns the previous step, if its loss was not known yet.
+    /// Decides on the host what the losses of part `k` compare. On a device this is the wait for
+    /// that part. Also returns the previous step, if its loss was not known yet.
     pub(crate) fn match_on_host(
         &mut self,
         context: &StepContext<'_>,
         buffers: &mut StepBuffers,
+        k: usize,
     ) -> Result<Option<StepLog>> {
         let _range = range("matching");
-        let previous = match buffers.loss.decide(&buffers.targets) {
+        let n = buffers.parts.len();
+        let Part { targets, loss, .. } = &mut buffers.parts[k];
+        let previous = match loss.decide(targets) {
             Ok(previous) => previous,
-            Err(ModelError::Matching(what)) => {
+            Err(ModelError::Matching(mut what)) => {
+                if n > 1 {
+                    what += &format!(", in part {} of {n} of the batch", k + 1);
+                }
                 // If the loss of the previous step was not finite either, that step is reported.
                 self.flush()?;
                 return Err(self.not_finite(what, self.step, context.samples)?);
@@ -327,21 +341,35 @@ impl Trainer {
         }
     }
 
-    /// Queues losses and gradients, then calls `update` with the gradients and the guarding loss:
-    /// the second part of a step on a device.
-    pub(crate) fn losses_and_update<R>(
+    /// Queues losses and gradients of part `k`, the second half of its step on a device, and adds
+    /// them to `sums`.
+    pub(crate) fn losses_and_gradients(
         &mut self,
         buffers: &mut StepBuffers,
+        k: usize,
+        sums: &mut Sums,
+    ) -> Result<()> {
+        let Part { targets, loss, .. } = &mut buffers.parts[k];
+        let losses = loss.losses(targets)?;
+        let LossTerms { total, values } = sums.add_losses(&losses)?;
+        if k + 1 == buffers.parts.len() {
+            buffers.loss_readback.copy_into(0, total)?;
+            buffers.loss_readback.copy_into(1, values)?;
+        }
+        Ok(sums.grads.extend(vec![(losses.total, buffers.one.clone())])?)
+    }
+
+    /// Calls `update` with the gradients of all parts and the guarding loss.
+    pub(crate) fn update<R>(
+        &mut self,
+        mut sums: Sums,
         update: impl FnOnce(&mut Optimiser, &mut Gradients, &Tensor) -> Result<R>,
     ) -> Result<R> {
-        let LossTerms { total, values } = buffers.loss.losses(&buffers.targets)?;
-        let guard = total.detach();
-        buffers.loss_readback.copy_into(0, &guard)?;
-        buffers.loss_readback.copy_into(1, &values)?;
-        let mut grads = backward_from(total, buffers.one.clone())?;
+        let none = || ModelError::Config("a batch without images has no gradients".into());
+        let LossTerms { total, .. } = sums.losses.ok_or_else(none)?;
         let _range = range("optimiser");
-        self.model.move_statistics(Some(&guard))?;
-        update(&mut self.optimiser, &mut grads, &guard)
+        self.model.move_statistics(Some(&total))?;
+        update(&mut self.optimiser, &mut sums.grads, &total)
     }
 
     /// Waits for the loss of the last step if it is still on a device.
@@ -408,20 +436,28 @@ struct Clock {
     start: Instant,
     last: Instant,
     laps: [f64; 5],
-    next: usize,
+}
+
+/// Parts of a step, as [`StepLog::laps`] lists them.
+#[derive(Clone, Copy)]
+enum Lap {
+    Data,
+    Forward,
+    Losses,
+    Backward,
+    Update,
 }
 
 impl Clock {
     fn start() -> Clock {
         let start = Instant::now();
-        Clock { start, last: start, laps: [0.0; 5], next: 0 }
+        Clock { start, last: start, laps: [0.0; 5] }
     }
 
-    fn lap(&mut self) {
+    /// Adds the time since the last call to a part.
+    fn lap(&mut self, part: Lap) {
         let now = Instant::now();
-        if let Some(lap) = self.laps.get_mut(self.next) {
-            *lap = (now - self.last).as_secs_f64();
-        }
-        (self.last, self.next) = (now, self.next + 1);
+        self.laps[part as usize] += (now - self.last).as_secs_f64();
+        self.last = now;
     }
 }

@@ -39,7 +39,10 @@ pub struct Trainer {
     pub(crate) place: Place,
     pub(crate) model: Segmenter,
     pub(crate) optimiser: Optimiser,
+    /// Schedule of the learning rate.
     pub(crate) schedule: Schedule,
+    /// Schedule of the weight decay.
+    pub(crate) decay: Schedule,
     /// Steps done.
     pub(crate) step: u64,
     /// The last step, if its loss is still on a device.
@@ -366,7 +369,7 @@ impl Trainer {
             lr: done.lr,
             seconds: per_step,
             waited: window.waited_per_step(self.step),
-            images_per_s: self.recipe.train.batch as f64 / per_step,
+            images_per_s: self.recipe.images_per_step() as f64 / per_step,
             memory_mib: self.peak() as f64 / f64::from(1 << 20),
             cpu: simd::described(),
             terms: done.terms.iter().map(|(k, v)| (k.as_str(), *v)).collect(),

@@ -12,6 +12,7 @@ use half::bf16;
 
 use super::{Edge, Node, Origin};
 use crate::dtype::kernel;
+use crate::memory::{Category, with_category};
 use crate::tensor::Extent;
 use crate::{DType, EngineError, HostFloat, Result, Tensor, bf16_emulation};
 
@@ -84,6 +85,23 @@ impl Gradients {
             }
         }
         Ok(())
+    }
+
+    /// Differentiates further values, each with its given gradient, and adds to the gradients so far,
+    /// as if all values were differentiated at once.
+    ///
+    /// # Errors
+    /// As [`backward_from_all`](crate::backward_from_all).
+    pub fn extend(&mut self, values: Vec<(Tensor, Tensor)>) -> Result<()> {
+        if !values.iter().any(|(y, _)| y.tracked()) {
+            return Err(EngineError::NotTracked);
+        }
+        with_category(Category::Gradients, || {
+            for (y, dy) in values {
+                self.add(&y.edge(), dy)?;
+            }
+            self.run_down_to(0)
+        })
     }
 
     fn zeros(&self, edge: &Edge, dtype: DType, len: usize) -> Result<Tensor> {

@@ -127,12 +127,15 @@ pub fn class_loss(
         targets = targets.to_device(device, DType::I32)?;
         class_weights = class_weights.to_device(device, DType::F32)?;
     }
-    class_loss_of(size, logits, targets, class_weights)
+    class_loss_of(size, logits, [&targets, &class_weights], None)
 }
 
 /// [`class_loss`] with `targets` `[n]` (i32) and `class_weights` `[k]` where the logits are. The
 /// weights are f32 on a device, and have the type of the logits in host memory. On a device the host
 /// does not read the targets, and a row whose target is not a class is ignored.
+///
+/// A loss over a part of a batch is divided by `divisor` `[1]`, the sum over the whole batch, which
+/// has the type of the class weights.
 ///
 /// # Errors
 /// Errors of [`class_loss`].
@@ -140,13 +143,14 @@ pub fn class_loss_at(
     logits: &Tensor,
     targets: &Tensor,
     class_weights: &Tensor,
+    divisor: Option<&Tensor>,
     weight: f64,
 ) -> Result<Tensor> {
     let size = class_sizes(logits, weight);
     if logits.device().is_none() {
         size.check_targets(targets.data()?)?;
     }
-    class_loss_of(size, logits, targets.clone(), class_weights.clone())
+    class_loss_of(size, logits, [targets, class_weights], divisor)
 }
 
 fn class_sizes(logits: &Tensor, weight: f64) -> ClassLoss {
@@ -157,18 +161,20 @@ fn class_sizes(logits: &Tensor, weight: f64) -> ClassLoss {
 fn class_loss_of(
     size: ClassLoss,
     logits: &Tensor,
-    targets: Tensor,
-    class_weights: Tensor,
+    [targets, class_weights]: [&Tensor; 2],
+    divisor: Option<&Tensor>,
 ) -> Result<Tensor> {
     let (mut y, mut scale) = (logits.empty_sums(&[])?, logits.empty_sums(&[])?);
     call!(logits, &size, |M, T| class_loss::Forward::<M, T> {
         x: M::read(logits)?,
-        targets: M::read(&targets)?,
-        class_weights: M::read(&class_weights)?,
+        targets: M::read(targets)?,
+        class_weights: M::read(class_weights)?,
+        divisor: M::read_if(divisor)?,
         loss: M::write(&mut y)?,
         scale: M::write(&mut scale)?,
     })?;
     let (x, to) = (logits.detach(), logits.edge());
+    let (targets, class_weights) = (targets.clone(), class_weights.clone());
     Ok(record(y, &[logits], || ClassSaved { size, x, targets, class_weights, scale, to }))
 }
 

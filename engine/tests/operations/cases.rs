@@ -360,7 +360,12 @@ pub fn losses() -> Vec<Case> {
         }),
         case("class_loss_at", &[&[2, 3, 4]], 1.0, |x| {
             let weights = like(&x[0], &[1.0, 1.0, 1.0, 0.1], &[4])?;
-            ops::class_loss_at(&x[0], &table(&x[0], &[3, 0, 3, 2, 3, 1])?, &weights, 2.0)
+            ops::class_loss_at(&x[0], &table(&x[0], &[3, 0, 3, 2, 3, 1])?, &weights, None, 2.0)
+        }),
+        case("class_loss_at, a part of a batch", &[&[2, 3, 4]], 1.0, |x| {
+            let weights = like(&x[0], &[1.0, 1.0, 1.0, 0.1], &[4])?;
+            let (targets, whole) = (table(&x[0], &[3, 0, 3, 2, 3, 1])?, like(&x[0], &[7.5], &[1])?);
+            ops::class_loss_at(&x[0], &targets, &weights, Some(&whole), 2.0)
         }),
         case("pixel_loss", &[&[2, 4, 3, 5]], 1.0, |x| {
             let labels: Vec<u8> = (0..30).map(|i| [0, 3, 255, 1, 2][i % 5]).collect();

@@ -77,8 +77,8 @@ impl Step {
         let [p, m, v] = &mut self.state;
         let (p, m, v) = (p.view_mut(), m.view_mut(), v.view_mut());
         let copy = Some(self.working.view_mut());
-        let mut tensors = [Tensor { p, m, v, g: g.view(), copy, group: 0 }];
-        self.optimiser.launch(device, &mut tensors, None)
+        let mut tensors = [Tensor { p, m, v, g: g.view(), copy, average: None, group: 0 }];
+        self.optimiser.launch(device, &mut tensors, None, None)
     }
 
     fn direct(&mut self, t: u64) -> Vec<f32> {

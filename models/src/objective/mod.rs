@@ -44,6 +44,15 @@ pub struct LossTerms {
     pub values: Tensor,
 }
 
+/// Part of a batch whose losses and gradients are computed one part after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchPart<'a> {
+    /// Number of targets of each image of the whole batch.
+    pub targets: &'a [usize],
+    /// First image of the part.
+    pub first: usize,
+}
+
 /// A head with its loss.
 pub trait Objective: Any + Send + Sync {
     /// Number of classes.
@@ -83,11 +92,14 @@ impl dyn Objective {
 /// [`StepLoss::losses`] in this order. On a device all but `decide` queue work without waiting,
 /// and may be captured in a graph. After a capture, steps call `decide` alone: replays do the rest.
 pub trait StepLoss: Send {
-    /// Sets the step whose random numbers are drawn next.
+    /// Sets the step whose random numbers are drawn next. With `part`, the images are a part of a
+    /// batch: they have the random numbers that they would have within it, and the losses of all
+    /// parts add up to that of the whole batch. The first image of the part may not change once
+    /// work is captured.
     ///
     /// # Errors
     /// A failure of the device.
-    fn set_step(&mut self, step: u64) -> Result<()>;
+    fn set_step(&mut self, step: u64, part: Option<BatchPart<'_>>) -> Result<()>;
 
     /// Computes the predictions.
     ///

@@ -6,7 +6,7 @@ use dressage_engine::{DType, Device, Tensor, ops, range};
 use dressage_kernels::dry_run;
 use dressage_kernels::ops::uniform::Philox;
 
-use super::{Features, LossTerms, StepLoss, Targets};
+use super::{BatchPart, Features, LossTerms, StepLoss, Targets};
 use crate::layers::Linear;
 use crate::{ModelError, Result};
 
@@ -106,6 +106,8 @@ impl ChannelDropout {
 pub(super) struct PixelStep {
     head: Arc<dyn PixelHead>,
     dropout: Option<ChannelDropout>,
+    /// Images of the whole batch, if these are a part of it.
+    whole: Option<usize>,
     /// Logits `[b, k, H, W]` of the step, until their loss is computed.
     logits: Option<Tensor>,
     /// Copy of the losses of the step before.
@@ -115,12 +117,13 @@ pub(super) struct PixelStep {
 impl PixelStep {
     /// The loss of a head.
     pub fn new(head: Arc<dyn PixelHead>, dropout: Option<ChannelDropout>) -> PixelStep {
-        PixelStep { head, dropout, logits: None, previous: None }
+        PixelStep { head, dropout, whole: None, logits: None, previous: None }
     }
 }
 
 impl StepLoss for PixelStep {
-    fn set_step(&mut self, step: u64) -> Result<()> {
+    fn set_step(&mut self, step: u64, part: Option<BatchPart<'_>>) -> Result<()> {
+        self.whole = part.map(|part| part.targets.len());
         // Predictions of a step that failed still refer to its factors.
         self.logits = None;
         self.dropout.as_mut().map_or(Ok(()), |dropout| dropout.set_step(step))
@@ -152,7 +155,9 @@ impl StepLoss for PixelStep {
             return Err(ModelError::Config(text));
         }
         let _range = range("losses");
-        let total = ops::pixel_loss(&logits, targets.labels(), 1.0)?;
+        // Images of one size: the mean over a batch is that of the means over its images.
+        let share = |whole: usize| logits.dim(0) as f64 / whole as f64;
+        let total = ops::pixel_loss(&logits, targets.labels(), self.whole.map_or(1.0, share))?;
         let values = ops::reshape(&total.detach(), &[1])?;
         Ok(LossTerms { total, values })
     }

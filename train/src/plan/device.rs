@@ -92,6 +92,24 @@ mod tests {
     }
 
     #[test]
+    fn parts_of_a_batch_and_averages_are_counted() {
+        let of = |settings: &[&str]| {
+            let all = [&["model.method=rein", "train.batch=1"], settings].concat();
+            let plan = Plan::on_device(&demo(&all), None).expect("planned");
+            plan.chosen().expect("a level").clone()
+        };
+        let one = of(&[]);
+        let options = ["train.accumulate=3", "train.clip_norm=1", "train.ema.rate=0.1"];
+        let three = of(&options);
+        let (total, before) = (three.trace.total(), one.trace.total());
+        assert_eq!((total.waits, total.downloads, three.reservations), (3, 3, 0));
+        assert_eq!(total.products, 3 * before.products);
+        // Two moments and the average.
+        assert_eq!(2 * three.needs.optimiser, 3 * one.needs.optimiser);
+        assert!(three.needs.activations < 2 * one.needs.activations);
+    }
+
+    #[test]
     fn too_little_memory_of_a_device_is_refused_with_a_way_out() {
         let recipe = demo(&["model.method=rein"]);
         let mut plan = Plan::on_device(&recipe, None).expect("planned");

@@ -193,7 +193,8 @@ fn ways_out(recipe: &Recipe, plan: &Plan, fits: impl Fn(&PlannedStep) -> bool) -
         ways.push("set model.precision=bf16".to_owned());
     }
     if recipe.train.batch > 1 {
-        ways.push(format!("lower train.batch ({})", recipe.train.batch));
+        let batch = recipe.train.batch;
+        ways.push(format!("lower train.batch ({batch}) and raise train.accumulate as much"));
     }
     ways.push(format!("lower augment.crop ({})", recipe.augment.crop));
     ways

@@ -201,12 +201,23 @@ pub const KEYS: &[Key] = &[
     key("augment.flip", Flag, "true", "mirror half of the samples"),
     key("augment.photometric", Flag, "true", "distort brightness, contrast, saturation, hue"),
     key("train.steps", Count, "40000", "steps").from(1),
-    key("train.batch", Count, "4", "images per step").within(1, 4096),
+    key("train.batch", Count, "4", "images that are computed at once").within(1, 4096),
+    key("train.accumulate", Count, "1", "batches per step, which act as one large batch")
+        .within(1, 4096),
     key("train.lr", Real, "1e-4", "learning rate before the schedule").range(Range::NotNegative),
     key("train.weight_decay", Real, "0.05", "decay of AdamW").range(Range::NotNegative),
+    key(
+        "train.weight_decay_end",
+        Real,
+        FOLLOWS,
+        "decay at the last step, reached by half a cosine; by default it stays as it is",
+    )
+    .range(Range::NotNegative),
     key("train.beta1", Real, "0.9", "factor of AdamW's first moment").range(Range::BelowOne),
     key("train.beta2", Real, "0.999", "factor of AdamW's second moment").range(Range::BelowOne),
     key("train.eps", Real, "1e-8", "added to the root of the second moment").range(Range::Positive),
+    key("train.clip_norm", Real, "0.0", "limit of the norm of all gradients together, 0: none")
+        .range(Range::NotNegative),
     key("train.power", Real, "0.9", "exponent of the decay of the learning rate")
         .range(Range::NotNegative),
     key("train.lr_min", Real, "0.0", "learning rate at the last step").range(Range::NotNegative),
@@ -236,6 +247,14 @@ pub const KEYS: &[Key] = &[
         "'none'",
         "another signal that saves and ends, as SIGINT, SIGTERM and SIGHUP do",
     ),
+    key(
+        "train.ema.rate",
+        Real,
+        "0.0",
+        "keep an average a of the trained weights w, moved by rate (w - a) a step; 0: none",
+    )
+    .range(Range::BelowOne),
+    key("train.ema.start", Count, "0", "first step, from 0, that moves the average"),
     key("eval.mode", Choice(&["slide", "whole"]), "'slide'", "sliding windows or the whole image"),
     key("eval.crop", Count, FOLLOWS, "side of the window for sets that name none")
         .within(1, 1 << 20),
@@ -247,6 +266,12 @@ pub const KEYS: &[Key] = &[
     )
     .from(1),
     key("eval.batch", Count, "1", "windows computed together").within(1, 4096),
+    key(
+        "eval.averaged",
+        Flag,
+        FOLLOWS,
+        "score and use a run's averaged weights, by default if train.ema.rate is not 0",
+    ),
     key("run.dir", Path, "''", "run folder, by default runs/NAME"),
     key(
         "run.device",

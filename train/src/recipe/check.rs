@@ -214,11 +214,15 @@ fn train(recipe: &Recipe, values: &Value) -> Wrong {
     ensure("train.warm_up_steps", t.warm_up_steps <= t.steps, || {
         format!("is {}, it must not exceed train.steps ({})", t.warm_up_steps, t.steps)
     })?;
-    recipe.schedule().map(|_| ()).map_err(|error| ("train".to_owned(), error.to_string()))
+    let schedules = recipe.schedule().and(recipe.decay_schedule());
+    schedules.map(|_| ()).map_err(|error| ("train".to_owned(), error.to_string()))
 }
 
 fn eval(recipe: &Recipe, values: &Value) -> Wrong {
     ranges("eval", values)?;
+    ensure("eval.averaged", !recipe.eval.averaged || recipe.train.ema.rate > 0.0, || {
+        "is true, but train.ema.rate is 0, so that no weights are averaged".to_owned()
+    })?;
     let mut windows = vec![("eval".to_owned(), recipe.eval.crop, recipe.eval.stride)];
     for (i, set) in recipe.data.eval.iter().enumerate() {
         windows.push((format!("data.eval.{i}"), set.crop, set.stride));

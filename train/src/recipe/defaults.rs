@@ -74,6 +74,10 @@ fn following(given: &Value, fixed: &Value) -> Result<Vec<(&'static str, Value)>,
     };
     let crop = count("augment.crop");
     let window = count_at(given, "eval.crop").unwrap_or(crop);
+    let decay = at(given, "train.weight_decay").or(at(fixed, "train.weight_decay"));
+    let number = |value: &Value| value.as_float().or(value.as_integer().map(|n| n as f64));
+    let rate = at(given, "train.ema.rate").and_then(Value::as_float);
+    let averages = rate.is_some_and(|rate| rate > 0.0);
     let whole = |n: usize| i64::try_from(n).map_or(Value::Integer(i64::MAX), Value::Integer);
     let depth = count_at(given, "model.depth").unwrap_or(config.depth);
     let soma = text("model.method") == Some("soma");
@@ -102,6 +106,9 @@ fn following(given: &Value, fixed: &Value) -> Result<Vec<(&'static str, Value)>,
         ("augment.max_long_edge", whole(crop.saturating_mul(4))),
         ("eval.crop", whole(window)),
         ("eval.stride", whole(stride(window))),
+        ("eval.averaged", Value::Boolean(averages)),
+        // A value of another kind is refused where its key is checked.
+        ("train.weight_decay_end", Value::Float(decay.and_then(number).unwrap_or_default())),
     ])
 }
 

@@ -16,6 +16,7 @@ const FOLLOWS: &[(&str, &[&str])] = &[
     ("data.eval[].groups", &["data.groups"]),
     ("data.eval[].stride", &["data.eval[].crop", "eval.stride"]),
     ("data.train[].groups", &["data.groups"]),
+    ("eval.averaged", &["train.ema.rate"]),
     ("eval.crop", &["augment.crop"]),
     ("eval.stride", &["eval.crop"]),
     ("head.mask_width", &["head.width"]),
@@ -35,6 +36,7 @@ const FOLLOWS: &[(&str, &[&str])] = &[
     ("rein.tokens", &["head.queries"]),
     ("soma.first_block", &["model.depth"]),
     ("train.adapter_lr_mult", &["model.method"]),
+    ("train.weight_decay_end", &["train.weight_decay"]),
 ];
 
 /// Removes the list of derived keys from a recipe's table and returns it.

@@ -30,11 +30,11 @@ mod resolve;
 mod sets;
 #[cfg(test)]
 mod tests;
+mod train;
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use dressage_engine::RecomputePolicy;
 use dressage_models::Precision;
 use dressage_models::adapter::LoraTargets;
 use dressage_models::backbone::{Ffn, Stem};
@@ -52,6 +52,7 @@ pub use embedded::{EMBEDDED, Embedded, GROUPS};
 pub use error::RecipeError;
 pub use overrides::{Command, acting};
 pub use sets::{Data, EvalSet, OnError, Set, SourceKind};
+pub use train::{Ema, SaveSignal, Train};
 
 /// Value of `model.weights` that means random initial weights.
 pub const RANDOM: &str = "random";
@@ -301,67 +302,6 @@ pub struct Augment {
     pub photometric: bool,
 }
 
-/// Optimiser, schedule and intervals (spec training-and-data §1).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Train {
-    /// Steps.
-    pub steps: u64,
-    /// Images per step.
-    pub batch: usize,
-    /// Learning rate before the schedule.
-    pub lr: f64,
-    /// Weight decay of AdamW.
-    pub weight_decay: f64,
-    /// AdamW's factor of the first moment.
-    pub beta1: f64,
-    /// AdamW's factor of the second moment.
-    pub beta2: f64,
-    /// Term added to the root of the second moment.
-    pub eps: f64,
-    /// Exponent of the learning rate's decay.
-    pub power: f64,
-    /// Learning rate at the last step.
-    pub lr_min: f64,
-    /// Steps of linear warm-up.
-    pub warm_up_steps: u64,
-    /// Factor at the first step of the warm-up.
-    pub warm_up_start: f64,
-    /// Factor for the backbone's own weights when `model.method` is `full`.
-    pub backbone_lr_mult: f64,
-    /// Learning rate of what trains within a frozen backbone, relative to `lr`.
-    pub adapter_lr_mult: f64,
-    /// Values that the forward pass saves for the backward pass; the result does not depend on it.
-    pub recompute: RecomputePolicy,
-    /// Seed of every random number of the run.
-    pub seed: u64,
-    /// Steps between evaluations; 0 evaluates only at the end.
-    pub eval_every: u64,
-    /// Steps between checkpoints; 0 writes only the last.
-    pub checkpoint_every: u64,
-    /// Minutes after which an additional checkpoint is written, which the next one replaces; 0
-    /// writes none. The result does not depend on it.
-    pub checkpoint_minutes: f64,
-    /// Number of checkpoints to keep.
-    pub keep: usize,
-    /// Steps between log lines.
-    pub log_every: u64,
-    /// Signal that saves and ends the run, in addition to those that always do.
-    pub save_signal: SaveSignal,
-}
-
-/// Values of [`Train::save_signal`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SaveSignal {
-    /// None.
-    #[default]
-    None,
-    /// SIGUSR1.
-    Usr1,
-    /// SIGUSR2.
-    Usr2,
-}
-
 /// Inference (spec mask2former §5).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Eval {
@@ -373,6 +313,8 @@ pub struct Eval {
     pub stride: usize,
     /// Windows per forward pass.
     pub batch: usize,
+    /// Whether the averaged weights of a run are scored and used, not the weights.
+    pub averaged: bool,
 }
 
 /// Values of [`Eval::mode`].
@@ -478,6 +420,15 @@ impl Recipe {
         Schedule::poly(t.lr, t.steps, t.power, t.lr_min, t.warm_up_steps, t.warm_up_start)
     }
 
+    /// Schedule of the weight decay over the steps.
+    ///
+    /// # Errors
+    /// As [`Schedule::cosine`]; a resolved recipe has passed this.
+    pub fn decay_schedule(&self) -> Result<Schedule, ScheduleError> {
+        let t = &self.train;
+        Schedule::cosine(t.weight_decay, t.steps, t.weight_decay_end)
+    }
+
     /// Parameter groups: learning rate and weight decay of each tensor.
     pub fn groups(&self) -> ParamGroups {
         let groups = ParamGroups::of(self.model.method);
@@ -493,6 +444,11 @@ impl Recipe {
                 groups.with_adapter_lr_mult(self.train.adapter_lr_mult)
             }
         }
+    }
+
+    /// Images per update.
+    pub fn images_per_step(&self) -> usize {
+        self.train.batch * self.train.accumulate
     }
 
     /// Number of classes K.

@@ -7,14 +7,14 @@ use crate::device::sizes::small;
 use crate::device::{Args, Buffer, Device, Grid, Module, View, ViewMut};
 use crate::{KernelError, Result, check_count};
 
-static PTX: Module = Module::new("adamw", include_str!("../../../ptx/adamw.ptx"));
+pub(super) static PTX: Module = Module::new("adamw", include_str!("../../../ptx/adamw.ptx"));
 
 /// Elements of a tensor per block. A tensor of 256 x 256 then fills 16 blocks, and the table of the
 /// 20 million weights of a head is 300 KB.
-const CHUNK: usize = 4096;
+pub(super) const CHUNK: usize = 4096;
 
 /// Number of fields of `Constants` in `adamw.cu`.
-const CONSTANTS: usize = 8;
+const CONSTANTS: usize = 9;
 
 /// Mirrors `AdamW` in `adamw.cu`.
 #[repr(C)]
@@ -33,6 +33,7 @@ struct Chunk {
     v: u64,
     g: u64,
     copy: u64,
+    average: u64,
     n: u32,
     group: u32,
 }
@@ -50,17 +51,52 @@ pub struct Tensor<'a> {
     pub g: View<'a, f32>,
     /// Working copy of the weights that the products read, overwritten.
     pub copy: Option<ViewMut<'a, bf16>>,
+    /// Average of the weights over the updates, updated.
+    pub average: Option<ViewMut<'a, f32>>,
     /// Index of its group among the constants of the step.
     pub group: usize,
 }
 
-/// Updates many tensors in one launch. Keeps the table of their addresses, which is uploaded only
-/// when it changes, and the constants of the step.
+/// Table of addresses on a device, which is uploaded only when it changes.
+#[derive(Debug)]
+pub(super) struct Table<C> {
+    /// Contents of `there`; empty if they are unknown.
+    host: Vec<C>,
+    there: Option<Buffer<u64>>,
+}
+
+impl<C> Default for Table<C> {
+    fn default() -> Table<C> {
+        Table { host: Vec::new(), there: None }
+    }
+}
+
+impl<C: PartialEq + bytemuck::Pod> Table<C> {
+    /// Writes `chunks` unless they are there, in a copy that is part of the graph of a capture.
+    pub fn write(&mut self, device: &Device, chunks: Vec<C>) -> Result<View<'_, u64>> {
+        if self.there.is_none() || self.host != chunks {
+            let words = bytemuck::cast_slice::<C, u64>(&chunks);
+            // The old table is freed first, so that a capture, which cannot allocate new memory,
+            // finds its block in the pool. In a graph the table is a constant: the addresses of its
+            // own buffers.
+            self.there = None;
+            let mut table = device.alloc("adamw.table", words.len())?;
+            device.write_constant(table.view_mut(), words)?;
+            self.there = Some(table);
+            // A captured copy takes effect only at a replay, which may never happen: the next
+            // launch writes its own table.
+            self.host = if device.is_capturing() { Vec::new() } else { chunks };
+        }
+        let none = || KernelError::Size { op: "adamw", what: "there is no table".into() };
+        self.there.as_ref().map(Buffer::view).ok_or_else(none)
+    }
+}
+
+/// Updates many tensors in one launch. Keeps the table of their addresses and the constants of the
+/// step.
 #[derive(Debug, Default)]
 pub struct MultiAdamW {
-    /// Contents of `table`; empty if they are unknown.
-    host: Vec<Chunk>,
-    table: Option<Buffer<u64>>,
+    table: Table<Chunk>,
     constants: Option<Buffer<f32>>,
 }
 
@@ -80,7 +116,7 @@ impl MultiAdamW {
         guard: Option<View<'_, f32>>,
     ) -> Result<()> {
         self.set_step(device, t, groups)?;
-        self.launch(device, tensors, guard)
+        self.launch(device, tensors, guard, None)
     }
 
     /// Writes the constants of update `t` (from 1) of each group, for the launches that follow. It
@@ -111,6 +147,9 @@ impl MultiAdamW {
     /// step waits for the device once, before the loss is known. The host stops then, and the bad
     /// step has not changed the weights.
     ///
+    /// If there is a `factor` `[2]`, its first element multiplies all gradients
+    /// ([`ClipNorm`](super::ClipNorm)).
+    ///
     /// # Errors
     /// Views of different lengths; a group that does not exist; constants that were never written;
     /// a guard that is not one element; a failure of the device.
@@ -119,10 +158,12 @@ impl MultiAdamW {
         device: &Device,
         tensors: &mut [Tensor<'_>],
         guard: Option<View<'_, f32>>,
+        factor: Option<View<'_, f32>>,
     ) -> Result<()> {
         check_count("adamw", "guard", guard.map_or(1, |guard| guard.len()), 1)?;
+        check_count("adamw", "factor", factor.map_or(2, |factor| factor.len()), 2)?;
         let groups = self.constants.as_ref().map_or(0, |words| words.len() / CONSTANTS);
-        let mut chunks = Vec::with_capacity(self.host.len());
+        let mut chunks = Vec::with_capacity(self.table.host.len());
         for tensor in tensors.iter() {
             cut(tensor, groups, &mut chunks)?;
         }
@@ -130,31 +171,23 @@ impl MultiAdamW {
             return Ok(());
         }
         let count = chunks.len();
-        if self.table.is_none() || self.host != chunks {
-            let words = bytemuck::cast_slice::<Chunk, u64>(&chunks);
-            // The old table is freed first, so that a capture, which cannot allocate new memory,
-            // finds its block in the pool. In a graph the table is a constant: the addresses of its
-            // own buffers.
-            self.table = None;
-            let mut table = device.alloc("adamw.table", words.len())?;
-            device.write_constant(table.view_mut(), words)?;
-            self.table = Some(table);
-            // A captured copy takes effect only at a replay, which may never happen: the next
-            // launch writes its own table.
-            self.host = if device.is_capturing() { Vec::new() } else { chunks };
-        }
-        let (Some(table), Some(constants)) = (&self.table, &self.constants) else { return Ok(()) };
+        let Some(constants) = &self.constants else { return Ok(()) };
+        let table = self.table.write(device, chunks)?;
         let sizes = Sizes {
             chunks: small("adamw", "chunks", count)?,
             groups: small("adamw", "groups", groups)?,
         };
-        let mut args = Args::new(&sizes).read(table.view()).read(constants.view()).read_if(guard);
+        let mut args = Args::new(&sizes).read(table).read(constants.view());
+        args = args.read_if(guard).read_if(factor);
         for tensor in tensors {
             // Not parameters of the kernel: the table holds their addresses.
             args = args.behind(&tensor.p).behind(&tensor.m).behind(&tensor.v);
             args = args.behind_view(&tensor.g);
             if let Some(copy) = &tensor.copy {
                 args = args.behind(copy);
+            }
+            if let Some(average) = &tensor.average {
+                args = args.behind(average);
             }
         }
         let grid = Grid::line(count, 1, 256);
@@ -171,6 +204,7 @@ fn cut(tensor: &Tensor<'_>, groups: usize, into: &mut Vec<Chunk>) -> Result<()> 
     check_count("adamw", "v", tensor.v.len(), n)?;
     check_count("adamw", "g", tensor.g.len(), n)?;
     check_count("adamw", "copy", tensor.copy.as_ref().map_or(n, ViewMut::len), n)?;
+    check_count("adamw", "average", tensor.average.as_ref().map_or(n, ViewMut::len), n)?;
     if tensor.group >= groups {
         let what = format!("group {} of {groups}; they are counted from 0", tensor.group);
         return Err(KernelError::Size { op: "adamw", what });
@@ -184,6 +218,7 @@ fn cut(tensor: &Tensor<'_>, groups: usize, into: &mut Vec<Chunk>) -> Result<()> 
             v: at(tensor.v.address(), 4),
             g: at(tensor.g.address(), 4),
             copy,
+            average: tensor.average.as_ref().map_or(0, |average| at(average.address(), 4)),
             n: (n - start).min(CHUNK) as u32,
             group: tensor.group as u32,
         });
@@ -195,6 +230,6 @@ impl AdamW {
     /// Mirrors `Constants` in `adamw.cu`.
     fn words(&self, t: u64) -> [f32; CONSTANTS] {
         let k = self.constants::<f32>(t);
-        [k.keep, k.beta1, k.rest1, k.beta2, k.rest2, k.step, k.root, k.eps]
+        [k.keep, k.beta1, k.rest1, k.beta2, k.rest2, k.step, k.root, k.eps, k.average]
     }
 }

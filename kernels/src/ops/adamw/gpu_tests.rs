@@ -15,7 +15,8 @@ fn a_loss_that_is_not_finite_changes_nothing() {
         let guard = device.upload("loss", &[loss]).unwrap();
         let [p, m, v, g] = &mut b;
         let (p, m, v) = (p.view_mut(), m.view_mut(), v.view_mut());
-        let mut tensors = [Tensor { p, m, v, g: g.view(), copy: Some(copy.view_mut()), group: 0 }];
+        let mut tensors =
+            [Tensor { p, m, v, g: g.view(), copy: Some(copy.view_mut()), average: None, group: 0 }];
         let groups = [AdamW::default()];
         step.update(&device, 2, &groups, &mut tensors, Some(guard.view())).unwrap();
         let copy = device.download(copy.view()).unwrap();
@@ -42,7 +43,7 @@ fn bad_arguments_are_named() {
     let mut update = |t, group, long: bool| {
         let (p, m, v) = (p.view_mut(), m.view_mut(), v.view_mut());
         let g = if long { g.view() } else { g.view().slice(0..2) };
-        let mut tensors = [Tensor { p, m, v, g, copy: None, group }];
+        let mut tensors = [Tensor { p, m, v, g, copy: None, average: None, group }];
         MultiAdamW::default().update(&device, t, &[AdamW::default()], &mut tensors, None)
     };
     let error = update(0, 0, false).unwrap_err();
@@ -53,8 +54,8 @@ fn bad_arguments_are_named() {
     assert_eq!(error.to_string(), "adamw: g has 3 elements, its sizes require 2");
     let [p, m, v, g] = &mut b[..] else { panic!("four buffers") };
     let (p, m, v, g) = (p.view_mut(), m.view_mut(), v.view_mut(), g.view().slice(0..2));
-    let mut tensors = [Tensor { p, m, v, g, copy: None, group: 0 }];
-    let error = MultiAdamW::default().launch(&device, &mut tensors, None).unwrap_err();
+    let mut tensors = [Tensor { p, m, v, g, copy: None, average: None, group: 0 }];
+    let error = MultiAdamW::default().launch(&device, &mut tensors, None, None).unwrap_err();
     assert_eq!(error.to_string(), "adamw: group 0 of 0; they are counted from 0");
 }
 
@@ -68,8 +69,8 @@ fn a_captured_table_counts_as_written_only_for_its_graph() {
     let launch = |step: &mut MultiAdamW, b: &mut [Buffer<f32>; 4]| {
         let [p, m, v, g] = b;
         let (p, m, v) = (p.view_mut(), m.view_mut(), v.view_mut());
-        let mut tensors = [Tensor { p, m, v, g: g.view(), copy: None, group: 0 }];
-        step.launch(&device, &mut tensors, None)
+        let mut tensors = [Tensor { p, m, v, g: g.view(), copy: None, average: None, group: 0 }];
+        step.launch(&device, &mut tensors, None, None)
     };
     let read = |b: &[Buffer<f32>; 4]| b.each_ref().map(|x| device.download(x.view()).unwrap());
     let mut want = start.clone();

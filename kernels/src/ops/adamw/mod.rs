@@ -4,6 +4,7 @@
 //! p <- p (1 - lr wd)
 //! m <- beta1 m + (1 - beta1) g          v <- beta2 v + (1 - beta2) g^2
 //! p <- p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+//! a <- a + rate (p - a)                 the average of the weights, if one is kept; p at rate 1
 //! ```
 //! with `t = 1, 2, ...`. Constants and bias corrections are computed in f64 and rounded once. The
 //! elementwise work runs in the element type in exactly this order with each operation rounded, so
@@ -21,6 +22,7 @@
 //! Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization"; spec training-and-data
 //! §1.2.
 
+mod clip;
 mod gpu;
 #[cfg(test)]
 mod gpu_tests;
@@ -28,6 +30,7 @@ pub(crate) mod verify;
 
 use rayon::prelude::*;
 
+pub use clip::{ClipNorm, clip_factor, scale};
 pub use gpu::{MultiAdamW, Tensor};
 
 use crate::simd;
@@ -46,12 +49,14 @@ pub struct AdamW {
     pub eps: f64,
     /// Weight decay, multiplied by the learning rate.
     pub weight_decay: f64,
+    /// Rate of the average of the weights, where one is kept.
+    pub average: f64,
 }
 
 impl Default for AdamW {
-    /// Values of the recipe: learning rate 1e-4, betas 0.9 and 0.999, eps 1e-8, decay 0.05.
+    /// Values of the recipe: learning rate 1e-4, betas 0.9 and 0.999, eps 1e-8, decay 0.05. An average is a copy.
     fn default() -> AdamW {
-        AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.05 }
+        AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.05, average: 1.0 }
     }
 }
 
@@ -66,6 +71,7 @@ struct Constants<T> {
     step: T,
     root: T,
     eps: T,
+    average: T,
 }
 
 /// Elements per task.
@@ -128,6 +134,23 @@ impl AdamW {
         Ok(())
     }
 
+    /// Moves the average `a` of weights towards their values `p`.
+    ///
+    /// # Errors
+    /// Slices of different lengths.
+    pub fn average(&self, a: &mut [f32], p: &[f32]) -> Result<()> {
+        check_len("adamw", "average", a, p.len())?;
+        if dry_run::skip("adamw") {
+            return Ok(());
+        }
+        let rate = self.average as f32;
+        a.par_chunks_mut(TASK).zip(p.par_chunks(TASK)).for_each(|(a, p)| match rate {
+            1.0 => a.copy_from_slice(p),
+            _ => a.iter_mut().zip(p).for_each(|(a, p)| *a += rate * (p - *a)),
+        });
+        Ok(())
+    }
+
     fn constants<T: Real>(&self, t: u64) -> Constants<T> {
         let t = t as f64;
         Constants {
@@ -139,6 +162,7 @@ impl AdamW {
             step: T::of(self.lr / (1.0 - self.beta1.powf(t))),
             root: T::of((1.0 - self.beta2.powf(t)).sqrt()),
             eps: T::of(self.eps),
+            average: T::of(self.average),
         }
     }
 }

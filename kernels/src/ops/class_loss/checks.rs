@@ -31,6 +31,7 @@ impl Checked for ClassLoss {
             .pass(Pass::of::<Backward<'_, Host, f32>>("bwd", |s| 6 * s.n * s.k).sums(&["dx"], sums))
             .given("targets", targets)
             .given("class_weights", |_, w| w.iter_mut().for_each(|w| *w = w.abs() + 0.1))
+            .given("divisor", |_, d| d.fill(37.5))
             .scaled("x", 6.0)
             // Logits of up to 200 beside smaller ones.
             .edited("x", |s, x| {

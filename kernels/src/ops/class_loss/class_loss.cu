@@ -27,12 +27,13 @@ __device__ __forceinline__ float softmax_parts(const T* row, uint32_t k, float& 
     return top;
 }
 
-// loss[0] is the loss, scale[0] = weight / (sum of the rows' class weights + eps).
+// loss[0] is the loss, scale[0] = weight / (sum of the rows' class weights + eps), or of a divisor
+// that is given instead of the sum.
 template <typename T>
 __device__ __forceinline__ void forward(
     const ClassLoss& s, const T* __restrict__ x, const int32_t* __restrict__ targets,
-    const float* __restrict__ class_weights, float* __restrict__ loss,
-    float* __restrict__ scale) {
+    const float* __restrict__ class_weights, const float* __restrict__ divisor,
+    float* __restrict__ loss, float* __restrict__ scale) {
     __shared__ float losses[WARPS], weights[WARPS];
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     float sum = 0.0f, weight = 0.0f;
@@ -52,6 +53,7 @@ __device__ __forceinline__ void forward(
     sum = weight = 0.0f;
 #pragma unroll
     for (int w = 0; w < WARPS; w++) sum += losses[w], weight += weights[w];
+    if (divisor != nullptr) weight = divisor[0];
     const float factor = s.weight / (weight + EPS);
     scale[0] = factor;
     loss[0] = sum * factor;
@@ -79,8 +81,8 @@ __device__ __forceinline__ void backward(
 #define CLASS_LOSS(T, SUFFIX)                                                                     \
     extern "C" __global__ void __launch_bounds__(THREADS) class_loss_fwd##SUFFIX(                 \
         ClassLoss s, const T* x, const int32_t* targets, const float* class_weights,              \
-        float* loss, float* scale) {                                                              \
-        forward<T>(s, x, targets, class_weights, loss, scale);                                    \
+        const float* divisor, float* loss, float* scale) {                                        \
+        forward<T>(s, x, targets, class_weights, divisor, loss, scale);                           \
     }                                                                                             \
     extern "C" __global__ void __launch_bounds__(THREADS) class_loss_bwd##SUFFIX(                 \
         ClassLoss s, const T* x, const int32_t* targets, const float* class_weights,              \

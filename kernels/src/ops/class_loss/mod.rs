@@ -6,10 +6,10 @@
 //! ```
 //! `eps` is the machine epsilon of f32, 1.19e-7. Rows are the queries of a batch. `y` is their
 //! matched class, or the last class for "no object". A row whose target is not in `0..k` is ignored.
-//! The divisor covers this process only.
+//! A caller that computes a batch in parts gives the sum of the weights over the whole batch instead.
 //!
 //! Shapes: `x`, `dx` `[n, k]` with `k` counting "no object"; `targets` `[n]`; `class_weights`
-//! `[k]`; `loss`, `scale`, `dloss` `[1]`, where `scale` is `weight / (sum_i w[y_i] + eps)`. Saved:
+//! `[k]`; `divisor`, `loss`, `scale`, `dloss` `[1]`, where `scale` is `weight / (sum_i w[y_i] + eps)`. Saved:
 //! the inputs and `scale`; the softmax is recomputed. Cost: 2 n k exponentials. With n = 400, k = 20 plain loops take microseconds, so there is no faster version.
 //!
 //! On a GPU: 400 rows of 20 classes in f32 are 32 KB, which takes far less time than a launch. So
@@ -74,6 +74,8 @@ pub struct Forward<'a, M: Memory, T: Element> {
     pub targets: M::In<'a, i32>,
     /// Weight of each class, `[k]`.
     pub class_weights: M::In<'a, M::Sum<T>>,
+    /// Divisor instead of the summed weights of the rows, `[1]`.
+    pub divisor: Option<M::In<'a, M::Sum<T>>>,
     /// Loss, `[1]`.
     pub loss: M::Out<'a, M::Sum<T>>,
     /// Factor of the weighted sum, for the backward pass, `[1]`.
@@ -87,6 +89,7 @@ impl<'a, M: Memory, T: Element> Operands<'a, M> for Forward<'a, M, T> {
         w.reads("x", &mut self.x, s.n * s.k);
         w.reads("targets", &mut self.targets, s.n);
         w.reads("class_weights", &mut self.class_weights, s.k);
+        w.reads_if("divisor", &mut self.divisor, 1);
         w.writes("loss", &mut self.loss, 1);
         w.writes("scale", &mut self.scale, 1);
     }

@@ -10,9 +10,10 @@ impl<M: Memory, T: Element> Call for Forward<'_, M, T> {
     type At<'a, N: Memory, U: Element> = Forward<'a, N, U>;
 
     fn reference<U: Real>(s: &ClassLoss, c: Forward<'_, Host, U>) {
-        let Forward { x, targets, class_weights, loss, scale } = c;
+        let Forward { x, targets, class_weights, divisor, loss, scale } = c;
         let classes = targets.iter().filter_map(|&y| s.class(y));
-        let total: U = classes.map(|y| class_weights[y]).sum();
+        let own = || classes.map(|y| class_weights[y]).sum();
+        let total: U = divisor.map_or_else(own, |divisor| divisor[0]);
         scale[0] = U::of(s.weight) / (total + U::of(f64::from(f32::EPSILON)));
         let mut sum = U::ZERO;
         for (x, &y) in x.chunks_exact(s.k.max(1)).zip(targets) {

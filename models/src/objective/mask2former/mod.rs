@@ -13,7 +13,7 @@ use self::criterion::{
     AssignmentTable, Candidate, Criterion, CriterionConfig, RandomPoints, StepCosts, term_names,
 };
 use self::head::{Head, HeadConfig, HeadOutput};
-use super::{Features, LossTerms, Objective, StepLoss, Targets};
+use super::{BatchPart, Features, LossTerms, Objective, StepLoss, Targets};
 use crate::params::Scope;
 use crate::{ModelError, Result};
 
@@ -99,7 +99,9 @@ struct MatchedLoss {
 }
 
 impl StepLoss for MatchedLoss {
-    fn set_step(&mut self, step: u64) -> Result<()> {
+    fn set_step(&mut self, step: u64, part: Option<BatchPart<'_>>) -> Result<()> {
+        self.points.set_first_image(part.map_or(0, |part| part.first));
+        self.matched.set_part(part);
         self.points.set_step(step)
     }
 

@@ -54,6 +54,9 @@ struct Scored<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     step: Option<u64>,
     checkpoint: PathBuf,
+    /// Whether the run's averaged weights were scored.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    averaged: bool,
     #[serde(flatten)]
     report: &'a Report,
 }
@@ -94,7 +97,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     print(&report.table(width()));
     let out = args.out.clone().or_else(|| Some(trained.folder()?.join("eval.json")));
     let Some(path) = out else { return Ok(()) };
-    let scored = Scored { step, checkpoint, report: &report };
+    let averaged = trained.folder().is_some() && recipe.eval.averaged;
+    let scored = Scored { step, checkpoint, averaged, report: &report };
     let mut json = serde_json::to_string_pretty(&scored)
         .map_err(|e| Failure::Message(format!("cannot write the scores as JSON: {e}")))?;
     json.push('\n');

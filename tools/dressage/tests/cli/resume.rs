@@ -100,6 +100,8 @@ fn a_damaged_checkpoint_and_a_broken_run_are_reported() {
     refused(run(&["weights", "export", "runs/tiny"]), 1, &name("--checkpoint 2"));
     refused(run(&["train", "runs/tiny", "--resume"]), 1, &name("--resume --from 2"));
     done(run(&["weights", "export", "runs/tiny", "--checkpoint", "2"]));
+    let averaged = ["weights", "export", "runs/tiny", "--checkpoint", "2", "--averaged"];
+    refused(run(&averaged), 1, &["step-000002", "no averaged weights", "train.ema.rate"]);
     let stdout = done(run(&["train", "runs/tiny", "--from", "2"]));
     assert!(stdout.contains("continuing after step 2"), "{stdout}");
     done(run(&["eval", "runs/tiny"]));

@@ -38,7 +38,8 @@ impl Criterion {
             let matched = assigned.layer(l)?;
             let (labels, weights) = (&matched.labels, assigned.class_weights());
             let weight = self.config.weights[0];
-            let cls = ops::class_loss_at(&candidate.cls, labels, weights, weight)?;
+            let divisor = matched.class_divisor.as_ref();
+            let cls = ops::class_loss_at(&candidate.cls, labels, weights, divisor, weight)?;
             let masks = self.mask_term(l, candidate, targets, &matched, points)?;
             let (loss, at) = masks.unzip();
             parts.push((cls, loss));

@@ -46,6 +46,8 @@ pub struct Slots {
     pub pair_index: Option<Tensor>,
     /// Number of pairs known to the host: those of the assignment that was written last.
     pub filled: usize,
+    /// Index of the first pair of the host, among all pairs of a batch of which these images are a part.
+    pub first: usize,
     /// Largest number of pairs, for which buffers on the host have room.
     pub capacity: usize,
 }
@@ -97,6 +99,8 @@ fn stream(layer: usize, image: usize) -> u64 {
 pub struct RandomPoints {
     seed: u64,
     step: u64,
+    /// Index of the first image in the whole batch.
+    first_image: usize,
     /// `[1]` on a device: low 32 bits of the step. Kernel launches read it, so they are the same in
     /// every step.
     word: Option<Tensor>,
@@ -109,7 +113,12 @@ impl RandomPoints {
     /// No room on the device.
     pub fn new(device: Option<&Device>, seed: u64) -> Result<RandomPoints> {
         let word = device.map(|device| Tensor::zeros_on(Some(device), DType::I32, &[1]));
-        Ok(RandomPoints { seed, step: 0, word: word.transpose()? })
+        Ok(RandomPoints { seed, step: 0, first_image: 0, word: word.transpose()? })
+    }
+
+    /// Sets the index of the first image in the batch of which the images are a part.
+    pub fn set_first_image(&mut self, image: usize) {
+        self.first_image = image;
     }
 
     /// Sets the step of the points drawn next. Does not wait for a device.
@@ -124,7 +133,7 @@ impl RandomPoints {
         }
     }
 
-    /// Draws `points` of the given shape, on a device for the pairs in `rows`. Fails if
+    /// Draws `points` of the given shape, for the pairs in `rows` if they are given. Fails if
     /// `device` is not the one of these points.
     fn draw(
         &self,
@@ -147,15 +156,24 @@ impl RandomPoints {
             _ if dry_run::skip("points") => {}
             _ => {
                 let step = &[self.step as u32 as i32];
-                Fill::<Host, f32> { step, rows: None, out: t.data_mut()? }.run(&points)?;
+                let rows = rows.map(Tensor::data::<i32>).transpose()?;
+                Fill::<Host, f32> { step, rows, out: t.data_mut()? }.run(&points)?;
             }
         }
         Ok(t)
     }
 
     fn of_pairs(&self, purpose: Purpose, layer: usize, slots: &Slots, n: usize) -> Result<Tensor> {
-        let rows = slots.pair_index.as_ref();
-        let count = rows.map_or(slots.filled, Tensor::len);
+        let count = slots.pair_index.as_ref().map_or(slots.filled, Tensor::len);
+        let later;
+        let rows = match &slots.pair_index {
+            None if slots.first > 0 => {
+                let rows: Vec<i32> = (slots.first..).take(count).map(|i| i as i32).collect();
+                later = Tensor::from_slice(&rows, &[count])?;
+                Some(&later)
+            }
+            rows => rows.as_ref(),
+        };
         let points = purpose.points(self.seed, layer as u64, [1, count, n]);
         let shape = [count, n, 2];
         self.draw(slots.device(), points, rows, (&shape, slots.capacity * n * 2))
@@ -170,7 +188,7 @@ impl PointSource for RandomPoints {
         b: usize,
         n: usize,
     ) -> Result<Tensor> {
-        let points = Purpose::Assign.points(self.seed, stream(layer, 0), [b, 1, n]);
+        let points = Purpose::Assign.points(self.seed, stream(layer, self.first_image), [b, 1, n]);
         self.draw(device, points, None, (&[b, n, 2], 0))
     }
 

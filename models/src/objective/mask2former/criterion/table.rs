@@ -5,6 +5,7 @@ use dressage_engine::{DType, Device, Tensor, ops};
 use super::points::Slots;
 use super::results::mask_count;
 use super::{Assignment, CriterionConfig, MatchedPair};
+use crate::objective::BatchPart;
 use crate::{ModelError, Result};
 
 /// The matching as the losses read it.
@@ -22,9 +23,10 @@ use crate::{ModelError, Result};
 /// weights [b, s]   f32: 1, or 0 for padding
 /// ```
 ///
-/// After all predictions the table contains, as f32, the divisor of each prediction's mask losses.
+/// After all predictions the table contains, as f32, the divisor of each prediction's mask losses and
+/// that of the class losses over a batch of which the images are a part.
 pub struct AssignmentTable {
-    /// `[layers * (b q + 5 b s) + layers]`, i32 on a device; absent on the host.
+    /// `[layers * (b q + 5 b s) + layers + 1]`, i32 on a device; absent on the host.
     table: Option<Tensor>,
     /// `[k + 1]`, f32.
     class_weights: Tensor,
@@ -34,6 +36,21 @@ pub struct AssignmentTable {
     k: usize,
     /// Pairs of each prediction.
     pairs: Vec<Vec<MatchedPair>>,
+    /// Weight of the class "no object".
+    no_object: f32,
+    /// The batch of which the images are a part.
+    whole: Option<Whole>,
+}
+
+/// Sums over the images of a batch.
+#[derive(Debug, Clone, Copy)]
+struct Whole {
+    /// Matched pairs of the images before the part.
+    first_pair: usize,
+    /// Divisor of the mask losses.
+    masks: f32,
+    /// Class weights of all queries.
+    class_weights: f32,
 }
 
 /// The table's part of one prediction, with `r` rows.
@@ -50,6 +67,8 @@ pub(super) struct Matched {
     pub weights: Option<Tensor>,
     /// `[1]`, f32: divisor of the mask losses.
     pub num: Tensor,
+    /// `[1]`, f32: divisor of the class loss, if it is not that of these images alone.
+    pub class_divisor: Option<Tensor>,
     /// Rows of the pairs.
     pub slots: Slots,
     /// The pairs themselves, on the host.
@@ -74,11 +93,13 @@ impl AssignmentTable {
         let mut table = None;
         if let Some(device) = device {
             class_weights = class_weights.to_device(device, DType::F32)?;
-            let words = layers * (b * q + 5 * b * k.min(q) + 1);
+            let words = layers * (b * q + 5 * b * k.min(q) + 1) + 1;
             table = Some(Tensor::empty_on(Some(device), DType::I32, &[words])?);
         }
         let pairs = vec![Vec::new(); layers];
-        let mut empty = AssignmentTable { table, class_weights, layers, b, q, k, pairs };
+        let (no_object, whole) = (config.no_object as f32, None);
+        let mut empty =
+            AssignmentTable { table, class_weights, layers, b, q, k, pairs, no_object, whole };
         empty.write(&vec![&[][..]; layers])?;
         Ok(empty)
     }
@@ -91,6 +112,24 @@ impl AssignmentTable {
     pub fn upload(&mut self, assignment: &Assignment) -> Result<()> {
         let pairs: Vec<&[MatchedPair]> = assignment.layers.iter().map(|l| &l.pairs[..]).collect();
         self.write(&pairs)
+    }
+
+    /// Makes the images a part of a batch, from the next assignment on. How many pairs other images
+    /// have follows from their targets: as many, but not more than there are queries.
+    pub fn set_part(&mut self, part: Option<BatchPart<'_>>) {
+        self.whole = part.map(|BatchPart { targets, first }| {
+            let pairs = |images: &[usize]| images.iter().map(|&n| n.min(self.q)).sum::<usize>();
+            let (matched, queries) = (pairs(targets), targets.len() * self.q);
+            let masks = targets.iter().map(|&n| n.min(self.q).max(1)).sum::<usize>().max(1);
+            let others = f64::from(self.no_object) * (queries - matched) as f64;
+            let class_weights = (matched as f64 + others) as f32;
+            Whole { first_pair: pairs(&targets[..first]), masks: masks as f32, class_weights }
+        });
+    }
+
+    /// Divisor of the mask losses of a prediction.
+    fn masks(&self, pairs: &[MatchedPair]) -> f32 {
+        self.whole.map_or_else(|| mask_count(pairs, self.b) as f32, |whole| whole.masks)
     }
 
     /// Numbers of predictions, images and queries of the table.
@@ -112,9 +151,10 @@ impl AssignmentTable {
         for pairs in layers {
             self.append(pairs, &mut words)?;
         }
+        let nums: Vec<f32> = layers.iter().map(|pairs| self.masks(pairs)).collect();
         if let Some(table) = &mut self.table {
-            let nums = layers.iter().map(|pairs| mask_count(pairs, self.b) as f32);
-            words.extend(nums.map(|num| num.to_bits() as i32));
+            let class_divisor = self.whole.map_or(0.0, |whole| whole.class_weights);
+            words.extend(nums.into_iter().chain([class_divisor]).map(|num| num.to_bits() as i32));
             table.overwrite(&words)?;
         }
         self.pairs = layers.iter().map(|pairs| pairs.to_vec()).collect();
@@ -145,14 +185,20 @@ impl AssignmentTable {
             let query = pair.image * q + pair.query;
             labels[query] = i32::from(pair.class);
             let weight = 1.0f32.to_bits() as i32;
+            let index = self.first_pair() + row;
             let entries =
-                [query as i32, pair.image as i32, i32::from(pair.class), row as i32, weight];
+                [query as i32, pair.image as i32, i32::from(pair.class), index as i32, weight];
             for (i, entry) in entries.into_iter().enumerate() {
                 slots[i * b * s + *slot] = entry;
             }
             *slot += 1;
         }
         Ok(())
+    }
+
+    /// Index of the first pair among those of the whole batch.
+    fn first_pair(&self) -> usize {
+        self.whole.map_or(0, |whole| whole.first_pair)
     }
 
     /// `[k + 1]`, f32.
@@ -165,7 +211,7 @@ impl AssignmentTable {
         let capacity = self.b * self.slots();
         let (filled, labels) = (self.pairs[l].len(), self.b * self.q);
         let Some(table) = &self.table else { return self.on_host(&self.pairs[l]) };
-        let start = l * (labels + 5 * capacity);
+        let (start, first) = (l * (labels + 5 * capacity), self.first_pair());
         let nums = self.layers * (labels + 5 * capacity);
         let part = |i: usize| ops::rows(table, start + labels + i * capacity, capacity);
         Ok(Matched {
@@ -175,7 +221,11 @@ impl AssignmentTable {
             classes: part(2)?,
             weights: Some(part(4)?.bits_as(DType::F32)?),
             num: ops::rows(table, nums + l, 1)?.bits_as(DType::F32)?,
-            slots: Slots { pair_index: Some(part(3)?), filled, capacity },
+            class_divisor: match self.whole {
+                Some(_) => Some(ops::rows(table, nums + self.layers, 1)?.bits_as(DType::F32)?),
+                None => None,
+            },
+            slots: Slots { pair_index: Some(part(3)?), filled, first, capacity },
             pairs: None,
         })
     }
@@ -199,8 +249,17 @@ impl AssignmentTable {
             images: column(&|pair| pair.image)?,
             classes: column(&|pair| usize::from(pair.class))?,
             weights: None,
-            num: Tensor::from_slice(&[mask_count(pairs, self.b) as f32], &[1])?,
-            slots: Slots { pair_index: None, filled: pairs.len(), capacity: self.b * self.slots() },
+            num: Tensor::from_slice(&[self.masks(pairs)], &[1])?,
+            class_divisor: match &self.whole {
+                Some(whole) => Some(Tensor::from_slice(&[whole.class_weights], &[1])?),
+                None => None,
+            },
+            slots: Slots {
+                pair_index: None,
+                filled: pairs.len(),
+                first: self.first_pair(),
+                capacity: self.b * self.slots(),
+            },
             pairs: Some(pairs.to_vec()),
         })
     }

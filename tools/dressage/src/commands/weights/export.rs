@@ -26,7 +26,11 @@ pub struct Args {
     #[arg(long, value_name = "STEP")]
     checkpoint: Option<u64>,
 
-    /// File to write, by default weights-step-STEP.safetensors in the run folder, or
+    /// Write the averaged weights of the run (train.ema.rate), not its weights
+    #[arg(long, conflicts_with = "merge")]
+    averaged: bool,
+
+    /// File to write, by default weights-step-STEP.safetensors in the run folder, or averages- or
     /// merged-step-STEP.safetensors
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -45,10 +49,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return merged(args, &mut wanted);
     }
     let open = |step| checkpoint::open_of(&args.run_dir, step, "--checkpoint");
-    let (notes, dict) = wanted.open(&args.run_dir, open)?;
+    let (notes, mut dict) = wanted.open(&args.run_dir, open)?;
     let step = wanted.step;
+    let mut kind = "weights";
+    if args.averaged {
+        checkpoint::use_averages(&checkpoint::path_of(&args.run_dir, step), &mut dict)?;
+        kind = "averages";
+    }
     let dict = checkpoint::trained(dict);
-    let name = format!("weights-step-{step:06}.safetensors");
+    let name = format!("{kind}-step-{step:06}.safetensors");
     let out = args.out.clone().unwrap_or_else(|| args.run_dir.join(name));
     let tensors: Vec<_> = dict.iter().map(|(name, t)| (name.as_str(), t, t.kind())).collect();
     let (n, values) = (tensors.len(), tensors.iter().map(|(_, t, _)| t.len()).sum());
