@@ -6,7 +6,9 @@
 
 mod adapters;
 mod backbones;
+mod case;
 mod containers;
+mod convnext;
 mod head;
 mod keys;
 mod layout;
@@ -73,6 +75,7 @@ fn check_for(fixture: &Fixture) -> Option<Check> {
             Some(transformers::clip_reference as Check)
         }
         m if m.starts_with("transformers ViTMAEModel") => Some(transformers::mae as Check),
+        m if m.starts_with("timm ConvNeXt") => Some(convnext::timm as Check),
         m if m.starts_with("reference EVA2") || m.starts_with("timm Eva") => {
             Some(transformers::eva02 as Check)
         }

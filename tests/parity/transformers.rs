@@ -1,146 +1,27 @@
 //! Vision transformers of all families, from the names of their files (`backbones/`, `dinov3/`).
-//!
-//! Weights go through the conversion of published files, and so do the recorded gradients, since
-//! both have the same names and shapes.
 
 use dressage_engine::{DType, Tensor, ops};
 use dressage_models::adapter::{Adapter, Rein};
 use dressage_models::backbone::{
-    Backbone, BackboneConfig, ClassToken, Ffn, QkvBias, RotaryEmbedding, Vit, VitConfig,
-    WindowConfig, published::named,
+    Backbone, ClassToken, Ffn, QkvBias, RotaryEmbedding, Vit, VitConfig, WindowConfig,
+    published::named,
 };
-use dressage_models::params::{Precision, Scope};
-use dressage_models::weights::{StateDict, convert_backbone};
+use dressage_models::weights::StateDict;
 use dressage_tests::Outcome;
 use dressage_tests::compare::Table;
 use dressage_tests::fixture::{Fixture, Settings};
 
 use crate::backbones::rein_config;
-use crate::layout::{channels_first, channels_last, gradients};
+use crate::case::{Case, PARAM, WEIGHT, converted};
 
-/// A network with the weights of a fixture, and what its outputs are compared with.
-struct Case<'a> {
+fn case<'a>(
     fixture: &'a Fixture,
     table: &'a mut Table,
     config: VitConfig,
-    scope: Scope,
-    vit: Vit,
-    /// Prefix of the weights in the fixture.
     prefix: &'static str,
-    /// Outputs with their loss weights.
-    pairs: Vec<(Tensor, Tensor)>,
-    /// Parameters beside the network, with their names in the fixture.
-    beside: Vec<(String, Tensor)>,
-}
-
-impl<'a> Case<'a> {
-    fn new(
-        fixture: &'a Fixture,
-        table: &'a mut Table,
-        config: VitConfig,
-        prefix: &'static str,
-    ) -> Outcome<Case<'a>> {
-        let mut weights = fixture.weights(prefix, "", &[]);
-        let adapter = weights.part(|name| name.starts_with("reins."));
-        let mut dict = converted(weights, &config)?;
-        dict.add(adapter);
-        let scope = Scope::with_weights(DType::F32, Precision::F32, 0, dict, &[""]);
-        let vit = Vit::new(&scope, config.clone())?;
-        let (pairs, beside) = (Vec::new(), Vec::new());
-        Ok(Case { fixture, table, config, scope, vit, prefix, pairs, beside })
-    }
-
-    fn add(&mut self, name: &str, y: &Tensor) -> Outcome<()> {
-        self.pair(&format!("output.{name}"), &format!("probe.{name}"), y)
-    }
-
-    fn pair(&mut self, output: &str, probe: &str, y: &Tensor) -> Outcome<()> {
-        self.table.close(self.fixture, output, y)?;
-        let probe = ops::reshape(&self.fixture.floats(probe)?, y.shape())?;
-        self.pairs.push((y.clone(), probe));
-        Ok(())
-    }
-
-    /// Adds a map `[b, h, w, c]` that is recorded as `[b, c, h, w]`.
-    fn add_map(&mut self, name: &str, y: &Tensor) -> Outcome<()> {
-        self.table.close(self.fixture, &format!("output.{name}"), &channels_first(y)?)?;
-        let probe = channels_last(&self.fixture.floats(&format!("probe.{name}"))?)?;
-        self.pairs.push((y.clone(), probe));
-        Ok(())
-    }
-
-    /// A recorded parameter that the network does not have.
-    fn leaf(&mut self, name: &str) -> Outcome<Tensor> {
-        let leaf = self.fixture.floats(&format!("{}{name}", self.prefix))?.leaf();
-        self.beside.push((name.into(), leaf.clone()));
-        Ok(leaf)
-    }
-
-    /// Compares the gradients of inputs and parameters. `kept` says which recorded outputs are
-    /// compared.
-    fn finish(self, inputs: &[(&str, Tensor)], kept: impl Fn(&str) -> bool) -> Outcome<()> {
-        let recorded = self.fixture.names("output.").iter().filter(|name| kept(name)).count();
-        if self.pairs.len() != recorded {
-            self.table.fail(format!("{} outputs, recorded {recorded}", self.pairs.len()));
-        }
-        let mut grads = gradients(&self.pairs)?;
-        for (name, input) in inputs {
-            self.table.gradient(self.fixture, name, grads.take(input).as_ref())?;
-        }
-        for (name, leaf) in &self.beside {
-            let key = format!("grad.{}{name}", self.prefix.replace("param.", ""));
-            self.table.gradient(self.fixture, &key, grads.take(leaf).as_ref())?;
-        }
-        // Gradients that are not recorded are filled in two ways and told apart by that.
-        let [zeros, ones] = [0.0, 1.0].map(|fill| self.recorded(fill));
-        let (zeros, ones) = (zeros?, ones?);
-        for (name, param) in self.scope.finish("the network", &[])? {
-            let (Some(want), Some(other)) = (zeros.get(&name), ones.get(&name)) else {
-                self.table.fail(format!("{name}: no such tensor in the file"));
-                continue;
-            };
-            let float = |t: &dressage_models::weights::Stored| t.to_float(DType::F32);
-            let (Some(want), Some(other)) = (float(want)?, float(other)?) else { continue };
-            if param.kind().buffer || want.data::<f32>()? != other.data::<f32>()? {
-                continue;
-            }
-            let largest = want.data::<f32>()?.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-            match grads.take(&param.get()) {
-                Some(got) => self.table.close_to(&format!("grad.{name}"), &got, &want)?,
-                None if largest == 0.0 => {}
-                None => self.table.fail(format!("grad.{name}: no gradient arrived")),
-            }
-        }
-        Ok(())
-    }
-
-    /// Recorded gradients under the names of the network; those that are not recorded are `fill`.
-    fn recorded(&self, fill: f32) -> Outcome<StateDict> {
-        let of = format!("grad.{}", self.prefix.replace("param.", ""));
-        let mut dict = self.fixture.weights(self.prefix, "", &[]);
-        let names: Vec<String> = dict.names().cloned().collect();
-        for name in names {
-            // A mask is part of the conversion, not of what is converted.
-            if name.ends_with("bias_mask") {
-                continue;
-            }
-            let shape = self.fixture.shape(&format!("{}{name}", self.prefix))?;
-            let gradient = match self.fixture.floats(&format!("{of}{name}")) {
-                Ok(gradient) => gradient,
-                Err(_) => Tensor::full(shape, fill),
-            };
-            dict.insert(name, gradient);
-        }
-        let adapter = dict.part(|name| name.starts_with("reins."));
-        let mut dict = converted(dict, &self.config)?;
-        dict.add(adapter);
-        Ok(dict)
-    }
-}
-
-fn converted(weights: StateDict, config: &VitConfig) -> Outcome<StateDict> {
-    let config: BackboneConfig = config.clone().into();
-    Ok(convert_backbone(weights, &config)?.renamed("backbone.", ""))
+) -> Outcome<Case<'a, Vit>> {
+    let whole = config.clone().into();
+    Case::new(fixture, table, whole, prefix, |scope| Vit::new(scope, config))
 }
 
 /// Settings of a family for a small network. Widths and grids are those of the weights.
@@ -196,7 +77,7 @@ pub fn clip_hf(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         ..config(fixture, "clip-l", WEIGHT, names)?
     };
     let eps = config.eps;
-    let mut case = Case::new(fixture, table, config, WEIGHT)?;
+    let mut case = case(fixture, table, config, WEIGHT)?;
     let input = fixture.floats("input")?.leaf();
     let x = blocks(&mut case, &input, ["embeddings", "pre_layrnorm"])?;
     let (b, c) = (x.dim(0), x.dim(2));
@@ -216,15 +97,15 @@ pub fn clip_reference(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     };
     let config =
         VitConfig { heads: fixture.json.size("h")?, ..config(fixture, "clip-l", WEIGHT, names)? };
-    let mut case = Case::new(fixture, table, config, WEIGHT)?;
+    let mut case = case(fixture, table, config, WEIGHT)?;
     let input = fixture.floats("input")?.leaf();
-    let (x, gh, gw) = case.vit.embed(&input)?;
+    let (x, gh, gw) = case.net.embed(&input)?;
     case.add("tokens_before_ln_pre", &x)?;
-    let mut x = case.vit.pre_norm(x)?;
+    let mut x = case.net.pre_norm(x)?;
     case.add("tokens_after_ln_pre", &x)?;
-    for i in 0..case.config.depth {
-        x = case.vit.pass(&x, gh, gw)?.block(i, &x, None)?;
-        let map = case.vit.pass(&x, gh, gw)?.map(&x)?;
+    for i in 0..case.net.config().depth {
+        x = case.net.pass(&x, gh, gw)?.block(i, &x, None)?;
+        let map = case.net.pass(&x, gh, gw)?.map(&x)?;
         case.add_map(&format!("feature_map.{i}"), &map)?;
     }
     case.finish(&[("grad.input", input)], |_| true)
@@ -241,10 +122,10 @@ pub fn mae(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         heads: fixture.json.size("num_attention_heads")?,
         ..config(fixture, "mae-l", WEIGHT, names)?
     };
-    let mut case = Case::new(fixture, table, config, WEIGHT)?;
+    let mut case = case(fixture, table, config, WEIGHT)?;
     let input = fixture.floats("input")?.leaf();
     let x = blocks(&mut case, &input, ["embeddings", ""])?;
-    let y = case.vit.final_norm(&x)?;
+    let y = case.net.final_norm(&x)?;
     case.add("final_layernorm", &y)?;
     case.finish(&[("grad.input", input)], |_| true)
 }
@@ -270,14 +151,14 @@ pub fn sam(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         ..config(fixture, "sam-h", WEIGHT, names)?
     };
     let eps = config.eps;
-    let mut case = Case::new(fixture, table, config, WEIGHT)?;
+    let mut case = case(fixture, table, config, WEIGHT)?;
     let input = fixture.floats("input")?.leaf();
-    let (mut x, gh, gw) = case.vit.embed(&input)?;
+    let (mut x, gh, gw) = case.net.embed(&input)?;
     let map = |x: &Tensor| ops::reshape(x, &[x.dim(0), gh, gw, x.dim(2)]);
-    let patches = case.vit.patches(&input)?.0;
+    let patches = case.net.patches(&input)?.0;
     case.add("patch_embed", &map(&patches)?)?;
-    for i in 0..case.config.depth {
-        x = case.vit.pass(&x, gh, gw)?.block(i, &x, None)?;
+    for i in 0..case.net.config().depth {
+        x = case.net.pass(&x, gh, gw)?.block(i, &x, None)?;
         case.add(&format!("block.{i}"), &map(&x)?)?;
     }
     let mut y = map(&x)?;
@@ -309,10 +190,10 @@ fn eva_config(fixture: &Fixture) -> Outcome<VitConfig> {
 
 /// Compares EVA-02 block by block.
 pub fn eva02(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
-    let mut case = Case::new(fixture, table, eva_config(fixture)?, WEIGHT)?;
+    let mut case = case(fixture, table, eva_config(fixture)?, WEIGHT)?;
     let input = fixture.floats("input")?.leaf();
     if fixture.has("output.patch_embed") {
-        let patches = case.vit.patches(&input)?.0;
+        let patches = case.net.patches(&input)?.0;
         case.add("patch_embed", &patches)?;
     }
     blocks(&mut case, &input, ["", ""])?;
@@ -323,11 +204,11 @@ pub fn eva02(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
 pub fn rein_eva02(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let config = eva_config(fixture)?;
     let rein_config = rein_config(fixture, config.depth)?;
-    let mut case = Case::new(fixture, table, config, WEIGHT)?;
+    let mut case = case(fixture, table, config, WEIGHT)?;
     let rein = Rein::new(&case.scope.sub("reins"), rein_config)?;
     let step = rein.step()?;
     let input = fixture.floats("input")?.leaf();
-    for (i, level) in case.vit.forward(&input, Some(&step))?.iter().enumerate() {
+    for (i, level) in case.net.forward(&input, Some(&step))?.iter().enumerate() {
         case.add_map(&format!("pyramid.{i}"), &level.resized()?)?;
     }
     if let Some(queries) = step.queries() {
@@ -354,18 +235,18 @@ pub fn dinov3(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         ..config(fixture, "dinov3-l", PARAM, names)?
     };
     hugging_face(fixture, table, &config)?;
-    let mut case = Case::new(fixture, table, config, PARAM)?;
+    let mut case = case(fixture, table, config, PARAM)?;
     let mut inputs = Vec::new();
     for image in fixture.names("input.image.") {
         let input = fixture.floats(&format!("input.image.{image}"))?.leaf();
-        let (mut x, gh, gw) = case.vit.embed(&input)?;
-        for i in 0..case.config.depth {
-            x = case.vit.pass(&x, gh, gw)?.block(i, &x, None)?;
+        let (mut x, gh, gw) = case.net.embed(&input)?;
+        for i in 0..case.net.config().depth {
+            x = case.net.pass(&x, gh, gw)?.block(i, &x, None)?;
             let name = format!("{image}.block.{i}");
             case.pair(&format!("output.{name}"), &format!("input.out_weight.{name}"), &x)?;
         }
         let name = format!("{image}.norm");
-        let y = case.vit.final_norm(&x)?;
+        let y = case.net.final_norm(&x)?;
         case.pair(&format!("output.{name}"), &format!("input.out_weight.{name}"), &y)?;
         inputs.push((format!("grad.input.image.{image}"), input));
     }
@@ -377,8 +258,9 @@ pub fn dinov3(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
 /// Compares the weights under Hugging Face's names, converted, with the authors'.
 fn hugging_face(fixture: &Fixture, table: &mut Table, config: &VitConfig) -> Outcome<()> {
     let path = fixture.path.with_extension("hf.safetensors");
-    let theirs = converted(StateDict::open(&path)?, config)?;
-    let ours = converted(fixture.weights(PARAM, "", &[]), config)?;
+    let config = config.clone().into();
+    let theirs = converted(StateDict::open(&path)?, &config)?;
+    let ours = converted(fixture.weights(PARAM, "", &[]), &config)?;
     let names = |dict: &StateDict| dict.names().cloned().collect::<Vec<_>>();
     table.equal("names under Hugging Face's names", &names(&theirs), &names(&ours));
     for (name, ours) in ours.iter() {
@@ -392,22 +274,22 @@ fn hugging_face(fixture: &Fixture, table: &mut Table, config: &VitConfig) -> Out
 
 /// Compares the tokens before the blocks, as the first name, those behind the norm before them, as
 /// the second, and those after each block, which it returns. An empty name is not recorded.
-fn blocks(case: &mut Case<'_>, input: &Tensor, [embedded, normed]: [&str; 2]) -> Outcome<Tensor> {
-    let (x, gh, gw) = case.vit.embed(input)?;
+fn blocks(
+    case: &mut Case<'_, Vit>,
+    input: &Tensor,
+    [embedded, normed]: [&str; 2],
+) -> Outcome<Tensor> {
+    let (x, gh, gw) = case.net.embed(input)?;
     if !embedded.is_empty() {
         case.add(embedded, &x)?;
     }
-    let mut x = case.vit.pre_norm(x)?;
+    let mut x = case.net.pre_norm(x)?;
     if !normed.is_empty() {
         case.add(normed, &x)?;
     }
-    for i in 0..case.config.depth {
-        x = case.vit.pass(&x, gh, gw)?.block(i, &x, None)?;
+    for i in 0..case.net.config().depth {
+        x = case.net.pass(&x, gh, gw)?.block(i, &x, None)?;
         case.add(&format!("block.{i}"), &x)?;
     }
     Ok(x)
 }
-
-/// Prefixes of the weights in the two kinds of fixtures.
-const WEIGHT: &str = "weight.";
-const PARAM: &str = "param.";

@@ -95,6 +95,9 @@ pub fn all() -> Vec<Published> {
         file("dinov3-l-plus", "authors", dinov3(LARGE, true)),
         file("dinov3-l-plus", "Hugging Face", dinov3_hf(LARGE, true)),
         file("dinov3-l-plus", "timm", dinov3_timm(LARGE, true)),
+        file("convnext-l", "authors", convnext()),
+        file("convnext-l", "OpenMMLab", convnext_open_mmlab()),
+        file("convnext-l", "timm", convnext_timm()),
         file("resnet50", "OpenMMLab", resnet([3, 4, 6, 3], "stem.", "stem.7")),
         file("resnet101", "OpenMMLab", resnet([3, 4, 23, 3], "stem.", "stem.7")),
         file("resnet50", "timm", resnet([3, 4, 6, 3], "conv1.", "bn1")),
@@ -400,4 +403,71 @@ fn resnet(depths: [u64; 4], stem: &str, last: &str) -> Names {
         })
     });
     names.layer("fc", [1000, 2048])
+}
+
+/// Stages of a ConvNeXt-L: number, channels before it, channels, blocks.
+const STAGES: [(u64, u64, u64, u64); 4] =
+    [(0, 3, 192, 3), (1, 192, 384, 3), (2, 384, 768, 27), (3, 768, 1536, 3)];
+
+/// Layers of all blocks of a ConvNeXt: `at` makes a name of stage, block and one of `layers`, which
+/// are the depthwise convolution, the norm and both layers of the MLP.
+fn convnext_blocks(
+    names: Names,
+    at: impl Fn(u64, u64, &str) -> String,
+    layers: [&str; 4],
+) -> Names {
+    let [depthwise, norm, up, down] = layers;
+    STAGES.iter().fold(names, |names, &(stage, _, c, blocks)| {
+        names.blocks(blocks, |names, i| {
+            let at = |name: &str| at(stage, i, name);
+            names
+                .add(&at("gamma"), &[c])
+                .add(&format!("{}.weight", at(depthwise)), &[c, 1, 7, 7])
+                .add(&format!("{}.bias", at(depthwise)), &[c])
+                .norm(&at(norm), c)
+                .layer(&at(up), [4 * c, c])
+                .layer(&at(down), [c, 4 * c])
+        })
+    })
+}
+
+/// Stem and reductions: `conv` and `norm` make their names of the stage.
+fn convnext_reductions(conv: impl Fn(u64) -> String, norm: impl Fn(u64) -> String) -> Names {
+    STAGES.iter().fold(Names::default(), |names, &(stage, before, c, _)| {
+        let (side, normed) = if stage == 0 { (4, c) } else { (2, before) };
+        names
+            .add(&format!("{}.weight", conv(stage)), &[c, before, side, side])
+            .add(&format!("{}.bias", conv(stage)), &[c])
+            .norm(&norm(stage), normed)
+    })
+}
+
+fn convnext() -> Names {
+    let at = |stage: u64, place: u64| format!("downsample_layers.{stage}.{place}");
+    let reductions = convnext_reductions(|s| at(s, s.min(1)), |s| at(s, 1 - s.min(1)));
+    let layers = ["dwconv", "norm", "pwconv1", "pwconv2"];
+    convnext_blocks(reductions, |s, i, name| format!("stages.{s}.{i}.{name}"), layers)
+        .norm("norm", 1536)
+        .layer("head", [21841, 1536])
+}
+
+fn convnext_open_mmlab() -> Names {
+    let at = |stage: u64, place: u64| format!("backbone.downsample_layers.{stage}.{place}");
+    let reductions = convnext_reductions(|s| at(s, s.min(1)), |s| at(s, 1 - s.min(1)));
+    let layers = ["depthwise_conv", "norm", "pointwise_conv1", "pointwise_conv2"];
+    convnext_blocks(reductions, |s, i, name| format!("backbone.stages.{s}.{i}.{name}"), layers)
+        .norm("backbone.norm3", 1536)
+        .layer("head.fc", [21841, 1536])
+}
+
+fn convnext_timm() -> Names {
+    let at = |stage: u64, place: u64| match stage {
+        0 => format!("stem.{place}"),
+        _ => format!("stages.{stage}.downsample.{place}"),
+    };
+    let reductions = convnext_reductions(|s| at(s, s.min(1)), |s| at(s, 1 - s.min(1)));
+    let layers = ["conv_dw", "norm", "mlp.fc1", "mlp.fc2"];
+    convnext_blocks(reductions, |s, i, name| format!("stages.{s}.blocks.{i}.{name}"), layers)
+        .norm("head.norm", 1536)
+        .layer("head.fc", [21841, 1536])
 }

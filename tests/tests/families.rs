@@ -139,9 +139,13 @@ fn is_unused(published: &Published, name: &str) -> bool {
     let other_tower = published.backbone == "clip-l"
         && published.names == "authors"
         && (!name.starts_with("visual.") || name == "visual.proj");
+    let classifier = published.backbone == "convnext-l"
+        && name.starts_with("head.")
+        && !name.starts_with("head.norm.");
     let unused_norm = published.backbone == "eva02-l" && name.starts_with("norm.");
     let of_classes = published.backbone.starts_with("resnet") && name.starts_with("fc.");
-    other_tower || of_classes || unused_norm || beside.iter().any(|word| name.contains(word))
+    let unused = other_tower || classifier || of_classes || unused_norm;
+    unused || beside.iter().any(|word| name.contains(word))
 }
 
 #[test]

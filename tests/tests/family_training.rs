@@ -8,7 +8,7 @@ use dressage_train::recipe::Recipe;
 use dressage_train::trainer::Trainer;
 
 /// Families, with the settings that make their networks small.
-const FAMILIES: [(&str, &[&str]); 7] = [
+const FAMILIES: [(&str, &[&str]); 8] = [
     ("clip-l", &[]),
     ("mae-l", &[]),
     ("eva02-l", &[]),
@@ -16,7 +16,18 @@ const FAMILIES: [(&str, &[&str]); 7] = [
     ("sam-h", &["model.depth=8", "model.taps=[1, 3, 5, 7]"]),
     ("dinov3-l", &[]),
     ("dinov3-l-plus", &[]),
-    // Stages of 16, 32, 64 and 128 channels, the last two dilated.
+    // Stages of 16, 32, 64 and 128 channels.
+    (
+        "convnext-l",
+        &[
+            "model.embed_dim=16",
+            "model.stages=[1, 1, 2, 1]",
+            "model.depth=5",
+            "model.heads=1",
+            "model.taps=[0, 1, 3, 4]",
+        ],
+    ),
+    // The same, the last two dilated.
     (
         "resnet50",
         &[

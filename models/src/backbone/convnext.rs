@@ -142,7 +142,10 @@ impl ConvNext {
     }
 
     /// The map `[b, h, w, c]` that enters stage `i`, from the image or the map of the stage before.
-    fn reduce(&self, i: usize, x: &Tensor) -> Result<Tensor> {
+    ///
+    /// # Errors
+    /// An image or a map of another form.
+    pub fn reduce(&self, i: usize, x: &Tensor) -> Result<Tensor> {
         let Step { down: Patches { weight, bias }, norm, .. } = &self.stages[i];
         let (weight, bias) = (weight.get(), bias.get());
         if i > 0 {
@@ -153,6 +156,38 @@ impl ConvNext {
         let (h, w) = (x.dim(2) / STEM, x.dim(3) / STEM);
         let map = ops::reshape(&tokens, &[x.dim(0), h, w, tokens.last_dim()])?;
         norm.layer_norm(&map, EPS)
+    }
+
+    /// The map after the blocks of stage `i`, with the hooks of `adapter` after each. These count the
+    /// blocks of all stages.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn blocks(
+        &self,
+        i: usize,
+        mut x: Tensor,
+        adapter: Option<&Arc<dyn AdapterStep>>,
+    ) -> Result<Tensor> {
+        let first: usize = self.config.depths[..i].iter().sum();
+        for (k, block) in (first..).zip(&self.stages[i].blocks) {
+            let _range = range(format_args!("backbone.block {k}"));
+            let (block, adapter) = (block.clone(), adapter.cloned());
+            x = checkpoint(&[x], move |x| {
+                let adapter = adapter.as_deref().unwrap_or(&NoAdapter);
+                let y = block.forward(&x[0]).and_then(|y| adapted(adapter, k, &y));
+                y.map_err(|error| error.into_engine("block", &x[0]))
+            })?;
+        }
+        Ok(x)
+    }
+
+    /// The tapped map of stage `i`, from the one after its blocks.
+    ///
+    /// # Errors
+    /// If `x` has another width.
+    pub fn tap(&self, i: usize, x: &Tensor) -> Result<Tensor> {
+        self.stages[i].tap.layer_norm(x, EPS)
     }
 }
 
@@ -171,23 +206,14 @@ impl Backbone for ConvNext {
         adapter: Option<&Arc<dyn AdapterStep>>,
     ) -> Result<Vec<Level>> {
         check_image(image, self.multiple(), "the coarsest stride")?;
-        let (mut x, mut i) = (image.clone(), 0);
+        let mut x = image.clone();
         let mut levels = Vec::with_capacity(4);
-        for (s, stage) in self.stages.iter().enumerate() {
-            let reducing = range(format_args!("backbone.reduce {s}"));
-            x = self.reduce(s, &x)?;
+        for i in 0..self.stages.len() {
+            let reducing = range(format_args!("backbone.reduce {i}"));
+            x = self.reduce(i, &x)?;
             drop(reducing);
-            for block in &stage.blocks {
-                let _range = range(format_args!("backbone.block {i}"));
-                let (block, adapter) = (block.clone(), adapter.cloned());
-                x = checkpoint(&[x], move |x| {
-                    let adapter = adapter.as_deref().unwrap_or(&NoAdapter);
-                    let y = block.forward(&x[0]).and_then(|y| adapted(adapter, i, &y));
-                    y.map_err(|error| error.into_engine("block", &x[0]))
-                })?;
-                i += 1;
-            }
-            levels.push(Level::plain(stage.tap.layer_norm(&x, EPS)?));
+            x = self.blocks(i, x, adapter)?;
+            levels.push(Level::plain(self.tap(i, &x)?));
         }
         Ok(levels)
     }

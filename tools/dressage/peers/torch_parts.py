@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""PyTorch beside `dressage bench forward` and `dressage bench block`: a frozen DINOv2-style ViT on random weights.
+"""PyTorch beside `dressage bench forward` and `dressage bench block`: a frozen DINOv2-style ViT or a ConvNeXt on random weights.
 
     dressage bench forward block --model l --peer "python3 tools/dressage/peers/torch_parts.py"
 
@@ -62,6 +62,53 @@ class Backbone(nn.Module):
         return maps
 
 
+class ConvNextBlock(nn.Module):
+    """x + gamma MLP(LN depthwise(x)) on channels-last maps, of which the permutations copy nothing."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.depthwise = nn.Conv2d(c, c, 7, padding=3, groups=c)
+        self.norm = nn.LayerNorm(c, eps=1e-6)
+        self.fc1, self.fc2 = nn.Linear(c, 4 * c), nn.Linear(4 * c, c)
+        self.gamma = nn.Parameter(torch.ones(c))
+
+    def forward(self, x):
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        y = self.fc2(F.gelu(self.fc1(y)))
+        return torch.addcmul(x.permute(0, 2, 3, 1), self.gamma, y).permute(0, 3, 1, 2)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm of the channels of each pixel."""
+
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ConvNext(nn.Module):
+    """Stem, stages with convolutions that halve the map between them, a norm of each tapped map."""
+
+    def __init__(self, a):
+        super().__init__()
+        depths = [int(n) for n in a.stages.split(",")]
+        widths = [a.width << i for i in range(len(depths))]
+        self.reductions = nn.ModuleList([nn.Sequential(nn.Conv2d(3, a.width, 4, 4), ChannelNorm(a.width, eps=1e-6))])
+        for c in widths[:-1]:
+            self.reductions.append(nn.Sequential(ChannelNorm(c, eps=1e-6), nn.Conv2d(c, 2 * c, 2, 2)))
+        blocks = zip(depths, widths)
+        self.stages = nn.ModuleList(nn.Sequential(*(ConvNextBlock(c) for _ in range(n))) for n, c in blocks)
+        self.norms = nn.ModuleList(ChannelNorm(c, eps=1e-6) for c in widths)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x):
+        x = x.to(memory_format=torch.channels_last)
+        maps = []
+        for reduction, stage, norm in zip(self.reductions, self.stages, self.norms):
+            x = stage(reduction(x))
+            maps.append(norm(x))
+        return maps
+
+
 def timed(a, work):
     """Milliseconds of each run that counts."""
     ms = []
@@ -74,7 +121,7 @@ def timed(a, work):
 
 
 def forward(a):
-    net = Backbone(a).requires_grad_(False)
+    net = (ConvNext(a) if a.stages else Backbone(a)).requires_grad_(False)
     image = torch.randn(a.batch, 3, a.size, a.size)
     with torch.inference_mode():
         return {"inference": timed(a, lambda: net(image))}
@@ -98,6 +145,7 @@ def main():
     p.add_argument("--device", choices=("cpu",), default="cpu")
     for name, value in (("batch", 1), ("size", 512), ("depth", 24), ("width", 1024), ("heads", 16), ("iters", 5), ("warmup", 1)):
         p.add_argument(f"--{name}", type=int, default=value)
+    p.add_argument("--stages", help="blocks of each stage, such as 3,3,27,3: a ConvNeXt")
     p.add_argument("--json", metavar="OUT")
     a = p.parse_args()
     torch.manual_seed(0)

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use dressage_engine::RecomputePolicy;
 use dressage_models::Precision;
-use dressage_models::backbone::{Ffn, PUBLISHED, Published, VitConfig};
+use dressage_models::backbone::{BackboneConfig, Ffn, PUBLISHED, Published, VitConfig};
 
 use crate::failure::Failure;
 
@@ -72,7 +72,7 @@ pub struct Case {
     /// Short name of a published backbone, or [`TINY`].
     pub model: String,
     /// The backbone, for images of `size`.
-    pub config: VitConfig,
+    pub config: BackboneConfig,
     /// Side of the images in pixels.
     pub size: usize,
     /// Images per batch.
@@ -99,8 +99,8 @@ impl Case {
             return Err(Failure::Message(format!("--size {size}: must be a multiple of {side}")));
         }
         let config = match model {
-            TINY => tiny(size / PATCH),
-            _ => published(model)?.vit()?.at(PATCH, size / PATCH),
+            TINY => tiny(size / PATCH).into(),
+            _ => published(model)?.at(PATCH, size / PATCH),
         };
         let (precision, recompute) = (Precision::F32, RecomputePolicy::None);
         let model = model.to_owned();
@@ -110,8 +110,12 @@ impl Case {
 
     /// Returns a title such as `block, ViT-L, 512 px`.
     pub fn title(&self) -> String {
-        let size = published(&self.model).map_or(TINY, |published| published.size);
-        let mut title = format!("{}, ViT-{size}, {} px", self.part.name(), self.size);
+        let network = match (published(&self.model), self.config.vit()) {
+            (Ok(published), Some(_)) => format!("ViT-{}", published.size),
+            (Ok(published), None) => published.title(),
+            (Err(_), _) => format!("ViT-{TINY}"),
+        };
+        let mut title = format!("{}, {network}, {} px", self.part.name(), self.size);
         if self.batch > 1 {
             title += &format!(", batch {}", self.batch);
         }
@@ -122,6 +126,26 @@ impl Case {
             title += &format!(", recompute {}", self.recompute);
         }
         title
+    }
+
+    /// Returns the vision transformer, which parts of a network take.
+    ///
+    /// # Errors
+    /// A backbone that is none.
+    pub fn vit(&self) -> Result<&VitConfig, Failure> {
+        self.config.vit().ok_or_else(|| {
+            let (part, model) = (self.part.name(), &self.model);
+            let what = format!("--model {model}: {part} takes vision transformers only");
+            Failure::Message(format!("{what}; step, backbone and forward take any backbone"))
+        })
+    }
+
+    /// Returns blocks, channels (of the first stage, if there are several) and attention heads.
+    pub fn sizes(&self) -> [usize; 3] {
+        let stages = self.config.stages();
+        let width = stages.first().map_or(0, |stage| stage.width);
+        let heads = self.config.vit().map_or(1, |vit| vit.heads);
+        [stages.iter().map(|stage| stage.blocks).sum(), width, heads]
     }
 
     /// Returns the number of patches of an image.
@@ -139,23 +163,31 @@ impl Case {
     /// # Errors
     /// A backbone whose MLP the peers do not have.
     pub fn peer_options(&self) -> Result<Vec<String>, Failure> {
-        if self.config.ffn != Ffn::Mlp && !Part::KERNELS.contains(&self.part) {
+        if self.config.vit().is_some_and(|vit| vit.ffn != Ffn::Mlp)
+            && !Part::KERNELS.contains(&self.part)
+        {
             let text = format!("--model {}: peers have no SwiGLU; leave out --peer", self.model);
             return Err(Failure::Message(text));
         }
+        let [depth, width, heads] = self.sizes();
         let mut options = vec!["--part".into(), self.part.name()];
         options.extend(["--precision", "fp32", "--device", "cpu"].map(String::from));
         for (key, value) in [
             ("--size", self.size),
-            ("--width", self.config.embed_dim),
-            ("--depth", self.config.depth),
-            ("--heads", self.config.heads),
+            ("--width", width),
+            ("--depth", depth),
+            ("--heads", heads),
             ("--batch", self.batch),
             ("--iters", self.iters),
             // The peers want at least one.
             ("--warmup", self.warmup.max(1)),
         ] {
             options.extend([key.to_owned(), value.to_string()]);
+        }
+        if self.config.vit().is_none() {
+            let stages = self.config.stages();
+            let blocks: Vec<_> = stages.iter().map(|stage| stage.blocks.to_string()).collect();
+            options.extend(["--stages".to_owned(), blocks.join(",")]);
         }
         Ok(options)
     }

@@ -118,10 +118,11 @@ impl Figures {
 
     /// Returns the content of a file of results of another device.
     pub fn json_on(&self, device: &str, case: &Case, threads: usize) -> Value {
+        let [depth, width, heads] = case.sizes();
         let args = json!({
             "part": case.part.name(), "precision": case.precision, "device": device,
-            "batch": case.batch, "size": case.size, "depth": case.config.depth,
-            "width": case.config.embed_dim, "heads": case.config.heads, "iters": case.iters,
+            "batch": case.batch, "size": case.size, "depth": depth,
+            "width": width, "heads": heads, "iters": case.iters,
             "warmup": case.warmup, "recompute": case.recompute, "model": case.model,
         });
         let environment = json!({

@@ -11,7 +11,6 @@ use dressage_engine::{DType, Device, EngineError, Tensor, backward_from_all, no_
 use dressage_kernels::check::roofline::Roofline;
 use dressage_kernels::check::timer;
 use dressage_models::adapter::{Rein, ReinConfig};
-use dressage_models::backbone::Vit;
 use dressage_models::params::Scope;
 use dressage_train::place::DeviceChoice;
 use dressage_train::plan;
@@ -173,13 +172,12 @@ fn parameters(trainer: &Trainer) -> Value {
 }
 
 fn backbone(case: &Case, device: &Device) -> Result<Measured, Failure> {
-    let (depth, width) = (case.config.depth, case.config.embed_dim);
     let root = Scope::new(DType::F32, 0);
-    let net = Vit::new(&root.sub("backbone").trainable(false), case.config.clone())?;
-    let rein = Rein::new(&root.sub("reins"), ReinConfig::published(depth, width))?;
+    let net = case.config.clone().build(&root.sub("backbone").trainable(false))?;
+    let rein = Rein::new(&root.sub("reins"), ReinConfig::of_stages(case.config.stages()))?;
     let shape = [case.batch, 3, case.size, case.size];
     let zeros = || Tensor::zeros(DType::F32, &shape);
-    let flops = whole::counted(|| whole::pyramid(&net, &rein, &zeros()))?;
+    let flops = whole::counted(|| whole::pyramid(net.as_ref(), &rein, &zeros()))?;
     let working = case.precision.dtype();
     for param in root.finish("the backbone", &[])?.values() {
         param.to_device(device, working)?;
@@ -192,14 +190,15 @@ fn backbone(case: &Case, device: &Device) -> Result<Measured, Failure> {
         if i == case.warmup.max(1) {
             device.reset_peak();
         }
-        let (values, forward) = timed(device, || whole::pyramid(&net, &rein, &image))?;
+        let (values, forward) = timed(device, || whole::pyramid(net.as_ref(), &rein, &image))?;
         if gradients.is_none() {
             let gradient = |y: &Tensor| whole::gradient(y)?.to_device(device, y.dtype());
             gradients = Some(values.iter().map(gradient).collect::<Result<_, _>>()?);
         }
         let pairs = values.into_iter().zip(gradients.iter().flatten().cloned()).collect();
         let (_, backward) = timed(device, || Ok(backward_from_all(pairs)?))?;
-        let (_, inference) = timed(device, || no_grad(|| whole::pyramid(&net, &rein, &image)))?;
+        let (_, inference) =
+            timed(device, || no_grad(|| whole::pyramid(net.as_ref(), &rein, &image)))?;
         if i >= case.warmup.max(1) {
             let all = forward + backward + inference;
             let names = ["forward", "backward", "inference", "all"];

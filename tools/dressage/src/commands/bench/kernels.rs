@@ -18,6 +18,7 @@ use dressage_kernels::ops::matmul::MatMul;
 use dressage_kernels::ops::ms_deform_attn::{self, MsDeformAttn};
 use dressage_kernels::ops::rein::{Gradients, Rein, Weights};
 use dressage_kernels::ops::resize::{Axis, Mode, Step};
+use dressage_models::backbone::VitConfig;
 
 use super::case::{Case, Part};
 use super::figures::{BACKWARD, Figures, Span, Stat};
@@ -36,7 +37,7 @@ const SETS: usize = 2;
 /// # Errors
 /// Sizes that an operation refuses.
 pub fn measure(case: &Case) -> Result<Figures, Failure> {
-    let mut rows = Rows { case, spans: Vec::new() };
+    let mut rows = Rows { case, vit: case.vit()?, spans: Vec::new() };
     let done = match case.part {
         Part::Gemm => gemm(&mut rows),
         Part::Layernorm => layer_norms(&mut rows),
@@ -51,6 +52,7 @@ pub fn measure(case: &Case) -> Result<Figures, Failure> {
 
 struct Rows<'a> {
     case: &'a Case,
+    vit: &'a VitConfig,
     spans: Vec<Span>,
 }
 
@@ -82,7 +84,7 @@ fn random(n: usize, seed: u64) -> [Vec<f32>; SETS] {
 }
 
 fn gemm(rows: &mut Rows<'_>) -> Done<()> {
-    let (b, n, c) = (rows.case.batch, rows.case.patches(), rows.case.config.embed_dim);
+    let (b, n, c) = (rows.case.batch, rows.case.patches(), rows.vit.embed_dim);
     let tokens: usize = rows.case.levels().iter().map(|(h, w)| h * w).sum();
     let backbone = [(c, 3 * c), (c, c), (c, 4 * c), (4 * c, c)].map(|(k, o)| (b * (n + 1), k, o));
     let head = [(DIM, DIM), (DIM, 1024), (1024, DIM)].map(|(k, o)| (b * tokens, k, o));
@@ -109,7 +111,7 @@ fn gemm(rows: &mut Rows<'_>) -> Done<()> {
 fn layer_norms(rows: &mut Rows<'_>) -> Done<()> {
     let case = rows.case;
     let tokens: usize = case.levels().iter().map(|(h, w)| h * w).sum();
-    let blocks = (case.batch * (case.patches() + 1), case.config.embed_dim, "frozen");
+    let blocks = (case.batch * (case.patches() + 1), rows.vit.embed_dim, "frozen");
     for (n, c, affine) in [blocks, (case.batch * tokens, DIM, "trained")] {
         let s = LayerNorm { n, c, eps: 1e-6 };
         let (x, dy) = (random(n * c, 1), random(n * c, 2));
@@ -144,8 +146,8 @@ fn layer_norms(rows: &mut Rows<'_>) -> Done<()> {
 }
 
 fn attention(rows: &mut Rows<'_>) -> Done<()> {
-    let (b, n, heads) = (rows.case.batch, rows.case.patches() + 1, rows.case.config.heads);
-    let (c, d) = (rows.case.config.embed_dim, rows.case.config.embed_dim / heads);
+    let (b, n, heads) = (rows.case.batch, rows.case.patches() + 1, rows.vit.heads);
+    let (c, d) = (rows.vit.embed_dim, rows.vit.embed_dim / heads);
     let s = PackedAttention { b, t: n, heads, d, grid: None };
     let (qkv, dout) = (random(b * n * 3 * c, 1), random(b * n * c, 2));
     let (mut out, mut lse) = (vec![0.0; b * n * c], random(b * heads * n, 3));
@@ -202,7 +204,7 @@ fn masked_attention(rows: &mut Rows<'_>) -> Done<()> {
 }
 
 fn rein(rows: &mut Rows<'_>) -> Done<()> {
-    let (b, n, c) = (rows.case.batch, rows.case.patches(), rows.case.config.embed_dim);
+    let (b, n, c) = (rows.case.batch, rows.case.patches(), rows.vit.embed_dim);
     let s = Rein { b, skip: 0, n, c, m: QUERIES, softmax: true };
     let (f, dout) = (random(b * n * c, 1), random(b * n * c, 2));
     let (tokens, values) = (random(QUERIES * c, 3), random((QUERIES - 1) * c, 4));

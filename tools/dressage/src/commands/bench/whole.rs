@@ -104,11 +104,11 @@ pub fn recipe(case: &Case, device: &str, graphs: bool) -> Result<Recipe, Failure
     let mut settings = settings.map(|(key, value)| format!("{key}={value}")).to_vec();
     if small {
         settings.extend(SMALL.iter().map(|setting| (*setting).to_owned()));
-        let VitConfig { embed_dim, depth, heads, .. } = case.config;
+        let VitConfig { embed_dim, depth, heads, taps, .. } = *case.vit()?;
         settings.push(format!("model.embed_dim={embed_dim}"));
         settings.push(format!("model.depth={depth}"));
         settings.push(format!("model.heads={heads}"));
-        settings.push(format!("model.taps={:?}", case.config.taps));
+        settings.push(format!("model.taps={taps:?}"));
     }
     Ok(Recipe::from_name("gtav-s-rein", &settings)?)
 }
@@ -148,10 +148,14 @@ fn step(case: &Case) -> Result<Vec<Span>, Failure> {
 }
 
 /// Builds a frozen backbone in the precision of the case.
-fn frozen(case: &Case, config: VitConfig) -> Result<Vit, Failure> {
-    let scope = Scope::with_weights(DType::F32, case.precision, 0, StateDict::default(), &[])
-        .sub("backbone");
-    Ok(Vit::new(&scope.trainable(false), config)?)
+fn frozen(case: &Case) -> Result<Box<dyn Backbone>, Failure> {
+    Ok(case.config.clone().build(&scope(case))?)
+}
+
+/// A scope of frozen parameters in the precision of the case.
+fn scope(case: &Case) -> Scope {
+    let root = Scope::with_weights(DType::F32, case.precision, 0, StateDict::default(), &[]);
+    root.sub("backbone").trainable(false)
 }
 
 /// Counts the operations of the products in `work` by a dry run, without arithmetic or memory.
@@ -178,12 +182,11 @@ fn image(case: &Case, i: usize) -> Result<Tensor, Failure> {
 }
 
 fn backbone(case: &Case) -> Result<Vec<Span>, Failure> {
-    let (depth, width) = (case.config.depth, case.config.embed_dim);
-    let net = frozen(case, case.config.clone())?;
-    let adapter = ReinConfig::published(depth, width);
+    let net = frozen(case)?;
+    let adapter = ReinConfig::of_stages(case.config.stages());
     let rein = Rein::new(&Scope::new(DType::F32, 0).sub("reins"), adapter)?;
     let shape = [case.batch, 3, case.size, case.size];
-    let forward = counted(|| pyramid(&net, &rein, &Tensor::zeros(DType::F32, &shape)))?;
+    let forward = counted(|| pyramid(net.as_ref(), &rein, &Tensor::zeros(DType::F32, &shape)))?;
     let mut laps = Laps::default();
     let mut run = |i: usize, timed: bool| -> Result<(), Failure> {
         let image = image(case, i)?;
@@ -193,7 +196,7 @@ fn backbone(case: &Case) -> Result<Vec<Span>, Failure> {
             }
         };
         let start = Instant::now();
-        let values = pyramid(&net, &rein, &image)?;
+        let values = pyramid(net.as_ref(), &rein, &image)?;
         note("forward", start);
         let pair = |y: Tensor| gradient(&y).map(|dy| (y, dy));
         let values = values.into_iter().map(pair).collect::<Result<Vec<_>, _>>()?;
@@ -201,7 +204,7 @@ fn backbone(case: &Case) -> Result<Vec<Span>, Failure> {
         drop(backward_from_all(values)?);
         note("backward", back);
         let inference = Instant::now();
-        no_grad(|| pyramid(&net, &rein, &image))?;
+        no_grad(|| pyramid(net.as_ref(), &rein, &image))?;
         note("inference", inference);
         Ok(())
     };
@@ -221,7 +224,7 @@ pub fn gradient(y: &Tensor) -> dressage_engine::Result<Tensor> {
 }
 
 /// Computes the four resized maps and the queries, like the peer.
-pub fn pyramid(net: &Vit, rein: &Rein, image: &Tensor) -> Result<Vec<Tensor>, Failure> {
+pub fn pyramid(net: &dyn Backbone, rein: &Rein, image: &Tensor) -> Result<Vec<Tensor>, Failure> {
     let step = rein.step()?;
     let levels = net.forward(image, Some(&step))?;
     let mut out = levels.iter().map(|l| l.resized()).collect::<Result<Vec<_>, _>>()?;
@@ -230,7 +233,7 @@ pub fn pyramid(net: &Vit, rein: &Rein, image: &Tensor) -> Result<Vec<Tensor>, Fa
 }
 
 fn forward(case: &Case) -> Result<Vec<Span>, Failure> {
-    let net = frozen(case, case.config.clone())?;
+    let net = frozen(case)?;
     let shape = [case.batch, 3, case.size, case.size];
     let run = || Ok(no_grad(|| net.forward(&Tensor::zeros(DType::F32, &shape), None))?);
     let flops = counted(run)?;
@@ -247,9 +250,11 @@ fn forward(case: &Case) -> Result<Vec<Span>, Failure> {
 }
 
 fn block(case: &Case) -> Result<Vec<Span>, Failure> {
-    let shape = [case.batch, case.config.lead() + case.patches(), case.config.embed_dim];
-    let net = frozen(case, VitConfig { depth: 1, taps: [0; 4], ..case.config.clone() })?;
-    let on_grid = |x: &Tensor| net.pass(x, case.config.grid, case.config.grid);
+    let config = VitConfig { depth: 1, taps: [0; 4], ..case.vit()?.clone() };
+    let (shape, grid) =
+        ([case.batch, config.lead() + case.patches(), config.embed_dim], config.grid);
+    let net = Vit::new(&scope(case), config)?;
+    let on_grid = |x: &Tensor| net.pass(x, grid, grid);
     let inference = |x: &Tensor| Ok::<_, Failure>(no_grad(|| on_grid(x)?.block(0, x, None))?);
     let both = |x: &Tensor, dy: &Tensor| -> Result<Tensor, Failure> {
         let x = x.leaf();

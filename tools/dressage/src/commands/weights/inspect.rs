@@ -35,10 +35,17 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns the size of the Rein adapter in a checkpoint: layers, tokens, rank (0 for whole tokens)
-/// and channels.
-fn adapter(dict: &StateDict) -> Option<[usize; 4]> {
-    let shape = |name: &str| Some(dict.get(&format!("backbone.reins.{name}"))?.shape().to_vec());
+/// Returns the sizes of the Rein adapter in a checkpoint, of each stage if the backbone has several.
+fn adapters(dict: &StateDict) -> Vec<[usize; 4]> {
+    match adapter(dict, "backbone.reins.") {
+        Some(whole) => vec![whole],
+        None => (0..).map_while(|i| adapter(dict, &format!("backbone.reins.{i}."))).collect(),
+    }
+}
+
+/// Returns layers, tokens, rank (0 for whole tokens) and channels of the Rein tensors with a prefix.
+fn adapter(dict: &StateDict, prefix: &str) -> Option<[usize; 4]> {
+    let shape = |name: &str| Some(dict.get(&format!("{prefix}{name}"))?.shape().to_vec());
     match (shape("learnable_tokens_a"), shape("learnable_tokens_b"), shape("learnable_tokens")) {
         (Some(a), Some(b), _) if a.len() == 3 && b.len() == 3 => Some([a[0], a[1], a[2], b[2]]),
         (_, _, Some(t)) if t.len() == 3 => Some([t[0], t[1], 0, t[2]]),
@@ -68,7 +75,7 @@ fn known_as_text(known: &Known) -> String {
 fn parts(dict: &StateDict) -> Vec<String> {
     let mut parts = Vec::new();
     parts.extend(recognise(dict).map(|known| known_as_text(&known)));
-    if let Some([layers, tokens, rank, channels]) = adapter(dict) {
+    for [layers, tokens, rank, channels] in adapters(dict) {
         let rank = if rank > 0 { format!(" of rank {rank}") } else { String::new() };
         parts.push(format!("Rein, {layers} layers of {channels} channels, {tokens} tokens{rank}"));
     }
@@ -145,9 +152,14 @@ fn as_json(dict: &StateDict, bytes: u64) -> Value {
             "registers": k.registers,
         })
     });
-    let rein = adapter(dict).map(|[layers, tokens, rank, channels]| {
+    let rein = adapters(dict).into_iter().map(|[layers, tokens, rank, channels]| {
         json!({ "layers": layers, "tokens": tokens, "rank": rank, "channels": channels })
     });
+    let rein = match &rein.collect::<Vec<Value>>()[..] {
+        [] => Value::Null,
+        [one] => one.clone(),
+        stages => json!(stages),
+    };
     let source = dict.source();
     let skipped = source.map(|s| s.skipped.as_slice()).unwrap_or_default();
     let skipped: Vec<Value> =
