@@ -171,6 +171,26 @@ mod tests {
         }
     }
 
+    /// Without running statistics, which the published counts include (spec backbones §1.2).
+    #[test]
+    fn resnets_have_the_published_sizes() {
+        let sizes = [
+            ("resnet50", [23_527_264, 53_303, 13_187_588]),
+            ("resnet101", [42_519_392, 105_578, 13_493_316]),
+        ];
+        for (name, [trained, buffers, rein]) in sizes {
+            let backbone = named(name).expect("known").config.clone();
+            let shapes = super::backbone(backbone.clone()).expect("shapes");
+            let running = shapes.values().filter(|param| param.kind.buffer);
+            // Each norm has two of them, and PyTorch counts its batches.
+            let norms = running.clone().count() / 2;
+            assert_eq!(running.map(ParamShape::count).sum::<usize>() + norms, buffers, "{name}");
+            let counted = network(SegmenterConfig::published(backbone, 19, Method::Rein));
+            let counted = counted.expect("counted");
+            assert_eq!((counted.backbone, counted.adapter), (trained, rein), "{name}");
+        }
+    }
+
     fn native(name: &str) -> usize {
         match name {
             "dinov2-s" => 22_056_576,

@@ -1,7 +1,7 @@
 //! Names and shapes of the published files of each family, as the spec lists them (backbones §4,
 //! dinov3 §2, §4). Nothing here comes from the code that reads them.
 
-use crate::checkpoint::{Content, Entry};
+use crate::checkpoint::{Content, Entry, ScalarType};
 
 /// A published file: who names its tensors, the recipe's name of its network, and the tensors.
 pub struct Published {
@@ -9,6 +9,8 @@ pub struct Published {
     pub backbone: &'static str,
     /// Source of the names.
     pub names: &'static str,
+    /// Settings of a recipe beside the name.
+    pub settings: &'static [&'static str],
     /// Tensors, zeros unless the format needs values.
     pub entries: Vec<Entry>,
 }
@@ -44,6 +46,20 @@ impl Names {
         self.add(&format!("{name}.weight"), &[c]).add(&format!("{name}.bias"), &[c])
     }
 
+    /// Batch norm over `c` channels, with its statistics and the count of its batches.
+    fn batch_norm(self, name: &str, c: u64) -> Names {
+        let names = self.norm(name, c).add(&format!("{name}.running_mean"), &[c]);
+        names
+            .add(&format!("{name}.running_var"), &[c])
+            .count(&format!("{name}.num_batches_tracked"))
+    }
+
+    fn count(mut self, name: &str) -> Names {
+        let (kind, content) = (ScalarType::I64, Content::Bytes(7i64.to_le_bytes().to_vec()));
+        self.0.push(Entry { kind, content, ..Entry::zeros(name, &[]) });
+        self
+    }
+
     /// The mask of the biases of queries, keys and values: it hides that of the keys.
     fn mask(mut self, name: &str, c: u64) -> Names {
         let values = [1f32, 0.0, 1.0].map(|x| x.to_le_bytes().repeat(c as usize));
@@ -59,7 +75,11 @@ impl Names {
 
 /// Every family in every naming style that the program reads, but DINOv2.
 pub fn all() -> Vec<Published> {
-    let file = |backbone, names, Names(entries): Names| Published { backbone, names, entries };
+    let file = |backbone, names, Names(entries): Names| {
+        let settings = &[][..];
+        Published { backbone, names, settings, entries }
+    };
+    let torchvision = file("resnet50", "torchvision", resnet([3, 4, 6, 3], "", "bn1"));
     vec![
         file("clip-l", "authors", clip("visual.")),
         file("clip-l", "Hugging Face", clip_hf()),
@@ -78,6 +98,10 @@ pub fn all() -> Vec<Published> {
         file("convnext-l", "authors", convnext()),
         file("convnext-l", "OpenMMLab", convnext_open_mmlab()),
         file("convnext-l", "timm", convnext_timm()),
+        file("resnet50", "OpenMMLab", resnet([3, 4, 6, 3], "stem.", "stem.7")),
+        file("resnet101", "OpenMMLab", resnet([3, 4, 23, 3], "stem.", "stem.7")),
+        file("resnet50", "timm", resnet([3, 4, 6, 3], "conv1.", "bn1")),
+        Published { settings: &["model.stem=single"], ..torchvision },
     ]
 }
 
@@ -342,6 +366,43 @@ fn dinov3_timm(Sizes { c, depth, hidden }: Sizes, gated: bool) -> Names {
         }
     });
     names.norm("norm", c)
+}
+
+/// A ResNet: with the three convolutions of a deep stem under `stem`, or with one; `last` is the stem's
+/// last norm.
+fn resnet(depths: [u64; 4], stem: &str, last: &str) -> Names {
+    let at = |name: &str| format!("{stem}{name}");
+    let names = match stem {
+        "" => Names::default().add("conv1.weight", &[64, 3, 7, 7]),
+        _ => Names::default()
+            .add(&at("0.weight"), &[32, 3, 3, 3])
+            .batch_norm(&at("1"), 32)
+            .add(&at("3.weight"), &[32, 32, 3, 3])
+            .batch_norm(&at("4"), 32)
+            .add(&at("6.weight"), &[64, 32, 3, 3]),
+    };
+    let stages = (0..4).zip(depths);
+    let names = stages.fold(names.batch_norm(last, 64), |names, (stage, blocks)| {
+        let (c, before) = (64 << stage, if stage == 0 { 64 } else { 128 << stage });
+        names.blocks(blocks, |names, i| {
+            let at = |name: &str| format!("layer{}.{i}.{name}", stage + 1);
+            let input = if i == 0 { before } else { 4 * c };
+            let names = names
+                .add(&at("conv1.weight"), &[c, input, 1, 1])
+                .batch_norm(&at("bn1"), c)
+                .add(&at("conv2.weight"), &[c, c, 3, 3])
+                .batch_norm(&at("bn2"), c)
+                .add(&at("conv3.weight"), &[4 * c, c, 1, 1])
+                .batch_norm(&at("bn3"), 4 * c);
+            match i {
+                0 => names
+                    .add(&at("downsample.0.weight"), &[4 * c, input, 1, 1])
+                    .batch_norm(&at("downsample.1"), 4 * c),
+                _ => names,
+            }
+        })
+    });
+    names.layer("fc", [1000, 2048])
 }
 
 /// Stages of a ConvNeXt-L: number, channels before it, channels, blocks.

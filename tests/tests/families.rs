@@ -8,7 +8,6 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use dressage_engine::{Role, memory};
-use dressage_models::backbone::published::named;
 use dressage_models::weights::{Difference, StateDict, convert_backbone};
 use dressage_models::{Segmenter, counts};
 use dressage_tests::checkpoint::{self, Content, Entry};
@@ -27,15 +26,22 @@ fn write(path: &Path, entries: &[Entry]) {
     checkpoint::safetensors(&mut file, &entries).expect("written");
 }
 
-/// Builds the network of a backbone from its file, without an adapter.
-fn load(backbone: &str, path: &Path) -> Result<Segmenter> {
+/// A recipe with the backbone of a file, without an adapter.
+fn recipe(published: &Published, path: &Path) -> Result<Recipe> {
     let settings = [
-        format!("model.backbone={backbone}"),
+        format!("model.backbone={}", published.backbone),
         format!("model.weights={}", path.display()),
         "model.method=freeze".into(),
         "head.kind=per-pixel".into(),
     ];
-    network::build(&Recipe::from_name("gtav-dinov2-l-rein", &settings)?)
+    let more = published.settings.iter().map(|setting| setting.to_string());
+    let settings: Vec<String> = settings.into_iter().chain(more).collect();
+    Ok(Recipe::from_name("gtav-dinov2-l-rein", &settings)?)
+}
+
+/// Builds the network of a backbone from its file.
+fn load(published: &Published, path: &Path) -> Result<Segmenter> {
+    network::build(&recipe(published, path)?)
 }
 
 /// Writes a file of `published` with these tensors.
@@ -54,7 +60,8 @@ fn every_family_loads_strictly_under_the_names_of_each_source() {
         let what = format!("{}, {}", published.backbone, published.names);
         // Values are read once per network; under other names only names and shapes can differ.
         if !loaded.insert(published.backbone) {
-            let config = named(published.backbone).expect("known").at(16, 32);
+            let recipe = recipe(&published, &path).expect("recipe");
+            let config = network::config(&recipe).expect("sizes").backbone;
             let dict = StateDict::open_network(&path).expect("opened");
             let dict = convert_backbone(dict, &config).expect("converted");
             let shapes = counts::backbone(config).expect("shapes").into_iter();
@@ -64,7 +71,7 @@ fn every_family_loads_strictly_under_the_names_of_each_source() {
             fs::remove_file(path).expect("removed");
             continue;
         }
-        let model = load(published.backbone, &path).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let model = load(&published, &path).unwrap_or_else(|e| panic!("{what}: {e}"));
         let params = model.params().values();
         let backbone = params.filter(|param| param.kind().role == Role::Backbone);
         assert!(backbone.count() > 200, "{what}");
@@ -127,6 +134,7 @@ fn is_unused(published: &Published, name: &str) -> bool {
         "mask_token",
         "neck",
         "local_cls_norm",
+        "num_batches_tracked",
     ];
     let other_tower = published.backbone == "clip-l"
         && published.names == "authors"
@@ -135,7 +143,9 @@ fn is_unused(published: &Published, name: &str) -> bool {
         && name.starts_with("head.")
         && !name.starts_with("head.norm.");
     let unused_norm = published.backbone == "eva02-l" && name.starts_with("norm.");
-    other_tower || classifier || unused_norm || beside.iter().any(|word| name.contains(word))
+    let of_classes = published.backbone.starts_with("resnet") && name.starts_with("fc.");
+    let unused = other_tower || classifier || of_classes || unused_norm;
+    unused || beside.iter().any(|word| name.contains(word))
 }
 
 #[test]
@@ -153,7 +163,7 @@ fn a_wrong_tensor_of_any_family_is_refused_by_its_name() {
             let mut changed = entries.clone();
             change(&mut changed, i, wrong);
             let path = file_of(dir.path(), &format!("{i}{wrong:?}"), &published, &changed);
-            let result = load(backbone, &path);
+            let result = load(&published, &path);
             fs::remove_file(&path).expect("removed");
             let what = format!("{backbone}, {}: {name} {wrong:?}", published.names);
             let Err(error) = result else { panic!("{what} was not refused") };

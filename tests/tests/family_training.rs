@@ -11,7 +11,7 @@ use dressage_train::recipe::{Model, Recipe};
 use dressage_train::trainer::{Trainer, load};
 
 /// Families, with the settings that make their networks small.
-const FAMILIES: [(&str, &[&str]); 7] = [
+const FAMILIES: [(&str, &[&str]); 8] = [
     ("clip-l", &[]),
     ("mae-l", &[]),
     ("eva02-l", &[]),
@@ -28,6 +28,18 @@ const FAMILIES: [(&str, &[&str]); 7] = [
             "model.depth=5",
             "model.heads=1",
             "model.taps=[0, 1, 3, 4]",
+        ],
+    ),
+    // The same, the last two dilated.
+    (
+        "resnet50",
+        &[
+            "model.embed_dim=16",
+            "model.stages=[1, 1, 2, 1]",
+            "model.depth=5",
+            "model.heads=1",
+            "model.taps=[0, 1, 3, 4]",
+            "model.dilated=true",
         ],
     ),
 ];
