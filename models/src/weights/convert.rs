@@ -148,6 +148,15 @@ pub fn convert_backbone(mut weights: StateDict, config: &BackboneConfig) -> Resu
     Ok(dict.renamed("", "backbone."))
 }
 
+/// Whether networks of `family` are transformers, ResNets or ConvNeXts like that of `config`.
+fn same_kind(family: Family, config: &BackboneConfig) -> bool {
+    match family {
+        Family::ResNet => matches!(config, BackboneConfig::ResNet(_)),
+        Family::ConvNeXt => matches!(config, BackboneConfig::ConvNext(_)),
+        _ => config.vit().is_some(),
+    }
+}
+
 /// Refuses weights of a published size for a network of another size. The message is shorter than
 /// the list of all shapes that differ.
 ///
@@ -162,7 +171,16 @@ pub fn same_size(weights: &StateDict, config: &BackboneConfig) -> Result<()> {
         return Err(misfit(weights, difference));
     }
     let Some(known) = recognise(weights) else { return Ok(()) };
-    let Some(published) = known.published() else { return Ok(()) };
+    let Some(published) = known.published() else {
+        if same_kind(known.family, config) {
+            return Ok(());
+        }
+        let difference = format!(
+            "it holds {}, the network is of another family; name another file",
+            known.title()
+        );
+        return Err(misfit(weights, difference));
+    };
     let gated = vit.is_some_and(|vit| vit.ffn.gated());
     let same_sizes = known.has_sizes(config) && known.gated == gated;
     let alike = match (vit, published.config.vit()) {

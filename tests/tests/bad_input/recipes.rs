@@ -46,8 +46,8 @@ fn text_that_is_no_toml_is_shown_with_its_line() {
         &["none.toml", "No such file"],
     );
     fails_with(
-        Recipe::find("gtav-l-rien", &[]),
-        &["`gtav-l-rien`", "did you mean `gtav-dinov2-l-rein`"],
+        Recipe::find("gtav-dinov2-l-rien", &[]),
+        &["`gtav-dinov2-l-rien`", "did you mean `gtav-dinov2-l-rein`"],
     );
 }
 

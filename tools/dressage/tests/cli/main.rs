@@ -80,7 +80,7 @@ fn parameters_agree_with_the_paper() {
     }
     let with_paper = text.lines().filter(|line| line.split_whitespace().count() > 1);
     let agreeing = with_paper.filter(|line| line.ends_with('=')).count();
-    assert_eq!(agreeing, 16, "{text}");
+    assert_eq!(agreeing, 18, "{text}");
     let giant = done(dressage(dir.path(), &["params", "--size", "g"]));
     assert!(giant.contains("1,136,227,328") && giant.contains("6,359,041"), "{giant}");
     let all = done(dressage(dir.path(), &["params"]));
