@@ -1,8 +1,8 @@
 //! LoRA, AdaptFormer and VPT-deep on small backbones (`peft/`).
 
-use dressage_engine::{DType, Tensor};
+use dressage_engine::{DType, Tensor, ops};
 use dressage_models::adapter::{
-    AdaptFormerConfig, AdapterConfig, LoraConfig, LoraTargets, VptConfig, is_adapter,
+    AdaptFormerConfig, Adapter, AdapterConfig, LoraConfig, LoraTargets, VptConfig, is_adapter,
 };
 use dressage_models::backbone::published::named;
 use dressage_models::backbone::{BackboneConfig, RotaryEmbedding, Vit, VitConfig};
@@ -66,20 +66,36 @@ fn config(fixture: &Fixture, vit: &VitConfig) -> Outcome<AdapterConfig> {
     })
 }
 
-/// Compares the tokens after each block and the gradients of the adapter and of the image.
-pub fn adapter(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
-    let vit_config = backbone(fixture)?;
-    let adapter = config(fixture, &vit_config)?;
+/// The network of a fixture: its scope, the frozen backbone, the adapter and its names there.
+struct Network {
+    scope: Scope,
+    vit: Vit,
+    adapter: Box<dyn Adapter>,
+    names: Vec<String>,
+}
+
+fn network(fixture: &Fixture, vit: &VitConfig, adapter: &AdapterConfig) -> Outcome<Network> {
     let is_own = |name: &str| is_adapter(&format!("backbone.{name}"));
     let mut weights = fixture.weights("param.", "", &[]);
     let own = weights.part(is_own);
     let names: Vec<String> = own.names().cloned().collect();
-    let whole: BackboneConfig = vit_config.clone().into();
+    let whole: BackboneConfig = vit.clone().into();
     let mut dict: StateDict = convert_backbone(weights, &whole)?.renamed("backbone.", "");
     dict.add(own.into_iter().map(|(name, tensor)| (ours(&name), tensor)));
     let scope = Scope::with_weights(DType::F32, Precision::F32, 0, dict, &[""]);
-    let vit = Vit::new(&scope.trainable(false), vit_config)?;
-    let step = adapter.build(&scope)?.step()?;
+    let vit = Vit::new(&scope.trainable(false), vit.clone())?;
+    let adapter = adapter.build(&scope)?;
+    Ok(Network { scope, vit, adapter, names })
+}
+
+/// Compares the tokens after each block, the gradients of the adapter and of the image, and merged
+/// weights.
+pub fn adapter(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
+    let vit_config = backbone(fixture)?;
+    let adapter = config(fixture, &vit_config)?;
+    merged(fixture, table, network(fixture, &vit_config, &adapter)?)?;
+    let Network { scope, vit, adapter, names } = network(fixture, &vit_config, &adapter)?;
+    let step = adapter.step()?;
     let input = fixture.floats("input.image")?.leaf();
     let (mut x, rows, columns) = vit.embed(&input)?;
     let pass = vit.pass(&x, rows, columns)?;
@@ -95,6 +111,33 @@ pub fn adapter(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     for name in names {
         let param = params.get(&ours(&name)).ok_or_else(|| format!("no parameter {name}"))?;
         table.gradient(fixture, &format!("grad.{name}"), grads.take(&param.get()).as_ref())?;
+    }
+    Ok(())
+}
+
+/// Compares every recorded weight with the network's after the adapter was merged. Separate
+/// projections are parts of a packed one.
+fn merged(fixture: &Fixture, table: &mut Table, network: Network) -> Outcome<()> {
+    const MERGED: &str = "output.merged.";
+    let recorded = fixture.names(MERGED);
+    if recorded.is_empty() {
+        return Ok(());
+    }
+    network.adapter.merge(&network.scope)?;
+    let params = network.scope.finish("the network", &[])?;
+    for name in recorded {
+        let own = name.strip_prefix(MERGED).unwrap_or(&name);
+        let part = ["q", "k", "v"].iter().position(|p| own.contains(&format!("attn.{p}_proj.")));
+        let packed = match own.split_once("attn.") {
+            Some((block, _)) if part.is_some() => format!("{block}attn.qkv.weight"),
+            _ => own.to_string(),
+        };
+        let weight = params.get(&packed).ok_or_else(|| format!("no parameter {packed}"))?.get();
+        let weight = match part {
+            None => weight,
+            Some(part) => ops::rows(&weight, part * weight.dim(0) / 3, weight.dim(0) / 3)?,
+        };
+        table.close(fixture, &format!("{MERGED}{own}"), &weight)?;
     }
     Ok(())
 }
