@@ -12,7 +12,7 @@ const SECTIONS: [&str; 9] =
     ["model", "rein", "head", "loss", "data", "augment", "train", "eval", "run"];
 
 /// Names that look like keys: files, and parts of a network in its own sources.
-const OTHER: [&str; 13] = [
+const OTHER: [&str; 15] = [
     "data.pkl",
     "eval.json",
     "head.deconv",
@@ -23,6 +23,8 @@ const OTHER: [&str; 13] = [
     "head.prediction",
     "head.semfpn",
     "head.norm",
+    "head.norm.bias",
+    "head.norm.weight",
     "model.safetensors.index.json",
     "run.lock",
     "model.safetensors",
