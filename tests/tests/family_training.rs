@@ -56,12 +56,12 @@ fn small(dir: &Path, more: &[&str]) -> Recipe {
     common::recipe(dir, &[&SMALL[..], more].concat())
 }
 
-/// Loss of each step, and the bytes of the checkpoint after the last one.
-fn run(settings: &[&str]) -> (Vec<f32>, Vec<u8>) {
+/// Loss of each of `steps` steps, and the bytes of the checkpoint after the last one.
+fn run(settings: &[&str], steps: usize) -> (Vec<f32>, Vec<u8>) {
     let dir = tempfile::tempdir().expect("folder");
     let mut trainer = Trainer::new(small(dir.path(), settings), false).expect("trainer");
     let mut loader = trainer.loader().expect("loader");
-    let losses = (0..3).map(|_| trainer.step_with(&mut loader).expect("step").loss).collect();
+    let losses = (0..steps).map(|_| trainer.step_with(&mut loader).expect("step").loss).collect();
     let saved = trainer.save().expect("saved");
     (losses, std::fs::read(saved).expect("checkpoint"))
 }
@@ -70,7 +70,7 @@ fn run(settings: &[&str]) -> (Vec<f32>, Vec<u8>) {
 fn three_steps(backbone: &str, method: &str, sizes: &[&str], twice: bool) {
     let own = [format!("model.backbone={backbone}"), format!("model.method={method}")];
     let own: Vec<&str> = own.iter().map(String::as_str).chain(sizes.iter().copied()).collect();
-    let on = |place: &[&str]| run(&[place, &["head.kind=per-pixel"], &own].concat());
+    let on = |place: &[&str]| run(&[place, &["head.kind=per-pixel"], &own].concat(), 3);
     let virtual_gpu = ["run.device=virtual", "run.precision=f32"];
     let (here, there) = (on(&["run.device=cpu"]), on(&virtual_gpu));
     let what = format!("{backbone}, {method}");
@@ -165,7 +165,7 @@ fn low_rank_factors_resume_and_merge() {
 fn every_family_runs_in_bf16() {
     for (backbone, sizes) in FAMILIES {
         let own = format!("model.backbone={backbone}");
-        let (losses, _) = run(&[&["run.device=virtual", &own][..], sizes].concat());
+        let (losses, _) = run(&[&["run.device=virtual", &own][..], sizes].concat(), 1);
         assert!(losses.iter().all(|loss| loss.is_finite()), "{backbone}: {losses:?}");
     }
 }
