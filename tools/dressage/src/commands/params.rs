@@ -3,6 +3,7 @@
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use dressage_models::adapter::{AdapterConfig, LoraTargets, ReinConfig};
 use dressage_models::backbone::{BackboneConfig, PUBLISHED, Published, Stage};
+use dressage_models::params::ParamShape;
 use dressage_models::weights::Family;
 use dressage_models::{Method, SegmenterConfig, counts};
 
@@ -97,6 +98,15 @@ fn network(published: &Published, backbone: &BackboneConfig) -> Result<Vec<Row>,
     if matches!(published.family, Family::Dinov2 | Family::Dinov3) {
         let count = with.backbone + backbone.widths()[0];
         rows.push(row("  + mask token of its pre-training", count, None));
+    }
+    if published.family == Family::ResNet {
+        let shapes = counts::backbone(backbone.clone())?;
+        let of_norms: Vec<usize> =
+            shapes.values().filter(|p| p.kind.buffer).map(ParamShape::count).collect();
+        // Each norm has two, and PyTorch counts its batches.
+        let count = with.backbone + of_norms.iter().sum::<usize>() + of_norms.len() / 2;
+        let in_paper = if published.size == "50" { "23.58" } else { "42.62" };
+        rows.push(row("  + statistics of its norms", count, Some(in_paper)));
     }
     rows.extend([
         row("Rein", with.adapter, of_rein),
