@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""PyTorch beside `dressage bench forward` and `dressage bench block`: a frozen DINOv2-style ViT or a ConvNeXt on random weights.
+"""PyTorch beside `dressage bench forward` and `dressage bench block`: a frozen DINOv2-style ViT, ConvNeXt or ResNet on random weights.
 
     dressage bench forward block --model l --peer "python3 tools/dressage/peers/torch_parts.py"
 
@@ -109,6 +109,50 @@ class ConvNext(nn.Module):
         return maps
 
 
+def conv_norm(i, o, k, stride=1, relu=True):
+    layers = [nn.Conv2d(i, o, k, stride, k // 2, bias=False), nn.BatchNorm2d(o)]
+    return nn.Sequential(*layers, *([nn.ReLU(inplace=True)] if relu else []))
+
+
+class Bottleneck(nn.Module):
+    """relu(shortcut(x) + expand(spatial(reduce(x))))."""
+
+    def __init__(self, i, o, stride, first):
+        super().__init__()
+        c = o // 4
+        self.branch = nn.Sequential(conv_norm(i, c, 1), conv_norm(c, c, 3, stride), conv_norm(c, o, 1, relu=False))
+        self.shortcut = conv_norm(i, o, 1, stride, relu=False) if first else nn.Identity()
+
+    def forward(self, x):
+        return F.relu(self.branch(x).add_(self.shortcut(x)), inplace=True)
+
+
+class ResNet(nn.Module):
+    """A deep stem and four stages of bottlenecks, with the statistics of the weights."""
+
+    def __init__(self, a):
+        super().__init__()
+        i = a.width // 4
+        self.stem = nn.Sequential(
+            conv_norm(3, i // 2, 3, 2), conv_norm(i // 2, i // 2, 3), conv_norm(i // 2, i, 3), nn.MaxPool2d(3, 2, 1)
+        )
+        self.stages = nn.ModuleList()
+        for stage, n in enumerate(int(n) for n in a.stages.split(",")):
+            o = a.width << stage
+            blocks = [Bottleneck(i if k == 0 else o, o, 2 if stage and k == 0 else 1, k == 0) for k in range(n)]
+            self.stages.append(nn.Sequential(*blocks))
+            i = o
+        self.eval().to(memory_format=torch.channels_last)
+
+    def forward(self, x):
+        x = self.stem(x.to(memory_format=torch.channels_last))
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
 def timed(a, work):
     """Milliseconds of each run that counts."""
     ms = []
@@ -121,7 +165,8 @@ def timed(a, work):
 
 
 def forward(a):
-    net = (ConvNext(a) if a.stages else Backbone(a)).requires_grad_(False)
+    staged = ResNet if a.bottlenecks else ConvNext
+    net = (staged(a) if a.stages else Backbone(a)).requires_grad_(False)
     image = torch.randn(a.batch, 3, a.size, a.size)
     with torch.inference_mode():
         return {"inference": timed(a, lambda: net(image))}
@@ -146,6 +191,7 @@ def main():
     for name, value in (("batch", 1), ("size", 512), ("depth", 24), ("width", 1024), ("heads", 16), ("iters", 5), ("warmup", 1)):
         p.add_argument(f"--{name}", type=int, default=value)
     p.add_argument("--stages", help="blocks of each stage, such as 3,3,27,3: a ConvNeXt")
+    p.add_argument("--bottlenecks", action="store_true", help="the stages are those of a ResNet")
     p.add_argument("--json", metavar="OUT")
     a = p.parse_args()
     torch.manual_seed(0)

@@ -189,6 +189,9 @@ impl Case {
             let blocks: Vec<_> = stages.iter().map(|stage| stage.blocks.to_string()).collect();
             options.extend(["--stages".to_owned(), blocks.join(",")]);
         }
+        if let BackboneConfig::ResNet(_) = self.config {
+            options.push("--bottlenecks".into());
+        }
         Ok(options)
     }
 
