@@ -79,7 +79,7 @@ fn a_captured_table_counts_as_written_only_for_its_graph() {
     };
     // Loads the kernel and writes a table of other tensors.
     launch(&mut step, &mut there[0]).unwrap();
-    drop(device.zeros::<u64>("room for the table", 6).unwrap());
+    drop(device.zeros::<u64>("room for the table", 7).unwrap());
     let memory = device.graph_memory();
     let (graph, ()) = device.capture(&memory, || launch(&mut step, &mut there[1])).unwrap();
     assert!(read(&there[1]) == start[1], "a capture runs nothing");
