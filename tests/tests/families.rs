@@ -148,13 +148,23 @@ fn is_unused(published: &Published, name: &str) -> bool {
     unused || beside.iter().any(|word| name.contains(word))
 }
 
+/// Whether a tensor is in the third of the blocks that are tested under the further names of a
+/// backbone. These differ by rules that hold for all blocks. Under its first, each is tested.
+fn is_sampled(name: &str) -> bool {
+    let numbers = name.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u64>().ok());
+    numbers.sum::<u64>() % 3 == 0
+}
+
 #[test]
 fn a_wrong_tensor_of_any_family_is_refused_by_its_name() {
     let dir = tempfile::tempdir().expect("folder");
+    let mut seen = BTreeSet::new();
     for published in all() {
         let Published { backbone, entries, .. } = &published;
+        let whole = seen.insert(backbone.to_string());
         let cases: Vec<(usize, Wrong)> = (0..entries.len())
             .filter(|&i| !is_unused(&published, &entries[i].name))
+            .filter(|&i| whole || is_sampled(&entries[i].name))
             // One fault of each tensor; blocks have tensors of their own, so kinds and names mix.
             .map(|i| (i, FAULTS[(i + i / 4) % 4]))
             .collect();
@@ -172,6 +182,6 @@ fn a_wrong_tensor_of_any_family_is_refused_by_its_name() {
             assert!(whole && text.contains(name.as_str()), "{what}: {text}");
         });
         println!("{backbone}, {}: {} wrong tensors are refused", published.names, cases.len());
-        assert!(cases.len() > 200, "{}", cases.len());
+        assert!(cases.len() > if whole { 200 } else { 60 }, "{}", cases.len());
     }
 }
