@@ -85,12 +85,13 @@ __device__ __forceinline__ void backward(
     store(dx + ((size_t(p.image) * s.h + p.y) * s.w + p.x) * s.c + p.column, wide, p.count, sum);
 }
 
+// Four blocks on a multiprocessor leave 64 registers; left alone, ptxas takes 40 and spills.
 #define MAX_POOL(T, SUFFIX)                                                                       \
     extern "C" __global__ void __launch_bounds__(VECTOR_THREADS) max_pool_fwd##SUFFIX(             \
         MaxPool s, const T* x, T* y, uint8_t* at) {                                               \
         forward<T>(s, x, y, at);                                                                  \
     }                                                                                             \
-    extern "C" __global__ void __launch_bounds__(VECTOR_THREADS) max_pool_bwd##SUFFIX(             \
+    extern "C" __global__ void __launch_bounds__(VECTOR_THREADS, 4) max_pool_bwd##SUFFIX(          \
         MaxPool s, const uint8_t* at, const T* dy, T* dx) {                                       \
         backward<T>(s, at, dy, dx);                                                               \
     }
