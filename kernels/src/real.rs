@@ -11,7 +11,7 @@ use crate::device::Element;
 /// bound of its error.
 ///
 /// The reference form of every operation is generic over this trait; the fast forms exist for
-/// `f32` only and are reached through [`Real::IS_F32`] together with [`f32s`] and [`f32s_mut`].
+/// `f32` only and are reached through [`Real::IS_F32`] together with `f32s` and `f32s_mut`.
 pub trait Real:
     Element
     + PartialOrd

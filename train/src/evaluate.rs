@@ -273,7 +273,7 @@ pub(crate) fn evaluate_set(
 /// Computes the scores of all evaluation sets of a recipe, whose samples are in `sources`.
 ///
 /// # Errors
-/// As [`evaluate_set`].
+/// As `evaluate_set`.
 pub fn evaluate(
     model: &Segmenter,
     recipe: &Recipe,

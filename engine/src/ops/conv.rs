@@ -24,10 +24,10 @@ pub fn conv2d(
     conv2d_dilated(x, weight, bias, stride, pad, 1)
 }
 
-/// [`conv2d`] whose kernel reads every `dilation`-th pixel.
+/// [`conv2d()`] whose kernel reads every `dilation`-th pixel.
 ///
 /// # Errors
-/// Errors of [`conv2d`].
+/// Errors of [`conv2d()`].
 pub fn conv2d_dilated(
     x: &Tensor,
     weight: &Tensor,

@@ -130,7 +130,7 @@ pub fn class_loss(
     class_loss_of(size, logits, [&targets, &class_weights], None)
 }
 
-/// [`class_loss`] with `targets` `[n]` (i32) and `class_weights` `[k]` where the logits are. The
+/// [`class_loss()`] with `targets` `[n]` (i32) and `class_weights` `[k]` where the logits are. The
 /// weights are f32 on a device, and have the type of the logits in host memory. On a device the host
 /// does not read the targets, and a row whose target is not a class is ignored.
 ///
@@ -138,7 +138,7 @@ pub fn class_loss(
 /// has the type of the class weights.
 ///
 /// # Errors
-/// Errors of [`class_loss`].
+/// Errors of [`class_loss()`].
 pub fn class_loss_at(
     logits: &Tensor,
     targets: &Tensor,

@@ -72,7 +72,7 @@ pub fn sample_labels(
     Ok(values)
 }
 
-/// Predictions and targets of all images, for [`match_cost`].
+/// Predictions and targets of all images, for [`match_cost()`].
 pub struct Matching<'a> {
     /// Class logits `[b, q, k + 1]`; the last class is "no object".
     pub cls: &'a Tensor,

@@ -193,7 +193,7 @@ fn clear(x: &mut Tensor) -> Result<()> {
 /// Self-attention of `qkv` `[b, h w, 3, heads, d]` on a grid `[h, w]`: `[b, h w, heads * d]`.
 ///
 /// The score of a key in row `y` and column `x` is `q . k / √d + rel[.., y] + rel[.., h + x]` with
-/// `rel` `[b, heads, h w, h + w]` ([`relative_position`]). Saves both inputs and the log-sum-exp of
+/// `rel` `[b, heads, h w, h + w]` ([`relative_position()`]). Saves both inputs and the log-sum-exp of
 /// each row. On a device, heads of less than 80 channels are padded with zeros.
 ///
 /// # Errors

@@ -6,7 +6,7 @@
 //! result is not part of it.
 //!
 //! A sum is charged as a whole when it is used: its depth times the sum of the magnitudes of its
-//! terms. The depth is the number of additions, or the smaller one that [`Charge`] states for forms
+//! terms. The depth is the number of additions, or the smaller one that `Charge` states for forms
 //! that add in a tree. All other rules follow from the exact propagation of an interval, so a
 //! bound holds at any magnitude of the errors.
 //!

@@ -1,6 +1,6 @@
 //! Verifications of the kernels on a device: comparisons with the references of this crate.
 //!
-//! Each folder with kernels states its checks ([`crate::check::checks`]), or has a `verify.rs` with
+//! Each folder with kernels states its checks (`crate::check::checks`), or has a `verify.rs` with
 //! two functions. Both are listed in [`all`]:
 //!
 //! * `verify` runs every kernel of the folder at small odd sizes, forward and backward, in each

@@ -3,7 +3,7 @@
 //! The order is fixed, and every step is bitwise equal to that of the published recipe (spec
 //! training-and-data §2). All randomness of a sample comes from one keyed generator in this order:
 //! index of the shortest edge; row and column offset of each crop tried; the coin of the flip; the
-//! draws of [`photometric::distort`]. The same key gives the same sample on any thread.
+//! draws of `photometric::distort`. The same key gives the same sample on any thread.
 //!
 //! One thing is done in another order without changing a bit. The label is resized and the crop
 //! chosen first; then only the chosen window of the picture is resized.

@@ -1,6 +1,6 @@
 //! Catalogue of recipe keys: kind, default, meaning and range of each. It decides which keys exist,
 //! gives their defaults, checks their values and is printed by `dressage train --help-recipe`. The influence of each key, and so where
-//! it may change, is in [`super::bearing`].
+//! it may change, is in `super::bearing`.
 
 use std::fmt::Write as _;
 

@@ -1,6 +1,6 @@
 //! Verification of the fast f32 forms of the CPU against the references, and their timed calls.
 //!
-//! Everything follows from the checks that an operation states ([`crate::check::checks`]). The bound
+//! Everything follows from the checks that an operation states (`crate::check::checks`). The bound
 //! is that of the reference's numbers, or a share of the largest value of a result.
 
 use super::{Kernels, Timed, Verify};

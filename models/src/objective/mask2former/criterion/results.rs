@@ -95,7 +95,7 @@ pub(crate) fn term_names(layers: usize) -> Vec<String> {
     (0..layers).flat_map(|i| ["cls", "mask", "dice"].map(|term| name(i, term))).collect()
 }
 
-/// Values `[3 * layers]` under the names of [`term_names`].
+/// Values `[3 * layers]` under the names of `term_names`.
 pub fn named_terms(values: &[f32]) -> Vec<(String, f32)> {
     term_names(values.len() / 3).into_iter().zip(values.iter().copied()).collect()
 }
