@@ -64,29 +64,24 @@ impl DecomposedConfig {
         DecomposedConfig { decomposition, ..DecomposedConfig::soma(blocks) }
     }
 
-    /// Name of each branch within its projection.
-    fn branches(&self) -> &'static [&'static str] {
+    /// Name of each branch within its projection, and its rank.
+    fn branches(&self) -> Vec<(&'static str, usize)> {
         match self.decomposition {
-            Decomposition::Singular { .. } => &[""],
-            Decomposition::PivotedQr { .. } => &["main.", "second."],
-        }
-    }
-
-    fn ranks(&self) -> Vec<usize> {
-        match self.decomposition {
-            Decomposition::Singular { rank } => vec![rank],
-            Decomposition::PivotedQr { rank, second_rank } => vec![rank, second_rank],
+            Decomposition::Singular { rank } => vec![("", rank)],
+            Decomposition::PivotedQr { rank, second_rank } => {
+                vec![("main.", rank), ("second.", second_rank)]
+            }
         }
     }
 
     /// The parts of a projection's factors, one for each branch.
     fn branched(&self, part: &Part) -> Vec<Part> {
-        let branch = |(name, rank): (&&str, usize)| Part {
+        let branch = |(name, rank): (&str, usize)| Part {
             name: format!("{}{name}", part.name),
             rank,
             ..part.clone()
         };
-        self.branches().iter().zip(self.ranks()).map(branch).collect()
+        self.branches().into_iter().map(branch).collect()
     }
 
     /// Names of the backbone's own parameters that train.
@@ -108,7 +103,7 @@ impl DecomposedConfig {
 
     /// Refuses ranks that a weight has no room for.
     fn check(&self, layers: &[Layer]) -> Result<()> {
-        let rank: usize = self.ranks().iter().sum();
+        let rank: usize = self.branches().iter().map(|(_, rank)| rank).sum();
         let least = |layer: &Layer| {
             layer.parts.iter().map(|part| part.rows.min(layer.input)).min().unwrap_or(0)
         };
@@ -163,8 +158,7 @@ impl DecomposedConfig {
         let start = |i: usize, layer: &Layer, part: &Part| {
             starts[&(i, layer.site, part.name.clone())].each_ref().map(start_at)
         };
-        let mut factors =
-            LowRank::new(scope, self.blocks.embed_dim, layers, in_blocks, 1.0, &start)?;
+        let mut factors = LowRank::new(scope, layers, in_blocks, 1.0, &start)?;
         factors.constants = starts.into_values().flatten().collect();
         Ok(factors)
     }

@@ -54,7 +54,7 @@ impl LoraConfig {
             Part { name, start, rows, rank }
         };
         let parts = parts.iter().map(part).collect();
-        Layer { site: Site::Qkv, name: "attn.qkv", input: c, parts }
+        Layer { site: Site::Qkv, name: "attn.qkv", input: c, rows: 3 * c, parts }
     }
 
     /// Gets every parameter from `scope`. A is uniform, B zero.
@@ -63,7 +63,7 @@ impl LoraConfig {
     /// A rank of 0.
     pub(super) fn build(&self, scope: &Scope) -> Result<LowRank> {
         let (layers, scale) = (vec![self.layer()], self.alpha / self.rank as f64);
-        LowRank::new(scope, self.embed_dim, layers, 0..self.layers, scale, &|_, layer, _| {
+        LowRank::new(scope, layers, 0..self.layers, scale, &|_, layer, _| {
             [Init::default_linear(layer.input), Init::Constant(0.0)]
         })
     }

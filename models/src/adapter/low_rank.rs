@@ -56,12 +56,14 @@ impl BlockSizes {
             }
         };
         let qkv = ["q.", "k.", "v."].iter().enumerate().map(|(i, name)| part(name, i * c, c, 0));
-        let layer = |site, name, input, parts| Layer { site, name, input, parts };
+        let layer =
+            |site, name, [input, rows]: [usize; 2], parts| Layer { site, name, input, rows, parts };
+        let up_rows = if self.gated { 2 * hidden } else { hidden };
         vec![
-            layer(Site::Qkv, "attn.qkv", c, qkv.collect()),
-            layer(Site::Proj, "attn.proj", c, whole(c)),
-            layer(Site::Up, up, c, up_parts),
-            layer(Site::Down, down, hidden, whole(c)),
+            layer(Site::Qkv, "attn.qkv", [c, 3 * c], qkv.collect()),
+            layer(Site::Proj, "attn.proj", [c, c], whole(c)),
+            layer(Site::Up, up, [c, up_rows], up_parts),
+            layer(Site::Down, down, [hidden, c], whole(c)),
         ]
     }
 
@@ -96,6 +98,8 @@ pub(super) struct Layer {
     pub name: &'static str,
     /// Width of its input.
     pub input: usize,
+    /// Its rows.
+    pub rows: usize,
     /// Parts with factors. Rows that are in none stay as they are.
     pub parts: Vec<Part>,
 }
@@ -104,12 +108,6 @@ impl Layer {
     /// Name of its weight in block `i`.
     pub fn weight(&self, i: usize) -> String {
         format!("blocks.{i}.{}.weight", self.name)
-    }
-
-    /// Rows of the layer.
-    fn rows(&self, c: usize) -> usize {
-        let end = self.parts.iter().map(|part| part.start + part.rows).max().unwrap_or(0);
-        if self.site == Site::Qkv { 3 * c } else { end }
     }
 }
 
@@ -123,8 +121,6 @@ pub(super) struct Factors {
 pub struct LowRank {
     /// Changed layers of a block.
     layers: Vec<Layer>,
-    /// Feature width c.
-    embed_dim: usize,
     /// Factors by block, layer and part.
     blocks: BTreeMap<usize, Vec<Vec<Factors>>>,
     scale: f64,
@@ -142,7 +138,6 @@ impl LowRank {
     /// A rank of 0.
     pub(super) fn new(
         scope: &Scope,
-        embed_dim: usize,
         layers: Vec<Layer>,
         blocks: impl Iterator<Item = usize>,
         scale: f64,
@@ -165,7 +160,7 @@ impl LowRank {
         };
         let block = |i| (i, layers.iter().map(|layer| of(i, layer)).collect());
         let blocks = blocks.map(block).collect();
-        Ok(LowRank { layers, embed_dim, blocks, scale, constants: Vec::new() })
+        Ok(LowRank { layers, blocks, scale, constants: Vec::new() })
     }
 
     /// Factors of all parts of a layer as one pair, A `[r', in]` and B `[out, r']` where r' is the
@@ -188,7 +183,7 @@ impl Adapter for LowRank {
             return Ok(Arc::new(LowRankStep { pairs: BTreeMap::new() }));
         };
         let order = |(layer, factors): (&Layer, &Vec<Factors>)| {
-            let rows = layer.rows(self.embed_dim);
+            let rows = layer.rows;
             let whole = matches!(&layer.parts[..], [part] if part.rows == rows);
             (!whole).then(|| Order::new(&layer.parts, rows, &factors[0].b.get())).transpose()
         };
@@ -228,11 +223,10 @@ pub(super) fn add_product(
     a: &Tensor,
     factor: f64,
 ) -> Result<Tensor> {
-    let sum = match w.dtype() {
-        DType::F64 => summed::<f64>(w, start, b, a, factor)?,
-        _ => summed::<f32>(w, start, b, a, factor)?,
-    };
-    Ok(sum)
+    match w.dtype() {
+        DType::F64 => summed::<f64>(w, start, b, a, factor),
+        _ => summed::<f32>(w, start, b, a, factor),
+    }
 }
 
 fn summed<T: dressage_engine::Element + dressage_kernels::Real>(

@@ -5,12 +5,10 @@
 //! as fine as the taps, are resized to the image and compared with its labels as in the per-pixel
 //! head. Keys: `decode_head.{project,upsample.0,upsample.1,conv_seg}.{weight,bias}`.
 
-use std::sync::Arc;
+use dressage_engine::{Param, Tensor, ops, range};
 
-use dressage_engine::{Device, Param, Tensor, no_grad, ops, range};
-
-use super::pixel_step::{PixelHead, PixelStep, TERM, classify, concatenated};
-use super::{Features, Objective, StepLoss};
+use super::Features;
+use super::pixel_step::{Mode, PixelHead, classify, concatenated};
 use crate::Result;
 use crate::layers::Linear;
 use crate::params::{Init, Scope};
@@ -113,17 +111,6 @@ impl Deconv {
             config,
         }
     }
-
-    /// Class logits `[b, k, 4h, 4w]` of a finest map `[b, h, w, c]`, in f32.
-    fn logits(&self, features: &Features) -> Result<Tensor> {
-        let _range = range("head.deconv");
-        let maps = concatenated(features, &self.config.in_channels)?;
-        let mut x = self.project.forward(&maps)?;
-        for upsample in &self.upsample {
-            x = ops::gelu(&upsample.forward(&x)?)?;
-        }
-        classify(&self.conv_seg, &x)
-    }
 }
 
 impl PixelHead for Deconv {
@@ -131,31 +118,14 @@ impl PixelHead for Deconv {
         self.config.classes
     }
 
-    fn train_logits(&self, features: &Features, _dropout: Option<&Tensor>) -> Result<Tensor> {
-        self.logits(features)
-    }
-}
-
-impl Objective for Deconv {
-    fn classes(&self) -> usize {
-        self.config.classes
-    }
-
-    fn terms(&self) -> Vec<String> {
-        vec![TERM.into()]
-    }
-
-    fn step_loss(
-        self: Arc<Self>,
-        _device: Option<&Device>,
-        _b: usize,
-        _seed: u64,
-    ) -> Result<Box<dyn StepLoss>> {
-        Ok(Box::new(PixelStep::new(self, None)))
-    }
-
-    fn scores(&self, features: &Features) -> Result<Tensor> {
-        no_grad(|| Ok(ops::resize_maps(&self.logits(features)?, features.size)?))
+    fn logits(&self, features: &Features, _mode: Mode<'_>) -> Result<Tensor> {
+        let _range = range("head.deconv");
+        let maps = concatenated(features, &self.config.in_channels)?;
+        let mut x = self.project.forward(&maps)?;
+        for upsample in &self.upsample {
+            x = ops::gelu(&upsample.forward(&x)?)?;
+        }
+        classify(&self.conv_seg, &x)
     }
 }
 

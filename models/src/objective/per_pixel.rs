@@ -4,12 +4,10 @@
 //! its labels; the mean is over all pixels (spec mask2former §6). Keys are those of the reference's
 //! decode heads: `decode_head.conv_seg.{weight,bias}`.
 
-use std::sync::Arc;
+use dressage_engine::{Tensor, range};
 
-use dressage_engine::{Device, Tensor, no_grad, ops, range};
-
-use super::pixel_step::{PixelHead, PixelStep, TERM, classify, concatenated};
-use super::{Features, Objective, StepLoss};
+use super::Features;
+use super::pixel_step::{Mode, PixelHead, classify, concatenated};
 use crate::Result;
 use crate::layers::Linear;
 use crate::params::{Init, Scope};
@@ -37,12 +35,6 @@ impl PerPixel {
         let (weight, bias) = (Init::Normal(0.01), Some(Init::Constant(0.0)));
         PerPixel { conv_seg: Linear::conv1x1(&scope.sub("conv_seg"), shape, weight, bias), config }
     }
-
-    /// Class logits `[b, k, h, w]` on the grid of the finest map, in f32.
-    fn logits(&self, features: &Features) -> Result<Tensor> {
-        let _range = range("head.per_pixel");
-        classify(&self.conv_seg, &concatenated(features, &self.config.in_channels)?)
-    }
 }
 
 impl PixelHead for PerPixel {
@@ -50,30 +42,8 @@ impl PixelHead for PerPixel {
         self.config.classes
     }
 
-    fn train_logits(&self, features: &Features, _dropout: Option<&Tensor>) -> Result<Tensor> {
-        self.logits(features)
-    }
-}
-
-impl Objective for PerPixel {
-    fn classes(&self) -> usize {
-        self.config.classes
-    }
-
-    fn terms(&self) -> Vec<String> {
-        vec![TERM.into()]
-    }
-
-    fn step_loss(
-        self: Arc<Self>,
-        _device: Option<&Device>,
-        _b: usize,
-        _seed: u64,
-    ) -> Result<Box<dyn StepLoss>> {
-        Ok(Box::new(PixelStep::new(self, None)))
-    }
-
-    fn scores(&self, features: &Features) -> Result<Tensor> {
-        no_grad(|| Ok(ops::resize_maps(&self.logits(features)?, features.size)?))
+    fn logits(&self, features: &Features, _mode: Mode<'_>) -> Result<Tensor> {
+        let _range = range("head.per_pixel");
+        classify(&self.conv_seg, &concatenated(features, &self.config.in_channels)?)
     }
 }

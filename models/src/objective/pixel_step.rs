@@ -1,26 +1,70 @@
 //! Training of heads that predict class logits: cross-entropy of every pixel.
 
+use std::any::Any;
 use std::sync::Arc;
 
-use dressage_engine::{DType, Device, Tensor, ops, range};
+use dressage_engine::{DType, Device, Tensor, no_grad, ops, range};
 use dressage_kernels::dry_run;
 use dressage_kernels::ops::uniform::Philox;
 
-use super::{BatchPart, Features, LossTerms, StepLoss, Targets};
+use super::{BatchPart, Features, LossTerms, Objective, StepLoss, Targets};
 use crate::layers::Linear;
 use crate::{ModelError, Result};
 
 /// Name of the only term, as in the reference.
-pub(super) const TERM: &str = "loss_ce";
+const TERM: &str = "loss_ce";
 
-/// A head that predicts class logits.
-pub(super) trait PixelHead: Send + Sync {
+/// A head that predicts class logits, and so is an [`Objective`].
+pub(super) trait PixelHead: Any + Send + Sync {
     /// Classes k.
     fn classes(&self) -> usize;
 
-    /// Logits `[b, k, h, w]` of a training step, in f32. `dropout` has a factor for each image and
-    /// channel of the map before the classifier.
-    fn train_logits(&self, features: &Features, dropout: Option<&Tensor>) -> Result<Tensor>;
+    /// Logits `[b, k, h, w]` in f32, of a training step or of a prediction.
+    fn logits(&self, features: &Features, mode: Mode<'_>) -> Result<Tensor>;
+
+    /// Channels before the classifier, and the share of them that training leaves out.
+    fn dropout(&self) -> (usize, f64) {
+        (0, 0.0)
+    }
+}
+
+/// What logits are computed for.
+#[derive(Clone, Copy)]
+pub(super) enum Mode<'a> {
+    /// A training step. The factors are of [`ChannelDropout`], if the head has it.
+    Training(Option<&'a Tensor>),
+    /// A prediction.
+    Evaluation,
+}
+
+impl<H: PixelHead> Objective for H {
+    fn classes(&self) -> usize {
+        PixelHead::classes(self)
+    }
+
+    fn terms(&self) -> Vec<String> {
+        vec![TERM.into()]
+    }
+
+    fn step_loss(
+        self: Arc<Self>,
+        device: Option<&Device>,
+        b: usize,
+        seed: u64,
+    ) -> Result<Box<dyn StepLoss>> {
+        let (channels, rate) = self.dropout();
+        let dropout = (rate > 0.0).then(|| ChannelDropout::new(device, [b, channels], rate, seed));
+        let dropout = dropout.transpose()?;
+        let (whole, logits, previous) = (None, None, None);
+        Ok(Box::new(PixelStep { head: self, dropout, whole, logits, previous }))
+    }
+
+    fn scores(&self, features: &Features) -> Result<Tensor> {
+        no_grad(|| {
+            let logits = self.logits(features, Mode::Evaluation)?;
+            Ok(ops::resize_maps(&logits, features.size)?)
+        })
+    }
 }
 
 /// All tapped maps side by side on the grid of the finest, `[b, h, w, sum of their channels]`.
@@ -60,7 +104,7 @@ pub(super) fn classify(conv_seg: &Linear, maps: &Tensor) -> Result<Tensor> {
 }
 
 /// Dropout of whole channels: a factor of 0 or `1 / (1 - rate)` for each image and channel.
-pub(super) struct ChannelDropout {
+struct ChannelDropout {
     rate: f64,
     seed: u64,
     /// `[b, c]`, f32. On a device it keeps its address.
@@ -69,7 +113,7 @@ pub(super) struct ChannelDropout {
 
 impl ChannelDropout {
     /// Factors of step 0 for `[b, c]`, on `device` or the host.
-    pub fn new(
+    fn new(
         device: Option<&Device>,
         shape: [usize; 2],
         rate: f64,
@@ -103,7 +147,7 @@ impl ChannelDropout {
 
 /// Loss of every pixel through the steps of a run. The host decides nothing; it only reads the loss
 /// of the step before.
-pub(super) struct PixelStep {
+struct PixelStep {
     head: Arc<dyn PixelHead>,
     dropout: Option<ChannelDropout>,
     /// Images of the whole batch, if these are a part of it.
@@ -112,13 +156,6 @@ pub(super) struct PixelStep {
     logits: Option<Tensor>,
     /// Copy of the losses of the step before.
     previous: Option<Tensor>,
-}
-
-impl PixelStep {
-    /// The loss of a head.
-    pub fn new(head: Arc<dyn PixelHead>, dropout: Option<ChannelDropout>) -> PixelStep {
-        PixelStep { head, dropout, whole: None, logits: None, previous: None }
-    }
 }
 
 impl StepLoss for PixelStep {
@@ -131,7 +168,7 @@ impl StepLoss for PixelStep {
 
     fn predict(&mut self, features: &Features) -> Result<()> {
         let dropout = self.dropout.as_ref().map(|dropout| &dropout.factors);
-        let logits = self.head.train_logits(features, dropout)?;
+        let logits = self.head.logits(features, Mode::Training(dropout))?;
         self.logits = Some(ops::resize_maps(&logits, features.size)?);
         Ok(())
     }

@@ -9,10 +9,10 @@
 
 use std::sync::Arc;
 
-use dressage_engine::{Device, Tensor, no_grad, ops, range};
+use dressage_engine::{Tensor, ops, range};
 
-use super::pixel_step::{ChannelDropout, PixelHead, PixelStep, TERM, classify};
-use super::{Features, Objective, StepLoss};
+use super::Features;
+use super::pixel_step::{Mode, PixelHead, classify};
 use crate::backbone::{Level, resize_by};
 use crate::layers::{BatchNorm, Conv, Linear};
 use crate::params::{Init, Scope};
@@ -184,37 +184,15 @@ impl PixelHead for SemFpn {
         self.config.classes
     }
 
-    fn train_logits(&self, features: &Features, dropout: Option<&Tensor>) -> Result<Tensor> {
-        self.head(&self.neck(&features.levels)?, true, dropout)
-    }
-}
-
-impl Objective for SemFpn {
-    fn classes(&self) -> usize {
-        self.config.classes
+    fn logits(&self, features: &Features, mode: Mode<'_>) -> Result<Tensor> {
+        let maps = self.neck(&features.levels)?;
+        match mode {
+            Mode::Training(dropout) => self.head(&maps, true, dropout),
+            Mode::Evaluation => self.head(&maps, false, None),
+        }
     }
 
-    fn terms(&self) -> Vec<String> {
-        vec![TERM.into()]
-    }
-
-    fn step_loss(
-        self: Arc<Self>,
-        device: Option<&Device>,
-        b: usize,
-        seed: u64,
-    ) -> Result<Box<dyn StepLoss>> {
-        let SemFpnConfig { channels, dropout, .. } = self.config;
-        let dropout = (dropout > 0.0)
-            .then(|| ChannelDropout::new(device, [b, channels], dropout, seed))
-            .transpose()?;
-        Ok(Box::new(PixelStep::new(self, dropout)))
-    }
-
-    fn scores(&self, features: &Features) -> Result<Tensor> {
-        no_grad(|| {
-            let logits = self.head(&self.neck(&features.levels)?, false, None)?;
-            Ok(ops::resize_maps(&logits, features.size)?)
-        })
+    fn dropout(&self) -> (usize, f64) {
+        (self.config.channels, self.config.dropout)
     }
 }

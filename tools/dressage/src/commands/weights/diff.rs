@@ -111,32 +111,28 @@ fn trained(
     let classes = head.classes().filter(|n| *n > 0).unwrap_or(19);
     let method = if rein { Method::Rein } else { Method::Freeze };
     let mut config = SegmenterConfig::published(backbone, classes, method);
+    let of_queries = matches!(head, HeadIn::Mask2Former { .. });
     match (head, &mut config.objective) {
         (HeadIn::PerPixel { .. }, objective) => {
             let in_channels = config.backbone.widths().to_vec();
             *objective = ObjectiveConfig::PerPixel(PerPixelConfig { in_channels, classes });
-            if let Some(rein) = config.rein_mut() {
-                rein.link = false;
-            }
         }
         (HeadIn::Deconv { width, .. }, objective) => {
             let in_channels = config.backbone.widths().to_vec();
             *objective = ObjectiveConfig::Deconv(DeconvConfig { in_channels, width, classes });
-            if let Some(rein) = config.rein_mut() {
-                rein.link = false;
-            }
         }
         (HeadIn::SemFpn { neck, channels, .. }, objective) => {
             let published = SemFpnConfig::published(config.backbone.widths(), classes);
             *objective = ObjectiveConfig::SemFpn(SemFpnConfig { neck, channels, ..published });
-            if let Some(rein) = config.rein_mut() {
-                rein.link = false;
-            }
         }
         (HeadIn::Mask2Former { mask_width, .. }, ObjectiveConfig::Mask2Former { head, .. }) => {
             head.mask_width = mask_width.filter(|n| *n > 0).unwrap_or(head.mask_width);
         }
         _ => {}
+    }
+    // Other heads have no queries that Rein could make.
+    if let (false, Some(rein)) = (of_queries, config.rein_mut()) {
+        rein.link = false;
     }
     let Fitted { dict, wanted, .. } = fitted(checkpoint::trained(dict), &config)?;
     let adapter = if rein { "Rein and" } else { "a" };
