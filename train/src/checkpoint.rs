@@ -1,4 +1,5 @@
-//! Checkpoints: trained parameters, running statistics, optimiser, step, and fingerprint of the frozen weights.
+//! Checkpoints: trained parameters, running statistics, optimiser, step, and fingerprint of the frozen
+//! weights.
 //!
 //! Each checkpoint is one safetensors file, `checkpoints/step-000500.safetensors`. Random numbers
 //! are a function of seed and step, so these two are the whole random state, including the order of

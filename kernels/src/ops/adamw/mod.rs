@@ -54,7 +54,8 @@ pub struct AdamW {
 }
 
 impl Default for AdamW {
-    /// Values of the recipe: learning rate 1e-4, betas 0.9 and 0.999, eps 1e-8, decay 0.05. An average is a copy.
+    /// Values of the recipe: learning rate 1e-4, betas 0.9 and 0.999, eps 1e-8, decay 0.05. An
+    /// average is a copy.
     fn default() -> AdamW {
         AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.05, average: 1.0 }
     }
