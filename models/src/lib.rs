@@ -8,6 +8,7 @@ pub mod adapter;
 pub mod backbone;
 pub mod counts;
 mod error;
+mod generator;
 pub mod layers;
 pub mod objective;
 pub mod params;
@@ -15,5 +16,6 @@ mod segmenter;
 pub mod weights;
 
 pub use error::{ModelError, Result};
+pub use generator::Generator;
 pub use params::Precision;
 pub use segmenter::{Method, Segmenter, SegmenterConfig};

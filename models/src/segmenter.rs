@@ -15,6 +15,7 @@ use crate::adapter::{
     ReinConfig, VptConfig,
 };
 use crate::backbone::{Backbone, BackboneConfig, Stage};
+use crate::generator::Generator;
 use crate::layers::BatchNorm;
 use crate::objective::mask2former::criterion::CriterionConfig;
 use crate::objective::mask2former::head::{HeadConfig, Queries};
@@ -139,13 +140,6 @@ impl SegmenterConfig {
         let merge = false;
         SegmenterConfig { backbone, adapter, objective, method, precision, recompute, merge }
     }
-}
-
-/// Purpose of a forward pass, which decides the statistics of batch norms.
-#[derive(Clone, Copy)]
-enum Mode {
-    Training,
-    Evaluation,
 }
 
 /// Whether a parameter is neither changed by training nor computed by an adapter.
@@ -371,20 +365,20 @@ impl Segmenter {
         image: &Tensor,
         f: impl FnOnce(&Features) -> Result<R>,
     ) -> Result<R> {
-        self.with_features_of(image, Mode::Evaluation, f)
+        self.with_features_of(image, None, f)
     }
 
     fn with_features_of<R>(
         &self,
         image: &Tensor,
-        mode: Mode,
+        generator: Option<&Generator>,
         f: impl FnOnce(&Features) -> Result<R>,
     ) -> Result<R> {
         with_recompute_policy(self.recompute, || {
-            let step = self.adapter.as_ref().map(|adapter| adapter.step()).transpose()?;
-            let forward = |adapter| match mode {
-                Mode::Training => self.backbone.train(image, adapter),
-                Mode::Evaluation => self.backbone.forward(image, adapter),
+            let step = self.adapter.as_ref().map(|adapter| adapter.step(generator)).transpose()?;
+            let forward = |adapter| match generator {
+                Some(generator) => self.backbone.train(image, adapter, generator),
+                None => self.backbone.forward(image, adapter),
             };
             let levels = match self.method {
                 // Nothing below the head trains, so nothing of it is saved for the backward pass.
@@ -396,12 +390,18 @@ impl Segmenter {
         })
     }
 
-    /// Computes the predictions of a training step for `image` `[b, 3, h, w]` (normalised).
+    /// Computes the predictions of a training step for `image` `[b, 3, h, w]` (normalised). Dropout
+    /// draws from `generator`.
     ///
     /// # Errors
     /// An image whose sides are not multiples of the patch.
-    pub fn predict(&self, image: &Tensor, loss: &mut dyn StepLoss) -> Result<()> {
-        self.with_features_of(image, Mode::Training, |features| loss.predict(features))
+    pub fn predict(
+        &self,
+        image: &Tensor,
+        generator: &Generator,
+        loss: &mut dyn StepLoss,
+    ) -> Result<()> {
+        self.with_features_of(image, Some(generator), |features| loss.predict(features))
     }
 
     /// Moves running statistics towards those of the batch of the last predictions. Nothing changes if

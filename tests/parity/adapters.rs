@@ -56,10 +56,16 @@ fn config(fixture: &Fixture, vit: &VitConfig) -> Outcome<AdapterConfig> {
             _ => LoraTargets::Qkv,
         };
         let (rank, alpha) = (json.size("rank")?, json.number("alpha")?);
-        AdapterConfig::Lora(LoraConfig { layers, embed_dim, rank, alpha, targets })
+        AdapterConfig::Lora(LoraConfig { layers, embed_dim, rank, alpha, dropout: 0.0, targets })
     } else if method.starts_with("AdaptFormer") {
         let (bottleneck, scale) = (json.size("bottleneck")?, json.number("scale")?);
-        AdapterConfig::AdaptFormer(AdaptFormerConfig { layers, embed_dim, bottleneck, scale })
+        AdapterConfig::AdaptFormer(AdaptFormerConfig {
+            layers,
+            embed_dim,
+            bottleneck,
+            scale,
+            dropout: 0.0,
+        })
     } else {
         let prompts = json.size("prompts_per_block")?;
         AdapterConfig::Vpt(VptConfig { layers, embed_dim, prompts, patch: vit.patch })
@@ -95,7 +101,7 @@ pub fn adapter(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let adapter = config(fixture, &vit_config)?;
     merged(fixture, table, network(fixture, &vit_config, &adapter)?)?;
     let Network { scope, vit, adapter, names } = network(fixture, &vit_config, &adapter)?;
-    let step = adapter.step()?;
+    let step = adapter.step(None)?;
     let input = fixture.floats("input.image")?.leaf();
     let (mut x, rows, columns) = vit.embed(&input)?;
     let pass = vit.pass(&x, rows, columns)?;

@@ -134,7 +134,7 @@ pub fn rein(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
         (config.stages[0].blocks, if config.link { &[] } else { &LINK });
     let scope = scope(fixture, unused);
     let rein = Rein::new(&scope, config)?;
-    let step = rein.step()?;
+    let step = rein.step(None)?;
     let input = fixture.floats("input")?.leaf();
     let mut outputs = outputs(fixture, table);
     let mut x = input.clone();
@@ -158,7 +158,7 @@ pub fn rein_dino(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let scope = scope(fixture, &left_out.iter().map(String::as_str).collect::<Vec<_>>());
     let vit = Vit::new(&scope, config)?;
     let rein = Rein::new(&scope.sub("reins"), rein_config)?;
-    let step = rein.step()?;
+    let step = rein.step(None)?;
     let input = fixture.floats("input")?.leaf();
     let mut outputs = outputs(fixture, table);
     for (i, level) in vit.forward(&input, Some(&step))?.iter().enumerate() {

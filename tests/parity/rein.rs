@@ -25,7 +25,7 @@ pub fn layers(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     );
     let rein = Rein::new(&scope, config)?;
     let params = scope.finish("Rein", &[])?;
-    let step = rein.step()?;
+    let step = rein.step(None)?;
     let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
     for i in 0..n {
         let x = fixture.floats(&format!("input.feats.{i}"))?.leaf();

@@ -206,7 +206,7 @@ pub fn rein_eva02(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let rein_config = rein_config(fixture, config.depth)?;
     let mut case = case(fixture, table, config, WEIGHT)?;
     let rein = Rein::new(&case.scope.sub("reins"), rein_config)?;
-    let step = rein.step()?;
+    let step = rein.step(None)?;
     let input = fixture.floats("input")?.leaf();
     for (i, level) in case.net.forward(&input, Some(&step))?.iter().enumerate() {
         case.add_map(&format!("pyramid.{i}"), &level.resized()?)?;

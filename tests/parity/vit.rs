@@ -47,7 +47,7 @@ pub fn with_rein(fixture: &Fixture, table: &mut Table) -> Outcome<()> {
     let rein = Rein::new(&scope.sub("reins"), rein_config)?;
     let params = scope.finish("the backbone with Rein", &[])?;
     trainable_as_recorded(fixture, table, &unused, &params);
-    let step = rein.step()?;
+    let step = rein.step(None)?;
     let mut outputs = Vec::new();
     let image = fixture.floats("input.image")?;
     for (i, level) in vit.forward(&image, Some(&step))?.iter().enumerate() {

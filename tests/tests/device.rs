@@ -83,7 +83,7 @@ impl Network {
             Some((device, dtype)) => x.to_device(device, dtype).unwrap(),
             None => x,
         };
-        let step = self.rein.as_ref().map(|rein| rein.step().unwrap());
+        let step = self.rein.as_ref().map(|rein| rein.step(None).unwrap());
         let levels: Vec<Level> = self.vit.forward(&put(image.unwrap()), step.as_ref()).unwrap();
         let queries = step.and_then(|step| step.queries().cloned());
         let outputs: Vec<Tensor> = match &self.head {

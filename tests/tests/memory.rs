@@ -12,7 +12,7 @@ use dressage_engine::{DType, Gradients, Param, Tensor, backward};
 use dressage_models::backbone::Vit;
 use dressage_models::objective::Targets;
 use dressage_models::params::Scope;
-use dressage_models::{Method, Segmenter};
+use dressage_models::{Generator, Method, Segmenter};
 use dressage_train::data::Batch;
 use dressage_train::network;
 use dressage_train::recipe::Recipe;
@@ -182,7 +182,8 @@ fn gradients(recipe: &Recipe, model: &Segmenter) -> Gradients {
     let (image, labels) = image(recipe);
     let objective = model.objective();
     let mut loss = objective.clone().step_loss(None, image.dim(0), 1).expect("loss");
-    model.predict(&image, &mut *loss).expect("forward");
+    let generator = Generator::new(None, 1).expect("generator");
+    model.predict(&image, &generator, &mut *loss).expect("forward");
     let targets = Targets::new(labels, objective.classes()).expect("targets");
     loss.costs(&targets, None).expect("costs");
     loss.decide(&targets).expect("assignment");
@@ -286,7 +287,7 @@ fn nothing_below_the_first_rein_layer_is_saved() {
     let model = network::build(&recipe).expect("network");
     let vit = vit(&recipe);
     let (x, rows, columns) = vit.embed(&image(&recipe).0).expect("tokens");
-    let step = model.adapter().expect("Rein").step().expect("tokens");
+    let step = model.adapter().expect("Rein").step(None).expect("tokens");
     let pass = vit.pass(&x, rows, columns).expect("grid");
     let refined = pass.block(0, &x, Some(&step)).expect("block");
     assert!(!x.tracked() && refined.tracked());

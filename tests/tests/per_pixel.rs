@@ -7,6 +7,7 @@ use std::path::Path;
 
 use common::recipe;
 use dressage_engine::{DType, Device, Tensor};
+use dressage_models::Generator;
 use dressage_models::objective::Targets;
 use dressage_models::weights::{HeadIn, StateDict, write_summed};
 use dressage_train::interrupt::Interrupt;
@@ -103,7 +104,8 @@ fn without_labels_nothing_is_learned() {
     let labels = Tensor::from_slice(&vec![255u8; 32 * 32], &[1, 32, 32]).expect("labels");
     let targets = Targets::new(labels, recipe.classes()).expect("targets");
     let mut loss = model.objective().clone().step_loss(None, 1, 0).expect("loss");
-    model.predict(&image, &mut *loss).expect("forward");
+    let generator = Generator::new(None, 0).expect("generator");
+    model.predict(&image, &generator, &mut *loss).expect("forward");
     loss.costs(&targets, None).expect("nothing to compare");
     assert!(loss.decide(&targets).expect("nothing to decide").is_empty());
     let terms = loss.losses(&targets).expect("loss");

@@ -9,7 +9,9 @@ use dressage_kernels::ops::adamw::AdamW;
 use dressage_models::adapter::{
     self, AdaptFormerConfig, AdapterConfig, Decomposition, LoraConfig, ReinConfig,
 };
-use dressage_models::backbone::{BackboneConfig, ConvNextConfig, ResNetConfig, VitConfig};
+use dressage_models::backbone::{
+    BackboneConfig, ClassToken, ConvNextConfig, ResNetConfig, VitConfig,
+};
 use dressage_models::objective::ObjectiveConfig;
 use dressage_models::objective::deconv::DeconvConfig;
 use dressage_models::objective::mask2former::criterion::CriterionConfig;
@@ -48,6 +50,11 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
         registers: m.registers,
         tap_norm: m.tap_norm,
         taps,
+        drop_path: m.drop_path,
+        class_token: match base.class_token {
+            ClassToken::Twice if !m.double_class_token => ClassToken::Once,
+            token => token,
+        },
         ..base.clone()
     };
     let backbone = match &recipe::base(&m.backbone).config {
@@ -82,12 +89,12 @@ pub fn config(recipe: &Recipe) -> Result<SegmenterConfig> {
             }
         }
         Some(AdapterConfig::Lora(lora)) => {
-            let recipe::Lora { rank, alpha, targets } = recipe.lora;
-            *lora = LoraConfig { rank, alpha, targets, ..lora.clone() };
+            let recipe::Lora { rank, alpha, dropout, targets } = recipe.lora;
+            *lora = LoraConfig { rank, alpha, dropout, targets, ..lora.clone() };
         }
         Some(AdapterConfig::AdaptFormer(adaptformer)) => {
-            let recipe::AdaptFormer { bottleneck, scale } = recipe.adaptformer;
-            *adaptformer = AdaptFormerConfig { bottleneck, scale, ..adaptformer.clone() };
+            let recipe::AdaptFormer { bottleneck, scale, dropout } = recipe.adaptformer;
+            *adaptformer = AdaptFormerConfig { bottleneck, scale, dropout, ..adaptformer.clone() };
         }
         Some(AdapterConfig::Vpt(vpt)) => vpt.prompts = recipe.vpt.prompts,
         Some(AdapterConfig::Decomposed(config)) => {

@@ -1,6 +1,7 @@
 //! What a step works on: the parts of a batch, and the sums over them.
 
 use dressage_engine::{Gradients, Tensor, ops, range};
+use dressage_models::Generator;
 use dressage_models::objective::{BatchPart, LossTerms, StepLoss, Targets};
 
 use crate::Result;
@@ -21,6 +22,7 @@ pub(crate) struct Part {
     pub image: Tensor,
     pub targets: Targets,
     pub loss: Box<dyn StepLoss>,
+    pub generator: Generator,
 }
 
 /// Images and targets of each part of a batch.
@@ -71,6 +73,7 @@ impl StepBuffers {
         for part in &mut self.parts {
             let of_batch = several.then_some(BatchPart { targets: &targets, first });
             part.loss.set_step(step, of_batch)?;
+            part.generator.set_step(step, first)?;
             first += part.targets.classes().len();
         }
         Ok(())

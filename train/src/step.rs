@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use dressage_engine::memory::{Category, with_category};
 use dressage_engine::{DType, Device, Gradients, Tensor, isolated, range};
-use dressage_models::ModelError;
 use dressage_models::objective::{LossTerms, Targets};
+use dressage_models::{Generator, ModelError};
 use serde::Serialize;
 
 use crate::data::{Batch, Loader};
@@ -230,7 +230,8 @@ impl Trainer {
             };
             let seed = self.recipe.train.seed;
             let loss = objective.clone().step_loss(device, image.dim(0), seed)?;
-            Ok(Part { image, targets, loss })
+            let generator = Generator::new(device, seed)?;
+            Ok(Part { image, targets, loss, generator })
         };
         let terms = objective.terms().len();
         let one = Tensor::from_slice(&[1.0f32], &[])?;
@@ -250,7 +251,7 @@ impl Trainer {
         let (mut sums, mut known) = (Sums::default(), (0.0, Vec::new()));
         for k in 0..buffers.parts.len() {
             let part = &mut buffers.parts[k];
-            self.model.predict(&part.image, &mut *part.loss)?;
+            self.model.predict(&part.image, &part.generator, &mut *part.loss)?;
             clock.lap(Lap::Forward);
             part.loss.costs(&part.targets, None)?;
             self.match_on_host(context, buffers, k)?;
@@ -306,8 +307,8 @@ impl Trainer {
     /// on a device.
     pub(crate) fn forward_and_costs(&mut self, buffers: &mut StepBuffers, k: usize) -> Result<()> {
         let StepBuffers { parts, loss_readback, .. } = buffers;
-        let Part { image, targets, loss } = &mut parts[k];
-        self.model.predict(image, &mut **loss)?;
+        let Part { image, targets, loss, generator } = &mut parts[k];
+        self.model.predict(image, generator, &mut **loss)?;
         let _range = range("matching");
         Ok(loss.costs(targets, (k == 0).then_some(&*loss_readback))?)
     }

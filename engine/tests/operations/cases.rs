@@ -260,6 +260,11 @@ pub fn norms_and_convolutions() -> Vec<Case> {
             let factor = like(&x[0], &[1.5, 0.0, -0.75, 1.0, 2.0, 0.0, 0.25, 3.0], &[2, 4])?;
             ops::channel_scale(&x[0], &factor)
         }),
+        exact("dropout", &[&[2, 3, 5]], 1.0, |x| {
+            let position = table(&x[0], &[7, 1])?;
+            let (seed, site, rate, whole) = (3, 5, 0.4, false);
+            ops::dropout(&x[0], &ops::Dropout { seed, site, rate, whole, position })
+        }),
         exact("max_pool", &[&[2, 5, 4, 3]], 1.0, |x| ops::max_pool(&x[0], 3, 2, 1)),
         case("conv2d 3x3, pad 1", &[&[2, 4, 5, 3], &[2, 3, 3, 3], &[2]], 2.0, |x| {
             ops::conv2d(&x[0], &x[1], Some(&x[2]), 1, 1)

@@ -37,9 +37,9 @@ use crate::check::{noise, worst_error, worst_of};
 use crate::device::{Buffer, Device, Float};
 use crate::ops::{
     activation, adamw, add, attention, attention_mask, batch_norm, channel_scale, class_loss,
-    conv2d, depthwise_conv, gather_rows, group_norm, layer_norm, linear, mask_loss, match_cost,
-    matmul, max_pool, ms_deform_attn, patch_embed, pixel_loss, point_sample, reduce, rein,
-    relative_position, residual, resize, rotary, row_width, semantic_scores, softmax, swiglu,
+    conv2d, depthwise_conv, dropout, gather_rows, group_norm, layer_norm, linear, mask_loss,
+    match_cost, matmul, max_pool, ms_deform_attn, patch_embed, pixel_loss, point_sample, reduce,
+    rein, relative_position, residual, resize, rotary, row_width, semantic_scores, softmax, swiglu,
     token_link, transpose, uncertain_points, uniform,
 };
 
@@ -301,6 +301,7 @@ pub fn all() -> Vec<Kernels> {
         Kernels::of::<class_loss::ClassLoss>(),
         Kernels::of::<conv2d::Conv2d>(),
         Kernels::of::<depthwise_conv::DepthwiseConv>(),
+        Kernels::of::<dropout::Dropout>(),
         Kernels::of::<gather_rows::GatherRows>(),
         Kernels::of::<group_norm::GroupNorm>(),
         Kernels::of::<layer_norm::LayerNorm>(),

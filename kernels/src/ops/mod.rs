@@ -10,6 +10,7 @@ pub mod channel_scale;
 pub mod class_loss;
 pub mod conv2d;
 pub mod depthwise_conv;
+pub mod dropout;
 pub mod gather_rows;
 pub mod group_norm;
 pub mod layer_norm;

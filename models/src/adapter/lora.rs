@@ -31,14 +31,17 @@ pub struct LoraConfig {
     pub rank: usize,
     /// Factor α: the addition is scaled by α/r.
     pub alpha: f64,
+    /// Share of the input that training drops before the factors, in [0, 1).
+    pub dropout: f64,
     /// Rows that are changed.
     pub targets: LoraTargets,
 }
 
 impl LoraConfig {
-    /// The paper's settings: rank 8 on queries and values, scale 1.
+    /// The paper's settings: rank 8 on queries and values, scale 1, a dropout of 0.1 %.
     pub fn published(layers: usize, embed_dim: usize) -> LoraConfig {
-        LoraConfig { layers, embed_dim, rank: 8, alpha: 8.0, targets: LoraTargets::Qv }
+        let (rank, alpha, dropout, targets) = (8, 8.0, 0.001, LoraTargets::Qv);
+        LoraConfig { layers, embed_dim, rank, alpha, dropout, targets }
     }
 
     /// The changed layer of a block.
@@ -63,8 +66,10 @@ impl LoraConfig {
     /// A rank of 0.
     pub(super) fn build(&self, scope: &Scope) -> Result<LowRank> {
         let (layers, scale) = (vec![self.layer()], self.alpha / self.rank as f64);
-        LowRank::new(scope, layers, 0..self.layers, scale, &|_, layer, _| {
+        let mut factors = LowRank::new(scope, layers, 0..self.layers, scale, &|_, layer, _| {
             [Init::default_linear(layer.input), Init::Constant(0.0)]
-        })
+        })?;
+        factors.dropout = self.dropout;
+        Ok(factors)
     }
 }

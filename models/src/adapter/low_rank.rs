@@ -1,9 +1,9 @@
 //! Low-rank factors of linear layers, which LoRA, SoMA and RecycleLoRA share (spec after-rein §1).
 //!
 //! ```text
-//! y = W x + b + s B (A x)
+//! y = W x + b + s B (A drop(x))
 //! ```
-//! W `[out, in]` is frozen, A `[r, in]` and B `[out, r]` train, s is a constant.
+//! W `[out, in]` is frozen, A `[r, in]` and B `[out, r]` train, s is a constant. Dropout acts in training.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use rayon::prelude::*;
 
 use super::{Adapter, AdapterStep, Site};
 use crate::backbone::VitConfig;
+use crate::generator::{Dropout, Dropped, Generator};
 use crate::params::{Init, Scope};
 use crate::{ModelError, Result};
 
@@ -124,6 +125,8 @@ pub struct LowRank {
     /// Factors by block, layer and part.
     blocks: BTreeMap<usize, Vec<Vec<Factors>>>,
     scale: f64,
+    /// Share of the input that training drops.
+    pub(super) dropout: f64,
     /// Constants that are stored with the factors.
     pub(super) constants: Vec<Param>,
 }
@@ -160,7 +163,7 @@ impl LowRank {
         };
         let block = |i| (i, layers.iter().map(|layer| of(i, layer)).collect());
         let blocks = blocks.map(block).collect();
-        Ok(LowRank { layers, blocks, scale, constants: Vec::new() })
+        Ok(LowRank { layers, blocks, scale, dropout: 0.0, constants: Vec::new() })
     }
 
     /// Factors of all parts of a layer as one pair, A `[r', in]` and B `[out, r']` where r' is the
@@ -177,10 +180,10 @@ impl LowRank {
 }
 
 impl Adapter for LowRank {
-    fn step(&self) -> Result<Arc<dyn AdapterStep>> {
+    fn step(&self, generator: Option<&Generator>) -> Result<Arc<dyn AdapterStep>> {
         let _range = range("lora.step");
         let Some(first) = self.blocks.values().next() else {
-            return Ok(Arc::new(LowRankStep { pairs: BTreeMap::new() }));
+            return Ok(Arc::new(LowRankStep { pairs: BTreeMap::new(), dropout: None }));
         };
         let order = |(layer, factors): (&Layer, &Vec<Factors>)| {
             let rows = layer.rows;
@@ -194,7 +197,7 @@ impl Adapter for LowRank {
                 pairs.insert((*i, layer.site), self.joined(factors, order.as_ref())?);
             }
         }
-        Ok(Arc::new(LowRankStep { pairs }))
+        Ok(Arc::new(LowRankStep { pairs, dropout: Dropout::new(generator, self.dropout) }))
     }
 
     fn merge(&self, scope: &Scope) -> Result<()> {
@@ -304,6 +307,7 @@ impl Order {
 /// Low-rank additions of one step: the factors A `[r, in]` and B `[out, r]` of each changed layer.
 struct LowRankStep {
     pairs: BTreeMap<(usize, Site), (Tensor, Tensor)>,
+    dropout: Option<Dropout>,
 }
 
 impl AdapterStep for LowRankStep {
@@ -315,6 +319,10 @@ impl AdapterStep for LowRankStep {
     ) -> Result<Option<Tensor>> {
         let Some((a, b)) = self.pairs.get(&(i, site)) else { return Ok(None) };
         let _range = range("lora");
-        Ok(Some(ops::linear(&ops::linear(&input()?, a, None)?, b, None)?))
+        let mut x = input()?;
+        if let Some(dropout) = &self.dropout {
+            x = dropout.apply(&x, i, Dropped::Linear(site as u32))?;
+        }
+        Ok(Some(ops::linear(&ops::linear(&x, a, None)?, b, None)?))
     }
 }

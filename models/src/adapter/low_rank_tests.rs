@@ -54,7 +54,7 @@ fn decomposed_weights_start_as_the_frozen_network() {
         let frozen = Vit::new(&Scope::new(DType::F64, 5), vit.clone()).expect("built");
         for adapter in [soma(&vit), recycle(&vit)] {
             let (backbone, own, scope) = adapted(&vit, &adapter);
-            let step = own.step().expect("step");
+            let step = own.step(None).expect("step");
             assert_close(&maps(&backbone, Some(step)), &maps(&frozen, None), "start");
             assert_ne!(maps(&backbone, None), maps(&frozen, None), "the weights are not split");
             let params = scope.finish("test", &[]).expect("params");
@@ -86,7 +86,7 @@ fn a_merged_adapter_equals_the_adapter() {
                 };
                 param.update(moved).expect("written");
             }
-            let before = maps(&backbone, Some(adapter.step().expect("step")));
+            let before = maps(&backbone, Some(adapter.step(None).expect("step")));
             scope.restore(params);
             adapter.merge(&scope).expect("merged");
             assert_close(&maps(&backbone, None), &before, "merged");

@@ -2,6 +2,8 @@
 
 mod adaptformer;
 mod decomposed;
+#[cfg(test)]
+mod dropout_tests;
 mod lora;
 mod low_rank;
 #[cfg(test)]
@@ -22,6 +24,7 @@ pub use low_rank::BlockSizes;
 pub use prompts::{Vpt, VptConfig};
 pub use rein::{Rein, ReinConfig};
 
+use crate::generator::Generator;
 use crate::params::Scope;
 use crate::{ModelError, Result};
 use low_rank::Layer;
@@ -109,11 +112,12 @@ pub fn is_constant(name: &str) -> bool {
 
 /// An adapter of a backbone.
 pub trait Adapter: Send + Sync {
-    /// Everything that does not depend on the image, computed once per step.
+    /// Everything that does not depend on the image, computed once per step. A training step has a
+    /// `generator`, from which dropout draws.
     ///
     /// # Errors
     /// Errors of the engine.
-    fn step(&self) -> Result<Arc<dyn AdapterStep>>;
+    fn step(&self, generator: Option<&Generator>) -> Result<Arc<dyn AdapterStep>>;
 
     /// Adds the adapter to the weights of the backbone in `scope` and removes its parameters.
     ///

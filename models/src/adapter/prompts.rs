@@ -6,6 +6,7 @@ use std::sync::Arc;
 use dressage_engine::{Param, Tensor, ops};
 
 use super::{Adapter, AdapterStep};
+use crate::generator::Generator;
 use crate::params::{Init, Scope};
 use crate::{ModelError, Result};
 
@@ -52,7 +53,7 @@ impl Vpt {
 }
 
 impl Adapter for Vpt {
-    fn step(&self) -> Result<Arc<dyn AdapterStep>> {
+    fn step(&self, _: Option<&Generator>) -> Result<Arc<dyn AdapterStep>> {
         Ok(Arc::new(VptStep { prompts: self.prompts.get() }))
     }
 }

@@ -7,6 +7,7 @@ use dressage_engine::{DType, Param, Tensor, ops, range};
 
 use super::{Adapter, AdapterStep};
 use crate::backbone::Stage;
+use crate::generator::Generator;
 use crate::layers::Linear;
 use crate::params::{Init, Scope};
 use crate::{ModelError, Result};
@@ -157,7 +158,7 @@ impl Rein {
 
 impl Adapter for Rein {
     /// Computes tokens, their values and the linked queries.
-    fn step(&self) -> Result<Arc<dyn AdapterStep>> {
+    fn step(&self, _: Option<&Generator>) -> Result<Arc<dyn AdapterStep>> {
         let _range = range("rein.tokens");
         let softmax = self.config.softmax;
         let stages = self.stages.iter().map(|stage| stage.step(softmax));

@@ -17,6 +17,7 @@ pub use vit::{
 };
 
 use crate::adapter::{AdapterConfig, AdapterStep};
+use crate::generator::Generator;
 use crate::params::Scope;
 use crate::{ModelError, Result};
 
@@ -35,11 +36,17 @@ pub trait Backbone: Send + Sync {
     fn forward(&self, image: &Tensor, adapter: Option<&Arc<dyn AdapterStep>>)
     -> Result<Vec<Level>>;
 
-    /// [`Backbone::forward`] in a training step, which may normalise by the statistics of the batch.
+    /// [`Backbone::forward`] in a training step, which may normalise by the statistics of the batch
+    /// and drop branches.
     ///
     /// # Errors
     /// As [`Backbone::forward`].
-    fn train(&self, image: &Tensor, adapter: Option<&Arc<dyn AdapterStep>>) -> Result<Vec<Level>> {
+    fn train(
+        &self,
+        image: &Tensor,
+        adapter: Option<&Arc<dyn AdapterStep>>,
+        _generator: &Generator,
+    ) -> Result<Vec<Level>> {
         self.forward(image, adapter)
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Backbone, Level, Stage, adapted, check_image};
 use crate::adapter::{AdapterStep, NoAdapter};
+use crate::generator::Generator;
 use crate::layers::{BatchNorm, Conv, Placement};
 use crate::params::{Init, Scope};
 use crate::{ModelError, Result};
@@ -249,7 +250,12 @@ impl Backbone for ResNet {
         self.pyramid(self.reduced(image, false)?, adapter, false)
     }
 
-    fn train(&self, image: &Tensor, adapter: Option<&Arc<dyn AdapterStep>>) -> Result<Vec<Level>> {
+    fn train(
+        &self,
+        image: &Tensor,
+        adapter: Option<&Arc<dyn AdapterStep>>,
+        _: &Generator,
+    ) -> Result<Vec<Level>> {
         let training = !self.config.frozen_statistics;
         self.pyramid(self.reduced(image, training)?, adapter, training)
     }

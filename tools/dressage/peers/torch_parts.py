@@ -190,10 +190,13 @@ def main():
     p.add_argument("--device", choices=("cpu",), default="cpu")
     for name, value in (("batch", 1), ("size", 512), ("depth", 24), ("width", 1024), ("heads", 16), ("iters", 5), ("warmup", 1)):
         p.add_argument(f"--{name}", type=int, default=value)
+    p.add_argument("--network", default="dinov2-l", help="name of the network, for forward")
     p.add_argument("--stages", help="blocks of each stage, such as 3,3,27,3: a ConvNeXt")
     p.add_argument("--bottlenecks", action="store_true", help="the stages are those of a ResNet")
     p.add_argument("--json", metavar="OUT")
     a = p.parse_args()
+    if not a.network.startswith(("dinov2-s", "dinov2-b", "dinov2-l", "mae", "convnext", "resnet")):
+        p.error(f"no such network here: {a.network}; timm_forward.py has it")
     torch.manual_seed(0)
     result = {"args": vars(a), "environment": {"torch": torch.__version__, "threads": torch.get_num_threads()}}
     result[a.part] = {"ms": parts[a.part](a)}

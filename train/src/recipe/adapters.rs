@@ -28,6 +28,8 @@ pub struct Lora {
     pub rank: usize,
     /// Factor α: the addition is scaled by α/r.
     pub alpha: f64,
+    /// Share of the input that training drops before the factors.
+    pub dropout: f64,
     /// Rows of the packed layer of queries, keys and values that are changed.
     pub targets: LoraTargets,
 }
@@ -39,6 +41,8 @@ pub struct AdaptFormer {
     pub bottleneck: usize,
     /// Factor of the addition.
     pub scale: f64,
+    /// Share of the bottleneck that training drops.
+    pub dropout: f64,
 }
 
 /// VPT-deep (spec peft-and-dgss §3).

@@ -67,6 +67,9 @@ pub const KEYS: &[Key] = &[
         .within(1, 1 << 14),
     key("model.tap_norm", Flag, FOLLOWS, "put the maps through the final norm, as for DINOv3"),
     key("model.taps", Counts, FOLLOWS, "the four blocks, from 0, after which maps are taken"),
+    key("model.drop_path", Real, "0.0", "stochastic depth at the last block, with method full")
+        .range(Range::Between(0.0, 0.99)),
+    key("model.double_class_token", Flag, "true", "CLIP's class embedding twice, as the reference"),
     // The first token only absorbs softmax mass, so one token alone would refine nothing.
     key("rein.tokens", Count, FOLLOWS, "tokens per layer; equals head.queries when linked")
         .within(2, 1 << 14),
@@ -83,11 +86,15 @@ pub const KEYS: &[Key] = &[
     key("lora.rank", Count, "8", "rank of LoRA's factors").within(1, 1 << 14),
     key("lora.alpha", Real, FOLLOWS, "LoRA's addition is scaled by alpha / rank, by default 1")
         .range(Range::NotNegative),
+    key("lora.dropout", Real, "0.001", "share of the factors' input that training drops")
+        .range(Range::Between(0.0, 0.99)),
     key("lora.targets", Choice(LORA_TARGETS), "'qv'", "rows of queries, keys, values; all in one"),
     key("adaptformer.bottleneck", Count, "64", "channels of AdaptFormer's bottleneck")
         .within(1, 1 << 14),
     key("adaptformer.scale", Real, "0.1", "factor of AdaptFormer's addition")
         .range(Range::NotNegative),
+    key("adaptformer.dropout", Real, "0.1", "share of the bottleneck that training drops")
+        .range(Range::Between(0.0, 0.99)),
     key("vpt.prompts", Count, "150", "prompts per block").within(1, 1 << 14),
     key("soma.rank", Count, "16", "rank of SoMA's factors").within(1, 1 << 14),
     key("soma.first_block", Count, FOLLOWS, "first block with SoMA, after a third of the depth")

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use dressage_models::backbone::{BackboneConfig, Ffn, Stem};
+use dressage_models::backbone::{BackboneConfig, ClassToken, Ffn, Stem};
 use dressage_models::weights::shown;
 use toml::Value;
 
@@ -94,7 +94,15 @@ fn model(recipe: &Recipe, values: &Value) -> Wrong {
             ensure(key, *unset, || format!("is set for a ResNet, and {} is none", m.backbone))
         })
     };
-    match base(&m.backbone).config {
+    ensure("model.drop_path", m.drop_path == 0.0 || m.method == Method::Full, || {
+        format!("is {}, but only method full trains the blocks; set it to 0", m.drop_path)
+    })?;
+    let base = &base(&m.backbone).config;
+    let doubles = base.vit().is_some_and(|vit| vit.class_token == ClassToken::Twice);
+    ensure("model.double_class_token", doubles || m.double_class_token, || {
+        format!("is set for CLIP, and {} is none; leave it out", m.backbone)
+    })?;
+    match base {
         BackboneConfig::Vit(_) => no_resnet()?,
         BackboneConfig::ConvNext(_) => {
             no_resnet()?;
@@ -144,6 +152,7 @@ fn staged(recipe: &Recipe) -> Wrong {
         ("model.registers", m.registers == 0),
         ("model.patch", m.patch == 16),
         ("model.tap_norm", m.tap_norm),
+        ("model.drop_path", m.drop_path == 0.0),
         ("model.taps", ends.eq(m.taps.iter().copied())),
     ];
     untouched.iter().try_for_each(|(key, holds)| {

@@ -147,6 +147,10 @@ pub struct Model {
     pub tap_norm: bool,
     /// Blocks (from 0) after which the four feature maps are taken.
     pub taps: Vec<usize>,
+    /// Rate of stochastic depth at the last block, to which it rises from 0 at the first.
+    pub drop_path: f64,
+    /// Whether CLIP's class embedding is added at its position too, as the reference does.
+    pub double_class_token: bool,
 }
 
 /// Head and loss of a network.

@@ -16,6 +16,7 @@ use crate::ops::channel_scale::ChannelScale;
 use crate::ops::class_loss::ClassLoss;
 use crate::ops::conv2d::Conv2d;
 use crate::ops::depthwise_conv::DepthwiseConv;
+use crate::ops::dropout::Dropout;
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::group_norm::GroupNorm;
 use crate::ops::layer_norm::LayerNorm;
@@ -56,6 +57,7 @@ pub fn all() -> Vec<Kernels> {
         of::<ClassLoss>(),
         of::<Conv2d>(),
         of::<DepthwiseConv>(),
+        of::<Dropout>(),
         of::<GatherRows>(),
         of::<GroupNorm>(),
         of::<LayerNorm>(),
@@ -107,6 +109,7 @@ pub fn timed() -> Vec<(&'static str, Calls)> {
         calls_of::<ClassLoss>(),
         calls_of::<Conv2d>(),
         calls_of::<DepthwiseConv>(),
+        calls_of::<Dropout>(),
         calls_of::<GatherRows>(),
         calls_of::<LayerNorm>(),
         calls_of::<Linear>(),

@@ -1,6 +1,6 @@
 //! Launch of `uniform.cu`.
 
-use super::{Fill, Philox, Uniform};
+use super::{Fill, Stream, Uniform};
 use crate::Result;
 use crate::call::{Gpu, Launch, Operation, arguments};
 use crate::device::sizes::small;
@@ -15,8 +15,7 @@ const THREADS: usize = 256;
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Sizes {
-    key: [u32; 2],
-    sample: [u32; 2],
+    stream: Stream,
     rows: u32,
     draws: u32,
 }
@@ -27,8 +26,7 @@ impl<'a, T: Float> Launch<'a> for Fill<'a, Gpu, T> {
             return Ok(());
         }
         let sizes = Sizes {
-            key: Philox::key(s.seed, s.purpose),
-            sample: [s.first as u32, (s.first >> 32) as u32],
+            stream: Stream::of(s.seed, s.purpose, s.first),
             rows: small(Uniform::NAME, "rows", s.rows)?,
             draws: small(Uniform::NAME, "draws", s.draws)?,
         };

@@ -24,6 +24,8 @@ mod reference;
 
 pub use philox::{Philox, hash_name};
 
+pub(super) use philox::Stream;
+
 use crate::call::{Memory, Operands, Operation, Walk};
 use crate::device::Element;
 

@@ -14,10 +14,27 @@ pub struct Philox {
     used: usize,
 }
 
+/// Key and first sample of the streams of a launch. Mirrors `Stream` in `philox.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub(in crate::ops) struct Stream {
+    key: [u32; 2],
+    sample: [u32; 2],
+}
+
+impl Stream {
+    /// Streams for `purpose` under `seed`, from sample `first` on.
+    pub fn of(seed: u64, purpose: u32, first: u64) -> Stream {
+        let sample = [first as u32, (first >> 32) as u32];
+        Stream { key: Philox::key(seed, purpose), sample }
+    }
+}
+
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
 /// Computes the ten rounds of Philox.
+#[inline]
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let a = u64::from(MULTIPLIERS[0]) * u64::from(counter[0]);
@@ -42,7 +59,7 @@ impl Philox {
     }
 
     /// Key of all streams for `purpose` under `seed`.
-    pub(super) fn key(seed: u64, purpose: u32) -> [u32; 2] {
+    fn key(seed: u64, purpose: u32) -> [u32; 2] {
         // One block mixes in the high word of the seed, so that all 64 bits matter.
         let mixed =
             philox([seed as u32, (seed >> 32) as u32, purpose, 0], [0x4452_4553, 0x5341_4745]);
@@ -50,7 +67,7 @@ impl Philox {
     }
 
     /// Skips the first `n` numbers of a stream from which nothing was drawn yet.
-    pub(super) fn skip(&mut self, n: u64) {
+    pub(in crate::ops) fn skip(&mut self, n: u64) {
         let block = n / 4;
         self.counter[0] = block as u32;
         self.counter[1] = self.counter[1].wrapping_add((block >> 32) as u32);
@@ -60,6 +77,7 @@ impl Philox {
     }
 
     /// Draws 32 random bits.
+    #[inline]
     pub fn next_u32(&mut self) -> u32 {
         if self.used == 4 {
             self.block = philox(self.counter, self.key);
@@ -80,6 +98,7 @@ impl Philox {
     }
 
     /// Draws a uniform number in [0, 1) with 24 bits; one draw.
+    #[inline]
     pub fn uniform_f32(&mut self) -> f32 {
         (self.next_u32() >> 8) as f32 / (1u32 << 24) as f32
     }

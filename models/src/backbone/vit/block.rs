@@ -7,6 +7,7 @@ use super::config::{Ffn, QkvBias, VitConfig};
 use super::grid::Grid;
 use crate::Result;
 use crate::adapter::{AdapterStep, Site};
+use crate::generator::{Dropout, Dropped};
 use crate::layers::{Linear, Norm};
 use crate::params::{Init, Scope};
 
@@ -94,6 +95,8 @@ pub(super) struct Block {
     ls2: Option<Param>,
     ffn: Ffn,
     heads: usize,
+    /// Blocks of the network.
+    depth: usize,
     eps: f64,
     relative: Option<Relative>,
     windowed: bool,
@@ -133,6 +136,7 @@ impl Block {
             ls2: gamma("ls2"),
             ffn: config.ffn,
             heads: config.heads,
+            depth: config.depth,
             eps: config.eps,
             relative,
             windowed: config.windowed(i),
@@ -140,31 +144,29 @@ impl Block {
     }
 
     /// x + ls1 Attn(LN1 x), then + ls2 MLP(LN2 x), with the hooks of `adapter` for block `i`; x is
-    /// `[b, t, c]`.
+    /// `[b, t, c]`. Training may drop branches of images.
     pub fn forward(
         &self,
         i: usize,
         x: &Tensor,
         grid: &Grid,
         adapter: &dyn AdapterStep,
+        drop_path: Option<&Dropout>,
     ) -> Result<Tensor> {
+        let path = |at| drop_path.map(|drop| DropPath { drop, block: [i, self.depth], at });
         let part = range("attention");
         let a = self.attention(i, x, grid, adapter)?;
-        let y = self.proj.residual(x, &a, Activated::Plain, self.ls1.as_ref())?;
-        let more = adapter.at_linear(i, Site::Proj, &|| Ok(a.clone()))?;
-        let x = with(y, more, self.ls1.as_ref())?;
+        let more = |a: &dyn Fn() -> Result<Tensor>| adapter.at_linear(i, Site::Proj, a);
+        let branch = Branch { layer: &self.proj, f: Activated::Plain, scale: self.ls1.as_ref() };
+        let x = branch.added(x, &a, more, path(Dropped::Attention))?;
         drop(part);
         let _part = range("mlp");
         let h = self.up.forward_normed(&self.norm2, &x, self.eps)?;
         let more = adapter.at_linear(i, Site::Up, &|| self.norm2.layer_norm(&x, self.eps))?;
         let (h, f) = self.activate(with(h, more, None)?)?;
-        let y = self.down.residual(&x, &h, f, self.ls2.as_ref())?;
-        let activated = || match f {
-            Activated::Gelu => Ok(ops::gelu(&h)?),
-            Activated::Plain => Ok(h.clone()),
-        };
-        let more = adapter.at_linear(i, Site::Down, &activated)?;
-        let y = with(y, more, self.ls2.as_ref())?;
+        let more = |h: &dyn Fn() -> Result<Tensor>| adapter.at_linear(i, Site::Down, h);
+        let branch = Branch { layer: &self.down, f, scale: self.ls2.as_ref() };
+        let y = branch.added(&x, &h, more, path(Dropped::Mlp))?;
         with(y, adapter.beside_mlp(i, &x)?, None)
     }
 
@@ -217,6 +219,44 @@ impl Block {
             None => qkv,
         };
         Ok(ops::self_attention(&qkv)?)
+    }
+}
+
+/// The last layer of a branch of a block.
+struct Branch<'a> {
+    layer: &'a Linear,
+    /// Activation of its input.
+    f: Activated,
+    /// Layer scale.
+    scale: Option<&'a Param>,
+}
+
+/// Stochastic depth at a branch of one of several blocks.
+struct DropPath<'a> {
+    drop: &'a Dropout,
+    block: [usize; 2],
+    at: Dropped,
+}
+
+impl Branch<'_> {
+    /// `x` plus the branch whose last layer gets `z`. `more` has what an adapter adds to that layer.
+    fn added(
+        &self,
+        x: &Tensor,
+        z: &Tensor,
+        more: impl Fn(&dyn Fn() -> Result<Tensor>) -> Result<Option<Tensor>>,
+        path: Option<DropPath>,
+    ) -> Result<Tensor> {
+        let activated = || match self.f {
+            Activated::Gelu => Ok(ops::gelu(z)?),
+            Activated::Plain => Ok(z.clone()),
+        };
+        let Some(DropPath { drop, block, at }) = path else {
+            let y = self.layer.residual(x, z, self.f, self.scale)?;
+            return with(y, more(&activated)?, self.scale);
+        };
+        let branch = with(self.layer.forward(&activated()?)?, more(&activated)?, None)?;
+        with(x.clone(), Some(drop.path(&branch, block, at)?), self.scale)
     }
 }
 

@@ -150,6 +150,8 @@ pub struct VitConfig {
     pub tap_norm: bool,
     /// Blocks whose output is tapped, zero-based.
     pub taps: [usize; 4],
+    /// Rate of stochastic depth in training, reached at the last block.
+    pub drop_path: f64,
 }
 
 impl VitConfig {
@@ -176,6 +178,7 @@ impl VitConfig {
             final_norm: true,
             tap_norm: false,
             taps: VitConfig::default_taps(depth),
+            drop_path: 0.0,
         }
     }
 
@@ -212,6 +215,7 @@ impl VitConfig {
             registers: other.registers,
             tap_norm: other.tap_norm,
             taps: other.taps,
+            drop_path: other.drop_path,
             ..self.clone()
         };
         sizes == *other

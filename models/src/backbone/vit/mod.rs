@@ -19,6 +19,7 @@ use grid::Grid;
 
 use super::{Backbone, Level, PYRAMID, check_image};
 use crate::adapter::{AdapterStep, NoAdapter};
+use crate::generator::{Dropout, Generator};
 use crate::layers::Norm;
 use crate::params::{Init, Scope};
 use crate::{ModelError, Result};
@@ -188,7 +189,8 @@ impl Vit {
     /// # Errors
     /// Errors of the engine.
     pub fn pass(&self, x: &Tensor, gh: usize, gw: usize) -> Result<Pass<'_>> {
-        Ok(Pass { vit: self, grid: Grid::new(&self.config, &self.periods, x, [gh, gw])? })
+        let grid = Grid::new(&self.config, &self.periods, x, [gh, gw])?;
+        Ok(Pass { vit: self, grid, drop_path: None })
     }
 
     /// Tokens that enter the first block, from those of [`Vit::embed`].
@@ -211,6 +213,31 @@ impl Vit {
             Some(norm) => norm.layer_norm(x, self.config.eps),
             None => Ok(x.clone()),
         }
+    }
+
+    /// The tapped maps of `image`; those of a training step if there is a generator.
+    fn pyramid(
+        &self,
+        image: &Tensor,
+        adapter: Option<&Arc<dyn AdapterStep>>,
+        generator: Option<&Generator>,
+    ) -> Result<Vec<Level>> {
+        let embedding = range("backbone.embed");
+        let (x, gh, gw) = self.embed(image)?;
+        let drop_path = Dropout::new(generator, self.config.drop_path).map(Arc::new);
+        let pass = Pass { drop_path, ..self.pass(&x, gh, gw)? };
+        let mut x = self.pre_norm(x)?;
+        drop(embedding);
+        let mut levels = Vec::with_capacity(4);
+        for i in 0..self.config.depth {
+            x = pass.block(i, &x, adapter)?;
+            for (tap, factor) in self.config.taps.iter().zip(PYRAMID) {
+                if *tap == i {
+                    levels.push(Level { map: pass.map(&x)?, factor });
+                }
+            }
+        }
+        Ok(levels)
     }
 }
 
@@ -236,6 +263,8 @@ fn checked(config: &VitConfig) -> Result<()> {
 pub struct Pass<'a> {
     vit: &'a Vit,
     grid: Grid,
+    /// Stochastic depth of a training step.
+    drop_path: Option<Arc<Dropout>>,
 }
 
 impl Pass<'_> {
@@ -250,12 +279,13 @@ impl Pass<'_> {
         adapter: Option<&Arc<dyn AdapterStep>>,
     ) -> Result<Tensor> {
         let (block, grid) = (self.vit.blocks[i].clone(), self.grid.clone());
-        let adapter = adapter.cloned();
+        let (adapter, drop_path) = (adapter.cloned(), self.drop_path.clone());
         let _range = range(format_args!("backbone.block {i}"));
         Ok(checkpoint(std::slice::from_ref(x), move |x| {
             let adapter = adapter.as_deref().unwrap_or(&NoAdapter);
             let entered = adapter.enter(i, x[0].clone());
-            let y = entered.and_then(|x| block.forward(i, &x, &grid, adapter));
+            let y =
+                entered.and_then(|x| block.forward(i, &x, &grid, adapter, drop_path.as_deref()));
             let y = y.and_then(|y| adapter.leave(i, y, grid.lead));
             y.map_err(|error| error.into_engine("block", &x[0]))
         })?)
@@ -293,20 +323,15 @@ impl Backbone for Vit {
         image: &Tensor,
         adapter: Option<&Arc<dyn AdapterStep>>,
     ) -> Result<Vec<Level>> {
-        let embedding = range("backbone.embed");
-        let (x, gh, gw) = self.embed(image)?;
-        let pass = self.pass(&x, gh, gw)?;
-        let mut x = self.pre_norm(x)?;
-        drop(embedding);
-        let mut levels = Vec::with_capacity(4);
-        for i in 0..self.config.depth {
-            x = pass.block(i, &x, adapter)?;
-            for (tap, factor) in self.config.taps.iter().zip(PYRAMID) {
-                if *tap == i {
-                    levels.push(Level { map: pass.map(&x)?, factor });
-                }
-            }
-        }
-        Ok(levels)
+        self.pyramid(image, adapter, None)
+    }
+
+    fn train(
+        &self,
+        image: &Tensor,
+        adapter: Option<&Arc<dyn AdapterStep>>,
+        generator: &Generator,
+    ) -> Result<Vec<Level>> {
+        self.pyramid(image, adapter, Some(generator))
     }
 }

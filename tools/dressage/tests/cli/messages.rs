@@ -216,7 +216,7 @@ fn every_option_that_a_message_names_exists() {
     let mut known = BTreeSet::new();
     options(&[], &mut known);
     // Peers of a benchmark take these, this program does not.
-    known.extend(["--stages", "--bottlenecks"].map(str::to_owned));
+    known.extend(["--network", "--stages", "--bottlenecks"].map(str::to_owned));
     assert!(known.contains("--resume") && known.contains("--encoding"), "{known:?}");
     let mut named = 0;
     for (file, text) in messages() {

@@ -163,7 +163,9 @@ impl Case {
     /// # Errors
     /// A backbone whose MLP the peers do not have.
     pub fn peer_options(&self) -> Result<Vec<String>, Failure> {
+        let named = self.part == Part::Forward;
         if self.config.vit().is_some_and(|vit| vit.ffn != Ffn::Mlp)
+            && !named
             && !Part::KERNELS.contains(&self.part)
         {
             let text = format!("--model {}: peers have no SwiGLU; leave out --peer", self.model);
@@ -183,6 +185,9 @@ impl Case {
             ("--warmup", self.warmup.max(1)),
         ] {
             options.extend([key.to_owned(), value.to_string()]);
+        }
+        if let (true, Ok(published)) = (named, published(&self.model)) {
+            options.extend(["--network", published.name].map(String::from));
         }
         if self.config.vit().is_none() {
             let stages = self.config.stages();

@@ -38,15 +38,16 @@ use crate::progress::Watch;
 /// With --peer every round runs first the peer and then this program, each as a process of its own
 /// with the same sizes and threads, so that both see the same machine; ratios above 1 mean that
 /// this program is faster, or takes less memory. A peer takes --part --precision --device --size
-/// --width --depth --heads --batch --iters --warmup --json FILE, and writes
-/// {PART: {"ms": {SPAN: {"median", "min", "max"}}}}.
+/// --width --depth --heads --batch --iters --warmup --json FILE, for `forward` --network NAME too,
+/// and writes {PART: {"ms": {SPAN: {"median", "min", "max"}}}}.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   dressage bench step --model s,b --size 256,512
   dressage bench forward block --model l --precision bf16
   dressage bench kernels --device cuda --iters 20
   dressage bench step backbone --device cuda --model l --batch 4 --iters 20 --json step.json
-  dressage bench block forward --model l --peer \"python3 tools/dressage/peers/torch_parts.py\"")]
+  dressage bench block forward --model l --peer \"python3 tools/dressage/peers/torch_parts.py\"
+  dressage bench forward --model eva02-l --peer \"python3 tools/dressage/peers/timm_forward.py\"")]
 pub struct Args {
     /// Parts to measure
     #[arg(value_enum, default_values_t = [Part::Step])]

@@ -225,7 +225,7 @@ pub fn gradient(y: &Tensor) -> dressage_engine::Result<Tensor> {
 
 /// Computes the four resized maps and the queries, like the peer.
 pub fn pyramid(net: &dyn Backbone, rein: &Rein, image: &Tensor) -> Result<Vec<Tensor>, Failure> {
-    let step = rein.step()?;
+    let step = rein.step(None)?;
     let levels = net.forward(image, Some(&step))?;
     let mut out = levels.iter().map(|l| l.resized()).collect::<Result<Vec<_>, _>>()?;
     out.extend(step.queries().cloned());
