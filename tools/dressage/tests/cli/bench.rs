@@ -89,6 +89,12 @@ fn sizes_that_cannot_be_are_refused() {
     let huge = ["step", "--size", "4096", "--batch", "256"];
     refused(run(&huge), 1, &["MiB", "are available"]);
     refused(run(&["--model", "h"]), 1, &["`h`", "s, b, l, g"]);
+    refused(run(&["block", "--method", "lora"]), 1, &["--method", "step"]);
+    refused(run(&["--method", "loar"]), 2, &["loar", "--method"]);
+    refused(run(&["--method", "lora", "--peer", "x"]), 1, &["lora", "--peer"]);
+    let tiny = ["step", "--model", "tiny", "--size", "32", "--iters", "1", "--method", "lora,full"];
+    let text = done(run(&tiny));
+    assert!(text.contains("ViT-tiny, 32 px, lora") && text.contains("ViT-tiny, 32 px, full"));
     refused(run(&["stride"]), 2, &["stride"]);
     refused(run(&["--precision", "f8"]), 2, &["f8", "bf16"]);
     refused(run(&["kernels", "--device", "cpu"]), 2, &["--device", "cuda:N"]);

@@ -2,8 +2,8 @@
 
 use clap::ValueEnum;
 use dressage_engine::RecomputePolicy;
-use dressage_models::Precision;
 use dressage_models::backbone::{BackboneConfig, Ffn, PUBLISHED, Published, VitConfig};
+use dressage_models::{Method, Precision};
 
 use crate::failure::Failure;
 
@@ -85,6 +85,8 @@ pub struct Case {
     pub precision: Precision,
     /// Recompute level of a step.
     pub recompute: RecomputePolicy,
+    /// Method of adaptation of a step.
+    pub method: Method,
 }
 
 impl Case {
@@ -104,8 +106,8 @@ impl Case {
         };
         let (precision, recompute) = (Precision::F32, RecomputePolicy::None);
         let model = model.to_owned();
-        let (batch, iters, warmup) = (1, 1, 1);
-        Ok(Case { part, model, config, size, batch, iters, warmup, precision, recompute })
+        let (batch, iters, warmup, method) = (1, 1, 1, Method::Rein);
+        Ok(Case { part, model, config, size, batch, iters, warmup, precision, recompute, method })
     }
 
     /// Returns a title such as `block, ViT-L, 512 px`.
@@ -116,6 +118,9 @@ impl Case {
             (Err(_), _) => format!("ViT-{TINY}"),
         };
         let mut title = format!("{}, {network}, {} px", self.part.name(), self.size);
+        if self.method != Method::Rein {
+            title += &format!(", {}", self.method);
+        }
         if self.batch > 1 {
             title += &format!(", batch {}", self.batch);
         }
@@ -161,8 +166,12 @@ impl Case {
     /// Returns the options of a peer for the same work.
     ///
     /// # Errors
-    /// A backbone whose MLP the peers do not have.
+    /// A backbone whose MLP the peers do not have, or a method that they do not have.
     pub fn peer_options(&self) -> Result<Vec<String>, Failure> {
+        if self.method != Method::Rein {
+            let text = format!("--method {}: peers have rein; leave out --peer", self.method);
+            return Err(Failure::Message(text));
+        }
         let named = self.part == Part::Forward;
         if self.config.vit().is_some_and(|vit| vit.ffn != Ffn::Mlp)
             && !named
@@ -213,6 +222,7 @@ impl Case {
             ("--threads", threads.to_string()),
             ("--precision", precision.to_owned()),
             ("--recompute", self.recompute.to_string()),
+            ("--method", self.method.to_string()),
         ] {
             options.extend([key.to_owned(), value]);
         }

@@ -124,6 +124,7 @@ impl Figures {
             "batch": case.batch, "size": case.size, "depth": depth,
             "width": width, "heads": heads, "iters": case.iters,
             "warmup": case.warmup, "recompute": case.recompute, "model": case.model,
+            "method": case.method.to_string(),
         });
         let environment = json!({
             "dressage": env!("CARGO_PKG_VERSION"), "threads": threads,

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use dressage_engine::RecomputePolicy;
 use dressage_kernels::check::roofline::{self, Roofline};
-use dressage_models::Precision;
+use dressage_models::{Method, Precision};
 use dressage_train::place::DeviceChoice;
 use dressage_train::runlog::Stage;
 use dressage_train::{files, machine};
@@ -43,6 +43,7 @@ use crate::progress::Watch;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   dressage bench step --model s,b --size 256,512
+  dressage bench step --model b --method rein,lora,soma
   dressage bench forward block --model l --precision bf16
   dressage bench kernels --device cuda --iters 20
   dressage bench step backbone --device cuda --model l --batch 4 --iters 20 --json step.json
@@ -93,6 +94,16 @@ pub struct Args {
     /// Recompute policy of a step: none, cheap or block
     #[arg(long, value_name = "LEVEL", default_value = "none", value_parser = named::<RecomputePolicy>)]
     recompute: RecomputePolicy,
+
+    /// Methods of adaptation of a step, such as rein,lora,soma
+    #[arg(
+        long,
+        value_name = "METHOD",
+        value_delimiter = ',',
+        default_value = "rein",
+        value_parser = named::<Method>
+    )]
+    method: Vec<Method>,
 
     /// Measure `step` and `backbone` on this device, cuda, cuda:N or virtual, with one batch that
     /// is stored there; or all `kernels` of a GPU, at sizes that are fixed: ViT-L, four images of
@@ -172,10 +183,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 fn cases(args: &Args) -> Result<Vec<Case>, Failure> {
     let mut cases = Vec::new();
-    for model in &args.model {
+    let steps = args.parts.iter().all(|part| *part == Part::Step);
+    if !steps && args.method != [Method::Rein] {
+        return Err(Failure::Message("--method: only the part `step` has methods".into()));
+    }
+    for (model, method) in args.model.iter().flat_map(|m| args.method.iter().map(move |n| (m, n))) {
         for size in &args.size {
             for part in args.parts.iter().flat_map(|part| part.single()) {
                 let mut case = Case::new(part, model, *size as usize)?;
+                case.method = *method;
                 (case.batch, case.iters) = (args.batch as usize, args.iters as usize);
                 let own = if args.device.is_some() { Precision::Bf16 } else { Precision::F32 };
                 case.precision = args.precision.unwrap_or(own);

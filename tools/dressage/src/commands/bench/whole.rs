@@ -91,6 +91,7 @@ pub fn recipe(case: &Case, device: &str, graphs: bool) -> Result<Recipe, Failure
     let settings = [
         ("model.backbone", backbone.to_owned()),
         ("model.weights", "random".into()),
+        ("model.method", case.method.to_string()),
         ("model.precision", precision.into()),
         ("augment.crop", case.size.to_string()),
         ("train.batch", case.batch.to_string()),
