@@ -3,12 +3,13 @@
 use dressage_engine::{Device, Tensor, ops};
 
 use crate::Result;
+use crate::adapter::Site;
 
 /// Place in a block at which training drops something.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Dropped {
-    /// The addition of an adapter to a linear layer, by the layer's number.
-    Linear(u32),
+    /// The input of what an adapter adds to a linear layer.
+    Linear(Site),
     /// The hidden rows of AdaptFormer.
     Bottleneck,
     /// The branch of the attention.
@@ -21,7 +22,7 @@ impl Dropped {
     /// Number of the place in block `i`.
     fn site(self, i: usize) -> u32 {
         let place = match self {
-            Dropped::Linear(layer) => layer,
+            Dropped::Linear(site) => site as u32,
             Dropped::Bottleneck => 8,
             Dropped::Attention => 9,
             Dropped::Mlp => 10,

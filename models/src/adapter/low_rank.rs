@@ -3,7 +3,8 @@
 //! ```text
 //! y = W x + b + s B (A drop(x))
 //! ```
-//! W `[out, in]` is frozen, A `[r, in]` and B `[out, r]` train, s is a constant. Dropout acts in training.
+//! W `[out, in]` is frozen, A `[r, in]` and B `[out, r]` train, s is a constant. Dropout acts in
+//! training alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -321,7 +322,7 @@ impl AdapterStep for LowRankStep {
         let _range = range("lora");
         let mut x = input()?;
         if let Some(dropout) = &self.dropout {
-            x = dropout.apply(&x, i, Dropped::Linear(site as u32))?;
+            x = dropout.apply(&x, i, Dropped::Linear(site))?;
         }
         Ok(Some(ops::linear(&ops::linear(&x, a, None)?, b, None)?))
     }

@@ -3,10 +3,10 @@
 //! ```text
 //! y[b, i] = x[b, i] / (1 - rate)   if u(b, i) >= rate, else 0
 //! ```
-//! Shapes: `x`, `y` `[b, n]`, `position` `[2]`. `u(b, i)` is draw `i` of the stream (seed, sample, step) of
-//! [`Philox`](super::uniform::Philox), and draw 0 for every `i` if [`Dropout::whole`]: stochastic depth. The sample
-//! is [`Dropout::site`], 2^20 times, plus the number of the image. The backward pass is the same operation
-//! on `dy`.
+//! Shapes: `x`, `y` `[b, n]`, `position` `[2]`. `u(b, i)` is draw `i` of the stream (seed, sample,
+//! step) of [`Philox`](super::uniform::Philox), and draw 0 for every `i` if [`Dropout::whole`]:
+//! stochastic depth. The sample is 2^20 times [`Dropout::site`] plus the number of the image. The
+//! backward pass is the same operation on `dy`.
 //!
 //! Step and first image are read from device memory: a launch that is repeated draws anew, and an
 //! image gets the same draws in whatever part of a batch it is.
